@@ -1,0 +1,94 @@
+"""The errors that leave the package.
+
+Each is a `PipelineError` and also the built-in that a caller would expect, so that both
+``except PipelineError`` and ``except ValueError`` work. A message says what was expected, what was
+got, where, and what to do next.
+"""
+
+
+class PipelineError(Exception):
+    """Base of every error that the package raises on purpose."""
+
+
+class ConfigError(PipelineError, ValueError):
+    """A workflow file, an option or an argument does not mean anything."""
+
+
+class DataError(PipelineError, ValueError):
+    """A data set holds something a kernel cannot be computed from."""
+
+
+class DataNotFound(PipelineError, FileNotFoundError):
+    """The files of a data set are not where they were looked for."""
+
+
+class LayerError(PipelineError, ValueError):
+    """A network cannot be built, or does not accept the shape of its input."""
+
+
+class RunNotFound(PipelineError, FileNotFoundError):
+    """A directory holds no run."""
+
+
+class SpecificationMismatch(PipelineError, ValueError):
+    """A run directory belongs to another specification; its tiles must not be mixed with these."""
+
+
+class RunLocked(PipelineError, RuntimeError):
+    """Another driver works on the same run directory."""
+
+
+class StoreError(PipelineError, OSError):
+    """The store cannot be read or written, or is of a format this version does not know."""
+
+
+class CorruptTile(PipelineError, ValueError):
+    """A chunk on disk is not what was written there.
+
+    Attributes
+    ----------
+    stage, row, col
+        The tile to compute again.
+    """
+
+    def __init__(self, message: str, stage: str = "", row: int = -1, col: int = -1):
+        super().__init__(message, stage, row, col)
+        self.stage, self.row, self.col = stage, row, col
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class NotFinite(PipelineError, ArithmeticError):
+    """A computed tile holds a value that is not a number, or infinite."""
+
+
+class NotPositiveDefinite(PipelineError, ArithmeticError):
+    """A pivot of the Cholesky factorisation is not positive.
+
+    Attributes
+    ----------
+    row : int
+        Global row of the pivot, counted from 0.
+    pivot : float
+        Its value after elimination.
+    """
+
+    def __init__(self, message: str, row: int = -1, pivot: float = float("nan")):
+        super().__init__(message, row, pivot)
+        self.row, self.pivot = row, pivot
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class TilesFailed(PipelineError, RuntimeError):
+    """Some tiles could not be computed; the others are kept."""
+
+
+class WorkersLost(PipelineError, RuntimeError):
+    """The cluster went away while tiles were left."""
+
+
+class Interrupted(PipelineError, RuntimeError):
+    """The user asked the run to stop; everything finished so far is kept."""
