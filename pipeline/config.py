@@ -1,0 +1,235 @@
+"""Workflow files: TOML in, a frozen and validated `RunConfig` out.
+
+An unknown key is an error that names the nearest known one; every value is checked before anything runs.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipeline.errors import ConfigError
+
+Scalar = bool | int | float | str
+Value = Scalar | list[Scalar]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class DataConfig(_Section):
+    """``[data]``: which images.
+
+    Attributes
+    ----------
+    source : a data set by name: digits, cifar10, npz, folder.
+    path : where its files are; None looks in the usual places.
+    train : number of training images, the first ones in file order; None takes all.
+    train_blocks : cut the training part into this many equal consecutive blocks (CIFAR-10 has five batch files)
+        and take the first ``train / train_blocks`` of each.
+    test : number of test images; None takes all.
+    standardize : subtract the training mean of each channel and divide by its standard deviation.
+    """
+
+    source: str = "digits"
+    path: str | None = None
+    train: int | None = Field(default=None, ge=1)
+    train_blocks: int = Field(default=1, ge=1)
+    test: int | None = Field(default=None, ge=1)
+    standardize: bool = True
+
+
+class NetworkConfig(_Section):
+    """``[network]``: a preset with options, or the layers one by one.
+
+    Attributes
+    ----------
+    preset : a family of networks by name: cntk, fully_connected.
+    options : further arguments of the preset.
+    layers : instead of a preset, a list of tables, each with ``layer``, its class, and that class's fields.
+    """
+
+    preset: str | None = None
+    options: dict[str, Scalar] = {}
+    layers: list[dict[str, Value]] | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "NetworkConfig":
+        if (self.preset is None) == (self.layers is None):
+            raise ValueError("give either preset or layers")
+        if self.layers is not None and self.options:
+            raise ValueError("options belong to a preset; write them into the layers")
+        return self
+
+
+class ReadoutsConfig(_Section):
+    """``[readouts]``: what is stored of one pass: every combination of depth, pooling and kind.
+
+    Attributes
+    ----------
+    depths : of the preset's networks; empty for explicit layers.
+    poolings : as the preset knows them; empty where it knows none.
+    kinds : "ntk", "nngp" or both.
+    """
+
+    depths: list[int] = []
+    poolings: list[str] = []
+    kinds: list[Literal["ntk", "nngp"]] = Field(default=["ntk"], min_length=1)
+
+
+class KernelConfig(_Section):
+    """``[kernel]``: how the matrices are computed and cut.
+
+    Attributes
+    ----------
+    dtype : of computation and storage.
+    tile : samples along a tile's edge; "auto" chooses from what a pair costs.
+    """
+
+    dtype: Literal["float32", "float64"] = "float32"
+    tile: Literal["auto"] | int = "auto"
+
+    @model_validator(mode="after")
+    def _tile_is_positive(self) -> "KernelConfig":
+        if self.tile != "auto" and self.tile < 1:
+            raise ValueError(f'tile must be "auto" or at least 1, got {self.tile}')
+        return self
+
+
+class SolveConfig(_Section):
+    """``[solve]``: the regression on each read-out.
+
+    Attributes
+    ----------
+    ridges : regularisers; each is added to the diagonal.
+    ridge_mode : "relative" multiplies them by trace(K) / n, "absolute" takes them as they are.
+    tile : samples along a tile's edge of the factor, rounded to whole kernel tiles; "auto" chooses.
+    """
+
+    ridges: list[float] = Field(default=[0.0], min_length=1)
+    ridge_mode: Literal["relative", "absolute"] = "relative"
+    tile: Literal["auto"] | int = "auto"
+
+    @model_validator(mode="after")
+    def _ridges_are_not_negative(self) -> "SolveConfig":
+        if min(self.ridges) < 0:
+            raise ValueError(f"ridges must be at least 0, got {min(self.ridges)}")
+        if len(set(self.ridges)) < len(self.ridges):
+            raise ValueError(f"ridges repeat: {self.ridges}")
+        if self.tile != "auto" and self.tile < 1:
+            raise ValueError(f'tile must be "auto" or at least 1, got {self.tile}')
+        return self
+
+
+class ClusterConfig(_Section):
+    """``[cluster]``: where tiles are computed. No number in the results depends on it.
+
+    Attributes
+    ----------
+    kind : "local" worker processes, "serial" in one process, or the "address" of a Dask scheduler.
+    workers : processes of a local cluster; None is one a core.
+    threads_per_worker : tiles a process computes at once.
+    memory_limit : of one worker, as Dask writes it ("4GiB", 0.5, "auto").
+    address, scheduler_file : of an existing scheduler.
+    """
+
+    kind: str = "local"
+    workers: int | None = Field(default=None, ge=1)
+    threads_per_worker: int = Field(default=1, ge=1)
+    memory_limit: str | float = "auto"
+    address: str | None = None
+    scheduler_file: str | None = None
+
+
+class StoreConfig(_Section):
+    """``[store]``: the run directory; None is ``runs/NAME``."""
+
+    path: str | None = None
+
+
+class RunConfig(_Section):
+    """A whole workflow file."""
+
+    name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    data: DataConfig = DataConfig()
+    network: NetworkConfig
+    readouts: ReadoutsConfig = ReadoutsConfig()
+    kernel: KernelConfig = KernelConfig()
+    solve: SolveConfig = SolveConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    store: StoreConfig = StoreConfig()
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a workflow file and apply ``section.key=value`` overrides.
+
+    Parameters
+    ----------
+    path : of a TOML file.
+    overrides : values are TOML; what is no TOML value is taken as a string.
+
+    Raises
+    ------
+    ConfigError
+        If the file is missing or no TOML, or a key or value means nothing, with the place and the nearest known key.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read the workflow file {path}: {error.strerror}") from error
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    for override in overrides:
+        _apply(table, override)
+    return parse_config(table, str(path))
+
+
+def parse_config(table: dict[str, Any], origin: str) -> RunConfig:
+    """Validate a workflow given as nested tables; ``origin`` names it in errors."""
+    try:
+        return RunConfig.model_validate(table)
+    except ValidationError as error:
+        lines = [_explain(dict(problem)) for problem in error.errors()]
+        raise ConfigError(f"{origin}:\n" + "\n".join(f"  {line}" for line in lines)) from None
+
+
+def _apply(table: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise ConfigError(f"--set takes section.key=value, got {override!r}")
+    for part in parts[:-1]:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"--set {override}: {part} is a value, not a section")
+    try:
+        table[parts[-1]] = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        table[parts[-1]] = text.strip()
+
+
+def _explain(problem: dict[str, Any]) -> str:
+    """Turn one of pydantic's findings into a line with the place and the next step."""
+    where = ".".join(str(part) for part in problem["loc"] if part not in ("int", "literal['auto']"))
+    if problem["type"] != "extra_forbidden":
+        message = problem["msg"].removeprefix("Value error, ")
+        got = problem.get("input")
+        shown = "" if isinstance(got, dict) or got is None else f" (got {got!r})"
+        return f"{where or 'the file'}: {message}{shown}"
+    known = _known_keys(problem["loc"][:-1])
+    name = str(problem["loc"][-1])
+    near = difflib.get_close_matches(name, known, 1, 0.5)
+    return f"unknown key {where}: " + (f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}")
+
+
+def _known_keys(location: tuple[Any, ...]) -> list[str]:
+    model: Any = RunConfig
+    for part in location:
+        model = model.model_fields[part].annotation
+    return list(model.model_fields)

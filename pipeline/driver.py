@@ -1,0 +1,266 @@
+"""Runs tiles on an executor until all are done or cannot be.
+
+The driver holds what Dask would otherwise hold in worker memory: which tiles are ready and which are done. It
+keeps a heap of ready tiles, a window of about two per slot in flight, and writes each receipt to the journal
+before it releases what waited for the tile. A lost worker then costs the tiles it was computing, never their
+ancestors, and a new driver goes on from the journal.
+"""
+
+import errno
+import heapq
+import itertools
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.errors import Interrupted, NotPositiveDefinite, PipelineError, StoreError, TilesFailed, WorkersLost
+from pipeline.executors import Completion, Executor
+from pipeline.journal import Journal, Receipt, Task
+
+WINDOW_PER_SLOT = 2
+"""Tiles in flight per slot: one computes while the next is already on its worker."""
+
+MAX_ATTEMPTS, FIRST_DELAY_SECONDS, DELAY_FACTOR = 4, 0.5, 4.0
+"""Retries of a tile whose worker could not read or write: after about 0.5, 2 and 8 seconds."""
+
+POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Job:
+    """A task and what the driver must know to run it.
+
+    Attributes
+    ----------
+    task : what it makes.
+    function : importable; called on a worker as ``function(run_path, task)``, returns a `Receipt`.
+    entries : matrix entries it computes, for the progress.
+    priority : smaller runs first among the ready.
+    after : tasks that must be done before it.
+    """
+
+    task: Task
+    function: Callable[[str, Task], Receipt]
+    entries: int
+    priority: tuple[int, ...] = ()
+    after: tuple[Task, ...] = ()
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A moment of a run, for whoever shows it.
+
+    Attributes
+    ----------
+    done, total : tasks; those done before this driver began are counted in both.
+    entries_done, entries_total : matrix entries, likewise.
+    entries_now : entries computed by this driver.
+    elapsed_seconds : since this driver began.
+    retries, quarantined : tiles tried again, and tiles given up because they kill their workers.
+    receipt : of the tile that just finished.
+    """
+
+    done: int
+    total: int
+    entries_done: int
+    entries_total: int
+    entries_now: int
+    elapsed_seconds: float
+    retries: int
+    quarantined: int
+    receipt: Receipt | None = None
+
+
+@dataclass
+class Outcome:
+    """How a batch of jobs ended.
+
+    Attributes
+    ----------
+    receipts : of all finished tasks, those given as done included.
+    failed : errors of the tasks that could not be computed.
+    blocked : tasks that waited for a failed one.
+    """
+
+    receipts: dict[Task, Receipt]
+    failed: dict[Task, BaseException] = field(default_factory=dict)
+    blocked: list[Task] = field(default_factory=list)
+
+    def require(self) -> None:
+        """Raise if a task failed: `NotPositiveDefinite` if that is all there is, else `TilesFailed`."""
+        if not self.failed:
+            return
+        singular = [error for error in self.failed.values() if isinstance(error, NotPositiveDefinite)]
+        if len(singular) == len(self.failed):
+            raise NotPositiveDefinite("\n".join(map(str, singular)), singular[0].row, singular[0].pivot)
+        lines = [f"  {task}: {type(error).__name__}: {error}" for task, error in self.failed.items()]
+        raise TilesFailed(
+            f"{len(lines)} tiles could not be computed, {len(self.blocked)} wait for them; "
+            "all others are kept, and resuming tries these again:\n" + "\n".join(lines[:10])
+        )
+
+
+class Driver:
+    """Runs batches of jobs of one run directory.
+
+    Parameters
+    ----------
+    run_path : given to every job's function.
+    executor : where jobs run.
+    journal : where receipts go.
+    on_progress : called after each receipt.
+    stop : set it to let tiles in flight finish and then raise `Interrupted`.
+    """
+
+    def __init__(
+        self,
+        run_path: str,
+        executor: Executor,
+        journal: Journal,
+        on_progress: Callable[[Progress], None],
+        stop: threading.Event,
+    ) -> None:
+        self._run_path = run_path
+        self._executor = executor
+        self._journal = journal
+        self._on_progress = on_progress
+        self._stop = stop
+
+    def run(self, jobs: Sequence[Job], done: Mapping[Task, Receipt]) -> Outcome:
+        """Run all jobs that are not done.
+
+        Raises
+        ------
+        Interrupted
+            If ``stop`` was set; tiles in flight were finished first.
+        WorkersLost
+            If the cluster went away.
+        StoreError
+            If the store is full or the journal cannot be written.
+        """
+        return _Batch(self, jobs, done).run()
+
+
+class _Batch:
+    """The state of one call of `Driver.run`."""
+
+    def __init__(self, driver: Driver, jobs: Sequence[Job], done: Mapping[Task, Receipt]) -> None:
+        self.driver = driver
+        self.jobs = {job.task: job for job in jobs}
+        self.outcome = Outcome({task: receipt for task, receipt in done.items() if task in self.jobs})
+        self.waiting_for = {
+            task: {t for t in job.after if t not in self.outcome.receipts}
+            for task, job in self.jobs.items()
+            if task not in self.outcome.receipts
+        }
+        self.waited_by: dict[Task, list[Task]] = {}
+        for task, others in self.waiting_for.items():
+            for other in others:
+                self.waited_by.setdefault(other, []).append(task)
+        self.ready = [(job.priority, task) for task, job in self.jobs.items() if self.waiting_for.get(task) == set()]
+        heapq.heapify(self.ready)
+        self.delayed: list[tuple[float, Task]] = []
+        self.in_flight: dict[tuple[Any, ...], Task] = {}
+        self.attempts: dict[Task, int] = {}
+        self.serial = itertools.count()
+        self.retries = 0
+        self.quarantined = 0
+        self.entries_now = 0
+        self.entries_before = sum(self.jobs[task].entries for task in self.outcome.receipts)
+        self.entries_total = sum(job.entries for job in jobs)
+        self.began = time.monotonic()
+        self.abort: PipelineError | None = None
+
+    def run(self) -> Outcome:
+        self._show(None)
+        while True:
+            stopping = self.abort is not None or self.driver._stop.is_set()
+            if not stopping:
+                self._submit()
+            if not self.in_flight and (stopping or not self.delayed):
+                break
+            self._take(self.driver._executor.wait(POLL_SECONDS))
+        if self.abort is not None:
+            raise self.abort
+        if self.driver._stop.is_set() and len(self.outcome.receipts) < len(self.jobs):
+            raise Interrupted("stopped; every finished tile is kept")
+        finished = self.outcome.receipts.keys() | self.outcome.failed.keys()
+        self.outcome.blocked = [task for task in self.jobs if task not in finished]
+        return self.outcome
+
+    def _submit(self) -> None:
+        now = time.monotonic()
+        while self.delayed and self.delayed[0][0] <= now:
+            task = heapq.heappop(self.delayed)[1]
+            heapq.heappush(self.ready, (self.jobs[task].priority, task))
+        while self.ready and len(self.in_flight) < WINDOW_PER_SLOT * self.driver._executor.slots:
+            _, task = heapq.heappop(self.ready)
+            # A tuple whose first item names the stage: Dask's dashboard and its queueing group by it.
+            key = (task.stage, task.row, task.col, next(self.serial))
+            self.in_flight[key] = task
+            self.driver._executor.submit(key, self.jobs[task].function, self.driver._run_path, task)
+
+    def _take(self, completions: Sequence[Completion]) -> None:
+        receipts = []
+        for completion in completions:
+            task = self.in_flight.pop(completion.key)
+            if completion.cluster_lost:
+                self.abort = WorkersLost("the Dask cluster went away; finished tiles are kept, `cntk resume` goes on")
+            elif completion.worker_died:
+                # Taken out so that the rest can go on; the caller names it.
+                self.quarantined += 1
+                self.outcome.failed[task] = completion.error or RuntimeError("its worker died")
+            elif completion.error is not None:
+                self._fail(task, completion.error)
+            else:
+                receipts.append(completion.result)
+        if receipts:
+            self.driver._journal.append(receipts)
+        for receipt in receipts:
+            self._finish(receipt)
+
+    def _finish(self, receipt: Receipt) -> None:
+        task = receipt.task
+        self.outcome.receipts[task] = receipt
+        self.entries_now += self.jobs[task].entries
+        for waiter in self.waited_by.get(task, []):
+            self.waiting_for[waiter].discard(task)
+            if not self.waiting_for[waiter]:
+                heapq.heappush(self.ready, (self.jobs[waiter].priority, waiter))
+        self._show(receipt)
+
+    def _fail(self, task: Task, error: BaseException) -> None:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full:
+            self.abort = StoreError(
+                errno.ENOSPC,
+                f"the disk of {self.driver._run_path} is full ({task}). Everything finished is kept: "
+                f"free some space, then `cntk resume {self.driver._run_path}`",
+            )
+            return
+        attempts = self.attempts[task] = self.attempts.get(task, 0) + 1
+        transient = isinstance(error, OSError) and not isinstance(error, PipelineError)
+        if transient and attempts < MAX_ATTEMPTS:
+            self.retries += 1
+            delay = FIRST_DELAY_SECONDS * DELAY_FACTOR ** (attempts - 1) * random.uniform(0.75, 1.25)
+            heapq.heappush(self.delayed, (time.monotonic() + delay, task))
+        else:
+            self.outcome.failed[task] = error
+
+    def _show(self, receipt: Receipt | None) -> None:
+        self.driver._on_progress(
+            Progress(
+                done=len(self.outcome.receipts),
+                total=len(self.jobs),
+                entries_done=self.entries_before + self.entries_now,
+                entries_total=self.entries_total,
+                entries_now=self.entries_now,
+                elapsed_seconds=time.monotonic() - self.began,
+                retries=self.retries,
+                quarantined=self.quarantined,
+                receipt=receipt,
+            )
+        )

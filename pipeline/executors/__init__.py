@@ -1,0 +1,20 @@
+"""Where tiles are computed.
+
+``EXECUTORS`` is the door of this room: for each kind of cluster a function that takes its configuration and
+the preparation of a worker, and yields an `Executor`.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from pipeline.config import ClusterConfig
+from pipeline.executors.address import open_address
+from pipeline.executors.base import Completion, Executor
+from pipeline.executors.local import open_local
+from pipeline.executors.serial import open_serial
+
+Opener = Callable[[ClusterConfig, Callable[[], None]], AbstractContextManager[Executor]]
+
+EXECUTORS: dict[str, Opener] = {"serial": open_serial, "local": open_local, "address": open_address}
+
+__all__ = ["EXECUTORS", "Completion", "Executor"]

@@ -1,0 +1,49 @@
+"""What the driver asks of an executor: take a call, give back how it ended."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Completion:
+    """How one submitted call ended.
+
+    Attributes
+    ----------
+    key : as given to `Executor.submit`.
+    result : what the call returned; None where it failed.
+    error : what it raised.
+    worker_died : whether the worker was lost with it, again and again, so that the call is under suspicion.
+    cluster_lost : whether the call vanished with the cluster.
+    """
+
+    key: Hashable
+    result: Any = None
+    error: BaseException | None = None
+    worker_died: bool = False
+    cluster_lost: bool = False
+
+
+class Executor(ABC):
+    """Runs calls somewhere. Used as a context manager; leaving it gives the workers back.
+
+    Attributes
+    ----------
+    slots : calls that run at once.
+    """
+
+    slots: int
+
+    @abstractmethod
+    def submit(self, key: tuple[Any, ...], function: Callable[..., Any], *arguments: Any) -> None:
+        """Take a call of an importable function with plain, small arguments."""
+
+    @abstractmethod
+    def wait(self, timeout_seconds: float) -> list[Completion]:
+        """Return the calls that have ended since the last time, after at most ``timeout_seconds``."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Say in one line what runs where, for people."""

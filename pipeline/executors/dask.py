@@ -1,0 +1,101 @@
+"""A Dask client as an executor: what every kind of Dask cluster shares."""
+
+import queue
+from collections.abc import Callable
+from typing import Any
+
+import distributed
+from distributed.diagnostics.plugin import WorkerPlugin
+
+from pipeline.errors import WorkersLost
+from pipeline.executors.base import Completion, Executor
+
+SETTINGS: dict[str, Any] = {
+    # Tiles go to the store, so there is nothing worth spilling, and a spill would hide a leak.
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": 0.85,
+    "distributed.worker.memory.terminate": 0.95,
+    "distributed.scheduler.worker-saturation": 1.0,
+    # An innocent tile that sits beside one that kills its worker must survive the suspicion.
+    "distributed.scheduler.allowed-failures": 3,
+    "distributed.comm.retry.count": 3,
+    "distributed.comm.timeouts.connect": "60s",
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.limit": "1h",
+    "distributed.nanny.pre-spawn-environ.NUMBA_NUM_THREADS": 1,
+    "distributed.nanny.pre-spawn-environ.OMP_NUM_THREADS": 1,
+    "distributed.nanny.pre-spawn-environ.OPENBLAS_NUM_THREADS": 1,
+    "distributed.nanny.pre-spawn-environ.MKL_NUM_THREADS": 1,
+}
+"""Dask settings of every cluster that the package starts; each trap behind them was met."""
+
+
+class Preparation(WorkerPlugin):  # type: ignore[misc]
+    """Prepares every worker, late joiners too: a worker that fails to prepare takes no tile."""
+
+    name = "cntk-preparation"
+    idempotent = True
+
+    def __init__(self, prepare: Callable[[], None]) -> None:
+        self.prepare = prepare
+
+    def setup(self, worker: Any) -> None:
+        """Run the preparation inside the worker."""
+        self.prepare()
+
+
+class DaskExecutor(Executor):
+    """Submits calls to a Dask cluster; results are receipts, released as soon as they are here.
+
+    Parameters
+    ----------
+    client : of the cluster.
+    label : one line for people.
+    """
+
+    def __init__(self, client: distributed.Client, label: str) -> None:
+        self._client = client
+        self._label = label
+        self._futures: dict[tuple[Any, ...], distributed.Future] = {}
+        self._ended: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
+        self.slots = max(1, sum(client.nthreads().values()))
+
+    def submit(self, key: tuple[Any, ...], function: Callable[..., Any], *arguments: Any) -> None:
+        future = self._client.submit(function, *arguments, key=key, pure=False, retries=0)
+        self._futures[key] = future
+        future.add_done_callback(lambda _: self._ended.put(key))
+
+    def wait(self, timeout_seconds: float) -> list[Completion]:
+        ended: list[Completion] = []
+        try:
+            ended.append(self._complete(self._ended.get(timeout=timeout_seconds)))
+            while True:
+                ended.append(self._complete(self._ended.get_nowait()))
+        except queue.Empty:
+            pass
+        if not ended and self._client.status not in ("running", "connecting"):
+            raise WorkersLost("the connection to the Dask scheduler broke; finished tiles are kept, `cntk resume` goes on")
+        self.slots = max(1, sum(self._client.nthreads().values())) if ended else self.slots
+        return ended
+
+    def describe(self) -> str:
+        return self._label
+
+    def _complete(self, key: tuple[Any, ...]) -> Completion:
+        future = self._futures.pop(key)
+        try:
+            if future.status == "finished":
+                return Completion(key, result=future.result())
+            if future.status in ("cancelled", "lost"):
+                return Completion(key, cluster_lost=True)
+            error = future.exception()
+            return Completion(key, error=error, worker_died=isinstance(error, distributed.scheduler.KilledWorker))
+        finally:
+            future.release()
+
+
+def prepared(client: distributed.Client, prepare: Callable[[], None], label: str) -> DaskExecutor:
+    """Prepare all workers of a cluster, those that join later too, and return it as an executor."""
+    client.register_plugin(Preparation(prepare))
+    return DaskExecutor(client, label)

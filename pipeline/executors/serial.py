@@ -1,0 +1,40 @@
+"""Everything in this process, one tile after the other."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pipeline.config import ClusterConfig
+from pipeline.executors.base import Completion, Executor
+
+
+class SerialExecutor(Executor):
+    """Runs a call when it is waited for."""
+
+    slots = 1
+
+    def __init__(self) -> None:
+        self._queue: deque[tuple[tuple[Any, ...], Callable[..., Any], tuple[Any, ...]]] = deque()
+
+    def submit(self, key: tuple[Any, ...], function: Callable[..., Any], *arguments: Any) -> None:
+        self._queue.append((key, function, arguments))
+
+    def wait(self, timeout_seconds: float) -> list[Completion]:
+        if not self._queue:
+            return []
+        key, function, arguments = self._queue.popleft()
+        try:
+            return [Completion(key, result=function(*arguments))]
+        except Exception as error:  # whatever a call raises is the driver's to judge
+            return [Completion(key, error=error)]
+
+    def describe(self) -> str:
+        return "in this process"
+
+
+@contextmanager
+def open_serial(config: ClusterConfig, prepare: Callable[[], None]) -> Iterator[Executor]:
+    """Prepare this process and run everything in it."""
+    prepare()
+    yield SerialExecutor()

@@ -1,0 +1,199 @@
+"""The kernel-matrix stage: train against train, test against train, and each test image with itself."""
+
+import itertools
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from pipeline.driver import Job
+from pipeline.errors import ConfigError, LayerError
+from pipeline.config import NetworkConfig, ReadoutsConfig
+from pipeline.journal import Receipt, Task
+from pipeline.kernels import NUMERICS_VERSION, Engine, Program, lower
+from pipeline.layers import LAYERS, Sequential, spelling
+from pipeline.layers.presets import PRESETS
+from pipeline.provenance import library_versions
+from pipeline.store import Array, ArraySpec, Json, RunDirectory, create_arrays, timed
+from pipeline.tiling import lower_tiles, pairs_in_tile, rectangle_tiles
+_LAYOUT_NOTE = "train holds the tiles on and below the diagonal, the others stay NaN; diagonal tiles are whole"
+
+
+@dataclass(frozen=True)
+class Readout:
+    """One kernel of the pass: a name for the store, a network, and "ntk" or "nngp"."""
+
+    name: str
+    network: Sequential
+    kind: str
+
+
+def readouts_of(network: NetworkConfig, readouts: ReadoutsConfig) -> tuple[Readout, ...]:
+    """Build the read-outs that a workflow asks for.
+
+    Raises
+    ------
+    ConfigError
+        If the preset, an option, a pooling or a layer is unknown, or depths are missing or out of place.
+    """
+    if network.layers is not None:
+        if readouts.depths or readouts.poolings:
+            raise ConfigError("readouts.depths and readouts.poolings belong to a preset; explicit layers have their own")
+        try:
+            built = spelling.read(network.layers, LAYERS)
+        except LayerError as error:
+            raise ConfigError(str(error)) from error
+        return tuple(Readout(kind, built, kind) for kind in readouts.kinds)
+    if network.preset not in PRESETS:
+        raise ConfigError(f"unknown preset {network.preset!r}{spelling.nearest(network.preset, list(PRESETS))}")
+    preset = PRESETS[network.preset]
+    for option in network.options:
+        if option not in preset.options:
+            raise ConfigError(
+                f"preset {network.preset} has no option {option!r}{spelling.nearest(option, preset.options)}"
+            )
+    if not readouts.depths:
+        raise ConfigError(f"readouts.depths is empty: preset {network.preset} needs at least one depth")
+    for pooling in readouts.poolings:
+        if pooling not in preset.poolings:
+            raise ConfigError(
+                f"preset {network.preset} has no pooling {pooling!r}{spelling.nearest(pooling, preset.poolings)}"
+            )
+    poolings: Sequence[str | None] = readouts.poolings or preset.poolings[:1] or [None]
+    built_readouts = []
+    for depth, pooling, kind in itertools.product(readouts.depths, poolings, readouts.kinds):
+        given = {} if pooling is None else {"pooling": pooling}
+        try:
+            member = preset.build(depth, **given, **network.options)
+        except (LayerError, TypeError) as error:
+            raise ConfigError(f"preset {network.preset} with depth {depth}: {error}") from error
+        name = "-".join(part for part in (f"depth{depth}", pooling, kind) if part)
+        built_readouts.append(Readout(name, member, kind))
+    names = [readout.name for readout in built_readouts]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"readouts repeat: {names}")
+    return tuple(built_readouts)
+
+
+def kernel_specification(readouts: Sequence[Readout], dtype: str, tile: int) -> Json:
+    """Write down everything that the values and the layout of the matrices depend on, the data aside."""
+    return {
+        "readouts": [
+            {"name": readout.name, "kind": readout.kind, "network": _plain(spelling.spell(readout.network))}
+            for readout in readouts
+        ],
+        "dtype": dtype,
+        "tile": tile,
+        "numerics_version": NUMERICS_VERSION,
+    }
+
+
+def create_kernel_arrays(run: RunDirectory) -> None:
+    """Create the empty matrices of all read-outs: chunks are tiles, axes are named, nothing is filled."""
+    train, test = run.train_cut, run.test_cut
+    dtype = run.specification["dtype"]
+    specs = []
+    for readout in run.specification["readouts"]:
+        for part, sizes, axes in (
+            ("train", (train, train), ("train_row", "train")),
+            ("test", (test, train), ("test", "train")),
+            ("train_variance", (train,), ("train",)),
+            ("test_variance", (test,), ("test",)),
+        ):
+            shape, tile = tuple(cut.count for cut in sizes), tuple(cut.size for cut in sizes)
+            specs.append(ArraySpec(f"{readout['name']}/{part}", shape, tile, dtype, axes))
+    create_arrays(run.kernel_path, specs, {"specification": run.specification, "layout": _LAYOUT_NOTE})
+
+
+def kernel_jobs(run: RunDirectory) -> list[Job]:
+    """List all tiles of the kernel matrices; longest first, since the short diagonal tiles fill the gaps at the end."""
+    train, test = run.train_cut, run.test_cut
+    jobs = []
+    for tile in lower_tiles(train):
+        entries = pairs_in_tile(train, train, tile, symmetric=True)
+        jobs.append(Job(Task("train", tile.row, tile.col), compute, entries, (-entries, tile.row, tile.col)))
+    for tile in rectangle_tiles(test, train):
+        entries = pairs_in_tile(test, train, tile, symmetric=False)
+        jobs.append(Job(Task("test", tile.row, tile.col), compute, entries, (-entries, tile.row, tile.col)))
+    for row in range(test.pieces):
+        entries = test.length(row)
+        jobs.append(Job(Task("variance", row, 0), compute, entries, (-entries, row, 0)))
+    return jobs
+
+
+def compute(run_path: str, task: Task) -> Receipt:
+    """Compute one tile of every read-out and write it: the body of a worker.
+
+    Raises
+    ------
+    NotFinite
+        If a value is not finite; nothing is written then.
+    """
+    run, program = _open(run_path)
+    run.log("began", task)
+    train, test = run.train_cut, run.test_cut
+    rows = train if task.stage == "train" else test
+    symmetric = task.stage == "train" and task.row == task.col
+    row_images, read_seconds = timed(lambda: _images(run, "train" if rows is train else "test", rows.bounds(task.row)))
+    engine = Engine(program, run.specification["dtype"])
+    if task.stage == "variance":
+        values, compute_seconds = timed(lambda: engine.evaluate_self(row_images))
+    elif symmetric:
+        values, compute_seconds = timed(lambda: engine.evaluate(row_images))
+    else:
+        col_images, seconds = timed(lambda: _images(run, "train", train.bounds(task.col)))
+        read_seconds += seconds
+        values, compute_seconds = timed(lambda: engine.evaluate(row_images, col_images))
+    # The variances follow all matrices, as in RunDirectory.arrays_of.
+    parts = [*values] + ([np.diagonal(value) for value in values] if symmetric else [])
+    places = run.arrays_of(task)
+    chunks, write_seconds = timed(
+        lambda: tuple(array.write(index, part) for (array, index), part in zip(places, parts, strict=True))
+    )
+    run.log("finished", task)
+    return Receipt(task, chunks, read_seconds, compute_seconds, write_seconds, socket.gethostname())
+
+
+def prepare(run_path: str, versions: dict[str, str]) -> None:
+    """Prepare a worker process: compare versions, compile or load the engine, and test it on two images.
+
+    Raises
+    ------
+    ConfigError
+        If the worker runs other versions than the driver, or computes other numbers.
+    """
+    here = library_versions()
+    differing = {name: (versions[name], here.get(name)) for name in versions if here.get(name) != versions[name]}
+    if differing:
+        raise ConfigError(
+            "worker and driver differ in "
+            + ", ".join(f"{name} (driver {there}, worker {mine})" for name, (there, mine) in differing.items())
+            + ": install the same versions on both"
+        )
+    run, program = _open(run_path)
+    images = _images(run, "train", (0, min(2, run.specification["data"]["train"])))
+    engine = Engine(program, run.specification["dtype"])
+    whole = engine.evaluate(images)
+    apart = engine.evaluate(images[-1:], images[:1])
+    own = engine.evaluate_self(images)
+    if not (np.array_equal(whole[:, -1:, :1], apart) and np.array_equal(np.diagonal(whole, axis1=1, axis2=2), own)):
+        raise ConfigError("the engine's self-test failed on this worker: a pair's value depends on its tile")
+
+
+@lru_cache(maxsize=4)
+def _open(run_path: str) -> tuple[RunDirectory, Program]:
+    """Open a run once per process, and lower its networks."""
+    run = RunDirectory(run_path)
+    readouts = [(spelling.read(r["network"], LAYERS), r["kind"]) for r in run.specification["readouts"]]
+    return run, lower(readouts, tuple(run.specification["data"]["shape"]))
+
+
+def _images(run: RunDirectory, part: str, bounds: tuple[int, int]) -> Array:
+    return np.asarray(run.inputs(f"{part}_images")[bounds[0] : bounds[1]])
+
+
+def _plain(tables: list[Json]) -> list[Json]:
+    """Turn tuples into lists, as JSON reads them back."""
+    return [{k: list(v) if isinstance(v, tuple) else v for k, v in table.items()} for table in tables]

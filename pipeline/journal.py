@@ -1,0 +1,140 @@
+"""Receipts of finished tiles, and the journal that keeps them.
+
+A receipt is written after its data, so a line in the journal means that the tile was on disk. Each driver
+writes a segment of its own; lines carry a checksum, and one that was torn by a crash is dropped.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+
+from pipeline.errors import StoreError
+
+
+@dataclass(frozen=True, order=True)
+class Task:
+    """One unit of work and of resume: a tile of a stage."""
+
+    stage: str
+    row: int
+    col: int
+
+    def __str__(self) -> str:
+        return f"{self.stage} tile ({self.row}, {self.col})"
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What a task wrote into one array: bytes on disk, their crc32c, and the blake2b of the values."""
+
+    array: str
+    bytes: int
+    crc32c: int
+    blake2b: str
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What a worker says of a tile it has written.
+
+    Attributes
+    ----------
+    task : which tile.
+    chunks : what lies on disk, an entry an array.
+    read_seconds, compute_seconds, write_seconds : measured inside the task.
+    host : where.
+    adopted : True where the tile was found complete on disk, its receipt lost in a crash.
+    """
+
+    task: Task
+    chunks: tuple[Chunk, ...]
+    read_seconds: float = 0.0
+    compute_seconds: float = 0.0
+    write_seconds: float = 0.0
+    host: str = ""
+    adopted: bool = False
+
+    @property
+    def seconds(self) -> float:
+        """Time inside the task."""
+        return self.read_seconds + self.compute_seconds + self.write_seconds
+
+    @property
+    def bytes(self) -> int:
+        """Bytes written."""
+        return sum(chunk.bytes for chunk in self.chunks)
+
+    def to_line(self) -> bytes:
+        """Write the receipt as a line: JSON, a tab, the crc32c of the JSON."""
+        text = json.dumps(asdict(self), separators=(",", ":"), sort_keys=True).encode()
+        return text + b"\t%08x\n" % google_crc32c.value(text)
+
+    @classmethod
+    def from_line(cls, line: bytes) -> "Receipt | None":
+        """Read a line back; None where it is torn or damaged."""
+        text, _, checksum = line.rstrip(b"\n").rpartition(b"\t")
+        if not line.endswith(b"\n") or checksum != b"%08x" % google_crc32c.value(text):
+            return None
+        fields: dict[str, Any] = json.loads(text)
+        chunks = tuple(Chunk(**chunk) for chunk in fields.pop("chunks"))
+        return cls(task=Task(**fields.pop("task")), chunks=chunks, **fields)
+
+
+class Journal:
+    """The receipts of a run directory.
+
+    Parameters
+    ----------
+    folder : where the segments lie; made by the first `append`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._segment: int | None = None
+
+    def receipts(self) -> Iterator[Receipt]:
+        """Read all whole lines of all segments, oldest first; a tile may occur more than once."""
+        for path in sorted(self.folder.glob("*.jsonl")):
+            for line in path.read_bytes().splitlines(keepends=True):
+                receipt = Receipt.from_line(line)
+                if receipt is not None:
+                    yield receipt
+
+    def append(self, receipts: Sequence[Receipt]) -> None:
+        """Write receipts to this driver's segment and wait until they are on disk.
+
+        Raises
+        ------
+        StoreError
+            If they cannot be written.
+        """
+        try:
+            if self._segment is None:
+                self._segment = self._open_segment()
+            os.write(self._segment, b"".join(receipt.to_line() for receipt in receipts))
+            os.fsync(self._segment)
+        except OSError as error:
+            raise StoreError(
+                error.errno, f"cannot write the journal in {self.folder} ({error.strerror}); finished tiles are kept"
+            ) from error
+
+    def close(self) -> None:
+        """Close this driver's segment."""
+        if self._segment is not None:
+            os.close(self._segment)
+            self._segment = None
+
+    def _open_segment(self) -> int:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        number = max((int(path.stem) for path in self.folder.glob("*.jsonl")), default=0)
+        while True:  # two drivers can never share a segment: creation is exclusive
+            number += 1
+            try:
+                return os.open(self.folder / f"{number:06d}.jsonl", os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_WRONLY)
+            except FileExistsError:
+                continue

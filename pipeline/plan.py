@@ -1,0 +1,201 @@
+"""What a run will cost, before it runs: pairs, tiles, bytes, seconds and memory."""
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from pipeline.gram import Readout
+from pipeline.kernels import LEFT_GROUP, Engine, Program, lower
+from pipeline.kernels.planes import LANES
+from pipeline.store import CRC_BYTES, Array
+from pipeline.tiling import Cut, choose_factor_tile, choose_tile, clip_tile, total_pairs
+
+RATE_SAMPLE_SECONDS = 0.3
+"""How long to measure what a pair costs; a pair of a deep pooled network alone may take longer."""
+
+PROCESS_BYTES = 180 * 2**20
+"""A worker process that has only loaded its libraries and the compiled engine, measured."""
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One row of a plan: how many tasks, how many bytes they write, and how long they take on all slots."""
+
+    stage: str
+    tasks: int
+    written_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The forecast of a run.
+
+    Attributes
+    ----------
+    train, test : images.
+    readouts : names of the kernels.
+    tile, factor_tile : samples along a tile's edge.
+    pairs : of images, each computed once for all read-outs.
+    plane_entries : per pair, what the time of a pair is proportional to.
+    pair_seconds : of one pair on one core, measured on a sample; the rest is derived.
+    product_rate : float64 matrix product, floating-point operations a second and core, measured.
+    slots : tiles at once.
+    stages : what happens, in order.
+    memory_bytes : the largest need of one worker.
+    """
+
+    train: int
+    test: int
+    readouts: tuple[str, ...]
+    tile: int
+    factor_tile: int
+    pairs: int
+    plane_entries: int
+    pair_seconds: float
+    product_rate: float
+    slots: int
+    stages: tuple[StagePlan, ...]
+    memory_bytes: int
+
+    @property
+    def seconds(self) -> float:
+        """Predicted time of all stages."""
+        return sum(stage.seconds for stage in self.stages)
+
+    @property
+    def written_bytes(self) -> int:
+        """Bytes that the run leaves on disk, inputs included."""
+        return sum(stage.written_bytes for stage in self.stages)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as plain values, with the totals."""
+        return asdict(self) | {"seconds": self.seconds, "written_bytes": self.written_bytes}
+
+
+@dataclass(frozen=True)
+class PlanInputs:
+    """What a plan is made from.
+
+    ``tile`` and ``factor_tile`` are None where they are to be chosen; ``sample`` holds a few standardised images.
+    """
+
+    readouts: tuple[Readout, ...]
+    dtype: str
+    train: int
+    test: int
+    classes: int
+    ridge_count: int
+    tile: int | None
+    factor_tile: int | None
+    slots: int
+    sample: Array
+
+
+def make_plan(inputs: PlanInputs) -> Plan:
+    """Measure what a pair and a matrix product cost here, choose the tiles, and add everything up."""
+    shape = inputs.sample.shape[1:]
+    program = lower([(readout.network, readout.kind) for readout in inputs.readouts], shape)
+    pair_seconds = measure_pair_seconds(program, inputs.dtype, inputs.sample)
+    rate = measure_product_rate()
+    train, test, slots = inputs.train, inputs.test, inputs.slots
+    tile = choose_tile(train, test, pair_seconds, slots) if inputs.tile is None else clip_tile(inputs.tile, train, test)
+    factor_tile = round_factor_tile(inputs.factor_tile, train, tile)
+    item = np.dtype(inputs.dtype).itemsize
+    count, systems = len(inputs.readouts), len(inputs.readouts) * inputs.ridge_count
+    rows, columns, factor_rows = Cut(train, tile), Cut(test, tile), Cut(train, factor_tile)
+    lower_count, factor_count = rows.pieces * (rows.pieces + 1) // 2, factor_rows.pieces * (factor_rows.pieces + 1) // 2
+    chunk = tile * tile * item + CRC_BYTES
+    speed = slots / pair_seconds
+    stages = (
+        StagePlan("train x train", lower_count, lower_count * chunk * count, train * (train + 1) / 2 / speed),
+        StagePlan("test x train", rows.pieces * columns.pieces, rows.pieces * columns.pieces * chunk * count, test * train / speed),
+        StagePlan("test variances", columns.pieces, columns.pieces * tile * item * count, test / speed),
+        StagePlan(
+            "factor and solve",
+            systems * (factor_count + factor_rows.pieces + 1),
+            systems * factor_count * (factor_tile**2 * 8 + CRC_BYTES),
+            systems * (train**3 / 3 + 4 * train**2 * inputs.classes) / (rate * slots),
+        ),
+        StagePlan(
+            "predict",
+            systems * (columns.pieces + rows.pieces),
+            systems * (test + train) * inputs.classes * 8,
+            systems * 2 * (train + test) * train * inputs.classes / (rate * slots),
+        ),
+    )
+    return Plan(
+        train,
+        test,
+        tuple(readout.name for readout in inputs.readouts),
+        tile,
+        factor_tile,
+        total_pairs(train, test),
+        program.plane_entries,
+        pair_seconds,
+        rate,
+        slots,
+        stages,
+        PROCESS_BYTES + max(_kernel_task_bytes(program, inputs.dtype, tile), _factor_task_bytes(factor_tile)),
+    )
+
+
+def round_factor_tile(wanted: int | None, train: int, tile: int) -> int:
+    """Round the factor's tile to whole kernel tiles, or choose it."""
+    return choose_factor_tile(train, tile) if wanted is None else max(1, round(wanted / tile)) * tile
+
+
+def measure_pair_seconds(program: Program, dtype: str, sample: Array) -> float:
+    """Measure the seconds of one pair on one core, after compilation, on a block of the engine's lanes.
+
+    Parameters
+    ----------
+    sample : standardised images; repeated as often as needed.
+    """
+    engine = Engine(program, dtype)
+    lanes = LANES[dtype]
+    right = sample[np.arange(lanes) % len(sample)]
+    engine.evaluate(sample[:1], right[:1])
+    lefts, best = 1, float("inf")
+    began = time.perf_counter()
+    while True:
+        left = sample[np.arange(lefts) % len(sample)]
+        start = time.perf_counter()
+        engine.evaluate(left, right)
+        best = min(best, (time.perf_counter() - start) / (lefts * lanes))
+        if time.perf_counter() - began > RATE_SAMPLE_SECONDS:
+            return best
+        lefts = min(2 * lefts, LEFT_GROUP)
+
+
+def measure_product_rate(side: int = 512) -> float:
+    """Measure the float64 matrix product on one thread, in floating-point operations a second."""
+    a = np.ones((side, side))
+    with threadpool_limits(1):
+        seconds = []
+        for _ in range(4):
+            start = time.perf_counter()
+            _ = a @ a
+            seconds.append(time.perf_counter() - start)
+    return 2 * side**3 / min(seconds)
+
+
+def _kernel_task_bytes(program: Program, dtype: str, tile: int) -> int:
+    """Bytes a kernel task holds: both sides' images, prepared groups, planes, the tile of each read-out twice."""
+    item = np.dtype(dtype).itemsize
+    height, width, channels = program.input_shape
+    images = 4 * tile * height * width * channels * item
+    per_image = sum(2 * s.activation_count * s.height * s.width * item for s in program.stages)
+    prepared = (LEFT_GROUP + 2 * LANES[dtype]) * per_image
+    planes = sum(2 * s.register_count * (s.height + 2) * (s.width + 2) * LANES[dtype] * item for s in program.stages)
+    return images + prepared + planes + 3 * program.readout_count * tile * tile * item
+
+
+def _factor_task_bytes(tile: int) -> int:
+    """Bytes a factor task holds: its tile, a product, and four panels, of which two are read ahead."""
+    return 6 * tile * tile * 8
+
+

@@ -1,0 +1,168 @@
+"""A run directory as a summary, at any time: what was asked, how far it is, what came out.
+
+Reads the directory only and changes nothing, so it works beside a running driver.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipeline import lease
+from pipeline.gram import kernel_jobs
+from pipeline.inference import prediction_jobs
+from pipeline.journal import Receipt, Task
+from pipeline.run import solve_specifications, stored_config
+from pipeline.solvers import SOLVERS, solve_name, planned_system
+from pipeline.store import Json, RunDirectory
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """How far a stage is.
+
+    Attributes
+    ----------
+    stage : its name.
+    done, total : tiles.
+    seconds : core-seconds spent in its tasks; ``read_seconds`` and ``write_seconds`` are part of them.
+    bytes : written.
+    """
+
+    stage: str
+    done: int
+    total: int
+    seconds: float
+    read_seconds: float
+    write_seconds: float
+    bytes: int
+
+
+@dataclass(frozen=True)
+class SolveReport:
+    """What one ridge of one read-out gave; the last five fields are None until it is solved."""
+
+    readout: str
+    ridge: float
+    ridge_mode: str
+    name: str
+    absolute_ridge: float | None = None
+    accuracy: float | None = None
+    relative_residual: float | None = None
+    smallest_pivot: float | None = None
+    largest_pivot: float | None = None
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """A run directory, summarised.
+
+    Attributes
+    ----------
+    path : of the run directory.
+    fingerprint : of its specification.
+    data, dtype, tile : of the specification.
+    readouts : names of the kernels.
+    provenance : versions, host and time of its creation.
+    driver : "host:pid" of the driver at work, or None.
+    quarantined : chunks in quarantine.
+    stages : how far each is.
+    solves : results.
+    openers : lines of Python that open the arrays with zarr and with xarray.
+    """
+
+    path: str
+    fingerprint: str
+    data: Json
+    dtype: str
+    tile: int
+    readouts: tuple[str, ...]
+    provenance: Json
+    driver: str | None
+    quarantined: int
+    stages: tuple[StageReport, ...]
+    solves: tuple[SolveReport, ...]
+    openers: tuple[str, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to do."""
+        return all(stage.done == stage.total for stage in self.stages)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as plain values, with ``complete``."""
+        return asdict(self) | {"complete": self.complete}
+
+
+def make_report(run: RunDirectory) -> RunReport:
+    """Summarise a run directory."""
+    config = stored_config(run)
+    receipts = {receipt.task: receipt for receipt in run.journal.receipts()}
+    stages = [
+        _stage_report(run, name, [job.task for job in kernel_jobs(run) if job.task.stage == name], receipts)
+        for name in ("train", "test", "variance")
+    ]
+    solve_tasks: list[Task] = []
+    solves = []
+    for order, specification in enumerate(solve_specifications(run, config)):
+        name = solve_name(specification)
+        system = planned_system(specification)
+        solve_tasks += [job.task for job in SOLVERS["cholesky"](run, system, order) + prediction_jobs(run, name, order)]
+        record = run.read_record(f"solve/{name}/solve.json") or {}
+        results = run.read_record(f"solve/{name}/metrics.json") or {}
+        solves.append(
+            SolveReport(
+                specification["readout"],
+                specification["ridge"],
+                specification["ridge_mode"],
+                name,
+                record.get("absolute_ridge"),
+                **results,
+            )
+        )
+    stages.append(_stage_report(run, "solve", solve_tasks, receipts))
+    data = run.specification["data"]
+    return RunReport(
+        path=str(run.path),
+        fingerprint=run.fingerprint,
+        data=data,
+        dtype=run.specification["dtype"],
+        tile=run.specification["tile"],
+        readouts=tuple(readout["name"] for readout in run.specification["readouts"]),
+        provenance=run.provenance,
+        driver=lease.holder(run.lease_path),
+        quarantined=sum(1 for path in (run.path / "quarantine").rglob("*") if path.is_file()),
+        stages=tuple(stages),
+        solves=tuple(solves),
+        openers=_openers(run, [report.name for report in solves if report.accuracy is not None]),
+    )
+
+
+def _stage_report(
+    run: RunDirectory, name: str, tasks: Sequence[Task], receipts: dict[Task, Receipt]
+) -> StageReport:
+    # A receipt whose chunk is gone (quarantined, deleted) does not count.
+    mine = [
+        receipts[task]
+        for task in tasks
+        if task in receipts and all(array.chunk_path(*index).exists() for array, index in run.arrays_of(task))
+    ]
+    return StageReport(
+        stage=name,
+        done=len(mine),
+        total=len(tasks),
+        seconds=sum(receipt.seconds for receipt in mine),
+        read_seconds=sum(receipt.read_seconds for receipt in mine),
+        write_seconds=sum(receipt.write_seconds for receipt in mine),
+        bytes=sum(receipt.bytes for receipt in mine),
+    )
+
+
+def _openers(run: RunDirectory, solved: Sequence[str]) -> tuple[str, ...]:
+    readout = run.specification["readouts"][0]["name"]
+    lines = [
+        f'zarr.open_array("{run.kernel_path}", path="{readout}/train", mode="r")  # lower tiles; the others are NaN',
+        f'xarray.open_zarr("{run.kernel_path}", group="{readout}", consolidated=False)',
+    ]
+    if solved:
+        lines.append(f'zarr.open_array("{run.solve_path(solved[0]) / "factor.zarr"}", path="mean", mode="r")')
+    return tuple(lines)

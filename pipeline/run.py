@@ -1,0 +1,296 @@
+"""The whole run: load, lower, plan, compute the kernels, factor, solve, predict, report."""
+
+import hashlib
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from pipeline import datasets, gram, lease
+from pipeline.config import RunConfig, parse_config
+from pipeline.datasets import Dataset
+from pipeline.driver import Driver, Job, Outcome, Progress
+from pipeline.errors import ConfigError, CorruptTile, RunNotFound
+from pipeline.executors import EXECUTORS
+from pipeline.inference import metrics, prediction_jobs
+from pipeline.journal import Receipt, Task
+from pipeline.kernels import lower
+from pipeline.plan import Plan, PlanInputs, make_plan, measure_pair_seconds, round_factor_tile
+from pipeline.provenance import library_versions, provenance
+from pipeline.solvers import SOLVERS, make_system, solve_name, solve_specification
+from pipeline.store import Json, RunDirectory
+from pipeline.tiling import choose_tile, clip_tile
+
+REPAIRS = 3
+"""How often a run goes back to compute tiles that turned out to be damaged."""
+
+
+class View(Protocol):
+    """Whoever shows a run to people."""
+
+    def say(self, text: str) -> None:
+        """Show a line."""
+
+    def begin(self, stage: str) -> None:
+        """Show that a stage begins."""
+
+    def progress(self, progress: Progress) -> None:
+        """Show how far the stage is."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A workflow with its data: what the specification of a run is made of."""
+
+    config: RunConfig
+    data: Dataset
+    digest: str
+    readouts: tuple[gram.Readout, ...]
+
+
+def load(config: RunConfig) -> Loaded:
+    """Load and select the data, and build the read-outs, without writing anything.
+
+    Raises
+    ------
+    ConfigError, DataError, DataNotFound, LayerError
+        Whatever is wrong with the workflow, its data, or how they fit.
+    """
+    if config.cluster.kind not in EXECUTORS:
+        raise ConfigError(f"unknown cluster.kind {config.cluster.kind!r}: known are {', '.join(EXECUTORS)}")
+    readouts = gram.readouts_of(config.network, config.readouts)
+    whole = datasets.load(config.data.source, config.data.path)
+    chosen = datasets.select(whole, config.data.train, config.data.test, config.data.train_blocks)
+    assert chosen.test is not None
+    digest = hashlib.sha256()
+    for part in (chosen.train, chosen.test):
+        digest.update(str((part.images.shape, part.images.dtype.str)).encode())
+        digest.update(np.ascontiguousarray(part.images).tobytes())
+        digest.update(part.labels.astype("<i8").tobytes())
+    lower([(readout.network, readout.kind) for readout in readouts], chosen.train.images.shape[1:])
+    return Loaded(config, chosen, digest.hexdigest(), readouts)
+
+
+def plan(config: RunConfig) -> Plan:
+    """Forecast a run; nothing is written."""
+    loaded = load(config)
+    assert loaded.data.test is not None
+    sample, _ = _prepared_arrays(loaded, slice(0, 32))
+    tiles = (config.kernel.tile, config.solve.tile)
+    return make_plan(
+        PlanInputs(
+            readouts=loaded.readouts,
+            dtype=config.kernel.dtype,
+            train=len(loaded.data.train.images),
+            test=len(loaded.data.test.images),
+            classes=len(loaded.data.classes),
+            ridge_count=len(config.solve.ridges),
+            tile=None if tiles[0] == "auto" else tiles[0],
+            factor_tile=None if tiles[1] == "auto" else tiles[1],
+            slots=slots_of(config),
+            sample=sample,
+        )
+    )
+
+
+def slots_of(config: RunConfig) -> int:
+    """Count the tiles that a workflow's own cluster computes at once; an existing scheduler counts as this machine."""
+    if config.cluster.kind == "serial":
+        return 1
+    return (config.cluster.workers or os.cpu_count() or 1) * config.cluster.threads_per_worker
+
+
+def run_path(config: RunConfig) -> Path:
+    """Return the run directory of a workflow."""
+    path = config.store.path or f"runs/{config.name}"
+    if "://" in path:
+        raise ConfigError(f"store.path must be a local directory so far, got {path!r}")
+    return Path(path)
+
+
+def start(config: RunConfig, view: View, stop: threading.Event, *, verify: bool = False) -> RunDirectory:
+    """Run a workflow to its end, or go on with it where its run directory has been begun.
+
+    Parameters
+    ----------
+    config : the workflow.
+    view : is shown what happens.
+    stop : set it to let tiles in flight finish, then `Interrupted` is raised.
+    verify : read every finished chunk and compare its checksums first.
+
+    Raises
+    ------
+    SpecificationMismatch
+        If the run directory belongs to another specification.
+    RunLocked
+        If another driver works on it.
+    TilesFailed
+        If tiles could not be computed, with the reasons; all others are kept.
+    NotPositiveDefinite
+        If a ridge was too small; the other systems are solved.
+    """
+    loaded = load(config)
+    path = run_path(config)
+    specification = _specification(loaded, path)
+    run = RunDirectory.create(path, specification, provenance())
+    with lease.hold(run.lease_path):
+        run.write_record("workflow.json", config.model_dump(mode="json"))
+        if not (run.path / "inputs.zarr").exists():
+            _write_inputs(run, loaded)
+        _execute(run, config, view, stop, verify)
+    return run
+
+
+def resume(path: str | Path, view: View, stop: threading.Event, *, verify: bool = False) -> RunDirectory:
+    """Go on with a run directory, by the workflow it was last run with; its data set is not needed any more.
+
+    Raises
+    ------
+    RunNotFound
+        If there is no run, or it stopped before its data were stored.
+    """
+    run = RunDirectory(path)
+    config = stored_config(run)
+    with lease.hold(run.lease_path):
+        if not (run.path / "inputs.zarr").exists():
+            raise RunNotFound(f"{path} stopped before its images were stored: start it again with `cntk run`")
+        _execute(run, config, view, stop, verify)
+    return run
+
+
+def stored_config(run: RunDirectory) -> RunConfig:
+    """Read the workflow that a run directory was last run with."""
+    record = run.read_record("workflow.json")
+    if record is None:
+        raise RunNotFound(f"{run.path} stopped before it began: start it again with `cntk run`")
+    return parse_config(record, str(run.path / "workflow.json"))
+
+
+def solve_specifications(run: RunDirectory, config: RunConfig) -> list[Json]:
+    """List the systems that a workflow asks for: every ridge of every read-out."""
+    wanted = None if config.solve.tile == "auto" else config.solve.tile
+    tile = round_factor_tile(wanted, run.train_cut.count, run.train_cut.size)
+    return [
+        solve_specification(run, readout["name"], ridge, config.solve.ridge_mode, tile)
+        for readout in run.specification["readouts"]
+        for ridge in config.solve.ridges
+    ]
+
+
+def verify(path: str | Path) -> tuple[int, list[Task]]:
+    """Read every finished chunk of a run and compare its checksums; move bad ones to quarantine.
+
+    Returns
+    -------
+    count : of whole tiles.
+    quarantined : tiles to compute again.
+    """
+    run = RunDirectory(path)
+    with lease.hold(run.lease_path):
+        tasks = sorted({receipt.task for receipt in run.journal.receipts()})
+        done, quarantined = run.finished(tasks, verify=True)
+    run.journal.close()
+    return len(done), quarantined
+
+
+def _specification(loaded: Loaded, path: Path) -> Json:
+    config, data = loaded.config, loaded.data
+    assert data.test is not None
+    train, test = len(data.train.images), len(data.test.images)
+    if config.kernel.tile != "auto":
+        tile = clip_tile(config.kernel.tile, train, test)
+    elif (path / "run.json").exists():
+        tile = RunDirectory(path).specification["tile"]  # what was chosen once stays
+    else:
+        sample, _ = _prepared_arrays(loaded, slice(0, 32))
+        program = lower([(r.network, r.kind) for r in loaded.readouts], sample.shape[1:])
+        seconds = measure_pair_seconds(program, config.kernel.dtype, sample)
+        tile = choose_tile(train, test, seconds, slots_of(config))
+    described: Json = {
+        "digest": loaded.digest,
+        "train": train,
+        "test": test,
+        "shape": list(data.train.images.shape[1:]),
+        "classes": list(data.classes),
+        "standardize": config.data.standardize,
+    }
+    return {"data": described} | gram.kernel_specification(loaded.readouts, config.kernel.dtype, tile)
+
+
+def _prepared_arrays(loaded: Loaded, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+    """Return standardised training and test images; ``rows`` picks some."""
+    dtype = loaded.config.kernel.dtype
+    if loaded.config.data.standardize:
+        data, _ = datasets.standardize(loaded.data, dtype)
+    else:
+        data = loaded.data
+    assert data.test is not None
+    return data.train.images[rows].astype(dtype), data.test.images[rows].astype(dtype)
+
+
+def _write_inputs(run: RunDirectory, loaded: Loaded) -> None:
+    train, test = _prepared_arrays(loaded, slice(None))
+    assert loaded.data.test is not None
+    run.write_inputs(
+        {
+            "train_images": train,
+            "train_labels": loaded.data.train.labels,
+            "test_images": test,
+            "test_labels": loaded.data.test.labels,
+        },
+        {"data": run.specification["data"]},
+    )
+
+
+def _execute(run: RunDirectory, config: RunConfig, view: View, stop: threading.Event, verify: bool) -> None:
+    swept = run.sweep()
+    if swept:
+        view.say(f"swept {swept} half-written files of an earlier driver")
+    gram.create_kernel_arrays(run)
+    prepare = partial(gram.prepare, str(run.path.resolve()), library_versions())
+    with EXECUTORS[config.cluster.kind](config.cluster, prepare) as executor:
+        view.say(f"computing on {executor.describe()}")
+        driver = Driver(str(run.path.resolve()), executor, run.journal, view.progress, stop)
+        try:
+            for _ in range(REPAIRS):
+                _run_jobs(run, driver, view, "kernel", gram.kernel_jobs(run), verify).require()
+                outcome = _solve(run, config, driver, view, verify)
+                damaged = [error for error in outcome.failed.values() if isinstance(error, CorruptTile)]
+                if not damaged:
+                    break
+                view.say(f"damaged tile: {damaged[0]}; checking all tiles and computing bad ones again")
+                verify = True
+            outcome.require()
+        finally:
+            run.journal.close()
+
+
+def _solve(run: RunDirectory, config: RunConfig, driver: Driver, view: View, verify: bool) -> Outcome:
+    jobs: list[Job] = []
+    names = []
+    for order, specification in enumerate(solve_specifications(run, config)):
+        system = make_system(run, specification)
+        names.append(system.fingerprint)
+        jobs += SOLVERS["cholesky"](run, system, order)
+        jobs += prediction_jobs(run, system.fingerprint, order)
+    outcome = _run_jobs(run, driver, view, "solve", jobs, verify)
+    done = outcome.receipts
+    for name in names:
+        mine = [job.task for job in jobs if job.task.stage.endswith(name)]
+        if all(task in done for task in mine) and run.read_record(f"solve/{name}/metrics.json") is None:
+            run.write_record(f"solve/{name}/metrics.json", metrics(run, name))
+    return outcome
+
+
+def _run_jobs(run: RunDirectory, driver: Driver, view: View, stage: str, jobs: Sequence[Job], verify: bool) -> Outcome:
+    done: dict[Task, Receipt]
+    done, quarantined = run.finished([job.task for job in jobs], verify=verify)
+    for task in quarantined:
+        view.say(f"{task} was damaged on disk: moved to quarantine, computed again")
+    view.begin(stage)
+    return driver.run(jobs, done)

@@ -1,0 +1,12 @@
+"""How the regression is solved. ``SOLVERS`` is the door of this room: the jobs of a solver by name."""
+
+from collections.abc import Callable
+
+from pipeline.driver import Job
+from pipeline.solvers.cholesky import factor_jobs
+from pipeline.solvers.systems import System, make_system, open_system, planned_system, solve_name, solve_specification
+from pipeline.store import RunDirectory
+
+SOLVERS: dict[str, Callable[[RunDirectory, System, int], list[Job]]] = {"cholesky": factor_jobs}
+
+__all__ = ["SOLVERS", "System", "make_system", "open_system", "solve_name", "planned_system", "solve_specification"]

@@ -1,0 +1,534 @@
+"""The run directory: the only file that knows the disk layout.
+
+::
+
+    RUN/
+      run.json              specification, fingerprint, provenance; created once, never rewritten
+      workflow.json         the last resolved workflow, for `cntk resume`
+      inputs.zarr/          train_images, train_labels, test_images, test_labels
+      journal/              receipts of finished tiles, a segment a driver
+      log/                  a line for each tile that a worker began or finished
+      kernel.zarr/NAME/     a group a read-out: train, test, train_variance, test_variance
+      solve/FINGERPRINT/    solve.json, factor.zarr, metrics.json: one ridge of one read-out
+      quarantine/           chunks that were not what their receipts say
+
+Chunks are written here, not through zarr, in the plain format of zarr's codecs ``bytes`` and ``crc32c``: aside,
+fsynced, renamed. One chunk is one tile, and a chunk without its receipt is never trusted unread.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import zarr
+from zarr.codecs import BytesCodec, Crc32cCodec
+
+from pipeline.errors import ConfigError, CorruptTile, RunNotFound, SpecificationMismatch, StoreError
+from pipeline.journal import Chunk, Journal, Receipt, Task
+from pipeline.tiling import Cut
+
+FORMAT_VERSION = 1
+CRC_BYTES = 4
+
+Array = np.ndarray
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """A tiled array to create.
+
+    Attributes
+    ----------
+    name : path inside its zarr group.
+    shape, tile : samples along each axis, and of one chunk.
+    dtype : of the values; the fill value is NaN, so that a missing tile poisons what reads it.
+    dimensions : names of the axes.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    tile: tuple[int, ...]
+    dtype: str
+    dimensions: tuple[str, ...]
+
+
+class TiledArray:
+    """A zarr array whose chunks are read and written whole, with checksums.
+
+    Parameters
+    ----------
+    path : of the array's directory.
+
+    Raises
+    ------
+    StoreError
+        If there is no array, or it was not written by this package.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            meta = json.loads((path / "zarr.json").read_text())
+            self.shape: tuple[int, ...] = tuple(meta["shape"])
+            self.tile: tuple[int, ...] = tuple(meta["chunk_grid"]["configuration"]["chunk_shape"])
+            self.dtype = np.dtype(meta["data_type"])
+            codecs = [codec["name"] for codec in meta["codecs"]]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{path} holds no readable zarr array ({error}): restore its zarr.json") from error
+        if codecs != ["bytes", "crc32c"]:
+            raise StoreError(f"{path} has the codecs {codecs}, expected bytes and crc32c: it is not this package's")
+
+    def cut(self, axis: int) -> Cut:
+        """Return how an axis is cut into tiles."""
+        return Cut(self.shape[axis], self.tile[axis])
+
+    def chunk_path(self, *index: int) -> Path:
+        """Return where a chunk lies; the key is made of integers only."""
+        return self.path.joinpath("c", *(str(int(k)) for k in index))
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Bytes of one chunk on disk."""
+        return int(np.prod(self.tile)) * self.dtype.itemsize + CRC_BYTES
+
+    def write(self, index: tuple[int, ...], values: Array) -> Chunk:
+        """Write a tile so that it is there whole or not at all, and survives a power cut.
+
+        Parameters
+        ----------
+        index : of the tile along each axis.
+        values : of the tile's shape, ragged at the far edges; cast to the array's dtype.
+        """
+        padded = np.full(self.tile, np.nan, self.dtype)
+        padded[tuple(slice(0, size) for size in values.shape)] = values
+        payload = padded.tobytes()
+        crc = google_crc32c.value(payload)
+        _write_durably(self.chunk_path(*index), payload + crc.to_bytes(CRC_BYTES, "little"))
+        digest = hashlib.blake2b(payload, digest_size=16).hexdigest()
+        return Chunk(str(self.path.name), len(payload) + CRC_BYTES, crc, digest)
+
+    def read(self, *index: int) -> Array:
+        """Read a tile and check it; ragged tiles come without their padding.
+
+        Raises
+        ------
+        CorruptTile
+            If the chunk is missing, of the wrong size, or does not match its checksum.
+        """
+        payload = self._checked_payload(index)
+        values = np.frombuffer(payload, self.dtype).reshape(self.tile)
+        return values[tuple(slice(0, self.cut(axis).length(k)) for axis, k in enumerate(index))]
+
+    def read_region(self, *bounds: tuple[int, int], symmetric: bool = False) -> Array:
+        """Read a rectangle of samples from the tiles that hold it.
+
+        Parameters
+        ----------
+        bounds : first sample and one past the last, an axis each.
+        symmetric : read what lies in a tile above the diagonal from its mirror image below.
+        """
+        values = np.empty(tuple(stop - start for start, stop in bounds), self.dtype)
+        pieces = [range(start // t, -(-stop // t)) for (start, stop), t in zip(bounds, self.tile, strict=True)]
+        for index in np.ndindex(*(len(p) for p in pieces)):
+            tile = tuple(p[k] for p, k in zip(pieces, index, strict=True))
+            mirrored = symmetric and tile[0] < tile[1]
+            source = self.read(tile[1], tile[0]).T if mirrored else self.read(*tile)
+            into, out_of = [], []
+            for axis, ((start, stop), k) in enumerate(zip(bounds, tile, strict=True)):
+                low, high = self.cut(axis).bounds(k)
+                into.append(slice(max(low, start) - start, min(high, stop) - start))
+                out_of.append(slice(max(low, start) - low, min(high, stop) - low))
+            values[tuple(into)] = source[tuple(out_of)]
+        return values
+
+    def describe(self, index: tuple[int, ...]) -> Chunk:
+        """Check a chunk on disk and describe it as `write` would have."""
+        payload = self._checked_payload(index)
+        if not np.all(np.isfinite(self.read(*index))):
+            raise CorruptTile(f"{self.chunk_path(*index)} holds values that are not finite")
+        digest = hashlib.blake2b(payload, digest_size=16).hexdigest()
+        return Chunk(str(self.path.name), len(payload) + CRC_BYTES, google_crc32c.value(payload), digest)
+
+    def _checked_payload(self, index: tuple[int, ...]) -> bytes:
+        path = self.chunk_path(*index)
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            raise CorruptTile(f"{path} is missing: it was not computed, or was deleted") from None
+        if len(content) != self.chunk_bytes:
+            raise CorruptTile(f"{path} has {len(content)} bytes, expected {self.chunk_bytes}: it was cut short")
+        payload, stored = content[:-CRC_BYTES], int.from_bytes(content[-CRC_BYTES:], "little")
+        if google_crc32c.value(payload) != stored:
+            raise CorruptTile(f"{path} does not match its checksum: its bits have changed since it was written")
+        return payload
+
+
+def create_arrays(group_path: Path, specs: Sequence[ArraySpec], attributes: Mapping[str, Any]) -> None:
+    """Create a zarr group with tiled arrays, all at once; nothing happens where it exists already."""
+    if group_path.exists():
+        return
+    aside = group_path.with_name(f"{group_path.name}.{uuid.uuid4().hex}.partial")
+    zarr.create_group(aside, attributes=dict(attributes))
+    for spec in specs:
+        zarr.create_array(
+            aside,
+            name=spec.name,
+            shape=spec.shape,
+            chunks=spec.tile,
+            dtype=spec.dtype,
+            fill_value=float("nan"),
+            serializer=BytesCodec(endian="little"),
+            compressors=[Crc32cCodec()],
+            filters=None,
+            dimension_names=spec.dimensions,
+            config={"write_empty_chunks": True},
+        )
+    _rename_into_place(aside, group_path)
+
+
+class RunDirectory:
+    """One run on disk.
+
+    Parameters
+    ----------
+    path : of an existing run; use `create` for a new one.
+
+    Raises
+    ------
+    RunNotFound
+        If there is no run at the path.
+    StoreError
+        If its format is newer than this version knows, or run.json is damaged.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        run_json = self.path / "run.json"
+        if not run_json.is_file():
+            raise RunNotFound(f"{self.path} holds no run (no run.json): give the directory that `cntk run` printed")
+        record = _read_json(run_json)
+        version = record.get("format_version")
+        if version != FORMAT_VERSION:
+            raise StoreError(
+                f"{run_json} has format version {version}, this cntk knows {FORMAT_VERSION}: "
+                "use the version that wrote it, or another --store"
+            )
+        if record.get("fingerprint") != fingerprint(record.get("specification", {})):
+            raise StoreError(f"{run_json} was edited: its specification does not match its fingerprint; restore it")
+        self.specification: Json = record["specification"]
+        self.fingerprint: str = record["fingerprint"]
+        self.provenance: Json = record["provenance"]
+        self.journal = Journal(self.path / "journal")
+        self._arrays: dict[Path, TiledArray] = {}
+
+    @classmethod
+    def create(cls, path: str | Path, specification: Json, provenance: Json) -> "RunDirectory":
+        """Create a run, or open the one that is there if it is of the same specification.
+
+        Raises
+        ------
+        SpecificationMismatch
+            If the run that is there is of another specification, with the differences.
+        """
+        path = Path(path)
+        if not (path / "run.json").exists():
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise StoreError(error.errno, f"cannot create the run directory {path}: {error.strerror}") from error
+            record = {
+                "format_version": FORMAT_VERSION,
+                "fingerprint": fingerprint(specification),
+                "specification": specification,
+                "provenance": provenance,
+            }
+            _create_durably(path / "run.json", json.dumps(record, indent=2).encode())
+        run = cls(path)
+        if run.fingerprint != fingerprint(specification):
+            raise SpecificationMismatch(
+                f"{path} belongs to another specification; its tiles are never mixed with these.\n"
+                + "\n".join(differences(run.specification, specification))
+                + "\nGive another --store, or the workflow that made it."
+            )
+        return run
+
+    @property
+    def train_cut(self) -> Cut:
+        """How the training images are cut into kernel tiles."""
+        return Cut(self.specification["data"]["train"], self.specification["tile"])
+
+    @property
+    def test_cut(self) -> Cut:
+        """How the test images are cut into kernel tiles."""
+        return Cut(self.specification["data"]["test"], self.specification["tile"])
+
+    # What lies where.
+
+    @property
+    def lease_path(self) -> Path:
+        """The lease of the driver at work."""
+        return self.path / "lease.json"
+
+    @property
+    def kernel_path(self) -> Path:
+        """The zarr group of the kernel matrices, a group a read-out."""
+        return self.path / "kernel.zarr"
+
+    def kernel(self, readout: str, part: str) -> TiledArray:
+        """Open a kernel array: part "train", "test", "train_variance" or "test_variance"."""
+        return self._array(self.kernel_path / readout / part)
+
+    def solve_path(self, solve: str) -> Path:
+        """The directory of one system, by its fingerprint."""
+        if not re.fullmatch(r"[0-9a-f]{16}", solve):
+            raise ConfigError(f"a solve is named by 16 hexadecimal digits, got {solve!r}")
+        return self.path / "solve" / solve
+
+    def solved(self, solve: str, part: str) -> TiledArray:
+        """Open an array of a solve: "factor", "forward", "coefficients", "mean" or "residual"."""
+        return self._array(self.solve_path(solve) / "factor.zarr" / part)
+
+    def arrays_of(self, task: Task) -> list[tuple[TiledArray, tuple[int, ...]]]:
+        """List the arrays, and the chunk of each, that a task writes."""
+        stage, _, solve = task.stage.partition(":")
+        square, line = (task.row, task.col), (task.row,)
+        names = [readout["name"] for readout in self.specification["readouts"]]
+        match stage:
+            case "train":
+                arrays = [(self.kernel(name, "train"), square) for name in names]
+                on_diagonal = task.row == task.col
+                return arrays + [(self.kernel(name, "train_variance"), line) for name in names if on_diagonal]
+            case "test":
+                return [(self.kernel(name, "test"), square) for name in names]
+            case "variance":
+                return [(self.kernel(name, "test_variance"), line) for name in names]
+            case "factor":
+                pieces = self.solved(solve, "factor").cut(0).pieces
+                # The targets ride along as one more block row.
+                return [(self.solved(solve, "forward"), (0, task.col)) if task.row == pieces else (self.solved(solve, "factor"), square)]
+            case "coefficients":
+                return [(self.solved(solve, "coefficients"), (0, 0))]
+            case "mean" | "residual":
+                return [(self.solved(solve, stage), (task.row, 0))]
+        raise StoreError(f"the journal names an unknown stage {task.stage!r}: it is of a newer version")
+
+    def _array(self, path: Path) -> TiledArray:
+        if path not in self._arrays:
+            self._arrays[path] = TiledArray(path)
+        return self._arrays[path]
+
+    # Inputs and small records.
+
+    def write_inputs(self, arrays: Mapping[str, Array], attributes: Mapping[str, Any]) -> None:
+        """Write the data set once, all arrays at once."""
+        target = self.path / "inputs.zarr"
+        if target.exists():
+            return
+        aside = target.with_name(f"inputs.zarr.{uuid.uuid4().hex}.partial")
+        group = zarr.create_group(aside, attributes=dict(attributes))
+        for name, values in arrays.items():
+            rows = max(1, min(len(values), 2**22 // max(values[0].nbytes, 1)))
+            axis = "train" if name.startswith("train") else "test"
+            names = (axis, "height", "width", "channel") if values.ndim == 4 else (axis, "feature")[: values.ndim]
+            array = group.create_array(
+                name,
+                shape=values.shape,
+                chunks=(rows, *values.shape[1:]),
+                dtype=values.dtype,
+                compressors=[Crc32cCodec()],
+                dimension_names=names,
+                config={"write_empty_chunks": True},
+            )
+            array[:] = values
+        _rename_into_place(aside, target)
+
+    def inputs(self, name: str) -> Any:
+        """Open an input array: "train_images", "train_labels", "test_images" or "test_labels"."""
+        return zarr.open_array(self.path / "inputs.zarr", path=name, mode="r")
+
+    def write_record(self, relative: str, record: Json) -> None:
+        """Replace a small JSON file."""
+        _write_durably(self.path / relative, json.dumps(record, indent=2).encode())
+
+    def read_record(self, relative: str) -> Json | None:
+        """Read a small JSON file; None where it does not exist."""
+        path = self.path / relative
+        return _read_json(path) if path.is_file() else None
+
+    def log(self, event: str, task: Task) -> None:
+        """Append a line to this process's log, for people: which tile was begun or finished, and when."""
+        line = {"time": time.time(), "event": event, "stage": task.stage, "row": task.row, "col": task.col}
+        folder = self.path / "log"
+        with contextlib.suppress(OSError):  # a log must not end a run
+            folder.mkdir(exist_ok=True)
+            with open(folder / f"{socket.gethostname()}-{os.getpid()}.jsonl", "a") as file:
+                file.write(json.dumps(line) + "\n")
+
+    # What is finished.
+
+    def finished(self, tasks: Iterable[Task], *, verify: bool = False) -> tuple[dict[Task, Receipt], list[Task]]:
+        """Find out which tasks are done; adopt whole tiles without a receipt, set bad ones aside.
+
+        Parameters
+        ----------
+        tasks : the tasks asked about.
+        verify : read every chunk and compare its checksums, not only its size.
+
+        Returns
+        -------
+        receipts : of the finished tasks. Receipts of adopted tiles are written to the journal.
+        quarantined : tasks whose chunks were moved to quarantine.
+        """
+        known = {receipt.task: receipt for receipt in self.journal.receipts()}
+        done: dict[Task, Receipt] = {}
+        adopted: list[Receipt] = []
+        quarantined: list[Task] = []
+        for task in tasks:
+            places = self.arrays_of(task)
+            present = [array.chunk_path(*index).exists() for array, index in places]
+            receipt = known.get(task)
+            if receipt is None and not all(present):
+                continue
+            try:
+                if receipt is None:
+                    chunks = tuple(array.describe(index) for array, index in places)
+                    receipt = Receipt(task, chunks, host=socket.gethostname(), adopted=True)
+                    adopted.append(receipt)
+                else:
+                    _require_chunks(places, receipt, verify)
+                done[task] = receipt
+            except CorruptTile:
+                self.quarantine(task)
+                quarantined.append(task)
+        if adopted:
+            self.journal.append(adopted)
+        return done, quarantined
+
+    def quarantine(self, task: Task) -> None:
+        """Move a task's chunks out of the arrays, so that it counts as not computed; nothing is deleted."""
+        folder = self.path / "quarantine" / uuid.uuid4().hex[:8]
+        for array, index in self.arrays_of(task):
+            path = array.chunk_path(*index)
+            if path.exists():
+                target = folder / path.relative_to(self.path)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(path, target)
+
+    def sweep(self) -> int:
+        """Delete what killed writers left half-written; return how many files and folders that were."""
+        count = 0
+        for path in self.path.rglob("*.partial"):
+            count += 1
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        return count
+
+
+def fingerprint(specification: Json) -> str:
+    """Digest a specification: sha256 of its canonical JSON."""
+    text = json.dumps(specification, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def differences(stored: Any, wanted: Any, where: str = "") -> list[str]:
+    """List where two specifications differ, a line each."""
+    if isinstance(stored, dict) and isinstance(wanted, dict):
+        keys = sorted(stored.keys() | wanted.keys())
+        return [
+            line
+            for key in keys
+            for line in differences(stored.get(key), wanted.get(key), f"{where}.{key}" if where else key)
+        ]
+    if isinstance(stored, list) and isinstance(wanted, list) and len(stored) == len(wanted):
+        return [
+            line
+            for k, pair in enumerate(zip(stored, wanted, strict=True))
+            for line in differences(*pair, f"{where}[{k}]")
+        ]
+    return [] if stored == wanted else [f"  {where}: stored {stored!r}, wanted {wanted!r}"]
+
+
+def timed(action: Callable[[], Any]) -> tuple[Any, float]:
+    """Run an action; return its result and the seconds it took."""
+    start = time.perf_counter()
+    result = action()
+    return result, time.perf_counter() - start
+
+
+def _require_chunks(places: Sequence[tuple[TiledArray, tuple[int, ...]]], receipt: Receipt, verify: bool) -> None:
+    for (array, index), chunk in zip(places, receipt.chunks, strict=True):
+        path = array.chunk_path(*index)
+        size = path.stat().st_size if path.exists() else -1
+        if size != chunk.bytes:
+            raise CorruptTile(f"{path} has {size} bytes, its receipt says {chunk.bytes}")
+        if verify and array.describe(index).blake2b != chunk.blake2b:
+            raise CorruptTile(f"{path} is whole, but not what its receipt says was written")
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    """Write a file aside, fsync it, rename it into place, and fsync the directory."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        with open(aside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    _fsync_directory(path.parent)
+
+
+def _create_durably(path: Path, content: bytes) -> None:
+    """Create a file with its content at once; leave the one that is there already."""
+    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    _write_durably(aside, content)
+    with contextlib.suppress(FileExistsError):
+        os.link(aside, path)
+    aside.unlink()
+    _fsync_directory(path.parent)
+
+
+def _rename_into_place(aside: Path, target: Path) -> None:
+    try:
+        os.rename(aside, target)
+    except OSError:
+        shutil.rmtree(aside, ignore_errors=True)
+        if not target.exists():  # otherwise another driver was first, with the same content
+            raise
+    _fsync_directory(target.parent)
+
+
+def _fsync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read_json(path: Path) -> Json:
+    try:
+        record = json.loads(path.read_text())
+    except ValueError as error:
+        raise StoreError(f"{path} is damaged ({error}): restore it from a copy; it is never overwritten") from error
+    if not isinstance(record, dict):
+        raise StoreError(f"{path} is damaged: expected an object, got {type(record).__name__}")
+    return record

@@ -1,0 +1,108 @@
+"""How a matrix is cut into tiles, and how large a tile should be."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+LANE_WIDTH = 16
+"""Tiles are multiples of this many samples: the engine computes right images in blocks of 16."""
+
+SHORTEST_SECONDS, LONGEST_SECONDS = 0.5, 60.0
+"""Bounds of a tile's predicted time: below, Dask's millisecond a task shows; above, a lost worker costs minutes."""
+
+TASKS_PER_SLOT = 12
+"""A stage should give each slot this many tiles, so that the last ones do not leave others idle."""
+
+
+@dataclass(frozen=True, order=True)
+class Tile:
+    """The tile at ``row``, ``col``, counted in tiles."""
+
+    row: int
+    col: int
+
+
+@dataclass(frozen=True)
+class Cut:
+    """``count`` samples cut into pieces of ``size``, the last one ragged.
+
+    Examples
+    --------
+    >>> cut = Cut(10, 4)
+    >>> cut.pieces, cut.bounds(2)
+    (3, (8, 10))
+    """
+
+    count: int
+    size: int
+
+    @property
+    def pieces(self) -> int:
+        """The number of pieces."""
+        return -(-self.count // self.size)
+
+    def bounds(self, piece: int) -> tuple[int, int]:
+        """Return the first sample of a piece and one past its last."""
+        return piece * self.size, min((piece + 1) * self.size, self.count)
+
+    def length(self, piece: int) -> int:
+        """Count the samples of a piece."""
+        start, stop = self.bounds(piece)
+        return stop - start
+
+
+def lower_tiles(cut: Cut) -> Iterator[Tile]:
+    """List the tiles on and below the diagonal, row by row."""
+    return (Tile(row, col) for row in range(cut.pieces) for col in range(row + 1))
+
+
+def rectangle_tiles(rows: Cut, cols: Cut) -> Iterator[Tile]:
+    """List all tiles of a rectangle, row by row."""
+    return (Tile(row, col) for row in range(rows.pieces) for col in range(cols.pieces))
+
+
+def pairs_in_tile(rows: Cut, cols: Cut, tile: Tile, symmetric: bool) -> int:
+    """Count the pairs that a tile computes; a diagonal tile of a symmetric matrix computes one triangle."""
+    height, width = rows.length(tile.row), cols.length(tile.col)
+    return height * (height + 1) // 2 if symmetric and tile.row == tile.col else height * width
+
+
+def total_pairs(train: int, test: int) -> int:
+    """Count the pairs of a run: the train triangle, test against train, and each test image with itself."""
+    return train * (train + 1) // 2 + test * train + test
+
+
+def clip_tile(tile: int, train: int, test: int) -> int:
+    """Cut a tile down to the data, rounded up to whole lanes, so that a chunk is not mostly padding."""
+    largest = -(-max(train, test) // LANE_WIDTH) * LANE_WIDTH
+    return min(tile, largest)
+
+
+def choose_tile(train: int, test: int, pair_seconds: float, slots: int) -> int:
+    """Choose the kernel's tile size in samples from what a pair costs.
+
+    As large as leaves `TASKS_PER_SLOT` tiles to each slot and a tile within the bounds on its time.
+
+    Parameters
+    ----------
+    train, test : numbers of images.
+    pair_seconds : measured or predicted time of one pair on one core.
+    slots : tiles computed at once.
+    """
+    share = total_pairs(train, test) * pair_seconds / (TASKS_PER_SLOT * max(slots, 1))
+    seconds = min(max(share, SHORTEST_SECONDS), LONGEST_SECONDS)
+    side = math.sqrt(seconds / pair_seconds)
+    return clip_tile(max(LANE_WIDTH, int(side) // LANE_WIDTH * LANE_WIDTH), train, test)
+
+
+FACTOR_PIECES, LARGEST_FACTOR_TILE = 8, 2048
+
+
+def choose_factor_tile(train: int, kernel_tile: int) -> int:
+    """Choose the factor's tile size, a multiple of the kernel's: about 8 block rows, at most 2,048 samples.
+
+    A task reads and writes whole tiles, so a larger one does more arithmetic for its bytes; 2,048 in float64 is
+    32 MB a tile, some 160 MB a task.
+    """
+    wanted = min(max(train // FACTOR_PIECES, kernel_tile), LARGEST_FACTOR_TILE)
+    return max(wanted // kernel_tile, 1) * kernel_tile

@@ -1,0 +1,117 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.datasets import load
+from pipeline.errors import DataError, DataNotFound
+
+
+def paint(path, value, size=(4, 3), mode="L"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, value).save(path)
+
+
+@pytest.fixture
+def two_classes(tmp_path):
+    for name, value in (("cat/b.png", 2), ("cat/a.png", 1), ("cat/c.PNG", 3), ("ant/z.png", 9)):
+        paint(tmp_path / "train" / name, value)
+    return tmp_path
+
+
+def test_classes_take_turns_in_the_order_of_names(two_classes):
+    data = load("folder", str(two_classes))
+    assert data.classes == ("ant", "cat")
+    assert data.train.images[:, 0, 0, 0].tolist() == [9, 1, 2, 3]
+    assert data.train.labels.tolist() == [0, 1, 1, 1]
+    assert data.test is None
+
+
+def test_images_are_rows_columns_channels(two_classes):
+    assert load("folder", str(two_classes)).train.images.shape == (4, 3, 4, 1)
+
+
+def test_the_test_part_has_the_labels_of_the_training_part(two_classes):
+    paint(two_classes / "test/cat/a.png", 7)
+    assert load("folder", str(two_classes)).test.labels.tolist() == [1]
+
+
+def test_without_train_the_subfolders_are_the_classes(two_classes):
+    data = load("folder", str(two_classes / "train"))
+    assert data.classes == ("ant", "cat")
+    assert data.test is None
+
+
+def test_colour_has_three_channels(tmp_path):
+    paint(tmp_path / "a/1.jpg", (250, 0, 0), mode="RGB")
+    paint(tmp_path / "a/2.png", (250, 0, 0, 9), mode="RGBA")
+    assert load("folder", str(tmp_path)).train.images.shape == (2, 3, 4, 3)
+
+
+def test_hidden_and_other_files_are_passed_over(two_classes):
+    (two_classes / "train/.cache").mkdir()
+    (two_classes / "train/cat/notes.txt").write_text("x")
+    (two_classes / "train/cat/._a.png").write_text("x")
+    assert len(load("folder", str(two_classes)).train) == 4
+
+
+def test_two_files_of_unequal_size_are_named(two_classes):
+    paint(two_classes / "train/cat/b.png", 1, size=(5, 3))
+    with pytest.raises(
+        DataError, match=r"b\.png: expected 4 x 3 pixels in grayscale as .*z\.png has, got 5 x 3 .*; resize"
+    ):
+        load("folder", str(two_classes))
+
+
+def test_grayscale_among_colour_is_refused(two_classes):
+    paint(two_classes / "train/cat/b.png", (1, 2, 3), mode="RGB")
+    with pytest.raises(DataError, match=r"in grayscale as .*z\.png has, got 4 x 3 pixels in colour"):
+        load("folder", str(two_classes))
+
+
+def test_test_images_of_another_size_are_refused(two_classes):
+    paint(two_classes / "test/cat/a.png", 1, size=(5, 3))
+    with pytest.raises(DataError, match=r"training images' size \(3, 4, 1\), got \(3, 5, 1\)"):
+        load("folder", str(two_classes))
+
+
+def test_an_unreadable_picture_is_named(two_classes):
+    (two_classes / "train/cat/b.png").write_bytes(b"not a picture")
+    with pytest.raises(DataError, match=r"cat/b\.png: expected an image that Pillow can decode"):
+        load("folder", str(two_classes))
+
+
+def test_a_class_without_a_picture_is_named(two_classes):
+    (two_classes / "train/bee").mkdir()
+    with pytest.raises(DataError, match=r"bee: expected at least one image \(\.bmp .*\), got none; add"):
+        load("folder", str(two_classes))
+
+
+def test_a_test_class_unknown_in_training_is_named(two_classes):
+    paint(two_classes / "test/dog/a.png", 1)
+    with pytest.raises(DataError, match=r"test: expected the classes of .*\(ant, cat\), got dog; rename"):
+        load("folder", str(two_classes))
+
+
+def test_a_folder_without_classes_is_refused(tmp_path):
+    paint(tmp_path / "a.png", 1)
+    with pytest.raises(DataError, match="expected one folder for each class, got none; arrange"):
+        load("folder", str(tmp_path))
+
+
+def test_a_file_is_not_a_folder_of_classes(tmp_path):
+    paint(tmp_path / "a.png", 1)
+    with pytest.raises(DataError, match="expected one folder for each class, got none"):
+        load("folder", str(tmp_path / "a.png"))
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(DataNotFound, match=r"'folder': expected a folder of images, .* got nothing there"):
+        load("folder", str(tmp_path / "none"))
+
+
+def test_the_first_rows_hold_every_class(tmp_path):
+    for name in "abc":
+        for number in range(5):
+            paint(tmp_path / name / f"{number}.png", number)
+    labels = load("folder", str(tmp_path)).train.labels
+    assert np.bincount(labels[:6]).tolist() == [2, 2, 2]

@@ -1,0 +1,98 @@
+import numpy as np
+import pytest
+
+from pipeline.datasets import Dataset, as_split, select
+from pipeline.errors import ConfigError
+
+
+def numbered(count, first=0):
+    """Make images whose one pixel is their own number."""
+    numbers = np.arange(first, first + count)
+    return as_split(numbers.reshape(-1, 1, 1, 1).astype(np.float32), numbers % 10)
+
+
+WITH_TEST = Dataset("toy", tuple("0123456789"), numbered(20), numbered(6, first=100))
+WITHOUT_TEST = Dataset("toy", tuple("0123456789"), numbered(20))
+
+
+def rows(split):
+    np.testing.assert_array_equal(split.images.ravel() % 10, split.labels)
+    return split.images.ravel().astype(int).tolist()
+
+
+def test_all_rows_are_taken_by_default():
+    chosen = select(WITH_TEST)
+    assert (len(chosen.train), len(chosen.test)) == (20, 6)
+
+
+def test_the_first_rows_are_taken():
+    chosen = select(WITH_TEST, train=3, test=2)
+    assert rows(chosen.train) == [0, 1, 2]
+    assert rows(chosen.test) == [100, 101]
+
+
+def test_the_first_rows_of_each_block_are_taken():
+    assert rows(select(WITH_TEST, train=8, train_blocks=4).train) == [0, 1, 5, 6, 10, 11, 15, 16]
+
+
+def test_all_rows_of_all_blocks_are_all_rows():
+    assert rows(select(WITH_TEST, train_blocks=5).train) == list(range(20))
+
+
+@pytest.mark.parametrize(("train", "blocks"), [(9, 3), (None, 3), (7, 4)])
+def test_blocks_must_come_out_even(train, blocks):
+    with pytest.raises(
+        ConfigError, match=rf"toy: expected data.train_blocks to divide both the 20 .* data.train = .*, got {blocks}"
+    ):
+        select(WITH_TEST, train=train, train_blocks=blocks)
+
+
+@pytest.mark.parametrize("data", [WITH_TEST, WITHOUT_TEST])
+def test_there_is_at_least_one_block(data):
+    with pytest.raises(ConfigError, match=r"toy: expected at least 1 for data.train_blocks, got 0"):
+        select(data, train=3, train_blocks=0)
+
+
+@pytest.mark.parametrize("train", [0, -1, 21])
+def test_training_rows_that_are_not_there_are_refused(train):
+    with pytest.raises(ConfigError, match=f"toy: expected data.train from 1 to the 20 rows there are, got {train}"):
+        select(WITH_TEST, train=train)
+
+
+@pytest.mark.parametrize("test", [0, 7])
+def test_test_rows_that_are_not_there_are_refused(test):
+    with pytest.raises(ConfigError, match=f"toy: expected data.test from 1 to the 6 rows there are, got {test}"):
+        select(WITH_TEST, test=test)
+
+
+def test_without_a_test_part_the_next_rows_are_tested_on():
+    chosen = select(WITHOUT_TEST, train=15, test=3)
+    assert rows(chosen.train) == list(range(15))
+    assert rows(chosen.test) == [15, 16, 17]
+
+
+def test_without_a_test_part_all_other_rows_are_tested_on_by_default():
+    assert rows(select(WITHOUT_TEST, train=15).test) == [15, 16, 17, 18, 19]
+
+
+def test_without_a_test_part_the_division_must_be_given():
+    with pytest.raises(
+        ConfigError, match=r"toy: has no test part, so its 20 rows must be divided; set data.train below"
+    ):
+        select(WITHOUT_TEST)
+
+
+def test_without_a_test_part_rows_must_be_left():
+    with pytest.raises(ConfigError, match=r"data.train = 20 of 20 rows leaves none to test on"):
+        select(WITHOUT_TEST, train=20)
+
+
+@pytest.mark.parametrize(("train", "test", "available"), [(15, 6, 5), (15, 0, 5), (21, 1, 20)])
+def test_without_a_test_part_both_numbers_are_checked(train, test, available):
+    with pytest.raises(ConfigError, match=f"from 1 to the {available} rows there are"):
+        select(WITHOUT_TEST, train=train, test=test)
+
+
+def test_without_a_test_part_there_is_one_block():
+    with pytest.raises(ConfigError, match=r"toy: expected data.train_blocks = 1 .* without a test part, got 5"):
+        select(WITHOUT_TEST, train=15, train_blocks=5)

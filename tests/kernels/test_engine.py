@@ -1,0 +1,158 @@
+"""The engine's doors: shapes and dtypes in and out, and what they refuse."""
+
+import numpy as np
+import pytest
+
+from pipeline import kernel_matrix
+from pipeline.errors import DataError, LayerError, NotFinite
+from pipeline.kernels import Engine, lower
+from pipeline.layers import Conv, Dense, Flatten, Relu, Sequential, presets
+from tests.tolerances import DTYPES, assert_kernels_close, tolerance
+
+NETWORK = presets.cntk(3)
+PROGRAM = lower([(NETWORK, "ntk"), (NETWORK, "nngp")], (4, 4, 2))
+
+
+def draw_images(count, seed=0):
+    return np.random.default_rng(seed).standard_normal((count, 4, 4, 2))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_results_have_one_matrix_a_read_out_in_the_engine_s_dtype(dtype):
+    engine = Engine(PROGRAM, dtype)
+    assert engine.evaluate(draw_images(3), draw_images(5)).shape == (2, 3, 5)
+    assert engine.evaluate(draw_images(3)).dtype == engine.evaluate_self(draw_images(3)).dtype == dtype
+    assert engine.evaluate_self(draw_images(3)).shape == (2, 3)
+    assert kernel_matrix(NETWORK, draw_images(3), dtype=dtype).dtype == dtype
+
+
+def test_float32_is_the_default():
+    assert kernel_matrix(NETWORK, draw_images(1)).dtype == Engine(PROGRAM).dtype == np.float32
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_matrix_of_one_pair_is_a_dot_product_by_hand(dtype):
+    # One dense layer: nngp = w^2 x.z / features + b^2; its own weights are the whole tangent.
+    x, z = np.array([[1.0, 2.0, -1.0, 4.0]]), np.array([[3.0, 0.5, 2.0, -1.0]])
+    network = Sequential(Dense(2.0, 0.5))
+    for kind in ("nngp", "ntk"):
+        assert kernel_matrix(network, x, z, kind=kind, dtype=dtype).item() == 4 * (-2) / 4 + 0.25
+    assert kernel_matrix(Sequential(Dense(trained=False)), x, z, dtype=dtype).item() == 0
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_orthogonal_inputs_of_one_hidden_layer_have_the_value_by_hand(dtype):
+    # x.z = 0 and variances v: nngp = v / (2 pi); ntk = nngp + 1/4 of the first layer's 0.
+    x = np.array([[2.0, 0.0], [0.0, 2.0]])
+    network = Sequential(Dense(), Relu(), Dense())
+    values = kernel_matrix(network, x, dtype=dtype)
+    np.testing.assert_allclose(values, [[2, 1 / np.pi], [1 / np.pi, 2]], rtol=tolerance(dtype).kernel)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_bias_variance_enters_like_an_input_by_hand(dtype):
+    # Two inputs of zeros: the first layer's covariance is b^2 = 9 everywhere, ReLU halves it, T = 9 / 2.
+    x = np.zeros((2, 3))
+    network = Sequential(Dense(b_std=3.0), Relu(), Dense(b_std=1.0))
+    x[1] = 1e-30  # another image, all the same
+    np.testing.assert_allclose(kernel_matrix(network, x, kind="nngp", dtype=dtype), 5.5, rtol=tolerance(dtype).kernel)
+    np.testing.assert_allclose(kernel_matrix(network, x, dtype=dtype), 5.5 + 4.5, rtol=tolerance(dtype).parallel)
+
+
+def test_inputs_of_any_real_dtype_and_layout_are_taken():
+    whole = np.random.default_rng(0).integers(0, 255, (4, 4, 4, 2))
+    expected = kernel_matrix(NETWORK, whole.astype(np.float32))
+    assert np.array_equal(kernel_matrix(NETWORK, whole.astype(np.uint8)), expected)
+    assert np.array_equal(kernel_matrix(NETWORK, np.asfortranarray(whole, np.float64)), expected)
+    assert np.array_equal(kernel_matrix(NETWORK, np.repeat(whole, 2, axis=0)[::2]), expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_vector_is_an_image_of_one_pixel(dtype):
+    vectors = np.random.default_rng(0).standard_normal((5, 7))
+    network = presets.fully_connected(3)
+    image = kernel_matrix(network, vectors.reshape(5, 1, 1, 7), dtype=dtype)
+    # Not the same bits: behind Flatten a variance is that of the planes, before it one of float64.
+    assert_kernels_close(kernel_matrix(network, vectors, dtype=dtype), image, tolerance(dtype).kernel)
+
+
+def test_flattened_images_are_their_pixels_in_a_row():
+    images = draw_images(5)
+    flat = kernel_matrix(presets.fully_connected(3), images.reshape(5, -1), dtype="float64")
+    assert_kernels_close(
+        kernel_matrix(presets.fully_connected(3), images, dtype="float64"), flat, tolerance("float64").kernel
+    )
+
+
+def test_no_input_is_written_to():
+    images = draw_images(5).astype(np.float32)
+    images.flags.writeable = False
+    kernel_matrix(NETWORK, images, images)
+
+
+def test_an_engine_can_be_used_again_for_other_images():
+    engine = Engine(PROGRAM)
+    first = engine.evaluate(draw_images(20))
+    engine.evaluate(100 * draw_images(7, seed=1))
+    engine.evaluate_self(draw_images(9, seed=2))
+    assert np.array_equal(engine.evaluate(draw_images(20)), first)
+
+
+def test_an_unknown_dtype_is_refused():
+    with pytest.raises(LayerError, match='computed in "float32" or "float64", got dtype=\'float16\''):
+        Engine(PROGRAM, "float16")
+    with pytest.raises(LayerError, match="got dtype='float16'"):
+        kernel_matrix(NETWORK, draw_images(1), dtype="float16")
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 5, 2), (3, 4, 4, 3), (3, 32), (3, 4, 4)])
+def test_images_of_another_shape_are_refused(shape):
+    with pytest.raises(LayerError, match=r"expected images of shape \(4, 4, 2\), got an array of shape \(3, "):
+        Engine(PROGRAM).evaluate(np.ones(shape))
+    with pytest.raises(LayerError, match=r"expected images of shape \(4, 4, 2\)"):
+        Engine(PROGRAM).evaluate_self(np.ones(shape))
+
+
+def test_two_sets_of_different_shapes_are_refused():
+    with pytest.raises(DataError, match=r"inputs of one shape, got \(4, 4, 2\) and \(4, 5, 2\)"):
+        kernel_matrix(NETWORK, np.ones((2, 4, 4, 2)), np.ones((2, 4, 5, 2)))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_inputs_that_are_not_finite_are_refused_with_their_place(value):
+    images = draw_images(3)
+    images[1, 2, 0, 1] = value
+    with pytest.raises(DataError, match=r"x1 holds -?(nan|inf) at index \(1, 2, 0, 1\): inputs must be finite"):
+        kernel_matrix(NETWORK, images)
+    with pytest.raises(DataError, match=r"x2 holds"):
+        kernel_matrix(NETWORK, draw_images(2), images)
+
+
+def test_inputs_that_are_no_numbers_are_refused():
+    with pytest.raises(DataError, match="x1 must hold real numbers, got dtype"):
+        kernel_matrix(NETWORK, np.full((2, 4, 4, 2), "a"))
+
+
+def test_no_inputs_at_all_are_refused():
+    with pytest.raises(DataError, match=r"x1 must hold at least one input, got shape \(0, 4, 4, 2\)"):
+        kernel_matrix(NETWORK, np.ones((0, 4, 4, 2)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_values_that_are_not_finite_are_refused_with_their_pair(dtype):
+    images = draw_images(5)
+    images[3, 0, 0, 0] = np.nan
+    with pytest.raises(NotFinite, match=r"read-out 0 is nan for pair \(0, 3\) of this tile"):
+        Engine(PROGRAM, dtype).evaluate(images, images)
+    with pytest.raises(NotFinite, match=r"read-out 0 is nan for pair \(3\)"):
+        Engine(PROGRAM, dtype).evaluate_self(images)
+
+
+def test_values_beyond_the_dtype_are_refused():
+    with pytest.raises(NotFinite, match="out of range"):
+        kernel_matrix(NETWORK, np.full((1, 4, 4, 2), 1e20))
+
+
+def test_a_deep_network_that_loses_all_variance_stays_finite():
+    network = Sequential(*[Conv(3, w_std=1e-9), Relu()] * 5, Flatten(), Dense())
+    assert np.isfinite(kernel_matrix(network, draw_images(3), dtype="float64")).all()

@@ -1,0 +1,41 @@
+"""How far two computations of one kernel may differ: the one place that says so."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Bounds of a difference, relative to the largest kernel value at hand.
+
+    Attributes
+    ----------
+    dual : of one dual activation and its polynomial, a few units in the last place.
+    kernel : of a whole kernel, a few hundred roundings deep.
+    parallel : the same where correlations may be near +1 or -1 without being those of a pixel with itself. The
+        slope of arccos is infinite there: an error of eps in rho moves k0 by sqrt(2 eps) / pi, in every layer.
+    golden : against golden values, which other systems computed in float64 without exact correlations of 1.
+    """
+
+    dual: float
+    kernel: float
+    parallel: float
+    golden: float
+
+
+_TOLERANCES = {
+    "float32": Tolerance(dual=5e-7, kernel=2e-5, parallel=2e-3, golden=1e-4),
+    "float64": Tolerance(dual=5e-15, kernel=1e-12, parallel=2e-7, golden=1e-7),
+}
+DTYPES = tuple(_TOLERANCES)
+
+
+def tolerance(dtype: str) -> Tolerance:
+    """Look up the bounds for the dtype of a computation."""
+    return _TOLERANCES[dtype]
+
+
+def assert_kernels_close(actual: np.ndarray, expected: np.ndarray, bound: float) -> None:
+    """Compare kernels up to ``bound`` times the largest expected magnitude."""
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=bound * max(np.abs(expected).max(), 1e-300))
