@@ -281,7 +281,9 @@ def _show_specification(report: RunReport) -> None:
     data = report.data
     out.print(f"[bold]{escape(report.path)}[/]  fingerprint {report.fingerprint[:16]}")
     shape = " x ".join(map(str, data["shape"]))
-    out.print(f"data      {data['train']} training and {data['test']} test images, {shape}, {len(data['classes'])} classes")
+    out.print(
+        f"data      {data['train']} training and {data['test']} test images, {shape}, {len(data['classes'])} classes"
+    )
     out.print(f"kernels   {report.dtype}, tiles of {report.tile}: {', '.join(report.readouts)}")
     made = report.provenance
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())

@@ -8,9 +8,9 @@ from functools import lru_cache
 
 import numpy as np
 
+from pipeline.config import NetworkConfig, ReadoutsConfig
 from pipeline.driver import Job
 from pipeline.errors import ConfigError, LayerError
-from pipeline.config import NetworkConfig, ReadoutsConfig
 from pipeline.journal import Receipt, Task
 from pipeline.kernels import NUMERICS_VERSION, Engine, Program, lower
 from pipeline.layers import LAYERS, Sequential, spelling
@@ -18,6 +18,7 @@ from pipeline.layers.presets import PRESETS
 from pipeline.provenance import library_versions
 from pipeline.store import Array, ArraySpec, Json, RunDirectory, create_arrays, timed
 from pipeline.tiling import lower_tiles, pairs_in_tile, rectangle_tiles
+
 _LAYOUT_NOTE = "train holds the tiles on and below the diagonal, the others stay NaN; diagonal tiles are whole"
 
 
@@ -40,7 +41,7 @@ def readouts_of(network: NetworkConfig, readouts: ReadoutsConfig) -> tuple[Reado
     """
     if network.layers is not None:
         if readouts.depths or readouts.poolings:
-            raise ConfigError("readouts.depths and readouts.poolings belong to a preset; explicit layers have their own")
+            raise ConfigError("readouts.depths and readouts.poolings belong to a preset, not to explicit layers")
         try:
             built = spelling.read(network.layers, LAYERS)
         except LayerError as error:
@@ -61,10 +62,10 @@ def readouts_of(network: NetworkConfig, readouts: ReadoutsConfig) -> tuple[Reado
             raise ConfigError(
                 f"preset {network.preset} has no pooling {pooling!r}{spelling.nearest(pooling, preset.poolings)}"
             )
-    poolings: Sequence[str | None] = readouts.poolings or preset.poolings[:1] or [None]
+    poolings: Sequence[str] = readouts.poolings or preset.poolings[:1] or [""]
     built_readouts = []
     for depth, pooling, kind in itertools.product(readouts.depths, poolings, readouts.kinds):
-        given = {} if pooling is None else {"pooling": pooling}
+        given = {} if not pooling else {"pooling": pooling}
         try:
             member = preset.build(depth, **given, **network.options)
         except (LayerError, TypeError) as error:

@@ -65,8 +65,8 @@ class Receipt:
         return self.read_seconds + self.compute_seconds + self.write_seconds
 
     @property
-    def bytes(self) -> int:
-        """Bytes written."""
+    def written_bytes(self) -> int:
+        """Bytes on disk."""
         return sum(chunk.bytes for chunk in self.chunks)
 
     def to_line(self) -> bytes:

@@ -103,16 +103,17 @@ def make_plan(inputs: PlanInputs) -> Plan:
     rate = measure_product_rate()
     train, test, slots = inputs.train, inputs.test, inputs.slots
     tile = choose_tile(train, test, pair_seconds, slots) if inputs.tile is None else clip_tile(inputs.tile, train, test)
-    factor_tile = round_factor_tile(inputs.factor_tile, train, tile)
+    factor_tile = choose_factor_tile(train, tile, inputs.factor_tile)
     item = np.dtype(inputs.dtype).itemsize
     count, systems = len(inputs.readouts), len(inputs.readouts) * inputs.ridge_count
     rows, columns, factor_rows = Cut(train, tile), Cut(test, tile), Cut(train, factor_tile)
+    test_count = rows.pieces * columns.pieces
     lower_count, factor_count = rows.pieces * (rows.pieces + 1) // 2, factor_rows.pieces * (factor_rows.pieces + 1) // 2
     chunk = tile * tile * item + CRC_BYTES
     speed = slots / pair_seconds
     stages = (
         StagePlan("train x train", lower_count, lower_count * chunk * count, train * (train + 1) / 2 / speed),
-        StagePlan("test x train", rows.pieces * columns.pieces, rows.pieces * columns.pieces * chunk * count, test * train / speed),
+        StagePlan("test x train", test_count, test_count * chunk * count, test * train / speed),
         StagePlan("test variances", columns.pieces, columns.pieces * tile * item * count, test / speed),
         StagePlan(
             "factor and solve",
@@ -141,11 +142,6 @@ def make_plan(inputs: PlanInputs) -> Plan:
         stages,
         PROCESS_BYTES + max(_kernel_task_bytes(program, inputs.dtype, tile), _factor_task_bytes(factor_tile)),
     )
-
-
-def round_factor_tile(wanted: int | None, train: int, tile: int) -> int:
-    """Round the factor's tile to whole kernel tiles, or choose it."""
-    return choose_factor_tile(train, tile) if wanted is None else max(1, round(wanted / tile)) * tile
 
 
 def measure_pair_seconds(program: Program, dtype: str, sample: Array) -> float:
@@ -197,5 +193,3 @@ def _kernel_task_bytes(program: Program, dtype: str, tile: int) -> int:
 def _factor_task_bytes(tile: int) -> int:
     """Bytes a factor task holds: its tile, a product, and four panels, of which two are read ahead."""
     return 6 * tile * tile * 8
-
-

@@ -11,8 +11,7 @@ from pipeline import lease
 from pipeline.gram import kernel_jobs
 from pipeline.inference import prediction_jobs
 from pipeline.journal import Receipt, Task
-from pipeline.run import solve_specifications, stored_config
-from pipeline.solvers import SOLVERS, solve_name, planned_system
+from pipeline.solvers import SOLVERS, planned_system, requested_solves, solve_name
 from pipeline.store import Json, RunDirectory
 
 
@@ -95,7 +94,7 @@ class RunReport:
 
 def make_report(run: RunDirectory) -> RunReport:
     """Summarise a run directory."""
-    config = stored_config(run)
+    config = run.workflow()
     receipts = {receipt.task: receipt for receipt in run.journal.receipts()}
     stages = [
         _stage_report(run, name, [job.task for job in kernel_jobs(run) if job.task.stage == name], receipts)
@@ -103,7 +102,7 @@ def make_report(run: RunDirectory) -> RunReport:
     ]
     solve_tasks: list[Task] = []
     solves = []
-    for order, specification in enumerate(solve_specifications(run, config)):
+    for order, specification in enumerate(requested_solves(run, config)):
         name = solve_name(specification)
         system = planned_system(specification)
         solve_tasks += [job.task for job in SOLVERS["cholesky"](run, system, order) + prediction_jobs(run, name, order)]
@@ -137,9 +136,7 @@ def make_report(run: RunDirectory) -> RunReport:
     )
 
 
-def _stage_report(
-    run: RunDirectory, name: str, tasks: Sequence[Task], receipts: dict[Task, Receipt]
-) -> StageReport:
+def _stage_report(run: RunDirectory, name: str, tasks: Sequence[Task], receipts: dict[Task, Receipt]) -> StageReport:
     # A receipt whose chunk is gone (quarantined, deleted) does not count.
     mine = [
         receipts[task]
@@ -153,7 +150,7 @@ def _stage_report(
         seconds=sum(receipt.seconds for receipt in mine),
         read_seconds=sum(receipt.read_seconds for receipt in mine),
         write_seconds=sum(receipt.write_seconds for receipt in mine),
-        bytes=sum(receipt.bytes for receipt in mine),
+        bytes=sum(receipt.written_bytes for receipt in mine),
     )
 
 

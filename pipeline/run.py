@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from pipeline import datasets, gram, lease
-from pipeline.config import RunConfig, parse_config
+from pipeline.config import RunConfig
 from pipeline.datasets import Dataset
 from pipeline.driver import Driver, Job, Outcome, Progress
 from pipeline.errors import ConfigError, CorruptTile, RunNotFound
@@ -20,9 +20,9 @@ from pipeline.executors import EXECUTORS
 from pipeline.inference import metrics, prediction_jobs
 from pipeline.journal import Receipt, Task
 from pipeline.kernels import lower
-from pipeline.plan import Plan, PlanInputs, make_plan, measure_pair_seconds, round_factor_tile
+from pipeline.plan import Plan, PlanInputs, make_plan, measure_pair_seconds
 from pipeline.provenance import library_versions, provenance
-from pipeline.solvers import SOLVERS, make_system, solve_name, solve_specification
+from pipeline.solvers import SOLVERS, make_system, requested_solves
 from pipeline.store import Json, RunDirectory
 from pipeline.tiling import choose_tile, clip_tile
 
@@ -155,31 +155,12 @@ def resume(path: str | Path, view: View, stop: threading.Event, *, verify: bool 
         If there is no run, or it stopped before its data were stored.
     """
     run = RunDirectory(path)
-    config = stored_config(run)
+    config = run.workflow()
     with lease.hold(run.lease_path):
         if not (run.path / "inputs.zarr").exists():
             raise RunNotFound(f"{path} stopped before its images were stored: start it again with `cntk run`")
         _execute(run, config, view, stop, verify)
     return run
-
-
-def stored_config(run: RunDirectory) -> RunConfig:
-    """Read the workflow that a run directory was last run with."""
-    record = run.read_record("workflow.json")
-    if record is None:
-        raise RunNotFound(f"{run.path} stopped before it began: start it again with `cntk run`")
-    return parse_config(record, str(run.path / "workflow.json"))
-
-
-def solve_specifications(run: RunDirectory, config: RunConfig) -> list[Json]:
-    """List the systems that a workflow asks for: every ridge of every read-out."""
-    wanted = None if config.solve.tile == "auto" else config.solve.tile
-    tile = round_factor_tile(wanted, run.train_cut.count, run.train_cut.size)
-    return [
-        solve_specification(run, readout["name"], ridge, config.solve.ridge_mode, tile)
-        for readout in run.specification["readouts"]
-        for ridge in config.solve.ridges
-    ]
 
 
 def verify(path: str | Path) -> tuple[int, list[Task]]:
@@ -273,7 +254,7 @@ def _execute(run: RunDirectory, config: RunConfig, view: View, stop: threading.E
 def _solve(run: RunDirectory, config: RunConfig, driver: Driver, view: View, verify: bool) -> Outcome:
     jobs: list[Job] = []
     names = []
-    for order, specification in enumerate(solve_specifications(run, config)):
+    for order, specification in enumerate(requested_solves(run, config)):
         system = make_system(run, specification)
         names.append(system.fingerprint)
         jobs += SOLVERS["cholesky"](run, system, order)

@@ -35,6 +35,7 @@ import numpy as np
 import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec
 
+from pipeline.config import RunConfig, parse_config
 from pipeline.errors import ConfigError, CorruptTile, RunNotFound, SpecificationMismatch, StoreError
 from pipeline.journal import Chunk, Journal, Receipt, Task
 from pipeline.tiling import Cut
@@ -316,9 +317,10 @@ class RunDirectory:
             case "variance":
                 return [(self.kernel(name, "test_variance"), line) for name in names]
             case "factor":
-                pieces = self.solved(solve, "factor").cut(0).pieces
                 # The targets ride along as one more block row.
-                return [(self.solved(solve, "forward"), (0, task.col)) if task.row == pieces else (self.solved(solve, "factor"), square)]
+                if task.row == self.solved(solve, "factor").cut(0).pieces:
+                    return [(self.solved(solve, "forward"), (0, task.col))]
+                return [(self.solved(solve, "factor"), square)]
             case "coefficients":
                 return [(self.solved(solve, "coefficients"), (0, 0))]
             case "mean" | "residual":
@@ -367,6 +369,19 @@ class RunDirectory:
         """Read a small JSON file; None where it does not exist."""
         path = self.path / relative
         return _read_json(path) if path.is_file() else None
+
+    def workflow(self) -> RunConfig:
+        """Read the workflow that this directory was last run with.
+
+        Raises
+        ------
+        RunNotFound
+            If a driver stopped before it wrote one.
+        """
+        record = self.read_record("workflow.json")
+        if record is None:
+            raise RunNotFound(f"{self.path} stopped before it began: start it again with `cntk run`")
+        return parse_config(record, str(self.path / "workflow.json"))
 
     def log(self, event: str, task: Task) -> None:
         """Append a line to this process's log, for people: which tile was begun or finished, and when."""

@@ -98,11 +98,13 @@ def choose_tile(train: int, test: int, pair_seconds: float, slots: int) -> int:
 FACTOR_PIECES, LARGEST_FACTOR_TILE = 8, 2048
 
 
-def choose_factor_tile(train: int, kernel_tile: int) -> int:
+def choose_factor_tile(train: int, kernel_tile: int, wanted: int | None = None) -> int:
     """Choose the factor's tile size, a multiple of the kernel's: about 8 block rows, at most 2,048 samples.
 
     A task reads and writes whole tiles, so a larger one does more arithmetic for its bytes; 2,048 in float64 is
-    32 MB a tile, some 160 MB a task.
+    32 MB a tile, some 160 MB a task. A ``wanted`` size is only rounded to whole kernel tiles.
     """
-    wanted = min(max(train // FACTOR_PIECES, kernel_tile), LARGEST_FACTOR_TILE)
-    return max(wanted // kernel_tile, 1) * kernel_tile
+    if wanted is not None:
+        return max(1, round(wanted / kernel_tile)) * kernel_tile
+    size = min(max(train // FACTOR_PIECES, kernel_tile), LARGEST_FACTOR_TILE)
+    return max(size // kernel_tile, 1) * kernel_tile

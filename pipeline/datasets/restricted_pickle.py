@@ -1,16 +1,17 @@
-"""Reading of a pickle that may hold dictionaries, lists, numbers, text and NumPy arrays, and can run nothing.
+"""Reading of a pickled dictionary of plain values and byte arrays, which can run nothing.
 
 A pickle is a program: an unrestricted load runs whatever its author wrote. Here every name that it asks for is
-looked up in a table of array constructors instead of being imported.
+looked up in a table instead of being imported. The table holds stand-ins, not NumPy's own constructors: these take
+a pickle's word for the inside of an array, and one wrong byte there ends the process with a segmentation fault.
 """
 
 import pickle
-import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.datasets.reading import reading
 from pipeline.errors import DataError
@@ -18,15 +19,51 @@ from pipeline.errors import DataError
 # A garbled pickle fails in whatever instruction the first wrong byte happens to name.
 _BROKEN = (
     pickle.UnpicklingError,
-    ArithmeticError,
     AttributeError,
     EOFError,
-    LookupError,
+    IndexError,
+    KeyError,
     MemoryError,
+    OverflowError,
     TypeError,
     ValueError,
-    struct.error,
 )
+
+
+@final
+class _Dtype:
+    """Stand in for `numpy.dtype`; of what it is given, the code of the type is kept."""
+
+    def __init__(self, code: str | bytes, *_: object) -> None:
+        self.code = code
+
+    def __setstate__(self, _: object) -> None:
+        """Ignore the byte order, which single bytes have none of."""
+
+
+@final
+class _Array:
+    """Stand in for `numpy.ndarray`, empty until its state comes."""
+
+    values: npt.NDArray[np.uint8] = np.empty(0, np.uint8)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, kind, is_fortran, content = state
+        self.values = _frombuffer(content, kind, shape, "F" if is_fortran else "C").values
+
+
+def _reconstruct(*_: object) -> _Array:
+    """Stand in for the function by which NumPy starts an array."""
+    return _Array()
+
+
+def _frombuffer(content: bytes, kind: _Dtype, shape: tuple[int, ...], order: Any) -> _Array:
+    """Stand in for the function by which NumPy makes an array at protocol 5."""
+    if kind.code not in ("u1", b"u1"):
+        raise DataError(f"expected arrays of uint8, got one of type {kind.code!r}; fetch the published file")
+    array = _Array()
+    array.values = np.frombuffer(content, np.uint8).reshape(shape, order=order)
+    return array
 
 
 def _encode(text: str, encoding: str) -> bytes:
@@ -36,14 +73,10 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-# The running NumPy is asked for its own two functions: they moved between versions 1 and 2, and importing them by
-# the old path warns.
-_reconstruct = np.empty(0).__reduce__()[0]
-_frombuffer = np.empty(1).__reduce_ex__(5)[0]
-
-ALLOWED: Mapping[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
+# Both paths of NumPy's functions: they moved from `numpy.core` in version 2.
+_STAND_INS: Mapping[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _Dtype,
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy.core.numeric", "_frombuffer"): _frombuffer,
@@ -52,33 +85,41 @@ ALLOWED: Mapping[tuple[str, str], Any] = {
 }
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Look names up in `ALLOWED` and import nothing."""
+class _RestrictedUnpickler(pickle.Unpickler):
+    """Look names up in `_STAND_INS` and import nothing."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in ALLOWED:
+        if (module, name) not in _STAND_INS:
             raise DataError(
                 f"expected a pickle of plain values and NumPy arrays, got one that loads {module}.{name}; "
                 "do not use this file: it may be made to run foreign code. Fetch the published one"
             )
-        return ALLOWED[module, name]
+        return _STAND_INS[module, name]
 
 
-def load_arrays(path: Path) -> Any:
-    """Load a pickle of plain values and NumPy arrays; text of Python 2 becomes bytes.
+def load_dictionary(path: Path) -> dict[Any, Any]:
+    """Load a pickled dictionary of plain values and uint8 arrays; text of Python 2 becomes bytes.
 
     Parameters
     ----------
     path : Path
         The file, written by any version of Python and NumPy.
 
+    Returns
+    -------
+    dict
+        As pickled. Arrays are found where they are a value of the dictionary itself.
+
     Raises
     ------
     DataError
-        The pickle asks for anything else, which is named, or is broken.
+        The pickle asks for anything else, which is named, or is broken, or holds no dictionary.
     """
     with reading(path, "a pickle of NumPy arrays", *_BROKEN), path.open("rb") as file:
         try:
-            return _ArrayUnpickler(file, encoding="bytes").load()
+            content = _RestrictedUnpickler(file, encoding="bytes").load()
         except DataError as error:
             raise DataError(f"{path}: {error}") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: expected a pickled dictionary, got {type(content).__name__}; fetch the published file")
+    return {key: value.values if isinstance(value, _Array) else value for key, value in content.items()}

@@ -1,7 +1,7 @@
 """What the driver asks of an executor: take a call, give back how it ended."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ class Completion:
     cluster_lost : whether the call vanished with the cluster.
     """
 
-    key: Hashable
+    key: tuple[Any, ...]
     result: Any = None
     error: BaseException | None = None
     worker_died: bool = False

@@ -75,7 +75,7 @@ class DaskExecutor(Executor):
         except queue.Empty:
             pass
         if not ended and self._client.status not in ("running", "connecting"):
-            raise WorkersLost("the connection to the Dask scheduler broke; finished tiles are kept, `cntk resume` goes on")
+            raise WorkersLost("the Dask scheduler went away; finished tiles are kept, `cntk resume` goes on")
         self.slots = max(1, sum(self._client.nthreads().values())) if ended else self.slots
         return ended
 

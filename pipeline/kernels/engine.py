@@ -64,7 +64,7 @@ def run_stage(
     left : ``(C, H, W)``, and gains and inverses ``(activations, H, W)``; each with a last axis of lanes for pairs
         of an image with itself.
     right, right_gains, right_inverses : ``(C or activations, H, W * lanes)``.
-    right_inverses_at_zero : the same for offset (0, 0), where pairs of equal images take correlation 1: see `raise_lanes`.
+    right_inverses_at_zero : the same for offset (0, 0), as `raise_lanes` left them.
     planes : ``(registers, 2, H + 2 halo, (W + 2 halo) * lanes)``, scratch; S is 0, T is 1.
     scratch : ``(2, (W + 2 halo) * lanes)``.
     slots : ``(slots, 2, lanes)`` float64; REDUCE adds to them, LOAD reads them.
@@ -284,7 +284,7 @@ class Engine:
 
         Parameters
         ----------
-        left, right : ``(n, H, W, C)`` or ``(n, features)``; None for ``right`` means ``left`` and computes one triangle.
+        left, right : ``(n, H, W, C)`` or ``(n, features)``; without ``right``, ``left`` against itself.
 
         Returns
         -------

@@ -30,7 +30,7 @@ def root(a: Array) -> Array:
 
 
 def chebyshev_fit(function: Callable[[Array], Array], degree: int) -> Array:
-    """Interpolate at the Chebyshev points of [0, 1]; return ``(degree + 1,)`` power coefficients in extended precision."""
+    """Interpolate at the Chebyshev points of [0, 1]; return ``(degree + 1,)`` power coefficients, lowest first."""
     count = degree + 1
     angles = PI * (2 * np.arange(count, dtype=np.longdouble) + 1) / (2 * count)
     values = function((1 + np.cos(angles)) / 2)

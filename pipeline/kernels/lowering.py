@@ -177,7 +177,7 @@ def _build_stage(
 def _schedule(
     graph: Graph, level: int, slots: dict[int, int], outputs: Sequence[tuple[int, bool]], tangent: Sequence[bool]
 ) -> list[_Step]:
-    """Order the operations of a level so that planes die early: whatever leaves the level follows its source at once."""
+    """Order the operations of a level so that planes die early: what leaves the level follows its source at once."""
     steps: list[_Step] = []
     consumers: dict[int, list[int]] = {}
     for k, node in enumerate(graph.nodes):

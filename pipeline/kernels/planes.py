@@ -2,7 +2,8 @@
 
 A plane has the right images as its innermost axis, the *lanes*: 16 in float32, 8 in float64. Its rows are
 flat, ``(W + 2 halo) * lanes`` long, so every loop runs over contiguous vectors; the rim of ``halo`` pixels is zero.
-What belongs to the left image is one scalar a pixel; for pairs of an image with itself it differs by lane. `left_at` and `in_lane` hide the difference.
+What belongs to the left image is one scalar a pixel; for pairs of an image with itself it differs by lane.
+`left_at` and `in_lane` hide the difference.
 
 One function does a whole plane, since a call that passes arrays costs some 40 ns, a quarter of a row's work.
 """
@@ -223,7 +224,7 @@ def relu_plane(
             for lane in range(lanes):
                 m = j * lanes + lane
                 covariance = scale * s[m] + bias
-                k0, k1 = relu_duals(covariance * (in_lane(x_inverse, lane) * z_inverse[m]))
+                _, k1 = relu_duals(covariance * (in_lane(x_inverse, lane) * z_inverse[m]))
                 s[m] = k1 * (in_lane(x_gain, lane) * z_gain[m])
 
 
@@ -242,7 +243,10 @@ def relu_plane_with_tangent(
     right_inverse: Array,
     column_sums: Array,
 ) -> None:
-    """Do as `relu_plane` for S and T of a register: ``T = scale * window_sum(T) + own * S``, ``T' = k0(rho) / 2 * T``."""
+    """Do as `relu_plane` for S and T of a register.
+
+    ``T = scale * window_sum(T) + own * S``, then ``T' = k0(rho) / 2 * T``.
+    """
     lanes = lanes_of(source)
     scale, bias, own = factors
     half = column_sums.dtype.type(0.5)

@@ -14,7 +14,8 @@ Table = dict[str, Any]
 
 def spell(network: Sequential) -> list[Table]:
     """Write a network as a list of tables, one a layer: its class under ``layer``, and its fields."""
-    return [{"layer": type(layer).__name__} | dataclasses.asdict(layer) for layer in network.flattened()]
+    layers: Sequence[Any] = network.flattened()
+    return [{"layer": type(layer).__name__} | dataclasses.asdict(layer) for layer in layers]
 
 
 def read(tables: Sequence[Mapping[str, Any]], layers: Mapping[str, type[Layer]]) -> Sequential:

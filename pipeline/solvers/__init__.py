@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 from pipeline.driver import Job
 from pipeline.solvers.cholesky import factor_jobs
-from pipeline.solvers.systems import System, make_system, open_system, planned_system, solve_name, solve_specification
+from pipeline.solvers.systems import System, make_system, open_system, planned_system, requested_solves, solve_name
 from pipeline.store import RunDirectory
 
 SOLVERS: dict[str, Callable[[RunDirectory, System, int], list[Job]]] = {"cholesky": factor_jobs}
 
-__all__ = ["SOLVERS", "System", "make_system", "open_system", "solve_name", "planned_system", "solve_specification"]
+__all__ = ["SOLVERS", "System", "make_system", "open_system", "planned_system", "requested_solves", "solve_name"]

@@ -9,6 +9,7 @@ pass over L. (Left-looking out of core: D'Azevedo and Dongarra 2000, LAPACK work
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -59,10 +60,9 @@ def factor_tile(run_path: str, task: Task) -> Receipt:
     row, col = task.row, task.col
     factor, forward = run.solved(system.fingerprint, "factor"), run.solved(system.fingerprint, "forward")
     is_target = row == cut.pieces
-    read_row = (lambda k: forward.read(0, k)) if is_target else (lambda k: factor.read(row, k))
 
     def read_pair(k: int) -> tuple[Array, Array]:
-        left = read_row(k)
+        left = forward.read(0, k) if is_target else factor.read(row, k)
         return left, (left if row == col else factor.read(col, k))
 
     def accumulate() -> Array:
@@ -99,7 +99,7 @@ def solve_coefficients(run_path: str, task: Task) -> Receipt:
             alpha[mine] = scipy.linalg.solve_triangular(
                 factor.read(row, row), alpha[mine], lower=True, trans="T", check_finite=False
             )
-            for col, tile in enumerate(_prefetched(lambda k, row=row: factor.read(row, k), row)):
+            for col, tile in enumerate(_prefetched(partial(factor.read, row), row)):
                 alpha[slice(*cut.bounds(col))] -= tile.T @ alpha[mine]
         return alpha
 
@@ -112,10 +112,10 @@ def solve_coefficients(run_path: str, task: Task) -> Receipt:
 def _prefetched(read: Callable[[int], _T], count: int) -> Iterator[_T]:
     """Yield ``read(0)`` to ``read(count - 1)``, each read while its predecessor is used."""
     with ThreadPoolExecutor(1) as reader:
-        following = reader.submit(read, 0) if count else None
+        following = [reader.submit(read, k) for k in range(min(count, 1))]
         for k in range(count):
-            current = following.result()
-            following = reader.submit(read, k + 1) if k + 1 < count else None
+            current = following.pop().result()
+            following += [reader.submit(read, j) for j in range(k + 1, min(count, k + 2))]
             yield current
 
 

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
+from pipeline.config import RunConfig
 from pipeline.store import ArraySpec, Json, RunDirectory, create_arrays, fingerprint
-from pipeline.tiling import Cut
+from pipeline.tiling import Cut, choose_factor_tile
 
 TARGETS = "one-hot minus 1 / classes"
 """Arora et al. 2019 encode ten classes as 0.9 and -0.1."""
@@ -35,7 +36,7 @@ class System:
         return f"{self.readout}, ridge {self.ridge:g} ({self.ridge_mode})"
 
 
-def solve_specification(run: RunDirectory, readout: str, ridge: float, ridge_mode: str, tile: int) -> Json:
+def _solve_specification(run: RunDirectory, readout: str, ridge: float, ridge_mode: str, tile: int) -> Json:
     """Write down everything that a solve depends on; its fingerprint names the solve."""
     return {
         "kernel": run.fingerprint,
@@ -45,6 +46,17 @@ def solve_specification(run: RunDirectory, readout: str, ridge: float, ridge_mod
         "tile": tile,
         "targets": TARGETS,
     }
+
+
+def requested_solves(run: RunDirectory, config: RunConfig) -> list[Json]:
+    """List the specifications of the systems that a workflow asks for: every ridge of every read-out."""
+    wanted = None if config.solve.tile == "auto" else config.solve.tile
+    tile = choose_factor_tile(run.train_cut.count, run.train_cut.size, wanted)
+    return [
+        _solve_specification(run, readout["name"], ridge, config.solve.ridge_mode, tile)
+        for readout in run.specification["readouts"]
+        for ridge in config.solve.ridges
+    ]
 
 
 def solve_name(specification: Json) -> str:
