@@ -356,3 +356,7 @@ def _seconds(value: float) -> str:
         return f"{value:.1f} s"
     hours, rest = divmod(round(value), 3600)
     return f"{hours} h {rest // 60:02d} min" if hours else f"{rest // 60} min {rest % 60:02d} s"
+
+
+if __name__ == "__main__":
+    main()

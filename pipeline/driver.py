@@ -6,7 +6,6 @@ before it releases what waited for the tile. A lost worker then costs the tiles 
 ancestors, and a new driver goes on from the journal.
 """
 
-import errno
 import heapq
 import itertools
 import random
@@ -16,9 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.errors import Interrupted, NotPositiveDefinite, PipelineError, StoreError, TilesFailed, WorkersLost
+from pipeline.errors import Interrupted, NotPositiveDefinite, PipelineError, TilesFailed, WorkersLost
 from pipeline.executors import Completion, Executor
 from pipeline.journal import Journal, Receipt, Task
+from pipeline.store import disk_full, is_disk_full
 
 WINDOW_PER_SLOT = 2
 """Tiles in flight per slot: one computes while the next is already on its worker."""
@@ -233,13 +233,8 @@ class _Batch:
         self._show(receipt)
 
     def _fail(self, task: Task, error: BaseException) -> None:
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if full:
-            self.abort = StoreError(
-                errno.ENOSPC,
-                f"the disk of {self.driver._run_path} is full ({task}). Everything finished is kept: "
-                f"free some space, then `cntk resume {self.driver._run_path}`",
-            )
+        if is_disk_full(error):
+            self.abort = disk_full(self.driver._run_path)
             return
         attempts = self.attempts[task] = self.attempts.get(task, 0) + 1
         transient = isinstance(error, OSError) and not isinstance(error, PipelineError)

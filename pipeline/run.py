@@ -1,9 +1,10 @@
 """The whole run: load, lower, plan, compute the kernels, factor, solve, predict, report."""
 
+import contextlib
 import hashlib
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from pipeline import datasets, gram, lease
 from pipeline.config import RunConfig
 from pipeline.datasets import Dataset
 from pipeline.driver import Driver, Job, Outcome, Progress
-from pipeline.errors import ConfigError, CorruptTile, RunNotFound
+from pipeline.errors import ConfigError, CorruptTile, RunNotFound, StoreError
 from pipeline.executors import EXECUTORS
 from pipeline.inference import metrics, prediction_jobs
 from pipeline.journal import Receipt, Task
@@ -23,7 +24,7 @@ from pipeline.kernels import lower
 from pipeline.plan import Plan, PlanInputs, make_plan, measure_pair_seconds
 from pipeline.provenance import library_versions, provenance
 from pipeline.solvers import SOLVERS, make_system, requested_solves
-from pipeline.store import Json, RunDirectory
+from pipeline.store import Json, RunDirectory, disk_full, is_disk_full
 from pipeline.tiling import choose_tile, clip_tile
 
 REPAIRS = 3
@@ -137,8 +138,9 @@ def start(config: RunConfig, view: View, stop: threading.Event, *, verify: bool 
     loaded = load(config)
     path = run_path(config)
     specification = _specification(loaded, path)
-    run = RunDirectory.create(path, specification, provenance())
-    with lease.hold(run.lease_path):
+    with _full_disk_explained(path):
+        run = RunDirectory.create(path, specification, provenance())
+    with _full_disk_explained(path), lease.hold(run.lease_path):
         run.write_record("workflow.json", config.model_dump(mode="json"))
         if not (run.path / "inputs.zarr").exists():
             _write_inputs(run, loaded)
@@ -156,7 +158,7 @@ def resume(path: str | Path, view: View, stop: threading.Event, *, verify: bool 
     """
     run = RunDirectory(path)
     config = run.workflow()
-    with lease.hold(run.lease_path):
+    with _full_disk_explained(run.path), lease.hold(run.lease_path):
         if not (run.path / "inputs.zarr").exists():
             raise RunNotFound(f"{path} stopped before its images were stored: start it again with `cntk run`")
         _execute(run, config, view, stop, verify)
@@ -177,6 +179,17 @@ def verify(path: str | Path) -> tuple[int, list[Task]]:
         done, quarantined = run.finished(tasks, verify=True)
     run.journal.close()
     return len(done), quarantined
+
+
+@contextlib.contextmanager
+def _full_disk_explained(path: Path) -> Iterator[None]:
+    """Turn the driver's own "no space left" into the error that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if is_disk_full(error) and not isinstance(error, StoreError):
+            raise disk_full(path) from error
+        raise
 
 
 def _specification(loaded: Loaded, path: Path) -> Json:

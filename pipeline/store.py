@@ -17,6 +17,7 @@ fsynced, renamed. One chunk is one tile, and a chunk without its receipt is neve
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -476,6 +477,19 @@ def differences(stored: Any, wanted: Any, where: str = "") -> list[str]:
             for line in differences(*pair, f"{where}[{k}]")
         ]
     return [] if stored == wanted else [f"  {where}: stored {stored!r}, wanted {wanted!r}"]
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Tell whether an error means that the disk, or the user's share of it, is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def disk_full(path: str | Path) -> StoreError:
+    """Make the error that says what to do about a full disk."""
+    return StoreError(
+        errno.ENOSPC,
+        f"the disk of {path} is full. Everything finished is kept: free some space, then `cntk resume {path}`",
+    )
 
 
 def timed(action: Callable[[], Any]) -> tuple[Any, float]:

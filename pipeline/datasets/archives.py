@@ -41,8 +41,6 @@ def download(cache: Path) -> Path:
     known_hash = f"md5:{MD5[BINARY_ARCHIVE]}"
     try:
         return Path(pooch.retrieve(URL, known_hash, fname=BINARY_ARCHIVE, path=cache, downloader=downloader))
-    except OSError:
-        raise
     except ValueError as error:
         raise DataError(
             f"{URL}: expected the published archive, {known_hash}, got another file ({error}); try again later, "

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pipeline.datasets.base import Split, as_split
 from pipeline.datasets.images import decode
 from pipeline.datasets.reading import optional_import, reading
-from pipeline.datasets.restricted_pickle import load_arrays
+from pipeline.datasets.restricted_pickle import load_dictionary
 from pipeline.errors import DataError
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -64,13 +64,13 @@ def read_python(path: Path) -> _Arrays:
     DataError
         The pickle loads anything but arrays, is broken, or holds something else.
     """
-    batch = load_arrays(path)
-    keys = sorted(map(repr, batch)) if isinstance(batch, dict) else [type(batch).__name__]
-    if not isinstance(batch, dict) or b"data" not in batch or b"labels" not in batch:
-        raise DataError(f"{path}: expected a dictionary with b'data' and b'labels', got {', '.join(keys) or 'no keys'}")
+    batch = load_dictionary(path)
+    if b"data" not in batch or b"labels" not in batch:
+        found = ", ".join(sorted(map(repr, batch))) or "no keys"
+        raise DataError(f"{path}: expected a dictionary with b'data' and b'labels', got {found}; fetch the file again")
     data, labels = batch[b"data"], batch[b"labels"]
-    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (_PIXEL_BYTES,):
-        got = f"{data.dtype} of shape {data.shape}" if isinstance(data, np.ndarray) else type(data).__name__
+    if not isinstance(data, np.ndarray) or data.shape[1:] != (_PIXEL_BYTES,):
+        got = f"shape {data.shape}" if isinstance(data, np.ndarray) else type(data).__name__
         raise DataError(f"{path}: expected b'data' to be uint8 of shape (n, 3072), got {got}; fetch the file again")
     if not isinstance(labels, list) or not all(type(label) is int for label in labels) or len(labels) != len(data):
         raise DataError(f"{path}: expected b'labels' to be a list of {len(data)} integers; fetch the file again")

@@ -10,8 +10,8 @@ import numpy.typing as npt
 from pipeline.datasets.reading import optional_import, reading
 from pipeline.errors import DataError
 
-# What Pillow's readers raise on broken files; each format fails in its own way.
-_BROKEN = (SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error)
+# What Pillow's own `ImageFile` expects of its readers on broken files, and ValueError, which some raise on decoding.
+_BROKEN = (SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error)
 _GRAY = ("1", "L", "LA")
 _DEEP = ("I", "F")
 

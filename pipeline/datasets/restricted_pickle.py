@@ -22,7 +22,6 @@ _BROKEN = (
     AttributeError,
     EOFError,
     IndexError,
-    KeyError,
     MemoryError,
     OverflowError,
     TypeError,
@@ -121,5 +120,7 @@ def load_dictionary(path: Path) -> dict[Any, Any]:
         except DataError as error:
             raise DataError(f"{path}: {error}") from None
     if not isinstance(content, dict):
-        raise DataError(f"{path}: expected a pickled dictionary, got {type(content).__name__}; fetch the published file")
+        raise DataError(
+            f"{path}: expected a pickled dictionary, got {type(content).__name__}; fetch the published file"
+        )
     return {key: value.values if isinstance(value, _Array) else value for key, value in content.items()}

@@ -26,7 +26,7 @@ def open_address(config: ClusterConfig, prepare: Callable[[], None]) -> Iterator
         raise ConfigError('the "address" cluster needs cluster.address ("tcp://host:8786") or cluster.scheduler_file')
     where = config.address or config.scheduler_file
     try:
-        client = distributed.Client(config.address, scheduler_file=config.scheduler_file, timeout="30s")
+        client = distributed.Client(config.address, scheduler_file=config.scheduler_file)
     except (OSError, ValueError) as error:
         raise WorkersLost(f"no Dask scheduler answers at {where}: {error}. Start one, then `cntk resume`") from error
     with client:

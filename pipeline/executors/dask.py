@@ -1,6 +1,8 @@
 """A Dask client as an executor: what every kind of Dask cluster shares."""
 
+import math
 import queue
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -52,11 +54,14 @@ class DaskExecutor(Executor):
     ----------
     client : of the cluster.
     label : one line for people.
+    patience_seconds : how long the cluster may be without workers; for ever where they come and go by themselves.
     """
 
-    def __init__(self, client: distributed.Client, label: str) -> None:
+    def __init__(self, client: distributed.Client, label: str, patience_seconds: float) -> None:
         self._client = client
         self._label = label
+        self._patience_seconds = patience_seconds
+        self._workers_seen = time.monotonic()
         self._futures: dict[tuple[Any, ...], distributed.Future] = {}
         self._ended: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
         self.slots = max(1, sum(client.nthreads().values()))
@@ -74,10 +79,18 @@ class DaskExecutor(Executor):
                 ended.append(self._complete(self._ended.get_nowait()))
         except queue.Empty:
             pass
-        if not ended and self._client.status not in ("running", "connecting"):
-            raise WorkersLost("the Dask scheduler went away; finished tiles are kept, `cntk resume` goes on")
-        self.slots = max(1, sum(self._client.nthreads().values())) if ended else self.slots
+        if not ended:
+            self._require_workers()
         return ended
+
+    def _require_workers(self) -> None:
+        if self._client.status not in ("running", "connecting"):
+            raise WorkersLost("the Dask scheduler went away; finished tiles are kept, `cntk resume` goes on")
+        threads = sum(self._client.nthreads().values())
+        if threads:
+            self._workers_seen, self.slots = time.monotonic(), threads
+        elif time.monotonic() - self._workers_seen > self._patience_seconds:
+            raise WorkersLost("all workers are gone and none came back; finished tiles are kept, `cntk resume` goes on")
 
     def describe(self) -> str:
         return self._label
@@ -95,7 +108,9 @@ class DaskExecutor(Executor):
             future.release()
 
 
-def prepared(client: distributed.Client, prepare: Callable[[], None], label: str) -> DaskExecutor:
+def prepared(
+    client: distributed.Client, prepare: Callable[[], None], label: str, patience_seconds: float = math.inf
+) -> DaskExecutor:
     """Prepare all workers of a cluster, those that join later too, and return it as an executor."""
     client.register_plugin(Preparation(prepare))
-    return DaskExecutor(client, label)
+    return DaskExecutor(client, label, patience_seconds)

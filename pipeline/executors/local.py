@@ -1,6 +1,8 @@
 """Worker processes on this machine."""
 
 import logging
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -11,10 +13,20 @@ from pipeline.config import ClusterConfig
 from pipeline.executors.base import Executor
 from pipeline.executors.dask import SETTINGS, prepared
 
+PATIENCE_SECONDS = 60.0
+"""A local cluster restarts a lost worker within seconds; without any for so long, it is broken."""
+
 
 @contextmanager
 def open_local(config: ClusterConfig, prepare: Callable[[], None]) -> Iterator[Executor]:
     """Start a cluster of worker processes that only this machine can reach, dashboard included."""
+
+    def prepare_here() -> None:
+        # Ctrl-C in a terminal reaches the workers too, but the driver wants to drain them.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        prepare()
+
     with dask.config.set(SETTINGS):
         cluster = distributed.LocalCluster(
             n_workers=config.workers,
@@ -27,4 +39,4 @@ def open_local(config: ClusterConfig, prepare: Callable[[], None]) -> Iterator[E
         )
         with cluster, distributed.Client(cluster) as client:
             label = f"{len(cluster.workers)} local workers, dashboard {cluster.dashboard_link}"
-            yield prepared(client, prepare, label)
+            yield prepared(client, prepare_here, label, PATIENCE_SECONDS)

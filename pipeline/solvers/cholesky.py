@@ -144,6 +144,12 @@ def _factor_diagonal(block: Array, run: RunDirectory, system: System, first_row:
     above = scipy.linalg.solve_triangular(lower[:k, :k], block[:k, k], lower=True, check_finite=False)
     pivot = float(block[k, k] - above @ above)
     scale = mean_diagonal(run, system.readout)
+    if scale == 0:
+        raise NotPositiveDefinite(
+            f"{system.label}: the kernel is zero everywhere: its network trains no layer, or all images are black",
+            first_row,
+            0.0,
+        )
     rounding = np.finfo(run.specification["dtype"]).eps * run.specification["data"]["train"] ** 0.5 * scale
     ridge = system.absolute_ridge + max(2 * abs(pivot), rounding)
     raise NotPositiveDefinite(

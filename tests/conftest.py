@@ -1,0 +1,66 @@
+"""Fixtures of the tests of the system: a small problem, and a run of it in this process."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from problems import TEST, TRAIN, Recorder
+
+from pipeline import run as runs
+from pipeline.config import RunConfig, parse_config
+from pipeline.store import RunDirectory
+
+
+@pytest.fixture(scope="session")
+def small_npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """48 noisy pictures of three shapes, 6 x 5 pixels, 2 channels; one is all black, two are equal."""
+    rng = np.random.default_rng(7)
+    labels = rng.integers(0, 3, TRAIN + TEST)
+    shapes = rng.standard_normal((3, 6, 5, 2))
+    images = shapes[labels] + 0.8 * rng.standard_normal((TRAIN + TEST, 6, 5, 2))
+    images[4] = 0
+    images[30], labels[30] = images[20], labels[20]
+    path = tmp_path_factory.mktemp("data") / "small.npz"
+    np.savez(
+        path,
+        x_train=images[:TRAIN].astype(np.float32),
+        y_train=labels[:TRAIN],
+        x_test=images[TRAIN:].astype(np.float32),
+        y_test=labels[TRAIN:],
+    )
+    return path
+
+
+@pytest.fixture
+def small_config(small_npz: Path, tmp_path: Path) -> Callable[..., RunConfig]:
+    """Make the workflow of the small problem; keyword arguments replace or extend its sections."""
+
+    def make(**sections: dict[str, Any]) -> RunConfig:
+        table: dict[str, Any] = {
+            "name": "small",
+            "data": {"source": "npz", "path": str(small_npz)},
+            "network": {"preset": "cntk"},
+            "readouts": {"depths": [3], "poolings": ["flatten", "gap"], "kinds": ["ntk", "nngp"]},
+            "kernel": {"tile": 16},
+            "solve": {"ridges": [1e-2]},
+            "cluster": {"kind": "serial"},
+            "store": {"path": str(tmp_path / "run")},
+        }
+        for name, values in sections.items():
+            table[name] = table[name] | values if isinstance(values, dict) else values
+        return parse_config(table, "test")
+
+    return make
+
+
+@pytest.fixture
+def run_small(small_config: Callable[..., RunConfig]) -> Callable[..., RunDirectory]:
+    """Run the small problem to its end; arguments as of ``small_config``, and ``view``."""
+
+    def run(view: Recorder | None = None, **sections: dict[str, Any]) -> RunDirectory:
+        return runs.start(small_config(**sections), view or Recorder(), threading.Event())
+
+    return run

@@ -1,0 +1,106 @@
+import os
+import time
+from collections.abc import Iterator
+
+import dask.config
+import distributed
+import pytest
+
+from pipeline.config import ClusterConfig
+from pipeline.errors import ConfigError, WorkersLost
+from pipeline.executors import EXECUTORS, Completion, Executor
+
+
+def nothing() -> None:
+    pass
+
+
+def add(a: int, b: int) -> int:
+    return a + b
+
+
+def fail() -> None:
+    raise ValueError("on purpose")
+
+
+def die() -> None:
+    os._exit(1)
+
+
+def thread_settings() -> tuple[str, ...]:
+    names = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    return tuple(os.environ.get(name, "unset") for name in names)
+
+
+@pytest.fixture(scope="module")
+def scheduler() -> Iterator[str]:
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, dashboard_address=None, host="127.0.0.1", silence_logs=50
+    ) as cluster:
+        yield cluster.scheduler_address
+
+
+@pytest.fixture(scope="module", params=["serial", "local", "address"])
+def executor(request: pytest.FixtureRequest, scheduler: str) -> Iterator[Executor]:
+    config = ClusterConfig(kind=request.param, workers=2, address=scheduler if request.param == "address" else None)
+    with EXECUTORS[request.param](config, nothing) as opened:
+        yield opened
+
+
+def collect(executor: Executor, count: int) -> dict[tuple[object, ...], Completion]:
+    ended: list[Completion] = []
+    deadline = time.monotonic() + 60
+    while len(ended) < count and time.monotonic() < deadline:
+        ended += executor.wait(0.2)
+    return {completion.key: completion for completion in ended}
+
+
+def test_calls_come_back_under_their_keys(executor: Executor) -> None:
+    keys = [("stage", k, 0, 0) for k in range(10)]
+    for key in keys:
+        executor.submit(key, add, key[1], 1)
+    ended = collect(executor, 10)
+    assert {key: ended[key].result for key in keys} == {key: key[1] + 1 for key in keys}
+
+
+def test_an_error_comes_back_as_it_was_raised(executor: Executor) -> None:
+    executor.submit(("stage", 0, 0, 1), fail)
+    error = collect(executor, 1)["stage", 0, 0, 1].error
+    assert isinstance(error, ValueError)
+    assert str(error) == "on purpose"
+
+
+def test_waiting_for_nothing_returns_nothing(executor: Executor) -> None:
+    assert executor.wait(0.01) == []
+    assert executor.slots >= 1
+    assert executor.describe()
+
+
+def test_a_call_that_kills_its_worker_is_told_apart() -> None:
+    with EXECUTORS["local"](ClusterConfig(workers=1), nothing) as executor:
+        executor.submit(("stage", 0, 0, 0), die)
+        assert collect(executor, 1)["stage", 0, 0, 0].worker_died
+
+
+def test_local_workers_use_one_thread_each_and_answer_this_machine_only() -> None:
+    with EXECUTORS["local"](ClusterConfig(workers=1), nothing) as executor:
+        assert "dashboard http://127.0.0.1:" in executor.describe()
+        executor.submit(("stage", 0, 0, 0), thread_settings)
+        assert collect(executor, 1)["stage", 0, 0, 0].result == ("1",) * 4
+
+
+def test_a_worker_that_cannot_be_prepared_is_an_error() -> None:
+    with pytest.raises(ValueError, match="on purpose"), EXECUTORS["local"](ClusterConfig(workers=1), fail):
+        pass
+
+
+def test_an_address_cluster_needs_an_address() -> None:
+    with pytest.raises(ConfigError, match=r"needs cluster.address"), EXECUTORS["address"](ClusterConfig(), nothing):
+        pass
+
+
+def test_a_scheduler_that_does_not_answer_is_named() -> None:
+    config = ClusterConfig(kind="address", address="tcp://127.0.0.1:9")
+    refused = pytest.raises(WorkersLost, match=r"no Dask scheduler answers at tcp://127.0.0.1:9")
+    with refused, dask.config.set({"distributed.comm.timeouts.connect": "1s"}), EXECUTORS["address"](config, nothing):
+        pass

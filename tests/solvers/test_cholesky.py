@@ -1,0 +1,106 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import scipy.linalg
+from problems import Recorder, whole_matrix
+
+from pipeline.datasets import one_hot_targets
+from pipeline.errors import NotPositiveDefinite
+from pipeline.report import make_report
+from pipeline.store import RunDirectory
+
+Run = Callable[..., RunDirectory]
+
+
+def dense_solution(run: RunDirectory, readout: str, ridge: float) -> tuple[np.ndarray, ...]:
+    """Solve the same system in memory; returns L, alpha and the predictive mean."""
+    kernel = whole_matrix(run, readout, "train").astype(float)
+    targets = one_hot_targets(np.asarray(run.inputs("train_labels")[:]), 3)
+    lower = np.linalg.cholesky(kernel + ridge * np.eye(len(kernel)))
+    alpha = scipy.linalg.cho_solve((lower, True), targets)
+    return lower, alpha, whole_matrix(run, readout, "test").astype(float) @ alpha
+
+
+@pytest.mark.parametrize("tile", ["auto", 16, 32, 48])
+def test_the_tiled_solve_equals_the_dense_one(run_small: Run, tile: str | int) -> None:
+    run = run_small(solve={"ridges": [1e-2, 1e-1], "tile": tile})
+    report = make_report(run)
+    assert len(report.solves) == 8
+    for solve in report.solves:
+        lower, alpha, mean = dense_solution(run, solve.readout, solve.absolute_ridge or 0)
+        factor = run.solved(solve.name, "factor")
+        stored = np.tril(factor.read_region((0, 37), (0, 37), symmetric=True))
+        np.testing.assert_allclose(stored, lower, rtol=1e-10, atol=1e-12 * lower.max())
+        np.testing.assert_allclose(run.solved(solve.name, "coefficients").read(0, 0), alpha, rtol=1e-8)
+        stored_mean = run.solved(solve.name, "mean").read_region((0, 11), (0, 3))
+        np.testing.assert_allclose(stored_mean, mean, rtol=1e-8, atol=1e-12)
+        accuracy = np.mean(mean.argmax(1) == run.inputs("test_labels")[:])
+        assert solve.accuracy == pytest.approx(accuracy)
+        assert solve.relative_residual is not None
+        assert solve.relative_residual < 1e-12
+
+
+def test_a_relative_ridge_is_a_multiple_of_the_mean_diagonal(run_small: Run) -> None:
+    run = run_small(solve={"ridges": [0.5], "ridge_mode": "relative"})
+    solve = make_report(run).solves[0]
+    diagonal = np.diagonal(whole_matrix(run, solve.readout, "train").astype(float))
+    assert solve.absolute_ridge == pytest.approx(0.5 * diagonal.mean(), rel=1e-6)
+
+
+def test_an_absolute_ridge_is_taken_as_it_is(run_small: Run) -> None:
+    run = run_small(solve={"ridges": [0.5], "ridge_mode": "absolute"})
+    assert {solve.absolute_ridge for solve in make_report(run).solves} == {0.5}
+
+
+def test_the_residual_is_of_the_stored_kernel(run_small: Run) -> None:
+    run = run_small()
+    solve = make_report(run).solves[0]
+    kernel = whole_matrix(run, solve.readout, "train").astype(float) + (solve.absolute_ridge or 0) * np.eye(37)
+    targets = one_hot_targets(np.asarray(run.inputs("train_labels")[:]), 3)
+    residual = kernel @ run.solved(solve.name, "coefficients").read(0, 0) - targets
+    stored = run.solved(solve.name, "residual").read_region((0, 37), (0, 3))
+    np.testing.assert_allclose(stored, residual, atol=1e-12)
+
+
+def test_a_new_ridge_reuses_the_kernel_and_the_other_solves(run_small: Run) -> None:
+    run_small(solve={"ridges": [1e-2]})
+    view = Recorder()
+    run_small(view, solve={"ridges": [1e-2, 1e-3]})
+    kernel, solve = (
+        [moment for moment in view.moments if moment.total == total] for total in {m.total for m in view.moments}
+    )
+    computed = {moments[-1].total: moments[-1].entries_now for moments in (kernel, solve)}
+    assert 0 in computed.values()  # no kernel tile was computed again
+    assert solve[0].done == solve[0].total / 2 or kernel[0].done == kernel[0].total / 2
+
+
+def test_a_singular_kernel_without_ridge_names_the_row_and_suggests_a_ridge(run_small: Run) -> None:
+    # Rows 20 and 30 are the same image, so the pivot of row 30 is 0 up to rounding; row 4 is all black.
+    with pytest.raises(NotPositiveDefinite, match=r"pivot .* at training row 4\. Try a ridge of at least") as caught:
+        run_small(solve={"ridges": [0.0]}, data={"standardize": False}, readouts={"poolings": ["flatten"]})
+    assert caught.value.row == 4
+    assert caught.value.pivot <= 0
+
+
+def test_the_suggested_ridge_is_enough(run_small: Run) -> None:
+    sections = {"data": {"standardize": False}, "readouts": {"poolings": ["gap"], "kinds": ["nngp"]}}
+    with pytest.raises(NotPositiveDefinite) as caught:
+        run_small(solve={"ridges": [0.0]}, **sections)
+    suggested = float(str(caught.value).split("at least ")[1].split(" absolute")[0])
+    run = run_small(solve={"ridges": [suggested], "ridge_mode": "absolute"}, **sections)
+    assert make_report(run).complete
+
+
+def test_a_kernel_that_is_zero_says_why(run_small: Run) -> None:
+    # With both ends fixed, a network of depth 2 trains nothing.
+    with pytest.raises(NotPositiveDefinite, match="its network trains no layer"):
+        run_small(readouts={"depths": [2], "poolings": ["gap"], "kinds": ["ntk"]})
+
+
+def test_other_systems_are_solved_where_one_is_singular(run_small: Run) -> None:
+    sections = {"data": {"standardize": False}, "readouts": {"poolings": ["flatten"], "kinds": ["ntk"]}}
+    with pytest.raises(NotPositiveDefinite):
+        run_small(solve={"ridges": [0.0, 1e-2]}, **sections)
+    run = run_small(solve={"ridges": [1e-2]}, **sections)
+    assert make_report(run).solves[0].accuracy is not None

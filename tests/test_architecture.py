@@ -1,0 +1,57 @@
+"""Imports point one way: the tiers of the house."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "pipeline"
+
+TIERS = [
+    {"errors"},
+    {"config", "tiling", "layers", "datasets", "journal", "lease", "provenance"},
+    {"kernels", "store", "executors"},
+    {"driver"},
+    {"gram", "solvers", "inference"},
+    {"plan", "report"},
+    {"run"},
+    {"cli", "estimators"},
+]
+RANK = {room: rank for rank, rooms in enumerate(TIERS) for room in rooms}
+
+
+def room_of(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+def imports_of(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "pipeline":
+            names = [node.module] if node.module != "pipeline" else [f"pipeline.{name.name}" for name in node.names]
+            found |= {room_of(name) for name in names}
+        elif isinstance(node, ast.Import):
+            found |= {room_of(name.name) for name in node.names if name.name.split(".")[0] == "pipeline"}
+    return found
+
+
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_imports_point_to_lower_tiers(path: Path) -> None:
+    room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    for other in imports_of(path) - {room}:
+        assert RANK[other] < RANK[room], f"{room} imports {other}"
+
+
+def test_every_room_has_its_tier() -> None:
+    rooms = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in FILES}
+    assert rooms <= set(RANK)
+
+
+def test_only_the_command_line_prints() -> None:
+    for path in FILES:
+        if path.name not in ("cli.py", "fit_duals.py"):
+            calls = [n.func.id for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
+            assert "print" not in calls, path

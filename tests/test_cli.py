@@ -1,0 +1,186 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tomllib
+
+WORKFLOW = """
+name = "small"
+[data]
+source = "digits"
+train = 60
+test = 40
+[network]
+preset = "cntk"
+[readouts]
+depths = [3]
+poolings = ["flatten", "gap"]
+[kernel]
+tile = 16
+[solve]
+ridges = [1e-2]
+[cluster]
+kind = "serial"
+"""
+
+
+def cntk(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pipeline.cli", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240, env=environment())
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent), "COLUMNS": "120", "NO_COLOR": "1"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shell")
+    (folder / "small.toml").write_text(WORKFLOW)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(folder: Path) -> subprocess.CompletedProcess[str]:
+    return cntk("run", "small.toml", "--store", "done", cwd=folder)
+
+
+def test_a_run_ends_with_accuracies_and_where_it_lies(finished: subprocess.CompletedProcess[str]) -> None:
+    assert finished.returncode == 0, finished.stderr
+    assert "depth3-gap-ntk" in finished.stdout
+    assert "%" in finished.stdout
+    assert "the run lies in done" in finished.stdout
+    assert finished.stderr == ""
+
+
+def test_progress_is_plain_lines_where_the_output_is_no_terminal(finished: subprocess.CompletedProcess[str]) -> None:
+    assert "kernel: 25/25 tiles" in finished.stdout
+    assert "entries/s" in finished.stdout
+    assert "\x1b" not in finished.stdout
+
+
+@pytest.mark.usefixtures("finished")
+def test_status_of_a_complete_run_is_0(folder: Path) -> None:
+    result = cntk("status", "done", cwd=folder)
+    assert result.returncode == 0
+    assert "train" in result.stdout
+
+
+@pytest.mark.usefixtures("finished")
+def test_status_as_json_counts_tiles(folder: Path) -> None:
+    record = json.loads(cntk("status", "done", "--json", cwd=folder).stdout)
+    assert record["complete"] is True
+    assert {stage["stage"]: stage["total"] for stage in record["stages"]}["train"] == 10
+
+
+@pytest.mark.usefixtures("finished")
+def test_inspect_shows_results_and_lines_that_open_the_arrays(folder: Path) -> None:
+    result = cntk("inspect", "done", cwd=folder)
+    assert result.returncode == 0
+    assert "fingerprint" in result.stdout
+    openers = [line.strip() for line in result.stdout.splitlines() if "open_" in line]
+    assert len(openers) == 3
+    for line in openers:
+        code = f"import zarr, xarray; print({line.partition('  #')[0]})"
+        opened = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=60)
+        assert opened.returncode == 0, opened.stderr
+
+
+@pytest.mark.usefixtures("finished")
+def test_inspect_as_json_holds_accuracies(folder: Path) -> None:
+    record = json.loads(cntk("inspect", "done", "--json", cwd=folder).stdout)
+    assert all(0.5 < solve["accuracy"] <= 1 for solve in record["solves"])
+
+
+@pytest.mark.usefixtures("finished")
+def test_verify_of_a_whole_run_is_0(folder: Path) -> None:
+    result = cntk("verify", "done", cwd=folder)
+    assert (result.returncode, "0 are bad" in result.stdout) == (0, True)
+
+
+def test_verify_of_a_damaged_run_is_3_and_resume_mends_it(folder: Path) -> None:
+    assert cntk("run", "small.toml", "--store", "damaged", cwd=folder).returncode == 0
+    chunk = folder / "damaged/kernel.zarr/depth3-gap-ntk/train/c/2/1"
+    chunk.write_bytes(chunk.read_bytes()[:-1] + b"\x00")
+    result = cntk("verify", "damaged", cwd=folder)
+    assert result.returncode == 3
+    assert "bad: train tile (2, 1), moved to quarantine" in result.stdout
+    assert cntk("status", "damaged", cwd=folder).returncode == 3
+    assert cntk("resume", "damaged", cwd=folder).returncode == 0
+    assert cntk("verify", "damaged", cwd=folder).returncode == 0
+
+
+def test_plan_forecasts_without_writing(folder: Path) -> None:
+    result = cntk("plan", "small.toml", "--set", "store.path='planned'", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert "60 training and 40 test images" in result.stdout
+    assert "memory per worker" in result.stdout
+    record = json.loads(cntk("plan", "small.toml", "--json", cwd=folder).stdout)
+    assert (record["pairs"], record["tile"]) == (60 * 61 // 2 + 60 * 40 + 40, 16)
+    assert not (folder / "planned").exists()
+    assert not (folder / "runs").exists()
+
+
+@pytest.mark.usefixtures("finished")
+def test_a_plan_foretells_the_tiles_of_the_run(folder: Path) -> None:
+    planned = json.loads(cntk("plan", "small.toml", "--json", cwd=folder).stdout)
+    status = json.loads(cntk("status", "done", "--json", cwd=folder).stdout)
+    assert sum(stage["tasks"] for stage in planned["stages"]) == sum(stage["total"] for stage in status["stages"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["run", "absent.toml"], 2, "cannot read the workflow file"),
+        (["run", "small.toml", "--set", "kernel.dtyp=1"], 2, "did you mean 'dtype'?"),
+        (["run", "small.toml", "--set", "network.preset=resnett"], 2, "unknown preset 'resnett'"),
+        (["resume", "nowhere"], 2, "holds no run"),
+        (["status", "nowhere"], 2, "holds no run"),
+        (["frobnicate"], 2, "No such command"),
+        (["run"], 2, "Missing argument"),
+        (["run", "small.toml", "--store", "done", "--set", "readouts.depths=[4]"], 1, "stored 'depth3-"),
+        (["run", "small.toml", "--set", "data.source=npz", "--set", "data.path=gone.npz"], 1, "gone.npz"),
+    ],
+)
+@pytest.mark.usefixtures("finished")
+def test_what_is_wrong_is_said_on_stderr_with_its_exit_code(
+    folder: Path, arguments: list[str], code: int, message: str
+) -> None:
+    result = cntk(*arguments, cwd=folder)
+    assert (result.returncode, message in result.stderr) == (code, True), result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_ctrl_c_drains_and_says_how_to_resume(folder: Path) -> None:
+    command = [sys.executable, "-m", "pipeline.cli", "run", "small.toml", "--store", "stopped"]
+    command += ["--set", "readouts.depths=[12]", "--set", "data.train=200", "--set", 'cluster.kind="local"']
+    process = subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
+        start_new_session=True,
+    )
+    journal = folder / "stopped" / "journal"
+    deadline = time.monotonic() + 120
+    while not any(journal.glob("*.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: driver and workers get it
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130, stderr
+    assert "tiles in flight are finished first" in stderr
+    assert "cntk resume stopped" in stderr
+    assert "Traceback" not in stderr
+    assert cntk("status", "stopped", cwd=folder).returncode == 3
+    assert cntk("verify", "stopped", cwd=folder).returncode == 0
+
+
+def test_the_demo_is_a_shipped_workflow(folder: Path) -> None:
+    result = cntk("demo", "--store", "demo", "--set", "data.train=40", "--set", "data.test=20", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    shipped = tomllib.loads((Path(__file__).parent.parent / "workflows/digits.toml").read_text())
+    record = json.loads(cntk("inspect", "demo", "--json", cwd=folder).stdout)
+    combinations = len(shipped["readouts"]["depths"]) * len(shipped["readouts"]["poolings"])
+    assert len(record["readouts"]) == combinations

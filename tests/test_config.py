@@ -1,0 +1,82 @@
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import load_config, parse_config
+from pipeline.errors import ConfigError
+
+WORKFLOW = """
+name = "example"
+[data]
+source = "digits"
+[network]
+preset = "cntk"
+[readouts]
+depths = [3]
+"""
+
+
+@pytest.fixture
+def workflow(tmp_path: Path) -> Path:
+    path = tmp_path / "workflow.toml"
+    path.write_text(WORKFLOW)
+    return path
+
+
+def test_values_are_read_and_the_rest_takes_defaults(workflow: Path) -> None:
+    config = load_config(workflow)
+    assert (config.name, config.readouts.depths, config.kernel.dtype) == ("example", [3], "float32")
+
+
+def test_overrides_replace_values(workflow: Path) -> None:
+    overrides = ["kernel.dtype=float64", "solve.ridges=[0.1, 1]", "data.path=/some/where", "data.train=7"]
+    config = load_config(workflow, overrides)
+    assert (config.kernel.dtype, config.solve.ridges) == ("float64", [0.1, 1.0])
+    assert (config.data.path, config.data.train) == ("/some/where", 7)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("kernel.dtyp='float64'", r"unknown key kernel.dtyp: did you mean 'dtype'\?"),
+        ("sovle.ridges=[1]", r"unknown key sovle: did you mean 'solve'\?"),
+        ("data.zzz=1", r"unknown key data.zzz: known are source, path"),
+        ("kernel.dtype='float16'", r"kernel.dtype: Input should be 'float32' or 'float64' \(got 'float16'\)"),
+        ("kernel.tile=0", r"kernel: tile must be \"auto\" or at least 1, got 0"),
+        ("solve.ridges=[-1]", "ridges must be at least 0, got -1"),
+        ("solve.ridges=[1, 1]", "ridges repeat"),
+        ("solve.ridges=[]", "solve.ridges: List should have at least 1 item"),
+        ("solve.ridges=[inf]", "solve.ridges.0: Input should be a finite number"),
+        ("data.train=0", "data.train: Input should be greater than or equal to 1"),
+        ("readouts.kinds=['cntk']", "readouts.kinds.0: Input should be 'ntk' or 'nngp'"),
+        ("network.layers=[]", "network: give either preset or layers"),
+        ("name='../x'", "name: String should match pattern"),
+        ("data.train", "--set takes section.key=value"),
+        ("name.x=1", "name is a value, not a section"),
+    ],
+)
+def test_what_means_nothing_is_refused_with_its_place(workflow: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(workflow, [override])
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot read the workflow file .*absent.toml: No such file"):
+        load_config(tmp_path / "absent.toml")
+
+
+def test_broken_toml_is_named_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "bad.toml").write_text("[data\n")
+    with pytest.raises(ConfigError, match=r"bad.toml is not valid TOML.*line 1"):
+        load_config(tmp_path / "bad.toml")
+
+
+def test_a_config_survives_the_round_trip_through_json(workflow: Path) -> None:
+    config = load_config(workflow)
+    assert parse_config(config.model_dump(mode="json"), "stored") == config
+
+
+def test_the_shipped_workflows_are_valid() -> None:
+    files = sorted((Path(__file__).parent.parent / "workflows").glob("*.toml"))
+    assert len(files) >= 3
+    assert [load_config(file).name for file in files] == [file.stem for file in files]

@@ -1,0 +1,188 @@
+import errno
+import threading
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import driver as drivers
+from pipeline.driver import Driver, Job, Outcome, Progress
+from pipeline.errors import Interrupted, NotPositiveDefinite, StoreError, TilesFailed, WorkersLost
+from pipeline.executors import Completion, Executor
+from pipeline.journal import Journal, Receipt, Task
+
+Ending = Callable[[tuple[Any, ...]], Completion]
+
+
+def succeed(run_path: str, task: Task) -> Receipt:
+    return Receipt(task, (), host=run_path)
+
+
+class Script(Executor):
+    """Ends calls in the order they came; a task's endings can be scripted, the last ones are successes."""
+
+    def __init__(self, slots: int = 2, endings: dict[Task, list[Ending]] | None = None) -> None:
+        self.slots = slots
+        self.endings = endings or {}
+        self.queue: deque[tuple[tuple[Any, ...], Callable[..., Any], tuple[Any, ...]]] = deque()
+        self.calls: list[Task] = []
+        self.most_in_flight = 0
+
+    def submit(self, key: tuple[Any, ...], function: Callable[..., Any], *arguments: Any) -> None:
+        self.queue.append((key, function, arguments))
+        self.calls.append(arguments[1])
+        self.most_in_flight = max(self.most_in_flight, len(self.queue))
+
+    def wait(self, timeout_seconds: float) -> list[Completion]:
+        if not self.queue:
+            return []
+        key, function, arguments = self.queue.popleft()
+        scripted = self.endings.get(arguments[1], [])
+        return [scripted.pop(0)(key) if scripted else Completion(key, result=function(*arguments))]
+
+    def describe(self) -> str:
+        return "scripted"
+
+
+def fails(error: BaseException) -> Ending:
+    return lambda key: Completion(key, error=error)
+
+
+def chain(length: int) -> list[Job]:
+    tasks = [Task("train", k, 0) for k in range(length)]
+    return [Job(task, succeed, 10, (k,), tuple(tasks[k - 1 : k]) if k else ()) for k, task in enumerate(tasks)]
+
+
+def independent(length: int) -> list[Job]:
+    return [Job(Task("train", k, 0), succeed, 10, (k,)) for k in range(length)]
+
+
+@pytest.fixture
+def drive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
+    monkeypatch.setattr(drivers, "FIRST_DELAY_SECONDS", 0.001)
+
+    def run(
+        executor: Executor,
+        jobs: list[Job],
+        done: dict[Task, Receipt] | None = None,
+        stop: threading.Event | None = None,
+        on_progress: Callable[[Progress], None] = lambda _: None,
+    ) -> Outcome:
+        journal = Journal(tmp_path / "journal")
+        try:
+            return Driver("RUN", executor, journal, on_progress, stop or threading.Event()).run(jobs, done or {})
+        finally:
+            journal.close()
+
+    return run
+
+
+def test_every_task_runs_once_and_its_receipt_is_in_the_journal(drive: Callable[..., Outcome], tmp_path: Path) -> None:
+    executor = Script()
+    outcome = drive(executor, independent(20))
+    assert sorted(executor.calls) == sorted(outcome.receipts) == [job.task for job in independent(20)]
+    assert {receipt.task for receipt in Journal(tmp_path / "journal").receipts()} == set(outcome.receipts)
+
+
+def test_a_task_waits_for_what_comes_before_it(drive: Callable[..., Outcome]) -> None:
+    executor = Script(slots=8)
+    drive(executor, chain(5)[::-1])
+    assert [task.row for task in executor.calls] == [0, 1, 2, 3, 4]
+    assert executor.most_in_flight == 1
+
+
+def test_the_ready_run_by_priority_in_a_window_of_two_a_slot(drive: Callable[..., Outcome]) -> None:
+    executor = Script(slots=3)
+    drive(executor, independent(30)[::-1])
+    assert [task.row for task in executor.calls] == list(range(30))
+    assert executor.most_in_flight == 6
+
+
+def test_what_is_done_is_not_run_again(drive: Callable[..., Outcome]) -> None:
+    executor = Script()
+    jobs = chain(4)
+    done = {job.task: succeed("RUN", job.task) for job in jobs[:3]}
+    outcome = drive(executor, jobs, done)
+    assert executor.calls == [jobs[3].task]
+    assert len(outcome.receipts) == 4
+
+
+def test_a_transient_error_is_tried_again(drive: Callable[..., Outcome]) -> None:
+    jobs = independent(3)
+    executor = Script(endings={jobs[1].task: [fails(OSError(errno.EIO, "flaky")), fails(TimeoutError())]})
+    moments: list[Progress] = []
+    outcome = drive(executor, jobs, on_progress=moments.append)
+    assert executor.calls.count(jobs[1].task) == 3
+    assert not outcome.failed
+    assert moments[-1].retries == 2
+
+
+def test_an_error_that_lasts_gives_the_task_up_and_the_rest_goes_on(drive: Callable[..., Outcome]) -> None:
+    jobs = independent(3)
+    executor = Script(endings={jobs[0].task: [fails(OSError(errno.EIO, "broken"))] * 9})
+    outcome = drive(executor, jobs)
+    assert executor.calls.count(jobs[0].task) == drivers.MAX_ATTEMPTS
+    assert len(outcome.receipts) == 2
+    with pytest.raises(TilesFailed, match=r"(?s)1 tiles could not be computed.*train tile \(0, 0\): OSError.*broken"):
+        outcome.require()
+
+
+def test_an_error_of_the_computation_is_not_tried_again(drive: Callable[..., Outcome]) -> None:
+    jobs = chain(4)
+    executor = Script(endings={jobs[1].task: [fails(NotPositiveDefinite("pivot -1 at row 7", 7, -1.0))]})
+    outcome = drive(executor, jobs)
+    assert executor.calls == [jobs[0].task, jobs[1].task]
+    assert outcome.blocked == [jobs[2].task, jobs[3].task]
+    with pytest.raises(NotPositiveDefinite, match="pivot -1 at row 7") as caught:
+        outcome.require()
+    assert caught.value.row == 7
+
+
+def test_a_tile_that_kills_its_worker_is_named_and_the_rest_goes_on(drive: Callable[..., Outcome]) -> None:
+    jobs = independent(5)
+    deadly = {jobs[2].task: [lambda key: Completion(key, error=RuntimeError("killed"), worker_died=True)]}
+    outcome = drive(Script(endings=deadly), jobs)
+    assert len(outcome.receipts) == 4
+    with pytest.raises(TilesFailed, match=r"train tile \(2, 0\): RuntimeError: killed"):
+        outcome.require()
+
+
+def test_a_full_disk_stops_the_run_and_keeps_what_is_finished(drive: Callable[..., Outcome], tmp_path: Path) -> None:
+    jobs = independent(20)
+    executor = Script(endings={jobs[4].task: [fails(OSError(errno.ENOSPC, "No space left on device"))]})
+    with pytest.raises(StoreError, match=r"disk of RUN is full .*free some space, then `cntk resume RUN`"):
+        drive(executor, jobs)
+    kept = {receipt.task for receipt in Journal(tmp_path / "journal").receipts()}
+    assert kept == set(executor.calls) - {jobs[4].task}
+    assert len(executor.calls) < 20
+
+
+def test_a_lost_cluster_stops_the_run(drive: Callable[..., Outcome]) -> None:
+    jobs = independent(20)
+    with pytest.raises(WorkersLost, match="cluster went away"):
+        drive(Script(endings={jobs[3].task: [lambda key: Completion(key, cluster_lost=True)]}), jobs)
+
+
+def test_a_stopped_run_drains_what_is_in_flight(drive: Callable[..., Outcome], tmp_path: Path) -> None:
+    stop = threading.Event()
+    executor = Script(slots=2)
+
+    def stop_early(progress: Progress) -> None:
+        if progress.done == 3:
+            stop.set()
+
+    with pytest.raises(Interrupted):
+        drive(executor, independent(20), stop=stop, on_progress=stop_early)
+    kept = {receipt.task for receipt in Journal(tmp_path / "journal").receipts()}
+    assert kept == set(executor.calls)
+    assert len(kept) <= 3 + 2 * 2
+
+
+def test_progress_counts_earlier_work_apart_from_this_drivers(drive: Callable[..., Outcome]) -> None:
+    jobs = independent(4)
+    moments: list[Progress] = []
+    drive(Script(), jobs, {jobs[0].task: succeed("RUN", jobs[0].task)}, on_progress=moments.append)
+    last = moments[-1]
+    assert (last.done, last.total, last.entries_done, last.entries_total, last.entries_now) == (4, 4, 40, 40, 30)

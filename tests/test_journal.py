@@ -1,0 +1,62 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import StoreError
+from pipeline.journal import Chunk, Journal, Receipt, Task
+
+
+def receipt(row: int, col: int = 0) -> Receipt:
+    return Receipt(Task("train", row, col), (Chunk("train", 1028, 77, "ab"),), 0.1, 2.0, 0.3, "host")
+
+
+def test_a_receipt_survives_the_round_trip_through_its_line() -> None:
+    assert Receipt.from_line(receipt(3, 2).to_line()) == receipt(3, 2)
+
+
+def test_a_torn_line_is_no_receipt() -> None:
+    line = receipt(3).to_line()
+    assert [Receipt.from_line(line[:cut]) for cut in range(1, len(line))] == [None] * (len(line) - 1)
+
+
+def test_a_flipped_bit_is_no_receipt() -> None:
+    line = bytearray(receipt(3).to_line())
+    line[10] ^= 1
+    assert Receipt.from_line(bytes(line)) is None
+
+
+def test_whole_lines_are_read_and_the_torn_last_one_is_dropped(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal")
+    journal.append([receipt(0), receipt(1)])
+    journal.append([receipt(2)])
+    journal.close()
+    segment = next((tmp_path / "journal").iterdir())
+    segment.write_bytes(segment.read_bytes()[:-5])
+    assert [r.task.row for r in Journal(tmp_path / "journal").receipts()] == [0, 1]
+
+
+def test_two_journals_never_share_a_segment(tmp_path: Path) -> None:
+    first, second = Journal(tmp_path), Journal(tmp_path)
+    first.append([receipt(0)])
+    second.append([receipt(1)])
+    first.append([receipt(2)])
+    assert len(list(tmp_path.iterdir())) == 2
+    assert sorted(r.task.row for r in first.receipts()) == [0, 1, 2]
+    first.close()
+    second.close()
+
+
+def test_an_unwritable_journal_is_an_error_that_says_so(tmp_path: Path) -> None:
+    (tmp_path / "journal").write_text("a file where the folder should be")
+    with pytest.raises(StoreError, match=r"cannot write the journal in .*finished tiles are kept"):
+        Journal(tmp_path / "journal").append([receipt(0)])
+
+
+def test_a_receipt_is_on_disk_when_append_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    journal = Journal(tmp_path)
+    journal.append([receipt(0)])
+    assert len(synced) == 1
+    journal.close()

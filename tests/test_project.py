@@ -1,0 +1,44 @@
+"""The files around the package agree with each other."""
+
+import re
+from pathlib import Path
+
+import tomllib
+import yaml
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_conda_users_get_the_dependencies_of_pyproject() -> None:
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    python, pip, nested = environment["dependencies"]
+    assert python == f"python{PROJECT['requires-python']}"
+    assert pip == "pip"
+    (editable,) = nested["pip"]
+    extras = re.fullmatch(r"-e \.\[(.*)\]", editable)
+    assert extras is not None
+    assert set(extras[1].split(",")) <= set(PROJECT["optional-dependencies"])
+
+
+def test_every_dependency_has_a_lower_bound() -> None:
+    listed = PROJECT["dependencies"] + [d for extra in PROJECT["optional-dependencies"].values() for d in extra]
+    for dependency in listed:
+        assert dependency.startswith("cntk-pipeline[") or re.fullmatch(r"[a-z0-9-]+>=\d+\.\d+(\.\d+)?", dependency)
+
+
+def test_what_is_imported_is_listed() -> None:
+    names = {re.split(r"[>\[]", d)[0] for d in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["images"]}
+    modules = {"scikit-learn": "sklearn", "google-crc32c": "google_crc32c", "pillow": "PIL"}
+    known = {modules.get(name, name) for name in names} | {"pipeline", "llvmlite", "tlz"}
+    found = set()
+    for path in (ROOT / "pipeline").rglob("*.py"):
+        found |= set(re.findall(r"^\s*(?:from|import) ([A-Za-z_0-9]+)", path.read_text(), re.MULTILINE))
+    import sys
+
+    assert found - known - set(sys.stdlib_module_names) == set()
+
+
+def test_the_makefile_serves_ci() -> None:
+    assert "make test" in (ROOT / ".ci/run").read_text()
+    assert re.search(r"^test:", (ROOT / "Makefile").read_text(), re.MULTILINE)

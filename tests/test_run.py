@@ -1,0 +1,306 @@
+import json
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from problems import Recorder, whole_matrix
+
+from pipeline import run as runs
+from pipeline.config import RunConfig
+from pipeline.errors import (
+    ConfigError,
+    CorruptTile,
+    DataError,
+    Interrupted,
+    LayerError,
+    RunLocked,
+    RunNotFound,
+    SpecificationMismatch,
+    StoreError,
+    TilesFailed,
+)
+from pipeline.report import make_report
+from pipeline.store import RunDirectory
+
+Run = Callable[..., RunDirectory]
+Config = Callable[..., RunConfig]
+
+
+def begun(run: RunDirectory) -> int:
+    """Count the kernel tiles that any worker began."""
+    lines = [line for path in (run.path / "log").iterdir() for line in path.read_text().splitlines()]
+    return sum(json.loads(line)["event"] == "began" for line in lines)
+
+
+def stop_after(count: int) -> tuple[Recorder, threading.Event]:
+    stop = threading.Event()
+
+    class Stopper(Recorder):
+        def progress(self, progress: object) -> None:
+            super().progress(progress)  # type: ignore[arg-type]
+            if len(self.moments) > count:
+                stop.set()
+
+    return Stopper(), stop
+
+
+def test_a_finished_run_computes_nothing_again(run_small: Run) -> None:
+    run = run_small()
+    count, view = begun(run), Recorder()
+    again = run_small(view)
+    assert begun(again) == count
+    assert {moment.entries_now for moment in view.moments} == {0}
+
+
+def test_a_stopped_run_is_resumed_and_computes_each_tile_once(run_small: Run, small_config: Config) -> None:
+    undisturbed = run_small(store={"path": str(small_config().store.path) + "-undisturbed"})
+    view, stop = stop_after(3)
+    with pytest.raises(Interrupted):
+        runs.start(small_config(), view, stop)
+    path = small_config().store.path
+    assert path is not None
+    assert not make_report(RunDirectory(path)).complete
+    run = runs.resume(path, Recorder(), threading.Event())
+    assert make_report(run).complete
+    assert begun(run) == begun(undisturbed)
+    for name in ("depth3-gap-ntk", "depth3-flatten-nngp"):
+        np.testing.assert_array_equal(whole_matrix(run, name, "train"), whole_matrix(undisturbed, name, "train"))
+
+
+def test_a_resumed_run_does_not_need_its_data_set(run_small: Run, small_config: Config, small_npz: Path) -> None:
+    view, stop = stop_after(2)
+    copy = Path(str(small_config().store.path) + ".npz")
+    shutil.copy(small_npz, copy)
+    with pytest.raises(Interrupted):
+        runs.start(small_config(data={"path": str(copy)}), view, stop)
+    copy.unlink()
+    assert make_report(runs.resume(str(small_config().store.path), Recorder(), threading.Event())).complete
+
+
+def test_a_changed_depth_is_refused_with_the_difference(run_small: Run) -> None:
+    run_small()
+    with pytest.raises(SpecificationMismatch, match=r"readouts\[0\].name: stored 'depth3-.*', wanted 'depth4-"):
+        run_small(readouts={"depths": [4]})
+
+
+def test_changed_data_are_refused(run_small: Run) -> None:
+    run_small()
+    with pytest.raises(SpecificationMismatch, match=r"data.digest: stored"):
+        run_small(data={"train": 36})
+
+
+def test_a_changed_cluster_is_welcome(run_small: Run) -> None:
+    run_small()
+    run_small(cluster={"workers": 7})
+
+
+def test_a_tile_that_was_chosen_once_stays(run_small: Run) -> None:
+    run = run_small(kernel={"tile": 16})
+    assert run_small(kernel={"tile": "auto"}).specification["tile"] == run.specification["tile"] == 16
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "delete", "swap"])
+def test_a_damaged_tile_is_set_aside_and_computed_again(run_small: Run, damage: str) -> None:
+    run = run_small()
+    kernel = run.kernel("depth3-gap-ntk", "train")
+    before, path = kernel.read(1, 0).copy(), kernel.chunk_path(1, 0)
+    content = path.read_bytes()
+    match damage:
+        case "flip":
+            path.write_bytes(content[:9] + bytes([content[9] ^ 4]) + content[10:])
+        case "cut":
+            path.write_bytes(content[:-100])
+        case "delete":
+            path.unlink()
+        case "swap":  # whole and with a valid checksum, but of another place
+            path.write_bytes(kernel.chunk_path(2, 0).read_bytes())
+    count, view = begun(run), Recorder()
+    assert runs.verify(run.path)[1] == [runs.Task("train", 1, 0)]
+    assert not make_report(run).complete
+    again = runs.resume(run.path, view, threading.Event())
+    np.testing.assert_array_equal(again.kernel("depth3-gap-ntk", "train").read(1, 0), before)
+    assert begun(again) == count + 1
+    assert make_report(again).complete
+    kept = list((run.path / "quarantine").rglob("depth3-gap-ntk/train/c/1/0"))
+    assert len(kept) == (0 if damage == "delete" else 1)
+
+
+def test_a_truncated_chunk_is_noticed_by_a_plain_resume(run_small: Run) -> None:
+    run = run_small()
+    path = run.kernel("depth3-gap-ntk", "test").chunk_path(0, 1)
+    path.write_bytes(path.read_bytes()[:-1])
+    view = Recorder()
+    runs.resume(run.path, view, threading.Event())
+    assert "test tile (0, 1) was damaged on disk: moved to quarantine, computed again" in view.lines
+
+
+def test_a_flipped_bit_met_while_solving_is_repaired(run_small: Run) -> None:
+    run = run_small()
+    path = run.kernel("depth3-gap-ntk", "train").chunk_path(1, 0)
+    path.write_bytes(path.read_bytes()[:-1] + b"\x07")
+    view = Recorder()
+    again = run_small(view, solve={"ridges": [0.5]})  # a new solve reads the kernel
+    assert make_report(again).complete
+    assert any("damaged tile" in line for line in view.lines)
+
+
+def test_a_whole_tile_without_a_receipt_is_adopted(run_small: Run) -> None:
+    run = run_small()
+    count = begun(run)
+    shutil.rmtree(run.path / "journal")
+    assert begun(runs.resume(run.path, Recorder(), threading.Event())) == count
+    assert make_report(run).complete
+
+
+def test_a_lost_journal_does_not_lend_trust_to_a_damaged_tile(run_small: Run) -> None:
+    run = run_small()
+    count = begun(run)
+    shutil.rmtree(run.path / "journal")
+    path = run.kernel("depth3-gap-ntk", "train").chunk_path(2, 1)
+    path.write_bytes(path.read_bytes()[:-2] + b"ab")
+    assert begun(runs.resume(run.path, Recorder(), threading.Event())) == count + 1
+
+
+def test_two_runs_at_once_on_one_store_are_refused(run_small: Run, small_config: Config) -> None:
+    run = run_small()
+    lease = {"holder": "x", "host": "elsewhere", "pid": 1, "counter": 0}
+    done = threading.Event()
+
+    def renew() -> None:
+        while not done.wait(0.1):
+            lease["counter"] = int(str(lease["counter"])) + 1
+            (run.path / "lease.json").write_text(json.dumps(lease))
+
+    renewer = threading.Thread(target=renew)
+    renewer.start()
+    try:
+        (run.path / "lease.json").write_text(json.dumps(lease))
+        with pytest.raises(RunLocked, match="another driver works on"):
+            runs.resume(run.path, Recorder(), threading.Event())
+    finally:
+        done.set()
+        renewer.join()
+
+
+def test_a_tile_that_cannot_be_written_leaves_the_others(run_small: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.store import TiledArray
+
+    monkeypatch.setattr("pipeline.driver.FIRST_DELAY_SECONDS", 0.001)
+    write = TiledArray.write
+
+    def refuse(self: TiledArray, index: tuple[int, ...], values: np.ndarray) -> object:
+        if index == (2, 1):
+            raise OSError(5, "Input/output error")
+        return write(self, index, values)
+
+    monkeypatch.setattr(TiledArray, "write", refuse)
+    with pytest.raises(TilesFailed, match=r"train tile \(2, 1\): OSError"):
+        run_small()
+    monkeypatch.undo()
+    assert make_report(run_small()).complete
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+@pytest.mark.parametrize("kilobytes", [32, 120, 240, 320, 400])
+def test_a_full_disk_stops_with_the_way_on(small_config: Config, tmp_path: Path, kilobytes: int) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.system(f"mount -t tmpfs -o size={kilobytes}k tmpfs {disk} 2>/dev/null") != 0:
+        pytest.skip("no tmpfs can be mounted here")
+    try:
+        config = small_config(store={"path": str(disk / "run")})
+        with pytest.raises(StoreError, match=r"(?s)disk of .* is full.*free some space, then `cntk resume"):
+            runs.start(config, Recorder(), threading.Event())
+        os.system(f"mount -o remount,size=60m {disk}")
+        run = runs.start(config, Recorder(), threading.Event())
+        assert make_report(run).complete
+        assert begun(run) <= 13 + 1
+        assert list(disk.rglob("*.partial")) == []
+    finally:
+        os.system(f"umount {disk}")
+
+
+def test_a_run_directory_that_never_began_says_so(tmp_path: Path, small_config: Config) -> None:
+    with pytest.raises(RunNotFound, match="holds no run"):
+        runs.resume(tmp_path, Recorder(), threading.Event())
+    loaded = runs.load(small_config())
+    RunDirectory.create(tmp_path / "x", runs._specification(loaded, tmp_path / "x"), {})
+    with pytest.raises(RunNotFound, match="stopped before it began"):
+        runs.resume(tmp_path / "x", Recorder(), threading.Event())
+
+
+@pytest.mark.parametrize(
+    ("sections", "error", "message"),
+    [
+        ({"cluster": {"kind": "slrum"}}, ConfigError, r"unknown cluster.kind 'slrum'"),
+        ({"store": {"path": "s3://bucket/run"}}, ConfigError, "must be a local directory so far"),
+        ({"data": {"train": 999}}, ConfigError, "999"),
+        ({"data": {"source": "digitz"}}, ConfigError, "digits"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_written(
+    small_config: Config, sections: dict[str, object], error: type[Exception], message: str
+) -> None:
+    config = small_config(**sections)
+    with pytest.raises(error, match=message):
+        runs.start(config, Recorder(), threading.Event())
+    assert not Path(str(small_config().store.path)).exists()
+
+
+def damaged_npz(tmp_path: Path, **changes: np.ndarray) -> str:
+    rng = np.random.default_rng(0)
+    arrays = {
+        "x_train": rng.standard_normal((20, 4, 4, 1)),
+        "y_train": np.arange(20) % 2,
+        "x_test": rng.standard_normal((5, 4, 4, 1)),
+        "y_test": np.arange(5) % 2,
+    }
+    np.savez(tmp_path / "bad.npz", **(arrays | changes))
+    return str(tmp_path / "bad.npz")
+
+
+def test_bad_data_are_refused_before_anything_is_written(small_config: Config, tmp_path: Path) -> None:
+    images = np.zeros((20, 4, 4, 1))
+    images[3, 1, 2, 0] = np.nan
+    config = small_config(data={"path": damaged_npz(tmp_path, x_train=images)})
+    with pytest.raises(DataError, match=r"3.*1.*2"):
+        runs.start(config, Recorder(), threading.Event())
+    assert not Path(str(config.store.path)).exists()
+
+
+def test_vectors_go_with_dense_networks_and_not_with_convolutions(small_config: Config, tmp_path: Path) -> None:
+    vectors = {"x_train": np.random.default_rng(0).standard_normal((20, 6)), "x_test": np.eye(6)[:5]}
+    config = small_config(data={"path": damaged_npz(tmp_path, **vectors)})
+    with pytest.raises(LayerError, match=r"needs images of shape \(H, W, C\), got vectors"):
+        runs.start(config, Recorder(), threading.Event())
+    dense = {"network": {"preset": "fully_connected"}, "readouts": {"poolings": []}}
+    config = small_config(data={"path": damaged_npz(tmp_path, **vectors)}, **dense)
+    assert make_report(runs.start(config, Recorder(), threading.Event())).complete
+
+
+def test_black_images_have_a_kernel_of_zero(run_small: Run) -> None:
+    run = run_small(data={"standardize": False})
+    values = whole_matrix(run, "depth3-gap-ntk", "train")
+    assert np.isfinite(values).all()
+    assert not values[4].any()
+
+
+def test_a_kernel_tile_that_is_damaged_again_and_again_ends_the_run(
+    run_small: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.store import TiledArray
+
+    read = TiledArray.read
+
+    def broken(self: TiledArray, *index: int) -> np.ndarray:
+        if self.path.name == "train" and index == (1, 1):
+            raise CorruptTile("always bad")
+        return read(self, *index)
+
+    monkeypatch.setattr(TiledArray, "read", broken)
+    with pytest.raises((TilesFailed, CorruptTile), match="always bad"):
+        run_small()

@@ -1,0 +1,56 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.tiling import (
+    LONGEST_SECONDS,
+    Cut,
+    choose_factor_tile,
+    choose_tile,
+    clip_tile,
+    lower_tiles,
+    pairs_in_tile,
+    rectangle_tiles,
+    total_pairs,
+)
+
+sizes = st.integers(1, 200)
+
+
+@given(count=sizes, size=sizes)
+def test_pieces_cover_all_samples_once(count: int, size: int) -> None:
+    cut = Cut(count, size)
+    covered = [sample for piece in range(cut.pieces) for sample in range(*cut.bounds(piece))]
+    assert covered == list(range(count))
+
+
+@given(train=sizes, test=sizes, size=st.integers(1, 64))
+def test_tiles_of_a_run_compute_every_pair_once(train: int, test: int, size: int) -> None:
+    rows, columns = Cut(train, size), Cut(test, size)
+    lower = sum(pairs_in_tile(rows, rows, tile, symmetric=True) for tile in lower_tiles(rows))
+    rectangle = sum(pairs_in_tile(columns, rows, tile, symmetric=False) for tile in rectangle_tiles(columns, rows))
+    assert lower + rectangle + test == total_pairs(train, test)
+
+
+@given(train=st.integers(1, 10**5), test=sizes, pair=st.floats(1e-7, 10), slots=st.integers(1, 4096))
+def test_a_chosen_tile_is_whole_lanes_within_the_data_and_not_too_long(
+    train: int, test: int, pair: float, slots: int
+) -> None:
+    tile = choose_tile(train, test, pair, slots)
+    assert tile % 16 == 0
+    assert 16 <= tile < max(train, test) + 16
+    assert tile == 16 or tile**2 * pair <= LONGEST_SECONDS * 1.001
+
+
+def test_more_slots_choose_smaller_tiles() -> None:
+    assert choose_tile(2000, 1000, 4e-5, 64) < choose_tile(2000, 1000, 4e-5, 2)
+
+
+def test_a_tile_larger_than_the_data_is_cut_down() -> None:
+    assert clip_tile(4096, 100, 30) == 112
+
+
+@pytest.mark.parametrize(("train", "tile", "wanted"), [(1008, 224, 224), (60_000, 512, 2048), (10, 16, 16)])
+def test_a_factor_tile_is_whole_kernel_tiles(train: int, tile: int, wanted: int) -> None:
+    assert choose_factor_tile(train, tile) == wanted
+    assert choose_factor_tile(train, tile, 1000) % tile == 0
