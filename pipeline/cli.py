@@ -57,7 +57,7 @@ Verify = Annotated[bool, typer.Option("--verify", help="Read and check every fin
 def demo(store: Store = None, overrides: Overrides = None) -> None:
     """Classify scikit-learn's digits with exact CNTKs, in about a minute; no download."""
     config = _config(_shipped_workflow("digits.toml"), overrides, store)
-    _run(lambda view, stop: runs.start(config, view, stop))
+    _run(runs.run_path(config), lambda view, stop: runs.start(config, view, stop))
 
 
 @app.command()
@@ -74,13 +74,13 @@ def plan(file: WorkflowFile, overrides: Overrides = None, as_json: AsJson = Fals
 def run_workflow(file: WorkflowFile, store: Store = None, overrides: Overrides = None, verify: Verify = False) -> None:
     """Run a workflow to its end, or go on with it where its run directory has been begun."""
     config = _config(file, overrides, store)
-    _run(lambda view, stop: runs.start(config, view, stop, verify=verify))
+    _run(runs.run_path(config), lambda view, stop: runs.start(config, view, stop, verify=verify))
 
 
 @app.command()
 def resume(directory: RunPath, verify: Verify = False) -> None:
     """Go on with a run directory by the workflow it was last run with."""
-    _run(lambda view, stop: runs.resume(directory, view, stop, verify=verify))
+    _run(directory, lambda view, stop: runs.resume(directory, view, stop, verify=verify))
 
 
 @app.command()
@@ -155,14 +155,14 @@ def _config(file: Path, overrides: list[str] | None, store: Path | None) -> RunC
     return load_config(file, settings)
 
 
-def _run(action: Callable[["_View", threading.Event], RunDirectory]) -> None:
+def _run(path: Path, action: Callable[["_View", threading.Event], RunDirectory]) -> None:
     """Run with progress and Ctrl-C handling, then show the results."""
     began = time.monotonic()
     with _stop_on_interrupt() as stop, _View() as view:
         try:
             run = action(view, stop)
         except Interrupted as error:
-            raise Interrupted(f"{error}. Go on with: cntk resume {view.run_hint}".rstrip()) from None
+            raise Interrupted(f"{error}. Go on with: cntk resume {path}") from None
     report = make_report(run)
     _show_results(report)
     out.print(f"\nthe run lies in [bold]{escape(report.path)}[/] ({time.monotonic() - began:.1f} s)")
@@ -193,7 +193,6 @@ class _View:
     """Shows a run: a live line on a terminal, plain lines elsewhere."""
 
     def __init__(self) -> None:
-        self.run_hint = ""
         self._stage = ""
         self._live: Progress | None = None
         self._bar: Any = None

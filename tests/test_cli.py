@@ -4,10 +4,10 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
-import tomllib
 
 WORKFLOW = """
 name = "small"
@@ -160,7 +160,12 @@ def test_ctrl_c_drains_and_says_how_to_resume(folder: Path) -> None:
     command = [sys.executable, "-m", "pipeline.cli", "run", "small.toml", "--store", "stopped"]
     command += ["--set", "readouts.depths=[12]", "--set", "data.train=200", "--set", 'cluster.kind="local"']
     process = subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
+        command,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
         start_new_session=True,
     )
     journal = folder / "stopped" / "journal"

@@ -43,7 +43,10 @@ def test_any_tile_gives_the_same_bits(run_small: Run, tile: int) -> None:
 
 def test_only_the_lower_triangle_is_stored(run_small: Run) -> None:
     run = run_small()
-    chunks = {path.relative_to(path.parents[1]).as_posix() for path in run.kernel("depth3-gap-ntk", "train").path.glob("c/*/*")}
+    chunks = {
+        path.relative_to(path.parents[1]).as_posix()
+        for path in run.kernel("depth3-gap-ntk", "train").path.glob("c/*/*")
+    }
     assert chunks == {"0/0", "1/0", "1/1", "2/0", "2/1", "2/2"}
 
 

@@ -1,9 +1,9 @@
 """The files around the package agree with each other."""
 
 import re
+import tomllib
 from pathlib import Path
 
-import tomllib
 import yaml
 
 ROOT = Path(__file__).parent.parent

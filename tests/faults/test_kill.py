@@ -1,5 +1,6 @@
 """Real processes, killed in the middle of a run: nothing is lost, nothing is wrong, little is computed twice."""
 
+import contextlib
 import json
 import os
 import signal
@@ -61,10 +62,8 @@ def driver(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(folders)}
     process = subprocess.Popen([sys.executable, "drive.py"], cwd=tmp_path, env=environment, start_new_session=True)
     yield process
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
 
 
