@@ -68,7 +68,7 @@ def pickled(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "got"),
-    [({b"data": 1, b"fine_labels": 2}, r"b'data', b'fine_labels'"), ({}, "no keys"), ([1], "list")],
+    [({b"data": 1, b"fine_labels": 2}, r"b'data', b'fine_labels'"), ({}, "no keys"), ({b"labels": [1]}, "b'labels'")],
 )
 def test_a_batch_without_data_and_labels_is_refused(pickled, content, got):
     with pytest.raises(DataError, match=f"data_batch_1: expected a dictionary with b'data' and b'labels', got {got}"):
@@ -78,8 +78,7 @@ def test_a_batch_without_data_and_labels_is_refused(pickled, content, got):
 @pytest.mark.parametrize(
     ("data", "got"),
     [
-        (np.zeros((2, 3000), np.uint8), r"uint8 of shape \(2, 3000\)"),
-        (np.zeros((2, 3072), np.float32), "float32 of shape"),
+        (np.zeros((2, 3000), np.uint8), r"shape \(2, 3000\)"),
         (b"xx", "bytes"),
     ],
 )
@@ -101,12 +100,17 @@ def test_an_empty_batch_is_named(write_python, tmp_path, pickled):
         load("cifar10", str(tmp_path))
 
 
+def png(pixels):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 @pytest.fixture
 def table(tmp_path):
     def write(name="img", size=(32, 32), mode="RGB", encoded=None, kind=None):
-        buffer = io.BytesIO()
-        Image.new(mode, size, 7).save(buffer, "PNG")
-        rows = [{"bytes": encoded, "path": "a"} if kind else {"bytes": buffer.getvalue(), "path": "a"}]
+        picture = png(np.array(Image.new(mode, size, 7)))
+        rows = [{"bytes": encoded if kind else picture, "path": "a"}]
         path = tmp_path / "train-0.parquet"
         pq.write_table(pa.table({name: pa.array(rows, kind), "label": [1]}), path)
         return path
@@ -119,6 +123,16 @@ def test_both_names_of_the_image_column_are_known(table, name):
     images, labels = read_parquet(table(name))
     assert images.shape == (1, 32, 32, 3)
     assert labels.tolist() == [1]
+
+
+def test_rows_stay_in_order_beyond_what_is_read_at_once(tmp_path):
+    levels = np.arange(1500) % 251
+    pictures = {level: png(np.full((32, 32), level, np.uint8)) for level in range(251)}
+    rows = [{"bytes": pictures[level]} for level in levels]
+    pq.write_table(pa.table({"img": rows, "label": levels % 10}), tmp_path / "train-0.parquet")
+    images, labels = read_parquet(tmp_path / "train-0.parquet")
+    np.testing.assert_array_equal(images[:, 0, 0, 0], levels)
+    np.testing.assert_array_equal(labels, levels % 10)
 
 
 def test_long_binary_columns_are_known(table):

@@ -1,4 +1,5 @@
 import io
+import struct
 import sys
 
 import numpy as np
@@ -50,6 +51,18 @@ def test_a_truncated_picture_is_named(keep):
     torn = io.BytesIO(encode("RGB", size=(64, 64)).getvalue()[:keep])
     with pytest.raises(DataError, match=r"torn\.png: expected an image that Pillow can decode, got .*fetch or make"):
         decode(torn, "torn.png")
+
+
+@pytest.mark.parametrize(
+    "error", [SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, OSError]
+)
+def test_whatever_a_format_raises_on_broken_files_is_a_data_error(monkeypatch, error):
+    def fail(_):
+        raise error("broken")
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(DataError, match=rf"cat\.png: expected an image .*, got {error.__name__}"):
+        decode(encode("L"), "cat.png")
 
 
 def test_a_picture_of_absurd_size_is_refused(monkeypatch):

@@ -67,11 +67,13 @@ def test_images_with_channels_first_are_refused(save, shape):
 
 
 def test_a_label_beyond_the_number_of_images_is_refused(save):
-    with pytest.raises(DataError, match="of fewer classes than the 4 images, got label 1000000000; number"):
-        load("npz", save(x_train=TRAIN["x_train"], y_train=np.array([0, 1, 2, 10**9])))
+    with pytest.raises(DataError, match="of fewer classes than the 4 images, got label 1000000; number"):
+        load("npz", save(x_train=TRAIN["x_train"], y_train=np.array([0, 1, 2, 10**6])))
 
 
-@pytest.mark.parametrize("labels", [np.array([0.0, 1.0, 2.0, 1.0]), np.array([-1, -1, -1, -1]), np.array([], int)])
+@pytest.mark.parametrize(
+    "labels", [np.array([0.0, 1.0, 2.0, 1.0]), np.array(list("abab")), np.array([-1, -1, -1, -1]), np.array([], int)]
+)
 def test_labels_without_classes_are_judged_by_the_data_set(save, labels):
     with pytest.raises(DataError, match="train labels: expected"):
         load("npz", save(x_train=TRAIN["x_train"], y_train=labels))

@@ -87,14 +87,6 @@ def test_the_duals_stay_within_their_range_and_grow(dtype):
         assert np.diff(dual).min() > -slack
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_a_value_does_not_depend_on_its_place_in_the_vector(dtype):
-    rho = np.random.default_rng(0).uniform(-1, 1, 67).astype(dtype)
-    together = np.array(evaluate(rho, dtype))
-    alone = np.array([evaluate(value, dtype) for value in rho])[:, :, 0].T
-    assert np.array_equal(together, alone)
-
-
 def test_outside_jitted_code_the_duals_say_so():
     with pytest.raises(TypeError, match="inside jitted code only"):
         relu_duals(0.5)
