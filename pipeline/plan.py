@@ -152,8 +152,7 @@ def measure_pair_seconds(program: Program, dtype: str, sample: Array) -> float:
     sample : standardised images; repeated as often as needed.
     """
     engine = Engine(program, dtype)
-    lanes = LANES[dtype]
-    right = sample[np.arange(lanes) % len(sample)]
+    right = sample[np.arange(LANES) % len(sample)]
     engine.evaluate(sample[:1], right[:1])
     lefts, best = 1, float("inf")
     began = time.perf_counter()
@@ -161,7 +160,7 @@ def measure_pair_seconds(program: Program, dtype: str, sample: Array) -> float:
         left = sample[np.arange(lefts) % len(sample)]
         start = time.perf_counter()
         engine.evaluate(left, right)
-        best = min(best, (time.perf_counter() - start) / (lefts * lanes))
+        best = min(best, (time.perf_counter() - start) / (lefts * LANES))
         if time.perf_counter() - began > RATE_SAMPLE_SECONDS:
             return best
         lefts = min(2 * lefts, LEFT_GROUP)
@@ -185,8 +184,8 @@ def _kernel_task_bytes(program: Program, dtype: str, tile: int) -> int:
     height, width, channels = program.input_shape
     images = 4 * tile * height * width * channels * item
     per_image = sum(2 * s.activation_count * s.height * s.width * item for s in program.stages)
-    prepared = (LEFT_GROUP + 2 * LANES[dtype]) * per_image
-    planes = sum(2 * s.register_count * (s.height + 2) * (s.width + 2) * LANES[dtype] * item for s in program.stages)
+    prepared = (LEFT_GROUP + 2 * LANES) * per_image
+    planes = sum(2 * s.register_count * (s.height + 2) * (s.width + 2) * LANES * item for s in program.stages)
     return images + prepared + planes + 3 * program.readout_count * tile * tile * item
 
 

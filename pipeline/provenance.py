@@ -7,12 +7,19 @@ import platform
 import socket
 from typing import Any
 
+import llvmlite.binding as llvm
+
 LIBRARIES = ("numpy", "numba", "llvmlite", "zarr", "dask", "distributed")
 
 
 def library_versions() -> dict[str, str]:
-    """List the versions that numbers and bytes may depend on."""
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in LIBRARIES}
+    """List the versions that numbers and bytes may depend on.
+
+    Bits depend on whether the processor fuses a multiplication and an addition, so that counts as one.
+    """
+    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    fused = llvm.get_host_cpu_features().get("fma", not platform.machine().startswith("x86"))
+    return {"python": platform.python_version()} | versions | {"fused multiply-add": "yes" if fused else "no"}
 
 
 def provenance() -> dict[str, Any]:

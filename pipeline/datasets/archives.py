@@ -11,7 +11,7 @@ from pathlib import Path
 import pooch
 
 from pipeline.datasets.reading import reading
-from pipeline.errors import DataError
+from pipeline.errors import ConfigError, DataError
 
 BINARY_ARCHIVE = "cifar-10-binary.tar.gz"
 PYTHON_ARCHIVE = "cifar-10-python.tar.gz"
@@ -68,6 +68,8 @@ def extract(archive: Path, cache: Path) -> Path:
     DataError
         The file is not a whole tar archive, holds an unsafe member, or the cache cannot be written.
     """
+    if not hasattr(tarfile, "data_filter"):
+        raise ConfigError(f"safe unpacking needs Python 3.11.4 or newer: unpack {archive} yourself, give its folder")
     published = f", md5 {MD5[archive.name]}" if archive.name in MD5 else ""
     with reading(archive, "a readable file"), archive.open("rb") as file:
         digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

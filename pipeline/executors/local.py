@@ -1,5 +1,6 @@
 """Worker processes on this machine."""
 
+import contextlib
 import logging
 import signal
 import threading
@@ -15,6 +16,8 @@ from pipeline.executors.dask import SETTINGS, prepared
 
 PATIENCE_SECONDS = 60.0
 """A local cluster restarts a lost worker within seconds; without any for so long, it is broken."""
+
+CLOSE_SECONDS = 15.0
 
 
 @contextmanager
@@ -37,6 +40,11 @@ def open_local(config: ClusterConfig, prepare: Callable[[], None]) -> Iterator[E
             memory_limit=config.memory_limit,
             silence_logs=logging.CRITICAL,
         )
-        with cluster, distributed.Client(cluster) as client:
-            label = f"{len(cluster.workers)} local workers, dashboard {cluster.dashboard_link}"
-            yield prepared(client, prepare_here, label, PATIENCE_SECONDS)
+        try:
+            with distributed.Client(cluster) as client:
+                label = f"{len(cluster.workers)} local workers, dashboard {cluster.dashboard_link}"
+                yield prepared(client, prepare_here, label, PATIENCE_SECONDS)
+        finally:
+            # Closing waits for ever where a nanny is just restarting a worker; the workers end with this process.
+            with contextlib.suppress(TimeoutError):
+                cluster.close(timeout=CLOSE_SECONDS)

@@ -9,19 +9,19 @@ from pipeline.errors import DataError
 from pipeline.kernels.engine import LEFT_GROUP, NUMERICS_VERSION, Engine
 from pipeline.kernels.lowering import KINDS, lower
 from pipeline.kernels.program import Array, Program
-from pipeline.layers import Sequential
+from pipeline.layers import Layer, Sequential
 
 __all__ = ["KINDS", "LEFT_GROUP", "NUMERICS_VERSION", "Engine", "Program", "kernel_matrix", "lower"]
 
 
 def kernel_matrix(
-    network: Sequential, x1: Array, x2: Array | None = None, *, kind: str = "ntk", dtype: str = "float32"
+    network: Layer, x1: Array, x2: Array | None = None, *, kind: str = "ntk", dtype: str = "float32"
 ) -> Array:
     """Evaluate the exact kernel of a network in memory, on all cores of this process.
 
     Parameters
     ----------
-    network : layers that end in a vector.
+    network : a layer, or a `Sequential` of layers, that ends in a vector.
     x1, x2 : inputs, ``(n, H, W, C)`` or ``(n, features)``; None for ``x2`` means ``x1``.
     kind : "ntk", or "nngp" for the kernel of the network with only its last layer trained.
     dtype : "float32" or "float64", of the computation and the result.
@@ -51,13 +51,13 @@ def kernel_matrix(
     right = None if x2 is None else _require_inputs("x2", x2)
     if right is not None and right.shape[1:] != left.shape[1:]:
         raise DataError(f"x1 and x2 must hold inputs of one shape, got {left.shape[1:]} and {right.shape[1:]}")
-    program = lower([(network, kind)], left.shape[1:])
+    program = lower([(network if isinstance(network, Sequential) else Sequential(network), kind)], left.shape[1:])
     engine = Engine(program, dtype)  # refuses a bad dtype before any thread starts
     values = np.empty((len(left), len(left if right is None else right)), engine.dtype)
 
     def fill(start: int, stop: int) -> None:
         # A band of the lower triangle is a rectangle and a smaller triangle; each thread has its own engine.
-        own = Engine(program, dtype)
+        own = Engine(program, engine.dtype.name)
         band = left[start:stop]
         if right is not None:
             values[start:stop] = own.evaluate(band, right)[0]
@@ -78,7 +78,9 @@ def _require_inputs(name: str, inputs: Array) -> Array:
     array = np.asarray(inputs)
     if array.dtype.kind not in "uif":
         raise DataError(f"{name} must hold real numbers, got dtype {array.dtype}")
-    if len(array) == 0 or array.size == 0:
+    if array.ndim not in (2, 4):
+        raise DataError(f"{name} must be of shape (n, H, W, C) or (n, features), got {array.shape}: add missing axes")
+    if array.size == 0:
         raise DataError(f"{name} must hold at least one input, got shape {array.shape}")
     bad = np.argwhere(~np.isfinite(array))
     if len(bad):

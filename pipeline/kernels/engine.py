@@ -10,6 +10,7 @@ groups of `LEFT_GROUP`, and their standard deviations are made on the way.
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.errors import LayerError, NotFinite
 from pipeline.kernels.jit import jit
@@ -18,7 +19,6 @@ from pipeline.kernels.planes import (
     add_plane_sum,
     clear_rim,
     input_plane,
-    lanes_of,
     linear_plane,
     relu_plane,
     relu_plane_with_tangent,
@@ -70,8 +70,7 @@ def run_stage(
     slots : ``(slots, 2, lanes)`` float64; REDUCE adds to them, LOAD reads them.
     readouts_out : ``(readouts, lanes)`` float64.
     """
-    lanes = lanes_of(planes)
-    begin = halo * lanes
+    begin = halo * LANES
     column_sums, row_sum = scratch[0], scratch[1]
     for o in range(offsets.shape[0]):
         dy, dx = offsets[o, 0], offsets[o, 1]
@@ -91,7 +90,7 @@ def run_stage(
             if code == _INPUT:
                 input_plane(left, right, planes[target], shape, start, halo, factors[0])
             elif code == _LOAD:
-                for lane in range(lanes):
+                for lane in range(LANES):
                     planes[target, 0, halo, begin + lane] = slots[slot, 0, lane]
                     planes[target, 1, halo, begin + lane] = slots[slot, 1, lane]
             elif code == _LINEAR:
@@ -132,7 +131,7 @@ def run_stage(
                 if tangent:
                     add_plane_sum(planes[source, 1], shape, halo, factors[0], row_sum, slots[slot, 1])
             else:  # OUTPUT
-                for lane in range(lanes):
+                for lane in range(LANES):
                     readouts_out[slot, lane] = planes[source, codes[p, 7], halo, begin + lane]
 
 
@@ -149,14 +148,13 @@ def raise_lanes(inverses: Array, same: Array, inverses_out: Array) -> None:
     inverses, inverses_out : ``(activations, H, W * lanes)``.
     same : ``(lanes,)`` bool.
     """
-    lanes = lanes_of(inverses)
     factor = inverses.dtype.type(1.0 + 1.0 / 128)
     for a in range(inverses.shape[0]):
         for i in range(inverses.shape[1]):
-            for j in range(inverses.shape[2] // lanes):
-                for lane in range(lanes):
-                    value = inverses[a, i, j * lanes + lane]
-                    inverses_out[a, i, j * lanes + lane] = value * factor if same[lane] else value
+            for j in range(inverses.shape[2] // LANES):
+                for lane in range(LANES):
+                    value = inverses[a, i, j * LANES + lane]
+                    inverses_out[a, i, j * LANES + lane] = value * factor if same[lane] else value
 
 
 @jit
@@ -228,8 +226,8 @@ class _Machine:
 
     @classmethod
     def of(cls, stage: Stage, dtype: np.dtype) -> "_Machine":
-        lanes, halo = LANES[dtype.name], stage.halo
-        columns = (stage.width + 2 * halo) * lanes
+        halo = stage.halo
+        columns = (stage.width + 2 * halo) * LANES
         return cls(
             stage,
             stage.codes,
@@ -268,12 +266,14 @@ class Engine:
         If the dtype is another.
     """
 
-    def __init__(self, program: Program, dtype: str = "float32") -> None:
-        if dtype not in LANES:
+    def __init__(self, program: Program, dtype: npt.DTypeLike = "float32") -> None:
+        try:
+            self.dtype = np.dtype(dtype)
+        except TypeError:
+            raise LayerError(f'kernels are computed in "float32" or "float64", got dtype={dtype!r}') from None
+        if self.dtype.name not in ("float32", "float64"):
             raise LayerError(f'kernels are computed in "float32" or "float64", got dtype={dtype!r}')
         self.program = program
-        self.dtype = np.dtype(dtype)
-        self.lanes = LANES[dtype]
         self._machines = [_Machine.of(stage, self.dtype) for stage in program.stages]
 
     def evaluate(self, left: Array, right: Array | None = None) -> Array:
@@ -305,10 +305,10 @@ class Engine:
         for top in range(0, len(x), LEFT_GROUP):
             group = self._prepare(x[top : top + LEFT_GROUP])
             stop = min(top + LEFT_GROUP, len(x)) if symmetric else len(z)
-            for start in range(0, stop, self.lanes):
-                block = self._prepare_block(z[start : start + self.lanes])
-                count = min(self.lanes, len(z) - start)
-                same = np.zeros((len(group.pixels), self.lanes), bool)
+            for start in range(0, stop, LANES):
+                block = self._prepare_block(z[start : start + LANES])
+                count = min(LANES, len(z) - start)
+                same = np.zeros((len(group.pixels), LANES), bool)
                 same[:, :count] = x_keys[top : top + LEFT_GROUP, None] == z_keys[start : start + count]
                 first = max(0, start - top) if symmetric else 0
                 result = self._run_group(group, block, same, first)[:, :, :count]
@@ -334,9 +334,9 @@ class Engine:
         """
         x = self._planar(images)
         values = np.empty((self.program.readout_count, len(x)), self.dtype)
-        for start in range(0, len(x), self.lanes):
-            _, readouts = self._run_self(x[start : start + self.lanes], len(self._machines))
-            count = min(self.lanes, len(x) - start)
+        for start in range(0, len(x), LANES):
+            _, readouts = self._run_self(x[start : start + LANES], len(self._machines))
+            count = min(LANES, len(x) - start)
             values[:, start : start + count] = readouts[:, :count]
         _require_finite(values)
         return values
@@ -365,6 +365,7 @@ class Engine:
                 gains_out[n],
                 inverses_out[n],
             )
+        _require_range(machine.stage, gains_out)
 
     def _statistics_shape(self, stage: Stage) -> tuple[int, int, int]:
         return (stage.activation_count, stage.height, stage.width)
@@ -374,9 +375,9 @@ class Engine:
         last = max((k for k, m in enumerate(self._machines) if m.stage.activation_count), default=0)
         slots = np.zeros((len(x), self.program.slot_count))
         if last > 0:
-            for start in range(0, len(x), self.lanes):
-                sums, _ = self._run_self(x[start : start + self.lanes], last)
-                count = min(self.lanes, len(x) - start)
+            for start in range(0, len(x), LANES):
+                sums, _ = self._run_self(x[start : start + LANES], last)
+                count = min(LANES, len(x) - start)
                 slots[start : start + count] = sums[:, 0, :count].T
         return [slots] * len(self._machines)
 
@@ -395,7 +396,7 @@ class Engine:
         slots = self._self_slots(x)
         gains, inverses = [], []
         for machine, sums in zip(self._machines, slots, strict=True):
-            shape = (*self._statistics_shape(machine.stage), self.lanes)
+            shape = (*self._statistics_shape(machine.stage), LANES)
             gains.append(np.zeros(shape, self.dtype))
             inverses.append(np.zeros(shape, self.dtype))
             views = (np.moveaxis(a[-1], -1, 0) for a in (gains, inverses))
@@ -403,14 +404,14 @@ class Engine:
         return _Images(self._lanes_last(x), tuple(gains), tuple(inverses))
 
     def _lanes_last(self, x: Array) -> Array:
-        pixels = np.zeros((*x.shape[1:], self.lanes), self.dtype)
+        pixels = np.zeros((*x.shape[1:], LANES), self.dtype)
         pixels[..., : len(x)] = np.moveaxis(x, 0, -1)
         return pixels
 
     def _run_group(self, group: _Images, block: _Images, same: Array, first: int) -> Array:
         """Run all stages; return ``(left images, readouts, lanes)`` float64."""
-        slots = np.zeros((len(group.pixels), self.program.slot_count, 2, self.lanes))
-        readouts = np.zeros((len(group.pixels), self.program.readout_count, self.lanes))
+        slots = np.zeros((len(group.pixels), self.program.slot_count, 2, LANES))
+        readouts = np.zeros((len(group.pixels), self.program.readout_count, LANES))
         for k, machine in enumerate(self._machines):
             left, right = (
                 (group.pixels, block.pixels) if k == 0 else (group.pixels[:, :1, :1, :1], block.pixels[:1, :1, :1])
@@ -442,12 +443,12 @@ class Engine:
 
         Returns slots ``(slots, 2, lanes)`` and read-outs ``(readouts, lanes)``, float64.
         """
-        slots = np.zeros((self.program.slot_count, 2, self.lanes))
-        readouts = np.zeros((self.program.readout_count, self.lanes))
+        slots = np.zeros((self.program.slot_count, 2, LANES))
+        readouts = np.zeros((self.program.readout_count, LANES))
         pixels = self._lanes_last(x)
-        same = np.ones(self.lanes, bool)
+        same = np.ones(LANES, bool)
         for k, machine in enumerate(self._machines[:stage_count]):
-            shape = (*self._statistics_shape(machine.stage), self.lanes)
+            shape = (*self._statistics_shape(machine.stage), LANES)
             gains, inverses = np.zeros(shape, self.dtype), np.zeros(shape, self.dtype)
             self._variances(
                 machine, x, slots[:, 0, : len(x)].T.copy(), np.moveaxis(gains, -1, 0), np.moveaxis(inverses, -1, 0)
@@ -486,6 +487,16 @@ def _contents(x: Array) -> Array:
     keys = np.empty(len(x), object)
     keys[:] = [image.tobytes() for image in x]
     return keys
+
+
+def _require_range(stage: Stage, gains: Array) -> None:
+    """Refuse standard deviations whose inverses' product overflows: the correlation would be wrong, not infinite."""
+    smallest = np.finfo(gains.dtype).tiny ** 0.5
+    if np.any((gains > 0) & (gains < smallest)):
+        raise NotFinite(
+            f"an image has a standard deviation below {smallest:.0e} in a layer of {stage.height} x {stage.width}, "
+            f"too small for {gains.dtype}: scale the images or raise w_std, or use float64"
+        )
 
 
 def _require_finite(values: Array) -> None:

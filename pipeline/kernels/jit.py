@@ -8,7 +8,10 @@ change with the length of a loop, and a pair must have the same bits in every ti
 reciprocal and square root are off for the same reason.
 """
 
+import contextlib
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -25,7 +28,27 @@ def _prefer_wide_vectors() -> None:
         nb.config.CPU_FEATURES = llvm.get_host_cpu_features().flatten() + ",-prefer-256-bit"
 
 
+def forget_stale_code(folder: Path) -> None:
+    """Delete numba's files where any source of this room has changed since they were made.
+
+    numba looks only at the file of the function itself, so after an update an old inner loop would live on inside
+    an unchanged caller, and compute other numbers than the sources say.
+    """
+    sources = b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))
+    digest = hashlib.blake2b(sources, digest_size=16).hexdigest()
+    cache = folder / "__pycache__"
+    stamp = cache / "numba-sources.txt"
+    # Where the folder cannot be written, numba keeps its files elsewhere, and an update replaces all sources.
+    with contextlib.suppress(OSError):
+        if not stamp.exists() or stamp.read_text() != digest:
+            cache.mkdir(exist_ok=True)
+            for path in cache.glob("*.nb[ic]"):
+                path.unlink(missing_ok=True)
+            stamp.write_text(digest)
+
+
 _prefer_wide_vectors()
+forget_stale_code(Path(__file__).parent)
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz"}}
 
 

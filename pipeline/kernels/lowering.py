@@ -91,6 +91,8 @@ def lower(readouts: Sequence[tuple[Sequential, str]], input_shape: tuple[int, ..
     LayerError
         If a network does not accept the shape, ends in an image, or a kind is unknown.
     """
+    if not readouts:
+        raise LayerError("a program needs at least one read-out, got none")
     graph = Graph()
     outputs: list[tuple[int, bool]] = []
     for network, kind in readouts:

@@ -85,7 +85,7 @@ class Stage:
 
     @property
     def codes(self) -> Array:
-        """The integer half of the operations, (operations, 8) int64: the columns of `COLUMNS`."""
+        """The integer half of the operations, (operations, 8) int64: the fields in order, tangent last."""
         rows = [
             (op.code, op.source, op.target, op.activation, *op.window, op.slot, op.tangent) for op in self.operations
         ]

@@ -2,7 +2,7 @@
 
 A linear layer and an activation turn the variances of an image into variances without looking at any other
 covariance, so a pair's standard deviations cost an image one pass over H x W numbers, in float64 whatever the
-dtype of the planes.
+dtype of the planes. Only behind a reduction do they start from what the planes of the image with itself gave.
 """
 
 import math

@@ -1,15 +1,28 @@
 """Layers with weights, in the NTK parameterisation: weights are unit Gaussians times ``w_std / sqrt(fan-in)``."""
 
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 from pipeline.errors import LayerError
 from pipeline.layers.base import Layer, Shape, require_image
 
 
-def _require_standard_deviations(layer: "Conv | Dense") -> None:
+def _require_weights(layer: "Conv | Dense") -> None:
+    """Refuse standard deviations and a ``trained`` that are none."""
+    if not isinstance(layer.trained, bool):
+        raise LayerError(f"trained must be True or False, got {layer.trained!r}")
     for name, value in (("w_std", layer.w_std), ("b_std", layer.b_std)):
-        if not 0 <= value < float("inf"):
-            raise LayerError(f"{name} must be a finite standard deviation >= 0, got {value}")
+        if not isinstance(value, Real) or not 0 <= value < float("inf"):
+            raise LayerError(f"{name} must be a finite standard deviation >= 0, got {value!r}")
+
+
+def _pair(name: str, value: object) -> tuple[int, int]:
+    """Read one whole number or two as height and width in pixels."""
+    given = value if isinstance(value, tuple | list) else (value, value)
+    numbers = [int(v) for v in given if isinstance(v, Integral) and not isinstance(v, bool)]
+    if len(given) != 2 or len(numbers) != 2 or min(numbers) < 1:
+        raise LayerError(f"{name} must be one or two whole numbers of at least 1, got {value!r}")
+    return numbers[0], numbers[1]
 
 
 @dataclass(frozen=True)
@@ -35,10 +48,9 @@ class Conv(Layer):
     trained: bool = True
 
     def __post_init__(self) -> None:
-        _require_standard_deviations(self)
-        if min(self.window) < 1:
-            raise LayerError(f"filter_shape must be at least 1, got {self.filter_shape}")
-        if self.strides not in (1, (1, 1)):
+        _require_weights(self)
+        _pair("filter_shape", self.filter_shape)
+        if _pair("strides", self.strides) != (1, 1):
             raise LayerError(f"Conv supports strides=1 so far, got strides={self.strides}")
         if self.padding != "SAME":
             raise LayerError(f'Conv supports padding="SAME" so far, got padding={self.padding!r}')
@@ -46,7 +58,7 @@ class Conv(Layer):
     @property
     def window(self) -> tuple[int, int]:
         """Height and width of the filter in pixels."""
-        return (self.filter_shape, self.filter_shape) if isinstance(self.filter_shape, int) else self.filter_shape
+        return _pair("filter_shape", self.filter_shape)
 
     def output_shape(self, shape: Shape) -> Shape:
         return Shape(require_image(self, shape), None)
@@ -67,7 +79,7 @@ class Dense(Layer):
     trained: bool = True
 
     def __post_init__(self) -> None:
-        _require_standard_deviations(self)
+        _require_weights(self)
 
     def output_shape(self, shape: Shape) -> Shape:
         return Shape(shape.spatial, None)
@@ -90,8 +102,8 @@ class Rescale(Layer):
         if isinstance(self.variance, str):
             if self.variance not in ("channels", "features"):
                 raise LayerError(f'Rescale takes a number, "channels" or "features", got {self.variance!r}')
-        elif not 0 < self.variance < float("inf"):
-            raise LayerError(f"Rescale needs a finite variance > 0, got {self.variance}")
+        elif not isinstance(self.variance, Real) or not 0 < self.variance < float("inf"):
+            raise LayerError(f"Rescale needs a finite variance > 0, got {self.variance!r}")
 
     def factor(self, shape: Shape) -> float:
         """Evaluate ``variance`` for an input of this shape."""

@@ -32,8 +32,8 @@ def cntk(depth: int, pooling: str = "flatten", trained_ends: bool | None = None)
     LayerError
         If depth is below 2 or the pooling is unknown.
     """
-    if depth < 2:
-        raise LayerError(f"cntk counts convolutions plus one: depth must be at least 2, got {depth}")
+    if not isinstance(depth, int) or depth < 2:
+        raise LayerError(f"cntk counts convolutions plus one: depth must be a whole number >= 2, got {depth!r}")
     if pooling not in ("flatten", "gap"):
         raise LayerError(f'cntk knows pooling "flatten" and "gap", got {pooling!r}')
     flat = pooling == "flatten"
@@ -58,8 +58,8 @@ def fully_connected(depth: int, w_std: float = SQRT_2, b_std: float = 0.0) -> Se
     LayerError
         If depth is below 1.
     """
-    if depth < 1:
-        raise LayerError(f"fully_connected counts dense layers: depth must be at least 1, got {depth}")
+    if not isinstance(depth, int) or depth < 1:
+        raise LayerError(f"fully_connected counts dense layers: depth must be a whole number >= 1, got {depth!r}")
     body: list[Layer] = []
     for _ in range(depth - 1):
         body += [Dense(w_std, b_std), Relu()]

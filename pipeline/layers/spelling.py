@@ -5,8 +5,6 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from pipeline.errors import LayerError
 from pipeline.layers.base import Layer
 from pipeline.layers.sequential import Sequential
@@ -37,6 +35,8 @@ def read(tables: Sequence[Mapping[str, Any]], layers: Mapping[str, type[Layer]])
     for position, table in enumerate(tables):
         fields = dict(table)
         name = fields.pop("layer", None)
+        if name is None:
+            raise LayerError(f'network.layers[{position}]: name the layer, like layer = "Relu"')
         if name not in layers:
             raise LayerError(f"network.layers[{position}]: unknown layer {name!r}{nearest(name, list(layers))}")
         kind: Any = layers[name]
@@ -44,14 +44,11 @@ def read(tables: Sequence[Mapping[str, Any]], layers: Mapping[str, type[Layer]])
         for key in fields:
             if key not in known:
                 raise LayerError(f"network.layers[{position}]: {name} has no field {key!r}{nearest(key, known)}")
+        values = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
         try:
-            built.append(TypeAdapter(kind).validate_python(fields))
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"][:1]))
-            raise LayerError(f"network.layers[{position}]: {name} {where}: {first['msg']}") from error
-        except LayerError as error:
-            raise LayerError(f"network.layers[{position}]: {error}") from error
+            built.append(kind(**values))
+        except (TypeError, LayerError) as error:
+            raise LayerError(f"network.layers[{position}]: {name}: {error}") from error
     return Sequential(*built)
 
 

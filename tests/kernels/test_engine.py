@@ -151,3 +151,27 @@ def test_values_that_are_not_finite_are_refused_with_their_pair(dtype):
 def test_values_beyond_the_dtype_are_refused():
     with pytest.raises(NotFinite, match="out of range"):
         kernel_matrix(NETWORK, np.full((1, 4, 4, 2), 1e20))
+
+
+def test_images_too_small_for_float32_are_refused_and_fine_in_float64():
+    images = 1e-20 * np.random.default_rng(0).standard_normal((2, 4, 4, 1))
+    with pytest.raises(NotFinite, match=r"standard deviation below 1e-19 .*too small for float32"):
+        kernel_matrix(presets.cntk(3), images)
+    unit = kernel_matrix(presets.cntk(3), 1e20 * images, dtype="float64")
+    np.testing.assert_allclose(1e40 * kernel_matrix(presets.cntk(3), images, dtype="float64"), unit, rtol=1e-12)
+
+
+def test_a_single_layer_and_numpy_dtypes_are_welcome():
+    vectors = np.eye(3)
+    np.testing.assert_array_equal(kernel_matrix(Dense(), vectors, dtype=np.float64), np.eye(3) / 3)
+
+
+@pytest.mark.parametrize("inputs", [5.0, np.zeros(3), np.zeros((2, 3, 4))])
+def test_inputs_of_a_wrong_rank_are_refused(inputs):
+    with pytest.raises(DataError, match=r"x1 must be of shape \(n, H, W, C\) or \(n, features\), got \("):
+        kernel_matrix(Dense(), inputs)
+
+
+def test_a_program_of_nothing_is_refused():
+    with pytest.raises(LayerError, match="at least one read-out"):
+        lower([], (3,))

@@ -32,19 +32,24 @@ def test_a_convolution_of_vectors_is_refused():
 
 @pytest.mark.parametrize("layer", [Dense, lambda **values: Conv(3, **values)])
 @pytest.mark.parametrize("name", ["w_std", "b_std"])
-@pytest.mark.parametrize("value", [-0.1, float("inf"), float("nan")])
+@pytest.mark.parametrize("value", [-0.1, float("inf"), float("nan"), "2"])
 def test_impossible_standard_deviations_are_refused(layer, name, value):
-    with pytest.raises(LayerError, match=rf"{name} must be a finite standard deviation >= 0, got {value}"):
+    with pytest.raises(LayerError, match=rf"{name} must be a finite standard deviation >= 0, got {value!r}"):
         layer(**{name: value})
 
 
-@pytest.mark.parametrize("filter_shape", [0, -3, (0, 3), (3, 0)])
+def test_a_trained_that_is_no_truth_value_is_refused():
+    with pytest.raises(LayerError, match="trained must be True or False, got 'yes'"):
+        Dense(trained="yes")
+
+
+@pytest.mark.parametrize("filter_shape", [0, -3, (0, 3), (3, 0), 3.0, "3", None, True, (3,), (3, 3, 3), (3.5, 3)])
 def test_empty_windows_are_refused(filter_shape):
-    with pytest.raises(LayerError, match="filter_shape must be at least 1, got"):
+    with pytest.raises(LayerError, match="filter_shape must be one or two whole numbers of at least 1, got"):
         Conv(filter_shape)
 
 
-@pytest.mark.parametrize("strides", [2, (2, 1), 0])
+@pytest.mark.parametrize("strides", [2, (2, 1)])
 def test_strides_are_refused_so_far(strides):
     with pytest.raises(LayerError, match=r"Conv supports strides=1 so far, got strides=[0-9(]"):
         Conv(3, strides=strides)

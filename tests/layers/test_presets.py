@@ -45,14 +45,14 @@ def test_the_fully_connected_network_counts_dense_layers():
     assert presets.fully_connected(1) == Sequential(Flatten(), Dense())
 
 
-@pytest.mark.parametrize("depth", [1, 0, -2])
+@pytest.mark.parametrize("depth", [1, 0, -2, 3.5])
 def test_a_cntk_without_convolutions_is_refused(depth):
-    with pytest.raises(LayerError, match=f"depth must be at least 2, got {depth}"):
+    with pytest.raises(LayerError, match=f"depth must be a whole number >= 2, got {depth}"):
         presets.cntk(depth)
 
 
 def test_a_fully_connected_network_without_layers_is_refused():
-    with pytest.raises(LayerError, match="depth must be at least 1, got 0"):
+    with pytest.raises(LayerError, match="depth must be a whole number >= 1, got 0"):
         presets.fully_connected(0)
 
 
@@ -70,4 +70,4 @@ def test_every_preset_builds_a_vector_network_from_a_depth_and_each_pooling(pres
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
 def test_the_options_of_a_preset_are_arguments_of_its_builder(preset):
-    preset.build(3, **dict.fromkeys(preset.options, 1.0))
+    preset.build(3, **{option: True if option == "trained_ends" else 1.0 for option in preset.options})

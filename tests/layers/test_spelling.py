@@ -24,7 +24,7 @@ def test_fields_that_are_left_out_take_their_defaults_and_lists_are_tuples():
 def test_an_unknown_layer_is_refused_with_the_nearest():
     with pytest.raises(LayerError, match=r"network.layers\[1\]: unknown layer 'Rely': did you mean 'Relu'\?"):
         spelling.read([{"layer": "Dense"}, {"layer": "Rely"}], LAYERS)
-    with pytest.raises(LayerError, match=r"network.layers\[0\]: unknown layer None"):
+    with pytest.raises(LayerError, match=r"network.layers\[0\]: name the layer, like layer = "):
         spelling.read([{}], LAYERS)
 
 
@@ -44,7 +44,7 @@ def test_no_names_at_all_are_said_so():
 
 @pytest.mark.parametrize("value", ["3 by 3", [3, 3, 3], None])
 def test_a_value_of_another_type_is_refused_with_its_field(value):
-    with pytest.raises(LayerError, match=r"network.layers\[1\]: Conv filter_shape"):
+    with pytest.raises(LayerError, match=r"network.layers\[1\]: Conv: filter_shape must be"):
         spelling.read([{"layer": "Relu"}, {"layer": "Conv", "filter_shape": value}], LAYERS)
 
 
