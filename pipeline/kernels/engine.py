@@ -17,7 +17,7 @@ from pipeline.kernels.jit import jit
 from pipeline.kernels.planes import (
     LANES,
     add_plane_sum,
-    clear_rim,
+    clear_sides,
     input_plane,
     linear_plane,
     relu_plane,
@@ -65,13 +65,13 @@ def run_stage(
         of an image with itself.
     right, right_gains, right_inverses : ``(C or activations, H, W * lanes)``.
     right_inverses_at_zero : the same for offset (0, 0), as `raise_lanes` left them.
-    planes : ``(registers, 2, H + 2 halo, (W + 2 halo) * lanes)``, scratch; S is 0, T is 1.
-    scratch : ``(2, (W + 2 halo) * lanes)``.
+    planes : ``(registers, 2, H, (W + 2 halo) * lanes)``, scratch; S is 0, T is 1.
+    scratch : ``(2, largest window height + 2, (W + 2 halo) * lanes)``, its last rows zero.
     slots : ``(slots, 2, lanes)`` float64; REDUCE adds to them, LOAD reads them.
     readouts_out : ``(readouts, lanes)`` float64.
     """
     begin = halo * LANES
-    column_sums, row_sum = scratch[0], scratch[1]
+    row_sums = scratch[0, 0]
     for o in range(offsets.shape[0]):
         dy, dx = offsets[o, 0], offsets[o, 1]
         shape = (left.shape[1] - abs(dy), left.shape[2] - abs(dx))
@@ -79,8 +79,8 @@ def run_stage(
         start = (max(0, -dy), max(0, -dx), max(0, dy), max(0, dx))
         if halo > 0:
             for q in range(planes.shape[0]):
-                clear_rim(planes[q, 0], shape[0], shape[1], halo)
-                clear_rim(planes[q, 1], shape[0], shape[1], halo)
+                clear_sides(planes[q, 0], shape[0], shape[1], halo)
+                clear_sides(planes[q, 1], shape[0], shape[1], halo)
         for p in range(codes.shape[0]):
             if not marks[p, o]:
                 continue
@@ -91,10 +91,10 @@ def run_stage(
                 input_plane(left, right, planes[target], shape, start, halo, factors[0])
             elif code == _LOAD:
                 for lane in range(LANES):
-                    planes[target, 0, halo, begin + lane] = slots[slot, 0, lane]
-                    planes[target, 1, halo, begin + lane] = slots[slot, 1, lane]
+                    planes[target, 0, 0, begin + lane] = slots[slot, 0, lane]
+                    planes[target, 1, 0, begin + lane] = slots[slot, 1, lane]
             elif code == _LINEAR:
-                linear_plane(planes[source], planes[target], shape, window, halo, factors, tangent, column_sums)
+                linear_plane(planes[source], planes[target], shape, window, halo, factors, tangent, scratch)
             elif code == _RELU or code == _LINEAR_RELU:
                 if tangent:
                     relu_plane_with_tangent(
@@ -109,7 +109,7 @@ def run_stage(
                         left_inverses[activation],
                         right_gains[activation],
                         inverses[activation],
-                        column_sums,
+                        scratch,
                     )
                 else:
                     relu_plane(
@@ -124,15 +124,15 @@ def run_stage(
                         left_inverses[activation],
                         right_gains[activation],
                         inverses[activation],
-                        column_sums,
+                        scratch,
                     )
             elif code == _REDUCE:
-                add_plane_sum(planes[source, 0], shape, halo, factors[0], row_sum, slots[slot, 0])
+                add_plane_sum(planes[source, 0], shape, halo, factors[0], row_sums, slots[slot, 0])
                 if tangent:
-                    add_plane_sum(planes[source, 1], shape, halo, factors[0], row_sum, slots[slot, 1])
+                    add_plane_sum(planes[source, 1], shape, halo, factors[0], row_sums, slots[slot, 1])
             else:  # OUTPUT
                 for lane in range(LANES):
-                    readouts_out[slot, lane] = planes[source, codes[p, 7], halo, begin + lane]
+                    readouts_out[slot, lane] = planes[source, codes[p, 7], 0, begin + lane]
 
 
 @jit
@@ -233,9 +233,9 @@ class _Machine:
             stage.codes,
             stage.params.astype(dtype),
             stage.params,
-            np.zeros((stage.register_count, 2, stage.height + 2 * halo, columns), dtype),
-            np.zeros((stage.register_count, stage.height + 2 * halo, stage.width + 2 * halo)),
-            np.zeros((2, columns), dtype),
+            np.zeros((stage.register_count, 2, stage.height, columns), dtype),
+            np.zeros((stage.register_count + 1, stage.height + 2 * halo, stage.width + 2 * halo)),
+            np.zeros((2, max(op.window[0] for op in stage.operations) + 2, columns), dtype),
         )
 
 

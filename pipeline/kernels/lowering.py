@@ -245,15 +245,15 @@ def _give_registers(steps: Sequence[_Step]) -> tuple[list[Operation], int]:
     operations = []
     for position, step in enumerate(steps):
         source = home[step.reads]
+        # The source is given back first: an operation may overwrite it, which halves the cache that planes need.
+        if step.reads >= 0 and last_reader[step.reads] == position:
+            free.append(source)
         target = -1
         if step.makes >= 0:
-            # The target is taken before the source is given back: a window sum cannot write over what it reads.
             if not free:
                 free.append(count)
                 count += 1
             target = home[step.makes] = free.pop()
-        if step.reads >= 0 and last_reader[step.reads] == position:
-            free.append(source)
         if step.makes >= 0 and step.makes not in last_reader:
             free.append(target)
         operations.append(replace(step.operation, source=source, target=target))

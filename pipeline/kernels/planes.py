@@ -1,7 +1,7 @@
 """Loops over one plane: the covariances of a left image with a block of right images at one offset.
 
 A plane has the right images as its innermost axis, the 16 *lanes*. Its rows are flat, ``(W + 2 halo) * lanes``
-long, so every loop runs over contiguous vectors; the rim of ``halo`` pixels is zero.
+long, so every loop runs over contiguous vectors; the ``halo`` pixels on both sides are zero.
 What belongs to the left image is one scalar a pixel; for pairs of an image with itself it differs by lane.
 `left_at` and `in_lane` hide the difference.
 
@@ -45,15 +45,11 @@ def _in_lane(value: Any, lane: Any) -> Any:
 
 
 @jit
-def clear_rim(plane: Array, height: int, width: int, halo: int) -> None:
-    """Set the ``halo`` pixels around the top left ``height`` x ``width`` entries of a plane to zero, in place."""
+def clear_sides(plane: Array, height: int, width: int, halo: int) -> None:
+    """Set the ``halo`` pixels left and right of ``height`` rows of ``width`` pixels to zero, in place."""
     zero = plane.dtype.type(0)
     left, right, end = halo * LANES, (halo + width) * LANES, (2 * halo + width) * LANES
-    for i in range(halo):
-        for m in range(end):
-            plane[i, m] = zero
-            plane[height + halo + i, m] = zero
-    for i in range(halo, height + halo):
+    for i in range(height):
         for m in range(left):
             plane[i, m] = zero
         for m in range(right, end):
@@ -61,72 +57,55 @@ def clear_rim(plane: Array, height: int, width: int, halo: int) -> None:
 
 
 @jit_inline
-def window_sum_3x3(above: Array, here: Array, below: Array, count: int, column_sums: Array, row_out: Array) -> None:
-    """Sum over 3 x 3 windows along one row, columns first.
+def row_sum(plane: Array, i: int, shape: tuple[int, int], window_width: int, halo: int, sums_out: Array) -> None:
+    """Sum a plane over the width of a window along row ``i``; rows outside the plane are zeros.
+
+    With padding "SAME" a window reaches ``(size - 1) // 2`` pixels to the left and the rest to the right.
 
     Parameters
     ----------
-    above, here, below : three rows of the source, from one pixel left of the output's first to one right of its last.
-    count : entries of the output row.
-    column_sums : scratch of at least ``count + 2 lanes``.
-    row_out : ``count`` sums are written here.
+    plane : rows with ``halo`` pixels of zeros on both sides.
+    shape : height and width of the plane in pixels.
+    sums_out : ``width * lanes`` sums are written here.
     """
-    for m in range(count + 2 * LANES):
-        column_sums[m] = above[m] + here[m] + below[m]
-    for m in range(count):
-        row_out[m] = column_sums[m] + column_sums[m + LANES] + column_sums[m + 2 * LANES]
+    count = shape[1] * LANES
+    if i < 0 or i >= shape[0]:
+        for m in range(count):
+            sums_out[m] = sums_out.dtype.type(0)
+    elif window_width == 3:
+        row = plane[i, (halo - 1) * LANES : (halo + 1) * LANES + count]
+        for m in range(count):
+            sums_out[m] = row[m] + row[m + LANES] + row[m + 2 * LANES]
+    else:
+        first = (halo - (window_width - 1) // 2) * LANES
+        row = plane[i, first : first + count]
+        for m in range(count):
+            sums_out[m] = row[m]
+        for step in range(1, window_width):
+            row = plane[i, first + step * LANES : first + step * LANES + count]
+            for m in range(count):
+                sums_out[m] += row[m]
 
 
 @jit
-def window_sum_any(
-    plane: Array, i: int, window: tuple[int, int], count: int, halo: int, column_sums: Array, row_out: Array
-) -> None:
-    """Sum over windows of any size along output row ``i``, columns first.
-
-    With padding "SAME" a window reaches ``(size - 1) // 2`` pixels up and left, and the rest down and right.
-
-    Parameters
-    ----------
-    plane : source, with a rim of ``halo`` zeros.
-    window : height and width in pixels.
-    count : entries of the output row.
-    column_sums : scratch of at least ``count + (window width - 1) lanes``.
-    row_out : ``count`` sums are written here.
-    """
-    top, first = i + halo - (window[0] - 1) // 2, (halo - (window[1] - 1) // 2) * LANES
-    reach = count + (window[1] - 1) * LANES
-    row = plane[top, first : first + reach]
-    for m in range(reach):
-        column_sums[m] = row[m]
-    for step in range(1, window[0]):
-        row = plane[top + step, first : first + reach]
-        for m in range(reach):
-            column_sums[m] += row[m]
+def add_up(ring: Array, window_height: int, count: int) -> None:
+    """Add the first ``window_height`` rows of a ring into its row before last; its last row stays zero."""
+    total = ring[ring.shape[0] - 2]
     for m in range(count):
-        row_out[m] = column_sums[m]
-    for step in range(1, window[1]):
-        shifted = column_sums[step * LANES : step * LANES + count]
+        total[m] = ring[0, m]
+    for k in range(1, window_height):
+        row = ring[k]
         for m in range(count):
-            row_out[m] += shifted[m]
+            total[m] += row[m]
 
 
 @jit_inline
-def window_sum(
-    plane: Array, i: int, window: tuple[int, int], count: int, halo: int, column_sums: Array, row_out: Array
-) -> None:
-    """Do as `window_sum_any`, by the fast way for 3 x 3."""
-    if window[0] == 3 and window[1] == 3:
-        first, last = (halo - 1) * LANES, (halo + 1) * LANES + count
-        window_sum_3x3(
-            plane[i + halo - 1, first:last],
-            plane[i + halo, first:last],
-            plane[i + halo + 1, first:last],
-            count,
-            column_sums,
-            row_out,
-        )
-    else:
-        window_sum_any(plane, i, window, count, halo, column_sums, row_out)
+def three_rows(ring: Array, i: int, window_height: int, count: int) -> tuple[int, int, int]:
+    """Name three rows of a ring whose sum is that of a window centred on row ``i``."""
+    if window_height == 3:
+        return (i + 2) % 3, i % 3, (i + 1) % 3
+    add_up(ring, window_height, count)
+    return ring.shape[0] - 2, ring.shape[0] - 1, ring.shape[0] - 1
 
 
 @jit
@@ -138,7 +117,7 @@ def linear_plane(
     halo: int,
     factors: tuple[float, float, float],
     tangent: bool,
-    column_sums: Array,
+    ring: Array,
 ) -> None:
     """Apply a linear layer to a register.
 
@@ -146,23 +125,32 @@ def linear_plane(
 
     Parameters
     ----------
-    source, target_out : ``(2, rows, columns)``, two different registers.
+    source, target_out : ``(2, rows, columns)``; they may be the same register.
     shape : height and width of the plane in pixels.
+    window : height and width of the filter in pixels.
     factors : scale, bias, own.
-    column_sums : scratch of a plane's row.
+    ring : ``(2, window height + 2, columns)``, scratch; its last rows are zero.
     """
     scale, bias, own = factors
     begin, count = halo * LANES, shape[1] * LANES
+    above, below = (window[0] - 1) // 2, window[0] // 2
+    for i in range(-above, below):
+        row_sum(source[0], i, shape, window[1], halo, ring[0, (i + window[0]) % window[0]])
+        row_sum(source[1], i, shape, window[1], halo, ring[1, (i + window[0]) % window[0]])
     for i in range(shape[0]):
-        s = target_out[0, i + halo, begin : begin + count]
-        window_sum(source[0], i, window, count, halo, column_sums, s)
+        row_sum(source[0], i + below, shape, window[1], halo, ring[0, (i + below) % window[0]])
+        s = target_out[0, i, begin : begin + count]
+        a, b, c = three_rows(ring[0], i, window[0], count)
+        up, here, down = ring[0, a], ring[0, b], ring[0, c]
         for m in range(count):
-            s[m] = scale * s[m] + bias
+            s[m] = scale * (up[m] + here[m] + down[m]) + bias
         if tangent:
-            t = target_out[1, i + halo, begin : begin + count]
-            window_sum(source[1], i, window, count, halo, column_sums, t)
+            row_sum(source[1], i + below, shape, window[1], halo, ring[1, (i + below) % window[0]])
+            t = target_out[1, i, begin : begin + count]
+            a, b, c = three_rows(ring[1], i, window[0], count)
+            up, here, down = ring[1, a], ring[1, b], ring[1, c]
             for m in range(count):
-                t[m] = scale * t[m] + own * s[m]
+                t[m] = scale * (up[m] + here[m] + down[m]) + own * s[m]
 
 
 @jit
@@ -178,28 +166,37 @@ def relu_plane(
     left_inverse: Array,
     right_gain: Array,
     right_inverse: Array,
-    column_sums: Array,
+    ring: Array,
 ) -> None:
     """Apply a linear layer and ReLU to the S of a register, row by row while the row is in cache.
 
     ``S = scale * window_sum(S) + bias``, then ``S' = k1(rho) * gains``: a gain is the standard deviation after
     ReLU, an inverse that of the one before it (0 for a variance of 0).
 
+    Rows are summed along their length into a ring of as many rows as the window is high, so that the result may
+    overwrite its source: planes then fit into half the cache, and nothing but the ring is written twice.
+
     Parameters
     ----------
-    source, target_out : ``(2, rows, columns)``, two different registers.
+    source, target_out : ``(2, rows, columns)``; they may be the same register.
     shape : height and width of the plane in pixels.
+    window : height and width of the filter in pixels.
     factors : scale, bias, own.
     start : first row and column of the left image, then of the right image.
     left_gain, left_inverse : ``(H, W)``, or ``(H, W, lanes)`` for pairs of an image with itself.
     right_gain, right_inverse : ``(H, W * lanes)``.
-    column_sums : scratch of a plane's row.
+    ring : ``(2, window height + 2, columns)``, scratch; its last rows are zero.
     """
     scale, bias, _ = factors
     begin, count, first = halo * LANES, shape[1] * LANES, start[3] * LANES
+    above, below = (window[0] - 1) // 2, window[0] // 2
+    for i in range(-above, below):
+        row_sum(source[0], i, shape, window[1], halo, ring[0, (i + window[0]) % window[0]])
     for i in range(shape[0]):
-        s = target_out[0, i + halo, begin : begin + count]
-        window_sum(source[0], i, window, count, halo, column_sums, s)
+        row_sum(source[0], i + below, shape, window[1], halo, ring[0, (i + below) % window[0]])
+        a, b, c = three_rows(ring[0], i, window[0], count)
+        up, here, down = ring[0, a], ring[0, b], ring[0, c]
+        s = target_out[0, i, begin : begin + count]
         z_gain = right_gain[start[2] + i, first : first + count]
         z_inverse = right_inverse[start[2] + i, first : first + count]
         for j in range(shape[1]):
@@ -207,7 +204,7 @@ def relu_plane(
             x_inverse = left_at(left_inverse, start[0] + i, start[1] + j)
             for lane in range(LANES):
                 m = j * LANES + lane
-                covariance = scale * s[m] + bias
+                covariance = scale * (up[m] + here[m] + down[m]) + bias
                 _, k1 = relu_duals(covariance * (in_lane(x_inverse, lane) * z_inverse[m]))
                 s[m] = k1 * (in_lane(x_gain, lane) * z_gain[m])
 
@@ -225,22 +222,30 @@ def relu_plane_with_tangent(
     left_inverse: Array,
     right_gain: Array,
     right_inverse: Array,
-    column_sums: Array,
+    ring: Array,
 ) -> None:
     """Do as `relu_plane` for S and T of a register.
 
     ``T = scale * window_sum(T) + own * S``, then ``T' = k0(rho) / 2 * T``.
     """
     scale, bias, own = factors
-    half = column_sums.dtype.type(0.5)
+    half = ring.dtype.type(0.5)
     # The 1/2 of the ReLU's derivative costs nothing in these two factors.
     half_scale, half_own = half * scale, half * own
     begin, count, first = halo * LANES, shape[1] * LANES, start[3] * LANES
+    above, below = (window[0] - 1) // 2, window[0] // 2
+    for i in range(-above, below):
+        row_sum(source[0], i, shape, window[1], halo, ring[0, (i + window[0]) % window[0]])
+        row_sum(source[1], i, shape, window[1], halo, ring[1, (i + window[0]) % window[0]])
     for i in range(shape[0]):
-        s = target_out[0, i + halo, begin : begin + count]
-        t = target_out[1, i + halo, begin : begin + count]
-        window_sum(source[0], i, window, count, halo, column_sums, s)
-        window_sum(source[1], i, window, count, halo, column_sums, t)
+        row_sum(source[0], i + below, shape, window[1], halo, ring[0, (i + below) % window[0]])
+        row_sum(source[1], i + below, shape, window[1], halo, ring[1, (i + below) % window[0]])
+        a, b, c = three_rows(ring[0], i, window[0], count)
+        three_rows(ring[1], i, window[0], count)
+        s_up, s_here, s_down = ring[0, a], ring[0, b], ring[0, c]
+        t_up, t_here, t_down = ring[1, a], ring[1, b], ring[1, c]
+        s = target_out[0, i, begin : begin + count]
+        t = target_out[1, i, begin : begin + count]
         z_gain = right_gain[start[2] + i, first : first + count]
         z_inverse = right_inverse[start[2] + i, first : first + count]
         for j in range(shape[1]):
@@ -248,8 +253,8 @@ def relu_plane_with_tangent(
             x_inverse = left_at(left_inverse, start[0] + i, start[1] + j)
             for lane in range(LANES):
                 m = j * LANES + lane
-                covariance = scale * s[m] + bias
-                tangent = half_scale * t[m] + half_own * covariance
+                covariance = scale * (s_up[m] + s_here[m] + s_down[m]) + bias
+                tangent = half_scale * (t_up[m] + t_here[m] + t_down[m]) + half_own * covariance
                 k0, k1 = relu_duals(covariance * (in_lane(x_inverse, lane) * z_inverse[m]))
                 s[m] = k1 * (in_lane(x_gain, lane) * z_gain[m])
                 t[m] = tangent * k0
@@ -278,8 +283,8 @@ def input_plane(
     zero = right.dtype.type(0)
     begin, count, first = halo * LANES, shape[1] * LANES, start[3] * LANES
     for i in range(shape[0]):
-        s = target_out[0, i + halo, begin : begin + count]
-        t = target_out[1, i + halo, begin : begin + count]
+        s = target_out[0, i, begin : begin + count]
+        t = target_out[1, i, begin : begin + count]
         for m in range(count):
             s[m] = zero
             t[m] = zero
@@ -302,7 +307,7 @@ def add_plane_sum(
     A row is summed in the plane's dtype (at most W terms), rows and offsets in float64, always in this order.
     """
     for i in range(shape[0]):
-        row = plane[i + halo, halo * LANES :]
+        row = plane[i, halo * LANES :]
         for lane in range(LANES):
             row_sum[lane] = row.dtype.type(0)
         for j in range(shape[1]):

@@ -67,7 +67,7 @@ def run_variances(
     codes, params, halo : of the `Stage`; params in float64.
     image : ``(C, H, W)``.
     slots : ``(slots,)`` float64, the image's variance in each slot.
-    planes : ``(registers, H + 2 halo, W + 2 halo)`` float64, scratch.
+    planes : ``(registers + 1, H + 2 halo, W + 2 halo)`` float64, scratch.
     gains_out, inverses_out : ``(activations, H, W)``; see `relu_plane` for their meaning.
     """
     planes[:] = 0.0
@@ -85,6 +85,9 @@ def run_variances(
         elif code == _LOAD:
             planes[target, halo, halo] = slots[codes[p, 6]]
         elif code == _LINEAR or code == _RELU or code == _LINEAR_RELU:
-            _linear(planes[source], planes[target], shape, window, halo, params[p, 0], params[p, 1])
+            # The target may be the source's register, so the sums go to the spare plane first.
+            spare = planes[planes.shape[0] - 1]
+            _linear(planes[source], spare, shape, window, halo, params[p, 0], params[p, 1])
+            planes[target] = spare
             if code != _LINEAR:
                 _relu(planes[target], shape, halo, gains_out[activation], inverses_out[activation])
