@@ -15,10 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.durable import disk_full, is_disk_full
 from pipeline.errors import Interrupted, NotPositiveDefinite, PipelineError, TilesFailed, WorkersLost
 from pipeline.executors import Completion, Executor
 from pipeline.journal import Journal, Receipt, Task
-from pipeline.store import disk_full, is_disk_full
 
 WINDOW_PER_SLOT = 2
 """Tiles in flight per slot: one computes while the next is already on its worker."""

@@ -8,15 +8,17 @@ from functools import lru_cache
 
 import numpy as np
 
+from pipeline.arrays import Array, ArraySpec, create_arrays
 from pipeline.config import NetworkConfig, ReadoutsConfig
 from pipeline.driver import Job
+from pipeline.durable import Json
 from pipeline.errors import ConfigError, LayerError
-from pipeline.journal import Receipt, Task
+from pipeline.journal import Receipt, Task, timed
 from pipeline.kernels import NUMERICS_VERSION, Engine, Program, lower
 from pipeline.layers import LAYERS, Sequential, spelling
 from pipeline.layers.presets import PRESETS
 from pipeline.provenance import library_versions
-from pipeline.store import Array, ArraySpec, Json, RunDirectory, create_arrays, timed
+from pipeline.store import RunDirectory
 from pipeline.tiling import lower_tiles, pairs_in_tile, rectangle_tiles
 
 _LAYOUT_NOTE = "train holds the tiles on and below the diagonal, the others stay NaN; diagonal tiles are whole"

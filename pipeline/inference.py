@@ -5,10 +5,12 @@ from collections.abc import Callable
 
 import numpy as np
 
+from pipeline.arrays import Array
 from pipeline.datasets import one_hot_targets
 from pipeline.driver import Job
-from pipeline.journal import Receipt, Task
-from pipeline.store import Array, Json, RunDirectory, timed
+from pipeline.durable import Json
+from pipeline.journal import Receipt, Task, timed
+from pipeline.store import RunDirectory
 
 
 def prediction_jobs(run: RunDirectory, solve: str, order: int) -> list[Job]:

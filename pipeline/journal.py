@@ -6,7 +6,8 @@ writes a segment of its own; lines carry a checksum, and one that was torn by a 
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -138,3 +139,10 @@ class Journal:
                 return os.open(self.folder / f"{number:06d}.jsonl", os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_WRONLY)
             except FileExistsError:
                 continue
+
+
+def timed(action: Callable[[], Any]) -> tuple[Any, float]:
+    """Run an action; return its result and the seconds it took."""
+    start = time.perf_counter()
+    result = action()
+    return result, time.perf_counter() - start

@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline import lease
+from pipeline.durable import Json
 from pipeline.gram import kernel_jobs
 from pipeline.inference import prediction_jobs
 from pipeline.journal import Receipt, Task
 from pipeline.solvers import SOLVERS, planned_system, requested_solves, solve_name
-from pipeline.store import Json, RunDirectory
+from pipeline.store import RunDirectory
 
 
 @dataclass(frozen=True)

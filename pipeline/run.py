@@ -16,6 +16,7 @@ from pipeline import datasets, gram, lease
 from pipeline.config import RunConfig
 from pipeline.datasets import Dataset
 from pipeline.driver import Driver, Job, Outcome, Progress
+from pipeline.durable import Json, disk_full, is_disk_full
 from pipeline.errors import ConfigError, CorruptTile, RunNotFound, StoreError
 from pipeline.executors import EXECUTORS
 from pipeline.inference import metrics, prediction_jobs
@@ -24,7 +25,7 @@ from pipeline.kernels import lower
 from pipeline.plan import Plan, PlanInputs, make_plan, measure_pair_seconds
 from pipeline.provenance import library_versions, provenance
 from pipeline.solvers import SOLVERS, make_system, requested_solves
-from pipeline.store import Json, RunDirectory, disk_full, is_disk_full
+from pipeline.store import RunDirectory
 from pipeline.tiling import choose_tile, clip_tile
 
 REPAIRS = 3

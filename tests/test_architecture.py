@@ -9,7 +9,8 @@ PACKAGE = Path(__file__).parent.parent / "pipeline"
 
 TIERS = [
     {"errors"},
-    {"config", "tiling", "layers", "datasets", "journal", "lease", "provenance"},
+    {"config", "tiling", "layers", "datasets", "journal", "lease", "durable", "provenance"},
+    {"arrays"},
     {"kernels", "store", "executors"},
     {"driver"},
     {"gram", "solvers", "inference"},

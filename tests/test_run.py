@@ -187,7 +187,7 @@ def test_two_runs_at_once_on_one_store_are_refused(run_small: Run, small_config:
 
 
 def test_a_tile_that_cannot_be_written_leaves_the_others(run_small: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.store import TiledArray
+    from pipeline.arrays import TiledArray
 
     monkeypatch.setattr("pipeline.driver.FIRST_DELAY_SECONDS", 0.001)
     write = TiledArray.write
@@ -292,7 +292,7 @@ def test_black_images_have_a_kernel_of_zero(run_small: Run) -> None:
 def test_a_kernel_tile_that_is_damaged_again_and_again_ends_the_run(
     run_small: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline.store import TiledArray
+    from pipeline.arrays import TiledArray
 
     read = TiledArray.read
 

@@ -15,12 +15,13 @@ from typing import TypeVar
 import numpy as np
 import scipy.linalg
 
+from pipeline.arrays import Array
 from pipeline.datasets import one_hot_targets
 from pipeline.driver import Job
 from pipeline.errors import NotPositiveDefinite
-from pipeline.journal import Receipt, Task
+from pipeline.journal import Receipt, Task, timed
 from pipeline.solvers.systems import System, factor_cut, mean_diagonal, open_system
-from pipeline.store import Array, RunDirectory, timed
+from pipeline.store import RunDirectory
 
 _T = TypeVar("_T")
 

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
+from pipeline.arrays import ArraySpec, create_arrays
 from pipeline.config import RunConfig
-from pipeline.store import ArraySpec, Json, RunDirectory, create_arrays, fingerprint
+from pipeline.durable import Json
+from pipeline.store import RunDirectory, fingerprint
 from pipeline.tiling import Cut, choose_factor_tile
 
 TARGETS = "one-hot minus 1 / classes"
