@@ -156,9 +156,9 @@ def test_what_is_wrong_is_said_on_stderr_with_its_exit_code(
     assert "Traceback" not in result.stderr
 
 
-def test_ctrl_c_drains_and_says_how_to_resume(folder: Path) -> None:
+def test_a_second_run_is_refused_and_ctrl_c_drains_the_first_and_says_how_to_resume(folder: Path) -> None:
     command = [sys.executable, "-m", "pipeline.cli", "run", "small.toml", "--store", "stopped"]
-    command += ["--set", "readouts.depths=[12]", "--set", "data.train=200", "--set", 'cluster.kind="local"']
+    command += ["--set", "readouts.depths=[12]", "--set", "data.train=400", "--set", 'cluster.kind="local"']
     process = subprocess.Popen(
         command,
         cwd=folder,
@@ -172,6 +172,8 @@ def test_ctrl_c_drains_and_says_how_to_resume(folder: Path) -> None:
     deadline = time.monotonic() + 120
     while not any(journal.glob("*.jsonl")) and time.monotonic() < deadline:
         time.sleep(0.05)
+    second = cntk("resume", "stopped", cwd=folder)
+    assert (second.returncode, "another driver works on stopped" in second.stderr) == (1, True)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: driver and workers get it
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 130, stderr
