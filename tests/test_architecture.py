@@ -15,7 +15,7 @@ TIERS = [
     {"driver"},
     {"gram", "solvers", "inference"},
     {"plan", "report"},
-    {"run"},
+    {"run", "display"},
     {"cli", "estimators"},
 ]
 RANK = {room: rank for rank, rooms in enumerate(TIERS) for room in rooms}

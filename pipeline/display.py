@@ -1,0 +1,187 @@
+"""What people see of a run: live progress, tables, and numbers with units."""
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from pipeline.driver import Progress as DriverProgress
+from pipeline.plan import Plan
+from pipeline.report import RunReport
+
+PLAIN_SECONDS = 5.0
+"""Seconds between two lines of progress where the output is no terminal."""
+
+out = Console(highlight=False, soft_wrap=True)
+
+
+class RunView:
+    """Shows a run: a live line on a terminal, plain lines elsewhere."""
+
+    def __init__(self) -> None:
+        self._stage = ""
+        self._live: Progress | None = None
+        self._bar: Any = None
+        self._last = 0.0
+
+    def __enter__(self) -> "RunView":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+    def say(self, text: str) -> None:
+        out.print(escape(text))
+
+    def begin(self, stage: str) -> None:
+        self._end()
+        self._stage, self._last = stage, 0.0
+        if out.is_terminal:
+            self._live = Progress(
+                TextColumn("[bold]{task.description:7}"),
+                BarColumn(30),
+                MofNCompleteColumn(),
+                TextColumn("tiles  {task.fields[rate]}"),
+                TimeElapsedColumn(),
+                TextColumn("{task.fields[left]}"),
+                console=out,
+            )
+            self._bar = self._live.add_task(stage, total=None, rate="", left="")
+            self._live.start()
+
+    def progress(self, progress: DriverProgress) -> None:
+        rate, left = _rate(progress), _time_left(progress)
+        if self._live is not None:
+            self._live.update(self._bar, completed=progress.done, total=progress.total, rate=rate, left=left)
+            return
+        now = time.monotonic()
+        if progress.done == progress.total or now - self._last > PLAIN_SECONDS:
+            self._last = now
+            troubles = f", {progress.retries} retries" if progress.retries else ""
+            troubles += f", {progress.quarantined} given up" if progress.quarantined else ""
+            parts = [f"{self._stage}: {progress.done}/{progress.total} tiles", rate, left + troubles]
+            out.print(", ".join(part for part in parts if part))
+
+    def _end(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+def _rate(progress: DriverProgress) -> str:
+    if not progress.entries_now or progress.elapsed_seconds <= 0:
+        return ""
+    return f"{_count(progress.entries_now / progress.elapsed_seconds)} entries/s"
+
+
+def _time_left(progress: DriverProgress) -> str:
+    if not progress.entries_now or progress.done == progress.total:
+        return ""
+    left = progress.entries_total - progress.entries_done
+    return f"{_seconds(left * progress.elapsed_seconds / progress.entries_now)} left"
+
+
+def show_plan(plan: Plan) -> None:
+    """Show a forecast."""
+    out.print(f"{plan.train} training and {plan.test} test images, {len(plan.readouts)} read-outs in one pass:")
+    out.print("  " + ", ".join(plan.readouts))
+    out.print(
+        f"{_count(plan.pairs)} pairs at {_seconds(plan.pair_seconds)} a pair and core (measured), "
+        f"{_count(plan.plane_entries)} plane entries each; {plan.slots} at once"
+    )
+    table = Table("stage", "tiles", "written", "time", box=None, pad_edge=False)
+    for stage in plan.stages:
+        table.add_row(stage.stage, str(stage.tasks), _bytes(stage.written_bytes), _seconds(stage.seconds))
+    tasks = sum(stage.tasks for stage in plan.stages)
+    table.add_row("total", str(tasks), _bytes(plan.written_bytes), _seconds(plan.seconds), style="bold")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    out.print(table)
+    out.print(
+        f"tiles of {plan.tile} samples, of the factor {plan.factor_tile}; "
+        f"memory per worker about {_bytes(plan.memory_bytes)}"
+    )
+
+
+def show_specification(report: RunReport) -> None:
+    """Show what a run directory was made for."""
+    data = report.data
+    out.print(f"[bold]{escape(report.path)}[/]  fingerprint {report.fingerprint[:16]}")
+    shape = " x ".join(map(str, data["shape"]))
+    out.print(
+        f"data      {data['train']} training and {data['test']} test images, {shape}, {len(data['classes'])} classes"
+    )
+    out.print(f"kernels   {report.dtype}, tiles of {report.tile}: {', '.join(report.readouts)}")
+    made = report.provenance
+    versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
+    out.print(f"made      {made['created']} on {made['host']}: {versions}\n")
+
+
+def show_stages(report: RunReport) -> None:
+    """Show how far each stage is, and what it cost."""
+    table = Table("stage", "tiles", "core time", "reading", "writing", "written", box=None, pad_edge=False)
+    for stage in report.stages:
+        table.add_row(
+            stage.stage,
+            f"{stage.done}/{stage.total}",
+            _seconds(stage.seconds),
+            _seconds(stage.read_seconds),
+            _seconds(stage.write_seconds),
+            _bytes(stage.bytes),
+        )
+    for column in table.columns[1:]:
+        column.justify = "right"
+    out.print(table)
+
+
+def show_results(report: RunReport) -> None:
+    """Show the accuracy of every read-out and ridge."""
+    table = Table("read-out", "ridge", "accuracy", "residual", box=None, pad_edge=False)
+    for solve in report.solves:
+        ridge = f"{solve.ridge:g} {solve.ridge_mode}"
+        if solve.accuracy is None or solve.relative_residual is None:
+            table.add_row(solve.readout, ridge, "not yet", "")
+        else:
+            table.add_row(solve.readout, ridge, f"{100 * solve.accuracy:.2f}%", f"{solve.relative_residual:.1e}")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    out.print()
+    out.print(table)
+
+
+def show_state(report: RunReport) -> None:
+    """Show whether a driver is at work, or how to go on."""
+    if report.quarantined:
+        out.print(f"\n{report.quarantined} chunks in quarantine")
+    if report.driver:
+        out.print(f"\na driver is at work: {escape(report.driver)}")
+    elif not report.complete:
+        out.print(f"\nincomplete: cntk resume {escape(report.path)}")
+
+
+def _count(value: float) -> str:
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.3g}"
+
+
+def _bytes(value: float) -> str:
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.0f} B"
+
+
+def _seconds(value: float) -> str:
+    if value < 1e-3:
+        return f"{value * 1e6:.3g} us"
+    if value < 1:
+        return f"{value * 1e3:.3g} ms"
+    if value < 120:
+        return f"{value:.1f} s"
+    hours, rest = divmod(round(value), 3600)
+    return f"{hours} h {rest // 60:02d} min" if hours else f"{rest // 60} min {rest % 60:02d} s"
