@@ -25,7 +25,7 @@ import numpy as np
 from pipeline.kernels import Engine, lower
 from pipeline.kernels.duals import relu_duals
 from pipeline.kernels.jit import jit
-from pipeline.kernels.planes import LANES
+from pipeline.kernels.lanes import LANES
 from pipeline.layers import presets
 
 TILES = {"V": ("flatten", 128, 128), "GAP": ("gap", 2, 16)}

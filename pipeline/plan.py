@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 from pipeline.arrays import CRC_BYTES, Array
 from pipeline.gram import Readout
 from pipeline.kernels import LEFT_GROUP, Engine, Program, lower
-from pipeline.kernels.planes import LANES
+from pipeline.kernels.lanes import LANES
 from pipeline.tiling import Cut, choose_factor_tile, choose_tile, clip_tile, total_pairs
 
 RATE_SAMPLE_SECONDS = 0.3

@@ -12,7 +12,6 @@ The coefficients are the output of ``python -m pipeline.kernels.fit_duals 6 16``
 1.6e-7 and 2.8e-7 (degree 6, in float32), 8.6e-16 and 1.4e-15 (degree 16, in float64): a rounding or two.
 """
 
-import math
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from numba import types
 from numba.extending import overload
 
 from pipeline.kernels.jit import jit_inline
+from pipeline.kernels.lanes import LanesType, absolute, copy_sign, minimum, square_root, where_negative
 
 _ANGLE_32 = (
     np.float32(0.4999999360436614),
@@ -96,8 +96,8 @@ def _horner_64(c: Any, a: Any) -> Any:
     return even + a * odd
 
 
-def relu_duals(rho: float) -> tuple[float, float]:
-    """Evaluate ``(k0, k1)`` of ReLU at a correlation, which may exceed [-1, 1] by rounding.
+def relu_duals(rho: Any) -> tuple[Any, Any]:
+    """Evaluate ``(k0, k1)`` of ReLU at a correlation or at lanes of them, which may exceed [-1, 1] by rounding.
 
     Callable from jitted code only; the precision of ``rho`` picks the polynomial.
     """
@@ -106,23 +106,23 @@ def relu_duals(rho: float) -> tuple[float, float]:
 
 @overload(relu_duals, inline="always", jit_options={"fastmath": {"contract", "nsz"}})
 def _relu_duals(rho: Any) -> Any:
-    if rho == types.float32:
+    if rho in (types.float32, LanesType(types.float32)):
 
         def relu_duals_32(rho: Any) -> Any:
             one = np.float32(1)
-            a = min(abs(rho), one)
-            s = math.sqrt(one - a)
+            a = minimum(absolute(rho), one)
+            s = square_root(one - a)
             angle = s * _horner_32(_ANGLE_32, a)
-            k0 = one - angle if rho >= np.float32(0) else angle
-            return k0, math.copysign(a, rho) * k0 + s * _horner_32(_ROOT_32, a)
+            k0 = where_negative(rho, angle, one - angle)
+            return k0, copy_sign(a, rho) * k0 + s * _horner_32(_ROOT_32, a)
 
         return relu_duals_32
 
     def relu_duals_64(rho: Any) -> Any:
-        a = min(abs(rho), 1.0)
-        s = math.sqrt(1.0 - a)
+        a = minimum(absolute(rho), 1.0)
+        s = square_root(1.0 - a)
         angle = s * _horner_64(_ANGLE_64, a)
-        k0 = 1.0 - angle if rho >= 0.0 else angle
-        return k0, math.copysign(a, rho) * k0 + s * _horner_64(_ROOT_64, a)
+        k0 = where_negative(rho, angle, 1.0 - angle)
+        return k0, copy_sign(a, rho) * k0 + s * _horner_64(_ROOT_64, a)
 
     return relu_duals_64

@@ -14,14 +14,20 @@ import numpy.typing as npt
 
 from pipeline.errors import LayerError, NotFinite
 from pipeline.kernels.jit import jit
+from pipeline.kernels.lanes import LANES, address, left_address
 from pipeline.kernels.planes import (
-    LANES,
     add_plane_sum,
-    clear_sides,
+    clear_rims,
+    convolved_plane,
+    convolved_plane_with_tangent,
+    convolved_relu_plane,
+    convolved_relu_plane_with_tangent,
     input_plane,
     linear_plane,
+    linear_plane_with_tangent,
     relu_plane,
     relu_plane_with_tangent,
+    sum_windows,
 )
 from pipeline.kernels.program import Array, Code, Program, Stage
 from pipeline.kernels.variances import run_variances
@@ -32,8 +38,8 @@ LEFT_GROUP = 64
 NUMERICS_VERSION = 1
 """Raised by hand whenever the values change in any bit; a run directory of another version is refused."""
 
-_INPUT, _LOAD, _LINEAR, _RELU, _LINEAR_RELU, _REDUCE = (
-    int(code) for code in (Code.INPUT, Code.LOAD, Code.LINEAR, Code.RELU, Code.LINEAR_RELU, Code.REDUCE)
+_INPUT, _LOAD, _LINEAR, _REDUCE, _OUTPUT = (
+    int(code) for code in (Code.INPUT, Code.LOAD, Code.LINEAR, Code.REDUCE, Code.OUTPUT)
 )
 
 
@@ -65,74 +71,79 @@ def run_stage(
         of an image with itself.
     right, right_gains, right_inverses : ``(C or activations, H, W * lanes)``.
     right_inverses_at_zero : the same for offset (0, 0), as `raise_lanes` left them.
-    planes : ``(registers, 2, H, (W + 2 halo) * lanes)``, scratch; S is 0, T is 1.
-    scratch : ``(2, largest window height + 2, (W + 2 halo) * lanes)``, its last rows zero.
+    planes : ``(registers, 2, H + halo, (W + 2 halo) * lanes)``, scratch; S is 0, T is 1.
+    scratch : ``(2, largest window height, at least 2, (W + 2 halo) * lanes)``.
     slots : ``(slots, 2, lanes)`` float64; REDUCE adds to them, LOAD reads them.
     readouts_out : ``(readouts, lanes)`` float64.
     """
-    begin = halo * LANES
-    row_sums = scratch[0, 0]
+    stride, width = planes.shape[3], left.shape[2]
+    area = left.shape[1] * width
+    plane_size = planes.shape[2] * stride
+    ring = address(scratch, 0)
+    steps = (stride, plane_size, scratch.shape[1] * stride)
     for o in range(offsets.shape[0]):
         dy, dx = offsets[o, 0], offsets[o, 1]
-        shape = (left.shape[1] - abs(dy), left.shape[2] - abs(dx))
+        shape = (left.shape[1] - abs(dy), width - abs(dx))
         inverses = right_inverses_at_zero if dy == 0 and dx == 0 else right_inverses
-        start = (max(0, -dy), max(0, -dx), max(0, dy), max(0, dx))
+        x, z = max(0, -dy) * width + max(0, -dx), max(0, dy) * width + max(0, dx)
         if halo > 0:
-            for q in range(planes.shape[0]):
-                clear_sides(planes[q, 0], shape[0], shape[1], halo)
-                clear_sides(planes[q, 1], shape[0], shape[1], halo)
+            clear_rims(planes, shape, halo)
         for p in range(codes.shape[0]):
             if not marks[p, o]:
                 continue
-            code, source, target, activation = codes[p, 0], codes[p, 1], codes[p, 2], codes[p, 3]
-            window, slot, tangent = (codes[p, 4], codes[p, 5]), codes[p, 6], codes[p, 7] != 0
-            factors = (params[p, 0], params[p, 1], params[p, 2])
+            code, slot, tangent = codes[p, 0], codes[p, 6], codes[p, 7] != 0
+            source = address(planes, 2 * codes[p, 1] * plane_size + halo * LANES)
+            target = address(planes, 2 * codes[p, 2] * plane_size + halo * LANES)
+            window, factors = (codes[p, 4], codes[p, 5]), (params[p, 0], params[p, 1], params[p, 2])
             if code == _INPUT:
-                input_plane(left, right, planes[target], shape, start, halo, factors[0])
+                first_x, first_z = left_address(left, x), address(right, z * LANES)
+                image = (left.shape[0], area, width)
+                input_plane(first_x, first_z, target, steps[:2], shape, image, factors[0])
             elif code == _LOAD:
                 for lane in range(LANES):
-                    planes[target, 0, 0, begin + lane] = slots[slot, 0, lane]
-                    planes[target, 1, 0, begin + lane] = slots[slot, 1, lane]
-            elif code == _LINEAR:
-                linear_plane(planes[source], planes[target], shape, window, halo, factors, tangent, scratch)
-            elif code == _RELU or code == _LINEAR_RELU:
-                if tangent:
-                    relu_plane_with_tangent(
-                        planes[source],
-                        planes[target],
-                        shape,
-                        window,
-                        halo,
-                        factors,
-                        start,
-                        left_gains[activation],
-                        left_inverses[activation],
-                        right_gains[activation],
-                        inverses[activation],
-                        scratch,
-                    )
-                else:
-                    relu_plane(
-                        planes[source],
-                        planes[target],
-                        shape,
-                        window,
-                        halo,
-                        factors,
-                        start,
-                        left_gains[activation],
-                        left_inverses[activation],
-                        right_gains[activation],
-                        inverses[activation],
-                        scratch,
-                    )
+                    planes[codes[p, 2], 0, 0, halo * LANES + lane] = slots[slot, 0, lane]
+                    planes[codes[p, 2], 1, 0, halo * LANES + lane] = slots[slot, 1, lane]
             elif code == _REDUCE:
-                add_plane_sum(planes[source, 0], shape, halo, factors[0], row_sums, slots[slot, 0])
+                add_plane_sum(source, stride, shape, factors[0], address(slots, 2 * slot * LANES))
                 if tangent:
-                    add_plane_sum(planes[source, 1], shape, halo, factors[0], row_sums, slots[slot, 1])
-            else:  # OUTPUT
+                    add_plane_sum(
+                        address(source, plane_size), stride, shape, factors[0], address(slots, (2 * slot + 1) * LANES)
+                    )
+            elif code == _OUTPUT:
                 for lane in range(LANES):
-                    readouts_out[slot, lane] = planes[source, codes[p, 7], 0, begin + lane]
+                    readouts_out[slot, lane] = planes[codes[p, 1], codes[p, 7], 0, halo * LANES + lane]
+            else:
+                first = codes[p, 3] * area
+                left_gain, left_inverse = left_address(left_gains, first + x), left_address(left_inverses, first + x)
+                right_gain = address(right_gains, (first + z) * LANES)
+                right_inverse = address(inverses, (first + z) * LANES)
+                convolve = window == (3, 3)
+                if not convolve and window != (1, 1):
+                    sum_windows(source, target, ring, stride, shape, window)
+                    if tangent:
+                        sum_windows(
+                            address(source, plane_size), address(target, plane_size), ring, stride, shape, window
+                        )
+                    source = target
+                args = (source, target, ring, steps, shape, factors)
+                statistics = (left_gain, left_inverse, right_gain, right_inverse, width)
+                if code == _LINEAR:
+                    if convolve and tangent:
+                        convolved_plane_with_tangent(*args, *statistics)
+                    elif convolve:
+                        convolved_plane(*args, *statistics)
+                    elif tangent:
+                        linear_plane_with_tangent(*args, *statistics)
+                    else:
+                        linear_plane(*args, *statistics)
+                elif convolve and tangent:
+                    convolved_relu_plane_with_tangent(*args, *statistics)
+                elif convolve:
+                    convolved_relu_plane(*args, *statistics)
+                elif tangent:
+                    relu_plane_with_tangent(*args, *statistics)
+                else:
+                    relu_plane(*args, *statistics)
 
 
 @jit
@@ -233,9 +244,9 @@ class _Machine:
             stage.codes,
             stage.params.astype(dtype),
             stage.params,
-            np.zeros((stage.register_count, 2, stage.height, columns), dtype),
+            aligned_zeros((stage.register_count, 2, stage.height + halo, columns), dtype),
             np.zeros((stage.register_count + 1, stage.height + 2 * halo, stage.width + 2 * halo)),
-            np.zeros((2, max(op.window[0] for op in stage.operations) + 2, columns), dtype),
+            aligned_zeros((2, max(2, *(op.window[0] for op in stage.operations)), columns), dtype),
         )
 
 
@@ -397,14 +408,14 @@ class Engine:
         gains, inverses = [], []
         for machine, sums in zip(self._machines, slots, strict=True):
             shape = (*self._statistics_shape(machine.stage), LANES)
-            gains.append(np.zeros(shape, self.dtype))
-            inverses.append(np.zeros(shape, self.dtype))
+            gains.append(aligned_zeros(shape, self.dtype))
+            inverses.append(aligned_zeros(shape, self.dtype))
             views = (np.moveaxis(a[-1], -1, 0) for a in (gains, inverses))
             self._variances(machine, x, sums, *views)
         return _Images(self._lanes_last(x), tuple(gains), tuple(inverses))
 
     def _lanes_last(self, x: Array) -> Array:
-        pixels = np.zeros((*x.shape[1:], LANES), self.dtype)
+        pixels = aligned_zeros((*x.shape[1:], LANES), self.dtype)
         pixels[..., : len(x)] = np.moveaxis(x, 0, -1)
         return pixels
 
@@ -430,7 +441,7 @@ class Engine:
                 _flat(block.inverses[k]),
                 same,
                 first,
-                np.empty_like(_flat(block.inverses[k])),
+                aligned_zeros(_flat(block.inverses[k]).shape, self.dtype),
                 machine.planes,
                 machine.scratch,
                 slots,
@@ -449,11 +460,11 @@ class Engine:
         same = np.ones(LANES, bool)
         for k, machine in enumerate(self._machines[:stage_count]):
             shape = (*self._statistics_shape(machine.stage), LANES)
-            gains, inverses = np.zeros(shape, self.dtype), np.zeros(shape, self.dtype)
+            gains, inverses = aligned_zeros(shape, self.dtype), aligned_zeros(shape, self.dtype)
             self._variances(
                 machine, x, slots[:, 0, : len(x)].T.copy(), np.moveaxis(gains, -1, 0), np.moveaxis(inverses, -1, 0)
             )
-            raised = np.empty_like(_flat(inverses))
+            raised = aligned_zeros(_flat(inverses).shape, self.dtype)
             raise_lanes(_flat(inverses), same, raised)
             here = pixels if k == 0 else np.ascontiguousarray(pixels[:1, :1, :1])
             run_stage(
@@ -475,6 +486,14 @@ class Engine:
                 readouts,
             )
         return slots, readouts
+
+
+def aligned_zeros(shape: tuple[int, ...], dtype: np.dtype) -> Array:
+    """Allocate zeros at a multiple of 64 bytes, a cache line: lanes that straddle two lines load half as fast."""
+    size_bytes = int(np.prod(shape)) * dtype.itemsize
+    memory = np.zeros(size_bytes + 64, np.uint8)
+    skip = -memory.ctypes.data % 64
+    return memory[skip : skip + size_bytes].view(dtype).reshape(shape)
 
 
 def _flat(values: Array) -> Array:

@@ -1,0 +1,254 @@
+"""A value of 16 lanes for jitted code: one number for each right image of a block.
+
+A loop over lanes is vector code only where LLVM can prove, pixel by pixel at run time, that arrays do not overlap.
+With a type of its own the vector is explicit: a loop visits pixels, and its body reads like that of scalars.
+``+ - *`` and the functions below take lanes and scalars of the same dtype alike, so one formula serves both.
+
+Memory is addressed by pointers, since a slice of an array costs a reference count (some 10 ns); a pointer must not
+outlive its array. Nothing here checks bounds.
+Floating-point flags are those of `pipeline.kernels.jit`; a lane never sees another.
+"""
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import intrinsic, lower_builtin, models, register_model
+
+LANES = 16
+"""One AVX-512 register in float32; also in float64, where LLVM splits them into vectors as the processor has them."""
+
+_FLAGS = ("contract", "nsz")
+
+
+class LanesType(types.Type):
+    """The numba type of 16 numbers of a dtype.
+
+    Parameters
+    ----------
+    dtype : numba's float32 or float64.
+    """
+
+    def __init__(self, dtype: Any) -> None:
+        self.dtype = dtype
+        super().__init__(name=f"Lanes({dtype})")
+
+
+@register_model(LanesType)
+class _LanesModel(models.PrimitiveModel):
+    def __init__(self, dmm: Any, fe_type: Any) -> None:
+        super().__init__(dmm, fe_type, ir.VectorType(_element(fe_type.dtype), LANES))
+
+
+def _element(dtype: Any) -> Any:
+    return ir.FloatType() if dtype == types.float32 else ir.DoubleType()
+
+
+def _is_number(kind: Any) -> bool:
+    return isinstance(kind, LanesType | types.Float)
+
+
+def _dtype(kind: Any) -> Any:
+    return kind.dtype if isinstance(kind, LanesType) else kind
+
+
+def _common(*kinds: Any) -> Any:
+    """Return lanes if any of the types are, or None where dtypes differ or something is no number."""
+    if not all(map(_is_number, kinds)) or len({_dtype(kind) for kind in kinds}) > 1:
+        return None
+    return next((kind for kind in kinds if isinstance(kind, LanesType)), kinds[0])
+
+
+def _spread(builder: Any, value: Any, kind: Any, common: Any) -> Any:
+    """Repeat a scalar in all lanes, where ``common`` is lanes."""
+    if kind == common:
+        return value
+    vector = ir.VectorType(_element(common.dtype), LANES)
+    undefined = ir.Constant(vector, ir.Undefined)
+    first = builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES))
+
+
+def _call(builder: Any, name: str, *values: Any) -> Any:
+    """Call one of LLVM's own functions on values of one type."""
+    kind = values[0].type
+    vector = f"v{LANES}" if isinstance(kind, ir.VectorType) else ""
+    bits = "f32" if getattr(kind, "element", kind) == ir.FloatType() else "f64"
+    declared = ir.FunctionType(kind, [kind] * len(values))
+    function = cgutils.get_or_insert_function(builder.module, declared, f"llvm.{name}.{vector}{bits}")
+    return builder.call(function, values, fastmath=_FLAGS)
+
+
+def _define_operator(function: Any, instruction: str) -> None:
+    """Teach numba an operator between lanes, and between lanes and a scalar."""
+
+    class Template(AbstractTemplate):
+        def generic(self, args: Any, kws: Any) -> Any:
+            common = _common(*args) if len(args) == 2 else None
+            return signature(common, *args) if isinstance(common, LanesType) else None
+
+    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        a, b = (_spread(builder, value, kind, sig.return_type) for value, kind in zip(args, sig.args, strict=True))
+        return getattr(builder, instruction)(a, b, flags=_FLAGS)
+
+    infer_global(function)(Template)
+    for kinds in ((LanesType, LanesType), (LanesType, types.Float), (types.Float, LanesType)):
+        lower_builtin(function, *kinds)(lower)
+
+
+_define_operator(operator.add, "fadd")
+_define_operator(operator.sub, "fsub")
+_define_operator(operator.mul, "fmul")
+
+
+def _pointwise(kinds: tuple[Any, ...], emit: Callable[..., Any]) -> Any:
+    """Return what an intrinsic returns, for a function of numbers of one dtype."""
+    common = _common(*kinds)
+    if common is None:
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return emit(builder, *(_spread(builder, v, kind, common) for v, kind in zip(args, kinds, strict=True)))
+
+    return common(*kinds), codegen
+
+
+@intrinsic
+def absolute(typing_context: Any, x: Any) -> Any:
+    """Drop the sign."""
+    return _pointwise((x,), lambda builder, x: _call(builder, "fabs", x))
+
+
+@intrinsic
+def square_root(typing_context: Any, x: Any) -> Any:
+    """Take the square root, correctly rounded."""
+    return _pointwise((x,), lambda builder, x: _call(builder, "sqrt", x))
+
+
+@intrinsic
+def copy_sign(typing_context: Any, size: Any, sign: Any) -> Any:
+    """Give ``size`` the sign of ``sign``."""
+    return _pointwise((size, sign), lambda builder, x, y: _call(builder, "copysign", x, y))
+
+
+@intrinsic
+def minimum(typing_context: Any, x: Any, bound: Any) -> Any:
+    """Take the smaller of two; where ``x`` is not a number, ``x``."""
+    return _pointwise((x, bound), lambda builder, x, y: builder.select(builder.fcmp_ordered("<", y, x), y, x))
+
+
+@intrinsic
+def where_negative(typing_context: Any, x: Any, negative: Any, other: Any) -> Any:
+    """Pick ``negative`` where ``x < 0``, and ``other`` elsewhere, at zeros of both signs too."""
+
+    def emit(builder: Any, x: Any, negative: Any, other: Any) -> Any:
+        return builder.select(builder.fcmp_ordered("<", x, ir.Constant(x.type, None)), negative, other)
+
+    return _pointwise((x, negative, other), emit)
+
+
+@intrinsic
+def broadcast(typing_context: Any, x: Any, like: Any) -> Any:
+    """Repeat a number in all lanes, in the dtype of an array or pointer."""
+    if not (isinstance(x, types.Number) and isinstance(like, types.Array | types.CPointer)):
+        return None
+    lanes = LanesType(like.dtype)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _spread(builder, context.cast(builder, args[0], x, like.dtype), like.dtype, lanes)
+
+    return lanes(x, like), codegen
+
+
+@intrinsic
+def widen(typing_context: Any, x: Any) -> Any:
+    """Convert lanes to float64, exactly."""
+    if not isinstance(x, LanesType):
+        return None
+    vector = ir.VectorType(ir.DoubleType(), LANES)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return args[0] if x.dtype == types.float64 else builder.fpext(args[0], vector)
+
+    return LanesType(types.float64)(x), codegen
+
+
+@intrinsic
+def address(typing_context: Any, array: Any, index: Any) -> Any:
+    """Point to an element of a C-contiguous array, or of what a pointer points to, by its flat index."""
+    return _address(array, index, getattr(array, "dtype", None))
+
+
+@intrinsic
+def left_address(typing_context: Any, array: Any, index: Any) -> Any:
+    """Point to a pixel for `load_left`: in arrays of three axes it is one element, in arrays of four it is lanes."""
+    return _address(array, index, array.dtype if array.ndim == 3 else LanesType(array.dtype))
+
+
+def _address(array: Any, index: Any, target: Any) -> Any:
+    if not isinstance(index, types.Integer):
+        return None
+    if isinstance(array, types.CPointer):
+        target = array.dtype
+    elif not (isinstance(array, types.Array) and array.layout == "C"):
+        return None
+    pointer = types.CPointer(target)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        base = args[0]
+        if isinstance(array, types.Array):
+            base = context.make_array(array)(context, builder, args[0]).data
+        base = builder.bitcast(base, context.get_value_type(pointer))
+        return builder.gep(base, [args[1]], source_etype=context.get_value_type(target))
+
+    return pointer(array, index), codegen
+
+
+@intrinsic
+def load(typing_context: Any, pointer: Any, index: Any) -> Any:
+    """Read lanes that begin ``index`` elements behind a pointer, at any alignment of an element."""
+    if not isinstance(pointer, types.CPointer):
+        return None
+    lanes = LanesType(pointer.dtype)
+    return lanes(pointer, index), lambda context, builder, sig, args: builder.load(
+        _vector_at(builder, pointer.dtype, *args), align=pointer.dtype.bitwidth // 8
+    )
+
+
+@intrinsic
+def store(typing_context: Any, pointer: Any, index: Any, value: Any) -> Any:
+    """Write lanes where `load` would read them."""
+    if not isinstance(pointer, types.CPointer) or value != LanesType(pointer.dtype):
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        builder.store(args[2], _vector_at(builder, pointer.dtype, *args[:2]), align=pointer.dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.void(pointer, index, value), codegen
+
+
+def _vector_at(builder: Any, dtype: Any, pointer: Any, index: Any) -> Any:
+    element = builder.gep(pointer, [index], source_etype=_element(dtype))
+    return builder.bitcast(element, ir.VectorType(_element(dtype), LANES).as_pointer())
+
+
+@intrinsic
+def load_left(typing_context: Any, pointer: Any, index: Any) -> Any:
+    """Read the left image's value at a pixel: a scalar, repeated, or its own lanes one a lane."""
+    if not isinstance(pointer, types.CPointer):
+        return None
+    own = isinstance(pointer.dtype, LanesType)
+    lanes = pointer.dtype if own else LanesType(pointer.dtype)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        align = lanes.dtype.bitwidth // 8
+        element = builder.gep(args[0], [args[1]], source_etype=context.get_value_type(pointer.dtype))
+        value = builder.load(element, align=align)
+        return value if own else _spread(builder, value, pointer.dtype, lanes)
+
+    return lanes(pointer, index), codegen
