@@ -1,8 +1,5 @@
 """Runs a program on a tile of pairs of images.
 
-The interpreter is one compiled loop over offsets, operations and rows. Dispatch costs nothing beside a
-plane's arithmetic, nothing is generated at run time, and so numba's disk cache always hits.
-
 Memory is bounded whatever the tile: right images go through in blocks of one lane width, left images in
 groups of `LEFT_GROUP`, and their standard deviations are made on the way.
 """
@@ -13,23 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import LayerError, NotFinite
-from pipeline.kernels.jit import jit
-from pipeline.kernels.lanes import LANES, address, left_address
-from pipeline.kernels.planes import (
-    add_plane_sum,
-    clear_rims,
-    convolved_plane,
-    convolved_plane_with_tangent,
-    convolved_relu_plane,
-    convolved_relu_plane_with_tangent,
-    input_plane,
-    linear_plane,
-    linear_plane_with_tangent,
-    relu_plane,
-    relu_plane_with_tangent,
-    sum_windows,
-)
-from pipeline.kernels.program import Array, Code, Program, Stage
+from pipeline.kernels.interpreter import raise_lanes, run_group, run_stage
+from pipeline.kernels.lanes import LANES
+from pipeline.kernels.program import Array, Program, Stage
 from pipeline.kernels.variances import run_variances
 
 LEFT_GROUP = 64
@@ -37,190 +20,6 @@ LEFT_GROUP = 64
 
 NUMERICS_VERSION = 1
 """Raised by hand whenever the values change in any bit; a run directory of another version is refused."""
-
-_INPUT, _LOAD, _LINEAR, _REDUCE, _OUTPUT = (
-    int(code) for code in (Code.INPUT, Code.LOAD, Code.LINEAR, Code.REDUCE, Code.OUTPUT)
-)
-
-
-@jit
-def run_stage(
-    codes: Array,
-    params: Array,
-    offsets: Array,
-    marks: Array,
-    halo: int,
-    left: Array,
-    left_gains: Array,
-    left_inverses: Array,
-    right: Array,
-    right_gains: Array,
-    right_inverses: Array,
-    right_inverses_at_zero: Array,
-    planes: Array,
-    scratch: Array,
-    slots: Array,
-    readouts_out: Array,
-) -> None:
-    """Run one stage for one left image against one block of right images.
-
-    Parameters
-    ----------
-    codes, params, offsets, marks, halo : of the `Stage`; params in the dtype of the planes.
-    left : ``(C, H, W)``, and gains and inverses ``(activations, H, W)``; each with a last axis of lanes for pairs
-        of an image with itself.
-    right, right_gains, right_inverses : ``(C or activations, H, W * lanes)``.
-    right_inverses_at_zero : the same for offset (0, 0), as `raise_lanes` left them.
-    planes : ``(registers, 2, H + halo, (W + 2 halo) * lanes)``, scratch; S is 0, T is 1.
-    scratch : ``(2, largest window height, at least 2, (W + 2 halo) * lanes)``.
-    slots : ``(slots, 2, lanes)`` float64; REDUCE adds to them, LOAD reads them.
-    readouts_out : ``(readouts, lanes)`` float64.
-    """
-    stride, width = planes.shape[3], left.shape[2]
-    area = left.shape[1] * width
-    plane_size = planes.shape[2] * stride
-    ring = address(scratch, 0)
-    steps = (stride, plane_size, scratch.shape[1] * stride)
-    for o in range(offsets.shape[0]):
-        dy, dx = offsets[o, 0], offsets[o, 1]
-        shape = (left.shape[1] - abs(dy), width - abs(dx))
-        inverses = right_inverses_at_zero if dy == 0 and dx == 0 else right_inverses
-        x, z = max(0, -dy) * width + max(0, -dx), max(0, dy) * width + max(0, dx)
-        if halo > 0:
-            clear_rims(planes, shape, halo)
-        for p in range(codes.shape[0]):
-            if not marks[p, o]:
-                continue
-            code, slot, tangent = codes[p, 0], codes[p, 6], codes[p, 7] != 0
-            source = address(planes, 2 * codes[p, 1] * plane_size + halo * LANES)
-            target = address(planes, 2 * codes[p, 2] * plane_size + halo * LANES)
-            window, factors = (codes[p, 4], codes[p, 5]), (params[p, 0], params[p, 1], params[p, 2])
-            if code == _INPUT:
-                first_x, first_z = left_address(left, x), address(right, z * LANES)
-                image = (left.shape[0], area, width)
-                input_plane(first_x, first_z, target, steps[:2], shape, image, factors[0])
-            elif code == _LOAD:
-                for lane in range(LANES):
-                    planes[codes[p, 2], 0, 0, halo * LANES + lane] = slots[slot, 0, lane]
-                    planes[codes[p, 2], 1, 0, halo * LANES + lane] = slots[slot, 1, lane]
-            elif code == _REDUCE:
-                add_plane_sum(source, stride, shape, factors[0], address(slots, 2 * slot * LANES))
-                if tangent:
-                    add_plane_sum(
-                        address(source, plane_size), stride, shape, factors[0], address(slots, (2 * slot + 1) * LANES)
-                    )
-            elif code == _OUTPUT:
-                for lane in range(LANES):
-                    readouts_out[slot, lane] = planes[codes[p, 1], codes[p, 7], 0, halo * LANES + lane]
-            else:
-                first = codes[p, 3] * area
-                left_gain, left_inverse = left_address(left_gains, first + x), left_address(left_inverses, first + x)
-                right_gain = address(right_gains, (first + z) * LANES)
-                right_inverse = address(inverses, (first + z) * LANES)
-                convolve = window == (3, 3)
-                if not convolve and window != (1, 1):
-                    sum_windows(source, target, ring, stride, shape, window)
-                    if tangent:
-                        sum_windows(
-                            address(source, plane_size), address(target, plane_size), ring, stride, shape, window
-                        )
-                    source = target
-                args = (source, target, ring, steps, shape, factors)
-                statistics = (left_gain, left_inverse, right_gain, right_inverse, width)
-                if code == _LINEAR:
-                    if convolve and tangent:
-                        convolved_plane_with_tangent(*args, *statistics)
-                    elif convolve:
-                        convolved_plane(*args, *statistics)
-                    elif tangent:
-                        linear_plane_with_tangent(*args, *statistics)
-                    else:
-                        linear_plane(*args, *statistics)
-                elif convolve and tangent:
-                    convolved_relu_plane_with_tangent(*args, *statistics)
-                elif convolve:
-                    convolved_relu_plane(*args, *statistics)
-                elif tangent:
-                    relu_plane_with_tangent(*args, *statistics)
-                else:
-                    relu_plane(*args, *statistics)
-
-
-@jit
-def raise_lanes(inverses: Array, same: Array, inverses_out: Array) -> None:
-    """Copy right inverses, raised by 1 / 128 in the lanes of ``same``.
-
-    At offset (0, 0) a pair of equal images then has a correlation above 1, which the dual activation clips to
-    exactly 1. Computed, it would be 1 - 6e-8 in float32, and its arc cosine would lower the diagonal of the NTK
-    by up to 4e-4: a negative ridge.
-
-    Parameters
-    ----------
-    inverses, inverses_out : ``(activations, H, W * lanes)``.
-    same : ``(lanes,)`` bool.
-    """
-    factor = inverses.dtype.type(1.0 + 1.0 / 128)
-    for a in range(inverses.shape[0]):
-        for i in range(inverses.shape[1]):
-            for j in range(inverses.shape[2] // LANES):
-                for lane in range(LANES):
-                    value = inverses[a, i, j * LANES + lane]
-                    inverses_out[a, i, j * LANES + lane] = value * factor if same[lane] else value
-
-
-@jit
-def run_group(
-    codes: Array,
-    params: Array,
-    offsets: Array,
-    marks: Array,
-    halo: int,
-    left: Array,
-    left_gains: Array,
-    left_inverses: Array,
-    right: Array,
-    right_gains: Array,
-    right_inverses: Array,
-    same: Array,
-    first: int,
-    raised: Array,
-    planes: Array,
-    scratch: Array,
-    slots: Array,
-    readouts_out: Array,
-) -> None:
-    """Run one stage for a group of left images against one block of right images.
-
-    Parameters are those of `run_stage`, with a first axis of left images for ``left``, ``left_gains``,
-    ``left_inverses``, ``slots`` and ``readouts_out``; and
-
-    same : ``(left images, lanes)`` bool, pairs of equal images.
-    first : left images before this one are skipped.
-    raised : as ``right_inverses``, scratch.
-    """
-    for n in range(first, left.shape[0]):
-        at_zero = right_inverses
-        if np.any(same[n]):
-            raise_lanes(right_inverses, same[n], raised)
-            at_zero = raised
-        run_stage(
-            codes,
-            params,
-            offsets,
-            marks,
-            halo,
-            left[n],
-            left_gains[n],
-            left_inverses[n],
-            right,
-            right_gains,
-            right_inverses,
-            at_zero,
-            planes,
-            scratch,
-            slots[n],
-            readouts_out[n],
-        )
 
 
 @dataclass(frozen=True)
@@ -234,19 +33,23 @@ class _Machine:
     planes: Array
     planes64: Array
     scratch: Array
+    scratch64: Array
 
     @classmethod
     def of(cls, stage: Stage, dtype: np.dtype) -> "_Machine":
-        halo = stage.halo
-        columns = (stage.width + 2 * halo) * LANES
+        columns = (stage.width + 2 * stage.halo) * LANES
+        planes = (stage.register_count, 2, stage.height + stage.halo, columns)
+        scratch = (2, max(2, *(op.window[0] for op in stage.operations)), columns)
+        double = np.dtype(np.float64)
         return cls(
             stage,
             stage.codes,
             stage.params.astype(dtype),
             stage.params,
-            aligned_zeros((stage.register_count, 2, stage.height + halo, columns), dtype),
-            np.zeros((stage.register_count + 1, stage.height + 2 * halo, stage.width + 2 * halo)),
-            aligned_zeros((2, max(2, *(op.window[0] for op in stage.operations)), columns), dtype),
+            aligned_zeros(planes, dtype),
+            aligned_zeros(planes, double),
+            aligned_zeros(scratch, dtype),
+            aligned_zeros(scratch, double),
         )
 
 
@@ -254,8 +57,8 @@ class _Machine:
 class _Images:
     """Images with what each stage needs to know of them.
 
-    ``pixels`` is ``(n, C, H, W)``, or ``(C, H, W, lanes)`` for a block of lanes; ``gains`` and ``inverses`` hold an
-    array a stage, with activations in the place of channels.
+    ``pixels`` is ``(n, C, H, W)`` for left images, ``(C, H, W, lanes)`` for a block of right ones; ``gains`` and
+    ``inverses`` hold an array a stage, with activations in the place of channels.
     """
 
     pixels: Array
@@ -361,58 +164,47 @@ class Engine:
             )
         return np.ascontiguousarray(images.reshape(len(images), *shape).transpose(0, 3, 1, 2), self.dtype)
 
-    def _variances(self, machine: _Machine, x: Array, slots: Array, gains_out: Array, inverses_out: Array) -> None:
-        """Fill ``(n, activations, H, W)`` views from images ``(n, C, H, W)`` and their slots ``(n, slots)``."""
-        if machine.stage.activation_count == 0:
-            return
-        for n in range(len(x)):
+    def _variances(self, machine: _Machine, pixels: Array, slots: Array) -> tuple[Array, Array]:
+        """Make gains and inverses ``(activations, H, W, lanes)`` from ``(C, H, W, lanes)`` and ``(slots, lanes)``."""
+        stage = machine.stage
+        shape = (stage.activation_count, stage.height, stage.width, LANES)
+        gains, inverses = aligned_zeros(shape, self.dtype), aligned_zeros(shape, self.dtype)
+        if stage.activation_count:
             run_variances(
                 machine.codes,
                 machine.params64,
-                machine.stage.halo,
-                x[n] if machine is self._machines[0] else x[n, :1, :1, :1],
-                slots[n],
+                stage.halo,
+                _flat(pixels if machine is self._machines[0] else pixels[:1, :1, :1]),
+                slots,
                 machine.planes64,
-                gains_out[n],
-                inverses_out[n],
+                machine.scratch64,
+                _flat(gains),
+                _flat(inverses),
             )
-        _require_range(machine.stage, gains_out)
-
-    def _statistics_shape(self, stage: Stage) -> tuple[int, int, int]:
-        return (stage.activation_count, stage.height, stage.width)
-
-    def _self_slots(self, x: Array) -> list[Array]:
-        """Evaluate the slots of each image with itself, ``(n, slots)`` a stage, where a later stage needs them."""
-        last = max((k for k, m in enumerate(self._machines) if m.stage.activation_count), default=0)
-        slots = np.zeros((len(x), self.program.slot_count))
-        if last > 0:
-            for start in range(0, len(x), LANES):
-                sums, _ = self._run_self(x[start : start + LANES], last)
-                count = min(LANES, len(x) - start)
-                slots[start : start + count] = sums[:, 0, :count].T
-        return [slots] * len(self._machines)
+            _require_range(stage, gains)
+        return gains, inverses
 
     def _prepare(self, x: Array) -> _Images:
-        slots = self._self_slots(x)
-        gains, inverses = [], []
-        for machine, sums in zip(self._machines, slots, strict=True):
-            shape = (len(x), *self._statistics_shape(machine.stage))
-            gains.append(np.empty(shape, self.dtype))
-            inverses.append(np.empty(shape, self.dtype))
-            self._variances(machine, x, sums, gains[-1], inverses[-1])
-        return _Images(x, tuple(gains), tuple(inverses))
+        """Prepare left images ``(n, C, H, W)``."""
+        blocks = [self._prepare_block(x[start : start + LANES]) for start in range(0, len(x), LANES)]
+
+        def images_first(arrays: tuple[Array, ...]) -> Array:
+            joined = np.concatenate([np.moveaxis(array, -1, 0) for array in arrays])[: len(x)]
+            return np.ascontiguousarray(joined)
+
+        gains = tuple(images_first(arrays) for arrays in zip(*(block.gains for block in blocks), strict=True))
+        inverses = tuple(images_first(arrays) for arrays in zip(*(block.inverses for block in blocks), strict=True))
+        return _Images(x, gains, inverses)
 
     def _prepare_block(self, x: Array) -> _Images:
-        """Prepare up to a lane width of images as a block; empty lanes hold zeros."""
-        slots = self._self_slots(x)
-        gains, inverses = [], []
-        for machine, sums in zip(self._machines, slots, strict=True):
-            shape = (*self._statistics_shape(machine.stage), LANES)
-            gains.append(aligned_zeros(shape, self.dtype))
-            inverses.append(aligned_zeros(shape, self.dtype))
-            views = (np.moveaxis(a[-1], -1, 0) for a in (gains, inverses))
-            self._variances(machine, x, sums, *views)
-        return _Images(self._lanes_last(x), tuple(gains), tuple(inverses))
+        """Prepare up to a lane width of right images ``(n, C, H, W)``; empty lanes hold zeros."""
+        pixels = self._lanes_last(x)
+        slots = np.zeros((self.program.slot_count, LANES))
+        last = max((k for k, machine in enumerate(self._machines) if machine.stage.activation_count), default=0)
+        if last > 0:  # a later stage needs the variances that earlier ones reduce to
+            slots = np.ascontiguousarray(self._run_self(x, last)[0][:, 0])
+        statistics = [self._variances(machine, pixels, slots) for machine in self._machines]
+        return _Images(pixels, tuple(gains for gains, _ in statistics), tuple(inverses for _, inverses in statistics))
 
     def _lanes_last(self, x: Array) -> Array:
         pixels = aligned_zeros((*x.shape[1:], LANES), self.dtype)
@@ -459,11 +251,7 @@ class Engine:
         pixels = self._lanes_last(x)
         same = np.ones(LANES, bool)
         for k, machine in enumerate(self._machines[:stage_count]):
-            shape = (*self._statistics_shape(machine.stage), LANES)
-            gains, inverses = aligned_zeros(shape, self.dtype), aligned_zeros(shape, self.dtype)
-            self._variances(
-                machine, x, slots[:, 0, : len(x)].T.copy(), np.moveaxis(gains, -1, 0), np.moveaxis(inverses, -1, 0)
-            )
+            gains, inverses = self._variances(machine, pixels, np.ascontiguousarray(slots[:, 0]))
             raised = aligned_zeros(_flat(inverses).shape, self.dtype)
             raise_lanes(_flat(inverses), same, raised)
             here = pixels if k == 0 else np.ascontiguousarray(pixels[:1, :1, :1])

@@ -1,4 +1,4 @@
-"""The diagonal of the recursion: the variance of every position of one image, layer by layer.
+"""The diagonal of the recursion: the variance of every position of an image, layer by layer, 16 images at a time.
 
 A linear layer and an activation turn the variances of an image into variances without looking at any other
 covariance, so a pair's standard deviations cost an image one pass over H x W numbers, in float64 whatever the
@@ -8,6 +8,8 @@ dtype of the planes. Only behind a reduction do they start from what the planes 
 import math
 
 from pipeline.kernels.jit import jit
+from pipeline.kernels.lanes import LANES, address
+from pipeline.kernels.planes import clear_rims, convolved_plane, linear_plane, sum_windows
 from pipeline.kernels.program import Array, Code
 
 _INPUT, _LOAD, _LINEAR, _RELU, _LINEAR_RELU = (
@@ -16,37 +18,24 @@ _INPUT, _LOAD, _LINEAR, _RELU, _LINEAR_RELU = (
 
 
 @jit
-def _linear(
-    source: Array,
-    target_out: Array,
-    shape: tuple[int, int],
-    window: tuple[int, int],
-    halo: int,
-    scale: float,
-    bias: float,
-) -> None:
-    """Write ``scale`` times the sum over windows plus ``bias``; both planes have a rim of ``halo`` zeros."""
-    top, first = halo - (window[0] - 1) // 2, halo - (window[1] - 1) // 2
-    for i in range(shape[0]):
-        row = target_out[halo + i, halo : halo + shape[1]]
-        for j in range(shape[1]):
-            row[j] = bias
-        for di in range(window[0]):
-            for dj in range(window[1]):
-                shifted = source[top + i + di, first + dj : first + dj + shape[1]]
-                for j in range(shape[1]):
-                    row[j] += scale * shifted[j]
+def _sum_of_squares(images: Array, i: int, scale: float, row_out: Array) -> None:
+    """Write ``scale * sum_c x^2`` of row ``i``, ``(W * lanes,)`` float64."""
+    for m in range(row_out.shape[0]):
+        row_out[m] = 0.0
+    for c in range(images.shape[0]):
+        row = images[c, i]
+        for m in range(row_out.shape[0]):
+            row_out[m] += scale * (float(row[m]) * float(row[m]))
 
 
 @jit
-def _relu(plane: Array, shape: tuple[int, int], halo: int, gains_out: Array, inverses_out: Array) -> None:
-    """Halve the variances of a plane in place; write the standard deviations after, and inverses of those before."""
-    for i in range(shape[0]):
-        for j in range(shape[1]):
-            variance = plane[halo + i, halo + j]
-            gains_out[i, j] = math.sqrt(0.5 * variance)
-            inverses_out[i, j] = 1.0 / math.sqrt(variance) if variance > 0.0 else 0.0
-            plane[halo + i, halo + j] = 0.5 * variance
+def _relu(row: Array, gains_out: Array, inverses_out: Array) -> None:
+    """Halve a row of variances in place; write the standard deviations after, and inverses of those before."""
+    for m in range(row.shape[0]):
+        variance = row[m]
+        gains_out[m] = math.sqrt(0.5 * variance)
+        inverses_out[m] = 1.0 / math.sqrt(variance) if variance > 0.0 else 0.0
+        row[m] = 0.5 * variance
 
 
 @jit
@@ -54,40 +43,50 @@ def run_variances(
     codes: Array,
     params: Array,
     halo: int,
-    image: Array,
+    images: Array,
     slots: Array,
     planes: Array,
+    scratch: Array,
     gains_out: Array,
     inverses_out: Array,
 ) -> None:
-    """Write one image's gains and inverses for every activation of a stage.
+    """Write the gains and inverses of up to 16 images for every activation of a stage.
 
     Parameters
     ----------
     codes, params, halo : of the `Stage`; params in float64.
-    image : ``(C, H, W)``.
-    slots : ``(slots,)`` float64, the image's variance in each slot.
-    planes : ``(registers + 1, H + 2 halo, W + 2 halo)`` float64, scratch.
-    gains_out, inverses_out : ``(activations, H, W)``; see `relu_plane` for their meaning.
+    images : ``(C, H, W * lanes)``.
+    slots : ``(slots, lanes)`` float64, the images' variance in each slot.
+    planes : ``(registers, 2, H + halo, (W + 2 halo) * lanes)`` float64, scratch; only the first of each pair is used.
+    scratch : ``(2, largest window height, at least 2, (W + 2 halo) * lanes)`` float64.
+    gains_out, inverses_out : ``(activations, H, W * lanes)``; see `relu_plane` for their meaning.
     """
-    planes[:] = 0.0
-    shape = (image.shape[1], image.shape[2])
+    shape = (images.shape[1], images.shape[2] // LANES)
+    stride = planes.shape[3]
+    steps = (stride, planes.shape[2] * stride, scratch.shape[1] * stride)
+    begin, end = halo * LANES, halo * LANES + images.shape[2]
+    ring, unused = address(scratch, 0), address(planes, 0)
+    clear_rims(planes, shape, halo)
     for p in range(codes.shape[0]):
-        code, source, target, activation = codes[p, 0], codes[p, 1], codes[p, 2], codes[p, 3]
-        window = (codes[p, 4], codes[p, 5])
+        code, activation = codes[p, 0], codes[p, 3]
+        source = address(planes, 2 * codes[p, 1] * steps[1] + begin)
+        target = address(planes, 2 * codes[p, 2] * steps[1] + begin)
+        window, factors = (codes[p, 4], codes[p, 5]), (params[p, 0], params[p, 1], params[p, 2])
         if code == _INPUT:
             for i in range(shape[0]):
-                for j in range(shape[1]):
-                    total = 0.0
-                    for c in range(image.shape[0]):
-                        total += float(image[c, i, j]) * float(image[c, i, j])
-                    planes[target, halo + i, halo + j] = params[p, 0] * total
+                _sum_of_squares(images, i, factors[0], planes[codes[p, 2], 0, i, begin:end])
         elif code == _LOAD:
-            planes[target, halo, halo] = slots[codes[p, 6]]
+            for lane in range(LANES):
+                planes[codes[p, 2], 0, 0, begin + lane] = slots[codes[p, 6], lane]
         elif code == _LINEAR or code == _RELU or code == _LINEAR_RELU:
-            # The target may be the source's register, so the sums go to the spare plane first.
-            spare = planes[planes.shape[0] - 1]
-            _linear(planes[source], spare, shape, window, halo, params[p, 0], params[p, 1])
-            planes[target] = spare
+            if window == (3, 3):
+                convolved_plane(source, target, ring, steps, shape, factors, unused, unused, unused, unused, 0)
+            else:
+                if window != (1, 1):
+                    sum_windows(source, target, ring, stride, shape, window)
+                    source = target
+                linear_plane(source, target, ring, steps, shape, factors, unused, unused, unused, unused, 0)
             if code != _LINEAR:
-                _relu(planes[target], shape, halo, gains_out[activation], inverses_out[activation])
+                for i in range(shape[0]):
+                    row = planes[codes[p, 2], 0, i, begin:end]
+                    _relu(row, gains_out[activation, i], inverses_out[activation, i])
