@@ -8,7 +8,7 @@ images, a layer one convolution with its ReLU, covariance and tangent. What one 
 * arithmetic: 8 additions for the two window sums (columns of three, then rows of three, twice); about 35 operations
   for the activation (two polynomials of degree 6 in float32, 16 in float64, and the scalings); one square root.
 * bytes: S and T are read once and written once, 4 times 4 bytes in float32, at L2 speed, since a plane of 32 x 32
-  positions with 16 lanes is 64 KiB; the rows above and below and the column sums come from L1. The right images'
+  positions with 16 lanes is 64 KiB; the sums of the rows above and below come from L1. The right images'
   gains and inverses add 8 bytes; the left image's are one scalar for 16 lanes.
 
 The floor is the activation with its tangent alone, in the same process, on rows that stay in L1. The ratio of the
@@ -23,9 +23,11 @@ from collections.abc import Callable
 import numpy as np
 
 from pipeline.kernels import Engine, lower
-from pipeline.kernels.duals import relu_duals
+from pipeline.kernels.engine import aligned_zeros
 from pipeline.kernels.jit import jit
-from pipeline.kernels.lanes import LANES
+from pipeline.kernels.lanes import LANES, address, left_address
+from pipeline.kernels.planes import relu_plane_with_tangent
+from pipeline.kernels.program import Array
 from pipeline.layers import presets
 
 TILES = {"V": ("flatten", 128, 128), "GAP": ("gap", 2, 16)}
@@ -33,27 +35,35 @@ FLOOR_PASSES = 20_000
 
 
 @jit
-def activate_rows(s, t, left_gain, left_inverse, right_gain, right_inverse, lanes, s_out, t_out):
-    """Apply a ReLU with its tangent to one row again and again, once for each left row; writes ``s_out, t_out``.
+def activate_rows(register: Array, target_out: Array, gains: Array, inverses: Array, passes: int) -> None:
+    """Run the engine's own loop without window sums over one row, again and again.
 
     Parameters
     ----------
-    s, t, right_gain, right_inverse, s_out, t_out : ``(W * lanes,)``.
-    left_gain, left_inverse : ``(passes, W)``.
-    lanes : a tuple as long as there are lanes: its length is part of its type, a constant to the compiler.
+    register, target_out : ``(2, W * lanes)``, S and T.
+    gains, inverses : ``(1, 1, W * lanes)``; their first numbers serve as the left image's too.
+    passes : how often.
     """
-    scale = s.dtype.type(2.0 / 9.0)
-    half = s.dtype.type(0.5)
-    for i in range(left_gain.shape[0]):
-        for j in range(left_gain.shape[1]):
-            x_gain, x_inverse = left_gain[i, j], left_inverse[i, j]
-            for lane in range(len(lanes)):
-                m = j * len(lanes) + lane
-                covariance = scale * s[m]
-                tangent = half * scale * t[m] + half * covariance
-                k0, k1 = relu_duals(covariance * (x_inverse * right_inverse[m]))
-                s_out[m] = k1 * (x_gain * right_gain[m])
-                t_out[m] = tangent * k0
+    width = register.shape[1] // LANES
+    source, target = address(register, 0), address(target_out, 0)
+    steps = (register.shape[1], register.shape[1], register.shape[1])
+    scale, zero, one = gains.dtype.type(2.0 / 9.0), gains.dtype.type(0), gains.dtype.type(1)
+    left_gain, left_inverse = left_address(gains, 0), left_address(inverses, 0)
+    right_gain, right_inverse = address(gains, 0), address(inverses, 0)
+    for _ in range(passes):
+        relu_plane_with_tangent(
+            source,
+            target,
+            source,
+            steps,
+            (1, width),
+            (scale, zero, one),
+            left_gain,
+            left_inverse,
+            right_gain,
+            right_inverse,
+            width,
+        )
 
 
 def best_seconds(action: Callable[[], object], repeat: int) -> float:
@@ -69,16 +79,15 @@ def best_seconds(action: Callable[[], object], repeat: int) -> float:
 
 def measure_floor(size: int, dtype: str, repeat: int) -> float:
     """Return nanoseconds per entry of the activation alone."""
-    lanes, random = LANES, np.random.default_rng(0)
-    s, t, right_gain, right_inverse = random.uniform(0.5, 1.5, (4, size * lanes)).astype(dtype)
-    left_gain, left_inverse = random.uniform(0.5, 1.5, (2, FLOOR_PASSES, size)).astype(dtype)
-    s_out, t_out = np.empty_like(s), np.empty_like(t)
-    tuple_of_lanes = (1,) * lanes
-    seconds = best_seconds(
-        lambda: activate_rows(s, t, left_gain, left_inverse, right_gain, right_inverse, tuple_of_lanes, s_out, t_out),
-        repeat,
+    random = np.random.default_rng(0)
+    register, target = (
+        aligned_zeros((2, size * LANES), np.dtype(dtype)),
+        aligned_zeros((2, size * LANES), np.dtype(dtype)),
     )
-    return 1e9 * seconds / (FLOOR_PASSES * size * lanes)
+    register[:] = random.uniform(0.5, 1.5, register.shape)
+    gains, inverses = random.uniform(0.5, 1.5, (2, 1, 1, size * LANES)).astype(dtype)
+    seconds = best_seconds(lambda: activate_rows(register, target, gains, inverses, FLOOR_PASSES), repeat)
+    return seconds / (FLOOR_PASSES * size * LANES) * 1e9
 
 
 def measure_tile(name: str, depth: int, size: int, dtype: str, repeat: int) -> tuple[float, float]:

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from numba import njit
 
 from pipeline.kernels import duals, fit_duals
 from pipeline.kernels.duals import relu_duals
-from pipeline.kernels.jit import jit
 from tests.tolerances import DTYPES, tolerance
 
 FITS = [
@@ -14,7 +14,7 @@ FITS = [
 ]
 
 
-@jit
+@njit
 def fill_duals(rho, k0_out, k1_out):
     for m in range(rho.shape[0]):
         k0_out[m], k1_out[m] = relu_duals(rho[m])

@@ -2,16 +2,16 @@
 
 import numpy as np
 import pytest
+from numba import njit
 
 from pipeline.kernels import lanes
-from pipeline.kernels.jit import jit
 from pipeline.kernels.lanes import LANES, address, broadcast, left_address, load, load_left, store, widen
 from tests.tolerances import DTYPES
 
 SHIFTS = [0, 1, 3]
 
 
-@jit
+@njit
 def apply_all(x, y, scalar, shift, out):
     """Write the results of every operation, one to a row of ``out``, from ``shift`` on."""
     a, b = load(address(x, shift), 0), load(address(y, 0), shift)
@@ -63,7 +63,7 @@ def test_operations_are_those_of_numpy_in_every_lane(dtype, shift):
     assert np.all(out[:, shift + LANES :] == 99)
 
 
-@jit
+@njit
 def apply_to_scalars(x, out):
     out[0], out[1] = lanes.absolute(x[0]), lanes.square_root(x[1])
     out[2], out[3] = lanes.minimum(x[0], x[1]), lanes.copy_sign(x[1], x[0])
@@ -77,7 +77,7 @@ def test_functions_take_scalars_too(dtype):
     np.testing.assert_array_equal(out, [2, 3, -2, -9, 9])
 
 
-@jit
+@njit
 def add_wide(x, sums_out):
     store(address(sums_out, 0), 0, load(address(sums_out, 0), 0) + widen(load(address(x, 0), 0)))
 
@@ -89,7 +89,7 @@ def test_widened_lanes_add_up_in_float64(dtype):
     np.testing.assert_array_equal(sums, 1e9 + x.astype(np.float64))
 
 
-@jit
+@njit
 def read_left(left, index, out):
     store(address(out, 0), 0, load_left(left_address(left, index), 1))
 
@@ -103,7 +103,7 @@ def test_a_left_pixel_is_one_number_for_all_lanes_or_one_a_lane(dtype):
     np.testing.assert_array_equal(out, each[0, 1, 3])
 
 
-@jit
+@njit
 def step_twice(x, out):
     store(address(address(out, 2), 3), 1, load(address(address(x, 1), 2), 3))
 
