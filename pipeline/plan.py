@@ -16,6 +16,9 @@ from pipeline.tiling import Cut, choose_factor_tile, choose_tile, clip_tile, tot
 RATE_SAMPLE_SECONDS = 0.3
 """How long to measure what a pair costs; a pair of a deep pooled network alone may take longer."""
 
+LARGEST_SAMPLE = 256
+"""Right images of the largest measured tile."""
+
 PROCESS_BYTES = 205 * 2**20
 """A Dask worker process that has loaded its libraries and the compiled engine, measured (Python 3.11, dask 2026.8)."""
 
@@ -151,25 +154,30 @@ def make_plan(inputs: PlanInputs) -> Plan:
 
 
 def measure_pair_seconds(program: Program, dtype: str, sample: Array) -> float:
-    """Measure the seconds of one pair on one core, after compilation, on a block of the engine's lanes.
+    """Measure the seconds of one pair on one core, after compilation, on a tile as large as the time allows.
+
+    Preparing images costs a share that falls as tiles grow, so a small sample would foretell too much.
 
     Parameters
     ----------
     sample : standardised images; repeated as often as needed.
     """
     engine = Engine(program, dtype)
-    right = sample[np.arange(LANES) % len(sample)]
-    engine.evaluate(sample[:1], right[:1])
-    lefts, best = 1, float("inf")
+
+    def tile(size: int) -> Array:
+        return sample[np.arange(size) % len(sample)]
+
+    engine.evaluate(sample[:1], tile(1))
+    rows, columns, best = 1, LANES, float("inf")
     began = time.perf_counter()
     while True:
-        left = sample[np.arange(lefts) % len(sample)]
+        left, right = tile(rows), tile(columns)
         start = time.perf_counter()
         engine.evaluate(left, right)
-        best = min(best, (time.perf_counter() - start) / (lefts * LANES))
+        best = min(best, (time.perf_counter() - start) / (rows * columns))
         if time.perf_counter() - began > RATE_SAMPLE_SECONDS:
             return best
-        lefts = min(2 * lefts, LEFT_GROUP)
+        rows, columns = (2 * rows, columns) if rows < LEFT_GROUP else (rows, min(2 * columns, LARGEST_SAMPLE))
 
 
 def measure_product_rate(side: int = 512) -> float:

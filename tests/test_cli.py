@@ -143,7 +143,7 @@ def test_a_plan_foretells_the_tiles_of_the_run(folder: Path) -> None:
         (["status", "nowhere"], 2, "holds no run"),
         (["frobnicate"], 2, "No such command"),
         (["run"], 2, "Missing argument"),
-        (["run", "small.toml", "--store", "done", "--set", "readouts.depths=[4]"], 1, "stored 'depth3-"),
+        (["run", "small.toml", "--store", "done", "--set", "readouts.depths=[4]"], 1, "depth3-gap-ntk: only stored"),
         (["run", "small.toml", "--set", "data.source=npz", "--set", "data.path=gone.npz"], 1, "gone.npz"),
     ],
 )

@@ -83,7 +83,8 @@ def test_a_resumed_run_does_not_need_its_data_set(run_small: Run, small_config: 
 
 def test_a_changed_depth_is_refused_with_the_difference(run_small: Run) -> None:
     run_small()
-    with pytest.raises(SpecificationMismatch, match=r"readouts\[0\].name: stored 'depth3-.*', wanted 'depth4-"):
+    difference = r"(?s)readouts.depth3-flatten-ntk: only stored.*readouts.depth4-flatten-ntk: only wanted"
+    with pytest.raises(SpecificationMismatch, match=difference):
         run_small(readouts={"depths": [4]})
 
 

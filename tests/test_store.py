@@ -61,11 +61,20 @@ def test_a_solve_is_named_by_digits_only(tmp_path: Path) -> None:
 
 def test_differences_name_the_place() -> None:
     stored, wanted = {"a": [{"b": 1}, 2], "c": 3}, {"a": [{"b": 5}, 2], "d": 4}
-    assert differences(stored, wanted) == [
-        "  a[0].b: stored 1, wanted 5",
-        "  c: stored 3, wanted None",
-        "  d: stored None, wanted 4",
+    assert differences(stored, wanted) == ["  a[0].b: stored 1, wanted 5", "  c: only stored", "  d: only wanted"]
+
+
+def test_differences_match_parts_by_name_and_stay_short() -> None:
+    layers = [{"layer": "Conv", "w_std": 1.0}] * 30
+    stored = {"readouts": [{"name": "deep", "network": layers}, {"name": "gap", "kind": "ntk"}]}
+    wanted = {"readouts": [{"name": "gap", "kind": "nngp"}, {"name": "deep", "network": layers[:3]}, {"name": "new"}]}
+    lines = differences(stored, wanted)
+    assert [line.partition(": ")[0].strip() for line in lines] == [
+        "readouts.deep.network",
+        "readouts.gap.kind",
+        "readouts.new",
     ]
+    assert max(map(len, lines)) < 400
 
 
 def test_a_fingerprint_does_not_depend_on_the_order_of_keys() -> None:
