@@ -1,28 +1,29 @@
 """Layers with weights, in the NTK parameterisation: weights are unit Gaussians times ``w_std / sqrt(fan-in)``."""
 
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 
 from pipeline.errors import LayerError
-from pipeline.layers.base import Layer, Shape, require_image
+from pipeline.layers.base import Graph, Layer, Shape, read_pair, require_image
+from pipeline.layers.windows import Windows, check_padding
+
+
+def require_trained(value: object) -> None:
+    """Refuse a ``trained`` that is no truth value."""
+    if not isinstance(value, bool):
+        raise LayerError(f"trained must be True or False, got {value!r}")
+
+
+def require_deviation(name: str, value: object) -> None:
+    """Refuse what is no standard deviation."""
+    if not isinstance(value, Real) or not 0 <= float(value) < float("inf"):
+        raise LayerError(f"{name} must be a finite standard deviation >= 0, got {value!r}")
 
 
 def _require_weights(layer: "Conv | Dense") -> None:
-    """Refuse standard deviations and a ``trained`` that are none."""
-    if not isinstance(layer.trained, bool):
-        raise LayerError(f"trained must be True or False, got {layer.trained!r}")
-    for name, value in (("w_std", layer.w_std), ("b_std", layer.b_std)):
-        if not isinstance(value, Real) or not 0 <= value < float("inf"):
-            raise LayerError(f"{name} must be a finite standard deviation >= 0, got {value!r}")
-
-
-def _pair(name: str, value: object) -> tuple[int, int]:
-    """Read one whole number or two as height and width in pixels."""
-    given = value if isinstance(value, tuple | list) else (value, value)
-    numbers = [int(v) for v in given if isinstance(v, Integral) and not isinstance(v, bool)]
-    if len(given) != 2 or len(numbers) != 2 or min(numbers) < 1:
-        raise LayerError(f"{name} must be one or two whole numbers of at least 1, got {value!r}")
-    return numbers[0], numbers[1]
+    require_trained(layer.trained)
+    require_deviation("w_std", layer.w_std)
+    require_deviation("b_std", layer.b_std)
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,9 @@ class Conv(Layer):
     Parameters
     ----------
     filter_shape : window height and width in pixels; one number means a square.
-    strides, padding : only 1 and "SAME" so far: the output has the input's size.
+    strides : pixels from a window to the next, down and right; one number means both.
+    padding : "VALID" keeps windows inside the image; "SAME" gives an output pixel for each ``strides`` input pixels,
+        zeros outside; "CIRCULAR" likewise, the image repeated outside.
     w_std, b_std : standard deviations of weights and biases.
     trained : False fixes this layer's own weights and biases at their initial values: they add nothing to the NTK.
     """
@@ -49,19 +52,29 @@ class Conv(Layer):
 
     def __post_init__(self) -> None:
         _require_weights(self)
-        _pair("filter_shape", self.filter_shape)
-        if _pair("strides", self.strides) != (1, 1):
-            raise LayerError(f"Conv supports strides=1 so far, got strides={self.strides}")
-        if self.padding != "SAME":
-            raise LayerError(f'Conv supports padding="SAME" so far, got padding={self.padding!r}')
+        read_pair("filter_shape", self.filter_shape)
+        read_pair("strides", self.strides)
+        check_padding(self.padding)
 
     @property
     def window(self) -> tuple[int, int]:
         """Height and width of the filter in pixels."""
-        return _pair("filter_shape", self.filter_shape)
+        return read_pair("filter_shape", self.filter_shape)
+
+    def windows(self, shape: Shape) -> tuple[Windows, Windows]:
+        """Lay the windows over the rows and columns of an image."""
+        size, strides = require_image(self, shape), read_pair("strides", self.strides)
+        rows, columns = (Windows.place(*v, self.padding) for v in zip(size, self.window, strides, strict=True))
+        return rows, columns
 
     def output_shape(self, shape: Shape) -> Shape:
-        return Shape(require_image(self, shape), None)
+        rows, columns = self.windows(shape)
+        return shape.behind_weights((rows.count, columns.count))
+
+    def lower(self, graph: Graph, shape: Shape, source: int) -> int:
+        rows, columns = self.windows(shape)
+        scale = self.w_std**2 / (rows.window * columns.window)
+        return graph.weigh(source, rows, columns, scale, self.b_std**2, float(self.trained))
 
 
 @dataclass(frozen=True)
@@ -82,7 +95,11 @@ class Dense(Layer):
         _require_weights(self)
 
     def output_shape(self, shape: Shape) -> Shape:
-        return Shape(shape.spatial, None)
+        return shape.behind_weights(shape.spatial)
+
+    def lower(self, graph: Graph, shape: Shape, source: int) -> int:
+        rows, columns = (Windows.single(size) for size in shape.size)
+        return graph.weigh(source, rows, columns, self.w_std**2, self.b_std**2, float(self.trained))
 
 
 @dataclass(frozen=True)
@@ -91,17 +108,17 @@ class Rescale(Layer):
 
     Parameters
     ----------
-    variance : a number > 0; or "channels", the number of input channels; or "features", that of input values
-        (H W C). The words undo the NTK parameterisation's division by the fan-in of the raw inputs, for
-        kernels that are defined by plain sums. They need a finite input, so put the layer first.
+    variance : a number > 0; or a word. "channels", the number of input channels, undoes the NTK parameterisation's
+        division by the fan-in of the raw inputs, for kernels that are defined by plain sums, and needs a finite
+        input: put it first. "pixels", the number of positions, likewise undoes that of a following `Flatten`.
     """
 
     variance: float | str = 1.0
 
     def __post_init__(self) -> None:
         if isinstance(self.variance, str):
-            if self.variance not in ("channels", "features"):
-                raise LayerError(f'Rescale takes a number, "channels" or "features", got {self.variance!r}')
+            if self.variance not in ("channels", "pixels"):
+                raise LayerError(f'Rescale takes a number, "channels" or "pixels", got {self.variance!r}')
         elif not isinstance(self.variance, Real) or not 0 < self.variance < float("inf"):
             raise LayerError(f"Rescale needs a finite variance > 0, got {self.variance!r}")
 
@@ -109,11 +126,16 @@ class Rescale(Layer):
         """Evaluate ``variance`` for an input of this shape."""
         if not isinstance(self.variance, str):
             return float(self.variance)
+        if self.variance == "pixels":
+            height, width = require_image(self, shape)
+            return float(height * width)
         if shape.channels is None:
-            raise LayerError(f"{self} counts input {self.variance}, but the input is infinitely wide: put it first")
-        height, width = shape.spatial or (1, 1)
-        return float(shape.channels * (height * width if self.variance == "features" else 1))
+            raise LayerError(f"{self} counts input channels, but the input is infinitely wide: put it first")
+        return float(shape.channels)
 
     def output_shape(self, shape: Shape) -> Shape:
         self.factor(shape)
         return shape
+
+    def lower(self, graph: Graph, shape: Shape, source: int) -> int:
+        return graph.rescale(source, self.factor(shape))

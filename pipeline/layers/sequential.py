@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from pipeline.errors import LayerError
-from pipeline.layers.base import Layer, Shape
+from pipeline.layers.base import Graph, Layer, Shape
 
 
 @dataclass(frozen=True, init=False)
@@ -26,6 +26,10 @@ class Sequential(Layer):
                 raise LayerError(f"layer {position} of Sequential must be a layer, got {layer!r}")
         object.__setattr__(self, "layers", tuple(layers))
 
+    @property
+    def inner(self) -> tuple[Layer, ...]:
+        return self.layers
+
     def output_shape(self, shape: Shape) -> Shape:
         for position, layer in enumerate(self.layers):
             try:
@@ -33,6 +37,12 @@ class Sequential(Layer):
             except LayerError as error:
                 raise LayerError(f"layer {position} ({type(layer).__name__}) on input {shape}: {error}") from None
         return shape
+
+    def lower(self, graph: Graph, shape: Shape, source: int) -> int:
+        for layer in self.layers:
+            source = layer.lower(graph, shape, source)
+            shape = layer.output_shape(shape)
+        return source
 
     def flattened(self) -> tuple[Layer, ...]:
         """List the layers with nested sequences unpacked."""

@@ -1,0 +1,81 @@
+"""Functions that act on every position by itself, and what they do to covariances.
+
+For jointly Gaussian u, v of variances a, b and covariance c, the *dual* of phi is ``E[phi(u) phi(v)]``, a function of
+a, b and c; that of its derivative is the dual's derivative with respect to c (Price 1958). What depends on one of the
+images alone, its *statistics*, is computed once per image, not per pair.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from pipeline.errors import LayerError
+from pipeline.layers.base import Graph, Layer, Shape
+
+Array = np.ndarray
+
+
+class Pointwise(Layer, ABC):
+    """A layer without weights that maps every position by itself."""
+
+    def output_shape(self, shape: Shape) -> Shape:
+        name = type(self).__name__
+        if shape.channels is not None:
+            raise LayerError(f"{name} needs infinitely many channels: put a Conv or Dense layer before it")
+        if not shape.gaussian:
+            raise LayerError(
+                f"{name} needs Gaussian inputs: put a Conv or Dense layer between it and the activation before it"
+            )
+        return replace(shape, gaussian=self.keeps_gaussian)
+
+    def lower(self, graph: Graph, shape: Shape, source: int) -> int:
+        return graph.apply(source, self)
+
+    keeps_gaussian: ClassVar[bool] = False
+    """Whether Gaussians come out of it."""
+
+
+class ClosedForm(Pointwise, ABC):
+    """A function whose dual is a formula. `statistics` and `dual` are compiled; see `pipeline.layers.elementary`."""
+
+    statistic_count: ClassVar[int]
+    """How many numbers `statistics` gives a position."""
+
+    clipped: ClassVar[int] = -1
+    """Which of the statistics is an inverse standard deviation whose product with the covariance the dual clips to
+    [-1, 1]; -1 for none. That of an image with itself is then made exactly 1."""
+
+    @property
+    def constants(self) -> tuple[float, ...]:
+        """The layer's own numbers, which `statistics` and `dual` are given."""
+        return ()
+
+    @staticmethod
+    @abstractmethod
+    def statistics(variance: Any, constants: Any) -> tuple[Any, ...]:
+        """Evaluate the statistics of a position, a tuple, and last the variance behind the function."""
+
+    @staticmethod
+    @abstractmethod
+    def dual(covariance: Any, x: Any, z: Any, constants: Any) -> tuple[Any, Any]:
+        """Evaluate the covariance behind the function and its derivative by the covariance before.
+
+        Parameters
+        ----------
+        x, z : tuples of the statistics of both positions.
+        """
+
+
+class Series(Pointwise, ABC):
+    """A function whose dual is a power series: ``sum_n g_n(x) g_n(z) t^n`` with ``t = covariance s(x) s(z)``."""
+
+    @property
+    @abstractmethod
+    def terms(self) -> int:
+        """The number of coefficients."""
+
+    @abstractmethod
+    def expand(self, variance: Array) -> tuple[Array, Array]:
+        """Evaluate ``s``, of the shape of ``variance``, and ``g``, with a first axis of `terms`."""
