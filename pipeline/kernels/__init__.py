@@ -6,12 +6,16 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from pipeline.errors import DataError
-from pipeline.kernels.engine import LEFT_GROUP, NUMERICS_VERSION, Engine
+from pipeline.kernels.engine import NUMERICS_VERSION, Engine, group_size
 from pipeline.kernels.lowering import KINDS, lower
 from pipeline.kernels.program import Array, Program
 from pipeline.layers import Layer, Sequential
 
-__all__ = ["KINDS", "LEFT_GROUP", "NUMERICS_VERSION", "Engine", "Program", "kernel_matrix", "lower"]
+__all__ = ["KINDS", "NUMERICS_VERSION", "Engine", "Program", "group_size", "kernel_matrix", "lower"]
+
+
+BAND = 64
+"""Rows that a thread of `kernel_matrix` computes at a time."""
 
 
 def kernel_matrix(
@@ -68,9 +72,9 @@ def kernel_matrix(
             values[:start, start:stop] = values[start:stop, :start].T
 
     # The last bands of a triangle are the longest, so they go first.
-    starts = range(0, len(left), LEFT_GROUP)[::-1]
+    starts = range(0, len(left), BAND)[::-1]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(lambda start: fill(start, min(start + LEFT_GROUP, len(left))), starts))
+        list(pool.map(lambda start: fill(start, min(start + BAND, len(left))), starts))
     return values
 
 

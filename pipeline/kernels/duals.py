@@ -1,93 +1,145 @@
-"""Dual activations: what a pointwise non-linearity does to a covariance, and their derivatives.
+"""Compiled code for the functions that dual activations are written in (`pipeline.layers.elementary`).
 
-For ReLU and a pair of positions with correlation rho (Cho and Saul 2009; Arora et al. 2019, section 3):
-``k0 = (pi - arccos rho) / pi`` and ``k1 = (rho (pi - arccos rho) + sqrt(1 - rho^2)) / pi``. The covariance
-after ReLU is ``k1 / 2`` times both standard deviations; the derivative's is ``k0 / 2``.
+With ``a = |rho|``, ``s = sqrt(1 - a)``, ``A = s P(a) = arccos(a) / 2 pi`` and ``B = s Q(a) = sqrt(1 - a^2) / 2 pi``, half
+the arc-cosine kernels are ``k0 / 2 = 1/2 - A`` (or A where rho < 0) and ``k1 / 2 = rho k0 / 2 + B`` for both signs. One
+square root and two polynomials, no call into libm, so a loop over them becomes vector code; and no bit depends on the
+libm of a machine, for the exponential neither.
 
-With ``a = |rho|``, ``s = sqrt(1 - a)``, ``A = s P(a) = arccos(a) / pi`` and ``B = s Q(a) = sqrt(1 - a^2) / pi``:
-``k0 = 1 - A`` (or A where rho < 0) and ``k1 = rho k0 + B`` for both signs. One square root and two polynomials,
-no call into libm, so a loop over them becomes vector code.
-
-The coefficients are the output of ``python -m pipeline.kernels.fit_duals 6 16``; relative errors of P and Q:
-1.6e-7 and 2.8e-7 (degree 6, in float32), 8.6e-16 and 1.4e-15 (degree 16, in float64): a rounding or two.
+The coefficients are the output of ``python -m pipeline.kernels.fit_duals``; the relative errors of the polynomials are a
+rounding or two.
 """
 
+import math
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from numba import types
 from numba.extending import overload
 
-from pipeline.kernels.jit import jit_inline
-from pipeline.kernels.lanes import LanesType, absolute, copy_sign, minimum, square_root, where_negative
+from pipeline.kernels import lanes
+from pipeline.kernels.jit import OPTIONS, jit_inline
+from pipeline.kernels.lanes import LanesType
+from pipeline.layers import elementary
 
 _ANGLE_32 = (
-    np.float32(0.4999999360436614),
-    np.float32(-0.0683035685859746),
-    np.float32(0.028239845236573892),
-    np.float32(-0.015483972110096928),
-    np.float32(0.008466341519611436),
-    np.float32(-0.0034631065643220154),
-    np.float32(0.000702718728678224),
+    0.2499999680218307,
+    -0.0341517842929873,
+    0.014119922618286946,
+    -0.007741986055048464,
+    0.004233170759805718,
+    -0.0017315532821610077,
+    0.000351359364339112,
 )
 _ROOT_32 = (
-    np.float32(0.3183099571470001),
-    np.float32(0.15914793427214363),
-    np.float32(-0.03967208843276511),
-    np.float32(0.019137122847504823),
-    np.float32(-0.009942961206156127),
-    np.float32(0.0039766093598857044),
-    np.float32(-0.0007984563899131523),
+    0.15915497857350006,
+    0.07957396713607182,
+    -0.019836044216382555,
+    0.009568561423752411,
+    -0.0049714806030780635,
+    0.0019883046799428522,
+    -0.00039922819495657617,
+)
+_SINE_32 = (
+    0.16666672414795305,
+    0.0749885507260082,
+    0.0450013800699104,
+    0.026554542206159854,
+    0.038085023561095575,
 )
 _ANGLE_64 = (
-    0.4999999999999996,
-    -0.06830988618356072,
-    0.028345056885847396,
-    -0.01616785415821929,
-    0.010721069188999153,
-    -0.0077583747931484,
-    0.005941811645429866,
-    -0.004728267403981951,
-    0.0038461573283250375,
-    -0.003122525243444376,
-    0.0024324321251695583,
-    -0.0017202588883030918,
-    0.001034531228028487,
-    -0.000492158625895493,
-    0.00016979958373293115,
-    -3.723629068939344e-05,
-    3.861680263927316e-06,
+    0.2499999999999998,
+    -0.03415494309178036,
+    0.014172528442923698,
+    -0.008083927079109645,
+    0.0053605345944995764,
+    -0.0038791873965742,
+    0.002970905822714933,
+    -0.0023641337019909754,
+    0.0019230786641625188,
+    -0.001561262621722188,
+    0.0012162160625847792,
+    -0.0008601294441515459,
+    0.0005172656140142435,
+    -0.0002460793129477465,
+    8.489979186646558e-05,
+    -1.861814534469672e-05,
+    1.930840131963658e-06,
 )
 _ROOT_64 = (
-    0.3183098861837911,
-    0.15915494309165518,
-    -0.03978873574974813,
-    0.019894366991465667,
-    -0.012433961646395873,
-    0.008703557517877889,
-    -0.006525938846822151,
-    0.0051178868044749895,
-    -0.0041196614028680785,
-    0.00331925806203849,
-    -0.0025718248341553528,
-    0.0018121831282137597,
-    -0.0010871620993384568,
-    0.0005163656699497712,
-    -0.00017795948577472968,
-    3.899682890144451e-05,
-    -4.042134712696733e-06,
+    0.15915494309189554,
+    0.07957747154582759,
+    -0.019894367874874065,
+    0.009947183495732833,
+    -0.0062169808231979365,
+    0.004351778758938944,
+    -0.0032629694234110754,
+    0.0025589434022374948,
+    -0.0020598307014340392,
+    0.001659629031019245,
+    -0.0012859124170776764,
+    0.0009060915641068798,
+    -0.0005435810496692284,
+    0.0002581828349748856,
+    -8.897974288736484e-05,
+    1.9498414450722255e-05,
+    -2.0210673563483666e-06,
 )
+_SINE_64 = (
+    0.1666666666666665,
+    0.07500000000020765,
+    0.0446428571034208,
+    0.030381947367238666,
+    0.022372047629268976,
+    0.017355259968636627,
+    0.01392965305058643,
+    0.011875491689352202,
+    0.007802967495081248,
+    0.016035451311230037,
+    -0.010748935863375664,
+    0.02816913276910782,
+)
+
+_LOG2_E = 1.4426950408889634
+# ln 2 in two parts: whole numbers below 2^10 times the first are exact, in float32 and in float64.
+_LN_2_HIGH_32, _LN_2_LOW_32 = 0.693359375, -2.12194440054690583e-4
+_LN_2_HIGH_64, _LN_2_LOW_64 = 0.693147180369123816490, 1.90821492927058770002e-10
+_HALF_PI = 1.5707963267948966
 
 
 @jit_inline
-def _horner_32(c: Any, a: Any) -> Any:
-    """Evaluate a polynomial of degree 6 with the coefficients ``c``, lowest first."""
+def _horner_4(c: Any, a: Any) -> Any:
+    return c[0] + a * (c[1] + a * (c[2] + a * (c[3] + a * c[4])))
+
+
+@jit_inline
+def _horner_6(c: Any, a: Any) -> Any:
     return c[0] + a * (c[1] + a * (c[2] + a * (c[3] + a * (c[4] + a * (c[5] + a * c[6])))))
 
 
 @jit_inline
-def _horner_64(c: Any, a: Any) -> Any:
-    """Evaluate a polynomial of degree 16: even and odd halves side by side, since one chain of 16 waits on itself."""
+def _horner_7(c: Any, a: Any) -> Any:
+    return c[0] + a * (c[1] + a * (c[2] + a * (c[3] + a * (c[4] + a * (c[5] + a * (c[6] + a * c[7]))))))
+
+
+@jit_inline
+def _horner_11(c: Any, a: Any) -> Any:
+    b = a * a
+    even = c[0] + b * (c[2] + b * (c[4] + b * (c[6] + b * (c[8] + b * c[10]))))
+    odd = c[1] + b * (c[3] + b * (c[5] + b * (c[7] + b * (c[9] + b * c[11]))))
+    return even + a * odd
+
+
+@jit_inline
+def _horner_13(c: Any, a: Any) -> Any:
+    b = a * a
+    even = c[0] + b * (c[2] + b * (c[4] + b * (c[6] + b * (c[8] + b * (c[10] + b * c[12])))))
+    odd = c[1] + b * (c[3] + b * (c[5] + b * (c[7] + b * (c[9] + b * (c[11] + b * c[13])))))
+    return even + a * odd
+
+
+@jit_inline
+def _horner_16(c: Any, a: Any) -> Any:
+    """Evaluate even and odd halves side by side, since one chain of 16 waits on itself."""
     b = a * a
     even = c[0] + b * (
         c[2] + b * (c[4] + b * (c[6] + b * (c[8] + b * (c[10] + b * (c[12] + b * (c[14] + b * c[16]))))))
@@ -96,33 +148,86 @@ def _horner_64(c: Any, a: Any) -> Any:
     return even + a * odd
 
 
-def relu_duals(rho: Any) -> tuple[Any, Any]:
-    """Evaluate ``(k0, k1)`` of ReLU at a correlation or at lanes of them, which may exceed [-1, 1] by rounding.
+def _define(function: Callable[..., Any]) -> Callable[[Callable[..., Any]], None]:
+    """Give an elementary function its code for lanes: ``choose`` returns that for float32 or float64."""
 
-    Callable from jitted code only; the precision of ``rho`` picks the polynomial.
-    """
-    raise TypeError("relu_duals runs inside jitted code only")
+    def register(choose: Callable[..., Any]) -> None:
+        @overload(function, inline="always", jit_options={"fastmath": OPTIONS["fastmath"]})
+        def typed(x: Any) -> Any:
+            return choose(x.dtype == types.float32) if isinstance(x, LanesType) else None
+
+    return register
 
 
-@overload(relu_duals, inline="always", jit_options={"fastmath": {"contract", "nsz"}})
-def _relu_duals(rho: Any) -> Any:
-    if rho in (types.float32, LanesType(types.float32)):
+@_define(elementary.square_root)
+def _square_root(single: bool) -> Any:
+    def square_root(x: Any) -> Any:
+        return lanes.square_root(x)
 
-        def relu_duals_32(rho: Any) -> Any:
-            one = np.float32(1)
-            a = minimum(absolute(rho), one)
-            s = square_root(one - a)
-            angle = s * _horner_32(_ANGLE_32, a)
-            k0 = where_negative(rho, angle, one - angle)
-            return k0, copy_sign(a, rho) * k0 + s * _horner_32(_ROOT_32, a)
+    return square_root
 
-        return relu_duals_32
 
-    def relu_duals_64(rho: Any) -> Any:
-        a = minimum(absolute(rho), 1.0)
-        s = square_root(1.0 - a)
-        angle = s * _horner_64(_ANGLE_64, a)
-        k0 = where_negative(rho, angle, 1.0 - angle)
-        return k0, copy_sign(a, rho) * k0 + s * _horner_64(_ROOT_64, a)
+@_define(elementary.inverse_root)
+def _inverse_root(single: bool) -> Any:
+    def inverse_root(x: Any) -> Any:
+        return lanes.where_positive(x, 1.0 / lanes.square_root(x), 0.0)
 
-    return relu_duals_64
+    return inverse_root
+
+
+@_define(elementary.clip_correlation)
+def _clip_correlation(single: bool) -> Any:
+    def clip_correlation(x: Any) -> Any:
+        return lanes.copy_sign(lanes.minimum(lanes.absolute(x), 1.0), x)
+
+    return clip_correlation
+
+
+@_define(elementary.arc_cosine_halves)
+def _arc_cosine_halves(single: bool) -> Any:
+    angle_coefficients, root_coefficients = (_ANGLE_32, _ROOT_32) if single else (_ANGLE_64, _ROOT_64)
+    horner = _horner_6 if single else _horner_16
+
+    def arc_cosine_halves(x: Any) -> Any:
+        a = lanes.minimum(lanes.absolute(x), 1.0)
+        s = lanes.square_root(1.0 - a)
+        angle = s * horner(angle_coefficients, a)
+        half_k0 = lanes.where_negative(x, angle, 0.5 - angle)
+        return half_k0, lanes.copy_sign(a, x) * half_k0 + s * horner(root_coefficients, a)
+
+    return arc_cosine_halves
+
+
+@_define(elementary.arc_sine)
+def _arc_sine(single: bool) -> Any:
+    coefficients, horner = (_SINE_32, _horner_4) if single else (_SINE_64, _horner_11)
+
+    def arc_sine(x: Any) -> Any:
+        # Beyond 1/2, arcsin(a) = pi / 2 - 2 arcsin(sqrt((1 - a) / 2)).
+        a = lanes.minimum(lanes.absolute(x), 1.0)
+        t = lanes.where_positive(a - 0.5, 0.5 - 0.5 * a, a * a)
+        s = lanes.where_positive(a - 0.5, lanes.square_root(t), a)
+        angle = s + s * (t * horner(coefficients, t))
+        return lanes.copy_sign(lanes.where_positive(a - 0.5, _HALF_PI - 2.0 * angle, angle), x)
+
+    return arc_sine
+
+
+@_define(elementary.exponential)
+def _exponential(single: bool) -> Any:
+    high, low = (_LN_2_HIGH_32, _LN_2_LOW_32) if single else (_LN_2_HIGH_64, _LN_2_LOW_64)
+    # Beyond these the result is 2^128 or 2^1024, infinity, and next to nothing.
+    most, least = (89.0, -87.0) if single else (709.8, -708.0)
+    # Taylor's series on |r| <= ln(2) / 2 is exact to a rounding.
+    coefficients = tuple(1.0 / math.factorial(k) for k in range(8 if single else 14))
+    horner = _horner_7 if single else _horner_13
+
+    def exponential(x: Any) -> Any:
+        x = -lanes.minimum(-lanes.minimum(x, most), -least)
+        n = lanes.nearest(x * _LOG2_E)
+        value = horner(coefficients, (x - n * high) - n * low)
+        # In two steps, since 2^n alone may overflow where the product does not.
+        half = lanes.nearest(0.5 * n)
+        return (value * lanes.power_of_two(half)) * lanes.power_of_two(n - half)
+
+    return exponential

@@ -1,7 +1,7 @@
 """Runs a program on a tile of pairs of images.
 
-Memory is bounded whatever the tile: right images go through in blocks of one lane width, left images in
-groups of `LEFT_GROUP`, and their standard deviations are made on the way.
+Memory is bounded whatever the tile: right images go through in blocks of one lane width, left images in groups that
+fit into `GROUP_BYTES`, and what the duals need to know of them is computed on the way.
 """
 
 from dataclasses import dataclass
@@ -10,60 +10,37 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import LayerError, NotFinite
-from pipeline.kernels.interpreter import raise_lanes, run_group, run_stage
+from pipeline.kernels.attention import pair_index, softmax_rows
+from pipeline.kernels.interpreter import Memory, raise_lanes, run_group, run_pair, transpose_lanes
 from pipeline.kernels.lanes import LANES
-from pipeline.kernels.program import Array, Program, Stage
+from pipeline.kernels.program import Array, Code, Operation, Program, Stage
+from pipeline.kernels.tables import Statistics, lay_out_statistics, make_tables, make_visit_tables
 from pipeline.kernels.variances import run_variances
+from pipeline.kernels.weighing import Place, plane_function, statistics_function
+from pipeline.layers import ClosedForm, Series
 
-LEFT_GROUP = 64
-"""Left images whose standard deviations are kept at once: 10 MB for 20 layers of 32 x 32 in float32."""
+GROUP_BYTES = 16 * 2**20
+"""Memory for what is known of a group of left images; the larger, the fewer times right images are prepared."""
 
-NUMERICS_VERSION = 1
+NUMERICS_VERSION = 2
 """Raised by hand whenever the values change in any bit; a run directory of another version is refused."""
 
-
-@dataclass(frozen=True)
-class _Machine:
-    """A stage with its scratch memory, for one thread."""
-
-    stage: Stage
-    codes: Array
-    params: Array
-    params64: Array
-    planes: Array
-    planes64: Array
-    scratch: Array
-    scratch64: Array
-
-    @classmethod
-    def of(cls, stage: Stage, dtype: np.dtype) -> "_Machine":
-        columns = (stage.width + 2 * stage.halo) * LANES
-        planes = (stage.register_count, 2, stage.height + stage.halo, columns)
-        scratch = (2, max(2, *(op.window[0] for op in stage.operations)), columns)
-        double = np.dtype(np.float64)
-        return cls(
-            stage,
-            stage.codes,
-            stage.params.astype(dtype),
-            stage.params,
-            aligned_zeros(planes, dtype),
-            aligned_zeros(planes, double),
-            aligned_zeros(scratch, dtype),
-            aligned_zeros(scratch, double),
-        )
+EQUAL, ITSELF = 1, 2
+"""How much a pair of images is the same: their values, or one sample."""
 
 
 @dataclass(frozen=True)
-class _Images:
-    """Images with what each stage needs to know of them.
+class _Block:
+    """Up to 16 images with what duals need to know of them; empty lanes hold zeros.
 
-    ``pixels`` is ``(n, C, H, W)`` for left images, ``(C, H, W, lanes)`` for a block of right ones; ``gains`` and
-    ``inverses`` hold an array a stage, with activations in the place of channels.
+    Attributes
+    ----------
+    pixels : (C H W, lanes).
+    statistics : (statistics, lanes).
     """
 
     pixels: Array
-    gains: tuple[Array, ...]
-    inverses: tuple[Array, ...]
+    statistics: Array
 
 
 class Engine:
@@ -88,13 +65,30 @@ class Engine:
         if self.dtype.name not in ("float32", "float64"):
             raise LayerError(f'kernels are computed in "float32" or "float64", got dtype={dtype!r}')
         self.program = program
-        self._machines = [_Machine.of(stage, self.dtype) for stage in program.stages]
+        self._operations = [op for stage in program.stages for op in stage.operations]
+        self._layout = {found.operation: found for found in lay_out_statistics(program)}
+        self._tables = make_tables(program, self.dtype)
+        self._visits = make_visit_tables(program, of_self=False)
+        self._self_visits = make_visit_tables(program, of_self=True)
+        self._memory = _allocate(program, self.dtype)
+        self._exact_planes = aligned_zeros((max(map(_plane_count, program.stages)),), np.dtype(np.float64))
+        self._exact_ring = aligned_zeros((self._memory.ring.size,), np.dtype(np.float64))
+        self._functions = self._addresses(own_lanes=False)
+        self._statistics_size = sum(found.count * found.area for found in self._layout.values())
+        self._has_circular = any(stage.circular for stage in program.stages)
+        self._ranges = self._raised_ranges()
+
+    @property
+    def group_size(self) -> int:
+        """The number of left images that are prepared at once."""
+        return group_size(self.program, self.dtype.itemsize)
 
     def evaluate(self, left: Array, right: Array | None = None) -> Array:
         """Evaluate all read-outs for all pairs.
 
         Equal images count as the same image, wherever they come from: their correlation is exactly 1. A pair's
-        bits do not depend on the other images in the call.
+        bits do not depend on the other images in the call. Only without ``right`` are there pairs of one sample
+        with itself, for which `Dropout` uses one mask.
 
         Parameters
         ----------
@@ -116,42 +110,72 @@ class Engine:
         z = x if right is None else self._planar(right)
         values = np.empty((self.program.readout_count, len(x), len(z)), self.dtype)
         x_keys, z_keys = _contents(x), _contents(z)
-        for top in range(0, len(x), LEFT_GROUP):
-            group = self._prepare(x[top : top + LEFT_GROUP])
-            stop = min(top + LEFT_GROUP, len(x)) if symmetric else len(z)
+        size = self.group_size
+        raised = aligned_zeros((self._right_size * LANES,), self.dtype)
+        for top in range(0, len(x), size):
+            group = x[top : top + size]
+            statistics = self._group_statistics(group)
+            pixels = np.ascontiguousarray(group.reshape(len(group), -1))
+            stop = min(top + size, len(x)) if symmetric else len(z)
             for start in range(0, stop, LANES):
-                block = self._prepare_block(z[start : start + LANES])
+                block = self._prepare(z[start : start + LANES])
                 count = min(LANES, len(z) - start)
-                same = np.zeros((len(group.pixels), LANES), bool)
-                same[:, :count] = x_keys[top : top + LEFT_GROUP, None] == z_keys[start : start + count]
+                same = np.zeros((len(group), LANES), np.int8)
+                same[:, :count] = EQUAL * (x_keys[top : top + size, None] == z_keys[start : start + count])
+                if symmetric:
+                    same[np.arange(top, top + len(group))[:, None] == np.arange(start, start + LANES)] = ITSELF
                 first = max(0, start - top) if symmetric else 0
-                result = self._run_group(group, block, same, first)[:, :, :count]
-                values[:, top + first : top + len(group.pixels), start : start + count] = result[first:].transpose(
-                    1, 0, 2
+                readouts = np.zeros((len(group), self.program.readout_count, LANES))
+                right_pixels, right_statistics = self._as_right(block)
+                run_group(
+                    self._tables,
+                    self._visits,
+                    self._functions,
+                    pixels,
+                    statistics,
+                    *right_pixels,
+                    right_statistics,
+                    raised,
+                    self._ranges,
+                    same,
+                    first,
+                    self._memory,
+                    readouts,
                 )
+                found = readouts[first:, :, :count].transpose(1, 0, 2)
+                values[:, top + first : top + len(group), start : start + count] = found
         if symmetric:
             upper = np.triu_indices(len(x), 1)
             values[:, upper[0], upper[1]] = values[:, upper[1], upper[0]]
         _require_finite(values)
         return values
 
-    def evaluate_self(self, images: Array) -> Array:
-        """Evaluate all read-outs for the pairs of each image with itself, the diagonal of `evaluate`.
+    def evaluate_pairs(self, left: Array, right: Array | None = None) -> Array:
+        """Evaluate all read-outs for the pairs of each left image with the right one of the same number.
 
         Parameters
         ----------
-        images : ``(n, H, W, C)`` or ``(n, features)``.
+        left, right : ``(n, H, W, C)`` or ``(n, features)``; without ``right``, each image with itself: the diagonal
+            of `evaluate`.
 
         Returns
         -------
         (readouts, n) array of the engine's dtype.
         """
-        x = self._planar(images)
+        x = self._planar(left)
+        z = x if right is None else self._planar(right)
+        if len(x) != len(z):
+            raise LayerError(f"pairs need as many left images as right ones, got {len(x)} and {len(z)}")
         values = np.empty((self.program.readout_count, len(x)), self.dtype)
         for start in range(0, len(x), LANES):
-            _, readouts = self._run_self(x[start : start + LANES], len(self._machines))
-            count = min(LANES, len(x) - start)
-            values[:, start : start + count] = readouts[:, :count]
+            a, b = x[start : start + LANES], z[start : start + LANES]
+            block = self._prepare(a)
+            same = np.full(LANES, ITSELF, np.int8)
+            if right is not None:
+                same[:] = 0
+                same[: len(a)] = EQUAL * (_contents(a) == _contents(b))
+            readouts = self._run_lanes(block, block if right is None else self._prepare(b), same, False)
+            values[:, start : start + len(a)] = readouts[:, : len(a)]
         _require_finite(values)
         return values
 
@@ -164,116 +188,217 @@ class Engine:
             )
         return np.ascontiguousarray(images.reshape(len(images), *shape).transpose(0, 3, 1, 2), self.dtype)
 
-    def _variances(self, machine: _Machine, pixels: Array, slots: Array) -> tuple[Array, Array]:
-        """Make gains and inverses ``(activations, H, W, lanes)`` from ``(C, H, W, lanes)`` and ``(slots, lanes)``."""
-        stage = machine.stage
-        shape = (stage.activation_count, stage.height, stage.width, LANES)
-        gains, inverses = aligned_zeros(shape, self.dtype), aligned_zeros(shape, self.dtype)
-        if stage.activation_count:
-            run_variances(
-                machine.codes,
-                machine.params64,
-                stage.halo,
-                _flat(pixels if machine is self._machines[0] else pixels[:1, :1, :1]),
-                slots,
-                machine.planes64,
-                machine.scratch64,
-                _flat(gains),
-                _flat(inverses),
-            )
-            _require_range(stage, gains)
-        return gains, inverses
+    def _addresses(self, own_lanes: bool) -> Array:
+        """Compile the loops that the program uses, or load them from disk."""
+        addresses = np.zeros(len(self._operations), np.int64)
+        for k, op in enumerate(self._operations):
+            if op.code is Code.WEIGH:
+                kind = None if op.function is None else type(op.function)
+                function = plane_function(kind, op.is_plain_3x3, op.tangent, own_lanes, self.dtype.name)
+                addresses[k] = function.address
+        return addresses
 
-    def _prepare(self, x: Array) -> _Images:
-        """Prepare left images ``(n, C, H, W)``."""
-        blocks = [self._prepare_block(x[start : start + LANES]) for start in range(0, len(x), LANES)]
+    def _raised_ranges(self) -> Array:
+        """List where right statistics hold inverse deviations; see `raise_lanes`."""
+        rows = []
+        for k, found in self._layout.items():
+            op = self._operations[k]
+            if isinstance(op.function, ClosedForm) and op.function.clipped >= 0:
+                begin = found.right_start + op.function.clipped * found.right_area
+                rows.append((begin, begin + found.right_area, ITSELF if op.masked else EQUAL))
+        return np.array(rows, np.int64).reshape(-1, 3)
 
-        def images_first(arrays: tuple[Array, ...]) -> Array:
-            joined = np.concatenate([np.moveaxis(array, -1, 0) for array in arrays])[: len(x)]
-            return np.ascontiguousarray(joined)
+    @property
+    def _right_size(self) -> int:
+        return sum(found.count * found.right_area for found in self._layout.values())
 
-        gains = tuple(images_first(arrays) for arrays in zip(*(block.gains for block in blocks), strict=True))
-        inverses = tuple(images_first(arrays) for arrays in zip(*(block.inverses for block in blocks), strict=True))
-        return _Images(x, gains, inverses)
+    def _group_statistics(self, x: Array) -> Array:
+        """Compute the statistics of left images ``(n, C, H, W)``, image by image: ``(n, statistics)``."""
+        statistics = np.empty((len(x), self._statistics_size), self.dtype)
+        for start in range(0, len(x), LANES):
+            transpose_lanes(self._prepare(x[start : start + LANES]).statistics, statistics[start : start + LANES])
+        return statistics
 
-    def _prepare_block(self, x: Array) -> _Images:
-        """Prepare up to a lane width of right images ``(n, C, H, W)``; empty lanes hold zeros."""
-        pixels = self._lanes_last(x)
-        slots = np.zeros((self.program.slot_count, LANES))
-        last = max((k for k, machine in enumerate(self._machines) if machine.stage.activation_count), default=0)
-        if last > 0:  # a later stage needs the variances that earlier ones reduce to
-            slots = np.ascontiguousarray(self._run_self(x, last)[0][:, 0])
-        statistics = [self._variances(machine, pixels, slots) for machine in self._machines]
-        return _Images(pixels, tuple(gains for gains, _ in statistics), tuple(inverses for _, inverses in statistics))
+    def _prepare(self, x: Array) -> _Block:
+        """Compute what duals need to know of up to 16 images ``(n, C, H, W)``."""
+        pixels = aligned_zeros((int(np.prod(x.shape[1:])), LANES), self.dtype)
+        pixels[:, : len(x)] = x.reshape(len(x), -1).T
+        block = _Block(pixels, aligned_zeros((self._statistics_size, LANES), self.dtype))
+        self._memory.tensors[:] = 0
+        self._memory.sums[:] = 0
+        first = 0
+        for s, stage in enumerate(self.program.stages):
+            last = first + len(stage.operations)
+            if any(k in self._layout for k in range(first, last)):
+                self._run_stage_variances(s, stage, first, last, block)
+            if len(stage.self_visits.offsets):
+                same = np.full(LANES, ITSELF, np.int8)
+                self._run_lanes(block, block, same, True, s)
+            first = last
+        return block
 
-    def _lanes_last(self, x: Array) -> Array:
-        pixels = aligned_zeros((*x.shape[1:], LANES), self.dtype)
-        pixels[..., : len(x)] = np.moveaxis(x, 0, -1)
-        return pixels
+    def _run_stage_variances(self, s: int, stage: Stage, first: int, last: int, block: _Block) -> None:
+        """Compute the statistics of one stage, in pieces between which Python expands series."""
+        weigh, statistics = self._variance_addresses(first, last)
+        loaded = self._loaded_variances(first, last)
+        place = np.zeros(len(Place), np.int64)
+        row = self._visits.stages[s]
+        begin = first
+        for k in range(first, last):
+            op = self._operations[k]
+            if op.code is Code.ATTEND:
+                self._expand_attention(op, self._layout[k], block)
+            if k + 1 == last or isinstance(op.function, Series):
+                run_variances(
+                    self._tables,
+                    row,
+                    begin,
+                    k + 1,
+                    weigh,
+                    statistics,
+                    block.pixels.reshape(-1),
+                    loaded,
+                    np.ascontiguousarray(self._memory.sums[:, 0]),
+                    self._exact_planes,
+                    self._exact_ring,
+                    place,
+                    block.statistics.reshape(-1, LANES),
+                )
+                begin = k + 1
+            if isinstance(op.function, Series):
+                self._expand_series(op.function, op, stage, self._layout[k], block)
+        _require_range(block.statistics, self._clipped(first, last), stage)
 
-    def _run_group(self, group: _Images, block: _Images, same: Array, first: int) -> Array:
-        """Run all stages; return ``(left images, readouts, lanes)`` float64."""
-        slots = np.zeros((len(group.pixels), self.program.slot_count, 2, LANES))
-        readouts = np.zeros((len(group.pixels), self.program.readout_count, LANES))
-        for k, machine in enumerate(self._machines):
-            left, right = (
-                (group.pixels, block.pixels) if k == 0 else (group.pixels[:, :1, :1, :1], block.pixels[:1, :1, :1])
-            )
-            run_group(
-                machine.codes,
-                machine.params,
-                machine.stage.offsets,
-                machine.stage.marks,
-                machine.stage.halo,
-                np.ascontiguousarray(left),
-                group.gains[k],
-                group.inverses[k],
-                _flat(right),
-                _flat(block.gains[k]),
-                _flat(block.inverses[k]),
-                same,
-                first,
-                aligned_zeros(_flat(block.inverses[k]).shape, self.dtype),
-                machine.planes,
-                machine.scratch,
-                slots,
-                readouts,
-            )
+    def _variance_addresses(self, first: int, last: int) -> tuple[Array, Array]:
+        weigh, statistics = np.zeros((2, len(self._operations)), np.int64)
+        for k in range(first, last):
+            op = self._operations[k]
+            if op.code is Code.WEIGH:
+                weigh[k] = plane_function(None, op.is_plain_3x3, False, False, "float64").address
+                if isinstance(op.function, ClosedForm):
+                    statistics[k] = statistics_function(type(op.function), self.dtype.name).address
+        return weigh, statistics
+
+    def _loaded_variances(self, first: int, last: int) -> Array:
+        """Read from the tensors of the images with themselves the variances that a stage's LOADs begin with."""
+        loads = [k for k in range(first, last) if self._operations[k].code is Code.LOAD]
+        size = max((op.grid.height * op.grid.width for op in self._operations), default=1) * LANES
+        loaded = np.zeros((last if loads else 0, size))
+        for k in loads:
+            slot = self._operations[k].slot
+            tensor = self.program.tensors[slot]
+            zero = (0, 0) if tensor.circular else (tensor.height - 1, tensor.width - 1)
+            begin = (self._tables.tensors[slot, 0] + tensor.starts[zero]) * LANES
+            count = tensor.height * tensor.width * LANES
+            loaded[k, :count] = self._memory.tensors[begin : begin + count]
+        return loaded
+
+    def _expand_series(
+        self, function: Series, op: Operation, stage: Stage, found: Statistics, block: _Block
+    ) -> None:
+        """Write a series' statistics, and the variances behind it into the target's plane."""
+        width = (stage.width + 2 * stage.halo) * LANES
+        height = stage.height + stage.halo
+        plane = self._exact_planes[op.target * height * width : (op.target + 1) * height * width].reshape(height, width)
+        begin, end = stage.halo * LANES, (stage.halo + found.width) * LANES
+        variance = plane[: found.height, begin:end].reshape(found.height, found.width, LANES)
+        scale, series = function.expand(variance)
+        rows = block.statistics[found.start : found.start + found.count * found.area]
+        rows[: found.area] = scale.reshape(found.area, LANES)
+        rows[found.area :] = series.reshape(-1, LANES)
+        powers = (variance * scale * scale) ** np.arange(function.terms).reshape(-1, 1, 1, 1)
+        plane[: found.height, begin:end] = np.sum(series**2 * powers, axis=0).reshape(found.height, -1)
+
+    def _expand_attention(self, op: Operation, found: Statistics, block: _Block) -> None:
+        """Write the attention of images from their covariances with themselves."""
+        index = pair_index(self.program.tensors[op.other])
+        tensor = self._memory.tensors.reshape(-1, LANES)[self._tables.tensors[op.other, 0] :]
+        attention = softmax_rows(op.scale * tensor[index].astype(np.float64))
+        block.statistics[found.start : found.start + found.area] = attention.reshape(found.area, LANES)
+
+    def _as_right(self, block: _Block) -> tuple[tuple[Array, Array], Array]:
+        """Lay out pixels and statistics of right images; circular stages find theirs twice in each direction."""
+        pixels = block.pixels.reshape(-1)
+        if not self._has_circular:
+            return (pixels, pixels), block.statistics.reshape(-1)
+        height, width, channels = self.program.input_shape
+        twice = np.tile(block.pixels.reshape(channels, height, width, LANES), (1, 2, 2, 1))
+        statistics = aligned_zeros((self._right_size, LANES), self.dtype)
+        for found in self._layout.values():
+            values = block.statistics[found.start : found.start + found.count * found.area]
+            if found.circular:
+                values = np.tile(values.reshape(found.count, found.height, found.width, LANES), (1, 2, 2, 1))
+            size = found.count * found.right_area
+            statistics[found.right_start : found.right_start + size] = values.reshape(size, LANES)
+        return (pixels, np.ascontiguousarray(twice).reshape(-1)), statistics.reshape(-1)
+
+    def _run_lanes(
+        self, left: _Block, right: _Block, same: Array, of_self: bool, only_stage: int | None = None
+    ) -> Array:
+        """Run pairs of images lane by lane; return the read-outs ``(readouts, lanes)`` float64."""
+        visits = self._self_visits if of_self else self._visits
+        if only_stage is None:
+            self._memory.tensors[:] = 0
+            self._memory.sums[:] = 0
+        else:
+            visits = visits._replace(stages=visits.stages[only_stage : only_stage + 1])
+        readouts = np.zeros((self.program.readout_count, LANES))
+        right_pixels, right_statistics = self._as_right(right)
+        raised = aligned_zeros(right_statistics.shape, self.dtype)
+        raise_lanes(right_statistics, self._ranges, same, raised)
+        run_pair(
+            self._tables,
+            visits,
+            self._addresses(own_lanes=True),
+            left.pixels,
+            left.statistics,
+            *right_pixels,
+            right_statistics,
+            raised,
+            same,
+            self._memory,
+            readouts,
+        )
         return readouts
 
-    def _run_self(self, x: Array, stage_count: int) -> tuple[Array, Array]:
-        """Run the first stages for up to a lane width of images, each against itself.
+    def _clipped(self, first: int, last: int) -> list[slice]:
+        """List where a stage's inverse deviations lie."""
+        found = []
+        for k in range(first, last):
+            function = self._operations[k].function
+            if isinstance(function, ClosedForm) and function.clipped >= 0:
+                begin = self._layout[k].start + function.clipped * self._layout[k].area
+                found.append(slice(begin, begin + self._layout[k].area))
+        return found
 
-        Returns slots ``(slots, 2, lanes)`` and read-outs ``(readouts, lanes)``, float64.
-        """
-        slots = np.zeros((self.program.slot_count, 2, LANES))
-        readouts = np.zeros((self.program.readout_count, LANES))
-        pixels = self._lanes_last(x)
-        same = np.ones(LANES, bool)
-        for k, machine in enumerate(self._machines[:stage_count]):
-            gains, inverses = self._variances(machine, pixels, np.ascontiguousarray(slots[:, 0]))
-            raised = aligned_zeros(_flat(inverses).shape, self.dtype)
-            raise_lanes(_flat(inverses), same, raised)
-            here = pixels if k == 0 else np.ascontiguousarray(pixels[:1, :1, :1])
-            run_stage(
-                machine.codes,
-                machine.params,
-                machine.stage.offsets,
-                machine.stage.marks,
-                machine.stage.halo,
-                here,
-                gains,
-                inverses,
-                _flat(here),
-                _flat(gains),
-                _flat(inverses),
-                raised,
-                machine.planes,
-                machine.scratch,
-                slots,
-                readouts,
-            )
-        return slots, readouts
+
+def group_size(program: Program, item_bytes: int) -> int:
+    """Return the number of left images that are prepared at once: what `GROUP_BYTES` hold, in whole blocks."""
+    image = sum(found.count * found.area for found in lay_out_statistics(program)) * item_bytes
+    blocks = GROUP_BYTES // max(1, image * LANES)
+    return LANES * int(min(max(blocks, 1), 64))
+
+
+def _plane_count(stage: Stage) -> int:
+    """Count the elements of a stage's registers, S alone."""
+    return stage.register_count * (stage.height + stage.halo) * (stage.width + 2 * stage.halo) * LANES
+
+
+def _allocate(program: Program, dtype: np.dtype) -> Memory:
+    """Make scratch memory that suffices for every stage."""
+    operations = [op for stage in program.stages for op in stage.operations]
+    rows = max((max(2, op.window[0]) for op in operations), default=2)
+    columns = max(stage.width + 2 * stage.halo for stage in program.stages)
+    positions = max(op.target_grid.height * op.target_grid.width if op.code is Code.ATTEND else 0 for op in operations)
+    return Memory(
+        planes=aligned_zeros((2 * max(map(_plane_count, program.stages)),), dtype),
+        ring=aligned_zeros((2 * rows * columns * LANES,), dtype),
+        buffer=aligned_zeros((max(columns, positions) * LANES,), dtype),
+        tensors=aligned_zeros((2 * sum(tensor.size for tensor in program.tensors) * LANES,), dtype),
+        sums=np.zeros((program.sum_count, 2, LANES)),
+        place=np.zeros(len(Place), np.int64),
+        lanes=aligned_zeros((LANES,), dtype),
+    )
 
 
 def aligned_zeros(shape: tuple[int, ...], dtype: np.dtype) -> Array:
@@ -284,11 +409,6 @@ def aligned_zeros(shape: tuple[int, ...], dtype: np.dtype) -> Array:
     return memory[skip : skip + size_bytes].view(dtype).reshape(shape)
 
 
-def _flat(values: Array) -> Array:
-    """Join the last two axes, columns and lanes."""
-    return np.ascontiguousarray(values).reshape(*values.shape[:-2], values.shape[-2] * values.shape[-1])
-
-
 def _contents(x: Array) -> Array:
     """Give equal images equal keys: their bytes, as objects."""
     keys = np.empty(len(x), object)
@@ -296,13 +416,13 @@ def _contents(x: Array) -> Array:
     return keys
 
 
-def _require_range(stage: Stage, gains: Array) -> None:
+def _require_range(statistics: Array, inverses: list[slice], stage: Stage) -> None:
     """Refuse standard deviations whose inverses' product overflows: the correlation would be wrong, not infinite."""
-    smallest = np.finfo(gains.dtype).tiny ** 0.5
-    if np.any((gains > 0) & (gains < smallest)):
+    smallest = np.finfo(statistics.dtype).tiny ** 0.5
+    if any(np.any(statistics[place] > 1 / smallest) for place in inverses):
         raise NotFinite(
             f"an image has a standard deviation below {smallest:.0e} in a layer of {stage.height} x {stage.width}, "
-            f"too small for {gains.dtype}: scale the images or raise w_std, or use float64"
+            f"too small for {statistics.dtype}: scale the images or raise w_std, or use float64"
         )
 
 

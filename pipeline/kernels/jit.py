@@ -10,12 +10,13 @@ reciprocal and square root are off for the same reason.
 
 import contextlib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import llvmlite.binding as llvm
 import numba as nb
+from numba.extending import overload
 
 
 def _prefer_wide_vectors() -> None:
@@ -28,15 +29,13 @@ def _prefer_wide_vectors() -> None:
         nb.config.CPU_FEATURES = llvm.get_host_cpu_features().flatten() + ",-prefer-256-bit"
 
 
-def forget_stale_code(folder: Path) -> None:
-    """Delete numba's files where any source of this room has changed since they were made.
+def forget_stale_code(cache: Path, sources: Iterable[Path]) -> None:
+    """Delete numba's files where any of the sources of compiled code has changed since they were made.
 
     numba looks only at the file of the function itself, so after an update an old inner loop would live on inside
     an unchanged caller, and compute other numbers than the sources say.
     """
-    sources = b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))
-    digest = hashlib.blake2b(sources, digest_size=16).hexdigest()
-    cache = folder / "__pycache__"
+    digest = hashlib.blake2b(b"".join(path.read_bytes() for path in sorted(sources)), digest_size=16).hexdigest()
     stamp = cache / "numba-sources.txt"
     # Where the folder cannot be written, numba keeps its files elsewhere, and an update replaces all sources.
     with contextlib.suppress(OSError):
@@ -48,15 +47,34 @@ def forget_stale_code(folder: Path) -> None:
 
 
 _prefer_wide_vectors()
-forget_stale_code(Path(__file__).parent)
-_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz"}}
+_HERE = Path(__file__).parent
+forget_stale_code(_HERE / "__pycache__", [*_HERE.glob("*.py"), *(_HERE.parent / "layers").glob("*.py")])
+OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz"}}
 
 
 def jit(function: Callable[..., Any]) -> Any:
     """Compile a function that Python calls; its machine code is kept on disk."""
-    return nb.njit(cache=True, **_OPTIONS)(function)
+    return nb.njit(cache=True, **OPTIONS)(function)
 
 
 def jit_inline(function: Callable[..., Any]) -> Any:
     """Compile a leaf that is pasted into its callers, for scalars inside a vector loop."""
-    return nb.njit(inline="always", **_OPTIONS)(function)
+    return nb.njit(inline="always", **OPTIONS)(function)
+
+
+def pasted(function: Callable[..., Any]) -> Any:
+    """Let jitted code call a plain function, which stays one: it is pasted into its callers."""
+
+    @overload(function, inline="always", strict=False, jit_options={"fastmath": OPTIONS["fastmath"]})
+    def typed(*args: Any) -> Any:
+        return function
+
+    return function
+
+
+def jit_pointers(signature: Any, function: Callable[..., Any]) -> Any:
+    """Compile a function of pointers that jitted code calls by its address; its machine code is kept on disk.
+
+    What a program does not use is thus never compiled.
+    """
+    return nb.cfunc(signature, cache=True, **OPTIONS)(function)

@@ -2,7 +2,8 @@
 
 A loop over lanes is vector code only where LLVM can prove, pixel by pixel at run time, that arrays do not overlap.
 With a type of its own the vector is explicit: a loop visits pixels, and its body reads like that of scalars.
-``+ - *`` and the functions below take lanes and scalars of the same dtype alike, so one formula serves both.
+``+ - * /`` and the functions below take lanes, and scalars beside them, which count as lanes of one value in the dtype
+of the others: a formula needs no constants of its own for each dtype.
 
 Memory is addressed by pointers, since a slice of an array costs a reference count (some 10 ns); a pointer must not
 outlive its array. Nothing here checks bounds.
@@ -48,25 +49,19 @@ def _element(dtype: Any) -> Any:
     return ir.FloatType() if dtype == types.float32 else ir.DoubleType()
 
 
-def _is_number(kind: Any) -> bool:
-    return isinstance(kind, LanesType | types.Float)
-
-
-def _dtype(kind: Any) -> Any:
-    return kind.dtype if isinstance(kind, LanesType) else kind
-
-
 def _common(*kinds: Any) -> Any:
-    """Return lanes if any of the types are, or None where dtypes differ or something is no number."""
-    if not all(map(_is_number, kinds)) or len({_dtype(kind) for kind in kinds}) > 1:
+    """Return the lanes among the types, or None where there are none, or of two dtypes, or something is no number."""
+    found = {kind for kind in kinds if isinstance(kind, LanesType)}
+    if len(found) != 1 or not all(isinstance(kind, LanesType | types.Number) for kind in kinds):
         return None
-    return next((kind for kind in kinds if isinstance(kind, LanesType)), kinds[0])
+    return found.pop()
 
 
-def _spread(builder: Any, value: Any, kind: Any, common: Any) -> Any:
-    """Repeat a scalar in all lanes, where ``common`` is lanes."""
+def _spread(context: Any, builder: Any, value: Any, kind: Any, common: Any) -> Any:
+    """Repeat a scalar in all lanes."""
     if kind == common:
         return value
+    value = context.cast(builder, value, kind, common.dtype)
     vector = ir.VectorType(_element(common.dtype), LANES)
     undefined = ir.Constant(vector, ir.Undefined)
     first = builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
@@ -76,10 +71,9 @@ def _spread(builder: Any, value: Any, kind: Any, common: Any) -> Any:
 def _call(builder: Any, name: str, *values: Any) -> Any:
     """Call one of LLVM's own functions on values of one type."""
     kind = values[0].type
-    vector = f"v{LANES}" if isinstance(kind, ir.VectorType) else ""
-    bits = "f32" if getattr(kind, "element", kind) == ir.FloatType() else "f64"
+    bits = "f32" if kind.element == ir.FloatType() else "f64"
     declared = ir.FunctionType(kind, [kind] * len(values))
-    function = cgutils.get_or_insert_function(builder.module, declared, f"llvm.{name}.{vector}{bits}")
+    function = cgutils.get_or_insert_function(builder.module, declared, f"llvm.{name}.v{LANES}{bits}")
     return builder.call(function, values, fastmath=_FLAGS)
 
 
@@ -89,20 +83,33 @@ def _define_operator(function: Any, instruction: str) -> None:
     class Template(AbstractTemplate):
         def generic(self, args: Any, kws: Any) -> Any:
             common = _common(*args) if len(args) == 2 else None
-            return signature(common, *args) if isinstance(common, LanesType) else None
+            return None if common is None else signature(common, *args)
 
     def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        a, b = (_spread(builder, value, kind, sig.return_type) for value, kind in zip(args, sig.args, strict=True))
+        pairs = zip(args, sig.args, strict=True)
+        a, b = (_spread(context, builder, value, kind, sig.return_type) for value, kind in pairs)
         return getattr(builder, instruction)(a, b, flags=_FLAGS)
 
     infer_global(function)(Template)
-    for kinds in ((LanesType, LanesType), (LanesType, types.Float), (types.Float, LanesType)):
+    for kinds in ((LanesType, LanesType), (LanesType, types.Number), (types.Number, LanesType)):
         lower_builtin(function, *kinds)(lower)
 
 
 _define_operator(operator.add, "fadd")
 _define_operator(operator.sub, "fsub")
 _define_operator(operator.mul, "fmul")
+_define_operator(operator.truediv, "fdiv")
+
+
+@infer_global(operator.neg)
+class _Negation(AbstractTemplate):
+    def generic(self, args: Any, kws: Any) -> Any:
+        return signature(args[0], *args) if len(args) == 1 and isinstance(args[0], LanesType) else None
+
+
+@lower_builtin(operator.neg, LanesType)
+def _negate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    return builder.fneg(args[0])
 
 
 def _pointwise(kinds: tuple[Any, ...], emit: Callable[..., Any]) -> Any:
@@ -112,7 +119,8 @@ def _pointwise(kinds: tuple[Any, ...], emit: Callable[..., Any]) -> Any:
         return None
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return emit(builder, *(_spread(builder, v, kind, common) for v, kind in zip(args, kinds, strict=True)))
+        pairs = zip(args, kinds, strict=True)
+        return emit(builder, *(_spread(context, builder, value, kind, common) for value, kind in pairs))
 
     return common(*kinds), codegen
 
@@ -152,16 +160,41 @@ def where_negative(typing_context: Any, x: Any, negative: Any, other: Any) -> An
 
 
 @intrinsic
+def where_positive(typing_context: Any, x: Any, positive: Any, other: Any) -> Any:
+    """Pick ``positive`` where ``x > 0``, and ``other`` elsewhere."""
+
+    def emit(builder: Any, x: Any, positive: Any, other: Any) -> Any:
+        return builder.select(builder.fcmp_ordered(">", x, ir.Constant(x.type, None)), positive, other)
+
+    return _pointwise((x, positive, other), emit)
+
+
+@intrinsic
+def nearest(typing_context: Any, x: Any) -> Any:
+    """Round to the nearest whole number, halves to the even one."""
+    return _pointwise((x,), lambda builder, x: _call(builder, "rint", x))
+
+
+@intrinsic
+def power_of_two(typing_context: Any, n: Any) -> Any:
+    """Evaluate ``2^n`` of whole numbers n within the exponents of the dtype."""
+
+    def emit(builder: Any, n: Any) -> Any:
+        bits, digits, bias = (32, 23, 127) if n.type.element == ir.FloatType() else (64, 52, 1023)
+        whole = ir.VectorType(ir.IntType(bits), LANES)
+        exponent = builder.add(builder.fptosi(n, whole), ir.Constant(whole, [bias] * LANES))
+        return builder.bitcast(builder.shl(exponent, ir.Constant(whole, [digits] * LANES)), n.type)
+
+    return _pointwise((n,), emit)
+
+
+@intrinsic
 def broadcast(typing_context: Any, x: Any, like: Any) -> Any:
     """Repeat a number in all lanes, in the dtype of an array or pointer."""
     if not (isinstance(x, types.Number) and isinstance(like, types.Array | types.CPointer)):
         return None
     lanes = LanesType(like.dtype)
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _spread(builder, context.cast(builder, args[0], x, like.dtype), like.dtype, lanes)
-
-    return lanes(x, like), codegen
+    return lanes(x, like), lambda context, builder, sig, args: _spread(context, builder, args[0], x, lanes)
 
 
 @intrinsic
@@ -178,6 +211,19 @@ def widen(typing_context: Any, x: Any) -> Any:
 
 
 @intrinsic
+def narrow(typing_context: Any, x: Any, like: Any) -> Any:
+    """Convert lanes of float64 to the dtype of a pointer."""
+    if x != LanesType(types.float64) or not isinstance(like, types.CPointer):
+        return None
+    vector = ir.VectorType(_element(like.dtype), LANES)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return args[0] if like.dtype == types.float64 else builder.fptrunc(args[0], vector)
+
+    return LanesType(like.dtype)(x, like), codegen
+
+
+@intrinsic
 def address(typing_context: Any, array: Any, index: Any) -> Any:
     """Point to an element of a C-contiguous array, or of what a pointer points to, by its flat index."""
     return _address(array, index, getattr(array, "dtype", None))
@@ -185,8 +231,8 @@ def address(typing_context: Any, array: Any, index: Any) -> Any:
 
 @intrinsic
 def left_address(typing_context: Any, array: Any, index: Any) -> Any:
-    """Point to a pixel for `load_left`: in arrays of three axes it is one element, in arrays of four it is lanes."""
-    return _address(array, index, array.dtype if array.ndim == 3 else LanesType(array.dtype))
+    """Point to a number for `load_left`: in arrays of one axis it is one element, in arrays of two it is lanes."""
+    return _address(array, index, array.dtype if array.ndim == 1 else LanesType(array.dtype))
 
 
 def _address(array: Any, index: Any, target: Any) -> Any:
@@ -249,6 +295,21 @@ def load_left(typing_context: Any, pointer: Any, index: Any) -> Any:
         align = lanes.dtype.bitwidth // 8
         element = builder.gep(args[0], [args[1]], source_etype=context.get_value_type(pointer.dtype))
         value = builder.load(element, align=align)
-        return value if own else _spread(builder, value, pointer.dtype, lanes)
+        return value if own else _spread(context, builder, value, pointer.dtype, lanes)
 
     return lanes(pointer, index), codegen
+
+
+@intrinsic
+def call(typing_context: Any, function: Any, pointers: Any) -> Any:
+    """Call a compiled function that returns nothing, given its address, on a tuple of pointers."""
+    if not isinstance(function, types.Integer) or not isinstance(pointers, types.BaseTuple):
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
+        arguments = cgutils.unpack_tuple(builder, values[1])
+        declared = ir.FunctionType(ir.VoidType(), [argument.type for argument in arguments])
+        builder.call(builder.inttoptr(values[0], declared.as_pointer()), arguments)
+        return context.get_dummy_value()
+
+    return types.void(function, pointers), codegen

@@ -16,174 +16,86 @@ Planes come as pointers to their first pixel: an array passed to a function cost
 
 from typing import Any
 
-from pipeline.kernels.duals import relu_duals
 from pipeline.kernels.jit import jit
-from pipeline.kernels.lanes import LANES, address, broadcast, load, load_left, store, widen
+from pipeline.kernels.lanes import LANES, broadcast, load, load_left, store, widen
 from pipeline.kernels.program import Array
 
 
 @jit
-def clear_rims(planes_out: Array, shape: tuple[int, int], halo: int) -> None:
-    """Set the zeros around the pixels of all planes: left, right and below.
+def clear_rim(plane_out: Any, stride: int, shape: tuple[int, int], halo: int) -> None:
+    """Set the zeros around the pixels of a plane: left, right and below.
 
     Parameters
     ----------
-    planes_out : ``(registers, 2, rows, (columns + 2 halo) * lanes)``.
-    shape : height and width of the planes in pixels.
+    plane_out : its first pixel.
+    stride : elements of a row.
+    shape : height and width of the plane in pixels.
+    halo : columns on either side, and rows below.
     """
-    zero = broadcast(0.0, planes_out)
-    stride = planes_out.shape[3]
-    for q in range(planes_out.shape[0] * 2):
-        plane = address(planes_out, q * planes_out.shape[2] * stride)
-        for i in range(shape[0]):
-            for j in range(halo):
-                store(plane, i * stride + j * LANES, zero)
-                store(plane, i * stride + (halo + shape[1] + j) * LANES, zero)
-        for i in range(shape[0], shape[0] + halo):
-            for j in range(shape[1] + 2 * halo):
-                store(plane, i * stride + j * LANES, zero)
+    zero = broadcast(0.0, plane_out)
+    for i in range(shape[0]):
+        for j in range(halo):
+            store(plane_out, i * stride + (j - halo) * LANES, zero)
+            store(plane_out, i * stride + (shape[1] + j) * LANES, zero)
+    for i in range(shape[0], shape[0] + halo):
+        for j in range(-halo, shape[1] + halo):
+            store(plane_out, i * stride + j * LANES, zero)
+
+
+@jit
+def wrap_rim(plane_out: Any, stride: int, shape: tuple[int, int], halo: int) -> None:
+    """Set the columns on either side to those of the other end; see `clear_rim`."""
+    for i in range(shape[0]):
+        for j in range(halo):
+            row = i * stride
+            store(plane_out, row + (j - halo) * LANES, load(plane_out, row + (shape[1] + j - halo) * LANES))
+            store(plane_out, row + (shape[1] + j) * LANES, load(plane_out, row + j * LANES))
 
 
 @jit
 def sum_windows(
-    source: Any, target_out: Any, ring: Any, stride: int, shape: tuple[int, int], window: tuple[int, int]
+    source: Any,
+    target_out: Any,
+    ring: Any,
+    stride: int,
+    shape: tuple[int, int],
+    target_shape: tuple[int, int],
+    windows: tuple[tuple[int, int, int], tuple[int, int, int]],
+    circular: bool,
 ) -> None:
-    """Sum a plane over windows of any size.
-
-    With padding "SAME" a window reaches ``(size - 1) // 2`` pixels up and left, and the rest down and right.
+    """Sum a plane over windows of any size, stride and padding.
 
     Parameters
     ----------
-    source, target_out : the first pixels of planes, which may be the same.
+    source, target_out : the first pixels of planes, which may be the same unless ``circular``.
     ring : scratch of as many rows as the window is high.
     stride : elements of a row, of planes and ring.
-    shape : height and width of the plane in pixels.
-    window : height and width of the window in pixels.
+    shape, target_shape : height and width of the planes in pixels.
+    windows : of rows and of columns: size, stride, and how far the first one reaches outside.
+    circular : rows outside are those at the other end; the rim must hold the columns likewise.
     """
-    above, below = (window[0] - 1) // 2, window[0] // 2
-    left = (window[1] - 1) // 2
-    for i in range(-below, shape[0]):
-        entering = i + below
-        if entering < shape[0]:
-            for j in range(shape[1]):
-                first = entering * stride + (j - left) * LANES
-                total = load(source, first)
-                for k in range(1, window[1]):
-                    total = total + load(source, first + k * LANES)
-                store(ring, (entering % window[0]) * stride + j * LANES, total)
-        if i >= 0:
-            top = max(0, i - above)
-            for j in range(shape[1]):
-                total = load(ring, (top % window[0]) * stride + j * LANES)
-                for k in range(top + 1, min(shape[0], i + below + 1)):
-                    total = total + load(ring, (k % window[0]) * stride + j * LANES)
-                store(target_out, i * stride + j * LANES, total)
-
-
-def _layer(convolve: bool, activate: bool, tangent: bool) -> Any:
-    """Compile a loop over a plane's pixels for one kind of layer, so that no pixel asks what its layer does."""
-
-    def layer_plane(
-        source: Any,
-        target_out: Any,
-        ring: Any,
-        steps: tuple[int, int, int],
-        shape: tuple[int, int],
-        factors: tuple[float, float, float],
-        left_gain: Any,
-        left_inverse: Any,
-        right_gain: Any,
-        right_inverse: Any,
-        image_width: int,
-    ) -> None:
-        """Apply a linear layer, ReLU where the layer has one, to a register.
-
-        ``S = scale * window_sum(S) + bias`` and ``T = scale * window_sum(T) + own * S``, the windows being 3 x 3 or
-        one pixel; then ``S' = k1(rho) * gains`` and ``T' = k0(rho) / 2 * T``. A gain is the standard deviation after
-        ReLU, an inverse that of the one before it (0 for a variance of 0).
-
-        Parameters
-        ----------
-        source, target_out : the first pixels of S; they may be the same register.
-        ring : scratch of two rows for S and for T.
-        steps : elements from a row to the next, from S to T in a register, from S to T in the ring.
-        shape : height and width of the plane in pixels.
-        factors : scale, bias, own.
-        left_gain, left_inverse, right_gain, right_inverse : at the first pixels of the pair of images.
-        image_width : pixels from a row to the next in these four.
-        """
-        stride, tangent_step, ring_step = steps
-        scale, bias, own = broadcast(factors[0], source), broadcast(factors[1], source), broadcast(factors[2], source)
-        # The 1/2 of the ReLU's derivative costs nothing in these two factors.
-        share = broadcast(0.5 if activate else 1.0, source)
-        zero = broadcast(0.0, source)
-        tangent_scale, tangent_own = share * scale, share * own
-        source_t, target_t, ring_t = (
-            address(source, tangent_step),
-            address(target_out, tangent_step),
-            address(ring, ring_step),
-        )
-        if convolve:
-            for j in range(shape[1]):
-                m = j * LANES
-                s = load(source, m - LANES) + load(source, m) + load(source, m + LANES)
-                store(ring, m, s)
-                store(ring, stride + m, zero)
-                if tangent:
-                    t = load(source_t, m - LANES) + load(source_t, m) + load(source_t, m + LANES)
-                    store(ring_t, m, t)
-                    store(ring_t, stride + m, zero)
-        for i in range(shape[0]):
-            row, below = i * stride, (i + 1) * stride
-            # The ring holds the sums of row i - 1, which those of row i + 1 replace, and of row i.
-            here, other = (i % 2) * stride, ((i + 1) % 2) * stride
-            if convolve:
-                s_left, s_middle = load(source, below - LANES), load(source, below)
-                if tangent:
-                    t_left, t_middle = load(source_t, below - LANES), load(source_t, below)
-            for j in range(shape[1]):
-                m = j * LANES
-                if convolve:
-                    s_right = load(source, below + m + LANES)
-                    s_below = s_left + s_middle + s_right
-                    s = load(ring, other + m) + load(ring, here + m) + s_below
-                    store(ring, other + m, s_below)
-                    s_left, s_middle = s_middle, s_right
-                    if tangent:
-                        t_right = load(source_t, below + m + LANES)
-                        t_below = t_left + t_middle + t_right
-                        t = load(ring_t, other + m) + load(ring_t, here + m) + t_below
-                        store(ring_t, other + m, t_below)
-                        t_left, t_middle = t_middle, t_right
-                else:
-                    s = load(source, row + m)
-                    if tangent:
-                        t = load(source_t, row + m)
-                covariance = scale * s + bias
-                if tangent:
-                    t = tangent_scale * t + tangent_own * covariance
-                if activate:
-                    x, z = i * image_width + j, (i * image_width + j) * LANES
-                    rho = covariance * (load_left(left_inverse, x) * load(right_inverse, z))
-                    k0, k1 = relu_duals(rho)
-                    covariance = k1 * (load_left(left_gain, x) * load(right_gain, z))
-                    if tangent:
-                        t = t * k0
-                store(target_out, row + m, covariance)
-                if tangent:
-                    store(target_t, row + m, t)
-
-    return jit(layer_plane)
-
-
-linear_plane = _layer(convolve=False, activate=False, tangent=False)
-linear_plane_with_tangent = _layer(convolve=False, activate=False, tangent=True)
-relu_plane = _layer(convolve=False, activate=True, tangent=False)
-relu_plane_with_tangent = _layer(convolve=False, activate=True, tangent=True)
-convolved_plane = _layer(convolve=True, activate=False, tangent=False)
-convolved_plane_with_tangent = _layer(convolve=True, activate=False, tangent=True)
-convolved_relu_plane = _layer(convolve=True, activate=True, tangent=False)
-convolved_relu_plane_with_tangent = _layer(convolve=True, activate=True, tangent=True)
+    height, down, above = windows[0]
+    width, right, before = windows[1]
+    entering = -above if circular else 0
+    for i in range(target_shape[0]):
+        first, last = i * down - above, i * down - above + height
+        if not circular:
+            first, last = max(first, 0), min(last, shape[0])
+        entering = max(entering, first)
+        while entering < last:
+            row = (entering % shape[0]) * stride
+            for j in range(target_shape[1]):
+                m = row + (j * right - before) * LANES
+                total = load(source, m)
+                for k in range(1, width):
+                    total = total + load(source, m + k * LANES)
+                store(ring, (entering % height) * stride + j * LANES, total)
+            entering += 1
+        for j in range(target_shape[1]):
+            total = load(ring, (first % height) * stride + j * LANES)
+            for k in range(first + 1, last):
+                total = total + load(ring, (k % height) * stride + j * LANES)
+            store(target_out, i * stride + j * LANES, total)
 
 
 @jit
@@ -193,7 +105,7 @@ def input_plane(
     target_out: Any,
     steps: tuple[int, int],
     shape: tuple[int, int],
-    image: tuple[int, int, int],
+    image: tuple[int, int, int, int, int],
     scale: float,
 ) -> None:
     """Write ``S' = scale * sum_c x z`` of the raw images at one offset, and ``T' = 0``.
@@ -204,22 +116,57 @@ def input_plane(
     target_out : the first pixel of S in a register.
     steps : elements from a row to the next, from S to T.
     shape : height and width of the plane in pixels.
-    image : channels, pixels from a channel to the next, pixels from a row to the next.
+    image : channels; then pixels from a channel to the next and from a row to the next, of the left image, of the
+        right one.
     """
-    zero, factor = broadcast(0.0, target_out), broadcast(scale, target_out)
+    zero = broadcast(0.0, target_out)
     for i in range(shape[0]):
         for j in range(shape[1]):
             total = zero
             for c in range(image[0]):
-                pixel = c * image[1] + i * image[2] + j
-                total = total + load_left(left, pixel) * load(right, pixel * LANES)
-            store(target_out, i * steps[0] + j * LANES, factor * total)
+                x, z = c * image[1] + i * image[2] + j, c * image[3] + i * image[4] + j
+                total = total + load_left(left, x) * load(right, z * LANES)
+            store(target_out, i * steps[0] + j * LANES, scale * total)
             store(target_out, steps[1] + i * steps[0] + j * LANES, zero)
 
 
 @jit
-def add_plane_sum(plane: Any, stride: int, shape: tuple[int, int], weight: float, sums_out: Any) -> None:
-    """Add ``weight`` times the sum over a plane to 16 float64 at ``sums_out``, lane by lane.
+def add_planes(first: Any, second: Any, target_out: Any, stride: int, shape: tuple[int, int]) -> None:
+    """Write the sum of two planes, which may be one of them."""
+    for i in range(shape[0]):
+        for j in range(shape[1]):
+            m = i * stride + j * LANES
+            store(target_out, m, load(first, m) + load(second, m))
+
+
+@jit
+def scale_plane(source: Any, target_out: Any, stride: int, shape: tuple[int, int], factors: Any) -> None:
+    """Multiply every pixel by 16 factors, one a lane."""
+    lanes = load(factors, 0)
+    for i in range(shape[0]):
+        for j in range(shape[1]):
+            m = i * stride + j * LANES
+            store(target_out, m, lanes * load(source, m))
+
+
+@jit
+def copy_plane(source: Any, source_stride: int, target_out: Any, target_stride: int, shape: tuple[int, int]) -> None:
+    """Copy pixels between planes whose rows may differ in length."""
+    for i in range(shape[0]):
+        for j in range(shape[1]):
+            store(target_out, i * target_stride + j * LANES, load(source, i * source_stride + j * LANES))
+
+
+@jit
+def add_plane_sum(
+    plane: Any,
+    stride: int,
+    shape: tuple[int, int],
+    weights: tuple[Any, Any],
+    scale: float,
+    sums_out: Any,
+) -> None:
+    """Add ``scale`` times the weighted sum over a plane to 16 float64 at ``sums_out``, lane by lane.
 
     A row is summed in the plane's dtype (at most W terms), rows and offsets in float64, always in this order.
 
@@ -228,11 +175,61 @@ def add_plane_sum(plane: Any, stride: int, shape: tuple[int, int], weight: float
     plane : its first pixel.
     stride : elements from a row to the next.
     shape : height and width of the plane in pixels.
+    weights : of each row, and of each column, in the plane's dtype; a pixel's weight is their product.
     """
-    total, factor = load(sums_out, 0), broadcast(weight, sums_out)
+    total = load(sums_out, 0)
     for i in range(shape[0]):
-        row = load(plane, i * stride)
+        row = weights[1][0] * load(plane, i * stride)
         for j in range(1, shape[1]):
-            row = row + load(plane, i * stride + j * LANES)
-        total = total + factor * widen(row)
+            row = row + weights[1][j] * load(plane, i * stride + j * LANES)
+        total = total + (scale * weights[0][i]) * widen(row)
     store(sums_out, 0, total)
+
+
+@jit
+def pool_plane(
+    plane: Any,
+    stride: int,
+    row_terms: tuple[Array, Array],
+    column_terms: tuple[Array, Array],
+    layout: tuple[Any, Any, int],
+    buffer: Any,
+    width: int,
+    tensor_out: Any,
+) -> None:
+    """Add a plane to what its pixels belong to in the covariances of the pooled images.
+
+    The pooled covariances of an offset are sums over several offsets here. A *term* says that a run of rows (or of
+    columns) of this plane belongs to one row (or column) of the plane of one pooled offset.
+
+    Parameters
+    ----------
+    plane : its first pixel.
+    stride : elements from a row to the next.
+    row_terms, column_terms : for the rows and columns of this plane: ``(terms, 4)`` integers, index of the pooled
+        offset, row in its plane, first row here, the one behind the last; and ``(terms,)`` weights.
+    layout : of the tensor: pixels from ``tensor_out`` to the plane of a pooled offset, by the indices of its row
+        and column, -1 where nothing needs it; pixels in a row of a plane, by the column's index; column offsets.
+    buffer : scratch for one row.
+    width : of this plane in pixels.
+    tensor_out : the first pixel of the pooled covariances.
+    """
+    rows, row_weights = row_terms
+    columns, column_weights = column_terms
+    starts, widths, column_count = layout
+    for r in range(rows.shape[0]):
+        weight = row_weights[r]
+        for j in range(width):
+            total = load(plane, rows[r, 2] * stride + j * LANES)
+            for i in range(rows[r, 2] + 1, rows[r, 3]):
+                total = total + load(plane, i * stride + j * LANES)
+            store(buffer, j * LANES, weight * total)
+        for c in range(columns.shape[0]):
+            start = starts[rows[r, 0] * column_count + columns[c, 0]]
+            if start < 0:
+                continue
+            total = load(buffer, columns[c, 2] * LANES)
+            for j in range(columns[c, 2] + 1, columns[c, 3]):
+                total = total + load(buffer, j * LANES)
+            m = (start + rows[r, 1] * widths[columns[c, 0]] + columns[c, 1]) * LANES
+            store(tensor_out, m, load(tensor_out, m) + column_weights[c] * total)

@@ -1,16 +1,22 @@
-"""The lowered form of networks: plain arrays that an interpreter reads, on any device.
+"""The lowered form of networks: what an interpreter does for a pair of images, on any device.
 
-A program runs one pair of images through *stages*. Within a stage no operation mixes offsets (the difference
-of the two positions), so a stage visits its offsets one by one and runs all its operations on that offset's
-plane while it sits in cache. Registers hold planes; a register is a covariance plane S and, where a
-read-out needs it, a tangent plane T (the NTK accumulated so far). *Slots* carry what a stage reduces to one
-number per pair to the next stage, whose planes are 1 x 1.
+A program runs a pair through *stages*. Within a stage no operation mixes offsets (the difference of the two
+positions), so a stage visits its offsets one by one and runs all its operations on that offset's plane while it sits
+in cache. Registers hold planes; a register is a covariance plane S and, where a read-out needs it, a tangent plane T
+(the NTK accumulated so far). Poolings do mix offsets, and end a stage: they add planes to a *tensor*, the covariances
+of the pooled images, or, where one number per pair is left, to a *sum*.
+
+Behind a convolution of stride s a plane of offset D belongs to the one of offset s D before it, so strides do not end
+a stage; its deeper planes are visited at multiples of the stride alone. In *circular* stages offsets are taken modulo
+the image's size, and every plane is whole.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 import numpy as np
+
+from pipeline.layers import Pointwise, Windows
 
 Array = np.ndarray
 
@@ -21,17 +27,65 @@ class Code(IntEnum):
     INPUT = 0
     """``S' = scale * sum_c x z``, ``T' = 0``."""
     LOAD = 1
-    """``S', T'`` = the pair of sums in ``slot``."""
-    LINEAR = 2
-    """``S' = scale * window_sum(S) + bias``, ``T' = scale * window_sum(T) + own * S'``."""
-    RELU = 3
-    """``S' = k1(rho) * gains``, ``T' = k0(rho) / 2 * T``."""
-    LINEAR_RELU = 4
-    """LINEAR, then RELU, row by row."""
-    REDUCE = 5
-    """``slot += scale * (sum of S, sum of T)``."""
-    OUTPUT = 6
+    """``S', T'`` = a plane of the tensor in ``slot``."""
+    LOAD_SUM = 2
+    """``S', T'`` = the sums in ``slot``."""
+    WEIGH = 3
+    """``S' = scale * window_sum(S) + bias``, ``T' = scale * window_sum(T) + own * S'``; then ``function``."""
+    APPLY = 10
+    """A function alone, before it is fused into WEIGH."""
+    ADD = 4
+    """``S' = S1 + S2``, ``T' = T1 + T2``."""
+    MASK = 5
+    """At offset 0 of a sample with itself, ``S' = scale * S``, ``T' = scale * T``."""
+    POOL = 6
+    """``tensor += window sums of both positions of (S, T)``."""
+    REDUCE = 7
+    """``sum += scale * weighted sum of (S, T)``."""
+    ATTEND = 8
+    """Make the tensor in ``slot`` from the one in ``other``, mixing positions by the images' attention."""
+    OUTPUT = 9
     """Read-out ``slot`` = S or, where ``tangent`` is set, T."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The positions of a result.
+
+    Attributes
+    ----------
+    height, width : in pixels.
+    step : offsets of the stage, in rows and columns, from one offset here to the next: the strides so far.
+    """
+
+    height: int
+    width: int
+    step: tuple[int, int] = (1, 1)
+
+
+@dataclass(frozen=True)
+class AxisTerms:
+    """How a pooling adds planes up along one axis; see `pool_plane`.
+
+    Attributes
+    ----------
+    bounds : (offsets + 1,) int64, the terms of an offset are those from its bound to the next.
+    terms : (terms, 4) int64, index of the pooled offset, position there, first position here, the one behind the last.
+    weights : (terms,) float64.
+    pooled_count : pooled offsets.
+    """
+
+    bounds: Array
+    terms: Array
+    weights: Array
+    pooled_count: int
+
+    @property
+    def couples(self) -> Array:
+        """Which offsets here add to which pooled offsets, (offsets, pooled offsets) bool."""
+        found = np.zeros((len(self.bounds) - 1, self.pooled_count), bool)
+        found[np.repeat(np.arange(len(found)), np.diff(self.bounds)), self.terms[:, 0]] = True
+        return found
 
 
 @dataclass(frozen=True)
@@ -41,67 +95,127 @@ class Operation:
     Attributes
     ----------
     code : what to do.
-    source, target : registers; -1 where there is none.
-    activation : index of the stage's activation, which picks the standard deviations; -1 where there is none.
-    window : filter height and width in pixels.
-    slot : slot of LOAD and REDUCE, read-out of OUTPUT; -1 elsewhere.
+    source, other, target : registers; -1 where there is none. Of ATTEND, ``other`` is a tensor.
+    slot : tensor of LOAD, POOL and ATTEND, sum of LOAD_SUM and REDUCE, read-out of OUTPUT; -1 elsewhere.
     tangent : whether T is needed from here on.
-    scale, bias, own : see `Code`; ``own`` is 1 where the layer's own weights are trained.
+    grid, target_grid : positions of the source and of the target.
+    windows : of rows and of columns, for WEIGH.
+    function : the activation of WEIGH, or None.
+    terms : of rows and of columns, for POOL.
+    weights : of rows and of columns for REDUCE, each (offsets, positions) float64.
+    masked : whether a MASK lies before, so that equal images are no longer the same.
+    scale, bias, own : see `Code`; ``own`` is 1 where the layer's own weights are trained. Of ATTEND, ``scale`` is the
+        factor of the logits.
     """
 
     code: Code
     source: int = -1
+    other: int = -1
     target: int = -1
-    activation: int = -1
-    window: tuple[int, int] = (1, 1)
     slot: int = -1
     tangent: bool = True
+    grid: Grid = Grid(1, 1)
+    target_grid: Grid = Grid(1, 1)
+    windows: tuple[Windows, Windows] | None = None
+    function: Pointwise | None = None
+    terms: tuple[AxisTerms, AxisTerms] | None = field(default=None, compare=False)
+    weights: tuple[Array, Array] | None = field(default=None, compare=False)
+    masked: bool = False
     scale: float = 1.0
     bias: float = 0.0
     own: float = 0.0
 
+    @property
+    def window(self) -> tuple[int, int]:
+        """Height and width of the window in pixels."""
+        return (1, 1) if self.windows is None else (self.windows[0].window, self.windows[1].window)
+
+    @property
+    def is_circular(self) -> bool:
+        """Whether windows reach around the image."""
+        return self.windows is not None and self.windows[0].circular
+
+    @property
+    def is_plain_3x3(self) -> bool:
+        """Whether windows are 3 x 3 around every pixel, zeros outside: the case with a loop of its own."""
+        return self.windows is not None and all(
+            w.window == 3 and w.stride == 1 and w.before == 1 and w.count == w.size and not w.circular
+            for w in self.windows
+        )
+
 
 @dataclass(frozen=True)
-class Stage:
-    """Operations at one spatial size.
+class Visits:
+    """Which operations run at which offsets.
 
     Attributes
     ----------
-    height, width : of the images here, in pixels.
+    offsets : (k, 2) int64, the offsets (row, column) to visit, (0, 0) first where it is among them.
+    marks : (operations, k) bool.
+    """
+
+    offsets: Array
+    marks: Array
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Operations between two poolings.
+
+    Attributes
+    ----------
+    height, width : of the images where the stage begins, in pixels.
+    circular : whether offsets are taken modulo the size.
     operations : in order of execution.
-    offsets : (k, 2) int64, the offsets (row, column) to visit; the first is (0, 0).
-    marks : (operations, k) bool, which operation runs at which offset.
-    register_count, activation_count, halo : what the interpreter allocates; ``halo`` is the rim of zeros in pixels.
+    visits : for pairs of images.
+    self_visits : for an image with itself, as far as later stages need its variances.
+    register_count, halo : what the interpreter allocates; ``halo`` is the rim of zeros in pixels.
     """
 
     height: int
     width: int
+    circular: bool
     operations: tuple[Operation, ...]
-    offsets: Array
-    marks: Array
+    visits: Visits
+    self_visits: Visits
     register_count: int
-    activation_count: int
     halo: int
 
-    @property
-    def codes(self) -> Array:
-        """The integer half of the operations, (operations, 8) int64: the fields in order, tangent last."""
-        rows = [
-            (op.code, op.source, op.target, op.activation, *op.window, op.slot, op.tangent) for op in self.operations
-        ]
-        return np.array(rows, np.int64).reshape(-1, 8)
-
-    @property
-    def params(self) -> Array:
-        """The real half of the operations, (operations, 3) float64: scale, bias, own."""
-        return np.array([(op.scale, op.bias, op.own) for op in self.operations], np.float64).reshape(-1, 3)
+    def areas(self, grid: Grid) -> Array:
+        """Count the pixels of a grid's plane at each visited offset, (k,) int64."""
+        if self.circular:
+            return np.full(len(self.visits.offsets), grid.height * grid.width)
+        dy, dx = np.abs(self.visits.offsets // np.array(grid.step)).T
+        return np.maximum(grid.height - dy, 0) * np.maximum(grid.width - dx, 0)
 
     @property
     def plane_entries(self) -> int:
-        """Count the plane entries per pair that linear layers and activations visit; a fused pair counts once."""
-        areas = (self.height - np.abs(self.offsets[:, 0])) * (self.width - np.abs(self.offsets[:, 1]))
-        heavy = np.array([op.code in (Code.LINEAR, Code.RELU, Code.LINEAR_RELU) for op in self.operations])
-        return int(self.marks[heavy].sum(0) @ areas)
+        """Count the plane entries per pair that weights and activations visit; a fused pair counts once."""
+        return sum(
+            int(marks @ self.areas(op.target_grid))
+            for op, marks in zip(self.operations, self.visits.marks, strict=True)
+            if op.code is Code.WEIGH
+        )
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """The covariances of pooled images, plane by plane of the offsets that are needed.
+
+    Attributes
+    ----------
+    starts : (row offsets, column offsets) int64, pixels from the tensor's first to an offset's plane; -1 for none.
+    widths : (column offsets,) int64, pixels in a row of a plane.
+    size : pixels in all.
+    height, width, circular : of the pooled images.
+    """
+
+    starts: Array
+    widths: Array
+    size: int
+    height: int
+    width: int
+    circular: bool
 
 
 @dataclass(frozen=True)
@@ -112,15 +226,22 @@ class Program:
     ----------
     input_shape : (H, W, C) of the images; vectors are 1 x 1 images.
     stages : from the images to the read-outs.
-    slot_count, readout_count : numbers per pair that pass between stages, and that come out.
+    tensors : what passes between stages, beside sums.
+    sum_count, readout_count : numbers per pair that pass between stages, and that come out.
     """
 
     input_shape: tuple[int, int, int]
     stages: tuple[Stage, ...]
-    slot_count: int
+    tensors: tuple[Tensor, ...]
+    sum_count: int
     readout_count: int
 
     @property
     def plane_entries(self) -> int:
         """Count the plane entries per pair over all stages: what the time of a pair is proportional to."""
         return sum(stage.plane_entries for stage in self.stages)
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether a sample with itself differs from two samples with equal images."""
+        return any(op.code is Code.MASK for stage in self.stages for op in stage.operations)

@@ -1,92 +1,162 @@
 """The diagonal of the recursion: the variance of every position of an image, layer by layer, 16 images at a time.
 
-A linear layer and an activation turn the variances of an image into variances without looking at any other
-covariance, so a pair's standard deviations cost an image one pass over H x W numbers, in float64 whatever the
-dtype of the planes. Only behind a reduction do they start from what the planes of the image with itself gave.
+Weights and activations turn the variances of an image into variances without looking at any other covariance, so what
+the duals need to know of an image costs it one pass over H x W numbers, in float64 whatever the dtype of the planes.
+Only behind a pooling do they start from what the planes of the image with itself gave.
 """
 
-import math
+from typing import Any
+
 
 from pipeline.kernels.jit import jit
-from pipeline.kernels.lanes import LANES, address
-from pipeline.kernels.planes import clear_rims, convolved_plane, linear_plane, sum_windows
+from pipeline.kernels.lanes import LANES, address, call
+from pipeline.kernels.planes import add_planes, clear_rim, copy_plane, sum_windows, wrap_rim
 from pipeline.kernels.program import Array, Code
+from pipeline.kernels.tables import Entry, Kind, StageEntry, Tables
+from pipeline.kernels.weighing import Place
 
-_INPUT, _LOAD, _LINEAR, _RELU, _LINEAR_RELU = (
-    int(code) for code in (Code.INPUT, Code.LOAD, Code.LINEAR, Code.RELU, Code.LINEAR_RELU)
+_INPUT, _LOAD, _LOAD_SUM, _WEIGH, _ADD, _MASK = (
+    int(code) for code in (Code.INPUT, Code.LOAD, Code.LOAD_SUM, Code.WEIGH, Code.ADD, Code.MASK)
+)
+_PLAIN_3X3, _CIRCULAR = int(Kind.PLAIN_3X3), int(Kind.CIRCULAR)
+(
+    _CODE,
+    _SOURCE,
+    _OTHER,
+    _TARGET,
+    _SLOT,
+    _HEIGHT,
+    _WIDTH,
+    _TO_HEIGHT,
+    _TO_WIDTH,
+    _KIND,
+    _ROW_WINDOW,
+    _ROW_STRIDE,
+    _ROWS_BEFORE,
+    _COLUMN_WINDOW,
+    _COLUMN_STRIDE,
+    _COLUMNS_BEFORE,
+    _LEFT,
+    _AREA,
+) = (
+    int(entry)
+    for entry in (
+        Entry.CODE,
+        Entry.SOURCE,
+        Entry.OTHER,
+        Entry.TARGET,
+        Entry.SLOT,
+        Entry.HEIGHT,
+        Entry.WIDTH,
+        Entry.TO_HEIGHT,
+        Entry.TO_WIDTH,
+        Entry.KIND,
+        Entry.ROW_WINDOW,
+        Entry.ROW_STRIDE,
+        Entry.ROWS_BEFORE,
+        Entry.COLUMN_WINDOW,
+        Entry.COLUMN_STRIDE,
+        Entry.COLUMNS_BEFORE,
+        Entry.LEFT,
+        Entry.AREA,
+    )
+)
+_STAGE_HEIGHT, _STAGE_WIDTH, _HALO = (
+    int(entry) for entry in (StageEntry.HEIGHT, StageEntry.WIDTH, StageEntry.HALO)
+)
+_STRIDE, _PLACE_HEIGHT, _PLACE_WIDTH, _RIGHT_ROW, _RIGHT_STATISTIC = (
+    int(place) for place in (Place.STRIDE, Place.HEIGHT, Place.WIDTH, Place.RIGHT_ROW, Place.RIGHT_STATISTIC)
 )
 
 
 @jit
-def _sum_of_squares(images: Array, i: int, scale: float, row_out: Array) -> None:
-    """Write ``scale * sum_c x^2`` of row ``i``, ``(W * lanes,)`` float64."""
-    for m in range(row_out.shape[0]):
-        row_out[m] = 0.0
-    for c in range(images.shape[0]):
-        row = images[c, i]
-        for m in range(row_out.shape[0]):
-            row_out[m] += scale * (float(row[m]) * float(row[m]))
-
-
-@jit
-def _relu(row: Array, gains_out: Array, inverses_out: Array) -> None:
-    """Halve a row of variances in place; write the standard deviations after, and inverses of those before."""
-    for m in range(row.shape[0]):
-        variance = row[m]
-        gains_out[m] = math.sqrt(0.5 * variance)
-        inverses_out[m] = 1.0 / math.sqrt(variance) if variance > 0.0 else 0.0
-        row[m] = 0.5 * variance
+def _sum_squares(pixels: Array, channels: int, shape: tuple[int, int], scale: float, plane_out: Any, stride: int) -> None:
+    """Write ``scale * sum_c x^2`` of the raw images, ``(C H W lanes,)``."""
+    area = shape[0] * shape[1]
+    for i in range(shape[0]):
+        for m in range(shape[1] * LANES):
+            total = 0.0
+            for c in range(channels):
+                value = float(pixels[(c * area + i * shape[1]) * LANES + m])
+                total += value * value
+            plane_out[i * stride + m] = scale * total
 
 
 @jit
 def run_variances(
-    codes: Array,
-    params: Array,
-    halo: int,
-    images: Array,
-    slots: Array,
+    tables: Tables,
+    stage: Array,
+    first: int,
+    last: int,
+    weigh_functions: Array,
+    statistics_functions: Array,
+    pixels: Array,
+    loaded: Array,
+    sums: Array,
     planes: Array,
-    scratch: Array,
-    gains_out: Array,
-    inverses_out: Array,
+    ring: Array,
+    place: Array,
+    statistics_out: Array,
 ) -> None:
-    """Write the gains and inverses of up to 16 images for every activation of a stage.
+    """Run a few operations of a stage on the variances of up to 16 images; write the statistics of activations.
 
     Parameters
     ----------
-    codes, params, halo : of the `Stage`; params in float64.
-    images : ``(C, H, W * lanes)``.
-    slots : ``(slots, lanes)`` float64, the images' variance in each slot.
-    planes : ``(registers, 2, H + halo, (W + 2 halo) * lanes)`` float64, scratch; only the first of each pair is used.
-    scratch : ``(2, largest window height, at least 2, (W + 2 halo) * lanes)`` float64.
-    gains_out, inverses_out : ``(activations, H, W * lanes)``; see `relu_plane` for their meaning.
+    stage : its row of `StageEntry`.
+    first, last : the operations to run, the last excluded.
+    weigh_functions, statistics_functions : (operations,) int64, addresses; 0 where there is none.
+    pixels : (C H W lanes,).
+    loaded : (operations, H, W, lanes) float64, the variances that each LOAD of the stage begins with.
+    sums : (sums, lanes) float64, the images' variance in each sum.
+    planes, ring : float64, scratch; planes keep their contents from call to call.
+    place : `Place`, scratch.
+    statistics_out : (statistics, lanes).
     """
-    shape = (images.shape[1], images.shape[2] // LANES)
-    stride = planes.shape[3]
-    steps = (stride, planes.shape[2] * stride, scratch.shape[1] * stride)
-    begin, end = halo * LANES, halo * LANES + images.shape[2]
-    ring, unused = address(scratch, 0), address(planes, 0)
-    clear_rims(planes, shape, halo)
-    for p in range(codes.shape[0]):
-        code, activation = codes[p, 0], codes[p, 3]
-        source = address(planes, 2 * codes[p, 1] * steps[1] + begin)
-        target = address(planes, 2 * codes[p, 2] * steps[1] + begin)
-        window, factors = (codes[p, 4], codes[p, 5]), (params[p, 0], params[p, 1], params[p, 2])
+    codes, params = tables.codes, tables.exact_params
+    halo = stage[_HALO]
+    stride = (stage[_STAGE_WIDTH] + 2 * halo) * LANES
+    plane_size = (stage[_STAGE_HEIGHT] + halo) * stride
+    place[_STRIDE] = stride
+    for p in range(first, last):
+        op = codes[p]
+        code = op[_CODE]
+        source = address(planes, op[_SOURCE] * plane_size + halo * LANES)
+        target = address(planes, op[_TARGET] * plane_size + halo * LANES)
+        shape, to_shape = (op[_HEIGHT], op[_WIDTH]), (op[_TO_HEIGHT], op[_TO_WIDTH])
         if code == _INPUT:
-            for i in range(shape[0]):
-                _sum_of_squares(images, i, factors[0], planes[codes[p, 2], 0, i, begin:end])
+            _sum_squares(pixels, tables.input_channels, shape, params[p, 0], target, stride)
         elif code == _LOAD:
+            copy_plane(address(loaded, p * loaded.shape[1]), shape[1] * LANES, target, stride, shape)
+        elif code == _LOAD_SUM:
             for lane in range(LANES):
-                planes[codes[p, 2], 0, 0, begin + lane] = slots[codes[p, 6], lane]
-        elif code == _LINEAR or code == _RELU or code == _LINEAR_RELU:
-            if window == (3, 3):
-                convolved_plane(source, target, ring, steps, shape, factors, unused, unused, unused, unused, 0)
-            else:
-                if window != (1, 1):
-                    sum_windows(source, target, ring, stride, shape, window)
+                target[lane] = sums[op[_SLOT], lane]
+        elif code == _ADD:
+            other = address(planes, op[_OTHER] * plane_size + halo * LANES)
+            add_planes(source, other, target, stride, shape)
+        elif code == _MASK:
+            for i in range(shape[0]):
+                for m in range(shape[1] * LANES):
+                    target[i * stride + m] = params[p, 0] * source[i * stride + m]
+        elif code == _WEIGH:
+            kind = op[_KIND]
+            if kind != 0:
+                if kind == _CIRCULAR:
+                    wrap_rim(source, stride, shape, halo)
+                else:
+                    clear_rim(source, stride, shape, halo)
+                if kind != _PLAIN_3X3:
+                    windows = (
+                        (op[_ROW_WINDOW], op[_ROW_STRIDE], op[_ROWS_BEFORE]),
+                        (op[_COLUMN_WINDOW], op[_COLUMN_STRIDE], op[_COLUMNS_BEFORE]),
+                    )
+                    circular = kind == _CIRCULAR
+                    sum_windows(source, target, address(ring, 0), stride, shape, to_shape, windows, circular)
                     source = target
-                linear_plane(source, target, ring, steps, shape, factors, unused, unused, unused, unused, 0)
-            if code != _LINEAR:
-                for i in range(shape[0]):
-                    row = planes[codes[p, 2], 0, i, begin:end]
-                    _relu(row, gains_out[activation, i], inverses_out[activation, i])
+            place[_PLACE_HEIGHT], place[_PLACE_WIDTH] = to_shape
+            place[_RIGHT_ROW], place[_RIGHT_STATISTIC] = to_shape[1], op[_AREA]
+            factors = address(params, p * params.shape[1])
+            unused = address(planes, 0)
+            call(weigh_functions[p], (source, target, address(ring, 0), unused, unused, address(place, 0), factors))
+            if statistics_functions[p] != 0:
+                out = address(statistics_out, op[_LEFT] * LANES)
+                call(statistics_functions[p], (target, out, address(place, 0), factors))
