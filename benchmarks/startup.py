@@ -2,10 +2,11 @@
 
 Run: ``python benchmarks/startup.py``
 
-Runs ``cntk demo`` on few images twice, each time in fresh processes and into a new run directory, with numba's cache in a folder that
-is empty at first. A hook (`hooks/sitecustomize.py`) logs in every process, workers included, what numba compiles and
-what it loads from the cache. The limit is for the second run, for compiling and loading together, in the slowest
-process. Importing numba, NumPy included, is shown beside: every process that uses numba pays it, whatever is cached.
+Runs ``cntk demo`` on few images twice, each time in fresh processes and into a new run directory, with numba's cache
+in a folder that is empty at first. A hook (`hooks/sitecustomize.py`) logs in every process, workers included, what
+numba compiles and what it loads from the cache. The limit is for the second run, for compiling and loading together,
+in the slowest process. Importing numba, NumPy included, is shown beside: every process that uses numba pays it,
+whatever is cached.
 Saving to the cache is not counted; it happens only after compilations.
 """
 
