@@ -142,7 +142,7 @@ def compute(run_path: str, task: Task) -> Receipt:
     row_images, read_seconds = timed(lambda: _images(run, "train" if rows is train else "test", rows.bounds(task.row)))
     engine = Engine(program, run.specification["dtype"])
     if task.stage == "variance":
-        values, compute_seconds = timed(lambda: engine.evaluate_self(row_images))
+        values, compute_seconds = timed(lambda: engine.evaluate_pairs(row_images))
     elif symmetric:
         values, compute_seconds = timed(lambda: engine.evaluate(row_images))
     else:
@@ -180,7 +180,7 @@ def prepare(run_path: str, versions: dict[str, str]) -> None:
     engine = Engine(program, run.specification["dtype"])
     whole = engine.evaluate(images)
     apart = engine.evaluate(images[-1:], images[:1])
-    own = engine.evaluate_self(images)
+    own = engine.evaluate_pairs(images)
     if not (np.array_equal(whole[:, -1:, :1], apart) and np.array_equal(np.diagonal(whole, axis1=1, axis2=2), own)):
         raise ConfigError("the engine's self-test failed on this worker: a pair's value depends on its tile")
 

@@ -9,7 +9,7 @@ from threadpoolctl import threadpool_limits
 
 from pipeline.arrays import CRC_BYTES, Array
 from pipeline.gram import Readout
-from pipeline.kernels import LEFT_GROUP, Engine, Program, lower
+from pipeline.kernels import Engine, Program, group_size, lower, working_bytes
 from pipeline.kernels.lanes import LANES
 from pipeline.tiling import Cut, choose_factor_tile, choose_tile, clip_tile, total_pairs
 
@@ -163,6 +163,7 @@ def measure_pair_seconds(program: Program, dtype: str, sample: Array) -> float:
     sample : standardised images; repeated as often as needed.
     """
     engine = Engine(program, dtype)
+    group = group_size(program, np.dtype(dtype).itemsize)
 
     def tile(size: int) -> Array:
         return sample[np.arange(size) % len(sample)]
@@ -177,7 +178,7 @@ def measure_pair_seconds(program: Program, dtype: str, sample: Array) -> float:
         best = min(best, (time.perf_counter() - start) / (rows * columns))
         if time.perf_counter() - began > RATE_SAMPLE_SECONDS:
             return best
-        rows, columns = (2 * rows, columns) if rows < LEFT_GROUP else (rows, min(2 * columns, LARGEST_SAMPLE))
+        rows, columns = (2 * rows, columns) if rows < group else (rows, min(2 * columns, LARGEST_SAMPLE))
 
 
 def measure_product_rate(side: int = 512) -> float:
@@ -193,14 +194,10 @@ def measure_product_rate(side: int = 512) -> float:
 
 
 def _kernel_task_bytes(program: Program, dtype: str, tile: int) -> int:
-    """Bytes a kernel task holds: both sides' images, prepared groups, planes, the tile of each read-out twice."""
+    """Bytes a kernel task holds: both sides' images in two layouts, the engine's own, the tile of each read-out thrice."""
     item = np.dtype(dtype).itemsize
-    height, width, channels = program.input_shape
-    images = 4 * tile * height * width * channels * item
-    per_image = sum(2 * s.activation_count * s.height * s.width * item for s in program.stages)
-    prepared = (LEFT_GROUP + 2 * LANES) * per_image
-    planes = sum(2 * s.register_count * (s.height + 2) * (s.width + 2) * LANES * item for s in program.stages)
-    return images + prepared + planes + 3 * program.readout_count * tile * tile * item
+    images = 4 * tile * int(np.prod(program.input_shape)) * item
+    return images + working_bytes(program, item) + 3 * program.readout_count * tile * tile * item
 
 
 def _factor_task_bytes(tile: int) -> int:

@@ -6,12 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from pipeline.errors import DataError
-from pipeline.kernels.engine import NUMERICS_VERSION, Engine, group_size
+from pipeline.kernels.engine import NUMERICS_VERSION, Engine, group_size, working_bytes
 from pipeline.kernels.lowering import KINDS, lower
 from pipeline.kernels.program import Array, Program
 from pipeline.layers import Layer, Sequential
 
-__all__ = ["KINDS", "NUMERICS_VERSION", "Engine", "Program", "group_size", "kernel_matrix", "lower"]
+__all__ = ["KINDS", "NUMERICS_VERSION", "Engine", "Program", "group_size", "kernel_matrix", "lower", "working_bytes"]
 
 
 BAND = 64

@@ -379,6 +379,16 @@ def group_size(program: Program, item_bytes: int) -> int:
     return LANES * int(min(max(blocks, 1), 64))
 
 
+def working_bytes(program: Program, item_bytes: int) -> int:
+    """Bytes that an engine holds beside the images and results it is given: planes, tensors, a group, its tables."""
+    image = sum(found.count * found.right_area for found in lay_out_statistics(program)) * item_bytes
+    images = (group_size(program, item_bytes) + 4 * LANES) * image
+    planes = max(map(_plane_count, program.stages)) * (2 * item_bytes + 8)
+    tensors = 2 * sum(tensor.size for tensor in program.tensors) * LANES * item_bytes
+    marks = sum(v.marks.size + 2 * v.offsets.size * 8 for s in program.stages for v in (s.visits, s.self_visits))
+    return images + planes + tensors + marks
+
+
 def _plane_count(stage: Stage) -> int:
     """Count the elements of a stage's registers, S alone."""
     return stage.register_count * (stage.height + stage.halo) * (stage.width + 2 * stage.halo) * LANES
