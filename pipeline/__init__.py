@@ -1,5 +1,5 @@
 """Exact infinite-width network kernels of image data sets, in tiles, on a cluster, into a store that survives."""
 
-from pipeline.kernels import kernel_matrix
+from pipeline.kernels import kernel_matrix, summary
 
-__all__ = ["kernel_matrix"]
+__all__ = ["kernel_matrix", "summary"]

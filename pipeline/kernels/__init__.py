@@ -9,9 +9,21 @@ from pipeline.errors import DataError
 from pipeline.kernels.engine import NUMERICS_VERSION, Engine, group_size, working_bytes
 from pipeline.kernels.lowering import KINDS, lower
 from pipeline.kernels.program import Array, Program
+from pipeline.kernels.summary import Summary, summary
 from pipeline.layers import Layer, Sequential
 
-__all__ = ["KINDS", "NUMERICS_VERSION", "Engine", "Program", "group_size", "kernel_matrix", "lower", "working_bytes"]
+__all__ = [
+    "KINDS",
+    "NUMERICS_VERSION",
+    "Engine",
+    "Program",
+    "Summary",
+    "group_size",
+    "kernel_matrix",
+    "lower",
+    "summary",
+    "working_bytes",
+]
 
 
 BAND = 64
@@ -19,7 +31,13 @@ BAND = 64
 
 
 def kernel_matrix(
-    network: Layer, x1: Array, x2: Array | None = None, *, kind: str = "ntk", dtype: str = "float32"
+    network: Layer,
+    x1: Array,
+    x2: Array | None = None,
+    *,
+    kind: str = "ntk",
+    dtype: str = "float32",
+    flips: bool = False,
 ) -> Array:
     """Evaluate the exact kernel of a network in memory, on all cores of this process.
 
@@ -29,6 +47,7 @@ def kernel_matrix(
     x1, x2 : inputs, ``(n, H, W, C)`` or ``(n, features)``; None for ``x2`` means ``x1``.
     kind : "ntk", or "nngp" for the kernel of the network with only its last layer trained.
     dtype : "float32" or "float64", of the computation and the result.
+    flips : average over x2 and its images flipped left to right.
 
     Returns
     -------
@@ -56,12 +75,12 @@ def kernel_matrix(
     if right is not None and right.shape[1:] != left.shape[1:]:
         raise DataError(f"x1 and x2 must hold inputs of one shape, got {left.shape[1:]} and {right.shape[1:]}")
     program = lower([(network if isinstance(network, Sequential) else Sequential(network), kind)], left.shape[1:])
-    engine = Engine(program, dtype)  # refuses a bad dtype before any thread starts
+    engine = Engine(program, dtype, flips)  # refuses a bad dtype before any thread starts
     values = np.empty((len(left), len(left if right is None else right)), engine.dtype)
 
     def fill(start: int, stop: int) -> None:
         # A band of the lower triangle is a rectangle and a smaller triangle; each thread has its own engine.
-        own = Engine(program, engine.dtype.name)
+        own = Engine(program, engine.dtype.name, flips)
         band = left[start:stop]
         if right is not None:
             values[start:stop] = own.evaluate(band, right)[0]

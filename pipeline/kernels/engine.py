@@ -50,21 +50,29 @@ class Engine:
     ----------
     program : what to compute for each pair.
     dtype : "float32" or "float64", of images, planes and results.
+    flips : average each value with that of the right image flipped left to right: ``(K(x, z) + K(x, flip z)) / 2``,
+        the kernel that training on all flips as well amounts to (Li et al. 2019, section 4).
 
     Raises
     ------
     LayerError
-        If the dtype is another.
+        If the dtype is another, or flips are asked for and the network tells left from right.
     """
 
-    def __init__(self, program: Program, dtype: npt.DTypeLike = "float32") -> None:
+    def __init__(self, program: Program, dtype: npt.DTypeLike = "float32", flips: bool = False) -> None:
         try:
             self.dtype = np.dtype(dtype)
         except TypeError:
             raise LayerError(f'kernels are computed in "float32" or "float64", got dtype={dtype!r}') from None
         if self.dtype.name not in ("float32", "float64"):
             raise LayerError(f'kernels are computed in "float32" or "float64", got dtype={dtype!r}')
+        if flips and not program.mirrors:
+            raise LayerError(
+                "averaging over flips needs a network that does not tell left from right: use odd windows, and strides "
+                "and poolings whose windows lie the same seen from either side"
+            )
         self.program = program
+        self.flips = flips
         self._operations = [op for stage in program.stages for op in stage.operations]
         self._layout = {found.operation: found for found in lay_out_statistics(program)}
         self._tables = make_tables(program, self.dtype)
@@ -105,9 +113,17 @@ class Engine:
         NotFinite
             If a value is not finite, with the pair.
         """
-        symmetric = right is None
         x = self._planar(left)
         z = x if right is None else self._planar(right)
+        values = self._evaluate(x, z, symmetric=right is None, one_sample=right is None)
+        if self.flips:
+            flipped = self._evaluate(x, np.ascontiguousarray(z[..., ::-1]), symmetric=right is None, one_sample=False)
+            values = (values + flipped) * values.dtype.type(0.5)
+        _require_finite(values)
+        return values
+
+    def _evaluate(self, x: Array, z: Array, symmetric: bool, one_sample: bool) -> Array:
+        """Evaluate all pairs of ``(n, C, H, W)``; where the result is ``symmetric``, the lower triangle, mirrored."""
         values = np.empty((self.program.readout_count, len(x), len(z)), self.dtype)
         x_keys, z_keys = _contents(x), _contents(z)
         size = self.group_size
@@ -122,7 +138,7 @@ class Engine:
                 count = min(LANES, len(z) - start)
                 same = np.zeros((len(group), LANES), np.int8)
                 same[:, :count] = EQUAL * (x_keys[top : top + size, None] == z_keys[start : start + count])
-                if symmetric:
+                if one_sample:
                     same[np.arange(top, top + len(group))[:, None] == np.arange(start, start + LANES)] = ITSELF
                 first = max(0, start - top) if symmetric else 0
                 readouts = np.zeros((len(group), self.program.readout_count, LANES))
@@ -147,7 +163,6 @@ class Engine:
         if symmetric:
             upper = np.triu_indices(len(x), 1)
             values[:, upper[0], upper[1]] = values[:, upper[1], upper[0]]
-        _require_finite(values)
         return values
 
     def evaluate_pairs(self, left: Array, right: Array | None = None) -> Array:
@@ -166,17 +181,24 @@ class Engine:
         z = x if right is None else self._planar(right)
         if len(x) != len(z):
             raise LayerError(f"pairs need as many left images as right ones, got {len(x)} and {len(z)}")
+        values = self._evaluate_pairs(x, z, right is None)
+        if self.flips:
+            flipped = self._evaluate_pairs(x, np.ascontiguousarray(z[..., ::-1]), False)
+            values = (values + flipped) * values.dtype.type(0.5)
+        _require_finite(values)
+        return values
+
+    def _evaluate_pairs(self, x: Array, z: Array, one_sample: bool) -> Array:
         values = np.empty((self.program.readout_count, len(x)), self.dtype)
         for start in range(0, len(x), LANES):
             a, b = x[start : start + LANES], z[start : start + LANES]
             block = self._prepare(a)
             same = np.full(LANES, ITSELF, np.int8)
-            if right is not None:
+            if not one_sample:
                 same[:] = 0
                 same[: len(a)] = EQUAL * (_contents(a) == _contents(b))
-            readouts = self._run_lanes(block, block if right is None else self._prepare(b), same, False)
+            readouts = self._run_lanes(block, block if one_sample else self._prepare(b), same, False)
             values[:, start : start + len(a)] = readouts[:, : len(a)]
-        _require_finite(values)
         return values
 
     def _planar(self, images: Array) -> Array:

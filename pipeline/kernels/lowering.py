@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pipeline.errors import LayerError
-from pipeline.kernels.graph import NetworkGraph, StageKey
+from pipeline.kernels.graph import NetworkGraph, Node, StageKey
 from pipeline.kernels.pooling import axis_offsets, pair_weights, pool_terms
 from pipeline.kernels.program import Array, Code, Operation, Program, Stage, Tensor, Visits
-from pipeline.layers import Layer, Sequential, Shape
+from pipeline.layers import Layer, Sequential, Shape, Windows
 
 KINDS = ("nngp", "ntk")
 
@@ -36,25 +36,63 @@ def lower(readouts: Sequence[tuple[Sequential, str]], input_shape: tuple[int, ..
     if not readouts:
         raise LayerError("a program needs at least one read-out, got none")
     graph = NetworkGraph()
-    outputs: list[tuple[int, bool]] = []
-    for network, kind in readouts:
-        if kind not in KINDS:
-            raise LayerError(f'a kernel is "nngp" or "ntk", got kind={kind!r}')
-        if kind == "ntk":
-            _require_ntk(network)
-        outputs.append((_append_network(graph, network, input_shape), kind == "ntk"))
-    size = (*input_shape[:2], input_shape[2]) if len(input_shape) == 3 else (1, 1, input_shape[0])
-    return _Assembly(graph, outputs).assemble(size)
+    outputs = [(append_network(graph, network, kind, input_shape)[-1].node, kind == "ntk") for network, kind in readouts]
+    return assemble(graph, outputs, input_shape)
 
 
-def _append_network(graph: NetworkGraph, network: Sequential, input_shape: tuple[int, ...]) -> int:
+@dataclass(frozen=True)
+class Lowered:
+    """What a layer became in a graph.
+
+    Attributes
+    ----------
+    layer : None for the input.
+    shape : of its output.
+    node : its result.
+    made : the nodes it added.
+    """
+
+    layer: Layer | None
+    shape: Shape
+    node: int
+    made: range
+
+
+def append_network(
+    graph: NetworkGraph, network: Sequential, kind: str, input_shape: tuple[int, ...]
+) -> list[Lowered]:
+    """Write a network as nodes, layer by layer; the last result is the network's.
+
+    Raises
+    ------
+    LayerError
+        As `lower`.
+    """
+    if kind not in KINDS:
+        raise LayerError(f'a kernel is "nngp" or "ntk", got kind={kind!r}')
+    if kind == "ntk":
+        _require_ntk(network)
     shape = Shape.of_inputs((1, *input_shape))
     end = network.output_shape(shape)
     if end.spatial is not None:
         raise LayerError(
             f"the network ends in images of shape {end}: end it with Flatten() or GlobalAvgPool(), then Dense()"
         )
-    return network.lower(graph, shape, graph.add_input(shape.size, 1 / (shape.channels or 1)))
+    before = len(graph.nodes)
+    node = graph.add_input(shape.size, 1 / (shape.channels or 1))
+    lowered = [Lowered(None, shape, node, range(before, len(graph.nodes)))]
+    for layer in network.flattened():
+        before = len(graph.nodes)
+        node = layer.lower(graph, shape, node)
+        shape = layer.output_shape(shape)
+        lowered.append(Lowered(layer, shape, node, range(before, len(graph.nodes))))
+    return lowered
+
+
+def assemble(graph: NetworkGraph, outputs: Sequence[tuple[int, bool]], input_shape: tuple[int, ...]) -> Program:
+    """Turn a graph into a program; ``outputs`` are its results and whether the NTK is asked for, not the NNGP."""
+    size = (*input_shape[:2], input_shape[2]) if len(input_shape) == 3 else (1, 1, input_shape[0])
+    return _Assembly(graph, outputs).assemble(size)
 
 
 def _require_ntk(layer: Layer, place: str = "") -> None:
@@ -120,7 +158,8 @@ class _Assembly:
             visits[key] = (self._visit(key, steps[key], wanted, readouts=True), self_visits)
         stages = tuple(self._stage(key, steps[key], *visits[key]) for key in keys)
         tensors = tuple(self._tensor(k, wanted[k] | self_wanted.get(k, np.False_)) for k in self.tensors)
-        return Program(input_shape, stages, tensors, len(self.sums), len(self.outputs))
+        mirrors = all(columns.is_symmetric for node in kept for columns in _column_windows(node))
+        return Program(input_shape, stages, tensors, len(self.sums), len(self.outputs), mirrors)
 
     def _schedule(self, key: StageKey) -> list[_Step]:
         """Order the operations of a stage so that planes die early: what leaves it follows its source at once."""
@@ -172,6 +211,7 @@ class _Assembly:
             windows=node.windows if node.code is Code.WEIGH else None,
             function=node.function,
             masked=node.masked,
+            node=k,
             scale=node.scale,
             bias=node.bias,
             own=node.own,
@@ -267,6 +307,10 @@ class _Assembly:
         sizes = np.outer(heights, widths)[wanted]
         starts[wanted] = np.cumsum(sizes) - sizes
         return Tensor(starts, widths, int(sizes.sum()), key.height, key.width, key.circular)
+
+
+def _column_windows(node: Node) -> tuple[Windows, ...]:
+    return (*(node.windows or ())[1:], *(columns for _, columns, _ in node.chain))
 
 
 def _no_offsets(key: StageKey) -> Array:

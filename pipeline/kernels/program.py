@@ -104,6 +104,7 @@ class Operation:
     terms : of rows and of columns, for POOL.
     weights : of rows and of columns for REDUCE, each (offsets, positions) float64.
     masked : whether a MASK lies before, so that equal images are no longer the same.
+    node : the number of the graph's node that it begins with; -1 for LOAD and OUTPUT.
     scale, bias, own : see `Code`; ``own`` is 1 where the layer's own weights are trained. Of ATTEND, ``scale`` is the
         factor of the logits.
     """
@@ -121,6 +122,7 @@ class Operation:
     terms: tuple[AxisTerms, AxisTerms] | None = field(default=None, compare=False)
     weights: tuple[Array, Array] | None = field(default=None, compare=False)
     masked: bool = False
+    node: int = field(default=-1, compare=False)
     scale: float = 1.0
     bias: float = 0.0
     own: float = 0.0
@@ -228,6 +230,7 @@ class Program:
     stages : from the images to the read-outs.
     tensors : what passes between stages, beside sums.
     sum_count, readout_count : numbers per pair that pass between stages, and that come out.
+    mirrors : whether values stay the same when both images are flipped left to right.
     """
 
     input_shape: tuple[int, int, int]
@@ -235,6 +238,7 @@ class Program:
     tensors: tuple[Tensor, ...]
     sum_count: int
     readout_count: int
+    mirrors: bool
 
     @property
     def plane_entries(self) -> int:

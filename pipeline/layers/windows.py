@@ -64,6 +64,13 @@ class Windows:
         first = k * self.stride - self.before
         return max(first, 0), min(first + self.window, self.size)
 
+    @property
+    def is_symmetric(self) -> bool:
+        """Whether the windows of the reversed axis are the reversed windows."""
+        if self.circular:
+            return self.window == 2 * self.before + 1 and self.size == self.count * self.stride and self.stride == 1
+        return (self.count - 1) * self.stride + self.window == self.size + 2 * self.before
+
     def weights(self, normalize_edges: bool = False) -> np.ndarray:
         """Return the windows as a matrix, (count, size): 1 inside each window, 0 elsewhere.
 
