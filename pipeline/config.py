@@ -48,7 +48,7 @@ class NetworkConfig(_Section):
 
     Attributes
     ----------
-    preset : a family of networks by name: cntk, fully_connected.
+    preset : a family of networks by name: cntk, fully_connected, myrtle, resnet, wide_resnet, cnn_gp.
     options : further arguments of the preset.
     layers : instead of a preset, a list of tables, each with ``layer``, its class, and that class's fields.
     """
@@ -72,7 +72,7 @@ class ReadoutsConfig(_Section):
     Attributes
     ----------
     depths : of the preset's networks; empty for explicit layers.
-    poolings : as the preset knows them; empty where it knows none.
+    poolings : as the preset knows them ("gap", "flatten", "lap4"); empty takes its first, or where it knows none.
     kinds : "ntk", "nngp" or both.
     """
 

@@ -59,11 +59,8 @@ def readouts_of(network: NetworkConfig, readouts: ReadoutsConfig) -> tuple[Reado
             )
     if not readouts.depths:
         raise ConfigError(f"readouts.depths is empty: preset {network.preset} needs at least one depth")
-    for pooling in readouts.poolings:
-        if pooling not in preset.poolings:
-            raise ConfigError(
-                f"preset {network.preset} has no pooling {pooling!r}{spelling.nearest(pooling, preset.poolings)}"
-            )
+    if readouts.poolings and not preset.poolings:
+        raise ConfigError(f"preset {network.preset} has no poolings: leave readouts.poolings empty")
     poolings: Sequence[str] = readouts.poolings or preset.poolings[:1] or [""]
     built_readouts = []
     for depth, pooling, kind in itertools.product(readouts.depths, poolings, readouts.kinds):
