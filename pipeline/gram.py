@@ -81,7 +81,7 @@ def kernel_specification(readouts: Sequence[Readout], dtype: str, tile: int) -> 
     """Write down everything that the values and the layout of the matrices depend on, the data aside."""
     return {
         "readouts": [
-            {"name": readout.name, "kind": readout.kind, "network": _plain(spelling.spell(readout.network))}
+            {"name": readout.name, "kind": readout.kind, "network": spelling.spell(readout.network)}
             for readout in readouts
         ],
         "dtype": dtype,
@@ -192,8 +192,3 @@ def _open(run_path: str) -> tuple[RunDirectory, Program]:
 
 def _images(run: RunDirectory, part: str, bounds: tuple[int, int]) -> Array:
     return np.asarray(run.inputs(f"{part}_images")[bounds[0] : bounds[1]])
-
-
-def _plain(tables: list[Json]) -> list[Json]:
-    """Turn tuples into lists, as JSON reads them back."""
-    return [{k: list(v) if isinstance(v, tuple) else v for k, v in table.items()} for table in tables]
