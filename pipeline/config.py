@@ -16,10 +16,13 @@ from pipeline.errors import ConfigError
 Scalar = bool | int | float | str
 
 _TRIED = ("int", "literal['auto']", "list", "dict")
+"""What pydantic puts into a path for the type that it tried there."""
+
 _MESSAGES = {
     "dict_type": "Input should be a table",
     "invalid-json-value": "Input should be a number, a string, a truth value, or a list or table of such",
 }
+"""Ours in place of pydantic's, by its type of the problem."""
 
 
 class _Section(BaseModel):

@@ -61,10 +61,10 @@ def readouts_of(network: NetworkConfig, readouts: ReadoutsConfig) -> tuple[Reado
         raise ConfigError(f"readouts.depths is empty: preset {network.preset} needs at least one depth")
     if readouts.poolings and not preset.poolings:
         raise ConfigError(f"preset {network.preset} has no poolings: leave readouts.poolings empty")
-    poolings: Sequence[str] = readouts.poolings or preset.poolings[:1] or [""]
+    poolings: Sequence[str | None] = readouts.poolings or preset.poolings[:1] or [None]
     built_readouts = []
     for depth, pooling, kind in itertools.product(readouts.depths, poolings, readouts.kinds):
-        given = {} if not pooling else {"pooling": pooling}
+        given = {} if pooling is None else {"pooling": pooling}
         try:
             member = preset.build(depth, **given, **network.options)
         except (LayerError, TypeError) as error:

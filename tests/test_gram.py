@@ -92,6 +92,7 @@ def test_layers_in_a_workflow_make_the_network(run_small: Run) -> None:
         ({"preset": "cntk"}, {}, "readouts.depths is empty"),
         ({"preset": "cntk"}, {"depths": [1]}, "depth 1: cntk counts convolutions plus one"),
         ({"preset": "cntk"}, {"depths": [3], "poolings": ["gapp"]}, r"preset cntk .*knows .*\"gap\", .* got 'gapp'"),
+        ({"preset": "cntk"}, {"depths": [3], "poolings": [""]}, "preset cntk .*knows .* got ''"),
         ({"preset": "cntk"}, {"depths": [3], "poolings": ["lapN"]}, r"\"lap4\" or likewise .* got 'lapN'"),
         (
             {"preset": "fully_connected"},
