@@ -9,12 +9,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from pipeline.errors import ConfigError
 
 Scalar = bool | int | float | str
-Value = Scalar | list[Scalar]
+
+_TRIED = ("int", "literal['auto']", "list", "dict")
+"""What pydantic puts into a path for the type that it tried there."""
+
+_MESSAGES = {
+    "dict_type": "Input should be a table",
+    "invalid-json-value": "Input should be a number, a string, a truth value, or a list or table of such",
+}
+"""Ours in place of pydantic's, by its type of the problem."""
 
 
 class _Section(BaseModel):
@@ -48,14 +56,16 @@ class NetworkConfig(_Section):
 
     Attributes
     ----------
-    preset : a family of networks by name: cntk, fully_connected.
+    preset : a family of networks by name: cntk, fully_connected, myrtle, resnet, wide_resnet, cnn_gp.
     options : further arguments of the preset.
-    layers : instead of a preset, a list of tables, each with ``layer``, its class, and that class's fields.
+    layers : instead of a preset, a list of tables, each with ``layer``, its class, and that class's fields. Fields
+        that hold layers, like the branch of a Residual, are lists of tables again.
     """
 
     preset: str | None = None
     options: dict[str, Scalar] = {}
-    layers: list[dict[str, Value]] | None = None
+    # The layers check their values themselves, and `pipeline.layers.spelling` says where; here any tree will do.
+    layers: list[dict[str, JsonValue]] | None = None
 
     @model_validator(mode="after")
     def _one_of_both(self) -> "NetworkConfig":
@@ -72,7 +82,7 @@ class ReadoutsConfig(_Section):
     Attributes
     ----------
     depths : of the preset's networks; empty for explicit layers.
-    poolings : as the preset knows them; empty where it knows none.
+    poolings : as the preset knows them ("gap", "flatten", "lap4"); empty takes its first, or where it knows none.
     kinds : "ntk", "nngp" or both.
     """
 
@@ -216,9 +226,9 @@ def _apply(table: dict[str, Any], override: str) -> None:
 
 def _explain(problem: dict[str, Any]) -> str:
     """Turn one of pydantic's findings into a line with the place and the next step."""
-    where = ".".join(str(part) for part in problem["loc"] if part not in ("int", "literal['auto']"))
+    where = _place(problem["loc"])
     if problem["type"] != "extra_forbidden":
-        message = problem["msg"].removeprefix("Value error, ")
+        message = _MESSAGES.get(problem["type"], problem["msg"].removeprefix("Value error, "))
         got = problem.get("input")
         shown = "" if isinstance(got, dict) or got is None else f" (got {got!r})"
         return f"{where or 'the file'}: {message}{shown}"
@@ -226,6 +236,12 @@ def _explain(problem: dict[str, Any]) -> str:
     name = str(problem["loc"][-1])
     near = difflib.get_close_matches(name, known, 1, 0.5)
     return f"unknown key {where}: " + (f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}")
+
+
+def _place(location: tuple[Any, ...]) -> str:
+    """Write pydantic's path as users do: ``network.layers[0].branch[1]``, without the types it tried on the way."""
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in location if part not in _TRIED)
+    return "".join(parts).removeprefix(".")
 
 
 def _known_keys(location: tuple[Any, ...]) -> list[str]:

@@ -59,15 +59,12 @@ def readouts_of(network: NetworkConfig, readouts: ReadoutsConfig) -> tuple[Reado
             )
     if not readouts.depths:
         raise ConfigError(f"readouts.depths is empty: preset {network.preset} needs at least one depth")
-    for pooling in readouts.poolings:
-        if pooling not in preset.poolings:
-            raise ConfigError(
-                f"preset {network.preset} has no pooling {pooling!r}{spelling.nearest(pooling, preset.poolings)}"
-            )
-    poolings: Sequence[str] = readouts.poolings or preset.poolings[:1] or [""]
+    if readouts.poolings and not preset.poolings:
+        raise ConfigError(f"preset {network.preset} has no poolings: leave readouts.poolings empty")
+    poolings: Sequence[str | None] = readouts.poolings or preset.poolings[:1] or [None]
     built_readouts = []
     for depth, pooling, kind in itertools.product(readouts.depths, poolings, readouts.kinds):
-        given = {} if not pooling else {"pooling": pooling}
+        given = {} if pooling is None else {"pooling": pooling}
         try:
             member = preset.build(depth, **given, **network.options)
         except (LayerError, TypeError) as error:
@@ -84,7 +81,7 @@ def kernel_specification(readouts: Sequence[Readout], dtype: str, tile: int) -> 
     """Write down everything that the values and the layout of the matrices depend on, the data aside."""
     return {
         "readouts": [
-            {"name": readout.name, "kind": readout.kind, "network": _plain(spelling.spell(readout.network))}
+            {"name": readout.name, "kind": readout.kind, "network": spelling.spell(readout.network)}
             for readout in readouts
         ],
         "dtype": dtype,
@@ -195,8 +192,3 @@ def _open(run_path: str) -> tuple[RunDirectory, Program]:
 
 def _images(run: RunDirectory, part: str, bounds: tuple[int, int]) -> Array:
     return np.asarray(run.inputs(f"{part}_images")[bounds[0] : bounds[1]])
-
-
-def _plain(tables: list[Json]) -> list[Json]:
-    """Turn tuples into lists, as JSON reads them back."""
-    return [{k: list(v) if isinstance(v, tuple) else v for k, v in table.items()} for table in tables]

@@ -1,9 +1,13 @@
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from pipeline.config import load_config, parse_config
+from pipeline.config import NetworkConfig, load_config, parse_config
 from pipeline.errors import ConfigError
+from pipeline.layers import LAYERS, Shape, spelling
+from pipeline.layers.presets import PRESETS
 
 WORKFLOW = """
 name = "example"
@@ -46,10 +50,16 @@ def test_overrides_replace_values(workflow: Path) -> None:
         ("solve.ridges=[-1]", "ridges must be at least 0, got -1"),
         ("solve.ridges=[1, 1]", "ridges repeat"),
         ("solve.ridges=[]", "solve.ridges: List should have at least 1 item"),
-        ("solve.ridges=[inf]", "solve.ridges.0: Input should be a finite number"),
+        ("solve.ridges=[inf]", r"solve.ridges\[0\]: Input should be a finite number"),
         ("data.train=0", "data.train: Input should be greater than or equal to 1"),
-        ("readouts.kinds=['cntk']", "readouts.kinds.0: Input should be 'ntk' or 'nngp'"),
+        ("readouts.kinds=['cntk']", r"readouts.kinds\[0\]: Input should be 'ntk' or 'nngp'"),
         ("network.layers=[]", "network: give either preset or layers"),
+        ("network.layers=3", r"network.layers: Input should be a valid list \(got 3\)"),
+        ("network.layers=['Relu']", r"network.layers\[0\]: Input should be a table \(got 'Relu'\)"),
+        (
+            "network.layers=[{layer = 'Residual', branch = [{layer = 2020-01-01}]}]",
+            r"network.layers\[0\].branch\[0\].layer: Input should be a number, a string, a truth value, or a list or",
+        ),
         ("name='../x'", "name: String should match pattern"),
         ("data.train", "--set takes section.key=value"),
         ("name.x=1", "name is a value, not a section"),
@@ -76,7 +86,29 @@ def test_a_config_survives_the_round_trip_through_json(workflow: Path) -> None:
     assert parse_config(config.model_dump(mode="json"), "stored") == config
 
 
+def test_layers_nest_as_deep_as_they_like(workflow: Path) -> None:
+    inner = {"layer": "Residual", "branch": [{"layer": "Conv", "filter_shape": [3, 3]}]}
+    layers = [{"layer": "Residual", "branch": [inner, {"layer": "Dense"}], "shortcut": inner}]
+    config = parse_config({"network": {"layers": layers}}, "test")
+    assert config.network.layers == layers
+    assert parse_config(config.model_dump(mode="json"), "stored") == config
+
+
 def test_the_shipped_workflows_are_valid() -> None:
     files = sorted((Path(__file__).parent.parent / "workflows").glob("*.toml"))
     assert len(files) >= 3
     assert [load_config(file).name for file in files] == [file.stem for file in files]
+
+
+def test_the_presets_in_the_readme_of_the_workflows_are_those_there_are() -> None:
+    text = (Path(__file__).parent.parent / "workflows/README.md").read_text(encoding="utf-8")
+    rows = {row[0]: row[1:] for row in re.findall(r"^\| `(\w+)` [^|]*\|[^|]*\|([^|]*)\|([^|]*)\|$", text, re.MULTILINE)}
+    assert set(rows) == set(PRESETS)
+    assert all(name in (NetworkConfig.__doc__ or "") for name in PRESETS)
+    for name, (poolings, options) in rows.items():
+        assert tuple(re.findall(r"\w+", poolings)) == PRESETS[name].poolings
+        assert tuple(re.findall(r"\w+", options)) == PRESETS[name].options
+    (example,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    layers = parse_config(tomllib.loads(example), "example").network.layers
+    assert layers is not None
+    assert spelling.read(layers, LAYERS).output_shape(Shape((32, 32), 3)).spatial is None

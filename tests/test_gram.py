@@ -1,3 +1,4 @@
+import json
 import threading
 from collections.abc import Callable
 
@@ -12,6 +13,7 @@ from pipeline import run as runs
 from pipeline.config import NetworkConfig, ReadoutsConfig, RunConfig
 from pipeline.errors import ConfigError
 from pipeline.gram import readouts_of
+from pipeline.layers import LAYERS, Conv, Flatten, Relu, Residual, Sequential, presets, spelling
 from pipeline.store import RunDirectory
 
 Run = Callable[..., RunDirectory]
@@ -89,8 +91,21 @@ def test_layers_in_a_workflow_make_the_network(run_small: Run) -> None:
         ({"preset": "cntkk"}, {"depths": [3]}, r"unknown preset 'cntkk': did you mean 'cntk'\?"),
         ({"preset": "cntk"}, {}, "readouts.depths is empty"),
         ({"preset": "cntk"}, {"depths": [1]}, "depth 1: cntk counts convolutions plus one"),
-        ({"preset": "cntk"}, {"depths": [3], "poolings": ["gapp"]}, r"no pooling 'gapp': did you mean 'gap'\?"),
-        ({"preset": "fully_connected"}, {"depths": [3], "poolings": ["gap"]}, "no pooling 'gap'"),
+        ({"preset": "cntk"}, {"depths": [3], "poolings": ["gapp"]}, r"preset cntk .*knows .*\"gap\", .* got 'gapp'"),
+        ({"preset": "cntk"}, {"depths": [3], "poolings": [""]}, "preset cntk .*knows .* got ''"),
+        ({"preset": "cntk"}, {"depths": [3], "poolings": ["lapN"]}, r"\"lap4\" or likewise .* got 'lapN'"),
+        (
+            {"preset": "fully_connected"},
+            {"depths": [3], "poolings": ["gap"]},
+            "has no poolings: leave readouts.pooling",
+        ),
+        ({"preset": "resnet"}, {"depths": [8, 9]}, "depth 9: resnet: .* one of 8, 14, 20, 26, ..., got 9"),
+        ({"preset": "myrtle", "options": {"w_std": -1}}, {"depths": [5]}, "preset myrtle .* w_std must be a finite"),
+        (
+            {"layers": [{"layer": "Residual", "branch": [{"layer": "Relu"}, {"layer": "Rellu"}]}]},
+            {},
+            r"network.layers\[0\].branch\[1\]: unknown layer 'Rellu': did you mean 'Relu'\?",
+        ),
         ({"preset": "cntk", "options": {"trained_end": True}}, {"depths": [3]}, r"did you mean 'trained_ends'\?"),
         ({"preset": "cntk"}, {"depths": [3, 3]}, "readouts repeat"),
         ({"layers": [{"layer": "Convv"}]}, {}, r"layers\[0\]: unknown layer 'Convv': did you mean 'Conv'\?"),
@@ -105,6 +120,33 @@ def test_a_network_that_means_nothing_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         readouts_of(NetworkConfig.model_validate(network), ReadoutsConfig.model_validate(readouts))
+
+
+def test_local_pooling_is_a_readout_with_its_radius() -> None:
+    readouts = readouts_of(
+        NetworkConfig(preset="cntk"), ReadoutsConfig(depths=[3], poolings=["gap", "lap4", "lap11"], kinds=["nngp"])
+    )
+    assert [readout.name for readout in readouts] == ["depth3-gap-nngp", "depth3-lap4-nngp", "depth3-lap11-nngp"]
+    assert readouts[1].network == presets.cntk(3, "lap4")
+
+
+def test_without_poolings_a_preset_takes_its_first() -> None:
+    (readout,) = readouts_of(NetworkConfig(preset="wide_resnet"), ReadoutsConfig(depths=[10]))
+    assert (readout.name, readout.network) == ("depth10-gap-ntk", presets.wide_resnet(10))
+
+
+def test_nested_layers_in_a_workflow_make_the_network() -> None:
+    branch = [{"layer": "Relu"}, {"layer": "Conv", "filter_shape": 3}]
+    layers = [{"layer": "Conv", "filter_shape": 3}, {"layer": "Residual", "branch": branch}, {"layer": "Flatten"}]
+    (readout,) = readouts_of(NetworkConfig.model_validate({"layers": layers}), ReadoutsConfig())
+    assert readout.network == Sequential(Conv(3), Residual(Sequential(Relu(), Conv(3))), Flatten())
+
+
+def test_the_specification_spells_networks_as_json_reads_them_back() -> None:
+    readouts = readouts_of(NetworkConfig(preset="resnet"), ReadoutsConfig(depths=[8]))
+    specification = gram.kernel_specification(readouts, "float32", 16)
+    assert json.loads(json.dumps(specification)) == specification
+    assert spelling.read(specification["readouts"][0]["network"], LAYERS) == presets.resnet(8)
 
 
 def test_a_worker_of_other_versions_is_refused(run_small: Run) -> None:

@@ -21,24 +21,32 @@ FUNCTIONS: dict[str, Callable[[Array], Array]] = {
 SMALLEST_DEVIATION = 1e-5
 """Standard deviations below this count as this: at 0 the series by the correlation has no derivative."""
 
+MOST_TERMS = 128
+"""Of a series; beyond 170 the factorials overflow."""
+
 
 def _read_coefficients(name: str, values: object) -> tuple[float, ...]:
     if not isinstance(values, tuple | list) or not values:
         raise LayerError(f"{name} needs a list of coefficients, that of the constant first, got {values!r}")
+    if len(values) > MOST_TERMS:
+        raise LayerError(f"{name} takes at most {MOST_TERMS} coefficients, got {len(values)}")
     for value in values:
         if not isinstance(value, Real) or not math.isfinite(value):
             raise LayerError(f"{name} needs finite coefficients, got {value!r}")
     return tuple(float(value) for value in values)
 
 
-def _polynomial_series(power: Array, variance: Array) -> tuple[Array, Array]:
-    """Expand ``sum_k power[k] u^k`` in Hermite polynomials of u over its deviation; see `Polynomial`."""
-    series = np.zeros((len(power), *variance.shape))
-    for n in range(len(power)):
-        for k in range(n, len(power), 2):
+def _expand(coefficients: Array, variance: Array, spread: Array) -> tuple[Array, Array]:
+    """Evaluate ``sum_k coefficients[k] k! spread^((k - n) / 2) / (2^((k - n) / 2) ((k - n) / 2)! sqrt(n!))`` for all n.
+
+    With ``spread`` the variance these are the g_n of powers, with the variance less 1 those of Hermite polynomials.
+    """
+    series = np.zeros((len(coefficients), *variance.shape))
+    for n in range(len(coefficients)):
+        for k in range(n, len(coefficients), 2):
             half = (k - n) // 2
             share = math.factorial(k) / (2**half * math.factorial(half) * math.sqrt(math.factorial(n)))
-            series[n] += power[k] * share * variance**half
+            series[n] += coefficients[k] * share * spread**half
     return np.ones_like(variance), series
 
 
@@ -64,14 +72,15 @@ class Polynomial(Series):
         return len(self.coefficients)
 
     def expand(self, variance: Array) -> tuple[Array, Array]:
-        return _polynomial_series(np.array(self.coefficients), variance)
+        return _expand(np.array(self.coefficients), variance, variance)
 
 
 @dataclass(frozen=True)
 class Hermite(Series):
     """``sum_n coefficients[n] He_n(x) / sqrt(n!)``, the polynomials orthonormal under a standard Gaussian.
 
-    For inputs of variance 1 the dual is ``sum_n coefficients[n]^2 rho^n`` (Daniely et al. 2016).
+    For inputs of variance 1 the dual is ``sum_n coefficients[n]^2 rho^n`` (Daniely et al. 2016). For others it is that
+    of `Polynomial` with ``coefficients[k] / sqrt(k!)`` for the coefficients and a - 1 for a, within g_n.
 
     Parameters
     ----------
@@ -88,8 +97,9 @@ class Hermite(Series):
         return len(self.coefficients)
 
     def expand(self, variance: Array) -> tuple[Array, Array]:
-        scaled = [value / math.sqrt(math.factorial(n)) for n, value in enumerate(self.coefficients)]
-        return _polynomial_series(np.polynomial.hermite_e.herme2poly(scaled), variance)
+        # By their own multiplication theorem: as powers, more than 30 terms would lose all digits to cancellation.
+        scaled = np.array([value / math.sqrt(math.factorial(n)) for n, value in enumerate(self.coefficients)])
+        return _expand(scaled, variance, variance - 1)
 
 
 @dataclass(frozen=True)
@@ -117,8 +127,8 @@ class Elementwise(Series):
             raise LayerError(f"Elementwise knows {', '.join(FUNCTIONS)} by name, got {self.function!r}")
         if not isinstance(self.function, str) and not callable(self.function):
             raise LayerError(f"Elementwise needs a function of NumPy arrays or its name, got {self.function!r}")
-        if not isinstance(self.nodes, Integral) or isinstance(self.nodes, bool) or not 1 <= self.nodes <= 128:
-            raise LayerError(f"Elementwise needs 1 to 128 nodes, got {self.nodes!r}")
+        if not isinstance(self.nodes, Integral) or isinstance(self.nodes, bool) or not 1 <= self.nodes <= MOST_TERMS:
+            raise LayerError(f"Elementwise needs 1 to {MOST_TERMS} nodes, got {self.nodes!r}")
 
     @property
     def terms(self) -> int:

@@ -3,11 +3,41 @@
 import dataclasses
 
 import pytest
+from tape import lowered
 
 from pipeline.errors import LayerError
-from pipeline.layers import LAYERS, Conv, Layer, Shape
+from pipeline.layers import (
+    LAYERS,
+    AvgPool,
+    ClosedForm,
+    Conv,
+    Dense,
+    Elementwise,
+    Hermite,
+    Layer,
+    LocalAvgPool,
+    Pointwise,
+    Polynomial,
+    Relu,
+    Residual,
+    Sequential,
+    Series,
+    Shape,
+    SumPool,
+)
+from pipeline.layers.base import read_pair
 
-MEMBERS = [Conv(3) if name == "Conv" else layer() for name, layer in LAYERS.items()]
+ARGUMENTS = {
+    Conv: (3,),
+    Polynomial: ((0.5, 1.0, -0.2),),
+    Hermite: ((0.5, 1.0),),
+    Elementwise: ("tanh",),
+    AvgPool: (2,),
+    SumPool: (2,),
+    LocalAvgPool: (1,),
+    Residual: (Sequential(Relu(), Dense()),),
+}
+MEMBERS = [kind(*ARGUMENTS.get(kind, ())) for kind in LAYERS.values()]
 
 
 def test_shapes_are_read_off_arrays_of_images_and_of_vectors():
@@ -30,6 +60,27 @@ def test_shapes_print_infinite_width_as_inf():
     assert str(Shape(None, None)) == "(inf,)"
 
 
+def test_a_layer_with_weights_makes_gaussians_of_infinite_width_and_is_counted():
+    assert Shape((4, 5), 3).behind_weights((2, 2)) == Shape((2, 2), None, gaussian=True, weighted=1)
+    assert Shape(None, None, False, 4).behind_weights(None).weighted == 5
+
+
+def test_other_positions_leave_the_rest_of_a_shape():
+    assert Shape((4, 5), None, True, 2).with_spatial(None) == Shape(None, None, True, 2)
+
+
+def test_a_vector_is_an_image_of_one_pixel():
+    assert Shape(None, 7).size == (1, 1)
+    assert Shape((4, 5), 7).size == (4, 5)
+
+
+def test_pairs_are_read_off_one_number_or_two():
+    assert read_pair("strides", 2) == read_pair("strides", (2, 2)) == (2, 2)
+    assert read_pair("strides", [1, 3]) == (1, 3)
+    with pytest.raises(LayerError, match=r"strides must be one or two whole numbers of at least 1, got \(2, 0\)"):
+        read_pair("strides", (2, 0))
+
+
 @pytest.mark.parametrize("layer", MEMBERS, ids=repr)
 def test_every_layer_is_a_frozen_value(layer):
     assert isinstance(layer, Layer)
@@ -42,7 +93,34 @@ def test_every_layer_is_a_frozen_value(layer):
 
 @pytest.mark.parametrize("layer", MEMBERS, ids=repr)
 def test_every_layer_prints_as_it_is_written(layer):
-    assert eval(repr(layer), dict(LAYERS)) == layer
+    assert eval(repr(layer), LAYERS | {"Sequential": Sequential}) == layer
+
+
+@pytest.mark.parametrize("layer", MEMBERS, ids=repr)
+def test_every_layer_infers_a_shape_and_lowers_to_its_last_node(layer):
+    shape = Shape((6, 6), None, gaussian=True, weighted=1)
+    if repr(layer).startswith("Rescale"):
+        shape = Shape((6, 6), 3)
+    assert isinstance(layer.output_shape(shape), Shape)
+    lowered(layer, shape)
+
+
+@pytest.mark.parametrize("kind", LAYERS.values())
+def test_every_layer_is_final(kind):
+    assert not kind.__subclasses__()
+
+
+@pytest.mark.parametrize("layer", [layer for layer in MEMBERS if isinstance(layer, ClosedForm)], ids=repr)
+def test_closed_forms_give_as_many_statistics_as_they_say_and_a_variance(layer):
+    statistics = layer.statistics(1.5, layer.constants)
+    assert len(statistics) == layer.statistic_count + 1
+    assert -1 <= layer.clipped < layer.statistic_count
+
+
+def test_only_normalisation_keeps_gaussians():
+    pointwise = [layer for layer in MEMBERS if isinstance(layer, Pointwise)]
+    assert [type(layer).__name__ for layer in pointwise if layer.keeps_gaussian] == ["LayerNorm"]
+    assert all(isinstance(layer, ClosedForm | Series) for layer in pointwise)
 
 
 @pytest.mark.parametrize(("name", "layer"), LAYERS.items())

@@ -1,16 +1,22 @@
-"""Layers with weights: their shapes and what they refuse."""
+"""Layers with weights: their shapes, what they ask of covariances, and what they refuse."""
 
 import pytest
+from tape import lowered
 
 from pipeline.errors import LayerError
-from pipeline.layers import Conv, Dense, Rescale, Shape
+from pipeline.layers import Conv, Dense, Rescale, Shape, Windows
 
 IMAGE, VECTOR = Shape((4, 5), 3), Shape(None, 7)
 
 
+def gaussian(spatial, weighted=1):
+    return Shape(spatial, None, gaussian=True, weighted=weighted)
+
+
 def test_a_convolution_keeps_the_size_and_makes_the_width_infinite():
-    assert Conv(3).output_shape(IMAGE) == Shape((4, 5), None)
-    assert Conv((7, 2)).output_shape(Shape((4, 5), None)) == Shape((4, 5), None)
+    assert Conv(3).output_shape(IMAGE) == gaussian((4, 5))
+    assert Conv((7, 2)).output_shape(Shape((4, 5), None)) == gaussian((4, 5))
+    assert Conv(3).output_shape(gaussian((4, 5), 2)) == gaussian((4, 5), 3)
 
 
 def test_one_number_means_a_square_window():
@@ -19,8 +25,8 @@ def test_one_number_means_a_square_window():
 
 
 def test_a_dense_layer_acts_on_vectors_and_at_every_pixel():
-    assert Dense().output_shape(VECTOR) == Shape(None, None)
-    assert Dense().output_shape(IMAGE) == Shape((4, 5), None)
+    assert Dense().output_shape(VECTOR) == gaussian(None)
+    assert Dense().output_shape(IMAGE) == gaussian((4, 5))
 
 
 def test_a_convolution_of_vectors_is_refused():
@@ -49,34 +55,76 @@ def test_empty_windows_are_refused(filter_shape):
         Conv(filter_shape)
 
 
-@pytest.mark.parametrize("strides", [2, (2, 1)])
-def test_strides_are_refused_so_far(strides):
-    with pytest.raises(LayerError, match=r"Conv supports strides=1 so far, got strides=[0-9(]"):
+@pytest.mark.parametrize("strides", [0, -1, 1.5, (2, 0), None])
+def test_strides_that_stand_still_are_refused(strides):
+    with pytest.raises(LayerError, match="strides must be one or two whole numbers of at least 1, got"):
         Conv(3, strides=strides)
-    assert Conv(3, strides=(1, 1)).output_shape(IMAGE) == Shape((4, 5), None)
 
 
-def test_other_paddings_are_refused_so_far():
-    with pytest.raises(LayerError, match="Conv supports padding=\"SAME\" so far, got padding='VALID'"):
-        Conv(3, padding="VALID")
+def test_an_unknown_padding_is_refused():
+    with pytest.raises(LayerError, match="padding must be one of SAME, VALID, CIRCULAR, got 'same'"):
+        Conv(3, padding="same")
 
 
-def test_rescaling_by_words_counts_input_values():
+@pytest.mark.parametrize(
+    ("layer", "spatial"),
+    [
+        (Conv(3, strides=2), (2, 3)),
+        (Conv(3, strides=(1, 3)), (4, 2)),
+        (Conv(3, padding="VALID"), (2, 3)),
+        (Conv((2, 3), (3, 2), "VALID"), (1, 2)),
+        (Conv(3, padding="CIRCULAR"), (4, 5)),
+        (Conv((4, 5), 2, "CIRCULAR"), (2, 3)),
+    ],
+    ids=repr,
+)
+def test_strides_and_padding_change_the_size(layer, spatial):
+    assert layer.output_shape(IMAGE) == gaussian(spatial)
+
+
+def test_a_window_that_does_not_fit_is_refused():
+    with pytest.raises(LayerError, match="a window of 5 does not fit into 4 pixels: use padding SAME"):
+        Conv(5, padding="VALID").output_shape(IMAGE)
+    with pytest.raises(LayerError, match="a circular window of 6 meets itself on 5 pixels"):
+        Conv((1, 6), padding="CIRCULAR").output_shape(IMAGE)
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_convolution_is_a_mean_over_windows_and_a_bias(trained):
+    layer = Conv((3, 2), (2, 1), w_std=3.0, b_std=0.5, trained=trained)
+    rows, columns = Windows(4, 3, 2, 0, 2), Windows(5, 2, 1, 0, 5)
+    assert lowered(layer, IMAGE) == [("weigh", 0, rows, columns, 9 / 6, 0.25, float(trained))]
+
+
+@pytest.mark.parametrize("shape", [IMAGE, VECTOR])
+def test_a_dense_layer_leaves_positions_alone(shape):
+    rows, columns = (Windows.single(size) for size in shape.size)
+    assert lowered(Dense(3.0, 0.5, trained=False), shape) == [("weigh", 0, rows, columns, 9.0, 0.25, 0.0)]
+
+
+def test_rescaling_by_words_counts_channels_and_pixels():
     assert Rescale("channels").factor(IMAGE) == 3
-    assert Rescale("features").factor(IMAGE) == 4 * 5 * 3
-    assert Rescale("channels").factor(VECTOR) == Rescale("features").factor(VECTOR) == 7
+    assert Rescale("channels").factor(VECTOR) == 7
+    assert Rescale("pixels").factor(IMAGE) == Rescale("pixels").factor(Shape((4, 5), None)) == 20
     assert Rescale(2.5).factor(Shape((4, 5), None)) == 2.5
+    assert lowered(Rescale("pixels"), IMAGE) == [("rescale", 0, 20.0)]
 
 
 def test_rescaling_changes_no_shape():
-    assert Rescale("features").output_shape(IMAGE) == IMAGE
-    assert Rescale(2.0).output_shape(VECTOR) == VECTOR
+    assert Rescale("channels").output_shape(IMAGE) == IMAGE
+    assert Rescale(2.0).output_shape(gaussian(None)) == gaussian(None)
 
 
-@pytest.mark.parametrize("word", ["channels", "features"])
-def test_counting_values_of_an_infinitely_wide_input_is_refused(word):
-    with pytest.raises(LayerError, match=rf"counts input {word}, but the input is infinitely wide: put it first"):
-        Rescale(word).output_shape(Shape((4, 5), None))
+def test_counting_channels_of_an_infinitely_wide_input_is_refused():
+    with pytest.raises(LayerError, match="counts input channels, but the input is infinitely wide: put it first"):
+        Rescale("channels").output_shape(Shape((4, 5), None))
+
+
+def test_counting_pixels_of_vectors_is_refused():
+    with pytest.raises(
+        LayerError, match=r"Rescale\(variance='pixels'\) needs images of shape \(H, W, C\), got vectors"
+    ):
+        Rescale("pixels").output_shape(VECTOR)
 
 
 @pytest.mark.parametrize("variance", [0, -1.0, float("inf"), float("nan")])
@@ -86,5 +134,5 @@ def test_impossible_factors_are_refused(variance):
 
 
 def test_unknown_words_are_refused():
-    with pytest.raises(LayerError, match='Rescale takes a number, "channels" or "features", got \'pixels\''):
-        Rescale("pixels")
+    with pytest.raises(LayerError, match='Rescale takes a number, "channels" or "pixels", got \'features\''):
+        Rescale("features")

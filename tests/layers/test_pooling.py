@@ -1,28 +1,105 @@
-"""Layers that turn images into vectors: their shapes and what they refuse."""
+"""Layers that average, sum or join positions: their shapes, what they ask of covariances, and what they refuse."""
 
 import pytest
+from tape import lowered
 
 from pipeline.errors import LayerError
-from pipeline.layers import Flatten, GlobalAvgPool, Shape
+from pipeline.layers import (
+    AvgPool,
+    Flatten,
+    GlobalAvgPool,
+    GlobalSumPool,
+    LocalAvgPool,
+    Shape,
+    SumPool,
+    Windows,
+)
+
+IMAGE = Shape((4, 5), None, gaussian=True, weighted=2)
+LOCAL = [AvgPool(2), SumPool(2), LocalAvgPool(1)]
+GLOBAL = [GlobalAvgPool(), GlobalSumPool()]
 
 
 def test_flattening_lays_the_pixels_side_by_side():
     assert Flatten().output_shape(Shape((4, 5), 3)) == Shape(None, 60)
-    assert Flatten().output_shape(Shape((4, 5), None)) == Shape(None, None)
+    assert Flatten().output_shape(IMAGE) == Shape(None, None, True, 2)
+
+
+def test_flattening_is_a_mean_over_equal_positions():
+    assert lowered(Flatten(), IMAGE) == [("trace", 0, 1 / 20)]
 
 
 @pytest.mark.parametrize("channels", [7, None])
 def test_flattening_leaves_vectors_alone(channels):
     assert Flatten().output_shape(Shape(None, channels)) == Shape(None, channels)
+    assert lowered(Flatten(), Shape(None, channels)) == []
 
 
+@pytest.mark.parametrize("layer", GLOBAL, ids=repr)
 @pytest.mark.parametrize("channels", [3, None])
-def test_global_pooling_keeps_the_channels(channels):
-    assert GlobalAvgPool().output_shape(Shape((4, 5), channels)) == Shape(None, channels)
+def test_global_pooling_keeps_the_channels(layer, channels):
+    assert layer.output_shape(Shape((4, 5), channels)) == Shape(None, channels)
+    assert layer.output_shape(IMAGE) == Shape(None, None, True, 2)
 
 
-def test_global_pooling_of_vectors_is_refused():
+def test_global_pooling_averages_or_sums_over_all_pairs():
+    rows, columns = Windows.whole(4), Windows.whole(5)
+    assert lowered(GlobalAvgPool(), IMAGE) == [("pool", 0, rows, columns, 1 / 400, False)]
+    assert lowered(GlobalSumPool(), IMAGE) == [("pool", 0, rows, columns, 1.0, False)]
+
+
+@pytest.mark.parametrize("layer", [*LOCAL, *GLOBAL], ids=repr)
+def test_pooling_of_vectors_is_refused(layer):
     with pytest.raises(
-        LayerError, match=r"GlobalAvgPool\(\) needs images of shape \(H, W, C\), got vectors of shape \(inf,\)"
+        LayerError,
+        match=rf"{type(layer).__name__}\(.*\) needs images of shape \(H, W, C\), got vectors of shape \(inf,\)",
     ):
-        GlobalAvgPool().output_shape(Shape(None, None))
+        layer.output_shape(Shape(None, None))
+
+
+@pytest.mark.parametrize("kind", [AvgPool, SumPool])
+def test_strides_of_a_pooling_are_its_window_unless_given(kind):
+    assert kind(2).output_shape(IMAGE) == Shape((2, 2), None, True, 2)
+    assert kind((2, 3)).output_shape(IMAGE) == Shape((2, 1), None, True, 2)
+    assert kind(2, 1).output_shape(IMAGE) == Shape((3, 4), None, True, 2)
+    assert kind(2, padding="SAME").output_shape(IMAGE) == Shape((2, 3), None, True, 2)
+
+
+def test_average_pooling_divides_both_positions_by_the_window():
+    rows, columns = Windows(4, 2, 2, 0, 2), Windows(5, 3, 3, 0, 1)
+    assert lowered(AvgPool((2, 3)), IMAGE) == [("pool", 0, rows, columns, 1 / 36, False)]
+    assert lowered(AvgPool((2, 3), normalize_edges=True), IMAGE) == [("pool", 0, rows, columns, 1.0, True)]
+    assert lowered(SumPool((2, 3)), IMAGE) == [("pool", 0, rows, columns, 1.0, False)]
+
+
+def test_local_pooling_looks_as_far_in_all_directions():
+    rows, columns = Windows(4, 5, 1, 2, 4), Windows(5, 5, 1, 2, 5)
+    assert lowered(LocalAvgPool(2), IMAGE) == [("pool", 0, rows, columns, 1 / 625, False)]
+    assert lowered(LocalAvgPool(2, normalize_edges=True), IMAGE) == [("pool", 0, rows, columns, 1.0, True)]
+    assert LocalAvgPool(2).output_shape(IMAGE) == IMAGE
+
+
+def test_local_pooling_of_radius_zero_changes_nothing():
+    rows, columns = Windows.single(4), Windows.single(5)
+    assert lowered(LocalAvgPool(0), IMAGE) == [("pool", 0, rows, columns, 1.0, False)]
+
+
+@pytest.mark.parametrize("kind", [AvgPool, SumPool])
+def test_windows_strides_and_paddings_that_mean_nothing_are_refused(kind):
+    with pytest.raises(LayerError, match="window_shape must be one or two whole numbers of at least 1, got 0"):
+        kind(0)
+    with pytest.raises(LayerError, match="strides must be one or two whole numbers of at least 1, got 0"):
+        kind(2, 0)
+    with pytest.raises(LayerError, match="padding must be one of SAME, VALID, got 'CIRCULAR'"):
+        kind(2, padding="CIRCULAR")
+
+
+def test_a_pooling_window_beyond_the_image_is_refused():
+    with pytest.raises(LayerError, match="a window of 5 does not fit into 4 pixels: use padding SAME"):
+        AvgPool(5).output_shape(IMAGE)
+
+
+@pytest.mark.parametrize("radius", [-1, 1.0, True, "4", None])
+def test_a_radius_that_is_no_number_of_pixels_is_refused(radius):
+    with pytest.raises(LayerError, match=f"radius must be a whole number of pixels >= 0, got {radius!r}"):
+        LocalAvgPool(radius)

@@ -1,10 +1,35 @@
 """Networks by name."""
 
+import inspect
+
 import pytest
+from tape import lowered
 
 from pipeline.errors import LayerError
-from pipeline.layers import Conv, Dense, Flatten, GlobalAvgPool, Relu, Rescale, Sequential, Shape, presets
+from pipeline.layers import (
+    AvgPool,
+    Conv,
+    Dense,
+    Flatten,
+    GlobalAvgPool,
+    Layer,
+    LocalAvgPool,
+    Relu,
+    Rescale,
+    Residual,
+    Sequential,
+    Shape,
+    presets,
+)
 from pipeline.layers.presets import PRESETS
+
+SMALLEST = {"cntk": 2, "fully_connected": 1, "myrtle": 5, "resnet": 8, "wide_resnet": 10, "cnn_gp": 1}
+CIFAR = Shape((32, 32), 3)
+
+
+def weighted_layers(layer: Layer) -> int:
+    """Count convolutions and dense layers, those in shortcuts included."""
+    return isinstance(layer, Conv | Dense) + sum(map(weighted_layers, layer.inner))
 
 
 def test_the_cntk_has_one_convolution_less_than_its_depth():
@@ -15,7 +40,9 @@ def test_the_cntk_has_one_convolution_less_than_its_depth():
 
 def test_without_pooling_every_layer_of_the_cntk_is_trained():
     conv = Conv(3, w_std=2**0.5)
-    assert presets.cntk(3) == Sequential(Rescale("features"), conv, Relu(), conv, Relu(), Flatten(), Dense())
+    assert presets.cntk(3) == Sequential(
+        Rescale("channels"), conv, Relu(), conv, Relu(), Rescale("pixels"), Flatten(), Dense()
+    )
 
 
 def test_with_pooling_the_ends_of_the_cntk_are_fixed():
@@ -25,7 +52,14 @@ def test_with_pooling_the_ends_of_the_cntk_are_fixed():
     )
 
 
-@pytest.mark.parametrize("pooling", ["flatten", "gap"])
+@pytest.mark.parametrize(("pooling", "radius"), [("lap0", 0), ("lap4", 4), ("lap31", 31)])
+def test_local_pooling_of_the_cntk_is_spelt_with_its_radius_and_shares_the_body_of_gap(pooling, radius):
+    local = presets.cntk(3, pooling)
+    assert local.layers[-3:] == (LocalAvgPool(radius), Flatten(), Dense(trained=False))
+    assert local.layers[:-3] == presets.cntk(3, "gap").layers[:-2]
+
+
+@pytest.mark.parametrize("pooling", ["flatten", "gap", "lap1"])
 @pytest.mark.parametrize("trained_ends", [True, False])
 def test_the_ends_of_the_cntk_can_be_chosen(pooling, trained_ends):
     layers = presets.cntk(4, pooling, trained_ends).layers
@@ -56,18 +90,165 @@ def test_a_fully_connected_network_without_layers_is_refused():
         presets.fully_connected(0)
 
 
-@pytest.mark.parametrize("pooling", ["max", "v", None])
-def test_an_unknown_pooling_is_refused(pooling):
-    with pytest.raises(LayerError, match=f'cntk knows pooling "flatten" and "gap", got {pooling!r}'):
-        presets.cntk(3, pooling)
+@pytest.mark.parametrize(
+    ("depth", "blocks", "size"), [(5, (2, 1, 1), 5), (7, (2, 2, 2), 7), (10, (3, 3, 3), 10)], ids=str
+)
+def test_myrtle_pools_after_each_of_three_blocks(depth, blocks, size):
+    network = presets.myrtle(depth)
+    layers = iter(network.layers)
+    for count in blocks:
+        for _ in range(count):
+            assert next(layers) == Conv(3, w_std=2**0.5)
+            assert next(layers) == Relu()
+        assert next(layers) == AvgPool(2)
+    assert list(layers) == [GlobalAvgPool(), Dense()]
+    assert weighted_layers(network) == size
+    assert Sequential(*network.layers[:-2]).output_shape(CIFAR).spatial == (4, 4)
 
 
-@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
-def test_every_preset_builds_a_vector_network_from_a_depth_and_each_pooling(preset):
-    for choice in [{"pooling": pooling} for pooling in preset.poolings] or [{}]:
-        assert preset.build(3, **choice).output_shape(Shape((4, 4), 3)) == Shape(None, None)
+def test_the_smallest_resnet_by_hand():
+    conv, down = Conv(3, w_std=2**0.5, b_std=0.1), Conv(3, 2, w_std=2**0.5, b_std=0.1)
+    shortcut = Conv(1, 2, w_std=2**0.5, b_std=0.1)
+    assert presets.resnet(8, b_std=0.1) == Sequential(
+        conv,
+        Residual(Sequential(Relu(), conv, Relu(), conv)),
+        Residual(Sequential(Relu(), down, Relu(), conv), shortcut),
+        Residual(Sequential(Relu(), down, Relu(), conv), shortcut),
+        Relu(),
+        GlobalAvgPool(),
+        Dense(1.0, 0.1),
+    )
 
 
-@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
-def test_the_options_of_a_preset_are_arguments_of_its_builder(preset):
-    preset.build(3, **{option: True if option == "trained_ends" else 1.0 for option in preset.options})
+def test_the_smallest_wide_resnet_by_hand():
+    conv, down = Conv(3), Conv(3, 2)
+    assert presets.wide_resnet(10) == Sequential(
+        conv,
+        Residual(Sequential(Relu(), conv, Relu(), conv), conv),
+        Residual(Sequential(Relu(), down, Relu(), conv), down),
+        Residual(Sequential(Relu(), down, Relu(), conv), down),
+        GlobalAvgPool(),
+        Dense(),
+    )
+
+
+@pytest.mark.parametrize("depth", [8, 14, 20, 110])
+def test_a_resnet_has_its_depth_of_layers_on_the_longest_path(depth):
+    network = presets.resnet(depth)
+    assert network.output_shape(CIFAR) == Shape(None, None, gaussian=True, weighted=depth)
+    assert Sequential(*network.layers[:-2]).output_shape(CIFAR).spatial == (8, 8)
+    assert weighted_layers(network) == depth + 2  # two shortcuts
+
+
+@pytest.mark.parametrize("depth", [10, 16, 28, 40])
+def test_a_wide_resnet_counts_convolutions_and_those_of_shortcuts_too(depth):
+    network = presets.wide_resnet(depth)
+    assert weighted_layers(network) == depth + 1  # the dense layer
+    assert network.output_shape(CIFAR) == Shape(None, None, gaussian=True, weighted=depth - 2)
+    assert Sequential(*network.layers[:-2]).output_shape(CIFAR).spatial == (8, 8)
+
+
+@pytest.mark.parametrize("build", [presets.resnet, presets.wide_resnet])
+def test_blocks_of_equal_size_have_the_identity_as_their_shortcut(build):
+    blocks = [
+        layer for layer in build(22 if build is presets.wide_resnet else 20).layers if isinstance(layer, Residual)
+    ]
+    assert len(blocks) == 9
+    changing = [position for position, block in enumerate(blocks) if isinstance(block.shortcut, Conv)]
+    assert changing == ([0, 3, 6] if build is presets.wide_resnet else [3, 6])
+
+
+@pytest.mark.parametrize("depth", [8, 20])
+def test_residual_networks_fit_images_of_odd_size(depth):
+    assert presets.resnet(depth).output_shape(Shape((7, 5), 1)).spatial is None
+
+
+def test_the_convnet_gp_has_the_paper_s_variances():
+    # var_w is that of a weight times the channels: the variance of a sum over 7 x 7 positions is 49 times as large.
+    conv = Conv(7, w_std=(49 * 2.79) ** 0.5, b_std=7.86**0.5)
+    assert presets.cnn_gp(3) == Sequential(conv, Relu(), conv, Relu(), Flatten(), Dense(2.79**0.5, 7.86**0.5))
+    assert weighted_layers(presets.cnn_gp(8)) == 8
+
+
+def test_the_convnet_gp_s_options():
+    network = presets.cnn_gp(2, "gap", filter_shape=(3, 2), var_w=1.0, var_b=0.0)
+    assert network == Sequential(Conv((3, 2), w_std=6**0.5), Relu(), GlobalAvgPool(), Dense())
+
+
+def test_the_last_filter_of_the_convnet_gp_is_a_convolution_of_the_image_s_size():
+    flat, whole = (
+        Sequential(Flatten(), Dense(2.0, 0.5)),
+        Sequential(Conv((4, 5), padding="VALID", w_std=2.0, b_std=0.5)),
+    )
+    shape = Shape((4, 5), 1)
+    (_, _, mean), (weigh, *_) = lowered(flat, shape)[0], lowered(whole, shape)
+    assert lowered(flat, shape)[1][4:] == (4.0, 0.25, 1.0)
+    assert weigh[4:] == (4.0 * mean, 0.25, 1.0)
+
+
+@pytest.mark.parametrize("depth", [6, 0, None, "5"])
+def test_a_myrtle_of_another_depth_is_refused_with_those_there_are(depth):
+    with pytest.raises(LayerError, match=f"myrtle: depth must be one of 5, 7, 10, got {depth!r}"):
+        presets.myrtle(depth)
+
+
+@pytest.mark.parametrize("depth", [2, 9, 18, -4, 8.0, None])
+def test_a_resnet_of_another_depth_is_refused_with_those_there_are(depth):
+    with pytest.raises(
+        LayerError, match=rf"resnet: depth must be 6 n \+ 2, one of 8, 14, 20, 26, \.\.\., got {depth!r}"
+    ):
+        presets.resnet(depth)
+
+
+@pytest.mark.parametrize("depth", [4, 8, 27])
+def test_a_wide_resnet_of_another_depth_is_refused_with_those_there_are(depth):
+    with pytest.raises(
+        LayerError, match=rf"wide_resnet: depth must be 6 n \+ 4, one of 10, 16, 22, 28, \.\.\., got {depth}"
+    ):
+        presets.wide_resnet(depth)
+
+
+@pytest.mark.parametrize("depth", [0, -1, 2.0])
+def test_a_convnet_gp_without_layers_is_refused(depth):
+    with pytest.raises(LayerError, match=f"cnn_gp counts convolutions: depth must be a whole number >= 1, got {depth}"):
+        presets.cnn_gp(depth)
+
+
+@pytest.mark.parametrize("name", ["var_w", "var_b"])
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf"), "1"])
+def test_impossible_variances_are_refused(name, value):
+    with pytest.raises(LayerError, match=f"cnn_gp needs a finite {name} >= 0, got {value!r}"):
+        presets.cnn_gp(3, **{name: value})
+
+
+def test_a_filter_that_is_none_is_refused():
+    with pytest.raises(LayerError, match="filter_shape must be one or two whole numbers of at least 1, got '7'"):
+        presets.cnn_gp(3, filter_shape="7")
+
+
+@pytest.mark.parametrize("name", [name for name, preset in PRESETS.items() if preset.poolings])
+@pytest.mark.parametrize("pooling", ["max", "v", None, "lap", "lap-1", "lap1.5", "lap4x", "Lap4", "lapN"])
+def test_an_unknown_pooling_is_refused(name, pooling):
+    message = f'{name} knows pooling "flatten", "gap", and "lap4" or likewise with another radius, got {pooling!r}'
+    with pytest.raises(LayerError, match=message):
+        PRESETS[name].build(SMALLEST[name], pooling)
+
+
+@pytest.mark.parametrize(("name", "preset"), PRESETS.items(), ids=PRESETS)
+def test_every_preset_builds_a_vector_network_from_a_depth_and_each_pooling(name, preset):
+    for choice in [{"pooling": pooling.replace("N", "2")} for pooling in preset.poolings] or [{}]:
+        shape = preset.build(SMALLEST[name], **choice).output_shape(Shape((8, 8), 3))
+        assert (shape.spatial, shape.channels, shape.gaussian) == (None, None, True)
+
+
+@pytest.mark.parametrize(("name", "preset"), PRESETS.items(), ids=PRESETS)
+def test_the_first_pooling_of_a_preset_is_its_default(name, preset):
+    if preset.poolings:
+        assert preset.build(SMALLEST[name]) == preset.build(SMALLEST[name], pooling=preset.poolings[0])
+
+
+@pytest.mark.parametrize(("name", "preset"), PRESETS.items(), ids=PRESETS)
+def test_the_options_of_a_preset_are_arguments_of_its_builder(name, preset):
+    parameters = inspect.signature(preset.build).parameters
+    assert list(parameters) == ["depth", *(["pooling"] if preset.poolings else []), *preset.options]
+    preset.build(SMALLEST[name], **{option: parameters[option].default for option in preset.options})

@@ -1,23 +1,43 @@
 """Sequences: nesting, shapes, and errors that name the position."""
 
 import pytest
+from tape import lowered
 
 from pipeline.errors import LayerError
-from pipeline.layers import Conv, Dense, Flatten, GlobalAvgPool, Relu, Sequential, Shape
+from pipeline.layers import Conv, Dense, Flatten, GlobalAvgPool, LayerNorm, Relu, Sequential, Shape
 
 IMAGE = Shape((4, 5), 3)
 
 
 def test_shapes_pass_through_the_layers_in_order():
-    assert Sequential(Conv(3), Relu()).output_shape(IMAGE) == Shape((4, 5), None)
-    assert Sequential(Conv(3), Relu(), GlobalAvgPool(), Dense()).output_shape(IMAGE) == Shape(None, None)
+    assert Sequential(Conv(3), Relu()).output_shape(IMAGE) == Shape((4, 5), None, False, 1)
+    assert Sequential(Conv(3, 2), Relu(), Conv(2, padding="VALID")).output_shape(IMAGE) == Shape((1, 2), None, True, 2)
+    assert Sequential(Conv(3), Relu(), GlobalAvgPool(), Dense()).output_shape(IMAGE) == Shape(None, None, True, 2)
     assert Sequential().output_shape(IMAGE) == IMAGE
 
 
 def test_nested_sequences_unpack_in_order():
     nested = Sequential(Sequential(Conv(3), Sequential(Relu())), Sequential(), Flatten(), Sequential(Dense()))
     assert nested.flattened() == (Conv(3), Relu(), Flatten(), Dense())
-    assert nested.output_shape(IMAGE) == Shape(None, None)
+    assert nested.output_shape(IMAGE) == Shape(None, None, True, 2)
+    assert nested.inner == nested.layers
+
+
+def test_layers_are_lowered_in_order_each_on_the_shape_before_it():
+    network = Sequential(Conv(3, 2), Sequential(Relu(), Flatten()), Flatten())
+    names = [operation[:2] for operation in lowered(network, IMAGE)]
+    assert names == [("weigh", 0), ("apply", 1), ("trace", 2)]
+    assert lowered(network, IMAGE)[2] == ("trace", 2, 1 / 6)  # of 2 x 3 pixels, not 4 x 5
+    assert lowered(Sequential(), IMAGE) == []
+
+
+def test_two_activations_in_a_row_are_refused():
+    with pytest.raises(LayerError, match=r"^layer 2 \(Relu\) on input \(4, 5, inf\): Relu needs Gaussian inputs"):
+        Sequential(Conv(3), Relu(), Relu()).output_shape(IMAGE)
+    with pytest.raises(LayerError, match=r"^layer 2 \(LayerNorm\) on input .*: LayerNorm needs Gaussian inputs"):
+        Sequential(Conv(3), Relu(), LayerNorm()).output_shape(IMAGE)
+    with pytest.raises(LayerError, match=r"^layer 3 \(Relu\) on input .*: Relu needs Gaussian inputs"):
+        Sequential(Conv(3), Relu(), GlobalAvgPool(), Relu()).output_shape(IMAGE)
 
 
 def test_sequences_compare_by_value_and_print_as_they_are_written():

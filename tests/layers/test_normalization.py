@@ -1,0 +1,51 @@
+"""Layers that change what the channels of a position are as a whole."""
+
+import numpy as np
+import pytest
+from gaussian import PAIRS, dual, variance_behind
+from tape import lowered
+
+from pipeline.errors import LayerError
+from pipeline.layers import Dropout, LayerNorm, Relu, Shape
+
+WIDE = Shape((4, 5), None, gaussian=True, weighted=1)
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=str)
+def test_normalised_covariances_are_correlations(pair):
+    a, b, c = pair
+    np.testing.assert_allclose(dual(LayerNorm(), *pair), (c / np.sqrt(a * b), 1 / np.sqrt(a * b)), rtol=1e-10)
+
+
+@pytest.mark.parametrize("variance", [1e-3, 1.0, 50.0])
+def test_normalised_variances_are_one(variance):
+    assert variance_behind(LayerNorm(), variance) == pytest.approx(1, abs=1e-8)
+    assert dual(LayerNorm(), variance, variance, variance)[0] == pytest.approx(variance_behind(LayerNorm(), variance))
+
+
+def test_what_is_always_zero_stays_zero():
+    assert variance_behind(LayerNorm(), 0.0) == 0
+    assert np.isfinite(dual(LayerNorm(), 0.0, 1.0, 0.0)).all()
+
+
+def test_an_activation_may_follow_a_normalisation():
+    assert Relu().output_shape(LayerNorm().output_shape(WIDE)) == Shape((4, 5), None, False, 1)
+
+
+@pytest.mark.parametrize(("rate", "factor"), [(0.5, 2.0), (0.2, 1.25)])
+def test_dropout_raises_the_variance_of_a_sample_with_itself(rate, factor):
+    assert lowered(Dropout(rate), WIDE) == [("mask", 0, pytest.approx(factor))]
+
+
+def test_dropout_of_nothing_changes_nothing():
+    assert lowered(Dropout(0), WIDE) == []
+
+
+def test_masked_gaussians_are_not_gaussian():
+    assert Dropout().output_shape(WIDE) == Shape((4, 5), None, False, 1)
+
+
+@pytest.mark.parametrize("rate", [1, 1.5, -0.1, float("nan"), "0.5"])
+def test_a_rate_that_is_no_share_is_refused(rate):
+    with pytest.raises(LayerError, match="Dropout needs the share that is dropped, 0 <= rate < 1, got "):
+        Dropout(rate)

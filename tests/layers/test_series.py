@@ -1,0 +1,176 @@
+"""Activations whose duals are power series."""
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from gaussian import PAIRS, dual, expectation, variance_behind
+
+from pipeline.errors import LayerError
+from pipeline.layers import Elementwise, Hermite, Polynomial, Relu
+from pipeline.layers.series import FUNCTIONS
+
+CUBIC = (0.3, -1.0, 0.5, 0.2)
+SERIES = [Polynomial(CUBIC), Hermite(CUBIC), Hermite((0, 0, 0, 0, 1.0)), *map(Elementwise, FUNCTIONS)]
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=str)
+def test_a_polynomial_s_dual_is_the_quadrature(pair):
+    expected = expectation(lambda x: np.polynomial.Polynomial(CUBIC)(x), *pair, nodes=8)
+    assert dual(Polynomial(CUBIC), *pair)[0] == pytest.approx(expected, rel=1e-12, abs=1e-13)
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=str)
+def test_polynomials_of_degree_zero_and_one_are_constants_and_the_identity(pair):
+    assert dual(Polynomial((0, 1)), *pair) == (pair[2], 1)
+    assert dual(Polynomial((3.0,)), *pair) == (9, 0)
+
+
+def test_the_square_by_hand():
+    # Isserlis: E[u^2 v^2] = a b + 2 c^2.
+    assert dual(Polynomial((0, 0, 1)), 2.0, 3.0, 0.7) == pytest.approx((2 * 3 + 2 * 0.7**2, 4 * 0.7))
+
+
+@pytest.mark.parametrize("rho", [-1.0, -0.3, 0.0, 0.6, 1.0])
+def test_hermite_at_variance_one_is_the_series_of_squared_coefficients(rho):
+    expected = sum(value**2 * rho**n for n, value in enumerate(CUBIC))
+    assert dual(Hermite(CUBIC), 1.0, 1.0, rho)[0] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=str)
+def test_hermite_polynomials_are_polynomials(pair):
+    # He_2(x) / sqrt(2) = (x^2 - 1) / sqrt(2)
+    power = (-1 / math.sqrt(2), 0, 1 / math.sqrt(2))
+    np.testing.assert_allclose(dual(Hermite((0, 0, 1)), *pair), dual(Polynomial(power), *pair), rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=str)
+def test_hermite_at_other_variances_is_the_quadrature(pair):
+    scaled = [value / math.sqrt(math.factorial(n)) for n, value in enumerate(CUBIC)]
+    expected = expectation(np.polynomial.HermiteE(scaled), *pair, nodes=8)
+    assert dual(Hermite(CUBIC), *pair)[0] == pytest.approx(expected, rel=1e-12, abs=1e-13)
+
+
+def test_many_hermite_terms_lose_no_digits():
+    coefficients = tuple(0.9**n for n in range(128))
+    expected = sum(0.81**n * 0.7**n for n in range(128))
+    assert dual(Hermite(coefficients), 1.0, 1.0, 0.7)[0] == pytest.approx(expected, rel=1e-14)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("pair", PAIRS, ids=str)
+def test_a_function_s_dual_is_the_two_dimensional_quadrature(name, pair):
+    expected = expectation(FUNCTIONS[name], *pair)
+    assert dual(Elementwise(name, 64), *pair)[0] == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+def test_the_error_falls_with_the_nodes():
+    # The poles of tanh lie at distance pi / 2: the error falls geometrically in the square root of the nodes.
+    exact = expectation(np.tanh, 1.0, 1.0, 0.3)
+    errors = [abs(dual(Elementwise("tanh", nodes), 1.0, 1.0, 0.3)[0] - exact) for nodes in (4, 8, 16, 32)]
+    assert all(later < earlier / 5 for earlier, later in pairwise(errors))
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=str)
+def test_a_function_with_a_kink_is_met_slowly(pair):
+    value, _ = dual(Elementwise(lambda x: np.maximum(x, 0), 128), *pair)
+    assert value == pytest.approx(dual(Relu(), *pair)[0], abs=0.01)
+
+
+@pytest.mark.parametrize("layer", SERIES, ids=repr)
+@pytest.mark.parametrize("pair", PAIRS, ids=str)
+def test_the_derivative_is_the_dual_s_slope(layer, pair):
+    a, b, c = pair
+    c *= 0.999
+    step = 1e-5
+    slope = (dual(layer, a, b, c + step)[0] - dual(layer, a, b, c - step)[0]) / (2 * step)
+    assert dual(layer, a, b, c)[1] == pytest.approx(slope, rel=1e-7, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("pair", PAIRS, ids=str)
+def test_the_derivative_is_the_dual_of_the_derivative(name, pair):
+    # By Price 1958; the derivative of the function itself by a difference.
+    function, step = FUNCTIONS[name], 1e-5
+    expected = expectation(lambda x: (function(x + step) - function(x - step)) / (2 * step), *pair)
+    assert dual(Elementwise(name, 64), *pair)[1] == pytest.approx(expected, rel=1e-3, abs=1e-4)
+
+
+def test_functions_by_name_are_what_they_are_called():
+    x = np.array([-30.0, -1.0, 0.0, 2.0, 700.0])
+    with np.errstate(over="ignore"):
+        sigmoid = 1 / (1 + np.exp(-x))
+    np.testing.assert_allclose(FUNCTIONS["sigmoid"](x), sigmoid, atol=1e-15)
+    np.testing.assert_allclose(FUNCTIONS["silu"](x), x * sigmoid, atol=1e-13)
+    np.testing.assert_allclose(FUNCTIONS["softplus"](x[:4]), np.log1p(np.exp(x[:4])), rtol=1e-12)
+    assert FUNCTIONS["tanh"](0.5) == math.tanh(0.5)
+
+
+@pytest.mark.parametrize("name", ["tanh", "silu"])
+def test_a_position_without_variance_has_no_covariance(name):
+    assert dual(Elementwise(name), 0.0, 2.0, 0.0)[0] == pytest.approx(0, abs=1e-9)
+    assert variance_behind(Elementwise(name), 0.0) == pytest.approx(0, abs=1e-9)
+    assert np.isfinite(dual(Elementwise(name), 0.0, 0.0, 0.0)).all()
+
+
+def test_expansions_keep_the_shape_of_the_variances():
+    variance = np.linspace(0.1, 2, 6).reshape(2, 3)
+    for layer in SERIES:
+        scale, series = layer.expand(variance)
+        assert scale.shape == (2, 3)
+        assert series.shape == (layer.terms, 2, 3)
+        np.testing.assert_allclose(series[:, 1, 2], layer.expand(variance[1, 2:])[1][:, 0], rtol=1e-12, atol=1e-14)
+
+
+def test_the_largest_number_of_nodes_is_accurate():
+    layer = Elementwise(lambda x: np.polynomial.Polynomial(CUBIC)(x), 128)
+    assert dual(layer, 0.7, 1.3, 0.5)[0] == pytest.approx(dual(Polynomial(CUBIC), 0.7, 1.3, 0.5)[0], rel=1e-10)
+
+
+@pytest.mark.parametrize("layer", [Polynomial, Hermite])
+def test_coefficients_may_be_a_list_and_are_kept_as_floats(layer):
+    assert layer([1, 2]) == layer((1.0, 2.0))
+    assert layer([1, 2]).terms == 2
+
+
+@pytest.mark.parametrize("layer", [Polynomial, Hermite])
+@pytest.mark.parametrize("value", [(), [], 3.0, "tanh", None])
+def test_what_is_no_list_of_coefficients_is_refused(layer, value):
+    with pytest.raises(LayerError, match=f"{layer.__name__} needs a list of coefficients, that of the constant first,"):
+        layer(value)
+
+
+@pytest.mark.parametrize("layer", [Polynomial, Hermite])
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), "1", None])
+def test_a_coefficient_that_is_no_number_is_refused(layer, value):
+    with pytest.raises(LayerError, match=f"{layer.__name__} needs finite coefficients, got {value!r}"):
+        layer((1.0, value))
+
+
+@pytest.mark.parametrize("layer", [Polynomial, Hermite])
+def test_more_coefficients_than_factorials_are_refused(layer):
+    assert np.isfinite(dual(layer((0.1,) * 128), 0.5, 0.5, 0.2)).all()
+    with pytest.raises(LayerError, match=f"{layer.__name__} takes at most 128 coefficients, got 129"):
+        layer((0.1,) * 129)
+
+
+def test_an_unknown_function_is_refused():
+    with pytest.raises(LayerError, match="Elementwise knows tanh, sigmoid, silu, softplus by name, got 'tan'"):
+        Elementwise("tan")
+    with pytest.raises(LayerError, match="Elementwise needs a function of NumPy arrays or its name, got 3"):
+        Elementwise(3)
+
+
+@pytest.mark.parametrize("nodes", [0, 129, 3.0, True, None])
+def test_an_impossible_number_of_nodes_is_refused(nodes):
+    with pytest.raises(LayerError, match=f"Elementwise needs 1 to 128 nodes, got {nodes}"):
+        Elementwise("tanh", nodes)
+
+
+def test_a_function_that_loses_the_shape_is_refused():
+    layer = Elementwise(lambda x: x.sum(axis=0), 8)
+    with pytest.raises(
+        LayerError, match=r"the function must keep the shape of its argument, \(8, 2\), but returned \(2,\)"
+    ):
+        layer.expand(np.ones(2))

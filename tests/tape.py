@@ -1,0 +1,47 @@
+"""A graph that writes down what layers ask of it."""
+
+from typing import Any
+
+from pipeline.layers import Graph, Layer, Shape
+
+
+class Tape(Graph):
+    """Records operations as ``(name, argument, ...)`` in order; node 0 is the input."""
+
+    def __init__(self) -> None:
+        self.operations: list[tuple[Any, ...]] = []
+
+    def _record(self, *operation: Any) -> int:
+        self.operations.append(operation)
+        return len(self.operations)
+
+    def rescale(self, source, factor):
+        return self._record("rescale", source, factor)
+
+    def weigh(self, source, rows, columns, scale, bias=0.0, own=0.0):
+        return self._record("weigh", source, rows, columns, scale, bias, own)
+
+    def pool(self, source, rows, columns, scale=1.0, normalize_edges=False):
+        return self._record("pool", source, rows, columns, scale, normalize_edges)
+
+    def trace(self, source, scale):
+        return self._record("trace", source, scale)
+
+    def apply(self, source, function):
+        return self._record("apply", source, function)
+
+    def add(self, first, second):
+        return self._record("add", first, second)
+
+    def mask(self, source, factor):
+        return self._record("mask", source, factor)
+
+    def attend(self, source, gain):
+        return self._record("attend", source, gain)
+
+
+def lowered(layer: Layer, shape: Shape) -> list[tuple[Any, ...]]:
+    """List the operations of a layer."""
+    tape = Tape()
+    assert layer.lower(tape, shape, 0) == len(tape.operations)
+    return tape.operations
