@@ -1,4 +1,4 @@
-"""The networks whose kernels `tests/golden/neural_tangents.npz` holds, in the order of that file's maker."""
+"""The networks whose kernels `tests/golden/neural_tangents.npz` holds."""
 
 from pipeline.layers import (
     Abs,

@@ -28,12 +28,20 @@ def trapezoidal(variance: float) -> tuple[Array, Array]:
     Gauss-Hermite rules put most nodes where the weight is negligible and need hundreds for such functions; equal
     steps converge as fast as the spectrum falls (Trefethen 2022, "Exactness of quadrature formulas"). That of the
     Gaussian weight times erf has the variance ``1 + 2 variance``, which the step below puts 7.8 deviations away from
-    its image: an error of 1e-13. For tanh the error is ``exp(-pi^2 / (deviation step))``, no worse.
+    its image: an error of 1e-13.
     """
     count = int(np.ceil(REACH * (1 + 2 * variance) ** 0.5 / 0.8))
     nodes = np.linspace(-REACH, REACH, 2 * count + 1)
     weights = np.exp(-0.5 * nodes**2)
     return nodes, weights / weights.sum()
+
+
+def fine(variance: float) -> tuple[Array, Array]:
+    """Give nodes and weights for functions with poles, like those of tanh pi / 2 away from the real line.
+
+    With a pole that far the error of equal steps is ``exp(-pi^2 / (deviation step))``: 1e-13.
+    """
+    return trapezoidal(3 * variance)
 
 
 def expect(function: Function, covariance: Array, first: Array, second: Array, rule: Rule) -> Array:
@@ -63,10 +71,8 @@ def _expect(function: Function, covariance: Array, first: Array, second: Array, 
     _, rho = correlate(covariance, first, second)
     rest = np.sqrt(1 - rho**2)
     total = np.zeros_like(rho)
-    across, across_weights = rule(second.max())
-    for g, weight in zip(*rule(first.max() + second.max()), strict=True):
-        heavy = weight * across_weights > 1e-17
-        h = across[heavy].reshape(-1, 1, 1, 1, 1)
-        behind = function(np.sqrt(second) * (rho * g + rest * h))
-        total += weight * function(np.sqrt(first) * g) * np.tensordot(across_weights[heavy], behind, 1)
+    h, h_weights = rule(second.max())
+    for g, g_weight in zip(*rule(first.max() + second.max()), strict=True):
+        behind = function(np.sqrt(second) * (rho * g + rest * h.reshape(-1, 1, 1, 1, 1)))
+        total += g_weight * function(np.sqrt(first) * g) * np.tensordot(h_weights, behind, 1)
     return total

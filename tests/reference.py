@@ -17,7 +17,7 @@ from scipy import special
 
 from pipeline import layers
 from pipeline.layers import Layer, Sequential
-from tests.quadrature import Array, Function, Rule, correlate, expect, gauss_hermite, trapezoidal
+from tests.quadrature import Array, Function, Rule, correlate, expect, fine, gauss_hermite, trapezoidal
 
 
 @dataclass(frozen=True)
@@ -261,15 +261,15 @@ FUNCTIONS: dict[str, Function] = {
 
 
 def elementwise(pairs: Pairs, layer: layers.Elementwise) -> Pairs:
-    """Apply any function; its derivative is a difference of fourth order, 1e-12 from it."""
+    """Apply any function; its derivative is a difference of fourth order, some 1e-13 from it."""
     function = FUNCTIONS[layer.function] if isinstance(layer.function, str) else layer.function
 
     def derivative(x: Array) -> Array:
-        step = 2e-3
+        step = 5e-4
         near, far = (function(x + k * step) - function(x - k * step) for k in (1, 2))
         return (8 * near - far) / (12 * step)
 
-    return integrate(pairs, function, derivative, trapezoidal)
+    return integrate(pairs, function, derivative, fine)
 
 
 def layer_norm(pairs: Pairs, layer: layers.LayerNorm) -> Pairs:
