@@ -1,0 +1,82 @@
+"""The networks whose kernels `tests/golden/neural_tangents.npz` holds."""
+
+from pipeline.layers import (
+    Abs,
+    AvgPool,
+    Conv,
+    Cos,
+    Dense,
+    Dropout,
+    Erf,
+    Flatten,
+    Gelu,
+    GlobalAvgPool,
+    Layer,
+    LayerNorm,
+    LeakyRelu,
+    Rbf,
+    Relu,
+    Residual,
+    SelfAttention,
+    Sequential,
+    Sin,
+    SumPool,
+)
+
+SQRT_2 = 2**0.5
+
+
+def conv(size: int = 3, strides: int = 1, padding: str = "SAME", b_std: float = 0.0) -> Conv:
+    return Conv(size, strides, padding, SQRT_2, b_std)
+
+
+def dense(w_std: float = 1.5, b_std: float = 0.05) -> Dense:
+    return Dense(w_std, b_std)
+
+
+def averaged(*layers: Layer) -> Sequential:
+    """End in the average of all positions and a read-out."""
+    return Sequential(*layers, GlobalAvgPool(), Dense())
+
+
+def flattened(*layers: Layer) -> Sequential:
+    """End in all positions side by side and a read-out."""
+    return Sequential(*layers, Flatten(), Dense())
+
+
+BLOCK = Residual(Sequential(Relu(), conv(b_std=0.1), Relu(), conv(b_std=0.1)))
+
+GOLDEN: dict[str, Sequential] = {
+    "fc3_relu": Sequential(Dense(SQRT_2, 0.1), Relu(), Dense(SQRT_2, 0.1), Relu(), Dense(1.0, 0.1)),
+    "fc2_erf": Sequential(dense(), Erf(), dense(), Erf(), dense()),
+    "fc2_gelu": Sequential(dense(), Gelu(), dense(), Gelu(), dense()),
+    "fc2_leaky": Sequential(dense(), LeakyRelu(0.1), dense(), LeakyRelu(0.1), Dense()),
+    "fc2_abs": Sequential(dense(), Abs(), Dense()),
+    "fc2_sin": Sequential(dense(), Sin(), dense(1.2), Sin(), Dense()),
+    "fc2_cos": Sequential(dense(), Cos(), Dense()),
+    "fc1_rbf": Sequential(Dense(), Rbf(0.5), Dense()),
+    "fc_layernorm": Sequential(dense(1.5, 0.3), LayerNorm(), Relu(), dense(1.5, 0.3), LayerNorm(), Relu(), Dense()),
+    # The peer's Dropout(0.9) keeps 0.9.
+    "fc_dropout": Sequential(dense(1.5, 0.1), Relu(), Dropout(0.1), dense(1.5, 0.1), Relu(), Dense()),
+    "cnn_v_d3": flattened(conv(), Relu(), conv(), Relu()),
+    "cnn_gap_d3": averaged(conv(), Relu(), conv(), Relu()),
+    "cnn_gap_d6_bias": Sequential(*[conv(b_std=0.1), Relu()] * 5, GlobalAvgPool(), Dense(1.0, 0.1)),
+    "cnn_circular": averaged(conv(3, 1, "CIRCULAR", 0.1), Relu(), conv(3, 1, "CIRCULAR"), Relu()),
+    "cnn_stride2": averaged(conv(), Relu(), conv(3, 2, b_std=0.1), Relu(), conv(), Relu()),
+    "cnn_stride2_flat": flattened(conv(3, 2), Relu(), conv(2, 2, "VALID"), Relu()),
+    "cnn_avgpool": averaged(conv(), Relu(), AvgPool(2), conv(b_std=0.1), Relu()),
+    "cnn_sumpool3s2": flattened(conv(), Relu(), SumPool(3, 2, "SAME"), conv(), Relu()),
+    "cnn_avgpool_flat": flattened(conv(), Relu(), AvgPool(2), conv(), Relu()),
+    "cnn_gelu_gap": averaged(conv(b_std=0.1), Gelu(), conv(b_std=0.1), Gelu()),
+    "cnn_erf_v": flattened(conv(b_std=0.1), Erf(), conv(b_std=0.1), Erf()),
+    "cnn_leaky_gap": averaged(conv(), LeakyRelu(0.2), conv(), LeakyRelu(0.2)),
+    "resnet_gap": averaged(conv(b_std=0.1), BLOCK, BLOCK),
+    "resnet_flat": flattened(conv(b_std=0.1), BLOCK),
+    "cnn_layernorm": averaged(conv(b_std=0.1), LayerNorm(), Relu(), conv(b_std=0.1), Relu()),
+    "cnn_dense_mid": Sequential(conv(), Relu(), GlobalAvgPool(), Dense(SQRT_2, 0.1), Relu(), Dense()),
+    "cnn_flat_dense_mid": Sequential(conv(), Relu(), Flatten(), Dense(SQRT_2, 0.1), Relu(), Dense()),
+    "myrtle5": averaged(
+        *[conv(), Relu(), conv(), Relu(), AvgPool(2), conv(), Relu(), AvgPool(2), conv(), Relu(), AvgPool(2)]
+    ),
+    "attention": averaged(conv(b_std=0.1), Relu(), SelfAttention(b_std=0.1), Relu()),
+}
