@@ -62,9 +62,6 @@ def assert_engine_equals_twin(network, left, right=None):
             assert_kernels_close(actual, values, bound)
 
 
-# --- one small network for each layer
-
-
 def at_pixels(*layers):
     """Put layers behind a convolution, and weights and a ReLU behind them, which make every covariance count."""
     return Sequential(Conv(3, w_std=1.2, b_std=0.3), *layers, Conv(2, b_std=0.1), Relu(), GlobalAvgPool(), Dense())
@@ -129,8 +126,6 @@ def test_windows_of_any_size_agree_with_the_naive_twin(strides, padding):
             layers += [LocalAvgPool(1), AvgPool(size, strides, "SAME", normalize_edges=padding == "VALID")]
         assert_engine_equals_twin(Sequential(*layers, Conv(size), Relu(), GlobalAvgPool(), Dense()), images)
 
-
-# --- random networks
 
 SIZES = st.integers(1, 4) | st.tuples(st.integers(1, 4), st.integers(1, 4))
 STRIDES = st.sampled_from([1, 1, 1, 2, (1, 2), (3, 1)])

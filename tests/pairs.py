@@ -1,0 +1,48 @@
+"""What the naive twin carries through a network."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pipeline.layers import Layer
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What is known of images x, images z and all pairs of them somewhere in a network.
+
+    Attributes
+    ----------
+    xx, zz : covariances of each image with itself, (n, H, W, H, W) and (m, H, W, H, W).
+    xz : covariances of the pairs, (n, m, H, W, H, W).
+    tangent : the NTK of the pairs accumulated so far, (n, m, H, W, H, W).
+    same : which pairs are a sample with itself, (n, m).
+    channels : of the inputs so far; None where infinite.
+    """
+
+    xx: Array
+    zz: Array
+    xz: Array
+    tangent: Array
+    same: Array
+    channels: int | None
+
+    def map_covariances(self, function: Callable[[Array], Array]) -> "Pairs":
+        """Apply a function to the covariances."""
+        return replace(self, xx=function(self.xx), zz=function(self.zz), xz=function(self.xz))
+
+    def map_all(self, function: Callable[[Array], Array]) -> "Pairs":
+        """Apply a function to the covariances and the tangent."""
+        return replace(self.map_covariances(function), tangent=function(self.tangent))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.xz.shape[-2:]
+
+
+Step = Callable[[Pairs, Layer], Pairs]
+"""What a layer does."""
