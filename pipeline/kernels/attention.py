@@ -1,48 +1,8 @@
-"""Attention: the positions of both images mixed, each by a matrix of its own."""
-
-from typing import Any
+"""Attention: where the pairs of positions lie that it mixes, and with which weights."""
 
 import numpy as np
 
-from pipeline.kernels.jit import jit
-from pipeline.kernels.lanes import LANES, broadcast, load, load_left, store
 from pipeline.kernels.program import Array, Tensor
-
-
-@jit
-def attend(
-    tensor: Any,
-    tensor_out: Any,
-    index: Array,
-    index_out: Array,
-    left: Any,
-    right: Any,
-    buffer: Any,
-) -> None:
-    """Write ``A_x C A_z^T``.
-
-    Parameters
-    ----------
-    tensor, tensor_out : the first pixels of C and of the result.
-    index, index_out : (positions, positions) int64, where the tensors hold a pair of positions; -1 where the result
-        is not needed.
-    left, right : the attention of the left image and of the right ones, (positions, positions).
-    buffer : scratch of as many lanes as there are positions.
-    """
-    count = index.shape[0]
-    for row in range(count):
-        for q in range(count):
-            total = broadcast(0.0, tensor_out)
-            for p in range(count):
-                total = total + load_left(left, row * count + p) * load(tensor, index[p, q] * LANES)
-            store(buffer, q * LANES, total)
-        for column in range(count):
-            if index_out[row, column] < 0:
-                continue
-            total = broadcast(0.0, tensor_out)
-            for q in range(count):
-                total = total + load(buffer, q * LANES) * load(right, (column * count + q) * LANES)
-            store(tensor_out, index_out[row, column] * LANES, total)
 
 
 def pair_index(tensor: Tensor) -> Array:

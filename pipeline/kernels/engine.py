@@ -11,12 +11,12 @@ import numpy.typing as npt
 
 from pipeline.errors import LayerError, NotFinite
 from pipeline.kernels.attention import pair_index, softmax_rows
-from pipeline.kernels.interpreter import Memory, raise_lanes, run_group, run_pair, transpose_lanes
+from pipeline.kernels.interpreter import Memory, run_group, transpose_lanes
 from pipeline.kernels.lanes import LANES
 from pipeline.kernels.program import Array, Code, Operation, Program, Stage
 from pipeline.kernels.tables import Statistics, lay_out_statistics, make_tables, make_visit_tables
 from pipeline.kernels.variances import run_variances
-from pipeline.kernels.weighing import Place, plane_function, statistics_function
+from pipeline.kernels.weighing import Place, attention_function, input_function, plane_function, statistics_function
 from pipeline.layers import ClosedForm, Series
 
 GROUP_BYTES = 16 * 2**20
@@ -81,7 +81,7 @@ class Engine:
         self._memory = _allocate(program, self.dtype)
         self._exact_planes = aligned_zeros((max(map(_plane_count, program.stages)),), np.dtype(np.float64))
         self._exact_ring = aligned_zeros((self._memory.ring.size,), np.dtype(np.float64))
-        self._functions = self._addresses(own_lanes=False)
+        self._functions = self._addresses(by_lane=False)
         self._statistics_size = sum(found.count * found.area for found in self._layout.values())
         self._has_circular = any(stage.circular for stage in program.stages)
         self._ranges = self._raised_ranges()
@@ -142,19 +142,18 @@ class Engine:
                     same[np.arange(top, top + len(group))[:, None] == np.arange(start, start + LANES)] = ITSELF
                 first = max(0, start - top) if symmetric else 0
                 readouts = np.zeros((len(group), self.program.readout_count, LANES))
-                right_pixels, right_statistics = self._as_right(block)
                 run_group(
                     self._tables,
                     self._visits,
                     self._functions,
-                    pixels,
-                    statistics,
-                    *right_pixels,
-                    right_statistics,
+                    (pixels, statistics),
+                    1,
+                    self._as_right(block),
                     raised,
                     self._ranges,
                     same,
                     first,
+                    True,
                     self._memory,
                     readouts,
                 )
@@ -210,14 +209,17 @@ class Engine:
             )
         return np.ascontiguousarray(images.reshape(len(images), *shape).transpose(0, 3, 1, 2), self.dtype)
 
-    def _addresses(self, own_lanes: bool) -> Array:
+    def _addresses(self, by_lane: bool) -> Array:
         """Compile the loops that the program uses, or load them from disk."""
-        addresses = np.zeros(len(self._operations), np.int64)
+        addresses, dtype = np.zeros(len(self._operations), np.int64), self.dtype.name
         for k, op in enumerate(self._operations):
             if op.code is Code.WEIGH:
                 kind = None if op.function is None else type(op.function)
-                function = plane_function(kind, op.is_plain_3x3, op.tangent, own_lanes, self.dtype.name)
-                addresses[k] = function.address
+                addresses[k] = plane_function(kind, op.is_plain_3x3, op.tangent, by_lane, dtype).address
+            elif op.code is Code.INPUT:
+                addresses[k] = input_function(by_lane, dtype).address
+            elif op.code is Code.ATTEND:
+                addresses[k] = attention_function(by_lane, dtype).address
         return addresses
 
     def _raised_ranges(self) -> Array:
@@ -315,9 +317,7 @@ class Engine:
             loaded[k, :count] = self._memory.tensors[begin : begin + count]
         return loaded
 
-    def _expand_series(
-        self, function: Series, op: Operation, stage: Stage, found: Statistics, block: _Block
-    ) -> None:
+    def _expand_series(self, function: Series, op: Operation, stage: Stage, found: Statistics, block: _Block) -> None:
         """Write a series' statistics, and the variances behind it into the target's plane."""
         width = (stage.width + 2 * stage.halo) * LANES
         height = stage.height + stage.halo
@@ -338,11 +338,11 @@ class Engine:
         attention = softmax_rows(op.scale * tensor[index].astype(np.float64))
         block.statistics[found.start : found.start + found.area] = attention.reshape(found.area, LANES)
 
-    def _as_right(self, block: _Block) -> tuple[tuple[Array, Array], Array]:
+    def _as_right(self, block: _Block) -> tuple[Array, Array, Array]:
         """Lay out pixels and statistics of right images; circular stages find theirs twice in each direction."""
         pixels = block.pixels.reshape(-1)
         if not self._has_circular:
-            return (pixels, pixels), block.statistics.reshape(-1)
+            return pixels, pixels, block.statistics.reshape(-1)
         height, width, channels = self.program.input_shape
         twice = np.tile(block.pixels.reshape(channels, height, width, LANES), (1, 2, 2, 1))
         statistics = aligned_zeros((self._right_size, LANES), self.dtype)
@@ -352,36 +352,32 @@ class Engine:
                 values = np.tile(values.reshape(found.count, found.height, found.width, LANES), (1, 2, 2, 1))
             size = found.count * found.right_area
             statistics[found.right_start : found.right_start + size] = values.reshape(size, LANES)
-        return (pixels, np.ascontiguousarray(twice).reshape(-1)), statistics.reshape(-1)
+        return pixels, np.ascontiguousarray(twice).reshape(-1), statistics.reshape(-1)
 
     def _run_lanes(
         self, left: _Block, right: _Block, same: Array, of_self: bool, only_stage: int | None = None
     ) -> Array:
         """Run pairs of images lane by lane; return the read-outs ``(readouts, lanes)`` float64."""
         visits = self._self_visits if of_self else self._visits
-        if only_stage is None:
-            self._memory.tensors[:] = 0
-            self._memory.sums[:] = 0
-        else:
+        if only_stage is not None:
             visits = visits._replace(stages=visits.stages[only_stage : only_stage + 1])
-        readouts = np.zeros((self.program.readout_count, LANES))
-        right_pixels, right_statistics = self._as_right(right)
-        raised = aligned_zeros(right_statistics.shape, self.dtype)
-        raise_lanes(right_statistics, self._ranges, same, raised)
-        run_pair(
+        readouts = np.zeros((1, self.program.readout_count, LANES))
+        run_group(
             self._tables,
             visits,
-            self._addresses(own_lanes=True),
-            left.pixels,
-            left.statistics,
-            *right_pixels,
-            right_statistics,
-            raised,
-            same,
+            self._addresses(by_lane=True),
+            (left.pixels.reshape(1, -1), left.statistics.reshape(1, -1)),
+            LANES,
+            self._as_right(right),
+            aligned_zeros((self._right_size * LANES,), self.dtype),
+            self._ranges,
+            same.reshape(1, -1),
+            0,
+            only_stage is None,
             self._memory,
             readouts,
         )
-        return readouts
+        return readouts[0]
 
     def _clipped(self, first: int, last: int) -> list[slice]:
         """List where a stage's inverse deviations lie."""

@@ -73,7 +73,11 @@ def largest_error(
 
 
 if __name__ == "__main__":
-    for name, function, end, degrees in (("ANGLE", angle, 1, (6, 16)), ("ROOT", root, 1, (6, 16)), ("SINE", sine, 0.25, (4, 11))):
+    for name, function, end, degrees in (
+        ("ANGLE", angle, 1, (6, 16)),
+        ("ROOT", root, 1, (6, 16)),
+        ("SINE", sine, 0.25, (4, 11)),
+    ):
         for degree, dtype in zip(degrees, (np.float32, np.float64), strict=True):
             power = chebyshev_fit(function, end, degree)
             print(f"{name}, degree {degree}: relative error {largest_error(function, end, power, dtype):.1e}")

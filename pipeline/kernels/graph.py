@@ -96,9 +96,7 @@ class NetworkGraph(Graph):
     ) -> int:
         windows = (rows, columns)
         if _is_pointwise(windows):
-            return self._follow(
-                Code.WEIGH, source, self.nodes[source].grid, scale=scale, bias=bias, own=own
-            )
+            return self._follow(Code.WEIGH, source, self.nodes[source].grid, scale=scale, bias=bias, own=own)
         if rows.circular:
             # Every window of stride 1, then those that the stride keeps.
             dense = tuple(replace(w, stride=1, count=w.size) for w in windows)
@@ -185,9 +183,7 @@ class NetworkGraph(Graph):
             )
         )
 
-    def _reduce(
-        self, source: int, scale: float, chain: tuple[tuple[Windows, Windows, bool], ...], traced: bool
-    ) -> int:
+    def _reduce(self, source: int, scale: float, chain: tuple[tuple[Windows, Windows, bool], ...], traced: bool) -> int:
         """Add a weighted sum over all positions, of what lies before poolings and multiples: they are weights too."""
         node = self.nodes[source]
         while node.code is Code.POOL or node.is_multiple:

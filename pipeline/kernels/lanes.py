@@ -226,22 +226,11 @@ def narrow(typing_context: Any, x: Any, like: Any) -> Any:
 @intrinsic
 def address(typing_context: Any, array: Any, index: Any) -> Any:
     """Point to an element of a C-contiguous array, or of what a pointer points to, by its flat index."""
-    return _address(array, index, getattr(array, "dtype", None))
-
-
-@intrinsic
-def left_address(typing_context: Any, array: Any, index: Any) -> Any:
-    """Point to a number for `load_left`: in arrays of one axis it is one element, in arrays of two it is lanes."""
-    return _address(array, index, array.dtype if array.ndim == 1 else LanesType(array.dtype))
-
-
-def _address(array: Any, index: Any, target: Any) -> Any:
     if not isinstance(index, types.Integer):
         return None
-    if isinstance(array, types.CPointer):
-        target = array.dtype
-    elif not (isinstance(array, types.Array) and array.layout == "C"):
+    if not isinstance(array, types.CPointer) and not (isinstance(array, types.Array) and array.layout == "C"):
         return None
+    target = array.dtype
     pointer = types.CPointer(target)
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -284,18 +273,16 @@ def _vector_at(builder: Any, dtype: Any, pointer: Any, index: Any) -> Any:
 
 
 @intrinsic
-def load_left(typing_context: Any, pointer: Any, index: Any) -> Any:
-    """Read the left image's value at a pixel: a scalar, repeated, or its own lanes one a lane."""
+def load_repeated(typing_context: Any, pointer: Any, index: Any) -> Any:
+    """Read one number, repeated in all lanes."""
     if not isinstance(pointer, types.CPointer):
         return None
-    own = isinstance(pointer.dtype, LanesType)
-    lanes = pointer.dtype if own else LanesType(pointer.dtype)
+    lanes = LanesType(pointer.dtype)
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        align = lanes.dtype.bitwidth // 8
-        element = builder.gep(args[0], [args[1]], source_etype=context.get_value_type(pointer.dtype))
-        value = builder.load(element, align=align)
-        return value if own else _spread(context, builder, value, pointer.dtype, lanes)
+        element = builder.gep(args[0], [args[1]], source_etype=_element(pointer.dtype))
+        value = builder.load(element, align=pointer.dtype.bitwidth // 8)
+        return _spread(context, builder, value, pointer.dtype, lanes)
 
     return lanes(pointer, index), codegen
 

@@ -36,7 +36,9 @@ def lower(readouts: Sequence[tuple[Sequential, str]], input_shape: tuple[int, ..
     if not readouts:
         raise LayerError("a program needs at least one read-out, got none")
     graph = NetworkGraph()
-    outputs = [(append_network(graph, network, kind, input_shape)[-1].node, kind == "ntk") for network, kind in readouts]
+    outputs = [
+        (append_network(graph, network, kind, input_shape)[-1].node, kind == "ntk") for network, kind in readouts
+    ]
     return assemble(graph, outputs, input_shape)
 
 
@@ -58,9 +60,7 @@ class Lowered:
     made: range
 
 
-def append_network(
-    graph: NetworkGraph, network: Sequential, kind: str, input_shape: tuple[int, ...]
-) -> list[Lowered]:
+def append_network(graph: NetworkGraph, network: Sequential, kind: str, input_shape: tuple[int, ...]) -> list[Lowered]:
     """Write a network as nodes, layer by layer; the last result is the network's.
 
     Raises
@@ -224,7 +224,10 @@ class _Assembly:
             return replace(operation, slot=self.tensors[k], terms=(rows, columns))
         if node.code is Code.REDUCE:
             sizes = (operation.grid.height, operation.grid.width)
-            chains = ([(rows, edges) for rows, _, edges in node.chain], [(cols, edges) for _, cols, edges in node.chain])
+            chains = (
+                [(rows, edges) for rows, _, edges in node.chain],
+                [(cols, edges) for _, cols, edges in node.chain],
+            )
             rows_weights, column_weights = (
                 pair_weights(chain, size, node.traced, circular) for chain, size in zip(chains, sizes, strict=True)
             )
@@ -292,9 +295,7 @@ class _Assembly:
     def _stage(self, key: StageKey, steps: Sequence[_Step], visits: Visits, self_visits: Visits) -> Stage:
         operations, register_count = _give_registers(steps)
         halo = max((_halo(op) for op in operations), default=0)
-        return Stage(
-            key.height, key.width, key.circular, tuple(operations), visits, self_visits, register_count, halo
-        )
+        return Stage(key.height, key.width, key.circular, tuple(operations), visits, self_visits, register_count, halo)
 
     def _tensor(self, k: int, wanted: Array) -> Tensor:
         """Lay out the planes of a tensor's offsets one behind the other."""

@@ -8,20 +8,17 @@ Windows are summed along rows into a ring of a few rows, so that the result may 
 into half the cache. For windows of 3 x 3, sums and activation are one loop over the pixels of a row, which keeps the
 last columns in registers; other windows are summed by a loop of their own.
 
-What belongs to the left image is one scalar a pixel; for pairs of an image with itself it differs by lane.
-`load_left` hides the difference.
-
 Planes come as pointers to their first pixel: an array passed to a function costs 10 to 20 ns, as much as a pixel.
 """
 
 from typing import Any
 
-from pipeline.kernels.jit import jit
-from pipeline.kernels.lanes import LANES, broadcast, load, load_left, store, widen
+from pipeline.kernels.jit import jit_inner
+from pipeline.kernels.lanes import LANES, address, broadcast, load, store, widen
 from pipeline.kernels.program import Array
 
 
-@jit
+@jit_inner
 def clear_rim(plane_out: Any, stride: int, shape: tuple[int, int], halo: int) -> None:
     """Set the zeros around the pixels of a plane: left, right and below.
 
@@ -42,7 +39,7 @@ def clear_rim(plane_out: Any, stride: int, shape: tuple[int, int], halo: int) ->
             store(plane_out, i * stride + j * LANES, zero)
 
 
-@jit
+@jit_inner
 def wrap_rim(plane_out: Any, stride: int, shape: tuple[int, int], halo: int) -> None:
     """Set the columns on either side to those of the other end; see `clear_rim`."""
     for i in range(shape[0]):
@@ -52,7 +49,7 @@ def wrap_rim(plane_out: Any, stride: int, shape: tuple[int, int], halo: int) -> 
             store(plane_out, row + (shape[1] + j) * LANES, load(plane_out, row + j * LANES))
 
 
-@jit
+@jit_inner
 def sum_windows(
     source: Any,
     target_out: Any,
@@ -98,39 +95,7 @@ def sum_windows(
             store(target_out, i * stride + j * LANES, total)
 
 
-@jit
-def input_plane(
-    left: Any,
-    right: Any,
-    target_out: Any,
-    steps: tuple[int, int],
-    shape: tuple[int, int],
-    image: tuple[int, int, int, int, int],
-    scale: float,
-) -> None:
-    """Write ``S' = scale * sum_c x z`` of the raw images at one offset, and ``T' = 0``.
-
-    Parameters
-    ----------
-    left, right : at the first pixels of the pair of images, channel 0.
-    target_out : the first pixel of S in a register.
-    steps : elements from a row to the next, from S to T.
-    shape : height and width of the plane in pixels.
-    image : channels; then pixels from a channel to the next and from a row to the next, of the left image, of the
-        right one.
-    """
-    zero = broadcast(0.0, target_out)
-    for i in range(shape[0]):
-        for j in range(shape[1]):
-            total = zero
-            for c in range(image[0]):
-                x, z = c * image[1] + i * image[2] + j, c * image[3] + i * image[4] + j
-                total = total + load_left(left, x) * load(right, z * LANES)
-            store(target_out, i * steps[0] + j * LANES, scale * total)
-            store(target_out, steps[1] + i * steps[0] + j * LANES, zero)
-
-
-@jit
+@jit_inner
 def add_planes(first: Any, second: Any, target_out: Any, stride: int, shape: tuple[int, int]) -> None:
     """Write the sum of two planes, which may be one of them."""
     for i in range(shape[0]):
@@ -139,7 +104,7 @@ def add_planes(first: Any, second: Any, target_out: Any, stride: int, shape: tup
             store(target_out, m, load(first, m) + load(second, m))
 
 
-@jit
+@jit_inner
 def scale_plane(source: Any, target_out: Any, stride: int, shape: tuple[int, int], factors: Any) -> None:
     """Multiply every pixel by 16 factors, one a lane."""
     lanes = load(factors, 0)
@@ -149,7 +114,7 @@ def scale_plane(source: Any, target_out: Any, stride: int, shape: tuple[int, int
             store(target_out, m, lanes * load(source, m))
 
 
-@jit
+@jit_inner
 def copy_plane(source: Any, source_stride: int, target_out: Any, target_stride: int, shape: tuple[int, int]) -> None:
     """Copy pixels between planes whose rows may differ in length."""
     for i in range(shape[0]):
@@ -157,7 +122,7 @@ def copy_plane(source: Any, source_stride: int, target_out: Any, target_stride: 
             store(target_out, i * target_stride + j * LANES, load(source, i * source_stride + j * LANES))
 
 
-@jit
+@jit_inner
 def add_plane_sum(
     plane: Any,
     stride: int,
@@ -186,7 +151,7 @@ def add_plane_sum(
     store(sums_out, 0, total)
 
 
-@jit
+@jit_inner
 def pool_plane(
     plane: Any,
     stride: int,
@@ -218,18 +183,21 @@ def pool_plane(
     columns, column_weights = column_terms
     starts, widths, column_count = layout
     for r in range(rows.shape[0]):
-        weight = row_weights[r]
-        for j in range(width):
-            total = load(plane, rows[r, 2] * stride + j * LANES)
-            for i in range(rows[r, 2] + 1, rows[r, 3]):
-                total = total + load(plane, i * stride + j * LANES)
-            store(buffer, j * LANES, weight * total)
+        first, last = rows[r, 2], rows[r, 3]
+        summed = address(plane, first * stride)
+        if last - first > 1:
+            for j in range(width):
+                total = load(plane, first * stride + j * LANES)
+                for i in range(first + 1, last):
+                    total = total + load(plane, i * stride + j * LANES)
+                store(buffer, j * LANES, total)
+            summed = buffer
         for c in range(columns.shape[0]):
             start = starts[rows[r, 0] * column_count + columns[c, 0]]
             if start < 0:
                 continue
-            total = load(buffer, columns[c, 2] * LANES)
+            total = load(summed, columns[c, 2] * LANES)
             for j in range(columns[c, 2] + 1, columns[c, 3]):
-                total = total + load(buffer, j * LANES)
+                total = total + load(summed, j * LANES)
             m = (start + rows[r, 1] * widths[columns[c, 0]] + columns[c, 1]) * LANES
-            store(tensor_out, m, load(tensor_out, m) + column_weights[c] * total)
+            store(tensor_out, m, load(tensor_out, m) + (row_weights[r] * column_weights[c]) * total)

@@ -7,8 +7,7 @@ Only behind a pooling do they start from what the planes of the image with itsel
 
 from typing import Any
 
-
-from pipeline.kernels.jit import jit
+from pipeline.kernels.jit import jit, jit_inner
 from pipeline.kernels.lanes import LANES, address, call
 from pipeline.kernels.planes import add_planes, clear_rim, copy_plane, sum_windows, wrap_rim
 from pipeline.kernels.program import Array, Code
@@ -61,16 +60,16 @@ _PLAIN_3X3, _CIRCULAR = int(Kind.PLAIN_3X3), int(Kind.CIRCULAR)
         Entry.AREA,
     )
 )
-_STAGE_HEIGHT, _STAGE_WIDTH, _HALO = (
-    int(entry) for entry in (StageEntry.HEIGHT, StageEntry.WIDTH, StageEntry.HALO)
-)
+_STAGE_HEIGHT, _STAGE_WIDTH, _HALO = (int(entry) for entry in (StageEntry.HEIGHT, StageEntry.WIDTH, StageEntry.HALO))
 _STRIDE, _PLACE_HEIGHT, _PLACE_WIDTH, _RIGHT_ROW, _RIGHT_STATISTIC = (
     int(place) for place in (Place.STRIDE, Place.HEIGHT, Place.WIDTH, Place.RIGHT_ROW, Place.RIGHT_STATISTIC)
 )
 
 
-@jit
-def _sum_squares(pixels: Array, channels: int, shape: tuple[int, int], scale: float, plane_out: Any, stride: int) -> None:
+@jit_inner
+def _sum_squares(
+    pixels: Array, channels: int, shape: tuple[int, int], scale: float, plane_out: Any, stride: int
+) -> None:
     """Write ``scale * sum_c x^2`` of the raw images, ``(C H W lanes,)``."""
     area = shape[0] * shape[1]
     for i in range(shape[0]):

@@ -5,7 +5,8 @@ layer does. They are compiled when a program first needs them, are called by the
 
 source, target_out : the first pixels of S of two registers, which may be the same.
 ring : scratch of two rows for S and for T.
-left, right : the statistics of the pair of images at the plane's first pixels.
+left, right : the statistics of the pair of images at the plane's first pixels. Those of the left image are one number a
+    pixel; for 16 pairs of images at once, of images with themselves, they differ by lane like those of the right ones.
 place : `Place`, where things lie.
 factors : scale, bias, own, and the activation's constants.
 """
@@ -19,7 +20,7 @@ from numba import types
 
 import pipeline.kernels.duals  # noqa: F401 - gives elementary functions their code
 from pipeline.kernels.jit import jit_pointers, pasted
-from pipeline.kernels.lanes import LANES, LanesType, address, load, load_left, narrow, store
+from pipeline.kernels.lanes import LANES, address, broadcast, load, load_repeated, narrow, store
 from pipeline.layers import ClosedForm, Pointwise, Series
 
 CONSTANTS = 3
@@ -48,65 +49,82 @@ class Place(IntEnum):
     """Coefficients of a series."""
 
 
-(_STRIDE, _TANGENT, _RING_TANGENT, _HEIGHT, _WIDTH, _LEFT_ROW, _RIGHT_ROW, _LEFT_STATISTIC, _RIGHT_STATISTIC, _TERMS) = (
-    int(entry) for entry in Place
-)
+(
+    _STRIDE,
+    _TANGENT,
+    _RING_TANGENT,
+    _HEIGHT,
+    _WIDTH,
+    _LEFT_ROW,
+    _RIGHT_ROW,
+    _LEFT_STATISTIC,
+    _RIGHT_STATISTIC,
+    _TERMS,
+) = (int(entry) for entry in Place)
 
 
 # What a dual takes of an image at a pixel, by the number of its statistics; `step` leads from one to the next.
 
 
 @pasted
-def _left_0(left: Any, x: int, step: int, terms: int) -> Any:
+def _none(pointer: Any, pixel: int, step: int, terms: int) -> Any:
     return 0
 
 
 @pasted
-def _left_1(left: Any, x: int, step: int, terms: int) -> Any:
-    return (load_left(left, x),)
+def _one_repeated(pointer: Any, pixel: int, step: int, terms: int) -> Any:
+    return (load_repeated(pointer, pixel),)
 
 
 @pasted
-def _left_2(left: Any, x: int, step: int, terms: int) -> Any:
-    return load_left(left, x), load_left(left, x + step)
+def _two_repeated(pointer: Any, pixel: int, step: int, terms: int) -> Any:
+    return load_repeated(pointer, pixel), load_repeated(pointer, pixel + step)
 
 
 @pasted
-def _left_3(left: Any, x: int, step: int, terms: int) -> Any:
-    return load_left(left, x), load_left(left, x + step), load_left(left, x + 2 * step)
+def _three_repeated(pointer: Any, pixel: int, step: int, terms: int) -> Any:
+    first, second = load_repeated(pointer, pixel), load_repeated(pointer, pixel + step)
+    return first, second, load_repeated(pointer, pixel + 2 * step)
 
 
 @pasted
-def _right_0(right: Any, z: int, step: int, terms: int) -> Any:
-    return 0
+def _one(pointer: Any, pixel: int, step: int, terms: int) -> Any:
+    return (load(pointer, pixel * LANES),)
 
 
 @pasted
-def _right_1(right: Any, z: int, step: int, terms: int) -> Any:
-    return (load(right, z * LANES),)
+def _two(pointer: Any, pixel: int, step: int, terms: int) -> Any:
+    return load(pointer, pixel * LANES), load(pointer, (pixel + step) * LANES)
 
 
 @pasted
-def _right_2(right: Any, z: int, step: int, terms: int) -> Any:
-    return load(right, z * LANES), load(right, (z + step) * LANES)
+def _three(pointer: Any, pixel: int, step: int, terms: int) -> Any:
+    first, second = load(pointer, pixel * LANES), load(pointer, (pixel + step) * LANES)
+    return first, second, load(pointer, (pixel + 2 * step) * LANES)
+
+
+_REPEATED: dict[int, Callable[..., Any]] = {1: _one_repeated, 2: _two_repeated, 3: _three_repeated}
+_BY_LANE: dict[int, Callable[..., Any]] = {1: _one, 2: _two, 3: _three}
 
 
 @pasted
-def _right_3(right: Any, z: int, step: int, terms: int) -> Any:
-    return load(right, z * LANES), load(right, (z + step) * LANES), load(right, (z + 2 * step) * LANES)
+def _get_repeated(pointer: Any, pixel: int) -> Any:
+    return load_repeated(pointer, pixel)
 
 
 @pasted
-def _series(pointer: Any, pixel: int, step: int, terms: int) -> Any:
-    return pointer, pixel, step, terms
+def _get_by_lane(pointer: Any, pixel: int) -> Any:
+    return load(pointer, pixel * LANES)
 
 
-_STATISTICS: dict[int, tuple[Callable[..., Any], Callable[..., Any]]] = {
-    0: (_left_0, _right_0),
-    1: (_left_1, _right_1),
-    2: (_left_2, _right_2),
-    3: (_left_3, _right_3),
-}
+@pasted
+def _series_repeated(pointer: Any, pixel: int, step: int, terms: int) -> Any:
+    return _get_repeated, pointer, pixel, step, terms
+
+
+@pasted
+def _series_by_lane(pointer: Any, pixel: int, step: int, terms: int) -> Any:
+    return _get_by_lane, pointer, pixel, step, terms
 
 
 @pasted
@@ -117,29 +135,24 @@ def _no_dual(covariance: Any, x: Any, z: Any, constants: Any) -> Any:
 @pasted
 def _series_dual(covariance: Any, x: Any, z: Any, constants: Any) -> Any:
     """Sum ``g_n(x) g_n(z) t^n`` and its derivative by Horner's rule; the first statistic is the scale of t."""
-    left, i, left_step, terms = x
-    right, j, right_step, _ = z
-    scale = load_left(left, i) * load(right, j * LANES)
+    get_left, left, i, left_step, terms = x
+    get_right, right, j, right_step, _ = z
+    scale = get_left(left, i) * get_right(right, j)
     t = covariance * scale
-    value = load_left(left, i + terms * left_step) * load(right, (j + terms * right_step) * LANES)
+    value = get_left(left, i + terms * left_step) * get_right(right, j + terms * right_step)
     slope = 0.0 * t
     for n in range(terms - 1, 0, -1):
         slope = slope * t + value
-        value = value * t + load_left(left, i + n * left_step) * load(right, (j + n * right_step) * LANES)
+        value = value * t + get_left(left, i + n * left_step) * get_right(right, j + n * right_step)
     return value, slope * scale
 
 
-def _signature(dtype: str, own_lanes: bool) -> Any:
-    number = types.float32 if dtype == "float32" else types.float64
-    numbers = types.CPointer(number)
-    left = types.CPointer(LanesType(number)) if own_lanes else numbers
-    return types.void(numbers, numbers, numbers, left, numbers, types.CPointer(types.int64), numbers)
+def _number(dtype: str) -> Any:
+    return types.float32 if dtype == "float32" else types.float64
 
 
 @cache
-def plane_function(
-    function: type[Pointwise] | None, convolve: bool, tangent: bool, own_lanes: bool, dtype: str
-) -> Any:
+def plane_function(function: type[Pointwise] | None, convolve: bool, tangent: bool, by_lane: bool, dtype: str) -> Any:
     """Compile the loop for one kind of layer, or load it from disk; its ``address`` is what programs call.
 
     Parameters
@@ -147,21 +160,21 @@ def plane_function(
     function : what follows the weights; None for nothing.
     convolve : sum windows of 3 x 3, zeros outside; otherwise a window is one pixel.
     tangent : carry T as well.
-    own_lanes : the left image differs by lane, for pairs of images with themselves.
+    by_lane : the left image differs by lane.
     dtype : of planes and statistics.
     """
     if function is None:
-        dual, (take_left, take_right) = _no_dual, _STATISTICS[0]
+        dual, take_left, take_right = _no_dual, _none, _none
     elif issubclass(function, Series):
-        dual, take_left, take_right = _series_dual, _series, _series
+        dual, take_left, take_right = _series_dual, _series_by_lane if by_lane else _series_repeated, _series_by_lane
     elif issubclass(function, ClosedForm):
-        dual, (take_left, take_right) = pasted(function.dual), _STATISTICS[function.statistic_count]
+        take_right = _BY_LANE[function.statistic_count]
+        take_left = take_right if by_lane else _REPEATED[function.statistic_count]
+        dual = pasted(function.dual)
     else:
         raise TypeError(f"{function.__name__} is neither a closed form nor a series")
 
-    def plane(
-        source: Any, target_out: Any, ring: Any, left: Any, right: Any, place: Any, factors: Any
-    ) -> None:
+    def plane(source: Any, target_out: Any, ring: Any, left: Any, right: Any, place: Any, factors: Any) -> None:
         """Apply weights, then the activation, to a register.
 
         ``S = scale * window_sum(S) + bias`` and ``T = scale * window_sum(T) + own * S``; then S' and the slope of the
@@ -221,7 +234,67 @@ def plane_function(
                 if tangent:
                     store(target_t, row + m, t * slope)
 
-    return jit_pointers(_signature(dtype, own_lanes), plane)
+    numbers = types.CPointer(_number(dtype))
+    signature = types.void(numbers, numbers, numbers, numbers, numbers, types.CPointer(types.int64), numbers)
+    return jit_pointers(signature, plane)
+
+
+@cache
+def input_function(by_lane: bool, dtype: str) -> Any:
+    """Compile the loop that begins a pass: ``S' = scale * sum_c x z`` of the raw images at one offset, and ``T' = 0``.
+
+    Its parameters are those of the other loops but ``source``; ``left`` and ``right`` are the first pixels of the
+    images, a statistic is a channel, and there are ``terms`` of them.
+    """
+    get_left = _get_by_lane if by_lane else _get_repeated
+
+    def plane(target_out: Any, left: Any, right: Any, place: Any, factors: Any) -> None:
+        zero = broadcast(0.0, target_out)
+        for i in range(place[_HEIGHT]):
+            for j in range(place[_WIDTH]):
+                total = zero
+                x, z = i * place[_LEFT_ROW] + j, i * place[_RIGHT_ROW] + j
+                for c in range(place[_TERMS]):
+                    left_value = get_left(left, x + c * place[_LEFT_STATISTIC])
+                    total = total + left_value * load(right, (z + c * place[_RIGHT_STATISTIC]) * LANES)
+                m = i * place[_STRIDE] + j * LANES
+                store(target_out, m, factors[0] * total)
+                store(target_out, place[_TANGENT] + m, zero)
+
+    numbers = types.CPointer(_number(dtype))
+    return jit_pointers(types.void(numbers, numbers, numbers, types.CPointer(types.int64), numbers), plane)
+
+
+@cache
+def attention_function(by_lane: bool, dtype: str) -> Any:
+    """Compile ``A_x C A_z^T`` over all positions of both images.
+
+    Its parameters are the first pixels of C and of the result; where they hold each pair of positions, the result -1
+    where it is not needed; the attention of the left image and of the right ones, ``(positions, positions)``; scratch
+    of as many lanes as there are positions; and `Place`, whose ``TERMS`` is the number of positions.
+    """
+    get_left = _get_by_lane if by_lane else _get_repeated
+
+    def attend(
+        tensor: Any, tensor_out: Any, index: Any, index_out: Any, left: Any, right: Any, buffer: Any, place: Any
+    ) -> None:
+        count = place[_TERMS]
+        for row in range(count):
+            for q in range(count):
+                total = broadcast(0.0, tensor_out)
+                for p in range(count):
+                    total = total + get_left(left, row * count + p) * load(tensor, index[p * count + q] * LANES)
+                store(buffer, q * LANES, total)
+            for column in range(count):
+                if index_out[row * count + column] >= 0:
+                    total = broadcast(0.0, tensor_out)
+                    for q in range(count):
+                        total = total + load(buffer, q * LANES) * load(right, (column * count + q) * LANES)
+                    store(tensor_out, index_out[row * count + column] * LANES, total)
+
+    numbers, integers = types.CPointer(_number(dtype)), types.CPointer(types.int64)
+    signature = types.void(numbers, numbers, integers, integers, numbers, numbers, numbers, integers)
+    return jit_pointers(signature, attend)
 
 
 # The statistics of an image: the same walk over its variances, in float64, with the numbers that duals take on the way.
@@ -269,7 +342,6 @@ def statistics_function(function: type[ClosedForm], dtype: str) -> Any:
                 after = keep(values, statistics_out, (i * place[_RIGHT_ROW] + j) * LANES, step)
                 store(variances, i * stride + j * LANES, after)
 
-    number = types.float32 if dtype == "float32" else types.float64
     double = types.CPointer(types.float64)
-    signature = types.void(double, types.CPointer(number), types.CPointer(types.int64), double)
+    signature = types.void(double, types.CPointer(_number(dtype)), types.CPointer(types.int64), double)
     return jit_pointers(signature, plane)
