@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline import kernel_matrix
-from pipeline.kernels import LEFT_GROUP
+from pipeline.kernels import BAND
 from pipeline.layers import Sequential, presets
 
 DEPTH = 11
@@ -149,7 +149,7 @@ class Peer:
 def compare(python: str, name: str, turns: int) -> Comparison:
     """Time one network on both sides by turns, and compare the values."""
     case = CASES[name]
-    counts = (case.bands * LEFT_GROUP * (os.cpu_count() or 1), case.right_count)
+    counts = (case.bands * BAND * (os.cpu_count() or 1), case.right_count)
     # A seed for each side: the common images are then the same with any number of cores.
     x1, x2 = (np.random.default_rng(k).standard_normal((count, *SHAPE), np.float32) for k, count in enumerate(counts))
     common = case.peer_count

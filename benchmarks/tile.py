@@ -1,6 +1,6 @@
-"""Measures how fast a tile is computed, against what the arithmetic alone would take.
+"""Measures how fast tiles are computed, against what the arithmetic alone would take.
 
-Run: ``python benchmarks/tile.py --depth 11 --size 32``
+Run: ``python benchmarks/tile.py``; ``--quick`` for the first lines only.
 
 The unit is nanoseconds per plane entry, layer and core: a plane entry is one pair of positions of one pair of
 images, a layer one convolution with its ReLU, covariance and tangent. What one entry of one layer costs:
@@ -9,122 +9,229 @@ images, a layer one convolution with its ReLU, covariance and tangent. What one 
   for the activation (two polynomials of degree 6 in float32, 16 in float64, and the scalings); one square root.
 * bytes: S and T are read once and written once, 4 times 4 bytes in float32, at L2 speed, since a plane of 32 x 32
   positions with 16 lanes is 64 KiB; the sums of the rows above and below come from L1. The right images'
-  gains and inverses add 8 bytes; the left image's are one scalar for 16 lanes.
+  statistics add 8 bytes; the left image's are one number for 16 lanes.
 
-The floor is the activation with its tangent alone, in the same process, on rows that stay in L1. The ratio of the
-two is what loads, stores, window sums and dispatch cost on top. Everything runs in one thread; best of several
-repeats, since others may use the machine.
+The floor is the engine's own loop, activation and tangent without window sums, in the same process, on rows that stay
+in L1. The ratio of the two is what loads, stores, window sums and dispatch cost on top. Each network runs by turns with
+the floor and in the processor time of its thread, since others may use the machine; the best of several turns counts.
 """
 
 import argparse
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from rich.console import Console
+from rich.table import Table
 
 from pipeline.kernels import Engine, lower
 from pipeline.kernels.engine import aligned_zeros
 from pipeline.kernels.jit import jit
-from pipeline.kernels.lanes import LANES, address, left_address
-from pipeline.kernels.planes import relu_plane_with_tangent
+from pipeline.kernels.lanes import LANES, address, call
 from pipeline.kernels.program import Array
-from pipeline.layers import presets
+from pipeline.kernels.weighing import Place, plane_function
+from pipeline.layers import AvgPool, Relu, Sequential, presets
 
-TILES = {"V": ("flatten", 128, 128), "GAP": ("gap", 2, 16)}
 FLOOR_PASSES = 20_000
 
 
+@dataclass(frozen=True)
+class Case:
+    """A network with a tile: left images, right images, and pixels along an edge."""
+
+    name: str
+    network: Sequential
+    rows: int
+    columns: int
+    size: int = 32
+    dtype: str = "float32"
+
+
+def pooled_resnet() -> Sequential:
+    """Build a residual network of 20 layers whose resolution falls by average pooling, not by strides."""
+    flat = presets.resnet(20).flattened()
+    # The strided blocks are the fifth and the eighth; a plain one and a pooling take their place.
+    plain = flat[1]
+    return Sequential(flat[0], *[plain] * 3, AvgPool(2), *[plain] * 3, AvgPool(2), *[plain] * 3, *flat[10:])
+
+
+def cases() -> list[Case]:
+    """List what is measured, the references of the others first."""
+    v, gap = (lambda depth: presets.cntk(depth)), (lambda depth: presets.cntk(depth, "gap"))
+    return [
+        Case("CNTK-V depth 11", v(11), 128, 128),
+        Case("CNTK-GAP depth 11", gap(11), 2, 16),
+        Case("CNTK-V depth 11", v(11), 128, 128, dtype="float64"),
+        Case("CNTK-GAP depth 11", gap(11), 1, 16, dtype="float64"),
+        Case("CNTK-V depth 21", v(21), 128, 128),
+        Case("CNTK-GAP depth 21", gap(21), 1, 16),
+        Case("CNTK-V depth 11", v(11), 128, 128, size=28),
+        Case("CNTK-GAP depth 11", gap(11), 2, 16, size=28),
+        Case("CNTK-V depth 11", v(11), 512, 512, size=8),
+        Case("CNTK-GAP depth 11", gap(11), 32, 64, size=8),
+        Case("Myrtle-5", presets.myrtle(5), 6, 16),
+        Case("Myrtle-7", presets.myrtle(7), 6, 16),
+        Case("Myrtle-10", presets.myrtle(10), 6, 16),
+        Case("ResNet-20, strides", presets.resnet(20), 16, 32),
+        Case("ResNet-20, pooling", pooled_resnet(), 1, 16),
+    ]
+
+
 @jit
-def activate_rows(register: Array, target_out: Array, gains: Array, inverses: Array, passes: int) -> None:
+def activate_rows(
+    function: int, register: Array, target_out: Array, statistics: Array, place: Array, factors: Array, passes: int
+) -> None:
     """Run the engine's own loop without window sums over one row, again and again.
 
     Parameters
     ----------
-    register, target_out : ``(2, W * lanes)``, S and T.
-    gains, inverses : ``(1, 1, W * lanes)``; their first numbers serve as the left image's too.
+    function : address of the loop.
+    register, target_out : ``(2 W lanes,)``, S and T.
+    statistics : ``(2 W lanes,)``; their first numbers serve as the left image's too.
+    place, factors : of the loop.
     passes : how often.
     """
-    width = register.shape[1] // LANES
-    source, target = address(register, 0), address(target_out, 0)
-    steps = (register.shape[1], register.shape[1], register.shape[1])
-    scale, zero, one = gains.dtype.type(2.0 / 9.0), gains.dtype.type(0), gains.dtype.type(1)
-    left_gain, left_inverse = left_address(gains, 0), left_address(inverses, 0)
-    right_gain, right_inverse = address(gains, 0), address(inverses, 0)
+    source, target, known = address(register, 0), address(target_out, 0), address(statistics, 0)
     for _ in range(passes):
-        relu_plane_with_tangent(
-            source,
-            target,
-            source,
-            steps,
-            (1, width),
-            (scale, zero, one),
-            left_gain,
-            left_inverse,
-            right_gain,
-            right_inverse,
-            width,
-        )
+        call(function, (source, target, source, known, known, address(place, 0), address(factors, 0)))
 
 
-def best_seconds(action: Callable[[], object], repeat: int) -> float:
-    """Time an action several times, after once to compile and warm up; return the shortest."""
-    action()
-    times = []
-    for _ in range(repeat):
-        start = time.perf_counter()
-        action()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
-def measure_floor(size: int, dtype: str, repeat: int) -> float:
-    """Return nanoseconds per entry of the activation alone."""
-    random = np.random.default_rng(0)
-    register, target = (
-        aligned_zeros((2, size * LANES), np.dtype(dtype)),
-        aligned_zeros((2, size * LANES), np.dtype(dtype)),
-    )
+def measure_floor(dtype: str, size: int = 32) -> float:
+    """Return nanoseconds per entry of the activation alone, on rows of ``size`` pixels."""
+    random, kind = np.random.default_rng(0), np.dtype(dtype)
+    register, target, statistics = (aligned_zeros((2 * size * LANES,), kind) for _ in range(3))
     register[:] = random.uniform(0.5, 1.5, register.shape)
-    gains, inverses = random.uniform(0.5, 1.5, (2, 1, 1, size * LANES)).astype(dtype)
-    seconds = best_seconds(lambda: activate_rows(register, target, gains, inverses, FLOOR_PASSES), repeat)
-    return seconds / (FLOOR_PASSES * size * LANES) * 1e9
+    statistics[:] = random.uniform(0.5, 1.5, statistics.shape)
+    place = np.zeros(len(Place), np.int64)
+    place[[Place.STRIDE, Place.TANGENT, Place.HEIGHT, Place.WIDTH]] = size * LANES, size * LANES, 1, size
+    place[[Place.LEFT_STATISTIC, Place.RIGHT_STATISTIC]] = size
+    factors = np.array([2.0 / 9.0, 0, 1, 0, 0, 0], kind)
+    loop = plane_function(Relu, False, True, False, dtype)
+    arguments = (loop.address, register, target, statistics, place, factors)
+    activate_rows(*arguments, 1)
+    start = time.thread_time()
+    activate_rows(*arguments, FLOOR_PASSES)
+    return (time.thread_time() - start) / (FLOOR_PASSES * size * LANES) * 1e9
 
 
-def measure_tile(name: str, depth: int, size: int, dtype: str, repeat: int) -> tuple[float, float]:
-    """Return nanoseconds per plane entry and layer, and seconds per kernel entry."""
-    pooling, left_count, right_count = TILES[name]
-    program = lower([(presets.cntk(depth, pooling), "ntk")], (size, size, 3))
-    engine, random = Engine(program, dtype), np.random.default_rng(1)
-    left, right = (random.standard_normal((n, size, size, 3)).astype(dtype) for n in (left_count, right_count))
-    seconds = best_seconds(lambda: engine.evaluate(left, right), repeat) / (left_count * right_count)
-    return 1e9 * seconds / program.plane_entries, seconds
+def prepare(case: Case) -> tuple[Callable[[], object], int]:
+    """Return what computes the tile of a case, compiled, and plane entries in all."""
+    shape = (case.size, case.size, 3)
+    program = lower([(case.network, "ntk")], shape)
+    engine, random = Engine(program, case.dtype), np.random.default_rng(1)
+    left, right = (random.standard_normal((n, *shape)).astype(case.dtype) for n in (case.rows, case.columns))
+    engine.evaluate(left[:1], right[:1])
+    return lambda: engine.evaluate(left, right), program.plane_entries * case.rows * case.columns
+
+
+def measure(case: Case, turns: int) -> tuple[float, float]:
+    """Return nanoseconds per entry of a case and of the floor."""
+    run, entries = prepare(case)
+    taken, floors = [], []
+    for _ in range(turns):
+        floors.append(measure_floor(case.dtype))
+        start = time.thread_time()
+        run()
+        taken.append((time.thread_time() - start) / entries * 1e9)
+    return min(taken), min(floors)
+
+
+def measure_memory(case: Case) -> tuple[float, float]:
+    """Return the largest resident memory in MiB of a process that computes a tile, and of one that only starts."""
+    found = [
+        subprocess.run([sys.executable, __file__, *arguments], check=True, capture_output=True, text=True)
+        for arguments in (["--memory", case.name], ["--memory", "nothing"])
+    ]
+    return float(found[0].stdout), float(found[1].stdout)
+
+
+def print_memory(name: str) -> None:
+    """Print the largest resident memory of this process in MiB, after a tile of a case."""
+    for case in cases():
+        if case.name == name:
+            prepare(case)[0]()
+            break
+    # What getrusage says may be the parent's, from before this program was loaded.
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    print(int(line.split()[1]) / 1024)
+
+
+def measure_both_cores(turns: int) -> float:
+    """Return how much faster two threads with an engine each compute than one."""
+    case = cases()[0]
+    runs = [prepare(case)[0] for _ in range(2)]
+    one, two = [], []
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(turns):
+            start = time.perf_counter()
+            runs[0]()
+            one.append(time.perf_counter() - start)
+            start = time.perf_counter()
+            list(pool.map(lambda run: run(), runs))
+            two.append(time.perf_counter() - start)
+    return 2 * min(one) / min(two)
+
+
+def measure_readouts(turns: int, size: int = 16) -> tuple[float, int]:
+    """Return what many read-outs of one pass cost, relative to the deepest alone, and their number."""
+    depths, poolings = (3, 4, 6, 11, 21), ("flatten", "gap", "lap2", "lap4", "lap6")
+    shape, random = (size, size, 3), np.random.default_rng(2)
+    deepest = [(presets.cntk(21, "gap", trained_ends=True), "ntk")]
+    networks = [presets.cntk(depth, pooling, trained_ends=True) for depth in depths for pooling in poolings]
+    everything = [(network, "ntk") for network in networks]
+    engines = [Engine(lower(readouts, shape)) for readouts in (deepest, everything)]
+    left, right = random.standard_normal((4, *shape)), random.standard_normal((16, *shape))
+    best = [float("inf")] * 2
+    for _ in range(turns + 1):
+        for k, engine in enumerate(engines):
+            start = time.thread_time()
+            engine.evaluate(left, right)
+            best[k] = min(best[k], time.thread_time() - start)
+    return best[1] / best[0], len(everything)
 
 
 def main() -> None:
-    """Print one line for each network and dtype, then what float64 costs."""
+    """Print one line for each case, then what is compared beside them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--depth", type=int, default=11, help="convolutions plus one (default 11)")
-    parser.add_argument("--size", type=int, default=32, help="height and width of the images (default 32)")
-    parser.add_argument("--dtype", choices=("float32", "float64", "both"), default="both")
-    parser.add_argument("--repeat", type=int, default=5, help="repeats, of which the best counts (default 5)")
+    parser.add_argument("--turns", type=int, default=5, help="turns, of which the best counts (default 5)")
+    parser.add_argument("--quick", action="store_true", help="only the first four lines")
+    parser.add_argument("--memory", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    dtypes = ("float32", "float64") if arguments.dtype == "both" else (arguments.dtype,)
-
-    print(f"depth {arguments.depth}, {arguments.size} x {arguments.size} x 3, one thread, best of {arguments.repeat}")
-    print(f"{'network':8} {'dtype':8} {'tile':>9} {'ns':>7} {'floor ns':>9} {'ratio':>6} {'per kernel entry':>17}")
-    nanoseconds = {}
-    for dtype in dtypes:
-        floor = measure_floor(arguments.size, dtype, arguments.repeat)
-        for name, (_, left_count, right_count) in TILES.items():
-            taken, seconds = measure_tile(name, arguments.depth, arguments.size, dtype, arguments.repeat)
-            nanoseconds[name, dtype] = taken
-            cost = f"{1e6 * seconds:.1f} us" if seconds < 1e-3 else f"{1e3 * seconds:.2f} ms"
-            tile = f"{left_count} x {right_count}"
-            print(f"{name:8} {dtype:8} {tile:>9} {taken:7.3f} {floor:9.3f} {taken / floor:6.2f} {cost:>17}")
-    if len(dtypes) == 2:
-        for name in TILES:
-            ratio = nanoseconds[name, "float64"] / nanoseconds[name, "float32"]
-            print(f"{name}: float64 / float32 = {ratio:.2f}")
+    if arguments.memory:
+        print_memory(arguments.memory)
+        return
+    console = Console(width=110)
+    table = Table("network", "pixels", "dtype", "tile", "ns", "floor ns", "ratio", "to CNTK", "a kernel entry")
+    reference: dict[tuple[str, str], float] = {}
+    nanoseconds: dict[tuple[str, str], float] = {}
+    for case in cases()[: 4 if arguments.quick else None]:
+        taken, floor = measure(case, arguments.turns)
+        family = case.name.split(" depth")[0] if case.name.startswith("CNTK") else "CNTK-GAP"
+        # Relative to the floor of the same turns, since the machine's pace changes over minutes.
+        against = taken / floor / reference.setdefault((family, case.dtype), taken / floor)
+        nanoseconds.setdefault((family, case.dtype), taken)
+        seconds = taken * 1e-9 * lower([(case.network, "ntk")], (case.size, case.size, 3)).plane_entries
+        cost = f"{1e6 * seconds:.1f} us" if seconds < 1e-3 else f"{1e3 * seconds:.2f} ms"
+        shape = (f"{case.size} x {case.size}", case.dtype, f"{case.rows} x {case.columns}")
+        table.add_row(case.name, *shape, f"{taken:.2f}", f"{floor:.2f}", f"{taken / floor:.2f}", f"{against:.2f}", cost)
+    console.print(table)
+    for family in ("CNTK-V", "CNTK-GAP"):
+        ratio = nanoseconds[family, "float64"] / nanoseconds[family, "float32"]
+        console.print(f"{family}: float64 takes {ratio:.2f} times float32")
+    if arguments.quick:
+        return
+    ratio, count = measure_readouts(arguments.turns)
+    console.print(f"{count} read-outs (5 depths; V, GAP and 3 radii; 16 x 16): {ratio:.2f} times the deepest alone")
+    console.print(f"both of {os.cpu_count()} cores: {measure_both_cores(arguments.turns):.2f} times one")
+    for name in ("Myrtle-5", "Myrtle-10", "ResNet-20, pooling"):
+        tile, start = measure_memory(next(case for case in cases() if case.name == name))
+        console.print(f"{name}: {tile:.0f} MiB resident, of which {start:.0f} to start")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from pipeline.kernels.summary import Summary, summary
 from pipeline.layers import Layer, Sequential
 
 __all__ = [
+    "BAND",
     "KINDS",
     "NUMERICS_VERSION",
     "Engine",
