@@ -113,6 +113,10 @@ def exp(pairs: Pairs, layer: layers.Exp) -> Pairs:
     return integrate(pairs, np.exp, np.exp, gauss_hermite)
 
 
+def gaussian(pairs: Pairs, layer: layers.Gaussian) -> Pairs:
+    return integrate(pairs, lambda x: np.exp(-(x**2)), lambda x: -2 * x * np.exp(-(x**2)), trapezoidal)
+
+
 def polynomial(pairs: Pairs, layer: layers.Polynomial) -> Pairs:
     function = np.polynomial.Polynomial(layer.coefficients)
     return integrate(pairs, function, function.deriv(), gauss_hermite)
@@ -162,6 +166,7 @@ POINTWISE: dict[type[Layer], Step] = {
     layers.Sin: sin,
     layers.Cos: cos,
     layers.Rbf: rbf,
+    layers.Gaussian: gaussian,
     layers.Exp: exp,
     layers.Polynomial: polynomial,
     layers.Hermite: hermite,

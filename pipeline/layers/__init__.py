@@ -6,6 +6,7 @@
 from pipeline.layers import presets
 from pipeline.layers.attention import SelfAttention
 from pipeline.layers.base import Graph, Layer, Shape
+from pipeline.layers.gaussian import Gaussian
 from pipeline.layers.linear import Conv, Dense, Rescale
 from pipeline.layers.normalization import Dropout, LayerNorm
 from pipeline.layers.pointwise import ClosedForm, Pointwise, Series
@@ -31,6 +32,7 @@ LAYERS: dict[str, type[Layer]] = {
     "Cos": Cos,
     "Rbf": Rbf,
     "Exp": Exp,
+    "Gaussian": Gaussian,
     "Polynomial": Polynomial,
     "Hermite": Hermite,
     "Elementwise": Elementwise,
@@ -60,6 +62,7 @@ __all__ = [
     "Erf",
     "Exp",
     "Flatten",
+    "Gaussian",
     "Gelu",
     "GlobalAvgPool",
     "GlobalSumPool",

@@ -7,7 +7,7 @@ import pytest
 from gaussian import PAIRS, dual, expectation, variance_behind
 
 from pipeline.errors import LayerError
-from pipeline.layers import Cos, Elementwise, Erf, Exp, Gelu, Rbf, Sin
+from pipeline.layers import Cos, Elementwise, Erf, Exp, Gaussian, Gelu, Rbf, Sin
 
 _erf = np.vectorize(math.erf)
 FUNCTIONS = {
@@ -15,6 +15,7 @@ FUNCTIONS = {
     Gelu(): lambda x: x * (0.5 + 0.5 * _erf(x / math.sqrt(2))),
     Sin(): np.sin,
     Cos(): np.cos,
+    Gaussian(): lambda x: np.exp(-(x**2)),
     Rbf(0.7): lambda x: math.sqrt(2) * np.sin(math.sqrt(1.4) * x + math.pi / 4),
     Exp(): np.exp,
 }
