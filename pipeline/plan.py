@@ -194,7 +194,7 @@ def measure_product_rate(side: int = 512) -> float:
 
 
 def _kernel_task_bytes(program: Program, dtype: str, tile: int) -> int:
-    """Bytes a kernel task holds: both sides' images in two layouts, the engine's own, the tile of each read-out thrice."""
+    """Bytes a kernel task holds: both sides' images in two layouts, the engine's own, each read-out's tile thrice."""
     item = np.dtype(dtype).itemsize
     images = 4 * tile * int(np.prod(program.input_shape)) * item
     return images + working_bytes(program, item) + 3 * program.readout_count * tile * tile * item

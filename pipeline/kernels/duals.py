@@ -1,12 +1,12 @@
 """Compiled code for the functions that dual activations are written in (`pipeline.layers.elementary`).
 
-With ``a = |rho|``, ``s = sqrt(1 - a)``, ``A = s P(a) = arccos(a) / 2 pi`` and ``B = s Q(a) = sqrt(1 - a^2) / 2 pi``, half
-the arc-cosine kernels are ``k0 / 2 = 1/2 - A`` (or A where rho < 0) and ``k1 / 2 = rho k0 / 2 + B`` for both signs. One
-square root and two polynomials, no call into libm, so a loop over them becomes vector code; and no bit depends on the
-libm of a machine, for the exponential neither.
+With ``a = |rho|``, ``s = sqrt(1 - a)``, ``A = s P(a) = arccos(a) / 2 pi`` and ``B = s Q(a) = sqrt(1 - a^2) / 2 pi``,
+half the arc-cosine kernels are ``k0 / 2 = 1/2 - A`` (or A where rho < 0) and ``k1 / 2 = rho k0 / 2 + B`` for both
+signs. One square root and two polynomials, no call into libm, so a loop over them becomes vector code; and no bit
+depends on the libm of a machine, for the exponential neither.
 
-The coefficients are the output of ``python -m pipeline.kernels.fit_duals``; the relative errors of the polynomials are a
-rounding or two.
+The coefficients are the output of ``python -m pipeline.kernels.fit_duals``; the relative errors of the polynomials are
+a rounding or two.
 """
 
 import math

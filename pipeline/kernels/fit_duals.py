@@ -78,7 +78,8 @@ if __name__ == "__main__":
         ("ROOT", root, 1, (6, 16)),
         ("SINE", sine, 0.25, (4, 11)),
     ):
-        for degree, dtype in zip(degrees, (np.float32, np.float64), strict=True):
+        dtypes: tuple[type[np.floating], ...] = (np.float32, np.float64)
+        for degree, dtype in zip(degrees, dtypes, strict=True):
             power = chebyshev_fit(function, end, degree)
             print(f"{name}, degree {degree}: relative error {largest_error(function, end, power, dtype):.1e}")
             print("    " + ",\n    ".join(repr(float(c)) for c in power) + ",")

@@ -106,7 +106,8 @@ class NetworkGraph(Graph):
             )
             if rows.stride == columns.stride == 1:
                 return node
-            return self._pool(node, *(replace(w, window=1, before=0, circular=False) for w in windows))
+            kept_rows, kept_columns = (replace(w, window=1, before=0, circular=False) for w in windows)
+            return self._pool(node, kept_rows, kept_columns)
         flat = self._move(source, circular=False)
         step = self.nodes[flat].grid.step
         grid = Grid(rows.count, columns.count, (step[0] * rows.stride, step[1] * columns.stride))

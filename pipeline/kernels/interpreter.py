@@ -349,7 +349,7 @@ def run_group(
 
 @jit
 def transpose_lanes(statistics: Array, statistics_out: Array) -> None:
-    """Turn ``(pixels, lanes)`` into ``(lanes or fewer, pixels)``, a few pixels at a time so that lines stay in cache."""
+    """Turn ``(pixels, lanes)`` into ``(lanes or fewer, pixels)``, a few pixels at a time: lines stay in cache."""
     count = statistics_out.shape[0]
     for begin in range(0, statistics.shape[0], LANES):
         for lane in range(count):

@@ -61,9 +61,11 @@ class Summary:
         console = Console(file=io.StringIO(), width=110, color_system=None, highlight=False)
         console.print(table)
         console.print(
-            f"{self.entries:,} plane entries a pair in {self.stages} stages, {self.memory_bytes / 2**20:,.0f} MiB a thread"
+            f"{self.entries:,} plane entries a pair in {self.stages} stages, "
+            f"{self.memory_bytes / 2**20:,.0f} MiB a thread"
         )
-        return console.file.getvalue().rstrip()  # type: ignore[attr-defined,no-any-return]
+        lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+        return "\n".join(line.rstrip() for line in lines)
 
     __repr__ = __str__
 
@@ -88,6 +90,16 @@ def summary(network: Layer, input_shape: tuple[int, ...], *, kind: str = "ntk") 
     >>> from pipeline.layers import presets
     >>> network = presets.cntk(3, "gap", trained_ends=True)
     >>> print(summary(network, (8, 8, 3)))
+       layer                 output       offsets  entries a pair
+       input                 (8, 8, 3)
+    0  Rescale('channels')   (8, 8, 3)        225
+    1  Conv(3, w_std=1.414)  (8, 8, inf)      225           4,096
+    2  Relu()                (8, 8, inf)
+    3  Conv(3, w_std=1.414)  (8, 8, inf)      225           4,096
+    4  Relu()                (8, 8, inf)
+    5  GlobalAvgPool()       (inf,)           225
+    6  Dense()               (inf,)             1               1
+    8,193 plane entries a pair in 2 stages, 1 MiB a thread
     """
     whole = network if isinstance(network, Sequential) else Sequential(network)
     graph = NetworkGraph()
