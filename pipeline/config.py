@@ -97,10 +97,12 @@ class KernelConfig(_Section):
     Attributes
     ----------
     dtype : of computation and storage.
+    flips : average each value with that of one image flipped left to right, as training on all flips as well would.
     tile : samples along a tile's edge; "auto" chooses from what a pair costs.
     """
 
     dtype: Literal["float32", "float64"] = "float32"
+    flips: bool = False
     tile: Literal["auto"] | int = "auto"
 
     @model_validator(mode="after")

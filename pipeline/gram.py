@@ -77,7 +77,7 @@ def readouts_of(network: NetworkConfig, readouts: ReadoutsConfig) -> tuple[Reado
     return tuple(built_readouts)
 
 
-def kernel_specification(readouts: Sequence[Readout], dtype: str, tile: int) -> Json:
+def kernel_specification(readouts: Sequence[Readout], dtype: str, flips: bool, tile: int) -> Json:
     """Write down everything that the values and the layout of the matrices depend on, the data aside."""
     return {
         "readouts": [
@@ -85,6 +85,7 @@ def kernel_specification(readouts: Sequence[Readout], dtype: str, tile: int) -> 
             for readout in readouts
         ],
         "dtype": dtype,
+        "flips": flips,
         "tile": tile,
         "numerics_version": NUMERICS_VERSION,
     }
@@ -137,7 +138,7 @@ def compute(run_path: str, task: Task) -> Receipt:
     rows = train if task.stage == "train" else test
     symmetric = task.stage == "train" and task.row == task.col
     row_images, read_seconds = timed(lambda: _images(run, "train" if rows is train else "test", rows.bounds(task.row)))
-    engine = Engine(program, run.specification["dtype"])
+    engine = Engine(program, run.specification["dtype"], run.specification["flips"])
     if task.stage == "variance":
         values, compute_seconds = timed(lambda: engine.evaluate_pairs(row_images))
     elif symmetric:
@@ -174,7 +175,7 @@ def prepare(run_path: str, versions: dict[str, str]) -> None:
         )
     run, program = _open(run_path)
     images = _images(run, "train", (0, min(2, run.specification["data"]["train"])))
-    engine = Engine(program, run.specification["dtype"])
+    engine = Engine(program, run.specification["dtype"], run.specification["flips"])
     whole = engine.evaluate(images)
     apart = engine.evaluate(images[-1:], images[:1])
     own = engine.evaluate_pairs(images)

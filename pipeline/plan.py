@@ -91,6 +91,7 @@ class PlanInputs:
 
     readouts: tuple[Readout, ...]
     dtype: str
+    flips: bool
     train: int
     test: int
     classes: int
@@ -105,7 +106,7 @@ def make_plan(inputs: PlanInputs) -> Plan:
     """Measure what a pair and a matrix product cost here, choose the tiles, and add everything up."""
     shape = inputs.sample.shape[1:]
     program = lower([(readout.network, readout.kind) for readout in inputs.readouts], shape)
-    pair_seconds = measure_pair_seconds(program, inputs.dtype, inputs.sample)
+    pair_seconds = measure_pair_seconds(program, inputs.dtype, inputs.flips, inputs.sample)
     rate = measure_product_rate()
     train, test, slots = inputs.train, inputs.test, inputs.slots
     tile = choose_tile(train, test, pair_seconds, slots) if inputs.tile is None else clip_tile(inputs.tile, train, test)
@@ -153,7 +154,7 @@ def make_plan(inputs: PlanInputs) -> Plan:
     )
 
 
-def measure_pair_seconds(program: Program, dtype: str, sample: Array) -> float:
+def measure_pair_seconds(program: Program, dtype: str, flips: bool, sample: Array) -> float:
     """Measure the seconds of one pair on one core, after compilation, on a tile as large as the time allows.
 
     Preparing images costs a share that falls as tiles grow, so a small sample would foretell too much.
@@ -162,7 +163,7 @@ def measure_pair_seconds(program: Program, dtype: str, sample: Array) -> float:
     ----------
     sample : standardised images; repeated as often as needed.
     """
-    engine = Engine(program, dtype)
+    engine = Engine(program, dtype, flips)
     group = group_size(program, np.dtype(dtype).itemsize)
 
     def tile(size: int) -> Array:

@@ -88,6 +88,7 @@ def plan(config: RunConfig) -> Plan:
         PlanInputs(
             readouts=loaded.readouts,
             dtype=config.kernel.dtype,
+            flips=config.kernel.flips,
             train=len(loaded.data.train.images),
             test=len(loaded.data.test.images),
             classes=len(loaded.data.classes),
@@ -204,7 +205,7 @@ def _specification(loaded: Loaded, path: Path) -> Json:
     else:
         sample, _ = _prepared_arrays(loaded, slice(0, 32))
         program = lower([(r.network, r.kind) for r in loaded.readouts], sample.shape[1:])
-        seconds = measure_pair_seconds(program, config.kernel.dtype, sample)
+        seconds = measure_pair_seconds(program, config.kernel.dtype, config.kernel.flips, sample)
         tile = choose_tile(train, test, seconds, slots_of(config))
     described: Json = {
         "digest": loaded.digest,
@@ -214,7 +215,9 @@ def _specification(loaded: Loaded, path: Path) -> Json:
         "classes": list(data.classes),
         "standardize": config.data.standardize,
     }
-    return {"data": described} | gram.kernel_specification(loaded.readouts, config.kernel.dtype, tile)
+    return {"data": described} | gram.kernel_specification(
+        loaded.readouts, config.kernel.dtype, config.kernel.flips, tile
+    )
 
 
 def _prepared_arrays(loaded: Loaded, rows: slice) -> tuple[np.ndarray, np.ndarray]:

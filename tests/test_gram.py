@@ -144,7 +144,7 @@ def test_nested_layers_in_a_workflow_make_the_network() -> None:
 
 def test_the_specification_spells_networks_as_json_reads_them_back() -> None:
     readouts = readouts_of(NetworkConfig(preset="resnet"), ReadoutsConfig(depths=[8]))
-    specification = gram.kernel_specification(readouts, "float32", 16)
+    specification = gram.kernel_specification(readouts, "float32", False, 16)
     assert json.loads(json.dumps(specification)) == specification
     assert spelling.read(specification["readouts"][0]["network"], LAYERS) == presets.resnet(8)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from problems import Recorder, whole_matrix
 
+from pipeline import kernel_matrix
 from pipeline import run as runs
 from pipeline.config import RunConfig
 from pipeline.errors import (
@@ -23,8 +24,10 @@ from pipeline.errors import (
     StoreError,
     TilesFailed,
 )
+from pipeline.layers import LAYERS, spelling
 from pipeline.report import make_report
 from pipeline.store import RunDirectory
+from tests.tolerances import assert_kernels_close, tolerance
 
 Run = Callable[..., RunDirectory]
 Config = Callable[..., RunConfig]
@@ -305,3 +308,20 @@ def test_a_kernel_tile_that_is_damaged_again_and_again_ends_the_run(
     monkeypatch.setattr(TiledArray, "read", broken)
     with pytest.raises((TilesFailed, CorruptTile), match="always bad"):
         run_small()
+
+
+def test_a_run_over_flips_holds_the_mean_with_the_flipped_images(run_small: Run, small_config: Config) -> None:
+    plain = run_small(store={"path": str(small_config().store.path) + "-plain"})
+    run = run_small(kernel={"flips": True})
+    images = np.concatenate([np.asarray(run.inputs(part)[:]) for part in ("train_images", "test_images")])
+    name = "depth3-gap-ntk"
+    network = spelling.read(next(r["network"] for r in run.specification["readouts"] if r["name"] == name), LAYERS)
+    expected = kernel_matrix(network, images, images, dtype="float64", flips=True)
+    held = whole_matrix(run, name, "train")
+    train = len(held)
+    assert not np.allclose(held, whole_matrix(plain, name, "train"), rtol=1e-4)
+    assert_kernels_close(held, expected[:train, :train], tolerance("float32").kernel)
+    assert_kernels_close(whole_matrix(run, name, "test"), expected[train:, :train], tolerance("float32").kernel)
+    variances = run.kernel(name, "test_variance").read_region((0, len(images) - train))
+    assert_kernels_close(variances, np.diagonal(expected)[train:], tolerance("float32").kernel)
+    assert np.array_equal(np.diagonal(held), run.kernel(name, "train_variance").read_region((0, train)))
