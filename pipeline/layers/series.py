@@ -110,8 +110,9 @@ class Elementwise(Series):
     computed by quadrature for each position, and the dual is ``sum_n h_n h_n rho^n`` (Daniely et al. 2016): the
     two-dimensional quadrature, at the cost of a series. Its derivative is the series' own, and so by quadrature too.
 
-    The error falls geometrically in ``nodes`` for smooth functions and slowly for those with kinks: prefer the
-    closed forms where there is one.
+    The error falls fast in ``nodes`` for functions without poles nearby, like exp(-c sqrt(nodes) / sigma) for those
+    with poles (tanh, of variance 1: relative errors of 7e-9 and, for the slope, 1e-7 with 64 nodes; of variance 5: 4e-4
+    and 5e-3), and slowly for those with kinks: prefer the closed forms where there is one.
 
     Parameters
     ----------
@@ -120,7 +121,7 @@ class Elementwise(Series):
     """
 
     function: str | Callable[[Array], Array]
-    nodes: int = 32
+    nodes: int = 64
 
     def __post_init__(self) -> None:
         if isinstance(self.function, str) and self.function not in FUNCTIONS:
