@@ -63,6 +63,13 @@ def plan(file: WorkflowFile, overrides: Overrides = None, as_json: AsJson = Fals
         show_plan(forecast)
 
 
+@app.command()
+def network(file: WorkflowFile, overrides: Overrides = None) -> None:
+    """Show the costliest network of a workflow as a table: shapes, offsets, and plane entries a pair."""
+    name, table = runs.costliest_network(_config(file, overrides, None))
+    out.print(escape(f"{name}:\n{table}"))
+
+
 @app.command("run")
 def run_workflow(file: WorkflowFile, store: Store = None, overrides: Overrides = None, verify: Verify = False) -> None:
     """Run a workflow to its end, or go on with it where its run directory has been begun."""

@@ -21,7 +21,7 @@ from pipeline.errors import ConfigError, CorruptTile, RunNotFound, StoreError
 from pipeline.executors import EXECUTORS
 from pipeline.inference import metrics, prediction_jobs
 from pipeline.journal import Receipt, Task
-from pipeline.kernels import lower
+from pipeline.kernels import Summary, lower, summary
 from pipeline.plan import Plan, PlanInputs, make_plan, measure_pair_seconds
 from pipeline.provenance import library_versions, provenance
 from pipeline.solvers import SOLVERS, make_system, requested_solves
@@ -99,6 +99,15 @@ def plan(config: RunConfig) -> Plan:
             sample=sample,
         )
     )
+
+
+def costliest_network(config: RunConfig) -> tuple[str, Summary]:
+    """Lay out the network of the read-out that costs most, by name; nothing is computed or written."""
+    loaded = load(config)
+    shape = loaded.data.train.images.shape[1:]
+    summaries = {readout.name: summary(readout.network, shape, kind=readout.kind) for readout in loaded.readouts}
+    name = max(summaries, key=lambda name: summaries[name].entries)
+    return name, summaries[name]
 
 
 def slots_of(config: RunConfig) -> int:

@@ -126,6 +126,15 @@ def test_plan_forecasts_without_writing(folder: Path) -> None:
     assert not (folder / "runs").exists()
 
 
+def test_network_shows_the_costliest_network_with_its_shapes(folder: Path) -> None:
+    result = cntk("network", "small.toml", "--set", "readouts.depths=[3, 5]", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("depth5-gap-")
+    assert sum("Conv(3, w_std=1.414" in line for line in lines) == 4
+    assert "plane entries a pair in 2 stages" in lines[-1]
+
+
 @pytest.mark.usefixtures("finished")
 def test_a_plan_foretells_the_tiles_of_the_run(folder: Path) -> None:
     planned = json.loads(cntk("plan", "small.toml", "--json", cwd=folder).stdout)
