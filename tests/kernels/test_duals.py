@@ -184,9 +184,7 @@ def test_roots_are_correctly_rounded(dtype):
 @by_dtype
 def test_correlations_beyond_one_are_clipped_and_others_kept(dtype):
     x = np.concatenate([grid(dtype, -1.1, 1.1, 1_001), tiny(dtype), np.array([np.inf, -np.inf], dtype)])
-    np.testing.assert_array_equal(
-        evaluate(elementary.clip_correlation, x, dtype)[0], elementary.clip_correlation(x)
-    )
+    np.testing.assert_array_equal(evaluate(elementary.clip_correlation, x, dtype)[0], elementary.clip_correlation(x))
 
 
 @pytest.mark.parametrize(("name", "dtype", "constants", "end", "claimed"), FITS)

@@ -65,14 +65,18 @@ def test_equal_networks_written_differently_are_one():
     assert ends[0] == ends[1] == ends[2]
 
 
-@pytest.mark.parametrize("other", [Conv(3, w_std=2), Conv(3, b_std=1), Conv(3, trained=False), Conv((3, 1)), Conv(3, 2)])
+@pytest.mark.parametrize(
+    "other", [Conv(3, w_std=2), Conv(3, b_std=1), Conv(3, trained=False), Conv((3, 1)), Conv(3, 2)]
+)
 def test_layers_that_differ_are_not_one(other):
     graph, _ = build((Conv(3), Relu(), Flatten()), (other, Relu(), Flatten()))
     assert codes(graph)[Code.WEIGH] == 2
 
 
 def test_a_multiple_folds_into_images_poolings_and_sums():
-    graph, (end,) = build((Rescale(3.0), Conv(3), Relu(), AvgPool(2), Rescale(5.0), Conv(3), Rescale(7.0), GlobalSumPool(), Rescale(11.0)))
+    graph, (end,) = build(
+        (Rescale(3.0), Conv(3), Relu(), AvgPool(2), Rescale(5.0), Conv(3), Rescale(7.0), GlobalSumPool(), Rescale(11.0))
+    )
     assert codes(graph)[Code.WEIGH] == 3  # two convolutions, and the 7 that the sum below takes up
     scales = {node.code: node.scale for node in graph.nodes if node.code in (Code.INPUT, Code.REDUCE)}
     assert scales[Code.INPUT] == 3 * 0.5
@@ -113,7 +117,9 @@ def test_what_lies_between_poolings_keeps_them_apart():
 
 
 def test_a_stride_widens_the_step_within_its_stage_and_a_pooling_ends_it():
-    graph, _ = build((Conv(3), Conv(3, (2, 1)), Relu(), Conv(2, 2, padding="SAME"), Relu(), AvgPool(2, 1), Conv(3), Flatten()))
+    graph, _ = build(
+        (Conv(3), Conv(3, (2, 1)), Relu(), Conv(2, 2, padding="SAME"), Relu(), AvgPool(2, 1), Conv(3), Flatten())
+    )
     weighs = [node for node in graph.nodes if node.code is Code.WEIGH]
     assert [node.grid for node in weighs] == [Grid(6, 8), Grid(3, 8, (2, 1)), Grid(2, 4, (4, 2)), Grid(1, 3)]
     assert [node.stage.level for node in weighs] == [0, 0, 0, 1]

@@ -99,7 +99,10 @@ def choose_and_round(x, out):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_zeros_of_both_signs_and_not_a_number_are_neither_positive_nor_negative(dtype):
-    x, out = np.resize(np.array([0.0, -0.0, np.nan, 1e-30, -1e-30, np.inf, -np.inf, 1], dtype), LANES), np.zeros(64, dtype)
+    x, out = (
+        np.resize(np.array([0.0, -0.0, np.nan, 1e-30, -1e-30, np.inf, -np.inf, 1], dtype), LANES),
+        np.zeros(64, dtype),
+    )
     choose_and_round(x, out)
     negative, positive, _, bounded = out.reshape(4, LANES)[:, :8]
     np.testing.assert_array_equal(negative, [0, 0, 0, 0, 1, 0, 1, 0])

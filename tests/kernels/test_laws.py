@@ -47,7 +47,15 @@ HOMOGENEOUS = {
 }
 NETWORKS = HOMOGENEOUS | {
     "biased": Sequential(
-        Conv((2, 3), w_std=1.4, b_std=0.2), Relu(), Conv(3), Dense(1.2), Relu(), GlobalAvgPool(), Dense(), Relu(), Dense()
+        Conv((2, 3), w_std=1.4, b_std=0.2),
+        Relu(),
+        Conv(3),
+        Dense(1.2),
+        Relu(),
+        GlobalAvgPool(),
+        Dense(),
+        Relu(),
+        Dense(),
     ),
     "mixed windows": Sequential(Conv(5), Relu(), Conv((4, 1), b_std=0.1), Relu(), Flatten(), Dense(), Relu(), Dense()),
     "attention": Sequential(Conv(3, 2), LayerNorm(), SelfAttention(), Relu(), GlobalAvgPool(), Dense()),
@@ -99,7 +107,9 @@ def evaluate_both(network, x, z, dtype):
 @by_network
 def test_swapping_the_images_changes_only_rounding(name, dtype):
     x, z = draw_images(5), draw_images(4, seed=1)
-    for forth, back in zip(evaluate_both(NETWORKS[name], x, z, dtype), evaluate_both(NETWORKS[name], z, x, dtype), strict=True):
+    for forth, back in zip(
+        evaluate_both(NETWORKS[name], x, z, dtype), evaluate_both(NETWORKS[name], z, x, dtype), strict=True
+    ):
         assert_kernels_close(forth, back.T, tolerance(dtype).kernel)
 
 
@@ -386,7 +396,9 @@ def test_masked_tiles_and_pairs_have_the_bits_of_the_whole(dtype):
     assert np.array_equal(found.evaluate_pairs(x), np.einsum("rii->ri", values))
     # A copy of a sample is another sample.
     np.testing.assert_allclose(
-        found.evaluate_pairs(x, x.copy()), np.einsum("rii->ri", found.evaluate(x, x.copy())), rtol=tolerance(dtype).kernel
+        found.evaluate_pairs(x, x.copy()),
+        np.einsum("rii->ri", found.evaluate(x, x.copy())),
+        rtol=tolerance(dtype).kernel,
     )
     assert kernel_matrix(MASKED, x, dtype=dtype).tobytes() == values[1].tobytes()
 

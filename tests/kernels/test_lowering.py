@@ -77,7 +77,11 @@ def test_kinds_poolings_and_radii_of_one_body_share_it():
 
 
 def test_read_outs_before_and_behind_a_pooling_share_what_lies_before():
-    ends = [(*CONV, GlobalAvgPool()), (*CONV, AvgPool(2), *CONV, GlobalAvgPool()), (*CONV, AvgPool(2), *CONV, Flatten())]
+    ends = [
+        (*CONV, GlobalAvgPool()),
+        (*CONV, AvgPool(2), *CONV, GlobalAvgPool()),
+        (*CONV, AvgPool(2), *CONV, Flatten()),
+    ]
     together = lower([(Sequential(*layers), "ntk") for layers in ends], (6, 8, 2))
     assert count(together, Code.INPUT, Code.POOL, Code.LOAD) == 3
     assert together.plane_entries == lower_one(*ends[1]).plane_entries
@@ -154,7 +158,9 @@ def test_overlapping_windows_need_all_offsets_that_they_span():
 
 
 def test_before_strides_only_multiples_of_their_product_are_visited():
-    program = lower_one(*CONV, Conv(3, (2, 1)), Relu(), Conv(3, (2, 3)), Relu(), *CONV, GlobalAvgPool(), shape=(8, 9, 2))
+    program = lower_one(
+        *CONV, Conv(3, (2, 1)), Relu(), Conv(3, (2, 3)), Relu(), *CONV, GlobalAvgPool(), shape=(8, 9, 2)
+    )
     (stage, _) = program.stages
     assert visited(stage) == box((-4, 0, 4), (-6, -3, 0, 3, 6))
     assert all(marks.all() for marks in stage.visits.marks)
@@ -167,10 +173,17 @@ def test_before_strides_only_multiples_of_their_product_are_visited():
 
 
 def test_what_is_read_out_before_a_stride_runs_at_all_offsets_and_the_rest_does_not():
-    asked = [(Sequential(*CONV, GlobalAvgPool()), "ntk"), (Sequential(*CONV, Conv(3, 2), Relu(), GlobalAvgPool()), "ntk")]
+    asked = [
+        (Sequential(*CONV, GlobalAvgPool()), "ntk"),
+        (Sequential(*CONV, Conv(3, 2), Relu(), GlobalAvgPool()), "ntk"),
+    ]
     (stage, _) = lower(asked, (4, 5, 2)).stages
     assert len(stage.visits.offsets) == 7 * 9
-    marks = {op.target_grid.step: int(m.sum()) for op, m in zip(stage.operations, stage.visits.marks, strict=True) if op.code is Code.WEIGH}
+    marks = {
+        op.target_grid.step: int(m.sum())
+        for op, m in zip(stage.operations, stage.visits.marks, strict=True)
+        if op.code is Code.WEIGH
+    }
     assert marks == {(1, 1): 7 * 9, (2, 2): 3 * 5}
 
 
@@ -292,7 +305,10 @@ def test_plane_entries_of_poolings_strides_and_circles_are_those_counted_by_hand
     # A stride of 2: offsets of -2, 0, 2 before, (2 + 4 + 2)^2 pairs, and all 4 x 4 behind.
     assert lower_one(*CONV, Conv(3, 2), Relu(), GlobalAvgPool(), shape=(4, 4, 1)).plane_entries == 64 + 16
     # A circle of 2 x 3: 6 planes of 6 pixels.
-    assert lower_one(Conv(1), Relu(), Conv((1, 2), padding="CIRCULAR"), GlobalAvgPool(), shape=(2, 3, 1)).plane_entries == 72
+    assert (
+        lower_one(Conv(1), Relu(), Conv((1, 2), padding="CIRCULAR"), GlobalAvgPool(), shape=(2, 3, 1)).plane_entries
+        == 72
+    )
 
 
 def test_one_register_is_enough_for_any_depth():

@@ -23,7 +23,11 @@ def brute_windows(windows, normalize_edges):
     """Write windows as a matrix, position by position."""
     matrix = np.zeros((windows.count, windows.size))
     for q in range(windows.count):
-        inside = [p for p in range(q * windows.stride - windows.before, q * windows.stride - windows.before + windows.window) if 0 <= p < windows.size]
+        inside = [
+            p
+            for p in range(q * windows.stride - windows.before, q * windows.stride - windows.before + windows.window)
+            if 0 <= p < windows.size
+        ]
         matrix[q, inside] = 1 / len(inside) if normalize_edges else 1
     return matrix
 
