@@ -8,7 +8,7 @@ from pipeline.errors import DataError, LayerError, NotFinite
 from pipeline.kernels import Engine, engine, group_size, lower, working_bytes
 from pipeline.kernels.engine import aligned_zeros
 from pipeline.kernels.lanes import LANES
-from pipeline.layers import Conv, Dense, Exp, Flatten, LayerNorm, Relu, SelfAttention, Sequential, presets
+from pipeline.layers import Conv, Dense, Elementwise, Exp, Flatten, LayerNorm, Relu, SelfAttention, Sequential, presets
 from tests.tolerances import DTYPES, assert_kernels_close, tolerance
 
 NETWORK = presets.cntk(3)
@@ -206,6 +206,24 @@ def test_images_too_small_for_float32_are_refused_and_fine_in_float64():
         kernel_matrix(presets.cntk(3), images)
     unit = kernel_matrix(presets.cntk(3), 1e20 * images, dtype="float64")
     np.testing.assert_allclose(1e40 * kernel_matrix(presets.cntk(3), images, dtype="float64"), unit, rtol=1e-12)
+
+
+def test_a_zero_image_has_no_variance_behind_an_odd_function():
+    # Computed carelessly, the mean of tanh is 1e-22, and the inverse of such a deviation overflows float32.
+    images = draw_images(3)
+    images[0] = 0
+    values = kernel_matrix(Sequential(Conv(3), Elementwise("tanh", 8), Conv(3), Relu(), Flatten()), images)
+    assert not values[0].any()
+    assert (np.diag(values)[1:] > 0).all()
+
+
+def test_empty_lanes_are_not_refused_for_what_a_zero_image_would_be():
+    network = Sequential(
+        Conv(3), Elementwise(lambda x: np.where(abs(x) < 1e-3, 1e-25, x), 4), Conv(3), Relu(), Flatten()
+    )
+    assert np.isfinite(kernel_matrix(network, draw_images(3))).all()
+    with pytest.raises(NotFinite, match="standard deviation below 1e-19"):
+        kernel_matrix(network, np.zeros((1, 4, 4, 2)))
 
 
 def test_an_exponential_that_overflows_is_refused():
