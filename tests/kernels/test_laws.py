@@ -376,6 +376,17 @@ def test_dropout_changes_the_pairs_of_a_sample_with_itself_alone(dtype):
 
 
 @by_dtype
+def test_behind_dropout_a_copy_is_as_good_as_a_neighbour(dtype):
+    # Their masks differ, so their correlation is below 1, and is not made 1 because the images are equal.
+    x = draw_images(3).astype(np.float64)
+    x[1], x[2] = x[0], x[0] * (1 + 1e-6)
+    network = Sequential(Conv(3), Relu(), Dropout(0.5), Conv(3), Relu(), Flatten(), Dense())
+    for values in evaluate_both(network, x, None, dtype):
+        assert values[1, 0] == pytest.approx(values[2, 0], rel=1e-4)
+        assert values[1, 0] < 0.8 * values[0, 0]
+
+
+@by_dtype
 def test_dropout_before_the_last_layer_divides_the_diagonal_by_the_share_that_is_kept(dtype):
     body, end = (Conv(3), Relu(), Conv(3), Relu()), (Flatten(), Dense())
     x = draw_images(19)

@@ -386,6 +386,8 @@ def test_the_rim_holds_the_widest_window():
     # Windows at strides reach as far as the last of them.
     assert lower_one(Conv((1, 5), (1, 4)), Flatten(), shape=(4, 5, 1)).stages[0].halo == 2
     assert lower_one(Conv(2, padding="VALID"), Flatten(), shape=(4, 5, 1)).stages[0].halo == 0
+    # Of even windows the odd position is behind.
+    assert lower_one(Conv((1, 4)), Flatten(), shape=(4, 5, 1)).stages[0].halo == 2
 
 
 def test_a_program_s_visits_have_one_row_an_operation():

@@ -40,6 +40,7 @@ def pool_by_terms(matrix, windows, normalize_edges, circular, pooled_circular):
         for k in range(found.bounds[offset], found.bounds[offset + 1]):
             index, place, first, last = found.terms[k]
             assert 0 <= first < last <= len(plane)
+            assert 0 <= index < len(pooled)
             pooled[index][place] += found.weights[k] * plane[first:last].sum()
     return pooled, found
 
