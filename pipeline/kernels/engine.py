@@ -37,10 +37,12 @@ class _Block:
     ----------
     pixels : (C H W, lanes).
     statistics : (statistics, lanes).
+    count : images.
     """
 
     pixels: Array
     statistics: Array
+    count: int
 
 
 class Engine:
@@ -247,7 +249,7 @@ class Engine:
         """Compute what duals need to know of up to 16 images ``(n, C, H, W)``."""
         pixels = aligned_zeros((int(np.prod(x.shape[1:])), LANES), self.dtype)
         pixels[:, : len(x)] = x.reshape(len(x), -1).T
-        block = _Block(pixels, aligned_zeros((self._statistics_size, LANES), self.dtype))
+        block = _Block(pixels, aligned_zeros((self._statistics_size, LANES), self.dtype), len(x))
         self._memory.tensors[:] = 0
         self._memory.sums[:] = 0
         first = 0
@@ -291,7 +293,7 @@ class Engine:
                 begin = k + 1
             if isinstance(op.function, Series):
                 self._expand_series(op.function, op, stage, self._layout[k], block)
-        _require_range(block.statistics, self._clipped(first, last), stage)
+        _require_range(block.statistics[:, : block.count], self._clipped(first, last), stage)
 
     def _variance_addresses(self, first: int, last: int) -> tuple[Array, Array]:
         weigh, statistics = np.zeros((2, len(self._operations)), np.int64)

@@ -5,8 +5,10 @@ import pytest
 
 from pipeline import kernel_matrix
 from pipeline.errors import DataError, LayerError, NotFinite
-from pipeline.kernels import Engine, lower
-from pipeline.layers import Dense, Relu, Sequential, presets
+from pipeline.kernels import Engine, engine, group_size, lower, working_bytes
+from pipeline.kernels.engine import aligned_zeros
+from pipeline.kernels.lanes import LANES
+from pipeline.layers import Conv, Dense, Elementwise, Exp, Flatten, LayerNorm, Relu, SelfAttention, Sequential, presets
 from tests.tolerances import DTYPES, assert_kernels_close, tolerance
 
 NETWORK = presets.cntk(3)
@@ -21,8 +23,8 @@ def draw_images(count, seed=0):
 def test_results_have_one_matrix_a_read_out_in_the_engine_s_dtype(dtype):
     engine = Engine(PROGRAM, dtype)
     assert engine.evaluate(draw_images(3), draw_images(5)).shape == (2, 3, 5)
-    assert engine.evaluate(draw_images(3)).dtype == engine.evaluate_self(draw_images(3)).dtype == dtype
-    assert engine.evaluate_self(draw_images(3)).shape == (2, 3)
+    assert engine.evaluate(draw_images(3)).dtype == engine.evaluate_pairs(draw_images(3)).dtype == dtype
+    assert engine.evaluate_pairs(draw_images(3)).shape == (2, 3)
     assert kernel_matrix(NETWORK, draw_images(3), dtype=dtype).dtype == dtype
 
 
@@ -94,7 +96,7 @@ def test_an_engine_can_be_used_again_for_other_images():
     engine = Engine(PROGRAM)
     first = engine.evaluate(draw_images(20))
     engine.evaluate(100 * draw_images(7, seed=1))
-    engine.evaluate_self(draw_images(9, seed=2))
+    engine.evaluate_pairs(draw_images(9, seed=2))
     assert np.array_equal(engine.evaluate(draw_images(20)), first)
 
 
@@ -110,7 +112,52 @@ def test_images_of_another_shape_are_refused(shape):
     with pytest.raises(LayerError, match=r"expected images of shape \(4, 4, 2\), got an array of shape \(3, "):
         Engine(PROGRAM).evaluate(np.ones(shape))
     with pytest.raises(LayerError, match=r"expected images of shape \(4, 4, 2\)"):
-        Engine(PROGRAM).evaluate_self(np.ones(shape))
+        Engine(PROGRAM).evaluate_pairs(np.ones(shape))
+
+
+def test_pairs_have_one_number_a_read_out_and_pair():
+    x, z = draw_images(20), draw_images(20, seed=1)
+    found = Engine(PROGRAM).evaluate_pairs(x, z)
+    assert found.shape == (2, 20)
+    assert_kernels_close(found, np.einsum("rii->ri", Engine(PROGRAM).evaluate(x, z)), tolerance("float32").kernel)
+
+
+def test_pairs_of_unequal_numbers_are_refused():
+    with pytest.raises(LayerError, match="pairs need as many left images as right ones, got 3 and 4"):
+        Engine(PROGRAM).evaluate_pairs(draw_images(3), draw_images(4))
+
+
+def test_groups_are_whole_blocks_within_their_memory(monkeypatch):
+    # Two ReLU layers of two statistics on 16 pixels; the read-out has none.
+    block = LANES * 2 * 2 * 16 * 4
+    for blocks, expected in ((0.5, 1), (1, 1), (3.9, 3), (1000, 64)):
+        monkeypatch.setattr(engine, "GROUP_BYTES", int(blocks * block))
+        assert group_size(PROGRAM, 4) == Engine(PROGRAM).group_size == expected * LANES
+    monkeypatch.setattr(engine, "GROUP_BYTES", 4 * block)
+    assert group_size(PROGRAM, 8) == Engine(PROGRAM, "float64").group_size == 2 * LANES
+    linear = lower([(Dense(), "ntk")], (5,))
+    assert group_size(linear, 4) == 64 * LANES
+
+
+def test_working_bytes_are_at_least_what_an_engine_allocates():
+    attention = lower([(Sequential(Conv(3, 2), SelfAttention(), Relu(), Flatten()), "ntk")], (8, 8, 2))
+    for program in (PROGRAM, attention):
+        for dtype in DTYPES:
+            memory = Engine(program, dtype)._memory
+            item_bytes = np.dtype(dtype).itemsize
+            held = memory.planes.nbytes + memory.tensors.nbytes
+            assert held < working_bytes(program, item_bytes) < 2**28
+            # What a group adds is its statistics.
+            assert working_bytes(program, item_bytes) > group_size(program, item_bytes) * item_bytes
+
+
+@pytest.mark.parametrize("shape", [(1,), (3, 5), (7, 16)])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_scratch_memory_begins_at_a_cache_line(dtype, shape):
+    arrays = [aligned_zeros(shape, np.dtype(dtype)) for _ in range(5)]
+    for array in arrays:
+        assert array.ctypes.data % 64 == 0
+        assert (array.shape, array.dtype, array.any()) == (shape, dtype, False)
 
 
 def test_two_sets_of_different_shapes_are_refused():
@@ -145,7 +192,7 @@ def test_values_that_are_not_finite_are_refused_with_their_pair(dtype):
     with pytest.raises(NotFinite, match=r"read-out 0 is nan for pair \(0, 3\) of this tile"):
         Engine(PROGRAM, dtype).evaluate(images, images)
     with pytest.raises(NotFinite, match=r"read-out 0 is nan for pair \(3\)"):
-        Engine(PROGRAM, dtype).evaluate_self(images)
+        Engine(PROGRAM, dtype).evaluate_pairs(images)
 
 
 def test_values_beyond_the_dtype_are_refused():
@@ -159,6 +206,35 @@ def test_images_too_small_for_float32_are_refused_and_fine_in_float64():
         kernel_matrix(presets.cntk(3), images)
     unit = kernel_matrix(presets.cntk(3), 1e20 * images, dtype="float64")
     np.testing.assert_allclose(1e40 * kernel_matrix(presets.cntk(3), images, dtype="float64"), unit, rtol=1e-12)
+
+
+def test_a_zero_image_has_no_variance_behind_an_odd_function():
+    # Computed carelessly, the mean of tanh is 1e-22, and the inverse of such a deviation overflows float32.
+    images = draw_images(3)
+    images[0] = 0
+    values = kernel_matrix(Sequential(Conv(3), Elementwise("tanh", 8), Conv(3), Relu(), Flatten()), images)
+    assert not values[0].any()
+    assert (np.diag(values)[1:] > 0).all()
+
+
+def test_empty_lanes_are_not_refused_for_what_a_zero_image_would_be():
+    network = Sequential(
+        Conv(3), Elementwise(lambda x: np.where(abs(x) < 1e-3, 1e-25, x), 4), Conv(3), Relu(), Flatten()
+    )
+    assert np.isfinite(kernel_matrix(network, draw_images(3))).all()
+    with pytest.raises(NotFinite, match="standard deviation below 1e-19"):
+        kernel_matrix(network, np.zeros((1, 4, 4, 2)))
+
+
+def test_an_exponential_that_overflows_is_refused():
+    network = Sequential(Dense(), Exp(), Dense())
+    with pytest.raises(NotFinite, match=r"read-out 0 is inf for pair \(0, 0\) of this tile"):
+        kernel_matrix(network, np.full((1, 3), 10.0), kind="nngp")
+
+
+def test_a_constant_image_of_size_zero_is_normalised_to_zero():
+    network = Sequential(Conv(3), LayerNorm(), Flatten(), Dense())
+    assert kernel_matrix(network, np.zeros((2, 4, 4, 2)), kind="nngp").tolist() == [[0, 0], [0, 0]]
 
 
 def test_a_single_layer_and_numpy_dtypes_are_welcome():

@@ -1,0 +1,116 @@
+"""Attention against dense matrices."""
+
+import numpy as np
+import pytest
+from numba import njit
+
+from pipeline.kernels import Engine, lower
+from pipeline.kernels.attention import attend, pair_index, softmax_rows
+from pipeline.kernels.lanes import LANES, address, left_address
+from pipeline.kernels.program import Tensor
+from pipeline.layers import Conv, Dense, Flatten, GlobalAvgPool, SelfAttention, Sequential
+from tests.tolerances import DTYPES, assert_kernels_close, tolerance
+
+
+def lay_out(height, width, circular, wanted):
+    """Make a tensor of the offsets that ``wanted(row, column)`` accepts."""
+    rows, columns = (range(n) if circular else range(1 - n, n) for n in (height, width))
+    starts, size = np.full((len(rows), len(columns)), -1), 0
+    for i, dy in enumerate(rows):
+        for j, dx in enumerate(columns):
+            if wanted(dy, dx):
+                starts[i, j] = size
+                size += height * width if circular else (height - abs(dy)) * (width - abs(dx))
+    widths = np.array([width if circular else width - abs(dx) for dx in columns])
+    return Tensor(starts, widths, size, height, width, circular)
+
+
+@pytest.mark.parametrize("circular", [False, True])
+def test_every_pair_of_positions_has_a_place_of_its_own(circular):
+    index = pair_index(lay_out(3, 4, circular, lambda dy, dx: True))
+    np.testing.assert_array_equal(np.sort(index.ravel()), np.arange(144))
+
+
+def test_places_are_those_of_planes_by_hand():
+    # 1 x 3: offsets -2, -1, 0, 1, 2 have planes of 1, 2, 3, 2, 1 pixels.
+    index = pair_index(lay_out(1, 3, False, lambda dy, dx: True))
+    np.testing.assert_array_equal(index, [[3, 6, 8], [1, 4, 7], [0, 2, 5]])
+    index = pair_index(lay_out(1, 3, False, lambda dy, dx: dx in (0, -2)))
+    np.testing.assert_array_equal(index, [[1, -1, -1], [-1, 2, -1], [0, -1, 3]])
+    # Around a circle, offsets 0, 1, 2 have planes of 3 pixels.
+    index = pair_index(lay_out(1, 3, True, lambda dy, dx: dx != 1))
+    np.testing.assert_array_equal(index, [[0, -1, 3], [4, 1, -1], [-1, 5, 2]])
+
+
+@njit
+def run(tensor, out, index, index_out, left, right, buffer):
+    attend(
+        address(tensor, 0), address(out, 0), index, index_out, left_address(left, 0), address(right, 0),
+        address(buffer, 0),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("own_lanes", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_positions_of_both_images_are_mixed(dtype, own_lanes):
+    count = 6
+    rng = np.random.default_rng(0)
+    source, kept = (lay_out(2, 3, False, wanted) for wanted in (lambda dy, dx: True, lambda dy, dx: dy == 0))
+    tensor = rng.standard_normal((source.size, LANES)).astype(dtype)
+    right = rng.standard_normal((count, count, LANES)).astype(dtype)
+    left = rng.standard_normal((count, count, LANES) if own_lanes else (count, count)).astype(dtype)
+    out = np.full((kept.size, LANES), np.nan, dtype)
+    index, index_out = pair_index(source), pair_index(kept)
+    # In arrays of two axes a left pixel is lanes, in those of one it is a number.
+    flat = left.reshape(-1, LANES) if own_lanes else left.ravel()
+    run(tensor, out, index, index_out, flat, right, np.zeros((count, LANES), dtype))
+    for lane in range(LANES):
+        mixed = (left[..., lane] if own_lanes else left) @ tensor[index][..., lane] @ right[..., lane].T
+        kept_pairs = index_out >= 0
+        found = out[index_out, lane][kept_pairs]
+        np.testing.assert_allclose(found, mixed[kept_pairs], rtol=0, atol=30 * np.finfo(dtype).eps)
+    assert np.isfinite(out).all()
+
+
+def test_rows_of_attention_sum_to_one_for_logits_of_any_size():
+    logits = np.random.default_rng(0).standard_normal((5, 5, LANES)) * np.geomspace(1e-3, 1e4, LANES)
+    attention = softmax_rows(logits)
+    np.testing.assert_allclose(attention.sum(1), 1, rtol=1e-12)
+    plain = np.exp(logits[..., 0]) / np.exp(logits[..., 0]).sum(1, keepdims=True)
+    np.testing.assert_allclose(attention[..., 0], plain, rtol=1e-12)
+
+
+def pair_covariances(x, z):
+    """All pairs of positions of two images, per channel."""
+    return x.reshape(-1, x.shape[-1]) @ z.reshape(-1, z.shape[-1]).T / x.shape[-1]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("head", [Flatten(), GlobalAvgPool()])
+def test_a_network_of_attention_is_dense_algebra(head, dtype):
+    layer = SelfAttention(w_query_std=1.5, w_key_std=0.8, w_value_std=1.2, w_out_std=0.7, b_std=0.3)
+    network = Sequential(Dense(1.4, 0.2), layer, head)
+    x = np.random.default_rng(2).standard_normal((3, 2, 3, 4))
+    nngp, ntk = Engine(lower([(network, kind) for kind in ("nngp", "ntk")], x.shape[1:]), dtype).evaluate(x)
+    expected = np.zeros((2, 3, 3))
+    for i in range(3):
+        for j in range(3):
+            mixers = []
+            for image in (x[i], x[j]):
+                logits = 1.5 * 0.8 * (1.96 * pair_covariances(image, image) + 0.04)
+                mixers.append(np.exp(logits) / np.exp(logits).sum(1, keepdims=True))
+            s = 1.96 * pair_covariances(x[i], x[j]) + 0.04
+            # T = S behind the dense layer; values and outputs each add their own covariance.
+            mixed = (1.2 * 0.7) ** 2 * mixers[0] @ s @ mixers[1].T
+            s_end, t_end = mixed + 0.09, 2 * mixed + mixed + 0.09
+            for kind, value in enumerate((s_end, t_end)):
+                expected[kind, i, j] = value.mean() if isinstance(head, GlobalAvgPool) else np.trace(value) / 6
+    assert_kernels_close(nngp, expected[0], tolerance(dtype).kernel)
+    assert_kernels_close(ntk, expected[1], tolerance(dtype).kernel)
+
+
+def test_attention_of_an_image_that_is_flat_is_an_average():
+    x = np.full((1, 2, 3, 1), 0.7)
+    network = Sequential(Conv(1), SelfAttention(w_query_std=3.0), Flatten())
+    values = Engine(lower([(network, "nngp")], x.shape[1:]), "float64").evaluate(x)
+    assert values.item() == pytest.approx(0.49, rel=1e-12)

@@ -1,0 +1,47 @@
+"""The variances that duals are given against the planes of an image with itself."""
+
+import numpy as np
+import pytest
+
+from pipeline.kernels import KINDS, Engine, lower
+from pipeline.layers import (
+    AvgPool,
+    Conv,
+    Dense,
+    Dropout,
+    Elementwise,
+    Flatten,
+    GlobalAvgPool,
+    LayerNorm,
+    Relu,
+    Residual,
+    SelfAttention,
+    Sequential,
+)
+from tests.tolerances import DTYPES, tolerance
+
+BODIES = {
+    "plain": [Conv(3), Relu(), Conv(3, b_std=0.4)],
+    "windows": [Conv((2, 5)), Relu(), Conv(3, 2), Relu(), Conv((1, 2), padding="VALID")],
+    "circular": [Conv(3, padding="CIRCULAR"), Relu(), Conv(3, padding="CIRCULAR", b_std=0.2)],
+    "pooled": [Conv(3), Relu(), AvgPool(2, 1, "SAME"), Conv(3), Relu(), AvgPool(2), Dense(1.2)],
+    "handed over": [Conv(3), Relu(), Conv(2, padding="CIRCULAR"), Relu(), Conv(3)],
+    "residual": [Conv(3), Residual(Sequential(Relu(), Conv(3, 2)), AvgPool(2, padding="SAME")), Relu(), Conv(1)],
+    "sum": [Conv(3), Relu(), GlobalAvgPool(), Dense(b_std=0.3)],
+    "masked": [Conv(3), Relu(), Dropout(0.3), Conv(3), Relu(), Dropout(0.2), AvgPool(2), Conv(1)],
+    "attention": [Conv(3, 2), LayerNorm(), SelfAttention()],
+    "series": [Conv(2), Elementwise("tanh", 8), Conv(3)],
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", BODIES)
+def test_deviations_are_those_of_the_planes_of_an_image_with_itself(name, dtype):
+    body = BODIES[name]
+    x = np.random.default_rng(0).standard_normal((3, 5, 4, 2)).astype(np.float32)
+    linear = Engine(lower([(Sequential(*body, Flatten()), kind) for kind in KINDS], x.shape[1:]), dtype)
+    variances = linear.evaluate_pairs(x)[0]
+    found = Engine(lower([(Sequential(*body, Relu(), Flatten()), "ntk")], x.shape[1:]), dtype)
+    last = list(found._layout.values())[-1]
+    deviations = found._prepare(found._planar(x)).statistics[last.start : last.start + last.area, :3]
+    np.testing.assert_allclose((deviations.astype(np.float64) ** 2).mean(0), variances, rtol=tolerance(dtype).kernel)
