@@ -10,7 +10,7 @@ from pipeline.kernels.engine import NUMERICS_VERSION, Engine, group_size, workin
 from pipeline.kernels.lowering import KINDS, lower
 from pipeline.kernels.program import Array, Program
 from pipeline.kernels.summary import Summary, summary
-from pipeline.layers import Layer, Sequential
+from pipeline.layers import Layer
 
 __all__ = [
     "BAND",
@@ -75,7 +75,7 @@ def kernel_matrix(
     right = None if x2 is None else _require_inputs("x2", x2)
     if right is not None and right.shape[1:] != left.shape[1:]:
         raise DataError(f"x1 and x2 must hold inputs of one shape, got {left.shape[1:]} and {right.shape[1:]}")
-    program = lower([(network if isinstance(network, Sequential) else Sequential(network), kind)], left.shape[1:])
+    program = lower([(network, kind)], left.shape[1:])
     engine = Engine(program, dtype, flips)  # refuses a bad dtype before any thread starts
     values = np.empty((len(left), len(left if right is None else right)), engine.dtype)
 

@@ -14,12 +14,12 @@ from pipeline.errors import LayerError
 from pipeline.kernels.graph import NetworkGraph, Node, StageKey
 from pipeline.kernels.pooling import axis_offsets, pair_weights, pool_terms
 from pipeline.kernels.program import Array, Code, Operation, Program, Stage, Tensor, Visits
-from pipeline.layers import Layer, Sequential, Shape, Windows
+from pipeline.layers import Layer, Residual, Sequential, Shape, Windows
 
 KINDS = ("nngp", "ntk")
 
 
-def lower(readouts: Sequence[tuple[Sequential, str]], input_shape: tuple[int, ...]) -> Program:
+def lower(readouts: Sequence[tuple[Layer, str]], input_shape: tuple[int, ...]) -> Program:
     """Lower networks to one program whose read-outs are theirs, in order.
 
     Parameters
@@ -60,7 +60,7 @@ class Lowered:
     made: range
 
 
-def append_network(graph: NetworkGraph, network: Sequential, kind: str, input_shape: tuple[int, ...]) -> list[Lowered]:
+def append_network(graph: NetworkGraph, network: Layer, kind: str, input_shape: tuple[int, ...]) -> list[Lowered]:
     """Write a network as nodes, layer by layer; the last result is the network's.
 
     Raises
@@ -81,7 +81,7 @@ def append_network(graph: NetworkGraph, network: Sequential, kind: str, input_sh
     before = len(graph.nodes)
     node = graph.add_input(shape.size, 1 / (shape.channels or 1))
     lowered = [Lowered(None, shape, node, range(before, len(graph.nodes)))]
-    for layer in network.flattened():
+    for layer in network.flattened() if isinstance(network, Sequential) else (network,):
         before = len(graph.nodes)
         node = layer.lower(graph, shape, node)
         shape = layer.output_shape(shape)
@@ -99,8 +99,9 @@ def _require_ntk(layer: Layer, place: str = "") -> None:
     """Refuse a layer behind which there is no NTK, with its position."""
     if not layer.has_ntk:
         raise LayerError(f'{place}{layer} has no NTK, only an NNGP: ask for kind="nngp", or take a smooth activation')
+    names = ("branch", "shortcut") if isinstance(layer, Residual) else ()
     for position, inner in enumerate(layer.inner):
-        name = f"layer {position} ({type(inner).__name__})" if isinstance(layer, Sequential) else type(layer).__name__
+        name = names[position] if names else f"layer {position} ({type(inner).__name__})"
         _require_ntk(inner, f"{place}{name}: ")
 
 

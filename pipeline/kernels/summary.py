@@ -101,9 +101,8 @@ def summary(network: Layer, input_shape: tuple[int, ...], *, kind: str = "ntk") 
     6  Dense()               (inf,)             1               1
     8,193 plane entries a pair in 2 stages, 1 MiB a thread
     """
-    whole = network if isinstance(network, Sequential) else Sequential(network)
     graph = NetworkGraph()
-    lowered = append_network(graph, whole, kind, input_shape)
+    lowered = append_network(graph, network, kind, input_shape)
     program = assemble(graph, [(lowered[-1].node, kind == "ntk")], input_shape)
     owner = {node: position for position, step in enumerate(lowered) for node in step.made}
     offsets, entries = [0] * len(lowered), [0] * len(lowered)

@@ -5,9 +5,10 @@ import pytest
 from numba import njit
 
 from pipeline.kernels import Engine, lower
-from pipeline.kernels.attention import attend, pair_index, softmax_rows
-from pipeline.kernels.lanes import LANES, address, left_address
+from pipeline.kernels.attention import pair_index, softmax_rows
+from pipeline.kernels.lanes import LANES, address, call
 from pipeline.kernels.program import Tensor
+from pipeline.kernels.weighing import Place, attention_function
 from pipeline.layers import Conv, Dense, Flatten, GlobalAvgPool, SelfAttention, Sequential
 from tests.tolerances import DTYPES, assert_kernels_close, tolerance
 
@@ -43,29 +44,39 @@ def test_places_are_those_of_planes_by_hand():
 
 
 @njit
-def run(tensor, out, index, index_out, left, right, buffer):
-    attend(
-        address(tensor, 0), address(out, 0), index, index_out, left_address(left, 0), address(right, 0),
-        address(buffer, 0),
-    )  # fmt: skip
+def run(function, tensor, out, index, index_out, left, right, buffer, place):
+    call(
+        function,
+        (
+            address(tensor, 0),
+            address(out, 0),
+            address(index, 0),
+            address(index_out, 0),
+            address(left, 0),
+            address(right, 0),
+            address(buffer, 0),
+            address(place, 0),
+        ),
+    )
 
 
-@pytest.mark.parametrize("own_lanes", [False, True])
+@pytest.mark.parametrize("by_lane", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_positions_of_both_images_are_mixed(dtype, own_lanes):
+def test_positions_of_both_images_are_mixed(dtype, by_lane):
     count = 6
     rng = np.random.default_rng(0)
     source, kept = (lay_out(2, 3, False, wanted) for wanted in (lambda dy, dx: True, lambda dy, dx: dy == 0))
     tensor = rng.standard_normal((source.size, LANES)).astype(dtype)
     right = rng.standard_normal((count, count, LANES)).astype(dtype)
-    left = rng.standard_normal((count, count, LANES) if own_lanes else (count, count)).astype(dtype)
+    left = rng.standard_normal((count, count, LANES) if by_lane else (count, count)).astype(dtype)
     out = np.full((kept.size, LANES), np.nan, dtype)
     index, index_out = pair_index(source), pair_index(kept)
-    # In arrays of two axes a left pixel is lanes, in those of one it is a number.
-    flat = left.reshape(-1, LANES) if own_lanes else left.ravel()
-    run(tensor, out, index, index_out, flat, right, np.zeros((count, LANES), dtype))
+    place = np.zeros(len(Place), np.int64)
+    place[Place.TERMS] = count
+    function = attention_function(by_lane, dtype).address
+    run(function, tensor, out, index, index_out, left.ravel(), right, np.zeros((count, LANES), dtype), place)
     for lane in range(LANES):
-        mixed = (left[..., lane] if own_lanes else left) @ tensor[index][..., lane] @ right[..., lane].T
+        mixed = (left[..., lane] if by_lane else left) @ tensor[index][..., lane] @ right[..., lane].T
         kept_pairs = index_out >= 0
         found = out[index_out, lane][kept_pairs]
         np.testing.assert_allclose(found, mixed[kept_pairs], rtol=0, atol=30 * np.finfo(dtype).eps)

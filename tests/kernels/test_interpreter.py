@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.kernels.engine import EQUAL, ITSELF
-from pipeline.kernels.interpreter import _offset, raise_lanes, transpose_lanes
+from pipeline.kernels.interpreter import _offset, _raise_lanes, transpose_lanes
 from pipeline.kernels.lanes import LANES
 from tests.tolerances import DTYPES
 
@@ -16,7 +16,7 @@ def test_inverse_deviations_are_raised_in_the_lanes_of_equal_images(dtype):
     same[3], same[9] = EQUAL, ITSELF
     raised = np.zeros_like(statistics)
     # Pixels 2 to 4 of images that are equal, 7 to 8 of a sample with itself alone.
-    raise_lanes(statistics.ravel(), np.array([[2, 5, EQUAL], [7, 9, ITSELF]]), same, raised.ravel())
+    _raise_lanes(statistics.ravel(), np.array([[2, 5, EQUAL], [7, 9, ITSELF]]), same, raised.ravel())
     factor = np.ones((10, LANES), dtype)
     factor[2:5, [3, 9]] = factor[7:9, 9] = 1 + 1 / 128
     np.testing.assert_array_equal(raised, statistics * factor)

@@ -37,7 +37,7 @@ def test_compiled_functions_release_the_interpreter_and_reorder_no_sum():
     def anything(x):
         return x
 
-    compiled = (interpreter.run_group, interpreter.run_pair, planes.sum_windows, variances.run_variances)
+    compiled = (interpreter.run_group, interpreter.transpose_lanes, planes.sum_windows, variances.run_variances)
     for function in (anything, attention.attend, *compiled):
         options = function.targetoptions
         assert options["nogil"]

@@ -5,7 +5,7 @@ import pytest
 from numba import cfunc, njit, types
 
 from pipeline.kernels import lanes
-from pipeline.kernels.lanes import LANES, address, broadcast, call, left_address, load, load_left, narrow, store, widen
+from pipeline.kernels.lanes import LANES, address, broadcast, call, load, load_repeated, narrow, store, widen
 from tests.tolerances import DTYPES
 
 SHIFTS = [0, 1, 3]
@@ -156,17 +156,15 @@ def test_narrowed_lanes_are_rounded_to_the_dtype_of_the_pointer(dtype):
 
 
 @njit
-def read_left(left, index, out):
-    store(address(out, 0), 0, load_left(left_address(left, index), 1))
+def read_repeated(x, index, out):
+    store(address(out, 0), 0, load_repeated(address(x, index), 1))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_left_pixel_is_one_number_for_all_lanes_or_one_a_lane(dtype):
-    one, each, out = draw(dtype, 24), draw(dtype, (24, LANES)), np.zeros(LANES, dtype)
-    read_left(one, 6, out)
-    np.testing.assert_array_equal(out, np.full(LANES, one[7]))
-    read_left(each, 6, out)
-    np.testing.assert_array_equal(out, each[7])
+def test_one_number_can_be_read_into_all_lanes(dtype):
+    x, out = draw(dtype, 24), np.zeros(LANES, dtype)
+    read_repeated(x, 6, out)
+    np.testing.assert_array_equal(out, np.full(LANES, x[7]))
 
 
 @njit

@@ -77,23 +77,6 @@ def test_windows_are_those_of_dense_matrices(padding, dtype, data):
 
 
 @njit
-def call_input(left, right, target, steps, shape, image, scale):
-    planes.input_plane(address(left, 0), address(right, 0), address(target, 0), steps, shape, image, scale)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_the_first_covariance_is_the_scaled_product_of_channels(dtype):
-    rng = np.random.default_rng(1)
-    x, z = rng.standard_normal((2, 3, 4)).astype(dtype), rng.standard_normal((2, 3, 4, LANES)).astype(dtype)
-    target = np.full((2, 3, 4, LANES), np.nan, dtype)
-    steps, image = (4 * LANES, 12 * LANES), (2, 12, 4, 12, 4)
-    call_input(x.ravel(), z.ravel(), target.ravel(), steps, (3, 4), image, np.dtype(dtype).type(0.5))
-    expected = 0.5 * np.sum(x[..., None].astype(np.float64) * z, axis=0)
-    np.testing.assert_allclose(target[0], expected, rtol=0, atol=8 * np.finfo(dtype).eps)
-    assert not target[1].any()
-
-
-@njit
 def call_sum(plane, stride, shape, row_weights, column_weights, scale, sums):
     weights = address(row_weights, 0), address(column_weights, 0)
     planes.add_plane_sum(address(plane, 0), stride, shape, weights, scale, address(sums, 0))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from numba import njit
 
-from pipeline.kernels.lanes import LANES, address, call, left_address
-from pipeline.kernels.weighing import Place, plane_function, statistics_function
+from pipeline.kernels.lanes import LANES, address, call
+from pipeline.kernels.weighing import Place, input_function, plane_function, statistics_function
 from pipeline.layers import LAYERS, ClosedForm, Elementwise, LayerNorm, Pointwise, Polynomial, Relu
 from tests.tolerances import DTYPES, tolerance
 
@@ -21,7 +21,7 @@ def call_plane(function, planes, source, target, ring, left, right, place, facto
             address(planes, source),
             address(planes, target),
             address(ring, 0),
-            left_address(left, 0),
+            address(left, 0),
             address(right, 0),
             address(place, 0),
             address(factors, 0),
@@ -29,7 +29,7 @@ def call_plane(function, planes, source, target, ring, left, right, place, facto
     )
 
 
-def run(function, planes, left, right, dtype, terms=0, own_lanes=False, convolve=False, tangent=True, constants=()):
+def run(function, planes, left, right, dtype, terms=0, by_lane=False, convolve=False, tangent=True, constants=()):
     """Run one loop in place on S and T, ``(2, HEIGHT, WIDTH, LANES)``; return both."""
     stride, size = (WIDTH + 2) * LANES, (HEIGHT + 1) * (WIDTH + 2) * LANES
     register = np.zeros((2, HEIGHT + 1, WIDTH + 2, LANES), dtype)
@@ -38,11 +38,10 @@ def run(function, planes, left, right, dtype, terms=0, own_lanes=False, convolve
     place[[Place.STRIDE, Place.TANGENT, Place.RING_TANGENT]] = stride, size, 2 * stride
     place[[Place.HEIGHT, Place.WIDTH, Place.LEFT_ROW, Place.RIGHT_ROW]] = HEIGHT, WIDTH, WIDTH, WIDTH
     place[[Place.LEFT_STATISTIC, Place.RIGHT_STATISTIC, Place.TERMS]] = HEIGHT * WIDTH, HEIGHT * WIDTH, terms
-    compiled = plane_function(function, convolve, tangent, own_lanes, dtype)
-    flat = left.reshape(-1, LANES) if own_lanes else left.ravel()
+    compiled = plane_function(function, convolve, tangent, by_lane, dtype)
     factors = np.array([SCALE, BIAS, OWN, *constants, *[0] * (3 - len(constants))], dtype)
     ring = np.full(4 * stride, np.nan, dtype)
-    call_plane(compiled.address, register.reshape(-1), LANES, LANES, ring, flat, right.ravel(), place, factors)
+    call_plane(compiled.address, register.reshape(-1), LANES, LANES, ring, left.ravel(), right.ravel(), place, factors)
     return register[:, :HEIGHT, 1:-1]
 
 
@@ -69,15 +68,15 @@ def test_weights_sum_windows_and_add_a_bias(dtype, convolve, tangent):
     np.testing.assert_allclose(t, SCALE * sums[1] + OWN * expected if tangent else planes[1], rtol=0, atol=atol)
 
 
-@pytest.mark.parametrize("own_lanes", [True, False])
+@pytest.mark.parametrize("by_lane", [True, False])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_closed_form_is_the_formula_of_its_layer(dtype, own_lanes):
+def test_a_closed_form_is_the_formula_of_its_layer(dtype, by_lane):
     planes = draw(dtype, 2, HEIGHT, WIDTH, LANES)
     shape = (2, HEIGHT, WIDTH, LANES)
     right = np.abs(draw(dtype, *shape)) + 0.5
-    left = np.abs(draw(dtype, *shape)) + 0.25 if own_lanes else np.abs(draw(dtype, *shape[:3])) + 0.25
-    s, t = run(Relu, planes, left, right, dtype, own_lanes=own_lanes)
-    x = left.astype(np.float64) if own_lanes else left.astype(np.float64)[..., None]
+    left = np.abs(draw(dtype, *shape)) + 0.25 if by_lane else np.abs(draw(dtype, *shape[:3])) + 0.25
+    s, t = run(Relu, planes, left, right, dtype, by_lane=by_lane)
+    x = left.astype(np.float64) if by_lane else left.astype(np.float64)[..., None]
     covariance = SCALE * planes[0].astype(np.float64) + BIAS
     value, slope = Relu.dual(covariance, x, right.astype(np.float64), ())
     atol = 20 * tolerance(dtype).dual
@@ -102,6 +101,27 @@ def test_a_series_is_the_sum_of_its_terms_and_its_derivative(dtype, series):
     atol = 100 * np.finfo(dtype).eps
     np.testing.assert_allclose(s, value, rtol=0, atol=atol)
     np.testing.assert_allclose(t, slope * (SCALE * planes[1] + OWN * covariance), rtol=0, atol=atol)
+
+
+@njit
+def call_input(function, target, left, right, place, factors):
+    call(function, (address(target, 0), address(left, 0), address(right, 0), address(place, 0), address(factors, 0)))
+
+
+@pytest.mark.parametrize("by_lane", [True, False])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_first_covariance_is_the_scaled_product_of_channels(dtype, by_lane):
+    channels, (x, z) = 2, draw(dtype, 2, 2, HEIGHT, WIDTH, LANES)
+    left = x if by_lane else x[..., :1]
+    target = np.full((2, HEIGHT, WIDTH, LANES), np.nan, dtype)
+    place = np.zeros(len(Place), np.int64)
+    place[[Place.STRIDE, Place.TANGENT, Place.HEIGHT, Place.WIDTH]] = WIDTH * LANES, target[0].size, HEIGHT, WIDTH
+    place[[Place.LEFT_ROW, Place.RIGHT_ROW, Place.TERMS]] = WIDTH, WIDTH, channels
+    place[[Place.LEFT_STATISTIC, Place.RIGHT_STATISTIC]] = HEIGHT * WIDTH
+    function = input_function(by_lane, dtype).address
+    call_input(function, target.ravel(), left.ravel(), z.ravel(), place, np.array([0.5], dtype))
+    np.testing.assert_allclose(target[0], 0.5 * np.sum(left * z, axis=0), rtol=0, atol=8 * np.finfo(dtype).eps)
+    assert not target[1].any()
 
 
 @njit
