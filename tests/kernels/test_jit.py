@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numba import njit, types
 
-from pipeline.kernels import attention, interpreter, planes, variances
+from pipeline.kernels import interpreter, planes, variances
 from pipeline.kernels.jit import OPTIONS, forget_stale_code, jit, jit_pointers, pasted
 from pipeline.kernels.lanes import address, load, store
 from pipeline.kernels.weighing import plane_function, statistics_function
@@ -38,7 +38,7 @@ def test_compiled_functions_release_the_interpreter_and_reorder_no_sum():
         return x
 
     compiled = (interpreter.run_group, interpreter.transpose_lanes, planes.sum_windows, variances.run_variances)
-    for function in (anything, attention.attend, *compiled):
+    for function in (anything, *compiled):
         options = function.targetoptions
         assert options["nogil"]
         assert options["fastmath"] == {"contract", "nsz"}
