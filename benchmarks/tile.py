@@ -31,9 +31,9 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.kernels import Engine, lower
-from pipeline.kernels.engine import aligned_zeros
 from pipeline.kernels.jit import jit
 from pipeline.kernels.lanes import LANES, address, call
+from pipeline.kernels.machine import aligned_zeros
 from pipeline.kernels.program import Array
 from pipeline.kernels.weighing import Place, plane_function
 from pipeline.layers import AvgPool, Relu, Sequential, presets

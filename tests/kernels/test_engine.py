@@ -6,8 +6,8 @@ import pytest
 from pipeline import kernel_matrix
 from pipeline.errors import DataError, LayerError, NotFinite
 from pipeline.kernels import Engine, engine, group_size, lower, working_bytes
-from pipeline.kernels.engine import aligned_zeros
 from pipeline.kernels.lanes import LANES
+from pipeline.kernels.machine import aligned_zeros
 from pipeline.layers import Conv, Dense, Elementwise, Exp, Flatten, LayerNorm, Relu, SelfAttention, Sequential, presets
 from tests.tolerances import DTYPES, assert_kernels_close, tolerance
 
@@ -143,7 +143,7 @@ def test_working_bytes_are_at_least_what_an_engine_allocates():
     attention = lower([(Sequential(Conv(3, 2), SelfAttention(), Relu(), Flatten()), "ntk")], (8, 8, 2))
     for program in (PROGRAM, attention):
         for dtype in DTYPES:
-            memory = Engine(program, dtype)._memory
+            memory = Engine(program, dtype)._machine.memory
             item_bytes = np.dtype(dtype).itemsize
             held = memory.planes.nbytes + memory.tensors.nbytes
             assert held < working_bytes(program, item_bytes) < 2**28

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from pipeline.kernels.engine import EQUAL, ITSELF
 from pipeline.kernels.interpreter import _offset, _raise_lanes, transpose_lanes
 from pipeline.kernels.lanes import LANES
+from pipeline.kernels.machine import EQUAL, ITSELF
 from tests.tolerances import DTYPES
 
 

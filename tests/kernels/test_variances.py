@@ -42,6 +42,6 @@ def test_deviations_are_those_of_the_planes_of_an_image_with_itself(name, dtype)
     linear = Engine(lower([(Sequential(*body, Flatten()), kind) for kind in KINDS], x.shape[1:]), dtype)
     variances = linear.evaluate_pairs(x)[0]
     found = Engine(lower([(Sequential(*body, Relu(), Flatten()), "ntk")], x.shape[1:]), dtype)
-    last = list(found._layout.values())[-1]
-    deviations = found._prepare(found._planar(x)).statistics[last.start : last.start + last.area, :3]
+    last = list(found._machine.layout.values())[-1]
+    deviations = found._preparation.prepare(found._planar(x)).statistics[last.start : last.start + last.area, :3]
     np.testing.assert_allclose((deviations.astype(np.float64) ** 2).mean(0), variances, rtol=tolerance(dtype).kernel)
