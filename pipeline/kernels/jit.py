@@ -19,7 +19,7 @@ import numba as nb
 from numba.extending import overload
 
 
-def _prefer_wide_vectors() -> None:
+def _prefer_wide_vectors() -> bool:
     """Let LLVM use 512-bit vectors where the processor has them: 0.38 against 0.52 ns per ReLU, measured.
 
     By default LLVM stays at 256 bits on such processors, for the sake of code that is only partly vectors. A
@@ -27,6 +27,7 @@ def _prefer_wide_vectors() -> None:
     """
     if nb.config.CPU_FEATURES is None and llvm.get_host_cpu_features().get("avx512f", False):
         nb.config.CPU_FEATURES = llvm.get_host_cpu_features().flatten() + ",-prefer-256-bit"
+    return "+avx512f" in (nb.config.CPU_FEATURES or "")
 
 
 def forget_stale_code(cache: Path, sources: Iterable[Path]) -> None:
@@ -46,7 +47,9 @@ def forget_stale_code(cache: Path, sources: Iterable[Path]) -> None:
             stamp.write_text(digest)
 
 
-_prefer_wide_vectors()
+HAS_WIDE_VECTORS = _prefer_wide_vectors()
+"""Whether code is compiled for AVX-512, with 32 registers of 512 bits; otherwise there are 16 of 256."""
+
 _HERE = Path(__file__).parent
 forget_stale_code(_HERE / "__pycache__", [*_HERE.glob("*.py"), *(_HERE.parent / "layers").glob("*.py")])
 OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz"}}

@@ -19,7 +19,7 @@ from typing import Any
 from numba import types
 
 import pipeline.kernels.duals  # noqa: F401 - gives elementary functions their code
-from pipeline.kernels.jit import jit_pointers, pasted
+from pipeline.kernels.jit import HAS_WIDE_VECTORS, jit_pointers, pasted
 from pipeline.kernels.lanes import LANES, address, broadcast, load, load_repeated, narrow, store
 from pipeline.layers import ClosedForm, Pointwise, Series
 
@@ -173,6 +173,9 @@ def plane_function(function: type[Pointwise] | None, convolve: bool, tangent: bo
         dual = pasted(function.dual)
     else:
         raise TypeError(f"{function.__name__} is neither a closed form nor a series")
+    # A row's sums and its activation in one loop want more than 16 registers; where there are no more, one after the
+    # other on a row in L1 is faster (1.35 -> 1.1 ns a pixel with AVX2).
+    in_turn = convolve and function is not None and not HAS_WIDE_VECTORS
 
     def plane(source: Any, target_out: Any, ring: Any, left: Any, right: Any, place: Any, factors: Any) -> None:
         """Apply weights, then the activation, to a register.
@@ -227,12 +230,24 @@ def plane_function(function: type[Pointwise] | None, convolve: bool, tangent: bo
                 covariance = scale * s + bias
                 if tangent:
                     t = scale * t + own * covariance
-                x = take_left(left, i * left_row + j, left_step, terms)
-                z = take_right(right, i * right_row + j, right_step, terms)
-                covariance, slope = dual(covariance, x, z, constants)
+                if not in_turn:
+                    x = take_left(left, i * left_row + j, left_step, terms)
+                    z = take_right(right, i * right_row + j, right_step, terms)
+                    covariance, slope = dual(covariance, x, z, constants)
+                    if tangent:
+                        t = t * slope
                 store(target_out, row + m, covariance)
                 if tangent:
-                    store(target_t, row + m, t * slope)
+                    store(target_t, row + m, t)
+            if in_turn:
+                for j in range(width):
+                    m = row + j * LANES
+                    x = take_left(left, i * left_row + j, left_step, terms)
+                    z = take_right(right, i * right_row + j, right_step, terms)
+                    covariance, slope = dual(load(target_out, m), x, z, constants)
+                    store(target_out, m, covariance)
+                    if tangent:
+                        store(target_t, m, load(target_t, m) * slope)
 
     numbers = types.CPointer(_number(dtype))
     signature = types.void(numbers, numbers, numbers, numbers, numbers, types.CPointer(types.int64), numbers)

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from numba import njit
 
+from pipeline.kernels import weighing
 from pipeline.kernels.lanes import LANES, address, call
 from pipeline.kernels.weighing import Place, input_function, plane_function, statistics_function
-from pipeline.layers import LAYERS, ClosedForm, Elementwise, LayerNorm, Pointwise, Polynomial, Relu
+from pipeline.layers import LAYERS, ClosedForm, Elementwise, Gelu, LayerNorm, Pointwise, Polynomial, Relu
 from tests.tolerances import DTYPES, tolerance
 
 HEIGHT, WIDTH = 3, 4
@@ -38,7 +39,7 @@ def run(function, planes, left, right, dtype, terms=0, by_lane=False, convolve=F
     place[[Place.STRIDE, Place.TANGENT, Place.RING_TANGENT]] = stride, size, 2 * stride
     place[[Place.HEIGHT, Place.WIDTH, Place.LEFT_ROW, Place.RIGHT_ROW]] = HEIGHT, WIDTH, WIDTH, WIDTH
     place[[Place.LEFT_STATISTIC, Place.RIGHT_STATISTIC, Place.TERMS]] = HEIGHT * WIDTH, HEIGHT * WIDTH, terms
-    compiled = plane_function(function, convolve, tangent, by_lane, dtype)
+    compiled = weighing.plane_function(function, convolve, tangent, by_lane, dtype)
     factors = np.array([SCALE, BIAS, OWN, *constants, *[0] * (3 - len(constants))], dtype)
     ring = np.full(4 * stride, np.nan, dtype)
     call_plane(compiled.address, register.reshape(-1), LANES, LANES, ring, left.ravel(), right.ravel(), place, factors)
@@ -82,6 +83,22 @@ def test_a_closed_form_is_the_formula_of_its_layer(dtype, by_lane):
     atol = 20 * tolerance(dtype).dual
     np.testing.assert_allclose(s, value, rtol=0, atol=atol)
     np.testing.assert_allclose(t, slope * (SCALE * planes[1] + OWN * covariance), rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("layer", [Relu, Gelu])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_row_in_turn_has_the_bits_of_one_loop(dtype, layer, monkeypatch):
+    # Processors with more registers run sums and activation in one loop; workers of both kinds must agree.
+    planes = draw(dtype, 2, HEIGHT, WIDTH, LANES)
+    right = np.abs(draw(dtype, 3, HEIGHT, WIDTH, LANES)) + 0.5
+    left = np.abs(draw(dtype, 3, HEIGHT, WIDTH)) + 0.25
+    results = []
+    for wide in (True, False):
+        monkeypatch.setattr(weighing, "HAS_WIDE_VECTORS", wide)
+        monkeypatch.setattr(weighing, "plane_function", plane_function.__wrapped__)
+        results.append(run(layer, planes, left, right, dtype, convolve=True))
+    assert np.isfinite(results[0]).all()
+    np.testing.assert_array_equal(*results)
 
 
 @pytest.mark.parametrize("series", [Polynomial((0.3, -1.0, 0.5, 0.2)), Elementwise("tanh", 6), Polynomial((2.0,))])
