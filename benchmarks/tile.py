@@ -13,7 +13,8 @@ images, a layer one convolution with its ReLU, covariance and tangent. What one 
 
 The floor is the engine's own loop, activation and tangent without window sums, in the same process, on rows that stay
 in L1. The ratio of the two is what loads, stores, window sums and dispatch cost on top. Each network runs by turns with
-the floor and in the processor time of its thread, since others may use the machine; the best of several turns counts.
+the floor and with CNTK-V or CNTK-GAP of depth 11, in the processor time of its thread, since others may use the machine
+and its pace changes: times are the best of several turns, ratios the median of those within a turn.
 """
 
 import argparse
@@ -130,16 +131,31 @@ def prepare(case: Case) -> tuple[Callable[[], object], int]:
     return lambda: engine.evaluate(left, right), program.plane_entries * case.rows * case.columns
 
 
-def measure(case: Case, turns: int) -> tuple[float, float]:
-    """Return nanoseconds per entry of a case and of the floor."""
-    run, entries = prepare(case)
-    taken, floors = [], []
+@dataclass(frozen=True)
+class Measured:
+    """What came out for a case: the best times in nanoseconds per entry, and medians of ratios within a turn."""
+
+    taken: float
+    floor: float
+    to_floor: float
+    to_reference: float
+
+
+def measure(case: Case, reference: Case, turns: int) -> Measured:
+    """Time a case, the floor and a reference by turns."""
+    runs = [prepare(case), prepare(reference)]
+    taken: list[list[float]] = []
     for _ in range(turns):
-        floors.append(measure_floor(case.dtype))
-        start = time.thread_time()
-        run()
-        taken.append((time.thread_time() - start) / entries * 1e9)
-    return min(taken), min(floors)
+        floors = [measure_floor(case.dtype)]
+        times = []
+        for run, entries in runs:
+            start = time.thread_time()
+            run()
+            times.append((time.thread_time() - start) / entries * 1e9)
+            floors.append(measure_floor(case.dtype))
+        taken.append([times[0], min(floors), times[0] / ((floors[0] + floors[1]) / 2), times[0] / times[1]])
+    columns = np.array(taken)
+    return Measured(columns[:, 0].min(), columns[:, 1].min(), np.median(columns[:, 2]), np.median(columns[:, 3]))
 
 
 def measure_memory(case: Case) -> tuple[float, float]:
@@ -166,16 +182,16 @@ def measure_both_cores(turns: int) -> float:
     """Return how much faster two threads with an engine each compute than one."""
     case = cases()[0]
     runs = [prepare(case)[0] for _ in range(2)]
-    one, two = [], []
+    gains = []
     with ThreadPoolExecutor(2) as pool:
         for _ in range(turns):
             start = time.perf_counter()
             runs[0]()
-            one.append(time.perf_counter() - start)
+            one = time.perf_counter() - start
             start = time.perf_counter()
             list(pool.map(lambda run: run(), runs))
-            two.append(time.perf_counter() - start)
-    return 2 * min(one) / min(two)
+            gains.append(2 * one / (time.perf_counter() - start))
+    return float(np.median(gains))
 
 
 def measure_readouts(turns: int, size: int = 16) -> tuple[float, int]:
@@ -187,13 +203,15 @@ def measure_readouts(turns: int, size: int = 16) -> tuple[float, int]:
     everything = [(network, "ntk") for network in networks]
     engines = [Engine(lower(readouts, shape)) for readouts in (deepest, everything)]
     left, right = random.standard_normal((4, *shape)), random.standard_normal((16, *shape))
-    best = [float("inf")] * 2
+    ratios = []
     for _ in range(turns + 1):
-        for k, engine in enumerate(engines):
+        times = []
+        for engine in engines:
             start = time.thread_time()
             engine.evaluate(left, right)
-            best[k] = min(best[k], time.thread_time() - start)
-    return best[1] / best[0], len(everything)
+            times.append(time.thread_time() - start)
+        ratios.append(times[1] / times[0])
+    return float(np.median(ratios[1:])), len(everything)
 
 
 def main() -> None:
@@ -207,23 +225,17 @@ def main() -> None:
         print_memory(arguments.memory)
         return
     console = Console(width=110)
-    table = Table("network", "pixels", "dtype", "tile", "ns", "floor ns", "ratio", "to CNTK", "a kernel entry")
-    reference: dict[tuple[str, str], float] = {}
-    nanoseconds: dict[tuple[str, str], float] = {}
-    for case in cases()[: 4 if arguments.quick else None]:
-        taken, floor = measure(case, arguments.turns)
-        family = case.name.split(" depth")[0] if case.name.startswith("CNTK") else "CNTK-GAP"
-        # Relative to the floor of the same turns, since the machine's pace changes over minutes.
-        against = taken / floor / reference.setdefault((family, case.dtype), taken / floor)
-        nanoseconds.setdefault((family, case.dtype), taken)
-        seconds = taken * 1e-9 * lower([(case.network, "ntk")], (case.size, case.size, 3)).plane_entries
+    table = Table("network", "pixels", "dtype", "tile", "ns", "floor ns", "to floor", "to CNTK", "a kernel entry")
+    listed = cases()
+    for case in listed[: 4 if arguments.quick else None]:
+        reference = listed[0] if case.name.startswith("CNTK-V") else listed[1]
+        found = measure(case, reference, arguments.turns)
+        seconds = found.taken * 1e-9 * lower([(case.network, "ntk")], (case.size, case.size, 3)).plane_entries
         cost = f"{1e6 * seconds:.1f} us" if seconds < 1e-3 else f"{1e3 * seconds:.2f} ms"
         shape = (f"{case.size} x {case.size}", case.dtype, f"{case.rows} x {case.columns}")
-        table.add_row(case.name, *shape, f"{taken:.2f}", f"{floor:.2f}", f"{taken / floor:.2f}", f"{against:.2f}", cost)
+        ratios = (f"{found.taken:.2f}", f"{found.floor:.2f}", f"{found.to_floor:.2f}", f"{found.to_reference:.2f}")
+        table.add_row(case.name, *shape, *ratios, cost)
     console.print(table)
-    for family in ("CNTK-V", "CNTK-GAP"):
-        ratio = nanoseconds[family, "float64"] / nanoseconds[family, "float32"]
-        console.print(f"{family}: float64 takes {ratio:.2f} times float32")
     if arguments.quick:
         return
     ratio, count = measure_readouts(arguments.turns)

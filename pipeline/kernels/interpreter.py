@@ -135,9 +135,10 @@ class Memory(NamedTuple):
 @jit_inline
 def _offset(step: int, size: int, offset: int, circular: bool) -> tuple[int, int, int, int]:
     """Return an axis' pixels in the plane, the first of them in either image, and the offset's index."""
-    there = offset if circular else offset // step
     if circular:
-        return size, 0, there, there
+        return size, 0, offset, offset
+    # A division takes as long as two pixels.
+    there = offset if step == 1 else offset // step
     return size - abs(there), max(0, -there), max(0, there), there + size - 1
 
 
