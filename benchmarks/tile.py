@@ -113,7 +113,7 @@ def measure_floor(dtype: str, size: int = 32) -> float:
     place[[Place.STRIDE, Place.TANGENT, Place.HEIGHT, Place.WIDTH]] = size * LANES, size * LANES, 1, size
     place[[Place.LEFT_STATISTIC, Place.RIGHT_STATISTIC]] = size
     factors = np.array([2.0 / 9.0, 0, 1, 0, 0, 0], kind)
-    loop = plane_function(Relu, False, True, False, dtype)
+    loop = plane_function(Relu, False, True, False, False, dtype)
     arguments = (loop.address, register, target, statistics, place, factors)
     activate_rows(*arguments, 1)
     start = time.thread_time()

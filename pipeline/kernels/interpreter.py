@@ -64,6 +64,7 @@ _WINDOWS, _CIRCULAR = int(Kind.WINDOWS), int(Kind.CIRCULAR)
     _COLUMN_STRIDE,
     _COLUMNS_BEFORE,
     _CLEAR,
+    _BEGINS,
     _LEFT,
     _RIGHT,
     _AREA,
@@ -244,7 +245,7 @@ def run_group(
                         width, x_column, z_column, column_index = _offset(
                             op[_TO_STEP_COLUMNS], op[_TO_WIDTH], ox, circular
                         )
-                        for part in range(parts):
+                        for part in range(1 if op[_BEGINS] else parts):
                             here, there = address(source, part * plane_size), address(target, part * plane_size)
                             if kind == _CIRCULAR:
                                 wrap_rim(here, stride, shape, halo)

@@ -201,12 +201,19 @@ class _Assembly:
             leave(makes)
         return steps
 
+    def _needs_tangent(self, k: int) -> bool:
+        """Tell whether a node must write T: that of the images is zero, which weights that read it know."""
+        if self.nodes[k].code is Code.INPUT and all(self.nodes[r].code is Code.WEIGH for r in self.readers[k]):
+            return False
+        return self.tangent[k]
+
     def _operation(self, k: int) -> Operation:
         """Write a node as an operation without registers."""
         node = self.nodes[k]
         operation = Operation(
             Code.WEIGH if node.code is Code.APPLY else node.code,
-            tangent=self.tangent[k],
+            tangent=self._needs_tangent(k),
+            begins=node.code is Code.WEIGH and self.nodes[node.sources[0]].code is Code.INPUT,
             grid=self.nodes[node.sources[0]].grid if node.sources else node.grid,
             target_grid=node.grid,
             windows=node.windows if node.code is Code.WEIGH else None,

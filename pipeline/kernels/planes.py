@@ -192,12 +192,16 @@ def pool_plane(
                     total = total + load(plane, i * stride + j * LANES)
                 store(buffer, j * LANES, total)
             summed = buffer
+        pooled, start, first_pixel, weight = -1, 0, 0, row_weights[r]
         for c in range(columns.shape[0]):
-            start = starts[rows[r, 0] * column_count + columns[c, 0]]
+            if columns[c, 0] != pooled:
+                pooled = columns[c, 0]
+                start = starts[rows[r, 0] * column_count + pooled]
+                first_pixel = start + rows[r, 1] * widths[pooled]
             if start < 0:
                 continue
             total = load(summed, columns[c, 2] * LANES)
             for j in range(columns[c, 2] + 1, columns[c, 3]):
                 total = total + load(summed, j * LANES)
-            m = (start + rows[r, 1] * widths[columns[c, 0]] + columns[c, 1]) * LANES
-            store(tensor_out, m, load(tensor_out, m) + (row_weights[r] * column_weights[c]) * total)
+            m = (first_pixel + columns[c, 1]) * LANES
+            store(tensor_out, m, load(tensor_out, m) + (weight * column_weights[c]) * total)

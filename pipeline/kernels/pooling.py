@@ -41,7 +41,7 @@ def pool_terms(windows: Windows, normalize_edges: bool, circular: bool, pooled_c
                 shift = 0 if circular else max(0, -offset)
                 row = offset % size if circular else offset + size - 1
                 found[row].append((index, place, first - shift, last - shift, weight))
-    flat = [term for terms in found for term in terms]
+    flat = [term for terms in found for term in sorted(terms)]
     return AxisTerms(
         np.cumsum([0, *map(len, found)], dtype=np.int64),
         np.array([term[:4] for term in flat], np.int64).reshape(-1, 4),

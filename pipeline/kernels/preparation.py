@@ -89,7 +89,7 @@ class Preparation:
         for k in range(first, last):
             op = self._machine.operations[k]
             if op.code is Code.WEIGH:
-                weigh[k] = plane_function(None, op.is_plain_3x3, False, False, "float64").address
+                weigh[k] = plane_function(None, op.is_plain_3x3, False, False, False, "float64").address
                 if isinstance(op.function, ClosedForm):
                     statistics[k] = statistics_function(type(op.function), self._machine.dtype.name).address
         return weigh, statistics

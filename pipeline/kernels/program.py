@@ -25,7 +25,7 @@ class Code(IntEnum):
     """What one operation does; ``S, T`` are its source register's planes, primes mark its target's."""
 
     INPUT = 0
-    """``S' = scale * sum_c x z``, ``T' = 0``."""
+    """``S' = scale * sum_c x z``; ``T' = 0`` where something else than WEIGH reads it."""
     LOAD = 1
     """``S', T'`` = a plane of the tensor in ``slot``."""
     LOAD_SUM = 2
@@ -69,7 +69,7 @@ class AxisTerms:
 
     Attributes
     ----------
-    bounds : (offsets + 1,) int64, the terms of an offset are those from its bound to the next.
+    bounds : (offsets + 1,) int64, the terms of an offset are those from its bound to the next, by pooled offset.
     terms : (terms, 4) int64, index of the pooled offset, position there, first position here, the one behind the last.
     weights : (terms,) float64.
     pooled_count : pooled offsets.
@@ -103,6 +103,7 @@ class Operation:
     function : the activation of WEIGH, or None.
     terms : of rows and of columns, for POOL.
     weights : of rows and of columns for REDUCE, each (offsets, positions) float64.
+    begins : whether T of the source is zero and not written: WEIGH of the images themselves.
     masked : whether a MASK lies before, so that equal images are no longer the same.
     node : the number of the graph's node that it begins with; -1 for LOAD and OUTPUT.
     scale, bias, own : see `Code`; ``own`` is 1 where the layer's own weights are trained. Of ATTEND, ``scale`` is the
@@ -121,6 +122,7 @@ class Operation:
     function: Pointwise | None = None
     terms: tuple[AxisTerms, AxisTerms] | None = field(default=None, compare=False)
     weights: tuple[Array, Array] | None = field(default=None, compare=False)
+    begins: bool = False
     masked: bool = False
     node: int = field(default=-1, compare=False)
     scale: float = 1.0

@@ -47,16 +47,17 @@ class Entry(IntEnum):
     COLUMNS_BEFORE = 20
     CLEAR = 21
     """Whether the rim of the source must be set to zero: its planes are not those of the stage."""
-    LEFT = 22
-    RIGHT = 23
+    BEGINS = 22
+    LEFT = 23
+    RIGHT = 24
     """Where the statistics of left and right images begin, in pixels."""
-    AREA = 24
-    RIGHT_AREA = 25
+    AREA = 25
+    RIGHT_AREA = 26
     """Pixels from a statistic to the next."""
-    TERMS = 26
+    TERMS = 27
     """Coefficients of a series."""
-    ROW_TABLE = 27
-    COLUMN_TABLE = 28
+    ROW_TABLE = 28
+    COLUMN_TABLE = 29
     """Where the bounds of POOL, or the weights of REDUCE, begin; of ATTEND, the places of pairs before and behind."""
 
 
@@ -217,6 +218,7 @@ def make_tables(program: Program, dtype: np.dtype) -> Tables:
             codes[k, Entry.ROW_WINDOW : Entry.CLEAR] = [
                 value for w in op.windows for value in (w.window, w.stride, w.before)
             ]
+        codes[k, Entry.BEGINS] = op.begins
         codes[k, Entry.CLEAR] = (op.grid.height, op.grid.width) != (stage.height, stage.width)
         constants = op.function.constants if isinstance(op.function, ClosedForm) else ()
         params[k, : 3 + len(constants)] = (op.scale, op.bias, op.own, *constants)

@@ -152,7 +152,9 @@ def _number(dtype: str) -> Any:
 
 
 @cache
-def plane_function(function: type[Pointwise] | None, convolve: bool, tangent: bool, by_lane: bool, dtype: str) -> Any:
+def plane_function(
+    function: type[Pointwise] | None, convolve: bool, tangent: bool, begins: bool, by_lane: bool, dtype: str
+) -> Any:
     """Compile the loop for one kind of layer, or load it from disk; its ``address`` is what programs call.
 
     Parameters
@@ -160,6 +162,7 @@ def plane_function(function: type[Pointwise] | None, convolve: bool, tangent: bo
     function : what follows the weights; None for nothing.
     convolve : sum windows of 3 x 3, zeros outside; otherwise a window is one pixel.
     tangent : carry T as well.
+    begins : T of the source is zero, whatever its register holds.
     by_lane : the left image differs by lane.
     dtype : of planes and statistics.
     """
@@ -175,6 +178,7 @@ def plane_function(function: type[Pointwise] | None, convolve: bool, tangent: bo
         raise TypeError(f"{function.__name__} is neither a closed form nor a series")
     # A row's sums and its activation in one loop want more than 16 registers; where there are no more, one after the
     # other on a row in L1 is faster (1.35 -> 1.1 ns a pixel with AVX2).
+    carried = tangent and not begins
     in_turn = convolve and function is not None and not HAS_WIDE_VECTORS
 
     def plane(source: Any, target_out: Any, ring: Any, left: Any, right: Any, place: Any, factors: Any) -> None:
@@ -197,7 +201,7 @@ def plane_function(function: type[Pointwise] | None, convolve: bool, tangent: bo
                 s = load(source, m - LANES) + load(source, m) + load(source, m + LANES)
                 store(ring, m, s)
                 store(ring, stride + m, zero)
-                if tangent:
+                if carried:
                     t = load(source_t, m - LANES) + load(source_t, m) + load(source_t, m + LANES)
                     store(ring_t, m, t)
                     store(ring_t, stride + m, zero)
@@ -207,7 +211,7 @@ def plane_function(function: type[Pointwise] | None, convolve: bool, tangent: bo
             here, other = (i % 2) * stride, ((i + 1) % 2) * stride
             if convolve:
                 s_left, s_middle = load(source, below - LANES), load(source, below)
-                if tangent:
+                if carried:
                     t_left, t_middle = load(source_t, below - LANES), load(source_t, below)
             for j in range(width):
                 m = j * LANES
@@ -217,7 +221,7 @@ def plane_function(function: type[Pointwise] | None, convolve: bool, tangent: bo
                     s = load(ring, other + m) + load(ring, here + m) + s_below
                     store(ring, other + m, s_below)
                     s_left, s_middle = s_middle, s_right
-                    if tangent:
+                    if carried:
                         t_right = load(source_t, below + m + LANES)
                         t_below = t_left + t_middle + t_right
                         t = load(ring_t, other + m) + load(ring_t, here + m) + t_below
@@ -225,11 +229,13 @@ def plane_function(function: type[Pointwise] | None, convolve: bool, tangent: bo
                         t_left, t_middle = t_middle, t_right
                 else:
                     s = load(source, row + m)
-                    if tangent:
+                    if carried:
                         t = load(source_t, row + m)
                 covariance = scale * s + bias
-                if tangent:
+                if carried:
                     t = scale * t + own * covariance
+                elif tangent:
+                    t = own * covariance
                 if not in_turn:
                     x = take_left(left, i * left_row + j, left_step, terms)
                     z = take_right(right, i * right_row + j, right_step, terms)
@@ -255,8 +261,8 @@ def plane_function(function: type[Pointwise] | None, convolve: bool, tangent: bo
 
 
 @cache
-def input_function(by_lane: bool, dtype: str) -> Any:
-    """Compile the loop that begins a pass: ``S' = scale * sum_c x z`` of the raw images at one offset, and ``T' = 0``.
+def input_function(tangent: bool, by_lane: bool, dtype: str) -> Any:
+    """Compile the loop that begins a pass: ``S' = scale * sum_c x z`` of the raw images at one offset; ``T' = 0``.
 
     Its parameters are those of the other loops but ``source``; ``left`` and ``right`` are the first pixels of the
     images, a statistic is a channel, and there are ``terms`` of them.
@@ -264,17 +270,21 @@ def input_function(by_lane: bool, dtype: str) -> Any:
     get_left = _get_by_lane if by_lane else _get_repeated
 
     def plane(target_out: Any, left: Any, right: Any, place: Any, factors: Any) -> None:
-        zero = broadcast(0.0, target_out)
-        for i in range(place[_HEIGHT]):
-            for j in range(place[_WIDTH]):
-                total = zero
-                x, z = i * place[_LEFT_ROW] + j, i * place[_RIGHT_ROW] + j
-                for c in range(place[_TERMS]):
-                    left_value = get_left(left, x + c * place[_LEFT_STATISTIC])
-                    total = total + left_value * load(right, (z + c * place[_RIGHT_STATISTIC]) * LANES)
-                m = i * place[_STRIDE] + j * LANES
-                store(target_out, m, factors[0] * total)
-                store(target_out, place[_TANGENT] + m, zero)
+        # Read once: for all the compiler knows, every store might change them.
+        stride, tangent_step, height, width = place[_STRIDE], place[_TANGENT], place[_HEIGHT], place[_WIDTH]
+        left_row, right_row, channels = place[_LEFT_ROW], place[_RIGHT_ROW], place[_TERMS]
+        left_step, right_step = place[_LEFT_STATISTIC], place[_RIGHT_STATISTIC]
+        scale, zero = factors[0], broadcast(0.0, target_out)
+        for i in range(height):
+            for j in range(width):
+                x, z = i * left_row + j, i * right_row + j
+                total = get_left(left, x) * load(right, z * LANES)
+                for c in range(1, channels):
+                    total = total + get_left(left, x + c * left_step) * load(right, (z + c * right_step) * LANES)
+                m = i * stride + j * LANES
+                store(target_out, m, scale * total)
+                if tangent:
+                    store(target_out, tangent_step + m, zero)
 
     numbers = types.CPointer(_number(dtype))
     return jit_pointers(types.void(numbers, numbers, numbers, types.CPointer(types.int64), numbers), plane)
@@ -350,11 +360,12 @@ def statistics_function(function: type[ClosedForm], dtype: str) -> Any:
 
     def plane(variances: Any, statistics_out: Any, place: Any, factors: Any) -> None:
         constants = factors[3], factors[4], factors[5]
-        step, stride = place[_RIGHT_STATISTIC] * LANES, place[_STRIDE]
-        for i in range(place[_HEIGHT]):
-            for j in range(place[_WIDTH]):
+        step, stride, row = place[_RIGHT_STATISTIC] * LANES, place[_STRIDE], place[_RIGHT_ROW]
+        height, width = place[_HEIGHT], place[_WIDTH]
+        for i in range(height):
+            for j in range(width):
                 values = statistics(load(variances, i * stride + j * LANES), constants)
-                after = keep(values, statistics_out, (i * place[_RIGHT_ROW] + j) * LANES, step)
+                after = keep(values, statistics_out, (i * row + j) * LANES, step)
                 store(variances, i * stride + j * LANES, after)
 
     double = types.CPointer(types.float64)

@@ -30,7 +30,19 @@ def call_plane(function, planes, source, target, ring, left, right, place, facto
     )
 
 
-def run(function, planes, left, right, dtype, terms=0, by_lane=False, convolve=False, tangent=True, constants=()):
+def run(
+    function,
+    planes,
+    left,
+    right,
+    dtype,
+    terms=0,
+    by_lane=False,
+    convolve=False,
+    tangent=True,
+    begins=False,
+    constants=(),
+):
     """Run one loop in place on S and T, ``(2, HEIGHT, WIDTH, LANES)``; return both."""
     stride, size = (WIDTH + 2) * LANES, (HEIGHT + 1) * (WIDTH + 2) * LANES
     register = np.zeros((2, HEIGHT + 1, WIDTH + 2, LANES), dtype)
@@ -39,7 +51,7 @@ def run(function, planes, left, right, dtype, terms=0, by_lane=False, convolve=F
     place[[Place.STRIDE, Place.TANGENT, Place.RING_TANGENT]] = stride, size, 2 * stride
     place[[Place.HEIGHT, Place.WIDTH, Place.LEFT_ROW, Place.RIGHT_ROW]] = HEIGHT, WIDTH, WIDTH, WIDTH
     place[[Place.LEFT_STATISTIC, Place.RIGHT_STATISTIC, Place.TERMS]] = HEIGHT * WIDTH, HEIGHT * WIDTH, terms
-    compiled = weighing.plane_function(function, convolve, tangent, by_lane, dtype)
+    compiled = weighing.plane_function(function, convolve, tangent, begins, by_lane, dtype)
     factors = np.array([SCALE, BIAS, OWN, *constants, *[0] * (3 - len(constants))], dtype)
     ring = np.full(4 * stride, np.nan, dtype)
     call_plane(compiled.address, register.reshape(-1), LANES, LANES, ring, left.ravel(), right.ravel(), place, factors)
@@ -67,6 +79,18 @@ def test_weights_sum_windows_and_add_a_bias(dtype, convolve, tangent):
     expected = SCALE * sums[0] + BIAS
     np.testing.assert_allclose(s, expected, rtol=0, atol=atol)
     np.testing.assert_allclose(t, SCALE * sums[1] + OWN * expected if tangent else planes[1], rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("convolve", [True, False])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_tangent_that_begins_is_the_covariance_whatever_its_plane_held(dtype, convolve):
+    planes = draw(dtype, 2, HEIGHT, WIDTH, LANES)
+    nothing = np.zeros(LANES, dtype)
+    zeroed = planes.copy()
+    zeroed[1] = 0
+    expected = run(None, zeroed, nothing[:1], nothing, dtype, convolve=convolve)
+    found = run(None, planes, nothing[:1], nothing, dtype, convolve=convolve, begins=True)
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("by_lane", [True, False])
@@ -135,7 +159,7 @@ def test_the_first_covariance_is_the_scaled_product_of_channels(dtype, by_lane):
     place[[Place.STRIDE, Place.TANGENT, Place.HEIGHT, Place.WIDTH]] = WIDTH * LANES, target[0].size, HEIGHT, WIDTH
     place[[Place.LEFT_ROW, Place.RIGHT_ROW, Place.TERMS]] = WIDTH, WIDTH, channels
     place[[Place.LEFT_STATISTIC, Place.RIGHT_STATISTIC]] = HEIGHT * WIDTH
-    function = input_function(by_lane, dtype).address
+    function = input_function(True, by_lane, dtype).address
     call_input(function, target.ravel(), left.ravel(), z.ravel(), place, np.array([0.5], dtype))
     np.testing.assert_allclose(target[0], 0.5 * np.sum(left * z, axis=0), rtol=0, atol=8 * np.finfo(dtype).eps)
     assert not target[1].any()
@@ -177,4 +201,4 @@ def test_the_kinds_of_layers_without_a_loop_are_refused():
         pass
 
     with pytest.raises(TypeError, match="Mystery is neither a closed form nor a series"):
-        plane_function(Mystery, False, True, False, "float32")
+        plane_function(Mystery, False, True, False, False, "float32")
