@@ -69,13 +69,13 @@ def square(x):
 
 def test_compiled_functions_are_kept_on_disk():
     assert type(interpreter.run_group._cache).__name__ == "FunctionCache"
-    assert type(plane_function(None, False, True, False, "float64")._cache).__name__ == "FunctionCache"
+    assert type(plane_function(None, False, True, False, False, "float64")._cache).__name__ == "FunctionCache"
 
 
 def test_loops_are_compiled_once_and_only_when_asked_for():
     before = plane_function.cache_info().currsize, statistics_function.cache_info().currsize
-    first = plane_function(Relu, False, True, False, "float64")
-    assert plane_function(Relu, False, True, False, "float64") is first
+    first = plane_function(Relu, False, True, False, False, "float64")
+    assert plane_function(Relu, False, True, False, False, "float64") is first
     assert statistics_function(Relu, "float64") is statistics_function(Relu, "float64")
     after = plane_function.cache_info().currsize, statistics_function.cache_info().currsize
     assert all(a <= b + 1 for a, b in zip(after, before, strict=True))
