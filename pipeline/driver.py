@@ -40,6 +40,7 @@ class Job:
     entries : matrix entries it computes, for the progress.
     priority : smaller runs first among the ready.
     after : tasks that must be done before it.
+    only_for : the one task that needs its result, and deletes it: once that is done, this need not be.
     """
 
     task: Task
@@ -47,6 +48,7 @@ class Job:
     entries: int
     priority: tuple[int, ...] = ()
     after: tuple[Task, ...] = ()
+    only_for: Task | None = None
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,11 @@ class Driver:
         self._on_progress = on_progress
         self._stop = stop
 
+    @property
+    def slots(self) -> int:
+        """Jobs that run at once."""
+        return self._executor.slots
+
     def run(self, jobs: Sequence[Job], done: Mapping[Task, Receipt]) -> Outcome:
         """Run all jobs that are not done.
 
@@ -149,7 +156,7 @@ class _Batch:
 
     def __init__(self, driver: Driver, jobs: Sequence[Job], done: Mapping[Task, Receipt]) -> None:
         self.driver = driver
-        self.jobs = {job.task: job for job in jobs}
+        self.jobs = {job.task: job for job in jobs if job.only_for not in done}
         self.outcome = Outcome({task: receipt for task, receipt in done.items() if task in self.jobs})
         self.waiting_for = {
             task: {t for t in job.after if t not in self.outcome.receipts}
@@ -170,7 +177,7 @@ class _Batch:
         self.quarantined = 0
         self.entries_now = 0
         self.entries_before = sum(self.jobs[task].entries for task in self.outcome.receipts)
-        self.entries_total = sum(job.entries for job in jobs)
+        self.entries_total = sum(job.entries for job in self.jobs.values())
         self.began = time.monotonic()
         self.abort: PipelineError | None = None
 

@@ -12,15 +12,17 @@ from typing import Any
 from pipeline.errors import StoreError
 
 Json = dict[str, Any]
+Buffer = bytes | memoryview
 
 
-def write_durably(path: Path, content: bytes) -> None:
-    """Write a file aside, fsync it, rename it into place, and fsync the directory."""
+def write_durably(path: Path, *parts: Buffer) -> None:
+    """Write a file of one or more parts aside, fsync it, rename it into place, and fsync the directory."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
         with open(aside, "wb") as file:
-            file.write(content)
+            for part in parts:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)

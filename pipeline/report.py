@@ -106,7 +106,9 @@ def make_report(run: RunDirectory) -> RunReport:
     for order, specification in enumerate(requested_solves(run, config)):
         name = solve_name(specification)
         system = planned_system(specification)
-        solve_tasks += [job.task for job in SOLVERS["cholesky"](run, system, order) + prediction_jobs(run, name, order)]
+        solve_tasks += [
+            job.task for job in SOLVERS["cholesky"](run, system, order, 1) + prediction_jobs(run, name, order)
+        ]
         record = run.read_record(f"solve/{name}/solve.json") or {}
         results = run.read_record(f"solve/{name}/metrics.json") or {}
         solves.append(

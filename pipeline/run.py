@@ -20,12 +20,12 @@ from pipeline.durable import Json, disk_full, is_disk_full
 from pipeline.errors import ConfigError, CorruptTile, RunNotFound, StoreError
 from pipeline.executors import EXECUTORS
 from pipeline.inference import metrics, prediction_jobs
-from pipeline.journal import Receipt, Task
+from pipeline.journal import Task
 from pipeline.kernels import Summary, lower, summary
 from pipeline.plan import Plan, PlanInputs, make_plan, measure_pair_seconds
 from pipeline.provenance import library_versions, provenance
-from pipeline.solvers import SOLVERS, make_system, requested_solves
-from pipeline.store import RunDirectory
+from pipeline.solvers import SOLVERS, forget_tiles, make_system, requested_solves
+from pipeline.store import RunDirectory, is_temporary
 from pipeline.tiling import choose_tile, clip_tile
 
 REPAIRS = 3
@@ -186,7 +186,7 @@ def verify(path: str | Path) -> tuple[int, list[Task]]:
     """
     run = RunDirectory(path)
     with lease.hold(run.lease_path):
-        tasks = sorted({receipt.task for receipt in run.journal.receipts()})
+        tasks = sorted({receipt.task for receipt in run.journal.receipts() if not is_temporary(receipt.task)})
         done, quarantined = run.finished(tasks, verify=True)
     run.journal.close()
     return len(done), quarantined
@@ -274,6 +274,7 @@ def _execute(run: RunDirectory, config: RunConfig, view: View, stop: threading.E
                 verify = True
             outcome.require()
         finally:
+            forget_tiles()  # an executor may have computed in this process
             run.journal.close()
 
 
@@ -283,20 +284,23 @@ def _solve(run: RunDirectory, config: RunConfig, driver: Driver, view: View, ver
     for order, specification in enumerate(requested_solves(run, config)):
         system = make_system(run, specification)
         names.append(system.fingerprint)
-        jobs += SOLVERS["cholesky"](run, system, order)
+        jobs += SOLVERS["cholesky"](run, system, order, driver.slots)
         jobs += prediction_jobs(run, system.fingerprint, order)
     outcome = _run_jobs(run, driver, view, "solve", jobs, verify)
     done = outcome.receipts
     for name in names:
-        mine = [job.task for job in jobs if job.task.stage.endswith(name)]
+        mine = [job.task for job in jobs if job.task.stage.endswith(name) and job.only_for is None]
         if all(task in done for task in mine) and run.read_record(f"solve/{name}/metrics.json") is None:
             run.write_record(f"solve/{name}/metrics.json", metrics(run, name))
     return outcome
 
 
 def _run_jobs(run: RunDirectory, driver: Driver, view: View, stage: str, jobs: Sequence[Job], verify: bool) -> Outcome:
-    done: dict[Task, Receipt]
-    done, quarantined = run.finished([job.task for job in jobs], verify=verify)
+    done, quarantined = run.finished([job.task for job in jobs if job.only_for is None], verify=verify)
+    # What served only tasks that are done was deleted.
+    serving = [job.task for job in jobs if job.only_for is not None and job.only_for not in done]
+    served, damaged = run.finished(serving, verify=verify)
+    done, quarantined = done | served, quarantined + damaged
     for task in quarantined:
         view.say(f"{task} was damaged on disk: moved to quarantine, computed again")
     view.begin(stage)

@@ -141,7 +141,7 @@ class RunDirectory:
         return self.path / "solve" / solve
 
     def solved(self, solve: str, part: str) -> TiledArray:
-        """Open an array of a solve: "factor", "forward", "coefficients", "mean" or "residual"."""
+        """Open an array of a solve: "factor", "partial", "forward", "coefficients", "mean" or "residual"."""
         return self._array(self.solve_path(solve) / "factor.zarr" / part)
 
     def arrays_of(self, task: Task) -> list[tuple[TiledArray, tuple[int, ...]]]:
@@ -163,6 +163,8 @@ class RunDirectory:
                 if task.row == self.solved(solve, "factor").cut(0).pieces:
                     return [(self.solved(solve, "forward"), (0, task.col))]
                 return [(self.solved(solve, "factor"), square)]
+            case "bulk":
+                return [(self.solved(solve, "partial"), square)]
             case "coefficients":
                 return [(self.solved(solve, "coefficients"), (0, 0))]
             case "mean" | "residual":
@@ -294,6 +296,11 @@ class RunDirectory:
             else:
                 path.unlink(missing_ok=True)
         return count
+
+
+def is_temporary(task: Task) -> bool:
+    """Tell whether what a task writes is deleted once it has served."""
+    return task.stage.startswith("bulk:")
 
 
 def fingerprint(specification: Json) -> str:

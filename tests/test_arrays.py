@@ -94,3 +94,45 @@ def test_an_array_with_other_codecs_is_refused(tmp_path: Path) -> None:
     zarr.create_array(tmp_path / "a", shape=(4,), chunks=(4,), dtype="float32")
     with pytest.raises(StoreError, match="expected bytes and crc32c"):
         TiledArray(tmp_path / "a")
+
+
+def test_a_mapped_tile_is_the_tile_that_is_read(matrix: TiledArray) -> None:
+    fill(matrix)
+    for index in np.ndindex(3, 2):
+        np.testing.assert_array_equal(matrix.read_mapped(*index), matrix.read(*index))
+    with pytest.raises(ValueError, match="read-only"):
+        matrix.read_mapped(0, 0)[:] = 0
+
+
+def test_a_mapped_tile_that_was_written_again_is_read_again(matrix: TiledArray) -> None:
+    fill(matrix)
+    before = matrix.read_mapped(0, 0)
+    kept = before.copy()
+    matrix.write((0, 0), np.full((4, 4), 7.0))
+    np.testing.assert_array_equal(before, kept)
+    np.testing.assert_array_equal(matrix.read_mapped(0, 0), np.full((4, 4), 7.0))
+
+
+def test_only_the_tiles_mapped_last_stay_mapped(matrix: TiledArray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.arrays.MAPPED_BYTES", 3 * matrix.chunk_bytes)
+    fill(matrix)
+    values = [matrix.read_mapped(*index) for index in ((0, 0), (0, 1), (1, 0), (0, 0), (1, 1))]
+    assert values[3] is values[0]
+    again = [matrix.read_mapped(*index) for index in ((0, 0), (1, 1), (1, 0), (0, 1))]
+    assert [any(value is old for old in values) for value in again] == [True, True, True, False]
+
+
+@pytest.mark.parametrize("keep", [0, 40])
+def test_a_damaged_chunk_is_not_mapped(matrix: TiledArray, keep: int) -> None:
+    fill(matrix)
+    path = matrix.chunk_path(1, 1)
+    content = path.read_bytes()
+    path.write_bytes(content[:keep])
+    with pytest.raises(CorruptTile, match=f"has {keep} bytes, expected 68: it was cut short"):
+        matrix.read_mapped(1, 1)
+    path.write_bytes(b"\1" + content[1:])
+    with pytest.raises(CorruptTile, match="does not match its checksum"):
+        matrix.read_mapped(1, 1)
+    path.unlink()
+    with pytest.raises(CorruptTile, match="is missing"):
+        matrix.read_mapped(1, 1)

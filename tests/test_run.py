@@ -35,8 +35,8 @@ Config = Callable[..., RunConfig]
 
 def begun(run: RunDirectory) -> int:
     """Count the kernel tiles that any worker began."""
-    lines = [line for path in (run.path / "log").iterdir() for line in path.read_text().splitlines()]
-    return sum(json.loads(line)["event"] == "began" for line in lines)
+    lines = [json.loads(line) for path in (run.path / "log").iterdir() for line in path.read_text().splitlines()]
+    return sum(line["event"] == "began" and line["stage"] in ("train", "test", "variance") for line in lines)
 
 
 def stop_after(count: int) -> tuple[Recorder, threading.Event]:

@@ -3,10 +3,19 @@
 from collections.abc import Callable
 
 from pipeline.driver import Job
-from pipeline.solvers.cholesky import factor_jobs
+from pipeline.solvers.cholesky import factor_jobs, forget_tiles
 from pipeline.solvers.systems import System, make_system, open_system, planned_system, requested_solves, solve_name
 from pipeline.store import RunDirectory
 
-SOLVERS: dict[str, Callable[[RunDirectory, System, int], list[Job]]] = {"cholesky": factor_jobs}
+SOLVERS: dict[str, Callable[[RunDirectory, System, int, int], list[Job]]] = {"cholesky": factor_jobs}
 
-__all__ = ["SOLVERS", "System", "make_system", "open_system", "planned_system", "requested_solves", "solve_name"]
+__all__ = [
+    "SOLVERS",
+    "System",
+    "forget_tiles",
+    "make_system",
+    "open_system",
+    "planned_system",
+    "requested_solves",
+    "solve_name",
+]

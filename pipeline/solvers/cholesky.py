@@ -4,13 +4,20 @@ Tile (i, j) of the factor L reads rows i and j of L to the left of column j, acc
 written once: no temporaries, and every task can be run again. Reads grow as n^3 / (3 tile), writes as n^2 / 2.
 The targets ride along as one more block row, so that ``L^-1 Y`` costs nothing extra; the other solve is one
 pass over L. (Left-looking out of core: D'Azevedo and Dongarra 2000, LAPACK working note 118.)
+
+A tile can only be finished when the one to its left is, so many slots would wait for one another. Where there are more
+than one for eight block rows, a tile is two tasks: the *bulk* of its products, all but those with the last columns, is
+summed early and kept aside, the *finish* does the rest. The order of the sums is the same, and so are the bits.
 """
 
+import math
 import socket
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import TypeVar
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from typing import Generic, TypeVar
 
 import numpy as np
 import scipy.linalg
@@ -20,31 +27,78 @@ from pipeline.datasets import one_hot_targets
 from pipeline.driver import Job
 from pipeline.errors import NotPositiveDefinite
 from pipeline.journal import Receipt, Task, timed
+from pipeline.solvers.blas import BLOCK, factor_lower, solve_right, subtract_product, subtract_square
 from pipeline.solvers.systems import System, factor_cut, mean_diagonal, open_system
 from pipeline.store import RunDirectory
+from pipeline.tiling import Cut
+
+READ_AHEAD = 2
+"""Panels that are read while a product runs."""
+
+BLOCK_ROWS_PER_SLOT = 8
+"""With fewer block rows for a slot, slots would wait a third of the time and more (simulated), and tiles are split."""
+
+SMALLEST_SPLIT_TILE = 512
+"""Below, a product takes less than the 12 ms that a task costs beside its arithmetic."""
 
 _T = TypeVar("_T")
 
 
-def factor_jobs(run: RunDirectory, system: System, order: int) -> list[Job]:
-    """List the tasks of a factorisation and of both solves; ``order`` ranks this system among others."""
-    stage = f"factor:{system.fingerprint}"
-    cut = factor_cut(run, system)
+def factor_jobs(run: RunDirectory, system: System, order: int, slots: int = 1) -> list[Job]:
+    """List the tasks of a factorisation and of both solves.
+
+    Parameters
+    ----------
+    run, system : what is factored.
+    order : ranks this system among others.
+    slots : tasks that run at once; they decide whether tiles are split.
+    """
     classes = len(run.specification["data"]["classes"])
+    return list_factor_jobs(factor_cut(run, system), system.fingerprint, classes, order, slots)
+
+
+def list_factor_jobs(cut: Cut, solve: str, classes: int, order: int = 0, slots: int = 1) -> list[Job]:
+    """List the tasks as `factor_jobs` does, for a run that need not exist."""
+    split = slots > 1 and BLOCK_ROWS_PER_SLOT * slots > cut.pieces and cut.size >= SMALLEST_SPLIT_TILE
+    width = finish_width(cut.pieces) if split else cut.pieces
     jobs = []
     for row in range(cut.pieces + 1):
         height = classes if row == cut.pieces else cut.length(row)
         for col in range(min(row + 1, cut.pieces)):
-            before = [Task(stage, row, col - 1)] if col else []
+            factor = Task(f"factor:{solve}", row, col)
+            before = [Task(factor.stage, row, col - 1)] if col else []
             if row > col:
-                before.append(Task(stage, col, col))
+                before.append(Task(factor.stage, col, col))
             # Column by column; in a column the diagonal first, then what the next diagonal waits for.
             priority = (order, 3 * col + min(row - col, 2), row)
-            jobs.append(Job(Task(stage, row, col), factor_tile, height * cut.length(col), priority, tuple(before)))
-    last = Task(stage, cut.pieces, cut.pieces - 1)
-    solve = Task(f"coefficients:{system.fingerprint}", 0, 0)
-    jobs.append(Job(solve, solve_coefficients, cut.count * classes, (order, 3 * cut.pieces, 0), (last,)))
+            if col > width and row < cut.pieces:
+                bulk = Task(f"bulk:{solve}", row, col)
+                ready = {Task(factor.stage, line, col - width - 1) for line in (row, col)}
+                jobs.append(Job(bulk, sum_bulk, 0, priority, tuple(sorted(ready)), only_for=factor))
+                before.append(bulk)
+            jobs.append(Job(factor, factor_tile, height * cut.length(col), priority, tuple(before)))
+    last = Task(f"factor:{solve}", cut.pieces, cut.pieces - 1)
+    coefficients = Task(f"coefficients:{solve}", 0, 0)
+    jobs.append(Job(coefficients, solve_coefficients, cut.count * classes, (order, 3 * cut.pieces, 0), (last,)))
     return jobs
+
+
+def finish_width(block_rows: int) -> int:
+    """Return how many columns the finish of a split tile covers.
+
+    ``sqrt(N / 3)`` of N block rows balances the two bounds on the speed-up, ``N (w + 1) / 3`` from the chain of
+    finishes and ``N^2 / (9 w)`` from what waits for a column. It depends on nothing else, so that a finish knows what
+    a bulk of an earlier driver covered.
+    """
+    return max(1, round(math.sqrt(block_rows / 3)))
+
+
+def sum_bulk(run_path: str, task: Task) -> Receipt:
+    """Sum the products of a tile with all but the last columns, and keep the sum aside in float64."""
+    work = _open(run_path, task)
+    tile = work.begin_tile()
+    work.subtract_products(tile, range(task.col - finish_width(work.cut.pieces)))
+    return work.write(tile)
 
 
 def factor_tile(run_path: str, task: Task) -> Receipt:
@@ -55,79 +109,133 @@ def factor_tile(run_path: str, task: Task) -> Receipt:
     NotPositiveDefinite
         With the global row, the pivot and a ridge to try.
     """
-    run = RunDirectory(run_path)
-    system = open_system(run, task.stage.partition(":")[2])
-    cut = factor_cut(run, system)
+    work = _open(run_path, task)
     row, col = task.row, task.col
-    factor, forward = run.solved(system.fingerprint, "factor"), run.solved(system.fingerprint, "forward")
-    is_target = row == cut.pieces
-
-    def read_pair(k: int) -> tuple[Array, Array]:
-        left = forward.read(0, k) if is_target else factor.read(row, k)
-        return left, (left if row == col else factor.read(col, k))
-
-    def accumulate() -> Array:
-        tile = _targets(run, cut.bounds(col)).T if is_target else _kernel_block(run, system, row, col)
-        for left, right in _prefetched(read_pair, col):
-            tile -= left @ right.T
-        return tile
-
-    tile, accumulate_seconds = timed(accumulate)
+    aside = work.run.solved(work.system.fingerprint, "partial")
+    # Where the bulk is gone, another process finished this tile meanwhile; once more from the start, it gives the same.
+    summed = aside.chunk_path(row, col).exists()
+    tile = aside.read(row, col).copy() if summed else work.begin_tile()
+    work.subtract_products(tile, range(col - finish_width(work.cut.pieces) if summed else 0, col))
     if row == col:
-        tile, finish_seconds = timed(lambda: _factor_diagonal(tile, run, system, cut.bounds(row)[0]))
+        _require_positive(factor_lower(tile), tile, work)
     else:
-        diagonal = factor.read(col, col)
-        tile, finish_seconds = timed(
-            lambda: scipy.linalg.solve_triangular(diagonal, tile.T, lower=True, check_finite=False).T
-        )
-    array, index = run.arrays_of(task)[0]
-    chunk, write_seconds = timed(lambda: array.write(index, tile))
-    # Panels are read while products run, so that reading has no time of its own.
-    return Receipt(task, (chunk,), 0.0, accumulate_seconds + finish_seconds, write_seconds, socket.gethostname())
+        solve_right(_float64(work.run.solved(work.system.fingerprint, "factor").read_mapped(col, col)), tile)
+    receipt = work.write(tile)
+    aside.chunk_path(row, col).unlink(missing_ok=True)
+    return receipt
+
+
+@dataclass
+class _Work:
+    """One task at its tile: what it reads, and where its time goes."""
+
+    run: RunDirectory
+    system: System
+    task: Task
+    started: float = field(default_factory=time.perf_counter)
+    waited: float = 0.0
+
+    @property
+    def cut(self) -> Cut:
+        return factor_cut(self.run, self.system)
+
+    def begin_tile(self) -> Array:
+        """Return the tile before any product: of the kernel with its ridge, or of the targets."""
+        row, col = self.task.row, self.task.col
+        if row == self.cut.pieces:
+            return np.ascontiguousarray(_targets(self.run, self.cut.bounds(col)).T)
+        kernel = self.run.kernel(self.system.readout, "train")
+        block = kernel.read_region(self.cut.bounds(row), self.cut.bounds(col), symmetric=row == col).astype(np.float64)
+        if row == col:
+            block[np.diag_indices(len(block))] += self.system.absolute_ridge
+        return block
+
+    def subtract_products(self, tile_out: Array, columns: range) -> None:
+        """Subtract ``L_ik L_jk^T`` for some columns k, in order, from the tile (i, j)."""
+        row, col = self.task.row, self.task.col
+        factor, forward = (self.run.solved(self.system.fingerprint, part) for part in ("factor", "forward"))
+
+        def read_panels(k: int) -> tuple[Array, Array]:
+            mine = forward.read(0, k) if row == self.cut.pieces else factor.read_mapped(row, k)
+            return _float64(mine), _float64(mine if row == col else factor.read_mapped(col, k))
+
+        ahead = _ReadAhead(read_panels, columns)
+        for left, right in ahead:
+            if row == col:
+                subtract_square(left, tile_out)
+            else:
+                subtract_product(left, right, tile_out)
+        self.waited += ahead.waited
+
+    def write(self, tile: Array) -> Receipt:
+        """Write the tile where its task says, and make the receipt."""
+        array, index = self.run.arrays_of(self.task)[0]
+        computed = time.perf_counter() - self.started - self.waited
+        chunk, write_seconds = timed(lambda: array.write(index, tile))
+        return Receipt(self.task, (chunk,), self.waited, computed, write_seconds, socket.gethostname())
 
 
 def solve_coefficients(run_path: str, task: Task) -> Receipt:
     """Solve ``L^T alpha = L^-1 Y`` in one pass over the factor, last block row first; alpha is ``(n, classes)``."""
+    work = _open(run_path, task)
+    cut = work.cut
+    factor, forward = (work.run.solved(work.system.fingerprint, part) for part in ("factor", "forward"))
+    alpha = np.concatenate([forward.read(0, col).T for col in range(cut.pieces)]).astype(np.float64)
+    for row in reversed(range(cut.pieces)):
+        mine = slice(*cut.bounds(row))
+        corner = _float64(factor.read_mapped(row, row))
+        alpha[mine] = scipy.linalg.solve_triangular(corner, alpha[mine], lower=True, trans="T", check_finite=False)
+        ahead = _ReadAhead(partial(factor.read_mapped, row), range(row))
+        for col, tile in enumerate(map(_float64, ahead)):
+            alpha[slice(*cut.bounds(col))] -= tile.T @ alpha[mine]
+        work.waited += ahead.waited
+    return work.write(alpha)
+
+
+def forget_tiles() -> None:
+    """Unmap the tiles that this process has mapped: files that are mapped keep a disk busy."""
+    _open_solve.cache_clear()
+
+
+class _ReadAhead(Generic[_T]):
+    """Iterates over what ``read`` returns for some indices; a thread reads the next ones meanwhile.
+
+    Attributes
+    ----------
+    waited : seconds for which a read was waited for.
+    """
+
+    def __init__(self, read: Callable[[int], _T], indices: Iterable[int]) -> None:
+        self._read, self._indices = read, list(indices)
+        self.waited = 0.0
+
+    def __iter__(self) -> Iterator[_T]:
+        with ThreadPoolExecutor(1) as reader:
+            pending: list[Future[_T]] = []
+            for k in range(len(self._indices)):
+                wanted = self._indices[k + len(pending) : k + READ_AHEAD + 1]
+                pending += [reader.submit(self._read, index) for index in wanted]
+                value, seconds = timed(pending.pop(0).result)
+                self.waited += seconds
+                yield value
+
+
+def _open(run_path: str, task: Task) -> _Work:
+    solve = task.stage.partition(":")[2]
+    run, system = _open_solve(run_path, solve)
+    run.log("began", task)
+    return _Work(run, system, task)
+
+
+@lru_cache(maxsize=16)
+def _open_solve(run_path: str, solve: str) -> tuple[RunDirectory, System]:
+    """Open a run and a system once per process, so that tiles mapped for one task serve the next."""
     run = RunDirectory(run_path)
-    system = open_system(run, task.stage.partition(":")[2])
-    cut = factor_cut(run, system)
-    factor, forward = run.solved(system.fingerprint, "factor"), run.solved(system.fingerprint, "forward")
-
-    def substitute() -> Array:
-        alpha = np.concatenate([forward.read(0, col).T for col in range(cut.pieces)])
-        for row in reversed(range(cut.pieces)):
-            mine = slice(*cut.bounds(row))
-            alpha[mine] = scipy.linalg.solve_triangular(
-                factor.read(row, row), alpha[mine], lower=True, trans="T", check_finite=False
-            )
-            for col, tile in enumerate(_prefetched(partial(factor.read, row), row)):
-                alpha[slice(*cut.bounds(col))] -= tile.T @ alpha[mine]
-        return alpha
-
-    alpha, seconds = timed(substitute)
-    array, index = run.arrays_of(task)[0]
-    chunk, write_seconds = timed(lambda: array.write(index, alpha))
-    return Receipt(task, (chunk,), 0.0, seconds, write_seconds, socket.gethostname())
+    return run, open_system(run, solve)
 
 
-def _prefetched(read: Callable[[int], _T], count: int) -> Iterator[_T]:
-    """Yield ``read(0)`` to ``read(count - 1)``, each read while its predecessor is used."""
-    with ThreadPoolExecutor(1) as reader:
-        following = [reader.submit(read, k) for k in range(min(count, 1))]
-        for k in range(count):
-            current = following.pop().result()
-            following += [reader.submit(read, j) for j in range(k + 1, min(count, k + 2))]
-            yield current
-
-
-def _kernel_block(run: RunDirectory, system: System, row: int, col: int) -> Array:
-    """Read a block of the kernel in float64, the ridge on its diagonal."""
-    cut = factor_cut(run, system)
-    kernel = run.kernel(system.readout, "train")
-    block = kernel.read_region(cut.bounds(row), cut.bounds(col), symmetric=row == col).astype(np.float64)
-    if row == col:
-        block[np.diag_indices(len(block))] += system.absolute_ridge
-    return block
+def _float64(tile: Array) -> Array:
+    return tile.astype(np.float64, copy=False)
 
 
 def _targets(run: RunDirectory, bounds: tuple[int, int]) -> Array:
@@ -136,27 +244,30 @@ def _targets(run: RunDirectory, bounds: tuple[int, int]) -> Array:
     return one_hot_targets(labels, len(run.specification["data"]["classes"]))
 
 
-def _factor_diagonal(block: Array, run: RunDirectory, system: System, first_row: int) -> Array:
-    lower, info = scipy.linalg.lapack.dpotrf(block, lower=1, clean=1, overwrite_a=0)
-    if info == 0:
-        return lower
-    # LAPACK stops at the first pivot <= 0 and leaves the rows above factored.
-    k = info - 1
-    above = scipy.linalg.solve_triangular(lower[:k, :k], block[:k, k], lower=True, check_finite=False)
-    pivot = float(block[k, k] - above @ above)
+def _require_positive(k: int, block: Array, work: _Work) -> None:
+    """Raise with the pivot where `factor_lower` stopped at row ``k`` of a diagonal tile."""
+    if k < 0:
+        return
+    run, system = work.run, work.system
+    begin = k - k % BLOCK
+    corner = block[begin : k + 1, begin : k + 1]
+    above = scipy.linalg.solve_triangular(
+        np.linalg.cholesky(corner[:-1, :-1]), corner[-1, :-1], lower=True, check_finite=False
+    )
+    pivot, row = float(corner[-1, -1] - above @ above), work.cut.bounds(work.task.row)[0] + k
     scale = mean_diagonal(run, system.readout)
     if scale == 0:
         raise NotPositiveDefinite(
             f"{system.label}: the kernel is zero everywhere: its network trains no layer, or all images are black",
-            first_row,
+            row,
             0.0,
         )
     rounding = np.finfo(run.specification["dtype"]).eps * run.specification["data"]["train"] ** 0.5 * scale
     ridge = system.absolute_ridge + max(2 * abs(pivot), rounding)
     raise NotPositiveDefinite(
         f"{system.label}: the kernel plus ridge is not positive definite: pivot {pivot:.3g} at training row "
-        f"{first_row + k}. Try a ridge of at least {ridge:.1e} absolute, {ridge / scale:.1e} relative to trace(K)/n; "
+        f"{row}. Try a ridge of at least {ridge:.1e} absolute, {ridge / scale:.1e} relative to trace(K)/n; "
         "the kernel is kept",
-        first_row + k,
+        row,
         pivot,
     )

@@ -76,6 +76,7 @@ def make_system(run: RunDirectory, specification: Json) -> System:
     train, test, classes = data["train"], data["test"], len(data["classes"])
     arrays = [
         ArraySpec("factor", (train, train), (tile, tile), "float64", ("train_row", "train")),
+        ArraySpec("partial", (train, train), (tile, tile), "float64", ("train_row", "train")),
         ArraySpec("forward", (classes, train), (classes, tile), "float64", ("class", "train")),
         ArraySpec("coefficients", (train, classes), (train, classes), "float64", ("train", "class")),
         ArraySpec("mean", (test, classes), (kernel_tile, classes), "float64", ("test", "class")),
