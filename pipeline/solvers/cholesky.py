@@ -26,6 +26,7 @@ from pipeline.arrays import Array
 from pipeline.datasets import one_hot_targets
 from pipeline.driver import Job
 from pipeline.errors import NotPositiveDefinite
+from pipeline.executors import release_slot
 from pipeline.journal import Receipt, Task, timed
 from pipeline.solvers.blas import BLOCK, factor_lower, solve_right, subtract_product, subtract_square
 from pipeline.solvers.systems import System, factor_cut, mean_diagonal, open_system
@@ -171,6 +172,7 @@ class _Work:
         """Write the tile where its task says, and make the receipt."""
         array, index = self.run.arrays_of(self.task)[0]
         computed = time.perf_counter() - self.started - self.waited
+        release_slot()
         chunk, write_seconds = timed(lambda: array.write(index, tile))
         return Receipt(self.task, (chunk,), self.waited, computed, write_seconds, socket.gethostname())
 
