@@ -162,8 +162,8 @@ def as_finite(given: npt.NDArray[Any], name: str) -> Array:
     if not np.isfinite(values).all():
         place = np.argwhere(~np.isfinite(values))[0].tolist()
         raise NotFinite(
-            f"{name}{place} is {values[tuple(place)]}: finite numbers were expected. In a run directory a tile that was "
-            "not computed reads as nan, and so do those above the diagonal of `train`: mirror the lower ones"
+            f"{name}{place} is {values[tuple(place)]}: finite numbers were expected. In a run directory a tile that "
+            "was not computed reads as nan, and so do those above the diagonal of `train`: mirror the lower ones"
         )
     return values
 

@@ -165,8 +165,8 @@ def flow_basis(kernel: TrainKernel, time: float) -> tuple[Array, Array]:
     if smallest < kernel.resolution and time * blur > 1:
         # What rounding left in such a direction would be multiplied by the time: a number without meaning.
         raise NotPositiveDefinite(
-            f"{kernel.name} is singular to rounding, its smallest eigenvalue is {smallest:.3g}, and the flow is so long "
-            f"that it depends on that: take a t below {0.5 / (blur * time):.1g} times this one, or add at least "
+            f"{kernel.name} is singular to rounding, its smallest eigenvalue is {smallest:.3g}, and the flow is so "
+            f"long that it depends on that: take a t below {0.5 / (blur * time):.1g} times this one, or add at least "
             f"{sufficient_ridge(kernel, smallest):.1e} to the diagonal",
             pivot=smallest,
         )

@@ -108,14 +108,15 @@ def expect_semidefinite(kernel: TrainKernel, basis: Eigenbasis) -> None:
     smallest = float(basis.values[0])
     if smallest < -kernel.rounding:
         raise NotPositiveDefinite(
-            f"{kernel.name} is no kernel: its smallest eigenvalue is {smallest:.3g}, and rounding explains no less than "
-            f"{-kernel.rounding:.1e}. If it was computed in float32, pass it in float32. " + _remedy(kernel, smallest),
+            f"{kernel.name} is no kernel: its smallest eigenvalue is {smallest:.3g}, and rounding explains no less "
+            f"than {-kernel.rounding:.1e}. If it was computed in float32, pass it in float32. "
+            + _remedy(kernel, smallest),
             pivot=smallest,
         )
 
 
 def sufficient_ridge(kernel: TrainKernel, smallest: float) -> float:
-    """Return an absolute ridge that lifts the ``smallest`` eigenvalue above rounding, also when printed to two digits."""
+    """Return an absolute ridge that lifts the ``smallest`` eigenvalue above rounding, even printed to two digits."""
     return 1.1 * (kernel.rounding - min(smallest, 0.0))
 
 

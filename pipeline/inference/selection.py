@@ -146,9 +146,9 @@ def ridge_path(
     Examples
     --------
     >>> import numpy as np
-    >>> path = ridge_path(np.eye(3) + 1.0, [1, 1, 0], [0.01, 0.1, 1.0, 10.0])
+    >>> path = ridge_path(0.1 * np.eye(3) + 1, [1, 1, 0], [0, 0.9, 9], ridge_mode="absolute")
     >>> path.best, path.squared_error.round(3)
-    (1.0, array([0.246, 0.238, 0.22 , 0.362]))
+    (0.9, array([0.485, 0.444, 0.563]))
     """
     kernel = as_train_kernel(k_train)
     targets = as_targets(y, kernel)
