@@ -80,11 +80,12 @@ def as_train_kernel(values: npt.ArrayLike, name: str = "k_train") -> TrainKernel
 
 
 def as_test_kernel(values: npt.ArrayLike, count: int, name: str) -> Array:
-    """Check the kernel matrix of ``count`` test samples with themselves; errors as of `as_train_kernel`."""
+    """Return the kernel matrix of ``count`` test samples, symmetric in every bit; errors as of `as_train_kernel`."""
     given = as_real(values, name)
     if given.shape != (count, count):
         raise ConfigError(f"{name} must be ({count}, {count}), as there are {count} test samples, got {given.shape}")
-    return _as_symmetric(given, name)
+    values = _as_symmetric(given, name)
+    return (values + values.T) / 2
 
 
 def as_cross_kernel(values: npt.ArrayLike, kernel: TrainKernel, name: str = "k_test_train") -> Array:

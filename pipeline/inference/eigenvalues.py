@@ -7,7 +7,7 @@ import numpy.typing as npt
 import scipy.linalg
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, aslinearoperator, eigsh
 
-from pipeline.errors import ConfigError, NotConverged
+from pipeline.errors import ConfigError, NotConverged, NotFinite
 from pipeline.inference.arguments import Array, as_train_kernel
 
 RESTARTS = 100
@@ -56,7 +56,7 @@ def spectrum(k_train: npt.ArrayLike | LinearOperator, count: int | None = None, 
     ConfigError
         A count that is none, or a matrix that is not square and symmetric.
     NotFinite
-        An entry is nan or infinite.
+        An entry is nan or infinite, or a product with the operator.
     NotConverged
         Lanczos did not find as many as were asked for.
 
@@ -118,6 +118,11 @@ def _lanczos(operator: LinearOperator, which: str, count: int, width: int, toler
     """Find ``count`` eigenpairs at one end, rising, in Krylov spaces of ``width`` vectors."""
     n = operator.shape[0]
     start = np.random.default_rng(0).standard_normal(n)  # the same answer every time
+    product = operator @ start
+    if not np.isfinite(product).all():
+        raise NotFinite("a product with k_train holds nan or infinite values: finite ones were expected")
+    if not product.any():  # a kernel of zeros, from which ARPACK cannot begin
+        return np.zeros(count), np.eye(n, count)
     try:
         return eigsh(operator, count, which=which, v0=start, ncv=min(n, width), tol=tolerance, maxiter=RESTARTS)
     except ArpackNoConvergence as error:

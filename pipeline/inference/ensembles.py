@@ -99,7 +99,7 @@ def ensemble(nngp: BlocksLike, ntk: BlocksLike, y: npt.ArrayLike, t: float | Non
         return Predictive(mean)
     # In this order the two large terms cancel before they are multiplied once more.
     half = (0.5 * response @ nngp_train.values - nngp_cross) @ response.T
-    return Predictive(mean, prior + half + half.T)
+    return Predictive(mean, prior + (half + half.T))
 
 
 def _response(kernel: TrainKernel, cross: Array, time: float) -> Array:
