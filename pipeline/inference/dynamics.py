@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import scipy.special
+from scipy.sparse.linalg import LinearOperator
 
 from pipeline.errors import ConfigError, NotPositiveDefinite
 from pipeline.inference.arguments import Array, TrainKernel, as_cross_kernel, as_targets, as_train_kernel
@@ -96,7 +97,7 @@ def gradient_flow(
     return Flow(cross @ coefficients, vectors @ (_learned(values, time)[:, None] * rotated))
 
 
-def maximal_learning_rate(k_train: npt.ArrayLike, outputs: int) -> float:
+def maximal_learning_rate(k_train: npt.ArrayLike | LinearOperator, outputs: int) -> float:
     """Find the step of gradient descent above which it diverges, ``2 n c / lambda_max``.
 
     A step of size h takes the error along an eigenvector to ``1 - h lambda / (n c)`` times itself, under the loss

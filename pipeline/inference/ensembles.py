@@ -46,7 +46,7 @@ def ensemble(nngp: BlocksLike, ntk: BlocksLike, y: npt.ArrayLike, t: float | Non
     its outputs at time t are ``f*(0) + A (Y - f(0))``, so that over random starts they are Gaussian with mean ``A Y``
     and covariance ``K** + A K A^T - (A K*^T + K* A^T)`` (Lee et al. 2019, arXiv:1902.06720, equations 14 to 16).
     Where only the last layer is trained, both kernels are the NNGP, and the end of training is the posterior of a
-    Gaussian process without noise.
+    Gaussian process without noise. An ensemble trained with a ridge has it on the diagonal of ``ntk.train``.
 
     Parameters
     ----------

@@ -38,6 +38,13 @@ def test_asymmetry_is_forgiven_within_the_rounding_of_the_dtype(dtype: str, allo
         as_train_kernel(matrix)
 
 
+def test_a_test_kernel_becomes_symmetric_in_every_bit() -> None:
+    matrix = np.eye(3, dtype=np.float32)
+    matrix[0, 1] = 1e-5
+    values = as_test_kernel(matrix, 3, "k_test")
+    np.testing.assert_array_equal(values, values.T)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_what_is_not_finite_is_named_with_its_place(value: float) -> None:
     matrix = np.eye(3)

@@ -5,6 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from regressions import LAW, Regression, make_regression, regressions
 
+from scipy.sparse.linalg import LinearOperator
+
 from pipeline.errors import ConfigError, NotPositiveDefinite
 from pipeline.inference import gp_posterior, gradient_flow, maximal_learning_rate
 from pipeline.inference.dynamics import learned_inverse
@@ -42,6 +44,7 @@ def test_small_steps_of_gradient_descent_follow_the_flow() -> None:
     np.testing.assert_allclose(flow.mean, test, atol=1e-3)
 
 
+@pytest.mark.filterwarnings("error")
 @LAW
 @given(regressions())
 @pytest.mark.parametrize("t", [None, np.inf, 1e9, 1e300, 1.7e308])
@@ -113,6 +116,14 @@ def test_rounding_of_float32_below_zero_is_taken_for_zero() -> None:
         gradient_flow(rounded.astype(float), y, rounded, 1e3)
 
 
+def test_a_direction_below_zero_by_rounding_is_neither_learned_nor_blown_up() -> None:
+    kernel = np.diag([1.0, -1e-6]).astype(np.float32)
+    flow = gradient_flow(kernel, [1.0, 1.0], kernel, 1e6)  # lambda t / n is -0.5
+    np.testing.assert_allclose(flow.train_mean, [[1.0], [0.0]], atol=1e-12)
+    with pytest.raises(NotPositiveDefinite, match="k_train is singular to rounding, its smallest eigenvalue is -1e-06"):
+        gradient_flow(kernel, [1.0, 1.0], kernel, 1e7)
+
+
 @pytest.mark.parametrize("t", [-1e-3, np.nan, -np.inf])
 def test_a_time_is_at_least_zero(t: float) -> None:
     with pytest.raises(ConfigError, match=r"t must be a time of at least 0, or None for the end of training, got"):
@@ -128,7 +139,6 @@ def test_a_learning_rate_is_positive_and_finite(rate: float) -> None:
 @LAW
 @given(st.floats(-320, 300), st.floats(0, 300))
 def test_what_is_learned_is_accurate_at_every_scale(exponent: float, time_exponent: float) -> None:
-    # 2^-60 of the way: the quotient is t (1 - x/2 + ...), in closed form on both sides of x = 1e-9.
     eigenvalue, time = 10.0**exponent, 10.0**time_exponent
     (value,) = learned_inverse(np.array([eigenvalue]), time)
     logarithm = exponent + time_exponent
@@ -155,6 +165,12 @@ def test_gradient_descent_is_stable_below_the_maximal_rate_and_diverges_above(n:
     start = float(np.linalg.norm(r.y))
     assert final_error(r.train, r.y, 0.99 * rate, 3000) < 0.5 * start
     assert final_error(r.train, r.y, 1.01 * rate, 3000) > 1e6 * start
+
+
+def test_a_function_that_multiplies_has_a_maximal_rate() -> None:
+    kernel = make_regression(7, 40, 1, 1).train
+    operator = LinearOperator(kernel.shape, matvec=lambda vector: kernel @ vector)
+    assert maximal_learning_rate(operator, 3) == pytest.approx(maximal_learning_rate(kernel, 3), rel=1e-12)
 
 
 def test_a_maximal_rate_needs_columns_and_a_positive_eigenvalue() -> None:

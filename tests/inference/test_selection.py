@@ -139,8 +139,9 @@ def test_what_is_neither_labels_nor_targets_is_refused() -> None:
     def curve(truth: object, y: object) -> None:
         learning_curve(np.eye(3), y, np.eye(3), truth, [1, 3], ridge=0.0)  # type: ignore[arg-type]
 
-    with pytest.raises(ConfigError, match=r"labels in y_test_or_labels must be from 0 to 2, as y has columns, got 3"):
-        curve([0, 1, 3], np.eye(3))
+    for wrong in (3, -1):
+        with pytest.raises(ConfigError, match=rf"labels in y_test_or_labels must be from 0 to 2, .*, got {wrong}"):
+            curve([0, 1, wrong], np.eye(3))
     with pytest.raises(ConfigError, match=r"targets \(3, 3\) or integer labels \(3,\), got shape \(3,\) of float64"):
         curve([0.0, 1.0, 2.0], np.eye(3))
     with pytest.raises(ConfigError, match=r"targets \(3, 3\) or integer labels \(3,\), got shape \(2,\) of int64"):
