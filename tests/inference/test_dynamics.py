@@ -4,7 +4,6 @@ import scipy.linalg
 from hypothesis import given
 from hypothesis import strategies as st
 from regressions import LAW, Regression, make_regression, regressions
-
 from scipy.sparse.linalg import LinearOperator
 
 from pipeline.errors import ConfigError, NotPositiveDefinite
