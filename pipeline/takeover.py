@@ -168,7 +168,7 @@ class _Source:
                 alike = asked[0] == asked[1] and its["readout"] == self._readouts.get(mine["readout"])
                 if solve not in self._twins and alike and self._leading_rows(its["tile"], self.growth.train):
                     lines.append(f"{mine['readout']}: {_why_new(its, mine)}")
-        others = f" (likewise {len(lines) - 1} others)" if len(lines) > 1 else ""
+        others = f" (likewise {len(lines) - 1} more)" if len(lines) > 1 else ""
         return [line + others for line in lines[:1]]
 
 
