@@ -21,8 +21,9 @@ from pipeline.errors import ConfigError, SpecificationMismatch
 from pipeline.store import RunDirectory, differences
 from pipeline.tiling import Cut, choose_factor_tile
 
-SMALLEST_FACTOR_TILE = 1 / 4
-"""Of the factor tile that would be chosen anew: growth that much makes the older factor 1/64 of the work, if that."""
+SMALLEST_SHARE = 1 / 4
+"""Of the factor tile that would be chosen anew: below, the tasks are too small, and the older factor is soon 1/64 of the
+work."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Growth:
     fingerprint : of its specification.
     train, test : numbers of the blocks of images, a kernel tile's edge each, that are the same in the same place.
     targets : those of the training blocks whose labels are the same as well.
-    factor_tile : the largest tile of the older run's factors; None where it has begun none.
+    factor_tile : the largest tile of the older run's factors; None where it has none.
     """
 
     path: str
@@ -91,7 +92,8 @@ def compare(old: RunDirectory, specification: Json, train: Split, test: Split) -
     lines = _kernel_differences(old.specification, specification)
     if lines:
         raise _nothing(old, lines)
-    if not any(receipt.task.stage == "train" for receipt in old.journal.receipts()):
+    stages = {receipt.task.stage for receipt in old.journal.receipts()}
+    if "train" not in stages:
         raise _nothing(old, ["none of its tiles is finished yet"])
     tile = specification["tile"]
     blocks = _same_blocks(old.inputs("train_images"), train.images, tile)
@@ -99,13 +101,14 @@ def compare(old: RunDirectory, specification: Json, train: Split, test: Split) -
         raise _nothing(old, [_why_no_block(old, specification, train.images)])
     same_classes = old.specification["data"]["classes"] == specification["data"]["classes"]
     labels = _same_blocks(old.inputs("train_labels"), train.labels, tile) if same_classes else ()
+    factor_tiles = [record["tile"] for solve, record in old.solves().items() if f"factor:{solve}" in stages]
     return Growth(
         path=str(old.path.resolve()),
         fingerprint=old.fingerprint,
         train=blocks,
         test=_same_blocks(old.inputs("test_images"), test.images, tile),
         targets=tuple(block for block in blocks if block in labels),
-        factor_tile=max((record["tile"] for record in old.solves().values()), default=None),
+        factor_tile=max(factor_tiles, default=None),
     )
 
 
@@ -129,7 +132,7 @@ def with_factor_tile(config: RunConfig, run: RunDirectory) -> RunConfig:
     a_ridge_stays = config.solve.ridge_mode == "absolute" or 0.0 in config.solve.ridges
     if growth is None or growth.factor_tile is None or config.solve.tile != "auto" or not a_ridge_stays:
         return config
-    if growth.factor_tile < SMALLEST_FACTOR_TILE * choose_factor_tile(run.train_cut.count, run.train_cut.size):
+    if growth.factor_tile < SMALLEST_SHARE * choose_factor_tile(run.train_cut.count, run.train_cut.size):
         return config
     return config.model_copy(update={"solve": config.solve.model_copy(update={"tile": growth.factor_tile})})
 

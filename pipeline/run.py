@@ -89,8 +89,9 @@ def plan(config: RunConfig) -> Plan:
     assert loaded.data.test is not None
     sample = _prepared(loaded)[0].images[:32]
     old = growth.find_source(config, run_path(config))
-    follows = old is not None and config.kernel.tile == "auto"
-    tiles = (old.specification["tile"] if old and follows else config.kernel.tile, config.solve.tile)
+    tiles = (config.kernel.tile, config.solve.tile)
+    if old is not None and config.kernel.tile == "auto":
+        tiles = (old.specification["tile"], config.solve.tile)
     return make_plan(
         PlanInputs(
             readouts=loaded.readouts,
@@ -252,7 +253,7 @@ def _prepared(loaded: Loaded) -> tuple[Split, Split]:
     if loaded.config.data.standardize:
         data, _ = datasets.standardize(data, dtype, loaded.standardize_first)
     assert data.test is not None
-    train, test = (Split(part.images.astype(dtype), part.labels) for part in (data.train, data.test))
+    train, test = (Split(part.images.astype(dtype, copy=False), part.labels) for part in (data.train, data.test))
     return train, test
 
 

@@ -20,6 +20,10 @@ from pipeline.store import RunDirectory
 from pipeline.tiling import Cut
 
 _KERNEL_STAGES = ("train", "test", "variance")
+_SOLUTION_STAGES = ("coefficients", "mean", "residual")
+
+_BESIDE_THE_SYSTEM = ("kernel", "readout", "ridge", "ridge_mode", "mean_diagonal")
+"""Parts of a solve's record that two equal systems of two runs may differ in: the absolute ridge is another part."""
 
 
 def take_over(run: RunDirectory, tasks: Sequence[Task], say: Callable[[str], None]) -> None:
@@ -95,11 +99,10 @@ class _Source:
         self._readouts = same_readouts(old.specification, run.specification)
         self._solves, self._old_solves = run.solves(), old.solves()
         its = {name: _system_of(record, record["readout"]) for name, record in self._old_solves.items()}
-        self._twins: dict[str, str] = {}
-        for solve, record in self._solves.items():
-            mine = _system_of(record, self._readouts.get(record["readout"]))
-            for name in (name for name, system in its.items() if system == mine):
-                self._twins[solve] = name
+        mine = {name: _system_of(rec, self._readouts.get(rec["readout"])) for name, rec in self._solves.items()}
+        self._twins = {solve: name for solve, system in mine.items() for name in its if its[name] == system}
+        tiles = {self._solves[solve]["tile"] for solve in self._twins}
+        self._leading = {tile: (self._rows(tile, growth.train), self._rows(tile, growth.targets)) for tile in tiles}
 
     @property
     def shared(self) -> str:
@@ -135,20 +138,18 @@ class _Source:
         stage, tile = f"{kind}:{self._twins[solve]}", self._solves[solve]["tile"]
         its, mine = self.old.train_cut.count, self.run.train_cut.count
         last = Cut(mine, tile).pieces
-        with_targets = self._leading_rows(tile, self.growth.targets)
+        rows, rows_with_targets = self._leading[tile]
         if kind == "factor" and task.row == last:  # the targets are the block row below the factor
-            return Task(stage, Cut(its, tile).pieces, task.col) if task.col < with_targets else None
-        if kind == "factor":
-            return Task(stage, task.row, task.col) if task.row < self._leading_rows(tile, self.growth.train) else None
-        # What the whole solution goes into is the same only where all training images and labels are.
-        same = its == mine and with_targets == last and (kind != "mean" or task.row in self.growth.test)
+            return Task(stage, Cut(its, tile).pieces, task.col) if task.col < rows_with_targets else None
+        same = kind == "factor" and task.row < rows
+        if kind in _SOLUTION_STAGES:  # all training images and labels go into it
+            same = its == mine and rows_with_targets == last and (kind != "mean" or task.row in self.growth.test)
         return Task(stage, task.row, task.col) if same else None
 
-    def _leading_rows(self, tile: int, blocks: Sequence[int]) -> int:
+    def _rows(self, tile: int, blocks: Sequence[int]) -> int:
         """Count the first block rows of a factor that are as long in both runs and made of these kernel blocks."""
         old, new = Cut(self.old.train_cut.count, tile), Cut(self.run.train_cut.count, tile)
-        pieces = self.run.train_cut.pieces
-        per_row = tile // self.run.train_cut.size
+        pieces, per_row = self.run.train_cut.pieces, tile // self.run.train_cut.size
         count = 0
         while (
             count < min(old.pieces, new.pieces)
@@ -161,12 +162,13 @@ class _Source:
     def why_factors_are_new(self, stages: Iterable[str]) -> list[str]:
         """Say of factors that could have been kept why they are not: another absolute ridge, or another tile."""
         lines: list[str] = []
+        factored = {task.stage.partition(":")[2] for task in self._receipts if _kind(task.stage) == "factor"}
         for solve in sorted(stage.partition(":")[2] for stage in stages if _kind(stage) == "factor"):
             mine = self._solves[solve]
-            for its in self._old_solves.values():
+            for its in (self._old_solves[name] for name in sorted(factored) if solve not in self._twins):
                 asked = [(record["ridge"], record["ridge_mode"]) for record in (its, mine)]
                 alike = asked[0] == asked[1] and its["readout"] == self._readouts.get(mine["readout"])
-                if solve not in self._twins and alike and self._leading_rows(its["tile"], self.growth.train):
+                if alike and self._rows(its["tile"], self.growth.train):
                     lines.append(f"{mine['readout']}: {_why_new(its, mine)}")
         others = f" (likewise {len(lines) - 1} more)" if len(lines) > 1 else ""
         return [line + others for line in lines[:1]]
@@ -222,6 +224,5 @@ def _kind(stage: str) -> str:
 
 
 def _system_of(record: Json, readout: str | None) -> Json:
-    """Write down what makes two solves the same, their images and labels aside: the ridge counts as an absolute one."""
-    names = ("kernel", "readout", "ridge", "ridge_mode", "mean_diagonal")
-    return {name: value for name, value in record.items() if name not in names} | {"readout": readout}
+    """Write down what makes two solves the same, their images and labels aside."""
+    return {name: value for name, value in record.items() if name not in _BESIDE_THE_SYSTEM} | {"readout": readout}
