@@ -22,8 +22,7 @@ from pipeline.store import RunDirectory, differences
 from pipeline.tiling import Cut, choose_factor_tile
 
 SMALLEST_SHARE = 1 / 4
-"""Of the factor tile that would be chosen anew: below, the tasks are too small, and the older factor is soon 1/64 of the
-work."""
+"""Of the factor tile that would be chosen anew: below it tasks are small, and the older factor little of the work."""
 
 
 @dataclass(frozen=True)
