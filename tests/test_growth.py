@@ -463,6 +463,20 @@ def test_a_damaged_tile_is_not_taken_over_twice(compute: Compute, older: Compute
     assert_same_bits(new, scratch())
 
 
+def test_damage_that_both_runs_share_is_computed_and_not_taken_over_again(
+    compute: Compute, older: Compute, scratch: Compute
+) -> None:
+    old = older(data={"train": 34})
+    new = compute("new", grow_from="old")
+    path = old.kernel(FLATTEN, "train").chunk_path(1, 0)
+    with open(path, "r+b") as file:  # in place, as a disk would: a link shares it
+        file.write(b"\x07")
+    assert runs.verify(new.path)[1] == [Task("train", 1, 0)]
+    again = runs.resume(new.path, Recorder(), threading.Event())
+    assert ("train", 1, 0) in begun(again)
+    assert_same_bits(again, scratch())
+
+
 def test_a_damaged_tile_beside_a_new_readout_is_noticed(compute: Compute, older: Compute, scratch: Compute) -> None:
     both = {"readouts": {"poolings": ["flatten", "gap"]}}
     old = older(readouts={"poolings": ["gap"]})
@@ -481,6 +495,7 @@ def test_a_tile_that_the_older_run_lost_is_computed(compute: Compute, older: Com
     new = compute("new", grow_from="old")
     assert [tile for tile in begun(new) if 4 not in tile[1:]] == [("train", 1, 0), ("train", 1, 1)]
     assert_same_bits(new, scratch())
+    assert not (new.path / "quarantine").exists()
 
 
 @pytest.fixture
