@@ -10,6 +10,7 @@ from typing import Any
 from pipeline import lease
 from pipeline.durable import Json
 from pipeline.gram import kernel_jobs
+from pipeline.growth import Growth
 from pipeline.inference import prediction_jobs
 from pipeline.journal import Receipt, Task
 from pipeline.solvers import SOLVERS, planned_system, requested_solves, solve_name
@@ -63,6 +64,7 @@ class RunReport:
     data, dtype, tile : of the specification.
     readouts : names of the kernels.
     provenance : versions, host and time of its creation.
+    grown_from : the older run that it took tiles over from, or None.
     driver : "host:pid" of the driver at work, or None.
     quarantined : chunks in quarantine.
     stages : how far each is.
@@ -77,6 +79,7 @@ class RunReport:
     tile: int
     readouts: tuple[str, ...]
     provenance: Json
+    grown_from: str | None
     driver: str | None
     quarantined: int
     stages: tuple[StageReport, ...]
@@ -122,7 +125,7 @@ def make_report(run: RunDirectory) -> RunReport:
             )
         )
     stages.append(_stage_report(run, "solve", solve_tasks, receipts))
-    data = run.specification["data"]
+    data, growth = run.specification["data"], Growth.of(run)
     return RunReport(
         path=str(run.path),
         fingerprint=run.fingerprint,
@@ -131,6 +134,7 @@ def make_report(run: RunDirectory) -> RunReport:
         tile=run.specification["tile"],
         readouts=tuple(readout["name"] for readout in run.specification["readouts"]),
         provenance=run.provenance,
+        grown_from=None if growth is None else growth.path,
         driver=lease.holder(run.lease_path),
         quarantined=sum(1 for path in (run.path / "quarantine").rglob("*") if path.is_file()),
         stages=tuple(stages),
