@@ -47,6 +47,11 @@ class Rates:
     check: float
     write: float
 
+    def at(self, product: float) -> "Rates":
+        """Return the rates of a core whose product runs at another rate, and the other operations in proportion."""
+        factor = product / self.product
+        return Rates(product, self.square * factor, self.solve * factor, self.factor * factor, self.check, self.write)
+
 
 @lru_cache
 def measure_rates(size: int, cores: int = os.cpu_count() or 1) -> Rates:

@@ -6,8 +6,8 @@ The model of `simulate`, for tasks that wait for one another:
   takes ``dispatch_seconds`` of it, then waits for a slot, first come, first served, as in Dask.
 * A task has three phases: it opens (reads what its sums begin with), computes while a thread reads tiles, and writes.
   A phase ends when both its bytes and its seconds of a core are through, so reads hide behind products.
-* Bytes flow through the shared store, whose bandwidth all flows share equally at every moment, none faster than a
-  slot's share of its node. This is exact for the model: events happen where a flow ends.
+* Bytes flow through the shared store. All flows share its bandwidth, or what their nodes can take, equally at every
+  moment; events happen where a flow ends, so this is exact. Flows are taken to spread evenly over the nodes.
 * A node's page cache holds tiles, and a slot maps some, checked once. Both forget the block row that was used longest
   ago. A task asks for all its tiles when it begins.
 
@@ -20,7 +20,7 @@ import heapq
 import math
 from collections import OrderedDict, deque
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass
 
 import numpy as np
 
@@ -51,13 +51,13 @@ class Cluster:
     slot_tiles: float = 2
 
     @property
-    def slot_bandwidth(self) -> float:
-        """Bytes a second of a slot, with all slots of its node at work."""
-        return self.node_bandwidth / min(self.slots, self.slots_per_node)
+    def nodes(self) -> int:
+        """How many nodes the slots are on."""
+        return -(-self.slots // self.slots_per_node)
 
     def shared_bandwidth(self, flows: int) -> float:
-        """Return the bytes a second of one of some flows through the store."""
-        return min(self.slot_bandwidth, self.store_bandwidth / flows)
+        """Return the bytes a second of one of some flows, which are spread over the nodes."""
+        return min(self.store_bandwidth, self.node_bandwidth * min(flows, self.nodes)) / flows
 
 
 @dataclass(frozen=True)
@@ -210,8 +210,7 @@ class _Simulation:
         self.phases: dict[int, list[Phase]] = {}
         self.halves: dict[int, int] = {}
         self.slot_of: dict[int, int] = {}
-        nodes = -(-cluster.slots // cluster.slots_per_node)
-        self.nodes = [_Cache(cluster.node_tiles) for _ in range(nodes)]
+        self.nodes = [_Cache(cluster.node_tiles) for _ in range(cluster.nodes)]
         self.mapped = [_Cache(cluster.slot_tiles) for _ in range(cluster.slots)]
         self.core_seconds = self.busy_seconds = self.read_bytes = self.written_bytes = 0.0
         self.idle_seconds = {"dispatch": 0.0, "dependencies": 0.0, "tail": 0.0}
@@ -241,10 +240,9 @@ class _Simulation:
         """Let time pass, and note why slots are idle meanwhile."""
         self.now += seconds
         self.served += seconds * rate
+        reason = "dispatch" if self.on_their_way else "dependencies"
         if self.begun == len(self.graph.steps):
             reason = "tail"
-        else:
-            reason = "dispatch" if self.on_their_way else "dependencies"
         self.idle_seconds[reason] += seconds * len(self.idle)
         self.busy_seconds += seconds * (self.cluster.slots - len(self.idle))
 
@@ -373,5 +371,3 @@ def _deal(loads: np.ndarray, count: int, seconds: float) -> np.ndarray:
     rest = int(count - taken.sum())
     taken[np.argsort(loads + taken * seconds, kind="stable")[:rest]] += 1
     return np.where(taken > 0, loads + taken * seconds, loads)
-
-
