@@ -57,7 +57,8 @@ class Cluster:
 
     def shared_bandwidth(self, flows: int) -> float:
         """Return the bytes a second of one of some flows, which are spread over the nodes."""
-        return min(self.store_bandwidth, self.node_bandwidth * min(flows, self.nodes)) / flows
+        nodes = min(flows, -(-self.slots // self.slots_per_node))
+        return min(self.store_bandwidth, self.node_bandwidth * nodes) / flows
 
 
 @dataclass(frozen=True)
@@ -207,6 +208,7 @@ class _Simulation:
         self.dispatcher_free = 0.0
         self.at_hand: deque[int] = deque()
         self.idle = deque(range(cluster.slots))
+        self.unlimited = math.isinf(cluster.shared_bandwidth(1))
         self.phases: dict[int, list[Phase]] = {}
         self.halves: dict[int, int] = {}
         self.slot_of: dict[int, int] = {}
@@ -273,7 +275,7 @@ class _Simulation:
     def _next_phase(self, task: int) -> None:
         while self.phases[task] and not self.halves[task]:
             phase = self.phases[task].pop()
-            if phase.bytes and math.isfinite(self.cluster.shared_bandwidth(1)):
+            if phase.bytes and not self.unlimited:
                 heapq.heappush(self.flows, (self.served + phase.bytes, task))
                 self.halves[task] += 1
             if phase.seconds:

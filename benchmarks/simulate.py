@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -44,14 +44,14 @@ ROWS = {
     24_576: (1, 2, 8, 32, 128, 512),
     60_000: (1, 8, 32, 128, 512, 1024),
     200_000: (8, 32, 128, 512, 1024, 4096),
-    1_000_000: (512, 1024, 4096),
+    1_000_000: (1024, 4096),
 }
 
 POOLINGS = ("flatten", "gap")
 MEASURED_TILES, FACTOR_TILES = (512, 1024, 2048), (512, 1024, 2048, 4096, 8192)
-CHECKED_TILES, CHECK_TURNS = (512, 1024), 3
-MOST_BLOCK_ROWS, FEWEST_BLOCK_ROWS = 500, 4
-"""What the other tiles are tried within: more make 10^5 tasks and seconds of simulation, fewer leave slots idle."""
+CHECKED_TILES, CHECK_TURNS = (1024,), 2
+FEWEST_BLOCK_ROWS, MOST_BLOCK_ROWS = 4, 250
+"""What other tiles are tried within: fewer leave slots idle, more make 10^5 tasks and a minute of simulation."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +163,17 @@ def kernel_groups(train: Cut, test: Cut, pair_seconds: float, write: float) -> l
     return [group for group in groups if group.count]
 
 
+def fetch_once(groups: Sequence[Group], most_bytes: float) -> list[Group]:
+    """Let the nodes' caches keep what was read: all tasks together fetch at most so many bytes, each its part."""
+    asked = sum(group.count * group.step.opening.bytes for group in groups)
+    part = min(1.0, most_bytes / asked)
+    openings = (replace(group.step.opening, bytes=part * group.step.opening.bytes) for group in groups)
+    return [
+        replace(group, step=replace(group.step, opening=opening))
+        for group, opening in zip(groups, openings, strict=True)
+    ]
+
+
 def _lengths(cut: Cut) -> Mapping[int, int]:
     """Count the pieces of a cut by their lengths."""
     whole, last = divmod(cut.count, cut.size)
@@ -213,7 +224,11 @@ class Machine:
         pair_seconds = self.pair_seconds[pooling]
         tile = choose_tile(count, TEST, pair_seconds, slots)
         groups = kernel_groups(Cut(count, tile), Cut(TEST, tile), pair_seconds, self.rates[min(self.rates)].write)
-        return tile, share_out(groups, replace(self.cluster, slots=slots))
+        cluster = replace(self.cluster, slots=slots)
+        images = (count + TEST) * IMAGE_BYTES
+        if images <= self.node_bytes:
+            groups = fetch_once(groups, images * -(-slots // cluster.slots_per_node))
+        return tile, share_out(groups, cluster)
 
 
 def make_machine(arguments: argparse.Namespace) -> Machine:
@@ -272,7 +287,7 @@ class FactorRow:
 
 
 def factor_rows(machine: Machine, count: int, widths: tuple[int, ...]) -> list[FactorRow]:
-    """Try all tiles on all numbers of slots; a graph is built once for all of them."""
+    """Try the package's tile whole and split, and others as it would do them; a graph serves all numbers of slots."""
     kernel_tiles = {slots: choose_tile(count, TEST, machine.pair_seconds["gap"], slots) for slots in widths}
     chosen = {slots: choose_factor_tile(count, kernel_tiles[slots]) for slots in widths}
     tried: dict[int, list[Factored]] = {slots: [] for slots in widths}
@@ -280,9 +295,10 @@ def factor_rows(machine: Machine, count: int, widths: tuple[int, ...]) -> list[F
         cut = Cut(count, tile)
         for split in (False, True):
             for slots in widths:
-                sensible = tile == chosen[slots] or FEWEST_BLOCK_ROWS <= cut.pieces <= MOST_BLOCK_ROWS
-                possible = not split or (slots > 1 and are_tiles_split(cut, cut.pieces + 1))
-                if sensible and possible and (tile in FACTOR_TILES or tile == chosen[slots]):
+                as_ruled, possible = are_tiles_split(cut, slots) == split, slots > 1 or not split
+                feasible = FEWEST_BLOCK_ROWS <= cut.pieces <= MOST_BLOCK_ROWS
+                mine = tile == chosen[slots] and possible and (as_ruled or feasible)
+                if mine or (tile in FACTOR_TILES and feasible and as_ruled):
                     tried[slots].append(machine.factor(count, slots, tile, split))
     rows = []
     for slots in widths:

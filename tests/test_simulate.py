@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rates import Rates
 from schedule import Cluster, Graph, Group, Phase, Span, Step, share_out, simulate
-from simulate import FactorCosts, factor_graph, kernel_groups
+from simulate import FactorCosts, factor_graph, fetch_once, kernel_groups
 
 from pipeline.gram import list_kernel_jobs
 from pipeline.plan import TASK_SECONDS
@@ -163,6 +163,24 @@ def test_a_cache_that_is_too_small_keeps_nothing() -> None:
     graph = replace(independent(*rows), tile_bytes=1.0)
     assert simulate(graph, Cluster(1, node_tiles=5)).read_bytes == 12
     assert simulate(graph, Cluster(1, node_tiles=6)).read_bytes == 6
+
+
+def test_a_row_read_in_parts_is_held_whole() -> None:
+    spans = [Span(0, 0, 3), Span(0, 3, 5), Span(0, 0, 5)]
+    steps = [Step(1.0, Phase(), Phase(0.0, 1.0), Phase(), (span,)) for span in spans]
+    assert simulate(replace(independent(*steps), tile_bytes=1.0), Cluster(1)).read_bytes == 5
+
+
+def test_a_node_has_the_tiles_that_it_wrote() -> None:
+    writer = Step(1.0, Phase(), Phase(0.0, 1.0), Phase(), makes=Span(0, 0, 1))
+    reader = Step(1.0, Phase(), Phase(0.0, 1.0), Phase(), (Span(0, 0, 1),))
+    assert simulate(replace(independent(writer, reader), tile_bytes=1.0), Cluster(1)).read_bytes == 0
+
+
+def test_images_that_nodes_keep_are_fetched_once_a_node() -> None:
+    groups = [Group(10, step(1.0, read=30.0)), Group(5, step(2.0, read=20.0))]
+    assert share_out(fetch_once(groups, 80.0), Cluster(4)).read_bytes == pytest.approx(80.0)
+    assert share_out(fetch_once(groups, 1e6), Cluster(4)).read_bytes == pytest.approx(400.0)
 
 
 def test_where_the_time_went_adds_up() -> None:
