@@ -24,8 +24,8 @@ from dataclasses import astuple, dataclass
 
 import numpy as np
 
-PRODUCTS_SHARE = 0.8
-"""From this efficiency on the bottleneck is the arithmetic itself."""
+FULL_SHARE = 0.8
+"""A resource in use for this share of the time is the bottleneck: first the cores' arithmetic, then the store."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,11 @@ class Cluster:
     def nodes(self) -> int:
         """How many nodes the slots are on."""
         return -(-self.slots // self.slots_per_node)
+
+    @property
+    def total_bandwidth(self) -> float:
+        """Bytes a second with all slots reading or writing."""
+        return self.shared_bandwidth(self.slots) * self.slots
 
     def shared_bandwidth(self, flows: int) -> float:
         """Return the bytes a second of one of some flows, which are spread over the nodes."""
@@ -146,13 +151,22 @@ _NAMES = ("products", "task cost", "store bandwidth", "dispatch", "critical path
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a stage went: seconds, tasks, bytes through the store, and where the slots' time went."""
+    """How a stage went.
+
+    Attributes
+    ----------
+    seconds, tasks : in all.
+    read_bytes, written_bytes : through the store.
+    shares : where the slots' time went.
+    store_use : bytes moved, of those that the store and the nodes could have moved.
+    """
 
     seconds: float
     tasks: int
     read_bytes: float
     written_bytes: float
     shares: Shares
+    store_use: float
 
     @property
     def efficiency(self) -> float:
@@ -161,9 +175,16 @@ class Outcome:
 
     @property
     def bottleneck(self) -> str:
-        """What to mend first: the largest loss, or "products" where little is lost."""
+        """What to mend first: what is in full use, else where most of the slots' time is lost.
+
+        Slots also wait for tasks that wait for the store, so its use counts before the losses.
+        """
+        if self.efficiency >= FULL_SHARE:
+            return "products"
+        if self.store_use >= FULL_SHARE:
+            return "store bandwidth"
         losses = astuple(self.shares)[1:]
-        return "products" if self.efficiency >= PRODUCTS_SHARE else _NAMES[1 + losses.index(max(losses))]
+        return _NAMES[1 + losses.index(max(losses))]
 
 
 def simulate(graph: Graph, cluster: Cluster) -> Outcome:
@@ -309,7 +330,8 @@ class _Simulation:
         lost = (self.core_seconds - ideal, self.busy_seconds - self.core_seconds)
         spent = (ideal, *lost, idle["dispatch"], idle["dependencies"], idle["tail"])
         shares = Shares(*(part / (self.cluster.slots * self.now) for part in spent))
-        return Outcome(self.now, len(self.graph.steps), self.read_bytes, self.written_bytes, shares)
+        use = (self.read_bytes + self.written_bytes) / (self.cluster.total_bandwidth * self.now)
+        return Outcome(self.now, len(self.graph.steps), self.read_bytes, self.written_bytes, shares, use)
 
 
 @dataclass(frozen=True)
@@ -341,7 +363,8 @@ def share_out(groups: Sequence[Group], cluster: Cluster) -> Outcome:
     read = sum(group.count * (group.step.opening.bytes + group.step.computing.bytes) for group in groups)
     written = sum(group.count * group.step.writing.bytes for group in groups)
     shares = Shares(*(part / (cluster.slots * seconds) for part in spent))
-    return Outcome(seconds, tasks, read, written, shares)
+    use = (read + written) / (cluster.total_bandwidth * seconds)
+    return Outcome(seconds, tasks, read, written, shares, use)
 
 
 def _phases(step: Step) -> tuple[Phase, Phase, Phase]:

@@ -145,6 +145,16 @@ def test_reads_hide_behind_products() -> None:
     assert outcome.shares.store == pytest.approx(3 / 8)
 
 
+def test_a_store_in_full_use_is_the_bottleneck_though_slots_wait_for_tasks() -> None:
+    slow = Step(1.0, Phase(), Phase(100.0, 1.0), Phase())
+    chain = replace(independent(slow, slow), waits=[0, 1], releases=[[1], []])
+    outcome = simulate(chain, Cluster(20, store_bandwidth=10.0))
+    assert outcome.store_use == pytest.approx(1.0)
+    assert outcome.shares.dependencies > outcome.shares.store
+    assert outcome.bottleneck == "store bandwidth"
+    assert simulate(chain, Cluster(20, store_bandwidth=200.0)).bottleneck != "store bandwidth"
+
+
 def test_a_flow_is_faster_once_others_have_ended() -> None:
     small, large = step(0.0, read=10.0), step(0.0, read=30.0)
     # Both at 5 a second until the small one ends after 2 s; the 20 bytes left take 2 s more.
