@@ -7,11 +7,12 @@ from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
+from dealing import Group, share_out
+from graphs import FactorCosts, factor_graph, fetch_once, kernel_groups
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rates import Rates
-from schedule import Cluster, Graph, Group, Phase, Span, Step, share_out, simulate
-from simulate import FactorCosts, factor_graph, fetch_once, kernel_groups
+from schedule import Cluster, Graph, Phase, Span, Step, simulate
 
 from pipeline.gram import list_kernel_jobs
 from pipeline.plan import TASK_SECONDS
