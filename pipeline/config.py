@@ -120,11 +120,13 @@ class SolveConfig(_Section):
     ridges : regularisers; each is added to the diagonal.
     ridge_mode : "relative" multiplies them by trace(K) / n, "absolute" takes them as they are.
     tile : samples along a tile's edge of the factor, rounded to whole kernel tiles; "auto" chooses.
+    unit_diagonal : regress on ``K_ij / sqrt(K_ii K_jj)``; the stored kernel stays as it is.
     """
 
     ridges: list[float] = Field(default=[0.0], min_length=1)
     ridge_mode: Literal["relative", "absolute"] = "relative"
     tile: Literal["auto"] | int = "auto"
+    unit_diagonal: bool = False
 
     @model_validator(mode="after")
     def _ridges_are_not_negative(self) -> "SolveConfig":

@@ -19,7 +19,7 @@ from pipeline.driver import Driver, Job, Outcome, Progress
 from pipeline.durable import Json, disk_full, is_disk_full
 from pipeline.errors import ConfigError, CorruptTile, RunNotFound, StoreError
 from pipeline.executors import EXECUTORS
-from pipeline.inference import metrics, prediction_jobs
+from pipeline.inference import add_remedies, metrics, prediction_jobs
 from pipeline.journal import Task
 from pipeline.kernels import Summary, lower, summary
 from pipeline.plan import Plan, PlanInputs, make_plan, measure_pair_seconds
@@ -292,6 +292,7 @@ def _solve(run: RunDirectory, config: RunConfig, driver: Driver, view: View, ver
         mine = [job.task for job in jobs if job.task.stage.endswith(name) and job.only_for is None]
         if all(task in done for task in mine) and run.read_record(f"solve/{name}/metrics.json") is None:
             run.write_record(f"solve/{name}/metrics.json", metrics(run, name))
+    add_remedies(run, outcome, partial(_run_jobs, run, driver, view, verify=verify))
     return outcome
 
 

@@ -10,6 +10,7 @@
       log/                  a line for each tile that a worker began or finished
       kernel.zarr/NAME/     a group a read-out: train, test, train_variance, test_variance
       solve/FINGERPRINT/    solve.json, factor.zarr, metrics.json: one ridge of one read-out
+        inference/          NAME.zarr, NAME.json: what [inference] asks of it
       quarantine/           chunks that were not what their receipts say
 
 One chunk is one tile, and a chunk without its receipt is never trusted unread.
@@ -144,6 +145,14 @@ class RunDirectory:
         """Open an array of a solve: "factor", "partial", "forward", "coefficients", "mean" or "residual"."""
         return self._array(self.solve_path(solve) / "factor.zarr" / part)
 
+    def inferred_path(self, solve: str, product: str) -> Path:
+        """The zarr group of what was inferred from a solve, by the name of the product; NAME.json lies beside it."""
+        return self.solve_path(solve) / "inference" / f"{product}.zarr"
+
+    def inferred(self, solve: str, product: str, part: str) -> TiledArray:
+        """Open an array of what was inferred from a solve."""
+        return self._array(self.inferred_path(solve, product) / part)
+
     def arrays_of(self, task: Task) -> list[tuple[TiledArray, tuple[int, ...]]]:
         """List the arrays, and the chunk of each, that a task writes."""
         stage, _, solve = task.stage.partition(":")
@@ -169,6 +178,10 @@ class RunDirectory:
                 return [(self.solved(solve, "coefficients"), (0, 0))]
             case "mean" | "residual":
                 return [(self.solved(solve, stage), (task.row, 0))]
+        # A product that has parameters carries their digest behind a hyphen.
+        match stage.partition("-")[0]:
+            case "spectrum":
+                return [(self.inferred(solve, stage, "eigenvalues"), (0, 0))]
         raise StoreError(f"the journal names an unknown stage {task.stage!r}: it is of a newer version")
 
     def _array(self, path: Path) -> TiledArray:
