@@ -142,10 +142,11 @@ def show_results(report: RunReport) -> None:
     table = Table("read-out", "ridge", "accuracy", "residual", box=None, pad_edge=False)
     for solve in report.solves:
         ridge = f"{solve.ridge:g} {solve.ridge_mode}"
-        if solve.accuracy is None or solve.relative_residual is None:
+        if solve.relative_residual is None:
             table.add_row(solve.readout, ridge, "not yet", "")
         else:
-            table.add_row(solve.readout, ridge, f"{100 * solve.accuracy:.2f}%", f"{solve.relative_residual:.1e}")
+            accuracy = "one class" if solve.accuracy is None else f"{100 * solve.accuracy:.2f}%"
+            table.add_row(solve.readout, ridge, accuracy, f"{solve.relative_residual:.1e}")
     for column in table.columns[1:]:
         column.justify = "right"
     out.print()

@@ -39,7 +39,10 @@ class StageReport:
 
 @dataclass(frozen=True)
 class SolveReport:
-    """What one ridge of one read-out gave; the last five fields are None until it is solved."""
+    """What one ridge of one read-out gave; the last five fields are None until it is solved.
+
+    ``accuracy`` stays None where there is one class only.
+    """
 
     readout: str
     ridge: float
@@ -135,7 +138,7 @@ def make_report(run: RunDirectory) -> RunReport:
         quarantined=sum(1 for path in (run.path / "quarantine").rglob("*") if path.is_file()),
         stages=tuple(stages),
         solves=tuple(solves),
-        openers=_openers(run, [report.name for report in solves if report.accuracy is not None]),
+        openers=_openers(run, [report.name for report in solves if report.relative_residual is not None]),
     )
 
 

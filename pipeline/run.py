@@ -47,12 +47,13 @@ class View(Protocol):
 
 @dataclass(frozen=True)
 class Loaded:
-    """A workflow with its data: what the specification of a run is made of."""
+    """A workflow with its data: what the specification of a run is made of, and what is odd about it."""
 
     config: RunConfig
     data: Dataset
     digest: str
     readouts: tuple[gram.Readout, ...]
+    warnings: tuple[str, ...]
 
 
 def load(config: RunConfig) -> Loaded:
@@ -75,7 +76,8 @@ def load(config: RunConfig) -> Loaded:
         digest.update(np.ascontiguousarray(part.images).tobytes())
         digest.update(part.labels.astype("<i8").tobytes())
     lower([(readout.network, readout.kind) for readout in readouts], chosen.train.images.shape[1:])
-    return Loaded(config, chosen, digest.hexdigest(), readouts)
+    warnings = datasets.warnings_of(chosen, config.solve.ridges, config.kernel.flips)
+    return Loaded(config, chosen, digest.hexdigest(), readouts, warnings)
 
 
 def plan(config: RunConfig) -> Plan:
@@ -151,6 +153,8 @@ def start(config: RunConfig, view: View, stop: threading.Event, *, verify: bool 
     specification = _specification(loaded, path)
     with _full_disk_explained(path):
         run = RunDirectory.create(path, specification, provenance())
+    for line in loaded.warnings:
+        view.say(f"warning: {line}")
     with _full_disk_explained(path), lease.hold(run.lease_path):
         run.write_record("workflow.json", config.model_dump(mode="json"))
         if not (run.path / "inputs.zarr").exists():

@@ -56,7 +56,8 @@ def metrics(run: RunDirectory, solve: str) -> Json:
 
     Returns
     -------
-    ``accuracy`` in [0, 1]; ``relative_residual``, ``||(K + ridge I) alpha - Y|| / ||Y||`` in the Frobenius norm;
+    ``accuracy`` in [0, 1], None where there is one class only, so that targets are zero; ``relative_residual``,
+    ``||(K + ridge I) alpha - Y|| / ||Y||`` in the Frobenius norm;
     ``smallest_pivot`` and ``largest_pivot``, of the diagonal of L.
     """
     mean = _all_rows(run, solve, "mean")
@@ -64,9 +65,11 @@ def metrics(run: RunDirectory, solve: str) -> Json:
     targets = one_hot_targets(train_labels, mean.shape[1])
     factor = run.solved(solve, "factor")
     pivots = np.concatenate([np.diagonal(factor.read(k, k)) for k in range(factor.cut(0).pieces)])
+    one_class = mean.shape[1] == 1
+    residual = np.linalg.norm(_all_rows(run, solve, "residual"))
     return {
-        "accuracy": float(np.mean(mean.argmax(1) == test_labels)),
-        "relative_residual": float(np.linalg.norm(_all_rows(run, solve, "residual")) / np.linalg.norm(targets)),
+        "accuracy": None if one_class else float(np.mean(mean.argmax(1) == test_labels)),
+        "relative_residual": float(residual / (np.linalg.norm(targets) or 1.0)),
         "smallest_pivot": float(pivots.min()),
         "largest_pivot": float(pivots.max()),
     }
