@@ -101,7 +101,10 @@ _KINDS: dict[type, Callable[[Any], Any]] = {
 def _call(name: str, *arguments: Any, library: Any = cython_blas) -> None:
     """Call a Fortran routine, every argument by reference; Python's lock is released."""
     for matrix in arguments:
-        if isinstance(matrix, np.ndarray) and (matrix.dtype != np.float64 or matrix.strides[1] != matrix.itemsize):
+        if not isinstance(matrix, np.ndarray):
+            continue
+        contiguous = matrix.shape[1] == 1 or matrix.strides[1] == matrix.itemsize
+        if matrix.dtype != np.float64 or not contiguous:
             raise ValueError(f"{name} takes float64 with contiguous rows, got {matrix.dtype}, strides {matrix.strides}")
     _routine(library, name)(*(_KINDS.get(type(value), lambda value: value)(value) for value in arguments))
 
