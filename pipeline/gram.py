@@ -124,6 +124,16 @@ def kernel_jobs(run: RunDirectory) -> list[Job]:
     return jobs
 
 
+def program_of(run: RunDirectory) -> Program:
+    """Lower the networks of a run, once per process."""
+    return _open(str(run.path.resolve()))[1]
+
+
+def forget_runs() -> None:
+    """Forget the runs that this process has open: one of them is about to get another specification."""
+    _open.cache_clear()
+
+
 def compute(run_path: str, task: Task) -> Receipt:
     """Compute one tile of every read-out and write it: the body of a worker.
 

@@ -18,15 +18,16 @@ from pipeline.datasets import Dataset
 from pipeline.driver import Driver, Job, Outcome, Progress
 from pipeline.durable import Json, disk_full, is_disk_full
 from pipeline.errors import ConfigError, CorruptTile, RunNotFound, StoreError
-from pipeline.executors import EXECUTORS
+from pipeline.executors import EXECUTORS, Executor
 from pipeline.inference import add_remedies, metrics, prediction_jobs
 from pipeline.journal import Task
 from pipeline.kernels import Summary, lower, summary
+from pipeline.memory import Need, factor_task_bytes, kernel_task_bytes, require_memory
 from pipeline.plan import Plan, PlanInputs, make_plan, measure_pair_seconds
 from pipeline.provenance import library_versions, provenance
 from pipeline.solvers import SOLVERS, forget_tiles, make_system, requested_solves
 from pipeline.store import RunDirectory, is_temporary
-from pipeline.tiling import choose_tile, clip_tile
+from pipeline.tiling import LANE_WIDTH, choose_factor_tile, choose_tile, clip_tile
 
 REPAIRS = 3
 """How often a run goes back to compute tiles that turned out to be damaged."""
@@ -262,10 +263,11 @@ def _execute(run: RunDirectory, config: RunConfig, view: View, stop: threading.E
     swept = run.sweep()
     if swept:
         view.say(f"swept {swept} half-written files of an earlier driver")
-    gram.create_kernel_arrays(run)
     prepare = partial(gram.prepare, str(run.path.resolve()), library_versions())
     with EXECUTORS[config.cluster.kind](config.cluster, prepare) as executor:
         view.say(f"computing on {executor.describe()}")
+        _require_memory(run, config, executor)
+        gram.create_kernel_arrays(run)
         driver = Driver(str(run.path.resolve()), executor, run.journal, view.progress, stop)
         try:
             for _ in range(REPAIRS):
@@ -280,6 +282,30 @@ def _execute(run: RunDirectory, config: RunConfig, view: View, stop: threading.E
         finally:
             forget_tiles()  # an executor may have computed in this process
             run.journal.close()
+
+
+def _require_memory(run: RunDirectory, config: RunConfig, executor: Executor) -> None:
+    """Refuse tiles that the workers have no memory for, before anything is computed."""
+    memory = executor.memory()
+    if memory is None:
+        return
+    program, specification = gram.program_of(run), run.specification
+    known = {receipt.task for receipt in run.journal.receipts()}
+    needs = []
+    if any(job.task not in known for job in gram.kernel_jobs(run)):
+        task_bytes = partial(kernel_task_bytes, program, specification["dtype"])
+        needs.append(Need("kernel tile", "kernel.tile", specification["tile"], LANE_WIDTH, task_bytes))
+    wanted = None if config.solve.tile == "auto" else config.solve.tile
+    tile = choose_factor_tile(run.train_cut.count, specification["tile"], wanted)
+    needs.append(Need("factor tile", "solve.tile", tile, specification["tile"], factor_task_bytes))
+    for need in needs:
+        try:
+            require_memory(memory, need)
+        except ConfigError:
+            # Nothing is computed yet, and another tile is another specification.
+            run.retract()
+            gram.forget_runs()
+            raise
 
 
 def _solve(run: RunDirectory, config: RunConfig, driver: Driver, view: View, verify: bool) -> Outcome:

@@ -109,6 +109,11 @@ class RunDirectory:
             )
         return run
 
+    def retract(self) -> None:
+        """Take back the specification of a run that holds no array of tiles, so that another can take its place."""
+        if not self.kernel_path.exists():
+            (self.path / "run.json").unlink(missing_ok=True)
+
     @property
     def train_cut(self) -> Cut:
         """How the training images are cut into kernel tiles."""

@@ -12,7 +12,7 @@ TIERS = [
     {"config", "tiling", "layers", "datasets", "journal", "lease", "durable", "provenance"},
     {"arrays"},
     {"kernels", "store", "executors"},
-    {"driver"},
+    {"driver", "memory"},
     {"gram", "solvers"},
     {"inference"},
     {"plan", "report"},

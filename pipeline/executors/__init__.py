@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 
 from pipeline.config import ClusterConfig
 from pipeline.executors.address import open_address
-from pipeline.executors.base import Completion, Executor
+from pipeline.executors.base import Completion, Executor, WorkerMemory
 from pipeline.executors.local import open_local
 from pipeline.executors.serial import open_serial
 
@@ -17,4 +17,4 @@ Opener = Callable[[ClusterConfig, Callable[[], None]], AbstractContextManager[Ex
 
 EXECUTORS: dict[str, Opener] = {"serial": open_serial, "local": open_local, "address": open_address}
 
-__all__ = ["EXECUTORS", "Completion", "Executor"]
+__all__ = ["EXECUTORS", "Completion", "Executor", "WorkerMemory"]
