@@ -139,6 +139,34 @@ class SolveConfig(_Section):
         return self
 
 
+class InferenceConfig(_Section):
+    """``[inference]``: what else to infer from every system once it is solved.
+
+    Attributes
+    ----------
+    leave_one_out : what each training image is predicted to be by all others. It costs as much as the factor.
+    learning_curve : test results of the first m training images: ``true`` for about ten sizes m, or a rising list.
+    variance : posterior variance of each test image.
+    spectrum : eigenvalues at both ends of the kernel, so many of each; ``true`` is 10.
+
+    The learning curve and the variance share ``8 n_test n`` bytes on disk and ``n_test n^2`` operations.
+    """
+
+    leave_one_out: bool = False
+    learning_curve: bool | list[int] = False
+    variance: bool = False
+    spectrum: bool | int = False
+
+    @model_validator(mode="after")
+    def _sizes_rise(self) -> "InferenceConfig":
+        sizes = self.learning_curve
+        if isinstance(sizes, list) and (not sizes or sizes[0] < 1 or sorted(set(sizes)) != sizes):
+            raise ValueError(f"learning_curve must be true, false, or rising sizes of at least 1, got {sizes}")
+        if not isinstance(self.spectrum, bool) and self.spectrum < 1:
+            raise ValueError(f"spectrum must be true, false, or a count of at least 1, got {self.spectrum}")
+        return self
+
+
 class ClusterConfig(_Section):
     """``[cluster]``: where tiles are computed. No number in the results depends on it.
 
@@ -174,6 +202,7 @@ class RunConfig(_Section):
     readouts: ReadoutsConfig = ReadoutsConfig()
     kernel: KernelConfig = KernelConfig()
     solve: SolveConfig = SolveConfig()
+    inference: InferenceConfig = InferenceConfig()
     cluster: ClusterConfig = ClusterConfig()
     store: StoreConfig = StoreConfig()
 

@@ -10,7 +10,7 @@ from typing import Any
 from pipeline import lease
 from pipeline.durable import Json
 from pipeline.gram import kernel_jobs
-from pipeline.inference import prediction_jobs
+from pipeline.inference import prediction_jobs, requested_products
 from pipeline.journal import Receipt, Task
 from pipeline.solvers import SOLVERS, planned_system, requested_solves, solve_name
 from pipeline.store import RunDirectory
@@ -38,10 +38,18 @@ class StageReport:
 
 
 @dataclass(frozen=True)
-class SolveReport:
-    """What one ridge of one read-out gave; the last five fields are None until it is solved.
+class InferredReport:
+    """A product of ``[inference]`` for one solve: its name, and its record as on disk; None until it is done."""
 
-    ``accuracy`` stays None where there is one class only.
+    product: str
+    record: Json | None
+
+
+@dataclass(frozen=True)
+class SolveReport:
+    """What one ridge of one read-out gave; the fields of its numbers are None until it is solved.
+
+    ``accuracy`` stays None where there is one class only; ``inferred`` is what the workflow asks for besides.
     """
 
     readout: str
@@ -53,6 +61,7 @@ class SolveReport:
     relative_residual: float | None = None
     smallest_pivot: float | None = None
     largest_pivot: float | None = None
+    inferred: tuple[InferredReport, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,6 +114,7 @@ def make_report(run: RunDirectory) -> RunReport:
         for name in ("train", "test", "variance")
     ]
     solve_tasks: list[Task] = []
+    inference_tasks: list[Task] = []
     solves = []
     for order, specification in enumerate(requested_solves(run, config)):
         name = solve_name(specification)
@@ -112,6 +122,8 @@ def make_report(run: RunDirectory) -> RunReport:
         solve_tasks += [
             job.task for job in SOLVERS["cholesky"](run, system, order, 1) + prediction_jobs(run, name, order)
         ]
+        products = requested_products(run, system, config.inference, order)
+        inference_tasks += [job.task for product in products for job in product.jobs]
         record = run.read_record(f"solve/{name}/solve.json") or {}
         results = run.read_record(f"solve/{name}/metrics.json") or {}
         solves.append(
@@ -122,9 +134,16 @@ def make_report(run: RunDirectory) -> RunReport:
                 name,
                 record.get("absolute_ridge"),
                 **results,
+                inferred=tuple(
+                    InferredReport(product.name.partition("-")[0], run.read_record(product.record))
+                    for product in products
+                    if product.summarise is not None
+                ),
             )
         )
     stages.append(_stage_report(run, "solve", solve_tasks, receipts))
+    if inference_tasks:
+        stages.append(_stage_report(run, "inference", inference_tasks, receipts))
     data = run.specification["data"]
     return RunReport(
         path=str(run.path),

@@ -19,13 +19,13 @@ from pipeline.driver import Driver, Job, Outcome, Progress
 from pipeline.durable import Json, disk_full, is_disk_full
 from pipeline.errors import ConfigError, CorruptTile, RunNotFound, StoreError
 from pipeline.executors import EXECUTORS, Executor
-from pipeline.inference import add_remedies, metrics, prediction_jobs
+from pipeline.inference import add_remedies, metrics, prediction_jobs, requested_products, require_sizes
 from pipeline.journal import Task
 from pipeline.kernels import Summary, lower, summary
 from pipeline.memory import Need, factor_task_bytes, kernel_task_bytes, require_memory
 from pipeline.plan import Plan, PlanInputs, make_plan, measure_pair_seconds
 from pipeline.provenance import library_versions, provenance
-from pipeline.solvers import SOLVERS, forget_tiles, make_system, requested_solves
+from pipeline.solvers import SOLVERS, forget_tiles, make_system, open_system, requested_solves, solve_name
 from pipeline.store import RunDirectory, is_temporary
 from pipeline.tiling import LANE_WIDTH, choose_factor_tile, choose_tile, clip_tile
 
@@ -71,6 +71,8 @@ def load(config: RunConfig) -> Loaded:
     whole = datasets.load(config.data.source, config.data.path)
     chosen = datasets.select(whole, config.data.train, config.data.test, config.data.train_blocks)
     assert chosen.test is not None
+    if isinstance(config.inference.learning_curve, list):
+        require_sizes(config.inference.learning_curve, len(chosen.train))
     digest = hashlib.sha256()
     for part in (chosen.train, chosen.test):
         digest.update(str((part.images.shape, part.images.dtype.str)).encode())
@@ -273,12 +275,15 @@ def _execute(run: RunDirectory, config: RunConfig, view: View, stop: threading.E
             for _ in range(REPAIRS):
                 _run_jobs(run, driver, view, "kernel", gram.kernel_jobs(run), verify).require()
                 outcome = _solve(run, config, driver, view, verify)
-                damaged = [error for error in outcome.failed.values() if isinstance(error, CorruptTile)]
+                inferred = _infer(run, config, driver, view, verify)
+                failed = [*outcome.failed.values(), *inferred.failed.values()]
+                damaged = [error for error in failed if isinstance(error, CorruptTile)]
                 if not damaged:
                     break
                 view.say(f"damaged tile: {damaged[0]}; checking all tiles and computing bad ones again")
                 verify = True
             outcome.require()
+            inferred.require()
         finally:
             forget_tiles()  # an executor may have computed in this process
             run.journal.close()
@@ -323,6 +328,25 @@ def _solve(run: RunDirectory, config: RunConfig, driver: Driver, view: View, ver
         if all(task in done for task in mine) and run.read_record(f"solve/{name}/metrics.json") is None:
             run.write_record(f"solve/{name}/metrics.json", metrics(run, name))
     add_remedies(run, outcome, partial(_run_jobs, run, driver, view, verify=verify))
+    return outcome
+
+
+def _infer(run: RunDirectory, config: RunConfig, driver: Driver, view: View, verify: bool) -> Outcome:
+    """Compute what the workflow asks of every system that is solved."""
+    products = []
+    for order, specification in enumerate(requested_solves(run, config)):
+        system = open_system(run, solve_name(specification))
+        if run.read_record(f"solve/{system.fingerprint}/metrics.json") is not None:
+            products += requested_products(run, system, config.inference, order)
+    if not products:
+        return Outcome({})
+    for product in products:
+        product.create(run)
+    jobs = [job for product in products for job in product.jobs]
+    outcome = _run_jobs(run, driver, view, "inference", jobs, verify)
+    for product in products:
+        if all(job.task in outcome.receipts for job in product.jobs):
+            product.finish(run)
     return outcome
 
 

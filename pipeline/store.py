@@ -158,6 +158,10 @@ class RunDirectory:
         """Open an array of what was inferred from a solve."""
         return self._array(self.inferred_path(solve, product) / part)
 
+    def inferred_attributes(self, solve: str, product: str) -> Json:
+        """Read the attributes of a product's group: its parameters."""
+        return read_json(self.inferred_path(solve, product) / "zarr.json")["attributes"]
+
     def arrays_of(self, task: Task) -> list[tuple[TiledArray, tuple[int, ...]]]:
         """List the arrays, and the chunk of each, that a task writes."""
         stage, _, solve = task.stage.partition(":")
@@ -185,6 +189,15 @@ class RunDirectory:
                 return [(self.solved(solve, stage), (task.row, 0))]
         # A product that has parameters carries their digest behind a hyphen.
         match stage.partition("-")[0]:
+            case "whitened":
+                return [(self.inferred(solve, stage, "test"), square)]
+            case "leave_one_out":
+                parts = [("inverse_diagonal", line), ("prediction", (task.row, 0))]
+                return [(self.inferred(solve, stage, part), index) for part, index in parts]
+            case "learning_curve":
+                return [(self.inferred(solve, stage, "mean"), (0, task.row, 0))]
+            case "posterior_variance":
+                return [(self.inferred(solve, stage, "variance"), line)]
             case "spectrum":
                 return [(self.inferred(solve, stage, "eigenvalues"), (0, 0))]
         raise StoreError(f"the journal names an unknown stage {task.stage!r}: it is of a newer version")

@@ -9,7 +9,7 @@ import scipy.linalg
 from pipeline.arrays import Array, ArraySpec
 from pipeline.driver import Job
 from pipeline.durable import Json
-from pipeline.inference.products import Product
+from pipeline.inference.products import LAST, Product
 from pipeline.journal import Receipt, Task
 from pipeline.solvers import System
 from pipeline.solvers.work import Work, open_work
@@ -31,7 +31,7 @@ def spectrum_product(run: RunDirectory, system: System, count: int, order: int) 
     shape = (2, 2 * min(count, train))
     array = ArraySpec("eigenvalues", shape, shape, "float64", ("value_and_residual", "end"))
     task = Task(f"{name}:{system.fingerprint}", 0, 0)
-    job = Job(task, find_ends, train, (order, 2**40, 0))
+    job = Job(task, find_ends, train, (order, LAST, 0))
 
     def summarise(run: RunDirectory) -> Json:
         values, residuals = run.inferred(system.fingerprint, name, "eigenvalues").read(0, 0)

@@ -1,12 +1,16 @@
 """What a workflow may ask of a system: its arrays, its tasks, and what they come to."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from pipeline.arrays import ArraySpec, create_arrays
 from pipeline.driver import Job
 from pipeline.durable import Json
-from pipeline.store import RunDirectory
+from pipeline.store import RunDirectory, fingerprint
+
+LAST = 2**40
+"""In a priority: behind the factorisation of the same system."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,7 @@ class Product:
     arrays : to create.
     jobs : that fill them.
     summarise : reads the filled arrays and returns the record; None where they serve other products only.
+    parameters : what its jobs must know besides their tiles; kept as attributes of the arrays' group.
     """
 
     solve: str
@@ -27,6 +32,7 @@ class Product:
     arrays: tuple[ArraySpec, ...]
     jobs: tuple[Job, ...]
     summarise: Callable[[RunDirectory], Json] | None = None
+    parameters: Json = field(default_factory=dict)
 
     @property
     def record(self) -> str:
@@ -37,9 +43,14 @@ class Product:
         """Create its empty arrays; nothing happens where they exist."""
         path = run.inferred_path(self.solve, self.name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        create_arrays(path, self.arrays, {"solve": self.solve, "product": self.name})
+        create_arrays(path, self.arrays, {"solve": self.solve, "product": self.name} | self.parameters)
 
     def finish(self, run: RunDirectory) -> None:
         """Write its record, once; all its jobs must be done."""
         if self.summarise is not None and run.read_record(self.record) is None:
             run.write_record(self.record, self.summarise(run))
+
+
+def digest_of(parameters: Any) -> str:
+    """Name the parameters of a product by 8 hexadecimal digits."""
+    return fingerprint({"parameters": parameters})[:8]
