@@ -157,7 +157,7 @@ def test_inference_is_resumed_tile_by_tile(run_small: Run, small_config: Config)
     view = Recorder()
     run = runs.resume(path, view, threading.Event())
     assert view.stages == ["kernel", "solve", "inference"]
-    assert [moment.done for moment in view.moments if moment.total == halfway.total][0] == halfway.done
+    assert next(moment.done for moment in view.moments if moment.total == halfway.total) == halfway.done
     report = make_report(run)
     assert report.complete
     assert {item.record is None for solve in report.solves for item in solve.inferred} == {False}
