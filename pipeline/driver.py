@@ -20,8 +20,8 @@ from pipeline.errors import Interrupted, NotPositiveDefinite, PipelineError, Til
 from pipeline.executors import Completion, Executor
 from pipeline.journal import Journal, Receipt, Task
 
-WINDOW_PER_SLOT = 2
-"""Tiles in flight per slot: one computes while the next is already on its worker."""
+WINDOW_PER_SLOT = 3
+"""Tiles in flight per slot: one is written, one computes, the next is already on its worker."""
 
 MAX_ATTEMPTS, FIRST_DELAY_SECONDS, DELAY_FACTOR = 4, 0.5, 4.0
 """Retries of a tile whose worker could not read or write: after about 0.5, 2 and 8 seconds."""

@@ -24,8 +24,11 @@ def kernel_task_bytes(program: Program, dtype: str, tile: int) -> int:
 
 
 def factor_task_bytes(tile: int) -> int:
-    """Bytes a factor task holds: its tile, a product, and four panels, of which two are read ahead."""
-    return 6 * tile * tile * 8
+    """Bytes a factor task holds: its tile, a product, four panels, of which two are read ahead, and one being written.
+
+    The last is that of the task before, which has given its slot away.
+    """
+    return 7 * tile * tile * 8
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from problems import TEST, TRAIN, Recorder
 
 from pipeline import run as runs
 from pipeline.config import RunConfig, parse_config
 from pipeline.store import RunDirectory
+
+# Machines are shared: an example that takes long says nothing of the code.
+settings.register_profile("shared", deadline=None)
+settings.load_profile("shared")
 
 
 @pytest.fixture(scope="session")

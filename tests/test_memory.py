@@ -26,11 +26,11 @@ def factor(tile: int) -> Need:
 
 @pytest.mark.parametrize("slots", [1, 4])
 def test_the_tile_that_is_named_fits_and_the_next_does_not(slots: int) -> None:
-    memory = worker(6 * 8 * 1000**2, slots)
-    with pytest.raises(ConfigError, match=r"a factor tile of 2016 samples holds 195 MB.*set solve.tile = 960 at most"):
+    memory = worker(7 * 8 * 1000**2, slots)
+    with pytest.raises(ConfigError, match=r"a factor tile of 2016 samples holds 228 MB.*set solve.tile = 960 at most"):
         require_memory(memory, factor(2016))
     require_memory(memory, factor(960))
-    with pytest.raises(ConfigError, match=rf"each of {slots} tiles at once may hold 48 MB"):
+    with pytest.raises(ConfigError, match=rf"each of {slots} tiles at once may hold 56 MB"):
         require_memory(memory, factor(960 + 96))
 
 

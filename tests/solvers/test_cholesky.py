@@ -1,4 +1,6 @@
+import json
 import re
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -6,10 +8,16 @@ import pytest
 import scipy.linalg
 from problems import Recorder, whole_matrix
 
+from pipeline import run as runs
+from pipeline.config import RunConfig
 from pipeline.datasets import one_hot_targets
+from pipeline.driver import Driver
 from pipeline.errors import NotPositiveDefinite
+from pipeline.journal import Task
 from pipeline.report import make_report
+from pipeline.solvers.cholesky import factor_tile, finish_width, list_factor_jobs
 from pipeline.store import RunDirectory
+from pipeline.tiling import Cut
 
 Run = Callable[..., RunDirectory]
 
@@ -126,3 +134,75 @@ def test_other_systems_are_solved_where_one_is_singular(run_small: Run) -> None:
         run_small(solve={"ridges": [0.0, 1e-2]}, **sections)
     run = run_small(solve={"ridges": [1e-2]}, **sections)
     assert make_report(run).solves[0].accuracy is not None
+
+
+def split_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.solvers.cholesky.SMALLEST_SPLIT_TILE", 1)
+    monkeypatch.setattr(Driver, "slots", 2)
+
+
+SPLIT = {"readouts": {"poolings": ["flatten"], "kinds": ["ntk"]}, "kernel": {"tile": 5}, "solve": {"tile": 5}}
+
+
+def factor_values(run: RunDirectory) -> np.ndarray:
+    return run.solved(make_report(run).solves[0].name, "factor").read_region((0, 37), (0, 37), symmetric=True)
+
+
+def begun(run: RunDirectory, stage: str) -> list[tuple[int, int]]:
+    lines = [json.loads(line) for path in (run.path / "log").iterdir() for line in path.read_text().splitlines()]
+    return [(line["row"], line["col"]) for line in lines if line["stage"].startswith(stage + ":")]
+
+
+def test_split_tiles_have_the_same_bits_and_leave_nothing_behind(
+    run_small: Run, small_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run_small(**SPLIT, store={"path": str(small_config().store.path) + "-whole"})
+    assert begun(whole, "bulk") == []
+    split_everything(monkeypatch)
+    run = run_small(**SPLIT)
+    # 8 block rows, of which the finish covers 2 columns.
+    assert sorted(begun(run, "bulk")) == [(row, col) for row in range(8) for col in range(3, row + 1)]
+    np.testing.assert_array_equal(factor_values(run), factor_values(whole))
+    assert list(run.solve_path(make_report(run).solves[0].name).glob("factor.zarr/partial/c/*/*")) == []
+    assert runs.verify(run.path)[1] == []
+
+
+def test_a_finished_tile_needs_no_bulk_when_a_run_is_resumed(run_small: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    split_everything(monkeypatch)
+    run = run_small(**SPLIT)
+    solve = make_report(run).solves[0].name
+    before, tasks = factor_values(run), (begun(run, "bulk"), begun(run, "factor"))
+    run.solved(solve, "factor").chunk_path(6, 4).unlink()
+    resumed = runs.resume(run.path, Recorder(), threading.Event())
+    assert begun(resumed, "bulk")[len(tasks[0]) :] == [(6, 4)]
+    assert begun(resumed, "factor")[len(tasks[1]) :] == [(6, 4)]
+    np.testing.assert_array_equal(factor_values(resumed), before)
+
+
+def test_a_finish_whose_bulk_is_gone_computes_the_tile_whole(run_small: Run) -> None:
+    run = run_small(**SPLIT)
+    task = Task(f"factor:{make_report(run).solves[0].name}", 7, 6)
+    before = factor_values(run)
+    factor_tile(str(run.path), task)
+    np.testing.assert_array_equal(factor_values(run), before)
+
+
+@pytest.mark.parametrize(("pieces", "slots"), [(1, 4), (2, 4), (9, 2), (20, 64)])
+def test_every_tile_waits_for_all_that_it_reads(pieces: int, slots: int) -> None:
+    jobs = {job.task: job for job in list_factor_jobs(Cut(512 * pieces, 512), "0" * 16, 10, 0, slots)}
+    width = finish_width(pieces)
+    before: dict[Task, set[Task]] = {}
+    while len(before) < len(jobs):
+        ready = [task for task in jobs if task not in before and all(other in before for other in jobs[task].after)]
+        assert ready
+        before |= {task: set(jobs[task].after).union(*(before[other] for other in jobs[task].after)) for task in ready}
+    for task in jobs:
+        stage, _, solve = task.stage.partition(":")
+        if stage == "coefficients":
+            assert len(before[task]) == len(jobs) - 1
+            continue
+        columns = range(task.col - width if stage == "bulk" else task.col)
+        read = {Task(f"factor:{solve}", row, k) for row in (task.row, task.col) for k in columns}
+        assert read <= before[task]
+        assert stage == "bulk" or task.row == task.col or Task(task.stage, task.col, task.col) in before[task]
+    assert any(task.stage.startswith("bulk") for task in jobs) == (pieces > width + 1 and slots * 8 > pieces)
