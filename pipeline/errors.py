@@ -63,6 +63,10 @@ class NotFinite(PipelineError, ArithmeticError):
     """A computed tile holds a value that is not a number, or infinite."""
 
 
+class NotConverged(PipelineError, ArithmeticError):
+    """An iteration did not reach what was asked of it."""
+
+
 class NotPositiveDefinite(PipelineError, ArithmeticError):
     """A pivot of the Cholesky factorisation is not positive.
 

@@ -1,5 +1,7 @@
 """The documentation shows code that exists, and names every layer."""
 
+import contextlib
+import io
 import re
 from pathlib import Path
 
@@ -22,6 +24,17 @@ def test_the_layer_that_is_shown_is_the_one_that_exists(source: str) -> None:
     text = (DOCS / "extending.md").read_text()
     block = re.findall(r"```python\n(.*?)```", text[text.index(source) :], re.DOTALL)[0]
     assert block in (ROOT / source).read_text()
+
+
+@pytest.mark.parametrize("page", ["inference.md"])
+def test_examples_print_what_their_comments_say(page: str) -> None:
+    code = "\n".join(re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL))
+    # Behind a print stands its line, or below a loop a line for each of its turns.
+    promised = re.findall(r"(?m)^(?:print\(.*\)  )?# (.+)$", code)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(code, page, "exec"), {})
+    assert printed.getvalue().splitlines() == promised
 
 
 def test_links_between_documents_lead_somewhere() -> None:

@@ -1,8 +1,41 @@
-"""What a kernel says of images once it is there."""
+"""What a kernel says of images once it is there: in memory, and from a run directory, tile by tile."""
 
 from pipeline.inference.curve import require_sizes
+from pipeline.inference.dynamics import Flow, gradient_flow, maximal_learning_rate
+from pipeline.inference.eigenvalues import Spectrum, spectrum
+from pipeline.inference.ensembles import Blocks, ensemble
+from pipeline.inference.posterior import Predictive, gp_posterior
 from pipeline.inference.prediction import metrics, prediction_jobs
 from pipeline.inference.remedies import add_remedies
 from pipeline.inference.requested import requested_products
+from pipeline.inference.selection import (
+    LearningCurve,
+    LeaveOneOut,
+    RidgePath,
+    learning_curve,
+    leave_one_out,
+    ridge_path,
+)
 
-__all__ = ["add_remedies", "metrics", "prediction_jobs", "requested_products", "require_sizes"]
+__all__ = [
+    "Blocks",
+    "Flow",
+    "LearningCurve",
+    "LeaveOneOut",
+    "Predictive",
+    "RidgePath",
+    "Spectrum",
+    "add_remedies",
+    "ensemble",
+    "gp_posterior",
+    "gradient_flow",
+    "learning_curve",
+    "leave_one_out",
+    "maximal_learning_rate",
+    "metrics",
+    "prediction_jobs",
+    "requested_products",
+    "require_sizes",
+    "ridge_path",
+    "spectrum",
+]
