@@ -117,19 +117,26 @@ class SolveConfig(_Section):
 
     Attributes
     ----------
-    ridges : regularisers; each is added to the diagonal.
+    ridges : regularisers; each is added to the diagonal. "auto" takes, for each read-out, that of 1, 0.1, ..., 1e-7
+        times trace(K) / n with the smallest mean squared leave-one-out error on the training images.
     ridge_mode : "relative" multiplies them by trace(K) / n, "absolute" takes them as they are.
     tile : samples along a tile's edge of the factor, rounded to whole kernel tiles; "auto" chooses.
     unit_diagonal : regress on ``K_ij / sqrt(K_ii K_jj)``; the stored kernel stays as it is.
     """
 
-    ridges: list[float] = Field(default=[0.0], min_length=1)
+    ridges: Literal["auto"] | list[float] = [0.0]
     ridge_mode: Literal["relative", "absolute"] = "relative"
     tile: Literal["auto"] | int = "auto"
     unit_diagonal: bool = False
 
     @model_validator(mode="after")
     def _ridges_are_not_negative(self) -> "SolveConfig":
+        if self.ridges == "auto":
+            if self.ridge_mode != "relative":
+                raise ValueError('ridges = "auto" chooses among relative ridges: leave ridge_mode out')
+            return self
+        if not self.ridges:
+            raise ValueError("ridges must hold at least one number; 0.0 is no ridge")
         if min(self.ridges) < 0:
             raise ValueError(f"ridges must be at least 0, got {min(self.ridges)}")
         if len(set(self.ridges)) < len(self.ridges):

@@ -156,6 +156,10 @@ def show_results(report: RunReport) -> None:
 
 def show_inferred(report: RunReport) -> None:
     """Show what the workflow asked for besides, as far as it is done: a table for each kind."""
+    paths = [(path.readout, path.record) for path in report.ridge_paths if path.record]
+    if paths:
+        out.print()
+        out.print(_ridge_path_table(paths))
     found = [(solve, item.product, item.record) for solve in report.solves for item in solve.inferred if item.record]
     for product, show in _INFERRED.items():
         mine = [(_system(solve), record) for solve, name, record in found if name == product]
@@ -175,6 +179,18 @@ def _numbers_table(title: str, columns: Sequence[str], rows: Iterable[tuple[str,
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def _ridge_path_table(found: Sequence[tuple[str, Json]]) -> Table:
+    rows = []
+    for readout, path in found:
+        columns = [path[name] for name in ("ridges", "absolute_ridges", "accuracy", "squared_error")]
+        for ridge, absolute, accuracy, error in zip(*columns, strict=True):
+            numbers = ("not definite", "") if error is None else (_share(accuracy), f"{error:.4g}")
+            chosen = "chosen" if ridge == path["chosen"] else ""
+            rows.append((readout, f"{ridge:g}", f"{absolute:.3g}", *numbers, chosen))
+    columns = ["relative ridge", "absolute", "accuracy", "squared error", ""]
+    return _numbers_table("ridges by leave-one-out on the training images", columns, rows)
 
 
 def _leave_one_out_table(found: Sequence[tuple[str, Json]]) -> Table:

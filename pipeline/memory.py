@@ -59,7 +59,7 @@ def require_memory(memory: WorkerMemory, need: Need) -> None:
     ConfigError
         With the need, the limit, and the largest tile that fits.
     """
-    share = (USABLE * memory.bytes - PROCESS_BYTES) / memory.slots
+    share = share_bytes(memory)
     if need.task_bytes(need.tile) <= share:
         return
     fits = need.tile // need.step
@@ -71,6 +71,11 @@ def require_memory(memory: WorkerMemory, need: Need) -> None:
         f"{_megabytes(memory.bytes)} each of {memory.slots} tiles at once may hold {_megabytes(max(share, 0))}: "
         f"{advice} workers more memory (cluster.memory_limit) or fewer threads"
     )
+
+
+def share_bytes(memory: WorkerMemory) -> float:
+    """Return what each tile of a worker may hold; negative where the process alone is too much."""
+    return (USABLE * memory.bytes - PROCESS_BYTES) / memory.slots
 
 
 def _megabytes(value: float) -> str:

@@ -12,7 +12,7 @@ from pipeline.durable import Json
 from pipeline.gram import kernel_jobs
 from pipeline.inference import prediction_jobs, requested_products
 from pipeline.journal import Receipt, Task
-from pipeline.solvers import SOLVERS, planned_system, requested_solves, solve_name
+from pipeline.solvers import SOLVERS, planned_system, requested_selections, requested_solves, solve_name
 from pipeline.store import RunDirectory
 
 
@@ -42,6 +42,14 @@ class InferredReport:
     """A product of ``[inference]`` for one solve: its name, and its record as on disk; None until it is done."""
 
     product: str
+    record: Json | None
+
+
+@dataclass(frozen=True)
+class RidgePathReport:
+    """The choice of a ridge for one read-out: its record as on disk, None until it is made."""
+
+    readout: str
     record: Json | None
 
 
@@ -78,6 +86,7 @@ class RunReport:
     driver : "host:pid" of the driver at work, or None.
     quarantined : chunks in quarantine.
     stages : how far each is.
+    ridge_paths : choices of a ridge, where the workflow leaves it to leave-one-out.
     solves : results.
     openers : lines of Python that open the arrays with zarr and with xarray.
     """
@@ -92,13 +101,15 @@ class RunReport:
     driver: str | None
     quarantined: int
     stages: tuple[StageReport, ...]
+    ridge_paths: tuple[RidgePathReport, ...]
     solves: tuple[SolveReport, ...]
     openers: tuple[str, ...]
 
     @property
     def complete(self) -> bool:
         """Whether nothing is left to do."""
-        return all(stage.done == stage.total for stage in self.stages)
+        chosen = all(path.record is not None for path in self.ridge_paths)
+        return chosen and all(stage.done == stage.total for stage in self.stages)
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as plain values, with ``complete``."""
@@ -156,6 +167,10 @@ def make_report(run: RunDirectory) -> RunReport:
         driver=lease.holder(run.lease_path),
         quarantined=sum(1 for path in (run.path / "quarantine").rglob("*") if path.is_file()),
         stages=tuple(stages),
+        ridge_paths=tuple(
+            RidgePathReport(s["readout"], run.read_record(f"solve/{solve_name(s)}/ridge_path.json"))
+            for s in requested_selections(run, config)
+        ),
         solves=tuple(solves),
         openers=_openers(run, [report.name for report in solves if report.relative_residual is not None]),
     )

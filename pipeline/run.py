@@ -18,14 +18,31 @@ from pipeline.datasets import Dataset
 from pipeline.driver import Driver, Job, Outcome, Progress
 from pipeline.durable import Json, disk_full, is_disk_full
 from pipeline.errors import ConfigError, CorruptTile, RunNotFound, StoreError
-from pipeline.executors import EXECUTORS, Executor
-from pipeline.inference import add_remedies, metrics, prediction_jobs, requested_products, require_sizes
+from pipeline.executors import EXECUTORS, Executor, WorkerMemory
+from pipeline.inference import (
+    Means,
+    add_remedies,
+    choose_ridge,
+    metrics,
+    prediction_jobs,
+    requested_products,
+    require_sizes,
+)
 from pipeline.journal import Task
 from pipeline.kernels import Summary, lower, summary
 from pipeline.memory import Need, factor_task_bytes, kernel_task_bytes, require_memory
 from pipeline.plan import Plan, PlanInputs, make_plan, measure_pair_seconds
 from pipeline.provenance import library_versions, provenance
-from pipeline.solvers import SOLVERS, forget_tiles, make_system, open_system, requested_solves, solve_name
+from pipeline.solvers import (
+    SOLVERS,
+    forget_tiles,
+    make_system,
+    open_system,
+    requested_selections,
+    requested_solves,
+    solve_name,
+)
+from pipeline.solvers.systems import ridge_candidates
 from pipeline.store import RunDirectory, is_temporary
 from pipeline.tiling import LANE_WIDTH, choose_factor_tile, choose_tile, clip_tile
 
@@ -79,7 +96,8 @@ def load(config: RunConfig) -> Loaded:
         digest.update(np.ascontiguousarray(part.images).tobytes())
         digest.update(part.labels.astype("<i8").tobytes())
     lower([(readout.network, readout.kind) for readout in readouts], chosen.train.images.shape[1:])
-    warnings = datasets.warnings_of(chosen, config.solve.ridges, config.kernel.flips)
+    ridges = [] if config.solve.ridges == "auto" else config.solve.ridges
+    warnings = datasets.warnings_of(chosen, ridges, config.kernel.flips)
     return Loaded(config, chosen, digest.hexdigest(), readouts, warnings)
 
 
@@ -97,7 +115,7 @@ def plan(config: RunConfig) -> Plan:
             train=len(loaded.data.train.images),
             test=len(loaded.data.test.images),
             classes=len(loaded.data.classes),
-            ridge_count=len(config.solve.ridges),
+            ridge_count=len(ridge_candidates()) if config.solve.ridges == "auto" else len(config.solve.ridges),
             tile=None if tiles[0] == "auto" else tiles[0],
             factor_tile=None if tiles[1] == "auto" else tiles[1],
             slots=slots_of(config),
@@ -274,14 +292,16 @@ def _execute(run: RunDirectory, config: RunConfig, view: View, stop: threading.E
         try:
             for _ in range(REPAIRS):
                 _run_jobs(run, driver, view, "kernel", gram.kernel_jobs(run), verify).require()
+                chosen = _choose_ridges(run, config, driver, view, verify, executor.memory())
                 outcome = _solve(run, config, driver, view, verify)
                 inferred = _infer(run, config, driver, view, verify)
-                failed = [*outcome.failed.values(), *inferred.failed.values()]
+                failed = [*chosen.failed.values(), *outcome.failed.values(), *inferred.failed.values()]
                 damaged = [error for error in failed if isinstance(error, CorruptTile)]
                 if not damaged:
                     break
                 view.say(f"damaged tile: {damaged[0]}; checking all tiles and computing bad ones again")
                 verify = True
+            chosen.require()
             outcome.require()
             inferred.require()
         finally:
@@ -311,6 +331,19 @@ def _require_memory(run: RunDirectory, config: RunConfig, executor: Executor) ->
             run.retract()
             gram.forget_runs()
             raise
+
+
+def _choose_ridges(
+    run: RunDirectory, config: RunConfig, driver: Driver, view: View, verify: bool, memory: WorkerMemory | None
+) -> Outcome:
+    """Choose a ridge for each read-out, where the workflow leaves that to leave-one-out."""
+    outcome = Outcome({})
+    run_jobs = partial(_run_jobs, run, driver, view, verify=verify)
+    for selection in requested_selections(run, config):
+        found = choose_ridge(run, selection, Means(driver.slots, memory), run_jobs)
+        outcome.failed.update(found.failed)
+    add_remedies(run, outcome, run_jobs)
+    return outcome
 
 
 def _solve(run: RunDirectory, config: RunConfig, driver: Driver, view: View, verify: bool) -> Outcome:

@@ -10,6 +10,7 @@
       log/                  a line for each tile that a worker began or finished
       kernel.zarr/NAME/     a group a read-out: train, test, train_variance, test_variance
       solve/FINGERPRINT/    solve.json, factor.zarr, metrics.json: one ridge of one read-out
+        ridge_path.json     instead of a solve: the choice among ridges
         inference/          NAME.zarr, NAME.json: what [inference] asks of it
       quarantine/           chunks that were not what their receipts say
 
@@ -198,6 +199,8 @@ class RunDirectory:
                 return [(self.inferred(solve, stage, "mean"), (0, task.row, 0))]
             case "posterior_variance":
                 return [(self.inferred(solve, stage, "variance"), line)]
+            case "ridge_path":
+                return [(self.inferred(solve, stage, "candidates"), (0, 0))]
             case "spectrum":
                 return [(self.inferred(solve, stage, "eigenvalues"), (0, 0))]
         raise StoreError(f"the journal names an unknown stage {task.stage!r}: it is of a newer version")
@@ -292,6 +295,8 @@ class RunDirectory:
             receipt = known.get(task)
             if receipt is None and not all(present):
                 continue
+            if not any(present) and self._is_released(task):
+                continue
             try:
                 if receipt is None:
                     chunks = tuple(array.describe(index) for array, index in places)
@@ -306,6 +311,11 @@ class RunDirectory:
         if adopted:
             self.journal.append(adopted)
         return done, quarantined
+
+    def _is_released(self, task: Task) -> bool:
+        """Tell whether what a task wrote was deleted on purpose once it had served."""
+        stage, _, solve = task.stage.partition(":")
+        return stage == "factor" and (self.solve_path(solve) / "released.json").exists()
 
     def quarantine(self, task: Task) -> None:
         """Move a task's chunks out of the arrays, so that it counts as not computed; nothing is deleted."""

@@ -8,6 +8,7 @@ from pipeline.inference.posterior import Predictive, gp_posterior
 from pipeline.inference.prediction import metrics, prediction_jobs
 from pipeline.inference.remedies import add_remedies
 from pipeline.inference.requested import requested_products
+from pipeline.inference.ridges import Means, choose_ridge
 from pipeline.inference.selection import (
     LearningCurve,
     LeaveOneOut,
@@ -22,10 +23,12 @@ __all__ = [
     "Flow",
     "LearningCurve",
     "LeaveOneOut",
+    "Means",
     "Predictive",
     "RidgePath",
     "Spectrum",
     "add_remedies",
+    "choose_ridge",
     "ensemble",
     "gp_posterior",
     "gradient_flow",

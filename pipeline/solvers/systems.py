@@ -14,6 +14,11 @@ TARGETS = "one-hot minus 1 / classes"
 """Arora et al. 2019 encode ten classes as 0.9 and -0.1."""
 
 
+def ridge_candidates() -> tuple[float, ...]:
+    """Return the ridges among which "auto" chooses, relative to trace(K) / n: a decade apart, the largest first."""
+    return tuple(10.0**exponent for exponent in range(0, -8, -1))
+
+
 @dataclass(frozen=True)
 class System:
     """``(K + ridge I) alpha = Y`` for one read-out.
@@ -111,12 +116,40 @@ def _solve_specification(run: RunDirectory, readout: str, ridge: float, solve: S
 
 
 def requested_solves(run: RunDirectory, config: RunConfig) -> list[Json]:
-    """List the specifications of the systems that a workflow asks for: every ridge of every read-out."""
+    """List the specifications of the systems that a workflow asks for: every ridge of every read-out.
+
+    With ridges = "auto", that is the chosen ridge, and nothing where none is chosen yet.
+    """
+    if config.solve.ridges == "auto":
+        selections = requested_selections(run, config)
+        paths = [run.read_record(f"solve/{solve_name(selection)}/ridge_path.json") for selection in selections]
+        return [with_ridge(s, path["chosen"]) for s, path in zip(selections, paths, strict=True) if path is not None]
     return [
         _solve_specification(run, readout["name"], ridge, config.solve)
         for readout in run.specification["readouts"]
         for ridge in config.solve.ridges
     ]
+
+
+def requested_selections(run: RunDirectory, config: RunConfig) -> list[Json]:
+    """List the specifications of the choices of a ridge that a workflow asks for, one a read-out."""
+    if config.solve.ridges != "auto":
+        return []
+    return [
+        _solve_specification(run, readout["name"], 0.0, config.solve)
+        | {"ridge": "auto", "candidates": list(ridge_candidates())}
+        for readout in run.specification["readouts"]
+    ]
+
+
+def with_ridge(selection: Json, ridge: float) -> Json:
+    """Specify the system with one of the ridges among which a selection chooses."""
+    return {key: value for key, value in selection.items() if key != "candidates"} | {"ridge": ridge}
+
+
+def write_selection(run: RunDirectory, selection: Json) -> None:
+    """Write down a selection where its tasks look for it: as a system without a ridge."""
+    run.write_record(f"solve/{solve_name(selection)}/solve.json", selection | {"ridge": 0.0, "absolute_ridge": 0.0})
 
 
 def solve_name(specification: Json) -> str:
