@@ -154,14 +154,19 @@ class InferenceConfig(_Section):
     leave_one_out : what each training image is predicted to be by all others. It costs as much as the factor.
     learning_curve : test results of the first m training images: ``true`` for about ten sizes m, or a rising list.
     variance : posterior variance of each test image.
+    covariance : posterior covariance of all test images; K(test, test) is computed for it, and only then.
+    times : follow the training of an ensemble of networks to these times of gradient flow, "inf" for its end: its mean,
+        variance and, with ``covariance``, covariance, in the memory of one worker. Needs both kinds of read-outs.
     spectrum : eigenvalues at both ends of the kernel, so many of each; ``true`` is 10.
 
-    The learning curve and the variance share ``8 n_test n`` bytes on disk and ``n_test n^2`` operations.
+    Learning curve, variance and covariance share ``8 n_test n`` bytes on disk and ``n_test n^2`` operations.
     """
 
     leave_one_out: bool = False
     learning_curve: bool | list[int] = False
     variance: bool = False
+    covariance: bool = False
+    times: list[float | Literal["inf"]] = []
     spectrum: bool | int = False
 
     @model_validator(mode="after")
@@ -169,6 +174,9 @@ class InferenceConfig(_Section):
         sizes = self.learning_curve
         if isinstance(sizes, list) and (not sizes or sizes[0] < 1 or sorted(set(sizes)) != sizes):
             raise ValueError(f"learning_curve must be true, false, or rising sizes of at least 1, got {sizes}")
+        for time in self.times:
+            if float(time) < 0:
+                raise ValueError(f'times must be at least 0, or "inf", got {time}')
         if not isinstance(self.spectrum, bool) and self.spectrum < 1:
             raise ValueError(f"spectrum must be true, false, or a count of at least 1, got {self.spectrum}")
         return self

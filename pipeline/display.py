@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -167,6 +168,22 @@ def show_inferred(report: RunReport) -> None:
             out.print()
             out.print(show(mine))
 
+    trained = [(item.network, item.record) for item in report.trained if item.record]
+    if trained:
+        out.print()
+        out.print(_trained_table(trained))
+
+
+def _trained_table(found: Sequence[tuple[str, Json]]) -> Table:
+    rows = [
+        (name, time, _share(accuracy), f"{variance:.4g}")
+        for name, record in found
+        for time, accuracy, variance in zip(
+            record["times"], record["accuracy"] or [None] * len(record["times"]), record["mean_variance"], strict=True
+        )
+    ]
+    return _numbers_table("trained ensemble", ["time", "accuracy", "mean variance"], rows)
+
 
 def _system(solve: SolveReport) -> str:
     return f"{solve.readout}, ridge {solve.ridge:g} {solve.ridge_mode}"
@@ -213,10 +230,10 @@ def _learning_curve_table(found: Sequence[tuple[str, Json]]) -> Table:
     return _numbers_table("learning curve (one absolute ridge, that of the full system)", columns, rows)
 
 
-def _variance_table(found: Sequence[tuple[str, Json]]) -> Table:
+def _variance_table(title: str, found: Sequence[tuple[str, Json]]) -> Table:
     ends = ["smallest", "mean", "largest"]
     return _numbers_table(
-        "posterior variance of a test image",
+        title,
         ends,
         [(name, *(f"{record[end]:.4g}" for end in ends)) for name, record in found],
     )
@@ -234,7 +251,8 @@ def _spectrum_table(found: Sequence[tuple[str, Json]]) -> Table:
 _INFERRED: dict[str, Callable[[Sequence[tuple[str, Json]]], Table]] = {
     "leave_one_out": _leave_one_out_table,
     "learning_curve": _learning_curve_table,
-    "posterior_variance": _variance_table,
+    "posterior_variance": partial(_variance_table, "posterior variance of a test image"),
+    "posterior_covariance": partial(_variance_table, "diagonal of the posterior covariance"),
     "spectrum": _spectrum_table,
 }
 

@@ -124,6 +124,25 @@ def kernel_jobs(run: RunDirectory) -> list[Job]:
     return jobs
 
 
+def create_test_arrays(run: RunDirectory) -> None:
+    """Create the empty K(test, test) of all read-outs, beside the run's other matrices; its specification stays."""
+    cut, dtype = run.test_cut, run.specification["dtype"]
+    specs = [
+        ArraySpec(readout["name"], (cut.count,) * 2, (cut.size,) * 2, dtype, ("test_row", "test"))
+        for readout in run.specification["readouts"]
+    ]
+    create_arrays(run.test_kernel_path, specs, {"layout": "the tiles on and below the diagonal, the others stay NaN"})
+
+
+def test_kernel_jobs(run: RunDirectory) -> list[Job]:
+    """List all tiles of K(test, test), on and below the diagonal."""
+    jobs = []
+    for tile in lower_tiles(run.test_cut):
+        entries = pairs_in_tile(run.test_cut, run.test_cut, tile, symmetric=True)
+        jobs.append(Job(Task("test_test", tile.row, tile.col), compute, entries, (-entries, tile.row, tile.col)))
+    return jobs
+
+
 def program_of(run: RunDirectory) -> Program:
     """Lower the networks of a run, once per process."""
     return _open(str(run.path.resolve()))[1]
@@ -146,7 +165,7 @@ def compute(run_path: str, task: Task) -> Receipt:
     run.log("began", task)
     train, test = run.train_cut, run.test_cut
     rows = train if task.stage == "train" else test
-    symmetric = task.stage == "train" and task.row == task.col
+    symmetric = task.stage in ("train", "test_test") and task.row == task.col
     row_images, read_seconds = timed(lambda: _images(run, "train" if rows is train else "test", rows.bounds(task.row)))
     engine = Engine(program, run.specification["dtype"], run.specification["flips"])
     if task.stage == "variance":
@@ -154,11 +173,12 @@ def compute(run_path: str, task: Task) -> Receipt:
     elif symmetric:
         values, compute_seconds = timed(lambda: engine.evaluate(row_images))
     else:
-        col_images, seconds = timed(lambda: _images(run, "train", train.bounds(task.col)))
+        cols, part = (test, "test") if task.stage == "test_test" else (train, "train")
+        col_images, seconds = timed(lambda: _images(run, part, cols.bounds(task.col)))
         read_seconds += seconds
         values, compute_seconds = timed(lambda: engine.evaluate(row_images, col_images))
     # The variances follow all matrices, as in RunDirectory.arrays_of.
-    parts = [*values] + ([np.diagonal(value) for value in values] if symmetric else [])
+    parts = [*values] + ([np.diagonal(value) for value in values] if symmetric and task.stage == "train" else [])
     places = run.arrays_of(task)
     chunks, write_seconds = timed(
         lambda: tuple(array.write(index, part) for (array, index), part in zip(places, parts, strict=True))

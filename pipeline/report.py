@@ -9,8 +9,8 @@ from typing import Any
 
 from pipeline import lease
 from pipeline.durable import Json
-from pipeline.gram import kernel_jobs
-from pipeline.inference import prediction_jobs, requested_products
+from pipeline.gram import kernel_jobs, test_kernel_jobs
+from pipeline.inference import prediction_jobs, requested_products, requested_trainings, training_product
 from pipeline.journal import Receipt, Task
 from pipeline.solvers import SOLVERS, planned_system, requested_selections, requested_solves, solve_name
 from pipeline.store import RunDirectory
@@ -54,6 +54,14 @@ class RidgePathReport:
 
 
 @dataclass(frozen=True)
+class TrainedReport:
+    """A network's ensemble at the times asked for: its record as on disk, None until it is done."""
+
+    network: str
+    record: Json | None
+
+
+@dataclass(frozen=True)
 class SolveReport:
     """What one ridge of one read-out gave; the fields of its numbers are None until it is solved.
 
@@ -88,6 +96,7 @@ class RunReport:
     stages : how far each is.
     ridge_paths : choices of a ridge, where the workflow leaves it to leave-one-out.
     solves : results.
+    trained : ensembles of networks in training, where times were asked for.
     openers : lines of Python that open the arrays with zarr and with xarray.
     """
 
@@ -103,6 +112,7 @@ class RunReport:
     stages: tuple[StageReport, ...]
     ridge_paths: tuple[RidgePathReport, ...]
     solves: tuple[SolveReport, ...]
+    trained: tuple[TrainedReport, ...]
     openers: tuple[str, ...]
 
     @property
@@ -124,6 +134,9 @@ def make_report(run: RunDirectory) -> RunReport:
         _stage_report(run, name, [job.task for job in kernel_jobs(run) if job.task.stage == name], receipts)
         for name in ("train", "test", "variance")
     ]
+    if config.inference.covariance:
+        tasks = [job.task for job in test_kernel_jobs(run)]
+        stages.append(_stage_report(run, "test_test", tasks, receipts))
     solve_tasks: list[Task] = []
     inference_tasks: list[Task] = []
     solves = []
@@ -153,6 +166,11 @@ def make_report(run: RunDirectory) -> RunReport:
             )
         )
     stages.append(_stage_report(run, "solve", solve_tasks, receipts))
+    trained = []
+    for training in requested_trainings(run, config):
+        product = training_product(run, training)
+        inference_tasks += [job.task for job in product.jobs]
+        trained.append(TrainedReport(training.label, run.read_record(product.record)))
     if inference_tasks:
         stages.append(_stage_report(run, "inference", inference_tasks, receipts))
     data = run.specification["data"]
@@ -172,6 +190,7 @@ def make_report(run: RunDirectory) -> RunReport:
             for s in requested_selections(run, config)
         ),
         solves=tuple(solves),
+        trained=tuple(trained),
         openers=_openers(run, [report.name for report in solves if report.relative_residual is not None]),
     )
 

@@ -26,7 +26,12 @@ from pipeline.inference import (
     metrics,
     prediction_jobs,
     requested_products,
+    requested_trainings,
+    require_both_kinds,
     require_sizes,
+    require_trainable,
+    training_product,
+    write_training,
 )
 from pipeline.journal import Task
 from pipeline.kernels import Summary, lower, summary
@@ -88,6 +93,8 @@ def load(config: RunConfig) -> Loaded:
     whole = datasets.load(config.data.source, config.data.path)
     chosen = datasets.select(whole, config.data.train, config.data.test, config.data.train_blocks)
     assert chosen.test is not None
+    if config.inference.times:
+        require_both_kinds(config.readouts.kinds)
     if isinstance(config.inference.learning_curve, list):
         require_sizes(config.inference.learning_curve, len(chosen.train))
     digest = hashlib.sha256()
@@ -291,7 +298,11 @@ def _execute(run: RunDirectory, config: RunConfig, view: View, stop: threading.E
         driver = Driver(str(run.path.resolve()), executor, run.journal, view.progress, stop)
         try:
             for _ in range(REPAIRS):
-                _run_jobs(run, driver, view, "kernel", gram.kernel_jobs(run), verify).require()
+                kernel_jobs = gram.kernel_jobs(run)
+                if config.inference.covariance:
+                    gram.create_test_arrays(run)
+                    kernel_jobs += gram.test_kernel_jobs(run)
+                _run_jobs(run, driver, view, "kernel", kernel_jobs, verify).require()
                 chosen = _choose_ridges(run, config, driver, view, verify, executor.memory())
                 outcome = _solve(run, config, driver, view, verify)
                 inferred = _infer(run, config, driver, view, verify)
@@ -323,14 +334,16 @@ def _require_memory(run: RunDirectory, config: RunConfig, executor: Executor) ->
     wanted = None if config.solve.tile == "auto" else config.solve.tile
     tile = choose_factor_tile(run.train_cut.count, specification["tile"], wanted)
     needs.append(Need("factor tile", "solve.tile", tile, specification["tile"], factor_task_bytes))
-    for need in needs:
-        try:
+    try:
+        for need in needs:
             require_memory(memory, need)
-        except ConfigError:
-            # Nothing is computed yet, and another tile is another specification.
-            run.retract()
-            gram.forget_runs()
-            raise
+        if config.inference.times:
+            require_trainable(memory, run.train_cut.count, run.test_cut.count)
+    except ConfigError:
+        # Nothing is computed yet, and another tile is another specification.
+        run.retract()
+        gram.forget_runs()
+        raise
 
 
 def _choose_ridges(
@@ -371,6 +384,9 @@ def _infer(run: RunDirectory, config: RunConfig, driver: Driver, view: View, ver
         system = open_system(run, solve_name(specification))
         if run.read_record(f"solve/{system.fingerprint}/metrics.json") is not None:
             products += requested_products(run, system, config.inference, order)
+    for training in requested_trainings(run, config):
+        write_training(run, training)
+        products.append(training_product(run, training))
     if not products:
         return Outcome({})
     for product in products:

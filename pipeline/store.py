@@ -9,6 +9,7 @@
       journal/              receipts of finished tiles, a segment a driver
       log/                  a line for each tile that a worker began or finished
       kernel.zarr/NAME/     a group a read-out: train, test, train_variance, test_variance
+      test_kernel.zarr/NAME test against test, where a posterior covariance was asked for
       solve/FINGERPRINT/    solve.json, factor.zarr, metrics.json: one ridge of one read-out
         ridge_path.json     instead of a solve: the choice among ridges
         inference/          NAME.zarr, NAME.json: what [inference] asks of it
@@ -137,8 +138,15 @@ class RunDirectory:
         """The zarr group of the kernel matrices, a group a read-out."""
         return self.path / "kernel.zarr"
 
+    @property
+    def test_kernel_path(self) -> Path:
+        """The zarr group of K(test, test), which only a posterior covariance needs; an array a read-out."""
+        return self.path / "test_kernel.zarr"
+
     def kernel(self, readout: str, part: str) -> TiledArray:
-        """Open a kernel array: part "train", "test", "train_variance" or "test_variance"."""
+        """Open a kernel array: part "train", "test", "test_test", "train_variance" or "test_variance"."""
+        if part == "test_test":
+            return self._array(self.test_kernel_path / readout)
         return self._array(self.kernel_path / readout / part)
 
     def solve_path(self, solve: str) -> Path:
@@ -175,6 +183,8 @@ class RunDirectory:
                 return arrays + [(self.kernel(name, "train_variance"), line) for name in names if on_diagonal]
             case "test":
                 return [(self.kernel(name, "test"), square) for name in names]
+            case "test_test":
+                return [(self.kernel(name, stage), square) for name in names]
             case "variance":
                 return [(self.kernel(name, "test_variance"), line) for name in names]
             case "factor":
@@ -199,6 +209,11 @@ class RunDirectory:
                 return [(self.inferred(solve, stage, "mean"), (0, task.row, 0))]
             case "posterior_variance":
                 return [(self.inferred(solve, stage, "variance"), line)]
+            case "posterior_covariance":
+                return [(self.inferred(solve, stage, "covariance"), square)]
+            case "ensemble":
+                parts = [("mean", (task.row, 0, 0)), ("variance", (task.row, 0)), ("covariance", (task.row, 0, 0))]
+                return [(self.inferred(solve, stage, part), index) for part, index in parts[: 3 if "-" in stage else 2]]
             case "ridge_path":
                 return [(self.inferred(solve, stage, "candidates"), (0, 0))]
             case "spectrum":

@@ -17,6 +17,14 @@ from pipeline.inference.selection import (
     leave_one_out,
     ridge_path,
 )
+from pipeline.inference.trained import (
+    blocks,
+    requested_trainings,
+    require_both_kinds,
+    require_trainable,
+    training_product,
+    write_training,
+)
 
 __all__ = [
     "Blocks",
@@ -28,6 +36,7 @@ __all__ = [
     "RidgePath",
     "Spectrum",
     "add_remedies",
+    "blocks",
     "choose_ridge",
     "ensemble",
     "gp_posterior",
@@ -38,7 +47,12 @@ __all__ = [
     "metrics",
     "prediction_jobs",
     "requested_products",
+    "requested_trainings",
+    "require_both_kinds",
     "require_sizes",
+    "require_trainable",
     "ridge_path",
     "spectrum",
+    "training_product",
+    "write_training",
 ]

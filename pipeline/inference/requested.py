@@ -1,6 +1,7 @@
 """What a workflow asks to infer from a system: the products of its ``[inference]`` section."""
 
 from pipeline.config import InferenceConfig
+from pipeline.inference.covariance import covariance_product
 from pipeline.inference.curve import default_sizes, learning_curve_product
 from pipeline.inference.extremes import spectrum_product
 from pipeline.inference.left_out import leave_one_out_product
@@ -18,7 +19,7 @@ def requested_products(run: RunDirectory, system: System, config: InferenceConfi
     products = []
     if config.leave_one_out:
         products.append(leave_one_out_product(run, system, order))
-    if config.learning_curve or config.variance:
+    if config.learning_curve or config.variance or config.covariance:
         products.append(whitened_product(run, system, order))
     if config.learning_curve:
         all_sizes = default_sizes(run.train_cut.count)
@@ -26,6 +27,8 @@ def requested_products(run: RunDirectory, system: System, config: InferenceConfi
         products.append(learning_curve_product(run, system, sizes, order))
     if config.variance:
         products.append(variance_product(run, system, order))
+    if config.covariance:
+        products.append(covariance_product(run, system, order))
     if config.spectrum:
         count = DEFAULT_EIGENVALUES if config.spectrum is True else config.spectrum
         products.append(spectrum_product(run, system, count, order))

@@ -74,6 +74,10 @@ class SystemKernel:
         """Read a rectangle of K(test, train): test images are rows."""
         return self._read("test", rows, cols)
 
+    def test_test(self, rows: Bounds, cols: Bounds) -> Array:
+        """Read a rectangle of K(test, test), which is there only where a covariance was asked for."""
+        return self._read("test_test", rows, cols)
+
     def variance(self, part: str, rows: Bounds) -> Array:
         """Read K(x, x) of some images, ``(m,)``; ``part`` is "train" or "test"."""
         variance = self._stored_variance(part, rows)
@@ -85,11 +89,11 @@ class SystemKernel:
         return sum(float(self.variance("train", cut.bounds(piece)).sum()) for piece in range(cut.pieces)) / cut.count
 
     def _read(self, part: str, rows: Bounds, cols: Bounds) -> Array:
-        block = self.run.kernel(self.system.readout, part).read_region(rows, cols, symmetric=part == "train")
+        block = self.run.kernel(self.system.readout, part).read_region(rows, cols, symmetric=part != "test")
         values = block.astype(np.float64)
         if self.system.unit_diagonal:
-            values *= self._inverse_root(part, rows)[:, None]
-            values *= self._inverse_root("train", cols)
+            values *= self._inverse_root("train" if part == "train" else "test", rows)[:, None]
+            values *= self._inverse_root("test" if part == "test_test" else "train", cols)
         return values
 
     def _inverse_root(self, part: str, rows: Bounds) -> Array:

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from problems import TEST, TRAIN, Recorder, whole_matrix
 
+from pipeline import kernel_matrix
 from pipeline import run as runs
 from pipeline.config import RunConfig
 from pipeline.datasets import one_hot_targets
 from pipeline.errors import ConfigError, Interrupted
+from pipeline.layers import LAYERS, spelling
 from pipeline.report import RunReport, SolveReport, make_report
 from pipeline.store import RunDirectory
 
@@ -186,3 +188,41 @@ def test_a_damaged_factor_met_by_inference_is_repaired(run_small: Run) -> None:
     again = run_small(view, readouts=ONE, inference={"leave_one_out": True})
     assert any("damaged tile" in line for line in view.lines)
     assert make_report(again).complete
+
+
+@pytest.mark.parametrize("tile", [16, 48])
+def test_the_posterior_covariance_is_that_of_a_gaussian_process(run_small: Run, tile: int) -> None:
+    run = run_small(kernel={"tile": 8}, solve={"tile": tile}, inference={"covariance": True, "variance": True})
+    report = make_report(run)
+    assert [stage.stage for stage in report.stages] == ["train", "test", "variance", "test_test", "solve", "inference"]
+    for number, solve in enumerate(report.solves):
+        dense = Dense(run, solve)
+        prior = whole_test_kernel(run, solve.readout)
+        explained = dense.test @ np.linalg.solve(dense.kernel + dense.ridge * np.eye(TRAIN), dense.test.T)
+        array = run.inferred(solve.name, "posterior_covariance", "covariance")
+        covariance = array.read_region((0, TEST), (0, TEST), symmetric=True)
+        np.testing.assert_allclose(np.tril(covariance), np.tril(prior - explained), rtol=1e-7, atol=1e-12)
+        variance = record_of(report, "posterior_variance", number)
+        assert record_of(report, "posterior_covariance", number) == pytest.approx(variance, rel=1e-9)
+
+
+def whole_test_kernel(run: RunDirectory, readout: str) -> np.ndarray:
+    return run.kernel(readout, "test_test").read_region((0, TEST), (0, TEST), symmetric=True).astype(float)
+
+
+def test_the_kernel_of_the_test_images_is_that_of_the_engine(run_small: Run) -> None:
+    run = run_small(kernel={"tile": 8}, inference={"covariance": True})
+    for readout in run.specification["readouts"]:
+        network = spelling.read(readout["network"], LAYERS)
+        expected = kernel_matrix(network, np.asarray(run.inputs("test_images")[:]), kind=readout["kind"])
+        np.testing.assert_array_equal(whole_test_kernel(run, readout["name"]), expected)
+
+
+def test_a_covariance_that_is_asked_for_later_computes_nothing_else_again(run_small: Run) -> None:
+    before = run_small(inference={"variance": True}, readouts=ONE)
+    view = Recorder()
+    after = run_small(view, inference={"variance": True, "covariance": True}, readouts=ONE)
+    assert after.fingerprint == before.fingerprint
+    kernel, inference = ([moment for moment in view.moments if moment.total == total][-1] for total in (10, 3 * 3 - 3))
+    assert kernel.entries_now == TEST * (TEST + 1) // 2
+    assert inference.entries_now == TEST * TEST
