@@ -58,7 +58,8 @@ def blocks(run_path: str | Path, readout: str) -> Blocks:
     Returns
     -------
     Blocks
-        In the dtype of the run, from which the doors know its rounding. ``test`` is None where the run was not asked for ``inference.covariance``.
+        In the dtype of the run, from which the doors know its rounding. ``test`` is None where the run was not asked
+        for ``inference.covariance``.
 
     Raises
     ------
