@@ -51,6 +51,10 @@ Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a value of the workflow file.")
 ]
 Store = Annotated[Path | None, typer.Option("--store", metavar="DIR", help="The run directory.")]
+GrowFrom = Annotated[
+    Path | None,
+    typer.Option("--from", metavar="OLD", help="Take over what is the same in this older run (store.grow_from)."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Verify = Annotated[bool, typer.Option("--verify", help="Read and check every finished chunk first.")]
 
@@ -80,9 +84,15 @@ def network(file: WorkflowFile, overrides: Overrides = None) -> None:
 
 
 @app.command("run")
-def run_workflow(file: WorkflowFile, store: Store = None, overrides: Overrides = None, verify: Verify = False) -> None:
+def run_workflow(
+    file: WorkflowFile,
+    store: Store = None,
+    grow_from: GrowFrom = None,
+    overrides: Overrides = None,
+    verify: Verify = False,
+) -> None:
     """Run a workflow to its end, or go on with it where its run directory has been begun."""
-    config = _config(file, overrides, store)
+    config = _config(file, overrides, store, grow_from)
     _run(runs.run_path(config), lambda view, stop: runs.start(config, view, stop, verify=verify))
 
 
@@ -158,10 +168,12 @@ def _shipped_workflow(name: str) -> Path:
     return inside if inside.exists() else package.parent / "workflows" / name
 
 
-def _config(file: Path, overrides: list[str] | None, store: Path | None) -> RunConfig:
+def _config(file: Path, overrides: list[str] | None, store: Path | None, grow_from: Path | None = None) -> RunConfig:
     settings = list(overrides or [])
     if store is not None:
         settings.append(f"store.path={json.dumps(str(store))}")
+    if grow_from is not None:
+        settings.append(f"store.grow_from={json.dumps(str(grow_from))}")
     return load_config(file, settings)
 
 

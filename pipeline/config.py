@@ -41,6 +41,8 @@ class DataConfig(_Section):
         and take the first ``train / train_blocks`` of each.
     test : number of test images; None takes all.
     standardize : subtract the training mean of each channel and divide by its standard deviation.
+    standardize_first : measure both on the first so many of the chosen training images; None takes all. A run that
+        grows keeps its values only where this names the images of the run it grows from.
     """
 
     source: str = "digits"
@@ -49,6 +51,13 @@ class DataConfig(_Section):
     train_blocks: int = Field(default=1, ge=1)
     test: int | None = Field(default=None, ge=1)
     standardize: bool = True
+    standardize_first: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _something_is_standardized(self) -> "DataConfig":
+        if self.standardize_first is not None and not self.standardize:
+            raise ValueError("standardize_first means nothing with standardize = false: leave out one of them")
+        return self
 
 
 class NetworkConfig(_Section):
@@ -203,9 +212,16 @@ class ClusterConfig(_Section):
 
 
 class StoreConfig(_Section):
-    """``[store]``: the run directory; None is ``runs/NAME``."""
+    """``[store]``: where the run lies.
+
+    Attributes
+    ----------
+    path : the run directory; None is ``runs/NAME``.
+    grow_from : an older run directory; whatever is the same in both is taken over instead of computed.
+    """
 
     path: str | None = None
+    grow_from: str | None = None
 
 
 class RunConfig(_Section):

@@ -120,7 +120,10 @@ def show_specification(report: RunReport) -> None:
     out.print(f"kernels   {report.dtype}, tiles of {report.tile}: {', '.join(report.readouts)}")
     made = report.provenance
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
-    out.print(f"made      {made['created']} on {made['host']}: {versions}\n")
+    out.print(f"made      {made['created']} on {made['host']}: {versions}")
+    if report.grown_from is not None:
+        out.print(f"grown     from {escape(report.grown_from)}")
+    out.print()
 
 
 def show_stages(report: RunReport) -> None:

@@ -14,6 +14,9 @@ from pipeline.errors import StoreError
 Json = dict[str, Any]
 Buffer = bytes | memoryview
 
+_NO_LINK = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS)
+"""What linking fails with between devices, on file systems without links, for files of others, or with many links."""
+
 
 def write_durably(path: Path, *parts: Buffer) -> None:
     """Write a file of one or more parts aside, fsync it, rename it into place, and fsync the directory."""
@@ -29,7 +32,7 @@ def write_durably(path: Path, *parts: Buffer) -> None:
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
-    _fsync_directory(path.parent)
+    sync_directory(path.parent)
 
 
 def create_durably(path: Path, content: bytes) -> None:
@@ -39,7 +42,20 @@ def create_durably(path: Path, content: bytes) -> None:
     with contextlib.suppress(FileExistsError):
         os.link(aside, path)
     aside.unlink()
-    _fsync_directory(path.parent)
+    sync_directory(path.parent)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second place at once, sharing its bytes; copy it where the file system cannot.
+
+    The bytes of a link are durable already, its name is after `sync_directory`: once for all files of a directory.
+    """
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in _NO_LINK:
+            raise
+        write_durably(target, source.read_bytes())
 
 
 def rename_into_place(aside: Path, target: Path) -> None:
@@ -50,10 +66,11 @@ def rename_into_place(aside: Path, target: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
         if not target.exists():  # otherwise another driver was first, with the same content
             raise
-    _fsync_directory(target.parent)
+    sync_directory(target.parent)
 
 
-def _fsync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Wait until the names in a directory are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -8,12 +8,12 @@ from functools import lru_cache
 
 import numpy as np
 
-from pipeline.arrays import Array, ArraySpec, create_arrays
+from pipeline.arrays import Array, ArraySpec, TiledArray, create_arrays
 from pipeline.config import NetworkConfig, ReadoutsConfig
 from pipeline.driver import Job
 from pipeline.durable import Json
-from pipeline.errors import ConfigError, LayerError
-from pipeline.journal import Receipt, Task, timed
+from pipeline.errors import ConfigError, CorruptTile, LayerError
+from pipeline.journal import Chunk, Receipt, Task, timed
 from pipeline.kernels import NUMERICS_VERSION, Engine, Program, lower
 from pipeline.layers import LAYERS, Sequential, spelling
 from pipeline.layers.presets import PRESETS
@@ -145,46 +145,75 @@ def test_kernel_jobs(run: RunDirectory) -> list[Job]:
 
 def program_of(run: RunDirectory) -> Program:
     """Lower the networks of a run, once per process."""
-    return _open(str(run.path.resolve()))[1]
+    return _program(str(run.path.resolve()), tuple(range(len(run.specification["readouts"]))))
 
 
 def forget_runs() -> None:
     """Forget the runs that this process has open: one of them is about to get another specification."""
     _open.cache_clear()
+    _program.cache_clear()
 
 
 def compute(run_path: str, task: Task) -> Receipt:
     """Compute one tile of every read-out and write it: the body of a worker.
+
+    What lies there without a receipt, after a crash or taken over from another run, is read and kept where it is whole;
+    only the other read-outs are computed.
 
     Raises
     ------
     NotFinite
         If a value is not finite; nothing is written then.
     """
-    run, program = _open(run_path)
+    run = _open(run_path)
     run.log("began", task)
+    places = run.arrays_of(task)
+    # The variances follow all matrices, as in RunDirectory.arrays_of: place k belongs to read-out k % count.
+    count = len(run.specification["readouts"])
+    found, found_seconds = timed(lambda: [_chunk_on_disk(array, index) for array, index in places])
+    missing = tuple(number for number in range(count) if None in found[number::count])
+    values, read_seconds, compute_seconds = _evaluate(run_path, task, missing)
+    on_diagonal = task.stage == "train" and task.row == task.col
+    parts = iter([*values] + ([np.diagonal(value) for value in values] if on_diagonal else []))
+
+    def write() -> tuple[Chunk, ...]:
+        return tuple(
+            array.write(index, next(parts)) if k % count in missing else chunk
+            for k, ((array, index), chunk) in enumerate(zip(places, found, strict=True))
+        )
+
+    chunks, write_seconds = timed(write)
+    run.log("finished", task)
+    return Receipt(task, chunks, found_seconds + read_seconds, compute_seconds, write_seconds, socket.gethostname())
+
+
+def _evaluate(run_path: str, task: Task, numbers: tuple[int, ...]) -> tuple[Sequence[Array], float, float]:
+    """Evaluate a tile of some read-outs, by number; return also the seconds of reading and of computing."""
+    if not numbers:
+        return (), 0.0, 0.0
+    run = _open(run_path)
     train, test = run.train_cut, run.test_cut
     rows = train if task.stage == "train" else test
-    symmetric = task.stage in ("train", "test_test") and task.row == task.col
     row_images, read_seconds = timed(lambda: _images(run, "train" if rows is train else "test", rows.bounds(task.row)))
-    engine = Engine(program, run.specification["dtype"], run.specification["flips"])
+    engine = _engine(run_path, numbers)
     if task.stage == "variance":
         values, compute_seconds = timed(lambda: engine.evaluate_pairs(row_images))
-    elif symmetric:
+    elif task.stage in ("train", "test_test") and task.row == task.col:
         values, compute_seconds = timed(lambda: engine.evaluate(row_images))
     else:
         cols, part = (test, "test") if task.stage == "test_test" else (train, "train")
         col_images, seconds = timed(lambda: _images(run, part, cols.bounds(task.col)))
         read_seconds += seconds
         values, compute_seconds = timed(lambda: engine.evaluate(row_images, col_images))
-    # The variances follow all matrices, as in RunDirectory.arrays_of.
-    parts = [*values] + ([np.diagonal(value) for value in values] if symmetric and task.stage == "train" else [])
-    places = run.arrays_of(task)
-    chunks, write_seconds = timed(
-        lambda: tuple(array.write(index, part) for (array, index), part in zip(places, parts, strict=True))
-    )
-    run.log("finished", task)
-    return Receipt(task, chunks, read_seconds, compute_seconds, write_seconds, socket.gethostname())
+    return list(values), read_seconds, compute_seconds
+
+
+def _chunk_on_disk(array: TiledArray, index: tuple[int, ...]) -> Chunk | None:
+    """Describe a chunk that is there and whole; None where it must be computed."""
+    try:
+        return array.describe(index)
+    except CorruptTile:
+        return None
 
 
 def prepare(run_path: str, versions: dict[str, str]) -> None:
@@ -203,9 +232,9 @@ def prepare(run_path: str, versions: dict[str, str]) -> None:
             + ", ".join(f"{name} (driver {there}, worker {mine})" for name, (there, mine) in differing.items())
             + ": install the same versions on both"
         )
-    run, program = _open(run_path)
+    run = _open(run_path)
     images = _images(run, "train", (0, min(2, run.specification["data"]["train"])))
-    engine = Engine(program, run.specification["dtype"], run.specification["flips"])
+    engine = _engine(run_path, tuple(range(len(run.specification["readouts"]))))
     whole = engine.evaluate(images)
     apart = engine.evaluate(images[-1:], images[:1])
     own = engine.evaluate_pairs(images)
@@ -214,11 +243,24 @@ def prepare(run_path: str, versions: dict[str, str]) -> None:
 
 
 @lru_cache(maxsize=4)
-def _open(run_path: str) -> tuple[RunDirectory, Program]:
-    """Open a run once per process, and lower its networks."""
-    run = RunDirectory(run_path)
-    readouts = [(spelling.read(r["network"], LAYERS), r["kind"]) for r in run.specification["readouts"]]
-    return run, lower(readouts, tuple(run.specification["data"]["shape"]))
+def _open(run_path: str) -> RunDirectory:
+    """Open a run once per process."""
+    return RunDirectory(run_path)
+
+
+@lru_cache(maxsize=8)
+def _program(run_path: str, numbers: tuple[int, ...]) -> Program:
+    """Lower the networks of some read-outs, by number, once per process."""
+    specification = _open(run_path).specification
+    chosen = [specification["readouts"][number] for number in numbers]
+    readouts = [(spelling.read(readout["network"], LAYERS), readout["kind"]) for readout in chosen]
+    return lower(readouts, tuple(specification["data"]["shape"]))
+
+
+def _engine(run_path: str, numbers: tuple[int, ...]) -> Engine:
+    """Make an engine for some read-outs, by number; it belongs to one thread."""
+    specification = _open(run_path).specification
+    return Engine(_program(run_path, numbers), specification["dtype"], specification["flips"])
 
 
 def _images(run: RunDirectory, part: str, bounds: tuple[int, int]) -> Array:

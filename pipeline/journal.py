@@ -49,7 +49,8 @@ class Receipt:
     chunks : what lies on disk, an entry an array.
     read_seconds, compute_seconds, write_seconds : measured inside the task.
     host : where.
-    adopted : True where the tile was found complete on disk, its receipt lost in a crash.
+    adopted : True where the tile was not computed for this receipt: found complete on disk, its own lost in a crash, or
+        taken over from another run.
     """
 
     task: Task

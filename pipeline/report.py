@@ -10,6 +10,7 @@ from typing import Any
 from pipeline import lease
 from pipeline.durable import Json
 from pipeline.gram import kernel_jobs, test_kernel_jobs
+from pipeline.growth import Growth
 from pipeline.inference import prediction_jobs, requested_products, requested_trainings, training_product
 from pipeline.journal import Receipt, Task
 from pipeline.solvers import SOLVERS, planned_system, requested_selections, requested_solves, solve_name
@@ -91,6 +92,7 @@ class RunReport:
     data, dtype, tile : of the specification.
     readouts : names of the kernels.
     provenance : versions, host and time of its creation.
+    grown_from : the older run that it took tiles over from, or None.
     driver : "host:pid" of the driver at work, or None.
     quarantined : chunks in quarantine.
     stages : how far each is.
@@ -107,6 +109,7 @@ class RunReport:
     tile: int
     readouts: tuple[str, ...]
     provenance: Json
+    grown_from: str | None
     driver: str | None
     quarantined: int
     stages: tuple[StageReport, ...]
@@ -173,7 +176,7 @@ def make_report(run: RunDirectory) -> RunReport:
         trained.append(TrainedReport(training.label, run.read_record(product.record)))
     if inference_tasks:
         stages.append(_stage_report(run, "inference", inference_tasks, receipts))
-    data = run.specification["data"]
+    data, growth = run.specification["data"], Growth.of(run)
     return RunReport(
         path=str(run.path),
         fingerprint=run.fingerprint,
@@ -182,6 +185,7 @@ def make_report(run: RunDirectory) -> RunReport:
         tile=run.specification["tile"],
         readouts=tuple(readout["name"] for readout in run.specification["readouts"]),
         provenance=run.provenance,
+        grown_from=None if growth is None else growth.path,
         driver=lease.holder(run.lease_path),
         quarantined=sum(1 for path in (run.path / "quarantine").rglob("*") if path.is_file()),
         stages=tuple(stages),

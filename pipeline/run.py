@@ -12,9 +12,9 @@ from typing import Protocol
 
 import numpy as np
 
-from pipeline import datasets, gram, lease
+from pipeline import datasets, gram, growth, lease
 from pipeline.config import RunConfig
-from pipeline.datasets import Dataset
+from pipeline.datasets import Dataset, Split
 from pipeline.driver import Driver, Job, Outcome, Progress
 from pipeline.durable import Json, disk_full, is_disk_full
 from pipeline.errors import ConfigError, CorruptTile, RunNotFound, StoreError
@@ -49,6 +49,7 @@ from pipeline.solvers import (
 )
 from pipeline.solvers.systems import ridge_candidates
 from pipeline.store import RunDirectory, is_temporary
+from pipeline.takeover import take_over
 from pipeline.tiling import LANE_WIDTH, choose_factor_tile, choose_tile, clip_tile
 
 REPAIRS = 3
@@ -76,6 +77,7 @@ class Loaded:
     data: Dataset
     digest: str
     readouts: tuple[gram.Readout, ...]
+    standardize_first: int
     warnings: tuple[str, ...]
 
 
@@ -97,6 +99,9 @@ def load(config: RunConfig) -> Loaded:
         require_both_kinds(config.readouts.kinds)
     if isinstance(config.inference.learning_curve, list):
         require_sizes(config.inference.learning_curve, len(chosen.train))
+    first = datasets.row_count(
+        config.data.standardize_first, len(chosen.train.images), "standardize_first", chosen.name
+    )
     digest = hashlib.sha256()
     for part in (chosen.train, chosen.test):
         digest.update(str((part.images.shape, part.images.dtype.str)).encode())
@@ -105,15 +110,18 @@ def load(config: RunConfig) -> Loaded:
     lower([(readout.network, readout.kind) for readout in readouts], chosen.train.images.shape[1:])
     ridges = [] if config.solve.ridges == "auto" else config.solve.ridges
     warnings = datasets.warnings_of(chosen, ridges, config.kernel.flips)
-    return Loaded(config, chosen, digest.hexdigest(), readouts, warnings)
+    return Loaded(config, chosen, digest.hexdigest(), readouts, first, warnings)
 
 
 def plan(config: RunConfig) -> Plan:
     """Forecast a run; nothing is written."""
     loaded = load(config)
     assert loaded.data.test is not None
-    sample, _ = _prepared_arrays(loaded, slice(0, 32))
+    sample = _prepared(loaded)[0].images[:32]
+    old = growth.find_source(config, run_path(config))
     tiles = (config.kernel.tile, config.solve.tile)
+    if old is not None and config.kernel.tile == "auto":
+        tiles = (old.specification["tile"], config.solve.tile)
     return make_plan(
         PlanInputs(
             readouts=loaded.readouts,
@@ -168,7 +176,8 @@ def start(config: RunConfig, view: View, stop: threading.Event, *, verify: bool 
     Raises
     ------
     SpecificationMismatch
-        If the run directory belongs to another specification.
+        If the run directory belongs to another specification, or nothing of the run that it should grow from is the
+        same.
     RunLocked
         If another driver works on it.
     TilesFailed
@@ -178,12 +187,17 @@ def start(config: RunConfig, view: View, stop: threading.Event, *, verify: bool 
     """
     loaded = load(config)
     path = run_path(config)
-    specification = _specification(loaded, path)
+    old = growth.find_source(config, path)
+    specification = _specification(loaded, path, old)
+    common = None if old is None else growth.compare(old, specification, *_prepared(loaded))
     with _full_disk_explained(path):
         run = RunDirectory.create(path, specification, provenance())
     for line in loaded.warnings:
         view.say(f"warning: {line}")
     with _full_disk_explained(path), lease.hold(run.lease_path):
+        if common is not None:
+            growth.begin(run, common, view.say)
+        config = growth.with_factor_tile(config, run)
         run.write_record("workflow.json", config.model_dump(mode="json"))
         if not (run.path / "inputs.zarr").exists():
             _write_inputs(run, loaded)
@@ -235,7 +249,7 @@ def _full_disk_explained(path: Path) -> Iterator[None]:
         raise
 
 
-def _specification(loaded: Loaded, path: Path) -> Json:
+def _specification(loaded: Loaded, path: Path, old: RunDirectory | None = None) -> Json:
     config, data = loaded.config, loaded.data
     assert data.test is not None
     train, test = len(data.train.images), len(data.test.images)
@@ -243,8 +257,10 @@ def _specification(loaded: Loaded, path: Path) -> Json:
         tile = clip_tile(config.kernel.tile, train, test)
     elif (path / "run.json").exists():
         tile = RunDirectory(path).specification["tile"]  # what was chosen once stays
+    elif old is not None:
+        tile = old.specification["tile"]
     else:
-        sample, _ = _prepared_arrays(loaded, slice(0, 32))
+        sample = _prepared(loaded)[0].images[:32]
         program = lower([(r.network, r.kind) for r in loaded.readouts], sample.shape[1:])
         seconds = measure_pair_seconds(program, config.kernel.dtype, config.kernel.flips, sample)
         tile = choose_tile(train, test, seconds, slots_of(config))
@@ -256,31 +272,31 @@ def _specification(loaded: Loaded, path: Path) -> Json:
         "classes": list(data.classes),
         "standardize": config.data.standardize,
     }
+    if loaded.standardize_first < train:  # all images are what leaving it out means
+        described["standardize_first"] = loaded.standardize_first
     return {"data": described} | gram.kernel_specification(
         loaded.readouts, config.kernel.dtype, config.kernel.flips, tile
     )
 
 
-def _prepared_arrays(loaded: Loaded, rows: slice) -> tuple[np.ndarray, np.ndarray]:
-    """Return standardised training and test images; ``rows`` picks some."""
-    dtype = loaded.config.kernel.dtype
+def _prepared(loaded: Loaded) -> tuple[Split, Split]:
+    """Return the training and the test part as they are stored: standardised, in the kernel's dtype."""
+    dtype, data = loaded.config.kernel.dtype, loaded.data
     if loaded.config.data.standardize:
-        data, _ = datasets.standardize(loaded.data, dtype)
-    else:
-        data = loaded.data
+        data, _ = datasets.standardize(data, dtype, loaded.standardize_first)
     assert data.test is not None
-    return data.train.images[rows].astype(dtype), data.test.images[rows].astype(dtype)
+    train, test = (Split(part.images.astype(dtype, copy=False), part.labels) for part in (data.train, data.test))
+    return train, test
 
 
 def _write_inputs(run: RunDirectory, loaded: Loaded) -> None:
-    train, test = _prepared_arrays(loaded, slice(None))
-    assert loaded.data.test is not None
+    train, test = _prepared(loaded)
     run.write_inputs(
         {
-            "train_images": train,
-            "train_labels": loaded.data.train.labels,
-            "test_images": test,
-            "test_labels": loaded.data.test.labels,
+            "train_images": train.images,
+            "train_labels": train.labels,
+            "test_images": test.images,
+            "test_labels": test.labels,
         },
         {"data": run.specification["data"]},
     )
@@ -400,7 +416,9 @@ def _infer(run: RunDirectory, config: RunConfig, driver: Driver, view: View, ver
 
 
 def _run_jobs(run: RunDirectory, driver: Driver, view: View, stage: str, jobs: Sequence[Job], verify: bool) -> Outcome:
-    done, quarantined = run.finished([job.task for job in jobs if job.only_for is None], verify=verify)
+    lasting = [job.task for job in jobs if job.only_for is None]
+    take_over(run, lasting, view.say)
+    done, quarantined = run.finished(lasting, verify=verify)
     # What served only tasks that are done was deleted.
     serving = [job.task for job in jobs if job.only_for is not None and job.only_for not in done]
     served, damaged = run.finished(serving, verify=verify)

@@ -5,6 +5,7 @@
     RUN/
       run.json              specification, fingerprint, provenance; created once, never rewritten
       workflow.json         the last resolved workflow, for `cntk resume`
+      growth.json           only of a grown run: the older one, and which blocks of images are the same in both
       inputs.zarr/          train_images, train_labels, test_images, test_labels
       journal/              receipts of finished tiles, a segment a driver
       log/                  a line for each tile that a worker began or finished
@@ -170,6 +171,10 @@ class RunDirectory:
     def inferred_attributes(self, solve: str, product: str) -> Json:
         """Read the attributes of a product's group: its parameters."""
         return read_json(self.inferred_path(solve, product) / "zarr.json")["attributes"]
+
+    def solves(self) -> dict[str, Json]:
+        """Read what each system that was begun is of, by its fingerprint."""
+        return {path.parent.name: read_json(path) for path in sorted(self.path.glob("solve/*/solve.json"))}
 
     def arrays_of(self, task: Task) -> list[tuple[TiledArray, tuple[int, ...]]]:
         """List the arrays, and the chunk of each, that a task writes."""

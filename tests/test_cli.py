@@ -135,6 +135,19 @@ def test_network_shows_the_costliest_network_with_its_shapes(folder: Path) -> No
     assert "plane entries a pair in 2 stages" in lines[-1]
 
 
+def test_a_grown_run_says_what_it_took_over_and_is_resumed_without_its_source(folder: Path) -> None:
+    fixed = ["--set", "data.standardize=false", "--set", "solve.tile=16"]
+    assert cntk("run", "small.toml", "--store", "few", "--set", "data.train=40", *fixed, cwd=folder).returncode == 0
+    result = cntk("run", "small.toml", "--store", "more", "--from", "few", *fixed, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert "40 training and 40 test images, 32 and 0 are the same here in whole tiles of 16" in result.stdout
+    assert "taken over 3 of 10 tiles of train" in result.stdout
+    assert "ridge 0.01 (relative) is now" in result.stdout
+    (folder / "few").rename(folder / "gone")
+    assert cntk("resume", "more", cwd=folder).returncode == 0
+    assert f"grown     from {folder / 'few'}" in cntk("inspect", "more", cwd=folder).stdout
+
+
 @pytest.mark.usefixtures("finished")
 def test_a_plan_foretells_the_tiles_of_the_run(folder: Path) -> None:
     planned = json.loads(cntk("plan", "small.toml", "--json", cwd=folder).stdout)

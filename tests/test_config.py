@@ -62,6 +62,10 @@ def test_overrides_replace_values(workflow: Path) -> None:
         ),
         ("name='../x'", "name: String should match pattern"),
         ("data.train", "--set takes section.key=value"),
+        (
+            "data={standardize = false, standardize_first = 3}",
+            "data: standardize_first means nothing with standardize = false: leave out one of them",
+        ),
         ("name.x=1", "name is a value, not a section"),
     ],
 )

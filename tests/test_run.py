@@ -99,6 +99,13 @@ def test_changed_data_are_refused(run_small: Run) -> None:
         run_small(data={"train": 36})
 
 
+def test_standardising_by_all_images_is_what_leaving_it_out_means(run_small: Run) -> None:
+    run = run_small()
+    assert run_small(data={"standardize_first": 37}).fingerprint == run.fingerprint
+    with pytest.raises(SpecificationMismatch, match=r"data.standardize_first: only wanted"):
+        run_small(data={"standardize_first": 36})
+
+
 def test_a_changed_cluster_is_welcome(run_small: Run) -> None:
     run_small()
     run_small(cluster={"workers": 7})
@@ -245,6 +252,11 @@ def test_a_run_directory_that_never_began_says_so(tmp_path: Path, small_config: 
         ({"cluster": {"kind": "slrum"}}, ConfigError, r"unknown cluster.kind 'slrum'"),
         ({"store": {"path": "s3://bucket/run"}}, ConfigError, "must be a local directory so far"),
         ({"data": {"train": 999}}, ConfigError, "999"),
+        (
+            {"data": {"standardize_first": 38}},
+            ConfigError,
+            r"standardize_first from 1 to the 37 rows there are, got 38",
+        ),
         ({"data": {"source": "digitz"}}, ConfigError, "digits"),
     ],
 )

@@ -13,7 +13,7 @@ from pipeline.datasets.digits import Digits
 from pipeline.datasets.folder import ImageFolder
 from pipeline.datasets.npz import Npz
 from pipeline.datasets.preprocessing import Standardization, one_hot_targets, standardize
-from pipeline.datasets.selection import select
+from pipeline.datasets.selection import row_count, select
 from pipeline.errors import ConfigError
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "equal_images",
     "load",
     "one_hot_targets",
+    "row_count",
     "select",
     "standardize",
     "warnings_of",

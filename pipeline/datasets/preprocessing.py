@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.datasets.base import ROWS_PER_BLOCK, Dataset, Split
+from pipeline.datasets.selection import row_count
 from pipeline.errors import ConfigError, DataError
 
 
@@ -56,7 +57,7 @@ class Standardization:
         return result
 
 
-def standardize(dataset: Dataset, dtype: npt.DTypeLike) -> tuple[Dataset, Standardization]:
+def standardize(dataset: Dataset, dtype: npt.DTypeLike, first: int | None = None) -> tuple[Dataset, Standardization]:
     """Bring the training pixels to mean 0 and standard deviation 1, and the test pixels by the same constants.
 
     The constants belong to a channel, over all training images and pixels; for vectors (n, features) there is one pair
@@ -70,6 +71,9 @@ def standardize(dataset: Dataset, dtype: npt.DTypeLike) -> tuple[Dataset, Standa
         Of any pixel type.
     dtype : float32 or float64
         Of the result, which is C-contiguous.
+    first : int, optional
+        Measure the constants on the first so many training images instead of all, so that they stay when more are
+        appended.
 
     Returns
     -------
@@ -79,14 +83,15 @@ def standardize(dataset: Dataset, dtype: npt.DTypeLike) -> tuple[Dataset, Standa
     Raises
     ------
     ConfigError
-        Another dtype.
+        Another dtype, or `first` not between 1 and the training images there are.
     DataError
         Pixels so large, or so close together, that their squares leave the range of float64.
     """
     # NumPy takes None for float64.
     if dtype is None or dtype not in (np.float32, np.float64, "float32", "float64", np.dtype("f4"), np.dtype("f8")):
         raise ConfigError(f"expected 'float32' or 'float64' for the standardised images, got {dtype!r}")
-    constants = _measure(dataset)
+    measured = row_count(first, len(dataset.train), "standardize_first", dataset.name)
+    constants = _measure(dataset.train.images[:measured], dataset.name)
     train = Split(constants.apply(dataset.train.images, dtype), dataset.train.labels)
     test = dataset.test
     if test is not None:
@@ -147,9 +152,8 @@ def _blocks(images: npt.NDArray[Any]) -> Iterator[tuple[int, npt.NDArray[np.floa
         yield start, block.reshape(len(block), -1).astype(np.float64) / scale
 
 
-def _measure(dataset: Dataset) -> Standardization:
-    """Compute mean and standard deviation of the training pixels, for each channel or, of vectors, altogether."""
-    images = dataset.train.images
+def _measure(images: npt.NDArray[Any], name: str) -> Standardization:
+    """Compute mean and standard deviation of the pixels, for each channel or, of vectors, altogether."""
     width, channel_count = images[0].size, _channel_count(images)
     value_count = images.size // channel_count
     total, squares = np.zeros(width), np.zeros(width)
@@ -171,7 +175,7 @@ def _measure(dataset: Dataset) -> Standardization:
         std = np.where(constant, 1.0, np.sqrt(variance))
     if not (np.isfinite(mean).all() and np.isfinite(std).all() and std.all()):
         raise DataError(
-            f"{dataset.name}: expected pixels whose squares float64 can hold, got values from {low.min()} to "
+            f"{name}: expected pixels whose squares float64 can hold, got values from {low.min()} to "
             f"{high.max()}; scale the images"
         )
     return Standardization(tuple(mean.tolist()), tuple(std.tolist()))

@@ -31,8 +31,8 @@ def select(dataset: Dataset, train: int | None = None, test: int | None = None, 
         raise ConfigError(f"{dataset.name}: expected at least 1 for data.train_blocks, got {train_blocks}")
     if dataset.test is None:
         return _select_and_hold_out(dataset, train, test, train_blocks)
-    train = _row_count(train, len(dataset.train), "train", dataset.name)
-    test = _row_count(test, len(dataset.test), "test", dataset.name)
+    train = row_count(train, len(dataset.train), "train", dataset.name)
+    test = row_count(test, len(dataset.test), "test", dataset.name)
     rows = _rows_of_blocks(len(dataset.train), train, train_blocks, dataset.name)
     return replace(dataset, train=_take(dataset.train, rows), test=_take(dataset.test, slice(test)))
 
@@ -48,22 +48,37 @@ def _select_and_hold_out(dataset: Dataset, train: int | None, test: int | None, 
         raise ConfigError(
             f"{dataset.name}: expected data.train_blocks = 1 for a data set without a test part, got {train_blocks}"
         )
-    train = _row_count(train, total, "train", dataset.name)
+    train = row_count(train, total, "train", dataset.name)
     if train == total:
         raise ConfigError(
             f"{dataset.name}: has no test part, and data.train = {train} of {total} rows leaves none to test on"
         )
-    test = _row_count(test, total - train, "test", dataset.name)
+    test = row_count(test, total - train, "test", dataset.name)
     held_out = _take(dataset.train, slice(train, train + test))
     return replace(dataset, train=_take(dataset.train, slice(train)), test=held_out)
 
 
-def _row_count(wanted: int | None, available: int, part: str, name: str) -> int:
-    """Resolve a number of rows, all by default."""
+def row_count(wanted: int | None, available: int, key: str, name: str) -> int:
+    """Resolve a number of rows, all by default.
+
+    Parameters
+    ----------
+    wanted : int, optional
+        As the user gave it.
+    available : int
+        Rows there are.
+    key : str
+        Of the section ``data`` in a workflow file; for the message, like `name`, the data set's.
+
+    Raises
+    ------
+    ConfigError
+        Fewer than one row, or more than there are.
+    """
     if wanted is None:
         return available
     if not 1 <= wanted <= available:
-        raise ConfigError(f"{name}: expected data.{part} from 1 to the {available} rows there are, got {wanted}")
+        raise ConfigError(f"{name}: expected data.{key} from 1 to the {available} rows there are, got {wanted}")
     return wanted
 
 

@@ -103,8 +103,8 @@ def _call(name: str, *arguments: Any, library: Any = cython_blas) -> None:
     for matrix in arguments:
         if not isinstance(matrix, np.ndarray):
             continue
-        contiguous = matrix.shape[1] == 1 or matrix.strides[1] == matrix.itemsize
-        if matrix.dtype != np.float64 or not contiguous:
+        # Of a single column, NumPy leaves open where the next one would begin.
+        if matrix.dtype != np.float64 or (matrix.shape[1] > 1 and matrix.strides[1] != matrix.itemsize):
             raise ValueError(f"{name} takes float64 with contiguous rows, got {matrix.dtype}, strides {matrix.strides}")
     _routine(library, name)(*(_KINDS.get(type(value), lambda value: value)(value) for value in arguments))
 

@@ -49,6 +49,21 @@ def test_test_images_are_treated_with_the_training_constants():
     np.testing.assert_array_equal(constants.apply(test, np.float64), data.test.images)
 
 
+def test_constants_of_the_first_images_stay_when_more_are_appended():
+    images = noise(20, np.uint8)
+    few, constants = standardize(toy(images[:8]), np.float32)
+    more, same = standardize(toy(images, images[15:]), np.float32, first=8)
+    assert same == constants
+    np.testing.assert_array_equal(more.train.images[:8], few.train.images)
+    np.testing.assert_array_equal(more.test.images, constants.apply(images[15:], np.float32))
+
+
+@pytest.mark.parametrize("first", [0, 21])
+def test_constants_need_images_that_are_there(first):
+    with pytest.raises(ConfigError, match=r"toy: expected data.standardize_first from 1 to the 20 rows there are, got"):
+        standardize(toy(noise(20)), np.float32, first)
+
+
 def test_vectors_share_one_mean_and_deviation():
     vectors = noise(20).reshape(20, -1)
     data, constants = standardize(toy(vectors), np.float64)

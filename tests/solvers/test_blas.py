@@ -69,6 +69,13 @@ def test_the_first_pivot_that_is_not_positive_is_found(row: int) -> None:
     assert factor_lower(tile) == row
 
 
+def test_a_single_column_is_contiguous_whatever_its_strides() -> None:
+    column = np.ascontiguousarray(np.ones((1, 3)).T)
+    assert column.strides[1] != column.itemsize
+    solve_right(np.array([[2.0]]), column)
+    np.testing.assert_array_equal(column, np.full((3, 1), 0.5))
+
+
 def test_what_blas_cannot_take_is_refused() -> None:
     a, b, tile = tiles((4, 4), (4, 4), (4, 4))
     with pytest.raises(ValueError, match="dgemm takes float64 with contiguous rows, got float32"):

@@ -41,13 +41,15 @@ def test_a_unit_diagonal_solves_the_normalised_kernel(run_small: Run) -> None:
 
 
 def test_a_unit_diagonal_is_a_solve_of_its_own_and_the_names_of_others_stay(run_small: Run) -> None:
-    names = {solve.name for solve in make_report(run_small(readouts=ONE)).solves}
-    assert {
-        solve.name for solve in make_report(run_small(readouts=ONE, solve={"unit_diagonal": False})).solves
-    } == names
-    assert not names & {
-        solve.name for solve in make_report(run_small(readouts=ONE, solve={"unit_diagonal": True})).solves
+    run = run_small(readouts=ONE, solve={"unit_diagonal": False})
+    (plain,) = make_report(run).solves
+    named_by = {"kernel", "readout", "ridge", "ridge_mode", "tile", "targets"}
+    assert set(run.read_record(f"solve/{plain.name}/solve.json") or {}) == named_by | {
+        "absolute_ridge",
+        "mean_diagonal",
     }
+    (unit,) = make_report(run_small(readouts=ONE, solve={"unit_diagonal": True})).solves
+    assert unit.name != plain.name
 
 
 def test_a_black_image_keeps_its_row_of_zeros_under_a_unit_diagonal(run_small: Run) -> None:
