@@ -126,23 +126,68 @@ class SolveConfig(_Section):
 
     Attributes
     ----------
-    ridges : regularisers; each is added to the diagonal.
+    ridges : regularisers; each is added to the diagonal. "auto" takes, for each read-out, that of 1, 0.1, ..., 1e-7
+        times trace(K) / n with the smallest mean squared leave-one-out error on the training images.
     ridge_mode : "relative" multiplies them by trace(K) / n, "absolute" takes them as they are.
     tile : samples along a tile's edge of the factor, rounded to whole kernel tiles; "auto" chooses.
+    unit_diagonal : regress on ``K_ij / sqrt(K_ii K_jj)``; the stored kernel stays as it is.
     """
 
-    ridges: list[float] = Field(default=[0.0], min_length=1)
+    ridges: Literal["auto"] | list[float] = [0.0]
     ridge_mode: Literal["relative", "absolute"] = "relative"
     tile: Literal["auto"] | int = "auto"
+    unit_diagonal: bool = False
 
     @model_validator(mode="after")
     def _ridges_are_not_negative(self) -> "SolveConfig":
+        if self.ridges == "auto":
+            if self.ridge_mode != "relative":
+                raise ValueError('ridges = "auto" chooses among relative ridges: leave ridge_mode out')
+            return self
+        if not self.ridges:
+            raise ValueError("ridges must hold at least one number; 0.0 is no ridge")
         if min(self.ridges) < 0:
             raise ValueError(f"ridges must be at least 0, got {min(self.ridges)}")
         if len(set(self.ridges)) < len(self.ridges):
             raise ValueError(f"ridges repeat: {self.ridges}")
         if self.tile != "auto" and self.tile < 1:
             raise ValueError(f'tile must be "auto" or at least 1, got {self.tile}')
+        return self
+
+
+class InferenceConfig(_Section):
+    """``[inference]``: what else to infer from every system once it is solved.
+
+    Attributes
+    ----------
+    leave_one_out : what each training image is predicted to be by all others. It costs as much as the factor.
+    learning_curve : test results of the first m training images: ``true`` for about ten sizes m, or a rising list.
+    variance : posterior variance of each test image.
+    covariance : posterior covariance of all test images; K(test, test) is computed for it, and only then.
+    times : follow the training of an ensemble of networks to these times of gradient flow, "inf" for its end: its mean,
+        variance and, with ``covariance``, covariance, in the memory of one worker. Needs both kinds of read-outs.
+    spectrum : eigenvalues at both ends of the kernel, so many of each; ``true`` is 10.
+
+    Learning curve, variance and covariance share ``8 n_test n`` bytes on disk and ``n_test n^2`` operations.
+    """
+
+    leave_one_out: bool = False
+    learning_curve: bool | list[int] = False
+    variance: bool = False
+    covariance: bool = False
+    times: list[float | Literal["inf"]] = []
+    spectrum: bool | int = False
+
+    @model_validator(mode="after")
+    def _sizes_rise(self) -> "InferenceConfig":
+        sizes = self.learning_curve
+        if isinstance(sizes, list) and (not sizes or sizes[0] < 1 or sorted(set(sizes)) != sizes):
+            raise ValueError(f"learning_curve must be true, false, or rising sizes of at least 1, got {sizes}")
+        for time in self.times:
+            if float(time) < 0:
+                raise ValueError(f'times must be at least 0, or "inf", got {time}')
+        if not isinstance(self.spectrum, bool) and self.spectrum < 1:
+            raise ValueError(f"spectrum must be true, false, or a count of at least 1, got {self.spectrum}")
         return self
 
 
@@ -188,6 +233,7 @@ class RunConfig(_Section):
     readouts: ReadoutsConfig = ReadoutsConfig()
     kernel: KernelConfig = KernelConfig()
     solve: SolveConfig = SolveConfig()
+    inference: InferenceConfig = InferenceConfig()
     cluster: ClusterConfig = ClusterConfig()
     store: StoreConfig = StoreConfig()
 

@@ -9,8 +9,9 @@ from threadpoolctl import threadpool_limits
 
 from pipeline.arrays import CRC_BYTES, Array
 from pipeline.gram import Readout
-from pipeline.kernels import Engine, Program, group_size, lower, working_bytes
+from pipeline.kernels import Engine, Program, group_size, lower
 from pipeline.kernels.lanes import LANES
+from pipeline.memory import PROCESS_BYTES, factor_task_bytes, kernel_task_bytes
 from pipeline.tiling import Cut, choose_factor_tile, choose_tile, clip_tile, total_pairs
 
 RATE_SAMPLE_SECONDS = 0.3
@@ -18,9 +19,6 @@ RATE_SAMPLE_SECONDS = 0.3
 
 LARGEST_SAMPLE = 256
 """Right images of the largest measured tile."""
-
-PROCESS_BYTES = 205 * 2**20
-"""A Dask worker process that has loaded its libraries and the compiled engine, measured (Python 3.11, dask 2026.8)."""
 
 TASK_SECONDS = 0.012
 """What a task costs beside its arithmetic: scheduling, opening arrays, fsync. Measured on tasks of no arithmetic."""
@@ -150,7 +148,7 @@ def make_plan(inputs: PlanInputs) -> Plan:
         rate,
         slots,
         stages,
-        PROCESS_BYTES + max(_kernel_task_bytes(program, inputs.dtype, tile), _factor_task_bytes(factor_tile)),
+        PROCESS_BYTES + max(kernel_task_bytes(program, inputs.dtype, tile), factor_task_bytes(factor_tile)),
     )
 
 
@@ -192,15 +190,3 @@ def measure_product_rate(side: int = 512) -> float:
             _ = a @ a
             seconds.append(time.perf_counter() - start)
     return 2 * side**3 / min(seconds)
-
-
-def _kernel_task_bytes(program: Program, dtype: str, tile: int) -> int:
-    """Bytes a kernel task holds: both sides' images in two layouts, the engine's own, each read-out's tile thrice."""
-    item = np.dtype(dtype).itemsize
-    images = 4 * tile * int(np.prod(program.input_shape)) * item
-    return images + working_bytes(program, item) + 3 * program.readout_count * tile * tile * item
-
-
-def _factor_task_bytes(tile: int) -> int:
-    """Bytes a factor task holds: its tile, a product, and four panels, of which two are read ahead."""
-    return 6 * tile * tile * 8

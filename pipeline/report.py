@@ -9,11 +9,11 @@ from typing import Any
 
 from pipeline import lease
 from pipeline.durable import Json
-from pipeline.gram import kernel_jobs
+from pipeline.gram import kernel_jobs, test_kernel_jobs
 from pipeline.growth import Growth
-from pipeline.inference import prediction_jobs
+from pipeline.inference import prediction_jobs, requested_products, requested_trainings, training_product
 from pipeline.journal import Receipt, Task
-from pipeline.solvers import SOLVERS, planned_system, requested_solves, solve_name
+from pipeline.solvers import SOLVERS, planned_system, requested_selections, requested_solves, solve_name
 from pipeline.store import RunDirectory
 
 
@@ -39,8 +39,35 @@ class StageReport:
 
 
 @dataclass(frozen=True)
+class InferredReport:
+    """A product of ``[inference]`` for one solve: its name, and its record as on disk; None until it is done."""
+
+    product: str
+    record: Json | None
+
+
+@dataclass(frozen=True)
+class RidgePathReport:
+    """The choice of a ridge for one read-out: its record as on disk, None until it is made."""
+
+    readout: str
+    record: Json | None
+
+
+@dataclass(frozen=True)
+class TrainedReport:
+    """A network's ensemble at the times asked for: its record as on disk, None until it is done."""
+
+    network: str
+    record: Json | None
+
+
+@dataclass(frozen=True)
 class SolveReport:
-    """What one ridge of one read-out gave; the last five fields are None until it is solved."""
+    """What one ridge of one read-out gave; the fields of its numbers are None until it is solved.
+
+    ``accuracy`` stays None where there is one class only; ``inferred`` is what the workflow asks for besides.
+    """
 
     readout: str
     ridge: float
@@ -51,6 +78,7 @@ class SolveReport:
     relative_residual: float | None = None
     smallest_pivot: float | None = None
     largest_pivot: float | None = None
+    inferred: tuple[InferredReport, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,7 +96,9 @@ class RunReport:
     driver : "host:pid" of the driver at work, or None.
     quarantined : chunks in quarantine.
     stages : how far each is.
+    ridge_paths : choices of a ridge, where the workflow leaves it to leave-one-out.
     solves : results.
+    trained : ensembles of networks in training, where times were asked for.
     openers : lines of Python that open the arrays with zarr and with xarray.
     """
 
@@ -83,13 +113,16 @@ class RunReport:
     driver: str | None
     quarantined: int
     stages: tuple[StageReport, ...]
+    ridge_paths: tuple[RidgePathReport, ...]
     solves: tuple[SolveReport, ...]
+    trained: tuple[TrainedReport, ...]
     openers: tuple[str, ...]
 
     @property
     def complete(self) -> bool:
         """Whether nothing is left to do."""
-        return all(stage.done == stage.total for stage in self.stages)
+        chosen = all(path.record is not None for path in self.ridge_paths)
+        return chosen and all(stage.done == stage.total for stage in self.stages)
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as plain values, with ``complete``."""
@@ -104,7 +137,11 @@ def make_report(run: RunDirectory) -> RunReport:
         _stage_report(run, name, [job.task for job in kernel_jobs(run) if job.task.stage == name], receipts)
         for name in ("train", "test", "variance")
     ]
+    if config.inference.covariance:
+        tasks = [job.task for job in test_kernel_jobs(run)]
+        stages.append(_stage_report(run, "test_test", tasks, receipts))
     solve_tasks: list[Task] = []
+    inference_tasks: list[Task] = []
     solves = []
     for order, specification in enumerate(requested_solves(run, config)):
         name = solve_name(specification)
@@ -112,6 +149,8 @@ def make_report(run: RunDirectory) -> RunReport:
         solve_tasks += [
             job.task for job in SOLVERS["cholesky"](run, system, order, 1) + prediction_jobs(run, name, order)
         ]
+        products = requested_products(run, system, config.inference, order)
+        inference_tasks += [job.task for product in products for job in product.jobs]
         record = run.read_record(f"solve/{name}/solve.json") or {}
         results = run.read_record(f"solve/{name}/metrics.json") or {}
         solves.append(
@@ -122,9 +161,21 @@ def make_report(run: RunDirectory) -> RunReport:
                 name,
                 record.get("absolute_ridge"),
                 **results,
+                inferred=tuple(
+                    InferredReport(product.name.partition("-")[0], run.read_record(product.record))
+                    for product in products
+                    if product.summarise is not None
+                ),
             )
         )
     stages.append(_stage_report(run, "solve", solve_tasks, receipts))
+    trained = []
+    for training in requested_trainings(run, config):
+        product = training_product(run, training)
+        inference_tasks += [job.task for job in product.jobs]
+        trained.append(TrainedReport(training.label, run.read_record(product.record)))
+    if inference_tasks:
+        stages.append(_stage_report(run, "inference", inference_tasks, receipts))
     data, growth = run.specification["data"], Growth.of(run)
     return RunReport(
         path=str(run.path),
@@ -138,8 +189,13 @@ def make_report(run: RunDirectory) -> RunReport:
         driver=lease.holder(run.lease_path),
         quarantined=sum(1 for path in (run.path / "quarantine").rglob("*") if path.is_file()),
         stages=tuple(stages),
+        ridge_paths=tuple(
+            RidgePathReport(s["readout"], run.read_record(f"solve/{solve_name(s)}/ridge_path.json"))
+            for s in requested_selections(run, config)
+        ),
         solves=tuple(solves),
-        openers=_openers(run, [report.name for report in solves if report.accuracy is not None]),
+        trained=tuple(trained),
+        openers=_openers(run, [report.name for report in solves if report.relative_residual is not None]),
     )
 
 

@@ -18,16 +18,39 @@ from pipeline.datasets import Dataset, Split
 from pipeline.driver import Driver, Job, Outcome, Progress
 from pipeline.durable import Json, disk_full, is_disk_full
 from pipeline.errors import ConfigError, CorruptTile, RunNotFound, StoreError
-from pipeline.executors import EXECUTORS
-from pipeline.inference import metrics, prediction_jobs
+from pipeline.executors import EXECUTORS, Executor, WorkerMemory
+from pipeline.inference import (
+    Means,
+    add_remedies,
+    choose_ridge,
+    metrics,
+    prediction_jobs,
+    requested_products,
+    requested_trainings,
+    require_both_kinds,
+    require_sizes,
+    require_trainable,
+    training_product,
+    write_training,
+)
 from pipeline.journal import Task
 from pipeline.kernels import Summary, lower, summary
+from pipeline.memory import Need, factor_task_bytes, kernel_task_bytes, require_memory
 from pipeline.plan import Plan, PlanInputs, make_plan, measure_pair_seconds
 from pipeline.provenance import library_versions, provenance
-from pipeline.solvers import SOLVERS, forget_tiles, make_system, requested_solves
+from pipeline.solvers import (
+    SOLVERS,
+    forget_tiles,
+    make_system,
+    open_system,
+    requested_selections,
+    requested_solves,
+    solve_name,
+)
+from pipeline.solvers.systems import ridge_candidates
 from pipeline.store import RunDirectory, is_temporary
 from pipeline.takeover import take_over
-from pipeline.tiling import choose_tile, clip_tile
+from pipeline.tiling import LANE_WIDTH, choose_factor_tile, choose_tile, clip_tile
 
 REPAIRS = 3
 """How often a run goes back to compute tiles that turned out to be damaged."""
@@ -48,13 +71,14 @@ class View(Protocol):
 
 @dataclass(frozen=True)
 class Loaded:
-    """A workflow with its data: what the specification of a run is made of."""
+    """A workflow with its data: what the specification of a run is made of, and what is odd about it."""
 
     config: RunConfig
     data: Dataset
     digest: str
     readouts: tuple[gram.Readout, ...]
     standardize_first: int
+    warnings: tuple[str, ...]
 
 
 def load(config: RunConfig) -> Loaded:
@@ -71,6 +95,10 @@ def load(config: RunConfig) -> Loaded:
     whole = datasets.load(config.data.source, config.data.path)
     chosen = datasets.select(whole, config.data.train, config.data.test, config.data.train_blocks)
     assert chosen.test is not None
+    if config.inference.times:
+        require_both_kinds(config.readouts.kinds)
+    if isinstance(config.inference.learning_curve, list):
+        require_sizes(config.inference.learning_curve, len(chosen.train))
     first = datasets.row_count(
         config.data.standardize_first, len(chosen.train.images), "standardize_first", chosen.name
     )
@@ -80,7 +108,9 @@ def load(config: RunConfig) -> Loaded:
         digest.update(np.ascontiguousarray(part.images).tobytes())
         digest.update(part.labels.astype("<i8").tobytes())
     lower([(readout.network, readout.kind) for readout in readouts], chosen.train.images.shape[1:])
-    return Loaded(config, chosen, digest.hexdigest(), readouts, first)
+    ridges = [] if config.solve.ridges == "auto" else config.solve.ridges
+    warnings = datasets.warnings_of(chosen, ridges, config.kernel.flips)
+    return Loaded(config, chosen, digest.hexdigest(), readouts, first, warnings)
 
 
 def plan(config: RunConfig) -> Plan:
@@ -100,7 +130,7 @@ def plan(config: RunConfig) -> Plan:
             train=len(loaded.data.train.images),
             test=len(loaded.data.test.images),
             classes=len(loaded.data.classes),
-            ridge_count=len(config.solve.ridges),
+            ridge_count=len(ridge_candidates()) if config.solve.ridges == "auto" else len(config.solve.ridges),
             tile=None if tiles[0] == "auto" else tiles[0],
             factor_tile=None if tiles[1] == "auto" else tiles[1],
             slots=slots_of(config),
@@ -162,6 +192,8 @@ def start(config: RunConfig, view: View, stop: threading.Event, *, verify: bool 
     common = None if old is None else growth.compare(old, specification, *_prepared(loaded))
     with _full_disk_explained(path):
         run = RunDirectory.create(path, specification, provenance())
+    for line in loaded.warnings:
+        view.say(f"warning: {line}")
     with _full_disk_explained(path), lease.hold(run.lease_path):
         if common is not None:
             growth.begin(run, common, view.say)
@@ -274,24 +306,73 @@ def _execute(run: RunDirectory, config: RunConfig, view: View, stop: threading.E
     swept = run.sweep()
     if swept:
         view.say(f"swept {swept} half-written files of an earlier driver")
-    gram.create_kernel_arrays(run)
     prepare = partial(gram.prepare, str(run.path.resolve()), library_versions())
     with EXECUTORS[config.cluster.kind](config.cluster, prepare) as executor:
         view.say(f"computing on {executor.describe()}")
+        _require_memory(run, config, executor)
+        gram.create_kernel_arrays(run)
         driver = Driver(str(run.path.resolve()), executor, run.journal, view.progress, stop)
         try:
             for _ in range(REPAIRS):
-                _run_jobs(run, driver, view, "kernel", gram.kernel_jobs(run), verify).require()
+                kernel_jobs = gram.kernel_jobs(run)
+                if config.inference.covariance:
+                    gram.create_test_arrays(run)
+                    kernel_jobs += gram.test_kernel_jobs(run)
+                _run_jobs(run, driver, view, "kernel", kernel_jobs, verify).require()
+                chosen = _choose_ridges(run, config, driver, view, verify, executor.memory())
                 outcome = _solve(run, config, driver, view, verify)
-                damaged = [error for error in outcome.failed.values() if isinstance(error, CorruptTile)]
+                inferred = _infer(run, config, driver, view, verify)
+                failed = [*chosen.failed.values(), *outcome.failed.values(), *inferred.failed.values()]
+                damaged = [error for error in failed if isinstance(error, CorruptTile)]
                 if not damaged:
                     break
                 view.say(f"damaged tile: {damaged[0]}; checking all tiles and computing bad ones again")
                 verify = True
+            chosen.require()
             outcome.require()
+            inferred.require()
         finally:
             forget_tiles()  # an executor may have computed in this process
             run.journal.close()
+
+
+def _require_memory(run: RunDirectory, config: RunConfig, executor: Executor) -> None:
+    """Refuse tiles that the workers have no memory for, before anything is computed."""
+    memory = executor.memory()
+    if memory is None:
+        return
+    program, specification = gram.program_of(run), run.specification
+    known = {receipt.task for receipt in run.journal.receipts()}
+    needs = []
+    if any(job.task not in known for job in gram.kernel_jobs(run)):
+        task_bytes = partial(kernel_task_bytes, program, specification["dtype"])
+        needs.append(Need("kernel tile", "kernel.tile", specification["tile"], LANE_WIDTH, task_bytes))
+    wanted = None if config.solve.tile == "auto" else config.solve.tile
+    tile = choose_factor_tile(run.train_cut.count, specification["tile"], wanted)
+    needs.append(Need("factor tile", "solve.tile", tile, specification["tile"], factor_task_bytes))
+    try:
+        for need in needs:
+            require_memory(memory, need)
+        if config.inference.times:
+            require_trainable(memory, run.train_cut.count, run.test_cut.count)
+    except ConfigError:
+        # Nothing is computed yet, and another tile is another specification.
+        run.retract()
+        gram.forget_runs()
+        raise
+
+
+def _choose_ridges(
+    run: RunDirectory, config: RunConfig, driver: Driver, view: View, verify: bool, memory: WorkerMemory | None
+) -> Outcome:
+    """Choose a ridge for each read-out, where the workflow leaves that to leave-one-out."""
+    outcome = Outcome({})
+    run_jobs = partial(_run_jobs, run, driver, view, verify=verify)
+    for selection in requested_selections(run, config):
+        found = choose_ridge(run, selection, Means(driver.slots, memory), run_jobs)
+        outcome.failed.update(found.failed)
+    add_remedies(run, outcome, run_jobs)
+    return outcome
 
 
 def _solve(run: RunDirectory, config: RunConfig, driver: Driver, view: View, verify: bool) -> Outcome:
@@ -308,6 +389,29 @@ def _solve(run: RunDirectory, config: RunConfig, driver: Driver, view: View, ver
         mine = [job.task for job in jobs if job.task.stage.endswith(name) and job.only_for is None]
         if all(task in done for task in mine) and run.read_record(f"solve/{name}/metrics.json") is None:
             run.write_record(f"solve/{name}/metrics.json", metrics(run, name))
+    add_remedies(run, outcome, partial(_run_jobs, run, driver, view, verify=verify))
+    return outcome
+
+
+def _infer(run: RunDirectory, config: RunConfig, driver: Driver, view: View, verify: bool) -> Outcome:
+    """Compute what the workflow asks of every system that is solved."""
+    products = []
+    for order, specification in enumerate(requested_solves(run, config)):
+        system = open_system(run, solve_name(specification))
+        if run.read_record(f"solve/{system.fingerprint}/metrics.json") is not None:
+            products += requested_products(run, system, config.inference, order)
+    for training in requested_trainings(run, config):
+        write_training(run, training)
+        products.append(training_product(run, training))
+    if not products:
+        return Outcome({})
+    for product in products:
+        product.create(run)
+    jobs = [job for product in products for job in product.jobs]
+    outcome = _run_jobs(run, driver, view, "inference", jobs, verify)
+    for product in products:
+        if all(job.task in outcome.receipts for job in product.jobs):
+            product.finish(run)
     return outcome
 
 

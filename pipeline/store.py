@@ -10,7 +10,10 @@
       journal/              receipts of finished tiles, a segment a driver
       log/                  a line for each tile that a worker began or finished
       kernel.zarr/NAME/     a group a read-out: train, test, train_variance, test_variance
+      test_kernel.zarr/NAME test against test, where a posterior covariance was asked for
       solve/FINGERPRINT/    solve.json, factor.zarr, metrics.json: one ridge of one read-out
+        ridge_path.json     instead of a solve: the choice among ridges
+        inference/          NAME.zarr, NAME.json: what [inference] asks of it
       quarantine/           chunks that were not what their receipts say
 
 One chunk is one tile, and a chunk without its receipt is never trusted unread.
@@ -109,6 +112,11 @@ class RunDirectory:
             )
         return run
 
+    def retract(self) -> None:
+        """Take back the specification of a run that holds no array of tiles, so that another can take its place."""
+        if not self.kernel_path.exists():
+            (self.path / "run.json").unlink(missing_ok=True)
+
     @property
     def train_cut(self) -> Cut:
         """How the training images are cut into kernel tiles."""
@@ -131,8 +139,15 @@ class RunDirectory:
         """The zarr group of the kernel matrices, a group a read-out."""
         return self.path / "kernel.zarr"
 
+    @property
+    def test_kernel_path(self) -> Path:
+        """The zarr group of K(test, test), which only a posterior covariance needs; an array a read-out."""
+        return self.path / "test_kernel.zarr"
+
     def kernel(self, readout: str, part: str) -> TiledArray:
-        """Open a kernel array: part "train", "test", "train_variance" or "test_variance"."""
+        """Open a kernel array: part "train", "test", "test_test", "train_variance" or "test_variance"."""
+        if part == "test_test":
+            return self._array(self.test_kernel_path / readout)
         return self._array(self.kernel_path / readout / part)
 
     def solve_path(self, solve: str) -> Path:
@@ -144,6 +159,18 @@ class RunDirectory:
     def solved(self, solve: str, part: str) -> TiledArray:
         """Open an array of a solve: "factor", "partial", "forward", "coefficients", "mean" or "residual"."""
         return self._array(self.solve_path(solve) / "factor.zarr" / part)
+
+    def inferred_path(self, solve: str, product: str) -> Path:
+        """The zarr group of what was inferred from a solve, by the name of the product; NAME.json lies beside it."""
+        return self.solve_path(solve) / "inference" / f"{product}.zarr"
+
+    def inferred(self, solve: str, product: str, part: str) -> TiledArray:
+        """Open an array of what was inferred from a solve."""
+        return self._array(self.inferred_path(solve, product) / part)
+
+    def inferred_attributes(self, solve: str, product: str) -> Json:
+        """Read the attributes of a product's group: its parameters."""
+        return read_json(self.inferred_path(solve, product) / "zarr.json")["attributes"]
 
     def solves(self) -> dict[str, Json]:
         """Read what each system that was begun is of, by its fingerprint."""
@@ -161,6 +188,8 @@ class RunDirectory:
                 return arrays + [(self.kernel(name, "train_variance"), line) for name in names if on_diagonal]
             case "test":
                 return [(self.kernel(name, "test"), square) for name in names]
+            case "test_test":
+                return [(self.kernel(name, stage), square) for name in names]
             case "variance":
                 return [(self.kernel(name, "test_variance"), line) for name in names]
             case "factor":
@@ -174,6 +203,26 @@ class RunDirectory:
                 return [(self.solved(solve, "coefficients"), (0, 0))]
             case "mean" | "residual":
                 return [(self.solved(solve, stage), (task.row, 0))]
+        # A product that has parameters carries their digest behind a hyphen.
+        match stage.partition("-")[0]:
+            case "whitened":
+                return [(self.inferred(solve, stage, "test"), square)]
+            case "leave_one_out":
+                parts = [("inverse_diagonal", line), ("prediction", (task.row, 0))]
+                return [(self.inferred(solve, stage, part), index) for part, index in parts]
+            case "learning_curve":
+                return [(self.inferred(solve, stage, "mean"), (0, task.row, 0))]
+            case "posterior_variance":
+                return [(self.inferred(solve, stage, "variance"), line)]
+            case "posterior_covariance":
+                return [(self.inferred(solve, stage, "covariance"), square)]
+            case "ensemble":
+                parts = [("mean", (task.row, 0, 0)), ("variance", (task.row, 0)), ("covariance", (task.row, 0, 0))]
+                return [(self.inferred(solve, stage, part), index) for part, index in parts[: 3 if "-" in stage else 2]]
+            case "ridge_path":
+                return [(self.inferred(solve, stage, "candidates"), (0, 0))]
+            case "spectrum":
+                return [(self.inferred(solve, stage, "eigenvalues"), (0, 0))]
         raise StoreError(f"the journal names an unknown stage {task.stage!r}: it is of a newer version")
 
     def _array(self, path: Path) -> TiledArray:
@@ -266,6 +315,8 @@ class RunDirectory:
             receipt = known.get(task)
             if receipt is None and not all(present):
                 continue
+            if not any(present) and self._is_released(task):
+                continue
             try:
                 if receipt is None:
                     chunks = tuple(array.describe(index) for array, index in places)
@@ -280,6 +331,11 @@ class RunDirectory:
         if adopted:
             self.journal.append(adopted)
         return done, quarantined
+
+    def _is_released(self, task: Task) -> bool:
+        """Tell whether what a task wrote was deleted on purpose once it had served."""
+        stage, _, solve = task.stage.partition(":")
+        return stage == "factor" and (self.solve_path(solve) / "released.json").exists()
 
     def quarantine(self, task: Task) -> None:
         """Move a task's chunks out of the arrays, so that it counts as not computed; nothing is deleted."""

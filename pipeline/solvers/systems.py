@@ -1,15 +1,22 @@
 """One regression: a read-out's kernel plus a ridge, and where its results lie."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from pipeline.arrays import ArraySpec, create_arrays
-from pipeline.config import RunConfig
+import numpy as np
+
+from pipeline.arrays import Array, ArraySpec, create_arrays
+from pipeline.config import RunConfig, SolveConfig
 from pipeline.durable import Json
 from pipeline.store import RunDirectory, fingerprint
 from pipeline.tiling import Cut, choose_factor_tile
 
 TARGETS = "one-hot minus 1 / classes"
 """Arora et al. 2019 encode ten classes as 0.9 and -0.1."""
+
+
+def ridge_candidates() -> tuple[float, ...]:
+    """Return the ridges among which "auto" chooses, relative to trace(K) / n: a decade apart, the largest first."""
+    return tuple(10.0**exponent for exponent in range(0, -8, -1))
 
 
 @dataclass(frozen=True)
@@ -23,6 +30,7 @@ class System:
     absolute_ridge : what is added to the diagonal.
     tile : samples along a tile's edge of the factor.
     fingerprint : 16 hexadecimal digits; names the directory of the solve.
+    unit_diagonal : whether the kernel is normalised to ``K_ij / sqrt(K_ii K_jj)`` when it is read.
     """
 
     readout: str
@@ -31,6 +39,7 @@ class System:
     absolute_ridge: float
     tile: int
     fingerprint: str
+    unit_diagonal: bool = False
 
     @property
     def label(self) -> str:
@@ -38,27 +47,113 @@ class System:
         return f"{self.readout}, ridge {self.ridge:g} ({self.ridge_mode})"
 
 
-def _solve_specification(run: RunDirectory, readout: str, ridge: float, ridge_mode: str, tile: int) -> Json:
+Bounds = tuple[int, int]
+"""The first sample of a range and one past its last."""
+
+
+@dataclass(frozen=True)
+class SystemKernel:
+    """A read-out's kernel as a system reads it: any rectangle, float64, normalised where the system asks for it.
+
+    The stored kernel stays as it is. With a unit diagonal, an image whose variance is zero (all black, not
+    standardised) keeps its row of zeros.
+
+    Parameters
+    ----------
+    run, system : whose kernel.
+    """
+
+    run: RunDirectory
+    system: System
+
+    def train(self, rows: Bounds, cols: Bounds) -> Array:
+        """Read a rectangle of K(train, train); what lies above the diagonal comes from its mirror image."""
+        return self._read("train", rows, cols)
+
+    def test(self, rows: Bounds, cols: Bounds) -> Array:
+        """Read a rectangle of K(test, train): test images are rows."""
+        return self._read("test", rows, cols)
+
+    def test_test(self, rows: Bounds, cols: Bounds) -> Array:
+        """Read a rectangle of K(test, test), which is there only where a covariance was asked for."""
+        return self._read("test_test", rows, cols)
+
+    def variance(self, part: str, rows: Bounds) -> Array:
+        """Read K(x, x) of some images, ``(m,)``; ``part`` is "train" or "test"."""
+        variance = self._stored_variance(part, rows)
+        return (variance > 0).astype(np.float64) if self.system.unit_diagonal else variance
+
+    def mean_diagonal(self) -> float:
+        """Evaluate trace(K) / n, the unit of a relative ridge."""
+        cut = self.run.train_cut
+        return sum(float(self.variance("train", cut.bounds(piece)).sum()) for piece in range(cut.pieces)) / cut.count
+
+    def _read(self, part: str, rows: Bounds, cols: Bounds) -> Array:
+        block = self.run.kernel(self.system.readout, part).read_region(rows, cols, symmetric=part != "test")
+        values = block.astype(np.float64)
+        if self.system.unit_diagonal:
+            values *= self._inverse_root("train" if part == "train" else "test", rows)[:, None]
+            values *= self._inverse_root("test" if part == "test_test" else "train", cols)
+        return values
+
+    def _inverse_root(self, part: str, rows: Bounds) -> Array:
+        variance = self._stored_variance(part, rows)
+        return np.where(variance > 0, 1 / np.sqrt(np.where(variance > 0, variance, 1)), 0.0)
+
+    def _stored_variance(self, part: str, rows: Bounds) -> Array:
+        return self.run.kernel(self.system.readout, f"{part}_variance").read_region(rows).astype(np.float64)
+
+
+def _solve_specification(run: RunDirectory, readout: str, ridge: float, solve: SolveConfig) -> Json:
     """Write down everything that a solve depends on; its fingerprint names the solve."""
-    return {
+    wanted = None if solve.tile == "auto" else solve.tile
+    specification = {
         "kernel": run.fingerprint,
         "readout": readout,
         "ridge": ridge,
-        "ridge_mode": ridge_mode,
-        "tile": tile,
+        "ridge_mode": solve.ridge_mode,
+        "tile": choose_factor_tile(run.train_cut.count, run.train_cut.size, wanted),
         "targets": TARGETS,
     }
+    # Only where it is on: solves of earlier versions keep their names.
+    return specification | ({"unit_diagonal": True} if solve.unit_diagonal else {})
 
 
 def requested_solves(run: RunDirectory, config: RunConfig) -> list[Json]:
-    """List the specifications of the systems that a workflow asks for: every ridge of every read-out."""
-    wanted = None if config.solve.tile == "auto" else config.solve.tile
-    tile = choose_factor_tile(run.train_cut.count, run.train_cut.size, wanted)
+    """List the specifications of the systems that a workflow asks for: every ridge of every read-out.
+
+    With ridges = "auto", that is the chosen ridge, and nothing where none is chosen yet.
+    """
+    if config.solve.ridges == "auto":
+        selections = requested_selections(run, config)
+        paths = [run.read_record(f"solve/{solve_name(selection)}/ridge_path.json") for selection in selections]
+        return [with_ridge(s, path["chosen"]) for s, path in zip(selections, paths, strict=True) if path is not None]
     return [
-        _solve_specification(run, readout["name"], ridge, config.solve.ridge_mode, tile)
+        _solve_specification(run, readout["name"], ridge, config.solve)
         for readout in run.specification["readouts"]
         for ridge in config.solve.ridges
     ]
+
+
+def requested_selections(run: RunDirectory, config: RunConfig) -> list[Json]:
+    """List the specifications of the choices of a ridge that a workflow asks for, one a read-out."""
+    if config.solve.ridges != "auto":
+        return []
+    return [
+        _solve_specification(run, readout["name"], 0.0, config.solve)
+        | {"ridge": "auto", "candidates": list(ridge_candidates())}
+        for readout in run.specification["readouts"]
+    ]
+
+
+def with_ridge(selection: Json, ridge: float) -> Json:
+    """Specify the system with one of the ridges among which a selection chooses."""
+    return {key: value for key, value in selection.items() if key != "candidates"} | {"ridge": ridge}
+
+
+def write_selection(run: RunDirectory, selection: Json) -> None:
+    """Write down a selection where its tasks look for it: as a system without a ridge."""
+    run.write_record(f"solve/{solve_name(selection)}/solve.json", selection | {"ridge": 0.0, "absolute_ridge": 0.0})
 
 
 def solve_name(specification: Json) -> str:
@@ -68,10 +163,11 @@ def solve_name(specification: Json) -> str:
 
 def make_system(run: RunDirectory, specification: Json) -> System:
     """Create the empty arrays of a system; its read-out's variances must be done."""
-    readout, ridge, tile = specification["readout"], specification["ridge"], specification["tile"]
-    mean_variance = mean_diagonal(run, readout)
-    absolute = ridge * mean_variance if specification["ridge_mode"] == "relative" else ridge
-    system = System(readout, ridge, specification["ridge_mode"], absolute, tile, solve_name(specification))
+    relative = planned_system(specification)
+    mean_variance = SystemKernel(run, relative).mean_diagonal()
+    unit = mean_variance if relative.ridge_mode == "relative" else 1.0
+    system = replace(relative, absolute_ridge=relative.ridge * unit)
+    tile = system.tile
     data, kernel_tile = run.specification["data"], run.specification["tile"]
     train, test, classes = data["train"], data["test"], len(data["classes"])
     arrays = [
@@ -82,7 +178,7 @@ def make_system(run: RunDirectory, specification: Json) -> System:
         ArraySpec("mean", (test, classes), (kernel_tile, classes), "float64", ("test", "class")),
         ArraySpec("residual", (train, classes), (kernel_tile, classes), "float64", ("train", "class")),
     ]
-    record = specification | {"absolute_ridge": absolute, "mean_diagonal": mean_variance}
+    record = specification | {"absolute_ridge": system.absolute_ridge, "mean_diagonal": mean_variance}
     run.solve_path(system.fingerprint).mkdir(parents=True, exist_ok=True)
     create_arrays(run.solve_path(system.fingerprint) / "factor.zarr", arrays, record)
     run.write_record(f"solve/{system.fingerprint}/solve.json", record)
@@ -91,29 +187,25 @@ def make_system(run: RunDirectory, specification: Json) -> System:
 
 def planned_system(specification: Json) -> System:
     """Describe a system whose ridge is not known in absolute terms yet: enough to list its tasks."""
-    return System(
-        specification["readout"],
-        specification["ridge"],
-        specification["ridge_mode"],
-        float("nan"),
-        specification["tile"],
-        solve_name(specification),
-    )
+    return _system(specification, float("nan"), solve_name(specification))
 
 
 def open_system(run: RunDirectory, solve: str) -> System:
     """Read a system back from its directory."""
     record = run.read_record(f"solve/{solve}/solve.json") or {}
+    return _system(record, record["absolute_ridge"], solve)
+
+
+def _system(record: Json, absolute_ridge: float, solve: str) -> System:
     return System(
-        record["readout"], record["ridge"], record["ridge_mode"], record["absolute_ridge"], record["tile"], solve
+        record["readout"],
+        record["ridge"],
+        record["ridge_mode"],
+        absolute_ridge,
+        record["tile"],
+        solve,
+        record.get("unit_diagonal", False),
     )
-
-
-def mean_diagonal(run: RunDirectory, readout: str) -> float:
-    """Evaluate trace(K) / n of a read-out, in float64."""
-    variances = run.kernel(readout, "train_variance")
-    total = sum(float(variances.read(piece).sum(dtype=float)) for piece in range(variances.cut(0).pieces))
-    return total / variances.shape[0]
 
 
 def factor_cut(run: RunDirectory, system: System) -> Cut:
