@@ -119,12 +119,27 @@ class SolveConfig(_Section):
     ----------
     ridges : regularisers; each is added to the diagonal.
     ridge_mode : "relative" multiplies them by trace(K) / n, "absolute" takes them as they are.
-    tile : samples along a tile's edge of the factor, rounded to whole kernel tiles; "auto" chooses.
+    solver : "cholesky" factors, n^3 / 3 operations; "cg", conjugate gradients, streams the stored kernel once an
+        iteration. docs/solving.md says when to use which.
+    tile : samples along the edge of a tile of the factor, or of the blocks that "cg" works on, rounded to whole kernel
+        tiles; "auto" chooses.
+    factor_dtype : of the stored factor of "cholesky", default float64. In float32 it takes half the disk, and conjugate
+        gradients with it as preconditioner bring the residual down to ``tolerance``; products are in float64 anyway.
+    tolerance : of conjugate gradients: relative residual of every class, default 1e-10, checked on the stored kernel.
+    max_iterations : of conjugate gradients, default 1,000; raise it and resume to go on.
+    rank : of the preconditioner of "cg", default 256: it flattens as many of the largest eigenvalues, takes one pass of
+        n^2 rank operations, and n rank numbers in memory. 0 scales by the diagonal only.
     """
 
     ridges: list[float] = Field(default=[0.0], min_length=1)
     ridge_mode: Literal["relative", "absolute"] = "relative"
+    solver: Literal["cholesky", "cg"] = "cholesky"
     tile: Literal["auto"] | int = "auto"
+    factor_dtype: Literal["float64", "float32"] | None = None
+    # None, not the defaults: whoever gives an option to a solver that does not know it is told so.
+    tolerance: float | None = Field(default=None, gt=0, lt=1)
+    max_iterations: int | None = Field(default=None, ge=1, le=100_000)
+    rank: int | None = Field(default=None, ge=0)
 
     @model_validator(mode="after")
     def _ridges_are_not_negative(self) -> "SolveConfig":
@@ -134,6 +149,21 @@ class SolveConfig(_Section):
             raise ValueError(f"ridges repeat: {self.ridges}")
         if self.tile != "auto" and self.tile < 1:
             raise ValueError(f'tile must be "auto" or at least 1, got {self.tile}')
+        return self
+
+    @model_validator(mode="after")
+    def _options_belong_to_the_solver(self) -> "SolveConfig":
+        if self.solver == "cg" and self.factor_dtype is not None:
+            raise ValueError('factor_dtype belongs to solver = "cholesky"; "cg" stores no factor')
+        if self.solver == "cholesky" and self.rank is not None:
+            raise ValueError('rank belongs to solver = "cg"; "cholesky" needs no preconditioner')
+        if self.solver == "cholesky" and self.factor_dtype != "float32":
+            for option, value in (("tolerance", self.tolerance), ("max_iterations", self.max_iterations)):
+                if value is not None:
+                    raise ValueError(
+                        f'{option} belongs to solver = "cg" or factor_dtype = "float32"; '
+                        "a factor in float64 solves without iterations"
+                    )
         return self
 
 

@@ -78,6 +78,9 @@ def _rate(progress: DriverProgress) -> str:
 
 
 def _time_left(progress: DriverProgress) -> str:
+    # How long iterations take nobody knows; how far they are says more.
+    if progress.note:
+        return progress.note
     if not progress.entries_now or progress.done == progress.total:
         return ""
     left = progress.entries_total - progress.entries_done

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.durable import disk_full, is_disk_full
-from pipeline.errors import Interrupted, NotPositiveDefinite, PipelineError, TilesFailed, WorkersLost
+from pipeline.errors import Interrupted, NotConverged, NotPositiveDefinite, PipelineError, TilesFailed, WorkersLost
 from pipeline.executors import Completion, Executor
 from pipeline.journal import Journal, Receipt, Task
 
@@ -61,6 +61,7 @@ class Progress:
     elapsed_seconds : since this driver began.
     retries, quarantined : tiles tried again, and tiles given up because they kill their workers.
     receipt : of the tile that just finished.
+    note : what else is worth showing. Where there is one, more tasks may follow than ``total`` knows of.
     """
 
     done: int
@@ -72,6 +73,7 @@ class Progress:
     retries: int
     quarantined: int
     receipt: Receipt | None = None
+    note: str = ""
 
 
 @dataclass
@@ -90,9 +92,11 @@ class Outcome:
     blocked: list[Task] = field(default_factory=list)
 
     def require(self) -> None:
-        """Raise if a task failed: `NotPositiveDefinite` if that is all there is, else `TilesFailed`."""
+        """Raise if a task failed: `NotPositiveDefinite` or `NotConverged` if all did so, else `TilesFailed`."""
         if not self.failed:
             return
+        if all(isinstance(error, NotConverged) for error in self.failed.values()):
+            raise NotConverged("\n".join(map(str, self.failed.values())))
         singular = [error for error in self.failed.values() if isinstance(error, NotPositiveDefinite)]
         if len(singular) == len(self.failed):
             raise NotPositiveDefinite("\n".join(map(str, singular)), singular[0].row, singular[0].pivot)

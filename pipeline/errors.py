@@ -64,14 +64,15 @@ class NotFinite(PipelineError, ArithmeticError):
 
 
 class NotPositiveDefinite(PipelineError, ArithmeticError):
-    """A pivot of the Cholesky factorisation is not positive.
+    """A kernel plus its ridge is not positive definite.
 
     Attributes
     ----------
     row : int
-        Global row of the pivot, counted from 0.
+        Global row of the pivot of the Cholesky factorisation that is not positive, counted from 0; -1 where conjugate
+        gradients met a direction p with p^T (K + ridge I) p <= 0.
     pivot : float
-        Its value after elimination.
+        The pivot's value after elimination, or that direction's value divided by p^T p.
     """
 
     def __init__(self, message: str, row: int = -1, pivot: float = float("nan")):
@@ -80,6 +81,10 @@ class NotPositiveDefinite(PipelineError, ArithmeticError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class NotConverged(PipelineError, ArithmeticError):
+    """Conjugate gradients did not reach the residual that was asked for."""
 
 
 class TilesFailed(PipelineError, RuntimeError):

@@ -12,7 +12,7 @@ from pipeline.durable import Json
 from pipeline.gram import kernel_jobs
 from pipeline.inference import prediction_jobs
 from pipeline.journal import Receipt, Task
-from pipeline.solvers import SOLVERS, planned_system, requested_solves, solve_name
+from pipeline.solvers import SOLVERS, Method, planned_system, requested_solves, solve_name
 from pipeline.store import RunDirectory
 
 
@@ -39,13 +39,19 @@ class StageReport:
 
 @dataclass(frozen=True)
 class SolveReport:
-    """What one ridge of one read-out gave; the last five fields are None until it is solved."""
+    """What one ridge of one read-out gave.
+
+    ``iterations`` counts the passes of conjugate gradients so far, ``iteration_residual`` is where they stand; None
+    where none run. Results are None until the system is solved, and pivots where no factor is stored.
+    """
 
     readout: str
     ridge: float
     ridge_mode: str
     name: str
     absolute_ridge: float | None = None
+    iterations: int | None = None
+    iteration_residual: float | None = None
     accuracy: float | None = None
     relative_residual: float | None = None
     smallest_pivot: float | None = None
@@ -101,12 +107,15 @@ def make_report(run: RunDirectory) -> RunReport:
         _stage_report(run, name, [job.task for job in kernel_jobs(run) if job.task.stage == name], receipts)
         for name in ("train", "test", "variance")
     ]
+    method = Method.of(config.solve)
     solve_tasks: list[Task] = []
     solves = []
     for order, specification in enumerate(requested_solves(run, config)):
         name = solve_name(specification)
-        system = planned_system(specification)
-        solve_tasks += [job.task for job in SOLVERS["cholesky"](run, system, order) + prediction_jobs(run, name, order)]
+        system = planned_system(specification, method)
+        solve_tasks += SOLVERS[method.solver].tasks(run, system)
+        solve_tasks += [job.task for job in prediction_jobs(run, name, order)]
+        far = run.iterations(name)
         record = run.read_record(f"solve/{name}/solve.json") or {}
         results = run.read_record(f"solve/{name}/metrics.json") or {}
         solves.append(
@@ -116,6 +125,8 @@ def make_report(run: RunDirectory) -> RunReport:
                 specification["ridge_mode"],
                 name,
                 record.get("absolute_ridge"),
+                None if far is None else far.count,
+                None if far is None or not far.residuals else far.residuals[-1],
                 **results,
             )
         )
@@ -138,11 +149,13 @@ def make_report(run: RunDirectory) -> RunReport:
 
 
 def _stage_report(run: RunDirectory, name: str, tasks: Sequence[Task], receipts: dict[Task, Receipt]) -> StageReport:
-    # A receipt whose chunk is gone (quarantined, deleted) does not count.
+    # A receipt whose chunk is gone (quarantined, deleted) does not count, unless it was there until it was used up.
+    spent = run.spent(tasks)
     mine = [
         receipts[task]
         for task in tasks
-        if task in receipts and all(array.chunk_path(*index).exists() for array, index in run.arrays_of(task))
+        if task in receipts
+        and (task in spent or all(array.chunk_path(*index).exists() for array, index in run.arrays_of(task)))
     ]
     return StageReport(
         stage=name,

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,12 +24,16 @@ from pipeline.journal import Receipt, Task
 from pipeline.kernels import Summary, lower, summary
 from pipeline.plan import Plan, PlanInputs, make_plan, measure_pair_seconds
 from pipeline.provenance import library_versions, provenance
-from pipeline.solvers import SOLVERS, make_system, requested_solves
+from pipeline.rounds import Course, Tally, run_rounds
+from pipeline.solvers import SOLVERS, Method, System, make_system, requested_solves
 from pipeline.store import RunDirectory
 from pipeline.tiling import choose_tile, clip_tile
 
 REPAIRS = 3
 """How often a run goes back to compute tiles that turned out to be damaged."""
+
+
+OnProgress = Callable[[Progress], None]
 
 
 class View(Protocol):
@@ -145,6 +149,8 @@ def start(config: RunConfig, view: View, stop: threading.Event, *, verify: bool 
         If tiles could not be computed, with the reasons; all others are kept.
     NotPositiveDefinite
         If a ridge was too small; the other systems are solved.
+    NotConverged
+        If conjugate gradients did not reach the residual asked for; the other systems are solved.
     """
     loaded = load(config)
     path = run_path(config)
@@ -187,7 +193,8 @@ def verify(path: str | Path) -> tuple[int, list[Task]]:
     run = RunDirectory(path)
     with lease.hold(run.lease_path):
         tasks = sorted({receipt.task for receipt in run.journal.receipts()})
-        done, quarantined = run.finished(tasks, verify=True)
+        spent = run.spent(tasks)
+        done, quarantined = run.finished([task for task in tasks if task not in spent], verify=True)
     run.journal.close()
     return len(done), quarantined
 
@@ -262,11 +269,14 @@ def _execute(run: RunDirectory, config: RunConfig, view: View, stop: threading.E
     prepare = partial(gram.prepare, str(run.path.resolve()), library_versions())
     with EXECUTORS[config.cluster.kind](config.cluster, prepare) as executor:
         view.say(f"computing on {executor.describe()}")
-        driver = Driver(str(run.path.resolve()), executor, run.journal, view.progress, stop)
+
+        def drive(on_progress: OnProgress) -> Driver:
+            return Driver(str(run.path.resolve()), executor, run.journal, on_progress, stop)
+
         try:
             for _ in range(REPAIRS):
-                _run_jobs(run, driver, view, "kernel", gram.kernel_jobs(run), verify).require()
-                outcome = _solve(run, config, driver, view, verify)
+                _run_jobs(run, drive(view.progress), view, "kernel", gram.kernel_jobs(run), verify).require()
+                outcome = _solve(run, config, drive, view, verify)
                 damaged = [error for error in outcome.failed.values() if isinstance(error, CorruptTile)]
                 if not damaged:
                     break
@@ -277,27 +287,51 @@ def _execute(run: RunDirectory, config: RunConfig, view: View, stop: threading.E
             run.journal.close()
 
 
-def _solve(run: RunDirectory, config: RunConfig, driver: Driver, view: View, verify: bool) -> Outcome:
-    jobs: list[Job] = []
-    names = []
-    for order, specification in enumerate(requested_solves(run, config)):
-        system = make_system(run, specification)
-        names.append(system.fingerprint)
-        jobs += SOLVERS["cholesky"](run, system, order)
-        jobs += prediction_jobs(run, system.fingerprint, order)
-    outcome = _run_jobs(run, driver, view, "solve", jobs, verify)
-    done = outcome.receipts
-    for name in names:
-        mine = [job.task for job in jobs if job.task.stage.endswith(name)]
-        if all(task in done for task in mine) and run.read_record(f"solve/{name}/metrics.json") is None:
+def _solve(
+    run: RunDirectory, config: RunConfig, drive: Callable[[OnProgress], Driver], view: View, verify: bool
+) -> Outcome:
+    method = Method.of(config.solve)
+    systems = [make_system(run, specification, method) for specification in requested_solves(run, config)]
+    courses = [_course(run, system, order) for order, system in enumerate(systems)]
+    tally = Tally(view.progress)
+    driver = drive(tally.progress)
+
+    def run_jobs(jobs: Sequence[Job]) -> Outcome:
+        return driver.run(jobs, _look_up(run, view, jobs, verify))
+
+    view.begin("solve")
+    outcome, solved = run_rounds(courses, run_jobs, tally, lambda: _convergence(run, systems))
+    for name in solved:
+        if run.read_record(f"solve/{name}/metrics.json") is None:
             run.write_record(f"solve/{name}/metrics.json", metrics(run, name))
     return outcome
 
 
+def _course(run: RunDirectory, system: System, order: int) -> Course:
+    predictions = prediction_jobs(run, system.fingerprint, order)
+    rounds = SOLVERS[system.method.solver].rounds(run, system, order)
+    return Course(system.fingerprint, rounds, Task(f"coefficients:{system.fingerprint}", 0, 0), predictions)
+
+
+def _convergence(run: RunDirectory, systems: Sequence[System]) -> str:
+    """Say how far the slowest of the systems that iterate is; nothing where none does."""
+    far = [run.iterations(system.fingerprint) for system in systems]
+    open_ones = [iterations for iterations in far if iterations and iterations.residuals and not iterations.finished]
+    if not open_ones:
+        return ""
+    worst = max(open_ones, key=lambda iterations: iterations.residuals[-1])
+    return f"iteration {worst.count + 1}, residual {worst.residuals[-1]:.1e}"
+
+
 def _run_jobs(run: RunDirectory, driver: Driver, view: View, stage: str, jobs: Sequence[Job], verify: bool) -> Outcome:
-    done: dict[Task, Receipt]
+    done = _look_up(run, view, jobs, verify)
+    view.begin(stage)
+    return driver.run(jobs, done)
+
+
+def _look_up(run: RunDirectory, view: View, jobs: Sequence[Job], verify: bool) -> dict[Task, Receipt]:
+    """Find out which jobs are done, and say which of them turned out to be damaged."""
     done, quarantined = run.finished([job.task for job in jobs], verify=verify)
     for task in quarantined:
         view.say(f"{task} was damaged on disk: moved to quarantine, computed again")
-    view.begin(stage)
-    return driver.run(jobs, done)
+    return done

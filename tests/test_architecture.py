@@ -13,7 +13,7 @@ TIERS = [
     {"arrays"},
     {"kernels", "store", "executors"},
     {"driver"},
-    {"gram", "solvers", "inference"},
+    {"gram", "solvers", "inference", "rounds"},
     {"plan", "report"},
     {"run", "display"},
     {"cli", "estimators"},

@@ -69,20 +69,24 @@ def metrics(run: RunDirectory, solve: str) -> Json:
 
     Returns
     -------
-    ``accuracy`` in [0, 1]; ``relative_residual``, ``||(K + ridge I) alpha - Y|| / ||Y||`` in the Frobenius norm;
-    ``smallest_pivot`` and ``largest_pivot``, of the diagonal of L.
+    ``accuracy`` in [0, 1]; ``relative_residual``, ``||(K + ridge I) alpha - Y|| / ||Y||`` in the Frobenius norm; and
+    where a factor is stored ``smallest_pivot`` and ``largest_pivot``, of its diagonal.
     """
     mean = _all_rows(run, solve, "mean")
     test_labels, train_labels = np.asarray(run.inputs("test_labels")[:]), np.asarray(run.inputs("train_labels")[:])
     targets = one_hot_targets(train_labels, mean.shape[1])
-    factor = run.solved(solve, "factor")
-    pivots = np.concatenate([np.diagonal(factor.read(k, k)) for k in range(factor.cut(0).pieces)])
     return {
         "accuracy": float(np.mean(mean.argmax(1) == test_labels)),
         "relative_residual": float(np.linalg.norm(_all_rows(run, solve, "residual")) / np.linalg.norm(targets)),
-        "smallest_pivot": float(pivots.min()),
-        "largest_pivot": float(pivots.max()),
-    }
+    } | _pivots(run, solve)
+
+
+def _pivots(run: RunDirectory, solve: str) -> Json:
+    if not run.has_factor(solve):
+        return {}
+    factor = run.solved(solve, "factor")
+    pivots = np.concatenate([np.diagonal(factor.read(k, k)) for k in range(factor.cut(0).pieces)])
+    return {"smallest_pivot": float(pivots.min()), "largest_pivot": float(pivots.max())}
 
 
 def _open(run_path: str, task: Task) -> tuple[RunDirectory, Array]:

@@ -1,12 +1,28 @@
-"""How the regression is solved. ``SOLVERS`` is the door of this room: the jobs of a solver by name."""
+"""How the regression is solved. ``SOLVERS`` is the door of this room: solvers by their name in a workflow."""
 
-from collections.abc import Callable
+from pipeline.solvers.base import Solver
+from pipeline.solvers.conjugate_gradient import ConjugateGradient
+from pipeline.solvers.direct import Cholesky
+from pipeline.solvers.systems import (
+    Method,
+    System,
+    make_system,
+    open_system,
+    planned_system,
+    requested_solves,
+    solve_name,
+)
 
-from pipeline.driver import Job
-from pipeline.solvers.cholesky import factor_jobs
-from pipeline.solvers.systems import System, make_system, open_system, planned_system, requested_solves, solve_name
-from pipeline.store import RunDirectory
+SOLVERS: dict[str, Solver] = {"cholesky": Cholesky(), "cg": ConjugateGradient()}
 
-SOLVERS: dict[str, Callable[[RunDirectory, System, int], list[Job]]] = {"cholesky": factor_jobs}
-
-__all__ = ["SOLVERS", "System", "make_system", "open_system", "planned_system", "requested_solves", "solve_name"]
+__all__ = [
+    "SOLVERS",
+    "Method",
+    "Solver",
+    "System",
+    "make_system",
+    "open_system",
+    "planned_system",
+    "requested_solves",
+    "solve_name",
+]

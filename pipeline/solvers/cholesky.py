@@ -16,11 +16,9 @@ import numpy as np
 import scipy.linalg
 
 from pipeline.arrays import Array
-from pipeline.datasets import one_hot_targets
 from pipeline.driver import Job
-from pipeline.errors import NotPositiveDefinite
 from pipeline.journal import Receipt, Task, timed
-from pipeline.solvers.systems import System, factor_cut, mean_diagonal, open_system
+from pipeline.solvers.systems import System, factor_cut, not_positive_definite, open_system, targets
 from pipeline.store import RunDirectory
 
 _T = TypeVar("_T")
@@ -63,11 +61,11 @@ def factor_tile(run_path: str, task: Task) -> Receipt:
     is_target = row == cut.pieces
 
     def read_pair(k: int) -> tuple[Array, Array]:
-        left = forward.read(0, k) if is_target else factor.read(row, k)
-        return left, (left if row == col else factor.read(col, k))
+        left = forward.read(0, k) if is_target else _float64(factor.read(row, k))
+        return left, (left if row == col else _float64(factor.read(col, k)))
 
     def accumulate() -> Array:
-        tile = _targets(run, cut.bounds(col)).T if is_target else _kernel_block(run, system, row, col)
+        tile = targets(run, cut.bounds(col)).T if is_target else _kernel_block(run, system, row, col)
         for left, right in _prefetched(read_pair, col):
             tile -= left @ right.T
         return tile
@@ -76,7 +74,7 @@ def factor_tile(run_path: str, task: Task) -> Receipt:
     if row == col:
         tile, finish_seconds = timed(lambda: _factor_diagonal(tile, run, system, cut.bounds(row)[0]))
     else:
-        diagonal = factor.read(col, col)
+        diagonal = _float64(factor.read(col, col))
         tile, finish_seconds = timed(
             lambda: scipy.linalg.solve_triangular(diagonal, tile.T, lower=True, check_finite=False).T
         )
@@ -120,6 +118,11 @@ def _prefetched(read: Callable[[int], _T], count: int) -> Iterator[_T]:
             yield current
 
 
+def _float64(tile: Array) -> Array:
+    """Promote a tile of a factor stored in float32: float32 products would cost digits that no ridge gives back."""
+    return tile.astype(np.float64, copy=False)
+
+
 def _kernel_block(run: RunDirectory, system: System, row: int, col: int) -> Array:
     """Read a block of the kernel in float64, the ridge on its diagonal."""
     cut = factor_cut(run, system)
@@ -130,12 +133,6 @@ def _kernel_block(run: RunDirectory, system: System, row: int, col: int) -> Arra
     return block
 
 
-def _targets(run: RunDirectory, bounds: tuple[int, int]) -> Array:
-    """Return the targets of some training samples, ``(samples, classes)`` float64."""
-    labels = np.asarray(run.inputs("train_labels")[bounds[0] : bounds[1]])
-    return one_hot_targets(labels, len(run.specification["data"]["classes"]))
-
-
 def _factor_diagonal(block: Array, run: RunDirectory, system: System, first_row: int) -> Array:
     lower, info = scipy.linalg.lapack.dpotrf(block, lower=1, clean=1, overwrite_a=0)
     if info == 0:
@@ -144,19 +141,5 @@ def _factor_diagonal(block: Array, run: RunDirectory, system: System, first_row:
     k = info - 1
     above = scipy.linalg.solve_triangular(lower[:k, :k], block[:k, k], lower=True, check_finite=False)
     pivot = float(block[k, k] - above @ above)
-    scale = mean_diagonal(run, system.readout)
-    if scale == 0:
-        raise NotPositiveDefinite(
-            f"{system.label}: the kernel is zero everywhere: its network trains no layer, or all images are black",
-            first_row,
-            0.0,
-        )
-    rounding = np.finfo(run.specification["dtype"]).eps * run.specification["data"]["train"] ** 0.5 * scale
-    ridge = system.absolute_ridge + max(2 * abs(pivot), rounding)
-    raise NotPositiveDefinite(
-        f"{system.label}: the kernel plus ridge is not positive definite: pivot {pivot:.3g} at training row "
-        f"{first_row + k}. Try a ridge of at least {ridge:.1e} absolute, {ridge / scale:.1e} relative to trace(K)/n; "
-        "the kernel is kept",
-        first_row + k,
-        pivot,
-    )
+    found = f"pivot {pivot:.3g} at training row {first_row + k}"
+    raise not_positive_definite(run, system, found, first_row + k, pivot)

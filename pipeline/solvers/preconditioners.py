@@ -1,0 +1,165 @@
+"""Approximate inverses for conjugate gradients: of a low-rank approximation, of the diagonal, of a float32 factor.
+
+The low-rank one is the randomised Nystroem preconditioner of Frangella, Tropp and Udell 2021 (SIAM J. Matrix Anal.
+Appl. 44, 2023): with ``K Omega`` for a Gaussian ``Omega`` of ``rank`` columns, ``K ~ U diag(lambda) U^T``, and
+
+    M^-1 = (lambda_last + ridge) U diag(1 / (lambda + ridge)) U^T + (1 - U U^T)
+
+flattens the largest eigenvalues to the size of the last. ``K Omega`` is one pass over the kernel. A pivoted Cholesky
+factorisation of the same rank would read a whole column of tiles for each of its pivots, one after the other.
+"""
+
+from functools import partial
+
+import numpy as np
+import scipy.linalg
+
+from pipeline.arrays import Array, ArraySpec
+from pipeline.driver import Job
+from pipeline.journal import Receipt, Task
+from pipeline.solvers.iteration import Precondition
+from pipeline.solvers.systems import System, factor_cut, open_system, written
+from pipeline.store import RunDirectory
+
+SEED = 20210721
+"""Of Omega; the same on every worker and in every run."""
+
+
+def sketch_arrays(run: RunDirectory, system: System) -> list[ArraySpec]:
+    """List the arrays of a low-rank preconditioner; none where its rank is 0."""
+    cut, rank = factor_cut(run, system), _rank(run, system)
+    if not rank:
+        return []
+    return [
+        ArraySpec("sketch", (cut.count, rank), (cut.size, rank), "float64", ("train", "rank")),
+        ArraySpec("basis", (cut.count, rank), (cut.size, rank), "float64", ("train", "rank")),
+        ArraySpec("eigenvalues", (rank,), (rank,), "float64", ("rank",)),
+    ]
+
+
+def sketch_jobs(run: RunDirectory, system: System, order: int) -> list[Job]:
+    """List the tasks that make a low-rank preconditioner; none where its rank is 0."""
+    cut, rank = factor_cut(run, system), _rank(run, system)
+    if not rank:
+        return []
+    rows = [Task(f"sketch:{system.fingerprint}", row, 0) for row in range(cut.pieces)]
+    jobs = [Job(task, sketch_rows, cut.length(task.row) * cut.count, (order, 0, task.row)) for task in rows]
+    basis = Task(f"basis:{system.fingerprint}", 0, 0)
+    return [*jobs, Job(basis, make_basis, cut.count * rank, (order, 0, cut.pieces), tuple(rows))]
+
+
+def sketch_rows(run_path: str, task: Task) -> Receipt:
+    """Multiply one block row of the kernel by Omega.
+
+    A block row reads every tile beside the diagonal for itself, where products share them; but at this many columns the
+    arithmetic takes longer than the reading, and there are no partial sums of ``rank`` columns to keep.
+    """
+    run, system = _open(run_path, task)
+    rank = _rank(run, system)
+    kernel = run.kernel(system.readout, "train")
+    tiles, (start, stop) = kernel.cut(0), factor_cut(run, system).bounds(task.row)
+
+    def product() -> list[Array]:
+        sketch = np.zeros((stop - start, rank))
+        for col in range(tiles.pieces):
+            random = _random_rows(col, tiles.length(col), rank, tiles.count)
+            for row in range(start // tiles.size, -(-stop // tiles.size)):
+                tile = kernel.read(row, col) if col <= row else kernel.read(col, row).T
+                low, high = tiles.bounds(row)
+                sketch[low - start : high - start] += tile.astype(np.float64) @ random
+        return [sketch]
+
+    return written(run, task, product)
+
+
+def make_basis(run_path: str, task: Task) -> Receipt:
+    """Turn the sketch into orthonormal ``U`` and eigenvalues, largest first.
+
+    Directions that the sketch cannot tell from rounding, negative ones among them, are left out: their columns of ``U``
+    are zero. So a kernel that is not positive definite is found by the iteration, which knows the ridge, not here.
+    """
+    run, system = _open(run_path, task)
+    rank, cut = _rank(run, system), factor_cut(run, system)
+    tiles = run.kernel(system.readout, "train").cut(0)
+
+    def decompose() -> list[Array]:
+        sketch = _all_rows(run, system, "sketch")
+        core = np.zeros((rank, rank))
+        for col in range(tiles.pieces):
+            random = _random_rows(col, tiles.length(col), rank, tiles.count)
+            core += random.T @ sketch[slice(*tiles.bounds(col))]
+        values, vectors = scipy.linalg.eigh((core + core.T) / 2)
+        kept = values > np.sqrt(cut.count) * np.finfo(float).eps * np.abs(values).max()
+        root = sketch @ (vectors[:, kept] / np.sqrt(values[kept]))
+        basis, eigenvalues = np.zeros((cut.count, rank)), np.zeros(rank)
+        if kept.any():
+            columns, singular, _ = scipy.linalg.svd(root, full_matrices=False, overwrite_a=True, check_finite=False)
+            basis[:, : len(singular)], eigenvalues[: len(singular)] = columns, singular**2
+            eigenvalues[len(singular) :] = singular[-1] ** 2
+        return [*(basis[slice(*cut.bounds(row))] for row in range(cut.pieces)), eigenvalues]
+
+    return written(run, task, decompose)
+
+
+def open_preconditioner(run: RunDirectory, system: System) -> Precondition:
+    """Read a system's preconditioner, so that it can be applied."""
+    if system.method.factors:
+        return partial(_apply_factor, run, system)
+    if _rank(run, system):
+        eigenvalues = run.work(system.fingerprint, "eigenvalues").read(0) + system.absolute_ridge
+        if eigenvalues[0] > 0:
+            return partial(_apply_low_rank, _all_rows(run, system, "basis"), eigenvalues[-1] / eigenvalues)
+    variances = run.kernel(system.readout, "train_variance")
+    diagonal = np.concatenate([variances.read(piece) for piece in range(variances.cut(0).pieces)]).astype(np.float64)
+    diagonal += system.absolute_ridge
+    # An image of variance zero without ridge has a row of zeros: the iteration names it.
+    return partial(_divide, np.where(diagonal > 0, diagonal, 1.0)[:, None])
+
+
+def _divide(diagonal: Array, residual: Array) -> Array:
+    return residual / diagonal
+
+
+def _apply_low_rank(basis: Array, shrink: Array, residual: Array) -> Array:
+    inside = basis.T @ residual
+    return residual + basis @ (shrink[:, None] * inside - inside)
+
+
+def _apply_factor(run: RunDirectory, system: System, residual: Array) -> Array:
+    """Solve ``L L^T z = r`` in two passes over the stored factor, in float64."""
+    cut, factor = factor_cut(run, system), run.solved(system.fingerprint, "factor")
+    z = residual.copy()
+    for row in range(cut.pieces):
+        mine = slice(*cut.bounds(row))
+        for col in range(row):
+            z[mine] -= factor.read(row, col).astype(np.float64) @ z[slice(*cut.bounds(col))]
+        z[mine] = scipy.linalg.solve_triangular(
+            factor.read(row, row).astype(np.float64), z[mine], lower=True, check_finite=False
+        )
+    for row in reversed(range(cut.pieces)):
+        mine = slice(*cut.bounds(row))
+        z[mine] = scipy.linalg.solve_triangular(
+            factor.read(row, row).astype(np.float64), z[mine], lower=True, trans="T", check_finite=False
+        )
+        for col in range(row):
+            z[slice(*cut.bounds(col))] -= factor.read(row, col).astype(np.float64).T @ z[mine]
+    return z
+
+
+def _open(run_path: str, task: Task) -> tuple[RunDirectory, System]:
+    run = RunDirectory(run_path)
+    return run, open_system(run, task.stage.partition(":")[2])
+
+
+def _rank(run: RunDirectory, system: System) -> int:
+    return min(system.method.rank, run.train_cut.count)
+
+
+def _random_rows(piece: int, length: int, rank: int, count: int) -> Array:
+    """Return the rows of Omega that belong to one kernel tile; its columns have expected norm 1."""
+    return np.random.default_rng([SEED, piece]).standard_normal((length, rank)) / np.sqrt(count)
+
+
+def _all_rows(run: RunDirectory, system: System, part: str) -> Array:
+    array = run.work(system.fingerprint, part)
+    return np.concatenate([array.read(row, 0) for row in range(array.cut(0).pieces)])
