@@ -101,6 +101,7 @@ def plan(config: RunConfig) -> Plan:
             factor_tile=None if tiles[1] == "auto" else tiles[1],
             slots=slots_of(config),
             sample=sample,
+            method=Method.of(config.solve),
         )
     )
 

@@ -163,7 +163,7 @@ def test_a_worker_and_a_driver_killed_within_iterations_cost_what_was_in_flight_
     wait_for_iteration(path, name, 8)
     os.killpg(driver.pid, signal.SIGKILL)
     driver.wait()
-    run = runs.resume(path, Recorder(), threading.Event())
+    run = runs.start(workflow(path, "serial", ITERATIONS), Recorder(), threading.Event())
     tiles = begun(path)
     assert set(tiles) == set(begun(undisturbed.path))
     assert len(tiles) - len(set(tiles)) <= 1 + WORKERS
