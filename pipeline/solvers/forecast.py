@@ -3,16 +3,13 @@
 import time
 from dataclasses import dataclass
 
+import google_crc32c
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from pipeline.arrays import CRC_BYTES
 from pipeline.solvers.systems import Method
 from pipeline.tiling import Cut
-
-READ_BYTES_PER_SECOND = 1e9
-"""One task that reads and checks chunks which the page cache holds: 1.0 to 1.6 GB/s measured. A slower disk sets the
-pace itself: divide an iteration's bytes by what it delivers to all workers together."""
 
 BASIS_OPERATIONS = 10
 """Of an orthonormal basis, in units of n rank^2: a product, a singular value decomposition, and what surrounds them."""
@@ -95,36 +92,57 @@ def forecast_solve(size: SystemSize, method: Method) -> SolveForecast:
     return SolveForecast(tasks, written, operations / size.product_rate, memory, iteration)
 
 
-def measure_stream_seconds(dtype: str, classes: int, side: int = 768) -> float:
-    """Measure, on one thread, the seconds of one kernel entry in both products of an iteration, reading aside."""
+@dataclass(frozen=True)
+class StreamRate:
+    """What streaming costs one core, measured here.
+
+    Attributes
+    ----------
+    byte_seconds : of taking a byte out of the page cache and checking it. A slower disk sets the pace itself: divide an
+        iteration's bytes by what it delivers to all workers together.
+    entry_seconds : of a kernel entry in both products of an iteration.
+    """
+
+    byte_seconds: float
+    entry_seconds: float
+
+
+def measure_stream(dtype: str, classes: int, side: int = 768) -> StreamRate:
+    """Measure both on one thread, the best of a few turns."""
     tile, direction = np.ones((side, side), dtype), np.ones((side, classes))
+    payload = tile.tobytes()
+    read, multiply = [], []
     with threadpool_limits(1):
-        seconds = []
         for _ in range(4):
             start = time.perf_counter()
+            content = bytearray(payload)  # what reading a cached file does: a copy
+            google_crc32c.value(bytes(content))
+            between = time.perf_counter()
             promoted = tile.astype(np.float64)
             _ = promoted @ direction, promoted.T @ direction
-            seconds.append(time.perf_counter() - start)
-    return min(seconds) / side**2
+            read.append(between - start)
+            multiply.append(time.perf_counter() - between)
+    return StreamRate(min(read) / len(payload), min(multiply) / side**2)
 
 
 def _iteration(size: SystemSize, method: Method, blocks: int) -> IterationForecast:
     tiles = Cut(size.train, size.kernel_tile).pieces
     kernel_bytes = tiles * (tiles + 1) // 2 * (size.kernel_tile**2 * np.dtype(size.dtype).itemsize + CRC_BYTES)
     partial_bytes = 2 * blocks * size.tile * size.classes * 8
-    streamed = size.train * (size.train + 1) / 2 * measure_stream_seconds(size.dtype, size.classes)
+    rate = measure_stream(size.dtype, size.classes)
+    streamed = size.train * (size.train + 1) / 2 * rate.entry_seconds
     if method.factors:
         # Two triangular solves, each a pass over the factor.
         triangle = size.train**2 * np.dtype(method.factor_dtype).itemsize
-        applied = triangle / READ_BYTES_PER_SECOND + 2 * streamed
+        applied = triangle * rate.byte_seconds + 2 * streamed
     else:
         rank = min(method.rank, size.train)
-        applied = size.train * rank * (8 / READ_BYTES_PER_SECOND + 4 * size.classes / size.product_rate)
+        applied = size.train * rank * (8 * rate.byte_seconds + 4 * size.classes / size.product_rate)
     return IterationForecast(
         blocks + 1,
         kernel_bytes,
-        kernel_bytes / READ_BYTES_PER_SECOND + streamed,
-        partial_bytes / READ_BYTES_PER_SECOND + applied,
+        kernel_bytes * rate.byte_seconds + streamed,
+        partial_bytes * rate.byte_seconds + applied,
     )
 
 
