@@ -24,6 +24,9 @@ _MESSAGES = {
 }
 """Ours in place of pydantic's, by its type of the problem."""
 
+EXACT_FACTOR = 'take solver = "cholesky" with factor_dtype = "float64"'
+"""What to do where an option is computed from the factor itself, not only from coefficients."""
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -129,14 +132,29 @@ class SolveConfig(_Section):
     ridges : regularisers; each is added to the diagonal. "auto" takes, for each read-out, that of 1, 0.1, ..., 1e-7
         times trace(K) / n with the smallest mean squared leave-one-out error on the training images.
     ridge_mode : "relative" multiplies them by trace(K) / n, "absolute" takes them as they are.
-    tile : samples along a tile's edge of the factor, rounded to whole kernel tiles; "auto" chooses.
+    solver : "cholesky" factors, n^3 / 3 operations; "cg", conjugate gradients, streams the stored kernel once an
+        iteration. docs/solving.md says when to use which.
+    tile : samples along the edge of a tile of the factor, or of the blocks that "cg" works on, rounded to whole kernel
+        tiles; "auto" chooses.
     unit_diagonal : regress on ``K_ij / sqrt(K_ii K_jj)``; the stored kernel stays as it is.
+    factor_dtype : of the stored factor of "cholesky", default float64. In float32 it takes half the disk, and conjugate
+        gradients with it as preconditioner bring the residual down to ``tolerance``; products are in float64 anyway.
+    tolerance : of conjugate gradients: relative residual of every class, default 1e-10, checked on the stored kernel.
+    max_iterations : of conjugate gradients, default 1,000; raise it and resume to go on.
+    rank : of the preconditioner of "cg", default 256: it flattens as many of the largest eigenvalues, takes one pass of
+        n^2 rank operations, and n rank numbers in memory. 0 scales by the diagonal only.
     """
 
     ridges: Literal["auto"] | list[float] = [0.0]
     ridge_mode: Literal["relative", "absolute"] = "relative"
+    solver: Literal["cholesky", "cg"] = "cholesky"
     tile: Literal["auto"] | int = "auto"
     unit_diagonal: bool = False
+    factor_dtype: Literal["float64", "float32"] | None = None
+    # None, not the defaults: whoever gives an option to a solver that does not know it is told so.
+    tolerance: float | None = Field(default=None, gt=0, lt=1)
+    max_iterations: int | None = Field(default=None, ge=1, le=100_000)
+    rank: int | None = Field(default=None, ge=0)
 
     @model_validator(mode="after")
     def _ridges_are_not_negative(self) -> "SolveConfig":
@@ -153,6 +171,28 @@ class SolveConfig(_Section):
         if self.tile != "auto" and self.tile < 1:
             raise ValueError(f'tile must be "auto" or at least 1, got {self.tile}')
         return self
+
+    @model_validator(mode="after")
+    def _options_belong_to_the_solver(self) -> "SolveConfig":
+        if self.solver == "cg" and self.factor_dtype is not None:
+            raise ValueError('factor_dtype belongs to solver = "cholesky"; "cg" stores no factor')
+        if self.ridges == "auto" and not self.has_exact_factor:
+            raise ValueError(f'ridges = "auto" compares the leave-one-out of factors: {EXACT_FACTOR}, or give ridges')
+        if self.solver == "cholesky" and self.rank is not None:
+            raise ValueError('rank belongs to solver = "cg"; "cholesky" needs no preconditioner')
+        if self.solver == "cholesky" and self.factor_dtype != "float32":
+            for option, value in (("tolerance", self.tolerance), ("max_iterations", self.max_iterations)):
+                if value is not None:
+                    raise ValueError(
+                        f'{option} belongs to solver = "cg" or factor_dtype = "float32"; '
+                        "a factor in float64 solves without iterations"
+                    )
+        return self
+
+    @property
+    def has_exact_factor(self) -> bool:
+        """Whether a factor is stored that rounds no more than its float64 arithmetic."""
+        return self.solver == "cholesky" and self.factor_dtype != "float32"
 
 
 class InferenceConfig(_Section):
@@ -189,6 +229,17 @@ class InferenceConfig(_Section):
         if not isinstance(self.spectrum, bool) and self.spectrum < 1:
             raise ValueError(f"spectrum must be true, false, or a count of at least 1, got {self.spectrum}")
         return self
+
+    @property
+    def options_of_the_factor(self) -> list[str]:
+        """Names of the options asked for that are computed from the factor."""
+        asked = {
+            "leave_one_out": self.leave_one_out,
+            "learning_curve": bool(self.learning_curve),
+            "variance": self.variance,
+            "covariance": self.covariance,
+        }
+        return [name for name, wanted in asked.items() if wanted]
 
 
 class ClusterConfig(_Section):
@@ -236,6 +287,14 @@ class RunConfig(_Section):
     inference: InferenceConfig = InferenceConfig()
     cluster: ClusterConfig = ClusterConfig()
     store: StoreConfig = StoreConfig()
+
+    @model_validator(mode="after")
+    def _factors_are_there(self) -> "RunConfig":
+        wanted = [f"inference.{name}" for name in self.inference.options_of_the_factor]
+        if wanted and not self.solve.has_exact_factor:
+            verb = "needs" if len(wanted) == 1 else "need"
+            raise ValueError(f"{' and '.join(wanted)} {verb} the factor of the solve: {EXACT_FACTOR}")
+        return self
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -81,6 +81,9 @@ def _rate(progress: DriverProgress) -> str:
 
 
 def _time_left(progress: DriverProgress) -> str:
+    # How long iterations take nobody knows; how far they are says more.
+    if progress.note:
+        return progress.note
     if not progress.entries_now or progress.done == progress.total:
         return ""
     left = progress.entries_total - progress.entries_done
@@ -103,8 +106,14 @@ def show_plan(plan: Plan) -> None:
     for column in table.columns[1:]:
         column.justify = "right"
     out.print(table)
+    if plan.iteration is not None:
+        each = plan.iteration
+        out.print(
+            f"and each iteration of conjugate gradients: {each.tasks} tasks, {_bytes(each.read_bytes)} of kernel read, "
+            f"{_seconds(each.seconds)}; how many it takes is not known beforehand"
+        )
     out.print(
-        f"tiles of {plan.tile} samples, of the factor {plan.factor_tile}; "
+        f"tiles of {plan.tile} samples, in the solve {plan.factor_tile}; "
         f"memory per worker about {_bytes(plan.memory_bytes)}"
     )
 

@@ -31,6 +31,17 @@ def factor_task_bytes(tile: int) -> int:
     return 7 * tile * tile * 8
 
 
+def iteration_task_bytes(train: int, classes: int, kernel_tile: int, rank: int) -> int:
+    """Bytes the largest task of conjugate gradients holds, whatever the blocks it multiplies.
+
+    The step has two states of four vectors and some copies, and the basis read and joined; making the basis takes
+    the sketch, its image and a decomposition; a product takes a kernel tile as stored and promoted.
+    """
+    vectors = 16 * train * classes * 8
+    basis = 4 * train * rank * 8
+    return vectors + basis + 3 * kernel_tile**2 * 8
+
+
 @dataclass(frozen=True)
 class Need:
     """The memory of a kind of task.
@@ -69,6 +80,33 @@ def require_memory(memory: WorkerMemory, need: Need) -> None:
     raise ConfigError(
         f"a {need.what} of {need.tile} samples holds {_megabytes(need.task_bytes(need.tile))}, and of a worker's "
         f"{_megabytes(memory.bytes)} each of {memory.slots} tiles at once may hold {_megabytes(max(share, 0))}: "
+        f"{advice} workers more memory (cluster.memory_limit) or fewer threads"
+    )
+
+
+def require_iteration_memory(memory: WorkerMemory, task_bytes: Callable[[int], int], rank: int) -> None:
+    """Refuse conjugate gradients that do not fit beside the other tasks of a worker.
+
+    Parameters
+    ----------
+    task_bytes : bytes that the largest task holds, by the rank of the preconditioner.
+    rank : that was asked for; 0 where a factor or the diagonal is the preconditioner.
+
+    Raises
+    ------
+    ConfigError
+        With the need, the limit, and the largest rank that fits.
+    """
+    share = share_bytes(memory)
+    if task_bytes(rank) <= share:
+        return
+    spare = share - task_bytes(0)
+    fits = int(spare / (task_bytes(1) - task_bytes(0))) if spare > 0 else 0
+    advice = f"set solve.rank = {fits} at most, or give" if fits and rank else "give"
+    with_rank = f" with a preconditioner of rank {rank}" if rank else ""
+    raise ConfigError(
+        f"conjugate gradients{with_rank} hold {_megabytes(task_bytes(rank))} in a task, and of a worker's "
+        f"{_megabytes(memory.bytes)} each of {memory.slots} tasks at once may hold {_megabytes(max(share, 0))}: "
         f"{advice} workers more memory (cluster.memory_limit) or fewer threads"
     )
 

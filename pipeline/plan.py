@@ -1,8 +1,9 @@
 """What a run will cost, before it runs: pairs, tiles, bytes, seconds and memory."""
 
+import math
 import time
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -11,8 +12,10 @@ from pipeline.arrays import CRC_BYTES, Array
 from pipeline.gram import Readout
 from pipeline.kernels import Engine, Program, group_size, lower
 from pipeline.kernels.lanes import LANES
-from pipeline.memory import PROCESS_BYTES, factor_task_bytes, kernel_task_bytes
-from pipeline.tiling import Cut, choose_factor_tile, choose_tile, clip_tile, total_pairs
+from pipeline.memory import PROCESS_BYTES, kernel_task_bytes
+from pipeline.solvers import Method
+from pipeline.solvers.forecast import IterationForecast, SystemSize, forecast_solve
+from pipeline.tiling import Cut, choose_tile, clip_tile, total_pairs
 
 RATE_SAMPLE_SECONDS = 0.3
 """How long to measure what a pair costs; a pair of a deep pooled network alone may take longer."""
@@ -35,6 +38,22 @@ class StagePlan:
 
 
 @dataclass(frozen=True)
+class IterationPlan:
+    """One iteration of conjugate gradients on all systems, whose number is not known beforehand.
+
+    Attributes
+    ----------
+    tasks : of all systems.
+    read_bytes : of the kernel, streamed from the store.
+    seconds : on all slots.
+    """
+
+    tasks: int
+    read_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Plan:
     """The forecast of a run.
 
@@ -48,8 +67,9 @@ class Plan:
     pair_seconds : of one pair on one core, measured on a sample; the rest is derived.
     product_rate : float64 matrix product, floating-point operations a second and core, measured.
     slots : tiles at once.
-    stages : what happens, in order.
+    stages : what happens, in order, iterations aside.
     memory_bytes : the largest need of one worker.
+    iteration : of conjugate gradients; None where none run.
     """
 
     train: int
@@ -64,10 +84,11 @@ class Plan:
     slots: int
     stages: tuple[StagePlan, ...]
     memory_bytes: int
+    iteration: IterationPlan | None = None
 
     @property
     def seconds(self) -> float:
-        """Predicted time of all stages."""
+        """Predicted time of all stages, iterations not included."""
         return sum(stage.seconds for stage in self.stages)
 
     @property
@@ -84,7 +105,7 @@ class Plan:
 class PlanInputs:
     """What a plan is made from.
 
-    ``tile`` and ``factor_tile`` are None where they are to be chosen; ``sample`` holds a few standardised images.
+    ``tile`` is None and ``factor_tile`` "auto" where they are to be chosen; ``sample`` holds a few standardised images.
     """
 
     readouts: tuple[Readout, ...]
@@ -95,9 +116,10 @@ class PlanInputs:
     classes: int
     ridge_count: int
     tile: int | None
-    factor_tile: int | None
+    factor_tile: Literal["auto"] | int
     slots: int
     sample: Array
+    method: Method
 
 
 def make_plan(inputs: PlanInputs) -> Plan:
@@ -108,12 +130,14 @@ def make_plan(inputs: PlanInputs) -> Plan:
     rate = measure_product_rate()
     train, test, slots = inputs.train, inputs.test, inputs.slots
     tile = choose_tile(train, test, pair_seconds, slots) if inputs.tile is None else clip_tile(inputs.tile, train, test)
-    factor_tile = choose_factor_tile(train, tile, inputs.factor_tile)
+    factor_tile = inputs.method.choose_tile(train, tile, inputs.factor_tile)
+    size = SystemSize(train, inputs.classes, tile, factor_tile, inputs.dtype, rate)
+    solving = forecast_solve(size, inputs.method)
     item = np.dtype(inputs.dtype).itemsize
     count, systems = len(inputs.readouts), len(inputs.readouts) * inputs.ridge_count
-    rows, columns, factor_rows = Cut(train, tile), Cut(test, tile), Cut(train, factor_tile)
+    rows, columns = Cut(train, tile), Cut(test, tile)
     test_count = rows.pieces * columns.pieces
-    lower_count, factor_count = rows.pieces * (rows.pieces + 1) // 2, factor_rows.pieces * (factor_rows.pieces + 1) // 2
+    lower_count = rows.pieces * (rows.pieces + 1) // 2
     chunk = tile * tile * item + CRC_BYTES
 
     def stage(name: str, tasks: int, written_bytes: int, core_seconds: float) -> StagePlan:
@@ -124,10 +148,10 @@ def make_plan(inputs: PlanInputs) -> Plan:
         stage("test x train", test_count, test_count * chunk * count, test * train * pair_seconds),
         stage("test variances", columns.pieces, columns.pieces * tile * item * count, test * pair_seconds),
         stage(
-            "factor and solve",
-            systems * (factor_count + factor_rows.pieces + 1),
-            systems * factor_count * (factor_tile**2 * 8 + CRC_BYTES),
-            systems * (train**3 / 3 + 4 * train**2 * inputs.classes) / rate,
+            "factor and solve" if inputs.method.factors else "precondition",
+            systems * solving.tasks,
+            systems * solving.written_bytes,
+            systems * solving.core_seconds,
         ),
         stage(
             "predict",
@@ -148,8 +172,16 @@ def make_plan(inputs: PlanInputs) -> Plan:
         rate,
         slots,
         stages,
-        PROCESS_BYTES + max(kernel_task_bytes(program, inputs.dtype, tile), factor_task_bytes(factor_tile)),
+        PROCESS_BYTES + max(kernel_task_bytes(program, inputs.dtype, tile), solving.memory_bytes),
+        None if solving.iteration is None else _plan_iteration(solving.iteration, systems, slots),
     )
+
+
+def _plan_iteration(one: IterationForecast, systems: int, slots: int) -> IterationPlan:
+    """Spread the products of all systems over the slots; their steps follow, each on a slot of its own."""
+    products = systems * (one.product_seconds + one.tasks * TASK_SECONDS) / slots
+    steps = math.ceil(systems / slots) * (one.step_seconds + TASK_SECONDS)
+    return IterationPlan(systems * one.tasks, systems * one.read_bytes, products + steps)
 
 
 def measure_pair_seconds(program: Program, dtype: str, flips: bool, sample: Array) -> float:

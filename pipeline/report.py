@@ -13,7 +13,7 @@ from pipeline.gram import kernel_jobs, test_kernel_jobs
 from pipeline.growth import Growth
 from pipeline.inference import prediction_jobs, requested_products, requested_trainings, training_product
 from pipeline.journal import Receipt, Task
-from pipeline.solvers import SOLVERS, planned_system, requested_selections, requested_solves, solve_name
+from pipeline.solvers import SOLVERS, Method, planned_system, requested_selections, requested_solves, solve_name
 from pipeline.store import RunDirectory
 
 
@@ -66,7 +66,9 @@ class TrainedReport:
 class SolveReport:
     """What one ridge of one read-out gave; the fields of its numbers are None until it is solved.
 
-    ``accuracy`` stays None where there is one class only; ``inferred`` is what the workflow asks for besides.
+    ``iterations`` counts the passes of conjugate gradients so far, ``iteration_residual`` is where they stand; None
+    where none run. ``accuracy`` stays None where there is one class only, pivots where no factor is stored;
+    ``inferred`` is what the workflow asks for besides.
     """
 
     readout: str
@@ -74,6 +76,8 @@ class SolveReport:
     ridge_mode: str
     name: str
     absolute_ridge: float | None = None
+    iterations: int | None = None
+    iteration_residual: float | None = None
     accuracy: float | None = None
     relative_residual: float | None = None
     smallest_pivot: float | None = None
@@ -140,17 +144,18 @@ def make_report(run: RunDirectory) -> RunReport:
     if config.inference.covariance:
         tasks = [job.task for job in test_kernel_jobs(run)]
         stages.append(_stage_report(run, "test_test", tasks, receipts))
+    method = Method.of(config.solve)
     solve_tasks: list[Task] = []
     inference_tasks: list[Task] = []
     solves = []
     for order, specification in enumerate(requested_solves(run, config)):
         name = solve_name(specification)
-        system = planned_system(specification)
-        solve_tasks += [
-            job.task for job in SOLVERS["cholesky"](run, system, order, 1) + prediction_jobs(run, name, order)
-        ]
+        system = planned_system(specification, method)
+        solve_tasks += SOLVERS[method.solver].tasks(run, system)
+        solve_tasks += [job.task for job in prediction_jobs(run, name, order)]
         products = requested_products(run, system, config.inference, order)
         inference_tasks += [job.task for product in products for job in product.jobs]
+        far = run.iterations(name)
         record = run.read_record(f"solve/{name}/solve.json") or {}
         results = run.read_record(f"solve/{name}/metrics.json") or {}
         solves.append(
@@ -160,6 +165,8 @@ def make_report(run: RunDirectory) -> RunReport:
                 specification["ridge_mode"],
                 name,
                 record.get("absolute_ridge"),
+                None if far is None else far.count,
+                None if far is None or not far.residuals else far.residuals[-1],
                 **results,
                 inferred=tuple(
                     InferredReport(product.name.partition("-")[0], run.read_record(product.record))
@@ -200,11 +207,13 @@ def make_report(run: RunDirectory) -> RunReport:
 
 
 def _stage_report(run: RunDirectory, name: str, tasks: Sequence[Task], receipts: dict[Task, Receipt]) -> StageReport:
-    # A receipt whose chunk is gone (quarantined, deleted) does not count.
+    # A receipt whose chunk is gone (quarantined, deleted) does not count, unless it was there until it was used up.
+    spent = run.spent(tasks)
     mine = [
         receipts[task]
         for task in tasks
-        if task in receipts and all(array.chunk_path(*index).exists() for array, index in run.arrays_of(task))
+        if task in receipts
+        and (task in spent or all(array.chunk_path(*index).exists() for array, index in run.arrays_of(task)))
     ]
     return StageReport(
         stage=name,

@@ -12,6 +12,7 @@
       kernel.zarr/NAME/     a group a read-out: train, test, train_variance, test_variance
       test_kernel.zarr/NAME test against test, where a posterior covariance was asked for
       solve/FINGERPRINT/    solve.json, factor.zarr, metrics.json: one ridge of one read-out
+        work.zarr/          while conjugate gradients run: the last two iterations, which iterations.json counts
         ridge_path.json     instead of a solve: the choice among ridges
         inference/          NAME.zarr, NAME.json: what [inference] asks of it
       quarantine/           chunks that were not what their receipts say
@@ -30,6 +31,7 @@ import socket
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,33 @@ from pipeline.journal import Journal, Receipt, Task
 from pipeline.tiling import Cut
 
 FORMAT_VERSION = 1
+
+
+_STATE = ("vectors", "direction", "residuals")
+"""The arrays that hold a state of conjugate gradients."""
+
+
+@dataclass(frozen=True)
+class Iterations:
+    """How far the iterations of a solve are.
+
+    Attributes
+    ----------
+    first, last : numbers of the first state and of the last finished one, ``first - 1`` where there is none yet. A
+        solve that begins anew counts on, so that no receipt of an earlier attempt is taken for one of this.
+    finished : whether the coefficients are written and everything else is deleted.
+    residuals : the worst class's relative residual after each iteration, the start included.
+    """
+
+    first: int
+    last: int
+    finished: bool
+    residuals: tuple[float, ...]
+
+    @property
+    def count(self) -> int:
+        """Passes over the kernel so far."""
+        return max(self.last - self.first, 0)
 
 
 class RunDirectory:
@@ -176,6 +205,56 @@ class RunDirectory:
         """Read what each system that was begun is of, by its fingerprint."""
         return {path.parent.name: read_json(path) for path in sorted(self.path.glob("solve/*/solve.json"))}
 
+    def has_factor(self, solve: str) -> bool:
+        """Tell whether a solve stores a factor, as those by conjugate gradients alone do not."""
+        return (self.solve_path(solve) / "factor.zarr" / "factor").is_dir()
+
+    def work_path(self, solve: str) -> Path:
+        """The zarr group of what a solve needs until it is finished, and only so long."""
+        return self.solve_path(solve) / "work.zarr"
+
+    def work(self, solve: str, part: str) -> TiledArray:
+        """Open an array of a solve's iterations, as `pipeline.solvers.conjugate_gradient` makes them."""
+        return self._array(self.work_path(solve) / part)
+
+    def iterations(self, solve: str) -> Iterations | None:
+        """Read how far the iterations of a solve are; None where none was finished."""
+        record = self.read_record(f"solve/{solve}/iterations.json")
+        return None if record is None else Iterations(**record | {"residuals": tuple(record["residuals"])})
+
+    def record_iterations(self, solve: str, iterations: Iterations) -> None:
+        """Write down how far the iterations of a solve are, and delete what no later one reads."""
+        self.write_record(f"solve/{solve}/iterations.json", asdict(iterations))
+        if iterations.finished:
+            shutil.rmtree(self.work_path(solve), ignore_errors=True)
+            return
+        for part, kept in (("products", iterations.last), *((part, iterations.last - 1) for part in _STATE)):
+            for path in (self.work_path(solve) / part / "c").glob("*"):
+                if path.name.isdigit() and int(path.name) < kept:
+                    shutil.rmtree(path, ignore_errors=True)
+
+    def spent(self, tasks: Iterable[Task]) -> set[Task]:
+        """Pick the tasks whose chunks are deleted once they have served, those still in use aside.
+
+        They are the bulks of split tiles, which only the driver at work asks for, and what past iterations made.
+        """
+        spent, known = set(), {}
+        for task in tasks:
+            stage, _, solve = task.stage.partition(":")
+            if stage == "bulk":
+                spent.add(task)
+            if stage not in ("sketch", "basis", "product", "step"):
+                continue
+            if solve not in known:
+                known[solve] = self.iterations(solve)
+            iterations = known[solve]
+            if iterations is not None:
+                first = iterations.first
+                kept = {"product": max(iterations.last, first), "step": max(iterations.last - 1, first)}
+                if iterations.finished or task.row < kept.get(stage, 0):
+                    spent.add(task)
+        return spent
+
     def arrays_of(self, task: Task) -> list[tuple[TiledArray, tuple[int, ...]]]:
         """List the arrays, and the chunk of each, that a task writes."""
         stage, _, solve = task.stage.partition(":")
@@ -199,6 +278,18 @@ class RunDirectory:
                 return [(self.solved(solve, "factor"), square)]
             case "bulk":
                 return [(self.solved(solve, "partial"), square)]
+            case "sketch":
+                return [(self.work(solve, "sketch"), (task.row, 0))]
+            case "basis":
+                basis = self.work(solve, "basis")
+                return [(basis, (row, 0)) for row in range(basis.cut(0).pieces)] + [
+                    (self.work(solve, "eigenvalues"), (0,))
+                ]
+            case "product":
+                return [(self.work(solve, "products"), (task.row, task.col, 0, 0))]
+            case "step":
+                states = [self.work(solve, part) for part in _STATE]
+                return [(state, (task.row, *(0,) * (len(state.shape) - 1))) for state in states]
             case "coefficients":
                 return [(self.solved(solve, "coefficients"), (0, 0))]
             case "mean" | "residual":
@@ -357,11 +448,6 @@ class RunDirectory:
             else:
                 path.unlink(missing_ok=True)
         return count
-
-
-def is_temporary(task: Task) -> bool:
-    """Tell whether what a task writes is deleted once it has served."""
-    return task.stage.startswith("bulk:")
 
 
 def fingerprint(specification: Json) -> str:

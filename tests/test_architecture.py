@@ -14,8 +14,8 @@ TIERS = [
     {"kernels", "store", "executors"},
     {"driver", "growth", "memory"},
     {"gram", "solvers", "takeover"},
-    {"inference"},
-    {"plan", "report"},
+    {"inference", "rounds"},
+    {"plan", "report", "stages"},
     {"run", "display"},
     {"cli", "estimators"},
 ]

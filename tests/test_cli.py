@@ -155,6 +155,38 @@ def test_a_plan_foretells_the_tiles_of_the_run(folder: Path) -> None:
     assert sum(stage["tasks"] for stage in planned["stages"]) == sum(stage["total"] for stage in status["stages"])
 
 
+@pytest.fixture(scope="module")
+def iterated(folder: Path) -> subprocess.CompletedProcess[str]:
+    return cntk("run", "small.toml", "--store", "iterated", "--set", "solve.solver='cg'", cwd=folder)
+
+
+def test_a_run_by_conjugate_gradients_shows_how_far_it_is(
+    folder: Path, iterated: subprocess.CompletedProcess[str]
+) -> None:
+    assert iterated.returncode == 0, iterated.stderr
+    assert "%" in iterated.stdout
+    record = json.loads(cntk("inspect", "iterated", "--json", cwd=folder).stdout)
+    assert record["complete"] is True
+    assert all(solve["iterations"] > 1 and solve["relative_residual"] <= 1e-10 for solve in record["solves"])
+    assert "0 are bad" in cntk("verify", "iterated", cwd=folder).stdout
+
+
+@pytest.mark.usefixtures("iterated")
+def test_a_plan_foretells_the_tasks_around_and_in_an_iteration(folder: Path) -> None:
+    method = ["--set", "solve.solver='cg'"]
+    shown = cntk("plan", "small.toml", *method, cwd=folder).stdout
+    assert "each iteration of conjugate gradients: 4 tasks, 20.6 kB of kernel read" in shown
+    planned = json.loads(cntk("plan", "small.toml", "--json", *method, cwd=folder).stdout)
+    solves = json.loads(cntk("inspect", "iterated", "--json", cwd=folder).stdout)["solves"]
+    iterations = sum(solve["iterations"] for solve in solves)
+    stages = json.loads(cntk("status", "iterated", "--json", cwd=folder).stdout)["stages"]
+    tasks = sum(stage["tasks"] for stage in planned["stages"])
+    a_system = planned["iteration"]["tasks"] // len(solves)
+    assert tasks + iterations * a_system == sum(stage["total"] for stage in stages)
+    chunks = list((folder / "iterated/kernel.zarr").glob("*/train/c/*/*"))
+    assert planned["iteration"]["read_bytes"] == sum(chunk.stat().st_size for chunk in chunks)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -166,6 +198,7 @@ def test_a_plan_foretells_the_tiles_of_the_run(folder: Path) -> None:
         (["frobnicate"], 2, "No such command"),
         (["run"], 2, "Missing argument"),
         (["run", "small.toml", "--store", "done", "--set", "readouts.depths=[4]"], 1, "depth3-gap-ntk: only stored"),
+        (["run", "small.toml", "--set", "solve={solver='cg', max_iterations=1, rank=0}"], 1, "solve.max_iterations"),
         (["run", "small.toml", "--set", "data.source=npz", "--set", "data.path=gone.npz"], 1, "gone.npz"),
     ],
 )

@@ -51,6 +51,15 @@ def test_overrides_replace_values(workflow: Path) -> None:
         ("solve.ridges=[1, 1]", "ridges repeat"),
         ("solve.ridges=[]", "solve.ridges: List should have at least 1 item"),
         ("solve.ridges=[inf]", r"solve.ridges\[0\]: Input should be a finite number"),
+        ("solve.solver='lu'", r"solve.solver: Input should be 'cholesky' or 'cg' \(got 'lu'\)"),
+        ("solve.rank=5", r'solve: rank belongs to solver = "cg"; "cholesky" needs no preconditioner'),
+        ("solve.rank=-1", "solve.rank: Input should be greater than or equal to 0"),
+        ("solve.tolerance=1e-8", r'tolerance belongs to solver = "cg" or factor_dtype = "float32"'),
+        ("solve={factor_dtype='float64', tolerance=1e-8}", 'tolerance belongs to solver = "cg" or factor_dtype'),
+        ("solve.max_iterations=9", r"max_iterations belongs to .*a factor in float64 solves without iterations"),
+        ("solve={solver='cg', factor_dtype='float32'}", r'factor_dtype belongs to solver = "cholesky"; "cg" stores no'),
+        ("solve={solver='cg', tolerance=0}", "solve.tolerance: Input should be greater than 0"),
+        ("solve={solver='cg', max_iterations=0}", "solve.max_iterations: Input should be greater than or equal to 1"),
         ("data.train=0", "data.train: Input should be greater than or equal to 1"),
         ("readouts.kinds=['cntk']", r"readouts.kinds\[0\]: Input should be 'ntk' or 'nngp'"),
         ("network.layers=[]", "network: give either preset or layers"),
@@ -87,6 +96,19 @@ def test_broken_toml_is_named_with_its_line(tmp_path: Path) -> None:
 
 def test_a_config_survives_the_round_trip_through_json(workflow: Path) -> None:
     config = load_config(workflow)
+    assert parse_config(config.model_dump(mode="json"), "stored") == config
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "solve={solver='cg', rank=0, tolerance=1e-6, max_iterations=50}",
+        "solve={factor_dtype='float32', tolerance=1e-6, max_iterations=50}",
+        "solve={solver='cholesky', factor_dtype='float64'}",
+    ],
+)
+def test_options_of_a_solver_go_with_it_and_survive_the_round_trip(workflow: Path, options: str) -> None:
+    config = load_config(workflow, [options])
     assert parse_config(config.model_dump(mode="json"), "stored") == config
 
 

@@ -10,7 +10,7 @@ from pipeline.inference.products import LAST, Product
 from pipeline.journal import Receipt, Task
 from pipeline.solvers import System
 from pipeline.solvers.blas import solve_right, subtract_product
-from pipeline.solvers.systems import factor_cut
+from pipeline.solvers.systems import factor_cut, read_targets
 from pipeline.solvers.work import Work, float64, open_work
 from pipeline.store import RunDirectory
 
@@ -50,8 +50,7 @@ def leave_out(run_path: str, task: Task) -> Receipt:
         [_column_squares(work, task.row, low, min(low + width, end)) for low in range(begin, end, width)]
     )
     alpha = work.solved("coefficients").read(0, 0)[begin:end]
-    targets = one_hot_targets(np.asarray(work.run.inputs("train_labels")[begin:end]), alpha.shape[1])
-    return work.write(diagonal, targets - alpha / diagonal[:, None])
+    return work.write(diagonal, read_targets(work.run, (begin, end)) - alpha / diagonal[:, None])
 
 
 def _column_squares(work: Work, first: int, low: int, high: int) -> Array:

@@ -3,10 +3,10 @@
 import numpy as np
 
 from pipeline.arrays import Array
-from pipeline.datasets import one_hot_targets
 from pipeline.driver import Job
 from pipeline.durable import Json
 from pipeline.journal import Receipt, Task
+from pipeline.solvers.systems import read_targets
 from pipeline.solvers.work import open_work
 from pipeline.store import RunDirectory
 
@@ -44,8 +44,7 @@ def residual_rows(run_path: str, task: Task) -> Receipt:
     work = open_work(run_path, task)
     alpha, cut = work.solved("coefficients").read(0, 0), work.run.train_cut
     mine = slice(*cut.bounds(task.row))
-    labels = np.asarray(work.run.inputs("train_labels")[mine])
-    rest = work.system.absolute_ridge * alpha[mine] - one_hot_targets(labels, alpha.shape[1])
+    rest = work.system.absolute_ridge * alpha[mine] - read_targets(work.run, cut.bounds(task.row))
     for k in range(cut.pieces):
         rest += work.kernel.train(cut.bounds(task.row), cut.bounds(k)) @ alpha[slice(*cut.bounds(k))]
     return work.write(rest)
@@ -57,22 +56,25 @@ def metrics(run: RunDirectory, solve: str) -> Json:
     Returns
     -------
     ``accuracy`` in [0, 1], None where there is one class only, so that targets are zero; ``relative_residual``,
-    ``||(K + ridge I) alpha - Y|| / ||Y||`` in the Frobenius norm;
-    ``smallest_pivot`` and ``largest_pivot``, of the diagonal of L.
+    ``||(K + ridge I) alpha - Y|| / ||Y||`` in the Frobenius norm; and where a factor is stored ``smallest_pivot`` and
+    ``largest_pivot``, of its diagonal.
     """
     mean = _all_rows(run, solve, "mean")
-    test_labels, train_labels = np.asarray(run.inputs("test_labels")[:]), np.asarray(run.inputs("train_labels")[:])
-    targets = one_hot_targets(train_labels, mean.shape[1])
-    factor = run.solved(solve, "factor")
-    pivots = np.concatenate([np.diagonal(factor.read(k, k)) for k in range(factor.cut(0).pieces)])
+    test_labels, targets = np.asarray(run.inputs("test_labels")[:]), read_targets(run, (0, run.train_cut.count))
     one_class = mean.shape[1] == 1
     residual = np.linalg.norm(_all_rows(run, solve, "residual"))
     return {
         "accuracy": None if one_class else float(np.mean(mean.argmax(1) == test_labels)),
         "relative_residual": float(residual / (np.linalg.norm(targets) or 1.0)),
-        "smallest_pivot": float(pivots.min()),
-        "largest_pivot": float(pivots.max()),
-    }
+    } | _pivots(run, solve)
+
+
+def _pivots(run: RunDirectory, solve: str) -> Json:
+    if not run.has_factor(solve):
+        return {}
+    factor = run.solved(solve, "factor")
+    pivots = np.concatenate([np.diagonal(factor.read(k, k)) for k in range(factor.cut(0).pieces)])
+    return {"smallest_pivot": float(pivots.min()), "largest_pivot": float(pivots.max())}
 
 
 def _all_rows(run: RunDirectory, solve: str, part: str) -> Array:

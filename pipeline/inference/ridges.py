@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.arrays import ArraySpec
-from pipeline.datasets import one_hot_targets
 from pipeline.driver import Job, Outcome
 from pipeline.durable import Json
 from pipeline.errors import NotPositiveDefinite
@@ -22,8 +21,9 @@ from pipeline.inference.remedies import RunJobs
 from pipeline.inference.selection import RidgePath, ridge_path
 from pipeline.journal import Receipt, Task
 from pipeline.memory import share_bytes
-from pipeline.solvers import SOLVERS, System, make_system
-from pipeline.solvers.systems import ridge_candidates, solve_name, with_ridge, write_selection
+from pipeline.solvers import Method, System, make_system
+from pipeline.solvers.cholesky import factor_jobs
+from pipeline.solvers.systems import read_targets, ridge_candidates, solve_name, with_ridge, write_selection
 from pipeline.solvers.work import open_work
 from pipeline.store import RunDirectory
 
@@ -94,9 +94,7 @@ def evaluate_path(run_path: str, task: Task) -> Receipt:
     work = open_work(run_path, task)
     n = work.cut.count
     kernel = work.kernel.train((0, n), (0, n))
-    targets = one_hot_targets(
-        np.asarray(work.run.inputs("train_labels")[:]), len(work.run.specification["data"]["classes"])
-    )
+    targets = read_targets(work.run, (0, n))
     unit = work.kernel.mean_diagonal()
     if unit == 0:
         raise NotPositiveDefinite(
@@ -157,11 +155,11 @@ def _choose_by_factors(run: RunDirectory, selection: Json, slots: int, run_jobs:
     best: tuple[float, System] | None = None
     outcome = Outcome({})
     for ridge in ridge_candidates():
-        system = make_system(run, with_ridge(selection, ridge))
+        system = make_system(run, with_ridge(selection, ridge), Method())
         product = leave_one_out_product(run, system, 0)
         if run.read_record(product.record) is None:
             product.create(run)
-            jobs = [*SOLVERS["cholesky"](run, system, 0, slots), *_after_solve(product, system)]
+            jobs = [*factor_jobs(run, system, 0, slots), *_after_solve(product, system)]
             outcome = run_jobs(f"ridge {ridge:g}", jobs)
             if any(not isinstance(error, NotPositiveDefinite) for error in outcome.failed.values()):
                 return outcome

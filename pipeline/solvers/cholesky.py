@@ -17,12 +17,11 @@ import numpy as np
 import scipy.linalg
 
 from pipeline.arrays import Array
-from pipeline.datasets import one_hot_targets
 from pipeline.driver import Job
-from pipeline.errors import NotPositiveDefinite
+from pipeline.executors import release_slot
 from pipeline.journal import Receipt, Task
 from pipeline.solvers.blas import BLOCK, factor_lower, solve_right, subtract_product, subtract_square
-from pipeline.solvers.systems import System, factor_cut
+from pipeline.solvers.systems import System, factor_cut, not_positive_definite, read_targets
 from pipeline.solvers.work import Work, float64, open_work
 from pipeline.store import RunDirectory
 from pipeline.tiling import Cut
@@ -92,6 +91,7 @@ def sum_bulk(run_path: str, task: Task) -> Receipt:
     work = open_work(run_path, task)
     tile = _begin_tile(work)
     _subtract_products(work, tile, range(task.col - finish_width(work.cut.pieces)))
+    release_slot()  # while it is written, the next tile is computed; factor_task_bytes counts on it
     return work.write(tile)
 
 
@@ -114,6 +114,7 @@ def factor_tile(run_path: str, task: Task) -> Receipt:
         _require_positive(factor_lower(tile), tile, work)
     else:
         solve_right(float64(work.solved("factor").read_mapped(col, col)), tile)
+    release_slot()
     receipt = work.write(tile)
     aside.chunk_path(row, col).unlink(missing_ok=True)
     return receipt
@@ -123,7 +124,7 @@ def _begin_tile(work: Work) -> Array:
     """Return the tile before any product: of the kernel with its ridge, or of the targets."""
     row, col = work.task.row, work.task.col
     if row == work.cut.pieces:
-        return np.ascontiguousarray(_targets(work.run, work.cut.bounds(col)).T)
+        return np.ascontiguousarray(read_targets(work.run, work.cut.bounds(col)).T)
     block = work.kernel.train(work.cut.bounds(row), work.cut.bounds(col))
     if row == col:
         block[np.diag_indices(len(block))] += work.system.absolute_ridge
@@ -161,12 +162,6 @@ def solve_coefficients(run_path: str, task: Task) -> Receipt:
     return work.write(alpha)
 
 
-def _targets(run: RunDirectory, bounds: tuple[int, int]) -> Array:
-    """Return the targets of some training samples, ``(samples, classes)`` float64."""
-    labels = np.asarray(run.inputs("train_labels")[bounds[0] : bounds[1]])
-    return one_hot_targets(labels, len(run.specification["data"]["classes"]))
-
-
 def _require_positive(k: int, block: Array, work: Work) -> None:
     """Raise with the pivot where `factor_lower` stopped at row ``k`` of a diagonal tile."""
     if k < 0:
@@ -177,14 +172,4 @@ def _require_positive(k: int, block: Array, work: Work) -> None:
         np.linalg.cholesky(corner[:-1, :-1]), corner[-1, :-1], lower=True, check_finite=False
     )
     pivot, row = float(corner[-1, -1] - above @ above), work.cut.bounds(work.task.row)[0] + k
-    if work.kernel.mean_diagonal() == 0:
-        raise NotPositiveDefinite(
-            f"{work.system.label}: the kernel is zero everywhere: its network trains no layer, or all images are black",
-            row,
-            0.0,
-        )
-    raise NotPositiveDefinite(
-        f"{work.system.label}: the kernel plus ridge is not positive definite: pivot {pivot:.3g} at training row {row}",
-        row,
-        pivot,
-    )
+    raise not_positive_definite(work.kernel, f"pivot {pivot:.3g} at training row {row}", row, pivot)

@@ -11,7 +11,6 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from pipeline.arrays import Array, TiledArray
-from pipeline.executors import release_slot
 from pipeline.journal import Receipt, Task, timed
 from pipeline.solvers.systems import System, SystemKernel, factor_cut, open_system
 from pipeline.store import RunDirectory
@@ -65,7 +64,6 @@ class Work:
         """Write what the task made where it belongs, an array each, and make the receipt."""
         places = self.run.arrays_of(self.task)
         computed = time.perf_counter() - self.started - self.waited
-        release_slot()
         chunks, write_seconds = timed(
             lambda: tuple(array.write(index, part) for (array, index), part in zip(places, values, strict=True))
         )

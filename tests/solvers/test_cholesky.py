@@ -11,8 +11,8 @@ from problems import Recorder, whole_matrix
 from pipeline import run as runs
 from pipeline.config import RunConfig
 from pipeline.datasets import one_hot_targets
-from pipeline.driver import Driver
 from pipeline.errors import NotPositiveDefinite
+from pipeline.executors.serial import SerialExecutor
 from pipeline.journal import Task
 from pipeline.report import make_report
 from pipeline.solvers.cholesky import factor_tile, finish_width, list_factor_jobs
@@ -138,7 +138,7 @@ def test_other_systems_are_solved_where_one_is_singular(run_small: Run) -> None:
 
 def split_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.solvers.cholesky.SMALLEST_SPLIT_TILE", 1)
-    monkeypatch.setattr(Driver, "slots", 2)
+    monkeypatch.setattr(SerialExecutor, "slots", 2)
 
 
 SPLIT = {"readouts": {"poolings": ["flatten"], "kinds": ["ntk"]}, "kernel": {"tile": 5}, "solve": {"tile": 5}}
