@@ -8,7 +8,9 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from pipeline.arrays import CRC_BYTES, Array
+from pipeline.config import InferenceConfig, SolveConfig
 from pipeline.gram import Readout
+from pipeline.inference.forecast import forecast_readout, forecast_system
 from pipeline.kernels import Engine, Program, group_size, lower
 from pipeline.kernels.lanes import LANES
 from pipeline.memory import PROCESS_BYTES, factor_task_bytes, kernel_task_bytes
@@ -93,7 +95,8 @@ class PlanInputs:
     train: int
     test: int
     classes: int
-    ridge_count: int
+    solve: SolveConfig
+    inference: InferenceConfig
     tile: int | None
     factor_tile: int | None
     slots: int
@@ -110,7 +113,13 @@ def make_plan(inputs: PlanInputs) -> Plan:
     tile = choose_tile(train, test, pair_seconds, slots) if inputs.tile is None else clip_tile(inputs.tile, train, test)
     factor_tile = choose_factor_tile(train, tile, inputs.factor_tile)
     item = np.dtype(inputs.dtype).itemsize
-    count, systems = len(inputs.readouts), len(inputs.readouts) * inputs.ridge_count
+    count = len(inputs.readouts)
+    systems = count * (1 if inputs.solve.ridges == "auto" else len(inputs.solve.ridges))
+    inferred = forecast_readout(inputs.inference, inputs.solve, train, test, inputs.classes) * count
+    inferred += (
+        forecast_system(inputs.inference, Cut(train, factor_tile), Cut(test, min(factor_tile, test)), inputs.classes)
+        * systems
+    )
     rows, columns, factor_rows = Cut(train, tile), Cut(test, tile), Cut(train, factor_tile)
     test_count = rows.pieces * columns.pieces
     lower_count, factor_count = rows.pieces * (rows.pieces + 1) // 2, factor_rows.pieces * (factor_rows.pieces + 1) // 2
@@ -119,7 +128,7 @@ def make_plan(inputs: PlanInputs) -> Plan:
     def stage(name: str, tasks: int, written_bytes: int, core_seconds: float) -> StagePlan:
         return StagePlan(name, tasks, written_bytes, (core_seconds + tasks * TASK_SECONDS) / slots)
 
-    stages = (
+    stages: tuple[StagePlan, ...] = (
         stage("train x train", lower_count, lower_count * chunk * count, train * (train + 1) / 2 * pair_seconds),
         stage("test x train", test_count, test_count * chunk * count, test * train * pair_seconds),
         stage("test variances", columns.pieces, columns.pieces * tile * item * count, test * pair_seconds),
@@ -136,6 +145,12 @@ def make_plan(inputs: PlanInputs) -> Plan:
             systems * 2 * (train + test) * train * inputs.classes / rate,
         ),
     )
+    if inputs.inference.covariance:
+        lower_tests = columns.pieces * (columns.pieces + 1) // 2
+        seconds = test * (test + 1) / 2 * pair_seconds
+        stages = (*stages[:3], stage("test x test", lower_tests, lower_tests * chunk * count, seconds), *stages[3:])
+    if inferred.tasks:
+        stages += (stage("infer", inferred.tasks, inferred.written_bytes, inferred.operations / rate),)
     return Plan(
         train,
         test,

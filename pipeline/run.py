@@ -47,7 +47,6 @@ from pipeline.solvers import (
     requested_solves,
     solve_name,
 )
-from pipeline.solvers.systems import ridge_candidates
 from pipeline.store import RunDirectory, is_temporary
 from pipeline.takeover import take_over
 from pipeline.tiling import LANE_WIDTH, choose_factor_tile, choose_tile, clip_tile
@@ -130,7 +129,8 @@ def plan(config: RunConfig) -> Plan:
             train=len(loaded.data.train.images),
             test=len(loaded.data.test.images),
             classes=len(loaded.data.classes),
-            ridge_count=len(ridge_candidates()) if config.solve.ridges == "auto" else len(config.solve.ridges),
+            solve=config.solve,
+            inference=config.inference,
             tile=None if tiles[0] == "auto" else tiles[0],
             factor_tile=None if tiles[1] == "auto" else tiles[1],
             slots=slots_of(config),

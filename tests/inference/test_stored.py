@@ -180,12 +180,12 @@ def test_a_damaged_tile_of_inference_is_computed_again(run_small: Run, product: 
 
 
 def test_a_damaged_factor_met_by_inference_is_repaired(run_small: Run) -> None:
-    run = run_small(readouts=ONE)
+    run = run_small(readouts=ONE, solve={"tile": 16})
     factor = run.solved(make_report(run).solves[0].name, "factor")
     chunk = factor.chunk_path(1, 0)
     chunk.write_bytes(chunk.read_bytes()[:-1] + b"\x07")
     view = Recorder()
-    again = run_small(view, readouts=ONE, inference={"leave_one_out": True})
+    again = run_small(view, readouts=ONE, solve={"tile": 16}, inference={"leave_one_out": True})
     assert any("damaged tile" in line for line in view.lines)
     assert make_report(again).complete
 
