@@ -31,6 +31,11 @@ def factor_task_bytes(tile: int) -> int:
     return 7 * tile * tile * 8
 
 
+def inverse_task_bytes(tile: int) -> int:
+    """Bytes a leave-one-out task holds: a slice of the inverse as large as six tiles, and four tiles of the factor."""
+    return 10 * tile * tile * 8
+
+
 @dataclass(frozen=True)
 class Need:
     """The memory of a kind of task.

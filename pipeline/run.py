@@ -35,7 +35,7 @@ from pipeline.inference import (
 )
 from pipeline.journal import Task
 from pipeline.kernels import Summary, lower, summary
-from pipeline.memory import Need, factor_task_bytes, kernel_task_bytes, require_memory
+from pipeline.memory import Need, factor_task_bytes, inverse_task_bytes, kernel_task_bytes, require_memory
 from pipeline.plan import Plan, PlanInputs, make_plan, measure_pair_seconds
 from pipeline.provenance import library_versions, provenance
 from pipeline.solvers import (
@@ -349,7 +349,9 @@ def _require_memory(run: RunDirectory, config: RunConfig, executor: Executor) ->
         needs.append(Need("kernel tile", "kernel.tile", specification["tile"], LANE_WIDTH, task_bytes))
     wanted = None if config.solve.tile == "auto" else config.solve.tile
     tile = choose_factor_tile(run.train_cut.count, specification["tile"], wanted)
-    needs.append(Need("factor tile", "solve.tile", tile, specification["tile"], factor_task_bytes))
+    leaves_out = config.inference.leave_one_out or config.solve.ridges == "auto"
+    factor_bytes = inverse_task_bytes if leaves_out else factor_task_bytes
+    needs.append(Need("factor tile", "solve.tile", tile, specification["tile"], factor_bytes))
     try:
         for need in needs:
             require_memory(memory, need)
