@@ -19,7 +19,7 @@ from pipeline.layers import LAYERS, Sequential, spelling
 from pipeline.layers.presets import PRESETS
 from pipeline.provenance import library_versions
 from pipeline.store import RunDirectory
-from pipeline.tiling import lower_tiles, pairs_in_tile, rectangle_tiles
+from pipeline.tiling import Cut, lower_tiles, pairs_in_tile, rectangle_tiles
 
 _LAYOUT_NOTE = "train holds the tiles on and below the diagonal, the others stay NaN; diagonal tiles are whole"
 
@@ -110,7 +110,11 @@ def create_kernel_arrays(run: RunDirectory) -> None:
 
 def kernel_jobs(run: RunDirectory) -> list[Job]:
     """List all tiles of the kernel matrices; longest first, since the short diagonal tiles fill the gaps at the end."""
-    train, test = run.train_cut, run.test_cut
+    return list_kernel_jobs(run.train_cut, run.test_cut)
+
+
+def list_kernel_jobs(train: Cut, test: Cut) -> list[Job]:
+    """List the tasks as `kernel_jobs` does, for a run that need not exist."""
     jobs = []
     for tile in lower_tiles(train):
         entries = pairs_in_tile(train, train, tile, symmetric=True)

@@ -49,8 +49,7 @@ def factor_jobs(run: RunDirectory, system: System, order: int, slots: int = 1) -
 
 def list_factor_jobs(cut: Cut, solve: str, classes: int, order: int = 0, slots: int = 1) -> list[Job]:
     """List the tasks as `factor_jobs` does, for a run that need not exist."""
-    split = slots > 1 and BLOCK_ROWS_PER_SLOT * slots > cut.pieces and cut.size >= SMALLEST_SPLIT_TILE
-    width = finish_width(cut.pieces) if split else cut.pieces
+    width = finish_width(cut.pieces) if are_tiles_split(cut, slots) else cut.pieces
     jobs = []
     for row in range(cut.pieces + 1):
         height = classes if row == cut.pieces else cut.length(row)
@@ -71,6 +70,11 @@ def list_factor_jobs(cut: Cut, solve: str, classes: int, order: int = 0, slots: 
     coefficients = Task(f"coefficients:{solve}", 0, 0)
     jobs.append(Job(coefficients, solve_coefficients, cut.count * classes, (order, 3 * cut.pieces, 0), (last,)))
     return jobs
+
+
+def are_tiles_split(cut: Cut, slots: int) -> bool:
+    """Return whether slots are so many that a tile is two tasks."""
+    return slots > 1 and BLOCK_ROWS_PER_SLOT * slots > cut.pieces and cut.size >= SMALLEST_SPLIT_TILE
 
 
 def finish_width(block_rows: int) -> int:
