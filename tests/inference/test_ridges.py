@@ -176,7 +176,7 @@ def test_the_quicker_way_is_taken() -> None:
     ("solve", "message"),
     [
         ({"ridges": "auto", "ridge_mode": "absolute"}, r'ridges = "auto" chooses among relative ridges: leave'),
-        ({"ridges": []}, r"ridges must hold at least one number"),
+        ({"ridges": []}, r"solve.ridges: List should have at least 1 item"),
     ],
 )
 def test_a_choice_that_means_nothing_is_refused(small_config: Config, solve: dict[str, object], message: str) -> None:
