@@ -7,7 +7,7 @@ import difflib
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
@@ -15,7 +15,7 @@ from pipeline.errors import ConfigError
 
 Scalar = bool | int | float | str
 
-_TRIED = ("int", "literal['auto']", "list", "dict")
+_TRIED = ("int", "bool", "float", "literal['auto']", "literal['inf']", "list", "list[int]", "list[float]", "dict")
 """What pydantic puts into a path for the type that it tried there."""
 
 _MESSAGES = {
@@ -145,7 +145,7 @@ class SolveConfig(_Section):
         n^2 rank operations, and n rank numbers in memory. 0 scales by the diagonal only.
     """
 
-    ridges: Literal["auto"] | list[float] = [0.0]
+    ridges: Literal["auto"] | Annotated[list[float], Field(min_length=1)] = [0.0]
     ridge_mode: Literal["relative", "absolute"] = "relative"
     solver: Literal["cholesky", "cg"] = "cholesky"
     tile: Literal["auto"] | int = "auto"
@@ -162,8 +162,6 @@ class SolveConfig(_Section):
             if self.ridge_mode != "relative":
                 raise ValueError('ridges = "auto" chooses among relative ridges: leave ridge_mode out')
             return self
-        if not self.ridges:
-            raise ValueError("ridges must hold at least one number; 0.0 is no ridge")
         if min(self.ridges) < 0:
             raise ValueError(f"ridges must be at least 0, got {min(self.ridges)}")
         if len(set(self.ridges)) < len(self.ridges):

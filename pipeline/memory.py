@@ -42,6 +42,11 @@ def iteration_task_bytes(train: int, classes: int, kernel_tile: int, rank: int) 
     return vectors + basis + 3 * kernel_tile**2 * 8
 
 
+def inverse_task_bytes(tile: int) -> int:
+    """Bytes a leave-one-out task holds: a slice of the inverse as large as six tiles, and four tiles of the factor."""
+    return 10 * tile * tile * 8
+
+
 @dataclass(frozen=True)
 class Need:
     """The memory of a kind of task.

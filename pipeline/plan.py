@@ -3,13 +3,15 @@
 import math
 import time
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from pipeline.arrays import CRC_BYTES, Array
+from pipeline.config import InferenceConfig, SolveConfig
 from pipeline.gram import Readout
+from pipeline.inference.forecast import forecast_readout, forecast_system
 from pipeline.kernels import Engine, Program, group_size, lower
 from pipeline.kernels.lanes import LANES
 from pipeline.memory import PROCESS_BYTES, kernel_task_bytes
@@ -105,7 +107,7 @@ class Plan:
 class PlanInputs:
     """What a plan is made from.
 
-    ``tile`` is None and ``factor_tile`` "auto" where they are to be chosen; ``sample`` holds a few standardised images.
+    ``tile`` is None where it is to be chosen; ``sample`` holds a few standardised images.
     """
 
     readouts: tuple[Readout, ...]
@@ -114,12 +116,11 @@ class PlanInputs:
     train: int
     test: int
     classes: int
-    ridge_count: int
+    solve: SolveConfig
+    inference: InferenceConfig
     tile: int | None
-    factor_tile: Literal["auto"] | int
     slots: int
     sample: Array
-    method: Method
 
 
 def make_plan(inputs: PlanInputs) -> Plan:
@@ -130,11 +131,18 @@ def make_plan(inputs: PlanInputs) -> Plan:
     rate = measure_product_rate()
     train, test, slots = inputs.train, inputs.test, inputs.slots
     tile = choose_tile(train, test, pair_seconds, slots) if inputs.tile is None else clip_tile(inputs.tile, train, test)
-    factor_tile = inputs.method.choose_tile(train, tile, inputs.factor_tile)
+    method = Method.of(inputs.solve)
+    factor_tile = method.choose_tile(train, tile, inputs.solve.tile)
     size = SystemSize(train, inputs.classes, tile, factor_tile, inputs.dtype, rate)
-    solving = forecast_solve(size, inputs.method)
+    solving = forecast_solve(size, method)
     item = np.dtype(inputs.dtype).itemsize
-    count, systems = len(inputs.readouts), len(inputs.readouts) * inputs.ridge_count
+    count = len(inputs.readouts)
+    systems = count * (1 if inputs.solve.ridges == "auto" else len(inputs.solve.ridges))
+    inferred = forecast_readout(inputs.inference, inputs.solve, train, test, inputs.classes) * count
+    inferred += (
+        forecast_system(inputs.inference, Cut(train, factor_tile), Cut(test, min(factor_tile, test)), inputs.classes)
+        * systems
+    )
     rows, columns = Cut(train, tile), Cut(test, tile)
     test_count = rows.pieces * columns.pieces
     lower_count = rows.pieces * (rows.pieces + 1) // 2
@@ -143,12 +151,12 @@ def make_plan(inputs: PlanInputs) -> Plan:
     def stage(name: str, tasks: int, written_bytes: int, core_seconds: float) -> StagePlan:
         return StagePlan(name, tasks, written_bytes, (core_seconds + tasks * TASK_SECONDS) / slots)
 
-    stages = (
+    stages: tuple[StagePlan, ...] = (
         stage("train x train", lower_count, lower_count * chunk * count, train * (train + 1) / 2 * pair_seconds),
         stage("test x train", test_count, test_count * chunk * count, test * train * pair_seconds),
         stage("test variances", columns.pieces, columns.pieces * tile * item * count, test * pair_seconds),
         stage(
-            "factor and solve" if inputs.method.factors else "precondition",
+            "factor and solve" if method.factors else "precondition",
             systems * solving.tasks,
             systems * solving.written_bytes,
             systems * solving.core_seconds,
@@ -160,6 +168,12 @@ def make_plan(inputs: PlanInputs) -> Plan:
             systems * 2 * (train + test) * train * inputs.classes / rate,
         ),
     )
+    if inputs.inference.covariance:
+        lower_tests = columns.pieces * (columns.pieces + 1) // 2
+        seconds = test * (test + 1) / 2 * pair_seconds
+        stages = (*stages[:3], stage("test x test", lower_tests, lower_tests * chunk * count, seconds), *stages[3:])
+    if inferred.tasks:
+        stages += (stage("infer", inferred.tasks, inferred.written_bytes, inferred.operations / rate),)
     return Plan(
         train,
         test,

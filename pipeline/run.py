@@ -37,6 +37,7 @@ from pipeline.kernels import Summary, lower, summary
 from pipeline.memory import (
     Need,
     factor_task_bytes,
+    inverse_task_bytes,
     iteration_task_bytes,
     kernel_task_bytes,
     require_iteration_memory,
@@ -56,7 +57,6 @@ from pipeline.solvers import (
     requested_solves,
     solve_name,
 )
-from pipeline.solvers.systems import ridge_candidates
 from pipeline.stages import Stages, View
 from pipeline.store import RunDirectory
 from pipeline.tiling import LANE_WIDTH, choose_tile, clip_tile
@@ -115,9 +115,9 @@ def plan(config: RunConfig) -> Plan:
     assert loaded.data.test is not None
     sample = _prepared(loaded)[0].images[:32]
     old = growth.find_source(config, run_path(config))
-    tiles = (config.kernel.tile, config.solve.tile)
-    if old is not None and config.kernel.tile == "auto":
-        tiles = (old.specification["tile"], config.solve.tile)
+    tile = config.kernel.tile
+    if old is not None and tile == "auto":
+        tile = old.specification["tile"]
     return make_plan(
         PlanInputs(
             readouts=loaded.readouts,
@@ -126,12 +126,11 @@ def plan(config: RunConfig) -> Plan:
             train=len(loaded.data.train.images),
             test=len(loaded.data.test.images),
             classes=len(loaded.data.classes),
-            ridge_count=len(ridge_candidates()) if config.solve.ridges == "auto" else len(config.solve.ridges),
-            tile=None if tiles[0] == "auto" else tiles[0],
-            factor_tile=tiles[1],
+            solve=config.solve,
+            inference=config.inference,
+            tile=None if tile == "auto" else tile,
             slots=slots_of(config),
             sample=sample,
-            method=Method.of(config.solve),
         )
     )
 
@@ -344,7 +343,9 @@ def _require_memory(run: RunDirectory, config: RunConfig, memory: WorkerMemory |
         needs.append(Need("kernel tile", "kernel.tile", specification["tile"], LANE_WIDTH, task_bytes))
     if method.factors:
         tile = method.choose_tile(run.train_cut.count, specification["tile"], config.solve.tile)
-        needs.append(Need("factor tile", "solve.tile", tile, specification["tile"], factor_task_bytes))
+        leaves_out = config.inference.leave_one_out or config.solve.ridges == "auto"
+        factor_bytes = inverse_task_bytes if leaves_out else factor_task_bytes
+        needs.append(Need("factor tile", "solve.tile", tile, specification["tile"], factor_bytes))
     try:
         for need in needs:
             require_memory(memory, need)

@@ -246,3 +246,31 @@ def test_the_demo_is_a_shipped_workflow(folder: Path) -> None:
     record = json.loads(cntk("inspect", "demo", "--json", cwd=folder).stdout)
     combinations = len(shipped["readouts"]["depths"]) * len(shipped["readouts"]["poolings"])
     assert len(record["readouts"]) == combinations
+
+
+def test_inference_is_shown_in_tables_and_as_json(tmp_path: Path) -> None:
+    inference = "leave_one_out = true\nlearning_curve = [20, 60]\nvariance = true\ncovariance = true\nspectrum = 2\n"
+    text = WORKFLOW.replace("[readouts]", '[readouts]\nkinds = ["ntk", "nngp"]').replace(
+        "ridges = [1e-2]", 'ridges = "auto"'
+    )
+    text = text.replace('"flatten", "gap"', '"flatten"')
+    (tmp_path / "w.toml").write_text(f"{text}[inference]\n{inference}times = [1e3]\n")
+    shown = cntk("run", "w.toml", cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    for title in (
+        "ridges by leave-one-out on the training images",
+        "leave-one-out",
+        "learning curve (one absolute ridge, that of the full system)",
+        "posterior variance of a test image",
+        "diagonal of the posterior covariance",
+        "eigenvalues of the kernel",
+        "trained ensemble",
+    ):
+        assert title in shown.stdout
+    assert shown.stdout.count(" chosen\n") == 2
+    report = json.loads(cntk("inspect", "--json", "runs/small", cwd=tmp_path).stdout)
+    assert report["complete"]
+    inferred = {item["product"]: item["record"] for item in report["solves"][0]["inferred"]}
+    assert inferred["learning_curve"]["accuracy"][-1] == report["solves"][0]["accuracy"]
+    assert len(report["ridge_paths"]) == 2
+    assert [path["network"] for path in report["trained"]] == ["depth3-flatten"]

@@ -138,3 +138,33 @@ def test_the_presets_in_the_readme_of_the_workflows_are_those_there_are() -> Non
     layers = parse_config(tomllib.loads(example), "example").network.layers
     assert layers is not None
     assert spelling.read(layers, LAYERS).output_shape(Shape((32, 32), 3)).spatial is None
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "inference.learning_curve=[5,3]",
+            r"inference: learning_curve must be true, false, or rising sizes .* \[5, 3\]",
+        ),
+        ("inference.learning_curve=[]", r"inference: learning_curve must be true, false, or rising sizes .* got \[\]"),
+        ("inference.spectrum=0", r"inference: spectrum must be true, false, or a count of at least 1, got 0"),
+        ("inference.times=[-1.0]", r'inference: times must be at least 0, or "inf", got -1.0'),
+        ("inference.varience=true", r"unknown key inference.varience: did you mean 'variance'"),
+        ("inference.learning_curve=[5,0.5]", r"inference.learning_curve\[1\]: Input should be a valid integer"),
+    ],
+)
+def test_an_inference_that_means_nothing_is_refused(tmp_path: Path, override: str, message: str) -> None:
+    (tmp_path / "w.toml").write_text('[network]\npreset = "cntk"\n')
+    with pytest.raises(ConfigError, match=message):
+        load_config(tmp_path / "w.toml", [override])
+
+
+def test_inference_is_asked_for_in_a_workflow(tmp_path: Path) -> None:
+    (tmp_path / "w.toml").write_text(
+        '[network]\npreset = "cntk"\n[inference]\ntimes = [1, "inf"]\nlearning_curve = true\n'
+    )
+    inference = load_config(tmp_path / "w.toml").inference
+    assert [float(time) for time in inference.times] == [1.0, float("inf")]
+    assert inference.learning_curve is True
+    assert not inference.spectrum

@@ -53,3 +53,12 @@ def test_a_tile_beyond_the_workers_is_refused_before_anything_is_computed_and_an
     assert not (Path(str(config.store.path)) / "kernel.zarr").exists()
     monkeypatch.undo()
     assert make_report(runs.start(small_config(), Recorder(), threading.Event())).complete
+
+
+@pytest.mark.parametrize(("inference", "need"), [({}, "518 MB"), ({"leave_one_out": True}, "739 MB")])
+def test_leaving_out_takes_more_memory_than_the_factor(
+    small_config: Config, monkeypatch: pytest.MonkeyPatch, inference: dict[str, bool], need: str
+) -> None:
+    monkeypatch.setattr("pipeline.executors.serial.SerialExecutor.memory", lambda self: worker(4e8))
+    with pytest.raises(ConfigError, match=f"a factor tile of 3040 samples holds {need}"):
+        runs.start(small_config(solve={"tile": 3040}, inference=inference), Recorder(), threading.Event())

@@ -31,7 +31,7 @@ def default_sizes(count: int) -> list[int]:
     Examples
     --------
     >>> default_sizes(50000)
-    [10, 26, 66, 171, 440, 1136, 2930, 7558, 19492, 50000]
+    [10, 26, 66, 171, 441, 1135, 2924, 7533, 19408, 50000]
     """
     smallest = min(SMALLEST_SIZE, count)
     return sorted({round(size) for size in np.geomspace(smallest, count, DEFAULT_SIZES).tolist()})

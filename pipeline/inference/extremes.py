@@ -12,7 +12,7 @@ from pipeline.durable import Json
 from pipeline.inference.products import LAST, Product
 from pipeline.journal import Receipt, Task
 from pipeline.solvers import System
-from pipeline.solvers.work import Work, open_work
+from pipeline.solvers.work import Work, float64, open_work
 from pipeline.store import RunDirectory
 
 DENSE_SAMPLES = 4096
@@ -70,17 +70,22 @@ def _count_ends(work: Work, task: Task) -> int:
 
 
 def multiply(work: Work, vector: Array) -> Array:
-    """Multiply the kernel by a vector ``(n,)``: one pass over the tiles on and below its diagonal."""
-    cut = work.run.train_cut
+    """Multiply the kernel by a vector ``(n,)``: one pass over the tiles on and below its diagonal.
+
+    Tiles stay mapped from one pass to the next as far as there is room, and a unit diagonal scales the vector on both
+    sides, not the tiles.
+    """
+    cut, stored = work.run.train_cut, work.run.kernel(work.system.readout, "train")
+    scale = work.kernel.scale("train", (0, cut.count))
     places = [(row, col) for row in range(cut.pieces) for col in range(row + 1)]
-    product = np.zeros_like(vector)
-    tiles = work.ahead(lambda place: work.kernel.train(cut.bounds(place[0]), cut.bounds(place[1])), places)
+    scaled, product = scale * vector, np.zeros_like(vector)
+    tiles = work.ahead(lambda place: float64(stored.read_mapped(*place)), places)
     for (row, col), tile in zip(places, tiles, strict=True):
         above, left = slice(*cut.bounds(row)), slice(*cut.bounds(col))
-        product[above] += tile @ vector[left]
+        product[above] += tile @ scaled[left]
         if row > col:
-            product[left] += vector[above] @ tile
-    return product
+            product[left] += scaled[above] @ tile
+    return scale * product
 
 
 def lanczos(product: Callable[[Array], Array], n: int, steps: int) -> tuple[Array, Array]:
@@ -111,7 +116,7 @@ def lanczos(product: Callable[[Array], Array], n: int, steps: int) -> tuple[Arra
             break  # the space is exhausted: what was found is exact
         vector /= beside[-1]
     values, vectors = scipy.linalg.eigh_tridiagonal(diagonal, beside[:-1])
-    return values, np.abs(beside[-1] * vectors[-1])
+    return values, np.abs(beside[-1] * vectors[-1]) + np.finfo(np.float64).eps * np.abs(values).max()
 
 
 def remedy(ends: Json, mean_diagonal: float, n: int) -> str:

@@ -158,6 +158,13 @@ class SystemKernel:
         variance = self._stored_variance(part, rows)
         return (variance > 0).astype(np.float64) if self.system.unit_diagonal else variance
 
+    def scale(self, part: str, rows: Bounds) -> Array:
+        """Return what the rows of some images are multiplied by, and their columns, ``(m,)``."""
+        if not self.system.unit_diagonal:
+            return np.ones(rows[1] - rows[0])
+        variance = self._stored_variance(part, rows)
+        return np.where(variance > 0, 1 / np.sqrt(np.where(variance > 0, variance, 1)), 0.0)
+
     def mean_diagonal(self) -> float:
         """Evaluate trace(K) / n, the unit of a relative ridge."""
         cut = self.run.train_cut
@@ -170,13 +177,9 @@ class SystemKernel:
     def _normalised(self, block: Array, part: str, rows: Bounds, cols: Bounds) -> Array:
         if not self.system.unit_diagonal:
             return block
-        left = self._inverse_root("train" if part == "train" else "test", rows)
-        right = self._inverse_root("test" if part == "test_test" else "train", cols)
+        left = self.scale("train" if part == "train" else "test", rows)
+        right = self.scale("test" if part == "test_test" else "train", cols)
         return block * left[:, None] * right
-
-    def _inverse_root(self, part: str, rows: Bounds) -> Array:
-        variance = self._stored_variance(part, rows)
-        return np.where(variance > 0, 1 / np.sqrt(np.where(variance > 0, variance, 1)), 0.0)
 
     def _stored_variance(self, part: str, rows: Bounds) -> Array:
         return self.run.kernel(self.system.readout, f"{part}_variance").read_region(rows).astype(np.float64)

@@ -35,13 +35,16 @@ def test_an_eigenvalue_lies_within_its_residual_also_before_lanczos_has_converge
     assert (np.abs(values[:, None] - eigenvalues).min(1) <= residuals + 1e-12).all()
 
 
-def test_a_pass_over_the_tiles_is_a_product_with_the_kernel(run_small: Run) -> None:
-    run = run_small()
+@pytest.mark.parametrize("unit_diagonal", [False, True])
+def test_a_pass_over_the_tiles_is_a_product_with_the_kernel(run_small: Run, unit_diagonal: bool) -> None:
+    run = run_small(solve={"unit_diagonal": unit_diagonal})
     solve = make_report(run).solves[0]
     work = open_work(str(run.path), Task(f"spectrum-1:{solve.name}", 0, 0))
     vector = np.random.default_rng(0).standard_normal(37)
-    expected = whole_matrix(run, solve.readout, "train").astype(float) @ vector
-    np.testing.assert_allclose(multiply(work, vector), expected, rtol=1e-12, atol=1e-12)
+    kernel = whole_matrix(run, solve.readout, "train").astype(float)
+    if unit_diagonal:
+        kernel /= np.sqrt(np.outer(np.diagonal(kernel), np.diagonal(kernel)))
+    np.testing.assert_allclose(multiply(work, vector), kernel @ vector, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("smallest", [-3.14e-5, -9.99e-3, 0.0])
