@@ -89,8 +89,9 @@ class Receipt:
 
 @dataclass
 class _Segment:
-    """What has been read of a segment: its whole lines, up to a position."""
+    """What has been read of a segment: its whole lines up to a position, by the first of which it is known again."""
 
+    first_line: bytes = b""
     bytes_read: int = 0
     receipts: list[Receipt] = field(default_factory=list)
 
@@ -116,10 +117,13 @@ class Journal:
         for path in sorted(self.folder.glob("*.jsonl")):
             known = self._known.setdefault(path, _Segment())
             with open(path, "rb") as file:
+                if file.readline() != known.first_line or path.stat().st_size < known.bytes_read:
+                    known = self._known[path] = _Segment()  # new, or another in the place of one that was deleted
                 file.seek(known.bytes_read)
                 for line in file.read().splitlines(keepends=True):
                     if not line.endswith(b"\n"):
                         break  # torn by a crash, or being written right now
+                    known.first_line = known.first_line or line
                     known.bytes_read += len(line)
                     receipt = Receipt.from_line(line)
                     if receipt is not None:

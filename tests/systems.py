@@ -24,7 +24,11 @@ def plant(run: RunDirectory, eigenvalues: np.ndarray) -> np.ndarray:
     rng = np.random.default_rng(11)
     basis, _ = np.linalg.qr(rng.standard_normal((len(eigenvalues), len(eigenvalues))))
     matrix = (basis * eigenvalues) @ basis.T
-    matrix = (matrix + matrix.T) / 2
+    return plant_matrix(run, (matrix + matrix.T) / 2)
+
+
+def plant_matrix(run: RunDirectory, matrix: np.ndarray) -> np.ndarray:
+    """Put a symmetric matrix in place of the kernel that was computed; returns it as it is stored."""
     name = run.specification["readouts"][0]["name"]
     kernel, variances = run.kernel(name, "train"), run.kernel(name, "train_variance")
     cut = kernel.cut(0)

@@ -77,3 +77,13 @@ def test_a_journal_read_again_reads_what_was_added_and_a_line_once_it_is_whole(t
     writer.append([receipt(2)])
     writer.close()
     assert [r.task.row for r in reader.receipts()] == [0, 1, 2]
+
+
+def test_a_segment_in_the_place_of_one_that_was_deleted_is_read_anew(tmp_path: Path) -> None:
+    reader = Journal(tmp_path)
+    for row in (0, 7):
+        writer = Journal(tmp_path)
+        writer.append([receipt(row)])
+        writer.close()
+        assert [r.task.row for r in reader.receipts()] == [row]
+        next(tmp_path.iterdir()).unlink()

@@ -16,20 +16,18 @@ from dataclasses import replace
 
 import numpy as np
 
-from pipeline.arrays import Array, ArraySpec, create_arrays
+from pipeline.arrays import Array, create_arrays
 from pipeline.driver import Job
 from pipeline.errors import CorruptTile, NotConverged, NotFinite
 from pipeline.journal import Receipt, Task
 from pipeline.solvers.base import Solver
-from pipeline.solvers.iteration import Indefinite, State, advance, begin
+from pipeline.solvers.iteration import Indefinite, advance, begin
 from pipeline.solvers.preconditioners import open_preconditioner, sketch_arrays, sketch_jobs
+from pipeline.solvers.states import read_measures, read_state, record_state, resume_point, state_chunks, work_arrays
 from pipeline.solvers.systems import System, factor_cut, not_positive_definite, read_targets
 from pipeline.solvers.work import open_work
 from pipeline.store import Iterations, RunDirectory
 from pipeline.tiling import Cut
-
-NUMBERS = 10**6
-"""Length of the axis that counts states: a number in the metadata, only the last two states lie on disk."""
 
 STAGNATION = 0.5
 """A true residual that a fresh start does not bring below this share of the one before has met its rounding."""
@@ -65,19 +63,20 @@ def iteration_rounds(run: RunDirectory, system: System, order: int, preparation:
     if solved and _lies_there(run, coefficients[0].task):
         yield coefficients
         return
-    create_arrays(run.work_path(system.fingerprint), _work_arrays(run, system), {"system": system.label})
-    iterations = _standing(run, system)
+    arrays = work_arrays(run, system) + ([] if system.method.factors else sketch_arrays(run, system))
+    create_arrays(run.work_path(system.fingerprint), arrays, {"system": system.label})
+    iterations = resume_point(run, system)
     # Where states are there already, so is the preconditioner, unless it was damaged since.
     begun = iterations.last >= iterations.first
     start = [] if begun else [_step_job(run, system, order, iterations.first, [job.task for job in preparation])]
     yield [*preparation, *start]
     if not begun:
-        iterations = _record(run, system, replace(iterations, last=iterations.first))
+        iterations = record_state(run, system, replace(iterations, last=iterations.first))
     while not _converged(run, system, iterations):
         products = _product_jobs(run, system, order, iterations.last)
         step = _step_job(run, system, order, iterations.last + 1, [job.task for job in products])
         yield [*products, step]
-        iterations = _record(run, system, replace(iterations, last=iterations.last + 1))
+        iterations = record_state(run, system, replace(iterations, last=iterations.last + 1))
     yield coefficients
     run.record_iterations(system.fingerprint, replace(iterations, finished=True))
 
@@ -137,7 +136,7 @@ def take_step(run_path: str, task: Task) -> Receipt:
     if task.row == iterations.first:
         state = begin(wanted, precondition)
     else:
-        before = _read_state(run, system, task.row - 1)
+        before = read_state(run, system, task.row - 1)
         product = _summed_products(run, system, task.row - 1) + system.absolute_ridge * before.direction
         try:
             state = advance(before, product, wanted, precondition, system.method.tolerance)
@@ -146,12 +145,7 @@ def take_step(run_path: str, task: Task) -> Receipt:
             raise not_positive_definite(work.kernel, seen, -1, found.curvature) from None
     if not np.all(np.isfinite(state.relative)):
         raise NotFinite(f"{system.label}: the residual of state {task.row} is not finite: {state.relative}")
-    checked = np.full_like(state.relative, state.checked)
-    return work.write(
-        np.stack([state.solution, state.residual, state.preconditioned])[None],
-        state.direction[None],
-        np.stack([state.relative, state.true, state.true_before, checked])[None],
-    )
+    return work.write(*state_chunks(state))
 
 
 def write_coefficients(run_path: str, task: Task) -> Receipt:
@@ -160,25 +154,7 @@ def write_coefficients(run_path: str, task: Task) -> Receipt:
     iterations = work.run.iterations(work.system.fingerprint)
     if iterations is None or iterations.finished:  # the driver begins anew where the chunk is gone
         raise CorruptTile(f"{task} is damaged and its iterations are deleted: they are run again")
-    return work.write(_read_state(work.run, work.system, iterations.last).solution)
-
-
-def _work_arrays(run: RunDirectory, system: System) -> list[ArraySpec]:
-    cut, classes = factor_cut(run, system), len(run.specification["data"]["classes"])
-    blocks, double, count = cut.pieces * (cut.pieces + 1) // 2, 2 * cut.size, cut.count
-
-    def numbered(name: str, shape: tuple[int, ...], tile: tuple[int, ...], axes: tuple[str, ...]) -> ArraySpec:
-        return ArraySpec(name, (NUMBERS, *shape), (1, *tile), "float64", ("state", *axes))
-
-    products = ((blocks, double, classes), (1, double, classes), ("block", "row", "class"))
-    arrays = [numbered("products", *products)]
-    for name, shape, axes in (
-        ("vectors", (3, count, classes), ("vector", "train", "class")),
-        ("direction", (count, classes), ("train", "class")),
-        ("residuals", (4, classes), ("measure", "class")),
-    ):
-        arrays.append(numbered(name, shape, shape, axes))
-    return arrays + ([] if system.method.factors else sketch_arrays(run, system))
+    return work.write(read_state(work.run, work.system, iterations.last).solution)
 
 
 def _product_jobs(run: RunDirectory, system: System, order: int, number: int) -> list[Job]:
@@ -201,18 +177,10 @@ def _coefficients_job(run: RunDirectory, system: System, order: int) -> Job:
     return Job(Task(f"coefficients:{system.fingerprint}", 0, 0), write_coefficients, entries, (order, 0, 0))
 
 
-def _record(run: RunDirectory, system: System, iterations: Iterations) -> Iterations:
-    """Note a new last state and its residual, and let go of what no later one reads."""
-    worst = float(_read_measures(run, system, iterations.last)[0].max())
-    noted = replace(iterations, residuals=(*iterations.residuals, worst))
-    run.record_iterations(system.fingerprint, noted)
-    return noted
-
-
 def _converged(run: RunDirectory, system: System, iterations: Iterations) -> bool:
     """Tell whether the last state's true residual is small enough; raise where going on has no use."""
     method = system.method
-    relative, true, true_before, checked = _read_measures(run, system, iterations.last)
+    relative, true, true_before, checked = read_measures(run, system, iterations.last)
     if checked[0] and np.all(true <= method.tolerance):
         return True
     reached = f"a relative residual of {relative.max():.1e} instead of {method.tolerance:.1e}"
@@ -230,41 +198,8 @@ def _converged(run: RunDirectory, system: System, iterations: Iterations) -> boo
     return False
 
 
-def _standing(run: RunDirectory, system: System) -> Iterations:
-    """Find the last whole state, of the two that are kept; where there is none, begin under a new number."""
-    iterations = run.iterations(system.fingerprint) or Iterations(0, -1, False, ())
-    kept = [] if iterations.finished else [iterations.last, iterations.last - 1]
-    for last in kept:
-        if last < iterations.first:
-            continue
-        try:
-            _read_state(run, system, last)
-        except CorruptTile:
-            run.quarantine(Task(f"step:{system.fingerprint}", last, 0))
-            continue
-        residuals = iterations.residuals[: last - iterations.first + 1]
-        standing = replace(iterations, last=last, residuals=residuals)
-        break
-    else:
-        standing = Iterations(iterations.last + 1, iterations.last, False, ())
-    run.record_iterations(system.fingerprint, standing)
-    return standing
-
-
 def _lies_there(run: RunDirectory, task: Task) -> bool:
     return all(array.chunk_path(*index).exists() for array, index in run.arrays_of(task))
-
-
-def _read_state(run: RunDirectory, system: System, number: int) -> State:
-    vectors = run.work(system.fingerprint, "vectors").read(number, 0, 0, 0)[0]
-    direction = run.work(system.fingerprint, "direction").read(number, 0, 0)[0]
-    relative, true, true_before, checked = _read_measures(run, system, number)
-    solution, residual, preconditioned = vectors
-    return State(solution, residual, preconditioned, direction, relative, true, true_before, checked=bool(checked[0]))
-
-
-def _read_measures(run: RunDirectory, system: System, number: int) -> Array:
-    return run.work(system.fingerprint, "residuals").read(number, 0, 0)[0]
 
 
 def _summed_products(run: RunDirectory, system: System, number: int) -> Array:

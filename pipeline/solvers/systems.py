@@ -143,14 +143,14 @@ class SystemKernel:
         return self._read("test_test", rows, cols)
 
     def train_tile(self, row: int, col: int) -> Array:
-        """Read one stored tile of K(train, train), read-only; above the diagonal the mirror image of one.
+        """Read one stored tile of K(train, train); above the diagonal the mirror image of one. Not to be written to.
 
-        `train` copies what it reads into its rectangle; whoever streams the whole kernel need not.
+        For readers that stream the whole kernel again and again: tiles stay mapped as far as there is room.
         """
         if row < col:
             return self.train_tile(col, row).T
         cut = self.run.train_cut
-        tile = self.run.kernel(self.system.readout, "train").read(row, col).astype(np.float64, copy=False)
+        tile = self.run.kernel(self.system.readout, "train").read_mapped(row, col).astype(np.float64, copy=False)
         return self._normalised(tile, "train", cut.bounds(row), cut.bounds(col))
 
     def variance(self, part: str, rows: Bounds) -> Array:

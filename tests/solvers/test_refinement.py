@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from problems import TRAIN
-from systems import ONE, begun, plant, require_dense_solution
+from systems import ONE, begun, plant, plant_matrix, require_dense_solution
 
 from pipeline.errors import NotPositiveDefinite
 from pipeline.report import make_report
@@ -26,10 +26,20 @@ def test_a_float32_factor_and_a_few_iterations_reach_the_stated_residual(run_sma
     factor = run.solved(solve.name, "factor")
     assert factor.dtype == np.float32
     lower = np.tril(factor.read_region((0, TRAIN), (0, TRAIN), symmetric=True))
-    # Rounded once where it is stored; products in float32 as well would differ by their sums too.
     np.testing.assert_allclose(lower @ lower.T.astype(float), kernel, rtol=0, atol=3e-7)
     assert solve.smallest_pivot == pytest.approx(np.diagonal(lower).min())
     assert make_report(run).complete
+
+
+def test_products_of_a_float32_factor_are_in_float64(run_small: Run) -> None:
+    # Integers that float32 holds, whose products it does not; the powers of two on the diagonal divide them exactly.
+    run = run_small(**ONE, solve={"ridges": [1e3]})
+    lower = np.tril(np.random.default_rng(3).integers(-65535, 65536, (TRAIN, TRAIN)).astype(float), -1)
+    lower += 2.0**20 * np.eye(TRAIN)
+    plant_matrix(run, lower @ lower.T)
+    run = run_small(**ONE, solve=FLOAT32 | {"ridges": [0.0]})
+    factor = run.solved(make_report(run).solves[0].name, "factor")
+    np.testing.assert_array_equal(np.tril(factor.read_region((0, TRAIN), (0, TRAIN), symmetric=True)), lower)
 
 
 def test_a_float64_factor_needs_no_iterations(run_small: Run) -> None:
