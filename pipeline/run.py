@@ -230,8 +230,8 @@ def verify(path: str | Path) -> tuple[int, list[Task]]:
     """
     run = RunDirectory(path)
     with lease.hold(run.lease_path):
-        tasks = {receipt.task for receipt in run.journal.receipts()}
-        done, quarantined = run.finished(sorted(tasks - run.spent(tasks)), verify=True)
+        tasks = sorted({receipt.task for receipt in run.journal.receipts()})
+        done, quarantined = run.finished(tasks, verify=True)
     run.journal.close()
     return len(done), quarantined
 

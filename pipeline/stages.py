@@ -67,8 +67,7 @@ class Stages:
 
     def _look_up(self, jobs: Sequence[Job]) -> dict[Task, Receipt]:
         """Find out which jobs are done, and say which of them turned out to be damaged."""
-        spent = self.run.spent(job.task for job in jobs)
-        lasting = [job.task for job in jobs if job.only_for is None and job.task not in spent]
+        lasting = [job.task for job in jobs if job.only_for is None]
         self.take_over(lasting)
         done, quarantined = self.run.finished(lasting, verify=self.verify)
         # What served only tasks that are done was deleted.

@@ -205,9 +205,9 @@ class RunDirectory:
         """Read what each system that was begun is of, by its fingerprint."""
         return {path.parent.name: read_json(path) for path in sorted(self.path.glob("solve/*/solve.json"))}
 
-    def has_factor(self, solve: str) -> bool:
-        """Tell whether a solve stores a factor, as those by conjugate gradients alone do not."""
-        return (self.solve_path(solve) / "factor.zarr" / "factor").is_dir()
+    def has_solved(self, solve: str, part: str) -> bool:
+        """Tell whether a solve was begun and stores an array: by conjugate gradients alone, there is no factor."""
+        return (self.solve_path(solve) / "factor.zarr" / part).is_dir()
 
     def work_path(self, solve: str) -> Path:
         """The zarr group of what a solve needs until it is finished, and only so long."""
@@ -386,6 +386,8 @@ class RunDirectory:
     def finished(self, tasks: Iterable[Task], *, verify: bool = False) -> tuple[dict[Task, Receipt], list[Task]]:
         """Find out which tasks are done; adopt whole tiles without a receipt, set bad ones aside.
 
+        What was deleted on purpose is neither done nor bad.
+
         Parameters
         ----------
         tasks : the tasks asked about.
@@ -396,7 +398,8 @@ class RunDirectory:
         receipts : of the finished tasks. Receipts of adopted tiles are written to the journal.
         quarantined : tasks whose chunks were moved to quarantine.
         """
-        known = {receipt.task: receipt for receipt in self.journal.receipts()}
+        tasks = list(tasks)
+        known, spent = {receipt.task: receipt for receipt in self.journal.receipts()}, self.spent(tasks)
         done: dict[Task, Receipt] = {}
         adopted: list[Receipt] = []
         quarantined: list[Task] = []
@@ -406,7 +409,7 @@ class RunDirectory:
             receipt = known.get(task)
             if receipt is None and not all(present):
                 continue
-            if not any(present) and self._is_released(task):
+            if not all(present) and (task in spent or self._is_released(task)):
                 continue
             try:
                 if receipt is None:

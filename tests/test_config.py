@@ -60,6 +60,11 @@ def test_overrides_replace_values(workflow: Path) -> None:
         ("solve={solver='cg', factor_dtype='float32'}", r'factor_dtype belongs to solver = "cholesky"; "cg" stores no'),
         ("solve={solver='cg', tolerance=0}", "solve.tolerance: Input should be greater than 0"),
         ("solve={solver='cg', max_iterations=0}", "solve.max_iterations: Input should be greater than or equal to 1"),
+        ("solve={solver='cg', ridges='auto'}", r'solve: ridges = "auto" compares .*: take solver = "cholesky" with'),
+        (
+            "solve={factor_dtype='float32', ridges='auto'}",
+            r'ridges = "auto" .* factor_dtype = "float64", or give ridges',
+        ),
         ("data.train=0", "data.train: Input should be greater than or equal to 1"),
         ("readouts.kinds=['cntk']", r"readouts.kinds\[0\]: Input should be 'ntk' or 'nngp'"),
         ("network.layers=[]", "network: give either preset or layers"),
@@ -168,3 +173,19 @@ def test_inference_is_asked_for_in_a_workflow(tmp_path: Path) -> None:
     assert [float(time) for time in inference.times] == [1.0, float("inf")]
     assert inference.learning_curve is True
     assert not inference.spectrum
+
+
+@pytest.mark.parametrize("solve", ["{solver='cg'}", "{factor_dtype='float32'}"])
+@pytest.mark.parametrize("option", ["leave_one_out", "learning_curve", "variance", "covariance"])
+def test_what_needs_an_exact_factor_is_refused_without_one(workflow: Path, solve: str, option: str) -> None:
+    message = (
+        rf'inference.{option} needs the factor of the solve: take solver = "cholesky" with factor_dtype = "float64"'
+    )
+    with pytest.raises(ConfigError, match=message):
+        load_config(workflow, [f"solve={solve}", f"inference.{option}=true"])
+
+
+@pytest.mark.parametrize("solve", ["{solver='cg'}", "{factor_dtype='float32'}"])
+def test_what_needs_the_kernel_only_is_allowed_without_a_factor(workflow: Path, solve: str) -> None:
+    config = load_config(workflow, [f"solve={solve}", "inference={spectrum=3, times=[1.0, 'inf']}"])
+    assert config.inference.options_of_the_factor == []

@@ -42,6 +42,9 @@ class Script(Executor):
         scripted = self.endings.get(arguments[1], [])
         return [scripted.pop(0)(key) if scripted else Completion(key, result=function(*arguments))]
 
+    def memory(self) -> None:
+        return None
+
     def describe(self) -> str:
         return "scripted"
 

@@ -1,5 +1,6 @@
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,15 @@ from pipeline import run as runs
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
 from pipeline.executors import WorkerMemory
-from pipeline.memory import PROCESS_BYTES, USABLE, Need, factor_task_bytes, require_memory
+from pipeline.memory import (
+    PROCESS_BYTES,
+    USABLE,
+    Need,
+    factor_task_bytes,
+    iteration_task_bytes,
+    require_iteration_memory,
+    require_memory,
+)
 from pipeline.report import make_report
 
 Config = Callable[..., RunConfig]
@@ -62,3 +71,34 @@ def test_leaving_out_takes_more_memory_than_the_factor(
     monkeypatch.setattr("pipeline.executors.serial.SerialExecutor.memory", lambda self: worker(4e8))
     with pytest.raises(ConfigError, match=f"a factor tile of 3040 samples holds {need}"):
         runs.start(small_config(solve={"tile": 3040}, inference=inference), Recorder(), threading.Event())
+
+
+def test_iterations_that_do_not_fit_are_refused_with_the_rank_that_does() -> None:
+    task_bytes = partial(iteration_task_bytes, 1000, 10, 512)
+    memory = worker(task_bytes(100))
+    message = (
+        r"conjugate gradients with a preconditioner of rank 256 hold 16 MB in a task.*set solve.rank = 100 at most"
+    )
+    with pytest.raises(ConfigError, match=message):
+        require_iteration_memory(memory, task_bytes, 256)
+    require_iteration_memory(memory, task_bytes, 100)
+    with pytest.raises(ConfigError, match=r"solve\.rank = 100"):
+        require_iteration_memory(memory, task_bytes, 101)
+    with pytest.raises(ConfigError, match=r"conjugate gradients hold 7.* MB in a task.*: give workers more memory"):
+        require_iteration_memory(worker(1e6), task_bytes, 0)
+
+
+def test_iterations_beyond_the_workers_are_refused_before_anything_is_computed_whatever_the_blocks(
+    small_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = worker(40_000)
+    monkeypatch.setattr("pipeline.executors.serial.SerialExecutor.memory", lambda self: memory)
+    monkeypatch.setattr("pipeline.run.kernel_task_bytes", lambda *sizes: 0)
+    with pytest.raises(
+        ConfigError, match=r"conjugate gradients with a preconditioner of rank 37 hold .*solve\.rank = "
+    ):
+        runs.start(small_config(solve={"solver": "cg"}), Recorder(), threading.Event())
+    assert not (Path(str(small_config().store.path)) / "kernel.zarr").exists()
+    # Blocks of any size: a product reads tile by tile.
+    config = small_config(solve={"solver": "cg", "rank": 3, "tile": 4800})
+    assert make_report(runs.start(config, Recorder(), threading.Event())).complete

@@ -1,6 +1,7 @@
 """Courses side by side, with a driver that only remembers."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from pipeline.driver import Job, Outcome, Progress
 from pipeline.errors import NotConverged, NotPositiveDefinite
@@ -68,6 +69,17 @@ def test_a_course_that_gives_up_ends_alone_and_its_solution_has_failed() -> None
     outcome, finished = run_rounds([course("a", [1, 1], fails_at=1), course("b", [1, 1])], run, silent(), str)
     assert finished == ["b"]
     assert {task: str(error) for task, error in outcome.failed.items()} == {Task("a", 1, 0): "a does not converge"}
+
+
+def test_a_job_that_serves_one_that_is_done_need_not_run() -> None:
+    served, serving = job("a", 0), replace(job("bulk", 0), only_for=Task("a", 0, 0))
+    run = Runs()
+    jobs = iter([[serving, served]])
+    outcome, finished = run_rounds(
+        [Course("a", jobs, served.task, ())], lambda jobs: run([j for j in jobs if j is not serving]), silent(), str
+    )
+    assert finished == ["a"]
+    assert list(outcome.receipts) == [served.task]
 
 
 def test_progress_adds_up_over_rounds_and_counts_what_is_known_to_follow() -> None:

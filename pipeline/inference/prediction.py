@@ -70,7 +70,7 @@ def metrics(run: RunDirectory, solve: str) -> Json:
 
 
 def _pivots(run: RunDirectory, solve: str) -> Json:
-    if not run.has_factor(solve):
+    if not run.has_solved(solve, "factor"):
         return {}
     factor = run.solved(solve, "factor")
     pivots = np.concatenate([np.diagonal(factor.read(k, k)) for k in range(factor.cut(0).pieces)])

@@ -58,9 +58,7 @@ def iteration_rounds(run: RunDirectory, system: System, order: int, preparation:
     """
     coefficients = [_coefficients_job(run, system, order)]
     iterations = run.iterations(system.fingerprint)
-    # Without iterations of this run, they were taken over from another.
-    solved = iterations is None or iterations.finished
-    if solved and _lies_there(run, coefficients[0].task):
+    if (iterations is None or iterations.finished) and _are_coefficients_there(run, system):
         yield coefficients
         return
     arrays = work_arrays(run, system) + ([] if system.method.factors else sketch_arrays(run, system))
@@ -68,7 +66,8 @@ def iteration_rounds(run: RunDirectory, system: System, order: int, preparation:
     iterations = resume_point(run, system)
     # Where states are there already, so is the preconditioner, unless it was damaged since.
     begun = iterations.last >= iterations.first
-    start = [] if begun else [_step_job(run, system, order, iterations.first, [job.task for job in preparation])]
+    ready = [job.task for job in preparation if job.only_for is None]
+    start = [] if begun else [_step_job(run, system, order, iterations.first, ready)]
     yield [*preparation, *start]
     if not begun:
         iterations = record_state(run, system, replace(iterations, last=iterations.first))
@@ -83,14 +82,17 @@ def iteration_rounds(run: RunDirectory, system: System, order: int, preparation:
 
 def iteration_tasks(run: RunDirectory, system: System, preparation: Sequence[Job]) -> list[Task]:
     """List the tasks so far: those of past iterations, of the one under way, and the last one of the solve."""
-    iterations = run.iterations(system.fingerprint) or Iterations(0, -1, False, ())
+    iterations, coefficients = run.iterations(system.fingerprint), _coefficients_job(run, system, 0).task
+    if iterations is None and _are_coefficients_there(run, system):
+        return [coefficients]
+    iterations = iterations or Iterations(0, -1, False, ())
     tasks = [job.task for job in preparation]
     under_way = 0 if iterations.finished else 1
     for number in range(iterations.first, iterations.last + 1 + under_way):
         tasks.append(Task(f"step:{system.fingerprint}", number, 0))
         if number > iterations.first:
             tasks += [job.task for job in _product_jobs(run, system, 0, number - 1)]
-    return [*tasks, _coefficients_job(run, system, 0).task]
+    return [*tasks, coefficients]
 
 
 def product_block(run_path: str, task: Task) -> Receipt:
@@ -198,8 +200,10 @@ def _converged(run: RunDirectory, system: System, iterations: Iterations) -> boo
     return False
 
 
-def _lies_there(run: RunDirectory, task: Task) -> bool:
-    return all(array.chunk_path(*index).exists() for array, index in run.arrays_of(task))
+def _are_coefficients_there(run: RunDirectory, system: System) -> bool:
+    """Tell whether coefficients lie there; without iterations of this run, they were taken over from another."""
+    solve = system.fingerprint
+    return run.has_solved(solve, "coefficients") and run.solved(solve, "coefficients").chunk_path(0, 0).exists()
 
 
 def _summed_products(run: RunDirectory, system: System, number: int) -> Array:

@@ -58,6 +58,31 @@ def test_one_training_image_is_solved(run_small: Run) -> None:
     require_dense_solution(run, make_report(run).solves[0])
 
 
+@pytest.mark.parametrize("rank", [0, 7])
+def test_a_unit_diagonal_is_regressed_on_and_a_black_image_keeps_its_row_of_zeros(run_small: Run, rank: int) -> None:
+    sections = {**ONE, "data": {"standardize": False}}
+    run = run_small(**sections, solve=CG | {"rank": rank, "unit_diagonal": True})
+    solve = make_report(run).solves[0]
+    assert solve.absolute_ridge == pytest.approx(1e-2 * (TRAIN - 1) / TRAIN)
+    found = run.solved(solve.name, "coefficients").read(0, 0)
+    again = run_small(**sections, solve={"ridges": [1e-2], "unit_diagonal": True})
+    wanted = again.solved(make_report(again).solves[0].name, "coefficients").read(0, 0)
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-7 * np.abs(wanted).max())
+    assert (solve.relative_residual or 1) <= 1e-10
+
+
+def test_slots_that_would_split_a_factor_change_no_bit(
+    run_small: Run, small_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = run_small(**ONE, solve=CG, store={"path": str(small_config().store.path) + "-few"})
+    monkeypatch.setattr("pipeline.solvers.cholesky.SMALLEST_SPLIT_TILE", 1)
+    monkeypatch.setattr("pipeline.executors.serial.SerialExecutor.slots", 4)
+    run = run_small(**ONE, solve=CG)
+    assert begun(run, "bulk") == begun(run, "factor") == 0
+    name = make_report(run).solves[0].name
+    np.testing.assert_array_equal(*(each.solved(name, "coefficients").read(0, 0) for each in (run, few)))
+
+
 def test_an_ill_conditioned_kernel_reaches_the_stated_residual(run_small: Run) -> None:
     plant(run_small(**ONE, solve=WELL), np.geomspace(1e-6, 1, TRAIN))
     run = run_small(**ONE, solve=CG | {"ridges": [0.0], "rank": 20})
