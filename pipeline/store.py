@@ -234,14 +234,11 @@ class RunDirectory:
                     shutil.rmtree(path, ignore_errors=True)
 
     def spent(self, tasks: Iterable[Task]) -> set[Task]:
-        """Pick the tasks whose chunks are deleted once they have served, those still in use aside.
-
-        They are the bulks of split tiles, which only the driver at work asks for, and what past iterations made.
-        """
+        """Pick the tasks whose chunks are not kept and not there: bulks of split tiles, and what past iterations made."""
         spent, known = set(), {}
         for task in tasks:
             stage, _, solve = task.stage.partition(":")
-            if stage == "bulk":
+            if stage == "bulk" and not self.solved(solve, "partial").chunk_path(task.row, task.col).exists():
                 spent.add(task)
             if stage not in ("sketch", "basis", "product", "step"):
                 continue
@@ -404,12 +401,14 @@ class RunDirectory:
         adopted: list[Receipt] = []
         quarantined: list[Task] = []
         for task in tasks:
+            if task in spent:
+                continue
             places = self.arrays_of(task)
             present = [array.chunk_path(*index).exists() for array, index in places]
             receipt = known.get(task)
             if receipt is None and not all(present):
                 continue
-            if not all(present) and (task in spent or self._is_released(task)):
+            if not any(present) and self._is_released(task):
                 continue
             try:
                 if receipt is None:
