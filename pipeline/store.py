@@ -234,7 +234,7 @@ class RunDirectory:
                     shutil.rmtree(path, ignore_errors=True)
 
     def spent(self, tasks: Iterable[Task]) -> set[Task]:
-        """Pick the tasks whose chunks are not kept and not there: bulks of split tiles, and what past iterations made."""
+        """Pick the tasks whose chunks were used and deleted: bulks of split tiles, and what past iterations made."""
         spent, known = set(), {}
         for task in tasks:
             stage, _, solve = task.stage.partition(":")
