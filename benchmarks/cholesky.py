@@ -31,7 +31,8 @@ from pipeline.config import ClusterConfig, parse_config
 from pipeline.driver import Driver
 from pipeline.executors import EXECUTORS, Executor
 from pipeline.plan import measure_product_rate
-from pipeline.solvers import SOLVERS, System, make_system, requested_solves
+from pipeline.solvers import Method, System, make_system, requested_solves
+from pipeline.solvers.cholesky import factor_jobs
 from pipeline.store import RunDirectory
 
 KERNEL_TILE = 512
@@ -83,7 +84,7 @@ def write_run(path: Path, rows: int, tile: str) -> tuple[RunDirectory, System]:
                 (row, col), x[mine] @ x[slice(*cut.bounds(col))].T + (np.eye(cut.length(row)) if row == col else 0)
             )
         variances.write((row,), np.einsum("nf,nf->n", x[mine], x[mine]) + 1)
-    return run, make_system(run, requested_solves(run, config)[0])
+    return run, make_system(run, requested_solves(run, config)[0], Method())
 
 
 def product_rate(executor: Executor) -> float:
@@ -112,9 +113,8 @@ def measure(folder: Path, rows: int, workers: int, tile: str) -> Measured:
     with EXECUTORS["local"](config, os.getpid) as executor:
         rates = [product_rate(executor)]
         driver = Driver(str(run.path), executor, run.journal, lambda progress: None, threading.Event())
-        jobs = [
-            job for job in SOLVERS["cholesky"](run, system, 0, executor.slots) if not job.task.stage.startswith("coeff")
-        ]
+        every = factor_jobs(run, system, 0, executor.slots)
+        jobs = [job for job in every if not job.task.stage.startswith("coeff")]
         start = time.perf_counter()
         outcome = driver.run(jobs, {})
         seconds = time.perf_counter() - start

@@ -19,7 +19,16 @@ from rich.markup import escape
 
 from pipeline import run as runs
 from pipeline.config import RunConfig, load_config
-from pipeline.display import RunView, out, show_plan, show_results, show_specification, show_stages, show_state
+from pipeline.display import (
+    RunView,
+    out,
+    show_inferred,
+    show_plan,
+    show_results,
+    show_specification,
+    show_stages,
+    show_state,
+)
 from pipeline.errors import ConfigError, Interrupted, PipelineError, RunNotFound, WorkersLost
 from pipeline.report import make_report
 from pipeline.store import RunDirectory
@@ -115,6 +124,7 @@ def inspect(directory: RunPath, as_json: AsJson = False) -> None:
     show_specification(report)
     show_stages(report)
     show_results(report)
+    show_inferred(report)
     show_state(report)
     out.print("\n[bold]open with[/]  [dim]import zarr, xarray[/]")
     for line in report.openers:
@@ -177,6 +187,7 @@ def _run(path: Path, action: Callable[["RunView", threading.Event], RunDirectory
             raise Interrupted(f"{error}. Go on with: cntk resume {path}") from None
     report = make_report(run)
     show_results(report)
+    show_inferred(report)
     out.print(f"\nthe run lies in [bold]{escape(report.path)}[/] ({time.monotonic() - began:.1f} s)")
     out.print(f"look at it with: cntk inspect {escape(report.path)}")
 

@@ -1,6 +1,8 @@
 """What people see of a run: live progress, tables, and numbers with units."""
 
 import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -9,8 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from pipeline.driver import Progress as DriverProgress
+from pipeline.durable import Json
 from pipeline.plan import Plan
-from pipeline.report import RunReport
+from pipeline.report import RunReport, SolveReport
 
 PLAIN_SECONDS = 5.0
 """Seconds between two lines of progress where the output is no terminal."""
@@ -78,6 +81,9 @@ def _rate(progress: DriverProgress) -> str:
 
 
 def _time_left(progress: DriverProgress) -> str:
+    # How long iterations take nobody knows; how far they are says more.
+    if progress.note:
+        return progress.note
     if not progress.entries_now or progress.done == progress.total:
         return ""
     left = progress.entries_total - progress.entries_done
@@ -100,8 +106,14 @@ def show_plan(plan: Plan) -> None:
     for column in table.columns[1:]:
         column.justify = "right"
     out.print(table)
+    if plan.iteration is not None:
+        each = plan.iteration
+        out.print(
+            f"and each iteration of conjugate gradients: {each.tasks} tasks, {_bytes(each.read_bytes)} of kernel read, "
+            f"{_seconds(each.seconds)}; how many it takes is not known beforehand"
+        )
     out.print(
-        f"tiles of {plan.tile} samples, of the factor {plan.factor_tile}; "
+        f"tiles of {plan.tile} samples, in the solve {plan.factor_tile}; "
         f"memory per worker about {_bytes(plan.memory_bytes)}"
     )
 
@@ -145,14 +157,120 @@ def show_results(report: RunReport) -> None:
     table = Table("read-out", "ridge", "accuracy", "residual", box=None, pad_edge=False)
     for solve in report.solves:
         ridge = f"{solve.ridge:g} {solve.ridge_mode}"
-        if solve.accuracy is None or solve.relative_residual is None:
+        if solve.relative_residual is None:
             table.add_row(solve.readout, ridge, "not yet", "")
         else:
-            table.add_row(solve.readout, ridge, f"{100 * solve.accuracy:.2f}%", f"{solve.relative_residual:.1e}")
+            table.add_row(solve.readout, ridge, _share(solve.accuracy), f"{solve.relative_residual:.1e}")
     for column in table.columns[1:]:
         column.justify = "right"
     out.print()
     out.print(table)
+
+
+def show_inferred(report: RunReport) -> None:
+    """Show what the workflow asked for besides, as far as it is done: a table for each kind."""
+    paths = [(path.readout, path.record) for path in report.ridge_paths if path.record]
+    if paths:
+        out.print()
+        out.print(_ridge_path_table(paths))
+    found = [(solve, item.product, item.record) for solve in report.solves for item in solve.inferred if item.record]
+    for product, show in _INFERRED.items():
+        mine = [(_system(solve), record) for solve, name, record in found if name == product]
+        if mine:
+            out.print()
+            out.print(show(mine))
+
+    trained = [(item.network, item.record) for item in report.trained if item.record]
+    if trained:
+        out.print()
+        out.print(_trained_table(trained))
+
+
+def _trained_table(found: Sequence[tuple[str, Json]]) -> Table:
+    rows = [
+        (name, time, _share(accuracy), f"{variance:.4g}")
+        for name, record in found
+        for time, accuracy, variance in zip(
+            record["times"], record["accuracy"] or [None] * len(record["times"]), record["mean_variance"], strict=True
+        )
+    ]
+    return _numbers_table("trained ensemble", ["time", "accuracy", "mean variance"], rows)
+
+
+def _system(solve: SolveReport) -> str:
+    return f"{solve.readout}, ridge {solve.ridge:g} {solve.ridge_mode}"
+
+
+def _numbers_table(title: str, columns: Sequence[str], rows: Iterable[tuple[str, ...]]) -> Table:
+    table = Table("system", *columns, box=None, pad_edge=False, title=title, title_justify="left", title_style="bold")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _ridge_path_table(found: Sequence[tuple[str, Json]]) -> Table:
+    rows = []
+    for readout, path in found:
+        columns = [path[name] for name in ("ridges", "absolute_ridges", "accuracy", "squared_error")]
+        for ridge, absolute, accuracy, error in zip(*columns, strict=True):
+            numbers = ("not definite", "") if error is None else (_share(accuracy), f"{error:.4g}")
+            chosen = "chosen" if ridge == path["chosen"] else ""
+            rows.append((readout, f"{ridge:g}", f"{absolute:.3g}", *numbers, chosen))
+    columns = ["relative ridge", "absolute", "accuracy", "squared error", ""]
+    return _numbers_table("ridges by leave-one-out on the training images", columns, rows)
+
+
+def _leave_one_out_table(found: Sequence[tuple[str, Json]]) -> Table:
+    rows = [(name, _share(record["accuracy"]), f"{record['squared_error']:.4g}") for name, record in found]
+    return _numbers_table("leave-one-out", ["accuracy", "squared error"], rows)
+
+
+def _learning_curve_table(found: Sequence[tuple[str, Json]]) -> Table:
+    rows = [
+        (name, str(size), _share(accuracy), f"{error:.4g}", f"{record['absolute_ridge']:.3g}")
+        for name, record in found
+        for size, accuracy, error in zip(
+            record["sizes"],
+            record["accuracy"] or [None] * len(record["sizes"]),
+            record["squared_error"],
+            strict=True,
+        )
+    ]
+    columns = ["training images", "accuracy", "squared error", "absolute ridge"]
+    return _numbers_table("learning curve (one absolute ridge, that of the full system)", columns, rows)
+
+
+def _variance_table(title: str, found: Sequence[tuple[str, Json]]) -> Table:
+    ends = ["smallest", "mean", "largest"]
+    return _numbers_table(
+        title,
+        ends,
+        [(name, *(f"{record[end]:.4g}" for end in ends)) for name, record in found],
+    )
+
+
+def _spectrum_table(found: Sequence[tuple[str, Json]]) -> Table:
+    rows = []
+    for name, record in found:
+        rate = record["maximal_learning_rate"]
+        ends = [f"{record[end][0]:.4g} +- {record[f'{end}_residuals'][0]:.0e}" for end in ("largest", "smallest")]
+        rows.append((name, *ends, "none" if rate is None else f"{rate:.4g}"))
+    return _numbers_table("eigenvalues of the kernel", ["largest", "smallest", "maximal learning rate"], rows)
+
+
+_INFERRED: dict[str, Callable[[Sequence[tuple[str, Json]]], Table]] = {
+    "leave_one_out": _leave_one_out_table,
+    "learning_curve": _learning_curve_table,
+    "posterior_variance": partial(_variance_table, "posterior variance of a test image"),
+    "posterior_covariance": partial(_variance_table, "diagonal of the posterior covariance"),
+    "spectrum": _spectrum_table,
+}
+
+
+def _share(value: float | None) -> str:
+    return "one class" if value is None else f"{100 * value:.2f}%"
 
 
 def show_state(report: RunReport) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.durable import disk_full, is_disk_full
-from pipeline.errors import Interrupted, NotPositiveDefinite, PipelineError, TilesFailed, WorkersLost
+from pipeline.errors import Interrupted, NotConverged, NotPositiveDefinite, PipelineError, TilesFailed, WorkersLost
 from pipeline.executors import Completion, Executor
 from pipeline.journal import Journal, Receipt, Task
 
@@ -63,6 +63,7 @@ class Progress:
     elapsed_seconds : since this driver began.
     retries, quarantined : tiles tried again, and tiles given up because they kill their workers.
     receipt : of the tile that just finished.
+    note : what else is worth showing. Where there is one, more tasks may follow than ``total`` knows of.
     """
 
     done: int
@@ -74,6 +75,7 @@ class Progress:
     retries: int
     quarantined: int
     receipt: Receipt | None = None
+    note: str = ""
 
 
 @dataclass
@@ -92,9 +94,11 @@ class Outcome:
     blocked: list[Task] = field(default_factory=list)
 
     def require(self) -> None:
-        """Raise if a task failed: `NotPositiveDefinite` if that is all there is, else `TilesFailed`."""
+        """Raise if a task failed: `NotPositiveDefinite` or `NotConverged` if all did so, else `TilesFailed`."""
         if not self.failed:
             return
+        if all(isinstance(error, NotConverged) for error in self.failed.values()):
+            raise NotConverged("\n".join(map(str, self.failed.values())))
         singular = [error for error in self.failed.values() if isinstance(error, NotPositiveDefinite)]
         if len(singular) == len(self.failed):
             raise NotPositiveDefinite("\n".join(map(str, singular)), singular[0].row, singular[0].pivot)
@@ -130,11 +134,6 @@ class Driver:
         self._journal = journal
         self._on_progress = on_progress
         self._stop = stop
-
-    @property
-    def slots(self) -> int:
-        """Jobs that run at once."""
-        return self._executor.slots
 
     def run(self, jobs: Sequence[Job], done: Mapping[Task, Receipt]) -> Outcome:
         """Run all jobs that are not done.

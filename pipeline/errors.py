@@ -68,14 +68,15 @@ class NotConverged(PipelineError, ArithmeticError):
 
 
 class NotPositiveDefinite(PipelineError, ArithmeticError):
-    """A pivot of the Cholesky factorisation is not positive.
+    """A kernel plus its ridge is not positive definite.
 
     Attributes
     ----------
     row : int
-        Global row of the pivot, counted from 0.
+        Global row of the pivot of the Cholesky factorisation that is not positive, counted from 0; -1 where conjugate
+        gradients met a direction p with p^T (K + ridge I) p <= 0.
     pivot : float
-        Its value after elimination.
+        The pivot's value after elimination, or that direction's value divided by p^T p.
     """
 
     def __init__(self, message: str, row: int = -1, pivot: float = float("nan")):

@@ -128,6 +128,36 @@ def list_kernel_jobs(train: Cut, test: Cut) -> list[Job]:
     return jobs
 
 
+def create_test_arrays(run: RunDirectory) -> None:
+    """Create the empty K(test, test) of all read-outs, beside the run's other matrices; its specification stays."""
+    cut, dtype = run.test_cut, run.specification["dtype"]
+    specs = [
+        ArraySpec(readout["name"], (cut.count,) * 2, (cut.size,) * 2, dtype, ("test_row", "test"))
+        for readout in run.specification["readouts"]
+    ]
+    create_arrays(run.test_kernel_path, specs, {"layout": "the tiles on and below the diagonal, the others stay NaN"})
+
+
+def test_kernel_jobs(run: RunDirectory) -> list[Job]:
+    """List all tiles of K(test, test), on and below the diagonal."""
+    jobs = []
+    for tile in lower_tiles(run.test_cut):
+        entries = pairs_in_tile(run.test_cut, run.test_cut, tile, symmetric=True)
+        jobs.append(Job(Task("test_test", tile.row, tile.col), compute, entries, (-entries, tile.row, tile.col)))
+    return jobs
+
+
+def program_of(run: RunDirectory) -> Program:
+    """Lower the networks of a run, once per process."""
+    return _program(str(run.path.resolve()), tuple(range(len(run.specification["readouts"]))))
+
+
+def forget_runs() -> None:
+    """Forget the runs that this process has open: one of them is about to get another specification."""
+    _open.cache_clear()
+    _program.cache_clear()
+
+
 def compute(run_path: str, task: Task) -> Receipt:
     """Compute one tile of every read-out and write it: the body of a worker.
 
@@ -172,10 +202,11 @@ def _evaluate(run_path: str, task: Task, numbers: tuple[int, ...]) -> tuple[Sequ
     engine = _engine(run_path, numbers)
     if task.stage == "variance":
         values, compute_seconds = timed(lambda: engine.evaluate_pairs(row_images))
-    elif task.stage == "train" and task.row == task.col:
+    elif task.stage in ("train", "test_test") and task.row == task.col:
         values, compute_seconds = timed(lambda: engine.evaluate(row_images))
     else:
-        col_images, seconds = timed(lambda: _images(run, "train", train.bounds(task.col)))
+        cols, part = (test, "test") if task.stage == "test_test" else (train, "train")
+        col_images, seconds = timed(lambda: _images(run, part, cols.bounds(task.col)))
         read_seconds += seconds
         values, compute_seconds = timed(lambda: engine.evaluate(row_images, col_images))
     return list(values), read_seconds, compute_seconds

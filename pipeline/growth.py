@@ -128,8 +128,10 @@ def begin(run: RunDirectory, growth: Growth, say: Callable[[str], None]) -> None
 def with_factor_tile(config: RunConfig, run: RunDirectory) -> RunConfig:
     """Let a factor tile that is to be chosen be that of the older run, where this keeps some of its factors."""
     growth = Growth.of(run)
-    a_ridge_stays = config.solve.ridge_mode == "absolute" or 0.0 in config.solve.ridges
-    if growth is None or growth.factor_tile is None or config.solve.tile != "auto" or not a_ridge_stays:
+    ridges = config.solve.ridges
+    a_ridge_stays = config.solve.ridge_mode == "absolute" or (ridges != "auto" and 0.0 in ridges)
+    wanted = config.solve.solver == "cholesky" and config.solve.tile == "auto" and a_ridge_stays
+    if growth is None or growth.factor_tile is None or not wanted:
         return config
     if growth.factor_tile < SMALLEST_SHARE * choose_factor_tile(run.train_cut.count, run.train_cut.size):
         return config

@@ -8,7 +8,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,15 @@ class Receipt:
         return cls(task=Task(**fields.pop("task")), chunks=chunks, **fields)
 
 
+@dataclass
+class _Segment:
+    """What has been read of a segment: its whole lines up to a position, by the first of which it is known again."""
+
+    first_line: bytes = b""
+    bytes_read: int = 0
+    receipts: list[Receipt] = field(default_factory=list)
+
+
 class Journal:
     """The receipts of a run directory.
 
@@ -98,14 +107,28 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._segment: int | None = None
+        self._known: dict[Path, _Segment] = {}
 
     def receipts(self) -> Iterator[Receipt]:
-        """Read all whole lines of all segments, oldest first; a tile may occur more than once."""
+        """Read all whole lines of all segments, oldest first; a tile may occur more than once.
+
+        Lines that were read before are remembered: a solver that iterates asks once an iteration.
+        """
         for path in sorted(self.folder.glob("*.jsonl")):
-            for line in path.read_bytes().splitlines(keepends=True):
-                receipt = Receipt.from_line(line)
-                if receipt is not None:
-                    yield receipt
+            known = self._known.setdefault(path, _Segment())
+            with open(path, "rb") as file:
+                if file.readline() != known.first_line or path.stat().st_size < known.bytes_read:
+                    known = self._known[path] = _Segment()  # new, or another in the place of one that was deleted
+                file.seek(known.bytes_read)
+                for line in file.read().splitlines(keepends=True):
+                    if not line.endswith(b"\n"):
+                        break  # torn by a crash, or being written right now
+                    known.first_line = known.first_line or line
+                    known.bytes_read += len(line)
+                    receipt = Receipt.from_line(line)
+                    if receipt is not None:
+                        known.receipts.append(receipt)
+            yield from list(known.receipts)
 
     def append(self, receipts: Sequence[Receipt]) -> None:
         """Write receipts to this driver's segment and wait until they are on disk.

@@ -1,5 +1,6 @@
 """What a run will cost, before it runs: pairs, tiles, bytes, seconds and memory."""
 
+import math
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -8,19 +9,21 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from pipeline.arrays import CRC_BYTES, Array
+from pipeline.config import InferenceConfig, SolveConfig
 from pipeline.gram import Readout
-from pipeline.kernels import Engine, Program, group_size, lower, working_bytes
+from pipeline.inference.forecast import forecast_readout, forecast_system
+from pipeline.kernels import Engine, Program, group_size, lower
 from pipeline.kernels.lanes import LANES
-from pipeline.tiling import Cut, choose_factor_tile, choose_tile, clip_tile, total_pairs
+from pipeline.memory import PROCESS_BYTES, kernel_task_bytes
+from pipeline.solvers import Method
+from pipeline.solvers.forecast import IterationForecast, SystemSize, forecast_solve
+from pipeline.tiling import Cut, choose_tile, clip_tile, total_pairs
 
 RATE_SAMPLE_SECONDS = 0.3
 """How long to measure what a pair costs; a pair of a deep pooled network alone may take longer."""
 
 LARGEST_SAMPLE = 256
 """Right images of the largest measured tile."""
-
-PROCESS_BYTES = 205 * 2**20
-"""A Dask worker process that has loaded its libraries and the compiled engine, measured (Python 3.11, dask 2026.8)."""
 
 TASK_SECONDS = 0.012
 """What a task costs beside its arithmetic: scheduling, opening arrays, fsync. Measured on tasks of no arithmetic."""
@@ -33,6 +36,22 @@ class StagePlan:
     stage: str
     tasks: int
     written_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class IterationPlan:
+    """One iteration of conjugate gradients on all systems, whose number is not known beforehand.
+
+    Attributes
+    ----------
+    tasks : of all systems.
+    read_bytes : of the kernel, streamed from the store.
+    seconds : on all slots.
+    """
+
+    tasks: int
+    read_bytes: int
     seconds: float
 
 
@@ -50,8 +69,9 @@ class Plan:
     pair_seconds : of one pair on one core, measured on a sample; the rest is derived.
     product_rate : float64 matrix product, floating-point operations a second and core, measured.
     slots : tiles at once.
-    stages : what happens, in order.
+    stages : what happens, in order, iterations aside.
     memory_bytes : the largest need of one worker.
+    iteration : of conjugate gradients; None where none run.
     """
 
     train: int
@@ -66,10 +86,11 @@ class Plan:
     slots: int
     stages: tuple[StagePlan, ...]
     memory_bytes: int
+    iteration: IterationPlan | None = None
 
     @property
     def seconds(self) -> float:
-        """Predicted time of all stages."""
+        """Predicted time of all stages, iterations not included."""
         return sum(stage.seconds for stage in self.stages)
 
     @property
@@ -86,7 +107,7 @@ class Plan:
 class PlanInputs:
     """What a plan is made from.
 
-    ``tile`` and ``factor_tile`` are None where they are to be chosen; ``sample`` holds a few standardised images.
+    ``tile`` is None where it is to be chosen; ``sample`` holds a few standardised images.
     """
 
     readouts: tuple[Readout, ...]
@@ -95,9 +116,9 @@ class PlanInputs:
     train: int
     test: int
     classes: int
-    ridge_count: int
+    solve: SolveConfig
+    inference: InferenceConfig
     tile: int | None
-    factor_tile: int | None
     slots: int
     sample: Array
 
@@ -110,26 +131,35 @@ def make_plan(inputs: PlanInputs) -> Plan:
     rate = measure_product_rate()
     train, test, slots = inputs.train, inputs.test, inputs.slots
     tile = choose_tile(train, test, pair_seconds, slots) if inputs.tile is None else clip_tile(inputs.tile, train, test)
-    factor_tile = choose_factor_tile(train, tile, inputs.factor_tile)
+    method = Method.of(inputs.solve)
+    factor_tile = method.choose_tile(train, tile, inputs.solve.tile)
+    size = SystemSize(train, inputs.classes, tile, factor_tile, inputs.dtype, rate)
+    solving = forecast_solve(size, method)
     item = np.dtype(inputs.dtype).itemsize
-    count, systems = len(inputs.readouts), len(inputs.readouts) * inputs.ridge_count
-    rows, columns, factor_rows = Cut(train, tile), Cut(test, tile), Cut(train, factor_tile)
+    count = len(inputs.readouts)
+    systems = count * (1 if inputs.solve.ridges == "auto" else len(inputs.solve.ridges))
+    inferred = forecast_readout(inputs.inference, inputs.solve, train, test, inputs.classes) * count
+    inferred += (
+        forecast_system(inputs.inference, Cut(train, factor_tile), Cut(test, min(factor_tile, test)), inputs.classes)
+        * systems
+    )
+    rows, columns = Cut(train, tile), Cut(test, tile)
     test_count = rows.pieces * columns.pieces
-    lower_count, factor_count = rows.pieces * (rows.pieces + 1) // 2, factor_rows.pieces * (factor_rows.pieces + 1) // 2
+    lower_count = rows.pieces * (rows.pieces + 1) // 2
     chunk = tile * tile * item + CRC_BYTES
 
     def stage(name: str, tasks: int, written_bytes: int, core_seconds: float) -> StagePlan:
         return StagePlan(name, tasks, written_bytes, (core_seconds + tasks * TASK_SECONDS) / slots)
 
-    stages = (
+    stages: tuple[StagePlan, ...] = (
         stage("train x train", lower_count, lower_count * chunk * count, train * (train + 1) / 2 * pair_seconds),
         stage("test x train", test_count, test_count * chunk * count, test * train * pair_seconds),
         stage("test variances", columns.pieces, columns.pieces * tile * item * count, test * pair_seconds),
         stage(
-            "factor and solve",
-            systems * (factor_count + factor_rows.pieces + 1),
-            systems * factor_count * (factor_tile**2 * 8 + CRC_BYTES),
-            systems * (train**3 / 3 + 4 * train**2 * inputs.classes) / rate,
+            "factor and solve" if method.factors else "precondition",
+            systems * solving.tasks,
+            systems * solving.written_bytes,
+            systems * solving.core_seconds,
         ),
         stage(
             "predict",
@@ -138,6 +168,12 @@ def make_plan(inputs: PlanInputs) -> Plan:
             systems * 2 * (train + test) * train * inputs.classes / rate,
         ),
     )
+    if inputs.inference.covariance:
+        lower_tests = columns.pieces * (columns.pieces + 1) // 2
+        seconds = test * (test + 1) / 2 * pair_seconds
+        stages = (*stages[:3], stage("test x test", lower_tests, lower_tests * chunk * count, seconds), *stages[3:])
+    if inferred.tasks:
+        stages += (stage("infer", inferred.tasks, inferred.written_bytes, inferred.operations / rate),)
     return Plan(
         train,
         test,
@@ -150,8 +186,16 @@ def make_plan(inputs: PlanInputs) -> Plan:
         rate,
         slots,
         stages,
-        PROCESS_BYTES + max(_kernel_task_bytes(program, inputs.dtype, tile), _factor_task_bytes(factor_tile)),
+        PROCESS_BYTES + max(kernel_task_bytes(program, inputs.dtype, tile), solving.memory_bytes),
+        None if solving.iteration is None else _plan_iteration(solving.iteration, systems, slots),
     )
+
+
+def _plan_iteration(one: IterationForecast, systems: int, slots: int) -> IterationPlan:
+    """Spread the products of all systems over the slots; their steps follow, each on a slot of its own."""
+    products = systems * (one.product_seconds + one.tasks * TASK_SECONDS) / slots
+    steps = math.ceil(systems / slots) * (one.step_seconds + TASK_SECONDS)
+    return IterationPlan(systems * one.tasks, systems * one.read_bytes, products + steps)
 
 
 def measure_pair_seconds(program: Program, dtype: str, flips: bool, sample: Array) -> float:
@@ -192,15 +236,3 @@ def measure_product_rate(side: int = 512) -> float:
             _ = a @ a
             seconds.append(time.perf_counter() - start)
     return 2 * side**3 / min(seconds)
-
-
-def _kernel_task_bytes(program: Program, dtype: str, tile: int) -> int:
-    """Bytes a kernel task holds: both sides' images in two layouts, the engine's own, each read-out's tile thrice."""
-    item = np.dtype(dtype).itemsize
-    images = 4 * tile * int(np.prod(program.input_shape)) * item
-    return images + working_bytes(program, item) + 3 * program.readout_count * tile * tile * item
-
-
-def _factor_task_bytes(tile: int) -> int:
-    """Bytes a factor task holds: its tile, a product, and four panels, of which two are read ahead."""
-    return 6 * tile * tile * 8

@@ -9,11 +9,11 @@ from typing import Any
 
 from pipeline import lease
 from pipeline.durable import Json
-from pipeline.gram import kernel_jobs
+from pipeline.gram import kernel_jobs, test_kernel_jobs
 from pipeline.growth import Growth
-from pipeline.inference import prediction_jobs
+from pipeline.inference import prediction_jobs, requested_products, requested_trainings, training_product
 from pipeline.journal import Receipt, Task
-from pipeline.solvers import SOLVERS, planned_system, requested_solves, solve_name
+from pipeline.solvers import SOLVERS, Method, planned_system, requested_selections, requested_solves, solve_name
 from pipeline.store import RunDirectory
 
 
@@ -39,18 +39,50 @@ class StageReport:
 
 
 @dataclass(frozen=True)
+class InferredReport:
+    """A product of ``[inference]`` for one solve: its name, and its record as on disk; None until it is done."""
+
+    product: str
+    record: Json | None
+
+
+@dataclass(frozen=True)
+class RidgePathReport:
+    """The choice of a ridge for one read-out: its record as on disk, None until it is made."""
+
+    readout: str
+    record: Json | None
+
+
+@dataclass(frozen=True)
+class TrainedReport:
+    """A network's ensemble at the times asked for: its record as on disk, None until it is done."""
+
+    network: str
+    record: Json | None
+
+
+@dataclass(frozen=True)
 class SolveReport:
-    """What one ridge of one read-out gave; the last five fields are None until it is solved."""
+    """What one ridge of one read-out gave; the fields of its numbers are None until it is solved.
+
+    ``iterations`` counts the passes of conjugate gradients so far, ``iteration_residual`` is where they stand; None
+    where none run. ``accuracy`` stays None where there is one class only, pivots where no factor is stored;
+    ``inferred`` is what the workflow asks for besides.
+    """
 
     readout: str
     ridge: float
     ridge_mode: str
     name: str
     absolute_ridge: float | None = None
+    iterations: int | None = None
+    iteration_residual: float | None = None
     accuracy: float | None = None
     relative_residual: float | None = None
     smallest_pivot: float | None = None
     largest_pivot: float | None = None
+    inferred: tuple[InferredReport, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,7 +100,9 @@ class RunReport:
     driver : "host:pid" of the driver at work, or None.
     quarantined : chunks in quarantine.
     stages : how far each is.
+    ridge_paths : choices of a ridge, where the workflow leaves it to leave-one-out.
     solves : results.
+    trained : ensembles of networks in training, where times were asked for.
     openers : lines of Python that open the arrays with zarr and with xarray.
     """
 
@@ -83,13 +117,16 @@ class RunReport:
     driver: str | None
     quarantined: int
     stages: tuple[StageReport, ...]
+    ridge_paths: tuple[RidgePathReport, ...]
     solves: tuple[SolveReport, ...]
+    trained: tuple[TrainedReport, ...]
     openers: tuple[str, ...]
 
     @property
     def complete(self) -> bool:
         """Whether nothing is left to do."""
-        return all(stage.done == stage.total for stage in self.stages)
+        chosen = all(path.record is not None for path in self.ridge_paths)
+        return chosen and all(stage.done == stage.total for stage in self.stages)
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as plain values, with ``complete``."""
@@ -104,14 +141,21 @@ def make_report(run: RunDirectory) -> RunReport:
         _stage_report(run, name, [job.task for job in kernel_jobs(run) if job.task.stage == name], receipts)
         for name in ("train", "test", "variance")
     ]
+    if config.inference.covariance:
+        tasks = [job.task for job in test_kernel_jobs(run)]
+        stages.append(_stage_report(run, "test_test", tasks, receipts))
+    method = Method.of(config.solve)
     solve_tasks: list[Task] = []
+    inference_tasks: list[Task] = []
     solves = []
     for order, specification in enumerate(requested_solves(run, config)):
         name = solve_name(specification)
-        system = planned_system(specification)
-        solve_tasks += [
-            job.task for job in SOLVERS["cholesky"](run, system, order, 1) + prediction_jobs(run, name, order)
-        ]
+        system = planned_system(specification, method)
+        solve_tasks += SOLVERS[method.solver].tasks(run, system)
+        solve_tasks += [job.task for job in prediction_jobs(run, name, order)]
+        products = requested_products(run, system, config.inference, order)
+        inference_tasks += [job.task for product in products for job in product.jobs]
+        far = run.iterations(name)
         record = run.read_record(f"solve/{name}/solve.json") or {}
         results = run.read_record(f"solve/{name}/metrics.json") or {}
         solves.append(
@@ -121,10 +165,24 @@ def make_report(run: RunDirectory) -> RunReport:
                 specification["ridge_mode"],
                 name,
                 record.get("absolute_ridge"),
+                None if far is None else far.count,
+                None if far is None or not far.residuals else far.residuals[-1],
                 **results,
+                inferred=tuple(
+                    InferredReport(product.name.partition("-")[0], run.read_record(product.record))
+                    for product in products
+                    if product.summarise is not None
+                ),
             )
         )
     stages.append(_stage_report(run, "solve", solve_tasks, receipts))
+    trained = []
+    for training in requested_trainings(run, config):
+        product = training_product(run, training)
+        inference_tasks += [job.task for job in product.jobs]
+        trained.append(TrainedReport(training.label, run.read_record(product.record)))
+    if inference_tasks:
+        stages.append(_stage_report(run, "inference", inference_tasks, receipts))
     data, growth = run.specification["data"], Growth.of(run)
     return RunReport(
         path=str(run.path),
@@ -138,17 +196,24 @@ def make_report(run: RunDirectory) -> RunReport:
         driver=lease.holder(run.lease_path),
         quarantined=sum(1 for path in (run.path / "quarantine").rglob("*") if path.is_file()),
         stages=tuple(stages),
+        ridge_paths=tuple(
+            RidgePathReport(s["readout"], run.read_record(f"solve/{solve_name(s)}/ridge_path.json"))
+            for s in requested_selections(run, config)
+        ),
         solves=tuple(solves),
-        openers=_openers(run, [report.name for report in solves if report.accuracy is not None]),
+        trained=tuple(trained),
+        openers=_openers(run, [report.name for report in solves if report.relative_residual is not None]),
     )
 
 
 def _stage_report(run: RunDirectory, name: str, tasks: Sequence[Task], receipts: dict[Task, Receipt]) -> StageReport:
-    # A receipt whose chunk is gone (quarantined, deleted) does not count.
+    # A receipt whose chunk is gone (quarantined, deleted) does not count, unless it was there until it was used up.
+    spent = run.spent(tasks)
     mine = [
         receipts[task]
         for task in tasks
-        if task in receipts and all(array.chunk_path(*index).exists() for array, index in run.arrays_of(task))
+        if task in receipts
+        and (task in spent or all(array.chunk_path(*index).exists() for array, index in run.arrays_of(task)))
     ]
     return StageReport(
         stage=name,

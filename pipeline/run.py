@@ -5,56 +5,76 @@ import hashlib
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from pipeline import datasets, gram, growth, lease
 from pipeline.config import RunConfig
 from pipeline.datasets import Dataset, Split
-from pipeline.driver import Driver, Job, Outcome, Progress
+from pipeline.driver import Outcome
 from pipeline.durable import Json, disk_full, is_disk_full
 from pipeline.errors import ConfigError, CorruptTile, RunNotFound, StoreError
-from pipeline.executors import EXECUTORS
-from pipeline.inference import metrics, prediction_jobs
+from pipeline.executors import EXECUTORS, WorkerMemory
+from pipeline.inference import (
+    Means,
+    add_remedies,
+    choose_ridge,
+    metrics,
+    prediction_jobs,
+    requested_products,
+    requested_trainings,
+    require_both_kinds,
+    require_sizes,
+    require_trainable,
+    training_product,
+    write_training,
+)
 from pipeline.journal import Task
 from pipeline.kernels import Summary, lower, summary
+from pipeline.memory import (
+    Need,
+    factor_task_bytes,
+    inverse_task_bytes,
+    iteration_task_bytes,
+    kernel_task_bytes,
+    require_iteration_memory,
+    require_memory,
+)
 from pipeline.plan import Plan, PlanInputs, make_plan, measure_pair_seconds
 from pipeline.provenance import library_versions, provenance
-from pipeline.solvers import SOLVERS, forget_tiles, make_system, requested_solves
-from pipeline.store import RunDirectory, is_temporary
-from pipeline.takeover import take_over
-from pipeline.tiling import choose_tile, clip_tile
+from pipeline.rounds import Course
+from pipeline.solvers import (
+    SOLVERS,
+    Method,
+    System,
+    forget_tiles,
+    make_system,
+    open_system,
+    requested_selections,
+    requested_solves,
+    solve_name,
+)
+from pipeline.stages import Stages, View
+from pipeline.store import RunDirectory
+from pipeline.tiling import LANE_WIDTH, choose_tile, clip_tile
 
 REPAIRS = 3
 """How often a run goes back to compute tiles that turned out to be damaged."""
 
 
-class View(Protocol):
-    """Whoever shows a run to people."""
-
-    def say(self, text: str) -> None:
-        """Show a line."""
-
-    def begin(self, stage: str) -> None:
-        """Show that a stage begins."""
-
-    def progress(self, progress: Progress) -> None:
-        """Show how far the stage is."""
-
-
 @dataclass(frozen=True)
 class Loaded:
-    """A workflow with its data: what the specification of a run is made of."""
+    """A workflow with its data: what the specification of a run is made of, and what is odd about it."""
 
     config: RunConfig
     data: Dataset
     digest: str
     readouts: tuple[gram.Readout, ...]
     standardize_first: int
+    warnings: tuple[str, ...]
 
 
 def load(config: RunConfig) -> Loaded:
@@ -71,6 +91,10 @@ def load(config: RunConfig) -> Loaded:
     whole = datasets.load(config.data.source, config.data.path)
     chosen = datasets.select(whole, config.data.train, config.data.test, config.data.train_blocks)
     assert chosen.test is not None
+    if config.inference.times:
+        require_both_kinds(config.readouts.kinds)
+    if isinstance(config.inference.learning_curve, list):
+        require_sizes(config.inference.learning_curve, len(chosen.train))
     first = datasets.row_count(
         config.data.standardize_first, len(chosen.train.images), "standardize_first", chosen.name
     )
@@ -80,7 +104,9 @@ def load(config: RunConfig) -> Loaded:
         digest.update(np.ascontiguousarray(part.images).tobytes())
         digest.update(part.labels.astype("<i8").tobytes())
     lower([(readout.network, readout.kind) for readout in readouts], chosen.train.images.shape[1:])
-    return Loaded(config, chosen, digest.hexdigest(), readouts, first)
+    ridges = [] if config.solve.ridges == "auto" else config.solve.ridges
+    warnings = datasets.warnings_of(chosen, ridges, config.kernel.flips)
+    return Loaded(config, chosen, digest.hexdigest(), readouts, first, warnings)
 
 
 def plan(config: RunConfig) -> Plan:
@@ -89,9 +115,9 @@ def plan(config: RunConfig) -> Plan:
     assert loaded.data.test is not None
     sample = _prepared(loaded)[0].images[:32]
     old = growth.find_source(config, run_path(config))
-    tiles = (config.kernel.tile, config.solve.tile)
-    if old is not None and config.kernel.tile == "auto":
-        tiles = (old.specification["tile"], config.solve.tile)
+    tile = config.kernel.tile
+    if old is not None and tile == "auto":
+        tile = old.specification["tile"]
     return make_plan(
         PlanInputs(
             readouts=loaded.readouts,
@@ -100,9 +126,9 @@ def plan(config: RunConfig) -> Plan:
             train=len(loaded.data.train.images),
             test=len(loaded.data.test.images),
             classes=len(loaded.data.classes),
-            ridge_count=len(config.solve.ridges),
-            tile=None if tiles[0] == "auto" else tiles[0],
-            factor_tile=None if tiles[1] == "auto" else tiles[1],
+            solve=config.solve,
+            inference=config.inference,
+            tile=None if tile == "auto" else tile,
             slots=slots_of(config),
             sample=sample,
         )
@@ -154,6 +180,8 @@ def start(config: RunConfig, view: View, stop: threading.Event, *, verify: bool 
         If tiles could not be computed, with the reasons; all others are kept.
     NotPositiveDefinite
         If a ridge was too small; the other systems are solved.
+    NotConverged
+        If conjugate gradients did not reach the residual asked for; the other systems are solved.
     """
     loaded = load(config)
     path = run_path(config)
@@ -162,6 +190,8 @@ def start(config: RunConfig, view: View, stop: threading.Event, *, verify: bool 
     common = None if old is None else growth.compare(old, specification, *_prepared(loaded))
     with _full_disk_explained(path):
         run = RunDirectory.create(path, specification, provenance())
+    for line in loaded.warnings:
+        view.say(f"warning: {line}")
     with _full_disk_explained(path), lease.hold(run.lease_path):
         if common is not None:
             growth.begin(run, common, view.say)
@@ -200,7 +230,7 @@ def verify(path: str | Path) -> tuple[int, list[Task]]:
     """
     run = RunDirectory(path)
     with lease.hold(run.lease_path):
-        tasks = sorted({receipt.task for receipt in run.journal.receipts() if not is_temporary(receipt.task)})
+        tasks = sorted({receipt.task for receipt in run.journal.receipts()})
         done, quarantined = run.finished(tasks, verify=True)
     run.journal.close()
     return len(done), quarantined
@@ -274,52 +304,121 @@ def _execute(run: RunDirectory, config: RunConfig, view: View, stop: threading.E
     swept = run.sweep()
     if swept:
         view.say(f"swept {swept} half-written files of an earlier driver")
-    gram.create_kernel_arrays(run)
     prepare = partial(gram.prepare, str(run.path.resolve()), library_versions())
     with EXECUTORS[config.cluster.kind](config.cluster, prepare) as executor:
         view.say(f"computing on {executor.describe()}")
-        driver = Driver(str(run.path.resolve()), executor, run.journal, view.progress, stop)
+        _require_memory(run, config, executor.memory())
+        gram.create_kernel_arrays(run)
+        stages = Stages(run, executor, view, stop, verify)
         try:
             for _ in range(REPAIRS):
-                _run_jobs(run, driver, view, "kernel", gram.kernel_jobs(run), verify).require()
-                outcome = _solve(run, config, driver, view, verify)
-                damaged = [error for error in outcome.failed.values() if isinstance(error, CorruptTile)]
+                kernel_jobs = gram.kernel_jobs(run)
+                if config.inference.covariance:
+                    gram.create_test_arrays(run)
+                    kernel_jobs += gram.test_kernel_jobs(run)
+                stages.run_jobs("kernel", kernel_jobs).require()
+                outcomes = [_choose_ridges(stages, config), _solve(stages, config), _infer(stages, config)]
+                failed = [error for outcome in outcomes for error in outcome.failed.values()]
+                damaged = [error for error in failed if isinstance(error, CorruptTile)]
                 if not damaged:
                     break
                 view.say(f"damaged tile: {damaged[0]}; checking all tiles and computing bad ones again")
-                verify = True
-            outcome.require()
+                stages = replace(stages, verify=True)
+            for outcome in outcomes:
+                outcome.require()
         finally:
             forget_tiles()  # an executor may have computed in this process
             run.journal.close()
 
 
-def _solve(run: RunDirectory, config: RunConfig, driver: Driver, view: View, verify: bool) -> Outcome:
-    jobs: list[Job] = []
-    names = []
-    for order, specification in enumerate(requested_solves(run, config)):
-        system = make_system(run, specification)
-        names.append(system.fingerprint)
-        jobs += SOLVERS["cholesky"](run, system, order, driver.slots)
-        jobs += prediction_jobs(run, system.fingerprint, order)
-    outcome = _run_jobs(run, driver, view, "solve", jobs, verify)
-    done = outcome.receipts
-    for name in names:
-        mine = [job.task for job in jobs if job.task.stage.endswith(name) and job.only_for is None]
-        if all(task in done for task in mine) and run.read_record(f"solve/{name}/metrics.json") is None:
-            run.write_record(f"solve/{name}/metrics.json", metrics(run, name))
+def _require_memory(run: RunDirectory, config: RunConfig, memory: WorkerMemory | None) -> None:
+    """Refuse tasks that the workers have no memory for, before anything is computed."""
+    if memory is None:
+        return
+    program, specification, method = gram.program_of(run), run.specification, Method.of(config.solve)
+    known = {receipt.task for receipt in run.journal.receipts()}
+    needs = []
+    if any(job.task not in known for job in gram.kernel_jobs(run)):
+        task_bytes = partial(kernel_task_bytes, program, specification["dtype"])
+        needs.append(Need("kernel tile", "kernel.tile", specification["tile"], LANE_WIDTH, task_bytes))
+    if method.factors:
+        tile = method.choose_tile(run.train_cut.count, specification["tile"], config.solve.tile)
+        leaves_out = config.inference.leave_one_out or config.solve.ridges == "auto"
+        factor_bytes = inverse_task_bytes if leaves_out else factor_task_bytes
+        needs.append(Need("factor tile", "solve.tile", tile, specification["tile"], factor_bytes))
+    try:
+        for need in needs:
+            require_memory(memory, need)
+        if method.iterates:
+            train, classes = run.train_cut.count, len(specification["data"]["classes"])
+            rank = 0 if method.factors else min(method.rank, train)
+            require_iteration_memory(memory, partial(iteration_task_bytes, train, classes, specification["tile"]), rank)
+        if config.inference.times:
+            require_trainable(memory, run.train_cut.count, run.test_cut.count)
+    except ConfigError:
+        # Nothing is computed yet, and another tile is another specification.
+        run.retract()
+        gram.forget_runs()
+        raise
+
+
+def _choose_ridges(stages: Stages, config: RunConfig) -> Outcome:
+    """Choose a ridge for each read-out, where the workflow leaves that to leave-one-out."""
+    outcome = Outcome({})
+    means = Means(stages.executor.slots, stages.executor.memory())
+    for selection in requested_selections(stages.run, config):
+        found = choose_ridge(stages.run, selection, means, stages.run_jobs)
+        outcome.failed.update(found.failed)
+    add_remedies(stages.run, outcome, stages.run_jobs)
     return outcome
 
 
-def _run_jobs(run: RunDirectory, driver: Driver, view: View, stage: str, jobs: Sequence[Job], verify: bool) -> Outcome:
-    lasting = [job.task for job in jobs if job.only_for is None]
-    take_over(run, lasting, view.say)
-    done, quarantined = run.finished(lasting, verify=verify)
-    # What served only tasks that are done was deleted.
-    serving = [job.task for job in jobs if job.only_for is not None and job.only_for not in done]
-    served, damaged = run.finished(serving, verify=verify)
-    done, quarantined = done | served, quarantined + damaged
-    for task in quarantined:
-        view.say(f"{task} was damaged on disk: moved to quarantine, computed again")
-    view.begin(stage)
-    return driver.run(jobs, done)
+def _solve(stages: Stages, config: RunConfig) -> Outcome:
+    run, method = stages.run, Method.of(config.solve)
+    systems = [make_system(run, specification, method) for specification in requested_solves(run, config)]
+    courses = [_course(stages, system, order) for order, system in enumerate(systems)]
+    if method.iterates:  # what a whole course leads to is asked for before it begins
+        stages.take_over([course.solution for course in courses])
+    outcome, solved = stages.run_courses("solve", courses, lambda: _convergence(run, systems))
+    for name in solved:
+        if run.read_record(f"solve/{name}/metrics.json") is None:
+            run.write_record(f"solve/{name}/metrics.json", metrics(run, name))
+    add_remedies(run, outcome, stages.run_jobs)
+    return outcome
+
+
+def _course(stages: Stages, system: System, order: int) -> Course:
+    predictions = prediction_jobs(stages.run, system.fingerprint, order)
+    rounds = SOLVERS[system.method.solver].rounds(stages.run, system, order, stages.executor.slots)
+    return Course(system.fingerprint, rounds, Task(f"coefficients:{system.fingerprint}", 0, 0), predictions)
+
+
+def _convergence(run: RunDirectory, systems: Sequence[System]) -> str:
+    """Say how far the slowest of the systems that iterate is; nothing where none does."""
+    far = [run.iterations(system.fingerprint) for system in systems]
+    open_ones = [iterations for iterations in far if iterations and iterations.residuals and not iterations.finished]
+    if not open_ones:
+        return ""
+    worst = max(open_ones, key=lambda iterations: iterations.residuals[-1])
+    return f"iteration {worst.count + 1}, residual {worst.residuals[-1]:.1e}"
+
+
+def _infer(stages: Stages, config: RunConfig) -> Outcome:
+    """Compute what the workflow asks of every system that is solved."""
+    run, products = stages.run, []
+    for order, specification in enumerate(requested_solves(run, config)):
+        system = open_system(run, solve_name(specification))
+        if run.read_record(f"solve/{system.fingerprint}/metrics.json") is not None:
+            products += requested_products(run, system, config.inference, order)
+    for training in requested_trainings(run, config):
+        write_training(run, training)
+        products.append(training_product(run, training))
+    if not products:
+        return Outcome({})
+    for product in products:
+        product.create(run)
+    outcome = stages.run_jobs("inference", [job for product in products for job in product.jobs])
+    for product in products:
+        if all(job.task in outcome.receipts for job in product.jobs):
+            product.finish(run)
+    return outcome

@@ -10,7 +10,11 @@
       journal/              receipts of finished tiles, a segment a driver
       log/                  a line for each tile that a worker began or finished
       kernel.zarr/NAME/     a group a read-out: train, test, train_variance, test_variance
+      test_kernel.zarr/NAME test against test, where a posterior covariance was asked for
       solve/FINGERPRINT/    solve.json, factor.zarr, metrics.json: one ridge of one read-out
+        work.zarr/          while conjugate gradients run: the last two iterations, which iterations.json counts
+        ridge_path.json     instead of a solve: the choice among ridges
+        inference/          NAME.zarr, NAME.json: what [inference] asks of it
       quarantine/           chunks that were not what their receipts say
 
 One chunk is one tile, and a chunk without its receipt is never trusted unread.
@@ -27,6 +31,7 @@ import socket
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +46,33 @@ from pipeline.journal import Journal, Receipt, Task
 from pipeline.tiling import Cut
 
 FORMAT_VERSION = 1
+
+
+_STATE = ("vectors", "direction", "residuals")
+"""The arrays that hold a state of conjugate gradients."""
+
+
+@dataclass(frozen=True)
+class Iterations:
+    """How far the iterations of a solve are.
+
+    Attributes
+    ----------
+    first, last : numbers of the first state and of the last finished one, ``first - 1`` where there is none yet. A
+        solve that begins anew counts on, so that no receipt of an earlier attempt is taken for one of this.
+    finished : whether the coefficients are written and everything else is deleted.
+    residuals : the worst class's relative residual after each iteration, the start included.
+    """
+
+    first: int
+    last: int
+    finished: bool
+    residuals: tuple[float, ...]
+
+    @property
+    def count(self) -> int:
+        """Passes over the kernel so far."""
+        return max(self.last - self.first, 0)
 
 
 class RunDirectory:
@@ -109,6 +141,11 @@ class RunDirectory:
             )
         return run
 
+    def retract(self) -> None:
+        """Take back the specification of a run that holds no array of tiles, so that another can take its place."""
+        if not self.kernel_path.exists():
+            (self.path / "run.json").unlink(missing_ok=True)
+
     @property
     def train_cut(self) -> Cut:
         """How the training images are cut into kernel tiles."""
@@ -131,8 +168,15 @@ class RunDirectory:
         """The zarr group of the kernel matrices, a group a read-out."""
         return self.path / "kernel.zarr"
 
+    @property
+    def test_kernel_path(self) -> Path:
+        """The zarr group of K(test, test), which only a posterior covariance needs; an array a read-out."""
+        return self.path / "test_kernel.zarr"
+
     def kernel(self, readout: str, part: str) -> TiledArray:
-        """Open a kernel array: part "train", "test", "train_variance" or "test_variance"."""
+        """Open a kernel array: part "train", "test", "test_test", "train_variance" or "test_variance"."""
+        if part == "test_test":
+            return self._array(self.test_kernel_path / readout)
         return self._array(self.kernel_path / readout / part)
 
     def solve_path(self, solve: str) -> Path:
@@ -145,9 +189,68 @@ class RunDirectory:
         """Open an array of a solve: "factor", "partial", "forward", "coefficients", "mean" or "residual"."""
         return self._array(self.solve_path(solve) / "factor.zarr" / part)
 
+    def inferred_path(self, solve: str, product: str) -> Path:
+        """The zarr group of what was inferred from a solve, by the name of the product; NAME.json lies beside it."""
+        return self.solve_path(solve) / "inference" / f"{product}.zarr"
+
+    def inferred(self, solve: str, product: str, part: str) -> TiledArray:
+        """Open an array of what was inferred from a solve."""
+        return self._array(self.inferred_path(solve, product) / part)
+
+    def inferred_attributes(self, solve: str, product: str) -> Json:
+        """Read the attributes of a product's group: its parameters."""
+        return read_json(self.inferred_path(solve, product) / "zarr.json")["attributes"]
+
     def solves(self) -> dict[str, Json]:
         """Read what each system that was begun is of, by its fingerprint."""
         return {path.parent.name: read_json(path) for path in sorted(self.path.glob("solve/*/solve.json"))}
+
+    def has_solved(self, solve: str, part: str) -> bool:
+        """Tell whether a solve was begun and stores an array: by conjugate gradients alone, there is no factor."""
+        return (self.solve_path(solve) / "factor.zarr" / part).is_dir()
+
+    def work_path(self, solve: str) -> Path:
+        """The zarr group of what a solve needs until it is finished, and only so long."""
+        return self.solve_path(solve) / "work.zarr"
+
+    def work(self, solve: str, part: str) -> TiledArray:
+        """Open an array of a solve's iterations, as `pipeline.solvers.conjugate_gradient` makes them."""
+        return self._array(self.work_path(solve) / part)
+
+    def iterations(self, solve: str) -> Iterations | None:
+        """Read how far the iterations of a solve are; None where none was finished."""
+        record = self.read_record(f"solve/{solve}/iterations.json")
+        return None if record is None else Iterations(**record | {"residuals": tuple(record["residuals"])})
+
+    def record_iterations(self, solve: str, iterations: Iterations) -> None:
+        """Write down how far the iterations of a solve are, and delete what no later one reads."""
+        self.write_record(f"solve/{solve}/iterations.json", asdict(iterations))
+        if iterations.finished:
+            shutil.rmtree(self.work_path(solve), ignore_errors=True)
+            return
+        for part, kept in (("products", iterations.last), *((part, iterations.last - 1) for part in _STATE)):
+            for path in (self.work_path(solve) / part / "c").glob("*"):
+                if path.name.isdigit() and int(path.name) < kept:
+                    shutil.rmtree(path, ignore_errors=True)
+
+    def spent(self, tasks: Iterable[Task]) -> set[Task]:
+        """Pick the tasks whose chunks were used and deleted: bulks of split tiles, and what past iterations made."""
+        spent, known = set(), {}
+        for task in tasks:
+            stage, _, solve = task.stage.partition(":")
+            if stage == "bulk" and not self.solved(solve, "partial").chunk_path(task.row, task.col).exists():
+                spent.add(task)
+            if stage not in ("sketch", "basis", "product", "step"):
+                continue
+            if solve not in known:
+                known[solve] = self.iterations(solve)
+            iterations = known[solve]
+            if iterations is not None:
+                first = iterations.first
+                kept = {"product": max(iterations.last, first), "step": max(iterations.last - 1, first)}
+                if iterations.finished or task.row < kept.get(stage, 0):
+                    spent.add(task)
+        return spent
 
     def arrays_of(self, task: Task) -> list[tuple[TiledArray, tuple[int, ...]]]:
         """List the arrays, and the chunk of each, that a task writes."""
@@ -161,6 +264,8 @@ class RunDirectory:
                 return arrays + [(self.kernel(name, "train_variance"), line) for name in names if on_diagonal]
             case "test":
                 return [(self.kernel(name, "test"), square) for name in names]
+            case "test_test":
+                return [(self.kernel(name, stage), square) for name in names]
             case "variance":
                 return [(self.kernel(name, "test_variance"), line) for name in names]
             case "factor":
@@ -170,10 +275,42 @@ class RunDirectory:
                 return [(self.solved(solve, "factor"), square)]
             case "bulk":
                 return [(self.solved(solve, "partial"), square)]
+            case "sketch":
+                return [(self.work(solve, "sketch"), (task.row, 0))]
+            case "basis":
+                basis = self.work(solve, "basis")
+                return [(basis, (row, 0)) for row in range(basis.cut(0).pieces)] + [
+                    (self.work(solve, "eigenvalues"), (0,))
+                ]
+            case "product":
+                return [(self.work(solve, "products"), (task.row, task.col, 0, 0))]
+            case "step":
+                states = [self.work(solve, part) for part in _STATE]
+                return [(state, (task.row, *(0,) * (len(state.shape) - 1))) for state in states]
             case "coefficients":
                 return [(self.solved(solve, "coefficients"), (0, 0))]
             case "mean" | "residual":
                 return [(self.solved(solve, stage), (task.row, 0))]
+        # A product that has parameters carries their digest behind a hyphen.
+        match stage.partition("-")[0]:
+            case "whitened":
+                return [(self.inferred(solve, stage, "test"), square)]
+            case "leave_one_out":
+                parts = [("inverse_diagonal", line), ("prediction", (task.row, 0))]
+                return [(self.inferred(solve, stage, part), index) for part, index in parts]
+            case "learning_curve":
+                return [(self.inferred(solve, stage, "mean"), (0, task.row, 0))]
+            case "posterior_variance":
+                return [(self.inferred(solve, stage, "variance"), line)]
+            case "posterior_covariance":
+                return [(self.inferred(solve, stage, "covariance"), square)]
+            case "ensemble":
+                parts = [("mean", (task.row, 0, 0)), ("variance", (task.row, 0)), ("covariance", (task.row, 0, 0))]
+                return [(self.inferred(solve, stage, part), index) for part, index in parts[: 3 if "-" in stage else 2]]
+            case "ridge_path":
+                return [(self.inferred(solve, stage, "candidates"), (0, 0))]
+            case "spectrum":
+                return [(self.inferred(solve, stage, "eigenvalues"), (0, 0))]
         raise StoreError(f"the journal names an unknown stage {task.stage!r}: it is of a newer version")
 
     def _array(self, path: Path) -> TiledArray:
@@ -246,6 +383,8 @@ class RunDirectory:
     def finished(self, tasks: Iterable[Task], *, verify: bool = False) -> tuple[dict[Task, Receipt], list[Task]]:
         """Find out which tasks are done; adopt whole tiles without a receipt, set bad ones aside.
 
+        What was deleted on purpose is neither done nor bad.
+
         Parameters
         ----------
         tasks : the tasks asked about.
@@ -256,15 +395,20 @@ class RunDirectory:
         receipts : of the finished tasks. Receipts of adopted tiles are written to the journal.
         quarantined : tasks whose chunks were moved to quarantine.
         """
-        known = {receipt.task: receipt for receipt in self.journal.receipts()}
+        tasks = list(tasks)
+        known, spent = {receipt.task: receipt for receipt in self.journal.receipts()}, self.spent(tasks)
         done: dict[Task, Receipt] = {}
         adopted: list[Receipt] = []
         quarantined: list[Task] = []
         for task in tasks:
+            if task in spent:
+                continue
             places = self.arrays_of(task)
             present = [array.chunk_path(*index).exists() for array, index in places]
             receipt = known.get(task)
             if receipt is None and not all(present):
+                continue
+            if not any(present) and self._is_released(task):
                 continue
             try:
                 if receipt is None:
@@ -280,6 +424,11 @@ class RunDirectory:
         if adopted:
             self.journal.append(adopted)
         return done, quarantined
+
+    def _is_released(self, task: Task) -> bool:
+        """Tell whether what a task wrote was deleted on purpose once it had served."""
+        stage, _, solve = task.stage.partition(":")
+        return stage == "factor" and (self.solve_path(solve) / "released.json").exists()
 
     def quarantine(self, task: Task) -> None:
         """Move a task's chunks out of the arrays, so that it counts as not computed; nothing is deleted."""
@@ -301,11 +450,6 @@ class RunDirectory:
             else:
                 path.unlink(missing_ok=True)
         return count
-
-
-def is_temporary(task: Task) -> bool:
-    """Tell whether what a task writes is deleted once it has served."""
-    return task.stage.startswith("bulk:")
 
 
 def fingerprint(specification: Json) -> str:

@@ -22,7 +22,10 @@ from pipeline.tiling import Cut
 _KERNEL_STAGES = ("train", "test", "variance")
 _SOLUTION_STAGES = ("coefficients", "mean", "residual")
 
-_BESIDE_THE_SYSTEM = ("kernel", "readout", "ridge", "ridge_mode", "mean_diagonal")
+_STAGES = (*_KERNEL_STAGES, "factor", *_SOLUTION_STAGES)
+"""All that may be the same in two runs. What iterations and inference make is not asked for."""
+
+_BESIDE_THE_SYSTEM = ("kernel", "readout", "ridge", "ridge_mode", "mean_diagonal", "max_iterations")
 """Parts of a solve's record that two equal systems of two runs may differ in: the absolute ridge is another part."""
 
 
@@ -36,10 +39,11 @@ def take_over(run: RunDirectory, tasks: Sequence[Task], say: Callable[[str], Non
     Parameters
     ----------
     run : nothing happens where it does not grow from another.
-    tasks : of any stages; the arrays of their solves exist.
+    tasks : of any stages, of which some are never taken over; the arrays of their solves exist.
     say : is told what was taken over, a line a stage.
     """
-    growth = Growth.of(run)
+    tasks = [task for task in tasks if _kind(task.stage) in _STAGES]
+    growth = Growth.of(run) if tasks else None
     if growth is None:
         return
     here = {receipt.task for receipt in run.journal.receipts()}
@@ -166,9 +170,8 @@ class _Source:
         for solve in sorted(stage.partition(":")[2] for stage in stages if _kind(stage) == "factor"):
             mine = self._solves[solve]
             for its in (self._old_solves[name] for name in sorted(factored) if solve not in self._twins):
-                asked = [(record["ridge"], record["ridge_mode"]) for record in (its, mine)]
-                alike = asked[0] == asked[1] and its["readout"] == self._readouts.get(mine["readout"])
-                if alike and self._rows(its["tile"], self.growth.train):
+                asked = _asked_of(its, its["readout"]) == _asked_of(mine, self._readouts.get(mine["readout"]))
+                if asked and self._rows(its["tile"], self.growth.train):
                     lines.append(f"{mine['readout']}: {_why_new(its, mine)}")
         others = f" (likewise {len(lines) - 1} more)" if len(lines) > 1 else ""
         return [line + others for line in lines[:1]]
@@ -226,3 +229,9 @@ def _kind(stage: str) -> str:
 def _system_of(record: Json, readout: str | None) -> Json:
     """Write down what makes two solves the same, their images and labels aside."""
     return {name: value for name, value in record.items() if name not in _BESIDE_THE_SYSTEM} | {"readout": readout}
+
+
+def _asked_of(record: Json, readout: str | None) -> Json:
+    """Write down what a workflow said of a system; not what the images or the choice of a tile made of it."""
+    came_out = ("kernel", "tile", "absolute_ridge", "mean_diagonal", "max_iterations")
+    return {name: value for name, value in record.items() if name not in came_out} | {"readout": readout}

@@ -55,7 +55,7 @@ def small_config(small_npz: Path, tmp_path: Path) -> Callable[..., RunConfig]:
             "store": {"path": str(tmp_path / "run")},
         }
         for name, values in sections.items():
-            table[name] = table[name] | values if isinstance(values, dict) else values
+            table[name] = table.get(name, {}) | values if isinstance(values, dict) else values
         return parse_config(table, "test")
 
     return make

@@ -12,9 +12,10 @@ TIERS = [
     {"config", "tiling", "layers", "datasets", "journal", "lease", "durable", "provenance"},
     {"arrays"},
     {"kernels", "store", "executors"},
-    {"driver", "growth"},
-    {"gram", "solvers", "inference", "takeover"},
-    {"plan", "report"},
+    {"driver", "growth", "memory"},
+    {"gram", "solvers", "takeover"},
+    {"inference", "rounds"},
+    {"plan", "report", "stages"},
     {"run", "display"},
     {"cli", "estimators"},
 ]

@@ -155,6 +155,38 @@ def test_a_plan_foretells_the_tiles_of_the_run(folder: Path) -> None:
     assert sum(stage["tasks"] for stage in planned["stages"]) == sum(stage["total"] for stage in status["stages"])
 
 
+@pytest.fixture(scope="module")
+def iterated(folder: Path) -> subprocess.CompletedProcess[str]:
+    return cntk("run", "small.toml", "--store", "iterated", "--set", "solve.solver='cg'", cwd=folder)
+
+
+def test_a_run_by_conjugate_gradients_shows_how_far_it_is(
+    folder: Path, iterated: subprocess.CompletedProcess[str]
+) -> None:
+    assert iterated.returncode == 0, iterated.stderr
+    assert "%" in iterated.stdout
+    record = json.loads(cntk("inspect", "iterated", "--json", cwd=folder).stdout)
+    assert record["complete"] is True
+    assert all(solve["iterations"] > 1 and solve["relative_residual"] <= 1e-10 for solve in record["solves"])
+    assert "0 are bad" in cntk("verify", "iterated", cwd=folder).stdout
+
+
+@pytest.mark.usefixtures("iterated")
+def test_a_plan_foretells_the_tasks_around_and_in_an_iteration(folder: Path) -> None:
+    method = ["--set", "solve.solver='cg'"]
+    shown = cntk("plan", "small.toml", *method, cwd=folder).stdout
+    assert "each iteration of conjugate gradients: 4 tasks, 20.6 kB of kernel read" in shown
+    planned = json.loads(cntk("plan", "small.toml", "--json", *method, cwd=folder).stdout)
+    solves = json.loads(cntk("inspect", "iterated", "--json", cwd=folder).stdout)["solves"]
+    iterations = sum(solve["iterations"] for solve in solves)
+    stages = json.loads(cntk("status", "iterated", "--json", cwd=folder).stdout)["stages"]
+    tasks = sum(stage["tasks"] for stage in planned["stages"])
+    a_system = planned["iteration"]["tasks"] // len(solves)
+    assert tasks + iterations * a_system == sum(stage["total"] for stage in stages)
+    chunks = list((folder / "iterated/kernel.zarr").glob("*/train/c/*/*"))
+    assert planned["iteration"]["read_bytes"] == sum(chunk.stat().st_size for chunk in chunks)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -166,6 +198,7 @@ def test_a_plan_foretells_the_tiles_of_the_run(folder: Path) -> None:
         (["frobnicate"], 2, "No such command"),
         (["run"], 2, "Missing argument"),
         (["run", "small.toml", "--store", "done", "--set", "readouts.depths=[4]"], 1, "depth3-gap-ntk: only stored"),
+        (["run", "small.toml", "--set", "solve={solver='cg', max_iterations=1, rank=0}"], 1, "solve.max_iterations"),
         (["run", "small.toml", "--set", "data.source=npz", "--set", "data.path=gone.npz"], 1, "gone.npz"),
     ],
 )
@@ -213,3 +246,31 @@ def test_the_demo_is_a_shipped_workflow(folder: Path) -> None:
     record = json.loads(cntk("inspect", "demo", "--json", cwd=folder).stdout)
     combinations = len(shipped["readouts"]["depths"]) * len(shipped["readouts"]["poolings"])
     assert len(record["readouts"]) == combinations
+
+
+def test_inference_is_shown_in_tables_and_as_json(tmp_path: Path) -> None:
+    inference = "leave_one_out = true\nlearning_curve = [20, 60]\nvariance = true\ncovariance = true\nspectrum = 2\n"
+    text = WORKFLOW.replace("[readouts]", '[readouts]\nkinds = ["ntk", "nngp"]').replace(
+        "ridges = [1e-2]", 'ridges = "auto"'
+    )
+    text = text.replace('"flatten", "gap"', '"flatten"')
+    (tmp_path / "w.toml").write_text(f"{text}[inference]\n{inference}times = [1e3]\n")
+    shown = cntk("run", "w.toml", cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    for title in (
+        "ridges by leave-one-out on the training images",
+        "leave-one-out",
+        "learning curve (one absolute ridge, that of the full system)",
+        "posterior variance of a test image",
+        "diagonal of the posterior covariance",
+        "eigenvalues of the kernel",
+        "trained ensemble",
+    ):
+        assert title in shown.stdout
+    assert shown.stdout.count(" chosen\n") == 2
+    report = json.loads(cntk("inspect", "--json", "runs/small", cwd=tmp_path).stdout)
+    assert report["complete"]
+    inferred = {item["product"]: item["record"] for item in report["solves"][0]["inferred"]}
+    assert inferred["learning_curve"]["accuracy"][-1] == report["solves"][0]["accuracy"]
+    assert len(report["ridge_paths"]) == 2
+    assert [path["network"] for path in report["trained"]] == ["depth3-flatten"]

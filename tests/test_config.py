@@ -51,6 +51,20 @@ def test_overrides_replace_values(workflow: Path) -> None:
         ("solve.ridges=[1, 1]", "ridges repeat"),
         ("solve.ridges=[]", "solve.ridges: List should have at least 1 item"),
         ("solve.ridges=[inf]", r"solve.ridges\[0\]: Input should be a finite number"),
+        ("solve.solver='lu'", r"solve.solver: Input should be 'cholesky' or 'cg' \(got 'lu'\)"),
+        ("solve.rank=5", r'solve: rank belongs to solver = "cg"; "cholesky" needs no preconditioner'),
+        ("solve.rank=-1", "solve.rank: Input should be greater than or equal to 0"),
+        ("solve.tolerance=1e-8", r'tolerance belongs to solver = "cg" or factor_dtype = "float32"'),
+        ("solve={factor_dtype='float64', tolerance=1e-8}", 'tolerance belongs to solver = "cg" or factor_dtype'),
+        ("solve.max_iterations=9", r"max_iterations belongs to .*a factor in float64 solves without iterations"),
+        ("solve={solver='cg', factor_dtype='float32'}", r'factor_dtype belongs to solver = "cholesky"; "cg" stores no'),
+        ("solve={solver='cg', tolerance=0}", "solve.tolerance: Input should be greater than 0"),
+        ("solve={solver='cg', max_iterations=0}", "solve.max_iterations: Input should be greater than or equal to 1"),
+        ("solve={solver='cg', ridges='auto'}", r'solve: ridges = "auto" compares .*: take solver = "cholesky" with'),
+        (
+            "solve={factor_dtype='float32', ridges='auto'}",
+            r'ridges = "auto" .* factor_dtype = "float64", or give ridges',
+        ),
         ("data.train=0", "data.train: Input should be greater than or equal to 1"),
         ("readouts.kinds=['cntk']", r"readouts.kinds\[0\]: Input should be 'ntk' or 'nngp'"),
         ("network.layers=[]", "network: give either preset or layers"),
@@ -90,6 +104,19 @@ def test_a_config_survives_the_round_trip_through_json(workflow: Path) -> None:
     assert parse_config(config.model_dump(mode="json"), "stored") == config
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        "solve={solver='cg', rank=0, tolerance=1e-6, max_iterations=50}",
+        "solve={factor_dtype='float32', tolerance=1e-6, max_iterations=50}",
+        "solve={solver='cholesky', factor_dtype='float64'}",
+    ],
+)
+def test_options_of_a_solver_go_with_it_and_survive_the_round_trip(workflow: Path, options: str) -> None:
+    config = load_config(workflow, [options])
+    assert parse_config(config.model_dump(mode="json"), "stored") == config
+
+
 def test_layers_nest_as_deep_as_they_like(workflow: Path) -> None:
     inner = {"layer": "Residual", "branch": [{"layer": "Conv", "filter_shape": [3, 3]}]}
     layers = [{"layer": "Residual", "branch": [inner, {"layer": "Dense"}], "shortcut": inner}]
@@ -116,3 +143,49 @@ def test_the_presets_in_the_readme_of_the_workflows_are_those_there_are() -> Non
     layers = parse_config(tomllib.loads(example), "example").network.layers
     assert layers is not None
     assert spelling.read(layers, LAYERS).output_shape(Shape((32, 32), 3)).spatial is None
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "inference.learning_curve=[5,3]",
+            r"inference: learning_curve must be true, false, or rising sizes .* \[5, 3\]",
+        ),
+        ("inference.learning_curve=[]", r"inference: learning_curve must be true, false, or rising sizes .* got \[\]"),
+        ("inference.spectrum=0", r"inference: spectrum must be true, false, or a count of at least 1, got 0"),
+        ("inference.times=[-1.0]", r'inference: times must be at least 0, or "inf", got -1.0'),
+        ("inference.varience=true", r"unknown key inference.varience: did you mean 'variance'"),
+        ("inference.learning_curve=[5,0.5]", r"inference.learning_curve\[1\]: Input should be a valid integer"),
+    ],
+)
+def test_an_inference_that_means_nothing_is_refused(tmp_path: Path, override: str, message: str) -> None:
+    (tmp_path / "w.toml").write_text('[network]\npreset = "cntk"\n')
+    with pytest.raises(ConfigError, match=message):
+        load_config(tmp_path / "w.toml", [override])
+
+
+def test_inference_is_asked_for_in_a_workflow(tmp_path: Path) -> None:
+    (tmp_path / "w.toml").write_text(
+        '[network]\npreset = "cntk"\n[inference]\ntimes = [1, "inf"]\nlearning_curve = true\n'
+    )
+    inference = load_config(tmp_path / "w.toml").inference
+    assert [float(time) for time in inference.times] == [1.0, float("inf")]
+    assert inference.learning_curve is True
+    assert not inference.spectrum
+
+
+@pytest.mark.parametrize("solve", ["{solver='cg'}", "{factor_dtype='float32'}"])
+@pytest.mark.parametrize("option", ["leave_one_out", "learning_curve", "variance", "covariance"])
+def test_what_needs_an_exact_factor_is_refused_without_one(workflow: Path, solve: str, option: str) -> None:
+    message = (
+        rf'inference.{option} needs the factor of the solve: take solver = "cholesky" with factor_dtype = "float64"'
+    )
+    with pytest.raises(ConfigError, match=message):
+        load_config(workflow, [f"solve={solve}", f"inference.{option}=true"])
+
+
+@pytest.mark.parametrize("solve", ["{solver='cg'}", "{factor_dtype='float32'}"])
+def test_what_needs_the_kernel_only_is_allowed_without_a_factor(workflow: Path, solve: str) -> None:
+    config = load_config(workflow, [f"solve={solve}", "inference={spectrum=3, times=[1.0, 'inf']}"])
+    assert config.inference.options_of_the_factor == []

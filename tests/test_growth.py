@@ -593,3 +593,46 @@ def test_a_plan_follows_the_tile_of_the_older_run(older: Compute, small_config: 
     older(data={"train": 34})
     config = small_config(**sections(kernel={"tile": "auto"}), store={"grow_from": str(tmp_path / "old")})
     assert runs.plan(config).tile == 8
+
+
+CG = {"solve": {"solver": "cg", "rank": 5}}
+
+
+def test_what_iterations_came_to_is_taken_over_where_all_training_images_are_the_same(
+    compute: Compute, older: Compute, scratch: Compute
+) -> None:
+    older(**CG, data={"test": 8})
+    view = Recorder()
+    new = compute("new", grow_from="old", view=view, solve=CG["solve"] | {"max_iterations": 77})
+    assert_same_bits(new, scratch(**CG))
+    assert computed(new) == {"test": 5, "variance": 1, "mean": 1}
+    assert "taken over 1 of 1 tiles of coefficients" in view.lines
+    assert not any(stage in line for line in view.lines for stage in ("sketch", "product", "step"))
+    _, quarantined = runs.verify(new.path)
+    assert quarantined == []
+    again = runs.resume(new.path, Recorder(), threading.Event())
+    assert computed(again) == {"test": 5, "variance": 1, "mean": 1}
+
+
+def test_appended_training_rows_are_iterated_on_anew(compute: Compute, older: Compute, scratch: Compute) -> None:
+    older(**CG, data={"train": 27})
+    view = Recorder()
+    new = compute("new", grow_from="old", view=view, **CG)
+    assert_same_bits(new, scratch(**CG))
+    assert computed(new)["step"] > 1
+    assert "taken over 0 of 1 tiles of coefficients" in view.lines
+    assert not any(stage in line for line in view.lines for stage in ("sketch", "product", "step"))
+
+
+def test_leading_rows_of_a_float32_factor_are_taken_over_and_those_in_float64_are_not(
+    compute: Compute, older: Compute, scratch: Compute
+) -> None:
+    single = {"solve": {"factor_dtype": "float32"}}
+    older(**single, data={"train": 32})
+    new = compute("new", grow_from="old", **single)
+    assert_same_bits(new, scratch(**single))
+    assert computed(new)["factor"] == 3
+    view = Recorder()
+    compute("other", grow_from="old", view=view)
+    assert "taken over 0 of 9 tiles of factor" in view.lines
+    assert not any("factor tiles of" in line for line in view.lines)

@@ -60,3 +60,30 @@ def test_a_receipt_is_on_disk_when_append_returns(tmp_path: Path, monkeypatch: p
     journal.append([receipt(0)])
     assert len(synced) == 1
     journal.close()
+
+
+def test_a_journal_read_again_reads_what_was_added_and_a_line_once_it_is_whole(tmp_path: Path) -> None:
+    reader, writer = Journal(tmp_path), Journal(tmp_path)
+    writer.append([receipt(0)])
+    assert [r.task.row for r in reader.receipts()] == [0]
+    line = receipt(1).to_line()
+    segment = next(tmp_path.iterdir())
+    with open(segment, "ab") as file:
+        file.write(line[:20])
+        file.flush()
+        assert [r.task.row for r in reader.receipts()] == [0]
+        file.write(line[20:])
+    assert [r.task.row for r in reader.receipts()] == [0, 1]
+    writer.append([receipt(2)])
+    writer.close()
+    assert [r.task.row for r in reader.receipts()] == [0, 1, 2]
+
+
+def test_a_segment_in_the_place_of_one_that_was_deleted_is_read_anew(tmp_path: Path) -> None:
+    reader = Journal(tmp_path)
+    for row in (0, 7):
+        writer = Journal(tmp_path)
+        writer.append([receipt(row)])
+        writer.close()
+        assert [r.task.row for r in reader.receipts()] == [row]
+        next(tmp_path.iterdir()).unlink()

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from pipeline.errors import (
     DataError,
     Interrupted,
     LayerError,
+    NotPositiveDefinite,
     RunLocked,
     RunNotFound,
     SpecificationMismatch,
@@ -337,3 +339,39 @@ def test_a_run_over_flips_holds_the_mean_with_the_flipped_images(run_small: Run,
     variances = run.kernel(name, "test_variance").read_region((0, len(images) - train))
     assert_kernels_close(variances, np.diagonal(expected)[train:], tolerance("float32").kernel)
     assert np.array_equal(np.diagonal(held), run.kernel(name, "train_variance").read_region((0, train)))
+
+
+def test_equal_images_with_different_labels_are_refused_before_anything_is_written(
+    small_config: Config, tmp_path: Path
+) -> None:
+    images = np.random.default_rng(0).standard_normal((20, 4, 4, 1))
+    images[7] = images[2]
+    config = small_config(data={"path": damaged_npz(tmp_path, x_train=images)}, solve={"ridges": [0.0]})
+    with pytest.raises(DataError, match=r"rows 2 \(0\) and 7 \(1\)"):
+        runs.start(config, Recorder(), threading.Event())
+    assert not Path(str(config.store.path)).exists()
+
+
+def test_what_is_odd_about_the_images_is_said(run_small: Run) -> None:
+    view = Recorder()
+    run_small(view)
+    assert not [line for line in view.lines if line.startswith("warning")]
+    with contextlib.suppress(NotPositiveDefinite):  # rounding decides
+        run_small(view, solve={"ridges": [0.0]})
+    assert [line for line in view.lines if "rows 20 and 30: without a ridge their kernel is singular" in line]
+
+
+def test_one_image_is_a_training_set(run_small: Run) -> None:
+    view = Recorder()
+    report = make_report(run_small(view, data={"train": 1}))
+    assert report.complete
+    assert {solve.relative_residual is None for solve in report.solves} == {False}
+    assert any("all 1 training images are of the class" in line for line in view.lines)
+
+
+def test_one_class_is_solved_and_has_no_accuracy(small_config: Config, tmp_path: Path) -> None:
+    labels = {"y_train": np.zeros(20, int), "y_test": np.zeros(5, int)}
+    config = small_config(data={"path": damaged_npz(tmp_path, **labels)})
+    solve = make_report(runs.start(config, Recorder(), threading.Event())).solves[0]
+    assert solve.accuracy is None
+    assert solve.relative_residual == 0.0

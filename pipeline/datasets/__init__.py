@@ -8,6 +8,7 @@ from difflib import get_close_matches
 
 from pipeline.datasets.base import Dataset, Loader, Split, as_split
 from pipeline.datasets.cifar10 import Cifar10
+from pipeline.datasets.consistency import equal_images, warnings_of
 from pipeline.datasets.digits import Digits
 from pipeline.datasets.folder import ImageFolder
 from pipeline.datasets.npz import Npz
@@ -26,11 +27,13 @@ __all__ = [
     "Split",
     "Standardization",
     "as_split",
+    "equal_images",
     "load",
     "one_hot_targets",
     "row_count",
     "select",
     "standardize",
+    "warnings_of",
 ]
 
 DATASETS: Mapping[str, type[Loader]] = {"digits": Digits, "cifar10": Cifar10, "npz": Npz, "folder": ImageFolder}

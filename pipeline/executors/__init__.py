@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 
 from pipeline.config import ClusterConfig
 from pipeline.executors.address import open_address
-from pipeline.executors.base import Completion, Executor
+from pipeline.executors.base import Completion, Executor, WorkerMemory
 from pipeline.executors.dask import release_slot
 from pipeline.executors.local import open_local
 from pipeline.executors.serial import open_serial
@@ -18,4 +18,4 @@ Opener = Callable[[ClusterConfig, Callable[[], None]], AbstractContextManager[Ex
 
 EXECUTORS: dict[str, Opener] = {"serial": open_serial, "local": open_local, "address": open_address}
 
-__all__ = ["EXECUTORS", "Completion", "Executor", "release_slot"]
+__all__ = ["EXECUTORS", "Completion", "Executor", "WorkerMemory", "release_slot"]

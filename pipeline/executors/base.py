@@ -26,6 +26,20 @@ class Completion:
     cluster_lost: bool = False
 
 
+@dataclass(frozen=True)
+class WorkerMemory:
+    """What the smallest worker has.
+
+    Attributes
+    ----------
+    bytes : limit of the process.
+    slots : calls that share it.
+    """
+
+    bytes: int
+    slots: int
+
+
 class Executor(ABC):
     """Runs calls somewhere. Used as a context manager; leaving it gives the workers back.
 
@@ -43,6 +57,10 @@ class Executor(ABC):
     @abstractmethod
     def wait(self, timeout_seconds: float) -> list[Completion]:
         """Return the calls that have ended since the last time, after at most ``timeout_seconds``."""
+
+    @abstractmethod
+    def memory(self) -> WorkerMemory | None:
+        """Say what memory the smallest worker has; None where nothing limits it."""
 
     @abstractmethod
     def describe(self) -> str:

@@ -11,7 +11,7 @@ import distributed
 from distributed.diagnostics.plugin import WorkerPlugin
 
 from pipeline.errors import WorkersLost
-from pipeline.executors.base import Completion, Executor
+from pipeline.executors.base import Completion, Executor, WorkerMemory
 
 SETTINGS: dict[str, Any] = {
     # Tiles go to the store, so there is nothing worth spilling, and a spill would hide a leak.
@@ -97,6 +97,11 @@ class DaskExecutor(Executor):
         elif time.monotonic() - self._workers_seen > self._patience_seconds:
             raise WorkersLost("all workers are gone and none came back; finished tiles are kept, `cntk resume` goes on")
 
+    def memory(self) -> WorkerMemory | None:
+        limits = self._client.run_on_scheduler(_worker_limits)
+        limited = [WorkerMemory(limit, slots) for limit, slots in limits if limit]
+        return min(limited, key=lambda memory: memory.bytes / memory.slots, default=None)
+
     def describe(self) -> str:
         return self._label
 
@@ -111,6 +116,11 @@ class DaskExecutor(Executor):
             return Completion(key, error=error, worker_died=isinstance(error, distributed.scheduler.KilledWorker))
         finally:
             future.release()
+
+
+def _worker_limits(dask_scheduler: Any) -> list[tuple[int, int]]:
+    """List each worker's memory limit in bytes, 0 for none, and its threads."""
+    return [(int(worker.memory_limit or 0), int(worker.nthreads)) for worker in dask_scheduler.workers.values()]
 
 
 def release_slot() -> None:

@@ -5,8 +5,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import distributed.system
+
 from pipeline.config import ClusterConfig
-from pipeline.executors.base import Completion, Executor
+from pipeline.executors.base import Completion, Executor, WorkerMemory
 
 
 class SerialExecutor(Executor):
@@ -28,6 +30,9 @@ class SerialExecutor(Executor):
             return [Completion(key, result=function(*arguments))]
         except Exception as error:  # whatever a call raises is the driver's to judge
             return [Completion(key, error=error)]
+
+    def memory(self) -> WorkerMemory | None:
+        return WorkerMemory(distributed.system.MEMORY_LIMIT, 1)
 
     def describe(self) -> str:
         return "in this process"

@@ -1,21 +1,32 @@
-"""How the regression is solved. ``SOLVERS`` is the door of this room: the jobs of a solver by name."""
+"""How the regression is solved. ``SOLVERS`` is the door of this room: solvers by their name in a workflow."""
 
-from collections.abc import Callable
+from pipeline.solvers.base import Solver
+from pipeline.solvers.conjugate_gradient import ConjugateGradient
+from pipeline.solvers.direct import Cholesky
+from pipeline.solvers.systems import (
+    Method,
+    System,
+    make_system,
+    open_system,
+    planned_system,
+    requested_selections,
+    requested_solves,
+    solve_name,
+)
+from pipeline.solvers.work import forget_tiles
 
-from pipeline.driver import Job
-from pipeline.solvers.cholesky import factor_jobs, forget_tiles
-from pipeline.solvers.systems import System, make_system, open_system, planned_system, requested_solves, solve_name
-from pipeline.store import RunDirectory
-
-SOLVERS: dict[str, Callable[[RunDirectory, System, int, int], list[Job]]] = {"cholesky": factor_jobs}
+SOLVERS: dict[str, Solver] = {"cholesky": Cholesky(), "cg": ConjugateGradient()}
 
 __all__ = [
     "SOLVERS",
+    "Method",
+    "Solver",
     "System",
     "forget_tiles",
     "make_system",
     "open_system",
     "planned_system",
+    "requested_selections",
     "requested_solves",
     "solve_name",
 ]

@@ -11,38 +11,26 @@ summed early and kept aside, the *finish* does the rest. The order of the sums i
 """
 
 import math
-import socket
-import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import lru_cache, partial
-from typing import Generic, TypeVar
+from functools import partial
 
 import numpy as np
 import scipy.linalg
 
 from pipeline.arrays import Array
-from pipeline.datasets import one_hot_targets
 from pipeline.driver import Job
-from pipeline.errors import NotPositiveDefinite
 from pipeline.executors import release_slot
-from pipeline.journal import Receipt, Task, timed
+from pipeline.journal import Receipt, Task
 from pipeline.solvers.blas import BLOCK, factor_lower, solve_right, subtract_product, subtract_square
-from pipeline.solvers.systems import System, factor_cut, mean_diagonal, open_system
+from pipeline.solvers.systems import System, factor_cut, not_positive_definite, read_targets
+from pipeline.solvers.work import Work, float64, open_work
 from pipeline.store import RunDirectory
 from pipeline.tiling import Cut
-
-READ_AHEAD = 2
-"""Panels that are read while a product runs."""
 
 BLOCK_ROWS_PER_SLOT = 8
 """With fewer block rows for a slot, slots would wait a third of the time and more (simulated), and tiles are split."""
 
 SMALLEST_SPLIT_TILE = 512
 """Below, a product takes less than the 12 ms that a task costs beside its arithmetic."""
-
-_T = TypeVar("_T")
 
 
 def factor_jobs(run: RunDirectory, system: System, order: int, slots: int = 1) -> list[Job]:
@@ -100,9 +88,10 @@ def finish_width(block_rows: int) -> int:
 
 def sum_bulk(run_path: str, task: Task) -> Receipt:
     """Sum the products of a tile with all but the last columns, and keep the sum aside in float64."""
-    work = _open(run_path, task)
-    tile = work.begin_tile()
-    work.subtract_products(tile, range(task.col - finish_width(work.cut.pieces)))
+    work = open_work(run_path, task)
+    tile = _begin_tile(work)
+    _subtract_products(work, tile, range(task.col - finish_width(work.cut.pieces)))
+    release_slot()  # while it is written, the next tile is computed; factor_task_bytes counts on it
     return work.write(tile)
 
 
@@ -112,168 +101,75 @@ def factor_tile(run_path: str, task: Task) -> Receipt:
     Raises
     ------
     NotPositiveDefinite
-        With the global row, the pivot and a ridge to try.
+        With the global row and the pivot; a ridge that passes takes an eigenvalue, which the driver asks for.
     """
-    work = _open(run_path, task)
+    work = open_work(run_path, task)
     row, col = task.row, task.col
-    aside = work.run.solved(work.system.fingerprint, "partial")
+    aside = work.solved("partial")
     # Where the bulk is gone, another process finished this tile meanwhile; once more from the start, it gives the same.
     summed = aside.chunk_path(row, col).exists()
-    tile = aside.read(row, col).copy() if summed else work.begin_tile()
-    work.subtract_products(tile, range(col - finish_width(work.cut.pieces) if summed else 0, col))
+    tile = aside.read(row, col).copy() if summed else _begin_tile(work)
+    _subtract_products(work, tile, range(col - finish_width(work.cut.pieces) if summed else 0, col))
     if row == col:
         _require_positive(factor_lower(tile), tile, work)
     else:
-        solve_right(_float64(work.run.solved(work.system.fingerprint, "factor").read_mapped(col, col)), tile)
+        solve_right(float64(work.solved("factor").read_mapped(col, col)), tile)
+    release_slot()
     receipt = work.write(tile)
     aside.chunk_path(row, col).unlink(missing_ok=True)
     return receipt
 
 
-@dataclass
-class _Work:
-    """One task at its tile: what it reads, and where its time goes."""
+def _begin_tile(work: Work) -> Array:
+    """Return the tile before any product: of the kernel with its ridge, or of the targets."""
+    row, col = work.task.row, work.task.col
+    if row == work.cut.pieces:
+        return np.ascontiguousarray(read_targets(work.run, work.cut.bounds(col)).T)
+    block = work.kernel.train(work.cut.bounds(row), work.cut.bounds(col))
+    if row == col:
+        block[np.diag_indices(len(block))] += work.system.absolute_ridge
+    return block
 
-    run: RunDirectory
-    system: System
-    task: Task
-    started: float = field(default_factory=time.perf_counter)
-    waited: float = 0.0
 
-    @property
-    def cut(self) -> Cut:
-        return factor_cut(self.run, self.system)
+def _subtract_products(work: Work, tile_out: Array, columns: range) -> None:
+    """Subtract ``L_ik L_jk^T`` for some columns k, in order, from the tile (i, j)."""
+    row, col = work.task.row, work.task.col
+    factor, forward = work.solved("factor"), work.solved("forward")
 
-    def begin_tile(self) -> Array:
-        """Return the tile before any product: of the kernel with its ridge, or of the targets."""
-        row, col = self.task.row, self.task.col
-        if row == self.cut.pieces:
-            return np.ascontiguousarray(_targets(self.run, self.cut.bounds(col)).T)
-        kernel = self.run.kernel(self.system.readout, "train")
-        block = kernel.read_region(self.cut.bounds(row), self.cut.bounds(col), symmetric=row == col).astype(np.float64)
+    def read_panels(k: int) -> tuple[Array, Array]:
+        mine = forward.read(0, k) if row == work.cut.pieces else factor.read_mapped(row, k)
+        return float64(mine), float64(mine if row == col else factor.read_mapped(col, k))
+
+    for left, right in work.ahead(read_panels, columns):
         if row == col:
-            block[np.diag_indices(len(block))] += self.system.absolute_ridge
-        return block
-
-    def subtract_products(self, tile_out: Array, columns: range) -> None:
-        """Subtract ``L_ik L_jk^T`` for some columns k, in order, from the tile (i, j)."""
-        row, col = self.task.row, self.task.col
-        factor, forward = (self.run.solved(self.system.fingerprint, part) for part in ("factor", "forward"))
-
-        def read_panels(k: int) -> tuple[Array, Array]:
-            mine = forward.read(0, k) if row == self.cut.pieces else factor.read_mapped(row, k)
-            return _float64(mine), _float64(mine if row == col else factor.read_mapped(col, k))
-
-        ahead = _ReadAhead(read_panels, columns)
-        for left, right in ahead:
-            if row == col:
-                subtract_square(left, tile_out)
-            else:
-                subtract_product(left, right, tile_out)
-        self.waited += ahead.waited
-
-    def write(self, tile: Array) -> Receipt:
-        """Write the tile where its task says, and make the receipt."""
-        array, index = self.run.arrays_of(self.task)[0]
-        computed = time.perf_counter() - self.started - self.waited
-        release_slot()
-        chunk, write_seconds = timed(lambda: array.write(index, tile))
-        return Receipt(self.task, (chunk,), self.waited, computed, write_seconds, socket.gethostname())
+            subtract_square(left, tile_out)
+        else:
+            subtract_product(left, right, tile_out)
 
 
 def solve_coefficients(run_path: str, task: Task) -> Receipt:
     """Solve ``L^T alpha = L^-1 Y`` in one pass over the factor, last block row first; alpha is ``(n, classes)``."""
-    work = _open(run_path, task)
+    work = open_work(run_path, task)
     cut = work.cut
-    factor, forward = (work.run.solved(work.system.fingerprint, part) for part in ("factor", "forward"))
+    factor, forward = work.solved("factor"), work.solved("forward")
     alpha = np.concatenate([forward.read(0, col).T for col in range(cut.pieces)]).astype(np.float64)
     for row in reversed(range(cut.pieces)):
         mine = slice(*cut.bounds(row))
-        corner = _float64(factor.read_mapped(row, row))
+        corner = float64(factor.read_mapped(row, row))
         alpha[mine] = scipy.linalg.solve_triangular(corner, alpha[mine], lower=True, trans="T", check_finite=False)
-        ahead = _ReadAhead(partial(factor.read_mapped, row), range(row))
-        for col, tile in enumerate(map(_float64, ahead)):
-            alpha[slice(*cut.bounds(col))] -= tile.T @ alpha[mine]
-        work.waited += ahead.waited
+        for col, tile in enumerate(work.ahead(partial(factor.read_mapped, row), range(row))):
+            alpha[slice(*cut.bounds(col))] -= float64(tile).T @ alpha[mine]
     return work.write(alpha)
 
 
-def forget_tiles() -> None:
-    """Unmap the tiles that this process has mapped: files that are mapped keep a disk busy."""
-    _open_solve.cache_clear()
-
-
-class _ReadAhead(Generic[_T]):
-    """Iterates over what ``read`` returns for some indices; a thread reads the next ones meanwhile.
-
-    Attributes
-    ----------
-    waited : seconds for which a read was waited for.
-    """
-
-    def __init__(self, read: Callable[[int], _T], indices: Iterable[int]) -> None:
-        self._read, self._indices = read, list(indices)
-        self.waited = 0.0
-
-    def __iter__(self) -> Iterator[_T]:
-        with ThreadPoolExecutor(1) as reader:
-            pending: list[Future[_T]] = []
-            for k in range(len(self._indices)):
-                wanted = self._indices[k + len(pending) : k + READ_AHEAD + 1]
-                pending += [reader.submit(self._read, index) for index in wanted]
-                value, seconds = timed(pending.pop(0).result)
-                self.waited += seconds
-                yield value
-
-
-def _open(run_path: str, task: Task) -> _Work:
-    solve = task.stage.partition(":")[2]
-    run, system = _open_solve(run_path, solve)
-    run.log("began", task)
-    return _Work(run, system, task)
-
-
-@lru_cache(maxsize=16)
-def _open_solve(run_path: str, solve: str) -> tuple[RunDirectory, System]:
-    """Open a run and a system once per process, so that tiles mapped for one task serve the next."""
-    run = RunDirectory(run_path)
-    return run, open_system(run, solve)
-
-
-def _float64(tile: Array) -> Array:
-    return tile.astype(np.float64, copy=False)
-
-
-def _targets(run: RunDirectory, bounds: tuple[int, int]) -> Array:
-    """Return the targets of some training samples, ``(samples, classes)`` float64."""
-    labels = np.asarray(run.inputs("train_labels")[bounds[0] : bounds[1]])
-    return one_hot_targets(labels, len(run.specification["data"]["classes"]))
-
-
-def _require_positive(k: int, block: Array, work: _Work) -> None:
+def _require_positive(k: int, block: Array, work: Work) -> None:
     """Raise with the pivot where `factor_lower` stopped at row ``k`` of a diagonal tile."""
     if k < 0:
         return
-    run, system = work.run, work.system
     begin = k - k % BLOCK
     corner = block[begin : k + 1, begin : k + 1]
     above = scipy.linalg.solve_triangular(
         np.linalg.cholesky(corner[:-1, :-1]), corner[-1, :-1], lower=True, check_finite=False
     )
     pivot, row = float(corner[-1, -1] - above @ above), work.cut.bounds(work.task.row)[0] + k
-    scale = mean_diagonal(run, system.readout)
-    if scale == 0:
-        raise NotPositiveDefinite(
-            f"{system.label}: the kernel is zero everywhere: its network trains no layer, or all images are black",
-            row,
-            0.0,
-        )
-    rounding = np.finfo(run.specification["dtype"]).eps * run.specification["data"]["train"] ** 0.5 * scale
-    ridge = system.absolute_ridge + max(2 * abs(pivot), rounding)
-    raise NotPositiveDefinite(
-        f"{system.label}: the kernel plus ridge is not positive definite: pivot {pivot:.3g} at training row "
-        f"{row}. Try a ridge of at least {ridge:.1e} absolute, {ridge / scale:.1e} relative to trace(K)/n; "
-        "the kernel is kept",
-        row,
-        pivot,
-    )
+    raise not_positive_definite(work.kernel, f"pivot {pivot:.3g} at training row {row}", row, pivot)

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.config import ClusterConfig
 from pipeline.errors import ConfigError, WorkersLost
-from pipeline.executors import EXECUTORS, Completion, Executor
+from pipeline.executors import EXECUTORS, Completion, Executor, WorkerMemory
 
 
 def nothing() -> None:
@@ -104,3 +104,15 @@ def test_a_scheduler_that_does_not_answer_is_named() -> None:
     refused = pytest.raises(WorkersLost, match=r"no Dask scheduler answers at tcp://127.0.0.1:9")
     with refused, dask.config.set({"distributed.comm.timeouts.connect": "1s"}), EXECUTORS["address"](config, nothing):
         pass
+
+
+def test_workers_say_their_memory(executor: Executor) -> None:
+    memory = executor.memory()
+    assert memory is not None
+    assert 2**26 < memory.bytes <= distributed.system.MEMORY_LIMIT
+    assert memory.slots == 1
+
+
+def test_the_memory_of_a_worker_is_shared_by_its_threads() -> None:
+    with EXECUTORS["local"](ClusterConfig(workers=1, threads_per_worker=2, memory_limit="1GiB"), nothing) as executor:
+        assert executor.memory() == WorkerMemory(2**30, 2)

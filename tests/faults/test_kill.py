@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -25,17 +26,23 @@ WORKERS = 2
 PATIENCE_SECONDS = 120
 
 
-def workflow(path: Path, kind: str) -> RunConfig:
+KERNELS = {"readouts": {"depths": [3, 8], "poolings": ["gap"]}, "solve": {"ridges": [1e-2]}}
+ITERATIONS = {
+    "readouts": {"depths": [3], "poolings": ["flatten"]},
+    "solve": {"ridges": [1e-2], "solver": "cg", "tile": 32, "rank": 8},
+}
+
+
+def workflow(path: Path, kind: str, sections: dict[str, Any] = KERNELS) -> RunConfig:
     return parse_config(
         {
             "data": {"source": "digits", "train": 150, "test": 30},
             "network": {"preset": "cntk"},
-            "readouts": {"depths": [3, 8], "poolings": ["gap"]},
             "kernel": {"tile": 16},
-            "solve": {"ridges": [1e-2]},
             "cluster": {"kind": kind, "workers": WORKERS},
             "store": {"path": str(path)},
-        },
+        }
+        | sections,
         "test",
     )
 
@@ -47,9 +54,10 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
 
 
 @pytest.fixture
-def driver(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+def driver(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[bytes]]:
     """Start a run in processes of its own; what is left of them ends with the test."""
-    (tmp_path / "workflow.json").write_text(workflow(tmp_path / "run", "local").model_dump_json())
+    sections = getattr(request, "param", KERNELS)
+    (tmp_path / "workflow.json").write_text(workflow(tmp_path / "run", "local", sections).model_dump_json())
     code = (
         "import json, threading; from pipeline import run as runs; from pipeline.config import parse_config\n"
         "from problems import Recorder\n"
@@ -142,3 +150,32 @@ def test_a_machine_that_goes_down_costs_the_tiles_in_flight(
     tiles = begun(path)
     assert len(tiles) - len(set(tiles)) <= WORKERS
     require_same(run, undisturbed)
+
+
+@pytest.mark.parametrize("driver", [ITERATIONS], indirect=True)
+def test_a_worker_and_a_driver_killed_within_iterations_cost_what_was_in_flight_and_no_bit(
+    driver: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    undisturbed = runs.start(workflow(tmp_path / "undisturbed", "serial", ITERATIONS), Recorder(), threading.Event())
+    path, name = tmp_path / "run", make_report(undisturbed).solves[0].name
+    wait_for_iteration(path, name, 3)
+    computing_worker(path, driver).kill()
+    wait_for_iteration(path, name, 8)
+    os.killpg(driver.pid, signal.SIGKILL)
+    driver.wait()
+    run = runs.start(workflow(path, "serial", ITERATIONS), Recorder(), threading.Event())
+    tiles = begun(path)
+    assert set(tiles) == set(begun(undisturbed.path))
+    assert len(tiles) - len(set(tiles)) <= 1 + WORKERS
+    # One process and two workers, undisturbed and killed: the same sums in the same order.
+    found, expected = (each.solved(name, "coefficients").read(0, 0) for each in (run, undisturbed))
+    np.testing.assert_array_equal(found, expected)
+    assert make_report(run).complete
+
+
+def wait_for_iteration(path: Path, name: str, number: int) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    record = path / "solve" / name / "iterations.json"
+    while not record.exists() or json.loads(record.read_text())["last"] < number:
+        assert time.monotonic() < deadline, f"iteration {number} never came"
+        time.sleep(0.01)

@@ -1,4 +1,5 @@
 import json
+import re
 import threading
 from collections.abc import Callable
 
@@ -10,8 +11,8 @@ from problems import Recorder, whole_matrix
 from pipeline import run as runs
 from pipeline.config import RunConfig
 from pipeline.datasets import one_hot_targets
-from pipeline.driver import Driver
 from pipeline.errors import NotPositiveDefinite
+from pipeline.executors.serial import SerialExecutor
 from pipeline.journal import Task
 from pipeline.report import make_report
 from pipeline.solvers.cholesky import factor_tile, finish_width, list_factor_jobs
@@ -85,19 +86,40 @@ def test_a_new_ridge_reuses_the_kernel_and_the_other_solves(run_small: Run) -> N
 
 def test_a_singular_kernel_without_ridge_names_the_row_and_suggests_a_ridge(run_small: Run) -> None:
     # Rows 20 and 30 are the same image, so the pivot of row 30 is 0 up to rounding; row 4 is all black.
-    with pytest.raises(NotPositiveDefinite, match=r"pivot .* at training row 4\. Try a ridge of at least") as caught:
+    with pytest.raises(NotPositiveDefinite, match=r"pivot .* at training row 4\. The smallest eigenvalue") as caught:
         run_small(solve={"ridges": [0.0]}, data={"standardize": False}, readouts={"poolings": ["flatten"]})
     assert caught.value.row == 4
     assert caught.value.pivot <= 0
 
 
-def test_the_suggested_ridge_is_enough(run_small: Run) -> None:
+def test_the_suggested_ridge_is_enough_for_a_kernel_that_is_singular(run_small: Run) -> None:
     sections = {"data": {"standardize": False}, "readouts": {"poolings": ["gap"], "kinds": ["nngp"]}}
     with pytest.raises(NotPositiveDefinite) as caught:
         run_small(solve={"ridges": [0.0]}, **sections)
-    suggested = float(str(caught.value).split("at least ")[1].split(" absolute")[0])
+    suggested = float(re.findall(r"(\S+) absolute", str(caught.value))[0])
     run = run_small(solve={"ridges": [suggested], "ridge_mode": "absolute"}, **sections)
     assert make_report(run).complete
+
+
+@pytest.mark.parametrize("dense_samples", [4096, 0])
+def test_the_suggested_ridge_is_enough_and_half_of_it_is_not(
+    run_small: Run, monkeypatch: pytest.MonkeyPatch, dense_samples: int
+) -> None:
+    monkeypatch.setattr("pipeline.inference.extremes.DENSE_SAMPLES", dense_samples)  # 0: by Lanczos, over the tiles
+    sections = {"readouts": {"poolings": ["gap"], "kinds": ["nngp"]}}
+    kernel = run_small(solve={"ridges": [9.0]}, **sections).kernel("depth3-gap-nngp", "train")
+    corner = kernel.read(1, 1).copy()
+    corner[3, 3] *= 0.3
+    kernel.write((1, 1), corner)
+    message = r"at training row 19. The smallest eigenvalue of the kernel is -.*: take a ridge of at least \S+ absolute"
+    with pytest.raises(NotPositiveDefinite, match=message) as caught:
+        run_small(solve={"ridges": [0.0]}, **sections)
+    for mode in ("absolute", "relative"):
+        suggested = float(re.findall(rf"(\S+) {mode}", str(caught.value))[0])
+        run = run_small(solve={"ridges": [suggested], "ridge_mode": mode}, **sections)
+        assert make_report(run).complete
+        with pytest.raises(NotPositiveDefinite):
+            run_small(solve={"ridges": [suggested / 2], "ridge_mode": mode}, **sections)
 
 
 def test_a_kernel_that_is_zero_says_why(run_small: Run) -> None:
@@ -116,7 +138,7 @@ def test_other_systems_are_solved_where_one_is_singular(run_small: Run) -> None:
 
 def split_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.solvers.cholesky.SMALLEST_SPLIT_TILE", 1)
-    monkeypatch.setattr(Driver, "slots", 2)
+    monkeypatch.setattr(SerialExecutor, "slots", 2)
 
 
 SPLIT = {"readouts": {"poolings": ["flatten"], "kinds": ["ntk"]}, "kernel": {"tile": 5}, "solve": {"tile": 5}}

@@ -1,0 +1,78 @@
+"""The stages of a run: what is done already is looked up or taken over, and the rest is driven."""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from pipeline.driver import Driver, Job, Outcome, Progress
+from pipeline.executors import Executor
+from pipeline.journal import Receipt, Task
+from pipeline.rounds import Course, Tally, run_rounds
+from pipeline.store import RunDirectory
+from pipeline.takeover import take_over
+
+
+class View(Protocol):
+    """Whoever shows a run to people."""
+
+    def say(self, text: str) -> None:
+        """Show a line."""
+
+    def begin(self, stage: str) -> None:
+        """Show that a stage begins."""
+
+    def progress(self, progress: Progress) -> None:
+        """Show how far the stage is."""
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Runs stages of one run directory, one after the other.
+
+    Attributes
+    ----------
+    run : where jobs read and write.
+    executor : where they run.
+    view : is shown what happens.
+    stop : set it to let tiles in flight finish, then `Interrupted` is raised.
+    verify : read every finished chunk and compare its checksums, not only its size.
+    """
+
+    run: RunDirectory
+    executor: Executor
+    view: View
+    stop: threading.Event
+    verify: bool
+
+    def run_jobs(self, stage: str, jobs: Sequence[Job]) -> Outcome:
+        """Run the jobs of a stage to their end, those that are done aside; errors as of `Driver.run`."""
+        done = self._look_up(jobs)
+        self.view.begin(stage)
+        return self._driver(self.view.progress).run(jobs, done)
+
+    def run_courses(self, stage: str, courses: Sequence[Course], note: Callable[[], str]) -> tuple[Outcome, list[str]]:
+        """Run courses side by side to their ends, as `run_rounds` does; what is done is looked up round by round."""
+        tally = Tally(self.view.progress)
+        driver = self._driver(tally.progress)
+        self.view.begin(stage)
+        return run_rounds(courses, lambda jobs: driver.run(jobs, self._look_up(jobs)), tally, note)
+
+    def take_over(self, tasks: Sequence[Task]) -> None:
+        """Take over what the older run has of some tasks, where this one grows from another."""
+        take_over(self.run, tasks, self.view.say)
+
+    def _driver(self, on_progress: Callable[[Progress], None]) -> Driver:
+        return Driver(str(self.run.path.resolve()), self.executor, self.run.journal, on_progress, self.stop)
+
+    def _look_up(self, jobs: Sequence[Job]) -> dict[Task, Receipt]:
+        """Find out which jobs are done, and say which of them turned out to be damaged."""
+        lasting = [job.task for job in jobs if job.only_for is None]
+        self.take_over(lasting)
+        done, quarantined = self.run.finished(lasting, verify=self.verify)
+        # What served only tasks that are done was deleted.
+        serving = [job.task for job in jobs if job.only_for is not None and job.only_for not in done]
+        served, damaged = self.run.finished(serving, verify=self.verify)
+        for task in quarantined + damaged:
+            self.view.say(f"{task} was damaged on disk: moved to quarantine, computed again")
+        return done | served

@@ -1,0 +1,46 @@
+import numpy as np
+import pytest
+
+from pipeline.datasets import Dataset, as_split, equal_images, warnings_of
+from pipeline.errors import DataError
+
+
+def dataset(labels: list[int], classes: tuple[str, ...] = ("cat", "dog", "owl")) -> Dataset:
+    """Five images; 1 equals 4, and 3 is 0 flipped."""
+    images = np.random.default_rng(0).standard_normal((5, 4, 3, 2))
+    images[4], images[3] = images[1], images[0][:, ::-1]
+    return Dataset("five", classes, as_split(images, labels))
+
+
+def test_equal_images_are_paired_with_the_first_of_their_kind() -> None:
+    images = np.array([1, 2, 1, 3, 1, 2], dtype=float)[:, None]
+    assert equal_images(as_split(images, np.zeros(6, int))) == [(0, 2), (0, 4), (1, 5)]
+
+
+def test_mirrored_images_are_equal_where_the_kernel_averages_over_flips() -> None:
+    data = dataset([0, 1, 2, 0, 1])
+    assert equal_images(data.train) == [(1, 4)]
+    assert equal_images(data.train, mirrored=True) == [(0, 3), (1, 4)]
+
+
+def test_equal_images_with_different_labels_are_refused_without_a_ridge() -> None:
+    with pytest.raises(DataError, match=r"rows 1 \(dog\) and 4 \(cat\)\. Without a ridge .* drop 0 from solve.ridges"):
+        warnings_of(dataset([0, 1, 2, 0, 0]), [0.0, 1e-3])
+
+
+def test_equal_images_with_different_labels_are_a_warning_with_a_ridge() -> None:
+    (line,) = warnings_of(dataset([0, 1, 2, 0, 0]), [1e-3])
+    assert line.startswith("1 pairs of equal training images have different labels, rows 1 (dog) and 4 (cat)")
+
+
+def test_equal_images_with_equal_labels_are_a_warning_without_a_ridge_only() -> None:
+    assert warnings_of(dataset([0, 1, 2, 0, 1]), [1e-3]) == ()
+    (line,) = warnings_of(dataset([0, 1, 2, 0, 1]), [0.0])
+    assert "rows 1 and 4: without a ridge their kernel is singular" in line
+
+
+def test_a_single_class_is_a_warning() -> None:
+    (line,) = warnings_of(dataset([2, 2, 2, 2, 2]), [1.0])
+    assert line == "all 5 training images are of the class owl: an accuracy says nothing"
+    (line,) = warnings_of(dataset([0, 0, 0, 0, 0], ("cat",)), [1.0])
+    assert line.endswith("an accuracy says nothing, and targets of one class are all zero")

@@ -1,0 +1,56 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from problems import whole_matrix
+
+from pipeline.inference.extremes import lanczos, multiply, remedy
+from pipeline.journal import Task
+from pipeline.report import make_report
+from pipeline.solvers.work import open_work
+from pipeline.store import RunDirectory
+
+Run = Callable[..., RunDirectory]
+
+
+def test_lanczos_finds_all_eigenvalues_of_a_small_matrix() -> None:
+    matrix = np.random.default_rng(1).standard_normal((12, 12))
+    matrix = matrix + matrix.T
+    values, residuals = lanczos(lambda vector: matrix @ vector, 12, 96)
+    np.testing.assert_allclose(values, np.linalg.eigvalsh(matrix), atol=1e-12)
+    assert residuals.max() < 1e-10
+
+
+def test_lanczos_stops_where_its_space_is_exhausted() -> None:
+    values, residuals = lanczos(lambda vector: 3 * vector, 50, 96)
+    np.testing.assert_allclose(values, [3.0])
+    assert residuals.max() < 1e-12
+
+
+def test_an_eigenvalue_lies_within_its_residual_also_before_lanczos_has_converged() -> None:
+    eigenvalues = np.linspace(-1, 9, 300)
+    values, residuals = lanczos(lambda vector: eigenvalues * vector, 300, 20)
+    assert len(values) == 20
+    assert residuals.max() > 1e-2
+    assert (np.abs(values[:, None] - eigenvalues).min(1) <= residuals + 1e-12).all()
+
+
+@pytest.mark.parametrize("unit_diagonal", [False, True])
+def test_a_pass_over_the_tiles_is_a_product_with_the_kernel(run_small: Run, unit_diagonal: bool) -> None:
+    run = run_small(solve={"unit_diagonal": unit_diagonal})
+    solve = make_report(run).solves[0]
+    work = open_work(str(run.path), Task(f"spectrum-1:{solve.name}", 0, 0))
+    vector = np.random.default_rng(0).standard_normal(37)
+    kernel = whole_matrix(run, solve.readout, "train").astype(float)
+    if unit_diagonal:
+        kernel /= np.sqrt(np.outer(np.diagonal(kernel), np.diagonal(kernel)))
+    np.testing.assert_allclose(multiply(work, vector), kernel @ vector, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("smallest", [-3.14e-5, -9.99e-3, 0.0])
+def test_a_remedy_is_rounded_up(smallest: float) -> None:
+    text = remedy({"smallest": [smallest], "smallest_residuals": [1e-9]}, 2.0, 100)
+    absolute, relative = (float(text.split(f" {mode}")[0].split()[-1]) for mode in ("absolute", "relative"))
+    assert absolute >= 1e-9 - smallest
+    assert 2 * relative >= 1e-9 - smallest
+    assert absolute < 1.2 * (1.1e-9 - smallest)

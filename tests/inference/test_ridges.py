@@ -1,0 +1,184 @@
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from problems import TRAIN, Recorder, whole_matrix
+
+from pipeline import run as runs
+from pipeline.config import RunConfig
+from pipeline.datasets import one_hot_targets
+from pipeline.errors import ConfigError, Interrupted, NotPositiveDefinite
+from pipeline.executors import WorkerMemory
+from pipeline.inference.ridges import Means, in_memory
+from pipeline.report import make_report
+from pipeline.solvers.systems import ridge_candidates
+from pipeline.store import RunDirectory
+
+Run = Callable[..., RunDirectory]
+Config = Callable[..., RunConfig]
+
+AUTO = {"solve": {"ridges": "auto", "tile": 16}, "readouts": {"poolings": ["gap"], "kinds": ["nngp"]}}
+WAYS = pytest.mark.parametrize("way", ["eigenvalues", "factors"])
+
+
+@pytest.fixture
+def take(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Take one of the two ways, whatever it costs."""
+
+    def choose(way: str) -> None:
+        monkeypatch.setattr("pipeline.inference.ridges.in_memory", lambda count, tile, means: way == "eigenvalues")
+
+    return choose
+
+
+def refitted_errors(run: RunDirectory, ridge: float) -> np.ndarray:
+    """Errors of predicting each image from a system without it, ``(n, classes)``."""
+    kernel = whole_matrix(run, "depth3-gap-nngp", "train").astype(float)
+    targets = one_hot_targets(np.asarray(run.inputs("train_labels")[:]), 3)
+    errors = []
+    for i in range(TRAIN):
+        others = np.delete(np.arange(TRAIN), i)
+        system = kernel[np.ix_(others, others)] + ridge * np.eye(TRAIN - 1)
+        errors.append(kernel[i, others] @ np.linalg.solve(system, targets[others]) - targets[i])
+    return np.array(errors)
+
+
+def factor_files(run: RunDirectory) -> int:
+    return sum(path.is_file() for path in run.path.glob("solve/*/factor.zarr/factor/c/*/*"))
+
+
+@WAYS
+def test_the_ridge_of_the_smallest_leave_one_out_error_is_taken(
+    run_small: Run, take: Callable[[str], None], way: str
+) -> None:
+    take(way)
+    run = run_small(**AUTO)
+    report = make_report(run)
+    path = report.ridge_paths[0].record
+    assert path is not None
+    errors = [np.mean(refitted_errors(run, ridge) ** 2) for ridge in path["absolute_ridges"]]
+    np.testing.assert_allclose(path["squared_error"], errors, rtol=1e-6)
+    assert path["ridges"] == list(ridge_candidates())
+    assert path["chosen"] == ridge_candidates()[int(np.argmin(errors))]
+    (solve,) = report.solves
+    assert solve.ridge == path["chosen"]
+    assert solve.absolute_ridge == pytest.approx(path["absolute_ridges"][int(np.argmin(errors))], rel=1e-14)
+    assert solve.accuracy is not None
+    assert report.complete
+    assert factor_files(run) == 6  # of the chosen one alone
+    assert runs.verify(run.path)[1] == []
+
+
+def test_both_ways_give_the_same_path(run_small: Run, small_config: Config, take: Callable[[str], None]) -> None:
+    paths = []
+    for way in ("eigenvalues", "factors"):
+        take(way)
+        run = run_small(**AUTO, store={"path": f"{small_config().store.path}-{way}"})
+        paths.append(make_report(run).ridge_paths[0].record)
+    for name in ("absolute_ridges", "accuracy", "chosen"):
+        assert paths[0][name] == pytest.approx(paths[1][name], rel=1e-12)
+    assert paths[0]["squared_error"] == pytest.approx(paths[1]["squared_error"], rel=1e-7)
+
+
+@WAYS
+def test_a_choice_that_is_made_is_not_made_again(run_small: Run, take: Callable[[str], None], way: str) -> None:
+    take(way)
+    run_small(**AUTO)
+    view = Recorder()
+    run_small(view, **AUTO)
+    assert view.stages == ["kernel", "solve"]
+    assert {moment.entries_now for moment in view.moments} == {0}
+
+
+def test_a_stopped_choice_goes_on_with_the_candidate_it_was_at(
+    run_small: Run, small_config: Config, take: Callable[[str], None]
+) -> None:
+    take("factors")
+    stop = threading.Event()
+
+    class Stopper(Recorder):
+        def progress(self, progress: object) -> None:
+            super().progress(progress)  # type: ignore[arg-type]
+            if self.stages[-1] == "ridge 0.001" and self.moments[-1].done > 4:
+                stop.set()
+
+    with pytest.raises(Interrupted):
+        runs.start(small_config(**AUTO), Stopper(), stop)
+    path = str(small_config().store.path)
+    assert not make_report(RunDirectory(path)).complete
+    assert factor_files(RunDirectory(path)) < 2 * 6 + 1  # of the best so far and the one at work
+    view = Recorder()
+    run = runs.resume(path, view, threading.Event())
+    assert view.stages[:2] == ["kernel", "ridge 0.001"]
+    assert make_report(run).complete
+    assert factor_files(run) == 6
+
+
+def test_a_loser_that_is_asked_for_later_is_factored_again(run_small: Run, take: Callable[[str], None]) -> None:
+    take("factors")
+    run = run_small(**AUTO)
+    chosen = make_report(run).solves[0].ridge
+    loser = next(ridge for ridge in ridge_candidates() if ridge != chosen)
+    view = Recorder()
+    again = run_small(view, readouts=AUTO["readouts"], solve={"ridges": [loser], "tile": 16})
+    assert make_report(again).complete
+    assert not [line for line in view.lines if "damaged" in line]
+    assert factor_files(again) == 12
+
+
+@WAYS
+def test_candidates_that_are_too_small_are_left_out(run_small: Run, take: Callable[[str], None], way: str) -> None:
+    take(way)
+    run = run_small(readouts=AUTO["readouts"])
+    kernel = run.kernel("depth3-gap-nngp", "train")
+    corner = kernel.read(1, 1).copy()
+    corner[3, 3] *= 0.9
+    kernel.write((1, 1), corner)
+    lacking = -np.linalg.eigvalsh(whole_matrix(run, "depth3-gap-nngp", "train").astype(float))[0]
+    again = run_small(**AUTO)
+    path = make_report(again).ridge_paths[0].record
+    assert path is not None
+    assert [error is None for error in path["squared_error"]] == [r <= lacking for r in path["absolute_ridges"]]
+    assert None in path["squared_error"]
+    assert path["squared_error"][0] is not None
+
+
+@WAYS
+def test_a_kernel_that_no_candidate_saves_says_what_would(
+    run_small: Run, take: Callable[[str], None], way: str
+) -> None:
+    take(way)
+    kernel = run_small(readouts=AUTO["readouts"]).kernel("depth3-gap-nngp", "train")
+    corner = kernel.read(1, 1).copy()
+    corner[3, 3] -= 9 * corner[3, 3]
+    kernel.write((1, 1), corner)
+    with pytest.raises(NotPositiveDefinite, match=r"(?s)not positive definite.* take a ridge of at least \S+ absolute"):
+        run_small(**AUTO)
+
+
+@WAYS
+def test_no_ridge_is_chosen_for_a_kernel_that_is_zero(run_small: Run, take: Callable[[str], None], way: str) -> None:
+    take(way)
+    with pytest.raises(NotPositiveDefinite, match="the kernel is zero everywhere: its network trains no layer"):
+        run_small(solve=AUTO["solve"], readouts={"depths": [2], "poolings": ["gap"], "kinds": ["ntk"]})
+
+
+def test_the_quicker_way_is_taken() -> None:
+    alone = Means(1, None)
+    assert in_memory(1000, 128, alone)
+    assert not in_memory(60000, 2048, alone)
+    assert not in_memory(1000, 128, Means(400, None))
+    assert not in_memory(1000, 128, Means(1, WorkerMemory(2**28, 1)))
+
+
+@pytest.mark.parametrize(
+    ("solve", "message"),
+    [
+        ({"ridges": "auto", "ridge_mode": "absolute"}, r'ridges = "auto" chooses among relative ridges: leave'),
+        ({"ridges": []}, r"solve.ridges: List should have at least 1 item"),
+    ],
+)
+def test_a_choice_that_means_nothing_is_refused(small_config: Config, solve: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        small_config(solve=solve)
