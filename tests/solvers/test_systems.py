@@ -22,7 +22,7 @@ NNGP = {"poolings": ["gap"], "kinds": ["nngp"]}
 
 @pytest.fixture
 def run(run_small: Run) -> RunDirectory:
-    return run_small(**ONE, solve={"ridges": [0.5]})
+    return run_small(**ONE, solve={"ridges": [0.5], "tile": 16})
 
 
 def test_a_solve_by_cholesky_is_named_as_it_was_before_there_were_other_solvers(
@@ -37,7 +37,7 @@ def test_a_solve_by_cholesky_is_named_as_it_was_before_there_were_other_solvers(
         "targets": "one-hot minus 1 / classes",
     }
     for solve in ({}, {"solver": "cholesky"}, {"factor_dtype": "float64"}):
-        config = small_config(**ONE, solve={"ridges": [0.5]} | solve)
+        config = small_config(**ONE, solve={"ridges": [0.5], "tile": 16} | solve)
         assert requested_solves(run, config) == [before]
     assert (run.path / "solve" / solve_name(before)).is_dir()
     assert solve_name({"kernel": "k", "ridge": 0.5}) == "163eebb999fed8f5"
