@@ -1,7 +1,7 @@
 """The kernel of test and training images, whitened by the factor: ``V^T = K(test, train) L^-T``.
 
-The test images ride along as further block rows below the matrix, like the targets, but only where they are asked for:
-from V come the predictions of every smaller training set, the posterior variance and the posterior covariance.
+The test images ride along as further block rows below the matrix, like the targets, but only where they are asked for.
+V gives the predictions of every smaller training set, the posterior variance and the posterior covariance.
 """
 
 from pipeline.arrays import Array, ArraySpec
