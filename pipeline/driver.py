@@ -156,6 +156,8 @@ class _Batch:
     def __init__(self, driver: Driver, jobs: Sequence[Job], done: Mapping[Task, Receipt]) -> None:
         self.driver = driver
         self.jobs = {job.task: job for job in jobs if job.only_for not in done}
+        # What becomes ready late may be what everything else waits for: it passes what is in flight, but not begun.
+        self.ranks = {job.task: rank for rank, job in enumerate(sorted(self.jobs.values(), key=lambda j: j.priority))}
         self.outcome = Outcome({task: receipt for task, receipt in done.items() if task in self.jobs})
         self.waiting_for = {
             task: {t for t in job.after if t not in self.outcome.receipts}
@@ -207,7 +209,8 @@ class _Batch:
             # A tuple whose first item names the stage: Dask's dashboard and its queueing group by it.
             key = (task.stage, task.row, task.col, next(self.serial))
             self.in_flight[key] = task
-            self.driver._executor.submit(key, self.jobs[task].function, self.driver._run_path, task)
+            function = self.jobs[task].function
+            self.driver._executor.submit(key, function, self.driver._run_path, task, rank=self.ranks[task])
 
     def _take(self, completions: Sequence[Completion]) -> None:
         receipts = []

@@ -31,12 +31,12 @@ class Task:
 
 @dataclass(frozen=True)
 class Chunk:
-    """What a task wrote into one array: bytes on disk, their crc32c, and the blake2b of the values."""
+    """What a task wrote into one array: bytes on disk, their crc32c, and a digest of the values, 128 bits of XXH3."""
 
     array: str
     bytes: int
     crc32c: int
-    blake2b: str
+    xxh3: str
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ from pipeline.errors import ConfigError, CorruptTile, RunNotFound, Specification
 from pipeline.journal import Journal, Receipt, Task
 from pipeline.tiling import Cut
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 _STATE = ("vectors", "direction", "residuals")
@@ -493,5 +493,5 @@ def _require_chunks(places: Sequence[tuple[TiledArray, tuple[int, ...]]], receip
         size = path.stat().st_size if path.exists() else -1
         if size != chunk.bytes:
             raise CorruptTile(f"{path} has {size} bytes, its receipt says {chunk.bytes}")
-        if verify and array.describe(index).blake2b != chunk.blake2b:
+        if verify and array.describe(index).xxh3 != chunk.xxh3:
             raise CorruptTile(f"{path} is whole, but not what its receipt says was written")

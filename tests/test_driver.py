@@ -28,11 +28,13 @@ class Script(Executor):
         self.endings = endings or {}
         self.queue: deque[tuple[tuple[Any, ...], Callable[..., Any], tuple[Any, ...]]] = deque()
         self.calls: list[Task] = []
+        self.ranks: dict[Task, int] = {}
         self.most_in_flight = 0
 
-    def submit(self, key: tuple[Any, ...], function: Callable[..., Any], *arguments: Any) -> None:
+    def submit(self, key: tuple[Any, ...], function: Callable[..., Any], *arguments: Any, rank: int = 0) -> None:
         self.queue.append((key, function, arguments))
         self.calls.append(arguments[1])
+        self.ranks[arguments[1]] = rank
         self.most_in_flight = max(self.most_in_flight, len(self.queue))
 
     def wait(self, timeout_seconds: float) -> list[Completion]:
@@ -101,6 +103,13 @@ def test_the_ready_run_by_priority_in_a_window_of_some_a_slot(drive: Callable[..
     drive(executor, independent(30)[::-1])
     assert [task.row for task in executor.calls] == list(range(30))
     assert executor.most_in_flight == 3 * drivers.WINDOW_PER_SLOT
+
+
+def test_ranks_tell_the_executor_what_may_pass_what_is_in_flight(drive: Callable[..., Outcome]) -> None:
+    executor = Script()
+    jobs = [Job(Task("train", k, 0), succeed, 10, (10 - k,)) for k in range(8)]
+    drive(executor, jobs)
+    assert sorted(jobs, key=lambda job: executor.ranks[job.task]) == jobs[::-1]
 
 
 def test_what_is_done_is_not_run_again(drive: Callable[..., Outcome]) -> None:

@@ -33,7 +33,7 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     RunDirectory.create(tmp_path, SPECIFICATION, {})
     record = json.loads((tmp_path / "run.json").read_text())
     (tmp_path / "run.json").write_text(json.dumps(record | {"format_version": 99}))
-    with pytest.raises(StoreError, match="has format version 99, this cntk knows 1"):
+    with pytest.raises(StoreError, match="has format version 99, this cntk knows 2"):
         RunDirectory(tmp_path)
 
 

@@ -51,7 +51,7 @@ def test_a_tile_larger_than_the_data_is_cut_down() -> None:
 
 
 @pytest.mark.parametrize(
-    ("train", "tile", "wanted"), [(1008, 224, 448), (60_000, 512, 2048), (24_576, 512, 1024), (10, 16, 16)]
+    ("train", "tile", "wanted"), [(1008, 224, 896), (60_000, 512, 2048), (24_576, 512, 1024), (10, 16, 16)]
 )
 def test_a_factor_tile_is_whole_kernel_tiles_and_no_larger_than_the_data(train: int, tile: int, wanted: int) -> None:
     assert choose_factor_tile(train, tile) == wanted

@@ -51,8 +51,8 @@ class Executor(ABC):
     slots: int
 
     @abstractmethod
-    def submit(self, key: tuple[Any, ...], function: Callable[..., Any], *arguments: Any) -> None:
-        """Take a call of an importable function with plain, small arguments."""
+    def submit(self, key: tuple[Any, ...], function: Callable[..., Any], *arguments: Any, rank: int = 0) -> None:
+        """Take a call of an importable function with plain, small arguments; smaller ranks wait less."""
 
     @abstractmethod
     def wait(self, timeout_seconds: float) -> list[Completion]:

@@ -76,8 +76,8 @@ class DaskExecutor(Executor):
         self._ended: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
         self.slots = max(1, sum(client.nthreads().values()))
 
-    def submit(self, key: tuple[Any, ...], function: Callable[..., Any], *arguments: Any) -> None:
-        future = self._client.submit(function, *arguments, key=key, pure=False, retries=0)
+    def submit(self, key: tuple[Any, ...], function: Callable[..., Any], *arguments: Any, rank: int = 0) -> None:
+        future = self._client.submit(function, *arguments, key=key, pure=False, retries=0, priority=-rank)
         self._futures[key] = future
         future.add_done_callback(lambda _: self._ended.put(key))
 

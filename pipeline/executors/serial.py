@@ -19,7 +19,7 @@ class SerialExecutor(Executor):
     def __init__(self) -> None:
         self._queue: deque[tuple[tuple[Any, ...], Callable[..., Any], tuple[Any, ...]]] = deque()
 
-    def submit(self, key: tuple[Any, ...], function: Callable[..., Any], *arguments: Any) -> None:
+    def submit(self, key: tuple[Any, ...], function: Callable[..., Any], *arguments: Any, rank: int = 0) -> None:
         self._queue.append((key, function, arguments))
 
     def wait(self, timeout_seconds: float) -> list[Completion]:
