@@ -147,9 +147,9 @@ class TiledArray:
             content = np.memmap(path, np.uint8, "r")
         except FileNotFoundError:
             return self.read(*index)
-        known = self._checked_once.get(index) == identity
-        payload = content.view(np.ndarray)[:-CRC_BYTES] if known else self._checked(content.view(np.ndarray), path)
-        values = self._shaped(payload, index)
+        payload = content.view(np.ndarray)
+        checked = self._checked_once.get(index) == identity
+        values = self._shaped(payload[:-CRC_BYTES] if checked else self._checked(payload, path), index)
         with self._lock:
             self._mapped[index], self._checked_once[index] = (identity, values), identity
             while len(self._mapped) > max(2, MAPPED_BYTES // self.chunk_bytes):
