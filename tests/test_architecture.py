@@ -9,7 +9,8 @@ PACKAGE = Path(__file__).parent.parent / "pipeline"
 
 TIERS = [
     {"errors"},
-    {"config", "tiling", "layers", "datasets", "journal", "lease", "durable", "provenance"},
+    {"config", "tiling", "layers", "datasets", "provenance", "storage"},
+    {"durable", "journal", "lease"},
     {"arrays"},
     {"kernels", "store", "executors"},
     {"driver", "growth", "memory"},

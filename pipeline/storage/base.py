@@ -1,0 +1,146 @@
+"""What the store asks of the place that it lies in, a directory or a bucket: names below one another, and whole files.
+
+The names are those of `pathlib` where it has one for the same. Nothing here is ever half there: `write_whole` and
+`create_whole` make a file appear at once, with all its bytes, or not at all, and return when it is safe.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+Buffer = bytes | memoryview
+
+
+class Appender(ABC):
+    """Adds lines to a log of its own. Lines of a durable one are safe when `append` returns."""
+
+    @abstractmethod
+    def append(self, lines: bytes) -> None:
+        """Add whole lines, newline included."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Make what was added safe, as far as that was promised; nothing is appended afterwards."""
+
+
+class StorePath(ABC):
+    """A place in a store: a file, or a folder of such. Immutable; two that name the same are equal.
+
+    `str` writes it so that `open_path` finds it again in another process.
+    """
+
+    @abstractmethod
+    def __truediv__(self, name: str) -> "StorePath":
+        """Name what lies below; ``name`` may hold slashes.
+
+        Raises
+        ------
+        ValueError
+            If the name leads out of here.
+        """
+
+    @abstractmethod
+    def joinpath(self, *names: str) -> "StorePath":
+        """Name what lies below, a folder at a time."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The last part."""
+
+    @property
+    @abstractmethod
+    def parent(self) -> "StorePath":
+        """The folder that holds it."""
+
+    @abstractmethod
+    def absolute(self) -> "StorePath":
+        """The same place, as any process on this machine understands it."""
+
+    # Reading.
+
+    @abstractmethod
+    def exists(self) -> bool:
+        """Tell whether there is a file, or a folder with something in it."""
+
+    @abstractmethod
+    def is_file(self) -> bool:
+        """Tell whether there is a file."""
+
+    @abstractmethod
+    def size(self) -> int | None:
+        """Bytes of a file; None where there is none."""
+
+    @abstractmethod
+    def version(self) -> tuple[Any, ...] | None:
+        """Tell a file from any other that lies or lay in its place; None where there is none."""
+
+    @abstractmethod
+    def read_bytes(self) -> bytes:
+        """Read a file; `FileNotFoundError` where there is none."""
+
+    @abstractmethod
+    def read_text(self) -> str:
+        """Read a file as UTF-8."""
+
+    @abstractmethod
+    def map_bytes(self) -> np.ndarray:
+        """Read a file as ``(bytes,)`` uint8 that is not written to; a directory maps it, and nothing is copied."""
+
+    @abstractmethod
+    def children(self) -> Iterator["StorePath"]:
+        """List the files and folders in a folder, in the order of their names; nothing where there is none."""
+
+    @abstractmethod
+    def sizes_below(self) -> dict[str, int]:
+        """List the bytes of all files below a folder, by their names from there on ("c/0/1"), in one sweep."""
+
+    # Writing.
+
+    @abstractmethod
+    def write_whole(self, *parts: Buffer) -> None:
+        """Write a file of one or more parts, in the place of the one that is there."""
+
+    @abstractmethod
+    def create_whole(self, content: bytes) -> bool:
+        """Create a file with its content, and tell whether it was this call: of several at once one returns True."""
+
+    @abstractmethod
+    def make_whole(self, files: Sequence[tuple[str, Buffer]], last: str) -> None:
+        """Write files below a folder, by their names from there on; ``last``, one of them, says that all are there."""
+
+    @abstractmethod
+    def appender(self, *, durable: bool) -> Appender:
+        """Open a log that no other process adds to; ``durable`` ones promise that what was appended is safe."""
+
+    @abstractmethod
+    def move_to(self, target: "StorePath") -> None:
+        """Move a file to another place in the same store; `FileNotFoundError` where it is gone."""
+
+    @abstractmethod
+    def share_with(self, target: "StorePath") -> None:
+        """Give a file a second place, sharing its bytes where the store can; `FileExistsError` where one is there."""
+
+    @abstractmethod
+    def unlink(self, missing_ok: bool = False) -> None:
+        """Delete a file."""
+
+    @abstractmethod
+    def remove_tree(self) -> None:
+        """Delete everything below a folder; nothing where there is none."""
+
+    @abstractmethod
+    def sweep(self) -> int:
+        """Delete what killed writers left half-written below a folder; return how many files that were."""
+
+    @abstractmethod
+    def sync(self) -> None:
+        """Make the names in a folder safe that `share_with` made."""
+
+    # For zarr, which reads what this package wrote.
+
+    @abstractmethod
+    def zarr_store(self) -> Any:
+        """Open a folder for zarr, to be read."""
