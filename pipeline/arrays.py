@@ -6,10 +6,8 @@ fsynced, renamed. Any zarr reads them.
 
 import json
 import threading
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import google_crc32c
@@ -18,15 +16,18 @@ import xxhash
 import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec
 
-from pipeline.durable import rename_into_place, write_durably
 from pipeline.errors import CorruptTile, StoreError
 from pipeline.journal import Chunk
+from pipeline.storage import StorePath
 from pipeline.tiling import Cut
 
 CRC_BYTES = 4
 
+GROUP_RECORD = "zarr.json"
+"""What zarr knows a group by; written last."""
+
 MAPPED_BYTES = 640 * 2**20
-"""Bytes of an array's tiles that a process keeps mapped, two block rows of most factors. The system owns the pages."""
+"""Bytes of tiles that a process keeps mapped at most, two block rows of most factors. The system owns the pages."""
 
 Array = np.ndarray
 
@@ -63,11 +64,8 @@ class TiledArray:
         If there is no array, or it was not written by this package.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: StorePath) -> None:
         self.path = path
-        self._mapped: dict[tuple[int, ...], tuple[tuple[int, int], Array]] = {}
-        self._checked_once: dict[tuple[int, ...], tuple[int, int]] = {}
-        self._lock = threading.Lock()
         try:
             meta = json.loads((path / "zarr.json").read_text())
             self.shape: tuple[int, ...] = tuple(meta["shape"])
@@ -83,7 +81,7 @@ class TiledArray:
         """Return how an axis is cut into tiles."""
         return Cut(self.shape[axis], self.tile[axis])
 
-    def chunk_path(self, *index: int) -> Path:
+    def chunk_path(self, *index: int) -> StorePath:
         """Return where a chunk lies; the key is made of integers only."""
         return self.path.joinpath("c", *(str(int(k)) for k in index))
 
@@ -100,15 +98,10 @@ class TiledArray:
         index : of the tile along each axis.
         values : of the tile's shape, ragged at the far edges; cast to the array's dtype.
         """
-        padded = np.ascontiguousarray(values, self.dtype)
-        if values.shape != self.tile:
-            padded = np.full(self.tile, np.nan, self.dtype)
-            padded[tuple(slice(0, size) for size in values.shape)] = values
-        payload = padded.reshape(-1).view(np.uint8).data.toreadonly()
-        crc = google_crc32c.value(np.frombuffer(payload, np.uint8))
+        payload, checksum = encode_chunk(values, self.tile, self.dtype)
+        self.chunk_path(*index).write_whole(payload, checksum)
         digest = xxhash.xxh3_128_hexdigest(payload)
-        write_durably(self.chunk_path(*index), payload, crc.to_bytes(CRC_BYTES, "little"))
-        return Chunk(str(self.path.name), len(payload) + CRC_BYTES, crc, digest)
+        return Chunk(self.path.name, len(payload) + CRC_BYTES, int.from_bytes(checksum, "little"), digest)
 
     def read(self, *index: int) -> Array:
         """Read a tile and check it; ragged tiles come without their padding.
@@ -122,11 +115,10 @@ class TiledArray:
         return self._shaped(self._checked(self._content(path), path), index)
 
     def read_mapped(self, *index: int) -> Array:
-        """Read a tile without copying it: a read-only view of the file, whose pages all processes share.
+        """Read a tile without copying it where the store can: a read-only view of the file, whose pages all share.
 
-        The tiles mapped last, `MAPPED_BYTES` of them, stay mapped; a process checks each only once, also where it maps
-        it again. For readers that need the same tiles again and again; chunks are replaced by renaming, so a mapped one
-        never changes.
+        The tiles read last stay mapped, and a process checks each only once, also where it maps it again. For readers
+        that need the same tiles again and again; chunks are replaced and never changed, so a mapped one stays as it is.
 
         Raises
         ------
@@ -134,26 +126,18 @@ class TiledArray:
             As of `read`.
         """
         path = self.chunk_path(*index)
-        try:
-            status = path.stat()
-            if status.st_size != self.chunk_bytes:
-                return self.read(*index)  # an empty file cannot be mapped; reading says what is wrong
-            identity = (status.st_ino, status.st_mtime_ns)
-            with self._lock:
-                known, values = self._mapped.pop(index, (None, None))
-                if values is not None and known == identity:
-                    self._mapped[index] = identity, values
-                    return values
-            content = np.memmap(path, np.uint8, "r")
-        except FileNotFoundError:
-            return self.read(*index)
-        payload = content.view(np.ndarray)
-        checked = self._checked_once.get(index) == identity
-        values = self._shaped(payload[:-CRC_BYTES] if checked else self._checked(payload, path), index)
-        with self._lock:
-            self._mapped[index], self._checked_once[index] = (identity, values), identity
-            while len(self._mapped) > max(2, MAPPED_BYTES // self.chunk_bytes):
-                self._mapped.pop(next(iter(self._mapped)))
+        version = path.version()
+        if version is None:
+            raise self._missing(path)
+        values = _MAPPED.take(path, version)
+        if values is None:
+            try:
+                content = path.map_bytes()
+            except FileNotFoundError:
+                raise self._missing(path) from None
+            payload = content[:-CRC_BYTES] if _MAPPED.is_checked(path, version) else self._checked(content, path)
+            values = self._shaped(payload, index)
+            _MAPPED.keep(path, version, values)
         return values
 
     def read_region(self, *bounds: tuple[int, int], symmetric: bool = False) -> Array:
@@ -185,15 +169,18 @@ class TiledArray:
         if not np.all(np.isfinite(self._shaped(payload, index))):
             raise CorruptTile(f"{path} holds values that are not finite")
         digest = xxhash.xxh3_128_hexdigest(payload.data)
-        return Chunk(str(self.path.name), self.chunk_bytes, google_crc32c.value(payload), digest)
+        return Chunk(self.path.name, self.chunk_bytes, google_crc32c.value(payload), digest)
 
-    def _content(self, path: Path) -> Array:
+    def _content(self, path: StorePath) -> Array:
         try:
             return np.frombuffer(path.read_bytes(), np.uint8)
         except FileNotFoundError:
-            raise CorruptTile(f"{path} is missing: it was not computed, or was deleted") from None
+            raise self._missing(path) from None
 
-    def _checked(self, content: Array, path: Path) -> Array:
+    def _missing(self, path: StorePath) -> CorruptTile:
+        return CorruptTile(f"{path} is missing: it was not computed, or was deleted")
+
+    def _checked(self, content: Array, path: StorePath) -> Array:
         """Return the bytes of the values, if the checksum behind them says so."""
         if len(content) != self.chunk_bytes:
             raise CorruptTile(f"{path} has {len(content)} bytes, expected {self.chunk_bytes}: it was cut short")
@@ -208,24 +195,104 @@ class TiledArray:
         return values[tuple(slice(0, self.cut(axis).length(k)) for axis, k in enumerate(index))]
 
 
-def create_arrays(group_path: Path, specs: Sequence[ArraySpec], attributes: Mapping[str, Any]) -> None:
+def create_arrays(group_path: StorePath, specs: Sequence[ArraySpec], attributes: Mapping[str, Any]) -> None:
     """Create a zarr group with tiled arrays, all at once; nothing happens where it exists already."""
-    if group_path.exists():
+    if is_made(group_path):
         return
-    aside = group_path.with_name(f"{group_path.name}.{uuid.uuid4().hex}.partial")
-    zarr.create_group(aside, attributes=dict(attributes))
+    metadata = zarr_metadata(specs, attributes)
+    group_path.make_whole(((name, (content,)) for name, content in metadata.items()), GROUP_RECORD)
+
+
+def is_made(group_path: StorePath) -> bool:
+    """Tell whether a zarr group is there with all its arrays."""
+    return (group_path / GROUP_RECORD).is_file()
+
+
+def zarr_metadata(specs: Sequence[ArraySpec], attributes: Mapping[str, Any]) -> dict[str, bytes]:
+    """Return the files that make a zarr group with empty arrays, by their names in it; zarr itself writes them."""
+    memory: dict[str, Any] = {}
+    store = zarr.storage.MemoryStore(memory)
+    zarr.create_group(store, attributes=dict(attributes))
     for spec in specs:
         zarr.create_array(
-            aside,
+            store,
             name=spec.name,
             shape=spec.shape,
             chunks=spec.tile,
             dtype=spec.dtype,
-            fill_value=float("nan"),
+            fill_value=float("nan") if np.dtype(spec.dtype).kind == "f" else 0,
             serializer=BytesCodec(endian="little"),
             compressors=[Crc32cCodec()],
             filters=None,
             dimension_names=spec.dimensions,
             config={"write_empty_chunks": True},
         )
-    rename_into_place(aside, group_path)
+    return {name: content.to_bytes() for name, content in memory.items()}
+
+
+def encode_chunk(values: Array, tile: tuple[int, ...], dtype: np.dtype) -> tuple[memoryview, bytes]:
+    """Return the two parts of a chunk, its values and their checksum; what a ragged tile lacks is filled up."""
+    padded = np.ascontiguousarray(values, dtype)
+    if values.shape != tile:
+        padded = np.full(tile, np.nan if dtype.kind == "f" else 0, dtype)
+        padded[tuple(slice(0, size) for size in values.shape)] = values
+    payload = padded.reshape(-1).view(np.uint8).data.toreadonly()
+    crc = google_crc32c.value(np.frombuffer(payload, np.uint8))
+    return payload, crc.to_bytes(CRC_BYTES, "little")
+
+
+class _MappedTiles:
+    """The tiles that this process read last without copying them, and which ones it has checked."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self._tiles: dict[StorePath, tuple[tuple[Any, ...], Array]] = {}
+        self._bytes = 0
+        self._checked: dict[StorePath, tuple[Any, ...]] = {}
+        self._lock = threading.Lock()
+
+    def take(self, path: StorePath, version: tuple[Any, ...]) -> Array | None:
+        """Return a tile's values if this version is kept, and keep it longest now."""
+        with self._lock:
+            known, values = self._tiles.pop(path, (None, None))
+            if values is None:
+                return None
+            if known != version:
+                self._bytes -= values.nbytes
+                return None
+            self._tiles[path] = version, values
+            return values
+
+    def is_checked(self, path: StorePath, version: tuple[Any, ...]) -> bool:
+        """Tell whether this process has compared this version of a tile with its checksum."""
+        return self._checked.get(path) == version
+
+    def keep(self, path: StorePath, version: tuple[Any, ...], values: Array) -> None:
+        """Keep a tile that was checked, and let go of those taken longest ago."""
+        with self._lock:
+            self._checked[path] = version
+            if path not in self._tiles:
+                self._bytes += values.nbytes
+            self._tiles[path] = version, values
+            while self._bytes > self.limit_bytes and len(self._tiles) > 2:
+                _, oldest = self._tiles.pop(next(iter(self._tiles)))
+                self._bytes -= oldest.nbytes
+
+    def forget(self) -> None:
+        """Let go of all tiles: files that are mapped keep a disk busy."""
+        with self._lock:
+            self._tiles.clear()
+            self._bytes = 0
+
+
+_MAPPED = _MappedTiles(MAPPED_BYTES)
+
+
+def limit_mapped_tiles(memory_bytes: int) -> None:
+    """Let this process keep no more tiles than a quarter of its memory: Dask counts mapped pages as a worker's own."""
+    _MAPPED.limit_bytes = min(MAPPED_BYTES, memory_bytes // 4)
+
+
+def forget_mapped_tiles() -> None:
+    """Unmap the tiles that this process has mapped."""
+    _MAPPED.forget()

@@ -31,6 +31,7 @@ from pipeline.display import (
 )
 from pipeline.errors import ConfigError, Interrupted, PipelineError, RunNotFound, WorkersLost
 from pipeline.report import make_report
+from pipeline.storage import StorePath
 from pipeline.store import RunDirectory
 
 COMPLETE, FAILED, USAGE, INCOMPLETE, STOPPED = 0, 1, 2, 3, 130
@@ -46,13 +47,13 @@ app = typer.Typer(
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 WorkflowFile = Annotated[Path, typer.Argument(metavar="FILE", help="A workflow file (TOML).")]
-RunPath = Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.")]
+RunPath = Annotated[str, typer.Argument(metavar="DIR", help="A run directory, s3://bucket/name included.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a value of the workflow file.")
 ]
-Store = Annotated[Path | None, typer.Option("--store", metavar="DIR", help="The run directory.")]
+Store = Annotated[str | None, typer.Option("--store", metavar="DIR", help="The run directory.")]
 GrowFrom = Annotated[
-    Path | None,
+    str | None,
     typer.Option("--from", metavar="OLD", help="Take over what is the same in this older run (store.grow_from)."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -168,16 +169,16 @@ def _shipped_workflow(name: str) -> Path:
     return inside if inside.exists() else package.parent / "workflows" / name
 
 
-def _config(file: Path, overrides: list[str] | None, store: Path | None, grow_from: Path | None = None) -> RunConfig:
+def _config(file: Path, overrides: list[str] | None, store: str | None, grow_from: str | None = None) -> RunConfig:
     settings = list(overrides or [])
     if store is not None:
-        settings.append(f"store.path={json.dumps(str(store))}")
+        settings.append(f"store.path={json.dumps(store)}")
     if grow_from is not None:
-        settings.append(f"store.grow_from={json.dumps(str(grow_from))}")
+        settings.append(f"store.grow_from={json.dumps(grow_from)}")
     return load_config(file, settings)
 
 
-def _run(path: Path, action: Callable[["RunView", threading.Event], RunDirectory]) -> None:
+def _run(path: str | StorePath, action: Callable[["RunView", threading.Event], RunDirectory]) -> None:
     """Run with progress and Ctrl-C handling, then show the results."""
     began = time.monotonic()
     with _stop_on_interrupt() as stop, RunView() as view:

@@ -16,7 +16,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.durable import disk_full, is_disk_full
-from pipeline.errors import Interrupted, NotConverged, NotPositiveDefinite, PipelineError, TilesFailed, WorkersLost
+from pipeline.errors import (
+    Interrupted,
+    NotConverged,
+    NotPositiveDefinite,
+    PipelineError,
+    StoreUnavailable,
+    TilesFailed,
+    WorkersLost,
+)
 from pipeline.executors import Completion, Executor
 from pipeline.journal import Journal, Receipt, Task
 
@@ -246,7 +254,9 @@ class _Batch:
             self.abort = disk_full(self.driver._run_path)
             return
         attempts = self.attempts[task] = self.attempts.get(task, 0) + 1
-        transient = isinstance(error, OSError) and not isinstance(error, PipelineError)
+        transient = isinstance(error, StoreUnavailable) or (
+            isinstance(error, OSError) and not isinstance(error, PipelineError)
+        )
         if transient and attempts < MAX_ATTEMPTS:
             self.retries += 1
             delay = FIRST_DELAY_SECONDS * DELAY_FACTOR ** (attempts - 1) * random.uniform(0.75, 1.25)

@@ -42,6 +42,10 @@ class StoreError(PipelineError, OSError):
     """The store cannot be read or written, or is of a format this version does not know."""
 
 
+class StoreUnavailable(StoreError):
+    """The store did not answer, or not as it should; asking again may help."""
+
+
 class CorruptTile(PipelineError, ValueError):
     """A chunk on disk is not what was written there.
 

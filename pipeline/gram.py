@@ -149,7 +149,7 @@ def test_kernel_jobs(run: RunDirectory) -> list[Job]:
 
 def program_of(run: RunDirectory) -> Program:
     """Lower the networks of a run, once per process."""
-    return _program(str(run.path.resolve()), tuple(range(len(run.specification["readouts"]))))
+    return _program(str(run.path.absolute()), tuple(range(len(run.specification["readouts"]))))
 
 
 def forget_runs() -> None:

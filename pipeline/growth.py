@@ -7,7 +7,6 @@ tile, and `pipeline.takeover` takes it over instead of computing it.
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,9 @@ from pipeline.config import RunConfig
 from pipeline.datasets import Split
 from pipeline.durable import Json
 from pipeline.errors import ConfigError, SpecificationMismatch
-from pipeline.store import RunDirectory, differences
+from pipeline.specification import differences
+from pipeline.storage import StorePath, open_path
+from pipeline.store import RunDirectory
 from pipeline.tiling import Cut, choose_factor_tile
 
 SMALLEST_SHARE = 1 / 4
@@ -55,7 +56,7 @@ class Growth:
         return cls(record["path"], record["fingerprint"], train, test, targets, record["factor_tile"])
 
 
-def find_source(config: RunConfig, path: Path) -> RunDirectory | None:
+def find_source(config: RunConfig, path: StorePath) -> RunDirectory | None:
     """Open the older run that a workflow grows from; None where there is none, or the two were compared before.
 
     Raises
@@ -67,8 +68,8 @@ def find_source(config: RunConfig, path: Path) -> RunDirectory | None:
     """
     if config.store.grow_from is None:
         return None
-    source = Path(config.store.grow_from).resolve()
-    if source == path.resolve():
+    source = open_path(config.store.grow_from).absolute()
+    if source == path.absolute():
         raise ConfigError(f"store.grow_from is the run directory {path} itself: a grown run is a new one, name another")
     known = Growth.of(RunDirectory(path)) if (path / "run.json").exists() else None
     return None if known is not None and known.path == str(source) else RunDirectory(source)
@@ -102,7 +103,7 @@ def compare(old: RunDirectory, specification: Json, train: Split, test: Split) -
     labels = _same_blocks(old.inputs("train_labels"), train.labels, tile) if same_classes else ()
     factor_tiles = [record["tile"] for solve, record in old.solves().items() if f"factor:{solve}" in stages]
     return Growth(
-        path=str(old.path.resolve()),
+        path=str(old.path.absolute()),
         fingerprint=old.fingerprint,
         train=blocks,
         test=_same_blocks(old.inputs("test_images"), test.images, tile),

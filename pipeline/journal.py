@@ -5,16 +5,15 @@ writes a segment of its own; lines carry a checksum, and one that was torn by a 
 """
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import google_crc32c
 
 from pipeline.errors import StoreError
+from pipeline.storage import Appender, Listed, StorePath
 
 
 @dataclass(frozen=True, order=True)
@@ -91,6 +90,7 @@ class Receipt:
 class _Segment:
     """What has been read of a segment: its whole lines up to a position, by the first of which it is known again."""
 
+    version: tuple[Any, ...] = ()
     first_line: bytes = b""
     bytes_read: int = 0
     receipts: list[Receipt] = field(default_factory=list)
@@ -104,34 +104,25 @@ class Journal:
     folder : where the segments lie; made by the first `append`.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: StorePath) -> None:
         self.folder = folder
-        self._segment: int | None = None
-        self._known: dict[Path, _Segment] = {}
+        self._segment: Appender | None = None
+        self._known: dict[str, _Segment] = {}
 
     def receipts(self) -> Iterator[Receipt]:
         """Read all whole lines of all segments, oldest first; a tile may occur more than once.
 
         Lines that were read before are remembered: a solver that iterates asks once an iteration.
         """
-        for path in sorted(self.folder.glob("*.jsonl")):
-            known = self._known.setdefault(path, _Segment())
-            with open(path, "rb") as file:
-                if file.readline() != known.first_line or path.stat().st_size < known.bytes_read:
-                    known = self._known[path] = _Segment()  # new, or another in the place of one that was deleted
-                file.seek(known.bytes_read)
-                for line in file.read().splitlines(keepends=True):
-                    if not line.endswith(b"\n"):
-                        break  # torn by a crash, or being written right now
-                    known.first_line = known.first_line or line
-                    known.bytes_read += len(line)
-                    receipt = Receipt.from_line(line)
-                    if receipt is not None:
-                        known.receipts.append(receipt)
+        listing = self.folder.listing()
+        for name in sorted(name for name in listing if name.endswith(_SUFFIX)):
+            known = self._known.setdefault(name, _Segment())
+            if listing[name].version != known.version:
+                known = self._known[name] = _read_on(self.folder / name, listing[name], known)
             yield from list(known.receipts)
 
     def append(self, receipts: Sequence[Receipt]) -> None:
-        """Write receipts to this driver's segment and wait until they are on disk.
+        """Write receipts to this driver's segment and wait until they are safe.
 
         Raises
         ------
@@ -139,30 +130,61 @@ class Journal:
             If they cannot be written.
         """
         try:
+            if self._segment is not None and self._segment.is_full:
+                self.close()
             if self._segment is None:
                 self._segment = self._open_segment()
-            os.write(self._segment, b"".join(receipt.to_line() for receipt in receipts))
-            os.fsync(self._segment)
+            self._segment.append(b"".join(receipt.to_line() for receipt in receipts))
+        except StoreError:
+            raise
         except OSError as error:
+            reason = error.strerror or error
             raise StoreError(
-                error.errno, f"cannot write the journal in {self.folder} ({error.strerror}); finished tiles are kept"
+                error.errno, f"cannot write the journal in {self.folder} ({reason}); finished tiles are kept"
             ) from error
 
     def close(self) -> None:
         """Close this driver's segment."""
         if self._segment is not None:
-            os.close(self._segment)
+            self._segment.close()
             self._segment = None
 
-    def _open_segment(self) -> int:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        number = max((int(path.stem) for path in self.folder.glob("*.jsonl")), default=0)
-        while True:  # two drivers can never share a segment: creation is exclusive
+    def _open_segment(self) -> Appender:
+        numbers = [int(path.name.removesuffix(_SUFFIX)) for path in self.folder.children() if _is_segment(path.name)]
+        number = max(numbers, default=0)
+        while True:  # two drivers can never share a segment: a durable log is new
             number += 1
             try:
-                return os.open(self.folder / f"{number:06d}.jsonl", os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_WRONLY)
+                return (self.folder / f"{number:06d}{_SUFFIX}").appender(durable=True)
             except FileExistsError:
                 continue
+
+
+_SUFFIX = ".jsonl"
+
+
+def _is_segment(name: str) -> bool:
+    return name.endswith(_SUFFIX) and name.removesuffix(_SUFFIX).isdigit()
+
+
+def _read_on(path: StorePath, listed: Listed, known: _Segment) -> _Segment:
+    """Read the lines that were added to a segment, or all of one that stands in the place of another."""
+    try:
+        if listed.bytes < known.bytes_read or path.read_from(0, len(known.first_line)) != known.first_line:
+            known = _Segment()
+        content = path.read_from(known.bytes_read)
+    except FileNotFoundError:  # deleted since it was listed
+        return _Segment()
+    known.version = listed.version
+    for line in content.splitlines(keepends=True):
+        if not line.endswith(b"\n"):
+            break  # torn by a crash, or being written right now
+        known.first_line = known.first_line or line
+        known.bytes_read += len(line)
+        receipt = Receipt.from_line(line)
+        if receipt is not None:
+            known.receipts.append(receipt)
+    return known
 
 
 def timed(action: Callable[[], Any]) -> tuple[Any, float]:

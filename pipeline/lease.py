@@ -1,9 +1,10 @@
 """One driver at a time on a run directory.
 
-The holder raises a counter in ``lease.json``; another driver takes over only after it has seen the counter
-stand still for `PATIENCE_SECONDS` of its own time, or knows the holder's process on this host to be dead. No
-clocks are compared. The lease saves work; safety does not rest on it, since tiles are deterministic and
-renamed into place whole.
+A lease is a file with a number, ``lease/000007.json``, made by whoever first creates it; the highest number counts.
+Its holder raises a counter in its own file. Another driver takes over, by creating the next number, only after it has
+seen the counter stand still for `PATIENCE_SECONDS` of its own time, or knows the holder's process on this host to be
+dead. No clocks are compared, and nothing is asked of the store but that of several creators one wins. The lease saves
+work; safety does not rest on it, since tiles are deterministic and appear whole.
 """
 
 import contextlib
@@ -14,103 +15,148 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import RunLocked
+from pipeline.storage import StorePath
 
 RENEW_SECONDS, PATIENCE_SECONDS = 1.0, 8.0
 
+_SUFFIX = ".json"
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A lease that this process holds.
+
+    Attributes
+    ----------
+    lost : set when another driver has taken over: this one was taken for dead, and should stop.
+    """
+
+    lost: threading.Event
+
 
 @contextlib.contextmanager
-def hold(path: Path) -> Iterator[None]:
-    """Hold the lease at ``path`` for the length of a ``with`` block.
+def hold(folder: StorePath) -> Iterator[Lease]:
+    """Hold the lease in ``folder`` for the length of a ``with`` block.
 
     Raises
     ------
     RunLocked
         If another driver holds it and is alive.
     """
-    identity = {"holder": uuid.uuid4().hex, "host": socket.gethostname(), "pid": os.getpid()}
-    _acquire(path, identity)
-    released = threading.Event()
-    renewer = threading.Thread(target=_renew, args=(path, identity, released), daemon=True)
+    identity = {
+        "holder": uuid.uuid4().hex,
+        "host": socket.gethostname(),
+        "processes": _process_namespace(),
+        "pid": os.getpid(),
+    }
+    number = _acquire(folder, identity)
+    lease, released = Lease(threading.Event()), threading.Event()
+    renewer = threading.Thread(target=_renew, args=(folder, number, identity, lease.lost, released), daemon=True)
     renewer.start()
     try:
-        yield
+        yield lease
     finally:
         released.set()
         renewer.join()
-        if _read(path).get("holder") == identity["holder"]:
-            path.unlink(missing_ok=True)
+        # Not deleted: numbers must not begin again while a frozen driver may still write its own.
+        if not lease.lost.is_set():
+            with contextlib.suppress(OSError):
+                _write(folder, number, identity | {"released": True})
 
 
-def holder(path: Path) -> str | None:
+def holder(folder: StorePath) -> str | None:
     """Name the process that holds the lease, as "host:pid"; None where nobody does or its process is gone."""
-    lease = _read(path)
-    return None if not lease or _is_dead(lease) else f"{lease.get('host')}:{lease.get('pid')}"
+    number = _highest(folder)
+    lease = _read(folder, number) if number else {}
+    return None if not lease or _is_free(lease) else f"{lease.get('host')}:{lease.get('pid')}"
 
 
-def _acquire(path: Path, identity: dict[str, Any]) -> None:
+def _acquire(folder: StorePath, identity: dict[str, Any]) -> int:
     while True:
-        try:
-            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-        except FileExistsError:
-            _evict(path)
+        highest = _highest(folder)
+        if highest:
+            _require_free(folder, highest)
+        number = highest + 1
+        content = json.dumps(identity | {"counter": 0}).encode()
+        if not _file(folder, number).create_whole(content):
             continue
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(identity | {"counter": 0}, file)
+        if _highest(folder) > number:  # the numbers seen were old: those after them were deleted meanwhile
+            _file(folder, number).unlink(missing_ok=True)
+            continue
+        for older in _numbers(folder):
+            if older < number:
+                _file(folder, older).unlink(missing_ok=True)
+        return number
+
+
+def _require_free(folder: StorePath, number: int) -> None:
+    """Return once a lease is given back or its holder is gone; raise `RunLocked` where it is neither."""
+    seen = _read(folder, number)
+    if _is_free(seen):
         return
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        time.sleep(RENEW_SECONDS / 2)
+        now = _read(folder, number)
+        if _is_free(now) or _highest(folder) != number:
+            return
+        if now and seen and now != seen:
+            raise RunLocked(
+                f"another driver works on {folder.parent}: process {now.get('pid')} on {now.get('host')}. "
+                "Wait for it or stop it; nothing was changed"
+            )
+        seen = now
 
 
-def _evict(path: Path) -> None:
-    """Remove a lease whose holder is gone; raise `RunLocked` where it is not."""
-    seen = _read(path)
-    if not _is_dead(seen):
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while time.monotonic() < deadline:
-            time.sleep(RENEW_SECONDS / 2)
-            if not path.exists():
-                return
-            now = _read(path)
-            if now and seen and now != seen:
-                raise RunLocked(
-                    f"another driver works on {path.parent}: process {now.get('pid')} on {now.get('host')}. "
-                    "Wait for it or stop it; nothing was changed"
-                )
-            seen = now
-    # Renaming picks one winner among several that evict at once; a lease that is not the one seen goes back.
-    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
-    with contextlib.suppress(FileNotFoundError):
-        os.rename(path, aside)
-        if _read(aside).get("holder") != seen.get("holder"):
-            with contextlib.suppress(FileExistsError):
-                os.link(aside, path)
-        aside.unlink(missing_ok=True)
-
-
-def _renew(path: Path, identity: dict[str, Any], released: threading.Event) -> None:
+def _renew(
+    folder: StorePath, number: int, identity: dict[str, Any], lost: threading.Event, released: threading.Event
+) -> None:
     counter = 0
     while not released.wait(RENEW_SECONDS):
         counter += 1
-        aside = path.with_name(f"{path.name}.{identity['holder']}")
         # A full disk must not end a run that only holds a lease.
         with contextlib.suppress(OSError):
-            aside.write_text(json.dumps(identity | {"counter": counter}))
-            os.replace(aside, path)
+            if _highest(folder) > number:
+                lost.set()
+                return
+            _write(folder, number, identity | {"counter": counter})
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _file(folder: StorePath, number: int) -> StorePath:
+    return folder / f"{number:06d}{_SUFFIX}"
+
+
+def _numbers(folder: StorePath) -> list[int]:
+    names = (path.name.removesuffix(_SUFFIX) for path in folder.children() if path.name.endswith(_SUFFIX))
+    return [int(name) for name in names if name.isdigit()]
+
+
+def _highest(folder: StorePath) -> int:
+    return max(_numbers(folder), default=0)
+
+
+def _write(folder: StorePath, number: int, lease: dict[str, Any]) -> None:
+    _file(folder, number).write_whole(json.dumps(lease).encode())
+
+
+def _read(folder: StorePath, number: int) -> dict[str, Any]:
     try:
-        lease = json.loads(path.read_text())
+        lease = json.loads(_file(folder, number).read_text())
     except (OSError, ValueError):
         return {}
     return lease if isinstance(lease, dict) else {}
 
 
-def _is_dead(lease: dict[str, Any]) -> bool:
-    """Tell whether the holder ran on this host and its process is gone."""
-    if lease.get("host") != socket.gethostname() or not isinstance(lease.get("pid"), int):
+def _is_free(lease: dict[str, Any]) -> bool:
+    """Tell whether a lease was given back, or its holder ran on this host and its process is gone."""
+    if lease.get("released"):
+        return True
+    here = lease.get("host") == socket.gethostname() and lease.get("processes") == _process_namespace()
+    if not here or not isinstance(lease.get("pid"), int):
         return False
     try:
         os.kill(lease["pid"], 0)
@@ -119,3 +165,11 @@ def _is_dead(lease: dict[str, Any]) -> bool:
     except PermissionError:
         return False
     return False
+
+
+def _process_namespace() -> str:
+    """Name what process numbers are counted in: containers may share a host's name, but not its processes."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""

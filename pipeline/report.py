@@ -14,7 +14,7 @@ from pipeline.growth import Growth
 from pipeline.inference import prediction_jobs, requested_products, requested_trainings, training_product
 from pipeline.journal import Receipt, Task
 from pipeline.solvers import SOLVERS, Method, planned_system, requested_selections, requested_solves, solve_name
-from pipeline.store import RunDirectory
+from pipeline.store import Chunks, RunDirectory
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ def make_report(run: RunDirectory) -> RunReport:
         provenance=run.provenance,
         grown_from=None if growth is None else growth.path,
         driver=lease.holder(run.lease_path),
-        quarantined=sum(1 for path in (run.path / "quarantine").rglob("*") if path.is_file()),
+        quarantined=len((run.path / "quarantine").listing()),
         stages=tuple(stages),
         ridge_paths=tuple(
             RidgePathReport(s["readout"], run.read_record(f"solve/{solve_name(s)}/ridge_path.json"))
@@ -208,12 +208,13 @@ def make_report(run: RunDirectory) -> RunReport:
 
 def _stage_report(run: RunDirectory, name: str, tasks: Sequence[Task], receipts: dict[Task, Receipt]) -> StageReport:
     # A receipt whose chunk is gone (quarantined, deleted) does not count, unless it was there until it was used up.
-    spent = run.spent(tasks)
+    chunks = Chunks(tasks)
+    spent = run.spent(tasks, chunks)
     mine = [
         receipts[task]
         for task in tasks
         if task in receipts
-        and (task in spent or all(array.chunk_path(*index).exists() for array, index in run.arrays_of(task)))
+        and (task in spent or None not in [chunks.size(array, index) for array, index in run.arrays_of(task)])
     ]
     return StageReport(
         stage=name,

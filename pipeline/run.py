@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
@@ -58,6 +57,7 @@ from pipeline.solvers import (
     solve_name,
 )
 from pipeline.stages import Stages, View
+from pipeline.storage import StorePath, open_path
 from pipeline.store import RunDirectory
 from pipeline.tiling import LANE_WIDTH, choose_tile, clip_tile
 
@@ -151,12 +151,9 @@ def slots_of(config: RunConfig) -> int:
     return (config.cluster.workers or os.cpu_count() or 1) * config.cluster.threads_per_worker
 
 
-def run_path(config: RunConfig) -> Path:
+def run_path(config: RunConfig) -> StorePath:
     """Return the run directory of a workflow."""
-    path = config.store.path or f"runs/{config.name}"
-    if "://" in path:
-        raise ConfigError(f"store.path must be a local directory so far, got {path!r}")
-    return Path(path)
+    return open_path(config.store.path or f"runs/{config.name}")
 
 
 def start(config: RunConfig, view: View, stop: threading.Event, *, verify: bool = False) -> RunDirectory:
@@ -197,13 +194,13 @@ def start(config: RunConfig, view: View, stop: threading.Event, *, verify: bool 
             growth.begin(run, common, view.say)
         config = growth.with_factor_tile(config, run)
         run.write_record("workflow.json", config.model_dump(mode="json"))
-        if not (run.path / "inputs.zarr").exists():
+        if not run.has_inputs():
             _write_inputs(run, loaded)
         _execute(run, config, view, stop, verify)
     return run
 
 
-def resume(path: str | Path, view: View, stop: threading.Event, *, verify: bool = False) -> RunDirectory:
+def resume(path: str | StorePath, view: View, stop: threading.Event, *, verify: bool = False) -> RunDirectory:
     """Go on with a run directory, by the workflow it was last run with; its data set is not needed any more.
 
     Raises
@@ -214,13 +211,13 @@ def resume(path: str | Path, view: View, stop: threading.Event, *, verify: bool 
     run = RunDirectory(path)
     config = run.workflow()
     with _full_disk_explained(run.path), lease.hold(run.lease_path):
-        if not (run.path / "inputs.zarr").exists():
+        if not run.has_inputs():
             raise RunNotFound(f"{path} stopped before its images were stored: start it again with `cntk run`")
         _execute(run, config, view, stop, verify)
     return run
 
 
-def verify(path: str | Path) -> tuple[int, list[Task]]:
+def verify(path: str | StorePath) -> tuple[int, list[Task]]:
     """Read every finished chunk of a run and compare its checksums; move bad ones to quarantine.
 
     Returns
@@ -237,7 +234,7 @@ def verify(path: str | Path) -> tuple[int, list[Task]]:
 
 
 @contextlib.contextmanager
-def _full_disk_explained(path: Path) -> Iterator[None]:
+def _full_disk_explained(path: StorePath) -> Iterator[None]:
     """Turn the driver's own "no space left" into the error that says what to do."""
     try:
         yield
@@ -247,7 +244,7 @@ def _full_disk_explained(path: Path) -> Iterator[None]:
         raise
 
 
-def _specification(loaded: Loaded, path: Path, old: RunDirectory | None = None) -> Json:
+def _specification(loaded: Loaded, path: StorePath, old: RunDirectory | None = None) -> Json:
     config, data = loaded.config, loaded.data
     assert data.test is not None
     train, test = len(data.train.images), len(data.test.images)
@@ -304,7 +301,7 @@ def _execute(run: RunDirectory, config: RunConfig, view: View, stop: threading.E
     swept = run.sweep()
     if swept:
         view.say(f"swept {swept} half-written files of an earlier driver")
-    prepare = partial(gram.prepare, str(run.path.resolve()), library_versions())
+    prepare = partial(gram.prepare, str(run.path.absolute()), library_versions())
     with EXECUTORS[config.cluster.kind](config.cluster, prepare) as executor:
         view.say(f"computing on {executor.describe()}")
         _require_memory(run, config, executor.memory())

@@ -63,7 +63,7 @@ class Stages:
         take_over(self.run, tasks, self.view.say)
 
     def _driver(self, on_progress: Callable[[Progress], None]) -> Driver:
-        return Driver(str(self.run.path.resolve()), self.executor, self.run.journal, on_progress, self.stop)
+        return Driver(str(self.run.path.absolute()), self.executor, self.run.journal, on_progress, self.stop)
 
     def _look_up(self, jobs: Sequence[Job]) -> dict[Task, Receipt]:
         """Find out which jobs are done, and say which of them turned out to be damaged."""

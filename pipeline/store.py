@@ -21,32 +21,37 @@ One chunk is one tile, and a chunk without its receipt is never trusted unread.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import re
-import reprlib
-import shutil
 import socket
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import zarr
-from zarr.codecs import Crc32cCodec
 
-from pipeline.arrays import Array, TiledArray
+from pipeline.arrays import GROUP_RECORD, Array, ArraySpec, TiledArray, encode_chunk, is_made, zarr_metadata
 from pipeline.config import RunConfig, parse_config
-from pipeline.durable import Json, create_durably, read_json, rename_into_place, write_durably
+from pipeline.durable import Json, read_json, write_json
 from pipeline.errors import ConfigError, CorruptTile, RunNotFound, SpecificationMismatch, StoreError
 from pipeline.journal import Journal, Receipt, Task
+from pipeline.specification import differences, fingerprint
+from pipeline.storage import Appender, Listed, StorePath, open_path
 from pipeline.tiling import Cut
 
 FORMAT_VERSION = 2
 
+
+_SWEEP_TASKS = 64
+"""From so many tasks on, listing whole arrays is faster than asking for each chunk, and much so in a bucket."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+"""What read-outs and products may be called: their names become names in the store."""
 
 _STATE = ("vectors", "direction", "residuals")
 """The arrays that hold a state of conjugate gradients."""
@@ -75,8 +80,30 @@ class Iterations:
         return max(self.last - self.first, 0)
 
 
+class Chunks:
+    """What chunks there are, and how large: from one sweep an array where many are asked about.
+
+    Parameters
+    ----------
+    tasks : about whose chunks it will be asked.
+    """
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self._sweeps = len(tasks) >= _SWEEP_TASKS
+        self._listings: dict[StorePath, dict[str, Listed]] = {}
+
+    def size(self, array: TiledArray, index: tuple[int, ...]) -> int | None:
+        """Return the bytes of a chunk; None where there is none."""
+        if not self._sweeps:
+            return array.chunk_path(*index).size()
+        if array.path not in self._listings:
+            self._listings[array.path] = (array.path / "c").listing()
+        listed = self._listings[array.path].get("/".join(map(str, index)))
+        return None if listed is None else listed.bytes
+
+
 class RunDirectory:
-    """One run on disk.
+    """One run in a store.
 
     Parameters
     ----------
@@ -90,8 +117,8 @@ class RunDirectory:
         If its format is newer than this version knows, or run.json is damaged.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path | StorePath) -> None:
+        self.path = open_path(path)
         run_json = self.path / "run.json"
         if not run_json.is_file():
             raise RunNotFound(f"{self.path} holds no run (no run.json): give the directory that `cntk run` printed")
@@ -107,11 +134,13 @@ class RunDirectory:
         self.specification: Json = record["specification"]
         self.fingerprint: str = record["fingerprint"]
         self.provenance: Json = record["provenance"]
+        self._require_names()
         self.journal = Journal(self.path / "journal")
-        self._arrays: dict[Path, TiledArray] = {}
+        self._arrays: dict[StorePath, TiledArray] = {}
+        self._log: Appender | None = None
 
     @classmethod
-    def create(cls, path: str | Path, specification: Json, provenance: Json) -> "RunDirectory":
+    def create(cls, path: str | Path | StorePath, specification: Json, provenance: Json) -> "RunDirectory":
         """Create a run, or open the one that is there if it is of the same specification.
 
         Raises
@@ -119,19 +148,21 @@ class RunDirectory:
         SpecificationMismatch
             If the run that is there is of another specification, with the differences.
         """
-        path = Path(path)
+        path = open_path(path)
         if not (path / "run.json").exists():
-            try:
-                path.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise StoreError(error.errno, f"cannot create the run directory {path}: {error.strerror}") from error
             record = {
                 "format_version": FORMAT_VERSION,
                 "fingerprint": fingerprint(specification),
                 "specification": specification,
                 "provenance": provenance,
             }
-            create_durably(path / "run.json", json.dumps(record, indent=2).encode())
+            try:
+                (path / "run.json").create_whole(json.dumps(record, indent=2).encode())
+            except StoreError:
+                raise
+            except OSError as error:
+                reason = error.strerror or error
+                raise StoreError(error.errno, f"cannot create the run directory {path}: {reason}") from error
         run = cls(path)
         if run.fingerprint != fingerprint(specification):
             raise SpecificationMismatch(
@@ -143,7 +174,7 @@ class RunDirectory:
 
     def retract(self) -> None:
         """Take back the specification of a run that holds no array of tiles, so that another can take its place."""
-        if not self.kernel_path.exists():
+        if not is_made(self.kernel_path):
             (self.path / "run.json").unlink(missing_ok=True)
 
     @property
@@ -159,17 +190,17 @@ class RunDirectory:
     # What lies where.
 
     @property
-    def lease_path(self) -> Path:
-        """The lease of the driver at work."""
-        return self.path / "lease.json"
+    def lease_path(self) -> StorePath:
+        """The folder of the lease of the driver at work."""
+        return self.path / "lease"
 
     @property
-    def kernel_path(self) -> Path:
+    def kernel_path(self) -> StorePath:
         """The zarr group of the kernel matrices, a group a read-out."""
         return self.path / "kernel.zarr"
 
     @property
-    def test_kernel_path(self) -> Path:
+    def test_kernel_path(self) -> StorePath:
         """The zarr group of K(test, test), which only a posterior covariance needs; an array a read-out."""
         return self.path / "test_kernel.zarr"
 
@@ -179,7 +210,7 @@ class RunDirectory:
             return self._array(self.test_kernel_path / readout)
         return self._array(self.kernel_path / readout / part)
 
-    def solve_path(self, solve: str) -> Path:
+    def solve_path(self, solve: str) -> StorePath:
         """The directory of one system, by its fingerprint."""
         if not re.fullmatch(r"[0-9a-f]{16}", solve):
             raise ConfigError(f"a solve is named by 16 hexadecimal digits, got {solve!r}")
@@ -189,8 +220,10 @@ class RunDirectory:
         """Open an array of a solve: "factor", "partial", "forward", "coefficients", "mean" or "residual"."""
         return self._array(self.solve_path(solve) / "factor.zarr" / part)
 
-    def inferred_path(self, solve: str, product: str) -> Path:
+    def inferred_path(self, solve: str, product: str) -> StorePath:
         """The zarr group of what was inferred from a solve, by the name of the product; NAME.json lies beside it."""
+        if not _NAME.fullmatch(product):
+            raise StoreError(f"{product!r} is no name of a product: the journal of {self.path} was edited; restore it")
         return self.solve_path(solve) / "inference" / f"{product}.zarr"
 
     def inferred(self, solve: str, product: str, part: str) -> TiledArray:
@@ -203,13 +236,14 @@ class RunDirectory:
 
     def solves(self) -> dict[str, Json]:
         """Read what each system that was begun is of, by its fingerprint."""
-        return {path.parent.name: read_json(path) for path in sorted(self.path.glob("solve/*/solve.json"))}
+        records = ((folder.name, folder / "solve.json") for folder in (self.path / "solve").children())
+        return {name: read_json(record) for name, record in records if record.is_file()}
 
     def has_solved(self, solve: str, part: str) -> bool:
         """Tell whether a solve was begun and stores an array: by conjugate gradients alone, there is no factor."""
-        return (self.solve_path(solve) / "factor.zarr" / part).is_dir()
+        return is_made(self.solve_path(solve) / "factor.zarr" / part)
 
-    def work_path(self, solve: str) -> Path:
+    def work_path(self, solve: str) -> StorePath:
         """The zarr group of what a solve needs until it is finished, and only so long."""
         return self.solve_path(solve) / "work.zarr"
 
@@ -226,19 +260,21 @@ class RunDirectory:
         """Write down how far the iterations of a solve are, and delete what no later one reads."""
         self.write_record(f"solve/{solve}/iterations.json", asdict(iterations))
         if iterations.finished:
-            shutil.rmtree(self.work_path(solve), ignore_errors=True)
+            self.work_path(solve).remove_tree()
             return
         for part, kept in (("products", iterations.last), *((part, iterations.last - 1) for part in _STATE)):
-            for path in (self.work_path(solve) / part / "c").glob("*"):
+            for path in (self.work_path(solve) / part / "c").children():
                 if path.name.isdigit() and int(path.name) < kept:
-                    shutil.rmtree(path, ignore_errors=True)
+                    path.remove_tree()
 
-    def spent(self, tasks: Iterable[Task]) -> set[Task]:
+    def spent(self, tasks: Iterable[Task], chunks: "Chunks | None" = None) -> set[Task]:
         """Pick the tasks whose chunks were used and deleted: bulks of split tiles, and what past iterations made."""
         spent, known = set(), {}
+        tasks = list(tasks)
+        chunks = chunks or Chunks(tasks)
         for task in tasks:
             stage, _, solve = task.stage.partition(":")
-            if stage == "bulk" and not self.solved(solve, "partial").chunk_path(task.row, task.col).exists():
+            if stage == "bulk" and chunks.size(self.solved(solve, "partial"), (task.row, task.col)) is None:
                 spent.add(task)
             if stage not in ("sketch", "basis", "product", "step"):
                 continue
@@ -313,43 +349,61 @@ class RunDirectory:
                 return [(self.inferred(solve, stage, "eigenvalues"), (0, 0))]
         raise StoreError(f"the journal names an unknown stage {task.stage!r}: it is of a newer version")
 
-    def _array(self, path: Path) -> TiledArray:
+    def _array(self, path: StorePath) -> TiledArray:
         if path not in self._arrays:
+            if (path / "c").leads_out_of(self.path):
+                raise StoreError(f"{path} is or holds a link that leads out of the run directory: put the array there")
             self._arrays[path] = TiledArray(path)
         return self._arrays[path]
 
+    def _require_names(self) -> None:
+        """Refuse a specification whose names would lead elsewhere: they become names in the store."""
+        for readout in self.specification.get("readouts", []):
+            if not _NAME.fullmatch(str(readout["name"])):
+                raise StoreError(
+                    f"{self.path}/run.json names a read-out {readout['name']!r}, which is no name: restore it"
+                )
+
     # Inputs and small records.
+
+    def has_inputs(self) -> bool:
+        """Tell whether the data set is stored."""
+        return is_made(self.inputs_path)
 
     def write_inputs(self, arrays: Mapping[str, Array], attributes: Mapping[str, Any]) -> None:
         """Write the data set once, all arrays at once."""
-        target = self.path / "inputs.zarr"
-        if target.exists():
+        if self.has_inputs():
             return
-        aside = target.with_name(f"inputs.zarr.{uuid.uuid4().hex}.partial")
-        group = zarr.create_group(aside, attributes=dict(attributes))
+        specs = []
         for name, values in arrays.items():
             rows = max(1, min(len(values), 2**22 // max(values[0].nbytes, 1)))
             axis = "train" if name.startswith("train") else "test"
             names = (axis, "height", "width", "channel") if values.ndim == 4 else (axis, "feature")[: values.ndim]
-            array = group.create_array(
-                name,
-                shape=values.shape,
-                chunks=(rows, *values.shape[1:]),
-                dtype=values.dtype,
-                compressors=[Crc32cCodec()],
-                dimension_names=names,
-                config={"write_empty_chunks": True},
-            )
-            array[:] = values
-        rename_into_place(aside, target)
+            specs.append(ArraySpec(name, values.shape, (rows, *values.shape[1:]), values.dtype.name, names))
+
+        def files() -> Iterator[tuple[str, tuple[bytes | memoryview, ...]]]:
+            for name, content in zarr_metadata(specs, attributes).items():
+                yield name, (content,)
+            for spec in specs:
+                cut, zeros = Cut(spec.shape[0], spec.tile[0]), "/0" * (len(spec.shape) - 1)
+                for piece in range(cut.pieces):
+                    part = arrays[spec.name][slice(*cut.bounds(piece))]
+                    yield f"{spec.name}/c/{piece}{zeros}", encode_chunk(part, spec.tile, np.dtype(spec.dtype))
+
+        self.inputs_path.make_whole(files(), GROUP_RECORD)
+
+    @property
+    def inputs_path(self) -> StorePath:
+        """The zarr group of the data set."""
+        return self.path / "inputs.zarr"
 
     def inputs(self, name: str) -> Any:
         """Open an input array: "train_images", "train_labels", "test_images" or "test_labels"."""
-        return zarr.open_array(self.path / "inputs.zarr", path=name, mode="r")
+        return zarr.open_array(self.inputs_path.zarr_store(), path=name, mode="r")
 
     def write_record(self, relative: str, record: Json) -> None:
         """Replace a small JSON file."""
-        write_durably(self.path / relative, json.dumps(record, indent=2).encode())
+        write_json(self.path / relative, record)
 
     def read_record(self, relative: str) -> Json | None:
         """Read a small JSON file; None where it does not exist."""
@@ -372,11 +426,10 @@ class RunDirectory:
     def log(self, event: str, task: Task) -> None:
         """Append a line to this process's log, for people: which tile was begun or finished, and when."""
         line = {"time": time.time(), "event": event, "stage": task.stage, "row": task.row, "col": task.col}
-        folder = self.path / "log"
         with contextlib.suppress(OSError):  # a log must not end a run
-            folder.mkdir(exist_ok=True)
-            with open(folder / f"{socket.gethostname()}-{os.getpid()}.jsonl", "a") as file:
-                file.write(json.dumps(line) + "\n")
+            if self._log is None:
+                self._log = (self.path / "log" / f"{socket.gethostname()}-{os.getpid()}.jsonl").appender(durable=False)
+            self._log.append(json.dumps(line).encode() + b"\n")
 
     # What is finished.
 
@@ -396,7 +449,8 @@ class RunDirectory:
         quarantined : tasks whose chunks were moved to quarantine.
         """
         tasks = list(tasks)
-        known, spent = {receipt.task: receipt for receipt in self.journal.receipts()}, self.spent(tasks)
+        known, chunks = {receipt.task: receipt for receipt in self.journal.receipts()}, Chunks(tasks)
+        spent = self.spent(tasks, chunks)
         done: dict[Task, Receipt] = {}
         adopted: list[Receipt] = []
         quarantined: list[Task] = []
@@ -404,19 +458,19 @@ class RunDirectory:
             if task in spent:
                 continue
             places = self.arrays_of(task)
-            present = [array.chunk_path(*index).exists() for array, index in places]
+            sizes = [chunks.size(array, index) for array, index in places]
             receipt = known.get(task)
-            if receipt is None and not all(present):
+            if receipt is None and None in sizes:
                 continue
-            if not any(present) and self._is_released(task):
+            if sizes.count(None) == len(sizes) and self._is_released(task):
                 continue
             try:
                 if receipt is None:
-                    chunks = tuple(array.describe(index) for array, index in places)
-                    receipt = Receipt(task, chunks, host=socket.gethostname(), adopted=True)
+                    found = tuple(array.describe(index) for array, index in places)
+                    receipt = Receipt(task, found, host=socket.gethostname(), adopted=True)
                     adopted.append(receipt)
                 else:
-                    _require_chunks(places, receipt, verify)
+                    _require_chunks(places, sizes, receipt, verify)
                 done[task] = receipt
             except CorruptTile:
                 self.quarantine(task)
@@ -436,62 +490,19 @@ class RunDirectory:
         for array, index in self.arrays_of(task):
             path = array.chunk_path(*index)
             if path.exists():
-                target = folder / path.relative_to(self.path)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(path, target)
+                path.move_to(folder / str(path).removeprefix(f"{self.path}/"))
 
     def sweep(self) -> int:
         """Delete what killed writers left half-written; return how many files and folders that were."""
-        count = 0
-        for path in self.path.rglob("*.partial"):
-            count += 1
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
-        return count
+        return self.path.sweep()
 
 
-def fingerprint(specification: Json) -> str:
-    """Digest a specification: sha256 of its canonical JSON."""
-    text = json.dumps(specification, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def differences(stored: Any, wanted: Any, where: str = "") -> list[str]:
-    """List where two specifications differ, a line each; parts with names are matched by them."""
-    stored, wanted = _by_name(stored), _by_name(wanted)
-    if isinstance(stored, dict) and isinstance(wanted, dict):
-        lines = []
-        for key in [*stored, *(key for key in wanted if key not in stored)]:
-            place = f"{where}.{key}" if where else str(key)
-            if key not in wanted:
-                lines.append(f"  {place}: only stored")
-            elif key not in stored:
-                lines.append(f"  {place}: only wanted")
-            else:
-                lines += differences(stored[key], wanted[key], place)
-        return lines
-    if isinstance(stored, list) and isinstance(wanted, list) and len(stored) == len(wanted):
-        return [
-            line
-            for k, pair in enumerate(zip(stored, wanted, strict=True))
-            for line in differences(*pair, f"{where}[{k}]")
-        ]
-    return [] if stored == wanted else [f"  {where}: stored {reprlib.repr(stored)}, wanted {reprlib.repr(wanted)}"]
-
-
-def _by_name(value: Any) -> Any:
-    """Turn a list of records with names into a dictionary; leave anything else alone."""
-    named = isinstance(value, list) and value and all(isinstance(item, dict) and "name" in item for item in value)
-    return {item["name"]: item for item in value} if named else value
-
-
-def _require_chunks(places: Sequence[tuple[TiledArray, tuple[int, ...]]], receipt: Receipt, verify: bool) -> None:
-    for (array, index), chunk in zip(places, receipt.chunks, strict=True):
+def _require_chunks(
+    places: Sequence[tuple[TiledArray, tuple[int, ...]]], sizes: Sequence[int | None], receipt: Receipt, verify: bool
+) -> None:
+    for (array, index), size, chunk in zip(places, sizes, receipt.chunks, strict=True):
         path = array.chunk_path(*index)
-        size = path.stat().st_size if path.exists() else -1
         if size != chunk.bytes:
-            raise CorruptTile(f"{path} has {size} bytes, its receipt says {chunk.bytes}")
+            raise CorruptTile(f"{path} has {-1 if size is None else size} bytes, its receipt says {chunk.bytes}")
         if verify and array.describe(index).xxh3 != chunk.xxh3:
             raise CorruptTile(f"{path} is whole, but not what its receipt says was written")

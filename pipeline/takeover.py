@@ -10,12 +10,12 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from pipeline.durable import Json, link_or_copy, sync_directory
+from pipeline.durable import Json
 from pipeline.errors import RunNotFound
 from pipeline.growth import Growth, same_readouts
 from pipeline.journal import Chunk, Receipt, Task
+from pipeline.storage import StorePath
 from pipeline.store import RunDirectory
 from pipeline.tiling import Cut
 
@@ -73,16 +73,15 @@ def take_over(run: RunDirectory, tasks: Sequence[Task], say: Callable[[str], Non
 class _Origin:
     """A chunk of the older run, and where it lies."""
 
-    path: Path
+    path: StorePath
     chunk: Chunk
 
-    def link(self, target: Path) -> bool:
+    def link(self, target: StorePath) -> bool:
         """Link it to a new place; False where the older run has lost it meanwhile."""
         try:
-            if self.path.stat().st_size != self.chunk.bytes:
+            if self.path.size() != self.chunk.bytes:
                 return False
-            target.parent.mkdir(parents=True, exist_ok=True)
-            link_or_copy(self.path, target)
+            self.path.share_with(target)
         except FileNotFoundError:
             return False
         return True
@@ -205,7 +204,7 @@ def _link(source: _Source, row: Iterable[Task]) -> tuple[list[Receipt], int]:
         elif chunks:
             partial_count += 1
     for folder in folders:  # a receipt follows its data
-        sync_directory(folder)
+        folder.sync()
     return receipts, partial_count
 
 

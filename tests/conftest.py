@@ -1,7 +1,9 @@
 """Fixtures of the tests of the system: a small problem, and a run of it in this process."""
 
+import os
+import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +11,22 @@ import numpy as np
 import pytest
 from hypothesis import settings
 from problems import TEST, TRAIN, Recorder
+from s3_server import PROGRAMS, s3_server
 
 from pipeline import run as runs
 from pipeline.config import RunConfig, parse_config
+from pipeline.storage import LocalPath
 from pipeline.store import RunDirectory
 
 # Machines are shared: an example that takes long says nothing of the code.
 settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path) -> LocalPath:
+    """A folder as a store knows it, which is a `pathlib.Path` as well."""
+    return LocalPath(tmp_path)
 
 
 @pytest.fixture(scope="session")
@@ -69,3 +79,35 @@ def run_small(small_config: Callable[..., RunConfig]) -> Callable[..., RunDirect
         return runs.start(small_config(**sections), view or Recorder(), threading.Event())
 
     return run
+
+
+@pytest.fixture(scope="session")
+def require() -> Callable[..., None]:
+    """Return what skips a test unless programs and rights are there, or fails it where CNTK_REQUIRE_REAL is set.
+
+    Called in a test or a fixture: ``require("slurmctld", "munged", root=True)``.
+    """
+
+    def check(*programs: str, root: bool = False) -> None:
+        path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])  # daemons are not on everybody's
+        absent = [program for program in programs if shutil.which(program, path=path) is None]
+        reasons = [f"{' and '.join(absent)} not found: run tests/real/install.sh"] if absent else []
+        if root and os.geteuid() != 0:
+            reasons.append("only root may do this")
+        if not reasons:
+            return
+        if os.environ.get("CNTK_REQUIRE_REAL"):
+            pytest.fail("; ".join(reasons))
+        pytest.skip("; ".join(reasons))
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def bucket(tmp_path_factory: pytest.TempPathFactory, require: Callable[..., None]) -> Iterator[str]:
+    """A bucket of a real S3 server, which the environment names from here on; skipped where there is none."""
+    require(*PROGRAMS)
+    with s3_server(tmp_path_factory.mktemp("gateway")) as server, pytest.MonkeyPatch.context() as environment:
+        for name, value in server.environment.items():
+            environment.setenv(name, value)
+        yield server.bucket

@@ -11,6 +11,7 @@ TIERS = [
     {"errors"},
     {"config", "tiling", "layers", "datasets", "provenance", "storage"},
     {"durable", "journal", "lease"},
+    {"specification"},
     {"arrays"},
     {"kernels", "store", "executors"},
     {"driver", "growth", "memory"},

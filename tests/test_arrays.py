@@ -1,10 +1,11 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import zarr
 
-from pipeline.arrays import ArraySpec, TiledArray, create_arrays
+from pipeline.arrays import ArraySpec, TiledArray, create_arrays, limit_mapped_tiles
 from pipeline.errors import CorruptTile, StoreError
 
 
@@ -78,7 +79,7 @@ def test_a_write_that_fails_leaves_no_trace(matrix: TiledArray, monkeypatch: pyt
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pipeline.durable.os.fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         matrix.write((0, 0), np.zeros((4, 4), np.float32))
     assert list(matrix.path.rglob("*partial*")) == []
@@ -113,8 +114,15 @@ def test_a_mapped_tile_that_was_written_again_is_read_again(matrix: TiledArray) 
     np.testing.assert_array_equal(matrix.read_mapped(0, 0), np.full((4, 4), 7.0))
 
 
-def test_only_the_tiles_mapped_last_stay_mapped(matrix: TiledArray, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.arrays.MAPPED_BYTES", 3 * matrix.chunk_bytes)
+@pytest.fixture
+def room_for_three(matrix: TiledArray) -> Iterator[None]:
+    limit_mapped_tiles(4 * 3 * matrix.chunk_bytes)
+    yield
+    limit_mapped_tiles(2**40)
+
+
+@pytest.mark.usefixtures("room_for_three")
+def test_only_the_tiles_mapped_last_stay_mapped(matrix: TiledArray) -> None:
     fill(matrix)
     values = [matrix.read_mapped(*index) for index in ((0, 0), (0, 1), (1, 0), (0, 0), (1, 1))]
     assert values[3] is values[0]

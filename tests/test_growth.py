@@ -1,4 +1,3 @@
-import errno
 import hashlib
 import json
 import os
@@ -17,11 +16,11 @@ from problems import TEST, TRAIN, Recorder
 from pipeline import gram
 from pipeline import run as runs
 from pipeline.config import RunConfig
-from pipeline.durable import link_or_copy
 from pipeline.errors import ConfigError, Interrupted, RunNotFound, SpecificationMismatch
 from pipeline.growth import Growth
 from pipeline.journal import Task
 from pipeline.report import make_report
+from pipeline.storage import LocalPath
 from pipeline.store import RunDirectory
 
 Config = Callable[..., RunConfig]
@@ -411,7 +410,8 @@ def test_an_unfinished_run_gives_what_it_has(
 
 def test_a_driver_at_work_on_the_older_run_is_mentioned(compute: Compute, older: Compute) -> None:
     old = older(data={"train": 34})
-    old.lease_path.write_text(json.dumps({"holder": "x", "host": "elsewhere", "pid": 1, "counter": 0}))
+    lease = {"holder": "x", "host": "elsewhere", "pid": 1, "counter": 0}
+    (old.lease_path / "000009.json").write_whole(json.dumps(lease).encode())
     view = Recorder()
     compute("new", grow_from="old", view=view)
     assert any("(elsewhere:1): what it finishes after this is not taken over" in line for line in view.lines)
@@ -422,15 +422,15 @@ def test_a_takeover_that_was_interrupted_goes_on(
     compute: Compute, older: Compute, scratch: Compute, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, count: int
 ) -> None:
     old = older(data={"train": 34})
-    before, done = state(old), []
+    before, done, share = state(old), [], LocalPath.share_with
 
-    def link(source: Path, target: Path) -> None:
+    def link(source: LocalPath, target: LocalPath) -> None:
         if len(done) == count:
             raise KeyboardInterrupt
         done.append(target)
-        link_or_copy(source, target)
+        share(source, target)
 
-    monkeypatch.setattr("pipeline.takeover.link_or_copy", link)
+    monkeypatch.setattr(LocalPath, "share_with", link)
     with pytest.raises(KeyboardInterrupt):
         compute("new", grow_from="old")
     monkeypatch.undo()
@@ -519,22 +519,6 @@ def test_a_run_on_another_device_is_copied(
     assert not [tile for tile in begun(new) if 4 not in tile[1:]]
     assert_same_bits(new, scratch())
     assert state(old) == before
-
-
-@pytest.mark.parametrize("code", [errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP])
-def test_what_cannot_be_linked_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
-    (tmp_path / "a").write_bytes(b"abc")
-
-    def link(source: Path, target: Path) -> None:
-        raise OSError(code, "no")
-
-    monkeypatch.setattr(os, "link", link)
-    link_or_copy(tmp_path / "a", tmp_path / "b")
-    assert (tmp_path / "b").read_bytes() == b"abc"
-    code = errno.ENOSPC
-    with pytest.raises(OSError, match="no"):
-        link_or_copy(tmp_path / "a", tmp_path / "c")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 
 
 def test_a_grown_run_is_resumed_with_and_without_its_source(

@@ -5,12 +5,12 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
 from pipeline import lease
 from pipeline.errors import RunLocked
+from pipeline.storage import LocalPath
 
 
 @pytest.fixture
@@ -19,24 +19,30 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "PATIENCE_SECONDS", 0.6)
 
 
+def left_behind(folder: LocalPath, **lease: object) -> None:
+    """Write what a driver that is gone left."""
+    (folder / "000003.json").write_whole(json.dumps({"holder": "x", "counter": 3} | lease).encode())
+
+
 @pytest.mark.usefixtures("quick")
-def test_a_second_driver_is_refused_while_the_first_renews(tmp_path: Path) -> None:
-    path = tmp_path / "lease.json"
+def test_a_second_driver_is_refused_while_the_first_renews(tmp_path: LocalPath) -> None:
+    folder = tmp_path / "lease"
     with (
-        lease.hold(path),
+        lease.hold(folder),
         pytest.raises(RunLocked, match=rf"another driver works on .*process {os.getpid()} on"),
-        lease.hold(path),
+        lease.hold(folder),
     ):
         pass
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_lease_is_given_back(tmp_path: Path) -> None:
-    path = tmp_path / "lease.json"
-    for _ in range(2):
-        with lease.hold(path):
-            assert lease.holder(path) == f"{socket.gethostname()}:{os.getpid()}"
-        assert not path.exists()
+def test_a_lease_is_given_back_and_numbers_go_on(tmp_path: LocalPath) -> None:
+    folder = tmp_path / "lease"
+    for _ in range(3):
+        with lease.hold(folder):
+            assert lease.holder(folder) == f"{socket.gethostname()}:{os.getpid()}"
+        assert lease.holder(folder) is None
+    assert [path.name for path in folder.children()] == ["000003.json"]
 
 
 def dead_process() -> int:
@@ -46,40 +52,72 @@ def dead_process() -> int:
 
 
 @pytest.mark.usefixtures("quick")
-def test_the_lease_of_a_dead_process_on_this_host_is_taken_at_once(tmp_path: Path) -> None:
-    path = tmp_path / "lease.json"
-    path.write_text(json.dumps({"holder": "x", "host": socket.gethostname(), "pid": dead_process(), "counter": 3}))
-    assert lease.holder(path) is None
+def test_the_lease_of_a_dead_process_on_this_host_is_taken_at_once(tmp_path: LocalPath) -> None:
+    folder = tmp_path / "lease"
+    namespace = os.readlink("/proc/self/ns/pid")
+    left_behind(folder, host=socket.gethostname(), processes=namespace, pid=dead_process())
+    assert lease.holder(folder) is None
     began = time.monotonic()
-    with lease.hold(path):
+    with lease.hold(folder):
         assert time.monotonic() - began < lease.PATIENCE_SECONDS / 2
 
 
 @pytest.mark.usefixtures("quick")
-def test_the_lease_of_another_host_is_taken_when_its_counter_stands_still(tmp_path: Path) -> None:
-    path = tmp_path / "lease.json"
-    path.write_text(json.dumps({"holder": "x", "host": "elsewhere", "pid": 1, "counter": 3}))
+@pytest.mark.parametrize("where", [{"host": "elsewhere", "processes": ""}, {"host": socket.gethostname()}, {}])
+def test_the_lease_of_whoever_cannot_be_asked_is_taken_when_its_counter_stands_still(
+    tmp_path: LocalPath, where: dict[str, str]
+) -> None:
+    folder = tmp_path / "lease"
+    left_behind(folder, pid=dead_process(), **where)  # dead here, which says nothing of another container's
     began = time.monotonic()
-    with lease.hold(path):
+    with lease.hold(folder):
         assert time.monotonic() - began >= lease.PATIENCE_SECONDS
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_garbled_lease_does_not_lock_a_run_for_ever(tmp_path: Path) -> None:
-    path = tmp_path / "lease.json"
-    path.write_text("{")
-    with lease.hold(path):
+def test_a_garbled_lease_does_not_lock_a_run_for_ever(tmp_path: LocalPath) -> None:
+    folder = tmp_path / "lease"
+    (folder / "000001.json").write_whole(b"{")
+    with lease.hold(folder):
         pass
 
 
 @pytest.mark.usefixtures("quick")
-def test_of_many_drivers_that_start_at_once_one_gets_the_lease(tmp_path: Path) -> None:
-    path = tmp_path / "lease.json"
+def test_whoever_was_taken_for_dead_learns_it_and_writes_no_more(tmp_path: LocalPath) -> None:
+    folder = tmp_path / "lease"
+    with lease.hold(folder) as mine:
+        (folder / "000002.json").write_whole(b'{"holder": "y", "host": "elsewhere", "pid": 1, "counter": 0}')
+        assert mine.lost.wait(10)
+        (folder / "000001.json").unlink()
+    assert [path.name for path in folder.children()] == ["000002.json"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_number_that_was_deleted_meanwhile_does_not_count_again(
+    tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "lease"
+    (folder / "000004.json").write_whole(b'{"holder": "y", "host": "elsewhere", "pid": 1, "counter": 0}')
+    real, asked = lease._highest, []
+
+    def late(folder: LocalPath) -> int:  # the first look was long ago, when number 1 had been given back
+        asked.append(1)
+        return 1 if len(asked) == 1 else real(folder)
+
+    monkeypatch.setattr(lease, "_highest", late)
+    monkeypatch.setattr(lease, "_require_free", lambda folder, number: None)
+    with lease.hold(folder):
+        assert [path.name for path in folder.children()] == ["000005.json"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_of_many_drivers_that_start_at_once_one_gets_the_lease(tmp_path: LocalPath) -> None:
+    folder = tmp_path / "lease"
     held, refused, release = [], [], threading.Event()
 
     def drive() -> None:
         try:
-            with lease.hold(path):
+            with lease.hold(folder):
                 held.append(1)
                 release.wait(10)
         except RunLocked:

@@ -186,12 +186,12 @@ def test_two_runs_at_once_on_one_store_are_refused(run_small: Run, small_config:
     def renew() -> None:
         while not done.wait(0.1):
             lease["counter"] = int(str(lease["counter"])) + 1
-            (run.path / "lease.json").write_text(json.dumps(lease))
+            (run.path / "lease" / "000009.json").write_whole(json.dumps(lease).encode())
 
     renewer = threading.Thread(target=renew)
     renewer.start()
     try:
-        (run.path / "lease.json").write_text(json.dumps(lease))
+        (run.path / "lease" / "000009.json").write_whole(json.dumps(lease).encode())
         with pytest.raises(RunLocked, match="another driver works on"):
             runs.resume(run.path, Recorder(), threading.Event())
     finally:
@@ -250,7 +250,7 @@ def test_a_run_directory_that_never_began_says_so(tmp_path: Path, small_config: 
     ("sections", "error", "message"),
     [
         ({"cluster": {"kind": "slrum"}}, ConfigError, r"unknown cluster.kind 'slrum'"),
-        ({"store": {"path": "s3://bucket/run"}}, ConfigError, "must be a local directory so far"),
+        ({"store": {"path": "gopher://bucket/run"}}, ConfigError, "is no store that is known"),
         ({"data": {"train": 999}}, ConfigError, "999"),
         (
             {"data": {"standardize_first": 38}},

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ConfigError, RunNotFound, SpecificationMismatch, StoreError
-from pipeline.store import RunDirectory, differences, fingerprint
+from pipeline.specification import differences, fingerprint
+from pipeline.store import RunDirectory
 
 SPECIFICATION = {"data": {"train": 10, "test": 4}, "tile": 4, "dtype": "float32", "readouts": []}
 

@@ -10,6 +10,7 @@ from typing import Any
 import distributed
 from distributed.diagnostics.plugin import WorkerPlugin
 
+from pipeline.arrays import MAPPED_BYTES, limit_mapped_tiles
 from pipeline.errors import WorkersLost
 from pipeline.executors.base import Completion, Executor, WorkerMemory
 
@@ -54,6 +55,7 @@ class Preparation(WorkerPlugin):  # type: ignore[misc]
 
     def setup(self, worker: Any) -> None:
         """Run the preparation inside the worker."""
+        limit_mapped_tiles(int(worker.memory_manager.memory_limit or MAPPED_BYTES * 4))
         self.prepare()
 
 

@@ -7,7 +7,8 @@ from typing import Any
 from pipeline.arrays import ArraySpec, create_arrays
 from pipeline.driver import Job
 from pipeline.durable import Json
-from pipeline.store import RunDirectory, fingerprint
+from pipeline.specification import fingerprint
+from pipeline.store import RunDirectory
 
 LAST = 2**40
 """In a priority: behind the factorisation of the same system."""
@@ -42,7 +43,6 @@ class Product:
     def create(self, run: RunDirectory) -> None:
         """Create its empty arrays; nothing happens where they exist."""
         path = run.inferred_path(self.solve, self.name)
-        path.parent.mkdir(parents=True, exist_ok=True)
         create_arrays(path, self.arrays, {"solve": self.solve, "product": self.name} | self.parameters)
 
     def finish(self, run: RunDirectory) -> None:

@@ -4,7 +4,6 @@ Two ways lead to the same numbers. One eigendecomposition in memory serves all c
 a factor and a leave-one-out for each candidate, tile by tile on all workers, is quicker and needs less memory.
 """
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -187,7 +186,7 @@ def release_factor(run: RunDirectory, system: System) -> None:
     """Delete the tiles of a factor that has served; its coefficients and what was inferred from it stay."""
     run.write_record(f"solve/{system.fingerprint}/released.json", {"released": "factor"})
     for part in ("factor", "partial"):
-        shutil.rmtree(run.solved(system.fingerprint, part).path / "c", ignore_errors=True)
+        (run.solved(system.fingerprint, part).path / "c").remove_tree()
 
 
 def _after_solve(product: Product, system: System) -> list[Job]:

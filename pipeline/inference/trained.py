@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.arrays import ArraySpec
+from pipeline.arrays import ArraySpec, is_made
 from pipeline.config import RunConfig
 from pipeline.datasets import one_hot_targets
 from pipeline.driver import Job
@@ -78,7 +78,7 @@ def blocks(run_path: str | Path, readout: str) -> Blocks:
 def _read_blocks(run: RunDirectory, readout: str) -> Blocks:
     data = run.specification["data"]
     train, test = (0, data["train"]), (0, data["test"])
-    has_test = (run.test_kernel_path / readout).exists()
+    has_test = is_made(run.test_kernel_path / readout)
     return Blocks(
         train=run.kernel(readout, "train").read_region(train, train, symmetric=True),
         test_train=run.kernel(readout, "test").read_region(test, train),

@@ -10,7 +10,8 @@ from pipeline.config import RunConfig, SolveConfig
 from pipeline.datasets import one_hot_targets
 from pipeline.durable import Json
 from pipeline.errors import NotPositiveDefinite
-from pipeline.store import RunDirectory, fingerprint
+from pipeline.specification import fingerprint
+from pipeline.store import RunDirectory
 from pipeline.tiling import Cut, choose_factor_tile, choose_product_tile
 
 TARGETS = "one-hot minus 1 / classes"
@@ -263,7 +264,6 @@ def make_system(run: RunDirectory, specification: Json, method: Method) -> Syste
             ArraySpec("forward", (classes, train), (classes, tile), "float64", ("class", "train")),
         ]
     record = specification | {"absolute_ridge": system.absolute_ridge, "mean_diagonal": mean_variance}
-    run.solve_path(system.fingerprint).mkdir(parents=True, exist_ok=True)
     create_arrays(run.solve_path(system.fingerprint) / "factor.zarr", arrays, record)
     if method.iterates:
         # Beside the specification: a resumed run may allow more iterations.

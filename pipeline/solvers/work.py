@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from pipeline.arrays import Array, TiledArray
+from pipeline.arrays import Array, TiledArray, forget_mapped_tiles
 from pipeline.journal import Receipt, Task, timed
 from pipeline.solvers.systems import System, SystemKernel, factor_cut, open_system
 from pipeline.store import RunDirectory
@@ -80,6 +80,7 @@ def open_work(run_path: str, task: Task) -> Work:
 def forget_tiles() -> None:
     """Unmap the tiles that this process has mapped: files that are mapped keep a disk busy."""
     _open_solve.cache_clear()
+    forget_mapped_tiles()
 
 
 def float64(tile: Array) -> Array:

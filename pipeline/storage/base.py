@@ -5,16 +5,34 @@ The names are those of `pathlib` where it has one for the same. Nothing here is 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
 Buffer = bytes | memoryview
 
 
+class Listed(NamedTuple):
+    """A file in a listing.
+
+    Attributes
+    ----------
+    bytes : its size.
+    version : tells it from any other that lies or lay in its place; what was appended to is another.
+    """
+
+    bytes: int
+    version: tuple[Any, ...]
+
+
 class Appender(ABC):
     """Adds lines to a log of its own. Lines of a durable one are safe when `append` returns."""
+
+    @property
+    @abstractmethod
+    def is_full(self) -> bool:
+        """Whether it is time to open another log: where a file cannot grow, it is written anew each time."""
 
     @abstractmethod
     def append(self, lines: bytes) -> None:
@@ -86,6 +104,10 @@ class StorePath(ABC):
         """Read a file as UTF-8."""
 
     @abstractmethod
+    def read_from(self, offset: int, limit: int | None = None) -> bytes:
+        """Read a file from a byte on, at most ``limit`` bytes; `FileNotFoundError` where there is none."""
+
+    @abstractmethod
     def map_bytes(self) -> np.ndarray:
         """Read a file as ``(bytes,)`` uint8 that is not written to; a directory maps it, and nothing is copied."""
 
@@ -94,8 +116,12 @@ class StorePath(ABC):
         """List the files and folders in a folder, in the order of their names; nothing where there is none."""
 
     @abstractmethod
-    def sizes_below(self) -> dict[str, int]:
-        """List the bytes of all files below a folder, by their names from there on ("c/0/1"), in one sweep."""
+    def listing(self) -> dict[str, Listed]:
+        """List all files below a folder, by their names from there on ("c/0/1"), in one sweep."""
+
+    @abstractmethod
+    def leads_out_of(self, root: "StorePath") -> bool:
+        """Tell whether links lead from here to a place that does not lie below ``root``."""
 
     # Writing.
 
@@ -108,12 +134,16 @@ class StorePath(ABC):
         """Create a file with its content, and tell whether it was this call: of several at once one returns True."""
 
     @abstractmethod
-    def make_whole(self, files: Sequence[tuple[str, Buffer]], last: str) -> None:
-        """Write files below a folder, by their names from there on; ``last``, one of them, says that all are there."""
+    def make_whole(self, files: Iterable[tuple[str, tuple[Buffer, ...]]], last: str) -> None:
+        """Write files below a new folder, each of one or more parts, by their names from there on.
+
+        ``last`` names one of them that is there only when all are. Of several at once, with the same files, one or all
+        write them.
+        """
 
     @abstractmethod
     def appender(self, *, durable: bool) -> Appender:
-        """Open a log that no other process adds to; ``durable`` ones promise that what was appended is safe."""
+        """Open a log that no other process adds to; a durable one is new, `FileExistsError` where it is not."""
 
     @abstractmethod
     def move_to(self, target: "StorePath") -> None:

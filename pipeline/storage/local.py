@@ -1,0 +1,195 @@
+"""A directory as a store: files are written aside, fsynced and renamed, and names in directories are fsynced too."""
+
+import contextlib
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PosixPath
+from typing import Any
+
+import numpy as np
+
+from pipeline.storage.base import Appender, Buffer, Listed, StorePath
+
+_NO_LINK = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS)
+"""What linking fails with between devices, on file systems without links, for files of others, or with many links."""
+
+_ASIDE = ".partial"
+"""How names end that are being written: nothing but `LocalPath.sweep` looks at them."""
+
+
+class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
+    """A `pathlib.Path` that writes as a store needs it."""
+
+    def size(self) -> int | None:
+        try:
+            return self.stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def version(self) -> tuple[Any, ...] | None:
+        try:
+            return _version(self.stat())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def read_from(self, offset: int, limit: int | None = None) -> bytes:
+        with open(self, "rb") as file:
+            file.seek(offset)
+            return file.read() if limit is None else file.read(limit)
+
+    def map_bytes(self) -> np.ndarray:
+        if self.stat().st_size == 0:  # which cannot be mapped
+            return np.empty(0, np.uint8)
+        return np.memmap(self, np.uint8, "r").view(np.ndarray)
+
+    def children(self) -> Iterator["LocalPath"]:
+        try:
+            names = sorted(os.listdir(self))
+        except (FileNotFoundError, NotADirectoryError):
+            return iter(())
+        return (self / name for name in names if not name.endswith(_ASIDE))
+
+    def listing(self) -> dict[str, Listed]:
+        found: dict[str, Listed] = {}
+        folders = [""]
+        while folders:
+            below = folders.pop()
+            with contextlib.suppress(FileNotFoundError), os.scandir(self / below) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(f"{below}{entry.name}/")
+                    elif not entry.name.endswith(_ASIDE):
+                        with contextlib.suppress(FileNotFoundError):
+                            status = entry.stat(follow_symlinks=False)
+                            found[below + entry.name] = Listed(status.st_size, _version(status))
+        return found
+
+    def leads_out_of(self, root: StorePath) -> bool:
+        return not Path(os.path.realpath(self)).is_relative_to(os.path.realpath(str(root)))
+
+    def write_whole(self, *parts: Buffer) -> None:
+        _make_folder(self.parent)
+        aside = self._aside()
+        try:
+            _write_synced(aside, parts)
+            os.replace(aside, self)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
+        self.parent.sync()
+
+    def create_whole(self, content: bytes) -> bool:
+        _make_folder(self.parent)
+        aside = self._aside()
+        try:
+            _write_synced(aside, [content])
+            os.link(aside, self)
+        except FileExistsError:
+            return False
+        finally:
+            aside.unlink(missing_ok=True)
+        self.parent.sync()
+        return True
+
+    def make_whole(self, files: Iterable[tuple[str, tuple[Buffer, ...]]], last: str) -> None:
+        aside = self._aside()
+        _make_folder(aside)
+        try:
+            for name, parts in files:
+                _make_folder((aside / name).parent)
+                _write_synced(aside / name, parts)
+            os.rename(aside, self)
+        except BaseException as error:
+            shutil.rmtree(aside, ignore_errors=True)
+            if not isinstance(error, OSError) or not (self / last).exists():
+                raise
+            # Otherwise another driver was first, with the same content.
+        self.parent.sync()
+
+    def appender(self, *, durable: bool) -> Appender:
+        _make_folder(self.parent)
+        return _LocalAppender(self, durable)
+
+    def move_to(self, target: StorePath) -> None:
+        assert isinstance(target, LocalPath)
+        _make_folder(target.parent)
+        os.replace(self, target)
+
+    def share_with(self, target: StorePath) -> None:
+        assert isinstance(target, LocalPath)
+        _make_folder(target.parent)
+        try:
+            os.link(self, target)
+        except OSError as error:
+            if error.errno not in _NO_LINK:
+                raise
+            target.write_whole(self.read_bytes())
+
+    def remove_tree(self) -> None:
+        shutil.rmtree(self, ignore_errors=True)
+
+    def sweep(self) -> int:
+        count = 0
+        for path in self.rglob(f"*{_ASIDE}"):
+            count += 1
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        return count
+
+    def sync(self) -> None:
+        descriptor = os.open(self, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def zarr_store(self) -> Any:
+        return str(self)
+
+    def _aside(self) -> "LocalPath":
+        return self.with_name(f"{self.name}.{uuid.uuid4().hex}{_ASIDE}")
+
+
+class _LocalAppender(Appender):
+    """Writes to the end of a file; a durable one creates it, so that two can never share it."""
+
+    def __init__(self, path: LocalPath, durable: bool) -> None:
+        self._durable = durable
+        exclusive = os.O_EXCL if durable else 0
+        self._file = os.open(path, os.O_CREAT | exclusive | os.O_APPEND | os.O_WRONLY, 0o644)
+
+    @property
+    def is_full(self) -> bool:
+        return False
+
+    def append(self, lines: bytes) -> None:
+        os.write(self._file, lines)
+        if self._durable:
+            os.fsync(self._file)
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:  # which would say that another process was first
+        raise NotADirectoryError(errno.ENOTDIR, "a file where the folder should be", str(path)) from None
+
+
+def _version(status: os.stat_result) -> tuple[Any, ...]:
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def _write_synced(path: Path, parts: Iterable[Buffer]) -> None:
+    with open(path, "wb") as file:
+        for part in parts:
+            file.write(part)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,249 @@
+"""What the store asks of a place, asked of every kind of place: a directory, and a bucket where a server is at hand."""
+
+import errno
+import os
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.errors import ConfigError, StoreError
+from pipeline.storage import LocalPath, ObjectPath, StorePath, open_path
+
+
+@pytest.fixture(params=["local", "bucket"])
+def place(request: pytest.FixtureRequest) -> StorePath:
+    if request.param == "local":
+        path: StorePath = request.getfixturevalue("tmp_path") / "place"
+        return path
+    bucket = request.getfixturevalue("bucket")
+    return open_path(f"s3://{bucket}/{uuid.uuid4().hex}")
+
+
+def test_a_file_is_there_with_all_its_parts(place: StorePath) -> None:
+    path = place / "a/b.bin"
+    assert (path.exists(), path.is_file(), path.size(), path.version()) == (False, False, None, None)
+    path.write_whole(b"abc", memoryview(b"de"))
+    assert (path.read_bytes(), path.size(), path.exists(), path.is_file()) == (b"abcde", 5, True, True)
+    assert (place / "a").exists()
+    assert not (place / "a").is_file()
+    assert (path.read_from(2), path.read_from(1, 2), path.read_from(9)) == (b"cde", b"bc", b"")
+    np.testing.assert_array_equal(path.map_bytes(), np.frombuffer(b"abcde", np.uint8))
+
+
+def test_a_file_that_is_written_again_is_another_version(place: StorePath) -> None:
+    path = place / "a"
+    path.write_whole(b"one")
+    before = path.version()
+    assert path.version() == before
+    path.write_whole(b"two")
+    assert path.version() != before
+    assert path.read_text() == "two"
+
+
+def test_what_is_not_there_is_not_found(place: StorePath) -> None:
+    for read in (StorePath.read_bytes, StorePath.read_text, StorePath.map_bytes, StorePath.unlink):
+        with pytest.raises(FileNotFoundError):
+            getattr(place / "a", read.__name__)()
+    with pytest.raises(FileNotFoundError):
+        (place / "a").read_from(0)
+    with pytest.raises(FileNotFoundError):
+        (place / "a").move_to(place / "b")
+    (place / "a").unlink(missing_ok=True)
+    (place / "a").remove_tree()
+    assert list(place.children()) == []
+    assert place.listing() == {}
+
+
+def test_one_of_many_creators_wins(place: StorePath) -> None:
+    begin, won = threading.Barrier(8), []
+
+    def create(k: int) -> None:
+        begin.wait()
+        if (place / "claim").create_whole(b"%d" % k):
+            won.append(k)
+
+    threads = [threading.Thread(target=create, args=(k,)) for k in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    assert (place / "claim").read_bytes() == b"%d" % won[0]
+    assert not (place / "claim").create_whole(b"late")
+    assert [path.name for path in place.children()] == ["claim"]
+
+
+def test_folders_are_listed_one_by_one_and_whole(place: StorePath) -> None:
+    for name in ("c/0/1", "c/0/0", "c/10/2", "zarr.json"):
+        (place / name).write_whole(name.encode())
+    assert [path.name for path in place.children()] == ["c", "zarr.json"]
+    assert [path.name for path in (place / "c").children()] == ["0", "10"]
+    listing = place.listing()
+    assert {name: listed.bytes for name, listed in listing.items()} == {
+        "c/0/0": 5,
+        "c/0/1": 5,
+        "c/10/2": 6,
+        "zarr.json": 9,
+    }
+    assert listing["c/0/1"].version == (place / "c/0/1").version()
+    (place / "c").remove_tree()
+    assert list(place.listing()) == ["zarr.json"]
+
+
+def test_a_folder_is_made_with_the_file_that_says_so(place: StorePath) -> None:
+    files = {"zarr.json": (b"{}",), "k/zarr.json": (b"{", b"}"), "k/c/0": (b"values", b"crc")}
+    for _ in range(2):  # a second driver writes the same
+        (place / "g.zarr").make_whole(iter(files.items()), "zarr.json")
+        listing = (place / "g.zarr").listing()
+        assert {name: listed.bytes for name, listed in listing.items()} == {
+            name: sum(map(len, parts)) for name, parts in files.items()
+        }
+    assert [path.name for path in place.children()] == ["g.zarr"]
+
+
+def test_a_folder_whose_making_was_stopped_is_not_there(place: StorePath) -> None:
+    def files() -> Iterator[tuple[str, tuple[bytes, ...]]]:
+        yield "zarr.json", (b"{}",)
+        yield "k/zarr.json", (b"{}",)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        (place / "g.zarr").make_whole(files(), "zarr.json")
+    assert not (place / "g.zarr" / "zarr.json").is_file()
+    place.sweep()
+    (place / "g.zarr").make_whole([("zarr.json", (b"{}",))], "zarr.json")
+    assert (place / "g.zarr" / "zarr.json").is_file()
+
+
+def test_files_are_moved_and_shared(place: StorePath) -> None:
+    (place / "a").write_whole(b"abc")
+    (place / "a").share_with(place / "deep/b")
+    place.joinpath("deep").sync()
+    with pytest.raises(FileExistsError):
+        (place / "a").share_with(place / "deep/b")
+    (place / "a").move_to(place / "far/c")
+    assert {name: (place / name).read_bytes() for name in place.listing()} == {"deep/b": b"abc", "far/c": b"abc"}
+
+
+def test_a_durable_log_is_new_and_safe_line_by_line(place: StorePath) -> None:
+    log = (place / "journal/000001.jsonl").appender(durable=True)
+    log.append(b"one\n")
+    assert (place / "journal/000001.jsonl").read_bytes() == b"one\n"
+    with pytest.raises(FileExistsError):
+        (place / "journal/000001.jsonl").appender(durable=True)
+    log.append(b"two\n")
+    log.close()
+    assert (place / "journal/000001.jsonl").read_bytes() == b"one\ntwo\n"
+
+
+def test_a_log_that_promises_nothing_is_whole_when_it_is_closed(place: StorePath) -> None:
+    lines = [b"%06d %s\n" % (k, b"x" * 1000) for k in range(600)]
+    log = (place / "log.jsonl").appender(durable=False)
+    for line in lines:
+        log.append(line)
+    log.close()
+    parts = [(place / name).read_bytes() for name in place.listing()]
+    assert sorted(b"".join(parts).splitlines(keepends=True)) == lines
+
+
+@pytest.mark.parametrize("name", ["..", "a/../../b", ".", "a//b", ""])
+def test_no_name_leads_out_of_a_bucket(name: str) -> None:
+    with pytest.raises(ValueError, match="leads out of"):
+        ObjectPath("bucket", "run") / name
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["s3://", "s3://bucket", "s3://bucket/", "s3://bucket/../x", "s3://bucket/a/./b", "s3://bucket/a?x=1", "s3://B_/a"],
+)
+def test_what_is_no_place_in_a_bucket_is_said_to_be_none(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"expected s3://bucket/some/name"):
+        open_path(url)
+
+
+def test_credentials_in_an_address_are_refused_and_not_repeated() -> None:
+    with pytest.raises(ConfigError, match=r"belong into the environment \(AWS_ACCESS_KEY_ID") as refused:
+        open_path("s3://key:secret@bucket/run")
+    assert "secret" not in str(refused.value).replace("AWS_SECRET", "")
+
+
+def test_a_bucket_without_credentials_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    with pytest.raises(StoreError, match=r"no credentials for s3://some-bucket/run: set AWS_ACCESS_KEY_ID"):
+        (open_path("s3://some-bucket/run") / "run.json").exists()
+
+
+@pytest.mark.usefixtures("bucket")
+def test_a_bucket_that_is_not_there_is_named() -> None:
+    with pytest.raises(StoreError, match=r"there is no bucket 'nobodys-bucket': make it"):
+        (open_path("s3://nobodys-bucket/run") / "run.json").write_whole(b"{}")
+
+
+def test_a_wrong_secret_is_refused_and_not_repeated(bucket: str) -> None:
+    code = (
+        "from pipeline.storage import open_path\n"
+        "from pipeline.errors import StoreError\n"
+        "try:\n"
+        f"    open_path('s3://{bucket}/x').write_whole(b'')\n"
+        "except StoreError as error:\n"
+        "    print(error)\n"
+    )
+    environment = os.environ | {"AWS_SECRET_ACCESS_KEY": "guessed-wrong"}
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert "may not be read or written with the credentials of this process" in ended.stdout
+    assert "guessed-wrong" not in ended.stdout + ended.stderr
+
+
+def test_an_unknown_scheme_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"gopher:// is no store that is known: give a local directory, or one of s3"):
+        open_path("gopher://somewhere/run")
+
+
+def test_a_place_is_found_again_by_its_text(tmp_path: LocalPath) -> None:
+    assert open_path(str(tmp_path)) == tmp_path
+    remote = open_path("s3://some.bucket/a/b/")
+    assert (str(remote), remote.name, str(remote.parent)) == ("s3://some.bucket/a/b", "b", "s3://some.bucket/a")
+    assert open_path(str(remote)) == remote
+    assert remote / "c" == remote.joinpath("c") != remote
+
+
+def test_links_that_lead_elsewhere_are_seen(tmp_path: LocalPath) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run/inside").symlink_to(tmp_path / "run")
+    (tmp_path / "run/outside").symlink_to(tmp_path / "elsewhere")
+    assert not (tmp_path / "run/inside/c").leads_out_of(tmp_path / "run")
+    assert (tmp_path / "run/outside/c").leads_out_of(tmp_path / "run")
+
+
+@pytest.mark.parametrize("code", [errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP])
+def test_what_cannot_be_linked_is_copied(tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+
+    def link(source: Path, target: Path) -> None:
+        raise OSError(code, "no")
+
+    monkeypatch.setattr(os, "link", link)
+    (tmp_path / "a").share_with(tmp_path / "b")
+    assert (tmp_path / "b").read_bytes() == b"abc"
+    code = errno.ENOSPC
+    with pytest.raises(OSError, match="no"):
+        (tmp_path / "a").share_with(tmp_path / "c")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_a_local_file_is_synced_before_it_has_its_name(tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: (order.append("fsync"), fsync(file)))
+    monkeypatch.setattr(os, "replace", lambda *names: (order.append("rename"), replace(*names)))
+    (tmp_path / "a").write_whole(b"abc")
+    assert order == ["fsync", "rename", "fsync"]  # the last one is of the directory
