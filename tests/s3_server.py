@@ -52,7 +52,7 @@ osd pool default pg autoscale mode = off
 osd crush chooseleaf type = 0
 rgw data = {folder}/rgw
 [client.rgw]
-rgw frontends = beast endpoint=127.0.0.1:{port}
+rgw frontends = beast endpoint=127.0.0.1:{port} tcp_nodelay=1
 rgw run sync thread = false
 rgw enable usage log = false
 """

@@ -23,8 +23,8 @@ SEGMENT_BYTES = 256 * 2**10
 UNSAFE_SECONDS = 10.0
 """How long lines of a log that promises nothing may wait to be written."""
 
-_METADATA_SERVICE = "169.254.169.254"
-"""Whom obstore asks for credentials where the environment names none."""
+_METADATA_SERVICE = "/latest/api/token"
+"""Where obstore asks the machine's own service for credentials, if the environment names none."""
 
 _T = TypeVar("_T")
 

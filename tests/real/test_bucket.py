@@ -1,0 +1,152 @@
+"""A run in a bucket of a real S3 server: killed, resumed, damaged, verified, grown; equal to a run on disk."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from problems import Recorder, whole_matrix
+
+from pipeline import lease
+from pipeline import run as runs
+from pipeline.config import RunConfig, parse_config
+from pipeline.errors import RunLocked
+from pipeline.report import make_report
+from pipeline.storage import open_path
+from pipeline.store import RunDirectory
+
+WORKERS = 2
+PATIENCE_SECONDS = 120
+
+
+def workflow(store: str | dict[str, str], kind: str, **sections: object) -> RunConfig:
+    return parse_config(
+        {
+            "data": {"source": "digits", "train": 150, "test": 30},
+            "network": {"preset": "cntk"},
+            "readouts": {"depths": [3, 8], "poolings": ["gap"]},
+            "kernel": {"tile": 16},
+            "solve": {"ridges": [1e-2], "tile": 32},
+            "inference": {"leave_one_out": True},
+            "cluster": {"kind": kind, "workers": WORKERS},
+            "store": {"path": store} if isinstance(store, str) else store,
+        }
+        | sections,
+        "test",
+    )
+
+
+@pytest.fixture
+def url(bucket: str) -> str:
+    return f"s3://{bucket}/{uuid.uuid4().hex}/run"
+
+
+@pytest.fixture(scope="module")
+def on_disk(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    return runs.start(workflow(str(tmp_path_factory.mktemp("disk") / "run"), "serial"), Recorder(), threading.Event())
+
+
+def require_same(run: RunDirectory, other: RunDirectory) -> None:
+    for readout in other.specification["readouts"]:
+        for part in ("train", "test", "train_variance", "test_variance"):
+            mine, its = (whole_matrix(each, readout["name"], part) for each in (run, other))
+            np.testing.assert_array_equal(mine, its)
+    mine_solves, its_solves = make_report(run).solves, make_report(other).solves
+    assert [(s.accuracy, s.inferred[0].record) for s in mine_solves] == [
+        (s.accuracy, s.inferred[0].record) for s in its_solves
+    ]
+
+
+def receipts(url: str) -> int:
+    return sum(1 for _ in RunDirectory(url).journal.receipts()) if open_path(url).exists() else 0
+
+
+def begun(run: RunDirectory) -> list[tuple[str, int, int]]:
+    lines = [json.loads(line) for path in (run.path / "log").children() for line in path.read_bytes().splitlines()]
+    return [(line["stage"], line["row"], line["col"]) for line in lines if line.get("event") == "began"]
+
+
+def test_a_run_in_a_bucket_whose_processes_are_killed_equals_one_on_disk(
+    url: str, on_disk: RunDirectory, tmp_path: Path
+) -> None:
+    (tmp_path / "workflow.json").write_text(workflow(url, "local").model_dump_json())
+    code = (
+        "import json, threading; from pipeline import run as runs; from pipeline.config import parse_config\n"
+        "from problems import Recorder\n"
+        "if __name__ == '__main__':\n"
+        "    config = parse_config(json.load(open('workflow.json')), 'test')\n"
+        "    runs.start(config, Recorder(), threading.Event())\n"
+    )
+    (tmp_path / "drive.py").write_text(code)
+    folders = [str(Path(__file__).parent.parent), str(Path(__file__).parent.parent.parent)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(folders)}
+    process = subprocess.Popen([sys.executable, "drive.py"], cwd=tmp_path, env=environment, start_new_session=True)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while receipts(url) < 20:
+        assert time.monotonic() < deadline, "20 receipts never came"
+        assert process.poll() is None, "the driver ended early"
+        time.sleep(0.05)
+    os.killpg(process.pid, 9)
+    process.wait()
+    before = {receipt.task for receipt in RunDirectory(url).journal.receipts()}
+    view = Recorder()
+    run = runs.resume(url, view, threading.Event())
+    again = [receipt.task for receipt in run.journal.receipts() if receipt.task in before and not receipt.adopted]
+    assert len(again) == len(before), "a tile with a receipt was computed again"
+    require_same(run, on_disk)
+    assert runs.verify(url)[1] == []
+
+
+def test_a_second_driver_of_a_run_in_a_bucket_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 0.2)
+    runs.start(workflow(url, "serial", inference={}), Recorder(), threading.Event())
+    with lease.hold(RunDirectory(url).lease_path), pytest.raises(RunLocked, match=r"another driver works on s3://"):
+        runs.resume(url, Recorder(), threading.Event())
+
+
+def test_a_damaged_object_is_found_and_computed_again(url: str, on_disk: RunDirectory) -> None:
+    run = runs.start(workflow(url, "serial"), Recorder(), threading.Event())
+    name = run.specification["readouts"][0]["name"]
+    chunk = run.kernel(name, "train").chunk_path(2, 1)
+    content = bytearray(chunk.read_bytes())
+    content[100] ^= 4
+    chunk.write_whole(bytes(content))
+    _, quarantined = runs.verify(url)
+    assert [(task.stage, task.row, task.col) for task in quarantined] == [("train", 2, 1)]
+    assert not make_report(RunDirectory(url)).complete
+    require_same(runs.resume(url, Recorder(), threading.Event()), on_disk)
+
+
+def test_a_run_in_a_bucket_grows(url: str, on_disk: RunDirectory) -> None:
+    data = {"source": "digits", "train": 120, "test": 30, "standardize_first": 100}
+    old = runs.start(workflow(url, "serial", data=data), Recorder(), threading.Event())
+    view = Recorder()
+    store = {"path": f"{url}-more", "grow_from": url}
+    grown = runs.start(workflow(store, "serial", data=data | {"train": 150}), view, threading.Event())
+    assert any(line.startswith("taken over 28 of 55 tiles of train") for line in view.lines), view.lines
+    assert make_report(grown).complete
+    assert [tile for tile in begun(grown) if tile in begun(old) and tile[0] == "train" and tile[1] < 7] == []
+
+
+def test_credentials_are_nowhere_in_a_run(url: str) -> None:
+    run = runs.start(workflow(url, "serial"), Recorder(), threading.Event())
+    secrets = [os.environ["AWS_SECRET_ACCESS_KEY"].encode(), os.environ["AWS_ACCESS_KEY_ID"].encode()]
+    texts = [name for name in run.path.listing() if name.endswith((".json", ".jsonl"))]
+    assert "run.json" in texts
+    for name in texts:
+        content = (run.path / name).read_bytes()
+        assert not any(secret in content for secret in secrets), name
+
+
+def test_zarr_opens_the_arrays_in_a_bucket(url: str, on_disk: RunDirectory) -> None:
+    run = runs.start(workflow(url, "serial", inference={}), Recorder(), threading.Event())
+    name = run.specification["readouts"][0]["name"]
+    mine = zarr.open_array(run.kernel_path.zarr_store(), path=f"{name}/train", mode="r")[:]
+    np.testing.assert_array_equal(mine, zarr.open_array(str(on_disk.kernel_path), path=f"{name}/train", mode="r")[:])
