@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from flaky_proxy import WAYS, FlakyProxy
 from problems import Recorder, whole_matrix
 
 from pipeline import lease
@@ -24,6 +25,17 @@ from pipeline.store import RunDirectory
 
 WORKERS = 2
 PATIENCE_SECONDS = 120
+
+PATHS = {"PYTHONPATH": os.pathsep.join(str(folder) for folder in Path(__file__).parents[1:3])}
+
+DRIVE = """
+import json, threading
+from pipeline import run as runs
+from pipeline.config import parse_config
+from problems import Recorder
+if __name__ == "__main__":
+    runs.start(parse_config(json.load(open("workflow.json")), "test"), Recorder(), threading.Event())
+"""
 
 
 def workflow(store: str | dict[str, str], kind: str, **sections: object) -> RunConfig:
@@ -77,17 +89,10 @@ def test_a_run_in_a_bucket_whose_processes_are_killed_equals_one_on_disk(
     url: str, on_disk: RunDirectory, tmp_path: Path
 ) -> None:
     (tmp_path / "workflow.json").write_text(workflow(url, "local").model_dump_json())
-    code = (
-        "import json, threading; from pipeline import run as runs; from pipeline.config import parse_config\n"
-        "from problems import Recorder\n"
-        "if __name__ == '__main__':\n"
-        "    config = parse_config(json.load(open('workflow.json')), 'test')\n"
-        "    runs.start(config, Recorder(), threading.Event())\n"
+    (tmp_path / "drive.py").write_text(DRIVE)
+    process = subprocess.Popen(
+        [sys.executable, "drive.py"], cwd=tmp_path, env=os.environ | PATHS, start_new_session=True
     )
-    (tmp_path / "drive.py").write_text(code)
-    folders = [str(Path(__file__).parent.parent), str(Path(__file__).parent.parent.parent)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(folders)}
-    process = subprocess.Popen([sys.executable, "drive.py"], cwd=tmp_path, env=environment, start_new_session=True)
     deadline = time.monotonic() + PATIENCE_SECONDS
     while receipts(url) < 20:
         assert time.monotonic() < deadline, "20 receipts never came"
@@ -150,3 +155,28 @@ def test_zarr_opens_the_arrays_in_a_bucket(url: str, on_disk: RunDirectory) -> N
     name = run.specification["readouts"][0]["name"]
     mine = zarr.open_array(run.kernel_path.zarr_store(), path=f"{name}/train", mode="r")[:]
     np.testing.assert_array_equal(mine, zarr.open_array(str(on_disk.kernel_path), path=f"{name}/train", mode="r")[:])
+
+
+SMALL = {
+    "data": {"source": "digits", "train": 60, "test": 12},
+    "readouts": {"depths": [3], "poolings": ["gap"]},
+    "solve": {"ridges": [1e-2], "tile": 16},
+}
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2])
+def test_a_server_that_fails_some_requests_costs_time_and_no_bit(url: str, share: float, tmp_path: Path) -> None:
+    """Fails where `create_new` trusts its own first answer, or where errors of the store are not asked again."""
+    on_disk = runs.start(workflow(str(tmp_path / "run"), "serial", **SMALL), Recorder(), threading.Event())
+    with FlakyProxy(os.environ["AWS_ENDPOINT_URL"], share, seed=3).serving() as proxy:
+        (tmp_path / "workflow.json").write_text(workflow(url, "serial", **SMALL).model_dump_json())
+        environment = os.environ | PATHS | {"AWS_ENDPOINT_URL": proxy.url}
+        ended = subprocess.run([sys.executable, "-c", DRIVE], cwd=tmp_path, env=environment, capture_output=True)
+    assert ended.returncode == 0, ended.stderr.decode()[-3000:]
+    assert all(proxy.failed[way] for way in WAYS), proxy.failed
+    print(f"{sum(proxy.failed.values())} requests failed of {proxy.passed + sum(proxy.failed.values())}")
+    run = RunDirectory(url)
+    require_same(run, on_disk)
+    assert runs.verify(url)[1] == []
+    tasks = [receipt.task for receipt in run.journal.receipts()]
+    assert len(tasks) == len(set(tasks))
