@@ -108,6 +108,11 @@ class DaskExecutor(Executor):
         key, result = pickle.loads(event[1])
         self._ended.put((key, Completion(key, result=result)))
 
+    def forget(self, key: tuple[Any, ...]) -> None:
+        future = self._futures.pop(key, None)
+        if future is not None:
+            future.release()
+
     def _require_workers(self) -> None:
         if self._client.status not in ("running", "connecting"):
             raise WorkersLost("the Dask scheduler went away; finished tiles are kept, `cntk resume` goes on")
