@@ -3,7 +3,8 @@
 The driver holds what Dask would otherwise hold in worker memory: which tiles are ready and which are done. It
 keeps a heap of ready tiles, a window of about two per slot in flight, and writes each receipt to the journal
 before it releases what waited for the tile. A lost worker then costs the tiles it was computing, never their
-ancestors, and a new driver goes on from the journal.
+ancestors, and a new driver goes on from the journal. A tile that nothing is heard of is given to another worker too;
+whichever receipt comes first counts.
 """
 
 import heapq
@@ -21,12 +22,14 @@ from pipeline.errors import (
     NotConverged,
     NotPositiveDefinite,
     PipelineError,
+    RunLocked,
     StoreUnavailable,
     TilesFailed,
     WorkersLost,
 )
 from pipeline.executors import Completion, Executor
 from pipeline.journal import Journal, Receipt, Task
+from pipeline.patience import Clock, Patience
 
 WINDOW_PER_SLOT = 3
 """Tiles in flight per slot: one is written, one computes, the next is already on its worker."""
@@ -35,6 +38,12 @@ MAX_ATTEMPTS, FIRST_DELAY_SECONDS, DELAY_FACTOR = 4, 0.5, 4.0
 """Retries of a tile whose worker could not read or write: after about 0.5, 2 and 8 seconds."""
 
 POLL_SECONDS = 0.2
+
+LOOK_SECONDS = 1.0
+"""How often the driver looks for tiles that it has waited for too long."""
+
+DRAIN_SECONDS = 120.0
+"""How long a driver that is to stop waits for tiles in flight."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +95,14 @@ class Progress:
     note: str = ""
 
 
+@dataclass(frozen=True)
+class _Flight:
+    """One call of a task: one that is waited for may have several."""
+
+    task: Task
+    since: float
+
+
 @dataclass
 class Outcome:
     """How a batch of jobs ended.
@@ -126,7 +143,9 @@ class Driver:
     executor : where jobs run.
     journal : where receipts go.
     on_progress : called after each receipt.
-    stop : set it to let tiles in flight finish and then raise `Interrupted`.
+    stop : set it to let tiles in flight finish, for `DRAIN_SECONDS`, and then raise `Interrupted`.
+    still_mine : tells whether this driver still holds the run's lease.
+    clock : what time is measured by.
     """
 
     def __init__(
@@ -136,12 +155,19 @@ class Driver:
         journal: Journal,
         on_progress: Callable[[Progress], None],
         stop: threading.Event,
+        still_mine: Callable[[], bool] = lambda: True,
+        clock: Clock = time.monotonic,
     ) -> None:
         self._run_path = run_path
         self._executor = executor
         self._journal = journal
         self._on_progress = on_progress
         self._stop = stop
+        self._still_mine = still_mine
+        self._clock = clock
+        self._patience = Patience()
+        # Of all calls of `run`: what an earlier one left behind may still come in.
+        self._serial = itertools.count()
 
     def run(self, jobs: Sequence[Job], done: Mapping[Task, Receipt]) -> Outcome:
         """Run all jobs that are not done.
@@ -149,7 +175,9 @@ class Driver:
         Raises
         ------
         Interrupted
-            If ``stop`` was set; tiles in flight were finished first.
+            If ``stop`` was set; tiles in flight were finished first, as far as that took no longer than bearable.
+        RunLocked
+            If another driver has taken over the run.
         WorkersLost
             If the cluster went away.
         StoreError
@@ -179,61 +207,93 @@ class _Batch:
         self.ready = [(job.priority, task) for task, job in self.jobs.items() if self.waiting_for.get(task) == set()]
         heapq.heapify(self.ready)
         self.delayed: list[tuple[float, Task]] = []
-        self.in_flight: dict[tuple[Any, ...], Task] = {}
+        self.in_flight: dict[tuple[Any, ...], _Flight] = {}
+        self.copies: dict[Task, list[tuple[Any, ...]]] = {}
         self.attempts: dict[Task, int] = {}
-        self.serial = itertools.count()
         self.retries = 0
         self.quarantined = 0
         self.entries_now = 0
         self.entries_before = sum(self.jobs[task].entries for task in self.outcome.receipts)
         self.entries_total = sum(job.entries for job in self.jobs.values())
-        self.began = time.monotonic()
+        self.began = self.looked = driver._clock()
         self.abort: PipelineError | None = None
 
     def run(self) -> Outcome:
         self._show(None)
+        stopped: float | None = None
         while True:
-            stopping = self.abort is not None or self.driver._stop.is_set()
-            if not stopping:
-                self._submit()
-            if not self.in_flight and (stopping or not self.delayed):
-                break
+            if not self.driver._still_mine():
+                raise RunLocked(
+                    f"another driver has taken over {self.driver._run_path}: this one was taken for dead, and stops; "
+                    "every finished tile is kept"
+                )
+            now = self.driver._clock()
+            if self.abort is None and not self.driver._stop.is_set():
+                self._submit(now)
+                if not self.in_flight and not self.delayed:
+                    break
+            else:
+                stopped = now if stopped is None else stopped
+                if not self.in_flight or now - stopped > DRAIN_SECONDS:
+                    break
             self._take(self.driver._executor.wait(POLL_SECONDS))
         if self.abort is not None:
             raise self.abort
-        if self.driver._stop.is_set() and len(self.outcome.receipts) < len(self.jobs):
-            raise Interrupted("stopped; every finished tile is kept")
+        if stopped is not None and len(self.outcome.receipts) < len(self.jobs):
+            left = f"; {len(self.copies)} tiles under way took too long and are left" if self.copies else ""
+            raise Interrupted(f"stopped; every finished tile is kept{left}")
         finished = self.outcome.receipts.keys() | self.outcome.failed.keys()
         self.outcome.blocked = [task for task in self.jobs if task not in finished]
         return self.outcome
 
-    def _submit(self) -> None:
-        now = time.monotonic()
+    def _submit(self, now: float) -> None:
         while self.delayed and self.delayed[0][0] <= now:
             task = heapq.heappop(self.delayed)[1]
             heapq.heappush(self.ready, (self.jobs[task].priority, task))
         while self.ready and len(self.in_flight) < WINDOW_PER_SLOT * self.driver._executor.slots:
-            _, task = heapq.heappop(self.ready)
-            # A tuple whose first item names the stage: Dask's dashboard and its queueing group by it.
-            key = (task.stage, task.row, task.col, next(self.serial))
-            self.in_flight[key] = task
-            function = self.jobs[task].function
-            self.driver._executor.submit(key, function, self.driver._run_path, task, rank=self.ranks[task])
+            self._send(heapq.heappop(self.ready)[1], now)
+        if now - self.looked >= LOOK_SECONDS:
+            self.looked = now
+            for task, keys in list(self.copies.items()):
+                if now - self.in_flight[keys[-1]].since > self.driver._patience.seconds(task, len(keys)):
+                    self._send(task, now)
+
+    def _send(self, task: Task, now: float) -> None:
+        # A tuple whose first item names the stage: Dask's dashboard and its queueing group by it.
+        key = (task.stage, task.row, task.col, next(self.driver._serial))
+        self.in_flight[key] = _Flight(task, now)
+        self.copies.setdefault(task, []).append(key)
+        function = self.jobs[task].function
+        self.driver._executor.submit(key, function, self.driver._run_path, task, rank=self.ranks[task])
 
     def _take(self, completions: Sequence[Completion]) -> None:
         receipts = []
         for completion in completions:
-            task = self.in_flight.pop(completion.key)
+            flight = self.in_flight.pop(completion.key, None)
+            if flight is None:
+                continue  # of a tile that is done: said twice, or by a worker that was given up
+            task = flight.task
+            self.copies[task].remove(completion.key)
             if completion.cluster_lost:
                 self.abort = WorkersLost("the Dask cluster went away; finished tiles are kept, `cntk resume` goes on")
+            elif completion.error is None and not completion.worker_died:
+                if not self.copies[task] and task not in self.attempts:
+                    self.driver._patience.learn(task, self.driver._clock() - flight.since)
+                for key in self.copies[task]:
+                    del self.in_flight[key]
+                    self.driver._executor.forget(key)
+                self.copies[task] = []
+                receipts.append(completion.result)
+            elif self.copies[task] and not (completion.error and is_disk_full(completion.error)):
+                continue  # the other one decides
             elif completion.worker_died:
                 # Taken out so that the rest can go on; the caller names it.
                 self.quarantined += 1
                 self.outcome.failed[task] = completion.error or RuntimeError("its worker died")
             elif completion.error is not None:
                 self._fail(task, completion.error)
-            else:
-                receipts.append(completion.result)
+            if not self.copies[task]:
+                del self.copies[task]
         if receipts:
             self.driver._journal.append(receipts)
         for receipt in receipts:
@@ -260,7 +320,7 @@ class _Batch:
         if transient and attempts < MAX_ATTEMPTS:
             self.retries += 1
             delay = FIRST_DELAY_SECONDS * DELAY_FACTOR ** (attempts - 1) * random.uniform(0.75, 1.25)
-            heapq.heappush(self.delayed, (time.monotonic() + delay, task))
+            heapq.heappush(self.delayed, (self.driver._clock() + delay, task))
         else:
             self.outcome.failed[task] = error
 
@@ -272,7 +332,7 @@ class _Batch:
                 entries_done=self.entries_before + self.entries_now,
                 entries_total=self.entries_total,
                 entries_now=self.entries_now,
-                elapsed_seconds=time.monotonic() - self.began,
+                elapsed_seconds=self.driver._clock() - self.began,
                 retries=self.retries,
                 quarantined=self.quarantined,
                 receipt=receipt,

@@ -189,14 +189,14 @@ def start(config: RunConfig, view: View, stop: threading.Event, *, verify: bool 
         run = RunDirectory.create(path, specification, provenance())
     for line in loaded.warnings:
         view.say(f"warning: {line}")
-    with _full_disk_explained(path), lease.hold(run.lease_path):
+    with _full_disk_explained(path), lease.hold(run.lease_path) as held:
         if common is not None:
             growth.begin(run, common, view.say)
         config = growth.with_factor_tile(config, run)
         run.write_record("workflow.json", config.model_dump(mode="json"))
         if not run.has_inputs():
             _write_inputs(run, loaded)
-        _execute(run, config, view, stop, verify)
+        _execute(run, config, held, view, stop, verify)
     return run
 
 
@@ -210,10 +210,10 @@ def resume(path: str | StorePath, view: View, stop: threading.Event, *, verify: 
     """
     run = RunDirectory(path)
     config = run.workflow()
-    with _full_disk_explained(run.path), lease.hold(run.lease_path):
+    with _full_disk_explained(run.path), lease.hold(run.lease_path) as held:
         if not run.has_inputs():
             raise RunNotFound(f"{path} stopped before its images were stored: start it again with `cntk run`")
-        _execute(run, config, view, stop, verify)
+        _execute(run, config, held, view, stop, verify)
     return run
 
 
@@ -297,7 +297,9 @@ def _write_inputs(run: RunDirectory, loaded: Loaded) -> None:
     )
 
 
-def _execute(run: RunDirectory, config: RunConfig, view: View, stop: threading.Event, verify: bool) -> None:
+def _execute(
+    run: RunDirectory, config: RunConfig, held: lease.Lease, view: View, stop: threading.Event, verify: bool
+) -> None:
     swept = run.sweep()
     if swept:
         view.say(f"swept {swept} half-written files of an earlier driver")
@@ -306,7 +308,7 @@ def _execute(run: RunDirectory, config: RunConfig, view: View, stop: threading.E
         view.say(f"computing on {executor.describe()}")
         _require_memory(run, config, executor.memory())
         gram.create_kernel_arrays(run)
-        stages = Stages(run, executor, view, stop, verify)
+        stages = Stages(run, executor, view, stop, verify, held)
         try:
             for _ in range(REPAIRS):
                 kernel_jobs = gram.kernel_jobs(run)

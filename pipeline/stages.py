@@ -8,6 +8,7 @@ from typing import Protocol
 from pipeline.driver import Driver, Job, Outcome, Progress
 from pipeline.executors import Executor
 from pipeline.journal import Receipt, Task
+from pipeline.lease import Lease
 from pipeline.rounds import Course, Tally, run_rounds
 from pipeline.store import RunDirectory
 from pipeline.takeover import take_over
@@ -37,6 +38,7 @@ class Stages:
     view : is shown what happens.
     stop : set it to let tiles in flight finish, then `Interrupted` is raised.
     verify : read every finished chunk and compare its checksums, not only its size.
+    lease : of the driver at work.
     """
 
     run: RunDirectory
@@ -44,6 +46,7 @@ class Stages:
     view: View
     stop: threading.Event
     verify: bool
+    lease: Lease
 
     def run_jobs(self, stage: str, jobs: Sequence[Job]) -> Outcome:
         """Run the jobs of a stage to their end, those that are done aside; errors as of `Driver.run`."""
@@ -63,7 +66,10 @@ class Stages:
         take_over(self.run, tasks, self.view.say)
 
     def _driver(self, on_progress: Callable[[Progress], None]) -> Driver:
-        return Driver(str(self.run.path.absolute()), self.executor, self.run.journal, on_progress, self.stop)
+        path, lost = str(self.run.path.absolute()), self.lease.lost
+        return Driver(
+            path, self.executor, self.run.journal, on_progress, self.stop, still_mine=lambda: not lost.is_set()
+        )
 
     def _look_up(self, jobs: Sequence[Job]) -> dict[Task, Receipt]:
         """Find out which jobs are done, and say which of them turned out to be damaged."""

@@ -13,7 +13,7 @@ TIERS = [
     {"durable", "journal", "lease"},
     {"specification"},
     {"arrays"},
-    {"kernels", "store", "executors"},
+    {"kernels", "store", "executors", "patience"},
     {"driver", "growth", "memory"},
     {"gram", "solvers", "takeover"},
     {"inference", "rounds"},

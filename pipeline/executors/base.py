@@ -58,6 +58,9 @@ class Executor(ABC):
     def wait(self, timeout_seconds: float) -> list[Completion]:
         """Return the calls that have ended since the last time, after at most ``timeout_seconds``."""
 
+    def forget(self, key: tuple[Any, ...]) -> None:  # noqa: B027 - a call that has begun may as well end
+        """Take a call back whose end is of no interest any more; where it has begun, it may end all the same."""
+
     @abstractmethod
     def memory(self) -> WorkerMemory | None:
         """Say what memory the smallest worker has; None where nothing limits it."""

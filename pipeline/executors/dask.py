@@ -2,8 +2,10 @@
 
 import contextlib
 import math
+import pickle
 import queue
 import time
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -60,7 +62,10 @@ class Preparation(WorkerPlugin):  # type: ignore[misc]
 
 
 class DaskExecutor(Executor):
-    """Submits calls to a Dask cluster; results are receipts, released as soon as they are here.
+    """Submits calls to a Dask cluster; results are receipts, which the scheduler passes on as soon as they are made.
+
+    Dask keeps a result on its worker until it is fetched. Where that worker died meanwhile, its scheduler tries for
+    minutes to connect to it before it computes the result again, and whoever fetches waits for that.
 
     Parameters
     ----------
@@ -75,25 +80,38 @@ class DaskExecutor(Executor):
         self._patience_seconds = patience_seconds
         self._workers_seen = time.monotonic()
         self._futures: dict[tuple[Any, ...], distributed.Future] = {}
-        self._ended: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
+        self._ended: queue.SimpleQueue[tuple[tuple[Any, ...], Completion | None]] = queue.SimpleQueue()
+        self._topic = f"cntk-results-{uuid.uuid4().hex}"
+        client.subscribe_topic(self._topic, self._receive)
         self.slots = max(1, sum(client.nthreads().values()))
 
     def submit(self, key: tuple[Any, ...], function: Callable[..., Any], *arguments: Any, rank: int = 0) -> None:
-        future = self._client.submit(function, *arguments, key=key, pure=False, retries=0, priority=-rank)
+        future = self._client.submit(
+            send_result, self._topic, key, function, *arguments, key=key, pure=False, retries=0, priority=-rank
+        )
         self._futures[key] = future
-        future.add_done_callback(lambda _: self._ended.put(key))
+        future.add_done_callback(lambda _: self._ended.put((key, None)))
 
     def wait(self, timeout_seconds: float) -> list[Completion]:
-        ended: list[Completion] = []
+        ended = []
         try:
-            ended.append(self._complete(self._ended.get(timeout=timeout_seconds)))
+            ended.append(self._complete(*self._ended.get(timeout=timeout_seconds)))
             while True:
-                ended.append(self._complete(self._ended.get_nowait()))
+                ended.append(self._complete(*self._ended.get_nowait()))
         except queue.Empty:
             pass
         if not ended:
             self._require_workers()
-        return ended
+        return [completion for completion in ended if completion is not None]
+
+    def _receive(self, event: tuple[float, bytes]) -> None:
+        key, result = pickle.loads(event[1])
+        self._ended.put((key, Completion(key, result=result)))
+
+    def forget(self, key: tuple[Any, ...]) -> None:
+        future = self._futures.pop(key, None)
+        if future is not None:
+            future.release()
 
     def _require_workers(self) -> None:
         if self._client.status not in ("running", "connecting"):
@@ -112,17 +130,29 @@ class DaskExecutor(Executor):
     def describe(self) -> str:
         return self._label
 
-    def _complete(self, key: tuple[Any, ...]) -> Completion:
-        future = self._futures.pop(key)
+    def _complete(self, key: tuple[Any, ...], received: Completion | None) -> Completion | None:
+        """Make of a result, or of a future that ended, how a call ended; None where that was said before."""
+        future = self._futures.pop(key, None)
+        if future is None:
+            return None
         try:
+            if received is not None:
+                return received
             if future.status == "finished":
-                return Completion(key, result=future.result())
+                # The result was sent before this and takes the same way, so it was lost: as good as not computed.
+                return Completion(key, error=ConnectionError("the tile was computed, but its receipt was lost"))
             if future.status in ("cancelled", "lost"):
                 return Completion(key, cluster_lost=True)
             error = future.exception()
             return Completion(key, error=error, worker_died=isinstance(error, distributed.scheduler.KilledWorker))
         finally:
             future.release()
+
+
+def send_result(topic: str, key: tuple[Any, ...], function: Callable[..., Any], *arguments: Any) -> None:
+    """Run a call on a worker and send its result to whoever subscribed to ``topic``."""
+    result = function(*arguments)
+    distributed.get_worker().log_event(topic, pickle.dumps((key, result)))
 
 
 def _worker_limits(dask_scheduler: Any) -> list[tuple[int, int]]:

@@ -1,5 +1,6 @@
 """Everything in this process, one tile after the other."""
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ class SerialExecutor(Executor):
 
     def wait(self, timeout_seconds: float) -> list[Completion]:
         if not self._queue:
+            time.sleep(timeout_seconds)
             return []
         key, function, arguments = self._queue.popleft()
         try:

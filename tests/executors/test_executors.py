@@ -1,6 +1,8 @@
 import os
+import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import dask.config
 import distributed
@@ -25,6 +27,18 @@ def fail() -> None:
 
 def die() -> None:
     os._exit(1)
+
+
+def return_and_die(path: str) -> int:
+    """Return the process's number; the process ends soon after, for which there will be a file."""
+
+    def end() -> None:
+        time.sleep(0.3)  # by then the result is on its way
+        Path(path).touch()
+        os._exit(1)
+
+    threading.Thread(target=end).start()
+    return os.getpid()
 
 
 def thread_settings() -> tuple[str, ...]:
@@ -80,6 +94,18 @@ def test_a_call_that_kills_its_worker_is_told_apart() -> None:
     with EXECUTORS["local"](ClusterConfig(workers=1), nothing) as executor:
         executor.submit(("stage", 0, 0, 0), die)
         assert collect(executor, 1)["stage", 0, 0, 0].worker_died
+
+
+def test_a_result_outlives_its_worker(tmp_path: Path) -> None:
+    with EXECUTORS["local"](ClusterConfig(workers=1), nothing) as executor:
+        executor.submit(("stage", 0, 0, 0), return_and_die, str(tmp_path / "gone"))
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "gone").exists():
+            assert time.monotonic() < deadline
+        began = time.monotonic()
+        (completion,) = collect(executor, 1).values()
+        assert time.monotonic() - began < 1  # fetching it from the dead worker would take a minute
+        assert completion.result != os.getpid()
 
 
 def test_local_workers_use_one_thread_each_and_answer_this_machine_only() -> None:

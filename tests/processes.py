@@ -1,0 +1,89 @@
+"""Runs in processes of their own, for tests that kill them: starting one, and what its directory says of it."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from pipeline.config import RunConfig, parse_config
+
+WORKERS = 2
+PATIENCE_SECONDS = 60
+
+KERNELS = {"readouts": {"depths": [3, 8], "poolings": ["gap"]}, "solve": {"ridges": [1e-2]}}
+
+_DRIVE = """
+import json, threading
+from pipeline import run as runs
+from pipeline.config import parse_config
+from problems import Recorder
+
+if __name__ == "__main__":
+    config = parse_config(json.load(open("workflow.json")), "test")
+    runs.start(config, Recorder(), threading.Event())
+"""
+
+
+def workflow(path: Path, kind: str, sections: dict[str, Any] = KERNELS) -> RunConfig:
+    """Make a workflow on the digits, which takes seconds; ``sections`` replace its own."""
+    return parse_config(
+        {
+            "data": {"source": "digits", "train": 150, "test": 30},
+            "network": {"preset": "cntk"},
+            "kernel": {"tile": 16},
+            "cluster": {"kind": kind, "workers": WORKERS},
+            "store": {"path": str(path)},
+        }
+        | sections,
+        "test",
+    )
+
+
+def start_driver(folder: Path, config: RunConfig) -> subprocess.Popen[bytes]:
+    """Start a run in a process group of its own, with ``folder`` for what it prints."""
+    folder.mkdir(exist_ok=True)
+    (folder / "workflow.json").write_text(config.model_dump_json())
+    (folder / "drive.py").write_text(_DRIVE)
+    tests = Path(__file__).parent
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent)])}
+    with open(folder / "output.txt", "ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "drive.py"], cwd=folder, env=environment, start_new_session=True, stderr=output
+        )
+
+
+def receipts(path: Path, stage: str = "") -> int:
+    """Count the receipts in the journal of a run, of stages that begin with ``stage``."""
+    mark = b'"stage":"' + stage.encode()
+    return sum(line.count(mark) for file in (path / "journal").glob("*.jsonl") for line in file.open("rb"))
+
+
+def wait_until(condition: Callable[[], bool], otherwise: str) -> None:
+    """Wait for a condition to hold, and fail with ``otherwise`` where it does not in time."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(0.01)
+
+
+def wait_for_receipts(path: Path, count: int, stage: str = "") -> None:
+    """Wait until the journal of a run holds so many receipts."""
+    wait_until(lambda: receipts(path, stage) >= count, f"{count} receipts of {stage or 'any stage'} never came")
+
+
+def computing_worker(path: Path, driver: subprocess.Popen[bytes]) -> psutil.Process:
+    """Find a worker process that has begun a tile."""
+    logs = {int(file.stem.rpartition("-")[2]) for file in (path / "log").iterdir()}
+    return next(child for child in psutil.Process(driver.pid).children(recursive=True) if child.pid in logs)
+
+
+def begun(path: Path) -> list[tuple[str, int, int]]:
+    """List the tiles that any worker of a run began, as often as they were begun."""
+    lines = [json.loads(line) for file in (path / "log").iterdir() for line in file.read_text().splitlines()]
+    return [(line["stage"], line["row"], line["col"]) for line in lines if line["event"] == "began"]
