@@ -55,11 +55,11 @@ class Certificates:
         """
         folder = Path(folder).absolute()
         made = cls(folder / AUTHORITY, folder / CERTIFICATE, folder / KEY)
-        authority, certificate, key = _make()
+        contents = make_pem()
         try:
             _make_private(folder)
-            for path, content in ((made.authority, authority), (made.certificate, certificate), (made.key, key)):
-                write_private(path, content)
+            for path, content in zip((made.authority, made.certificate, made.key), contents, strict=True):
+                write_private(path, content.encode())
         except OSError as error:
             raise ConfigError(
                 f"cannot write the cluster's certificates into {folder}: {error.strerror}. It must be a folder of your "
@@ -69,17 +69,7 @@ class Certificates:
 
     def security(self) -> Security:
         """Return what Dask's clients and clusters take as ``security``; connections without TLS are refused."""
-        authority, certificate, key = str(self.authority), str(self.certificate), str(self.key)
-        return Security(
-            require_encryption=True,
-            tls_ca_file=authority,
-            tls_client_cert=certificate,
-            tls_client_key=key,
-            tls_scheduler_cert=certificate,
-            tls_scheduler_key=key,
-            tls_worker_cert=certificate,
-            tls_worker_key=key,
-        )
+        return security_of(str(self.authority), str(self.certificate), str(self.key))
 
     def arguments(self) -> list[str]:
         """List the options of ``dask scheduler`` and ``dask worker``; they are the same, and hold paths only."""
@@ -100,27 +90,8 @@ class Certificates:
         }
 
 
-def write_private(path: Path, content: bytes) -> None:
-    """Write a file that only its owner can read, from its first byte on; an older one is replaced at once."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with contextlib.suppress(FileNotFoundError):
-        aside.unlink()
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-    aside.replace(path)
-
-
-def _make_private(folder: Path) -> None:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    state = folder.lstat()
-    if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.getuid():
-        raise ConfigError(f"{folder} must be a folder of your own to hold keys: it is a link, or of somebody else")
-    folder.chmod(0o700)
-
-
-def _make() -> tuple[bytes, bytes, bytes]:
-    """Make an authority, a certificate signed by it, and the certificate's key, all as PEM."""
+def make_pem() -> tuple[str, str, str]:
+    """Make an authority, a certificate signed by it, and the certificate's key, all as PEM text."""
     authority_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     authority_name, name = _name("cntk cluster authority"), _name("cntk cluster")
     authority = (
@@ -141,7 +112,40 @@ def _make() -> tuple[bytes, bytes, bytes]:
     )
     pem = serialization.Encoding.PEM
     private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    return authority.public_bytes(pem), certificate.public_bytes(pem), private
+    return authority.public_bytes(pem).decode(), certificate.public_bytes(pem).decode(), private.decode()
+
+
+def security_of(authority: str, certificate: str, key: str) -> Security:
+    """Let Dask use certificates in all its roles, and nothing without TLS; each is a path, or PEM text in memory."""
+    return Security(
+        require_encryption=True,
+        tls_ca_file=authority,
+        tls_client_cert=certificate,
+        tls_client_key=key,
+        tls_scheduler_cert=certificate,
+        tls_scheduler_key=key,
+        tls_worker_cert=certificate,
+        tls_worker_key=key,
+    )
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Write a file that only its owner can read, from its first byte on; an older one is replaced at once."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    with contextlib.suppress(FileNotFoundError):
+        aside.unlink()
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+    aside.replace(path)
+
+
+def _make_private(folder: Path) -> None:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    state = folder.lstat()
+    if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.getuid():
+        raise ConfigError(f"{folder} must be a folder of your own to hold keys: it is a link, or of somebody else")
+    folder.chmod(0o700)
 
 
 def _name(common_name: str) -> x509.Name:
