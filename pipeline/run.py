@@ -306,6 +306,8 @@ def _execute(
     prepare = partial(gram.prepare, str(run.path.absolute()), library_versions())
     with EXECUTORS[config.cluster.kind](config.cluster, prepare) as executor:
         view.say(f"computing on {executor.describe()}")
+        for line in executor.warnings:
+            view.say(f"warning: {line}")
         _require_memory(run, config, executor.memory())
         gram.create_kernel_arrays(run)
         stages = Stages(run, executor, view, stop, verify, held)

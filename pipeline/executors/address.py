@@ -6,7 +6,8 @@ from contextlib import contextmanager
 import distributed
 
 from pipeline.config import ClusterConfig
-from pipeline.errors import ConfigError, WorkersLost
+from pipeline.errors import WorkersLost
+from pipeline.executors.access import client_security, require_encrypted, scheduler_address
 from pipeline.executors.base import Executor
 from pipeline.executors.dask import prepared
 
@@ -18,18 +19,19 @@ def open_address(config: ClusterConfig, prepare: Callable[[], None]) -> Iterator
     Raises
     ------
     ConfigError
-        If no address is given.
+        If no address is given, or it is not encrypted, or its certificates are not named.
     WorkersLost
-        If the scheduler does not answer, or has no workers.
+        If the scheduler does not answer, refuses the certificates, or has no workers.
     """
-    if not config.address and not config.scheduler_file:
-        raise ConfigError('the "address" cluster needs cluster.address ("tcp://host:8786") or cluster.scheduler_file')
-    where = config.address or config.scheduler_file
+    where = scheduler_address(config)
+    warnings = require_encrypted(where, config)
+    security, of_the_key = client_security(where, config)
     try:
-        client = distributed.Client(config.address, scheduler_file=config.scheduler_file)
+        client = distributed.Client(where, security=security)
     except (OSError, ValueError) as error:
         raise WorkersLost(f"no Dask scheduler answers at {where}: {error}. Start one, then `cntk resume`") from error
     with client:
         if not client.nthreads():
             raise WorkersLost(f"the scheduler at {where} has no workers: start some, then `cntk resume`")
-        yield prepared(client, prepare, f"{len(client.nthreads())} workers of the scheduler at {where}")
+        label = f"{len(client.nthreads())} workers of the scheduler at {where}"
+        yield prepared(client, prepare, label, warnings=warnings + of_the_key)

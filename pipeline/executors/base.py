@@ -45,10 +45,12 @@ class Executor(ABC):
 
     Attributes
     ----------
-    slots : calls that run at once.
+    slots : calls that run at once; may change while it runs.
+    warnings : lines for people: what is less safe than it could be.
     """
 
     slots: int
+    warnings: tuple[str, ...] = ()
 
     @abstractmethod
     def submit(self, key: tuple[Any, ...], function: Callable[..., Any], *arguments: Any, rank: int = 0) -> None:
@@ -68,3 +70,9 @@ class Executor(ABC):
     @abstractmethod
     def describe(self) -> str:
         """Say in one line what runs where, for people."""
+
+    def adapt(self) -> None:  # noqa: B027 - most executors have as many workers as they have
+        """Let the number of workers follow the calls from here on, where the cluster can."""
+
+    def hold(self) -> None:  # noqa: B027
+        """Keep all workers from here on: calls that wait for one another leave no work to measure."""

@@ -72,9 +72,13 @@ class DaskExecutor(Executor):
     client : of the cluster.
     label : one line for people.
     patience_seconds : how long the cluster may be without workers; for ever where they come and go by themselves.
+    warnings : see `Executor`.
     """
 
-    def __init__(self, client: distributed.Client, label: str, patience_seconds: float) -> None:
+    def __init__(
+        self, client: distributed.Client, label: str, patience_seconds: float, warnings: tuple[str, ...]
+    ) -> None:
+        self.warnings = warnings
         self._client = client
         self._label = label
         self._patience_seconds = patience_seconds
@@ -170,8 +174,12 @@ def release_slot() -> None:
 
 
 def prepared(
-    client: distributed.Client, prepare: Callable[[], None], label: str, patience_seconds: float = math.inf
+    client: distributed.Client,
+    prepare: Callable[[], None],
+    label: str,
+    patience_seconds: float = math.inf,
+    warnings: tuple[str, ...] = (),
 ) -> DaskExecutor:
     """Prepare all workers of a cluster, those that join later too, and return it as an executor."""
     client.register_plugin(Preparation(prepare))
-    return DaskExecutor(client, label, patience_seconds)
+    return DaskExecutor(client, label, patience_seconds, warnings)
