@@ -13,9 +13,15 @@ from pipeline.executors.base import Completion, Executor, WorkerMemory
 from pipeline.executors.dask import release_slot
 from pipeline.executors.local import open_local
 from pipeline.executors.serial import open_serial
+from pipeline.executors.slurm import open_slurm
 
 Opener = Callable[[ClusterConfig, Callable[[], None]], AbstractContextManager[Executor]]
 
-EXECUTORS: dict[str, Opener] = {"serial": open_serial, "local": open_local, "address": open_address}
+EXECUTORS: dict[str, Opener] = {
+    "serial": open_serial,
+    "local": open_local,
+    "address": open_address,
+    "slurm": open_slurm,
+}
 
 __all__ = ["EXECUTORS", "Completion", "Executor", "WorkerMemory", "release_slot"]
