@@ -3,13 +3,18 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test real lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/cntk demo
 
 test: $(VENV)/.installed-test lint
 	$(BIN)/python -m pytest
+
+# Real SLURM, S3 gateway, ssh and network namespaces, on Debian as root; a missing part fails.
+real: $(VENV)/.installed-test
+	tests/real/install.sh
+	CNTK_REQUIRE_REAL=1 $(BIN)/python -m pytest tests/real
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
