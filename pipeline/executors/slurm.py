@@ -4,14 +4,17 @@ import contextlib
 import logging
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import dask.config
 import distributed
@@ -21,6 +24,7 @@ from distributed.utils import get_ip
 from pipeline.config import ClusterConfig
 from pipeline.errors import ConfigError, WorkersLost
 from pipeline.executors.base import Executor
+from pipeline.executors.certificates import Certificates
 from pipeline.executors.dask import SETTINGS, prepared
 
 BESIDE_WORKER_BYTES = 512 * 2**20
@@ -59,17 +63,19 @@ class Share:
 def _open_allocation(config: ClusterConfig, prepare: Callable[[], None]) -> Iterator[Executor]:
     shares = allocation_shares(config, os.environ, _hostnames(os.environ["SLURM_JOB_NODELIST"]))
     count = sum(share.workers for share in shares)
-    with dask.config.set(SETTINGS):
+    with _certificates(config) as certificates, dask.config.set(SETTINGS):
+        security = None if certificates is None else certificates.security()
         cluster = distributed.LocalCluster(
             n_workers=0,
             host=None if config.interface else _reachable_address(shares),
             interface=config.interface,
-            protocol="tcp://",
+            protocol="tcp://" if security is None else "tls://",
+            security=security,
             dashboard_address=config.dashboard,
             silence_logs=logging.CRITICAL,
         )
         try:
-            command = _worker_command(config, cluster.scheduler_address)
+            command = _worker_command(config, cluster.scheduler_address, certificates)
             with distributed.Client(cluster) as client, WorkerSteps(shares, command) as steps:
                 _wait_for_workers(client, count, steps)
                 where = f"job {os.environ['SLURM_JOB_ID']} on {len(shares)} nodes"
@@ -135,12 +141,26 @@ def _reachable_address(shares: list[Share]) -> str:
     return "127.0.0.1" if [share.node for share in shares] == [here] else get_ip()
 
 
-def _worker_command(config: ClusterConfig, scheduler: str) -> list[str]:
+@contextmanager
+def _certificates(config: ClusterConfig) -> Iterator[Certificates | None]:
+    """Make the certificates of this job's cluster where all its nodes see them; they are gone with it."""
+    if not config.tls:
+        yield None
+        return
+    # Not in the run directory, which colleagues may read, and which may be a bucket.
+    folder = Path.home() / ".cache" / "cntk" / f"slurm-{os.environ.get('SLURM_JOB_ID', 'jobs')}-{uuid.uuid4().hex[:8]}"
+    try:
+        yield Certificates.create(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _worker_command(config: ClusterConfig, scheduler: str, certificates: Certificates | None) -> list[str]:
     command = [config.python or sys.executable, "-m", "distributed.cli.dask_worker", scheduler]
     command += ["--nthreads", str(config.threads_per_worker), "--memory-limit", str(_worker_memory(config))]
     command += ["--dashboard-address", "127.0.0.1:0", "--death-timeout", "60"]
-    if config.interface:
-        command += ["--interface", config.interface]
+    command += [] if config.interface is None else ["--interface", config.interface]
+    command += [] if certificates is None else certificates.arguments()
     return command
 
 
@@ -254,5 +274,8 @@ class _Step:
 
 def _step_environment() -> dict[str, str]:
     """Give workers the driver's Dask settings, and let them say only what is wrong."""
-    settings = dask.config.merge(dask.config.global_config, {"logging": {"distributed": "warning"}})
+    # Those who leave in good order tell at length of lost connections; what they say of memory is another logger's.
+    levels = {"distributed": "warning", "distributed.nanny": "critical", "distributed.worker": "error"}
+    levels |= {f"{name}.memory": "warning" for name in ("distributed.nanny", "distributed.worker")}
+    settings = dask.config.merge(dask.config.global_config, {"logging": levels})
     return os.environ | {"DASK_INTERNAL_INHERIT_CONFIG": dask.config.serialize(settings)}

@@ -2,26 +2,17 @@
 
 import contextlib
 import os
-import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol")
-NEEDED_FOR_HOSTS = ("ip", "nsenter")
+import psutil
+
 PORT = 27817
 PATIENCE_SECONDS = 60.0
-
-
-def missing(programs: tuple[str, ...]) -> str | None:
-    """Say why these cannot run here; None where they can."""
-    absent = [name for name in programs if shutil.which(name) is None]
-    if absent:
-        return f"no {', '.join(absent)} here: tests/real/install.sh installs them"
-    return None if os.geteuid() == 0 else "SLURM's daemons are started as root"
 
 
 @dataclass(frozen=True)
@@ -71,7 +62,15 @@ class PrivateSlurm:
 
     def kill_node(self, node: str) -> None:
         """Kill a node's daemon and everything that it runs."""
-        kill_tree(int((self.folder / f"slurmd.{node}.pid").read_text()))
+        daemon = psutil.Process(int((self.folder / f"slurmd.{node}.pid").read_text()))
+        tasks = self._processes(lambda environment: environment.get("SLURMD_NODENAME") == node)
+        # A machine that goes down tells nobody: whoever would report the end of a task goes first.
+        kill([daemon, *_parents(tasks, "slurmstepd")])
+        kill(tasks)
+
+    def kill_steps(self, node: str) -> None:
+        """Kill what runs on a node, but not its daemon."""
+        kill(self._processes(lambda environment: environment.get("SLURMD_NODENAME") == node))
 
     def start_node(self, node: str) -> None:
         """Start a node's daemon."""
@@ -98,20 +97,38 @@ class PrivateSlurm:
             assert time.monotonic() < deadline, self.ask("sinfo", "-N", "-l")
             time.sleep(0.1)
 
+    def _processes(self, chosen: Callable[[dict[str, str]], bool]) -> list[psutil.Process]:
+        """Find what runs under this SLURM by its environment: what a step starts leaves the tree of its daemon."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                environment = process.environ()
+                ours = environment.get("SLURM_CONF") == self.environment["SLURM_CONF"]
+                if ours and process.pid != os.getpid() and chosen(environment):
+                    found.append(process)
+        return found
+
     def _inside(self, host: int, command: tuple[str, ...] | list[str]) -> list[str]:
         # Not `ip netns exec`, which mounts another /sys: slurmd finds no control groups there.
         return [*(["nsenter", f"--net=/run/netns/cntk-n{host}"] if self.hosts else []), *command]
 
 
-def kill_tree(pid: int) -> None:
-    """Kill a process and all its descendants, as far as they are still its own."""
-    import psutil
+def _parents(processes: list[psutil.Process], name: str) -> list[psutil.Process]:
+    found = set()
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            parent = process.parent()
+            if parent is not None and parent.name() == name:
+                found.add(parent)
+    return list(found)
 
-    with contextlib.suppress(psutil.NoSuchProcess):
-        root = psutil.Process(pid)
-        for process in [root, *root.children(recursive=True)]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+
+def kill(processes: list[psutil.Process]) -> None:
+    """Kill processes and wait until they are gone."""
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(processes, timeout=10)
 
 
 @contextlib.contextmanager
@@ -173,7 +190,7 @@ def configuration(folder: Path, hosts: bool) -> str:
         "SchedulerParameters": "batch_sched_delay=0,sched_interval=1,bf_interval=1",
         "ReturnToService": 2,
         "SlurmctldTimeout": 10,
-        "SlurmdTimeout": 8,
+        "SlurmdTimeout": 5,
         "KillWait": 2,
         "MinJobAge": 300,
         "InactiveLimit": 0,
@@ -213,23 +230,11 @@ def _make_hosts() -> None:
 
 
 def _end(slurm: PrivateSlurm) -> None:
-    import psutil
-
-    names = ["slurmd.n1.pid", "slurmd.n2.pid", "slurmctld.pid", "munge/pid"]
-    ours = []
-    # What a job runs is told by its environment: step daemons leave the tree of their slurmd.
-    mark = str(slurm.folder / "slurm.conf")
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.pid != os.getpid() and process.environ().get("SLURM_CONF") == mark:
-                ours.append(process)
-    for name in names:
+    ours = slurm._processes(lambda environment: True)
+    for name in ("slurmd.n1.pid", "slurmd.n2.pid", "slurmctld.pid", "munge/pid"):
         with contextlib.suppress(OSError, ValueError, psutil.NoSuchProcess):
             ours.append(psutil.Process(int((slurm.folder / name).read_text())))
-    for process in ours:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(ours, timeout=10)
+    kill(ours)
     if slurm.hosts:
         for number in (0, 1, 2):
             subprocess.run(["ip", "netns", "del", f"cntk-n{number}"], check=False, capture_output=True)
