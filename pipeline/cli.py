@@ -1,6 +1,7 @@
-"""The command `cntk`: plan, run, resume and look at runs.
+"""The command `cntk`: plan, run, submit, resume, cancel and look at runs.
 
-Exit codes: 0 complete, 1 failed, 2 wrong usage, 3 incomplete (resuming goes on), 130 stopped by Ctrl-C.
+Exit codes: 0 complete, 1 failed, 2 wrong usage, 3 incomplete (resuming goes on), 130 stopped: by Ctrl-C, by `cntk
+cancel`, or by a batch system shortly before a time limit.
 """
 
 import json
@@ -17,8 +18,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from pipeline import handover
 from pipeline import run as runs
-from pipeline.config import RunConfig, load_config
+from pipeline.config import RunConfig, load_cluster, load_config
 from pipeline.display import (
     RunView,
     out,
@@ -33,6 +35,8 @@ from pipeline.errors import ConfigError, Interrupted, PipelineError, RunNotFound
 from pipeline.report import make_report
 from pipeline.storage import StorePath
 from pipeline.store import RunDirectory
+from pipeline.submission import find_cluster, submissions
+from pipeline.watch import show_whereabouts, watch
 
 COMPLETE, FAILED, USAGE, INCOMPLETE, STOPPED = 0, 1, 2, 3, 130
 
@@ -42,7 +46,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     help="Exact infinite-width network kernels of image data sets: computed in tiles, stored in Zarr, resumable.\n\n"
-    "Exit codes: 0 complete, 1 failed, 2 wrong usage, 3 incomplete, 130 stopped by Ctrl-C.",
+    "Exit codes: 0 complete, 1 failed, 2 wrong usage, 3 incomplete, 130 stopped.",
 )
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -55,6 +59,15 @@ Store = Annotated[str | None, typer.Option("--store", metavar="DIR", help="The r
 GrowFrom = Annotated[
     str | None,
     typer.Option("--from", metavar="OLD", help="Take over what is the same in this older run (store.grow_from)."),
+]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        metavar="NAME|FILE",
+        help="Where to compute: a TOML file with a [cluster] table, or its name in $CNTK_CLUSTERS "
+        "(~/.config/cntk/clusters).",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Verify = Annotated[bool, typer.Option("--verify", help="Read and check every finished chunk first.")]
@@ -89,29 +102,82 @@ def run_workflow(
     file: WorkflowFile,
     store: Store = None,
     grow_from: GrowFrom = None,
+    cluster: Cluster = None,
     overrides: Overrides = None,
     verify: Verify = False,
 ) -> None:
     """Run a workflow to its end, or go on with it where its run directory has been begun."""
-    config = _config(file, overrides, store, grow_from)
+    config = _config(file, overrides, store, grow_from, cluster)
     _run(runs.run_path(config), lambda view, stop: runs.start(config, view, stop, verify=verify))
 
 
 @app.command()
-def resume(directory: RunPath, verify: Verify = False) -> None:
-    """Go on with a run directory by the workflow it was last run with."""
-    _run(directory, lambda view, stop: runs.resume(directory, view, stop, verify=verify))
+def submit(
+    file: WorkflowFile,
+    cluster: Cluster = None,
+    store: Store = None,
+    grow_from: GrowFrom = None,
+    overrides: Overrides = None,
+) -> None:
+    """Check a workflow, forecast it, and hand its driver to a cluster; then this machine may go away."""
+    config = _config(file, overrides, store, grow_from, cluster)
+    show_plan(runs.plan(config))
+    with RunView() as view:
+        run, submission = handover.submit(config, view)
+    out.print(f"\nsubmitted as {escape(str(submission))}; the run lies in [bold]{escape(str(run.path))}[/]")
+    _say_how_to_follow(run)
 
 
 @app.command()
-def status(directory: RunPath, as_json: AsJson = False) -> None:
+def resume(directory: RunPath, cluster: Cluster = None, verify: Verify = False) -> None:
+    """Go on with a run directory, as it was last run or on another cluster: here, or where it was submitted to."""
+    run = RunDirectory(directory)
+    chosen = None if cluster is None else load_cluster(find_cluster(cluster))
+    kind = run.workflow().cluster.kind if chosen is None else chosen.kind
+    # A batch system runs its driver itself; without --cluster it does so only where it has done so before.
+    if kind in handover.DRIVE_THEMSELVES and (chosen is not None or submissions(run)):
+        submission = handover.resubmit(directory, chosen)
+        out.print(f"submitted as {escape(str(submission))}")
+        _say_how_to_follow(run)
+        return
+    out.print(f'going on with the cluster of kind "{kind}"' + ("" if chosen is not None else ", as it was last run"))
+    _run(directory, lambda view, stop: runs.resume(directory, view, stop, verify=verify, cluster=chosen))
+
+
+@app.command(hidden=True)
+def drive(directory: RunPath) -> None:
+    """Drive a run that was submitted: what a batch job runs."""
+    _run(directory, lambda view, stop: handover.drive(directory, view, stop))
+
+
+@app.command()
+def cancel(
+    directory: RunPath,
+    now: Annotated[bool, typer.Option("--now", help="End it at once, without waiting for tiles in flight.")] = False,
+) -> None:
+    """Ask the driver of a run to finish the tiles in flight and stop, wherever it is; it is not submitted again."""
+    out.print(escape(handover.cancel(directory, now=now)))
+    out.print(f"go on with: cntk resume {escape(str(directory))}")
+
+
+@app.command()
+def status(
+    directory: RunPath,
+    as_json: AsJson = False,
+    follow: Annotated[bool, typer.Option("--watch", help="Show it again and again until the run has ended.")] = False,
+) -> None:
     """Show how far a run is; works while it is going on. Exit code 3 where something is left to do."""
-    report = make_report(RunDirectory(directory))
+    run = RunDirectory(directory)
+    if follow:
+        raise typer.Exit(COMPLETE if watch(run) else INCOMPLETE)
+    report = make_report(run)
+    where = handover.whereabouts(run)
     if as_json:
-        _print_json(report.to_json())
+        _print_json(report.to_json() | where.to_json())
     else:
         show_stages(report)
         show_state(report)
+        show_whereabouts(report, where)
     raise typer.Exit(COMPLETE if report.complete else INCOMPLETE)
 
 
@@ -151,6 +217,8 @@ def main() -> None:
     except Interrupted as error:
         err.print(f"[yellow]{escape(str(error))}[/]")
         sys.exit(STOPPED)
+    except KeyboardInterrupt:  # of a command that drives nothing
+        sys.exit(STOPPED)
     except WorkersLost as error:
         err.print(f"[red]incomplete:[/] {escape(str(error))}")
         sys.exit(INCOMPLETE)
@@ -169,13 +237,23 @@ def _shipped_workflow(name: str) -> Path:
     return inside if inside.exists() else package.parent / "workflows" / name
 
 
-def _config(file: Path, overrides: list[str] | None, store: str | None, grow_from: str | None = None) -> RunConfig:
+def _say_how_to_follow(run: RunDirectory) -> None:
+    out.print(f"watch it with: cntk status --watch {escape(str(run.path))}")
+
+
+def _config(
+    file: Path,
+    overrides: list[str] | None,
+    store: str | None,
+    grow_from: str | None = None,
+    cluster: str | None = None,
+) -> RunConfig:
     settings = list(overrides or [])
     if store is not None:
         settings.append(f"store.path={json.dumps(store)}")
     if grow_from is not None:
         settings.append(f"store.grow_from={json.dumps(grow_from)}")
-    return load_config(file, settings)
+    return load_config(file, settings, None if cluster is None else find_cluster(cluster))
 
 
 def _run(path: str | StorePath, action: Callable[["RunView", threading.Event], RunDirectory]) -> None:

@@ -7,7 +7,7 @@ import difflib
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
@@ -30,6 +30,9 @@ EXACT_FACTOR = 'take solver = "cholesky" with factor_dtype = "float64"'
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+_Parsed = TypeVar("_Parsed", bound=_Section)
 
 
 class DataConfig(_Section):
@@ -328,36 +331,66 @@ class RunConfig(_Section):
         return self
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+def load_config(path: str | Path, overrides: Sequence[str] = (), cluster_file: str | Path | None = None) -> RunConfig:
     """Read a workflow file and apply ``section.key=value`` overrides.
 
     Parameters
     ----------
     path : of a TOML file.
-    overrides : values are TOML; what is no TOML value is taken as a string.
+    overrides : values are TOML; what is no TOML value is taken as a string. They come last.
+    cluster_file : a file whose ``[cluster]`` table takes the place of the workflow's.
 
     Raises
     ------
     ConfigError
         If the file is missing or no TOML, or a key or value means nothing, with the place and the nearest known key.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot read the workflow file {path}: {error.strerror}") from error
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    table = _read_toml(path, "workflow file")
+    if cluster_file is not None:
+        load_cluster(cluster_file)  # whatever is wrong with it is said by its own name
+        table["cluster"] = _read_toml(cluster_file, "cluster file")["cluster"]
     for override in overrides:
         _apply(table, override)
     return parse_config(table, str(path))
 
 
+def load_cluster(path: str | Path) -> ClusterConfig:
+    """Read a cluster file: a ``[cluster]`` table and nothing else.
+
+    Raises
+    ------
+    ConfigError
+        As of `load_config`.
+    """
+    table = _read_toml(path, "cluster file")
+    if set(table) != {"cluster"}:
+        raise ConfigError(f"{path} must hold a [cluster] table and nothing else, got {', '.join(table) or 'nothing'}")
+    return _parse(_ClusterFile, table, str(path)).cluster
+
+
+class _ClusterFile(_Section):
+    cluster: ClusterConfig
+
+
+def _read_toml(path: str | Path, what: str) -> dict[str, Any]:
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read the {what} {path}: {error.strerror}") from error
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+
+
 def parse_config(table: dict[str, Any], origin: str) -> RunConfig:
     """Validate a workflow given as nested tables; ``origin`` names it in errors."""
+    return _parse(RunConfig, table, origin)
+
+
+def _parse(model: type[_Parsed], table: dict[str, Any], origin: str) -> _Parsed:
     try:
-        return RunConfig.model_validate(table)
+        return model.model_validate(table)
     except ValidationError as error:
         lines = [_explain(dict(problem)) for problem in error.errors()]
         raise ConfigError(f"{origin}:\n" + "\n".join(f"  {line}" for line in lines)) from None

@@ -87,7 +87,7 @@ def _time_left(progress: DriverProgress) -> str:
     if not progress.entries_now or progress.done == progress.total:
         return ""
     left = progress.entries_total - progress.entries_done
-    return f"{_seconds(left * progress.elapsed_seconds / progress.entries_now)} left"
+    return f"{seconds_text(left * progress.elapsed_seconds / progress.entries_now)} left"
 
 
 def show_plan(plan: Plan) -> None:
@@ -95,14 +95,14 @@ def show_plan(plan: Plan) -> None:
     out.print(f"{plan.train} training and {plan.test} test images, {len(plan.readouts)} read-outs in one pass:")
     out.print("  " + ", ".join(plan.readouts))
     out.print(
-        f"{_count(plan.pairs)} pairs at {_seconds(plan.pair_seconds)} a pair and core (measured), "
+        f"{_count(plan.pairs)} pairs at {seconds_text(plan.pair_seconds)} a pair and core (measured), "
         f"{_count(plan.plane_entries)} plane entries each; {plan.slots} at once"
     )
     table = Table("stage", "tiles", "written", "time", box=None, pad_edge=False)
     for stage in plan.stages:
-        table.add_row(stage.stage, str(stage.tasks), _bytes(stage.written_bytes), _seconds(stage.seconds))
+        table.add_row(stage.stage, str(stage.tasks), _bytes(stage.written_bytes), seconds_text(stage.seconds))
     tasks = sum(stage.tasks for stage in plan.stages)
-    table.add_row("total", str(tasks), _bytes(plan.written_bytes), _seconds(plan.seconds), style="bold")
+    table.add_row("total", str(tasks), _bytes(plan.written_bytes), seconds_text(plan.seconds), style="bold")
     for column in table.columns[1:]:
         column.justify = "right"
     out.print(table)
@@ -110,7 +110,7 @@ def show_plan(plan: Plan) -> None:
         each = plan.iteration
         out.print(
             f"and each iteration of conjugate gradients: {each.tasks} tasks, {_bytes(each.read_bytes)} of kernel read, "
-            f"{_seconds(each.seconds)}; how many it takes is not known beforehand"
+            f"{seconds_text(each.seconds)}; how many it takes is not known beforehand"
         )
     out.print(
         f"tiles of {plan.tile} samples, in the solve {plan.factor_tile}; "
@@ -137,19 +137,24 @@ def show_specification(report: RunReport) -> None:
 
 def show_stages(report: RunReport) -> None:
     """Show how far each stage is, and what it cost."""
+    out.print(stages_table(report))
+
+
+def stages_table(report: RunReport) -> Table:
+    """Lay out how far each stage is, and what it cost."""
     table = Table("stage", "tiles", "core time", "reading", "writing", "written", box=None, pad_edge=False)
     for stage in report.stages:
         table.add_row(
             stage.stage,
             f"{stage.done}/{stage.total}",
-            _seconds(stage.seconds),
-            _seconds(stage.read_seconds),
-            _seconds(stage.write_seconds),
+            seconds_text(stage.seconds),
+            seconds_text(stage.read_seconds),
+            seconds_text(stage.write_seconds),
             _bytes(stage.bytes),
         )
     for column in table.columns[1:]:
         column.justify = "right"
-    out.print(table)
+    return table
 
 
 def show_results(report: RunReport) -> None:
@@ -297,7 +302,8 @@ def _bytes(value: float) -> str:
     return f"{value:.0f} B"
 
 
-def _seconds(value: float) -> str:
+def seconds_text(value: float) -> str:
+    """Write a time with a unit that suits it."""
     if value < 1e-3:
         return f"{value * 1e6:.3g} us"
     if value < 1:

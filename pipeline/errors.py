@@ -99,5 +99,9 @@ class WorkersLost(PipelineError, RuntimeError):
     """The cluster went away while tiles were left."""
 
 
+class SubmissionFailed(PipelineError, RuntimeError):
+    """A driver could not be handed to a cluster, or the cluster could not be asked about it."""
+
+
 class Interrupted(PipelineError, RuntimeError):
     """The user asked the run to stop; everything finished so far is kept."""

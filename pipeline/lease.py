@@ -3,8 +3,10 @@
 A lease is a file with a number, ``lease/000007.json``, made by whoever first creates it; the highest number counts.
 Its holder raises a counter in its own file. Another driver takes over, by creating the next number, only after it has
 seen the counter stand still for `PATIENCE_SECONDS` of its own time, or knows the holder's process on this host to be
-dead. No clocks are compared, and nothing is asked of the store but that of several creators one wins. The lease saves
-work; safety does not rest on it, since tiles are deterministic and appear whole.
+dead. A batch job that was started again takes over from its former self at once: the batch system has given that one
+up, though it may go on where its node was only cut off. No clocks are compared, and nothing is asked of the store but
+that of several creators one wins. The lease saves work; safety does not rest on it, since tiles are deterministic and
+appear whole.
 """
 
 import contextlib
@@ -52,7 +54,7 @@ def hold(folder: StorePath) -> Iterator[Lease]:
         "host": socket.gethostname(),
         "processes": _process_namespace(),
         "pid": os.getpid(),
-    }
+    } | _batch_job()
     number = _acquire(folder, identity)
     lease, released = Lease(threading.Event()), threading.Event()
     renewer = threading.Thread(target=_renew, args=(folder, number, identity, lease.lost, released), daemon=True)
@@ -79,7 +81,7 @@ def _acquire(folder: StorePath, identity: dict[str, Any]) -> int:
     while True:
         highest = _highest(folder)
         if highest:
-            _require_free(folder, highest)
+            _require_free(folder, highest, identity)
         number = highest + 1
         content = json.dumps(identity | {"counter": 0}).encode()
         if not _file(folder, number).create_whole(content):
@@ -93,10 +95,10 @@ def _acquire(folder: StorePath, identity: dict[str, Any]) -> int:
         return number
 
 
-def _require_free(folder: StorePath, number: int) -> None:
+def _require_free(folder: StorePath, number: int, identity: dict[str, Any]) -> None:
     """Return once a lease is given back or its holder is gone; raise `RunLocked` where it is neither."""
     seen = _read(folder, number)
-    if _is_free(seen):
+    if _is_free(seen) or _is_former_self(seen, identity):
         return
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
@@ -165,6 +167,18 @@ def _is_free(lease: dict[str, Any]) -> bool:
     except PermissionError:
         return False
     return False
+
+
+def _batch_job() -> dict[str, Any]:
+    """Name the batch job that this process runs in, and how often that was started again; nothing outside of one."""
+    job, restarts = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_RESTART_COUNT", "0")
+    return {} if job is None else {"job": job, "restarts": int(restarts)}
+
+
+def _is_former_self(lease: dict[str, Any], identity: dict[str, Any]) -> bool:
+    """Tell whether the holder is the same batch job before it was started again."""
+    same = lease.get("job") is not None and lease["job"] == identity.get("job")
+    return same and lease.get("restarts", 0) < identity["restarts"]
 
 
 def _process_namespace() -> str:

@@ -7,11 +7,12 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
 from pipeline import datasets, gram, growth, lease
-from pipeline.config import RunConfig
+from pipeline.config import ClusterConfig, RunConfig
 from pipeline.datasets import Dataset, Split
 from pipeline.driver import Outcome
 from pipeline.durable import Json, disk_full, is_disk_full
@@ -59,6 +60,7 @@ from pipeline.solvers import (
 from pipeline.stages import Stages, View
 from pipeline.storage import StorePath, open_path
 from pipeline.store import RunDirectory
+from pipeline.submission import clear_stop, obeying_requests
 from pipeline.tiling import LANE_WIDTH, choose_tile, clip_tile
 
 REPAIRS = 3
@@ -75,6 +77,15 @@ class Loaded:
     readouts: tuple[gram.Readout, ...]
     standardize_first: int
     warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A run directory with its images and its workflow, held by this driver."""
+
+    run: RunDirectory
+    config: RunConfig
+    lease: lease.Lease
 
 
 def load(config: RunConfig) -> Loaded:
@@ -180,6 +191,84 @@ def start(config: RunConfig, view: View, stop: threading.Event, *, verify: bool 
     NotConverged
         If conjugate gradients did not reach the residual asked for; the other systems are solved.
     """
+    with _begun(config, view) as begun:
+        clear_stop(begun.run)
+        _execute(begun, view, stop, verify)
+    return begun.run
+
+
+def prepare(config: RunConfig, view: View, memory: WorkerMemory | None) -> RunDirectory:
+    """Begin a run directory with everything that a driver elsewhere needs to run it, its images included.
+
+    Parameters
+    ----------
+    config : the workflow.
+    view : is shown what happens.
+    memory : of the workers it will have; tiles that do not fit are refused. None where it is not known yet.
+
+    Raises
+    ------
+    SpecificationMismatch, RunLocked
+        As of `start`.
+    ConfigError
+        If a tile does not fit into the memory.
+    """
+    with _begun(config, view) as begun, _retracting(begun.run):
+        clear_stop(begun.run)
+        _require_memory(begun.run, begun.config, memory)
+    return begun.run
+
+
+def adopt(path: str | Path | StorePath, cluster: ClusterConfig | None, memory: WorkerMemory | None) -> RunDirectory:
+    """Make a run directory ready for a driver elsewhere, on another cluster where one is given.
+
+    Raises
+    ------
+    RunNotFound, RunLocked, ConfigError
+        As of `resume` and `prepare`.
+    """
+    run = RunDirectory(path)
+    _require_memory(run, run.workflow(), memory)
+    with _resumed(run, cluster):
+        clear_stop(run)
+    return run
+
+
+def resume(
+    path: str | Path | StorePath,
+    view: View,
+    stop: threading.Event,
+    *,
+    verify: bool = False,
+    cluster: ClusterConfig | None = None,
+    submitted: bool = False,
+) -> RunDirectory:
+    """Go on with a run directory, by the workflow it was last run with; its data set is not needed any more.
+
+    Parameters
+    ----------
+    path : of the run directory.
+    view, stop, verify : as of `start`.
+    cluster : where to run from now on; None is where it was run last.
+    submitted : whether a cluster has begun this driver, and not a user: then a request to stop that was made before it
+        began is meant for it.
+
+    Raises
+    ------
+    RunNotFound
+        If there is no run, or it stopped before its data were stored.
+    """
+    run = RunDirectory(path)
+    with _resumed(run, cluster) as begun:
+        if not submitted:
+            clear_stop(run)
+        _execute(begun, view, stop, verify)
+    return run
+
+
+@contextlib.contextmanager
+def _begun(config: RunConfig, view: View) -> Iterator[Begun]:
+    """Hold the lease of a run directory that has its specification, its workflow and its images."""
     loaded = load(config)
     path = run_path(config)
     old = growth.find_source(config, path)
@@ -196,28 +285,23 @@ def start(config: RunConfig, view: View, stop: threading.Event, *, verify: bool 
         run.write_record("workflow.json", config.model_dump(mode="json"))
         if not run.has_inputs():
             _write_inputs(run, loaded)
-        _execute(run, config, held, view, stop, verify)
-    return run
+        yield Begun(run, config, held)
 
 
-def resume(path: str | StorePath, view: View, stop: threading.Event, *, verify: bool = False) -> RunDirectory:
-    """Go on with a run directory, by the workflow it was last run with; its data set is not needed any more.
-
-    Raises
-    ------
-    RunNotFound
-        If there is no run, or it stopped before its data were stored.
-    """
-    run = RunDirectory(path)
+@contextlib.contextmanager
+def _resumed(run: RunDirectory, cluster: ClusterConfig | None) -> Iterator[Begun]:
+    """Hold the lease of a run directory that was begun before; its workflow is of the new cluster from now on."""
     config = run.workflow()
     with _full_disk_explained(run.path), lease.hold(run.lease_path) as held:
         if not run.has_inputs():
-            raise RunNotFound(f"{path} stopped before its images were stored: start it again with `cntk run`")
-        _execute(run, config, held, view, stop, verify)
-    return run
+            raise RunNotFound(f"{run.path} stopped before its images were stored: start it again with `cntk run`")
+        if cluster is not None:
+            config = config.model_copy(update={"cluster": cluster})
+            run.write_record("workflow.json", config.model_dump(mode="json"))
+        yield Begun(run, config, held)
 
 
-def verify(path: str | StorePath) -> tuple[int, list[Task]]:
+def verify(path: str | Path | StorePath) -> tuple[int, list[Task]]:
     """Read every finished chunk of a run and compare its checksums; move bad ones to quarantine.
 
     Returns
@@ -297,20 +381,20 @@ def _write_inputs(run: RunDirectory, loaded: Loaded) -> None:
     )
 
 
-def _execute(
-    run: RunDirectory, config: RunConfig, held: lease.Lease, view: View, stop: threading.Event, verify: bool
-) -> None:
+def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> None:
+    run, config = begun.run, begun.config
     swept = run.sweep()
     if swept:
         view.say(f"swept {swept} half-written files of an earlier driver")
     prepare = partial(gram.prepare, str(run.path.absolute()), library_versions())
-    with EXECUTORS[config.cluster.kind](config.cluster, prepare) as executor:
+    with obeying_requests(run, stop), EXECUTORS[config.cluster.kind](config.cluster, prepare) as executor:
         view.say(f"computing on {executor.describe()}")
         for line in executor.warnings:
             view.say(f"warning: {line}")
-        _require_memory(run, config, executor.memory())
+        with _retracting(run):
+            _require_memory(run, config, executor.memory())
         gram.create_kernel_arrays(run)
-        stages = Stages(run, executor, view, stop, verify, held)
+        stages = Stages(run, executor, view, stop, verify, begun.lease)
         try:
             for _ in range(REPAIRS):
                 kernel_jobs = gram.kernel_jobs(run)
@@ -347,18 +431,23 @@ def _require_memory(run: RunDirectory, config: RunConfig, memory: WorkerMemory |
         leaves_out = config.inference.leave_one_out or config.solve.ridges == "auto"
         factor_bytes = inverse_task_bytes if leaves_out else factor_task_bytes
         needs.append(Need("factor tile", "solve.tile", tile, specification["tile"], factor_bytes))
+    for need in needs:
+        require_memory(memory, need)
+    if method.iterates:
+        train, classes = run.train_cut.count, len(specification["data"]["classes"])
+        rank = 0 if method.factors else min(method.rank, train)
+        require_iteration_memory(memory, partial(iteration_task_bytes, train, classes, specification["tile"]), rank)
+    if config.inference.times:
+        require_trainable(memory, run.train_cut.count, run.test_cut.count)
+
+
+@contextlib.contextmanager
+def _retracting(run: RunDirectory) -> Iterator[None]:
+    """Take the specification back where the configuration is refused: another tile is another specification."""
     try:
-        for need in needs:
-            require_memory(memory, need)
-        if method.iterates:
-            train, classes = run.train_cut.count, len(specification["data"]["classes"])
-            rank = 0 if method.factors else min(method.rank, train)
-            require_iteration_memory(memory, partial(iteration_task_bytes, train, classes, specification["tile"]), rank)
-        if config.inference.times:
-            require_trainable(memory, run.train_cut.count, run.test_cut.count)
+        yield
     except ConfigError:
-        # Nothing is computed yet, and another tile is another specification.
-        run.retract()
+        run.retract()  # only where nothing is computed yet
         gram.forget_runs()
         raise
 

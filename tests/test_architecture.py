@@ -16,9 +16,11 @@ TIERS = [
     {"kernels", "store", "executors", "patience"},
     {"driver", "growth", "memory"},
     {"gram", "solvers", "takeover"},
-    {"inference", "rounds"},
+    {"inference", "rounds", "submission"},
     {"plan", "report", "stages"},
     {"run", "display"},
+    {"handover"},
+    {"watch"},
     {"cli", "estimators"},
 ]
 RANK = {room: rank for rank, rooms in enumerate(TIERS) for room in rooms}

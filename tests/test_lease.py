@@ -131,3 +131,36 @@ def test_of_many_drivers_that_start_at_once_one_gets_the_lease(tmp_path: LocalPa
     for thread in threads:
         thread.join()
     assert (len(held), len(refused)) == (1, 7)
+
+
+def in_batch_job(monkeypatch: pytest.MonkeyPatch, job: str, restarts: int) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", job)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", str(restarts))
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_batch_job_takes_over_at_once_from_its_former_self(
+    tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "lease"
+    in_batch_job(monkeypatch, "7", 0)
+    with lease.hold(folder) as former:
+        in_batch_job(monkeypatch, "7", 1)
+        began = time.monotonic()
+        with lease.hold(folder) as latter:
+            assert time.monotonic() - began < lease.PATIENCE_SECONDS / 2
+            assert former.lost.wait(10)
+            assert not latter.lost.is_set()
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(("job", "restarts"), [("8", 1), ("7", 0)])
+def test_neither_another_batch_job_nor_a_second_driver_of_the_same_one_takes_over(
+    tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch, job: str, restarts: int
+) -> None:
+    folder = tmp_path / "lease"
+    in_batch_job(monkeypatch, "7", 0)
+    with lease.hold(folder):
+        in_batch_job(monkeypatch, job, restarts)
+        with pytest.raises(RunLocked, match="another driver works on"), lease.hold(folder):
+            pass

@@ -13,6 +13,7 @@ from pipeline.executors.base import Completion, Executor, WorkerMemory
 from pipeline.executors.dask import release_slot
 from pipeline.executors.local import open_local
 from pipeline.executors.serial import open_serial
+from pipeline.executors.slurm import open_slurm
 from pipeline.executors.ssh import open_ssh
 
 Opener = Callable[[ClusterConfig, Callable[[], None]], AbstractContextManager[Executor]]
@@ -21,6 +22,7 @@ EXECUTORS: dict[str, Opener] = {
     "serial": open_serial,
     "local": open_local,
     "address": open_address,
+    "slurm": open_slurm,
     "ssh": open_ssh,
 }
 

@@ -1,0 +1,197 @@
+"""Runs whose driver is elsewhere: hand it over, find out how it is, end it, and what it does inside a batch job."""
+
+import os
+import threading
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from pipeline import run as runs
+from pipeline.config import ClusterConfig, RunConfig
+from pipeline.durable import Json
+from pipeline.errors import ConfigError, Interrupted, PipelineError, SubmissionFailed, WorkersLost
+from pipeline.stages import View
+from pipeline.store import RunDirectory
+from pipeline.submission import (
+    SUBMITTERS,
+    Ending,
+    Submission,
+    Submitter,
+    add_submission,
+    clear_ending,
+    read_ending,
+    request_stop,
+    stop_requested,
+    submissions,
+    write_ending,
+)
+from pipeline.submission.base import State
+
+DRIVE_THEMSELVES = {"slurm"}
+"""Kinds of clusters whose drivers do not belong into a user's terminal."""
+
+_GOES_ON = "\nit goes on in the next job (cluster.resubmit)"
+_NO_PROGRESS = (
+    "\nno tile was finished in this whole job, so no other one follows: give it more time (cluster.time_limit), "
+    "less to drain (cluster.drain_seconds), or smaller tiles (kernel.tile)"
+)
+
+
+@dataclass(frozen=True)
+class Whereabouts:
+    """Where the driver of a run is, as far as the run directory and the cluster say.
+
+    Attributes
+    ----------
+    submission : the last one, or None.
+    state : what the cluster says of it: "queued", "running", "gone", or "unknown" where it cannot be asked from here.
+    ending : how the last submitted driver ended, or None.
+    stop_requested : whether it was asked to drain.
+    """
+
+    submission: Submission | None
+    state: State
+    ending: Ending | None
+    stop_requested: bool
+
+    @property
+    def awaited(self) -> bool:
+        """Whether the cluster has a driver, or will have one."""
+        return self.state in ("queued", "running")
+
+    def to_json(self) -> Json:
+        """Return what is known as plain values."""
+        return asdict(self)
+
+
+def submit(config: RunConfig, view: View) -> tuple[RunDirectory, Submission]:
+    """Check a workflow, begin its run directory, and hand its driver to the cluster.
+
+    Raises
+    ------
+    SubmissionFailed
+        If a driver of this run is already there or waits, or the cluster refuses this one.
+    SpecificationMismatch, RunLocked, ConfigError
+        As of `pipeline.run.prepare`; then nothing was handed over.
+    """
+    submitter, path = _submitter(config.cluster), runs.run_path(config)
+    submitter.check(config)
+    if (path / "run.json").exists():
+        _require_no_other(RunDirectory(path))
+    run = runs.prepare(config, view, submitter.memory(config))
+    return run, _hand_over(run, submitter)
+
+
+def resubmit(path: str | Path, cluster: ClusterConfig | None = None) -> Submission:
+    """Hand a driver of a run that was begun before to the cluster it was run on last, or to another one.
+
+    Raises
+    ------
+    RunNotFound, RunLocked, ConfigError, SubmissionFailed
+        As of `submit` and `pipeline.run.resume`.
+    """
+    run = RunDirectory(path)
+    config = run.workflow()
+    if cluster is not None:
+        config = config.model_copy(update={"cluster": cluster})
+    submitter = _submitter(config.cluster)
+    submitter.check(config)
+    _require_no_other(run)
+    runs.adopt(path, cluster, submitter.memory(config))
+    return _hand_over(run, submitter)
+
+
+def whereabouts(run: RunDirectory) -> Whereabouts:
+    """Find out where the driver of a run is."""
+    last = next(reversed(submissions(run)), None)
+    state: State = "gone"
+    if last is not None:
+        state = SUBMITTERS[last.kind].state(last.job) if last.kind in SUBMITTERS else "unknown"
+    return Whereabouts(last, state, read_ending(run), stop_requested(run))
+
+
+def cancel(path: str | Path, *, now: bool = False) -> str:
+    """Ask the driver of a run to drain; withdraw a submission that has not begun, or any with ``now``.
+
+    Returns
+    -------
+    what_happened : in words.
+    """
+    run = RunDirectory(path)
+    request_stop(run)  # first, so that a job that is just beginning meets it
+    found = whereabouts(run)
+    if found.submission is not None and found.state != "gone":
+        submitter, job = SUBMITTERS[found.submission.kind], found.submission
+        if submitter.withdraw(job.job, now=now):
+            return f"{job} was ended at once" if now else f"{job} had not begun: it is out of the queue"
+    return "its driver finishes the tiles in flight and stops, wherever it is; every finished tile is kept"
+
+
+def drive(path: str | Path, view: View, stop: threading.Event) -> RunDirectory:
+    """Go on with a run inside a job that was submitted, and see to a next job where this one ends too early.
+
+    Raises
+    ------
+    PipelineError
+        As of `pipeline.run.resume`; the run directory remembers what it was.
+    """
+    run, job = RunDirectory(path), os.environ.get("SLURM_JOB_ID")
+    clear_ending(run)
+    before = _receipt_count(run)
+    try:
+        if stop_requested(run):
+            raise Interrupted("it was asked to stop before it began: cntk cancel")
+        runs.resume(path, view, stop, submitted=True)
+    except (Interrupted, WorkersLost) as error:
+        _go_on(run, error, before, job)
+    except PipelineError as error:
+        write_ending(run, str(error), job)
+        raise
+    write_ending(run, "", job)
+    return run
+
+
+def _go_on(run: RunDirectory, error: PipelineError, before: int, job: str | None) -> NoReturn:
+    """See to a next job where the workflow asks for that and this one has got on; then raise the error with the news.
+
+    Raises
+    ------
+    PipelineError
+        Of the class of the error.
+    """
+    config = run.workflow()
+    submitter = _submitter(config.cluster)
+    wanted = config.cluster.resubmit and not stop_requested(run)
+    got_on = _receipt_count(run) > before
+    news = _GOES_ON if wanted and got_on else _NO_PROGRESS if wanted else ""
+    write_ending(run, f"{error}{news}", job)  # before there is a next job, which may end this one
+    if wanted and got_on:
+        following = submitter.go_on(str(run.path), config)
+        if following is not None and following != job:
+            add_submission(run, config.cluster.kind, following)
+    raise type(error)(f"{error}{news}") from error
+
+
+def _submitter(cluster: ClusterConfig) -> Submitter:
+    if cluster.kind not in SUBMITTERS:
+        raise ConfigError(f"nothing submits to cluster.kind {cluster.kind!r}: known are {', '.join(SUBMITTERS)}")
+    return SUBMITTERS[cluster.kind]
+
+
+def _require_no_other(run: RunDirectory) -> None:
+    found = whereabouts(run)
+    if found.awaited:
+        raise SubmissionFailed(
+            f"{found.submission} is {found.state} for {run.path} already: look at it with `cntk status`, "
+            f"end it with `cntk cancel {run.path}`"
+        )
+
+
+def _hand_over(run: RunDirectory, submitter: Submitter) -> Submission:
+    config = run.workflow()
+    clear_ending(run)
+    return add_submission(run, config.cluster.kind, submitter.submit(str(run.path.absolute()), config))
+
+
+def _receipt_count(run: RunDirectory) -> int:
+    return sum(1 for _ in run.journal.receipts())

@@ -1,0 +1,45 @@
+"""Drivers that run elsewhere: hand one over, look after it, ask it to stop.
+
+``SUBMITTERS`` is the door of this room: for each kind of cluster what hands a driver to it.
+"""
+
+from pipeline.submission.base import Submission, Submitter
+from pipeline.submission.clusters import find_cluster
+from pipeline.submission.local import LocalSubmitter
+from pipeline.submission.records import (
+    Ending,
+    add_submission,
+    clear_ending,
+    clear_stop,
+    obeying_requests,
+    read_ending,
+    request_stop,
+    stop_requested,
+    submissions,
+    write_ending,
+)
+from pipeline.submission.slurm import SlurmSubmitter
+
+SUBMITTERS: dict[str, Submitter] = {
+    "serial": LocalSubmitter(),
+    "local": LocalSubmitter(),
+    "address": LocalSubmitter(),
+    "slurm": SlurmSubmitter(),
+}
+
+__all__ = [
+    "SUBMITTERS",
+    "Ending",
+    "Submission",
+    "Submitter",
+    "add_submission",
+    "clear_ending",
+    "clear_stop",
+    "find_cluster",
+    "obeying_requests",
+    "read_ending",
+    "request_stop",
+    "stop_requested",
+    "submissions",
+    "write_ending",
+]

@@ -1,0 +1,80 @@
+"""What it takes to hand a driver to a cluster, find it again, and end it."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.config import RunConfig
+from pipeline.executors import WorkerMemory
+
+State = Literal["queued", "running", "gone", "unknown"]
+"""What a cluster says of a submission; "unknown" where this machine cannot ask it."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A driver that was handed to a cluster.
+
+    Attributes
+    ----------
+    kind : of the cluster.
+    job : what the cluster calls it.
+    host : from where.
+    submitted : when, as ISO 8601 with its time zone.
+    """
+
+    kind: str
+    job: str
+    host: str
+    submitted: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.job}"
+
+
+class Submitter(ABC):
+    """One kind of cluster that can run a driver."""
+
+    @abstractmethod
+    def check(self, config: RunConfig) -> None:
+        """Refuse, before anything is written, what this cluster could not run.
+
+        Raises
+        ------
+        ConfigError
+            If a value of ``[cluster]`` means nothing here.
+        SubmissionFailed
+            If this machine has no way to the cluster.
+        """
+
+    @abstractmethod
+    def memory(self, config: RunConfig) -> WorkerMemory | None:
+        """Say what memory a worker will have; None where only the worker will know."""
+
+    @abstractmethod
+    def submit(self, directory: str, config: RunConfig) -> str:
+        """Hand over a driver of a run directory; return what the cluster calls it.
+
+        Raises
+        ------
+        SubmissionFailed
+            If the cluster refuses it, in the cluster's own words.
+        """
+
+    @abstractmethod
+    def state(self, job: str) -> State:
+        """Ask the cluster how a submission is."""
+
+    @abstractmethod
+    def withdraw(self, job: str, *, now: bool) -> bool:
+        """End a submission that has not begun to run, or any with ``now``; tell whether the cluster took that.
+
+        One that runs is left to drain by itself: it polls the run directory.
+        """
+
+    @abstractmethod
+    def go_on(self, directory: str, config: RunConfig) -> str | None:
+        """Inside a job that ends too early: see to another one, and return what it is called.
+
+        None where this kind of job never ends by itself.
+        """

@@ -1,0 +1,38 @@
+"""Cluster files: a ``[cluster]`` table of its own, so that one workflow file serves everywhere."""
+
+import os
+from pathlib import Path
+
+from pipeline.errors import ConfigError
+
+FOLDERS_VARIABLE = "CNTK_CLUSTERS"
+
+
+def find_cluster(name: str) -> Path:
+    """Find a cluster file by its name in the folder of cluster files, or by its path.
+
+    Raises
+    ------
+    ConfigError
+        If there is none, with the names that are known.
+    """
+    if name.endswith(".toml") or os.sep in name:
+        path = Path(name)
+        if not path.is_file():
+            raise ConfigError(f"there is no cluster file {path}: write one with a [cluster] table, see deploy/")
+        return path
+    folder = cluster_folder()
+    path = folder / f"{name}.toml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in folder.glob("*.toml"))) or "none"
+        raise ConfigError(
+            f"no cluster is called {name!r}: known are {known}. Put {name}.toml with a [cluster] table into {folder}, "
+            f"or name another folder in ${FOLDERS_VARIABLE}"
+        )
+    return path
+
+
+def cluster_folder() -> Path:
+    """Return the folder where cluster files lie."""
+    given = os.environ.get(FOLDERS_VARIABLE)
+    return Path(given) if given else Path.home() / ".config" / "cntk" / "clusters"

@@ -1,0 +1,85 @@
+"""A driver as a process of its own on this machine: it goes on when the terminal is closed."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import distributed.system
+from dask.utils import parse_bytes
+
+from pipeline.config import RunConfig
+from pipeline.errors import SubmissionFailed
+from pipeline.executors import WorkerMemory
+from pipeline.submission.base import State, Submitter
+
+
+class LocalSubmitter(Submitter):
+    """Starts a driver in a session of its own, so that no hang-up and no Ctrl-C reaches it."""
+
+    def check(self, config: RunConfig) -> None:
+        """Refuse nothing: this process is the proof that another one can run here."""
+
+    def memory(self, config: RunConfig) -> WorkerMemory | None:
+        limit = config.cluster.memory_limit
+        if config.cluster.kind != "local" or not isinstance(limit, str) or limit == "auto":
+            return None  # what Dask makes of it the executor will know
+        return WorkerMemory(min(parse_bytes(limit), distributed.system.MEMORY_LIMIT), config.cluster.threads_per_worker)
+
+    def submit(self, directory: str, config: RunConfig) -> str:
+        log = driver_log(directory)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "pipeline.cli", "drive", directory]
+        try:
+            with open(log, "ab") as file:
+                process = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
+                )
+        except OSError as error:
+            raise SubmissionFailed(f"cannot start a driver on this machine: {error}") from error
+        return f"{socket.gethostname()}:{process.pid}"
+
+    def state(self, job: str) -> State:
+        pid = _pid_here(job)
+        if pid is None:
+            return "unknown"
+        return "running" if _drives(pid) else "gone"
+
+    def withdraw(self, job: str, *, now: bool) -> bool:
+        pid = _pid_here(job)
+        if not now or pid is None or not _drives(pid):
+            return False
+        os.killpg(pid, signal.SIGKILL)  # its workers are of its session
+        return True
+
+    def go_on(self, directory: str, config: RunConfig) -> str | None:
+        return None
+
+
+def driver_log(directory: str) -> Path:
+    """Return where a driver on this machine writes what it says."""
+    return Path(directory) / "log" / "driver.log"
+
+
+def _pid_here(job: str) -> int | None:
+    host, _, pid = job.rpartition(":")
+    return int(pid) if host == socket.gethostname() and pid.isdigit() else None
+
+
+def _drives(pid: int) -> bool:
+    """Tell whether a process is a driver: its number may have passed on to another one."""
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return _is_alive(pid) if not Path("/proc/self").exists() else False
+    return b"pipeline.cli" in command and b"drive" in command
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,107 @@
+"""What a run directory remembers of its submissions: which there were, how the last one ended, and a wish to stop."""
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import datetime
+
+from pipeline.store import RunDirectory
+from pipeline.submission.base import Submission
+
+STOP_REQUEST = "stop-requested"
+"""A file of this name in a run directory asks its driver, wherever that runs, to drain."""
+
+POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How the last submitted driver ended.
+
+    Attributes
+    ----------
+    message : what it said; empty where the run is complete.
+    job : the batch job it ran in, or None.
+    ended : when, as ISO 8601 with its time zone.
+    """
+
+    message: str
+    job: str | None
+    ended: str
+
+
+def add_submission(run: RunDirectory, kind: str, job: str) -> Submission:
+    """Write down what was submitted."""
+    submission = Submission(kind, job, socket.gethostname(), now())
+    run.write_record(f"submissions/{len(submissions(run)) + 1:06d}.json", asdict(submission))
+    return submission
+
+
+def submissions(run: RunDirectory) -> list[Submission]:
+    """Read what was submitted, oldest first."""
+    found: list[Submission] = []
+    while (record := run.read_record(f"submissions/{len(found) + 1:06d}.json")) is not None:
+        found.append(Submission(**record))
+    return found
+
+
+def write_ending(run: RunDirectory, message: str, job: str | None) -> None:
+    """Write down how a submitted driver ended."""
+    run.write_record("ending.json", asdict(Ending(message, job, now())))
+
+
+def clear_ending(run: RunDirectory) -> None:
+    """Forget how an earlier driver ended: another one is on its way."""
+    (run.path / "ending.json").unlink(missing_ok=True)
+
+
+def read_ending(run: RunDirectory) -> Ending | None:
+    """Read how the last submitted driver ended; None where none did."""
+    record = run.read_record("ending.json")
+    return None if record is None else Ending(**record)
+
+
+def request_stop(run: RunDirectory) -> None:
+    """Ask the driver of a run to drain."""
+    run.write_record(STOP_REQUEST, {"host": socket.gethostname(), "requested": now()})
+
+
+def stop_requested(run: RunDirectory) -> bool:
+    """Tell whether the driver was asked to drain."""
+    return (run.path / STOP_REQUEST).is_file()
+
+
+def clear_stop(run: RunDirectory) -> None:
+    """Forget a request to drain."""
+    (run.path / STOP_REQUEST).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def obeying_requests(run: RunDirectory, stop: threading.Event) -> Iterator[None]:
+    """Set ``stop`` within seconds of a request, for the length of a ``with`` block."""
+    ended = threading.Event()
+
+    def poll() -> None:
+        while not ended.wait(POLL_SECONDS):
+            # A store that does not answer right now says nothing; a run must not end by it.
+            with contextlib.suppress(OSError):
+                if stop_requested(run):
+                    stop.set()
+
+    if stop_requested(run):
+        stop.set()
+    poller = threading.Thread(target=poll, name="stop-requests", daemon=True)
+    poller.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        poller.join()
+
+
+def now() -> str:
+    """Return the time, for people: no decision rests on it."""
+    return datetime.fromtimestamp(time.time()).astimezone().isoformat(timespec="seconds")

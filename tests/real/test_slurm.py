@@ -1,0 +1,276 @@
+"""Runs on a real SLURM of two nodes: what is submitted is finished, whatever is lost on the way, with the same bits."""
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from problems import Recorder, whole_matrix
+from real.slurm.private import PrivateSlurm, private_slurm
+
+from pipeline import run as runs
+from pipeline.config import parse_config
+from pipeline.report import make_report
+from pipeline.store import RunDirectory
+
+DAEMONS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol")
+PATIENCE_SECONDS = 120.0
+
+WORKFLOW: dict[str, Any] = {
+    "name": "small",
+    "data": {"source": "digits", "train": 150, "test": 30},
+    "network": {"preset": "cntk"},
+    "readouts": {"depths": [3, 12], "poolings": ["gap"]},
+    "kernel": {"tile": 8},
+    "solve": {"ridges": [1e-2], "tile": 48},
+}
+CLUSTER: dict[str, Any] = {
+    "kind": "slurm",
+    "workers": 2,
+    "memory_limit": "700MB",
+    "partition": "debug",
+    "time_limit": "10:00",
+    "drain_seconds": 20,
+    "batch_options": ["--nodes=2", "--ntasks-per-node=1"],
+}
+
+
+@dataclass(frozen=True)
+class Shell:
+    """A folder in which commands are given, on a machine of the cluster."""
+
+    folder: Path
+    slurm: PrivateSlurm
+
+    @property
+    def run(self) -> Path:
+        return self.folder / "a run"
+
+    def cntk(self, *arguments: object, code: int = 0) -> str:
+        command = [sys.executable, "-m", "pipeline.cli", *map(str, arguments)]
+        root = str(Path(__file__).parent.parent.parent)
+        environment = os.environ | self.slurm.environment | {"PYTHONPATH": root, "COLUMNS": "120", "NO_COLOR": "1"}
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=240, env=environment)
+        assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}\n{self.log()}"
+        return done.stdout + done.stderr
+
+    def submit(self, workflow: dict[str, Any] = WORKFLOW, **cluster: Any) -> str:
+        """Submit a workflow; return the job."""
+        (self.folder / "workflow.toml").write_text(toml(workflow))
+        table = CLUSTER | {"interface": self.slurm.interface} | cluster
+        (self.folder / "cluster.toml").write_text(toml({"cluster": table}))
+        said = self.cntk("submit", "workflow.toml", "--cluster", "cluster.toml", "--store", self.run)
+        return said.partition("submitted as slurm ")[2].partition(";")[0]
+
+    def log(self) -> str:
+        return "\n".join(file.read_text() for file in (self.run / "log").glob("slurm-*.log"))
+
+    def receipts(self) -> int:
+        return sum(file.read_bytes().count(b"\n") for file in (self.run / "journal").glob("*.jsonl"))
+
+    def wait_for_receipts(self, count: int) -> None:
+        self.wait(lambda: self.receipts() >= count, f"{count} receipts")
+
+    def wait_for_state(self, job: str, *states: str) -> None:
+        self.wait(lambda: self.slurm.state(job) in states, f"job {job} to be {' or '.join(states)}")
+
+    def wait(self, condition: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not condition():
+            assert time.monotonic() < deadline, f"waited in vain for {what}:\n{self.log()}\n{self.slurm.ask('squeue')}"
+            time.sleep(0.05)
+
+
+def toml(tables: dict[str, Any]) -> str:
+    lines = [f"{key} = {json.dumps(value)}" for key, value in tables.items() if not isinstance(value, dict)]
+    for name, table in tables.items():
+        if isinstance(table, dict):
+            lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in table.items())]
+    return "\n".join(lines) + "\n"
+
+
+@pytest.fixture(scope="module")
+def slurm(require: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateSlurm]:
+    require(*DAEMONS, root=True)
+    with private_slurm(tmp_path_factory.mktemp("slurm")) as slurm:
+        yield slurm
+
+
+@pytest.fixture
+def shell(slurm: PrivateSlurm, tmp_path: Path) -> Iterator[Shell]:
+    slurm.wait_for_nodes()
+    yield Shell(tmp_path, slurm)
+    with contextlib.suppress(AssertionError):
+        slurm.ask("scancel", "--state=PENDING,RUNNING,SUSPENDED", "--user=root")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    path = tmp_path_factory.mktemp("undisturbed") / "run"
+    tables = WORKFLOW | {"cluster": {"kind": "serial"}, "store": {"path": str(path)}}
+    return runs.start(parse_config(tables, "test"), Recorder(), threading.Event())
+
+
+def require_same(path: Path, undisturbed: RunDirectory) -> None:
+    """Compare every bit of the kernel, and the predictions; every checksum holds."""
+    assert runs.verify(path)[1] == []
+    run = RunDirectory(path)
+    for readout in undisturbed.specification["readouts"]:
+        for part in ("train", "test", "train_variance", "test_variance"):
+            mine, other = whole_matrix(run, readout["name"], part), whole_matrix(undisturbed, readout["name"], part)
+            np.testing.assert_array_equal(mine, other)
+    assert make_report(run).complete
+    for solve in make_report(undisturbed).solves:
+        mine, other = (each.solved(solve.name, "mean").read(0, 0) for each in (run, undisturbed))
+        # How the factor's tiles are split depends on how many workers there are, and with it the order of sums.
+        np.testing.assert_allclose(mine, other, rtol=0, atol=1e-10)
+
+
+def test_what_is_submitted_is_finished_though_the_one_who_submitted_is_gone(
+    shell: Shell, undisturbed: RunDirectory
+) -> None:
+    job = shell.submit()  # its process has ended when this returns
+    assert f"slurm {job} (" in shell.cntk("status", shell.run, code=3)
+    watched = shell.cntk("status", "--watch", shell.run)
+    assert "tiles/s" in watched
+    shell.wait_for_state(job, "COMPLETED")
+    assert "2 workers of SLURM job" in shell.log()
+    assert "Traceback" not in shell.log()
+    require_same(shell.run, undisturbed)
+
+
+def test_a_cancelled_job_finishes_its_tiles_and_stays_away_until_it_is_resumed_elsewhere(
+    shell: Shell, undisturbed: RunDirectory
+) -> None:
+    job = shell.submit(resubmit=True)
+    shell.wait_for_receipts(10)
+    assert "finishes the tiles in flight" in shell.cntk("cancel", shell.run)
+    shell.wait_for_state(job, "FAILED")  # SLURM's word for an exit code of 130
+    assert shell.slurm.restarts(job) == 0
+    assert "asked to stop" in shell.cntk("status", shell.run, code=3)
+    assert len(tiles_begun(shell.run)) == shell.receipts(), "a tile in flight was lost"
+    (shell.folder / "here.toml").write_text(toml({"cluster": {"kind": "local", "workers": 2}}))
+    assert 'kind "local"' in shell.cntk("resume", shell.run, "--cluster", "here.toml")
+    require_same(shell.run, undisturbed)
+
+
+def tiles_begun(path: Path) -> list[tuple[str, int, int]]:
+    lines = [json.loads(line) for file in (path / "log").glob("*.jsonl") for line in file.read_text().splitlines()]
+    return [(line["stage"], line["row"], line["col"]) for line in lines if line["event"] == "began"]
+
+
+def test_a_job_that_waits_is_withdrawn_and_a_run_resumed_where_it_was_submitted(
+    shell: Shell, undisturbed: RunDirectory
+) -> None:
+    job = shell.submit(batch_options=["--hold"])
+    assert f"slurm {job} is queued" in shell.cntk("resume", shell.run, code=1)
+    assert "out of the queue" in shell.cntk("cancel", shell.run)
+    shell.wait_for_state(job, "CANCELLED")
+    table = CLUSTER | {"interface": shell.slurm.interface}
+    (shell.folder / "cluster.toml").write_text(toml({"cluster": table}))
+    assert "submitted as slurm" in shell.cntk("resume", shell.run, "--cluster", "cluster.toml")
+    shell.cntk("cancel", shell.run, "--now")
+    shell.wait(lambda: not shell.slurm.ask("squeue", "--noheader"), "an empty queue")
+    again = shell.cntk("resume", shell.run).partition("submitted as slurm ")[2].split()[0]
+    shell.wait_for_state(again, "COMPLETED")
+    require_same(shell.run, undisturbed)
+
+
+def test_a_job_near_its_time_limit_drains_and_goes_on_in_the_next_one_until_the_run_is_complete(
+    shell: Shell, undisturbed: RunDirectory
+) -> None:
+    # SLURM looks at limits twice a minute: a job of one minute gets its signal after 10 to 40 seconds.
+    job = shell.submit(time_limit="1", drain_seconds=20, resubmit=True)
+    shell.wait_for_receipts(20)
+    with frozen(computing_workers(shell.run)):  # so that the run lasts until then, and costs nothing meanwhile
+        shell.wait(lambda: "tiles in flight are finished first" in shell.log(), "the signal")
+    shell.wait_for_state(job, "COMPLETED")
+    assert shell.slurm.restarts(job) >= 1
+    assert "it goes on in the next job" in shell.log()
+    begun = tiles_begun(shell.run)
+    assert len(begun) == len(set(begun)), "a tile in flight was lost"
+    require_same(shell.run, undisturbed)
+
+
+def test_lost_workers_are_started_again_and_a_lost_node_restarts_the_job(
+    shell: Shell, undisturbed: RunDirectory
+) -> None:
+    job = shell.submit()
+    shell.wait_for_receipts(20)
+    node = shell.slurm.node_of(job)
+    other = "n2" if node == "n1" else "n1"
+    shell.slurm.kill_steps(other)
+    with frozen(computing_workers(shell.run)):
+        shell.wait(lambda: f"the workers on {other} ended" in shell.log(), "word of lost workers")
+    before = shell.receipts()
+    shell.wait_for_receipts(before + 20)
+    shell.slurm.kill_node(node)
+    shell.wait(lambda: shell.slurm.restarts(job) == 1, "a restart")
+    shell.slurm.start_node(node)
+    shell.wait_for_state(job, "COMPLETED")
+    begun = tiles_begun(shell.run)
+    assert len(begun) - len(set(begun)) <= 2 * 3, "more than what two workers, lost twice, had in flight"
+    require_same(shell.run, undisturbed)
+
+
+def test_a_job_started_again_elsewhere_and_its_former_self_that_was_only_cut_off_do_each_other_no_harm(
+    require: Callable[..., None], tmp_path: Path, undisturbed: RunDirectory
+) -> None:
+    require(*DAEMONS, "ip", "nsenter", root=True)
+    with private_slurm(tmp_path / "slurm", hosts=True) as slurm:
+        shell = Shell(tmp_path, slurm)
+        job = shell.submit(batch_options=["--nodes=1"])
+        shell.wait_for_receipts(20)
+        node = slurm.node_of(job)
+        first = shell.run / "journal" / "000001.jsonl"
+        with frozen(computing_workers(shell.run)):  # only so that the run is not over before SLURM misses the node
+            slurm.cut(node)
+            shell.wait(lambda: slurm.restarts(job) == 1, "a restart")
+            shell.wait((shell.run / "journal" / "000002.jsonl").exists, "another driver")
+            before = first.read_bytes().count(b"\n")
+        shell.wait(lambda: first.read_bytes().count(b"\n") > before, "a tile of the driver that was cut off")
+        shell.wait_for_state(job, "COMPLETED")
+        assert slurm.node_of(job) != node
+        require_same(shell.run, undisturbed)
+
+
+def test_what_slurm_refuses_is_said_in_its_own_words(shell: Shell) -> None:
+    (shell.folder / "workflow.toml").write_text(toml(WORKFLOW))
+    for change, message in (
+        ({"partition": "nowhere"}, "sbatch refused: .*invalid partition"),
+        ({"memory_limit": "220MB"}, "a kernel tile of 8 samples holds"),  # refused before SLURM is asked
+    ):
+        (shell.folder / "cluster.toml").write_text(toml({"cluster": CLUSTER | change}))
+        said = shell.cntk("submit", "workflow.toml", "--cluster", "cluster.toml", "--store", shell.run, code=1)
+        assert re.search(message, said), said
+    assert shell.slurm.ask("squeue", "--noheader") == ""
+
+
+@contextlib.contextmanager
+def frozen(processes: list[psutil.Process]) -> Iterator[None]:
+    """Stop processes for the length of a ``with`` block."""
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
+
+
+def computing_workers(path: Path) -> list[psutil.Process]:
+    """Find the worker processes that have begun tiles and live."""
+    pids = {int(file.stem.rpartition("-")[2]) for file in (path / "log").glob("*.jsonl")}
+    return [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
