@@ -228,11 +228,12 @@ def _stage_report(run: RunDirectory, name: str, tasks: Sequence[Task], receipts:
 
 
 def _openers(run: RunDirectory, solved: Sequence[str]) -> tuple[str, ...]:
-    readout = run.specification["readouts"][0]["name"]
+    readout, kernels = run.specification["readouts"][0]["name"], run.kernel_path.zarr_expression()
     lines = [
-        f'zarr.open_array("{run.kernel_path}", path="{readout}/train", mode="r")  # lower tiles; the others are NaN',
-        f'xarray.open_zarr("{run.kernel_path}", group="{readout}", consolidated=False)',
+        f'zarr.open_array({kernels}, path="{readout}/train", mode="r")  # lower tiles; the others are NaN',
+        f'xarray.open_zarr({kernels}, group="{readout}", consolidated=False)',
     ]
     if solved:
-        lines.append(f'zarr.open_array("{run.solve_path(solved[0]) / "factor.zarr"}", path="mean", mode="r")')
+        factor = (run.solve_path(solved[0]) / "factor.zarr").zarr_expression()
+        lines.append(f'zarr.open_array({factor}, path="mean", mode="r")')
     return tuple(lines)

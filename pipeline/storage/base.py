@@ -174,3 +174,7 @@ class StorePath(ABC):
     @abstractmethod
     def zarr_store(self) -> Any:
         """Open a folder for zarr, to be read."""
+
+    @abstractmethod
+    def zarr_expression(self) -> str:
+        """Write in Python what `zarr_store` returns, for people who open arrays by themselves."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 import uuid
@@ -150,6 +151,9 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
 
     def zarr_store(self) -> Any:
         return str(self)
+
+    def zarr_expression(self) -> str:
+        return json.dumps(str(self))
 
     def _aside(self) -> "LocalPath":
         return self.with_name(f"{self.name}.{uuid.uuid4().hex}{_ASIDE}")

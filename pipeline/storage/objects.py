@@ -6,6 +6,7 @@ how they compare versions, and some do not. Transient errors are tried again by 
 """
 
 import contextlib
+import json
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -215,6 +216,10 @@ class ObjectPath(StorePath):
         from zarr.storage import ObjectStore
 
         return ObjectStore(_open_bucket(self.bucket, self.key), read_only=True)
+
+    def zarr_expression(self) -> str:
+        store = f"obstore.store.S3Store({json.dumps(self.bucket)}, prefix={json.dumps(self.key)})"
+        return f"zarr.storage.ObjectStore({store}, read_only=True)"
 
     def _copy_to(self, target: StorePath, *, overwrite: bool) -> None:
         assert isinstance(target, ObjectPath)

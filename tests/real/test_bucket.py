@@ -10,7 +10,9 @@ import uuid
 from pathlib import Path
 
 import numpy as np
+import obstore.store
 import pytest
+import xarray
 import zarr
 from flaky_proxy import WAYS, FlakyProxy
 from problems import Recorder, whole_matrix
@@ -152,9 +154,10 @@ def test_credentials_are_nowhere_in_a_run(url: str) -> None:
 
 def test_zarr_opens_the_arrays_in_a_bucket(url: str, on_disk: RunDirectory) -> None:
     run = runs.start(workflow(url, "serial", inference={}), Recorder(), threading.Event())
-    name = run.specification["readouts"][0]["name"]
-    mine = zarr.open_array(run.kernel_path.zarr_store(), path=f"{name}/train", mode="r")[:]
-    np.testing.assert_array_equal(mine, zarr.open_array(str(on_disk.kernel_path), path=f"{name}/train", mode="r")[:])
+    for mine, its in zip(make_report(run).openers, make_report(on_disk).openers, strict=True):
+        opened, expected = (eval(line, {"zarr": zarr, "xarray": xarray, "obstore": obstore}) for line in (mine, its))
+        for name in expected if isinstance(expected, xarray.Dataset) else [...]:
+            np.testing.assert_array_equal(opened[name], expected[name])
 
 
 SMALL = {
