@@ -401,7 +401,9 @@ def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> N
                 if config.inference.covariance:
                     gram.create_test_arrays(run)
                     kernel_jobs += gram.test_kernel_jobs(run)
+                executor.adapt()
                 stages.run_jobs("kernel", kernel_jobs).require()
+                executor.hold()
                 outcomes = [_choose_ridges(stages, config), _solve(stages, config), _infer(stages, config)]
                 failed = [error for outcome in outcomes for error in outcome.failed.values()]
                 damaged = [error for error in failed if isinstance(error, CorruptTile)]

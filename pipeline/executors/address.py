@@ -9,7 +9,7 @@ from pipeline.config import ClusterConfig
 from pipeline.errors import WorkersLost
 from pipeline.executors.access import client_security, require_encrypted, scheduler_address
 from pipeline.executors.base import Executor
-from pipeline.executors.dask import prepared
+from pipeline.executors.dask import Terms, prepared
 
 
 @contextmanager
@@ -34,4 +34,4 @@ def open_address(config: ClusterConfig, prepare: Callable[[], None]) -> Iterator
         if not client.nthreads():
             raise WorkersLost(f"the scheduler at {where} has no workers: start some, then `cntk resume`")
         label = f"{len(client.nthreads())} workers of the scheduler at {where}"
-        yield prepared(client, prepare, label, warnings=warnings + of_the_key)
+        yield prepared(client, prepare, Terms(label, warnings=warnings + of_the_key))

@@ -7,6 +7,7 @@ import queue
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import distributed
@@ -15,6 +16,7 @@ from distributed.diagnostics.plugin import WorkerPlugin
 from pipeline.arrays import MAPPED_BYTES, limit_mapped_tiles
 from pipeline.errors import WorkersLost
 from pipeline.executors.base import Completion, Executor, WorkerMemory
+from pipeline.executors.scaling import Scaling
 
 SETTINGS: dict[str, Any] = {
     # Tiles go to the store, so there is nothing worth spilling, and a spill would hide a leak.
@@ -46,6 +48,33 @@ SETTINGS: dict[str, Any] = {
 """Dask settings of every cluster that the package starts; each trap behind them was met."""
 
 
+LOOK_SECONDS = 1.0
+"""How often the executor looks how many workers there are."""
+
+HOLD_SECONDS = 60.0
+"""How long a stage that wants all workers waits for those that it had to ask for."""
+
+POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What is to know of a cluster.
+
+    Attributes
+    ----------
+    label : one line for people.
+    patience_seconds : how long it may be without workers; for ever where they come and go by themselves.
+    warnings : see `Executor`.
+    scaling : changes the number of workers, where the package can.
+    """
+
+    label: str
+    patience_seconds: float = math.inf
+    warnings: tuple[str, ...] = ()
+    scaling: Scaling | None = None
+
+
 class Preparation(WorkerPlugin):  # type: ignore[misc]
     """Prepares every worker, late joiners too: a worker that fails to prepare takes no tile."""
 
@@ -61,6 +90,16 @@ class Preparation(WorkerPlugin):  # type: ignore[misc]
         self.prepare()
 
 
+@dataclass(frozen=True)
+class WorkerState:
+    """What the scheduler knows of a worker: its name, threads, memory limit in bytes (0 for none), calls."""
+
+    name: str
+    threads: int
+    memory_bytes: int
+    calls: int
+
+
 class DaskExecutor(Executor):
     """Submits calls to a Dask cluster; results are receipts, which the scheduler passes on as soon as they are made.
 
@@ -70,19 +109,14 @@ class DaskExecutor(Executor):
     Parameters
     ----------
     client : of the cluster.
-    label : one line for people.
-    patience_seconds : how long the cluster may be without workers; for ever where they come and go by themselves.
-    warnings : see `Executor`.
+    terms : what is to know of the cluster.
     """
 
-    def __init__(
-        self, client: distributed.Client, label: str, patience_seconds: float, warnings: tuple[str, ...]
-    ) -> None:
-        self.warnings = warnings
+    def __init__(self, client: distributed.Client, terms: Terms) -> None:
+        self.warnings = terms.warnings
         self._client = client
-        self._label = label
-        self._patience_seconds = patience_seconds
-        self._workers_seen = time.monotonic()
+        self._terms = terms
+        self._workers_seen = self._looked = time.monotonic()
         self._futures: dict[tuple[Any, ...], distributed.Future] = {}
         self._ended: queue.SimpleQueue[tuple[tuple[Any, ...], Completion | None]] = queue.SimpleQueue()
         self._topic = f"cntk-results-{uuid.uuid4().hex}"
@@ -104,8 +138,8 @@ class DaskExecutor(Executor):
                 ended.append(self._complete(*self._ended.get_nowait()))
         except queue.Empty:
             pass
-        if not ended:
-            self._require_workers()
+        if time.monotonic() - self._looked > LOOK_SECONDS or self._client.status not in ("running", "connecting"):
+            self._look()
         return [completion for completion in ended if completion is not None]
 
     def _receive(self, event: tuple[float, bytes]) -> None:
@@ -117,22 +151,46 @@ class DaskExecutor(Executor):
         if future is not None:
             future.release()
 
-    def _require_workers(self) -> None:
-        if self._client.status not in ("running", "connecting"):
-            raise WorkersLost("the Dask scheduler went away; finished tiles are kept, `cntk resume` goes on")
-        threads = sum(self._client.nthreads().values())
-        if threads:
-            self._workers_seen, self.slots = time.monotonic(), threads
-        elif time.monotonic() - self._workers_seen > self._patience_seconds:
-            raise WorkersLost("all workers are gone and none came back; finished tiles are kept, `cntk resume` goes on")
+    def adapt(self) -> None:
+        if self._terms.scaling is not None:
+            self._terms.scaling.adapt()
+
+    def hold(self) -> None:
+        scaling = self._terms.scaling
+        if scaling is None:
+            return
+        scaling.hold()
+        # Plans are made for so many slots; a cluster that is full goes on with what it has.
+        deadline = time.monotonic() + HOLD_SECONDS
+        while len(self._look()) < scaling.target and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
 
     def memory(self) -> WorkerMemory | None:
-        limits = self._client.run_on_scheduler(_worker_limits)
-        limited = [WorkerMemory(limit, slots) for limit, slots in limits if limit]
+        limited = [WorkerMemory(state.memory_bytes, state.threads) for state in self._states() if state.memory_bytes]
         return min(limited, key=lambda memory: memory.bytes / memory.slots, default=None)
 
     def describe(self) -> str:
-        return self._label
+        return self._terms.label
+
+    def _look(self) -> list[WorkerState]:
+        """Look how many workers there are, ask for those that are missing, and give up where none come back."""
+        self._looked = time.monotonic()
+        if self._client.status not in ("running", "connecting"):
+            raise WorkersLost("the Dask scheduler went away; finished tiles are kept, `cntk resume` goes on")
+        try:
+            states = self._states()
+        except OSError:  # the link just broke; the client's status says so the next time
+            return []
+        if self._terms.scaling is not None:
+            self._terms.scaling.follow(len(self._futures), {state.name: state.calls for state in states})
+        if states:
+            self._workers_seen, self.slots = self._looked, sum(state.threads for state in states)
+        elif self._looked - self._workers_seen > self._terms.patience_seconds:
+            raise WorkersLost("all workers are gone and none came back; finished tiles are kept, `cntk resume` goes on")
+        return states
+
+    def _states(self) -> list[WorkerState]:
+        return [WorkerState(*state) for state in self._client.run_on_scheduler(_worker_states)]
 
     def _complete(self, key: tuple[Any, ...], received: Completion | None) -> Completion | None:
         """Make of a result, or of a future that ended, how a call ended; None where that was said before."""
@@ -159,9 +217,10 @@ def send_result(topic: str, key: tuple[Any, ...], function: Callable[..., Any], 
     distributed.get_worker().log_event(topic, pickle.dumps((key, result)))
 
 
-def _worker_limits(dask_scheduler: Any) -> list[tuple[int, int]]:
-    """List each worker's memory limit in bytes, 0 for none, and its threads."""
-    return [(int(worker.memory_limit or 0), int(worker.nthreads)) for worker in dask_scheduler.workers.values()]
+def _worker_states(dask_scheduler: Any) -> list[tuple[str, int, int, int]]:
+    """List the fields of each worker's `WorkerState`."""
+    workers = dask_scheduler.workers.values()
+    return [(str(w.name), int(w.nthreads), int(w.memory_limit or 0), len(w.processing)) for w in workers]
 
 
 def release_slot() -> None:
@@ -173,13 +232,7 @@ def release_slot() -> None:
         distributed.secede()
 
 
-def prepared(
-    client: distributed.Client,
-    prepare: Callable[[], None],
-    label: str,
-    patience_seconds: float = math.inf,
-    warnings: tuple[str, ...] = (),
-) -> DaskExecutor:
+def prepared(client: distributed.Client, prepare: Callable[[], None], terms: Terms) -> DaskExecutor:
     """Prepare all workers of a cluster, those that join later too, and return it as an executor."""
     client.register_plugin(Preparation(prepare))
-    return DaskExecutor(client, label, patience_seconds, warnings)
+    return DaskExecutor(client, terms)

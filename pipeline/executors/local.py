@@ -4,22 +4,38 @@ import contextlib
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import dask.config
 import distributed
+from dask.system import CPU_COUNT
 from distributed.security import Security
 
 from pipeline.config import ClusterConfig
 from pipeline.executors.access import dashboard_warnings
 from pipeline.executors.base import Executor
-from pipeline.executors.dask import SETTINGS, prepared
+from pipeline.executors.dask import SETTINGS, Terms, prepared
+from pipeline.executors.scaling import Scalable, Scaling, bounds
 
 PATIENCE_SECONDS = 60.0
 """A local cluster restarts a lost worker within seconds; without any for so long, it is broken."""
 
 CLOSE_SECONDS = 15.0
+
+
+class LocalWorkers(Scalable):
+    """The workers of a `LocalCluster`, whose names are numbers."""
+
+    def __init__(self, cluster: distributed.LocalCluster) -> None:
+        self._cluster = cluster
+
+    def request(self, count: int) -> None:
+        # Where it has as many in its books, this starts again those whose nannies are gone.
+        self._cluster.scale(count)
+
+    def release(self, names: Sequence[str]) -> None:
+        self._cluster.loop.add_callback(self._cluster.scale_down, [int(name) for name in names])
 
 
 @contextmanager
@@ -35,9 +51,11 @@ def open_local(config: ClusterConfig, prepare: Callable[[], None]) -> Iterator[E
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         prepare()
 
+    workers = config.workers or max(1, CPU_COUNT // config.threads_per_worker)
+    minimum, maximum = bounds(config, workers)
     with dask.config.set(SETTINGS):
         cluster = distributed.LocalCluster(
-            n_workers=config.workers,
+            n_workers=minimum,
             threads_per_worker=config.threads_per_worker,
             processes=True,
             host="127.0.0.1",
@@ -49,9 +67,16 @@ def open_local(config: ClusterConfig, prepare: Callable[[], None]) -> Iterator[E
         )
         try:
             with distributed.Client(cluster) as client:
-                label = f"{len(cluster.workers)} local workers, dashboard {cluster.dashboard_link}"
-                yield prepared(client, prepare_here, label, PATIENCE_SECONDS, dashboard_warnings(config.dashboard))
+                count = f"{minimum}" if minimum == maximum else f"{minimum} to {maximum}"
+                terms = Terms(
+                    f"{count} local workers, dashboard {cluster.dashboard_link}",
+                    PATIENCE_SECONDS,
+                    dashboard_warnings(config.dashboard),
+                    Scaling(LocalWorkers(cluster), minimum, maximum, config.threads_per_worker),
+                )
+                yield prepared(client, prepare_here, terms)
         finally:
-            # Closing waits for ever where a nanny is just restarting a worker; the workers end with this process.
+            # Where a nanny is just restarting a worker, this takes seconds, and for ever with versions of distributed
+            # before 2026; the workers end with this process in any case.
             with contextlib.suppress(TimeoutError):
                 cluster.close(timeout=CLOSE_SECONDS)

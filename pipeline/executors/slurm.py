@@ -25,7 +25,7 @@ from pipeline.config import ClusterConfig
 from pipeline.errors import ConfigError, WorkersLost
 from pipeline.executors.base import Executor
 from pipeline.executors.certificates import Certificates
-from pipeline.executors.dask import SETTINGS, prepared
+from pipeline.executors.dask import SETTINGS, Terms, prepared
 
 BESIDE_WORKER_BYTES = 512 * 2**20
 """Memory that a job asks for beside each worker's limit: the worker's nanny, and on one node the driver."""
@@ -81,7 +81,7 @@ def _open_allocation(config: ClusterConfig, prepare: Callable[[], None]) -> Iter
                 where = f"job {os.environ['SLURM_JOB_ID']} on {len(shares)} nodes"
                 label = f"{count} workers of SLURM {where}, dashboard {cluster.dashboard_link}"
                 try:
-                    yield prepared(client, prepare, label, FIRST_WORKER_SECONDS)
+                    yield prepared(client, prepare, Terms(label, FIRST_WORKER_SECONDS))
                 finally:
                     steps.expect_the_end()
                     # Workers leave first: otherwise each of them tells at length of a lost connection.

@@ -20,7 +20,7 @@ from pipeline.errors import ConfigError, WorkersLost
 from pipeline.executors.access import dashboard_warnings
 from pipeline.executors.base import Executor
 from pipeline.executors.certificates import make_pem, security_of
-from pipeline.executors.dask import SETTINGS, prepared
+from pipeline.executors.dask import SETTINGS, Terms, prepared
 from pipeline.executors.order import Order
 from pipeline.executors.remote import LAST_DELAY_SECONDS, Host, Remote, Remotes
 
@@ -71,7 +71,7 @@ def open_ssh(config: ClusterConfig, prepare: Callable[[], None]) -> Iterator[Exe
         with dask.config.set(SETTINGS), _connect(address, pem) as client:
             count = len(client.nthreads())
             label = f"{count} workers on {', '.join(config.hosts)}, scheduler {address}"
-            yield prepared(client, prepare, label, PATIENCE_SECONDS, dashboard_warnings(config.dashboard))
+            yield prepared(client, prepare, Terms(label, PATIENCE_SECONDS, dashboard_warnings(config.dashboard)))
     finally:
         remotes.close()
 
