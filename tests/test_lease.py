@@ -105,7 +105,7 @@ def test_a_number_that_was_deleted_meanwhile_does_not_count_again(
         return 1 if len(asked) == 1 else real(folder)
 
     monkeypatch.setattr(lease, "_highest", late)
-    monkeypatch.setattr(lease, "_require_free", lambda folder, number: None)
+    monkeypatch.setattr(lease, "_require_free", lambda *_: None)
     with lease.hold(folder):
         assert [path.name for path in folder.children()] == ["000005.json"]
 
