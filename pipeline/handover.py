@@ -3,14 +3,15 @@
 import os
 import threading
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import NoReturn
 
+from pipeline import lease
 from pipeline import run as runs
 from pipeline.config import ClusterConfig, RunConfig
 from pipeline.durable import Json
 from pipeline.errors import ConfigError, Interrupted, PipelineError, SubmissionFailed, WorkersLost
 from pipeline.stages import View
+from pipeline.storage import StorePath
 from pipeline.store import RunDirectory
 from pipeline.submission import (
     SUBMITTERS,
@@ -76,13 +77,13 @@ def submit(config: RunConfig, view: View) -> tuple[RunDirectory, Submission]:
     """
     submitter, path = _submitter(config.cluster), runs.run_path(config)
     submitter.check(config)
-    if (path / "run.json").exists():
+    if (path / "run.json").is_file():
         _require_no_other(RunDirectory(path))
     run = runs.prepare(config, view, submitter.memory(config))
     return run, _hand_over(run, submitter)
 
 
-def resubmit(path: str | Path, cluster: ClusterConfig | None = None) -> Submission:
+def resubmit(path: str | StorePath, cluster: ClusterConfig | None = None) -> Submission:
     """Hand a driver of a run that was begun before to the cluster it was run on last, or to another one.
 
     Raises
@@ -110,7 +111,7 @@ def whereabouts(run: RunDirectory) -> Whereabouts:
     return Whereabouts(last, state, read_ending(run), stop_requested(run))
 
 
-def cancel(path: str | Path, *, now: bool = False) -> str:
+def cancel(path: str | StorePath, *, now: bool = False) -> str:
     """Ask the driver of a run to drain; withdraw a submission that has not begun, or any with ``now``.
 
     Returns
@@ -127,7 +128,7 @@ def cancel(path: str | Path, *, now: bool = False) -> str:
     return "its driver finishes the tiles in flight and stops, wherever it is; every finished tile is kept"
 
 
-def drive(path: str | Path, view: View, stop: threading.Event) -> RunDirectory:
+def drive(path: str | StorePath, view: View, stop: threading.Event) -> RunDirectory:
     """Go on with a run inside a job that was submitted, and see to a next job where this one ends too early.
 
     Raises
@@ -144,8 +145,8 @@ def drive(path: str | Path, view: View, stop: threading.Event) -> RunDirectory:
         runs.resume(path, view, stop, submitted=True)
     except (Interrupted, WorkersLost) as error:
         _go_on(run, error, before, job)
-    except PipelineError as error:
-        write_ending(run, str(error), job)
+    except Exception as error:  # whatever it is, who looks at the run should read it
+        write_ending(run, str(error) if isinstance(error, PipelineError) else f"{type(error).__name__}: {error}", job)
         raise
     write_ending(run, "", job)
     return run
@@ -159,6 +160,8 @@ def _go_on(run: RunDirectory, error: PipelineError, before: int, job: str | None
     PipelineError
         Of the class of the error.
     """
+    if lease.holder(run.lease_path) is not None:
+        raise error  # another driver works on it: this one was taken for dead, and sees to nothing any more
     config = run.workflow()
     submitter = _submitter(config.cluster)
     wanted = config.cluster.resubmit and not stop_requested(run)
@@ -166,7 +169,7 @@ def _go_on(run: RunDirectory, error: PipelineError, before: int, job: str | None
     news = _GOES_ON if wanted and got_on else _NO_PROGRESS if wanted else ""
     write_ending(run, f"{error}{news}", job)  # before there is a next job, which may end this one
     if wanted and got_on:
-        following = submitter.go_on(str(run.path), config)
+        following = submitter.go_on(run.path.absolute(), config)
         if following is not None and following != job:
             add_submission(run, config.cluster.kind, following)
     raise type(error)(f"{error}{news}") from error
@@ -190,7 +193,7 @@ def _require_no_other(run: RunDirectory) -> None:
 def _hand_over(run: RunDirectory, submitter: Submitter) -> Submission:
     config = run.workflow()
     clear_ending(run)
-    return add_submission(run, config.cluster.kind, submitter.submit(str(run.path.absolute()), config))
+    return add_submission(run, config.cluster.kind, submitter.submit(run.path.absolute(), config))
 
 
 def _receipt_count(run: RunDirectory) -> int:

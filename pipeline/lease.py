@@ -3,10 +3,9 @@
 A lease is a file with a number, ``lease/000007.json``, made by whoever first creates it; the highest number counts.
 Its holder raises a counter in its own file. Another driver takes over, by creating the next number, only after it has
 seen the counter stand still for `PATIENCE_SECONDS` of its own time, or knows the holder's process on this host to be
-dead. A batch job that was started again takes over from its former self at once: the batch system has given that one
-up, though it may go on where its node was only cut off. No clocks are compared, and nothing is asked of the store but
-that of several creators one wins. The lease saves work; safety does not rest on it, since tiles are deterministic and
-appear whole.
+dead, or is the same batch job started again: the batch system has given its former self up, which may go on where its
+node was only cut off. No clocks are compared, and nothing is asked of the store but that of several creators one wins.
+The lease saves work; safety does not rest on it, since tiles are deterministic and appear whole.
 """
 
 import contextlib

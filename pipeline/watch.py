@@ -4,6 +4,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.live import Live
@@ -64,7 +65,7 @@ class Watcher:
     def __init__(self, run: RunDirectory) -> None:
         self._run = run
         self._counts: deque[tuple[float, str, int]] = deque()
-        self._lease = ""
+        self._lease: list[tuple[str, Any]] | None = None
         self._where: Whereabouts | None = None
         self._asked = 0.0
         self._last_sign = time.monotonic()
@@ -87,12 +88,9 @@ class Watcher:
 
     def _has_moved(self) -> bool:
         """Tell whether the lease was renewed since the last look."""
-        try:
-            lease = self._run.lease_path.read_text()
-        except OSError:
-            lease = ""
+        lease = [(path.name, path.version()) for path in self._run.lease_path.children()]
         before, self._lease = self._lease, lease
-        return bool(lease) and lease != before
+        return before is not None and lease != before
 
     def _rate(self, report: RunReport, now: float) -> float | None:
         stage = next((stage for stage in report.stages if stage.done < stage.total), None)

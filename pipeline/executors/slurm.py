@@ -8,13 +8,13 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import dask.config
 import distributed
@@ -26,37 +26,78 @@ from pipeline.errors import ConfigError, WorkersLost
 from pipeline.executors.base import Executor
 from pipeline.executors.certificates import Certificates
 from pipeline.executors.dask import SETTINGS, Terms, prepared
+from pipeline.executors.steps import CLOSE_SECONDS, Share, WorkerSteps
 
 BESIDE_WORKER_BYTES = 512 * 2**20
 """Memory that a job asks for beside each worker's limit: the worker's nanny, and on one node the driver."""
 
+LOOPBACK = "127.0.0.1:0"
+"""Where workers show their own dashboards and metrics."""
+
+INHERITED = "DASK_INTERNAL_INHERIT_CONFIG"
+"""Where Dask's processes look for the settings of those who started them."""
+
 FIRST_WORKER_SECONDS, ALL_WORKERS_SECONDS = 300.0, 60.0
 """Waiting for workers: starting Python on a cold parallel file system takes minutes."""
-
-MAX_RESTARTS, FIRST_DELAY_SECONDS, HEALTHY_SECONDS = 5, 2.0, 600.0
-"""A node's workers are started again after 2, 4, 8, ... s; after ten good minutes the count begins anew."""
-
-CLOSE_SECONDS = 20.0
-
-logger = logging.getLogger(__name__)
 
 
 @contextmanager
 def open_slurm(config: ClusterConfig, prepare: Callable[[], None]) -> Iterator[Executor]:
     """Use the allocation that this process runs in, or ask SLURM for jobs of workers where there is none."""
-    if "SLURM_JOB_ID" in os.environ:
-        with _open_allocation(config, prepare) as executor:
-            yield executor
-    else:
-        raise ConfigError("no")
+    opened = _open_allocation if "SLURM_JOB_ID" in os.environ else _open_jobs
+    with opened(config, prepare) as executor:
+        yield executor
 
 
-@dataclass(frozen=True)
-class Share:
-    """What of an allocation lies on one node: its name and how many workers run there."""
-
-    node: str
-    workers: int
+@contextmanager
+def _open_jobs(config: ClusterConfig, prepare: Callable[[], None]) -> Iterator[Executor]:
+    """Ask SLURM for a job a worker and drive them from here: for trying out, since this process must live on."""
+    try:
+        from dask_jobqueue import SLURMCluster
+    except ImportError as error:
+        raise ConfigError(
+            'a "slurm" cluster driven from outside a job needs dask-jobqueue: pip install "cntk-pipeline[slurm]", '
+            "or hand the driver to the cluster with `cntk submit`"
+        ) from error
+    if config.workers is None or config.memory_limit == "auto":
+        raise ConfigError('a "slurm" cluster needs cluster.workers and cluster.memory_limit: each job asks for that')
+    with _certificates(config) as certificates, dask.config.set(SETTINGS), tempfile.TemporaryDirectory() as logs:
+        security = None if certificates is None else certificates.security()
+        limit = int(parse_bytes(config.memory_limit))
+        try:
+            cluster = SLURMCluster(
+                queue=config.partition,
+                account=config.account,
+                walltime=config.time_limit,
+                cores=config.threads_per_worker,
+                processes=1,
+                memory=f"{limit}B",
+                job_mem=f"{-(-(limit + BESIDE_WORKER_BYTES) // 2**20)}M",
+                interface=config.interface,
+                protocol="tcp://" if security is None else "tls://",
+                security=security,
+                python=config.python or sys.executable,
+                job_extra_directives=list(config.batch_options),
+                job_script_prologue=[*config.setup, f"export {INHERITED}={inherited_settings()}"],
+                worker_extra_args=["--dashboard-address", LOOPBACK],
+                scheduler_options={"dashboard_address": config.dashboard},
+                log_directory=logs,
+                silence_logs=logging.CRITICAL,
+            )
+        except (OSError, RuntimeError, ValueError) as error:
+            raise WorkersLost(f"cannot ask SLURM for workers: {error}") from error
+        try:
+            with distributed.Client(cluster) as client:
+                # Adapting replaces a job that was lost. Workers must never have a --lifetime beside it: when all of
+                # them had left in good order, none was asked for again.
+                least = config.workers if config.minimum_workers is None else config.minimum_workers
+                cluster.adapt(minimum_jobs=least, maximum_jobs=config.workers)
+                _wait_for_workers(client, least, lambda: False)
+                label = f"up to {config.workers} workers in jobs of SLURM, dashboard {cluster.dashboard_link}"
+                yield prepared(client, prepare, Terms(label))
+        finally:
+            with contextlib.suppress(TimeoutError):
+                cluster.close(timeout=CLOSE_SECONDS)
 
 
 @contextmanager
@@ -76,8 +117,12 @@ def _open_allocation(config: ClusterConfig, prepare: Callable[[], None]) -> Iter
         )
         try:
             command = _worker_command(config, cluster.scheduler_address, certificates)
-            with distributed.Client(cluster) as client, WorkerSteps(shares, command) as steps:
-                _wait_for_workers(client, count, steps)
+            environment = os.environ | {INHERITED: inherited_settings()}
+            with (
+                distributed.Client(cluster) as client,
+                WorkerSteps(shares, command, environment) as steps,
+            ):
+                _wait_for_workers(client, count, lambda: steps.all_given_up)
                 where = f"job {os.environ['SLURM_JOB_ID']} on {len(shares)} nodes"
                 label = f"{count} workers of SLURM {where}, dashboard {cluster.dashboard_link}"
                 try:
@@ -158,7 +203,7 @@ def _certificates(config: ClusterConfig) -> Iterator[Certificates | None]:
 def _worker_command(config: ClusterConfig, scheduler: str, certificates: Certificates | None) -> list[str]:
     command = [config.python or sys.executable, "-m", "distributed.cli.dask_worker", scheduler]
     command += ["--nthreads", str(config.threads_per_worker), "--memory-limit", str(_worker_memory(config))]
-    command += ["--dashboard-address", "127.0.0.1:0", "--death-timeout", "60"]
+    command += ["--dashboard-address", LOOPBACK, "--death-timeout", "60"]
     command += [] if config.interface is None else ["--interface", config.interface]
     command += [] if certificates is None else certificates.arguments()
     return command
@@ -172,110 +217,23 @@ def _worker_memory(config: ClusterConfig) -> str | float:
     return str(max(given - BESIDE_WORKER_BYTES, parse_bytes("256MiB")))
 
 
-def _wait_for_workers(client: distributed.Client, count: int, steps: "WorkerSteps") -> None:
+def _wait_for_workers(client: distributed.Client, count: int, given_up: Callable[[], bool]) -> None:
     """Wait for the first worker long, for all of them not so long: those that come later are taken in too."""
     began = time.monotonic()
     while len(client.scheduler_info(n_workers=-1)["workers"]) < count:
         waited, some = time.monotonic() - began, bool(client.nthreads())
-        if waited > (ALL_WORKERS_SECONDS if some else FIRST_WORKER_SECONDS) or (steps.all_given_up and not some):
+        if waited > (ALL_WORKERS_SECONDS if some else FIRST_WORKER_SECONDS) or (given_up() and not some):
             break
         time.sleep(0.1)
     if not client.nthreads():
         raise WorkersLost("no worker came up in this allocation: srun's messages stand above; then `cntk resume`")
 
 
-class WorkerSteps:
-    """A job step of workers on each node; one that ends too early is started again, within limits.
-
-    Parameters
-    ----------
-    shares : nodes and their workers.
-    command : of one worker.
-    """
-
-    def __init__(self, shares: list[Share], command: list[str]) -> None:
-        self._command = command
-        self._steps = [_Step(share) for share in shares]
-        self._ending = threading.Event()
-        self._watchdog = threading.Thread(target=self._watch, name="worker-steps", daemon=True)
-
-    def __enter__(self) -> "WorkerSteps":
-        for step in self._steps:
-            step.start(self._command)
-        self._watchdog.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.expect_the_end()
-        self._watchdog.join()
-        deadline = time.monotonic() + CLOSE_SECONDS
-        for step in self._steps:
-            step.end(deadline)
-
-    @property
-    def all_given_up(self) -> bool:
-        """Whether no node's workers are started again any more."""
-        return all(step.given_up for step in self._steps)
-
-    def expect_the_end(self) -> None:
-        """Start no workers again from now on."""
-        self._ending.set()
-
-    def _watch(self) -> None:
-        while not self._ending.wait(0.5):
-            for step in self._steps:
-                step.restore(self._command)
-
-
-class _Step:
-    """The workers of one node."""
-
-    def __init__(self, share: Share) -> None:
-        self._share = share
-        self._restarts = 0
-        self._started = 0.0
-        self._process: subprocess.Popen[bytes] | None = None
-        self.given_up = False
-
-    def start(self, command: list[str]) -> None:
-        # --overlap: the batch step holds the job's cores already. A worker that fails must not end its neighbours.
-        srun = ["srun", "--overlap", "--kill-on-bad-exit=0", "--nodes=1", f"--nodelist={self._share.node}"]
-        threads = command[command.index("--nthreads") + 1]
-        srun += [f"--ntasks={self._share.workers}", f"--cpus-per-task={threads}", "--job-name=cntk-workers"]
-        self._started = time.monotonic()
-        self._process = subprocess.Popen([*srun, *command], stdin=subprocess.DEVNULL, env=_step_environment())
-
-    def restore(self, command: list[str]) -> None:
-        """Start the workers again where they have ended and it is time."""
-        assert self._process is not None
-        code = self._process.poll()
-        if code is None or self.given_up:
-            return
-        lived = time.monotonic() - self._started
-        if lived > HEALTHY_SECONDS:
-            self._restarts = 0
-        if self._restarts >= MAX_RESTARTS:
-            self.given_up = True
-            logger.error("the workers on %s ended %d times: given up", self._share.node, self._restarts + 1)
-        elif lived > FIRST_DELAY_SECONDS * 2**self._restarts:
-            self._restarts += 1
-            logger.warning("the workers on %s ended with code %d: started again", self._share.node, code)
-            self.start(command)
-
-    def end(self, deadline: float) -> None:
-        """Wait for the workers to leave; then make them."""
-        assert self._process is not None
-        try:
-            self._process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            self._process.kill()  # SLURM ends its tasks
-            self._process.wait()
-
-
-def _step_environment() -> dict[str, str]:
-    """Give workers the driver's Dask settings, and let them say only what is wrong."""
+def inherited_settings() -> str:
+    """Write the Dask settings of workers: this package's own, never the user's, which may hold what is secret."""
     # Those who leave in good order tell at length of lost connections; what they say of memory is another logger's.
     levels = {"distributed": "warning", "distributed.nanny": "critical", "distributed.worker": "error"}
     levels |= {f"{name}.memory": "warning" for name in ("distributed.nanny", "distributed.worker")}
-    settings = dask.config.merge(dask.config.global_config, {"logging": levels})
-    return os.environ | {"DASK_INTERNAL_INHERIT_CONFIG": dask.config.serialize(settings)}
+    settings: dict[str, Any] = {"logging": levels}
+    dask.config.set(SETTINGS, config=settings)
+    return str(dask.config.serialize(settings))

@@ -2,10 +2,12 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from pipeline.config import RunConfig
 from pipeline.executors import WorkerMemory
+from pipeline.storage import LocalPath, StorePath
 
 State = Literal["queued", "running", "gone", "unknown"]
 """What a cluster says of a submission; "unknown" where this machine cannot ask it."""
@@ -52,7 +54,7 @@ class Submitter(ABC):
         """Say what memory a worker will have; None where only the worker will know."""
 
     @abstractmethod
-    def submit(self, directory: str, config: RunConfig) -> str:
+    def submit(self, place: StorePath, config: RunConfig) -> str:
         """Hand over a driver of a run directory; return what the cluster calls it.
 
         Raises
@@ -73,8 +75,15 @@ class Submitter(ABC):
         """
 
     @abstractmethod
-    def go_on(self, directory: str, config: RunConfig) -> str | None:
+    def go_on(self, place: StorePath, config: RunConfig) -> str | None:
         """Inside a job that ends too early: see to another one, and return what it is called.
 
         None where this kind of job never ends by itself.
         """
+
+
+def log_folder(place: StorePath) -> Path:
+    """Return the folder for what a driver prints: in the run directory, or here where that is a bucket."""
+    folder = Path(place / "log") if isinstance(place, LocalPath) else Path.cwd()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -13,7 +13,8 @@ from dask.utils import parse_bytes
 from pipeline.config import RunConfig
 from pipeline.errors import SubmissionFailed
 from pipeline.executors import WorkerMemory
-from pipeline.submission.base import State, Submitter
+from pipeline.storage import StorePath
+from pipeline.submission.base import State, Submitter, log_folder
 
 
 class LocalSubmitter(Submitter):
@@ -28,12 +29,10 @@ class LocalSubmitter(Submitter):
             return None  # what Dask makes of it the executor will know
         return WorkerMemory(min(parse_bytes(limit), distributed.system.MEMORY_LIMIT), config.cluster.threads_per_worker)
 
-    def submit(self, directory: str, config: RunConfig) -> str:
-        log = driver_log(directory)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "pipeline.cli", "drive", directory]
+    def submit(self, place: StorePath, config: RunConfig) -> str:
+        command = [sys.executable, "-m", "pipeline.cli", "drive", str(place)]
         try:
-            with open(log, "ab") as file:
+            with open(log_folder(place) / "driver.log", "ab") as file:
                 process = subprocess.Popen(
                     command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
                 )
@@ -54,13 +53,8 @@ class LocalSubmitter(Submitter):
         os.killpg(pid, signal.SIGKILL)  # its workers are of its session
         return True
 
-    def go_on(self, directory: str, config: RunConfig) -> str | None:
+    def go_on(self, place: StorePath, config: RunConfig) -> str | None:
         return None
-
-
-def driver_log(directory: str) -> Path:
-    """Return where a driver on this machine writes what it says."""
-    return Path(directory) / "log" / "driver.log"
 
 
 def _pid_here(job: str) -> int | None:

@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from pipeline.config import ClusterConfig, RunConfig
 from pipeline.errors import ConfigError, SubmissionFailed
 from pipeline.executors import WorkerMemory
 from pipeline.executors.slurm import BESIDE_WORKER_BYTES
-from pipeline.submission.base import State, Submitter
+from pipeline.storage import StorePath
+from pipeline.submission.base import State, Submitter, log_folder
 
 ASK_SECONDS = 30.0
 """How long SLURM's commands may take: a busy controller answers late."""
@@ -39,16 +41,15 @@ class SlurmSubmitter(Submitter):
     """Calls ``sbatch``, ``squeue``, ``scancel`` and ``scontrol``."""
 
     def check(self, config: RunConfig) -> None:
-        script("/", config)
+        script("s3://bucket/run", Path("/"), config)
         _ask(["sbatch", "--version"])
 
     def memory(self, config: RunConfig) -> WorkerMemory | None:
         limit = _memory_limit(config.cluster)
         return None if limit is None else WorkerMemory(limit, config.cluster.threads_per_worker)
 
-    def submit(self, directory: str, config: RunConfig) -> str:
-        Path(directory, "log").mkdir(exist_ok=True)
-        said = _ask(["sbatch", "--parsable"], script(directory, config))
+    def submit(self, place: StorePath, config: RunConfig) -> str:
+        said = _ask(["sbatch", "--parsable"], script(str(place), log_folder(place), config))
         return said.strip().partition(";")[0]  # a cluster's name may follow
 
     def state(self, job: str) -> State:
@@ -67,7 +68,7 @@ class SlurmSubmitter(Submitter):
         _ask(["scancel", *([] if now else ["--state=PENDING"]), job])
         return now or self.state(job) == "gone"
 
-    def go_on(self, directory: str, config: RunConfig) -> str | None:
+    def go_on(self, place: StorePath, config: RunConfig) -> str | None:
         job = os.environ.get("SLURM_JOB_ID")
         if job is None:
             return None
@@ -75,12 +76,18 @@ class SlurmSubmitter(Submitter):
             _ask(["scontrol", "requeue", job])
         except SubmissionFailed:
             # Some sites forbid requeueing, and allow sbatch where jobs run.
-            return self.submit(directory, config)
+            return self.submit(place, config)
         return job
 
 
-def script(directory: str, config: RunConfig) -> str:
+def script(directory: str, logs: Path, config: RunConfig) -> str:
     """Write the batch script of a run.
+
+    Parameters
+    ----------
+    directory : of the run, as a job on any node finds it.
+    logs : folder for what the job prints.
+    config : its workflow.
 
     Raises
     ------
@@ -98,9 +105,9 @@ def script(directory: str, config: RunConfig) -> str:
     )
     environment.filters["quote"] = shlex.quote
     return environment.get_template("slurm.sh.j2").render(
-        options=[shlex.join(words) for words in _options(directory, config)],
+        options=[shlex.join(words) for words in _options(logs, config)],
         setup=[_one_line("cluster.setup", line) for line in cluster.setup],
-        python=_one_line("cluster.python", cluster.python or _this_python()),
+        python=_one_line("cluster.python", cluster.python or sys.executable),
         directory=_one_line("the run directory", directory),
     )
 
@@ -134,15 +141,15 @@ def time_limit_seconds(text: str) -> float:
     return (numbers[0] * 60 + numbers[1]) * 60 + numbers[2]
 
 
-def _options(directory: str, config: RunConfig) -> list[list[str]]:
+def _options(logs: Path, config: RunConfig) -> list[list[str]]:
     """List the options of the job, each as its words."""
     cluster = config.cluster
     if cluster.workers is None:
         raise ConfigError('a "slurm" job needs cluster.workers: how many workers it asks for, in all')
-    log = _one_line("the run directory", directory).replace("%", "%%") + "/log/slurm-%j.log"
+    folder = _one_line("the run directory", str(logs)).replace("%", "%%")
     options = [
         f"--job-name=cntk-{config.name}",
-        f"--output={log}",
+        f"--output={folder}/slurm-%j.log",
         "--open-mode=append",
         "--requeue",
         f"--signal=B:TERM@{_drain_seconds(cluster)}",
@@ -206,12 +213,6 @@ def _one_line(what: str, text: str) -> str:
     if not text.isprintable():
         raise ConfigError(f"{what} must be one line of printable characters, got {text!r}")
     return text
-
-
-def _this_python() -> str:
-    import sys
-
-    return sys.executable
 
 
 def _ask(command: Sequence[str], text: str | None = None, *, patient: bool = True) -> str:

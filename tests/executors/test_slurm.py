@@ -1,0 +1,50 @@
+"""How workers are spread over an allocation; tests/real/test_slurm.py has a real SLURM."""
+
+import dask.config
+import pytest
+
+from pipeline.config import ClusterConfig
+from pipeline.errors import ConfigError
+from pipeline.executors import EXECUTORS
+from pipeline.executors.slurm import allocation_shares, inherited_settings
+from pipeline.executors.steps import Share
+
+NODES = ["a", "b", "c"]
+
+
+def shares(environment: dict[str, str], **cluster: int) -> list[Share]:
+    return allocation_shares(ClusterConfig(kind="slurm", **cluster), environment, NODES)
+
+
+def test_workers_follow_the_tasks_of_a_job() -> None:
+    job = {"SLURM_NTASKS": "5", "SLURM_TASKS_PER_NODE": "2(x2),1", "SLURM_JOB_CPUS_PER_NODE": "64(x3)"}
+    assert shares(job) == [Share("a", 2), Share("b", 2), Share("c", 1)]
+    assert shares(job, workers=3) == [Share("a", 2), Share("b", 1)]
+
+
+def test_an_allocation_without_tasks_holds_as_many_workers_as_cores_allow() -> None:
+    allocation = {"SLURM_JOB_CPUS_PER_NODE": "8,4(x2)"}
+    assert shares(allocation, threads_per_worker=3) == [Share("a", 2), Share("b", 1), Share("c", 1)]
+    with pytest.raises(ConfigError, match="no 16 cores for a worker on any node"):
+        shares(allocation, threads_per_worker=16)
+
+
+def test_workers_inherit_the_packages_settings_and_nothing_of_the_users() -> None:
+    with dask.config.set({"gateway.auth.token": "do-not-tell"}):
+        settings = dask.config.deserialize(inherited_settings())
+    assert settings["distributed"]["scheduler"]["worker-saturation"] == 1.0
+    assert settings["distributed"]["nanny"]["pre-spawn-environ"]["OMP_NUM_THREADS"] == 1
+    assert "gateway" not in settings
+
+
+@pytest.mark.parametrize("cluster", [{"workers": 2}, {"memory_limit": "1GiB"}])
+def test_jobs_of_workers_need_to_know_how_many_and_how_large(
+    cluster: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    config = ClusterConfig(kind="slurm", **cluster)
+    with (
+        pytest.raises(ConfigError, match=r"needs cluster\.workers and cluster\.memory_limit"),
+        EXECUTORS["slurm"](config, lambda: None),
+    ):
+        pass

@@ -1,0 +1,234 @@
+"""Handing over, watching, cancelling and resuming, with real processes on this machine."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from problems import Recorder, whole_matrix
+
+from pipeline import handover, lease
+from pipeline import run as runs
+from pipeline.config import RunConfig, parse_config
+from pipeline.errors import Interrupted, PipelineError, RunLocked, SubmissionFailed
+from pipeline.report import make_report
+from pipeline.store import RunDirectory
+from pipeline.submission import add_submission, read_ending, request_stop, stop_requested, submissions
+
+PATIENCE_SECONDS = 120.0
+
+
+def workflow(path: Path, kind: str = "local", depth: int = 3, **cluster: Any) -> RunConfig:
+    return parse_config(
+        {
+            "data": {"source": "digits", "train": 60, "test": 20},
+            "network": {"preset": "cntk"},
+            "readouts": {"depths": [depth], "poolings": ["gap"]},
+            "kernel": {"tile": 8},
+            "solve": {"ridges": [1e-2]},
+            "cluster": {"kind": kind, "workers": 1} | cluster,
+            "store": {"path": str(path)},
+        },
+        "test",
+    )
+
+
+def wait(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def ended(tmp_path: Path) -> Iterator[None]:
+    """End the drivers that a test left."""
+    yield
+    for submission in submissions(RunDirectory(tmp_path / "run")):
+        with contextlib.suppress(psutil.NoSuchProcess, ValueError):
+            process = psutil.Process(int(submission.job.rpartition(":")[2]))
+            if "drive" in process.cmdline():
+                os.killpg(process.pid, 9)
+
+
+def receipts(path: Path) -> int:
+    return sum(file.read_bytes().count(b"\n") for file in (path / "journal").glob("*.jsonl"))
+
+
+@pytest.mark.usefixtures("ended")
+def test_a_driver_that_was_handed_over_needs_neither_the_data_nor_who_handed_it_over(tmp_path: Path) -> None:
+    config = workflow(tmp_path / "run")
+    run, submission = handover.submit(config, Recorder())
+    process = psutil.Process(int(submission.job.rpartition(":")[2]))
+    assert os.getsid(process.pid) != os.getsid(0), "a hang-up of this terminal would reach it"
+    assert handover.whereabouts(run).state == "running"
+    wait(lambda: read_ending(run) is not None, "the driver's end")
+    assert read_ending(run).message == ""
+    assert make_report(run).complete
+    undisturbed = runs.start(workflow(tmp_path / "here", "serial"), Recorder(), threading.Event())
+    for part in ("train", "test"):
+        mine, other = (whole_matrix(each, "depth3-gap-ntk", part) for each in (run, undisturbed))
+        np.testing.assert_array_equal(mine, other)
+    assert "computing on 1 local workers" in (run.path / "log" / "driver.log").read_text()
+
+
+@pytest.mark.usefixtures("ended")
+def test_a_driver_drains_on_request_whoever_asks_and_is_resumed(tmp_path: Path) -> None:
+    config = workflow(tmp_path / "run", depth=60)
+    run, _ = handover.submit(config, Recorder())
+    with pytest.raises(SubmissionFailed, match=r"is running for .* already: .*cntk cancel"):
+        handover.submit(config, Recorder())
+    wait(lambda: receipts(run.path) >= 3, "three tiles")
+    assert "finishes the tiles in flight" in handover.cancel(run.path)
+    wait(lambda: read_ending(run) is not None, "the driver's end")
+    assert "stopped; every finished tile is kept" in read_ending(run).message
+    assert handover.whereabouts(run).stop_requested
+    lines = [json.loads(line) for file in (run.path / "log").glob("*.jsonl") for line in file.read_text().splitlines()]
+    assert sum(line["event"] == "began" for line in lines) == receipts(run.path)
+    assert not make_report(run).complete
+    resumed = runs.resume(run.path, Recorder(), threading.Event(), cluster=workflow(tmp_path, "serial").cluster)
+    assert not stop_requested(resumed)
+    assert resumed.workflow().cluster.kind == "serial"
+    assert make_report(resumed).complete
+
+
+@pytest.mark.usefixtures("ended")
+def test_a_driver_that_is_ended_at_once_leaves_no_process(tmp_path: Path) -> None:
+    run, submission = handover.submit(workflow(tmp_path / "run", depth=60), Recorder())
+    wait(lambda: receipts(run.path) >= 1, "a tile")
+    processes = [psutil.Process(int(submission.job.rpartition(":")[2]))]
+    processes += processes[0].children(recursive=True)
+    assert "was ended at once" in handover.cancel(run.path, now=True)
+    assert psutil.wait_procs(processes, PATIENCE_SECONDS)[1] == []
+    assert handover.whereabouts(run).state == "gone"
+
+
+def begun_run(path: Path, **cluster: Any) -> RunDirectory:
+    return runs.prepare(workflow(path, "serial", **cluster), Recorder(), None)
+
+
+def test_a_job_that_begins_after_it_was_cancelled_computes_nothing(tmp_path: Path) -> None:
+    run = begun_run(tmp_path / "run")
+    request_stop(run)
+    with pytest.raises(Interrupted, match="asked to stop before it began"):
+        handover.drive(run.path, Recorder(), threading.Event())
+    assert receipts(run.path) == 0
+    assert "asked to stop" in read_ending(run).message
+
+
+def test_a_job_that_finished_no_tile_is_not_followed_by_another(tmp_path: Path) -> None:
+    run, stop = begun_run(tmp_path / "run", resubmit=True), threading.Event()
+    stop.set()
+    with pytest.raises(Interrupted, match="no tile was finished in this whole job, so no other one follows"):
+        handover.drive(run.path, Recorder(), stop)
+
+
+def test_a_job_that_got_on_is_followed_by_another_unless_it_was_cancelled(tmp_path: Path) -> None:
+    class Stopper(Recorder):
+        def __init__(self, stop: threading.Event, cancel: bool) -> None:
+            super().__init__()
+            self.stop, self.cancel = stop, cancel
+
+        def progress(self, progress: Any) -> None:
+            if progress.done == 3:
+                if self.cancel:
+                    handover.cancel(tmp_path / "run")
+                self.stop.set()
+
+    run = begun_run(tmp_path / "run", resubmit=True)
+    for cancel, said in ((False, True), (True, False)):
+        stop = threading.Event()
+        with pytest.raises(Interrupted) as caught:
+            handover.drive(run.path, Stopper(stop, cancel), stop)
+        assert ("it goes on in the next job" in str(caught.value)) is said
+        assert ("it goes on in the next job" in read_ending(run).message) is said
+        (tmp_path / "run" / "journal" / "000001.jsonl").unlink()
+
+
+def test_a_driver_that_was_taken_for_dead_sees_to_no_next_job(tmp_path: Path) -> None:
+    run = begun_run(tmp_path / "run", resubmit=True)
+    with lease.hold(run.lease_path), pytest.raises(RunLocked):
+        handover.drive(run.path, Recorder(), threading.Event())
+
+
+def test_what_went_wrong_in_a_submitted_driver_is_remembered_until_the_next_one(tmp_path: Path) -> None:
+    run = begun_run(tmp_path / "run")
+    images = run.path / "inputs.zarr" / "train_images" / "c"
+    aside = images.rename(tmp_path / "aside")
+    with pytest.raises(PipelineError, match="out of range"):
+        handover.drive(run.path, Recorder(), threading.Event())
+    assert "out of range" in read_ending(run).message
+    aside.rename(images)
+    handover.drive(run.path, Recorder(), threading.Event())
+    assert read_ending(run).message == ""
+
+
+def test_submissions_are_remembered_in_order_and_hold_no_credentials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "do-not-tell")
+    run = begun_run(tmp_path / "run")
+    for job in ("7", "8"):
+        add_submission(run, "slurm", job)
+    assert [str(submission) for submission in submissions(run)] == ["slurm 7", "slurm 8"]
+    text = "".join(file.read_text() for file in (run.path / "submissions").iterdir())
+    assert "do-not-tell" not in text
+    assert set(json.loads((run.path / "submissions" / "000001.json").read_text())) == {
+        "kind",
+        "job",
+        "host",
+        "submitted",
+    }
+
+
+def cntk(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    root = str(Path(__file__).parent.parent.parent)
+    command = [sys.executable, "-m", "pipeline.cli", *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": root, "COLUMNS": "120", "NO_COLOR": "1"}
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240, env=environment)
+
+
+@pytest.mark.usefixtures("ended")
+def test_the_commands_tell_where_a_run_is(tmp_path: Path) -> None:
+    (tmp_path / "w.toml").write_text(
+        '[data]\nsource = "digits"\ntrain = 60\ntest = 20\n[network]\npreset = "cntk"\n'
+        "[readouts]\ndepths = [40]\n[kernel]\ntile = 8\n[solve]\nridges = [1e-2]\n"
+    )
+    (tmp_path / "small.toml").write_text('[cluster]\nkind = "local"\nworkers = 1\n')
+    said = cntk("submit", "w.toml", "--cluster", "./small.toml", "--store", "run", cwd=tmp_path)
+    assert said.returncode == 0, said.stderr
+    assert "total" in said.stdout, "no forecast"
+    assert "watch it with: cntk status --watch run" in said.stdout
+    status = json.loads(cntk("status", "run", "--json", cwd=tmp_path).stdout)
+    assert status["submission"]["kind"] == "local"
+    watched = cntk("status", "run", "--watch", cwd=tmp_path)
+    assert watched.returncode == 0, watched.stderr
+    last = watched.stdout.splitlines()[-1]
+    assert "train 36/36" in last
+    assert "\x1b" not in watched.stdout
+    assert cntk("cancel", "nowhere", cwd=tmp_path).returncode == 2
+    assert "no cluster is called" in cntk("submit", "w.toml", "--cluster", "nowhere", cwd=tmp_path).stderr
+
+
+def test_watching_a_run_that_nobody_drives_ends_and_says_what_was_said_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pipeline import watch
+
+    run = begun_run(tmp_path / "run")
+    request_stop(run)
+    with pytest.raises(Interrupted):
+        handover.drive(run.path, Recorder(), threading.Event())
+    assert watch.watch(run) is False
+    shown = capsys.readouterr().out
+    assert "train 0/36" in shown
+    assert "the last driver said: it was asked to stop before it began" in shown

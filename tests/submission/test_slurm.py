@@ -1,0 +1,126 @@
+"""The batch script, and what is refused before SLURM is asked; tests/real/test_slurm.py has a real SLURM."""
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.config import RunConfig, parse_config
+from pipeline.errors import ConfigError, SubmissionFailed
+from pipeline.submission import SUBMITTERS
+from pipeline.submission.slurm import script, time_limit_seconds
+
+
+def config(**cluster: Any) -> RunConfig:
+    table = {"kind": "slurm", "workers": 4} | cluster
+    return parse_config({"name": "small", "network": {"preset": "cntk"}, "cluster": table}, "test")
+
+
+def directives(text: str) -> list[str]:
+    return [line.removeprefix("#SBATCH ") for line in text.splitlines() if line.startswith("#SBATCH ")]
+
+
+def test_the_script_asks_for_what_the_cluster_table_says() -> None:
+    text = script(
+        "/scratch/run",
+        Path("/scratch/run/log"),
+        config(
+            threads_per_worker=2,
+            memory_limit="4GiB",
+            partition="long",
+            account="group-7",
+            time_limit="1-00:00:00",
+            drain_seconds=300,
+            batch_options=["--constraint=avx512", "-x bad1,bad2"],
+            setup=["module load python"],
+            python="/opt/python",
+        ),
+    )
+    assert directives(text) == [
+        "--job-name=cntk-small",
+        "--output=/scratch/run/log/slurm-%j.log",
+        "--open-mode=append",
+        "--requeue",
+        "--signal=B:TERM@300",
+        "--ntasks=4",
+        "--cpus-per-task=2",
+        "--mem-per-cpu=2304M",  # (4 GiB + 512 MiB) / 2
+        "--partition=long",
+        "--account=group-7",
+        "--time=1-00:00:00",
+        "--constraint=avx512",
+        "-x bad1,bad2",
+    ]
+    assert text.endswith("\nexec /opt/python -m pipeline.cli drive /scratch/run\n")
+    assert text.index("module load python") < text.index("exec ")
+
+
+@pytest.mark.parametrize("name", ["with space", "$(touch gone)", "a'b", 'a"b', "a;b", "`b`", "50%j"])
+def test_a_run_directory_of_any_name_reaches_the_driver_whole(tmp_path: Path, name: str) -> None:
+    directory = tmp_path / name
+    shown = tmp_path / "shown"
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nprintf %s "$4" > {shown}\n')
+    python.chmod(0o755)
+    text = script(str(directory), directory, config(python=str(python)))
+    subprocess.run(["bash"], input=text, text=True, check=True, cwd=tmp_path)
+    assert shown.read_text() == str(directory)
+    assert not (tmp_path / "gone").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90", 5400),
+        ("1:30", 90),
+        ("2:00:00", 7200),
+        ("1-6", 108000),
+        ("1-6:30", 109800),
+        ("1-00:00:01", 86401),
+        ("UNLIMITED", float("inf")),
+    ],
+)
+def test_time_limits_are_read_as_slurm_reads_them(text: str, seconds: float) -> None:
+    assert time_limit_seconds(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("cluster", "message"),
+    [
+        ({"time_limit": "2h"}, "time_limit must be as SLURM writes it, got '2h'"),
+        ({"time_limit": "1:2:3:4"}, "time_limit must be as SLURM"),
+        ({"time_limit": "1-"}, "time_limit must be as SLURM"),
+        ({"time_limit": "2", "drain_seconds": 120}, "no time besides draining"),
+        ({"drain_seconds": 70000}, "at most 65535"),
+        ({"workers": None}, "needs cluster.workers"),
+        ({"partition": "a\n#SBATCH --uid=0"}, "partition must be a name"),
+        ({"account": "--uid=0 x"}, "account must be a name"),
+        ({"batch_options": ["--comment=a\nrm -r x"]}, "one line of printable characters"),
+        ({"batch_options": ["constraint=avx512"]}, "takes options of sbatch"),
+        ({"batch_options": ["--comment='a"]}, "cannot be read"),
+        ({"batch_options": ["--array=0-3"]}, "--array is set by the submission itself"),
+        ({"setup": ["a\nb"]}, "cluster.setup must be one line"),
+        ({"memory_limit": 0.5}, r'must be bytes \("4GiB"\) or "auto", got 0.5'),
+        ({"memory_limit": "much"}, "got 'much'"),
+    ],
+)
+def test_what_slurm_would_not_take_is_refused_before_it_is_asked(cluster: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SUBMITTERS["slurm"].check(config(**cluster))
+
+
+def test_a_machine_without_slurm_says_where_to_submit_from(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SubmissionFailed, match=r"no sbatch here: submit from a machine of the SLURM cluster"):
+        SUBMITTERS["slurm"].check(config())
+    assert SUBMITTERS["slurm"].state("1") == "unknown"
+
+
+def test_the_job_has_room_for_the_workers_it_will_have() -> None:
+    memory = SUBMITTERS["slurm"].memory(config(memory_limit="4GiB", threads_per_worker=2))
+    assert memory is not None
+    assert (memory.bytes, memory.slots) == (4 * 2**30, 2)
+    assert SUBMITTERS["slurm"].memory(config()) is None
+    assert os.sep in script("/run", Path("/run"), config())
