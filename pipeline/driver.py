@@ -11,6 +11,7 @@ import itertools
 import random
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -142,6 +143,14 @@ class Driver:
         self._journal = journal
         self._on_progress = on_progress
         self._stop = stop
+        # Another driver, also of another run, may share the scheduler: its keys must never be these.
+        self._token, self._serial = uuid.uuid4().hex[:8], itertools.count()
+
+    def _group(self, task: Task) -> str:
+        """Name the group of a task for Dask: queueing goes by it, and the dashboard shows its letters as the stage."""
+        stage, _, solve = task.stage.partition(":")
+        stage = f"kernel-{stage}" if not solve else stage
+        return "-".join(part for part in (stage, solve, self._token) if part)
 
     def run(self, jobs: Sequence[Job], done: Mapping[Task, Receipt]) -> Outcome:
         """Run all jobs that are not done.
@@ -181,7 +190,6 @@ class _Batch:
         self.delayed: list[tuple[float, Task]] = []
         self.in_flight: dict[tuple[Any, ...], Task] = {}
         self.attempts: dict[Task, int] = {}
-        self.serial = itertools.count()
         self.retries = 0
         self.quarantined = 0
         self.entries_now = 0
@@ -214,8 +222,7 @@ class _Batch:
             heapq.heappush(self.ready, (self.jobs[task].priority, task))
         while self.ready and len(self.in_flight) < WINDOW_PER_SLOT * self.driver._executor.slots:
             _, task = heapq.heappop(self.ready)
-            # A tuple whose first item names the stage: Dask's dashboard and its queueing group by it.
-            key = (task.stage, task.row, task.col, next(self.serial))
+            key = (self.driver._group(task), task.row, task.col, next(self.driver._serial))
             self.in_flight[key] = task
             function = self.jobs[task].function
             self.driver._executor.submit(key, function, self.driver._run_path, task, rank=self.ranks[task])
