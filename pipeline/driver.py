@@ -26,8 +26,10 @@ from pipeline.errors import (
     TilesFailed,
     WorkersLost,
 )
+from pipeline.events import Event, describe_error, emit
 from pipeline.executors import Completion, Executor
 from pipeline.journal import Journal, Receipt, Task
+from pipeline.observed import Observed
 
 WINDOW_PER_SLOT = 3
 """Tiles in flight per slot: one is written, one computes, the next is already on its worker."""
@@ -200,7 +202,10 @@ class _Batch:
 
     def run(self) -> Outcome:
         self._show(None)
+        stopping = False
         while True:
+            if not stopping and self.driver._stop.is_set():
+                emit(Event("stop_requested", details={"in_flight": len(self.in_flight)}))
             stopping = self.abort is not None or self.driver._stop.is_set()
             if not stopping:
                 self._submit()
@@ -209,6 +214,8 @@ class _Batch:
             self._take(self.driver._executor.wait(POLL_SECONDS))
         if self.abort is not None:
             raise self.abort
+        if stopping:
+            emit(Event("drained", details={"done": len(self.outcome.receipts), "total": len(self.jobs)}))
         if self.driver._stop.is_set() and len(self.outcome.receipts) < len(self.jobs):
             raise Interrupted("stopped; every finished tile is kept")
         finished = self.outcome.receipts.keys() | self.outcome.failed.keys()
@@ -224,7 +231,7 @@ class _Batch:
             _, task = heapq.heappop(self.ready)
             key = (self.driver._group(task), task.row, task.col, next(self.driver._serial))
             self.in_flight[key] = task
-            function = self.jobs[task].function
+            function = Observed(self.jobs[task].function)
             self.driver._executor.submit(key, function, self.driver._run_path, task, rank=self.ranks[task])
 
     def _take(self, completions: Sequence[Completion]) -> None:
@@ -236,7 +243,8 @@ class _Batch:
             elif completion.worker_died:
                 # Taken out so that the rest can go on; the caller names it.
                 self.quarantined += 1
-                self.outcome.failed[task] = completion.error or RuntimeError("its worker died")
+                error = self.outcome.failed[task] = completion.error or RuntimeError("its worker died")
+                emit(Event("quarantined", task, describe_error(error)))
             elif completion.error is not None:
                 self._fail(task, completion.error)
             else:
@@ -268,8 +276,10 @@ class _Batch:
             self.retries += 1
             delay = FIRST_DELAY_SECONDS * DELAY_FACTOR ** (attempts - 1) * random.uniform(0.75, 1.25)
             heapq.heappush(self.delayed, (time.monotonic() + delay, task))
+            emit(Event("retry", task, describe_error(error), {"attempt": attempts, "delay_seconds": round(delay, 3)}))
         else:
             self.outcome.failed[task] = error
+            emit(Event("gave_up", task, describe_error(error), {"attempt": attempts}))
 
     def _show(self, receipt: Receipt | None) -> None:
         self.driver._on_progress(

@@ -16,6 +16,7 @@ from pipeline.datasets import Dataset, Split
 from pipeline.driver import Outcome
 from pipeline.durable import Json, disk_full, is_disk_full
 from pipeline.errors import ConfigError, CorruptTile, RunNotFound, StoreError
+from pipeline.events import Event, emit
 from pipeline.executors import EXECUTORS, WorkerMemory
 from pipeline.inference import (
     Means,
@@ -42,6 +43,8 @@ from pipeline.memory import (
     require_iteration_memory,
     require_memory,
 )
+from pipeline.metrics import served as metrics_served
+from pipeline.observed import recording
 from pipeline.plan import Plan, PlanInputs, make_plan, measure_pair_seconds
 from pipeline.provenance import library_versions, provenance
 from pipeline.rounds import Course
@@ -60,6 +63,7 @@ from pipeline.stages import Stages, View
 from pipeline.storage import StorePath, open_path
 from pipeline.store import RunDirectory
 from pipeline.tiling import LANE_WIDTH, choose_tile, clip_tile
+from pipeline.timing import StageClock
 
 REPAIRS = 3
 """How often a run goes back to compute tiles that turned out to be damaged."""
@@ -302,11 +306,20 @@ def _execute(run: RunDirectory, config: RunConfig, view: View, stop: threading.E
     if swept:
         view.say(f"swept {swept} half-written files of an earlier driver")
     prepare = partial(gram.prepare, str(run.path.absolute()), library_versions())
-    with EXECUTORS[config.cluster.kind](config.cluster, prepare) as executor:
+    with (
+        recording(run),
+        metrics_served(config.cluster.metrics) as metrics_address,
+        EXECUTORS[config.cluster.kind](config.cluster, prepare) as executor,
+        executor.watched(),
+    ):
         view.say(f"computing on {executor.describe()}")
+        emit(Event("driver_started", details={"executor": executor.describe(), "slots": executor.slots}))
+        if metrics_address is not None:
+            view.say(f"metrics of the driver at {metrics_address}")
         _require_memory(run, config, executor.memory())
         gram.create_kernel_arrays(run)
-        stages = Stages(run, executor, view, stop, verify)
+        clock = StageClock(run, lambda: executor.slots)
+        stages = Stages(run, executor, view, clock, stop, verify)
         try:
             for _ in range(REPAIRS):
                 kernel_jobs = gram.kernel_jobs(run)
@@ -324,6 +337,7 @@ def _execute(run: RunDirectory, config: RunConfig, view: View, stop: threading.E
             for outcome in outcomes:
                 outcome.require()
         finally:
+            clock.end()
             forget_tiles()  # an executor may have computed in this process
             run.journal.close()
 

@@ -28,8 +28,14 @@ def test_every_dependency_has_a_lower_bound() -> None:
 
 
 def test_what_is_imported_is_listed() -> None:
-    names = {re.split(r"[>\[]", d)[0] for d in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["images"]}
-    modules = {"scikit-learn": "sklearn", "google-crc32c": "google_crc32c", "pillow": "PIL"}
+    extras = PROJECT["optional-dependencies"]
+    names = {re.split(r"[>\[]", d)[0] for d in PROJECT["dependencies"] + extras["images"] + extras["metrics"]}
+    modules = {
+        "scikit-learn": "sklearn",
+        "google-crc32c": "google_crc32c",
+        "pillow": "PIL",
+        "prometheus-client": "prometheus_client",
+    }
     known = {modules.get(name, name) for name in names} | {"pipeline", "llvmlite", "tlz"}
     found = set()
     for path in (ROOT / "pipeline").rglob("*.py"):

@@ -4,7 +4,7 @@ import contextlib
 import math
 import queue
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import distributed
@@ -12,6 +12,7 @@ from distributed.diagnostics.plugin import WorkerPlugin
 
 from pipeline.arrays import MAPPED_BYTES, limit_mapped_tiles
 from pipeline.errors import WorkersLost
+from pipeline.events import Event, emit
 from pipeline.executors.base import Completion, Executor, WorkerMemory
 
 SETTINGS: dict[str, Any] = {
@@ -42,6 +43,9 @@ SETTINGS: dict[str, Any] = {
     "distributed.nanny.pre-spawn-environ.MALLOC_ARENA_MAX": 1,
 }
 """Dask settings of every cluster that the package starts; each trap behind them was met."""
+
+_SCHEDULER_TOPIC = "all"
+"""Where Dask's scheduler tells of workers that join and leave."""
 
 
 class Preparation(WorkerPlugin):  # type: ignore[misc]
@@ -112,6 +116,14 @@ class DaskExecutor(Executor):
     def describe(self) -> str:
         return self._label
 
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        self._client.subscribe_topic(_SCHEDULER_TOPIC, _tell_of_workers)
+        try:
+            yield
+        finally:  # while the scheduler can still be told: it would go on sending to a client that has closed
+            self._client.unsubscribe_topic(_SCHEDULER_TOPIC)
+
     def _complete(self, key: tuple[Any, ...]) -> Completion:
         future = self._futures.pop(key)
         try:
@@ -128,6 +140,18 @@ class DaskExecutor(Executor):
 def _worker_limits(dask_scheduler: Any) -> list[tuple[int, int]]:
     """List each worker's memory limit in bytes, 0 for none, and its threads."""
     return [(int(worker.memory_limit or 0), int(worker.nthreads)) for worker in dask_scheduler.workers.values()]
+
+
+def _tell_of_workers(event: tuple[float, Any]) -> None:
+    """Tell of workers that join and leave, as the scheduler's own events say."""
+    _, said = event
+    if not isinstance(said, dict) or said.get("action") not in ("add-worker", "remove-worker"):
+        return
+    if said["action"] == "add-worker":
+        emit(Event("worker_joined", details={"peer": said["worker"]}))
+    elif not said.get("expected"):
+        tasks = len(said.get("processing-tasks", ()))
+        emit(Event("worker_lost", details={"peer": said["worker"], "tiles": tasks}))
 
 
 def release_slot() -> None:
