@@ -9,13 +9,15 @@ import json
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from pipeline.errors import PipelineError
 from pipeline.journal import Receipt, Task
 from pipeline.redaction import redact
+from pipeline.storage import Appender, StorePath
 
 _DRIVER, _WORKER = "pipeline.driver", "pipeline.worker"
 
@@ -138,11 +140,11 @@ class RunLog(logging.Handler):
     fingerprint : of the run.
     """
 
-    def __init__(self, run_path: str, folder: Path, fingerprint: str) -> None:
+    def __init__(self, run_path: str, folder: StorePath, fingerprint: str) -> None:
         super().__init__(logging.INFO)
         self.run_path, self._folder = run_path, folder
         self._context: Details = {"run": fingerprint[:16], "worker": process_name(), **batch_job()}
-        self._file: int | None = None
+        self._appender: Appender | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
         """Append a line; a log must not end a run, so one that cannot be written is left out."""
@@ -157,23 +159,22 @@ class RunLog(logging.Handler):
             if record.exc_info and record.exc_info[1] is not None:
                 said["error"] = describe_error(record.exc_info[1])
         line = {"time": round(record.created, 6), "level": record.levelname.lower()} | said | dict(self._context)
-        with contextlib.suppress(OSError):
-            self._append(json.dumps(line, default=str).encode() + b"\n")
+        with contextlib.suppress(OSError, PipelineError):
+            if self._appender is None:
+                self._appender = self._free_place().appender(durable=False)
+            self._appender.append(json.dumps(line, default=str).encode() + b"\n")
 
-    def _append(self, line: bytes) -> None:
-        if self._file is None:
-            self._folder.mkdir(exist_ok=True)
-            path = self._folder / f"{process_name()}.jsonl"
-            self._file = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o644)
-        before = os.fstat(self._file).st_size
-        if os.write(self._file, line) < len(line):
-            os.ftruncate(self._file, before)  # no half line: the disk is full
+    def _free_place(self) -> StorePath:
+        """Name the file: a process that had one before, or had the id of another, takes one more."""
+        place = self._folder / f"{process_name()}.jsonl"
+        return place if not place.exists() else self._folder / f"{time.strftime('%Y%m%dT%H%M%S')}-{place.name}"
 
     def close(self) -> None:
         """Close the file."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        if self._appender is not None:
+            with contextlib.suppress(OSError, PipelineError):
+                self._appender.close()
+            self._appender = None
         super().close()
 
 
@@ -196,6 +197,13 @@ def detach(handler: logging.Handler) -> None:
     for name in ("pipeline", LIBRARY_LOGGER):
         logging.getLogger(name).removeHandler(handler)
     handler.close()
+
+
+def close_logs() -> None:
+    """Write down what the logs of this process still hold; a process that goes on opens new ones."""
+    for handler in listeners():
+        if isinstance(handler, RunLog):
+            detach(handler)
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from pipeline.events import EVENTS, Event, RunLog, attached, describe_error, emi
 from pipeline.journal import Receipt, Task
 from pipeline.observed import LOGS_KEPT, Observed
 from pipeline.redaction import redact
+from pipeline.storage import open_path
 from pipeline.store import RunDirectory
 
 Run = Callable[..., RunDirectory]
@@ -36,7 +37,7 @@ def named(lines: list[dict[str, Any]], event: str) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def log(tmp_path: Path) -> RunLog:
-    return RunLog("RUN", tmp_path / "log", "0123456789abcdef" * 4)
+    return RunLog("RUN", open_path(tmp_path / "log"), "0123456789abcdef" * 4)
 
 
 def test_a_line_says_when_what_where_and_of_which_run(log: RunLog, tmp_path: Path) -> None:
@@ -73,7 +74,7 @@ def test_a_line_names_the_batch_job(
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    with attached(RunLog("RUN", tmp_path / "log", "f" * 64)):
+    with attached(RunLog("RUN", open_path(tmp_path / "log"), "f" * 64)):
         emit(Event("began", TILE))
     (line,) = lines_of(tmp_path / "log")
     assert {name: line.get(name) for name in fields} == fields
@@ -202,7 +203,7 @@ def test_a_log_on_a_full_disk_ends_nothing_and_keeps_no_half_line(tmp_path: Path
     if os.system(f"mount -t tmpfs -o size=16k tmpfs {tmp_path} 2>/dev/null") != 0:
         pytest.skip("no tmpfs can be mounted here")
     try:
-        log = RunLog("RUN", tmp_path / "log", "f" * 64)
+        log = RunLog("RUN", open_path(tmp_path / "log"), "f" * 64)
         with attached(log):
             for number in range(200):
                 emit(Event("began", Task("train", number, 0)))
