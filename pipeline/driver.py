@@ -151,7 +151,7 @@ class Driver:
     def _group(self, task: Task) -> str:
         """Name the group of a task for Dask: queueing goes by it, and the dashboard shows its letters as the stage."""
         stage, _, solve = task.stage.partition(":")
-        stage = f"kernel-{stage}" if not solve else stage
+        stage = stage if solve else f"kernel-{stage.replace('_', '-')}"  # words in letters only are shown
         return "-".join(part for part in (stage, solve, self._token) if part)
 
     def run(self, jobs: Sequence[Job], done: Mapping[Task, Receipt]) -> Outcome:

@@ -208,7 +208,7 @@ def test_progress_counts_earlier_work_apart_from_this_drivers(drive: Callable[..
     ("stage", "shown"),
     [
         ("train", "kernel-train"),
-        ("test_test", "kernel-test_test"),
+        ("test_test", "kernel-test-test"),
         ("factor:0123456789abcdef", "factor"),
         ("learning_curve-01234567:0123456789abcdef", "learning_curve"),
     ],
