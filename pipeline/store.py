@@ -22,7 +22,6 @@ One chunk is one tile, and a chunk without its receipt is never trusted unread.
 """
 
 import json
-import os
 import re
 import socket
 import uuid

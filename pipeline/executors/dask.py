@@ -12,7 +12,7 @@ from distributed.diagnostics.plugin import WorkerPlugin
 
 from pipeline.arrays import MAPPED_BYTES, limit_mapped_tiles
 from pipeline.errors import WorkersLost
-from pipeline.events import Event, close_logs, emit
+from pipeline.events import Event, emit
 from pipeline.executors.base import Completion, Executor, WorkerMemory
 
 SETTINGS: dict[str, Any] = {
