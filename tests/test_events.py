@@ -28,7 +28,8 @@ TILE = Task("train", 2, 1)
 
 
 def lines_of(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for file in folder.glob("*.jsonl") for line in file.read_text().splitlines()]
+    lines = [json.loads(line) for file in folder.glob("*.jsonl") for line in file.read_text().splitlines()]
+    return sorted(lines, key=lambda line: line["time"])
 
 
 def named(lines: list[dict[str, Any]], event: str) -> list[dict[str, Any]]:

@@ -29,7 +29,8 @@ def test_every_dependency_has_a_lower_bound() -> None:
 
 def test_what_is_imported_is_listed() -> None:
     extras = PROJECT["optional-dependencies"]
-    names = {re.split(r"[>\[]", d)[0] for d in PROJECT["dependencies"] + extras["images"] + extras["metrics"]}
+    optional = [dependency for extra in ("images", "metrics", "s3") for dependency in extras[extra]]
+    names = {re.split(r"[>\[]", dependency)[0] for dependency in PROJECT["dependencies"] + optional}
     modules = {
         "scikit-learn": "sklearn",
         "google-crc32c": "google_crc32c",
