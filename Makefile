@@ -32,7 +32,7 @@ $(BIN)/python:
 
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	@echo "installing the package and what it needs (a minute or two)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[images,dashboard,xarray]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[images,dashboard,metrics,xarray]'
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml | $(BIN)/python

@@ -257,6 +257,7 @@ class ClusterConfig(_Section):
     tls : encrypt everything between processes, with certificates of the cluster's own.
     tls_ca_file, tls_cert, tls_key : of an existing scheduler, in PEM.
     dashboard : where Dask's dashboard listens; anything but the loopback is warned of.
+    metrics : where the driver itself serves Prometheus metrics, "HOST:PORT"; docs/observability.md says who needs it.
     address, scheduler_file : of an existing scheduler.
     interface : the network interface by which hosts reach one another ("ib0").
     hosts : of "ssh"; the first one runs the scheduler.
@@ -279,6 +280,7 @@ class ClusterConfig(_Section):
     tls_cert: str | None = None
     tls_key: str | None = None
     dashboard: str = "127.0.0.1:0"
+    metrics: str | None = None
     address: str | None = None
     scheduler_file: str | None = None
     interface: str | None = None

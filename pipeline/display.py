@@ -1,5 +1,6 @@
 """What people see of a run: live progress, tables, and numbers with units."""
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -15,10 +16,12 @@ from pipeline.durable import Json
 from pipeline.plan import Plan
 from pipeline.report import RunReport, SolveReport
 
-PLAIN_SECONDS = 5.0
-"""Seconds between two lines of progress where the output is no terminal."""
+PLAIN_SECONDS, PLAIN_SHARE, QUIET_SECONDS = 30.0, 0.05, 600.0
+"""Where the output is no terminal, a line of progress follows another after half a minute and a twentieth of the stage
+at least, but after ten minutes in any case: some twenty lines a stage, and a long one is never silent for long."""
 
 out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 class RunView:
@@ -28,20 +31,23 @@ class RunView:
         self._stage = ""
         self._live: Progress | None = None
         self._bar: Any = None
-        self._last = 0.0
+        self._shown, self._shown_done = 0.0, -1
+        self._warnings = _Warnings(logging.WARNING)
 
     def __enter__(self) -> "RunView":
+        logging.getLogger("pipeline.driver").addHandler(self._warnings)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._end()
+        logging.getLogger("pipeline.driver").removeHandler(self._warnings)
 
     def say(self, text: str) -> None:
         out.print(escape(text))
 
     def begin(self, stage: str) -> None:
         self._end()
-        self._stage, self._last = stage, 0.0
+        self._stage, self._shown, self._shown_done = stage, time.monotonic(), -1
         if out.is_terminal:
             self._live = Progress(
                 TextColumn("[bold]{task.description:7}"),
@@ -60,18 +66,34 @@ class RunView:
         if self._live is not None:
             self._live.update(self._bar, completed=progress.done, total=progress.total, rate=rate, left=left)
             return
-        now = time.monotonic()
-        if progress.done == progress.total or now - self._last > PLAIN_SECONDS:
-            self._last = now
-            troubles = f", {progress.retries} retries" if progress.retries else ""
-            troubles += f", {progress.quarantined} given up" if progress.quarantined else ""
-            parts = [f"{self._stage}: {progress.done}/{progress.total} tiles", rate, left + troubles]
+        if self._is_due(progress):
+            self._shown, self._shown_done = time.monotonic(), progress.done
+            troubles = [f"{progress.retries} retries"] if progress.retries else []
+            troubles += [f"{progress.quarantined} quarantined"] if progress.quarantined else []
+            parts = [f"{self._stage}: {progress.done}/{progress.total} tiles", rate, left, *troubles]
             out.print(", ".join(part for part in parts if part))
+
+    def _is_due(self, progress: DriverProgress) -> bool:
+        """Tell whether a plain line is due: at a stage's beginning, at its end, and now and then between them."""
+        if self._shown_done < 0 or progress.done == progress.total:
+            return True
+        passed, more = time.monotonic() - self._shown, progress.done - self._shown_done
+        return passed >= QUIET_SECONDS or (passed >= PLAIN_SECONDS and more >= PLAIN_SHARE * progress.total)
 
     def _end(self) -> None:
         if self._live is not None:
             self._live.stop()
             self._live = None
+
+
+class _Warnings(logging.Handler):
+    """Shows what the driver warns of, a line each with its time."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # Only the first line: an error may bring a whole traceback, which the log in the run directory keeps.
+        text = record.getMessage().partition("\n")[0]
+        moment = time.strftime("%H:%M:%S", time.localtime(record.created))
+        err.print(escape(f"{moment} {record.levelname.lower()}: {text}"))
 
 
 def _rate(progress: DriverProgress) -> str:
@@ -138,17 +160,26 @@ def show_specification(report: RunReport) -> None:
 def show_stages(report: RunReport) -> None:
     """Show how far each stage is, and what it cost."""
     out.print(stages_table(report))
+    for timing in report.timings:
+        if timing.efficiency is not None:
+            slots = timing.slot_seconds / timing.wall_seconds
+            out.print(
+                f"{timing.stage}: {seconds_text(timing.wall_seconds)} by the clock on {slots:.3g} slots, "
+                f"{100 * timing.efficiency:.0f}% of them in tasks"
+            )
 
 
 def stages_table(report: RunReport) -> Table:
     """Lay out how far each stage is, and what it cost."""
-    table = Table("stage", "tiles", "core time", "reading", "writing", "written", box=None, pad_edge=False)
+    columns = ("stage", "tiles", "core time", "reading", "computing", "writing", "written")
+    table = Table(*columns, box=None, pad_edge=False)
     for stage in report.stages:
         table.add_row(
             stage.stage,
             f"{stage.done}/{stage.total}",
             seconds_text(stage.seconds),
             seconds_text(stage.read_seconds),
+            seconds_text(stage.compute_seconds),
             seconds_text(stage.write_seconds),
             _bytes(stage.bytes),
         )

@@ -12,6 +12,7 @@ import itertools
 import random
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,8 +28,10 @@ from pipeline.errors import (
     TilesFailed,
     WorkersLost,
 )
+from pipeline.events import Event, describe_error, emit
 from pipeline.executors import Completion, Executor
 from pipeline.journal import Journal, Receipt, Task
+from pipeline.observed import Observed
 from pipeline.patience import Clock, Patience
 
 WINDOW_PER_SLOT = 3
@@ -166,8 +169,15 @@ class Driver:
         self._still_mine = still_mine
         self._clock = clock
         self._patience = Patience()
-        # Of all calls of `run`: what an earlier one left behind may still come in.
-        self._serial = itertools.count()
+        # Another driver, also of another run, may share the scheduler, and what an earlier call of `run` left behind
+        # may still come in: no key must ever be given twice.
+        self._token, self._serial = uuid.uuid4().hex[:8], itertools.count()
+
+    def _group(self, task: Task) -> str:
+        """Name the group of a task for Dask: queueing goes by it, and the dashboard shows its letters as the stage."""
+        stage, _, solve = task.stage.partition(":")
+        stage = stage if solve else f"kernel-{stage.replace('_', '-')}"  # words in letters only are shown
+        return "-".join(part for part in (stage, solve, self._token) if part)
 
     def run(self, jobs: Sequence[Job], done: Mapping[Task, Receipt]) -> Outcome:
         """Run all jobs that are not done.
@@ -233,12 +243,16 @@ class _Batch:
                 if not self.in_flight and not self.delayed:
                     break
             else:
-                stopped = now if stopped is None else stopped
+                if stopped is None:
+                    stopped = now
+                    emit(Event("stop_requested", details={"in_flight": len(self.in_flight)}))
                 if not self.in_flight or now - stopped > DRAIN_SECONDS:
                     break
             self._take(self.driver._executor.wait(POLL_SECONDS))
         if self.abort is not None:
             raise self.abort
+        if stopped is not None:
+            emit(Event("drained", details={"done": len(self.outcome.receipts), "total": len(self.jobs)}))
         if stopped is not None and len(self.outcome.receipts) < len(self.jobs):
             left = f"; {len(self.copies)} tiles under way took too long and are left" if self.copies else ""
             raise Interrupted(f"stopped; every finished tile is kept{left}")
@@ -259,11 +273,10 @@ class _Batch:
                     self._send(task, now)
 
     def _send(self, task: Task, now: float) -> None:
-        # A tuple whose first item names the stage: Dask's dashboard and its queueing group by it.
-        key = (task.stage, task.row, task.col, next(self.driver._serial))
+        key = (self.driver._group(task), task.row, task.col, next(self.driver._serial))
         self.in_flight[key] = _Flight(task, now)
         self.copies.setdefault(task, []).append(key)
-        function = self.jobs[task].function
+        function = Observed(self.jobs[task].function)
         self.driver._executor.submit(key, function, self.driver._run_path, task, rank=self.ranks[task])
 
     def _take(self, completions: Sequence[Completion]) -> None:
@@ -289,7 +302,8 @@ class _Batch:
             elif completion.worker_died:
                 # Taken out so that the rest can go on; the caller names it.
                 self.quarantined += 1
-                self.outcome.failed[task] = completion.error or RuntimeError("its worker died")
+                error = self.outcome.failed[task] = completion.error or RuntimeError("its worker died")
+                emit(Event("quarantined", task, describe_error(error)))
             elif completion.error is not None:
                 self._fail(task, completion.error)
             if not self.copies[task]:
@@ -321,8 +335,10 @@ class _Batch:
             self.retries += 1
             delay = FIRST_DELAY_SECONDS * DELAY_FACTOR ** (attempts - 1) * random.uniform(0.75, 1.25)
             heapq.heappush(self.delayed, (self.driver._clock() + delay, task))
+            emit(Event("retry", task, describe_error(error), {"attempt": attempts, "delay_seconds": round(delay, 3)}))
         else:
             self.outcome.failed[task] = error
+            emit(Event("gave_up", task, describe_error(error), {"attempt": attempts}))
 
     def _show(self, receipt: Receipt | None) -> None:
         self.driver._on_progress(

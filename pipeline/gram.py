@@ -170,7 +170,6 @@ def compute(run_path: str, task: Task) -> Receipt:
         If a value is not finite; nothing is written then.
     """
     run = _open(run_path)
-    run.log("began", task)
     places = run.arrays_of(task)
     # The variances follow all matrices, as in RunDirectory.arrays_of: place k belongs to read-out k % count.
     count = len(run.specification["readouts"])
@@ -187,7 +186,6 @@ def compute(run_path: str, task: Task) -> Receipt:
         )
 
     chunks, write_seconds = timed(write)
-    run.log("finished", task)
     return Receipt(task, chunks, found_seconds + read_seconds, compute_seconds, write_seconds, socket.gethostname())
 
 

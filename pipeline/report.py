@@ -15,6 +15,7 @@ from pipeline.inference import prediction_jobs, requested_products, requested_tr
 from pipeline.journal import Receipt, Task
 from pipeline.solvers import SOLVERS, Method, planned_system, requested_selections, requested_solves, solve_name
 from pipeline.store import Chunks, RunDirectory
+from pipeline.timing import read_timings
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class StageReport:
     ----------
     stage : its name.
     done, total : tiles.
-    seconds : core-seconds spent in its tasks; ``read_seconds`` and ``write_seconds`` are part of them.
+    seconds : core-seconds spent in its tasks, the sum of the three that follow.
+    read_seconds, compute_seconds, write_seconds : what they went into; of reading, the wait for it.
     bytes : written.
     """
 
@@ -34,8 +36,27 @@ class StageReport:
     total: int
     seconds: float
     read_seconds: float
+    compute_seconds: float
     write_seconds: float
     bytes: int
+
+
+@dataclass(frozen=True)
+class TimingReport:
+    """How busy the slots of a stage were; drivers that were killed are not counted.
+
+    Attributes
+    ----------
+    stage : as the progress of a run names it: "kernel" is all matrices together.
+    wall_seconds, slot_seconds, core_seconds : by the clock, the same times the slots that there were, and in tasks.
+    efficiency : core seconds in slot seconds; None where no time passed.
+    """
+
+    stage: str
+    wall_seconds: float
+    slot_seconds: float
+    core_seconds: float
+    efficiency: float | None
 
 
 @dataclass(frozen=True)
@@ -100,6 +121,7 @@ class RunReport:
     driver : "host:pid" of the driver at work, or None.
     quarantined : chunks in quarantine.
     stages : how far each is.
+    timings : how busy the slots were.
     ridge_paths : choices of a ridge, where the workflow leaves it to leave-one-out.
     solves : results.
     trained : ensembles of networks in training, where times were asked for.
@@ -117,6 +139,7 @@ class RunReport:
     driver: str | None
     quarantined: int
     stages: tuple[StageReport, ...]
+    timings: tuple[TimingReport, ...]
     ridge_paths: tuple[RidgePathReport, ...]
     solves: tuple[SolveReport, ...]
     trained: tuple[TrainedReport, ...]
@@ -196,6 +219,7 @@ def make_report(run: RunDirectory) -> RunReport:
         driver=lease.holder(run.lease_path),
         quarantined=len((run.path / "quarantine").listing()),
         stages=tuple(stages),
+        timings=tuple(TimingReport(**asdict(timing), efficiency=timing.efficiency) for timing in read_timings(run)),
         ridge_paths=tuple(
             RidgePathReport(s["readout"], run.read_record(f"solve/{solve_name(s)}/ridge_path.json"))
             for s in requested_selections(run, config)
@@ -222,6 +246,7 @@ def _stage_report(run: RunDirectory, name: str, tasks: Sequence[Task], receipts:
         total=len(tasks),
         seconds=sum(receipt.seconds for receipt in mine),
         read_seconds=sum(receipt.read_seconds for receipt in mine),
+        compute_seconds=sum(receipt.compute_seconds for receipt in mine),
         write_seconds=sum(receipt.write_seconds for receipt in mine),
         bytes=sum(receipt.written_bytes for receipt in mine),
     )

@@ -17,6 +17,7 @@ from pipeline.datasets import Dataset, Split
 from pipeline.driver import Outcome
 from pipeline.durable import Json, disk_full, is_disk_full
 from pipeline.errors import ConfigError, CorruptTile, RunNotFound, StoreError
+from pipeline.events import Event, emit
 from pipeline.executors import EXECUTORS, WorkerMemory
 from pipeline.inference import (
     Means,
@@ -43,6 +44,8 @@ from pipeline.memory import (
     require_iteration_memory,
     require_memory,
 )
+from pipeline.metrics import served as metrics_served
+from pipeline.observed import recording
 from pipeline.plan import Plan, PlanInputs, make_plan, measure_pair_seconds
 from pipeline.provenance import library_versions, provenance
 from pipeline.rounds import Course
@@ -62,6 +65,7 @@ from pipeline.storage import StorePath, open_path
 from pipeline.store import RunDirectory
 from pipeline.submission import clear_stop, obeying_requests
 from pipeline.tiling import LANE_WIDTH, choose_tile, clip_tile
+from pipeline.timing import StageClock
 
 REPAIRS = 3
 """How often a run goes back to compute tiles that turned out to be damaged."""
@@ -387,14 +391,24 @@ def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> N
     if swept:
         view.say(f"swept {swept} half-written files of an earlier driver")
     prepare = partial(gram.prepare, str(run.path.absolute()), library_versions())
-    with obeying_requests(run, stop), EXECUTORS[config.cluster.kind](config.cluster, prepare) as executor:
+    with (
+        recording(run),
+        obeying_requests(run, stop),
+        metrics_served(config.cluster.metrics) as metrics_address,
+        EXECUTORS[config.cluster.kind](config.cluster, prepare) as executor,
+        executor.watched(),
+    ):
         view.say(f"computing on {executor.describe()}")
         for line in executor.warnings:
             view.say(f"warning: {line}")
+        emit(Event("driver_started", details={"executor": executor.describe(), "slots": executor.slots}))
+        if metrics_address is not None:
+            view.say(f"metrics of the driver at {metrics_address}")
         with _retracting(run):
             _require_memory(run, config, executor.memory())
         gram.create_kernel_arrays(run)
-        stages = Stages(run, executor, view, stop, verify, begun.lease)
+        clock = StageClock(run, lambda: executor.slots)
+        stages = Stages(run, executor, view, clock, stop, verify, begun.lease)
         try:
             for _ in range(REPAIRS):
                 kernel_jobs = gram.kernel_jobs(run)
@@ -414,6 +428,7 @@ def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> N
             for outcome in outcomes:
                 outcome.require()
         finally:
+            clock.end()
             forget_tiles()  # an executor may have computed in this process
             run.journal.close()
 

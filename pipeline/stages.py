@@ -12,6 +12,7 @@ from pipeline.lease import Lease
 from pipeline.rounds import Course, Tally, run_rounds
 from pipeline.store import RunDirectory
 from pipeline.takeover import take_over
+from pipeline.timing import StageClock
 
 
 class View(Protocol):
@@ -36,6 +37,7 @@ class Stages:
     run : where jobs read and write.
     executor : where they run.
     view : is shown what happens.
+    clock : measures stages.
     stop : set it to let tiles in flight finish, then `Interrupted` is raised.
     verify : read every finished chunk and compare its checksums, not only its size.
     lease : of the driver at work.
@@ -44,6 +46,7 @@ class Stages:
     run: RunDirectory
     executor: Executor
     view: View
+    clock: StageClock
     stop: threading.Event
     verify: bool
     lease: Lease
@@ -51,19 +54,27 @@ class Stages:
     def run_jobs(self, stage: str, jobs: Sequence[Job]) -> Outcome:
         """Run the jobs of a stage to their end, those that are done aside; errors as of `Driver.run`."""
         done = self._look_up(jobs)
-        self.view.begin(stage)
-        return self._driver(self.view.progress).run(jobs, done)
+        self._begin(stage)
+        return self._driver(self._progress).run(jobs, done)
 
     def run_courses(self, stage: str, courses: Sequence[Course], note: Callable[[], str]) -> tuple[Outcome, list[str]]:
         """Run courses side by side to their ends, as `run_rounds` does; what is done is looked up round by round."""
-        tally = Tally(self.view.progress)
+        tally = Tally(self._progress)
         driver = self._driver(tally.progress)
-        self.view.begin(stage)
+        self._begin(stage)
         return run_rounds(courses, lambda jobs: driver.run(jobs, self._look_up(jobs)), tally, note)
 
     def take_over(self, tasks: Sequence[Task]) -> None:
         """Take over what the older run has of some tasks, where this one grows from another."""
         take_over(self.run, tasks, self.view.say)
+
+    def _begin(self, stage: str) -> None:
+        self.clock.begin(stage)
+        self.view.begin(stage)
+
+    def _progress(self, progress: Progress) -> None:
+        self.clock.progress(progress)
+        self.view.progress(progress)
 
     def _driver(self, on_progress: Callable[[Progress], None]) -> Driver:
         path, lost = str(self.run.path.absolute()), self.lease.lost

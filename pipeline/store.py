@@ -8,7 +8,8 @@
       growth.json           only of a grown run: the older one, and which blocks of images are the same in both
       inputs.zarr/          train_images, train_labels, test_images, test_labels
       journal/              receipts of finished tiles, a segment a driver
-      log/                  a line for each tile that a worker began or finished
+      log/                  what happened, a line an event, a file a process; docs/observability.md
+      timing.json           how busy the slots were, stage by stage
       kernel.zarr/NAME/     a group a read-out: train, test, train_variance, test_variance
       test_kernel.zarr/NAME test against test, where a posterior covariance was asked for
       solve/FINGERPRINT/    solve.json, factor.zarr, metrics.json: one ridge of one read-out
@@ -20,12 +21,9 @@
 One chunk is one tile, and a chunk without its receipt is never trusted unread.
 """
 
-import contextlib
 import json
-import os
 import re
 import socket
-import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -41,7 +39,7 @@ from pipeline.durable import Json, read_json, write_json
 from pipeline.errors import ConfigError, CorruptTile, RunNotFound, SpecificationMismatch, StoreError
 from pipeline.journal import Journal, Receipt, Task
 from pipeline.specification import differences, fingerprint
-from pipeline.storage import Appender, Listed, StorePath, open_path
+from pipeline.storage import Listed, StorePath, open_path
 from pipeline.tiling import Cut
 
 FORMAT_VERSION = 2
@@ -137,7 +135,6 @@ class RunDirectory:
         self._require_names()
         self.journal = Journal(self.path / "journal")
         self._arrays: dict[StorePath, TiledArray] = {}
-        self._log: Appender | None = None
 
     @classmethod
     def create(cls, path: str | Path | StorePath, specification: Json, provenance: Json) -> "RunDirectory":
@@ -422,14 +419,6 @@ class RunDirectory:
         if record is None:
             raise RunNotFound(f"{self.path} stopped before it began: start it again with `cntk run`")
         return parse_config(record, str(self.path / "workflow.json"))
-
-    def log(self, event: str, task: Task) -> None:
-        """Append a line to this process's log, for people: which tile was begun or finished, and when."""
-        line = {"time": time.time(), "event": event, "stage": task.stage, "row": task.row, "col": task.col}
-        with contextlib.suppress(OSError):  # a log must not end a run
-            if self._log is None:
-                self._log = (self.path / "log" / f"{socket.gethostname()}-{os.getpid()}.jsonl").appender(durable=False)
-            self._log.append(json.dumps(line).encode() + b"\n")
 
     # What is finished.
 

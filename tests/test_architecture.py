@@ -9,13 +9,14 @@ PACKAGE = Path(__file__).parent.parent / "pipeline"
 
 TIERS = [
     {"errors"},
-    {"config", "tiling", "layers", "datasets", "provenance", "storage"},
+    {"config", "tiling", "layers", "datasets", "provenance", "redaction", "storage"},
     {"durable", "journal", "lease"},
     {"specification"},
-    {"arrays"},
-    {"kernels", "store", "executors", "patience"},
+    {"arrays", "events"},
+    {"kernels", "store", "executors", "metrics", "patience"},
+    {"observed"},
     {"driver", "growth", "memory"},
-    {"gram", "solvers", "takeover"},
+    {"gram", "solvers", "takeover", "timing"},
     {"inference", "rounds", "submission"},
     {"plan", "report", "stages"},
     {"run", "display"},

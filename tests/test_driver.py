@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dask.utils import key_split
+from distributed.utils import key_split_group
 
 from pipeline import driver as drivers
 from pipeline.driver import Driver, Job, Outcome, Progress
@@ -29,11 +31,13 @@ class Script(Executor):
         self.queue: deque[tuple[tuple[Any, ...], Callable[..., Any], tuple[Any, ...]]] = deque()
         self.calls: list[Task] = []
         self.ranks: dict[Task, int] = {}
+        self.keys: list[tuple[Any, ...]] = []
         self.most_in_flight = 0
 
     def submit(self, key: tuple[Any, ...], function: Callable[..., Any], *arguments: Any, rank: int = 0) -> None:
         self.queue.append((key, function, arguments))
         self.calls.append(arguments[1])
+        self.keys.append(key)
         self.ranks[arguments[1]] = rank
         self.most_in_flight = max(self.most_in_flight, len(self.queue))
 
@@ -198,3 +202,26 @@ def test_progress_counts_earlier_work_apart_from_this_drivers(drive: Callable[..
     drive(Script(), jobs, {jobs[0].task: succeed("RUN", jobs[0].task)}, on_progress=moments.append)
     last = moments[-1]
     assert (last.done, last.total, last.entries_done, last.entries_total, last.entries_now) == (4, 4, 40, 40, 30)
+
+
+@pytest.mark.parametrize(
+    ("stage", "shown"),
+    [
+        ("train", "kernel-train"),
+        ("test_test", "kernel-test-test"),
+        ("factor:0123456789abcdef", "factor"),
+        ("learning_curve-01234567:0123456789abcdef", "learning_curve"),
+    ],
+)
+def test_dask_groups_tiles_by_stage_and_shows_its_name(drive: Callable[..., Outcome], stage: str, shown: str) -> None:
+    executor = Script()
+    drive(executor, [Job(Task(stage, k, 0), succeed, 10) for k in range(5)])
+    assert {key_split(key) for key in executor.keys} == {shown}
+    assert len({key_split_group(key) for key in executor.keys}) == 1  # a group a task would not be queued
+
+
+def test_drivers_that_share_a_scheduler_share_no_key(drive: Callable[..., Outcome]) -> None:
+    executor = Script()
+    for _ in range(2):
+        drive(executor, independent(3))
+    assert len(set(executor.keys)) == 6

@@ -30,7 +30,13 @@ def test_every_dependency_has_a_lower_bound() -> None:
 def test_what_is_imported_is_listed() -> None:
     optional = [d for extra, listed in PROJECT["optional-dependencies"].items() if extra != "test" for d in listed]
     names = {re.split(r"[>\[]", d)[0] for d in PROJECT["dependencies"] + optional}
-    modules = {"scikit-learn": "sklearn", "google-crc32c": "google_crc32c", "pillow": "PIL"}
+    modules = {
+        "scikit-learn": "sklearn",
+        "google-crc32c": "google_crc32c",
+        "pillow": "PIL",
+        "prometheus-client": "prometheus_client",
+        "dask-jobqueue": "dask_jobqueue",
+    }
     known = {modules.get(name, name) for name in names} | {"pipeline", "llvmlite", "tlz"}
     found = set()
     for path in (ROOT / "pipeline").rglob("*.py"):

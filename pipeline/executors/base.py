@@ -1,7 +1,9 @@
 """What the driver asks of an executor: take a call, give back how it ended."""
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,3 +78,7 @@ class Executor(ABC):
 
     def hold(self) -> None:  # noqa: B027
         """Keep all workers from here on: calls that wait for one another leave no work to measure."""
+
+    def watched(self) -> AbstractContextManager[None]:
+        """Tell of workers that join and leave, as events, for the length of a ``with`` block."""
+        return contextlib.nullcontext()

@@ -6,7 +6,7 @@ import pickle
 import queue
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from distributed.diagnostics.plugin import WorkerPlugin
 
 from pipeline.arrays import MAPPED_BYTES, limit_mapped_tiles
 from pipeline.errors import WorkersLost
+from pipeline.events import Event, emit
 from pipeline.executors.base import Completion, Executor, WorkerMemory
 from pipeline.executors.scaling import Scaling
 
@@ -46,6 +47,9 @@ SETTINGS: dict[str, Any] = {
     "distributed.nanny.pre-spawn-environ.MALLOC_ARENA_MAX": 1,
 }
 """Dask settings of every cluster that the package starts; each trap behind them was met."""
+
+_SCHEDULER_TOPIC = "all"
+"""Where Dask's scheduler tells of workers that join and leave."""
 
 
 LOOK_SECONDS = 1.0
@@ -172,6 +176,14 @@ class DaskExecutor(Executor):
     def describe(self) -> str:
         return self._terms.label
 
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        self._client.subscribe_topic(_SCHEDULER_TOPIC, _tell_of_workers)
+        try:
+            yield
+        finally:  # while the scheduler can still be told: it would go on sending to a client that has closed
+            self._client.unsubscribe_topic(_SCHEDULER_TOPIC)
+
     def _look(self) -> list[WorkerState]:
         """Look how many workers there are, ask for those that are missing, and give up where none come back."""
         self._looked = time.monotonic()
@@ -221,6 +233,18 @@ def _worker_states(dask_scheduler: Any) -> list[tuple[str, int, int, int]]:
     """List the fields of each worker's `WorkerState`."""
     workers = dask_scheduler.workers.values()
     return [(str(w.name), int(w.nthreads), int(w.memory_limit or 0), len(w.processing)) for w in workers]
+
+
+def _tell_of_workers(event: tuple[float, Any]) -> None:
+    """Tell of workers that join and leave, as the scheduler's own events say."""
+    _, said = event
+    if not isinstance(said, dict) or said.get("action") not in ("add-worker", "remove-worker"):
+        return
+    if said["action"] == "add-worker":
+        emit(Event("worker_joined", details={"peer": said["worker"]}))
+    elif not said.get("expected"):
+        tasks = len(said.get("processing-tasks", ()))
+        emit(Event("worker_lost", details={"peer": said["worker"], "tiles": tasks}))
 
 
 def release_slot() -> None:

@@ -73,7 +73,6 @@ class Work:
 def open_work(run_path: str, task: Task) -> Work:
     """Begin a task, whose stage names its solve."""
     run, system = _open_solve(run_path, task.stage.partition(":")[2])
-    run.log("began", task)
     return Work(run, system, task)
 
 

@@ -172,7 +172,10 @@ class _LocalAppender(Appender):
         return False
 
     def append(self, lines: bytes) -> None:
-        os.write(self._file, lines)
+        before = os.fstat(self._file).st_size
+        if os.write(self._file, lines) < len(lines):  # which is how a disk says first that it is full
+            os.ftruncate(self._file, before)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if self._durable:
             os.fsync(self._file)
 

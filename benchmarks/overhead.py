@@ -1,0 +1,265 @@
+"""Measures what the system itself costs: a tile, a resume, and the slots that stand idle.
+
+Run: ``python benchmarks/overhead.py``, parts of it with ``tiles``, ``resume``, ``efficiency``.
+
+``tiles`` sends 20,000 tiles that compute and write nothing through the real driver to 8 worker processes, with the
+journal and the logs as in any run. Driver and scheduler share a process here, so their cost is its processor time
+over the tiles, whatever else the machine does. ``resume`` makes a run directory with 100,000 finished tiles and goes
+on with it, until the driver of the kernel stage begins. ``efficiency`` computes tiles of 20 seconds on 2 processes:
+the share of the two slots' time that was spent in tiles. Each figure stands beside its target.
+"""
+
+import argparse
+import contextlib
+import cProfile
+import importlib
+import math
+import pstats
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import psutil
+import xxhash
+from rich.console import Console
+from rich.table import Table
+
+from pipeline import run as runs
+from pipeline.arrays import encode_chunk
+from pipeline.config import ClusterConfig, parse_config
+from pipeline.driver import WINDOW_PER_SLOT, Driver, Job, Progress
+from pipeline.errors import Interrupted
+from pipeline.executors import EXECUTORS
+from pipeline.executors.dask import DaskExecutor
+from pipeline.gram import kernel_jobs
+from pipeline.journal import Chunk, Receipt, Task
+from pipeline.observed import recording
+from pipeline.store import RunDirectory
+
+WORKERS, TILES = 8, 20_000
+TARGET_MILLISECONDS = 2.0
+TARGET_GROWTH = 0.05
+"""Of the driver's resident memory from a quarter of the tiles to all of them, beside the receipts it must remember."""
+
+RESUMED, TARGET_RESUME_SECONDS = 100_000, 20.0
+LONG_SECONDS, LONG_TILES, SLOTS, TARGET_EFFICIENCY = 20.0, 12, 2, 0.98
+
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What was measured, beside what was aimed at."""
+
+    name: str
+    value: str
+    target: str
+    reached: bool
+
+
+def do_nothing(run_path: str, task: Task) -> Receipt:
+    """Return the receipt of a tile with one chunk."""
+    return Receipt(task, (Chunk("kernel.zarr/depth3-gap-ntk/train", 4_000_000, 0, "0" * 32),), 0.1, 20.0, 0.2, "host")
+
+
+def take_long(run_path: str, task: Task) -> Receipt:
+    """Keep a core busy for `LONG_SECONDS` by the clock."""
+    began = time.perf_counter()
+    while time.perf_counter() - began < LONG_SECONDS:
+        pass
+    return Receipt(task, (), compute_seconds=time.perf_counter() - began)
+
+
+def prepare() -> None:
+    """Prepare a worker for nothing."""
+
+
+class Watch:
+    """Notes the driver's memory and how many calls are out."""
+
+    def __init__(self, executor: DaskExecutor) -> None:
+        self._executor, self._process = executor, psutil.Process()
+        self.resident: dict[int, int] = {}
+        self.most_out = 0
+
+    def __call__(self, progress: Progress) -> None:
+        self.most_out = max(self.most_out, len(self._executor._futures))
+        percent = 100 * progress.done // progress.total
+        if percent not in self.resident:
+            self.resident[percent] = self._process.memory_info().rss
+
+
+def measure_tiles(folder: Path, tiles: int, profile: bool) -> list[Figure]:
+    """Send tiles that do nothing through the driver."""
+    run = RunDirectory.create(folder / "tiles", {"benchmark": "overhead"}, {})
+    here = importlib.import_module("overhead")  # by name: workers import it, instead of being sent its code
+    jobs = [Job(Task("train", k // 1000, k % 1000), here.do_nothing, 1, (k,)) for k in range(tiles)]
+    with recording(run), EXECUTORS["local"](ClusterConfig(workers=WORKERS), here.prepare) as executor:
+        assert isinstance(executor, DaskExecutor)
+        watch = Watch(executor)
+        driver = Driver(str(run.path.absolute()), executor, run.journal, watch, threading.Event())
+        before, began = processor_seconds(), time.perf_counter()
+        outcome = profiled(lambda: driver.run(jobs, {}), profile)
+        wall, spent = time.perf_counter() - began, processor_seconds() - before
+    assert len(outcome.receipts) == tiles
+    milliseconds = 1000 * spent / tiles
+    receipts = 100 * (watch.resident[100] - watch.resident[25]) / watch.resident[25]
+    per_tile = (watch.resident[100] - watch.resident[25]) / (0.75 * tiles)
+    window = WINDOW_PER_SLOT * WORKERS
+    return [
+        Figure(
+            "driver and scheduler",
+            f"{milliseconds:.2f} ms a tile",
+            f"{TARGET_MILLISECONDS} ms",
+            milliseconds <= TARGET_MILLISECONDS,
+        ),
+        Figure("by the clock", f"{1000 * wall / tiles:.2f} ms a tile", "", True),
+        Figure(
+            "memory, 25 % to 100 %",
+            f"{receipts:+.1f} %, {per_tile:.0f} B a tile",
+            f"{100 * TARGET_GROWTH:.0f} %",
+            receipts <= 100 * TARGET_GROWTH,
+        ),
+        Figure("calls out at once", str(watch.most_out), f"{window}", watch.most_out <= window),
+    ]
+
+
+class Stopper:
+    """A view that stops the run where its first stage begins, and notes when that was."""
+
+    def __init__(self) -> None:
+        self.stop, self.began = threading.Event(), 0.0
+
+    def say(self, text: str) -> None:
+        """Show nothing."""
+
+    def begin(self, stage: str) -> None:
+        """Stop: what is done is known, and the driver is about to begin."""
+        if not self.stop.is_set():
+            self.began = time.perf_counter()
+        self.stop.set()
+
+    def progress(self, progress: Progress) -> None:
+        """Show nothing."""
+
+
+def measure_resume(folder: Path, profile: bool) -> list[Figure]:
+    """Go on with a run directory whose kernel is finished."""
+    side = int(math.sqrt(2 * RESUMED))  # of a triangle of tiles of one sample
+    images = np.random.default_rng(5).standard_normal((side + 1, 4, 4, 1)).astype(np.float32)
+    labels = np.arange(side + 1) % 2
+    np.savez(
+        folder / "images.npz", x_train=images[:side], y_train=labels[:side], x_test=images[side:], y_test=labels[side:]
+    )
+    config = parse_config(
+        {
+            "data": {"source": "npz", "path": str(folder / "images.npz")},
+            "network": {"preset": "fully_connected"},
+            "readouts": {"depths": [2]},
+            "kernel": {"tile": 1},
+            "cluster": {"kind": "serial"},
+            "store": {"path": str(folder / "resume")},
+        },
+        "overhead",
+    )
+    start(lambda view: runs.start(config, view, view.stop))
+    run = RunDirectory(folder / "resume")
+    tasks = [job.task for job in kernel_jobs(run)]
+    finish(run, tasks)
+    began = time.perf_counter()
+    view = profiled(lambda: start(lambda view: runs.resume(run.path, view, view.stop)), profile)
+    seconds = view.began - began
+    name = f"resume of {len(tasks):,} finished tiles"
+    target = f"{TARGET_RESUME_SECONDS:.0f} s"
+    return [Figure(name, f"{seconds:.1f} s", target, seconds <= TARGET_RESUME_SECONDS)]
+
+
+def start(action: Callable[[Stopper], object]) -> Stopper:
+    """Run until the first stage begins."""
+    view = Stopper()
+    with contextlib.suppress(Interrupted):
+        action(view)
+    return view
+
+
+def finish(run: RunDirectory, tasks: Sequence[Task]) -> None:
+    """Write the chunks of tasks, without waiting for the disk, and their receipts."""
+    receipts = []
+    for task in tasks:
+        chunks = []
+        for array, index in run.arrays_of(task):
+            payload, checksum = encode_chunk(np.ones(array.tile, array.dtype), array.tile, array.dtype)
+            path = Path(str(array.chunk_path(*index)))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            content = bytes(payload) + bytes(checksum)
+            path.write_bytes(content)
+            crc = int.from_bytes(bytes(checksum), "little")
+            chunks.append(Chunk(array.path.name, len(content), crc, xxhash.xxh3_128_hexdigest(bytes(payload))))
+        receipts.append(Receipt(task, tuple(chunks), 0.1, 20.0, 0.2, "host"))
+    run.journal.append(receipts)
+    run.journal.close()
+
+
+def measure_efficiency(folder: Path) -> list[Figure]:
+    """Keep two processes busy with long tiles."""
+    run = RunDirectory.create(folder / "efficiency", {"benchmark": "efficiency"}, {})
+    here = importlib.import_module("overhead")
+    jobs = [Job(Task("train", k, 0), here.take_long, 1, (k,)) for k in range(LONG_TILES)]
+    with recording(run), EXECUTORS["local"](ClusterConfig(workers=SLOTS), here.prepare) as executor:
+        driver = Driver(str(run.path.absolute()), executor, run.journal, lambda _: None, threading.Event())
+        began = time.perf_counter()
+        outcome = driver.run(jobs, {})
+        wall = time.perf_counter() - began
+    busy = sum(receipt.seconds for receipt in outcome.receipts.values())
+    efficiency = busy / (SLOTS * wall)
+    name = f"{SLOTS} processes, {LONG_TILES} tiles of {LONG_SECONDS:.0f} s"
+    return [Figure(name, f"{efficiency:.4f} in tiles", str(TARGET_EFFICIENCY), efficiency >= TARGET_EFFICIENCY)]
+
+
+def processor_seconds() -> float:
+    """Processor time of this process: the driver, the scheduler, and what minds the workers."""
+    times = psutil.Process().cpu_times()
+    return times.user + times.system
+
+
+def profiled(action: Callable[[], _T], profile: bool) -> _T:
+    """Run an action; print where its time went where that is asked for."""
+    if not profile:
+        return action()
+    profiler = cProfile.Profile()
+    result = profiler.runcall(action)
+    pstats.Stats(profiler).sort_stats("cumulative").print_stats(45)
+    return result
+
+
+def main() -> None:
+    """Measure the parts that are asked for, and show them in a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", choices=["tiles", "resume", "efficiency", []], default=[])
+    parser.add_argument("--tiles", type=int, default=TILES, help="how many that do nothing")
+    parser.add_argument("--profile", action="store_true", help="print where the driver's time goes")
+    options = parser.parse_args()
+    parts = options.parts or ["tiles", "resume", "efficiency"]
+    figures = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if "tiles" in parts:
+            figures += measure_tiles(folder, options.tiles, options.profile)
+        if "resume" in parts:
+            figures += measure_resume(folder, options.profile)
+        if "efficiency" in parts:
+            figures += measure_efficiency(folder)
+    table = Table("", "measured", "at most, or at least", "", box=None, pad_edge=False)
+    for figure in figures:
+        table.add_row(figure.name, figure.value, figure.target, "" if figure.reached else "missed")
+    Console(soft_wrap=True).print(table)
+
+
+if __name__ == "__main__":
+    main()
