@@ -11,6 +11,7 @@ from pipeline.config import ClusterConfig
 from pipeline.executors.address import open_address
 from pipeline.executors.base import Completion, Executor, WorkerMemory
 from pipeline.executors.dask import release_slot
+from pipeline.executors.kubernetes import open_kubernetes
 from pipeline.executors.local import open_local
 from pipeline.executors.serial import open_serial
 from pipeline.executors.slurm import open_slurm
@@ -24,6 +25,7 @@ EXECUTORS: dict[str, Opener] = {
     "address": open_address,
     "slurm": open_slurm,
     "ssh": open_ssh,
+    "kubernetes": open_kubernetes,
 }
 
 __all__ = ["EXECUTORS", "Completion", "Executor", "WorkerMemory", "release_slot"]

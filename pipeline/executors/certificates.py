@@ -54,7 +54,7 @@ class Certificates:
             If the folder cannot be made private, or not be written.
         """
         folder = Path(folder).absolute()
-        made = cls(folder / AUTHORITY, folder / CERTIFICATE, folder / KEY)
+        made = cls.within(folder)
         contents = make_pem()
         try:
             _make_private(folder)
@@ -66,6 +66,12 @@ class Certificates:
                 "own, on a file system that keeps modes"
             ) from error
         return made
+
+    @classmethod
+    def within(cls, folder: str | Path) -> "Certificates":
+        """Name the files that `create` has made, or that are mounted there."""
+        folder = Path(folder)
+        return cls(folder / AUTHORITY, folder / CERTIFICATE, folder / KEY)
 
     def security(self) -> Security:
         """Return what Dask's clients and clusters take as ``security``; connections without TLS are refused."""

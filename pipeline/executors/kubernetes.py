@@ -1,0 +1,148 @@
+"""Pods of a Kubernetes cluster, kept by the Dask operator from a `DaskCluster` that this writes.
+
+Not through dask-kubernetes' own `KubeCluster`, which knows no TLS. Certificates are a Secret of the cluster's own; all
+of it goes when the driver ends. `deploy/kubernetes` holds the same as manifests, and some that need no operator.
+"""
+
+import contextlib
+import importlib.util
+import logging
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import dask.config
+import distributed
+
+from pipeline.config import ClusterConfig
+from pipeline.errors import ConfigError, WorkersLost
+from pipeline.executors.base import Executor
+from pipeline.executors.certificates import make_pem, security_of
+from pipeline.executors.dask import SETTINGS, Terms, prepared
+from pipeline.executors.manifests import Names, cluster_manifest, secret_manifest
+from pipeline.executors.scaling import Scalable, Scaling, bounds
+
+logger = logging.getLogger(__name__)
+
+START_SECONDS = 600.0
+"""Nodes may have to be added, and an image be fetched, before the first pod runs."""
+
+PATIENCE_SECONDS = 1800.0
+
+
+@contextmanager
+def open_kubernetes(config: ClusterConfig, prepare: Callable[[], None]) -> Iterator[Executor]:
+    """Make a `DaskCluster`, wait for its workers, and delete it afterwards.
+
+    Raises
+    ------
+    ConfigError
+        If a value is missing, kr8s is not installed, or the API server or its operator is not to be had.
+    WorkersLost
+        If no scheduler or too few workers come up.
+    """
+    if importlib.util.find_spec("kr8s") is None:
+        raise ConfigError("the \"kubernetes\" cluster needs kr8s: pip install 'cntk-pipeline[kubernetes]'")
+    pem = make_pem() if config.tls else ()
+    if config.workers is None:
+        raise ConfigError('the "kubernetes" cluster needs cluster.workers: how many pods it asks for')
+    minimum, maximum = bounds(config, config.workers)
+    with _created(config, minimum, pem) as names:
+        address = config.address or names.address(config.tls)
+        with dask.config.set(SETTINGS), _connect(address, pem) as client:
+            _wait_for_workers(client, minimum, names)
+            scaling = Scaling(Pods(names, minimum), minimum, maximum, config.threads_per_worker)
+            count = f"{minimum}" if minimum == maximum else f"{minimum} to {maximum}"
+            label = f"{count} pods of {names.cluster} in {names.namespace}, scheduler {address}"
+            yield prepared(client, prepare, Terms(label, PATIENCE_SECONDS, scaling=scaling))
+
+
+class Pods(Scalable):
+    """The worker pods of a `DaskCluster`, ``count`` of them at first."""
+
+    def __init__(self, names: Names, count: int) -> None:
+        self._names, self._count = names, count
+
+    def request(self, count: int) -> None:
+        self._count = count
+        group = _class("DaskWorkerGroup")(self._names.worker_group, namespace=self._names.namespace)
+        try:
+            with _explained():
+                group.patch({"spec": {"worker": {"replicas": count}}})
+        except ConfigError as error:  # the pods that are there compute on, and this is asked again
+            logger.warning("%s", error)
+
+    def release(self, names: Sequence[str]) -> None:
+        # The operator itself retires the workers that have least to do.
+        self.request(self._count - len(names))
+
+
+def _class(kind: str) -> Any:
+    import kr8s
+
+    return kr8s.objects.new_class(kind, "kubernetes.dask.org/v1", namespaced=True)
+
+
+@contextmanager
+def _created(config: ClusterConfig, workers: int, pem: tuple[str, ...]) -> Iterator[Names]:
+    """Make the objects of a cluster, and delete them whatever happens."""
+    import kr8s
+
+    with _explained():
+        names = Names(f"cntk-{uuid.uuid4().hex[:8]}", config.namespace or kr8s.api().namespace)
+    cluster = _class("DaskCluster")(cluster_manifest(config, names, workers))
+    made = [kr8s.objects.Secret(secret_manifest(names, pem)), cluster] if pem else [cluster]
+    try:
+        with _explained():
+            for described in made:
+                described.create()
+        yield names
+    finally:
+        for described in reversed(made):
+            with contextlib.suppress(ConfigError), _explained():  # what was not created, too
+                described.delete()
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turn what the API server refuses into an error that says what to look at."""
+    import httpx
+    import kr8s
+
+    try:
+        yield
+    except (
+        kr8s.NotFoundError,
+        kr8s.ServerError,
+        kr8s.APITimeoutError,
+        kr8s.ConnectionClosedError,
+        httpx.HTTPError,
+        ValueError,
+    ) as error:
+        raise ConfigError(
+            f"the Kubernetes API server refuses: {error}. The Dask operator must be installed, and the service account "
+            "of the driver be allowed to create its objects: deploy/kubernetes/README.md"
+        ) from error
+
+
+def _connect(address: str, pem: tuple[str, ...]) -> distributed.Client:
+    try:
+        return distributed.Client(address, security=security_of(*pem) if pem else None, timeout=START_SECONDS)
+    except (OSError, ValueError) as error:
+        raise WorkersLost(
+            f"no scheduler answers at {address}: {error}. The driver must run in the cluster (deploy/kubernetes), or "
+            "cluster.address name a forwarded port"
+        ) from error
+
+
+def _wait_for_workers(client: distributed.Client, count: int, names: Names) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while len(client.nthreads()) < count:
+        if time.monotonic() > deadline:
+            raise WorkersLost(
+                f"only {len(client.nthreads())} of {count} workers came up in {START_SECONDS:g} s: look at "
+                f"`kubectl -n {names.namespace} get pods -l dask.org/cluster-name={names.cluster}`"
+            )
+        time.sleep(0.2)

@@ -1,0 +1,264 @@
+"""Kubernetes manifests: against the schemas of Kubernetes and of the Dask operator, and their commands as processes."""
+
+import copy
+import functools
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import distributed
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+
+from pipeline.config import ClusterConfig, parse_config
+from pipeline.errors import ConfigError
+from pipeline.executors import EXECUTORS
+from pipeline.executors.certificates import Certificates, make_pem
+from pipeline.executors.dask import SETTINGS
+from pipeline.executors.manifests import PORT, Names, cluster_manifest, secret_manifest
+
+FOLDER = Path(__file__).parent.parent.parent / "deploy" / "kubernetes"
+KUBERNETES_VERSION = "1.30"
+CLUSTER = ClusterConfig(
+    kind="kubernetes", workers=4, memory_limit="4GiB", image="cntk-pipeline:0.1.0", volume_claim="cntk-runs"
+)
+Manifest = dict[str, Any]
+
+
+def manifests() -> list[tuple[str, Manifest]]:
+    found = [
+        (path.name, document) for path in FOLDER.glob("*.yaml") for document in yaml.safe_load_all(path.read_text())
+    ]
+    return [(f"{name}:{document['kind']}:{document['metadata']['name']}", document) for name, document in found]
+
+
+@functools.cache
+def operator_schemas() -> dict[tuple[str, str], Manifest]:
+    """Read the schemas that come with dask-kubernetes, by API version and kind."""
+    specification = importlib.util.find_spec("dask_kubernetes")
+    assert specification is not None
+    assert specification.origin is not None
+    folder = Path(specification.origin).parent / "operator/deployment/helm/dask-kubernetes-operator/crds"
+    schemas = {}
+    for path in folder.glob("*.yaml"):
+        for definition in yaml.safe_load_all(path.read_text()):
+            group, kind = definition["spec"]["group"], definition["spec"]["names"]["kind"]
+            for version in definition["spec"]["versions"]:
+                schemas[f"{group}/{version['name']}", kind] = version["schema"]["openAPIV3Schema"]
+    return schemas
+
+
+def closed(schema: Any) -> Any:
+    """Refuse what a schema does not name: Kubernetes would drop it without a word."""
+    if isinstance(schema, list):
+        return [closed(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {key: closed(value) for key, value in schema.items()}
+    open_ended = schema.get("x-kubernetes-preserve-unknown-fields") or "additionalProperties" in schema
+    return made | (
+        {"additionalProperties": False} if isinstance(schema.get("properties"), dict) and not open_ended else {}
+    )
+
+
+def validate(document: Manifest) -> None:
+    if document["apiVersion"].startswith("kubernetes.dask.org/"):
+        schema = copy.deepcopy(operator_schemas()[document["apiVersion"], document["kind"]])
+        schema["properties"] = {"metadata": {}, "apiVersion": {}, "kind": {}} | {
+            "spec": closed(schema["properties"]["spec"])
+        }
+        jsonschema.Draft7Validator(schema).validate(document)
+        for pod in pods(document):
+            template = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": pod}
+            kubernetes_validate.validate(template, KUBERNETES_VERSION, strict=True)
+    else:
+        kubernetes_validate.validate(document, KUBERNETES_VERSION, strict=True)
+
+
+def pods(document: Manifest) -> list[Manifest]:
+    """List the pods that a manifest makes."""
+    specification = document.get("spec", {})
+    if document["kind"] == "DaskCluster":
+        return [specification["scheduler"]["spec"], specification["worker"]["spec"]]
+    return [specification["template"]["spec"]] if "template" in specification else []
+
+
+DOCUMENTS = dict(manifests())
+WITH_PODS = {name: document for name, document in DOCUMENTS.items() if pods(document)}
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_a_manifest_is_what_the_schemas_allow(name: str) -> None:
+    validate(DOCUMENTS[name])
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_a_misspelt_field_would_be_found(name: str) -> None:
+    document = copy.deepcopy(DOCUMENTS[name])
+    place = document.get("spec", document)
+    place["replica"] = 3
+    with pytest.raises((jsonschema.ValidationError, kubernetes_validate.ValidationError)):
+        validate(document)
+    for pod in pods(document):
+        pod["container"] = pod.pop("containers")
+    if pods(document):
+        del place["replica"]
+        with pytest.raises((jsonschema.ValidationError, kubernetes_validate.ValidationError)):
+            validate(document)
+
+
+@pytest.mark.parametrize("name", WITH_PODS)
+def test_pods_have_no_root_no_rights_and_bounded_resources(name: str) -> None:
+    for pod in pods(WITH_PODS[name]):
+        assert pod["securityContext"]["runAsNonRoot"]
+        assert pod["securityContext"]["runAsUser"] > 0
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert pod["automountServiceAccountToken"] == ("serviceAccountName" in pod)
+        for container in pod["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert container["resources"]["limits"] == container["resources"]["requests"]
+            assert set(container["resources"]["limits"]) == {"cpu", "memory"}
+
+
+@pytest.mark.parametrize("name", WITH_PODS)
+def test_secrets_are_named_and_never_written(name: str) -> None:
+    assert "PRIVATE KEY" not in yaml.safe_dump(WITH_PODS[name])
+    for pod in pods(WITH_PODS[name]):
+        mounted = [volume["secret"] for volume in pod["volumes"] if "secret" in volume]
+        assert all(secret == {"secretName": "cntk-tls", "defaultMode": 0o440} for secret in mounted)
+        (container,) = pod["containers"]
+        assert container["envFrom"] == [{"secretRef": {"name": "cntk-s3", "optional": True}}]
+        assert not [variable for variable in container["env"] if "AWS" in variable["name"]]
+
+
+def test_the_manifest_of_the_operator_is_what_the_executor_writes() -> None:
+    assert DOCUMENTS["daskcluster.yaml:DaskCluster:cntk"] == cluster_manifest(CLUSTER, Names("cntk", "default"), 4)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"tls": False}, {"volume_claim": None}, {"threads_per_worker": 4}, {"memory_limit": "800 MB"}]
+)
+def test_what_the_executor_writes_is_what_the_schemas_allow(changes: dict[str, Any]) -> None:
+    validate(cluster_manifest(CLUSTER.model_copy(update=changes), Names("cntk", "default"), 2))
+
+
+def test_the_certificates_are_a_secret() -> None:
+    secret = secret_manifest(Names("cntk", "default"), make_pem())
+    validate(secret)
+    assert set(secret["stringData"]) == {"ca.pem", "cert.pem", "key.pem"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image": None}, "needs cluster.image"),
+        ({"memory_limit": "auto"}, r"needs cluster.memory_limit of a worker in bytes \(\"4GiB\"\), got 'auto'"),
+        ({"memory_limit": 0.5}, r"in bytes \(\"4GiB\"\), got 0.5"),
+        ({"memory_limit": "much"}, r"in bytes \(\"4GiB\"\), got 'much'"),
+    ],
+)
+def test_what_a_pod_must_know_is_asked_for(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        cluster_manifest(CLUSTER.model_copy(update=changes), Names("cntk", "default"), 4)
+
+
+def test_a_kubernetes_cluster_needs_a_number_of_pods() -> None:
+    config = CLUSTER.model_copy(update={"workers": None})
+    with pytest.raises(ConfigError, match=r"needs cluster.workers"), EXECUTORS["kubernetes"](config, print):
+        pass
+
+
+def test_without_an_api_server_the_error_says_what_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    refused = pytest.raises(ConfigError, match=r"the Kubernetes API server refuses: .*deploy/kubernetes/README.md")
+    with refused, EXECUTORS["kubernetes"](CLUSTER.model_copy(update={"namespace": None}), print):
+        pass
+
+
+@pytest.mark.parametrize("name", ["driver.yaml", "operator.yaml"])
+def test_the_cluster_tables_in_the_comments_are_valid(name: str) -> None:
+    import tomllib
+
+    lines = (FOLDER / name).read_text().split("[cluster]", 1)[1].split("# kubectl", 1)[0].splitlines()
+    table = tomllib.loads("\n".join(line.lstrip("# ") for line in lines))
+    parse_config({"network": {"preset": "cntk"}, "cluster": table}, name)
+
+
+def process_of(container: Manifest, moved: dict[str, str]) -> tuple[list[str], dict[str, str]]:
+    """Return command and environment of a container as a process here, with some texts replaced."""
+
+    def here(text: str) -> str:
+        for old, new in moved.items():
+            text = text.replace(old, new)
+        return text
+
+    variables = {variable["name"]: here(variable.get("value", "w1")) for variable in container["env"]}
+    command = [here(word).replace("$(DASK_WORKER_NAME)", "w1") for word in container["command"]]
+    return [sys.executable, *command[1:]], os.environ | variables
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[tuple[str, Certificates, Manifest]]:
+    """Start the scheduler and a worker of plain.yaml as processes; only paths and ports are others."""
+    made = Certificates.create(tmp_path / "tls")
+    scheduler, worker = (
+        pods(DOCUMENTS[f"plain.yaml:Deployment:cntk-{name}"])[0]["containers"][0] for name in ("scheduler", "worker")
+    )
+    port, dashboard = free_port(), free_port()
+    address = f"tls://127.0.0.1:{port}"
+    moved = {"/tls": str(tmp_path / "tls"), "/tmp/dask": str(tmp_path / "dask"), "8787": str(dashboard)}
+    moved |= {f"tls://cntk-scheduler:{PORT}": address, str(PORT): str(port)}
+    processes = []
+    for container in (scheduler, worker):
+        command, environment = process_of(container, moved)
+        processes.append(subprocess.Popen(command, env=environment, cwd=tmp_path))
+    probe = [word.replace("8787", str(dashboard)) for word in scheduler["readinessProbe"]["exec"]["command"]]
+    yield address, made, {"probe": [sys.executable, *probe[1:]]}
+    for process in reversed(processes):
+        process.terminate()
+    for process in processes:
+        process.wait(60)
+
+
+def settings_here() -> tuple[dict[str, Any], dict[str, str | None]]:
+    import dask.config
+
+    before_start = "distributed.nanny.pre-spawn-environ."
+    names = [key for key in SETTINGS if not key.startswith(before_start)]
+    variables = [key.removeprefix(before_start) for key in SETTINGS if key.startswith(before_start)]
+    return {name: dask.config.get(name) for name in names}, {name: os.environ.get(name) for name in variables}
+
+
+def test_the_commands_of_the_pods_make_a_cluster_with_our_settings(
+    started: tuple[str, Certificates, Manifest],
+) -> None:
+    address, certificates, extra = started
+    with distributed.Client(address, security=certificates.security(), timeout=60) as client:
+        client.wait_for_workers(1, timeout=60)
+        settings, variables = client.submit(settings_here, pure=False).result(timeout=60)
+        (worker,) = client.scheduler_info()["workers"].values()
+    assert settings == {name: value for name, value in SETTINGS.items() if name in settings}
+    assert variables == {name: str(SETTINGS[f"distributed.nanny.pre-spawn-environ.{name}"]) for name in variables}
+    assert (worker["name"], worker["nthreads"], worker["memory_limit"]) == ("w1", 1, 4 * 2**30)
+    deadline = time.monotonic() + 30
+    while subprocess.run(extra["probe"], capture_output=True).returncode != 0:
+        assert time.monotonic() < deadline, "the readiness probe never succeeds"
