@@ -181,7 +181,7 @@ def start(config: RunConfig, view: View, stop: threading.Event, *, verify: bool 
     NotConverged
         If conjugate gradients did not reach the residual asked for; the other systems are solved.
     """
-    with _begun(config, view) as (run, config):
+    with _begun(config, view) as (run, config), _retracting(run):
         clear_stop(run)
         _execute(run, config, view, stop, verify)
     return run
@@ -378,8 +378,7 @@ def _execute(run: RunDirectory, config: RunConfig, view: View, stop: threading.E
     prepare = partial(gram.prepare, str(run.path.absolute()), library_versions())
     with obeying_requests(run, stop), EXECUTORS[config.cluster.kind](config.cluster, prepare) as executor:
         view.say(f"computing on {executor.describe()}")
-        with _retracting(run):
-            _require_memory(run, config, executor.memory())
+        _require_memory(run, config, executor.memory())
         gram.create_kernel_arrays(run)
         stages = Stages(run, executor, view, stop, verify)
         try:
