@@ -176,7 +176,7 @@ def status(
         _print_json(report.to_json() | where.to_json())
     else:
         show_stages(report)
-        show_state(report)
+        show_state(report, where.awaited)
         show_whereabouts(report, where)
     raise typer.Exit(COMPLETE if report.complete else INCOMPLETE)
 

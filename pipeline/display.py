@@ -309,13 +309,13 @@ def _share(value: float | None) -> str:
     return "one class" if value is None else f"{100 * value:.2f}%"
 
 
-def show_state(report: RunReport) -> None:
-    """Show whether a driver is at work, or how to go on."""
+def show_state(report: RunReport, awaited: bool = False) -> None:
+    """Show whether a driver is at work, or how to go on unless one is ``awaited``."""
     if report.quarantined:
         out.print(f"\n{report.quarantined} chunks in quarantine")
     if report.driver:
         out.print(f"\na driver is at work: {escape(report.driver)}")
-    elif not report.complete:
+    elif not report.complete and not awaited:
         out.print(f"\nincomplete: cntk resume {escape(report.path)}")
 
 

@@ -121,10 +121,13 @@ def cancel(path: str | StorePath, *, now: bool = False) -> str:
     run = RunDirectory(path)
     request_stop(run)  # first, so that a job that is just beginning meets it
     found = whereabouts(run)
-    if found.submission is not None and found.state != "gone":
-        submitter, job = SUBMITTERS[found.submission.kind], found.submission
-        if submitter.withdraw(job.job, now=now):
+    job = found.submission
+    if job is not None and (found.awaited or now) and job.kind in SUBMITTERS:
+        withdrawn = SUBMITTERS[job.kind].withdraw(job.job, now=now)
+        if withdrawn and (now or found.state == "queued"):
             return f"{job} was ended at once" if now else f"{job} had not begun: it is out of the queue"
+    elif job is not None and found.state == "unknown":
+        return f"{job} cannot be asked from here: it stops where it runs, and computes nothing where it still waits"
     return "its driver finishes the tiles in flight and stops, wherever it is; every finished tile is kept"
 
 

@@ -195,7 +195,7 @@ def start(config: RunConfig, view: View, stop: threading.Event, *, verify: bool 
     NotConverged
         If conjugate gradients did not reach the residual asked for; the other systems are solved.
     """
-    with _begun(config, view) as begun:
+    with _begun(config, view) as begun, _retracting(begun.run):
         clear_stop(begun.run)
         _execute(begun, view, stop, verify)
     return begun.run
@@ -404,8 +404,7 @@ def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> N
         emit(Event("driver_started", details={"executor": executor.describe(), "slots": executor.slots}))
         if metrics_address is not None:
             view.say(f"metrics of the driver at {metrics_address}")
-        with _retracting(run):
-            _require_memory(run, config, executor.memory())
+        _require_memory(run, config, executor.memory())
         gram.create_kernel_arrays(run)
         clock = StageClock(run, lambda: executor.slots)
         stages = Stages(run, executor, view, clock, stop, verify, begun.lease)

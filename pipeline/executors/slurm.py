@@ -220,8 +220,8 @@ def _worker_memory(config: ClusterConfig) -> str | float:
 def _wait_for_workers(client: distributed.Client, count: int, given_up: Callable[[], bool]) -> None:
     """Wait for the first worker long, for all of them not so long: those that come later are taken in too."""
     began = time.monotonic()
-    while len(client.scheduler_info(n_workers=-1)["workers"]) < count:
-        waited, some = time.monotonic() - began, bool(client.nthreads())
+    while (here := len(client.nthreads())) < count:
+        waited, some = time.monotonic() - began, here > 0
         if waited > (ALL_WORKERS_SECONDS if some else FIRST_WORKER_SECONDS) or (given_up() and not some):
             break
         time.sleep(0.1)

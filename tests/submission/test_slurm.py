@@ -1,13 +1,12 @@
 """The batch script, and what is refused before SLURM is asked; tests/real/test_slurm.py has a real SLURM."""
 
-import os
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.config import RunConfig, parse_config
+from pipeline.config import RunConfig, load_cluster, parse_config
 from pipeline.errors import ConfigError, SubmissionFailed
 from pipeline.submission import SUBMITTERS
 from pipeline.submission.slurm import script, time_limit_seconds
@@ -123,4 +122,9 @@ def test_the_job_has_room_for_the_workers_it_will_have() -> None:
     assert memory is not None
     assert (memory.bytes, memory.slots) == (4 * 2**30, 2)
     assert SUBMITTERS["slurm"].memory(config()) is None
-    assert os.sep in script("/run", Path("/run"), config())
+
+
+def test_the_file_that_operators_edit_makes_a_job_as_it_is() -> None:
+    shipped = load_cluster(Path(__file__).parent.parent.parent / "deploy/slurm/cluster.toml")
+    text = script("/run", Path("/run/log"), config().model_copy(update={"cluster": shipped}))
+    assert {"--ntasks=64", "--time=24:00:00", "--signal=B:TERM@300", "--requeue"} <= set(directives(text))
