@@ -376,7 +376,7 @@ def _execute(run: RunDirectory, config: RunConfig, view: View, stop: threading.E
     if swept:
         view.say(f"swept {swept} half-written files of an earlier driver")
     prepare = partial(gram.prepare, str(run.path.absolute()), library_versions())
-    with obeying_requests(run, stop), EXECUTORS[config.cluster.kind](config.cluster, prepare) as executor:
+    with obeying_requests(run, stop, view.say), EXECUTORS[config.cluster.kind](config.cluster, prepare) as executor:
         view.say(f"computing on {executor.describe()}")
         _require_memory(run, config, executor.memory())
         gram.create_kernel_arrays(run)
