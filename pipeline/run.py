@@ -393,7 +393,7 @@ def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> N
     prepare = partial(gram.prepare, str(run.path.absolute()), library_versions())
     with (
         recording(run),
-        obeying_requests(run, stop),
+        obeying_requests(run, stop, view.say),
         metrics_served(config.cluster.metrics) as metrics_address,
         EXECUTORS[config.cluster.kind](config.cluster, prepare) as executor,
         executor.watched(),

@@ -4,7 +4,7 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
@@ -80,8 +80,8 @@ def clear_stop(run: RunDirectory) -> None:
 
 
 @contextlib.contextmanager
-def obeying_requests(run: RunDirectory, stop: threading.Event) -> Iterator[None]:
-    """Set ``stop`` within seconds of a request, for the length of a ``with`` block."""
+def obeying_requests(run: RunDirectory, stop: threading.Event, say: Callable[[str], None]) -> Iterator[None]:
+    """Set ``stop`` within seconds of a request, and ``say`` so, for the length of a ``with`` block."""
     ended = threading.Event()
 
     def poll() -> None:
@@ -90,9 +90,9 @@ def obeying_requests(run: RunDirectory, stop: threading.Event) -> Iterator[None]
             with contextlib.suppress(OSError):
                 if stop_requested(run):
                     stop.set()
+                    say("asked to stop: tiles in flight are finished first")
+                    return
 
-    if stop_requested(run):
-        stop.set()
     poller = threading.Thread(target=poll, name="stop-requests", daemon=True)
     poller.start()
     try:

@@ -19,8 +19,9 @@ import pytest
 from problems import Recorder, whole_matrix
 from real.slurm.private import PrivateSlurm, private_slurm
 
+from pipeline import handover
 from pipeline import run as runs
-from pipeline.config import parse_config
+from pipeline.config import load_config, parse_config
 from pipeline.report import make_report
 from pipeline.store import RunDirectory
 
@@ -65,13 +66,18 @@ class Shell:
         assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}\n{self.log()}"
         return done.stdout + done.stderr
 
-    def submit(self, workflow: dict[str, Any] = WORKFLOW, **cluster: Any) -> str:
-        """Submit a workflow; return the job."""
-        (self.folder / "workflow.toml").write_text(toml(workflow))
+    def write(self, **cluster: Any) -> None:
+        """Write a workflow and a cluster file."""
+        (self.folder / "workflow.toml").write_text(toml(WORKFLOW))
         table = CLUSTER | {"interface": self.slurm.interface} | cluster
         (self.folder / "cluster.toml").write_text(toml({"cluster": table}))
-        said = self.cntk("submit", "workflow.toml", "--cluster", "cluster.toml", "--store", self.run)
-        return said.partition("submitted as slurm ")[2].partition(";")[0]
+
+    def submit(self, **cluster: Any) -> str:
+        """Submit the workflow as `cntk submit` does, but for its forecast; return the job."""
+        self.write(**cluster)
+        overrides = [f"store.path={json.dumps(str(self.run))}"]
+        config = load_config(self.folder / "workflow.toml", overrides, self.folder / "cluster.toml")
+        return handover.submit(config, Recorder())[1].job
 
     def log(self) -> str:
         return "\n".join(file.read_text() for file in (self.run / "log").glob("slurm-*.log"))
@@ -107,6 +113,13 @@ def slurm(require: Callable[..., None], tmp_path_factory: pytest.TempPathFactory
         yield slurm
 
 
+@pytest.fixture(autouse=True)
+def commands(slurm: PrivateSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let SLURM's commands find it from this process too."""
+    for name, value in slurm.environment.items():
+        monkeypatch.setenv(name, value)
+
+
 @pytest.fixture
 def shell(slurm: PrivateSlurm, tmp_path: Path) -> Iterator[Shell]:
     slurm.wait_for_nodes()
@@ -140,7 +153,9 @@ def require_same(path: Path, undisturbed: RunDirectory) -> None:
 def test_what_is_submitted_is_finished_though_the_one_who_submitted_is_gone(
     shell: Shell, undisturbed: RunDirectory
 ) -> None:
-    job = shell.submit()  # its process has ended when this returns
+    shell.write()
+    said = shell.cntk("submit", "workflow.toml", "--cluster", "cluster.toml", "--store", shell.run)
+    job = said.partition("submitted as slurm ")[2].partition(";")[0]  # and the process that submitted it has ended
     assert f"slurm {job} (" in shell.cntk("status", shell.run, code=3)
     watched = shell.cntk("status", "--watch", shell.run)
     assert "tiles/s" in watched
@@ -155,7 +170,9 @@ def test_a_cancelled_job_finishes_its_tiles_and_stays_away_until_it_is_resumed_e
 ) -> None:
     job = shell.submit(resubmit=True)
     shell.wait_for_receipts(10)
-    assert "finishes the tiles in flight" in shell.cntk("cancel", shell.run)
+    with frozen(computing_workers(shell.run)):  # so that the run is not over before it is cancelled
+        assert "finishes the tiles in flight" in shell.cntk("cancel", shell.run)
+        shell.wait(lambda: "asked to stop" in shell.log(), "the driver to obey")
     shell.wait_for_state(job, "FAILED")  # SLURM's word for an exit code of 130
     assert shell.slurm.restarts(job) == 0
     assert "asked to stop" in shell.cntk("status", shell.run, code=3)
@@ -177,8 +194,7 @@ def test_a_job_that_waits_is_withdrawn_and_a_run_resumed_where_it_was_submitted(
     assert f"slurm {job} is queued" in shell.cntk("resume", shell.run, code=1)
     assert "out of the queue" in shell.cntk("cancel", shell.run)
     shell.wait_for_state(job, "CANCELLED")
-    table = CLUSTER | {"interface": shell.slurm.interface}
-    (shell.folder / "cluster.toml").write_text(toml({"cluster": table}))
+    shell.write()
     assert "submitted as slurm" in shell.cntk("resume", shell.run, "--cluster", "cluster.toml")
     shell.cntk("cancel", shell.run, "--now")
     shell.wait(lambda: not shell.slurm.ask("squeue", "--noheader"), "an empty queue")
@@ -225,10 +241,12 @@ def test_lost_workers_are_started_again_and_a_lost_node_restarts_the_job(
 
 
 def test_a_job_started_again_elsewhere_and_its_former_self_that_was_only_cut_off_do_each_other_no_harm(
-    require: Callable[..., None], tmp_path: Path, undisturbed: RunDirectory
+    require: Callable[..., None], tmp_path: Path, undisturbed: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     require(*DAEMONS, "ip", "nsenter", root=True)
     with private_slurm(tmp_path / "slurm", hosts=True) as slurm:
+        for name, value in slurm.environment.items():
+            monkeypatch.setenv(name, value)
         shell = Shell(tmp_path, slurm)
         job = shell.submit(batch_options=["--nodes=1"])
         shell.wait_for_receipts(20)
@@ -246,15 +264,38 @@ def test_a_job_started_again_elsewhere_and_its_former_self_that_was_only_cut_off
 
 
 def test_what_slurm_refuses_is_said_in_its_own_words(shell: Shell) -> None:
-    (shell.folder / "workflow.toml").write_text(toml(WORKFLOW))
-    for change, message in (
-        ({"partition": "nowhere"}, "sbatch refused: .*invalid partition"),
-        ({"memory_limit": "220MB"}, "a kernel tile of 8 samples holds"),  # refused before SLURM is asked
+    for change, code, message in (
+        ({"partition": "nowhere"}, 1, "sbatch refused: .*invalid partition"),
+        ({"memory_limit": "220MB"}, 2, "a kernel tile of 8 samples holds"),  # refused before SLURM is asked
     ):
-        (shell.folder / "cluster.toml").write_text(toml({"cluster": CLUSTER | change}))
-        said = shell.cntk("submit", "workflow.toml", "--cluster", "cluster.toml", "--store", shell.run, code=1)
+        shell.write(**change)
+        said = shell.cntk("submit", "workflow.toml", "--cluster", "cluster.toml", "--store", shell.run, code=code)
         assert re.search(message, said), said
     assert shell.slurm.ask("squeue", "--noheader") == ""
+
+
+def test_a_run_driven_from_a_terminal_asks_for_jobs_of_workers_and_replaces_a_lost_one(
+    shell: Shell, undisturbed: RunDirectory
+) -> None:
+    shell.write(batch_options=[])
+    command = [sys.executable, "-m", "pipeline.cli", "run", "workflow.toml", "--cluster", "cluster.toml"]
+    with open(shell.folder / "said", "wb") as said:
+        process = subprocess.Popen([*command, "--store", shell.run], cwd=shell.folder, stdout=said, stderr=said)
+    try:
+        shell.wait_for_receipts(10)
+        first = shell.slurm.ask("squeue", "--noheader", "--states=RUNNING", "--format=%i").split()
+        with frozen(computing_workers(shell.run)):
+            shell.slurm.ask("scancel", first[0])
+            shell.wait(lambda: another_job(shell, first), "a job in the place of the lost one")
+        assert process.wait(PATIENCE_SECONDS) == 0, (shell.folder / "said").read_text()
+    finally:
+        process.kill()
+    shell.wait(lambda: not shell.slurm.ask("squeue", "--noheader"), "its jobs to end")
+    require_same(shell.run, undisturbed)
+
+
+def another_job(shell: Shell, known: list[str]) -> bool:
+    return bool(set(shell.slurm.ask("squeue", "--noheader", "--format=%i").split()) - set(known))
 
 
 @contextlib.contextmanager
