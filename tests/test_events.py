@@ -197,7 +197,9 @@ def test_a_killed_worker_is_told_of(small_config: Callable[..., RunConfig]) -> N
     config = small_config(cluster={"kind": "local", "workers": 2}, kernel={"tile": 4})
     path = runs.run_path(config)
     runs.start(config, Killer(), threading.Event())
-    (lost,) = named(lines_of(path / "log"), "worker_lost")
+    lines = lines_of(path / "log")
+    assert not [line for line in named(lines, "library") if "Closed comm" in line["message"]], "told a client that left"
+    (lost,) = named(lines, "worker_lost")
     assert lost["peer"].startswith("t")
     assert lost["level"] == "warning"
 
