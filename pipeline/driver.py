@@ -269,7 +269,9 @@ class _Batch:
         if now - self.looked >= LOOK_SECONDS:
             self.looked = now
             for task, keys in list(self.copies.items()):
-                if now - self.in_flight[keys[-1]].since > self.driver._patience.seconds(task, len(keys)):
+                waited = now - self.in_flight[keys[-1]].since
+                if waited > self.driver._patience.seconds(task, len(keys)):
+                    emit(Event("backup", task, details={"copy": len(keys) + 1, "waited_seconds": round(waited, 3)}))
                     self._send(task, now)
 
     def _send(self, task: Task, now: float) -> None:

@@ -16,7 +16,7 @@ from pipeline.errors import StoreError
 from pipeline.storage import Appender, Listed, StorePath
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class Task:
     """One unit of work and of resume: a tile of a stage."""
 
@@ -28,7 +28,7 @@ class Task:
         return f"{self.stage} tile ({self.row}, {self.col})"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """What a task wrote into one array: bytes on disk, their crc32c, and a digest of the values, 128 bits of XXH3."""
 
@@ -38,7 +38,7 @@ class Chunk:
     xxh3: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Receipt:
     """What a worker says of a tile it has written.
 

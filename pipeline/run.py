@@ -44,6 +44,7 @@ from pipeline.memory import (
     require_iteration_memory,
     require_memory,
 )
+from pipeline.metrics import is_loopback
 from pipeline.metrics import served as metrics_served
 from pipeline.observed import recording
 from pipeline.plan import Plan, PlanInputs, make_plan, measure_pair_seconds
@@ -404,6 +405,8 @@ def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> N
         emit(Event("driver_started", details={"executor": executor.describe(), "slots": executor.slots}))
         if metrics_address is not None:
             view.say(f"metrics of the driver at {metrics_address}")
+            if not is_loopback(config.cluster.metrics or ""):
+                view.say("warning: whoever reaches this host can read cluster.metrics; 127.0.0.1 keeps them to it")
         _require_memory(run, config, executor.memory())
         gram.create_kernel_arrays(run)
         clock = StageClock(run, lambda: executor.slots)

@@ -2,12 +2,18 @@
 
 import contextlib
 import io
+import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
+import prometheus_client
 import pytest
 
+from pipeline.events import EVENTS
 from pipeline.layers import LAYERS
+from pipeline.metrics import Metrics
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -35,6 +41,45 @@ def test_examples_print_what_their_comments_say(page: str) -> None:
     with contextlib.redirect_stdout(printed):
         exec(compile(code, page, "exec"), {})
     assert printed.getvalue().splitlines() == promised
+
+
+def test_every_event_and_every_metric_has_its_line() -> None:
+    rows = [line.split("|") for line in (DOCS / "observability.md").read_text().splitlines() if line.startswith("| `")]
+    named = {name for row in rows for name in re.findall(r"`(\w+)", row[1])}
+    registry = prometheus_client.CollectorRegistry()
+    Metrics(registry)
+    families = [(family.name, family.type) for family in registry.collect()]
+    metrics = {f"{name}_total" if kind == "counter" else name for name, kind in families}
+    assert named == set(EVENTS) | metrics | {"library"}
+    told_by = {name: row[2].strip() for row in rows for name in re.findall(r"`(\w+)", row[1])}
+    for event, (logger, _) in EVENTS.items():
+        assert told_by[event] == logger.removeprefix("pipeline."), event
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
+def test_recipes_for_jq_find_what_they_say(tmp_path: Path) -> None:
+    (tmp_path / "log").mkdir()
+    lines = [
+        {"time": 1, "level": "info", "event": "driver_started", "worker": "a-1"},
+        {"time": 2, "level": "info", "event": "began", "stage": "train", "row": 0, "col": 0, "worker": "a-2"},
+        {"time": 3, "level": "warning", "event": "failed", "stage": "train", "row": 0, "col": 0, "worker": "a-2"},
+        {"time": 4, "level": "info", "event": "began", "stage": "train", "row": 0, "col": 0, "worker": "a-2"},
+        {"time": 5, "level": "info", "event": "began", "stage": "train", "row": 1, "col": 0, "worker": "a-3"},
+        {"time": 6, "level": "info", "event": "finished", "stage": "train", "row": 0, "col": 0, "worker": "a-2"},
+    ]
+    lines[-1]["seconds"] = 2.5
+    (tmp_path / "log/a-1.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    block = re.findall(r"```sh\n(# what went.*?)```", (DOCS / "observability.md").read_text(), re.DOTALL)[0]
+    found = []
+    for recipe in (line for line in block.splitlines() if line.startswith("jq")):
+        answer = subprocess.run(recipe, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert answer.returncode == 0, answer.stderr
+        found.append(answer.stdout)
+    assert json.loads(found[0])["event"] == "failed"
+    assert found[1] == "2 train 0 0\n"
+    assert json.loads(found[2])["seconds"] == 2.5
+    assert found[3] == "a-2 1 2.5\n"
+    assert found[4] == "train 1 0\n"
 
 
 def test_links_between_documents_lead_somewhere() -> None:

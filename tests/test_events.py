@@ -15,9 +15,12 @@ from problems import Recorder
 
 from pipeline import run as runs
 from pipeline.config import RunConfig
+from pipeline.driver import Driver, Job
 from pipeline.errors import Interrupted, TilesFailed
-from pipeline.events import EVENTS, Event, RunLog, attached, describe_error, emit, listeners
-from pipeline.journal import Receipt, Task
+from pipeline.events import EVENTS, Event, RunLog, attach, attached, describe_error, emit, listeners
+from pipeline.executors import Completion, Executor
+from pipeline.executors.dask import Preparation
+from pipeline.journal import Journal, Receipt, Task
 from pipeline.observed import LOGS_KEPT, Observed
 from pipeline.redaction import redact
 from pipeline.storage import open_path
@@ -194,9 +197,46 @@ def test_a_killed_worker_is_told_of(small_config: Callable[..., RunConfig]) -> N
     config = small_config(cluster={"kind": "local", "workers": 2}, kernel={"tile": 4})
     path = runs.run_path(config)
     runs.start(config, Killer(), threading.Event())
-    (lost,) = named(lines_of(path / "log"), "worker_lost")
+    lines = lines_of(path / "log")
+    assert not [line for line in named(lines, "library") if "Closed comm" in line["message"]], "told a client that left"
+    (lost,) = named(lines, "worker_lost")
     assert lost["peer"].startswith("t")
     assert lost["level"] == "warning"
+
+
+class Frozen(Executor):
+    """Never ends its first call; minutes pass while it is waited for."""
+
+    slots, now = 1, 0.0
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def submit(self, key: tuple[Any, ...], function: Callable[..., Any], *arguments: Any, rank: int = 0) -> None:
+        self.calls.append((key, arguments[1]))
+
+    def wait(self, timeout_seconds: float) -> list[Completion]:
+        self.now += 600
+        return [Completion(key, result=Receipt(task, ())) for key, task in self.calls[1:]]
+
+    def forget(self, key: tuple[Any, ...]) -> None:
+        pass
+
+    def memory(self) -> None:
+        return None
+
+    def describe(self) -> str:
+        return "frozen"
+
+
+def test_a_second_copy_of_a_tile_is_told_of(log: RunLog, tmp_path: Path) -> None:
+    executor = Frozen()
+    journal = Journal(open_path(tmp_path / "journal"))
+    driver = Driver("RUN", executor, journal, lambda _: None, threading.Event(), clock=lambda: executor.now)
+    with attached(log):
+        driver.run([Job(TILE, lambda run_path, task: Receipt(task, ()), 1)], {})
+    (backup,) = named(lines_of(tmp_path / "log"), "backup")
+    assert (backup["row"], backup["copy"], backup["waited_seconds"]) == (2, 2, 4200.0)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
@@ -240,6 +280,20 @@ def test_a_worker_keeps_a_few_logs_open_and_each_holds_its_own_run(
         assert {line["run"] for line in lines} == {RunDirectory(path).fingerprint[:16]}
     for log in kept:
         logging.getLogger("pipeline").removeHandler(log)
+
+
+def test_what_logs_still_hold_is_written_when_a_worker_ends(tmp_path: Path) -> None:
+    closed = []
+
+    class Waiting(RunLog):
+        def close(self) -> None:
+            closed.append(self.run_path)
+            super().close()
+
+    attach(Waiting("RUN", open_path(tmp_path / "log"), "f" * 64))
+    Preparation(lambda: None).teardown(None)
+    assert closed == ["RUN"]
+    assert not [handler for handler in listeners() if isinstance(handler, RunLog)]
 
 
 def test_a_task_without_a_run_is_called_all_the_same(tmp_path: Path) -> None:

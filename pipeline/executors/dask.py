@@ -15,7 +15,7 @@ from distributed.diagnostics.plugin import WorkerPlugin
 
 from pipeline.arrays import MAPPED_BYTES, limit_mapped_tiles
 from pipeline.errors import WorkersLost
-from pipeline.events import Event, emit
+from pipeline.events import Event, close_logs, emit
 from pipeline.executors.base import Completion, Executor, WorkerMemory
 from pipeline.executors.scaling import Scaling
 
@@ -36,6 +36,8 @@ SETTINGS: dict[str, Any] = {
     "distributed.admin.tick.interval": "500ms",
     "distributed.admin.system-monitor.interval": "2s",
     "distributed.worker.memory.monitor-interval": "250ms",
+    # The last messages that Dask keeps for its developers, a thousand a connection, hold 8 kB a tile.
+    "distributed.admin.low-level-log-length": 50,
     "distributed.nanny.pre-spawn-environ.NUMBA_NUM_THREADS": 1,
     "distributed.nanny.pre-spawn-environ.OMP_NUM_THREADS": 1,
     "distributed.nanny.pre-spawn-environ.OPENBLAS_NUM_THREADS": 1,
@@ -83,7 +85,7 @@ class Preparation(WorkerPlugin):  # type: ignore[misc]
     """Prepares every worker, late joiners too: a worker that fails to prepare takes no tile."""
 
     name = "cntk-preparation"
-    idempotent = True
+    idempotent = False  # otherwise the driver of a second run on a scheduler would find the workers "prepared"
 
     def __init__(self, prepare: Callable[[], None]) -> None:
         self.prepare = prepare
@@ -92,6 +94,10 @@ class Preparation(WorkerPlugin):  # type: ignore[misc]
         """Run the preparation inside the worker."""
         limit_mapped_tiles(int(worker.memory_manager.memory_limit or MAPPED_BYTES * 4))
         self.prepare()
+
+    def teardown(self, worker: Any) -> None:
+        """Close the logs before the worker ends: where a log is an object, lines wait to be sent."""
+        close_logs()
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import dask.config
@@ -19,6 +20,10 @@ def nothing() -> None:
 
 def add(a: int, b: int) -> int:
     return a + b
+
+
+def touch(path: Path) -> None:
+    path.touch()
 
 
 def fail() -> None:
@@ -118,6 +123,12 @@ def test_local_workers_use_one_thread_each_and_answer_this_machine_only() -> Non
 def test_a_worker_that_cannot_be_prepared_is_an_error() -> None:
     with pytest.raises(ValueError, match="on purpose"), EXECUTORS["local"](ClusterConfig(workers=1), fail):
         pass
+
+
+def test_a_scheduler_prepares_its_workers_for_each_driver(scheduler: str, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        with EXECUTORS["address"](ClusterConfig(kind="address", address=scheduler), partial(touch, tmp_path / name)):
+            assert (tmp_path / name).exists()
 
 
 def test_an_address_cluster_needs_an_address() -> None:
