@@ -293,7 +293,9 @@ class _Batch:
                 self.abort = WorkersLost("the Dask cluster went away; finished tiles are kept, `cntk resume` goes on")
             elif completion.error is None and not completion.worker_died:
                 if not self.copies[task] and task not in self.attempts:
-                    self.driver._patience.learn(task, self.driver._clock() - flight.since)
+                    # The first tiles find no queue before them, those behind them will.
+                    queued = WINDOW_PER_SLOT * completion.result.seconds
+                    self.driver._patience.learn(task, max(self.driver._clock() - flight.since, queued))
                 for key in self.copies[task]:
                     del self.in_flight[key]
                     self.driver._executor.forget(key)

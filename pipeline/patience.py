@@ -25,7 +25,7 @@ class Patience:
         self._took: dict[str, deque[float]] = {}
 
     def learn(self, task: Task, seconds: float) -> None:
-        """Take note of a tile that came back at its first try."""
+        """Take note of how long a tile was away that came back at its first try."""
         self._took.setdefault(_kind(task), deque(maxlen=REMEMBERED)).append(seconds)
 
     def seconds(self, task: Task, copies: int) -> float:

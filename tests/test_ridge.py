@@ -1,0 +1,69 @@
+"""A float32 kernel of 3,000 images under a small ridge: solved to its residual, or told which ridge is enough."""
+
+import re
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from problems import Recorder
+from sklearn.datasets import load_digits
+
+from pipeline import run as runs
+from pipeline.config import parse_config
+from pipeline.errors import NotPositiveDefinite
+from pipeline.report import SolveReport, make_report
+
+TRAIN, TEST = 3000, 100
+RIDGE = 1e-6
+
+
+def shifted_digits(rng: np.random.Generator) -> np.ndarray:
+    """Make digits of 1,797: themselves, and moved by one pixel."""
+    images = load_digits().images[..., None]
+    return np.concatenate([images, np.roll(images, 1, axis=2)])[: TRAIN + TEST]
+
+
+def nearly_equal_digits(rng: np.random.Generator) -> np.ndarray:
+    """Make digits of 1,797: themselves, and with noise of a thousandth of a grey level."""
+    images = load_digits().images[..., None]
+    return np.concatenate([images, images + 1e-3 * rng.standard_normal(images.shape)])[: TRAIN + TEST]
+
+
+def solve(path: Path, ridge: float) -> SolveReport:
+    config = parse_config(
+        {
+            "data": {"source": "npz", "path": str(path / "digits.npz")},
+            "network": {"preset": "cntk"},
+            "readouts": {"depths": [3], "poolings": ["gap"]},
+            "kernel": {"tile": 256, "dtype": "float32"},
+            "solve": {"ridges": [ridge], "ridge_mode": "relative"},
+            "cluster": {"kind": "local", "workers": 2},
+            "store": {"path": str(path / "run")},
+        },
+        "test",
+    )
+    report = make_report(runs.start(config, Recorder(), threading.Event()))
+    return next(solve for solve in report.solves if solve.ridge == ridge)
+
+
+@pytest.mark.parametrize(("make", "passes"), [(shifted_digits, True), (nearly_equal_digits, False)])
+def test_a_gap_kernel_of_3000_images_solves_with_a_millionth_of_its_diagonal_or_says_why_not(
+    tmp_path: Path, make, passes: bool
+) -> None:
+    images, labels = make(np.random.default_rng(0)).astype(np.float32), np.tile(load_digits().target, 2)
+    np.savez(
+        tmp_path / "digits.npz",
+        x_train=images[:TRAIN],
+        y_train=labels[:TRAIN],
+        x_test=images[TRAIN:],
+        y_test=labels[TRAIN : TRAIN + TEST],
+    )
+    ridge = RIDGE
+    if not passes:
+        with pytest.raises(NotPositiveDefinite, match=r"depth3-gap-ntk.*pivot .* at training row \d+") as caught:
+            solve(tmp_path, RIDGE)
+        print(caught.value)
+        ridge = float(re.search(r"([\d.e+-]+) relative to trace", str(caught.value))[1])
+    solved = solve(tmp_path, ridge)
+    assert solved.relative_residual < 1e-9
