@@ -64,8 +64,8 @@ def test_no_schedule_loses_a_tile_or_computes_one_too_early(lists: list[list[Job
     assert sum(map(copies_for_nothing, endings)) < 1e-3 * executions
     beyond = sum(max(ending.executions - ending.allowed, 0) for ending in endings)
     print(
-        f"{SEEDS} schedules in {time.process_time() - began:.0f} s: {faults} faults injected, {again} tiles recomputed, "
-        f"{beyond} beyond the bound, 0 wrong numbers readable as done"
+        f"{SEEDS} schedules in {time.process_time() - began:.0f} s: {faults} faults injected, "
+        f"{again} tiles recomputed, {beyond} beyond the bound, 0 wrong numbers readable as done"
     )
 
 
