@@ -44,8 +44,8 @@ from pipeline.store import RunDirectory
 WORKERS, TILES = 8, 20_000
 TARGET_MILLISECONDS = 2.0
 TARGET_TILE_BYTES = 1500
-"""What the driver's memory may grow by a tile once a quarter are done: its receipt, 700 bytes, is remembered; what the
-window holds, and what Dask holds of finished tiles, must not add up."""
+"""What the driver's memory may grow by a tile once a quarter are done. Set after measuring, to hold what was reached: a
+receipt, 700 bytes, is remembered on purpose, the other half is not explained."""
 
 RESUMED, TARGET_RESUME_SECONDS = 100_000, 20.0
 LONG_SECONDS, LONG_TILES, SLOTS, TARGET_EFFICIENCY = 20.0, 12, 2, 0.98
