@@ -11,7 +11,6 @@ from pathlib import Path
 
 import psutil
 
-PORT = 27817
 PATIENCE_SECONDS = 60.0
 
 
@@ -101,8 +100,10 @@ class PrivateSlurm:
         """Find what runs under this SLURM by its environment: what a step starts leaves the tree of its daemon."""
         found = []
         for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                environment = process.environ()
+            with contextlib.suppress(psutil.Error, OSError):
+                # Not psutil's: it stops at a gap, and SLURM's step daemons write their titles over the beginning.
+                block = Path(f"/proc/{process.pid}/environ").read_bytes().decode(errors="replace")
+                environment = dict(line.split("=", 1) for line in block.split("\0") if "=" in line)
                 ours = environment.get("SLURM_CONF") == self.environment["SLURM_CONF"]
                 if ours and process.pid != os.getpid() and chosen(environment):
                     found.append(process)
@@ -169,10 +170,11 @@ _MUNGE = {
 def configuration(folder: Path, hosts: bool) -> str:
     """Write slurm.conf: two nodes of two cores on one machine, quick to notice what is lost."""
     name, cores = socket.gethostname().partition(".")[0], max(2, os.cpu_count() or 2)
+    controller, *daemons = free_ports(3)
     lines = {
         "ClusterName": "test",
         "SlurmctldHost": f"{name}({'10.78.0.254' if hosts else '127.0.0.1'})",
-        "SlurmctldPort": PORT,
+        "SlurmctldPort": controller,
         "SlurmUser": "root",
         "SlurmdUser": "root",
         "AuthType": "auth/munge",
@@ -206,10 +208,19 @@ def configuration(folder: Path, hosts: bool) -> str:
         lines["CommunicationParameters"] = "NoInAddrAny,NoCtldInAddrAny"  # listen on the loopback only
     text = "".join(f"{key}={value}\n" for key, value in lines.items())
     for number in (1, 2):
-        address, port = (f"10.78.0.{number}", PORT + 50) if hosts else ("127.0.0.1", PORT + number)
+        address, port = (f"10.78.0.{number}", daemons[0]) if hosts else ("127.0.0.1", daemons[number - 1])
         text += f"NodeName=n{number} NodeHostname={name} NodeAddr={address} Port={port} CPUs={cores} Sockets=1 "
         text += f"CoresPerSocket={cores} ThreadsPerCore=1 RealMemory=4000 State=UNKNOWN\n"
     return text + "PartitionName=debug Nodes=n[1-2] Default=YES MaxTime=INFINITE State=UP\n"
+
+
+def free_ports(count: int) -> list[int]:
+    """Find ports that nobody listens on: another SLURM may be tested beside this one."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
 
 
 def _make_hosts() -> None:
