@@ -130,10 +130,12 @@ class World:
         before = [t for t in self.jobs[task].after if self.jobs[t].only_for is None]
         return zlib.crc32(repr((task, [self.tiles.get(t) for t in before])).encode())
 
+    def require_inputs(self, task: Task) -> None:
+        missing = [t for t in self.jobs[task].after if not self.journaled[t]]
+        assert not missing, f"{task} was handed out before {missing[0]} had its receipt"
+
     def begin(self, task: Task) -> int:
         self.begun[task] += 1
-        missing = [t for t in self.jobs[task].after if not self.journaled[t]]
-        assert not missing, f"{task} was begun before {missing[0]} had its receipt"
         return self.value(task)
 
     def write(self, task: Task, value: int) -> None:
@@ -159,6 +161,7 @@ class Cluster(Executor):
         self.alive = True
 
     def submit(self, key: tuple[Any, ...], function: Callable[..., Any], *arguments: Any, rank: int = 0) -> None:
+        self._world.require_inputs(arguments[1])
         self.copies += self._awaited[arguments[1]] > 0
         self._awaited[arguments[1]] += 1
         self._enqueue(key, arguments[1], rank, 0)

@@ -1,8 +1,8 @@
 """Ten thousand schedules of what can happen to a driver, each from a seed, under a virtual clock.
 
-Seen to fail: with the receipt appended to the journal after the tiles that wait for it are handed out ("was begun
-before"); with completions of unknown keys not ignored (KeyError); without the look for silent tiles (no end); with a
-copy that does not count as an answer to the first call ("executions").
+Seen to fail: with the receipt appended to the journal after what waits for it is handed out, and with no waiting for
+inputs at all ("was handed out before"); where a completion whose key is not in flight is not ignored (KeyError);
+without the look for silent tiles, and with a drain without an end (neither ends).
 """
 
 import random
