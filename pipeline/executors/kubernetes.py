@@ -75,7 +75,7 @@ class Pods(Scalable):
             logger.warning("%s", error)
 
     def release(self, names: Sequence[str]) -> None:
-        # The operator itself retires the workers that have least to do.
+        # The operator chooses: it asks a scheduler in the clear for idle ones, gets no answer, and takes the youngest.
         self.request(self._count - len(names))
 
 

@@ -24,6 +24,7 @@ SUBMITTERS: dict[str, Submitter] = {
     "serial": LocalSubmitter(),
     "local": LocalSubmitter(),
     "address": LocalSubmitter(),
+    "ssh": LocalSubmitter(),
     "slurm": SlurmSubmitter(),
 }
 

@@ -1,11 +1,14 @@
 import asyncio
 import io
 import os
+import re
 import time
+import tomllib
+from pathlib import Path
 
 import pytest
 
-from pipeline.config import ClusterConfig
+from pipeline.config import ClusterConfig, parse_config
 from pipeline.errors import ConfigError
 from pipeline.executors import EXECUTORS
 from pipeline.executors.host import Pulse
@@ -77,3 +80,12 @@ def test_a_host_gives_up_a_driver_whose_link_ends() -> None:
     os.close(writer)
     with io.FileIO(reader) as heard:
         asyncio.run(asyncio.wait_for(Pulse(heard, 3600).stops(), 10))
+
+
+def test_the_cluster_file_that_an_operator_edits_is_valid() -> None:
+    text = (Path(__file__).parent.parent.parent / "deploy" / "ssh" / "cluster.toml").read_text()
+    for lines in (text, re.sub(r"(?m)^# (?=\w+ = )", "", text)):  # as it is, and with every option
+        table = tomllib.loads(lines)
+        config = parse_config({"network": {"preset": "cntk"}} | table, "cluster.toml").cluster
+        assert config.kind in EXECUTORS
+        assert [Host.parse(host).name for host in config.hosts] == ["node1", "node2", "node3"]

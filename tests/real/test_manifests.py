@@ -23,7 +23,7 @@ from pipeline.errors import ConfigError
 from pipeline.executors import EXECUTORS
 from pipeline.executors.certificates import Certificates, make_pem
 from pipeline.executors.dask import SETTINGS
-from pipeline.executors.manifests import PORT, Names, cluster_manifest, secret_manifest
+from pipeline.executors.manifests import PORT, Names, cluster_manifest, environment, secret_manifest
 
 FOLDER = Path(__file__).parent.parent.parent / "deploy" / "kubernetes"
 KUBERNETES_VERSION = "1.30"
@@ -141,6 +141,15 @@ def test_secrets_are_named_and_never_written(name: str) -> None:
         (container,) = pod["containers"]
         assert container["envFrom"] == [{"secretRef": {"name": "cntk-s3", "optional": True}}]
         assert not [variable for variable in container["env"] if "AWS" in variable["name"]]
+
+
+@pytest.mark.parametrize("name", WITH_PODS)
+def test_pods_have_the_settings_of_the_package(name: str) -> None:
+    for pod in pods(WITH_PODS[name]):
+        (container,) = pod["containers"]
+        given = {variable["name"]: variable.get("value") for variable in container["env"]}
+        differing = {key: value for key, value in environment().items() if given.get(key) != value}
+        assert not differing, f"SETTINGS in pipeline/executors/dask.py changed: write these into env of {name}"
 
 
 def test_the_manifest_of_the_operator_is_what_the_executor_writes() -> None:

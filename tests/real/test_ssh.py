@@ -18,10 +18,14 @@ import psutil
 import pytest
 from problems import Recorder, whole_matrix
 
-from pipeline.config import ClusterConfig
+from pipeline import handover
+from pipeline.config import ClusterConfig, RunConfig
 from pipeline.errors import WorkersLost
 from pipeline.executors import EXECUTORS, Executor
+from pipeline.executors.dask import SETTINGS
+from pipeline.report import make_report
 from pipeline.store import RunDirectory
+from pipeline.submission import read_ending
 
 PATIENCE_SECONDS = 120
 ROOT = Path(__file__).parent.parent.parent
@@ -148,6 +152,18 @@ def test_a_run_over_ssh_equals_one_in_this_process(
     assert not [content for content in written if b"PRIVATE KEY" in content]
 
 
+def test_a_submitted_driver_computes_on_the_hosts(
+    hosts: list[str], small_config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    run, submission = handover.submit(small_config(cluster={"kind": "ssh", "hosts": hosts, "workers": 2}), Recorder())
+    assert submission.kind == "ssh"
+    wait_until(lambda: read_ending(run) is not None, "the driver ends")
+    ending = read_ending(run)
+    assert ending is not None
+    assert ending.message == ""
+    assert make_report(RunDirectory(run.path)).complete
+
+
 def test_command_lines_and_environments_on_the_hosts_hold_no_secret(servers: Servers, hosts: list[str]) -> None:
     config = ClusterConfig(kind="ssh", hosts=hosts, workers=2)
     with EXECUTORS["ssh"](config, nothing) as executor:
@@ -175,9 +191,26 @@ def test_a_host_whose_processes_are_killed_gets_new_ones(servers: Servers, hosts
         assert answer(executor, ("stage", 1, 0, 0), where)[1] != nanny
 
 
+def test_a_scheduler_that_is_killed_ends_the_run(
+    servers: Servers, hosts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SETTINGS, "distributed.comm.timeouts.connect", "5s")  # so long the client tries to come back
+    with EXECUTORS["ssh"](ClusterConfig(kind="ssh", hosts=hosts, workers=2), nothing) as executor:
+        port = int(executor._client.scheduler.address.rpartition(":")[2])
+        (scheduler,) = [
+            process
+            for process in running(servers)
+            if any(s.laddr.port == port and s.status == psutil.CONN_LISTEN for s in process.net_connections("tcp"))
+        ]
+        scheduler.kill()
+        with pytest.raises(WorkersLost, match=r"the Dask scheduler went away"):
+            wait_until(lambda: bool(executor.wait(0.2)), "the executor gives up")
+
+
 DRIVE = """
 import sys, time
-from pipeline.config import ClusterConfig
+from pipeline import handover
+from pipeline.config import ClusterConfig, RunConfig
 from pipeline.executors import EXECUTORS
 from test_ssh import nothing
 if __name__ == "__main__":
