@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,11 @@ from distributed.utils import get_ip
 
 from pipeline.config import ClusterConfig
 from pipeline.errors import ConfigError, WorkersLost
+from pipeline.executors.access import dashboard_warnings
 from pipeline.executors.base import Executor
 from pipeline.executors.certificates import Certificates
 from pipeline.executors.dask import SETTINGS, Terms, prepared
+from pipeline.executors.scaling import Scalable, Scaling, bounds
 from pipeline.executors.steps import CLOSE_SECONDS, Share, WorkerSteps
 
 BESIDE_WORKER_BYTES = 512 * 2**20
@@ -64,6 +66,8 @@ def _open_jobs(config: ClusterConfig, prepare: Callable[[], None]) -> Iterator[E
     with _certificates(config) as certificates, dask.config.set(SETTINGS), tempfile.TemporaryDirectory() as logs:
         security = None if certificates is None else certificates.security()
         limit = int(parse_bytes(config.memory_limit))
+        least, most = bounds(config, config.workers)
+        warnings = dashboard_warnings(config.dashboard)
         try:
             cluster = SLURMCluster(
                 queue=config.partition,
@@ -88,16 +92,29 @@ def _open_jobs(config: ClusterConfig, prepare: Callable[[], None]) -> Iterator[E
             raise WorkersLost(f"cannot ask SLURM for workers: {error}") from error
         try:
             with distributed.Client(cluster) as client:
-                # Adapting replaces a job that was lost. Workers must never have a --lifetime beside it: when all of
-                # them had left in good order, none was asked for again.
-                least = config.workers if config.minimum_workers is None else config.minimum_workers
-                cluster.adapt(minimum_jobs=least, maximum_jobs=config.workers)
+                cluster.scale(jobs=least)
                 _wait_for_workers(client, least, lambda: False)
-                label = f"up to {config.workers} workers in jobs of SLURM, dashboard {cluster.dashboard_link}"
-                yield prepared(client, prepare, Terms(label))
+                label = f"up to {most} workers in jobs of SLURM, dashboard {cluster.dashboard_link}"
+                scaling = Scaling(_Jobs(cluster), least, most, config.threads_per_worker)
+                # Lost workers are asked for again, and may wait in the queue for as long as that takes.
+                yield prepared(client, prepare, Terms(label, warnings=warnings, scaling=scaling))
         finally:
-            with contextlib.suppress(TimeoutError):
+            # The assertion is Dask's own, of jobs that SLURM refused; what it said stands above.
+            with contextlib.suppress(TimeoutError, AssertionError):
                 cluster.close(timeout=CLOSE_SECONDS)
+
+
+class _Jobs(Scalable):
+    """Jobs of one worker each. Dask forgets one that was lost after 15 s, and then asks for it again by itself."""
+
+    def __init__(self, cluster: Any) -> None:
+        self._cluster = cluster
+
+    def request(self, count: int) -> None:
+        self._cluster.scale(jobs=count)
+
+    def release(self, names: Sequence[str]) -> None:
+        self._cluster.loop.add_callback(self._cluster.scale_down, list(names))
 
 
 @contextmanager
@@ -126,7 +143,9 @@ def _open_allocation(config: ClusterConfig, prepare: Callable[[], None]) -> Iter
                 where = f"job {os.environ['SLURM_JOB_ID']} on {len(shares)} nodes"
                 label = f"{count} workers of SLURM {where}, dashboard {cluster.dashboard_link}"
                 try:
-                    yield prepared(client, prepare, Terms(label, FIRST_WORKER_SECONDS))
+                    yield prepared(
+                        client, prepare, Terms(label, FIRST_WORKER_SECONDS, dashboard_warnings(config.dashboard))
+                    )
                 finally:
                     steps.expect_the_end()
                     # Workers leave first: otherwise each of them tells at length of a lost connection.
