@@ -37,6 +37,8 @@ EVENTS: dict[str, tuple[str, int]] = {
     "stage_ended": (_DRIVER, logging.INFO),
     "worker_joined": (_DRIVER, logging.INFO),
     "worker_lost": (_DRIVER, logging.WARNING),
+    "workers_restarted": (_DRIVER, logging.WARNING),
+    "workers_given_up": (_DRIVER, logging.ERROR),
     "stop_requested": (_DRIVER, logging.WARNING),
     "drained": (_DRIVER, logging.INFO),
     "driver_ended": (_DRIVER, logging.INFO),

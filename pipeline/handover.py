@@ -9,7 +9,7 @@ from pipeline import lease
 from pipeline import run as runs
 from pipeline.config import ClusterConfig, RunConfig
 from pipeline.durable import Json
-from pipeline.errors import ConfigError, Interrupted, PipelineError, SubmissionFailed, WorkersLost
+from pipeline.errors import ConfigError, Interrupted, PipelineError, RunLocked, SubmissionFailed, WorkersLost
 from pipeline.stages import View
 from pipeline.storage import StorePath
 from pipeline.store import RunDirectory
@@ -148,6 +148,8 @@ def drive(path: str | StorePath, view: View, stop: threading.Event) -> RunDirect
         runs.resume(path, view, stop, submitted=True)
     except (Interrupted, WorkersLost) as error:
         _go_on(run, error, before, job)
+    except RunLocked:  # how this run goes is the other driver's to tell
+        raise
     except Exception as error:  # whatever it is, who looks at the run should read it
         write_ending(run, str(error) if isinstance(error, PipelineError) else f"{type(error).__name__}: {error}", job)
         raise

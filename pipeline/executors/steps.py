@@ -1,17 +1,16 @@
 """Job steps of SLURM that hold workers, and the watchdog that starts lost ones again."""
 
-import logging
 import subprocess
 import threading
 import time
 from dataclasses import dataclass
 
+from pipeline.events import Details, Event, emit
+
 MAX_RESTARTS, FIRST_DELAY_SECONDS, HEALTHY_SECONDS = 5, 2.0, 600.0
 """A node's workers are started again after 2, 4, 8, ... s; after ten good minutes the count begins anew."""
 
 CLOSE_SECONDS = 20.0
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -92,14 +91,15 @@ class _Step:
         if code is None or self.given_up:
             return
         lived = time.monotonic() - self._started
+        details: Details = {"node": self._share.node, "code": code, "restarts": self._restarts}
         if lived > HEALTHY_SECONDS:
             self._restarts = 0
         if self._restarts >= MAX_RESTARTS:
             self.given_up = True
-            logger.error("the workers on %s ended %d times: given up", self._share.node, self._restarts + 1)
+            emit(Event("workers_given_up", details=details))
         elif lived > FIRST_DELAY_SECONDS * 2**self._restarts:
             self._restarts += 1
-            logger.warning("the workers on %s ended with code %d: started again", self._share.node, code)
+            emit(Event("workers_restarted", details=details))
             self.start()
 
     def end(self, deadline: float) -> None:

@@ -228,7 +228,7 @@ def test_lost_workers_are_started_again_and_a_lost_node_restarts_the_job(
     other = "n2" if node == "n1" else "n1"
     shell.slurm.kill_steps(other)
     with frozen(computing_workers(shell.run)):
-        shell.wait(lambda: f"the workers on {other} ended" in shell.log(), "word of lost workers")
+        shell.wait(lambda: f"workers restarted node {other}" in shell.log(), "word of lost workers")
     before = shell.receipts()
     shell.wait_for_receipts(before + 20)
     shell.slurm.kill_node(node)
@@ -251,16 +251,27 @@ def test_a_job_started_again_elsewhere_and_its_former_self_that_was_only_cut_off
         job = shell.submit(batch_options=["--nodes=1"])
         shell.wait_for_receipts(20)
         node = slurm.node_of(job)
-        first = shell.run / "journal" / "000001.jsonl"
-        with frozen(computing_workers(shell.run)):  # only so that the run is not over before SLURM misses the node
+        former = computing_workers(shell.run)
+        logs = [next((shell.run / "log").glob(f"*-{worker.pid}.jsonl")) for worker in former]
+        leases = lease_names(shell.run)
+        with frozen(former):  # only so that the run is not over before SLURM misses the node
             slurm.cut(node)
             shell.wait(lambda: slurm.restarts(job) == 1, "a restart")
-            shell.wait((shell.run / "journal" / "000002.jsonl").exists, "another driver")
-            before = first.read_bytes().count(b"\n")
-        shell.wait(lambda: first.read_bytes().count(b"\n") > before, "a tile of the driver that was cut off")
+            shell.wait(lambda: lease_names(shell.run) != leases, "another driver")
+            before = finished(logs)
+        shell.wait(lambda: finished(logs) > before, "a tile of the driver that was cut off")
+        shell.wait(lambda: "another driver has taken over" in shell.log(), "the former driver to find out")
         shell.wait_for_state(job, "COMPLETED")
         assert slurm.node_of(job) != node
         require_same(shell.run, undisturbed)
+
+
+def lease_names(path: Path) -> list[str]:
+    return sorted(file.name for file in (path / "lease").glob("*.json"))
+
+
+def finished(logs: list[Path]) -> int:
+    return sum(log.read_text().count("finished") for log in logs)
 
 
 def test_what_slurm_refuses_is_said_in_its_own_words(shell: Shell) -> None:

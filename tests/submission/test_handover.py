@@ -158,6 +158,7 @@ def test_a_driver_that_was_taken_for_dead_sees_to_no_next_job(tmp_path: Path) ->
     run = begun_run(tmp_path / "run", resubmit=True)
     with lease.hold(run.lease_path), pytest.raises(RunLocked):
         handover.drive(run.path, Recorder(), threading.Event())
+    assert read_ending(run) is None, "it would be taken for the word of the driver at work"
 
 
 def test_what_went_wrong_in_a_submitted_driver_is_remembered_until_the_next_one(tmp_path: Path) -> None:
