@@ -1,0 +1,128 @@
+"""The process ends at the k-th operation on the store, for every k, and within it; what it costs is one tile.
+
+Seen to fail: with a receipt written before its chunk, with chunks written in place instead of aside, and with a journal
+that reads a torn line.
+"""
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from faults import faulty
+from faults.faulty import Crash, FaultyPath, Plan, follow
+from problems import Recorder
+from processes import begun
+
+from pipeline import gram, lease
+from pipeline import run as runs
+from pipeline.config import RunConfig
+from pipeline.errors import TilesFailed
+from pipeline.report import make_report
+from pipeline.solvers import forget_tiles
+from pipeline.storage import STORAGES, LocalPath
+
+Config = Callable[..., RunConfig]
+
+SMALL = {
+    "data": {"train": 12, "test": 3},
+    "readouts": {"depths": [3], "poolings": ["flatten"], "kinds": ["ntk"]},
+    "kernel": {"tile": 8},
+    "solve": {"ridges": [1e-2], "tile": 8},
+}
+
+
+@pytest.fixture(autouse=True)
+def faulty_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setitem(STORAGES, "", FaultyPath)
+    monkeypatch.setattr("pipeline.driver.FIRST_DELAY_SECONDS", 0.001)
+    # The driver that crashed was this process, which lives on: its lease is taken without a wait.
+    monkeypatch.setattr(lease, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 600.0)
+    yield
+    follow(Plan())
+    forget()
+
+
+def forget() -> None:
+    """Forget what a process knows that has ended."""
+    gram.forget_runs()
+    forget_tiles()
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """Read all chunks of a run."""
+    files = (file for file in path.rglob("*") if "c" in file.parts and file.is_file())
+    return {str(file.relative_to(path)): file.read_bytes() for file in files if "quarantine" not in file.parts}
+
+
+def run_to_the_end(config: RunConfig) -> Path:
+    run = runs.start(config, Recorder(), threading.Event())
+    assert make_report(run).complete
+    return Path(run.path)
+
+
+def again(path: Path) -> int:
+    counts = Counter(begun(LocalPath(path)))
+    return sum(counts.values()) - len(counts)
+
+
+def test_a_process_that_ends_at_any_operation_costs_the_tile_in_flight(small_config: Config, tmp_path: Path) -> None:
+    whole = small_config(**SMALL, store={"path": str(tmp_path / "whole")})
+    counting = follow(Plan())
+    runs.start(whole, Recorder(), threading.Event())
+    operations, recomputed, beyond, wrong = counting.count, 0, 0, 0
+    truth = contents(run_to_the_end(whole))
+    forget()
+    for k in range(1, operations + 1):
+        config = small_config(**SMALL, store={"path": str(tmp_path / str(k))})
+        follow(Plan(crash_at=k))
+        with pytest.raises(Crash):
+            runs.start(config, Recorder(), threading.Event())
+        forget()
+        follow(Plan())
+        path = run_to_the_end(config)
+        forget()
+        found = contents(path)
+        assert found.keys() == truth.keys(), f"crash at {k}: {sorted(found.keys() ^ truth.keys())}"
+        wrong += sum(found[name] != truth[name] for name in truth)
+        recomputed += again(path)
+        beyond += max(again(path) - 2, 0)
+        assert list(path.rglob("*.partial")) == []
+    print(
+        f"{operations} faults injected, {recomputed} tiles recomputed, {beyond} beyond the bound, "
+        f"{wrong} wrong numbers readable as done"
+    )
+    assert operations > 100
+    assert (beyond, wrong) == (0, 0)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2])
+def test_operations_that_fail_for_the_moment_are_tried_again(
+    small_config: Config, tmp_path: Path, share: float
+) -> None:
+    follow(Plan())
+    truth = contents(run_to_the_end(small_config(**SMALL, store={"path": str(tmp_path / "whole")})))
+    faults = gave_up = retries = 0
+    for seed in range(10):
+        forget()
+        config = small_config(**SMALL, store={"path": str(tmp_path / str(seed))})
+        following = follow(Plan(failing=share, rng=faulty.random.Random(seed)))
+        for _ in range(8):
+            view = Recorder()
+            try:
+                runs.start(config, view, threading.Event())
+                break
+            except (TilesFailed, OSError):
+                gave_up += 1
+            finally:
+                retries += max((moment.retries for moment in view.moments), default=0)
+        follow(Plan())
+        forget()
+        assert contents(run_to_the_end(config)) == truth
+        faults += following.failed
+    print(f"{share:.0%}: {faults} faults injected, {retries} retries, {gave_up} runs gave up, 0 wrong numbers")
+    assert retries
+    assert np.isfinite(faults)
