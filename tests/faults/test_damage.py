@@ -1,7 +1,7 @@
 """What lies on the disk is changed behind the back of a run: nothing wrong is ever read as done.
 
-Seen to fail: without the comparison of checksums (flips), without that of the receipt's digest (swapped chunks), and
-without that of sizes (truncations).
+Seen to fail: without the comparison of checksums (flips, zeros), and without that of the receipt's digest (swapped
+chunks).
 """
 
 import random

@@ -1,7 +1,6 @@
 """The process ends at the k-th operation on the store, for every k, and within it; what it costs is one tile.
 
-Seen to fail: with a receipt written before its chunk, with chunks written in place instead of aside, and with a journal
-that reads a torn line.
+Seen to fail: with receipts that are not written to the journal, and with a journal that cannot bear a torn line.
 """
 
 import random
