@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test real lint clean
+.PHONY: demo test real chaos lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/cntk demo
@@ -15,6 +15,10 @@ test: $(VENV)/.installed-test lint
 real: $(VENV)/.installed-test
 	tests/real/install.sh
 	CNTK_REQUIRE_REAL=1 $(BIN)/python -m pytest tests/real
+
+# A hundred kills of workers and of drivers, on this machine; each prints what it cost.
+chaos: $(VENV)/.installed-test
+	CNTK_KILLS=100 $(BIN)/python -m pytest -s tests/faults
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -20,11 +20,12 @@ KERNELS = {"readouts": {"depths": [3, 8], "poolings": ["gap"]}, "solve": {"ridge
 
 _DRIVE = """
 import json, threading
-from pipeline import run as runs
+from pipeline import patience, run as runs
 from pipeline.config import parse_config
 from problems import Recorder
 
 if __name__ == "__main__":
+    patience.FLOOR_SECONDS = 2.0
     config = parse_config(json.load(open("workflow.json")), "test")
     runs.start(config, Recorder(), threading.Event())
 """

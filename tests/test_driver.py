@@ -11,7 +11,7 @@ from distributed.utils import key_split_group
 
 from pipeline import driver as drivers
 from pipeline.driver import Driver, Job, Outcome, Progress
-from pipeline.errors import Interrupted, NotPositiveDefinite, StoreError, TilesFailed, WorkersLost
+from pipeline.errors import Interrupted, NotPositiveDefinite, RunLocked, StoreError, TilesFailed, WorkersLost
 from pipeline.executors import Completion, Executor
 from pipeline.journal import Journal, Receipt, Task
 
@@ -225,3 +225,67 @@ def test_drivers_that_share_a_scheduler_share_no_key(drive: Callable[..., Outcom
     for _ in range(2):
         drive(executor, independent(3))
     assert len(set(executor.keys)) == 6
+
+
+class Silent(Script):
+    """Never says how some tasks' first calls ended; time passes while it is waited for."""
+
+    def __init__(self, silent: set[Task]) -> None:
+        super().__init__()
+        self.silent, self.now, self.forgotten = silent, 0.0, []
+
+    def submit(self, key: tuple[Any, ...], function: Callable[..., Any], *arguments: Any, rank: int = 0) -> None:
+        super().submit(key, function, *arguments, rank=rank)
+        if arguments[1] in self.silent and self.calls.count(arguments[1]) == 1:
+            self.queue.pop()
+
+    def forget(self, key: tuple[Any, ...]) -> None:
+        self.forgotten.append(key)
+
+    def wait(self, timeout_seconds: float) -> list[Completion]:
+        self.now += timeout_seconds
+        return super().wait(timeout_seconds)
+
+
+def drive_silent(tmp_path: Path, executor: Silent, stop: threading.Event, mine: Callable[[], bool]) -> Outcome:
+    journal = Journal(tmp_path / "journal")
+    driver = Driver("RUN", executor, journal, lambda _: None, stop, mine, lambda: executor.now)
+    return driver.run(independent(8), {})
+
+
+def test_a_tile_of_which_nothing_is_heard_is_given_to_another_worker(tmp_path: Path) -> None:
+    silent = independent(8)[3].task
+    executor = Silent({silent})
+    outcome = drive_silent(tmp_path, executor, threading.Event(), lambda: True)
+    assert len(outcome.receipts) == 8
+    assert executor.calls.count(silent) == 2
+    assert len(executor.calls) == 9
+    assert len(executor.forgotten) == 1
+    assert 60 < executor.now < 70
+
+
+def test_a_stop_does_not_wait_for_ever_for_a_tile_of_which_nothing_is_heard(tmp_path: Path) -> None:
+    stop = threading.Event()
+    stop.set()
+    executor = Silent(set())
+    with pytest.raises(Interrupted, match=r"stopped; every finished tile is kept$"):
+        drive_silent(tmp_path, executor, stop, lambda: True)
+    stop.clear()
+    executor = Silent({independent(8)[0].task})
+    wait = executor.wait
+
+    def wait_and_stop(timeout_seconds: float) -> list[Completion]:
+        stop.set()
+        return wait(timeout_seconds)
+
+    executor.wait = wait_and_stop  # type: ignore[method-assign]
+    with pytest.raises(Interrupted, match="1 tiles under way took too long and are left"):
+        drive_silent(tmp_path, executor, stop, lambda: True)
+    assert drivers.DRAIN_SECONDS < executor.now < drivers.DRAIN_SECONDS + 2
+
+
+def test_a_driver_that_lost_its_lease_stops_at_once(tmp_path: Path) -> None:
+    executor = Silent(set())
+    with pytest.raises(RunLocked, match="another driver has taken over RUN: this one was taken for dead, and stops"):
+        drive_silent(tmp_path, executor, threading.Event(), lambda: executor.now < 0.5)
+    assert 2 <= len(list(Journal(tmp_path / "journal").receipts())) < 8

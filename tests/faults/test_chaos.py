@@ -1,0 +1,169 @@
+"""Real processes that are killed, frozen and set against one another, again and again, at times that a seed says.
+
+``make chaos`` kills a hundred of each. Seen to fail: with the look for silent tiles left out of the driver (the frozen
+worker's run does not go on), and without the lease (all drivers end well).
+"""
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from problems import Recorder, whole_matrix
+from processes import (
+    PATIENCE_SECONDS,
+    begun,
+    computing_worker,
+    receipts,
+    start_driver,
+    wait_for_receipts,
+    wait_until,
+    workflow,
+)
+
+from pipeline import run as runs
+from pipeline.report import make_report
+from pipeline.store import RunDirectory
+
+KILLS = int(os.environ.get("CNTK_KILLS", "25"))
+
+MANY = {
+    "data": {"source": "digits", "train": 1500, "test": 30},
+    "readouts": {"depths": [2], "poolings": ["flatten"]},
+    "kernel": {"tile": 50},
+    "solve": {"ridges": [1e-2], "tile": 50},
+}
+FEW = {
+    "readouts": {"depths": [3], "poolings": ["gap"]},
+    "solve": {"ridges": [1e-2]},
+    "kernel": {"tile": 12},
+}
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Processes that end with the test."""
+    processes: list[subprocess.Popen[bytes]] = []
+    yield processes
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def undisturbed(tmp_path: Path, kind: str, sections: dict) -> RunDirectory:
+    return runs.start(workflow(tmp_path / "undisturbed", kind, sections), Recorder(), threading.Event())
+
+
+def wrong_numbers(path: Path, truth: RunDirectory) -> int:
+    run = RunDirectory(str(path))
+    assert make_report(run).complete
+    names = [readout["name"] for readout in truth.specification["readouts"]]
+    parts = [(name, part) for name in names for part in ("train", "test")]
+    wrong = sum(int(np.sum(whole_matrix(run, *part) != whole_matrix(truth, *part))) for part in parts)
+    (mine,), (other,) = make_report(run).solves, make_report(truth).solves
+    alpha, expected = (
+        each.solved(solve.name, "coefficients").read(0, 0) for each, solve in ((run, mine), (truth, other))
+    )
+    # BLAS sums differently where it has as many threads as cores, by some 1e-14.
+    return wrong + int(np.sum(abs(alpha - expected) > 1e-12 * abs(expected).max()))
+
+
+def report(what: str, count: int, path: Path, bound: int, truth: RunDirectory) -> None:
+    tiles = begun(path)
+    again, wrong = len(tiles) - len(set(tiles)), wrong_numbers(path, truth)
+    print(
+        f"{what}: {count} faults injected, {again} tiles recomputed, {max(again - bound, 0)} beyond the bound, "
+        f"{wrong} wrong numbers readable as done"
+    )
+    assert again <= bound
+    assert wrong == 0
+
+
+@pytest.mark.timeout(1200)
+def test_workers_killed_again_and_again_cost_the_tiles_in_flight(
+    started: list[subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    truth, path, kills = undisturbed(tmp_path, "local", MANY), tmp_path / "run", 0
+    total, rng = len(set(begun(truth.path))), random.Random(1)
+    while kills < KILLS:  # a run has tiles for some thirty kills
+        path = tmp_path / f"run{kills}"
+        driver = start_driver(tmp_path / f"driver{kills}", workflow(path, "local", MANY))
+        started.append(driver)
+        here = sorted(rng.sample(range(10, total - 40), min(30, KILLS - kills)))
+        for count in here:
+            wait_for_receipts(path, count)
+            wait_until(partial(kill_one, path, driver), "no worker came back")
+        assert driver.wait(PATIENCE_SECONDS) == 0
+        kills += len(here)
+        report("workers killed", len(here), path, 2 * len(here), truth)
+
+
+def kill_one(path: Path, driver: subprocess.Popen[bytes]) -> bool:
+    try:
+        computing_worker(path, driver).kill()
+    except StopIteration:
+        return False
+    return True
+
+
+@pytest.mark.timeout(1200)
+def test_drivers_killed_again_and_again_cost_the_tile_in_flight(
+    started: list[subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    truth, kills, rng = undisturbed(tmp_path, "serial", FEW), 0, random.Random(2)
+    path = tmp_path / "run"
+    here = 0
+    while kills < KILLS:
+        driver = start_driver(tmp_path / "driver", workflow(path, "serial", FEW))
+        started.append(driver)
+        target = receipts(path) + rng.randint(1, 4)
+        wait_until(lambda: receipts(path) >= target or driver.poll() is not None, "no receipt came")  # noqa: B023
+        if driver.poll() is None:
+            os.killpg(driver.pid, signal.SIGKILL)
+            kills, here = kills + 1, here + 1
+        elif kills < KILLS:
+            assert driver.returncode == 0
+            report("drivers killed", here, path, here, truth)
+            path, here = tmp_path / f"run{kills}", 0
+        driver.wait()
+    driver = start_driver(tmp_path / "driver", workflow(path, "serial", FEW))
+    started.append(driver)
+    assert driver.wait(PATIENCE_SECONDS) == 0
+    report("drivers killed", here, path, here, truth)
+
+
+def test_a_frozen_worker_holds_nothing_up_and_its_late_tile_does_no_harm(
+    started: list[subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    truth, path = undisturbed(tmp_path, "local", FEW), tmp_path / "run"
+    kernel = sum(stage in ("train", "test", "variance") for stage, _, _ in set(begun(truth.path)))
+    driver = start_driver(tmp_path / "driver", workflow(path, "local", FEW))
+    started.append(driver)
+    wait_for_receipts(path, 20)
+    worker = computing_worker(path, driver)
+    worker.suspend()
+    wait_for_receipts(path, kernel)  # also the tiles that the worker holds
+    worker.resume()
+    assert driver.wait(PATIENCE_SECONDS) == 0
+    report("frozen", 1, path, 4, truth)
+
+
+def test_of_drivers_that_start_at_once_one_computes(started: list[subprocess.Popen[bytes]], tmp_path: Path) -> None:
+    truth, path = undisturbed(tmp_path, "serial", FEW), tmp_path / "run"
+    for number in range(4):
+        started.append(start_driver(tmp_path / f"driver{number}", workflow(path, "serial", FEW)))
+    ends = [driver.wait(PATIENCE_SECONDS) for driver in started]
+    refused = [(tmp_path / f"driver{number}" / "output.txt").read_text() for number, end in enumerate(ends) if end]
+    assert all("RunLocked" in text for text in refused), refused
+    report("drivers at once", len(ends), path, 0, truth)
+    # One may come late enough to find the lease given back and everything done.
+    print(f"{len(refused)} of {len(ends)} were refused")
+    assert ends.count(0) >= 1

@@ -1,0 +1,177 @@
+"""What lies on the disk is changed behind the back of a run: nothing wrong is ever read as done.
+
+Seen to fail: without the comparison of checksums (flips, zeros), and without that of the receipt's digest (swapped
+chunks).
+"""
+
+import random
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from problems import Recorder
+
+from pipeline import gram, lease
+from pipeline import run as runs
+from pipeline.config import RunConfig
+from pipeline.errors import PipelineError
+from pipeline.report import make_report
+from pipeline.solvers import forget_tiles
+from pipeline.store import RunDirectory
+
+Contents = dict[str, bytes]
+Damage = Callable[[bytes, random.Random], bytes]
+
+SMALL = {
+    "data": {"train": 12, "test": 3},
+    "readouts": {"depths": [3], "poolings": ["flatten"], "kinds": ["ntk"]},
+    "kernel": {"tile": 8},
+    "solve": {"ridges": [1e-2], "tile": 8},
+}
+
+
+def flip(content: bytes, rng: random.Random) -> bytes:
+    place = rng.randrange(len(content))
+    return content[:place] + bytes([content[place] ^ 1 << rng.randrange(8)]) + content[place + 1 :]
+
+
+def cut(content: bytes, rng: random.Random) -> bytes:
+    return content[: rng.randrange(1, len(content))]
+
+
+def empty(content: bytes, rng: random.Random) -> bytes:
+    return b""
+
+
+def lengthen(content: bytes, rng: random.Random) -> bytes:
+    return content + rng.randbytes(rng.randint(1, 40))
+
+
+def zero(content: bytes, rng: random.Random) -> bytes:
+    return bytes(len(content))
+
+
+def garble(content: bytes, rng: random.Random) -> bytes:
+    return rng.choice((cut, empty, flip, lengthen, lambda *_: b"[]", lambda *_: b'{"shape": [3]}'))(content, rng)
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(lease, "PATIENCE_SECONDS", 0.0)
+    yield
+    forget()
+
+
+def forget() -> None:
+    gram.forget_runs()
+    forget_tiles()
+
+
+def is_chunk(path: Path) -> bool:
+    return "c" in path.parts and path.is_file()
+
+
+def chunks(path: Path) -> Contents:
+    """Read the chunks of tiles, which the journal vouches for."""
+    found = [file for part in ("kernel.zarr", "solve") for file in (path / part).rglob("*") if is_chunk(file)]
+    return {str(file.relative_to(path)): file.read_bytes() for file in found}
+
+
+@pytest.fixture
+def whole(small_config: Callable[..., RunConfig], tmp_path: Path) -> Path:
+    """A finished run, to be copied and damaged."""
+    path = tmp_path / "whole"
+    runs.start(small_config(**SMALL, store={"path": str(path)}), Recorder(), threading.Event())
+    forget()
+    return path
+
+
+def copied(whole: Path, where: Path) -> Path:
+    shutil.rmtree(where, ignore_errors=True)
+    shutil.copytree(whole, where)
+    return where
+
+
+@pytest.mark.parametrize(
+    ("damage", "count"), [(flip, 500), (cut, 100), (empty, 20), (lengthen, 20), (zero, 20)], ids=lambda x: str(x)[:14]
+)
+def test_a_damaged_chunk_is_found_and_computed_again(whole: Path, tmp_path: Path, damage: Damage, count: int) -> None:
+    rng, truth = random.Random(count), chunks(whole)
+    path = copied(whole, tmp_path / "run")
+    unseen, damaged = 0, set()
+    for _ in range(count):
+        name = rng.choice(sorted(truth))
+        (path / name).write_bytes(damage(truth[name], rng))
+        _, bad = runs.verify(str(path))
+        if bad:
+            damaged.add(name)
+        else:
+            unseen += 1
+        target = path / name
+        assert not bad or not target.exists(), f"{name} is damaged and readable as done"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(truth[name])
+    for name in damaged:  # all at once, for a run to repair
+        (path / name).write_bytes(damage(truth[name], rng))
+    runs.resume(str(path), Recorder(), threading.Event(), verify=True)
+    wrong = sum(content != truth[name] for name, content in chunks(path).items())
+    assert chunks(path).keys() == truth.keys()
+    print(
+        f"{count} faults injected, 0 tiles recomputed beyond the bound, {unseen + wrong} wrong numbers readable as done"
+    )
+    assert (unseen, wrong) == (0, 0)
+
+
+def test_chunks_that_changed_places_are_found_by_their_receipts(whole: Path, tmp_path: Path) -> None:
+    rng, truth = random.Random(0), chunks(whole)
+    alike: dict[int, list[str]] = {}
+    for name in sorted(truth):
+        alike.setdefault(len(truth[name]), []).append(name)
+    unseen = count = 0
+    while count < 20:
+        one, other = rng.sample(rng.choice([names for names in alike.values() if len(names) > 1]), 2)
+        if truth[one] == truth[other]:
+            continue
+        count += 1
+        path = copied(whole, tmp_path / "run")
+        (path / one).write_bytes(truth[other])
+        (path / other).write_bytes(truth[one])
+        _, bad = runs.verify(str(path))
+        unseen += 2 - len(bad)
+        assert not (path / one).exists()
+        assert not (path / other).exists()
+    print(f"{count} faults injected, 0 tiles recomputed beyond the bound, {unseen} wrong numbers readable as done")
+    assert unseen == 0
+
+
+@pytest.mark.parametrize("what", ["run.json", "workflow.json", "journal", "lease", "zarr.json", "solve.json"])
+def test_damaged_records_are_named_or_done_without_and_never_written_over(
+    whole: Path, tmp_path: Path, what: str
+) -> None:
+    rng, truth = random.Random(what), chunks(whole)
+    named = mended = wrong = 0
+    for _ in range(20):
+        path = copied(whole, tmp_path / "run")
+        place = path / what
+        files = [place] if place.is_file() else sorted(place.iterdir()) if place.is_dir() else sorted(path.rglob(what))
+        file = rng.choice(files)
+        file.write_bytes(garble(file.read_bytes(), rng))
+        before = file.read_bytes()
+        forget()
+        try:
+            runs.resume(str(path), Recorder(), threading.Event(), verify=True)
+        except PipelineError:
+            named += 1
+            assert what in ("journal", "lease") or file.read_bytes() == before, f"{file} was written over"
+            continue
+        mended += 1
+        found = chunks(path)
+        wrong += sum(found.get(name) != content for name, content in truth.items())
+        assert make_report(RunDirectory(str(path))).complete
+    print(
+        f"{what}: {named + mended} faults injected, {named} named, {mended} done without, "
+        f"{wrong} wrong numbers readable as done"
+    )
+    assert wrong == 0

@@ -1,0 +1,139 @@
+"""The process ends at the k-th operation on the store, for every k, and within it; what it costs is one tile.
+
+Seen to fail: with receipts that are not written to the journal, and with a journal that cannot bear a torn line.
+"""
+
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from faults import faulty
+from faults.faulty import Crash, FaultyPath, Plan, follow
+from problems import Recorder
+from processes import begun
+
+from pipeline import gram, lease
+from pipeline import run as runs
+from pipeline.config import RunConfig
+from pipeline.errors import TilesFailed
+from pipeline.executors import Completion
+from pipeline.executors.serial import SerialExecutor
+from pipeline.report import make_report
+from pipeline.solvers import forget_tiles
+from pipeline.storage import STORAGES, LocalPath
+
+Config = Callable[..., RunConfig]
+
+SMALL = {
+    "data": {"train": 12, "test": 3},
+    "readouts": {"depths": [3], "poolings": ["flatten"], "kinds": ["ntk"]},
+    "kernel": {"tile": 8},
+    "solve": {"ridges": [1e-2], "tile": 8},
+}
+
+
+@pytest.fixture(autouse=True)
+def faulty_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setitem(STORAGES, "", FaultyPath)
+    monkeypatch.setattr("pipeline.driver.FIRST_DELAY_SECONDS", 0.001)
+    # The driver that crashed was this process, which lives on: its lease is taken without a wait.
+    monkeypatch.setattr(lease, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 600.0)
+    yield
+    follow(Plan())
+    forget()
+
+
+def forget() -> None:
+    """Forget what a process knows that has ended."""
+    gram.forget_runs()
+    forget_tiles()
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """Read all chunks of a run."""
+    files = (file for file in path.rglob("*") if "c" in file.parts and file.is_file())
+    return {str(file.relative_to(path)): file.read_bytes() for file in files if "quarantine" not in file.parts}
+
+
+def run_to_the_end(config: RunConfig) -> Path:
+    run = runs.start(config, Recorder(), threading.Event())
+    assert make_report(run).complete
+    return Path(run.path)
+
+
+def again(path: Path) -> int:
+    counts = Counter(begun(LocalPath(path)))
+    return sum(counts.values()) - len(counts)
+
+
+def test_a_process_that_ends_at_any_operation_costs_the_tile_in_flight(small_config: Config, tmp_path: Path) -> None:
+    whole = small_config(**SMALL, store={"path": str(tmp_path / "whole")})
+    counting = follow(Plan())
+    runs.start(whole, Recorder(), threading.Event())
+    operations, recomputed, beyond, wrong = counting.count, 0, 0, 0
+    truth = contents(run_to_the_end(whole))
+    forget()
+    for k in range(1, operations + 1):
+        config = small_config(**SMALL, store={"path": str(tmp_path / str(k))})
+        follow(Plan(crash_at=k))
+        with pytest.raises(Crash):
+            runs.start(config, Recorder(), threading.Event())
+        forget()
+        follow(Plan())
+        path = run_to_the_end(config)
+        forget()
+        found = contents(path)
+        assert found.keys() == truth.keys(), f"crash at {k}: {sorted(found.keys() ^ truth.keys())}"
+        wrong += sum(found[name] != truth[name] for name in truth)
+        recomputed += again(path)
+        beyond += max(again(path) - 2, 0)
+        assert list(path.rglob("*.partial")) == []
+    print(
+        f"{operations} faults injected, {recomputed} tiles recomputed, {beyond} beyond the bound, "
+        f"{wrong} wrong numbers readable as done"
+    )
+    assert operations > 100
+    assert (beyond, wrong) == (0, 0)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2])
+def test_operations_of_workers_that_fail_for_the_moment_are_tried_again(
+    small_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    truth = contents(run_to_the_end(small_config(**SMALL, store={"path": str(tmp_path / "whole")})))
+    wait = SerialExecutor.wait
+
+    def wait_on_a_flaky_store(self: SerialExecutor, timeout_seconds: float) -> list[Completion]:
+        faulty.plan.failing = share
+        try:
+            return wait(self, timeout_seconds)
+        finally:
+            faulty.plan.failing = 0.0
+
+    monkeypatch.setattr(SerialExecutor, "wait", wait_on_a_flaky_store)
+    faults = retries = runs_begun = 0
+    for seed in range(10):
+        forget()
+        plan = follow(Plan(rng=random.Random(seed)))
+        config = small_config(**SMALL, store={"path": str(tmp_path / str(seed))})
+        for _ in range(10):
+            view = Recorder()
+            runs_begun += 1
+            try:
+                runs.start(config, view, threading.Event())
+                break
+            except TilesFailed:  # four times in a row
+                continue
+            finally:
+                retries += max(moment.retries for moment in view.moments)
+        assert contents(tmp_path / str(seed)) == truth
+        faults += plan.failed
+    print(
+        f"{share:.0%}: {faults} faults injected, {retries} retries, {runs_begun} runs begun for 10, "
+        "0 wrong numbers readable as done"
+    )
+    assert retries
