@@ -245,7 +245,8 @@ class _Batch:
             else:
                 if stopped is None:
                     stopped = now
-                    emit(Event("stop_requested", details={"in_flight": len(self.in_flight)}))
+                    if self.abort is None:
+                        emit(Event("stop_requested", details={"in_flight": len(self.in_flight)}))
                 if not self.in_flight or now - stopped > DRAIN_SECONDS:
                     break
             self._take(self.driver._executor.wait(POLL_SECONDS))

@@ -175,6 +175,20 @@ def test_a_full_disk_stops_the_run_and_keeps_what_is_finished(drive: Callable[..
     assert len(executor.calls) < 20
 
 
+def test_only_a_request_to_stop_is_told_of_as_one(
+    drive: Callable[..., Outcome], caplog: pytest.LogCaptureFixture
+) -> None:
+    jobs = independent(20)
+    full = Script(endings={jobs[4].task: [fails(OSError(errno.ENOSPC, "No space left on device"))]})
+    with caplog.at_level("INFO", "pipeline"), pytest.raises(StoreError):
+        drive(full, jobs)
+    assert "stop_requested" not in [record.cntk.name for record in caplog.records if hasattr(record, "cntk")]
+    stop = threading.Event()
+    with caplog.at_level("INFO", "pipeline"), pytest.raises(Interrupted):
+        drive(Script(), jobs, stop=stop, on_progress=lambda progress: stop.set())
+    assert "stop_requested" in [record.cntk.name for record in caplog.records if hasattr(record, "cntk")]
+
+
 def test_a_lost_cluster_stops_the_run(drive: Callable[..., Outcome]) -> None:
     jobs = independent(20)
     with pytest.raises(WorkersLost, match="cluster went away"):
