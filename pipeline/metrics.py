@@ -5,7 +5,6 @@ driver's numbers where they share a process. `served` serves them elsewhere.
 """
 
 import contextlib
-import ipaddress
 import logging
 from collections.abc import Iterator
 
@@ -119,13 +118,3 @@ def served(address: str | None) -> Iterator[str | None]:
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-def is_loopback(address: str) -> bool:
-    """Tell whether only this machine reaches an address "HOST:PORT"."""
-    host = address.rpartition(":")[0].strip("[]")
-    if host == "localhost":
-        return True
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return False

@@ -151,6 +151,11 @@ class RunReport:
         chosen = all(path.record is not None for path in self.ridge_paths)
         return chosen and all(stage.done == stage.total for stage in self.stages)
 
+    @property
+    def stage_at_work(self) -> StageReport | None:
+        """The first stage that is not done."""
+        return next((stage for stage in self.stages if stage.done < stage.total), None)
+
     def to_json(self) -> dict[str, Any]:
         """Return the report as plain values, with ``complete``."""
         return asdict(self) | {"complete": self.complete}

@@ -1,21 +1,16 @@
 """The whole run: load, lower, plan, compute the kernels, factor, solve, predict, report."""
 
 import contextlib
-import hashlib
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
-from pipeline import datasets, gram, growth, lease
+from pipeline import gram, growth, lease
 from pipeline.config import ClusterConfig, RunConfig
-from pipeline.datasets import Dataset, Split
 from pipeline.driver import Outcome
-from pipeline.durable import Json, disk_full, is_disk_full
+from pipeline.durable import disk_full, is_disk_full
 from pipeline.errors import ConfigError, CorruptTile, RunNotFound, StoreError
 from pipeline.events import Event, emit
 from pipeline.executors import EXECUTORS, WorkerMemory
@@ -27,14 +22,14 @@ from pipeline.inference import (
     prediction_jobs,
     requested_products,
     requested_trainings,
-    require_both_kinds,
-    require_sizes,
     require_trainable,
     training_product,
     write_training,
 )
 from pipeline.journal import Task
-from pipeline.kernels import Summary, lower, summary
+from pipeline.kernels import Summary, summary
+from pipeline.loading import as_stored, load, slots_of, specification_of, write_inputs
+from pipeline.loopback import is_loopback
 from pipeline.memory import (
     Need,
     factor_task_bytes,
@@ -44,10 +39,9 @@ from pipeline.memory import (
     require_iteration_memory,
     require_memory,
 )
-from pipeline.metrics import is_loopback
 from pipeline.metrics import served as metrics_served
 from pipeline.observed import recording
-from pipeline.plan import Plan, PlanInputs, make_plan, measure_pair_seconds
+from pipeline.plan import Plan, PlanInputs, make_plan
 from pipeline.provenance import library_versions, provenance
 from pipeline.rounds import Course
 from pipeline.solvers import (
@@ -65,23 +59,11 @@ from pipeline.stages import Stages, View
 from pipeline.storage import StorePath, open_path
 from pipeline.store import RunDirectory
 from pipeline.submission import clear_stop, obeying_requests
-from pipeline.tiling import LANE_WIDTH, choose_tile, clip_tile
+from pipeline.tiling import LANE_WIDTH
 from pipeline.timing import StageClock
 
 REPAIRS = 3
 """How often a run goes back to compute tiles that turned out to be damaged."""
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A workflow with its data: what the specification of a run is made of, and what is odd about it."""
-
-    config: RunConfig
-    data: Dataset
-    digest: str
-    readouts: tuple[gram.Readout, ...]
-    standardize_first: int
-    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -93,43 +75,11 @@ class Begun:
     lease: lease.Lease
 
 
-def load(config: RunConfig) -> Loaded:
-    """Load and select the data, and build the read-outs, without writing anything.
-
-    Raises
-    ------
-    ConfigError, DataError, DataNotFound, LayerError
-        Whatever is wrong with the workflow, its data, or how they fit.
-    """
-    if config.cluster.kind not in EXECUTORS:
-        raise ConfigError(f"unknown cluster.kind {config.cluster.kind!r}: known are {', '.join(EXECUTORS)}")
-    readouts = gram.readouts_of(config.network, config.readouts)
-    whole = datasets.load(config.data.source, config.data.path)
-    chosen = datasets.select(whole, config.data.train, config.data.test, config.data.train_blocks)
-    assert chosen.test is not None
-    if config.inference.times:
-        require_both_kinds(config.readouts.kinds)
-    if isinstance(config.inference.learning_curve, list):
-        require_sizes(config.inference.learning_curve, len(chosen.train))
-    first = datasets.row_count(
-        config.data.standardize_first, len(chosen.train.images), "standardize_first", chosen.name
-    )
-    digest = hashlib.sha256()
-    for part in (chosen.train, chosen.test):
-        digest.update(str((part.images.shape, part.images.dtype.str)).encode())
-        digest.update(np.ascontiguousarray(part.images).tobytes())
-        digest.update(part.labels.astype("<i8").tobytes())
-    lower([(readout.network, readout.kind) for readout in readouts], chosen.train.images.shape[1:])
-    ridges = [] if config.solve.ridges == "auto" else config.solve.ridges
-    warnings = datasets.warnings_of(chosen, ridges, config.kernel.flips)
-    return Loaded(config, chosen, digest.hexdigest(), readouts, first, warnings)
-
-
 def plan(config: RunConfig) -> Plan:
     """Forecast a run; nothing is written."""
     loaded = load(config)
     assert loaded.data.test is not None
-    sample = _prepared(loaded)[0].images[:32]
+    sample = as_stored(loaded)[0].images[:32]
     old = growth.find_source(config, run_path(config))
     tile = config.kernel.tile
     if old is not None and tile == "auto":
@@ -158,13 +108,6 @@ def costliest_network(config: RunConfig) -> tuple[str, Summary]:
     summaries = {readout.name: summary(readout.network, shape, kind=readout.kind) for readout in loaded.readouts}
     name = max(summaries, key=lambda name: summaries[name].entries)
     return name, summaries[name]
-
-
-def slots_of(config: RunConfig) -> int:
-    """Count the tiles that a workflow's own cluster computes at once; an existing scheduler counts as this machine."""
-    if config.cluster.kind == "serial":
-        return 1
-    return (config.cluster.workers or os.cpu_count() or 1) * config.cluster.threads_per_worker
 
 
 def run_path(config: RunConfig) -> StorePath:
@@ -277,8 +220,8 @@ def _begun(config: RunConfig, view: View) -> Iterator[Begun]:
     loaded = load(config)
     path = run_path(config)
     old = growth.find_source(config, path)
-    specification = _specification(loaded, path, old)
-    common = None if old is None else growth.compare(old, specification, *_prepared(loaded))
+    specification = specification_of(loaded, path, old)
+    common = None if old is None else growth.compare(old, specification, *as_stored(loaded))
     with _full_disk_explained(path):
         run = RunDirectory.create(path, specification, provenance())
     for line in loaded.warnings:
@@ -289,7 +232,7 @@ def _begun(config: RunConfig, view: View) -> Iterator[Begun]:
         config = growth.with_factor_tile(config, run)
         run.write_record("workflow.json", config.model_dump(mode="json"))
         if not run.has_inputs():
-            _write_inputs(run, loaded)
+            write_inputs(run, loaded)
         yield Begun(run, config, held)
 
 
@@ -333,59 +276,6 @@ def _full_disk_explained(path: StorePath) -> Iterator[None]:
         raise
 
 
-def _specification(loaded: Loaded, path: StorePath, old: RunDirectory | None = None) -> Json:
-    config, data = loaded.config, loaded.data
-    assert data.test is not None
-    train, test = len(data.train.images), len(data.test.images)
-    if config.kernel.tile != "auto":
-        tile = clip_tile(config.kernel.tile, train, test)
-    elif (path / "run.json").exists():
-        tile = RunDirectory(path).specification["tile"]  # what was chosen once stays
-    elif old is not None:
-        tile = old.specification["tile"]
-    else:
-        sample = _prepared(loaded)[0].images[:32]
-        program = lower([(r.network, r.kind) for r in loaded.readouts], sample.shape[1:])
-        seconds = measure_pair_seconds(program, config.kernel.dtype, config.kernel.flips, sample)
-        tile = choose_tile(train, test, seconds, slots_of(config))
-    described: Json = {
-        "digest": loaded.digest,
-        "train": train,
-        "test": test,
-        "shape": list(data.train.images.shape[1:]),
-        "classes": list(data.classes),
-        "standardize": config.data.standardize,
-    }
-    if loaded.standardize_first < train:  # all images are what leaving it out means
-        described["standardize_first"] = loaded.standardize_first
-    return {"data": described} | gram.kernel_specification(
-        loaded.readouts, config.kernel.dtype, config.kernel.flips, tile
-    )
-
-
-def _prepared(loaded: Loaded) -> tuple[Split, Split]:
-    """Return the training and the test part as they are stored: standardised, in the kernel's dtype."""
-    dtype, data = loaded.config.kernel.dtype, loaded.data
-    if loaded.config.data.standardize:
-        data, _ = datasets.standardize(data, dtype, loaded.standardize_first)
-    assert data.test is not None
-    train, test = (Split(part.images.astype(dtype, copy=False), part.labels) for part in (data.train, data.test))
-    return train, test
-
-
-def _write_inputs(run: RunDirectory, loaded: Loaded) -> None:
-    train, test = _prepared(loaded)
-    run.write_inputs(
-        {
-            "train_images": train.images,
-            "train_labels": train.labels,
-            "test_images": test.images,
-            "test_labels": test.labels,
-        },
-        {"data": run.specification["data"]},
-    )
-
-
 def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> None:
     run, config = begun.run, begun.config
     swept = run.sweep()
@@ -405,7 +295,7 @@ def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> N
         emit(Event("driver_started", details={"executor": executor.describe(), "slots": executor.slots}))
         if metrics_address is not None:
             view.say(f"metrics of the driver at {metrics_address}")
-            if not is_loopback(config.cluster.metrics or ""):
+            if not is_loopback((config.cluster.metrics or "").rpartition(":")[0]):
                 view.say("warning: whoever reaches this host can read cluster.metrics; 127.0.0.1 keeps them to it")
         _require_memory(run, config, executor.memory())
         gram.create_kernel_arrays(run)

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from pipeline.display import out, seconds_text, stages_table
 from pipeline.handover import Whereabouts, whereabouts
-from pipeline.report import RunReport, StageReport, make_report
+from pipeline.report import RunReport, make_report
 from pipeline.store import RunDirectory
 
 LOOK_SECONDS, LOOK_SHARE = 1.0, 0.1
@@ -47,16 +47,12 @@ class Look:
     tiles_per_second: float | None
 
     @property
-    def stage(self) -> StageReport | None:
-        """The stage at work: the first one that is not done."""
-        return next((stage for stage in self.report.stages if stage.done < stage.total), None)
-
-    @property
     def seconds_left(self) -> float | None:
         """Time until the stage is done, at the rate that was seen."""
-        if self.stage is None or not self.tiles_per_second:
+        stage = self.report.stage_at_work
+        if stage is None or not self.tiles_per_second:
             return None
-        return (self.stage.total - self.stage.done) / self.tiles_per_second
+        return (stage.total - stage.done) / self.tiles_per_second
 
 
 class Watcher:
@@ -93,7 +89,7 @@ class Watcher:
         return before is not None and lease != before
 
     def _rate(self, report: RunReport, now: float) -> float | None:
-        stage = next((stage for stage in report.stages if stage.done < stage.total), None)
+        stage = report.stage_at_work
         if stage is None:
             return None
         counts = self._counts
@@ -155,9 +151,10 @@ def _line(look: Look) -> str:
 
 
 def _pace(look: Look) -> str:
-    if look.stage is None or look.tiles_per_second is None or look.seconds_left is None:
+    stage = look.report.stage_at_work
+    if stage is None or look.tiles_per_second is None or look.seconds_left is None:
         return ""
-    return f"{look.tiles_per_second:.3g} tiles/s, {seconds_text(look.seconds_left)} left in {look.stage.stage}"
+    return f"{look.tiles_per_second:.3g} tiles/s, {seconds_text(look.seconds_left)} left in {stage.stage}"
 
 
 def _about(report: RunReport, where: Whereabouts) -> list[str]:

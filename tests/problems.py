@@ -3,6 +3,7 @@
 import numpy as np
 
 from pipeline.driver import Progress
+from pipeline.report import make_report
 from pipeline.store import RunDirectory
 
 TRAIN, TEST = 37, 11  # neither is a multiple of the tile
@@ -24,6 +25,21 @@ class Recorder:
 
     def progress(self, progress: Progress) -> None:
         self.moments.append(progress)
+
+
+def require_same_kernel(run: RunDirectory, other: RunDirectory) -> None:
+    """Compare every bit of the kernel matrices of two runs."""
+    for readout in other.specification["readouts"]:
+        for part in ("train", "test", "train_variance", "test_variance"):
+            mine, its = (whole_matrix(each, readout["name"], part) for each in (run, other))
+            np.testing.assert_array_equal(mine, its)
+
+
+def require_same(run: RunDirectory, other: RunDirectory) -> None:
+    """Compare every bit of the kernel matrices of two runs, and their accuracies."""
+    require_same_kernel(run, other)
+    mine, its = (make_report(each).solves for each in (run, other))
+    assert [solve.accuracy for solve in mine] == [solve.accuracy for solve in its]
 
 
 def whole_matrix(run: RunDirectory, readout: str, part: str) -> np.ndarray:

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "pipeline"
 
 TIERS = [
     {"errors"},
-    {"config", "tiling", "layers", "datasets", "provenance", "redaction", "storage"},
+    {"config", "tiling", "layers", "datasets", "loopback", "provenance", "redaction", "storage"},
     {"durable", "journal", "lease"},
     {"specification"},
     {"arrays", "events"},
@@ -19,6 +19,7 @@ TIERS = [
     {"gram", "solvers", "takeover", "timing"},
     {"inference", "rounds", "submission"},
     {"plan", "report", "stages"},
+    {"loading"},
     {"run", "display"},
     {"handover"},
     {"watch"},

@@ -27,6 +27,7 @@ from pipeline.errors import (
     TilesFailed,
 )
 from pipeline.layers import LAYERS, spelling
+from pipeline.loading import specification_of
 from pipeline.report import make_report
 from pipeline.store import RunDirectory
 from tests.tolerances import assert_kernels_close, tolerance
@@ -241,7 +242,7 @@ def test_a_run_directory_that_never_began_says_so(tmp_path: Path, small_config: 
     with pytest.raises(RunNotFound, match="holds no run"):
         runs.resume(tmp_path, Recorder(), threading.Event())
     loaded = runs.load(small_config())
-    RunDirectory.create(tmp_path / "x", runs._specification(loaded, tmp_path / "x"), {})
+    RunDirectory.create(tmp_path / "x", specification_of(loaded, tmp_path / "x"), {})
     with pytest.raises(RunNotFound, match="stopped before it began"):
         runs.resume(tmp_path / "x", Recorder(), threading.Event())
 

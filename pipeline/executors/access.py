@@ -1,6 +1,5 @@
 """Who may reach a cluster: encryption, where things listen, and what to warn of."""
 
-import ipaddress
 import json
 import stat
 import time
@@ -13,18 +12,9 @@ from distributed.security import Security
 
 from pipeline.config import ClusterConfig
 from pipeline.errors import ConfigError, WorkersLost
+from pipeline.loopback import is_loopback
 
 POLL_SECONDS = 0.1
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether only processes of this machine reach a host by this name."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def dashboard_warnings(dashboard: str) -> tuple[str, ...]:

@@ -17,11 +17,11 @@ from pipeline.executors import EXECUTORS
 from pipeline.executors.access import (
     client_security,
     dashboard_warnings,
-    is_loopback,
     require_encrypted,
     scheduler_address,
 )
 from pipeline.executors.certificates import Certificates
+from pipeline.loopback import is_loopback
 from pipeline.store import RunDirectory
 
 AT_ONCE = {"distributed.comm.timeouts.connect": "1s"}

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from problems import Recorder, whole_matrix
+from problems import Recorder, require_same
 from processes import (
     KERNELS,
     PATIENCE_SECONDS,
@@ -58,15 +58,6 @@ def driver(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[subproces
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-
-
-def require_same(run: RunDirectory, undisturbed: RunDirectory) -> None:
-    for readout in undisturbed.specification["readouts"]:
-        for part in ("train", "test", "train_variance", "test_variance"):
-            mine, other = whole_matrix(run, readout["name"], part), whole_matrix(undisturbed, readout["name"], part)
-            np.testing.assert_array_equal(mine, other)
-    mine_solves, other_solves = make_report(run).solves, make_report(undisturbed).solves
-    assert [solve.accuracy for solve in mine_solves] == [solve.accuracy for solve in other_solves]
 
 
 def test_killed_workers_cost_the_tiles_they_were_computing(

@@ -1,7 +1,6 @@
 """Four hosts that speak TLS: who is let in, and what a cut or a slow link costs a run."""
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -11,16 +10,15 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 from hosts import Hosts
-from problems import Recorder, whole_matrix
+from problems import Recorder, require_same
+from processes import begun
 
 from pipeline import run as runs
 from pipeline.config import ClusterConfig, RunConfig, parse_config
 from pipeline.executors.certificates import Certificates
-from pipeline.report import make_report
 from pipeline.store import RunDirectory
 
 WORKERS, PORT = 3, 8786
@@ -173,20 +171,6 @@ def wait_until(holds: Callable[[], bool], what: str) -> None:
 
 def receipts(path: Path) -> int:
     return sum(file.read_bytes().count(b"\n") for file in (path / "journal").glob("*.jsonl"))
-
-
-def begun(path: Path) -> list[tuple[str, int, int]]:
-    lines = [json.loads(line) for file in (path / "log").iterdir() for line in file.read_text().splitlines()]
-    return [(line["stage"], line["row"], line["col"]) for line in lines if line["event"] == "began"]
-
-
-def require_same(run: RunDirectory, undisturbed: RunDirectory) -> None:
-    for readout in undisturbed.specification["readouts"]:
-        for part in ("train", "test", "train_variance", "test_variance"):
-            mine, other = whole_matrix(run, readout["name"], part), whole_matrix(undisturbed, readout["name"], part)
-            np.testing.assert_array_equal(mine, other)
-    mine_solves, other_solves = make_report(run).solves, make_report(undisturbed).solves
-    assert [solve.accuracy for solve in mine_solves] == [solve.accuracy for solve in other_solves]
 
 
 def require_ended(driver: subprocess.Popen[bytes], cluster: Cluster) -> None:

@@ -1,0 +1,126 @@
+"""What a run begins with: a workflow with its data, what it specifies, and its images as they are stored."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline import datasets, gram
+from pipeline.config import RunConfig
+from pipeline.datasets import Dataset, Split
+from pipeline.durable import Json
+from pipeline.errors import ConfigError
+from pipeline.executors import EXECUTORS
+from pipeline.inference import require_both_kinds, require_sizes
+from pipeline.kernels import lower
+from pipeline.plan import measure_pair_seconds
+from pipeline.storage import StorePath
+from pipeline.store import RunDirectory
+from pipeline.tiling import choose_tile, clip_tile
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A workflow with its data: what the specification of a run is made of, and what is odd about it."""
+
+    config: RunConfig
+    data: Dataset
+    digest: str
+    readouts: tuple[gram.Readout, ...]
+    standardize_first: int
+    warnings: tuple[str, ...]
+
+
+def load(config: RunConfig) -> Loaded:
+    """Load and select the data, and build the read-outs, without writing anything.
+
+    Raises
+    ------
+    ConfigError, DataError, DataNotFound, LayerError
+        Whatever is wrong with the workflow, its data, or how they fit.
+    """
+    if config.cluster.kind not in EXECUTORS:
+        raise ConfigError(f"unknown cluster.kind {config.cluster.kind!r}: known are {', '.join(EXECUTORS)}")
+    readouts = gram.readouts_of(config.network, config.readouts)
+    whole = datasets.load(config.data.source, config.data.path)
+    chosen = datasets.select(whole, config.data.train, config.data.test, config.data.train_blocks)
+    assert chosen.test is not None
+    if config.inference.times:
+        require_both_kinds(config.readouts.kinds)
+    if isinstance(config.inference.learning_curve, list):
+        require_sizes(config.inference.learning_curve, len(chosen.train))
+    first = datasets.row_count(
+        config.data.standardize_first, len(chosen.train.images), "standardize_first", chosen.name
+    )
+    digest = hashlib.sha256()
+    for part in (chosen.train, chosen.test):
+        digest.update(str((part.images.shape, part.images.dtype.str)).encode())
+        digest.update(np.ascontiguousarray(part.images).tobytes())
+        digest.update(part.labels.astype("<i8").tobytes())
+    lower([(readout.network, readout.kind) for readout in readouts], chosen.train.images.shape[1:])
+    ridges = [] if config.solve.ridges == "auto" else config.solve.ridges
+    warnings = datasets.warnings_of(chosen, ridges, config.kernel.flips)
+    return Loaded(config, chosen, digest.hexdigest(), readouts, first, warnings)
+
+
+def slots_of(config: RunConfig) -> int:
+    """Count the tiles that a workflow's own cluster computes at once; an existing scheduler counts as this machine."""
+    if config.cluster.kind == "serial":
+        return 1
+    return (config.cluster.workers or os.cpu_count() or 1) * config.cluster.threads_per_worker
+
+
+def specification_of(loaded: Loaded, path: StorePath, old: RunDirectory | None = None) -> Json:
+    """Write down what a run is of; a tile that is to be chosen is measured, or that of the run there or of ``old``."""
+    config, data = loaded.config, loaded.data
+    assert data.test is not None
+    train, test = len(data.train.images), len(data.test.images)
+    if config.kernel.tile != "auto":
+        tile = clip_tile(config.kernel.tile, train, test)
+    elif (path / "run.json").exists():
+        tile = RunDirectory(path).specification["tile"]  # what was chosen once stays
+    elif old is not None:
+        tile = old.specification["tile"]
+    else:
+        sample = as_stored(loaded)[0].images[:32]
+        program = lower([(r.network, r.kind) for r in loaded.readouts], sample.shape[1:])
+        seconds = measure_pair_seconds(program, config.kernel.dtype, config.kernel.flips, sample)
+        tile = choose_tile(train, test, seconds, slots_of(config))
+    described: Json = {
+        "digest": loaded.digest,
+        "train": train,
+        "test": test,
+        "shape": list(data.train.images.shape[1:]),
+        "classes": list(data.classes),
+        "standardize": config.data.standardize,
+    }
+    if loaded.standardize_first < train:  # all images are what leaving it out means
+        described["standardize_first"] = loaded.standardize_first
+    return {"data": described} | gram.kernel_specification(
+        loaded.readouts, config.kernel.dtype, config.kernel.flips, tile
+    )
+
+
+def as_stored(loaded: Loaded) -> tuple[Split, Split]:
+    """Return the training and the test part as they are stored: standardised, in the kernel's dtype."""
+    dtype, data = loaded.config.kernel.dtype, loaded.data
+    if loaded.config.data.standardize:
+        data, _ = datasets.standardize(data, dtype, loaded.standardize_first)
+    assert data.test is not None
+    train, test = (Split(part.images.astype(dtype, copy=False), part.labels) for part in (data.train, data.test))
+    return train, test
+
+
+def write_inputs(run: RunDirectory, loaded: Loaded) -> None:
+    """Store the images and labels of a run."""
+    train, test = as_stored(loaded)
+    run.write_inputs(
+        {
+            "train_images": train.images,
+            "train_labels": train.labels,
+            "test_images": test.images,
+            "test_labels": test.labels,
+        },
+        {"data": run.specification["data"]},
+    )
