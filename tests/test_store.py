@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.arrays import ArraySpec, create_arrays
 from pipeline.errors import ConfigError, RunNotFound, SpecificationMismatch, StoreError
 from pipeline.specification import differences, fingerprint
 from pipeline.store import RunDirectory
@@ -99,3 +100,20 @@ def test_leftovers_of_killed_writers_are_swept(tmp_path: Path) -> None:
     (tmp_path / "group.zarr.abc.partial" / "zarr.json").write_text("{}")
     assert run.sweep() == 2
     assert run.sweep() == 0
+
+
+def test_an_array_behind_a_link_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "run", SPECIFICATION, {})
+    create_arrays(tmp_path / "elsewhere.zarr", [ArraySpec("deep/train", (4, 4), (2, 2), "float32", ("a", "b"))], {})
+    (tmp_path / "run" / "kernel.zarr").symlink_to(tmp_path / "elsewhere.zarr")
+    with pytest.raises(StoreError, match=r"is or holds a link that leads out of the run directory"):
+        run.kernel("deep", "train")
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "a/b", "", ".hidden"])
+def test_names_that_would_lead_elsewhere_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(StoreError, match=r"run.json names a read-out .*, which is no name: restore it"):
+        RunDirectory.create(tmp_path / "named", SPECIFICATION | {"readouts": [{"name": name}]}, {})
+    run = RunDirectory.create(tmp_path / "run", SPECIFICATION, {})
+    with pytest.raises(StoreError, match=r"is no name of a product: the journal of .* was edited"):
+        run.inferred_path("0" * 16, name)
