@@ -3,6 +3,7 @@
 import hashlib
 import os
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -30,6 +31,16 @@ class Loaded:
     readouts: tuple[gram.Readout, ...]
     standardize_first: int
     warnings: tuple[str, ...]
+
+    @cached_property
+    def stored(self) -> tuple[Split, Split]:
+        """The training and the test part as they are stored: standardised, in the kernel's dtype; made once."""
+        dtype, data = self.config.kernel.dtype, self.data
+        if self.config.data.standardize:
+            data, _ = datasets.standardize(data, dtype, self.standardize_first)
+        assert data.test is not None
+        train, test = (Split(part.images.astype(dtype, copy=False), part.labels) for part in (data.train, data.test))
+        return train, test
 
 
 def load(config: RunConfig) -> Loaded:
@@ -83,7 +94,7 @@ def specification_of(loaded: Loaded, path: StorePath, old: RunDirectory | None =
     elif old is not None:
         tile = old.specification["tile"]
     else:
-        sample = as_stored(loaded)[0].images[:32]
+        sample = loaded.stored[0].images[:32]
         program = lower([(r.network, r.kind) for r in loaded.readouts], sample.shape[1:])
         seconds = measure_pair_seconds(program, config.kernel.dtype, config.kernel.flips, sample)
         tile = choose_tile(train, test, seconds, slots_of(config))
@@ -102,19 +113,9 @@ def specification_of(loaded: Loaded, path: StorePath, old: RunDirectory | None =
     )
 
 
-def as_stored(loaded: Loaded) -> tuple[Split, Split]:
-    """Return the training and the test part as they are stored: standardised, in the kernel's dtype."""
-    dtype, data = loaded.config.kernel.dtype, loaded.data
-    if loaded.config.data.standardize:
-        data, _ = datasets.standardize(data, dtype, loaded.standardize_first)
-    assert data.test is not None
-    train, test = (Split(part.images.astype(dtype, copy=False), part.labels) for part in (data.train, data.test))
-    return train, test
-
-
 def write_inputs(run: RunDirectory, loaded: Loaded) -> None:
     """Store the images and labels of a run."""
-    train, test = as_stored(loaded)
+    train, test = loaded.stored
     run.write_inputs(
         {
             "train_images": train.images,

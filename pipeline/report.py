@@ -14,8 +14,9 @@ from pipeline.growth import Growth
 from pipeline.inference import prediction_jobs, requested_products, requested_trainings, training_product
 from pipeline.journal import Receipt, Task
 from pipeline.solvers import SOLVERS, Method, planned_system, requested_selections, requested_solves, solve_name
-from pipeline.store import Chunks, RunDirectory
+from pipeline.store import RunDirectory
 from pipeline.timing import read_timings
+from pipeline.verification import Chunks, spent
 
 
 @dataclass(frozen=True)
@@ -238,12 +239,12 @@ def make_report(run: RunDirectory) -> RunReport:
 def _stage_report(run: RunDirectory, name: str, tasks: Sequence[Task], receipts: dict[Task, Receipt]) -> StageReport:
     # A receipt whose chunk is gone (quarantined, deleted) does not count, unless it was there until it was used up.
     chunks = Chunks(tasks)
-    spent = run.spent(tasks, chunks)
+    used_up = spent(run, tasks, chunks)
     mine = [
         receipts[task]
         for task in tasks
         if task in receipts
-        and (task in spent or None not in [chunks.size(array, index) for array, index in run.arrays_of(task)])
+        and (task in used_up or None not in [chunks.size(array, index) for array, index in run.arrays_of(task)])
     ]
     return StageReport(
         stage=name,

@@ -22,26 +22,17 @@ from pipeline.inference import (
     prediction_jobs,
     requested_products,
     requested_trainings,
-    require_trainable,
     training_product,
     write_training,
 )
 from pipeline.journal import Task
 from pipeline.kernels import Summary, summary
-from pipeline.loading import as_stored, load, slots_of, specification_of, write_inputs
+from pipeline.loading import load, slots_of, specification_of, write_inputs
 from pipeline.loopback import is_loopback
-from pipeline.memory import (
-    Need,
-    factor_task_bytes,
-    inverse_task_bytes,
-    iteration_task_bytes,
-    kernel_task_bytes,
-    require_iteration_memory,
-    require_memory,
-)
 from pipeline.metrics import served as metrics_served
 from pipeline.observed import recording
 from pipeline.plan import Plan, PlanInputs, make_plan
+from pipeline.preflight import require_fitting_tasks
 from pipeline.provenance import library_versions, provenance
 from pipeline.rounds import Course
 from pipeline.solvers import (
@@ -59,8 +50,8 @@ from pipeline.stages import Stages, View
 from pipeline.storage import StorePath, open_path
 from pipeline.store import RunDirectory
 from pipeline.submission import clear_stop, obeying_requests
-from pipeline.tiling import LANE_WIDTH
 from pipeline.timing import StageClock
+from pipeline.verification import finished
 
 REPAIRS = 3
 """How often a run goes back to compute tiles that turned out to be damaged."""
@@ -79,7 +70,7 @@ def plan(config: RunConfig) -> Plan:
     """Forecast a run; nothing is written."""
     loaded = load(config)
     assert loaded.data.test is not None
-    sample = as_stored(loaded)[0].images[:32]
+    sample = loaded.stored[0].images[:32]
     old = growth.find_source(config, run_path(config))
     tile = config.kernel.tile
     if old is not None and tile == "auto":
@@ -163,7 +154,7 @@ def prepare(config: RunConfig, view: View, memory: WorkerMemory | None) -> RunDi
     """
     with _begun(config, view) as begun, _retracting(begun.run):
         clear_stop(begun.run)
-        _require_memory(begun.run, begun.config, memory)
+        require_fitting_tasks(begun.run, begun.config, memory)
     return begun.run
 
 
@@ -176,7 +167,7 @@ def adopt(path: str | Path | StorePath, cluster: ClusterConfig | None, memory: W
         As of `resume` and `prepare`.
     """
     run = RunDirectory(path)
-    _require_memory(run, run.workflow(), memory)
+    require_fitting_tasks(run, run.workflow(), memory)
     with _resumed(run, cluster):
         clear_stop(run)
     return run
@@ -221,7 +212,7 @@ def _begun(config: RunConfig, view: View) -> Iterator[Begun]:
     path = run_path(config)
     old = growth.find_source(config, path)
     specification = specification_of(loaded, path, old)
-    common = None if old is None else growth.compare(old, specification, *as_stored(loaded))
+    common = None if old is None else growth.compare(old, specification, *loaded.stored)
     with _full_disk_explained(path):
         run = RunDirectory.create(path, specification, provenance())
     for line in loaded.warnings:
@@ -233,6 +224,7 @@ def _begun(config: RunConfig, view: View) -> Iterator[Begun]:
         run.write_record("workflow.json", config.model_dump(mode="json"))
         if not run.has_inputs():
             write_inputs(run, loaded)
+        del loaded  # not needed while the run computes, and as large as the data set
         yield Begun(run, config, held)
 
 
@@ -260,7 +252,7 @@ def verify(path: str | Path | StorePath) -> tuple[int, list[Task]]:
     run = RunDirectory(path)
     with lease.hold(run.lease_path):
         tasks = sorted({receipt.task for receipt in run.journal.receipts()})
-        done, quarantined = run.finished(tasks, verify=True)
+        done, quarantined = finished(run, tasks, verify=True)
     run.journal.close()
     return len(done), quarantined
 
@@ -297,7 +289,7 @@ def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> N
             view.say(f"metrics of the driver at {metrics_address}")
             if not is_loopback((config.cluster.metrics or "").rpartition(":")[0]):
                 view.say("warning: whoever reaches this host can read cluster.metrics; 127.0.0.1 keeps them to it")
-        _require_memory(run, config, executor.memory())
+        require_fitting_tasks(run, config, executor.memory())
         gram.create_kernel_arrays(run)
         clock = StageClock(run, lambda: executor.slots)
         stages = Stages(run, executor, view, clock, stop, verify, begun.lease)
@@ -323,31 +315,6 @@ def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> N
             clock.end()
             forget_tiles()  # an executor may have computed in this process
             run.journal.close()
-
-
-def _require_memory(run: RunDirectory, config: RunConfig, memory: WorkerMemory | None) -> None:
-    """Refuse tasks that the workers have no memory for, before anything is computed."""
-    if memory is None:
-        return
-    program, specification, method = gram.program_of(run), run.specification, Method.of(config.solve)
-    known = {receipt.task for receipt in run.journal.receipts()}
-    needs = []
-    if any(job.task not in known for job in gram.kernel_jobs(run)):
-        task_bytes = partial(kernel_task_bytes, program, specification["dtype"])
-        needs.append(Need("kernel tile", "kernel.tile", specification["tile"], LANE_WIDTH, task_bytes))
-    if method.factors:
-        tile = method.choose_tile(run.train_cut.count, specification["tile"], config.solve.tile)
-        leaves_out = config.inference.leave_one_out or config.solve.ridges == "auto"
-        factor_bytes = inverse_task_bytes if leaves_out else factor_task_bytes
-        needs.append(Need("factor tile", "solve.tile", tile, specification["tile"], factor_bytes))
-    for need in needs:
-        require_memory(memory, need)
-    if method.iterates:
-        train, classes = run.train_cut.count, len(specification["data"]["classes"])
-        rank = 0 if method.factors else min(method.rank, train)
-        require_iteration_memory(memory, partial(iteration_task_bytes, train, classes, specification["tile"]), rank)
-    if config.inference.times:
-        require_trainable(memory, run.train_cut.count, run.test_cut.count)
 
 
 @contextlib.contextmanager

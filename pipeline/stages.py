@@ -13,6 +13,7 @@ from pipeline.rounds import Course, Tally, run_rounds
 from pipeline.store import RunDirectory
 from pipeline.takeover import take_over
 from pipeline.timing import StageClock
+from pipeline.verification import finished
 
 
 class View(Protocol):
@@ -86,10 +87,10 @@ class Stages:
         """Find out which jobs are done, and say which of them turned out to be damaged."""
         lasting = [job.task for job in jobs if job.only_for is None]
         self.take_over(lasting)
-        done, quarantined = self.run.finished(lasting, verify=self.verify)
+        done, quarantined = finished(self.run, lasting, verify=self.verify)
         # What served only tasks that are done was deleted.
         serving = [job.task for job in jobs if job.only_for is not None and job.only_for not in done]
-        served, damaged = self.run.finished(serving, verify=self.verify)
+        served, damaged = finished(self.run, serving, verify=self.verify)
         for task in quarantined + damaged:
             self.view.say(f"{task} was damaged on disk: moved to quarantine, computed again")
         return done | served

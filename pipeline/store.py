@@ -23,9 +23,8 @@ One chunk is one tile, and a chunk without its receipt is never trusted unread.
 
 import json
 import re
-import socket
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,17 +35,13 @@ import zarr
 from pipeline.arrays import GROUP_RECORD, Array, ArraySpec, TiledArray, encode_chunk, is_made, zarr_metadata
 from pipeline.config import RunConfig, parse_config
 from pipeline.durable import Json, read_json, write_json
-from pipeline.errors import ConfigError, CorruptTile, RunNotFound, SpecificationMismatch, StoreError
-from pipeline.journal import Journal, Receipt, Task
+from pipeline.errors import ConfigError, RunNotFound, SpecificationMismatch, StoreError
+from pipeline.journal import Journal, Task
 from pipeline.specification import differences, fingerprint
-from pipeline.storage import Listed, StorePath, open_path
+from pipeline.storage import StorePath, open_path
 from pipeline.tiling import Cut
 
 FORMAT_VERSION = 2
-
-
-_SWEEP_TASKS = 64
-"""From so many tasks on, listing whole arrays is faster than asking for each chunk, and much so in a bucket."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """What read-outs and products may be called: their names become names in the store."""
@@ -76,28 +71,6 @@ class Iterations:
     def count(self) -> int:
         """Passes over the kernel so far."""
         return max(self.last - self.first, 0)
-
-
-class Chunks:
-    """What chunks there are, and how large: from one sweep an array where many are asked about.
-
-    Parameters
-    ----------
-    tasks : about whose chunks it will be asked.
-    """
-
-    def __init__(self, tasks: Sequence[Task]) -> None:
-        self._sweeps = len(tasks) >= _SWEEP_TASKS
-        self._listings: dict[StorePath, dict[str, Listed]] = {}
-
-    def size(self, array: TiledArray, index: tuple[int, ...]) -> int | None:
-        """Return the bytes of a chunk; None where there is none."""
-        if not self._sweeps:
-            return array.chunk_path(*index).size()
-        if array.path not in self._listings:
-            self._listings[array.path] = (array.path / "c").listing()
-        listed = self._listings[array.path].get("/".join(map(str, index)))
-        return None if listed is None else listed.bytes
 
 
 class RunDirectory:
@@ -264,27 +237,6 @@ class RunDirectory:
                 if path.name.isdigit() and int(path.name) < kept:
                     path.remove_tree()
 
-    def spent(self, tasks: Iterable[Task], chunks: "Chunks | None" = None) -> set[Task]:
-        """Pick the tasks whose chunks were used and deleted: bulks of split tiles, and what past iterations made."""
-        spent, known = set(), {}
-        tasks = list(tasks)
-        chunks = chunks or Chunks(tasks)
-        for task in tasks:
-            stage, _, solve = task.stage.partition(":")
-            if stage == "bulk" and chunks.size(self.solved(solve, "partial"), (task.row, task.col)) is None:
-                spent.add(task)
-            if stage not in ("sketch", "basis", "product", "step"):
-                continue
-            if solve not in known:
-                known[solve] = self.iterations(solve)
-            iterations = known[solve]
-            if iterations is not None:
-                first = iterations.first
-                kept = {"product": max(iterations.last, first), "step": max(iterations.last - 1, first)}
-                if iterations.finished or task.row < kept.get(stage, 0):
-                    spent.add(task)
-        return spent
-
     def arrays_of(self, task: Task) -> list[tuple[TiledArray, tuple[int, ...]]]:
         """List the arrays, and the chunk of each, that a task writes."""
         stage, _, solve = task.stage.partition(":")
@@ -420,59 +372,6 @@ class RunDirectory:
             raise RunNotFound(f"{self.path} stopped before it began: start it again with `cntk run`")
         return parse_config(record, str(self.path / "workflow.json"))
 
-    # What is finished.
-
-    def finished(self, tasks: Iterable[Task], *, verify: bool = False) -> tuple[dict[Task, Receipt], list[Task]]:
-        """Find out which tasks are done; adopt whole tiles without a receipt, set bad ones aside.
-
-        What was deleted on purpose is neither done nor bad.
-
-        Parameters
-        ----------
-        tasks : the tasks asked about.
-        verify : read every chunk and compare its checksums, not only its size.
-
-        Returns
-        -------
-        receipts : of the finished tasks. Receipts of adopted tiles are written to the journal.
-        quarantined : tasks whose chunks were moved to quarantine.
-        """
-        tasks = list(tasks)
-        known, chunks = {receipt.task: receipt for receipt in self.journal.receipts()}, Chunks(tasks)
-        spent = self.spent(tasks, chunks)
-        done: dict[Task, Receipt] = {}
-        adopted: list[Receipt] = []
-        quarantined: list[Task] = []
-        for task in tasks:
-            if task in spent:
-                continue
-            places = self.arrays_of(task)
-            sizes = [chunks.size(array, index) for array, index in places]
-            receipt = known.get(task)
-            if receipt is None and None in sizes:
-                continue
-            if sizes.count(None) == len(sizes) and self._is_released(task):
-                continue
-            try:
-                if receipt is None:
-                    found = tuple(array.describe(index) for array, index in places)
-                    receipt = Receipt(task, found, host=socket.gethostname(), adopted=True)
-                    adopted.append(receipt)
-                else:
-                    _require_chunks(places, sizes, receipt, verify)
-                done[task] = receipt
-            except CorruptTile:
-                self.quarantine(task)
-                quarantined.append(task)
-        if adopted:
-            self.journal.append(adopted)
-        return done, quarantined
-
-    def _is_released(self, task: Task) -> bool:
-        """Tell whether what a task wrote was deleted on purpose once it had served."""
-        stage, _, solve = task.stage.partition(":")
-        return stage == "factor" and (self.solve_path(solve) / "released.json").exists()
-
     def quarantine(self, task: Task) -> None:
         """Move a task's chunks out of the arrays, so that it counts as not computed; nothing is deleted."""
         folder = self.path / "quarantine" / uuid.uuid4().hex[:8]
@@ -484,14 +383,3 @@ class RunDirectory:
     def sweep(self) -> int:
         """Delete what killed writers left half-written; return how many files and folders that were."""
         return self.path.sweep()
-
-
-def _require_chunks(
-    places: Sequence[tuple[TiledArray, tuple[int, ...]]], sizes: Sequence[int | None], receipt: Receipt, verify: bool
-) -> None:
-    for (array, index), size, chunk in zip(places, sizes, receipt.chunks, strict=True):
-        path = array.chunk_path(*index)
-        if size != chunk.bytes:
-            raise CorruptTile(f"{path} has {-1 if size is None else size} bytes, its receipt says {chunk.bytes}")
-        if verify and array.describe(index).xxh3 != chunk.xxh3:
-            raise CorruptTile(f"{path} is whole, but not what its receipt says was written")

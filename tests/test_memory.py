@@ -93,7 +93,7 @@ def test_iterations_beyond_the_workers_are_refused_before_anything_is_computed_w
 ) -> None:
     memory = worker(40_000)
     monkeypatch.setattr("pipeline.executors.serial.SerialExecutor.memory", lambda self: memory)
-    monkeypatch.setattr("pipeline.run.kernel_task_bytes", lambda *sizes: 0)
+    monkeypatch.setattr("pipeline.preflight.kernel_task_bytes", lambda *sizes: 0)
     with pytest.raises(ConfigError, match=r"conjugate gradients with a preconditioner of rank 37 hold .*solve\.rank ="):
         runs.start(small_config(solve={"solver": "cg"}), Recorder(), threading.Event())
     assert not (Path(str(small_config().store.path)) / "kernel.zarr").exists()

@@ -1,0 +1,124 @@
+"""Which tiles of a run are done: what lies on disk, held against the receipts."""
+
+import socket
+from collections.abc import Iterable, Sequence
+
+from pipeline.arrays import TiledArray
+from pipeline.errors import CorruptTile
+from pipeline.journal import Receipt, Task
+from pipeline.storage import Listed, StorePath
+from pipeline.store import RunDirectory
+
+_SWEEP_TASKS = 64
+"""From so many tasks on, listing whole arrays is faster than asking for each chunk, and much so in a bucket."""
+
+
+class Chunks:
+    """What chunks there are, and how large: from one sweep an array where many are asked about.
+
+    Parameters
+    ----------
+    tasks : about whose chunks it will be asked.
+    """
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self._sweeps = len(tasks) >= _SWEEP_TASKS
+        self._listings: dict[StorePath, dict[str, Listed]] = {}
+
+    def size(self, array: TiledArray, index: tuple[int, ...]) -> int | None:
+        """Return the bytes of a chunk; None where there is none."""
+        if not self._sweeps:
+            return array.chunk_path(*index).size()
+        if array.path not in self._listings:
+            self._listings[array.path] = (array.path / "c").listing()
+        listed = self._listings[array.path].get("/".join(map(str, index)))
+        return None if listed is None else listed.bytes
+
+
+def finished(
+    run: RunDirectory, tasks: Iterable[Task], *, verify: bool = False
+) -> tuple[dict[Task, Receipt], list[Task]]:
+    """Find out which tasks are done; adopt whole tiles without a receipt, set bad ones aside.
+
+    What was deleted on purpose is neither done nor bad.
+
+    Parameters
+    ----------
+    run : whose tasks they are.
+    tasks : the tasks asked about; the arrays that they write exist.
+    verify : read every chunk and compare its checksums, not only its size.
+
+    Returns
+    -------
+    receipts : of the finished tasks. Receipts of adopted tiles are written to the journal.
+    quarantined : tasks whose chunks were moved to quarantine.
+    """
+    tasks = list(tasks)
+    known, chunks = {receipt.task: receipt for receipt in run.journal.receipts()}, Chunks(tasks)
+    deleted = spent(run, tasks, chunks)
+    done: dict[Task, Receipt] = {}
+    adopted: list[Receipt] = []
+    quarantined: list[Task] = []
+    for task in tasks:
+        if task in deleted:
+            continue
+        places = run.arrays_of(task)
+        sizes = [chunks.size(array, index) for array, index in places]
+        receipt = known.get(task)
+        if receipt is None and None in sizes:
+            continue
+        if sizes.count(None) == len(sizes) and _is_released(run, task):
+            continue
+        try:
+            if receipt is None:
+                found = tuple(array.describe(index) for array, index in places)
+                receipt = Receipt(task, found, host=socket.gethostname(), adopted=True)
+                adopted.append(receipt)
+            else:
+                _require_chunks(places, sizes, receipt, verify)
+            done[task] = receipt
+        except CorruptTile:
+            run.quarantine(task)
+            quarantined.append(task)
+    if adopted:
+        run.journal.append(adopted)
+    return done, quarantined
+
+
+def spent(run: RunDirectory, tasks: Iterable[Task], chunks: Chunks | None = None) -> set[Task]:
+    """Pick the tasks whose chunks were used and deleted: bulks of split tiles, and what past iterations made."""
+    found, known = set(), {}
+    tasks = list(tasks)
+    chunks = chunks or Chunks(tasks)
+    for task in tasks:
+        stage, _, solve = task.stage.partition(":")
+        if stage == "bulk" and chunks.size(run.solved(solve, "partial"), (task.row, task.col)) is None:
+            found.add(task)
+        if stage not in ("sketch", "basis", "product", "step"):
+            continue
+        if solve not in known:
+            known[solve] = run.iterations(solve)
+        iterations = known[solve]
+        if iterations is not None:
+            first = iterations.first
+            kept = {"product": max(iterations.last, first), "step": max(iterations.last - 1, first)}
+            if iterations.finished or task.row < kept.get(stage, 0):
+                found.add(task)
+    return found
+
+
+def _is_released(run: RunDirectory, task: Task) -> bool:
+    """Tell whether what a task wrote was deleted on purpose once it had served."""
+    stage, _, solve = task.stage.partition(":")
+    return stage == "factor" and (run.solve_path(solve) / "released.json").exists()
+
+
+def _require_chunks(
+    places: Sequence[tuple[TiledArray, tuple[int, ...]]], sizes: Sequence[int | None], receipt: Receipt, verify: bool
+) -> None:
+    for (array, index), size, chunk in zip(places, sizes, receipt.chunks, strict=True):
+        path = array.chunk_path(*index)
+        if size != chunk.bytes:
+            raise CorruptTile(f"{path} has {-1 if size is None else size} bytes, its receipt says {chunk.bytes}")
+        if verify and array.describe(index).xxh3 != chunk.xxh3:
+            raise CorruptTile(f"{path} is whole, but not what its receipt says was written")
