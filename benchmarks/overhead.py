@@ -108,7 +108,7 @@ def measure_tiles(folder: Path, tiles: int, profile: bool) -> list[Figure]:
         before, began = processor_seconds(), time.perf_counter()
         outcome = profiled(lambda: driver.run(jobs, {}), profile)
         wall, spent = time.perf_counter() - began, processor_seconds() - before
-    assert len(outcome.receipts) == tiles
+    assert len(outcome.done) == tiles
     milliseconds = 1000 * spent / tiles
     growth = watch.resident[100] - watch.resident[25]
     tile_bytes, share = growth / (0.75 * tiles), 100 * growth / watch.resident[25]
@@ -208,9 +208,9 @@ def measure_efficiency(folder: Path) -> list[Figure]:
     with recording(run), EXECUTORS["local"](ClusterConfig(workers=SLOTS), here.prepare) as executor:
         driver = Driver(str(run.path.absolute()), executor, run.journal, lambda _: None, threading.Event())
         began = time.perf_counter()
-        outcome = driver.run(jobs, {})
+        driver.run(jobs, {})
         wall = time.perf_counter() - began
-    busy = sum(receipt.seconds for receipt in outcome.receipts.values())
+    busy = sum(receipt.seconds for receipt in run.journal.receipts())
     efficiency = busy / (SLOTS * wall)
     name = f"{SLOTS} processes, {LONG_TILES} tiles of {LONG_SECONDS:.0f} s"
     return [Figure(name, f"{efficiency:.4f} in tiles", str(TARGET_EFFICIENCY), efficiency >= TARGET_EFFICIENCY)]

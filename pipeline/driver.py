@@ -13,7 +13,7 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -112,12 +112,12 @@ class Outcome:
 
     Attributes
     ----------
-    receipts : of all finished tasks, those given as done included.
+    done : all finished tasks, those given as done included. Their receipts are in the journal.
     failed : errors of the tasks that could not be computed.
     blocked : tasks that waited for a failed one.
     """
 
-    receipts: dict[Task, Receipt]
+    done: set[Task] = field(default_factory=set)
     failed: dict[Task, BaseException] = field(default_factory=dict)
     blocked: list[Task] = field(default_factory=list)
 
@@ -179,7 +179,7 @@ class Driver:
         stage = stage if solve else f"kernel-{stage.replace('_', '-')}"  # words in letters only are shown
         return "-".join(part for part in (stage, solve, self._token) if part)
 
-    def run(self, jobs: Sequence[Job], done: Mapping[Task, Receipt]) -> Outcome:
+    def run(self, jobs: Sequence[Job], done: Collection[Task]) -> Outcome:
         """Run all jobs that are not done.
 
         Raises
@@ -199,16 +199,16 @@ class Driver:
 class _Batch:
     """The state of one call of `Driver.run`."""
 
-    def __init__(self, driver: Driver, jobs: Sequence[Job], done: Mapping[Task, Receipt]) -> None:
+    def __init__(self, driver: Driver, jobs: Sequence[Job], done: Collection[Task]) -> None:
         self.driver = driver
         self.jobs = {job.task: job for job in jobs if job.only_for not in done}
         # What becomes ready late may be what everything else waits for: it passes what is in flight, but not begun.
         self.ranks = {job.task: rank for rank, job in enumerate(sorted(self.jobs.values(), key=lambda j: j.priority))}
-        self.outcome = Outcome({task: receipt for task, receipt in done.items() if task in self.jobs})
+        self.outcome = Outcome({task for task in self.jobs if task in done})
         self.waiting_for = {
-            task: {t for t in job.after if t not in self.outcome.receipts}
+            task: {t for t in job.after if t not in self.outcome.done}
             for task, job in self.jobs.items()
-            if task not in self.outcome.receipts
+            if task not in self.outcome.done
         }
         self.waited_by: dict[Task, list[Task]] = {}
         for task, others in self.waiting_for.items():
@@ -223,7 +223,7 @@ class _Batch:
         self.retries = 0
         self.quarantined = 0
         self.entries_now = 0
-        self.entries_before = sum(self.jobs[task].entries for task in self.outcome.receipts)
+        self.entries_before = sum(self.jobs[task].entries for task in self.outcome.done)
         self.entries_total = sum(job.entries for job in self.jobs.values())
         self.began = self.looked = driver._clock()
         self.abort: PipelineError | None = None
@@ -253,11 +253,11 @@ class _Batch:
         if self.abort is not None:
             raise self.abort
         if stopped is not None:
-            emit(Event("drained", details={"done": len(self.outcome.receipts), "total": len(self.jobs)}))
-        if stopped is not None and len(self.outcome.receipts) < len(self.jobs):
+            emit(Event("drained", details={"done": len(self.outcome.done), "total": len(self.jobs)}))
+        if stopped is not None and len(self.outcome.done) < len(self.jobs):
             left = f"; {len(self.copies)} tiles under way took too long and are left" if self.copies else ""
             raise Interrupted(f"stopped; every finished tile is kept{left}")
-        finished = self.outcome.receipts.keys() | self.outcome.failed.keys()
+        finished = self.outcome.done | self.outcome.failed.keys()
         self.outcome.blocked = [task for task in self.jobs if task not in finished]
         return self.outcome
 
@@ -319,9 +319,10 @@ class _Batch:
             self._finish(receipt)
 
     def _finish(self, receipt: Receipt) -> None:
-        task = receipt.task
-        self.outcome.receipts[task] = receipt
-        self.entries_now += self.jobs[task].entries
+        job = self.jobs[receipt.task]
+        task = job.task  # the receipt's own copy would be kept for every tile
+        self.outcome.done.add(task)
+        self.entries_now += job.entries
         for waiter in self.waited_by.get(task, []):
             self.waiting_for[waiter].discard(task)
             if not self.waiting_for[waiter]:
@@ -348,7 +349,7 @@ class _Batch:
     def _show(self, receipt: Receipt | None) -> None:
         self.driver._on_progress(
             Progress(
-                done=len(self.outcome.receipts),
+                done=len(self.outcome.done),
                 total=len(self.jobs),
                 entries_done=self.entries_before + self.entries_now,
                 entries_total=self.entries_total,

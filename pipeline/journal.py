@@ -5,6 +5,7 @@ writes a segment of its own; lines carry a checksum, and one that was torn by a 
 """
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -82,8 +83,11 @@ class Receipt:
         if not line.endswith(b"\n") or checksum != b"%08x" % google_crc32c.value(text):
             return None
         fields: dict[str, Any] = json.loads(text)
-        chunks = tuple(Chunk(**chunk) for chunk in fields.pop("chunks"))
-        return cls(task=Task(**fields.pop("task")), chunks=chunks, **fields)
+        # A run has few arrays, stages and hosts and many receipts: each name is kept once.
+        chunks = tuple(Chunk(**chunk | {"array": sys.intern(chunk["array"])}) for chunk in fields.pop("chunks"))
+        task = fields.pop("task")
+        task["stage"], fields["host"] = sys.intern(task["stage"]), sys.intern(fields["host"])
+        return cls(task=Task(**task), chunks=chunks, **fields)
 
 
 @dataclass

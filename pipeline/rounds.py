@@ -83,7 +83,7 @@ def run_rounds(
     outcome : of all jobs; an error of a course itself counts as one of its solution.
     finished : names of the courses whose jobs are all done.
     """
-    total, finished, under_way = Outcome({}), [], list(courses)
+    total, finished, under_way = Outcome(), [], list(courses)
     solutions_ahead = {course.name for course in courses}
     while under_way:
         jobs: dict[str, list[Job]] = {}
@@ -105,10 +105,10 @@ def run_rounds(
             break
         tally.begin_round(sum(1 + len(c.closing) for c in under_way if c.name in solutions_ahead), note())
         outcome = run_jobs([job for name in jobs for job in jobs[name]])
-        total.receipts.update(outcome.receipts)
+        total.done |= outcome.done
         total.failed.update(outcome.failed)
         total.blocked += outcome.blocked
-        done = outcome.receipts
+        done = outcome.done
         under_way = [course for course in under_way if _is_whole(jobs[course.name], done)]
     return total, finished
 

@@ -330,7 +330,7 @@ def _retracting(run: RunDirectory) -> Iterator[None]:
 
 def _choose_ridges(stages: Stages, config: RunConfig) -> Outcome:
     """Choose a ridge for each read-out, where the workflow leaves that to leave-one-out."""
-    outcome = Outcome({})
+    outcome = Outcome()
     means = Means(stages.executor.slots, stages.executor.memory())
     for selection in requested_selections(stages.run, config):
         found = choose_ridge(stages.run, selection, means, stages.run_jobs)
@@ -380,11 +380,11 @@ def _infer(stages: Stages, config: RunConfig) -> Outcome:
         write_training(run, training)
         products.append(training_product(run, training))
     if not products:
-        return Outcome({})
+        return Outcome()
     for product in products:
         product.create(run)
     outcome = stages.run_jobs("inference", [job for product in products for job in product.jobs])
     for product in products:
-        if all(job.task in outcome.receipts for job in product.jobs):
+        if all(job.task in outcome.done for job in product.jobs):
             product.finish(run)
     return outcome

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from pipeline.driver import Driver, Job, Outcome, Progress
 from pipeline.executors import Executor
-from pipeline.journal import Receipt, Task
+from pipeline.journal import Task
 from pipeline.lease import Lease
 from pipeline.rounds import Course, Tally, run_rounds
 from pipeline.store import RunDirectory
@@ -83,7 +83,7 @@ class Stages:
             path, self.executor, self.run.journal, on_progress, self.stop, still_mine=lambda: not lost.is_set()
         )
 
-    def _look_up(self, jobs: Sequence[Job]) -> dict[Task, Receipt]:
+    def _look_up(self, jobs: Sequence[Job]) -> set[Task]:
         """Find out which jobs are done, and say which of them turned out to be damaged."""
         lasting = [job.task for job in jobs if job.only_for is None]
         self.take_over(lasting)

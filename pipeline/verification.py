@@ -35,9 +35,7 @@ class Chunks:
         return None if listed is None else listed.bytes
 
 
-def finished(
-    run: RunDirectory, tasks: Iterable[Task], *, verify: bool = False
-) -> tuple[dict[Task, Receipt], list[Task]]:
+def finished(run: RunDirectory, tasks: Iterable[Task], *, verify: bool = False) -> tuple[set[Task], list[Task]]:
     """Find out which tasks are done; adopt whole tiles without a receipt, set bad ones aside.
 
     What was deleted on purpose is neither done nor bad.
@@ -50,13 +48,13 @@ def finished(
 
     Returns
     -------
-    receipts : of the finished tasks. Receipts of adopted tiles are written to the journal.
+    done : the finished tasks. Receipts of adopted tiles are written to the journal.
     quarantined : tasks whose chunks were moved to quarantine.
     """
     tasks = list(tasks)
     known, chunks = {receipt.task: receipt for receipt in run.journal.receipts()}, Chunks(tasks)
     deleted = spent(run, tasks, chunks)
-    done: dict[Task, Receipt] = {}
+    done: set[Task] = set()
     adopted: list[Receipt] = []
     quarantined: list[Task] = []
     for task in tasks:
@@ -76,7 +74,7 @@ def finished(
                 adopted.append(receipt)
             else:
                 _require_chunks(places, sizes, receipt, verify)
-            done[task] = receipt
+            done.add(task)
         except CorruptTile:
             run.quarantine(task)
             quarantined.append(task)

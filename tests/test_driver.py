@@ -75,13 +75,13 @@ def drive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outc
     def run(
         executor: Executor,
         jobs: list[Job],
-        done: dict[Task, Receipt] | None = None,
+        done: set[Task] | None = None,
         stop: threading.Event | None = None,
         on_progress: Callable[[Progress], None] = lambda _: None,
     ) -> Outcome:
         journal = Journal(tmp_path / "journal")
         try:
-            return Driver("RUN", executor, journal, on_progress, stop or threading.Event()).run(jobs, done or {})
+            return Driver("RUN", executor, journal, on_progress, stop or threading.Event()).run(jobs, done or set())
         finally:
             journal.close()
 
@@ -91,8 +91,8 @@ def drive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outc
 def test_every_task_runs_once_and_its_receipt_is_in_the_journal(drive: Callable[..., Outcome], tmp_path: Path) -> None:
     executor = Script()
     outcome = drive(executor, independent(20))
-    assert sorted(executor.calls) == sorted(outcome.receipts) == [job.task for job in independent(20)]
-    assert {receipt.task for receipt in Journal(tmp_path / "journal").receipts()} == set(outcome.receipts)
+    assert sorted(executor.calls) == sorted(outcome.done) == [job.task for job in independent(20)]
+    assert {receipt.task for receipt in Journal(tmp_path / "journal").receipts()} == set(outcome.done)
 
 
 def test_a_task_waits_for_what_comes_before_it(drive: Callable[..., Outcome]) -> None:
@@ -122,7 +122,7 @@ def test_what_is_done_is_not_run_again(drive: Callable[..., Outcome]) -> None:
     done = {job.task: succeed("RUN", job.task) for job in jobs[:3]}
     outcome = drive(executor, jobs, done)
     assert executor.calls == [jobs[3].task]
-    assert len(outcome.receipts) == 4
+    assert len(outcome.done) == 4
 
 
 def test_a_transient_error_is_tried_again(drive: Callable[..., Outcome]) -> None:
@@ -140,7 +140,7 @@ def test_an_error_that_lasts_gives_the_task_up_and_the_rest_goes_on(drive: Calla
     executor = Script(endings={jobs[0].task: [fails(OSError(errno.EIO, "broken"))] * 9})
     outcome = drive(executor, jobs)
     assert executor.calls.count(jobs[0].task) == drivers.MAX_ATTEMPTS
-    assert len(outcome.receipts) == 2
+    assert len(outcome.done) == 2
     with pytest.raises(TilesFailed, match=r"(?s)1 tiles could not be computed.*train tile \(0, 0\): OSError.*broken"):
         outcome.require()
 
@@ -160,7 +160,7 @@ def test_a_tile_that_kills_its_worker_is_named_and_the_rest_goes_on(drive: Calla
     jobs = independent(5)
     deadly = {jobs[2].task: [lambda key: Completion(key, error=RuntimeError("killed"), worker_died=True)]}
     outcome = drive(Script(endings=deadly), jobs)
-    assert len(outcome.receipts) == 4
+    assert len(outcome.done) == 4
     with pytest.raises(TilesFailed, match=r"train tile \(2, 0\): RuntimeError: killed"):
         outcome.require()
 
@@ -271,7 +271,7 @@ def test_a_tile_of_which_nothing_is_heard_is_given_to_another_worker(tmp_path: P
     silent = independent(8)[3].task
     executor = Silent({silent})
     outcome = drive_silent(tmp_path, executor, threading.Event(), lambda: True)
-    assert len(outcome.receipts) == 8
+    assert len(outcome.done) == 8
     assert executor.calls.count(silent) == 2
     assert len(executor.calls) == 9
     assert len(executor.forgotten) == 1

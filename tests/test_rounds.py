@@ -41,7 +41,7 @@ class Runs:
         failed: dict[Task, BaseException] = {
             each.task: NotPositiveDefinite("bad") for each in jobs if each.task in self.bad
         }
-        return Outcome({each.task: Receipt(each.task, ()) for each in jobs if each.task not in failed}, failed)
+        return Outcome({each.task for each in jobs if each.task not in failed}, failed)
 
 
 def silent() -> Tally:
@@ -53,7 +53,7 @@ def test_rounds_of_all_courses_run_together_and_what_waits_for_the_solution_with
     outcome, finished = run_rounds([course("a", [2, 1]), course("b", [1, 1, 1])], run, silent(), str)
     assert run.calls == [["a", "a", "b"], ["a", "a-after", "b"], ["b", "b-after"]]
     assert sorted(finished) == ["a", "b"]
-    assert len(outcome.receipts) == 8
+    assert len(outcome.done) == 8
 
 
 def test_a_course_whose_task_fails_ends_alone() -> None:
@@ -79,7 +79,7 @@ def test_a_job_that_serves_one_that_is_done_need_not_run() -> None:
         [Course("a", jobs, served.task, ())], lambda jobs: run([j for j in jobs if j is not serving]), silent(), str
     )
     assert finished == ["a"]
-    assert list(outcome.receipts) == [served.task]
+    assert list(outcome.done) == [served.task]
 
 
 def test_progress_adds_up_over_rounds_and_counts_what_is_known_to_follow() -> None:
@@ -90,7 +90,7 @@ def test_progress_adds_up_over_rounds_and_counts_what_is_known_to_follow() -> No
         count = len(jobs)
         tally.progress(Progress(0, count, 0, count, 0, 0.0, 0, 0))
         tally.progress(Progress(count, count, count, count, count, 0.0, 1, 0))
-        return Outcome({each.task: Receipt(each.task, ()) for each in jobs})
+        return Outcome({each.task for each in jobs})
 
     run_rounds([course("a", [2, 3, 1])], run, tally, lambda: "residual 1")
     # Until the round of the solution, it and what waits for it are known to follow.

@@ -65,7 +65,7 @@ def choose_ridge(run: RunDirectory, selection: Json, means: Means, run_jobs: Run
     Of what could not be computed; without failures, the record of the choice is written.
     """
     if run.read_record(f"solve/{solve_name(selection)}/ridge_path.json") is not None:
-        return Outcome({})
+        return Outcome()
     if in_memory(run.train_cut.count, selection["tile"], means):
         return _choose_in_memory(run, selection, run_jobs)
     return _choose_by_factors(run, selection, means.slots, run_jobs)
@@ -152,7 +152,7 @@ def _choose_by_factors(run: RunDirectory, selection: Json, slots: int, run_jobs:
     """
     found: list[tuple[float, Json | None]] = []
     best: tuple[float, System] | None = None
-    outcome = Outcome({})
+    outcome = Outcome()
     for ridge in ridge_candidates():
         system = make_system(run, with_ridge(selection, ridge), Method())
         product = leave_one_out_product(run, system, 0)
@@ -179,7 +179,7 @@ def _choose_by_factors(run: RunDirectory, selection: Json, slots: int, run_jobs:
     unit = found[0][0] / ridge_candidates()[0]
     found += [(unit * ridge, None) for ridge in ridge_candidates()[len(found) :]]
     _write_path(run, selection, found)
-    return Outcome({})
+    return Outcome()
 
 
 def release_factor(run: RunDirectory, system: System) -> None:
