@@ -8,14 +8,14 @@ how they compare versions, and some do not. Transient errors are tried again by 
 import contextlib
 import json
 import re
-import time
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache, partial
 from typing import Any, TypeVar
 
 import numpy as np
 
-from pipeline.errors import ConfigError, StoreError, StoreUnavailable
+from pipeline.errors import ConfigError, PipelineError, StoreError, StoreUnavailable
 from pipeline.storage.base import Appender, Buffer, Listed, StorePath
 
 SEGMENT_BYTES = 256 * 2**10
@@ -266,13 +266,14 @@ class ObjectPath(StorePath):
 
 
 class _ObjectAppender(Appender):
-    """Keeps the lines of one object, and writes it whole when lines are added, or after a while."""
+    """Keeps the lines of one object and writes it whole: at once where they must be safe, otherwise now and then."""
 
     def __init__(self, path: ObjectPath, durable: bool) -> None:
         self._path, self._durable = path, durable
         self._lines: list[bytes] = []
         self._bytes = self._part = 0
-        self._written = time.monotonic()
+        self._lock = threading.Lock()
+        self._timer: threading.Timer | None = None
         if durable and not path.create_new(b""):
             raise FileExistsError(f"{path} exists")
 
@@ -281,25 +282,37 @@ class _ObjectAppender(Appender):
         return self._bytes >= SEGMENT_BYTES
 
     def append(self, lines: bytes) -> None:
-        if not self._durable and self.is_full:
-            self._write()
-            self._part += 1
-            self._lines, self._bytes = [], 0
-        self._lines.append(lines)
-        self._bytes += len(lines)
-        if self._durable or time.monotonic() - self._written > UNSAFE_SECONDS:
-            self._write()
+        with self._lock:
+            if not self._durable and self.is_full:
+                self._write()
+                self._part += 1
+                self._lines, self._bytes = [], 0
+            self._lines.append(lines)
+            self._bytes += len(lines)
+            if self._durable:
+                self._write()
+            elif self._timer is None:
+                self._timer = threading.Timer(UNSAFE_SECONDS, self._write_waiting)
+                self._timer.daemon = True
+                self._timer.start()
 
     def close(self) -> None:
-        if not self._durable and self._lines:
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._write()
+
+    def _write_waiting(self) -> None:
+        """Write what has waited long enough, also where its process has nothing more to say."""
+        with self._lock, contextlib.suppress(OSError, PipelineError):  # the next lines bring these along
             self._write()
 
     def _write(self) -> None:
+        self._timer = None
         path = self._path
         if self._part:
             path = path.parent / f"{path.stem}.{self._part}.jsonl"
         path.write_whole(*self._lines)
-        self._written = time.monotonic()
 
 
 def _delete(keys: list[str], obstore: Any, store: Any) -> None:

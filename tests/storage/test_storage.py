@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -150,6 +151,23 @@ def test_a_log_that_promises_nothing_is_whole_when_it_is_closed(place: StorePath
     log.close()
     parts = [(place / name).read_bytes() for name in place.listing()]
     assert sorted(b"".join(parts).splitlines(keepends=True)) == lines
+
+
+def test_the_last_lines_of_a_quiet_log_do_not_wait_for_the_next_one(
+    place: StorePath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails without the timer: a process that is killed later takes its last lines with it."""
+    monkeypatch.setattr("pipeline.storage.objects.UNSAFE_SECONDS", 0.2)
+    path = place / "log.jsonl"
+    log = path.appender(durable=False)
+    for said in (b"one\n", b"one\ntwo\n"):
+        log.append(said[-4:])
+        deadline = time.monotonic() + 30
+        while not path.is_file() or path.read_bytes() != said:
+            assert time.monotonic() < deadline, "the line is not there"
+            time.sleep(0.02)
+    log.close()
+    assert path.read_bytes() == b"one\ntwo\n"
 
 
 @pytest.mark.parametrize("name", ["..", "a/../../b", ".", "a//b", ""])
