@@ -169,7 +169,11 @@ def status(
     """Show how far a run is; works while it is going on. Exit code 3 where something is left to do."""
     run = RunDirectory(directory)
     if follow:
-        raise typer.Exit(COMPLETE if watch(run) else INCOMPLETE)
+        report = watch(run)
+        if report.complete:
+            show_results(report)
+            show_inferred(report)
+        raise typer.Exit(COMPLETE if report.complete else INCOMPLETE)
     report = make_report(run)
     where = handover.whereabouts(run)
     if as_json:

@@ -18,6 +18,9 @@ from pipeline.store import RunDirectory
 from pipeline.timing import read_timings
 from pipeline.verification import Chunks, spent
 
+KERNEL_STAGES = ("train", "test", "variance", "test_test")
+"""What a run computes side by side and calls the kernel; the last only where a covariance is asked for."""
+
 
 @dataclass(frozen=True)
 class StageReport:
@@ -153,9 +156,14 @@ class RunReport:
         return chosen and all(stage.done == stage.total for stage in self.stages)
 
     @property
-    def stage_at_work(self) -> StageReport | None:
-        """The first stage that is not done."""
-        return next((stage for stage in self.stages if stage.done < stage.total), None)
+    def at_work(self) -> tuple[str, int, int] | None:
+        """What is being computed, its tiles done and in total: the matrices of the kernel together, as a run does."""
+        parts: dict[str, tuple[int, int]] = {}
+        for stage in self.stages:
+            name = "kernel" if stage.stage in KERNEL_STAGES else stage.stage
+            done, total = parts.get(name, (0, 0))
+            parts[name] = done + stage.done, total + stage.total
+        return next(((name, done, total) for name, (done, total) in parts.items() if done < total), None)
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as plain values, with ``complete``."""
@@ -168,7 +176,7 @@ def make_report(run: RunDirectory) -> RunReport:
     receipts = {receipt.task: receipt for receipt in run.journal.receipts()}
     stages = [
         _stage_report(run, name, [job.task for job in kernel_jobs(run) if job.task.stage == name], receipts)
-        for name in ("train", "test", "variance")
+        for name in KERNEL_STAGES[:3]
     ]
     if config.inference.covariance:
         tasks = [job.task for job in test_kernel_jobs(run)]

@@ -49,10 +49,11 @@ class Look:
     @property
     def seconds_left(self) -> float | None:
         """Time until the stage is done, at the rate that was seen."""
-        stage = self.report.stage_at_work
-        if stage is None or not self.tiles_per_second:
+        at_work = self.report.at_work
+        if at_work is None or not self.tiles_per_second:
             return None
-        return (stage.total - stage.done) / self.tiles_per_second
+        _, done, total = at_work
+        return (total - done) / self.tiles_per_second
 
 
 class Watcher:
@@ -89,19 +90,19 @@ class Watcher:
         return before is not None and lease != before
 
     def _rate(self, report: RunReport, now: float) -> float | None:
-        stage = report.stage_at_work
-        if stage is None:
+        if report.at_work is None:
             return None
+        stage, done, _ = report.at_work
         counts = self._counts
-        counts.append((now, stage.stage, stage.done))
-        while counts[0][1] != stage.stage or (now - counts[0][0] > RATE_SECONDS and len(counts) > 2):
+        counts.append((now, stage, done))
+        while counts[0][1] != stage or (now - counts[0][0] > RATE_SECONDS and len(counts) > 2):
             counts.popleft()
-        (then, _, before), done = counts[0], stage.done
+        then, _, before = counts[0]
         return (done - before) / (now - then) if done > before else None
 
 
-def watch(run: RunDirectory) -> bool:
-    """Show a run until it is complete, or no driver has given a sign of life for a while; return which.
+def watch(run: RunDirectory) -> RunReport:
+    """Show a run until it is complete, or no driver has given a sign of life for a while; return what was seen last.
 
     A table that redraws itself on a terminal, elsewhere a line for each change.
     """
@@ -121,15 +122,14 @@ def watch(run: RunDirectory) -> bool:
     return _follow(watcher, say)
 
 
-def _follow(watcher: Watcher, show: Callable[[Look], None]) -> bool:
+def _follow(watcher: Watcher, show: Callable[[Look], None]) -> RunReport:
     while True:
         began = time.monotonic()
         look = watcher.look()
         show(look)
-        if look.report.complete:
-            return True
-        if watcher.idle_seconds > IDLE_SECONDS or (look.where.ending and not look.where.awaited and not look.at_work):
-            return False
+        left_alone = look.where.ending and not look.where.awaited and not look.at_work
+        if look.report.complete or left_alone or watcher.idle_seconds > IDLE_SECONDS:
+            return look.report
         time.sleep(max(LOOK_SECONDS, (time.monotonic() - began) / LOOK_SHARE))
 
 
@@ -151,15 +151,15 @@ def _line(look: Look) -> str:
 
 
 def _pace(look: Look) -> str:
-    stage = look.report.stage_at_work
-    if stage is None or look.tiles_per_second is None or look.seconds_left is None:
+    at_work = look.report.at_work
+    if at_work is None or look.tiles_per_second is None or look.seconds_left is None:
         return ""
-    return f"{look.tiles_per_second:.3g} tiles/s, {seconds_text(look.seconds_left)} left in {stage.stage}"
+    return f"{look.tiles_per_second:.3g} tiles/s, {seconds_text(look.seconds_left)} left in {at_work[0]}"
 
 
 def _about(report: RunReport, where: Whereabouts) -> list[str]:
     lines = []
-    if where.submission is not None:
+    if where.submission is not None and not report.complete:
         lines.append(f"{where.submission} ({where.state})")
     if where.stop_requested and not report.complete:
         lines.append("asked to stop" + (", finishing the tiles in flight" if report.driver else ""))

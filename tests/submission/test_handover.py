@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -213,8 +214,8 @@ def test_the_commands_tell_where_a_run_is(tmp_path: Path) -> None:
     assert status["submission"]["kind"] == "local"
     watched = cntk("status", "run", "--watch", cwd=tmp_path)
     assert watched.returncode == 0, watched.stderr
-    last = watched.stdout.splitlines()[-1]
-    assert "train 36/36" in last
+    assert "train 36/36" in watched.stdout
+    assert re.search(r"depth40\S*\s+0\.01 relative\s+\d+\.\d\d%", watched.stdout), "no results at the end"
     assert "\x1b" not in watched.stdout
     assert cntk("cancel", "nowhere", cwd=tmp_path).returncode == 2
     assert "no cluster is called" in cntk("submit", "w.toml", "--cluster", "nowhere", cwd=tmp_path).stderr
@@ -229,7 +230,7 @@ def test_watching_a_run_that_nobody_drives_ends_and_says_what_was_said_last(
     request_stop(run)
     with pytest.raises(Interrupted):
         handover.drive(run.path, Recorder(), threading.Event())
-    assert watch.watch(run) is False
+    assert not watch.watch(run).complete
     shown = capsys.readouterr().out
     assert "train 0/36" in shown
     assert "the last driver said: it was asked to stop before it began" in shown

@@ -1,0 +1,24 @@
+"""What a run directory is summarised to."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+
+from problems import Recorder
+
+from pipeline import run as runs
+from pipeline.config import RunConfig
+from pipeline.report import make_report
+
+
+def test_the_matrices_of_the_kernel_are_one_work(small_config: Callable[..., RunConfig]) -> None:
+    """They are computed side by side: one alone may stand still for an hour while the others go on."""
+    report = make_report(runs.start(small_config(), Recorder(), threading.Event()))
+    assert report.complete
+    assert report.at_work is None
+    totals = {stage.stage: stage.total for stage in report.stages}
+    kernel = totals["train"] + totals["test"] + totals["variance"]
+    half = tuple(replace(stage, done=0 if stage.stage == "train" else stage.done) for stage in report.stages)
+    assert replace(report, stages=half).at_work == ("kernel", kernel - totals["train"], kernel)
+    unsolved = tuple(replace(stage, done=0 if stage.stage == "solve" else stage.done) for stage in report.stages)
+    assert replace(report, stages=unsolved).at_work == ("solve", 0, totals["solve"])
