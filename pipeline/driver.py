@@ -23,8 +23,7 @@ from pipeline.errors import (
     NotConverged,
     NotPositiveDefinite,
     PipelineError,
-    RunLocked,
-    StoreUnavailable,
+    StoreError,
     TilesFailed,
     WorkersLost,
 )
@@ -147,7 +146,7 @@ class Driver:
     journal : where receipts go.
     on_progress : called after each receipt.
     stop : set it to let tiles in flight finish, for `DRAIN_SECONDS`, and then raise `Interrupted`.
-    still_mine : tells whether this driver still holds the run's lease.
+    require_lease : raises where this driver does not hold the run's lease any more.
     clock : what time is measured by.
     """
 
@@ -158,7 +157,7 @@ class Driver:
         journal: Journal,
         on_progress: Callable[[Progress], None],
         stop: threading.Event,
-        still_mine: Callable[[], bool] = lambda: True,
+        require_lease: Callable[[], None] = lambda: None,
         clock: Clock = time.monotonic,
     ) -> None:
         self._run_path = run_path
@@ -166,7 +165,7 @@ class Driver:
         self._journal = journal
         self._on_progress = on_progress
         self._stop = stop
-        self._still_mine = still_mine
+        self._require_lease = require_lease
         self._clock = clock
         self._patience = Patience()
         # Another driver, also of another run, may share the scheduler, and what an earlier call of `run` left behind
@@ -191,7 +190,7 @@ class Driver:
         WorkersLost
             If the cluster went away.
         StoreError
-            If the store is full or the journal cannot be written.
+            If the store is full, gone or not writable any more, or the journal cannot be written.
         """
         return _Batch(self, jobs, done).run()
 
@@ -232,11 +231,7 @@ class _Batch:
         self._show(None)
         stopped: float | None = None
         while True:
-            if not self.driver._still_mine():
-                raise RunLocked(
-                    f"another driver has taken over {self.driver._run_path}: this one was taken for dead, and stops; "
-                    "every finished tile is kept"
-                )
+            self.driver._require_lease()
             now = self.driver._clock()
             if self.abort is None and not self.driver._stop.is_set():
                 self._submit(now)
@@ -333,7 +328,8 @@ class _Batch:
             self.abort = disk_full(self.driver._run_path)
             return
         attempts = self.attempts[task] = self.attempts.get(task, 0) + 1
-        transient = isinstance(error, StoreUnavailable) or (
+        # Also where the store refused: its worker may be the only one that may not write there.
+        transient = isinstance(error, StoreError) or (
             isinstance(error, OSError) and not isinstance(error, PipelineError)
         )
         if transient and attempts < MAX_ATTEMPTS:

@@ -1,6 +1,7 @@
 """A Dask client as an executor: what every kind of Dask cluster shares."""
 
 import contextlib
+import logging
 import math
 import pickle
 import queue
@@ -14,7 +15,7 @@ import distributed
 from distributed.diagnostics.plugin import WorkerPlugin
 
 from pipeline.arrays import MAPPED_BYTES, limit_mapped_tiles
-from pipeline.errors import WorkersLost
+from pipeline.errors import PipelineError, WorkersLost
 from pipeline.events import Event, close_logs, emit
 from pipeline.executors.base import Completion, Executor, WorkerMemory
 from pipeline.executors.scaling import Scaling
@@ -49,6 +50,8 @@ SETTINGS: dict[str, Any] = {
     "distributed.nanny.pre-spawn-environ.MALLOC_ARENA_MAX": 1,
 }
 """Dask settings of every cluster that the package starts; each trap behind them was met."""
+
+_GONE = "the Dask scheduler went away; finished tiles are kept, `cntk resume` goes on"
 
 _SCHEDULER_TOPIC = "all"
 """Where Dask's scheduler tells of workers that join and leave."""
@@ -130,13 +133,15 @@ class DaskExecutor(Executor):
         self._futures: dict[tuple[Any, ...], distributed.Future] = {}
         self._ended: queue.SimpleQueue[tuple[tuple[Any, ...], Completion | None]] = queue.SimpleQueue()
         self._topic = f"cntk-results-{uuid.uuid4().hex}"
-        client.subscribe_topic(self._topic, self._receive)
-        self.slots = max(1, sum(client.nthreads().values()))
+        with answered():
+            client.subscribe_topic(self._topic, self._receive)
+            self.slots = max(1, sum(client.nthreads().values()))
 
     def submit(self, key: tuple[Any, ...], function: Callable[..., Any], *arguments: Any, rank: int = 0) -> None:
-        future = self._client.submit(
-            send_result, self._topic, key, function, *arguments, key=key, pure=False, retries=0, priority=-rank
-        )
+        with answered():
+            future = self._client.submit(
+                send_result, self._topic, key, function, *arguments, key=key, pure=False, retries=0, priority=-rank
+            )
         self._futures[key] = future
         future.add_done_callback(lambda _: self._ended.put((key, None)))
 
@@ -176,7 +181,9 @@ class DaskExecutor(Executor):
             time.sleep(POLL_SECONDS)
 
     def memory(self) -> WorkerMemory | None:
-        limited = [WorkerMemory(state.memory_bytes, state.threads) for state in self._states() if state.memory_bytes]
+        with answered():
+            states = self._states()
+        limited = [WorkerMemory(state.memory_bytes, state.threads) for state in states if state.memory_bytes]
         return min(limited, key=lambda memory: memory.bytes / memory.slots, default=None)
 
     def describe(self) -> str:
@@ -184,17 +191,19 @@ class DaskExecutor(Executor):
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        self._client.subscribe_topic(_SCHEDULER_TOPIC, _tell_of_workers)
+        with answered():
+            self._client.subscribe_topic(_SCHEDULER_TOPIC, _tell_of_workers)
         try:
             yield
         finally:  # while the scheduler can still be told: it would go on sending to a client that has closed
-            self._client.unsubscribe_topic(_SCHEDULER_TOPIC)
+            with contextlib.suppress(WorkersLost), answered():
+                self._client.unsubscribe_topic(_SCHEDULER_TOPIC)
 
     def _look(self) -> list[WorkerState]:
         """Look how many workers there are, ask for those that are missing, and give up where none come back."""
         self._looked = time.monotonic()
         if self._client.status not in ("running", "connecting"):
-            raise WorkersLost("the Dask scheduler went away; finished tiles are kept, `cntk resume` goes on")
+            raise WorkersLost(_GONE)
         try:
             states = self._states()
         except OSError:  # the link just broke; the client's status says so the next time
@@ -235,6 +244,21 @@ def send_result(topic: str, key: tuple[Any, ...], function: Callable[..., Any], 
     distributed.get_worker().log_event(topic, pickle.dumps((key, result)))
 
 
+@contextlib.contextmanager
+def answered() -> Iterator[None]:
+    """Turn what Dask raises where its scheduler is gone into `WorkersLost`; errors of workers pass."""
+    try:
+        yield
+    except PipelineError:
+        raise
+    except distributed.client.ClosedClientError as error:
+        raise WorkersLost(_GONE) from error
+    except OSError as error:
+        if error.errno is not None:  # of a worker's own operating system; Dask's have none
+            raise
+        raise WorkersLost(_GONE) from error
+
+
 def _worker_states(dask_scheduler: Any) -> list[tuple[str, int, int, int]]:
     """List the fields of each worker's `WorkerState`."""
     workers = dask_scheduler.workers.values()
@@ -264,5 +288,8 @@ def release_slot() -> None:
 
 def prepared(client: distributed.Client, prepare: Callable[[], None], terms: Terms) -> DaskExecutor:
     """Prepare all workers of a cluster, those that join later too, and return it as an executor."""
-    client.register_plugin(Preparation(prepare))
+    # Of a scheduler that is gone it tells by pages of traceback; `WorkersLost` says it in a line.
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
+    with answered():
+        client.register_plugin(Preparation(prepare))
     return DaskExecutor(client, terms)

@@ -320,7 +320,12 @@ def _drive(world: World, cluster: Cluster, jobs: Sequence[Job], quiet: bool) -> 
     rng, stop, mine = world.rng, threading.Event(), [True]
     journal = CrashingJournal(world, 0 if quiet else rng.choice((0, 0, rng.randint(1, 40))))
     done = _look_up(world, journal, jobs)
-    driver = Driver("RUN", cluster, journal, lambda _: None, stop, lambda: mine[0], lambda: world.now)
+
+    def require_lease() -> None:
+        if not mine[0]:
+            raise RunLocked("another driver has taken over")
+
+    driver = Driver("RUN", cluster, journal, lambda _: None, stop, require_lease, lambda: world.now)
     stopped: list[float] = []
 
     def request_stop() -> None:
