@@ -20,6 +20,7 @@ from typing import Any
 from pipeline.durable import disk_full, is_disk_full
 from pipeline.errors import (
     Interrupted,
+    KillsWorkers,
     NotConverged,
     NotPositiveDefinite,
     PipelineError,
@@ -219,6 +220,9 @@ class _Batch:
         self.in_flight: dict[tuple[Any, ...], _Flight] = {}
         self.copies: dict[Task, list[tuple[Any, ...]]] = {}
         self.attempts: dict[Task, int] = {}
+        # Whoever shares a worker with a tile that kills it is blamed too: each is heard once more, with nothing beside.
+        self.suspects: list[Task] = []
+        self.heard: set[Task] = set()
         self.retries = 0
         self.quarantined = 0
         self.entries_now = 0
@@ -260,13 +264,18 @@ class _Batch:
         while self.delayed and self.delayed[0][0] <= now:
             task = heapq.heappop(self.delayed)[1]
             heapq.heappush(self.ready, (self.jobs[task].priority, task))
-        while self.ready and len(self.in_flight) < WINDOW_PER_SLOT * self.driver._executor.slots:
+        alone = any(task in self.heard for task in self.copies)
+        while self.ready and not alone and len(self.in_flight) < WINDOW_PER_SLOT * self.driver._executor.slots:
             self._send(heapq.heappop(self.ready)[1], now)
+        if self.suspects and not self.in_flight and not self.delayed:
+            self.heard.add(self.suspects[0])
+            self._send(self.suspects.pop(0), now)
         if now - self.looked >= LOOK_SECONDS:
             self.looked = now
+            unheard = self.driver._executor.unheard()
             for task, keys in list(self.copies.items()):
                 waited = now - self.in_flight[keys[-1]].since
-                if waited > self.driver._patience.seconds(task, len(keys)):
+                if waited > self.driver._patience.seconds(task, len(keys), unheard=keys[-1] in unheard):
                     emit(Event("backup", task, details={"copy": len(keys) + 1, "waited_seconds": round(waited, 3)}))
                     self._send(task, now)
 
@@ -300,10 +309,7 @@ class _Batch:
             elif self.copies[task] and not (completion.error and is_disk_full(completion.error)):
                 continue  # the other one decides
             elif completion.worker_died:
-                # Taken out so that the rest can go on; the caller names it.
-                self.quarantined += 1
-                error = self.outcome.failed[task] = completion.error or RuntimeError("its worker died")
-                emit(Event("quarantined", task, describe_error(error)))
+                self._blame(task)
             elif completion.error is not None:
                 self._fail(task, completion.error)
             if not self.copies[task]:
@@ -322,6 +328,20 @@ class _Batch:
             if not self.waiting_for[waiter]:
                 heapq.heappush(self.ready, (self.jobs[waiter].priority, waiter))
         self._show(receipt)
+
+    def _blame(self, task: Task) -> None:
+        """Hear a tile again whose workers died, or take it out, so that the rest can go on; the caller names it."""
+        if task not in self.heard:
+            self.suspects.append(task)
+            self.retries += 1
+            emit(Event("retry", task, details={"alone": True}))
+            return
+        self.quarantined += 1
+        error = self.outcome.failed[task] = KillsWorkers(
+            "its workers died again and again, also with nothing beside it: either for want of memory, then give them "
+            "more (cluster.memory_limit) or take fewer, or by a crash, which the log of their host tells of"
+        )
+        emit(Event("quarantined", task, describe_error(error)))
 
     def _fail(self, task: Task, error: BaseException) -> None:
         if is_disk_full(error):

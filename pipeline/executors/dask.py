@@ -60,6 +60,9 @@ _SCHEDULER_TOPIC = "all"
 LOOK_SECONDS = 1.0
 """How often the executor looks how many workers there are."""
 
+UNHEARD_SECONDS = 20.0
+"""A worker tells the scheduler every half second that it lives, every few seconds where there are hundreds."""
+
 HOLD_SECONDS = 60.0
 """How long a stage that wants all workers waits for those that it had to ask for."""
 
@@ -105,12 +108,16 @@ class Preparation(WorkerPlugin):  # type: ignore[misc]
 
 @dataclass(frozen=True)
 class WorkerState:
-    """What the scheduler knows of a worker: its name, threads, memory limit in bytes (0 for none), calls."""
+    """What the scheduler knows of a worker: its name, threads, memory limit in bytes (0 for none), calls.
+
+    ``unheard`` are the keys of these calls where it has given no sign of life for `UNHEARD_SECONDS`.
+    """
 
     name: str
     threads: int
     memory_bytes: int
     calls: int
+    unheard: tuple[tuple[Any, ...], ...]
 
 
 class DaskExecutor(Executor):
@@ -132,6 +139,7 @@ class DaskExecutor(Executor):
         self._workers_seen = self._looked = time.monotonic()
         self._futures: dict[tuple[Any, ...], distributed.Future] = {}
         self._ended: queue.SimpleQueue[tuple[tuple[Any, ...], Completion | None]] = queue.SimpleQueue()
+        self._unheard: frozenset[tuple[Any, ...]] = frozenset()
         self._topic = f"cntk-results-{uuid.uuid4().hex}"
         with answered():
             client.subscribe_topic(self._topic, self._receive)
@@ -165,6 +173,9 @@ class DaskExecutor(Executor):
         future = self._futures.pop(key, None)
         if future is not None:
             future.release()
+
+    def unheard(self) -> frozenset[tuple[Any, ...]]:
+        return self._unheard
 
     def adapt(self) -> None:
         if self._terms.scaling is not None:
@@ -208,6 +219,7 @@ class DaskExecutor(Executor):
             states = self._states()
         except OSError:  # the link just broke; the client's status says so the next time
             return []
+        self._unheard = frozenset(key for state in states for key in state.unheard)
         if self._terms.scaling is not None:
             self._terms.scaling.follow(len(self._futures), {state.name: state.calls for state in states})
         if states:
@@ -217,7 +229,8 @@ class DaskExecutor(Executor):
         return states
 
     def _states(self) -> list[WorkerState]:
-        return [WorkerState(*state) for state in self._client.run_on_scheduler(_worker_states)]
+        found = self._client.run_on_scheduler(_worker_states, unheard_seconds=UNHEARD_SECONDS)
+        return [WorkerState(*state) for state in found]
 
     def _complete(self, key: tuple[Any, ...], received: Completion | None) -> Completion | None:
         """Make of a result, or of a future that ended, how a call ended; None where that was said before."""
@@ -259,10 +272,19 @@ def answered() -> Iterator[None]:
         raise WorkersLost(_GONE) from error
 
 
-def _worker_states(dask_scheduler: Any) -> list[tuple[str, int, int, int]]:
+def _worker_states(dask_scheduler: Any, unheard_seconds: float) -> list[tuple[str, int, int, int, tuple[Any, ...]]]:
     """List the fields of each worker's `WorkerState`."""
-    workers = dask_scheduler.workers.values()
-    return [(str(w.name), int(w.nthreads), int(w.memory_limit or 0), len(w.processing)) for w in workers]
+    latest = distributed.metrics.time() - unheard_seconds
+    return [
+        (
+            str(w.name),
+            int(w.nthreads),
+            int(w.memory_limit or 0),
+            len(w.processing),
+            tuple(task.key for task in w.processing) if w.last_seen < latest else (),
+        )
+        for w in dask_scheduler.workers.values()
+    ]
 
 
 def _tell_of_workers(event: tuple[float, Any]) -> None:
