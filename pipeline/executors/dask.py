@@ -6,6 +6,7 @@ import math
 import pickle
 import queue
 import time
+import traceback
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ SETTINGS: dict[str, Any] = {
 }
 """Dask settings of every cluster that the package starts; each trap behind them was met."""
 
-_GONE = "the Dask scheduler went away; finished tiles are kept, `cntk resume` goes on"
+_GONE = "the Dask scheduler went away, or a worker that it asked; finished tiles are kept, `cntk resume` goes on"
 
 _SCHEDULER_TOPIC = "all"
 """Where Dask's scheduler tells of workers that join and leave."""
@@ -67,6 +68,9 @@ HOLD_SECONDS = 60.0
 """How long a stage that wants all workers waits for those that it had to ask for."""
 
 POLL_SECONDS = 0.1
+
+DEEPEST_TRACEBACK = 100
+"""Dask pickles tracebacks frame within frame."""
 
 
 @dataclass(frozen=True)
@@ -253,8 +257,14 @@ class DaskExecutor(Executor):
 
 def send_result(topic: str, key: tuple[Any, ...], function: Callable[..., Any], *arguments: Any) -> None:
     """Run a call on a worker and send its result to whoever subscribed to ``topic``."""
-    result = function(*arguments)
-    distributed.get_worker().log_event(topic, pickle.dumps((key, result)))
+    try:
+        result = function(*arguments)
+    except Exception as error:
+        failed = sendable(error)
+    else:
+        distributed.get_worker().log_event(topic, pickle.dumps((key, result)))
+        return
+    raise failed  # here, where it takes no other error with it as its context
 
 
 @contextlib.contextmanager
@@ -270,6 +280,20 @@ def answered() -> Iterator[None]:
         if error.errno is not None:  # of a worker's own operating system; Dask's have none
             raise
         raise WorkersLost(_GONE) from error
+
+
+def sendable(error: Exception) -> Exception:
+    """Return an error that comes through to the driver: of one that cannot be unpickled there, it would hear nothing.
+
+    A traceback is sent along, which must not be as deep as one of too deep a recursion.
+    """
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    if sum(1 for _ in traceback.walk_tb(error.__traceback__)) > DEEPEST_TRACEBACK:
+        return error.with_traceback(None)
+    return error
 
 
 def _worker_states(dask_scheduler: Any, unheard_seconds: float) -> list[tuple[str, int, int, int, tuple[Any, ...]]]:
