@@ -79,7 +79,8 @@ def hold(folder: StorePath) -> Iterator[Lease]:
         # Not deleted: numbers must not begin again while a frozen driver may still write its own.
         if not lease.lost.is_set():
             with contextlib.suppress(OSError):
-                _write(folder, number, identity | {"released": True})
+                if all(path.is_file() for path in lasting):
+                    _write(folder, number, identity | {"released": True})
 
 
 def holder(folder: StorePath) -> str | None:

@@ -9,7 +9,7 @@ from pipeline.config import ClusterConfig
 from pipeline.errors import WorkersLost
 from pipeline.executors.access import client_security, require_encrypted, scheduler_address
 from pipeline.executors.base import Executor
-from pipeline.executors.dask import Terms, answered, prepared
+from pipeline.executors.dask import Terms, answered, prepared, quieten
 
 
 @contextmanager
@@ -26,6 +26,7 @@ def open_address(config: ClusterConfig, prepare: Callable[[], None]) -> Iterator
     where = scheduler_address(config)
     warnings = require_encrypted(where, config)
     security, of_the_key = client_security(where, config)
+    quieten()
     try:
         client = distributed.Client(where, security=security)
     except (OSError, ValueError) as error:

@@ -332,10 +332,14 @@ def release_slot() -> None:
         distributed.secede()
 
 
+def quieten() -> None:
+    """Keep Dask's client from telling of a scheduler that is gone by pages of traceback: `WorkersLost` takes a line."""
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
+
+
 def prepared(client: distributed.Client, prepare: Callable[[], None], terms: Terms) -> DaskExecutor:
     """Prepare all workers of a cluster, those that join later too, and return it as an executor."""
-    # Of a scheduler that is gone it tells by pages of traceback; `WorkersLost` says it in a line.
-    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
+    quieten()
     with answered():
         client.register_plugin(Preparation(prepare))
     return DaskExecutor(client, terms)
