@@ -4,6 +4,7 @@ Chunks are written here, not through zarr, in the plain format of zarr's codecs 
 fsynced, renamed. Any zarr reads them.
 """
 
+import errno
 import json
 import threading
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ import xxhash
 import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec
 
-from pipeline.errors import CorruptTile, StoreError
+from pipeline.errors import CorruptTile, StoreError, StoreUnavailable
 from pipeline.journal import Chunk
 from pipeline.storage import StorePath
 from pipeline.tiling import Cut
@@ -24,7 +25,7 @@ from pipeline.tiling import Cut
 CRC_BYTES = 4
 
 GROUP_RECORD = "zarr.json"
-"""What zarr knows a group by; written last."""
+"""What zarr knows a group, or an array, by; a group's is written last."""
 
 MAPPED_BYTES = 640 * 2**20
 """Bytes of tiles that a process keeps mapped at most, two block rows of most factors. The system owns the pages."""
@@ -72,6 +73,8 @@ class TiledArray:
             self.tile: tuple[int, ...] = tuple(meta["chunk_grid"]["configuration"]["chunk_shape"])
             self.dtype = np.dtype(meta["data_type"])
             codecs = [codec["name"] for codec in meta["codecs"]]
+        except StoreUnavailable:
+            raise
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{path} holds no readable zarr array ({error}): restore its zarr.json") from error
         if codecs != ["bytes", "crc32c"]:
@@ -97,7 +100,14 @@ class TiledArray:
         ----------
         index : of the tile along each axis.
         values : of the tile's shape, ragged at the far edges; cast to the array's dtype.
+
+        Raises
+        ------
+        StoreError
+            If the array is gone, and with it perhaps the disk that held the run: the tile would lie elsewhere.
         """
+        if not (self.path / GROUP_RECORD).is_file():
+            raise StoreError(errno.ENOENT, f"the array {self.path} is gone: bring the run directory back, then resume")
         payload, checksum = encode_chunk(values, self.tile, self.dtype)
         self.chunk_path(*index).write_whole(payload, checksum)
         digest = xxhash.xxh3_128_hexdigest(payload)

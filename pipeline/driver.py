@@ -20,11 +20,11 @@ from typing import Any
 from pipeline.durable import disk_full, is_disk_full
 from pipeline.errors import (
     Interrupted,
+    KillsWorkers,
     NotConverged,
     NotPositiveDefinite,
     PipelineError,
-    RunLocked,
-    StoreUnavailable,
+    StoreError,
     TilesFailed,
     WorkersLost,
 )
@@ -147,7 +147,7 @@ class Driver:
     journal : where receipts go.
     on_progress : called after each receipt.
     stop : set it to let tiles in flight finish, for `DRAIN_SECONDS`, and then raise `Interrupted`.
-    still_mine : tells whether this driver still holds the run's lease.
+    require_lease : raises where this driver does not hold the run's lease any more.
     clock : what time is measured by.
     """
 
@@ -158,7 +158,7 @@ class Driver:
         journal: Journal,
         on_progress: Callable[[Progress], None],
         stop: threading.Event,
-        still_mine: Callable[[], bool] = lambda: True,
+        require_lease: Callable[[], None] = lambda: None,
         clock: Clock = time.monotonic,
     ) -> None:
         self._run_path = run_path
@@ -166,7 +166,7 @@ class Driver:
         self._journal = journal
         self._on_progress = on_progress
         self._stop = stop
-        self._still_mine = still_mine
+        self._require_lease = require_lease
         self._clock = clock
         self._patience = Patience()
         # Another driver, also of another run, may share the scheduler, and what an earlier call of `run` left behind
@@ -191,7 +191,7 @@ class Driver:
         WorkersLost
             If the cluster went away.
         StoreError
-            If the store is full or the journal cannot be written.
+            If the store is full, gone or not writable any more, or the journal cannot be written.
         """
         return _Batch(self, jobs, done).run()
 
@@ -220,6 +220,9 @@ class _Batch:
         self.in_flight: dict[tuple[Any, ...], _Flight] = {}
         self.copies: dict[Task, list[tuple[Any, ...]]] = {}
         self.attempts: dict[Task, int] = {}
+        # Whoever shares a worker with a tile that kills it is blamed too: each is heard once more, with nothing beside.
+        self.suspects: list[Task] = []
+        self.heard: set[Task] = set()
         self.retries = 0
         self.quarantined = 0
         self.entries_now = 0
@@ -232,11 +235,7 @@ class _Batch:
         self._show(None)
         stopped: float | None = None
         while True:
-            if not self.driver._still_mine():
-                raise RunLocked(
-                    f"another driver has taken over {self.driver._run_path}: this one was taken for dead, and stops; "
-                    "every finished tile is kept"
-                )
+            self.driver._require_lease()
             now = self.driver._clock()
             if self.abort is None and not self.driver._stop.is_set():
                 self._submit(now)
@@ -265,13 +264,18 @@ class _Batch:
         while self.delayed and self.delayed[0][0] <= now:
             task = heapq.heappop(self.delayed)[1]
             heapq.heappush(self.ready, (self.jobs[task].priority, task))
-        while self.ready and len(self.in_flight) < WINDOW_PER_SLOT * self.driver._executor.slots:
+        alone = any(task in self.heard for task in self.copies)
+        while self.ready and not alone and len(self.in_flight) < WINDOW_PER_SLOT * self.driver._executor.slots:
             self._send(heapq.heappop(self.ready)[1], now)
+        if self.suspects and not self.in_flight and not self.delayed:
+            self.heard.add(self.suspects[0])
+            self._send(self.suspects.pop(0), now)
         if now - self.looked >= LOOK_SECONDS:
             self.looked = now
+            unheard = self.driver._executor.unheard()
             for task, keys in list(self.copies.items()):
                 waited = now - self.in_flight[keys[-1]].since
-                if waited > self.driver._patience.seconds(task, len(keys)):
+                if waited > self.driver._patience.seconds(task, len(keys), unheard=keys[-1] in unheard):
                     emit(Event("backup", task, details={"copy": len(keys) + 1, "waited_seconds": round(waited, 3)}))
                     self._send(task, now)
 
@@ -305,10 +309,7 @@ class _Batch:
             elif self.copies[task] and not (completion.error and is_disk_full(completion.error)):
                 continue  # the other one decides
             elif completion.worker_died:
-                # Taken out so that the rest can go on; the caller names it.
-                self.quarantined += 1
-                error = self.outcome.failed[task] = completion.error or RuntimeError("its worker died")
-                emit(Event("quarantined", task, describe_error(error)))
+                self._blame(task)
             elif completion.error is not None:
                 self._fail(task, completion.error)
             if not self.copies[task]:
@@ -329,12 +330,27 @@ class _Batch:
                 heapq.heappush(self.ready, (self.jobs[waiter].priority, waiter))
         self._show(receipt)
 
+    def _blame(self, task: Task) -> None:
+        """Hear a tile again whose workers died, or take it out, so that the rest can go on; the caller names it."""
+        if task not in self.heard:
+            self.suspects.append(task)
+            self.retries += 1
+            emit(Event("retry", task, details={"alone": True}))
+            return
+        self.quarantined += 1
+        error = self.outcome.failed[task] = KillsWorkers(
+            "its workers died again and again, also with nothing beside it: either for want of memory, then give them "
+            "more (cluster.memory_limit) or take fewer, or by a crash, which the log of their host tells of"
+        )
+        emit(Event("quarantined", task, describe_error(error)))
+
     def _fail(self, task: Task, error: BaseException) -> None:
         if is_disk_full(error):
             self.abort = disk_full(self.driver._run_path)
             return
         attempts = self.attempts[task] = self.attempts.get(task, 0) + 1
-        transient = isinstance(error, StoreUnavailable) or (
+        # Also where the store refused: its worker may be the only one that may not write there.
+        transient = isinstance(error, StoreError) or (
             isinstance(error, OSError) and not isinstance(error, PipelineError)
         )
         if transient and attempts < MAX_ATTEMPTS:

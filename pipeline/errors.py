@@ -91,6 +91,10 @@ class NotPositiveDefinite(PipelineError, ArithmeticError):
         return str(self.args[0])
 
 
+class KillsWorkers(PipelineError, RuntimeError):
+    """A tile ends the process of every worker that computes it."""
+
+
 class TilesFailed(PipelineError, RuntimeError):
     """Some tiles could not be computed; the others are kept."""
 

@@ -9,6 +9,7 @@ The lease saves work; safety does not rest on it, since tiles are deterministic 
 """
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -19,24 +20,35 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.errors import RunLocked
+from pipeline.errors import PipelineError, RunLocked, StoreError
 from pipeline.storage import StorePath
 
 RENEW_SECONDS, PATIENCE_SECONDS = 1.0, 8.0
 
+RUN_RECORD = "run.json"
+"""What lies beside the lease for as long as there is a run."""
+
 _SUFFIX = ".json"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Lease:
     """A lease that this process holds.
 
     Attributes
     ----------
-    lost : set when another driver has taken over: this one was taken for dead, and should stop.
+    lost : set when another driver has taken over, which took this one for dead, or when the store has not let the lease
+        be renewed for `PATIENCE_SECONDS`, and would let no tile be written either.
+    reason : which of them.
     """
 
     lost: threading.Event
+    reason: PipelineError | None = None
+
+    def require(self) -> None:
+        """Raise `RunLocked` or `StoreError` where the lease is lost."""
+        if self.lost.is_set() and self.reason is not None:
+            raise self.reason
 
 
 @contextlib.contextmanager
@@ -56,7 +68,8 @@ def hold(folder: StorePath) -> Iterator[Lease]:
     } | _batch_job()
     number = _acquire(folder, identity)
     lease, released = Lease(threading.Event()), threading.Event()
-    renewer = threading.Thread(target=_renew, args=(folder, number, identity, lease.lost, released), daemon=True)
+    lasting = [path for path in [folder.parent / RUN_RECORD] if path.is_file()]
+    renewer = threading.Thread(target=_renew, args=(folder, number, identity, lasting, lease, released), daemon=True)
     renewer.start()
     try:
         yield lease
@@ -66,7 +79,8 @@ def hold(folder: StorePath) -> Iterator[Lease]:
         # Not deleted: numbers must not begin again while a frozen driver may still write its own.
         if not lease.lost.is_set():
             with contextlib.suppress(OSError):
-                _write(folder, number, identity | {"released": True})
+                if all(path.is_file() for path in lasting):
+                    _write(folder, number, identity | {"released": True})
 
 
 def holder(folder: StorePath) -> str | None:
@@ -114,17 +128,49 @@ def _require_free(folder: StorePath, number: int, identity: dict[str, Any]) -> N
 
 
 def _renew(
-    folder: StorePath, number: int, identity: dict[str, Any], lost: threading.Event, released: threading.Event
+    folder: StorePath,
+    number: int,
+    identity: dict[str, Any],
+    lasting: list[StorePath],
+    lease: Lease,
+    released: threading.Event,
 ) -> None:
-    counter = 0
+    """Raise the counter until the lease is given back or lost; ``lasting`` files are there as long as the store is."""
+    counter, failing_since = 0, None
     while not released.wait(RENEW_SECONDS):
         counter += 1
-        # A full disk must not end a run that only holds a lease.
-        with contextlib.suppress(OSError):
+        try:
             if _highest(folder) > number:
-                lost.set()
-                return
-            _write(folder, number, identity | {"counter": counter})
+                lease.reason = RunLocked(
+                    f"another driver has taken over {folder.parent}: this one was taken for dead, and stops; "
+                    "every finished tile is kept"
+                )
+            elif not all(path.is_file() for path in lasting):
+                # Before it is written to: that would make its folder anew.
+                raise FileNotFoundError(errno.ENOENT, "it is gone", str(folder.parent))
+            else:
+                _write(folder, number, identity | {"counter": counter})
+            failing_since = None
+        except OSError as error:
+            # A full disk must not end a run that only holds a lease, nor a server of files that is away for a while.
+            if _is_refusal(error):
+                failing_since = failing_since or time.monotonic()
+                if time.monotonic() - failing_since >= PATIENCE_SECONDS:
+                    why = os.strerror(error.errno or errno.ENOENT)
+                    lease.reason = StoreError(
+                        error.errno,
+                        f"the run directory {folder.parent} cannot be written any more: {why}. Every finished tile is "
+                        f"kept: bring it back, then `cntk resume {folder.parent}`",
+                    )
+        if lease.reason is not None:
+            lease.lost.set()
+            return
+
+
+def _is_refusal(error: OSError) -> bool:
+    """Tell whether the store refuses to be written, or is gone: waiting will not help by itself."""
+    gone = isinstance(error, FileNotFoundError)
+    return gone or error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
 
 
 def _file(folder: StorePath, number: int) -> StorePath:

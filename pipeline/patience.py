@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pipeline.journal import Task
 
 FLOOR_SECONDS, UNKNOWN_SECONDS = 60.0, 3600.0
-"""The least that is waited, and what is waited while no tile of a stage has ever come back."""
+"""The least that is waited, and what is waited while no tile of a stage has ever come back from workers that live."""
 
 FACTOR = 3.0
 """Of the longest that the last tiles of the stage took from being handed out to their receipt, queueing included."""
@@ -28,10 +28,16 @@ class Patience:
         """Take note of how long a tile was away that came back at its first try."""
         self._took.setdefault(_kind(task), deque(maxlen=REMEMBERED)).append(seconds)
 
-    def seconds(self, task: Task, copies: int) -> float:
-        """Return how long to wait for the last of some copies of a tile: twice as long for each one more."""
+    def seconds(self, task: Task, copies: int, *, unheard: bool = False) -> float:
+        """Return how long to wait for the last of some copies of a tile: twice as long for each one more.
+
+        Where its worker is ``unheard`` of, which otherwise says several times a minute that it lives, that is what
+        matters, and not how long the tile may take.
+        """
         took = self._took.get(_kind(task))
         once = max(FLOOR_SECONDS, FACTOR * max(took)) if took else UNKNOWN_SECONDS
+        if unheard:
+            once = FLOOR_SECONDS
         return once * 2 ** (copies - 1)
 
 

@@ -11,7 +11,7 @@ from pipeline import gram, growth, lease
 from pipeline.config import ClusterConfig, RunConfig
 from pipeline.driver import Outcome
 from pipeline.durable import disk_full, is_disk_full
-from pipeline.errors import ConfigError, CorruptTile, RunNotFound, StoreError
+from pipeline.errors import ConfigError, CorruptTile, PipelineError, RunNotFound, StoreError
 from pipeline.events import Event, emit
 from pipeline.executors import EXECUTORS, WorkerMemory
 from pipeline.inference import (
@@ -213,11 +213,11 @@ def _begun(config: RunConfig, view: View) -> Iterator[Begun]:
     old = growth.find_source(config, path)
     specification = specification_of(loaded, path, old)
     common = None if old is None else growth.compare(old, specification, *loaded.stored)
-    with _full_disk_explained(path):
+    with _store_explained(path):
         run = RunDirectory.create(path, specification, provenance())
     for line in loaded.warnings:
         view.say(f"warning: {line}")
-    with _full_disk_explained(path), lease.hold(run.lease_path) as held:
+    with _store_explained(path), lease.hold(run.lease_path) as held:
         if common is not None:
             growth.begin(run, common, view.say)
         config = growth.with_factor_tile(config, run)
@@ -232,7 +232,7 @@ def _begun(config: RunConfig, view: View) -> Iterator[Begun]:
 def _resumed(run: RunDirectory, cluster: ClusterConfig | None) -> Iterator[Begun]:
     """Hold the lease of a run directory that was begun before; its workflow is of the new cluster from now on."""
     config = run.workflow()
-    with _full_disk_explained(run.path), lease.hold(run.lease_path) as held:
+    with _store_explained(run.path), lease.hold(run.lease_path) as held:
         if not run.has_inputs():
             raise RunNotFound(f"{run.path} stopped before its images were stored: start it again with `cntk run`")
         if cluster is not None:
@@ -258,14 +258,20 @@ def verify(path: str | Path | StorePath) -> tuple[int, list[Task]]:
 
 
 @contextlib.contextmanager
-def _full_disk_explained(path: StorePath) -> Iterator[None]:
-    """Turn the driver's own "no space left" into the error that says what to do."""
+def _store_explained(path: StorePath) -> Iterator[None]:
+    """Turn the driver's own errors of the operating system, as of a full disk, into ones that say what to do."""
     try:
         yield
-    except OSError as error:
-        if is_disk_full(error) and not isinstance(error, StoreError):
-            raise disk_full(path) from error
+    except PipelineError:
         raise
+    except OSError as error:
+        if is_disk_full(error):
+            raise disk_full(path) from error
+        raise StoreError(
+            error.errno,
+            f"the driver of {path} met {type(error).__name__}: {error}; every finished tile is kept, and "
+            f"`cntk resume {path}` goes on",
+        ) from error
 
 
 def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> None:

@@ -78,10 +78,8 @@ class Stages:
         self.view.progress(progress)
 
     def _driver(self, on_progress: Callable[[Progress], None]) -> Driver:
-        path, lost = str(self.run.path.absolute()), self.lease.lost
-        return Driver(
-            path, self.executor, self.run.journal, on_progress, self.stop, still_mine=lambda: not lost.is_set()
-        )
+        path = str(self.run.path.absolute())
+        return Driver(path, self.executor, self.run.journal, on_progress, self.stop, self.lease.require)
 
     def _look_up(self, jobs: Sequence[Job]) -> set[Task]:
         """Find out which jobs are done, and say which of them turned out to be damaged."""

@@ -21,6 +21,7 @@
 One chunk is one tile, and a chunk without its receipt is never trusted unread.
 """
 
+import errno
 import json
 import re
 import uuid
@@ -351,7 +352,9 @@ class RunDirectory:
         return zarr.open_array(self.inputs_path.zarr_store(), path=name, mode="r")
 
     def write_record(self, relative: str, record: Json) -> None:
-        """Replace a small JSON file."""
+        """Replace a small JSON file; `StoreError` where the run is gone, and would be begun anew in its place."""
+        if not (self.path / "run.json").is_file():
+            raise StoreError(errno.ENOENT, f"the run directory {self.path} is gone: bring it back, then resume")
         write_json(self.path / relative, record)
 
     def read_record(self, relative: str) -> Json | None:

@@ -156,13 +156,34 @@ def test_an_error_of_the_computation_is_not_tried_again(drive: Callable[..., Out
     assert caught.value.row == 7
 
 
+def dies(key: tuple[Any, ...]) -> Completion:
+    return Completion(key, error=RuntimeError("killed"), worker_died=True)
+
+
 def test_a_tile_that_kills_its_worker_is_named_and_the_rest_goes_on(drive: Callable[..., Outcome]) -> None:
     jobs = independent(5)
-    deadly = {jobs[2].task: [lambda key: Completion(key, error=RuntimeError("killed"), worker_died=True)]}
-    outcome = drive(Script(endings=deadly), jobs)
+    outcome = drive(Script(endings={jobs[2].task: [dies, dies]}), jobs)
     assert len(outcome.done) == 4
-    with pytest.raises(TilesFailed, match=r"train tile \(2, 0\): RuntimeError: killed"):
+    with pytest.raises(TilesFailed, match=r"train tile \(2, 0\): KillsWorkers: its workers died.*cluster.memory_limit"):
         outcome.require()
+
+
+def test_whatever_died_with_its_worker_is_heard_again_with_nothing_beside_it(drive: Callable[..., Outcome]) -> None:
+    jobs = [*independent(20), Job(Task("test", 0, 0), succeed, 10, (0,), (Task("train", 1, 0),))]
+    executor = Script(slots=2, endings={jobs[k].task: [dies] for k in (1, 2)})
+    in_flight: dict[Task, int] = {}
+    submit = executor.submit
+
+    def count_and_submit(key: tuple[Any, ...], *arguments: Any, rank: int = 0) -> None:
+        submit(key, *arguments, rank=rank)
+        in_flight[executor.calls[-1]] = len(executor.queue)
+
+    executor.submit = count_and_submit  # type: ignore[method-assign]
+    outcome = drive(executor, jobs)
+    assert not outcome.failed
+    assert len(outcome.done) == len(jobs)
+    assert [in_flight[jobs[k].task] for k in (1, 2)] == [1, 1]
+    assert executor.calls.index(jobs[-1].task) == len(executor.calls) - 2, "what waits for it goes on before the next"
 
 
 def test_a_full_disk_stops_the_run_and_keeps_what_is_finished(drive: Callable[..., Outcome], tmp_path: Path) -> None:
@@ -262,8 +283,12 @@ class Silent(Script):
 
 
 def drive_silent(tmp_path: Path, executor: Silent, stop: threading.Event, mine: Callable[[], bool]) -> Outcome:
+    def require_lease() -> None:
+        if not mine():
+            raise RunLocked("taken over")
+
     journal = Journal(tmp_path / "journal")
-    driver = Driver("RUN", executor, journal, lambda _: None, stop, mine, lambda: executor.now)
+    driver = Driver("RUN", executor, journal, lambda _: None, stop, require_lease, lambda: executor.now)
     return driver.run(independent(8), {})
 
 
@@ -276,6 +301,20 @@ def test_a_tile_of_which_nothing_is_heard_is_given_to_another_worker(tmp_path: P
     assert len(executor.calls) == 9
     assert len(executor.forgotten) == 1
     assert 60 < executor.now < 70
+
+
+@pytest.mark.parametrize(("heard", "least"), [(True, 3600), (False, 60)])
+def test_a_tile_alone_in_its_stage_is_given_on_where_its_worker_is_not_heard_of(
+    tmp_path: Path, heard: bool, least: float
+) -> None:
+    (job,) = independent(1)
+    executor = Silent({job.task})
+    if not heard:
+        executor.unheard = lambda: frozenset(executor.keys)  # type: ignore[method-assign]
+    driver = Driver("RUN", executor, Journal(tmp_path), lambda _: None, threading.Event(), clock=lambda: executor.now)
+    outcome = driver.run([job], {})
+    assert len(outcome.done) == 1
+    assert least < executor.now < least + 10
 
 
 def test_a_stop_does_not_wait_for_ever_for_a_tile_of_which_nothing_is_heard(tmp_path: Path) -> None:
@@ -300,6 +339,6 @@ def test_a_stop_does_not_wait_for_ever_for_a_tile_of_which_nothing_is_heard(tmp_
 
 def test_a_driver_that_lost_its_lease_stops_at_once(tmp_path: Path) -> None:
     executor = Silent(set())
-    with pytest.raises(RunLocked, match="another driver has taken over RUN: this one was taken for dead, and stops"):
+    with pytest.raises(RunLocked, match="taken over"):
         drive_silent(tmp_path, executor, threading.Event(), lambda: executor.now < 0.5)
     assert 2 <= len(list(Journal(tmp_path / "journal").receipts())) < 8

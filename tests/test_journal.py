@@ -58,7 +58,9 @@ def test_a_receipt_is_on_disk_when_append_returns(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(os, "fsync", synced.append)
     journal = Journal(tmp_path)
     journal.append([receipt(0)])
-    assert len(synced) == 1
+    assert len(synced) == 2  # the line, and the name of the new segment
+    journal.append([receipt(1)])
+    assert len(synced) == 3
     journal.close()
 
 

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import socket
@@ -9,7 +10,7 @@ import time
 import pytest
 
 from pipeline import lease
-from pipeline.errors import RunLocked
+from pipeline.errors import RunLocked, StoreError
 from pipeline.storage import LocalPath
 
 
@@ -88,6 +89,10 @@ def test_whoever_was_taken_for_dead_learns_it_and_writes_no_more(tmp_path: Local
     with lease.hold(folder) as mine:
         (folder / "000002.json").write_whole(b'{"holder": "y", "host": "elsewhere", "pid": 1, "counter": 0}')
         assert mine.lost.wait(10)
+        with pytest.raises(
+            RunLocked, match=r"another driver has taken over .*: this one was taken for dead, and stops"
+        ):
+            mine.require()
         (folder / "000001.json").unlink()
     assert [path.name for path in folder.children()] == ["000002.json"]
 
@@ -164,3 +169,42 @@ def test_neither_another_batch_job_nor_a_second_driver_of_the_same_one_takes_ove
         in_batch_job(monkeypatch, job, restarts)
         with pytest.raises(RunLocked, match="another driver works on"), lease.hold(folder):
             pass
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_run_directory_that_is_gone_is_told_and_not_begun_anew(tmp_path: LocalPath) -> None:
+    run = tmp_path / "run"
+    (run / lease.RUN_RECORD).write_whole(b"{}")
+    with lease.hold(run / "lease") as mine:
+        mine.require()
+        run.rename(tmp_path / "elsewhere")
+        assert mine.lost.wait(10)
+        with pytest.raises(
+            StoreError, match=r"run cannot be written any more: No such file.*bring it back, then `cntk"
+        ):
+            mine.require()
+    assert not run.exists()
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_store_that_refuses_ends_a_run_only_where_it_goes_on_to(
+    tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = threading.Event()
+    write = LocalPath.write_whole
+
+    def refuse(path: LocalPath, *parts: bytes) -> None:
+        if refused.is_set():
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        write(path, *parts)
+
+    monkeypatch.setattr(LocalPath, "write_whole", refuse)
+    with lease.hold(tmp_path / "lease") as mine:
+        refused.set()
+        assert not mine.lost.wait(lease.PATIENCE_SECONDS / 2)
+        refused.clear()
+        assert not mine.lost.wait(lease.PATIENCE_SECONDS)
+        refused.set()
+        assert mine.lost.wait(10)
+    with pytest.raises(StoreError, match=r"cannot be written any more: Read-only file system"):
+        mine.require()

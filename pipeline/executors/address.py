@@ -9,7 +9,7 @@ from pipeline.config import ClusterConfig
 from pipeline.errors import WorkersLost
 from pipeline.executors.access import client_security, require_encrypted, scheduler_address
 from pipeline.executors.base import Executor
-from pipeline.executors.dask import Terms, prepared
+from pipeline.executors.dask import Terms, answered, prepared, quieten
 
 
 @contextmanager
@@ -26,12 +26,15 @@ def open_address(config: ClusterConfig, prepare: Callable[[], None]) -> Iterator
     where = scheduler_address(config)
     warnings = require_encrypted(where, config)
     security, of_the_key = client_security(where, config)
+    quieten()
     try:
         client = distributed.Client(where, security=security)
     except (OSError, ValueError) as error:
         raise WorkersLost(f"no Dask scheduler answers at {where}: {error}. Start one, then `cntk resume`") from error
     with client:
-        if not client.nthreads():
+        with answered():
+            count = len(client.nthreads())
+        if not count:
             raise WorkersLost(f"the scheduler at {where} has no workers: start some, then `cntk resume`")
-        label = f"{len(client.nthreads())} workers of the scheduler at {where}"
+        label = f"{count} workers of the scheduler at {where}"
         yield prepared(client, prepare, Terms(label, warnings=warnings + of_the_key))

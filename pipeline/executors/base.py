@@ -65,6 +65,10 @@ class Executor(ABC):
     def forget(self, key: tuple[Any, ...]) -> None:  # noqa: B027 - a call that has begun may as well end
         """Take a call back whose end is of no interest any more; where it has begun, it may end all the same."""
 
+    def unheard(self) -> frozenset[tuple[Any, ...]]:
+        """Name the calls whose workers have given no sign of life for a while: frozen, cut off, or not known yet."""
+        return frozenset()
+
     @abstractmethod
     def memory(self) -> WorkerMemory | None:
         """Say what memory the smallest worker has; None where nothing limits it."""

@@ -1,10 +1,12 @@
 """A Dask client as an executor: what every kind of Dask cluster shares."""
 
 import contextlib
+import logging
 import math
 import pickle
 import queue
 import time
+import traceback
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ import distributed
 from distributed.diagnostics.plugin import WorkerPlugin
 
 from pipeline.arrays import MAPPED_BYTES, limit_mapped_tiles
-from pipeline.errors import WorkersLost
+from pipeline.errors import PipelineError, WorkersLost
 from pipeline.events import Event, close_logs, emit
 from pipeline.executors.base import Completion, Executor, WorkerMemory
 from pipeline.executors.scaling import Scaling
@@ -50,6 +52,8 @@ SETTINGS: dict[str, Any] = {
 }
 """Dask settings of every cluster that the package starts; each trap behind them was met."""
 
+_GONE = "the Dask scheduler went away, or a worker that it asked; finished tiles are kept, `cntk resume` goes on"
+
 _SCHEDULER_TOPIC = "all"
 """Where Dask's scheduler tells of workers that join and leave."""
 
@@ -57,10 +61,16 @@ _SCHEDULER_TOPIC = "all"
 LOOK_SECONDS = 1.0
 """How often the executor looks how many workers there are."""
 
+UNHEARD_SECONDS = 20.0
+"""A worker tells the scheduler every half second that it lives, every few seconds where there are hundreds."""
+
 HOLD_SECONDS = 60.0
 """How long a stage that wants all workers waits for those that it had to ask for."""
 
 POLL_SECONDS = 0.1
+
+DEEPEST_TRACEBACK = 100
+"""Dask pickles tracebacks frame within frame."""
 
 
 @dataclass(frozen=True)
@@ -102,12 +112,16 @@ class Preparation(WorkerPlugin):  # type: ignore[misc]
 
 @dataclass(frozen=True)
 class WorkerState:
-    """What the scheduler knows of a worker: its name, threads, memory limit in bytes (0 for none), calls."""
+    """What the scheduler knows of a worker: its name, threads, memory limit in bytes (0 for none), calls.
+
+    ``unheard`` are the keys of these calls where it has given no sign of life for `UNHEARD_SECONDS`.
+    """
 
     name: str
     threads: int
     memory_bytes: int
     calls: int
+    unheard: tuple[tuple[Any, ...], ...]
 
 
 class DaskExecutor(Executor):
@@ -129,14 +143,17 @@ class DaskExecutor(Executor):
         self._workers_seen = self._looked = time.monotonic()
         self._futures: dict[tuple[Any, ...], distributed.Future] = {}
         self._ended: queue.SimpleQueue[tuple[tuple[Any, ...], Completion | None]] = queue.SimpleQueue()
+        self._unheard: frozenset[tuple[Any, ...]] = frozenset()
         self._topic = f"cntk-results-{uuid.uuid4().hex}"
-        client.subscribe_topic(self._topic, self._receive)
-        self.slots = max(1, sum(client.nthreads().values()))
+        with answered():
+            client.subscribe_topic(self._topic, self._receive)
+            self.slots = max(1, sum(client.nthreads().values()))
 
     def submit(self, key: tuple[Any, ...], function: Callable[..., Any], *arguments: Any, rank: int = 0) -> None:
-        future = self._client.submit(
-            send_result, self._topic, key, function, *arguments, key=key, pure=False, retries=0, priority=-rank
-        )
+        with answered():
+            future = self._client.submit(
+                send_result, self._topic, key, function, *arguments, key=key, pure=False, retries=0, priority=-rank
+            )
         self._futures[key] = future
         future.add_done_callback(lambda _: self._ended.put((key, None)))
 
@@ -161,6 +178,9 @@ class DaskExecutor(Executor):
         if future is not None:
             future.release()
 
+    def unheard(self) -> frozenset[tuple[Any, ...]]:
+        return self._unheard
+
     def adapt(self) -> None:
         if self._terms.scaling is not None:
             self._terms.scaling.adapt()
@@ -176,7 +196,9 @@ class DaskExecutor(Executor):
             time.sleep(POLL_SECONDS)
 
     def memory(self) -> WorkerMemory | None:
-        limited = [WorkerMemory(state.memory_bytes, state.threads) for state in self._states() if state.memory_bytes]
+        with answered():
+            states = self._states()
+        limited = [WorkerMemory(state.memory_bytes, state.threads) for state in states if state.memory_bytes]
         return min(limited, key=lambda memory: memory.bytes / memory.slots, default=None)
 
     def describe(self) -> str:
@@ -184,21 +206,24 @@ class DaskExecutor(Executor):
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        self._client.subscribe_topic(_SCHEDULER_TOPIC, _tell_of_workers)
+        with answered():
+            self._client.subscribe_topic(_SCHEDULER_TOPIC, _tell_of_workers)
         try:
             yield
         finally:  # while the scheduler can still be told: it would go on sending to a client that has closed
-            self._client.unsubscribe_topic(_SCHEDULER_TOPIC)
+            with contextlib.suppress(WorkersLost), answered():
+                self._client.unsubscribe_topic(_SCHEDULER_TOPIC)
 
     def _look(self) -> list[WorkerState]:
         """Look how many workers there are, ask for those that are missing, and give up where none come back."""
         self._looked = time.monotonic()
         if self._client.status not in ("running", "connecting"):
-            raise WorkersLost("the Dask scheduler went away; finished tiles are kept, `cntk resume` goes on")
+            raise WorkersLost(_GONE)
         try:
             states = self._states()
         except OSError:  # the link just broke; the client's status says so the next time
             return []
+        self._unheard = frozenset(key for state in states for key in state.unheard)
         if self._terms.scaling is not None:
             self._terms.scaling.follow(len(self._futures), {state.name: state.calls for state in states})
         if states:
@@ -208,7 +233,8 @@ class DaskExecutor(Executor):
         return states
 
     def _states(self) -> list[WorkerState]:
-        return [WorkerState(*state) for state in self._client.run_on_scheduler(_worker_states)]
+        found = self._client.run_on_scheduler(_worker_states, unheard_seconds=UNHEARD_SECONDS)
+        return [WorkerState(*state) for state in found]
 
     def _complete(self, key: tuple[Any, ...], received: Completion | None) -> Completion | None:
         """Make of a result, or of a future that ended, how a call ended; None where that was said before."""
@@ -231,14 +257,58 @@ class DaskExecutor(Executor):
 
 def send_result(topic: str, key: tuple[Any, ...], function: Callable[..., Any], *arguments: Any) -> None:
     """Run a call on a worker and send its result to whoever subscribed to ``topic``."""
-    result = function(*arguments)
-    distributed.get_worker().log_event(topic, pickle.dumps((key, result)))
+    try:
+        result = function(*arguments)
+    except Exception as error:
+        failed = sendable(error)
+    else:
+        distributed.get_worker().log_event(topic, pickle.dumps((key, result)))
+        return
+    raise failed  # here, where it takes no other error with it as its context
 
 
-def _worker_states(dask_scheduler: Any) -> list[tuple[str, int, int, int]]:
+@contextlib.contextmanager
+def answered() -> Iterator[None]:
+    """Turn what Dask raises where its scheduler is gone into `WorkersLost`; errors of workers pass."""
+    try:
+        yield
+    except PipelineError:
+        raise
+    except distributed.client.ClosedClientError as error:
+        raise WorkersLost(_GONE) from error
+    except OSError as error:
+        if error.errno is not None:  # of a worker's own operating system; Dask's have none
+            raise
+        raise WorkersLost(_GONE) from error
+
+
+def sendable(error: Exception) -> Exception:
+    """Return an error that comes through to the driver: of one that cannot be unpickled there, it would hear nothing.
+
+    A traceback is sent along, which must not be as deep as one of too deep a recursion.
+    """
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    if sum(1 for _ in traceback.walk_tb(error.__traceback__)) > DEEPEST_TRACEBACK:
+        return error.with_traceback(None)
+    return error
+
+
+def _worker_states(dask_scheduler: Any, unheard_seconds: float) -> list[tuple[str, int, int, int, tuple[Any, ...]]]:
     """List the fields of each worker's `WorkerState`."""
-    workers = dask_scheduler.workers.values()
-    return [(str(w.name), int(w.nthreads), int(w.memory_limit or 0), len(w.processing)) for w in workers]
+    latest = distributed.metrics.time() - unheard_seconds
+    return [
+        (
+            str(w.name),
+            int(w.nthreads),
+            int(w.memory_limit or 0),
+            len(w.processing),
+            tuple(task.key for task in w.processing) if w.last_seen < latest else (),
+        )
+        for w in dask_scheduler.workers.values()
+    ]
 
 
 def _tell_of_workers(event: tuple[float, Any]) -> None:
@@ -262,7 +332,14 @@ def release_slot() -> None:
         distributed.secede()
 
 
+def quieten() -> None:
+    """Keep Dask's client from telling of a scheduler that is gone by pages of traceback: `WorkersLost` takes a line."""
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
+
+
 def prepared(client: distributed.Client, prepare: Callable[[], None], terms: Terms) -> DaskExecutor:
     """Prepare all workers of a cluster, those that join later too, and return it as an executor."""
-    client.register_plugin(Preparation(prepare))
+    quieten()
+    with answered():
+        client.register_plugin(Preparation(prepare))
     return DaskExecutor(client, terms)

@@ -1,5 +1,6 @@
 """One regression: a read-out's kernel plus a ridge, and where its results lie."""
 
+import errno
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -9,7 +10,7 @@ from pipeline.arrays import Array, ArraySpec, create_arrays
 from pipeline.config import RunConfig, SolveConfig
 from pipeline.datasets import one_hot_targets
 from pipeline.durable import Json
-from pipeline.errors import NotPositiveDefinite
+from pipeline.errors import NotPositiveDefinite, StoreError
 from pipeline.specification import fingerprint
 from pipeline.store import RunDirectory
 from pipeline.tiling import Cut, choose_factor_tile, choose_product_tile
@@ -278,8 +279,10 @@ def planned_system(specification: Json, method: Method) -> System:
 
 
 def open_system(run: RunDirectory, solve: str) -> System:
-    """Read a system back from its directory."""
-    record = run.read_record(f"solve/{solve}/solve.json") or {}
+    """Read a system back from its directory; `StoreError` where it is gone."""
+    record = run.read_record(f"solve/{solve}/solve.json")
+    if record is None:
+        raise StoreError(errno.ENOENT, f"{run.solve_path(solve)} is gone: bring the run directory back, then resume")
     allowed = record.get("max_iterations", DEFAULT_MAX_ITERATIONS)
     method = Method(**record.get("method", {}), max_iterations=allowed)
     return _system(record, record["absolute_ridge"], solve, method)

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PosixPath
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.storage.base import Appender, Buffer, Listed, StorePath
+from pipeline.storage.retries import explained, patient
 
 _NO_LINK = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS)
 """What linking fails with between devices, on file systems without links, for files of others, or with many links."""
@@ -24,28 +26,42 @@ _ASIDE = ".partial"
 class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
     """A `pathlib.Path` that writes as a store needs it."""
 
+    def exists(self, **options: Any) -> bool:
+        return self.version() is not None
+
+    def is_file(self) -> bool:
+        status = self._status()
+        return status is not None and stat.S_ISREG(status.st_mode)
+
     def size(self) -> int | None:
-        try:
-            return self.stat().st_size
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        status = self._status()
+        return None if status is None else status.st_size
 
     def version(self) -> tuple[Any, ...] | None:
-        try:
-            return _version(self.stat())
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        status = self._status()
+        return None if status is None else _version(status)
 
+    @patient
+    def read_bytes(self) -> bytes:
+        return super().read_bytes()
+
+    @patient
+    def read_text(self, *arguments: Any, **options: Any) -> str:
+        return super().read_text(*arguments, **options)
+
+    @patient
     def read_from(self, offset: int, limit: int | None = None) -> bytes:
         with open(self, "rb") as file:
             file.seek(offset)
             return file.read() if limit is None else file.read(limit)
 
+    @patient
     def map_bytes(self) -> np.ndarray:
         if self.stat().st_size == 0:  # which cannot be mapped
             return np.empty(0, np.uint8)
         return np.memmap(self, np.uint8, "r").view(np.ndarray)
 
+    @patient
     def children(self) -> Iterator["LocalPath"]:
         try:
             names = sorted(os.listdir(self))
@@ -53,6 +69,7 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
             return iter(())
         return (self / name for name in names if not name.endswith(_ASIDE))
 
+    @patient
     def listing(self) -> dict[str, Listed]:
         found: dict[str, Listed] = {}
         folders = [""]
@@ -71,6 +88,7 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
     def leads_out_of(self, root: StorePath) -> bool:
         return not Path(os.path.realpath(self)).is_relative_to(os.path.realpath(str(root)))
 
+    @patient
     def write_whole(self, *parts: Buffer) -> None:
         _make_folder(self.parent)
         aside = self._aside()
@@ -82,26 +100,38 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
             raise
         self.parent.sync()
 
+    @explained
     def create_whole(self, content: bytes) -> bool:
         _make_folder(self.parent)
-        aside = self._aside()
-        try:
-            _write_synced(aside, [content])
-            os.link(aside, self)
-        except FileExistsError:
-            return False
-        finally:
-            aside.unlink(missing_ok=True)
-        self.parent.sync()
-        return True
+        while True:
+            aside = self._aside()
+            try:
+                _write_synced(aside, [content])
+                os.link(aside, self)
+            except FileExistsError:
+                return False
+            except FileNotFoundError:
+                # What drivers write before they hold the lease, its holder may sweep; its folder is another matter.
+                if not self.parent.is_dir():
+                    raise
+                continue
+            finally:
+                aside.unlink(missing_ok=True)
+            self.parent.sync()
+            return True
 
+    @explained
     def make_whole(self, files: Iterable[tuple[str, tuple[Buffer, ...]]], last: str) -> None:
         aside = self._aside()
         _make_folder(aside)
+        folders = set()
         try:
             for name, parts in files:
+                folders.add((aside / name).parent)
                 _make_folder((aside / name).parent)
                 _write_synced(aside / name, parts)
+            for folder in folders:
+                folder.sync()
             os.rename(aside, self)
         except BaseException as error:
             shutil.rmtree(aside, ignore_errors=True)
@@ -114,11 +144,13 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
         _make_folder(self.parent)
         return _LocalAppender(self, durable)
 
+    @patient
     def move_to(self, target: StorePath) -> None:
         assert isinstance(target, LocalPath)
         _make_folder(target.parent)
         os.replace(self, target)
 
+    @explained
     def share_with(self, target: StorePath) -> None:
         assert isinstance(target, LocalPath)
         _make_folder(target.parent)
@@ -134,14 +166,18 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
 
     def sweep(self) -> int:
         count = 0
-        for path in self.rglob(f"*{_ASIDE}"):
-            count += 1
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+        for folder, below, files in os.walk(self):  # which bears that names vanish before it
+            swept = [name for name in below if name.endswith(_ASIDE)]
+            below[:] = [name for name in below if name not in swept]
+            for name in swept:
+                shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
+            for name in (name for name in files if name.endswith(_ASIDE)):
+                swept.append(name)
+                (LocalPath(folder) / name).unlink(missing_ok=True)
+            count += len(swept)
         return count
 
+    @explained
     def sync(self) -> None:
         descriptor = os.open(self, os.O_RDONLY)
         try:
@@ -155,6 +191,13 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
     def zarr_expression(self) -> str:
         return json.dumps(str(self))
 
+    @patient
+    def _status(self) -> os.stat_result | None:
+        try:
+            return self.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
     def _aside(self) -> "LocalPath":
         return self.with_name(f"{self.name}.{uuid.uuid4().hex}{_ASIDE}")
 
@@ -166,6 +209,8 @@ class _LocalAppender(Appender):
         self._durable = durable
         exclusive = os.O_EXCL if durable else 0
         self._file = os.open(path, os.O_CREAT | exclusive | os.O_APPEND | os.O_WRONLY, 0o644)
+        if durable:
+            path.parent.sync()
 
     @property
     def is_full(self) -> bool:
@@ -184,10 +229,17 @@ class _LocalAppender(Appender):
 
 
 def _make_folder(path: Path) -> None:
+    """Make a folder, and those above it, and make their names safe."""
+    if path.is_dir():
+        return
+    _make_folder(path.parent)
     try:
-        path.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:  # which would say that another process was first
-        raise NotADirectoryError(errno.ENOTDIR, "a file where the folder should be", str(path)) from None
+        os.mkdir(path)
+    except FileExistsError:
+        if not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "a file where the folder should be", str(path)) from None
+        # Otherwise another process was first, and may not have come to the next line.
+    LocalPath(path.parent).sync()
 
 
 def _version(status: os.stat_result) -> tuple[Any, ...]:

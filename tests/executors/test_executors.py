@@ -30,6 +30,19 @@ def fail() -> None:
     raise ValueError("on purpose")
 
 
+def recurse() -> None:
+    recurse()
+
+
+class Odd(Exception):
+    def __init__(self, lock: object) -> None:
+        super().__init__("holds a lock, which cannot be pickled", lock)
+
+
+def fail_oddly() -> None:
+    raise Odd(threading.Lock())
+
+
 def die() -> None:
     os._exit(1)
 
@@ -87,6 +100,14 @@ def test_an_error_comes_back_as_it_was_raised(executor: Executor) -> None:
     error = collect(executor, 1)["stage", 0, 0, 1].error
     assert isinstance(error, ValueError)
     assert str(error) == "on purpose"
+
+
+def test_an_error_of_too_deep_a_recursion_and_one_that_cannot_be_sent_come_back_too(executor: Executor) -> None:
+    for number, function in enumerate((recurse, fail_oddly)):
+        executor.submit(("stage", number, 0, 2), function)
+    ended = collect(executor, 2)
+    assert "recursion depth exceeded" in str(ended["stage", 0, 0, 2].error)
+    assert "cannot be pickled" in str(ended["stage", 1, 0, 2].error)
 
 
 def test_waiting_for_nothing_returns_nothing(executor: Executor) -> None:

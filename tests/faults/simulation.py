@@ -16,7 +16,7 @@ from typing import Any
 
 from pipeline import driver as drivers
 from pipeline.driver import Driver, Job, Outcome
-from pipeline.errors import Interrupted, RunLocked, WorkersLost
+from pipeline.errors import Interrupted, KillsWorkers, RunLocked, WorkersLost
 from pipeline.executors import Completion, Executor
 from pipeline.gram import list_kernel_jobs
 from pipeline.journal import Journal, Receipt, Task
@@ -145,14 +145,36 @@ class World:
                 self.tiles.pop(job.task, None)
 
 
+@dataclass(eq=False)
+class Call:
+    """A call of a task, and what a worker's end has done to it."""
+
+    key: tuple[Any, ...]
+    task: Task
+    rank: int
+    deaths: int = 0
+    fate: str = ""
+    value: int = 0
+    frozen_at: float | None = None
+    lost: bool = False
+
+
+@dataclass(eq=False)
+class Worker:
+    """A process: what it computes, and what it still writes."""
+
+    calls: list[Call] = field(default_factory=list)
+
+
 class Cluster(Executor):
-    """Workers of which each call meets one of `FATES`, or none."""
+    """Workers of which each call meets one of `FATES`, or none; one that dies takes with it what it still writes."""
 
     def __init__(self, world: World, slots: int, seconds: float, risk: float, poison: Task | None) -> None:
         self.slots = slots
         self._world, self._seconds, self._risk, self._poison = world, seconds, risk, poison
-        self._idle = slots
-        self._queue: list[tuple[int, int, tuple[Any, ...], Task, int]] = []
+        self._workers = [Worker() for _ in range(slots)]
+        self._idle = list(self._workers)
+        self._queue: list[tuple[int, int, Call]] = []
         self._serial = itertools.count()
         self._forgotten: set[tuple[Any, ...]] = set()
         self._ended: list[Completion] = []
@@ -164,10 +186,14 @@ class Cluster(Executor):
         self._world.require_inputs(arguments[1])
         self.copies += self._awaited[arguments[1]] > 0
         self._awaited[arguments[1]] += 1
-        self._enqueue(key, arguments[1], rank, 0)
+        self._enqueue(Call(key, arguments[1], rank))
 
     def forget(self, key: tuple[Any, ...]) -> None:
         self._forgotten.add(key)
+
+    def unheard(self) -> frozenset[tuple[Any, ...]]:
+        calls = [call for worker in self._workers for call in worker.calls]
+        return frozenset(c.key for c in calls if c.frozen_at is not None and self._world.now - c.frozen_at > 30)
 
     def wait(self, timeout_seconds: float) -> list[Completion]:
         # Waking late saves a hundred thousand looks at a frozen worker, and a busy machine does so too.
@@ -185,59 +211,85 @@ class Cluster(Executor):
 
     @property
     def working(self) -> int:
-        return self.slots - self._idle
+        return sum(len(worker.calls) for worker in self._workers)
 
     def lose(self, lingering: bool) -> None:
         """Take the workers away; calls that had begun may live on, those in the queue do not."""
         self._queue.clear()
         self.alive = lingering
 
-    def _enqueue(self, key: tuple[Any, ...], task: Task, rank: int, deaths: int) -> None:
-        heapq.heappush(self._queue, (rank, next(self._serial), key, task, deaths))
+    def _enqueue(self, call: Call) -> None:
+        heapq.heappush(self._queue, (call.rank, next(self._serial), call))
         self._world.after(0.001, self._assign)
 
     def _assign(self) -> None:
         while self._idle and self._queue:
-            rank, _, key, task, deaths = heapq.heappop(self._queue)
-            if key not in self._forgotten:
-                self._idle -= 1
-                self._compute(key, task, rank, deaths)
+            call = heapq.heappop(self._queue)[2]
+            if call.key not in self._forgotten:
+                self._compute(self._idle.pop(0), call)
 
-    def _compute(self, key: tuple[Any, ...], task: Task, rank: int, deaths: int) -> None:
+    def _compute(self, worker: Worker, call: Call) -> None:
         world, rng = self._world, self._world.rng
         seconds = self._seconds * rng.uniform(0.7, 1.3)
-        fate = rng.choice(FATES) if rng.random() < self._risk else ""
-        if task == self._poison:
-            fate = "dies"
-        if fate:
-            world.faults[fate] += 1
-        value = world.begin(task)
+        call.fate = rng.choice(FATES) if rng.random() < self._risk else ""
+        if call.task == self._poison:
+            call.fate = "dies"
+        if call.fate:
+            world.faults[call.fate] += 1
+        call.value = world.begin(call.task)
+        worker.calls.append(call)
+        if call.fate == "freezes":
+            call.frozen_at = world.now
 
-        def free() -> None:
-            self._idle += 1
+        def computed() -> None:
+            if not self.alive or call.lost:
+                return
+            call.frozen_at = None
+            if call.fate == "dies":
+                self._die(worker)
+                return
+            self._idle.append(worker)  # which computes the next while this one is written
+            self._assign()
+            world.after(seconds / 5, written)
+
+        def written() -> None:
+            if not self.alive or call.lost:
+                return
+            if call.fate != "error":
+                world.write(call.task, call.value)
+            if call.fate == "dies_written":
+                self._die(worker)
+                return
+            worker.calls.remove(call)
+            if call.fate == "error":
+                self._tell(call.task, Completion(call.key, error=OSError(5, "Input/output error")))
+            elif call.fate != "lost":
+                receipt = Receipt(call.task, (), compute_seconds=seconds)
+                for _ in range(2 if call.fate == "twice" else 1):
+                    self._tell(call.task, Completion(call.key, result=receipt))
+
+        world.after(seconds + (10 ** rng.uniform(2, 4) if call.fate == "freezes" else 0), computed)
+
+    def _die(self, worker: Worker) -> None:
+        """Lose a worker with all that it holds, and have another in its place after a while."""
+        self._world.faults["beside"] += len(worker.calls) - 1
+        for call in worker.calls:
+            call.lost = True
+            if call.deaths == ALLOWED_DEATHS:
+                self._tell(call.task, Completion(call.key, error=RuntimeError("killed"), worker_died=True))
+            elif call.key not in self._forgotten:
+                self._enqueue(Call(call.key, call.task, call.rank, call.deaths + 1))
+        self._workers.remove(worker)
+        if worker in self._idle:
+            self._idle.remove(worker)
+        another = Worker()
+        self._workers.append(another)
+
+        def come() -> None:
+            self._idle.append(another)
             self._assign()
 
-        def end() -> None:
-            if not self.alive:
-                return
-            if fate == "error":
-                self._tell(task, Completion(key, error=OSError(5, "Input/output error")))
-            elif fate != "dies":
-                world.write(task, value)
-            if fate in ("dies", "dies_written"):
-                world.after(rng.uniform(1, 10), free)
-                if deaths == ALLOWED_DEATHS:
-                    self._tell(task, Completion(key, error=RuntimeError("killed"), worker_died=True))
-                elif key not in self._forgotten:
-                    self._enqueue(key, task, rank, deaths + 1)
-                return
-            if fate not in ("error", "lost"):
-                receipt = Receipt(task, (), compute_seconds=seconds)
-                for _ in range(2 if fate == "twice" else 1):
-                    self._tell(task, Completion(key, result=receipt))
-            free()
-
-        world.after(seconds + (10 ** rng.uniform(2, 4) if fate == "freezes" else 0), end)
+        self._world.after(self._world.rng.uniform(1, 10), come)
 
     def _tell(self, task: Task, completion: Completion) -> None:
         def arrive() -> None:
@@ -281,6 +333,8 @@ class Ending:
     executions, allowed : calls that were begun, and how many of them its faults excuse.
     copies : calls that drivers made of tiles that they were waiting for already.
     sessions : drivers that it took.
+    poison : the task that killed its worker each time, if any.
+    blamed : tasks that any driver took out for the deaths of their workers.
     """
 
     world: World
@@ -289,6 +343,8 @@ class Ending:
     allowed: int
     copies: int
     sessions: int
+    poison: Task | None
+    blamed: set[Task]
 
 
 def simulate(seed: int, jobs: Sequence[Job], *, faulty: bool = True) -> Ending:
@@ -299,19 +355,21 @@ def simulate(seed: int, jobs: Sequence[Job], *, faulty: bool = True) -> Ending:
     slots, seconds = rng.randint(1, 4), 10 ** rng.uniform(-1, 1.5)
     risk = rng.choice((0.0, 0.02, 0.1, 0.3)) if faulty else 0.0
     poison = rng.choice(list(jobs)).task if faulty and rng.random() < 0.1 else None
-    allowed, copies = len(jobs), 0
+    allowed, copies, blamed = len(jobs), 0, set()
     for session in itertools.count(1):
         quiet = session > SESSIONS or not faulty
         cluster = Cluster(world, slots, seconds, 0.0 if quiet else risk, poison)
         outcome, excused = _drive(world, cluster, jobs, quiet)
         copies += cluster.copies
         allowed += excused
+        if outcome is not None:
+            blamed |= {task for task, error in outcome.failed.items() if isinstance(error, KillsWorkers)}
         if outcome is None or (outcome.failed and not quiet):
             assert session <= SESSIONS, "a driver without faults did not come to its end"
             continue
         failed = set(outcome.failed) | set(outcome.blocked)
-        allowed += copies + sum(world.faults[fate] for fate in FATES if fate != "twice")
-        return Ending(world, failed, sum(world.begun.values()), allowed, copies, session)
+        allowed += copies + sum(world.faults[fate] for fate in (*FATES, "beside") if fate != "twice")
+        return Ending(world, failed, sum(world.begun.values()), allowed, copies, session, poison, blamed)
     raise AssertionError
 
 
@@ -320,7 +378,12 @@ def _drive(world: World, cluster: Cluster, jobs: Sequence[Job], quiet: bool) -> 
     rng, stop, mine = world.rng, threading.Event(), [True]
     journal = CrashingJournal(world, 0 if quiet else rng.choice((0, 0, rng.randint(1, 40))))
     done = _look_up(world, journal, jobs)
-    driver = Driver("RUN", cluster, journal, lambda _: None, stop, lambda: mine[0], lambda: world.now)
+
+    def require_lease() -> None:
+        if not mine[0]:
+            raise RunLocked("another driver has taken over")
+
+    driver = Driver("RUN", cluster, journal, lambda _: None, stop, require_lease, lambda: world.now)
     stopped: list[float] = []
 
     def request_stop() -> None:

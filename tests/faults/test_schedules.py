@@ -12,6 +12,7 @@ import pytest
 from faults.simulation import Ending, job_lists, simulate
 
 from pipeline.driver import Job
+from pipeline.journal import Task
 
 SEEDS = 10_000
 
@@ -25,7 +26,21 @@ def require_sound(ending: Ending, jobs: list[Job], truth: dict) -> None:
     assert not twice, f"{twice[0]} has two receipts"
     wrong = [task for task, value in world.tiles.items() if truth.get(task, value) != value]
     assert not wrong, f"{wrong[0]} is wrong and readable as done"
+    innocent = ending.blamed - {ending.poison}
+    assert not innocent, f"{innocent} were taken out for what another one did"
+    assert ending.poison is None or ending.failed >= {ending.poison}
+    assert ending.failed <= waiting_for(ending.poison, jobs), (
+        "more is left undone than the poison and what waits for it"
+    )
     assert ending.executions <= ending.allowed, f"{ending.executions} executions, {ending.allowed} excused"
+
+
+def waiting_for(poison: Task | None, jobs: list[Job]) -> set[Task]:
+    """Return a task with all that waits for it, however indirectly."""
+    found = {poison} if poison else set()
+    while more := {job.task for job in jobs if found.intersection(job.after)} - found:
+        found |= more
+    return found
 
 
 def copies_for_nothing(ending: Ending) -> int:

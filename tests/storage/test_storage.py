@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.errors import ConfigError, StoreError
-from pipeline.storage import LocalPath, ObjectPath, StorePath, open_path
+from pipeline.errors import ConfigError, StoreError, StoreUnavailable
+from pipeline.storage import LocalPath, ObjectPath, StorePath, open_path, retries
 
 
 @pytest.fixture(params=["local", "bucket"])
@@ -269,3 +269,50 @@ def test_a_local_file_is_synced_before_it_has_its_name(tmp_path: LocalPath, monk
     monkeypatch.setattr(os, "replace", lambda *names: (order.append("rename"), replace(*names)))
     (tmp_path / "a").write_whole(b"abc")
     assert order == ["fsync", "rename", "fsync"]  # the last one is of the directory
+
+
+def test_a_file_that_is_swept_before_it_has_its_name_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Drivers that are about to be refused write beside the one that holds the lease and sweeps.
+    link, swept = os.link, []
+
+    def sweep_and_link(source: Path, target: Path) -> None:
+        if not swept:
+            swept.append(LocalPath(tmp_path).sweep())
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", sweep_and_link)
+    assert (LocalPath(tmp_path) / "lease" / "000001.json").create_whole(b"{}")
+    assert swept == [1]
+    assert (tmp_path / "lease" / "000001.json").read_bytes() == b"{}"
+
+
+def test_what_fails_for_the_moment_is_asked_again_and_what_goes_on_failing_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retries, "DELAYS_SECONDS", (0.0, 0.0))
+    stat, calls = LocalPath.stat, []
+
+    def stumble(times: int, number: int) -> None:
+        calls.clear()
+
+        def failing(path: LocalPath, **options: object) -> os.stat_result:
+            calls.append(path)
+            if len(calls) <= times:
+                raise OSError(number, os.strerror(number), str(path))
+            return stat(path, **options)
+
+        monkeypatch.setattr(LocalPath, "stat", failing)
+
+    file = LocalPath(tmp_path) / "chunk"
+    file.write_whole(b"12345")
+    stumble(2, errno.EIO)
+    assert file.size() == 5
+    stumble(3, errno.EIO)
+    with pytest.raises(StoreUnavailable, match=r"chunk cannot be read or written: Input/output error.*then `cntk res"):
+        file.size()
+    stumble(1, errno.EACCES)
+    with pytest.raises(StoreError, match=r"chunk cannot be read or written: Permission denied"):
+        file.is_file()
+    assert len(calls) == 1

@@ -1,0 +1,72 @@
+"""Asks a directory again that fails for the moment, and says where and what to do where it goes on failing."""
+
+import errno
+import functools
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from pipeline.errors import PipelineError, StoreError, StoreUnavailable
+
+DELAYS_SECONDS = (0.1, 0.5, 2.0)
+"""What is waited before an operation is tried again; a bucket's own client does so too."""
+
+PASSING = (errno.EIO, errno.ESTALE, errno.EAGAIN, errno.EBUSY, errno.ETIMEDOUT, errno.EREMOTEIO, errno.ENOTCONN)
+"""What a disk, or a server of files, says that may know better in a moment."""
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What has a message of its own: `pipeline.durable.disk_full`."""
+
+_Result = TypeVar("_Result")
+
+
+def patiently(action: Callable[[], _Result], where: object, delays: tuple[float, ...] | None = None) -> _Result:
+    """Do something at a place in a directory, again after each of ``delays``, `DELAYS_SECONDS` where none are given.
+
+    Raises
+    ------
+    FileNotFoundError, FileExistsError, NotADirectoryError
+        Which say what is there.
+    StoreUnavailable
+        If it went on failing with one of `PASSING`.
+    StoreError
+        If it failed otherwise; a full disk is told by the bare error.
+    """
+    for delay in (*(DELAYS_SECONDS if delays is None else delays), None):
+        try:
+            return action()
+        except (FileNotFoundError, FileExistsError, NotADirectoryError, PipelineError):
+            raise
+        except OSError as error:
+            if error.errno in FULL:
+                raise
+            if error.errno not in PASSING or delay is None:
+                kind = StoreUnavailable if error.errno in PASSING else StoreError
+                reason = error.strerror or error
+                raise kind(
+                    error.errno,
+                    f"{where} cannot be read or written: {reason}. Whatever is finished is kept: mend that, then "
+                    "`cntk resume`",
+                ) from error
+        time.sleep(delay)
+    raise AssertionError
+
+
+def patient(operation: Callable[..., _Result]) -> Callable[..., _Result]:
+    """Let a method of a path be tried again, as `patiently` does: it reads, or may be done twice."""
+
+    @functools.wraps(operation)
+    def tried_again(self: Any, *arguments: Any, **options: Any) -> _Result:
+        return patiently(lambda: operation(self, *arguments, **options), self)
+
+    return tried_again
+
+
+def explained(operation: Callable[..., _Result]) -> Callable[..., _Result]:
+    """Let a method of a path say where it failed; it is not tried again."""
+
+    @functools.wraps(operation)
+    def tried_once(self: Any, *arguments: Any, **options: Any) -> _Result:
+        return patiently(lambda: operation(self, *arguments, **options), self, ())
+
+    return tried_once
