@@ -297,6 +297,24 @@ class ClusterConfig(_Section):
     namespace: str | None = None
     volume_claim: str | None = None
 
+    @property
+    def idle_options(self) -> list[str]:
+        """Names of the options that were given, and that this kind of cluster does not look at."""
+        return [name for name in self.model_fields_set if self.kind not in _KINDS_OF.get(name, (self.kind,))]
+
+
+_KINDS_OF = {"address": ("address", "kubernetes"), "interface": ("ssh", "slurm"), "python": ("ssh", "slurm")} | {
+    name: (kind,)
+    for kind, names in {
+        "address": ("scheduler_file", "tls_ca_file", "tls_cert", "tls_key"),
+        "ssh": ("hosts",),
+        "slurm": ("partition", "account", "time_limit", "batch_options", "setup", "drain_seconds", "resubmit"),
+        "kubernetes": ("image", "namespace", "volume_claim"),
+    }.items()
+    for name in names
+}
+"""Which kinds of cluster look at an option; all may at those that are not here."""
+
 
 class StoreConfig(_Section):
     """``[store]``: where the run lies.

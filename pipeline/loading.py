@@ -72,6 +72,9 @@ def load(config: RunConfig) -> Loaded:
     lower([(readout.network, readout.kind) for readout in readouts], chosen.train.images.shape[1:])
     ridges = [] if config.solve.ridges == "auto" else config.solve.ridges
     warnings = datasets.warnings_of(chosen, ridges, config.kernel.flips)
+    idle = sorted(f"cluster.{name}" for name in config.cluster.idle_options)
+    if idle:
+        warnings += (f'a cluster of kind "{config.cluster.kind}" does not look at {", ".join(idle)}',)
     return Loaded(config, chosen, digest.hexdigest(), readouts, first, warnings)
 
 
