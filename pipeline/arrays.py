@@ -136,18 +136,17 @@ class TiledArray:
             As of `read`.
         """
         path = self.chunk_path(*index)
-        version = path.version()
-        if version is None:
-            raise self._missing(path)
-        values = _MAPPED.take(path, version)
-        if values is None:
-            try:
-                content = path.map_bytes()
-            except FileNotFoundError:
-                raise self._missing(path) from None
-            payload = content[:-CRC_BYTES] if _MAPPED.is_checked(path, version) else self._checked(content, path)
-            values = self._shaped(payload, index)
-            _MAPPED.keep(path, version, values)
+        known, kept = _MAPPED.take(path)
+        try:
+            found = path.mapped(known)
+        except FileNotFoundError:
+            raise self._missing(path) from None
+        if found is None:
+            return kept
+        version, content = found
+        payload = content[:-CRC_BYTES] if _MAPPED.is_checked(path, version) else self._checked(content, path)
+        values = self._shaped(payload, index)
+        _MAPPED.keep(path, version, values)
         return values
 
     def read_region(self, *bounds: tuple[int, int], symmetric: bool = False) -> Array:
@@ -261,17 +260,14 @@ class _MappedTiles:
         self._checked: dict[StorePath, tuple[Any, ...]] = {}
         self._lock = threading.Lock()
 
-    def take(self, path: StorePath, version: tuple[Any, ...]) -> Array | None:
-        """Return a tile's values if this version is kept, and keep it longest now."""
+    def take(self, path: StorePath) -> tuple[tuple[Any, ...] | None, Array]:
+        """Return the version that is kept of a tile and its values, and keep it longest now; None and none of it."""
         with self._lock:
-            known, values = self._tiles.pop(path, (None, None))
-            if values is None:
-                return None
-            if known != version:
-                self._bytes -= values.nbytes
-                return None
-            self._tiles[path] = version, values
-            return values
+            kept = self._tiles.pop(path, None)
+            if kept is None:
+                return None, np.empty(0)
+            self._tiles[path] = kept
+            return kept
 
     def is_checked(self, path: StorePath, version: tuple[Any, ...]) -> bool:
         """Tell whether this process has compared this version of a tile with its checksum."""
@@ -281,8 +277,9 @@ class _MappedTiles:
         """Keep a tile that was checked, and let go of those taken longest ago."""
         with self._lock:
             self._checked[path] = version
-            if path not in self._tiles:
-                self._bytes += values.nbytes
+            if path in self._tiles:
+                self._bytes -= self._tiles.pop(path)[1].nbytes
+            self._bytes += values.nbytes
             self._tiles[path] = version, values
             while self._bytes > self.limit_bytes and len(self._tiles) > 2:
                 _, oldest = self._tiles.pop(next(iter(self._tiles)))

@@ -108,8 +108,12 @@ class StorePath(ABC):
         """Read a file from a byte on, at most ``limit`` bytes; `FileNotFoundError` where there is none."""
 
     @abstractmethod
-    def map_bytes(self) -> np.ndarray:
-        """Read a file as ``(bytes,)`` uint8 that is not written to; a directory maps it, and nothing is copied."""
+    def mapped(self, known: tuple[Any, ...] | None = None) -> tuple[tuple[Any, ...], np.ndarray] | None:
+        """Read a file's version and its content as ``(bytes,)`` uint8 that is not written to.
+
+        A directory maps it, and nothing is copied. None where the version is still the ``known`` one;
+        `FileNotFoundError` where there is no file.
+        """
 
     @abstractmethod
     def children(self) -> Iterator["StorePath"]:

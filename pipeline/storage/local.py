@@ -56,10 +56,14 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
             return file.read() if limit is None else file.read(limit)
 
     @patient
-    def map_bytes(self) -> np.ndarray:
-        if self.stat().st_size == 0:  # which cannot be mapped
-            return np.empty(0, np.uint8)
-        return np.memmap(self, np.uint8, "r").view(np.ndarray)
+    def mapped(self, known: tuple[Any, ...] | None = None) -> tuple[tuple[Any, ...], np.ndarray] | None:
+        if known is not None and _version(self.stat()) == known:
+            return None
+        with open(self, "rb") as file:  # whose name may be given to another one meanwhile
+            status = os.fstat(file.fileno())
+            if status.st_size == 0:  # which cannot be mapped
+                return _version(status), np.empty(0, np.uint8)
+            return _version(status), np.memmap(file, np.uint8, "r").view(np.ndarray)
 
     @patient
     def children(self) -> Iterator["LocalPath"]:

@@ -133,8 +133,17 @@ class ObjectPath(StorePath):
             return b""
         return self._ask(lambda obstore, store: bytes(obstore.get_range(store, self.key, start=offset, length=length)))
 
-    def map_bytes(self) -> np.ndarray:
-        return np.frombuffer(self.read_bytes(), np.uint8)
+    def mapped(self, known: tuple[Any, ...] | None = None) -> tuple[tuple[Any, ...], np.ndarray] | None:
+        options = {} if known is None else {"if_none_match": known[0]}
+
+        def get(obstore: Any, store: Any) -> tuple[tuple[Any, ...], np.ndarray] | None:
+            try:
+                found = obstore.get(store, self.key, options=options)
+            except obstore.exceptions.NotModifiedError:
+                return None
+            return _version(found.meta), np.frombuffer(found.bytes(), np.uint8)
+
+        return self._ask(get)
 
     def children(self) -> Iterator["ObjectPath"]:
         prefix = f"{self.key}/"

@@ -88,9 +88,9 @@ class FaultyPath(LocalPath):
         plan.meet(self, "read_from")
         return super().read_from(offset, limit)
 
-    def map_bytes(self) -> np.ndarray:
-        plan.meet(self, "map_bytes")
-        return super().map_bytes()
+    def mapped(self, known: tuple[Any, ...] | None = None) -> tuple[tuple[Any, ...], np.ndarray] | None:
+        plan.meet(self, "mapped")
+        return super().mapped(known)
 
     def children(self) -> Iterator[LocalPath]:
         plan.meet(self, "children")

@@ -34,7 +34,24 @@ def test_a_file_is_there_with_all_its_parts(place: StorePath) -> None:
     assert (place / "a").exists()
     assert not (place / "a").is_file()
     assert (path.read_from(2), path.read_from(1, 2), path.read_from(9)) == (b"cde", b"bc", b"")
-    np.testing.assert_array_equal(path.map_bytes(), np.frombuffer(b"abcde", np.uint8))
+
+
+def test_a_file_is_mapped_once_a_version(place: StorePath) -> None:
+    path = place / "a"
+    path.write_whole(b"abcde")
+    version, content = path.mapped()
+    assert version == path.version()
+    np.testing.assert_array_equal(content, np.frombuffer(b"abcde", np.uint8))
+    assert path.mapped(version) is None
+    path.write_whole(b"other")
+    later, content = path.mapped(version)
+    assert later == path.version() != version
+    assert content.tobytes() == b"other"
+    path.write_whole()
+    assert path.mapped()[1].size == 0
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        path.mapped(later)
 
 
 def test_a_file_that_is_written_again_is_another_version(place: StorePath) -> None:
@@ -48,7 +65,7 @@ def test_a_file_that_is_written_again_is_another_version(place: StorePath) -> No
 
 
 def test_what_is_not_there_is_not_found(place: StorePath) -> None:
-    for read in (StorePath.read_bytes, StorePath.read_text, StorePath.map_bytes, StorePath.unlink):
+    for read in (StorePath.read_bytes, StorePath.read_text, StorePath.mapped, StorePath.unlink):
         with pytest.raises(FileNotFoundError):
             getattr(place / "a", read.__name__)()
     with pytest.raises(FileNotFoundError):
