@@ -19,13 +19,13 @@ PATIENCE_SECONDS = 60
 KERNELS = {"readouts": {"depths": [3, 8], "poolings": ["gap"]}, "solve": {"ridges": [1e-2]}}
 
 _DRIVE = """
-import json, threading
+import json, sys, threading
 from pipeline import patience, run as runs
 from pipeline.config import parse_config
 from problems import Recorder
 
 if __name__ == "__main__":
-    patience.FLOOR_SECONDS = 2.0
+    patience.FLOOR_SECONDS = float(sys.argv[1])
     config = parse_config(json.load(open("workflow.json")), "test")
     runs.start(config, Recorder(), threading.Event())
 """
@@ -46,8 +46,12 @@ def workflow(path: Path, kind: str, sections: dict[str, Any] = KERNELS) -> RunCo
     )
 
 
-def start_driver(folder: Path, config: RunConfig) -> subprocess.Popen[bytes]:
-    """Start a run in a process group of its own, with ``folder`` for what it prints."""
+def start_driver(folder: Path, config: RunConfig, patience_seconds: float = 60.0) -> subprocess.Popen[bytes]:
+    """Start a run in a process group of its own, with ``folder`` for what it prints.
+
+    ``patience_seconds`` is the least that it waits for a tile before another worker is given it too; a busy machine
+    takes a while.
+    """
     folder.mkdir(exist_ok=True)
     (folder / "workflow.json").write_text(config.model_dump_json())
     (folder / "drive.py").write_text(_DRIVE)
@@ -55,7 +59,11 @@ def start_driver(folder: Path, config: RunConfig) -> subprocess.Popen[bytes]:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent)])}
     with open(folder / "output.txt", "ab") as output:
         return subprocess.Popen(
-            [sys.executable, "drive.py"], cwd=folder, env=environment, start_new_session=True, stderr=output
+            [sys.executable, "drive.py", str(patience_seconds)],
+            cwd=folder,
+            env=environment,
+            start_new_session=True,
+            stderr=output,
         )
 
 
@@ -78,13 +86,24 @@ def wait_for_receipts(path: Path, count: int, stage: str = "") -> None:
     wait_until(lambda: receipts(path, stage) >= count, f"{count} receipts of {stage or 'any stage'} never came")
 
 
-def computing_worker(path: Path, driver: subprocess.Popen[bytes]) -> psutil.Process:
-    """Find a worker process that has begun a tile."""
-    logs = {int(file.stem.rpartition("-")[2]) for file in (path / "log").iterdir()}
+def computing_worker(
+    path: Path, driver: subprocess.Popen[bytes], task: tuple[str, int, int] | None = None
+) -> psutil.Process:
+    """Find a worker process that has begun a tile, or a certain one."""
+    logs = {
+        int(file.stem.rpartition("-")[2])
+        for file in (path / "log").iterdir()
+        if task is None or task in _begun(file.read_text())
+    }
     return next(child for child in psutil.Process(driver.pid).children(recursive=True) if child.pid in logs)
 
 
 def begun(path: Path) -> list[tuple[str, int, int]]:
     """List the tiles that any worker of a run began, as often as they were begun."""
-    lines = [json.loads(line) for file in (path / "log").iterdir() for line in file.read_text().splitlines()]
+    files = (path / "log").iterdir() if (path / "log").is_dir() else ()
+    return [task for file in files for task in _begun(file.read_text())]
+
+
+def _begun(log: str) -> list[tuple[str, int, int]]:
+    lines = [json.loads(line) for line in log.splitlines(keepends=True) if line.endswith("\n")]
     return [(line["stage"], line["row"], line["col"]) for line in lines if line["event"] == "began"]

@@ -46,6 +46,12 @@ FEW = {
     "kernel": {"tile": 12},
 }
 
+ONE = FEW | {
+    "readouts": {"depths": [100], "poolings": ["gap"]},
+    "kernel": {"tile": 150},
+}
+"""A kernel of one tile, which takes seconds."""
+
 
 @pytest.fixture
 def started(tmp_path: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
@@ -145,7 +151,7 @@ def test_a_frozen_worker_holds_nothing_up_and_its_late_tile_does_no_harm(
 ) -> None:
     truth, path = undisturbed(tmp_path, "local", FEW), tmp_path / "run"
     kernel = sum(stage in ("train", "test", "variance") for stage, _, _ in set(begun(truth.path)))
-    driver = start_driver(tmp_path / "driver", workflow(path, "local", FEW))
+    driver = start_driver(tmp_path / "driver", workflow(path, "local", FEW), patience_seconds=2.0)
     started.append(driver)
     wait_for_receipts(path, 20)
     worker = computing_worker(path, driver)
@@ -154,6 +160,23 @@ def test_a_frozen_worker_holds_nothing_up_and_its_late_tile_does_no_harm(
     worker.resume()
     assert driver.wait(PATIENCE_SECONDS) == 0
     report("frozen", 1, path, 4, truth)
+
+
+def test_a_worker_frozen_with_the_only_tile_of_its_stage_holds_nothing_up(
+    started: list[subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    truth, path = undisturbed(tmp_path, "local", ONE), tmp_path / "run"
+    driver = start_driver(tmp_path / "driver", workflow(path, "local", ONE), patience_seconds=2.0)
+    started.append(driver)
+    wait_until(lambda: ("train", 0, 0) in begun(path), "the tile was never begun")
+    worker = computing_worker(path, driver, ("train", 0, 0))
+    worker.suspend()
+    assert receipts(path, "train") == 0
+    wait_for_receipts(path, 1, "train")
+    assert begun(path).count(("train", 0, 0)) == 2
+    worker.resume()
+    assert driver.wait(PATIENCE_SECONDS) == 0
+    report("frozen with the only tile", 1, path, 2, truth)
 
 
 def test_of_drivers_that_start_at_once_one_computes(started: list[subprocess.Popen[bytes]], tmp_path: Path) -> None:

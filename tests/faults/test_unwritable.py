@@ -1,7 +1,7 @@
 """The store becomes read-only, or is gone, before a run or in the middle of one: that is told, and nothing is lost.
 
-Seen to fail: with a lease that bears every failure to renew it (tiles are computed to no end, `TilesFailed`), and with
-tiles and records written where their folder is gone (the run directory is begun anew in its place).
+Seen to fail: with a lease that bears every failure to renew it (`TilesFailed`, once all tiles were tried), and with
+one that is renewed where the run directory is gone (which begins it anew in its place).
 """
 
 import os
