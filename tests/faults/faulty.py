@@ -12,6 +12,7 @@ import numpy as np
 
 from pipeline.storage.base import Appender, Buffer, Listed, StorePath
 from pipeline.storage.local import LocalPath
+from pipeline.storage.retries import patiently
 
 
 class Crash(BaseException):
@@ -25,11 +26,15 @@ class Plan:
     Attributes
     ----------
     crash_at : number of the operation at which the process ends, in the middle of it where it writes; 0 for none.
-    failing : share of the operations on chunks that fail for the moment.
+    failing : share of the operations on chunks that go on failing, as a worker's may.
+    flickering : share of all operations, and of the tries of those that are tried again, that fail once.
+    outage_at : number of the operation that goes on failing; 0 for none.
     """
 
     crash_at: int = 0
     failing: float = 0.0
+    flickering: float = 0.0
+    outage_at: int = 0
     rng: random.Random = field(default_factory=lambda: random.Random(0))
     count: int = 0
     failed: int = 0
@@ -42,6 +47,16 @@ class Plan:
                 aside()
             raise Crash(f"at operation {self.count}: {operation} {path}")
         if self.failing and "c" in path.parts and self.rng.random() < self.failing:
+            self.failed += 1
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        if operation in ("appender", "append"):
+            self._stumble(path)
+        elif self.flickering or self.outage_at:
+            once = operation in ("create_whole", "make_whole", "share_with")
+            patiently(lambda: self._stumble(path), path, () if once else None)
+
+    def _stumble(self, path: Path) -> None:
+        if self.count == self.outage_at or self.rng.random() < self.flickering:
             self.failed += 1
             raise OSError(errno.EIO, "Input/output error", str(path))
 

@@ -1,6 +1,8 @@
-"""The process ends at the k-th operation on the store, for every k, and within it; what it costs is one tile.
+"""The process ends at the k-th operation on the store, for every k, and within it, or that operation fails.
 
-Seen to fail: with receipts that are not written to the journal, and with a journal that cannot bear a torn line.
+Seen to fail: with receipts that are not written to the journal, and with a journal that cannot bear a torn line; with
+errors of workers that are not tried again; and with errors of the operating system that pass `patiently` as they are,
+or are not tried again there.
 """
 
 import itertools
@@ -19,12 +21,12 @@ from processes import begun
 from pipeline import gram, lease
 from pipeline import run as runs
 from pipeline.config import RunConfig
-from pipeline.errors import TilesFailed
+from pipeline.errors import PipelineError, TilesFailed
 from pipeline.executors import Completion
 from pipeline.executors.serial import SerialExecutor
 from pipeline.report import make_report
 from pipeline.solvers import forget_tiles
-from pipeline.storage import STORAGES, LocalPath
+from pipeline.storage import STORAGES, LocalPath, retries
 
 Config = Callable[..., RunConfig]
 
@@ -40,6 +42,7 @@ SMALL = {
 def faulty_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setitem(STORAGES, "", FaultyPath)
     monkeypatch.setattr("pipeline.driver.FIRST_DELAY_SECONDS", 0.001)
+    monkeypatch.setattr(retries, "DELAYS_SECONDS", (0.0, 0.0, 0.0))
     # The driver that crashed was this process, which lives on: its lease is taken without a wait.
     monkeypatch.setattr(lease, "PATIENCE_SECONDS", 0.0)
     monkeypatch.setattr(lease, "RENEW_SECONDS", 600.0)
@@ -139,3 +142,65 @@ def test_operations_of_workers_that_fail_for_the_moment_are_tried_again(
         "0 wrong numbers readable as done"
     )
     assert retries
+
+
+def test_operations_of_the_driver_that_fail_for_the_moment_are_tried_again(
+    small_config: Config, tmp_path: Path
+) -> None:
+    truth = contents(run_to_the_end(small_config(**SMALL, store={"path": str(tmp_path / "whole")})))
+    faults = runs_begun = 0
+    for seed in range(10):
+        config = small_config(**SMALL, store={"path": str(tmp_path / str(seed))})
+        for attempt in range(10):
+            forget()
+            plan = follow(Plan(rng=random.Random(10 * seed + attempt), flickering=0.05))
+            runs_begun += 1
+            ended = ends_well(config)
+            faults += plan.failed
+            if ended:
+                break
+        follow(Plan())
+        assert contents(tmp_path / str(seed)) == truth
+    print(
+        f"5%: {faults} faults injected, {runs_begun} runs begun for 10, 0 tiles recomputed beyond the bound, "
+        "0 wrong numbers readable as done"
+    )
+    assert faults > runs_begun
+
+
+def ends_well(config: RunConfig) -> bool:
+    """Run a workflow; tell whether it came to its end, or to an error of the package that names the run's place."""
+    try:
+        runs.start(config, Recorder(), threading.Event())
+        return True
+    except PipelineError as error:
+        said = str(error)
+    assert str(config.store.path) in said
+    return False
+
+
+def test_an_operation_that_goes_on_failing_ends_a_run_with_an_error_that_says_where(
+    small_config: Config, tmp_path: Path
+) -> None:
+    truth = contents(run_to_the_end(small_config(**SMALL, store={"path": str(tmp_path / "whole")})))
+    operations = ended = recomputed = beyond = wrong = 0
+    for k in itertools.count(1, 2):
+        forget()
+        config = small_config(**SMALL, store={"path": str(tmp_path / str(k))})
+        plan = follow(Plan(outage_at=k))
+        ended += not ends_well(config)
+        if not plan.failed:
+            break
+        operations += 1
+        follow(Plan())
+        forget()
+        path = run_to_the_end(config)
+        found = contents(path)
+        wrong += sum(found.get(name) != content for name, content in truth.items())
+        recomputed, beyond = recomputed + again(path), beyond + max(again(path) - 2, 0)
+    print(
+        f"{operations} faults injected, {ended} runs ended and resumed, {recomputed} tiles recomputed, {beyond} beyond "
+        f"the bound, {wrong} wrong numbers readable as done"
+    )
+    assert operations > 50
+    assert (beyond, wrong) == (0, 0)
