@@ -69,6 +69,9 @@ HOLD_SECONDS = 60.0
 
 POLL_SECONDS = 0.1
 
+REFUSAL_SECONDS = 10.0
+"""How long a worker that is not prepared sits on a call before it refuses it: others take the next ones meanwhile."""
+
 DEEPEST_TRACEBACK = 100
 """Dask pickles tracebacks frame within frame."""
 
@@ -92,18 +95,27 @@ class Terms:
 
 
 class Preparation(WorkerPlugin):  # type: ignore[misc]
-    """Prepares every worker, late joiners too: a worker that fails to prepare takes no tile."""
+    """Prepares every worker for one driver, late joiners too: a worker that fails to prepare computes no tile of it.
 
-    name = "cntk-preparation"
-    idempotent = False  # otherwise the driver of a second run on a scheduler would find the workers "prepared"
+    Dask lets a late joiner take calls all the same, and only logs why it could not be prepared.
+    """
+
+    idempotent = False
 
     def __init__(self, prepare: Callable[[], None]) -> None:
+        self.name = f"cntk-{uuid.uuid4().hex}"  # of this driver: another one on the same scheduler has its own
         self.prepare = prepare
+        self.problem = "it is not prepared yet"
 
     def setup(self, worker: Any) -> None:
         """Run the preparation inside the worker."""
-        limit_mapped_tiles(int(worker.memory_manager.memory_limit or MAPPED_BYTES * 4))
-        self.prepare()
+        try:
+            limit_mapped_tiles(int(worker.memory_manager.memory_limit or MAPPED_BYTES * 4))
+            self.prepare()
+        except Exception as error:
+            self.problem = f"{type(error).__name__}: {error}"
+            raise
+        self.problem = ""
 
     def teardown(self, worker: Any) -> None:
         """Close the logs before the worker ends: where a log is an object, lines wait to be sent."""
@@ -134,9 +146,10 @@ class DaskExecutor(Executor):
     ----------
     client : of the cluster.
     terms : what is to know of the cluster.
+    preparation : name of that of its workers, and of the topic under which they send results.
     """
 
-    def __init__(self, client: distributed.Client, terms: Terms) -> None:
+    def __init__(self, client: distributed.Client, terms: Terms, preparation: str) -> None:
         self.warnings = terms.warnings
         self._client = client
         self._terms = terms
@@ -144,7 +157,7 @@ class DaskExecutor(Executor):
         self._futures: dict[tuple[Any, ...], distributed.Future] = {}
         self._ended: queue.SimpleQueue[tuple[tuple[Any, ...], Completion | None]] = queue.SimpleQueue()
         self._unheard: frozenset[tuple[Any, ...]] = frozenset()
-        self._topic = f"cntk-results-{uuid.uuid4().hex}"
+        self._topic = preparation
         with answered():
             client.subscribe_topic(self._topic, self._receive)
             self.slots = max(1, sum(client.nthreads().values()))
@@ -213,6 +226,7 @@ class DaskExecutor(Executor):
         finally:  # while the scheduler can still be told: it would go on sending to a client that has closed
             with contextlib.suppress(WorkersLost), answered():
                 self._client.unsubscribe_topic(_SCHEDULER_TOPIC)
+                self._client.unregister_worker_plugin(self._topic)
 
     def _look(self) -> list[WorkerState]:
         """Look how many workers there are, ask for those that are missing, and give up where none come back."""
@@ -256,13 +270,24 @@ class DaskExecutor(Executor):
 
 
 def send_result(topic: str, key: tuple[Any, ...], function: Callable[..., Any], *arguments: Any) -> None:
-    """Run a call on a worker and send its result to whoever subscribed to ``topic``."""
+    """Run a call on a worker and send its result to whoever subscribed to ``topic``.
+
+    Raises
+    ------
+    ConnectionError
+        If the worker came late and could not be prepared: another one may be.
+    """
+    worker = distributed.get_worker()
+    problem = worker.plugins[topic].problem if topic in worker.plugins else "it is not prepared"
+    if problem:
+        time.sleep(REFUSAL_SECONDS)
+        raise ConnectionError(f"the worker {worker.address} takes no tile: {problem}")
     try:
         result = function(*arguments)
     except Exception as error:
         failed = sendable(error)
     else:
-        distributed.get_worker().log_event(topic, pickle.dumps((key, result)))
+        worker.log_event(topic, pickle.dumps((key, result)))
         return
     raise failed  # here, where it takes no other error with it as its context
 
@@ -340,6 +365,7 @@ def quieten() -> None:
 def prepared(client: distributed.Client, prepare: Callable[[], None], terms: Terms) -> DaskExecutor:
     """Prepare all workers of a cluster, those that join later too, and return it as an executor."""
     quieten()
+    preparation = Preparation(prepare)
     with answered():
-        client.register_plugin(Preparation(prepare))
-    return DaskExecutor(client, terms)
+        client.register_plugin(preparation)
+    return DaskExecutor(client, terms, preparation.name)

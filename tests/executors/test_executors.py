@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -24,6 +26,19 @@ def add(a: int, b: int) -> int:
 
 def touch(path: Path) -> None:
     path.touch()
+
+
+def mark(path: Path) -> None:
+    path.with_name(f"{path.name}-{os.getpid()}").touch()
+
+
+def touch_first(path: Path) -> None:
+    path.touch(exist_ok=False)
+
+
+def nap() -> int:
+    time.sleep(0.5)
+    return os.getpid()
 
 
 def fail() -> None:
@@ -150,6 +165,37 @@ def test_a_scheduler_prepares_its_workers_for_each_driver(scheduler: str, tmp_pa
     for name in ("first", "second"):
         with EXECUTORS["address"](ClusterConfig(kind="address", address=scheduler), partial(touch, tmp_path / name)):
             assert (tmp_path / name).exists()
+
+
+def test_late_joiners_are_prepared_for_each_driver_at_work(scheduler: str, tmp_path: Path) -> None:
+    first, second = (partial(mark, tmp_path / name) for name in ("first", "second"))
+    config = ClusterConfig(kind="address", address=scheduler)
+    command = [sys.executable, "-m", "distributed.cli.dask_worker", scheduler, "--no-nanny", "--no-dashboard"]
+    with EXECUTORS["address"](config, first), EXECUTORS["address"](config, second):
+        late = subprocess.Popen(command)
+        try:
+            deadline = time.monotonic() + 60
+            while not all((tmp_path / f"{name}-{late.pid}").exists() for name in ("first", "second")):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        finally:
+            late.kill()
+            late.wait()
+
+
+def test_a_late_joiner_that_cannot_be_prepared_computes_nothing(tmp_path: Path) -> None:
+    config = ClusterConfig(workers=2, minimum_workers=1)
+    with EXECUTORS["local"](config, partial(touch_first, tmp_path / "first")) as executor:
+        executor.hold()  # asks for the other one
+        keys = [("stage", k, 0, 0) for k in range(20)]
+        for key in keys:
+            executor.submit(key, nap)
+        ended = collect(executor, 20)
+    computed = {ended[key].result for key in keys if ended[key].error is None}
+    refused = [str(ended[key].error) for key in keys if ended[key].error is not None]
+    assert len(computed) == 1
+    assert refused
+    assert all("takes no tile: FileExistsError" in text for text in refused)
 
 
 def test_an_address_cluster_needs_an_address() -> None:
