@@ -276,6 +276,7 @@ def _store_explained(path: StorePath) -> Iterator[None]:
 
 def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> None:
     run, config = begun.run, begun.config
+    run.require_inputs()
     swept = run.sweep()
     if swept:
         view.say(f"swept {swept} half-written files of an earlier driver")

@@ -47,6 +47,9 @@ FORMAT_VERSION = 2
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """What read-outs and products may be called: their names become names in the store."""
 
+_INPUTS = ("train_images", "train_labels", "test_images", "test_labels")
+"""The arrays of the data set."""
+
 _STATE = ("vectors", "direction", "residuals")
 """The arrays that hold a state of conjugate gradients."""
 
@@ -346,6 +349,16 @@ class RunDirectory:
     def inputs_path(self) -> StorePath:
         """The zarr group of the data set."""
         return self.path / "inputs.zarr"
+
+    def require_inputs(self) -> None:
+        """Raise `StoreError` where a chunk of the data set is gone: zarr reads zeros in its place, also as labels."""
+        for name in _INPUTS:
+            array = TiledArray(self.inputs_path / name)
+            there = (array.path / "c").listing()
+            for piece in range(array.cut(0).pieces):
+                chunk = "/".join(map(str, (piece, *(0,) * (len(array.shape) - 1))))
+                if chunk not in there:
+                    raise StoreError(f"{array.path}/c/{chunk} is gone: restore inputs.zarr from a copy")
 
     def inputs(self, name: str) -> Any:
         """Open an input array: "train_images", "train_labels", "test_images" or "test_labels"."""
