@@ -86,5 +86,5 @@ def computing_worker(path: Path, driver: subprocess.Popen[bytes]) -> psutil.Proc
 
 def begun(path: Path) -> list[tuple[str, int, int]]:
     """List the tiles that any worker of a run began, as often as they were begun."""
-    lines = [json.loads(line) for file in (path / "log").iterdir() for line in file.read_text().splitlines()]
+    lines = [json.loads(line) for file in (path / "log").glob("*.jsonl") for line in file.read_text().splitlines()]
     return [(line["stage"], line["row"], line["col"]) for line in lines if line["event"] == "began"]
