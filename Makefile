@@ -3,18 +3,24 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test real chaos lint clean
+.PHONY: demo test real real-kubernetes chaos lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/cntk demo
 
 test: $(VENV)/.installed-test lint
-	$(BIN)/python -m pytest --ignore=tests/real/test_slurm.py
+	$(BIN)/python -m pytest --ignore=tests/real/test_slurm.py --ignore=tests/real/test_kubernetes.py
 
 # All real parts: SLURM, which `make test` leaves out (it wants a quiet machine), S3 gateway, ssh and network namespaces, on Debian as root; a missing part fails.
 real: $(VENV)/.installed-test
 	tests/real/install.sh
-	CNTK_REQUIRE_REAL=1 $(BIN)/python -m pytest tests/real
+	CNTK_REQUIRE_REAL=1 $(BIN)/python -m pytest tests/real --ignore=tests/real/test_kubernetes.py
+
+# A Kubernetes API server, which takes a quarter of an hour to build once (into $(KUBERNETES)), and the Dask operator.
+KUBERNETES ?= $(HOME)/.cache/cntk-kubernetes
+real-kubernetes: $(VENV)/.installed-test
+	tests/real/kubernetes/build.sh $(KUBERNETES)
+	CNTK_REQUIRE_REAL=1 CNTK_KUBERNETES=$(KUBERNETES) $(BIN)/python -m pytest -s tests/real/test_kubernetes.py
 
 # A hundred kills of workers and of drivers, on this machine; each prints what it cost.
 chaos: $(VENV)/.installed-test

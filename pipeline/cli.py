@@ -145,9 +145,17 @@ def resume(directory: RunPath, cluster: Cluster = None, verify: Verify = False) 
 
 
 @app.command(hidden=True)
-def drive(directory: RunPath) -> None:
+def drive(
+    directory: RunPath,
+    settle: Annotated[bool, typer.Option("--settle", help="End with 0 where another start would not help.")] = False,
+) -> None:
     """Drive a run that was submitted: what a batch job runs."""
-    _run(directory, lambda view, stop: handover.drive(directory, view, stop))
+    try:
+        _run(directory, lambda view, stop: handover.drive(directory, view, stop))
+    except PipelineError as error:
+        if not settle or not handover.is_settled(directory, error):
+            raise
+        err.print(escape(str(error)))
 
 
 @app.command()

@@ -268,6 +268,8 @@ class ClusterConfig(_Section):
     drain_seconds : before the time limit, for tiles in flight to finish; no further one is begun then.
     resubmit : let a job that met its time limit go on in the next one, until the run is complete.
     image, namespace, volume_claim : of "kubernetes": the container image, and the claim that holds the run directory.
+    service_account, secret : of "kubernetes": what its driver may do, and a Secret whose entries all pods have as
+        environment variables, such as the credentials of a bucket; deploy/kubernetes has both.
     """
 
     kind: str = "local"
@@ -296,6 +298,8 @@ class ClusterConfig(_Section):
     image: str | None = None
     namespace: str | None = None
     volume_claim: str | None = None
+    service_account: str = "cntk-driver"
+    secret: str = "cntk-s3"
 
     @property
     def idle_options(self) -> list[str]:
@@ -309,7 +313,7 @@ _KINDS_OF = {"address": ("address", "kubernetes"), "interface": ("ssh", "slurm")
         "address": ("scheduler_file", "tls_ca_file", "tls_cert", "tls_key"),
         "ssh": ("hosts",),
         "slurm": ("partition", "account", "time_limit", "batch_options", "setup", "drain_seconds", "resubmit"),
-        "kubernetes": ("image", "namespace", "volume_claim"),
+        "kubernetes": ("image", "namespace", "volume_claim", "service_account", "secret"),
     }.items()
     for name in names
 }

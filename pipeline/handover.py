@@ -9,7 +9,16 @@ from pipeline import lease
 from pipeline import run as runs
 from pipeline.config import ClusterConfig, RunConfig
 from pipeline.durable import Json
-from pipeline.errors import ConfigError, Interrupted, PipelineError, RunLocked, SubmissionFailed, WorkersLost
+from pipeline.errors import (
+    ConfigError,
+    Interrupted,
+    PipelineError,
+    RunLocked,
+    RunNotFound,
+    StoreError,
+    SubmissionFailed,
+    WorkersLost,
+)
 from pipeline.stages import View
 from pipeline.storage import StorePath
 from pipeline.store import RunDirectory
@@ -28,7 +37,7 @@ from pipeline.submission import (
 )
 from pipeline.submission.base import State
 
-DRIVE_THEMSELVES = {"slurm"}
+DRIVE_THEMSELVES = {"slurm", "kubernetes", "ssh"}
 """Kinds of clusters whose drivers do not belong into a user's terminal."""
 
 _GOES_ON = "\nit goes on in the next job (cluster.resubmit)"
@@ -48,12 +57,14 @@ class Whereabouts:
     state : what the cluster says of it: "queued", "running", "gone", or "unknown" where it cannot be asked from here.
     ending : how the last submitted driver ended, or None.
     stop_requested : whether it was asked to drain.
+    explanation : of the state, in the cluster's words: what it waits for.
     """
 
     submission: Submission | None
     state: State
     ending: Ending | None
     stop_requested: bool
+    explanation: str = ""
 
     @property
     def awaited(self) -> bool:
@@ -77,6 +88,7 @@ def submit(config: RunConfig, view: View) -> tuple[RunDirectory, Submission]:
     """
     submitter, path = _submitter(config.cluster), runs.run_path(config)
     submitter.check(config)
+    submitter.check_place(path, config)
     if (path / "run.json").is_file():
         _require_no_other(RunDirectory(path))
     run = runs.prepare(config, view, submitter.memory(config))
@@ -97,6 +109,7 @@ def resubmit(path: str | StorePath, cluster: ClusterConfig | None = None) -> Sub
         config = config.model_copy(update={"cluster": cluster})
     submitter = _submitter(config.cluster)
     submitter.check(config)
+    submitter.check_place(run.path, config)
     _require_no_other(run)
     runs.adopt(path, cluster, submitter.memory(config))
     return _hand_over(run, submitter)
@@ -105,10 +118,8 @@ def resubmit(path: str | StorePath, cluster: ClusterConfig | None = None) -> Sub
 def whereabouts(run: RunDirectory) -> Whereabouts:
     """Find out where the driver of a run is."""
     last = next(reversed(submissions(run)), None)
-    state: State = "gone"
-    if last is not None:
-        state = SUBMITTERS[last.kind].state(last.job) if last.kind in SUBMITTERS else "unknown"
-    return Whereabouts(last, state, read_ending(run), stop_requested(run))
+    state, explanation = _ask_of(last)
+    return Whereabouts(last, state, read_ending(run), stop_requested(run), explanation)
 
 
 def cancel(path: str | StorePath, *, now: bool = False) -> str:
@@ -157,6 +168,13 @@ def drive(path: str | StorePath, view: View, stop: threading.Event) -> RunDirect
     return run
 
 
+def is_settled(path: str | StorePath, error: PipelineError) -> bool:
+    """Tell whether another start would not mend what ended the last driver; the run directory says what that was."""
+    if isinstance(error, Interrupted):
+        return stop_requested(RunDirectory(path))
+    return not isinstance(error, RunNotFound | RunLocked | WorkersLost | StoreError)
+
+
 def _go_on(run: RunDirectory, error: PipelineError, before: int, job: str | None) -> NoReturn:
     """See to a next job where the workflow asks for that and this one has got on; then raise the error with the news.
 
@@ -178,6 +196,15 @@ def _go_on(run: RunDirectory, error: PipelineError, before: int, job: str | None
         if following is not None and following != job:
             add_submission(run, config.cluster.kind, following)
     raise type(error)(f"{error}{news}") from error
+
+
+def _ask_of(submission: Submission | None) -> tuple[State, str]:
+    if submission is None:
+        return "gone", ""
+    if submission.kind not in SUBMITTERS:
+        return "unknown", ""
+    submitter = SUBMITTERS[submission.kind]
+    return submitter.state(submission.job), submitter.explain(submission.job)
 
 
 def _submitter(cluster: ClusterConfig) -> Submitter:

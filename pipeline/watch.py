@@ -160,7 +160,7 @@ def _pace(look: Look) -> str:
 def _about(report: RunReport, where: Whereabouts) -> list[str]:
     lines = []
     if where.submission is not None and not report.complete:
-        lines.append(f"{where.submission} ({where.state})")
+        lines.append(f"{where.submission} ({where.state})" + (f": {where.explanation}" if where.explanation else ""))
     if where.stop_requested and not report.complete:
         lines.append("asked to stop" + (", finishing the tiles in flight" if report.driver else ""))
     if where.ending is not None and where.ending.message:

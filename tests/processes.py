@@ -100,8 +100,7 @@ def computing_worker(
 
 def begun(path: Path) -> list[tuple[str, int, int]]:
     """List the tiles that any worker of a run began, as often as they were begun."""
-    files = (path / "log").iterdir() if (path / "log").is_dir() else ()
-    return [task for file in files for task in _begun(file.read_text())]
+    return [task for file in (path / "log").glob("*.jsonl") for task in _begun(file.read_text())]
 
 
 def _begun(log: str) -> list[tuple[str, int, int]]:

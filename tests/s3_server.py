@@ -52,7 +52,7 @@ osd pool default pg autoscale mode = off
 osd crush chooseleaf type = 0
 rgw data = {folder}/rgw
 [client.rgw]
-rgw frontends = beast endpoint=127.0.0.1:{port} tcp_nodelay=1
+rgw frontends = beast endpoint={address}:{port} tcp_nodelay=1
 rgw run sync thread = false
 rgw enable usage log = false
 """
@@ -77,14 +77,15 @@ class Server:
         """Stop the gateway and start it again; the objects stay."""
         _stop(self.folder / "client.rgw.pid")
         _call("radosgw", folder=self.folder, arguments=["-n", "client.rgw"])
-        _wait_for(int(self.environment["AWS_ENDPOINT_URL"].rpartition(":")[2]))
+        address, _, port = self.environment["AWS_ENDPOINT_URL"].removeprefix("http://").rpartition(":")
+        _wait_for(address, int(port))
 
 
 @contextlib.contextmanager
-def s3_server(folder: Path) -> Iterator[Server]:
-    """Start a server whose files lie in a folder, with a bucket, and stop it at the end."""
+def s3_server(folder: Path, address: str = "127.0.0.1") -> Iterator[Server]:
+    """Start a server whose files lie in a folder, with a bucket, and stop it at the end; it answers at an address."""
     port, monitor = _free_port(), _free_port()
-    names = {"fsid": uuid.uuid4(), "monitor": monitor, "port": port, "folder": folder}
+    names = {"fsid": uuid.uuid4(), "monitor": monitor, "address": address, "port": port, "folder": folder}
     (folder / "ceph.conf").write_text(CONFIGURATION.format(**names))
     for name in ("mon", "osd", "rgw"):
         (folder / name).mkdir()
@@ -93,11 +94,11 @@ def s3_server(folder: Path) -> Iterator[Server]:
         user = ["--uid", KEY, "--display-name", KEY, "--access-key", KEY, "--secret-key", SECRET]
         _call("radosgw-admin", folder=folder, arguments=["user", "create", *user])
         _call("radosgw", folder=folder, arguments=["-n", "client.rgw"])
-        _wait_for(port)
+        _wait_for(address, port)
         environment = {
             "AWS_ACCESS_KEY_ID": KEY,
             "AWS_SECRET_ACCESS_KEY": SECRET,
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+            "AWS_ENDPOINT_URL": f"http://{address}:{port}",
             "AWS_ALLOW_HTTP": "true",
             "AWS_REGION": "us-east-1",
         }
@@ -156,10 +157,10 @@ def _free_port() -> int:
         return port
 
 
-def _wait_for(port: int) -> None:
+def _wait_for(address: str, port: int) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        with contextlib.suppress(OSError), socket.create_connection((address, port), 1):
             return
         assert time.monotonic() < deadline, "the S3 server does not answer"
         time.sleep(0.05)

@@ -61,6 +61,9 @@ _SCHEDULER_TOPIC = "all"
 LOOK_SECONDS = 1.0
 """How often the executor looks how many workers there are."""
 
+ASK_SECONDS = 30.0
+"""How long the scheduler may take to say so; a busy one answers the next time."""
+
 UNHEARD_SECONDS = 20.0
 """A worker tells the scheduler every half second that it lives, every few seconds where there are hundreds."""
 
@@ -76,6 +79,10 @@ DEEPEST_TRACEBACK = 100
 """Dask pickles tracebacks frame within frame."""
 
 
+def _nothing_known() -> str:
+    return ""
+
+
 @dataclass(frozen=True)
 class Terms:
     """What is to know of a cluster.
@@ -86,12 +93,15 @@ class Terms:
     patience_seconds : how long it may be without workers; for ever where they come and go by themselves.
     warnings : see `Executor`.
     scaling : changes the number of workers, where the package can.
+    scheduler_end : says how the scheduler ended, as soon as that is known; Dask's client goes on to look for it for
+        more than a minute. Empty while it runs, and where nobody but Dask would know.
     """
 
     label: str
     patience_seconds: float = math.inf
     warnings: tuple[str, ...] = ()
     scaling: Scaling | None = None
+    scheduler_end: Callable[[], str] = _nothing_known
 
 
 class Preparation(WorkerPlugin):  # type: ignore[misc]
@@ -231,8 +241,9 @@ class DaskExecutor(Executor):
     def _look(self) -> list[WorkerState]:
         """Look how many workers there are, ask for those that are missing, and give up where none come back."""
         self._looked = time.monotonic()
-        if self._client.status not in ("running", "connecting"):
-            raise WorkersLost(_GONE)
+        end = self._terms.scheduler_end()
+        if end or self._client.status not in ("running", "connecting"):
+            raise WorkersLost(f"{_GONE}\n  {end}" if end else _GONE)
         try:
             states = self._states()
         except OSError:  # the link just broke; the client's status says so the next time
@@ -247,7 +258,9 @@ class DaskExecutor(Executor):
         return states
 
     def _states(self) -> list[WorkerState]:
-        found = self._client.run_on_scheduler(_worker_states, unheard_seconds=UNHEARD_SECONDS)
+        # Not for longer: where the scheduler is lost at this moment, Dask's client would look for it for a minute.
+        ask, within = self._client._run_on_scheduler, ASK_SECONDS
+        found = self._client.sync(ask, _worker_states, unheard_seconds=UNHEARD_SECONDS, callback_timeout=within)
         return [WorkerState(*state) for state in found]
 
     def _complete(self, key: tuple[Any, ...], received: Completion | None) -> Completion | None:

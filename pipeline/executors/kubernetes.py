@@ -1,7 +1,8 @@
 """Pods of a Kubernetes cluster, kept by the Dask operator from a `DaskCluster` that this writes.
 
 Not through dask-kubernetes' own `KubeCluster`, which knows no TLS. Certificates are a Secret of the cluster's own; all
-of it goes when the driver ends. `deploy/kubernetes` holds the same as manifests, and some that need no operator.
+of it goes when the driver ends: it deletes them, or else Kubernetes does with the pod of the driver, which owns them,
+or the next driver of its Job. `deploy/kubernetes` holds the same as manifests, and some that need no operator.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ from pipeline.errors import ConfigError, WorkersLost
 from pipeline.executors.base import Executor
 from pipeline.executors.certificates import make_pem, security_of
 from pipeline.executors.dask import SETTINGS, Terms, prepared
-from pipeline.executors.manifests import Names, cluster_manifest, secret_manifest
+from pipeline.executors.manifests import INSTANCE, Names, Owner, cluster_manifest, secret_manifest
 from pipeline.executors.scaling import Scalable, Scaling, bounds
 
 logger = logging.getLogger(__name__)
@@ -43,12 +44,8 @@ def open_kubernetes(config: ClusterConfig, prepare: Callable[[], None]) -> Itera
     WorkersLost
         If no scheduler or too few workers come up.
     """
-    if importlib.util.find_spec("kr8s") is None:
-        raise ConfigError("the \"kubernetes\" cluster needs kr8s: pip install 'cntk-pipeline[kubernetes]'")
+    minimum, maximum = require_described(config)
     pem = make_pem() if config.tls else ()
-    if config.workers is None:
-        raise ConfigError('the "kubernetes" cluster needs cluster.workers: how many pods it asks for')
-    minimum, maximum = bounds(config, config.workers)
     with _created(config, minimum, pem) as names:
         address = config.address or names.address(config.tls)
         with dask.config.set(SETTINGS), _connect(address, pem) as client:
@@ -59,6 +56,22 @@ def open_kubernetes(config: ClusterConfig, prepare: Callable[[], None]) -> Itera
             yield prepared(client, prepare, Terms(label, PATIENCE_SECONDS, scaling=scaling))
 
 
+def require_described(config: ClusterConfig) -> tuple[int, int]:
+    """Return the smallest and the largest number of workers of a table that says all that a cluster needs.
+
+    Raises
+    ------
+    ConfigError
+        If a value is missing, or kr8s is not installed.
+    """
+    if importlib.util.find_spec("kr8s") is None:
+        raise ConfigError("the \"kubernetes\" cluster needs kr8s: pip install 'cntk-pipeline[kubernetes]'")
+    if config.workers is None:
+        raise ConfigError('the "kubernetes" cluster needs cluster.workers: how many pods it asks for')
+    cluster_manifest(config, Names("cntk", "default"), config.workers)
+    return bounds(config, config.workers)
+
+
 class Pods(Scalable):
     """The worker pods of a `DaskCluster`, ``count`` of them at first."""
 
@@ -67,11 +80,11 @@ class Pods(Scalable):
 
     def request(self, count: int) -> None:
         self._count = count
-        group = _class("DaskWorkerGroup")(self._names.worker_group, namespace=self._names.namespace)
+        group = dask_class("DaskWorkerGroup")(self._names.worker_group, namespace=self._names.namespace)
         try:
-            with _explained():
+            with explained():
                 group.patch({"spec": {"worker": {"replicas": count}}})
-        except ConfigError as error:  # the pods that are there compute on, and this is asked again
+        except (ConfigError, WorkersLost) as error:  # the pods that are there compute on, and this is asked again
             logger.warning("%s", error)
 
     def release(self, names: Sequence[str]) -> None:
@@ -79,7 +92,8 @@ class Pods(Scalable):
         self.request(self._count - len(names))
 
 
-def _class(kind: str) -> Any:
+def dask_class(kind: str) -> Any:
+    """Return the class of one of the operator's kinds of objects."""
     import kr8s
 
     return kr8s.objects.new_class(kind, "kubernetes.dask.org/v1", namespaced=True)
@@ -90,40 +104,57 @@ def _created(config: ClusterConfig, workers: int, pem: tuple[str, ...]) -> Itera
     """Make the objects of a cluster, and delete them whatever happens."""
     import kr8s
 
-    with _explained():
+    owner = Owner.here()
+    with explained():
         names = Names(f"cntk-{uuid.uuid4().hex[:8]}", config.namespace or kr8s.api().namespace)
-    cluster = _class("DaskCluster")(cluster_manifest(config, names, workers))
-    made = [kr8s.objects.Secret(secret_manifest(names, pem)), cluster] if pem else [cluster]
+        if owner is not None:
+            _delete_those_before(owner, names.namespace)
+    cluster = dask_class("DaskCluster")(cluster_manifest(config, names, workers, owner))
+    made = [kr8s.objects.Secret(secret_manifest(names, pem, owner)), cluster] if pem else [cluster]
     try:
-        with _explained():
+        with explained():
             for described in made:
                 described.create()
         yield names
     finally:
         for described in reversed(made):
-            with contextlib.suppress(ConfigError), _explained():  # what was not created, too
+            with contextlib.suppress(ConfigError, WorkersLost), explained():  # what was not created, too
                 described.delete()
 
 
+def _delete_those_before(owner: Owner, namespace: str) -> None:
+    """Delete what an earlier driver of the same Job left: it may have been killed within this pod, or in one kept."""
+    import kr8s
+
+    for cluster in dask_class("DaskCluster").list(namespace=namespace, label_selector={INSTANCE: owner.job}):
+        secret = Names(cluster.name, namespace).secret
+        for left in (cluster, kr8s.objects.Secret(secret, namespace=namespace)):
+            with contextlib.suppress(kr8s.NotFoundError):
+                left.delete()
+
+
 @contextmanager
-def _explained() -> Iterator[None]:
-    """Turn what the API server refuses into an error that says what to look at."""
+def explained() -> Iterator[None]:
+    """Turn what the API server refuses into an error that says what to look at.
+
+    Raises
+    ------
+    ConfigError
+        If it refuses, or there is none.
+    WorkersLost
+        If it does not answer right now.
+    """
     import httpx
     import kr8s
 
     try:
         yield
-    except (
-        kr8s.NotFoundError,
-        kr8s.ServerError,
-        kr8s.APITimeoutError,
-        kr8s.ConnectionClosedError,
-        httpx.HTTPError,
-        ValueError,
-    ) as error:
+    except (kr8s.APITimeoutError, kr8s.ConnectionClosedError, httpx.HTTPError) as error:
+        raise WorkersLost(f"the Kubernetes API server does not answer: {type(error).__name__}: {error}") from error
+    except (kr8s.NotFoundError, kr8s.ServerError, ValueError) as error:
         raise ConfigError(
-            f"the Kubernetes API server refuses: {error}. The Dask operator must be installed, and the service account "
-            "of the driver be allowed to create its objects: deploy/kubernetes/README.md"
+            f"the Kubernetes API server refuses: {error}. The Dask operator must be installed, and whoever asks be "
+            "allowed to: deploy/kubernetes/access.yaml"
         ) from error
 
 

@@ -1,5 +1,6 @@
 """What a cluster is to Kubernetes: the objects that the Dask operator takes, as plain values."""
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +15,6 @@ PORT, DASHBOARD = 8786, "127.0.0.1:8787"
 TLS_FOLDER, RUNS_FOLDER = "/tls", "/runs"
 """Where the certificates and the claim that holds run directories are mounted, in every pod."""
 
-S3_SECRET = "cntk-s3"
-"""A Secret of this name, where there is one, gives every pod its environment: AWS_ACCESS_KEY_ID and the like."""
-
 BESIDE_WORKER_BYTES = 512 * 2**20
 """Memory of a pod beside its worker's limit: the nanny, and the pages of files that it maps."""
 
@@ -24,6 +22,17 @@ HEALTHY = f"import urllib.request; urllib.request.urlopen('http://{DASHBOARD}/he
 
 USER = 10001
 """Whom everything runs as; the image has it too."""
+
+DRIVER_BYTES = 4 * 2**30
+"""Memory of a driver, which holds the targets, their coefficients and the journal, but no tile."""
+
+DRAIN_SECONDS = 150
+"""How long a driver whose pod is taken away has to end: it waits two minutes for tiles in flight."""
+
+INSTANCE = "app.kubernetes.io/instance"
+"""The label that a Job, its pods and all that they make carry, with the Job's name."""
+
+_POD, _POD_UID, _JOB = "CNTK_POD", "CNTK_POD_UID", "CNTK_JOB"
 
 Manifest = dict[str, Any]
 
@@ -50,18 +59,44 @@ class Names:
         return f"{'tls' if tls else 'tcp'}://{self.cluster}-scheduler.{self.namespace}.svc:{PORT}"
 
 
-def secret_manifest(names: Names, pem: tuple[str, ...]) -> Manifest:
+@dataclass(frozen=True)
+class Owner:
+    """The pod of a driver, and its Job. What a pod owns Kubernetes deletes with it, also where the driver was killed.
+
+    Attributes
+    ----------
+    pod, uid : of the pod.
+    job : its name.
+    """
+
+    pod: str
+    uid: str
+    job: str
+
+    @classmethod
+    def here(cls) -> "Owner | None":
+        """Read from the environment whose pod this process is in; None outside of a Job of ours."""
+        found = [os.environ.get(name) for name in (_POD, _POD_UID, _JOB)]
+        return cls(*found) if all(found) else None  # type: ignore[arg-type]
+
+    def metadata(self) -> Manifest:
+        """Write what it owns."""
+        reference = {"apiVersion": "v1", "kind": "Pod", "name": self.pod, "uid": self.uid}
+        return {"labels": {INSTANCE: self.job}, "ownerReferences": [reference]}
+
+
+def secret_manifest(names: Names, pem: tuple[str, ...], owner: Owner | None = None) -> Manifest:
     """Describe the Secret that holds a cluster's certificates."""
     return {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": {"name": names.secret, "namespace": names.namespace},
+        "metadata": _metadata(names.secret, names.namespace, owner),
         "type": "Opaque",
         "stringData": dict(zip((AUTHORITY, CERTIFICATE, KEY), pem, strict=True)),
     }
 
 
-def cluster_manifest(config: ClusterConfig, names: Names, workers: int) -> Manifest:
+def cluster_manifest(config: ClusterConfig, names: Names, workers: int, owner: Owner | None = None) -> Manifest:
     """Describe a cluster as the Dask operator takes it.
 
     Raises
@@ -71,7 +106,7 @@ def cluster_manifest(config: ClusterConfig, names: Names, workers: int) -> Manif
     """
     if not config.image:
         raise ConfigError('the "kubernetes" cluster needs cluster.image: deploy/container says how to build one')
-    limit = _memory_limit(config)
+    limit = memory_limit(config)
     tls = Certificates.within(TLS_FOLDER).arguments() if config.tls else []
     selector = {"dask.org/cluster-name": names.cluster, "dask.org/component": "scheduler"}
     port = {"name": "tcp-comm", "protocol": "TCP"}
@@ -104,7 +139,7 @@ def cluster_manifest(config: ClusterConfig, names: Names, workers: int) -> Manif
     return {
         "apiVersion": "kubernetes.dask.org/v1",
         "kind": "DaskCluster",
-        "metadata": {"name": names.cluster, "namespace": names.namespace},
+        "metadata": _metadata(names.cluster, names.namespace, owner),
         "spec": {
             "scheduler": {
                 "spec": pod(config, names.secret, scheduler),
@@ -115,6 +150,41 @@ def cluster_manifest(config: ClusterConfig, names: Names, workers: int) -> Manif
                 },
             },
             "worker": {"replicas": workers, "spec": pod(config, names.secret, worker)},
+        },
+    }
+
+
+def job_manifest(config: ClusterConfig, name: str, namespace: str, directory: str) -> Manifest:
+    """Describe the Job of a driver that makes its own cluster and goes on with the run in ``directory``.
+
+    A pod that is lost is replaced, and a driver that ends early is started again; ``drive --settle`` ends with 0 where
+    that would not help. Not by a `podFailurePolicy`, with which the pod of a lost node is replaced only when somebody
+    has removed the node.
+    """
+    config = config.model_copy(update={"tls": False})  # it makes the certificates, so it mounts none
+    driver = container(config, "driver", ["pipeline.cli", "drive", "--settle", directory])
+    driver["env"] = [
+        *driver["env"],
+        {"name": _JOB, "value": name},
+        {"name": _POD, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+        {"name": _POD_UID, "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
+    ]
+    driver |= {"resources": resources(1, DRIVER_BYTES), "terminationMessagePolicy": "FallbackToLogsOnError"}
+    labels = {"app.kubernetes.io/name": "cntk", "app.kubernetes.io/component": "driver", INSTANCE: name}
+    described = pod(config, "", driver) | {
+        "restartPolicy": "OnFailure",
+        "terminationGracePeriodSeconds": DRAIN_SECONDS,
+        "serviceAccountName": config.service_account,
+        "automountServiceAccountToken": True,
+    }
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": name, "namespace": namespace, "labels": labels},
+        "spec": {
+            "backoffLimit": 20,
+            "ttlSecondsAfterFinished": 7 * 86400,
+            "template": {"metadata": {"labels": labels}, "spec": described},
         },
     }
 
@@ -131,7 +201,7 @@ def container(config: ClusterConfig, name: str, module_and_arguments: list[str])
         "image": config.image,
         "command": ["python", "-m", *module_and_arguments],
         "env": [{"name": key, "value": value} for key, value in environment().items()],
-        "envFrom": [{"secretRef": {"name": S3_SECRET, "optional": True}}],
+        "envFrom": [{"secretRef": {"name": config.secret, "optional": True}}],
         "volumeMounts": mounts,
         "securityContext": {
             "allowPrivilegeEscalation": False,
@@ -163,6 +233,10 @@ def pod(config: ClusterConfig, secret: str, described: Manifest) -> Manifest:
     }
 
 
+def _metadata(name: str, namespace: str, owner: Owner | None) -> Manifest:
+    return {"name": name, "namespace": namespace} | ({} if owner is None else owner.metadata())
+
+
 def resources(cores: int, memory_bytes: int) -> Manifest:
     """Ask for as much as is allowed, so that no neighbour's demand ends a pod."""
     amount = {"cpu": str(cores), "memory": f"{-(-memory_bytes // 2**20)}Mi"}
@@ -182,7 +256,14 @@ def environment() -> dict[str, str]:
     return {key: str(value) for key, value in (settings | inherited | {"NUMBA_CACHE_DIR": "/tmp/numba"}).items()}
 
 
-def _memory_limit(config: ClusterConfig) -> int:
+def memory_limit(config: ClusterConfig) -> int:
+    """Return the memory of a worker in bytes.
+
+    Raises
+    ------
+    ConfigError
+        If it is not given in bytes.
+    """
     limit = config.memory_limit
     try:
         return int(parse_bytes(limit if isinstance(limit, str) and limit != "auto" else "none"))

@@ -55,6 +55,14 @@ class Host:
             raise ConfigError(f'cluster.hosts: {text!r} is no host: write "node1", "user@node1" or "user@node1:2222"')
         return cls(text, name, user or None, int(port) if port else None)
 
+    def connect(self) -> Any:
+        """Log in: an asynchronous context manager of asyncssh's, which notices a silent link in half a minute."""
+        import asyncssh
+
+        place = ({"port": self.port} if self.port else {}) | ({"username": self.user} if self.user else {})
+        alive = {"keepalive_interval": BEAT_SECONDS, "keepalive_count_max": 3, "connect_timeout": START_SECONDS / 2}
+        return asyncssh.connect(self.name, **place, **alive)
+
 
 @dataclass
 class Remote:
@@ -91,6 +99,7 @@ class Remotes:
         self._command = shlex.join([python, "-m", "pipeline.executors.host"])
         self._loop = asyncio.new_event_loop()
         self._tasks: list[asyncio.Task[None]] = []
+        self._scheduler: Remote | None = None
         self._thread = threading.Thread(target=self._loop.run_forever, name="cntk-ssh", daemon=True)
         self._thread.start()
 
@@ -105,7 +114,13 @@ class Remotes:
         self._begin([remote], self._run)
         if remote.announced is None:
             raise WorkersLost(f"no scheduler started on {remote.explain()}")
+        self._scheduler = remote
         return remote.announced.address
+
+    def scheduler_end(self) -> str:
+        """Say why the scheduler does not run any more; empty while it does."""
+        remote = self._scheduler
+        return "" if remote is None or remote.announced is not None else remote.explain()
 
     def start_workers(self, remotes: Sequence[Remote], minimum: int | None) -> None:
         """Start the workers of all hosts, and go on to start those of hosts that are away, or will be.
@@ -163,12 +178,9 @@ class Remotes:
         """Run a host's process to its end, whatever ends it, and keep ``remote`` up to date."""
         import asyncssh
 
-        host = remote.host
-        place = ({"port": host.port} if host.port else {}) | ({"username": host.user} if host.user else {})
-        alive = {"keepalive_interval": BEAT_SECONDS, "keepalive_count_max": 3, "connect_timeout": START_SECONDS / 2}
         try:
             async with (
-                asyncssh.connect(host.name, **place, **alive) as connection,
+                remote.host.connect() as connection,
                 connection.create_process(self._command) as process,
             ):
                 await _follow(remote, process)

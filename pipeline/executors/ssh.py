@@ -71,7 +71,13 @@ def open_ssh(config: ClusterConfig, prepare: Callable[[], None]) -> Iterator[Exe
         with dask.config.set(SETTINGS), _connect(address, pem) as client:
             count = len(client.nthreads())
             label = f"{count} workers on {', '.join(config.hosts)}, scheduler {address}"
-            yield prepared(client, prepare, Terms(label, PATIENCE_SECONDS, dashboard_warnings(config.dashboard)))
+            terms = Terms(
+                label,
+                PATIENCE_SECONDS,
+                dashboard_warnings(config.dashboard),
+                scheduler_end=remotes.scheduler_end,
+            )
+            yield prepared(client, prepare, terms)
     finally:
         remotes.close()
 

@@ -5,6 +5,7 @@
 
 from pipeline.submission.base import Submission, Submitter
 from pipeline.submission.clusters import find_cluster
+from pipeline.submission.kubernetes import KubernetesSubmitter
 from pipeline.submission.local import LocalSubmitter
 from pipeline.submission.records import (
     Ending,
@@ -19,13 +20,15 @@ from pipeline.submission.records import (
     write_ending,
 )
 from pipeline.submission.slurm import SlurmSubmitter
+from pipeline.submission.ssh import SshSubmitter
 
 SUBMITTERS: dict[str, Submitter] = {
     "serial": LocalSubmitter(),
     "local": LocalSubmitter(),
     "address": LocalSubmitter(),
-    "ssh": LocalSubmitter(),
+    "ssh": SshSubmitter(),
     "slurm": SlurmSubmitter(),
+    "kubernetes": KubernetesSubmitter(),
 }
 
 __all__ = [

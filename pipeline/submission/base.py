@@ -49,6 +49,19 @@ class Submitter(ABC):
             If this machine has no way to the cluster.
         """
 
+    def check_place(self, place: StorePath, config: RunConfig) -> None:  # noqa: B027 - where one machine sees it, all do
+        """Refuse, before anything is written, a run directory that the driver would not see.
+
+        Raises
+        ------
+        ConfigError, SubmissionFailed
+            If it would not, with the places that it would.
+        """
+
+    def explain(self, job: str) -> str:
+        """Say more of a submission, for people: what it waits for, in the cluster's own words."""
+        return ""
+
     @abstractmethod
     def memory(self, config: RunConfig) -> WorkerMemory | None:
         """Say what memory a worker will have; None where only the worker will know."""

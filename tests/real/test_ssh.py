@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shlex
 import signal
 import socket
@@ -17,17 +18,17 @@ import numpy as np
 import psutil
 import pytest
 from problems import Recorder, whole_matrix
+from processes import begun, receipts, workflow
 
 from pipeline import handover
 from pipeline.config import ClusterConfig, RunConfig
-from pipeline.errors import WorkersLost
+from pipeline.errors import SubmissionFailed, WorkersLost
 from pipeline.executors import EXECUTORS, Executor
-from pipeline.executors.dask import SETTINGS
 from pipeline.report import make_report
 from pipeline.store import RunDirectory
-from pipeline.submission import read_ending
+from pipeline.submission import Submission, read_ending, submissions
 
-PATIENCE_SECONDS = 120
+PATIENCE_SECONDS = 240
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -75,7 +76,7 @@ def servers(require: Callable[..., None], tmp_path_factory: pytest.TempPathFacto
             f"HostKey {folder}/host{port}",
             f"AuthorizedKeysFile {folder}/authorized_keys",
             f"PidFile {folder}/pid{port}",
-            f"SetEnv PYTHONPATH={ROOT}{os.pathsep}{ROOT / 'tests'}{os.pathsep}{Path(__file__).parent}",
+            f"SetEnv PYTHONPATH={ROOT}{os.pathsep}{ROOT / 'tests'}{os.pathsep}{Path(__file__).parent} HOME={home}",
             "PasswordAuthentication no",
             "KbdInteractiveAuthentication no",
             "UsePAM no",
@@ -152,16 +153,96 @@ def test_a_run_over_ssh_equals_one_in_this_process(
     assert not [content for content in written if b"PRIVATE KEY" in content]
 
 
-def test_a_submitted_driver_computes_on_the_hosts(
+@pytest.fixture
+def drivers(tmp_path: Path) -> Iterator[None]:
+    """End the drivers that a test left: they do not belong to sshd any more."""
+    yield
+    for submission in submissions(RunDirectory(tmp_path / "run")) if (tmp_path / "run").exists() else ():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(driver_of(submission))
+            if "drive" in process.cmdline():
+                process.kill()
+
+
+def driver_of(submission: Submission) -> int:
+    return int(submission.job.partition(" by ")[0].rpartition(":")[2])
+
+
+def long_run(path: Path, hosts: list[str]) -> RunConfig:
+    sections: dict[str, Any] = {"readouts": {"depths": [150], "poolings": ["gap"]}, "solve": {"ridges": [1e-2]}}
+    sections["cluster"] = {"kind": "ssh", "hosts": hosts, "workers": 2}
+    return workflow(path, "ssh", sections)
+
+
+@pytest.mark.usefixtures("drivers")
+def test_a_submitted_driver_runs_on_the_first_host_and_outlives_the_connection(
+    servers: Servers, hosts: list[str], tmp_path: Path
+) -> None:
+    """With ``start_new_session`` left out in `LocalSubmitter` it would end with the session of sshd."""
+    run, submission = handover.submit(long_run(tmp_path / "run", hosts), Recorder())
+    assert str(submission) == f"ssh {socket.gethostname()}:{driver_of(submission)} by {hosts[0]}"
+    driver = psutil.Process(driver_of(submission))
+    assert driver.environ()["SSH_CONNECTION"].split()[3] == hosts[0].rpartition(":")[2], "not started by that host"
+    assert handover.whereabouts(run).state == "running"
+    with pytest.raises(SubmissionFailed, match=r"is running for .* already"):
+        handover.submit(long_run(tmp_path / "run", hosts), Recorder())
+    wait_until(lambda: receipts(run.path) >= 3, "three tiles")
+    assert not [p for p in running(servers) if p.pid == driver.pid], "it hangs on a connection"
+    assert "finishes the tiles in flight" in handover.cancel(run.path)
+    wait_until(lambda: read_ending(run) is not None, "the driver ends")
+    wait_until(lambda: handover.whereabouts(run).state == "gone", "the process ends")
+    assert not make_report(run).complete
+    assert len(begun(run.path)) == receipts(run.path), "tiles in flight were lost"
+    handover.resubmit(run.path)
+    wait_until(lambda: make_report(RunDirectory(run.path)).complete, "the resumed run ends")
+    assert "computing on 2 workers on" in (run.path / "log" / "driver.log").read_text()
+
+
+@pytest.mark.usefixtures("drivers")
+def test_a_submitted_driver_is_ended_at_once_from_afar(servers: Servers, hosts: list[str], tmp_path: Path) -> None:
+    run, _ = handover.submit(long_run(tmp_path / "run", hosts), Recorder())
+    wait_until(lambda: receipts(run.path) >= 1, "a tile")
+    assert "was ended at once" in handover.cancel(run.path, now=True)
+    wait_until(lambda: handover.whereabouts(run).state == "gone", "the driver's end")
+
+
+def test_a_run_that_the_host_does_not_see_is_refused_and_leaves_nothing(
     hosts: list[str], small_config: Callable[..., RunConfig], tmp_path: Path
 ) -> None:
-    run, submission = handover.submit(small_config(cluster={"kind": "ssh", "hosts": hosts, "workers": 2}), Recorder())
-    assert submission.kind == "ssh"
-    wait_until(lambda: read_ending(run) is not None, "the driver ends")
-    ending = read_ending(run)
-    assert ending is not None
-    assert ending.message == ""
-    assert make_report(RunDirectory(run.path)).complete
+    """The host's process is given a place where nothing is: with `check_place` left out, the run would begin here."""
+    config = small_config(cluster={"kind": "ssh", "hosts": hosts, "python": str(elsewhere(tmp_path))})
+    with pytest.raises(
+        SubmissionFailed, match=r"127.0.0.1:\d+ does not see .*/run as it is seen here: a file that was"
+    ):
+        handover.submit(config, Recorder())
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_the_driver_will_need_of_the_hosts_is_looked_at_before_anything_is_written(
+    servers: Servers, hosts: list[str], small_config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    down = f"127.0.0.1:{free_port()}"
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"hosts": [hosts[0], down]}, rf"(?s)must log in from there.*{down}: ConnectionRefusedError"),
+        ({"hosts": [down]}, rf"cannot ask {down}: ConnectionRefusedError"),
+        ({"python": "/no/such/python"}, r"cannot start a driver: .*/no/such/python.*cluster.python must be"),
+        ({"python": f"true; touch {tmp_path / 'touched'};"}, r"cannot start a driver"),
+    ]
+    for cluster, message in cases:
+        with pytest.raises(SubmissionFailed, match=message):
+            handover.submit(small_config(cluster={"kind": "ssh", "hosts": hosts} | cluster), Recorder())
+    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "touched").exists()
+
+
+def elsewhere(folder: Path) -> Path:
+    """Write a Python whose file system is another one, in a mount namespace: an empty folder lies over this one."""
+    (folder / "empty").mkdir()
+    script = folder.parent / f"{folder.name}-python"
+    mount = f"mount --bind {folder / 'empty'} {folder}"
+    script.write_text(f'#!/bin/sh\nexec unshare --mount sh -c \'{mount} && exec {sys.executable} "$@"\' sh "$@"\n')
+    script.chmod(0o755)
+    return script
 
 
 def test_command_lines_and_environments_on_the_hosts_hold_no_secret(servers: Servers, hosts: list[str]) -> None:
@@ -191,20 +272,49 @@ def test_a_host_whose_processes_are_killed_gets_new_ones(servers: Servers, hosts
         assert answer(executor, ("stage", 1, 0, 0), where)[1] != nanny
 
 
-def test_a_scheduler_that_is_killed_ends_the_run(
-    servers: Servers, hosts: list[str], monkeypatch: pytest.MonkeyPatch
+def scheduler_at(servers: Servers, address: str) -> psutil.Process:
+    port = int(address.rpartition(":")[2])
+    (scheduler,) = [
+        process
+        for process in running(servers)
+        if any(s.laddr.port == port and s.status == psutil.CONN_LISTEN for s in process.net_connections("tcp"))
+    ]
+    return scheduler
+
+
+@pytest.mark.usefixtures("drivers")
+def test_a_driver_whose_scheduler_is_killed_ends_within_a_minute_and_the_run_goes_on(
+    servers: Servers, hosts: list[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setitem(SETTINGS, "distributed.comm.timeouts.connect", "5s")  # so long the client tries to come back
+    run, _ = handover.submit(long_run(tmp_path / "run", hosts), Recorder())
+    wait_until(lambda: receipts(run.path) >= 3, "three tiles")
+    said = (run.path / "log" / "driver.log").read_text()
+    scheduler_at(servers, re.findall(r"scheduler tls://(\S+)", said)[0]).kill()
+    killed = time.monotonic()
+    wait_until(lambda: handover.whereabouts(run).state == "gone", "the driver's end")
+    seconds = time.monotonic() - killed
+    print(f"the driver ended {seconds:.1f} s after its scheduler")
+    assert seconds < 60
+    ending = read_ending(run)
+    assert ending is not None
+    assert "went away" in ending.message
+    wait_until(lambda: not running(servers), "the hosts are empty")
+    handover.resubmit(run.path)
+    wait_until(lambda: make_report(RunDirectory(run.path)).complete, "the resumed run ends")
+
+
+def test_a_scheduler_that_is_killed_ends_the_run_at_once(servers: Servers, hosts: list[str]) -> None:
+    """Without `Terms.scheduler_end` it takes the minute and more that Dask's client looks for its scheduler."""
     with EXECUTORS["ssh"](ClusterConfig(kind="ssh", hosts=hosts, workers=2), nothing) as executor:
-        port = int(executor._client.scheduler.address.rpartition(":")[2])
-        (scheduler,) = [
-            process
-            for process in running(servers)
-            if any(s.laddr.port == port and s.status == psutil.CONN_LISTEN for s in process.net_connections("tcp"))
-        ]
+        scheduler = scheduler_at(servers, executor._client.scheduler.address)
+        executor.submit(("stage", 0, 0, 0), time.sleep, 3600)
         scheduler.kill()
-        with pytest.raises(WorkersLost, match=r"the Dask scheduler went away"):
-            wait_until(lambda: bool(executor.wait(0.2)), "the executor gives up")
+        killed = time.monotonic()
+        with pytest.raises(WorkersLost, match=r"(?s)the Dask scheduler went away.*127.0.0.1:\d+: its process ended"):
+            wait_until(lambda: any(not c.cluster_lost for c in executor.wait(0.2)), "the executor gives up")
+        print(f"noticed after {time.monotonic() - killed:.1f} s", end=", ")
+    print(f"all ended after {time.monotonic() - killed:.1f} s")
+    assert time.monotonic() - killed < 45
 
 
 DRIVE = """
