@@ -16,6 +16,7 @@ from pipeline.store import RunDirectory
 from pipeline.submission import (
     SUBMITTERS,
     Ending,
+    Standing,
     Submission,
     Submitter,
     add_submission,
@@ -31,6 +32,7 @@ from pipeline.submission.base import State
 DRIVE_THEMSELVES = {"slurm"}
 """Kinds of clusters whose drivers do not belong into a user's terminal."""
 
+_ENDED_FROM_OUTSIDE = "\nits job was ended from outside (scancel), so no other one follows"
 _GOES_ON = "\nit goes on in the next job (cluster.resubmit)"
 _NO_PROGRESS = (
     "\nno tile was finished in this whole job, so no other one follows: give it more time (cluster.time_limit), "
@@ -46,12 +48,15 @@ class Whereabouts:
     ----------
     submission : the last one, or None.
     state : what the cluster says of it: "queued", "running", "gone", or "unknown" where it cannot be asked from here.
+    words, timing : what else it says, for people; see `Standing`.
     ending : how the last submitted driver ended, or None.
     stop_requested : whether it was asked to drain.
     """
 
     submission: Submission | None
     state: State
+    words: str
+    timing: str
     ending: Ending | None
     stop_requested: bool
 
@@ -105,10 +110,10 @@ def resubmit(path: str | StorePath, cluster: ClusterConfig | None = None) -> Sub
 def whereabouts(run: RunDirectory) -> Whereabouts:
     """Find out where the driver of a run is."""
     last = next(reversed(submissions(run)), None)
-    state: State = "gone"
+    found = Standing("gone")
     if last is not None:
-        state = SUBMITTERS[last.kind].state(last.job) if last.kind in SUBMITTERS else "unknown"
-    return Whereabouts(last, state, read_ending(run), stop_requested(run))
+        found = SUBMITTERS[last.kind].standing(last.job) if last.kind in SUBMITTERS else Standing("unknown")
+    return Whereabouts(last, found.state, found.words, found.timing, read_ending(run), stop_requested(run))
 
 
 def cancel(path: str | StorePath, *, now: bool = False) -> str:
@@ -170,10 +175,13 @@ def _go_on(run: RunDirectory, error: PipelineError, before: int, job: str | None
     config = run.workflow()
     submitter = _submitter(config.cluster)
     wanted = config.cluster.resubmit and not stop_requested(run)
-    got_on = _receipt_count(run) > before
-    news = _GOES_ON if wanted and got_on else _NO_PROGRESS if wanted else ""
+    # A job that was stopped long before its limit says nothing of the tiles that the next one will finish.
+    cause = submitter.cause(config) if wanted and isinstance(error, Interrupted) else "limit"
+    follows = wanted and cause != "withdrawn" and (cause == "elsewhere" or _receipt_count(run) > before)
+    why_not = _ENDED_FROM_OUTSIDE if cause == "withdrawn" else _NO_PROGRESS
+    news = _GOES_ON if follows else why_not if wanted else ""
     write_ending(run, f"{error}{news}", job)  # before there is a next job, which may end this one
-    if wanted and got_on:
+    if follows:
         following = submitter.go_on(run.path.absolute(), config)
         if following is not None and following != job:
             add_submission(run, config.cluster.kind, following)

@@ -43,9 +43,11 @@ class WorkerSteps:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # Workers that nobody has told to leave, since they never were waited for to the end, need no time for it.
+        patience = CLOSE_SECONDS if self._ending.is_set() else 0.0
         self.expect_the_end()
         self._watchdog.join()
-        deadline = time.monotonic() + CLOSE_SECONDS
+        deadline = time.monotonic() + patience
         for step in self._steps:
             step.end(deadline)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import re
 import subprocess
@@ -21,12 +22,16 @@ from real.slurm.private import PrivateSlurm, private_slurm
 
 from pipeline import handover
 from pipeline import run as runs
-from pipeline.config import load_config, parse_config
+from pipeline.config import ClusterConfig, load_config, parse_config
+from pipeline.errors import Interrupted
 from pipeline.report import make_report
 from pipeline.store import RunDirectory
 
 DAEMONS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol")
-PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = 240.0
+"""How long an event may take on a machine that others use too; nothing waits longer than its event."""
+
+pytestmark = pytest.mark.timeout(3 * PATIENCE_SECONDS)
 
 WORKFLOW: dict[str, Any] = {
     "name": "small",
@@ -152,8 +157,9 @@ def test_what_is_submitted_is_finished_though_the_one_who_submitted_is_gone(
 ) -> None:
     shell.write()
     said = shell.cntk("submit", "workflow.toml", "--cluster", "cluster.toml", "--store", shell.run)
-    job = said.partition("submitted as slurm ")[2].partition(";")[0]  # and the process that submitted it has ended
-    assert f"slurm {job} (" in shell.cntk("status", shell.run, code=3)
+    job = submitted(said)  # and the process that submitted it has ended
+    shell.wait_for_state(job, "RUNNING")
+    assert re.search(rf"slurm {job} runs on n\[1-2\], [0-9:]+ left", shell.cntk("status", shell.run, code=3))
     watched = shell.cntk("status", "--watch", shell.run)
     assert "tiles/s" in watched
     shell.wait_for_state(job, "COMPLETED")
@@ -162,16 +168,21 @@ def test_what_is_submitted_is_finished_though_the_one_who_submitted_is_gone(
     require_same(shell.run, undisturbed)
 
 
-def test_a_cancelled_job_finishes_its_tiles_and_stays_away_until_it_is_resumed_elsewhere(
+def test_a_job_signalled_in_its_first_second_goes_on_and_a_cancelled_one_stays_away_until_it_is_resumed_elsewhere(
     shell: Shell, undisturbed: RunDirectory
 ) -> None:
+    """Seen to fail with the driver in the place of the batch script's shell, and with one rule for all causes."""
     job = shell.submit(resubmit=True)
+    shell.wait_for_state(job, "RUNNING")
+    shell.slurm.ask("scancel", "--signal=TERM", "--batch", job)
+    shell.wait(lambda: "it goes on in the next job" in shell.log(), "the driver, or its shell, to heed the signal")
+    assert shell.receipts() == 0
     shell.wait_for_receipts(10)
     with frozen(computing_workers(shell.run)):  # so that the run is not over before it is cancelled
         assert "finishes the tiles in flight" in shell.cntk("cancel", shell.run)
         shell.wait(lambda: "asked to stop" in shell.log(), "the driver to obey")
     shell.wait_for_state(job, "FAILED")  # SLURM's word for an exit code of 130
-    assert shell.slurm.restarts(job) == 0
+    assert shell.slurm.restarts(job) == 1, "only that of the signal"
     assert "asked to stop" in shell.cntk("status", shell.run, code=3)
     assert len(tiles_begun(shell.run)) == shell.receipts(), "a tile in flight was lost"
     (shell.folder / "here.toml").write_text(toml({"cluster": {"kind": "local", "workers": 2}}))
@@ -184,33 +195,67 @@ def tiles_begun(path: Path) -> list[tuple[str, int, int]]:
     return [(line["stage"], line["row"], line["col"]) for line in lines if line["event"] == "began"]
 
 
-def test_a_job_that_waits_is_withdrawn_and_a_run_resumed_where_it_was_submitted(
+def test_a_run_begun_here_is_resumed_on_the_cluster_withdrawn_from_its_queue_and_ended_there_by_scancel(
     shell: Shell, undisturbed: RunDirectory
 ) -> None:
-    job = shell.submit(batch_options=["--hold"])
+    """Seen to fail, with a third job, where a driver that scancel ended sees to a next one."""
+    begun_here(shell.run)
+    shell.write(batch_options=["--hold"])
+    job = submitted(shell.cntk("resume", shell.run, "--cluster", "cluster.toml"))
+    assert f"slurm {job} waits: it is held: scontrol release {job}" in shell.cntk("status", shell.run, code=3)
     assert f"slurm {job} is queued" in shell.cntk("resume", shell.run, code=1)
     assert "out of the queue" in shell.cntk("cancel", shell.run)
     shell.wait_for_state(job, "CANCELLED")
-    shell.write()
-    assert "submitted as slurm" in shell.cntk("resume", shell.run, "--cluster", "cluster.toml")
-    shell.cntk("cancel", shell.run, "--now")
-    shell.wait(lambda: not shell.slurm.ask("squeue", "--noheader"), "an empty queue")
-    again = shell.cntk("resume", shell.run).partition("submitted as slurm ")[2].split()[0]
-    shell.wait_for_state(again, "COMPLETED")
+    before = shell.receipts()
+    shell.write(resubmit=True)
+    job = submitted(shell.cntk("resume", shell.run, "--cluster", "cluster.toml"))
+    shell.wait_for_receipts(before + 10)
+    with frozen(computing_workers(shell.run)):  # so that the run is not over before
+        shell.slurm.ask("scancel", job)
+        shell.wait_for_state(job, "CANCELLED")
+    assert f"slurm {job} was cancelled" in shell.cntk("status", shell.run, code=3)
+    assert shell.slurm.ask("squeue", "--noheader") == "", "what scancel ended came back"
+    runs.resume(shell.run, Recorder(), threading.Event(), cluster=serial())
     require_same(shell.run, undisturbed)
+
+
+def begun_here(path: Path) -> None:
+    """Begin the workflow in this process, and stop it after some tiles."""
+    stop = threading.Event()
+
+    class Stopper(Recorder):
+        def progress(self, progress: Any) -> None:
+            if progress.done == 10:
+                stop.set()
+
+    tables = WORKFLOW | {"cluster": {"kind": "serial"}, "store": {"path": str(path)}}
+    with pytest.raises(Interrupted):
+        runs.start(parse_config(tables, "test"), Stopper(), stop)
+
+
+def serial() -> ClusterConfig:
+    return parse_config(WORKFLOW | {"cluster": {"kind": "serial"}}, "test").cluster
+
+
+def submitted(said: str) -> str:
+    """Read from what a command said which job it submitted."""
+    return re.search(r"submitted as slurm (\d+)", said)[1]
 
 
 def test_a_job_near_its_time_limit_drains_and_goes_on_in_the_next_one_until_the_run_is_complete(
     shell: Shell, undisturbed: RunDirectory
 ) -> None:
-    # SLURM looks at limits twice a minute: a job of one minute gets its signal after 10 to 40 seconds.
-    job = shell.submit(time_limit="1", drain_seconds=20, resubmit=True)
+    job = shell.submit(drain_seconds=100, resubmit=True)
     shell.wait_for_receipts(20)
     with frozen(computing_workers(shell.run)):  # so that the run lasts until then, and costs nothing meanwhile
+        # The end comes near: in 70 to 130 seconds. SLURM looks at that twice a minute, and signals half a minute early.
+        minutes = math.ceil((shell.slurm.seconds(job) + 70) / 60)
+        shell.slurm.ask("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}")
         shell.wait(lambda: "tiles in flight are finished first" in shell.log(), "the signal")
+    shell.wait(lambda: "it goes on in the next job" in shell.log(), "the driver to go on")
+    shell.slurm.ask("scontrol", "update", f"JobId={job}", "TimeLimit=10")  # the next one is to meet no limit
     shell.wait_for_state(job, "COMPLETED")
-    assert shell.slurm.restarts(job) >= 1
-    assert "it goes on in the next job" in shell.log()
+    assert shell.slurm.restarts(job) == 1
     begun = tiles_begun(shell.run)
     assert len(begun) == len(set(begun)), "a tile in flight was lost"
     require_same(shell.run, undisturbed)
@@ -229,8 +274,10 @@ def test_lost_workers_are_started_again_and_a_lost_node_restarts_the_job(
     before = shell.receipts()
     shell.wait_for_receipts(before + 20)
     shell.slurm.kill_node(node)
+    shell.slurm.ask("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=lost")  # as SlurmdTimeout would
     shell.wait(lambda: shell.slurm.restarts(job) == 1, "a restart")
     shell.slurm.start_node(node)
+    shell.slurm.ask("scontrol", "update", f"NodeName={node}", "State=RESUME")
     shell.wait_for_state(job, "COMPLETED")
     begun = tiles_begun(shell.run)
     assert len(begun) - len(set(begun)) <= 2 * 3, "more than what two workers, lost twice, had in flight"
@@ -241,7 +288,7 @@ def test_a_job_started_again_elsewhere_and_its_former_self_that_was_only_cut_off
     require: Callable[..., None], tmp_path: Path, undisturbed: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     require(*DAEMONS, "ip", "nsenter", root=True)
-    with private_slurm(tmp_path / "slurm", hosts=True) as slurm:
+    with private_slurm(tmp_path / "slurm", hosts=True, patience_seconds=5) as slurm:
         for name, value in slurm.environment.items():
             monkeypatch.setenv(name, value)
         shell = Shell(tmp_path, slurm)

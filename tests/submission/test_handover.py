@@ -23,7 +23,8 @@ from pipeline.config import RunConfig, parse_config
 from pipeline.errors import Interrupted, PipelineError, RunLocked, SubmissionFailed
 from pipeline.report import make_report
 from pipeline.store import RunDirectory
-from pipeline.submission import add_submission, read_ending, request_stop, stop_requested, submissions
+from pipeline.submission import SUBMITTERS, add_submission, read_ending, request_stop, stop_requested, submissions
+from pipeline.submission.base import Cause
 
 PATIENCE_SECONDS = 120.0
 
@@ -131,6 +132,31 @@ def test_a_job_that_finished_no_tile_is_not_followed_by_another(tmp_path: Path) 
     stop.set()
     with pytest.raises(Interrupted, match="no tile was finished in this whole job, so no other one follows"):
         handover.drive(run.path, Recorder(), stop)
+
+
+@pytest.mark.parametrize(
+    ("cause", "tiles", "said"),
+    [
+        ("elsewhere", 0, "it goes on in the next job"),
+        ("limit", 0, "no tile was finished in this whole job"),
+        ("withdrawn", 3, "its job was ended from outside"),
+    ],
+)
+def test_whether_a_job_is_followed_depends_on_why_it_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cause: Cause, tiles: int, said: str
+) -> None:
+    """Seen to fail with one rule for all causes. That SLURM tells them apart: tests/real/test_slurm.py."""
+    monkeypatch.setattr(SUBMITTERS["serial"], "cause", lambda config: cause)
+    run, stop = begun_run(tmp_path / "run", resubmit=True), threading.Event()
+
+    class Stopper(Recorder):
+        def progress(self, progress: Any) -> None:
+            if progress.done == tiles:
+                stop.set()
+
+    with pytest.raises(Interrupted, match=said):
+        handover.drive(run.path, Stopper(), stop)
+    assert said in read_ending(run).message
 
 
 def test_a_job_that_got_on_is_followed_by_another_unless_it_was_cancelled(tmp_path: Path) -> None:

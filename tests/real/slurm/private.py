@@ -59,6 +59,11 @@ class PrivateSlurm:
         shown = self.ask("scontrol", "--oneliner", "show", "job", job)
         return int(shown.partition("Restarts=")[2].partition(" ")[0])
 
+    def seconds(self, job: str) -> int:
+        """Tell how long a job has run since it was started last."""
+        *hours, minutes, seconds = self.ask("squeue", "--noheader", "--jobs", job, "--format=%M").split(":")
+        return (int(hours[0]) * 60 if hours else 0) * 60 + int(minutes) * 60 + int(seconds)
+
     def kill_node(self, node: str) -> None:
         """Kill a node's daemon and everything that it runs."""
         daemon = psutil.Process(int((self.folder / f"slurmd.{node}.pid").read_text()))
@@ -133,8 +138,15 @@ def kill(processes: list[psutil.Process]) -> None:
 
 
 @contextlib.contextmanager
-def private_slurm(folder: Path, *, hosts: bool = False) -> Iterator[PrivateSlurm]:
-    """Start a SLURM of two nodes, and end it with everything that it runs."""
+def private_slurm(folder: Path, *, hosts: bool = False, patience_seconds: int = 60) -> Iterator[PrivateSlurm]:
+    """Start a SLURM of two nodes, and end it with everything that it runs.
+
+    Parameters
+    ----------
+    folder, hosts : see `PrivateSlurm`.
+    patience_seconds : how long a node may be silent before its jobs are started elsewhere. A machine that others use
+        too answers late.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("munge", "state", "log"):
         (folder / name).mkdir(exist_ok=True)
@@ -143,7 +155,7 @@ def private_slurm(folder: Path, *, hosts: bool = False) -> Iterator[PrivateSlurm
     key = folder / "munge" / "key"
     key.write_bytes(os.urandom(1024))
     key.chmod(0o400)
-    (folder / "slurm.conf").write_text(configuration(folder, hosts))
+    (folder / "slurm.conf").write_text(configuration(folder, hosts, patience_seconds))
     try:
         if hosts:
             _make_hosts()
@@ -167,8 +179,8 @@ _MUNGE = {
 }
 
 
-def configuration(folder: Path, hosts: bool) -> str:
-    """Write slurm.conf: two nodes of two cores on one machine, quick to notice what is lost."""
+def configuration(folder: Path, hosts: bool, patience_seconds: int) -> str:
+    """Write slurm.conf: two nodes of two cores on one machine."""
     name, cores = socket.gethostname().partition(".")[0], max(2, os.cpu_count() or 2)
     controller, *daemons = free_ports(3)
     lines = {
@@ -192,7 +204,7 @@ def configuration(folder: Path, hosts: bool) -> str:
         "SchedulerParameters": "batch_sched_delay=0,sched_interval=1,bf_interval=1",
         "ReturnToService": 2,
         "SlurmctldTimeout": 10,
-        "SlurmdTimeout": 5,
+        "SlurmdTimeout": patience_seconds,
         "KillWait": 2,
         "MinJobAge": 300,
         "InactiveLimit": 0,
