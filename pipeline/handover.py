@@ -76,16 +76,23 @@ def submit(config: RunConfig, view: View) -> tuple[RunDirectory, Submission]:
     Raises
     ------
     SubmissionFailed
-        If a driver of this run is already there or waits, or the cluster refuses this one.
+        If a driver of this run is already there or waits, or the cluster refuses this one; what was begun for it is
+        taken back.
     SpecificationMismatch, RunLocked, ConfigError
         As of `pipeline.run.prepare`; then nothing was handed over.
     """
     submitter, path = _submitter(config.cluster), runs.run_path(config)
     submitter.check(config)
-    if (path / "run.json").is_file():
+    is_new = not (path / "run.json").is_file()
+    if not is_new:
         _require_no_other(RunDirectory(path))
     run = runs.prepare(config, view, submitter.memory(config))
-    return run, _hand_over(run, submitter)
+    try:
+        return run, _hand_over(run, submitter)
+    except SubmissionFailed:
+        if is_new:
+            run.retract()
+        raise
 
 
 def resubmit(path: str | StorePath, cluster: ClusterConfig | None = None) -> Submission:
@@ -182,7 +189,12 @@ def _go_on(run: RunDirectory, error: PipelineError, before: int, job: str | None
     news = _GOES_ON if follows else why_not if wanted else ""
     write_ending(run, f"{error}{news}", job)  # before there is a next job, which may end this one
     if follows:
-        following = submitter.go_on(run.path.absolute(), config)
+        try:
+            following = submitter.go_on(run.path.absolute(), config)
+        except SubmissionFailed as failure:
+            news = f"\nno next job was to be had: {failure}"
+            write_ending(run, f"{error}{news}", job)
+            raise type(error)(f"{error}{news}") from failure
         if following is not None and following != job:
             add_submission(run, config.cluster.kind, following)
     raise type(error)(f"{error}{news}") from error

@@ -96,7 +96,7 @@ def _open_jobs(config: ClusterConfig, prepare: Callable[[], None], stop: threadi
         try:
             with distributed.Client(cluster) as client:
                 cluster.scale(jobs=least)
-                _wait_for_workers(client, least, lambda: False, stop)
+                _wait_for_jobs(cluster, client, least, stop)
                 label = f"up to {most} workers in jobs of SLURM, dashboard {cluster.dashboard_link}"
                 scaling = Scaling(_Jobs(cluster), least, most, config.threads_per_worker)
                 # Lost workers are asked for again, and may wait in the queue for as long as that takes.
@@ -239,6 +239,17 @@ def _worker_memory(config: ClusterConfig) -> str | float:
         return config.memory_limit
     given = int(os.environ["SLURM_MEM_PER_CPU"]) * 2**20 * config.threads_per_worker
     return str(max(given - BESIDE_WORKER_BYTES, parse_bytes("256MiB")))
+
+
+def _wait_for_jobs(cluster: Any, client: distributed.Client, count: int, stop: threading.Event | None) -> None:
+    """Wait for the first worker as long as its job waits in the queue: for as long as that takes."""
+    while not client.nthreads():
+        require_no_stop(stop)
+        jobs = list(cluster.workers.values())
+        if jobs and not any(job.job_id for job in jobs):
+            raise WorkersLost("SLURM took none of the jobs of workers: what sbatch said stands above")
+        time.sleep(0.1)
+    _wait_for_workers(client, count, lambda: False, stop)
 
 
 def _wait_for_workers(

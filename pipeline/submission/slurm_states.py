@@ -28,6 +28,9 @@ _ENDINGS = {
     "DEADLINE": "could not end before its deadline",
 }
 
+_SAY_NOTHING = {"None", "NonZeroExitCode", "TimeLimit", "OutOfMemory"}
+"""Reasons that a job ended for, which the name of its state holds too."""
+
 _REASONS = {
     "None": "SLURM has not looked at it yet",
     "Resources": "nodes are busy",
@@ -64,7 +67,8 @@ def read_queue(line: str, job: str) -> Standing:
     if state in _RUNNING:
         bounded = left[:1].isdigit() and state != "COMPLETING"
         return Standing("running", _RUNNING[state] + where, f"{left} left" if bounded else "")
-    return ended(state, job, where)
+    why = "" if reason in _SAY_NOTHING else f", {reason}"
+    return ended(state, job, why + where)
 
 
 def read_account(line: str, job: str) -> Standing | None:
@@ -76,10 +80,10 @@ def read_account(line: str, job: str) -> Standing | None:
     return ended(state, job) if going is None else Standing(going)
 
 
-def ended(state: str, job: str, where: str = "") -> Standing:
+def ended(state: str, job: str, more: str = "") -> Standing:
     """Say of a job that has ended how it did."""
     words = _ENDINGS.get(state, "has ended").format(job=job)
-    return Standing("gone", f"{words} ({state}{where})")
+    return Standing("gone", f"{words} ({state}{more})")
 
 
 def _explained(reason: str, job: str) -> str:

@@ -19,12 +19,14 @@ import psutil
 import pytest
 from problems import Recorder, require_same_kernel
 from real.slurm.private import PrivateSlurm, private_slurm
+from s3_server import SECRET
 
 from pipeline import handover
 from pipeline import run as runs
-from pipeline.config import ClusterConfig, load_config, parse_config
-from pipeline.errors import Interrupted
+from pipeline.config import ClusterConfig, load_cluster, load_config, parse_config
+from pipeline.errors import Interrupted, PipelineError, SubmissionFailed
 from pipeline.report import make_report
+from pipeline.storage import StorePath, open_path
 from pipeline.store import RunDirectory
 
 DAEMONS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol")
@@ -140,7 +142,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     return runs.start(parse_config(tables, "test"), Recorder(), threading.Event())
 
 
-def require_same(path: Path, undisturbed: RunDirectory) -> None:
+def require_same(path: Path | StorePath, undisturbed: RunDirectory) -> None:
     """Compare every bit of the kernel, and the predictions; every checksum holds."""
     assert runs.verify(path)[1] == []
     run = RunDirectory(path)
@@ -203,12 +205,13 @@ def test_a_run_begun_here_is_resumed_on_the_cluster_withdrawn_from_its_queue_and
     shell.write(batch_options=["--hold"])
     job = submitted(shell.cntk("resume", shell.run, "--cluster", "cluster.toml"))
     assert f"slurm {job} waits: it is held: scontrol release {job}" in shell.cntk("status", shell.run, code=3)
-    assert f"slurm {job} is queued" in shell.cntk("resume", shell.run, code=1)
-    assert "out of the queue" in shell.cntk("cancel", shell.run)
+    with pytest.raises(SubmissionFailed, match=f"slurm {job} is queued"):
+        handover.resubmit(shell.run)
+    assert "out of the queue" in handover.cancel(shell.run)
     shell.wait_for_state(job, "CANCELLED")
     before = shell.receipts()
     shell.write(resubmit=True)
-    job = submitted(shell.cntk("resume", shell.run, "--cluster", "cluster.toml"))
+    job = handover.resubmit(shell.run, load_cluster(shell.folder / "cluster.toml")).job
     shell.wait_for_receipts(before + 10)
     with frozen(computing_workers(shell.run)):  # so that the run is not over before
         shell.slurm.ask("scancel", job)
@@ -277,7 +280,6 @@ def test_lost_workers_are_started_again_and_a_lost_node_restarts_the_job(
     shell.slurm.ask("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=lost")  # as SlurmdTimeout would
     shell.wait(lambda: shell.slurm.restarts(job) == 1, "a restart")
     shell.slurm.start_node(node)
-    shell.slurm.ask("scontrol", "update", f"NodeName={node}", "State=RESUME")
     shell.wait_for_state(job, "COMPLETED")
     begun = tiles_begun(shell.run)
     assert len(begun) - len(set(begun)) <= 2 * 3, "more than what two workers, lost twice, had in flight"
@@ -304,10 +306,34 @@ def test_a_job_started_again_elsewhere_and_its_former_self_that_was_only_cut_off
             shell.wait(lambda: lease_names(shell.run) != leases, "another driver")
             before = finished(logs)
         shell.wait(lambda: finished(logs) > before, "a tile of the driver that was cut off")
-        shell.wait(lambda: "another driver has taken over" in shell.log(), "the former driver to find out")
         shell.wait_for_state(job, "COMPLETED")
+        shell.wait(lambda: "another driver has taken over" in shell.log(), "the former driver to find out")
         assert slurm.node_of(job) != node
         require_same(shell.run, undisturbed)
+
+
+def test_a_run_in_a_bucket_is_submitted_and_its_credentials_are_written_nowhere(
+    shell: Shell, bucket: str, undisturbed: RunDirectory
+) -> None:
+    """Seen to fail where sbatch is called with ``--export=NONE``, and where the script exports the credentials."""
+    shell.write()
+    place = open_path(f"s3://{bucket}/slurm/run")
+    said = shell.cntk("submit", "workflow.toml", "--cluster", "cluster.toml", "--store", place)
+    job = submitted(said)
+    shell.wait_for_state(job, "COMPLETED", "FAILED")
+    printed = (shell.folder / f"slurm-{job}.log").read_text()
+    assert shell.slurm.state(job) == "COMPLETED", printed
+    require_same(place, undisturbed)
+    written = [object.read_bytes() for object in objects(place)]
+    script = shell.slurm.ask("scontrol", "write", "batch_script", job, "-")
+    told = [said, printed, script, shell.slurm.ask("scontrol", "show", "job", job)]
+    assert len(written) > 100
+    assert not any(SECRET.encode() in content for content in [*written, *(text.encode() for text in told)])
+
+
+def objects(place: StorePath) -> Iterator[StorePath]:
+    """Find every object below a place."""
+    return (place / name for name in place.listing())
 
 
 def lease_names(path: Path) -> list[str]:
@@ -319,13 +345,16 @@ def finished(logs: list[Path]) -> int:
 
 
 def test_what_slurm_refuses_is_said_in_its_own_words(shell: Shell) -> None:
-    for change, code, message in (
-        ({"partition": "nowhere"}, 1, "sbatch refused: .*invalid partition"),
-        ({"memory_limit": "220MB"}, 2, "a kernel tile of 8 samples holds"),  # refused before SLURM is asked
+    shell.write(partition="nowhere")
+    said = shell.cntk("submit", "workflow.toml", "--cluster", "cluster.toml", "--store", shell.run, code=1)
+    assert re.search("sbatch refused: .*invalid partition", said), said
+    for change, message in (
+        ({"batch_options": ["--constraint=avx512"]}, "Invalid feature specification"),
+        ({"memory_limit": "220MB"}, "a kernel tile of 8 samples holds"),  # refused before SLURM is asked
     ):
-        shell.write(**change)
-        said = shell.cntk("submit", "workflow.toml", "--cluster", "cluster.toml", "--store", shell.run, code=code)
-        assert re.search(message, said), said
+        with pytest.raises(PipelineError, match=message):
+            shell.submit(**change)
+        assert not (shell.run / "run.json").exists(), "a run that was refused is left"
     assert shell.slurm.ask("squeue", "--noheader") == ""
 
 
@@ -334,8 +363,10 @@ def test_a_run_driven_from_a_terminal_asks_for_jobs_of_workers_and_replaces_a_lo
 ) -> None:
     shell.write(batch_options=[])
     command = [sys.executable, "-m", "pipeline.cli", "run", "workflow.toml", "--cluster", "cluster.toml"]
+    impatient = os.environ | {"DASK_DISTRIBUTED__DEPLOY__LOST_WORKER_TIMEOUT": "2s"}  # Dask waits 15 s otherwise
     with open(shell.folder / "said", "wb") as said:
-        process = subprocess.Popen([*command, "--store", shell.run], cwd=shell.folder, stdout=said, stderr=said)
+        command += ["--store", str(shell.run)]
+        process = subprocess.Popen(command, cwd=shell.folder, stdout=said, stderr=said, env=impatient)
     try:
         shell.wait_for_receipts(10)
         first = shell.slurm.ask("squeue", "--noheader", "--states=RUNNING", "--format=%i").split()
@@ -371,4 +402,4 @@ def computing_workers(path: Path) -> list[psutil.Process]:
     """Find the worker processes that have begun tiles and live."""
     logs = [file for file in (path / "log").glob("*.jsonl") if '"event":"began"' in file.read_text().replace(" ", "")]
     pids = {int(file.stem.rpartition("-")[2]) for file in logs}
-    return [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
+    return [psutil.Process(pid) for pid in pids - {os.getpid()} if psutil.pid_exists(pid)]

@@ -40,6 +40,12 @@ from pipeline.submission.slurm_states import read_account, read_queue
             "",
         ),
         (
+            "FAILED|n1|9:00|2026-11-25T14:45:52|JobLaunchFailure",  # that of a job over its memory, without cgroups
+            "gone",
+            "has stopped or failed: slurm-7.log says why (FAILED, JobLaunchFailure on n1)",
+            "",
+        ),
+        (
             "TIMEOUT|n1|0:00|2026-11-25T14:45:52|TimeLimit",
             "gone",
             "was killed at its time limit before it had drained: more cluster.drain_seconds lets tiles finish "
