@@ -102,7 +102,7 @@ def _open_jobs(config: ClusterConfig, prepare: Callable[[], None], stop: threadi
                 # Lost workers are asked for again, and may wait in the queue for as long as that takes.
                 yield prepared(client, prepare, Terms(label, warnings=warnings, scaling=scaling))
         finally:
-            # The assertion is Dask's own, of jobs that SLURM refused; what it said stands above.
+            # The assertion is Dask's own, of jobs that SLURM refused.
             with contextlib.suppress(TimeoutError, AssertionError):
                 cluster.close(timeout=CLOSE_SECONDS)
 
@@ -242,12 +242,21 @@ def _worker_memory(config: ClusterConfig) -> str | float:
 
 
 def _wait_for_jobs(cluster: Any, client: distributed.Client, count: int, stop: threading.Event | None) -> None:
-    """Wait for the first worker as long as its job waits in the queue: for as long as that takes."""
+    """Wait for the first worker as long as its job waits in the queue, however long that takes."""
     while not client.nthreads():
         require_no_stop(stop)
         jobs = list(cluster.workers.values())
         if jobs and not any(job.job_id for job in jobs):
-            raise WorkersLost("SLURM took none of the jobs of workers: what sbatch said stands above")
+            # Dask keeps to itself what sbatch said, so it is asked again.
+            again = subprocess.run(
+                ["sbatch", "--test-only"],
+                input=cluster.job_script(),
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=60,
+            )
+            raise WorkersLost(f"SLURM refuses the jobs of workers: {again.stderr.strip()}")
         time.sleep(0.1)
     _wait_for_workers(client, count, lambda: False, stop)
 
