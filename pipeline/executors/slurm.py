@@ -20,7 +20,7 @@ from typing import Any
 import dask.config
 import distributed
 from dask.utils import parse_bytes
-from distributed.utils import get_ip
+from distributed.utils import get_ip, get_ip_interface
 
 from pipeline.config import ClusterConfig
 from pipeline.errors import ConfigError, WorkersLost
@@ -124,6 +124,7 @@ class _Jobs(Scalable):
 def _open_allocation(
     config: ClusterConfig, prepare: Callable[[], None], stop: threading.Event | None
 ) -> Iterator[Executor]:
+    _require_interface(config.interface)
     shares = allocation_shares(config, os.environ, _hostnames(os.environ["SLURM_JOB_NODELIST"]))
     count = sum(share.workers for share in shares)
     with _certificates(config) as certificates, dask.config.set(SETTINGS):
@@ -159,6 +160,21 @@ def _open_allocation(
         finally:
             with contextlib.suppress(TimeoutError):
                 cluster.close(timeout=CLOSE_SECONDS)
+
+
+def _require_interface(name: str | None) -> None:
+    """Refuse a network interface that this node does not have.
+
+    Raises
+    ------
+    ConfigError
+        With those that it has.
+    """
+    if name is not None:
+        try:
+            get_ip_interface(name)
+        except ValueError as error:
+            raise ConfigError(f"cluster.interface on node {socket.gethostname()}: {error}") from error
 
 
 def allocation_shares(config: ClusterConfig, environment: Mapping[str, str], nodes: list[str]) -> list[Share]:
