@@ -183,8 +183,9 @@ def _go_on(run: RunDirectory, error: PipelineError, before: int, job: str | None
     submitter = _submitter(config.cluster)
     wanted = config.cluster.resubmit and not stop_requested(run)
     # A job that was stopped long before its limit says nothing of the tiles that the next one will finish.
-    cause = submitter.cause(config) if wanted and isinstance(error, Interrupted) else "limit"
-    follows = wanted and cause != "withdrawn" and (cause == "elsewhere" or _receipt_count(run) > before)
+    cause = submitter.cause(config) if wanted else "limit"
+    too_early = cause == "elsewhere" and isinstance(error, Interrupted)
+    follows = wanted and cause != "withdrawn" and (too_early or _receipt_count(run) > before)
     why_not = _ENDED_FROM_OUTSIDE if cause == "withdrawn" else _NO_PROGRESS
     news = _GOES_ON if follows else why_not if wanted else ""
     write_ending(run, f"{error}{news}", job)  # before there is a next job, which may end this one
