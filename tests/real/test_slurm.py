@@ -138,14 +138,18 @@ def shell(slurm: PrivateSlurm, tmp_path: Path) -> Iterator[Shell]:
 
 @contextlib.contextmanager
 def promptly() -> Iterator[None]:
-    """Let this process pass all others: on a busy machine a run would be over before it is frozen. Not its daemons."""
-    before = os.getpriority(os.PRIO_PROCESS, 0)
-    with contextlib.suppress(PermissionError):  # root in a container may not
-        os.setpriority(os.PRIO_PROCESS, 0, before - 10)
+    """Let this session pass all others: on a busy machine a run would be over before it is frozen. Not the daemons."""
+
+    def prefer(nice: int) -> None:
+        with contextlib.suppress(OSError):  # root in a container may not, and some kernels have no groups
+            os.setpriority(os.PRIO_PROCESS, 0, nice)
+            Path("/proc/self/autogroup").write_text(str(nice))
+
+    prefer(-10)
     try:
         yield
     finally:
-        os.setpriority(os.PRIO_PROCESS, 0, before)
+        prefer(0)
 
 
 @pytest.fixture(scope="module")
