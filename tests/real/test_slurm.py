@@ -229,7 +229,10 @@ def test_a_run_begun_here_is_resumed_on_the_cluster_withdrawn_from_its_queue_and
     shell.write(resubmit=True)
     job = handover.resubmit(shell.run, load_cluster(shell.folder / "cluster.toml")).job
     # While it waits for its workers a driver has nothing to drain: it is quick enough to ask for another job.
-    shell.wait(lambda: "cntk-workers" in shell.slurm.ask("squeue", "--steps", f"--jobs={job}"), "its workers' steps")
+    shell.wait(
+        lambda: "cntk-workers" in shell.slurm.ask("squeue", "--steps", f"--jobs={job}", "--format=%j"),
+        "its workers' steps",
+    )
     shell.slurm.ask("scancel", job)
     shell.wait_for_state(job, "CANCELLED")
     assert f"slurm {job} was cancelled" in shell.cntk("status", shell.run, code=3)
