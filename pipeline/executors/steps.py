@@ -43,7 +43,7 @@ class WorkerSteps:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # Workers that nobody has told to leave, since they never were waited for to the end, need no time for it.
+        # Where the wait for workers was given up, nobody has told them to leave, and they have nothing to finish.
         patience = CLOSE_SECONDS if self._ending.is_set() else 0.0
         self.expect_the_end()
         self._watchdog.join()

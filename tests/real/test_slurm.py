@@ -296,7 +296,7 @@ def test_lost_workers_are_started_again_and_a_lost_node_restarts_the_job(
     before = shell.receipts()
     shell.wait_for_receipts(before + 20)
     shell.slurm.kill_node(node)
-    shell.slurm.ask("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=lost")  # as SlurmdTimeout would
+    shell.slurm.miss(node)
     shell.wait(lambda: shell.slurm.restarts(job) == 1, "a restart")
     shell.slurm.start_node(node)
     shell.wait_for_state(job, "COMPLETED")
@@ -309,7 +309,7 @@ def test_a_job_started_again_elsewhere_and_its_former_self_that_was_only_cut_off
     require: Callable[..., None], tmp_path: Path, undisturbed: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     require(*DAEMONS, "ip", "nsenter", root=True)
-    with private_slurm(tmp_path / "slurm", hosts=True, patience_seconds=5) as slurm, promptly():
+    with private_slurm(tmp_path / "slurm", hosts=True) as slurm, promptly():
         for name, value in slurm.environment.items():
             monkeypatch.setenv(name, value)
         shell = Shell(tmp_path, slurm)
@@ -321,6 +321,7 @@ def test_a_job_started_again_elsewhere_and_its_former_self_that_was_only_cut_off
         leases = lease_names(shell.run)
         with frozen(former):  # only so that the run is not over before SLURM misses the node
             slurm.cut(node)
+            slurm.miss(node)
             shell.wait(lambda: slurm.restarts(job) == 1, "a restart")
             shell.wait(lambda: lease_names(shell.run) != leases, "another driver")
             before = finished(logs)

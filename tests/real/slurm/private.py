@@ -90,6 +90,10 @@ class PrivateSlurm:
         """Take a node off the network; what it runs goes on."""
         subprocess.run(["ip", "-n", f"cntk-{node}", "link", "set", "eth0", "down"], check=True)
 
+    def miss(self, node: str) -> None:
+        """Let the controller find out at once that a node is lost, which takes it SlurmdTimeout otherwise."""
+        self.ask("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=lost")
+
     def heal(self, node: str) -> None:
         """Bring a node back to the network."""
         subprocess.run(["ip", "-n", f"cntk-{node}", "link", "set", "eth0", "up"], check=True)
@@ -138,15 +142,8 @@ def kill(processes: list[psutil.Process]) -> None:
 
 
 @contextlib.contextmanager
-def private_slurm(folder: Path, *, hosts: bool = False, patience_seconds: int = 60) -> Iterator[PrivateSlurm]:
-    """Start a SLURM of two nodes, and end it with everything that it runs.
-
-    Parameters
-    ----------
-    folder, hosts : see `PrivateSlurm`.
-    patience_seconds : how long a node may be silent before its jobs are started elsewhere. A machine that others use
-        too answers late.
-    """
+def private_slurm(folder: Path, *, hosts: bool = False) -> Iterator[PrivateSlurm]:
+    """Start a SLURM of two nodes, and end it with everything that it runs."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("munge", "state", "log"):
         (folder / name).mkdir(exist_ok=True)
@@ -155,7 +152,7 @@ def private_slurm(folder: Path, *, hosts: bool = False, patience_seconds: int = 
     key = folder / "munge" / "key"
     key.write_bytes(os.urandom(1024))
     key.chmod(0o400)
-    (folder / "slurm.conf").write_text(configuration(folder, hosts, patience_seconds))
+    (folder / "slurm.conf").write_text(configuration(folder, hosts))
     try:
         if hosts:
             _make_hosts()
@@ -179,7 +176,7 @@ _MUNGE = {
 }
 
 
-def configuration(folder: Path, hosts: bool, patience_seconds: int) -> str:
+def configuration(folder: Path, hosts: bool) -> str:
     """Write slurm.conf: two nodes of two cores on one machine."""
     name, cores = socket.gethostname().partition(".")[0], max(2, os.cpu_count() or 2)
     controller, *daemons = free_ports(3)
@@ -204,7 +201,7 @@ def configuration(folder: Path, hosts: bool, patience_seconds: int) -> str:
         "SchedulerParameters": "batch_sched_delay=0,sched_interval=1,bf_interval=1",
         "ReturnToService": 2,
         "SlurmctldTimeout": 10,
-        "SlurmdTimeout": patience_seconds,
+        "SlurmdTimeout": 60,  # a busy machine answers late: see `PrivateSlurm.miss`
         "KillWait": 2,
         "MinJobAge": 300,
         "InactiveLimit": 0,
