@@ -140,16 +140,18 @@ def shell(slurm: PrivateSlurm, tmp_path: Path) -> Iterator[Shell]:
 def promptly() -> Iterator[None]:
     """Let this session pass all others: on a busy machine a run would be over before it is frozen. Not the daemons."""
 
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+
     def prefer(nice: int) -> None:
         with contextlib.suppress(OSError):  # root in a container may not, and some kernels have no groups
             os.setpriority(os.PRIO_PROCESS, 0, nice)
             Path("/proc/self/autogroup").write_text(str(nice))
 
-    prefer(-10)
+    prefer(before - 10)
     try:
         yield
     finally:
-        prefer(0)
+        prefer(before)
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +194,7 @@ def test_a_job_signalled_in_its_first_second_goes_on_and_a_cancelled_one_stays_a
 ) -> None:
     """Seen to fail with the driver in the place of the batch script's shell, and with one rule for all causes."""
     job = shell.submit(resubmit=True)
-    shell.wait_for_state(job, "RUNNING")
+    shell.wait(lambda: has_driver(shell.run), "Python to start")
     shell.slurm.ask("scancel", "--signal=TERM", "--batch", job)
     shell.wait(lambda: "it goes on in the next job" in shell.log(), "the driver, or its shell, to heed the signal")
     assert shell.receipts() == 0
@@ -207,6 +209,12 @@ def test_a_job_signalled_in_its_first_second_goes_on_and_a_cancelled_one_stays_a
     (shell.folder / "here.toml").write_text(toml({"cluster": {"kind": "local", "workers": 2}}))
     assert 'kind "local"' in shell.cntk("resume", shell.run, "--cluster", "here.toml")
     require_same(shell.run, undisturbed)
+
+
+def has_driver(path: Path) -> bool:
+    """Tell whether a process is, or becomes, the driver of a run."""
+    found = (process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"]))
+    return any(command[-2:] == ["drive", str(path)] for command in found)
 
 
 def tiles_begun(path: Path) -> list[tuple[str, int, int]]:
@@ -335,7 +343,7 @@ def test_a_job_started_again_elsewhere_and_its_former_self_that_was_only_cut_off
 def test_a_run_in_a_bucket_is_submitted_and_its_credentials_are_written_nowhere(
     shell: Shell, bucket: str, undisturbed: RunDirectory
 ) -> None:
-    """Seen to fail where sbatch is called with ``--export=NONE``, and where the script exports the credentials."""
+    """Seen to fail where the environment is written into the script."""
     shell.write()
     place = open_path(f"s3://{bucket}/slurm/run")
     said = shell.cntk("submit", "workflow.toml", "--cluster", "cluster.toml", "--store", place)

@@ -1,5 +1,7 @@
 """The batch script, and what is refused before SLURM is asked; tests/real/test_slurm.py has a real SLURM."""
 
+import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -93,13 +95,17 @@ def test_the_signal_before_the_time_limit_reaches_the_driver_whenever_it_comes(t
     setup = [f"touch {begun}; sleep 1; rm {begun}"] if where == "setting up" else []
     text = script(str(tmp_path), tmp_path, config(python=str(python), setup=setup))
     (tmp_path / "script").write_text(text)
-    with subprocess.Popen(["bash", tmp_path / "script"]) as shell:
+    with subprocess.Popen(["bash", tmp_path / "script"], start_new_session=True) as shell:
         deadline = time.monotonic() + 60
-        while not begun.exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        shell.send_signal(signal.SIGTERM)
-        assert shell.wait(60) == 130
+        try:
+            while not begun.exists():
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            shell.send_signal(signal.SIGTERM)
+            assert shell.wait(20) == 130
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(shell.pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("code", [0, 3])
