@@ -286,9 +286,13 @@ def _run(path: str | StorePath, action: Callable[["RunView", threading.Event], R
 @contextmanager
 def _stop_on_interrupt() -> Iterator[threading.Event]:
     """Let the first Ctrl-C drain the tiles in flight, and the second one end the process."""
-    stop = threading.Event()
+    stop, told = threading.Event(), False
 
-    def first(_signal: int, _frame: Any) -> None:
+    def first(number: int, _frame: Any) -> None:
+        nonlocal told
+        if number == signal.SIGTERM and told:  # a batch script says it again and again
+            return
+        told = True
         stop.set()
         err.print("stopping: tiles in flight are finished first; press Ctrl-C again to end at once")
         signal.signal(signal.SIGINT, signal.default_int_handler)

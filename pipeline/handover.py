@@ -25,6 +25,7 @@ from pipeline.store import RunDirectory
 from pipeline.submission import (
     SUBMITTERS,
     Ending,
+    Standing,
     Submission,
     Submitter,
     add_submission,
@@ -40,6 +41,7 @@ from pipeline.submission.base import State
 DRIVE_THEMSELVES = {"slurm", "kubernetes", "ssh"}
 """Kinds of clusters whose drivers do not belong into a user's terminal."""
 
+_ENDED_FROM_OUTSIDE = "\nits job was ended from outside (scancel), so no other one follows"
 _GOES_ON = "\nit goes on in the next job (cluster.resubmit)"
 _NO_PROGRESS = (
     "\nno tile was finished in this whole job, so no other one follows: give it more time (cluster.time_limit), "
@@ -55,16 +57,17 @@ class Whereabouts:
     ----------
     submission : the last one, or None.
     state : what the cluster says of it: "queued", "running", "gone", or "unknown" where it cannot be asked from here.
+    words, timing : what else it says, for people; see `Standing`.
     ending : how the last submitted driver ended, or None.
     stop_requested : whether it was asked to drain.
-    explanation : of the state, in the cluster's words: what it waits for.
     """
 
     submission: Submission | None
     state: State
+    words: str
+    timing: str
     ending: Ending | None
     stop_requested: bool
-    explanation: str = ""
 
     @property
     def awaited(self) -> bool:
@@ -82,17 +85,24 @@ def submit(config: RunConfig, view: View) -> tuple[RunDirectory, Submission]:
     Raises
     ------
     SubmissionFailed
-        If a driver of this run is already there or waits, or the cluster refuses this one.
+        If a driver of this run is already there or waits, or the cluster refuses this one; what was begun for it is
+        taken back.
     SpecificationMismatch, RunLocked, ConfigError
         As of `pipeline.run.prepare`; then nothing was handed over.
     """
     submitter, path = _submitter(config.cluster), runs.run_path(config)
     submitter.check(config)
     submitter.check_place(path, config)
-    if (path / "run.json").is_file():
+    is_new = not (path / "run.json").is_file()
+    if not is_new:
         _require_no_other(RunDirectory(path))
     run = runs.prepare(config, view, submitter.memory(config))
-    return run, _hand_over(run, submitter)
+    try:
+        return run, _hand_over(run, submitter)
+    except SubmissionFailed:
+        if is_new:
+            run.retract()
+        raise
 
 
 def resubmit(path: str | StorePath, cluster: ClusterConfig | None = None) -> Submission:
@@ -118,8 +128,10 @@ def resubmit(path: str | StorePath, cluster: ClusterConfig | None = None) -> Sub
 def whereabouts(run: RunDirectory) -> Whereabouts:
     """Find out where the driver of a run is."""
     last = next(reversed(submissions(run)), None)
-    state, explanation = _ask_of(last)
-    return Whereabouts(last, state, read_ending(run), stop_requested(run), explanation)
+    found = Standing("gone")
+    if last is not None:
+        found = SUBMITTERS[last.kind].standing(last.job) if last.kind in SUBMITTERS else Standing("unknown")
+    return Whereabouts(last, found.state, found.words, found.timing, read_ending(run), stop_requested(run))
 
 
 def cancel(path: str | StorePath, *, now: bool = False) -> str:
@@ -188,23 +200,23 @@ def _go_on(run: RunDirectory, error: PipelineError, before: int, job: str | None
     config = run.workflow()
     submitter = _submitter(config.cluster)
     wanted = config.cluster.resubmit and not stop_requested(run)
-    got_on = _receipt_count(run) > before
-    news = _GOES_ON if wanted and got_on else _NO_PROGRESS if wanted else ""
+    # A job that was stopped long before its limit says nothing of the tiles that the next one will finish.
+    cause = submitter.cause(config) if wanted else "limit"
+    too_early = cause == "elsewhere" and isinstance(error, Interrupted)
+    follows = wanted and cause != "withdrawn" and (too_early or _receipt_count(run) > before)
+    why_not = _ENDED_FROM_OUTSIDE if cause == "withdrawn" else _NO_PROGRESS
+    news = _GOES_ON if follows else why_not if wanted else ""
     write_ending(run, f"{error}{news}", job)  # before there is a next job, which may end this one
-    if wanted and got_on:
-        following = submitter.go_on(run.path.absolute(), config)
+    if follows:
+        try:
+            following = submitter.go_on(run.path.absolute(), config)
+        except SubmissionFailed as failure:
+            news = f"\nno next job was to be had: {failure}"
+            write_ending(run, f"{error}{news}", job)
+            raise type(error)(f"{error}{news}") from failure
         if following is not None and following != job:
             add_submission(run, config.cluster.kind, following)
     raise type(error)(f"{error}{news}") from error
-
-
-def _ask_of(submission: Submission | None) -> tuple[State, str]:
-    if submission is None:
-        return "gone", ""
-    if submission.kind not in SUBMITTERS:
-        return "unknown", ""
-    submitter = SUBMITTERS[submission.kind]
-    return submitter.state(submission.job), submitter.explain(submission.job)
 
 
 def _submitter(cluster: ClusterConfig) -> Submitter:

@@ -285,7 +285,7 @@ def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> N
         recording(run),
         obeying_requests(run, stop, view.say),
         metrics_served(config.cluster.metrics) as metrics_address,
-        EXECUTORS[config.cluster.kind](config.cluster, prepare) as executor,
+        EXECUTORS[config.cluster.kind](config.cluster, prepare, stop) as executor,
         executor.watched(),
     ):
         view.say(f"computing on {executor.describe()}")

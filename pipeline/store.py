@@ -147,9 +147,15 @@ class RunDirectory:
         return run
 
     def retract(self) -> None:
-        """Take back the specification of a run that holds no array of tiles, so that another can take its place."""
+        """Take back what a run that holds no array of tiles began with, so that another can take its place.
+
+        All of it: images of the one must never meet the specification of the other.
+        """
         if not is_made(self.kernel_path):
-            (self.path / "run.json").unlink(missing_ok=True)
+            (self.inputs_path / GROUP_RECORD).unlink(missing_ok=True)  # first: without it the rest counts for nothing
+            self.inputs_path.remove_tree()
+            for name in ("growth.json", "workflow.json", "run.json"):
+                (self.path / name).unlink(missing_ok=True)
 
     @property
     def train_cut(self) -> Cut:

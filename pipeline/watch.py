@@ -135,13 +135,13 @@ def _follow(watcher: Watcher, show: Callable[[Look], None]) -> RunReport:
 
 def show_whereabouts(report: RunReport, where: Whereabouts) -> None:
     """Show where the driver of a submitted run is, and how the last one ended."""
-    for line in _about(report, where):
-        out.print(line)
+    for line in _about(report, where, timed=True):
+        out.print(escape(line))
 
 
 def _table(look: Look) -> RenderableType:
     pace = _pace(look)
-    lines = [*([pace] if pace else []), *_about(look.report, look.where)]
+    lines = [*([pace] if pace else []), *_about(look.report, look.where, timed=True)]
     return Group(stages_table(look.report), *(Text(line) for line in lines))
 
 
@@ -157,10 +157,12 @@ def _pace(look: Look) -> str:
     return f"{look.tiles_per_second:.3g} tiles/s, {seconds_text(look.seconds_left)} left in {at_work[0]}"
 
 
-def _about(report: RunReport, where: Whereabouts) -> list[str]:
+def _about(report: RunReport, where: Whereabouts, *, timed: bool = False) -> list[str]:
+    """Say where the driver is, and with ``timed`` what changes all the time."""
     lines = []
     if where.submission is not None and not report.complete:
-        lines.append(f"{where.submission} ({where.state})" + (f": {where.explanation}" if where.explanation else ""))
+        said = f"{where.submission} {where.words}" if where.words else f"{where.submission} ({where.state})"
+        lines.append(f"{said}, {where.timing}" if timed and where.timing else said)
     if where.stop_requested and not report.complete:
         lines.append("asked to stop" + (", finishing the tiles in flight" if report.driver else ""))
     if where.ending is not None and where.ending.message:

@@ -1,11 +1,13 @@
 """Where tiles are computed.
 
-``EXECUTORS`` is the door of this room: for each kind of cluster a function that takes its configuration and
-the preparation of a worker, and yields an `Executor`.
+``EXECUTORS`` is the door of this room: for each kind of cluster a function that takes its configuration, the
+preparation of a worker, and an event that ends the wait for workers with `Interrupted`, and yields an `Executor`.
 """
 
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Protocol
 
 from pipeline.config import ClusterConfig
 from pipeline.executors.address import open_address
@@ -17,7 +19,15 @@ from pipeline.executors.serial import open_serial
 from pipeline.executors.slurm import open_slurm
 from pipeline.executors.ssh import open_ssh
 
-Opener = Callable[[ClusterConfig, Callable[[], None]], AbstractContextManager[Executor]]
+
+class Opener(Protocol):
+    """Opens one kind of cluster."""
+
+    def __call__(
+        self, config: ClusterConfig, prepare: Callable[[], None], stop: threading.Event | None = None
+    ) -> AbstractContextManager[Executor]:
+        """Open it."""
+
 
 EXECUTORS: dict[str, Opener] = {
     "serial": open_serial,

@@ -1,5 +1,6 @@
 """A Dask scheduler that somebody else runs."""
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -13,7 +14,9 @@ from pipeline.executors.dask import Terms, answered, prepared, quieten
 
 
 @contextmanager
-def open_address(config: ClusterConfig, prepare: Callable[[], None]) -> Iterator[Executor]:
+def open_address(
+    config: ClusterConfig, prepare: Callable[[], None], stop: threading.Event | None = None
+) -> Iterator[Executor]:
     """Connect to a scheduler; its workers need this package and the run directory under the same path.
 
     Raises

@@ -1,11 +1,14 @@
 """What the driver asks of an executor: take a call, give back how it ended."""
 
 import contextlib
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
+
+from pipeline.errors import Interrupted
 
 
 @dataclass(frozen=True)
@@ -86,3 +89,15 @@ class Executor(ABC):
     def watched(self) -> AbstractContextManager[None]:
         """Tell of workers that join and leave, as events, for the length of a ``with`` block."""
         return contextlib.nullcontext()
+
+
+def require_no_stop(stop: threading.Event | None) -> None:
+    """Raise where a driver that has no workers yet is to stop.
+
+    Raises
+    ------
+    Interrupted
+        If ``stop`` is set.
+    """
+    if stop is not None and stop.is_set():
+        raise Interrupted("stopped while it waited for its workers; nothing is lost")

@@ -8,6 +8,7 @@ or the next driver of its Job. `deploy/kubernetes` holds the same as manifests, 
 import contextlib
 import importlib.util
 import logging
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,7 @@ import distributed
 
 from pipeline.config import ClusterConfig
 from pipeline.errors import ConfigError, WorkersLost
-from pipeline.executors.base import Executor
+from pipeline.executors.base import Executor, require_no_stop
 from pipeline.executors.certificates import make_pem, security_of
 from pipeline.executors.dask import SETTINGS, Terms, prepared
 from pipeline.executors.manifests import INSTANCE, Names, Owner, cluster_manifest, secret_manifest
@@ -30,11 +31,16 @@ logger = logging.getLogger(__name__)
 START_SECONDS = 600.0
 """Nodes may have to be added, and an image be fetched, before the first pod runs."""
 
+ATTEMPT_SECONDS = 15.0
+"""How long one attempt to connect may take, and with it a wish to stop wait."""
+
 PATIENCE_SECONDS = 1800.0
 
 
 @contextmanager
-def open_kubernetes(config: ClusterConfig, prepare: Callable[[], None]) -> Iterator[Executor]:
+def open_kubernetes(
+    config: ClusterConfig, prepare: Callable[[], None], stop: threading.Event | None = None
+) -> Iterator[Executor]:
     """Make a `DaskCluster`, wait for its workers, and delete it afterwards.
 
     Raises
@@ -48,8 +54,8 @@ def open_kubernetes(config: ClusterConfig, prepare: Callable[[], None]) -> Itera
     pem = make_pem() if config.tls else ()
     with _created(config, minimum, pem) as names:
         address = config.address or names.address(config.tls)
-        with dask.config.set(SETTINGS), _connect(address, pem) as client:
-            _wait_for_workers(client, minimum, names)
+        with dask.config.set(SETTINGS), _connect(address, pem, stop) as client:
+            _wait_for_workers(client, minimum, names, stop)
             scaling = Scaling(Pods(names, minimum), minimum, maximum, config.threads_per_worker)
             count = f"{minimum}" if minimum == maximum else f"{minimum} to {maximum}"
             label = f"{count} pods of {names.cluster} in {names.namespace}, scheduler {address}"
@@ -158,19 +164,26 @@ def explained() -> Iterator[None]:
         ) from error
 
 
-def _connect(address: str, pem: tuple[str, ...]) -> distributed.Client:
-    try:
-        return distributed.Client(address, security=security_of(*pem) if pem else None, timeout=START_SECONDS)
-    except (OSError, ValueError) as error:
-        raise WorkersLost(
-            f"no scheduler answers at {address}: {error}. The driver must run in the cluster (deploy/kubernetes), or "
-            "cluster.address name a forwarded port"
-        ) from error
+def _connect(address: str, pem: tuple[str, ...], stop: threading.Event | None) -> distributed.Client:
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        require_no_stop(stop)
+        try:
+            return distributed.Client(address, security=security_of(*pem) if pem else None, timeout=ATTEMPT_SECONDS)
+        except (OSError, ValueError) as error:
+            if time.monotonic() < deadline and isinstance(error, OSError):
+                time.sleep(0.2)
+                continue
+            raise WorkersLost(
+                f"no scheduler answers at {address}: {error}. The driver must run in the cluster (deploy/kubernetes), "
+                "or cluster.address name a forwarded port"
+            ) from error
 
 
-def _wait_for_workers(client: distributed.Client, count: int, names: Names) -> None:
+def _wait_for_workers(client: distributed.Client, count: int, names: Names, stop: threading.Event | None) -> None:
     deadline = time.monotonic() + START_SECONDS
     while len(client.nthreads()) < count:
+        require_no_stop(stop)
         if time.monotonic() > deadline:
             raise WorkersLost(
                 f"only {len(client.nthreads())} of {count} workers came up in {START_SECONDS:g} s: look at "

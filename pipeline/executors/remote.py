@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.errors import ConfigError, WorkersLost
+from pipeline.executors.base import require_no_stop
 from pipeline.executors.order import BEAT_SECONDS, Announcement, Order
 
 START_SECONDS = 120.0
@@ -103,7 +104,7 @@ class Remotes:
         self._thread = threading.Thread(target=self._loop.run_forever, name="cntk-ssh", daemon=True)
         self._thread.start()
 
-    def start_scheduler(self, remote: Remote) -> str:
+    def start_scheduler(self, remote: Remote, stop: threading.Event | None = None) -> str:
         """Start the scheduler and return its address; it is started once, since all tasks are lost with it.
 
         Raises
@@ -111,7 +112,7 @@ class Remotes:
         WorkersLost
             If it does not start.
         """
-        self._begin([remote], self._run)
+        self._begin([remote], self._run, stop)
         if remote.announced is None:
             raise WorkersLost(f"no scheduler started on {remote.explain()}")
         self._scheduler = remote
@@ -122,7 +123,9 @@ class Remotes:
         remote = self._scheduler
         return "" if remote is None or remote.announced is not None else remote.explain()
 
-    def start_workers(self, remotes: Sequence[Remote], minimum: int | None) -> None:
+    def start_workers(
+        self, remotes: Sequence[Remote], minimum: int | None, stop: threading.Event | None = None
+    ) -> None:
         """Start the workers of all hosts, and go on to start those of hosts that are away, or will be.
 
         Raises
@@ -130,7 +133,7 @@ class Remotes:
         WorkersLost
             If fewer than ``minimum`` workers started; None asks for those of all hosts.
         """
-        self._begin(remotes, self._keep)
+        self._begin(remotes, self._keep, stop)
         away = [remote for remote in remotes if remote.announced is None]
         count = sum(remote.announced.workers for remote in remotes if remote.announced)
         if away and (minimum is None or count < minimum):
@@ -151,7 +154,12 @@ class Remotes:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _begin(self, remotes: Sequence[Remote], run: Callable[[Remote], Coroutine[Any, Any, None]]) -> None:
+    def _begin(
+        self,
+        remotes: Sequence[Remote],
+        run: Callable[[Remote], Coroutine[Any, Any, None]],
+        stop: threading.Event | None,
+    ) -> None:
         """Run something on hosts, and wait until each has announced itself or met its first problem."""
 
         async def create_tasks() -> None:
@@ -160,6 +168,7 @@ class Remotes:
         asyncio.run_coroutine_threadsafe(create_tasks(), self._loop).result()
         deadline = time.monotonic() + START_SECONDS
         while any(remote.announced is None and not remote.problem for remote in remotes):
+            require_no_stop(stop)
             if time.monotonic() > deadline:
                 return
             time.sleep(POLL_SECONDS)

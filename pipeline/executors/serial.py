@@ -1,5 +1,6 @@
 """Everything in this process, one tile after the other."""
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -41,7 +42,9 @@ class SerialExecutor(Executor):
 
 
 @contextmanager
-def open_serial(config: ClusterConfig, prepare: Callable[[], None]) -> Iterator[Executor]:
+def open_serial(
+    config: ClusterConfig, prepare: Callable[[], None], stop: threading.Event | None = None
+) -> Iterator[Executor]:
     """Prepare this process and run everything in it."""
     prepare()
     yield SerialExecutor()

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,12 +20,12 @@ from typing import Any
 import dask.config
 import distributed
 from dask.utils import parse_bytes
-from distributed.utils import get_ip
+from distributed.utils import get_ip, get_ip_interface
 
 from pipeline.config import ClusterConfig
 from pipeline.errors import ConfigError, WorkersLost
 from pipeline.executors.access import dashboard_warnings
-from pipeline.executors.base import Executor
+from pipeline.executors.base import Executor, require_no_stop
 from pipeline.executors.certificates import Certificates
 from pipeline.executors.dask import SETTINGS, Terms, prepared
 from pipeline.executors.scaling import Scalable, Scaling, bounds
@@ -44,15 +45,17 @@ FIRST_WORKER_SECONDS, ALL_WORKERS_SECONDS = 300.0, 60.0
 
 
 @contextmanager
-def open_slurm(config: ClusterConfig, prepare: Callable[[], None]) -> Iterator[Executor]:
+def open_slurm(
+    config: ClusterConfig, prepare: Callable[[], None], stop: threading.Event | None = None
+) -> Iterator[Executor]:
     """Use the allocation that this process runs in, or ask SLURM for jobs of workers where there is none."""
     opened = _open_allocation if "SLURM_JOB_ID" in os.environ else _open_jobs
-    with opened(config, prepare) as executor:
+    with opened(config, prepare, stop) as executor:
         yield executor
 
 
 @contextmanager
-def _open_jobs(config: ClusterConfig, prepare: Callable[[], None]) -> Iterator[Executor]:
+def _open_jobs(config: ClusterConfig, prepare: Callable[[], None], stop: threading.Event | None) -> Iterator[Executor]:
     """Ask SLURM for a job a worker and drive them from here: for trying out, since this process must live on."""
     try:
         from dask_jobqueue import SLURMCluster
@@ -93,13 +96,13 @@ def _open_jobs(config: ClusterConfig, prepare: Callable[[], None]) -> Iterator[E
         try:
             with distributed.Client(cluster) as client:
                 cluster.scale(jobs=least)
-                _wait_for_workers(client, least, lambda: False)
+                _wait_for_jobs(cluster, client, least, stop)
                 label = f"up to {most} workers in jobs of SLURM, dashboard {cluster.dashboard_link}"
                 scaling = Scaling(_Jobs(cluster), least, most, config.threads_per_worker)
                 # Lost workers are asked for again, and may wait in the queue for as long as that takes.
                 yield prepared(client, prepare, Terms(label, warnings=warnings, scaling=scaling))
         finally:
-            # The assertion is Dask's own, of jobs that SLURM refused; what it said stands above.
+            # The assertion is Dask's own, of jobs that SLURM refused.
             with contextlib.suppress(TimeoutError, AssertionError):
                 cluster.close(timeout=CLOSE_SECONDS)
 
@@ -118,7 +121,10 @@ class _Jobs(Scalable):
 
 
 @contextmanager
-def _open_allocation(config: ClusterConfig, prepare: Callable[[], None]) -> Iterator[Executor]:
+def _open_allocation(
+    config: ClusterConfig, prepare: Callable[[], None], stop: threading.Event | None
+) -> Iterator[Executor]:
+    _require_interface(config.interface)
     shares = allocation_shares(config, os.environ, _hostnames(os.environ["SLURM_JOB_NODELIST"]))
     count = sum(share.workers for share in shares)
     with _certificates(config) as certificates, dask.config.set(SETTINGS):
@@ -139,7 +145,7 @@ def _open_allocation(config: ClusterConfig, prepare: Callable[[], None]) -> Iter
                 distributed.Client(cluster) as client,
                 WorkerSteps(shares, command, environment) as steps,
             ):
-                _wait_for_workers(client, count, lambda: steps.all_given_up)
+                _wait_for_workers(client, count, lambda: steps.all_given_up, stop)
                 where = f"job {os.environ['SLURM_JOB_ID']} on {len(shares)} nodes"
                 label = f"{count} workers of SLURM {where}, dashboard {cluster.dashboard_link}"
                 try:
@@ -154,6 +160,21 @@ def _open_allocation(config: ClusterConfig, prepare: Callable[[], None]) -> Iter
         finally:
             with contextlib.suppress(TimeoutError):
                 cluster.close(timeout=CLOSE_SECONDS)
+
+
+def _require_interface(name: str | None) -> None:
+    """Refuse a network interface that this node does not have.
+
+    Raises
+    ------
+    ConfigError
+        With those that it has.
+    """
+    if name is not None:
+        try:
+            get_ip_interface(name)
+        except ValueError as error:
+            raise ConfigError(f"cluster.interface on node {socket.gethostname()}: {error}") from error
 
 
 def allocation_shares(config: ClusterConfig, environment: Mapping[str, str], nodes: list[str]) -> list[Share]:
@@ -236,10 +257,33 @@ def _worker_memory(config: ClusterConfig) -> str | float:
     return str(max(given - BESIDE_WORKER_BYTES, parse_bytes("256MiB")))
 
 
-def _wait_for_workers(client: distributed.Client, count: int, given_up: Callable[[], bool]) -> None:
+def _wait_for_jobs(cluster: Any, client: distributed.Client, count: int, stop: threading.Event | None) -> None:
+    """Wait for the first worker as long as its job waits in the queue, however long that takes."""
+    while not client.nthreads():
+        require_no_stop(stop)
+        jobs = list(cluster.workers.values())
+        if jobs and not any(job.job_id for job in jobs):
+            # Dask keeps to itself what sbatch said, so it is asked again.
+            again = subprocess.run(
+                ["sbatch", "--test-only"],
+                input=cluster.job_script(),
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=60,
+            )
+            raise WorkersLost(f"SLURM refuses the jobs of workers: {again.stderr.strip()}")
+        time.sleep(0.1)
+    _wait_for_workers(client, count, lambda: False, stop)
+
+
+def _wait_for_workers(
+    client: distributed.Client, count: int, given_up: Callable[[], bool], stop: threading.Event | None
+) -> None:
     """Wait for the first worker long, for all of them not so long: those that come later are taken in too."""
     began = time.monotonic()
     while (here := len(client.nthreads())) < count:
+        require_no_stop(stop)
         waited, some = time.monotonic() - began, here > 0
         if waited > (ALL_WORKERS_SECONDS if some else FIRST_WORKER_SECONDS) or (given_up() and not some):
             break

@@ -8,6 +8,7 @@ channel, the certificates too, and what runs on a host ends with the driver.
 
 import importlib.util
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -29,7 +30,9 @@ PATIENCE_SECONDS = 10 * LAST_DELAY_SECONDS
 
 
 @contextmanager
-def open_ssh(config: ClusterConfig, prepare: Callable[[], None]) -> Iterator[Executor]:
+def open_ssh(
+    config: ClusterConfig, prepare: Callable[[], None], stop: threading.Event | None = None
+) -> Iterator[Executor]:
     """Start a scheduler on the first host and workers on all of them; they end with this process, however it ends.
 
     Raises
@@ -58,7 +61,7 @@ def open_ssh(config: ClusterConfig, prepare: Callable[[], None]) -> Iterator[Exe
     )
     remotes = Remotes(config.python or sys.executable)
     try:
-        address = remotes.start_scheduler(Remote(hosts[0], order))
+        address = remotes.start_scheduler(Remote(hosts[0], order), stop)
         remotes.start_workers(
             [
                 # Two ports of one machine are two hosts: a number tells their workers apart.
@@ -67,6 +70,7 @@ def open_ssh(config: ClusterConfig, prepare: Callable[[], None]) -> Iterator[Exe
                 if share != 0
             ],
             config.minimum_workers,
+            stop,
         )
         with dask.config.set(SETTINGS), _connect(address, pem) as client:
             count = len(client.nthreads())

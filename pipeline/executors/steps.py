@@ -43,9 +43,11 @@ class WorkerSteps:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # Where the wait for workers was given up, nobody has told them to leave, and they have nothing to finish.
+        patience = CLOSE_SECONDS if self._ending.is_set() else 0.0
         self.expect_the_end()
         self._watchdog.join()
-        deadline = time.monotonic() + CLOSE_SECONDS
+        deadline = time.monotonic() + patience
         for step in self._steps:
             step.end(deadline)
 
@@ -81,6 +83,7 @@ class _Step:
         srun = ["srun", "--overlap", "--kill-on-bad-exit=0", "--nodes=1", f"--nodelist={self._share.node}"]
         threads = self._command[self._command.index("--nthreads") + 1]
         srun += [f"--ntasks={self._share.workers}", f"--cpus-per-task={threads}", "--job-name=cntk-workers"]
+        srun += ["--export=ALL"]  # a job that was submitted with --export=NONE would strip its workers too
         self._started = time.monotonic()
         self._process = subprocess.Popen([*srun, *self._command], stdin=subprocess.DEVNULL, env=self._environment)
 

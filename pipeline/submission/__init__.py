@@ -3,7 +3,7 @@
 ``SUBMITTERS`` is the door of this room: for each kind of cluster what hands a driver to it.
 """
 
-from pipeline.submission.base import Submission, Submitter
+from pipeline.submission.base import Standing, Submission, Submitter
 from pipeline.submission.clusters import find_cluster
 from pipeline.submission.kubernetes import KubernetesSubmitter
 from pipeline.submission.local import LocalSubmitter
@@ -34,6 +34,7 @@ SUBMITTERS: dict[str, Submitter] = {
 __all__ = [
     "SUBMITTERS",
     "Ending",
+    "Standing",
     "Submission",
     "Submitter",
     "add_submission",

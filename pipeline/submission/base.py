@@ -12,6 +12,25 @@ from pipeline.storage import LocalPath, StorePath
 State = Literal["queued", "running", "gone", "unknown"]
 """What a cluster says of a submission; "unknown" where this machine cannot ask it."""
 
+Cause = Literal["limit", "elsewhere", "withdrawn"]
+"""Why a job has to stop: its time limit is near, another job comes first or the like, or somebody has ended it."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a submission is.
+
+    Attributes
+    ----------
+    state : in one word.
+    words : what else the cluster says, for people: why it waits, where it runs, how it ended; empty for nothing.
+    timing : what of that changes all the time: how much is left, or when it is expected to begin.
+    """
+
+    state: State
+    words: str = ""
+    timing: str = ""
+
 
 @dataclass(frozen=True)
 class Submission:
@@ -58,10 +77,6 @@ class Submitter(ABC):
             If it would not, with the places that it would.
         """
 
-    def explain(self, job: str) -> str:
-        """Say more of a submission, for people: what it waits for, in the cluster's own words."""
-        return ""
-
     @abstractmethod
     def memory(self, config: RunConfig) -> WorkerMemory | None:
         """Say what memory a worker will have; None where only the worker will know."""
@@ -80,12 +95,20 @@ class Submitter(ABC):
     def state(self, job: str) -> State:
         """Ask the cluster how a submission is."""
 
+    def standing(self, job: str) -> Standing:
+        """Ask the cluster how a submission is, and for what else it says."""
+        return Standing(self.state(job))
+
     @abstractmethod
     def withdraw(self, job: str, *, now: bool) -> bool:
         """End a submission that has not begun to run, or any with ``now``; tell whether the cluster took that.
 
         One that runs is left to drain by itself: it polls the run directory.
         """
+
+    def cause(self, config: RunConfig) -> Cause:
+        """Inside a job that is to stop: find out why; "limit" where nothing is known."""
+        return "limit"
 
     @abstractmethod
     def go_on(self, place: StorePath, config: RunConfig) -> str | None:

@@ -17,7 +17,7 @@ from pipeline.executors import WorkerMemory
 from pipeline.executors.kubernetes import dask_class, explained, require_described
 from pipeline.executors.manifests import INSTANCE, RUNS_FOLDER, Manifest, job_manifest, memory_limit
 from pipeline.storage import LocalPath, StorePath
-from pipeline.submission.base import State, Submitter
+from pipeline.submission.base import Standing, State, Submitter
 
 PARTS = ("driver", "scheduler", "worker")
 PART_LABELS = ("dask.org/component", "app.kubernetes.io/component")
@@ -73,26 +73,18 @@ class KubernetesSubmitter(Submitter):
         return f"{namespace}/{name}"
 
     def state(self, job: str) -> State:
-        try:
-            found = _job(job)
-            if found is None or _end_of(found) is not None:
-                return "gone"
-            drivers = [pod for pod in _pods(job) if _part(pod) == "driver"]
-        except SubmissionFailed:
-            return "unknown"
-        return "running" if any(_is_running(pod) for pod in drivers) else "queued"
+        return self.standing(job).state
 
-    def explain(self, job: str) -> str:
+    def standing(self, job: str) -> Standing:
         try:
             found, pods = _job(job), _pods(job)
         except SubmissionFailed as error:
-            return str(error)
-        if found is None:
-            return ""
-        end = _end_of(found)
+            return Standing("unknown", f"cannot be asked for: {error}")
+        end = "" if found is None else _end_of(found)
         if end is not None:
-            return end if end.startswith("Failed") else ""
-        return describe_pods(pods)
+            return Standing("gone", f"has ended ({end})" if end else "has ended")
+        runs = any(_part(pod) == "driver" and _is_running(pod) for pod in pods)
+        return Standing("running" if runs else "queued", f"has these pods: {describe_pods(pods) or 'none yet'}")
 
     def withdraw(self, job: str, *, now: bool) -> bool:
         import kr8s

@@ -4,6 +4,7 @@ The job may be requeued: after a lost node SLURM starts it anew, and where ``clu
 does so itself when it meets the time limit. Nothing goes through a shell but the script, whose values are quoted.
 """
 
+import contextlib
 import os
 import re
 import shlex
@@ -20,7 +21,11 @@ from pipeline.errors import ConfigError, SubmissionFailed
 from pipeline.executors import WorkerMemory
 from pipeline.executors.slurm import BESIDE_WORKER_BYTES
 from pipeline.storage import StorePath
-from pipeline.submission.base import State, Submitter, log_folder
+from pipeline.submission.base import Cause, Standing, State, Submitter, log_folder
+from pipeline.submission.slurm_states import QUEUE_FORMAT, read_account, read_queue
+
+EARLY_SECONDS = 90.0
+"""SLURM signals up to a minute before it was asked to."""
 
 ASK_SECONDS = 30.0
 """How long SLURM's commands may take: a busy controller answers late."""
@@ -32,9 +37,6 @@ _OURS = {
     *("--error", "-e", "--open-mode", "--no-requeue", "--requeue", "--ntasks", "-n", "--cpus-per-task", "-c"),
 }
 """Options of the job that the submission itself sets, or whose job would be no driver."""
-
-_RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "CONFIGURING"}
-_QUEUED = {"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
 
 
 class SlurmSubmitter(Submitter):
@@ -53,15 +55,37 @@ class SlurmSubmitter(Submitter):
         return said.strip().partition(";")[0]  # a cluster's name may follow
 
     def state(self, job: str) -> State:
+        return self.standing(job).state
+
+    def standing(self, job: str) -> Standing:
+        queue = ["squeue", "--noheader", "--states=all", "--jobs", job]
         try:
-            said = _ask(["squeue", "--noheader", "--jobs", job, "--format=%T"], patient=False)
+            said = _ask([*queue, f"--format={QUEUE_FORMAT}"], patient=False)
         except SubmissionFailed as error:
-            # What SLURM says of a job that it has forgotten.
-            return "gone" if "Invalid job id" in str(error) else "unknown"
-        states = set(said.split())
-        if states & _QUEUED:
-            return "queued"
-        return "running" if states & _RUNNING else "gone"
+            if "Invalid job id" not in str(error):
+                return Standing("unknown")
+            said = ""
+        if said.strip():
+            return read_queue(said.splitlines()[0], job)
+        # The controller forgets jobs some minutes after they end; many sites keep accounts.
+        account = ["sacct", "--noheader", "--parsable2", "--allocations", "--jobs", job, "--format=State"]
+        with contextlib.suppress(SubmissionFailed):
+            kept = read_account(_ask(account, patient=False).partition("\n")[0], job)
+            if kept is not None:
+                return kept
+        return Standing("gone", "SLURM does not know it any more")
+
+    def cause(self, config: RunConfig) -> Cause:
+        job = os.environ.get("SLURM_JOB_ID", "")
+        try:
+            said = _ask(["squeue", "--noheader", "--jobs", job, "--format=%T|%M|%l"], patient=False)
+            state, spent, limit = said.strip().split("|")
+            left = time_limit_seconds(limit) - time_limit_seconds(spent)
+        except (SubmissionFailed, ConfigError, ValueError):
+            return "limit"
+        if state != "RUNNING":  # SLURM ends it already; it starts anew by itself what it has taken a node from
+            return "limit" if left <= 0 else "withdrawn"
+        return "limit" if left <= _drain_seconds(config.cluster) + EARLY_SECONDS else "elsewhere"
 
     def withdraw(self, job: str, *, now: bool) -> bool:
         # The filter is the controller's own, so a job that begins right now is not killed.

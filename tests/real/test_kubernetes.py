@@ -145,7 +145,7 @@ def test_a_run_loses_a_worker_and_two_drivers_and_ends_with_the_same_bits(
     wait_for(desk, lambda: receipts(path) >= 5, "the first tiles")
     status = desk.status("lossy")
     assert status["state"] == "running"
-    assert "driver running, scheduler running, 2 workers running" in status["explanation"]
+    assert "driver running, scheduler running, 2 workers running" in status["words"]
     desk.delete(desk.pods_of("worker")[0])
     seen = receipts(path)
     wait_for(desk, lambda: receipts(path) >= seen + 5 and len(desk.pods_of("worker")) == 2, "the worker's return")
@@ -215,12 +215,12 @@ def test_a_run_in_a_bucket_is_submitted_from_a_laptop(
 def test_the_status_says_what_pods_wait_for_and_cancelling_at_once_leaves_nothing(desk: Desk) -> None:
     desk.submit("absent", image="cntk-pipeline:absent")
     absent = 'driver pending (ImagePullBackOff: Back-off pulling image "cntk-pipeline:absent")'
-    wait_for(desk, lambda: desk.status("absent")["explanation"] == absent, absent)
+    wait_for(desk, lambda: absent in desk.status("absent")["words"], absent)
     assert desk.status("absent")["state"] == "queued"
     assert "had not begun: it is out of the queue" in desk.cntk("cancel", "/runs/absent").stdout
     desk.submit("large", memory_limit="100GiB")
     large = "2 workers pending (Unschedulable: 0/1 nodes are available: 1 Insufficient memory.)"
-    wait_for(desk, lambda: large in desk.status("large")["explanation"], large)
+    wait_for(desk, lambda: large in desk.status("large")["words"], large)
     assert "was ended at once" in desk.cntk("cancel", "/runs/large", "--now").stdout
     jobs = [desk.status(name)["submission"]["job"].partition("/")[2] for name in ("absent", "large")]
 

@@ -15,15 +15,16 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from problems import Recorder, whole_matrix
+from problems import Recorder, require_same_kernel, whole_matrix
 
 from pipeline import handover, lease
 from pipeline import run as runs
-from pipeline.config import RunConfig, parse_config
-from pipeline.errors import Interrupted, PipelineError, RunLocked, SubmissionFailed
+from pipeline.config import RunConfig, StoreConfig, parse_config
+from pipeline.errors import Interrupted, PipelineError, RunLocked, RunNotFound, SubmissionFailed
 from pipeline.report import make_report
 from pipeline.store import RunDirectory
-from pipeline.submission import add_submission, read_ending, request_stop, stop_requested, submissions
+from pipeline.submission import SUBMITTERS, add_submission, read_ending, request_stop, stop_requested, submissions
+from pipeline.submission.base import Cause
 
 PATIENCE_SECONDS = 120.0
 
@@ -113,6 +114,31 @@ def test_a_driver_that_is_ended_at_once_leaves_no_process(tmp_path: Path) -> Non
     assert handover.whereabouts(run).state == "gone"
 
 
+def test_what_a_cluster_refuses_leaves_no_run_and_no_image_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen to fail where only run.json was taken back: the next run, of other images, computed those of the first."""
+    config = workflow(tmp_path / "run", "slurm", memory_limit="1GiB")
+    monkeypatch.setenv("PATH", str(refusing_slurm(tmp_path / "bin")))
+    with pytest.raises(SubmissionFailed, match="sbatch refused: no such partition"):
+        handover.submit(config, Recorder())
+    with pytest.raises(RunNotFound):
+        RunDirectory(tmp_path / "run")
+    as_they_are = config.data.model_copy(update={"standardize": False})
+    other = workflow(tmp_path / "run", "serial").model_copy(update={"data": as_they_are})
+    elsewhere = other.model_copy(update={"store": StoreConfig(path=str(tmp_path / "elsewhere"))})
+    mine, its = (runs.start(each, Recorder(), threading.Event()) for each in (other, elsewhere))
+    require_same_kernel(mine, its)
+
+
+def refusing_slurm(folder: Path) -> Path:
+    """Make an ``sbatch`` that refuses, as the real one does in tests/real/test_slurm.py."""
+    folder.mkdir()
+    (folder / "sbatch").write_text('#!/bin/sh\n[ "$1" = --version ] || { echo no such partition >&2; exit 1; }\n')
+    (folder / "sbatch").chmod(0o755)
+    return folder
+
+
 def begun_run(path: Path, **cluster: Any) -> RunDirectory:
     return runs.prepare(workflow(path, "serial", **cluster), Recorder(), None)
 
@@ -131,6 +157,31 @@ def test_a_job_that_finished_no_tile_is_not_followed_by_another(tmp_path: Path) 
     stop.set()
     with pytest.raises(Interrupted, match="no tile was finished in this whole job, so no other one follows"):
         handover.drive(run.path, Recorder(), stop)
+
+
+@pytest.mark.parametrize(
+    ("cause", "tiles", "said"),
+    [
+        ("elsewhere", 0, "it goes on in the next job"),
+        ("limit", 0, "no tile was finished in this whole job"),
+        ("withdrawn", 3, "its job was ended from outside"),
+    ],
+)
+def test_whether_a_job_is_followed_depends_on_why_it_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cause: Cause, tiles: int, said: str
+) -> None:
+    """Seen to fail with one rule for all causes. That SLURM tells them apart: tests/real/test_slurm.py."""
+    monkeypatch.setattr(SUBMITTERS["serial"], "cause", lambda config: cause)
+    run, stop = begun_run(tmp_path / "run", resubmit=True), threading.Event()
+
+    class Stopper(Recorder):
+        def progress(self, progress: Any) -> None:
+            if progress.done == tiles:
+                stop.set()
+
+    with pytest.raises(Interrupted, match=said):
+        handover.drive(run.path, Stopper(), stop)
+    assert said in read_ending(run).message
 
 
 def test_a_job_that_got_on_is_followed_by_another_unless_it_was_cancelled(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def test_without_an_api_server_nothing_is_submitted_and_nothing_is_known(
     with pytest.raises(SubmissionFailed, match=r"the Kubernetes API server refuses: .*access.yaml"):
         SUBMITTER.check(workflow())
     assert SUBMITTER.state("default/cntk-x") == "unknown"
-    assert "the Kubernetes API server refuses" in SUBMITTER.explain("default/cntk-x")
+    assert "the Kubernetes API server refuses" in SUBMITTER.standing("default/cntk-x").words
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,11 @@
 """The batch script, and what is refused before SLURM is asked; tests/real/test_slurm.py has a real SLURM."""
 
+import contextlib
+import os
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +57,8 @@ def test_the_script_asks_for_what_the_cluster_table_says() -> None:
         "--constraint=avx512",
         "-x bad1,bad2",
     ]
-    assert text.endswith("\nexec /opt/python -m pipeline.cli drive /scratch/run\n")
-    assert text.index("module load python") < text.index("exec ")
+    assert "exec /opt/python -m pipeline.cli drive /scratch/run)" in text
+    assert text.index("trap ") < text.index("module load python") < text.index("exec ")
 
 
 @pytest.mark.parametrize("name", ["with space", "$(touch gone)", "a'b", 'a"b', "a;b", "`b`", "50%j"])
@@ -67,6 +72,49 @@ def test_a_run_directory_of_any_name_reaches_the_driver_whole(tmp_path: Path, na
     subprocess.run(["bash"], input=text, text=True, check=True, cwd=tmp_path)
     assert shown.read_text() == str(directory)
     assert not (tmp_path / "gone").exists()
+
+
+HEEDFUL = """#!{python}
+import signal, sys, time
+if "{where}" == "importing":
+    open("{begun}", "w").close()
+    time.sleep(1)
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
+open("{begun}", "w").close()
+signal.pause()
+"""
+"""A driver that is deaf for a while, and then waits to be told to stop."""
+
+
+@pytest.mark.parametrize("where", ["setting up", "importing", "running"])
+def test_the_signal_before_the_time_limit_reaches_the_driver_whenever_it_comes(tmp_path: Path, where: str) -> None:
+    """Seen to fail with the driver in the place of the shell (143 while importing), and without a trap."""
+    begun, python = tmp_path / "begun", tmp_path / "python"
+    python.write_text(HEEDFUL.format(python=sys.executable, begun=begun, where=where))
+    python.chmod(0o755)
+    setup = [f"touch {begun}; sleep 1; rm {begun}"] if where == "setting up" else []
+    text = script(str(tmp_path), tmp_path, config(python=str(python), setup=setup))
+    (tmp_path / "script").write_text(text)
+    with subprocess.Popen(["bash", tmp_path / "script"], start_new_session=True) as shell:
+        deadline = time.monotonic() + 60
+        try:
+            while not begun.exists():
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            shell.send_signal(signal.SIGTERM)
+            assert shell.wait(20) == 130
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(shell.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_the_job_ends_as_its_driver_does(tmp_path: Path, code: int) -> None:
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\nexit {code}\n")
+    python.chmod(0o755)
+    text = script(str(tmp_path), tmp_path, config(python=str(python), setup=["set -e"]))
+    assert subprocess.run(["bash"], input=text, text=True, check=False).returncode == code
 
 
 @pytest.mark.parametrize(
