@@ -217,9 +217,9 @@ def test_what_went_wrong_in_a_submitted_driver_is_remembered_until_the_next_one(
     run = begun_run(tmp_path / "run")
     images = run.path / "inputs.zarr" / "train_images" / "c"
     aside = images.rename(tmp_path / "aside")
-    with pytest.raises(PipelineError, match="out of range"):
+    with pytest.raises(PipelineError, match="is gone: restore inputs.zarr"):
         handover.drive(run.path, Recorder(), threading.Event())
-    assert "out of range" in read_ending(run).message
+    assert "is gone: restore inputs.zarr" in read_ending(run).message
     aside.rename(images)
     handover.drive(run.path, Recorder(), threading.Event())
     assert read_ending(run).message == ""
