@@ -56,6 +56,7 @@ def commands(slurm: PrivateSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let SLURM's commands find it from this process too."""
     for name, value in slurm.environment.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("HOME", str(slurm.folder))  # jobs that are killed leave their certificates there
 
 
 @pytest.fixture
