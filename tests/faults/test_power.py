@@ -96,6 +96,7 @@ class Disk:
             )
 
 
+@pytest.mark.timeout(1200)
 def test_a_power_cut_costs_the_tile_in_flight(
     small_config: Callable[..., RunConfig],
     tmp_path: Path,
