@@ -1,8 +1,7 @@
 """The process ends at the k-th operation on the store, for every k, and within it, or that operation fails.
 
 Seen to fail: with receipts that are not written to the journal, and with a journal that cannot bear a torn line; with
-errors of workers that are not tried again; and with errors of the operating system that pass `patiently` as they are,
-or are not tried again there.
+errors of workers that are not tried again. What is tried again for the driver, `tests/storage` sees fail.
 """
 
 import itertools
