@@ -1,7 +1,8 @@
 """What lies on the disk is changed behind the back of a run: nothing wrong is ever read as done.
 
-Seen to fail: without the comparison of checksums (flips, zeros), and without that of the receipt's digest (swapped
-chunks).
+Seen to fail: without the comparison of checksums (flips, zeros), without that and both of sizes (truncated), without
+that of the receipt's digest (swapped chunks), with damaged JSON that is no error of the package (records), with lines
+of the journal taken without their checksums, and without the look for the chunks of the data set.
 """
 
 import random

@@ -1,8 +1,7 @@
 """The process ends at the k-th operation on the store, for every k, and within it, or that operation fails.
 
 Seen to fail: with receipts that are not written to the journal, and with a journal that cannot bear a torn line; with
-errors of workers that are not tried again; and with errors of the operating system that pass `patiently` as they are,
-or are not tried again there.
+errors of workers that are not tried again. What is tried again for the driver, `tests/storage` sees fail.
 """
 
 import itertools
@@ -74,6 +73,7 @@ def again(path: Path) -> int:
     return sum(counts.values()) - len(counts)
 
 
+@pytest.mark.timeout(1200)
 def test_a_process_that_ends_at_any_operation_costs_the_tile_in_flight(small_config: Config, tmp_path: Path) -> None:
     whole = small_config(**SMALL, store={"path": str(tmp_path / "whole")})
     truth = contents(run_to_the_end(whole))
@@ -179,6 +179,7 @@ def ends_well(config: RunConfig) -> bool:
     return False
 
 
+@pytest.mark.timeout(1200)
 def test_an_operation_that_goes_on_failing_ends_a_run_with_an_error_that_says_where(
     small_config: Config, tmp_path: Path
 ) -> None:

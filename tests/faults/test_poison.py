@@ -1,8 +1,7 @@
 """A tile that ends every worker which computes it, by a crash or for want of memory: it is named, the rest completes.
 
 The run is the shell's, its workers are real processes; only that one tile is made deadly, by a module that Dask loads
-into each of them. Seen to fail: with a driver that waits for the tile to be computed after all (no end), and with one
-that ends the run at the first tile whose workers died (the rest is missing).
+into each of them.
 """
 
 import os

@@ -1,9 +1,8 @@
 """The scheduler is killed at random times, alone or with everything around it; the driver says so, resuming goes on.
 
 The cluster is one of kind "address": scheduler, worker and driver are processes of their own. ``make chaos`` kills a
-hundred schedulers. Seen to fail: with a driver that does not look whether its client still has a scheduler (it waits
-for ever), with the client's own error let through (exit code 1), and with receipts that are not written to the journal
-and chunks that are not adopted without them (tiles beyond the bound).
+hundred schedulers. Seen to fail: with Dask's own error let through where the scheduler dies while the driver connects,
+counts workers, or prepares them (exit code 1, pages of traceback).
 """
 
 import contextlib
