@@ -61,8 +61,9 @@ _SCHEDULER_TOPIC = "all"
 LOOK_SECONDS = 1.0
 """How often the executor looks how many workers there are."""
 
-ASK_SECONDS = 30.0
-"""How long the scheduler may take to say so; a busy one answers the next time."""
+ASK_SECONDS = 10.0
+"""How long the scheduler may take to say so, which a busy one does the next time. Where it is lost at this moment,
+Dask's client would go on to look for it for a minute."""
 
 UNHEARD_SECONDS = 20.0
 """A worker tells the scheduler every half second that it lives, every few seconds where there are hundreds."""
@@ -245,8 +246,8 @@ class DaskExecutor(Executor):
         if end or self._client.status not in ("running", "connecting"):
             raise WorkersLost(f"{_GONE}\n  {end}" if end else _GONE)
         try:
-            states = self._states()
-        except OSError:  # the link just broke; the client's status says so the next time
+            states = self._states(ASK_SECONDS)
+        except OSError:  # it took too long, or the link just broke; the client's status says so the next time
             return []
         self._unheard = frozenset(key for state in states for key in state.unheard)
         if self._terms.scaling is not None:
@@ -257,9 +258,8 @@ class DaskExecutor(Executor):
             raise WorkersLost("all workers are gone and none came back; finished tiles are kept, `cntk resume` goes on")
         return states
 
-    def _states(self) -> list[WorkerState]:
-        # Not for longer: where the scheduler is lost at this moment, Dask's client would look for it for a minute.
-        ask, within = self._client._run_on_scheduler, ASK_SECONDS
+    def _states(self, within: float | None = None) -> list[WorkerState]:
+        ask = self._client._run_on_scheduler
         found = self._client.sync(ask, _worker_states, unheard_seconds=UNHEARD_SECONDS, callback_timeout=within)
         return [WorkerState(*state) for state in found]
 

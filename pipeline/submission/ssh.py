@@ -123,7 +123,7 @@ def _ask(config: RunConfig, request: dict[str, Any]) -> dict[str, Any]:
     host = Host.parse(config.cluster.hosts[0])
     done = _run(host, shlex.join([config.cluster.python or sys.executable, "-m", "pipeline.submission.there"]), request)
     if done.exit_status != 0:
-        words = " ".join(done.stderr.strip().splitlines()[-3:])
+        words = " ".join(done.stderr.strip().splitlines()[-1:])  # of a traceback, what was raised
         raise SubmissionFailed(
             f"{host.text} cannot start a driver: {words or f'exit status {done.exit_status}'}. cluster.python must be "
             "the path of a Python there that has this package"

@@ -303,7 +303,7 @@ def test_a_driver_whose_scheduler_is_killed_ends_within_a_minute_and_the_run_goe
     wait_until(lambda: make_report(RunDirectory(run.path)).complete, "the resumed run ends")
 
 
-def test_a_scheduler_that_is_killed_ends_the_run_at_once(servers: Servers, hosts: list[str]) -> None:
+def test_a_scheduler_that_is_killed_ends_the_run_soon(servers: Servers, hosts: list[str]) -> None:
     """Without `Terms.scheduler_end` it takes the minute and more that Dask's client looks for its scheduler."""
     with EXECUTORS["ssh"](ClusterConfig(kind="ssh", hosts=hosts, workers=2), nothing) as executor:
         scheduler = scheduler_at(servers, executor._client.scheduler.address)
@@ -314,7 +314,7 @@ def test_a_scheduler_that_is_killed_ends_the_run_at_once(servers: Servers, hosts
             wait_until(lambda: any(not c.cluster_lost for c in executor.wait(0.2)), "the executor gives up")
         print(f"noticed after {time.monotonic() - killed:.1f} s", end=", ")
     print(f"all ended after {time.monotonic() - killed:.1f} s")
-    assert time.monotonic() - killed < 45
+    assert time.monotonic() - killed < 30
 
 
 DRIVE = """
