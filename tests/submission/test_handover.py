@@ -217,7 +217,7 @@ def test_what_went_wrong_in_a_submitted_driver_is_remembered_until_the_next_one(
     run = begun_run(tmp_path / "run")
     images = run.path / "inputs.zarr" / "train_images" / "c"
     aside = images.rename(tmp_path / "aside")
-    with pytest.raises(PipelineError, match="is gone: restore inputs.zarr"):
+    with pytest.raises(PipelineError, match=r"is gone: restore inputs\.zarr"):
         handover.drive(run.path, Recorder(), threading.Event())
     assert "is gone: restore inputs.zarr" in read_ending(run).message
     aside.rename(images)
