@@ -308,7 +308,7 @@ def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> N
                     kernel_jobs += gram.test_kernel_jobs(run)
                 executor.adapt()
                 stages.run_jobs("kernel", kernel_jobs).require()
-                executor.hold()
+                executor.hold(stop)
                 outcomes = [_choose_ridges(stages, config), _solve(stages, config), _infer(stages, config)]
                 failed = [error for outcome in outcomes for error in outcome.failed.values()]
                 damaged = [error for error in failed if isinstance(error, CorruptTile)]

@@ -10,7 +10,7 @@ from pipeline.config import ClusterConfig
 from pipeline.errors import WorkersLost
 from pipeline.executors.access import client_security, require_encrypted, scheduler_address
 from pipeline.executors.base import Executor
-from pipeline.executors.dask import Terms, answered, prepared, quieten
+from pipeline.executors.dask import Terms, count_workers, prepared, quieten
 
 
 @contextmanager
@@ -35,8 +35,7 @@ def open_address(
     except (OSError, ValueError) as error:
         raise WorkersLost(f"no Dask scheduler answers at {where}: {error}. Start one, then `cntk resume`") from error
     with client:
-        with answered():
-            count = len(client.nthreads())
+        count = count_workers(client)
         if not count:
             raise WorkersLost(f"the scheduler at {where} has no workers: start some, then `cntk resume`")
         label = f"{count} workers of the scheduler at {where}"

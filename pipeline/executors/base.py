@@ -83,8 +83,14 @@ class Executor(ABC):
     def adapt(self) -> None:  # noqa: B027 - most executors have as many workers as they have
         """Let the number of workers follow the calls from here on, where the cluster can."""
 
-    def hold(self) -> None:  # noqa: B027
-        """Keep all workers from here on: calls that wait for one another leave no work to measure."""
+    def hold(self, stop: threading.Event | None = None) -> None:  # noqa: B027
+        """Keep all workers from here on: calls that wait for one another leave no work to measure.
+
+        Raises
+        ------
+        Interrupted
+            If ``stop`` was set while those that are missing were waited for.
+        """
 
     def watched(self) -> AbstractContextManager[None]:
         """Tell of workers that join and leave, as events, for the length of a ``with`` block."""

@@ -5,6 +5,7 @@ import logging
 import math
 import pickle
 import queue
+import threading
 import time
 import traceback
 import uuid
@@ -18,7 +19,7 @@ from distributed.diagnostics.plugin import WorkerPlugin
 from pipeline.arrays import MAPPED_BYTES, limit_mapped_tiles
 from pipeline.errors import PipelineError, WorkersLost
 from pipeline.events import Event, close_logs, emit
-from pipeline.executors.base import Completion, Executor, WorkerMemory
+from pipeline.executors.base import Completion, Executor, WorkerMemory, require_no_stop
 from pipeline.executors.scaling import Scaling
 
 SETTINGS: dict[str, Any] = {
@@ -209,7 +210,7 @@ class DaskExecutor(Executor):
         if self._terms.scaling is not None:
             self._terms.scaling.adapt()
 
-    def hold(self) -> None:
+    def hold(self, stop: threading.Event | None = None) -> None:
         scaling = self._terms.scaling
         if scaling is None:
             return
@@ -217,6 +218,7 @@ class DaskExecutor(Executor):
         # Plans are made for so many slots; a cluster that is full goes on with what it has.
         deadline = time.monotonic() + HOLD_SECONDS
         while len(self._look()) < scaling.target and time.monotonic() < deadline:
+            require_no_stop(stop)
             time.sleep(POLL_SECONDS)
 
     def memory(self) -> WorkerMemory | None:
@@ -318,6 +320,12 @@ def answered() -> Iterator[None]:
         if error.errno is not None:  # of a worker's own operating system; Dask's have none
             raise
         raise WorkersLost(_GONE) from error
+
+
+def count_workers(client: distributed.Client) -> int:
+    """Count the workers; `WorkersLost` where the scheduler is gone."""
+    with answered():
+        return len(client.nthreads())
 
 
 def sendable(error: Exception) -> Exception:

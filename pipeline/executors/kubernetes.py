@@ -22,7 +22,7 @@ from pipeline.config import ClusterConfig
 from pipeline.errors import ConfigError, WorkersLost
 from pipeline.executors.base import Executor, require_no_stop
 from pipeline.executors.certificates import make_pem, security_of
-from pipeline.executors.dask import SETTINGS, Terms, prepared
+from pipeline.executors.dask import SETTINGS, Terms, count_workers, prepared
 from pipeline.executors.manifests import INSTANCE, Names, Owner, cluster_manifest, secret_manifest
 from pipeline.executors.scaling import Scalable, Scaling, bounds
 
@@ -182,11 +182,11 @@ def _connect(address: str, pem: tuple[str, ...], stop: threading.Event | None) -
 
 def _wait_for_workers(client: distributed.Client, count: int, names: Names, stop: threading.Event | None) -> None:
     deadline = time.monotonic() + START_SECONDS
-    while len(client.nthreads()) < count:
+    while count_workers(client) < count:
         require_no_stop(stop)
         if time.monotonic() > deadline:
             raise WorkersLost(
-                f"only {len(client.nthreads())} of {count} workers came up in {START_SECONDS:g} s: look at "
+                f"only {count_workers(client)} of {count} workers came up in {START_SECONDS:g} s: look at "
                 f"`kubectl -n {names.namespace} get pods -l dask.org/cluster-name={names.cluster}`"
             )
         time.sleep(0.2)

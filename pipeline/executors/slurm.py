@@ -27,7 +27,7 @@ from pipeline.errors import ConfigError, WorkersLost
 from pipeline.executors.access import dashboard_warnings
 from pipeline.executors.base import Executor, require_no_stop
 from pipeline.executors.certificates import Certificates
-from pipeline.executors.dask import SETTINGS, Terms, prepared
+from pipeline.executors.dask import SETTINGS, Terms, count_workers, prepared
 from pipeline.executors.scaling import Scalable, Scaling, bounds
 from pipeline.executors.steps import CLOSE_SECONDS, Share, WorkerSteps
 
@@ -259,7 +259,7 @@ def _worker_memory(config: ClusterConfig) -> str | float:
 
 def _wait_for_jobs(cluster: Any, client: distributed.Client, count: int, stop: threading.Event | None) -> None:
     """Wait for the first worker as long as its job waits in the queue, however long that takes."""
-    while not client.nthreads():
+    while count_workers(client) == 0:
         require_no_stop(stop)
         jobs = list(cluster.workers.values())
         if jobs and not any(job.job_id for job in jobs):
@@ -282,13 +282,13 @@ def _wait_for_workers(
 ) -> None:
     """Wait for the first worker long, for all of them not so long: those that come later are taken in too."""
     began = time.monotonic()
-    while (here := len(client.nthreads())) < count:
+    while (here := count_workers(client)) < count:
         require_no_stop(stop)
         waited, some = time.monotonic() - began, here > 0
         if waited > (ALL_WORKERS_SECONDS if some else FIRST_WORKER_SECONDS) or (given_up() and not some):
             break
         time.sleep(0.1)
-    if not client.nthreads():
+    if count_workers(client) == 0:
         raise WorkersLost("no worker came up in this allocation: srun's messages stand above; then `cntk resume`")
 
 

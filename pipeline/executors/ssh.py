@@ -21,7 +21,7 @@ from pipeline.errors import ConfigError, WorkersLost
 from pipeline.executors.access import dashboard_warnings
 from pipeline.executors.base import Executor
 from pipeline.executors.certificates import make_pem, security_of
-from pipeline.executors.dask import SETTINGS, Terms, prepared
+from pipeline.executors.dask import SETTINGS, Terms, count_workers, prepared
 from pipeline.executors.order import Order
 from pipeline.executors.remote import LAST_DELAY_SECONDS, Host, Remote, Remotes
 
@@ -73,7 +73,7 @@ def open_ssh(
             stop,
         )
         with dask.config.set(SETTINGS), _connect(address, pem) as client:
-            count = len(client.nthreads())
+            count = count_workers(client)
             label = f"{count} workers on {', '.join(config.hosts)}, scheduler {address}"
             terms = Terms(
                 label,

@@ -1,4 +1,5 @@
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 
@@ -8,7 +9,7 @@ import pytest
 from problems import Recorder
 
 from pipeline.config import ClusterConfig
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, Interrupted
 from pipeline.executors import EXECUTORS, Executor
 from pipeline.executors.scaling import RELEASE_SECONDS, RESTORE_SECONDS, Scalable, Scaling, bounds
 from pipeline.store import RunDirectory
@@ -134,6 +135,10 @@ def test_a_local_cluster_grows_with_its_calls_and_shrinks_without(monkeypatch: p
             executor.submit(("stage", number, 0, 0), rest)
         wait_for_slots(executor, 2)
         wait_for_slots(executor, 1)
+        stop = threading.Event()
+        stop.set()
+        with pytest.raises(Interrupted, match="while it waited for its workers"):
+            executor.hold(stop)
         executor.hold()
         assert executor.slots == 2
 
