@@ -167,7 +167,7 @@ def test_a_run_scales_for_its_kernel_and_holds_for_its_solve(
 ) -> None:
     asked: list[str] = []
     for name in ("adapt", "hold"):
-        monkeypatch.setattr(Executor, name, lambda _, name=name: asked.append(f"{name} {view.stages}"))
+        monkeypatch.setattr(Executor, name, lambda _, *_stop, name=name: asked.append(f"{name} {view.stages}"))
     view = Recorder()
     run_small(view)
     assert asked == ["adapt []", "hold ['kernel']"]
