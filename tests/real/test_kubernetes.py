@@ -166,7 +166,7 @@ def test_a_run_loses_a_worker_and_two_drivers_and_ends_with_the_same_bits(
 
 def test_a_run_is_cancelled_and_resumed_from_a_pod(desk: Desk, undisturbed: RunDirectory) -> None:
     """Without ``--settle`` in the Job the driver fails when it was asked to stop, and Kubernetes starts it again."""
-    path = desk.submit("stopped")
+    path = desk.submit("stopped", minimum_workers=1)  # the solve then asks for the other one
     wait_for(desk, lambda: receipts(path) >= 3, "the first tiles")
     again = desk.cntk(*desk.command("stopped"))
     assert again.returncode != 0
@@ -244,6 +244,16 @@ def test_what_no_pod_could_see_or_find_is_refused_before_anything_is_written(des
     assert "there is no service account nobody" in refused("account", service_account="nobody")
     assert "there is no claim nothing" in refused("claim", volume_claim="nothing")
     assert "no pod can see /runs/without" in refused("without", volume_claim="")
+
+
+def test_a_stop_is_heeded_while_pods_are_waited_for(desk: Desk) -> None:
+    """Fails where the executor does not look at requests: it waits for pods for ten minutes."""
+    desk.submit("patient", memory_limit="100GiB")
+    wait_for(desk, lambda: "Unschedulable" in desk.status("patient")["words"], "a pod that cannot be placed")
+    assert desk.cntk("cancel", "/runs/patient").returncode == 0
+    wait_for(desk, lambda: desk.status("patient")["state"] == "gone", "the driver's end")
+    assert "stopped while it waited for its workers" in desk.status("patient")["ending"]["message"]
+    wait_for(desk, lambda: not desk.left(), "everything to go")
 
 
 def test_the_roles_allow_what_is_used_and_no_more(desk: Desk) -> None:
