@@ -237,9 +237,12 @@ class DaskExecutor(Executor):
         try:
             yield
         finally:  # while the scheduler can still be told: it would go on sending to a client that has closed
-            with contextlib.suppress(WorkersLost), answered():
-                self._client.unsubscribe_topic(_SCHEDULER_TOPIC)
-                self._client.unregister_worker_plugin(self._topic)
+            # One that has ended is not asked, since Dask would try for a minute to connect to it.
+            if not self._terms.scheduler_end() and self._client.status == "running":
+                with contextlib.suppress(WorkersLost, TimeoutError), answered():
+                    self._client.unsubscribe_topic(_SCHEDULER_TOPIC)
+                    forget = self._client._unregister_worker_plugin
+                    self._client.sync(forget, self._topic, callback_timeout=ASK_SECONDS)
 
     def _look(self) -> list[WorkerState]:
         """Look how many workers there are, ask for those that are missing, and give up where none come back."""
