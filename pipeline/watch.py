@@ -163,7 +163,7 @@ def _about(report: RunReport, where: Whereabouts, *, timed: bool = False) -> lis
     if where.submission is not None and not report.complete:
         said = f"{where.submission} {where.words}" if where.words else f"{where.submission} ({where.state})"
         lines.append(f"{said}, {where.timing}" if timed and where.timing else said)
-    if where.stop_requested and not report.complete:
+    if where.stop_requested and (report.driver or where.awaited):
         lines.append("asked to stop" + (", finishing the tiles in flight" if report.driver else ""))
     if where.ending is not None and where.ending.message:
         lines.append(f"the last driver said: {where.ending.message}")
