@@ -264,7 +264,7 @@ class _Batch:
         while self.delayed and self.delayed[0][0] <= now:
             task = heapq.heappop(self.delayed)[1]
             heapq.heappush(self.ready, (self.jobs[task].priority, task))
-        alone = any(task in self.heard for task in self.copies)
+        alone = not self.copies.keys().isdisjoint(self.heard)
         while self.ready and not alone and len(self.in_flight) < WINDOW_PER_SLOT * self.driver._executor.slots:
             self._send(heapq.heappop(self.ready)[1], now)
         if self.suspects and not self.in_flight and not self.delayed:

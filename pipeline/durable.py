@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.errors import StoreError
 from pipeline.storage import StorePath
+from pipeline.storage.retries import FULL
 
 Json = dict[str, Any]
 
@@ -29,7 +30,7 @@ def read_json(path: StorePath | Path) -> Json:
 
 def is_disk_full(error: BaseException) -> bool:
     """Tell whether an error means that the disk, or the user's share of it, is full."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return isinstance(error, OSError) and error.errno in FULL
 
 
 def disk_full(path: object) -> StoreError:

@@ -35,9 +35,8 @@ class Patience:
         matters, and not how long the tile may take.
         """
         took = self._took.get(_kind(task))
-        once = max(FLOOR_SECONDS, FACTOR * max(took)) if took else UNKNOWN_SECONDS
-        if unheard:
-            once = FLOOR_SECONDS
+        usual = max(FLOOR_SECONDS, FACTOR * max(took)) if took else UNKNOWN_SECONDS
+        once = FLOOR_SECONDS if unheard else usual
         return once * 2 ** (copies - 1)
 
 

@@ -174,8 +174,9 @@ def make_report(run: RunDirectory) -> RunReport:
     """Summarise a run directory."""
     config = run.workflow()
     receipts = {receipt.task: receipt for receipt in run.journal.receipts()}
+    kernel_tasks = [job.task for job in kernel_jobs(run)]
     stages = [
-        _stage_report(run, name, [job.task for job in kernel_jobs(run) if job.task.stage == name], receipts)
+        _stage_report(run, name, [task for task in kernel_tasks if task.stage == name], receipts)
         for name in KERNEL_STAGES[:3]
     ]
     if config.inference.covariance:

@@ -52,6 +52,8 @@ def finished(run: RunDirectory, tasks: Iterable[Task], *, verify: bool = False) 
     quarantined : tasks whose chunks were moved to quarantine.
     """
     tasks = list(tasks)
+    if not tasks:
+        return set(), []
     known, chunks = {receipt.task: receipt for receipt in run.journal.receipts()}, Chunks(tasks)
     deleted = spent(run, tasks, chunks)
     done: set[Task] = set()
