@@ -1,7 +1,10 @@
 """Fixtures of the tests of the system: a small problem, and a run of it in this process."""
 
+import contextlib
 import os
 import shutil
+import signal
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -111,3 +114,14 @@ def bucket(tmp_path_factory: pytest.TempPathFactory, require: Callable[..., None
         for name, value in server.environment.items():
             environment.setenv(name, value)
         yield server.bucket
+
+
+@pytest.fixture
+def started() -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Processes that end with the test."""
+    processes: list[subprocess.Popen[bytes]] = []
+    yield processes
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

@@ -1,5 +1,8 @@
 """What the tests of the system share beside their fixtures: sizes, a view that remembers, reading a matrix whole."""
 
+import json
+from typing import Any
+
 import numpy as np
 
 from pipeline.driver import Progress
@@ -46,3 +49,12 @@ def whole_matrix(run: RunDirectory, readout: str, part: str) -> np.ndarray:
     """Read a kernel matrix from its tiles; the train matrix is mirrored."""
     array = run.kernel(readout, part)
     return array.read_region(*((0, size) for size in array.shape), symmetric=part == "train")
+
+
+def toml(tables: dict[str, Any]) -> str:
+    """Write tables of plain values."""
+    lines = [f"{key} = {json.dumps(value)}" for key, value in tables.items() if not isinstance(value, dict)]
+    for name, table in tables.items():
+        if isinstance(table, dict):
+            lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in table.items())]
+    return "\n".join(lines) + "\n"

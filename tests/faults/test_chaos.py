@@ -4,13 +4,11 @@
 worker's run does not go on), and without the lease (all drivers end well).
 """
 
-import contextlib
 import os
 import random
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -51,17 +49,6 @@ ONE = FEW | {
     "kernel": {"tile": 150},
 }
 """A kernel of one tile, which takes seconds."""
-
-
-@pytest.fixture
-def started(tmp_path: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Processes that end with the test."""
-    processes: list[subprocess.Popen[bytes]] = []
-    yield processes
-    for process in processes:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 def undisturbed(tmp_path: Path, kind: str, sections: dict) -> RunDirectory:

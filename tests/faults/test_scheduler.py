@@ -72,31 +72,20 @@ def start(folder: Path, module: str, *arguments: str) -> subprocess.Popen[bytes]
         return subprocess.Popen(command, cwd=folder, stdout=said, stderr=said, start_new_session=True)
 
 
-@pytest.fixture
-def processes() -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Processes that end with the test."""
-    started: list[subprocess.Popen[bytes]] = []
-    yield started
-    for process in started:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
 @pytest.mark.timeout(3600)
 def test_schedulers_killed_again_and_again_end_their_drivers_and_cost_the_tiles_in_flight(
-    processes: list[subprocess.Popen[bytes]], tmp_path: Path
+    started: list[subprocess.Popen[bytes]], tmp_path: Path
 ) -> None:
     truth, rng = undisturbed(tmp_path, "serial", FEW), random.Random(5)
     (tmp_path / "workflow.toml").write_text(WORKFLOW)
-    clusters = iter(started_clusters(tmp_path, processes))
+    clusters = iter(started_clusters(tmp_path, started))
     spare, path = next(clusters), tmp_path / "run0"
     kills = here = jobs = 0
     slowest = 0.0
     while True:
         cluster, spare = spare, next(clusters)  # which starts while the other one works
         driver = drive(tmp_path, path, cluster)
-        processes.append(driver)
+        started.append(driver)
         target = receipts(path) + rng.randint(0, 3)
         wait_until(lambda: is_past(path, driver, target), "no receipt came")  # noqa: B023
         time.sleep(rng.uniform(0, 0.3))  # between receipts too
@@ -114,10 +103,10 @@ def test_schedulers_killed_again_and_again_end_their_drivers_and_cost_the_tiles_
     print(f"{kills} killed, {jobs} of them with worker and driver; the slowest driver ended {slowest:.1f} s later")
 
 
-def started_clusters(folder: Path, processes: list[subprocess.Popen[bytes]]) -> Iterator[Cluster]:
+def started_clusters(folder: Path, started: list[subprocess.Popen[bytes]]) -> Iterator[Cluster]:
     for number in itertools.count():
         cluster = Cluster.start(folder / f"cluster{number}")
-        processes += [cluster.scheduler, cluster.worker]
+        started += [cluster.scheduler, cluster.worker]
         yield cluster
 
 

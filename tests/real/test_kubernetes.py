@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from problems import Recorder, require_same_kernel
+from problems import Recorder, require_same_kernel, toml
 from processes import begun, receipts
 from real.kubernetes.control_plane import PROGRAMS, PrivateKubernetes, private_kubernetes, programs_on_path, wait
 from s3_server import PROGRAMS as S3_PROGRAMS
@@ -92,15 +92,6 @@ class Desk:
         """Name what is there of any run, but for finished Jobs and their pods."""
         secrets = [name for name in self.cluster.names("secrets") if "-token-" not in name]
         return [*self.cluster.names(CLUSTERS), *secrets, *self.pods_of("scheduler"), *self.pods_of("worker")]
-
-
-def toml(tables: dict[str, Any]) -> str:
-    """Write tables of plain values."""
-    lines = [f"{key} = {json.dumps(value)}" for key, value in tables.items() if not isinstance(value, dict)]
-    for name, table in tables.items():
-        if isinstance(table, dict):
-            lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in table.items())]
-    return "\n".join(lines) + "\n"
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from problems import Recorder, require_same_kernel
+from problems import Recorder, require_same_kernel, toml
+from processes import begun
 from real.slurm.private import PrivateSlurm, private_slurm
 from real.slurm.shell import (
     PATIENCE_SECONDS,
@@ -26,8 +27,6 @@ from real.slurm.shell import (
     lease_names,
     promptly,
     submitted,
-    tiles_begun,
-    toml,
 )
 from s3_server import SECRET
 
@@ -119,7 +118,7 @@ def test_a_job_signalled_in_its_first_second_goes_on_and_a_cancelled_one_stays_a
     shell.wait_for_state(job, "FAILED")  # SLURM's word for an exit code of 130
     assert shell.slurm.restarts(job) == 1, "only that of the signal"
     assert handover.whereabouts(RunDirectory(shell.run)).stop_requested
-    assert len(tiles_begun(shell.run)) == shell.receipts(), "a tile in flight was lost"
+    assert len(begun(shell.run)) == shell.receipts(), "a tile in flight was lost"
     (shell.folder / "here.toml").write_text(toml({"cluster": {"kind": "local", "workers": 2}}))
     assert 'kind "local"' in shell.cntk("resume", shell.run, "--cluster", "here.toml")
     require_same(shell.run, undisturbed)
@@ -184,8 +183,8 @@ def test_a_job_near_its_time_limit_drains_and_goes_on_in_the_next_one_until_the_
     shell.slurm.ask("scontrol", "update", f"JobId={job}", "TimeLimit=10")  # the next one is to meet no limit
     shell.wait_for_state(job, "COMPLETED")
     assert shell.slurm.restarts(job) == 1
-    begun = tiles_begun(shell.run)
-    assert len(begun) == len(set(begun)), "a tile in flight was lost"
+    tiles = begun(shell.run)
+    assert len(tiles) == len(set(tiles)), "a tile in flight was lost"
     require_same(shell.run, undisturbed)
 
 
@@ -206,8 +205,8 @@ def test_lost_workers_are_started_again_and_a_lost_node_restarts_the_job(
     shell.wait(lambda: shell.slurm.restarts(job) == 1, "a restart")
     shell.slurm.start_node(node)
     shell.wait_for_state(job, "COMPLETED")
-    begun = tiles_begun(shell.run)
-    assert len(begun) - len(set(begun)) <= 2 * 3, "more than what two workers, lost twice, had in flight"
+    tiles = begun(shell.run)
+    assert len(tiles) - len(set(tiles)) <= 2 * 3, "more than what two workers, lost twice, had in flight"
     require_same(shell.run, undisturbed)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from problems import Recorder
+from problems import Recorder, toml
 from real.slurm.private import PrivateSlurm
 
 from pipeline import handover
@@ -92,23 +92,10 @@ class Shell:
             time.sleep(0.05)
 
 
-def toml(tables: dict[str, Any]) -> str:
-    lines = [f"{key} = {json.dumps(value)}" for key, value in tables.items() if not isinstance(value, dict)]
-    for name, table in tables.items():
-        if isinstance(table, dict):
-            lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in table.items())]
-    return "\n".join(lines) + "\n"
-
-
 def has_driver(path: Path) -> bool:
     """Tell whether a process is, or becomes, the driver of a run."""
     found = (process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"]))
     return any(command[-2:] == ["drive", str(path)] for command in found)
-
-
-def tiles_begun(path: Path) -> list[tuple[str, int, int]]:
-    lines = [json.loads(line) for file in (path / "log").glob("*.jsonl") for line in file.read_text().splitlines()]
-    return [(line["stage"], line["row"], line["col"]) for line in lines if line["event"] == "began"]
 
 
 def submitted(said: str) -> str:
