@@ -382,8 +382,9 @@ def release_slot() -> None:
 
 
 def quieten() -> None:
-    """Keep Dask's client from telling of a scheduler that is gone by pages of traceback: `WorkersLost` takes a line."""
+    """Keep Dask from telling of a scheduler that is gone by pages of traceback: `WorkersLost` takes a line."""
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
+    logging.getLogger("distributed.batched").setLevel(logging.WARNING)  # of a message that was under way, at INFO
 
 
 def prepared(client: distributed.Client, prepare: Callable[[], None], terms: Terms) -> DaskExecutor:

@@ -1,3 +1,4 @@
+import logging
 import os
 import subprocess
 import sys
@@ -10,10 +11,12 @@ from pathlib import Path
 import dask.config
 import distributed
 import pytest
+from processes import wait_until
 
 from pipeline.config import ClusterConfig
 from pipeline.errors import ConfigError, WorkersLost
 from pipeline.executors import EXECUTORS, Completion, Executor, WorkerMemory
+from pipeline.executors.dask import Terms, prepared
 
 
 def nothing() -> None:
@@ -208,6 +211,28 @@ def test_a_scheduler_that_does_not_answer_is_named() -> None:
     refused = pytest.raises(WorkersLost, match=r"no Dask scheduler answers at tcp://127.0.0.1:9")
     with refused, dask.config.set({"distributed.comm.timeouts.connect": "1s"}), EXECUTORS["address"](config, nothing):
         pass
+
+
+def test_a_scheduler_that_dies_with_a_message_under_way_leaves_no_traceback(
+    started: list[subprocess.Popen[bytes]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "scheduler.json"
+    command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--scheduler-file", str(file)]
+    quiet = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
+    started.append(subprocess.Popen([*command, *quiet], stderr=subprocess.DEVNULL, start_new_session=True))
+    dask_logger = logging.getLogger("distributed")
+    dask_logger.addHandler(caplog.handler)
+    with distributed.Client(scheduler_file=str(file), timeout=30) as client:
+        prepared(client, nothing, Terms("a scheduler alone"))
+        client.scheduler_comm.interval = 0.5  # s for which the client gathers messages; the second call waits so long
+        sent = client.submit(add, 1, 2)
+        time.sleep(0.1)
+        waiting = client.submit(add, 1, 3)
+        started[-1].kill()
+        wait_until(client.scheduler_comm.stopped.is_set, "the message was not found to be lost")
+    del sent, waiting  # not before: a future that goes is a message too
+    dask_logger.removeHandler(caplog.handler)
+    assert [record.getMessage() for record in caplog.records if record.exc_info] == []
 
 
 def test_workers_say_their_memory(executor: Executor) -> None:
