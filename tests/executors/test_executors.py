@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import dask.config
+import dask.utils
 import distributed
 import pytest
 from processes import wait_until
@@ -16,7 +17,7 @@ from processes import wait_until
 from pipeline.config import ClusterConfig
 from pipeline.errors import ConfigError, WorkersLost
 from pipeline.executors import EXECUTORS, Completion, Executor, WorkerMemory
-from pipeline.executors.dask import Terms, prepared
+from pipeline.executors.dask import DaskExecutor, Terms, prepared
 
 
 def nothing() -> None:
@@ -175,12 +176,10 @@ def test_late_joiners_are_prepared_for_each_driver_at_work(scheduler: str, tmp_p
     config = ClusterConfig(kind="address", address=scheduler)
     command = [sys.executable, "-m", "distributed.cli.dask_worker", scheduler, "--no-nanny", "--no-dashboard"]
     with EXECUTORS["address"](config, first), EXECUTORS["address"](config, second):
-        late = subprocess.Popen(command)
+        late = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
         try:
-            deadline = time.monotonic() + 60
-            while not all((tmp_path / f"{name}-{late.pid}").exists() for name in ("first", "second")):
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+            marks = [tmp_path / f"{name}-{late.pid}" for name in ("first", "second")]
+            wait_until(lambda: all(mark.exists() for mark in marks), "it was not prepared for both")
         finally:
             late.kill()
             late.wait()
@@ -233,6 +232,23 @@ def test_a_scheduler_that_dies_with_a_message_under_way_leaves_no_traceback(
     del sent, waiting  # not before: a future that goes is a message too
     dask_logger.removeHandler(caplog.handler)
     assert [record.getMessage() for record in caplog.records if record.exc_info] == []
+
+
+def remembered(dask_scheduler: distributed.Scheduler) -> int:
+    """Count what the scheduler holds of calls."""
+    spans = dask_scheduler.extensions["spans"].spans.values()
+    submitted = sum(len(span.metadata["collections"]) for span in spans if span.metadata)
+    return submitted + dask.utils.key_split.cache_info().currsize + len(dask_scheduler.tasks)
+
+
+def test_a_scheduler_holds_nothing_of_calls_that_have_ended(scheduler: str) -> None:
+    with EXECUTORS["address"](ClusterConfig(kind="address", address=scheduler), nothing) as executor:
+        assert isinstance(executor, DaskExecutor)
+        for row in range(100):
+            executor.submit(("stage", row, 0, 0), add, row, row)
+        assert len(collect(executor, 100)) == 100
+        executor.memory()  # looks at the workers, as is done every second
+        wait_until(lambda: executor._client.run_on_scheduler(remembered) < 10, "calls that have ended are still held")
 
 
 def test_workers_say_their_memory(executor: Executor) -> None:
