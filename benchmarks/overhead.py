@@ -43,9 +43,9 @@ from pipeline.store import RunDirectory
 
 WORKERS, TILES = 8, 20_000
 TARGET_MILLISECONDS = 2.0
-TARGET_TILE_BYTES = 1000
+TARGET_TILE_BYTES = 250
 """What the driver's memory may grow by a tile once a quarter are done. Set after measuring, to hold what was reached:
-Dask remembers how the names of the last 100,000 tasks are split, half a kilobyte each; a tenth is the package's own."""
+the set of finished tiles, which grows by doubling."""
 
 RESUMED, TARGET_RESUME_SECONDS = 100_000, 20.0
 LONG_SECONDS, LONG_TILES, SLOTS, TARGET_EFFICIENCY = 20.0, 12, 2, 0.98
