@@ -93,7 +93,7 @@ def test_workers_killed_again_and_again_cost_the_tiles_in_flight(
         here = sorted(rng.sample(range(10, total - 40), min(30, KILLS - kills)))
         for count in here:
             wait_for_receipts(path, count)
-            wait_until(partial(kill_one, path, driver), "no worker came back")
+            wait_until(partial(kill_one, path, driver), "a worker to come back")
         assert driver.wait(PATIENCE_SECONDS) == 0
         kills += len(here)
         report("workers killed", len(here), path, 2 * len(here), truth)
@@ -118,7 +118,7 @@ def test_drivers_killed_again_and_again_cost_the_tile_in_flight(
         driver = start_driver(tmp_path / "driver", workflow(path, "serial", FEW))
         started.append(driver)
         target = receipts(path) + rng.randint(1, 4)
-        wait_until(lambda: receipts(path) >= target or driver.poll() is not None, "no receipt came")  # noqa: B023
+        wait_until(lambda: receipts(path) >= target or driver.poll() is not None, "a receipt")  # noqa: B023
         if driver.poll() is None:
             os.killpg(driver.pid, signal.SIGKILL)
             kills, here = kills + 1, here + 1
@@ -155,7 +155,7 @@ def test_a_worker_frozen_with_the_only_tile_of_its_stage_holds_nothing_up(
     truth, path = undisturbed(tmp_path, "local", ONE), tmp_path / "run"
     driver = start_driver(tmp_path / "driver", workflow(path, "local", ONE), patience_seconds=2.0)
     started.append(driver)
-    wait_until(lambda: ("train", 0, 0) in begun(path), "the tile was never begun")
+    wait_until(lambda: ("train", 0, 0) in begun(path), "the tile to begin")
     worker = computing_worker(path, driver, ("train", 0, 0))
     worker.suspend()
     assert receipts(path, "train") == 0

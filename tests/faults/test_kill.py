@@ -129,9 +129,7 @@ def test_a_worker_and_a_driver_killed_within_iterations_cost_what_was_in_flight_
 
 def wait_for_iteration(path: Path, name: str, number: int) -> None:
     record = path / "solve" / name / "iterations.json"
-    wait_until(
-        lambda: record.exists() and json.loads(record.read_text())["last"] >= number, f"iteration {number} never came"
-    )
+    wait_until(lambda: record.exists() and json.loads(record.read_text())["last"] >= number, f"iteration {number}")
 
 
 @pytest.mark.parametrize("driver", [FACTOR], indirect=True)

@@ -87,7 +87,7 @@ def test_schedulers_killed_again_and_again_end_their_drivers_and_cost_the_tiles_
         driver = drive(tmp_path, path, cluster)
         started.append(driver)
         target = receipts(path) + rng.randint(0, 3)
-        wait_until(lambda: is_past(path, driver, target), "no receipt came")  # noqa: B023
+        wait_until(lambda: is_past(path, driver, target), "a receipt")  # noqa: B023
         time.sleep(rng.uniform(0, 0.3))  # between receipts too
         if kills < KILLS and driver.poll() is None:
             whole_job = rng.random() < 0.2
@@ -113,7 +113,7 @@ def started_clusters(folder: Path, started: list[subprocess.Popen[bytes]]) -> It
 def drive(folder: Path, path: Path, cluster: Cluster) -> subprocess.Popen[bytes]:
     """Begin a run on a cluster with the shell's command, or go on with it."""
     log = cluster.file.parent / f"{WORKER}.txt"
-    wait_until(lambda: b"Registered to" in log.read_bytes(), "no worker came")
+    wait_until(lambda: b"Registered to" in log.read_bytes(), "a worker")
     table = folder / "cluster.toml"
     table.write_text(f'[cluster]\nkind = "address"\nscheduler_file = "{cluster.file}"\n')
     (folder / f"{CLI}.txt").unlink(missing_ok=True)

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import psutil
 import pytest
 from hosts import Hosts
 from problems import Recorder, require_same
-from processes import begun
+from processes import PATIENCE_SECONDS, begun, receipts, wait_until
 
 from pipeline import run as runs
 from pipeline.config import ClusterConfig, RunConfig, parse_config
@@ -22,7 +21,6 @@ from pipeline.executors.certificates import Certificates
 from pipeline.store import RunDirectory
 
 WORKERS, PORT = 3, 8786
-PATIENCE_SECONDS = 120
 ROOT = Path(__file__).parent.parent.parent
 ENVIRONMENT = os.environ | {
     "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
@@ -162,17 +160,6 @@ def driven(cluster: Cluster, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[
     driver.wait()
 
 
-def wait_until(holds: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not holds():
-        assert time.monotonic() < deadline, f"{what}: not in {PATIENCE_SECONDS} s"
-        time.sleep(0.02)
-
-
-def receipts(path: Path) -> int:
-    return sum(file.read_bytes().count(b"\n") for file in (path / "journal").glob("*.jsonl"))
-
-
 def require_ended(driver: subprocess.Popen[bytes], cluster: Cluster) -> None:
     assert driver.wait(PATIENCE_SECONDS) == 0, cluster.logs()
 
@@ -204,11 +191,11 @@ def test_a_link_that_is_cut_for_a_moment_costs_nothing(
     cluster: Cluster, driven: tuple[subprocess.Popen[bytes], Path], undisturbed: RunDirectory
 ) -> None:
     driver, path = driven
-    wait_until(lambda: cluster.computing(2, path), "h2 computes")
+    wait_until(lambda: cluster.computing(2, path), "h2 to compute")
     cluster.hosts.cut(2)
     try:
         came = receipts(path)
-        wait_until(lambda: receipts(path) >= came + 5, "the others go on")
+        wait_until(lambda: receipts(path) >= came + 5, "the others to go on")
     finally:
         cluster.hosts.mend(2)
     require_ended(driver, cluster)
@@ -220,7 +207,7 @@ def test_a_partition_costs_the_tiles_of_its_host_which_comes_back(
     cluster: Cluster, driven: tuple[subprocess.Popen[bytes], Path], undisturbed: RunDirectory
 ) -> None:
     driver, path = driven
-    wait_until(lambda: cluster.computing(2, path), "h2 computes")
+    wait_until(lambda: cluster.computing(2, path), "h2 to compute")
     cluster.hosts.cut(2)
     try:
         cluster.wait_for_workers(WORKERS - 1)

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import yaml
 from problems import Recorder, require_same_kernel, toml
-from processes import begun, receipts
-from real.kubernetes.control_plane import PROGRAMS, PrivateKubernetes, private_kubernetes, programs_on_path, wait
+from processes import begun, receipts, wait_until
+from real.kubernetes.control_plane import PROGRAMS, PrivateKubernetes, private_kubernetes, programs_on_path
 from s3_server import PROGRAMS as S3_PROGRAMS
 from s3_server import s3_server
 
@@ -110,15 +110,12 @@ def desk(require: Callable[..., None], tmp_path_factory: pytest.TempPathFactory)
             claim = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": CLAIM}, "spec": modes}
             cluster.apply([claim])
             selector = "app.kubernetes.io/component=desk"
-            wait(lambda: any(pod["status"]["phase"] == "Running" for pod in cluster.pods(selector)), "the desk")
+            wait_until(lambda: any(pod["status"]["phase"] == "Running" for pod in cluster.pods(selector)), "the desk")
             yield Desk(cluster, cluster.pods(selector)[0]["metadata"]["name"])
 
 
 def wait_for(desk: Desk, holds: Callable[[], bool], what: str) -> None:
-    try:
-        wait(holds, what, PATIENCE_SECONDS)
-    except AssertionError as error:
-        raise AssertionError(f"{error}\n{desk.cluster.describe()}") from None
+    wait_until(holds, what, desk.cluster.describe, PATIENCE_SECONDS)
 
 
 @pytest.fixture(scope="module")

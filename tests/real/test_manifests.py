@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
+from processes import wait_until
 
 from pipeline.config import ClusterConfig, load_cluster, parse_config
 from pipeline.errors import ConfigError
@@ -298,6 +298,4 @@ def test_the_commands_of_the_pods_make_a_cluster_with_our_settings(
     assert settings == {name: value for name, value in SETTINGS.items() if name in settings}
     assert variables == {name: str(SETTINGS[f"distributed.nanny.pre-spawn-environ.{name}"]) for name in variables}
     assert (worker["name"], worker["nthreads"], worker["memory_limit"]) == ("w1", 1, 4 * 2**30)
-    deadline = time.monotonic() + 30
-    while subprocess.run(extra["probe"], capture_output=True).returncode != 0:
-        assert time.monotonic() < deadline, "the readiness probe never succeeds"
+    wait_until(lambda: subprocess.run(extra["probe"], capture_output=True).returncode == 0, "the readiness probe")

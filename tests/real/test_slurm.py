@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 from problems import Recorder, require_same_kernel, toml
-from processes import begun
+from processes import PATIENCE_SECONDS, begun
 from real.slurm.private import PrivateSlurm, private_slurm
 from real.slurm.shell import (
-    PATIENCE_SECONDS,
     WORKFLOW,
     Shell,
     computing_workers,

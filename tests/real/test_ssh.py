@@ -18,7 +18,7 @@ import numpy as np
 import psutil
 import pytest
 from problems import Recorder, whole_matrix
-from processes import begun, receipts, workflow
+from processes import PATIENCE_SECONDS, begun, receipts, wait_until, workflow
 
 from pipeline import handover
 from pipeline.config import ClusterConfig, RunConfig
@@ -28,7 +28,6 @@ from pipeline.report import make_report
 from pipeline.store import RunDirectory
 from pipeline.submission import Submission, read_ending, submissions
 
-PATIENCE_SECONDS = 240
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -88,7 +87,7 @@ def servers(require: Callable[..., None], tmp_path_factory: pytest.TempPathFacto
             processes.append(subprocess.Popen(command, stderr=log, stdin=subprocess.DEVNULL))
     (home / ".ssh" / "known_hosts").write_text(known)
     for port in ports:
-        wait_until(lambda port=port: answers(port), f"sshd answers on {port}")  # type: ignore[misc]
+        wait_until(lambda port=port: answers(port), f"sshd to answer on {port}")  # type: ignore[misc]
     yield Servers([f"127.0.0.1:{port}" for port in ports], home, processes)
     for process in processes:
         process.terminate()
@@ -101,7 +100,7 @@ def hosts(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[st
     monkeypatch.setenv("HOME", str(servers.home))
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
     yield servers.hosts
-    wait_until(lambda: not running(servers), "all processes on the hosts end")
+    wait_until(lambda: not running(servers), "all processes on the hosts to end")
 
 
 def answers(port: int) -> bool:
@@ -119,13 +118,6 @@ def running(servers: Servers) -> list[psutil.Process]:
                 if "sshd" not in process.name():
                     found.append(process)
     return found
-
-
-def wait_until(holds: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not holds():
-        assert time.monotonic() < deadline, f"{what}: not in {PATIENCE_SECONDS} s"
-        time.sleep(0.05)
 
 
 def answer(executor: Executor, key: tuple[Any, ...], function: Callable[[], Any]) -> Any:
@@ -189,12 +181,12 @@ def test_a_submitted_driver_runs_on_the_first_host_and_outlives_the_connection(
     wait_until(lambda: receipts(run.path) >= 3, "three tiles")
     assert not [p for p in running(servers) if p.pid == driver.pid], "it hangs on a connection"
     assert "finishes the tiles in flight" in handover.cancel(run.path)
-    wait_until(lambda: read_ending(run) is not None, "the driver ends")
-    wait_until(lambda: handover.whereabouts(run).state == "gone", "the process ends")
+    wait_until(lambda: read_ending(run) is not None, "the driver's end")
+    wait_until(lambda: handover.whereabouts(run).state == "gone", "the process's end")
     assert not make_report(run).complete
     assert len(begun(run.path)) == receipts(run.path), "tiles in flight were lost"
     handover.resubmit(run.path)
-    wait_until(lambda: make_report(RunDirectory(run.path)).complete, "the resumed run ends")
+    wait_until(lambda: make_report(RunDirectory(run.path)).complete, "the resumed run's end")
     assert "computing on 2 workers on" in (run.path / "log" / "driver.log").read_text()
 
 
@@ -298,9 +290,9 @@ def test_a_driver_whose_scheduler_is_killed_ends_within_a_minute_and_the_run_goe
     ending = read_ending(run)
     assert ending is not None
     assert "went away" in ending.message
-    wait_until(lambda: not running(servers), "the hosts are empty")
+    wait_until(lambda: not running(servers), "the hosts to be empty")
     handover.resubmit(run.path)
-    wait_until(lambda: make_report(RunDirectory(run.path)).complete, "the resumed run ends")
+    wait_until(lambda: make_report(RunDirectory(run.path)).complete, "the resumed run's end")
 
 
 def test_a_scheduler_that_is_killed_ends_the_run_soon(servers: Servers, hosts: list[str]) -> None:
@@ -311,7 +303,7 @@ def test_a_scheduler_that_is_killed_ends_the_run_soon(servers: Servers, hosts: l
         scheduler.kill()
         killed = time.monotonic()
         with pytest.raises(WorkersLost, match=r"(?s)the Dask scheduler went away.*127.0.0.1:\d+: its process ended"):
-            wait_until(lambda: any(not c.cluster_lost for c in executor.wait(0.2)), "the executor gives up")
+            wait_until(lambda: any(not c.cluster_lost for c in executor.wait(0.2)), "the executor to give up")
         print(f"noticed after {time.monotonic() - killed:.1f} s", end=", ")
     print(f"all ended after {time.monotonic() - killed:.1f} s")
     assert time.monotonic() - killed < 30
@@ -340,7 +332,7 @@ def test_nothing_on_the_hosts_outlives_a_killed_driver(servers: Servers, hosts: 
         assert driver.stdout.readline() == b"up\n"
         assert len(running(servers)) >= 3
         driver.send_signal(signal.SIGKILL)
-    wait_until(lambda: not running(servers), "the hosts are empty")
+    wait_until(lambda: not running(servers), "the hosts to be empty")
 
 
 def test_a_host_of_an_unknown_key_is_refused(servers: Servers, hosts: list[str]) -> None:

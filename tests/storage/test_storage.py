@@ -5,13 +5,13 @@ import os
 import subprocess
 import sys
 import threading
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import wait_until
 
 from pipeline.errors import ConfigError, StoreError, StoreUnavailable
 from pipeline.storage import LocalPath, ObjectPath, StorePath, open_path, retries
@@ -179,10 +179,7 @@ def test_the_last_lines_of_a_quiet_log_do_not_wait_for_the_next_one(
     log = path.appender(durable=False)
     for said in (b"one\n", b"one\ntwo\n"):
         log.append(said[-4:])
-        deadline = time.monotonic() + 30
-        while not path.is_file() or path.read_bytes() != said:
-            assert time.monotonic() < deadline, "the line is not there"
-            time.sleep(0.02)
+        wait_until(lambda: path.is_file() and path.read_bytes() == said, "the line")  # noqa: B023
     log.close()
     assert path.read_bytes() == b"one\ntwo\n"
 

@@ -7,8 +7,7 @@ import re
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 import psutil
 import pytest
 from problems import Recorder, require_same_kernel, whole_matrix
+from processes import PATIENCE_SECONDS, receipts, wait_until
 
 from pipeline import handover, lease
 from pipeline import run as runs
@@ -25,8 +25,6 @@ from pipeline.report import make_report
 from pipeline.store import RunDirectory
 from pipeline.submission import SUBMITTERS, add_submission, read_ending, request_stop, stop_requested, submissions
 from pipeline.submission.base import Cause
-
-PATIENCE_SECONDS = 120.0
 
 
 def workflow(path: Path, kind: str = "local", depth: int = 3, **cluster: Any) -> RunConfig:
@@ -44,13 +42,6 @@ def workflow(path: Path, kind: str = "local", depth: int = 3, **cluster: Any) ->
     )
 
 
-def wait(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.02)
-
-
 @pytest.fixture
 def ended(tmp_path: Path) -> Iterator[None]:
     """End the drivers that a test left."""
@@ -62,10 +53,6 @@ def ended(tmp_path: Path) -> Iterator[None]:
                 os.killpg(process.pid, 9)
 
 
-def receipts(path: Path) -> int:
-    return sum(file.read_bytes().count(b"\n") for file in (path / "journal").glob("*.jsonl"))
-
-
 @pytest.mark.usefixtures("ended")
 def test_a_driver_that_was_handed_over_needs_neither_the_data_nor_who_handed_it_over(tmp_path: Path) -> None:
     config = workflow(tmp_path / "run")
@@ -73,7 +60,7 @@ def test_a_driver_that_was_handed_over_needs_neither_the_data_nor_who_handed_it_
     process = psutil.Process(int(submission.job.rpartition(":")[2]))
     assert os.getsid(process.pid) != os.getsid(0), "a hang-up of this terminal would reach it"
     assert handover.whereabouts(run).state == "running"
-    wait(lambda: read_ending(run) is not None, "the driver's end")
+    wait_until(lambda: read_ending(run) is not None, "the driver's end")
     assert read_ending(run).message == ""
     assert make_report(run).complete
     undisturbed = runs.start(workflow(tmp_path / "here", "serial"), Recorder(), threading.Event())
@@ -89,9 +76,9 @@ def test_a_driver_drains_on_request_whoever_asks_and_is_resumed(tmp_path: Path) 
     run, _ = handover.submit(config, Recorder())
     with pytest.raises(SubmissionFailed, match=r"is running for .* already: .*cntk cancel"):
         handover.submit(config, Recorder())
-    wait(lambda: receipts(run.path) >= 3, "three tiles")
+    wait_until(lambda: receipts(run.path) >= 3, "three tiles")
     assert "finishes the tiles in flight" in handover.cancel(run.path)
-    wait(lambda: read_ending(run) is not None, "the driver's end")
+    wait_until(lambda: read_ending(run) is not None, "the driver's end")
     assert "stopped; every finished tile is kept" in read_ending(run).message
     assert handover.whereabouts(run).stop_requested
     lines = [json.loads(line) for file in (run.path / "log").glob("*.jsonl") for line in file.read_text().splitlines()]
@@ -106,7 +93,7 @@ def test_a_driver_drains_on_request_whoever_asks_and_is_resumed(tmp_path: Path) 
 @pytest.mark.usefixtures("ended")
 def test_a_driver_that_is_ended_at_once_leaves_no_process(tmp_path: Path) -> None:
     run, submission = handover.submit(workflow(tmp_path / "run", depth=60), Recorder())
-    wait(lambda: receipts(run.path) >= 1, "a tile")
+    wait_until(lambda: receipts(run.path) >= 1, "a tile")
     processes = [psutil.Process(int(submission.job.rpartition(":")[2]))]
     processes += processes[0].children(recursive=True)
     assert "was ended at once" in handover.cancel(run.path, now=True)

@@ -5,11 +5,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import wait_until
 
 from pipeline.config import RunConfig, load_cluster, parse_config
 from pipeline.errors import ConfigError, SubmissionFailed
@@ -96,11 +96,8 @@ def test_the_signal_before_the_time_limit_reaches_the_driver_whenever_it_comes(t
     text = script(str(tmp_path), tmp_path, config(python=str(python), setup=setup))
     (tmp_path / "script").write_text(text)
     with subprocess.Popen(["bash", tmp_path / "script"], start_new_session=True) as shell:
-        deadline = time.monotonic() + 60
         try:
-            while not begun.exists():
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
+            wait_until(begun.exists, "the driver to begin")
             shell.send_signal(signal.SIGTERM)
             assert shell.wait(20) == 130
         finally:

@@ -10,8 +10,7 @@ import socket
 import ssl
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,10 @@ from typing import Any
 import dask_kubernetes
 import httpx
 import yaml
+from processes import wait_until
 from real.kubernetes.kubelet import NODE, Api, Manifest, ip, main_process
 
 PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "bwrap", "nsenter", "setpriv", "ip", "openssl")
-PATIENCE_SECONDS = 180.0
 COMPILED = Path("/var/tmp/cntk-kubernetes-compiled")
 """What numba compiled on the node: it stays there from one session to the next."""
 CONTROLLERS = (
@@ -105,7 +104,7 @@ class PrivateKubernetes:
                     return base64.b64decode(secret["data"]["token"]).decode()
             return None
 
-        wait(lambda: find() is not None, f"a token of {account}")
+        wait_until(lambda: find() is not None, f"a token of {account}")
         token = find()
         assert token is not None
         return token
@@ -153,14 +152,6 @@ class PrivateKubernetes:
         for log in sorted((self.folder / "log").iterdir()):
             lines += [f"--- {log.name}", log.read_text(errors="replace")[-1500:]]
         return "\n".join(lines)
-
-
-def wait(holds: Callable[[], bool], what: str, seconds: float = PATIENCE_SECONDS) -> None:
-    """Wait until something holds."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.1)
 
 
 @contextlib.contextmanager
@@ -213,7 +204,7 @@ def private_kubernetes(folder: Path) -> Iterator[PrivateKubernetes]:
         )
         api = Api(server, str(authority), token)
         cluster = PrivateKubernetes(folder, api, server, authority)
-        wait(lambda: _answers(server, authority, token), "the API server")
+        wait_until(lambda: _answers(server, authority, token), "the API server")
         config = cluster.kubeconfig(folder / "admin.yaml", token)
         start(
             *("kube-controller-manager", "kube-controller-manager", f"--kubeconfig={config}", "--leader-elect=false"),
@@ -222,18 +213,18 @@ def private_kubernetes(folder: Path) -> Iterator[PrivateKubernetes]:
         )
         for file in sorted((OPERATOR / "crds").iterdir()):
             cluster.apply(list(yaml.safe_load_all(file.read_text())))
-        wait(lambda: _serves(api, "daskclusters"), "the operator's kinds of objects")
+        wait_until(lambda: _serves(api, "daskclusters"), "the operator's kinds of objects")
         operator = ("kopf", "run", "-m", "dask_kubernetes.operator.controller", "--namespace=default", "--standalone")
         # What resolves names of services is in the pods alone; the operator asks once and goes on.
         start("operator", sys.executable, "-m", *operator, KUBECONFIG=str(config))
-        wait(lambda: "default" in cluster.names("serviceaccounts"), "the default service account")
+        wait_until(lambda: "default" in cluster.names("serviceaccounts"), "the default service account")
         cluster.apply([{"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}}])
         settings = {"server": server, "authority": str(authority), "token": token}
         settings |= {"compiled": str(COMPILED), "folder": str(folder), "bridge": bridge, "network": network}
         (folder / "kubelet.json").write_text(json.dumps(settings))
         stack.callback(_remove_spaces, bridge)
         start("kubelet", sys.executable, str(Path(__file__).parent / "kubelet.py"), str(folder / "kubelet.json"))
-        wait(lambda: (folder / "hosts").exists(), "the node")
+        wait_until(lambda: (folder / "hosts").exists(), "the node")
         yield cluster
 
 

@@ -4,14 +4,12 @@ import contextlib
 import os
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-
-PATIENCE_SECONDS = 60.0
+from processes import wait_until
 
 
 @dataclass(frozen=True)
@@ -100,10 +98,8 @@ class PrivateSlurm:
 
     def wait_for_nodes(self, count: int = 2) -> None:
         """Wait until so many nodes are idle."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while self.ask("sinfo", "-h", "-t", "idle", "-o", "%D") != str(count):
-            assert time.monotonic() < deadline, self.ask("sinfo", "-N", "-l")
-            time.sleep(0.1)
+        idle = ("sinfo", "-h", "-t", "idle", "-o", "%D")
+        wait_until(lambda: self.ask(*idle) == str(count), f"{count} idle nodes", lambda: self.ask("sinfo", "-N", "-l"))
 
     def _processes(self, chosen: Callable[[dict[str, str]], bool]) -> list[psutil.Process]:
         """Find what runs under this SLURM by its environment: what a step starts leaves the tree of its daemon."""

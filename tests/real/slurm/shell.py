@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +13,11 @@ from typing import Any
 
 import psutil
 from problems import Recorder, toml
+from processes import receipts, wait_until
 from real.slurm.private import PrivateSlurm
 
 from pipeline import handover
 from pipeline.config import load_config
-
-PATIENCE_SECONDS = 240.0
-"""How long an event may take on a machine that others use too; nothing waits longer than its event."""
 
 WORKFLOW: dict[str, Any] = {
     "name": "small",
@@ -77,7 +74,7 @@ class Shell:
         return "\n".join(file.read_text() for file in (self.run / "log").glob("slurm-*.log"))
 
     def receipts(self) -> int:
-        return sum(file.read_bytes().count(b"\n") for file in (self.run / "journal").glob("*.jsonl"))
+        return receipts(self.run)
 
     def wait_for_receipts(self, count: int) -> None:
         self.wait(lambda: self.receipts() >= count, f"{count} receipts")
@@ -86,10 +83,7 @@ class Shell:
         self.wait(lambda: self.slurm.state(job) in states, f"job {job} to be {' or '.join(states)}")
 
     def wait(self, condition: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while not condition():
-            assert time.monotonic() < deadline, f"waited in vain for {what}:\n{self.log()}\n{self.slurm.ask('squeue')}"
-            time.sleep(0.05)
+        wait_until(condition, what, lambda: f"{self.log()}\n{self.slurm.ask('squeue')}")
 
 
 def has_driver(path: Path) -> bool:

@@ -1,0 +1,23 @@
+"""Workflow files: TOML in, a frozen and validated `RunConfig` out.
+
+An unknown key is an error that names the nearest known one; every value is checked before anything runs.
+"""
+
+from pipeline.config.cluster import ClusterConfig
+from pipeline.config.problem import EXACT_FACTOR, InferenceConfig, NetworkConfig, ReadoutsConfig, Scalar, SolveConfig
+from pipeline.config.workflow import RunConfig, StoreConfig, load_cluster, load_config, parse_config
+
+__all__ = [
+    "EXACT_FACTOR",
+    "ClusterConfig",
+    "InferenceConfig",
+    "NetworkConfig",
+    "ReadoutsConfig",
+    "RunConfig",
+    "Scalar",
+    "SolveConfig",
+    "StoreConfig",
+    "load_cluster",
+    "load_config",
+    "parse_config",
+]
