@@ -19,7 +19,7 @@ from pipeline.driver import Driver, Job
 from pipeline.errors import Interrupted, TilesFailed
 from pipeline.events import EVENTS, Event, RunLog, attach, attached, describe_error, emit, listeners
 from pipeline.executors import Completion, Executor
-from pipeline.executors.dask import Preparation
+from pipeline.executors.on_worker import Preparation
 from pipeline.journal import Journal, Receipt, Task
 from pipeline.observed import LOGS_KEPT, Observed
 from pipeline.redaction import redact

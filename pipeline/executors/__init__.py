@@ -12,9 +12,9 @@ from typing import Protocol
 from pipeline.config import ClusterConfig
 from pipeline.executors.address import open_address
 from pipeline.executors.base import Completion, Executor, WorkerMemory
-from pipeline.executors.dask import release_slot
 from pipeline.executors.kubernetes import open_kubernetes
 from pipeline.executors.local import open_local
+from pipeline.executors.on_worker import release_slot
 from pipeline.executors.serial import open_serial
 from pipeline.executors.slurm import open_slurm
 from pipeline.executors.ssh import open_ssh

@@ -7,58 +7,23 @@ import pickle
 import queue
 import threading
 import time
-import traceback
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import dask.utils
 import distributed
-from distributed.diagnostics.plugin import WorkerPlugin
 
-from pipeline.arrays import MAPPED_BYTES, limit_mapped_tiles
 from pipeline.errors import PipelineError, WorkersLost
-from pipeline.events import Event, close_logs, emit
+from pipeline.events import Event, emit
 from pipeline.executors.base import Completion, Executor, WorkerMemory, require_no_stop
+from pipeline.executors.on_worker import Preparation, send_result
 from pipeline.executors.scaling import Scaling
-
-SETTINGS: dict[str, Any] = {
-    # Tiles go to the store, so there is nothing worth spilling, and a spill would hide a leak.
-    "distributed.worker.memory.target": False,
-    "distributed.worker.memory.spill": False,
-    "distributed.worker.memory.pause": 0.85,
-    "distributed.worker.memory.terminate": 0.95,
-    "distributed.scheduler.worker-saturation": 1.0,
-    # An innocent tile that sits beside one that kills its worker must survive the suspicion.
-    "distributed.scheduler.allowed-failures": 3,
-    "distributed.comm.retry.count": 3,
-    "distributed.comm.timeouts.connect": "60s",
-    "distributed.worker.profile.enabled": False,
-    "distributed.admin.tick.limit": "1h",
-    # Watching itself 50 times a second costs Dask 6 % of a core in the driver and 2.5 % in each worker; so, 1 %.
-    "distributed.admin.tick.interval": "500ms",
-    "distributed.admin.system-monitor.interval": "2s",
-    "distributed.worker.memory.monitor-interval": "250ms",
-    # The last messages that Dask keeps for its developers, a thousand a connection, hold 8 kB a tile.
-    "distributed.admin.low-level-log-length": 50,
-    "distributed.nanny.pre-spawn-environ.NUMBA_NUM_THREADS": 1,
-    "distributed.nanny.pre-spawn-environ.OMP_NUM_THREADS": 1,
-    "distributed.nanny.pre-spawn-environ.OPENBLAS_NUM_THREADS": 1,
-    "distributed.nanny.pre-spawn-environ.MKL_NUM_THREADS": 1,
-    # Dask has workers give memory back at once; the next tile then touches new pages, up to 12 us each on a virtual
-    # machine, three seconds a gigabyte. Tiles come and go in the same sizes, so what they had is kept.
-    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 512 * 2**20,
-    "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 32 * 2**20,
-    "distributed.nanny.pre-spawn-environ.MALLOC_ARENA_MAX": 1,
-}
-"""Dask settings of every cluster that the package starts; each trap behind them was met."""
 
 _GONE = "the Dask scheduler went away, or a worker that it asked; finished tiles are kept, `cntk resume` goes on"
 
 _SCHEDULER_TOPIC = "all"
 """Where Dask's scheduler tells of workers that join and leave."""
-
 
 LOOK_SECONDS = 1.0
 """How often the executor looks how many workers there are."""
@@ -74,16 +39,6 @@ HOLD_SECONDS = 60.0
 """How long a stage that wants all workers waits for those that it had to ask for."""
 
 POLL_SECONDS = 0.1
-
-REFUSAL_SECONDS = 10.0
-"""How long a worker that is not prepared sits on a call before it refuses it: others take the next ones meanwhile."""
-
-DEEPEST_TRACEBACK = 100
-"""Dask pickles tracebacks frame within frame."""
-
-
-def _nothing_known() -> str:
-    return ""
 
 
 @dataclass(frozen=True)
@@ -104,35 +59,7 @@ class Terms:
     patience_seconds: float = math.inf
     warnings: tuple[str, ...] = ()
     scaling: Scaling | None = None
-    scheduler_end: Callable[[], str] = _nothing_known
-
-
-class Preparation(WorkerPlugin):  # type: ignore[misc]
-    """Prepares every worker for one driver, late joiners too: a worker that fails to prepare computes no tile of it.
-
-    Dask lets a late joiner take calls all the same, and only logs why it could not be prepared.
-    """
-
-    idempotent = False
-
-    def __init__(self, prepare: Callable[[], None]) -> None:
-        self.name = f"cntk-{uuid.uuid4().hex}"  # of this driver: another one on the same scheduler has its own
-        self.prepare = prepare
-        self.problem = "it is not prepared yet"
-
-    def setup(self, worker: Any) -> None:
-        """Run the preparation inside the worker."""
-        try:
-            limit_mapped_tiles(int(worker.memory_manager.memory_limit or MAPPED_BYTES * 4))
-            self.prepare()
-        except Exception as error:
-            self.problem = f"{type(error).__name__}: {error}"
-            raise
-        self.problem = ""
-
-    def teardown(self, worker: Any) -> None:
-        """Close the logs before the worker ends: where a log is an object, lines wait to be sent."""
-        close_logs()
+    scheduler_end: Callable[[], str] = str
 
 
 @dataclass(frozen=True)
@@ -288,29 +215,6 @@ class DaskExecutor(Executor):
             future.release()
 
 
-def send_result(topic: str, key: tuple[Any, ...], function: Callable[..., Any], *arguments: Any) -> None:
-    """Run a call on a worker and send its result to whoever subscribed to ``topic``.
-
-    Raises
-    ------
-    ConnectionError
-        If the worker came late and could not be prepared: another one may be.
-    """
-    worker = distributed.get_worker()
-    problem = worker.plugins[topic].problem if topic in worker.plugins else "it is not prepared"
-    if problem:
-        time.sleep(REFUSAL_SECONDS)
-        raise ConnectionError(f"the worker {worker.address} takes no tile: {problem}")
-    try:
-        result = function(*arguments)
-    except Exception as error:
-        failed = sendable(error)
-    else:
-        worker.log_event(topic, pickle.dumps((key, result)))
-        return
-    raise failed  # here, where it takes no other error with it as its context
-
-
 @contextlib.contextmanager
 def answered() -> Iterator[None]:
     """Turn what Dask raises where its scheduler is gone into `WorkersLost`; errors of workers pass."""
@@ -330,20 +234,6 @@ def count_workers(client: distributed.Client) -> int:
     """Count the workers; `WorkersLost` where the scheduler is gone."""
     with answered():
         return len(client.nthreads())
-
-
-def sendable(error: Exception) -> Exception:
-    """Return an error that comes through to the driver: of one that cannot be unpickled there, it would hear nothing.
-
-    A traceback is sent along, which must not be as deep as one of too deep a recursion.
-    """
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    if sum(1 for _ in traceback.walk_tb(error.__traceback__)) > DEEPEST_TRACEBACK:
-        return error.with_traceback(None)
-    return error
 
 
 def _worker_states(dask_scheduler: Any, unheard_seconds: float) -> list[tuple[str, int, int, int, tuple[Any, ...]]]:
@@ -385,15 +275,6 @@ def _tell_of_workers(event: tuple[float, Any]) -> None:
     elif not said.get("expected"):
         tasks = len(said.get("processing-tasks", ()))
         emit(Event("worker_lost", details={"peer": said["worker"], "tiles": tasks}))
-
-
-def release_slot() -> None:
-    """Let the worker begin its next call while this one only waits for the disk; nothing happens outside of Dask.
-
-    An fsync of a tile takes as long as its checksums and more, and needs no core.
-    """
-    with contextlib.suppress(ValueError):  # no worker runs this thread
-        distributed.secede()
 
 
 def quieten() -> None:

@@ -22,9 +22,10 @@ from pipeline.config import ClusterConfig
 from pipeline.errors import ConfigError, WorkersLost
 from pipeline.executors.base import Executor, require_no_stop
 from pipeline.executors.certificates import make_pem, security_of
-from pipeline.executors.dask import SETTINGS, Terms, count_workers, prepared
+from pipeline.executors.dask import Terms, count_workers, prepared
 from pipeline.executors.manifests import INSTANCE, Names, Owner, cluster_manifest, secret_manifest
 from pipeline.executors.scaling import Scalable, Scaling, bounds
+from pipeline.executors.settings import SETTINGS
 
 logger = logging.getLogger(__name__)
 

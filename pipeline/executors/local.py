@@ -15,8 +15,9 @@ from distributed.security import Security
 from pipeline.config import ClusterConfig
 from pipeline.executors.access import dashboard_warnings
 from pipeline.executors.base import Executor
-from pipeline.executors.dask import SETTINGS, Terms, prepared
+from pipeline.executors.dask import Terms, prepared
 from pipeline.executors.scaling import Scalable, Scaling, bounds
+from pipeline.executors.settings import SETTINGS
 
 PATIENCE_SECONDS = 60.0
 """A local cluster restarts a lost worker within seconds; without any for so long, it is broken."""

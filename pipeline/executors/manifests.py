@@ -9,7 +9,7 @@ from dask.utils import parse_bytes
 from pipeline.config import ClusterConfig
 from pipeline.errors import ConfigError
 from pipeline.executors.certificates import AUTHORITY, CERTIFICATE, KEY, Certificates
-from pipeline.executors.dask import SETTINGS
+from pipeline.executors.settings import SETTINGS
 
 PORT, DASHBOARD = 8786, "127.0.0.1:8787"
 TLS_FOLDER, RUNS_FOLDER = "/tls", "/runs"

@@ -27,8 +27,9 @@ from pipeline.errors import ConfigError, WorkersLost
 from pipeline.executors.access import dashboard_warnings
 from pipeline.executors.base import Executor, require_no_stop
 from pipeline.executors.certificates import Certificates
-from pipeline.executors.dask import SETTINGS, Terms, count_workers, prepared
+from pipeline.executors.dask import Terms, count_workers, prepared
 from pipeline.executors.scaling import Scalable, Scaling, bounds
+from pipeline.executors.settings import SETTINGS
 from pipeline.executors.steps import CLOSE_SECONDS, Share, WorkerSteps
 
 BESIDE_WORKER_BYTES = 512 * 2**20

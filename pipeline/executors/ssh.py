@@ -21,9 +21,10 @@ from pipeline.errors import ConfigError, WorkersLost
 from pipeline.executors.access import dashboard_warnings
 from pipeline.executors.base import Executor
 from pipeline.executors.certificates import make_pem, security_of
-from pipeline.executors.dask import SETTINGS, Terms, count_workers, prepared
+from pipeline.executors.dask import Terms, count_workers, prepared
 from pipeline.executors.order import Order
 from pipeline.executors.remote import LAST_DELAY_SECONDS, Host, Remote, Remotes
+from pipeline.executors.settings import SETTINGS
 
 PATIENCE_SECONDS = 10 * LAST_DELAY_SECONDS
 """Hosts that went away are tried every minute; without any of them for so long, the run stops."""

@@ -23,7 +23,6 @@ from pipeline.config import ClusterConfig, load_cluster, parse_config
 from pipeline.errors import ConfigError
 from pipeline.executors import EXECUTORS
 from pipeline.executors.certificates import Certificates, make_pem
-from pipeline.executors.dask import SETTINGS
 from pipeline.executors.manifests import (
     PORT,
     Names,
@@ -33,6 +32,7 @@ from pipeline.executors.manifests import (
     job_manifest,
     secret_manifest,
 )
+from pipeline.executors.settings import SETTINGS
 
 FOLDER = Path(__file__).parent.parent.parent / "deploy" / "kubernetes"
 KUBERNETES_VERSION = "1.30"
@@ -158,7 +158,7 @@ def test_pods_have_the_settings_of_the_package(name: str) -> None:
         (container,) = pod["containers"]
         given = {variable["name"]: variable.get("value") for variable in container["env"]}
         differing = {key: value for key, value in environment().items() if given.get(key) != value}
-        assert not differing, f"SETTINGS in pipeline/executors/dask.py changed: write these into env of {name}"
+        assert not differing, f"SETTINGS in pipeline/executors/settings.py changed: write these into env of {name}"
 
 
 def test_the_manifest_of_the_operator_is_what_the_executor_writes() -> None:
