@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import distributed.system
@@ -15,6 +16,8 @@ from pipeline.errors import SubmissionFailed
 from pipeline.executors import WorkerMemory
 from pipeline.storage import StorePath
 from pipeline.submission.base import State, Submitter, log_folder
+
+START_SECONDS, POLL_SECONDS = 10.0, 0.001
 
 
 class LocalSubmitter(Submitter):
@@ -38,6 +41,10 @@ class LocalSubmitter(Submitter):
                 )
         except OSError as error:
             raise SubmissionFailed(f"cannot start a driver on this machine: {error}") from error
+        # It is known by its command line, which the system sets an instant after it has begun.
+        deadline = time.monotonic() + START_SECONDS
+        while not _drives(process.pid) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
         return f"{socket.gethostname()}:{process.pid}"
 
     def state(self, job: str) -> State:

@@ -22,6 +22,7 @@ from pipeline import run as runs
 from pipeline.config import RunConfig, StoreConfig, parse_config
 from pipeline.errors import Interrupted, PipelineError, RunLocked, RunNotFound, SubmissionFailed
 from pipeline.report import make_report
+from pipeline.storage import open_path
 from pipeline.store import RunDirectory
 from pipeline.submission import SUBMITTERS, add_submission, read_ending, request_stop, stop_requested, submissions
 from pipeline.submission.base import Cause
@@ -68,6 +69,18 @@ def test_a_driver_that_was_handed_over_needs_neither_the_data_nor_who_handed_it_
         mine, other = (whole_matrix(each, "depth3-gap-ntk", part) for each in (run, undisturbed))
         np.testing.assert_array_equal(mine, other)
     assert "computing on 1 local workers" in (run.path / "log" / "driver.log").read_text()
+
+
+def test_a_driver_is_seen_to_run_from_the_first_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen to fail where nobody waits for its command line: the system sets it an instant after the process began."""
+    (tmp_path / "pipeline.cli").write_text("sleep 60")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "executable", "/bin/sh")  # whose -m means another thing, and begins in an instant
+    submitter, config = SUBMITTERS["local"], workflow(tmp_path / "run")
+    for _ in range(1000):
+        job = submitter.submit(open_path(tmp_path / "run"), config)
+        assert submitter.state(job) == "running"
+        assert submitter.withdraw(job, now=True)
 
 
 @pytest.mark.usefixtures("ended")
