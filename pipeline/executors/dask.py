@@ -259,7 +259,8 @@ def _forget_ended(dask_scheduler: Any) -> None:
     `Client.submit` there ever was that it was one, a quarter.
     """
     dask.utils.key_split.cache_clear()
-    for span in dask_scheduler.extensions["spans"].spans.values():
+    spans = dask_scheduler.extensions.get("spans")  # somebody else's scheduler may go without
+    for span in spans.spans.values() if spans else ():
         if span.metadata is not None:
             submitted = span.metadata["collections"]
             submitted[:] = [one for one in submitted if one != {"type": "Future"}]
