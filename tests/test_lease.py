@@ -20,6 +20,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "PATIENCE_SECONDS", 0.6)
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Renew quickly, and wait so long for a counter that whoever does not wait at all is told apart on any machine."""
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 0.05)
+    monkeypatch.setattr(lease, "PATIENCE_SECONDS", 60.0)
+
+
 def left_behind(folder: LocalPath, **lease: object) -> None:
     """Write what a driver that is gone left."""
     (folder / "000003.json").write_whole(json.dumps({"holder": "x", "counter": 3} | lease).encode())
@@ -52,7 +59,7 @@ def dead_process() -> int:
     return process.pid
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("patient")
 def test_the_lease_of_a_dead_process_on_this_host_is_taken_at_once(tmp_path: LocalPath) -> None:
     folder = tmp_path / "lease"
     namespace = os.readlink("/proc/self/ns/pid")
@@ -143,7 +150,7 @@ def in_batch_job(monkeypatch: pytest.MonkeyPatch, job: str, restarts: int) -> No
     monkeypatch.setenv("SLURM_RESTART_COUNT", str(restarts))
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("patient")
 def test_a_batch_job_takes_over_at_once_from_its_former_self(
     tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch
 ) -> None:

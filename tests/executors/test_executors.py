@@ -147,7 +147,7 @@ def test_a_result_outlives_its_worker(tmp_path: Path) -> None:
         wait_until((tmp_path / "gone").exists, "the worker's end")
         began = time.monotonic()
         (completion,) = collect(executor, 1).values()
-        assert time.monotonic() - began < 1  # fetching it from the dead worker would take a minute
+        assert time.monotonic() - began < 20  # fetching it from the dead worker would take a minute
         assert completion.result != os.getpid()
 
 
