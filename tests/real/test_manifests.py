@@ -269,6 +269,7 @@ def started(tmp_path: Path) -> Iterator[tuple[str, Certificates, Manifest]]:
     processes = []
     for container in (scheduler, worker):
         command, environment = process_of(container, moved)
+        environment |= {"PYTHONPATH": os.pathsep.join(sys.path)}  # workers import what this file imports
         processes.append(subprocess.Popen(command, env=environment, cwd=tmp_path))
     probe = [word.replace("8787", str(dashboard)) for word in scheduler["readinessProbe"]["exec"]["command"]]
     yield address, made, {"probe": [sys.executable, *probe[1:]]}
