@@ -236,7 +236,6 @@ def _require_no_other(run: RunDirectory) -> None:
 
 def _hand_over(run: RunDirectory, submitter: Submitter) -> Submission:
     config = run.workflow()
-    clear_ending(run)
     return add_submission(run, config.cluster.kind, submitter.submit(run.path.absolute(), config))
 
 

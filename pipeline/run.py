@@ -49,7 +49,7 @@ from pipeline.solvers import (
 from pipeline.stages import Stages, View
 from pipeline.storage import StorePath, open_path
 from pipeline.store import RunDirectory
-from pipeline.submission import clear_stop, obeying_requests
+from pipeline.submission import clear_earlier, obeying_requests
 from pipeline.timing import StageClock
 from pipeline.verification import finished
 
@@ -131,7 +131,7 @@ def start(config: RunConfig, view: View, stop: threading.Event, *, verify: bool 
         If conjugate gradients did not reach the residual asked for; the other systems are solved.
     """
     with _begun(config, view) as begun, _retracting(begun.run):
-        clear_stop(begun.run)
+        clear_earlier(begun.run)
         _execute(begun, view, stop, verify)
     return begun.run
 
@@ -153,7 +153,7 @@ def prepare(config: RunConfig, view: View, memory: WorkerMemory | None) -> RunDi
         If a tile does not fit into the memory.
     """
     with _begun(config, view) as begun, _retracting(begun.run):
-        clear_stop(begun.run)
+        clear_earlier(begun.run)
         require_fitting_tasks(begun.run, begun.config, memory)
     return begun.run
 
@@ -169,7 +169,7 @@ def adopt(path: str | Path | StorePath, cluster: ClusterConfig | None, memory: W
     run = RunDirectory(path)
     require_fitting_tasks(run, run.workflow(), memory)
     with _resumed(run, cluster):
-        clear_stop(run)
+        clear_earlier(run)
     return run
 
 
@@ -200,7 +200,7 @@ def resume(
     run = RunDirectory(path)
     with _resumed(run, cluster) as begun:
         if not submitted:
-            clear_stop(run)
+            clear_earlier(run)
         _execute(begun, view, stop, verify)
     return run
 

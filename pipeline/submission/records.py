@@ -74,9 +74,10 @@ def stop_requested(run: RunDirectory) -> bool:
     return (run.path / STOP_REQUEST).is_file()
 
 
-def clear_stop(run: RunDirectory) -> None:
-    """Forget a request to drain."""
+def clear_earlier(run: RunDirectory) -> None:
+    """Forget what was asked of earlier drivers, and how the last one ended: a user wants another one."""
     (run.path / STOP_REQUEST).unlink(missing_ok=True)
+    clear_ending(run)
 
 
 @contextlib.contextmanager

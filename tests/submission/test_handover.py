@@ -99,6 +99,7 @@ def test_a_driver_drains_on_request_whoever_asks_and_is_resumed(tmp_path: Path) 
     assert not make_report(run).complete
     resumed = runs.resume(run.path, Recorder(), threading.Event(), cluster=workflow(tmp_path, "serial").cluster)
     assert not stop_requested(resumed)
+    assert read_ending(resumed) is None, "what an earlier driver said is not true any more"
     assert resumed.workflow().cluster.kind == "serial"
     assert make_report(resumed).complete
 

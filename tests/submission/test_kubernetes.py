@@ -22,7 +22,7 @@ from pipeline.errors import (
     WorkersLost,
 )
 from pipeline.storage import LocalPath, open_path
-from pipeline.submission import SUBMITTERS, clear_stop, request_stop
+from pipeline.submission import SUBMITTERS, clear_earlier, request_stop
 from pipeline.submission.kubernetes import describe_pods
 
 SUBMITTER = SUBMITTERS["kubernetes"]
@@ -150,7 +150,7 @@ def test_a_driver_is_started_again_where_that_may_help(tmp_path: Path, error: Pi
     assert handover.is_settled(run.path, error) is settled
     request_stop(run)
     assert handover.is_settled(run.path, Interrupted("cntk cancel"))
-    clear_stop(run)
+    clear_earlier(run)
 
 
 def test_a_driver_that_was_asked_to_stop_ends_well_for_kubernetes_alone(tmp_path: Path) -> None:
