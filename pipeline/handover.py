@@ -151,6 +151,8 @@ def cancel(path: str | StorePath, *, now: bool = False) -> str:
             return f"{job} was ended at once" if now else f"{job} had not begun: it is out of the queue"
     elif job is not None and found.state == "unknown":
         return f"{job} cannot be asked from here: it stops where it runs, and computes nothing where it still waits"
+    if found.state == "gone" and lease.holder(run.lease_path) is None:
+        return "no driver works on it; one that has only just begun stops"
     return "its driver finishes the tiles in flight and stops, wherever it is; every finished tile is kept"
 
 

@@ -102,6 +102,7 @@ def test_a_driver_drains_on_request_whoever_asks_and_is_resumed(tmp_path: Path) 
     assert read_ending(resumed) is None, "what an earlier driver said is not true any more"
     assert resumed.workflow().cluster.kind == "serial"
     assert make_report(resumed).complete
+    assert "no driver works on it" in handover.cancel(run.path)
 
 
 @pytest.mark.usefixtures("ended")
