@@ -1,5 +1,6 @@
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ import zarr
 
 from pipeline.arrays import ArraySpec, TiledArray, create_arrays, limit_mapped_tiles
 from pipeline.errors import CorruptTile, StoreError
+from pipeline.storage import StorePath
 
 
 @pytest.fixture
@@ -128,6 +130,28 @@ def test_only_the_tiles_mapped_last_stay_mapped(matrix: TiledArray) -> None:
     assert values[3] is values[0]
     again = [matrix.read_mapped(*index) for index in ((0, 0), (1, 1), (1, 0), (0, 1))]
     assert [any(value is old for old in values) for value in again] == [True, True, True, False]
+
+
+@pytest.mark.parametrize("shift", [1, 2, 3])
+def test_a_tile_is_aligned_wherever_the_store_left_its_bytes(
+    matrix: TiledArray, shift: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bucket's answers lie anywhere in memory, and products of unaligned numbers have other last bits."""
+    values = fill(matrix)
+    chunk = type(matrix.chunk_path(0, 0))
+    mapped = chunk.mapped
+
+    def anywhere(path: StorePath, known: tuple[Any, ...] | None = None) -> tuple[tuple[Any, ...], np.ndarray]:
+        version, content = mapped(path)
+        memory = np.empty(len(content) + 64, np.uint8)
+        begin = -memory.ctypes.data % 64 + shift
+        memory[begin : begin + len(content)] = content
+        return version, memory[begin : begin + len(content)]
+
+    monkeypatch.setattr(chunk, "mapped", anywhere)
+    tile = matrix.read_mapped(0, 0)
+    assert tile.flags.aligned
+    np.testing.assert_array_equal(tile, values[:4, :4])
 
 
 @pytest.mark.parametrize("keep", [0, 40])

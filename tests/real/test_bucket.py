@@ -154,9 +154,7 @@ def test_zarr_opens_the_arrays_in_a_bucket(url: str, on_disk: RunDirectory) -> N
     for mine, its in zip(make_report(run).openers, make_report(on_disk).openers, strict=True):
         opened, expected = (eval(line, {"zarr": zarr, "xarray": xarray, "obstore": obstore}) for line in (mine, its))
         for name in expected if isinstance(expected, xarray.Dataset) else [...]:
-            # Kernels are the same bits; what BLAS solves on all cores, in float64, differed once by 3e-14.
-            tolerance = 1e-10 if opened[name].dtype == np.float64 else 0.0
-            np.testing.assert_allclose(opened[name], expected[name], rtol=0, atol=tolerance)
+            np.testing.assert_array_equal(opened[name], expected[name])
 
 
 SMALL = {
