@@ -180,6 +180,20 @@ class TiledArray:
         digest = xxhash.xxh3_128_hexdigest(payload.data)
         return Chunk(self.path.name, self.chunk_bytes, google_crc32c.value(payload), digest)
 
+    def checksum(self, index: tuple[int, ...]) -> int:
+        """Read the checksum that a chunk carries, and nothing else of it.
+
+        Raises
+        ------
+        CorruptTile
+            If the chunk is missing.
+        """
+        path = self.chunk_path(*index)
+        try:
+            return int.from_bytes(path.read_last(CRC_BYTES), "little")
+        except FileNotFoundError:
+            raise self._missing(path) from None
+
     def _content(self, path: StorePath) -> Array:
         try:
             return np.frombuffer(path.read_bytes(), np.uint8)

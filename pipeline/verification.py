@@ -1,7 +1,9 @@
 """Which tiles of a run are done: what lies on disk, held against the receipts."""
 
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from pipeline.arrays import TiledArray
 from pipeline.errors import CorruptTile
@@ -11,6 +13,12 @@ from pipeline.store import RunDirectory
 
 _SWEEP_TASKS = 64
 """From so many tasks on, listing whole arrays is faster than asking for each chunk, and much so in a bucket."""
+
+_TASKS_A_TURN = 64
+"""Tasks that a thread takes at once."""
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 
 class Chunks:
@@ -44,7 +52,7 @@ def finished(run: RunDirectory, tasks: Iterable[Task], *, verify: bool = False) 
     ----------
     run : whose tasks they are.
     tasks : the tasks asked about; the arrays that they write exist.
-    verify : read every chunk and compare its checksums, not only its size.
+    verify : read every chunk and compare its digest, not only its size and the checksum that it carries.
 
     Returns
     -------
@@ -58,7 +66,8 @@ def finished(run: RunDirectory, tasks: Iterable[Task], *, verify: bool = False) 
     deleted = spent(run, tasks, chunks)
     done: set[Task] = set()
     adopted: list[Receipt] = []
-    quarantined: list[Task] = []
+    bad: list[Task] = []
+    claimed: list[Receipt] = []
     for task in tasks:
         if task in deleted:
             continue
@@ -69,20 +78,29 @@ def finished(run: RunDirectory, tasks: Iterable[Task], *, verify: bool = False) 
             continue
         if sizes.count(None) == len(sizes) and _is_released(run, task):
             continue
-        try:
-            if receipt is None:
-                found = tuple(array.describe(index) for array, index in places)
-                receipt = Receipt(task, found, host=socket.gethostname(), adopted=True)
-                adopted.append(receipt)
+        if receipt is not None:
+            if sizes == [chunk.bytes for chunk in receipt.chunks]:
+                claimed.append(receipt)
             else:
-                _require_chunks(places, sizes, receipt, verify)
-            done.add(task)
+                bad.append(task)
+            continue
+        try:
+            found = tuple(array.describe(index) for array, index in places)
         except CorruptTile:
-            run.quarantine(task)
-            quarantined.append(task)
+            bad.append(task)
+        else:
+            adopted.append(Receipt(task, found, host=socket.gethostname(), adopted=True))
+    answers = _ask(lambda receipt: _matches(run, receipt, verify), claimed, run.path.at_once)
+    for receipt, matches in zip(claimed, answers, strict=True):
+        if matches:
+            done.add(receipt.task)
+        else:
+            bad.append(receipt.task)
+    for task in bad:
+        run.quarantine(task)
     if adopted:
         run.journal.append(adopted)
-    return done, quarantined
+    return done | {receipt.task for receipt in adopted}, sorted(bad)
 
 
 def spent(run: RunDirectory, tasks: Iterable[Task], chunks: Chunks | None = None) -> set[Task]:
@@ -113,12 +131,23 @@ def _is_released(run: RunDirectory, task: Task) -> bool:
     return stage == "factor" and (run.solve_path(solve) / "released.json").exists()
 
 
-def _require_chunks(
-    places: Sequence[tuple[TiledArray, tuple[int, ...]]], sizes: Sequence[int | None], receipt: Receipt, verify: bool
-) -> None:
-    for (array, index), size, chunk in zip(places, sizes, receipt.chunks, strict=True):
-        path = array.chunk_path(*index)
-        if size != chunk.bytes:
-            raise CorruptTile(f"{path} has {-1 if size is None else size} bytes, its receipt says {chunk.bytes}")
-        if verify and array.describe(index).xxh3 != chunk.xxh3:
-            raise CorruptTile(f"{path} is whole, but not what its receipt says was written")
+def _matches(run: RunDirectory, receipt: Receipt, verify: bool) -> bool:
+    """Tell whether chunks of the right size are those of a receipt: by the checksum they carry, or by all they hold."""
+    try:
+        for (array, index), chunk in zip(run.arrays_of(receipt.task), receipt.chunks, strict=True):
+            if array.checksum(index) != chunk.crc32c or (verify and array.describe(index).xxh3 != chunk.xxh3):
+                return False
+    except CorruptTile:
+        return False
+    return True
+
+
+def _ask(question: Callable[[_T], _R], items: Sequence[_T], at_once: int) -> Iterator[_R]:
+    """Ask about items, some at once where that pays, and answer in their order."""
+    if at_once == 1 or len(items) <= _TASKS_A_TURN:
+        yield from map(question, items)
+        return
+    turns = [items[begin : begin + _TASKS_A_TURN] for begin in range(0, len(items), _TASKS_A_TURN)]
+    with ThreadPoolExecutor(at_once) as threads:
+        for answers in threads.map(lambda turn: [question(item) for item in turn], turns):
+            yield from answers

@@ -6,7 +6,7 @@ The names are those of `pathlib` where it has one for the same. Nothing here is 
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -47,7 +47,14 @@ class StorePath(ABC):
     """A place in a store: a file, or a folder of such. Immutable; two that name the same are equal.
 
     `str` writes it so that `open_path` finds it again in another process.
+
+    Attributes
+    ----------
+    at_once : questions that are best asked at once, where there are many. Threads that ask a directory wait for
+        Python's lock more than for the disk.
     """
+
+    at_once: ClassVar[int] = 1
 
     @abstractmethod
     def __truediv__(self, name: str) -> "StorePath":
@@ -106,6 +113,10 @@ class StorePath(ABC):
     @abstractmethod
     def read_from(self, offset: int, limit: int | None = None) -> bytes:
         """Read a file from a byte on, at most ``limit`` bytes; `FileNotFoundError` where there is none."""
+
+    @abstractmethod
+    def read_last(self, count: int) -> bytes:
+        """Read the last bytes of a file that has so many; `FileNotFoundError` where there is none."""
 
     @abstractmethod
     def mapped(self, known: tuple[Any, ...] | None = None) -> tuple[tuple[Any, ...], np.ndarray] | None:

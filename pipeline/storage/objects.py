@@ -39,6 +39,8 @@ class ObjectPath(StorePath):
     key : of the object, or what the keys of a folder begin with, without a slash at either end.
     """
 
+    at_once = 16
+
     def __init__(self, bucket: str, key: str) -> None:
         self.bucket, self.key = bucket, key
 
@@ -132,6 +134,10 @@ class ObjectPath(StorePath):
         if length <= 0:
             return b""
         return self._ask(lambda obstore, store: bytes(obstore.get_range(store, self.key, start=offset, length=length)))
+
+    def read_last(self, count: int) -> bytes:
+        options = {"range": {"suffix": count}}
+        return self._ask(lambda obstore, store: bytes(obstore.get(store, self.key, options=options).bytes()))
 
     def mapped(self, known: tuple[Any, ...] | None = None) -> tuple[tuple[Any, ...], np.ndarray] | None:
         options = {} if known is None else {"if_none_match": known[0]}
