@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from base64 import b64decode
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,12 @@ def main_process(sandbox: int) -> int | None:
 
 def now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def bound(folders: Iterable[Path]) -> list[str]:
+    """Write the options that show folders of this machine in a container."""
+    there = [folder for folder in folders if folder.exists()]
+    return [word for folder in there for word in (*folders_above(folder), "--ro-bind", str(folder), str(folder))]
 
 
 def folders_above(place: Path) -> list[str]:
@@ -309,10 +316,7 @@ class Kubelet:
         command += ["--unshare-pid", "--as-pid-1", "--unshare-uts", "--hostname", pod["metadata"]["name"]]
         command += ["--unshare-ipc", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/dev/shm", "--chdir", "/"]
         command += ["--chmod", "1777", "/dev/shm"]
-        folders = [Path(name) for name in ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc")]
-        for folder in [*folders, Path(sys.base_prefix), Path(sys.prefix), ROOT]:
-            if folder.exists():
-                command += [*folders_above(folder), "--ro-bind", str(folder), str(folder)]
+        command += bound(Path(name) for name in ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc"))
         command += ["--ro-bind", str(self.hosts), "/etc/hosts"]
         for mount in described.get("volumeMounts", []):
             bind = "--ro-bind" if mount.get("readOnly") else "--bind"
@@ -320,6 +324,9 @@ class Kubelet:
             command += [bind, str(volumes[mount["name"]]), mount["mountPath"]]
             if mount["mountPath"] == "/tmp":  # a node keeps what was compiled on it
                 command += ["--bind", str(self.compiled), "/tmp/numba"]
+        command += bound(
+            [Path(sys.base_prefix), Path(sys.prefix), ROOT]
+        )  # last: they may lie in /tmp, a volume of its own
         command += ["--clearenv"]
         for name, value in variables.items():
             command += ["--setenv", name, value]
