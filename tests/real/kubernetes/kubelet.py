@@ -324,9 +324,7 @@ class Kubelet:
             command += [bind, str(volumes[mount["name"]]), mount["mountPath"]]
             if mount["mountPath"] == "/tmp":  # a node keeps what was compiled on it
                 command += ["--bind", str(self.compiled), "/tmp/numba"]
-        command += bound(
-            [Path(sys.base_prefix), Path(sys.prefix), ROOT]
-        )  # last: they may lie in /tmp, a volume of its own
+        command += bound([Path(sys.base_prefix), Path(sys.prefix), ROOT])  # may lie in /tmp, a volume
         command += ["--clearenv"]
         for name, value in variables.items():
             command += ["--setenv", name, value]
