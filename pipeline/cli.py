@@ -165,7 +165,10 @@ def cancel(
 ) -> None:
     """Ask the driver of a run to finish the tiles in flight and stop, wherever it is; it is not submitted again."""
     out.print(escape(handover.cancel(directory, now=now)))
-    out.print(f"go on with: cntk resume {escape(str(directory))}")
+    if make_report(RunDirectory(directory)).complete:
+        out.print("it is complete")
+    else:
+        out.print(f"go on with: cntk resume {escape(str(directory))}")
 
 
 @app.command()

@@ -270,6 +270,8 @@ def test_the_commands_tell_where_a_run_is(tmp_path: Path) -> None:
     assert "train 36/36" in watched.stdout
     assert re.search(r"depth40\S*\s+0\.01 relative\s+\d+\.\d\d%", watched.stdout), "no results at the end"
     assert "\x1b" not in watched.stdout
+    said = cntk("cancel", "run", cwd=tmp_path)
+    assert said.stdout.splitlines()[1:] == ["it is complete"], said.stdout + said.stderr
     assert cntk("cancel", "nowhere", cwd=tmp_path).returncode == 2
     assert "no cluster is called" in cntk("submit", "w.toml", "--cluster", "nowhere", cwd=tmp_path).stderr
 
