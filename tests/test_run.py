@@ -155,7 +155,8 @@ def test_a_truncated_chunk_is_noticed_by_a_plain_resume(run_small: Run) -> None:
 def test_a_flipped_bit_met_while_solving_is_repaired(run_small: Run) -> None:
     run = run_small()
     path = run.kernel("depth3-gap-ntk", "train").chunk_path(1, 0)
-    path.write_bytes(path.read_bytes()[:-1] + b"\x07")
+    content = path.read_bytes()
+    path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
     view = Recorder()
     again = run_small(view, solve={"ridges": [0.5]})  # a new solve reads the kernel
     assert make_report(again).complete

@@ -69,7 +69,10 @@ def open_local(
             silence_logs=logging.CRITICAL,
         )
         try:
-            with distributed.Client(cluster) as client:
+            # The driver and its scheduler share this process, and talk without a socket.
+            cluster.sync(cluster.scheduler.listen, "inproc://")
+            here = cluster.scheduler.listeners[-1].contact_address
+            with distributed.Client(here, loop=cluster.loop) as client:
                 count = f"{minimum}" if minimum == maximum else f"{minimum} to {maximum}"
                 terms = Terms(
                     f"{count} local workers, dashboard {cluster.dashboard_link}",

@@ -146,7 +146,7 @@ def test_a_local_cluster_grows_with_its_calls_and_shrinks_without(monkeypatch: p
 def test_a_worker_whose_nanny_is_gone_is_replaced() -> None:
     settings = {"distributed.deploy.lost-worker-timeout": "1s"}
     with dask.config.set(settings), EXECUTORS["local"](ClusterConfig(workers=2), nothing) as executor:
-        cluster = executor._client.cluster
+        cluster = executor._terms.scaling._cluster._cluster
         cluster.sync(cluster.workers[0].close)
         wait_for_slots(executor, 1)
         wait_for_slots(executor, 2)
