@@ -230,6 +230,12 @@ def answered() -> Iterator[None]:
         raise WorkersLost(_GONE) from error
 
 
+def client_within(cluster: distributed.LocalCluster) -> distributed.Client:
+    """Connect to a scheduler in this process, without a socket: a tenth less work a tile than by TLS."""
+    cluster.sync(cluster.scheduler.listen, "inproc://")
+    return distributed.Client(cluster.scheduler.listeners[-1].contact_address, loop=cluster.loop)
+
+
 def count_workers(client: distributed.Client) -> int:
     """Count the workers; `WorkersLost` where the scheduler is gone."""
     with answered():

@@ -15,7 +15,7 @@ from distributed.security import Security
 from pipeline.config import ClusterConfig
 from pipeline.executors.access import dashboard_warnings
 from pipeline.executors.base import Executor
-from pipeline.executors.dask import Terms, prepared
+from pipeline.executors.dask import Terms, client_within, prepared
 from pipeline.executors.scaling import Scalable, Scaling, bounds
 from pipeline.executors.settings import SETTINGS
 
@@ -52,6 +52,9 @@ def open_local(
         # Ctrl-C in a terminal reaches the workers too, but the driver wants to drain them.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # Dask is silent in these workers until they close; a heartbeat under way at that moment would leave a page of
+        # traceback on the driver's terminal.
+        logging.getLogger("tornado.application").setLevel(logging.CRITICAL)
         prepare()
 
     workers = config.workers or max(1, CPU_COUNT // config.threads_per_worker)
@@ -69,10 +72,7 @@ def open_local(
             silence_logs=logging.CRITICAL,
         )
         try:
-            # The driver and its scheduler share this process, and talk without a socket.
-            cluster.sync(cluster.scheduler.listen, "inproc://")
-            here = cluster.scheduler.listeners[-1].contact_address
-            with distributed.Client(here, loop=cluster.loop) as client:
+            with client_within(cluster) as client:
                 count = f"{minimum}" if minimum == maximum else f"{minimum} to {maximum}"
                 terms = Terms(
                     f"{count} local workers, dashboard {cluster.dashboard_link}",

@@ -27,7 +27,7 @@ from pipeline.errors import ConfigError, WorkersLost
 from pipeline.executors.access import dashboard_warnings
 from pipeline.executors.base import Executor, require_no_stop
 from pipeline.executors.certificates import Certificates
-from pipeline.executors.dask import Terms, count_workers, prepared
+from pipeline.executors.dask import Terms, client_within, count_workers, prepared
 from pipeline.executors.scaling import Scalable, Scaling, bounds
 from pipeline.executors.settings import SETTINGS
 from pipeline.executors.steps import CLOSE_SECONDS, Share, WorkerSteps
@@ -143,7 +143,7 @@ def _open_allocation(
             command = _worker_command(config, cluster.scheduler_address, certificates)
             environment = os.environ | {INHERITED: inherited_settings()}
             with (
-                distributed.Client(cluster) as client,
+                client_within(cluster) as client,
                 WorkerSteps(shares, command, environment) as steps,
             ):
                 _wait_for_workers(client, count, lambda: steps.all_given_up, stop)

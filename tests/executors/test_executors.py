@@ -78,6 +78,20 @@ def return_and_die(path: str) -> int:
     return os.getpid()
 
 
+def fail_beside() -> None:
+    """Raise where nobody waits for it, as a heartbeat does whose worker is just closing."""
+    happened = threading.Event()
+
+    def heartbeat() -> None:
+        happened.set()
+        raise RuntimeError("ConnectionPool is closed")
+
+    # Dask's own says nothing before it has closed a worker that was to be silent.
+    logging.getLogger("tornado.application").addHandler(logging.StreamHandler())
+    distributed.get_worker().loop.add_callback(heartbeat)
+    happened.wait()
+
+
 def thread_settings() -> tuple[str, ...]:
     names = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     return tuple(os.environ.get(name, "unset") for name in names)
@@ -156,6 +170,15 @@ def test_local_workers_use_one_thread_each_and_answer_this_machine_only() -> Non
         assert "dashboard http://127.0.0.1:" in executor.describe()
         executor.submit(("stage", 0, 0, 0), thread_settings)
         assert collect(executor, 1)["stage", 0, 0, 0].result == ("1",) * 4
+
+
+def test_what_goes_wrong_beside_the_calls_of_a_local_worker_stays_off_the_terminal(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with EXECUTORS["local"](ClusterConfig(workers=1), nothing) as executor:
+        executor.submit(("stage", 0, 0, 0), fail_beside)
+        collect(executor, 1)
+    assert capfd.readouterr().err == ""
 
 
 def test_a_worker_that_cannot_be_prepared_is_an_error() -> None:
