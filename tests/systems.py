@@ -3,9 +3,10 @@
 import json
 
 import numpy as np
-from problems import whole_matrix
+from problems import receive, whole_matrix
 
 from pipeline.datasets import one_hot_targets
+from pipeline.journal import Task
 from pipeline.report import SolveReport
 from pipeline.store import RunDirectory
 
@@ -37,6 +38,7 @@ def plant_matrix(run: RunDirectory, matrix: np.ndarray) -> np.ndarray:
         variances.write((row,), np.diagonal(matrix)[mine])
         for col in range(row + 1):
             kernel.write((row, col), matrix[mine, slice(*cut.bounds(col))])
+    receive(run, *(Task("train", row, col) for row in range(cut.pieces) for col in range(row + 1)))
     return whole_matrix(run, name, "train").astype(float)
 
 

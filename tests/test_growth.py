@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from problems import TEST, TRAIN, Recorder
+from problems import TEST, TRAIN, Recorder, flip_bit
 
 from pipeline import gram
 from pipeline import run as runs
@@ -457,7 +457,7 @@ def test_what_a_grown_run_mends_does_not_touch_the_older_one(
 def test_a_damaged_tile_is_not_taken_over_twice(compute: Compute, older: Compute, scratch: Compute) -> None:
     old = older(data={"train": 34})
     path = old.kernel(FLATTEN, "train").chunk_path(1, 0)
-    path.write_bytes(path.read_bytes()[:-1] + b"\x07")  # the disk's doing: whole in size
+    flip_bit(path)  # the disk's doing: whole in size
     new = compute("new", grow_from="old")
     assert ("train", 1, 0) in begun(new)  # the solve met it
     assert_same_bits(new, scratch())
@@ -481,7 +481,7 @@ def test_a_damaged_tile_beside_a_new_readout_is_noticed(compute: Compute, older:
     both = {"readouts": {"poolings": ["flatten", "gap"]}}
     old = older(readouts={"poolings": ["gap"]})
     path = old.kernel(GAP, "train").chunk_path(1, 0)
-    path.write_bytes(path.read_bytes()[:-1] + b"\x07")
+    flip_bit(path)
     new = compute("new", grow_from="old", **both)
     assert not os.path.samefile(path, new.kernel(GAP, "train").chunk_path(1, 0))
     assert_same_bits(new, scratch(**both))

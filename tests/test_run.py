@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from problems import Recorder, whole_matrix
+from problems import Recorder, flip_bit, whole_matrix
 
 from pipeline import kernel_matrix
 from pipeline import run as runs
@@ -155,8 +155,7 @@ def test_a_truncated_chunk_is_noticed_by_a_plain_resume(run_small: Run) -> None:
 def test_a_flipped_bit_met_while_solving_is_repaired(run_small: Run) -> None:
     run = run_small()
     path = run.kernel("depth3-gap-ntk", "train").chunk_path(1, 0)
-    content = path.read_bytes()
-    path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    flip_bit(path)
     view = Recorder()
     again = run_small(view, solve={"ridges": [0.5]})  # a new solve reads the kernel
     assert make_report(again).complete

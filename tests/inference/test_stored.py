@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from problems import TEST, TRAIN, Recorder, whole_matrix
+from problems import TEST, TRAIN, Recorder, flip_bit, whole_matrix
 
 from pipeline import kernel_matrix
 from pipeline import run as runs
@@ -184,7 +184,7 @@ def test_a_damaged_factor_met_by_inference_is_repaired(run_small: Run) -> None:
     run = run_small(readouts=ONE, solve={"tile": 16})
     factor = run.solved(make_report(run).solves[0].name, "factor")
     chunk = factor.chunk_path(1, 0)
-    chunk.write_bytes(chunk.read_bytes()[:-1] + b"\x07")
+    flip_bit(chunk)
     view = Recorder()
     again = run_small(view, readouts=ONE, solve={"tile": 16}, inference={"leave_one_out": True})
     assert any("damaged tile" in line for line in view.lines)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from problems import TRAIN, Recorder
+from problems import TRAIN, Recorder, flip_bit
 from systems import ONE, begun, plant, require_dense_solution
 
 from pipeline import run as runs
@@ -201,7 +201,7 @@ def test_a_damaged_state_costs_one_iteration_and_both_cost_all(
     assert iterations is not None
     for number in range(iterations.last, iterations.last - damaged, -1):
         chunk = run.work(name, "vectors").chunk_path(number, 0, 0, 0)
-        chunk.write_bytes(chunk.read_bytes()[:-1] + b"\x09")
+        flip_bit(chunk)
     before = begun(run, "step")
     run = runs.resume(path, Recorder(), threading.Event())
     total, steps = make_report(undisturbed).solves[0].iterations or 0, begun(run, "step")
@@ -218,7 +218,7 @@ def test_damaged_products_and_preconditioners_are_computed_again(run_small: Run,
     name = make_report(run).solves[0].name
     products = sorted((run.work_path(name) / "products" / "c").rglob("0"))
     for chunk in [run.work(name, "basis").chunk_path(1, 0), *(path for path in products if path.is_file())]:
-        chunk.write_bytes(chunk.read_bytes()[:-1] + b"\x09")
+        flip_bit(chunk)
     view = Recorder()
     run = runs.resume(path, view, threading.Event())
     require_dense_solution(run, make_report(run).solves[0])
@@ -248,7 +248,7 @@ def test_coefficients_that_are_damaged_later_are_solved_for_again(run_small: Run
     name = make_report(run).solves[0].name
     chunk = run.solved(name, "coefficients").chunk_path(0, 0)
     before = run.solved(name, "coefficients").read(0, 0).copy()
-    chunk.write_bytes(chunk.read_bytes()[:-1] + b"\x09")
+    flip_bit(chunk)
     assert [task.stage for task in runs.verify(run.path)[1]] == [f"coefficients:{name}"]
     assert not make_report(run).complete
     again = runs.resume(run.path, Recorder(), threading.Event())
