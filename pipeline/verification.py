@@ -67,7 +67,7 @@ def finished(run: RunDirectory, tasks: Iterable[Task], *, verify: bool = False) 
     done: set[Task] = set()
     adopted: list[Receipt] = []
     bad: list[Task] = []
-    claimed: list[Receipt] = []
+    claimed: dict[Task, Receipt] = {}
     for task in tasks:
         if task in deleted:
             continue
@@ -80,7 +80,7 @@ def finished(run: RunDirectory, tasks: Iterable[Task], *, verify: bool = False) 
             continue
         if receipt is not None:
             if sizes == [chunk.bytes for chunk in receipt.chunks]:
-                claimed.append(receipt)
+                claimed[task] = receipt
             else:
                 bad.append(task)
             continue
@@ -90,12 +90,14 @@ def finished(run: RunDirectory, tasks: Iterable[Task], *, verify: bool = False) 
             bad.append(task)
         else:
             adopted.append(Receipt(task, found, host=socket.gethostname(), adopted=True))
-    answers = _ask(lambda receipt: _matches(run, receipt, verify), claimed, run.path.at_once)
-    for receipt, matches in zip(claimed, answers, strict=True):
+    # Whole chunks are read one after the other: some at once may be more than the memory of a login node.
+    at_once = 1 if verify else run.path.at_once
+    answers = _ask(lambda receipt: _matches(run, receipt, verify), list(claimed.values()), at_once)
+    for task, matches in zip(claimed, answers, strict=True):
         if matches:
-            done.add(receipt.task)
+            done.add(task)
         else:
-            bad.append(receipt.task)
+            bad.append(task)
     for task in bad:
         run.quarantine(task)
     if adopted:
@@ -135,7 +137,7 @@ def _matches(run: RunDirectory, receipt: Receipt, verify: bool) -> bool:
     """Tell whether chunks of the right size are those of a receipt: by the checksum they carry, or by all they hold."""
     try:
         for (array, index), chunk in zip(run.arrays_of(receipt.task), receipt.chunks, strict=True):
-            if array.checksum(index) != chunk.crc32c or (verify and array.describe(index).xxh3 != chunk.xxh3):
+            if array.describe(index).xxh3 != chunk.xxh3 if verify else array.checksum(index) != chunk.crc32c:
                 return False
     except CorruptTile:
         return False
