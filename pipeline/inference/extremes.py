@@ -1,6 +1,5 @@
 """The ends of a stored kernel's spectrum, and the smallest ridge with which it can be factored."""
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -12,6 +11,7 @@ from pipeline.durable import Json
 from pipeline.inference.products import LAST, Product
 from pipeline.journal import Receipt, Task
 from pipeline.solvers import System
+from pipeline.solvers.systems import round_up
 from pipeline.solvers.work import Work, float64, open_work
 from pipeline.store import RunDirectory
 
@@ -124,13 +124,8 @@ def remedy(ends: Json, mean_diagonal: float, n: int) -> str:
     smallest, residual = ends["smallest"][0], ends["smallest_residuals"][0]
     rounding = ROUNDING * np.finfo(np.float64).eps * n * mean_diagonal
     ridge = max(residual - smallest, 0.0) + rounding
+    absolute, relative = round_up(ridge), round_up(ridge / mean_diagonal)
     return (
         f"The smallest eigenvalue of the kernel is {smallest:.2e}, known to {residual:.0e}: take a ridge of at least "
-        f"{_up(ridge):.1e} absolute, {_up(ridge / mean_diagonal):.1e} relative to trace(K)/n. The kernel is kept"
+        f"{absolute:.1e} absolute, {relative:.1e} relative to trace(K)/n. The kernel is kept"
     )
-
-
-def _up(value: float) -> float:
-    """Round up to two digits: what is printed must be enough."""
-    unit = 10.0 ** (math.floor(math.log10(value)) - 1)
-    return math.ceil(value / unit) * unit

@@ -24,13 +24,16 @@ from pipeline.solvers.base import Solver
 from pipeline.solvers.iteration import Indefinite, advance, begin
 from pipeline.solvers.preconditioners import open_preconditioner, sketch_arrays, sketch_jobs
 from pipeline.solvers.states import read_measures, read_state, record_state, resume_point, state_chunks, work_arrays
-from pipeline.solvers.systems import System, factor_cut, not_positive_definite, read_targets
+from pipeline.solvers.systems import System, factor_cut, not_positive_definite, read_targets, round_up
 from pipeline.solvers.work import open_work
 from pipeline.store import Iterations, RunDirectory
 from pipeline.tiling import Cut
 
 STAGNATION = 0.5
 """A true residual that a fresh start does not bring below this share of the one before has met its rounding."""
+
+ROUNDING = 3.0
+"""What that is may differ so much from one tolerance to the next, whose fresh starts come at other iterations."""
 
 
 class ConjugateGradient(Solver):
@@ -187,9 +190,10 @@ def _converged(run: RunDirectory, system: System, iterations: Iterations) -> boo
         return True
     reached = f"a relative residual of {relative.max():.1e} instead of {method.tolerance:.1e}"
     if checked[0] and iterations.count and true.max() > STAGNATION * true_before.max():
+        enough = round_up(ROUNDING * true.max())
         raise NotConverged(
             f"{system.label}: {iterations.count} iterations reached {reached}, and more do not help: float64 rounds "
-            f"off the rest. Try a larger ridge, or solve.tolerance = {2 * true.max():.0e}; the kernel is kept"
+            f"off the rest. Try a larger ridge, or solve.tolerance = {enough:.1e}; the kernel is kept"
         )
     if iterations.count >= method.max_iterations:
         better = "" if method.factors else f", or solve.rank above {method.rank}"

@@ -1,6 +1,7 @@
 """One regression: a read-out's kernel plus a ridge, and where its results lie."""
 
 import errno
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -316,6 +317,12 @@ def not_positive_definite(kernel: SystemKernel, found: str, row: int, pivot: flo
         reason = "the kernel is zero everywhere: its network trains no layer, or all images are black"
         return NotPositiveDefinite(f"{label}: {reason}", row, 0.0)
     return NotPositiveDefinite(f"{label}: the kernel plus ridge is not positive definite: {found}", row, pivot)
+
+
+def round_up(value: float) -> float:
+    """Round up to two digits: what an error tells users to take must be enough."""
+    unit = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return math.ceil(value / unit) * unit
 
 
 def read_targets(run: RunDirectory, rows: Bounds) -> Array:
