@@ -190,7 +190,7 @@ class TiledArray:
         """
         path = self.chunk_path(*index)
         try:
-            return int.from_bytes(path.read_last(CRC_BYTES), "little")
+            return int.from_bytes(path.read_from(self.chunk_bytes - CRC_BYTES, CRC_BYTES), "little")
         except FileNotFoundError:
             raise self._missing(path) from None
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from pipeline.arrays import TiledArray
 from pipeline.errors import CorruptTile
-from pipeline.journal import Receipt, Task
+from pipeline.journal import Chunk, Receipt, Task
 from pipeline.storage import Listed, StorePath
 from pipeline.store import RunDirectory
 
@@ -67,7 +67,7 @@ def finished(run: RunDirectory, tasks: Iterable[Task], *, verify: bool = False) 
     done: set[Task] = set()
     adopted: list[Receipt] = []
     bad: list[Task] = []
-    claimed: dict[Task, Receipt] = {}
+    claimed: dict[Task, list[tuple[TiledArray, tuple[int, ...], Chunk]]] = {}
     for task in tasks:
         if task in deleted:
             continue
@@ -80,7 +80,7 @@ def finished(run: RunDirectory, tasks: Iterable[Task], *, verify: bool = False) 
             continue
         if receipt is not None:
             if sizes == [chunk.bytes for chunk in receipt.chunks]:
-                claimed[task] = receipt
+                claimed[task] = [(*place, chunk) for place, chunk in zip(places, receipt.chunks, strict=True)]
             else:
                 bad.append(task)
             continue
@@ -92,7 +92,7 @@ def finished(run: RunDirectory, tasks: Iterable[Task], *, verify: bool = False) 
             adopted.append(Receipt(task, found, host=socket.gethostname(), adopted=True))
     # Whole chunks are read one after the other: some at once may be more than the memory of a login node.
     at_once = 1 if verify else run.path.at_once
-    answers = _ask(lambda receipt: _matches(run, receipt, verify), list(claimed.values()), at_once)
+    answers = _ask(lambda written: _match(written, verify), list(claimed.values()), at_once)
     for task, matches in zip(claimed, answers, strict=True):
         if matches:
             done.add(task)
@@ -133,15 +133,15 @@ def _is_released(run: RunDirectory, task: Task) -> bool:
     return stage == "factor" and (run.solve_path(solve) / "released.json").exists()
 
 
-def _matches(run: RunDirectory, receipt: Receipt, verify: bool) -> bool:
-    """Tell whether chunks of the right size are those of a receipt: by the checksum they carry, or by all they hold."""
+def _match(written: Sequence[tuple[TiledArray, tuple[int, ...], Chunk]], verify: bool) -> bool:
+    """Tell whether chunks of the right size are what was written: by the checksum they carry, or by all they hold."""
     try:
-        for (array, index), chunk in zip(run.arrays_of(receipt.task), receipt.chunks, strict=True):
-            if array.describe(index).xxh3 != chunk.xxh3 if verify else array.checksum(index) != chunk.crc32c:
-                return False
+        return all(
+            array.describe(index).xxh3 == chunk.xxh3 if verify else array.checksum(index) == chunk.crc32c
+            for array, index, chunk in written
+        )
     except CorruptTile:
         return False
-    return True
 
 
 def _ask(question: Callable[[_T], _R], items: Sequence[_T], at_once: int) -> Iterator[_R]:

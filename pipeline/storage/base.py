@@ -112,11 +112,10 @@ class StorePath(ABC):
 
     @abstractmethod
     def read_from(self, offset: int, limit: int | None = None) -> bytes:
-        """Read a file from a byte on, at most ``limit`` bytes; `FileNotFoundError` where there is none."""
+        """Read a file from a byte on; `FileNotFoundError` where there is none.
 
-    @abstractmethod
-    def read_last(self, count: int) -> bytes:
-        """Read the last bytes of a file that has so many; `FileNotFoundError` where there is none."""
+        With a ``limit``, at most so many bytes, and the first of them must be there.
+        """
 
     @abstractmethod
     def mapped(self, known: tuple[Any, ...] | None = None) -> tuple[tuple[Any, ...], np.ndarray] | None:

@@ -56,12 +56,6 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
             return file.read() if limit is None else file.read(limit)
 
     @patient
-    def read_last(self, count: int) -> bytes:
-        with open(self, "rb", buffering=0) as file:
-            file.seek(-count, os.SEEK_END)
-            return file.read(count)
-
-    @patient
     def mapped(self, known: tuple[Any, ...] | None = None) -> tuple[tuple[Any, ...], np.ndarray] | None:
         if known is not None and _version(self.stat()) == known:
             return None

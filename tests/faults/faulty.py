@@ -103,10 +103,6 @@ class FaultyPath(LocalPath):
         plan.meet(self, "read_from")
         return super().read_from(offset, limit)
 
-    def read_last(self, count: int) -> bytes:
-        plan.meet(self, "read_last")
-        return super().read_last(count)
-
     def mapped(self, known: tuple[Any, ...] | None = None) -> tuple[tuple[Any, ...], np.ndarray] | None:
         plan.meet(self, "mapped")
         return super().mapped(known)

@@ -34,7 +34,7 @@ def test_a_file_is_there_with_all_its_parts(place: StorePath) -> None:
     assert (place / "a").exists()
     assert not (place / "a").is_file()
     assert (path.read_from(2), path.read_from(1, 2), path.read_from(9)) == (b"cde", b"bc", b"")
-    assert (path.read_last(2), path.read_last(5)) == (b"de", b"abcde")
+    assert (path.read_from(3, 2), path.read_from(0, 5)) == (b"de", b"abcde")
 
 
 def test_a_file_is_mapped_once_a_version(place: StorePath) -> None:
@@ -72,7 +72,7 @@ def test_what_is_not_there_is_not_found(place: StorePath) -> None:
     with pytest.raises(FileNotFoundError):
         (place / "a").read_from(0)
     with pytest.raises(FileNotFoundError):
-        (place / "a").read_last(1)
+        (place / "a").read_from(0, 1)
     with pytest.raises(FileNotFoundError):
         (place / "a").move_to(place / "b")
     (place / "a").unlink(missing_ok=True)
