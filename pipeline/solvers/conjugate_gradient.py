@@ -32,8 +32,8 @@ from pipeline.tiling import Cut
 STAGNATION = 0.5
 """A true residual that a fresh start does not bring below this share of the one before has met its rounding."""
 
-ROUNDING = 3.0
-"""What that is may differ so much from one tolerance to the next, whose fresh starts come at other iterations."""
+FLOOR_SPREAD = 3.0
+"""Rounding leaves a residual that differs by so much from one tolerance to the next: fresh starts come elsewhere."""
 
 
 class ConjugateGradient(Solver):
@@ -190,7 +190,7 @@ def _converged(run: RunDirectory, system: System, iterations: Iterations) -> boo
         return True
     reached = f"a relative residual of {relative.max():.1e} instead of {method.tolerance:.1e}"
     if checked[0] and iterations.count and true.max() > STAGNATION * true_before.max():
-        enough = round_up(ROUNDING * true.max())
+        enough = round_up(FLOOR_SPREAD * true.max())
         raise NotConverged(
             f"{system.label}: {iterations.count} iterations reached {reached}, and more do not help: float64 rounds "
             f"off the rest. Try a larger ridge, or solve.tolerance = {enough:.1e}; the kernel is kept"

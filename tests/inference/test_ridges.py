@@ -3,7 +3,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from problems import TRAIN, Recorder, receive, whole_matrix
+from problems import TRAIN, Recorder, scale_an_entry, whole_matrix
 
 from pipeline import run as runs
 from pipeline.config import RunConfig
@@ -11,7 +11,6 @@ from pipeline.datasets import one_hot_targets
 from pipeline.errors import ConfigError, Interrupted, NotPositiveDefinite
 from pipeline.executors import WorkerMemory
 from pipeline.inference.ridges import Means, in_memory
-from pipeline.journal import Task
 from pipeline.report import make_report
 from pipeline.solvers.systems import ridge_candidates
 from pipeline.store import RunDirectory
@@ -132,11 +131,7 @@ def test_a_loser_that_is_asked_for_later_is_factored_again(run_small: Run, take:
 def test_candidates_that_are_too_small_are_left_out(run_small: Run, take: Callable[[str], None], way: str) -> None:
     take(way)
     run = run_small(readouts=AUTO["readouts"])
-    kernel = run.kernel("depth3-gap-nngp", "train")
-    corner = kernel.read(1, 1).copy()
-    corner[3, 3] *= 0.9
-    kernel.write((1, 1), corner)
-    receive(run, Task("train", 1, 1))
+    scale_an_entry(run, "depth3-gap-nngp", 0.9)
     lacking = -np.linalg.eigvalsh(whole_matrix(run, "depth3-gap-nngp", "train").astype(float))[0]
     again = run_small(**AUTO)
     path = make_report(again).ridge_paths[0].record
@@ -152,11 +147,7 @@ def test_a_kernel_that_no_candidate_saves_says_what_would(
 ) -> None:
     take(way)
     run = run_small(readouts=AUTO["readouts"])
-    kernel = run.kernel("depth3-gap-nngp", "train")
-    corner = kernel.read(1, 1).copy()
-    corner[3, 3] -= 9 * corner[3, 3]
-    kernel.write((1, 1), corner)
-    receive(run, Task("train", 1, 1))
+    scale_an_entry(run, "depth3-gap-nngp", -8.0)
     with pytest.raises(NotPositiveDefinite, match=r"(?s)not positive definite.* take a ridge of at least \S+ absolute"):
         run_small(**AUTO)
 

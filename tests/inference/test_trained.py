@@ -3,7 +3,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from problems import TEST, TRAIN, Recorder, receive, whole_matrix
+from problems import TEST, TRAIN, Recorder, scale_an_entry, whole_matrix
 
 from pipeline import run as runs
 from pipeline.config import RunConfig
@@ -12,7 +12,6 @@ from pipeline.errors import ConfigError, CorruptTile, NotPositiveDefinite
 from pipeline.executors import WorkerMemory
 from pipeline.inference import blocks, ensemble, gradient_flow
 from pipeline.inference.trained import requested_trainings, require_trainable, training_product
-from pipeline.journal import Task
 from pipeline.report import make_report
 from pipeline.store import RunDirectory
 
@@ -68,11 +67,7 @@ def test_the_variance_needs_no_kernel_of_the_test_images(run_small: Run, small_c
 
 def test_an_end_of_training_that_does_not_exist_names_network_and_time(run_small: Run) -> None:
     run = run_small(readouts=GAP)
-    kernel = run.kernel("depth3-gap-ntk", "train")
-    corner = kernel.read(1, 1).copy()
-    corner[3, 3] *= 0.3
-    kernel.write((1, 1), corner)
-    receive(run, Task("train", 1, 1))
+    scale_an_entry(run, "depth3-gap-ntk", 0.3)
     with pytest.raises(NotPositiveDefinite, match=r"depth3-gap at time inf: .*Add a ridge of at least"):
         run_small(readouts=GAP, inference={"times": TIMES[3:]})
 

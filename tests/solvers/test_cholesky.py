@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import scipy.linalg
-from problems import Recorder, receive, whole_matrix
+from problems import Recorder, scale_an_entry, whole_matrix
 
 from pipeline import run as runs
 from pipeline.config import RunConfig
@@ -109,11 +109,7 @@ def test_the_suggested_ridge_is_enough_and_half_of_it_is_not(
     monkeypatch.setattr("pipeline.inference.extremes.DENSE_SAMPLES", dense_samples)  # 0: by Lanczos, over the tiles
     sections = {"readouts": {"poolings": ["gap"], "kinds": ["nngp"]}}
     run = run_small(solve={"ridges": [9.0]}, **sections)
-    kernel = run.kernel("depth3-gap-nngp", "train")
-    corner = kernel.read(1, 1).copy()
-    corner[3, 3] *= 0.3
-    kernel.write((1, 1), corner)
-    receive(run, Task("train", 1, 1))
+    scale_an_entry(run, "depth3-gap-nngp", 0.3)
     message = r"at training row 19. The smallest eigenvalue of the kernel is -.*: take a ridge of at least \S+ absolute"
     with pytest.raises(NotPositiveDefinite, match=message) as caught:
         run_small(solve={"ridges": [0.0]}, **sections)
