@@ -67,6 +67,10 @@ class NotFinite(PipelineError, ArithmeticError):
     """A computed tile holds a value that is not a number, or infinite."""
 
 
+class NotAccurate(PipelineError, ArithmeticError):
+    """A value would be finite, but further from the truth than is promised."""
+
+
 class NotConverged(PipelineError, ArithmeticError):
     """An iteration did not reach what was asked of it."""
 

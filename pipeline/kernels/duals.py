@@ -3,7 +3,7 @@
 With ``a = |rho|``, ``s = sqrt(1 - a)``, ``A = s P(a) = arccos(a) / 2 pi`` and ``B = s Q(a) = sqrt(1 - a^2) / 2 pi``,
 half the arc-cosine kernels are ``k0 / 2 = 1/2 - A`` (or A where rho < 0) and ``k1 / 2 = rho k0 / 2 + B`` for both
 signs. One square root and two polynomials, no call into libm, so a loop over them becomes vector code; and no bit
-depends on the libm of a machine, for the exponential neither.
+depends on the libm of a machine; those of the exponential, of the arc sine and of roots do not either.
 
 The coefficients are the output of ``python -m pipeline.kernels.fit_duals``; the relative errors of the polynomials are
 a rounding or two.
@@ -159,6 +159,33 @@ def _define(function: Callable[..., Any]) -> Callable[[Callable[..., Any]], None
     return register
 
 
+def _define_of_two(function: Callable[..., Any]) -> Callable[[Callable[..., Any]], None]:
+    """Do the same for a function of two numbers."""
+
+    def register(choose: Callable[..., Any]) -> None:
+        @overload(function, inline="always", jit_options={"fastmath": OPTIONS["fastmath"]})
+        def typed(x: Any, y: Any) -> Any:
+            return choose(x.dtype == types.float32) if isinstance(x, LanesType) else None
+
+    return register
+
+
+@_define(elementary.absolute)
+def _absolute(single: bool) -> Any:
+    def absolute(x: Any) -> Any:
+        return lanes.absolute(x)
+
+    return absolute
+
+
+@_define_of_two(elementary.with_sign)
+def _with_sign(single: bool) -> Any:
+    def with_sign(x: Any, y: Any) -> Any:
+        return lanes.copy_sign(x, y)
+
+    return with_sign
+
+
 @_define(elementary.square_root)
 def _square_root(single: bool) -> Any:
     def square_root(x: Any) -> Any:
@@ -198,14 +225,14 @@ def _arc_cosine_halves(single: bool) -> Any:
     return arc_cosine_halves
 
 
-@_define(elementary.arc_sine)
+@_define_of_two(elementary.arc_sine)
 def _arc_sine(single: bool) -> Any:
     coefficients, horner = (_SINE_32, _horner_4) if single else (_SINE_64, _horner_11)
 
-    def arc_sine(x: Any) -> Any:
-        # Beyond 1/2, arcsin(a) = pi / 2 - 2 arcsin(sqrt((1 - a) / 2)).
+    def arc_sine(x: Any, y: Any) -> Any:
+        # Beyond 1/2, arcsin(a) = pi / 2 - 2 arcsin(sqrt((1 - a) / 2)), and 1 - a = (1 - a^2) / (1 + a).
         a = lanes.minimum(lanes.absolute(x), 1.0)
-        t = lanes.where_positive(a - 0.5, 0.5 - 0.5 * a, a * a)
+        t = lanes.where_positive(a - 0.5, 0.5 * y / (1.0 + a), a * a)
         s = lanes.where_positive(a - 0.5, lanes.square_root(t), a)
         angle = s + s * (t * horner(coefficients, t))
         return lanes.copy_sign(lanes.where_positive(a - 0.5, _HALF_PI - 2.0 * angle, angle), x)
@@ -231,3 +258,21 @@ def _exponential(single: bool) -> Any:
         return (value * lanes.power_of_two(half)) * lanes.power_of_two(n - half)
 
     return exponential
+
+
+@_define(elementary.exponential_less_one)
+def _exponential_less_one(single: bool) -> Any:
+    high, low = (_LN_2_HIGH_32, _LN_2_LOW_32) if single else (_LN_2_HIGH_64, _LN_2_LOW_64)
+    # Beyond these 2^n is no number of the dtype; below, the result is -1 long before.
+    most, least = (87.9, -87.0) if single else (709.0, -708.0)
+    coefficients = tuple(1.0 / math.factorial(k + 1) for k in range(8 if single else 14))
+    horner = _horner_7 if single else _horner_13
+
+    def exponential_less_one(x: Any) -> Any:
+        x = -lanes.minimum(-lanes.minimum(x, most), -least)
+        n = lanes.nearest(x * _LOG2_E)
+        r = (x - n * high) - n * low
+        power = lanes.power_of_two(n)
+        return power * (r * horner(coefficients, r)) + (power - 1.0)
+
+    return exponential_less_one

@@ -9,7 +9,6 @@ from pipeline.kernels.lanes import LANES
 from pipeline.kernels.program import Array, Code, Program, Stage
 from pipeline.kernels.tables import VisitTables, lay_out_statistics, make_tables, make_visit_tables
 from pipeline.kernels.weighing import Place, attention_function, input_function, plane_function
-from pipeline.layers import ClosedForm
 
 EQUAL, ITSELF = 1, 2
 """How much a pair of images is the same: their values, or one sample."""
@@ -134,12 +133,12 @@ class Machine:
         return addresses
 
     def _raised_ranges(self) -> Array:
-        """List where right statistics hold inverse deviations; see `raise_lanes`."""
+        """List where right statistics hold inverse deviations; see `run_group`."""
         rows = []
         for k, found in self.layout.items():
             op = self.operations[k]
-            if isinstance(op.function, ClosedForm) and op.function.clipped >= 0:
-                begin = found.right_start + op.function.clipped * found.right_area
+            if op.function is not None:
+                begin = found.right_start
                 rows.append((begin, begin + found.right_area, ITSELF if op.masked else EQUAL))
         return np.array(rows, np.int64).reshape(-1, 3)
 

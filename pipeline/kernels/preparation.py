@@ -82,7 +82,7 @@ class Preparation:
                 begin = k + 1
             if isinstance(op.function, Series):
                 self._expand_series(op.function, op, stage, self._machine.layout[k], block)
-        _require_range(block.statistics[:, : block.count], self._clipped(first, last), stage)
+        _require_range(block.statistics[:, : block.count], self._inverse_deviations(first, last), stage)
 
     def _variance_addresses(self, first: int, last: int) -> tuple[Array, Array]:
         weigh, statistics = np.zeros((2, len(self._machine.operations)), np.int64)
@@ -129,13 +129,13 @@ class Preparation:
         attention = softmax_rows(op.scale * tensor[index].astype(np.float64))
         block.statistics[found.start : found.start + found.area] = attention.reshape(found.area, LANES)
 
-    def _clipped(self, first: int, last: int) -> list[slice]:
+    def _inverse_deviations(self, first: int, last: int) -> list[slice]:
         """List where a stage's inverse deviations lie."""
         found = []
         for k in range(first, last):
             function = self._machine.operations[k].function
-            if isinstance(function, ClosedForm) and function.clipped >= 0:
-                begin = self._machine.layout[k].start + function.clipped * self._machine.layout[k].area
+            if function is not None:
+                begin = self._machine.layout[k].start
                 found.append(slice(begin, begin + self._machine.layout[k].area))
         return found
 

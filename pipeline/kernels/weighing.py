@@ -22,6 +22,7 @@ import pipeline.kernels.duals  # noqa: F401 - gives elementary functions their c
 from pipeline.kernels.jit import HAS_WIDE_VECTORS, jit_pointers, pasted
 from pipeline.kernels.lanes import LANES, address, broadcast, load, load_repeated, narrow, store
 from pipeline.layers import ClosedForm, Pointwise, Series
+from pipeline.layers.elementary import clip_correlation
 
 CONSTANTS = 3
 """Constants an activation may have."""
@@ -134,11 +135,11 @@ def _no_dual(covariance: Any, x: Any, z: Any, constants: Any) -> Any:
 
 @pasted
 def _series_dual(covariance: Any, x: Any, z: Any, constants: Any) -> Any:
-    """Sum ``g_n(x) g_n(z) t^n`` and its derivative by Horner's rule; the first statistic is the scale of t."""
+    """Sum ``g_n(x) g_n(z) t^n``, t the correlation, and its derivative by Horner's rule."""
     get_left, left, i, left_step, terms = x
     get_right, right, j, right_step, _ = z
     scale = get_left(left, i) * get_right(right, j)
-    t = covariance * scale
+    t = clip_correlation(covariance * scale)
     value = get_left(left, i + terms * left_step) * get_right(right, j + terms * right_step)
     slope = 0.0 * t
     for n in range(terms - 1, 0, -1):

@@ -25,9 +25,24 @@ def exponential(x: Array) -> Array:
     return np.exp(x)
 
 
-def arc_sine(x: Array) -> Array:
-    """Evaluate ``arcsin(x)`` of x cut to [-1, 1]."""
-    return np.arcsin(clip_correlation(x))
+def exponential_less_one(x: Array) -> Array:
+    """Evaluate ``exp(x) - 1`` without losing the digits of a small x."""
+    return np.expm1(x)
+
+
+def absolute(x: Array) -> Array:
+    """Drop the sign."""
+    return np.abs(x)
+
+
+def with_sign(size: Array, sign: Array) -> Array:
+    """Give ``size`` the sign of ``sign``."""
+    return np.copysign(size, sign)
+
+
+def arc_sine(q: Array, rest: Array) -> Array:
+    """Evaluate ``arcsin(q)``, given ``rest = 1 - q^2`` besides, of which q alone keeps few digits near 1."""
+    return np.arctan2(q, np.sqrt(rest))
 
 
 def clip_correlation(rho: Array) -> Array:

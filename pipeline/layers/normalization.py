@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from pipeline.errors import LayerError
 from pipeline.layers.base import Graph, Layer, Shape
-from pipeline.layers.elementary import inverse_root
+from pipeline.layers.elementary import clip_correlation, inverse_root, square_root
 from pipeline.layers.pointwise import ClosedForm
 
 _EPSILON = 1e-12
@@ -16,18 +16,19 @@ _EPSILON = 1e-12
 class LayerNorm(ClosedForm):
     """Normalise the channels of each position to variance 1. With infinitely many Gaussian channels their mean is 0."""
 
-    statistic_count: ClassVar[int] = 1
+    statistic_count: ClassVar[int] = 3
     keeps_gaussian: ClassVar[bool] = True
 
     @staticmethod
     def statistics(variance: Any, constants: Any) -> tuple[Any, ...]:
         inverse = inverse_root(variance + _EPSILON)
-        return inverse, variance * (inverse * inverse)
+        deviation = square_root(variance) * inverse
+        return inverse_root(variance), deviation, inverse, deviation * deviation
 
     @staticmethod
     def dual(covariance: Any, x: Any, z: Any, constants: Any) -> tuple[Any, Any]:
-        inverse = x[0] * z[0]
-        return covariance * inverse, 0.0 * covariance + inverse
+        rho = clip_correlation(covariance * (x[0] * z[0]))
+        return rho * (x[1] * z[1]), 0.0 * covariance + x[2] * z[2]
 
 
 @dataclass(frozen=True)

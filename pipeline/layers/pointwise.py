@@ -16,6 +16,17 @@ from pipeline.layers.base import Graph, Layer, Shape
 
 Array = np.ndarray
 
+STEPS_PER_OCTAVE = 4
+"""Of `variance_steps`: variances within a fifth of each other count as one."""
+
+
+def variance_steps(variance: Array) -> Array:
+    """Number the steps that variances, at least 1e-12, lie on or below: ``2^(step / STEPS_PER_OCTAVE)``.
+
+    What is costly to know of a variance is asked once for each step.
+    """
+    return np.ceil(STEPS_PER_OCTAVE * np.log2(np.maximum(variance, 1e-12))).astype(int)
+
 
 class Pointwise(Layer, ABC):
     """A layer without weights that maps every position by itself."""
@@ -38,14 +49,14 @@ class Pointwise(Layer, ABC):
 
 
 class ClosedForm(Pointwise, ABC):
-    """A function whose dual is a formula. `statistics` and `dual` are compiled; see `pipeline.layers.elementary`."""
+    """A function whose dual is a formula. `statistics` and `dual` are compiled; see `pipeline.layers.elementary`.
+
+    The first statistic is the inverse standard deviation: a dual multiplies the covariance by those of both positions
+    and cuts the correlation that comes out to [-1, 1]. That of an image with itself is made exactly 1.
+    """
 
     statistic_count: ClassVar[int]
     """How many numbers `statistics` gives a position."""
-
-    clipped: ClassVar[int] = -1
-    """Which of the statistics is an inverse standard deviation whose product with the covariance the dual clips to
-    [-1, 1]; -1 for none. That of an image with itself is then made exactly 1."""
 
     @property
     def constants(self) -> tuple[float, ...]:
@@ -55,7 +66,7 @@ class ClosedForm(Pointwise, ABC):
     @staticmethod
     @abstractmethod
     def statistics(variance: Any, constants: Any) -> tuple[Any, ...]:
-        """Evaluate the statistics of a position, a tuple, and last the variance behind the function."""
+        """Evaluate the statistics of a position, the inverse deviation first, and last the variance behind."""
 
     @staticmethod
     @abstractmethod
@@ -69,7 +80,7 @@ class ClosedForm(Pointwise, ABC):
 
 
 class Series(Pointwise, ABC):
-    """A function whose dual is a power series: ``sum_n g_n(x) g_n(z) t^n`` with ``t = covariance s(x) s(z)``."""
+    """A function whose dual is a power series of the correlation, ``sum_n g_n(x) g_n(z) rho^n``."""
 
     @property
     @abstractmethod
@@ -78,4 +89,10 @@ class Series(Pointwise, ABC):
 
     @abstractmethod
     def expand(self, variance: Array) -> tuple[Array, Array]:
-        """Evaluate ``s``, of the shape of ``variance``, and ``g``, with a first axis of `terms`."""
+        """Evaluate inverse standard deviations, of the shape of ``variance``, and ``g``, with a first axis of `terms`.
+
+        Raises
+        ------
+        NotAccurate
+            If the series has not converged for one of the variances.
+        """

@@ -14,16 +14,15 @@ class Relu(ClosedForm):
     """``max(x, 0)``; halves the variance. Its dual is the arc-cosine kernel of order 1 (Cho and Saul 2009)."""
 
     statistic_count: ClassVar[int] = 2
-    clipped: ClassVar[int] = 1
 
     @staticmethod
     def statistics(variance: Any, constants: Any) -> tuple[Any, ...]:
-        return square_root(variance), inverse_root(variance), 0.5 * variance
+        return inverse_root(variance), square_root(variance), 0.5 * variance
 
     @staticmethod
     def dual(covariance: Any, x: Any, z: Any, constants: Any) -> tuple[Any, Any]:
-        half_k0, half_k1 = arc_cosine_halves(covariance * (x[1] * z[1]))
-        return half_k1 * (x[0] * z[0]), half_k0
+        half_k0, half_k1 = arc_cosine_halves(covariance * (x[0] * z[0]))
+        return half_k1 * (x[1] * z[1]), half_k0
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,6 @@ class LeakyRelu(ClosedForm):
     negative_slope: float = 0.01
 
     statistic_count: ClassVar[int] = 2
-    clipped: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         if not isinstance(self.negative_slope, Real) or not abs(self.negative_slope) < float("inf"):
@@ -51,14 +49,14 @@ class LeakyRelu(ClosedForm):
 
     @staticmethod
     def statistics(variance: Any, constants: Any) -> tuple[Any, ...]:
-        return square_root(variance), inverse_root(variance), constants[2] * variance
+        return inverse_root(variance), square_root(variance), constants[2] * variance
 
     @staticmethod
     def dual(covariance: Any, x: Any, z: Any, constants: Any) -> tuple[Any, Any]:
         # (1 - slope)^2 relu relu + slope u v: the products of relu and the identity make up the rest of both.
-        rho = covariance * (x[1] * z[1])
+        rho = covariance * (x[0] * z[0])
         half_k0, half_k1 = arc_cosine_halves(rho)
-        norm = x[0] * z[0]
+        norm = x[1] * z[1]
         straight = constants[0] * clip_correlation(rho)
         return (constants[1] * half_k1 + straight) * norm, constants[1] * half_k0 + constants[0]
 
@@ -68,18 +66,17 @@ class Abs(ClosedForm):
     """``|x|``; keeps the variance."""
 
     statistic_count: ClassVar[int] = 2
-    clipped: ClassVar[int] = 1
 
     @staticmethod
     def statistics(variance: Any, constants: Any) -> tuple[Any, ...]:
-        return square_root(variance), inverse_root(variance), variance
+        return inverse_root(variance), square_root(variance), variance
 
     @staticmethod
     def dual(covariance: Any, x: Any, z: Any, constants: Any) -> tuple[Any, Any]:
         # LeakyRelu of slope -1.
-        rho = covariance * (x[1] * z[1])
+        rho = covariance * (x[0] * z[0])
         half_k0, half_k1 = arc_cosine_halves(rho)
-        return (4.0 * half_k1 - clip_correlation(rho)) * (x[0] * z[0]), 4.0 * half_k0 - 1.0
+        return (4.0 * half_k1 - clip_correlation(rho)) * (x[1] * z[1]), 4.0 * half_k0 - 1.0
 
 
 @dataclass(frozen=True)
@@ -88,7 +85,6 @@ class Sign(ClosedForm):
 
     has_ntk: ClassVar[bool] = False
     statistic_count: ClassVar[int] = 1
-    clipped: ClassVar[int] = 0
 
     @staticmethod
     def statistics(variance: Any, constants: Any) -> tuple[Any, ...]:

@@ -1,0 +1,260 @@
+"""How near to each other two images may be before a dtype no longer tells them apart well enough.
+
+A covariance is rounded, and so the correlation of two positions is off by some ``eps``. What this costs depends on
+how steep the slopes of the duals are there: near correlation 1 that of ReLU is infinitely steep, and that of Erf as
+steep as the variance is large. An error also grows from layer to layer where a network drives images apart, and weighs
+more where biases drive them together. With ``u = 1 - |cos|`` of the two images, an image's variances tell all of this:
+
+* ``q``: how far apart positions are behind a layer, 1 - rho, from u to at most 1; a bias makes it smaller, an
+  activation larger or smaller.
+* ``r``: the error of a correlation, in roundings; it changes as q does, and every operation adds its own. Positions
+  that are apart do not go on growing apart: r does not exceed what it would be without growth, over the smallest q.
+* the error of the kernel: over all activations, the sum of r times the relative steepness of the slope at q.
+
+The kernel's error falls with u; `Accuracy.limits` says for an image from which u on it is small enough.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from pipeline.kernels.program import Array, Code, Operation, Program
+from pipeline.kernels.tables import Statistics
+from pipeline.layers import Abs, ClosedForm, LeakyRelu, Pointwise, Relu, Series
+from pipeline.layers.pointwise import STEPS_PER_OCTAVE, variance_steps
+
+ROUNDING = 1 / 8
+"""Errors of a correlation that an operation adds, in units of ``eps``, averaged over the positions of an image.
+
+Measured over CNTK-V and -GAP of depths 3, 11 and 21 with images at ``u`` from 1e-6 to 0.1: `benchmarks/accuracy.py`.
+"""
+
+LARGEST_ERROR = 7e-6
+"""Of a kernel, relative to its largest entry, beyond which a pair counts as too near; 1e-5 is what is promised."""
+
+_GRID = 2.0 ** -np.arange(32.0)
+"""Values of u, from images that have nothing in common to those that float32 does not tell apart."""
+
+
+@cache
+def _sensitivity(function: Pointwise, step: int) -> Array:
+    """Evaluate how a function hands on a small deviation of the correlation from 1, and how steep its slope is there.
+
+    Parameters
+    ----------
+    step : of the variance before the function; see `variance_steps`.
+
+    Returns
+    -------
+    (1 + grid,): the deviation of the correlation behind over that before, and for each distance from 1 the derivative
+    of the slope by the correlation, over the slope at 1. What overflows is refused elsewhere, and 0 here.
+    """
+    variance = np.array(2.0 ** (step / STEPS_PER_OCTAVE))
+    near = 1 - np.concatenate([[0], _GRID[-1:], _GRID / 2, 2 * _GRID])
+    with np.errstate(over="ignore", invalid="ignore"):
+        if isinstance(function, ClosedForm):
+            *known, _ = function.statistics(variance, function.constants)
+            values, slopes = function.dual(variance * near, known, known, function.constants)
+        elif isinstance(function, Series):
+            scale, series = function.expand(variance[None])
+            powers = np.arange(function.terms)[:, None]
+            values = np.sum(series**2 * near**powers, 0)
+            slopes = np.sum((powers * series**2)[1:] * near ** powers[:-1], 0) * scale**2
+        else:
+            raise TypeError(f"{function} is neither a closed form nor a series")
+        growth = (values[0] - values[1]) / _GRID[-1] / values[0] if values[0] > 0 else 0.0
+        inner, outer = np.split(slopes[2:], 2)
+        steepness = np.abs(inner - outer) / (1.5 * _GRID) / slopes[0] if slopes[0] > 0 else np.zeros(len(_GRID))
+    return np.nan_to_num(np.array([growth, *steepness]), posinf=0.0)
+
+
+@dataclass(frozen=True)
+class _Deviations:
+    """What is known of a register.
+
+    Attributes
+    ----------
+    variance : (n,), its mean.
+    distance : (grid, n), ``q``.
+    nearest : (grid, n), the smallest q so far.
+    error : (n,), ``r`` in units of ``eps``.
+    steady : (n,), the same without growth.
+    """
+
+    variance: Array
+    distance: Array
+    nearest: Array
+    error: Array
+    steady: Array
+
+    def scaled(self, growth: Array | float, variance: Array) -> "_Deviations":
+        """Hand on by an operation that adds a rounding of its own."""
+        distance = np.minimum(self.distance * growth, 1)
+        return _Deviations(
+            variance,
+            distance,
+            np.minimum(self.nearest, distance),
+            self.error * growth + ROUNDING,
+            self.steady * np.minimum(growth, 1) + ROUNDING,
+        )
+
+
+class Accuracy:
+    """Says for images how near to them others may be.
+
+    Parameters
+    ----------
+    program : what is computed.
+    layout : where the statistics of an operation lie, by its index.
+    eps : rounding of the dtype of the planes.
+    """
+
+    def __init__(self, program: Program, layout: dict[int, Statistics], eps: float) -> None:
+        self._program = program
+        self._layout = layout
+        self._eps = eps
+        operations = [op for stage in program.stages for op in stage.operations]
+        functions = [place for k, place in sorted(layout.items()) if operations[k].function is not None]
+        self._rows = np.array([(place.start, place.start + place.area) for place in functions]).reshape(-1, 2)
+        self._coarse: dict[bytes, bool] = {}
+        # Without biases, rectifiers treat all images alike.
+        homogeneous = (Relu, LeakyRelu, Abs, type(None))
+        is_constant = all(op.bias == 0 and isinstance(op.function, homogeneous) for op in operations)
+        self._constant = float(self._walk(np.ones((3, len(functions), 1)))[0][0]) if is_constant else None
+
+    def limits(self, statistics: Array) -> Array:
+        """Evaluate from which ``1 - |cos|`` on pairs with an image are accurate.
+
+        Parameters
+        ----------
+        statistics : (statistics, n), of n images.
+
+        Returns
+        -------
+        (n,) float64: 0 where all pairs are, infinity where none is.
+        """
+        if self._constant is not None:
+            return np.full(statistics.shape[1], self._constant)
+        return self._walk(self._variances(statistics))[0]
+
+    def are_all_accurate(self, statistics: Array) -> bool:
+        """Tell at little cost, for float64, whether no limit can be above 0; False where it takes a closer look."""
+        if self._constant is not None:
+            return self._constant == 0
+        smallest = np.array([statistics[start:stop].min() for start, stop in self._rows], np.float64)
+        steps = variance_steps(2 * _variance(smallest))
+        key = steps.tobytes()
+        if key not in self._coarse:
+            variances = 2.0 ** (steps / STEPS_PER_OCTAVE)
+            self._coarse[key] = self._walk(np.tile(variances[None, :, None], (3, 1, 1)))[0][0] == 0
+        return self._coarse[key]
+
+    def explain(self, statistics: Array) -> str:
+        """Name the layer that makes an image, ``(statistics,)``, the least accurate, and its variance there."""
+        variances = self._variances(statistics[:, None])
+        _, shares = self._walk(variances)
+        worst = int(np.argmax([share.max() for _, share in shares]))
+        return f"{shares[worst][0]} at a variance of {variances[:, worst, 0].max():.3g}"
+
+    def _variances(self, statistics: Array) -> Array:
+        """Read off the smallest, the typical and the largest variance before each function, (3, functions, n)."""
+        found = np.zeros((3, len(self._rows), statistics.shape[1]))
+        for k, (start, stop) in enumerate(self._rows):
+            inverse = statistics[start:stop]
+            found[:, k] = inverse.max(0), inverse.mean(0), inverse.min(0)
+        return _variance(found)
+
+    def _walk(self, variances: Array) -> tuple[Array, list[tuple[Pointwise, Array]]]:
+        """Follow the deviations of images through the program.
+
+        Parameters
+        ----------
+        variances : (3, functions, n), see `_variances`.
+
+        Returns
+        -------
+        limits : (n,).
+        shares : of the functions in the error, (grid, n) each.
+        """
+        count = variances.shape[2]
+        errors = np.zeros((len(_GRID), count))
+        apart = np.tile(_GRID[:, None], count)
+        start = _Deviations(np.ones(count), apart, apart, *np.full((2, count), ROUNDING))
+        slots: dict[tuple[bool, int], _Deviations] = {}
+        shares: list[tuple[Pointwise, Array]] = []
+        for stage in self._program.stages:
+            registers: dict[int, _Deviations] = {}
+            for op in stage.operations:
+                found = registers.get(op.source, start)
+                is_sum = op.code in (Code.LOAD_SUM, Code.REDUCE)
+                if op.code in (Code.LOAD, Code.LOAD_SUM):
+                    found = slots.get((is_sum, op.slot), start)
+                elif op.code in (Code.POOL, Code.REDUCE, Code.ATTEND):
+                    slots[is_sum, op.slot] = slots.get((False, op.other), start) if op.code is Code.ATTEND else found
+                elif op.code is Code.ADD:
+                    found = _add(found, registers.get(op.other, start))
+                elif op.code is Code.WEIGH and op.function is None:
+                    linear = op.scale * op.window[0] * op.window[1] * found.variance
+                    found = found.scaled(_share(linear, op.bias), linear + op.bias)
+                elif op.code is Code.WEIGH and op.function is not None:
+                    found, share = _follow(op, op.function, found, variances[:, len(shares)])
+                    shares.append((op.function, share))
+                    errors += share
+                elif op.code is Code.OUTPUT:
+                    errors += _capped(found)
+                if op.target >= 0:
+                    registers[op.target] = found
+        exceeded = ~(errors * self._eps <= LARGEST_ERROR)
+        # The largest u whose error is too large; everything nearer is too near as well.
+        first = np.argmax(exceeded, axis=0)
+        limits = np.where(exceeded.any(0), np.where(first == 0, np.inf, _GRID[first - 1]), 0)
+        return np.asarray(limits), shares
+
+
+def _follow(op: Operation, function: Pointwise, before: _Deviations, variances: Array) -> tuple[_Deviations, Array]:
+    """Follow weights and the function behind them; return the function's share of the error besides."""
+    typical = variances[1]
+    weighted = before.scaled(_share(np.maximum(typical - op.bias, 0), op.bias), typical)
+    steps, inverse = np.unique(variance_steps(variances), return_inverse=True)
+    known = np.array([_sensitivity(function, int(step)) for step in steps])[inverse.reshape(variances.shape)].max(0)
+    share = np.zeros(weighted.distance.shape)
+    if op.tangent:
+        # The steepness at the distance behind the weights, by the next smaller value of the grid.
+        nearest = np.ceil(-np.log2(np.maximum(weighted.distance, _GRID[-1]))).astype(int)
+        share = np.take_along_axis(known[:, 1:].T, nearest, 0) * _capped(weighted)
+    return weighted.scaled(known[:, 0], typical), share
+
+
+def _variance(inverse: Array) -> Array:
+    """Undo what statistics make of a variance; 0 stays 0."""
+    with np.errstate(divide="ignore", over="ignore"):
+        return np.where(inverse > 0, 1 / np.square(inverse), 0)
+
+
+def _share(linear: Array, bias: float) -> Array:
+    """Return the share of a variance that does not come from the bias."""
+    total = linear + bias
+    return np.where(total > 0, linear / np.where(total > 0, total, 1), 1.0)
+
+
+def _add(first: _Deviations, second: _Deviations) -> _Deviations:
+    total = first.variance + second.variance
+    share = np.where(total > 0, first.variance / np.where(total > 0, total, 1), 0.5)
+
+    def mix(a: Array, b: Array) -> Array:
+        return np.asarray(share * a + (1 - share) * b)
+
+    return _Deviations(
+        total,
+        mix(first.distance, second.distance),
+        mix(first.nearest, second.nearest),
+        mix(first.error, second.error) + ROUNDING,
+        mix(first.steady, second.steady) + ROUNDING,
+    )
+
+
+def _capped(found: _Deviations) -> Array:
+    """Evaluate the error of a correlation for every u of the grid, (grid, n)."""
+    with np.errstate(divide="ignore", over="ignore"):
+        return np.minimum(found.error, found.steady / found.nearest)

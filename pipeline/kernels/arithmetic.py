@@ -1,0 +1,122 @@
+"""A program in one dtype: the memory to run it, the images it is run on, and which of these are too near for it."""
+
+from functools import cached_property
+
+import numpy as np
+
+from pipeline.kernels.accuracy import Accuracy
+from pipeline.kernels.lanes import LANES
+from pipeline.kernels.machine import EQUAL, ITSELF, Block, Machine
+from pipeline.kernels.nearness import directions, find_near
+from pipeline.kernels.preparation import Preparation
+from pipeline.kernels.program import Array, Program
+
+
+class Arithmetic:
+    """A program with planes of one dtype: for one thread at a time.
+
+    Parameters
+    ----------
+    program : what to compute for each pair.
+    dtype : of planes and statistics.
+    """
+
+    def __init__(self, program: Program, dtype: np.dtype) -> None:
+        self.dtype = dtype
+        self.machine = Machine(program, dtype)
+        self._preparation = Preparation(self.machine)
+        self._accuracy = Accuracy(program, self.machine.layout, float(np.finfo(dtype).eps))
+        self._same_enough = ITSELF if program.is_masked else EQUAL
+
+    def prepare(self, images: Array) -> Block:
+        """Compute what duals need to know of up to 16 right images ``(n, C, H, W)``."""
+        return self._preparation.prepare(images.astype(self.dtype, copy=False))
+
+    def prepare_group(self, images: Array) -> Array:
+        """Compute the same of left images, image by image: ``(n, statistics)``."""
+        return self._preparation.group_statistics(images.astype(self.dtype, copy=False))
+
+    def limits(self, statistics: Array) -> Array:
+        """Evaluate `Accuracy.limits` of n images, given ``(statistics, n)``; in float64, mostly 0 at once."""
+        if self.dtype == np.float64 and self._accuracy.are_all_accurate(statistics):
+            return np.zeros(statistics.shape[1])
+        return self._accuracy.limits(statistics)
+
+    def find_near(self, left: tuple[Array, Array], right: tuple[Array, Array], same: Array) -> Array:
+        """Find the pairs that planes of this dtype are not exact enough for.
+
+        Parameters
+        ----------
+        left, right : `directions` and `limits` of n images and of up to 16.
+        same : (n, lanes) int8, how much the pairs are the same: their correlations are exact.
+
+        Returns
+        -------
+        (n, lanes) bool.
+        """
+        count = len(right[0])
+        near = np.zeros((len(left[0]), LANES), bool)
+        near[:, :count] = find_near(left[0], right[0], left[1], right[1])
+        never = np.maximum(left[1][:, None], right[1]) > 1
+        near[:, :count] &= (same[:, :count] < self._same_enough) | never
+        return near
+
+    def explain(self, statistics: Array) -> str:
+        """Name the layer that makes an image, ``(statistics,)``, the least accurate, and its variance there."""
+        return self._accuracy.explain(statistics)
+
+
+class Group:
+    """Left images of an arithmetic; what duals need to know of them is computed once, when first asked for.
+
+    Parameters
+    ----------
+    arithmetic : of the images' planes.
+    images : ``(n, C, H, W)``.
+    """
+
+    def __init__(self, arithmetic: Arithmetic, images: Array) -> None:
+        self.images = images
+        self.arithmetic = arithmetic
+        self._pixels = np.empty((len(images), images[0].size), arithmetic.dtype)
+        self._statistics = np.empty((len(images), arithmetic.machine.statistics_size), arithmetic.dtype)
+        self._limits = np.full(len(images), np.nan)
+
+    @cached_property
+    def directions(self) -> Array:
+        """Of all images; see `pipeline.kernels.nearness.directions`."""
+        return directions(self.images)
+
+    def find_near(self, rows: slice | Array, right: Array, block: Block, same: Array) -> Array:
+        """Find the pairs of some of the images with those of a block that are too near: ``(rows, lanes)`` bool.
+
+        Parameters
+        ----------
+        rows : numbers of the images.
+        right : the images of the block.
+        same : (n, lanes) int8, of all images.
+        """
+        self._require(rows)
+        limits, right_limits = self._limits[rows], self.arithmetic.limits(block.statistics[:, : block.count])
+        if not (np.any(limits > 0) or np.any(right_limits > 0)):
+            return np.zeros((len(limits), LANES), bool)
+        sides = (self.directions[rows], limits), (directions(right), right_limits)
+        return self.arithmetic.find_near(*sides, same[rows])
+
+    def run(self, rows: slice | Array, block: Block, same: Array) -> Array:
+        """Run some of the images against a block of right ones: ``(rows, readouts, lanes)`` float64."""
+        self._require(rows)
+        return self.arithmetic.machine.run(self._pixels[rows], self._statistics[rows], block, same[rows], 0)
+
+    def statistics(self, rows: slice | Array) -> Array:
+        """Return what duals need to know of some of the images, ``(statistics, rows)``."""
+        self._require(rows)
+        return self._statistics[rows].T
+
+    def _require(self, rows: slice | Array) -> None:
+        numbers = np.arange(len(self.images))[rows]
+        missing = numbers[np.isnan(self._limits[numbers])]
+        if len(missing):
+            self._pixels[missing] = self.images[missing].reshape(len(missing), -1)
+            self._statistics[missing] = self.arithmetic.prepare_group(self.images[missing])
+            self._limits[missing] = self.arithmetic.limits(self._statistics[missing].T)
