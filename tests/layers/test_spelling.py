@@ -24,7 +24,7 @@ from pipeline.layers import (
     spelling,
 )
 
-BLOCK = Residual(Sequential(Relu(), Conv(3, 2), Relu(), Conv(3)), Conv(1, 2))
+BLOCK = Residual(Sequential(Relu(), Conv(3, strides=2), Relu(), Conv(3)), Conv(1, strides=2))
 NETWORKS = {
     "cntk": presets.cntk(4),
     "cntk lap": presets.cntk(3, "lap2"),
@@ -84,7 +84,7 @@ def test_workflow_files_nest_tables_and_may_leave_out_the_list_of_one():
     """
     assert spelling.read(tomllib.loads(text)["layers"], LAYERS) == Sequential(
         Conv(3),
-        Residual(Sequential(Relu(), Conv((3, 3), 2)), Conv(1, 2)),
+        Residual(Sequential(Relu(), Conv((3, 3), strides=2)), Conv(1, strides=2)),
         Residual(Residual(Dense(), Identity())),
         GlobalAvgPool(),
     )
