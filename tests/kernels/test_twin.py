@@ -141,9 +141,15 @@ def test_windows_of_any_size_agree_with_the_naive_twin(strides, padding):
 SIZES = st.integers(1, 4) | st.tuples(st.integers(1, 4), st.integers(1, 4))
 STRIDES = st.sampled_from([1, 1, 1, 2, (1, 2), (3, 1)])
 DEVIATIONS = st.sampled_from([0.7, 1.0, 2**0.5]), st.sampled_from([0.0, 0.1, 0.8])
-DENSES = st.builds(Dense, *DEVIATIONS, st.booleans())
-CONVS = st.builds(Conv, SIZES, STRIDES, st.sampled_from(PADDINGS), *DEVIATIONS, st.booleans())
-ATTENTIONS = st.builds(SelfAttention, *[DEVIATIONS[0]] * 4, DEVIATIONS[1], st.booleans())
+WEIGHTED = {"w_std": DEVIATIONS[0], "b_std": DEVIATIONS[1], "trained": st.booleans()}
+DENSES = st.builds(Dense, **WEIGHTED)
+CONVS = st.builds(Conv, SIZES, strides=STRIDES, padding=st.sampled_from(PADDINGS), **WEIGHTED)
+ATTENTIONS = st.builds(
+    SelfAttention,
+    **{f"w_{part}_std": DEVIATIONS[0] for part in ("query", "key", "value", "out")},
+    b_std=DEVIATIONS[1],
+    trained=st.booleans(),
+)
 WEIGHTS = st.one_of(CONVS, CONVS, CONVS, DENSES, DENSES, ATTENTIONS)
 RECTIFIERS = [Relu(), LeakyRelu(0.2), LeakyRelu(-0.5), Abs(), Sign()]
 SMOOTH = [
