@@ -55,6 +55,8 @@ class Dataset:
         Training part, images of shape (n, H, W, C) or (n, features).
     test : Split, optional
         Test part, images of the same size; None where the source has none.
+    notes : tuple of str
+        What a person should know of how it was read: lines that a run shows as warnings.
 
     Raises
     ------
@@ -67,6 +69,7 @@ class Dataset:
     classes: tuple[str, ...]
     train: Split
     test: Split | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what a kernel cannot be computed from."""
