@@ -144,7 +144,7 @@ def test_rows_sorted_by_class_never_end_in_a_number_without_a_word(folder: Path,
     run = cntk("run", "small.toml", "--store", "sorted", *options, cwd=folder)
     assert run.returncode == 0, run.stderr
     assert " 0.00%" in run.stdout
-    assert "240 training and 60 test images of 8 x 8 pixels in 1 channels, 10 classes" in run.stdout
+    assert "240 training and 60 test images of 8 x 8 pixels in 1 channel, 10 classes" in run.stdout
     assert "test images by class: 0: 0, 1: 0, 2: 0, 3: 0, 4: 0, 5: 0, 6: 0, 7: 0, 8: 30, 9: 30" in run.stdout
     assert told in run.stdout.partition("computing on")[0]
     assert told in run.stdout.partition(" 0.00%")[2]  # a long log lies between

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from pipeline.config.section import Section
 
@@ -38,8 +38,16 @@ class DataConfig(Section):
     test: int | None = Field(default=None, ge=1)
     # RandomState takes no larger seeds.
     shuffle: int | None = Field(default=None, ge=0, lt=2**32, strict=True)
-    standardize: Literal[True, False, "per_feature"] = True
+    standardize: bool | Literal["per_feature"] = True
     standardize_first: int | None = Field(default=None, ge=1)
+
+    @field_validator("standardize", mode="before")
+    @classmethod
+    def _standardize_is_spelt_out(cls, value: object) -> object:
+        # 1 equals True, but would be written into the specification, and so be another fingerprint.
+        if not isinstance(value, bool) and value != "per_feature":
+            raise ValueError('Input should be true, false or "per_feature"')
+        return value
 
     @model_validator(mode="after")
     def _something_is_standardized(self) -> "DataConfig":

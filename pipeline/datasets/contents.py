@@ -66,7 +66,11 @@ class Contents:
     def lines(self) -> tuple[str, ...]:
         """What was loaded, in words: the sizes, and the images of each class."""
         *size, last = self.shape
-        what = f"{' x '.join(map(str, size))} pixels in {last} channels" if size else f"{last} features"
+        what = (
+            f"{' x '.join(map(str, size))} pixels in {last} channel{'' if last == 1 else 's'}"
+            if size
+            else f"{last} features"
+        )
         return (
             f"{self.train} training and {self.test} test images of {what}, {len(self.classes)} classes",
             f"training images by class: {_spread([(each.name, each.train) for each in self.classes])}",
