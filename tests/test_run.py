@@ -28,7 +28,7 @@ from pipeline.errors import (
     TilesFailed,
 )
 from pipeline.layers import LAYERS, spelling
-from pipeline.loading import specification_of
+from pipeline.loading import load, specification_of
 from pipeline.report import make_report
 from pipeline.store import RunDirectory
 from tests.tolerances import assert_kernels_close, tolerance
@@ -140,6 +140,16 @@ def test_a_run_and_its_resumption_say_what_was_loaded(run_small: Run, small_conf
     for lines in (view.lines, again.lines):
         assert "37 training and 11 test images of 6 x 5 pixels in 2 channels, 3 classes" in lines
         assert f"training images by class: 0: {counts[0]}, 1: {counts[1]}, 2: {counts[2]}" in lines
+
+
+def test_a_split_that_nobody_asked_for_is_said(small_config: Config) -> None:
+    def warnings(**data: int) -> tuple[str, ...]:
+        return load(small_config(data={"source": "digits", "path": None, "train": 60, **data})).warnings
+
+    assert warnings(test=40) == ()
+    (line,) = warnings()
+    assert line.startswith("digits has no test part: the 1737 rows behind the 60 training rows are tested on; give")
+    assert warnings(shuffle=1) == (line,)
 
 
 def test_what_a_loader_notes_is_a_warning(run_small: Run, tmp_path: Path) -> None:
