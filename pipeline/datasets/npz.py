@@ -94,6 +94,12 @@ def _classes(arrays: dict[str, npt.NDArray[Any]], train: Split, test: Split | No
                 f"{path}: expected classes of text and shape (classes,), got {names.dtype} of shape {names.shape}; "
                 "save classes=numpy.array(['cat', 'dog'])"
             )
+        found, counts = np.unique(names, return_counts=True)
+        if (counts > 1).any():
+            raise DataError(
+                f"{path}: expected classes of different names, got {str(found[counts > 1][0])!r} "
+                f"{counts.max()} times; give each class its own name, or one label to both"
+            )
         return tuple(str(name) for name in names)
     labels = [split.labels for split in (train, test) if split is not None]
     if any(part.dtype != np.int64 or part.size == 0 for part in labels):

@@ -43,6 +43,11 @@ def test_names_of_classes_must_be_a_row_of_text(save, names):
         load("npz", save(**TRAIN, classes=names))
 
 
+def test_classes_of_one_name_are_refused(save):
+    with pytest.raises(DataError, match="expected classes of different names, got 'cat' 2 times; give each"):
+        load("npz", save(**TRAIN, classes=np.array(["cat", "dog", "cat"])))
+
+
 def test_too_few_names_are_refused(save):
     with pytest.raises(DataError, match="expected 0 to 1 for 2 classes, got 2 at image 2"):
         load("npz", save(**TRAIN, classes=np.array(["cat", "dog"])))
