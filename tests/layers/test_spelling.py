@@ -113,6 +113,14 @@ def test_an_unknown_field_is_refused_with_the_nearest():
         spelling.read([{"layer": "Dense", "w_sd": 1.0}], LAYERS)
 
 
+@pytest.mark.parametrize(("layer", "key"), [("Dense", "units"), ("Dense", "width"), ("Conv", "filters")])
+def test_a_width_is_refused_with_the_reason(layer, key):
+    with pytest.raises(
+        LayerError, match=rf"^network.layers\[0\]: {layer} has no field '{key}'.* infinite and not given"
+    ):
+        spelling.read([{"layer": layer, key: 64}], LAYERS)
+
+
 def test_a_missing_field_is_refused_with_its_position():
     with pytest.raises(LayerError, match=r"^network.layers\[0\]: Conv needs filter_shape$"):
         spelling.read([{"layer": "Conv"}], LAYERS)
