@@ -24,6 +24,7 @@ from pipeline.config import RunConfig, load_cluster, load_config
 from pipeline.display import (
     RunView,
     out,
+    show_contents,
     show_inferred,
     show_plan,
     show_results,
@@ -32,7 +33,7 @@ from pipeline.display import (
     show_state,
 )
 from pipeline.errors import ConfigError, Interrupted, PipelineError, RunNotFound, WorkersLost
-from pipeline.report import make_report
+from pipeline.report import make_report, read_contents
 from pipeline.storage import StorePath
 from pipeline.store import RunDirectory
 from pipeline.submission import find_cluster, submissions
@@ -199,11 +200,15 @@ def status(
 @app.command()
 def inspect(directory: RunPath, as_json: AsJson = False) -> None:
     """Show the specification, the stages, the results, and how to open the arrays."""
-    report = make_report(RunDirectory(directory))
+    run = RunDirectory(directory)
+    report, contents = make_report(run), read_contents(run)
     if as_json:
-        _print_json(report.to_json())
+        _print_json(report.to_json() | {"contents": None if contents is None else contents.to_json()})
         return
     show_specification(report)
+    if contents is not None:
+        show_contents(contents.lines[1:], contents.warnings)
+        out.print()
     show_stages(report)
     show_results(report)
     show_inferred(report)
@@ -279,8 +284,11 @@ def _run(path: str | StorePath, action: Callable[["RunView", threading.Event], R
             run = action(view, stop)
         except Interrupted as error:
             raise Interrupted(f"{error}. Go on with: cntk resume {path}") from None
-    report = make_report(run)
+    report, contents = make_report(run), read_contents(run)
     show_results(report)
+    if contents is not None and contents.warnings:
+        out.print()
+        show_contents((), contents.warnings)
     show_inferred(report)
     out.print(f"\nthe run lies in [bold]{escape(report.path)}[/] ({time.monotonic() - began:.1f} s)")
     out.print(f"look at it with: cntk inspect {escape(report.path)}")

@@ -114,7 +114,8 @@ def _time_left(progress: DriverProgress) -> str:
 
 def show_plan(plan: Plan) -> None:
     """Show a forecast."""
-    out.print(f"{plan.train} training and {plan.test} test images, {len(plan.readouts)} read-outs in one pass:")
+    show_contents(plan.contents.lines, plan.warnings)
+    out.print(f"{len(plan.readouts)} read-outs in one pass:")
     out.print("  " + ", ".join(plan.readouts))
     out.print(
         f"{_count(plan.pairs)} pairs at {seconds_text(plan.pair_seconds)} a pair and core (measured), "
@@ -138,6 +139,12 @@ def show_plan(plan: Plan) -> None:
         f"tiles of {plan.tile} samples, in the solve {plan.factor_tile}; "
         f"memory per worker about {_bytes(plan.memory_bytes)}"
     )
+
+
+def show_contents(lines: Sequence[str], warnings: Sequence[str]) -> None:
+    """Show what was loaded, and what is odd about it."""
+    for line in (*lines, *(f"warning: {line}" for line in warnings)):
+        out.print(escape(line))
 
 
 def show_specification(report: RunReport) -> None:

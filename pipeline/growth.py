@@ -178,11 +178,22 @@ def _why_no_block(old: RunDirectory, specification: Json, images: Array) -> str:
     its, mine = np.asarray(old.inputs("train_images")[:count]), images[:count]
     if its.tobytes() == mine.tobytes():
         return f"the first training images are the same, but in one of the runs they are fewer than a tile of {tile}"
+    orders = [part.get("shuffle", "none") for part in (data, specification["data"])]
+    if orders[0] != orders[1]:
+        return f"the training images differ in every tile; data.shuffle was {orders[0]} there and is {orders[1]} here"
+    ways = [part["standardize"] for part in (data, specification["data"])]
+    if ways[0] != ways[1] and all(ways) and _equal_up_to_scale(its, mine, its.shape[-1]):
+        way = str(ways[0]).lower() if isinstance(ways[0], bool) else f'"{ways[0]}"'
+        return f"the training images are the same, but standardised otherwise: data.standardize = {way} keeps them"
     measured, measured_here = (
         part["standardize"] and part.get("standardize_first", part["train"]) for part in (data, specification["data"])
     )
-    if measured == measured_here or not _equal_up_to_scale(its, mine):
-        return "the training images differ in every tile: keep the older run's, in their order, and append others"
+    channels = its.shape[-1] if its.ndim == 4 or ways[0] == "per_feature" else 1
+    if measured == measured_here or not _equal_up_to_scale(its, mine, channels):
+        more = "" if orders[0] == "none" else "; data.shuffle orders a data set of more rows anew"
+        return (
+            f"the training images differ in every tile: keep the older run's, in their order, and append others{more}"
+        )
     if not measured:
         return "the training images are the same, but not standardised there: data.standardize = false keeps them"
     return (
@@ -191,9 +202,8 @@ def _why_no_block(old: RunDirectory, specification: Json, images: Array) -> str:
     )
 
 
-def _equal_up_to_scale(a: Array, b: Array) -> bool:
+def _equal_up_to_scale(a: Array, b: Array, channels: int) -> bool:
     """Tell whether images differ in nothing but a shift and a positive factor, those of each channel."""
-    channels = a.shape[-1] if a.ndim == 4 else 1
 
     def scaled(images: Array) -> Array:
         rows = images.reshape(-1, channels).astype(np.float64)

@@ -4,12 +4,13 @@ import hashlib
 import os
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 
 from pipeline import datasets, gram
 from pipeline.config import RunConfig
-from pipeline.datasets import Dataset, Split
+from pipeline.datasets import Contents, Dataset, Split
 from pipeline.durable import Json
 from pipeline.errors import ConfigError
 from pipeline.executors import EXECUTORS
@@ -33,11 +34,19 @@ class Loaded:
     warnings: tuple[str, ...]
 
     @cached_property
+    def contents(self) -> Contents:
+        """The chosen images by class."""
+        return Contents.of(self.data)
+
+    @cached_property
     def stored(self) -> tuple[Split, Split]:
         """The training and the test part as they are stored: standardised, in the kernel's dtype; made once."""
         dtype, data = self.config.kernel.dtype, self.data
         if self.config.data.standardize:
-            data, _ = datasets.standardize(data, dtype, self.standardize_first)
+            per: Literal["channel", "feature"] = (
+                "feature" if self.config.data.standardize == "per_feature" else "channel"
+            )
+            data, _ = datasets.standardize(data, dtype, self.standardize_first, per)
         assert data.test is not None
         train, test = (Split(part.images.astype(dtype, copy=False), part.labels) for part in (data.train, data.test))
         return train, test
@@ -55,6 +64,8 @@ def load(config: RunConfig) -> Loaded:
         raise ConfigError(f"unknown cluster.kind {config.cluster.kind!r}: known are {', '.join(EXECUTORS)}")
     readouts = gram.readouts_of(config.network, config.readouts)
     whole = datasets.load(config.data.source, config.data.path)
+    if config.data.shuffle is not None:
+        whole = datasets.shuffle(whole, config.data.shuffle)
     chosen = datasets.select(whole, config.data.train, config.data.test, config.data.train_blocks)
     assert chosen.test is not None
     if config.inference.times:
@@ -71,7 +82,16 @@ def load(config: RunConfig) -> Loaded:
         digest.update(part.labels.astype("<i8").tobytes())
     lower([(readout.network, readout.kind) for readout in readouts], chosen.train.images.shape[1:])
     ridges = [] if config.solve.ridges == "auto" else config.solve.ridges
-    warnings = datasets.warnings_of(chosen, ridges, config.kernel.flips)
+    warnings = chosen.notes
+    if whole.test is None and config.data.test is None:
+        warnings += (
+            f"{chosen.name} has no test part: the {len(chosen.test)} rows behind the {len(chosen.train)} training rows "
+            "are tested on; give their number as data.test where that is meant",
+        )
+    warnings += Contents.of(chosen).warnings
+    if config.data.standardize is True:
+        warnings += datasets.uneven_features(chosen)
+    warnings += datasets.warnings_of(chosen, ridges, config.kernel.flips)
     idle = sorted(f"cluster.{name}" for name in config.cluster.idle_options)
     if idle:
         warnings += (f'a cluster of kind "{config.cluster.kind}" does not look at {", ".join(idle)}',)
@@ -111,6 +131,8 @@ def specification_of(loaded: Loaded, path: StorePath, old: RunDirectory | None =
     }
     if loaded.standardize_first < train:  # all images are what leaving it out means
         described["standardize_first"] = loaded.standardize_first
+    if config.data.shuffle is not None:
+        described["shuffle"] = config.data.shuffle
     return {"data": described} | gram.kernel_specification(
         loaded.readouts, config.kernel.dtype, config.kernel.flips, tile
     )

@@ -10,6 +10,7 @@ from threadpoolctl import threadpool_limits
 
 from pipeline.arrays import CRC_BYTES, Array
 from pipeline.config import InferenceConfig, SolveConfig
+from pipeline.datasets import Contents
 from pipeline.gram import Readout
 from pipeline.inference.forecast import forecast_readout, forecast_system
 from pipeline.kernels import Engine, Program, group_size, lower
@@ -61,6 +62,8 @@ class Plan:
 
     Attributes
     ----------
+    contents : the images by class.
+    warnings : what is odd about the data.
     train, test : images.
     readouts : names of the kernels.
     tile, factor_tile : samples along a tile's edge.
@@ -74,6 +77,8 @@ class Plan:
     iteration : of conjugate gradients; None where none run.
     """
 
+    contents: Contents
+    warnings: tuple[str, ...]
     train: int
     test: int
     readouts: tuple[str, ...]
@@ -113,9 +118,8 @@ class PlanInputs:
     readouts: tuple[Readout, ...]
     dtype: str
     flips: bool
-    train: int
-    test: int
-    classes: int
+    contents: Contents
+    warnings: tuple[str, ...]
     solve: SolveConfig
     inference: InferenceConfig
     tile: int | None
@@ -129,19 +133,19 @@ def make_plan(inputs: PlanInputs) -> Plan:
     program = lower([(readout.network, readout.kind) for readout in inputs.readouts], shape)
     pair_seconds = measure_pair_seconds(program, inputs.dtype, inputs.flips, inputs.sample)
     rate = measure_product_rate()
-    train, test, slots = inputs.train, inputs.test, inputs.slots
+    train, test, slots = inputs.contents.train, inputs.contents.test, inputs.slots
+    classes = len(inputs.contents.classes)
     tile = choose_tile(train, test, pair_seconds, slots) if inputs.tile is None else clip_tile(inputs.tile, train, test)
     method = Method.of(inputs.solve)
     factor_tile = method.choose_tile(train, tile, inputs.solve.tile)
-    size = SystemSize(train, inputs.classes, tile, factor_tile, inputs.dtype, rate)
+    size = SystemSize(train, classes, tile, factor_tile, inputs.dtype, rate)
     solving = forecast_solve(size, method)
     item = np.dtype(inputs.dtype).itemsize
     count = len(inputs.readouts)
     systems = count * (1 if inputs.solve.ridges == "auto" else len(inputs.solve.ridges))
-    inferred = forecast_readout(inputs.inference, inputs.solve, train, test, inputs.classes) * count
+    inferred = forecast_readout(inputs.inference, inputs.solve, train, test, classes) * count
     inferred += (
-        forecast_system(inputs.inference, Cut(train, factor_tile), Cut(test, min(factor_tile, test)), inputs.classes)
-        * systems
+        forecast_system(inputs.inference, Cut(train, factor_tile), Cut(test, min(factor_tile, test)), classes) * systems
     )
     rows, columns = Cut(train, tile), Cut(test, tile)
     test_count = rows.pieces * columns.pieces
@@ -164,8 +168,8 @@ def make_plan(inputs: PlanInputs) -> Plan:
         stage(
             "predict",
             systems * (columns.pieces + rows.pieces),
-            systems * (test + train) * inputs.classes * 8,
-            systems * 2 * (train + test) * train * inputs.classes / rate,
+            systems * (test + train) * classes * 8,
+            systems * 2 * (train + test) * train * classes / rate,
         ),
     )
     if inputs.inference.covariance:
@@ -175,6 +179,8 @@ def make_plan(inputs: PlanInputs) -> Plan:
     if inferred.tasks:
         stages += (stage("infer", inferred.tasks, inferred.written_bytes, inferred.operations / rate),)
     return Plan(
+        inputs.contents,
+        inputs.warnings,
         train,
         test,
         tuple(readout.name for readout in inputs.readouts),

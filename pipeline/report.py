@@ -8,7 +8,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline import lease
+from pipeline.arrays import TiledArray
+from pipeline.datasets import Contents
 from pipeline.durable import Json
+from pipeline.errors import CorruptTile
 from pipeline.gram import kernel_jobs, test_kernel_jobs
 from pipeline.growth import Growth
 from pipeline.inference import prediction_jobs, requested_products, requested_trainings, training_product
@@ -168,6 +171,19 @@ class RunReport:
     def to_json(self) -> dict[str, Any]:
         """Return the report as plain values, with ``complete``."""
         return asdict(self) | {"complete": self.complete}
+
+
+def read_contents(run: RunDirectory) -> Contents | None:
+    """Count the images of a run by class; None where they are not stored yet, or damaged."""
+    if not run.has_inputs():
+        return None
+    data = run.specification["data"]
+    arrays = [TiledArray(run.inputs_path / f"{part}_labels") for part in ("train", "test")]
+    try:
+        train, test = (array.read_region((0, array.shape[0])) for array in arrays)
+    except CorruptTile:
+        return None
+    return Contents.count(data["classes"], data["shape"], train, test)
 
 
 def make_report(run: RunDirectory) -> RunReport:

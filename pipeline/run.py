@@ -34,6 +34,7 @@ from pipeline.observed import recording
 from pipeline.plan import Plan, PlanInputs, make_plan
 from pipeline.preflight import require_fitting_tasks
 from pipeline.provenance import library_versions, provenance
+from pipeline.report import read_contents
 from pipeline.rounds import Course
 from pipeline.solvers import (
     SOLVERS,
@@ -69,7 +70,6 @@ class Begun:
 def plan(config: RunConfig) -> Plan:
     """Forecast a run; nothing is written."""
     loaded = load(config)
-    assert loaded.data.test is not None
     sample = loaded.stored[0].images[:32]
     old = growth.find_source(config, run_path(config))
     tile = config.kernel.tile
@@ -80,9 +80,8 @@ def plan(config: RunConfig) -> Plan:
             readouts=loaded.readouts,
             dtype=config.kernel.dtype,
             flips=config.kernel.flips,
-            train=len(loaded.data.train.images),
-            test=len(loaded.data.test.images),
-            classes=len(loaded.data.classes),
+            contents=loaded.contents,
+            warnings=loaded.warnings,
             solve=config.solve,
             inference=config.inference,
             tile=None if tile == "auto" else tile,
@@ -199,6 +198,9 @@ def resume(
     """
     run = RunDirectory(path)
     with _resumed(run, cluster) as begun:
+        contents = read_contents(run)
+        for line in () if contents is None else contents.lines:
+            view.say(line)
         if not submitted:
             clear_earlier(run)
         _execute(begun, view, stop, verify)
@@ -215,6 +217,8 @@ def _begun(config: RunConfig, view: View) -> Iterator[Begun]:
     common = None if old is None else growth.compare(old, specification, *loaded.stored)
     with _store_explained(path):
         run = RunDirectory.create(path, specification, provenance())
+    for line in loaded.contents.lines:
+        view.say(line)
     for line in loaded.warnings:
         view.say(f"warning: {line}")
     with _store_explained(path), lease.hold(run.lease_path) as held:

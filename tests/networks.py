@@ -27,11 +27,11 @@ SQRT_2 = 2**0.5
 
 
 def conv(size: int = 3, strides: int = 1, padding: str = "SAME", b_std: float = 0.0) -> Conv:
-    return Conv(size, strides, padding, SQRT_2, b_std)
+    return Conv(size, strides=strides, padding=padding, w_std=SQRT_2, b_std=b_std)
 
 
 def dense(w_std: float = 1.5, b_std: float = 0.05) -> Dense:
-    return Dense(w_std, b_std)
+    return Dense(w_std=w_std, b_std=b_std)
 
 
 def averaged(*layers: Layer) -> Sequential:
@@ -47,7 +47,9 @@ def flattened(*layers: Layer) -> Sequential:
 BLOCK = Residual(Sequential(Relu(), conv(b_std=0.1), Relu(), conv(b_std=0.1)))
 
 GOLDEN: dict[str, Sequential] = {
-    "fc3_relu": Sequential(Dense(SQRT_2, 0.1), Relu(), Dense(SQRT_2, 0.1), Relu(), Dense(1.0, 0.1)),
+    "fc3_relu": Sequential(
+        Dense(w_std=SQRT_2, b_std=0.1), Relu(), Dense(w_std=SQRT_2, b_std=0.1), Relu(), Dense(w_std=1.0, b_std=0.1)
+    ),
     "fc2_erf": Sequential(dense(), Erf(), dense(), Erf(), dense()),
     "fc2_gelu": Sequential(dense(), Gelu(), dense(), Gelu(), dense()),
     "fc2_leaky": Sequential(dense(), LeakyRelu(0.1), dense(), LeakyRelu(0.1), Dense()),
@@ -60,7 +62,7 @@ GOLDEN: dict[str, Sequential] = {
     "fc_dropout": Sequential(dense(1.5, 0.1), Relu(), Dropout(0.1), dense(1.5, 0.1), Relu(), Dense()),
     "cnn_v_d3": flattened(conv(), Relu(), conv(), Relu()),
     "cnn_gap_d3": averaged(conv(), Relu(), conv(), Relu()),
-    "cnn_gap_d6_bias": Sequential(*[conv(b_std=0.1), Relu()] * 5, GlobalAvgPool(), Dense(1.0, 0.1)),
+    "cnn_gap_d6_bias": Sequential(*[conv(b_std=0.1), Relu()] * 5, GlobalAvgPool(), Dense(w_std=1.0, b_std=0.1)),
     "cnn_circular": averaged(conv(3, 1, "CIRCULAR", 0.1), Relu(), conv(3, 1, "CIRCULAR"), Relu()),
     "cnn_stride2": averaged(conv(), Relu(), conv(3, 2, b_std=0.1), Relu(), conv(), Relu()),
     "cnn_stride2_flat": flattened(conv(3, 2), Relu(), conv(2, 2, "VALID"), Relu()),
@@ -73,8 +75,8 @@ GOLDEN: dict[str, Sequential] = {
     "resnet_gap": averaged(conv(b_std=0.1), BLOCK, BLOCK),
     "resnet_flat": flattened(conv(b_std=0.1), BLOCK),
     "cnn_layernorm": averaged(conv(b_std=0.1), LayerNorm(), Relu(), conv(b_std=0.1), Relu()),
-    "cnn_dense_mid": Sequential(conv(), Relu(), GlobalAvgPool(), Dense(SQRT_2, 0.1), Relu(), Dense()),
-    "cnn_flat_dense_mid": Sequential(conv(), Relu(), Flatten(), Dense(SQRT_2, 0.1), Relu(), Dense()),
+    "cnn_dense_mid": Sequential(conv(), Relu(), GlobalAvgPool(), Dense(w_std=SQRT_2, b_std=0.1), Relu(), Dense()),
+    "cnn_flat_dense_mid": Sequential(conv(), Relu(), Flatten(), Dense(w_std=SQRT_2, b_std=0.1), Relu(), Dense()),
     "myrtle5": averaged(
         *[conv(), Relu(), conv(), Relu(), AvgPool(2), conv(), Relu(), AvgPool(2), conv(), Relu(), AvgPool(2)]
     ),

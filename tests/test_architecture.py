@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "pipeline"
 
 TIERS = [
     {"errors"},
+    {"inputs"},
     {"config", "tiling", "layers", "datasets", "loopback", "provenance", "redaction", "storage"},
     {"durable", "journal", "lease"},
     {"specification"},

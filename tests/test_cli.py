@@ -7,7 +7,9 @@ import time
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
 WORKFLOW = """
 name = "small"
@@ -124,6 +126,43 @@ def test_plan_forecasts_without_writing(folder: Path) -> None:
     assert (record["pairs"], record["tile"]) == (60 * 61 // 2 + 60 * 40 + 40, 16)
     assert not (folder / "planned").exists()
     assert not (folder / "runs").exists()
+
+
+@pytest.fixture(scope="module")
+def sorted_rows(folder: Path) -> list[str]:
+    """Write 300 digits sorted by class, and give the options that make the small workflow train on the first 240."""
+    digits = load_digits()
+    rows = np.concatenate([np.flatnonzero(digits.target == digit)[:30] for digit in range(10)])
+    np.savez(folder / "sorted.npz", x_train=digits.images[rows].astype(np.float32), y_train=digits.target[rows])
+    values = ["data.source='npz'", "data.path='sorted.npz'", "data.train=240", "data.test=60"]
+    return [option for value in [*values, "readouts.poolings=['flatten']"] for option in ("--set", value)]
+
+
+def test_rows_sorted_by_class_never_end_in_a_number_without_a_word(folder: Path, sorted_rows: list[str]) -> None:
+    told = "warning: 2 of 10 classes have no training images: 8, 9; all 60 test images of them will count as wrong."
+    run = cntk("run", "small.toml", "--store", "sorted", *sorted_rows, cwd=folder)
+    assert run.returncode == 0, run.stderr
+    assert " 0.00%" in run.stdout
+    assert "240 training and 60 test images of 8 x 8 pixels in 1 channel, 10 classes" in run.stdout
+    assert "test images by class: 0: 0, 1: 0, 2: 0, 3: 0, 4: 0, 5: 0, 6: 0, 7: 0, 8: 30, 9: 30" in run.stdout
+    assert told in run.stdout.partition("computing on")[0]
+    assert told in run.stdout.partition(" 0.00%")[2]  # a long log lies between
+    shown = cntk("inspect", "sorted", cwd=folder).stdout
+    assert told in shown
+    assert "training images by class: 0: 30," in shown
+    contents = json.loads(cntk("inspect", "--json", "sorted", cwd=folder).stdout)["contents"]
+    assert contents["warnings"][0].startswith(told.removeprefix("warning: "))
+    assert contents["classes"][8] == {"name": "8", "train": 0, "test": 30}
+
+
+def test_a_plan_says_what_was_loaded_too(folder: Path, sorted_rows: list[str]) -> None:
+    shown = cntk("plan", "small.toml", *sorted_rows, cwd=folder).stdout
+    assert "training images by class: 0: 30," in shown
+    assert "warning: 2 of 10 classes have no training images: 8, 9" in shown
+    record = json.loads(cntk("plan", "small.toml", "--json", *sorted_rows, cwd=folder).stdout)
+    assert record["contents"]["classes"][8] == {"name": "8", "train": 0, "test": 30}
+    assert record["contents"]["shape"] == [8, 8, 1]
+    assert record["warnings"][0].startswith("2 of 10 classes have no training images: 8, 9")
 
 
 def test_network_shows_the_costliest_network_with_its_shapes(folder: Path) -> None:

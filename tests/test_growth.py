@@ -152,7 +152,7 @@ def test_appended_training_rows_compute_new_tiles_only_and_give_the_bits_of_a_ru
     assert "taken over 6 of 10 tiles of test" in view.lines
     assert "taken over 2 of 2 tiles of variance" in view.lines
     common = "of its 27 training and 11 test images, 24 and 11 are the same here in whole tiles of 8"
-    assert view.lines[0] == f"growing from {old.path}: {common}"
+    assert f"growing from {old.path}: {common}" in view.lines
 
 
 def test_the_factor_grows_by_block_rows(compute: Compute, older: Compute, scratch: Compute) -> None:
@@ -322,6 +322,45 @@ def test_pixels_that_were_not_standardised_are_named(compute: Compute, older: Co
     older(data={"standardize_first": None, "standardize": False})
     with pytest.raises(SpecificationMismatch, match=r"not standardised there: data.standardize = false keeps them"):
         compute("new", grow_from="old")
+
+
+def test_a_shuffled_run_grows_by_the_rows_that_its_seed_draws_next(compute: Compute, older: Compute) -> None:
+    older(data={"shuffle": 3, "train": 27})
+    view = Recorder()
+    new = compute("new", grow_from="old", view=view, data={"shuffle": 3, "train": 34})
+    assert "taken over 6 of 15 tiles of train" in view.lines
+    assert_same_bits(new, compute("scratch", data={"shuffle": 3, "train": 34}))
+
+
+def test_another_order_by_another_seed_is_named(compute: Compute, older: Compute) -> None:
+    older(data={"shuffle": 3})
+    with pytest.raises(SpecificationMismatch, match=r"data\.shuffle was 3 there and is 4 here"):
+        compute("new", grow_from="old", data={"shuffle": 4})
+    with pytest.raises(SpecificationMismatch, match=r"data\.shuffle was 3 there and is none here"):
+        compute("new", grow_from="old")
+
+
+def test_a_shuffled_data_set_of_more_rows_is_said_to_have_another_order(
+    compute: Compute, older: Compute, variant: Callable[..., Sections], small_npz: Path
+) -> None:
+    older(data={"shuffle": 3})
+    arrays = np.load(small_npz)
+    more = variant(**{key: np.concatenate([arrays[key]] * 2) for key in ("x_train", "y_train")})
+    with pytest.raises(
+        SpecificationMismatch, match=r"append others; data\.shuffle orders a data set of more rows anew"
+    ):
+        compute("new", grow_from="old", data=more | {"shuffle": 3})
+
+
+def test_another_way_to_standardise_vectors_is_named(
+    compute: Compute, older: Compute, variant: Callable[..., Sections], small_npz: Path
+) -> None:
+    arrays = np.load(small_npz)
+    vectors = variant(**{key: arrays[key].reshape(len(arrays[key]), -1) for key in ("x_train", "x_test")})
+    network = {"network": {"preset": "fully_connected"}, "readouts": {"poolings": []}}
+    older(data=vectors | {"standardize": "per_feature"}, **network)
+    with pytest.raises(SpecificationMismatch, match=r'otherwise: data\.standardize = "per_feature" keeps them'):
+        compute("new", grow_from="old", data=vectors, **network)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,9 @@ from problems import Recorder
 
 from pipeline import run as runs
 from pipeline.config import RunConfig
-from pipeline.report import make_report
+from pipeline.datasets import Contents
+from pipeline.loading import load
+from pipeline.report import make_report, read_contents
 
 
 def test_the_matrices_of_the_kernel_are_one_work(small_config: Callable[..., RunConfig]) -> None:
@@ -22,3 +24,19 @@ def test_the_matrices_of_the_kernel_are_one_work(small_config: Callable[..., Run
     assert replace(report, stages=half).at_work == ("kernel", kernel - totals["train"], kernel)
     unsolved = tuple(replace(stage, done=0 if stage.stage == "solve" else stage.done) for stage in report.stages)
     assert replace(report, stages=unsolved).at_work == ("solve", 0, totals["solve"])
+
+
+def test_what_is_stored_is_counted_like_what_was_loaded(small_config: Callable[..., RunConfig]) -> None:
+    run = runs.prepare(small_config(), Recorder(), None)
+    assert read_contents(run) == Contents.of(load(small_config()).data)
+
+
+def test_damaged_labels_are_not_counted(small_config: Callable[..., RunConfig]) -> None:
+    """zarr would read zeros in the place of a chunk that is gone, and all images be of the first class."""
+    run = runs.prepare(small_config(), Recorder(), None)
+    chunk = run.inputs_path / "train_labels/c/0"
+    content = chunk.read_bytes()
+    chunk.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    assert read_contents(run) is None
+    chunk.unlink()
+    assert read_contents(run) is None

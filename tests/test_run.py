@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from problems import Recorder, flip_bit, whole_matrix
 
 from pipeline import kernel_matrix
@@ -27,7 +28,7 @@ from pipeline.errors import (
     TilesFailed,
 )
 from pipeline.layers import LAYERS, spelling
-from pipeline.loading import specification_of
+from pipeline.loading import load, specification_of
 from pipeline.report import make_report
 from pipeline.store import RunDirectory
 from tests.tolerances import assert_kernels_close, tolerance
@@ -105,6 +106,93 @@ def test_standardising_by_all_images_is_what_leaving_it_out_means(run_small: Run
     assert run_small(data={"standardize_first": 37}).fingerprint == run.fingerprint
     with pytest.raises(SpecificationMismatch, match=r"data.standardize_first: only wanted"):
         run_small(data={"standardize_first": 36})
+
+
+def test_a_shuffled_run_is_another_one_and_a_specification_without_a_seed_says_nothing_of_it(run_small: Run) -> None:
+    """What a run was of before there was data.shuffle or "per_feature" keeps its fingerprint: no key is added."""
+    run = run_small()
+    keys = {"digest", "train", "test", "shape", "classes", "standardize"}
+    assert set(run.specification["data"]) == keys
+    assert run.specification["data"]["standardize"] is True
+    with pytest.raises(SpecificationMismatch, match=r"(?s)data.digest: stored.*data.shuffle: only wanted"):
+        run_small(data={"shuffle": 0})
+
+
+def test_a_shuffled_run_takes_the_rows_in_the_order_of_its_seed(
+    run_small: Run, small_config: Config, small_npz: Path
+) -> None:
+    path = str(small_config().store.path) + "-shuffled"
+    data = {"shuffle": 7, "train": 20, "test": 5, "standardize": False}
+    run = run_small(data=data, store={"path": path})
+    arrays = np.load(small_npz)
+    for part, count in (("train", 20), ("test", 5)):
+        rows = np.random.RandomState(7).permutation(len(arrays[f"y_{part}"]))[:count]
+        np.testing.assert_array_equal(run.inputs(f"{part}_labels")[:], arrays[f"y_{part}"][rows])
+        np.testing.assert_array_equal(run.inputs(f"{part}_images")[:], arrays[f"x_{part}"][rows])
+    assert run.specification["data"]["shuffle"] == 7
+
+
+def test_a_run_and_its_resumption_say_what_was_loaded(run_small: Run, small_config: Config) -> None:
+    view, again = Recorder(), Recorder()
+    run = run_small(view)
+    runs.resume(run.path, again, threading.Event())
+    counts = np.bincount(run.inputs("train_labels")[:])
+    for lines in (view.lines, again.lines):
+        assert "37 training and 11 test images of 6 x 5 pixels in 2 channels, 3 classes" in lines
+        assert f"training images by class: 0: {counts[0]}, 1: {counts[1]}, 2: {counts[2]}" in lines
+
+
+def test_a_split_that_nobody_asked_for_is_said(small_config: Config) -> None:
+    def warnings(**data: int) -> tuple[str, ...]:
+        return load(small_config(data={"source": "digits", "path": None, "train": 60, **data})).warnings
+
+    assert warnings(test=40) == ()
+    (line,) = warnings()
+    assert line.startswith("digits has no test part: the 1737 rows behind the 60 training rows are tested on; give")
+    assert warnings(shuffle=1) == (line,)
+
+
+def test_what_a_loader_notes_is_a_warning(run_small: Run, tmp_path: Path) -> None:
+    for name in ("train/a/1.png", "train/b/deeper/2.png", "val/a/3.png"):
+        (tmp_path / "set" / name).parent.mkdir(parents=True)
+        Image.new("L", (6, 5), 10).save(tmp_path / "set" / name)
+    Image.new("L", (6, 5), 200).save(tmp_path / "set/train/b/deeper/2.png")
+    view = Recorder()
+    run_small(view, data={"source": "folder", "path": str(tmp_path / "set")})
+    warnings = [line for line in view.lines if line.startswith("warning: ")]
+    assert f"warning: {tmp_path}/set: there is no test/, val/ is the test part" in warnings
+    assert (
+        f"warning: {tmp_path}/set/train: images in subfolders are of the class around them: 1 in b/deeper" in warnings
+    )
+    assert any("1 of 2 classes have no test images: b" in line for line in warnings)
+
+
+def test_features_on_unequal_scales_are_standardised_each_where_that_is_asked_for(
+    run_small: Run, small_config: Config, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 90)
+    values = rng.standard_normal((90, 4)) + 4 * labels[:, None] * [1, 0, 0, 0]
+    values = (values * [1, 1e5, 1, 0] + [0, 0, 50, 5]).astype(np.float32)
+    file = tmp_path / "vectors.npz"
+    np.savez(file, x_train=values[:60], y_train=labels[:60], x_test=values[60:], y_test=labels[60:])
+    network = {"preset": "fully_connected"}, {"depths": [3], "poolings": [], "kinds": ["ntk"]}
+
+    def accuracy(standardize: object) -> tuple[float | None, list[str]]:
+        view = Recorder()
+        data = {"path": str(file), "standardize": standardize}
+        store = {"path": f"{tmp_path}/run-{standardize}"}
+        run = run_small(view, data=data, network=network[0], readouts=network[1], store=store)
+        return make_report(run).solves[0].accuracy, [line for line in view.lines if "features hold" in line]
+
+    together, told = accuracy(True)
+    each, silent = accuracy("per_feature")
+    assert told[0].startswith("warning: 1 of 4 features hold 99% of the variance, most of it feature 1,")
+    assert silent == []
+    assert together is not None
+    assert each is not None
+    assert each > 0.9
+    assert together < 0.75
 
 
 def test_a_changed_cluster_is_welcome(run_small: Run) -> None:

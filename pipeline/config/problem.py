@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from pipeline.config.section import Section
 
@@ -23,7 +23,10 @@ class DataConfig(Section):
     train_blocks : cut the training part into this many equal consecutive blocks (CIFAR-10 has five batch files)
         and take the first ``train / train_blocks`` of each.
     test : number of test images; None takes all.
-    standardize : subtract the training mean of each channel and divide by its standard deviation.
+    shuffle : bring the rows of each part into a random order of this seed before any are taken; None keeps that of the
+        files. Rows that are sorted by class need it.
+    standardize : subtract the training mean of each channel and divide by its standard deviation; of vectors the one
+        mean and deviation of all values, or with "per_feature" those of each feature.
     standardize_first : measure both on the first so many of the chosen training images; None takes all. A run that
         grows keeps its values only where this names the images of the run it grows from.
     """
@@ -33,13 +36,29 @@ class DataConfig(Section):
     train: int | None = Field(default=None, ge=1)
     train_blocks: int = Field(default=1, ge=1)
     test: int | None = Field(default=None, ge=1)
-    standardize: bool = True
+    # RandomState takes no larger seeds.
+    shuffle: int | None = Field(default=None, ge=0, lt=2**32, strict=True)
+    standardize: bool | Literal["per_feature"] = True
     standardize_first: int | None = Field(default=None, ge=1)
+
+    @field_validator("standardize", mode="before")
+    @classmethod
+    def _standardize_is_spelt_out(cls, value: object) -> object:
+        # 1 equals True, but would be written into the specification, and so be another fingerprint.
+        if not isinstance(value, bool) and value != "per_feature":
+            raise ValueError('Input should be true, false or "per_feature"')
+        return value
 
     @model_validator(mode="after")
     def _something_is_standardized(self) -> "DataConfig":
         if self.standardize_first is not None and not self.standardize:
             raise ValueError("standardize_first means nothing with standardize = false: leave out one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _blocks_are_of_files(self) -> "DataConfig":
+        if self.shuffle is not None and self.train_blocks != 1:
+            raise ValueError("train_blocks means nothing with shuffle, which mixes the blocks: leave out one of them")
         return self
 
 

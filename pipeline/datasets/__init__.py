@@ -8,17 +8,20 @@ from difflib import get_close_matches
 
 from pipeline.datasets.base import Dataset, Loader, Split, as_split
 from pipeline.datasets.cifar10 import Cifar10
-from pipeline.datasets.consistency import equal_images, warnings_of
+from pipeline.datasets.consistency import equal_images, uneven_features, warnings_of
+from pipeline.datasets.contents import ClassCount, Contents
 from pipeline.datasets.digits import Digits
 from pipeline.datasets.folder import ImageFolder
 from pipeline.datasets.npz import Npz
 from pipeline.datasets.preprocessing import Standardization, one_hot_targets, standardize
-from pipeline.datasets.selection import row_count, select
+from pipeline.datasets.selection import row_count, select, shuffle
 from pipeline.errors import ConfigError
 
 __all__ = [
     "DATASETS",
     "Cifar10",
+    "ClassCount",
+    "Contents",
     "Dataset",
     "Digits",
     "ImageFolder",
@@ -32,7 +35,9 @@ __all__ = [
     "one_hot_targets",
     "row_count",
     "select",
+    "shuffle",
     "standardize",
+    "uneven_features",
     "warnings_of",
 ]
 

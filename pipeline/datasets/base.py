@@ -11,7 +11,9 @@ from typing import Any, final
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.datasets.labels import read_labels, why_no_labels, why_outside
 from pipeline.errors import DataError
+from pipeline.inputs import as_array
 
 # Rows looked at together: a mask of all of CIFAR-10 would take 184 MB, one of 1,024 images 3 MB.
 ROWS_PER_BLOCK = 1024
@@ -53,6 +55,8 @@ class Dataset:
         Training part, images of shape (n, H, W, C) or (n, features).
     test : Split, optional
         Test part, images of the same size; None where the source has none.
+    notes : tuple of str
+        What a person should know of how it was read: lines that a run shows as warnings.
 
     Raises
     ------
@@ -65,6 +69,7 @@ class Dataset:
     classes: tuple[str, ...]
     train: Split
     test: Split | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what a kernel cannot be computed from."""
@@ -98,13 +103,18 @@ def as_split(images: npt.ArrayLike, labels: npt.ArrayLike) -> Split:
     ----------
     images : array_like, (n, H, W, C), (n, H, W) or (n, features)
         Grayscale images of rank 3 get a channel axis of length 1.
-    labels : array_like, (n,)
-        Integers of any width become int64; anything else stays, for `Dataset` to refuse.
+    labels : array_like, (n,) or (n, 1)
+        Integers of any width become int64 of shape (n,); anything else stays, for `Dataset` to refuse.
+
+    Raises
+    ------
+    DataError
+        A masked array, in either place.
     """
-    images, labels = np.asarray(images), np.asarray(labels)
+    images = as_array("images", images)
     if images.ndim == 3:
         images = images[..., np.newaxis]
-    return Split(images, labels.astype(np.int64) if labels.dtype.kind in "iu" else labels)
+    return Split(images, read_labels(labels))
 
 
 def _check_split(split: Split, class_count: int, where: str) -> None:
@@ -125,7 +135,7 @@ def _check_split(split: Split, class_count: int, where: str) -> None:
     if labels.dtype != np.int64 or labels.ndim != 1:
         raise DataError(
             f"{where} labels: expected integers of shape (n,), got {labels.dtype} of shape {labels.shape}; "
-            "give the class numbers 0, 1, ... (one-hot rows: labels.argmax(axis=1))"
+            f"{why_no_labels(labels)}"
         )
     if len(labels) != len(images):
         raise DataError(
@@ -143,7 +153,7 @@ def _check_labels_below(labels: npt.NDArray[np.int64], class_count: int, where: 
         row = int(outside.argmax())
         raise DataError(
             f"{where} labels: expected 0 to {class_count - 1} for {class_count} classes, got {labels[row]} "
-            f"at image {row}; number the classes from 0, or name all of them"
+            f"at image {row}; {why_outside(labels)}"
         )
 
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from pipeline.datasets.base import Dataset, Loader, Split, as_split
 from pipeline.datasets.reading import existing_path, reading
 from pipeline.errors import DataError
+from pipeline.inputs import require_channels_last
 
 _EXPECTED = "an .npz archive of plain arrays (numpy.savez)"
 _BROKEN = (ValueError, EOFError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, NotImplementedError)
@@ -77,12 +78,10 @@ def _check_keys(arrays: dict[str, npt.NDArray[Any]], path: Path) -> None:
 def _split(arrays: dict[str, npt.NDArray[Any]], part: str, path: Path) -> Split:
     """Take one part, refusing images that other libraries wrote with the channels first."""
     images = arrays[f"x_{part}"]
-    # Read as (H, W, C) such images would run without a complaint, as a strip of 1 or 3 rows with many channels.
-    if images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[2] == images.shape[3] > 4:
-        raise DataError(
-            f"{path}: expected x_{part} of shape (n, H, W, C), got {images.shape}, which has its channels first; "
-            f"save x_{part}.transpose(0, 2, 3, 1)"
-        )
+    try:
+        require_channels_last(f"x_{part}", images.shape)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
     return as_split(images, arrays[f"y_{part}"])
 
 
@@ -94,6 +93,12 @@ def _classes(arrays: dict[str, npt.NDArray[Any]], train: Split, test: Split | No
             raise DataError(
                 f"{path}: expected classes of text and shape (classes,), got {names.dtype} of shape {names.shape}; "
                 "save classes=numpy.array(['cat', 'dog'])"
+            )
+        found, counts = np.unique(names, return_counts=True)
+        if (counts > 1).any():
+            raise DataError(
+                f"{path}: expected classes of different names, got {str(found[counts > 1][0])!r} "
+                f"{counts.max()} times; give each class its own name, or one label to both"
             )
         return tuple(str(name) for name in names)
     labels = [split.labels for split in (train, test) if split is not None]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, final
+from typing import Any, Literal, final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,8 @@ class Standardization:
     Parameters
     ----------
     mean, std : tuple of float
-        One for each channel, or a single one for vectors; of pixel values in 0..1 where the images are uint8.
+        One for each channel; for vectors a single one, or one for each feature. Of pixel values in 0..1 where the
+        images are uint8.
     """
 
     mean: tuple[float, ...]
@@ -41,11 +42,13 @@ class Standardization:
         DataError
             Another number of channels than the constants have.
         """
-        channel_count = _channel_count(images)
-        if channel_count != len(self.mean):
+        channel_count = len(self.mean)
+        possible = (images.shape[-1],) if images.ndim == 4 else (1, images.shape[-1])
+        if channel_count not in possible:
+            what = "channels" if images.ndim == 4 else "features"
             raise DataError(
-                f"images of shape {images.shape}: expected {len(self.mean)} channels, as the standardisation was "
-                f"measured on, got {channel_count}; give images like those of the training part"
+                f"images of shape {images.shape}: expected {channel_count} {what}, as the standardisation was "
+                f"measured on, got {images.shape[-1]}; give images like those of the training part"
             )
         pixel_count = images[0].size // channel_count
         mean, std = np.tile(self.mean, pixel_count), np.tile(self.std, pixel_count)
@@ -57,13 +60,16 @@ class Standardization:
         return result
 
 
-def standardize(dataset: Dataset, dtype: npt.DTypeLike, first: int | None = None) -> tuple[Dataset, Standardization]:
+def standardize(
+    dataset: Dataset, dtype: npt.DTypeLike, first: int | None = None, per: Literal["channel", "feature"] = "channel"
+) -> tuple[Dataset, Standardization]:
     """Bring the training pixels to mean 0 and standard deviation 1, and the test pixels by the same constants.
 
     The constants belong to a channel, over all training images and pixels; for vectors (n, features) there is one pair
-    for everything. They are computed in float64, the standard deviation in a second pass. uint8 pixels are divided by
-    255 first, which does not matter to the result but keeps the constants in the usual units. A channel that is
-    constant over the training images becomes 0: its standard deviation is taken to be 1. Black images are legal.
+    for everything, or with ``per="feature"`` one for each feature. They are computed in float64, the standard deviation
+    in a second pass. uint8 pixels are divided by 255 first, which does not matter to the result but keeps the constants
+    in the usual units. A channel or feature that is constant over the training images becomes 0: its standard deviation
+    is taken to be 1. Black images are legal.
 
     Parameters
     ----------
@@ -74,6 +80,8 @@ def standardize(dataset: Dataset, dtype: npt.DTypeLike, first: int | None = None
     first : int, optional
         Measure the constants on the first so many training images instead of all, so that they stay when more are
         appended.
+    per : "channel" or "feature"
+        What has constants of its own; "feature" is for vectors whose features are on unequal scales.
 
     Returns
     -------
@@ -83,7 +91,7 @@ def standardize(dataset: Dataset, dtype: npt.DTypeLike, first: int | None = None
     Raises
     ------
     ConfigError
-        Another dtype, or `first` not between 1 and the training images there are.
+        Another dtype, `first` not between 1 and the training images there are, or ``per="feature"`` for images.
     DataError
         Pixels so large, or so close together, that their squares leave the range of float64.
     """
@@ -91,7 +99,14 @@ def standardize(dataset: Dataset, dtype: npt.DTypeLike, first: int | None = None
     if dtype is None or dtype not in (np.float32, np.float64, "float32", "float64", np.dtype("f4"), np.dtype("f8")):
         raise ConfigError(f"expected 'float32' or 'float64' for the standardised images, got {dtype!r}")
     measured = row_count(first, len(dataset.train), "standardize_first", dataset.name)
-    constants = _measure(dataset.train.images[:measured], dataset.name)
+    images = dataset.train.images
+    if per == "feature" and images.ndim != 2:
+        raise ConfigError(
+            f'{dataset.name}: data.standardize = "per_feature" is for vectors of shape (n, features), got images of '
+            f"shape {images.shape}; true gives each channel its own mean and deviation"
+        )
+    count = images.shape[-1] if per == "feature" else _channel_count(images)
+    constants = _measure(images[:measured], dataset.name, count)
     train = Split(constants.apply(dataset.train.images, dtype), dataset.train.labels)
     test = dataset.test
     if test is not None:
@@ -152,9 +167,9 @@ def _blocks(images: npt.NDArray[Any]) -> Iterator[tuple[int, npt.NDArray[np.floa
         yield start, block.reshape(len(block), -1).astype(np.float64) / scale
 
 
-def _measure(images: npt.NDArray[Any], name: str) -> Standardization:
-    """Compute mean and standard deviation of the pixels, for each channel or, of vectors, altogether."""
-    width, channel_count = images[0].size, _channel_count(images)
+def _measure(images: npt.NDArray[Any], name: str, channel_count: int) -> Standardization:
+    """Compute mean and standard deviation of every so manieth value of an image, which is that of one channel."""
+    width = images[0].size
     value_count = images.size // channel_count
     total, squares = np.zeros(width), np.zeros(width)
     low, high = np.full(width, np.inf), np.full(width, -np.inf)

@@ -58,6 +58,24 @@ def _select_and_hold_out(dataset: Dataset, train: int | None, test: int | None, 
     return replace(dataset, train=_take(dataset.train, slice(train)), test=held_out)
 
 
+def shuffle(dataset: Dataset, seed: int) -> Dataset:
+    """Bring the rows of each part into a random order, the same for the same seed and number of rows of that part.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    seed : int
+        From 0 to 2**32 - 1.
+    """
+
+    def mixed(part: Split) -> Split:
+        # RandomState, since NumPy promises its numbers for all versions to come; a Generator's may change, and so would
+        # the run that a specification stands for.
+        return _take(part, np.random.RandomState(seed).permutation(len(part)))
+
+    return replace(dataset, train=mixed(dataset.train), test=None if dataset.test is None else mixed(dataset.test))
+
+
 def row_count(wanted: int | None, available: int, key: str, name: str) -> int:
     """Resolve a number of rows, all by default.
 

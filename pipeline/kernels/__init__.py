@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from pipeline.errors import DataError
+from pipeline.inputs import as_array, require_channels_last
 from pipeline.kernels.engine import NUMERICS_VERSION, Engine, group_size, working_bytes
 from pipeline.kernels.lowering import KINDS, lower
 from pipeline.kernels.program import Array, Program
@@ -99,13 +100,14 @@ def kernel_matrix(
 
 
 def _require_inputs(name: str, inputs: Array) -> Array:
-    array = np.asarray(inputs)
+    array = as_array(name, inputs)
     if array.dtype.kind not in "uif":
         raise DataError(f"{name} must hold real numbers, got dtype {array.dtype}")
     if array.ndim not in (2, 4):
         raise DataError(f"{name} must be of shape (n, H, W, C) or (n, features), got {array.shape}: add missing axes")
     if array.size == 0:
         raise DataError(f"{name} must hold at least one input, got shape {array.shape}")
+    require_channels_last(name, array.shape)
     bad = np.argwhere(~np.isfinite(array))
     if len(bad):
         raise DataError(

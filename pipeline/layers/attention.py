@@ -1,6 +1,7 @@
 """Attention over the positions of an image."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
 
 from pipeline.layers.base import Graph, Layer, Shape, require_image
 from pipeline.layers.linear import require_deviation, require_trained
@@ -24,6 +25,12 @@ class SelfAttention(Layer):
     trained : False fixes the weights of values and outputs at their initial values.
     """
 
+    spelt_elsewhere: ClassVar[str] = (
+        "Channels and heads are infinitely many and not given: "
+        "stax.GlobalSelfAttention(c, k, v, h, linear_scaling=True) is SelfAttention()"
+    )
+
+    _: KW_ONLY
     w_query_std: float = 1.0
     w_key_std: float = 1.0
     w_value_std: float = 1.0

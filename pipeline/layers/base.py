@@ -3,9 +3,10 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from numbers import Integral
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from pipeline.errors import LayerError
+from pipeline.layers.arguments import require_arguments
 from pipeline.layers.windows import Windows
 
 if TYPE_CHECKING:
@@ -116,6 +117,14 @@ class Layer(ABC):
 
     has_ntk: ClassVar[bool] = True
     """Whether the NTK exists behind this layer."""
+
+    spelt_elsewhere: ClassVar[str] = ""
+    """What to write for calls that other libraries know; ends the message about arguments that do not fit."""
+
+    def __new__(cls, *values: object, **named: object) -> Self:
+        if values or named:  # a copy and what is unpickled are made without
+            require_arguments(cls.__name__, cls.__init__, values, named, cls.spelt_elsewhere)
+        return super().__new__(cls)
 
     @abstractmethod
     def output_shape(self, shape: Shape) -> Shape:

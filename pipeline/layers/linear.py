@@ -1,7 +1,8 @@
 """Layers with weights, in the NTK parameterisation: weights are unit Gaussians times ``w_std / sqrt(fan-in)``."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from numbers import Real
+from typing import ClassVar
 
 from pipeline.errors import LayerError
 from pipeline.layers.base import Graph, Layer, Shape, read_pair, require_image
@@ -35,7 +36,7 @@ class Conv(Layer):
 
     Parameters
     ----------
-    filter_shape : window height and width in pixels; one number means a square.
+    filter_shape : window height and width in pixels; one number means a square. Everything else is given by name.
     strides : pixels from a window to the next, down and right; one number means both.
     padding : "VALID" keeps windows inside the image; "SAME" gives an output pixel for each ``strides`` input pixels,
         zeros outside; "CIRCULAR" likewise, the image repeated outside.
@@ -43,7 +44,14 @@ class Conv(Layer):
     trained : False fixes this layer's own weights and biases at their initial values: they add nothing to the NTK.
     """
 
+    spelt_elsewhere: ClassVar[str] = (
+        "The number of channels is infinite and not given: what other libraries call Conv(64, (3, 3)) is Conv((3, 3)), "
+        'and stax.Conv(64, (3, 3), (2, 2), "VALID", a, b) is '
+        'Conv(3, strides=2, padding="VALID", w_std=a, b_std=b)'
+    )
+
     filter_shape: int | tuple[int, int]
+    _: KW_ONLY
     strides: int | tuple[int, int] = 1
     padding: str = "SAME"
     w_std: float = 1.0
@@ -87,6 +95,12 @@ class Dense(Layer):
     trained : False fixes this layer's own weights and biases: they add nothing to the NTK.
     """
 
+    spelt_elsewhere: ClassVar[str] = (
+        "The width is infinite and not given: what other libraries call Dense(512) is Dense(), and "
+        "stax.Dense(512, a, b) is Dense(w_std=a, b_std=b)"
+    )
+
+    _: KW_ONLY
     w_std: float = 1.0
     b_std: float = 0.0
     trained: bool = True

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipeline.errors import LayerError
+from pipeline.layers.arguments import told_what_fits
 from pipeline.layers.base import Layer, read_pair
 from pipeline.layers.linear import Conv, Dense, Rescale
 from pipeline.layers.pooling import AvgPool, Flatten, GlobalAvgPool, LocalAvgPool
@@ -14,10 +15,13 @@ from pipeline.layers.sequential import Sequential
 
 SQRT_2 = 2**0.5
 
+_NO_WIDTH = "All widths are infinite and not given; deviations are given by name, as w_std=2**0.5"
+
 _MYRTLE_BLOCKS = {5: (2, 1, 1), 7: (2, 2, 2), 10: (3, 3, 3)}
 
 
-def cntk(depth: int, pooling: str = "flatten", trained_ends: bool | None = None) -> Sequential:
+@told_what_fits(_NO_WIDTH)
+def cntk(depth: int, pooling: str = "flatten", *, trained_ends: bool | None = None) -> Sequential:
     """Build the convolutional network of Arora et al. 2019 (arXiv:1904.11955), with the original code's values.
 
     ``depth - 1`` convolutions of 3 x 3 with ReLU after each, then a linear read-out. The original code sums over
@@ -49,7 +53,8 @@ def cntk(depth: int, pooling: str = "flatten", trained_ends: bool | None = None)
     return Sequential(Rescale("channels"), *body, *head, *_join("cntk", pooling), Dense(trained=trained))
 
 
-def fully_connected(depth: int, w_std: float = SQRT_2, b_std: float = 0.0) -> Sequential:
+@told_what_fits(_NO_WIDTH)
+def fully_connected(depth: int, *, w_std: float = SQRT_2, b_std: float = 0.0) -> Sequential:
     """Build a ReLU network of dense layers, all trained (Jacot et al. 2018, arXiv:1806.07572; Lee et al. 2019).
 
     Parameters
@@ -66,11 +71,12 @@ def fully_connected(depth: int, w_std: float = SQRT_2, b_std: float = 0.0) -> Se
         raise LayerError(f"fully_connected counts dense layers: depth must be a whole number >= 1, got {depth!r}")
     body: list[Layer] = []
     for _ in range(depth - 1):
-        body += [Dense(w_std, b_std), Relu()]
-    return Sequential(Flatten(), *body, Dense(1.0, b_std))
+        body += [Dense(w_std=w_std, b_std=b_std), Relu()]
+    return Sequential(Flatten(), *body, Dense(b_std=b_std))
 
 
-def myrtle(depth: int, pooling: str = "gap", w_std: float = SQRT_2, b_std: float = 0.0) -> Sequential:
+@told_what_fits(_NO_WIDTH)
+def myrtle(depth: int, pooling: str = "gap", *, w_std: float = SQRT_2, b_std: float = 0.0) -> Sequential:
     """Build Myrtle-5, -7 or -10 (Shankar et al. 2020, arXiv:2003.02237).
 
     Three blocks of 2, 1, 1 or 2, 2, 2 or 3, 3, 3 convolutions of 3 x 3 with ReLU after each, an average pooling of
@@ -93,10 +99,11 @@ def myrtle(depth: int, pooling: str = "gap", w_std: float = SQRT_2, b_std: float
     for count in _MYRTLE_BLOCKS[depth]:
         body += [Conv(3, w_std=w_std, b_std=b_std), Relu()] * count
         body.append(AvgPool(2))
-    return Sequential(*body, *_join("myrtle", pooling), Dense(1.0, b_std))
+    return Sequential(*body, *_join("myrtle", pooling), Dense(b_std=b_std))
 
 
-def resnet(depth: int, pooling: str = "gap", w_std: float = SQRT_2, b_std: float = 0.0) -> Sequential:
+@told_what_fits(_NO_WIDTH)
+def resnet(depth: int, pooling: str = "gap", *, w_std: float = SQRT_2, b_std: float = 0.0) -> Sequential:
     """Build a residual network for small images (He et al. 2016a, arXiv:1512.03385, section 4.2), pre-activation.
 
     A convolution; three groups of n blocks at full, half and quarter resolution, each two convolutions of 3 x 3 with
@@ -119,12 +126,13 @@ def resnet(depth: int, pooling: str = "gap", w_std: float = SQRT_2, b_std: float
     body: list[Layer] = [Conv(3, w_std=w_std, b_std=b_std)]
     for group in range(3):
         if group:
-            body.append(_block(2, Conv(1, 2, w_std=w_std, b_std=b_std), w_std, b_std))
+            body.append(_block(2, Conv(1, strides=2, w_std=w_std, b_std=b_std), w_std, b_std))
         body += [_block(1, Identity(), w_std, b_std)] * (blocks - (group > 0))
-    return Sequential(*body, Relu(), *_join("resnet", pooling), Dense(1.0, b_std))
+    return Sequential(*body, Relu(), *_join("resnet", pooling), Dense(b_std=b_std))
 
 
-def wide_resnet(depth: int, pooling: str = "gap", w_std: float = 1.0, b_std: float = 0.0) -> Sequential:
+@told_what_fits(_NO_WIDTH)
+def wide_resnet(depth: int, pooling: str = "gap", *, w_std: float = 1.0, b_std: float = 0.0) -> Sequential:
     """Build a wide residual network (Zagoruyko and Komodakis 2016, arXiv:1605.07146) as in neural-tangents' README.
 
     As `resnet`, but the shortcut of the first block of every group is a convolution of 3 x 3, and there is no ReLU
@@ -145,14 +153,16 @@ def wide_resnet(depth: int, pooling: str = "gap", w_std: float = 1.0, b_std: flo
     blocks = _count_blocks("wide_resnet", depth, 4)
     body: list[Layer] = [Conv(3, w_std=w_std, b_std=b_std)]
     for strides in (1, 2, 2):
-        body.append(_block(strides, Conv(3, strides, w_std=w_std, b_std=b_std), w_std, b_std))
+        body.append(_block(strides, Conv(3, strides=strides, w_std=w_std, b_std=b_std), w_std, b_std))
         body += [_block(1, Identity(), w_std, b_std)] * (blocks - 1)
-    return Sequential(*body, *_join("wide_resnet", pooling), Dense(1.0, b_std))
+    return Sequential(*body, *_join("wide_resnet", pooling), Dense(b_std=b_std))
 
 
+@told_what_fits(_NO_WIDTH)
 def cnn_gp(
     depth: int,
     pooling: str = "flatten",
+    *,
     filter_shape: int | tuple[int, int] = 7,
     var_w: float = 2.79,
     var_b: float = 7.86,
@@ -185,7 +195,7 @@ def cnn_gp(
     # In the NTK parameterisation w_std**2 is the sum over the window; var_w is a single weight's.
     conv = Conv(filter_shape, w_std=(height * width * var_w) ** 0.5, b_std=var_b**0.5)
     body = [conv, Relu()] * (depth - 1)
-    return Sequential(*body, *_join("cnn_gp", pooling), Dense(var_w**0.5, var_b**0.5))
+    return Sequential(*body, *_join("cnn_gp", pooling), Dense(w_std=var_w**0.5, b_std=var_b**0.5))
 
 
 def _join(preset: str, pooling: object) -> tuple[Layer, ...]:
@@ -196,8 +206,9 @@ def _join(preset: str, pooling: object) -> tuple[Layer, ...]:
         return (GlobalAvgPool(),)
     if isinstance(pooling, str) and re.fullmatch("lap[0-9]{1,4}", pooling):
         return LocalAvgPool(int(pooling[3:])), Flatten()
+    told = f". {_NO_WIDTH}" if isinstance(pooling, int | float) else ""
     raise LayerError(
-        f'{preset} knows pooling "flatten", "gap", and "lap4" or likewise with another radius, got {pooling!r}'
+        f'{preset} knows pooling "flatten", "gap", and "lap4" or likewise with another radius, got {pooling!r}{told}'
     )
 
 
@@ -211,7 +222,7 @@ def _count_blocks(preset: str, depth: object, others: int) -> int:
 
 def _block(strides: int, shortcut: Layer, w_std: float, b_std: float) -> Residual:
     """Build the two pre-activated convolutions that residual networks are made of."""
-    first, second = (Conv(3, step, w_std=w_std, b_std=b_std) for step in (strides, 1))
+    first, second = (Conv(3, strides=step, w_std=w_std, b_std=b_std) for step in (strides, 1))
     return Residual(Sequential(Relu(), first, Relu(), second), shortcut)
 
 

@@ -93,7 +93,8 @@ def _read_layer(table: Any, layers: Mapping[str, type[Layer]], place: str) -> La
         if key == "layer":
             continue
         if key not in fields:
-            raise LayerError(f"{place}: {name} has no field {key!r}{nearest(key, list(fields))}")
+            told = f" {kind.spelt_elsewhere}" if kind.spelt_elsewhere else ""
+            raise LayerError(f"{place}: {name} has no field {key!r}{nearest(key, list(fields))}{told}")
         if fields[key].type is Layer:
             values[key] = _read_branch(value, layers, f"{place}.{key}")
         else:

@@ -68,7 +68,7 @@ def test_integers_of_any_width_become_labels(dtype):
 
 @pytest.mark.parametrize("labels", [np.zeros(4), np.zeros(4, bool), np.array(list("abab")), np.zeros((4, 2), int)])
 def test_labels_that_are_not_a_row_of_integers_are_refused(labels):
-    with pytest.raises(DataError, match=r"toy: train labels: expected integers of shape \(n,\), got .*argmax"):
+    with pytest.raises(DataError, match=r"toy: train labels: expected integers of shape \(n,\), got .*; \w+"):
         make(images(), labels)
 
 

@@ -163,10 +163,11 @@ def test_a_picture_that_is_null_is_named(table):
         read_parquet(table(kind=kind))
 
 
-def test_a_picture_that_is_broken_is_named(table):
+@pytest.mark.parametrize("encoded", [b"junk", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\n"])
+def test_a_picture_that_is_broken_or_postscript_is_named(table, encoded):
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    with pytest.raises(DataError, match="row 0: expected an image that Pillow can decode"):
-        read_parquet(table(encoded=b"junk", kind=kind))
+    with pytest.raises(DataError, match=r"row 0: expected an image that Pillow can decode .*UnidentifiedImageError"):
+        read_parquet(table(encoded=encoded, kind=kind))
 
 
 def test_a_missing_parquet_package_is_named_with_the_remedy(table, monkeypatch):

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+from sklearn.datasets import load_wine
 
-from pipeline.datasets import Dataset, as_split, equal_images, warnings_of
+from pipeline.datasets import Dataset, as_split, equal_images, load, standardize, uneven_features, warnings_of
 from pipeline.errors import DataError
 
 
@@ -44,3 +45,34 @@ def test_a_single_class_is_a_warning() -> None:
     assert line == "all 5 training images are of the class owl: an accuracy says nothing"
     (line,) = warnings_of(dataset([0, 0, 0, 0, 0], ("cat",)), [1.0])
     assert line.endswith("an accuracy says nothing, and targets of one class are all zero")
+
+
+def vectors(values: np.ndarray) -> Dataset:
+    return Dataset("vectors", ("a",), as_split(values, np.zeros(len(values), int)))
+
+
+def test_features_in_their_own_units_are_a_warning_until_each_is_standardised() -> None:
+    wine = vectors(load_wine().data)
+    (line,) = uneven_features(wine)
+    assert line.startswith("1 of 13 features hold 99% of the variance, most of it feature 12, so that")
+    assert 'data.standardize = "per_feature"' in line
+    assert uneven_features(standardize(wine, "float64", per="feature")[0]) == ()
+
+
+def test_one_of_two_features_may_hide_the_other() -> None:
+    values = np.random.default_rng(0).standard_normal((50, 2))
+    assert uneven_features(vectors(values * [1, 3])) == ()
+    assert len(uneven_features(vectors(values * [1, 1000]))) == 1
+
+
+@pytest.mark.parametrize("count", [1, 3, 3000])
+def test_features_on_one_scale_are_no_warning(count: int) -> None:
+    assert uneven_features(vectors(np.random.default_rng(0).standard_normal((9, count)))) == ()
+
+
+def test_pixels_are_no_warning_though_those_at_the_border_hardly_change() -> None:
+    pixels = load("digits").train.images
+    assert uneven_features(vectors(pixels.reshape(len(pixels), -1))) == ()
+    assert uneven_features(vectors(np.ones((4, 3)))) == ()
+    images = pixels * np.linspace(0, 1000, 8)
+    assert uneven_features(Dataset("images", tuple("0123456789"), as_split(images[..., 0], [0] * len(images)))) == ()

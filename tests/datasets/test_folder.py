@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -78,6 +80,69 @@ def test_an_unreadable_picture_is_named(two_classes):
     (two_classes / "train/cat/b.png").write_bytes(b"not a picture")
     with pytest.raises(DataError, match=r"cat/b\.png: expected an image that Pillow can decode"):
         load("folder", str(two_classes))
+
+
+def test_val_is_the_test_part_where_there_is_no_test_and_this_is_said(two_classes):
+    paint(two_classes / "val/cat/a.png", 7)
+    data = load("folder", str(two_classes))
+    assert data.test.labels.tolist() == [1]
+    assert data.notes == (f"{two_classes}: there is no test/, val/ is the test part",)
+
+
+def test_folders_that_are_not_read_are_named(two_classes):
+    paint(two_classes / "test/cat/a.png", 7)
+    paint(two_classes / "val/cat/a.png", 8)
+    paint(two_classes / "extra/cat/a.png", 9)
+    data = load("folder", str(two_classes))
+    assert data.test.images.max() == 7
+    assert data.notes == (f"{two_classes}: beside train/ these folders are not read: extra, val",)
+
+
+def test_test_without_train_is_refused(two_classes):
+    (two_classes / "train").rename(two_classes / "training")
+    paint(two_classes / "test/cat/a.png", 7)
+    with pytest.raises(DataError, match="expected train/<class>/ beside test/<class>/, got no folder train; rename"):
+        load("folder", str(two_classes))
+
+
+def test_images_below_a_class_belong_to_it_and_this_is_said(two_classes):
+    paint(two_classes / "train/cat/indoors/red/d.png", 5)
+    paint(two_classes / "train/cat/indoors/e.png", 6)
+    paint(two_classes / "train/cat/.thumbnails/a.png", 1, size=(1, 1))
+    data = load("folder", str(two_classes))
+    assert data.train.images[:, 0, 0, 0].tolist() == [9, 1, 2, 3, 6, 5]
+    assert data.train.labels.tolist() == [0, 1, 1, 1, 1, 1]
+    (note,) = data.notes
+    assert note.endswith("are of the class around them: 1 in cat/indoors, 1 in cat/indoors/red")
+
+
+def test_links_in_a_circle_are_followed_once(two_classes, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    paint(elsewhere / "more.png", 4)
+    (two_classes / "train/cat/linked").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(two_classes / "train/cat")
+    assert sorted(load("folder", str(two_classes)).train.images[:, 0, 0, 0].tolist()) == [1, 2, 3, 4, 9]
+
+
+def test_what_is_no_picture_of_a_class_is_counted(two_classes):
+    for name in ("cat/a.heic", "cat/b.HEIC", "cat/README", "loose.png"):
+        (two_classes / "train" / name).write_text("x")
+    os.mkfifo(two_classes / "train/cat/pipe.png")  # to open it would wait for ever
+    data = load("folder", str(two_classes))
+    assert len(data.train) == 4
+    (note,) = data.notes
+    assert note.endswith("or in no class, are not read: 1 without an ending, 2 .heic, 2 .png")
+
+
+def test_of_many_subfolders_a_few_are_named(two_classes):
+    for number in range(9):
+        paint(two_classes / f"train/cat/{number}/a.png", 1)
+    assert load("folder", str(two_classes)).notes[0].endswith("1 in cat/4, and 4 more")
+
+
+def test_an_ordinary_folder_has_no_notes(two_classes):
+    paint(two_classes / "test/cat/a.png", 7)
+    assert load("folder", str(two_classes)).notes == ()
 
 
 def test_a_class_without_a_picture_is_named(two_classes):

@@ -43,6 +43,11 @@ def test_names_of_classes_must_be_a_row_of_text(save, names):
         load("npz", save(**TRAIN, classes=names))
 
 
+def test_classes_of_one_name_are_refused(save):
+    with pytest.raises(DataError, match="expected classes of different names, got 'cat' 2 times; give each"):
+        load("npz", save(**TRAIN, classes=np.array(["cat", "dog", "cat"])))
+
+
 def test_too_few_names_are_refused(save):
     with pytest.raises(DataError, match="expected 0 to 1 for 2 classes, got 2 at image 2"):
         load("npz", save(**TRAIN, classes=np.array(["cat", "dog"])))
@@ -60,10 +65,16 @@ def test_test_images_need_test_labels(save):
         load("npz", save(**TRAIN, x_test=TEST["x_test"]))
 
 
-@pytest.mark.parametrize("shape", [(4, 3, 8, 8), (4, 1, 8, 8)])
-def test_images_with_channels_first_are_refused(save, shape):
-    with pytest.raises(DataError, match=r"x_train of shape \(n, H, W, C\), got .* channels first; save .*transpose"):
-        load("npz", save(x_train=np.zeros(shape), y_train=TRAIN["y_train"]))
+def test_images_with_channels_first_are_refused_with_the_file(save):
+    path = save(x_train=np.zeros((4, 3, 8, 8)), y_train=TRAIN["y_train"])
+    with pytest.raises(DataError, match=re.escape(f"{path}: x_train: expected shape (n, H, W, C), got (4, 3, 8, 8)")):
+        load("npz", path)
+
+
+def test_labels_in_a_column_are_those_of_a_row(save):
+    data = load("npz", save(x_train=TRAIN["x_train"], y_train=TRAIN["y_train"][:, np.newaxis]))
+    assert data.train.labels.tolist() == [0, 1, 2, 1]
+    assert data.classes == ("0", "1", "2")
 
 
 def test_a_label_beyond_the_number_of_images_is_refused(save):

@@ -71,6 +71,44 @@ def test_vectors_share_one_mean_and_deviation():
     assert len(constants.mean) == len(constants.std) == 1
 
 
+def test_each_feature_may_have_its_own_mean_and_deviation():
+    vectors = noise(2500).reshape(2500, -1)[:, :7] * 10.0 ** np.arange(-3, 4) + np.arange(7)
+    data, constants = standardize(toy(vectors, vectors[:9] + 1), np.float64, per="feature")
+    np.testing.assert_allclose(data.train.images, (vectors - vectors.mean(axis=0)) / vectors.std(axis=0), atol=1e-9)
+    np.testing.assert_allclose(
+        data.test.images, (vectors[:9] + 1 - vectors.mean(axis=0)) / vectors.std(axis=0), atol=1e-9
+    )
+    assert len(constants.mean) == len(constants.std) == 7
+
+
+def test_a_constant_feature_becomes_zero():
+    vectors = noise(20).reshape(20, -1)[:, :4]
+    vectors[:, 2] = 0.1
+    data, constants = standardize(toy(vectors), np.float64, per="feature")
+    assert (data.train.images[:, 2] == 0).all()
+    assert (constants.mean[2], constants.std[2]) == (0.1, 1.0)
+
+
+def test_features_of_the_first_vectors_stay_when_more_are_appended():
+    vectors = noise(20).reshape(20, -1)
+    few, constants = standardize(toy(vectors[:8]), np.float32, per="feature")
+    more, same = standardize(toy(vectors), np.float32, first=8, per="feature")
+    assert same == constants
+    np.testing.assert_array_equal(more.train.images[:8], few.train.images)
+
+
+def test_images_have_channels_and_no_features():
+    with pytest.raises(
+        ConfigError, match=r'"per_feature" is for vectors .*, got images of shape \(20, 4, 5, 3\); true'
+    ):
+        standardize(toy(noise(20)), np.float32, per="feature")
+
+
+def test_constants_of_features_are_for_vectors_of_as_many():
+    with pytest.raises(DataError, match=r"shape \(2, 60\): expected 3 features, .* got 60; give"):
+        Standardization((0.0,) * 3, (1.0,) * 3).apply(noise(2).reshape(2, -1), np.float32)
+
+
 def test_a_constant_channel_becomes_zero():
     images = noise(20)
     images[..., 1] = 0.1  # its mean over 400 values is not 0.1 in float64

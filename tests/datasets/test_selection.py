@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pipeline.datasets import Dataset, as_split, select
+from pipeline.datasets import Dataset, as_split, select, shuffle
 from pipeline.errors import ConfigError
 
 
@@ -96,3 +96,22 @@ def test_without_a_test_part_both_numbers_are_checked(train, test, available):
 def test_without_a_test_part_there_is_one_block():
     with pytest.raises(ConfigError, match=r"toy: expected data.train_blocks = 1 .* without a test part, got 5"):
         select(WITHOUT_TEST, train=15, train_blocks=5)
+
+
+def test_shuffling_keeps_every_row_with_its_label_in_the_order_that_a_seed_stands_for():
+    mixed = shuffle(WITH_TEST, 0)
+    assert sorted(rows(mixed.train)) == list(range(20))
+    assert sorted(rows(mixed.test)) == list(range(100, 106))
+    # Those of numpy.random.RandomState(0), which NumPy keeps for ever (NEP 19).
+    assert rows(mixed.train) == [18, 1, 19, 8, 10, 17, 6, 13, 4, 2, 5, 14, 9, 7, 16, 11, 3, 0, 15, 12]
+    assert rows(mixed.test) == [105, 102, 101, 103, 100, 104]
+
+
+def test_other_seeds_are_other_orders():
+    assert rows(shuffle(WITH_TEST, 1).train) != rows(shuffle(WITH_TEST, 2).train)
+
+
+def test_more_rows_of_a_shuffled_data_set_begin_with_the_same_rows():
+    few, more = (select(shuffle(WITH_TEST, 5), train=train, test=3) for train in (7, 12))
+    assert rows(more.train)[:7] == rows(few.train)
+    assert rows(more.test) == rows(few.test)

@@ -100,7 +100,7 @@ def pair_covariances(x, z):
 @pytest.mark.parametrize("head", [Flatten(), GlobalAvgPool()])
 def test_a_network_of_attention_is_dense_algebra(head, dtype):
     layer = SelfAttention(w_query_std=1.5, w_key_std=0.8, w_value_std=1.2, w_out_std=0.7, b_std=0.3)
-    network = Sequential(Dense(1.4, 0.2), layer, head)
+    network = Sequential(Dense(w_std=1.4, b_std=0.2), layer, head)
     x = np.random.default_rng(2).standard_normal((3, 2, 3, 4))
     nngp, ntk = Engine(lower([(network, kind) for kind in ("nngp", "ntk")], x.shape[1:]), dtype).evaluate(x)
     expected = np.zeros((2, 3, 3))

@@ -36,7 +36,7 @@ def test_float32_is_the_default():
 def test_a_matrix_of_one_pair_is_a_dot_product_by_hand(dtype):
     # One dense layer: nngp = w^2 x.z / features + b^2; its own weights are the whole tangent.
     x, z = np.array([[1.0, 2.0, -1.0, 4.0]]), np.array([[3.0, 0.5, 2.0, -1.0]])
-    network = Sequential(Dense(2.0, 0.5))
+    network = Sequential(Dense(w_std=2.0, b_std=0.5))
     for kind in ("nngp", "ntk"):
         assert kernel_matrix(network, x, z, kind=kind, dtype=dtype).item() == 4 * (-2) / 4 + 0.25
     assert kernel_matrix(Sequential(Dense(trained=False)), x, z, dtype=dtype).item() == 0
@@ -140,7 +140,7 @@ def test_groups_are_whole_blocks_within_their_memory(monkeypatch):
 
 
 def test_working_bytes_are_at_least_what_an_engine_allocates():
-    attention = lower([(Sequential(Conv(3, 2), SelfAttention(), Relu(), Flatten()), "ntk")], (8, 8, 2))
+    attention = lower([(Sequential(Conv(3, strides=2), SelfAttention(), Relu(), Flatten()), "ntk")], (8, 8, 2))
     for program in (PROGRAM, attention):
         for dtype in DTYPES:
             memory = Engine(program, dtype)._machine.memory

@@ -11,8 +11,12 @@ from pipeline.layers import AvgPool, Conv, Dense, GlobalAvgPool, Relu, Residual,
 
 Array = np.ndarray
 
-ENTRY, BLOCK, STRIDED = Conv(3, w_std=1.4, b_std=0.1), Conv(3, w_std=1.2, b_std=0.3), Conv(3, 2, w_std=1.6, b_std=0.2)
-READOUT = Dense(0.9, 0.1)
+ENTRY, BLOCK, STRIDED = (
+    Conv(3, w_std=1.4, b_std=0.1),
+    Conv(3, w_std=1.2, b_std=0.3),
+    Conv(3, strides=2, w_std=1.6, b_std=0.2),
+)
+READOUT = Dense(w_std=0.9, b_std=0.1)
 NETWORK = Sequential(
     ENTRY, Residual(Sequential(Relu(), BLOCK)), Relu(), AvgPool(2), STRIDED, Relu(), GlobalAvgPool(), READOUT
 )

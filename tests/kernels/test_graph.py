@@ -66,7 +66,7 @@ def test_equal_networks_written_differently_are_one():
 
 
 @pytest.mark.parametrize(
-    "other", [Conv(3, w_std=2), Conv(3, b_std=1), Conv(3, trained=False), Conv((3, 1)), Conv(3, 2)]
+    "other", [Conv(3, w_std=2), Conv(3, b_std=1), Conv(3, trained=False), Conv((3, 1)), Conv(3, strides=2)]
 )
 def test_layers_that_differ_are_not_one(other):
     graph, _ = build((Conv(3), Relu(), Flatten()), (other, Relu(), Flatten()))
@@ -86,11 +86,11 @@ def test_a_multiple_folds_into_images_poolings_and_sums():
 
 
 def test_a_layer_with_weights_is_more_than_a_multiple():
-    for layer in (Dense(2.0, b_std=1.0), Dense(2.0)):
+    for layer in (Dense(w_std=2.0, b_std=1.0), Dense(w_std=2.0)):
         graph, (end,) = build((Conv(3), Relu(), layer, GlobalAvgPool()))
         assert not graph.nodes[end.sources[0]].is_multiple
     # Fixed weights without a bias are one.
-    graph, (end,) = build((Conv(3), Relu(), Dense(2.0, trained=False), GlobalAvgPool()))
+    graph, (end,) = build((Conv(3), Relu(), Dense(w_std=2.0, trained=False), GlobalAvgPool()))
     assert end.scale == 4 / 48**2
     assert graph.nodes[end.sources[0]].code is Code.APPLY
 
@@ -118,7 +118,16 @@ def test_what_lies_between_poolings_keeps_them_apart():
 
 def test_a_stride_widens_the_step_within_its_stage_and_a_pooling_ends_it():
     graph, _ = build(
-        (Conv(3), Conv(3, (2, 1)), Relu(), Conv(2, 2, padding="SAME"), Relu(), AvgPool(2, 1), Conv(3), Flatten())
+        (
+            Conv(3),
+            Conv(3, strides=(2, 1)),
+            Relu(),
+            Conv(2, strides=2, padding="SAME"),
+            Relu(),
+            AvgPool(2, 1),
+            Conv(3),
+            Flatten(),
+        )
     )
     weighs = [node for node in graph.nodes if node.code is Code.WEIGH]
     assert [node.grid for node in weighs] == [Grid(6, 8), Grid(3, 8, (2, 1)), Grid(2, 4, (4, 2)), Grid(1, 3)]
@@ -153,7 +162,7 @@ def test_what_looks_at_one_pair_of_positions_moves_with_its_source(between):
 
 
 def test_a_circular_stride_keeps_windows_of_stride_one():
-    graph, (end,) = build((Conv(3, 2, padding="CIRCULAR"), Relu(), Flatten()))
+    graph, (end,) = build((Conv(3, strides=2, padding="CIRCULAR"), Relu(), Flatten()))
     (dense,) = (node for node in graph.nodes if node.code is Code.WEIGH)
     assert [w.stride for w in dense.windows] == [1, 1]
     assert dense.grid == Grid(*SIZE)
@@ -169,8 +178,8 @@ def sum_of(*branches):
 
 
 def test_branches_of_one_stage_and_step_are_added_where_they_are():
-    strided = Conv(3, 2)
-    for branches in ((Sequential(Relu(), Conv(3)),), (Sequential(Relu(), strided), Conv(1, 2))):
+    strided = Conv(3, strides=2)
+    for branches in ((Sequential(Relu(), Conv(3)),), (Sequential(Relu(), strided), Conv(1, strides=2))):
         graph, total, sources = sum_of(*branches)
         assert Code.POOL not in codes(graph)
         assert total.stage.level == 0
@@ -180,13 +189,13 @@ def test_branches_of_one_stage_and_step_are_added_where_they_are():
 @pytest.mark.parametrize(
     "branches",
     [
-        (Sequential(Relu(), Conv(3, 2)), AvgPool(2)),
-        (AvgPool(2), Sequential(Relu(), Conv(3, 2))),
-        (Sequential(AvgPool(2), Conv(3), Relu(), AvgPool(1), Conv(1)), Conv(1, 2)),
+        (Sequential(Relu(), Conv(3, strides=2)), AvgPool(2)),
+        (AvgPool(2), Sequential(Relu(), Conv(3, strides=2))),
+        (Sequential(AvgPool(2), Conv(3), Relu(), AvgPool(1), Conv(1)), Conv(1, strides=2)),
         (Sequential(Relu(), Conv(3, padding="CIRCULAR")), Identity()),
         (Sequential(Conv(3, padding="CIRCULAR"), Relu(), Conv(3, padding="CIRCULAR")), Sequential(Relu(), Conv(3))),
         (Sequential(SelfAttention(), Dense()), Conv(1)),
-        (Sequential(SelfAttention(), Conv(3, 2)), AvgPool(2)),
+        (Sequential(SelfAttention(), Conv(3, strides=2)), AvgPool(2)),
     ],
 )
 def test_branches_of_different_stages_meet_behind_both(branches):

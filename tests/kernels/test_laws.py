@@ -33,12 +33,12 @@ from pipeline.layers import (
 from tests.tolerances import DTYPES, assert_kernels_close, tolerance
 
 AROUND = Conv(3, padding="CIRCULAR")
-BLOCK = Residual(Sequential(Relu(), Conv(3, 2)), AvgPool(2, padding="SAME"))
+BLOCK = Residual(Sequential(Relu(), Conv(3, strides=2)), AvgPool(2, padding="SAME"))
 HOMOGENEOUS = {
     "v": presets.cntk(4),
     "gap": presets.cntk(4, "gap"),
     "lap": presets.cntk(3, "lap1"),
-    "strided": Sequential(Conv(3, 2), Relu(), Conv((2, 3), (1, 2)), Relu(), GlobalAvgPool(), Dense()),
+    "strided": Sequential(Conv(3, strides=2), Relu(), Conv((2, 3), strides=(1, 2)), Relu(), GlobalAvgPool(), Dense()),
     "pooled": Sequential(
         Conv(3), Relu(), AvgPool(2, 1), Conv(3), LeakyRelu(0.2), SumPool(2, padding="SAME"), Conv(1), Relu(), Flatten()
     ),
@@ -50,7 +50,7 @@ NETWORKS = HOMOGENEOUS | {
         Conv((2, 3), w_std=1.4, b_std=0.2),
         Relu(),
         Conv(3),
-        Dense(1.2),
+        Dense(w_std=1.2),
         Relu(),
         GlobalAvgPool(),
         Dense(),
@@ -58,7 +58,7 @@ NETWORKS = HOMOGENEOUS | {
         Dense(),
     ),
     "mixed windows": Sequential(Conv(5), Relu(), Conv((4, 1), b_std=0.1), Relu(), Flatten(), Dense(), Relu(), Dense()),
-    "attention": Sequential(Conv(3, 2), LayerNorm(), SelfAttention(), Relu(), GlobalAvgPool(), Dense()),
+    "attention": Sequential(Conv(3, strides=2), LayerNorm(), SelfAttention(), Relu(), GlobalAvgPool(), Dense()),
     "series": Sequential(
         Conv((1, 2)), Elementwise("tanh", 8), AvgPool(2), Conv(1, b_std=0.3), Erf(), LocalAvgPool(1, True), Flatten()
     ),
@@ -240,7 +240,7 @@ def test_pairs_are_entries_of_the_whole(whole):
 def test_read_outs_of_one_program_have_the_bits_of_each_alone(dtype):
     x, z = draw_images(19), draw_images(11, seed=1)
     asked = [
-        (presets.cntk(depth, pooling, trained_ends), kind)
+        (presets.cntk(depth, pooling, trained_ends=trained_ends), kind)
         for depth in (2, 4)
         for pooling in ("flatten", "gap", "lap1")
         for trained_ends in (True, False)
@@ -257,14 +257,14 @@ def test_read_outs_of_one_program_have_the_bits_of_each_alone(dtype):
 @by_dtype
 def test_a_layer_that_is_also_read_out_has_the_bits_of_one_that_is_not(dtype):
     # Weights before an activation are fused with it, unless something else reads them.
-    layers = [Conv(3, w_std=1.3, b_std=0.3), Relu(), Dense(0.9, 0.2), Relu()] * 2
+    layers = [Conv(3, w_std=1.3, b_std=0.3), Relu(), Dense(w_std=0.9, b_std=0.2), Relu()] * 2
     asked = [
         (Sequential(*layers[:count], end, Dense()), kind)
         for count in range(1, 9)
         for end in (Flatten(), GlobalAvgPool())
         for kind in KINDS
     ]
-    vectors = [Dense(1.1, 0.3), Relu()] * 3
+    vectors = [Dense(w_std=1.1, b_std=0.3), Relu()] * 3
     asked += [(Sequential(Flatten(), *vectors[:count]), kind) for count in range(1, 7) for kind in KINDS]
     x = draw_images(9)
     together = Engine(lower(asked, SHAPE), dtype).evaluate(x)
@@ -289,7 +289,7 @@ def test_a_zero_image_has_the_kernel_of_its_biases_by_hand(dtype):
     # Around a circle there are no edges: everywhere the same variance and correlation 1, whatever the positions.
     network = Sequential(
         Conv(3, padding="CIRCULAR", w_std=1.5, b_std=0.5), Relu(), Conv(3, padding="CIRCULAR", b_std=0.4), Relu(),
-        GlobalAvgPool(), Dense(2.0, 0.1),
+        GlobalAvgPool(), Dense(w_std=2.0, b_std=0.1),
     )  # fmt: skip
     x = draw_images(3)
     x[1] = 0

@@ -141,7 +141,7 @@ def test_a_pooling_needs_the_offsets_of_its_windows_alone(window):
     assert visited(program.stages[1]) == {(0, 0)}
     assert program.tensors[0].size == (12 // window) ** 2
 
-    program = lower_one(*CONV, SumPool(window), *CONV, Conv(3, 2), GlobalAvgPool(), shape=(12, 12, 1))
+    program = lower_one(*CONV, SumPool(window), *CONV, Conv(3, strides=2), GlobalAvgPool(), shape=(12, 12, 1))
     pooled = {2 * k for k in range(-((12 // window + 1) // 2) + 1, (12 // window + 1) // 2)}
     assert visited(program.stages[1]) == box(pooled, pooled)
     around = {window * d + e for d in pooled for e in range(1 - window, window)}
@@ -159,7 +159,7 @@ def test_overlapping_windows_need_all_offsets_that_they_span():
 
 def test_before_strides_only_multiples_of_their_product_are_visited():
     program = lower_one(
-        *CONV, Conv(3, (2, 1)), Relu(), Conv(3, (2, 3)), Relu(), *CONV, GlobalAvgPool(), shape=(8, 9, 2)
+        *CONV, Conv(3, strides=(2, 1)), Relu(), Conv(3, strides=(2, 3)), Relu(), *CONV, GlobalAvgPool(), shape=(8, 9, 2)
     )
     (stage, _) = program.stages
     assert visited(stage) == box((-4, 0, 4), (-6, -3, 0, 3, 6))
@@ -175,7 +175,7 @@ def test_before_strides_only_multiples_of_their_product_are_visited():
 def test_what_is_read_out_before_a_stride_runs_at_all_offsets_and_the_rest_does_not():
     asked = [
         (Sequential(*CONV, GlobalAvgPool()), "ntk"),
-        (Sequential(*CONV, Conv(3, 2), Relu(), GlobalAvgPool()), "ntk"),
+        (Sequential(*CONV, Conv(3, strides=2), Relu(), GlobalAvgPool()), "ntk"),
     ]
     (stage, _) = lower(asked, (4, 5, 2)).stages
     assert len(stage.visits.offsets) == 7 * 9
@@ -207,7 +207,7 @@ def test_between_flat_and_circular_stages_all_positions_are_handed_over():
 
 
 def test_a_circular_stride_hands_over_every_other_position():
-    program = lower_one(Conv(3, 2, padding="CIRCULAR"), Relu(), Flatten(), shape=(4, 6, 1))
+    program = lower_one(Conv(3, strides=2, padding="CIRCULAR"), Relu(), Flatten(), shape=(4, 6, 1))
     circle, behind, _ = (stage for stage in program.stages if stage.operations)
     assert visited(circle) == {(0, 0)}
     assert (behind.height, behind.width, behind.circular) == (2, 3, False)
@@ -215,7 +215,7 @@ def test_a_circular_stride_hands_over_every_other_position():
 
 def test_branches_of_different_stages_are_added_where_both_are_at_hand():
     # The branch strides in the first stage; the shortcut is pooled: both are loaded in the next one.
-    program = lower_one(Conv(3), Residual(Sequential(Relu(), Conv(3, 2)), AvgPool(2)), Relu(), GlobalAvgPool())
+    program = lower_one(Conv(3), Residual(Sequential(Relu(), Conv(3, strides=2)), AvgPool(2)), Relu(), GlobalAvgPool())
     assert [len([op for op in stage.operations if op.code is Code.LOAD]) for stage in program.stages] == [0, 2, 0]
     assert count(program, Code.POOL) == 2
     (first, second, _) = program.stages
@@ -278,7 +278,7 @@ def test_an_activation_behind_a_global_average_needs_all_offsets_of_an_image_wit
 
 
 def test_attention_needs_all_positions_of_an_image_with_itself():
-    program = lower_one(Conv(3, 2), SelfAttention(), Flatten())
+    program = lower_one(Conv(3, strides=2), SelfAttention(), Flatten())
     assert self_visited(program)[:2] == [box(range(-4, 5, 2), range(-6, 7, 2)), box(range(-2, 3), range(-3, 4))]
 
 
@@ -303,7 +303,7 @@ def test_plane_entries_of_poolings_strides_and_circles_are_those_counted_by_hand
     # Flattened: 4 pairs behind, and before offsets of -1, 0, 1: (3 + 4 + 3)^2 pairs.
     assert lower_one(*CONV, AvgPool(2), *CONV, Flatten(), shape=(4, 4, 1)).plane_entries == 100 + 4
     # A stride of 2: offsets of -2, 0, 2 before, (2 + 4 + 2)^2 pairs, and all 4 x 4 behind.
-    assert lower_one(*CONV, Conv(3, 2), Relu(), GlobalAvgPool(), shape=(4, 4, 1)).plane_entries == 64 + 16
+    assert lower_one(*CONV, Conv(3, strides=2), Relu(), GlobalAvgPool(), shape=(4, 4, 1)).plane_entries == 64 + 16
     # A circle of 2 x 3: 6 planes of 6 pixels.
     assert (
         lower_one(Conv(1), Relu(), Conv((1, 2), padding="CIRCULAR"), GlobalAvgPool(), shape=(2, 3, 1)).plane_entries
@@ -314,7 +314,9 @@ def test_plane_entries_of_poolings_strides_and_circles_are_those_counted_by_hand
 def test_one_register_is_enough_for_any_depth():
     program = lower([(presets.cntk(depth, "gap"), kind) for depth in DEPTHS for kind in ("nngp", "ntk")], (4, 4, 3))
     assert [stage.register_count for stage in program.stages] == [1, 1]
-    program = lower_one(*CONV, Conv(3, 2), Relu(), AvgPool(2, 1), *CONV * 3, Conv((2, 5), b_std=1.0), Relu(), Flatten())
+    program = lower_one(
+        *CONV, Conv(3, strides=2), Relu(), AvgPool(2, 1), *CONV * 3, Conv((2, 5), b_std=1.0), Relu(), Flatten()
+    )
     assert [stage.register_count for stage in program.stages] == [1, 1, 1]
 
 
@@ -384,7 +386,7 @@ def test_the_rim_holds_the_widest_window():
     halos = [stage.halo for stage in lower([(network, "ntk")], (4, 4, 3)).stages]
     assert halos == [3, 0]
     # Windows at strides reach as far as the last of them.
-    assert lower_one(Conv((1, 5), (1, 4)), Flatten(), shape=(4, 5, 1)).stages[0].halo == 2
+    assert lower_one(Conv((1, 5), strides=(1, 4)), Flatten(), shape=(4, 5, 1)).stages[0].halo == 2
     assert lower_one(Conv(2, padding="VALID"), Flatten(), shape=(4, 5, 1)).stages[0].halo == 0
     # Of even windows the odd position is behind.
     assert lower_one(Conv((1, 4)), Flatten(), shape=(4, 5, 1)).stages[0].halo == 2

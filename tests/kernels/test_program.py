@@ -32,7 +32,7 @@ def test_couples_are_read_off_the_terms():
 
 
 def test_areas_are_the_pairs_of_a_grid_at_each_offset():
-    network = Sequential(Conv(3), Relu(), Conv(3, 2), Relu(), GlobalAvgPool())
+    network = Sequential(Conv(3), Relu(), Conv(3, strides=2), Relu(), GlobalAvgPool())
     asked = [(network, "nngp"), (Sequential(*network.layers[:2], GlobalAvgPool()), "nngp")]
     stage = lower(asked, (3, 4, 1)).stages[0]
     areas = dict(zip(map(tuple, stage.visits.offsets.tolist()), stage.areas(Grid(3, 4)), strict=True))

@@ -30,8 +30,8 @@ from pipeline.layers import (
 from tests.tolerances import DTYPES
 
 NETWORK = Sequential(
-    Conv(3, 2, w_std=1.5, b_std=0.5), LeakyRelu(0.5), AvgPool((2, 1), 1), Conv(3), Gelu(), SelfAttention(), Relu(),
-    Conv((2, 1), padding="CIRCULAR", trained=False), Polynomial((1.0, 2.0)), Flatten(), Dense(),
+    Conv(3, strides=2, w_std=1.5, b_std=0.5), LeakyRelu(0.5), AvgPool((2, 1), 1), Conv(3), Gelu(), SelfAttention(),
+    Relu(), Conv((2, 1), padding="CIRCULAR", trained=False), Polynomial((1.0, 2.0)), Flatten(), Dense(),
 )  # fmt: skip
 PROGRAM = lower([(NETWORK, "ntk"), (Sequential(Conv(3), Relu(), GlobalAvgPool()), "nngp")], (6, 8, 3))
 OPERATIONS = [op for stage in PROGRAM.stages for op in stage.operations]

@@ -70,10 +70,17 @@ def at_pixels(*layers):
 
 TYPICAL: dict[type[Layer], Sequential] = {
     Conv: Sequential(
-        *[Conv((3, 2), (2, 1), "CIRCULAR", 1.2, 0.3), Relu(), Conv((1, 2), 1, "VALID", trained=False), Relu()],
-        *[Conv((1, 3), (1, 2), b_std=0.2), Relu(), GlobalAvgPool(), Dense()],
+        *[
+            Conv((3, 2), strides=(2, 1), padding="CIRCULAR", w_std=1.2, b_std=0.3),
+            Relu(),
+            Conv((1, 2), strides=1, padding="VALID", trained=False),
+            Relu(),
+        ],
+        *[Conv((1, 3), strides=(1, 2), b_std=0.2), Relu(), GlobalAvgPool(), Dense()],
     ),
-    Dense: Sequential(Dense(1.3, 0.2), Relu(), Dense(trained=False), Relu(), Flatten(), Dense(0.9, 0.1)),
+    Dense: Sequential(
+        Dense(w_std=1.3, b_std=0.2), Relu(), Dense(trained=False), Relu(), Flatten(), Dense(w_std=0.9, b_std=0.1)
+    ),
     Rescale: Sequential(Rescale("channels"), Conv(3), Rescale("pixels"), Relu(), Rescale(0.3), Flatten(), Dense()),
     Relu: at_pixels(Relu()),
     LeakyRelu: at_pixels(LeakyRelu(0.3)),
@@ -98,11 +105,13 @@ TYPICAL: dict[type[Layer], Sequential] = {
     Identity: at_pixels(Identity(), Relu(), Identity()),
     Residual: at_pixels(
         Residual(Sequential(Relu(), Conv(3))),
-        Residual(Sequential(Relu(), Conv(3, 2), Relu(), Conv(2, b_std=0.2)), Conv(1, 2)),
+        Residual(Sequential(Relu(), Conv(3, strides=2), Relu(), Conv(2, b_std=0.2)), Conv(1, strides=2)),
     ),
     LayerNorm: at_pixels(LayerNorm(), Relu()),
     Dropout: at_pixels(Relu(), Dropout(0.3)),
-    SelfAttention: at_pixels(Relu(), SelfAttention(1.1, 0.8, 0.9, 1.2, 0.3), Relu()),
+    SelfAttention: at_pixels(
+        Relu(), SelfAttention(w_query_std=1.1, w_key_std=0.8, w_value_std=0.9, w_out_std=1.2, b_std=0.3), Relu()
+    ),
 }
 
 
@@ -123,7 +132,7 @@ def test_each_layer_agrees_with_the_naive_twin(network):
 def test_windows_of_any_size_agree_with_the_naive_twin(strides, padding):
     images = np.random.default_rng(1).standard_normal((3, 4, 5, 3)).astype(np.float32)
     for size in [(a, b) for a in range(1, 7) for b in range(1, 7) if padding == "SAME" or (a <= 4 and b <= 5)]:
-        layers = [Conv(size, strides, padding, b_std=0.2), Relu()]
+        layers = [Conv(size, strides=strides, padding=padding, b_std=0.2), Relu()]
         if padding != "CIRCULAR":
             layers += [LocalAvgPool(1), AvgPool(size, strides, "SAME", normalize_edges=padding == "VALID")]
         assert_engine_equals_twin(Sequential(*layers, Conv(size), Relu(), GlobalAvgPool(), Dense()), images)
@@ -132,9 +141,15 @@ def test_windows_of_any_size_agree_with_the_naive_twin(strides, padding):
 SIZES = st.integers(1, 4) | st.tuples(st.integers(1, 4), st.integers(1, 4))
 STRIDES = st.sampled_from([1, 1, 1, 2, (1, 2), (3, 1)])
 DEVIATIONS = st.sampled_from([0.7, 1.0, 2**0.5]), st.sampled_from([0.0, 0.1, 0.8])
-DENSES = st.builds(Dense, *DEVIATIONS, st.booleans())
-CONVS = st.builds(Conv, SIZES, STRIDES, st.sampled_from(PADDINGS), *DEVIATIONS, st.booleans())
-ATTENTIONS = st.builds(SelfAttention, *[DEVIATIONS[0]] * 4, DEVIATIONS[1], st.booleans())
+WEIGHTED = {"w_std": DEVIATIONS[0], "b_std": DEVIATIONS[1], "trained": st.booleans()}
+DENSES = st.builds(Dense, **WEIGHTED)
+CONVS = st.builds(Conv, SIZES, strides=STRIDES, padding=st.sampled_from(PADDINGS), **WEIGHTED)
+ATTENTIONS = st.builds(
+    SelfAttention,
+    **{f"w_{part}_std": DEVIATIONS[0] for part in ("query", "key", "value", "out")},
+    b_std=DEVIATIONS[1],
+    trained=st.booleans(),
+)
 WEIGHTS = st.one_of(CONVS, CONVS, CONVS, DENSES, DENSES, ATTENTIONS)
 RECTIFIERS = [Relu(), LeakyRelu(0.2), LeakyRelu(-0.5), Abs(), Sign()]
 SMOOTH = [
@@ -161,10 +176,10 @@ def residuals(draw):
     strides = draw(STRIDES)
     branch = Sequential(
         draw(st.sampled_from(RECTIFIERS)),
-        Conv(draw(SIZES), strides, b_std=0.1),
+        Conv(draw(SIZES), strides=strides, b_std=0.1),
         *draw(st.sampled_from([(), (Relu(),)])),
     )
-    shortcut = Conv(draw(SIZES), strides) if strides != 1 or branch.layers[-1] == Relu() else Identity()
+    shortcut = Conv(draw(SIZES), strides=strides) if strides != 1 or branch.layers[-1] == Relu() else Identity()
     return Residual(*draw(st.permutations([branch, shortcut])))
 
 

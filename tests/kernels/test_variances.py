@@ -22,14 +22,19 @@ from tests.tolerances import DTYPES, tolerance
 
 BODIES = {
     "plain": [Conv(3), Relu(), Conv(3, b_std=0.4)],
-    "windows": [Conv((2, 5)), Relu(), Conv(3, 2), Relu(), Conv((1, 2), padding="VALID")],
+    "windows": [Conv((2, 5)), Relu(), Conv(3, strides=2), Relu(), Conv((1, 2), padding="VALID")],
     "circular": [Conv(3, padding="CIRCULAR"), Relu(), Conv(3, padding="CIRCULAR", b_std=0.2)],
-    "pooled": [Conv(3), Relu(), AvgPool(2, 1, "SAME"), Conv(3), Relu(), AvgPool(2), Dense(1.2)],
+    "pooled": [Conv(3), Relu(), AvgPool(2, 1, "SAME"), Conv(3), Relu(), AvgPool(2), Dense(w_std=1.2)],
     "handed over": [Conv(3), Relu(), Conv(2, padding="CIRCULAR"), Relu(), Conv(3)],
-    "residual": [Conv(3), Residual(Sequential(Relu(), Conv(3, 2)), AvgPool(2, padding="SAME")), Relu(), Conv(1)],
+    "residual": [
+        Conv(3),
+        Residual(Sequential(Relu(), Conv(3, strides=2)), AvgPool(2, padding="SAME")),
+        Relu(),
+        Conv(1),
+    ],
     "sum": [Conv(3), Relu(), GlobalAvgPool(), Dense(b_std=0.3)],
     "masked": [Conv(3), Relu(), Dropout(0.3), Conv(3), Relu(), Dropout(0.2), AvgPool(2), Conv(1)],
-    "attention": [Conv(3, 2), LayerNorm(), SelfAttention()],
+    "attention": [Conv(3, strides=2), LayerNorm(), SelfAttention()],
     "series": [Conv(2), Elementwise("tanh", 8), Conv(3)],
 }
 

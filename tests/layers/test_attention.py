@@ -11,7 +11,7 @@ IMAGE = Shape((4, 5), None, gaussian=False, weighted=1)
 
 @pytest.mark.parametrize("trained", [True, False])
 def test_attention_mixes_positions_and_weighs_values_and_outputs(trained):
-    layer = SelfAttention(2.0, 3.0, 0.5, 4.0, 0.1, trained)
+    layer = SelfAttention(w_query_std=2.0, w_key_std=3.0, w_value_std=0.5, w_out_std=4.0, b_std=0.1, trained=trained)
     rows, columns = Windows.single(4), Windows.single(5)
     assert lowered(layer, IMAGE) == [
         ("attend", 0, 6.0),

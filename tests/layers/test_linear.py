@@ -72,9 +72,9 @@ def test_an_unknown_padding_is_refused():
         (Conv(3, strides=2), (2, 3)),
         (Conv(3, strides=(1, 3)), (4, 2)),
         (Conv(3, padding="VALID"), (2, 3)),
-        (Conv((2, 3), (3, 2), "VALID"), (1, 2)),
+        (Conv((2, 3), strides=(3, 2), padding="VALID"), (1, 2)),
         (Conv(3, padding="CIRCULAR"), (4, 5)),
-        (Conv((4, 5), 2, "CIRCULAR"), (2, 3)),
+        (Conv((4, 5), strides=2, padding="CIRCULAR"), (2, 3)),
     ],
     ids=repr,
 )
@@ -91,7 +91,7 @@ def test_a_window_that_does_not_fit_is_refused():
 
 @pytest.mark.parametrize("trained", [True, False])
 def test_a_convolution_is_a_mean_over_windows_and_a_bias(trained):
-    layer = Conv((3, 2), (2, 1), w_std=3.0, b_std=0.5, trained=trained)
+    layer = Conv((3, 2), strides=(2, 1), w_std=3.0, b_std=0.5, trained=trained)
     rows, columns = Windows(4, 3, 2, 0, 2), Windows(5, 2, 1, 0, 5)
     assert lowered(layer, IMAGE) == [("weigh", 0, rows, columns, 9 / 6, 0.25, float(trained))]
 
@@ -99,7 +99,7 @@ def test_a_convolution_is_a_mean_over_windows_and_a_bias(trained):
 @pytest.mark.parametrize("shape", [IMAGE, VECTOR])
 def test_a_dense_layer_leaves_positions_alone(shape):
     rows, columns = (Windows.single(size) for size in shape.size)
-    assert lowered(Dense(3.0, 0.5, trained=False), shape) == [("weigh", 0, rows, columns, 9.0, 0.25, 0.0)]
+    assert lowered(Dense(w_std=3.0, b_std=0.5, trained=False), shape) == [("weigh", 0, rows, columns, 9.0, 0.25, 0.0)]
 
 
 def test_rescaling_by_words_counts_channels_and_pixels():

@@ -62,7 +62,7 @@ def test_local_pooling_of_the_cntk_is_spelt_with_its_radius_and_shares_the_body_
 @pytest.mark.parametrize("pooling", ["flatten", "gap", "lap1"])
 @pytest.mark.parametrize("trained_ends", [True, False])
 def test_the_ends_of_the_cntk_can_be_chosen(pooling, trained_ends):
-    layers = presets.cntk(4, pooling, trained_ends).layers
+    layers = presets.cntk(4, pooling, trained_ends=trained_ends).layers
     assert [layer.trained for layer in layers if isinstance(layer, Conv | Dense)] == [
         trained_ends,
         True,
@@ -72,9 +72,9 @@ def test_the_ends_of_the_cntk_can_be_chosen(pooling, trained_ends):
 
 
 def test_the_fully_connected_network_counts_dense_layers():
-    hidden = Dense(2**0.5, 0.1)
+    hidden = Dense(w_std=2**0.5, b_std=0.1)
     assert presets.fully_connected(3, b_std=0.1) == Sequential(
-        Flatten(), hidden, Relu(), hidden, Relu(), Dense(1.0, 0.1)
+        Flatten(), hidden, Relu(), hidden, Relu(), Dense(w_std=1.0, b_std=0.1)
     )
     assert presets.fully_connected(1) == Sequential(Flatten(), Dense())
 
@@ -107,8 +107,8 @@ def test_myrtle_pools_after_each_of_three_blocks(depth, blocks, size):
 
 
 def test_the_smallest_resnet_by_hand():
-    conv, down = Conv(3, w_std=2**0.5, b_std=0.1), Conv(3, 2, w_std=2**0.5, b_std=0.1)
-    shortcut = Conv(1, 2, w_std=2**0.5, b_std=0.1)
+    conv, down = Conv(3, w_std=2**0.5, b_std=0.1), Conv(3, strides=2, w_std=2**0.5, b_std=0.1)
+    shortcut = Conv(1, strides=2, w_std=2**0.5, b_std=0.1)
     assert presets.resnet(8, b_std=0.1) == Sequential(
         conv,
         Residual(Sequential(Relu(), conv, Relu(), conv)),
@@ -116,12 +116,12 @@ def test_the_smallest_resnet_by_hand():
         Residual(Sequential(Relu(), down, Relu(), conv), shortcut),
         Relu(),
         GlobalAvgPool(),
-        Dense(1.0, 0.1),
+        Dense(w_std=1.0, b_std=0.1),
     )
 
 
 def test_the_smallest_wide_resnet_by_hand():
-    conv, down = Conv(3), Conv(3, 2)
+    conv, down = Conv(3), Conv(3, strides=2)
     assert presets.wide_resnet(10) == Sequential(
         conv,
         Residual(Sequential(Relu(), conv, Relu(), conv), conv),
@@ -166,7 +166,9 @@ def test_residual_networks_fit_images_of_odd_size(depth):
 def test_the_convnet_gp_has_the_paper_s_variances():
     # var_w is that of a weight times the channels: the variance of a sum over 7 x 7 positions is 49 times as large.
     conv = Conv(7, w_std=(49 * 2.79) ** 0.5, b_std=7.86**0.5)
-    assert presets.cnn_gp(3) == Sequential(conv, Relu(), conv, Relu(), Flatten(), Dense(2.79**0.5, 7.86**0.5))
+    assert presets.cnn_gp(3) == Sequential(
+        conv, Relu(), conv, Relu(), Flatten(), Dense(w_std=2.79**0.5, b_std=7.86**0.5)
+    )
     assert weighted_layers(presets.cnn_gp(8)) == 8
 
 
@@ -177,7 +179,7 @@ def test_the_convnet_gp_s_options():
 
 def test_the_last_filter_of_the_convnet_gp_is_a_convolution_of_the_image_s_size():
     flat, whole = (
-        Sequential(Flatten(), Dense(2.0, 0.5)),
+        Sequential(Flatten(), Dense(w_std=2.0, b_std=0.5)),
         Sequential(Conv((4, 5), padding="VALID", w_std=2.0, b_std=0.5)),
     )
     shape = Shape((4, 5), 1)

@@ -92,8 +92,8 @@ def test_branches_of_different_size_are_refused_with_the_remedy():
         LayerError,
         match=r"must agree in shape, got \(2, 3, inf\) and \(4, 5, inf\): put a Conv with the branch's strides",
     ):
-        Residual(Conv(3, 2)).output_shape(WIDE)
-    assert Residual(Conv(3, 2), Conv(1, 2)).output_shape(WIDE).spatial == (2, 3)
+        Residual(Conv(3, strides=2)).output_shape(WIDE)
+    assert Residual(Conv(3, strides=2), Conv(1, strides=2)).output_shape(WIDE).spatial == (2, 3)
 
 
 def test_a_shortcut_around_the_first_layer_is_refused_with_the_remedy():

@@ -11,7 +11,9 @@ IMAGE = Shape((4, 5), 3)
 
 def test_shapes_pass_through_the_layers_in_order():
     assert Sequential(Conv(3), Relu()).output_shape(IMAGE) == Shape((4, 5), None, False, 1)
-    assert Sequential(Conv(3, 2), Relu(), Conv(2, padding="VALID")).output_shape(IMAGE) == Shape((1, 2), None, True, 2)
+    assert Sequential(Conv(3, strides=2), Relu(), Conv(2, padding="VALID")).output_shape(IMAGE) == Shape(
+        (1, 2), None, True, 2
+    )
     assert Sequential(Conv(3), Relu(), GlobalAvgPool(), Dense()).output_shape(IMAGE) == Shape(None, None, True, 2)
     assert Sequential().output_shape(IMAGE) == IMAGE
 
@@ -24,7 +26,7 @@ def test_nested_sequences_unpack_in_order():
 
 
 def test_layers_are_lowered_in_order_each_on_the_shape_before_it():
-    network = Sequential(Conv(3, 2), Sequential(Relu(), Flatten()), Flatten())
+    network = Sequential(Conv(3, strides=2), Sequential(Relu(), Flatten()), Flatten())
     names = [operation[:2] for operation in lowered(network, IMAGE)]
     assert names == [("weigh", 0), ("apply", 1), ("trace", 2)]
     assert lowered(network, IMAGE)[2] == ("trace", 2, 1 / 6)  # of 2 x 3 pixels, not 4 x 5

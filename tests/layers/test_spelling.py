@@ -24,7 +24,7 @@ from pipeline.layers import (
     spelling,
 )
 
-BLOCK = Residual(Sequential(Relu(), Conv(3, 2), Relu(), Conv(3)), Conv(1, 2))
+BLOCK = Residual(Sequential(Relu(), Conv(3, strides=2), Relu(), Conv(3)), Conv(1, strides=2))
 NETWORKS = {
     "cntk": presets.cntk(4),
     "cntk lap": presets.cntk(3, "lap2"),
@@ -84,7 +84,7 @@ def test_workflow_files_nest_tables_and_may_leave_out_the_list_of_one():
     """
     assert spelling.read(tomllib.loads(text)["layers"], LAYERS) == Sequential(
         Conv(3),
-        Residual(Sequential(Relu(), Conv((3, 3), 2)), Conv(1, 2)),
+        Residual(Sequential(Relu(), Conv((3, 3), strides=2)), Conv(1, strides=2)),
         Residual(Residual(Dense(), Identity())),
         GlobalAvgPool(),
     )
@@ -111,6 +111,14 @@ def test_what_names_no_layer_is_refused(table):
 def test_an_unknown_field_is_refused_with_the_nearest():
     with pytest.raises(LayerError, match=r"^network.layers\[0\]: Dense has no field 'w_sd': did you mean 'w_std'\?"):
         spelling.read([{"layer": "Dense", "w_sd": 1.0}], LAYERS)
+
+
+@pytest.mark.parametrize(("layer", "key"), [("Dense", "units"), ("Dense", "width"), ("Conv", "filters")])
+def test_a_width_is_refused_with_the_reason(layer, key):
+    with pytest.raises(
+        LayerError, match=rf"^network.layers\[0\]: {layer} has no field '{key}'.* infinite and not given"
+    ):
+        spelling.read([{"layer": layer, key: 64}], LAYERS)
 
 
 def test_a_missing_field_is_refused_with_its_position():

@@ -1,0 +1,61 @@
+"""Arrays from elsewhere: what would be read as something else is refused, in a data set and in memory alike."""
+
+import numpy as np
+import pytest
+
+from pipeline import kernel_matrix
+from pipeline.datasets import as_split, load
+from pipeline.errors import DataError
+from pipeline.inputs import require_channels_last
+from pipeline.layers import Conv, Dense, GlobalAvgPool, Relu, Sequential
+
+NETWORK = Sequential(Conv(3), Relu(), GlobalAvgPool(), Dense())
+CHANNELS_FIRST = [(4, 3, 32, 32), (4, 1, 8, 8), (4, 4, 8, 8), (4, 3, 6, 9), (2, 2, 5, 5)]
+CHANNELS_LAST = [
+    (4, 8, 8, 3),
+    (4, 32, 32, 1),
+    (4, 1, 1, 512),
+    (4, 3, 3, 64),
+    (4, 1, 100, 8),
+    (4, 3, 4, 5),
+    (4, 5, 5, 5),
+]
+
+
+@pytest.mark.parametrize("shape", CHANNELS_FIRST)
+def test_channels_first_are_refused_with_what_to_write_in_a_file_and_in_memory(shape, tmp_path):
+    np.savez(tmp_path / "data.npz", x_train=np.zeros(shape), y_train=np.arange(shape[0]) % 2)
+    told = rf"channels first; give {{}}\.transpose\(0, 2, 3, 1\)\. If these are {shape[1]} rows of {shape[2]} pixels"
+    with pytest.raises(DataError, match=told.format("x_train")):
+        load("npz", str(tmp_path / "data.npz"))
+    with pytest.raises(DataError, match=told.format("x1")):
+        kernel_matrix(NETWORK, np.zeros(shape))
+    with pytest.raises(DataError, match=told.format("x2")):
+        kernel_matrix(NETWORK, np.zeros((1, 8, 8, 3)), np.zeros(shape))
+
+
+@pytest.mark.parametrize("shape", CHANNELS_LAST)
+def test_channels_last_are_taken(shape):
+    require_channels_last("x1", shape)
+
+
+def test_a_strip_that_is_laid_on_its_side_has_the_same_kernel():
+    strips = np.random.default_rng(0).standard_normal((3, 3, 7, 4))  # its channels are too few to be a side
+    sides = strips.transpose(0, 2, 1, 3)
+    np.testing.assert_allclose(
+        kernel_matrix(NETWORK, strips, dtype="float64"), kernel_matrix(NETWORK, sides, dtype="float64"), rtol=1e-12
+    )
+
+
+def test_masked_images_are_refused_in_memory_and_in_a_data_set():
+    pixels = np.ma.masked_greater(np.arange(12.0).reshape(3, 4), 9)
+    told = "expected a plain array, got a masked one, 2 of whose 12 values are masked; drop"
+    with pytest.raises(DataError, match=f"x1: {told}"):
+        kernel_matrix(Sequential(Dense(), Relu(), Dense()), pixels)
+    with pytest.raises(DataError, match=f"images: {told}"):
+        as_split(pixels, [0, 1, 0])
+
+
+def test_masked_labels_are_refused():
+    with pytest.raises(DataError, match="labels: expected a plain array, got a masked one, 1 of whose 3 values"):
+        as_split(np.zeros((3, 4)), np.ma.masked_equal([0, 1, 2], 2))
