@@ -7,7 +7,8 @@ more where biases drive them together. With ``u = 1 - |cos|`` of the two images,
 
 * ``q``: how far apart positions are behind a layer, 1 - rho, from u to at most 1; a bias makes it smaller, an
   activation larger or smaller.
-* ``r``: the error of a correlation, in roundings; it changes as q does, and every operation adds its own. Positions
+* ``r``: the error of a correlation, in roundings; it changes as q does, and every operation adds its own, of any sign,
+  so that squares add up. Positions
   that are apart do not go on growing apart: r does not exceed what it would be without growth, over the smallest q.
 * the error of the kernel: over all activations, the sum of r times the relative steepness of the slope at q.
 
@@ -24,8 +25,8 @@ from pipeline.kernels.tables import Statistics
 from pipeline.layers import Abs, ClosedForm, LeakyRelu, Pointwise, Relu, Series
 from pipeline.layers.pointwise import STEPS_PER_OCTAVE, variance_steps
 
-ROUNDING = 1 / 8
-"""Errors of a correlation that an operation adds, in units of ``eps``, averaged over the positions of an image.
+ROUNDING = 1 / 6
+"""The error of a correlation that an operation adds, in units of ``eps``, averaged over the positions of an image.
 
 Measured over CNTK-V and -GAP of depths 3, 11 and 21 with images at ``u`` from 1e-6 to 0.1: `benchmarks/accuracy.py`.
 """
@@ -33,8 +34,9 @@ Measured over CNTK-V and -GAP of depths 3, 11 and 21 with images at ``u`` from 1
 LARGEST_ERROR = 7e-6
 """Of a kernel, relative to its largest entry, beyond which a pair counts as too near; 1e-5 is what is promised."""
 
-_GRID = 2.0 ** -np.arange(32.0)
-"""Values of u, from images that have nothing in common to those that float32 does not tell apart."""
+_OCTAVES = 1.5
+_GRID = 2.0 ** (-_OCTAVES * np.arange(30))
+"""Values of u, from images that have nothing in common to those that hardly differ in float64."""
 
 
 @cache
@@ -95,8 +97,8 @@ class _Deviations:
             variance,
             distance,
             np.minimum(self.nearest, distance),
-            self.error * growth + ROUNDING,
-            self.steady * np.minimum(growth, 1) + ROUNDING,
+            np.hypot(self.error * growth, ROUNDING),
+            np.hypot(self.steady * np.minimum(growth, 1), ROUNDING),
         )
 
 
@@ -221,7 +223,7 @@ def _follow(op: Operation, function: Pointwise, before: _Deviations, variances: 
     share = np.zeros(weighted.distance.shape)
     if op.tangent:
         # The steepness at the distance behind the weights, by the next smaller value of the grid.
-        nearest = np.ceil(-np.log2(np.maximum(weighted.distance, _GRID[-1]))).astype(int)
+        nearest = np.ceil(-np.log2(np.maximum(weighted.distance, _GRID[-1])) / _OCTAVES).astype(int)
         share = np.take_along_axis(known[:, 1:].T, nearest, 0) * _capped(weighted)
     return weighted.scaled(known[:, 0], typical), share
 
@@ -249,8 +251,8 @@ def _add(first: _Deviations, second: _Deviations) -> _Deviations:
         total,
         mix(first.distance, second.distance),
         mix(first.nearest, second.nearest),
-        mix(first.error, second.error) + ROUNDING,
-        mix(first.steady, second.steady) + ROUNDING,
+        np.hypot(mix(first.error, second.error), ROUNDING),
+        np.hypot(mix(first.steady, second.steady), ROUNDING),
     )
 
 

@@ -10,6 +10,7 @@ from pipeline.kernels.machine import EQUAL, ITSELF, Block, Machine
 from pipeline.kernels.nearness import directions, find_near
 from pipeline.kernels.preparation import Preparation
 from pipeline.kernels.program import Array, Program
+from pipeline.layers import LayerNorm, Sign
 
 
 class Arithmetic:
@@ -26,7 +27,13 @@ class Arithmetic:
         self.machine = Machine(program, dtype)
         self._preparation = Preparation(self.machine)
         self._accuracy = Accuracy(program, self.machine.layout, float(np.finfo(dtype).eps))
+        # Between other positions than equal ones, an image with itself is no different from others.
+        is_flat = not any(stage.visits.offsets.any() for stage in program.stages)
         self._same_enough = ITSELF if program.is_masked else EQUAL
+        if not is_flat:
+            self._same_enough = ITSELF + 1
+        functions = [op.function for stage in program.stages for op in stage.operations]
+        self.forgets_sizes = any(isinstance(function, Sign | LayerNorm) for function in functions)
 
     def prepare(self, images: Array) -> Block:
         """Compute what duals need to know of up to 16 right images ``(n, C, H, W)``."""
@@ -48,7 +55,8 @@ class Arithmetic:
         Parameters
         ----------
         left, right : `directions` and `limits` of n images and of up to 16.
-        same : (n, lanes) int8, how much the pairs are the same: their correlations are exact.
+        same : (n, lanes) int8, how much the pairs are the same: where equal positions alone meet, their correlations
+            are exact.
 
         Returns
         -------

@@ -120,7 +120,8 @@ class Engine:
                     same[numbers == np.arange(start, start + LANES)] = ITSELF
                 first = max(0, start - top) if symmetric else 0
                 found = left.run(right, same, first, (top, start))[:, :, : len(right)].transpose(1, 0, 2)
-                values[:, top + first : top + len(left.images), start : start + len(right)] = found
+                with np.errstate(over="ignore"):  # refused below
+                    values[:, top + first : top + len(left.images), start : start + len(right)] = found
         if symmetric:
             upper = np.triu_indices(len(x), 1)
             values[:, upper[0], upper[1]] = values[:, upper[1], upper[0]]
@@ -229,9 +230,9 @@ def _require_apart(
     """Refuse two images that a network drives apart from a distance below the rounding of float64.
 
     Images of different size are apart where it does so, even if one is a multiple of the other: a network that is
-    linear does not, and another tells sizes.
+    linear does not, and another tells sizes, unless a layer forgets them.
     """
-    if not sizes_differ(pair[0][None], pair[1][None]).item():
+    if arithmetic.forgets_sizes or not sizes_differ(*pair):
         raise NotAccurate(
             f"the images of pair {place} of this tile are so nearly the same that float64 does not tell them apart as "
             f"this network does, above all {arithmetic.explain(statistics)}: the kernel would be further than 1e-5 "

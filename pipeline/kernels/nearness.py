@@ -28,12 +28,10 @@ def directions(images: Array) -> Array:
     return found
 
 
-def sizes_differ(left: Array, right: Array) -> Array:
-    """Tell which pairs of images have norms that differ by more than a thousandth, (n, right) bool."""
-    first, second = (
-        np.linalg.norm(images.reshape(len(images), -1).astype(np.float64), axis=1) for images in (left, right)
-    )
-    return np.abs(first[:, None] - second) > 1e-3 * np.maximum(first[:, None], second)
+def sizes_differ(x: Array, z: Array) -> bool:
+    """Tell whether the norms of two images differ by more than a thousandth."""
+    first, second = (float(np.linalg.norm(image.astype(np.float64))) for image in (x, z))
+    return abs(first - second) > 1e-3 * max(first, second)
 
 
 @cache

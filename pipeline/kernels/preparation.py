@@ -117,10 +117,11 @@ class Preparation:
         variance = plane[: found.height, begin:end].reshape(found.height, found.width, LANES)
         scale, series = function.expand(variance)
         rows = block.statistics[found.start : found.start + found.count * found.area]
-        rows[: found.area] = scale.reshape(found.area, LANES)
-        rows[found.area :] = series.reshape(-1, LANES)
-        powers = (variance * scale * scale) ** np.arange(function.terms).reshape(-1, 1, 1, 1)
-        plane[: found.height, begin:end] = np.sum(series**2 * powers, axis=0).reshape(found.height, -1)
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused where it is read out
+            rows[: 2 * found.area].reshape(2, found.area, LANES)[:] = scale.reshape(found.area, LANES)
+            rows[2 * found.area :] = series.reshape(-1, LANES)
+            powers = (variance * scale * scale) ** np.arange(function.terms).reshape(-1, 1, 1, 1)
+            plane[: found.height, begin:end] = np.sum(series**2 * powers, axis=0).reshape(found.height, -1)
 
     def _expand_attention(self, op: Operation, found: Statistics, block: Block) -> None:
         """Write the attention of images from their covariances with themselves."""

@@ -184,7 +184,7 @@ def _statistic_count(op: Operation) -> int:
         return 1
     if isinstance(op.function, ClosedForm):
         return op.function.statistic_count
-    return 1 + op.function.terms if isinstance(op.function, Series) else 0
+    return 2 + op.function.terms if isinstance(op.function, Series) else 0
 
 
 def make_tables(program: Program, dtype: np.dtype) -> Tables:

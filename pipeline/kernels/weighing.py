@@ -135,17 +135,21 @@ def _no_dual(covariance: Any, x: Any, z: Any, constants: Any) -> Any:
 
 @pasted
 def _series_dual(covariance: Any, x: Any, z: Any, constants: Any) -> Any:
-    """Sum ``g_n(x) g_n(z) t^n``, t the correlation, and its derivative by Horner's rule."""
+    """Sum ``g_n(x) g_n(z) t^n``, t the correlation, and its derivative by Horner's rule.
+
+    The first statistic is the inverse deviation for t, which may be raised; the second is what it is for the slope.
+    """
     get_left, left, i, left_step, terms = x
     get_right, right, j, right_step, _ = z
-    scale = get_left(left, i) * get_right(right, j)
-    t = clip_correlation(covariance * scale)
-    value = get_left(left, i + terms * left_step) * get_right(right, j + terms * right_step)
+    t = clip_correlation(covariance * (get_left(left, i) * get_right(right, j)))
+    first, first_right = i + 2 * left_step, j + 2 * right_step
+    last, last_right = first + (terms - 1) * left_step, first_right + (terms - 1) * right_step
+    value = get_left(left, last) * get_right(right, last_right)
     slope = 0.0 * t
-    for n in range(terms - 1, 0, -1):
+    for n in range(terms - 2, -1, -1):
         slope = slope * t + value
-        value = value * t + get_left(left, i + n * left_step) * get_right(right, j + n * right_step)
-    return value, slope * scale
+        value = value * t + get_left(left, first + n * left_step) * get_right(right, first_right + n * right_step)
+    return value, slope * (get_left(left, i + left_step) * get_right(right, j + right_step))
 
 
 def _number(dtype: str) -> Any:

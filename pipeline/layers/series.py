@@ -56,12 +56,13 @@ def _expand(coefficients: Array, variance: Array, spread: Array) -> tuple[Array,
     """
     deviation = np.maximum(np.sqrt(variance), SMALLEST_DEVIATION)
     series = np.zeros((len(coefficients), *variance.shape))
-    for n in range(len(coefficients)):
-        for k in range(n, len(coefficients), 2):
-            half = (k - n) // 2
-            share = math.factorial(k) / (2**half * math.factorial(half) * math.sqrt(math.factorial(n)))
-            series[n] += coefficients[k] * share * spread**half
-        series[n] *= deviation**n
+    with np.errstate(over="ignore", invalid="ignore"):
+        for n in range(len(coefficients)):
+            for k in range(n, len(coefficients), 2):
+                half = (k - n) // 2
+                share = math.factorial(k) / (2**half * math.factorial(half) * math.sqrt(math.factorial(n)))
+                series[n] += coefficients[k] * share * spread**half
+            series[n] *= deviation**n
     return 1 / deviation, series
 
 

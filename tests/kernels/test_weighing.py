@@ -125,12 +125,16 @@ def test_a_row_in_turn_has_the_bits_of_one_loop(dtype, layer, monkeypatch):
     np.testing.assert_array_equal(*results)
 
 
-@pytest.mark.parametrize("series", [Polynomial((0.3, -1.0, 0.5, 0.2)), Elementwise("tanh", 6), Polynomial((2.0,))])
+@pytest.mark.parametrize(
+    "series", [Polynomial((0.3, -1.0, 0.5, 0.2)), Elementwise(lambda x: np.tanh(0.05 * x), 6), Polynomial((2.0,))]
+)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_series_is_the_sum_of_its_terms_and_its_derivative(dtype, series):
     variance = np.abs(draw("float64", 2, HEIGHT, WIDTH, LANES)) + 0.5
     (scale, terms), (scale_right, terms_right) = series.expand(variance[0, ..., 0]), series.expand(variance[1])
-    left, right = (np.concatenate([v[None], w]).astype(dtype) for v, w in ((scale, terms), (scale_right, terms_right)))
+    left, right = (
+        np.concatenate([v[None], v[None], w]).astype(dtype) for v, w in ((scale, terms), (scale_right, terms_right))
+    )
     planes = 0.3 * draw(dtype, 2, HEIGHT, WIDTH, LANES)
     s, t = run(type(series), planes, left, right, dtype, terms=series.terms)
     covariance = SCALE * planes[0].astype(np.float64) + BIAS
@@ -193,7 +197,6 @@ def test_every_closed_form_keeps_to_what_loops_can_carry():
         if issubclass(layer, ClosedForm):
             assert 1 <= layer.statistic_count <= 3
             assert len(layer().constants) <= 3
-            assert layer.clipped < layer.statistic_count
 
 
 def test_the_kinds_of_layers_without_a_loop_are_refused():

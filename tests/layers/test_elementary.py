@@ -1,14 +1,18 @@
 """The functions that duals are written in."""
 
 import numpy as np
+import pytest
 
 from pipeline.layers.elementary import (
+    absolute,
     arc_cosine_halves,
     arc_sine,
     clip_correlation,
     exponential,
+    exponential_less_one,
     inverse_root,
     square_root,
+    with_sign,
 )
 
 
@@ -24,7 +28,23 @@ def test_roots_and_exponentials_are_numpy_s():
 
 def test_correlations_beyond_one_are_cut():
     np.testing.assert_array_equal(clip_correlation(np.array([1 + 1e-9, -2.0, 0.3])), [1, -1, 0.3])
-    assert arc_sine(1 + 1e-9) == np.pi / 2
+
+
+def test_the_arc_sine_takes_what_is_left_of_one_as_it_is_told():
+    # 1 - q^2 = 1e-20 is lost in q, which is 1 here, and moves the angle by 1e-10.
+    assert arc_sine(1.0, 0.0) == np.pi / 2
+    assert np.pi / 2 - arc_sine(1.0, 1e-20) == pytest.approx(1e-10, rel=1e-5)
+    assert arc_sine(-0.5, 0.75) == pytest.approx(-np.pi / 6)
+
+
+def test_an_exponential_less_one_keeps_the_digits_of_a_small_argument():
+    assert exponential_less_one(-1e-20) == -1e-20
+    assert exponential_less_one(1.0) == pytest.approx(np.e - 1)
+
+
+def test_signs_are_dropped_and_given():
+    np.testing.assert_array_equal(absolute(np.array([-2.0, 3.0])), [2, 3])
+    np.testing.assert_array_equal(with_sign(np.array([2.0, 3.0]), np.array([-0.1, 5.0])), [-2, 3])
 
 
 def test_half_arc_cosine_kernels_at_correlations_one_zero_and_minus_one():

@@ -111,8 +111,3 @@ def test_an_impossible_slope_is_refused(slope):
 def test_there_is_no_ntk_behind_the_sign_alone():
     assert not Sign.has_ntk
     assert all(layer.has_ntk for layer in RECTIFIERS)
-
-
-@pytest.mark.parametrize("layer", [*RECTIFIERS, Sign()], ids=repr)
-def test_the_clipped_statistic_is_the_inverse_deviation(layer):
-    assert layer.statistics(4.0, layer.constants)[layer.clipped] == 0.5
