@@ -1,7 +1,6 @@
 """What a run begins with: a workflow with its data, what it specifies, and its images as they are stored."""
 
 import hashlib
-import os
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,6 +15,7 @@ from pipeline.executors import EXECUTORS
 from pipeline.inference import require_both_kinds, require_sizes
 from pipeline.kernels import lower
 from pipeline.plan import measure_pair_seconds
+from pipeline.resources import worker_count
 from pipeline.storage import StorePath
 from pipeline.store import RunDirectory
 from pipeline.tiling import choose_tile, clip_tile
@@ -82,7 +82,8 @@ def slots_of(config: RunConfig) -> int:
     """Count the tiles that a workflow's own cluster computes at once; an existing scheduler counts as this machine."""
     if config.cluster.kind == "serial":
         return 1
-    return (config.cluster.workers or os.cpu_count() or 1) * config.cluster.threads_per_worker
+    threads = config.cluster.threads_per_worker
+    return worker_count(config.cluster.workers, threads) * threads
 
 
 def specification_of(loaded: Loaded, path: StorePath, old: RunDirectory | None = None) -> Json:
