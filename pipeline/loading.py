@@ -13,8 +13,7 @@ from pipeline.durable import Json
 from pipeline.errors import ConfigError
 from pipeline.executors import EXECUTORS
 from pipeline.inference import require_both_kinds, require_sizes
-from pipeline.kernels import lower
-from pipeline.plan import measure_pair_seconds
+from pipeline.kernels import lower, measure_pair
 from pipeline.resources import worker_count
 from pipeline.storage import StorePath
 from pipeline.store import RunDirectory
@@ -100,7 +99,7 @@ def specification_of(loaded: Loaded, path: StorePath, old: RunDirectory | None =
     else:
         sample = loaded.stored[0].images[:32]
         program = lower([(r.network, r.kind) for r in loaded.readouts], sample.shape[1:])
-        seconds = measure_pair_seconds(program, config.kernel.dtype, config.kernel.flips, sample)
+        seconds = measure_pair(program, config.kernel.dtype, config.kernel.flips, sample).seconds
         tile = choose_tile(train, test, seconds, slots_of(config))
     described: Json = {
         "digest": loaded.digest,
