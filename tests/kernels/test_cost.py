@@ -58,10 +58,10 @@ def test_the_forecast_from_a_part_is_that_of_the_whole():
     engine = Engine(net, "float64")
     seconds = []
     for _ in range(2):
-        began = time.perf_counter()
+        began = time.thread_time()
         engine.evaluate(images[:1], images[np.zeros(16, int)])
-        seconds.append((time.perf_counter() - began) / 16)
-    assert min(seconds) / 4 < whole.seconds < 4 * min(seconds)  # machines are shared
+        seconds.append((time.thread_time() - began) / 16)
+    assert min(seconds) / 2 < whole.seconds < 2 * min(seconds)
 
 
 def test_small_pairs_are_measured_whole():
