@@ -37,8 +37,9 @@ def kernel_matrix(
 ) -> Array:
     """Evaluate the exact kernel of a network in memory, on all cores that this process may use.
 
-    Ctrl-C stops it within a second. Above ten seconds a line of the logger ``pipeline.kernels.matrix`` tells how long
-    it will take.
+    Ctrl-C stops it within a second; only the 16 pairs that a core computes at once are gone on with in the background,
+    where these take longer, as of pooled images above 64 x 64. Above ten seconds, and without ``progress``, a warning
+    of the logger ``pipeline.kernels.matrix`` tells how long it will take.
 
     Parameters
     ----------
@@ -159,7 +160,9 @@ class _Announcement:
             return
         self._said = True
         left = datetime.timedelta(seconds=round(seconds_left))
-        logger.warning(f"{total - done:,} of {total:,} pairs left, about {left} (h:mm:ss); progress=True shows a bar")
+        logger.warning(
+            f"kernel: {total - done:,} of {total:,} pairs left, about {left} (h:mm:ss); progress=True shows a bar"
+        )
 
 
 def _require_inputs(name: str, inputs: Array) -> Array:
