@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline import kernel_matrix
-from pipeline.kernels import BAND
+from pipeline.kernels.pieces import BAND
 from pipeline.layers import Sequential, presets
 
 DEPTH = 11

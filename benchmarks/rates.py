@@ -18,9 +18,8 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from pipeline.arrays import ArraySpec, TiledArray, create_arrays
-from pipeline.kernels import lower
+from pipeline.kernels import cost, lower
 from pipeline.layers import presets
-from pipeline.plan import measure_pair_seconds
 from pipeline.solvers.blas import factor_lower, solve_right, subtract_product, subtract_square
 
 LARGEST_TILE = 2048
@@ -114,4 +113,4 @@ def measure_pair(pooling: str) -> float:
     """Return the seconds of a pair of CIFAR-sized images on one core, for the preset `cntk` of depth 11."""
     sample = np.random.default_rng(1).standard_normal((32, 32, 32, 3)).astype(np.float32)
     program = lower([(presets.cntk(11, pooling), "ntk")], sample.shape[1:])
-    return min(measure_pair_seconds(program, "float32", False, sample) for _ in range(TURNS))
+    return min(cost.measure_pair(program, "float32", False, sample).seconds for _ in range(TURNS))

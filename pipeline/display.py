@@ -117,8 +117,9 @@ def show_plan(plan: Plan) -> None:
     show_contents(plan.contents.lines, plan.warnings)
     out.print(f"{len(plan.readouts)} read-outs in one pass:")
     out.print("  " + ", ".join(plan.readouts))
+    part = "" if plan.measured_share == 1 else f" on {100 * plan.measured_share:.2g} % of a pair"
     out.print(
-        f"{_count(plan.pairs)} pairs at {seconds_text(plan.pair_seconds)} a pair and core (measured), "
+        f"{_count(plan.pairs)} pairs at {seconds_text(plan.pair_seconds)} a pair and core (measured{part}), "
         f"{_count(plan.plane_entries)} plane entries each; {plan.slots} at once"
     )
     table = Table("stage", "tiles", "written", "time", box=None, pad_edge=False)

@@ -14,7 +14,7 @@ from pipeline.driver import Job
 from pipeline.durable import Json
 from pipeline.errors import ConfigError, CorruptTile, LayerError
 from pipeline.journal import Chunk, Receipt, Task, timed
-from pipeline.kernels import NUMERICS_VERSION, Engine, Program, lower
+from pipeline.kernels import NUMERICS_VERSION, Engine, Program, lower, quick_part
 from pipeline.layers import LAYERS, Sequential, spelling
 from pipeline.layers.presets import PRESETS
 from pipeline.provenance import library_versions
@@ -236,7 +236,9 @@ def prepare(run_path: str, versions: dict[str, str]) -> None:
         )
     run = _open(run_path)
     images = _images(run, "train", (0, min(2, run.specification["data"]["train"])))
-    engine = _engine(run_path, tuple(range(len(run.specification["readouts"]))))
+    program = _program(run_path, tuple(range(len(run.specification["readouts"]))))
+    dtype, flips = run.specification["dtype"], run.specification["flips"]
+    engine = Engine(quick_part(program, dtype, flips), dtype, flips)  # a pair of large images may take minutes
     whole = engine.evaluate(images)
     apart = engine.evaluate(images[-1:], images[:1])
     own = engine.evaluate_pairs(images)

@@ -1,7 +1,6 @@
 """What a run begins with: a workflow with its data, what it specifies, and its images as they are stored."""
 
 import hashlib
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -15,8 +14,8 @@ from pipeline.durable import Json
 from pipeline.errors import ConfigError
 from pipeline.executors import EXECUTORS
 from pipeline.inference import require_both_kinds, require_sizes
-from pipeline.kernels import lower
-from pipeline.plan import measure_pair_seconds
+from pipeline.kernels import lower, measure_pair
+from pipeline.resources import worker_count
 from pipeline.storage import StorePath
 from pipeline.store import RunDirectory
 from pipeline.tiling import choose_tile, clip_tile
@@ -102,7 +101,8 @@ def slots_of(config: RunConfig) -> int:
     """Count the tiles that a workflow's own cluster computes at once; an existing scheduler counts as this machine."""
     if config.cluster.kind == "serial":
         return 1
-    return (config.cluster.workers or os.cpu_count() or 1) * config.cluster.threads_per_worker
+    threads = config.cluster.threads_per_worker
+    return worker_count(config.cluster.workers, threads) * threads
 
 
 def specification_of(loaded: Loaded, path: StorePath, old: RunDirectory | None = None) -> Json:
@@ -119,7 +119,7 @@ def specification_of(loaded: Loaded, path: StorePath, old: RunDirectory | None =
     else:
         sample = loaded.stored[0].images[:32]
         program = lower([(r.network, r.kind) for r in loaded.readouts], sample.shape[1:])
-        seconds = measure_pair_seconds(program, config.kernel.dtype, config.kernel.flips, sample)
+        seconds = measure_pair(program, config.kernel.dtype, config.kernel.flips, sample).seconds
         tile = choose_tile(train, test, seconds, slots_of(config))
     described: Json = {
         "digest": loaded.digest,

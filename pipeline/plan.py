@@ -13,18 +13,11 @@ from pipeline.config import InferenceConfig, SolveConfig
 from pipeline.datasets import Contents
 from pipeline.gram import Readout
 from pipeline.inference.forecast import forecast_readout, forecast_system
-from pipeline.kernels import Engine, Program, group_size, lower
-from pipeline.kernels.lanes import LANES
+from pipeline.kernels import lower, measure_pair
 from pipeline.memory import PROCESS_BYTES, kernel_task_bytes
 from pipeline.solvers import Method
 from pipeline.solvers.forecast import IterationForecast, SystemSize, forecast_solve
 from pipeline.tiling import Cut, choose_tile, clip_tile, total_pairs
-
-RATE_SAMPLE_SECONDS = 0.3
-"""How long to measure what a pair costs; a pair of a deep pooled network alone may take longer."""
-
-LARGEST_SAMPLE = 256
-"""Right images of the largest measured tile."""
 
 TASK_SECONDS = 0.012
 """What a task costs beside its arithmetic: scheduling, opening arrays, fsync. Measured on tasks of no arithmetic."""
@@ -70,6 +63,7 @@ class Plan:
     pairs : of images, each computed once for all read-outs.
     plane_entries : per pair, what the time of a pair is proportional to.
     pair_seconds : of one pair on one core, measured on a sample; the rest is derived.
+    measured_share : of a pair's plane entries, which was computed to find out.
     product_rate : float64 matrix product, floating-point operations a second and core, measured.
     slots : tiles at once.
     stages : what happens, in order, iterations aside.
@@ -87,6 +81,7 @@ class Plan:
     pairs: int
     plane_entries: int
     pair_seconds: float
+    measured_share: float
     product_rate: float
     slots: int
     stages: tuple[StagePlan, ...]
@@ -131,7 +126,8 @@ def make_plan(inputs: PlanInputs) -> Plan:
     """Measure what a pair and a matrix product cost here, choose the tiles, and add everything up."""
     shape = inputs.sample.shape[1:]
     program = lower([(readout.network, readout.kind) for readout in inputs.readouts], shape)
-    pair_seconds = measure_pair_seconds(program, inputs.dtype, inputs.flips, inputs.sample)
+    cost = measure_pair(program, inputs.dtype, inputs.flips, inputs.sample)
+    pair_seconds = cost.seconds
     rate = measure_product_rate()
     train, test, slots = inputs.contents.train, inputs.contents.test, inputs.slots
     classes = len(inputs.contents.classes)
@@ -189,6 +185,7 @@ def make_plan(inputs: PlanInputs) -> Plan:
         total_pairs(train, test),
         program.plane_entries,
         pair_seconds,
+        cost.share,
         rate,
         slots,
         stages,
@@ -202,34 +199,6 @@ def _plan_iteration(one: IterationForecast, systems: int, slots: int) -> Iterati
     products = systems * (one.product_seconds + one.tasks * TASK_SECONDS) / slots
     steps = math.ceil(systems / slots) * (one.step_seconds + TASK_SECONDS)
     return IterationPlan(systems * one.tasks, systems * one.read_bytes, products + steps)
-
-
-def measure_pair_seconds(program: Program, dtype: str, flips: bool, sample: Array) -> float:
-    """Measure the seconds of one pair on one core, after compilation, on a tile as large as the time allows.
-
-    Preparing images costs a share that falls as tiles grow, so a small sample would foretell too much.
-
-    Parameters
-    ----------
-    sample : standardised images; repeated as often as needed.
-    """
-    engine = Engine(program, dtype, flips)
-    group = group_size(program, np.dtype(dtype).itemsize)
-
-    def tile(size: int) -> Array:
-        return sample[np.arange(size) % len(sample)]
-
-    engine.evaluate(sample[:1], tile(1))
-    rows, columns, best = 1, LANES, float("inf")
-    began = time.perf_counter()
-    while True:
-        left, right = tile(rows), tile(columns)
-        start = time.perf_counter()
-        engine.evaluate(left, right)
-        best = min(best, (time.perf_counter() - start) / (rows * columns))
-        if time.perf_counter() - began > RATE_SAMPLE_SECONDS:
-            return best
-        rows, columns = (2 * rows, columns) if rows < group else (rows, min(2 * columns, LARGEST_SAMPLE))
 
 
 def measure_product_rate(side: int = 512) -> float:

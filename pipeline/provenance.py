@@ -2,12 +2,13 @@
 
 import datetime
 import importlib.metadata
-import os
 import platform
 import socket
 from typing import Any
 
 import llvmlite.binding as llvm
+
+from pipeline.resources import core_count
 
 LIBRARIES = ("numpy", "numba", "llvmlite", "zarr", "dask", "distributed")
 
@@ -27,7 +28,7 @@ def provenance() -> dict[str, Any]:
     return {
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "host": socket.gethostname(),
-        "cores": os.cpu_count(),
+        "cores": core_count(),
         "machine": platform.machine(),
         "versions": library_versions(),
     }

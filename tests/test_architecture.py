@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "pipeline"
 
 TIERS = [
-    {"errors"},
+    {"errors", "resources"},
     {"inputs"},
     {"config", "tiling", "layers", "datasets", "loopback", "provenance", "redaction", "storage"},
     {"durable", "journal", "lease"},

@@ -12,7 +12,8 @@ class ClusterConfig(Section):
     ----------
     kind : "local" worker processes, "serial" in one process, the "address" of a Dask scheduler, "slurm", "ssh" or
         "kubernetes".
-    workers : processes, in all; None is one a core of this machine, or all that the batch job or the hosts have.
+    workers : processes, in all; None is one for every ``threads_per_worker`` cores that this process may use, or
+        all that the batch job or the hosts have.
     minimum_workers : scale between so many and ``workers`` while kernel tiles are computed; None keeps ``workers``.
     threads_per_worker : tiles a process computes at once.
     memory_limit : of one worker, as Dask writes it ("4GiB", 0.5, "auto").

@@ -18,10 +18,10 @@ from typing import Any
 
 import dask.config
 import distributed
-from dask.system import CPU_COUNT
 from distributed.utils import get_ip_interface
 
 from pipeline.executors.order import Announcement, Order
+from pipeline.resources import worker_count, worker_memory
 
 SILENCE_SECONDS = 120.0
 """Without a line for so long, the driver's link counts as cut; it sends one every `BEAT_SECONDS`."""
@@ -69,7 +69,7 @@ def make_worker(order: Order, host: str, number: int) -> Any:
         order.scheduler,
         name=f"{order.name}-{number}",
         nthreads=order.threads,
-        memory_limit=order.memory_limit,
+        memory_limit=worker_memory(order.memory_limit, order.threads),
         host=host,
         protocol=order.protocol,
         security=order.security,
@@ -85,7 +85,7 @@ async def serve(order: Order, pulse: Pulse, tell: Callable[[Announcement], None]
             tell(Announcement(scheduler.address, 0))
             await _first_of(scheduler.finished(), pulse.stops())
         return
-    nannies = [make_worker(order, host, number) for number in range(order.count(CPU_COUNT))]
+    nannies = [make_worker(order, host, number) for number in range(worker_count(order.workers, order.threads))]
     try:
         await asyncio.gather(*nannies)
         tell(Announcement(host, len(nannies)))

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 
 import dask.config
 import distributed
-from dask.system import CPU_COUNT
 from distributed.security import Security
 
 from pipeline.config import ClusterConfig
@@ -18,6 +17,7 @@ from pipeline.executors.base import Executor
 from pipeline.executors.dask import Terms, client_within, prepared
 from pipeline.executors.scaling import Scalable, Scaling, bounds
 from pipeline.executors.settings import SETTINGS
+from pipeline.resources import worker_count, worker_memory
 
 PATIENCE_SECONDS = 60.0
 """A local cluster restarts a lost worker within seconds; without any for so long, it is broken."""
@@ -57,7 +57,7 @@ def open_local(
         logging.getLogger("tornado.application").setLevel(logging.CRITICAL)
         prepare()
 
-    workers = config.workers or max(1, CPU_COUNT // config.threads_per_worker)
+    workers = worker_count(config.workers, config.threads_per_worker)
     minimum, maximum = bounds(config, workers)
     with dask.config.set(SETTINGS):
         cluster = distributed.LocalCluster(
@@ -68,7 +68,7 @@ def open_local(
             protocol="tls://" if config.tls else "tcp://",
             security=Security.temporary() if config.tls else None,
             dashboard_address=config.dashboard,
-            memory_limit=config.memory_limit,
+            memory_limit=worker_memory(config.memory_limit, config.threads_per_worker),
             silence_logs=logging.CRITICAL,
         )
         try:

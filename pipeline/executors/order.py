@@ -58,10 +58,6 @@ class Order:
         """How its servers listen."""
         return "tls://" if self.pem else "tcp://"
 
-    def count(self, cores: int) -> int:
-        """Say how many workers a host of so many cores runs."""
-        return self.workers or max(1, cores // self.threads)
-
 
 @dataclass(frozen=True)
 class Announcement:

@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import distributed.system
-
 from pipeline.config import ClusterConfig
 from pipeline.executors.base import Completion, Executor, WorkerMemory
+from pipeline.resources import memory_bytes
 
 
 class SerialExecutor(Executor):
@@ -35,7 +34,7 @@ class SerialExecutor(Executor):
             return [Completion(key, error=error)]
 
     def memory(self) -> WorkerMemory | None:
-        return WorkerMemory(distributed.system.MEMORY_LIMIT, 1)
+        return WorkerMemory(memory_bytes(), 1)
 
     def describe(self) -> str:
         return "in this process"

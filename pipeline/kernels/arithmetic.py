@@ -7,7 +7,7 @@ import numpy as np
 from pipeline.kernels.accuracy import Accuracy
 from pipeline.kernels.lanes import LANES
 from pipeline.kernels.machine import EQUAL, ITSELF, Block, Machine
-from pipeline.kernels.nearness import directions, find_near
+from pipeline.kernels.nearness import directions, find_near, find_near_to_themselves
 from pipeline.kernels.preparation import Preparation
 from pipeline.kernels.program import Array, Program
 from pipeline.layers import LayerNorm, Sign
@@ -27,11 +27,8 @@ class Arithmetic:
         self.machine = Machine(program, dtype)
         self._preparation = Preparation(self.machine)
         self._accuracy = Accuracy(program, self.machine.layout, float(np.finfo(dtype).eps))
-        # Between other positions than equal ones, an image with itself is no different from others.
-        is_flat = not any(stage.visits.offsets.any() for stage in program.stages)
+        self.is_flat = not any(stage.visits.offsets.any() for stage in program.stages)
         self._same_enough = ITSELF if program.is_masked else EQUAL
-        if not is_flat:
-            self._same_enough = ITSELF + 1
         functions = [op.function for stage in program.stages for op in stage.operations]
         self.forgets_sizes = any(isinstance(function, Sign | LayerNorm) for function in functions)
 
@@ -49,14 +46,17 @@ class Arithmetic:
             return np.zeros(statistics.shape[1])
         return self._accuracy.limits(statistics)
 
-    def find_near(self, left: tuple[Array, Array], right: tuple[Array, Array], same: Array) -> Array:
+    def find_near(self, images: Array, left: tuple[Array, Array], right: tuple[Array, Array], same: Array) -> Array:
         """Find the pairs that planes of this dtype are not exact enough for.
+
+        Between equal positions, the correlation of an image with itself is exact. Between others it is near to itself
+        where a shift hardly changes it.
 
         Parameters
         ----------
+        images : the left ones, ``(n, C, H, W)``.
         left, right : `directions` and `limits` of n images and of up to 16.
-        same : (n, lanes) int8, how much the pairs are the same: where equal positions alone meet, their correlations
-            are exact.
+        same : (n, lanes) int8, how much the pairs are the same.
 
         Returns
         -------
@@ -65,8 +65,12 @@ class Arithmetic:
         count = len(right[0])
         near = np.zeros((len(left[0]), LANES), bool)
         near[:, :count] = find_near(left[0], right[0], left[1], right[1])
-        never = np.maximum(left[1][:, None], right[1]) > 1
-        near[:, :count] &= (same[:, :count] < self._same_enough) | never
+        limits = np.maximum(left[1][:, None], right[1])
+        exact = same[:, :count] >= self._same_enough
+        if not self.is_flat and exact.any():
+            rows = np.flatnonzero(exact.any(1))
+            exact[rows] &= ~find_near_to_themselves(images[rows], left[1][rows])[:, None]
+        near[:, :count] &= ~exact | (limits > 1)
         return near
 
     def explain(self, statistics: Array) -> str:
@@ -109,7 +113,7 @@ class Group:
         if not (np.any(limits > 0) or np.any(right_limits > 0)):
             return np.zeros((len(limits), LANES), bool)
         sides = (self.directions[rows], limits), (directions(right), right_limits)
-        return self.arithmetic.find_near(*sides, same[rows])
+        return self.arithmetic.find_near(self.images[rows], *sides, same[rows])
 
     def run(self, rows: slice | Array, block: Block, same: Array) -> Array:
         """Run some of the images against a block of right ones: ``(rows, readouts, lanes)`` float64."""

@@ -251,7 +251,7 @@ def _run_lanes(
     if np.any(np.maximum(limits, other_limits) > 0):
         there = directions(left)
         sides = (there, limits), (there if right is None else directions(right), other_limits)
-        near[: len(left)] = np.diagonal(arithmetic.find_near(*sides, np.tile(same[: len(left), None], LANES)))
+        near[: len(left)] = np.diagonal(arithmetic.find_near(left, *sides, np.tile(same[: len(left), None], LANES)))
     if arithmetic.dtype == np.float64:
         for lane in np.flatnonzero(near):
             pair = left[lane], (left if right is None else right)[lane]

@@ -1,22 +1,24 @@
 """The one place that decides how functions are compiled.
 
-``nogil``: threads of one process run tiles side by side. ``cache``: only the first process on a machine
-compiles. ``error_model="numpy"``: no branch for a division by zero in a vector loop. Fast-math is limited to
-two flags that cannot make a value depend on where in a vector an element sits: ``contract`` (fused
-multiply-add) and ``nsz`` (signed zeros). Reassociation is off, since a sum that the compiler may reorder can
-change with the length of a loop, and a pair must have the same bits in every tiling; the approximate
-reciprocal and square root are off for the same reason.
+``nogil``: threads of one process run tiles side by side. ``error_model="numpy"``: no branch for a division by
+zero in a vector loop. Fast-math is limited to two flags that cannot make a value depend on where in a vector an
+element sits: ``contract`` (fused multiply-add) and ``nsz`` (signed zeros). Reassociation is off, since a sum that
+the compiler may reorder can change with the length of a loop, and a pair must have the same bits in every tiling;
+the approximate reciprocal and square root are off for the same reason. Only the first process on a machine
+compiles; see `code_cache.py`.
 """
 
-import contextlib
-import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import llvmlite.binding as llvm
 import numba as nb
+from numba.core import sigutils
+from numba.core.ccallback import CFunc
 from numba.extending import overload
+
+from pipeline.kernels.code_cache import CodeCache, code_folder
 
 
 def _prefer_wide_vectors() -> bool:
@@ -30,34 +32,22 @@ def _prefer_wide_vectors() -> bool:
     return "+avx512f" in (nb.config.CPU_FEATURES or "")
 
 
-def forget_stale_code(cache: Path, sources: Iterable[Path]) -> None:
-    """Delete numba's files where any of the sources of compiled code has changed since they were made.
-
-    numba looks only at the file of the function itself, so after an update an old inner loop would live on inside
-    an unchanged caller, and compute other numbers than the sources say.
-    """
-    digest = hashlib.blake2b(b"".join(path.read_bytes() for path in sorted(sources)), digest_size=16).hexdigest()
-    stamp = cache / "numba-sources.txt"
-    # Where the folder cannot be written, numba keeps its files elsewhere, and an update replaces all sources.
-    with contextlib.suppress(OSError):
-        if not stamp.exists() or stamp.read_text() != digest:
-            cache.mkdir(exist_ok=True)
-            for path in cache.glob("*.nb[ic]"):
-                path.unlink(missing_ok=True)
-            stamp.write_text(digest)
-
-
 HAS_WIDE_VECTORS = _prefer_wide_vectors()
 """Whether code is compiled for AVX-512, with 32 registers of 512 bits; otherwise there are 16 of 256."""
 
 _HERE = Path(__file__).parent
-forget_stale_code(_HERE / "__pycache__", [*_HERE.glob("*.py"), *(_HERE.parent / "layers").glob("*.py")])
+FOLDER = code_folder([*_HERE.glob("*.py"), *(_HERE.parent / "layers").glob("*.py")])
+"""Where machine code is kept; None for nowhere."""
+
 OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz"}}
 
 
 def jit(function: Callable[..., Any]) -> Any:
     """Compile a function that Python calls; its machine code is kept on disk."""
-    return nb.njit(cache=True, **OPTIONS)(function)
+    compiled: Any = nb.njit(**OPTIONS)(function)
+    if FOLDER is not None:
+        compiled._cache = CodeCache(FOLDER, function)
+    return compiled
 
 
 def jit_inner(function: Callable[..., Any]) -> Any:
@@ -85,4 +75,8 @@ def jit_pointers(signature: Any, function: Callable[..., Any]) -> Any:
 
     What a program does not use is thus never compiled.
     """
-    return nb.cfunc(signature, cache=True, **OPTIONS)(function)
+    compiled: Any = CFunc(function, sigutils.normalize_signature(signature), {}, OPTIONS)
+    if FOLDER is not None:
+        compiled._cache = CodeCache(FOLDER, function)
+    compiled.compile()
+    return compiled

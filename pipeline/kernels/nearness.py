@@ -28,6 +28,21 @@ def directions(images: Array) -> Array:
     return found
 
 
+def find_near_to_themselves(images: Array, limits: Array) -> Array:
+    """Find the images ``(n, C, H, W)`` that a shift by a third hardly changes, (n,) bool: by ``1 - |cos| <= limit``.
+
+    Their positions are as near to each other as those of two images that are nearly the same.
+    """
+    height, width = images.shape[2:]
+    shifted = np.roll(images, (height // 3, max(width // 3, int(height < 3))), (2, 3))
+    found = np.zeros(len(images), np.bool_)
+    for start in range(0, len(images), LANES):
+        chosen = slice(start, start + LANES)
+        sides = directions(images[chosen]), directions(shifted[chosen])
+        found[chosen] = np.diagonal(find_near(*sides, limits[chosen], np.zeros(len(sides[0]))))
+    return found
+
+
 def sizes_differ(x: Array, z: Array) -> bool:
     """Tell whether the norms of two images differ by more than a thousandth."""
     first, second = (float(np.linalg.norm(image.astype(np.float64))) for image in (x, z))

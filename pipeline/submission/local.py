@@ -8,12 +8,12 @@ import sys
 import time
 from pathlib import Path
 
-import distributed.system
 from dask.utils import parse_bytes
 
 from pipeline.config import RunConfig
 from pipeline.errors import SubmissionFailed
 from pipeline.executors import WorkerMemory
+from pipeline.resources import memory_bytes
 from pipeline.storage import StorePath
 from pipeline.submission.base import State, Submitter, log_folder
 
@@ -30,7 +30,7 @@ class LocalSubmitter(Submitter):
         limit = config.cluster.memory_limit
         if config.cluster.kind != "local" or not isinstance(limit, str) or limit == "auto":
             return None  # what Dask makes of it the executor will know
-        return WorkerMemory(min(parse_bytes(limit), distributed.system.MEMORY_LIMIT), config.cluster.threads_per_worker)
+        return WorkerMemory(min(parse_bytes(limit), memory_bytes()), config.cluster.threads_per_worker)
 
     def submit(self, place: StorePath, config: RunConfig) -> str:
         command = [sys.executable, "-m", "pipeline.cli", "drive", str(place)]

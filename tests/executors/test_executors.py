@@ -18,6 +18,7 @@ from pipeline.config import ClusterConfig
 from pipeline.errors import ConfigError, WorkersLost
 from pipeline.executors import EXECUTORS, Completion, Executor, WorkerMemory
 from pipeline.executors.dask import DaskExecutor, Terms, prepared
+from pipeline.resources import memory_bytes
 
 
 def nothing() -> None:
@@ -275,7 +276,7 @@ def test_a_scheduler_holds_nothing_of_calls_that_have_ended(scheduler: str) -> N
 def test_workers_say_their_memory(executor: Executor) -> None:
     memory = executor.memory()
     assert memory is not None
-    assert 2**26 < memory.bytes <= distributed.system.MEMORY_LIMIT
+    assert 2**26 < memory.bytes <= memory_bytes()
     assert memory.slots == 1
 
 

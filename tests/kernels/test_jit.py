@@ -7,11 +7,10 @@ import subprocess
 import sys
 
 import numpy as np
-import pytest
 from numba import njit, types
 
 from pipeline.kernels import interpreter, planes, variances
-from pipeline.kernels.jit import OPTIONS, forget_stale_code, jit, jit_pointers, pasted
+from pipeline.kernels.jit import FOLDER, OPTIONS, jit, jit_pointers, pasted
 from pipeline.kernels.lanes import address, load, store
 from pipeline.kernels.weighing import plane_function, statistics_function
 from pipeline.layers import Relu
@@ -68,8 +67,8 @@ def square(x):
 
 
 def test_compiled_functions_are_kept_on_disk():
-    assert type(interpreter.run_group._cache).__name__ == "FunctionCache"
-    assert type(plane_function(None, False, True, False, False, "float64")._cache).__name__ == "FunctionCache"
+    assert interpreter.run_group._cache.cache_path == str(FOLDER)
+    assert plane_function(None, False, True, False, False, "float64")._cache.cache_path == str(FOLDER)
 
 
 def test_loops_are_compiled_once_and_only_when_asked_for():
@@ -79,30 +78,6 @@ def test_loops_are_compiled_once_and_only_when_asked_for():
     assert statistics_function(Relu, "float64") is statistics_function(Relu, "float64")
     after = plane_function.cache_info().currsize, statistics_function.cache_info().currsize
     assert all(a <= b + 1 for a, b in zip(after, before, strict=True))
-
-
-POINTERS = """
-import sys
-sys.path.insert(0, {folder!r})
-import loops
-print(loops.double.address != 0, loops.double.cache_hits)
-"""
-LOOPS = """
-from numba import types
-from pipeline.kernels.jit import jit_pointers
-
-def twice(x):
-    x[0] *= 2
-
-double = jit_pointers(types.void(types.CPointer(types.float64)), twice)
-"""
-
-
-def test_a_second_process_loads_the_machine_code_of_the_first(tmp_path):
-    (tmp_path / "loops.py").write_text(LOOPS)
-    code = POINTERS.format(folder=str(tmp_path))
-    assert [run_python(code) for _ in range(2)] == ["True 0", "True 1"]
-    assert len(list((tmp_path / "__pycache__").glob("loops.twice-*.nbi"))) == 1
 
 
 def test_functions_of_pointers_run_when_called_by_their_address():
@@ -128,48 +103,3 @@ def test_a_pasted_function_stays_a_plain_one():
         return first + second
 
     assert total(4.0, 5.0) == 12
-
-
-def touch(folder, text, name="planes.py"):
-    path = folder / name
-    path.write_text(text)
-    return path
-
-
-def test_machine_code_of_changed_sources_is_deleted(tmp_path):
-    cache = tmp_path / "cache"
-    sources = [touch(tmp_path, "one"), touch(tmp_path, "other", "lanes.py")]
-    forget_stale_code(cache, sources)
-    files = [cache / "engine.run-1.py311.nbi", cache / "engine.run-1.py311.1.nbc"]
-    python = cache / "planes.cpython-311.pyc"
-    for path in (*files, python):
-        path.write_text("machine code")
-    forget_stale_code(cache, reversed(sources))
-    assert all(path.exists() for path in files)
-    touch(tmp_path, "two")
-    forget_stale_code(cache, sources)
-    assert not any(path.exists() for path in files)
-    assert python.exists()
-
-
-@pytest.mark.parametrize("change", ["another source", "one source less"])
-def test_machine_code_is_deleted_when_the_set_of_sources_changes(tmp_path, change):
-    cache = tmp_path / "cache"
-    sources = [touch(tmp_path, "one"), touch(tmp_path, "two", "lanes.py")]
-    forget_stale_code(cache, sources)
-    old = cache / "old.nbi"
-    old.write_text("machine code")
-    forget_stale_code(cache, sources[:1] if change == "one source less" else [*sources, touch(tmp_path, "x", "z.py")])
-    assert not old.exists()
-
-
-def test_machine_code_of_unknown_sources_is_deleted(tmp_path):
-    (tmp_path / "old.nbc").write_text("machine code")
-    forget_stale_code(tmp_path, [touch(tmp_path, "one")])
-    assert not (tmp_path / "old.nbc").exists()
-
-
-def test_a_folder_that_cannot_be_written_is_left_alone(tmp_path):
-    (tmp_path / "cache").write_text("a file, not a folder")
-    forget_stale_code(tmp_path / "cache", [touch(tmp_path, "one")])
-    assert (tmp_path / "cache").read_text() == "a file, not a folder"

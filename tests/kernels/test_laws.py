@@ -191,12 +191,13 @@ def test_without_pooling_swapping_the_images_keeps_the_bits(dtype):
 
 
 @pytest.mark.parametrize("name", ["gap", "circular", "residual", "series"])
-def test_neither_threads_nor_bands_change_a_bit(whole, monkeypatch, name):
+def test_neither_threads_nor_pieces_change_a_bit(whole, monkeypatch, name):
     images, found, values = whole
     expected, dtype = values[2 * list(NETWORKS).index(name) + 1], found.dtype.name
-    monkeypatch.setattr("pipeline.kernels.BAND", 13)
-    for count in (1, 2, 5):
-        monkeypatch.setattr(os, "cpu_count", lambda count=count: count)
+    for count, seconds in ((1, 1e-9), (2, 1e-3), (5, 1e-9), (2, 60.0)):
+        monkeypatch.setattr("pipeline.kernels.matrix.core_count", lambda count=count: count)
+        monkeypatch.setattr("pipeline.kernels.pieces.PIECE_SECONDS", seconds)
+        monkeypatch.setattr("pipeline.kernels.pieces.SHORTEST_SECONDS", seconds)
         assert np.array_equal(kernel_matrix(NETWORKS[name], images, dtype=dtype), expected)
         rectangle = kernel_matrix(NETWORKS[name], images[21:], images[:20], dtype=dtype)
         assert np.array_equal(rectangle, expected[21:, :20])

@@ -1,0 +1,69 @@
+"""What a pair costs: counted, and measured on a part of it."""
+
+import time
+
+import numpy as np
+import pytest
+
+from pipeline.kernels import Engine, lower, measure_pair, quick_part
+from pipeline.kernels.cost import guess_pair_seconds, part_of
+from pipeline.layers import presets
+
+
+def program(size, depth=3, pooling="gap"):
+    return lower([(presets.cntk(depth, pooling), "ntk")], (size, size, 1))
+
+
+@pytest.mark.parametrize("share", [0, 0.01, 0.3, 1])
+@pytest.mark.parametrize("pooling", ["gap", "lap2", "flatten"])
+def test_a_part_has_about_its_share_of_the_entries_and_always_offset_zero(share, pooling):
+    whole = program(20, pooling=pooling)
+    part = part_of(whole, share)
+    first = part.stages[0].visits
+    assert first.offsets[0].tolist() == [0, 0]
+    assert first.marks.shape == (len(part.stages[0].operations), len(first.offsets))
+    assert len(np.unique(first.offsets, axis=0)) == len(first.offsets)
+    least = part_of(whole, 0).plane_entries
+    expected = least + share * (whole.plane_entries - least)
+    assert part.plane_entries == pytest.approx(expected, rel=0.35, abs=3 * 20 * 20)  # some planes
+    assert (part.plane_entries == whole.plane_entries) == (share == 1 or pooling == "flatten")
+
+
+def test_a_part_computes_without_an_error_and_less():
+    images = np.random.default_rng(0).standard_normal((3, 20, 20, 1))
+    whole, part = (Engine(some).evaluate(images)[0] for some in (program(20), part_of(program(20), 0.1)))
+    assert np.all(np.abs(part) < np.abs(whole))
+
+
+def test_a_pair_of_large_pooled_images_is_forecast_in_a_moment():
+    # 16 pairs of 224 x 224 images, which are computed at once, take half an hour with 11 layers.
+    images = np.random.default_rng(0).standard_normal((2, 224, 224, 3)).astype(np.float32)
+    large = lower([(presets.cntk(11, "gap"), "ntk")], (224, 224, 3))
+    measure_pair(program(8, 11), "float32", False, images[:, :8, :8, :1])  # compiles
+    began = time.monotonic()
+    found = measure_pair(large, "float32", False, images)
+    assert time.monotonic() - began < 15
+    assert 0 < found.share < 0.01
+    guess = guess_pair_seconds(large, "float32", False)
+    assert guess / 10 < found.seconds < 10 * guess
+
+
+def test_the_forecast_from_a_part_is_that_of_the_whole():
+    images = np.random.default_rng(0).standard_normal((2, 48, 48, 1)).astype(np.float32)
+    net = program(48)
+    assert quick_part(net, "float32", False) is net
+    assert quick_part(net, "float64", True) is not net
+    whole = measure_pair(net, "float64", False, images)  # measured in part
+    assert whole.share < 1
+    engine = Engine(net, "float64")
+    seconds = []
+    for _ in range(2):
+        began = time.thread_time()
+        engine.evaluate(images[:1], images[np.zeros(16, int)])
+        seconds.append((time.thread_time() - began) / 16)
+    assert min(seconds) / 2 < whole.seconds < 2 * min(seconds)
+
+
+def test_small_pairs_are_measured_whole():
+    images = np.ones((2, 8, 8, 1), np.float32)
+    assert measure_pair(program(8), "float32", False, images).share == 1

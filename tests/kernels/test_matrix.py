@@ -1,0 +1,207 @@
+"""The in-memory door: several kernels in one pass, told of, and stopped."""
+
+import logging
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import kernel_matrices, kernel_matrix
+from pipeline.errors import LayerError
+from pipeline.kernels import pieces
+from pipeline.kernels.lanes import LANES
+from pipeline.kernels.pieces import BAND, CostSoFar, Cutter
+from pipeline.layers import Conv, Dense, Dropout, Flatten, Relu, Sequential, presets
+
+X = np.random.default_rng(0).standard_normal((37, 6, 5, 2))
+MASKED = Sequential(Conv(3), Relu(), Dropout(0.8), Conv(3), Relu(), Flatten(), Dense())
+
+
+def cut(row_count, col_count, sizes):
+    cutter, found = Cutter(row_count, col_count), []
+    while (piece := cutter.take(sizes[len(found) % len(sizes)])) is not None:
+        found.append(piece)
+    assert cutter.pairs_left == 0
+    return found
+
+
+sizes = st.lists(st.floats(0.5, 5000), min_size=1, max_size=5)
+
+
+@given(st.integers(1, 150), st.integers(1, 150), sizes)
+def test_pieces_of_a_rectangle_are_each_of_its_pairs_once(row_count, col_count, sizes):
+    covered = np.zeros((row_count, col_count), int)
+    for piece in cut(row_count, col_count, sizes):
+        covered[slice(*piece.rows), slice(*piece.cols)] += 1
+        assert piece.rows[1] - piece.rows[0] <= BAND
+    assert np.all(covered == 1)
+
+
+@given(st.integers(1, 150), sizes)
+def test_pieces_of_a_symmetric_kernel_are_the_lower_triangle_once_in_whole_lanes(row_count, sizes):
+    covered, lanes = np.zeros((row_count, row_count), int), 0
+    for piece in cut(row_count, None, sizes):
+        (top, bottom), (first, last) = piece.rows, piece.cols
+        block = np.ones((bottom - top, last - first), int)
+        assert piece.symmetric == (last == bottom)
+        covered[top:bottom, first:last] += np.tril(block, top - first) if piece.symmetric else block
+        assert piece.pairs == (np.tril(block, top - first) if piece.symmetric else block).sum()
+        lanes += sum(-(-(min(row + 1, last) - first) // LANES) for row in range(top, bottom) if row >= first)
+    assert np.array_equal(covered, np.tril(np.ones_like(covered)))
+    assert lanes == sum(-(-(row + 1) // LANES) for row in range(row_count))  # as few as one piece would have
+
+
+@pytest.mark.parametrize("flips", [False, True])
+@pytest.mark.parametrize("network", [MASKED, presets.cntk(3, "gap")], ids=["masked", "pooled"])
+def test_pieces_of_single_rows_have_the_bits_of_the_whole(network, flips, monkeypatch):
+    images = X.copy()
+    images[20] = images[3]
+    monkeypatch.setattr(pieces, "PIECE_SECONDS", 60.0)
+    monkeypatch.setattr(pieces, "SHORTEST_SECONDS", 60.0)
+    whole = kernel_matrix(network, images, flips=flips)
+    assert np.array_equal(whole, whole.T)
+    monkeypatch.setattr(pieces, "PIECE_SECONDS", 1e-12)
+    monkeypatch.setattr(pieces, "SHORTEST_SECONDS", 1e-12)
+    assert np.array_equal(kernel_matrix(network, images, flips=flips), whole)
+
+
+@pytest.mark.parametrize("right", [None, X[:9] + 1])
+def test_kernels_of_one_pass_have_the_bits_of_each_alone(right):
+    networks = [presets.cntk(2), presets.cntk(4, "gap"), MASKED]
+    found = kernel_matrices(networks, X, right, kinds=("nngp", "ntk"), dtype="float64")
+    assert found.shape == (3, 2, 37, 37 if right is None else 9)
+    for network, kernels in zip(networks, found, strict=True):
+        for kind, kernel in zip(("nngp", "ntk"), kernels, strict=True):
+            assert np.array_equal(kernel, kernel_matrix(network, X, right, kind=kind, dtype="float64"))
+
+
+@pytest.mark.parametrize(
+    ("networks", "kinds", "message"),
+    [
+        (presets.cntk(2), ("ntk",), r"takes a list of networks, got one Sequential: put it in \[\]"),
+        ([presets.cntk(2)], "ntk", r'kinds is a list, got \'ntk\': write kinds=\("ntk",\)'),
+        ([presets.cntk(2)], ("cntk",), "got kind='cntk'"),
+        ([], ("ntk",), "at least one read-out"),
+        ([presets.cntk(2)], (), "at least one read-out"),
+    ],
+)
+def test_what_is_no_list_of_kernels_is_refused(networks, kinds, message):
+    with pytest.raises(LayerError, match=message):
+        kernel_matrices(networks, X, kinds=kinds)
+
+
+@pytest.mark.parametrize(("right", "total"), [(None, 37 * 38 // 2), (X[:9], 37 * 9)])
+def test_progress_counts_pairs_from_none_to_all(right, total, monkeypatch):
+    monkeypatch.setattr(pieces, "PIECE_SECONDS", 1e-6)
+    monkeypatch.setattr(pieces, "SHORTEST_SECONDS", 1e-6)
+    told, callers = [], set()
+
+    def tell(done, in_all):
+        told.append((done, in_all))
+        callers.add(threading.current_thread())
+
+    kernel_matrix(presets.cntk(3), X, right, progress=tell)
+    assert (told[0], told[-1]) == ((0, total), (total, total))
+    assert told == sorted(told)
+    assert len(told) > 5
+    assert callers == {threading.current_thread()}
+
+
+def test_a_bar_is_shown_on_stderr_where_it_is_asked_for(capfd):
+    kernel_matrix(presets.cntk(2), X)
+    assert capfd.readouterr() == ("", "")
+    kernel_matrix(presets.cntk(2), X, progress=True)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "703/703 pairs" in err
+
+
+def computing():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("kernel-")]
+
+
+def test_what_a_callback_raises_stops_the_threads():
+    def refuse(done, total):
+        if done:
+            raise ValueError("enough")
+
+    with pytest.raises(ValueError, match="enough"):
+        kernel_matrix(presets.cntk(11, "gap"), np.ones((64, 24, 24, 1)), progress=refuse)
+    assert not computing()
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="sends a signal of POSIX")
+def test_ctrl_c_stops_a_large_kernel_within_a_second_and_leaves_no_thread():
+    # One band of 64 rows that would take half a minute, as one call into compiled code.
+    images = np.random.default_rng(1).standard_normal((64, 32, 32, 3))
+    kernel_matrix(presets.cntk(11, "gap"), images[:1])  # compiles
+    timers, sent = [], []
+
+    def send():
+        sent.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    def interrupt(done, total):
+        if done and not timers:
+            assert done < total / 4
+            timers.append(threading.Timer(0.05, send))
+            timers[0].start()
+
+    with pytest.raises(KeyboardInterrupt):
+        kernel_matrix(presets.cntk(11, "gap"), images, progress=interrupt)
+    assert time.monotonic() - sent[0] < 1
+    assert not computing()
+
+
+def test_an_error_in_a_thread_reaches_the_caller():
+    with pytest.raises(ArithmeticError, match="out of range"):
+        kernel_matrix(presets.cntk(2), np.full((20, 4, 4, 2), 1e20))
+    assert not computing()
+
+
+class Heard(logging.Handler):
+    """Stops what says something, as a user would who does not want to wait."""
+
+    def emit(self, record):
+        raise InterruptedError(record.getMessage())
+
+
+def test_a_kernel_that_takes_long_is_announced_before_it_does():
+    logger, handler = logging.getLogger("pipeline.kernels.matrix"), Heard()
+    logger.addHandler(handler)
+    message = "20,100 of 20,100 pairs left, about .*progress=True shows a bar"
+    try:  # a tenth of a second a pair: the first 16 would take longer than it takes to say so
+        with pytest.raises(InterruptedError, match=message):
+            kernel_matrix(presets.cntk(11, "gap"), np.ones((200, 64, 64, 1), np.float32))
+    finally:
+        logger.removeHandler(handler)
+
+
+def test_a_kernel_of_many_quick_pairs_is_announced_as_well(monkeypatch, caplog):
+    monkeypatch.setattr("pipeline.kernels.matrix.ESTIMATE_ABOVE_SECONDS", 1e-9)
+    monkeypatch.setattr(pieces, "SHORTEST_SECONDS", 1e-6)
+    monkeypatch.setattr(pieces, "PIECE_SECONDS", 1e-6)
+    kernel_matrix(presets.cntk(3), X)
+    (message,) = caplog.messages
+    assert "of 703 pairs left" in message
+
+
+def test_a_quick_kernel_is_not_announced(caplog):
+    kernel_matrix(presets.cntk(3), X)
+    assert not caplog.messages
+
+
+def test_a_cost_is_known_from_the_least_of_some_pieces():
+    # The first pieces wait for the compiler: nothing is foretold from them.
+    cost = CostSoFar(1.0, is_measured=False)
+    assert cost.seconds_left(10) is None
+    for seconds in (90.0, *[2.0] * (pieces.PIECES_TO_KNOW - 1)):
+        assert cost.seconds_left(10) is None
+        cost.learn(10, seconds)
+    assert cost.seconds_left(10) == 2
+    assert CostSoFar(1.0, is_measured=True).seconds_left(10) == 10
