@@ -263,12 +263,9 @@ def _config(
     grow_from: str | None = None,
     cluster: str | None = None,
 ) -> RunConfig:
-    settings = list(overrides or [])
-    if store is not None:
-        settings.append(f"store.path={json.dumps(store)}")
-    if grow_from is not None:
-        settings.append(f"store.grow_from={json.dumps(grow_from)}")
-    return load_config(file, settings, None if cluster is None else find_cluster(cluster))
+    places = {"store.path": store, "store.grow_from": grow_from}
+    given = {key: place for key, place in places.items() if place is not None}
+    return load_config(file, overrides or [], None if cluster is None else find_cluster(cluster), given)
 
 
 def _run(path: str | StorePath, action: Callable[["RunView", threading.Event], RunDirectory]) -> None:

@@ -41,7 +41,7 @@ def scheduler_address(config: ClusterConfig) -> str:
     if config.address:
         address = config.address
     elif config.scheduler_file:
-        address = _wait_for_address(Path(config.scheduler_file).expanduser())
+        address = _wait_for_address(Path(config.scheduler_file))
     else:
         raise ConfigError('the "address" cluster needs cluster.address ("tls://host:8786") or cluster.scheduler_file')
     if "://" in address:
@@ -100,7 +100,7 @@ def client_security(address: str, config: ClusterConfig) -> tuple[Security | Non
             f"the scheduler at {address} asks for certificates, but {' and '.join(absent)} "
             f"{'is' if len(absent) == 1 else 'are'} not set: name the PEM files that it was started with"
         )
-    paths = {name: Path(path).expanduser() for name, path in named.items()}
+    paths = {name: Path(path) for name, path in named.items()}
     for name, path in paths.items():
         try:
             path.read_bytes()
