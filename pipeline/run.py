@@ -14,6 +14,7 @@ from pipeline.durable import disk_full, is_disk_full
 from pipeline.errors import ConfigError, CorruptTile, PipelineError, RunNotFound, StoreError
 from pipeline.events import Event, emit
 from pipeline.executors import EXECUTORS, WorkerMemory
+from pipeline.extras import require_extras
 from pipeline.inference import (
     Means,
     add_remedies,
@@ -208,6 +209,7 @@ def resume(
 @contextlib.contextmanager
 def _begun(config: RunConfig, view: View) -> Iterator[Begun]:
     """Hold the lease of a run directory that has its specification, its workflow and its images."""
+    require_extras(config.cluster)
     loaded = load(config)
     path = run_path(config)
     old = growth.find_source(config, path)

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "pipeline"
 TIERS = [
     {"errors"},
     {"config", "tiling", "layers", "datasets", "loopback", "provenance", "redaction", "storage"},
-    {"durable", "journal", "lease"},
+    {"durable", "extras", "journal", "lease"},
     {"specification"},
     {"arrays", "events"},
     {"kernels", "store", "executors", "metrics", "patience"},
