@@ -35,6 +35,7 @@ from pipeline.errors import ConfigError, Interrupted, PipelineError, RunNotFound
 from pipeline.report import make_report
 from pipeline.storage import StorePath
 from pipeline.store import RunDirectory
+from pipeline.streams import guard_streams, lost_output
 from pipeline.submission import find_cluster, submissions
 from pipeline.watch import show_whereabouts, watch
 
@@ -227,22 +228,42 @@ def verify(directory: RunPath) -> None:
 
 def main() -> None:
     """Run the command line; turn the package's errors into one message and an exit code."""
+    guard_streams()
+    code = _command()
+    problem = lost_output()
+    if problem is not None:
+        if sys.argv[1:2] in PRINTERS:
+            code = FAILED
+        word = "[red]failed:[/]" if code == FAILED else "warning:"
+        err.print(f"{word} what was to be printed is not all there: {problem.strerror}")
+    sys.exit(code)
+
+
+PRINTERS = [["plan"], ["network"], ["status"], ["inspect"]]
+"""Commands that do nothing but print: what they were asked for has failed where that is lost."""
+
+
+def _command() -> int:
+    """Run what the command line says, and return the exit code."""
     try:
         app()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else COMPLETE
     except Interrupted as error:
         err.print(f"[yellow]{escape(str(error))}[/]")
-        sys.exit(STOPPED)
+        return STOPPED
     except KeyboardInterrupt:  # of a command that drives nothing
-        sys.exit(STOPPED)
+        return STOPPED
     except WorkersLost as error:
         err.print(f"[red]incomplete:[/] {escape(str(error))}")
-        sys.exit(INCOMPLETE)
+        return INCOMPLETE
     except (ConfigError, RunNotFound) as error:
         err.print(f"[red]error:[/] {escape(str(error))}")
-        sys.exit(USAGE)
+        return USAGE
     except PipelineError as error:
         err.print(f"[red]failed:[/] {escape(str(error))}")
-        sys.exit(FAILED)
+        return FAILED
+    return COMPLETE
 
 
 def _shipped_workflow(name: str) -> Path:

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "pipeline"
 
 TIERS = [
     {"errors"},
-    {"config", "tiling", "layers", "datasets", "loopback", "provenance", "redaction", "storage"},
+    {"config", "tiling", "layers", "datasets", "loopback", "provenance", "redaction", "storage", "streams"},
     {"durable", "extras", "journal", "lease"},
     {"specification"},
     {"arrays", "events"},
