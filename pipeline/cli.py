@@ -4,6 +4,9 @@ Exit codes: 0 complete, 1 failed, 2 wrong usage, 3 incomplete (resuming goes on)
 cancel`, or by a batch system shortly before a time limit.
 """
 
+from pipeline import entry  # first of all, so that Ctrl-C is taken while the rest is imported
+
+# isort: split
 import json
 import signal
 import sys
@@ -38,6 +41,8 @@ from pipeline.store import RunDirectory
 from pipeline.streams import guard_streams, lost_output
 from pipeline.submission import find_cluster, submissions
 from pipeline.watch import show_whereabouts, watch
+
+entry.imported()
 
 COMPLETE, FAILED, USAGE, INCOMPLETE, STOPPED = 0, 1, 2, 3, 130
 

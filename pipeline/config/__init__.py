@@ -4,7 +4,7 @@ An unknown key is an error that names the nearest known one; every value is chec
 """
 
 from pipeline.config.cluster import ClusterConfig
-from pipeline.config.listening import read_listener
+from pipeline.config.listening import read_address, read_listener
 from pipeline.config.problem import EXACT_FACTOR, InferenceConfig, NetworkConfig, ReadoutsConfig, Scalar, SolveConfig
 from pipeline.config.section import expand_place
 from pipeline.config.workflow import RunConfig, StoreConfig, load_cluster, load_config, parse_config
@@ -23,5 +23,6 @@ __all__ = [
     "load_cluster",
     "load_config",
     "parse_config",
+    "read_address",
     "read_listener",
 ]

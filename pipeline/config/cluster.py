@@ -6,7 +6,7 @@ from typing import Annotated
 from dask.utils import parse_bytes
 from pydantic import AfterValidator, Field
 
-from pipeline.config.listening import read_listener
+from pipeline.config.listening import read_address, read_listener
 from pipeline.config.section import Place, Section
 
 SMALLEST_MEMORY_BYTES = 100 * 10**6
@@ -91,7 +91,7 @@ class ClusterConfig(Section):
     tls_key: Place | None = None
     dashboard: Annotated[str, AfterValidator(_read_dashboard)] = "127.0.0.1:0"
     metrics: Annotated[str, AfterValidator(_read_metrics)] | None = None
-    address: str | None = None
+    address: Annotated[str, AfterValidator(read_address)] | None = None
     scheduler_file: Place | None = None
     interface: str | None = None
     hosts: list[str] = Field(default=[])
