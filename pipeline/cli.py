@@ -167,7 +167,7 @@ def drive(
 @app.command()
 def cancel(
     directory: RunPath,
-    now: Annotated[bool, typer.Option("--now", help="End one that was submitted at once, without waiting for tiles.")] = False,
+    now: Annotated[bool, typer.Option("--now", help="End a submitted one at once, without waiting.")] = False,
 ) -> None:
     """Ask the driver of a run to finish the tiles in flight and stop, wherever it is; it is not submitted again."""
     out.print(escape(handover.cancel(directory, now=now)))

@@ -11,7 +11,7 @@ TIERS = [
     {"errors"},
     {"config", "environment", "tiling", "layers", "datasets", "loopback", "provenance", "redaction", "storage"}
     | {"streams"},
-    {"durable", "entry", "extras", "journal", "lease"},
+    {"durable", "entry", "extras", "journal", "lease", "networks"},
     {"specification"},
     {"arrays", "events"},
     {"kernels", "store", "executors", "metrics", "patience"},
