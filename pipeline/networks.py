@@ -45,7 +45,8 @@ def require_types(tables: Sequence[Any], layers: Mapping[str, type[Layer]], plac
                 inner = [value] if isinstance(value, Mapping) else value
                 require_types(inner if isinstance(inner, list) else [], layers, f"{where}.{key}")
             elif key in hints:
-                _require_type(hints[key], tuple(value) if isinstance(value, list) else value, value, f"{where}: {name}: {key}")
+                as_read = tuple(value) if isinstance(value, list) else value
+                _require_type(hints[key], as_read, value, f"{where}: {name}: {key}")
 
 
 def require_option_types(preset: Preset, options: Mapping[str, Any]) -> None:
