@@ -23,7 +23,7 @@ from rich.markup import escape
 
 from pipeline import handover
 from pipeline import run as runs
-from pipeline.config import RunConfig, load_cluster, load_config
+from pipeline.config import RunConfig, expand_place, load_cluster, load_config
 from pipeline.display import (
     RunView,
     out,
@@ -56,8 +56,18 @@ app = typer.Typer(
 )
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
+
+def _place(text: str) -> str:
+    try:
+        return expand_place(text)
+    except ValueError as error:
+        raise ConfigError(f"DIR: {error}, got {text!r}") from None
+
+
 WorkflowFile = Annotated[Path, typer.Argument(metavar="FILE", help="A workflow file (TOML).")]
-RunPath = Annotated[str, typer.Argument(metavar="DIR", help="A run directory, s3://bucket/name included.")]
+RunPath = Annotated[
+    str, typer.Argument(metavar="DIR", callback=_place, help="A run directory, s3://bucket/name included.")
+]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a value of the workflow file.")
 ]

@@ -1,6 +1,7 @@
 """What a workflow file may be, byte by byte, and what a place in it means."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -163,3 +164,20 @@ def test_a_folder_has_its_name_in_any_locale_or_is_refused_by_it(
         assert (result.returncode, made) == (2, set()), result.stderr
         assert b"store.path: " in result.stderr
         assert b"Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (b"", "DIR: expected the name of a file or folder, got an empty one, got ''"),
+        (b"a\xff", r"DIR: expected text in UTF-8, got bytes that are none at position 1: .*, got 'a\\udcff'"),
+        (b"~/there", r"/somebody/there holds no run"),
+    ],
+)
+def test_a_directory_on_the_command_line_goes_where_it_says(tmp_path: Path, name: bytes, message: str) -> None:
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "HOME": "/somebody"}
+    command = [sys.executable, "-m", "pipeline.cli", "status", name]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 2
+    assert re.search(message, result.stderr)
+    assert "Traceback" not in result.stderr
