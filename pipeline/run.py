@@ -231,7 +231,7 @@ def _beginning(path: StorePath) -> Iterator[None]:
         plain = isinstance(error, StoreError) or not isinstance(error, PipelineError)
         if not plain or error.errno is None or _holds_images(path):
             raise
-        mend = _MENDED_BY.get(error.errno, "mend that")
+        mend = _MENDED_BY.get(error.errno, "mend that or give another --store")
         raise StoreError(
             error.errno,
             f"the run directory {path} could not be begun: {os.strerror(error.errno)}. Nothing is computed yet: "
