@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import re
 import shlex
 import threading
 import time
@@ -53,7 +52,7 @@ class Host:
             port = port.removeprefix(":")
         else:
             name, _, port = rest.partition(":") if rest.count(":") == 1 else (rest, "", "")
-        if not name or name.startswith("-") or (at and not user) or (port and not _is_port(port)):
+        if not name or name.startswith("-") or (at and not user) or (port and not port.isdecimal()):
             raise ConfigError(f'cluster.hosts: {text!r} is no host: write "node1", "user@node1" or "user@node1:2222"')
         return cls(text, name, user or None, int(port) if port else None)
 
@@ -64,10 +63,6 @@ class Host:
         place = ({"port": self.port} if self.port else {}) | ({"username": self.user} if self.user else {})
         alive = {"keepalive_interval": BEAT_SECONDS, "keepalive_count_max": 3, "connect_timeout": START_SECONDS / 2}
         return asyncssh.connect(self.name, **place, **alive)
-
-
-def _is_port(text: str) -> bool:
-    return re.fullmatch("[0-9]{1,5}", text) is not None and 0 < int(text) <= 65535
 
 
 @dataclass
