@@ -1,5 +1,26 @@
 """Exact infinite-width network kernels of image data sets, in tiles, on a cluster, into a store that survives."""
 
-from pipeline.kernels import kernel_matrices, kernel_matrix, summary
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.kernels import kernel_matrices, kernel_matrix
+    from pipeline.kernels.summary import summary
 
 __all__ = ["kernel_matrices", "kernel_matrix", "summary"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the kernels when they are asked for: it takes seconds, in which a command must take Ctrl-C."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from pipeline.environment import require_usable
+
+    require_usable()
+    import pipeline.kernels as kernels
+
+    table = {
+        "kernel_matrices": kernels.kernel_matrices,
+        "kernel_matrix": kernels.kernel_matrix,
+        "summary": kernels.summary,
+    }
+    return table[name]

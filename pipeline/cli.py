@@ -4,6 +4,9 @@ Exit codes: 0 complete, 1 failed, 2 wrong usage, 3 incomplete (resuming goes on)
 cancel`, or by a batch system shortly before a time limit.
 """
 
+from pipeline import entry  # first of all, so that Ctrl-C is taken while the rest is imported
+
+# isort: split
 import json
 import signal
 import sys
@@ -20,7 +23,7 @@ from rich.markup import escape
 
 from pipeline import handover
 from pipeline import run as runs
-from pipeline.config import RunConfig, load_cluster, load_config
+from pipeline.config import RunConfig, expand_place, load_cluster, load_config
 from pipeline.display import (
     RunView,
     out,
@@ -36,8 +39,11 @@ from pipeline.errors import ConfigError, Interrupted, PipelineError, RunNotFound
 from pipeline.report import make_report, read_contents
 from pipeline.storage import StorePath
 from pipeline.store import RunDirectory
+from pipeline.streams import guard_streams, lost_output
 from pipeline.submission import find_cluster, submissions
 from pipeline.watch import show_whereabouts, watch
+
+entry.imported()
 
 COMPLETE, FAILED, USAGE, INCOMPLETE, STOPPED = 0, 1, 2, 3, 130
 
@@ -51,8 +57,18 @@ app = typer.Typer(
 )
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
+
+def _place(text: str) -> str:
+    try:
+        return expand_place(text)
+    except ValueError as error:
+        raise ConfigError(f"DIR: {error}, got {text!r}") from None
+
+
 WorkflowFile = Annotated[Path, typer.Argument(metavar="FILE", help="A workflow file (TOML).")]
-RunPath = Annotated[str, typer.Argument(metavar="DIR", help="A run directory, s3://bucket/name included.")]
+RunPath = Annotated[
+    str, typer.Argument(metavar="DIR", callback=_place, help="A run directory, s3://bucket/name included.")
+]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a value of the workflow file.")
 ]
@@ -162,7 +178,7 @@ def drive(
 @app.command()
 def cancel(
     directory: RunPath,
-    now: Annotated[bool, typer.Option("--now", help="End it at once, without waiting for tiles in flight.")] = False,
+    now: Annotated[bool, typer.Option("--now", help="End a submitted one at once, without waiting.")] = False,
 ) -> None:
     """Ask the driver of a run to finish the tiles in flight and stop, wherever it is; it is not submitted again."""
     out.print(escape(handover.cancel(directory, now=now)))
@@ -232,22 +248,42 @@ def verify(directory: RunPath) -> None:
 
 def main() -> None:
     """Run the command line; turn the package's errors into one message and an exit code."""
+    guard_streams()
+    code = _command()
+    problem = lost_output()
+    if problem is not None:
+        if sys.argv[1:2] in PRINTERS:
+            code = FAILED
+        word = "[red]failed:[/]" if code == FAILED else "warning:"
+        err.print(f"{word} what was to be printed is not all there: {problem.strerror}")
+    sys.exit(code)
+
+
+PRINTERS = [["plan"], ["network"], ["status"], ["inspect"]]
+"""Commands that do nothing but print: what they were asked for has failed where that is lost."""
+
+
+def _command() -> int:
+    """Run what the command line says, and return the exit code."""
     try:
         app()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else COMPLETE
     except Interrupted as error:
         err.print(f"[yellow]{escape(str(error))}[/]")
-        sys.exit(STOPPED)
+        return STOPPED
     except KeyboardInterrupt:  # of a command that drives nothing
-        sys.exit(STOPPED)
+        return STOPPED
     except WorkersLost as error:
         err.print(f"[red]incomplete:[/] {escape(str(error))}")
-        sys.exit(INCOMPLETE)
+        return INCOMPLETE
     except (ConfigError, RunNotFound) as error:
         err.print(f"[red]error:[/] {escape(str(error))}")
-        sys.exit(USAGE)
+        return USAGE
     except PipelineError as error:
         err.print(f"[red]failed:[/] {escape(str(error))}")
-        sys.exit(FAILED)
+        return FAILED
+    return COMPLETE
 
 
 def _shipped_workflow(name: str) -> Path:
@@ -268,12 +304,9 @@ def _config(
     grow_from: str | None = None,
     cluster: str | None = None,
 ) -> RunConfig:
-    settings = list(overrides or [])
-    if store is not None:
-        settings.append(f"store.path={json.dumps(store)}")
-    if grow_from is not None:
-        settings.append(f"store.grow_from={json.dumps(grow_from)}")
-    return load_config(file, settings, None if cluster is None else find_cluster(cluster))
+    places = {"store.path": store, "store.grow_from": grow_from}
+    given = {key: place for key, place in places.items() if place is not None}
+    return load_config(file, overrides or [], None if cluster is None else find_cluster(cluster), given)
 
 
 def _run(path: str | StorePath, action: Callable[["RunView", threading.Event], RunDirectory]) -> None:

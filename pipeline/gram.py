@@ -17,6 +17,7 @@ from pipeline.journal import Chunk, Receipt, Task, timed
 from pipeline.kernels import NUMERICS_VERSION, Engine, Program, lower, quick_part
 from pipeline.layers import LAYERS, Sequential, spelling
 from pipeline.layers.presets import PRESETS
+from pipeline.networks import layer_count, require_depth, require_option_types, require_size, require_types
 from pipeline.provenance import library_versions
 from pipeline.store import RunDirectory
 from pipeline.tiling import Cut, lower_tiles, pairs_in_tile, rectangle_tiles
@@ -44,10 +45,12 @@ def readouts_of(network: NetworkConfig, readouts: ReadoutsConfig) -> tuple[Reado
     if network.layers is not None:
         if readouts.depths or readouts.poolings:
             raise ConfigError("readouts.depths and readouts.poolings belong to a preset, not to explicit layers")
+        require_types(network.layers, LAYERS)
         try:
             built = spelling.read(network.layers, LAYERS)
         except LayerError as error:
             raise ConfigError(str(error)) from error
+        require_size(layer_count(built), "the network and its branches")
         return tuple(Readout(kind, built, kind) for kind in readouts.kinds)
     if network.preset not in PRESETS:
         raise ConfigError(f"unknown preset {network.preset!r}{spelling.nearest(network.preset, list(PRESETS))}")
@@ -57,13 +60,15 @@ def readouts_of(network: NetworkConfig, readouts: ReadoutsConfig) -> tuple[Reado
             raise ConfigError(
                 f"preset {network.preset} has no option {option!r}{spelling.nearest(option, preset.options)}"
             )
+    require_option_types(preset, network.options)
     if not readouts.depths:
         raise ConfigError(f"readouts.depths is empty: preset {network.preset} needs at least one depth")
     if readouts.poolings and not preset.poolings:
         raise ConfigError(f"preset {network.preset} has no poolings: leave readouts.poolings empty")
     poolings: Sequence[str | None] = readouts.poolings or preset.poolings[:1] or [None]
-    built_readouts = []
+    built_readouts, layers = [], 0
     for depth, pooling, kind in itertools.product(readouts.depths, poolings, readouts.kinds):
+        require_depth(depth)
         given = {} if pooling is None else {"pooling": pooling}
         try:
             member = preset.build(depth, **given, **network.options)
@@ -71,6 +76,8 @@ def readouts_of(network: NetworkConfig, readouts: ReadoutsConfig) -> tuple[Reado
             raise ConfigError(f"preset {network.preset} with depth {depth}: {error}") from error
         name = "-".join(part for part in (f"depth{depth}", pooling, kind) if part)
         built_readouts.append(Readout(name, member, kind))
+        layers += layer_count(member)
+        require_size(layers, f"the read-outs down to {name}")
     names = [readout.name for readout in built_readouts]
     if len(set(names)) < len(names):
         raise ConfigError(f"readouts repeat: {names}")

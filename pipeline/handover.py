@@ -151,8 +151,16 @@ def cancel(path: str | StorePath, *, now: bool = False) -> str:
             return f"{job} was ended at once" if now else f"{job} had not begun: it is out of the queue"
     elif job is not None and found.state == "unknown":
         return f"{job} cannot be asked from here: it stops where it runs, and computes nothing where it still waits"
-    if found.state == "gone" and lease.holder(run.lease_path) is None:
+    holder = lease.holder(run.lease_path)
+    if found.state == "gone" and holder is None:
         return "no driver works on it; one that has only just begun stops"
+    if now and holder is not None:
+        host, _, pid = holder.rpartition(":")
+        return (
+            f"no cluster has its driver, so that nothing here can end it at once: it is process {pid} on {host}, which "
+            "finishes the tiles in flight and stops. To end it at once, press Ctrl-C twice in its terminal, or "
+            f"`kill -KILL {pid}` on {host}; every finished tile is kept either way"
+        )
     return "its driver finishes the tiles in flight and stops, wherever it is; every finished tile is kept"
 
 

@@ -8,6 +8,7 @@ import contextlib
 import logging
 from collections.abc import Iterator
 
+from pipeline.config import read_listener
 from pipeline.errors import ConfigError
 from pipeline.events import Event, attach, listeners, stage_name
 
@@ -103,14 +104,15 @@ def served(address: str | None) -> Iterator[str | None]:
     if address is None:
         yield None
         return
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        raise ConfigError(f'cluster.metrics must be "HOST:PORT" ("127.0.0.1:9464"), got {address!r}')
+    try:
+        host, port = read_listener(address)
+    except ValueError as error:
+        raise ConfigError(f"cluster.metrics: {error}") from None
     if prometheus_client is None:
         raise ConfigError("cluster.metrics needs prometheus-client: pip install 'cntk-pipeline[metrics]'")
     try:
-        server, thread = prometheus_client.start_http_server(int(port), host.strip("[]"))
-    except (OSError, OverflowError) as error:
+        server, thread = prometheus_client.start_http_server(port, host)
+    except OSError as error:
         raise ConfigError(f"cluster.metrics: nothing can listen at {address}: {error}; take another port") from error
     try:
         yield f"http://{host}:{server.server_port}/metrics"

@@ -1,6 +1,8 @@
 """The whole run: load, lower, plan, compute the kernels, factor, solve, predict, report."""
 
 import contextlib
+import errno
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +16,7 @@ from pipeline.durable import disk_full, is_disk_full
 from pipeline.errors import ConfigError, CorruptTile, PipelineError, RunNotFound, StoreError
 from pipeline.events import Event, emit
 from pipeline.executors import EXECUTORS, WorkerMemory
+from pipeline.extras import require_extras
 from pipeline.inference import (
     Means,
     add_remedies,
@@ -129,7 +132,7 @@ def start(config: RunConfig, view: View, stop: threading.Event, *, verify: bool 
     NotConverged
         If conjugate gradients did not reach the residual asked for; the other systems are solved.
     """
-    with _begun(config, view) as begun, _retracting(begun.run):
+    with _beginning(run_path(config)), _begun(config, view) as begun, _retracting(begun.run):
         clear_earlier(begun.run)
         _execute(begun, view, stop, verify)
     return begun.run
@@ -151,7 +154,7 @@ def prepare(config: RunConfig, view: View, memory: WorkerMemory | None) -> RunDi
     ConfigError
         If a tile does not fit into the memory.
     """
-    with _begun(config, view) as begun, _retracting(begun.run):
+    with _beginning(run_path(config)), _begun(config, view) as begun, _retracting(begun.run):
         clear_earlier(begun.run)
         require_fitting_tasks(begun.run, begun.config, memory)
     return begun.run
@@ -207,9 +210,48 @@ def resume(
     return run
 
 
+_MENDED_BY = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some of your share of the disk",
+    errno.EFBIG: "lift the limit on the size of files (ulimit -f unlimited)",
+}
+"""What to do about what the operating system says, where that is not plain."""
+
+
+@contextlib.contextmanager
+def _beginning(path: StorePath) -> Iterator[None]:
+    """Say to start again where the store failed before the images were in it: `cntk resume` could not go on then.
+
+    Raises
+    ------
+    StoreError
+        In the place of an error of the operating system.
+    """
+    try:
+        yield
+    except OSError as error:
+        plain = isinstance(error, StoreError) or not isinstance(error, PipelineError)
+        if not plain or error.errno is None or _holds_images(path):
+            raise
+        mend = _MENDED_BY.get(error.errno, "mend that or give another --store")
+        raise StoreError(
+            error.errno,
+            f"the run directory {path} could not be begun: {os.strerror(error.errno)}. Nothing is computed yet: "
+            f"{mend}, then the same command again (`cntk resume` has nothing to go on with)",
+        ) from error
+
+
+def _holds_images(path: StorePath) -> bool:
+    try:
+        return RunDirectory(path).has_inputs()
+    except RunNotFound:
+        return False
+
+
 @contextlib.contextmanager
 def _begun(config: RunConfig, view: View) -> Iterator[Begun]:
     """Hold the lease of a run directory that has its specification, its workflow and its images."""
+    require_extras(config.cluster)
     loaded = load(config)
     path = run_path(config)
     old = growth.find_source(config, path)

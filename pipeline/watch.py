@@ -15,6 +15,7 @@ from pipeline.display import out, seconds_text, stages_table
 from pipeline.handover import Whereabouts, whereabouts
 from pipeline.report import RunReport, make_report
 from pipeline.store import RunDirectory
+from pipeline.streams import nobody_reads
 
 LOOK_SECONDS, LOOK_SHARE = 1.0, 0.1
 """Pause between two looks; longer where looking itself takes long, so that it costs a tenth of the time at most."""
@@ -104,6 +105,8 @@ class Watcher:
 def watch(run: RunDirectory) -> RunReport:
     """Show a run until it is complete, or no driver has given a sign of life for a while; return what was seen last.
 
+    Where nobody reads it any more, it ends too.
+
     A table that redraws itself on a terminal, elsewhere a line for each change.
     """
     watcher = Watcher(run)
@@ -128,7 +131,8 @@ def _follow(watcher: Watcher, show: Callable[[Look], None]) -> RunReport:
         look = watcher.look()
         show(look)
         left_alone = look.where.ending and not look.where.awaited and not look.at_work
-        if look.report.complete or left_alone or watcher.idle_seconds > IDLE_SECONDS:
+        ended = look.report.complete or left_alone or watcher.idle_seconds > IDLE_SECONDS
+        if ended or nobody_reads():
             return look.report
         time.sleep(max(LOOK_SECONDS, (time.monotonic() - began) / LOOK_SHARE))
 

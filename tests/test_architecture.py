@@ -10,8 +10,9 @@ PACKAGE = Path(__file__).parent.parent / "pipeline"
 TIERS = [
     {"errors", "resources"},
     {"inputs"},
-    {"config", "tiling", "layers", "datasets", "loopback", "provenance", "redaction", "storage"},
-    {"durable", "journal", "lease"},
+    {"config", "environment", "tiling", "layers", "datasets", "loopback", "provenance", "redaction", "storage"}
+    | {"streams"},
+    {"durable", "entry", "extras", "journal", "lease", "networks"},
     {"specification"},
     {"arrays", "events"},
     {"kernels", "store", "executors", "metrics", "patience"},
@@ -65,4 +66,4 @@ def calls_print(path: Path) -> bool:
 
 
 def test_only_commands_print() -> None:
-    assert {path.name for path in FILES if calls_print(path)} == {"cli.py", "fit_duals.py"}
+    assert {path.name for path in FILES if calls_print(path)} == {"cli.py", "entry.py", "fit_duals.py"}

@@ -4,7 +4,9 @@ An unknown key is an error that names the nearest known one; every value is chec
 """
 
 from pipeline.config.cluster import ClusterConfig
+from pipeline.config.listening import read_address, read_listener
 from pipeline.config.problem import EXACT_FACTOR, InferenceConfig, NetworkConfig, ReadoutsConfig, Scalar, SolveConfig
+from pipeline.config.section import expand_place
 from pipeline.config.workflow import RunConfig, StoreConfig, load_cluster, load_config, parse_config
 
 __all__ = [
@@ -17,7 +19,10 @@ __all__ = [
     "Scalar",
     "SolveConfig",
     "StoreConfig",
+    "expand_place",
     "load_cluster",
     "load_config",
     "parse_config",
+    "read_address",
+    "read_listener",
 ]

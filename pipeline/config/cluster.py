@@ -1,8 +1,54 @@
 """The table that says where tiles are computed."""
 
-from pydantic import Field
+import math
+from typing import Annotated
 
-from pipeline.config.section import Section
+from dask.utils import parse_bytes
+from pydantic import AfterValidator, Field
+
+from pipeline.config.listening import read_address, read_listener
+from pipeline.config.section import Place, Section
+
+SMALLEST_MEMORY_BYTES = 100 * 10**6
+"""A worker's process that has loaded its libraries takes twice as much."""
+
+MOST_WORKERS = 100_000
+"""More than any cluster has: a slip of the hand, which would start as many processes."""
+
+MOST_THREADS = 1024
+"""Of a worker; no machine has so many cores."""
+
+
+def read_memory_limit(value: str | float) -> str | float:
+    """Return the memory of a worker as it was given, once it means something to Dask.
+
+    Raises
+    ------
+    ValueError
+        If it is neither "auto", nor a share of the machine's memory, nor bytes that a worker can live in.
+    """
+    if value == "auto" or (not isinstance(value, str) and 0 < value <= 1):
+        return value
+    try:
+        size = parse_bytes(value) if isinstance(value, str) else value
+        if math.isfinite(size) and size >= SMALLEST_MEMORY_BYTES:
+            return value
+    except (ValueError, OverflowError):
+        pass
+    raise ValueError(
+        f'expected bytes ("4GiB"), at least {SMALLEST_MEMORY_BYTES // 10**6} MB, a share of the machine\'s memory '
+        f'(0.5), or "auto", got {value!r}'
+    )
+
+
+def _read_metrics(text: str) -> str:
+    read_listener(text)
+    return text
+
+
+def _read_dashboard(text: str) -> str:
+    read_listener(f"0.0.0.0{text}" if text.startswith(":") else text)  # without a host, Dask listens on all addresses
+    return text
 
 
 class ClusterConfig(Section):
@@ -16,7 +62,7 @@ class ClusterConfig(Section):
         all that the batch job or the hosts have.
     minimum_workers : scale between so many and ``workers`` while kernel tiles are computed; None keeps ``workers``.
     threads_per_worker : tiles a process computes at once.
-    memory_limit : of one worker, as Dask writes it ("4GiB", 0.5, "auto").
+    memory_limit : of one worker, as Dask writes it: bytes ("4GiB"), a share of the machine's (0.5), or "auto".
     tls : encrypt everything between processes, with certificates of the cluster's own.
     tls_ca_file, tls_cert, tls_key : of an existing scheduler, in PEM.
     dashboard : where Dask's dashboard listens; anything but the loopback is warned of.
@@ -36,18 +82,18 @@ class ClusterConfig(Section):
     """
 
     kind: str = "local"
-    workers: int | None = Field(default=None, ge=1)
-    minimum_workers: int | None = Field(default=None, ge=1)
-    threads_per_worker: int = Field(default=1, ge=1)
-    memory_limit: str | float = "auto"
+    workers: int | None = Field(default=None, ge=1, le=MOST_WORKERS)
+    minimum_workers: int | None = Field(default=None, ge=1, le=MOST_WORKERS)
+    threads_per_worker: int = Field(default=1, ge=1, le=MOST_THREADS)
+    memory_limit: Annotated[str | float, AfterValidator(read_memory_limit)] = "auto"
     tls: bool = True
-    tls_ca_file: str | None = None
-    tls_cert: str | None = None
-    tls_key: str | None = None
-    dashboard: str = "127.0.0.1:0"
-    metrics: str | None = None
-    address: str | None = None
-    scheduler_file: str | None = None
+    tls_ca_file: Place | None = None
+    tls_cert: Place | None = None
+    tls_key: Place | None = None
+    dashboard: Annotated[str, AfterValidator(_read_dashboard)] = "127.0.0.1:0"
+    metrics: Annotated[str, AfterValidator(_read_metrics)] | None = None
+    address: Annotated[str, AfterValidator(read_address)] | None = None
+    scheduler_file: Place | None = None
     interface: str | None = None
     hosts: list[str] = Field(default=[])
     python: str | None = None

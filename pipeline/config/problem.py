@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from pipeline.config.section import Section
+from pipeline.config.section import Place, Section
 
 Scalar = bool | int | float | str
 
@@ -32,7 +32,7 @@ class DataConfig(Section):
     """
 
     source: str = "digits"
-    path: str | None = None
+    path: Place | None = None
     train: int | None = Field(default=None, ge=1)
     train_blocks: int = Field(default=1, ge=1)
     test: int | None = Field(default=None, ge=1)

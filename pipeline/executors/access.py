@@ -5,24 +5,31 @@ import stat
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import dask.config
 from dask.utils import parse_timedelta
 from distributed.security import Security
 
-from pipeline.config import ClusterConfig
+from pipeline.config import ClusterConfig, read_address
 from pipeline.errors import ConfigError, WorkersLost
 from pipeline.loopback import is_loopback
 
 POLL_SECONDS = 0.1
 
 
-def dashboard_warnings(dashboard: str) -> tuple[str, ...]:
-    """Warn where Dask's dashboard answers others than this machine: it has no log-in and no encryption."""
-    host = dashboard.rpartition(":")[0]
+def dashboard_warnings(dashboard: str, link: str | None = None) -> tuple[str, ...]:
+    """Warn where Dask's dashboard answers others than this machine: it has no log-in and no encryption.
+
+    Given the ``link`` to it, warn also where another process has its port.
+    """
+    host, _, port = dashboard.rpartition(":")
+    moved = link is not None and int(port) != 0 and urlsplit(link).port != int(port)
+    elsewhere = (f'cluster.dashboard = "{dashboard}": another process listens there; it is at {link}',) if moved else ()
     if is_loopback(host):
-        return ()
+        return elsewhere
     return (
+        *elsewhere,
         f'cluster.dashboard = "{dashboard}": anybody who reaches {host or "any address of this machine"} sees the '
         "dashboard, which asks for no password. Leave it on 127.0.0.1 and tunnel to it: docs/security.md",
     )
@@ -41,9 +48,13 @@ def scheduler_address(config: ClusterConfig) -> str:
     if config.address:
         address = config.address
     elif config.scheduler_file:
-        address = _wait_for_address(Path(config.scheduler_file).expanduser())
+        address = _wait_for_address(Path(config.scheduler_file))
     else:
         raise ConfigError('the "address" cluster needs cluster.address ("tls://host:8786") or cluster.scheduler_file')
+    try:
+        read_address(address)
+    except ValueError as error:
+        raise ConfigError(f"{config.scheduler_file}: {error}") from None
     if "://" in address:
         return address
     return f"{'tls' if config.tls_ca_file else 'tcp'}://{address}"
@@ -100,7 +111,7 @@ def client_security(address: str, config: ClusterConfig) -> tuple[Security | Non
             f"the scheduler at {address} asks for certificates, but {' and '.join(absent)} "
             f"{'is' if len(absent) == 1 else 'are'} not set: name the PEM files that it was started with"
         )
-    paths = {name: Path(path).expanduser() for name, path in named.items()}
+    paths = {name: Path(path) for name, path in named.items()}
     for name, path in paths.items():
         try:
             path.read_bytes()

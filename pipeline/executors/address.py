@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import distributed
+import distributed.comm
 
 from pipeline.config import ClusterConfig
-from pipeline.errors import WorkersLost
+from pipeline.errors import ConfigError, WorkersLost
 from pipeline.executors.access import client_security, require_encrypted, scheduler_address
 from pipeline.executors.base import Executor
 from pipeline.executors.dask import Terms, count_workers, prepared, quieten
@@ -30,6 +31,7 @@ def open_address(
     warnings = require_encrypted(where, config)
     security, of_the_key = client_security(where, config)
     quieten()
+    _require_protocol(where)
     try:
         client = distributed.Client(where, security=security)
     except (OSError, ValueError) as error:
@@ -40,3 +42,21 @@ def open_address(
             raise WorkersLost(f"the scheduler at {where} has no workers: start some, then `cntk resume`")
         label = f"{count} workers of the scheduler at {where}"
         yield prepared(client, prepare, Terms(label, warnings=warnings + of_the_key))
+
+
+def _require_protocol(address: str) -> None:
+    """Refuse a protocol whose library is not installed; Dask knows its name all the same.
+
+    Raises
+    ------
+    ConfigError
+        With the reason.
+    """
+    protocol = address.partition("://")[0]
+    try:
+        distributed.comm.registry.get_backend(protocol).get_connector()
+    except Exception as error:  # whatever the library, or Dask in its place, says
+        library = "distributed-ucxx" if protocol == "ucx" else f"what Dask needs for {protocol}"
+        raise ConfigError(
+            f"the scheduler at {address} cannot be spoken to: install {library}, or take tls:// ({error})"
+        ) from error

@@ -6,7 +6,6 @@ or the next driver of its Job. `deploy/kubernetes` holds the same as manifests, 
 """
 
 import contextlib
-import importlib.util
 import logging
 import threading
 import time
@@ -26,6 +25,7 @@ from pipeline.executors.dask import Terms, count_workers, prepared
 from pipeline.executors.manifests import INSTANCE, Names, Owner, cluster_manifest, secret_manifest
 from pipeline.executors.scaling import Scalable, Scaling, bounds
 from pipeline.executors.settings import SETTINGS
+from pipeline.extras import require_extra
 
 logger = logging.getLogger(__name__)
 
@@ -71,8 +71,7 @@ def require_described(config: ClusterConfig) -> tuple[int, int]:
     ConfigError
         If a value is missing, or kr8s is not installed.
     """
-    if importlib.util.find_spec("kr8s") is None:
-        raise ConfigError("the \"kubernetes\" cluster needs kr8s: pip install 'cntk-pipeline[kubernetes]'")
+    require_extra('the "kubernetes" cluster', "kubernetes")
     if config.workers is None:
         raise ConfigError('the "kubernetes" cluster needs cluster.workers: how many pods it asks for')
     cluster_manifest(config, Names("cntk", "default"), config.workers)
@@ -151,6 +150,7 @@ def explained() -> Iterator[None]:
     WorkersLost
         If it does not answer right now.
     """
+    require_extra('the "kubernetes" cluster', "kubernetes")
     import httpx
     import kr8s
 

@@ -4,8 +4,10 @@ import contextlib
 import logging
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import dask.config
 import distributed
@@ -13,10 +15,11 @@ from distributed.security import Security
 
 from pipeline.config import ClusterConfig
 from pipeline.executors.access import dashboard_warnings
-from pipeline.executors.base import Executor
+from pipeline.executors.base import Executor, require_no_stop
 from pipeline.executors.dask import Terms, client_within, prepared
 from pipeline.executors.scaling import Scalable, Scaling, bounds
 from pipeline.executors.settings import SETTINGS
+from pipeline.executors.starting import start_explained
 from pipeline.resources import worker_count, worker_memory
 
 PATIENCE_SECONDS = 60.0
@@ -57,27 +60,32 @@ def open_local(
         logging.getLogger("tornado.application").setLevel(logging.CRITICAL)
         prepare()
 
+    require_no_stop(stop)
     workers = worker_count(config.workers, config.threads_per_worker)
     minimum, maximum = bounds(config, workers)
-    with dask.config.set(SETTINGS):
-        cluster = distributed.LocalCluster(
-            n_workers=minimum,
-            threads_per_worker=config.threads_per_worker,
-            processes=True,
-            host="127.0.0.1",
-            protocol="tls://" if config.tls else "tcp://",
-            security=Security.temporary() if config.tls else None,
-            dashboard_address=config.dashboard,
-            memory_limit=worker_memory(config.memory_limit, config.threads_per_worker),
-            silence_logs=logging.CRITICAL,
-        )
+    with dask.config.set(SETTINGS), _loop_without_interrupts() as loop:
+        with start_explained(config, stop), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Port .* is already in use", UserWarning)  # Dask takes another one
+            cluster = distributed.LocalCluster(
+                loop=loop,
+                n_workers=minimum,
+                threads_per_worker=config.threads_per_worker,
+                processes=True,
+                host="127.0.0.1",
+                protocol="tls://" if config.tls else "tcp://",
+                security=Security.temporary() if config.tls else None,
+                dashboard_address=config.dashboard,
+                memory_limit=worker_memory(config.memory_limit, config.threads_per_worker),
+                silence_logs=logging.CRITICAL,
+            )
         try:
+            require_no_stop(stop)  # before workers compile for some seconds
             with client_within(cluster) as client:
                 count = f"{minimum}" if minimum == maximum else f"{minimum} to {maximum}"
                 terms = Terms(
                     f"{count} local workers, dashboard {cluster.dashboard_link}",
                     PATIENCE_SECONDS,
-                    dashboard_warnings(config.dashboard),
+                    dashboard_warnings(config.dashboard, cluster.dashboard_link),
                     Scaling(LocalWorkers(cluster), minimum, maximum, config.threads_per_worker),
                 )
                 yield prepared(client, prepare_here, terms)
@@ -86,3 +94,21 @@ def open_local(
             # before 2026; the workers end with this process in any case.
             with contextlib.suppress(TimeoutError):
                 cluster.close(timeout=CLOSE_SECONDS)
+
+
+@contextmanager
+def _loop_without_interrupts() -> Iterator[Any]:
+    """Run Dask's loop in a thread that Ctrl-C does not reach: whatever is started from there inherits that.
+
+    A worker that is interrupted while it still imports would fill the terminal with tracebacks.
+    """
+    runner = distributed.utils.LoopRunner(asynchronous=False)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        runner.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    try:
+        yield runner.loop
+    finally:
+        runner.stop()

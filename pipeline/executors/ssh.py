@@ -6,7 +6,6 @@ back no worker that lost its scheduler. Here the command line is constant, every
 channel, the certificates too, and what runs on a host ends with the driver.
 """
 
-import importlib.util
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from pipeline.executors.dask import Terms, count_workers, prepared
 from pipeline.executors.order import Order
 from pipeline.executors.remote import LAST_DELAY_SECONDS, Host, Remote, Remotes
 from pipeline.executors.settings import SETTINGS
+from pipeline.extras import require_extra
 
 PATIENCE_SECONDS = 10 * LAST_DELAY_SECONDS
 """Hosts that went away are tried every minute; without any of them for so long, the run stops."""
@@ -45,8 +45,7 @@ def open_ssh(
     """
     if not config.hosts:
         raise ConfigError('the "ssh" cluster needs cluster.hosts, like ["node1", "user@node2:2222"]')
-    if importlib.util.find_spec("asyncssh") is None:
-        raise ConfigError("the \"ssh\" cluster needs asyncssh: pip install 'cntk-pipeline[ssh]'")
+    require_extra('the "ssh" cluster', "ssh")
     hosts = [Host.parse(text) for text in config.hosts]
     pem = make_pem() if config.tls else ()
     order = Order(

@@ -193,7 +193,7 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
         return str(self)
 
     def zarr_expression(self) -> str:
-        return json.dumps(str(self))
+        return json.dumps(str(self), ensure_ascii=False)  # whose escapes of characters in pairs are not Python's
 
     @patient
     def _status(self) -> os.stat_result | None:

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from pipeline.config import expand_place
 from pipeline.errors import ConfigError
 
 FOLDERS_VARIABLE = "CNTK_CLUSTERS"
@@ -17,7 +18,7 @@ def find_cluster(name: str) -> Path:
         If there is none, with the names that are known.
     """
     if name.endswith(".toml") or os.sep in name:
-        path = Path(name)
+        path = Path(_expanded(name))
         if not path.is_file():
             raise ConfigError(f"there is no cluster file {path}: write one with a [cluster] table, see deploy/")
         return path
@@ -32,7 +33,14 @@ def find_cluster(name: str) -> Path:
     return path
 
 
+def _expanded(text: str) -> str:
+    try:
+        return expand_place(text)
+    except ValueError as error:
+        raise ConfigError(f"cluster file {text!r}: {error}") from None
+
+
 def cluster_folder() -> Path:
     """Return the folder where cluster files lie."""
     given = os.environ.get(FOLDERS_VARIABLE)
-    return Path(given) if given else Path.home() / ".config" / "cntk" / "clusters"
+    return Path(_expanded(given)) if given else Path.home() / ".config" / "cntk" / "clusters"

@@ -28,10 +28,10 @@ class KubernetesSubmitter(Submitter):
     """Speaks to the API server that kubectl would speak to, or to that of the pod it runs in."""
 
     def check(self, config: RunConfig) -> None:
-        import kr8s
-
         cluster = config.cluster
         require_described(cluster)
+        import kr8s
+
         with _asking():
             namespace = cluster.namespace or kr8s.api().namespace
             _require(
@@ -64,9 +64,9 @@ class KubernetesSubmitter(Submitter):
         return WorkerMemory(memory_limit(config.cluster), config.cluster.threads_per_worker)
 
     def submit(self, place: StorePath, config: RunConfig) -> str:
-        import kr8s
-
         with _asking():
+            import kr8s
+
             namespace = config.cluster.namespace or kr8s.api().namespace
             name = f"cntk-{_slug(config.name)}-{uuid.uuid4().hex[:6]}"
             kr8s.objects.Job(job_manifest(config.cluster, name, namespace, str(place))).create()
@@ -87,11 +87,11 @@ class KubernetesSubmitter(Submitter):
         return Standing("running" if runs else "queued", f"has these pods: {describe_pods(pods) or 'none yet'}")
 
     def withdraw(self, job: str, *, now: bool) -> bool:
-        import kr8s
-
         if not now and self.state(job) != "queued":
             return False
         with _asking():
+            import kr8s
+
             namespace, _, name = job.partition("/")
             pods = _pods(job) if now else []
             try:
@@ -144,10 +144,10 @@ def _require(ask: Callable[[], object], otherwise: str) -> None:
 
 def _job(job: str) -> Manifest | None:
     """Look at a Job, given as NAMESPACE/NAME; None where it is gone."""
-    import kr8s
-
     namespace, _, name = job.partition("/")
     with _asking():
+        import kr8s
+
         found = kr8s.objects.Job(name, namespace=namespace)
         try:
             found.refresh()  # Job.get would list them all, which not everybody may
@@ -158,10 +158,10 @@ def _job(job: str) -> Manifest | None:
 
 def _pods(job: str) -> list[Manifest]:
     """List the pods of a Job, and those of the cluster that its driver made."""
-    import kr8s
-
     namespace, _, name = job.partition("/")
     with _asking():
+        import kr8s
+
         found = kr8s.objects.Pod.list(namespace=namespace, label_selector={INSTANCE: name})
         return [pod.raw.to_dict() for pod in found]
 

@@ -30,7 +30,7 @@ EARLY_SECONDS = 90.0
 ASK_SECONDS = 30.0
 """How long SLURM's commands may take: a busy controller answers late."""
 
-_TIME = re.compile(r"(?P<days>\d+)-(?P<hours>\d+)(:(?P<minutes>\d+)(:(?P<seconds>\d+))?)?")
+_TIME = re.compile(r"(?P<days>[0-9]{1,9})-(?P<hours>[0-9]{1,9})(:(?P<minutes>[0-9]{1,9})(:(?P<seconds>[0-9]{1,9}))?)?")
 _NAMES = re.compile(r"[A-Za-z0-9_.,+-]+")
 _OURS = {
     *("--array", "-a", "--wrap", "--wait", "-W", "--parsable", "--test-only", "--signal", "--output", "-o"),
@@ -151,7 +151,7 @@ def time_limit_seconds(text: str) -> float:
         days, hours, minutes, seconds = (int(with_days[name] or 0) for name in ("days", "hours", "minutes", "seconds"))
         return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
     parts = text.split(":")
-    if len(parts) > 3 or not all(part.isascii() and part.isdigit() for part in parts):
+    if len(parts) > 3 or not all(re.fullmatch("[0-9]{1,9}", part) for part in parts):
         raise ConfigError(
             f"cluster.time_limit must be as SLURM writes it, got {text!r}: minutes, minutes:seconds, "
             'hours:minutes:seconds, days-hours, days-hours:minutes or days-hours:minutes:seconds, as in "1-12:00:00"'

@@ -6,7 +6,6 @@ What a host is asked goes through ssh's channel as one line of JSON, to a comman
 import asyncio
 import contextlib
 import importlib.metadata
-import importlib.util
 import json
 import re
 import shlex
@@ -19,6 +18,7 @@ from pipeline.config import RunConfig
 from pipeline.errors import ConfigError, SubmissionFailed
 from pipeline.executors import WorkerMemory
 from pipeline.executors.remote import Host
+from pipeline.extras import require_extra
 from pipeline.storage import LocalPath, StorePath
 from pipeline.submission.base import State, Submitter
 
@@ -36,8 +36,7 @@ class SshSubmitter(Submitter):
         hosts = config.cluster.hosts
         if not hosts:
             raise ConfigError('the "ssh" cluster needs cluster.hosts, like ["node1", "user@node2:2222"]')
-        if importlib.util.find_spec("asyncssh") is None:
-            raise ConfigError("the \"ssh\" cluster needs asyncssh: pip install 'cntk-pipeline[ssh]'")
+        require_extra('the "ssh" cluster', "ssh")
         for text in hosts:
             Host.parse(text)
 
@@ -133,6 +132,10 @@ def _ask(config: RunConfig, request: dict[str, Any]) -> dict[str, Any]:
 
 def _run(host: Host, command: str, request: dict[str, Any] | None = None) -> Any:
     """Run a command on a host; return what asyncssh says of its end."""
+    try:
+        require_extra('the "ssh" cluster', "ssh")
+    except ConfigError as error:  # asked for a run that was submitted from another machine, or by another Python
+        raise SubmissionFailed(str(error)) from error
     import asyncssh
 
     async def run() -> Any:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -114,6 +115,16 @@ def test_a_driver_that_is_ended_at_once_leaves_no_process(tmp_path: Path) -> Non
     assert "was ended at once" in handover.cancel(run.path, now=True)
     assert psutil.wait_procs(processes, PATIENCE_SECONDS)[1] == []
     assert handover.whereabouts(run).state == "gone"
+
+
+def test_a_driver_in_a_terminal_cannot_be_ended_from_elsewhere_and_that_is_said(tmp_path: Path) -> None:
+    run = begun_run(tmp_path / "run")
+    with lease.hold(run.lease_path):  # as `cntk run` holds it
+        said = handover.cancel(run.path, now=True)
+        assert f"it is process {os.getpid()} on {socket.gethostname()}, which finishes the tiles in flight" in said
+        assert f"press Ctrl-C twice in its terminal, or `kill -KILL {os.getpid()}` on {socket.gethostname()}" in said
+        assert "To end it at once" not in handover.cancel(run.path)
+    assert "no driver works on it" in handover.cancel(run.path, now=True)
 
 
 def test_what_a_cluster_refuses_leaves_no_run_and_no_image_of_it(

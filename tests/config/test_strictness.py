@@ -1,0 +1,82 @@
+"""Every key of a workflow takes what its type says, and nothing that could be turned into it."""
+
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import pytest
+from pydantic import BaseModel, JsonValue
+
+from pipeline.config import RunConfig, load_config
+from pipeline.errors import ConfigError
+
+VALUES = ["true", "5", "2.0", "1.5", '"5"', '"2.0"', '"true"', '"x"', "[]", "[true]", "[5]", '["5"]', "[2.0]", "{}"]
+"""Values of TOML; what each of them is, Python says."""
+
+
+def keys(model: type[BaseModel], place: str = "") -> Iterator[tuple[str, Any]]:
+    for name, field in model.model_fields.items():
+        annotation = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from keys(inner, f"{place}{name}.")
+        else:
+            yield f"{place}{name}", annotation
+
+
+def fits(annotation: Any, value: Any) -> bool:
+    """Tell whether a value is of a type, by the exact classes of Python's values; a whole number is a number."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if annotation in (Any, JsonValue):  # any JSON
+        return True
+    if origin is Annotated:
+        return fits(arguments[0], value)
+    if origin in (Union, types.UnionType):
+        return any(fits(argument, value) for argument in arguments)
+    if origin is Literal:
+        return any(type(value) is type(choice) and value == choice for choice in arguments)
+    if origin is list:
+        return type(value) is list and all(fits(arguments[0], item) for item in value)
+    if origin is dict:
+        return type(value) is dict and all(fits(arguments[1], item) for item in value.values())
+    return type(value) in ((int, float) if annotation is float else (annotation,))
+
+
+KEYS = dict(keys(RunConfig))
+WRONG = [
+    (key, text)
+    for key, annotation in KEYS.items()
+    for text in VALUES
+    if not fits(annotation, eval(text, {"true": True}))
+]
+
+
+def test_the_cases_are_of_every_key() -> None:
+    assert len(KEYS) > 60
+    assert {key for key, _ in WRONG} == set(KEYS)
+
+
+@pytest.fixture(scope="module")
+def workflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("strict") / "w.toml"
+    path.write_text('network.preset = "cntk"\n')
+    return path
+
+
+@pytest.mark.parametrize(("key", "text"), WRONG)
+def test_a_value_of_another_type_is_refused_by_the_name_of_its_key(workflow: Path, key: str, text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(workflow, [f"{key}={text}"])
+    lines = str(caught.value).splitlines()[1:]
+    assert lines
+    # Nothing but keys and positions stands in front of the colon, not the types that pydantic tried.
+    places = {line.strip().partition(":")[0].partition("[")[0] for line in lines}
+    section = key.rpartition(".")[0]
+    assert places <= {key, section or key}, lines
+
+
+def test_a_whole_number_stands_where_a_number_is_asked_for(workflow: Path) -> None:
+    config = load_config(workflow, ["solve.ridges=[1]", "cluster.drain_seconds=60"])
+    assert (config.solve.ridges, config.cluster.drain_seconds) == ([1.0], 60.0)
+    assert isinstance(config.solve.ridges[0], float)
