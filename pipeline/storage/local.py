@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.storage.base import Appender, Buffer, Listed, StorePath
-from pipeline.storage.retries import explained, patient
+from pipeline.storage.retries import explained, patient, patiently
 
 _NO_LINK = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS)
 """What linking fails with between devices, on file systems without links, for files of others, or with many links."""
@@ -144,6 +144,7 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
             # Otherwise another driver was first, with the same content.
         self.parent.sync()
 
+    @explained
     def appender(self, *, durable: bool) -> Appender:
         _make_folder(self.parent)
         return _LocalAppender(self, durable)
@@ -210,7 +211,7 @@ class _LocalAppender(Appender):
     """Writes to the end of a file; a durable one creates it, so that two can never share it."""
 
     def __init__(self, path: LocalPath, durable: bool) -> None:
-        self._durable = durable
+        self._path, self._durable = path, durable
         exclusive = os.O_EXCL if durable else 0
         self._file = os.open(path, os.O_CREAT | exclusive | os.O_APPEND | os.O_WRONLY, 0o644)
         if durable:
@@ -221,10 +222,17 @@ class _LocalAppender(Appender):
         return False
 
     def append(self, lines: bytes) -> None:
+        patiently(lambda: self._append(lines), self._path, ())
+
+    def _append(self, lines: bytes) -> None:
         before = os.fstat(self._file).st_size
-        if os.write(self._file, lines) < len(lines):  # which is how a disk says first that it is full
+        left = memoryview(lines)
+        try:
+            while left:  # a disk that gets full takes a part first, and says so only when it is given the rest
+                left = left[os.write(self._file, left) :]
+        except OSError:
             os.ftruncate(self._file, before)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise
         if self._durable:
             os.fsync(self._file)
 
