@@ -272,7 +272,7 @@ def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> N
         executor.watched(),
     ):
         view.say(f"computing on {executor.describe()}")
-        for line in executor.warnings:
+        for line in (*executor.warnings, *run.path.shortcomings()):
             view.say(f"warning: {line}")
         emit(Event("driver_started", details={"executor": executor.describe(), "slots": executor.slots}))
         if metrics_address is not None:

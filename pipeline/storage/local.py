@@ -14,10 +14,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.storage.base import Appender, Buffer, Listed, StorePath
+from pipeline.storage.lacking import NO_LINK, give_name, keep_names, map_file
 from pipeline.storage.retries import explained, patient, patiently
-
-_NO_LINK = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS)
-"""What linking fails with between devices, on file systems without links, for files of others, or with many links."""
 
 _ASIDE = ".partial"
 """How names end that are being written: nothing but `LocalPath.sweep` looks at them."""
@@ -63,7 +61,7 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
             status = os.fstat(file.fileno())
             if status.st_size == 0:  # which cannot be mapped
                 return _version(status), np.empty(0, np.uint8)
-            return _version(status), np.memmap(file, np.uint8, "r").view(np.ndarray)
+            return _version(status), map_file(file)
 
     @patient
     def children(self) -> Iterator["LocalPath"]:
@@ -111,7 +109,7 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
             aside = self._aside()
             try:
                 _write_synced(aside, [content])
-                os.link(aside, self)
+                give_name(aside, self)
             except FileExistsError:
                 return False
             except FileNotFoundError:
@@ -162,7 +160,7 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
         try:
             os.link(self, target)
         except OSError as error:
-            if error.errno not in _NO_LINK:
+            if error.errno not in NO_LINK:
                 raise
             target.write_whole(self.read_bytes())
 
@@ -184,11 +182,16 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
 
     @explained
     def sync(self) -> None:
-        descriptor = os.open(self, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        keep_names(self)
+
+    @explained
+    def shortcomings(self) -> tuple[str, ...]:
+        if keep_names(self):
+            return ()
+        return (
+            f"the file system of {self} does not make names safe on demand (fsync of folders): where its machine loses "
+            "its power, more than the tiles in flight may be computed again",
+        )
 
     def zarr_store(self) -> Any:
         return str(self)
