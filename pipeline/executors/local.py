@@ -10,11 +10,11 @@ from contextlib import contextmanager
 import dask.config
 import distributed
 from dask.system import CPU_COUNT
-from distributed.security import Security
 
 from pipeline.config import ClusterConfig
 from pipeline.executors.access import dashboard_warnings
 from pipeline.executors.base import Executor
+from pipeline.executors.certificates import make_pem, security_of
 from pipeline.executors.dask import Terms, client_within, prepared
 from pipeline.executors.scaling import Scalable, Scaling, bounds
 from pipeline.executors.settings import SETTINGS
@@ -66,7 +66,7 @@ def open_local(
             processes=True,
             host="127.0.0.1",
             protocol="tls://" if config.tls else "tcp://",
-            security=Security.temporary() if config.tls else None,
+            security=security_of(*make_pem()) if config.tls else None,
             dashboard_address=config.dashboard,
             memory_limit=config.memory_limit,
             silence_logs=logging.CRITICAL,
