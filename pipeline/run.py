@@ -44,6 +44,7 @@ from pipeline.solvers import (
     open_system,
     requested_selections,
     requested_solves,
+    reserve_buffers,
     solve_name,
 )
 from pipeline.stages import Stages, View
@@ -257,13 +258,19 @@ def verify(path: str | Path | StorePath) -> tuple[int, list[Task]]:
     return len(done), quarantined
 
 
+def _prepare(run_path: str, versions: dict[str, str]) -> None:
+    """Prepare a process that computes tiles; errors as of `gram.prepare` and `reserve_buffers`."""
+    reserve_buffers()
+    gram.prepare(run_path, versions)
+
+
 def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> None:
     run, config = begun.run, begun.config
     run.require_inputs()
     swept = run.sweep()
     if swept:
         view.say(f"swept {swept} half-written files of an earlier driver")
-    prepare = partial(gram.prepare, str(run.path.absolute()), library_versions())
+    prepare = partial(_prepare, str(run.path.absolute()), library_versions())
     with (
         recording(run),
         obeying_requests(run, stop, view.say),
