@@ -12,8 +12,11 @@ from typing import BinaryIO
 
 import numpy as np
 
-NO_LINK = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS)
-"""What linking fails with between devices, on file systems without links, for files of others, or with many links."""
+NO_LINK = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS, errno.EIO)
+"""What linking fails with between devices, on file systems without links, for files of others, or with many links.
+
+Rclone says EIO; where that is true, what is done instead meets it too.
+"""
 
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)
 """What the fsync of a folder fails with where there is none."""

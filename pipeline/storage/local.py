@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.errors import StoreError
 from pipeline.storage.base import Appender, Buffer, Listed, StorePath
 from pipeline.storage.lacking import NO_LINK, give_name, keep_names, map_file
 from pipeline.storage.retries import explained, patient, patiently
@@ -126,9 +127,11 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
     def make_whole(self, files: Iterable[tuple[str, tuple[Buffer, ...]]], last: str) -> None:
         aside = self._aside()
         _make_folder(aside)
-        folders = set()
+        folders, written = set(), b""
         try:
             for name, parts in files:
+                if name == last:
+                    written = b"".join(parts)
                 folders.add((aside / name).parent)
                 _make_folder((aside / name).parent)
                 _write_synced(aside / name, parts)
@@ -140,7 +143,15 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
             if not isinstance(error, OSError) or not (self / last).exists():
                 raise
             # Otherwise another driver was first, with the same content.
+            self.parent.sync()
+            return
         self.parent.sync()
+        if not (self / last).exists() or (self / last).read_bytes() != written:
+            raise StoreError(
+                errno.EIO,
+                f"the file system of {self} loses what is in a folder when it is renamed: no run can lie there. Choose "
+                "another place (--store), which may be a bucket",
+            )
 
     @explained
     def appender(self, *, durable: bool) -> Appender:

@@ -9,7 +9,7 @@ packages=(
   munge slurmctld slurmd slurm-client slurm-wlm-basic-plugins bc
   radosgw ceph-mon ceph-osd ceph-common
   iproute2 openssh-server openssl
-  faketime bindfs exfat-fuse exfatprogs gcc libc6-dev
+  faketime bindfs exfat-fuse exfatprogs fusefat dosfstools gcc libc6-dev
 )
 missing=()
 for package in "${packages[@]}"; do

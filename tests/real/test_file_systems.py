@@ -4,7 +4,8 @@ Real ones are mounted: exFAT in user space has no links, bindfs with direct I/O 
 fsync, whose file systems need a server of Windows or a virtual machine, a library made here stands before the calls.
 
 Seen to fail: with `os.link` alone in `create_whole` (no run begins), without the answer to a file that cannot be mapped
-(the factorisation fails), and with every error of an fsync let through.
+(the factorisation fails), with every error of an fsync let through, and without a look at what was renamed (an error
+that asks to restore what was never there).
 """
 
 import os
@@ -22,7 +23,7 @@ from problems import Recorder
 from pipeline import lease
 from pipeline import run as runs
 from pipeline.config import RunConfig
-from pipeline.errors import RunLocked
+from pipeline.errors import RunLocked, StoreError
 from pipeline.report import make_report
 from pipeline.storage import LocalPath
 from pipeline.store import RunDirectory
@@ -83,6 +84,18 @@ def unmapped(tmp_path: Path, require: Callable[..., None]) -> Iterator[LocalPath
     (tmp_path / "unmapped").mkdir()
     command = ["bindfs", "-o", "direct_io", tmp_path / "behind", tmp_path / "unmapped"]
     yield from mounted(command, tmp_path / "unmapped")
+
+
+@pytest.fixture
+def losing(tmp_path: Path, require: Callable[..., None]) -> Iterator[LocalPath]:
+    """A file system that loses what is in a folder when it is renamed."""
+    require("fusefat", "mkfs.vfat", root=True)
+    image, folder = tmp_path / "image", tmp_path / "losing"
+    folder.mkdir()
+    with open(image, "wb") as file:
+        file.truncate(32 * 2**20)
+    subprocess.run(["mkfs.vfat", image], check=True, capture_output=True)
+    yield from mounted(["fusefat", "-o", "rw+", image, folder], folder)
 
 
 def mounted(command: list[object], folder: Path) -> Iterator[LocalPath]:
@@ -153,6 +166,12 @@ def test_a_run_on_a_file_system_that_lacks_something_has_the_same_bits(
     assert any("taken over" in line for line in view.lines)
     assert make_report(RunDirectory(disk / "grown")).complete
     assert list(disk.rglob("*.partial")) == []
+
+
+def test_a_file_system_that_loses_files_of_renamed_folders_is_refused(losing: LocalPath, small_config: Config) -> None:
+    refused = r"the file system of .*losing/run/inputs.zarr loses what is in a folder when it is renamed.*a bucket"
+    with pytest.raises(StoreError, match=refused):
+        runs.start(small_config(**SMALL, store={"path": str(losing / "run")}), Recorder(), threading.Event())
 
 
 def test_processes_without_links_and_fsync_of_folders_run_one_driver_and_are_warned(
