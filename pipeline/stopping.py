@@ -1,4 +1,4 @@
-"""How signals stop a driver: the first lets tiles in flight finish, and a stop that overruns ends the process.
+"""How a driver is stopped: the first signal lets tiles in flight finish, and a stop that overruns ends the process.
 
 Python runs a signal's handler only between two of its own steps, so never while a library is stuck in a call. What is
 promised of a stop is therefore kept by a thread of its own, that the operating system tells of each signal. A process
@@ -6,6 +6,7 @@ that it ends leaves the run directory as a kill does: finished tiles are kept, a
 """
 
 import contextlib
+import math
 import os
 import select
 import signal
@@ -20,11 +21,14 @@ from pipeline.errors import Interrupted
 STOPPED = 130
 """Exit code of what was stopped."""
 
-OVERRUN_SECONDS = DRAIN_SECONDS + 60.0
-"""How long a first signal may take to end the process: tiles in flight are waited for, then workers are given back."""
+OVERRUN_SECONDS = DRAIN_SECONDS + 180.0
+"""How long a stop may take to end the process: tiles in flight are waited for, workers are given back, and a batch job
+sees to the next one, for which a busy SLURM takes its time."""
 
 AGAIN_SECONDS = 20.0
 """How long a Ctrl-C after it may take; one more ends the process at once."""
+
+POLL_SECONDS = 1.0
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -67,23 +71,23 @@ def stop_on_signals(say: Callable[[str], None]) -> Iterator[threading.Event]:
 
 def _watch(reader: int, stop: threading.Event, say: Callable[[str], None]) -> None:
     """Follow the numbers of signals until their pipe is closed; end the process where a stop has overrun."""
-    deadline, again = float("inf"), 0
+    deadline, again = math.inf, 0
     while True:
-        left = max(deadline - time.monotonic(), 0.0)
-        ready, _, _ = select.select([reader], [], [], None if deadline == float("inf") else left)
-        if not ready:
-            say("ended: what was under way did not stop in time; every finished tile is kept, `cntk resume` goes on")
-            os._exit(STOPPED)
-        numbers = os.read(reader, 64)
-        if not numbers:
+        ready, _, _ = select.select([reader], [], [], min(POLL_SECONDS, max(deadline - time.monotonic(), 0.0)))
+        numbers = os.read(reader, 64) if ready else None
+        if numbers == b"":
             return
-        for number in numbers:
+        for number in numbers or b"":
             if number not in _SIGNALS:
                 continue
             if not stop.is_set():
                 stop.set()
-                deadline = time.monotonic() + OVERRUN_SECONDS
                 say("stopping: tiles in flight are finished first; press Ctrl-C again to end at once")
             elif number == signal.SIGINT:
                 again += 1
                 deadline = min(deadline, time.monotonic() + (AGAIN_SECONDS if again == 1 else 0.0))
+        if stop.is_set():  # by a request in the run directory, too
+            deadline = min(deadline, time.monotonic() + OVERRUN_SECONDS)
+        if time.monotonic() >= deadline:
+            say("ended: what was under way did not stop in time; every finished tile is kept, `cntk resume` goes on")
+            os._exit(STOPPED)

@@ -39,6 +39,13 @@ with stopping.stop_on_signals(lambda line: print(line, flush=True)):
     get_stuck()
 """
 
+ASKED = """
+import threading
+with stopping.stop_on_signals(lambda line: print(line, flush=True)) as stop:
+    threading.Timer(0.1, stop.set).start()
+    get_stuck()
+"""
+
 IN_A_RUN = """
 from pipeline import run as runs
 from pipeline.arrays import TiledArray
@@ -124,6 +131,10 @@ def test_ctrl_c_again_ends_a_stuck_process_soon_and_once_more_at_once(
         STOPPED,
         ENDED,
     )
+
+
+def test_a_stop_that_was_asked_for_in_the_run_directory_ends_a_stuck_process_too(start: Start) -> None:
+    assert end_of(start(ASKED, 0.2, 600)) == (STOPPED, ENDED)
 
 
 def pending(process: "subprocess.Popen[str]") -> bool:
