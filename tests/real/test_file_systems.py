@@ -131,12 +131,17 @@ def race(folder: Path, environment: dict[str, str] | None = None, count: int = 5
         )
         for k in range(RACERS)
     ]
-    for k in range(count):
-        (folder / f"go{k}").touch()
-        while not (folder / f"claim{k}").exists():
-            assert all(racer.poll() is None for racer in racers), "a racer failed"
-            time.sleep(0.0005)
-    assert sum(int(racer.communicate()[0]) for racer in racers) == count
+    try:
+        for k in range(count):
+            (folder / f"go{k}").touch()
+            while not (folder / f"claim{k}").exists():
+                assert all(racer.poll() is None for racer in racers), "a racer failed"
+                time.sleep(0.0005)
+        assert sum(int(racer.communicate()[0]) for racer in racers) == count
+    finally:
+        for racer in racers:
+            racer.kill()
+            racer.wait()
     for k in range(count):
         content = (folder / f"claim{k}").read_text()
         assert content == content[0] * 1000
