@@ -8,12 +8,10 @@ from pipeline import entry  # first of all, so that Ctrl-C is taken while the re
 
 # isort: split
 import json
-import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,6 +35,7 @@ from pipeline.display import (
 )
 from pipeline.errors import ConfigError, Interrupted, PipelineError, RunNotFound, WorkersLost
 from pipeline.report import make_report, read_contents
+from pipeline.stopping import STOPPED, stop_on_signals
 from pipeline.storage import StorePath
 from pipeline.store import RunDirectory
 from pipeline.streams import guard_streams, lost_output
@@ -45,7 +44,7 @@ from pipeline.watch import show_whereabouts, watch
 
 entry.imported()
 
-COMPLETE, FAILED, USAGE, INCOMPLETE, STOPPED = 0, 1, 2, 3, 130
+COMPLETE, FAILED, USAGE, INCOMPLETE = 0, 1, 2, 3
 
 app = typer.Typer(
     add_completion=True,
@@ -312,7 +311,7 @@ def _config(
 def _run(path: str | StorePath, action: Callable[["RunView", threading.Event], RunDirectory]) -> None:
     """Run with progress and Ctrl-C handling, then show the results."""
     began = time.monotonic()
-    with _stop_on_interrupt() as stop, RunView() as view:
+    with stop_on_signals(err.print) as stop, RunView() as view:
         try:
             run = action(view, stop)
         except Interrupted as error:
@@ -325,30 +324,6 @@ def _run(path: str | StorePath, action: Callable[["RunView", threading.Event], R
     show_inferred(report)
     out.print(f"\nthe run lies in [bold]{escape(report.path)}[/] ({time.monotonic() - began:.1f} s)")
     out.print(f"look at it with: cntk inspect {escape(report.path)}")
-
-
-@contextmanager
-def _stop_on_interrupt() -> Iterator[threading.Event]:
-    """Let the first Ctrl-C drain the tiles in flight, and the second one end the process."""
-    stop, told = threading.Event(), False
-
-    def first(number: int, _frame: Any) -> None:
-        nonlocal told
-        if number == signal.SIGTERM and told:  # a batch script says it again and again
-            return
-        told = True
-        stop.set()
-        err.print("stopping: tiles in flight are finished first; press Ctrl-C again to end at once")
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = {number: signal.signal(number, first) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    except KeyboardInterrupt:
-        raise Interrupted("ended at once; every finished tile is kept") from None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _print_json(record: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import NoReturn
 from pipeline import lease
 from pipeline import run as runs
 from pipeline.config import ClusterConfig, RunConfig
-from pipeline.durable import Json
+from pipeline.durable import Json, store_explained
 from pipeline.errors import (
     ConfigError,
     Interrupted,
@@ -142,7 +142,8 @@ def cancel(path: str | StorePath, *, now: bool = False) -> str:
     what_happened : in words.
     """
     run = RunDirectory(path)
-    request_stop(run)  # first, so that a job that is just beginning meets it
+    with store_explained(run.path, "cancel --now" if now else "cancel"):
+        request_stop(run)  # first, so that a job that is just beginning meets it
     found = whereabouts(run)
     job = found.submission
     if job is not None and (found.awaited or now) and job.kind in SUBMITTERS:
@@ -246,7 +247,8 @@ def _require_no_other(run: RunDirectory) -> None:
 
 def _hand_over(run: RunDirectory, submitter: Submitter) -> Submission:
     config = run.workflow()
-    return add_submission(run, config.cluster.kind, submitter.submit(run.path.absolute(), config))
+    with store_explained(run.path):
+        return add_submission(run, config.cluster.kind, submitter.submit(run.path.absolute(), config))
 
 
 def _receipt_count(run: RunDirectory) -> int:

@@ -12,8 +12,8 @@ from pathlib import Path
 from pipeline import gram, growth, lease
 from pipeline.config import ClusterConfig, RunConfig
 from pipeline.driver import Outcome
-from pipeline.durable import disk_full, is_disk_full
-from pipeline.errors import ConfigError, CorruptTile, PipelineError, RunNotFound, StoreError
+from pipeline.durable import store_explained
+from pipeline.errors import ConfigError, CorruptTile, RunNotFound
 from pipeline.events import Event, emit
 from pipeline.executors import EXECUTORS, WorkerMemory
 from pipeline.extras import require_extras
@@ -48,6 +48,7 @@ from pipeline.solvers import (
     open_system,
     requested_selections,
     requested_solves,
+    reserve_buffers,
     solve_name,
 )
 from pipeline.stages import Stages, View
@@ -257,13 +258,13 @@ def _begun(config: RunConfig, view: View) -> Iterator[Begun]:
     old = growth.find_source(config, path)
     specification = specification_of(loaded, path, old)
     common = None if old is None else growth.compare(old, specification, *loaded.stored)
-    with _store_explained(path):
+    with store_explained(path):
         run = RunDirectory.create(path, specification, provenance())
     for line in loaded.contents.lines:
         view.say(line)
     for line in loaded.warnings:
         view.say(f"warning: {line}")
-    with _store_explained(path), lease.hold(run.lease_path) as held:
+    with store_explained(path), lease.hold(run.lease_path) as held:
         if common is not None:
             growth.begin(run, common, view.say)
         config = growth.with_factor_tile(config, run)
@@ -278,7 +279,7 @@ def _begun(config: RunConfig, view: View) -> Iterator[Begun]:
 def _resumed(run: RunDirectory, cluster: ClusterConfig | None) -> Iterator[Begun]:
     """Hold the lease of a run directory that was begun before; its workflow is of the new cluster from now on."""
     config = run.workflow()
-    with _store_explained(run.path), lease.hold(run.lease_path) as held:
+    with store_explained(run.path), lease.hold(run.lease_path) as held:
         if not run.has_inputs():
             raise RunNotFound(f"{run.path} stopped before its images were stored: start it again with `cntk run`")
         if cluster is not None:
@@ -296,28 +297,17 @@ def verify(path: str | Path | StorePath) -> tuple[int, list[Task]]:
     quarantined : tiles to compute again.
     """
     run = RunDirectory(path)
-    with lease.hold(run.lease_path):
+    with store_explained(run.path, "verify"), lease.hold(run.lease_path):
         tasks = sorted({receipt.task for receipt in run.journal.receipts()})
         done, quarantined = finished(run, tasks, verify=True)
     run.journal.close()
     return len(done), quarantined
 
 
-@contextlib.contextmanager
-def _store_explained(path: StorePath) -> Iterator[None]:
-    """Turn the driver's own errors of the operating system, as of a full disk, into ones that say what to do."""
-    try:
-        yield
-    except PipelineError:
-        raise
-    except OSError as error:
-        if is_disk_full(error):
-            raise disk_full(path) from error
-        raise StoreError(
-            error.errno,
-            f"the driver of {path} met {type(error).__name__}: {error}; every finished tile is kept, and "
-            f"`cntk resume {path}` goes on",
-        ) from error
+def _prepare(run_path: str, versions: dict[str, str]) -> None:
+    """Prepare a process that computes tiles; errors as of `gram.prepare` and `reserve_buffers`."""
+    reserve_buffers()
+    gram.prepare(run_path, versions)
 
 
 def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> None:
@@ -326,7 +316,7 @@ def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> N
     swept = run.sweep()
     if swept:
         view.say(f"swept {swept} half-written files of an earlier driver")
-    prepare = partial(gram.prepare, str(run.path.absolute()), library_versions())
+    prepare = partial(_prepare, str(run.path.absolute()), library_versions())
     with (
         recording(run),
         obeying_requests(run, stop, view.say),
@@ -335,7 +325,7 @@ def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> N
         executor.watched(),
     ):
         view.say(f"computing on {executor.describe()}")
-        for line in executor.warnings:
+        for line in (*executor.warnings, *run.path.shortcomings()):
             view.say(f"warning: {line}")
         emit(Event("driver_started", details={"executor": executor.describe(), "slots": executor.slots}))
         if metrics_address is not None:

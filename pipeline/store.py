@@ -123,7 +123,7 @@ class RunDirectory:
             If the run that is there is of another specification, with the differences.
         """
         path = open_path(path)
-        if not (path / "run.json").exists():
+        if not (path / "run.json").size():  # an empty one was claimed by a driver that was killed at that moment
             record = {
                 "format_version": FORMAT_VERSION,
                 "fingerprint": fingerprint(specification),

@@ -20,7 +20,7 @@ TIERS = [
     {"driver", "growth", "memory"},
     {"gram", "solvers", "takeover", "timing"},
     {"inference", "rounds", "submission"},
-    {"plan", "preflight", "report", "stages"},
+    {"plan", "preflight", "report", "stages", "stopping"},
     {"loading"},
     {"run", "display"},
     {"handover"},

@@ -23,6 +23,19 @@ def test_a_run_of_the_same_specification_is_opened(tmp_path: Path) -> None:
     assert (again.fingerprint, again.provenance) == (first.fingerprint, {"made": 1})
 
 
+def test_a_run_whose_creation_was_stopped_at_its_name_is_created(tmp_path: Path) -> None:
+    """Where files cannot be linked, a name is claimed by an empty file; a driver may be killed before it fills it."""
+    (tmp_path / "run.json").touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.link", refuse)
+        patch.setattr("pipeline.storage.lacking.CLAIM_SECONDS", 0.05)
+        assert RunDirectory.create(tmp_path, SPECIFICATION, {"made": 1}).provenance == {"made": 1}
+
+
+def refuse(*_: object) -> None:
+    raise PermissionError(1, "Operation not permitted")
+
+
 def test_another_specification_is_refused_with_the_differences(tmp_path: Path) -> None:
     RunDirectory.create(tmp_path, SPECIFICATION, {})
     before = (tmp_path / "run.json").read_bytes()

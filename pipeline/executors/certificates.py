@@ -21,10 +21,14 @@ from distributed.security import Security
 from pipeline.errors import ConfigError
 
 LIFETIME = datetime.timedelta(days=365)
-"""No run is meant to last longer; a resumed one makes new certificates."""
+"""Of certificates that people make and keep. Those that a cluster makes for itself end with it, whatever clocks say: a
+worker that comes back after a clock was set must be let in."""
 
-CLOCK_ERROR = datetime.timedelta(days=1)
-"""How late the clock of a host may be."""
+FIRST_DAY = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+"""From which on they are good: the clock of a host may be late by any time."""
+
+NEVER = datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)
+"""How a certificate says that it does not expire (RFC 5280, section 4.1.2.5)."""
 
 AUTHORITY, CERTIFICATE, KEY = "ca.pem", "cert.pem", "key.pem"
 
@@ -45,8 +49,10 @@ class Certificates:
     key: Path
 
     @classmethod
-    def create(cls, folder: str | Path) -> "Certificates":
+    def create(cls, folder: str | Path, lifetime: datetime.timedelta | None = LIFETIME) -> "Certificates":
         """Make new certificates in a private folder (mode 0700, files 0600); older ones there are replaced.
+
+        They are good for ``lifetime``; None is for those that end with a cluster.
 
         Raises
         ------
@@ -55,7 +61,7 @@ class Certificates:
         """
         folder = Path(folder).absolute()
         made = cls.within(folder)
-        contents = make_pem()
+        contents = make_pem(lifetime)
         try:
             _make_private(folder)
             for path, content in zip((made.authority, made.certificate, made.key), contents, strict=True):
@@ -96,18 +102,22 @@ class Certificates:
         }
 
 
-def make_pem() -> tuple[str, str, str]:
-    """Make an authority, a certificate signed by it, and the certificate's key, all as PEM text."""
+def make_pem(lifetime: datetime.timedelta | None = None) -> tuple[str, str, str]:
+    """Make an authority, a certificate signed by it, and the certificate's key, all as PEM text.
+
+    They do not expire unless a ``lifetime`` is given: the cluster that they are for lasts as long as its driver.
+    """
+    last = NEVER if lifetime is None else datetime.datetime.now(tz=datetime.UTC) + lifetime
     authority_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     authority_name, name = _name("cntk cluster authority"), _name("cntk cluster")
     authority = (
-        _begin(authority_name, authority_name, authority_key)
+        _begin(authority_name, authority_name, authority_key, last)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(signs_certificates=True), critical=True)
         .sign(authority_key, hashes.SHA256())
     )
     certificate = (
-        _begin(name, authority_name, key)
+        _begin(name, authority_name, key, last)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)
         .add_extension(
@@ -158,16 +168,17 @@ def _name(common_name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
 
 
-def _begin(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
-    now = datetime.datetime.now(tz=datetime.UTC)
+def _begin(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, last: datetime.datetime
+) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - CLOCK_ERROR)
-        .not_valid_after(now + LIFETIME)
+        .not_valid_before(FIRST_DAY)
+        .not_valid_after(last)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )
 

@@ -17,6 +17,7 @@ import distributed
 from pipeline.errors import PipelineError, WorkersLost
 from pipeline.events import Event, emit
 from pipeline.executors.base import Completion, Executor, WorkerMemory, require_no_stop
+from pipeline.executors.clock import keep_steady
 from pipeline.executors.on_worker import Preparation, send_result
 from pipeline.executors.scaling import Scaling
 
@@ -293,7 +294,9 @@ def quieten() -> None:
 def prepared(client: distributed.Client, prepare: Callable[[], None], terms: Terms) -> DaskExecutor:
     """Prepare all workers of a cluster, those that join later too, and return it as an executor."""
     quieten()
+    keep_steady()
     preparation = Preparation(prepare)
     with answered():
+        client.sync(client._run_on_scheduler, keep_steady)
         client.register_plugin(preparation)
     return DaskExecutor(client, terms, preparation.name)

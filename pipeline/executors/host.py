@@ -20,6 +20,7 @@ import dask.config
 import distributed
 from distributed.utils import get_ip_interface
 
+from pipeline.executors.clock import keep_steady
 from pipeline.executors.order import Announcement, Order
 from pipeline.resources import worker_count, worker_memory
 
@@ -124,6 +125,7 @@ def main() -> None:
         sys.stdout.write(json.dumps(asdict(announcement)) + "\n")
         sys.stdout.flush()
 
+    keep_steady()  # of its nannies; what runs in the scheduler and the workers the driver sees to
     with dask.config.set(order.settings):
         asyncio.run(serve(order, Pulse(driver, SILENCE_SECONDS), tell))
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import dask.config
 import distributed
-from distributed.security import Security
 
 from pipeline.config import ClusterConfig
 from pipeline.executors.access import dashboard_warnings
 from pipeline.executors.base import Executor, require_no_stop
+from pipeline.executors.certificates import make_pem, security_of
 from pipeline.executors.dask import Terms, client_within, prepared
 from pipeline.executors.scaling import Scalable, Scaling, bounds
 from pipeline.executors.settings import SETTINGS
@@ -73,7 +73,7 @@ def open_local(
                 processes=True,
                 host="127.0.0.1",
                 protocol="tls://" if config.tls else "tcp://",
-                security=Security.temporary() if config.tls else None,
+                security=security_of(*make_pem()) if config.tls else None,
                 dashboard_address=config.dashboard,
                 memory_limit=worker_memory(config.memory_limit, config.threads_per_worker),
                 silence_logs=logging.CRITICAL,

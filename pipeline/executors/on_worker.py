@@ -13,6 +13,7 @@ from distributed.diagnostics.plugin import WorkerPlugin
 
 from pipeline.arrays import MAPPED_BYTES, limit_mapped_tiles
 from pipeline.events import close_logs
+from pipeline.executors.clock import keep_steady
 
 REFUSAL_SECONDS = 10.0
 """How long a worker that is not prepared sits on a call before it refuses it: others take the next ones meanwhile."""
@@ -36,6 +37,7 @@ class Preparation(WorkerPlugin):  # type: ignore[misc]
 
     def setup(self, worker: Any) -> None:
         """Run the preparation inside the worker."""
+        keep_steady()
         try:
             limit_mapped_tiles(int(worker.memory_manager.memory_limit or MAPPED_BYTES * 4))
             self.prepare()

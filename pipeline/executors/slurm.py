@@ -236,7 +236,7 @@ def _certificates(config: ClusterConfig) -> Iterator[Certificates | None]:
     # Not in the run directory, which colleagues may read, and which may be a bucket.
     folder = Path.home() / ".cache" / "cntk" / f"slurm-{os.environ.get('SLURM_JOB_ID', 'jobs')}-{uuid.uuid4().hex[:8]}"
     try:
-        yield Certificates.create(folder)
+        yield Certificates.create(folder, lifetime=None)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -1,6 +1,7 @@
 """How the regression is solved. ``SOLVERS`` is the door of this room: solvers by their name in a workflow."""
 
 from pipeline.solvers.base import Solver
+from pipeline.solvers.blas import reserve_buffers
 from pipeline.solvers.conjugate_gradient import ConjugateGradient
 from pipeline.solvers.direct import Cholesky
 from pipeline.solvers.systems import (
@@ -28,5 +29,6 @@ __all__ = [
     "planned_system",
     "requested_selections",
     "requested_solves",
+    "reserve_buffers",
     "solve_name",
 ]

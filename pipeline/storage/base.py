@@ -183,6 +183,10 @@ class StorePath(ABC):
     def sync(self) -> None:
         """Make the names in a folder safe that `share_with` made."""
 
+    def shortcomings(self) -> tuple[str, ...]:
+        """Say in a line each what the place does not promise that stores do, for people; nothing where all is well."""
+        return ()
+
     # For zarr, which reads what this package wrote.
 
     @abstractmethod

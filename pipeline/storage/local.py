@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.errors import StoreError
 from pipeline.storage.base import Appender, Buffer, Listed, StorePath
-from pipeline.storage.retries import explained, patient
-
-_NO_LINK = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS)
-"""What linking fails with between devices, on file systems without links, for files of others, or with many links."""
+from pipeline.storage.lacking import NO_LINK, give_name, keep_names, map_file
+from pipeline.storage.retries import explained, patient, patiently
 
 _ASIDE = ".partial"
 """How names end that are being written: nothing but `LocalPath.sweep` looks at them."""
@@ -63,7 +62,7 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
             status = os.fstat(file.fileno())
             if status.st_size == 0:  # which cannot be mapped
                 return _version(status), np.empty(0, np.uint8)
-            return _version(status), np.memmap(file, np.uint8, "r").view(np.ndarray)
+            return _version(status), map_file(file)
 
     @patient
     def children(self) -> Iterator["LocalPath"]:
@@ -111,7 +110,7 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
             aside = self._aside()
             try:
                 _write_synced(aside, [content])
-                os.link(aside, self)
+                give_name(aside, self)
             except FileExistsError:
                 return False
             except FileNotFoundError:
@@ -128,9 +127,11 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
     def make_whole(self, files: Iterable[tuple[str, tuple[Buffer, ...]]], last: str) -> None:
         aside = self._aside()
         _make_folder(aside)
-        folders = set()
+        folders, written = set(), b""
         try:
             for name, parts in files:
+                if name == last:
+                    written = b"".join(parts)
                 folders.add((aside / name).parent)
                 _make_folder((aside / name).parent)
                 _write_synced(aside / name, parts)
@@ -142,8 +143,17 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
             if not isinstance(error, OSError) or not (self / last).exists():
                 raise
             # Otherwise another driver was first, with the same content.
+            self.parent.sync()
+            return
         self.parent.sync()
+        if not (self / last).exists() or (self / last).read_bytes() != written:
+            raise StoreError(
+                errno.EIO,
+                f"the file system of {self} loses what is in a folder when it is renamed: no run can lie there. Choose "
+                "another place (--store), which may be a bucket",
+            )
 
+    @explained
     def appender(self, *, durable: bool) -> Appender:
         _make_folder(self.parent)
         return _LocalAppender(self, durable)
@@ -161,7 +171,7 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
         try:
             os.link(self, target)
         except OSError as error:
-            if error.errno not in _NO_LINK:
+            if error.errno not in NO_LINK:
                 raise
             target.write_whole(self.read_bytes())
 
@@ -183,11 +193,16 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
 
     @explained
     def sync(self) -> None:
-        descriptor = os.open(self, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        keep_names(self)
+
+    @explained
+    def shortcomings(self) -> tuple[str, ...]:
+        if keep_names(self):
+            return ()
+        return (
+            f"the file system of {self} does not make names safe on demand (fsync of folders): where its machine loses "
+            "its power, more than the tiles in flight may be computed again",
+        )
 
     def zarr_store(self) -> Any:
         return str(self)
@@ -210,7 +225,7 @@ class _LocalAppender(Appender):
     """Writes to the end of a file; a durable one creates it, so that two can never share it."""
 
     def __init__(self, path: LocalPath, durable: bool) -> None:
-        self._durable = durable
+        self._path, self._durable = path, durable
         exclusive = os.O_EXCL if durable else 0
         self._file = os.open(path, os.O_CREAT | exclusive | os.O_APPEND | os.O_WRONLY, 0o644)
         if durable:
@@ -221,10 +236,17 @@ class _LocalAppender(Appender):
         return False
 
     def append(self, lines: bytes) -> None:
+        patiently(lambda: self._append(lines), self._path, ())
+
+    def _append(self, lines: bytes) -> None:
         before = os.fstat(self._file).st_size
-        if os.write(self._file, lines) < len(lines):  # which is how a disk says first that it is full
+        left = memoryview(lines)
+        try:
+            while left:  # a disk that gets full takes a part first, and says so only when it is given the rest
+                left = left[os.write(self._file, left) :]
+        except OSError:
             os.ftruncate(self._file, before)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise
         if self._durable:
             os.fsync(self._file)
 

@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import resource
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -15,7 +16,7 @@ PASSING = (errno.EIO, errno.ESTALE, errno.EAGAIN, errno.EBUSY, errno.ETIMEDOUT, 
 """What a disk, or a server of files, says that may know better in a moment."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-"""What has a message of its own: `pipeline.durable.disk_full`."""
+"""What a full disk says, or a user's share of it that is used up."""
 
 _Result = TypeVar("_Result")
 
@@ -30,7 +31,7 @@ def patiently(action: Callable[[], _Result], where: object, delays: tuple[float,
     StoreUnavailable
         If it went on failing with one of `PASSING`.
     StoreError
-        If it failed otherwise; a full disk is told by the bare error.
+        If it failed otherwise, with what to mend.
     """
     for delay in (*(DELAYS_SECONDS if delays is None else delays), None):
         try:
@@ -38,16 +39,9 @@ def patiently(action: Callable[[], _Result], where: object, delays: tuple[float,
         except (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PipelineError):
             raise
         except OSError as error:
-            if error.errno in FULL:
-                raise
             if error.errno not in PASSING or delay is None:
                 kind = StoreUnavailable if error.errno in PASSING else StoreError
-                reason = error.strerror or error
-                raise kind(
-                    error.errno,
-                    f"{where} cannot be read or written: {reason}. Whatever is finished is kept: mend that, then "
-                    "`cntk resume`",
-                ) from error
+                raise kind(error.errno, _explanation(where, error)) from error
         time.sleep(delay)
     raise AssertionError
 
@@ -70,3 +64,18 @@ def explained(operation: Callable[..., _Result]) -> Callable[..., _Result]:
         return patiently(lambda: operation(self, *arguments, **options), self, ())
 
     return tried_once
+
+
+def _explanation(where: object, error: OSError) -> str:
+    """Say what cannot be done at a place, and what to do about it."""
+    if error.errno in FULL:
+        return f"the disk of {where} is full. Everything finished is kept: free some space, then the same command again"
+    if error.errno == errno.EFBIG:
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        allowed = "its file system allows" if limit == resource.RLIM_INFINITY else f"the {limit} bytes of `ulimit -f`"
+        return (
+            f"{where} would be larger than {allowed}. Everything finished is kept: lift that limit (`ulimit -f "
+            "unlimited`, for the workers too), then the same command again"
+        )
+    reason = error.strerror or error
+    return f"{where} cannot be read or written: {reason}. Whatever is finished is kept: mend that, then `cntk resume`"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
+from pipeline.errors import StoreError
 from pipeline.store import RunDirectory
 from pipeline.submission.base import Submission
 
@@ -49,8 +50,9 @@ def submissions(run: RunDirectory) -> list[Submission]:
 
 
 def write_ending(run: RunDirectory, message: str, job: str | None) -> None:
-    """Write down how a submitted driver ended."""
-    run.write_record("ending.json", asdict(Ending(message, job, now())))
+    """Write down how a submitted driver ended, where the store lets it: it may be what ended the driver."""
+    with contextlib.suppress(StoreError):
+        run.write_record("ending.json", asdict(Ending(message, job, now())))
 
 
 def clear_ending(run: RunDirectory) -> None:

@@ -14,7 +14,7 @@ from cryptography.exceptions import InvalidSignature
 from distributed.security import Security
 
 from pipeline.errors import ConfigError
-from pipeline.executors.certificates import Certificates, write_private
+from pipeline.executors.certificates import Certificates, make_pem, write_private
 
 
 def mode(path: Path) -> int:
@@ -63,6 +63,19 @@ def test_a_private_file_replaces_one_that_others_could_read(tmp_path: Path) -> N
     write_private(path, b"new")
     assert (path.read_bytes(), mode(path)) == (b"new", 0o600)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_certificates_of_a_cluster_outlast_every_clock_and_those_that_people_keep_a_year(tmp_path: Path) -> None:
+    """A worker that comes back after a clock was set, forward or back, is let in."""
+    kept = Certificates.create(tmp_path / "tls")
+    for pem, last in [
+        (make_pem()[0], datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)),
+        (make_pem()[1], datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)),
+        (kept.certificate.read_text(), datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=365)),
+    ]:
+        made = x509.load_pem_x509_certificate(pem.encode())
+        assert made.not_valid_before_utc == datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+        assert abs(made.not_valid_after_utc - last) < datetime.timedelta(minutes=5)
 
 
 def test_each_cluster_has_an_authority_of_its_own_whose_key_is_nowhere(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from processes import wait_until
 
 from pipeline.errors import ConfigError, StoreError, StoreUnavailable
-from pipeline.storage import LocalPath, ObjectPath, StorePath, open_path, retries
+from pipeline.storage import LocalPath, ObjectPath, StorePath, lacking, open_path, retries
 
 
 @pytest.fixture(params=["local", "bucket"])
@@ -333,3 +333,18 @@ def test_what_fails_for_the_moment_is_asked_again_and_what_goes_on_failing_is_to
     with pytest.raises(StoreError, match=r"chunk cannot be read or written: Permission denied"):
         file.is_file()
     assert len(calls) == 1
+
+
+def test_a_name_whose_claimer_was_killed_is_given_to_the_next_where_nothing_can_be_linked(
+    tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_link(*_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", no_link)
+    monkeypatch.setattr(lacking, "CLAIM_SECONDS", 0.05)
+    (tmp_path / "a").touch()
+    assert (tmp_path / "a").create_whole(b"whole")
+    assert not (tmp_path / "a").create_whole(b"late")
+    assert (tmp_path / "a").read_bytes() == b"whole"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]

@@ -1,0 +1,102 @@
+"""The time of day is set, back and forward, under a real run of kind "local": it goes on, to the same numbers.
+
+libfaketime gives each process of the run another time of day, from a file that is rewritten while it runs; the
+machine's own clock is never set. What is measured while the machine runs (CLOCK_MONOTONIC) stays, as it does when a
+clock is set. Seen to fail: without `pipeline.executors.clock` (set back, no tile is finished any more), and with
+certificates that hold for a year from now (a worker that was killed does not come back: "Invalid argument").
+"""
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from faults.test_chaos import report, undisturbed
+from processes import (
+    PATIENCE_SECONDS,
+    WORKERS,
+    computing_worker,
+    start_driver,
+    wait_for_receipts,
+    wait_until,
+    workflow,
+)
+
+LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+
+HOUR, DAY = 3600, 86_400
+
+QUICK = {
+    "data": {"source": "digits", "train": 400, "test": 30},
+    "readouts": {"depths": [2], "poolings": ["flatten"]},
+    "kernel": {"tile": 50},
+    "solve": {"ridges": [1e-2], "tile": 100},
+}
+"""Tiles that take a moment each: messages are under way at every time."""
+
+
+class Clock:
+    """The time of day of the processes that are started with its environment."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self.set(0)
+        self.environment = {
+            "LD_PRELOAD": str(LIBRARIES[0]),
+            "FAKETIME_TIMESTAMP_FILE": str(file),
+            "FAKETIME_CACHE_DURATION": "1",  # each call would read the file otherwise
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "NO_FAKE_STAT": "1",
+        }
+
+    def set(self, ahead_seconds: int) -> None:
+        aside = self._file.with_suffix(".new")
+        aside.write_text(f"{ahead_seconds:+d}")
+        os.replace(aside, self._file)
+
+
+@pytest.fixture
+def clock(tmp_path: Path, require: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> Clock:
+    require("faketime")
+    made = Clock(tmp_path / "time-of-day")
+    for name, value in made.environment.items():
+        monkeypatch.setenv(name, value)  # for the processes that the test starts
+    return made
+
+
+@pytest.mark.timeout(600)
+def test_a_run_goes_on_where_the_time_of_day_is_set_back_and_forward(
+    clock: Clock, started: list[subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    path = tmp_path / "run"
+    driver = start_driver(tmp_path / "driver", workflow(path, "local", QUICK))
+    started.append(driver)
+    jumps = [*(-HOUR * k for k in range(1, 16)), -10 * DAY, HOUR, 0]
+    for count, jump in enumerate(jumps):
+        wait_for_receipts(path, 2 * count)
+        clock.set(jump)
+    assert driver.wait(PATIENCE_SECONDS) == 0, (tmp_path / "driver" / "output.txt").read_text()
+    report("time of day set", len(jumps), path, 0, undisturbed(tmp_path, "serial", QUICK))
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("jump", [400 * DAY, -HOUR], ids=["400 days ahead", "an hour behind"])
+def test_a_worker_that_is_killed_comes_back_whatever_the_time_of_day(
+    clock: Clock, started: list[subprocess.Popen[bytes]], tmp_path: Path, jump: int
+) -> None:
+    path = tmp_path / "run"
+    driver = start_driver(tmp_path / "driver", workflow(path, "local", QUICK))
+    started.append(driver)
+    wait_for_receipts(path, 4)
+    clock.set(jump)
+    computing_worker(path, driver).kill()
+    wait_until(lambda: workers_seen(path) > WORKERS, "a worker in the place of the one that was killed")
+    assert driver.wait(PATIENCE_SECONDS) == 0, (tmp_path / "driver" / "output.txt").read_text()
+    clock.set(0)
+    report("killed in another time", 1, path, 2, undisturbed(tmp_path, "serial", QUICK))
+
+
+def workers_seen(path: Path) -> int:
+    """Count the processes that ever began a tile."""
+    return sum('"began"' in log.read_text() for log in (path / "log").iterdir())
