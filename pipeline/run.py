@@ -15,6 +15,7 @@ from pipeline.errors import ConfigError, CorruptTile, PipelineError, RunNotFound
 from pipeline.events import Event, emit
 from pipeline.executors import EXECUTORS, WorkerMemory
 from pipeline.inference import (
+    METRICS,
     Means,
     add_remedies,
     choose_ridge,
@@ -354,7 +355,7 @@ def _solve(stages: Stages, config: RunConfig) -> Outcome:
         stages.take_over([course.solution for course in courses])
     outcome, solved = stages.run_courses("solve", courses, lambda: _convergence(run, systems))
     for name in solved:
-        if run.read_record(f"solve/{name}/metrics.json") is None:
+        if run.read_record(f"solve/{name}/metrics.json", METRICS) is None:
             run.write_record(f"solve/{name}/metrics.json", metrics(run, name))
     add_remedies(run, outcome, stages.run_jobs)
     return outcome
@@ -381,7 +382,7 @@ def _infer(stages: Stages, config: RunConfig) -> Outcome:
     run, products = stages.run, []
     for order, specification in enumerate(requested_solves(run, config)):
         system = open_system(run, solve_name(specification))
-        if run.read_record(f"solve/{system.fingerprint}/metrics.json") is not None:
+        if run.has_record(f"solve/{system.fingerprint}/metrics.json"):
             products += requested_products(run, system, config.inference, order)
     for training in requested_trainings(run, config):
         write_training(run, training)

@@ -89,7 +89,7 @@ def test_a_write_that_fails_leaves_no_trace(matrix: TiledArray, monkeypatch: pyt
 
 
 def test_an_array_that_is_no_array_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="holds no readable zarr array"):
+    with pytest.raises(StoreError, match="holds no array: restore its zarr.json"):
         TiledArray(tmp_path)
 
 

@@ -1,6 +1,7 @@
 """A driver as a process of its own on this machine: it goes on when the terminal is closed."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -66,7 +67,7 @@ class LocalSubmitter(Submitter):
 
 def _pid_here(job: str) -> int | None:
     host, _, pid = job.rpartition(":")
-    return int(pid) if host == socket.gethostname() and pid.isdigit() else None
+    return int(pid) if host == socket.gethostname() and re.fullmatch(r"[0-9]{1,9}", pid) else None
 
 
 def _drives(pid: int) -> bool:
