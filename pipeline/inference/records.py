@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import with_config
 
-from pipeline.storage.records import STRICT, Positive, Record, Share
+from pipeline.storage.records import STRICT, NotNegative, Positive, Record, Share
 
 _AGAIN = "delete it, then `cntk resume` writes it anew"
 
@@ -20,7 +20,7 @@ class MetricsRecord:
     """
 
     accuracy: Share | None
-    relative_residual: float
+    relative_residual: NotNegative
     smallest_pivot: float | None = None
     largest_pivot: float | None = None
 
@@ -30,7 +30,7 @@ class MetricsRecord:
 class LeaveOneOutRecord:
     """How well each training image is predicted by all others; no accuracy where there is one class only."""
 
-    squared_error: float
+    squared_error: NotNegative
     accuracy: Share | None
 
 
@@ -42,7 +42,7 @@ class LearningCurveRecord:
     sizes: tuple[Positive, ...]
     absolute_ridge: float
     accuracy: tuple[Share, ...] | None
-    squared_error: tuple[float, ...]
+    squared_error: tuple[NotNegative, ...]
 
     def __post_init__(self) -> None:
         _require_one_length(self.sizes, self.accuracy, self.squared_error)

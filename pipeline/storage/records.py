@@ -9,7 +9,7 @@ import re
 import reprlib
 from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
 from pipeline.errors import StoreError
 from pipeline.storage.base import StorePath
@@ -22,9 +22,13 @@ STRICT = ConfigDict(strict=True, extra="forbid")
 
 Json = dict[str, Any]
 
+Word = Annotated[str, StringConstraints(pattern=r"^[ -~]{0,200}$")]
+"""What is handed to other programs: nothing but plain characters."""
+
 Count = Annotated[int, Field(ge=0, lt=2**31)]
 Positive = Annotated[int, Field(ge=1, lt=2**31)]
 Share = Annotated[float, Field(ge=0, le=1)]
+NotNegative = Annotated[float, Field(ge=0)]
 
 Seconds = Annotated[float, Field(ge=-1, le=1e12)]
 """A difference of readings of a clock, which rounding may make smaller than nothing."""

@@ -10,7 +10,7 @@ from pydantic import with_config
 from pipeline.config import RunConfig
 from pipeline.executors import WorkerMemory
 from pipeline.storage import LocalPath, StorePath
-from pipeline.storage.records import STRICT
+from pipeline.storage.records import STRICT, Word
 
 State = Literal["queued", "running", "gone", "unknown"]
 """What a cluster says of a submission; "unknown" where this machine cannot ask it."""
@@ -48,8 +48,8 @@ class Submission:
     submitted : when, as ISO 8601 with its time zone.
     """
 
-    kind: str
-    job: str
+    kind: Word
+    job: Word
     host: str
     submitted: str
 

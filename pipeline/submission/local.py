@@ -36,7 +36,7 @@ class LocalSubmitter(Submitter):
     def submit(self, place: StorePath, config: RunConfig) -> str:
         command = [sys.executable, "-m", "pipeline.cli", "drive", str(place)]
         try:
-            with open(log_folder(place) / "driver.log", "ab") as file:
+            with open(log_folder(place) / "driver.log", "ab", opener=_without_waiting) as file:
                 process = subprocess.Popen(
                     command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
                 )
@@ -63,6 +63,11 @@ class LocalSubmitter(Submitter):
 
     def go_on(self, place: StorePath, config: RunConfig) -> str | None:
         return None
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file; a pipe in its place that nobody reads is an error, not a wait."""
+    return os.open(path, flags | os.O_NONBLOCK, 0o644)
 
 
 def _pid_here(job: str) -> int | None:
