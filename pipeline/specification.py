@@ -109,7 +109,7 @@ def find_solve(path: StorePath) -> Json | None:
     if record is None:
         return None
     said = {key: value for key, value in record.items() if key not in CAME_OUT}
-    if "candidates" in record:
+    if "candidates" in record and record["ridge"] == 0:
         said["ridge"] = "auto"
     unit = record.get("mean_diagonal", 0.0) if record["ridge_mode"] == "relative" else 1.0
     if fingerprint(said)[:16] != path.parent.name or record["absolute_ridge"] != record["ridge"] * unit:

@@ -81,7 +81,7 @@ class Record(Generic[_T]):
         """Say what is wrong first."""
         problem = error.errors(include_url=False)[0]
         place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]).lstrip(".")
-        if problem["type"] == "extra_forbidden":
+        if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             return StoreError(
                 f"{where} has the field {reprlib.repr(place)}, which this cntk does not know: use the version that "
                 f"wrote it. Otherwise {self._remedy}"
