@@ -59,7 +59,7 @@ class Specification:
 
 @with_config(STRICT)
 class _MethodRecord(TypedDict):
-    solver: Literal["cholesky", "cg"]
+    solver: str
     tolerance: float
     factor_dtype: NotRequired[Literal["float32", "float64"]]
     rank: NotRequired[Count]
