@@ -28,7 +28,7 @@ from pipeline.inference import (
 )
 from pipeline.journal import Task
 from pipeline.kernels import Summary, summary
-from pipeline.loading import load, slots_of, specification_of, write_inputs
+from pipeline.loading import load, require_known_kind, slots_of, specification_of, write_inputs
 from pipeline.loopback import is_loopback
 from pipeline.metrics import served as metrics_served
 from pipeline.observed import recording
@@ -233,6 +233,8 @@ def _begun(config: RunConfig, view: View) -> Iterator[Begun]:
 def _resumed(run: RunDirectory, cluster: ClusterConfig | None) -> Iterator[Begun]:
     """Hold the lease of a run directory that was begun before; its workflow is of the new cluster from now on."""
     config = run.workflow()
+    if cluster is None:
+        require_known_kind(config)  # a file that anybody may have edited says so
     with _store_explained(run.path), lease.hold(run.lease_path) as held:
         if not run.has_inputs():
             raise RunNotFound(f"{run.path} stopped before its images were stored: start it again with `cntk run`")
