@@ -41,6 +41,15 @@ from pipeline.journal import Chunk, Receipt, Task
 from pipeline.observed import recording
 from pipeline.store import RunDirectory
 
+SPECIFICATION = {
+    "data": {"digest": "", "train": 1, "test": 1, "shape": [1], "classes": ["0"], "standardize": False},
+    "readouts": [{"name": "none", "kind": "ntk", "network": []}],
+    "dtype": "float32",
+    "flips": False,
+    "tile": 1,
+    "numerics_version": 0,
+}
+
 WORKERS, TILES = 8, 20_000
 TARGET_MILLISECONDS = 2.0
 TARGET_TILE_BYTES = 250
@@ -98,7 +107,7 @@ class Watch:
 
 def measure_tiles(folder: Path, tiles: int, profile: bool) -> list[Figure]:
     """Send tiles that do nothing through the driver."""
-    run = RunDirectory.create(folder / "tiles", {"benchmark": "overhead"}, {})
+    run = RunDirectory.create(folder / "tiles", SPECIFICATION, {})
     here = importlib.import_module("overhead")  # by name: workers import it, instead of being sent its code
     jobs = [Job(Task("train", k // 1000, k % 1000), here.do_nothing, 1, (k,)) for k in range(tiles)]
     with recording(run), EXECUTORS["local"](ClusterConfig(workers=WORKERS), here.prepare) as executor:
@@ -202,7 +211,7 @@ def finish(run: RunDirectory, tasks: Sequence[Task]) -> None:
 
 def measure_efficiency(folder: Path) -> list[Figure]:
     """Keep two processes busy with long tiles."""
-    run = RunDirectory.create(folder / "efficiency", {"benchmark": "efficiency"}, {})
+    run = RunDirectory.create(folder / "efficiency", SPECIFICATION, {})
     here = importlib.import_module("overhead")
     jobs = [Job(Task("train", k, 0), here.take_long, 1, (k,)) for k in range(LONG_TILES)]
     with recording(run), EXECUTORS["local"](ClusterConfig(workers=SLOTS), here.prepare) as executor:

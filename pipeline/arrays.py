@@ -5,21 +5,22 @@ fsynced, renamed. Any zarr reads them.
 """
 
 import errno
-import json
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import google_crc32c
 import numpy as np
 import xxhash
 import zarr
+from pydantic import ConfigDict, with_config
 from zarr.codecs import BytesCodec, Crc32cCodec
 
-from pipeline.errors import CorruptTile, StoreError, StoreUnavailable
+from pipeline.errors import CorruptTile, ForeignFile, StoreError
 from pipeline.journal import Chunk
 from pipeline.storage import StorePath
+from pipeline.storage.records import Count, Positive, Record
 from pipeline.tiling import Cut
 
 CRC_BYTES = 4
@@ -31,6 +32,48 @@ MAPPED_BYTES = 640 * 2**20
 """Bytes of tiles that a process keeps mapped at most, two block rows of most factors. The system owns the pages."""
 
 Array = np.ndarray
+
+_ZARR = ConfigDict(strict=True)
+"""zarr says more of an array than is of interest here."""
+
+
+@with_config(_ZARR)
+@dataclass(frozen=True)
+class _Grid:
+    chunk_shape: tuple[Positive, ...]
+
+
+@with_config(_ZARR)
+@dataclass(frozen=True)
+class _ChunkGrid:
+    name: Literal["regular"]
+    configuration: _Grid
+
+
+@with_config(_ZARR)
+@dataclass(frozen=True)
+class _Codec:
+    name: str
+
+
+@with_config(_ZARR)
+@dataclass(frozen=True)
+class _ArrayRecord:
+    """The zarr.json of an array."""
+
+    shape: tuple[Count, ...]
+    data_type: Literal["float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
+    fill_value: Literal["NaN"] | float
+    chunk_grid: _ChunkGrid
+    codecs: tuple[_Codec, ...]
+
+    def __post_init__(self) -> None:
+        tile = self.chunk_grid.configuration.chunk_shape
+        if len(self.shape) != len(tile) or not tile:
+            raise ValueError(f"an array of shape {self.shape} has no chunks of {tile}")
+
+
+_ARRAY: Record[_ArrayRecord] = Record(_ArrayRecord, "restore it from a copy")
 
 
 @dataclass(frozen=True)
@@ -68,17 +111,20 @@ class TiledArray:
     def __init__(self, path: StorePath) -> None:
         self.path = path
         try:
-            meta = json.loads((path / "zarr.json").read_text())
-            self.shape: tuple[int, ...] = tuple(meta["shape"])
-            self.tile: tuple[int, ...] = tuple(meta["chunk_grid"]["configuration"]["chunk_shape"])
-            self.dtype = np.dtype(meta["data_type"])
-            codecs = [codec["name"] for codec in meta["codecs"]]
-        except StoreUnavailable:
-            raise
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"{path} holds no readable zarr array ({error}): restore its zarr.json") from error
+            meta = _ARRAY.read(path / GROUP_RECORD)
+        except FileNotFoundError:
+            raise StoreError(errno.ENOENT, f"{path} holds no array: restore its {GROUP_RECORD}") from None
+        self.shape = meta.shape
+        self.tile = meta.chunk_grid.configuration.chunk_shape
+        self.dtype = np.dtype(meta.data_type)
+        codecs = [codec.name for codec in meta.codecs]
         if codecs != ["bytes", "crc32c"]:
             raise StoreError(f"{path} has the codecs {codecs}, expected bytes and crc32c: it is not this package's")
+        if (meta.fill_value == "NaN") != (self.dtype.kind == "f"):
+            raise StoreError(
+                f"{path}/{GROUP_RECORD} is damaged: an array of {self.dtype} is not filled up with {meta.fill_value}: "
+                "restore it from a copy"
+            )
 
     def cut(self, axis: int) -> Cut:
         """Return how an axis is cut into tiles."""
@@ -138,9 +184,11 @@ class TiledArray:
         path = self.chunk_path(*index)
         known, kept = _MAPPED.take(path)
         try:
-            found = path.mapped(known)
+            found = path.mapped(known, self.chunk_bytes)
         except FileNotFoundError:
             raise self._missing(path) from None
+        except ForeignFile as error:
+            raise CorruptTile(str(error)) from None
         if found is None:
             return kept
         version, content = found
@@ -186,19 +234,23 @@ class TiledArray:
         Raises
         ------
         CorruptTile
-            If the chunk is missing.
+            If the chunk is missing, or no file.
         """
         path = self.chunk_path(*index)
         try:
             return int.from_bytes(path.read_from(self.chunk_bytes - CRC_BYTES, CRC_BYTES), "little")
         except FileNotFoundError:
             raise self._missing(path) from None
+        except ForeignFile as error:
+            raise CorruptTile(str(error)) from None
 
     def _content(self, path: StorePath) -> Array:
         try:
-            return np.frombuffer(path.read_bytes(), np.uint8)
+            return np.frombuffer(path.read_bytes(self.chunk_bytes), np.uint8)
         except FileNotFoundError:
             raise self._missing(path) from None
+        except ForeignFile as error:
+            raise CorruptTile(str(error)) from None
 
     def _missing(self, path: StorePath) -> CorruptTile:
         return CorruptTile(f"{path} is missing: it was not computed, or was deleted")
@@ -220,6 +272,37 @@ class TiledArray:
         """
         values = np.require(payload.view(self.dtype), requirements=["ALIGNED"]).reshape(self.tile)
         return values[tuple(slice(0, self.cut(axis).length(k)) for axis, k in enumerate(index))]
+
+
+class InputArray:
+    """An array of the data set, read by its rows. Nothing can compute it again: damage is an error that says so.
+
+    Parameters
+    ----------
+    path : of the array's directory.
+    shape, kind : that it must have; ``kind`` as of `numpy.dtype.kind`.
+
+    Raises
+    ------
+    StoreError
+        If there is no array, or another one.
+    """
+
+    def __init__(self, path: StorePath, shape: tuple[int, ...], kind: str) -> None:
+        self._array = TiledArray(path)
+        self.shape, self.dtype = self._array.shape, self._array.dtype
+        if self.shape != shape or self.dtype.kind not in kind:
+            raise StoreError(
+                f"{path} has the shape {self.shape} and the type {self.dtype}, and the run is of {shape}: restore "
+                "inputs.zarr from a copy"
+            )
+
+    def __getitem__(self, rows: slice) -> Array:
+        start, stop, _ = rows.indices(self.shape[0])
+        try:
+            return self._array.read_region((start, max(start, stop)), *((0, size) for size in self.shape[1:]))
+        except CorruptTile as error:
+            raise StoreError(f"{error}. It is of the data set: restore inputs.zarr from a copy") from None
 
 
 def create_arrays(group_path: StorePath, specs: Sequence[ArraySpec], attributes: Mapping[str, Any]) -> None:

@@ -12,9 +12,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from pipeline.driver import Progress as DriverProgress
-from pipeline.durable import Json
+from pipeline.inference import EnsembleRecord
 from pipeline.plan import Plan
 from pipeline.report import RunReport, SolveReport
+from pipeline.solvers import RidgeChoice
 
 PLAIN_SECONDS, PLAIN_SHARE, QUIET_SECONDS = 30.0, 0.05, 600.0
 """Where the output is no terminal, a line of progress follows another after half a minute and a twentieth of the stage
@@ -158,8 +159,8 @@ def show_specification(report: RunReport) -> None:
     )
     out.print(f"kernels   {report.dtype}, tiles of {report.tile}: {', '.join(report.readouts)}")
     made = report.provenance
-    versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
-    out.print(f"made      {made['created']} on {made['host']}: {versions}")
+    versions = ", ".join(f"{name} {version}" for name, version in made.versions.items())
+    out.print(escape(f"made      {made.created} on {made.host}: {versions}"))
     if report.grown_from is not None:
         out.print(f"grown     from {escape(report.grown_from)}")
     out.print()
@@ -230,12 +231,12 @@ def show_inferred(report: RunReport) -> None:
         out.print(_trained_table(trained))
 
 
-def _trained_table(found: Sequence[tuple[str, Json]]) -> Table:
+def _trained_table(found: Sequence[tuple[str, EnsembleRecord]]) -> Table:
     rows = [
         (name, time, _share(accuracy), f"{variance:.4g}")
         for name, record in found
         for time, accuracy, variance in zip(
-            record["times"], record["accuracy"] or [None] * len(record["times"]), record["mean_variance"], strict=True
+            record.times, record.accuracy or [None] * len(record.times), record.mean_variance, strict=True
         )
     ]
     return _numbers_table("trained ensemble", ["time", "accuracy", "mean variance"], rows)
@@ -254,57 +255,51 @@ def _numbers_table(title: str, columns: Sequence[str], rows: Iterable[tuple[str,
     return table
 
 
-def _ridge_path_table(found: Sequence[tuple[str, Json]]) -> Table:
+def _ridge_path_table(found: Sequence[tuple[str, RidgeChoice]]) -> Table:
     rows = []
     for readout, path in found:
-        columns = [path[name] for name in ("ridges", "absolute_ridges", "accuracy", "squared_error")]
-        for ridge, absolute, accuracy, error in zip(*columns, strict=True):
+        lists = (path.ridges, path.absolute_ridges, path.accuracy, path.squared_error)
+        for ridge, absolute, accuracy, error in zip(*lists, strict=True):
             numbers = ("not definite", "") if error is None else (_share(accuracy), f"{error:.4g}")
-            chosen = "chosen" if ridge == path["chosen"] else ""
+            chosen = "chosen" if ridge == path.chosen else ""
             rows.append((readout, f"{ridge:g}", f"{absolute:.3g}", *numbers, chosen))
     columns = ["relative ridge", "absolute", "accuracy", "squared error", ""]
     return _numbers_table("ridges by leave-one-out on the training images", columns, rows)
 
 
-def _leave_one_out_table(found: Sequence[tuple[str, Json]]) -> Table:
-    rows = [(name, _share(record["accuracy"]), f"{record['squared_error']:.4g}") for name, record in found]
+def _leave_one_out_table(found: Sequence[tuple[str, Any]]) -> Table:
+    rows = [(name, _share(record.accuracy), f"{record.squared_error:.4g}") for name, record in found]
     return _numbers_table("leave-one-out", ["accuracy", "squared error"], rows)
 
 
-def _learning_curve_table(found: Sequence[tuple[str, Json]]) -> Table:
+def _learning_curve_table(found: Sequence[tuple[str, Any]]) -> Table:
     rows = [
-        (name, str(size), _share(accuracy), f"{error:.4g}", f"{record['absolute_ridge']:.3g}")
+        (name, str(size), _share(accuracy), f"{error:.4g}", f"{record.absolute_ridge:.3g}")
         for name, record in found
         for size, accuracy, error in zip(
-            record["sizes"],
-            record["accuracy"] or [None] * len(record["sizes"]),
-            record["squared_error"],
-            strict=True,
+            record.sizes, record.accuracy or [None] * len(record.sizes), record.squared_error, strict=True
         )
     ]
     columns = ["training images", "accuracy", "squared error", "absolute ridge"]
     return _numbers_table("learning curve (one absolute ridge, that of the full system)", columns, rows)
 
 
-def _variance_table(title: str, found: Sequence[tuple[str, Json]]) -> Table:
-    ends = ["smallest", "mean", "largest"]
-    return _numbers_table(
-        title,
-        ends,
-        [(name, *(f"{record[end]:.4g}" for end in ends)) for name, record in found],
-    )
+def _variance_table(title: str, found: Sequence[tuple[str, Any]]) -> Table:
+    rows = [(name, *(f"{value:.4g}" for value in (rec.smallest, rec.mean, rec.largest))) for name, rec in found]
+    return _numbers_table(title, ["smallest", "mean", "largest"], rows)
 
 
-def _spectrum_table(found: Sequence[tuple[str, Json]]) -> Table:
+def _spectrum_table(found: Sequence[tuple[str, Any]]) -> Table:
     rows = []
     for name, record in found:
-        rate = record["maximal_learning_rate"]
-        ends = [f"{record[end][0]:.4g} +- {record[f'{end}_residuals'][0]:.0e}" for end in ("largest", "smallest")]
-        rows.append((name, *ends, "none" if rate is None else f"{rate:.4g}"))
+        rate = record.maximal_learning_rate
+        ends = (record.largest, record.largest_residuals), (record.smallest, record.smallest_residuals)
+        shown = [f"{values[0]:.4g} +- {residuals[0]:.0e}" for values, residuals in ends]
+        rows.append((name, *shown, "none" if rate is None else f"{rate:.4g}"))
     return _numbers_table("eigenvalues of the kernel", ["largest", "smallest", "maximal learning rate"], rows)
 
 
-_INFERRED: dict[str, Callable[[Sequence[tuple[str, Json]]], Table]] = {
+_INFERRED: dict[str, Callable[[Sequence[tuple[str, Any]]], Table]] = {
     "leave_one_out": _leave_one_out_table,
     "learning_curve": _learning_curve_table,
     "posterior_variance": partial(_variance_table, "posterior variance of a test image"),

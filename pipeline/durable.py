@@ -1,33 +1,14 @@
-"""Small records in a store, and what a full disk is told by."""
+"""What a full disk is told by."""
 
 import contextlib
 import errno
-import json
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 from pipeline.errors import PipelineError, StoreError
-from pipeline.storage import StorePath
+from pipeline.storage.records import Json
 from pipeline.storage.retries import FULL
 
-Json = dict[str, Any]
-
-
-def write_json(path: StorePath, record: Json) -> None:
-    """Replace a small JSON file."""
-    path.write_whole(json.dumps(record, indent=2).encode())
-
-
-def read_json(path: StorePath | Path) -> Json:
-    """Read a JSON object; raise `StoreError` where the file is damaged."""
-    try:
-        record = json.loads(path.read_text())
-    except ValueError as error:
-        raise StoreError(f"{path} is damaged ({error}): restore it from a copy; it is never overwritten") from error
-    if not isinstance(record, dict):
-        raise StoreError(f"{path} is damaged: expected an object, got {type(record).__name__}")
-    return record
+__all__ = ["Json", "disk_full", "is_disk_full", "store_explained"]
 
 
 def is_disk_full(error: BaseException) -> bool:

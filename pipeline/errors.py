@@ -46,6 +46,13 @@ class StoreUnavailable(StoreError):
     """The store did not answer, or not as it should; asking again may help."""
 
 
+class ForeignFile(StoreError):
+    """What lies in the place of a file was not written there by this package.
+
+    A folder, a link, a pipe, a device, or more bytes than belong there.
+    """
+
+
 class CorruptTile(PipelineError, ValueError):
     """A chunk on disk is not what was written there.
 

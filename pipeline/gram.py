@@ -275,4 +275,4 @@ def _engine(run_path: str, numbers: tuple[int, ...]) -> Engine:
 
 
 def _images(run: RunDirectory, part: str, bounds: tuple[int, int]) -> Array:
-    return np.asarray(run.inputs(f"{part}_images")[bounds[0] : bounds[1]])
+    return run.inputs("train_images" if part == "train" else "test_images")[slice(*bounds)]

@@ -10,15 +10,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from pydantic import with_config
 
 from pipeline import lease
 from pipeline.arrays import Array
 from pipeline.config import RunConfig
 from pipeline.datasets import Split
-from pipeline.durable import Json
 from pipeline.errors import ConfigError, SpecificationMismatch
 from pipeline.specification import differences
 from pipeline.storage import StorePath, open_path
+from pipeline.storage.records import STRICT, Count, Json, Positive, Record
 from pipeline.store import RunDirectory
 from pipeline.tiling import Cut, choose_factor_tile
 
@@ -26,6 +27,7 @@ SMALLEST_SHARE = 1 / 4
 """Of the factor tile that would be chosen anew: below it tasks are small, and the older factor little of the work."""
 
 
+@with_config(STRICT)
 @dataclass(frozen=True)
 class Growth:
     """What a run has in common with the older one that it grows from: the record growth.json.
@@ -41,19 +43,18 @@ class Growth:
 
     path: str
     fingerprint: str
-    train: tuple[int, ...]
-    test: tuple[int, ...]
-    targets: tuple[int, ...]
-    factor_tile: int | None
+    train: tuple[Count, ...]
+    test: tuple[Count, ...]
+    targets: tuple[Count, ...]
+    factor_tile: Positive | None
 
     @classmethod
     def of(cls, run: RunDirectory) -> "Growth | None":
         """Read the record of a run; None where it does not grow from another."""
-        record = run.read_record("growth.json")
-        if record is None:
-            return None
-        train, test, targets = (tuple(record[name]) for name in ("train", "test", "targets"))
-        return cls(record["path"], record["fingerprint"], train, test, targets, record["factor_tile"])
+        return run.read_record("growth.json", _GROWTH)
+
+
+_GROWTH: Record[Growth] = Record(Growth, "delete it: what is not taken over yet is computed")
 
 
 def find_source(config: RunConfig, path: StorePath) -> RunDirectory | None:

@@ -9,36 +9,47 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import google_crc32c
+from pydantic import AfterValidator, Field, with_config
 
 from pipeline.errors import StoreError
 from pipeline.storage import Appender, Listed, StorePath
+from pipeline.storage.records import RECORD_BYTES, STRICT, Count, Record, Seconds, numbers
+
+BLOCK_BYTES = 8 * 2**20
+"""A segment is read so much at a time."""
+
+Name = Annotated[str, AfterValidator(sys.intern)]
+"""A run has few arrays, stages and hosts and many receipts: each name is kept once."""
 
 
+@with_config(STRICT)
 @dataclass(frozen=True, order=True, slots=True)
 class Task:
     """One unit of work and of resume: a tile of a stage."""
 
-    stage: str
-    row: int
-    col: int
+    stage: Name
+    row: Count
+    col: Count
 
     def __str__(self) -> str:
         return f"{self.stage} tile ({self.row}, {self.col})"
 
 
+@with_config(STRICT)
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """What a task wrote into one array: bytes on disk, their crc32c, and a digest of the values, 128 bits of XXH3."""
 
-    array: str
-    bytes: int
-    crc32c: int
+    array: Name
+    bytes: Annotated[int, Field(ge=0, lt=2**63)]
+    crc32c: Annotated[int, Field(ge=0, lt=2**32)]
     xxh3: str
 
 
+@with_config(STRICT)
 @dataclass(frozen=True, slots=True)
 class Receipt:
     """What a worker says of a tile it has written.
@@ -55,10 +66,10 @@ class Receipt:
 
     task: Task
     chunks: tuple[Chunk, ...]
-    read_seconds: float = 0.0
-    compute_seconds: float = 0.0
-    write_seconds: float = 0.0
-    host: str = ""
+    read_seconds: Seconds = 0.0
+    compute_seconds: Seconds = 0.0
+    write_seconds: Seconds = 0.0
+    host: Name = ""
     adopted: bool = False
 
     @property
@@ -77,17 +88,23 @@ class Receipt:
         return text + b"\t%08x\n" % google_crc32c.value(text)
 
     @classmethod
-    def from_line(cls, line: bytes) -> "Receipt | None":
-        """Read a line back; None where it is torn or damaged."""
+    def from_line(cls, line: bytes, where: object = "a receipt") -> "Receipt | None":
+        """Read a line back; None where it is torn or damaged.
+
+        Raises
+        ------
+        StoreError
+            If it is whole, by its checksum, and yet no receipt: then it was not this version that wrote it.
+        """
         text, _, checksum = line.rstrip(b"\n").rpartition(b"\t")
         if not line.endswith(b"\n") or checksum != b"%08x" % google_crc32c.value(text):
             return None
-        fields: dict[str, Any] = json.loads(text)
-        # A run has few arrays, stages and hosts and many receipts: each name is kept once.
-        chunks = tuple(Chunk(**chunk | {"array": sys.intern(chunk["array"])}) for chunk in fields.pop("chunks"))
-        task = fields.pop("task")
-        task["stage"], fields["host"] = sys.intern(task["stage"]), sys.intern(fields["host"])
-        return cls(task=Task(**task), chunks=chunks, **fields)
+        return _RECEIPT.parse(text, where)
+
+
+_REMEDY = "move that file away: tiles without a receipt are read, and taken for done where they are whole"
+
+_RECEIPT: Record[Receipt] = Record(Receipt, _REMEDY)
 
 
 @dataclass
@@ -154,8 +171,7 @@ class Journal:
             self._segment = None
 
     def _open_segment(self) -> Appender:
-        numbers = [int(path.name.removesuffix(_SUFFIX)) for path in self.folder.children() if _is_segment(path.name)]
-        number = max(numbers, default=0)
+        number = max(numbers(self.folder, _SUFFIX), default=0)
         while True:  # two drivers can never share a segment: a durable log is new
             number += 1
             try:
@@ -167,28 +183,36 @@ class Journal:
 _SUFFIX = ".jsonl"
 
 
-def _is_segment(name: str) -> bool:
-    return name.endswith(_SUFFIX) and name.removesuffix(_SUFFIX).isdigit()
-
-
 def _read_on(path: StorePath, listed: Listed, known: _Segment) -> _Segment:
     """Read the lines that were added to a segment, or all of one that stands in the place of another."""
     try:
         if listed.bytes < known.bytes_read or path.read_from(0, len(known.first_line)) != known.first_line:
             known = _Segment()
-        content = path.read_from(known.bytes_read)
+        for line in _whole_lines(path, known.bytes_read, listed.bytes):
+            receipt = Receipt.from_line(line, f"{path}, the line at byte {known.bytes_read},")
+            known.first_line = known.first_line or line
+            known.bytes_read += len(line)
+            if receipt is not None:
+                known.receipts.append(receipt)
     except FileNotFoundError:  # deleted since it was listed
         return _Segment()
     known.version = listed.version
-    for line in content.splitlines(keepends=True):
-        if not line.endswith(b"\n"):
-            break  # torn by a crash, or being written right now
-        known.first_line = known.first_line or line
-        known.bytes_read += len(line)
-        receipt = Receipt.from_line(line)
-        if receipt is not None:
-            known.receipts.append(receipt)
     return known
+
+
+def _whole_lines(path: StorePath, position: int, end: int) -> Iterator[bytes]:
+    """Read the lines between two bytes; the last one is left out where it was torn, or is being written right now."""
+    rest = b""
+    while position < end:
+        block = path.read_from(position, min(BLOCK_BYTES, end - position))
+        if not block:
+            return  # cut since it was listed
+        position += len(block)
+        *lines, rest = (rest + block).split(b"\n")
+        for line in lines:
+            yield line + b"\n"
+        if len(rest) > RECORD_BYTES:
+            raise StoreError(f"{path} has a line of more than {RECORD_BYTES} bytes, as no receipt is long: {_REMEDY}")
 
 
 def timed(action: Callable[[], Any]) -> tuple[Any, float]:

@@ -18,10 +18,13 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, with_config
 
 from pipeline.errors import PipelineError, RunLocked, StoreError
 from pipeline.storage import StorePath
+from pipeline.storage.records import STRICT, Count, Record, numbers
 
 RENEW_SECONDS, PATIENCE_SECONDS = 1.0, 8.0
 
@@ -29,6 +32,36 @@ RUN_RECORD = "run.json"
 """What lies beside the lease for as long as there is a run."""
 
 _SUFFIX = ".json"
+
+_LAST = 10**15 - 1
+"""The highest number that `numbers` takes for one of ours."""
+
+
+@with_config(STRICT | ConfigDict(extra="ignore"))  # a driver of a later version is alive all the same
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lease, as its file says.
+
+    Attributes
+    ----------
+    holder : a name that no other one has.
+    host, processes, pid : its process; what its number is counted in, which two containers of one name need not share.
+    counter : raised as long as it is alive.
+    released : whether it was given back.
+    job, restarts : the batch job that it runs in, and how often that was started again.
+    """
+
+    holder: str = ""
+    host: str = ""
+    processes: str = ""
+    pid: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    counter: int = 0
+    released: bool = False
+    job: str | None = None
+    restarts: Count = 0
+
+
+_HOLDER: Record[Holder] = Record(Holder, "it counts for nothing once it stands still")
 
 
 @dataclass
@@ -86,8 +119,8 @@ def hold(folder: StorePath) -> Iterator[Lease]:
 def holder(folder: StorePath) -> str | None:
     """Name the process that holds the lease, as "host:pid"; None where nobody does or its process is gone."""
     number = _highest(folder)
-    lease = _read(folder, number) if number else {}
-    return None if not lease or _is_free(lease) else f"{lease.get('host')}:{lease.get('pid')}"
+    lease = _read(folder, number) if number else None
+    return None if lease is None or _is_free(lease) else f"{lease.host}:{lease.pid}"
 
 
 def _acquire(folder: StorePath, identity: dict[str, Any]) -> int:
@@ -96,15 +129,18 @@ def _acquire(folder: StorePath, identity: dict[str, Any]) -> int:
         if highest:
             _require_free(folder, highest, identity)
         number = highest + 1
+        if number > _LAST:
+            raise StoreError(f"{_file(folder, highest)} has a number that no lease comes to: delete that file")
         content = json.dumps(identity | {"counter": 0}).encode()
         if not _file(folder, number).create_whole(content):
             continue
         if _highest(folder) > number:  # the numbers seen were old: those after them were deleted meanwhile
             _file(folder, number).unlink(missing_ok=True)
             continue
-        for older in _numbers(folder):
+        for older in numbers(folder, _SUFFIX):
             if older < number:
-                _file(folder, older).unlink(missing_ok=True)
+                with contextlib.suppress(StoreError):  # of a folder of that name; it counts no more
+                    _file(folder, older).unlink(missing_ok=True)
         return number
 
 
@@ -119,9 +155,9 @@ def _require_free(folder: StorePath, number: int, identity: dict[str, Any]) -> N
         now = _read(folder, number)
         if _is_free(now) or _highest(folder) != number:
             return
-        if now and seen and now != seen:
+        if now is not None and seen is not None and now != seen:
             raise RunLocked(
-                f"another driver works on {folder.parent}: process {now.get('pid')} on {now.get('host')}. "
+                f"another driver works on {folder.parent}: process {now.pid} on {now.host}. "
                 "Wait for it or stop it; nothing was changed"
             )
         seen = now
@@ -177,36 +213,32 @@ def _file(folder: StorePath, number: int) -> StorePath:
     return folder / f"{number:06d}{_SUFFIX}"
 
 
-def _numbers(folder: StorePath) -> list[int]:
-    names = (path.name.removesuffix(_SUFFIX) for path in folder.children() if path.name.endswith(_SUFFIX))
-    return [int(name) for name in names if name.isdigit()]
-
-
 def _highest(folder: StorePath) -> int:
-    return max(_numbers(folder), default=0)
+    return max(numbers(folder, _SUFFIX), default=0)
 
 
 def _write(folder: StorePath, number: int, lease: dict[str, Any]) -> None:
     _file(folder, number).write_whole(json.dumps(lease).encode())
 
 
-def _read(folder: StorePath, number: int) -> dict[str, Any]:
+def _read(folder: StorePath, number: int) -> Holder | None:
+    """Read a lease; None where it is gone or damaged, and counts for nothing."""
     try:
-        lease = json.loads(_file(folder, number).read_text())
-    except (OSError, ValueError):
-        return {}
-    return lease if isinstance(lease, dict) else {}
+        return _HOLDER.find(_file(folder, number))
+    except OSError:
+        return None
 
 
-def _is_free(lease: dict[str, Any]) -> bool:
+def _is_free(lease: Holder | None) -> bool:
     """Tell whether a lease was given back, or its holder ran on this host and its process is gone."""
-    if lease.get("released"):
+    if lease is None:
+        return False
+    if lease.released:
         return True
-    here = lease.get("host") == socket.gethostname() and lease.get("processes") == _process_namespace()
-    if not here or not isinstance(lease.get("pid"), int):
+    if (lease.host, lease.processes) != (socket.gethostname(), _process_namespace()) or lease.pid is None:
         return False
     try:
-        os.kill(lease["pid"], 0)
+        os.kill(lease.pid, 0)
     except ProcessLookupError:
         return True
     except PermissionError:
@@ -220,10 +252,10 @@ def _batch_job() -> dict[str, Any]:
     return {} if job is None else {"job": job, "restarts": int(restarts)}
 
 
-def _is_former_self(lease: dict[str, Any], identity: dict[str, Any]) -> bool:
+def _is_former_self(lease: Holder | None, identity: dict[str, Any]) -> bool:
     """Tell whether the holder is the same batch job before it was started again."""
-    same = lease.get("job") is not None and lease["job"] == identity.get("job")
-    return same and lease.get("restarts", 0) < identity["restarts"]
+    same = lease is not None and lease.job is not None and lease.job == identity.get("job")
+    return same and lease is not None and lease.restarts < identity["restarts"]
 
 
 def _process_namespace() -> str:

@@ -59,8 +59,7 @@ def load(config: RunConfig) -> Loaded:
     ConfigError, DataError, DataNotFound, LayerError
         Whatever is wrong with the workflow, its data, or how they fit.
     """
-    if config.cluster.kind not in EXECUTORS:
-        raise ConfigError(f"unknown cluster.kind {config.cluster.kind!r}: known are {', '.join(EXECUTORS)}")
+    require_known_kind(config)
     readouts = gram.readouts_of(config.network, config.readouts)
     whole = datasets.load(config.data.source, config.data.path)
     if config.data.shuffle is not None:
@@ -95,6 +94,18 @@ def load(config: RunConfig) -> Loaded:
     if idle:
         warnings += (f'a cluster of kind "{config.cluster.kind}" does not look at {", ".join(idle)}',)
     return Loaded(config, chosen, digest.hexdigest(), readouts, first, warnings)
+
+
+def require_known_kind(config: RunConfig) -> None:
+    """Refuse a workflow that names no cluster that there is.
+
+    Raises
+    ------
+    ConfigError
+        With those that there are.
+    """
+    if config.cluster.kind not in EXECUTORS:
+        raise ConfigError(f"unknown cluster.kind {config.cluster.kind!r}: known are {', '.join(EXECUTORS)}")
 
 
 def slots_of(config: RunConfig) -> int:

@@ -10,14 +10,30 @@ from typing import Any
 from pipeline import lease
 from pipeline.arrays import TiledArray
 from pipeline.datasets import Contents
-from pipeline.durable import Json
 from pipeline.errors import CorruptTile
 from pipeline.gram import kernel_jobs, test_kernel_jobs
 from pipeline.growth import Growth
-from pipeline.inference import prediction_jobs, requested_products, requested_trainings, training_product
+from pipeline.inference import (
+    METRICS,
+    EnsembleRecord,
+    prediction_jobs,
+    requested_products,
+    requested_trainings,
+    training_product,
+)
 from pipeline.journal import Receipt, Task
-from pipeline.solvers import SOLVERS, Method, planned_system, requested_selections, requested_solves, solve_name
-from pipeline.store import RunDirectory
+from pipeline.solvers import (
+    SOLVERS,
+    Method,
+    RidgeChoice,
+    planned_system,
+    read_choice,
+    requested_selections,
+    requested_solves,
+    solve_name,
+)
+from pipeline.storage.records import Json
+from pipeline.store import Provenance, RunDirectory
 from pipeline.timing import read_timings
 from pipeline.verification import Chunks, spent
 
@@ -71,7 +87,7 @@ class InferredReport:
     """A product of ``[inference]`` for one solve: its name, and its record as on disk; None until it is done."""
 
     product: str
-    record: Json | None
+    record: Any
 
 
 @dataclass(frozen=True)
@@ -79,7 +95,7 @@ class RidgePathReport:
     """The choice of a ridge for one read-out: its record as on disk, None until it is made."""
 
     readout: str
-    record: Json | None
+    record: RidgeChoice | None
 
 
 @dataclass(frozen=True)
@@ -87,7 +103,7 @@ class TrainedReport:
     """A network's ensemble at the times asked for: its record as on disk, None until it is done."""
 
     network: str
-    record: Json | None
+    record: EnsembleRecord | None
 
 
 @dataclass(frozen=True)
@@ -141,7 +157,7 @@ class RunReport:
     dtype: str
     tile: int
     readouts: tuple[str, ...]
-    provenance: Json
+    provenance: Provenance
     grown_from: str | None
     driver: str | None
     quarantined: int
@@ -210,8 +226,8 @@ def make_report(run: RunDirectory) -> RunReport:
         products = requested_products(run, system, config.inference, order)
         inference_tasks += [job.task for product in products for job in product.jobs]
         far = run.iterations(name)
-        record = run.read_record(f"solve/{name}/solve.json") or {}
-        results = run.read_record(f"solve/{name}/metrics.json") or {}
+        record = run.solve_record(name) or {}
+        results = run.read_record(f"solve/{name}/metrics.json", METRICS)
         solves.append(
             SolveReport(
                 specification["readout"],
@@ -221,9 +237,9 @@ def make_report(run: RunDirectory) -> RunReport:
                 record.get("absolute_ridge"),
                 None if far is None else far.count,
                 None if far is None or not far.residuals else far.residuals[-1],
-                **results,
+                **({} if results is None else asdict(results)),
                 inferred=tuple(
-                    InferredReport(product.name.partition("-")[0], run.read_record(product.record))
+                    InferredReport(product.name.partition("-")[0], product.read(run))
                     for product in products
                     if product.summarise is not None
                 ),
@@ -234,7 +250,7 @@ def make_report(run: RunDirectory) -> RunReport:
     for training in requested_trainings(run, config):
         product = training_product(run, training)
         inference_tasks += [job.task for job in product.jobs]
-        trained.append(TrainedReport(training.label, run.read_record(product.record)))
+        trained.append(TrainedReport(training.label, product.read(run)))
     if inference_tasks:
         stages.append(_stage_report(run, "inference", inference_tasks, receipts))
     data, growth = run.specification["data"], Growth.of(run)
@@ -252,8 +268,7 @@ def make_report(run: RunDirectory) -> RunReport:
         stages=tuple(stages),
         timings=tuple(TimingReport(**asdict(timing), efficiency=timing.efficiency) for timing in read_timings(run)),
         ridge_paths=tuple(
-            RidgePathReport(s["readout"], run.read_record(f"solve/{solve_name(s)}/ridge_path.json"))
-            for s in requested_selections(run, config)
+            RidgePathReport(s["readout"], read_choice(run, s)) for s in requested_selections(run, config)
         ),
         solves=tuple(solves),
         trained=tuple(trained),

@@ -13,11 +13,12 @@ from pipeline import gram, growth, lease
 from pipeline.config import ClusterConfig, RunConfig
 from pipeline.driver import Outcome
 from pipeline.durable import store_explained
-from pipeline.errors import ConfigError, CorruptTile, RunNotFound
+from pipeline.errors import ConfigError, CorruptTile, PipelineError, RunNotFound, StoreError
 from pipeline.events import Event, emit
 from pipeline.executors import EXECUTORS, WorkerMemory
 from pipeline.extras import require_extras
 from pipeline.inference import (
+    METRICS,
     Means,
     add_remedies,
     choose_ridge,
@@ -30,7 +31,7 @@ from pipeline.inference import (
 )
 from pipeline.journal import Task
 from pipeline.kernels import Summary, summary
-from pipeline.loading import load, slots_of, specification_of, write_inputs
+from pipeline.loading import load, require_known_kind, slots_of, specification_of, write_inputs
 from pipeline.loopback import is_loopback
 from pipeline.metrics import served as metrics_served
 from pipeline.observed import recording
@@ -279,6 +280,8 @@ def _begun(config: RunConfig, view: View) -> Iterator[Begun]:
 def _resumed(run: RunDirectory, cluster: ClusterConfig | None) -> Iterator[Begun]:
     """Hold the lease of a run directory that was begun before; its workflow is of the new cluster from now on."""
     config = run.workflow()
+    if cluster is None:
+        require_known_kind(config)  # a file that anybody may have edited says so
     with store_explained(run.path), lease.hold(run.lease_path) as held:
         if not run.has_inputs():
             raise RunNotFound(f"{run.path} stopped before its images were stored: start it again with `cntk run`")
@@ -390,7 +393,7 @@ def _solve(stages: Stages, config: RunConfig) -> Outcome:
         stages.take_over([course.solution for course in courses])
     outcome, solved = stages.run_courses("solve", courses, lambda: _convergence(run, systems))
     for name in solved:
-        if run.read_record(f"solve/{name}/metrics.json") is None:
+        if run.read_record(f"solve/{name}/metrics.json", METRICS) is None:
             run.write_record(f"solve/{name}/metrics.json", metrics(run, name))
     add_remedies(run, outcome, stages.run_jobs)
     return outcome
@@ -417,7 +420,7 @@ def _infer(stages: Stages, config: RunConfig) -> Outcome:
     run, products = stages.run, []
     for order, specification in enumerate(requested_solves(run, config)):
         system = open_system(run, solve_name(specification))
-        if run.read_record(f"solve/{system.fingerprint}/metrics.json") is not None:
+        if run.has_record(f"solve/{system.fingerprint}/metrics.json"):
             products += requested_products(run, system, config.inference, order)
     for training in requested_trainings(run, config):
         write_training(run, training)

@@ -3,9 +3,118 @@
 import hashlib
 import json
 import reprlib
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal, NotRequired
 
-from pipeline.durable import Json
+from pydantic import with_config
+from typing_extensions import TypedDict
+
+from pipeline.errors import StoreError
+from pipeline.storage import StorePath
+from pipeline.storage.records import STRICT, Count, Json, Positive, Record
+
+TILES = 10**7
+"""Tiles of a matrix at most: a specification that asks for more was not written by this package."""
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class _Data:
+    digest: str
+    train: Positive
+    test: Count
+    shape: list[Positive]
+    classes: list[str]
+    standardize: bool
+    standardize_first: Positive | None = None
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class _Readout:
+    name: str
+    kind: Literal["ntk", "nngp"]
+    network: list[Json]
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class Specification:
+    """What a specification holds; it is kept as the JSON that it is, which its fingerprint is of."""
+
+    data: _Data
+    readouts: list[_Readout]
+    dtype: Literal["float32", "float64"]
+    flips: bool
+    tile: Positive
+    numerics_version: int
+
+    def __post_init__(self) -> None:
+        rows, cols = (-(-count // self.tile) for count in (self.data.train + self.data.test, self.data.train))
+        if rows * cols > TILES:
+            raise ValueError(f"tiles of {self.tile} cut these images into more than {TILES} tiles")
+        if not self.readouts or not self.data.classes:
+            raise ValueError("it names no read-out, or no class")
+
+
+@with_config(STRICT)
+class _MethodRecord(TypedDict):
+    solver: str
+    tolerance: float
+    factor_dtype: NotRequired[Literal["float32", "float64"]]
+    rank: NotRequired[Count]
+
+
+@with_config(STRICT)
+class _SolveRecord(TypedDict):
+    """A solve.json: of a system, of a choice among ridges (``candidates``), or of a training (``times``)."""
+
+    kernel: str
+    readout: str
+    ridge: float
+    ridge_mode: Literal["relative", "absolute"]
+    tile: Positive
+    targets: str
+    absolute_ridge: float
+    mean_diagonal: NotRequired[float]
+    max_iterations: NotRequired[Positive]
+    method: NotRequired[_MethodRecord]
+    unit_diagonal: NotRequired[bool]
+    candidates: NotRequired[list[float]]
+    network: NotRequired[str]
+    nngp: NotRequired[str]
+    times: NotRequired[list[str]]
+    covariance: NotRequired[bool]
+
+
+CAME_OUT = ("absolute_ridge", "mean_diagonal", "max_iterations")
+"""Parts of a solve's record that its name is not made of."""
+
+REWRITTEN = "delete it, then `cntk resume` writes it anew"
+
+_SOLVE: Record[Json] = Record(_SolveRecord, REWRITTEN)
+
+
+def find_solve(path: StorePath) -> Json | None:
+    """Read the solve.json of a system, a choice among ridges or a training; None where there is none.
+
+    Its folder is named by what it says, so that no other record is taken for it.
+
+    Raises
+    ------
+    StoreError
+        If it is damaged, or says something else.
+    """
+    record = _SOLVE.find(path)
+    if record is None:
+        return None
+    said = {key: value for key, value in record.items() if key not in CAME_OUT}
+    if "candidates" in record and record["ridge"] == 0:
+        said["ridge"] = "auto"
+    unit = record.get("mean_diagonal", 0.0) if record["ridge_mode"] == "relative" else 1.0
+    if fingerprint(said)[:16] != path.parent.name or record["absolute_ridge"] != record["ridge"] * unit:
+        raise StoreError(f"{path} was edited: it is not of the system that its folder is named by: {REWRITTEN}")
+    return record
 
 
 def fingerprint(specification: Json) -> str:

@@ -26,20 +26,29 @@ import json
 import re
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
-import zarr
+from pydantic import ConfigDict, Field, with_config
 
-from pipeline.arrays import GROUP_RECORD, Array, ArraySpec, TiledArray, encode_chunk, is_made, zarr_metadata
+from pipeline.arrays import (
+    GROUP_RECORD,
+    Array,
+    ArraySpec,
+    InputArray,
+    TiledArray,
+    encode_chunk,
+    is_made,
+    zarr_metadata,
+)
 from pipeline.config import RunConfig, parse_config
-from pipeline.durable import Json, read_json, write_json
 from pipeline.errors import ConfigError, RunNotFound, SpecificationMismatch, StoreError
 from pipeline.journal import Journal, Task
-from pipeline.specification import differences, fingerprint
+from pipeline.specification import Specification, differences, find_solve, fingerprint
 from pipeline.storage import StorePath, open_path
+from pipeline.storage.records import RECORD_BYTES, STRICT, Count, Json, Record, write_json
 from pipeline.tiling import Cut
 
 FORMAT_VERSION = 2
@@ -47,13 +56,63 @@ FORMAT_VERSION = 2
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """What read-outs and products may be called: their names become names in the store."""
 
-_INPUTS = ("train_images", "train_labels", "test_images", "test_labels")
+_SOLVE = re.compile(r"[0-9a-f]{16}")
+"""How the directory of a solve is called."""
+
+InputName = Literal["train_images", "train_labels", "test_images", "test_labels"]
+
+_INPUTS: tuple[InputName, ...] = ("train_images", "train_labels", "test_images", "test_labels")
 """The arrays of the data set."""
 
 _STATE = ("vectors", "direction", "residuals")
 """The arrays that hold a state of conjugate gradients."""
 
 
+_T = TypeVar("_T")
+
+
+@with_config(ConfigDict(strict=True))
+@dataclass(frozen=True)
+class Provenance:
+    """Where a run was created, for people; see `pipeline.provenance`."""
+
+    created: str = "at an unknown time"
+    host: str = "an unknown host"
+    cores: int | None = None
+    machine: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+@with_config(ConfigDict(strict=True))
+@dataclass(frozen=True)
+class _Format:
+    format_version: int
+
+
+@with_config(ConfigDict(strict=True))
+@dataclass(frozen=True)
+class _Specified:
+    specification: Specification
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class _RunRecord:
+    format_version: int
+    fingerprint: str
+    specification: Json
+    provenance: Provenance
+
+
+@with_config(ConfigDict(strict=True))
+@dataclass(frozen=True)
+class _Group:
+    """The zarr.json of a group."""
+
+    attributes: Json
+
+
+@with_config(STRICT)
 @dataclass(frozen=True)
 class Iterations:
     """How far the iterations of a solve are.
@@ -66,8 +125,8 @@ class Iterations:
     residuals : the worst class's relative residual after each iteration, the start included.
     """
 
-    first: int
-    last: int
+    first: Count
+    last: Annotated[int, Field(ge=-1, lt=2**31)]
     finished: bool
     residuals: tuple[float, ...]
 
@@ -75,6 +134,15 @@ class Iterations:
     def count(self) -> int:
         """Passes over the kernel so far."""
         return max(self.last - self.first, 0)
+
+
+_RESTORE = "restore it from a copy; it is never overwritten"
+_FORMAT: Record[_Format] = Record(_Format, _RESTORE)
+_SPECIFIED: Record[_Specified] = Record(_Specified, _RESTORE)
+_RUN: Record[_RunRecord] = Record(_RunRecord, _RESTORE)
+_GROUP: Record[_Group] = Record(_Group, "restore it from a copy")
+_WORKFLOW: Record[Json] = Record(Json, "delete it, then `cntk run` with the workflow file writes it anew")
+_ITERATIONS: Record[Iterations] = Record(Iterations, "delete it, then `cntk resume`: its iterations begin anew")
 
 
 class RunDirectory:
@@ -95,20 +163,22 @@ class RunDirectory:
     def __init__(self, path: str | Path | StorePath) -> None:
         self.path = open_path(path)
         run_json = self.path / "run.json"
-        if not run_json.is_file():
+        if not run_json.exists():
             raise RunNotFound(f"{self.path} holds no run (no run.json): give the directory that `cntk run` printed")
-        record = read_json(run_json)
-        version = record.get("format_version")
+        content = run_json.read_bytes(RECORD_BYTES)
+        version = _FORMAT.parse(content, run_json).format_version
         if version != FORMAT_VERSION:
             raise StoreError(
                 f"{run_json} has format version {version}, this cntk knows {FORMAT_VERSION}: "
                 "use the version that wrote it, or another --store"
             )
-        if record.get("fingerprint") != fingerprint(record.get("specification", {})):
+        record = _RUN.parse(content, run_json)
+        if record.fingerprint != fingerprint(record.specification):
             raise StoreError(f"{run_json} was edited: its specification does not match its fingerprint; restore it")
-        self.specification: Json = record["specification"]
-        self.fingerprint: str = record["fingerprint"]
-        self.provenance: Json = record["provenance"]
+        self.specification: Json = record.specification
+        self.fingerprint: str = record.fingerprint
+        self.provenance = record.provenance
+        _SPECIFIED.parse(content, run_json)
         self._require_names()
         self.journal = Journal(self.path / "journal")
         self._arrays: dict[StorePath, TiledArray] = {}
@@ -192,7 +262,7 @@ class RunDirectory:
 
     def solve_path(self, solve: str) -> StorePath:
         """The directory of one system, by its fingerprint."""
-        if not re.fullmatch(r"[0-9a-f]{16}", solve):
+        if not _SOLVE.fullmatch(solve):
             raise ConfigError(f"a solve is named by 16 hexadecimal digits, got {solve!r}")
         return self.path / "solve" / solve
 
@@ -212,12 +282,17 @@ class RunDirectory:
 
     def inferred_attributes(self, solve: str, product: str) -> Json:
         """Read the attributes of a product's group: its parameters."""
-        return read_json(self.inferred_path(solve, product) / "zarr.json")["attributes"]
+        return _GROUP.read(self.inferred_path(solve, product) / GROUP_RECORD).attributes
+
+    def solve_record(self, solve: str) -> Json | None:
+        """Read what a system that was begun is of; None where there is none."""
+        return find_solve(self.solve_path(solve) / "solve.json")
 
     def solves(self) -> dict[str, Json]:
         """Read what each system that was begun is of, by its fingerprint."""
-        records = ((folder.name, folder / "solve.json") for folder in (self.path / "solve").children())
-        return {name: read_json(record) for name, record in records if record.is_file()}
+        names = [folder.name for folder in (self.path / "solve").children() if _SOLVE.fullmatch(folder.name)]
+        records = {name: self.solve_record(name) for name in names}
+        return {name: record for name, record in records.items() if record is not None}
 
     def has_solved(self, solve: str, part: str) -> bool:
         """Tell whether a solve was begun and stores an array: by conjugate gradients alone, there is no factor."""
@@ -233,8 +308,7 @@ class RunDirectory:
 
     def iterations(self, solve: str) -> Iterations | None:
         """Read how far the iterations of a solve are; None where none was finished."""
-        record = self.read_record(f"solve/{solve}/iterations.json")
-        return None if record is None else Iterations(**record | {"residuals": tuple(record["residuals"])})
+        return self.read_record(f"solve/{solve}/iterations.json", _ITERATIONS)
 
     def record_iterations(self, solve: str, iterations: Iterations) -> None:
         """Write down how far the iterations of a solve are, and delete what no later one reads."""
@@ -244,7 +318,7 @@ class RunDirectory:
             return
         for part, kept in (("products", iterations.last), *((part, iterations.last - 1) for part in _STATE)):
             for path in (self.work_path(solve) / part / "c").children():
-                if path.name.isdigit() and int(path.name) < kept:
+                if re.fullmatch(r"[0-9]{1,10}", path.name) and int(path.name) < kept:
                     path.remove_tree()
 
     def arrays_of(self, task: Task) -> list[tuple[TiledArray, tuple[int, ...]]]:
@@ -366,9 +440,13 @@ class RunDirectory:
                 if chunk not in there:
                     raise StoreError(f"{array.path}/c/{chunk} is gone: restore inputs.zarr from a copy")
 
-    def inputs(self, name: str) -> Any:
-        """Open an input array: "train_images", "train_labels", "test_images" or "test_labels"."""
-        return zarr.open_array(self.inputs_path.zarr_store(), path=name, mode="r")
+    def inputs(self, name: InputName) -> InputArray:
+        """Open an input array; `StoreError` where it is damaged, or not of the specification."""
+        part, _, what = name.partition("_")
+        shape = (self.specification["data"][part],)
+        if what == "labels":
+            return InputArray(self.inputs_path / name, shape, "iu")
+        return InputArray(self.inputs_path / name, (*shape, *self.specification["data"]["shape"]), "f")
 
     def write_record(self, relative: str, record: Json) -> None:
         """Replace a small JSON file; `StoreError` where the run is gone, and would be begun anew in its place."""
@@ -376,10 +454,13 @@ class RunDirectory:
             raise StoreError(errno.ENOENT, f"the run directory {self.path} is gone: bring it back, then resume")
         write_json(self.path / relative, record)
 
-    def read_record(self, relative: str) -> Json | None:
-        """Read a small JSON file; None where it does not exist."""
-        path = self.path / relative
-        return read_json(path) if path.is_file() else None
+    def has_record(self, relative: str) -> bool:
+        """Tell whether there is a small JSON file, without a look into it."""
+        return (self.path / relative).exists()
+
+    def read_record(self, relative: str, kind: Record[_T]) -> _T | None:
+        """Read a small JSON file; None where there is none, `StoreError` where it is damaged."""
+        return kind.find(self.path / relative)
 
     def workflow(self) -> RunConfig:
         """Read the workflow that this directory was last run with.
@@ -389,7 +470,7 @@ class RunDirectory:
         RunNotFound
             If a driver stopped before it wrote one.
         """
-        record = self.read_record("workflow.json")
+        record = self.read_record("workflow.json", _WORKFLOW)
         if record is None:
             raise RunNotFound(f"{self.path} stopped before it began: start it again with `cntk run`")
         return parse_config(record, str(self.path / "workflow.json"))

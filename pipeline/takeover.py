@@ -11,11 +11,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from pipeline.durable import Json
 from pipeline.errors import RunNotFound
 from pipeline.growth import Growth, same_readouts
 from pipeline.journal import Chunk, Receipt, Task
 from pipeline.storage import StorePath
+from pipeline.storage.records import Json
 from pipeline.store import RunDirectory
 from pipeline.tiling import Cut
 
@@ -120,9 +120,12 @@ class _Source:
         places = self.run.arrays_of(task)
         if twin is None or receipt is None:
             return [None] * len(places)
+        its = self.old.arrays_of(twin)
+        if len(receipt.chunks) != len(its):  # then it is damaged
+            return [None] * len(places)
         found = {
             array.path: _Origin(array.chunk_path(*index), chunk)
-            for (array, index), chunk in zip(self.old.arrays_of(twin), receipt.chunks, strict=True)
+            for (array, index), chunk in zip(its, receipt.chunks, strict=True)
         }
         if kind not in _KERNEL_STAGES:
             return [found.get(self.old.solved(self._twins[solve], array.path.name).path) for array, _ in places]

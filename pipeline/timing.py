@@ -5,14 +5,18 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
+from pydantic import with_config
+
 from pipeline import metrics
 from pipeline.driver import Progress
 from pipeline.events import Details, Event, emit
+from pipeline.storage.records import STRICT, Record, Seconds
 from pipeline.store import RunDirectory
 
-_RECORD = "timing.json"
+_FILE = "timing.json"
 
 
+@with_config(STRICT)
 @dataclass(frozen=True)
 class StageTiming:
     """What a stage took, all drivers together that came to an end.
@@ -26,20 +30,29 @@ class StageTiming:
     """
 
     stage: str
-    wall_seconds: float = 0.0
-    slot_seconds: float = 0.0
-    core_seconds: float = 0.0
+    wall_seconds: Seconds = 0.0
+    slot_seconds: Seconds = 0.0
+    core_seconds: Seconds = 0.0
 
     @property
     def efficiency(self) -> float | None:
         """The share of the slots' time that was spent in tasks; None where no time passed."""
-        return self.core_seconds / self.slot_seconds if self.slot_seconds > 0 else None
+        return self.core_seconds / self.slot_seconds if self.slot_seconds > 0 and self.wall_seconds > 0 else None
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class _Timings:
+    stages: tuple[StageTiming, ...] = ()
+
+
+_TIMINGS: Record[_Timings] = Record(_Timings, "delete it: only how busy the slots were is forgotten")
 
 
 def read_timings(run: RunDirectory) -> tuple[StageTiming, ...]:
     """Read what the stages of a run took."""
-    record = run.read_record(_RECORD) or {}
-    return tuple(StageTiming(**timing) for timing in record.get("stages", []))
+    found = run.read_record(_FILE, _TIMINGS)
+    return () if found is None else found.stages
 
 
 class StageClock:
@@ -119,4 +132,4 @@ class StageClock:
             before.slot_seconds + timing.slot_seconds,
             before.core_seconds + timing.core_seconds,
         )
-        self._run.write_record(_RECORD, {"stages": [asdict(stage) for stage in known.values()]})
+        self._run.write_record(_FILE, {"stages": [asdict(stage) for stage in known.values()]})

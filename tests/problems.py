@@ -12,6 +12,16 @@ from pipeline.report import make_report
 from pipeline.storage import StorePath
 from pipeline.store import RunDirectory
 
+SPECIFICATION: dict[str, Any] = {
+    "data": {"digest": "", "train": 10, "test": 4, "shape": [3, 3, 1], "classes": ["a", "b"], "standardize": True},
+    "readouts": [{"name": "deep", "kind": "ntk", "network": [{"layer": "Dense"}]}],
+    "dtype": "float32",
+    "flips": False,
+    "tile": 4,
+    "numerics_version": 1,
+}
+"""Of a run of which nothing is computed."""
+
 TRAIN, TEST = 37, 11  # neither is a multiple of the tile
 
 

@@ -67,3 +67,51 @@ def calls_print(path: Path) -> bool:
 
 def test_only_commands_print() -> None:
     assert {path.name for path in FILES if calls_print(path)} == {"cli.py", "entry.py", "fit_duals.py"}
+
+
+READS = {
+    "json.load",
+    "json.loads",
+    "open",
+    "os.open",
+    "read_text",
+    "read_bytes",
+    "np.load",
+    "tomllib.load",
+    "tomllib.loads",
+}
+READS |= {"zarr.open", "zarr.open_array", "zarr.open_group", "isdigit", "isdecimal", "isnumeric"}
+
+OTHER_FILES = {
+    "config/reading.py": {"open", "os.open", "tomllib.loads"},  # that a user names
+    "executors/access.py": {"read_bytes"},
+    "executors/certificates.py": {"os.open"},
+    "executors/remote.py": {"isdecimal"},
+    "kernels/code_cache.py": {"read_bytes"},  # of this package, and its compiled code
+    "resources.py": {"read_text"},  # of the control groups of this process
+    "streams.py": {"os.open"},  # /dev/null
+    "submission/local.py": {"open", "os.open", "read_bytes"},  # the log that is written, and /proc
+    "submission/slurm.py": {"isdigit"},  # of what SLURM says
+    "submission/slurm_states.py": {"isdigit"},
+    "submission/there.py": {"json.loads"},  # of a question through ssh
+}
+"""What reads files that are no records of a run."""
+
+
+def reads_of(path: Path) -> set[str]:
+    """List the calls that read files without bounds, parse what has no model, or take names for numbers."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            bounded = name.endswith(".read_bytes") and (node.args or node.keywords)
+            if not bounded:
+                found.add(name if name in READS else name.rpartition(".")[2])
+    return found & READS
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_records_are_read_in_one_way(path: Path) -> None:
+    name = path.relative_to(PACKAGE).as_posix()
+    if not name.startswith(("storage/", "datasets/")):
+        assert reads_of(path) <= OTHER_FILES.get(name, set())

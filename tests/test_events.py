@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
-from problems import Recorder
+from problems import SPECIFICATION, Recorder
 
 from pipeline import run as runs
 from pipeline.config import RunConfig
@@ -264,7 +264,7 @@ def test_a_worker_keeps_a_few_logs_open_and_each_holds_its_own_run(
     call = Observed(lambda run_path, task: Receipt(task, ()))
     paths = [tmp_path / f"run{k}" for k in range(LOGS_KEPT + 2)]
     for path in paths:
-        RunDirectory.create(path, {"path": str(path)}, {})
+        RunDirectory.create(path, SPECIFICATION | {"data": SPECIFICATION["data"] | {"digest": str(path)}}, {})
     for turn in range(2):
         for path in paths:
             call(str(path), Task("train", turn, 0))

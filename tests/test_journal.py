@@ -49,7 +49,7 @@ def test_two_journals_never_share_a_segment(tmp_path: Path) -> None:
 
 def test_an_unwritable_journal_is_an_error_that_says_so(tmp_path: Path) -> None:
     (tmp_path / "journal").write_text("a file where the folder should be")
-    with pytest.raises(StoreError, match=r"cannot write the journal in .*finished tiles are kept"):
+    with pytest.raises(StoreError, match=r"journal cannot be read or written: Not a directory.*finished is kept"):
         Journal(tmp_path / "journal").append([receipt(0)])
 
 

@@ -3,7 +3,7 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from problems import Recorder
+from problems import SPECIFICATION, Recorder
 
 from pipeline import run as runs
 from pipeline import timing
@@ -19,7 +19,7 @@ TILE = Task("train", 0, 0)
 
 @pytest.fixture
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
-    return RunDirectory.create(tmp_path_factory.mktemp("timing") / "run", {}, {})
+    return RunDirectory.create(tmp_path_factory.mktemp("timing") / "run", SPECIFICATION, {})
 
 
 class Day:

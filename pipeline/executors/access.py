@@ -1,19 +1,21 @@
 """Who may reach a cluster: encryption, where things listen, and what to warn of."""
 
-import json
 import stat
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import dask.config
 from dask.utils import parse_timedelta
 from distributed.security import Security
+from pydantic import ConfigDict, with_config
 
 from pipeline.config import ClusterConfig, read_address
-from pipeline.errors import ConfigError, WorkersLost
+from pipeline.errors import ConfigError, StoreError, WorkersLost
 from pipeline.loopback import is_loopback
+from pipeline.storage import LocalPath
+from pipeline.storage.records import RECORD_BYTES, Record
 
 POLL_SECONDS = 0.1
 
@@ -129,24 +131,32 @@ def client_security(address: str, config: ClusterConfig) -> tuple[Security | Non
     return security, warnings
 
 
+@with_config(ConfigDict(strict=True))
+@dataclass(frozen=True)
+class _SchedulerFile:
+    address: str
+
+
+_SCHEDULER: Record[_SchedulerFile] = Record(_SchedulerFile, "start the scheduler again")
+
+
 def _wait_for_address(path: Path) -> str:
     """Read a scheduler file, which a scheduler that just starts has not written yet, or not to its end."""
     timeout = parse_timedelta(dask.config.get("distributed.comm.timeouts.connect"))
     deadline = time.monotonic() + timeout
-    content: Any = None
     while True:
         try:
-            content = json.loads(path.read_text())
+            content = LocalPath(path.resolve()).read_bytes(RECORD_BYTES)
         except FileNotFoundError:
             problem = "it is not there"
         except OSError as error:
-            raise ConfigError(f"cannot read cluster.scheduler_file = {str(path)!r}: {error.strerror}") from error
-        except ValueError:
-            problem = "it is no JSON"
+            reason = error.strerror or error
+            raise ConfigError(f"cannot read cluster.scheduler_file = {str(path)!r}: {reason}") from error
         else:
-            if isinstance(content, dict) and isinstance(content.get("address"), str):
-                return str(content["address"])
-            problem = "it names no address"
+            try:
+                return _SCHEDULER.parse(content, path).address
+            except StoreError:
+                problem = "it names no address"
         if time.monotonic() > deadline:
             raise WorkersLost(f"no Dask scheduler has written {path} in {timeout:g} s ({problem}): start one first")
         time.sleep(POLL_SECONDS)

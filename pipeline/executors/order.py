@@ -5,13 +5,18 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from distributed.security import Security
+from pydantic import with_config
 
 from pipeline.executors.certificates import security_of
+from pipeline.storage.records import STRICT, Record
+
+_SAME_VERSION = "install the version of the driver on the hosts"
 
 BEAT_SECONDS = 10.0
 """How often the driver sends an empty line, to be known to be there."""
 
 
+@with_config(STRICT)
 @dataclass(frozen=True)
 class Order:
     """What the driver wants of a host.
@@ -45,8 +50,7 @@ class Order:
     @classmethod
     def read(cls, line: bytes) -> "Order":
         """Read it from that line."""
-        written = json.loads(line)
-        return cls(**written | {"pem": tuple(written["pem"])})
+        return _ORDER.parse(line, "the order of the driver")
 
     @property
     def security(self) -> Security | None:
@@ -59,6 +63,7 @@ class Order:
         return "tls://" if self.pem else "tcp://"
 
 
+@with_config(STRICT)
 @dataclass(frozen=True)
 class Announcement:
     """What a host says once its servers listen.
@@ -71,3 +76,7 @@ class Announcement:
 
     address: str
     workers: int
+
+
+_ORDER: Record[Order] = Record(Order, _SAME_VERSION)
+ANNOUNCEMENT: Record[Announcement] = Record(Announcement, _SAME_VERSION)

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import shlex
 import threading
 import time
@@ -13,7 +12,7 @@ from typing import Any
 
 from pipeline.errors import ConfigError, WorkersLost
 from pipeline.executors.base import require_no_stop
-from pipeline.executors.order import BEAT_SECONDS, Announcement, Order
+from pipeline.executors.order import ANNOUNCEMENT, BEAT_SECONDS, Announcement, Order
 
 START_SECONDS = 120.0
 """A host has to log in, import everything from a shared file system, and start its workers."""
@@ -217,7 +216,7 @@ async def _follow(remote: Remote, process: Any) -> None:
     try:
         first = await process.stdout.readline()
         if first:
-            remote.announced = Announcement(**json.loads(first))
+            remote.announced = ANNOUNCEMENT.parse(first.encode(), f"what {remote.host.text} says first")
         async for _ in process.stdout:
             pass
         await draining

@@ -6,6 +6,7 @@ from pipeline.inference.eigenvalues import Spectrum, spectrum
 from pipeline.inference.ensembles import Blocks, ensemble
 from pipeline.inference.posterior import Predictive, gp_posterior
 from pipeline.inference.prediction import metrics, prediction_jobs
+from pipeline.inference.records import METRICS, EnsembleRecord
 from pipeline.inference.remedies import add_remedies
 from pipeline.inference.requested import requested_products
 from pipeline.inference.ridges import Means, choose_ridge
@@ -27,7 +28,9 @@ from pipeline.inference.trained import (
 )
 
 __all__ = [
+    "METRICS",
     "Blocks",
+    "EnsembleRecord",
     "Flow",
     "LearningCurve",
     "LeaveOneOut",

@@ -6,20 +6,21 @@ The leading block of a Cholesky factor is the factor of the leading block, and s
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from pipeline.arrays import ArraySpec
 from pipeline.datasets import one_hot_targets
 from pipeline.driver import Job
-from pipeline.durable import Json
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, StoreError
 from pipeline.inference.products import LAST, Product, digest_of
 from pipeline.inference.whitened import after_row, whitened_cut
 from pipeline.journal import Receipt, Task
 from pipeline.solvers import System
 from pipeline.solvers.systems import factor_cut
 from pipeline.solvers.work import open_work
+from pipeline.storage.records import Json
 from pipeline.store import RunDirectory
 
 DEFAULT_SIZES, SMALLEST_SIZE = 10, 10
@@ -80,7 +81,10 @@ def predict_by_size(run_path: str, task: Task) -> Receipt:
     """Evaluate the predictive means of a block of test images for all sizes, ``(sizes, block, classes)``."""
     work = open_work(run_path, task)
     name, solve = task.stage.split(":")
-    sizes = work.run.inferred_attributes(solve, name)["sizes"]
+    sizes: Any = work.run.inferred_attributes(solve, name).get("sizes")
+    if digest_of(sizes) != name.partition("-")[2]:
+        where = work.run.inferred_path(solve, name)
+        raise StoreError(f"{where}/zarr.json was edited: its sizes are not those of its name: restore it from a copy")
     whitened, forward = work.run.inferred(solve, "whitened", "test"), work.solved("forward")
     mean = np.zeros((whitened.cut(0).length(task.row), forward.shape[0]))
     means = []

@@ -7,12 +7,13 @@ import scipy.linalg
 
 from pipeline.arrays import Array, ArraySpec
 from pipeline.driver import Job
-from pipeline.durable import Json
 from pipeline.inference.products import LAST, Product
+from pipeline.inference.records import SpectrumRecord
 from pipeline.journal import Receipt, Task
 from pipeline.solvers import System
 from pipeline.solvers.systems import round_up
 from pipeline.solvers.work import Work, float64, open_work
+from pipeline.storage.records import Json
 from pipeline.store import RunDirectory
 
 DENSE_SAMPLES = 4096
@@ -119,9 +120,9 @@ def lanczos(product: Callable[[Array], Array], n: int, steps: int) -> tuple[Arra
     return values, np.abs(beside[-1] * vectors[-1]) + np.finfo(np.float64).eps * np.abs(values).max()
 
 
-def remedy(ends: Json, mean_diagonal: float, n: int) -> str:
-    """Say the smallest ridge that is enough for a kernel with these ends (a record of `spectrum_product`)."""
-    smallest, residual = ends["smallest"][0], ends["smallest_residuals"][0]
+def remedy(ends: SpectrumRecord, mean_diagonal: float, n: int) -> str:
+    """Say the smallest ridge that is enough for a kernel with these ends."""
+    smallest, residual = ends.smallest[0], ends.smallest_residuals[0]
     rounding = ROUNDING * np.finfo(np.float64).eps * n * mean_diagonal
     ridge = max(residual - smallest, 0.0) + rounding
     absolute, relative = round_up(ridge), round_up(ridge / mean_diagonal)

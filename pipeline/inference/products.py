@@ -6,8 +6,9 @@ from typing import Any
 
 from pipeline.arrays import ArraySpec, create_arrays
 from pipeline.driver import Job
-from pipeline.durable import Json
+from pipeline.inference.records import RECORDS
 from pipeline.specification import fingerprint
+from pipeline.storage.records import Json
 from pipeline.store import RunDirectory
 
 LAST = 2**40
@@ -47,8 +48,12 @@ class Product:
 
     def finish(self, run: RunDirectory) -> None:
         """Write its record, once; all its jobs must be done."""
-        if self.summarise is not None and run.read_record(self.record) is None:
+        if self.summarise is not None and self.read(run) is None:
             run.write_record(self.record, self.summarise(run))
+
+    def read(self, run: RunDirectory) -> Any:
+        """Read its record, one of `pipeline.inference.records`; None where it is not written yet."""
+        return run.read_record(self.record, RECORDS[self.name.partition("-")[0]])
 
 
 def digest_of(parameters: Any) -> str:

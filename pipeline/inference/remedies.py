@@ -34,6 +34,5 @@ def add_remedies(run: RunDirectory, outcome: Outcome, run_jobs: RunJobs) -> None
             if run_jobs("ridge that would do", product.jobs).failed:
                 continue
             product.finish(run)
-            ends = run.read_record(product.record) or {}
-            known[kernel] = remedy(ends, mean_diagonal, run.train_cut.count)
+            known[kernel] = remedy(product.read(run), mean_diagonal, run.train_cut.count)
         outcome.failed[task] = NotPositiveDefinite(f"{error}. {known[kernel]}", error.row, error.pivot)

@@ -11,19 +11,27 @@ import numpy as np
 
 from pipeline.arrays import ArraySpec
 from pipeline.driver import Job, Outcome
-from pipeline.durable import Json
 from pipeline.errors import NotPositiveDefinite
 from pipeline.executors import WorkerMemory
 from pipeline.inference.left_out import leave_one_out_product
 from pipeline.inference.products import Product
+from pipeline.inference.records import LeaveOneOutRecord
 from pipeline.inference.remedies import RunJobs
 from pipeline.inference.selection import RidgePath, ridge_path
 from pipeline.journal import Receipt, Task
 from pipeline.memory import share_bytes
 from pipeline.solvers import Method, System, make_system
 from pipeline.solvers.cholesky import factor_jobs
-from pipeline.solvers.systems import read_targets, ridge_candidates, solve_name, with_ridge, write_selection
+from pipeline.solvers.systems import (
+    read_choice,
+    read_targets,
+    ridge_candidates,
+    solve_name,
+    with_ridge,
+    write_selection,
+)
 from pipeline.solvers.work import open_work
+from pipeline.storage.records import Json
 from pipeline.store import RunDirectory
 
 EIGEN_OPERATIONS = 10.0
@@ -64,7 +72,7 @@ def choose_ridge(run: RunDirectory, selection: Json, means: Means, run_jobs: Run
     -------
     Of what could not be computed; without failures, the record of the choice is written.
     """
-    if run.read_record(f"solve/{solve_name(selection)}/ridge_path.json") is not None:
+    if read_choice(run, selection) is not None:
         return Outcome()
     if in_memory(run.train_cut.count, selection["tile"], means):
         return _choose_in_memory(run, selection, run_jobs)
@@ -138,7 +146,7 @@ def _choose_in_memory(run: RunDirectory, selection: Json, run_jobs: RunJobs) -> 
         table = run.inferred(name, "ridge_path", "candidates").read(0, 0)
         one_class = len(run.specification["data"]["classes"]) == 1
         found = [
-            (absolute, {"squared_error": error, "accuracy": None if one_class else accuracy} if definite else None)
+            (absolute, LeaveOneOutRecord(error, None if one_class else accuracy) if definite else None)
             for absolute, definite, error, accuracy in table.tolist()
         ]
         _write_path(run, selection, found)
@@ -150,13 +158,13 @@ def _choose_by_factors(run: RunDirectory, selection: Json, slots: int, run_jobs:
 
     A smaller ridge than one that is not enough is not tried.
     """
-    found: list[tuple[float, Json | None]] = []
+    found: list[tuple[float, LeaveOneOutRecord | None]] = []
     best: tuple[float, System] | None = None
     outcome = Outcome()
     for ridge in ridge_candidates():
         system = make_system(run, with_ridge(selection, ridge), Method())
         product = leave_one_out_product(run, system, 0)
-        if run.read_record(product.record) is None:
+        if product.read(run) is None:
             product.create(run)
             jobs = [*factor_jobs(run, system, 0, slots), *_after_solve(product, system)]
             outcome = run_jobs(f"ridge {ridge:g}", jobs)
@@ -166,12 +174,12 @@ def _choose_by_factors(run: RunDirectory, selection: Json, slots: int, run_jobs:
                 release_factor(run, system)
                 break
             product.finish(run)
-        record = run.read_record(product.record) or {}
-        found.append((system.absolute_ridge, record))
-        if best is None or record["squared_error"] < best[0]:
+        left_out: LeaveOneOutRecord = product.read(run)
+        found.append((system.absolute_ridge, left_out))
+        if best is None or left_out.squared_error < best[0]:
             if best is not None:
                 release_factor(run, best[1])
-            best = record["squared_error"], system
+            best = left_out.squared_error, system
         else:
             release_factor(run, system)
     if best is None:
@@ -195,14 +203,14 @@ def _after_solve(product: Product, system: System) -> list[Job]:
     return [Job(job.task, job.function, job.entries, job.priority, after) for job in product.jobs]
 
 
-def _write_path(run: RunDirectory, selection: Json, found: Sequence[tuple[float, Json | None]]) -> None:
+def _write_path(run: RunDirectory, selection: Json, found: Sequence[tuple[float, LeaveOneOutRecord | None]]) -> None:
     """Keep the path and the candidate of the smallest error; they fall, so the first of equals is the largest."""
-    errors = [np.inf if record is None else record["squared_error"] for _, record in found]
+    errors = [np.inf if left_out is None else left_out.squared_error for _, left_out in found]
     record = {
         "ridges": list(ridge_candidates()),
         "absolute_ridges": [absolute for absolute, _ in found],
-        "squared_error": [None if record is None else record["squared_error"] for _, record in found],
-        "accuracy": [None if record is None else record["accuracy"] for _, record in found],
+        "squared_error": [None if left_out is None else left_out.squared_error for _, left_out in found],
+        "accuracy": [None if left_out is None else left_out.accuracy for _, left_out in found],
         "chosen": ridge_candidates()[int(np.argmin(errors))],
     }
     run.write_record(f"solve/{solve_name(selection)}/ridge_path.json", record)

@@ -13,7 +13,6 @@ from pipeline.arrays import ArraySpec, is_made
 from pipeline.config import RunConfig
 from pipeline.datasets import one_hot_targets
 from pipeline.driver import Job
-from pipeline.durable import Json
 from pipeline.errors import ConfigError, NotPositiveDefinite
 from pipeline.executors import WorkerMemory
 from pipeline.inference.ensembles import Blocks, ensemble
@@ -22,6 +21,7 @@ from pipeline.journal import Receipt, Task
 from pipeline.memory import share_bytes
 from pipeline.solvers.systems import TARGETS, solve_name
 from pipeline.solvers.work import open_work
+from pipeline.storage.records import Json
 from pipeline.store import RunDirectory
 
 MATRICES = 8
@@ -187,7 +187,7 @@ def write_training(run: RunDirectory, training: Training) -> None:
 def follow_training(run_path: str, task: Task) -> Receipt:
     """Evaluate mean, variance and, where it is asked for, covariance of the trained ensemble at one time."""
     work = open_work(run_path, task)
-    record = work.run.read_record(f"solve/{work.system.fingerprint}/solve.json") or {}
+    record = work.run.solve_record(work.system.fingerprint) or {}
     time, data = float(record["times"][task.row]), work.run.specification["data"]
     start, moves = (_read_blocks(work.run, record[kind]) for kind in ("nngp", "readout"))
     prior = start.test

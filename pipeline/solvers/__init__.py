@@ -6,10 +6,12 @@ from pipeline.solvers.conjugate_gradient import ConjugateGradient
 from pipeline.solvers.direct import Cholesky
 from pipeline.solvers.systems import (
     Method,
+    RidgeChoice,
     System,
     make_system,
     open_system,
     planned_system,
+    read_choice,
     requested_selections,
     requested_solves,
     solve_name,
@@ -21,12 +23,14 @@ SOLVERS: dict[str, Solver] = {"cholesky": Cholesky(), "cg": ConjugateGradient()}
 __all__ = [
     "SOLVERS",
     "Method",
+    "RidgeChoice",
     "Solver",
     "System",
     "forget_tiles",
     "make_system",
     "open_system",
     "planned_system",
+    "read_choice",
     "requested_selections",
     "requested_solves",
     "reserve_buffers",

@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+from pydantic import with_config
 
 from pipeline.arrays import Array, ArraySpec, create_arrays
 from pipeline.config import RunConfig, SolveConfig
 from pipeline.datasets import one_hot_targets
-from pipeline.durable import Json
 from pipeline.errors import NotPositiveDefinite, StoreError
 from pipeline.specification import fingerprint
+from pipeline.storage.records import STRICT, Json, Record, Share
 from pipeline.store import RunDirectory
 from pipeline.tiling import Cut, choose_factor_tile, choose_product_tile
 
@@ -29,6 +30,42 @@ DEFAULT_RANK = 256
 def ridge_candidates() -> tuple[float, ...]:
     """Return the ridges among which "auto" chooses, relative to trace(K) / n: a decade apart, the largest first."""
     return tuple(10.0**exponent for exponent in range(0, -8, -1))
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class RidgeChoice:
+    """The choice of a ridge for one read-out: the record ridge_path.json.
+
+    Attributes
+    ----------
+    ridges, absolute_ridges : candidates, relative to trace(K) / n and not.
+    squared_error, accuracy : of leave-one-out with each; None where the kernel is not positive definite with it, or,
+        of accuracies, where there is one class only.
+    chosen : the candidate of the smallest error.
+    """
+
+    ridges: tuple[float, ...]
+    absolute_ridges: tuple[float, ...]
+    squared_error: tuple[float | None, ...]
+    accuracy: tuple[Share | None, ...]
+    chosen: float
+
+    def __post_init__(self) -> None:
+        columns = (self.ridges, self.absolute_ridges, self.squared_error, self.accuracy)
+        if len({len(column) for column in columns}) > 1:
+            raise ValueError("its lists are not of one length")
+        errors = [math.inf if error is None else error for error in self.squared_error]
+        if not errors or self.chosen != self.ridges[errors.index(min(errors))]:
+            raise ValueError(f"{self.chosen!r} is not the ridge of the smallest error")
+
+
+_RIDGE_CHOICE: Record[RidgeChoice] = Record(RidgeChoice, "delete it, then `cntk resume` chooses again")
+
+
+def read_choice(run: RunDirectory, selection: Json) -> RidgeChoice | None:
+    """Read the choice that a selection came to; None where it is not made."""
+    return run.read_record(f"solve/{solve_name(selection)}/ridge_path.json", _RIDGE_CHOICE)
 
 
 @dataclass(frozen=True)
@@ -210,8 +247,8 @@ def requested_solves(run: RunDirectory, config: RunConfig) -> list[Json]:
     """
     if config.solve.ridges == "auto":
         selections = requested_selections(run, config)
-        paths = [run.read_record(f"solve/{solve_name(selection)}/ridge_path.json") for selection in selections]
-        return [with_ridge(s, path["chosen"]) for s, path in zip(selections, paths, strict=True) if path is not None]
+        choices = [read_choice(run, selection) for selection in selections]
+        return [with_ridge(s, choice.chosen) for s, choice in zip(selections, choices, strict=True) if choice]
     return [
         _solve_specification(run, readout["name"], ridge, config.solve)
         for readout in run.specification["readouts"]
@@ -281,7 +318,7 @@ def planned_system(specification: Json, method: Method) -> System:
 
 def open_system(run: RunDirectory, solve: str) -> System:
     """Read a system back from its directory; `StoreError` where it is gone."""
-    record = run.read_record(f"solve/{solve}/solve.json")
+    record = run.solve_record(solve)
     if record is None:
         raise StoreError(errno.ENOENT, f"{run.solve_path(solve)} is gone: bring the run directory back, then resume")
     allowed = record.get("max_iterations", DEFAULT_MAX_ITERATIONS)

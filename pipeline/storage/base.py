@@ -88,7 +88,7 @@ class StorePath(ABC):
 
     @abstractmethod
     def exists(self) -> bool:
-        """Tell whether there is a file, or a folder with something in it."""
+        """Tell whether there is a file, or a folder with something in it; in a directory anything, also a link."""
 
     @abstractmethod
     def is_file(self) -> bool:
@@ -96,19 +96,20 @@ class StorePath(ABC):
 
     @abstractmethod
     def size(self) -> int | None:
-        """Bytes of a file; None where there is none."""
+        """Bytes of a file; None where there is none, or something else."""
 
     @abstractmethod
     def version(self) -> tuple[Any, ...] | None:
         """Tell a file from any other that lies or lay in its place; None where there is none."""
 
-    @abstractmethod
-    def read_bytes(self) -> bytes:
-        """Read a file; `FileNotFoundError` where there is none."""
+    # These three read nothing but files: `ForeignFile` where a link, a pipe, a device or a folder lies in the place.
 
     @abstractmethod
-    def read_text(self) -> str:
-        """Read a file as UTF-8."""
+    def read_bytes(self, limit: int | None = None) -> bytes:
+        """Read a file; `FileNotFoundError` where there is none.
+
+        With a ``limit``, `ForeignFile` where it holds more bytes, which are not read.
+        """
 
     @abstractmethod
     def read_from(self, offset: int, limit: int | None = None) -> bytes:
@@ -118,11 +119,13 @@ class StorePath(ABC):
         """
 
     @abstractmethod
-    def mapped(self, known: tuple[Any, ...] | None = None) -> tuple[tuple[Any, ...], np.ndarray] | None:
+    def mapped(
+        self, known: tuple[Any, ...] | None = None, limit: int | None = None
+    ) -> tuple[tuple[Any, ...], np.ndarray] | None:
         """Read a file's version and its content as ``(bytes,)`` uint8 that is not written to.
 
         A directory maps it, and nothing is copied. None where the version is still the ``known`` one;
-        `FileNotFoundError` where there is no file.
+        `FileNotFoundError` where there is no file, `ForeignFile` as of `read_bytes`.
         """
 
     @abstractmethod

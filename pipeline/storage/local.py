@@ -9,14 +9,24 @@ import stat
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from pipeline.errors import StoreError
+from pipeline.errors import ForeignFile, StoreError
 from pipeline.storage.base import Appender, Buffer, Listed, StorePath
 from pipeline.storage.lacking import NO_LINK, give_name, keep_names, map_file
 from pipeline.storage.retries import explained, patient, patiently
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFLNK: "a link",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+"""What may lie where a file belongs."""
 
 _ASIDE = ".partial"
 """How names end that are being written: nothing but `LocalPath.sweep` looks at them."""
@@ -34,31 +44,30 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
 
     def size(self) -> int | None:
         status = self._status()
-        return None if status is None else status.st_size
+        return None if status is None or not stat.S_ISREG(status.st_mode) else status.st_size
 
     def version(self) -> tuple[Any, ...] | None:
         status = self._status()
         return None if status is None else _version(status)
 
     @patient
-    def read_bytes(self) -> bytes:
-        return super().read_bytes()
-
-    @patient
-    def read_text(self, *arguments: Any, **options: Any) -> str:
-        return super().read_text(*arguments, **options)
+    def read_bytes(self, limit: int | None = None) -> bytes:
+        with self._opened(limit) as file:
+            return _whole(file, self, limit)
 
     @patient
     def read_from(self, offset: int, limit: int | None = None) -> bytes:
-        with open(self, "rb") as file:
+        with self._opened() as file:
             file.seek(offset)
             return file.read() if limit is None else file.read(limit)
 
     @patient
-    def mapped(self, known: tuple[Any, ...] | None = None) -> tuple[tuple[Any, ...], np.ndarray] | None:
-        if known is not None and _version(self.stat()) == known:
+    def mapped(
+        self, known: tuple[Any, ...] | None = None, limit: int | None = None
+    ) -> tuple[tuple[Any, ...], np.ndarray] | None:
+        if known is not None and _version(self.lstat()) == known:
             return None
-        with open(self, "rb") as file:  # whose name may be given to another one meanwhile
+        with self._opened(limit) as file:  # whose name may be given to another one meanwhile
             status = os.fstat(file.fileno())
             if status.st_size == 0:  # which cannot be mapped
                 return _version(status), np.empty(0, np.uint8)
@@ -68,7 +77,7 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
     def children(self) -> Iterator["LocalPath"]:
         try:
             names = sorted(os.listdir(self))
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             return iter(())
         return (self / name for name in names if not name.endswith(_ASIDE))
 
@@ -175,6 +184,10 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
                 raise
             target.write_whole(self.read_bytes())
 
+    @patient
+    def unlink(self, missing_ok: bool = False) -> None:
+        super().unlink(missing_ok)
+
     def remove_tree(self) -> None:
         shutil.rmtree(self, ignore_errors=True)
 
@@ -213,9 +226,27 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
     @patient
     def _status(self) -> os.stat_result | None:
         try:
-            return self.stat()
+            return self.lstat()  # a link in a run directory is not this package's
         except (FileNotFoundError, NotADirectoryError):
             return None
+
+    def _opened(self, limit: int | None = None) -> BinaryIO:
+        """Open a file to be read. A pipe is not waited for, and what is no file is not even opened."""
+        self._require_file(self.lstat(), limit)
+        descriptor = os.open(self, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            self._require_file(os.fstat(descriptor), limit)  # another one may lie there by now
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return os.fdopen(descriptor, "rb")
+
+    def _require_file(self, status: os.stat_result, limit: int | None) -> None:
+        if not stat.S_ISREG(status.st_mode):
+            kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
+            raise ForeignFile(f"{self} is {kind} where a file belongs: move it away")
+        if limit is not None and status.st_size > limit:
+            raise _too_large(self, limit)
 
     def _aside(self) -> "LocalPath":
         return self.with_name(f"{self.name}.{uuid.uuid4().hex}{_ASIDE}")
@@ -270,6 +301,20 @@ def _make_folder(path: Path) -> None:
 
 def _version(status: os.stat_result) -> tuple[Any, ...]:
     return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def _whole(file: BinaryIO, path: Path, limit: int | None) -> bytes:
+    """Read a file that may grow meanwhile."""
+    if limit is None:
+        return file.read()
+    content = file.read(limit + 1)
+    if len(content) > limit:
+        raise _too_large(path, limit)
+    return content
+
+
+def _too_large(path: Path, limit: int) -> ForeignFile:
+    return ForeignFile(f"{path} has more than the {limit} bytes that belong there: move it away")
 
 
 def _write_synced(path: Path, parts: Iterable[Buffer]) -> None:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from pipeline.errors import ConfigError, PipelineError, StoreError, StoreUnavailable
+from pipeline.errors import ConfigError, ForeignFile, PipelineError, StoreError, StoreUnavailable
 from pipeline.storage.base import Appender, Buffer, Listed, StorePath
 
 SEGMENT_BYTES = 256 * 2**10
@@ -120,11 +120,8 @@ class ObjectPath(StorePath):
         head = self._head()
         return None if head is None else _version(head)
 
-    def read_bytes(self) -> bytes:
-        return self._ask(lambda obstore, store: bytes(obstore.get(store, self.key).bytes()))
-
-    def read_text(self) -> str:
-        return self.read_bytes().decode()
+    def read_bytes(self, limit: int | None = None) -> bytes:
+        return self._ask(lambda obstore, store: bytes(self._bounded(obstore.get(store, self.key), limit).bytes()))
 
     def read_from(self, offset: int, limit: int | None = None) -> bytes:
         if limit is None:  # a server refuses a range that begins at the end
@@ -136,7 +133,9 @@ class ObjectPath(StorePath):
             return b""
         return self._ask(lambda obstore, store: bytes(obstore.get_range(store, self.key, start=offset, length=limit)))
 
-    def mapped(self, known: tuple[Any, ...] | None = None) -> tuple[tuple[Any, ...], np.ndarray] | None:
+    def mapped(
+        self, known: tuple[Any, ...] | None = None, limit: int | None = None
+    ) -> tuple[tuple[Any, ...], np.ndarray] | None:
         options = {} if known is None else {"if_none_match": known[0]}
 
         def get(obstore: Any, store: Any) -> tuple[tuple[Any, ...], np.ndarray] | None:
@@ -144,7 +143,7 @@ class ObjectPath(StorePath):
                 found = obstore.get(store, self.key, options=options)
             except obstore.exceptions.NotModifiedError:
                 return None
-            return _version(found.meta), np.frombuffer(found.bytes(), np.uint8)
+            return _version(found.meta), np.frombuffer(self._bounded(found, limit).bytes(), np.uint8)
 
         return self._ask(get)
 
@@ -244,6 +243,12 @@ class ObjectPath(StorePath):
             target.write_whole(self.read_bytes())
         elif not target.create_whole(self.read_bytes()):
             raise FileExistsError(f"{target} exists")
+
+    def _bounded(self, found: Any, limit: int | None) -> Any:
+        """Return an answer whose bytes are still to be read, if they are not too many."""
+        if limit is not None and int(found.meta["size"]) > limit:
+            raise ForeignFile(f"{self} has more than the {limit} bytes that belong there: move it away")
+        return found
 
     def _head(self) -> Any:
         try:

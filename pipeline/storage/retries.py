@@ -26,7 +26,7 @@ def patiently(action: Callable[[], _Result], where: object, delays: tuple[float,
 
     Raises
     ------
-    FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError
+    FileNotFoundError, FileExistsError
         Which say what is there.
     StoreUnavailable
         If it went on failing with one of `PASSING`.
@@ -36,7 +36,7 @@ def patiently(action: Callable[[], _Result], where: object, delays: tuple[float,
     for delay in (*(DELAYS_SECONDS if delays is None else delays), None):
         try:
             return action()
-        except (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PipelineError):
+        except (FileNotFoundError, FileExistsError, PipelineError):
             raise
         except OSError as error:
             if error.errno not in PASSING or delay is None:

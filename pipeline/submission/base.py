@@ -5,9 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pydantic import with_config
+
 from pipeline.config import RunConfig
 from pipeline.executors import WorkerMemory
 from pipeline.storage import LocalPath, StorePath
+from pipeline.storage.records import STRICT, Word
 
 State = Literal["queued", "running", "gone", "unknown"]
 """What a cluster says of a submission; "unknown" where this machine cannot ask it."""
@@ -32,6 +35,7 @@ class Standing:
     timing: str = ""
 
 
+@with_config(STRICT)
 @dataclass(frozen=True)
 class Submission:
     """A driver that was handed to a cluster.
@@ -44,8 +48,8 @@ class Submission:
     submitted : when, as ISO 8601 with its time zone.
     """
 
-    kind: str
-    job: str
+    kind: Word
+    job: Word
     host: str
     submitted: str
 

@@ -1,6 +1,7 @@
 """A driver as a process of its own on this machine: it goes on when the terminal is closed."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -35,7 +36,7 @@ class LocalSubmitter(Submitter):
     def submit(self, place: StorePath, config: RunConfig) -> str:
         command = [sys.executable, "-m", "pipeline.cli", "drive", str(place)]
         try:
-            with open(log_folder(place) / "driver.log", "ab") as file:
+            with open(log_folder(place) / "driver.log", "ab", opener=_without_waiting) as file:
                 process = subprocess.Popen(
                     command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
                 )
@@ -64,9 +65,14 @@ class LocalSubmitter(Submitter):
         return None
 
 
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file; a pipe in its place that nobody reads is an error, not a wait."""
+    return os.open(path, flags | os.O_NONBLOCK, 0o644)
+
+
 def _pid_here(job: str) -> int | None:
     host, _, pid = job.rpartition(":")
-    return int(pid) if host == socket.gethostname() and pid.isdigit() else None
+    return int(pid) if host == socket.gethostname() and re.fullmatch(r"[0-9]{1,9}", pid) else None
 
 
 def _drives(pid: int) -> bool:

@@ -8,7 +8,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
+from pydantic import with_config
+
 from pipeline.errors import StoreError
+from pipeline.storage.records import STRICT, Record
 from pipeline.store import RunDirectory
 from pipeline.submission.base import Submission
 
@@ -18,6 +21,7 @@ STOP_REQUEST = "stop-requested"
 POLL_SECONDS = 1.0
 
 
+@with_config(STRICT)
 @dataclass(frozen=True)
 class Ending:
     """How the last submitted driver ended.
@@ -34,6 +38,10 @@ class Ending:
     ended: str
 
 
+_SUBMISSION: Record[Submission] = Record(Submission, "delete it, and later ones: only where drivers went is lost")
+_ENDING: Record[Ending] = Record(Ending, "delete it: only how the last driver ended is forgotten")
+
+
 def add_submission(run: RunDirectory, kind: str, job: str) -> Submission:
     """Write down what was submitted."""
     submission = Submission(kind, job, socket.gethostname(), now())
@@ -44,8 +52,8 @@ def add_submission(run: RunDirectory, kind: str, job: str) -> Submission:
 def submissions(run: RunDirectory) -> list[Submission]:
     """Read what was submitted, oldest first."""
     found: list[Submission] = []
-    while (record := run.read_record(f"submissions/{len(found) + 1:06d}.json")) is not None:
-        found.append(Submission(**record))
+    while (submission := run.read_record(f"submissions/{len(found) + 1:06d}.json", _SUBMISSION)) is not None:
+        found.append(submission)
     return found
 
 
@@ -62,8 +70,7 @@ def clear_ending(run: RunDirectory) -> None:
 
 def read_ending(run: RunDirectory) -> Ending | None:
     """Read how the last submitted driver ended; None where none did."""
-    record = run.read_record("ending.json")
-    return None if record is None else Ending(**record)
+    return run.read_record("ending.json", _ENDING)
 
 
 def request_stop(run: RunDirectory) -> None:

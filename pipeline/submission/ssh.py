@@ -20,6 +20,7 @@ from pipeline.executors import WorkerMemory
 from pipeline.executors.remote import Host
 from pipeline.extras import require_extra
 from pipeline.storage import LocalPath, StorePath
+from pipeline.storage.records import Json, Record
 from pipeline.submission.base import State, Submitter
 
 ASK_SECONDS = 120.0
@@ -127,7 +128,11 @@ def _ask(config: RunConfig, request: dict[str, Any]) -> dict[str, Any]:
             f"{host.text} cannot start a driver: {words or f'exit status {done.exit_status}'}. cluster.python must be "
             "the path of a Python there that has this package"
         )
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    answer = "".join(done.stdout.strip().splitlines()[-1:])
+    return _ANSWER.parse(answer.encode(), f"what {host.text} answers")
+
+
+_ANSWER: Record[Json] = Record(Json, "install the same version of this package there")
 
 
 def _run(host: Host, command: str, request: dict[str, Any] | None = None) -> Any:

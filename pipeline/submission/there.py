@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.errors import PipelineError
 from pipeline.executors.remote import Host
 from pipeline.storage import open_path
+from pipeline.storage.records import RECORD_BYTES
 from pipeline.store import RunDirectory
 from pipeline.submission.local import LocalSubmitter
 
@@ -43,7 +44,7 @@ def start(place: str) -> dict[str, Any]:
 
 def _problem(token: str, content: str) -> str:
     try:
-        found = open_path(token).read_bytes()
+        found = open_path(token).read_bytes(RECORD_BYTES)
     except FileNotFoundError:
         return "a file that was just written is not there"
     except (OSError, PipelineError) as error:

@@ -208,7 +208,8 @@ def test_a_scheduler_file_may_come_late_and_in_pieces(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "problem"), [(None, "it is not there"), ("{", "it is no JSON"), ('{"id": 1}', "it names no address")]
+    ("content", "problem"),
+    [(None, "it is not there"), ("{", "it names no address"), ('{"id": 1}', "it names no address")],
 )
 def test_a_scheduler_file_that_does_not_come_is_not_waited_for_for_ever(
     content: str | None, problem: str, tmp_path: Path
@@ -224,7 +225,7 @@ def test_a_scheduler_file_that_does_not_come_is_not_waited_for_for_ever(
 
 
 def test_a_scheduler_file_that_is_none_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"cannot read cluster.scheduler_file = .*: Is a directory"):
+    with pytest.raises(ConfigError, match=r"cannot read cluster.scheduler_file = .*is a folder where a file belongs"):
         scheduler_address(ClusterConfig(scheduler_file=str(tmp_path)))
 
 

@@ -91,21 +91,19 @@ class FaultyPath(LocalPath):
         plan.meet(self, "version")
         return super().version()
 
-    def read_bytes(self) -> bytes:
+    def read_bytes(self, limit: int | None = None) -> bytes:
         plan.meet(self, "read_bytes")
-        return super().read_bytes()
-
-    def read_text(self, *arguments: Any, **options: Any) -> str:
-        plan.meet(self, "read_text")
-        return super().read_text(*arguments, **options)
+        return super().read_bytes(limit)
 
     def read_from(self, offset: int, limit: int | None = None) -> bytes:
         plan.meet(self, "read_from")
         return super().read_from(offset, limit)
 
-    def mapped(self, known: tuple[Any, ...] | None = None) -> tuple[tuple[Any, ...], np.ndarray] | None:
+    def mapped(
+        self, known: tuple[Any, ...] | None = None, limit: int | None = None
+    ) -> tuple[tuple[Any, ...], np.ndarray] | None:
         plan.meet(self, "mapped")
-        return super().mapped(known)
+        return super().mapped(known, limit)
 
     def children(self) -> Iterator[LocalPath]:
         plan.meet(self, "children")

@@ -5,6 +5,7 @@ import pytest
 from problems import whole_matrix
 
 from pipeline.inference.extremes import lanczos, multiply, remedy
+from pipeline.inference.records import SpectrumRecord
 from pipeline.journal import Task
 from pipeline.report import make_report
 from pipeline.solvers.work import open_work
@@ -49,7 +50,7 @@ def test_a_pass_over_the_tiles_is_a_product_with_the_kernel(run_small: Run, unit
 
 @pytest.mark.parametrize("smallest", [-3.14e-5, -9.99e-3, 0.0])
 def test_a_remedy_is_rounded_up(smallest: float) -> None:
-    text = remedy({"smallest": [smallest], "smallest_residuals": [1e-9]}, 2.0, 100)
+    text = remedy(SpectrumRecord((1.0,), (0.0,), (smallest,), (1e-9,), None), 2.0, 100)
     absolute, relative = (float(text.split(f" {mode}")[0].split()[-1]) for mode in ("absolute", "relative"))
     assert absolute >= 1e-9 - smallest
     assert 2 * relative >= 1e-9 - smallest

@@ -57,13 +57,13 @@ def test_the_ridge_of_the_smallest_leave_one_out_error_is_taken(
     report = make_report(run)
     path = report.ridge_paths[0].record
     assert path is not None
-    errors = [np.mean(refitted_errors(run, ridge) ** 2) for ridge in path["absolute_ridges"]]
-    np.testing.assert_allclose(path["squared_error"], errors, rtol=1e-6)
-    assert path["ridges"] == list(ridge_candidates())
-    assert path["chosen"] == ridge_candidates()[int(np.argmin(errors))]
+    errors = [np.mean(refitted_errors(run, ridge) ** 2) for ridge in path.absolute_ridges]
+    np.testing.assert_allclose(path.squared_error, errors, rtol=1e-6)
+    assert path.ridges == ridge_candidates()
+    assert path.chosen == ridge_candidates()[int(np.argmin(errors))]
     (solve,) = report.solves
-    assert solve.ridge == path["chosen"]
-    assert solve.absolute_ridge == pytest.approx(path["absolute_ridges"][int(np.argmin(errors))], rel=1e-14)
+    assert solve.ridge == path.chosen
+    assert solve.absolute_ridge == pytest.approx(path.absolute_ridges[int(np.argmin(errors))], rel=1e-14)
     assert solve.accuracy is not None
     assert report.complete
     assert factor_files(run) == 6  # of the chosen one alone
@@ -77,8 +77,8 @@ def test_both_ways_give_the_same_path(run_small: Run, small_config: Config, take
         run = run_small(**AUTO, store={"path": f"{small_config().store.path}-{way}"})
         paths.append(make_report(run).ridge_paths[0].record)
     for name in ("absolute_ridges", "accuracy", "chosen"):
-        assert paths[0][name] == pytest.approx(paths[1][name], rel=1e-12)
-    assert paths[0]["squared_error"] == pytest.approx(paths[1]["squared_error"], rel=1e-7)
+        assert getattr(paths[0], name) == pytest.approx(getattr(paths[1], name), rel=1e-12)
+    assert paths[0].squared_error == pytest.approx(paths[1].squared_error, rel=1e-7)
 
 
 @WAYS
@@ -136,9 +136,9 @@ def test_candidates_that_are_too_small_are_left_out(run_small: Run, take: Callab
     again = run_small(**AUTO)
     path = make_report(again).ridge_paths[0].record
     assert path is not None
-    assert [error is None for error in path["squared_error"]] == [r <= lacking for r in path["absolute_ridges"]]
-    assert None in path["squared_error"]
-    assert path["squared_error"][0] is not None
+    assert [error is None for error in path.squared_error] == [r <= lacking for r in path.absolute_ridges]
+    assert None in path.squared_error
+    assert path.squared_error[0] is not None
 
 
 @WAYS

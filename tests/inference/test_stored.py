@@ -1,7 +1,9 @@
 """What is inferred from a run's factor, tile by tile, against dense NumPy."""
 
+import json
 import threading
 from collections.abc import Callable
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -43,7 +45,7 @@ class Dense:
 def record_of(report: RunReport, product: str, solve: int = 0) -> dict:
     (found,) = [item.record for item in report.solves[solve].inferred if item.product == product]
     assert found is not None
-    return found
+    return json.loads(json.dumps(asdict(found)))
 
 
 def array_of(run: RunDirectory, solve: str, product: str, part: str) -> np.ndarray:

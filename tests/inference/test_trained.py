@@ -30,7 +30,7 @@ def test_a_trained_ensemble_is_that_of_the_stored_blocks(run_small: Run, covaria
     assert trained.network == "depth3-gap"
     record = trained.record
     assert record is not None
-    assert record["times"] == ["0.0", "0.1", "50.0"]
+    assert record.times == ("0.0", "0.1", "50.0")
     (training,) = requested_trainings(run, run.workflow())
     product = training_product(run, training)
     nngp, ntk = blocks(run.path, "depth3-gap-nngp"), blocks(run.path, "depth3-gap-ntk")
@@ -41,9 +41,9 @@ def test_a_trained_ensemble_is_that_of_the_stored_blocks(run_small: Run, covaria
     for k, time in enumerate(training.times):
         mean = run.inferred(product.solve, product.name, "mean").read(k, 0, 0)[0]
         np.testing.assert_allclose(mean, gradient_flow(ntk.train, targets, ntk.test_train, time).mean, atol=1e-9)
-        assert record["accuracy"][k] == np.mean(mean.argmax(1) == labels)
+        assert record.accuracy[k] == np.mean(mean.argmax(1) == labels)
         variance = run.inferred(product.solve, product.name, "variance").read(k, 0)[0]
-        assert record["mean_variance"][k] == pytest.approx(variance.mean())
+        assert record.mean_variance[k] == pytest.approx(variance.mean())
         if time == 0:
             np.testing.assert_allclose(variance, variances, rtol=1e-12)
         if covariance:

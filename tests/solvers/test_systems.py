@@ -100,7 +100,7 @@ def test_a_unit_diagonal_is_a_solve_of_its_own_and_the_names_of_others_stay(run_
     run = run_small(readouts=NNGP, solve={"unit_diagonal": False})
     (plain,) = make_report(run).solves
     named_by = {"kernel", "readout", "ridge", "ridge_mode", "tile", "targets"}
-    assert set(run.read_record(f"solve/{plain.name}/solve.json") or {}) == named_by | {
+    assert set(run.solve_record(plain.name) or {}) == named_by | {
         "absolute_ridge",
         "mean_diagonal",
     }

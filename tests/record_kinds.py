@@ -1,0 +1,50 @@
+"""The kinds of records of a run directory, each with its reader and one that is valid."""
+
+from typing import Any
+
+from pipeline.growth import _GROWTH
+from pipeline.inference.records import METRICS, RECORDS
+from pipeline.lease import _HOLDER
+from pipeline.specification import _SOLVE
+from pipeline.storage.records import Record
+from pipeline.store import _ITERATIONS
+from pipeline.submission.records import _ENDING, _SUBMISSION
+from pipeline.timing import _TIMINGS
+
+
+def kinds() -> dict[str, tuple[Record[Any], Any]]:
+    """List kinds of records by their names."""
+    solve = {"kernel": "a", "readout": "b", "ridge": 1.0, "ridge_mode": "absolute", "tile": 8, "targets": "c"}
+    return {
+        "growth": (_GROWTH, dict(path="p", fingerprint="f", train=[0], test=[], targets=[0], factor_tile=None)),
+        "lease": (
+            _HOLDER,
+            dict(holder="x", host="h", processes="p", pid=1, counter=2, released=True, job="7", restarts=1),
+        ),
+        "solve": (_SOLVE, solve | {"absolute_ridge": 1.0, "method": {"solver": "cg", "tolerance": 1e-3, "rank": 2}}),
+        "iterations": (_ITERATIONS, dict(first=0, last=2, finished=False, residuals=[1.0, 0.5])),
+        "submission": (_SUBMISSION, dict(kind="local", job="h:1", host="h", submitted="now")),
+        "ending": (_ENDING, dict(message="m", job=None, ended="now")),
+        "timing": (
+            _TIMINGS,
+            {"stages": [dict(stage="kernel", wall_seconds=1.0, slot_seconds=2.0, core_seconds=1.5)]},
+        ),
+        "metrics": (METRICS, dict(accuracy=0.5, relative_residual=1e-13, smallest_pivot=1.0, largest_pivot=2.0)),
+        "leave_one_out": (RECORDS["leave_one_out"], dict(squared_error=0.1, accuracy=None)),
+        "learning_curve": (
+            RECORDS["learning_curve"],
+            dict(sizes=[1, 2], absolute_ridge=0.1, accuracy=[0.5, 1.0], squared_error=[0.1, 0.2]),
+        ),
+        "posterior_variance": (RECORDS["posterior_variance"], dict(smallest=0.1, mean=0.2, largest=0.3)),
+        "spectrum": (
+            RECORDS["spectrum"],
+            dict(
+                largest=[2.0],
+                largest_residuals=[0.0],
+                smallest=[1.0],
+                smallest_residuals=[0.0],
+                maximal_learning_rate=None,
+            ),
+        ),
+        "ensemble": (RECORDS["ensemble"], dict(times=["inf"], accuracy=[1.0], mean_variance=[0.1])),
+    }
