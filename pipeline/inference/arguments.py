@@ -17,11 +17,11 @@ ASYMMETRY = 1000
 
 A kernel's rounding grows with depth: float32 kernels differ from float64 ones by up to 170 units (2e-5)."""
 
-ROUNDING = 16
+ROUNDING = 84
 """Units in the last place, of the Frobenius norm, by which the rounding of a kernel may move an eigenvalue.
 
-An eigenvalue moves by at most the norm of the error (Weyl), which is below one unit where entries are rounded once.
-The rest is for the rounding inside a deep kernel, which is random and so far below its bound."""
+An eigenvalue moves by at most the norm of the error (Weyl). That of a float32 kernel is promised to be below 1e-5 of the
+largest entry (docs/networks.md), which is 84 units."""
 
 
 @dataclass(frozen=True)
