@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
+from rich import markup
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -22,6 +22,16 @@ at least, but after ten minutes in any case: some twenty lines a stage, and a lo
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def printable(text: str) -> str:
+    """Write out what would act on a terminal, or hide there, as backslashes: a record may hold anything."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
+def escape(text: str) -> str:
+    """Make a text that may be a record's safe to print: it neither acts on the terminal nor is taken for markup."""
+    return markup.escape(printable(text))
 
 
 class RunView:
@@ -115,7 +125,7 @@ def _time_left(progress: DriverProgress) -> str:
 def show_plan(plan: Plan) -> None:
     """Show a forecast."""
     out.print(f"{plan.train} training and {plan.test} test images, {len(plan.readouts)} read-outs in one pass:")
-    out.print("  " + ", ".join(plan.readouts))
+    out.print(escape("  " + ", ".join(plan.readouts)))
     out.print(
         f"{_count(plan.pairs)} pairs at {seconds_text(plan.pair_seconds)} a pair and core (measured), "
         f"{_count(plan.plane_entries)} plane entries each; {plan.slots} at once"
@@ -148,10 +158,10 @@ def show_specification(report: RunReport) -> None:
     out.print(
         f"data      {data['train']} training and {data['test']} test images, {shape}, {len(data['classes'])} classes"
     )
-    out.print(f"kernels   {report.dtype}, tiles of {report.tile}: {', '.join(report.readouts)}")
+    out.print(escape(f"kernels   {report.dtype}, tiles of {report.tile}: {', '.join(report.readouts)}"))
     made = report.provenance
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
-    out.print(f"made      {made['created']} on {made['host']}: {versions}")
+    out.print(escape(f"made      {made['created']} on {made['host']}: {versions}"))
     if report.grown_from is not None:
         out.print(f"grown     from {escape(report.grown_from)}")
     out.print()
@@ -164,7 +174,7 @@ def show_stages(report: RunReport) -> None:
         if timing.efficiency is not None:
             slots = timing.slot_seconds / timing.wall_seconds
             out.print(
-                f"{timing.stage}: {seconds_text(timing.wall_seconds)} by the clock on {slots:.3g} slots, "
+                f"{escape(timing.stage)}: {seconds_text(timing.wall_seconds)} by the clock on {slots:.3g} slots, "
                 f"{100 * timing.efficiency:.0f}% of them in tasks"
             )
 
@@ -192,11 +202,11 @@ def show_results(report: RunReport) -> None:
     """Show the accuracy of every read-out and ridge."""
     table = Table("read-out", "ridge", "accuracy", "residual", box=None, pad_edge=False)
     for solve in report.solves:
-        ridge = f"{solve.ridge:g} {solve.ridge_mode}"
+        ridge, readout = f"{solve.ridge:g} {solve.ridge_mode}", escape(solve.readout)
         if solve.relative_residual is None:
-            table.add_row(solve.readout, ridge, "not yet", "")
+            table.add_row(readout, ridge, "not yet", "")
         else:
-            table.add_row(solve.readout, ridge, _share(solve.accuracy), f"{solve.relative_residual:.1e}")
+            table.add_row(readout, ridge, _share(solve.accuracy), f"{solve.relative_residual:.1e}")
     for column in table.columns[1:]:
         column.justify = "right"
     out.print()
@@ -242,7 +252,7 @@ def _numbers_table(title: str, columns: Sequence[str], rows: Iterable[tuple[str,
     for column in table.columns[1:]:
         column.justify = "right"
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     return table
 
 

@@ -47,6 +47,9 @@ FORMAT_VERSION = 2
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """What read-outs and products may be called: their names become names in the store."""
 
+SIGNATURE = "signature"
+"""The key in a record that no table of a workflow has: who wrote it."""
+
 _INPUTS = ("train_images", "train_labels", "test_images", "test_labels")
 """The arrays of the data set."""
 
@@ -392,7 +395,23 @@ class RunDirectory:
         record = self.read_record("workflow.json")
         if record is None:
             raise RunNotFound(f"{self.path} stopped before it began: start it again with `cntk run`")
-        return parse_config(record, str(self.path / "workflow.json"))
+        return parse_config(
+            {name: record[name] for name in record if name != SIGNATURE}, str(self.path / "workflow.json")
+        )
+
+    def has_workflow(self) -> bool:
+        """Tell whether a driver has written a workflow."""
+        return (self.path / "workflow.json").is_file()
+
+    def workflow_signature(self) -> object:
+        """Read what stands in the place of the workflow's signature: anything, or None; `pipeline.trust` reads it."""
+        return (self.read_record("workflow.json") or {}).get(SIGNATURE)
+
+    def write_workflow(self, config: RunConfig, signature: str) -> None:
+        """Write the workflow that this directory is run with from now on, and the signature of whoever says so."""
+        self.write_record(
+            "workflow.json", config.model_dump(mode="json") | ({SIGNATURE: signature} if signature else {})
+        )
 
     def quarantine(self, task: Task) -> None:
         """Move a task's chunks out of the arrays, so that it counts as not computed; nothing is deleted."""

@@ -5,16 +5,22 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from pathlib import Path
 
-from pipeline.store import RunDirectory
+from pipeline.signature import is_signed, sign
+from pipeline.storage import LocalPath
+from pipeline.store import SIGNATURE, RunDirectory
 from pipeline.submission.base import Submission
 
 STOP_REQUEST = "stop-requested"
 """A file of this name in a run directory asks its driver, wherever that runs, to drain."""
 
 POLL_SECONDS = 1.0
+
+_PURPOSE = "submission"
+"""What a signature of a submission is for."""
 
 
 @dataclass(frozen=True)
@@ -35,17 +41,39 @@ class Ending:
 
 def add_submission(run: RunDirectory, kind: str, job: str) -> Submission:
     """Write down what was submitted."""
-    submission = Submission(kind, job, socket.gethostname(), now())
-    run.write_record(f"submissions/{len(submissions(run)) + 1:06d}.json", asdict(submission))
-    return submission
+    record = {
+        "kind": kind,
+        "job": job,
+        "host": socket.gethostname(),
+        "submitted": now(),
+        "place": str(run.path.absolute()),
+    }
+    signature = sign(_PURPOSE, *record.values())
+    run.write_record(f"submissions/{len(submissions(run)) + 1:06d}.json", record | {SIGNATURE: signature})
+    return Submission(**record, is_mine=bool(signature))
 
 
 def submissions(run: RunDirectory) -> list[Submission]:
     """Read what was submitted, oldest first."""
     found: list[Submission] = []
     while (record := run.read_record(f"submissions/{len(found) + 1:06d}.json")) is not None:
-        found.append(Submission(**record))
+        signature = record.pop(SIGNATURE, None)
+        submission = Submission(**record)
+        words = (submission.kind, submission.job, submission.host, submission.submitted, submission.place)
+        # A record that was copied with its run directory is of the driver of another one.
+        is_mine = is_signed(signature, _PURPOSE, *words) and _is_here(run, submission.place)
+        found.append(replace(submission, is_mine=is_mine))
     return found
+
+
+def _is_here(run: RunDirectory, place: str) -> bool:
+    """Tell whether a place is that of a run directory, which may have another name by now, or here."""
+    if place == str(run.path.absolute()):
+        return True
+    try:
+        return isinstance(run.path, LocalPath) and Path(place).samefile(run.path)
+    except (OSError, ValueError):
+        return False
 
 
 def write_ending(run: RunDirectory, message: str, job: str | None) -> None:
