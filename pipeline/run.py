@@ -272,6 +272,7 @@ def _begun(config: RunConfig, view: View) -> Iterator[Begun]:
 @contextlib.contextmanager
 def _held(run: RunDirectory) -> Iterator[lease.Lease]:
     """Hold the lease of a run directory that was begun before, its images included."""
+    run.workflow()  # which says so where a driver stopped before it wrote one
     with _store_explained(run.path), lease.hold(run.lease_path) as held:
         if not run.has_inputs():
             raise RunNotFound(f"{run.path} stopped before its images were stored: start it again with `cntk run`")
@@ -287,6 +288,8 @@ def _is_done(run: RunDirectory, view: View, verify: bool) -> bool:
     run.journal.close()
     for task in quarantined:
         view.say(f"{task} was damaged on disk: moved to quarantine, computed again")
+    if not quarantined:
+        view.say("nothing is left to do: every tile and every result is there")
     return not quarantined
 
 
