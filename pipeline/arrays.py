@@ -77,6 +77,8 @@ class TiledArray:
             raise
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{path} holds no readable zarr array ({error}): restore its zarr.json") from error
+        if self.dtype.kind not in "fiu":
+            raise StoreError(f"{path} holds values of type {self.dtype}, expected numbers: it is not this package's")
         if codecs != ["bytes", "crc32c"]:
             raise StoreError(f"{path} has the codecs {codecs}, expected bytes and crc32c: it is not this package's")
 

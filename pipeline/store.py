@@ -371,7 +371,9 @@ class RunDirectory:
 
     def inputs(self, name: str) -> Any:
         """Open an input array: "train_images", "train_labels", "test_images" or "test_labels"."""
-        return zarr.open_array(self.inputs_path.zarr_store(), path=name, mode="r")
+        # Whoever can write here could put an array of version 2 in its place, whose codecs may unpickle.
+        TiledArray(self.inputs_path / name)
+        return zarr.open_array(self.inputs_path.zarr_store(), path=name, mode="r", zarr_format=3)
 
     def write_record(self, relative: str, record: Json) -> None:
         """Replace a small JSON file; `StoreError` where the run is gone, and would be begun anew in its place."""

@@ -1,9 +1,9 @@
 """Whose word counts: what a run directory says of where to compute is followed only where this user wrote it.
 
 A run directory may be somebody else's, or be written by others. Its numbers can be looked at by everybody; but a
-scheduler that it names can run code in whoever connects, ``setup`` lines are shell, and the older run that it grows
-from may be one that only the reader may read. So workflow.json carries a signature of who wrote it. docs/security.md
-has the whole table.
+scheduler that it names can run code in whoever connects, ``setup`` lines are shell, and the older run that tiles are
+taken over from may be one that only the reader may read. So workflow.json carries a signature of who wrote it.
+docs/security.md has the whole table.
 """
 
 import hashlib
