@@ -78,13 +78,15 @@ def find_key() -> Key:
         return Key(b"")
     except OSError as error:
         return Key(b"", f"the key {path} cannot be read: {error.strerror}")
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
             return Key(b"", f"the key {path} is no file of this user's: delete it, and a new one is made")
         if stat.S_IMODE(status.st_mode) & 0o077:
             return Key(b"", f"others can read the key {path}: delete it, and a new one is made")
-        content = file.read(KEY_BYTES + 1)
+        content = os.read(descriptor, KEY_BYTES + 1)
+    finally:
+        os.close(descriptor)
     if len(content) != KEY_BYTES:
         return Key(b"", f"the key {path} does not have {KEY_BYTES} bytes: delete it, and a new one is made")
     return Key(content)

@@ -36,7 +36,9 @@ def test_a_host_is_a_name_with_a_user_and_a_port(text: str, parts: tuple[str, st
     assert (host.name, host.user, host.port) == parts
 
 
-@pytest.mark.parametrize("text", ["", "@node1", "node1:ssh", "-oProxyCommand=sh", "me@", "me@-node", "a;b", "$(x)@node", "node:\u0662"])
+@pytest.mark.parametrize(
+    "text", ["", "@node1", "node1:ssh", "-oProxyCommand=sh", "me@", "me@-node", "a;b", "$(x)@node", "node:\u0662"]
+)
 def test_what_is_no_host_is_named(text: str) -> None:
     with pytest.raises(ConfigError, match=r"is no host: write \"node1\""):
         Host.parse(text)
