@@ -47,6 +47,12 @@ FORMAT_VERSION = 2
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """What read-outs and products may be called: their names become names in the store."""
 
+_FOLDERS = (
+    *("inputs.zarr", "kernel.zarr", "test_kernel.zarr", "solve"),
+    *("journal", "lease", "log", "quarantine", "submissions"),
+)
+"""What a driver writes into, and deletes from."""
+
 SIGNATURE = "signature"
 """The key in a record that no table of a workflow has: who wrote it."""
 
@@ -97,6 +103,8 @@ class RunDirectory:
 
     def __init__(self, path: str | Path | StorePath) -> None:
         self.path = open_path(path)
+        for name in _FOLDERS:
+            self._require_within(self.path / name)
         run_json = self.path / "run.json"
         if not run_json.is_file():
             raise RunNotFound(f"{self.path} holds no run (no run.json): give the directory that `cntk run` printed")
@@ -313,10 +321,14 @@ class RunDirectory:
 
     def _array(self, path: StorePath) -> TiledArray:
         if path not in self._arrays:
-            if (path / "c").leads_out_of(self.path):
-                raise StoreError(f"{path} is or holds a link that leads out of the run directory: put the array there")
+            self._require_within(path / "c")
             self._arrays[path] = TiledArray(path)
         return self._arrays[path]
+
+    def _require_within(self, path: StorePath) -> None:
+        """Refuse links that lead out: whoever made this directory could have others write and delete elsewhere."""
+        if path.leads_out_of(self.path):
+            raise StoreError(f"{path} is or lies behind a link that leads out of the run directory: put it there")
 
     def _require_names(self) -> None:
         """Refuse a specification whose names would lead elsewhere: they become names in the store."""
@@ -379,6 +391,7 @@ class RunDirectory:
         """Replace a small JSON file; `StoreError` where the run is gone, and would be begun anew in its place."""
         if not (self.path / "run.json").is_file():
             raise StoreError(errno.ENOENT, f"the run directory {self.path} is gone: bring it back, then resume")
+        self._require_within((self.path / relative).parent)
         write_json(self.path / relative, record)
 
     def read_record(self, relative: str) -> Json | None:

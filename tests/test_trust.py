@@ -21,7 +21,7 @@ from problems import Recorder, require_same
 from pipeline import cli, handover, signature, trust
 from pipeline import run as runs
 from pipeline.config import ClusterConfig, RunConfig
-from pipeline.errors import NotTrusted
+from pipeline.errors import NotTrusted, StoreError
 from pipeline.report import make_report
 from pipeline.store import RunDirectory
 from pipeline.submission import add_submission, submissions
@@ -493,3 +493,29 @@ def test_a_run_grown_by_the_user_is_resumed_with_its_source_and_without_a_questi
     assert (found.source, found.refused_source) == (str(old.path), None)
     assert trust.of_user(new, small_config(store={"path": str(tmp_path / "new")})).source == str(old.path)
     require_same(new, run_small(solve={"ridges": [0.5]}))
+
+
+@pytest.mark.parametrize("name", ["lease", "log", "journal", "submissions", "quarantine", "solve"])
+def test_a_link_out_of_a_foreign_run_is_not_followed(
+    run_small: Run, tmp_path: Path, cntk: Callable[..., tuple[int, str]], name: str
+) -> None:
+    """Before: who resumed deleted `000001.json` from the folder that `lease` was linked to, and wrote into it."""
+    run, mine = run_small(), Path(tmp_path / "mine")
+    mine.mkdir()
+    (mine / "000001.json").write_text("{}")
+    if (run.path / name).exists():
+        shutil.rmtree(run.path / name)
+    Path(run.path / name).symlink_to(mine)
+    for command in ("resume", "verify", "cancel", "status"):
+        code, said = cntk(command, run.path)
+        assert (code, "leads out of the run directory" in said) == (1, True), said
+    assert [(file.name, file.read_text()) for file in mine.iterdir()] == [("000001.json", "{}")]
+
+
+def test_no_record_is_written_behind_a_link_out_of_a_run(run_small: Run, tmp_path: Path) -> None:
+    run = run_small()
+    solve = next(iter(run.solves()))
+    Path(run.path / "solve" / solve).rename(tmp_path / "elsewhere")
+    Path(run.path / "solve" / solve).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StoreError, match="leads out of the run directory"):
+        run.write_record(f"solve/{solve}/metrics.json", {})
