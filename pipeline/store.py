@@ -4,7 +4,7 @@
 
     RUN/
       run.json              specification, fingerprint, provenance; created once, never rewritten
-      workflow.json         the last resolved workflow, for `cntk resume`
+      workflow.json         the last resolved workflow, for `cntk resume`, and who wrote it
       growth.json           only of a grown run: the older one, and which blocks of images are the same in both
       inputs.zarr/          train_images, train_labels, test_images, test_labels
       journal/              receipts of finished tiles, a segment a driver
