@@ -283,6 +283,7 @@ def _is_done(run: RunDirectory, view: View, verify: bool) -> bool:
     """Tell whether every result is there and no finished tile is bad, before anything is started or connected to."""
     if not make_report(run).settled:
         return False
+    run.require_inputs()
     tasks = sorted({receipt.task for receipt in run.journal.receipts()})
     _, quarantined = finished(run, tasks, verify=verify)
     run.journal.close()
