@@ -140,15 +140,14 @@ def resume(directory: RunPath, cluster: Cluster = None, trust: Trust = False, ve
     # A batch system runs its driver itself; without --cluster it does so only where it has done so before.
     if kind in handover.DRIVE_THEMSELVES and (chosen is not None or submissions(run)):
         with RunView() as view:
-            submission = (
-                None
-                if runs.is_done(run, view, verify=verify)
-                else handover.resubmit(directory, view, chosen, trust=trust)
-            )
+            done = runs.is_done(run, view, verify=verify)
+            submission = None if done else handover.resubmit(directory, view, chosen, trust=trust)
         if submission is not None:
             out.print(f"submitted as {escape(str(submission))}")
             _say_how_to_follow(run)
-            return
+        else:
+            _run(directory, lambda view, stop: run)
+        return
     _run(directory, lambda view, stop: runs.resume(directory, view, stop, verify=verify, cluster=chosen, trust=trust))
 
 

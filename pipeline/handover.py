@@ -12,6 +12,7 @@ from pipeline.durable import Json
 from pipeline.errors import (
     ConfigError,
     Interrupted,
+    NotTrusted,
     PipelineError,
     RunLocked,
     RunNotFound,
@@ -213,7 +214,11 @@ def _go_on(run: RunDirectory, told: str, error: PipelineError, before: int, job:
     """
     if lease.holder(run.lease_path) is not None:
         raise error  # another driver works on it: this one was taken for dead, and sees to nothing any more
-    trusted = read_trusted(run, told=told)
+    try:
+        trusted = read_trusted(run, told=told)
+    except NotTrusted as refusal:
+        write_ending(run, f"{error}\n{refusal}", job)
+        raise refusal from error
     config = trusted.config
     submitter = _submitter(config.cluster)
     wanted = config.cluster.resubmit and not stop_requested(run)

@@ -187,7 +187,7 @@ def is_done(run: RunDirectory, view: View, *, verify: bool = False) -> bool:
     ----------
     view, verify : as of `start`.
     """
-    if not make_report(run).settled:
+    if not _is_settled(run):
         return False
     with _held(run):
         return _is_done(run, view, verify)
@@ -225,22 +225,21 @@ def resume(
     """
     run = RunDirectory(path)
     with _held(run) as held:
-        if told is None:
+        if _is_done(run, view, verify):
             clear_earlier(run)
-        done = _is_done(run, view, verify)
-        if done and cluster is None:
             return run
         trusted = read_trusted(run, cluster=cluster, trust=trust, told=told)
         for line in trusted.shown:
             view.say(line)
         if cluster is not None or trust:
             write_trusted(run, trusted)
-        for line in warnings(trusted) if told is None else []:
-            view.say(f"warning: {line}")
-        if not done:
-            as_before = "" if cluster is not None else ", as it was last run"
-            view.say(f'going on with the cluster of kind "{trusted.config.cluster.kind}"{as_before}')
-            _execute(Begun(run, trusted, held), view, stop, verify)
+        if told is None:
+            clear_earlier(run)
+            for line in warnings(trusted):
+                view.say(f"warning: {line}")
+        as_before = "" if cluster is not None else ", as it was last run"
+        view.say(f'going on with the cluster of kind "{trusted.config.cluster.kind}"{as_before}')
+        _execute(Begun(run, trusted, held), view, stop, verify)
     return run
 
 
@@ -279,9 +278,16 @@ def _held(run: RunDirectory) -> Iterator[lease.Lease]:
         yield held
 
 
+def _is_settled(run: RunDirectory) -> bool:
+    """Tell whether records and names say that every result is there; while one is missing, no array is listed."""
+    solves = [solve_name(specification) for specification in requested_solves(run, run.workflow())]
+    solved = all((run.solve_path(name) / "metrics.json").is_file() for name in solves)
+    return solved and make_report(run).settled
+
+
 def _is_done(run: RunDirectory, view: View, verify: bool) -> bool:
     """Tell whether every result is there and no finished tile is bad, before anything is started or connected to."""
-    if not make_report(run).settled:
+    if not _is_settled(run):
         return False
     run.require_inputs()
     tasks = sorted({receipt.task for receipt in run.journal.receipts()})

@@ -519,3 +519,33 @@ def test_no_record_is_written_behind_a_link_out_of_a_run(run_small: Run, tmp_pat
     Path(run.path / "solve" / solve).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(StoreError, match="leads out of the run directory"):
         run.write_record(f"solve/{solve}/metrics.json", {})
+
+
+def test_a_job_whose_directory_was_changed_meanwhile_is_followed_by_none(
+    small_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before: the next job was handed over as the directory said by then, with its setup lines."""
+    table = {"kind": "serial", "tls": False, "resubmit": True}
+    run, trusted = runs.prepare(small_config(cluster=table), Recorder(), None)
+    monkeypatch.setenv(signature.KEY_VARIABLE, str(tmp_path / "none"))
+    stop = threading.Event()
+
+    class Changing(Recorder):
+        def progress(self, progress: Any) -> None:
+            if progress.done == 1:
+                forge(run, kind="slurm", workers=1, setup=["touch gone"], resubmit=True)
+                stop.set()
+
+    with pytest.raises(NotTrusted, match="is not what this driver was submitted with"):
+        handover.drive(run.path, Changing(), stop, trusted.digest)
+    assert "every finished tile is kept" in json.loads(Path(run.path / "ending.json").read_text())["message"]
+
+
+def test_what_is_refused_takes_back_no_request_to_stop(run_small: Run) -> None:
+    run = run_small()
+    undone(run)
+    handover.cancel(run.path)
+    forge(run, kind="ssh", hosts=["h"])
+    with pytest.raises(NotTrusted):
+        runs.resume(run.path, Recorder(), threading.Event())
+    assert (run.path / "stop-requested").is_file()
