@@ -35,11 +35,14 @@ _NAMES = re.compile(r"[A-Za-z0-9_.,+-]+")
 _JOB = re.compile(r"[1-9][0-9]{0,18}")
 """What SLURM calls a job."""
 
-_OURS = {
-    *("--array", "-a", "--wrap", "--wait", "-W", "--parsable", "--test-only", "--signal", "--output", "-o"),
-    *("--error", "-e", "--open-mode", "--no-requeue", "--requeue", "--ntasks", "-n", "--cpus-per-task", "-c"),
-}
+_OURS = (
+    *("array", "wrap", "wait", "parsable", "test-only", "signal", "output", "error", "open-mode", "no-requeue"),
+    *("requeue", "ntasks", "cpus-per-task"),
+)
 """Options of the job that the submission itself sets, or whose job would be no driver."""
+
+_OUR_LETTERS, _LETTERS_WITHOUT_VALUE = "aWoenc", "hHkQsvVIO"
+"""Those that are one letter; and letters that another one may follow in the same word."""
 
 
 class SlurmSubmitter(Submitter):
@@ -212,10 +215,24 @@ def _batch_option(text: str) -> list[str]:
         raise ConfigError(f"cluster.batch_options: {text!r} cannot be read: {error}") from error
     if not words or not words[0].startswith("-"):
         raise ConfigError(f'cluster.batch_options takes options of sbatch ("--constraint=avx512"), got {text!r}')
-    name = words[0].partition("=")[0]
-    if name in _OURS:
-        raise ConfigError(f"cluster.batch_options: {name} is set by the submission itself; leave it out")
+    for word in words:
+        if word.startswith("-") and _is_ours(word):
+            name = word.partition("=")[0]
+            raise ConfigError(f"cluster.batch_options: {name} is set by the submission itself; leave it out")
     return words
+
+
+def _is_ours(word: str) -> bool:
+    """Tell whether sbatch would take a word for an option of ours: it takes shortened names, and letters in a row."""
+    if word.startswith("--"):
+        name = word[2:].partition("=")[0]
+        return any(ours.startswith(name) for ours in _OURS)
+    for letter in word[1:]:
+        if letter in _OUR_LETTERS:
+            return True
+        if letter not in _LETTERS_WITHOUT_VALUE:  # what follows is its value
+            break
+    return False
 
 
 def _drain_seconds(cluster: ClusterConfig) -> int:

@@ -147,6 +147,11 @@ def test_time_limits_are_read_as_slurm_reads_them(text: str, seconds: float) -> 
         ({"batch_options": ["constraint=avx512"]}, "takes options of sbatch"),
         ({"batch_options": ["--comment='a"]}, "cannot be read"),
         ({"batch_options": ["--array=0-3"]}, "--array is set by the submission itself"),
+        ({"batch_options": ["--arr=0-3"]}, "--arr is set by the submission itself"),
+        ({"batch_options": ["-a1-9"]}, "-a1-9 is set by the submission itself"),
+        ({"batch_options": ["-Ha1"]}, "-Ha1 is set by the submission itself"),
+        ({"batch_options": ["--constraint=avx512 --wra=x"]}, "--wra is set by the submission itself"),
+        ({"batch_options": ["--"]}, "-- is set by the submission itself"),
         ({"setup": ["a\nb"]}, "cluster.setup must be one line"),
         ({"memory_limit": 0.5}, r'must be bytes \("4GiB"\) or "auto", got 0.5'),
         ({"memory_limit": "much"}, "got 'much'"),
@@ -155,6 +160,11 @@ def test_time_limits_are_read_as_slurm_reads_them(text: str, seconds: float) -> 
 def test_what_slurm_would_not_take_is_refused_before_it_is_asked(cluster: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         SUBMITTERS["slurm"].check(config(**cluster))
+
+
+def test_options_that_only_look_like_those_of_the_submission_are_taken() -> None:
+    options = ["--wait-all-nodes=1", "-Cavx512", "-x node-a,node-c", "-pa", "--gres=gpu:1 -H"]
+    assert {*options[:4]} <= set(directives(script("/run", Path("/run"), config(batch_options=options), "")))
 
 
 def test_a_machine_without_slurm_says_where_to_submit_from(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
