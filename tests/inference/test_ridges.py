@@ -86,7 +86,7 @@ def test_a_choice_that_is_made_is_not_made_again(run_small: Run, take: Callable[
     take(way)
     run_small(**AUTO)
     view = Recorder()
-    run_small(view, **AUTO, inference={"leave_one_out": True})  # with nothing left to do, nothing would be begun
+    run_small(view, **AUTO, inference={"variance": True})  # with nothing left to do, nothing would be begun
     assert view.stages == ["kernel", "solve", "inference"]
 
 
