@@ -278,6 +278,12 @@ def _held(run: RunDirectory) -> Iterator[lease.Lease]:
         yield held
 
 
+def _sweep(run: RunDirectory, view: View) -> None:
+    swept = run.sweep()
+    if swept:
+        view.say(f"swept {swept} half-written files of an earlier driver")
+
+
 def _is_settled(run: RunDirectory) -> bool:
     """Tell whether records and names say that every result is there; while one is missing, no array is listed."""
     solves = [solve_name(specification) for specification in requested_solves(run, run.workflow())]
@@ -296,6 +302,7 @@ def _is_done(run: RunDirectory, view: View, verify: bool) -> bool:
     for task in quarantined:
         view.say(f"{task} was damaged on disk: moved to quarantine, computed again")
     if not quarantined:
+        _sweep(run, view)
         view.say("nothing is left to do: every tile and every result is there")
     return not quarantined
 
@@ -336,9 +343,7 @@ def _store_explained(path: StorePath) -> Iterator[None]:
 def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> None:
     run, config = begun.run, begun.config
     run.require_inputs()
-    swept = run.sweep()
-    if swept:
-        view.say(f"swept {swept} half-written files of an earlier driver")
+    _sweep(run, view)
     prepare = partial(gram.prepare, str(run.path.absolute()), library_versions())
     with (
         recording(run),
