@@ -17,13 +17,13 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from pipeline import handover
 from pipeline import run as runs
 from pipeline.config import RunConfig, expand_place, load_cluster, load_config
 from pipeline.display import (
     RunView,
+    escape,
     out,
     show_contents,
     show_inferred,
@@ -33,7 +33,7 @@ from pipeline.display import (
     show_stages,
     show_state,
 )
-from pipeline.errors import ConfigError, Interrupted, PipelineError, RunNotFound, WorkersLost
+from pipeline.errors import ConfigError, Interrupted, NotTrusted, PipelineError, RunNotFound, WorkersLost
 from pipeline.report import make_report, read_contents
 from pipeline.stopping import STOPPED, stop_on_signals
 from pipeline.storage import StorePath
@@ -84,6 +84,9 @@ Cluster = Annotated[
         help="Where to compute: a TOML file with a [cluster] table, or its name in $CNTK_CLUSTERS "
         "(~/.config/cntk/clusters).",
     ),
+]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Compute where the directory says, although somebody else may have written it.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Verify = Annotated[bool, typer.Option("--verify", help="Read and check every finished chunk first.")]
@@ -145,29 +148,34 @@ def submit(
 
 
 @app.command()
-def resume(directory: RunPath, cluster: Cluster = None, verify: Verify = False) -> None:
+def resume(directory: RunPath, cluster: Cluster = None, trust: Trust = False, verify: Verify = False) -> None:
     """Go on with a run directory, as it was last run or on another cluster: here, or where it was submitted to."""
     run = RunDirectory(directory)
     chosen = None if cluster is None else load_cluster(find_cluster(cluster))
     kind = run.workflow().cluster.kind if chosen is None else chosen.kind
     # A batch system runs its driver itself; without --cluster it does so only where it has done so before.
     if kind in handover.DRIVE_THEMSELVES and (chosen is not None or submissions(run)):
-        submission = handover.resubmit(directory, chosen)
-        out.print(f"submitted as {escape(str(submission))}")
-        _say_how_to_follow(run)
+        with RunView() as view:
+            done = runs.is_done(run, view, verify=verify)
+            submission = None if done else handover.resubmit(directory, view, chosen, trust=trust)
+        if submission is not None:
+            out.print(f"submitted as {escape(str(submission))}")
+            _say_how_to_follow(run)
+        else:
+            _run(directory, lambda view, stop: run)
         return
-    out.print(f'going on with the cluster of kind "{kind}"' + ("" if chosen is not None else ", as it was last run"))
-    _run(directory, lambda view, stop: runs.resume(directory, view, stop, verify=verify, cluster=chosen))
+    _run(directory, lambda view, stop: runs.resume(directory, view, stop, verify=verify, cluster=chosen, trust=trust))
 
 
 @app.command(hidden=True)
 def drive(
     directory: RunPath,
     settle: Annotated[bool, typer.Option("--settle", help="End with 0 where another start would not help.")] = False,
+    told: Annotated[str, typer.Option("--told", help="The digest of where to compute, by who submitted it.")] = "",
 ) -> None:
     """Drive a run that was submitted: what a batch job runs."""
     try:
-        _run(directory, lambda view, stop: handover.drive(directory, view, stop))
+        _run(directory, lambda view, stop: handover.drive(directory, view, stop, told))
     except PipelineError as error:
         if not settle or not handover.is_settled(directory, error):
             raise
@@ -238,7 +246,7 @@ def verify(directory: RunPath) -> None:
     """Read every finished chunk and compare its checksums; move bad ones to quarantine."""
     count, quarantined = runs.verify(directory)
     for task in quarantined:
-        out.print(f"bad: {task}, moved to quarantine")
+        out.print(escape(f"bad: {task}, moved to quarantine"))
     out.print(f"{count} tiles are whole, {len(quarantined)} are bad")
     if quarantined:
         out.print(f"compute them again: cntk resume {escape(str(directory))}")
@@ -276,7 +284,7 @@ def _command() -> int:
     except WorkersLost as error:
         err.print(f"[red]incomplete:[/] {escape(str(error))}")
         return INCOMPLETE
-    except (ConfigError, RunNotFound) as error:
+    except (ConfigError, NotTrusted, RunNotFound) as error:
         err.print(f"[red]error:[/] {escape(str(error))}")
         return USAGE
     except PipelineError as error:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
+from rich import markup
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -23,6 +23,16 @@ at least, but after ten minutes in any case: some twenty lines a stage, and a lo
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def printable(text: str) -> str:
+    """Write out what would act on a terminal, or hide there, as backslashes: a record may hold anything."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
+def escape(text: str) -> str:
+    """Make a text that may be a record's safe to print: it neither acts on the terminal nor is taken for markup."""
+    return markup.escape(printable(text))
 
 
 class RunView:
@@ -117,7 +127,7 @@ def show_plan(plan: Plan) -> None:
     """Show a forecast."""
     show_contents(plan.contents.lines, plan.warnings)
     out.print(f"{len(plan.readouts)} read-outs in one pass:")
-    out.print("  " + ", ".join(plan.readouts))
+    out.print(escape("  " + ", ".join(plan.readouts)))
     part = "" if plan.measured_share == 1 else f" on {100 * plan.measured_share:.2g} % of a pair"
     out.print(
         f"{_count(plan.pairs)} pairs at {seconds_text(plan.pair_seconds)} a pair and core (measured{part}), "
@@ -157,7 +167,7 @@ def show_specification(report: RunReport) -> None:
     out.print(
         f"data      {data['train']} training and {data['test']} test images, {shape}, {len(data['classes'])} classes"
     )
-    out.print(f"kernels   {report.dtype}, tiles of {report.tile}: {', '.join(report.readouts)}")
+    out.print(escape(f"kernels   {report.dtype}, tiles of {report.tile}: {', '.join(report.readouts)}"))
     made = report.provenance
     versions = ", ".join(f"{name} {version}" for name, version in made.versions.items())
     out.print(escape(f"made      {made.created} on {made.host}: {versions}"))
@@ -173,7 +183,7 @@ def show_stages(report: RunReport) -> None:
         if timing.efficiency is not None:
             slots = timing.slot_seconds / timing.wall_seconds
             out.print(
-                f"{timing.stage}: {seconds_text(timing.wall_seconds)} by the clock on {slots:.3g} slots, "
+                f"{escape(timing.stage)}: {seconds_text(timing.wall_seconds)} by the clock on {slots:.3g} slots, "
                 f"{100 * timing.efficiency:.0f}% of them in tasks"
             )
 
@@ -201,11 +211,11 @@ def show_results(report: RunReport) -> None:
     """Show the accuracy of every read-out and ridge."""
     table = Table("read-out", "ridge", "accuracy", "residual", box=None, pad_edge=False)
     for solve in report.solves:
-        ridge = f"{solve.ridge:g} {solve.ridge_mode}"
+        ridge, readout = f"{solve.ridge:g} {solve.ridge_mode}", escape(solve.readout)
         if solve.relative_residual is None:
-            table.add_row(solve.readout, ridge, "not yet", "")
+            table.add_row(readout, ridge, "not yet", "")
         else:
-            table.add_row(solve.readout, ridge, _share(solve.accuracy), f"{solve.relative_residual:.1e}")
+            table.add_row(readout, ridge, _share(solve.accuracy), f"{solve.relative_residual:.1e}")
     for column in table.columns[1:]:
         column.justify = "right"
     out.print()
@@ -251,7 +261,7 @@ def _numbers_table(title: str, columns: Sequence[str], rows: Iterable[tuple[str,
     for column in table.columns[1:]:
         column.justify = "right"
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     return table
 
 

@@ -34,6 +34,10 @@ class SpecificationMismatch(PipelineError, ValueError):
     """A run directory belongs to another specification; its tiles must not be mixed with these."""
 
 
+class NotTrusted(PipelineError, PermissionError):
+    """A run directory says where to compute, and it was not this user who wrote that."""
+
+
 class RunLocked(PipelineError, RuntimeError):
     """Another driver works on the same run directory."""
 

@@ -12,6 +12,7 @@ from pipeline.durable import Json, store_explained
 from pipeline.errors import (
     ConfigError,
     Interrupted,
+    NotTrusted,
     PipelineError,
     RunLocked,
     RunNotFound,
@@ -37,6 +38,7 @@ from pipeline.submission import (
     write_ending,
 )
 from pipeline.submission.base import State
+from pipeline.trust import Trusted, read_trusted, warnings
 
 DRIVE_THEMSELVES = {"slurm", "kubernetes", "ssh"}
 """Kinds of clusters whose drivers do not belong into a user's terminal."""
@@ -96,41 +98,47 @@ def submit(config: RunConfig, view: View) -> tuple[RunDirectory, Submission]:
     is_new = not (path / "run.json").is_file()
     if not is_new:
         _require_no_other(RunDirectory(path))
-    run = runs.prepare(config, view, submitter.memory(config))
+    run, trusted = runs.prepare(config, view, submitter.memory(config))
     try:
-        return run, _hand_over(run, submitter)
+        return run, _hand_over(run, submitter, trusted)
     except SubmissionFailed:
         if is_new:
             run.retract()
         raise
 
 
-def resubmit(path: str | StorePath, cluster: ClusterConfig | None = None) -> Submission:
+def resubmit(
+    path: str | StorePath, view: View, cluster: ClusterConfig | None = None, *, trust: bool = False
+) -> Submission:
     """Hand a driver of a run that was begun before to the cluster it was run on last, or to another one.
 
     Raises
     ------
-    RunNotFound, RunLocked, ConfigError, SubmissionFailed
+    RunNotFound, RunLocked, ConfigError, SubmissionFailed, NotTrusted
         As of `submit` and `pipeline.run.resume`.
     """
     run = RunDirectory(path)
-    config = run.workflow()
-    if cluster is not None:
-        config = config.model_copy(update={"cluster": cluster})
-    submitter = _submitter(config.cluster)
-    submitter.check(config)
-    submitter.check_place(run.path, config)
+    trusted = read_trusted(run, cluster=cluster, trust=trust)
+    for line in trusted.shown:
+        view.say(line)
+    submitter = _submitter(trusted.config.cluster)
+    submitter.check(trusted.config)
+    submitter.check_place(run.path, trusted.config)
     _require_no_other(run)
-    runs.adopt(path, cluster, submitter.memory(config))
-    return _hand_over(run, submitter)
+    runs.adopt(run, trusted, submitter.memory(trusted.config))
+    for line in warnings(trusted):
+        view.say(f"warning: {line}")
+    return _hand_over(run, submitter, trusted)
 
 
 def whereabouts(run: RunDirectory) -> Whereabouts:
-    """Find out where the driver of a run is."""
+    """Find out where the driver of a run is; what others have submitted, or another run, is not asked about."""
     last = next(reversed(submissions(run)), None)
     found = Standing("gone")
-    if last is not None:
-        found = SUBMITTERS[last.kind].standing(last.job) if last.kind in SUBMITTERS else Standing("unknown")
+    if last is not None and not last.is_mine:
+        found = Standing("unknown", "was not submitted by you for this run directory, so it is not asked about")
+    elif last is not None:
+        found = SUBMITTERS[last.kind].standing(last) if last.kind in SUBMITTERS else Standing("unknown")
     return Whereabouts(last, found.state, found.words, found.timing, read_ending(run), stop_requested(run))
 
 
@@ -146,10 +154,12 @@ def cancel(path: str | StorePath, *, now: bool = False) -> str:
         request_stop(run)  # first, so that a job that is just beginning meets it
     found = whereabouts(run)
     job = found.submission
-    if job is not None and (found.awaited or now) and job.kind in SUBMITTERS:
-        withdrawn = SUBMITTERS[job.kind].withdraw(job.job, now=now)
+    if job is not None and job.is_mine and (found.awaited or now) and job.kind in SUBMITTERS:
+        withdrawn = SUBMITTERS[job.kind].withdraw(job, now=now)
         if withdrawn and (now or found.state == "queued"):
             return f"{job} was ended at once" if now else f"{job} had not begun: it is out of the queue"
+    elif job is not None and not job.is_mine:
+        return f"{job} {found.words}, nor ended: it stops where it runs, and computes nothing where it still waits"
     elif job is not None and found.state == "unknown":
         return f"{job} cannot be asked from here: it stops where it runs, and computes nothing where it still waits"
     holder = lease.holder(run.lease_path)
@@ -165,8 +175,13 @@ def cancel(path: str | StorePath, *, now: bool = False) -> str:
     return "its driver finishes the tiles in flight and stops, wherever it is; every finished tile is kept"
 
 
-def drive(path: str | StorePath, view: View, stop: threading.Event) -> RunDirectory:
+def drive(path: str | StorePath, view: View, stop: threading.Event, told: str = "") -> RunDirectory:
     """Go on with a run inside a job that was submitted, and see to a next job where this one ends too early.
+
+    Parameters
+    ----------
+    path, view, stop : as of `pipeline.run.resume`.
+    told : the digest of what the run directory said of where to compute when this driver was submitted.
 
     Raises
     ------
@@ -179,9 +194,9 @@ def drive(path: str | StorePath, view: View, stop: threading.Event) -> RunDirect
     try:
         if stop_requested(run):
             raise Interrupted("it was asked to stop before it began: cntk cancel")
-        runs.resume(path, view, stop, submitted=True)
+        runs.resume(path, view, stop, told=told)
     except (Interrupted, WorkersLost) as error:
-        _go_on(run, error, before, job)
+        _go_on(run, told, error, before, job)
     except RunLocked:  # how this run goes is the other driver's to tell
         raise
     except Exception as error:  # whatever it is, who looks at the run should read it
@@ -198,7 +213,7 @@ def is_settled(path: str | StorePath, error: PipelineError) -> bool:
     return not isinstance(error, RunNotFound | RunLocked | WorkersLost | StoreError)
 
 
-def _go_on(run: RunDirectory, error: PipelineError, before: int, job: str | None) -> NoReturn:
+def _go_on(run: RunDirectory, told: str, error: PipelineError, before: int, job: str | None) -> NoReturn:
     """See to a next job where the workflow asks for that and this one has got on; then raise the error with the news.
 
     Raises
@@ -208,7 +223,12 @@ def _go_on(run: RunDirectory, error: PipelineError, before: int, job: str | None
     """
     if lease.holder(run.lease_path) is not None:
         raise error  # another driver works on it: this one was taken for dead, and sees to nothing any more
-    config = run.workflow()
+    try:
+        trusted = read_trusted(run, told=told)
+    except NotTrusted as refusal:
+        write_ending(run, f"{error}\n{refusal}", job)
+        raise refusal from error
+    config = trusted.config
     submitter = _submitter(config.cluster)
     wanted = config.cluster.resubmit and not stop_requested(run)
     # A job that was stopped long before its limit says nothing of the tiles that the next one will finish.
@@ -220,7 +240,7 @@ def _go_on(run: RunDirectory, error: PipelineError, before: int, job: str | None
     write_ending(run, f"{error}{news}", job)  # before there is a next job, which may end this one
     if follows:
         try:
-            following = submitter.go_on(run.path.absolute(), config)
+            following = submitter.go_on(run.path.absolute(), config, trusted.digest)
         except SubmissionFailed as failure:
             news = f"\nno next job was to be had: {failure}"
             write_ending(run, f"{error}{news}", job)
@@ -245,10 +265,10 @@ def _require_no_other(run: RunDirectory) -> None:
         )
 
 
-def _hand_over(run: RunDirectory, submitter: Submitter) -> Submission:
-    config = run.workflow()
+def _hand_over(run: RunDirectory, submitter: Submitter, trusted: Trusted) -> Submission:
     with store_explained(run.path):
-        return add_submission(run, config.cluster.kind, submitter.submit(run.path.absolute(), config))
+        job = submitter.submit(run.path.absolute(), trusted.config, trusted.digest)
+        return add_submission(run, trusted.config.cluster.kind, job)
 
 
 def _receipt_count(run: RunDirectory) -> int:

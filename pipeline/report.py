@@ -175,6 +175,15 @@ class RunReport:
         return chosen and all(stage.done == stage.total for stage in self.stages)
 
     @property
+    def settled(self) -> bool:
+        """Whether nothing is left to do and every record of a result is written, as far as records tell."""
+        solved = all(
+            solve.relative_residual is not None and all(item.record is not None for item in solve.inferred)
+            for solve in self.solves
+        )
+        return self.complete and solved and all(training.record is not None for training in self.trained)
+
+    @property
     def at_work(self) -> tuple[str, int, int] | None:
         """What is being computed, its tiles done and in total: the matrices of the kernel together, as a run does."""
         parts: dict[str, tuple[int, int]] = {}

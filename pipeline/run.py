@@ -38,7 +38,7 @@ from pipeline.observed import recording
 from pipeline.plan import Plan, PlanInputs, make_plan
 from pipeline.preflight import require_fitting_tasks
 from pipeline.provenance import library_versions, provenance
-from pipeline.report import read_contents
+from pipeline.report import make_report, read_contents
 from pipeline.rounds import Course
 from pipeline.solvers import (
     SOLVERS,
@@ -57,6 +57,7 @@ from pipeline.storage import StorePath, open_path
 from pipeline.store import RunDirectory
 from pipeline.submission import clear_earlier, obeying_requests
 from pipeline.timing import StageClock
+from pipeline.trust import Trusted, of_user, read_trusted, warnings, write_trusted
 from pipeline.verification import finished
 
 REPAIRS = 3
@@ -68,8 +69,13 @@ class Begun:
     """A run directory with its images and its workflow, held by this driver."""
 
     run: RunDirectory
-    config: RunConfig
+    trusted: Trusted
     lease: lease.Lease
+
+    @property
+    def config(self) -> RunConfig:
+        """Return the workflow."""
+        return self.trusted.config
 
 
 def plan(config: RunConfig) -> Plan:
@@ -136,11 +142,12 @@ def start(config: RunConfig, view: View, stop: threading.Event, *, verify: bool 
     """
     with _beginning(run_path(config)), _begun(config, view) as begun, _retracting(begun.run):
         clear_earlier(begun.run)
-        _execute(begun, view, stop, verify)
+        if not _is_done(begun.run, view, verify):
+            _execute(begun, view, stop, verify)
     return begun.run
 
 
-def prepare(config: RunConfig, view: View, memory: WorkerMemory | None) -> RunDirectory:
+def prepare(config: RunConfig, view: View, memory: WorkerMemory | None) -> tuple[RunDirectory, Trusted]:
     """Begin a run directory with everything that a driver elsewhere needs to run it, its images included.
 
     Parameters
@@ -159,22 +166,34 @@ def prepare(config: RunConfig, view: View, memory: WorkerMemory | None) -> RunDi
     with _beginning(run_path(config)), _begun(config, view) as begun, _retracting(begun.run):
         clear_earlier(begun.run)
         require_fitting_tasks(begun.run, begun.config, memory)
-    return begun.run
+    return begun.run, begun.trusted
 
 
-def adopt(path: str | Path | StorePath, cluster: ClusterConfig | None, memory: WorkerMemory | None) -> RunDirectory:
-    """Make a run directory ready for a driver elsewhere, on another cluster where one is given.
+def adopt(run: RunDirectory, trusted: Trusted, memory: WorkerMemory | None) -> None:
+    """Make a run directory ready for a driver elsewhere, by a workflow that it is run with from now on.
 
     Raises
     ------
     RunNotFound, RunLocked, ConfigError
         As of `resume` and `prepare`.
     """
-    run = RunDirectory(path)
-    require_fitting_tasks(run, run.workflow(), memory)
-    with _resumed(run, cluster):
+    require_fitting_tasks(run, trusted.config, memory)
+    with _held(run):
+        write_trusted(run, trusted)
         clear_earlier(run)
-    return run
+
+
+def is_done(run: RunDirectory, view: View, *, verify: bool = False) -> bool:
+    """Tell whether nothing of a run is left to do, by looking at every finished tile; bad ones go to quarantine.
+
+    Parameters
+    ----------
+    view, verify : as of `start`.
+    """
+    if not _is_settled(run):
+        return False
+    with _held(run):
+        return _is_done(run, view, verify)
 
 
 def resume(
@@ -184,31 +203,51 @@ def resume(
     *,
     verify: bool = False,
     cluster: ClusterConfig | None = None,
-    submitted: bool = False,
+    trust: bool = False,
+    told: str | None = None,
 ) -> RunDirectory:
     """Go on with a run directory, by the workflow it was last run with; its data set is not needed any more.
+
+    Where nothing is left to do, nothing is connected to, whatever the directory says.
 
     Parameters
     ----------
     path : of the run directory.
     view, stop, verify : as of `start`.
-    cluster : where to run from now on; None is where it was run last.
-    submitted : whether a cluster has begun this driver, and not a user: then a request to stop that was made before it
-        began is meant for it.
+    cluster : where to run from now on; None is where it was run last, if this user wrote so.
+    trust : follow what the directory says of where to run, whoever wrote it.
+    told : what who submitted this driver has told it of that, a digest; None where a user has begun it. A request to
+        stop that was made before a submitted driver began is meant for it.
 
     Raises
     ------
     RunNotFound
         If there is no run, or it stopped before its data were stored.
+    NotTrusted
+        If somebody else wrote where to run, and that could do harm.
     """
     run = RunDirectory(path)
-    with _resumed(run, cluster) as begun:
+    with _held(run) as held:
         contents = read_contents(run)
         for line in () if contents is None else contents.lines:
             view.say(line)
-        if not submitted:
+        if _is_done(run, view, verify):
             clear_earlier(run)
-        _execute(begun, view, stop, verify)
+            return run
+        if cluster is None:
+            require_known_kind(run.workflow())  # a file that anybody may have edited says so
+        trusted = read_trusted(run, cluster=cluster, trust=trust, told=told)
+        for line in trusted.shown:
+            view.say(line)
+        if cluster is not None or trust:
+            write_trusted(run, trusted)
+        if told is None:
+            clear_earlier(run)
+            for line in warnings(trusted):
+                view.say(f"warning: {line}")
+        as_before = "" if cluster is not None else ", as it was last run"
+        view.say(f'going on with the cluster of kind "{trusted.config.cluster.kind}"{as_before}')
+        _execute(Begun(run, trusted, held), view, stop, verify)
     return run
 
 
@@ -268,27 +307,53 @@ def _begun(config: RunConfig, view: View) -> Iterator[Begun]:
     with store_explained(path), lease.hold(run.lease_path) as held:
         if common is not None:
             growth.begin(run, common, view.say)
-        config = growth.with_factor_tile(config, run)
-        run.write_record("workflow.json", config.model_dump(mode="json"))
+        trusted = of_user(run, growth.with_factor_tile(config, run))
+        write_trusted(run, trusted)
+        for line in warnings(trusted):
+            view.say(f"warning: {line}")
         if not run.has_inputs():
             write_inputs(run, loaded)
         del loaded  # not needed while the run computes, and as large as the data set
-        yield Begun(run, config, held)
+        yield Begun(run, trusted, held)
 
 
 @contextlib.contextmanager
-def _resumed(run: RunDirectory, cluster: ClusterConfig | None) -> Iterator[Begun]:
-    """Hold the lease of a run directory that was begun before; its workflow is of the new cluster from now on."""
-    config = run.workflow()
-    if cluster is None:
-        require_known_kind(config)  # a file that anybody may have edited says so
+def _held(run: RunDirectory) -> Iterator[lease.Lease]:
+    """Hold the lease of a run directory that was begun before, its images included."""
+    run.workflow()  # which says so where a driver stopped before it wrote one
     with store_explained(run.path), lease.hold(run.lease_path) as held:
         if not run.has_inputs():
             raise RunNotFound(f"{run.path} stopped before its images were stored: start it again with `cntk run`")
-        if cluster is not None:
-            config = config.model_copy(update={"cluster": cluster})
-            run.write_record("workflow.json", config.model_dump(mode="json"))
-        yield Begun(run, config, held)
+        yield held
+
+
+def _sweep(run: RunDirectory, view: View) -> None:
+    swept = run.sweep()
+    if swept:
+        view.say(f"swept {swept} half-written files of an earlier driver")
+
+
+def _is_settled(run: RunDirectory) -> bool:
+    """Tell whether records and names say that every result is there; while one is missing, no array is listed."""
+    solves = [solve_name(specification) for specification in requested_solves(run, run.workflow())]
+    solved = all((run.solve_path(name) / "metrics.json").is_file() for name in solves)
+    return solved and make_report(run).settled
+
+
+def _is_done(run: RunDirectory, view: View, verify: bool) -> bool:
+    """Tell whether every result is there and no finished tile is bad, before anything is started or connected to."""
+    if not _is_settled(run):
+        return False
+    run.require_inputs()
+    tasks = sorted({receipt.task for receipt in run.journal.receipts()})
+    _, quarantined = finished(run, tasks, verify=verify)
+    run.journal.close()
+    for task in quarantined:
+        view.say(f"{task} was damaged on disk: moved to quarantine, computed again")
+    if not quarantined:
+        _sweep(run, view)
+        view.say("nothing is left to do: every tile and every result is there")
+    return not quarantined
 
 
 def verify(path: str | Path | StorePath) -> tuple[int, list[Task]]:
@@ -316,9 +381,7 @@ def _prepare(run_path: str, versions: dict[str, str]) -> None:
 def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> None:
     run, config = begun.run, begun.config
     run.require_inputs()
-    swept = run.sweep()
-    if swept:
-        view.say(f"swept {swept} half-written files of an earlier driver")
+    _sweep(run, view)
     prepare = partial(_prepare, str(run.path.absolute()), library_versions())
     with (
         recording(run),
@@ -338,7 +401,7 @@ def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> N
         require_fitting_tasks(run, config, executor.memory())
         gram.create_kernel_arrays(run)
         clock = StageClock(run, lambda: executor.slots)
-        stages = Stages(run, executor, view, clock, stop, verify, begun.lease)
+        stages = Stages(run, executor, view, clock, stop, verify, begun.lease, begun.trusted.source)
         try:
             for _ in range(REPAIRS):
                 kernel_jobs = gram.kernel_jobs(run)

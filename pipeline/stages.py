@@ -42,6 +42,7 @@ class Stages:
     stop : set it to let tiles in flight finish, then `Interrupted` is raised.
     verify : read every finished chunk and compare its checksums, not only its size.
     lease : of the driver at work.
+    source : the older run that finished tiles are taken over from; None for none.
     """
 
     run: RunDirectory
@@ -51,6 +52,7 @@ class Stages:
     stop: threading.Event
     verify: bool
     lease: Lease
+    source: str | None
 
     def run_jobs(self, stage: str, jobs: Sequence[Job]) -> Outcome:
         """Run the jobs of a stage to their end, those that are done aside; errors as of `Driver.run`."""
@@ -67,7 +69,8 @@ class Stages:
 
     def take_over(self, tasks: Sequence[Task]) -> None:
         """Take over what the older run has of some tasks, where this one grows from another."""
-        take_over(self.run, tasks, self.view.say)
+        if self.source is not None:
+            take_over(self.run, self.source, tasks, self.view.say)
 
     def _begin(self, stage: str) -> None:
         self.clock.begin(stage)

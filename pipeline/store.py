@@ -4,7 +4,7 @@
 
     RUN/
       run.json              specification, fingerprint, provenance; created once, never rewritten
-      workflow.json         the last resolved workflow, for `cntk resume`
+      workflow.json         the last resolved workflow, for `cntk resume`, and who wrote it
       growth.json           only of a grown run: the older one, and which blocks of images are the same in both
       inputs.zarr/          train_images, train_labels, test_images, test_labels
       journal/              receipts of finished tiles, a segment a driver
@@ -60,6 +60,15 @@ _SOLVE = re.compile(r"[0-9a-f]{16}")
 """How the directory of a solve is called."""
 
 InputName = Literal["train_images", "train_labels", "test_images", "test_labels"]
+
+_FOLDERS = (
+    *("inputs.zarr", "kernel.zarr", "test_kernel.zarr", "solve"),
+    *("journal", "lease", "log", "quarantine", "submissions"),
+)
+"""What a driver writes into, and deletes from."""
+
+SIGNATURE = "signature"
+"""The key in a record that no table of a workflow has: who wrote it."""
 
 _INPUTS: tuple[InputName, ...] = ("train_images", "train_labels", "test_images", "test_labels")
 """The arrays of the data set."""
@@ -162,6 +171,8 @@ class RunDirectory:
 
     def __init__(self, path: str | Path | StorePath) -> None:
         self.path = open_path(path)
+        for name in _FOLDERS:
+            self._require_within(self.path / name)
         run_json = self.path / "run.json"
         if not run_json.exists():
             raise RunNotFound(f"{self.path} holds no run (no run.json): give the directory that `cntk run` printed")
@@ -384,10 +395,14 @@ class RunDirectory:
 
     def _array(self, path: StorePath) -> TiledArray:
         if path not in self._arrays:
-            if (path / "c").leads_out_of(self.path):
-                raise StoreError(f"{path} is or holds a link that leads out of the run directory: put the array there")
+            self._require_within(path / "c")
             self._arrays[path] = TiledArray(path)
         return self._arrays[path]
+
+    def _require_within(self, path: StorePath) -> None:
+        """Refuse links that lead out: whoever made this directory could have others write and delete elsewhere."""
+        if path.leads_out_of(self.path):
+            raise StoreError(f"{path} is or lies behind a link that leads out of the run directory: put it there")
 
     def _require_names(self) -> None:
         """Refuse a specification whose names would lead elsewhere: they become names in the store."""
@@ -452,6 +467,7 @@ class RunDirectory:
         """Replace a small JSON file; `StoreError` where the run is gone, and would be begun anew in its place."""
         if not (self.path / "run.json").is_file():
             raise StoreError(errno.ENOENT, f"the run directory {self.path} is gone: bring it back, then resume")
+        self._require_within((self.path / relative).parent)
         write_json(self.path / relative, record)
 
     def has_record(self, relative: str) -> bool:
@@ -473,7 +489,23 @@ class RunDirectory:
         record = self.read_record("workflow.json", _WORKFLOW)
         if record is None:
             raise RunNotFound(f"{self.path} stopped before it began: start it again with `cntk run`")
-        return parse_config(record, str(self.path / "workflow.json"))
+        return parse_config(
+            {name: record[name] for name in record if name != SIGNATURE}, str(self.path / "workflow.json")
+        )
+
+    def has_workflow(self) -> bool:
+        """Tell whether a driver has written a workflow."""
+        return (self.path / "workflow.json").is_file()
+
+    def workflow_signature(self) -> object:
+        """Read what stands in the place of the workflow's signature: anything, or None; `pipeline.trust` reads it."""
+        return (self.read_record("workflow.json", _WORKFLOW) or {}).get(SIGNATURE)
+
+    def write_workflow(self, config: RunConfig, signature: str) -> None:
+        """Write the workflow that this directory is run with from now on, and the signature of whoever says so."""
+        self.write_record(
+            "workflow.json", config.model_dump(mode="json") | ({SIGNATURE: signature} if signature else {})
+        )
 
     def quarantine(self, task: Task) -> None:
         """Move a task's chunks out of the arrays, so that it counts as not computed; nothing is deleted."""

@@ -29,7 +29,7 @@ _BESIDE_THE_SYSTEM = ("kernel", "readout", "ridge", "ridge_mode", "mean_diagonal
 """Parts of a solve's record that two equal systems of two runs may differ in: the absolute ridge is another part."""
 
 
-def take_over(run: RunDirectory, tasks: Sequence[Task], say: Callable[[str], None]) -> None:
+def take_over(run: RunDirectory, source: str, tasks: Sequence[Task], say: Callable[[str], None]) -> None:
     """Link what the older run has finished of some tasks, and receipt those that are whole by that.
 
     A task with a receipt here is left alone, also where its chunks are gone: they were damaged, and the older run may
@@ -38,34 +38,35 @@ def take_over(run: RunDirectory, tasks: Sequence[Task], say: Callable[[str], Non
 
     Parameters
     ----------
-    run : nothing happens where it does not grow from another.
+    run : nothing happens where it does not grow from ``source``.
+    source : the older run, as `pipeline.trust` found that it may be followed.
     tasks : of any stages, of which some are never taken over; the arrays of their solves exist.
     say : is told what was taken over, a line a stage.
     """
     tasks = [task for task in tasks if _kind(task.stage) in _STAGES]
     growth = Growth.of(run) if tasks else None
-    if growth is None:
+    if growth is None or growth.path != source:
         return
     here = {receipt.task for receipt in run.journal.receipts()}
     missing = sorted(task for task in tasks if task not in here)
     old = _open_source(growth, say) if missing else None
     if old is None:
         return
-    source = _Source(run, old, growth)
+    older = _Source(run, old, growth)
     whole: Counter[str] = Counter()
     partly: Counter[str] = Counter()
     for (stage, _), row in itertools.groupby(missing, key=lambda task: (task.stage, task.row)):
-        receipts, partial_count = _link(source, row)
+        receipts, partial_count = _link(older, row)
         if receipts:
             run.journal.append(receipts)
         whole[_kind(stage)] += len(receipts)
         partly[_kind(stage)] += partial_count
     begun = {_kind(task.stage) for task in here}
     for kind, total in Counter(_kind(task.stage) for task in tasks).items():
-        more = f", and {source.shared} of {partly[kind]} more" if partly[kind] else ""
+        more = f", and {older.shared} of {partly[kind]} more" if partly[kind] else ""
         if whole[kind] or more or kind not in begun:
             say(f"taken over {whole[kind]} of {total} tiles of {kind}{more}")
-    for line in source.why_factors_are_new({task.stage for task in missing} - {task.stage for task in here}):
+    for line in older.why_factors_are_new({task.stage for task in missing} - {task.stage for task in here}):
         say(line)
 
 

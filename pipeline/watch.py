@@ -8,10 +8,9 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.text import Text
 
-from pipeline.display import out, seconds_text, stages_table
+from pipeline.display import escape, out, printable, seconds_text, stages_table
 from pipeline.handover import Whereabouts, whereabouts
 from pipeline.report import RunReport, make_report
 from pipeline.store import RunDirectory
@@ -146,7 +145,7 @@ def show_whereabouts(report: RunReport, where: Whereabouts) -> None:
 def _table(look: Look) -> RenderableType:
     pace = _pace(look)
     lines = [*([pace] if pace else []), *_about(look.report, look.where, timed=True)]
-    return Group(stages_table(look.report), *(Text(line) for line in lines))
+    return Group(stages_table(look.report), *(Text(printable(line)) for line in lines))
 
 
 def _line(look: Look) -> str:

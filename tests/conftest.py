@@ -18,12 +18,21 @@ from s3_server import PROGRAMS, s3_server
 
 from pipeline import run as runs
 from pipeline.config import RunConfig, parse_config
+from pipeline.signature import KEY_VARIABLE
 from pipeline.storage import LocalPath
 from pipeline.store import RunDirectory
 
 # Machines are shared: an example that takes long says nothing of the code.
 settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def key_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Sign with a key of the tests' own, in the processes that they start too, and leave the user's alone."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv(KEY_VARIABLE, str(tmp_path_factory.mktemp("configuration") / "key"))
+        yield
 
 
 @pytest.fixture

@@ -60,7 +60,8 @@ def test_a_finished_run_computes_nothing_again(run_small: Run) -> None:
     count, view = begun(run), Recorder()
     again = run_small(view)
     assert begun(again) == count
-    assert {moment.entries_now for moment in view.moments} == {0}
+    assert view.lines == ["nothing is left to do: every tile and every result is there"]
+    assert view.stages == []
 
 
 def test_a_stopped_run_is_resumed_and_computes_each_tile_once(run_small: Run, small_config: Config) -> None:

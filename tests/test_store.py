@@ -121,7 +121,7 @@ def test_an_array_behind_a_link_that_leads_elsewhere_is_refused(tmp_path: Path) 
     run = RunDirectory.create(tmp_path / "run", SPECIFICATION, {})
     create_arrays(tmp_path / "elsewhere.zarr", [ArraySpec("deep/train", (4, 4), (2, 2), "float32", ("a", "b"))], {})
     (tmp_path / "run" / "kernel.zarr").symlink_to(tmp_path / "elsewhere.zarr")
-    with pytest.raises(StoreError, match=r"is or holds a link that leads out of the run directory"):
+    with pytest.raises(StoreError, match=r"is or lies behind a link that leads out of the run directory"):
         run.kernel("deep", "train")
 
 

@@ -1,6 +1,7 @@
 """What a cluster is to Kubernetes: the objects that the Dask operator takes, as plain values."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -154,15 +155,15 @@ def cluster_manifest(config: ClusterConfig, names: Names, workers: int, owner: O
     }
 
 
-def job_manifest(config: ClusterConfig, name: str, namespace: str, directory: str) -> Manifest:
-    """Describe the Job of a driver that makes its own cluster and goes on with the run in ``directory``.
+def job_manifest(config: ClusterConfig, name: str, namespace: str, command: Sequence[str]) -> Manifest:
+    """Describe the Job of a driver that makes its own cluster; ``command`` is what Python runs as a module.
 
-    A pod that is lost is replaced, and a driver that ends early is started again; ``drive --settle`` ends with 0 where
-    that would not help. Not by a `podFailurePolicy`, with which the pod of a lost node is replaced only when somebody
-    has removed the node.
+    A pod that is lost is replaced, and a driver that ends early is started again; ``cntk drive --settle`` ends with 0
+    where that would not help. Not by a `podFailurePolicy`, with which the pod of a lost node is replaced only when
+    somebody has removed the node.
     """
     config = config.model_copy(update={"tls": False})  # it makes the certificates, so it mounts none
-    driver = container(config, "driver", ["pipeline.cli", "drive", "--settle", directory])
+    driver = container(config, "driver", list(command))
     driver["env"] = [
         *driver["env"],
         {"name": _JOB, "value": name},

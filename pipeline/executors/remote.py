@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 import shlex
 import threading
 import time
@@ -22,6 +23,9 @@ FIRST_DELAY_SECONDS, LAST_DELAY_SECONDS = 1.0, 60.0
 
 CLOSE_SECONDS = 20.0
 POLL_SECONDS = 0.05
+
+_SAFE, _PORT = re.compile(r"[A-Za-z0-9_:][A-Za-z0-9_.:%+@-]*"), re.compile(r"[0-9]{1,5}")
+"""What names of hosts and users are made of: ~/.ssh/config may put them into a command (ProxyCommand)."""
 
 KEPT_LINES = 5
 """Of what a host writes to its standard error, for messages; the rest is read and dropped, so that it never blocks."""
@@ -51,7 +55,8 @@ class Host:
             port = port.removeprefix(":")
         else:
             name, _, port = rest.partition(":") if rest.count(":") == 1 else (rest, "", "")
-        if not name or name.startswith("-") or (at and not user) or (port and not port.isdecimal()):
+        safe = _SAFE.fullmatch(name) and (not at or _SAFE.fullmatch(user)) and (not port or _PORT.fullmatch(port))
+        if not safe:
             raise ConfigError(f'cluster.hosts: {text!r} is no host: write "node1", "user@node1" or "user@node1:2222"')
         return cls(text, name, user or None, int(port) if port else None)
 

@@ -15,13 +15,13 @@ RidgeMode = Literal["relative", "absolute"]
 ASYMMETRY = 1000
 """Units in the last place, of the largest entry, by which mirrored entries may differ.
 
-A kernel's rounding grows with depth: float32 kernels differ from float64 ones by up to 170 units (2e-5)."""
+A float32 kernel is within 84 units (1e-5) of the truth; kernels that others computed may be further from it."""
 
 ROUNDING = 84
 """Units in the last place, of the Frobenius norm, by which the rounding of a kernel may move an eigenvalue.
 
-An eigenvalue moves by at most the norm of the error (Weyl). That of a float32 kernel is promised to be below 1e-5 of the
-largest entry (docs/networks.md), which is 84 units."""
+An eigenvalue moves by at most the norm of the error (Weyl). Float32 kernels are promised to be within 1e-5 of their
+largest entry (docs/networks.md): 84 units."""
 
 
 @dataclass(frozen=True)

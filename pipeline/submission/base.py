@@ -1,16 +1,14 @@
 """What it takes to hand a driver to a cluster, find it again, and end it."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import with_config
-
 from pipeline.config import RunConfig
 from pipeline.executors import WorkerMemory
 from pipeline.storage import LocalPath, StorePath
-from pipeline.storage.records import STRICT, Word
 
 State = Literal["queued", "running", "gone", "unknown"]
 """What a cluster says of a submission; "unknown" where this machine cannot ask it."""
@@ -35,7 +33,6 @@ class Standing:
     timing: str = ""
 
 
-@with_config(STRICT)
 @dataclass(frozen=True)
 class Submission:
     """A driver that was handed to a cluster.
@@ -46,12 +43,16 @@ class Submission:
     job : what the cluster calls it.
     host : from where.
     submitted : when, as ISO 8601 with its time zone.
+    place : the run directory, as its driver was told it.
+    is_mine : whether this user has submitted it, for this run directory: nobody else's is asked about or ended.
     """
 
-    kind: Word
-    job: Word
+    kind: str
+    job: str
     host: str
     submitted: str
+    place: str = ""
+    is_mine: bool = False
 
     def __str__(self) -> str:
         return f"{self.kind} {self.job}"
@@ -86,8 +87,14 @@ class Submitter(ABC):
         """Say what memory a worker will have; None where only the worker will know."""
 
     @abstractmethod
-    def submit(self, place: StorePath, config: RunConfig) -> str:
+    def submit(self, place: StorePath, config: RunConfig, told: str) -> str:
         """Hand over a driver of a run directory; return what the cluster calls it.
+
+        Parameters
+        ----------
+        place : the run directory.
+        config : its workflow.
+        told : the digest of what the driver may follow of the run directory: `pipeline.trust`.
 
         Raises
         ------
@@ -96,15 +103,15 @@ class Submitter(ABC):
         """
 
     @abstractmethod
-    def state(self, job: str) -> State:
-        """Ask the cluster how a submission is."""
+    def state(self, submission: Submission) -> State:
+        """Ask the cluster how a submission is; "unknown" where its job is none that this kind of cluster has."""
 
-    def standing(self, job: str) -> Standing:
+    def standing(self, submission: Submission) -> Standing:
         """Ask the cluster how a submission is, and for what else it says."""
-        return Standing(self.state(job))
+        return Standing(self.state(submission))
 
     @abstractmethod
-    def withdraw(self, job: str, *, now: bool) -> bool:
+    def withdraw(self, submission: Submission, *, now: bool) -> bool:
         """End a submission that has not begun to run, or any with ``now``; tell whether the cluster took that.
 
         One that runs is left to drain by itself: it polls the run directory.
@@ -115,7 +122,7 @@ class Submitter(ABC):
         return "limit"
 
     @abstractmethod
-    def go_on(self, place: StorePath, config: RunConfig) -> str | None:
+    def go_on(self, place: StorePath, config: RunConfig, told: str) -> str | None:
         """Inside a job that ends too early: see to another one, and return what it is called.
 
         None where this kind of job never ends by itself.
@@ -127,3 +134,14 @@ def log_folder(place: StorePath) -> Path:
     folder = Path(place / "log") if isinstance(place, LocalPath) else Path.cwd()
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def driver_command(place: str) -> list[str]:
+    """List the words that make Python drive a run directory; options may follow."""
+    return ["-m", "pipeline.cli", "drive", place]
+
+
+def is_driver(command: Sequence[str], place: str) -> bool:
+    """Tell whether a process with this command line drives a run directory."""
+    words = driver_command(place)
+    return any(list(command[start : start + len(words)]) == words for start in range(1, 3))

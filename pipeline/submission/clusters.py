@@ -8,9 +8,14 @@ from pipeline.errors import ConfigError
 
 FOLDERS_VARIABLE = "CNTK_CLUSTERS"
 
+_OURS = Path(__file__).parent / "here"
+"""Clusters that are there everywhere: this machine."""
+
 
 def find_cluster(name: str) -> Path:
     """Find a cluster file by its name in the folder of cluster files, or by its path.
+
+    "local" and "serial" are there without a file.
 
     Raises
     ------
@@ -23,14 +28,14 @@ def find_cluster(name: str) -> Path:
             raise ConfigError(f"there is no cluster file {path}: write one with a [cluster] table, see deploy/")
         return path
     folder = cluster_folder()
-    path = folder / f"{name}.toml"
-    if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in folder.glob("*.toml"))) or "none"
+    found = [path for path in (folder / f"{name}.toml", _OURS / f"{name}.toml") if path.is_file()]
+    if not found:
+        known = ", ".join(sorted({file.stem for each in (folder, _OURS) for file in each.glob("*.toml")}))
         raise ConfigError(
             f"no cluster is called {name!r}: known are {known}. Put {name}.toml with a [cluster] table into {folder}, "
             f"or name another folder in ${FOLDERS_VARIABLE}"
         )
-    return path
+    return found[0]
 
 
 def _expanded(text: str) -> str:

@@ -17,11 +17,14 @@ from pipeline.executors import WorkerMemory
 from pipeline.executors.kubernetes import dask_class, explained, require_described
 from pipeline.executors.manifests import INSTANCE, RUNS_FOLDER, Manifest, job_manifest, memory_limit
 from pipeline.storage import LocalPath, StorePath
-from pipeline.submission.base import Standing, State, Submitter
+from pipeline.submission.base import Standing, State, Submission, Submitter, driver_command
 
 PARTS = ("driver", "scheduler", "worker")
 PART_LABELS = ("dask.org/component", "app.kubernetes.io/component")
 """What pods a run has, and the labels that say which one a pod is: the operator's, and that of a Job."""
+
+_JOB = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?/[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+"""What a Job is called here, NAMESPACE/NAME, as Kubernetes names objects: both become parts of an address."""
 
 
 class KubernetesSubmitter(Submitter):
@@ -63,19 +66,23 @@ class KubernetesSubmitter(Submitter):
     def memory(self, config: RunConfig) -> WorkerMemory | None:
         return WorkerMemory(memory_limit(config.cluster), config.cluster.threads_per_worker)
 
-    def submit(self, place: StorePath, config: RunConfig) -> str:
+    def submit(self, place: StorePath, config: RunConfig, told: str) -> str:
         with _asking():
             import kr8s
 
             namespace = config.cluster.namespace or kr8s.api().namespace
             name = f"cntk-{_slug(config.name)}-{uuid.uuid4().hex[:6]}"
-            kr8s.objects.Job(job_manifest(config.cluster, name, namespace, str(place))).create()
+            command = [*driver_command(str(place))[1:], "--settle", "--told", told]
+            kr8s.objects.Job(job_manifest(config.cluster, name, namespace, command)).create()
         return f"{namespace}/{name}"
 
-    def state(self, job: str) -> State:
-        return self.standing(job).state
+    def state(self, submission: Submission) -> State:
+        return self.standing(submission).state
 
-    def standing(self, job: str) -> Standing:
+    def standing(self, submission: Submission) -> Standing:
+        job = submission.job
+        if not _JOB.fullmatch(job):
+            return Standing("unknown", "is no Job of Kubernetes")
         try:
             found, pods = _job(job), _pods(job)
         except SubmissionFailed as error:
@@ -86,8 +93,9 @@ class KubernetesSubmitter(Submitter):
         runs = any(_part(pod) == "driver" and _is_running(pod) for pod in pods)
         return Standing("running" if runs else "queued", f"has these pods: {describe_pods(pods) or 'none yet'}")
 
-    def withdraw(self, job: str, *, now: bool) -> bool:
-        if not now and self.state(job) != "queued":
+    def withdraw(self, submission: Submission, *, now: bool) -> bool:
+        job = submission.job
+        if not _JOB.fullmatch(job) or (not now and self.state(submission) != "queued"):
             return False
         with _asking():
             import kr8s
@@ -105,7 +113,7 @@ class KubernetesSubmitter(Submitter):
                         kr8s.objects.Pod(pod["metadata"]["name"], namespace=namespace).delete(force=True)
         return True
 
-    def go_on(self, place: StorePath, config: RunConfig) -> str | None:
+    def go_on(self, place: StorePath, config: RunConfig, told: str) -> str | None:
         return None  # Kubernetes starts a driver again that was taken away
 
 

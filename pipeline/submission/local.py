@@ -7,8 +7,8 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
+import psutil
 from dask.utils import parse_bytes
 
 from pipeline.config import RunConfig
@@ -16,9 +16,11 @@ from pipeline.errors import SubmissionFailed
 from pipeline.executors import WorkerMemory
 from pipeline.resources import memory_bytes
 from pipeline.storage import StorePath
-from pipeline.submission.base import State, Submitter, log_folder
+from pipeline.submission.base import State, Submission, Submitter, driver_command, is_driver, log_folder
 
 START_SECONDS, POLL_SECONDS = 10.0, 0.001
+
+_PID = re.compile(r"[1-9][0-9]{0,8}")
 
 
 class LocalSubmitter(Submitter):
@@ -33,35 +35,23 @@ class LocalSubmitter(Submitter):
             return None  # what Dask makes of it the executor will know
         return WorkerMemory(min(parse_bytes(limit), memory_bytes()), config.cluster.threads_per_worker)
 
-    def submit(self, place: StorePath, config: RunConfig) -> str:
-        command = [sys.executable, "-m", "pipeline.cli", "drive", str(place)]
-        try:
-            with open(log_folder(place) / "driver.log", "ab", opener=_without_waiting) as file:
-                process = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
-                )
-        except OSError as error:
-            raise SubmissionFailed(f"cannot start a driver on this machine: {error}") from error
-        # It is known by its command line, which the system sets an instant after it has begun.
-        deadline = time.monotonic() + START_SECONDS
-        while not _drives(process.pid) and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(POLL_SECONDS)
-        return f"{socket.gethostname()}:{process.pid}"
+    def submit(self, place: StorePath, config: RunConfig, told: str) -> str:
+        return start_driver(place, told)
 
-    def state(self, job: str) -> State:
-        pid = _pid_here(job)
+    def state(self, submission: Submission) -> State:
+        pid = _pid_here(submission.job)
         if pid is None:
             return "unknown"
-        return "running" if _drives(pid) else "gone"
+        return "running" if _drives(pid, submission.place) else "gone"
 
-    def withdraw(self, job: str, *, now: bool) -> bool:
-        pid = _pid_here(job)
-        if not now or pid is None or not _drives(pid):
+    def withdraw(self, submission: Submission, *, now: bool) -> bool:
+        pid = _pid_here(submission.job)
+        if not now or pid is None or not _drives(pid, submission.place):
             return False
         os.killpg(pid, signal.SIGKILL)  # its workers are of its session
         return True
 
-    def go_on(self, place: StorePath, config: RunConfig) -> str | None:
+    def go_on(self, place: StorePath, config: RunConfig, told: str) -> str | None:
         return None
 
 
@@ -70,23 +60,38 @@ def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK, 0o644)
 
 
+def start_driver(place: StorePath, told: str) -> str:
+    """Start a driver of a run directory in the background of this machine; return what it is called.
+
+    Raises
+    ------
+    SubmissionFailed
+        If the system starts none.
+    """
+    command = [sys.executable, *driver_command(str(place)), "--told", told]
+    try:
+        with open(log_folder(place) / "driver.log", "ab", opener=_without_waiting) as file:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
+            )
+    except OSError as error:
+        raise SubmissionFailed(f"cannot start a driver on this machine: {error}") from error
+    # It is known by its command line, which the system sets an instant after it has begun.
+    deadline = time.monotonic() + START_SECONDS
+    while not _drives(process.pid, str(place)) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+    return f"{socket.gethostname()}:{process.pid}"
+
+
 def _pid_here(job: str) -> int | None:
     host, _, pid = job.rpartition(":")
-    return int(pid) if host == socket.gethostname() and re.fullmatch(r"[0-9]{1,9}", pid) else None
+    return int(pid) if host == socket.gethostname() and _PID.fullmatch(pid) else None
 
 
-def _drives(pid: int) -> bool:
-    """Tell whether a process is a driver: its number may have passed on to another one."""
+def _drives(pid: int, place: str) -> bool:
+    """Tell whether a process drives a run directory: its number may have passed on, to a driver of another one too."""
     try:
-        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return _is_alive(pid) if not Path("/proc/self").exists() else False
-    return b"pipeline.cli" in command and b"drive" in command
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except OSError:
+        command = psutil.Process(pid).cmdline()
+    except psutil.Error:
         return False
-    return True
+    return is_driver(command, place)

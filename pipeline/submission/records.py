@@ -7,18 +7,24 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from pathlib import Path
 
 from pydantic import with_config
 
 from pipeline.errors import StoreError
-from pipeline.storage.records import STRICT, Record
-from pipeline.store import RunDirectory
+from pipeline.signature import is_signed, sign
+from pipeline.storage import LocalPath
+from pipeline.storage.records import STRICT, Record, Word
+from pipeline.store import SIGNATURE, RunDirectory
 from pipeline.submission.base import Submission
 
 STOP_REQUEST = "stop-requested"
 """A file of this name in a run directory asks its driver, wherever that runs, to drain."""
 
 POLL_SECONDS = 1.0
+
+_PURPOSE = "submission"
+"""What a signature of a submission is for."""
 
 
 @with_config(STRICT)
@@ -38,23 +44,56 @@ class Ending:
     ended: str
 
 
-_SUBMISSION: Record[Submission] = Record(Submission, "delete it, and later ones: only where drivers went is lost")
+@with_config(STRICT)
+@dataclass(frozen=True)
+class _Written:
+    """A `Submission` as its record has it, with the signature of who wrote it."""
+
+    kind: Word
+    job: Word
+    host: str
+    submitted: str
+    place: str = ""
+    signature: str = ""
+
+
+_SUBMISSION: Record[_Written] = Record(_Written, "delete it, and later ones: only where drivers went is lost")
 _ENDING: Record[Ending] = Record(Ending, "delete it: only how the last driver ended is forgotten")
 
 
 def add_submission(run: RunDirectory, kind: str, job: str) -> Submission:
     """Write down what was submitted."""
-    submission = Submission(kind, job, socket.gethostname(), now())
-    run.write_record(f"submissions/{len(submissions(run)) + 1:06d}.json", asdict(submission))
-    return submission
+    record = {
+        "kind": kind,
+        "job": job,
+        "host": socket.gethostname(),
+        "submitted": now(),
+        "place": str(run.path.absolute()),
+    }
+    signature = sign(_PURPOSE, *record.values())
+    run.write_record(f"submissions/{len(submissions(run)) + 1:06d}.json", record | {SIGNATURE: signature})
+    return Submission(**record, is_mine=bool(signature))
 
 
 def submissions(run: RunDirectory) -> list[Submission]:
     """Read what was submitted, oldest first."""
     found: list[Submission] = []
-    while (submission := run.read_record(f"submissions/{len(found) + 1:06d}.json", _SUBMISSION)) is not None:
-        found.append(submission)
+    while (written := run.read_record(f"submissions/{len(found) + 1:06d}.json", _SUBMISSION)) is not None:
+        words = (written.kind, written.job, written.host, written.submitted, written.place)
+        # A record that was copied with its run directory is of the driver of another one.
+        is_mine = is_signed(written.signature, _PURPOSE, *words) and _is_here(run, written.place)
+        found.append(Submission(*words, is_mine=is_mine))
     return found
+
+
+def _is_here(run: RunDirectory, place: str) -> bool:
+    """Tell whether a place is that of a run directory, which may have another name by now, or here."""
+    if place == str(run.path.absolute()):
+        return True
+    try:
+        return isinstance(run.path, LocalPath) and Path(place).samefile(run.path)
+    except (OSError, ValueError):
+        return False
 
 
 def write_ending(run: RunDirectory, message: str, job: str | None) -> None:

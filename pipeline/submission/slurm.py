@@ -21,7 +21,7 @@ from pipeline.errors import ConfigError, SubmissionFailed
 from pipeline.executors import WorkerMemory
 from pipeline.executors.slurm import BESIDE_WORKER_BYTES
 from pipeline.storage import StorePath
-from pipeline.submission.base import Cause, Standing, State, Submitter, log_folder
+from pipeline.submission.base import Cause, Standing, State, Submission, Submitter, driver_command, log_folder
 from pipeline.submission.slurm_states import QUEUE_FORMAT, read_account, read_queue
 
 EARLY_SECONDS = 90.0
@@ -32,33 +32,42 @@ ASK_SECONDS = 30.0
 
 _TIME = re.compile(r"(?P<days>[0-9]{1,9})-(?P<hours>[0-9]{1,9})(:(?P<minutes>[0-9]{1,9})(:(?P<seconds>[0-9]{1,9}))?)?")
 _NAMES = re.compile(r"[A-Za-z0-9_.,+-]+")
-_OURS = {
-    *("--array", "-a", "--wrap", "--wait", "-W", "--parsable", "--test-only", "--signal", "--output", "-o"),
-    *("--error", "-e", "--open-mode", "--no-requeue", "--requeue", "--ntasks", "-n", "--cpus-per-task", "-c"),
-}
+_JOB = re.compile(r"[1-9][0-9]{0,18}")
+"""What SLURM calls a job."""
+
+_OURS = (
+    *("array", "wrap", "wait", "parsable", "test-only", "signal", "output", "error", "open-mode", "no-requeue"),
+    *("requeue", "ntasks", "cpus-per-task"),
+)
 """Options of the job that the submission itself sets, or whose job would be no driver."""
+
+_OUR_LETTERS, _LETTERS_WITHOUT_VALUE = "aWoenc", "hHkQsvVIO"
+"""Those that are one letter; and letters that another one may follow in the same word."""
 
 
 class SlurmSubmitter(Submitter):
     """Calls ``sbatch``, ``squeue``, ``scancel`` and ``scontrol``."""
 
     def check(self, config: RunConfig) -> None:
-        script("s3://bucket/run", Path("/"), config)
+        script("s3://bucket/run", Path("/"), config, "")
         _ask(["sbatch", "--version"])
 
     def memory(self, config: RunConfig) -> WorkerMemory | None:
         limit = _memory_limit(config.cluster)
         return None if limit is None else WorkerMemory(limit, config.cluster.threads_per_worker)
 
-    def submit(self, place: StorePath, config: RunConfig) -> str:
-        said = _ask(["sbatch", "--parsable"], script(str(place), log_folder(place), config))
+    def submit(self, place: StorePath, config: RunConfig, told: str) -> str:
+        said = _ask(["sbatch", "--parsable"], script(str(place), log_folder(place), config, told))
         return said.strip().partition(";")[0]  # a cluster's name may follow
 
-    def state(self, job: str) -> State:
-        return self.standing(job).state
+    def state(self, submission: Submission) -> State:
+        return self.standing(submission).state
 
-    def standing(self, job: str) -> Standing:
-        queue = ["squeue", "--noheader", "--states=all", "--jobs", job]
+    def standing(self, submission: Submission) -> Standing:
+        job = submission.job
+        if not _JOB.fullmatch(job):
+            return Standing("unknown", "is no job of SLURM")
+        queue = ["squeue", "--noheader", "--states=all", f"--jobs={job}"]
         try:
             said = _ask([*queue, f"--format={QUEUE_FORMAT}"], patient=False)
         except SubmissionFailed as error:
@@ -68,7 +77,7 @@ class SlurmSubmitter(Submitter):
         if said.strip():
             return read_queue(said.splitlines()[0], job)
         # The controller forgets jobs some minutes after they end; many sites keep accounts.
-        account = ["sacct", "--noheader", "--parsable2", "--allocations", "--jobs", job, "--format=State"]
+        account = ["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={job}", "--format=State"]
         with contextlib.suppress(SubmissionFailed):
             kept = read_account(_ask(account, patient=False).partition("\n")[0], job)
             if kept is not None:
@@ -78,7 +87,7 @@ class SlurmSubmitter(Submitter):
     def cause(self, config: RunConfig) -> Cause:
         job = os.environ.get("SLURM_JOB_ID", "")
         try:
-            said = _ask(["squeue", "--noheader", "--jobs", job, "--format=%T|%M|%l"], patient=False)
+            said = _ask(["squeue", "--noheader", f"--jobs={job}", "--format=%T|%M|%l"], patient=False)
             state, spent, limit = said.strip().split("|")
             left = time_limit_seconds(limit) - time_limit_seconds(spent)
         except (SubmissionFailed, ConfigError, ValueError):
@@ -87,12 +96,15 @@ class SlurmSubmitter(Submitter):
             return "limit" if left <= 0 else "withdrawn"
         return "limit" if left <= _drain_seconds(config.cluster) + EARLY_SECONDS else "elsewhere"
 
-    def withdraw(self, job: str, *, now: bool) -> bool:
+    def withdraw(self, submission: Submission, *, now: bool) -> bool:
+        job = submission.job
+        if not _JOB.fullmatch(job):
+            return False
         # The filter is the controller's own, so a job that begins right now is not killed.
-        _ask(["scancel", *([] if now else ["--state=PENDING"]), job])
-        return now or self.state(job) == "gone"
+        _ask(["scancel", *([] if now else ["--state=PENDING"]), "--", job])
+        return now or self.state(submission) == "gone"
 
-    def go_on(self, place: StorePath, config: RunConfig) -> str | None:
+    def go_on(self, place: StorePath, config: RunConfig, told: str) -> str | None:
         job = os.environ.get("SLURM_JOB_ID")
         if job is None:
             return None
@@ -100,11 +112,11 @@ class SlurmSubmitter(Submitter):
             _ask(["scontrol", "requeue", job])
         except SubmissionFailed:
             # Some sites forbid requeueing, and allow sbatch where jobs run.
-            return self.submit(place, config)
+            return self.submit(place, config, told)
         return job
 
 
-def script(directory: str, logs: Path, config: RunConfig) -> str:
+def script(directory: str, logs: Path, config: RunConfig, told: str) -> str:
     """Write the batch script of a run.
 
     Parameters
@@ -112,6 +124,7 @@ def script(directory: str, logs: Path, config: RunConfig) -> str:
     directory : of the run, as a job on any node finds it.
     logs : folder for what the job prints.
     config : its workflow.
+    told : the digest of what its driver may follow.
 
     Raises
     ------
@@ -128,11 +141,12 @@ def script(directory: str, logs: Path, config: RunConfig) -> str:
         autoescape=False,  # shell, not HTML; the values are quoted one by one
     )
     environment.filters["quote"] = shlex.quote
+    environment.filters["join"] = shlex.join
     return environment.get_template("slurm.sh.j2").render(
         options=[shlex.join(words) for words in _options(logs, config)],
         setup=[_one_line("cluster.setup", line) for line in cluster.setup],
         python=_one_line("cluster.python", cluster.python or sys.executable),
-        directory=_one_line("the run directory", directory),
+        driver=[*driver_command(_one_line("the run directory", directory)), "--told", told],
     )
 
 
@@ -201,10 +215,24 @@ def _batch_option(text: str) -> list[str]:
         raise ConfigError(f"cluster.batch_options: {text!r} cannot be read: {error}") from error
     if not words or not words[0].startswith("-"):
         raise ConfigError(f'cluster.batch_options takes options of sbatch ("--constraint=avx512"), got {text!r}')
-    name = words[0].partition("=")[0]
-    if name in _OURS:
-        raise ConfigError(f"cluster.batch_options: {name} is set by the submission itself; leave it out")
+    for word in words:
+        if word.startswith("-") and _is_ours(word):
+            name = word.partition("=")[0]
+            raise ConfigError(f"cluster.batch_options: {name} is set by the submission itself; leave it out")
     return words
+
+
+def _is_ours(word: str) -> bool:
+    """Tell whether sbatch would take a word for an option of ours: it takes shortened names, and letters in a row."""
+    if word.startswith("--"):
+        name = word[2:].partition("=")[0]
+        return any(ours.startswith(name) for ours in _OURS)
+    for letter in word[1:]:
+        if letter in _OUR_LETTERS:
+            return True
+        if letter not in _LETTERS_WITHOUT_VALUE:  # what follows is its value
+            break
+    return False
 
 
 def _drain_seconds(cluster: ClusterConfig) -> int:

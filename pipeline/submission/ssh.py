@@ -21,12 +21,12 @@ from pipeline.executors.remote import Host
 from pipeline.extras import require_extra
 from pipeline.storage import LocalPath, StorePath
 from pipeline.storage.records import Json, Record
-from pipeline.submission.base import State, Submitter
+from pipeline.submission.base import State, Submission, Submitter, is_driver
 
 ASK_SECONDS = 120.0
 """How long a host may take to answer: it imports everything, perhaps from a slow shared file system."""
 
-_JOB = re.compile(r"(?P<machine>[^:\s]+):(?P<pid>[0-9]+) by (?P<host>\S+)")
+_JOB = re.compile(r"(?P<machine>[^:\s]+):(?P<pid>[1-9][0-9]{0,8}) by (?P<host>\S+)")
 """What a submission is called: the host's own name and a process number, and how it was reached."""
 
 
@@ -66,11 +66,12 @@ class SshSubmitter(Submitter):
     def memory(self, config: RunConfig) -> WorkerMemory | None:
         return None  # what the hosts have they will say themselves
 
-    def submit(self, place: StorePath, config: RunConfig) -> str:
-        return f"{_ask(config, {'act': 'start', 'place': str(place)})['job']} by {config.cluster.hosts[0]}"
+    def submit(self, place: StorePath, config: RunConfig, told: str) -> str:
+        request = {"act": "start", "place": str(place), "told": told}
+        return f"{_ask(config, request)['job']} by {config.cluster.hosts[0]}"
 
-    def state(self, job: str) -> State:
-        match = _JOB.fullmatch(job)
+    def state(self, submission: Submission) -> State:
+        match = _JOB.fullmatch(submission.job)
         if match is None:
             return "unknown"
         # Not by Python, which would take a host a second or two each time that somebody looks.
@@ -82,16 +83,16 @@ class SshSubmitter(Submitter):
         machine, _, words = said.partition("\n")
         if machine != match["machine"]:
             return "unknown"  # another machine answers by this name, or one without /proc
-        return "running" if {"pipeline.cli", "drive"} <= set(words.split("\0")) else "gone"
+        return "running" if is_driver(words.split("\0"), submission.place) else "gone"
 
-    def withdraw(self, job: str, *, now: bool) -> bool:
-        match = _JOB.fullmatch(job)
-        if not now or match is None or self.state(job) != "running":
+    def withdraw(self, submission: Submission, *, now: bool) -> bool:
+        match = _JOB.fullmatch(submission.job)
+        if not now or match is None or self.state(submission) != "running":
             return False
         # Its group: what it runs on other hosts ends when it is gone.
         return _run(Host.parse(match["host"]), shlex.join(["kill", "-KILL", "--", f"-{match['pid']}"])).exit_status == 0
 
-    def go_on(self, place: StorePath, config: RunConfig) -> str | None:
+    def go_on(self, place: StorePath, config: RunConfig, told: str) -> str | None:
         return None
 
 

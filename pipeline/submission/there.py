@@ -15,7 +15,7 @@ from pipeline.executors.remote import Host
 from pipeline.storage import open_path
 from pipeline.storage.records import RECORD_BYTES
 from pipeline.store import RunDirectory
-from pipeline.submission.local import LocalSubmitter
+from pipeline.submission.local import start_driver
 
 LOGIN_SECONDS = 20.0
 
@@ -37,9 +37,9 @@ def look(token: str, content: str, hosts: Sequence[str]) -> dict[str, Any]:
     return {"version": importlib.metadata.version("cntk-pipeline"), "problem": _problem(token, content), "away": away}
 
 
-def start(place: str) -> dict[str, Any]:
-    """Start the driver of a run as a process of its own here; return its name."""
-    return {"job": LocalSubmitter().submit(open_path(place), RunDirectory(place).workflow())}
+def start(place: str, told: str) -> dict[str, Any]:
+    """Start the driver of a run as a process of its own here, told what it may follow; return its name."""
+    return {"job": start_driver(RunDirectory(place).path, told)}
 
 
 def _problem(token: str, content: str) -> str:

@@ -28,6 +28,7 @@ def nothing() -> None:
         ("fe80::1", ("fe80::1", None, None)),
         ("me@[fe80::1]:22", ("fe80::1", "me", 22)),
         ("[fe80::1]", ("fe80::1", None, None)),
+        ("me@realm@::1", ("::1", "me@realm", None)),
     ],
 )
 def test_a_host_is_a_name_with_a_user_and_a_port(text: str, parts: tuple[str, str | None, int | None]) -> None:
@@ -35,7 +36,9 @@ def test_a_host_is_a_name_with_a_user_and_a_port(text: str, parts: tuple[str, st
     assert (host.name, host.user, host.port) == parts
 
 
-@pytest.mark.parametrize("text", ["", "@node1", "node1:ssh", "-oProxyCommand=sh", "me@", "me@-node"])
+@pytest.mark.parametrize(
+    "text", ["", "@node1", "node1:ssh", "-oProxyCommand=sh", "me@", "me@-node", "a;b", "$(x)@node", "node:\u0662"]
+)
 def test_what_is_no_host_is_named(text: str) -> None:
     with pytest.raises(ConfigError, match=r"is no host: write \"node1\""):
         Host.parse(text)

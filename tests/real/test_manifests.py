@@ -215,11 +215,13 @@ def test_the_cluster_table_in_the_comments_of_the_driver_is_valid() -> None:
 @pytest.mark.parametrize("volume_claim", [None, "cntk-runs"])
 def test_the_job_that_is_submitted_is_what_the_schemas_allow(volume_claim: str | None) -> None:
     cluster = load_cluster(FOLDER / "cluster.toml").model_copy(update={"volume_claim": volume_claim})
-    job = job_manifest(cluster, "cntk-cifar10-0a1b2c", "default", "s3://bucket/run")
+    job = job_manifest(
+        cluster, "cntk-cifar10-0a1b2c", "default", ["pipeline.cli", "drive", "s3://bucket/run", "--settle"]
+    )
     validate(job)
     (pod,) = pods(job)
     assert pod["serviceAccountName"] == "cntk-driver"
-    assert pod["containers"][0]["command"][-3:] == ["drive", "--settle", "s3://bucket/run"]
+    assert pod["containers"][0]["command"][-3:] == ["drive", "s3://bucket/run", "--settle"]
     assert "PRIVATE KEY" not in yaml.safe_dump(job)
     assert "AWS" not in yaml.safe_dump(job), "credentials are in the Secret that envFrom names"
 

@@ -132,11 +132,11 @@ def test_a_run_begun_here_is_resumed_on_the_cluster_withdrawn_from_its_queue_and
     job = submitted(shell.cntk("resume", shell.run, "--cluster", "cluster.toml"))
     assert f"slurm {job} waits: it is held: scontrol release {job}" in shell.cntk("status", shell.run, code=3)
     with pytest.raises(SubmissionFailed, match=f"slurm {job} is queued"):
-        handover.resubmit(shell.run)
+        handover.resubmit(shell.run, Recorder())
     assert "out of the queue" in handover.cancel(shell.run)
     shell.wait_for_state(job, "CANCELLED")
     shell.write(resubmit=True)
-    job = handover.resubmit(shell.run, load_cluster(shell.folder / "cluster.toml")).job
+    job = handover.resubmit(shell.run, Recorder(), load_cluster(shell.folder / "cluster.toml")).job
     # While it waits for its workers a driver has nothing to drain: it is quick enough to ask for another job.
     shell.wait(
         lambda: "cntk-workers" in shell.slurm.ask("squeue", "--steps", f"--jobs={job}", "--format=%j"),

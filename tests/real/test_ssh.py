@@ -185,7 +185,7 @@ def test_a_submitted_driver_runs_on_the_first_host_and_outlives_the_connection(
     wait_until(lambda: handover.whereabouts(run).state == "gone", "the process's end")
     assert not make_report(run).complete
     assert len(begun(run.path)) == receipts(run.path), "tiles in flight were lost"
-    handover.resubmit(run.path)
+    handover.resubmit(run.path, Recorder())
     wait_until(lambda: make_report(RunDirectory(run.path)).complete, "the resumed run's end")
     assert "computing on 2 workers on" in (run.path / "log" / "driver.log").read_text()
 
@@ -291,7 +291,7 @@ def test_a_driver_whose_scheduler_is_killed_ends_within_a_minute_and_the_run_goe
     assert ending is not None
     assert "went away" in ending.message
     wait_until(lambda: not running(servers), "the hosts to be empty")
-    handover.resubmit(run.path)
+    handover.resubmit(run.path, Recorder())
     wait_until(lambda: make_report(RunDirectory(run.path)).complete, "the resumed run's end")
 
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import load_cluster, load_config
+from pipeline.config import ClusterConfig, load_cluster, load_config
 from pipeline.errors import ConfigError
 from pipeline.submission import find_cluster
 
@@ -27,7 +27,9 @@ def test_a_cluster_file_takes_the_place_of_the_workflows_table_and_overrides_com
 
 
 def test_an_unknown_cluster_is_named_with_the_known_ones(folder: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no cluster is called 'bigg': known are big, workflow\. Put bigg\.toml"):
+    with pytest.raises(
+        ConfigError, match=r"no cluster is called 'bigg': known are big, local, serial, workflow\. Put bigg\.toml"
+    ):
         find_cluster("bigg")
     with pytest.raises(ConfigError, match=r"there is no cluster file .*gone\.toml"):
         find_cluster(str(folder / "gone.toml"))
@@ -48,3 +50,12 @@ def test_what_is_wrong_with_a_cluster_file_is_said_by_its_own_name(folder: Path,
         load_cluster(folder / "bad.toml")
     with pytest.raises(ConfigError, match=message):
         load_config(folder / "workflow.toml", [], folder / "bad.toml")
+
+
+@pytest.mark.parametrize("kind", ["local", "serial"])
+def test_this_machine_is_a_cluster_that_needs_no_file_and_a_file_of_its_name_comes_first(
+    folder: Path, kind: str
+) -> None:
+    assert load_cluster(find_cluster(kind)) == ClusterConfig(kind=kind)
+    (folder / f"{kind}.toml").write_text('[cluster]\nkind = "local"\nworkers = 3\n')
+    assert load_cluster(find_cluster(kind)).workers == 3

@@ -25,7 +25,15 @@ from pipeline.errors import Interrupted, PipelineError, RunLocked, RunNotFound, 
 from pipeline.report import make_report
 from pipeline.storage import open_path
 from pipeline.store import RunDirectory
-from pipeline.submission import SUBMITTERS, add_submission, read_ending, request_stop, stop_requested, submissions
+from pipeline.submission import (
+    SUBMITTERS,
+    Submission,
+    add_submission,
+    read_ending,
+    request_stop,
+    stop_requested,
+    submissions,
+)
 from pipeline.submission.base import Cause
 
 
@@ -42,6 +50,10 @@ def workflow(path: Path, kind: str = "local", depth: int = 3, **cluster: Any) ->
         },
         "test",
     )
+
+
+def submission(kind: str, job: str, place: str = "") -> Submission:
+    return Submission(kind, job, "here", "now", place, is_mine=True)
 
 
 @pytest.fixture
@@ -79,9 +91,10 @@ def test_a_driver_is_seen_to_run_from_the_first_moment(tmp_path: Path, monkeypat
     monkeypatch.setattr(sys, "executable", "/bin/sh")  # whose -m means another thing, and begins in an instant
     submitter, config = SUBMITTERS["local"], workflow(tmp_path / "run")
     for _ in range(1000):
-        job = submitter.submit(open_path(tmp_path / "run"), config)
-        assert submitter.state(job) == "running"
-        assert submitter.withdraw(job, now=True)
+        job = submitter.submit(open_path(tmp_path / "run"), config, "")
+        mine = submission("local", job, str(tmp_path / "run"))
+        assert submitter.state(mine) == "running"
+        assert submitter.withdraw(mine, now=True)
 
 
 @pytest.mark.usefixtures("ended")
@@ -153,7 +166,7 @@ def refusing_slurm(folder: Path) -> Path:
 
 
 def begun_run(path: Path, **cluster: Any) -> RunDirectory:
-    return runs.prepare(workflow(path, "serial", **cluster), Recorder(), None)
+    return runs.prepare(workflow(path, "serial", **cluster), Recorder(), None)[0]
 
 
 def test_a_job_that_begins_after_it_was_cancelled_computes_nothing(tmp_path: Path) -> None:
@@ -253,6 +266,8 @@ def test_submissions_are_remembered_in_order_and_hold_no_credentials(
         "job",
         "host",
         "submitted",
+        "place",
+        "signature",
     }
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from submission.test_handover import begun_run, cntk, receipts
+from submission.test_handover import begun_run, cntk, receipts, submission
 
 from pipeline import handover
 from pipeline.config import RunConfig, parse_config
@@ -127,8 +127,9 @@ def test_without_an_api_server_nothing_is_submitted_and_nothing_is_known(
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(SubmissionFailed, match=r"the Kubernetes API server refuses: .*access.yaml"):
         SUBMITTER.check(workflow())
-    assert SUBMITTER.state("default/cntk-x") == "unknown"
-    assert "the Kubernetes API server refuses" in SUBMITTER.standing("default/cntk-x").words
+    mine = submission("kubernetes", "default/cntk-x")
+    assert SUBMITTER.state(mine) == "unknown"
+    assert "the Kubernetes API server refuses" in SUBMITTER.standing(mine).words
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from processes import wait_until
+from submission.test_handover import submission
 
 from pipeline.config import RunConfig, load_cluster, parse_config
 from pipeline.errors import ConfigError, SubmissionFailed
@@ -41,6 +42,7 @@ def test_the_script_asks_for_what_the_cluster_table_says() -> None:
             setup=["module load python"],
             python="/opt/python",
         ),
+        "0a1b",
     )
     assert directives(text) == [
         "--job-name=cntk-small",
@@ -57,7 +59,7 @@ def test_the_script_asks_for_what_the_cluster_table_says() -> None:
         "--constraint=avx512",
         "-x bad1,bad2",
     ]
-    assert "exec /opt/python -m pipeline.cli drive /scratch/run)" in text
+    assert "exec /opt/python -m pipeline.cli drive /scratch/run --told 0a1b)" in text
     assert text.index("trap ") < text.index("module load python") < text.index("exec ")
 
 
@@ -68,7 +70,7 @@ def test_a_run_directory_of_any_name_reaches_the_driver_whole(tmp_path: Path, na
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\nprintf %s "$4" > {shown}\n')
     python.chmod(0o755)
-    text = script(str(directory), directory, config(python=str(python)))
+    text = script(str(directory), directory, config(python=str(python)), "")
     subprocess.run(["bash"], input=text, text=True, check=True, cwd=tmp_path)
     assert shown.read_text() == str(directory)
     assert not (tmp_path / "gone").exists()
@@ -93,7 +95,7 @@ def test_the_signal_before_the_time_limit_reaches_the_driver_whenever_it_comes(t
     python.write_text(HEEDFUL.format(python=sys.executable, begun=begun, where=where))
     python.chmod(0o755)
     setup = [f"touch {begun}; sleep 1; rm {begun}"] if where == "setting up" else []
-    text = script(str(tmp_path), tmp_path, config(python=str(python), setup=setup))
+    text = script(str(tmp_path), tmp_path, config(python=str(python), setup=setup), "")
     (tmp_path / "script").write_text(text)
     with subprocess.Popen(["bash", tmp_path / "script"], start_new_session=True) as shell:
         try:
@@ -110,7 +112,7 @@ def test_the_job_ends_as_its_driver_does(tmp_path: Path, code: int) -> None:
     python = tmp_path / "python"
     python.write_text(f"#!/bin/sh\nexit {code}\n")
     python.chmod(0o755)
-    text = script(str(tmp_path), tmp_path, config(python=str(python), setup=["set -e"]))
+    text = script(str(tmp_path), tmp_path, config(python=str(python), setup=["set -e"]), "")
     assert subprocess.run(["bash"], input=text, text=True, check=False).returncode == code
 
 
@@ -145,6 +147,11 @@ def test_time_limits_are_read_as_slurm_reads_them(text: str, seconds: float) -> 
         ({"batch_options": ["constraint=avx512"]}, "takes options of sbatch"),
         ({"batch_options": ["--comment='a"]}, "cannot be read"),
         ({"batch_options": ["--array=0-3"]}, "--array is set by the submission itself"),
+        ({"batch_options": ["--arr=0-3"]}, "--arr is set by the submission itself"),
+        ({"batch_options": ["-a1-9"]}, "-a1-9 is set by the submission itself"),
+        ({"batch_options": ["-Ha1"]}, "-Ha1 is set by the submission itself"),
+        ({"batch_options": ["--constraint=avx512 --wra=x"]}, "--wra is set by the submission itself"),
+        ({"batch_options": ["--"]}, "-- is set by the submission itself"),
         ({"setup": ["a\nb"]}, "cluster.setup must be one line"),
         ({"memory_limit": 0.5}, r'must be bytes \("4GiB"\) or "auto", got 0.5'),
         ({"memory_limit": "much"}, "got 'much'"),
@@ -155,11 +162,16 @@ def test_what_slurm_would_not_take_is_refused_before_it_is_asked(cluster: dict[s
         SUBMITTERS["slurm"].check(config(**cluster))
 
 
+def test_options_that_only_look_like_those_of_the_submission_are_taken() -> None:
+    options = ["--wait-all-nodes=1", "-Cavx512", "-x node-a,node-c", "-pa", "--gres=gpu:1 -H"]
+    assert {*options[:4]} <= set(directives(script("/run", Path("/run"), config(batch_options=options), "")))
+
+
 def test_a_machine_without_slurm_says_where_to_submit_from(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SubmissionFailed, match=r"no sbatch here: submit from a machine of the SLURM cluster"):
         SUBMITTERS["slurm"].check(config())
-    assert SUBMITTERS["slurm"].state("1") == "unknown"
+    assert SUBMITTERS["slurm"].state(submission("slurm", "1")) == "unknown"
 
 
 def test_the_job_has_room_for_the_workers_it_will_have() -> None:
@@ -171,5 +183,5 @@ def test_the_job_has_room_for_the_workers_it_will_have() -> None:
 
 def test_the_file_that_operators_edit_makes_a_job_as_it_is() -> None:
     shipped = load_cluster(Path(__file__).parent.parent.parent / "deploy/slurm/cluster.toml")
-    text = script("/run", Path("/run/log"), config().model_copy(update={"cluster": shipped}))
+    text = script("/run", Path("/run/log"), config().model_copy(update={"cluster": shipped}), "")
     assert {"--ntasks=64", "--time=24:00:00", "--signal=B:TERM@300", "--requeue"} <= set(directives(text))

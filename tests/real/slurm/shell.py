@@ -18,6 +18,7 @@ from real.slurm.private import PrivateSlurm
 
 from pipeline import handover
 from pipeline.config import load_config
+from pipeline.submission.base import is_driver
 
 WORKFLOW: dict[str, Any] = {
     "name": "small",
@@ -89,7 +90,7 @@ class Shell:
 def has_driver(path: Path) -> bool:
     """Tell whether a process is, or becomes, the driver of a run."""
     found = (process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"]))
-    return any(command[-2:] == ["drive", str(path)] for command in found)
+    return any(is_driver(command, str(path)) for command in found)
 
 
 def submitted(said: str) -> str:
