@@ -89,6 +89,7 @@ OTHER_FILES = {
     "executors/remote.py": {"isdecimal"},
     "kernels/code_cache.py": {"read_bytes"},  # of this package, and its compiled code
     "resources.py": {"read_text"},  # of the control groups of this process
+    "signature.py": {"os.open"},  # the user's key
     "streams.py": {"os.open"},  # /dev/null
     "submission/local.py": {"open", "os.open", "read_bytes"},  # the log that is written, and /proc
     "submission/slurm.py": {"isdigit"},  # of what SLURM says
