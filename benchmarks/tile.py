@@ -37,7 +37,7 @@ from pipeline.kernels.lanes import LANES, address, call
 from pipeline.kernels.machine import aligned_zeros
 from pipeline.kernels.program import Array
 from pipeline.kernels.weighing import Place, plane_function
-from pipeline.layers import AvgPool, Relu, Sequential, presets
+from pipeline.layers import AvgPool, Erf, Gelu, Layer, Relu, Sequential, presets
 
 FLOOR_PASSES = 20_000
 
@@ -62,6 +62,11 @@ def pooled_resnet() -> Sequential:
     return Sequential(flat[0], *[plain] * 3, AvgPool(2), *[plain] * 3, AvgPool(2), *[plain] * 3, *flat[10:])
 
 
+def with_function(network: Sequential, function: Layer) -> Sequential:
+    """Put another activation in the place of ReLU."""
+    return Sequential(*(function if isinstance(layer, Relu) else layer for layer in network.flattened()))
+
+
 def cases() -> list[Case]:
     """List what is measured, the references of the others first."""
     v, gap = (lambda depth: presets.cntk(depth)), (lambda depth: presets.cntk(depth, "gap"))
@@ -81,6 +86,10 @@ def cases() -> list[Case]:
         Case("Myrtle-10", presets.myrtle(10), 6, 16),
         Case("ResNet-20, strides", presets.resnet(20), 16, 32),
         Case("ResNet-20, pooling", pooled_resnet(), 1, 16),
+        Case("CNTK-V depth 11, Erf", with_function(v(11), Erf()), 128, 128),
+        Case("CNTK-V depth 11, Gelu", with_function(v(11), Gelu()), 128, 128),
+        Case("CNTK-GAP depth 11, Erf", with_function(gap(11), Erf()), 2, 16),
+        Case("CNTK-GAP depth 11, Gelu", with_function(gap(11), Gelu()), 2, 16),
     ]
 
 

@@ -12,10 +12,11 @@ more where biases drive them together. With ``u = 1 - |cos|`` of the two images,
   that are apart do not go on growing apart: r does not exceed what it would be without growth, over the smallest q.
 * the error of the kernel: over all activations, the sum of r times the relative steepness of the slope at q.
 
-The kernel's error falls with u; `Accuracy.limits` says for an image from which u on it is small enough.
+The kernel's error falls with u; `Accuracy.limits` says for an image from which u on it is small enough. Where no window
+mixes positions, vectors above all, no average takes the roundings out, and float32 is not taken at all.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -33,6 +34,8 @@ Measured over CNTK-V and -GAP of depths 3, 11 and 21 with images at ``u`` from 1
 
 LARGEST_ERROR = 7e-6
 """Of a kernel, relative to its largest entry, beyond which a pair counts as too near; 1e-5 is what is promised."""
+
+_EPS_64 = float(np.finfo(np.float64).eps)
 
 _OCTAVES = 1.5
 _GRID = 2.0 ** (-_OCTAVES * np.arange(30))
@@ -82,6 +85,8 @@ class _Deviations:
     nearest : (grid, n), the smallest q so far.
     error : (n,), ``r`` in units of ``eps``.
     steady : (n,), the same without growth.
+    lost : (grid, n), the error of the kernel so far, in the same units.
+    mixed : whether a window has averaged over positions.
     """
 
     variance: Array
@@ -89,9 +94,11 @@ class _Deviations:
     nearest: Array
     error: Array
     steady: Array
+    lost: Array
+    mixed: bool = False
 
-    def scaled(self, growth: Array | float, variance: Array) -> "_Deviations":
-        """Hand on by an operation that adds a rounding of its own."""
+    def scaled(self, growth: Array | float, variance: Array, lost: Array | float = 0.0) -> "_Deviations":
+        """Hand on by an operation that adds a rounding of its own, and may lose something of the kernel."""
         distance = np.minimum(self.distance * growth, 1)
         return _Deviations(
             variance,
@@ -99,6 +106,8 @@ class _Deviations:
             np.minimum(self.nearest, distance),
             np.hypot(self.error * growth, ROUNDING),
             np.hypot(self.steady * np.minimum(growth, 1), ROUNDING),
+            self.lost + lost,
+            self.mixed,
         )
 
 
@@ -123,7 +132,7 @@ class Accuracy:
         # Without biases, rectifiers treat all images alike.
         homogeneous = (Relu, LeakyRelu, Abs, type(None))
         is_constant = all(op.bias == 0 and isinstance(op.function, homogeneous) for op in operations)
-        self._constant = float(self._walk(np.ones((3, len(functions), 1)))[0][0]) if is_constant else None
+        self._constant = self._walk(np.ones((3, len(functions), 1)))[0] if is_constant else None
 
     def limits(self, statistics: Array) -> Array:
         """Evaluate from which ``1 - |cos|`` on pairs with an image are accurate.
@@ -134,22 +143,23 @@ class Accuracy:
 
         Returns
         -------
-        (n,) float64: 0 where all pairs are, infinity where none is.
+        (readouts, n) float64: 0 where all pairs are, infinity where none is. Those of a read-out do not depend on which
+        others there are.
         """
         if self._constant is not None:
-            return np.full(statistics.shape[1], self._constant)
+            return np.repeat(self._constant, statistics.shape[1], axis=1)
         return self._walk(self._variances(statistics))[0]
 
     def are_all_accurate(self, statistics: Array) -> bool:
         """Tell at little cost, for float64, whether no limit can be above 0; False where it takes a closer look."""
         if self._constant is not None:
-            return self._constant == 0
+            return not self._constant.any()
         smallest = np.array([statistics[start:stop].min() for start, stop in self._rows], np.float64)
         steps = variance_steps(2 * _variance(smallest))
         key = steps.tobytes()
         if key not in self._coarse:
             variances = 2.0 ** (steps / STEPS_PER_OCTAVE)
-            self._coarse[key] = self._walk(np.tile(variances[None, :, None], (3, 1, 1)))[0][0] == 0
+            self._coarse[key] = self._walk(np.tile(variances[None, :, None], (3, 1, 1)))[0].any() == 0
         return self._coarse[key]
 
     def explain(self, statistics: Array) -> str:
@@ -176,13 +186,14 @@ class Accuracy:
 
         Returns
         -------
-        limits : (n,).
+        limits : (readouts, n).
         shares : of the functions in the error, (grid, n) each.
         """
         count = variances.shape[2]
-        errors = np.zeros((len(_GRID), count))
+        limits = np.zeros((self._program.readout_count, count))
         apart = np.tile(_GRID[:, None], count)
-        start = _Deviations(np.ones(count), apart, apart, *np.full((2, count), ROUNDING))
+        rounded = np.full(count, ROUNDING)
+        start = _Deviations(np.ones(count), apart, apart, rounded, rounded, np.zeros(apart.shape))
         slots: dict[tuple[bool, int], _Deviations] = {}
         shares: list[tuple[Pointwise, Array]] = []
         for stage in self._program.stages:
@@ -202,16 +213,22 @@ class Accuracy:
                 elif op.code is Code.WEIGH and op.function is not None:
                     found, share = _follow(op, op.function, found, variances[:, len(shares)])
                     shares.append((op.function, share))
-                    errors += share
                 elif op.code is Code.OUTPUT:
-                    errors += _capped(found)
+                    limits[op.slot] = np.maximum(limits[op.slot], self._limits_of(found))
+                if op.code is Code.WEIGH and op.window != (1, 1):
+                    found = replace(found, mixed=True)
                 if op.target >= 0:
                     registers[op.target] = found
-        exceeded = ~(errors * self._eps <= LARGEST_ERROR)
+        return limits, shares
+
+    def _limits_of(self, found: _Deviations) -> Array:
+        """Evaluate from which u on what is read out is accurate, (n,)."""
+        if self._eps > _EPS_64 and not found.mixed:
+            return np.full(found.variance.shape, np.inf)
+        exceeded = ~((found.lost + _capped(found)) * self._eps <= LARGEST_ERROR)
         # The largest u whose error is too large; everything nearer is too near as well.
         first = np.argmax(exceeded, axis=0)
-        limits = np.where(exceeded.any(0), np.where(first == 0, np.inf, _GRID[first - 1]), 0)
-        return np.asarray(limits), shares
+        return np.where(exceeded.any(0), np.where(first == 0, np.inf, _GRID[first - 1]), 0)
 
 
 def _follow(op: Operation, function: Pointwise, before: _Deviations, variances: Array) -> tuple[_Deviations, Array]:
@@ -225,7 +242,7 @@ def _follow(op: Operation, function: Pointwise, before: _Deviations, variances: 
         # The steepness at the distance behind the weights, by the next smaller value of the grid.
         nearest = np.ceil(-np.log2(np.maximum(weighted.distance, _GRID[-1])) / _OCTAVES).astype(int)
         share = np.take_along_axis(known[:, 1:].T, nearest, 0) * _capped(weighted)
-    return weighted.scaled(known[:, 0], typical), share
+    return weighted.scaled(known[:, 0], typical, share), share
 
 
 def _variance(inverse: Array) -> Array:
@@ -253,6 +270,8 @@ def _add(first: _Deviations, second: _Deviations) -> _Deviations:
         mix(first.nearest, second.nearest),
         np.hypot(mix(first.error, second.error), ROUNDING),
         np.hypot(mix(first.steady, second.steady), ROUNDING),
+        np.maximum(first.lost, second.lost),
+        first.mixed or second.mixed,
     )
 
 

@@ -43,7 +43,7 @@ class Arithmetic:
     def limits(self, statistics: Array) -> Array:
         """Evaluate `Accuracy.limits` of n images, given ``(statistics, n)``; in float64, mostly 0 at once."""
         if self.dtype == np.float64 and self._accuracy.are_all_accurate(statistics):
-            return np.zeros(statistics.shape[1])
+            return np.zeros((self.machine.program.readout_count, statistics.shape[1]))
         return self._accuracy.limits(statistics)
 
     def find_near(self, images: Array, left: tuple[Array, Array], right: tuple[Array, Array], same: Array) -> Array:
@@ -60,17 +60,24 @@ class Arithmetic:
 
         Returns
         -------
-        (n, lanes) bool.
+        (readouts, n, lanes) bool.
         """
-        count = len(right[0])
-        near = np.zeros((len(left[0]), LANES), bool)
-        near[:, :count] = find_near(left[0], right[0], left[1], right[1])
-        limits = np.maximum(left[1][:, None], right[1])
+        (x, left_limits), (z, right_limits) = left, right
+        count = len(z)
+        near = np.zeros((len(left_limits), len(x), LANES), bool)
+        near[:, :, :count] = find_near(x, z, left_limits.max(0), right_limits.max(0))
+        if not near.any():
+            return near
         exact = same[:, :count] >= self._same_enough
-        if not self.is_flat and exact.any():
-            rows = np.flatnonzero(exact.any(1))
-            exact[rows] &= ~find_near_to_themselves(images[rows], left[1][rows])[:, None]
-        near[:, :count] &= ~exact | (limits > 1)
+        for readout, (limits, others) in enumerate(zip(left_limits, right_limits, strict=True)):
+            if len(near) > 1:
+                near[readout, :, :count] = find_near(x, z, limits, others)
+            known = exact
+            if not self.is_flat and exact.any():
+                rows = np.flatnonzero(exact.any(1))
+                known = exact.copy()
+                known[rows] &= ~find_near_to_themselves(images[rows], limits[rows])[:, None]
+            near[readout, :, :count] &= ~known | (np.maximum(limits[:, None], others) > 1)
         return near
 
     def explain(self, statistics: Array) -> str:
@@ -92,7 +99,7 @@ class Group:
         self.arithmetic = arithmetic
         self._pixels = np.empty((len(images), images[0].size), arithmetic.dtype)
         self._statistics = np.empty((len(images), arithmetic.machine.statistics_size), arithmetic.dtype)
-        self._limits = np.full(len(images), np.nan)
+        self._limits = np.full((arithmetic.machine.program.readout_count, len(images)), np.nan)
 
     @cached_property
     def directions(self) -> Array:
@@ -100,7 +107,7 @@ class Group:
         return directions(self.images)
 
     def find_near(self, rows: slice | Array, right: Array, block: Block, same: Array) -> Array:
-        """Find the pairs of some of the images with those of a block that are too near: ``(rows, lanes)`` bool.
+        """Find the pairs of some of the images with a block that are too near: ``(readouts, rows, lanes)`` bool.
 
         Parameters
         ----------
@@ -109,9 +116,9 @@ class Group:
         same : (n, lanes) int8, of all images.
         """
         self._require(rows)
-        limits, right_limits = self._limits[rows], self.arithmetic.limits(block.statistics[:, : block.count])
+        limits, right_limits = self._limits[:, rows], self.arithmetic.limits(block.statistics[:, : block.count])
         if not (np.any(limits > 0) or np.any(right_limits > 0)):
-            return np.zeros((len(limits), LANES), bool)
+            return np.zeros((*limits.shape, LANES), bool)
         sides = (self.directions[rows], limits), (directions(right), right_limits)
         return self.arithmetic.find_near(self.images[rows], *sides, same[rows])
 
@@ -127,8 +134,8 @@ class Group:
 
     def _require(self, rows: slice | Array) -> None:
         numbers = np.arange(len(self.images))[rows]
-        missing = numbers[np.isnan(self._limits[numbers])]
+        missing = numbers[np.isnan(self._limits[0, numbers])]
         if len(missing):
             self._pixels[missing] = self.images[missing].reshape(len(missing), -1)
             self._statistics[missing] = self.arithmetic.prepare_group(self.images[missing])
-            self._limits[missing] = self.arithmetic.limits(self._statistics[missing].T)
+            self._limits[:, missing] = self.arithmetic.limits(self._statistics[missing].T)

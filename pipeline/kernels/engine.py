@@ -196,20 +196,22 @@ class _Left:
         near = self._group.find_near(rows, right, block, same)
         if not near.any():
             return self._group.run(rows, block, same)
-        again = first + np.flatnonzero(near.any(1))
+        again = first + np.flatnonzero(near.any((0, 2)))
+        near = near[:, again - first].transpose(1, 0, 2)
+        of_any = np.any(near, axis=1)
         if planes.dtype == np.float64:
-            self._refuse(self._group, again, near[again - first], right, corner)
+            self._refuse(self._group, again, of_any, right, corner)
             return self._group.run(rows, block, same)
-        values = self._run_exactly(again, near[again - first], right, same, corner)
-        if near[:, : len(right)].all():
+        values = self._run_exactly(again, of_any, right, same, corner)
+        if first + len(again) == len(self.images) and near[:, :, : len(right)].all():
             return values
         readouts = self._group.run(rows, block, same)
-        readouts[again - first] = np.where(near[again - first][:, None], values, readouts[again - first])
+        readouts[again - first] = np.where(near, values, readouts[again - first])
         return readouts
 
     def _run_exactly(self, rows: Array, near: Array, right: Array, same: Array, corner: tuple[int, int]) -> Array:
         block = self._engine.exact.prepare(right)
-        near = near & self._exact.find_near(rows, right, block, same)
+        near = near & self._exact.find_near(rows, right, block, same).any(0)
         self._refuse(self._exact, rows, near, right, corner)
         return self._exact.run(rows, block, same)
 
@@ -243,17 +245,18 @@ def _require_apart(
 def _run_lanes(
     arithmetic: Arithmetic, left: Array, right: Array | None, same: Array, first: int
 ) -> tuple[Array, Array]:
-    """Run up to 16 pairs of images; tell besides which of them, (lanes,) bool, are too near for the arithmetic."""
+    """Run up to 16 pairs of images; tell besides which are too near for the arithmetic, (readouts, lanes) bool."""
     block = arithmetic.prepare(left)
     other = block if right is None else arithmetic.prepare(right)
     limits, other_limits = (arithmetic.limits(side.statistics[:, : len(left)]) for side in (block, other))
-    near = np.zeros(LANES, bool)
+    near = np.zeros((len(limits), LANES), bool)
     if np.any(np.maximum(limits, other_limits) > 0):
         there = directions(left)
         sides = (there, limits), (there if right is None else directions(right), other_limits)
-        near[: len(left)] = np.diagonal(arithmetic.find_near(left, *sides, np.tile(same[: len(left), None], LANES)))
+        found = arithmetic.find_near(left, *sides, np.tile(same[: len(left), None], LANES))
+        near[:, : len(left)] = np.diagonal(found, axis1=1, axis2=2)
     if arithmetic.dtype == np.float64:
-        for lane in np.flatnonzero(near):
+        for lane in np.flatnonzero(near.any(0)):
             pair = left[lane], (left if right is None else right)[lane]
             _require_apart(arithmetic, pair, block.statistics[:, lane], (first + int(lane),))
     return arithmetic.machine.run_lanes(block, other, same), near

@@ -288,7 +288,7 @@ def test_directions_and_distances_are_those_of_the_cosine():
 def limit_of(network, dtype, scale=1.0):
     x = scale * np.random.default_rng(0).standard_normal((3, 8, 8, 3)).astype(np.float32)
     engine = Engine(lower([(network, "ntk")], x.shape[1:]), dtype)
-    return engine.planes.limits(engine.planes.prepare(x.transpose(0, 3, 1, 2)).statistics[:, :3])
+    return engine.planes.limits(engine.planes.prepare(x.transpose(0, 3, 1, 2)).statistics[:, :3])[0]
 
 
 def test_limits_grow_with_depth_bias_and_variance():

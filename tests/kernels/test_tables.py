@@ -83,9 +83,9 @@ def test_factors_are_the_layers_numbers_in_the_dtype_of_planes(dtype):
 
 def test_statistics_lie_one_behind_the_other():
     layout = lay_out_statistics(PROGRAM)
-    # A series has its scale and a coefficient a term; attention has a row of numbers a position.
+    # A series has its inverse deviation twice and a coefficient a term; attention has a row of numbers a position.
     counts = {type(OPERATIONS[s.operation].function or OPERATIONS[s.operation].code): s.count for s in layout}
-    assert counts == {LeakyRelu: 2, Relu: 2, Gelu: 3, Polynomial: 3, Code: 1}
+    assert counts == {LeakyRelu: 2, Relu: 2, Gelu: 3, Polynomial: 4, Code: 1}
     (mixer,) = (s for s in layout if OPERATIONS[s.operation].code is Code.ATTEND)
     assert (mixer.height, mixer.width) == (2 * 4, 2 * 4)
     left = right = 0
