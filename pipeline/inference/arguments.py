@@ -17,11 +17,14 @@ ASYMMETRY = 1000
 
 A float32 kernel is within 84 units (1e-5) of the truth; kernels that others computed may be further from it."""
 
-ROUNDING = 84
+ROUNDING = 16
 """Units in the last place, of the Frobenius norm, by which the rounding of a kernel may move an eigenvalue.
 
-An eigenvalue moves by at most the norm of the error (Weyl). Float32 kernels are promised to be within 1e-5 of their
-largest entry (docs/networks.md): 84 units."""
+An eigenvalue moves by at most the norm of the error (Weyl), which is below one unit where entries are rounded once.
+The rest is for the rounding inside a deep kernel, which is random and so far below its bound."""
+
+SINGLE = 1e-5
+"""The same of a kernel in float32, as a share: what is promised of its entries (docs/networks.md)."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,8 @@ class TrainKernel:
     @property
     def rounding(self) -> float:
         """Bound of what the rounding of the given dtype may add to an eigenvalue."""
-        return ROUNDING * self.eps * float(np.linalg.norm(self.values))
+        share = SINGLE if self.eps == np.finfo(np.float32).eps else ROUNDING * self.eps
+        return share * float(np.linalg.norm(self.values))
 
     @property
     def resolution(self) -> float:

@@ -36,9 +36,9 @@ class Arithmetic:
         """Compute what duals need to know of up to 16 right images ``(n, C, H, W)``."""
         return self._preparation.prepare(images.astype(self.dtype, copy=False))
 
-    def prepare_group(self, images: Array) -> Array:
-        """Compute the same of left images, image by image: ``(n, statistics)``."""
-        return self._preparation.group_statistics(images.astype(self.dtype, copy=False))
+    def prepare_group(self, images: Array, statistics_out: Array, rows: Array) -> None:
+        """Compute the same of left images into rows of ``(n, statistics)``."""
+        self._preparation.group_statistics(images.astype(self.dtype, copy=False), statistics_out, rows)
 
     def limits(self, statistics: Array) -> Array:
         """Evaluate `Accuracy.limits` of n images, given ``(statistics, n)``; in float64, mostly 0 at once."""
@@ -135,7 +135,10 @@ class Group:
     def _require(self, rows: slice | Array) -> None:
         numbers = np.arange(len(self.images))[rows]
         missing = numbers[np.isnan(self._limits[0, numbers])]
-        if len(missing):
-            self._pixels[missing] = self.images[missing].reshape(len(missing), -1)
-            self._statistics[missing] = self.arithmetic.prepare_group(self.images[missing])
-            self._limits[:, missing] = self.arithmetic.limits(self._statistics[missing].T)
+        if len(missing) == 0:
+            return
+        # As a slice where possible: neither images nor statistics, which are many times as large, are gathered.
+        chosen = slice(missing[0], missing[-1] + 1) if missing[-1] - missing[0] + 1 == len(missing) else missing
+        self._pixels[chosen] = self.images[chosen].reshape(len(missing), -1)
+        self.arithmetic.prepare_group(self.images[chosen], self._statistics, missing)
+        self._limits[:, chosen] = self.arithmetic.limits(self._statistics[chosen].T)

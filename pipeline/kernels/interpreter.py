@@ -350,10 +350,14 @@ def run_group(
 
 
 @jit
-def transpose_lanes(statistics: Array, statistics_out: Array) -> None:
-    """Turn ``(pixels, lanes)`` into ``(lanes or fewer, pixels)``, a few pixels at a time: lines stay in cache."""
-    count = statistics_out.shape[0]
+def transpose_lanes(statistics: Array, statistics_out: Array, rows: Array) -> None:
+    """Write ``(pixels, lanes)`` to rows of ``(n, pixels)``, a few pixels at a time: lines stay in cache.
+
+    Parameters
+    ----------
+    rows : (lanes or fewer,) int64, where each lane goes.
+    """
     for begin in range(0, statistics.shape[0], LANES):
-        for lane in range(count):
+        for lane in range(rows.shape[0]):
             for pixel in range(begin, min(begin + LANES, statistics.shape[0])):
-                statistics_out[lane, pixel] = statistics[pixel, lane]
+                statistics_out[rows[lane], pixel] = statistics[pixel, lane]

@@ -28,12 +28,12 @@ class Preparation:
         self._planes = aligned_zeros((planes,), np.dtype(np.float64))
         self._ring = aligned_zeros((machine.memory.ring.size,), np.dtype(np.float64))
 
-    def group_statistics(self, x: Array) -> Array:
-        """Compute the statistics of left images ``(n, C, H, W)``, image by image: ``(n, statistics)``."""
-        statistics = np.empty((len(x), self._machine.statistics_size), self._machine.dtype)
+    def group_statistics(self, x: Array, statistics_out: Array, rows: Array) -> None:
+        """Compute the statistics of left images ``(n, C, H, W)``, image by image, into rows of ``(.., statistics)``."""
         for start in range(0, len(x), LANES):
-            transpose_lanes(self.prepare(x[start : start + LANES]).statistics, statistics[start : start + LANES])
-        return statistics
+            transpose_lanes(
+                self.prepare(x[start : start + LANES]).statistics, statistics_out, rows[start : start + LANES]
+            )
 
     def prepare(self, x: Array) -> Block:
         """Compute what duals need to know of up to 16 images ``(n, C, H, W)``."""

@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 from faults.test_chaos import report, undisturbed
 from processes import (
@@ -90,11 +91,25 @@ def test_a_worker_that_is_killed_comes_back_whatever_the_time_of_day(
     started.append(driver)
     wait_for_receipts(path, 4)
     clock.set(jump)
-    computing_worker(path, driver).kill()
+    wait_until(lambda: workers_seen(path) == WORKERS, "a tile of each worker")
+    worker = computing_worker(path, driver)
+    others = [
+        process for process in psutil.Process(driver.pid).children(recursive=True) if is_other(process, path, worker)
+    ]
+    for other in others:
+        other.suspend()  # or the run might be over before another worker is there
+    worker.kill()
     wait_until(lambda: workers_seen(path) > WORKERS, "a worker in the place of the one that was killed")
+    for other in others:
+        other.resume()
     assert driver.wait(PATIENCE_SECONDS) == 0, (tmp_path / "driver" / "output.txt").read_text()
     clock.set(0)
     report("killed in another time", 1, path, 2, undisturbed(tmp_path, "serial", QUICK))
+
+
+def is_other(process: psutil.Process, path: Path, worker: psutil.Process) -> bool:
+    """Tell whether a process is another worker of a run than this one."""
+    return process != worker and any(log.stem.endswith(f"-{process.pid}") for log in (path / "log").iterdir())
 
 
 def workers_seen(path: Path) -> int:

@@ -26,9 +26,10 @@ def test_inverse_deviations_are_raised_in_the_lanes_of_equal_images(dtype):
 @pytest.mark.parametrize("pixels", [1, 16, 37])
 def test_statistics_of_images_are_those_of_their_lanes(pixels, count):
     statistics = np.random.default_rng(0).standard_normal((pixels, LANES))
-    found = np.zeros((count, pixels))
-    transpose_lanes(statistics, found)
-    np.testing.assert_array_equal(found, statistics.T[:count])
+    found, rows = np.zeros((count + 3, pixels)), np.arange(count)[::-1] + 2
+    transpose_lanes(statistics, found, rows)
+    np.testing.assert_array_equal(found[rows], statistics.T[:count])
+    assert not found[[0, 1, -1]].any()
 
 
 @pytest.mark.parametrize("step", [1, 2, 3])
