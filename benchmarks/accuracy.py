@@ -79,22 +79,30 @@ def measure(twin: ModuleType, function: Pointwise, variance: float) -> dict[str,
         program = lower([(network, kind) for kind in ("nngp", "ntk")], (1, *x.shape))
         engines = {dtype: Engine(program, dtype) for dtype in found}
         blocks = [twin.Block(3, W_STD, B_STD, function)] * depth
-        own = twin.evaluate(x, x, blocks, pooled)
         for z in others:
-            truth = (own, twin.evaluate(z, x, blocks, pooled), twin.evaluate(z, z, blocks, pooled))
-            for dtype, engine in engines.items():
+            values = {dtype: _evaluate(engine, np.stack([x, z])[:, None]) for dtype, engine in engines.items()}
+            truth = []
+            if any(value is not None for value in values.values()):  # what overflows does so at 60 digits as well
+                truth = [twin.evaluate(u, v, blocks, pooled) for u, v in ((x, x), (z, x), (z, z))]
+            for dtype, value in values.items():
                 worst, refused, count = found[dtype]
-                try:
-                    values = engine.evaluate(np.stack([x, z])[:, None])
-                except (NotAccurate, NotFinite):
+                if value is None:
                     found[dtype] = worst, refused + 1, count + 1
                     continue
                 for k in range(2):
-                    largest = max(abs(value[k]) for value in truth)
-                    for value, place in zip(truth, ((0, 0), (1, 0), (1, 1)), strict=True):
-                        worst = max(worst, float(abs(float(values[k][place]) - value[k]) / largest))
+                    largest = max(abs(exact[k]) for exact in truth)
+                    for exact, place in zip(truth, ((0, 0), (1, 0), (1, 1)), strict=True):
+                        worst = max(worst, float(abs(float(value[k][place]) - exact[k]) / largest))
                 found[dtype] = worst, refused, count + 1
     return found
+
+
+def _evaluate(engine: Engine, x: np.ndarray) -> np.ndarray | None:
+    """Evaluate all pairs; None where one is refused."""
+    try:
+        return engine.evaluate(x)
+    except (NotAccurate, NotFinite):
+        return None
 
 
 def main() -> None:

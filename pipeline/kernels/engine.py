@@ -65,6 +65,11 @@ class Engine:
         """The arithmetic of pairs that are too near for `planes`: that of float64."""
         return self.planes if self.planes.dtype == np.float64 else Arithmetic(self.program, np.dtype(np.float64))
 
+    def interrupt(self) -> None:
+        """Make an `evaluate` of another thread return in a moment, with numbers that mean nothing; for good."""
+        for arithmetic in (self.planes, self.__dict__.get("exact", self.planes)):
+            arithmetic.machine.memory.stop[0] = 1
+
     @property
     def group_size(self) -> int:
         """The number of left images that are prepared at once."""

@@ -122,6 +122,7 @@ class Memory(NamedTuple):
     sums : (sums, 2, lanes) float64, likewise.
     place : `Place`.
     lanes : (lanes,), factors of a mask.
+    stop : (1,) int64; where another thread makes it 1, nothing more is computed, and the results mean nothing.
     """
 
     planes: Array
@@ -131,6 +132,7 @@ class Memory(NamedTuple):
     sums: Array
     place: Array
     lanes: Array
+    stop: Array
 
 
 @jit_inline
@@ -217,6 +219,8 @@ def run_group(
             plane_size = (stage_height + halo) * stride
             place[_STRIDE], place[_PLACE_TANGENT], place[_RING_TANGENT] = stride, plane_size, ring_size
             for o in range(stage[_FIRST_VISIT], stage[_LAST_VISIT]):
+                if memory.stop[0] != 0:
+                    return
                 oy, ox = visits.offsets[o, 0], visits.offsets[o, 1]
                 at_zero = oy == 0 and ox == 0
                 statistics = statistics_at_zero if at_zero else right_statistics

@@ -178,6 +178,7 @@ def _allocate(program: Program, dtype: np.dtype) -> Memory:
         sums=np.zeros((program.sum_count, 2, LANES)),
         place=np.zeros(len(Place), np.int64),
         lanes=aligned_zeros((LANES,), dtype),
+        stop=np.zeros(1, np.int64),
     )
 
 

@@ -38,9 +38,8 @@ def kernel_matrix(
 ) -> Array:
     """Evaluate the exact kernel of a network in memory, on all cores that this process may use.
 
-    Ctrl-C stops it within a second; only the 16 pairs that a core computes at once are gone on with in the background,
-    where these take longer, as of pooled images above 64 x 64. Above ten seconds, and without ``progress``, a warning
-    of the logger ``pipeline.kernels.matrix`` tells how long it will take.
+    Ctrl-C stops it within a second. Above ten seconds, and without ``progress``, a warning of the logger
+    ``pipeline.kernels.matrix`` tells how long it will take.
 
     Parameters
     ----------

@@ -31,7 +31,7 @@ BAND = 64
 """Rows of a piece at most: its right images are prepared once for all of them."""
 
 STOP_SECONDS = 0.8
-"""How long a stop waits for pieces under way: only where 16 pairs take longer, a thread goes on to the end of these."""
+"""How long a stop waits for pieces under way, which are interrupted too: only a compiler is not."""
 
 Tell = Callable[[int, int, float | None], object]
 """Is told of pairs: how many are done, of how many in all, and the seconds that are left, None where nobody knows."""
@@ -172,6 +172,7 @@ def compute(
     cutter = Cutter(len(left), None if right is None else len(right))
     total, done = cutter.pairs_left, 0
     lock, stop = threading.Lock(), threading.Event()
+    engines: list[Engine] = []
     ended: queue.SimpleQueue[Piece | BaseException] = queue.SimpleQueue()
 
     def work() -> None:
@@ -183,7 +184,9 @@ def compute(
             if piece is None:
                 return
             try:
-                engine = engine or Engine(program, dtype, flips)
+                if engine is None:
+                    engine = Engine(program, dtype, flips)
+                    engines.append(engine)
                 began = time.perf_counter()
                 _fill(engine, piece, left, right, values)
                 cost.learn(piece.pairs, time.perf_counter() - began)
@@ -205,6 +208,8 @@ def compute(
             tell(done, total, cost.seconds_left((total - done) / thread_count))
     finally:
         stop.set()
+        for engine in engines:
+            engine.interrupt()
         deadline = time.monotonic() + STOP_SECONDS
         for thread in filter(threading.Thread.is_alive, threads):
             thread.join(max(0.0, deadline - time.monotonic()))

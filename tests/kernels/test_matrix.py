@@ -158,6 +158,23 @@ def test_ctrl_c_stops_a_large_kernel_within_a_second_and_leaves_no_thread():
     assert not computing()
 
 
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="sends a signal of POSIX")
+def test_ctrl_c_stops_sixteen_pairs_that_are_computed_at_once():
+    # One call into compiled code, of some seconds: no piece is smaller.
+    images = np.random.default_rng(1).standard_normal((2, 112, 112, 1))
+    sent = []
+
+    def send():
+        sent.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    timer = threading.Timer(0.5, send)
+    with pytest.raises(KeyboardInterrupt):
+        kernel_matrix(presets.cntk(11, "gap"), images, progress=lambda done, total: None if done else timer.start())
+    assert time.monotonic() - sent[0] < 1
+    assert not computing()
+
+
 def test_an_error_in_a_thread_reaches_the_caller():
     with pytest.raises(ArithmeticError, match="out of range"):
         kernel_matrix(presets.cntk(2), np.full((20, 4, 4, 2), 1e20))
