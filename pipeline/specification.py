@@ -25,8 +25,9 @@ class _Data:
     test: Count
     shape: list[Positive]
     classes: list[str]
-    standardize: bool
+    standardize: bool | Literal["per_feature"]
     standardize_first: Positive | None = None
+    shuffle: Count | None = None
 
 
 @with_config(STRICT)

@@ -21,7 +21,7 @@ from functools import cache
 
 import numpy as np
 
-from pipeline.kernels.program import Array, Code, Operation, Program
+from pipeline.kernels.program import Array, Code, Operation, Program, Stage
 from pipeline.kernels.tables import Statistics
 from pipeline.layers import Abs, ClosedForm, LeakyRelu, Pointwise, Relu, Series
 from pipeline.layers.pointwise import STEPS_PER_OCTAVE, variance_steps
@@ -85,8 +85,9 @@ class _Deviations:
     nearest : (grid, n), the smallest q so far.
     error : (n,), ``r`` in units of ``eps``.
     steady : (n,), the same without growth.
-    lost : (grid, n), the error of the kernel so far, in the same units.
+    lost : (grid, n), the error of the NTK so far, in the same units.
     mixed : whether a window has averaged over positions.
+    flat : whether equal positions alone meet.
     """
 
     variance: Array
@@ -96,6 +97,7 @@ class _Deviations:
     steady: Array
     lost: Array
     mixed: bool = False
+    flat: bool = True
 
     def scaled(self, growth: Array | float, variance: Array, lost: Array | float = 0.0) -> "_Deviations":
         """Hand on by an operation that adds a rounding of its own, and may lose something of the kernel."""
@@ -108,6 +110,7 @@ class _Deviations:
             np.hypot(self.steady * np.minimum(growth, 1), ROUNDING),
             self.lost + lost,
             self.mixed,
+            self.flat,
         )
 
 
@@ -119,6 +122,10 @@ class Accuracy:
     program : what is computed.
     layout : where the statistics of an operation lie, by its index.
     eps : rounding of the dtype of the planes.
+
+    Attributes
+    ----------
+    flat : (readouts,) bool, whether equal positions alone meet in a read-out.
     """
 
     def __init__(self, program: Program, layout: dict[int, Statistics], eps: float) -> None:
@@ -132,7 +139,8 @@ class Accuracy:
         # Without biases, rectifiers treat all images alike.
         homogeneous = (Relu, LeakyRelu, Abs, type(None))
         is_constant = all(op.bias == 0 and isinstance(op.function, homogeneous) for op in operations)
-        self._constant = self._walk(np.ones((3, len(functions), 1)))[0] if is_constant else None
+        found, _, self.flat = self._walk(np.ones((3, len(functions), 1)))
+        self._constant = found if is_constant else None
 
     def limits(self, statistics: Array) -> Array:
         """Evaluate from which ``1 - |cos|`` on pairs with an image are accurate.
@@ -165,7 +173,7 @@ class Accuracy:
     def explain(self, statistics: Array) -> str:
         """Name the layer that makes an image, ``(statistics,)``, the least accurate, and its variance there."""
         variances = self._variances(statistics[:, None])
-        _, shares = self._walk(variances)
+        _, shares, _ = self._walk(variances)
         worst = int(np.argmax([share.max() for _, share in shares]))
         return f"{shares[worst][0]} at a variance of {variances[:, worst, 0].max():.3g}"
 
@@ -177,7 +185,7 @@ class Accuracy:
             found[:, k] = inverse.max(0), inverse.mean(0), inverse.min(0)
         return _variance(found)
 
-    def _walk(self, variances: Array) -> tuple[Array, list[tuple[Pointwise, Array]]]:
+    def _walk(self, variances: Array) -> tuple[Array, list[tuple[Pointwise, Array]], Array]:
         """Follow the deviations of images through the program.
 
         Parameters
@@ -188,9 +196,10 @@ class Accuracy:
         -------
         limits : (readouts, n).
         shares : of the functions in the error, (grid, n) each.
+        flat : (readouts,) bool, whether equal positions alone meet in a read-out.
         """
         count = variances.shape[2]
-        limits = np.zeros((self._program.readout_count, count))
+        limits, flat = np.zeros((self._program.readout_count, count)), np.zeros(self._program.readout_count, bool)
         apart = np.tile(_GRID[:, None], count)
         rounded = np.full(count, ROUNDING)
         start = _Deviations(np.ones(count), apart, apart, rounded, rounded, np.zeros(apart.shape))
@@ -204,7 +213,8 @@ class Accuracy:
                 if op.code in (Code.LOAD, Code.LOAD_SUM):
                     found = slots.get((is_sum, op.slot), start)
                 elif op.code in (Code.POOL, Code.REDUCE, Code.ATTEND):
-                    slots[is_sum, op.slot] = slots.get((False, op.other), start) if op.code is Code.ATTEND else found
+                    before = slots.get((False, op.other), start) if op.code is Code.ATTEND else found
+                    slots[is_sum, op.slot] = replace(before, flat=before.flat and _is_trace(op, stage))
                 elif op.code is Code.ADD:
                     found = _add(found, registers.get(op.other, start))
                 elif op.code is Code.WEIGH and op.function is None:
@@ -214,18 +224,19 @@ class Accuracy:
                     found, share = _follow(op, op.function, found, variances[:, len(shares)])
                     shares.append((op.function, share))
                 elif op.code is Code.OUTPUT:
-                    limits[op.slot] = np.maximum(limits[op.slot], self._limits_of(found))
+                    limits[op.slot], flat[op.slot] = self._limits_of(found, op.tangent), found.flat
                 if op.code is Code.WEIGH and op.window != (1, 1):
                     found = replace(found, mixed=True)
                 if op.target >= 0:
                     registers[op.target] = found
-        return limits, shares
+        return limits, shares, flat
 
-    def _limits_of(self, found: _Deviations) -> Array:
-        """Evaluate from which u on what is read out is accurate, (n,)."""
+    def _limits_of(self, found: _Deviations, tangent: bool) -> Array:
+        """Evaluate from which u on what is read out is accurate, (n,); slopes matter to the NTK alone."""
         if self._eps > _EPS_64 and not found.mixed:
             return np.full(found.variance.shape, np.inf)
-        exceeded = ~((found.lost + _capped(found)) * self._eps <= LARGEST_ERROR)
+        lost = found.lost if tangent else 0.0
+        exceeded = ~((lost + _capped(found)) * self._eps <= LARGEST_ERROR)
         # The largest u whose error is too large; everything nearer is too near as well.
         first = np.argmax(exceeded, axis=0)
         return np.where(exceeded.any(0), np.where(first == 0, np.inf, _GRID[first - 1]), 0)
@@ -237,11 +248,9 @@ def _follow(op: Operation, function: Pointwise, before: _Deviations, variances: 
     weighted = before.scaled(_share(np.maximum(typical - op.bias, 0), op.bias), typical)
     steps, inverse = np.unique(variance_steps(variances), return_inverse=True)
     known = np.array([_sensitivity(function, int(step)) for step in steps])[inverse.reshape(variances.shape)].max(0)
-    share = np.zeros(weighted.distance.shape)
-    if op.tangent:
-        # The steepness at the distance behind the weights, by the next smaller value of the grid.
-        nearest = np.ceil(-np.log2(np.maximum(weighted.distance, _GRID[-1])) / _OCTAVES).astype(int)
-        share = np.take_along_axis(known[:, 1:].T, nearest, 0) * _capped(weighted)
+    # The steepness at the distance behind the weights, by the next smaller value of the grid.
+    nearest = np.ceil(-np.log2(np.maximum(weighted.distance, _GRID[-1])) / _OCTAVES).astype(int)
+    share = np.take_along_axis(known[:, 1:].T, nearest, 0) * _capped(weighted)
     return weighted.scaled(known[:, 0], typical, share), share
 
 
@@ -249,6 +258,15 @@ def _variance(inverse: Array) -> Array:
     """Undo what statistics make of a variance; 0 stays 0."""
     with np.errstate(divide="ignore", over="ignore"):
         return np.where(inverse > 0, 1 / np.square(inverse), 0)
+
+
+def _is_trace(op: Operation, stage: Stage) -> bool:
+    """Tell whether an operation between stages sums over equal positions alone."""
+    if op.weights is None:
+        return False
+    used = [np.flatnonzero(weights.any(axis=1)) for weights in op.weights]
+    zero = [0 if stage.circular else size - 1 for size in (op.grid.height, op.grid.width)]
+    return all(len(offsets) == 1 and offsets[0] == at for offsets, at in zip(used, zero, strict=True))
 
 
 def _share(linear: Array, bias: float) -> Array:
@@ -272,6 +290,7 @@ def _add(first: _Deviations, second: _Deviations) -> _Deviations:
         np.hypot(mix(first.steady, second.steady), ROUNDING),
         np.maximum(first.lost, second.lost),
         first.mixed or second.mixed,
+        first.flat and second.flat,
     )
 
 

@@ -27,7 +27,6 @@ class Arithmetic:
         self.machine = Machine(program, dtype)
         self._preparation = Preparation(self.machine)
         self._accuracy = Accuracy(program, self.machine.layout, float(np.finfo(dtype).eps))
-        self.is_flat = not any(stage.visits.offsets.any() for stage in program.stages)
         self._same_enough = ITSELF if program.is_masked else EQUAL
         functions = [op.function for stage in program.stages for op in stage.operations]
         self.forgets_sizes = any(isinstance(function, Sign | LayerNorm) for function in functions)
@@ -73,7 +72,7 @@ class Arithmetic:
             if len(near) > 1:
                 near[readout, :, :count] = find_near(x, z, limits, others)
             known = exact
-            if not self.is_flat and exact.any():
+            if not self._accuracy.flat[readout] and exact.any():
                 rows = np.flatnonzero(exact.any(1))
                 known = exact.copy()
                 known[rows] &= ~find_near_to_themselves(images[rows], limits[rows])[:, None]

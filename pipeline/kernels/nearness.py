@@ -29,7 +29,7 @@ def directions(images: Array) -> Array:
 
 
 def find_near_to_themselves(images: Array, limits: Array) -> Array:
-    """Find the images ``(n, C, H, W)`` that a shift by a third hardly changes, (n,) bool: by ``1 - |cos| <= limit``.
+    """Find the images ``(n, C, H, W)`` that a shift by a third hardly changes, (n,) bool: by ``1 - |cos| < limit``.
 
     Their positions are as near to each other as those of two images that are nearly the same.
     """
@@ -78,7 +78,7 @@ def _fill_directions(images: Array, order: Array, directions_out: Array) -> None
 
 
 def find_near(left: Array, right: Array, left_limits: Array, right_limits: Array) -> Array:
-    """Find the pairs with ``1 - |cos| <= limit``, the larger one of both images' limits.
+    """Find the pairs with ``1 - |cos| < limit``, the larger one of both images' limits.
 
     Parameters
     ----------
@@ -122,6 +122,6 @@ def _find_near(
             is_any = False
             for lane in range(LANES):
                 limit = 2 * max(left_limits[n], right_limits[lane])
-                near = right_limits[lane] >= 0 and min(scratch[0, lane], scratch[1, lane]) <= limit
+                near = right_limits[lane] >= 0 and min(scratch[0, lane], scratch[1, lane]) < limit
                 found_out[n, lane] = near
                 is_any = is_any or near

@@ -271,6 +271,21 @@ def test_pairs_computed_in_float64_have_the_bits_of_every_tile(function):
     np.testing.assert_allclose(whole, exact, rtol=0, atol=ERROR * exact.max())
 
 
+def test_read_outs_are_computed_in_float64_each_for_itself():
+    # Flat and pooled ones, NNGP and NTK: what is near for one is not for all, and its bits do not depend on the others.
+    x = near_images(20)
+    x[3] = 1 + 1e-2 * x[3]  # near to itself, shifted
+    body = [Conv(3, w_std=2**0.5), Relu()] * 4
+    networks = [Sequential(*body, end, Dense()) for end in (GlobalAvgPool(), Flatten())]
+    networks.append(Sequential(Dense(), Relu(), Flatten(), Dense()))  # no window mixes positions
+    asked = [(network, kind) for network in networks for kind in ("ntk", "nngp")]
+    together = Engine(lower(asked, x.shape[1:]))
+    for readout, whole, pairs in zip(asked, together.evaluate(x), together.evaluate_pairs(x), strict=True):
+        alone = Engine(lower([readout], x.shape[1:]))
+        assert np.array_equal(alone.evaluate(x)[0], whole)
+        assert np.array_equal(np.diagonal(whole), pairs)
+
+
 def test_directions_and_distances_are_those_of_the_cosine():
     x = near_images().reshape(40, -1)
     x[4] *= 1e-30
@@ -280,7 +295,8 @@ def test_directions_and_distances_are_those_of_the_cosine():
         clear = np.abs(apart / limit - 1) > 1e-3
         found = find_near(directions(x), directions(x[:16]), np.full(40, limit), np.full(16, 0.0))
         assert np.array_equal(found[clear], (apart < limit)[clear])
-    # The larger limit of both counts, and infinity takes all.
+    # At a limit of 0 equal images are not near; the larger limit of both counts, and infinity takes all.
+    assert not find_near(directions(x), directions(x[:16]), np.zeros(40), np.zeros(16)).any()
     limits = np.where(np.arange(16) == 5, np.inf, 0.0)
     assert np.array_equal(find_near(directions(x), directions(x[:16]), np.zeros(40), limits)[:, 5], np.ones(40, bool))
 
