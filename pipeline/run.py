@@ -140,7 +140,8 @@ def start(config: RunConfig, view: View, stop: threading.Event, *, verify: bool 
     NotConverged
         If conjugate gradients did not reach the residual asked for; the other systems are solved.
     """
-    with _beginning(run_path(config)), _begun(config, view) as begun, _retracting(begun.run):
+    with _beginning(run_path(config)) as has_begun, _begun(config, view) as begun, _retracting(begun.run):
+        has_begun.set()
         clear_earlier(begun.run)
         if not _is_done(begun.run, view, verify):
             _execute(begun, view, stop, verify)
@@ -163,7 +164,8 @@ def prepare(config: RunConfig, view: View, memory: WorkerMemory | None) -> tuple
     ConfigError
         If a tile does not fit into the memory.
     """
-    with _beginning(run_path(config)), _begun(config, view) as begun, _retracting(begun.run):
+    with _beginning(run_path(config)) as has_begun, _begun(config, view) as begun, _retracting(begun.run):
+        has_begun.set()
         clear_earlier(begun.run)
         require_fitting_tasks(begun.run, begun.config, memory)
     return begun.run, begun.trusted
@@ -260,19 +262,22 @@ _MENDED_BY = {
 
 
 @contextlib.contextmanager
-def _beginning(path: StorePath) -> Iterator[None]:
+def _beginning(path: StorePath) -> Iterator[threading.Event]:
     """Say to start again where the store failed before the images were in it: `cntk resume` could not go on then.
+
+    Yields what is to be set as soon as they are.
 
     Raises
     ------
     StoreError
         In the place of an error of the operating system.
     """
+    has_begun = threading.Event()
     try:
-        yield
+        yield has_begun
     except OSError as error:
         plain = isinstance(error, StoreError) or not isinstance(error, PipelineError)
-        if not plain or error.errno is None or _holds_images(path):
+        if not plain or error.errno is None or has_begun.is_set() or _holds_images(path):
             raise
         mend = _MENDED_BY.get(error.errno, "mend that or give another --store")
         raise StoreError(

@@ -4,9 +4,9 @@ import hashlib
 import json
 import reprlib
 from dataclasses import dataclass
-from typing import Any, Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import with_config
+from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
 from pipeline.errors import StoreError
@@ -27,7 +27,7 @@ class _Data:
     classes: list[str]
     standardize: bool | Literal["per_feature"]
     standardize_first: Positive | None = None
-    shuffle: Count | None = None
+    shuffle: Annotated[int, Field(ge=0, lt=2**32)] | None = None
 
 
 @with_config(STRICT)

@@ -69,7 +69,7 @@ def test_overrides_replace_values(workflow: Path) -> None:
         ),
         ("data.train=0", "data.train: Input should be greater than or equal to 1"),
         ("data.shuffle=-1", "data.shuffle: Input should be greater than or equal to 0"),
-        ("data.shuffle=true", r"data.shuffle: Input should be a valid integer \(got True\)"),
+        ("data.shuffle=true", r"data.shuffle: Input should be a valid integer \(got true\)"),
         ("data.shuffle=4294967296", "data.shuffle: Input should be less than 4294967296"),
         ("data={shuffle=0, train_blocks=5}", "data: train_blocks means nothing with shuffle, which mixes the blocks"),
         (

@@ -30,6 +30,7 @@ from pipeline import run as runs
 from pipeline.config import parse_config
 from pipeline.errors import PipelineError
 from pipeline.submission import SUBMITTERS
+from pipeline.submission.base import Submission
 
 CLUSTERS = [
     {"kind": "ssh", "hosts": ["a"]},
@@ -46,8 +47,8 @@ for cluster in CLUSTERS:
             act()
         except PipelineError as error:
             print(error)
-print(SUBMITTERS["kubernetes"].standing("default/cntk-run-1"))
-print(SUBMITTERS["ssh"].standing("vm:1 by a"))
+print(SUBMITTERS["kubernetes"].standing(Submission("kubernetes", "default/cntk-run-1", "here", "now")))
+print(SUBMITTERS["ssh"].standing(Submission("ssh", "vm:1 by a", "here", "now")))
 """
 
 

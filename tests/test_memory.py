@@ -52,7 +52,7 @@ def test_a_worker_too_small_for_any_tile_is_named() -> None:
 def test_a_tile_beyond_the_workers_is_refused_before_anything_is_computed_and_another_one_goes_on(
     small_config: Config, monkeypatch: pytest.MonkeyPatch, section: str, what: str
 ) -> None:
-    memory = worker(2e6)
+    memory = worker(8e6)
     monkeypatch.setattr("pipeline.executors.serial.SerialExecutor.memory", lambda self: memory)
     config = small_config(**{section: {"tile": 4800}})
     if section == "kernel":

@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from typing import Any
 
 import dask.config
@@ -103,6 +104,7 @@ def _loop_without_interrupts() -> Iterator[Any]:
     A worker that is interrupted while it still imports would fill the terminal with tracebacks.
     """
     runner = distributed.utils.LoopRunner(asynchronous=False)
+    resource_tracker.ensure_running()  # started from the loop, it would let Ctrl-C through there again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         runner.start()

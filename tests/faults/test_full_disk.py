@@ -92,13 +92,14 @@ def test_every_command_on_a_full_disk_ends_with_a_line_or_with_its_answer(
     runs.prepare(workflow_at(local, begun), Recorder(), None)
     fill(disk)
     kept = "is full. Everything finished is kept: free some space, then `cntk"
+    unbegun = "could not be begun: No space left on device. Nothing is computed yet: free some space"
     for command, then in [
         (("run", serial, "--store", done), f"the disk of {done} {kept} resume {done}`"),
         (("run", serial, "--store", done, "--verify"), f"the disk of {done} {kept} resume {done}`"),
-        (("run", serial, "--store", disk / "new"), f"the disk of {disk / 'new'} {kept}"),
-        (("run", serial, "--store", disk / "grown", "--from", elsewhere), f"the disk of {disk / 'grown'} {kept}"),
-        (("demo", "--store", disk / "demo"), f"the disk of {disk / 'demo'} {kept}"),
-        (("submit", local, "--store", disk / "handed"), f"the disk of {disk / 'handed'} {kept}"),
+        (("run", serial, "--store", disk / "new"), f"{disk / 'new'} {unbegun}"),
+        (("run", serial, "--store", disk / "grown", "--from", elsewhere), f"{disk / 'grown'} {unbegun}"),
+        (("demo", "--store", disk / "demo"), f"{disk / 'demo'} {unbegun}"),
+        (("submit", local, "--store", disk / "handed"), f"{disk / 'handed'} {unbegun}"),
         (("submit", local, "--store", begun), f"the disk of {begun} {kept} resume {begun}`"),
         (("resume", done), f"the disk of {done} {kept} resume {done}`"),
         (("resume", begun), f"the disk of {begun} {kept} resume {begun}`"),
@@ -130,7 +131,7 @@ def workflow_at(file: Path, path: Path) -> RunConfig:
 def test_how_a_driver_ended_is_left_out_where_the_disk_is_full_and_hides_nothing(
     disk: LocalPath, workflow: Callable[[str], Path]
 ) -> None:
-    run = runs.prepare(workflow_at(workflow("serial"), disk / "run"), Recorder(), None)
+    run, _ = runs.prepare(workflow_at(workflow("serial"), disk / "run"), Recorder(), None)
     fill(disk)
     write_ending(run, "why it ended", None)
     assert read_ending(RunDirectory(run.path)) is None
@@ -175,7 +176,7 @@ def test_a_run_under_a_limit_on_file_sizes_ends_with_a_line_that_names_it(
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2048, before[1]))
     try:
-        with pytest.raises(StoreError, match=r"would be larger than the 2048 bytes of `ulimit -f`"):
+        with pytest.raises(StoreError, match=r"could not be begun: File too large.* lift the limit .*ulimit -f"):
             runs.start(small_config(), Recorder(), threading.Event())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
