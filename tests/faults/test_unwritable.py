@@ -94,11 +94,12 @@ def test_a_store_that_cannot_be_written_is_refused_before_anything_is_computed(
 ) -> None:
     config = small_config(**SMALL, store={"path": str(tmp_path / "disk" / "run")})
     (tmp_path / "disk").mkdir()
-    refusal = r"could not be begun: (Read-only file system|Permission denied). Nothing is computed yet: mend that"
+    refusal = r"could not be begun: (Read-only file system|Permission denied)\. Nothing is computed yet: mend that"
     with read_only(tmp_path / "disk"), pytest.raises(StoreError, match=refusal):
         runs.start(config, Recorder(), threading.Event())
     assert list((tmp_path / "disk").iterdir()) == []
     runs.prepare(config, Recorder(), None)  # everything but the tiles
+    refusal = r"cannot be read or written: (Read-only file system|Permission denied).*kept.*then `cntk resume`"
     for begin in (
         lambda: runs.start(config, Recorder(), threading.Event()),
         lambda: runs.resume(tmp_path / "disk" / "run", Recorder(), threading.Event()),
