@@ -276,8 +276,9 @@ def _beginning(path: StorePath) -> Iterator[threading.Event]:
     try:
         yield has_begun
     except OSError as error:
-        plain = isinstance(error, StoreError) or not isinstance(error, PipelineError)
-        if not plain or error.errno is None or has_begun.is_set() or _holds_images(path):
+        # Other errors of the package say themselves what is wrong with the place.
+        is_plain = not isinstance(error, PipelineError) or error.errno in (*_MENDED_BY, errno.EROFS, errno.EACCES)
+        if not is_plain or error.errno is None or has_begun.is_set() or _holds_images(path):
             raise
         mend = _MENDED_BY.get(error.errno, "mend that or give another --store")
         raise StoreError(
