@@ -46,7 +46,7 @@ FUNCTIONS = [
     Polynomial((0.3, -1.0, 0.5, 0.2)), Hermite((0.0, 0.8, 0.5, 0.3)), Elementwise(np.sin, 64),
 ]  # fmt: skip
 ERROR = 1e-5
-"""What is promised of float32, relative to the largest entry."""
+"""What is promised up to depth 21, relative to the largest entry; beyond, errors grow no faster than the depth."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Problem:
 
 PROBLEMS = st.builds(
     Problem,
-    depth=st.sampled_from([1, 1, 2, 3, 6, 11, 21]),
+    depth=st.sampled_from([1, 1, 2, 3, 6, 11, 21, 42]),
     window=st.sampled_from([1, 3]),
     w_std=st.sampled_from([0.5, 1.0, 2**0.5, 2.0, 3.0]),
     b_std=st.sampled_from([0.0, 0.05, 1.0]),
@@ -137,11 +137,12 @@ def largest_error(problem, function, dtype):
 @example(Problem(1, 1, 1.0, 0.0, False, 1e4, 1.0, False, 1.0, 0))
 @example(Problem(21, 3, 2**0.5, 0.0, False, 1.0, 1e-4, False, 1.0, 1))
 @example(Problem(21, 3, 1.0, 1.0, True, 1e-3, 1e-2, False, 1.0, 2))
+@example(Problem(63, 3, 2**0.5, 0.0, False, 1.0, 1e-2, False, 1.0, 5))
 @example(Problem(4, 1, 2**0.5, 0.0, False, 1.0, 0.0, False, 2.0, 3))
 @example(Problem(3, 3, 1.0, 0.0, False, 1.0, 0.0, True, 2.0, 4))
 def test_float32_is_within_what_is_promised_of_60_digits(function, problem):
     error = largest_error(problem, function, "float32")
-    assert error is None or error <= ERROR
+    assert error is None or error <= ERROR * max(1, problem.depth / 21)
 
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=repr)
@@ -149,7 +150,7 @@ def test_float32_is_within_what_is_promised_of_60_digits(function, problem):
 @given(problem=PROBLEMS)
 def test_float64_is_within_what_is_promised_of_60_digits(function, problem):
     error = largest_error(problem, function, "float64")
-    assert error is None or error <= ERROR
+    assert error is None or error <= ERROR * max(1, problem.depth / 21)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
