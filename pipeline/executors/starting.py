@@ -53,7 +53,12 @@ def _explain(error: Exception, config: ClusterConfig) -> PipelineError:
             f"the workers could not be started: too many open files, and {_limit('n')} of them are allowed "
             "(ulimit -n): raise that, or take fewer workers (cluster.workers)"
         )
-    if numbers & {errno.EAGAIN, errno.ENOMEM} or any("can't start new thread" in str(cause) for cause in causes):
+    if errno.ENOMEM in numbers:
+        return WorkersLost(
+            f"the workers could not be started: no memory is to be had for another process ({said}): lift the limit on "
+            "it (ulimit -v unlimited), or take fewer workers (cluster.workers)"
+        )
+    if errno.EAGAIN in numbers or any("can't start new thread" in str(cause) for cause in causes):
         return WorkersLost(
             f"the workers could not be started: no further process or thread is to be had ({said}), and {_limit('u')} "
             "are allowed (ulimit -u, or the limit of a container): raise that, or take fewer workers (cluster.workers)"
