@@ -13,7 +13,14 @@ from pipeline import gram, growth, lease
 from pipeline.config import ClusterConfig, RunConfig
 from pipeline.driver import Outcome
 from pipeline.durable import store_explained
-from pipeline.errors import ConfigError, CorruptTile, PipelineError, RunNotFound, StoreError
+from pipeline.errors import (
+    ConfigError,
+    CorruptTile,
+    PipelineError,
+    RunNotFound,
+    SpecificationMismatch,
+    StoreError,
+)
 from pipeline.events import Event, emit
 from pipeline.executors import EXECUTORS, WorkerMemory
 from pipeline.extras import require_extras
@@ -30,7 +37,7 @@ from pipeline.inference import (
     write_training,
 )
 from pipeline.journal import Task
-from pipeline.kernels import Summary, summary
+from pipeline.kernels import NUMERICS_VERSION, Summary, summary
 from pipeline.loading import load, require_known_kind, slots_of, specification_of, write_inputs
 from pipeline.loopback import is_loopback
 from pipeline.metrics import served as metrics_served
@@ -384,9 +391,33 @@ def _prepare(run_path: str, versions: dict[str, str]) -> None:
     gram.prepare(run_path, versions)
 
 
+def _require_numerics(run: RunDirectory) -> None:
+    """Refuse to add tiles to a kernel that another version of the engine has computed: bits must not be mixed.
+
+    Raises
+    ------
+    SpecificationMismatch
+        If a tile is left to compute.
+    """
+    version = run.specification["numerics_version"]
+    if version == NUMERICS_VERSION:
+        return
+    tasks = [job.task for job in gram.kernel_jobs(run)]
+    done, _ = finished(run, tasks, verify=False)
+    run.journal.close()
+    missing = len(tasks) - len(set(tasks) & set(done))
+    if missing:
+        raise SpecificationMismatch(
+            f"{run.path} holds a kernel of numerics version {version}, of which {missing} of {len(tasks)} tiles are "
+            f"missing, and this cntk computes version {NUMERICS_VERSION}: values would be mixed. Finish it with the "
+            "version that began it, or compute it anew in another --store"
+        )
+
+
 def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> None:
     run, config = begun.run, begun.config
     run.require_inputs()
+    _require_numerics(run)
     _sweep(run, view)
     prepare = partial(_prepare, str(run.path.absolute()), library_versions())
     with (

@@ -126,6 +126,17 @@ def test_a_run_of_an_earlier_version_is_opened_verified_and_resumed_to_the_same_
     assert chunks(run) == truth
 
 
+def test_no_tile_is_added_to_a_kernel_that_another_version_has_computed(whole: Path, tmp_path: Path) -> None:
+    run = copied(whole / NAMES[0], tmp_path / "run")
+    lost = next(path for path in sorted((run / "kernel.zarr").rglob("c/*/*")) if path.is_file())
+    lost.unlink()
+    before = chunks(run)
+    said = str(command("resume", str(run)))
+    assert "holds a kernel of numerics version 2, of which 1 of" in said
+    assert "Finish it with the version that began it, or compute it anew in another --store" in said
+    assert chunks(run).items() <= before.items()  # the rest of the task is set aside
+
+
 # The reader.
 
 
@@ -304,8 +315,9 @@ def test_no_command_hangs_on_what_lies_in_the_place_of_a_record(whole: Path, tmp
 
 @pytest.mark.parametrize("strange", STRANGE)
 def test_a_strange_chunk_is_a_bad_one_set_aside_and_computed_again(
-    whole: Path, tmp_path: Path, strange: Callable[[Path], None]
+    whole: Path, tmp_path: Path, strange: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(runs, "NUMERICS_VERSION", 2)  # which began it; these pairs have the same bits in this one
     truth = chunks(whole / "factored")
     rng = random.Random(strange.__name__)
     chosen = rng.sample([name for name in truth if "inputs" not in name and "ridge_path" not in name], 3)
