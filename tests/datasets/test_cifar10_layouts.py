@@ -1,6 +1,7 @@
 import io
 import pickle
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -54,7 +55,7 @@ def test_a_garbled_label_byte_is_named(tmp_path):
 
 def test_a_binary_file_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(DataError, match=r"expected a readable file, got IsADirectoryError"):
-        read_binary(tmp_path)
+        read_binary(Path(str(tmp_path)))
 
 
 @pytest.fixture
