@@ -13,9 +13,6 @@ def __getattr__(name: str) -> Any:
     """Import the kernels when they are asked for: it takes seconds, in which a command must take Ctrl-C."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from pipeline.environment import require_usable
-
-    require_usable()
     import pipeline.kernels as kernels
 
     table = {

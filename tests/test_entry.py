@@ -72,8 +72,9 @@ def test_an_environment_that_nothing_compiles_in_is_named_in_a_line(variable: st
         require_usable({variable: value})
 
 
-def test_the_same_is_said_to_whoever_imports_the_package() -> None:
-    script = "from pipeline.errors import ConfigError\ntry:\n    from pipeline import kernel_matrix\n"
+@pytest.mark.parametrize("module", ["pipeline", "pipeline.kernels", "pipeline.kernels.lanes"])
+def test_the_same_is_said_where_kernels_are_imported(module: str) -> None:
+    script = f"from pipeline.errors import ConfigError\ntry:\n    from {module} import *\n"
     script += "except ConfigError as error:\n    print(error)\n"
     command = [sys.executable, "-c", script]
     said = subprocess.run(command, env=environment(NUMBA_NUM_THREADS="0"), capture_output=True, text=True, timeout=60)

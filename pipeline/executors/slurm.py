@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -55,9 +56,9 @@ def open_slurm(
         yield executor
 
 
-@contextmanager
-def _open_jobs(config: ClusterConfig, prepare: Callable[[], None], stop: threading.Event | None) -> Iterator[Executor]:
-    """Ask SLURM for a job a worker and drive them from here: for trying out, since this process must live on."""
+def _load_jobqueue() -> Any:
+    """Import dask-jobqueue, whose import makes Ctrl-C leave Python at once; the handler there was is put back."""
+    handler = signal.getsignal(signal.SIGINT)
     try:
         from dask_jobqueue import SLURMCluster
     except ImportError as error:
@@ -65,6 +66,14 @@ def _open_jobs(config: ClusterConfig, prepare: Callable[[], None], stop: threadi
             'a "slurm" cluster driven from outside a job needs dask-jobqueue: pip install "cntk-pipeline[slurm]", '
             "or hand the driver to the cluster with `cntk submit`"
         ) from error
+    signal.signal(signal.SIGINT, handler)
+    return SLURMCluster
+
+
+@contextmanager
+def _open_jobs(config: ClusterConfig, prepare: Callable[[], None], stop: threading.Event | None) -> Iterator[Executor]:
+    """Ask SLURM for a job a worker and drive them from here: for trying out, since this process must live on."""
+    cluster_class = _load_jobqueue()
     if config.workers is None or config.memory_limit == "auto":
         raise ConfigError('a "slurm" cluster needs cluster.workers and cluster.memory_limit: each job asks for that')
     with _certificates(config) as certificates, dask.config.set(SETTINGS), tempfile.TemporaryDirectory() as logs:
@@ -73,7 +82,7 @@ def _open_jobs(config: ClusterConfig, prepare: Callable[[], None], stop: threadi
         least, most = bounds(config, config.workers)
         warnings = dashboard_warnings(config.dashboard)
         try:
-            cluster = SLURMCluster(
+            cluster = cluster_class(
                 queue=config.partition,
                 account=config.account,
                 walltime=config.time_limit,

@@ -1,11 +1,15 @@
 """Kernels of networks: the in-memory door, and the engine behind it."""
 
-from pipeline.kernels.cost import PairCost, measure_pair, quick_part
-from pipeline.kernels.engine import NUMERICS_VERSION, Engine, group_size, working_bytes
-from pipeline.kernels.lowering import KINDS, lower
-from pipeline.kernels.matrix import kernel_matrices, kernel_matrix
-from pipeline.kernels.program import Program
-from pipeline.kernels.summary import Summary, summary
+from pipeline.environment import require_usable
+
+require_usable()  # before numba is imported: it answers its variables with a traceback, or worse
+
+from pipeline.kernels.cost import PairCost, measure_pair, quick_part  # noqa: E402
+from pipeline.kernels.engine import NUMERICS_VERSION, Engine, group_size, working_bytes  # noqa: E402
+from pipeline.kernels.lowering import KINDS, lower  # noqa: E402
+from pipeline.kernels.matrix import kernel_matrices, kernel_matrix  # noqa: E402
+from pipeline.kernels.program import Program  # noqa: E402
+from pipeline.kernels.summary import Summary, summary  # noqa: E402
 
 __all__ = [
     "KINDS",

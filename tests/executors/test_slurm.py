@@ -1,6 +1,8 @@
 """How workers are spread over an allocation; tests/real/test_slurm.py has a real SLURM."""
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -80,3 +82,14 @@ def test_jobs_of_workers_need_to_know_how_many_and_how_large(
         EXECUTORS["slurm"](config, lambda: None),
     ):
         pass
+
+
+def test_ctrl_c_is_left_as_it_is_where_jobs_are_asked_for() -> None:
+    # The import of dask-jobqueue makes it leave Python at once: tiles in flight would be lost.
+    script = (
+        "import signal\nfrom pipeline.executors.slurm import _load_jobqueue\n"
+        "before = signal.signal(signal.SIGINT, lambda *_: None), signal.getsignal(signal.SIGINT)\n"
+        "_load_jobqueue()\nprint(signal.getsignal(signal.SIGINT) is before[1])\n"
+    )
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert said.stdout == "True\n"
