@@ -17,8 +17,8 @@ from numba import types
 from numba.extending import overload
 
 from pipeline.kernels import lanes
-from pipeline.kernels.jit import OPTIONS, jit_inline
-from pipeline.kernels.lanes import LanesType
+from pipeline.kernels.jit import OPTIONS
+from pipeline.kernels.lanes import LanesType, multiply_add, polynomial
 from pipeline.layers import elementary
 
 _ANGLE_32 = (
@@ -106,48 +106,6 @@ _LN_2_HIGH_64, _LN_2_LOW_64 = 0.693147180369123816490, 1.90821492927058770002e-1
 _HALF_PI = 1.5707963267948966
 
 
-@jit_inline
-def _horner_4(c: Any, a: Any) -> Any:
-    return c[0] + a * (c[1] + a * (c[2] + a * (c[3] + a * c[4])))
-
-
-@jit_inline
-def _horner_6(c: Any, a: Any) -> Any:
-    return c[0] + a * (c[1] + a * (c[2] + a * (c[3] + a * (c[4] + a * (c[5] + a * c[6])))))
-
-
-@jit_inline
-def _horner_7(c: Any, a: Any) -> Any:
-    return c[0] + a * (c[1] + a * (c[2] + a * (c[3] + a * (c[4] + a * (c[5] + a * (c[6] + a * c[7]))))))
-
-
-@jit_inline
-def _horner_11(c: Any, a: Any) -> Any:
-    b = a * a
-    even = c[0] + b * (c[2] + b * (c[4] + b * (c[6] + b * (c[8] + b * c[10]))))
-    odd = c[1] + b * (c[3] + b * (c[5] + b * (c[7] + b * (c[9] + b * c[11]))))
-    return even + a * odd
-
-
-@jit_inline
-def _horner_13(c: Any, a: Any) -> Any:
-    b = a * a
-    even = c[0] + b * (c[2] + b * (c[4] + b * (c[6] + b * (c[8] + b * (c[10] + b * c[12])))))
-    odd = c[1] + b * (c[3] + b * (c[5] + b * (c[7] + b * (c[9] + b * (c[11] + b * c[13])))))
-    return even + a * odd
-
-
-@jit_inline
-def _horner_16(c: Any, a: Any) -> Any:
-    """Evaluate even and odd halves side by side, since one chain of 16 waits on itself."""
-    b = a * a
-    even = c[0] + b * (
-        c[2] + b * (c[4] + b * (c[6] + b * (c[8] + b * (c[10] + b * (c[12] + b * (c[14] + b * c[16]))))))
-    )
-    odd = c[1] + b * (c[3] + b * (c[5] + b * (c[7] + b * (c[9] + b * (c[11] + b * (c[13] + b * c[15]))))))
-    return even + a * odd
-
-
 def _define(function: Callable[..., Any]) -> Callable[[Callable[..., Any]], None]:
     """Give an elementary function its code for lanes: ``choose`` returns that for float32 or float64."""
 
@@ -213,28 +171,28 @@ def _clip_correlation(single: bool) -> Any:
 @_define(elementary.arc_cosine_halves)
 def _arc_cosine_halves(single: bool) -> Any:
     angle_coefficients, root_coefficients = (_ANGLE_32, _ROOT_32) if single else (_ANGLE_64, _ROOT_64)
-    horner = _horner_6 if single else _horner_16
 
     def arc_cosine_halves(x: Any) -> Any:
         a = lanes.minimum(lanes.absolute(x), 1.0)
         s = lanes.square_root(1.0 - a)
-        angle = s * horner(angle_coefficients, a)
+        angle = s * polynomial(angle_coefficients, a)
         half_k0 = lanes.where_negative(x, angle, 0.5 - angle)
-        return half_k0, lanes.copy_sign(a, x) * half_k0 + s * horner(root_coefficients, a)
+        root = s * polynomial(root_coefficients, a)
+        return half_k0, multiply_add(lanes.copy_sign(a, x), half_k0, root)
 
     return arc_cosine_halves
 
 
 @_define_of_two(elementary.arc_sine)
 def _arc_sine(single: bool) -> Any:
-    coefficients, horner = (_SINE_32, _horner_4) if single else (_SINE_64, _horner_11)
+    coefficients = _SINE_32 if single else _SINE_64
 
     def arc_sine(x: Any, y: Any) -> Any:
         # Beyond 1/2, arcsin(a) = pi / 2 - 2 arcsin(sqrt((1 - a) / 2)), and 1 - a = (1 - a^2) / (1 + a).
         a = lanes.minimum(lanes.absolute(x), 1.0)
         t = lanes.where_positive(a - 0.5, 0.5 * y / (1.0 + a), a * a)
         s = lanes.where_positive(a - 0.5, lanes.square_root(t), a)
-        angle = s + s * (t * horner(coefficients, t))
+        angle = multiply_add(s, t * polynomial(coefficients, t), s)
         return lanes.copy_sign(lanes.where_positive(a - 0.5, _HALF_PI - 2.0 * angle, angle), x)
 
     return arc_sine
@@ -247,12 +205,11 @@ def _exponential(single: bool) -> Any:
     most, least = (89.0, -87.0) if single else (709.8, -708.0)
     # Taylor's series on |r| <= ln(2) / 2 is exact to a rounding.
     coefficients = tuple(1.0 / math.factorial(k) for k in range(8 if single else 14))
-    horner = _horner_7 if single else _horner_13
 
     def exponential(x: Any) -> Any:
         x = -lanes.minimum(-lanes.minimum(x, most), -least)
         n = lanes.nearest(x * _LOG2_E)
-        value = horner(coefficients, (x - n * high) - n * low)
+        value = polynomial(coefficients, multiply_add(-n, low, multiply_add(-n, high, x)))
         # In two steps, since 2^n alone may overflow where the product does not.
         half = lanes.nearest(0.5 * n)
         return (value * lanes.power_of_two(half)) * lanes.power_of_two(n - half)
@@ -266,13 +223,12 @@ def _exponential_less_one(single: bool) -> Any:
     # Beyond these 2^n is no number of the dtype; below, the result is -1 long before.
     most, least = (87.9, -87.0) if single else (709.0, -708.0)
     coefficients = tuple(1.0 / math.factorial(k + 1) for k in range(8 if single else 14))
-    horner = _horner_7 if single else _horner_13
 
     def exponential_less_one(x: Any) -> Any:
         x = -lanes.minimum(-lanes.minimum(x, most), -least)
         n = lanes.nearest(x * _LOG2_E)
-        r = (x - n * high) - n * low
+        r = multiply_add(-n, low, multiply_add(-n, high, x))
         power = lanes.power_of_two(n)
-        return power * (r * horner(coefficients, r)) + (power - 1.0)
+        return multiply_add(power, r * polynomial(coefficients, r), power - 1.0)
 
     return exponential_less_one

@@ -1,10 +1,10 @@
 """The one place that decides how functions are compiled.
 
 ``nogil``: threads of one process run tiles side by side. ``error_model="numpy"``: no branch for a division by
-zero in a vector loop. Fast-math is limited to two flags that cannot make a value depend on where in a vector an
-element sits: ``contract`` (fused multiply-add) and ``nsz`` (signed zeros). Reassociation is off, since a sum that
-the compiler may reorder can change with the length of a loop, and a pair must have the same bits in every tiling;
-the approximate reciprocal and square root are off for the same reason. Only the first process on a machine
+zero in a vector loop. Fast-math is limited to ``nsz`` (signed zeros), which changes no other value. Reassociation is
+off, since a sum that the compiler may reorder can change with the length of a loop, and a pair must have the same bits
+in every tiling; the approximate reciprocal and square root are off for the same reason; and products and sums are
+fused where `lanes.multiply_add` says so alone. Only the first process on a machine
 compiles; see `code_cache.py`.
 """
 
@@ -39,7 +39,7 @@ _HERE = Path(__file__).parent
 FOLDER = code_folder([*_HERE.glob("*.py"), *(_HERE.parent / "layers").glob("*.py")])
 """Where machine code is kept; None for nowhere."""
 
-OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz"}}
+OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"nsz"}}
 
 
 def jit(function: Callable[..., Any]) -> Any:

@@ -7,7 +7,9 @@ of the others: a formula needs no constants of its own for each dtype.
 
 Memory is addressed by pointers, since a slice of an array costs a reference count (some 10 ns); a pointer must not
 outlive its array. Nothing here checks bounds.
-Floating-point flags are those of `pipeline.kernels.jit`; a lane never sees another.
+Floating-point flags are those of `pipeline.kernels.jit`; a lane never sees another. A product and a sum are rounded
+once only where `multiply_add` says so: were it left to the compiler, the bits of a value would depend on what else its
+product is needed for, as those of an NNGP on whether the NTK is read out beside it.
 """
 
 import operator
@@ -23,7 +25,7 @@ from numba.extending import intrinsic, lower_builtin, models, register_model
 LANES = 16
 """One AVX-512 register in float32; also in float64, where LLVM splits them into vectors as the processor has them."""
 
-_FLAGS = ("contract", "nsz")
+_FLAGS = ("nsz",)
 
 
 class LanesType(types.Type):
@@ -141,6 +143,39 @@ def square_root(typing_context: Any, x: Any) -> Any:
 def copy_sign(typing_context: Any, size: Any, sign: Any) -> Any:
     """Give ``size`` the sign of ``sign``."""
     return _pointwise((size, sign), lambda builder, x, y: _call(builder, "copysign", x, y))
+
+
+@intrinsic
+def multiply_add(typing_context: Any, x: Any, y: Any, z: Any) -> Any:
+    """Evaluate ``x y + z``, rounded once on processors that can, which all with AVX2 can."""
+    return _pointwise((x, y, z), lambda builder, x, y, z: _call(builder, "fmuladd", x, y, z))
+
+
+@intrinsic
+def polynomial(typing_context: Any, coefficients: Any, x: Any) -> Any:
+    """Evaluate ``c[0] + c[1] x + ...`` of a tuple by Horner's rule, each step rounded once.
+
+    Of more than eight, even and odd powers are summed side by side, since one long chain waits on itself.
+    """
+    if not isinstance(coefficients, types.UniTuple) or not isinstance(x, LanesType):
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        def chain(terms: list[Any], power: Any) -> Any:
+            total = terms[-1]
+            for term in reversed(terms[:-1]):
+                total = _call(builder, "fmuladd", total, power, term)
+            return total
+
+        terms = [
+            _spread(context, builder, term, coefficients.dtype, x) for term in cgutils.unpack_tuple(builder, args[0])
+        ]
+        if len(terms) <= 8:
+            return chain(terms, args[1])
+        square = builder.fmul(args[1], args[1], flags=_FLAGS)
+        return _call(builder, "fmuladd", args[1], chain(terms[1::2], square), chain(terms[::2], square))
+
+    return x(coefficients, x), codegen
 
 
 @intrinsic

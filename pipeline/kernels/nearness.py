@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 
 from pipeline.kernels.jit import jit
-from pipeline.kernels.lanes import LANES, address, broadcast, load, load_repeated, store
+from pipeline.kernels.lanes import LANES, address, broadcast, load, load_repeated, multiply_add, store
 from pipeline.kernels.program import Array
 
 _CHUNK = 64
@@ -114,8 +114,8 @@ def _find_near(
             for p in range(begin, end):
                 difference = load_repeated(x, p) - load(z, p * LANES)
                 total = load_repeated(x, p) + load(z, p * LANES)
-                apart = apart + difference * difference
-                opposite = opposite + total * total
+                apart = multiply_add(difference, difference, apart)
+                opposite = multiply_add(total, total, opposite)
             store(address(scratch, 0), 0, apart)
             store(address(scratch, LANES), 0, opposite)
             begin = end

@@ -14,7 +14,7 @@ Planes come as pointers to their first pixel: an array passed to a function cost
 from typing import Any
 
 from pipeline.kernels.jit import jit_inner
-from pipeline.kernels.lanes import LANES, address, broadcast, load, store, widen
+from pipeline.kernels.lanes import LANES, address, broadcast, load, multiply_add, store, widen
 from pipeline.kernels.program import Array
 
 
@@ -146,8 +146,8 @@ def add_plane_sum(
     for i in range(shape[0]):
         row = weights[1][0] * load(plane, i * stride)
         for j in range(1, shape[1]):
-            row = row + weights[1][j] * load(plane, i * stride + j * LANES)
-        total = total + (scale * weights[0][i]) * widen(row)
+            row = multiply_add(weights[1][j], load(plane, i * stride + j * LANES), row)
+        total = multiply_add(scale * weights[0][i], widen(row), total)
     store(sums_out, 0, total)
 
 
@@ -204,4 +204,4 @@ def pool_plane(
             for j in range(columns[c, 2] + 1, columns[c, 3]):
                 total = total + load(summed, j * LANES)
             m = (first_pixel + columns[c, 1]) * LANES
-            store(tensor_out, m, load(tensor_out, m) + (weight * column_weights[c]) * total)
+            store(tensor_out, m, multiply_add(weight * column_weights[c], total, load(tensor_out, m)))

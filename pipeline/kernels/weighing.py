@@ -20,7 +20,7 @@ from numba import types
 
 import pipeline.kernels.duals  # noqa: F401 - gives elementary functions their code
 from pipeline.kernels.jit import HAS_WIDE_VECTORS, jit_pointers, pasted
-from pipeline.kernels.lanes import LANES, address, broadcast, load, load_repeated, narrow, store
+from pipeline.kernels.lanes import LANES, address, broadcast, load, load_repeated, multiply_add, narrow, store
 from pipeline.layers import ClosedForm, Pointwise, Series
 from pipeline.layers.elementary import clip_correlation
 
@@ -147,8 +147,9 @@ def _series_dual(covariance: Any, x: Any, z: Any, constants: Any) -> Any:
     value = get_left(left, last) * get_right(right, last_right)
     slope = 0.0 * t
     for n in range(terms - 2, -1, -1):
-        slope = slope * t + value
-        value = value * t + get_left(left, first + n * left_step) * get_right(right, first_right + n * right_step)
+        slope = multiply_add(slope, t, value)
+        term = get_left(left, first + n * left_step) * get_right(right, first_right + n * right_step)
+        value = multiply_add(value, t, term)
     return value, slope * (get_left(left, i + left_step) * get_right(right, j + right_step))
 
 
@@ -236,9 +237,9 @@ def plane_function(
                     s = load(source, row + m)
                     if carried:
                         t = load(source_t, row + m)
-                covariance = scale * s + bias
+                covariance = multiply_add(scale, s, bias)
                 if carried:
-                    t = scale * t + own * covariance
+                    t = multiply_add(scale, t, own * covariance)
                 elif tangent:
                     t = own * covariance
                 if not in_turn:
@@ -285,7 +286,8 @@ def input_function(tangent: bool, by_lane: bool, dtype: str) -> Any:
                 x, z = i * left_row + j, i * right_row + j
                 total = get_left(left, x) * load(right, z * LANES)
                 for c in range(1, channels):
-                    total = total + get_left(left, x + c * left_step) * load(right, (z + c * right_step) * LANES)
+                    channel = load(right, (z + c * right_step) * LANES)
+                    total = multiply_add(get_left(left, x + c * left_step), channel, total)
                 m = i * stride + j * LANES
                 store(target_out, m, scale * total)
                 if tangent:
@@ -313,13 +315,15 @@ def attention_function(by_lane: bool, dtype: str) -> Any:
             for q in range(count):
                 total = broadcast(0.0, tensor_out)
                 for p in range(count):
-                    total = total + get_left(left, row * count + p) * load(tensor, index[p * count + q] * LANES)
+                    value = load(tensor, index[p * count + q] * LANES)
+                    total = multiply_add(get_left(left, row * count + p), value, total)
                 store(buffer, q * LANES, total)
             for column in range(count):
                 if index_out[row * count + column] >= 0:
                     total = broadcast(0.0, tensor_out)
                     for q in range(count):
-                        total = total + load(buffer, q * LANES) * load(right, (column * count + q) * LANES)
+                        weight = load(right, (column * count + q) * LANES)
+                        total = multiply_add(load(buffer, q * LANES), weight, total)
                     store(tensor_out, index_out[row * count + column] * LANES, total)
 
     numbers, integers = types.CPointer(_number(dtype)), types.CPointer(types.int64)

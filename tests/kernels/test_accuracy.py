@@ -20,6 +20,7 @@ from pipeline.layers import (
     Conv,
     Cos,
     Dense,
+    Dropout,
     Elementwise,
     Erf,
     Exp,
@@ -230,7 +231,7 @@ def test_equal_images_have_correlation_one_in_values_and_slopes(function, window
 def test_images_whose_squares_are_no_numbers_are_refused(network):
     x = np.random.default_rng(0).standard_normal((3, 5))
     x[1] *= 1e-25
-    with pytest.raises(NotAccurate, match=r"image 1 of this tile holds no number beyond .*e-25, whose square"):
+    with pytest.raises(NotAccurate, match=r"image 1 holds no number beyond .*e-25, whose square"):
         kernel_matrix(network, x)
     assert (np.diag(kernel_matrix(network, x, dtype="float64")) > 0).all()
 
@@ -245,7 +246,7 @@ def test_images_that_float64_does_not_tell_apart_either_are_refused_with_layer_a
     x = np.random.default_rng(0).standard_normal((2, 8))
     x[1] = x[0] * (1 + 1e-15 * np.arange(8))
     network = Sequential(*[Dense(w_std=6.0), Erf()] * 30, Dense())
-    with pytest.raises(NotAccurate, match=r"the images of pair \(0, 1\) of this tile .* all Erf\(\) at a variance of"):
+    with pytest.raises(NotAccurate, match=r"the images of pair \(0, 1\) are .* all Erf\(\) at a variance of"):
         kernel_matrix(network, x, dtype="float64")
     assert np.isfinite(kernel_matrix(network, x[:1], dtype="float64")).all()
 
@@ -285,6 +286,35 @@ def test_read_outs_are_computed_in_float64_each_for_itself():
         alone = Engine(lower([readout], x.shape[1:]))
         assert np.array_equal(alone.evaluate(x)[0], whole)
         assert np.array_equal(np.diagonal(whole), pairs)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("function", FUNCTIONS, ids=repr)
+def test_an_nngp_has_the_bits_it_has_without_the_ntk(function, dtype):
+    # Its own machine code, of which the compiler must not fuse other products and sums.
+    if not function.has_ntk:
+        pytest.skip("has no NTK")
+    x = 0.5 * np.random.default_rng(2).standard_normal((24, 6, 6, 2))
+    weights = Conv(3, w_std=0.3 if isinstance(function, Exp) else 1.0, b_std=0.1)
+    network = Sequential(*[weights, function] * 3, Flatten(), Dense())
+    both, alone = (
+        Engine(lower([(network, kind) for kind in kinds], x.shape[1:]), dtype) for kinds in (("nngp", "ntk"), ("nngp",))
+    )
+    assert np.array_equal(both.evaluate(x)[0], alone.evaluate(x)[0])
+
+
+@pytest.mark.parametrize("function", [Relu(), Erf()], ids=repr)
+def test_copies_have_the_bits_of_a_read_out_alone_beside_one_that_tells_samples_apart(function):
+    x = near_images(20)
+    x[7] = x[15] = x[2]
+    body = [Conv(3, w_std=2.0, b_std=0.1), function] * 3
+    networks = [Sequential(*body, *mask, Conv(3), Relu(), Flatten(), Dense()) for mask in ((), (Dropout(0.5),))]
+    asked = [(network, kind) for network in networks for kind in ("ntk", "nngp")]
+    together = Engine(lower(asked, x.shape[1:]))
+    for readout, whole, pairs in zip(asked, together.evaluate(x), together.evaluate_pairs(x, x[::-1]), strict=True):
+        alone = Engine(lower([readout], x.shape[1:]))
+        assert np.array_equal(alone.evaluate(x)[0], whole)
+        assert np.array_equal(alone.evaluate_pairs(x, x[::-1])[0], pairs)
 
 
 def test_directions_and_distances_are_those_of_the_cosine():
