@@ -203,17 +203,21 @@ def _evaluate(run_path: str, task: Task, numbers: tuple[int, ...]) -> tuple[Sequ
     run = _open(run_path)
     train, test = run.train_cut, run.test_cut
     rows = train if task.stage == "train" else test
-    row_images, read_seconds = timed(lambda: _images(run, "train" if rows is train else "test", rows.bounds(task.row)))
+    row_bounds = rows.bounds(task.row)
+    row_images, read_seconds = timed(lambda: _images(run, "train" if rows is train else "test", row_bounds))
+    corner = (row_bounds[0], row_bounds[0])
     engine = _engine(run_path, numbers)
     if task.stage == "variance":
-        values, compute_seconds = timed(lambda: engine.evaluate_pairs(row_images))
+        values, compute_seconds = timed(lambda: engine.evaluate_pairs(row_images, first=corner))
     elif task.stage in ("train", "test_test") and task.row == task.col:
-        values, compute_seconds = timed(lambda: engine.evaluate(row_images))
+        values, compute_seconds = timed(lambda: engine.evaluate(row_images, first=corner))
     else:
         cols, part = (test, "test") if task.stage == "test_test" else (train, "train")
-        col_images, seconds = timed(lambda: _images(run, part, cols.bounds(task.col)))
+        col_bounds = cols.bounds(task.col)
+        col_images, seconds = timed(lambda: _images(run, part, col_bounds))
         read_seconds += seconds
-        values, compute_seconds = timed(lambda: engine.evaluate(row_images, col_images))
+        corner = (row_bounds[0], col_bounds[0])
+        values, compute_seconds = timed(lambda: engine.evaluate(row_images, col_images, first=corner))
     return list(values), read_seconds, compute_seconds
 
 

@@ -88,6 +88,7 @@ class _Deviations:
     lost : (grid, n), the error of the NTK so far, in the same units.
     mixed : whether a window has averaged over positions.
     flat : whether equal positions alone meet.
+    masked : whether a sample with itself is more than two equal images.
     """
 
     variance: Array
@@ -98,19 +99,23 @@ class _Deviations:
     lost: Array
     mixed: bool = False
     flat: bool = True
+    masked: bool = False
 
     def scaled(self, growth: Array | float, variance: Array, lost: Array | float = 0.0) -> "_Deviations":
         """Hand on by an operation that adds a rounding of its own, and may lose something of the kernel."""
         distance = np.minimum(self.distance * growth, 1)
+        with np.errstate(over="ignore"):  # an infinite error is one that no limit allows
+            error = np.hypot(self.error * growth, ROUNDING)
         return _Deviations(
             variance,
             distance,
             np.minimum(self.nearest, distance),
-            np.hypot(self.error * growth, ROUNDING),
+            error,
             np.hypot(self.steady * np.minimum(growth, 1), ROUNDING),
             self.lost + lost,
             self.mixed,
             self.flat,
+            self.masked,
         )
 
 
@@ -126,6 +131,7 @@ class Accuracy:
     Attributes
     ----------
     flat : (readouts,) bool, whether equal positions alone meet in a read-out.
+    masked : (readouts,) bool, whether a `Dropout` lies before a read-out.
     """
 
     def __init__(self, program: Program, layout: dict[int, Statistics], eps: float) -> None:
@@ -139,7 +145,8 @@ class Accuracy:
         # Without biases, rectifiers treat all images alike.
         homogeneous = (Relu, LeakyRelu, Abs, type(None))
         is_constant = all(op.bias == 0 and isinstance(op.function, homogeneous) for op in operations)
-        found, _, self.flat = self._walk(np.ones((3, len(functions), 1)))
+        found, _, ends = self._walk(np.ones((3, len(functions), 1)))
+        self.flat, self.masked = (np.array([getattr(end, name) for end in ends]) for name in ("flat", "masked"))
         self._constant = found if is_constant else None
 
     def limits(self, statistics: Array) -> Array:
@@ -185,7 +192,7 @@ class Accuracy:
             found[:, k] = inverse.max(0), inverse.mean(0), inverse.min(0)
         return _variance(found)
 
-    def _walk(self, variances: Array) -> tuple[Array, list[tuple[Pointwise, Array]], Array]:
+    def _walk(self, variances: Array) -> tuple[Array, list[tuple[Pointwise, Array]], list[_Deviations]]:
         """Follow the deviations of images through the program.
 
         Parameters
@@ -196,13 +203,14 @@ class Accuracy:
         -------
         limits : (readouts, n).
         shares : of the functions in the error, (grid, n) each.
-        flat : (readouts,) bool, whether equal positions alone meet in a read-out.
+        ends : what each read-out reads.
         """
         count = variances.shape[2]
-        limits, flat = np.zeros((self._program.readout_count, count)), np.zeros(self._program.readout_count, bool)
+        limits = np.zeros((self._program.readout_count, count))
         apart = np.tile(_GRID[:, None], count)
         rounded = np.full(count, ROUNDING)
         start = _Deviations(np.ones(count), apart, apart, rounded, rounded, np.zeros(apart.shape))
+        ends = [start] * len(limits)
         slots: dict[tuple[bool, int], _Deviations] = {}
         shares: list[tuple[Pointwise, Array]] = []
         for stage in self._program.stages:
@@ -214,7 +222,8 @@ class Accuracy:
                     found = slots.get((is_sum, op.slot), start)
                 elif op.code in (Code.POOL, Code.REDUCE, Code.ATTEND):
                     before = slots.get((False, op.other), start) if op.code is Code.ATTEND else found
-                    slots[is_sum, op.slot] = replace(before, flat=before.flat and _is_trace(op, stage))
+                    flat, masked = before.flat and _is_trace(op, stage), before.masked or found.masked
+                    slots[is_sum, op.slot] = replace(before, flat=flat, masked=masked)
                 elif op.code is Code.ADD:
                     found = _add(found, registers.get(op.other, start))
                 elif op.code is Code.WEIGH and op.function is None:
@@ -224,12 +233,14 @@ class Accuracy:
                     found, share = _follow(op, op.function, found, variances[:, len(shares)])
                     shares.append((op.function, share))
                 elif op.code is Code.OUTPUT:
-                    limits[op.slot], flat[op.slot] = self._limits_of(found, op.tangent), found.flat
-                if op.code is Code.WEIGH and op.window != (1, 1):
+                    limits[op.slot], ends[op.slot] = self._limits_of(found, op.tangent), found
+                if op.mixes:
                     found = replace(found, mixed=True)
+                if op.code is Code.MASK:
+                    found = replace(found, masked=True)
                 if op.target >= 0:
                     registers[op.target] = found
-        return limits, shares, flat
+        return limits, shares, ends
 
     def _limits_of(self, found: _Deviations, tangent: bool) -> Array:
         """Evaluate from which u on what is read out is accurate, (n,); slopes matter to the NTK alone."""
@@ -291,6 +302,7 @@ def _add(first: _Deviations, second: _Deviations) -> _Deviations:
         np.maximum(first.lost, second.lost),
         first.mixed or second.mixed,
         first.flat and second.flat,
+        first.masked or second.masked,
     )
 
 

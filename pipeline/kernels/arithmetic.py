@@ -27,7 +27,7 @@ class Arithmetic:
         self.machine = Machine(program, dtype)
         self._preparation = Preparation(self.machine)
         self._accuracy = Accuracy(program, self.machine.layout, float(np.finfo(dtype).eps))
-        self._same_enough = ITSELF if program.is_masked else EQUAL
+        self._same_enough = np.where(self._accuracy.masked, ITSELF, EQUAL)
         functions = [op.function for stage in program.stages for op in stage.operations]
         self.forgets_sizes = any(isinstance(function, Sign | LayerNorm) for function in functions)
 
@@ -67,14 +67,12 @@ class Arithmetic:
         near[:, :, :count] = find_near(x, z, left_limits.max(0), right_limits.max(0))
         if not near.any():
             return near
-        exact = same[:, :count] >= self._same_enough
         for readout, (limits, others) in enumerate(zip(left_limits, right_limits, strict=True)):
             if len(near) > 1:
                 near[readout, :, :count] = find_near(x, z, limits, others)
-            known = exact
-            if not self._accuracy.flat[readout] and exact.any():
-                rows = np.flatnonzero(exact.any(1))
-                known = exact.copy()
+            known = same[:, :count] >= self._same_enough[readout]
+            if not self._accuracy.flat[readout] and known.any():
+                rows = np.flatnonzero(known.any(1))
                 known[rows] &= ~find_near_to_themselves(images[rows], limits[rows])[:, None]
             near[readout, :, :count] &= ~known | (np.maximum(limits[:, None], others) > 1)
         return near

@@ -75,7 +75,7 @@ class Engine:
         """The number of left images that are prepared at once."""
         return group_size(self.program, self.dtype.itemsize)
 
-    def evaluate(self, left: Array, right: Array | None = None) -> Array:
+    def evaluate(self, left: Array, right: Array | None = None, *, first: tuple[int, int] = (0, 0)) -> Array:
         """Evaluate all read-outs for all pairs.
 
         Equal images count as the same image, wherever they come from: their correlation is exactly 1. A pair's
@@ -85,6 +85,7 @@ class Engine:
         Parameters
         ----------
         left, right : ``(n, H, W, C)`` or ``(n, features)``; without ``right``, ``left`` against itself.
+        first : what errors call the first left and the first right image: their places in what the caller has.
 
         Returns
         -------
@@ -99,16 +100,17 @@ class Engine:
         NotFinite
             If a value is not finite, with the pair.
         """
-        x = self._planar(left)
-        z = x if right is None else self._planar(right)
-        values = self._evaluate(x, z, symmetric=right is None, one_sample=right is None)
+        x = self._planar(left, first[0])
+        z = x if right is None else self._planar(right, first[1])
+        symmetric = right is None
+        values = self._evaluate(x, z, first, symmetric, one_sample=symmetric)
         if self.flips:
-            flipped = self._evaluate(x, np.ascontiguousarray(z[..., ::-1]), symmetric=right is None, one_sample=False)
+            flipped = self._evaluate(x, np.ascontiguousarray(z[..., ::-1]), first, symmetric, one_sample=False)
             values = (values + flipped) * values.dtype.type(0.5)
-        _require_finite(values)
+        _require_finite(values, first)
         return values
 
-    def _evaluate(self, x: Array, z: Array, symmetric: bool, one_sample: bool) -> Array:
+    def _evaluate(self, x: Array, z: Array, first: tuple[int, int], symmetric: bool, one_sample: bool) -> Array:
         """Evaluate all pairs of ``(n, C, H, W)``; where the result is ``symmetric``, the lower triangle, mirrored."""
         values = np.empty((self.program.readout_count, len(x), len(z)), self.dtype)
         x_keys, z_keys = _contents(x), _contents(z)
@@ -123,59 +125,62 @@ class Engine:
                 if one_sample:
                     numbers = np.arange(top, top + len(left.images))[:, None]
                     same[numbers == np.arange(start, start + LANES)] = ITSELF
-                first = max(0, start - top) if symmetric else 0
-                found = left.run(right, same, first, (top, start))[:, :, : len(right)].transpose(1, 0, 2)
+                skipped = max(0, start - top) if symmetric else 0
+                corner = first[0] + top, first[1] + start
+                found = left.run(right, same, skipped, corner)[:, :, : len(right)].transpose(1, 0, 2)
                 with np.errstate(over="ignore"):  # refused below
-                    values[:, top + first : top + len(left.images), start : start + len(right)] = found
+                    values[:, top + skipped : top + len(left.images), start : start + len(right)] = found
         if symmetric:
             upper = np.triu_indices(len(x), 1)
             values[:, upper[0], upper[1]] = values[:, upper[1], upper[0]]
         return values
 
-    def evaluate_pairs(self, left: Array, right: Array | None = None) -> Array:
+    def evaluate_pairs(self, left: Array, right: Array | None = None, *, first: tuple[int, int] = (0, 0)) -> Array:
         """Evaluate all read-outs for the pairs of each left image with the right one of the same number.
 
         Parameters
         ----------
         left, right : ``(n, H, W, C)`` or ``(n, features)``; without ``right``, each image with itself: the diagonal
             of `evaluate`.
+        first : what errors call the first left and the first right image.
 
         Returns
         -------
         (readouts, n) array of the engine's dtype.
         """
-        x = self._planar(left)
-        z = x if right is None else self._planar(right)
+        x = self._planar(left, first[0])
+        z = x if right is None else self._planar(right, first[1])
         if len(x) != len(z):
             raise LayerError(f"pairs need as many left images as right ones, got {len(x)} and {len(z)}")
-        values = self._evaluate_pairs(x, z, right is None)
+        values = self._evaluate_pairs(x, z, first, right is None)
         if self.flips:
-            flipped = self._evaluate_pairs(x, np.ascontiguousarray(z[..., ::-1]), False)
+            flipped = self._evaluate_pairs(x, np.ascontiguousarray(z[..., ::-1]), first, False)
             values = (values + flipped) * values.dtype.type(0.5)
-        _require_finite(values)
+        _require_finite(values, first)
         return values
 
-    def _evaluate_pairs(self, x: Array, z: Array, one_sample: bool) -> Array:
+    def _evaluate_pairs(self, x: Array, z: Array, first: tuple[int, int], one_sample: bool) -> Array:
         values = np.empty((self.program.readout_count, len(x)), self.dtype)
         for start in range(0, len(x), LANES):
             a, b = x[start : start + LANES], None if one_sample else z[start : start + LANES]
             same = np.full(LANES, ITSELF if b is None else 0, np.int8)
             if b is not None:
                 same[: len(a)] = EQUAL * (_contents(a) == _contents(b))
-            readouts, near = _run_lanes(self.planes, a, b, same, start)
+            corner = first[0] + start, first[1] + start
+            readouts, near = _run_lanes(self.planes, a, b, same, corner)
             if near.any():
-                readouts = np.where(near, _run_lanes(self.exact, a, b, same, start)[0], readouts)
+                readouts = np.where(near, _run_lanes(self.exact, a, b, same, corner)[0], readouts)
             values[:, start : start + len(a)] = readouts[:, : len(a)]
         return values
 
-    def _planar(self, images: Array) -> Array:
+    def _planar(self, images: Array, first: int) -> Array:
         """Check images and return them as ``(n, C, H, W)`` of the engine's dtype."""
         shape = images.shape[1:] if images.ndim == 4 else (1, 1, *images.shape[1:])
         if shape != self.program.input_shape:
             raise LayerError(
                 f"expected images of shape {self.program.input_shape}, got an array of shape {images.shape}"
             )
-        _require_size(images, self.dtype)
+        _require_size(images, self.dtype, first)
         return np.ascontiguousarray(images.reshape(len(images), *shape).transpose(0, 3, 1, 2), self.dtype)
 
 
@@ -194,7 +199,7 @@ class _Left:
     def run(self, right: Array, same: Array, first: int, corner: tuple[int, int]) -> Array:
         """Run the images from the ``first`` on against up to 16 right ones: ``(rows, readouts, lanes)`` float64.
 
-        ``corner`` is the first pair's place in the tile, for errors.
+        ``corner`` is the first pair's place, for errors.
         """
         planes, rows = self._engine.planes, slice(first, None)
         block = planes.prepare(right)
@@ -232,7 +237,7 @@ class _Left:
 
 
 def _require_apart(
-    arithmetic: Arithmetic, pair: tuple[Array, Array], statistics: Array, place: tuple[int, ...]
+    arithmetic: Arithmetic, pair: tuple[Array, Array], statistics: Array, place: tuple[int, int]
 ) -> None:
     """Refuse two images that a network drives apart from a distance below the rounding of float64.
 
@@ -241,14 +246,14 @@ def _require_apart(
     """
     if arithmetic.forgets_sizes or not sizes_differ(*pair):
         raise NotAccurate(
-            f"the images of pair {place} of this tile are so nearly the same that float64 does not tell them apart as "
+            f"the images of pair {place} are so nearly the same that float64 does not tell them apart as "
             f"this network does, above all {arithmetic.explain(statistics)}: the kernel would be further than 1e-5 "
             "from the truth. Scale the images down, take smaller w_std or fewer layers, or leave one of them out"
         )
 
 
 def _run_lanes(
-    arithmetic: Arithmetic, left: Array, right: Array | None, same: Array, first: int
+    arithmetic: Arithmetic, left: Array, right: Array | None, same: Array, corner: tuple[int, int]
 ) -> tuple[Array, Array]:
     """Run up to 16 pairs of images; tell besides which are too near for the arithmetic, (readouts, lanes) bool."""
     block = arithmetic.prepare(left)
@@ -263,13 +268,13 @@ def _run_lanes(
     if arithmetic.dtype == np.float64:
         for lane in np.flatnonzero(near.any(0)):
             pair = left[lane], (left if right is None else right)[lane]
-            _require_apart(arithmetic, pair, block.statistics[:, lane], (first + int(lane),))
+            _require_apart(arithmetic, pair, block.statistics[:, lane], (corner[0] + int(lane), corner[1] + int(lane)))
     return arithmetic.machine.run_lanes(block, other, same), near
 
 
 def planes_dtype(program: Program, dtype: np.dtype) -> np.dtype:
     """Return the dtype of planes for kernels of a dtype: float64 also where no window mixes positions."""
-    mixes = any(op.window != (1, 1) for stage in program.stages for op in stage.operations)
+    mixes = any(op.mixes for stage in program.stages for op in stage.operations)
     return dtype if mixes else np.dtype(np.float64)
 
 
@@ -317,23 +322,23 @@ def _contents(x: Array) -> Array:
     return keys
 
 
-def _require_size(images: Array, dtype: np.dtype) -> None:
+def _require_size(images: Array, dtype: np.dtype, first: int) -> None:
     """Refuse images whose squares are no numbers of the dtype: their kernel would be 0, as if they were empty."""
     smallest = float(np.finfo(dtype).tiny) ** 0.5
     largest = np.abs(images).max(axis=tuple(range(1, images.ndim)), initial=0)
     bad = np.flatnonzero((largest > 0) & (largest < smallest))
     if len(bad):
         raise NotAccurate(
-            f"image {bad[0]} of this tile holds no number beyond {float(largest[bad[0]]):.1g}, whose square is 0 in "
+            f"image {first + int(bad[0])} holds no number beyond {float(largest[bad[0]]):.1g}, whose square is 0 in "
             f"{dtype}: scale the images to at least {smallest:.0e}, or use float64"
         )
 
 
-def _require_finite(values: Array) -> None:
+def _require_finite(values: Array, first: tuple[int, int]) -> None:
     bad = np.argwhere(~np.isfinite(values))
     if len(bad):
-        place = ", ".join(map(str, bad[0][1:]))
+        row, col = int(bad[0][1]), int(bad[0][-1])  # the same number for pairs in a row
         raise NotFinite(
-            f"read-out {bad[0][0]} is {values[tuple(bad[0])]} for pair ({place}) of this tile: "
+            f"read-out {bad[0][0]} is {values[tuple(bad[0])]} for pair {(first[0] + row, first[1] + col)}: "
             "the images or the network's w_std, b_std are out of range"
         )

@@ -227,21 +227,21 @@ def _wait(ended: "queue.SimpleQueue[Piece | BaseException]") -> Piece | BaseExce
 def _fill(engine: Engine, piece: Piece, left: Array, right: Array | None, values_out: Array) -> None:
     """Evaluate a piece; of a symmetric kernel mirror it as well."""
     (top, bottom), (first, last) = piece.rows, piece.cols
-    images = left[top:bottom]
+    images, corner = left[top:bottom], (top, first)
     if right is not None:
-        values_out[:, top:bottom, first:last] = engine.evaluate(images, right[first:last])
+        values_out[:, top:bottom, first:last] = engine.evaluate(images, right[first:last], first=corner)
         return
     if not piece.symmetric:
-        found = engine.evaluate(images, left[first:last])
+        found = engine.evaluate(images, left[first:last], first=corner)
         values_out[:, top:bottom, first:last], values_out[:, first:last, top:bottom] = found, found.mT
         return
     if first == top:
-        values_out[:, top:bottom, top:bottom] = engine.evaluate(images)
+        values_out[:, top:bottom, top:bottom] = engine.evaluate(images, first=corner)
         return
-    found = engine.evaluate(images, left[first:last])
+    found = engine.evaluate(images, left[first:last], first=corner)
     if engine.program.is_masked:  # a sample with itself is more than two equal images
         rows = np.arange(bottom - top)
-        found[:, rows, top - first + rows] = engine.evaluate_pairs(images)
+        found[:, rows, top - first + rows] = engine.evaluate_pairs(images, first=(top, top))
     upper = np.triu_indices(bottom - top, 1)
     own = found[:, :, top - first :]
     own[:, upper[0], upper[1]] = own[:, upper[1], upper[0]]

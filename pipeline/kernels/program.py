@@ -135,6 +135,11 @@ class Operation:
         return (1, 1) if self.windows is None else (self.windows[0].window, self.windows[1].window)
 
     @property
+    def mixes(self) -> bool:
+        """Whether it averages over positions, so that roundings of float32 average out as well."""
+        return self.window != (1, 1)
+
+    @property
     def is_circular(self) -> bool:
         """Whether windows reach around the image."""
         return self.windows is not None and self.windows[0].circular

@@ -99,7 +99,7 @@ def summary(network: Layer, input_shape: tuple[int, ...], *, kind: str = "ntk") 
     4  Relu()                (8, 8, inf)
     5  GlobalAvgPool()       (inf,)           225
     6  Dense()               (inf,)             1               1
-    8,193 plane entries a pair in 2 stages, 1 MiB a thread
+    8,193 plane entries a pair in 2 stages, 6 MiB a thread
     """
     graph = NetworkGraph()
     lowered = append_network(graph, network, kind, input_shape)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import kernel_matrices, kernel_matrix
-from pipeline.errors import LayerError
+from pipeline.errors import LayerError, NotAccurate, NotFinite
 from pipeline.kernels import pieces
 from pipeline.kernels.lanes import LANES
 from pipeline.kernels.pieces import BAND, CostSoFar, Cutter
@@ -179,6 +179,18 @@ def test_an_error_in_a_thread_reaches_the_caller():
     with pytest.raises(ArithmeticError, match="out of range"):
         kernel_matrix(presets.cntk(2), np.full((20, 4, 4, 2), 1e20))
     assert not computing()
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_an_error_names_images_by_their_places_in_what_was_given(other, monkeypatch):
+    monkeypatch.setattr(pieces, "_height", lambda pairs: 8)
+    x = np.random.default_rng(0).standard_normal((60, 4, 4, 2))
+    x[43] *= 1e18
+    with pytest.raises(NotFinite, match=r"for pair \(43, 43\)"):
+        kernel_matrix(presets.cntk(2), x, x.copy() if other else None)
+    x[43] *= 1e-42
+    with pytest.raises(NotAccurate, match=r"^image 43 holds no number"):
+        kernel_matrix(presets.cntk(2), x, x[:1] if other else None)
 
 
 class Heard(logging.Handler):
