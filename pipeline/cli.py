@@ -35,6 +35,7 @@ from pipeline.display import (
 )
 from pipeline.errors import ConfigError, Interrupted, NotTrusted, PipelineError, RunNotFound, WorkersLost
 from pipeline.report import make_report, read_contents
+from pipeline.resources import limits_set
 from pipeline.stopping import STOPPED, stop_on_signals
 from pipeline.storage import StorePath
 from pipeline.store import RunDirectory
@@ -289,6 +290,11 @@ def _command() -> int:
         return USAGE
     except PipelineError as error:
         err.print(f"[red]failed:[/] {escape(str(error))}")
+        return FAILED
+    except MemoryError as error:
+        limits = limits_set()
+        where = f"the limit {limits} may be lifted where this is started" if limits else "this machine has too little"
+        err.print(f"[red]failed:[/] no memory is left: {escape(f'{where}. {error}'.rstrip('. '))}")
         return FAILED
     return COMPLETE
 

@@ -5,12 +5,19 @@ groups count here, also those of the groups above its own, which the libraries a
 """
 
 import math
+import mmap
 import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.errors import ConfigError
+
 _GROUPS = Path("/sys/fs/cgroup")
 _OWN_GROUPS = Path("/proc/self/cgroup")
+
+_LIMITS = {resource.RLIMIT_AS: "-v", resource.RLIMIT_DATA: "-d"}
+"""Limits on memory that a call of the operating system meets, by the option of ``ulimit`` that sets each."""
 
 
 def core_count(groups: Path = _GROUPS, own_groups: Path = _OWN_GROUPS) -> int:
@@ -101,3 +108,34 @@ def _quota(path: Path) -> tuple[int | None, int | None]:
     except (OSError, ValueError):
         return None, None
     return quota, period
+
+
+def limits_set() -> str:
+    """Name the limits on the memory of this process as ``ulimit`` does; empty where there are none."""
+    limits = {option: resource.getrlimit(limit)[0] for limit, option in _LIMITS.items()}
+    return " and ".join(f"`ulimit {option}` ({limit >> 10} kB)" for option, limit in limits.items() if limit >= 0)
+
+
+def require_room(count_bytes: int, need: str, remedy: str) -> None:
+    """Refuse to go on where a limit of this process leaves less than so many bytes.
+
+    Parameters
+    ----------
+    need : subject and verb of what takes them, for the message.
+    remedy : what else one can do but lift the limit.
+
+    Raises
+    ------
+    ConfigError
+        With the limit, and what to do.
+    """
+    set_here = limits_set()
+    if not set_here:
+        return
+    try:
+        mmap.mmap(-1, count_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+    except (OSError, MemoryError):
+        raise ConfigError(
+            f"the limit on the memory of this process, {set_here}, leaves less than the {count_bytes >> 20} MiB that "
+            f"{need}: lift it where the run is started, or {remedy}"
+        ) from None

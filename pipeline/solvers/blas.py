@@ -17,7 +17,7 @@ import scipy.linalg
 from scipy.linalg import cython_blas, cython_lapack
 
 from pipeline.arrays import Array
-from pipeline.solvers.headroom import BUFFER_BYTES, CALL_BYTES, require_room
+from pipeline.solvers.headroom import BUFFER_BYTES, CALL_BYTES, require_buffers
 
 BLOCK = 256
 """Rows that a triangular solve and a factorisation leave to LAPACK at once; all else becomes products."""
@@ -31,7 +31,7 @@ def reserve_buffers() -> None:
     ConfigError
         Where it does not.
     """
-    require_room(BUFFER_BYTES)
+    require_buffers(BUFFER_BYTES)
     some = np.ones((256, 256))
     subtract_product(some, some, some @ some)
 
@@ -114,7 +114,7 @@ _KINDS: dict[type, Callable[[Any], Any]] = {
 
 def _call(name: str, *arguments: Any, library: Any = cython_blas) -> None:
     """Call a Fortran routine, every argument by reference; Python's lock is released."""
-    require_room(CALL_BYTES)
+    require_buffers(CALL_BYTES)
     for matrix in arguments:
         if not isinstance(matrix, np.ndarray):
             continue

@@ -28,6 +28,8 @@ _KINDS = {
 }
 """What may lie where a file belongs."""
 
+_PIECE_BYTES = 2**16
+
 _ASIDE = ".partial"
 """How names end that are being written: nothing but `LocalPath.sweep` looks at them."""
 
@@ -307,10 +309,13 @@ def _whole(file: BinaryIO, path: Path, limit: int | None) -> bytes:
     """Read a file that may grow meanwhile."""
     if limit is None:
         return file.read()
-    content = file.read(limit + 1)
+    content = bytearray()
+    # Piece by piece: one read of the limit would take its memory for a file of some bytes.
+    while len(content) <= limit and (piece := file.read(min(limit + 1 - len(content), _PIECE_BYTES))):
+        content += piece
     if len(content) > limit:
         raise _too_large(path, limit)
-    return content
+    return bytes(content)
 
 
 def _too_large(path: Path, limit: int) -> ForeignFile:

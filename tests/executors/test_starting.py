@@ -125,3 +125,16 @@ def test_a_protocol_without_its_library_names_it(address: str, message: str) -> 
     config = ClusterConfig(kind="address", address=address, tls=False)
     with pytest.raises(PipelineError, match=message), EXECUTORS["address"](config, print):
         pass
+
+
+def test_a_limit_on_memory_that_leaves_too_little_is_named_before_anything_is_started(tmp_path: Path) -> None:
+    # Without the question, threads die while they begin, and one start in five waited without an end.
+    said = opened(
+        tmp_path,
+        """
+        room = psutil.Process().memory_info().vms + 250 * 2**20
+        resource.setrlimit(resource.RLIMIT_AS, (room, resource.RLIM_INFINITY))
+        """,
+    )
+    assert said.startswith("ConfigError the limit on the memory of this process, `ulimit -v` ("), said
+    assert "the 640 MiB that a cluster of 2 workers needs here" in said

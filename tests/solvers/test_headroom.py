@@ -1,6 +1,6 @@
 """Limits on a process's memory, met by real processes: linear algebra is refused before BLAS asks for what it needs.
 
-Seen to fail: without `require_room`, OpenBLAS asks for its buffers again without an end.
+Seen to fail: without `require_buffers`, OpenBLAS asks for its buffers again without an end.
 """
 
 import os
@@ -65,3 +65,15 @@ def test_a_run_under_a_limit_on_memory_ends_with_a_line_before_anything_is_compu
     assert "error: the limit on the memory of this process, `ulimit -v`" in said
     assert "Traceback" not in said
     assert not (tmp_path / "run" / "kernel.zarr").exists()
+
+
+def test_a_command_that_gets_no_memory_says_so_in_a_line(tmp_path: Path) -> None:
+    code = (
+        "import sys\nsys.argv = ['cntk', 'network', *sys.argv[3:]]\n"
+        "def greedy(*_, **__):\n    bytearray(2**30)\ncli.load_config = greedy\ncli.main()\n"
+    )
+    (tmp_path / "small.toml").write_text("")
+    ended = run_limited(code, "RLIMIT_AS", 120, tmp_path / "small.toml")
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("failed: no memory is left: the limit `ulimit -v` ("), ended.stderr
+    assert "Traceback" not in ended.stderr
