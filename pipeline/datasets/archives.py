@@ -6,11 +6,13 @@ import shutil
 import tarfile
 import tempfile
 import zlib
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
 
 import pooch
 
-from pipeline.datasets.reading import reading
+from pipeline.datasets.reading import open_file, reading
 from pipeline.errors import ConfigError, DataError
 
 BINARY_ARCHIVE = "cifar-10-binary.tar.gz"
@@ -20,6 +22,8 @@ URL = f"https://www.cs.toronto.edu/~kriz/{BINARY_ARCHIVE}"
 MD5 = {BINARY_ARCHIVE: "c32a1d4ab5d03f1284b67883e8d87530", PYTHON_ARCHIVE: "c58f30108f718f92721af3b95e74349a"}
 # Seconds to connect, and between two packets: a compute node without a way out should say so at once.
 _TIMEOUT_SECONDS = (5, 60)
+# The files of the published forms have 31 to 120 MB each.
+_LARGEST_BYTES = 512 * 10**6
 
 
 def download(cache: Path) -> Path:
@@ -48,8 +52,8 @@ def download(cache: Path) -> Path:
         ) from error
 
 
-def extract(archive: Path, cache: Path) -> Path:
-    """Unpack a tar archive into a folder of `cache` named after its checksum, unless that exists.
+def extract(archive: Path, cache: Path, patterns: Sequence[str]) -> Path:
+    """Unpack files of a tar archive into a folder of `cache` named after its checksum, unless that exists.
 
     Parameters
     ----------
@@ -57,6 +61,8 @@ def extract(archive: Path, cache: Path) -> Path:
         A ``.tar.gz`` file; members that would land outside of the folder are refused.
     cache : Path
         Where to unpack; created if absent.
+    patterns : sequence of str
+        Names of the files that are unpacked; others stay in the archive.
 
     Returns
     -------
@@ -71,7 +77,7 @@ def extract(archive: Path, cache: Path) -> Path:
     if not hasattr(tarfile, "data_filter"):
         raise ConfigError(f"safe unpacking needs Python 3.11.4 or newer: unpack {archive} yourself, give its folder")
     published = f", md5 {MD5[archive.name]}" if archive.name in MD5 else ""
-    with reading(archive, "a readable file"), archive.open("rb") as file:
+    with reading(archive, "a readable file"), open_file(archive) as file:
         digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     target = cache / f"cifar-10-{digest}"
     if target.is_dir():
@@ -82,11 +88,23 @@ def extract(archive: Path, cache: Path) -> Path:
         scratch = Path(tempfile.mkdtemp(prefix="unpacking-", dir=cache))
         try:
             with tarfile.open(archive) as tar:
-                tar.extractall(scratch, filter="data")
+                tar.extractall(scratch, members=_wanted(tar, patterns, archive), filter="data")
             _publish(scratch, target)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     return target
+
+
+def _wanted(tar: tarfile.TarFile, patterns: Sequence[str], archive: Path) -> Iterator[tarfile.TarInfo]:
+    """Pick the files whose names match a pattern, as the archive is read; what is far too large is refused."""
+    for member in tar:
+        if member.isfile() and any(fnmatch(PurePosixPath(member.name).name, pattern) for pattern in patterns):
+            if member.size > _LARGEST_BYTES:
+                raise DataError(
+                    f"{archive}: expected files of at most {_LARGEST_BYTES / 1e6:,.0f} MB, got {member.name} of "
+                    f"{member.size / 1e6:,.0f} MB; fetch the published archive"
+                )
+            yield member
 
 
 def _publish(scratch: Path, target: Path) -> None:

@@ -1,6 +1,7 @@
 """CIFAR-10: where its files are, whichever of the published forms they have."""
 
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -97,8 +98,11 @@ def _complete_layout(root: Path) -> tuple[Layout, Path] | None:
 
 def _unpack(archive: Path, cache: Path) -> tuple[Layout, Path]:
     """Unpack an archive and find the layout in it."""
-    found = _complete_layout(extract(archive, cache))
+    patterns = [pattern for layout in LAYOUTS for pattern in layout.train_patterns + layout.test_patterns]
+    unpacked = extract(archive, cache, patterns)
+    found = _complete_layout(unpacked)
     if found is None:
+        shutil.rmtree(unpacked, ignore_errors=True)
         raise DataError(f"{archive}: expected an archive with {_WANTED}, got other files; fetch {URL}")
     return found
 

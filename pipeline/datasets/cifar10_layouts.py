@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from pipeline.datasets.base import Split, as_split
 from pipeline.datasets.images import decode
-from pipeline.datasets.reading import optional_import, reading
+from pipeline.datasets.reading import open_file, optional_import, reading
 from pipeline.datasets.restricted_pickle import load_dictionary
 from pipeline.errors import DataError
 
@@ -36,8 +36,8 @@ def read_binary(path: Path) -> _Arrays:
     DataError
         The size is not a whole number of records, or a label byte is above 9.
     """
-    with reading(path, "a readable file"):
-        content = path.read_bytes()
+    with reading(path, "a readable file"), open_file(path) as file:
+        content = file.read()
     if not content or len(content) % _RECORD_BYTES:
         raise DataError(
             f"{path}: expected records of 3,073 bytes (the release: 10,000 of them, 30,730,000 bytes), "
@@ -97,18 +97,33 @@ def read_parquet(path: Path) -> _Arrays:
     with optional_import(path):
         import pyarrow as pa
         import pyarrow.parquet as pq
-    with reading(path, "a Parquet file", pa.ArrowException), pq.ParquetFile(path) as file:
-        column = next((field for field in file.schema_arrow if field.name in _IMAGE_COLUMNS), None)
-        if column is None or not _holds_bytes(column.type) or "label" not in file.schema_arrow.names:
-            schema = ", ".join(f"{field.name}: {field.type}" for field in file.schema_arrow)
-            raise DataError(f"{path}: expected the columns img (a struct with bytes) and label, got {schema}")
-        images = np.empty((file.metadata.num_rows, 32, 32, 3), np.uint8)
-        labels: list[Any] = []
-        for batch in file.iter_batches(batch_size=1024, columns=[column.name, "label"]):
-            for row, encoded in enumerate(batch.column(column.name).field("bytes"), start=len(labels)):
-                images[row] = _decode_row(encoded.as_py(), f"{path}, row {row}")
+    images: list[npt.NDArray[np.uint8]] = []
+    labels: list[Any] = []
+    broken = (pa.ArrowException, ValueError, KeyError, TypeError)
+    with reading(path, "a Parquet file", *broken), open_file(path) as opened, pq.ParquetFile(opened) as file:
+        column = _image_column(file.schema_arrow, path)
+        for batch in file.iter_batches(batch_size=1024, columns=[column, "label"]):
+            for row, encoded in enumerate(batch.column(column).field("bytes"), start=len(labels)):
+                images.append(_decode_row(encoded.as_py(), f"{path}, row {row}"))
             labels += batch.column("label").to_pylist()
-    return images, np.array(labels)
+    if None in labels:
+        raise DataError(f"{path}, row {labels.index(None)}: expected a label, got null; fetch the file again")
+    return np.array(images, np.uint8).reshape(-1, 32, 32, 3), np.array(labels)
+
+
+def _image_column(schema: Any, path: Path) -> str:
+    """Return the name of the column of pictures, where there is one such and one of labels."""
+    import pyarrow as pa
+
+    names = [field.name for field in schema if field.name in _IMAGE_COLUMNS and _holds_bytes(field.type)]
+    kinds = [field.type for field in schema if field.name == "label"]
+    if len(names) != 1 or len(kinds) != 1 or not pa.types.is_integer(kinds[0]):
+        found = ", ".join(f"{field.name}: {field.type}" for field in schema)
+        raise DataError(
+            f"{path}: expected one column img (a struct with bytes) and one label of integers, got {found}; fetch the "
+            "file again"
+        )
+    return str(names[0])
 
 
 def _holds_bytes(kind: Any) -> bool:
@@ -129,7 +144,7 @@ def _decode_row(encoded: bytes | None, where: str) -> npt.NDArray[np.uint8]:
         raise DataError(
             f"{where}: expected 32 x 32 pixels, got {pixels.shape[1]} x {pixels.shape[0]}; is this CIFAR-10?"
         )
-    return pixels
+    return np.broadcast_to(pixels, (32, 32, 3))
 
 
 def _channels_last(planes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

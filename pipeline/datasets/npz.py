@@ -1,6 +1,8 @@
 """A data set in one NumPy archive: x_train, y_train and, if there is a test part, x_test, y_test."""
 
-import pickle
+import lzma
+import math
+import tokenize
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -11,12 +13,22 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.datasets.base import Dataset, Loader, Split, as_split
-from pipeline.datasets.reading import existing_path, reading
+from pipeline.datasets.reading import existing_path, open_file, reading
 from pipeline.errors import DataError
 from pipeline.inputs import require_channels_last
+from pipeline.resources import memory_bytes
 
 _EXPECTED = "an .npz archive of plain arrays (numpy.savez)"
-_BROKEN = (ValueError, EOFError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+# RuntimeError is that of an encrypted entry.
+_BROKEN = (
+    *(ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+    *(NotImplementedError, RuntimeError, SyntaxError, OverflowError, TypeError, tokenize.TokenError),
+)
+
+_KEYS = ("x_train", "y_train", "x_test", "y_test", "classes")
+
+_HEADER_BYTES = 10_000
+"""Of an array at most: NumPy writes some 128, and evaluates what stands there."""
 
 
 @final
@@ -55,13 +67,51 @@ class Npz(Loader):
 
 def _read(path: Path) -> dict[str, npt.NDArray[Any]]:
     """Read the known keys; the others become empty arrays, since only their names are of use."""
-    with reading(path, _EXPECTED, *_BROKEN):
-        archive = np.load(path, allow_pickle=False)
-        if isinstance(archive, np.ndarray):
+    with reading(path, _EXPECTED, *_BROKEN), open_file(path) as file:
+        if file.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX:
             raise DataError(f"{path}: expected {_EXPECTED}, got a single array; save it with x_train= and y_train=")
-        with archive:
-            wanted = {"x_train", "y_train", "x_test", "y_test", "classes"}
-            return {key: archive[key] if key in wanted else np.empty(0) for key in archive.files}
+        with zipfile.ZipFile(file) as archive:
+            entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
+            needed, memory = sum(entry.file_size for key, entry in entries.items() if key in _KEYS), memory_bytes()
+            if needed > memory:
+                raise DataError(
+                    f"{path}: its arrays take {needed / 2**30:,.1f} GiB, and this process may use "
+                    f"{memory / 2**30:,.1f} GiB; take fewer images or features, or a machine with more memory"
+                )
+            return {
+                key: _read_array(archive, entry, f"{path}: {key}") if key in _KEYS else np.empty(0)
+                for key, entry in entries.items()
+            }
+
+
+def _read_array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, where: str) -> npt.NDArray[Any]:
+    """Read one array; one that says it holds more or less than it does is refused before memory is taken for it."""
+    with archive.open(entry) as file:
+        try:
+            version = np.lib.format.read_magic(file)
+        except ValueError:
+            raise DataError(f"{where}: expected {_EXPECTED}, got an entry that is no array; make it again") from None
+        size_bytes = 2 if version == (1, 0) else 4
+        header_bytes = int.from_bytes(file.read(size_bytes), "little")
+        if version not in ((1, 0), (2, 0)) or header_bytes > _HEADER_BYTES:
+            raise DataError(
+                f"{where}: expected numbers of one type, got a header of {header_bytes:,} bytes in version "
+                f"{version[0]}.{version[1]}; save plain arrays"
+            )
+        start = file.tell()
+        file.seek(start - size_bytes)
+        read_header = np.lib.format.read_array_header_1_0 if size_bytes == 2 else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read_header(file)
+        if dtype.hasobject:
+            raise DataError(f"{where}: expected {_EXPECTED}, got Python objects, which are never loaded; save numbers")
+        said, there = math.prod(shape) * dtype.itemsize, entry.file_size - file.tell()
+        if min(shape, default=0) < 0 or said != there:
+            raise DataError(
+                f"{where}: expected {said:,} bytes, as of {dtype} of shape {shape}, got {there:,}; the file is damaged "
+                "or was not closed: make it again"
+            )
+        file.seek(0)
+        return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def _check_keys(arrays: dict[str, npt.NDArray[Any]], path: Path) -> None:
@@ -101,9 +151,11 @@ def _classes(arrays: dict[str, npt.NDArray[Any]], train: Split, test: Split | No
                 f"{counts.max()} times; give each class its own name, or one label to both"
             )
         return tuple(str(name) for name in names)
-    labels = [split.labels for split in (train, test) if split is not None]
-    if any(part.dtype != np.int64 or part.size == 0 for part in labels):
-        return ()  # nothing to count; `Dataset` refuses the labels with the better message
+    # Others are refused by `Dataset`, with the better message.
+    given = [split.labels for split in (train, test) if split is not None]
+    labels = [part for part in given if part.dtype == np.int64 and part.ndim == 1 and part.size > 0]
+    if not labels or labels[0] is not train.labels:
+        return ()
     largest = max(int(part.max()) for part in labels)
     image_count = sum(map(len, labels))
     if largest >= image_count:

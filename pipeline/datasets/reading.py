@@ -1,7 +1,9 @@
 """How files are opened here: what is missing or broken is named, with the remedy."""
 
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 
 from pipeline.errors import ConfigError, DataError, DataNotFound, PipelineError
@@ -34,6 +36,22 @@ def existing_path(path: str | None, source: str, wanted: str) -> Path:
             f"data source {source!r}: expected {wanted} at {resolved.absolute()}, got nothing there; correct data.path"
         )
     return resolved
+
+
+def open_file(path: Path) -> BufferedReader:
+    """Open a file to be read; what is none, like a pipe, which nobody may ever write to, is refused.
+
+    Raises
+    ------
+    DataError
+        If something else lies there.
+    OSError
+        If it cannot be opened.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        kind = "a folder" if path.is_dir() else "a pipe, a socket or a device"
+        raise DataError(f"{path}: expected a file, got {kind}; correct data.path, or data.source")
+    return path.open("rb")
 
 
 @contextmanager

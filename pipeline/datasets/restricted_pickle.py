@@ -5,7 +5,10 @@ looked up in a table instead of being imported. The table holds stand-ins, not N
 a pickle's word for the inside of an array, and one wrong byte there ends the process with a segmentation fault.
 """
 
+import io
 import pickle
+import pickletools
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
@@ -13,7 +16,7 @@ from typing import Any, final
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.datasets.reading import reading
+from pipeline.datasets.reading import open_file, reading
 from pipeline.errors import DataError
 
 # A garbled pickle fails in whatever instruction the first wrong byte happens to name.
@@ -24,9 +27,20 @@ _BROKEN = (
     IndexError,
     MemoryError,
     OverflowError,
+    RecursionError,
     TypeError,
     ValueError,
 )
+
+
+_MOST_PARTS = 64
+"""Lists, tuples, dictionaries and calls in a batch at most: the published ones have under 20, and tests under 40."""
+
+_PARTS = {
+    *("LIST", "EMPTY_LIST", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "DICT", "EMPTY_DICT", "EMPTY_SET", "FROZENSET"),
+    *("REDUCE", "BUILD", "NEWOBJ", "NEWOBJ_EX", "OBJ", "INST", "DUP", "STACK_GLOBAL", "GLOBAL"),
+}
+_PUTS = {"PUT", "BINPUT", "LONG_BINPUT"}
 
 
 @final
@@ -84,6 +98,21 @@ _STAND_INS: Mapping[tuple[str, str], Any] = {
 }
 
 
+def _require_bounded(content: bytes) -> None:
+    """Refuse a pickle that would take more memory than a few times its size, or nest deeply.
+
+    A few bytes may announce gigabytes, name a place far out in the list of what is remembered, or put tuples into
+    tuples until whatever walks them runs out of stack.
+    """
+    parts = 0
+    for count, (instruction, argument, _) in enumerate(pickletools.genops(content)):
+        if instruction.name in _PUTS and isinstance(argument, int) and not 0 <= argument <= count:
+            raise ValueError(f"a memo of {argument} values after {count} instructions")
+        parts += instruction.name in _PARTS
+        if parts > _MOST_PARTS:
+            raise ValueError(f"more than {_MOST_PARTS} lists, tuples and calls")
+
+
 class _RestrictedUnpickler(pickle.Unpickler):
     """Look names up in `_STAND_INS` and import nothing."""
 
@@ -114,9 +143,13 @@ def load_dictionary(path: Path) -> dict[Any, Any]:
     DataError
         The pickle asks for anything else, which is named, or is broken, or holds no dictionary.
     """
-    with reading(path, "a pickle of NumPy arrays", *_BROKEN), path.open("rb") as file:
+    with reading(path, "a pickle of NumPy arrays", *_BROKEN), open_file(path) as file:
+        pickled = file.read()
+        with warnings.catch_warnings():  # of odd escapes in text, which pickletools evaluates
+            warnings.simplefilter("ignore", DeprecationWarning)
+            _require_bounded(pickled)
         try:
-            content = _RestrictedUnpickler(file, encoding="bytes").load()
+            content = _RestrictedUnpickler(io.BytesIO(pickled), encoding="bytes").load()
         except DataError as error:
             raise DataError(f"{path}: {error}") from None
     if not isinstance(content, dict):

@@ -132,7 +132,7 @@ def test_a_complete_release_beside_an_incomplete_one_is_taken(tmp_path, write_bi
     assert len(load("cifar10", str(folder)).train) == 15
 
 
-def test_an_archive_of_something_else_is_refused(tmp_path):
+def test_an_archive_of_something_else_is_refused_and_leaves_nothing_in_the_cache(tmp_path, nowhere):
     (tmp_path / "note").write_text("x")
     with tarfile.open(tmp_path / "other.tar.gz", "w:gz") as tar:
         tar.add(tmp_path / "note", "note")
@@ -140,6 +140,7 @@ def test_an_archive_of_something_else_is_refused(tmp_path):
         DataError, match=r"other\.tar\.gz: expected an archive with data_batch_1.*, got other files; fetch"
     ):
         load("cifar10", str(tmp_path / "other.tar.gz"))
+    assert list(nowhere.iterdir()) == []
 
 
 def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):

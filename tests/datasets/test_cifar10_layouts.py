@@ -1,4 +1,6 @@
+import contextlib
 import io
+import os
 import pickle
 import sys
 from pathlib import Path
@@ -7,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from garbling import garble
 from PIL import Image
 
 from pipeline.datasets import load
@@ -54,7 +57,7 @@ def test_a_garbled_label_byte_is_named(tmp_path):
 
 
 def test_a_binary_file_that_cannot_be_read_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"expected a readable file, got IsADirectoryError"):
+    with pytest.raises(DataError, match=r"expected a file, got a folder"):
         read_binary(Path(str(tmp_path)))
 
 
@@ -148,7 +151,7 @@ def test_a_gray_picture_is_spread_over_the_channels(table):
 
 def test_a_table_without_images_is_refused_with_its_columns(table):
     with pytest.raises(
-        DataError, match=r"expected the columns img \(a struct with bytes\) and label, got picture: str"
+        DataError, match=r"expected one column img \(a struct with bytes\) and one label of integers, got picture: str"
     ):
         read_parquet(table("picture"))
 
@@ -183,3 +186,48 @@ def test_a_truncated_table_is_named(table):
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(DataError, match=r"train-0\.parquet: expected a Parquet file, got ArrowInvalid"):
         read_parquet(path)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [
+        ([("img", 0), ("img", 0)], [("label", [1])]),
+        ([("img", 0), ("image", 0)], [("label", [1])]),
+        ([("img", 0)], [("label", [1]), ("label", [1])]),
+        ([("img", 0)], [("label", [[1, 2]])]),
+        ([("img", 0)], [("label", ["cat"])]),
+        ([("img", 0)], []),
+    ],
+    ids=["two img", "img and image", "two labels", "lists of labels", "text", "none"],
+)
+def test_columns_that_are_repeated_or_of_another_type_are_refused(tmp_path, images, labels):
+    rows = [pa.array([{"bytes": png(np.zeros((32, 32), np.uint8))}]) for _ in images]
+    columns = [*rows, *(pa.array(values) for _, values in labels)]
+    table = pa.Table.from_arrays(columns, names=[name for name, _ in (*images, *labels)])
+    pq.write_table(table, tmp_path / "train-0.parquet")
+    with pytest.raises(DataError, match=r"train-0\.parquet: expected one column img .* and one label of integers, got"):
+        read_parquet(tmp_path / "train-0.parquet")
+
+
+def test_a_label_that_is_null_is_named(tmp_path):
+    rows = [{"bytes": png(np.zeros((32, 32), np.uint8))}] * 2
+    pq.write_table(pa.table({"img": rows, "label": pa.array([1, None])}), tmp_path / "train-0.parquet")
+    with pytest.raises(DataError, match=r"train-0\.parquet, row 1: expected a label, got null"):
+        read_parquet(tmp_path / "train-0.parquet")
+
+
+@pytest.mark.parametrize("read", [read_binary, read_python, read_parquet])
+def test_a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_for(tmp_path, read):
+    os.mkfifo(tmp_path / "batch")
+    with pytest.raises(DataError, match="batch: expected a file, got a pipe, a socket or a device"):
+        read(tmp_path / "batch")
+
+
+@pytest.mark.parametrize(("write", "read"), [("write_parquet", read_parquet), ("write_python", read_python)])
+def test_a_garbled_file_raises_nothing_but_data_errors(write, read, request, tmp_path):
+    content = next(path for path in request.getfixturevalue(write)(tmp_path / "made").iterdir()).read_bytes()
+    random = np.random.default_rng(6)
+    for _ in range(500):
+        (tmp_path / "garbled").write_bytes(garble(content, random))
+        with contextlib.suppress(DataError):
+            read(tmp_path / "garbled")
