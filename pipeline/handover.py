@@ -95,15 +95,13 @@ def submit(config: RunConfig, view: View) -> tuple[RunDirectory, Submission]:
     submitter, path = _submitter(config.cluster), runs.run_path(config)
     submitter.check(config)
     submitter.check_place(path, config)
-    is_new = not (path / "run.json").is_file()
-    if not is_new:
+    if (path / "run.json").is_file():
         _require_no_other(RunDirectory(path))
     run, trusted = runs.prepare(config, view, submitter.memory(config))
     try:
         return run, _hand_over(run, submitter, trusted)
     except SubmissionFailed:
-        if is_new:
-            run.retract()
+        run.retract()
         raise
 
 

@@ -67,6 +67,9 @@ _FOLDERS = (
 )
 """What a driver writes into, and deletes from."""
 
+_LEFT_OVER = ("run.json", "lease", "log", "lost+found")
+"""What a folder may hold where a run begins: what one that was taken back leaves, and what file systems make."""
+
 SIGNATURE = "signature"
 """The key in a record that no table of a workflow has: who wrote it."""
 
@@ -193,6 +196,7 @@ class RunDirectory:
         self._require_names()
         self.journal = Journal(self.path / "journal")
         self._arrays: dict[StorePath, TiledArray] = {}
+        self._is_new = False
 
     @classmethod
     def create(cls, path: str | Path | StorePath, specification: Json, provenance: Json) -> "RunDirectory":
@@ -202,8 +206,10 @@ class RunDirectory:
         ------
         SpecificationMismatch
             If the run that is there is of another specification, with the differences.
+        ConfigError
+            If the folder is in use for something else, or lies inside another run.
         """
-        path = open_path(path)
+        path, is_new = open_path(path), False
         if not (path / "run.json").size():  # an empty one was claimed by a driver that was killed at that moment
             record = {
                 "format_version": FORMAT_VERSION,
@@ -212,7 +218,8 @@ class RunDirectory:
                 "provenance": provenance,
             }
             try:
-                (path / "run.json").create_whole(json.dumps(record, indent=2).encode())
+                _require_free(path)
+                is_new = (path / "run.json").create_whole(json.dumps(record, indent=2).encode())
             except StoreError:
                 raise
             except OSError as error:
@@ -225,14 +232,18 @@ class RunDirectory:
                 + "\n".join(differences(run.specification, specification))
                 + "\nGive another --store, or the workflow that made it."
             )
+        run._is_new = is_new
         return run
 
     def retract(self) -> None:
-        """Take back what a run that holds no array of tiles began with, so that another can take its place.
+        """Take back what `create` has begun, so that another run can take its place; nothing of one that was there.
 
         All of it: images of the one must never meet the specification of the other.
         """
-        if not is_made(self.kernel_path):
+        holds_work = any(
+            (self.path / name).exists() for name in ("kernel.zarr", "test_kernel.zarr", "solve", "journal")
+        )
+        if self._is_new and not holds_work:
             (self.inputs_path / GROUP_RECORD).unlink(missing_ok=True)  # first: without it the rest counts for nothing
             self.inputs_path.remove_tree()
             for name in ("growth.json", "workflow.json", "run.json"):
@@ -517,4 +528,34 @@ class RunDirectory:
 
     def sweep(self) -> int:
         """Delete what killed writers left half-written; return how many files and folders that were."""
-        return self.path.sweep()
+        return self.path.sweep(_FOLDERS)
+
+
+def _require_free(path: StorePath) -> None:
+    """Refuse to begin a run among files of others, or inside another run: a driver deletes what lies in its way.
+
+    Raises
+    ------
+    ConfigError
+        With what lies there.
+    """
+    others = [child.name for child in path.children() if child.name not in _LEFT_OVER]
+    if others:
+        more = f" and {len(others) - 1:,} more" if len(others) > 1 else ""
+        raise ConfigError(
+            f"{path} is in use: it holds {others[0]}{more}, and no run. Give --store a new or an empty folder"
+        )
+    place = path.absolute().parent
+    while place != place.parent:
+        if _is_run(place):
+            raise ConfigError(f"{path} lies inside the run {place}: give --store a place beside it")
+        place = place.parent
+
+
+def _is_run(path: StorePath) -> bool:
+    """Tell whether there is a run, whatever else lies there, and whoever may look at it."""
+    try:
+        _RUN.read(path / "run.json")
+    except OSError:  # which StoreError is
+        return False
+    return True

@@ -2,6 +2,7 @@ import contextlib
 import json
 import os
 import shutil
+import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -94,6 +95,33 @@ def test_a_changed_depth_is_refused_with_the_difference(run_small: Run) -> None:
     difference = r"(?s)readouts.depth3-flatten-ntk: only stored.*readouts.depth4-flatten-ntk: only wanted"
     with pytest.raises(SpecificationMismatch, match=difference):
         run_small(readouts={"depths": [4]})
+
+
+def test_a_folder_in_use_is_left_as_it_is(small_config: Config, tmp_path: Path) -> None:
+    # A run used to begin there, and to sweep what looked half-written to it.
+    used = tmp_path / "used"
+    for name in ("film.mkv.partial", "big.partial/film.mkv", "workflow.json"):
+        (used / name).parent.mkdir(parents=True, exist_ok=True)
+        (used / name).write_text("mine")
+    before = sorted(used.rglob("*"))
+    with pytest.raises(ConfigError, match=r"used is in use: it holds big\.partial and 2 more, and no run"):
+        runs.start(small_config(store={"path": str(used)}), Recorder(), threading.Event())
+    assert sorted(used.rglob("*")) == before
+    assert (used / "workflow.json").read_text() == "mine"
+
+
+def test_what_is_refused_takes_nothing_back_of_a_run_that_is_there(small_config: Config) -> None:
+    view, stop = stop_after(3)
+    with pytest.raises(Interrupted):
+        runs.start(small_config(), view, stop)
+    path = Path(str(small_config().store.path))
+    (path / "kernel.zarr/zarr.json").unlink()
+    before = set(path.rglob("*")) - set(path.glob("lease/*"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(ConfigError, match=r"cluster\.metrics"):
+            runs.start(small_config(cluster={"metrics": address}), Recorder(), threading.Event())
+    assert before <= set(path.rglob("*"))
 
 
 def test_changed_data_are_refused(run_small: Run) -> None:

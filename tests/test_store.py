@@ -1,4 +1,5 @@
 import json
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 import zarr
 from problems import SPECIFICATION
 
+from pipeline import lease
 from pipeline.arrays import ArraySpec, create_arrays
 from pipeline.errors import ConfigError, RunNotFound, SpecificationMismatch, StoreError
 from pipeline.specification import differences, fingerprint
@@ -110,11 +112,73 @@ def test_inputs_are_written_once_and_whole(tmp_path: Path) -> None:
 
 def test_leftovers_of_killed_writers_are_swept(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path, SPECIFICATION, {})
-    (tmp_path / "x.partial").write_text("half")
-    (tmp_path / "group.zarr.abc.partial").mkdir()
-    (tmp_path / "group.zarr.abc.partial" / "zarr.json").write_text("{}")
-    assert run.sweep() == 2
+    aside = f"{uuid.uuid4().hex}.partial"
+    (tmp_path / f"workflow.json.{aside}").write_text("half")
+    (tmp_path / f"inputs.zarr.{aside}").mkdir()
+    (tmp_path / f"inputs.zarr.{aside}" / "zarr.json").write_text("{}")
+    (tmp_path / "kernel.zarr/deep/train/c/0").mkdir(parents=True)
+    (tmp_path / f"kernel.zarr/deep/train/c/0/1.{aside}").write_bytes(b"half")
+    assert run.sweep() == 3
     assert run.sweep() == 0
+
+
+def test_nothing_of_others_is_swept(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path, SPECIFICATION, {})
+    aside = f"{uuid.uuid4().hex}.partial"
+    kept = [
+        *(tmp_path / name for name in ("film.mkv.partial", "film.mkv.0123abcd.partial", ".partial")),
+        *(tmp_path / f"kernel.zarr/{name}" for name in ("1.partial", f"{aside}")),
+        *(tmp_path / f"mine/{name}" for name in (f"run.json.{aside}", f"big.{aside}/film.mkv")),
+    ]
+    for path in kept:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"mine")
+    assert run.sweep() == 0
+    assert all(path.read_bytes() == b"mine" for path in kept)
+
+
+@pytest.mark.parametrize("name", ["film.mkv", ".git/config", "workflow.json", "kernel.zarr/zarr.json", "x.partial"])
+def test_no_run_begins_among_files_of_others(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ConfigError, match=rf"{tmp_path.name} is in use: it holds {name.partition('/')[0]}, and no run"):
+        RunDirectory.create(tmp_path, SPECIFICATION, {})
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / name]
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_no_run_begins_inside_another(tmp_path: Path) -> None:
+    RunDirectory.create(tmp_path / "run", SPECIFICATION, {})
+    with pytest.raises(ConfigError, match=r"run/below/it lies inside the run .*/run: give --store a place beside it"):
+        RunDirectory.create(tmp_path / "run/below/it", SPECIFICATION, {})
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/run.json").write_text('{"mine": 1}')
+    RunDirectory.create(tmp_path / "other/below", SPECIFICATION, {})
+
+
+def test_a_run_begins_where_one_was_taken_back_or_never_came_to_be(tmp_path: Path) -> None:
+    (tmp_path / "lost+found").mkdir()
+    (tmp_path / f"run.json.{uuid.uuid4().hex}.partial").write_text("half")
+    run = RunDirectory.create(tmp_path, SPECIFICATION, {})
+    with lease.hold(run.lease_path):
+        run.retract()
+    assert not (tmp_path / "run.json").exists()
+    RunDirectory.create(tmp_path, SPECIFICATION, {})
+
+
+def test_nothing_is_taken_back_of_a_run_that_was_there(tmp_path: Path) -> None:
+    RunDirectory.create(tmp_path, SPECIFICATION, {})
+    RunDirectory.create(tmp_path, SPECIFICATION, {}).retract()
+    RunDirectory(tmp_path).retract()
+    assert (tmp_path / "run.json").exists()
+
+
+@pytest.mark.parametrize("sign", ["journal", "solve", "kernel.zarr", "test_kernel.zarr"])
+def test_nothing_is_taken_back_once_something_is_computed(tmp_path: Path, sign: str) -> None:
+    run = RunDirectory.create(tmp_path, SPECIFICATION, {})
+    (tmp_path / sign).mkdir()
+    run.retract()
+    assert (tmp_path / "run.json").exists()
 
 
 def test_an_array_behind_a_link_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:

@@ -179,8 +179,8 @@ class StorePath(ABC):
         """Delete everything below a folder; nothing where there is none."""
 
     @abstractmethod
-    def sweep(self) -> int:
-        """Delete what killed writers left half-written below a folder; return how many files that were."""
+    def sweep(self, folders: Iterable[str]) -> int:
+        """Delete what killed writers left half-written here, and below folders of these names; return how many."""
 
     @abstractmethod
     def sync(self) -> None:

@@ -2,8 +2,10 @@
 
 import contextlib
 import errno
+import itertools
 import json
 import os
+import re
 import shutil
 import stat
 import uuid
@@ -30,8 +32,8 @@ _KINDS = {
 
 _PIECE_BYTES = 2**16
 
-_ASIDE = ".partial"
-"""How names end that are being written: nothing but `LocalPath.sweep` looks at them."""
+_ASIDE = re.compile(r".+\.[0-9a-f]{32}\.partial", re.DOTALL)
+"""Names of what is being written: nothing but `LocalPath.sweep` looks at them. Names of others may end alike."""
 
 
 class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
@@ -81,7 +83,7 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
             names = sorted(os.listdir(self))
         except FileNotFoundError:
             return iter(())
-        return (self / name for name in names if not name.endswith(_ASIDE))
+        return (self / name for name in names if not _ASIDE.fullmatch(name))
 
     @patient
     def listing(self) -> dict[str, Listed]:
@@ -93,7 +95,7 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
                 for entry in entries:
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(f"{below}{entry.name}/")
-                    elif not entry.name.endswith(_ASIDE):
+                    elif not _ASIDE.fullmatch(entry.name):
                         with contextlib.suppress(FileNotFoundError):
                             status = entry.stat(follow_symlinks=False)
                             found[below + entry.name] = Listed(status.st_size, _version(status))
@@ -193,14 +195,15 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
     def remove_tree(self) -> None:
         shutil.rmtree(self, ignore_errors=True)
 
-    def sweep(self) -> int:
+    def sweep(self, folders: Iterable[str]) -> int:
         count = 0
-        for folder, below, files in os.walk(self):  # which bears that names vanish before it
-            swept = [name for name in below if name.endswith(_ASIDE)]
+        here = itertools.islice(os.walk(self), 1)  # which bears that names vanish before it
+        for folder, below, files in itertools.chain(here, *(os.walk(self / name) for name in folders)):
+            swept = list(filter(_ASIDE.fullmatch, below))
             below[:] = [name for name in below if name not in swept]
             for name in swept:
                 shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
-            for name in (name for name in files if name.endswith(_ASIDE)):
+            for name in filter(_ASIDE.fullmatch, files):
                 swept.append(name)
                 (LocalPath(folder) / name).unlink(missing_ok=True)
             count += len(swept)
@@ -251,7 +254,7 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
             raise _too_large(self, limit)
 
     def _aside(self) -> "LocalPath":
-        return self.with_name(f"{self.name}.{uuid.uuid4().hex}{_ASIDE}")
+        return self.with_name(f"{self.name}.{uuid.uuid4().hex}.partial")
 
 
 class _LocalAppender(Appender):

@@ -155,9 +155,9 @@ class FaultyPath(LocalPath):
         plan.meet(self, "remove_tree")
         super().remove_tree()
 
-    def sweep(self) -> int:
+    def sweep(self, folders: Iterable[str]) -> int:
         plan.meet(self, "sweep")
-        return super().sweep()
+        return super().sweep(folders)
 
     def _leave_half(self, content: bytes) -> None:
         os.makedirs(self.parent, exist_ok=True)

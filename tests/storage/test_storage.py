@@ -137,7 +137,7 @@ def test_a_folder_whose_making_was_stopped_is_not_there(place: StorePath) -> Non
     with pytest.raises(KeyboardInterrupt):
         (place / "g.zarr").make_whole(files(), "zarr.json")
     assert not (place / "g.zarr" / "zarr.json").is_file()
-    place.sweep()
+    place.sweep(["c"])
     (place / "g.zarr").make_whole([("zarr.json", (b"{}",))], "zarr.json")
     assert (place / "g.zarr" / "zarr.json").is_file()
 
@@ -296,7 +296,7 @@ def test_a_file_that_is_swept_before_it_has_its_name_is_written_again(
 
     def sweep_and_link(source: Path, target: Path) -> None:
         if not swept:
-            swept.append(LocalPath(tmp_path).sweep())
+            swept.append(LocalPath(tmp_path).sweep(["lease"]))
         link(source, target)
 
     monkeypatch.setattr(os, "link", sweep_and_link)
