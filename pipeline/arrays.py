@@ -25,6 +25,8 @@ from pipeline.tiling import Cut
 
 CRC_BYTES = 4
 
+REWRITTEN = "`cntk resume` and `cntk verify` write it anew"
+
 GROUP_RECORD = "zarr.json"
 """What zarr knows a group, or an array, by; a group's is written last."""
 
@@ -73,7 +75,8 @@ class _ArrayRecord:
             raise ValueError(f"an array of shape {self.shape} has no chunks of {tile}")
 
 
-_ARRAY: Record[_ArrayRecord] = Record(_ArrayRecord, "restore it from a copy")
+_ARRAY: Record[_ArrayRecord] = Record(_ArrayRecord, REWRITTEN)
+_ANY: Record[dict[str, Any]] = Record(dict[str, Any], REWRITTEN)
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ class TiledArray:
         try:
             meta = _ARRAY.read(path / GROUP_RECORD)
         except FileNotFoundError:
-            raise StoreError(errno.ENOENT, f"{path} holds no array: restore its {GROUP_RECORD}") from None
+            raise StoreError(errno.ENOENT, f"{path} holds no array, its {GROUP_RECORD} is gone: {REWRITTEN}") from None
         self.shape = meta.shape
         self.tile = meta.chunk_grid.configuration.chunk_shape
         self.dtype = np.dtype(meta.data_type)
@@ -123,7 +126,7 @@ class TiledArray:
         if (meta.fill_value == "NaN") != (self.dtype.kind == "f"):
             raise StoreError(
                 f"{path}/{GROUP_RECORD} is damaged: an array of {self.dtype} is not filled up with {meta.fill_value}: "
-                "restore it from a copy"
+                f"{REWRITTEN}"
             )
 
     def cut(self, axis: int) -> Cut:
@@ -156,8 +159,8 @@ class TiledArray:
             raise StoreError(errno.ENOENT, f"the array {self.path} is gone: bring the run directory back, then resume")
         payload, checksum = encode_chunk(values, self.tile, self.dtype)
         self.chunk_path(*index).write_whole(payload, checksum)
-        digest = xxhash.xxh3_128_hexdigest(payload)
-        return Chunk(self.path.name, len(payload) + CRC_BYTES, int.from_bytes(checksum, "little"), digest)
+        written = len(payload) + CRC_BYTES
+        return Chunk(self.path.name, written, int.from_bytes(checksum, "little"), digest(payload))
 
     def read(self, *index: int) -> Array:
         """Read a tile and check it; ragged tiles come without their padding.
@@ -225,8 +228,7 @@ class TiledArray:
         payload = self._checked(self._content(path), path)
         if not np.all(np.isfinite(self._shaped(payload, index))):
             raise CorruptTile(f"{path} holds values that are not finite")
-        digest = xxhash.xxh3_128_hexdigest(payload.data)
-        return Chunk(self.path.name, self.chunk_bytes, google_crc32c.value(payload), digest)
+        return Chunk(self.path.name, self.chunk_bytes, google_crc32c.value(payload), digest(payload.data))
 
     def checksum(self, index: tuple[int, ...]) -> int:
         """Read the checksum that a chunk carries, and nothing else of it.
@@ -305,6 +307,54 @@ class InputArray:
             raise StoreError(f"{error}. It is of the data set: restore inputs.zarr from a copy") from None
 
 
+@dataclass(frozen=True)
+class Group:
+    """A zarr group of tiled arrays: what it is made by, and mended by.
+
+    Attributes
+    ----------
+    path : where it lies.
+    arrays : in it.
+    attributes : of the group; one that is there may have more.
+    """
+
+    path: StorePath
+    arrays: tuple[ArraySpec, ...]
+    attributes: Mapping[str, Any]
+
+    def files(self) -> dict[str, bytes]:
+        """Return the files that describe it, by their names in it."""
+        return zarr_metadata(self.arrays, self.attributes)
+
+    def create(self) -> None:
+        """Create it, all at once; nothing happens where it exists already."""
+        create_arrays(self.path, self.arrays, self.attributes)
+
+    def mend(self) -> list[StorePath]:
+        """Write anew what describes it and is gone, or says something else; return these files."""
+        mended = []
+        for name, content in self.files().items():
+            if not _says(self.path / name, _ANY.parse(content, name)):
+                (self.path / name).write_whole(content)
+                mended.append(self.path / name)
+        return mended
+
+
+def _says(path: StorePath, expected: dict[str, Any]) -> bool:
+    """Tell whether a zarr.json says what it should, and perhaps more: other versions of zarr write other keys."""
+    try:
+        return _is_within(expected, _ANY.read(path))
+    except (FileNotFoundError, StoreError):
+        return False
+
+
+def _is_within(expected: Any, found: Any) -> bool:
+    """Tell whether a value is there, of tables all that is expected in them."""
+    if isinstance(expected, dict) and isinstance(found, dict):
+        return all(key in found and _is_within(value, found[key]) for key, value in expected.items())
+    return bool(expected == found)
+
+
 def create_arrays(group_path: StorePath, specs: Sequence[ArraySpec], attributes: Mapping[str, Any]) -> None:
     """Create a zarr group with tiled arrays, all at once; nothing happens where it exists already."""
     if is_made(group_path):
@@ -338,6 +388,11 @@ def zarr_metadata(specs: Sequence[ArraySpec], attributes: Mapping[str, Any]) -> 
             config={"write_empty_chunks": True},
         )
     return {name: content.to_bytes() for name, content in memory.items()}
+
+
+def digest(payload: memoryview) -> str:
+    """Digest the values of a chunk, its checksum aside."""
+    return xxhash.xxh3_128_hexdigest(payload)
 
 
 def encode_chunk(values: Array, tile: tuple[int, ...], dtype: np.dtype) -> tuple[memoryview, bytes]:

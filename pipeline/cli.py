@@ -20,6 +20,7 @@ from rich.console import Console
 
 from pipeline import handover
 from pipeline import run as runs
+from pipeline.checkup import lines_of
 from pipeline.config import RunConfig, expand_place, load_cluster, load_config
 from pipeline.display import (
     RunView,
@@ -244,13 +245,14 @@ def inspect(directory: RunPath, as_json: AsJson = False) -> None:
 
 @app.command()
 def verify(directory: RunPath) -> None:
-    """Read every finished chunk and compare its checksums; move bad ones to quarantine."""
-    count, quarantined = runs.verify(directory)
-    for task in quarantined:
-        out.print(escape(f"bad: {task}, moved to quarantine"))
-    out.print(f"{count} tiles are whole, {len(quarantined)} are bad")
-    if quarantined:
-        out.print(f"compute them again: cntk resume {escape(str(directory))}")
+    """Read everything that is finished and compare checksums; move what is bad to quarantine."""
+    found = runs.verify(directory)
+    for line in lines_of(found):
+        out.print(escape(line))
+    rest = f", {found.missing:,} are still to be computed" if found.missing else ""
+    out.print(f"{found.whole:,} tiles are whole, {len(found.bad):,} are bad{rest}")
+    if found.needs_resume:
+        out.print(f"make it whole again: cntk resume {escape(str(directory))}")
         raise typer.Exit(INCOMPLETE)
 
 

@@ -8,11 +8,11 @@ from functools import lru_cache
 
 import numpy as np
 
-from pipeline.arrays import Array, ArraySpec, TiledArray, create_arrays
+from pipeline.arrays import Array, ArraySpec, Group, TiledArray
 from pipeline.config import NetworkConfig, ReadoutsConfig
 from pipeline.driver import Job
 from pipeline.durable import Json
-from pipeline.errors import ConfigError, CorruptTile, LayerError
+from pipeline.errors import ConfigError, CorruptTile, LayerError, SpecificationMismatch
 from pipeline.journal import Chunk, Receipt, Task, timed
 from pipeline.kernels import NUMERICS_VERSION, Engine, Program, lower, quick_part
 from pipeline.layers import LAYERS, Sequential, spelling
@@ -98,8 +98,8 @@ def kernel_specification(readouts: Sequence[Readout], dtype: str, flips: bool, t
     }
 
 
-def create_kernel_arrays(run: RunDirectory) -> None:
-    """Create the empty matrices of all read-outs: chunks are tiles, axes are named, nothing is filled."""
+def kernel_group(run: RunDirectory) -> Group:
+    """Describe the empty matrices of all read-outs: chunks are tiles, axes are named, nothing is filled."""
     train, test = run.train_cut, run.test_cut
     dtype = run.specification["dtype"]
     specs = []
@@ -112,7 +112,7 @@ def create_kernel_arrays(run: RunDirectory) -> None:
         ):
             shape, tile = tuple(cut.count for cut in sizes), tuple(cut.size for cut in sizes)
             specs.append(ArraySpec(f"{readout['name']}/{part}", shape, tile, dtype, axes))
-    create_arrays(run.kernel_path, specs, {"specification": run.specification, "layout": _LAYOUT_NOTE})
+    return Group(run.kernel_path, tuple(specs), {"specification": run.specification, "layout": _LAYOUT_NOTE})
 
 
 def kernel_jobs(run: RunDirectory) -> list[Job]:
@@ -135,14 +135,15 @@ def list_kernel_jobs(train: Cut, test: Cut) -> list[Job]:
     return jobs
 
 
-def create_test_arrays(run: RunDirectory) -> None:
-    """Create the empty K(test, test) of all read-outs, beside the run's other matrices; its specification stays."""
+def test_group(run: RunDirectory) -> Group:
+    """Describe the empty K(test, test) of all read-outs, beside the run's other matrices; its specification stays."""
     cut, dtype = run.test_cut, run.specification["dtype"]
     specs = [
         ArraySpec(readout["name"], (cut.count,) * 2, (cut.size,) * 2, dtype, ("test_row", "test"))
         for readout in run.specification["readouts"]
     ]
-    create_arrays(run.test_kernel_path, specs, {"layout": "the tiles on and below the diagonal, the others stay NaN"})
+    note = "the tiles on and below the diagonal, the others stay NaN"
+    return Group(run.test_kernel_path, tuple(specs), {"layout": note})
 
 
 def test_kernel_jobs(run: RunDirectory) -> list[Job]:
@@ -201,6 +202,7 @@ def _evaluate(run_path: str, task: Task, numbers: tuple[int, ...]) -> tuple[Sequ
     if not numbers:
         return (), 0.0, 0.0
     run = _open(run_path)
+    require_numerics(run)
     train, test = run.train_cut, run.test_cut
     rows = train if task.stage == "train" else test
     row_bounds = rows.bounds(task.row)
@@ -227,6 +229,23 @@ def _chunk_on_disk(array: TiledArray, index: tuple[int, ...]) -> Chunk | None:
         return array.describe(index)
     except CorruptTile:
         return None
+
+
+def require_numerics(run: RunDirectory) -> None:
+    """Refuse to add tiles to a kernel that another version of the engine has computed: bits must not be mixed.
+
+    Raises
+    ------
+    SpecificationMismatch
+        With the versions, and what to do.
+    """
+    version = run.specification["numerics_version"]
+    if version != NUMERICS_VERSION:
+        raise SpecificationMismatch(
+            f"{run.path} holds a kernel of numerics version {version}, of which tiles are missing, and this cntk "
+            f"computes version {NUMERICS_VERSION}: values would be mixed. Finish it with the version that began it, or "
+            "compute it anew in another --store"
+        )
 
 
 def prepare(run_path: str, versions: dict[str, str]) -> None:

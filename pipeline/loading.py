@@ -1,5 +1,6 @@
 """What a run begins with: a workflow with its data, what it specifies, and its images as they are stored."""
 
+import errno
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +12,7 @@ from pipeline import datasets, gram
 from pipeline.config import RunConfig
 from pipeline.datasets import Contents, Dataset, Split
 from pipeline.durable import Json
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, PipelineError, StoreError
 from pipeline.executors import EXECUTORS
 from pipeline.inference import require_both_kinds, require_sizes
 from pipeline.kernels import lower, measure_pair
@@ -151,13 +152,42 @@ def specification_of(loaded: Loaded, path: StorePath, old: RunDirectory | None =
 
 def write_inputs(run: RunDirectory, loaded: Loaded) -> None:
     """Store the images and labels of a run."""
+    run.stored_data.write(_arrays(loaded), {"data": run.specification["data"]})
+
+
+def mend_inputs(run: RunDirectory, config: RunConfig) -> list[StorePath]:
+    """Look for damage in the stored data set, and write what is damaged anew from the data set that it was made of.
+
+    Returns
+    -------
+    The chunks that were written.
+
+    Raises
+    ------
+    StoreError
+        If the data set is not at hand, or another one by now; with what is damaged, and what to do.
+    """
+    damaged = run.stored_data.damaged()
+    if not damaged:
+        return []
+    more = f" and {len(damaged) - 1:,} more chunks of the data set are" if len(damaged) > 1 else " is"
+    what = f"{damaged[0]}{more} gone or damaged"
+    remedy = f"Restore {run.inputs_path} from a copy, then `cntk resume {run.path}`"
+    try:
+        loaded = load(config)
+        described = specification_of(loaded, run.path)
+    except PipelineError as error:
+        raise StoreError(errno.EIO, f"{what}, and cannot be written anew: {error}. {remedy}") from error
+    if any(described[key] != run.specification[key] for key in ("data", "dtype")):
+        raise StoreError(errno.EIO, f"{what}, and the data set that the workflow names is another by now. {remedy}")
+    return run.stored_data.write_again(_arrays(loaded))
+
+
+def _arrays(loaded: Loaded) -> dict[str, np.ndarray]:
     train, test = loaded.stored
-    run.write_inputs(
-        {
-            "train_images": train.images,
-            "train_labels": train.labels,
-            "test_images": test.images,
-            "test_labels": test.labels,
-        },
-        {"data": run.specification["data"]},
-    )
+    return {
+        "train_images": train.images,
+        "train_labels": train.labels,
+        "test_images": test.images,
+        "test_labels": test.labels,
+    }

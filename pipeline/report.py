@@ -11,34 +11,15 @@ from pipeline import lease
 from pipeline.arrays import TiledArray
 from pipeline.datasets import Contents
 from pipeline.errors import CorruptTile
-from pipeline.gram import kernel_jobs, test_kernel_jobs
 from pipeline.growth import Growth
-from pipeline.inference import (
-    METRICS,
-    EnsembleRecord,
-    prediction_jobs,
-    requested_products,
-    requested_trainings,
-    training_product,
-)
+from pipeline.inference import METRICS, EnsembleRecord
 from pipeline.journal import Receipt, Task
-from pipeline.solvers import (
-    SOLVERS,
-    Method,
-    RidgeChoice,
-    planned_system,
-    read_choice,
-    requested_selections,
-    requested_solves,
-    solve_name,
-)
+from pipeline.solvers import RidgeChoice, read_choice
 from pipeline.storage.records import Json
 from pipeline.store import Provenance, RunDirectory
 from pipeline.timing import read_timings
 from pipeline.verification import Chunks, spent
-
-KERNEL_STAGES = ("train", "test", "variance", "test_test")
-"""What a run computes side by side and calls the kernel; the last only where a covariance is asked for."""
+from pipeline.wanted import KERNEL_STAGES, WantedSolve, find_wanted
 
 
 @dataclass(frozen=True)
@@ -142,7 +123,8 @@ class RunReport:
     provenance : versions, host and time of its creation.
     grown_from : the older run that it took tiles over from, or None.
     driver : "host:pid" of the driver at work, or None.
-    quarantined : chunks in quarantine.
+    quarantined : chunks and records in quarantine.
+    lost_inputs : chunks of the data set that are gone.
     stages : how far each is.
     timings : how busy the slots were.
     ridge_paths : choices of a ridge, where the workflow leaves it to leave-one-out.
@@ -161,6 +143,7 @@ class RunReport:
     grown_from: str | None
     driver: str | None
     quarantined: int
+    lost_inputs: tuple[str, ...]
     stages: tuple[StageReport, ...]
     timings: tuple[TimingReport, ...]
     ridge_paths: tuple[RidgePathReport, ...]
@@ -170,18 +153,17 @@ class RunReport:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is left to do."""
-        chosen = all(path.record is not None for path in self.ridge_paths)
-        return chosen and all(stage.done == stage.total for stage in self.stages)
-
-    @property
-    def settled(self) -> bool:
-        """Whether nothing is left to do and every record of a result is written, as far as records tell."""
+        """Whether nothing is left to do: every tile, every record of a result and the data set are there."""
         solved = all(
-            solve.relative_residual is not None and all(item.record is not None for item in solve.inferred)
+            solve.absolute_ridge is not None
+            and solve.relative_residual is not None
+            and all(item.record is not None for item in solve.inferred)
             for solve in self.solves
         )
-        return self.complete and solved and all(training.record is not None for training in self.trained)
+        chosen = all(path.record is not None for path in self.ridge_paths)
+        trained = all(training.record is not None for training in self.trained)
+        tiles = all(stage.done == stage.total for stage in self.stages)
+        return tiles and chosen and solved and trained and not self.lost_inputs
 
     @property
     def at_work(self) -> tuple[str, int, int] | None:
@@ -213,55 +195,11 @@ def read_contents(run: RunDirectory) -> Contents | None:
 
 def make_report(run: RunDirectory) -> RunReport:
     """Summarise a run directory."""
-    config = run.workflow()
+    wanted = find_wanted(run, run.workflow())
     receipts = {receipt.task: receipt for receipt in run.journal.receipts()}
-    kernel_tasks = [job.task for job in kernel_jobs(run)]
-    stages = [
-        _stage_report(run, name, [task for task in kernel_tasks if task.stage == name], receipts)
-        for name in KERNEL_STAGES[:3]
-    ]
-    if config.inference.covariance:
-        tasks = [job.task for job in test_kernel_jobs(run)]
-        stages.append(_stage_report(run, "test_test", tasks, receipts))
-    method = Method.of(config.solve)
-    solve_tasks: list[Task] = []
-    inference_tasks: list[Task] = []
-    solves = []
-    for order, specification in enumerate(requested_solves(run, config)):
-        name = solve_name(specification)
-        system = planned_system(specification, method)
-        solve_tasks += SOLVERS[method.solver].tasks(run, system)
-        solve_tasks += [job.task for job in prediction_jobs(run, name, order)]
-        products = requested_products(run, system, config.inference, order)
-        inference_tasks += [job.task for product in products for job in product.jobs]
-        far = run.iterations(name)
-        record = run.solve_record(name) or {}
-        results = run.read_record(f"solve/{name}/metrics.json", METRICS)
-        solves.append(
-            SolveReport(
-                specification["readout"],
-                specification["ridge"],
-                specification["ridge_mode"],
-                name,
-                record.get("absolute_ridge"),
-                None if far is None else far.count,
-                None if far is None or not far.residuals else far.residuals[-1],
-                **({} if results is None else asdict(results)),
-                inferred=tuple(
-                    InferredReport(product.name.partition("-")[0], product.read(run))
-                    for product in products
-                    if product.summarise is not None
-                ),
-            )
-        )
-    stages.append(_stage_report(run, "solve", solve_tasks, receipts))
-    trained = []
-    for training in requested_trainings(run, config):
-        product = training_product(run, training)
-        inference_tasks += [job.task for job in product.jobs]
-        trained.append(TrainedReport(training.label, product.read(run)))
-    if inference_tasks:
-        stages.append(_stage_report(run, "inference", inference_tasks, receipts))
+    stages = [_stage_report(run, name, tasks, receipts) for name, tasks in wanted.stages().items()]
+    solves = [_solve_report(run, solve) for solve in wanted.solves]
+    trained = [TrainedReport(training.label, product.read(run)) for training, product in wanted.trainings]
     data, growth = run.specification["data"], Growth.of(run)
     return RunReport(
         path=str(run.path),
@@ -274,19 +212,40 @@ def make_report(run: RunDirectory) -> RunReport:
         grown_from=None if growth is None else growth.path,
         driver=lease.holder(run.lease_path),
         quarantined=len((run.path / "quarantine").listing()),
+        lost_inputs=tuple(map(str, run.stored_data.lost())),
         stages=tuple(stages),
         timings=tuple(TimingReport(**asdict(timing), efficiency=timing.efficiency) for timing in read_timings(run)),
-        ridge_paths=tuple(
-            RidgePathReport(s["readout"], read_choice(run, s)) for s in requested_selections(run, config)
-        ),
+        ridge_paths=tuple(RidgePathReport(each["readout"], read_choice(run, each)) for each in wanted.selections),
         solves=tuple(solves),
         trained=tuple(trained),
         openers=_openers(run, [report.name for report in solves if report.relative_residual is not None]),
     )
 
 
+def _solve_report(run: RunDirectory, solve: WantedSolve) -> SolveReport:
+    far = run.iterations(solve.name)
+    record = run.solve_record(solve.name) or {}
+    results = run.read_record(f"solve/{solve.name}/metrics.json", METRICS)
+    return SolveReport(
+        solve.system.readout,
+        solve.system.ridge,
+        solve.system.ridge_mode,
+        solve.name,
+        record.get("absolute_ridge"),
+        None if far is None else far.count,
+        None if far is None or not far.residuals else far.residuals[-1],
+        **({} if results is None else asdict(results)),
+        inferred=tuple(
+            InferredReport(product.name.partition("-")[0], product.read(run))
+            for product in solve.products
+            if product.summarise is not None
+        ),
+    )
+
+
 def _stage_report(run: RunDirectory, name: str, tasks: Sequence[Task], receipts: dict[Task, Receipt]) -> StageReport:
-    # A receipt whose chunk is gone (quarantined, deleted) does not count, unless it was there until it was used up.
+    # A receipt whose chunk is gone (quarantined, deleted) does not count, unless it was there until it was used up;
+    # then the receipt may be gone as well, damaged in the journal.
     chunks = Chunks(tasks)
     used_up = spent(run, tasks, chunks)
     mine = [
@@ -297,7 +256,7 @@ def _stage_report(run: RunDirectory, name: str, tasks: Sequence[Task], receipts:
     ]
     return StageReport(
         stage=name,
-        done=len(mine),
+        done=len(mine) + sum(task not in receipts for task in used_up),
         total=len(tasks),
         seconds=sum(receipt.seconds for receipt in mine),
         read_seconds=sum(receipt.read_seconds for receipt in mine),

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from pipeline import gram, growth, lease
+from pipeline.checkup import Checked, check, lines_of, mend
 from pipeline.config import ClusterConfig, RunConfig
 from pipeline.driver import Outcome
 from pipeline.durable import store_explained
@@ -18,7 +19,6 @@ from pipeline.errors import (
     CorruptTile,
     PipelineError,
     RunNotFound,
-    SpecificationMismatch,
     StoreError,
 )
 from pipeline.events import Event, emit
@@ -37,8 +37,8 @@ from pipeline.inference import (
     write_training,
 )
 from pipeline.journal import Task
-from pipeline.kernels import NUMERICS_VERSION, Summary, summary
-from pipeline.loading import load, require_known_kind, slots_of, specification_of, write_inputs
+from pipeline.kernels import Summary, summary
+from pipeline.loading import load, mend_inputs, require_known_kind, slots_of, specification_of, write_inputs
 from pipeline.loopback import is_loopback
 from pipeline.metrics import served as metrics_served
 from pipeline.observed import recording
@@ -66,6 +66,7 @@ from pipeline.submission import clear_earlier, obeying_requests
 from pipeline.timing import StageClock
 from pipeline.trust import Trusted, of_user, read_trusted, warnings, write_trusted
 from pipeline.verification import finished
+from pipeline.wanted import KERNEL_STAGES, find_wanted
 
 REPAIRS = 3
 """How often a run goes back to compute tiles that turned out to be damaged."""
@@ -150,7 +151,7 @@ def start(config: RunConfig, view: View, stop: threading.Event, *, verify: bool 
     with _beginning(run_path(config)) as has_begun, _begun(config, view) as begun, _retracting(begun.run):
         has_begun.set()
         clear_earlier(begun.run)
-        if not _is_done(begun.run, view, verify):
+        if not _is_done(begun.run, config, view, verify):
             _execute(begun, view, stop, verify)
     return begun.run
 
@@ -187,7 +188,7 @@ def adopt(run: RunDirectory, trusted: Trusted, memory: WorkerMemory | None) -> N
         As of `resume` and `prepare`.
     """
     require_fitting_tasks(run, trusted.config, memory)
-    with _held(run):
+    with _held(run, None):
         write_trusted(run, trusted)
         clear_earlier(run)
 
@@ -199,10 +200,10 @@ def is_done(run: RunDirectory, view: View, *, verify: bool = False) -> bool:
     ----------
     view, verify : as of `start`.
     """
-    if not _is_settled(run):
+    if not _may_be_done(run, run.workflow()):
         return False
-    with _held(run):
-        return _is_done(run, view, verify)
+    with _held(run, view):
+        return _is_done(run, run.workflow(), view, verify)
 
 
 def resume(
@@ -236,11 +237,11 @@ def resume(
         If somebody else wrote where to run, and that could do harm.
     """
     run = RunDirectory(path)
-    with _held(run) as held:
+    with _held(run, view) as held:
         contents = read_contents(run)
         for line in () if contents is None else contents.lines:
             view.say(line)
-        if _is_done(run, view, verify):
+        if _is_done(run, run.workflow(), view, verify):
             clear_earlier(run)
             return run
         if cluster is None:
@@ -320,6 +321,7 @@ def _begun(config: RunConfig, view: View) -> Iterator[Begun]:
     with store_explained(path), lease.hold(run.lease_path) as held:
         if common is not None:
             growth.begin(run, common, view.say)
+        _mend(run, config, view)
         trusted = of_user(run, growth.with_factor_tile(config, run))
         write_trusted(run, trusted)
         for line in warnings(trusted):
@@ -331,10 +333,11 @@ def _begun(config: RunConfig, view: View) -> Iterator[Begun]:
 
 
 @contextlib.contextmanager
-def _held(run: RunDirectory) -> Iterator[lease.Lease]:
-    """Hold the lease of a run directory that was begun before, its images included."""
-    run.workflow()  # which says so where a driver stopped before it wrote one
+def _held(run: RunDirectory, view: View | None) -> Iterator[lease.Lease]:
+    """Hold the lease of a run directory that was begun before, its images included; mend what describes its arrays."""
+    config = run.workflow()  # which says so where a driver stopped before it wrote one
     with store_explained(run.path), lease.hold(run.lease_path) as held:
+        _mend(run, config, view)
         if not run.has_inputs():
             raise RunNotFound(f"{run.path} stopped before its images were stored: start it again with `cntk run`")
         yield held
@@ -346,43 +349,51 @@ def _sweep(run: RunDirectory, view: View) -> None:
         view.say(f"swept {swept} half-written files of an earlier driver")
 
 
-def _is_settled(run: RunDirectory) -> bool:
-    """Tell whether records and names say that every result is there; while one is missing, no array is listed."""
-    solves = [solve_name(specification) for specification in requested_solves(run, run.workflow())]
-    solved = all((run.solve_path(name) / "metrics.json").is_file() for name in solves)
-    return solved and make_report(run).settled
+def _mend(run: RunDirectory, config: RunConfig, view: View | None) -> None:
+    for path in mend(run, config):
+        if view is not None:
+            view.say(f"{path} was gone or damaged: written anew")
 
 
-def _is_done(run: RunDirectory, view: View, verify: bool) -> bool:
+def _may_be_done(run: RunDirectory, config: RunConfig) -> bool:
+    """Tell whether names say that every result is there; while one is missing, no array is listed."""
+    solves = [solve_name(specification) for specification in requested_solves(run, config)]
+    return all((run.solve_path(name) / "metrics.json").is_file() for name in solves)
+
+
+def _is_done(run: RunDirectory, config: RunConfig, view: View, verify: bool) -> bool:
     """Tell whether every result is there and no finished tile is bad, before anything is started or connected to."""
-    if not _is_settled(run):
+    if not _may_be_done(run, config):
         return False
-    run.require_inputs()
-    tasks = sorted({receipt.task for receipt in run.journal.receipts()})
-    _, quarantined = finished(run, tasks, verify=verify)
+    if verify:
+        found = check(run, config)
+        for line in lines_of(found):
+            view.say(line)
+        bad: Sequence[object] = found.bad
+        is_done = not found.needs_resume
+    else:
+        if not make_report(run).complete:
+            return False
+        _, bad = finished(run, find_wanted(run, config).tasks())
+        for task in bad:
+            view.say(f"{task} was damaged on disk: moved to quarantine, computed again")
+        is_done = not bad
     run.journal.close()
-    for task in quarantined:
-        view.say(f"{task} was damaged on disk: moved to quarantine, computed again")
-    if not quarantined:
+    is_done = is_done and make_report(run).complete
+    if is_done:
         _sweep(run, view)
         view.say("nothing is left to do: every tile and every result is there")
-    return not quarantined
+    return is_done
 
 
-def verify(path: str | Path | StorePath) -> tuple[int, list[Task]]:
-    """Read every finished chunk of a run and compare its checksums; move bad ones to quarantine.
-
-    Returns
-    -------
-    count : of whole tiles.
-    quarantined : tiles to compute again.
-    """
+def verify(path: str | Path | StorePath) -> Checked:
+    """Read everything that is finished and compare checksums; move what is bad to quarantine."""
     run = RunDirectory(path)
+    config = run.workflow()
     with store_explained(run.path, "verify"), lease.hold(run.lease_path):
-        tasks = sorted({receipt.task for receipt in run.journal.receipts()})
-        done, quarantined = finished(run, tasks, verify=True)
+        found = check(run, config)
     run.journal.close()
-    return len(done), quarantined
+    return found
 
 
 def _prepare(run_path: str, versions: dict[str, str]) -> None:
@@ -391,33 +402,21 @@ def _prepare(run_path: str, versions: dict[str, str]) -> None:
     gram.prepare(run_path, versions)
 
 
-def _require_numerics(run: RunDirectory) -> None:
-    """Refuse to add tiles to a kernel that another version of the engine has computed: bits must not be mixed.
-
-    Raises
-    ------
-    SpecificationMismatch
-        If a tile is left to compute.
-    """
-    version = run.specification["numerics_version"]
-    if version == NUMERICS_VERSION:
-        return
-    tasks = [job.task for job in gram.kernel_jobs(run)]
-    done, _ = finished(run, tasks, verify=False)
-    run.journal.close()
-    missing = len(tasks) - len(set(tasks) & set(done))
-    if missing:
-        raise SpecificationMismatch(
-            f"{run.path} holds a kernel of numerics version {version}, of which {missing} of {len(tasks)} tiles are "
-            f"missing, and this cntk computes version {NUMERICS_VERSION}: values would be mixed. Finish it with the "
-            "version that began it, or compute it anew in another --store"
-        )
+def _mend_inputs(run: RunDirectory, config: RunConfig, verify: bool) -> list[StorePath]:
+    """Look at the whole data set where tiles are still to be computed from it, otherwise for what is gone."""
+    receipted = {receipt.task for receipt in run.journal.receipts()}
+    if verify or run.stored_data.lost() or any(job.task not in receipted for job in gram.kernel_jobs(run)):
+        return mend_inputs(run, config)
+    return []
 
 
 def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> None:
     run, config = begun.run, begun.config
-    run.require_inputs()
-    _require_numerics(run)
+    report = make_report(run)
+    if any(stage.stage in KERNEL_STAGES and stage.done < stage.total for stage in report.stages):
+        gram.require_numerics(run)  # before anything is started, or set aside
+    for path in _mend_inputs(run, config, verify):
+        view.say(f"{path} was gone or damaged: written anew from the data set")
     _sweep(run, view)
     prepare = partial(_prepare, str(run.path.absolute()), library_versions())
     with (
@@ -436,14 +435,14 @@ def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> N
             if not is_loopback((config.cluster.metrics or "").rpartition(":")[0]):
                 view.say("warning: whoever reaches this host can read cluster.metrics; 127.0.0.1 keeps them to it")
         require_fitting_tasks(run, config, executor.memory())
-        gram.create_kernel_arrays(run)
+        gram.kernel_group(run).create()
         clock = StageClock(run, lambda: executor.slots)
         stages = Stages(run, executor, view, clock, stop, verify, begun.lease, begun.trusted.source)
         try:
             for _ in range(REPAIRS):
                 kernel_jobs = gram.kernel_jobs(run)
                 if config.inference.covariance:
-                    gram.create_test_arrays(run)
+                    gram.test_group(run).create()
                     kernel_jobs += gram.test_kernel_jobs(run)
                 executor.adapt()
                 stages.run_jobs("kernel", kernel_jobs).require()

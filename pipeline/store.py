@@ -25,23 +25,18 @@ import errno
 import json
 import re
 import uuid
-from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, TypeVar
 
-import numpy as np
 from pydantic import ConfigDict, Field, with_config
 
 from pipeline.arrays import (
     GROUP_RECORD,
-    Array,
-    ArraySpec,
+    REWRITTEN,
     InputArray,
     TiledArray,
-    encode_chunk,
     is_made,
-    zarr_metadata,
 )
 from pipeline.config import RunConfig, parse_config
 from pipeline.errors import ConfigError, RunNotFound, SpecificationMismatch, StoreError
@@ -49,6 +44,7 @@ from pipeline.journal import Journal, Task
 from pipeline.specification import Specification, differences, find_solve, fingerprint
 from pipeline.storage import StorePath, open_path
 from pipeline.storage.records import RECORD_BYTES, STRICT, Count, Json, Record, write_json
+from pipeline.stored_data import InputName, StoredData
 from pipeline.tiling import Cut
 
 FORMAT_VERSION = 2
@@ -58,8 +54,6 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 _SOLVE = re.compile(r"[0-9a-f]{16}")
 """How the directory of a solve is called."""
-
-InputName = Literal["train_images", "train_labels", "test_images", "test_labels"]
 
 _FOLDERS = (
     *("inputs.zarr", "kernel.zarr", "test_kernel.zarr", "solve"),
@@ -72,9 +66,6 @@ _LEFT_OVER = ("run.json", "lease", "log", "lost+found")
 
 SIGNATURE = "signature"
 """The key in a record that no table of a workflow has: who wrote it."""
-
-_INPUTS: tuple[InputName, ...] = ("train_images", "train_labels", "test_images", "test_labels")
-"""The arrays of the data set."""
 
 _STATE = ("vectors", "direction", "residuals")
 """The arrays that hold a state of conjugate gradients."""
@@ -152,8 +143,9 @@ _RESTORE = "restore it from a copy; it is never overwritten"
 _FORMAT: Record[_Format] = Record(_Format, _RESTORE)
 _SPECIFIED: Record[_Specified] = Record(_Specified, _RESTORE)
 _RUN: Record[_RunRecord] = Record(_RunRecord, _RESTORE)
-_GROUP: Record[_Group] = Record(_Group, "restore it from a copy")
-_WORKFLOW: Record[Json] = Record(Json, "delete it, then `cntk run` with the workflow file writes it anew")
+_GROUP: Record[_Group] = Record(_Group, REWRITTEN)
+_MEND_WORKFLOW = "delete it, then `cntk run` with the workflow file writes it anew"
+_WORKFLOW: Record[Json] = Record(Json, _MEND_WORKFLOW)
 _ITERATIONS: Record[Iterations] = Record(Iterations, "delete it, then `cntk resume`: its iterations begin anew")
 
 
@@ -178,6 +170,10 @@ class RunDirectory:
             self._require_within(self.path / name)
         run_json = self.path / "run.json"
         if not run_json.exists():
+            if (self.path / "inputs.zarr").exists():
+                raise RunNotFound(
+                    f"{self.path} has lost its run.json, which says what it is of: restore it from a copy"
+                )
             raise RunNotFound(f"{self.path} holds no run (no run.json): give the directory that `cntk run` printed")
         content = run_json.read_bytes(RECORD_BYTES)
         version = _FORMAT.parse(content, run_json).format_version
@@ -425,54 +421,23 @@ class RunDirectory:
 
     # Inputs and small records.
 
-    def has_inputs(self) -> bool:
-        """Tell whether the data set is stored."""
-        return is_made(self.inputs_path)
-
-    def write_inputs(self, arrays: Mapping[str, Array], attributes: Mapping[str, Any]) -> None:
-        """Write the data set once, all arrays at once."""
-        if self.has_inputs():
-            return
-        specs = []
-        for name, values in arrays.items():
-            rows = max(1, min(len(values), 2**22 // max(values[0].nbytes, 1)))
-            axis = "train" if name.startswith("train") else "test"
-            names = (axis, "height", "width", "channel") if values.ndim == 4 else (axis, "feature")[: values.ndim]
-            specs.append(ArraySpec(name, values.shape, (rows, *values.shape[1:]), values.dtype.name, names))
-
-        def files() -> Iterator[tuple[str, tuple[bytes | memoryview, ...]]]:
-            for name, content in zarr_metadata(specs, attributes).items():
-                yield name, (content,)
-            for spec in specs:
-                cut, zeros = Cut(spec.shape[0], spec.tile[0]), "/0" * (len(spec.shape) - 1)
-                for piece in range(cut.pieces):
-                    part = arrays[spec.name][slice(*cut.bounds(piece))]
-                    yield f"{spec.name}/c/{piece}{zeros}", encode_chunk(part, spec.tile, np.dtype(spec.dtype))
-
-        self.inputs_path.make_whole(files(), GROUP_RECORD)
-
     @property
     def inputs_path(self) -> StorePath:
         """The zarr group of the data set."""
         return self.path / "inputs.zarr"
 
-    def require_inputs(self) -> None:
-        """Raise `StoreError` where a chunk of the data set is gone: zarr reads zeros in its place, also as labels."""
-        for name in _INPUTS:
-            array = TiledArray(self.inputs_path / name)
-            there = (array.path / "c").listing()
-            for piece in range(array.cut(0).pieces):
-                chunk = "/".join(map(str, (piece, *(0,) * (len(array.shape) - 1))))
-                if chunk not in there:
-                    raise StoreError(f"{array.path}/c/{chunk} is gone: restore inputs.zarr from a copy")
+    @property
+    def stored_data(self) -> StoredData:
+        """The data set."""
+        return StoredData(self.inputs_path, self.specification["data"], self.specification["dtype"])
+
+    def has_inputs(self) -> bool:
+        """Tell whether the data set is stored."""
+        return self.stored_data.is_made()
 
     def inputs(self, name: InputName) -> InputArray:
-        """Open an input array; `StoreError` where it is damaged, or not of the specification."""
-        part, _, what = name.partition("_")
-        shape = (self.specification["data"][part],)
-        if what == "labels":
-            return InputArray(self.inputs_path / name, shape, "iu")
-        return InputArray(self.inputs_path / name, (*shape, *self.specification["data"]["shape"]), "f")
+        """Open an array of the data set; `StoreError` where it is damaged, or not of the specification."""
+        return self.stored_data.array(name)
 
     def write_record(self, relative: str, record: Json) -> None:
         """Replace a small JSON file; `StoreError` where the run is gone, and would be begun anew in its place."""
@@ -500,9 +465,11 @@ class RunDirectory:
         record = self.read_record("workflow.json", _WORKFLOW)
         if record is None:
             raise RunNotFound(f"{self.path} stopped before it began: start it again with `cntk run`")
-        return parse_config(
-            {name: record[name] for name in record if name != SIGNATURE}, str(self.path / "workflow.json")
-        )
+        table = {name: value for name, value in record.items() if name != SIGNATURE}
+        try:
+            return parse_config(table, str(self.path / "workflow.json"))
+        except ConfigError as error:
+            raise ConfigError(f"{error}\n  {_MEND_WORKFLOW}") from None
 
     def has_workflow(self) -> bool:
         """Tell whether a driver has written a workflow."""
@@ -540,6 +507,10 @@ def _require_free(path: StorePath) -> None:
         With what lies there.
     """
     others = [child.name for child in path.children() if child.name not in _LEFT_OVER]
+    if "inputs.zarr" in others:
+        raise ConfigError(
+            f"{path} holds what is left of a run whose run.json is gone: restore that from a copy, or delete the folder"
+        )
     if others:
         more = f" and {len(others) - 1:,} more" if len(others) > 1 else ""
         raise ConfigError(

@@ -8,19 +8,21 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "pipeline"
 
 TIERS = [
-    {"errors", "resources"},
-    {"inputs"},
+    {"errors"},
+    {"inputs", "resources"},
     {"config", "environment", "tiling", "layers", "datasets", "loopback", "provenance", "redaction", "storage"}
     | {"streams"},
     {"durable", "entry", "extras", "journal", "lease", "networks", "signature"},
     {"specification"},
     {"arrays", "events"},
+    {"stored_data"},
     {"kernels", "store", "executors", "metrics", "patience"},
     {"observed", "verification"},
     {"driver", "growth", "memory"},
     {"gram", "solvers", "takeover", "timing", "trust"},
     {"inference", "rounds", "submission"},
-    {"plan", "preflight", "report", "stages", "stopping"},
+    {"wanted"},
+    {"checkup", "plan", "preflight", "report", "stages", "stopping"},
     {"loading"},
     {"run", "display"},
     {"handover"},

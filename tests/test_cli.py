@@ -111,7 +111,7 @@ def test_verify_of_a_damaged_run_is_3_and_resume_mends_it(folder: Path) -> None:
     chunk.write_bytes(chunk.read_bytes()[:-1] + b"\x00")
     result = cntk("verify", "damaged", cwd=folder)
     assert result.returncode == 3
-    assert "bad: train tile (2, 1), moved to quarantine" in result.stdout
+    assert "train tile (2, 1) was damaged on disk: moved to quarantine" in result.stdout
     assert cntk("status", "damaged", cwd=folder).returncode == 3
     assert cntk("resume", "damaged", cwd=folder).returncode == 0
     assert cntk("verify", "damaged", cwd=folder).returncode == 0

@@ -510,7 +510,7 @@ def test_damage_that_both_runs_share_is_computed_and_not_taken_over_again(
     path = old.kernel(FLATTEN, "train").chunk_path(1, 0)
     with open(path, "r+b") as file:  # in place, as a disk would: a link shares it
         file.write(b"\x07")
-    assert runs.verify(new.path)[1] == [Task("train", 1, 0)]
+    assert runs.verify(new.path).bad == (Task("train", 1, 0),)
     again = runs.resume(new.path, Recorder(), threading.Event())
     assert ("train", 1, 0) in begun(again)
     assert_same_bits(again, scratch())
@@ -631,8 +631,8 @@ def test_what_iterations_came_to_is_taken_over_where_all_training_images_are_the
     assert computed(new) == {"test": 5, "variance": 1, "mean": 1}
     assert "taken over 1 of 1 tiles of coefficients" in view.lines
     assert not any(stage in line for line in view.lines for stage in ("sketch", "product", "step"))
-    _, quarantined = runs.verify(new.path)
-    assert quarantined == []
+    quarantined = runs.verify(new.path).bad
+    assert quarantined == ()
     again = runs.resume(new.path, Recorder(), threading.Event())
     assert computed(again) == {"test": 5, "variance": 1, "mean": 1}
 

@@ -250,7 +250,7 @@ def test_a_damaged_tile_is_set_aside_and_computed_again(run_small: Run, damage: 
         case "swap":  # whole and with a valid checksum, but of another place
             path.write_bytes(kernel.chunk_path(2, 0).read_bytes())
     count, view = begun(run), Recorder()
-    assert runs.verify(run.path)[1] == [runs.Task("train", 1, 0)]
+    assert runs.verify(run.path).bad == (runs.Task("train", 1, 0),)
     assert not make_report(run).complete
     again = runs.resume(run.path, view, threading.Event())
     np.testing.assert_array_equal(again.kernel("depth3-gap-ntk", "train").read(1, 0), before)

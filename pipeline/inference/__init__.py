@@ -6,10 +6,11 @@ from pipeline.inference.eigenvalues import Spectrum, spectrum
 from pipeline.inference.ensembles import Blocks, ensemble
 from pipeline.inference.posterior import Predictive, gp_posterior
 from pipeline.inference.prediction import metrics, prediction_jobs
+from pipeline.inference.products import Product
 from pipeline.inference.records import METRICS, EnsembleRecord
 from pipeline.inference.remedies import add_remedies
 from pipeline.inference.requested import requested_products
-from pipeline.inference.ridges import Means, choose_ridge
+from pipeline.inference.ridges import Means, choose_ridge, path_product
 from pipeline.inference.selection import (
     LearningCurve,
     LeaveOneOut,
@@ -19,6 +20,7 @@ from pipeline.inference.selection import (
     ridge_path,
 )
 from pipeline.inference.trained import (
+    Training,
     blocks,
     requested_trainings,
     require_both_kinds,
@@ -36,8 +38,10 @@ __all__ = [
     "LeaveOneOut",
     "Means",
     "Predictive",
+    "Product",
     "RidgePath",
     "Spectrum",
+    "Training",
     "add_remedies",
     "blocks",
     "choose_ridge",
@@ -48,6 +52,7 @@ __all__ = [
     "leave_one_out",
     "maximal_learning_rate",
     "metrics",
+    "path_product",
     "prediction_jobs",
     "requested_products",
     "requested_trainings",

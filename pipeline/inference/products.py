@@ -4,11 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.arrays import ArraySpec, create_arrays
+from pipeline.arrays import ArraySpec, Group
 from pipeline.driver import Job
 from pipeline.inference.records import RECORDS
 from pipeline.specification import fingerprint
-from pipeline.storage.records import Json
+from pipeline.storage.records import Json, Record
 from pipeline.store import RunDirectory
 
 LAST = 2**40
@@ -41,10 +41,19 @@ class Product:
         """Where its record lies in the run directory."""
         return f"solve/{self.solve}/inference/{self.name}.json"
 
+    @property
+    def kind(self) -> Record[Any]:
+        """What its record holds, one of `pipeline.inference.records`."""
+        return RECORDS[self.name.partition("-")[0]]
+
     def create(self, run: RunDirectory) -> None:
         """Create its empty arrays; nothing happens where they exist."""
-        path = run.inferred_path(self.solve, self.name)
-        create_arrays(path, self.arrays, {"solve": self.solve, "product": self.name} | self.parameters)
+        self.group(run).create()
+
+    def group(self, run: RunDirectory) -> Group:
+        """Describe its empty arrays."""
+        attributes = {"solve": self.solve, "product": self.name} | self.parameters
+        return Group(run.inferred_path(self.solve, self.name), self.arrays, attributes)
 
     def finish(self, run: RunDirectory) -> None:
         """Write its record, once; all its jobs must be done."""
@@ -52,8 +61,8 @@ class Product:
             run.write_record(self.record, self.summarise(run))
 
     def read(self, run: RunDirectory) -> Any:
-        """Read its record, one of `pipeline.inference.records`; None where it is not written yet."""
-        return run.read_record(self.record, RECORDS[self.name.partition("-")[0]])
+        """Read its record; None where it is not written yet."""
+        return run.read_record(self.record, self.kind)
 
 
 def digest_of(parameters: Any) -> str:

@@ -135,22 +135,33 @@ def _definite_path(kernel: np.ndarray, targets: np.ndarray, ridges: Sequence[flo
 
 
 def _choose_in_memory(run: RunDirectory, selection: Json, run_jobs: RunJobs) -> Outcome:
-    name, candidates = solve_name(selection), ridge_candidates()
     write_selection(run, selection)
-    array = ArraySpec("candidates", (len(candidates), 4), (len(candidates), 4), "float64", ("ridge", "column"))
-    job = Job(Task(f"ridge_path:{name}", 0, 0), evaluate_path, run.train_cut.count**2)
-    product = Product(name, "ridge_path", (array,), (job,))
+    product = path_product(run, selection)
     product.create(run)
     outcome = run_jobs("ridge path", product.jobs)
     if not outcome.failed:
+        assert product.summarise is not None
+        run.write_record(_record_of(selection), product.summarise(run))
+    return outcome
+
+
+def path_product(run: RunDirectory, selection: Json) -> Product:
+    """Describe the table that a choice in memory is made from; its summary is the choice."""
+    name, candidates = solve_name(selection), ridge_candidates()
+    array = ArraySpec("candidates", (len(candidates), 4), (len(candidates), 4), "float64", ("ridge", "column"))
+    job = Job(Task(f"ridge_path:{name}", 0, 0), evaluate_path, run.train_cut.count**2)
+
+    def summarise(run: RunDirectory) -> Json:
         table = run.inferred(name, "ridge_path", "candidates").read(0, 0)
         one_class = len(run.specification["data"]["classes"]) == 1
-        found = [
-            (absolute, LeaveOneOutRecord(error, None if one_class else accuracy) if definite else None)
-            for absolute, definite, error, accuracy in table.tolist()
-        ]
-        _write_path(run, selection, found)
-    return outcome
+        return _path_record(
+            [
+                (absolute, LeaveOneOutRecord(error, None if one_class else accuracy) if definite else None)
+                for absolute, definite, error, accuracy in table.tolist()
+            ]
+        )
+
+    return Product(name, "ridge_path", (array,), (job,), summarise)
 
 
 def _choose_by_factors(run: RunDirectory, selection: Json, slots: int, run_jobs: RunJobs) -> Outcome:
@@ -186,7 +197,7 @@ def _choose_by_factors(run: RunDirectory, selection: Json, slots: int, run_jobs:
         return outcome
     unit = found[0][0] / ridge_candidates()[0]
     found += [(unit * ridge, None) for ridge in ridge_candidates()[len(found) :]]
-    _write_path(run, selection, found)
+    run.write_record(_record_of(selection), _path_record(found))
     return Outcome()
 
 
@@ -203,14 +214,17 @@ def _after_solve(product: Product, system: System) -> list[Job]:
     return [Job(job.task, job.function, job.entries, job.priority, after) for job in product.jobs]
 
 
-def _write_path(run: RunDirectory, selection: Json, found: Sequence[tuple[float, LeaveOneOutRecord | None]]) -> None:
+def _record_of(selection: Json) -> str:
+    return f"solve/{solve_name(selection)}/ridge_path.json"
+
+
+def _path_record(found: Sequence[tuple[float, LeaveOneOutRecord | None]]) -> Json:
     """Keep the path and the candidate of the smallest error; they fall, so the first of equals is the largest."""
     errors = [np.inf if left_out is None else left_out.squared_error for _, left_out in found]
-    record = {
+    return {
         "ridges": list(ridge_candidates()),
         "absolute_ridges": [absolute for absolute, _ in found],
         "squared_error": [None if left_out is None else left_out.squared_error for _, left_out in found],
         "accuracy": [None if left_out is None else left_out.accuracy for _, left_out in found],
         "chosen": ridge_candidates()[int(np.argmin(errors))],
     }
-    run.write_record(f"solve/{solve_name(selection)}/ridge_path.json", record)

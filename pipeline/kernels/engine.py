@@ -173,7 +173,7 @@ class Engine:
             values[:, start : start + len(a)] = readouts[:, : len(a)]
         return values
 
-    def _planar(self, images: Array, first: int) -> Array:
+    def _planar(self, images: Array, first: int = 0) -> Array:
         """Check images and return them as ``(n, C, H, W)`` of the engine's dtype."""
         shape = images.shape[1:] if images.ndim == 4 else (1, 1, *images.shape[1:])
         if shape != self.program.input_shape:

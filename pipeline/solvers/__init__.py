@@ -2,9 +2,10 @@
 
 from pipeline.solvers.base import Solver
 from pipeline.solvers.blas import reserve_buffers
-from pipeline.solvers.conjugate_gradient import ConjugateGradient
+from pipeline.solvers.conjugate_gradient import ConjugateGradient, work_group
 from pipeline.solvers.direct import Cholesky
 from pipeline.solvers.systems import (
+    RIDGE_CHOICE,
     Method,
     RidgeChoice,
     System,
@@ -15,12 +16,15 @@ from pipeline.solvers.systems import (
     requested_selections,
     requested_solves,
     solve_name,
+    system_group,
+    write_selection,
 )
 from pipeline.solvers.work import forget_tiles
 
 SOLVERS: dict[str, Solver] = {"cholesky": Cholesky(), "cg": ConjugateGradient()}
 
 __all__ = [
+    "RIDGE_CHOICE",
     "SOLVERS",
     "Method",
     "RidgeChoice",
@@ -35,4 +39,7 @@ __all__ = [
     "requested_solves",
     "reserve_buffers",
     "solve_name",
+    "system_group",
+    "work_group",
+    "write_selection",
 ]

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from pipeline.arrays import Array, create_arrays
+from pipeline.arrays import Array, Group
 from pipeline.driver import Job
 from pipeline.errors import CorruptTile, NotConverged, NotFinite
 from pipeline.journal import Receipt, Task
@@ -62,10 +62,11 @@ def iteration_rounds(run: RunDirectory, system: System, order: int, preparation:
     coefficients = [_coefficients_job(run, system, order)]
     iterations = run.iterations(system.fingerprint)
     if (iterations is None or iterations.finished) and _are_coefficients_there(run, system):
-        yield coefficients
+        # A factor stays, to be grown from; one that was damaged since is computed again.
+        lasting = preparation if iterations is not None and system.method.factors else []
+        yield [*lasting, *coefficients]
         return
-    arrays = work_arrays(run, system) + ([] if system.method.factors else sketch_arrays(run, system))
-    create_arrays(run.work_path(system.fingerprint), arrays, {"system": system.label})
+    work_group(run, system).create()
     iterations = resume_point(run, system)
     # Where states are there already, so is the preconditioner, unless it was damaged since.
     begun = iterations.last >= iterations.first
@@ -81,6 +82,12 @@ def iteration_rounds(run: RunDirectory, system: System, order: int, preparation:
         iterations = record_state(run, system, replace(iterations, last=iterations.last + 1))
     yield coefficients
     run.record_iterations(system.fingerprint, replace(iterations, finished=True))
+
+
+def work_group(run: RunDirectory, system: System) -> Group:
+    """Describe the empty arrays that iterations need until they have converged."""
+    arrays = work_arrays(run, system) + ([] if system.method.factors else sketch_arrays(run, system))
+    return Group(run.work_path(system.fingerprint), tuple(arrays), {"system": system.label})
 
 
 def iteration_tasks(run: RunDirectory, system: System, preparation: Sequence[Job]) -> list[Task]:

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from pydantic import with_config
 
-from pipeline.arrays import Array, ArraySpec, create_arrays
+from pipeline.arrays import Array, ArraySpec, Group
 from pipeline.config import RunConfig, SolveConfig
 from pipeline.datasets import one_hot_targets
 from pipeline.errors import NotPositiveDefinite, StoreError
@@ -60,12 +60,12 @@ class RidgeChoice:
             raise ValueError(f"{self.chosen!r} is not the ridge of the smallest error")
 
 
-_RIDGE_CHOICE: Record[RidgeChoice] = Record(RidgeChoice, "delete it, then `cntk resume` chooses again")
+RIDGE_CHOICE: Record[RidgeChoice] = Record(RidgeChoice, "delete it, then `cntk resume` chooses again")
 
 
 def read_choice(run: RunDirectory, selection: Json) -> RidgeChoice | None:
     """Read the choice that a selection came to; None where it is not made."""
-    return run.read_record(f"solve/{solve_name(selection)}/ridge_path.json", _RIDGE_CHOICE)
+    return run.read_record(f"solve/{solve_name(selection)}/ridge_path.json", RIDGE_CHOICE)
 
 
 @dataclass(frozen=True)
@@ -288,6 +288,17 @@ def make_system(run: RunDirectory, specification: Json, method: Method) -> Syste
     mean_variance = SystemKernel(run, relative).mean_diagonal()
     unit = mean_variance if relative.ridge_mode == "relative" else 1.0
     system = replace(relative, absolute_ridge=relative.ridge * unit)
+    record = specification | {"absolute_ridge": system.absolute_ridge, "mean_diagonal": mean_variance}
+    system_group(run, system, record).create()
+    if method.iterates:
+        # Beside the specification: a resumed run may allow more iterations.
+        record["max_iterations"] = method.max_iterations
+    run.write_record(f"solve/{system.fingerprint}/solve.json", record)
+    return system
+
+
+def system_group(run: RunDirectory, system: System, record: Json) -> Group:
+    """Describe the empty arrays of a system; ``record`` is its solve.json."""
     tile = system.tile
     data, kernel_tile = run.specification["data"], run.specification["tile"]
     train, test, classes = data["train"], data["test"], len(data["classes"])
@@ -296,19 +307,14 @@ def make_system(run: RunDirectory, specification: Json, method: Method) -> Syste
         ArraySpec("mean", (test, classes), (kernel_tile, classes), "float64", ("test", "class")),
         ArraySpec("residual", (train, classes), (kernel_tile, classes), "float64", ("train", "class")),
     ]
-    if method.factors:
+    if system.method.factors:
         arrays += [
-            ArraySpec("factor", (train, train), (tile, tile), method.factor_dtype, ("train_row", "train")),
+            ArraySpec("factor", (train, train), (tile, tile), system.method.factor_dtype, ("train_row", "train")),
             ArraySpec("partial", (train, train), (tile, tile), "float64", ("train_row", "train")),
             ArraySpec("forward", (classes, train), (classes, tile), "float64", ("class", "train")),
         ]
-    record = specification | {"absolute_ridge": system.absolute_ridge, "mean_diagonal": mean_variance}
-    create_arrays(run.solve_path(system.fingerprint) / "factor.zarr", arrays, record)
-    if method.iterates:
-        # Beside the specification: a resumed run may allow more iterations.
-        record["max_iterations"] = method.max_iterations
-    run.write_record(f"solve/{system.fingerprint}/solve.json", record)
-    return system
+    attributes = {key: value for key, value in record.items() if key != "max_iterations"}
+    return Group(run.solve_path(system.fingerprint) / "factor.zarr", tuple(arrays), attributes)
 
 
 def planned_system(specification: Json, method: Method) -> System:

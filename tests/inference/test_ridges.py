@@ -67,7 +67,7 @@ def test_the_ridge_of_the_smallest_leave_one_out_error_is_taken(
     assert solve.accuracy is not None
     assert report.complete
     assert factor_files(run) == 6  # of the chosen one alone
-    assert runs.verify(run.path)[1] == []
+    assert runs.verify(run.path).bad == ()
 
 
 def test_both_ways_give_the_same_path(run_small: Run, small_config: Config, take: Callable[[str], None]) -> None:

@@ -175,7 +175,7 @@ def test_a_damaged_tile_of_inference_is_computed_again(run_small: Run, product: 
     chunk = next(path for path in sorted(folder.glob(f"{product}*.zarr/*/c/**/*")) if path.is_file())
     before = chunk.read_bytes()
     chunk.write_bytes(before[:8] + b"\x01" + before[9:])
-    _, quarantined = runs.verify(run.path)
+    quarantined = runs.verify(run.path).bad
     assert [task.stage.partition("-")[0].partition(":")[0] for task in quarantined] == [product]
     again = runs.resume(run.path, Recorder(), threading.Event())
     assert make_report(again).complete

@@ -185,10 +185,10 @@ def test_an_error_in_a_thread_reaches_the_caller():
 def test_an_error_names_images_by_their_places_in_what_was_given(other, monkeypatch):
     monkeypatch.setattr(pieces, "_height", lambda pairs: 8)
     x = np.random.default_rng(0).standard_normal((60, 4, 4, 2))
-    x[43] *= 1e18
-    with pytest.raises(NotFinite, match=r"for pair \(43, 43\)"):
+    x[43] *= 1e20
+    with pytest.raises(NotFinite, match=r"for pair \((43, \d+|\d+, 43)\)"):
         kernel_matrix(presets.cntk(2), x, x.copy() if other else None)
-    x[43] *= 1e-42
+    x[43] *= 1e-45
     with pytest.raises(NotAccurate, match=r"^image 43 holds no number"):
         kernel_matrix(presets.cntk(2), x, x[:1] if other else None)
 

@@ -105,7 +105,7 @@ def test_a_run_in_a_bucket_whose_processes_are_killed_equals_one_on_disk(
     again = [receipt.task for receipt in run.journal.receipts() if receipt.task in before and not receipt.adopted]
     assert len(again) == len(before), "a tile with a receipt was computed again"
     require_same(run, on_disk)
-    assert runs.verify(url)[1] == []
+    assert runs.verify(url).bad == ()
 
 
 def test_a_second_driver_of_a_run_in_a_bucket_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +122,7 @@ def test_a_damaged_object_is_found_and_computed_again(url: str, on_disk: RunDire
     content = bytearray(chunk.read_bytes())
     content[100] ^= 4
     chunk.write_whole(bytes(content))
-    _, quarantined = runs.verify(url)
+    quarantined = runs.verify(url).bad
     assert [(task.stage, task.row, task.col) for task in quarantined] == [("train", 2, 1)]
     assert not make_report(RunDirectory(url)).complete
     require_same(runs.resume(url, Recorder(), threading.Event()), on_disk)
@@ -177,6 +177,6 @@ def test_a_server_that_fails_some_requests_costs_time_and_no_bit(url: str, share
     print(f"{sum(proxy.failed.values())} requests failed of {proxy.passed + sum(proxy.failed.values())}")
     run = RunDirectory(url)
     require_same(run, on_disk)
-    assert runs.verify(url)[1] == []
+    assert runs.verify(url).bad == ()
     tasks = [receipt.task for receipt in run.journal.receipts()]
     assert len(tasks) == len(set(tasks))

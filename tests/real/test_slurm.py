@@ -75,7 +75,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
 
 def require_same(path: Path | StorePath, undisturbed: RunDirectory) -> None:
     """Compare every bit of the kernel, and the predictions; every checksum holds."""
-    assert runs.verify(path)[1] == []
+    assert runs.verify(path).bad == ()
     run = RunDirectory(path)
     require_same_kernel(run, undisturbed)
     assert make_report(run).complete

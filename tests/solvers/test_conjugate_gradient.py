@@ -229,8 +229,9 @@ def test_what_iterations_left_is_deleted_at_the_end_and_verify_does_not_miss_it(
     run = run_small(**ONE, solve=CG)
     name = make_report(run).solves[0].name
     assert not run.work_path(name).exists()
-    count, quarantined = runs.verify(run.path)
-    assert quarantined == []
+    found = runs.verify(run.path)
+    count, quarantined = found.whole, found.bad
+    assert quarantined == ()
     assert count < begun(run)
     total = begun(run)
     assert begun(run_small(**ONE, solve=CG)) == total
@@ -249,7 +250,7 @@ def test_coefficients_that_are_damaged_later_are_solved_for_again(run_small: Run
     chunk = run.solved(name, "coefficients").chunk_path(0, 0)
     before = run.solved(name, "coefficients").read(0, 0).copy()
     flip_bit(chunk)
-    assert [task.stage for task in runs.verify(run.path)[1]] == [f"coefficients:{name}"]
+    assert [task.stage for task in runs.verify(run.path).bad] == [f"coefficients:{name}"]
     assert not make_report(run).complete
     again = runs.resume(run.path, Recorder(), threading.Event())
     np.testing.assert_array_equal(again.solved(name, "coefficients").read(0, 0), before)

@@ -100,7 +100,7 @@ def test_split_tiles_of_a_float32_factor_have_the_same_bits_and_leave_nothing_be
     solve = make_report(run).solves[0]
     assert list(run.solve_path(solve.name).glob("factor.zarr/partial/c/*/*")) == []
     assert make_report(run).complete
-    assert runs.verify(run.path)[1] == []
+    assert runs.verify(run.path).bad == ()
 
 
 def test_a_float32_factor_with_split_tiles_is_repaired_and_its_coefficients_are_solved_for_again(
