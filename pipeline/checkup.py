@@ -17,7 +17,15 @@ from pipeline.arrays import Group
 from pipeline.config import RunConfig
 from pipeline.errors import CorruptTile, RunNotFound, StoreError
 from pipeline.gram import kernel_group, test_group
-from pipeline.inference import METRICS, Product, metrics, path_product, requested_products
+from pipeline.inference import (
+    METRICS,
+    Product,
+    metrics,
+    path_product,
+    requested_products,
+    requested_trainings,
+    write_training,
+)
 from pipeline.journal import Task
 from pipeline.solvers import (
     RIDGE_CHOICE,
@@ -82,12 +90,22 @@ def lines_of(found: Checked) -> list[str]:
 def mend(run: RunDirectory, config: RunConfig) -> list[StorePath]:
     """Write anew the descriptions of arrays that are gone or damaged; return them. Called with the lease held."""
     mended = [path for group in _groups(run, config) for path in group.mend()]
-    for selection in requested_selections(run, config):  # which says what its tasks are of
-        name = solve_name(selection)
-        if (run.solve_path(name) / "ridge_path.json").exists() and _is_bad_solve(run, name):
-            write_selection(run, selection)
-            mended.append(run.solve_path(name) / "solve.json")
+    # Beside those of systems, which the kernel's variances are needed for.
+    for selection in requested_selections(run, config):
+        if (run.solve_path(solve_name(selection)) / "ridge_path.json").exists():
+            mended += _mend_solve(run, selection, partial(write_selection, run, selection))
+    for training in requested_trainings(run, config):
+        if run.solve_path(solve_name(training.specification)).exists():
+            mended += _mend_solve(run, training.specification, partial(write_training, run, training))
     return mended
+
+
+def _mend_solve(run: RunDirectory, specification: Json, write: Callable[[], None]) -> list[StorePath]:
+    name = solve_name(specification)
+    if not _is_bad_solve(run, name):
+        return []
+    write()
+    return [run.solve_path(name) / "solve.json"]
 
 
 def _is_bad_solve(run: RunDirectory, name: str) -> bool:

@@ -14,6 +14,7 @@ from rich.table import Table
 from pipeline.driver import Progress as DriverProgress
 from pipeline.inference import EnsembleRecord
 from pipeline.plan import Plan
+from pipeline.redaction import redact
 from pipeline.report import RunReport, SolveReport
 from pipeline.solvers import RidgeChoice
 
@@ -26,8 +27,12 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def printable(text: str) -> str:
-    """Write out what would act on a terminal, or hide there, as backslashes: a record may hold anything."""
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+    """Write out what would act on a terminal, or hide there, as backslashes: a record may hold anything.
+
+    Credentials are taken out: a server may repeat those it was sent, in an error, and what is printed is kept.
+    """
+    shown = "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+    return redact(shown)
 
 
 def escape(text: str) -> str:

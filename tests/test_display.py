@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from pipeline import display
-from pipeline.display import PLAIN_SECONDS, QUIET_SECONDS, RunView
+from pipeline.display import PLAIN_SECONDS, QUIET_SECONDS, RunView, escape, printable
 from pipeline.driver import Progress
 from pipeline.events import Event, emit
 from pipeline.journal import Receipt, Task
@@ -105,3 +105,9 @@ def test_warnings_of_the_driver_are_a_line_each_on_the_error_stream(monkeypatch:
     assert re.fullmatch(
         r"\d\d:\d\d:\d\d warning: retry train tile \(3, 2\), attempt 1: OSError: \[Errno 5\] flaky", line
     )
+
+
+def test_credentials_that_a_server_repeats_are_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    said = "InvalidAccessKeyId: AKIAABCDEFGHIJKLMNOP at https://me:pw@host/b?X-Amz-Signature=abcdef&x=1"
+    assert printable(said) == "InvalidAccessKeyId: *** at https://***@host/b?X-Amz-Signature=***&x=1"
+    assert "AKIA" not in escape(said)

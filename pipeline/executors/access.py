@@ -1,5 +1,6 @@
 """Who may reach a cluster: encryption, where things listen, and what to warn of."""
 
+import datetime
 import stat
 import time
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import dask.config
+from cryptography import x509
 from dask.utils import parse_timedelta
 from distributed.security import Security
 from pydantic import ConfigDict, with_config
@@ -119,6 +121,8 @@ def client_security(address: str, config: ClusterConfig) -> tuple[Security | Non
             path.read_bytes()
         except OSError as error:
             raise ConfigError(f"cannot read cluster.{name} = {str(path)!r}: {error.strerror}") from error
+    for name in ("tls_ca_file", "tls_cert"):
+        _require_valid(f"cluster.{name}", paths[name])
     warnings: tuple[str, ...] = ()
     if paths["tls_key"].stat().st_mode & stat.S_IROTH:
         warnings = (f"everybody on this machine can read the key {paths['tls_key']}: chmod 600 it",)
@@ -129,6 +133,28 @@ def client_security(address: str, config: ClusterConfig) -> tuple[Security | Non
         tls_client_key=str(paths["tls_key"]),
     )
     return security, warnings
+
+
+def _require_valid(what: str, path: Path) -> None:
+    """Refuse a file without certificates, or with one that is over or to come: a scheduler would just not answer.
+
+    Raises
+    ------
+    ConfigError
+        With the days.
+    """
+    try:
+        certificates = x509.load_pem_x509_certificates(path.read_bytes())
+    except ValueError as error:
+        raise ConfigError(f"{what} = {str(path)!r} holds no certificate in PEM: {error}") from error
+    now = datetime.datetime.now(datetime.UTC)
+    for certificate in certificates:
+        begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        if not begins <= now <= ends:
+            raise ConfigError(
+                f"{what} = {str(path)!r} is good from {begins:%Y-%m-%d} to {ends:%Y-%m-%d}, and today is "
+                f"{now:%Y-%m-%d}: make new certificates for scheduler, workers and driver (docs/security.md)"
+            )
 
 
 @with_config(ConfigDict(strict=True))

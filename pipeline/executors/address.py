@@ -12,6 +12,7 @@ from pipeline.errors import ConfigError, WorkersLost
 from pipeline.executors.access import client_security, require_encrypted, scheduler_address
 from pipeline.executors.base import Executor
 from pipeline.executors.dask import Terms, count_workers, prepared, quieten
+from pipeline.executors.starting import causes
 
 
 @contextmanager
@@ -35,6 +36,11 @@ def open_address(
     try:
         client = distributed.Client(where, security=security)
     except (OSError, ValueError) as error:
+        if "CERTIFICATE_VERIFY_FAILED" in "".join(map(str, causes(error))):
+            raise WorkersLost(
+                f"the scheduler at {where} shows a certificate that is not good here: {causes(error)[-1]}. Start it "
+                "with one of the authority in cluster.tls_ca_file that is, then `cntk resume`"
+            ) from error
         raise WorkersLost(f"no Dask scheduler answers at {where}: {error}. Start one, then `cntk resume`") from error
     with client:
         count = count_workers(client)

@@ -40,12 +40,12 @@ def start_explained(config: ClusterConfig, stop: threading.Event | None) -> Iter
 
 
 def _explain(error: Exception, config: ClusterConfig) -> PipelineError:
-    causes = list(_causes(error))
-    numbers = {cause.errno for cause in causes if isinstance(cause, OSError)}
-    said = f"{type(causes[-1]).__name__}: {causes[-1]}"
-    if any(isinstance(cause, socket.gaierror) for cause in causes) or numbers & set(_UNBOUND):
+    found = causes(error)
+    numbers = {cause.errno for cause in found if isinstance(cause, OSError)}
+    said = f"{type(found[-1]).__name__}: {found[-1]}"
+    if any(isinstance(cause, socket.gaierror) for cause in found) or numbers & set(_UNBOUND):
         return ConfigError(
-            f"cluster.dashboard = {config.dashboard!r}: nothing can listen there ({causes[-1]}); "
+            f"cluster.dashboard = {config.dashboard!r}: nothing can listen there ({found[-1]}); "
             'give an address of this machine, or leave it at "127.0.0.1:0"'
         )
     if numbers & {errno.EMFILE, errno.ENFILE}:
@@ -58,7 +58,7 @@ def _explain(error: Exception, config: ClusterConfig) -> PipelineError:
             f"the workers could not be started: no memory is to be had for another process ({said}): lift the limit on "
             "it (ulimit -v unlimited), or take fewer workers (cluster.workers)"
         )
-    if errno.EAGAIN in numbers or any("can't start new thread" in str(cause) for cause in causes):
+    if errno.EAGAIN in numbers or any("can't start new thread" in str(cause) for cause in found):
         return WorkersLost(
             f"the workers could not be started: no further process or thread is to be had ({said}), and {_limit('u')} "
             "are allowed (ulimit -u, or the limit of a container): raise that, or take fewer workers (cluster.workers)"
@@ -70,14 +70,14 @@ def _explain(error: Exception, config: ClusterConfig) -> PipelineError:
     )
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def causes(error: BaseException) -> list[BaseException]:
     """List an error and what led to it, last what came first; Dask does not always say "from"."""
-    seen: set[int] = set()
+    found: list[BaseException] = []
     following: BaseException | None = error
-    while following is not None and id(following) not in seen:
-        seen.add(id(following))
-        yield following
+    while following is not None and all(following is not known for known in found):
+        found.append(following)
         following = following.__cause__ or following.__context__
+    return found
 
 
 def _limit(letter: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import with_config
 
 from pipeline.errors import StoreError
+from pipeline.redaction import redact
 from pipeline.signature import is_signed, sign
 from pipeline.storage import LocalPath
 from pipeline.storage.records import STRICT, Record, Word
@@ -99,7 +100,7 @@ def _is_here(run: RunDirectory, place: str) -> bool:
 def write_ending(run: RunDirectory, message: str, job: str | None) -> None:
     """Write down how a submitted driver ended, where the store lets it: it may be what ended the driver."""
     with contextlib.suppress(StoreError):
-        run.write_record("ending.json", asdict(Ending(message, job, now())))
+        run.write_record("ending.json", asdict(Ending(redact(message), job, now())))
 
 
 def clear_ending(run: RunDirectory) -> None:

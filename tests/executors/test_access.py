@@ -1,3 +1,4 @@
+import datetime
 import json
 import threading
 import time
@@ -138,9 +139,27 @@ def test_certificates_may_come_from_the_configuration_of_dask(scheduler: str, ce
 
 def test_a_client_of_another_authority_is_refused(scheduler: str, tmp_path: Path) -> None:
     config = ClusterConfig(address=scheduler, **table(Certificates.create(tmp_path / "foreign")))
-    refused = pytest.raises(WorkersLost, match=r"no Dask scheduler answers at tls://127.0.0.1")
+    refused = pytest.raises(WorkersLost, match=r"tls://127\.0\.0\.1:\d+ shows a certificate that is not good")
     with refused, dask.config.set(AT_ONCE), EXECUTORS["address"](config, nothing):
         pass
+
+
+@pytest.mark.parametrize("name", ["tls_ca_file", "tls_cert"])
+def test_certificates_that_are_over_are_named_with_their_days(
+    certificates: Certificates, tmp_path: Path, name: str
+) -> None:
+    over = table(Certificates.create(tmp_path / "over", datetime.timedelta(days=-3)))
+    config = ClusterConfig(**table(certificates) | {name: over[name]})
+    with pytest.raises(
+        ConfigError, match=rf"cluster\.{name} = '.*' is good from 1970-01-01 to \d+-\d\d-\d\d, and today"
+    ):
+        client_security("tls://host:8786", config)
+
+
+def test_a_file_that_holds_no_certificate_is_named(certificates: Certificates) -> None:
+    config = ClusterConfig(**table(certificates) | {"tls_cert": str(certificates.key)})
+    with pytest.raises(ConfigError, match=r"cluster\.tls_cert = '.*key.pem' holds no certificate in PEM"):
+        client_security("tls://host:8786", config)
 
 
 def test_an_address_without_a_protocol_is_encrypted_where_certificates_are_named(certificates: Certificates) -> None:

@@ -124,7 +124,7 @@ def contents(path: Path) -> dict[str, bytes]:
     return {
         str(file.relative_to(path)): file.read_bytes()
         for file in found
-        if file.relative_to(path).parts[0] in ("inputs.zarr", "kernel.zarr", "test_kernel.zarr", "solve", "run.json")
+        if file.relative_to(path).parts[0] in ("inputs.zarr", "kernel.zarr", "test_kernel.zarr", "solve")
     }
 
 
