@@ -22,10 +22,12 @@ real-kubernetes: $(VENV)/.installed-test
 	tests/real/kubernetes/build.sh $(KUBERNETES)
 	CNTK_REQUIRE_REAL=1 CNTK_KUBERNETES=$(KUBERNETES) $(BIN)/python -m pytest -s tests/real/test_kubernetes.py
 
-# A hundred kills of workers and of drivers, on this machine; each prints what it cost. Then garbled records, by the thousand.
+# A hundred kills of workers and of drivers, on this machine; each prints what it cost; every damage of every file; a soak
+# of 15 minutes. Then garbled records, by the thousand.
 FUZZ_SECONDS ?= 180
+SOAK_SECONDS ?= 900
 chaos: $(VENV)/.installed-test
-	CNTK_KILLS=100 $(BIN)/python -m pytest -s tests/faults
+	CNTK_KILLS=100 CNTK_DAMAGES=1 CNTK_SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m pytest -s tests/faults
 	CNTK_FUZZ=20 $(BIN)/python -m pytest tests/test_records.py
 	@if $(BIN)/python -m pip install --quiet --only-binary :all: --editable '.[fuzz]'; then \
 	    PYTHONPATH=. $(BIN)/python tests/faults/fuzz/readers.py $(VENV)/fuzz -max_total_time=$(FUZZ_SECONDS) -max_len=4096; \
