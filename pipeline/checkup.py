@@ -1,8 +1,8 @@
 """Everything that a run directory holds, looked at: what is damaged is set aside, or written anew where that is known.
 
 What a run should hold is known from its specification and its workflow (`pipeline.wanted`). Descriptions of arrays are
-written anew from these; tiles and records that are bad are moved to quarantine, and so are bad chunks of the data set:
-from then on they are missing, which `cntk status` sees as well, and `cntk resume` makes them again.
+written anew from these; tiles and records that are bad are moved to quarantine, and so are bad chunks of the data set.
+Then they are missing, which `cntk status` sees as well, and `cntk resume` makes them again.
 """
 
 import contextlib

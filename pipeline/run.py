@@ -14,13 +14,7 @@ from pipeline.checkup import Checked, check, lines_of, mend
 from pipeline.config import ClusterConfig, RunConfig
 from pipeline.driver import Outcome
 from pipeline.durable import store_explained
-from pipeline.errors import (
-    ConfigError,
-    CorruptTile,
-    PipelineError,
-    RunNotFound,
-    StoreError,
-)
+from pipeline.errors import ConfigError, CorruptTile, PipelineError, RunNotFound, SpecificationMismatch, StoreError
 from pipeline.events import Event, emit
 from pipeline.executors import EXECUTORS, WorkerMemory
 from pipeline.extras import require_extras
@@ -369,8 +363,7 @@ def _is_done(run: RunDirectory, config: RunConfig, view: View, verify: bool) -> 
         found = check(run, config)
         for line in lines_of(found):
             view.say(line)
-        bad: Sequence[object] = found.bad
-        is_done = not found.needs_resume
+        is_done = not found.needs_resume and make_report(run).complete
     else:
         if not make_report(run).complete:
             return False
@@ -379,7 +372,6 @@ def _is_done(run: RunDirectory, config: RunConfig, view: View, verify: bool) -> 
             view.say(f"{task} was damaged on disk: moved to quarantine, computed again")
         is_done = not bad
     run.journal.close()
-    is_done = is_done and make_report(run).complete
     if is_done:
         _sweep(run, view)
         view.say("nothing is left to do: every tile and every result is there")
@@ -402,6 +394,15 @@ def _prepare(run_path: str, versions: dict[str, str]) -> None:
     gram.prepare(run_path, versions)
 
 
+def _require_numerics(run: RunDirectory) -> None:
+    """Refuse to go on with a kernel of another version of the engine, before anything is started or set aside."""
+    try:
+        gram.require_numerics(run)
+    except SpecificationMismatch:
+        if any(stage.stage in KERNEL_STAGES and stage.done < stage.total for stage in make_report(run).stages):
+            raise
+
+
 def _mend_inputs(run: RunDirectory, config: RunConfig, verify: bool) -> list[StorePath]:
     """Look at the whole data set where tiles are still to be computed from it, otherwise for what is gone."""
     receipted = {receipt.task for receipt in run.journal.receipts()}
@@ -412,9 +413,7 @@ def _mend_inputs(run: RunDirectory, config: RunConfig, verify: bool) -> list[Sto
 
 def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> None:
     run, config = begun.run, begun.config
-    report = make_report(run)
-    if any(stage.stage in KERNEL_STAGES and stage.done < stage.total for stage in report.stages):
-        gram.require_numerics(run)  # before anything is started, or set aside
+    _require_numerics(run)
     for path in _mend_inputs(run, config, verify):
         view.say(f"{path} was gone or damaged: written anew from the data set")
     _sweep(run, view)
