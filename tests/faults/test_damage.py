@@ -5,16 +5,20 @@ that of what a receipt says (swapped chunks), with damaged JSON that is no error
 of the journal taken without their checksums, and without the look for the chunks of the data set.
 """
 
+import itertools
 import random
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from problems import Recorder
 
-from pipeline import gram, lease, verification
+from pipeline import datasets, gram, lease, verification
 from pipeline import run as runs
 from pipeline.config import RunConfig
 from pipeline.errors import PipelineError, StoreError
@@ -189,13 +193,53 @@ def test_damaged_records_are_named_or_done_without_and_never_written_over(
     assert wrong == 0
 
 
-def test_a_chunk_of_the_data_set_that_is_gone_is_named_and_not_read_as_zeros(whole: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("data", ["at hand", "away", "another"])
+def test_a_damaged_chunk_of_the_data_set_is_written_anew_or_named_and_not_read_as_zeros(
+    small_config: Callable[..., RunConfig], small_npz: Path, tmp_path: Path, data: str
+) -> None:
+    source, whole = tmp_path / "data.npz", tmp_path / "whole"
+    shutil.copy(small_npz, source)
+    sections = SMALL | {"data": SMALL["data"] | {"path": str(source)}}
+    runs.start(small_config(**sections, store={"path": str(whole)}), Recorder(), threading.Event())
+    if data == "away":
+        source.unlink()
+    elif data == "another":
+        with np.load(small_npz) as arrays:
+            np.savez(source, **dict(arrays) | {"y_train": arrays["y_train"][::-1]})
     files = [file for file in sorted((whole / "inputs.zarr").rglob("*")) if is_chunk(file)]
-    for file in files:
+    said = {"away": "cannot be written anew: .*data.npz", "another": "the data set that the workflow names is another"}
+    for file, damage in itertools.product(files, (None, flip, cut, empty)):
         path = copied(whole, tmp_path / "run")
-        (path / file.relative_to(whole)).unlink()
+        chunk, content = path / file.relative_to(whole), file.read_bytes()
+        if damage is None:
+            chunk.unlink()
+        else:
+            chunk.write_bytes(damage(content, random.Random(1)))
         forget()
-        with pytest.raises(StoreError, match=rf"{file.relative_to(whole)} is gone: restore inputs.zarr from a copy"):
+        assert runs.verify(str(path)).lost == (LocalPath(chunk),)
+        if data == "at hand":
             runs.resume(str(path), Recorder(), threading.Event())
-    print(f"{len(files)} faults injected, 0 tiles recomputed beyond the bound, 0 wrong numbers readable as done")
+            assert chunk.read_bytes() == content
+        else:
+            with pytest.raises(StoreError, match=rf"{file.relative_to(whole)} is gone or damaged, and .*{said[data]}"):
+                runs.resume(str(path), Recorder(), threading.Event())
+    print(f"{4 * len(files)} faults injected, 0 tiles recomputed beyond the bound, 0 wrong numbers readable as done")
     assert len(files) >= 4
+
+
+def test_a_data_set_that_comes_out_with_other_bits_here_is_not_mixed_with_what_is_stored(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (whole / "inputs.zarr/test_images/c/0/0/0/0").unlink()
+    standardize = datasets.standardize
+
+    def elsewhere(*arguments: Any) -> Any:
+        data, statistics = standardize(*arguments)
+        train = replace(data.train, images=np.nextafter(data.train.images, np.inf, dtype=data.train.images.dtype))
+        return replace(data, train=train), statistics
+
+    monkeypatch.setattr(datasets, "standardize", elsewhere)
+    forget()
+    with pytest.raises(StoreError, match=r"cannot be written anew: standardised here, the images have other bits"):
+        runs.resume(str(whole), Recorder(), threading.Event())
+    assert not (whole / "inputs.zarr/test_images/c/0/0/0/0").exists()
