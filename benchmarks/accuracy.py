@@ -20,9 +20,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.errors import NotAccurate, NotFinite
-from pipeline.kernels import Engine, lower
-from pipeline.layers import (
+from cntk_pipeline.errors import NotAccurate, NotFinite
+from cntk_pipeline.kernels import Engine, lower
+from cntk_pipeline.layers import (
     Abs,
     Conv,
     Cos,

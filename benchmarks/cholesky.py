@@ -26,14 +26,14 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import gram
-from pipeline.config import ClusterConfig, parse_config
-from pipeline.driver import Driver
-from pipeline.executors import EXECUTORS, Executor
-from pipeline.plan import measure_product_rate
-from pipeline.solvers import Method, System, make_system, requested_solves
-from pipeline.solvers.cholesky import factor_jobs
-from pipeline.store import RunDirectory
+from cntk_pipeline.clusters import EXECUTORS, Executor
+from cntk_pipeline.config import ClusterConfig, parse_config
+from cntk_pipeline.driver.driver import Driver
+from cntk_pipeline.gram import tiles as gram
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.solvers import Method, System, make_system, requested_solves
+from cntk_pipeline.solvers.cholesky import factor_jobs
+from cntk_pipeline.workflow.plan import measure_product_rate
 
 KERNEL_TILE = 512
 FEATURES = 64

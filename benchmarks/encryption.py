@@ -9,8 +9,8 @@ import argparse
 import statistics
 import time
 
-from pipeline.config import ClusterConfig
-from pipeline.executors import EXECUTORS, Executor
+from cntk_pipeline.clusters import EXECUTORS, Executor
+from cntk_pipeline.config import ClusterConfig
 
 WORKERS, WINDOW, WARM_UP = 2, 6, 200
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from pipeline import run as runs
-from pipeline.config import parse_config
-from pipeline.driver import Progress
+from cntk_pipeline.config import parse_config
+from cntk_pipeline.driver.driver import Progress
+from cntk_pipeline.workflow import run as runs
 
 TURNS, TEST = 2, 16
 

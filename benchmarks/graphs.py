@@ -13,11 +13,11 @@ from dealing import Group
 from rates import Rates
 from schedule import Graph, Phase, Span, Step
 
-from pipeline.arrays import CRC_BYTES
-from pipeline.driver import Job
-from pipeline.plan import TASK_SECONDS
-from pipeline.solvers.cholesky import finish_width, list_factor_jobs
-from pipeline.tiling import Cut
+from cntk_pipeline.solvers.cholesky import finish_width, list_factor_jobs
+from cntk_pipeline.storage.tiled_array import CRC_BYTES
+from cntk_pipeline.tasks import Job
+from cntk_pipeline.tiling import Cut
+from cntk_pipeline.workflow.plan import TASK_SECONDS
 
 CLASSES, IMAGE_BYTES = 10, 32 * 32 * 3 * 4
 

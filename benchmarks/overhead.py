@@ -29,17 +29,17 @@ import xxhash
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import run as runs
-from pipeline.arrays import encode_chunk
-from pipeline.config import ClusterConfig, parse_config
-from pipeline.driver import WINDOW_PER_SLOT, Driver, Job, Progress
-from pipeline.errors import Interrupted
-from pipeline.executors import EXECUTORS
-from pipeline.executors.dask import DaskExecutor
-from pipeline.gram import kernel_jobs
-from pipeline.journal import Chunk, Receipt, Task
-from pipeline.observed import recording
-from pipeline.store import RunDirectory
+from cntk_pipeline.clusters import EXECUTORS
+from cntk_pipeline.clusters.dask.executor import DaskExecutor
+from cntk_pipeline.config import ClusterConfig, parse_config
+from cntk_pipeline.driver.driver import WINDOW_PER_SLOT, Driver, Progress
+from cntk_pipeline.driver.observed import recording
+from cntk_pipeline.errors import Interrupted
+from cntk_pipeline.gram.tiles import kernel_jobs
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.storage.tiled_array import encode_chunk
+from cntk_pipeline.tasks import Chunk, Job, Receipt, Task
+from cntk_pipeline.workflow import run as runs
 
 SPECIFICATION = {
     "data": {"digest": "", "train": 1, "test": 1, "shape": [1], "classes": ["0"], "standardize": False},

@@ -32,9 +32,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import kernel_matrix
-from pipeline.kernels.pieces import BAND
-from pipeline.layers import Sequential, presets
+from cntk_pipeline import kernel_matrix
+from cntk_pipeline.kernels.pieces import BAND
+from cntk_pipeline.layers import Sequential, presets
 
 DEPTH = 11
 SHAPE = (32, 32, 3)

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from pipeline.arrays import ArraySpec, TiledArray, create_arrays
-from pipeline.kernels import cost, lower
-from pipeline.layers import presets
-from pipeline.solvers.blas import factor_lower, solve_right, subtract_product, subtract_square
+from cntk_pipeline.kernels import cost, lower
+from cntk_pipeline.layers import presets
+from cntk_pipeline.solvers.blas import factor_lower, solve_right, subtract_product, subtract_square
+from cntk_pipeline.storage.tiled_array import ArraySpec, TiledArray, create_arrays
 
 LARGEST_TILE = 2048
 """Larger products run at the same rate."""

@@ -22,11 +22,11 @@ from rich.console import Console
 from rich.table import Table
 from schedule import Cluster, Outcome, simulate
 
-from pipeline.arrays import MAPPED_BYTES
-from pipeline.driver import WINDOW_PER_SLOT
-from pipeline.plan import TASK_SECONDS
-from pipeline.solvers.cholesky import are_tiles_split
-from pipeline.tiling import Cut, choose_factor_tile, choose_tile
+from cntk_pipeline.driver.driver import WINDOW_PER_SLOT
+from cntk_pipeline.solvers.cholesky import are_tiles_split
+from cntk_pipeline.storage.tiled_array import MAPPED_BYTES
+from cntk_pipeline.tiling import Cut, choose_factor_tile, choose_tile
+from cntk_pipeline.workflow.plan import TASK_SECONDS
 
 TEST = 10_000
 

@@ -59,7 +59,7 @@ def run_demo(folder: Path, name: str, cluster: str) -> tuple[float, list[Visit]]
         "NUMBA_CACHE_DIR": str(folder / "cache"),
         "NUMBA_LOG": str(log),
     }
-    command = [sys.executable, "-m", "pipeline.cli", "demo", *FEW_IMAGES, "--set", f"cluster.kind={cluster}"]
+    command = [sys.executable, "-m", "cntk_pipeline.cli", "demo", *FEW_IMAGES, "--set", f"cluster.kind={cluster}"]
     start = time.monotonic()
     process = subprocess.Popen(
         [*command, "--store", str(folder / name)],

@@ -31,13 +31,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.kernels import Engine, lower
-from pipeline.kernels.jit import jit
-from pipeline.kernels.lanes import LANES, address, call
-from pipeline.kernels.machine import aligned_zeros
-from pipeline.kernels.program import Array
-from pipeline.kernels.weighing import Place, plane_function
-from pipeline.layers import AvgPool, Erf, Gelu, Layer, Relu, Sequential, presets
+from cntk_pipeline.kernels import Engine, lower
+from cntk_pipeline.kernels.jit import jit
+from cntk_pipeline.kernels.lanes import LANES, address, call
+from cntk_pipeline.kernels.machine import aligned_zeros
+from cntk_pipeline.kernels.program import Array
+from cntk_pipeline.kernels.weighing import Place, plane_function
+from cntk_pipeline.layers import AvgPool, Erf, Gelu, Layer, Relu, Sequential, presets
 
 FLOOR_PASSES = 20_000
 

@@ -16,11 +16,11 @@ from hypothesis import settings
 from problems import TEST, TRAIN, Recorder
 from s3_server import PROGRAMS, s3_server
 
-from pipeline import run as runs
-from pipeline.config import RunConfig, parse_config
-from pipeline.signature import KEY_VARIABLE
-from pipeline.storage import LocalPath
-from pipeline.store import RunDirectory
+from cntk_pipeline.config import RunConfig, parse_config
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.signature import KEY_VARIABLE
+from cntk_pipeline.storage import LocalPath
+from cntk_pipeline.workflow import run as runs
 
 # Machines are shared: an example that takes long says nothing of the code.
 settings.register_profile("shared", deadline=None)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pipeline.layers import ClosedForm, Series
+from cntk_pipeline.layers import ClosedForm, Series
 
 Function = Callable[[np.ndarray], np.ndarray]
 

@@ -1,6 +1,6 @@
 """The networks whose kernels `tests/golden/neural_tangents.npz` holds."""
 
-from pipeline.layers import (
+from cntk_pipeline.layers import (
     Abs,
     AvgPool,
     Conv,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pipeline.layers import Layer
+from cntk_pipeline.layers import Layer
 
 Array = np.ndarray
 

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 from scipy import special
-
-from pipeline import layers
-from pipeline.layers import Layer
 from tests.pairs import Array, Pairs, Step
 from tests.quadrature import Function, Rule, correlate, expect, fine, gauss_hermite, trapezoidal
+
+from cntk_pipeline import layers
+from cntk_pipeline.layers import Layer
 
 Expectation = Callable[[Array, Array, Array], Array]
 """Of a product of two Gaussians' functions, by their covariance and variances, laid as in `tests.quadrature.expect`."""

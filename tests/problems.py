@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.driver import Progress
-from pipeline.journal import Receipt, Task
-from pipeline.report import make_report
-from pipeline.storage import StorePath
-from pipeline.store import RunDirectory
+from cntk_pipeline.driver.driver import Progress
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.storage import StorePath
+from cntk_pipeline.tasks import Receipt, Task
+from cntk_pipeline.workflow.report import make_report
 
 SPECIFICATION: dict[str, Any] = {
     "data": {"digest": "", "train": 10, "test": 4, "shape": [3, 3, 1], "classes": ["a", "b"], "standardize": True},

@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from pipeline.config import RunConfig, parse_config
+from cntk_pipeline.config import RunConfig, parse_config
 
 WORKERS = 2
 PATIENCE_SECONDS = 240.0
@@ -21,8 +21,9 @@ KERNELS = {"readouts": {"depths": [3, 8], "poolings": ["gap"]}, "solve": {"ridge
 
 _DRIVE = """
 import json, sys, threading
-from pipeline import patience, run as runs
-from pipeline.config import parse_config
+from cntk_pipeline.driver import stragglers as patience
+from cntk_pipeline.workflow import run as runs
+from cntk_pipeline.config import parse_config
 from problems import Recorder
 
 if __name__ == "__main__":
@@ -57,7 +58,7 @@ def start_driver(folder: Path, config: RunConfig, patience_seconds: float = 60.0
     (folder / "workflow.json").write_text(config.model_dump_json())
     (folder / "drive.py").write_text(_DRIVE)
     tests = Path(__file__).parent
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent)])}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent / "pipeline")])}
     with open(folder / "output.txt", "ab") as output:
         return subprocess.Popen(
             [sys.executable, "drive.py", str(patience_seconds)],

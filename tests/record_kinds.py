@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from pipeline.growth import _GROWTH
-from pipeline.inference.records import METRICS, RECORDS
-from pipeline.lease import _HOLDER
-from pipeline.specification import _SOLVE
-from pipeline.storage.records import Record
-from pipeline.store import _ITERATIONS
-from pipeline.submission.records import _ENDING, _SUBMISSION
-from pipeline.timing import _TIMINGS
+from cntk_pipeline.driver.timing import _TIMINGS
+from cntk_pipeline.inference.records import METRICS, RECORDS
+from cntk_pipeline.rundir.directory import _ITERATIONS
+from cntk_pipeline.rundir.growth import _GROWTH
+from cntk_pipeline.rundir.lease import _HOLDER
+from cntk_pipeline.rundir.specification import _SOLVE
+from cntk_pipeline.rundir.submissions import _ENDING, _SUBMISSION
+from cntk_pipeline.storage.records import Record
 
 
 def kinds() -> dict[str, tuple[Record[Any], Any]]:

@@ -12,12 +12,12 @@ import math
 from dataclasses import replace
 
 import numpy as np
-
-from pipeline import layers
-from pipeline.layers import Layer, Sequential
 from tests.pairs import Array, Pairs, Step
 from tests.pointwise import POINTWISE
 from tests.quadrature import Function
+
+from cntk_pipeline import layers
+from cntk_pipeline.layers import Layer, Sequential
 
 
 def two(value: int | tuple[int, int]) -> tuple[int, int]:

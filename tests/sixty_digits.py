@@ -1,7 +1,7 @@
 """Kernels of single pairs of small images in 60 digits, by the formulas of the papers: what float32 is held to.
 
 Cancellation does no harm at 60 digits, so that the formulas stand here as they are usually written, and share nothing
-with those of `pipeline.layers`.
+with those of `cntk_pipeline.layers`.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,8 +11,8 @@ import mpmath
 import numpy as np
 from mpmath import mp, mpf
 
-from pipeline import layers
-from pipeline.layers import Layer
+from cntk_pipeline import layers
+from cntk_pipeline.layers import Layer
 
 mp.dps = 60
 

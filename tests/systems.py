@@ -5,10 +5,10 @@ import json
 import numpy as np
 from problems import receive, whole_matrix
 
-from pipeline.datasets import one_hot_targets
-from pipeline.journal import Task
-from pipeline.report import SolveReport
-from pipeline.store import RunDirectory
+from cntk_pipeline.datasets import one_hot_targets
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.tasks import Task
+from cntk_pipeline.workflow.report import SolveReport
 
 ONE = {"readouts": {"depths": [3], "poolings": ["gap"], "kinds": ["ntk"]}, "kernel": {"tile": 16, "dtype": "float64"}}
 """Sections of the small problem that leave one system, in float64."""

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pipeline.layers import Graph, Layer, Shape
+from cntk_pipeline.layers import Graph, Layer, Shape
 
 
 class Tape(Graph):

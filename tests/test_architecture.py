@@ -5,29 +5,19 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "pipeline"
+PACKAGE = Path(__file__).parent.parent / "pipeline" / "cntk_pipeline"
 
 TIERS = [
     {"errors"},
-    {"inputs", "resources"},
-    {"config", "environment", "tiling", "layers", "datasets", "loopback", "provenance", "redaction", "storage"}
-    | {"streams"},
-    {"durable", "entry", "extras", "journal", "lease", "networks", "signature"},
-    {"specification"},
-    {"arrays", "events"},
-    {"stored_data"},
-    {"kernels", "store", "executors", "metrics", "patience"},
-    {"observed", "verification"},
-    {"driver", "growth", "memory"},
-    {"gram", "solvers", "takeover", "timing", "trust"},
-    {"inference", "rounds", "submission"},
-    {"wanted"},
-    {"checkup", "plan", "preflight", "report", "stages", "stopping"},
-    {"loading"},
-    {"run", "display"},
-    {"handover"},
-    {"watch"},
-    {"cli", "estimators"},
+    {"environment", "inputs", "models", "resources", "tiling"},
+    {"tasks"},
+    {"layers", "datasets", "config", "storage", "regression"},
+    {"kernels", "rundir", "telemetry"},
+    {"gram", "clusters"},
+    {"solvers", "driver"},
+    {"inference"},
+    {"workflow"},
+    {"cli"},
 ]
 RANK = {room: rank for rank, rooms in enumerate(TIERS) for room in rooms}
 
@@ -39,11 +29,15 @@ def room_of(module: str) -> str:
 def imports_of(path: Path) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "pipeline":
-            names = [node.module] if node.module != "pipeline" else [f"pipeline.{name.name}" for name in node.names]
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "cntk_pipeline":
+            names = (
+                [node.module]
+                if node.module != "cntk_pipeline"
+                else [f"cntk_pipeline.{name.name}" for name in node.names]
+            )
             found |= {room_of(name) for name in names}
         elif isinstance(node, ast.Import):
-            found |= {room_of(name.name) for name in node.names if name.name.split(".")[0] == "pipeline"}
+            found |= {room_of(name.name) for name in node.names if name.name.split(".")[0] == "cntk_pipeline"}
     return found
 
 
@@ -57,9 +51,14 @@ def test_imports_point_to_lower_tiers(path: Path) -> None:
         assert RANK[other] < RANK[room], f"{room} imports {other}"
 
 
-def test_every_room_has_its_tier() -> None:
+def test_every_room_has_its_tier_and_every_tier_its_rooms() -> None:
     rooms = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in FILES}
-    assert rooms <= set(RANK)
+    assert rooms == set(RANK)
+
+
+def test_contributing_says_the_same() -> None:
+    line = " < ".join(", ".join(sorted(rooms)) for rooms in TIERS)
+    assert f"`{line}`" in " ".join((PACKAGE.parents[1] / "CONTRIBUTING.md").read_text().split())
 
 
 def calls_print(path: Path) -> bool:
@@ -68,7 +67,7 @@ def calls_print(path: Path) -> bool:
 
 
 def test_only_commands_print() -> None:
-    assert {path.name for path in FILES if calls_print(path)} == {"cli.py", "entry.py", "fit_duals.py"}
+    assert {path.name for path in FILES if calls_print(path)} == {"main.py", "entry.py", "fit_duals.py"}
 
 
 READS = {
@@ -86,17 +85,17 @@ READS |= {"zarr.open", "zarr.open_array", "zarr.open_group", "isdigit", "isdecim
 
 OTHER_FILES = {
     "config/reading.py": {"open", "os.open", "tomllib.loads"},  # that a user names
-    "executors/access.py": {"read_bytes"},
-    "executors/certificates.py": {"os.open"},
-    "executors/remote.py": {"isdecimal"},
+    "clusters/dask/access.py": {"read_bytes"},
+    "clusters/dask/certificates.py": {"os.open"},
+    "clusters/ssh/remote.py": {"isdecimal"},
     "kernels/code_cache.py": {"read_bytes"},  # of this package, and its compiled code
     "resources.py": {"read_text"},  # of the control groups of this process
-    "signature.py": {"os.open"},  # the user's key
-    "streams.py": {"os.open"},  # /dev/null
-    "submission/local.py": {"open", "os.open", "read_bytes"},  # the log that is written, and /proc
-    "submission/slurm.py": {"isdigit"},  # of what SLURM says
-    "submission/slurm_states.py": {"isdigit"},
-    "submission/there.py": {"json.loads"},  # of a question through ssh
+    "rundir/signature.py": {"os.open"},  # the user's key
+    "cli/streams.py": {"os.open"},  # /dev/null
+    "clusters/local/submitter.py": {"open", "os.open", "read_bytes"},  # the log that is written, and /proc
+    "clusters/slurm/submitter.py": {"isdigit"},  # of what SLURM says
+    "clusters/slurm/states.py": {"isdigit"},
+    "clusters/ssh/first_host.py": {"json.loads"},  # of a question through ssh
 }
 """What reads files that are no records of a run."""
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import zarr
 
-from pipeline.arrays import ArraySpec, TiledArray, create_arrays, limit_mapped_tiles
-from pipeline.errors import CorruptTile, StoreError
-from pipeline.storage import StorePath
+from cntk_pipeline.errors import CorruptTile, StoreError
+from cntk_pipeline.storage import StorePath
+from cntk_pipeline.storage.tiled_array import ArraySpec, TiledArray, create_arrays, limit_mapped_tiles
 
 
 @pytest.fixture

@@ -32,12 +32,16 @@ kind = "serial"
 
 
 def cntk(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pipeline.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "cntk_pipeline.cli", *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240, env=environment())
 
 
 def environment() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent), "COLUMNS": "120", "NO_COLOR": "1"}
+    return os.environ | {
+        "PYTHONPATH": str(Path(__file__).parent.parent / "pipeline"),
+        "COLUMNS": "120",
+        "NO_COLOR": "1",
+    }
 
 
 @pytest.fixture(scope="module")
@@ -251,7 +255,7 @@ def test_what_is_wrong_is_said_on_stderr_with_its_exit_code(
 
 
 def test_a_second_run_is_refused_and_ctrl_c_drains_the_first_and_says_how_to_resume(folder: Path) -> None:
-    command = [sys.executable, "-m", "pipeline.cli", "run", "small.toml", "--store", "stopped"]
+    command = [sys.executable, "-m", "cntk_pipeline.cli", "run", "small.toml", "--store", "stopped"]
     command += ["--set", "readouts.depths=[12]", "--set", "data.train=400", "--set", 'cluster.kind="local"']
     process = subprocess.Popen(
         command,

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import ClusterConfig, NetworkConfig, RunConfig, load_config, parse_config
-from pipeline.errors import ConfigError
-from pipeline.layers import LAYERS, Shape, spelling
-from pipeline.layers.presets import PRESETS
-from pipeline.loading import load
+from cntk_pipeline.config import ClusterConfig, NetworkConfig, RunConfig, load_config, parse_config
+from cntk_pipeline.errors import ConfigError
+from cntk_pipeline.layers import LAYERS, Shape, spelling
+from cntk_pipeline.layers.presets import PRESETS
+from cntk_pipeline.workflow.load import load
 
 WORKFLOW = """
 name = "example"

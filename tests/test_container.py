@@ -8,7 +8,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from pipeline.executors.manifests import USER, environment
+from cntk_pipeline.clusters.kubernetes.manifests import USER, environment
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "deploy" / "container"

@@ -5,11 +5,11 @@ import re
 import pytest
 from rich.console import Console
 
-from pipeline import display
-from pipeline.display import PLAIN_SECONDS, QUIET_SECONDS, RunView, escape, printable
-from pipeline.driver import Progress
-from pipeline.events import Event, emit
-from pipeline.journal import Receipt, Task
+from cntk_pipeline.cli import display
+from cntk_pipeline.cli.display import PLAIN_SECONDS, QUIET_SECONDS, RunView, escape, printable
+from cntk_pipeline.driver.driver import Progress
+from cntk_pipeline.tasks import Receipt, Task
+from cntk_pipeline.telemetry.events import Event, emit
 
 TILE = Task("train", 3, 2)
 
@@ -96,7 +96,7 @@ def test_warnings_of_the_driver_are_a_line_each_on_the_error_stream(monkeypatch:
     stream = Stream()
     monkeypatch.setattr(display, "err", Console(file=stream, highlight=False, soft_wrap=True))
     with RunView():
-        logging.getLogger("pipeline").setLevel(logging.INFO)
+        logging.getLogger("cntk_pipeline").setLevel(logging.INFO)
         emit(Event("retry", TILE, "OSError: [Errno 5] flaky\nand a traceback", {"attempt": 1}))
         emit(Event("stage_began", details={"stage": "kernel"}))
         emit(Event("failed", TILE, "OSError: told of by the worker"))

@@ -11,9 +11,9 @@ from pathlib import Path
 import prometheus_client
 import pytest
 
-from pipeline.events import EVENTS
-from pipeline.layers import LAYERS
-from pipeline.metrics import Metrics
+from cntk_pipeline.layers import LAYERS
+from cntk_pipeline.telemetry.events import EVENTS
+from cntk_pipeline.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -25,7 +25,14 @@ def test_every_layer_has_its_line_in_the_table_of_networks() -> None:
     assert set(LAYERS) <= named
 
 
-@pytest.mark.parametrize("source", ["pipeline/layers/gaussian.py", "pipeline/layers/__init__.py", "tests/pointwise.py"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "pipeline/cntk_pipeline/layers/gaussian.py",
+        "pipeline/cntk_pipeline/layers/__init__.py",
+        "tests/pointwise.py",
+    ],
+)
 def test_the_layer_that_is_shown_is_the_one_that_exists(source: str) -> None:
     text = (DOCS / "extending.md").read_text()
     block = re.findall(r"```python\n(.*?)```", text[text.index(source) :], re.DOTALL)[0]
@@ -53,7 +60,7 @@ def test_every_event_and_every_metric_has_its_line() -> None:
     assert named == set(EVENTS) | metrics | {"library"}
     told_by = {name: row[2].strip() for row in rows for name in re.findall(r"`(\w+)", row[1])}
     for event, (logger, _) in EVENTS.items():
-        assert told_by[event] == logger.removeprefix("pipeline."), event
+        assert told_by[event] == logger.removeprefix("cntk_pipeline."), event
 
 
 @pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")

@@ -9,11 +9,12 @@ import pytest
 from dask.utils import key_split
 from distributed.utils import key_split_group
 
-from pipeline import driver as drivers
-from pipeline.driver import Driver, Job, Outcome, Progress
-from pipeline.errors import Interrupted, NotPositiveDefinite, RunLocked, StoreError, TilesFailed, WorkersLost
-from pipeline.executors import Completion, Executor
-from pipeline.journal import Journal, Receipt, Task
+from cntk_pipeline.clusters import Completion, Executor
+from cntk_pipeline.driver import driver as drivers
+from cntk_pipeline.driver.driver import Driver, Outcome, Progress
+from cntk_pipeline.errors import Interrupted, NotPositiveDefinite, RunLocked, StoreError, TilesFailed, WorkersLost
+from cntk_pipeline.rundir.journal import Journal
+from cntk_pipeline.tasks import Job, Receipt, Task
 
 Ending = Callable[[tuple[Any, ...]], Completion]
 
@@ -201,11 +202,11 @@ def test_only_a_request_to_stop_is_told_of_as_one(
 ) -> None:
     jobs = independent(20)
     full = Script(endings={jobs[4].task: [fails(OSError(errno.ENOSPC, "No space left on device"))]})
-    with caplog.at_level("INFO", "pipeline"), pytest.raises(StoreError):
+    with caplog.at_level("INFO", "cntk_pipeline"), pytest.raises(StoreError):
         drive(full, jobs)
     assert "stop_requested" not in [record.cntk.name for record in caplog.records if hasattr(record, "cntk")]
     stop = threading.Event()
-    with caplog.at_level("INFO", "pipeline"), pytest.raises(Interrupted):
+    with caplog.at_level("INFO", "cntk_pipeline"), pytest.raises(Interrupted):
         drive(Script(), jobs, stop=stop, on_progress=lambda progress: stop.set())
     assert "stop_requested" in [record.cntk.name for record in caplog.records if hasattr(record, "cntk")]
 

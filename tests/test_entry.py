@@ -10,14 +10,14 @@ import psutil
 import pytest
 from processes import wait_until
 
-from pipeline.environment import require_usable
-from pipeline.errors import ConfigError
+from cntk_pipeline.environment import require_usable
+from cntk_pipeline.errors import ConfigError
 
-COMMAND = [sys.executable, "-m", "pipeline.cli", "status", "nowhere"]
+COMMAND = [sys.executable, "-m", "cntk_pipeline.cli", "status", "nowhere"]
 
 
 def environment(**more: str) -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)} | more
+    return os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent / "pipeline")} | more
 
 
 @pytest.mark.parametrize("library", ["numba", "zarr", "distributed"])
@@ -37,7 +37,7 @@ def test_ctrl_c_while_workers_start_is_130_without_a_traceback(tmp_path: Path) -
         'network.preset = "cntk"\nreadouts.depths = [2]\ndata = {train = 9, test = 9}\n'
         "kernel.tile = 16\ncluster.workers = 2\n"
     )
-    command = [sys.executable, "-m", "pipeline.cli", "run", "w.toml"]
+    command = [sys.executable, "-m", "cntk_pipeline.cli", "run", "w.toml"]
     with (tmp_path / "said").open("wb") as said:
         process = subprocess.Popen(
             command, cwd=tmp_path, env=environment(), stdout=said, stderr=said, start_new_session=True
@@ -72,9 +72,9 @@ def test_an_environment_that_nothing_compiles_in_is_named_in_a_line(variable: st
         require_usable({variable: value})
 
 
-@pytest.mark.parametrize("module", ["pipeline", "pipeline.kernels", "pipeline.kernels.lanes"])
+@pytest.mark.parametrize("module", ["cntk_pipeline", "cntk_pipeline.kernels", "cntk_pipeline.kernels.lanes"])
 def test_the_same_is_said_where_kernels_are_imported(module: str) -> None:
-    script = f"from pipeline.errors import ConfigError\ntry:\n    from {module} import *\n"
+    script = f"from cntk_pipeline.errors import ConfigError\ntry:\n    from {module} import *\n"
     script += "except ConfigError as error:\n    print(error)\n"
     command = [sys.executable, "-c", script]
     said = subprocess.run(command, env=environment(NUMBA_NUM_THREADS="0"), capture_output=True, text=True, timeout=60)

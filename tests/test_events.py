@@ -13,18 +13,19 @@ import psutil
 import pytest
 from problems import SPECIFICATION, Recorder
 
-from pipeline import run as runs
-from pipeline.config import RunConfig
-from pipeline.driver import Driver, Job
-from pipeline.errors import Interrupted, TilesFailed
-from pipeline.events import EVENTS, Event, RunLog, attach, attached, describe_error, emit, listeners
-from pipeline.executors import Completion, Executor
-from pipeline.executors.on_worker import Preparation
-from pipeline.journal import Journal, Receipt, Task
-from pipeline.observed import LOGS_KEPT, Observed
-from pipeline.redaction import redact
-from pipeline.storage import open_path
-from pipeline.store import RunDirectory
+from cntk_pipeline.clusters import Completion, Executor
+from cntk_pipeline.clusters.dask.on_worker import Preparation
+from cntk_pipeline.config import RunConfig
+from cntk_pipeline.driver.driver import Driver
+from cntk_pipeline.driver.observed import LOGS_KEPT, Observed
+from cntk_pipeline.errors import Interrupted, TilesFailed
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.journal import Journal
+from cntk_pipeline.storage import open_path
+from cntk_pipeline.tasks import Job, Receipt, Task
+from cntk_pipeline.telemetry.events import EVENTS, Event, RunLog, attach, attached, describe_error, emit, listeners
+from cntk_pipeline.telemetry.redaction import redact
+from cntk_pipeline.workflow import run as runs
 
 Run = Callable[..., RunDirectory]
 TILE = Task("train", 2, 1)
@@ -178,7 +179,7 @@ def test_a_tile_that_fails_is_told_of_by_its_worker_and_by_the_driver(
     def fail(*_: object) -> None:
         raise ValueError("s3://key:secret@bucket is odd")
 
-    monkeypatch.setattr("pipeline.gram._evaluate", fail)
+    monkeypatch.setattr("cntk_pipeline.gram.tiles._evaluate", fail)
     config = small_config()
     with pytest.raises(TilesFailed):
         runs.start(config, Recorder(), threading.Event())
@@ -281,7 +282,7 @@ def test_a_worker_keeps_a_few_logs_open_and_each_holds_its_own_run(
         ]
         assert {line["run"] for line in lines} == {RunDirectory(path).fingerprint[:16]}
     for log in kept:
-        logging.getLogger("pipeline").removeHandler(log)
+        logging.getLogger("cntk_pipeline").removeHandler(log)
 
 
 def test_what_logs_still_hold_is_written_when_a_worker_ends(tmp_path: Path) -> None:

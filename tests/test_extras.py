@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.extras import EXTRAS
+from cntk_pipeline.clusters.extras import EXTRAS
 
 ABSENT = """
 import os, sys
@@ -26,11 +26,11 @@ sys.meta_path[sys.meta_path.index(PathFinder)] = Finder
 
 SCRIPT = """
 import sys, threading
-from pipeline import run as runs
-from pipeline.config import parse_config
-from pipeline.errors import PipelineError
-from pipeline.submission import SUBMITTERS
-from pipeline.submission.base import Submission
+from cntk_pipeline.workflow import run as runs
+from cntk_pipeline.config import parse_config
+from cntk_pipeline.errors import PipelineError
+from cntk_pipeline.clusters.submitters import SUBMITTERS
+from cntk_pipeline.rundir.submissions import Submission
 
 CLUSTERS = [
     {"kind": "ssh", "hosts": ["a"]},
@@ -55,7 +55,7 @@ print(SUBMITTERS["ssh"].standing(Submission("ssh", "vm:1 by a", "here", "now")))
 @pytest.mark.parametrize("kubernetes", ["kr8s", "httpx"])
 def test_an_extra_that_is_absent_is_named_with_the_command_that_installs_it(tmp_path: Path, kubernetes: str) -> None:
     (tmp_path / "sitecustomize.py").write_text(ABSENT)
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[1] / "pipeline"
     absent = f"asyncssh,{kubernetes},prometheus_client"
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{root}", "ABSENT": absent}
     command = [sys.executable, "-c", SCRIPT]

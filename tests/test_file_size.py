@@ -20,9 +20,9 @@ store.path = "there"
 
 def cntk(*arguments: str, cwd: Path, limit: int = resource.RLIM_INFINITY) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "pipeline.cli", *arguments],
+        [sys.executable, "-m", "cntk_pipeline.cli", *arguments],
         cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)},
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent / "pipeline")},
         capture_output=True,
         text=True,
         timeout=120,

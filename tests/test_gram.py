@@ -8,13 +8,14 @@ import xarray
 import zarr
 from problems import TEST, TRAIN, Recorder, whole_matrix
 
-from pipeline import gram, kernel_matrix
-from pipeline import run as runs
-from pipeline.config import NetworkConfig, ReadoutsConfig, RunConfig
-from pipeline.errors import ConfigError
-from pipeline.gram import readouts_of
-from pipeline.layers import LAYERS, Conv, Flatten, Relu, Residual, Sequential, presets, spelling
-from pipeline.store import RunDirectory
+from cntk_pipeline import kernel_matrix
+from cntk_pipeline.config import NetworkConfig, ReadoutsConfig, RunConfig
+from cntk_pipeline.errors import ConfigError
+from cntk_pipeline.gram import tiles as gram
+from cntk_pipeline.gram.tiles import readouts_of
+from cntk_pipeline.layers import LAYERS, Conv, Flatten, Relu, Residual, Sequential, presets, spelling
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.workflow import run as runs
 
 Run = Callable[..., RunDirectory]
 

@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 from problems import TEST, TRAIN, Recorder, flip_bit
 
-from pipeline import gram
-from pipeline import run as runs
-from pipeline.config import RunConfig
-from pipeline.errors import ConfigError, Interrupted, RunNotFound, SpecificationMismatch
-from pipeline.growth import Growth
-from pipeline.journal import Task
-from pipeline.report import make_report
-from pipeline.storage import LocalPath
-from pipeline.store import RunDirectory
+from cntk_pipeline.config import RunConfig
+from cntk_pipeline.errors import ConfigError, Interrupted, RunNotFound, SpecificationMismatch
+from cntk_pipeline.gram import tiles as gram
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.growth import Growth
+from cntk_pipeline.storage import LocalPath
+from cntk_pipeline.tasks import Task
+from cntk_pipeline.workflow import run as runs
+from cntk_pipeline.workflow.report import make_report
 
 Config = Callable[..., RunConfig]
 Sections = dict[str, Any]

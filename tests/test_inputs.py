@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from pipeline import kernel_matrix
-from pipeline.datasets import as_split, load
-from pipeline.errors import DataError
-from pipeline.inputs import require_channels_last
-from pipeline.layers import Conv, Dense, GlobalAvgPool, Relu, Sequential
+from cntk_pipeline import kernel_matrix
+from cntk_pipeline.datasets import as_split, load
+from cntk_pipeline.errors import DataError
+from cntk_pipeline.inputs import require_channels_last
+from cntk_pipeline.layers import Conv, Dense, GlobalAvgPool, Relu, Sequential
 
 NETWORK = Sequential(Conv(3), Relu(), GlobalAvgPool(), Dense())
 CHANNELS_FIRST = [(4, 3, 32, 32), (4, 1, 8, 8), (4, 4, 8, 8), (4, 3, 6, 9), (2, 2, 5, 5)]

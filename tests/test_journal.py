@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import StoreError
-from pipeline.journal import Chunk, Journal, Receipt, Task
+from cntk_pipeline.errors import StoreError
+from cntk_pipeline.rundir.journal import Journal, from_line, to_line
+from cntk_pipeline.tasks import Chunk, Receipt, Task
 
 
 def receipt(row: int, col: int = 0) -> Receipt:
@@ -12,18 +13,18 @@ def receipt(row: int, col: int = 0) -> Receipt:
 
 
 def test_a_receipt_survives_the_round_trip_through_its_line() -> None:
-    assert Receipt.from_line(receipt(3, 2).to_line()) == receipt(3, 2)
+    assert from_line(to_line(receipt(3, 2))) == receipt(3, 2)
 
 
 def test_a_torn_line_is_no_receipt() -> None:
-    line = receipt(3).to_line()
-    assert [Receipt.from_line(line[:cut]) for cut in range(1, len(line))] == [None] * (len(line) - 1)
+    line = to_line(receipt(3))
+    assert [from_line(line[:cut]) for cut in range(1, len(line))] == [None] * (len(line) - 1)
 
 
 def test_a_flipped_bit_is_no_receipt() -> None:
-    line = bytearray(receipt(3).to_line())
+    line = bytearray(to_line(receipt(3)))
     line[10] ^= 1
-    assert Receipt.from_line(bytes(line)) is None
+    assert from_line(bytes(line)) is None
 
 
 def test_whole_lines_are_read_and_the_torn_last_one_is_dropped(tmp_path: Path) -> None:
@@ -68,7 +69,7 @@ def test_a_journal_read_again_reads_what_was_added_and_a_line_once_it_is_whole(t
     reader, writer = Journal(tmp_path), Journal(tmp_path)
     writer.append([receipt(0)])
     assert [r.task.row for r in reader.receipts()] == [0]
-    line = receipt(1).to_line()
+    line = to_line(receipt(1))
     segment = next(tmp_path.iterdir())
     with open(segment, "ab") as file:
         file.write(line[:20])

@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from pipeline import lease
-from pipeline.errors import RunLocked, StoreError
-from pipeline.storage import LocalPath
+from cntk_pipeline.errors import RunLocked, StoreError
+from cntk_pipeline.rundir import lease
+from cntk_pipeline.storage import LocalPath
 
 
 @pytest.fixture

@@ -6,11 +6,8 @@ from pathlib import Path
 import pytest
 from problems import Recorder
 
-from pipeline import run as runs
-from pipeline.config import RunConfig
-from pipeline.errors import ConfigError
-from pipeline.executors import WorkerMemory
-from pipeline.memory import (
+from cntk_pipeline.clusters import WorkerMemory
+from cntk_pipeline.clusters.memory import (
     PROCESS_BYTES,
     USABLE,
     Need,
@@ -19,7 +16,10 @@ from pipeline.memory import (
     require_iteration_memory,
     require_memory,
 )
-from pipeline.report import make_report
+from cntk_pipeline.config import RunConfig
+from cntk_pipeline.errors import ConfigError
+from cntk_pipeline.workflow import run as runs
+from cntk_pipeline.workflow.report import make_report
 
 Config = Callable[..., RunConfig]
 
@@ -53,10 +53,10 @@ def test_a_tile_beyond_the_workers_is_refused_before_anything_is_computed_and_an
     small_config: Config, monkeypatch: pytest.MonkeyPatch, section: str, what: str
 ) -> None:
     memory = worker(8e6)
-    monkeypatch.setattr("pipeline.executors.serial.SerialExecutor.memory", lambda self: memory)
+    monkeypatch.setattr("cntk_pipeline.clusters.serial.SerialExecutor.memory", lambda self: memory)
     config = small_config(**{section: {"tile": 4800}})
     if section == "kernel":
-        monkeypatch.setattr("pipeline.loading.clip_tile", lambda tile, train, test: tile)
+        monkeypatch.setattr("cntk_pipeline.workflow.load.clip_tile", lambda tile, train, test: tile)
     with pytest.raises(ConfigError, match=f"a {what} of 4800 samples holds"):
         runs.start(config, Recorder(), threading.Event())
     assert not (Path(str(config.store.path)) / "kernel.zarr").exists()
@@ -68,7 +68,7 @@ def test_a_tile_beyond_the_workers_is_refused_before_anything_is_computed_and_an
 def test_leaving_out_takes_more_memory_than_the_factor(
     small_config: Config, monkeypatch: pytest.MonkeyPatch, inference: dict[str, bool], need: str
 ) -> None:
-    monkeypatch.setattr("pipeline.executors.serial.SerialExecutor.memory", lambda self: worker(4e8))
+    monkeypatch.setattr("cntk_pipeline.clusters.serial.SerialExecutor.memory", lambda self: worker(4e8))
     with pytest.raises(ConfigError, match=f"a factor tile of 3040 samples holds {need}"):
         runs.start(small_config(solve={"tile": 3040}, inference=inference), Recorder(), threading.Event())
 
@@ -92,8 +92,8 @@ def test_iterations_beyond_the_workers_are_refused_before_anything_is_computed_w
     small_config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     memory = worker(40_000)
-    monkeypatch.setattr("pipeline.executors.serial.SerialExecutor.memory", lambda self: memory)
-    monkeypatch.setattr("pipeline.preflight.kernel_task_bytes", lambda *sizes: 0)
+    monkeypatch.setattr("cntk_pipeline.clusters.serial.SerialExecutor.memory", lambda self: memory)
+    monkeypatch.setattr("cntk_pipeline.workflow.preflight.kernel_task_bytes", lambda *sizes: 0)
     with pytest.raises(ConfigError, match=r"conjugate gradients with a preconditioner of rank 37 hold .*solve\.rank ="):
         runs.start(small_config(solve={"solver": "cg"}), Recorder(), threading.Event())
     assert not (Path(str(small_config().store.path)) / "kernel.zarr").exists()

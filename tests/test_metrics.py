@@ -12,15 +12,15 @@ import pytest
 from problems import Recorder
 from prometheus_client.parser import text_string_to_metric_families
 
-from pipeline import metrics as metrics_module
-from pipeline import run as runs
-from pipeline.config import RunConfig
-from pipeline.errors import ConfigError
-from pipeline.events import Event, attached, emit
-from pipeline.journal import Task
-from pipeline.loopback import is_loopback
-from pipeline.metrics import Metrics, served
-from pipeline.store import RunDirectory
+from cntk_pipeline.config import RunConfig
+from cntk_pipeline.config.loopback import is_loopback
+from cntk_pipeline.errors import ConfigError
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.tasks import Task
+from cntk_pipeline.telemetry import metrics as metrics_module
+from cntk_pipeline.telemetry.events import Event, attached, emit
+from cntk_pipeline.telemetry.metrics import Metrics, served
+from cntk_pipeline.workflow import run as runs
 
 Config = Callable[..., RunConfig]
 TILE = Task("factor:0123456789abcdef", 2, 1)

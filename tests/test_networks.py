@@ -6,13 +6,13 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from pipeline.config import NetworkConfig, ReadoutsConfig
-from pipeline.errors import ConfigError
-from pipeline.gram import readouts_of
-from pipeline.kernels import lower
-from pipeline.layers import LAYERS, Layer
-from pipeline.layers.presets import PRESETS
-from pipeline.networks import MOST_LAYERS
+from cntk_pipeline.config import NetworkConfig, ReadoutsConfig
+from cntk_pipeline.errors import ConfigError
+from cntk_pipeline.gram.networks import MOST_LAYERS
+from cntk_pipeline.gram.tiles import readouts_of
+from cntk_pipeline.kernels import lower
+from cntk_pipeline.layers import LAYERS, Layer
+from cntk_pipeline.layers.presets import PRESETS
 
 VALUES = [True, 1, 2.0, "x", [True], [1.5, 2.5], ["x"], {"a": 1}]
 
@@ -81,7 +81,7 @@ def test_a_program_that_is_too_large_is_refused_with_its_size_at_once(preset: st
 
 
 def test_layers_in_branches_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.networks.MOST_LAYERS", 11)
+    monkeypatch.setattr("cntk_pipeline.gram.networks.MOST_LAYERS", 11)
     block = {"layer": "Residual", "branch": [{"layer": "Relu"}, {"layer": "Dense"}]}
     layers = [{"layer": "Dense"}, block]
     assert readouts_of(NetworkConfig(layers=layers), ReadoutsConfig())

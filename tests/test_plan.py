@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from problems import Recorder
 
-from pipeline import gram
-from pipeline import run as runs
-from pipeline.config import parse_config
-from pipeline.display import show_plan
-from pipeline.provenance import library_versions
+from cntk_pipeline.cli.display import show_plan
+from cntk_pipeline.config import parse_config
+from cntk_pipeline.gram import tiles as gram
+from cntk_pipeline.rundir.provenance import library_versions
+from cntk_pipeline.workflow import run as runs
 
 
 @pytest.fixture

@@ -22,15 +22,18 @@ from obstore.store import MemoryStore
 from record_kinds import kinds
 from typer.testing import CliRunner
 
-from pipeline import cli, gram, lease
-from pipeline import run as runs
-from pipeline.errors import ForeignFile, PipelineError, StoreError
-from pipeline.journal import Chunk, Journal, Receipt, Task
-from pipeline.report import make_report
-from pipeline.solvers import forget_tiles, read_choice
-from pipeline.storage import LocalPath, StorePath, objects, open_path
-from pipeline.storage.records import RECORD_BYTES, Record, numbers
-from pipeline.store import RunDirectory
+from cntk_pipeline.cli import main as cli
+from cntk_pipeline.errors import ForeignFile, PipelineError, StoreError
+from cntk_pipeline.gram import tiles as gram
+from cntk_pipeline.rundir import lease
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.journal import Journal, from_line, to_line
+from cntk_pipeline.solvers import forget_tiles, read_choice
+from cntk_pipeline.storage import LocalPath, StorePath, objects, open_path
+from cntk_pipeline.storage.records import RECORD_BYTES, Record, numbers
+from cntk_pipeline.tasks import Chunk, Receipt, Task
+from cntk_pipeline.workflow import run as runs
+from cntk_pipeline.workflow.report import make_report
 
 DEEP = b"[" * 100_000 + b"]" * 100_000
 
@@ -401,18 +404,18 @@ RECEIPT = Receipt(Task("train", 1, 0), (Chunk("train", 1028, 77, "ab"),), 0.1, 2
 @given(st.binary() | st.sampled_from(GARBAGE) | json_values().map(lambda value: json.dumps(value).encode()))
 def test_a_line_with_a_true_checksum_is_a_receipt_or_an_error(text: bytes) -> None:
     with contextlib.suppress(StoreError):
-        assert isinstance(Receipt.from_line(signed(text)), Receipt | None)
+        assert isinstance(from_line(signed(text)), Receipt | None)
 
 
-FIELDS = list(places(json.loads(RECEIPT.to_line().partition(b"\t")[0])))
+FIELDS = list(places(json.loads(to_line(RECEIPT).partition(b"\t")[0])))
 
 
 @given(st.sampled_from(FIELDS), st.sampled_from(JUNK) | json_values(), st.booleans())
 def test_a_receipt_with_a_field_replaced_is_valid_or_an_error(place: tuple[Any, ...], value: Any, remove: bool) -> None:
-    valid = json.loads(RECEIPT.to_line().partition(b"\t")[0])
+    valid = json.loads(to_line(RECEIPT).partition(b"\t")[0])
     line = signed(json.dumps(changed(valid, place, value, remove)).encode())
     try:
-        receipt = Receipt.from_line(line)
+        receipt = from_line(line)
     except StoreError:
         return
     assert receipt is not None
@@ -421,7 +424,7 @@ def test_a_receipt_with_a_field_replaced_is_valid_or_an_error(place: tuple[Any, 
 
 
 def test_a_line_of_another_shape_is_an_error_that_names_its_place(tmp_path: LocalPath) -> None:
-    good = RECEIPT.to_line()
+    good = to_line(RECEIPT)
     put(tmp_path / "000001.jsonl", good + signed(b'{"stage": "train"}') + good)
     with pytest.raises(StoreError, match=rf"000001.jsonl, the line at byte {len(good)}, .*move that file away"):
         list(Journal(tmp_path).receipts())
@@ -429,7 +432,7 @@ def test_a_line_of_another_shape_is_an_error_that_names_its_place(tmp_path: Loca
 
 @pytest.mark.parametrize("damage", [b"\r", b"\x0b", b"\x85", b"\x00", DEEP])
 def test_a_damaged_line_hides_none_behind_it(tmp_path: LocalPath, damage: bytes) -> None:
-    lines = [Receipt(Task("train", row, 0), ()).to_line() for row in range(3)]
+    lines = [to_line(Receipt(Task("train", row, 0), ())) for row in range(3)]
     put(tmp_path / "000001.jsonl", lines[0] + lines[1][:10] + damage + lines[1][11:] + lines[2])
     journal = Journal(tmp_path)
     assert [receipt.task.row for receipt in journal.receipts()] == [0, 2]
@@ -442,15 +445,15 @@ def test_a_damaged_line_hides_none_behind_it(tmp_path: LocalPath, damage: bytes)
 def test_a_segment_of_any_bytes_holds_no_receipt(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     folder = LocalPath(tmp_path_factory.getbasetemp() / "bytes")
     folder.mkdir(exist_ok=True)
-    put(folder / "000001.jsonl", content + b"\n" + RECEIPT.to_line())
+    put(folder / "000001.jsonl", content + b"\n" + to_line(RECEIPT))
     assert list(Journal(folder).receipts()) == [RECEIPT]
 
 
 def test_a_segment_is_read_in_blocks_wherever_they_cut_it(tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> None:
     receipts = [Receipt(Task("train", row, 0), ()) for row in range(20)]
-    put(tmp_path / "000001.jsonl", b"".join(receipt.to_line() for receipt in receipts))
+    put(tmp_path / "000001.jsonl", b"".join(to_line(receipt) for receipt in receipts))
     for size in (1, 7, 100, 1000):
-        monkeypatch.setattr("pipeline.journal.BLOCK_BYTES", size)
+        monkeypatch.setattr("cntk_pipeline.rundir.journal.BLOCK_BYTES", size)
         assert list(Journal(tmp_path).receipts()) == receipts
 
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from pipeline.errors import LayerError
-from pipeline.layers import LAYERS, Conv, Relu, Sequential, Shape
 from tests import reference
 from tests.networks import GOLDEN
 from tests.tolerances import assert_kernels_close, tolerance
+
+from cntk_pipeline.errors import LayerError
+from cntk_pipeline.layers import LAYERS, Conv, Relu, Sequential, Shape
 
 # In these each pair of images is thousands of integrals: two images on each side, an equal and an opposite pair
 # among them, do. The nearly parallel pair, with large variances, has the same functions on vectors.

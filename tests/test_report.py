@@ -6,11 +6,11 @@ from dataclasses import replace
 
 from problems import Recorder
 
-from pipeline import run as runs
-from pipeline.config import RunConfig
-from pipeline.datasets import Contents
-from pipeline.loading import load
-from pipeline.report import make_report, read_contents
+from cntk_pipeline.config import RunConfig
+from cntk_pipeline.datasets import Contents
+from cntk_pipeline.workflow import run as runs
+from cntk_pipeline.workflow.load import load
+from cntk_pipeline.workflow.report import make_report, read_contents
 
 
 def test_the_matrices_of_the_kernel_are_one_work(small_config: Callable[..., RunConfig]) -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 import distributed.system
 import pytest
 
-from pipeline.executors import EXECUTORS
-from pipeline.loading import slots_of
-from pipeline.resources import core_count, memory_bytes, worker_memory
+from cntk_pipeline.clusters import EXECUTORS
+from cntk_pipeline.resources import core_count, memory_bytes, worker_memory
+from cntk_pipeline.workflow.load import slots_of
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-ASK = "from pipeline.resources import core_count, memory_bytes; print(core_count(), memory_bytes())"
+ASK = "from cntk_pipeline.resources import core_count, memory_bytes; print(core_count(), memory_bytes())"
 
 
 def asked(*before: str) -> tuple[int, int]:

@@ -10,10 +10,10 @@ import pytest
 from problems import Recorder
 from sklearn.datasets import load_digits
 
-from pipeline import run as runs
-from pipeline.config import parse_config
-from pipeline.errors import NotPositiveDefinite
-from pipeline.report import SolveReport, make_report
+from cntk_pipeline.config import parse_config
+from cntk_pipeline.errors import NotPositiveDefinite
+from cntk_pipeline.workflow import run as runs
+from cntk_pipeline.workflow.report import SolveReport, make_report
 
 TRAIN, TEST = 3000, 100
 RIDGE = 1e-6

@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from pipeline.driver import Job, Outcome, Progress
-from pipeline.errors import NotConverged, NotPositiveDefinite
-from pipeline.journal import Receipt, Task
-from pipeline.rounds import Course, Tally, run_rounds
+from cntk_pipeline.driver.driver import Outcome, Progress
+from cntk_pipeline.driver.rounds import Course, Tally, run_rounds
+from cntk_pipeline.errors import NotConverged, NotPositiveDefinite
+from cntk_pipeline.tasks import Job, Receipt, Task
 
 
 def work(run_path: str, task: Task) -> Receipt:

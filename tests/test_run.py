@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from problems import Recorder, flip_bit, whole_matrix
+from tests.tolerances import assert_kernels_close, tolerance
 
-from pipeline import kernel_matrix
-from pipeline import run as runs
-from pipeline.config import RunConfig
-from pipeline.errors import (
+from cntk_pipeline import kernel_matrix
+from cntk_pipeline.config import RunConfig
+from cntk_pipeline.errors import (
     ConfigError,
     CorruptTile,
     DataError,
@@ -28,11 +28,11 @@ from pipeline.errors import (
     StoreError,
     TilesFailed,
 )
-from pipeline.layers import LAYERS, spelling
-from pipeline.loading import load, specification_of
-from pipeline.report import make_report
-from pipeline.store import RunDirectory
-from tests.tolerances import assert_kernels_close, tolerance
+from cntk_pipeline.layers import LAYERS, spelling
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.workflow import run as runs
+from cntk_pipeline.workflow.load import load, specification_of
+from cntk_pipeline.workflow.report import make_report
 
 Run = Callable[..., RunDirectory]
 Config = Callable[..., RunConfig]
@@ -318,9 +318,9 @@ def test_two_runs_at_once_on_one_store_are_refused(run_small: Run, small_config:
 
 
 def test_a_tile_that_cannot_be_written_leaves_the_others(run_small: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.arrays import TiledArray
+    from cntk_pipeline.storage.tiled_array import TiledArray
 
-    monkeypatch.setattr("pipeline.driver.FIRST_DELAY_SECONDS", 0.001)
+    monkeypatch.setattr("cntk_pipeline.driver.driver.FIRST_DELAY_SECONDS", 0.001)
     write = TiledArray.write
 
     def refuse(self: TiledArray, index: tuple[int, ...], values: np.ndarray) -> object:
@@ -431,7 +431,7 @@ def test_black_images_have_a_kernel_of_zero(run_small: Run) -> None:
 def test_a_kernel_tile_that_is_damaged_again_and_again_ends_the_run(
     run_small: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline.arrays import TiledArray
+    from cntk_pipeline.storage.tiled_array import TiledArray
 
     read = TiledArray.read
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import signature
+from cntk_pipeline.rundir import signature
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from rates import Rates
 from schedule import Cluster, Graph, Phase, Span, Step, simulate
 
-from pipeline.gram import list_kernel_jobs
-from pipeline.plan import TASK_SECONDS
-from pipeline.tiling import Cut
+from cntk_pipeline.gram.tiles import list_kernel_jobs
+from cntk_pipeline.tiling import Cut
+from cntk_pipeline.workflow.plan import TASK_SECONDS
 
 RATE = 1e10
 EQUAL_RATES = Rates(RATE, RATE, RATE, RATE, math.inf, math.inf)

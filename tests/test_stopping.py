@@ -15,14 +15,14 @@ import pytest
 from problems import Recorder
 from processes import receipts, wait_until
 
-from pipeline import run as runs
-from pipeline.config import RunConfig
-from pipeline.report import make_report
-from pipeline.stopping import STOPPED
+from cntk_pipeline.cli.stopping import STOPPED
+from cntk_pipeline.config import RunConfig
+from cntk_pipeline.workflow import run as runs
+from cntk_pipeline.workflow.report import make_report
 
 STUCK = """
 import ctypes, json, sys
-from pipeline import stopping
+from cntk_pipeline.cli import stopping
 
 def get_stuck():
     # A lock of C that is taken twice: no signal wakes who waits for it, and Python's lock is free meanwhile.
@@ -47,9 +47,9 @@ with stopping.stop_on_signals(lambda line: print(line, flush=True)) as stop:
 """
 
 IN_A_RUN = """
-from pipeline import run as runs
-from pipeline.arrays import TiledArray
-from pipeline.config import parse_config
+from cntk_pipeline.workflow import run as runs
+from cntk_pipeline.storage.tiled_array import TiledArray
+from cntk_pipeline.config import parse_config
 from problems import Recorder
 
 write, count = TiledArray.write, 0
@@ -83,7 +83,7 @@ def start() -> Iterator[Start]:
             [sys.executable, "-c", STUCK + code, *map(str, arguments)],
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent)])},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent / "pipeline")])},
         )
         processes.append(process)
         assert process.stdout is not None

@@ -7,11 +7,11 @@ import pytest
 import zarr
 from problems import SPECIFICATION
 
-from pipeline import lease
-from pipeline.arrays import ArraySpec, create_arrays
-from pipeline.errors import ConfigError, RunNotFound, SpecificationMismatch, StoreError
-from pipeline.specification import differences, fingerprint
-from pipeline.store import RunDirectory
+from cntk_pipeline.errors import ConfigError, RunNotFound, SpecificationMismatch, StoreError
+from cntk_pipeline.rundir import lease
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.specification import differences, fingerprint
+from cntk_pipeline.storage.tiled_array import ArraySpec, create_arrays
 
 
 def test_a_directory_without_a_run_is_said_to_hold_none(tmp_path: Path) -> None:
@@ -30,7 +30,7 @@ def test_a_run_whose_creation_was_stopped_at_its_name_is_created(tmp_path: Path)
     (tmp_path / "run.json").touch()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.link", refuse)
-        patch.setattr("pipeline.storage.lacking.CLAIM_SECONDS", 0.05)
+        patch.setattr("cntk_pipeline.storage.lacking.CLAIM_SECONDS", 0.05)
         assert RunDirectory.create(tmp_path, SPECIFICATION, {"host": "there"}).provenance.host == "there"
 
 

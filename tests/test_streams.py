@@ -9,7 +9,7 @@ from typing import IO, Any
 
 import pytest
 
-from pipeline.storage import LocalPath
+from cntk_pipeline.storage import LocalPath
 
 PLACE = "run-\N{LATIN SMALL LETTER E WITH ACUTE}\N{GRINNING FACE}"
 
@@ -27,11 +27,11 @@ LOOKS = [["status", PLACE], ["inspect", PLACE], ["inspect", PLACE, "--json"], ["
 
 
 def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "pipeline.cli", *map(str, arguments)]
+    return [sys.executable, "-m", "cntk_pipeline.cli", *map(str, arguments)]
 
 
 def environment(**more: str) -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)} | more
+    return os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent / "pipeline")} | more
 
 
 def cntk(
@@ -103,7 +103,7 @@ def test_the_line_that_opens_an_array_names_its_place_in_python() -> None:
 
 
 def test_closed_descriptors_are_no_place_for_files_of_the_store(folder: Path) -> None:
-    script = f"exec {sys.executable} -m pipeline.cli run w.toml --store closed <&- >&- 2>&-"
+    script = f"exec {sys.executable} -m cntk_pipeline.cli run w.toml --store closed <&- >&- 2>&-"
     assert subprocess.run(["sh", "-c", script], cwd=folder, env=environment(), timeout=120).returncode == 0
     assert b"0 are bad" in cntk("verify", "closed", cwd=folder).stdout
 

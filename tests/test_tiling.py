@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.tiling import (
+from cntk_pipeline.tiling import (
     LONGEST_SECONDS,
     Cut,
     choose_factor_tile,

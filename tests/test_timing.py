@@ -5,14 +5,14 @@ from collections.abc import Callable
 import pytest
 from problems import SPECIFICATION, Recorder
 
-from pipeline import run as runs
-from pipeline import timing
-from pipeline.config import RunConfig
-from pipeline.driver import Progress
-from pipeline.journal import Receipt, Task
-from pipeline.report import make_report
-from pipeline.store import RunDirectory
-from pipeline.timing import StageClock, read_timings
+from cntk_pipeline.config import RunConfig
+from cntk_pipeline.driver import timing
+from cntk_pipeline.driver.driver import Progress
+from cntk_pipeline.driver.timing import StageClock, read_timings
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.tasks import Receipt, Task
+from cntk_pipeline.workflow import run as runs
+from cntk_pipeline.workflow.report import make_report
 
 TILE = Task("train", 0, 0)
 

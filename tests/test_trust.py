@@ -18,13 +18,15 @@ import pytest
 from distributed.protocol import to_serialize
 from problems import Recorder
 
-from pipeline import cli, handover, signature, trust
-from pipeline import run as runs
-from pipeline.config import ClusterConfig, RunConfig
-from pipeline.errors import NotTrusted, StoreError
-from pipeline.report import make_report
-from pipeline.store import RunDirectory
-from pipeline.submission import add_submission, submissions
+from cntk_pipeline.cli import main as cli
+from cntk_pipeline.clusters.submitters import add_submission, submissions
+from cntk_pipeline.config import ClusterConfig, RunConfig
+from cntk_pipeline.errors import NotTrusted, StoreError
+from cntk_pipeline.rundir import signature, trust
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.workflow import handover
+from cntk_pipeline.workflow import run as runs
+from cntk_pipeline.workflow.report import make_report
 
 Config = Callable[..., RunConfig]
 Run = Callable[..., RunDirectory]
@@ -394,11 +396,11 @@ def test_what_is_no_name_of_a_job_reaches_no_api_server(run_small: Run, job: str
 @pytest.fixture
 def driver(tmp_path: Path) -> Iterator[Callable[[Path], subprocess.Popen[bytes]]]:
     """Start processes that look like the driver of a run directory."""
-    (tmp_path / "pipeline.cli").write_text("sleep 60")
+    (tmp_path / "cntk_pipeline.cli.main").write_text("sleep 60")
     found: list[subprocess.Popen[bytes]] = []
 
     def start(place: Path) -> subprocess.Popen[bytes]:
-        command = ["/bin/sh", "-m", "pipeline.cli", "drive", str(place), "--told", ""]
+        command = ["/bin/sh", "-m", "cntk_pipeline.cli", "drive", str(place), "--told", ""]
         found.append(subprocess.Popen(command, cwd=tmp_path, start_new_session=True))
         return found[-1]
 
@@ -478,9 +480,9 @@ def test_a_driver_in_the_background_is_told_what_to_follow(
 ) -> None:
     """With a key of its own, as on a machine with another home, it goes on by what it was told alone."""
     run, trusted = runs.prepare(small_config(cluster={"kind": "serial", "tls": False}), Recorder(), None)
-    command = [sys.executable, "-m", "pipeline.cli", "drive", str(run.path), "--told"]
+    command = [sys.executable, "-m", "cntk_pipeline.cli", "drive", str(run.path), "--told"]
     environment = os.environ | {
-        "PYTHONPATH": str(Path(__file__).parent.parent),
+        "PYTHONPATH": str(Path(__file__).parent.parent / "pipeline"),
         signature.KEY_VARIABLE: str(tmp_path / "other"),
     }
     ended = subprocess.run([*command, trusted.digest], env=environment, capture_output=True, text=True, timeout=120)

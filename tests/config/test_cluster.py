@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from distributed.worker_memory import parse_memory_limit
 
-from pipeline.config import ClusterConfig, load_config, read_listener
-from pipeline.errors import ConfigError
+from cntk_pipeline.config import ClusterConfig, load_config, read_listener
+from cntk_pipeline.errors import ConfigError
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import load_cluster, load_config
-from pipeline.config.reading import DEEPEST, LARGEST_BYTES, read_toml
-from pipeline.errors import ConfigError
-from pipeline.submission import find_cluster
+from cntk_pipeline.clusters.submitters import find_cluster
+from cntk_pipeline.config import load_cluster, load_config
+from cntk_pipeline.config.reading import DEEPEST, LARGEST_BYTES, read_toml
+from cntk_pipeline.errors import ConfigError
 
 WORKFLOW = b'network.preset = "cntk"\n'
 NETWORK = ["network.preset=cntk"]
@@ -154,8 +154,18 @@ def test_a_folder_has_its_name_in_any_locale_or_is_refused_by_it(
     workflow = tmp_path / "w.toml"
     workflow.write_text('network.preset = "cntk"\nreadouts.depths = [2]\ndata = {train = 3, test = 2}\n')
     environment = {key: value for key, value in os.environ.items() if not key.startswith("LC_")}
-    environment |= {"PYTHONPATH": str(Path(__file__).parents[2])} | locale
-    command = [sys.executable, "-m", "pipeline.cli", "run", workflow, "--set", 'cluster.kind="serial"', "--store", name]
+    environment |= {"PYTHONPATH": str(Path(__file__).parents[2] / "pipeline")} | locale
+    command = [
+        sys.executable,
+        "-m",
+        "cntk_pipeline.cli",
+        "run",
+        workflow,
+        "--set",
+        'cluster.kind="serial"',
+        "--store",
+        name,
+    ]
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, timeout=120)
     made = {entry for entry in os.listdir(os.fsencode(tmp_path))} - {b"w.toml"}
     if result.returncode == 0:
@@ -175,8 +185,8 @@ def test_a_folder_has_its_name_in_any_locale_or_is_refused_by_it(
     ],
 )
 def test_a_directory_on_the_command_line_goes_where_it_says(tmp_path: Path, name: bytes, message: str) -> None:
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "HOME": "/somebody"}
-    command = [sys.executable, "-m", "pipeline.cli", "status", name]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2] / "pipeline"), "HOME": "/somebody"}
+    command = [sys.executable, "-m", "cntk_pipeline.cli", "status", name]
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
     assert result.returncode == 2
     assert re.search(message, result.stderr)

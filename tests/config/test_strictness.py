@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import pytest
 from pydantic import BaseModel, JsonValue
 
-from pipeline.config import RunConfig, load_config
-from pipeline.errors import ConfigError
+from cntk_pipeline.config import RunConfig, load_config
+from cntk_pipeline.errors import ConfigError
 
 VALUES = ["true", "5", "2.0", "1.5", '"5"', '"2.0"', '"true"', '"x"', "[]", "[true]", "[5]", '["5"]', "[2.0]", "{}"]
 """Values of TOML; what each of them is, Python says."""

@@ -4,8 +4,8 @@ import tarfile
 
 import pytest
 
-from pipeline.datasets.archives import extract
-from pipeline.errors import DataError
+from cntk_pipeline.datasets.archives import extract
+from cntk_pipeline.errors import DataError
 
 ANY = ["*"]
 
@@ -71,7 +71,7 @@ def test_files_of_other_names_stay_in_the_archive(pack, tmp_path):
 
 
 def test_a_file_far_too_large_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.datasets.archives._LARGEST_BYTES", 3999)
+    monkeypatch.setattr("cntk_pipeline.datasets.archives._LARGEST_BYTES", 3999)
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as tar:
         member = tarfile.TarInfo("test_batch")
         member.size = 4000

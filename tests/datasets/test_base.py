@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from pipeline.datasets import Dataset, Split, as_split
-from pipeline.errors import DataError
+from cntk_pipeline.datasets import Dataset, Split, as_split
+from cntk_pipeline.errors import DataError
 
 
 def images(count=4, dtype=np.uint8, shape=(2, 3, 1)):

@@ -3,9 +3,9 @@ import tarfile
 import pooch
 import pytest
 
-from pipeline.datasets import load
-from pipeline.datasets.archives import MD5, URL
-from pipeline.errors import DataError, DataNotFound
+from cntk_pipeline.datasets import load
+from cntk_pipeline.datasets.archives import MD5, URL
+from cntk_pipeline.errors import DataError, DataNotFound
 
 
 @pytest.fixture(autouse=True)
@@ -147,7 +147,7 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
     def deny(_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("pipeline.datasets.cifar10._locate", deny)
+    monkeypatch.setattr("cntk_pipeline.datasets.cifar10._locate", deny)
     with pytest.raises(
         DataError, match=r"/locked: expected readable folders, got PermissionError .*check its permissions"
     ):

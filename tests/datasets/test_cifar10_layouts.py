@@ -12,9 +12,9 @@ import pytest
 from garbling import garble
 from PIL import Image
 
-from pipeline.datasets import load
-from pipeline.datasets.cifar10_layouts import read_binary, read_parquet, read_python
-from pipeline.errors import ConfigError, DataError
+from cntk_pipeline.datasets import load
+from cntk_pipeline.datasets.cifar10_layouts import read_binary, read_parquet, read_python
+from cntk_pipeline.errors import ConfigError, DataError
 
 RECORD = bytes([3]) + bytes(3072)
 

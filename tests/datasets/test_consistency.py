@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_wine
 
-from pipeline.datasets import Dataset, as_split, equal_images, load, standardize, uneven_features, warnings_of
-from pipeline.errors import DataError
+from cntk_pipeline.datasets import Dataset, as_split, equal_images, load, standardize, uneven_features, warnings_of
+from cntk_pipeline.errors import DataError
 
 
 def dataset(labels: list[int], classes: tuple[str, ...] = ("cat", "dog", "owl")) -> Dataset:

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from pipeline.datasets import Contents, Dataset, as_split
+from cntk_pipeline.datasets import Contents, Dataset, as_split
 
 
 def contents(train: list[int], test: list[int], names: str = "abcdefgh") -> Contents:

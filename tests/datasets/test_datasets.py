@@ -1,7 +1,7 @@
 import pytest
 
-from pipeline.datasets import DATASETS, Loader, load
-from pipeline.errors import ConfigError
+from cntk_pipeline.datasets import DATASETS, Loader, load
+from cntk_pipeline.errors import ConfigError
 
 
 @pytest.mark.parametrize("name", ["digits", "cifar10", "npz", "folder"])

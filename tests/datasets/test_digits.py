@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from pipeline.datasets import load
-from pipeline.errors import ConfigError
+from cntk_pipeline.datasets import load
+from cntk_pipeline.errors import ConfigError
 
 
 def test_digits_are_real_images_of_sixteen_gray_levels():

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.datasets import load
-from pipeline.errors import DataError, DataNotFound
+from cntk_pipeline.datasets import load
+from cntk_pipeline.errors import DataError, DataNotFound
 
 
 def paint(path, value, size=(4, 3), mode="L"):

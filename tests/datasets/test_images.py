@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from pipeline.datasets.images import decode
-from pipeline.errors import ConfigError, DataError
+from cntk_pipeline.datasets.images import decode
+from cntk_pipeline.errors import ConfigError, DataError
 
 
 def encode(mode, kind="PNG", size=(5, 4)):
@@ -122,7 +122,7 @@ def test_a_picture_that_is_postscript_starts_no_ghostscript(tmp_path):
     (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
     (tmp_path / "gs").chmod(0o755)
     (tmp_path / "cat.png").write_bytes(EPS)
-    code = "import sys; from pipeline.datasets.images import decode; decode(sys.argv[1], 0)"
+    code = "import sys; from cntk_pipeline.datasets.images import decode; decode(sys.argv[1], 0)"
     child = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "cat.png")],
         env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},

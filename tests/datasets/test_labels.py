@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from pipeline.datasets import Dataset, as_split
-from pipeline.errors import DataError
+from cntk_pipeline.datasets import Dataset, as_split
+from cntk_pipeline.errors import DataError
 
 
 def labelled(labels, classes=("a", "b")):

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from garbling import garble
 
-from pipeline.datasets import load
-from pipeline.errors import DataError, DataNotFound
+from cntk_pipeline.datasets import load
+from cntk_pipeline.errors import DataError, DataNotFound
 
 TRAIN = {"x_train": np.arange(4 * 5 * 5 * 3, dtype=np.float32).reshape(4, 5, 5, 3), "y_train": np.array([0, 1, 2, 1])}
 TEST = {"x_test": np.ones((2, 5, 5, 3), np.float32), "y_test": np.array([3, 0], np.uint8)}
@@ -189,7 +189,7 @@ def npy(values):
 
 
 def test_arrays_that_no_memory_holds_are_refused_before_they_are_read(save, monkeypatch):
-    monkeypatch.setattr("pipeline.datasets.npz.memory_bytes", lambda: 1000)
+    monkeypatch.setattr("cntk_pipeline.datasets.npz.memory_bytes", lambda: 1000)
     with pytest.raises(DataError, match=r"its arrays take 0\.0 GiB, and this process may use 0\.0 GiB; take fewer"):
         load("npz", save(**TRAIN))
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from pipeline.datasets import Dataset, Standardization, as_split, load, one_hot_targets, standardize
-from pipeline.errors import ConfigError, DataError
+from cntk_pipeline.datasets import Dataset, Standardization, as_split, load, one_hot_targets, standardize
+from cntk_pipeline.errors import ConfigError, DataError
 
 # Both sides compute in float64 and differ by the order of the sums.
 CLOSE = {np.dtype(np.float32): 1e-6, np.dtype(np.float64): 1e-12}

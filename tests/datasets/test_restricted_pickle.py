@@ -7,8 +7,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from pipeline.datasets.restricted_pickle import load_dictionary
-from pipeline.errors import DataError
+from cntk_pipeline.datasets.restricted_pickle import load_dictionary
+from cntk_pipeline.errors import DataError
 
 ARRAY = np.arange(6, dtype=np.uint8).reshape(2, 3)
 
@@ -185,6 +185,6 @@ def test_a_pickle_takes_no_more_memory_than_a_few_times_its_size(store, content)
 
 
 def test_the_published_batches_have_far_fewer_parts_than_are_allowed(store, monkeypatch):
-    monkeypatch.setattr("pipeline.datasets.restricted_pickle._MOST_PARTS", 20)
+    monkeypatch.setattr("cntk_pipeline.datasets.restricted_pickle._MOST_PARTS", 20)
     content = python_2_pickle(ARRAY)[:-1] + b"T\x06\x00\x00\x00labels](" + b"K\x01" * 10_000 + b"es."
     assert len(load_dictionary(store(content))[b"labels"]) == 10_000

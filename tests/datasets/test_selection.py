@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from pipeline.datasets import Dataset, as_split, select, shuffle
-from pipeline.errors import ConfigError
+from cntk_pipeline.datasets import Dataset, as_split, select, shuffle
+from cntk_pipeline.errors import ConfigError
 
 
 def numbered(count, first=0):

@@ -12,19 +12,14 @@ import pytest
 from distributed.security import Security
 from problems import Recorder
 
-from pipeline.config import ClusterConfig
-from pipeline.errors import ConfigError, WorkersLost
-from pipeline.executors import EXECUTORS
-from pipeline.executors.access import (
-    client_security,
-    dashboard_warnings,
-    require_encrypted,
-    scheduler_address,
-)
-from pipeline.executors.certificates import Certificates
-from pipeline.executors.dask import DaskExecutor
-from pipeline.loopback import is_loopback
-from pipeline.store import RunDirectory
+from cntk_pipeline.clusters import EXECUTORS
+from cntk_pipeline.clusters.dask.access import client_security, dashboard_warnings, require_encrypted, scheduler_address
+from cntk_pipeline.clusters.dask.certificates import Certificates
+from cntk_pipeline.clusters.dask.executor import DaskExecutor
+from cntk_pipeline.config import ClusterConfig
+from cntk_pipeline.config.loopback import is_loopback
+from cntk_pipeline.errors import ConfigError, WorkersLost
+from cntk_pipeline.rundir.directory import RunDirectory
 
 AT_ONCE = {"distributed.comm.timeouts.connect": "1s"}
 

@@ -13,8 +13,8 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from distributed.security import Security
 
-from pipeline.errors import ConfigError
-from pipeline.executors.certificates import Certificates, make_pem, write_private
+from cntk_pipeline.clusters.dask.certificates import Certificates, make_pem, write_private
+from cntk_pipeline.errors import ConfigError
 
 
 def mode(path: Path) -> int:

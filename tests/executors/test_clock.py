@@ -5,7 +5,7 @@ import distributed
 import pytest
 from tornado.ioloop import IOLoop
 
-from pipeline.executors.clock import keep_steady, steady_time
+from cntk_pipeline.clusters.dask.clock import keep_steady, steady_time
 
 
 def test_nothing_of_dask_measures_by_the_time_of_day(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,11 +14,11 @@ import distributed
 import pytest
 from processes import wait_until
 
-from pipeline.config import ClusterConfig
-from pipeline.errors import ConfigError, WorkersLost
-from pipeline.executors import EXECUTORS, Completion, Executor, WorkerMemory
-from pipeline.executors.dask import DaskExecutor, Terms, prepared
-from pipeline.resources import memory_bytes
+from cntk_pipeline.clusters import EXECUTORS, Completion, Executor, WorkerMemory
+from cntk_pipeline.clusters.dask.executor import DaskExecutor, Terms, prepared
+from cntk_pipeline.config import ClusterConfig
+from cntk_pipeline.errors import ConfigError, WorkersLost
+from cntk_pipeline.resources import memory_bytes
 
 
 def nothing() -> None:

@@ -8,11 +8,11 @@ import psutil
 import pytest
 from problems import Recorder
 
-from pipeline.config import ClusterConfig
-from pipeline.errors import ConfigError, Interrupted
-from pipeline.executors import EXECUTORS, Executor
-from pipeline.executors.scaling import RELEASE_SECONDS, RESTORE_SECONDS, Scalable, Scaling, bounds
-from pipeline.store import RunDirectory
+from cntk_pipeline.clusters import EXECUTORS, Executor
+from cntk_pipeline.clusters.dask.scaling import RELEASE_SECONDS, RESTORE_SECONDS, Scalable, Scaling, bounds
+from cntk_pipeline.config import ClusterConfig
+from cntk_pipeline.errors import ConfigError, Interrupted
+from cntk_pipeline.rundir.directory import RunDirectory
 
 PATIENCE_SECONDS = 60
 
@@ -127,7 +127,7 @@ def wait_for_slots(executor: Executor, count: int) -> None:
 
 
 def test_a_local_cluster_grows_with_its_calls_and_shrinks_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.executors.scaling.RELEASE_SECONDS", 2.0)
+    monkeypatch.setattr("cntk_pipeline.clusters.dask.scaling.RELEASE_SECONDS", 2.0)
     with EXECUTORS["local"](ClusterConfig(workers=2, minimum_workers=1), nothing) as executor:
         assert executor.slots == 1
         assert executor.describe().startswith("1 to 2 local workers")

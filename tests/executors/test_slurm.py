@@ -10,11 +10,11 @@ from pathlib import Path
 import dask.config
 import pytest
 
-from pipeline.config import ClusterConfig
-from pipeline.errors import ConfigError, Interrupted
-from pipeline.executors import EXECUTORS
-from pipeline.executors.slurm import allocation_shares, inherited_settings
-from pipeline.executors.steps import CLOSE_SECONDS, Share
+from cntk_pipeline.clusters import EXECUTORS
+from cntk_pipeline.clusters.slurm.executor import allocation_shares, inherited_settings
+from cntk_pipeline.clusters.slurm.steps import CLOSE_SECONDS, Share
+from cntk_pipeline.config import ClusterConfig
+from cntk_pipeline.errors import ConfigError, Interrupted
 
 NODES = ["a", "b", "c"]
 
@@ -87,7 +87,7 @@ def test_jobs_of_workers_need_to_know_how_many_and_how_large(
 def test_ctrl_c_is_left_as_it_is_where_jobs_are_asked_for() -> None:
     # The import of dask-jobqueue makes it leave Python at once: tiles in flight would be lost.
     script = (
-        "import signal\nfrom pipeline.executors.slurm import _load_jobqueue\n"
+        "import signal\nfrom cntk_pipeline.clusters.slurm.executor import _load_jobqueue\n"
         "before = signal.signal(signal.SIGINT, lambda *_: None), signal.getsignal(signal.SIGINT)\n"
         "_load_jobqueue()\nprint(signal.getsignal(signal.SIGINT) is before[1])\n"
     )

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import ClusterConfig, parse_config
-from pipeline.errors import ConfigError
-from pipeline.executors import EXECUTORS
-from pipeline.executors.host import Pulse
-from pipeline.executors.remote import Host
-from pipeline.executors.ssh import shares
+from cntk_pipeline.clusters import EXECUTORS
+from cntk_pipeline.clusters.ssh.executor import shares
+from cntk_pipeline.clusters.ssh.host import Pulse
+from cntk_pipeline.clusters.ssh.remote import Host
+from cntk_pipeline.config import ClusterConfig, parse_config
+from cntk_pipeline.errors import ConfigError
 
 
 def nothing() -> None:

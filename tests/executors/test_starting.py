@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import ClusterConfig
-from pipeline.errors import ConfigError, Interrupted, PipelineError, WorkersLost
-from pipeline.executors import EXECUTORS
-from pipeline.executors.starting import start_explained
+from cntk_pipeline.clusters import EXECUTORS
+from cntk_pipeline.clusters.dask.starting import start_explained
+from cntk_pipeline.config import ClusterConfig
+from cntk_pipeline.errors import ConfigError, Interrupted, PipelineError, WorkersLost
 
 HEAD = """
 import resource, sys, threading, time
 import psutil
-from pipeline.config import ClusterConfig
-from pipeline.errors import PipelineError
-from pipeline.executors import EXECUTORS
+from cntk_pipeline.config import ClusterConfig
+from cntk_pipeline.errors import PipelineError
+from cntk_pipeline.clusters import EXECUTORS
 
 def nothing():
     pass
@@ -41,7 +41,7 @@ def opened(tmp_path: Path, before: str) -> str:
     """Open a local cluster in a process of its own, after some lines; return all that it said."""
     script = tmp_path / "script.py"
     script.write_text(HEAD + textwrap.indent(textwrap.dedent(before), "    ") + OPEN)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2] / "pipeline")}
     command = [sys.executable, script]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120)
     return done.stdout.decode()

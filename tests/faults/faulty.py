@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.storage.base import Appender, Buffer, Listed, StorePath
-from pipeline.storage.local import LocalPath
-from pipeline.storage.retries import patiently
+from cntk_pipeline.storage.base import Appender, Buffer, Listed, StorePath
+from cntk_pipeline.storage.local import LocalPath
+from cntk_pipeline.storage.retries import patiently
 
 
 class Crash(BaseException):

@@ -14,15 +14,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline import driver as drivers
-from pipeline.driver import Driver, Job, Outcome
-from pipeline.errors import Interrupted, KillsWorkers, RunLocked, WorkersLost
-from pipeline.executors import Completion, Executor
-from pipeline.gram import list_kernel_jobs
-from pipeline.journal import Journal, Receipt, Task
-from pipeline.solvers.cholesky import list_factor_jobs
-from pipeline.storage.base import Listed
-from pipeline.tiling import Cut
+from cntk_pipeline.clusters import Completion, Executor
+from cntk_pipeline.driver import driver as drivers
+from cntk_pipeline.driver.driver import Driver, Outcome
+from cntk_pipeline.errors import Interrupted, KillsWorkers, RunLocked, WorkersLost
+from cntk_pipeline.gram.tiles import list_kernel_jobs
+from cntk_pipeline.rundir.journal import Journal
+from cntk_pipeline.solvers.cholesky import list_factor_jobs
+from cntk_pipeline.storage.base import Listed
+from cntk_pipeline.tasks import Job, Receipt, Task
+from cntk_pipeline.tiling import Cut
 
 ALLOWED_DEATHS = 3
 """How often Dask gives a call to another worker after one died with it."""

@@ -26,9 +26,9 @@ from processes import (
     workflow,
 )
 
-from pipeline import run as runs
-from pipeline.report import make_report
-from pipeline.store import RunDirectory
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.workflow import run as runs
+from cntk_pipeline.workflow.report import make_report
 
 KILLS = int(os.environ.get("CNTK_KILLS", "25"))
 

@@ -2,7 +2,7 @@
 
 libfaketime gives each process of the run another time of day, from a file that is rewritten while it runs; the
 machine's own clock is never set. What is measured while the machine runs (CLOCK_MONOTONIC) stays, as it does when a
-clock is set. Seen to fail: without `pipeline.executors.clock` (set back, no tile is finished any more), and with
+clock is set. Seen to fail: without `clusters.dask.clock` (set back, no tile is finished any more), and with
 certificates that hold for a year from now (a worker that was killed does not come back: "Invalid argument").
 """
 

@@ -18,14 +18,16 @@ import numpy as np
 import pytest
 from problems import Recorder
 
-from pipeline import datasets, gram, lease, verification
-from pipeline import run as runs
-from pipeline.config import RunConfig
-from pipeline.errors import PipelineError, StoreError
-from pipeline.report import make_report
-from pipeline.solvers import forget_tiles
-from pipeline.storage import LocalPath
-from pipeline.store import RunDirectory
+from cntk_pipeline import datasets
+from cntk_pipeline.config import RunConfig
+from cntk_pipeline.errors import PipelineError, StoreError
+from cntk_pipeline.gram import tiles as gram
+from cntk_pipeline.rundir import lease, verification
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.solvers import forget_tiles
+from cntk_pipeline.storage import LocalPath
+from cntk_pipeline.workflow import run as runs
+from cntk_pipeline.workflow.report import make_report
 
 Contents = dict[str, bytes]
 Damage = Callable[[bytes, random.Random], bytes]

@@ -22,16 +22,17 @@ from typing import Any
 import pytest
 from problems import Recorder
 
-from pipeline import gram, lease
-from pipeline import run as runs
-from pipeline.checkup import is_close
-from pipeline.config import RunConfig
-from pipeline.errors import PipelineError
-from pipeline.report import make_report
-from pipeline.solvers import forget_tiles
-from pipeline.storage import LocalPath
-from pipeline.storage.records import Record
-from pipeline.store import RunDirectory
+from cntk_pipeline.config import RunConfig
+from cntk_pipeline.errors import PipelineError
+from cntk_pipeline.gram import tiles as gram
+from cntk_pipeline.rundir import lease
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.solvers import forget_tiles
+from cntk_pipeline.storage import LocalPath
+from cntk_pipeline.storage.records import Record
+from cntk_pipeline.workflow import run as runs
+from cntk_pipeline.workflow.checkup import is_close
+from cntk_pipeline.workflow.report import make_report
 
 SHARE = float(os.environ.get("CNTK_DAMAGES", "0.05"))
 

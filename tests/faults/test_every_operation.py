@@ -17,15 +17,16 @@ from faults.faulty import Crash, FaultyPath, Plan, follow
 from problems import Recorder
 from processes import begun
 
-from pipeline import gram, lease
-from pipeline import run as runs
-from pipeline.config import RunConfig
-from pipeline.errors import PipelineError, TilesFailed
-from pipeline.executors import Completion
-from pipeline.executors.serial import SerialExecutor
-from pipeline.report import make_report
-from pipeline.solvers import forget_tiles
-from pipeline.storage import STORAGES, LocalPath, retries
+from cntk_pipeline.clusters import Completion
+from cntk_pipeline.clusters.serial import SerialExecutor
+from cntk_pipeline.config import RunConfig
+from cntk_pipeline.errors import PipelineError, TilesFailed
+from cntk_pipeline.gram import tiles as gram
+from cntk_pipeline.rundir import lease
+from cntk_pipeline.solvers import forget_tiles
+from cntk_pipeline.storage import STORAGES, LocalPath, retries
+from cntk_pipeline.workflow import run as runs
+from cntk_pipeline.workflow.report import make_report
 
 Config = Callable[..., RunConfig]
 
@@ -40,7 +41,7 @@ SMALL = {
 @pytest.fixture(autouse=True)
 def faulty_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setitem(STORAGES, "", FaultyPath)
-    monkeypatch.setattr("pipeline.driver.FIRST_DELAY_SECONDS", 0.001)
+    monkeypatch.setattr("cntk_pipeline.driver.driver.FIRST_DELAY_SECONDS", 0.001)
     monkeypatch.setattr(retries, "DELAYS_SECONDS", (0.0, 0.0, 0.0))
     # The driver that crashed was this process, which lives on: its lease is taken without a wait.
     monkeypatch.setattr(lease, "PATIENCE_SECONDS", 0.0)

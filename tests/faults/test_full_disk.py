@@ -15,14 +15,15 @@ from pathlib import Path
 import pytest
 from problems import Recorder
 
-from pipeline import cli, gram
-from pipeline import run as runs
-from pipeline.config import RunConfig, load_config
-from pipeline.errors import StoreError
-from pipeline.solvers import forget_tiles
-from pipeline.storage import LocalPath
-from pipeline.store import RunDirectory
-from pipeline.submission import read_ending, write_ending
+from cntk_pipeline.cli import main as cli
+from cntk_pipeline.clusters.submitters import read_ending, write_ending
+from cntk_pipeline.config import RunConfig, load_config
+from cntk_pipeline.errors import StoreError
+from cntk_pipeline.gram import tiles as gram
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.solvers import forget_tiles
+from cntk_pipeline.storage import LocalPath
+from cntk_pipeline.workflow import run as runs
 
 WORKFLOW = """
 name = "small"
@@ -146,8 +147,8 @@ def test_a_file_beyond_the_limit_on_file_sizes_is_an_error_that_names_it(tmp_pat
     """The limit is a process's own, so it is met in one of its own; a log keeps no half line."""
     code = (
         "import sys\n"
-        "from pipeline.errors import StoreError\n"
-        "from pipeline.storage import open_path\n"
+        "from cntk_pipeline.errors import StoreError\n"
+        "from cntk_pipeline.storage import open_path\n"
         "path = open_path(sys.argv[1])\n"
         "def log(lines):\n"
         "    appender = path.appender(durable=True)\n"

@@ -26,10 +26,10 @@ from processes import (
     workflow,
 )
 
-from pipeline import run as runs
-from pipeline.report import make_report
-from pipeline.store import RunDirectory
-from pipeline.tiling import lower_tiles
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.tiling import lower_tiles
+from cntk_pipeline.workflow import run as runs
+from cntk_pipeline.workflow.report import make_report
 
 ITERATIONS = {
     "readouts": {"depths": [3], "poolings": ["flatten"]},

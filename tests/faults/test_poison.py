@@ -14,7 +14,7 @@ import pytest
 from faults.test_chaos import report, undisturbed
 from processes import begun, receipts
 
-from pipeline.cli import COMPLETE, FAILED
+from cntk_pipeline.cli.main import COMPLETE, FAILED
 
 LIMIT = "1GB"
 
@@ -31,7 +31,7 @@ cluster = {{ kind = "local", workers = 2, memory_limit = "{LIMIT}" }}
 POISON = """
 import os, signal, time
 import numpy as np
-from pipeline import gram
+from cntk_pipeline.gram import tiles as gram
 
 def kill():
     os.kill(os.getpid(), signal.SIGKILL)
@@ -57,7 +57,7 @@ def test_a_tile_that_ends_its_workers_is_named_and_the_rest_completes(tmp_path: 
     truth, path = undisturbed(tmp_path, "serial", FEW), tmp_path / "run"
     (tmp_path / "workflow.toml").write_text(WORKFLOW)
     (tmp_path / "poison.py").write_text(POISON.format(how=how))
-    command = [sys.executable, "-m", "pipeline.cli"]
+    command = [sys.executable, "-m", "cntk_pipeline.cli"]
     poisoned = os.environ | {"DASK_DISTRIBUTED__WORKER__PRELOAD": str(tmp_path / "poison.py")}
     run = [*command, "run", "workflow.toml", "--store", str(path)]
     ended = subprocess.run(run, cwd=tmp_path, env=poisoned, capture_output=True, text=True, timeout=280)

@@ -21,12 +21,12 @@ from faults.faulty import Crash, FaultyPath, Plan, follow
 from faults.test_every_operation import SMALL, contents, forget
 from problems import Recorder
 
-from pipeline import lease
-from pipeline import run as runs
-from pipeline.config import RunConfig
-from pipeline.report import make_report
-from pipeline.storage import STORAGES
-from pipeline.store import RunDirectory
+from cntk_pipeline.config import RunConfig
+from cntk_pipeline.rundir import lease
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.storage import STORAGES
+from cntk_pipeline.workflow import run as runs
+from cntk_pipeline.workflow.report import make_report
 
 CASES = 200
 
@@ -106,7 +106,7 @@ def test_a_power_cut_costs_the_tile_in_flight(
     monkeypatch.setitem(STORAGES, "", FaultyPath)
     monkeypatch.setattr(lease, "PATIENCE_SECONDS", 0.0)
     monkeypatch.setattr(lease, "RENEW_SECONDS", 600.0)
-    caplog.set_level("INFO", "pipeline.worker")
+    caplog.set_level("INFO", "cntk_pipeline.worker")
     counting = follow(Plan())
     runs.start(small_config(**SMALL, store={"path": str(tmp_path / "whole")}), Recorder(), threading.Event())
     truth, operations = contents(tmp_path / "whole"), counting.count

@@ -22,14 +22,14 @@ import pytest
 from faults.test_chaos import FEW, report, undisturbed
 from processes import PATIENCE_SECONDS, receipts, wait_until
 
-from pipeline.cli import COMPLETE, INCOMPLETE
+from cntk_pipeline.cli.main import COMPLETE, INCOMPLETE
 
 KILLS = int(os.environ.get("CNTK_KILLS", "25"))
 
 END_SECONDS = 60.0
 """How long a driver may take to end whose scheduler is gone."""
 
-SCHEDULER, WORKER, CLI = "distributed.cli.dask_scheduler", "distributed.cli.dask_worker", "pipeline.cli"
+SCHEDULER, WORKER, CLI = "distributed.cli.dask_scheduler", "distributed.cli.dask_worker", "cntk_pipeline.cli.main"
 
 WORKFLOW = """
 data = { source = "digits", train = 150, test = 30 }

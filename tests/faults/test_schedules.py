@@ -11,8 +11,7 @@ import time
 import pytest
 from faults.simulation import Ending, job_lists, simulate
 
-from pipeline.driver import Job
-from pipeline.journal import Task
+from cntk_pipeline.tasks import Job, Task
 
 SEEDS = 10_000
 

@@ -95,7 +95,7 @@ class Soak:
         environment = os.environ | (self.clock.environment if self.clock else {})
         with open(output, "wb") as file:
             process = subprocess.Popen(
-                [sys.executable, "-m", "pipeline.cli", *map(str, words)],
+                [sys.executable, "-m", "cntk_pipeline.cli", *map(str, words)],
                 cwd=Path(__file__).parents[2],
                 env=environment,
                 stdout=file,

@@ -17,13 +17,13 @@ import pytest
 from faults.test_every_operation import SMALL, again, contents, forget
 from problems import Recorder
 
-from pipeline import lease
-from pipeline import run as runs
-from pipeline.config import RunConfig
-from pipeline.driver import Progress
-from pipeline.errors import RunNotFound, StoreError
-from pipeline.report import make_report
-from pipeline.store import RunDirectory
+from cntk_pipeline.config import RunConfig
+from cntk_pipeline.driver.driver import Progress
+from cntk_pipeline.errors import RunNotFound, StoreError
+from cntk_pipeline.rundir import lease
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.workflow import run as runs
+from cntk_pipeline.workflow.report import make_report
 
 TIMES = 10
 

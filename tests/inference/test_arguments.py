@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from pipeline.errors import ConfigError, NotFinite, PipelineError
-from pipeline.inference.arguments import (
+from cntk_pipeline.errors import ConfigError, NotFinite, PipelineError
+from cntk_pipeline.regression.arguments import (
     as_absolute_ridge,
     as_cross_kernel,
     as_targets,

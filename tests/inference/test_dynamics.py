@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 from regressions import LAW, Regression, make_regression, regressions
 from scipy.sparse.linalg import LinearOperator
 
-from pipeline.errors import ConfigError, NotPositiveDefinite
-from pipeline.inference import gp_posterior, gradient_flow, maximal_learning_rate
-from pipeline.inference.dynamics import learned_inverse
+from cntk_pipeline.errors import ConfigError, NotPositiveDefinite
+from cntk_pipeline.inference import gp_posterior, gradient_flow, maximal_learning_rate
+from cntk_pipeline.regression.dynamics import learned_inverse
 
 
 def integrated(train: np.ndarray, test_train: np.ndarray, y: np.ndarray, time: float) -> np.ndarray:

@@ -3,8 +3,9 @@ import pytest
 from regressions import make_regression
 from scipy.sparse.linalg import LinearOperator
 
-from pipeline.errors import ConfigError, NotConverged, NotFinite
-from pipeline.inference import eigenvalues, spectrum
+from cntk_pipeline.errors import ConfigError, NotConverged, NotFinite
+from cntk_pipeline.inference import spectrum
+from cntk_pipeline.regression import eigenvalues
 
 
 def decaying(n: int) -> tuple[np.ndarray, np.ndarray]:

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from regressions import LAW, Regression, blocks, make_regression, regressions
 
-from pipeline.errors import ConfigError, NotFinite, NotPositiveDefinite
-from pipeline.inference import Blocks, Predictive, ensemble, gp_posterior, gradient_flow
+from cntk_pipeline.errors import ConfigError, NotFinite, NotPositiveDefinite
+from cntk_pipeline.inference import Blocks, Predictive, ensemble, gp_posterior, gradient_flow
 
 TIMES = [0, 0.7, 25.0, 1e12, None]
 

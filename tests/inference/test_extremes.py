@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from problems import whole_matrix
 
-from pipeline.inference.extremes import lanczos, multiply, remedy
-from pipeline.inference.records import SpectrumRecord
-from pipeline.journal import Task
-from pipeline.report import make_report
-from pipeline.solvers.work import open_work
-from pipeline.store import RunDirectory
+from cntk_pipeline.inference.extremes import lanczos, multiply, remedy
+from cntk_pipeline.inference.records import SpectrumRecord
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.solvers.work import open_work
+from cntk_pipeline.tasks import Task
+from cntk_pipeline.workflow.report import make_report
 
 Run = Callable[..., RunDirectory]
 

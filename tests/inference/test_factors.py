@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from regressions import LAW, Regression, make_regression, regressions
 
-from pipeline.errors import NotPositiveDefinite
-from pipeline.inference.arguments import TrainKernel, as_train_kernel
-from pipeline.inference.factors import (
+from cntk_pipeline.errors import NotPositiveDefinite
+from cntk_pipeline.regression.arguments import TrainKernel, as_train_kernel
+from cntk_pipeline.regression.factors import (
     cholesky,
     eigenbasis,
     expect_definite,

@@ -2,11 +2,11 @@ from collections.abc import Callable
 
 import pytest
 
-from pipeline import run as runs
-from pipeline.config import RunConfig
-from pipeline.inference.ridges import EIGEN_OPERATIONS
-from pipeline.report import make_report
-from pipeline.store import RunDirectory
+from cntk_pipeline.config import RunConfig
+from cntk_pipeline.inference.ridges import EIGEN_OPERATIONS
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.workflow import run as runs
+from cntk_pipeline.workflow.report import make_report
 
 Run = Callable[..., RunDirectory]
 Config = Callable[..., RunConfig]

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from regressions import LAW, Regression, make_regression, regressions
 
-from pipeline.errors import ConfigError, NotPositiveDefinite
-from pipeline.inference import gp_posterior
+from cntk_pipeline.errors import ConfigError, NotPositiveDefinite
+from cntk_pipeline.inference import gp_posterior
 
 
 def absolute(regression: Regression, ridge: float, mode: str) -> float:

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from problems import Recorder
 
-from pipeline.config import ClusterConfig, InferenceConfig
-from pipeline.driver import Driver
-from pipeline.executors import EXECUTORS
-from pipeline.inference import requested_products
-from pipeline.report import make_report
-from pipeline.solvers import open_system
-from pipeline.store import RunDirectory
+from cntk_pipeline.clusters import EXECUTORS
+from cntk_pipeline.config import ClusterConfig, InferenceConfig
+from cntk_pipeline.driver.driver import Driver
+from cntk_pipeline.inference import requested_products
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.solvers import open_system
+from cntk_pipeline.workflow.report import make_report
 
 Run = Callable[..., RunDirectory]
 

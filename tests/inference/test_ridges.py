@@ -5,15 +5,15 @@ import numpy as np
 import pytest
 from problems import TRAIN, Recorder, scale_an_entry, whole_matrix
 
-from pipeline import run as runs
-from pipeline.config import RunConfig
-from pipeline.datasets import one_hot_targets
-from pipeline.errors import ConfigError, Interrupted, NotPositiveDefinite
-from pipeline.executors import WorkerMemory
-from pipeline.inference.ridges import Means, in_memory
-from pipeline.report import make_report
-from pipeline.solvers.systems import ridge_candidates
-from pipeline.store import RunDirectory
+from cntk_pipeline.clusters import WorkerMemory
+from cntk_pipeline.config import RunConfig
+from cntk_pipeline.datasets import one_hot_targets
+from cntk_pipeline.errors import ConfigError, Interrupted, NotPositiveDefinite
+from cntk_pipeline.inference.ridges import Means, in_memory
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.solvers.systems import ridge_candidates
+from cntk_pipeline.workflow import run as runs
+from cntk_pipeline.workflow.report import make_report
 
 Run = Callable[..., RunDirectory]
 Config = Callable[..., RunConfig]
@@ -27,7 +27,7 @@ def take(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Take one of the two ways, whatever it costs."""
 
     def choose(way: str) -> None:
-        monkeypatch.setattr("pipeline.inference.ridges.in_memory", lambda count, tile, means: way == "eigenvalues")
+        monkeypatch.setattr("cntk_pipeline.inference.ridges.in_memory", lambda count, tile, means: way == "eigenvalues")
 
     return choose
 

@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from regressions import LAW, Regression, make_regression, regressions
 
-from pipeline.errors import ConfigError, NotPositiveDefinite
-from pipeline.inference import gp_posterior, learning_curve, leave_one_out, ridge_path
+from cntk_pipeline.errors import ConfigError, NotPositiveDefinite
+from cntk_pipeline.inference import gp_posterior, learning_curve, leave_one_out, ridge_path
 
 RIDGES = [1e-3, 0.1, 10.0]
 

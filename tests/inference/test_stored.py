@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from problems import TEST, TRAIN, Recorder, flip_bit, whole_matrix
 
-from pipeline import kernel_matrix
-from pipeline import run as runs
-from pipeline.config import RunConfig
-from pipeline.datasets import one_hot_targets
-from pipeline.errors import ConfigError, Interrupted
-from pipeline.layers import LAYERS, spelling
-from pipeline.report import RunReport, SolveReport, make_report
-from pipeline.store import RunDirectory
+from cntk_pipeline import kernel_matrix
+from cntk_pipeline.config import RunConfig
+from cntk_pipeline.datasets import one_hot_targets
+from cntk_pipeline.errors import ConfigError, Interrupted
+from cntk_pipeline.layers import LAYERS, spelling
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.workflow import run as runs
+from cntk_pipeline.workflow.report import RunReport, SolveReport, make_report
 
 Run = Callable[..., RunDirectory]
 Config = Callable[..., RunConfig]
@@ -72,7 +72,7 @@ def test_leave_one_out_is_what_refitting_without_each_image_predicts(run_small: 
 def test_the_diagonal_of_the_inverse_does_not_depend_on_the_slices(
     run_small: Run, monkeypatch: pytest.MonkeyPatch, slice_tiles: int
 ) -> None:
-    monkeypatch.setattr("pipeline.inference.left_out.SLICE_TILES", slice_tiles)  # 0: one column at a time
+    monkeypatch.setattr("cntk_pipeline.inference.left_out.SLICE_TILES", slice_tiles)  # 0: one column at a time
     run = run_small(solve={"tile": 16}, inference={"leave_one_out": True}, readouts=ONE)
     solve = make_report(run).solves[0]
     dense = Dense(run, solve)
@@ -126,7 +126,7 @@ def test_the_posterior_variance_is_that_of_a_gaussian_process(run_small: Run, ti
 def test_the_spectrum_holds_both_ends_within_their_residuals(
     run_small: Run, monkeypatch: pytest.MonkeyPatch, dense_samples: int
 ) -> None:
-    monkeypatch.setattr("pipeline.inference.extremes.DENSE_SAMPLES", dense_samples)
+    monkeypatch.setattr("cntk_pipeline.inference.extremes.DENSE_SAMPLES", dense_samples)
     run = run_small(inference={"spectrum": 3}, readouts=ONE)
     report = make_report(run)
     record = record_of(report, "spectrum")

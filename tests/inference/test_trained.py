@@ -5,15 +5,15 @@ import numpy as np
 import pytest
 from problems import TEST, TRAIN, Recorder, scale_an_entry, whole_matrix
 
-from pipeline import run as runs
-from pipeline.config import RunConfig
-from pipeline.datasets import one_hot_targets
-from pipeline.errors import ConfigError, CorruptTile, NotPositiveDefinite
-from pipeline.executors import WorkerMemory
-from pipeline.inference import blocks, ensemble, gradient_flow
-from pipeline.inference.trained import requested_trainings, require_trainable, training_product
-from pipeline.report import make_report
-from pipeline.store import RunDirectory
+from cntk_pipeline.clusters import WorkerMemory
+from cntk_pipeline.config import RunConfig
+from cntk_pipeline.datasets import one_hot_targets
+from cntk_pipeline.errors import ConfigError, CorruptTile, NotPositiveDefinite
+from cntk_pipeline.inference import blocks, ensemble, gradient_flow
+from cntk_pipeline.inference.trained import requested_trainings, require_trainable, training_product
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.workflow import run as runs
+from cntk_pipeline.workflow.report import make_report
 
 Run = Callable[..., RunDirectory]
 Config = Callable[..., RunConfig]
@@ -104,6 +104,6 @@ def test_a_training_beyond_the_memory_of_a_worker_is_refused_with_what_fits(
     require_trainable(memory, fits, 0)
     with pytest.raises(ConfigError):
         require_trainable(memory, fits, 1)
-    monkeypatch.setattr("pipeline.inference.trained.MATRICES", 10**12)
+    monkeypatch.setattr("cntk_pipeline.inference.trained.MATRICES", 10**12)
     with pytest.raises(ConfigError, match=f"{TRAIN} training and {TEST} test images need"):
         runs.start(small_config(inference={"times": [1.0]}), Recorder(), threading.Event())

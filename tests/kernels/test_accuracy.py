@@ -9,12 +9,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from mpmath import mp
 from sixty_digits import DUALS, Block, evaluate
+from tests.tolerances import DTYPES
 
-from pipeline import kernel_matrix
-from pipeline.errors import NotAccurate, NotFinite
-from pipeline.kernels import Engine, lower
-from pipeline.kernels.nearness import directions, find_near
-from pipeline.layers import (
+from cntk_pipeline import kernel_matrix
+from cntk_pipeline.errors import NotAccurate, NotFinite
+from cntk_pipeline.kernels import Engine, lower
+from cntk_pipeline.kernels.nearness import directions, find_near
+from cntk_pipeline.layers import (
     LAYERS,
     Abs,
     Conv,
@@ -40,7 +41,6 @@ from pipeline.layers import (
     Sin,
     presets,
 )
-from tests.tolerances import DTYPES
 
 FUNCTIONS = [
     Relu(), LeakyRelu(0.2), Abs(), Sign(), Erf(), Gelu(), Sin(), Cos(), Rbf(0.7), Exp(), Gaussian(), LayerNorm(),

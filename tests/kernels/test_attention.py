@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 from numba import njit
-
-from pipeline.kernels import Engine, lower
-from pipeline.kernels.attention import pair_index, softmax_rows
-from pipeline.kernels.lanes import LANES, address, call
-from pipeline.kernels.program import Tensor
-from pipeline.kernels.weighing import Place, attention_function
-from pipeline.layers import Conv, Dense, Flatten, GlobalAvgPool, SelfAttention, Sequential
 from tests.tolerances import DTYPES, assert_kernels_close, tolerance
+
+from cntk_pipeline.kernels import Engine, lower
+from cntk_pipeline.kernels.attention import pair_index, softmax_rows
+from cntk_pipeline.kernels.lanes import LANES, address, call
+from cntk_pipeline.kernels.program import Tensor
+from cntk_pipeline.kernels.weighing import Place, attention_function
+from cntk_pipeline.layers import Conv, Dense, Flatten, GlobalAvgPool, SelfAttention, Sequential
 
 
 def lay_out(height, width, circular, wanted):

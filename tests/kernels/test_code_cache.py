@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from numba import njit, types
 
-import pipeline
-from pipeline.kernels import code_cache
-from pipeline.kernels.code_cache import FOLDERS_KEPT, CodeCache, code_folder
+import cntk_pipeline
+from cntk_pipeline.kernels import code_cache
+from cntk_pipeline.kernels.code_cache import FOLDERS_KEPT, CodeCache, code_folder
 
 PROBE = """
 import sys
 import numpy as np
-from pipeline.kernels.jit import FOLDER, jit
-from pipeline.layers.rectifiers import probed
+from cntk_pipeline.kernels.jit import FOLDER, jit
+from cntk_pipeline.layers.rectifiers import probed
 
 @jit
 def probe(x):
@@ -28,7 +28,7 @@ def probe(x):
 print(probe(np.dtype(sys.argv[1]).type(8)), sum(probe.stats.cache_hits.values()), FOLDER)
 """
 PROBED = """
-from pipeline.kernels.jit import pasted
+from cntk_pipeline.kernels.jit import pasted
 
 @pasted
 def probed(x):
@@ -39,26 +39,26 @@ def probed(x):
 @pytest.fixture
 def package(tmp_path):
     """A copy of the package whose `probe.py` compiles a function of `layers/rectifiers.py`."""
-    source = Path(pipeline.__file__).parent
+    source = Path(cntk_pipeline.__file__).parent
     for room in ("kernels", "layers"):
-        shutil.copytree(source / room, tmp_path / "pipeline" / room, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(source / "errors.py", tmp_path / "pipeline")
+        shutil.copytree(source / room, tmp_path / "cntk_pipeline" / room, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(source / "errors.py", tmp_path / "cntk_pipeline")
     for name in ("", "kernels"):  # nothing but what is compiled
-        (tmp_path / "pipeline" / name / "__init__.py").write_text("")
-    (tmp_path / "pipeline" / "layers" / "__init__.py").write_text("")
-    (tmp_path / "pipeline" / "kernels" / "probe.py").write_text(PROBE)
+        (tmp_path / "cntk_pipeline" / name / "__init__.py").write_text("")
+    (tmp_path / "cntk_pipeline" / "layers" / "__init__.py").write_text("")
+    (tmp_path / "cntk_pipeline" / "kernels" / "probe.py").write_text(PROBE)
     change(tmp_path, 2)
     return tmp_path
 
 
 def change(package, factor):
-    (package / "pipeline" / "layers" / "rectifiers.py").write_text(PROBED.format(factor=factor))
+    (package / "cntk_pipeline" / "layers" / "rectifiers.py").write_text(PROBED.format(factor=factor))
 
 
 def start(package, dtype="float64", **environment):
     kept = {name: value for name, value in os.environ.items() if name not in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME")}
     return subprocess.Popen(
-        [sys.executable, "-m", "pipeline.kernels.probe", dtype],
+        [sys.executable, "-m", "cntk_pipeline.kernels.probe", dtype],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -79,8 +79,8 @@ def probe(package, dtype="float64", **environment):
 def block(package):
     """Leave no place for compiled code beside the sources, whoever runs this."""
     for room in ("kernels", "layers"):
-        shutil.rmtree(package / "pipeline" / room / "__pycache__", ignore_errors=True)
-        (package / "pipeline" / room / "__pycache__").write_text("a file, not a folder")
+        shutil.rmtree(package / "cntk_pipeline" / room / "__pycache__", ignore_errors=True)
+        (package / "cntk_pipeline" / room / "__pycache__").write_text("a file, not a folder")
 
 
 @pytest.mark.parametrize("place", ["beside the sources", "NUMBA_CACHE_DIR", "the user's folder"])

@@ -5,9 +5,9 @@ import time
 import numpy as np
 import pytest
 
-from pipeline.kernels import Engine, lower, measure_pair, quick_part
-from pipeline.kernels.cost import guess_pair_seconds, part_of
-from pipeline.layers import presets
+from cntk_pipeline.kernels import Engine, lower, measure_pair, quick_part
+from cntk_pipeline.kernels.cost import guess_pair_seconds, part_of
+from cntk_pipeline.layers import presets
 
 
 def program(size, depth=3, pooling="gap"):

@@ -6,11 +6,11 @@ from functools import cache
 import numpy as np
 import pytest
 from numba import njit
-
-from pipeline.kernels import duals, fit_duals
-from pipeline.kernels.lanes import LANES, address, load, store
-from pipeline.layers import elementary
 from tests.tolerances import DTYPES, tolerance
+
+from cntk_pipeline.kernels import duals, fit_duals
+from cntk_pipeline.kernels.lanes import LANES, address, load, store
+from cntk_pipeline.layers import elementary
 
 FITS = [
     ("angle", "float32", duals._ANGLE_32, 1, 1.3e-7),

@@ -2,14 +2,25 @@
 
 import numpy as np
 import pytest
-
-from pipeline import kernel_matrix
-from pipeline.errors import DataError, LayerError, NotAccurate, NotFinite
-from pipeline.kernels import Engine, engine, group_size, lower, working_bytes
-from pipeline.kernels.lanes import LANES
-from pipeline.kernels.machine import aligned_zeros
-from pipeline.layers import Conv, Dense, Elementwise, Exp, Flatten, LayerNorm, Relu, SelfAttention, Sequential, presets
 from tests.tolerances import DTYPES, assert_kernels_close, tolerance
+
+from cntk_pipeline import kernel_matrix
+from cntk_pipeline.errors import DataError, LayerError, NotAccurate, NotFinite
+from cntk_pipeline.kernels import Engine, engine, group_size, lower, working_bytes
+from cntk_pipeline.kernels.lanes import LANES
+from cntk_pipeline.kernels.machine import aligned_zeros
+from cntk_pipeline.layers import (
+    Conv,
+    Dense,
+    Elementwise,
+    Exp,
+    Flatten,
+    LayerNorm,
+    Relu,
+    SelfAttention,
+    Sequential,
+    presets,
+)
 
 NETWORK = presets.cntk(3)
 PROGRAM = lower([(NETWORK, "ntk"), (NETWORK, "nngp")], (4, 4, 2))

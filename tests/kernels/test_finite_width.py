@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from pipeline import kernel_matrix
-from pipeline.kernels import KINDS
-from pipeline.layers import AvgPool, Conv, Dense, GlobalAvgPool, Relu, Residual, Sequential
+from cntk_pipeline import kernel_matrix
+from cntk_pipeline.kernels import KINDS
+from cntk_pipeline.layers import AvgPool, Conv, Dense, GlobalAvgPool, Relu, Residual, Sequential
 
 Array = np.ndarray
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from pipeline import kernel_matrix
-from pipeline.kernels import KINDS, Engine, lower
-from pipeline.layers import presets
 from tests.networks import GOLDEN
 from tests.tolerances import DTYPES, assert_kernels_close, tolerance
+
+from cntk_pipeline import kernel_matrix
+from cntk_pipeline.kernels import KINDS, Engine, lower
+from cntk_pipeline.layers import presets
 
 VALUES = Path(__file__).parents[1] / "golden"
 ARORA = [

@@ -4,9 +4,9 @@ from collections import Counter
 
 import pytest
 
-from pipeline.kernels.graph import NetworkGraph, Node, StageKey
-from pipeline.kernels.program import Code, Grid
-from pipeline.layers import (
+from cntk_pipeline.kernels.graph import NetworkGraph, Node, StageKey
+from cntk_pipeline.kernels.program import Code, Grid
+from cntk_pipeline.layers import (
     AvgPool,
     Conv,
     Dense,

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-
-from pipeline.kernels.interpreter import _offset, _raise_lanes, transpose_lanes
-from pipeline.kernels.lanes import LANES
-from pipeline.kernels.machine import EQUAL, ITSELF
 from tests.tolerances import DTYPES
+
+from cntk_pipeline.kernels.interpreter import _offset, _raise_lanes, transpose_lanes
+from cntk_pipeline.kernels.lanes import LANES
+from cntk_pipeline.kernels.machine import EQUAL, ITSELF
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -9,12 +9,12 @@ import sys
 import numpy as np
 from numba import njit, types
 
-from pipeline.kernels import interpreter, planes, variances
-from pipeline.kernels.jit import FOLDER, OPTIONS, jit, jit_pointers, pasted
-from pipeline.kernels.lanes import address, load, store
-from pipeline.kernels.weighing import plane_function, statistics_function
-from pipeline.layers import Relu
-from pipeline.layers.elementary import exponential
+from cntk_pipeline.kernels import interpreter, planes, variances
+from cntk_pipeline.kernels.jit import FOLDER, OPTIONS, jit, jit_pointers, pasted
+from cntk_pipeline.kernels.lanes import address, load, store
+from cntk_pipeline.kernels.weighing import plane_function, statistics_function
+from cntk_pipeline.layers import Relu
+from cntk_pipeline.layers.elementary import exponential
 
 
 def run_python(code, **environment):
@@ -27,7 +27,7 @@ def run_python(code, **environment):
 
 
 def test_a_user_s_choice_of_processor_features_is_left_alone():
-    code = "import numba, pipeline.kernels.jit; print(numba.config.CPU_FEATURES)"
+    code = "import numba, cntk_pipeline.kernels.jit; print(numba.config.CPU_FEATURES)"
     assert run_python(code, NUMBA_CPU_FEATURES="+sse2") == "+sse2"
 
 

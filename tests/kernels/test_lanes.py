@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 from numba import cfunc, njit, types
-
-from pipeline.kernels import lanes
-from pipeline.kernels.lanes import LANES, address, broadcast, call, load, load_repeated, narrow, store, widen
 from tests.tolerances import DTYPES
+
+from cntk_pipeline.kernels import lanes
+from cntk_pipeline.kernels.lanes import LANES, address, broadcast, call, load, load_repeated, narrow, store, widen
 
 SHIFTS = [0, 1, 3]
 ROWS = 21

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.tolerances import DTYPES, assert_kernels_close, tolerance
 
-from pipeline import kernel_matrix
-from pipeline.kernels import KINDS, Engine, engine, lower
-from pipeline.layers import (
+from cntk_pipeline import kernel_matrix
+from cntk_pipeline.kernels import KINDS, Engine, engine, lower
+from cntk_pipeline.layers import (
     AvgPool,
     Conv,
     Dense,
@@ -30,7 +31,6 @@ from pipeline.layers import (
     SumPool,
     presets,
 )
-from tests.tolerances import DTYPES, assert_kernels_close, tolerance
 
 AROUND = Conv(3, padding="CIRCULAR")
 BLOCK = Residual(Sequential(Relu(), Conv(3, strides=2)), AvgPool(2, padding="SAME"))
@@ -195,9 +195,9 @@ def test_neither_threads_nor_pieces_change_a_bit(whole, monkeypatch, name):
     images, found, values = whole
     expected, dtype = values[2 * list(NETWORKS).index(name) + 1], found.dtype.name
     for count, seconds in ((1, 1e-9), (2, 1e-3), (5, 1e-9), (2, 60.0)):
-        monkeypatch.setattr("pipeline.kernels.matrix.core_count", lambda count=count: count)
-        monkeypatch.setattr("pipeline.kernels.pieces.PIECE_SECONDS", seconds)
-        monkeypatch.setattr("pipeline.kernels.pieces.SHORTEST_SECONDS", seconds)
+        monkeypatch.setattr("cntk_pipeline.kernels.matrix.core_count", lambda count=count: count)
+        monkeypatch.setattr("cntk_pipeline.kernels.pieces.PIECE_SECONDS", seconds)
+        monkeypatch.setattr("cntk_pipeline.kernels.pieces.SHORTEST_SECONDS", seconds)
         assert np.array_equal(kernel_matrix(NETWORKS[name], images, dtype=dtype), expected)
         rectangle = kernel_matrix(NETWORKS[name], images[21:], images[:20], dtype=dtype)
         assert np.array_equal(rectangle, expected[21:, :20])
@@ -210,7 +210,7 @@ def test_another_process_has_the_same_bits(tmp_path):
     code = (
         "import sys, numpy as np\n"
         "from pipeline import kernel_matrix\n"
-        "from pipeline.layers import presets\n"
+        "from cntk_pipeline.layers import presets\n"
         "x = np.load(sys.argv[1])\n"
         "sys.stdout.buffer.write(kernel_matrix(presets.cntk(4, 'gap'), x).tobytes())\n"
     )

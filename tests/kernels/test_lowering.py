@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from pipeline.errors import LayerError
-from pipeline.kernels import lower
-from pipeline.kernels.program import Code
-from pipeline.layers import (
+from cntk_pipeline.errors import LayerError
+from cntk_pipeline.kernels import lower
+from cntk_pipeline.kernels.program import Code
+from cntk_pipeline.layers import (
     AvgPool,
     Conv,
     Dense,

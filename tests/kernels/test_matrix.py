@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import kernel_matrices, kernel_matrix
-from pipeline.errors import LayerError, NotAccurate, NotFinite
-from pipeline.kernels import pieces
-from pipeline.kernels.lanes import LANES
-from pipeline.kernels.pieces import BAND, CostSoFar, Cutter
-from pipeline.layers import Conv, Dense, Dropout, Flatten, Relu, Sequential, presets
+from cntk_pipeline import kernel_matrices, kernel_matrix
+from cntk_pipeline.errors import LayerError, NotAccurate, NotFinite
+from cntk_pipeline.kernels import pieces
+from cntk_pipeline.kernels.lanes import LANES
+from cntk_pipeline.kernels.pieces import BAND, CostSoFar, Cutter
+from cntk_pipeline.layers import Conv, Dense, Dropout, Flatten, Relu, Sequential, presets
 
 X = np.random.default_rng(0).standard_normal((37, 6, 5, 2))
 MASKED = Sequential(Conv(3), Relu(), Dropout(0.8), Conv(3), Relu(), Flatten(), Dense())
@@ -201,7 +201,7 @@ class Heard(logging.Handler):
 
 
 def test_a_kernel_that_takes_long_is_announced_before_it_does():
-    logger, handler = logging.getLogger("pipeline.kernels.matrix"), Heard()
+    logger, handler = logging.getLogger("cntk_pipeline.kernels.matrix"), Heard()
     logger.addHandler(handler)
     message = "20,100 of 20,100 pairs left, about .*progress=True shows a bar"
     try:  # a tenth of a second a pair: the first 16 would take longer than it takes to say so
@@ -212,7 +212,7 @@ def test_a_kernel_that_takes_long_is_announced_before_it_does():
 
 
 def test_a_kernel_of_many_quick_pairs_is_announced_as_well(monkeypatch, caplog):
-    monkeypatch.setattr("pipeline.kernels.matrix.ESTIMATE_ABOVE_SECONDS", 1e-9)
+    monkeypatch.setattr("cntk_pipeline.kernels.matrix.ESTIMATE_ABOVE_SECONDS", 1e-9)
     monkeypatch.setattr(pieces, "SHORTEST_SECONDS", 1e-6)
     monkeypatch.setattr(pieces, "PIECE_SECONDS", 1e-6)
     kernel_matrix(presets.cntk(3), X)

@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
-
-from pipeline.kernels import planes
-from pipeline.kernels.lanes import LANES, address
-from pipeline.kernels.pooling import pool_terms
-from pipeline.layers import Windows
 from tests.tolerances import DTYPES
+
+from cntk_pipeline.kernels import planes
+from cntk_pipeline.kernels.lanes import LANES, address
+from cntk_pipeline.kernels.pooling import pool_terms
+from cntk_pipeline.layers import Windows
 
 HALO = 3
 LAW = settings(max_examples=40, deadline=None, derandomize=True)

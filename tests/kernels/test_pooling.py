@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.kernels.pooling import axis_offsets, pair_weights, pool_terms
-from pipeline.layers import Windows
+from cntk_pipeline.kernels.pooling import axis_offsets, pair_weights, pool_terms
+from cntk_pipeline.layers import Windows
 
 LAW = settings(max_examples=300, deadline=None, derandomize=True)
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from pipeline.kernels import lower
-from pipeline.kernels.program import AxisTerms, Grid, Operation
-from pipeline.layers import AvgPool, Conv, Dropout, Flatten, GlobalAvgPool, Relu, Sequential, Windows
+from cntk_pipeline.kernels import lower
+from cntk_pipeline.kernels.program import AxisTerms, Grid, Operation
+from cntk_pipeline.layers import AvgPool, Conv, Dropout, Flatten, GlobalAvgPool, Relu, Sequential, Windows
 
 
 def of_windows(rows, columns):

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from tests.tolerances import DTYPES
 
-from pipeline.kernels import lower
-from pipeline.kernels.program import Code
-from pipeline.kernels.tables import (
+from cntk_pipeline.kernels import lower
+from cntk_pipeline.kernels.program import Code
+from cntk_pipeline.kernels.tables import (
     Entry,
     Kind,
     StageEntry,
@@ -14,7 +15,7 @@ from pipeline.kernels.tables import (
     make_tables,
     make_visit_tables,
 )
-from pipeline.layers import (
+from cntk_pipeline.layers import (
     AvgPool,
     Conv,
     Dense,
@@ -27,7 +28,6 @@ from pipeline.layers import (
     SelfAttention,
     Sequential,
 )
-from tests.tolerances import DTYPES
 
 NETWORK = Sequential(
     Conv(3, strides=2, w_std=1.5, b_std=0.5), LeakyRelu(0.5), AvgPool((2, 1), 1), Conv(3), Gelu(), SelfAttention(),

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tests import reference
+from tests.tolerances import DTYPES, assert_kernels_close, tolerance
 
-from pipeline.errors import LayerError
-from pipeline.kernels import Engine, lower
-from pipeline.layers import (
+from cntk_pipeline.errors import LayerError
+from cntk_pipeline.kernels import Engine, lower
+from cntk_pipeline.layers import (
     LAYERS,
     Abs,
     AvgPool,
@@ -41,8 +43,6 @@ from pipeline.layers import (
     Sin,
     SumPool,
 )
-from tests import reference
-from tests.tolerances import DTYPES, assert_kernels_close, tolerance
 
 PADDINGS = ("SAME", "VALID", "CIRCULAR")
 

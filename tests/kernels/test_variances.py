@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from tests.tolerances import DTYPES, tolerance
 
-from pipeline.kernels import KINDS, Engine, lower
-from pipeline.layers import (
+from cntk_pipeline.kernels import KINDS, Engine, lower
+from cntk_pipeline.layers import (
     AvgPool,
     Conv,
     Dense,
@@ -18,7 +19,6 @@ from pipeline.layers import (
     SelfAttention,
     Sequential,
 )
-from tests.tolerances import DTYPES, tolerance
 
 BODIES = {
     "plain": [Conv(3), Relu(), Conv(3, b_std=0.4)],

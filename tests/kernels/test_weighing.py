@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 from numba import njit
-
-from pipeline.kernels import weighing
-from pipeline.kernels.lanes import LANES, address, call
-from pipeline.kernels.weighing import Place, input_function, plane_function, statistics_function
-from pipeline.layers import LAYERS, ClosedForm, Elementwise, Gelu, LayerNorm, Pointwise, Polynomial, Relu
 from tests.tolerances import DTYPES, tolerance
+
+from cntk_pipeline.kernels import weighing
+from cntk_pipeline.kernels.lanes import LANES, address, call
+from cntk_pipeline.kernels.weighing import Place, input_function, plane_function, statistics_function
+from cntk_pipeline.layers import LAYERS, ClosedForm, Elementwise, Gelu, LayerNorm, Pointwise, Polynomial, Relu
 
 HEIGHT, WIDTH = 3, 4
 SCALE, BIAS, OWN = 0.3, 0.2, 1.0

@@ -5,8 +5,8 @@ import pickle
 
 import pytest
 
-from pipeline.errors import LayerError
-from pipeline.layers import Conv, Dense, Dropout, Flatten, Relu, SelfAttention, Sequential, presets
+from cntk_pipeline.errors import LayerError
+from cntk_pipeline.layers import Conv, Dense, Dropout, Flatten, Relu, SelfAttention, Sequential, presets
 
 
 @pytest.mark.parametrize("values", [(512,), (512, 1.5), (512, 1.5, 0.1), (1.5,), (512, "relu")])

@@ -3,8 +3,8 @@
 import pytest
 from tape import lowered
 
-from pipeline.errors import LayerError
-from pipeline.layers import Relu, SelfAttention, Shape, Windows
+from cntk_pipeline.errors import LayerError
+from cntk_pipeline.layers import Relu, SelfAttention, Shape, Windows
 
 IMAGE = Shape((4, 5), None, gaussian=False, weighted=1)
 

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 from tape import lowered
 
-from pipeline.errors import LayerError
-from pipeline.layers import (
+from cntk_pipeline.errors import LayerError
+from cntk_pipeline.layers import (
     LAYERS,
     AvgPool,
     ClosedForm,
@@ -25,7 +25,7 @@ from pipeline.layers import (
     Shape,
     SumPool,
 )
-from pipeline.layers.base import read_pair
+from cntk_pipeline.layers.base import read_pair
 
 ARGUMENTS = {
     Conv: (3,),

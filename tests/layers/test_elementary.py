@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.layers.elementary import (
+from cntk_pipeline.layers.elementary import (
     absolute,
     arc_cosine_halves,
     arc_sine,

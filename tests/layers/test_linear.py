@@ -3,8 +3,8 @@
 import pytest
 from tape import lowered
 
-from pipeline.errors import LayerError
-from pipeline.layers import Conv, Dense, Rescale, Shape, Windows
+from cntk_pipeline.errors import LayerError
+from cntk_pipeline.layers import Conv, Dense, Rescale, Shape, Windows
 
 IMAGE, VECTOR = Shape((4, 5), 3), Shape(None, 7)
 

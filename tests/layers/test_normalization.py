@@ -5,8 +5,8 @@ import pytest
 from gaussian import PAIRS, dual, variance_behind
 from tape import lowered
 
-from pipeline.errors import LayerError
-from pipeline.layers import Dropout, LayerNorm, Relu, Shape
+from cntk_pipeline.errors import LayerError
+from cntk_pipeline.layers import Dropout, LayerNorm, Relu, Shape
 
 WIDE = Shape((4, 5), None, gaussian=True, weighted=1)
 

@@ -3,8 +3,8 @@
 import pytest
 from tape import lowered
 
-from pipeline.errors import LayerError
-from pipeline.layers import Dropout, Elementwise, Erf, LayerNorm, Relu, Shape
+from cntk_pipeline.errors import LayerError
+from cntk_pipeline.layers import Dropout, Elementwise, Erf, LayerNorm, Relu, Shape
 
 POINTWISE = [Relu(), Erf(), Elementwise("tanh"), LayerNorm()]
 everywhere = pytest.mark.parametrize("spatial", [(4, 5), None])

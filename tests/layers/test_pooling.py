@@ -3,17 +3,8 @@
 import pytest
 from tape import lowered
 
-from pipeline.errors import LayerError
-from pipeline.layers import (
-    AvgPool,
-    Flatten,
-    GlobalAvgPool,
-    GlobalSumPool,
-    LocalAvgPool,
-    Shape,
-    SumPool,
-    Windows,
-)
+from cntk_pipeline.errors import LayerError
+from cntk_pipeline.layers import AvgPool, Flatten, GlobalAvgPool, GlobalSumPool, LocalAvgPool, Shape, SumPool, Windows
 
 IMAGE = Shape((4, 5), None, gaussian=True, weighted=2)
 LOCAL = [AvgPool(2), SumPool(2), LocalAvgPool(1)]

@@ -5,8 +5,8 @@ import inspect
 import pytest
 from tape import lowered
 
-from pipeline.errors import LayerError
-from pipeline.layers import (
+from cntk_pipeline.errors import LayerError
+from cntk_pipeline.layers import (
     AvgPool,
     Conv,
     Dense,
@@ -21,7 +21,7 @@ from pipeline.layers import (
     Shape,
     presets,
 )
-from pipeline.layers.presets import PRESETS
+from cntk_pipeline.layers.presets import PRESETS
 
 SMALLEST = {"cntk": 2, "fully_connected": 1, "myrtle": 5, "resnet": 8, "wide_resnet": 10, "cnn_gp": 1}
 CIFAR = Shape((32, 32), 3)

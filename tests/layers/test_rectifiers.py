@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from gaussian import PAIRS, dual, variance_behind
 
-from pipeline.errors import LayerError
-from pipeline.layers import Abs, LeakyRelu, Relu, Sign
+from cntk_pipeline.errors import LayerError
+from cntk_pipeline.layers import Abs, LeakyRelu, Relu, Sign
 
 RECTIFIERS = [Relu(), LeakyRelu(), LeakyRelu(0.3), LeakyRelu(-1.7), Abs()]
 

@@ -3,8 +3,8 @@
 import pytest
 from tape import lowered
 
-from pipeline.errors import LayerError
-from pipeline.layers import (
+from cntk_pipeline.errors import LayerError
+from cntk_pipeline.layers import (
     AvgPool,
     Conv,
     Dense,

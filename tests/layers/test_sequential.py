@@ -3,8 +3,8 @@
 import pytest
 from tape import lowered
 
-from pipeline.errors import LayerError
-from pipeline.layers import Conv, Dense, Flatten, GlobalAvgPool, LayerNorm, Relu, Sequential, Shape
+from cntk_pipeline.errors import LayerError
+from cntk_pipeline.layers import Conv, Dense, Flatten, GlobalAvgPool, LayerNorm, Relu, Sequential, Shape
 
 IMAGE = Shape((4, 5), 3)
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from gaussian import PAIRS, dual, expectation, variance_behind
 
-from pipeline.errors import LayerError, NotAccurate
-from pipeline.layers import Elementwise, Hermite, Polynomial
-from pipeline.layers.series import FUNCTIONS
+from cntk_pipeline.errors import LayerError, NotAccurate
+from cntk_pipeline.layers import Elementwise, Hermite, Polynomial
+from cntk_pipeline.layers.series import FUNCTIONS
 
 CUBIC = (0.3, -1.0, 0.5, 0.2)
 SERIES = [Polynomial(CUBIC), Hermite(CUBIC), Hermite((0, 0, 0, 0, 1.0)), *(Elementwise(f, 128) for f in FUNCTIONS)]

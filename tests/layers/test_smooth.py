@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from gaussian import PAIRS, dual, expectation, variance_behind
 
-from pipeline.errors import LayerError
-from pipeline.layers import Cos, Elementwise, Erf, Exp, Gaussian, Gelu, Rbf, Sin
+from cntk_pipeline.errors import LayerError
+from cntk_pipeline.layers import Cos, Elementwise, Erf, Exp, Gaussian, Gelu, Rbf, Sin
 
 _erf = np.vectorize(math.erf)
 FUNCTIONS = {

@@ -5,8 +5,8 @@ import tomllib
 
 import pytest
 
-from pipeline.errors import LayerError
-from pipeline.layers import (
+from cntk_pipeline.errors import LayerError
+from cntk_pipeline.layers import (
     LAYERS,
     AvgPool,
     Conv,
@@ -172,6 +172,6 @@ def test_a_python_function_cannot_be_spelt():
     with pytest.raises(
         LayerError,
         match=r"Elementwise\(function=<built-in function abs>.* cannot be written into a file, since it holds a Python "
-        r"function: add the function to pipeline.layers.series.FUNCTIONS on all machines and give its name",
+        r"function: add the function to cntk_pipeline.layers.series.FUNCTIONS on all machines and give its name",
     ):
         spelling.spell(network)

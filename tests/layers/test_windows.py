@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from pipeline.errors import LayerError
-from pipeline.layers import Windows
-from pipeline.layers.windows import PADDINGS, check_padding
+from cntk_pipeline.errors import LayerError
+from cntk_pipeline.layers import Windows
+from cntk_pipeline.layers.windows import PADDINGS, check_padding
 
 
 @pytest.mark.parametrize(

@@ -17,23 +17,23 @@ import zarr
 from flaky_proxy import WAYS, FlakyProxy
 from problems import Recorder, require_same_kernel
 
-from pipeline import lease
-from pipeline import run as runs
-from pipeline.config import RunConfig, parse_config
-from pipeline.errors import RunLocked
-from pipeline.report import make_report
-from pipeline.storage import open_path
-from pipeline.store import RunDirectory
+from cntk_pipeline.config import RunConfig, parse_config
+from cntk_pipeline.errors import RunLocked
+from cntk_pipeline.rundir import lease
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.storage import open_path
+from cntk_pipeline.workflow import run as runs
+from cntk_pipeline.workflow.report import make_report
 
 WORKERS = 2
 PATIENCE_SECONDS = 120
 
-PATHS = {"PYTHONPATH": os.pathsep.join(str(folder) for folder in Path(__file__).parents[1:3])}
+PATHS = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2] / "pipeline"), str(Path(__file__).parents[1])])}
 
 DRIVE = """
 import json, threading
-from pipeline import run as runs
-from pipeline.config import parse_config
+from cntk_pipeline.workflow import run as runs
+from cntk_pipeline.config import parse_config
 from problems import Recorder
 if __name__ == "__main__":
     runs.start(parse_config(json.load(open("workflow.json")), "test"), Recorder(), threading.Event())

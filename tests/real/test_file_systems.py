@@ -20,13 +20,13 @@ import pytest
 from faults.test_every_operation import SMALL, contents, forget
 from problems import Recorder
 
-from pipeline import lease
-from pipeline import run as runs
-from pipeline.config import RunConfig
-from pipeline.errors import RunLocked, StoreError
-from pipeline.report import make_report
-from pipeline.storage import LocalPath
-from pipeline.store import RunDirectory
+from cntk_pipeline.config import RunConfig
+from cntk_pipeline.errors import RunLocked, StoreError
+from cntk_pipeline.rundir import lease
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.storage import LocalPath
+from cntk_pipeline.workflow import run as runs
+from cntk_pipeline.workflow.report import make_report
 
 Config = Callable[..., RunConfig]
 
@@ -34,7 +34,7 @@ RACERS = 4
 
 RACE = """
 import sys, time
-from pipeline.storage import open_path
+from cntk_pipeline.storage import open_path
 folder, count = open_path(sys.argv[1]), int(sys.argv[2])
 won = 0
 for k in range(count):
@@ -116,7 +116,7 @@ def bare(tmp_path: Path, require: Callable[..., None]) -> dict[str, str]:
     library = tmp_path / "bare.so"
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, tmp_path / "bare.c", "-ldl"], check=True)
     root = Path(__file__).parents[2]
-    return os.environ | {"LD_PRELOAD": str(library), "PYTHONPATH": str(root), "COLUMNS": "200"}
+    return os.environ | {"LD_PRELOAD": str(library), "PYTHONPATH": str(root / "pipeline"), "COLUMNS": "200"}
 
 
 def race(folder: Path, environment: dict[str, str] | None = None, count: int = 50) -> None:
@@ -189,7 +189,7 @@ def test_processes_without_links_and_fsync_of_folders_run_one_driver_and_are_war
         'network = { preset = "cntk" }\nreadouts = { depths = [3], poolings = ["gap"] }\n'
         'kernel = { tile = 8 }\nsolve = { ridges = [1e-2] }\ncluster = { kind = "local", workers = 1 }\n'
     )
-    command = [sys.executable, "-m", "pipeline.cli", "run", workflow, "--store", tmp_path / "run"]
+    command = [sys.executable, "-m", "cntk_pipeline.cli", "run", workflow, "--store", tmp_path / "run"]
     drivers = [subprocess.Popen(command, env=bare, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
     said = [" ".join(part.decode() for part in driver.communicate()) for driver in drivers]
     codes = sorted(driver.returncode for driver in drivers)

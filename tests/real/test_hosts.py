@@ -15,15 +15,15 @@ from hosts import Hosts
 from problems import Recorder, require_same
 from processes import PATIENCE_SECONDS, begun, receipts, wait_until
 
-from pipeline import run as runs
-from pipeline.config import ClusterConfig, RunConfig, parse_config
-from pipeline.executors.certificates import Certificates
-from pipeline.store import RunDirectory
+from cntk_pipeline.clusters.dask.certificates import Certificates
+from cntk_pipeline.config import ClusterConfig, RunConfig, parse_config
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.workflow import run as runs
 
 WORKERS, PORT = 3, 8786
 ROOT = Path(__file__).parent.parent.parent
 ENVIRONMENT = os.environ | {
-    "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+    "PYTHONPATH": os.pathsep.join([str(ROOT / "pipeline"), str(ROOT / "tests")]),
     # After so long a silence a link counts as cut; Dask's own default is 30 s.
     "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "12s",
     "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "5s",
@@ -31,8 +31,8 @@ ENVIRONMENT = os.environ | {
 DRIVE = """
 import json, sys, threading
 from problems import Recorder
-from pipeline import run as runs
-from pipeline.config import parse_config
+from cntk_pipeline.workflow import run as runs
+from cntk_pipeline.config import parse_config
 if __name__ == "__main__":
     runs.start(parse_config(json.load(open(sys.argv[1])), "test"), Recorder(), threading.Event())
 """

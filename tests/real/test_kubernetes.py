@@ -20,11 +20,11 @@ from real.kubernetes.control_plane import PROGRAMS, PrivateKubernetes, private_k
 from s3_server import PROGRAMS as S3_PROGRAMS
 from s3_server import s3_server
 
-from pipeline import handover
-from pipeline import run as runs
-from pipeline.config import parse_config
-from pipeline.report import make_report
-from pipeline.store import RunDirectory
+from cntk_pipeline.config import parse_config
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.workflow import handover
+from cntk_pipeline.workflow import run as runs
+from cntk_pipeline.workflow.report import make_report
 
 MANIFESTS = Path(__file__).parent.parent.parent / "deploy" / "kubernetes"
 CLAIM = "cntk-runs"
@@ -61,7 +61,7 @@ class Desk:
 
     def cntk(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Give a command."""
-        return self.cluster.execute(self.pod, "python", "-m", "pipeline.cli", *arguments)
+        return self.cluster.execute(self.pod, "python", "-m", "cntk_pipeline.cli", *arguments)
 
     def submit(self, name: str, workflow: dict[str, Any] = WORKFLOW, **cluster: Any) -> Path:
         """Submit a workflow, and return its run directory as this machine sees it."""

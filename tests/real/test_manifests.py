@@ -19,11 +19,10 @@ import pytest
 import yaml
 from processes import wait_until
 
-from pipeline.config import ClusterConfig, load_cluster, parse_config
-from pipeline.errors import ConfigError
-from pipeline.executors import EXECUTORS
-from pipeline.executors.certificates import Certificates, make_pem
-from pipeline.executors.manifests import (
+from cntk_pipeline.clusters import EXECUTORS
+from cntk_pipeline.clusters.dask.certificates import Certificates, make_pem
+from cntk_pipeline.clusters.dask.settings import SETTINGS
+from cntk_pipeline.clusters.kubernetes.manifests import (
     PORT,
     Names,
     Owner,
@@ -32,7 +31,8 @@ from pipeline.executors.manifests import (
     job_manifest,
     secret_manifest,
 )
-from pipeline.executors.settings import SETTINGS
+from cntk_pipeline.config import ClusterConfig, load_cluster, parse_config
+from cntk_pipeline.errors import ConfigError
 
 FOLDER = Path(__file__).parent.parent.parent / "deploy" / "kubernetes"
 KUBERNETES_VERSION = "1.30"
@@ -158,7 +158,7 @@ def test_pods_have_the_settings_of_the_package(name: str) -> None:
         (container,) = pod["containers"]
         given = {variable["name"]: variable.get("value") for variable in container["env"]}
         differing = {key: value for key, value in environment().items() if given.get(key) != value}
-        assert not differing, f"SETTINGS in pipeline/executors/settings.py changed: write these into env of {name}"
+        assert not differing, f"SETTINGS in clusters/dask/settings.py changed: write these into env of {name}"
 
 
 def test_the_manifest_of_the_operator_is_what_the_executor_writes() -> None:
@@ -216,7 +216,7 @@ def test_the_cluster_table_in_the_comments_of_the_driver_is_valid() -> None:
 def test_the_job_that_is_submitted_is_what_the_schemas_allow(volume_claim: str | None) -> None:
     cluster = load_cluster(FOLDER / "cluster.toml").model_copy(update={"volume_claim": volume_claim})
     job = job_manifest(
-        cluster, "cntk-cifar10-0a1b2c", "default", ["pipeline.cli", "drive", "s3://bucket/run", "--settle"]
+        cluster, "cntk-cifar10-0a1b2c", "default", ["cntk_pipeline.cli", "drive", "s3://bucket/run", "--settle"]
     )
     validate(job)
     (pod,) = pods(job)

@@ -29,13 +29,13 @@ from real.slurm.shell import (
 )
 from s3_server import SECRET
 
-from pipeline import handover
-from pipeline import run as runs
-from pipeline.config import ClusterConfig, load_cluster, parse_config
-from pipeline.errors import Interrupted, PipelineError, SubmissionFailed
-from pipeline.report import make_report
-from pipeline.storage import StorePath, open_path
-from pipeline.store import RunDirectory
+from cntk_pipeline.config import ClusterConfig, load_cluster, parse_config
+from cntk_pipeline.errors import Interrupted, PipelineError, SubmissionFailed
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.storage import StorePath, open_path
+from cntk_pipeline.workflow import handover
+from cntk_pipeline.workflow import run as runs
+from cntk_pipeline.workflow.report import make_report
 
 DAEMONS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol")
 
@@ -278,7 +278,7 @@ def test_a_run_driven_from_a_terminal_asks_for_jobs_of_workers_and_replaces_a_lo
     shell: Shell, undisturbed: RunDirectory
 ) -> None:
     shell.write(batch_options=[])
-    command = [sys.executable, "-m", "pipeline.cli", "run", "workflow.toml", "--cluster", "cluster.toml"]
+    command = [sys.executable, "-m", "cntk_pipeline.cli", "run", "workflow.toml", "--cluster", "cluster.toml"]
     impatient = os.environ | {"DASK_DISTRIBUTED__DEPLOY__LOST_WORKER_TIMEOUT": "2s"}  # Dask waits 15 s otherwise
     with open(shell.folder / "said", "wb") as said:
         command += ["--store", str(shell.run)]

@@ -20,13 +20,13 @@ import pytest
 from problems import Recorder, whole_matrix
 from processes import PATIENCE_SECONDS, begun, receipts, wait_until, workflow
 
-from pipeline import handover
-from pipeline.config import ClusterConfig, RunConfig
-from pipeline.errors import SubmissionFailed, WorkersLost
-from pipeline.executors import EXECUTORS, Executor
-from pipeline.report import make_report
-from pipeline.store import RunDirectory
-from pipeline.submission import Submission, read_ending, submissions
+from cntk_pipeline.clusters import EXECUTORS, Executor
+from cntk_pipeline.clusters.submitters import Submission, read_ending, submissions
+from cntk_pipeline.config import ClusterConfig, RunConfig
+from cntk_pipeline.errors import SubmissionFailed, WorkersLost
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.workflow import handover
+from cntk_pipeline.workflow.report import make_report
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -67,6 +67,7 @@ def servers(require: Callable[..., None], tmp_path_factory: pytest.TempPathFacto
     Path("/run/sshd").mkdir(exist_ok=True)  # where it drops its rights
     (folder / "authorized_keys").write_text(make_key(home / ".ssh" / "id_ed25519"))
     ports, known, processes = [free_port(), free_port()], "", []
+    paths = [ROOT / "pipeline", ROOT / "tests", Path(__file__).parent]
     for port in ports:
         known += f"[127.0.0.1]:{port} {make_key(folder / f'host{port}')}"
         lines = [
@@ -75,7 +76,7 @@ def servers(require: Callable[..., None], tmp_path_factory: pytest.TempPathFacto
             f"HostKey {folder}/host{port}",
             f"AuthorizedKeysFile {folder}/authorized_keys",
             f"PidFile {folder}/pid{port}",
-            f"SetEnv PYTHONPATH={ROOT}{os.pathsep}{ROOT / 'tests'}{os.pathsep}{Path(__file__).parent} HOME={home}",
+            f"SetEnv PYTHONPATH={os.pathsep.join(map(str, paths))} HOME={home}",
             "PasswordAuthentication no",
             "KbdInteractiveAuthentication no",
             "UsePAM no",
@@ -242,7 +243,7 @@ def test_command_lines_and_environments_on_the_hosts_hold_no_secret(servers: Ser
     with EXECUTORS["ssh"](config, nothing) as executor:
         assert len({answer(executor, ("stage", number, 0, 0), where) for number in range(4)}) >= 1
         commands = [process.cmdline() for process in running(servers)]
-        python = [sys.executable, "-m", "pipeline.executors.host"]
+        python = [sys.executable, "-m", "cntk_pipeline.clusters.ssh.host"]
         assert commands.count(python) == 3  # a scheduler and two hosts of workers
         seen = [" ".join(command) for command in commands] + [str(p.environ()) for p in running(servers)]
         assert not [text for text in seen if "PRIVATE" in text or "CERTIFICATE" in text or "INHERIT_CONFIG" in text]
@@ -311,9 +312,9 @@ def test_a_scheduler_that_is_killed_ends_the_run_soon(servers: Servers, hosts: l
 
 DRIVE = """
 import sys, time
-from pipeline import handover
-from pipeline.config import ClusterConfig, RunConfig
-from pipeline.executors import EXECUTORS
+from cntk_pipeline.workflow import handover
+from cntk_pipeline.config import ClusterConfig, RunConfig
+from cntk_pipeline.clusters import EXECUTORS
 from test_ssh import nothing
 if __name__ == "__main__":
     with EXECUTORS["ssh"](ClusterConfig(kind="ssh", hosts=sys.argv[1:], workers=2), nothing):

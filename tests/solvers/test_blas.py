@@ -3,7 +3,7 @@ import threading
 import numpy as np
 import pytest
 
-from pipeline.solvers.blas import BLOCK, factor_lower, solve_right, subtract_product, subtract_square
+from cntk_pipeline.solvers.blas import BLOCK, factor_lower, solve_right, subtract_product, subtract_square
 
 SIZES = [1, 5, BLOCK - 1, BLOCK, 2 * BLOCK + 3]
 

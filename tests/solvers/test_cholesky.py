@@ -9,16 +9,16 @@ import pytest
 import scipy.linalg
 from problems import Recorder, scale_an_entry, whole_matrix
 
-from pipeline import run as runs
-from pipeline.config import RunConfig
-from pipeline.datasets import one_hot_targets
-from pipeline.errors import NotPositiveDefinite
-from pipeline.executors.serial import SerialExecutor
-from pipeline.journal import Task
-from pipeline.report import make_report
-from pipeline.solvers.cholesky import factor_tile, finish_width, list_factor_jobs
-from pipeline.store import RunDirectory
-from pipeline.tiling import Cut
+from cntk_pipeline.clusters.serial import SerialExecutor
+from cntk_pipeline.config import RunConfig
+from cntk_pipeline.datasets import one_hot_targets
+from cntk_pipeline.errors import NotPositiveDefinite
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.solvers.cholesky import factor_tile, finish_width, list_factor_jobs
+from cntk_pipeline.tasks import Task
+from cntk_pipeline.tiling import Cut
+from cntk_pipeline.workflow import run as runs
+from cntk_pipeline.workflow.report import make_report
 
 Run = Callable[..., RunDirectory]
 
@@ -106,7 +106,7 @@ def test_the_suggested_ridge_is_enough_for_a_kernel_that_is_singular(run_small: 
 def test_the_suggested_ridge_is_enough_and_half_of_it_is_not(
     run_small: Run, monkeypatch: pytest.MonkeyPatch, dense_samples: int
 ) -> None:
-    monkeypatch.setattr("pipeline.inference.extremes.DENSE_SAMPLES", dense_samples)  # 0: by Lanczos, over the tiles
+    monkeypatch.setattr("cntk_pipeline.inference.extremes.DENSE_SAMPLES", dense_samples)  # 0: by Lanczos
     sections = {"readouts": {"poolings": ["gap"], "kinds": ["nngp"]}}
     run = run_small(solve={"ridges": [9.0]}, **sections)
     scale_an_entry(run, "depth3-gap-nngp", 0.3)
@@ -136,7 +136,7 @@ def test_other_systems_are_solved_where_one_is_singular(run_small: Run) -> None:
 
 
 def split_everything(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.solvers.cholesky.SMALLEST_SPLIT_TILE", 1)
+    monkeypatch.setattr("cntk_pipeline.solvers.cholesky.SMALLEST_SPLIT_TILE", 1)
     monkeypatch.setattr(SerialExecutor, "slots", 2)
 
 

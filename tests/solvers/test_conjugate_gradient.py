@@ -9,11 +9,11 @@ import pytest
 from problems import TRAIN, Recorder, flip_bit
 from systems import ONE, begun, plant, require_dense_solution
 
-from pipeline import run as runs
-from pipeline.config import RunConfig
-from pipeline.errors import Interrupted, NotConverged, NotPositiveDefinite
-from pipeline.report import make_report
-from pipeline.store import RunDirectory
+from cntk_pipeline.config import RunConfig
+from cntk_pipeline.errors import Interrupted, NotConverged, NotPositiveDefinite
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.workflow import run as runs
+from cntk_pipeline.workflow.report import make_report
 
 Run = Callable[..., RunDirectory]
 Config = Callable[..., RunConfig]
@@ -75,8 +75,8 @@ def test_slots_that_would_split_a_factor_change_no_bit(
     run_small: Run, small_config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few = run_small(**ONE, solve=CG, store={"path": str(small_config().store.path) + "-few"})
-    monkeypatch.setattr("pipeline.solvers.cholesky.SMALLEST_SPLIT_TILE", 1)
-    monkeypatch.setattr("pipeline.executors.serial.SerialExecutor.slots", 4)
+    monkeypatch.setattr("cntk_pipeline.solvers.cholesky.SMALLEST_SPLIT_TILE", 1)
+    monkeypatch.setattr("cntk_pipeline.clusters.serial.SerialExecutor.slots", 4)
     run = run_small(**ONE, solve=CG)
     assert begun(run, "bulk") == begun(run, "factor") == 0
     name = make_report(run).solves[0].name

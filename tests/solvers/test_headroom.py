@@ -13,9 +13,9 @@ import pytest
 LIMITED = """
 import resource, sys
 import numpy as np
-from pipeline import cli
-from pipeline.errors import ConfigError
-from pipeline.solvers import blas
+from cntk_pipeline.cli import main as cli
+from cntk_pipeline.errors import ConfigError
+from cntk_pipeline.solvers import blas
 
 def taken():
     name = {"RLIMIT_AS": "VmSize", "RLIMIT_DATA": "VmData"}[sys.argv[1]]
@@ -33,7 +33,7 @@ def run_limited(code: str, limit: str, mebibytes: float, *arguments: object) -> 
         capture_output=True,
         text=True,
         timeout=60,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "200"},
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2] / "pipeline"), "COLUMNS": "200"},
     )
 
 

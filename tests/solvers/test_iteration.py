@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.solvers.iteration import Indefinite, State, advance, begin
+from cntk_pipeline.solvers.iteration import Indefinite, State, advance, begin
 
 TOLERANCE = 1e-10
 

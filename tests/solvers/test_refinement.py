@@ -8,12 +8,12 @@ import pytest
 from problems import TRAIN, Recorder
 from systems import ONE, begun, plant, plant_matrix, require_dense_solution
 
-from pipeline import run as runs
-from pipeline.config import RunConfig
-from pipeline.errors import NotPositiveDefinite
-from pipeline.executors.serial import SerialExecutor
-from pipeline.report import make_report
-from pipeline.store import RunDirectory
+from cntk_pipeline.clusters.serial import SerialExecutor
+from cntk_pipeline.config import RunConfig
+from cntk_pipeline.errors import NotPositiveDefinite
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.workflow import run as runs
+from cntk_pipeline.workflow.report import make_report
 
 Run = Callable[..., RunDirectory]
 Config = Callable[..., RunConfig]
@@ -74,7 +74,7 @@ def test_a_pooled_kernel_of_digits_with_a_small_ridge_is_solved(run_small: Run, 
 
 
 def split_everything(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.solvers.cholesky.SMALLEST_SPLIT_TILE", 1)
+    monkeypatch.setattr("cntk_pipeline.solvers.cholesky.SMALLEST_SPLIT_TILE", 1)
     monkeypatch.setattr(SerialExecutor, "slots", 2)
 
 

@@ -7,12 +7,12 @@ import pytest
 from problems import TEST, TRAIN, whole_matrix
 from systems import ONE
 
-from pipeline.config import RunConfig
-from pipeline.datasets import one_hot_targets
-from pipeline.report import make_report
-from pipeline.solvers import Method, open_system, requested_solves, solve_name
-from pipeline.solvers.systems import SystemKernel
-from pipeline.store import RunDirectory
+from cntk_pipeline.config import RunConfig
+from cntk_pipeline.datasets import one_hot_targets
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.solvers import Method, open_system, requested_solves, solve_name
+from cntk_pipeline.solvers.systems import SystemKernel
+from cntk_pipeline.workflow.report import make_report
 
 Run = Callable[..., RunDirectory]
 Config = Callable[..., RunConfig]

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from processes import wait_until
 
-from pipeline.errors import ConfigError, StoreError, StoreUnavailable
-from pipeline.storage import LocalPath, ObjectPath, StorePath, lacking, open_path, retries
+from cntk_pipeline.errors import ConfigError, StoreError, StoreUnavailable
+from cntk_pipeline.storage import LocalPath, ObjectPath, StorePath, lacking, open_path, retries
 
 
 @pytest.fixture(params=["local", "bucket"])
@@ -177,7 +177,7 @@ def test_the_last_lines_of_a_quiet_log_do_not_wait_for_the_next_one(
     place: StorePath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fails without the timer: a process that is killed later takes its last lines with it."""
-    monkeypatch.setattr("pipeline.storage.objects.UNSAFE_SECONDS", 0.2)
+    monkeypatch.setattr("cntk_pipeline.storage.objects.UNSAFE_SECONDS", 0.2)
     path = place / "log.jsonl"
     log = path.appender(durable=False)
     for said in (b"one\n", b"one\ntwo\n"):
@@ -212,7 +212,7 @@ def ask(url: str, environment: dict[str, str]) -> str:
     """Ask in a process of its own whether something exists, and return the error or the answer."""
     code = (
         "import sys\n"
-        "from pipeline.storage import open_path\n"
+        "from cntk_pipeline.storage import open_path\n"
         "try:\n"
         "    print(open_path(sys.argv[1]).exists())\n"
         "except Exception as error:\n"

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import ClusterConfig, load_cluster, load_config
-from pipeline.errors import ConfigError
-from pipeline.submission import find_cluster
+from cntk_pipeline.clusters.submitters import find_cluster
+from cntk_pipeline.config import ClusterConfig, load_cluster, load_config
+from cntk_pipeline.errors import ConfigError
 
 WORKFLOW = '[network]\npreset = "cntk"\n[cluster]\nkind = "serial"\nworkers = 7\n'
 

@@ -18,14 +18,8 @@ import pytest
 from problems import Recorder, require_same_kernel, whole_matrix
 from processes import PATIENCE_SECONDS, receipts, wait_until
 
-from pipeline import handover, lease
-from pipeline import run as runs
-from pipeline.config import RunConfig, StoreConfig, parse_config
-from pipeline.errors import DataNotFound, Interrupted, PipelineError, RunLocked, RunNotFound, SubmissionFailed
-from pipeline.report import make_report
-from pipeline.storage import open_path
-from pipeline.store import RunDirectory
-from pipeline.submission import (
+from cntk_pipeline.clusters.submitter import Cause
+from cntk_pipeline.clusters.submitters import (
     SUBMITTERS,
     Submission,
     add_submission,
@@ -34,7 +28,14 @@ from pipeline.submission import (
     stop_requested,
     submissions,
 )
-from pipeline.submission.base import Cause
+from cntk_pipeline.config import RunConfig, StoreConfig, parse_config
+from cntk_pipeline.errors import DataNotFound, Interrupted, PipelineError, RunLocked, RunNotFound, SubmissionFailed
+from cntk_pipeline.rundir import lease
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.storage import open_path
+from cntk_pipeline.workflow import handover
+from cntk_pipeline.workflow import run as runs
+from cntk_pipeline.workflow.report import make_report
 
 
 def workflow(path: Path, kind: str = "local", depth: int = 3, **cluster: Any) -> RunConfig:
@@ -86,7 +87,7 @@ def test_a_driver_that_was_handed_over_needs_neither_the_data_nor_who_handed_it_
 
 def test_a_driver_is_seen_to_run_from_the_first_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Seen to fail where nobody waits for its command line: the system sets it an instant after the process began."""
-    (tmp_path / "pipeline.cli").write_text("sleep 60")
+    (tmp_path / "cntk_pipeline.cli.main").write_text("sleep 60")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "executable", "/bin/sh")  # whose -m means another thing, and begins in an instant
     submitter, config = SUBMITTERS["local"], workflow(tmp_path / "run")
@@ -249,7 +250,7 @@ def test_what_went_wrong_in_a_submitted_driver_is_remembered_until_the_next_one(
     (run.path / "inputs.zarr/train_images/c").rename(tmp_path / "aside")
     said = r"gone or damaged, and cannot be written anew: no digits here\. Restore .*inputs\.zarr from a copy"
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.loading.load", away)
+        patch.setattr("cntk_pipeline.workflow.load.load", away)
         with pytest.raises(PipelineError, match=said):
             handover.drive(run.path, Recorder(), threading.Event())
     assert re.search(said, read_ending(run).message)
@@ -278,8 +279,8 @@ def test_submissions_are_remembered_in_order_and_hold_no_credentials(
 
 
 def cntk(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    root = str(Path(__file__).parent.parent.parent)
-    command = [sys.executable, "-m", "pipeline.cli", *map(str, arguments)]
+    root = str(Path(__file__).parents[2] / "pipeline")
+    command = [sys.executable, "-m", "cntk_pipeline.cli", *map(str, arguments)]
     environment = os.environ | {"PYTHONPATH": root, "COLUMNS": "120", "NO_COLOR": "1"}
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240, env=environment)
 
@@ -311,7 +312,7 @@ def test_the_commands_tell_where_a_run_is(tmp_path: Path) -> None:
 def test_watching_a_run_that_nobody_drives_ends_and_says_what_was_said_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pipeline import watch
+    from cntk_pipeline.cli import watch
 
     run = begun_run(tmp_path / "run")
     request_stop(run)

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from submission.test_handover import begun_run, cntk, receipts, submission
 
-from pipeline import handover
-from pipeline.config import RunConfig, parse_config
-from pipeline.errors import (
+from cntk_pipeline.clusters.kubernetes.submitter import describe_pods
+from cntk_pipeline.clusters.submitters import SUBMITTERS, clear_earlier, request_stop
+from cntk_pipeline.config import RunConfig, parse_config
+from cntk_pipeline.errors import (
     ConfigError,
     Interrupted,
     NotPositiveDefinite,
@@ -21,9 +22,8 @@ from pipeline.errors import (
     TilesFailed,
     WorkersLost,
 )
-from pipeline.storage import LocalPath, open_path
-from pipeline.submission import SUBMITTERS, clear_earlier, request_stop
-from pipeline.submission.kubernetes import describe_pods
+from cntk_pipeline.storage import LocalPath, open_path
+from cntk_pipeline.workflow import handover
 
 SUBMITTER = SUBMITTERS["kubernetes"]
 

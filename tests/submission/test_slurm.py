@@ -12,10 +12,10 @@ import pytest
 from processes import wait_until
 from submission.test_handover import submission
 
-from pipeline.config import RunConfig, load_cluster, parse_config
-from pipeline.errors import ConfigError, SubmissionFailed
-from pipeline.submission import SUBMITTERS
-from pipeline.submission.slurm import script, time_limit_seconds
+from cntk_pipeline.clusters.slurm.submitter import script, time_limit_seconds
+from cntk_pipeline.clusters.submitters import SUBMITTERS
+from cntk_pipeline.config import RunConfig, load_cluster, parse_config
+from cntk_pipeline.errors import ConfigError, SubmissionFailed
 
 
 def config(**cluster: Any) -> RunConfig:
@@ -59,7 +59,7 @@ def test_the_script_asks_for_what_the_cluster_table_says() -> None:
         "--constraint=avx512",
         "-x bad1,bad2",
     ]
-    assert "exec /opt/python -m pipeline.cli drive /scratch/run --told 0a1b)" in text
+    assert "exec /opt/python -m cntk_pipeline.cli drive /scratch/run --told 0a1b)" in text
     assert text.index("trap ") < text.index("module load python") < text.index("exec ")
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.submission import Standing
-from pipeline.submission.slurm_states import read_account, read_queue
+from cntk_pipeline.clusters.slurm.states import read_account, read_queue
+from cntk_pipeline.clusters.submitters import Standing
 
 
 @pytest.mark.parametrize(

@@ -12,15 +12,18 @@ from pathlib import Path
 
 import google_crc32c
 
+from cntk_pipeline.rundir.journal import from_line, to_line
+
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from record_kinds import kinds
 
-from pipeline import journal
-from pipeline.errors import StoreError
-from pipeline.journal import Chunk, Journal, Receipt, Task
-from pipeline.storage import LocalPath
-from pipeline.storage.records import Record
+from cntk_pipeline.errors import StoreError
+from cntk_pipeline.rundir import journal
+from cntk_pipeline.rundir.journal import Journal
+from cntk_pipeline.storage import LocalPath
+from cntk_pipeline.storage.records import Record
+from cntk_pipeline.tasks import Chunk, Receipt, Task
 
 KINDS = kinds()
 
@@ -30,7 +33,7 @@ RECEIPT = Receipt(Task("train", 1, 0), (Chunk("train", 1028, 77, "ab"),), 0.1, 2
 def seeds() -> list[bytes]:
     """Return a valid example of each kind, for `read` to read."""
     records = [json.dumps(valid).encode() for _, valid in KINDS.values()]
-    line = RECEIPT.to_line()
+    line = to_line(RECEIPT)
     examples = [*records, line.partition(b"\t")[0], line * 3 + line[:20]]
     return [bytes([kind]) + example for kind, example in enumerate(examples)]
 
@@ -43,7 +46,7 @@ def read(data: bytes) -> None:
             reader, _ = list(KINDS.values())[kind]
             reader.parse(content, "x")
         elif kind == len(KINDS):
-            Receipt.from_line(content + b"\t%08x\n" % google_crc32c.value(content))
+            from_line(content + b"\t%08x\n" % google_crc32c.value(content))
         else:
             _read_journal(content)
     except StoreError as error:
@@ -66,7 +69,7 @@ def main() -> None:
     for number, seed in enumerate(seeds()):
         (folder / f"seed{number}").write_bytes(seed)
     # All that it imports, numba among it, would take minutes to instrument.
-    for function in (read, _read_journal, Record.parse, Record._error, Receipt.from_line.__func__, Journal.receipts):
+    for function in (read, _read_journal, Record.parse, Record._error, from_line, Journal.receipts):
         atheris.instrument_func(function)
     atheris.instrument_func(journal._read_on)
     atheris.instrument_func(journal._whole_lines)

@@ -340,7 +340,7 @@ class Kubelet:
             "PATH": f"{sys.prefix}/bin:/usr/bin:/bin",
             "HOME": "/",
             "PYTHONUNBUFFERED": "1",
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": str(ROOT / "pipeline"),
             "KUBERNETES_SERVICE_HOST": host,
             "KUBERNETES_SERVICE_PORT": port,
         }

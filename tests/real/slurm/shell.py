@@ -16,9 +16,9 @@ from problems import Recorder, toml
 from processes import receipts, wait_until
 from real.slurm.private import PrivateSlurm
 
-from pipeline import handover
-from pipeline.config import load_config
-from pipeline.submission.base import is_driver
+from cntk_pipeline.clusters.submitter import is_driver
+from cntk_pipeline.config import load_config
+from cntk_pipeline.workflow import handover
 
 WORKFLOW: dict[str, Any] = {
     "name": "small",
@@ -51,8 +51,8 @@ class Shell:
         return self.folder / "a run"
 
     def cntk(self, *arguments: object, code: int = 0) -> str:
-        command = [sys.executable, "-m", "pipeline.cli", *map(str, arguments)]
-        root = str(Path(__file__).parent.parent.parent.parent)
+        command = [sys.executable, "-m", "cntk_pipeline.cli", *map(str, arguments)]
+        root = str(Path(__file__).parents[3] / "pipeline")
         environment = os.environ | self.slurm.environment | {"PYTHONPATH": root, "COLUMNS": "120", "NO_COLOR": "1"}
         done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=240, env=environment)
         assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}\n{self.log()}"

@@ -1,0 +1,363 @@
+"""What people see of a run: live progress, tables, and numbers with units."""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+from rich import markup
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from cntk_pipeline.driver.driver import Progress as DriverProgress
+from cntk_pipeline.inference import EnsembleRecord
+from cntk_pipeline.solvers import RidgeChoice
+from cntk_pipeline.telemetry.redaction import redact
+from cntk_pipeline.workflow.plan import Plan
+from cntk_pipeline.workflow.report import RunReport, SolveReport
+
+PLAIN_SECONDS, PLAIN_SHARE, QUIET_SECONDS = 30.0, 0.05, 600.0
+"""Where the output is no terminal, a line of progress follows another after half a minute and a twentieth of the stage
+at least, but after ten minutes in any case: some twenty lines a stage, and a long one is never silent for long."""
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def printable(text: str) -> str:
+    """Write out what would act on a terminal, or hide there, as backslashes: a record may hold anything.
+
+    Credentials are taken out: a server may repeat those it was sent, in an error, and what is printed is kept.
+    """
+    shown = "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+    return redact(shown)
+
+
+def escape(text: str) -> str:
+    """Make a text that may be a record's safe to print: it neither acts on the terminal nor is taken for markup."""
+    return markup.escape(printable(text))
+
+
+class RunView:
+    """Shows a run: a live line on a terminal, plain lines elsewhere."""
+
+    def __init__(self) -> None:
+        self._stage = ""
+        self._live: Progress | None = None
+        self._bar: Any = None
+        self._shown, self._shown_done = 0.0, -1
+        self._warnings = _Warnings(logging.WARNING)
+
+    def __enter__(self) -> "RunView":
+        logging.getLogger("cntk_pipeline.driver").addHandler(self._warnings)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+        logging.getLogger("cntk_pipeline.driver").removeHandler(self._warnings)
+
+    def say(self, text: str) -> None:
+        out.print(escape(text))
+
+    def begin(self, stage: str) -> None:
+        self._end()
+        self._stage, self._shown, self._shown_done = stage, time.monotonic(), -1
+        if out.is_terminal:
+            self._live = Progress(
+                TextColumn("[bold]{task.description:7}"),
+                BarColumn(30),
+                MofNCompleteColumn(),
+                TextColumn("tiles  {task.fields[rate]}"),
+                TimeElapsedColumn(),
+                TextColumn("{task.fields[left]}"),
+                console=out,
+            )
+            self._bar = self._live.add_task(stage, total=None, rate="", left="")
+            self._live.start()
+
+    def progress(self, progress: DriverProgress) -> None:
+        rate, left = _rate(progress), _time_left(progress)
+        if self._live is not None:
+            self._live.update(self._bar, completed=progress.done, total=progress.total, rate=rate, left=left)
+            return
+        if self._is_due(progress):
+            self._shown, self._shown_done = time.monotonic(), progress.done
+            troubles = [f"{progress.retries} retries"] if progress.retries else []
+            troubles += [f"{progress.quarantined} quarantined"] if progress.quarantined else []
+            parts = [f"{self._stage}: {progress.done}/{progress.total} tiles", rate, left, *troubles]
+            out.print(", ".join(part for part in parts if part))
+
+    def _is_due(self, progress: DriverProgress) -> bool:
+        """Tell whether a plain line is due: at a stage's beginning, at its end, and now and then between them."""
+        if self._shown_done < 0 or progress.done == progress.total:
+            return True
+        passed, more = time.monotonic() - self._shown, progress.done - self._shown_done
+        return passed >= QUIET_SECONDS or (passed >= PLAIN_SECONDS and more >= PLAIN_SHARE * progress.total)
+
+    def _end(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+class _Warnings(logging.Handler):
+    """Shows what the driver warns of, a line each with its time."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # Only the first line: an error may bring a whole traceback, which the log in the run directory keeps.
+        text = record.getMessage().partition("\n")[0]
+        moment = time.strftime("%H:%M:%S", time.localtime(record.created))
+        err.print(escape(f"{moment} {record.levelname.lower()}: {text}"))
+
+
+def _rate(progress: DriverProgress) -> str:
+    if not progress.entries_now or progress.elapsed_seconds <= 0:
+        return ""
+    return f"{_count(progress.entries_now / progress.elapsed_seconds)} entries/s"
+
+
+def _time_left(progress: DriverProgress) -> str:
+    # How long iterations take nobody knows; how far they are says more.
+    if progress.note:
+        return progress.note
+    if not progress.entries_now or progress.done == progress.total:
+        return ""
+    left = progress.entries_total - progress.entries_done
+    return f"{seconds_text(left * progress.elapsed_seconds / progress.entries_now)} left"
+
+
+def show_plan(plan: Plan) -> None:
+    """Show a forecast."""
+    show_contents(plan.contents.lines, plan.warnings)
+    out.print(f"{len(plan.readouts)} read-outs in one pass:")
+    out.print(escape("  " + ", ".join(plan.readouts)))
+    part = "" if plan.measured_share == 1 else f" on {100 * plan.measured_share:.2g} % of a pair"
+    out.print(
+        f"{_count(plan.pairs)} pairs at {seconds_text(plan.pair_seconds)} a pair and core (measured{part}), "
+        f"{_count(plan.plane_entries)} plane entries each; {plan.slots} at once"
+    )
+    table = Table("stage", "tiles", "written", "time", box=None, pad_edge=False)
+    for stage in plan.stages:
+        table.add_row(stage.stage, str(stage.tasks), _bytes(stage.written_bytes), seconds_text(stage.seconds))
+    tasks = sum(stage.tasks for stage in plan.stages)
+    table.add_row("total", str(tasks), _bytes(plan.written_bytes), seconds_text(plan.seconds), style="bold")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    out.print(table)
+    if plan.iteration is not None:
+        each = plan.iteration
+        out.print(
+            f"and each iteration of conjugate gradients: {each.tasks} tasks, {_bytes(each.read_bytes)} of kernel read, "
+            f"{seconds_text(each.seconds)}; how many it takes is not known beforehand"
+        )
+    out.print(
+        f"tiles of {plan.tile} samples, in the solve {plan.factor_tile}; "
+        f"memory per worker about {_bytes(plan.memory_bytes)}"
+    )
+
+
+def show_contents(lines: Sequence[str], warnings: Sequence[str]) -> None:
+    """Show what was loaded, and what is odd about it."""
+    for line in (*lines, *(f"warning: {line}" for line in warnings)):
+        out.print(escape(line))
+
+
+def show_specification(report: RunReport) -> None:
+    """Show what a run directory was made for."""
+    data = report.data
+    out.print(f"[bold]{escape(report.path)}[/]  fingerprint {report.fingerprint[:16]}")
+    shape = " x ".join(map(str, data["shape"]))
+    out.print(
+        f"data      {data['train']} training and {data['test']} test images, {shape}, {len(data['classes'])} classes"
+    )
+    out.print(escape(f"kernels   {report.dtype}, tiles of {report.tile}: {', '.join(report.readouts)}"))
+    made = report.provenance
+    versions = ", ".join(f"{name} {version}" for name, version in made.versions.items())
+    out.print(escape(f"made      {made.created} on {made.host}: {versions}"))
+    if report.grown_from is not None:
+        out.print(f"grown     from {escape(report.grown_from)}")
+    out.print()
+
+
+def show_stages(report: RunReport) -> None:
+    """Show how far each stage is, and what it cost."""
+    out.print(stages_table(report))
+    for timing in report.timings:
+        if timing.efficiency is not None:
+            slots = timing.slot_seconds / timing.wall_seconds
+            out.print(
+                f"{escape(timing.stage)}: {seconds_text(timing.wall_seconds)} by the clock on {slots:.3g} slots, "
+                f"{100 * timing.efficiency:.0f}% of them in tasks"
+            )
+
+
+def stages_table(report: RunReport) -> Table:
+    """Lay out how far each stage is, and what it cost."""
+    columns = ("stage", "tiles", "core time", "reading", "computing", "writing", "written")
+    table = Table(*columns, box=None, pad_edge=False)
+    for stage in report.stages:
+        table.add_row(
+            stage.stage,
+            f"{stage.done}/{stage.total}",
+            seconds_text(stage.seconds),
+            seconds_text(stage.read_seconds),
+            seconds_text(stage.compute_seconds),
+            seconds_text(stage.write_seconds),
+            _bytes(stage.bytes),
+        )
+    for column in table.columns[1:]:
+        column.justify = "right"
+    return table
+
+
+def show_results(report: RunReport) -> None:
+    """Show the accuracy of every read-out and ridge."""
+    table = Table("read-out", "ridge", "accuracy", "residual", box=None, pad_edge=False)
+    for solve in report.solves:
+        ridge, readout = f"{solve.ridge:g} {solve.ridge_mode}", escape(solve.readout)
+        if solve.relative_residual is None:
+            table.add_row(readout, ridge, "not yet", "")
+        else:
+            table.add_row(readout, ridge, _share(solve.accuracy), f"{solve.relative_residual:.1e}")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    out.print()
+    out.print(table)
+
+
+def show_inferred(report: RunReport) -> None:
+    """Show what the workflow asked for besides, as far as it is done: a table for each kind."""
+    paths = [(path.readout, path.record) for path in report.ridge_paths if path.record]
+    if paths:
+        out.print()
+        out.print(_ridge_path_table(paths))
+    found = [(solve, item.product, item.record) for solve in report.solves for item in solve.inferred if item.record]
+    for product, show in _INFERRED.items():
+        mine = [(_system(solve), record) for solve, name, record in found if name == product]
+        if mine:
+            out.print()
+            out.print(show(mine))
+
+    trained = [(item.network, item.record) for item in report.trained if item.record]
+    if trained:
+        out.print()
+        out.print(_trained_table(trained))
+
+
+def _trained_table(found: Sequence[tuple[str, EnsembleRecord]]) -> Table:
+    rows = [
+        (name, time, _share(accuracy), f"{variance:.4g}")
+        for name, record in found
+        for time, accuracy, variance in zip(
+            record.times, record.accuracy or [None] * len(record.times), record.mean_variance, strict=True
+        )
+    ]
+    return _numbers_table("trained ensemble", ["time", "accuracy", "mean variance"], rows)
+
+
+def _system(solve: SolveReport) -> str:
+    return f"{solve.readout}, ridge {solve.ridge:g} {solve.ridge_mode}"
+
+
+def _numbers_table(title: str, columns: Sequence[str], rows: Iterable[tuple[str, ...]]) -> Table:
+    table = Table("system", *columns, box=None, pad_edge=False, title=title, title_justify="left", title_style="bold")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
+
+
+def _ridge_path_table(found: Sequence[tuple[str, RidgeChoice]]) -> Table:
+    rows = []
+    for readout, path in found:
+        lists = (path.ridges, path.absolute_ridges, path.accuracy, path.squared_error)
+        for ridge, absolute, accuracy, error in zip(*lists, strict=True):
+            numbers = ("not definite", "") if error is None else (_share(accuracy), f"{error:.4g}")
+            chosen = "chosen" if ridge == path.chosen else ""
+            rows.append((readout, f"{ridge:g}", f"{absolute:.3g}", *numbers, chosen))
+    columns = ["relative ridge", "absolute", "accuracy", "squared error", ""]
+    return _numbers_table("ridges by leave-one-out on the training images", columns, rows)
+
+
+def _leave_one_out_table(found: Sequence[tuple[str, Any]]) -> Table:
+    rows = [(name, _share(record.accuracy), f"{record.squared_error:.4g}") for name, record in found]
+    return _numbers_table("leave-one-out", ["accuracy", "squared error"], rows)
+
+
+def _learning_curve_table(found: Sequence[tuple[str, Any]]) -> Table:
+    rows = [
+        (name, str(size), _share(accuracy), f"{error:.4g}", f"{record.absolute_ridge:.3g}")
+        for name, record in found
+        for size, accuracy, error in zip(
+            record.sizes, record.accuracy or [None] * len(record.sizes), record.squared_error, strict=True
+        )
+    ]
+    columns = ["training images", "accuracy", "squared error", "absolute ridge"]
+    return _numbers_table("learning curve (one absolute ridge, that of the full system)", columns, rows)
+
+
+def _variance_table(title: str, found: Sequence[tuple[str, Any]]) -> Table:
+    rows = [(name, *(f"{value:.4g}" for value in (rec.smallest, rec.mean, rec.largest))) for name, rec in found]
+    return _numbers_table(title, ["smallest", "mean", "largest"], rows)
+
+
+def _spectrum_table(found: Sequence[tuple[str, Any]]) -> Table:
+    rows = []
+    for name, record in found:
+        rate = record.maximal_learning_rate
+        ends = (record.largest, record.largest_residuals), (record.smallest, record.smallest_residuals)
+        shown = [f"{values[0]:.4g} +- {residuals[0]:.0e}" for values, residuals in ends]
+        rows.append((name, *shown, "none" if rate is None else f"{rate:.4g}"))
+    return _numbers_table("eigenvalues of the kernel", ["largest", "smallest", "maximal learning rate"], rows)
+
+
+_INFERRED: dict[str, Callable[[Sequence[tuple[str, Any]]], Table]] = {
+    "leave_one_out": _leave_one_out_table,
+    "learning_curve": _learning_curve_table,
+    "posterior_variance": partial(_variance_table, "posterior variance of a test image"),
+    "posterior_covariance": partial(_variance_table, "diagonal of the posterior covariance"),
+    "spectrum": _spectrum_table,
+}
+
+
+def _share(value: float | None) -> str:
+    return "one class" if value is None else f"{100 * value:.2f}%"
+
+
+def show_state(report: RunReport, awaited: bool = False) -> None:
+    """Show whether a driver is at work, or how to go on unless one is ``awaited``."""
+    if report.quarantined:
+        out.print(f"\n{report.quarantined} chunks in quarantine")
+    if report.driver:
+        out.print(f"\na driver is at work: {escape(report.driver)}")
+    elif not report.complete and not awaited:
+        out.print(f"\nincomplete: cntk resume {escape(report.path)}")
+
+
+def _count(value: float) -> str:
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.3g}"
+
+
+def _bytes(value: float) -> str:
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.0f} B"
+
+
+def seconds_text(value: float) -> str:
+    """Write a time with a unit that suits it."""
+    if value < 1e-3:
+        return f"{value * 1e6:.3g} us"
+    if value < 1:
+        return f"{value * 1e3:.3g} ms"
+    if value < 120:
+        return f"{value:.1f} s"
+    hours, rest = divmod(round(value), 3600)
+    return f"{hours} h {rest // 60:02d} min" if hours else f"{rest // 60} min {rest % 60:02d} s"

@@ -1,0 +1,93 @@
+"""How a driver is stopped: the first signal lets tiles in flight finish, and a stop that overruns ends the process.
+
+Python runs a signal's handler only between two of its own steps, so never while a library is stuck in a call. What is
+promised of a stop is therefore kept by a thread of its own, that the operating system tells of each signal. A process
+that it ends leaves the run directory as a kill does: finished tiles are kept, and the next driver finds the lease free.
+"""
+
+import contextlib
+import math
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from cntk_pipeline.driver.driver import DRAIN_SECONDS
+from cntk_pipeline.errors import Interrupted
+
+STOPPED = 130
+"""Exit code of what was stopped."""
+
+OVERRUN_SECONDS = DRAIN_SECONDS + 180.0
+"""How long a stop may take to end the process: tiles in flight are waited for, workers are given back, and a batch job
+sees to the next one, for which a busy SLURM takes its time."""
+
+AGAIN_SECONDS = 20.0
+"""How long a Ctrl-C after it may take; one more ends the process at once."""
+
+POLL_SECONDS = 1.0
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def stop_on_signals(say: Callable[[str], None]) -> Iterator[threading.Event]:
+    """Yield what the first Ctrl-C or SIGTERM sets; a Ctrl-C after it raises `Interrupted`, and what overruns ends.
+
+    Parameters
+    ----------
+    say : shows a line to people.
+    """
+    stop, told = threading.Event(), False
+
+    def first(number: int, _frame: Any) -> None:
+        nonlocal told
+        if number == signal.SIGTERM and told:  # a batch script says it again and again
+            return
+        told = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, first) for number in _SIGNALS}
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    told_before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    watcher = threading.Thread(target=_watch, args=(reader, stop, say), name="signals", daemon=True)
+    watcher.start()
+    try:
+        yield stop
+    except KeyboardInterrupt:
+        raise Interrupted("ended at once; every finished tile is kept") from None
+    finally:
+        signal.set_wakeup_fd(told_before)
+        os.close(writer)  # which ends the thread
+        watcher.join()
+        os.close(reader)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _watch(reader: int, stop: threading.Event, say: Callable[[str], None]) -> None:
+    """Follow the numbers of signals until their pipe is closed; end the process where a stop has overrun."""
+    deadline, again = math.inf, 0
+    while True:
+        ready, _, _ = select.select([reader], [], [], min(POLL_SECONDS, max(deadline - time.monotonic(), 0.0)))
+        numbers = os.read(reader, 64) if ready else None
+        if numbers == b"":
+            return
+        for number in numbers or b"":
+            if number not in _SIGNALS:
+                continue
+            if not stop.is_set():
+                stop.set()
+                say("stopping: tiles in flight are finished first; press Ctrl-C again to end at once")
+            elif number == signal.SIGINT:
+                again += 1
+                deadline = min(deadline, time.monotonic() + (AGAIN_SECONDS if again == 1 else 0.0))
+        if stop.is_set():  # by a request in the run directory, too
+            deadline = min(deadline, time.monotonic() + OVERRUN_SECONDS)
+        if time.monotonic() >= deadline:
+            say("ended: what was under way did not stop in time; every finished tile is kept, `cntk resume` goes on")
+            os._exit(STOPPED)

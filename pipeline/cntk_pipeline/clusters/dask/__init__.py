@@ -1,0 +1,1 @@
+"""What every cluster of Dask workers needs."""

@@ -1,0 +1,302 @@
+"""A Dask client as an executor: what every kind of Dask cluster shares."""
+
+import contextlib
+import logging
+import math
+import pickle
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import dask.utils
+import distributed
+
+from cntk_pipeline.clusters.base import Completion, Executor, WorkerMemory, require_no_stop
+from cntk_pipeline.clusters.dask.clock import keep_steady
+from cntk_pipeline.clusters.dask.on_worker import Preparation, send_result
+from cntk_pipeline.clusters.dask.scaling import Scaling
+from cntk_pipeline.errors import PipelineError, WorkersLost
+from cntk_pipeline.telemetry.events import Event, emit
+
+_GONE = "the Dask scheduler went away, or a worker that it asked; finished tiles are kept, `cntk resume` goes on"
+
+_SCHEDULER_TOPIC = "all"
+"""Where Dask's scheduler tells of workers that join and leave."""
+
+LOOK_SECONDS = 1.0
+"""How often the executor looks how many workers there are."""
+
+ASK_SECONDS = 10.0
+"""How long the scheduler may take to say so, which a busy one does the next time. Where it is lost at this moment,
+Dask's client would go on to look for it for a minute."""
+
+UNHEARD_SECONDS = 20.0
+"""A worker tells the scheduler every half second that it lives, every few seconds where there are hundreds."""
+
+HOLD_SECONDS = 60.0
+"""How long a stage that wants all workers waits for those that it had to ask for."""
+
+POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What is to know of a cluster.
+
+    Attributes
+    ----------
+    label : one line for people.
+    patience_seconds : how long it may be without workers; for ever where they come and go by themselves.
+    warnings : see `Executor`.
+    scaling : changes the number of workers, where the package can.
+    scheduler_end : says how the scheduler ended, as soon as that is known; Dask's client goes on to look for it for
+        more than a minute. Empty while it runs, and where nobody but Dask would know.
+    """
+
+    label: str
+    patience_seconds: float = math.inf
+    warnings: tuple[str, ...] = ()
+    scaling: Scaling | None = None
+    scheduler_end: Callable[[], str] = str
+
+
+@dataclass(frozen=True)
+class WorkerState:
+    """What the scheduler knows of a worker: its name, threads, memory limit in bytes (0 for none), calls.
+
+    ``unheard`` are the keys of these calls where it has given no sign of life for `UNHEARD_SECONDS`.
+    """
+
+    name: str
+    threads: int
+    memory_bytes: int
+    calls: int
+    unheard: tuple[tuple[Any, ...], ...]
+
+
+class DaskExecutor(Executor):
+    """Submits calls to a Dask cluster; results are receipts, which the scheduler passes on as soon as they are made.
+
+    Dask keeps a result on its worker until it is fetched. Where that worker died meanwhile, its scheduler tries for
+    minutes to connect to it before it computes the result again, and whoever fetches waits for that.
+
+    Parameters
+    ----------
+    client : of the cluster.
+    terms : what is to know of the cluster.
+    preparation : name of that of its workers, and of the topic under which they send results.
+    """
+
+    def __init__(self, client: distributed.Client, terms: Terms, preparation: str) -> None:
+        self.warnings = terms.warnings
+        self._client = client
+        self._terms = terms
+        self._workers_seen = self._looked = time.monotonic()
+        self._futures: dict[tuple[Any, ...], distributed.Future] = {}
+        self._ended: queue.SimpleQueue[tuple[tuple[Any, ...], Completion | None]] = queue.SimpleQueue()
+        self._unheard: frozenset[tuple[Any, ...]] = frozenset()
+        self._topic = preparation
+        with answered():
+            client.subscribe_topic(self._topic, self._receive)
+            self.slots = max(1, sum(client.nthreads().values()))
+
+    def submit(self, key: tuple[Any, ...], function: Callable[..., Any], *arguments: Any, rank: int = 0) -> None:
+        with answered():
+            future = self._client.submit(
+                send_result, self._topic, key, function, *arguments, key=key, pure=False, retries=0, priority=-rank
+            )
+        self._futures[key] = future
+        future.add_done_callback(lambda _: self._ended.put((key, None)))
+
+    def wait(self, timeout_seconds: float) -> list[Completion]:
+        ended = []
+        try:
+            ended.append(self._complete(*self._ended.get(timeout=timeout_seconds)))
+            while True:
+                ended.append(self._complete(*self._ended.get_nowait()))
+        except queue.Empty:
+            pass
+        if time.monotonic() - self._looked > LOOK_SECONDS or self._client.status not in ("running", "connecting"):
+            self._look()
+        return [completion for completion in ended if completion is not None]
+
+    def _receive(self, event: tuple[float, bytes]) -> None:
+        key, result = pickle.loads(event[1])
+        self._ended.put((key, Completion(key, result=result)))
+
+    def forget(self, key: tuple[Any, ...]) -> None:
+        future = self._futures.pop(key, None)
+        if future is not None:
+            future.release()
+
+    def unheard(self) -> frozenset[tuple[Any, ...]]:
+        return self._unheard
+
+    def adapt(self) -> None:
+        if self._terms.scaling is not None:
+            self._terms.scaling.adapt()
+
+    def hold(self, stop: threading.Event | None = None) -> None:
+        scaling = self._terms.scaling
+        if scaling is None:
+            return
+        scaling.hold()
+        # Plans are made for so many slots; a cluster that is full goes on with what it has.
+        deadline = time.monotonic() + HOLD_SECONDS
+        while len(self._look()) < scaling.target and time.monotonic() < deadline:
+            require_no_stop(stop)
+            time.sleep(POLL_SECONDS)
+
+    def memory(self) -> WorkerMemory | None:
+        with answered():
+            states = self._states()
+        limited = [WorkerMemory(state.memory_bytes, state.threads) for state in states if state.memory_bytes]
+        return min(limited, key=lambda memory: memory.bytes / memory.slots, default=None)
+
+    def describe(self) -> str:
+        return self._terms.label
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        with answered():
+            self._client.subscribe_topic(_SCHEDULER_TOPIC, _tell_of_workers)
+        try:
+            yield
+        finally:  # while the scheduler can still be told: it would go on sending to a client that has closed
+            # One that has ended is not asked, since Dask would try for a minute to connect to it.
+            if not self._terms.scheduler_end() and self._client.status == "running":
+                with contextlib.suppress(WorkersLost, TimeoutError), answered():
+                    self._client.unsubscribe_topic(_SCHEDULER_TOPIC)
+                    forget = self._client._unregister_worker_plugin
+                    self._client.sync(forget, self._topic, callback_timeout=ASK_SECONDS)
+
+    def _look(self) -> list[WorkerState]:
+        """Look how many workers there are, ask for those that are missing, and give up where none come back."""
+        self._looked = time.monotonic()
+        end = self._terms.scheduler_end()
+        if end or self._client.status not in ("running", "connecting"):
+            raise WorkersLost(f"{_GONE}\n  {end}" if end else _GONE)
+        try:
+            states = self._states(ASK_SECONDS)
+        except OSError:  # it took too long, or the link just broke; the client's status says so the next time
+            return []
+        self._unheard = frozenset(key for state in states for key in state.unheard)
+        if self._terms.scaling is not None:
+            self._terms.scaling.follow(len(self._futures), {state.name: state.calls for state in states})
+        if states:
+            self._workers_seen, self.slots = self._looked, sum(state.threads for state in states)
+        elif self._looked - self._workers_seen > self._terms.patience_seconds:
+            raise WorkersLost("all workers are gone and none came back; finished tiles are kept, `cntk resume` goes on")
+        return states
+
+    def _states(self, within: float | None = None) -> list[WorkerState]:
+        ask = self._client._run_on_scheduler
+        found = self._client.sync(ask, _worker_states, unheard_seconds=UNHEARD_SECONDS, callback_timeout=within)
+        return [WorkerState(*state) for state in found]
+
+    def _complete(self, key: tuple[Any, ...], received: Completion | None) -> Completion | None:
+        """Make of a result, or of a future that ended, how a call ended; None where that was said before."""
+        future = self._futures.pop(key, None)
+        if future is None:
+            return None
+        try:
+            if received is not None:
+                return received
+            if future.status == "finished":
+                # The result was sent before this and takes the same way, so it was lost: as good as not computed.
+                return Completion(key, error=ConnectionError("the tile was computed, but its receipt was lost"))
+            if future.status in ("cancelled", "lost"):
+                return Completion(key, cluster_lost=True)
+            error = future.exception()
+            return Completion(key, error=error, worker_died=isinstance(error, distributed.scheduler.KilledWorker))
+        finally:
+            future.release()
+
+
+@contextlib.contextmanager
+def answered() -> Iterator[None]:
+    """Turn what Dask raises where its scheduler is gone into `WorkersLost`; errors of workers pass."""
+    try:
+        yield
+    except PipelineError:
+        raise
+    except distributed.client.ClosedClientError as error:
+        raise WorkersLost(_GONE) from error
+    except OSError as error:
+        if error.errno is not None:  # of a worker's own operating system; Dask's have none
+            raise
+        raise WorkersLost(_GONE) from error
+
+
+def client_within(cluster: distributed.LocalCluster) -> distributed.Client:
+    """Connect to a scheduler in this process, without a socket: a tenth less work a tile than by TLS."""
+    cluster.sync(cluster.scheduler.listen, "inproc://")
+    return distributed.Client(cluster.scheduler.listeners[-1].contact_address, loop=cluster.loop)
+
+
+def count_workers(client: distributed.Client) -> int:
+    """Count the workers; `WorkersLost` where the scheduler is gone."""
+    with answered():
+        return len(client.nthreads())
+
+
+def _worker_states(dask_scheduler: Any, unheard_seconds: float) -> list[tuple[str, int, int, int, tuple[Any, ...]]]:
+    """List the fields of each worker's `WorkerState`, in the scheduler, which forgets calls that have ended."""
+    _forget_ended(dask_scheduler)
+    latest = distributed.metrics.time() - unheard_seconds
+    return [
+        (
+            str(w.name),
+            int(w.nthreads),
+            int(w.memory_limit or 0),
+            len(w.processing),
+            tuple(task.key for task in w.processing) if w.last_seen < latest else (),
+        )
+        for w in dask_scheduler.workers.values()
+    ]
+
+
+def _forget_ended(dask_scheduler: Any) -> None:
+    """Let Dask's scheduler grow by nothing a call.
+
+    It remembers how it split the names of the last 100,000 tasks, half a kilobyte each, and of every call of
+    `Client.submit` there ever was that it was one, a quarter.
+    """
+    dask.utils.key_split.cache_clear()
+    spans = dask_scheduler.extensions.get("spans")  # somebody else's scheduler may go without
+    for span in spans.spans.values() if spans else ():
+        if span.metadata is not None:
+            submitted = span.metadata["collections"]
+            submitted[:] = [one for one in submitted if one != {"type": "Future"}]
+
+
+def _tell_of_workers(event: tuple[float, Any]) -> None:
+    """Tell of workers that join and leave, as the scheduler's own events say."""
+    _, said = event
+    if not isinstance(said, dict) or said.get("action") not in ("add-worker", "remove-worker"):
+        return
+    if said["action"] == "add-worker":
+        emit(Event("worker_joined", details={"peer": said["worker"]}))
+    elif not said.get("expected"):
+        tasks = len(said.get("processing-tasks", ()))
+        emit(Event("worker_lost", details={"peer": said["worker"], "tiles": tasks}))
+
+
+def quieten() -> None:
+    """Keep Dask from telling of a scheduler that is gone by pages of traceback: `WorkersLost` takes a line."""
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
+    logging.getLogger("distributed.batched").setLevel(logging.WARNING)  # of a message that was under way, at INFO
+
+
+def prepared(client: distributed.Client, prepare: Callable[[], None], terms: Terms) -> DaskExecutor:
+    """Prepare all workers of a cluster, those that join later too, and return it as an executor."""
+    quieten()
+    keep_steady()
+    preparation = Preparation(prepare)
+    with answered():
+        client.sync(client._run_on_scheduler, keep_steady)
+        client.register_plugin(preparation)
+    return DaskExecutor(client, terms, preparation.name)

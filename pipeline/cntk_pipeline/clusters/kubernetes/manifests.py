@@ -1,0 +1,274 @@
+"""What a cluster is to Kubernetes: the objects that the Dask operator takes, as plain values."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dask.utils import parse_bytes
+
+from cntk_pipeline.clusters.dask.certificates import AUTHORITY, CERTIFICATE, KEY, Certificates
+from cntk_pipeline.clusters.dask.settings import SETTINGS
+from cntk_pipeline.config import ClusterConfig
+from cntk_pipeline.errors import ConfigError
+
+PORT, DASHBOARD = 8786, "127.0.0.1:8787"
+TLS_FOLDER, RUNS_FOLDER = "/tls", "/runs"
+"""Where the certificates and the claim that holds run directories are mounted, in every pod."""
+
+BESIDE_WORKER_BYTES = 512 * 2**20
+"""Memory of a pod beside its worker's limit: the nanny, and the pages of files that it maps."""
+
+HEALTHY = f"import urllib.request; urllib.request.urlopen('http://{DASHBOARD}/health')"
+
+USER = 10001
+"""Whom everything runs as; the image has it too."""
+
+DRIVER_BYTES = 4 * 2**30
+"""Memory of a driver, which holds the targets, their coefficients and the journal, but no tile."""
+
+DRAIN_SECONDS = 150
+"""How long a driver whose pod is taken away has to end: it waits two minutes for tiles in flight."""
+
+INSTANCE = "app.kubernetes.io/instance"
+"""The label that a Job, its pods and all that they make carry, with the Job's name."""
+
+_POD, _POD_UID, _JOB = "CNTK_POD", "CNTK_POD_UID", "CNTK_JOB"
+
+Manifest = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Names:
+    """What the objects of one cluster are called."""
+
+    cluster: str
+    namespace: str
+
+    @property
+    def secret(self) -> str:
+        """Name of its certificates."""
+        return f"{self.cluster}-tls"
+
+    @property
+    def worker_group(self) -> str:
+        """Name of its workers, as the operator makes it."""
+        return f"{self.cluster}-default"
+
+    def address(self, tls: bool) -> str:
+        """Where its scheduler is reached from every pod."""
+        return f"{'tls' if tls else 'tcp'}://{self.cluster}-scheduler.{self.namespace}.svc:{PORT}"
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The pod of a driver, and its Job. What a pod owns Kubernetes deletes with it, also where the driver was killed.
+
+    Attributes
+    ----------
+    pod, uid : of the pod.
+    job : its name.
+    """
+
+    pod: str
+    uid: str
+    job: str
+
+    @classmethod
+    def here(cls) -> "Owner | None":
+        """Read from the environment whose pod this process is in; None outside of a Job of ours."""
+        found = [os.environ.get(name) for name in (_POD, _POD_UID, _JOB)]
+        return cls(*found) if all(found) else None  # type: ignore[arg-type]
+
+    def metadata(self) -> Manifest:
+        """Write what it owns."""
+        reference = {"apiVersion": "v1", "kind": "Pod", "name": self.pod, "uid": self.uid}
+        return {"labels": {INSTANCE: self.job}, "ownerReferences": [reference]}
+
+
+def secret_manifest(names: Names, pem: tuple[str, ...], owner: Owner | None = None) -> Manifest:
+    """Describe the Secret that holds a cluster's certificates."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": _metadata(names.secret, names.namespace, owner),
+        "type": "Opaque",
+        "stringData": dict(zip((AUTHORITY, CERTIFICATE, KEY), pem, strict=True)),
+    }
+
+
+def cluster_manifest(config: ClusterConfig, names: Names, workers: int, owner: Owner | None = None) -> Manifest:
+    """Describe a cluster as the Dask operator takes it.
+
+    Raises
+    ------
+    ConfigError
+        If the image or the memory of a worker is not given.
+    """
+    if not config.image:
+        raise ConfigError('the "kubernetes" cluster needs cluster.image: deploy/container says how to build one')
+    limit = memory_limit(config)
+    tls = Certificates.within(TLS_FOLDER).arguments() if config.tls else []
+    selector = {"dask.org/cluster-name": names.cluster, "dask.org/component": "scheduler"}
+    port = {"name": "tcp-comm", "protocol": "TCP"}
+    scheduler = container(
+        config,
+        "scheduler",
+        ["distributed.cli.dask_scheduler", "--port", str(PORT), *tls, "--dashboard-address", DASHBOARD],
+    )
+    scheduler |= {
+        "resources": resources(1, 2 * 2**30),
+        "ports": [port | {"containerPort": PORT}],
+        # Asked inside the pod: the dashboard answers nobody else, and TLS complains of whoever only knocks.
+        "readinessProbe": {"exec": {"command": ["python", "-c", HEALTHY]}, "periodSeconds": 10, "timeoutSeconds": 5},
+    }
+    worker = container(
+        config,
+        "worker",
+        [
+            "distributed.cli.dask_worker",
+            *("--nthreads", str(config.threads_per_worker)),
+            *("--memory-limit", str(limit)),
+            *("--name", "$(DASK_WORKER_NAME)"),
+            *("--local-directory", "/tmp/dask"),
+            *tls,
+            *("--dashboard-address", "127.0.0.1:0"),
+        ],
+    )
+    worker["resources"] = resources(config.threads_per_worker, limit + BESIDE_WORKER_BYTES)
+    worker["env"] = [*worker["env"], {"name": "DASK_SCHEDULER_ADDRESS", "value": names.address(config.tls)}]
+    return {
+        "apiVersion": "kubernetes.dask.org/v1",
+        "kind": "DaskCluster",
+        "metadata": _metadata(names.cluster, names.namespace, owner),
+        "spec": {
+            "scheduler": {
+                "spec": pod(config, names.secret, scheduler),
+                "service": {
+                    "type": "ClusterIP",
+                    "selector": selector,
+                    "ports": [port | {"port": PORT, "targetPort": "tcp-comm"}],
+                },
+            },
+            "worker": {"replicas": workers, "spec": pod(config, names.secret, worker)},
+        },
+    }
+
+
+def job_manifest(config: ClusterConfig, name: str, namespace: str, command: Sequence[str]) -> Manifest:
+    """Describe the Job of a driver that makes its own cluster; ``command`` is what Python runs as a module.
+
+    A pod that is lost is replaced, and a driver that ends early is started again; ``cntk drive --settle`` ends with 0
+    where that would not help. Not by a `podFailurePolicy`, with which the pod of a lost node is replaced only when
+    somebody has removed the node.
+    """
+    config = config.model_copy(update={"tls": False})  # it makes the certificates, so it mounts none
+    driver = container(config, "driver", list(command))
+    driver["env"] = [
+        *driver["env"],
+        {"name": _JOB, "value": name},
+        {"name": _POD, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+        {"name": _POD_UID, "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
+    ]
+    driver |= {"resources": resources(1, DRIVER_BYTES), "terminationMessagePolicy": "FallbackToLogsOnError"}
+    labels = {"app.kubernetes.io/name": "cntk", "app.kubernetes.io/component": "driver", INSTANCE: name}
+    described = pod(config, "", driver) | {
+        "restartPolicy": "OnFailure",
+        "terminationGracePeriodSeconds": DRAIN_SECONDS,
+        "serviceAccountName": config.service_account,
+        "automountServiceAccountToken": True,
+    }
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": name, "namespace": namespace, "labels": labels},
+        "spec": {
+            "backoffLimit": 20,
+            "ttlSecondsAfterFinished": 7 * 86400,
+            "template": {"metadata": {"labels": labels}, "spec": described},
+        },
+    }
+
+
+def container(config: ClusterConfig, name: str, module_and_arguments: list[str]) -> Manifest:
+    """Describe a container that runs a module of the image and may change nothing but its volumes."""
+    mounts: list[Manifest] = [{"name": "tmp", "mountPath": "/tmp"}]
+    if config.tls:
+        mounts.append({"name": "tls", "mountPath": TLS_FOLDER, "readOnly": True})
+    if config.volume_claim:
+        mounts.append({"name": "runs", "mountPath": RUNS_FOLDER})
+    return {
+        "name": name,
+        "image": config.image,
+        "command": ["python", "-m", *module_and_arguments],
+        "env": [{"name": key, "value": value} for key, value in environment().items()],
+        "envFrom": [{"secretRef": {"name": config.secret, "optional": True}}],
+        "volumeMounts": mounts,
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+    }
+
+
+def pod(config: ClusterConfig, secret: str, described: Manifest) -> Manifest:
+    """Describe the pod around a container: no root, no token of the API server."""
+    volumes: list[Manifest] = [{"name": "tmp", "emptyDir": {}}]
+    if config.tls:
+        # Readable by the pod's group, which only its own user is in.
+        volumes.append({"name": "tls", "secret": {"secretName": secret, "defaultMode": 0o440}})
+    if config.volume_claim:
+        volumes.append({"name": "runs", "persistentVolumeClaim": {"claimName": config.volume_claim}})
+    return {
+        "automountServiceAccountToken": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [described],
+        "volumes": volumes,
+    }
+
+
+def _metadata(name: str, namespace: str, owner: Owner | None) -> Manifest:
+    return {"name": name, "namespace": namespace} | ({} if owner is None else owner.metadata())
+
+
+def resources(cores: int, memory_bytes: int) -> Manifest:
+    """Ask for as much as is allowed, so that no neighbour's demand ends a pod."""
+    amount = {"cpu": str(cores), "memory": f"{-(-memory_bytes // 2**20)}Mi"}
+    return {"requests": amount, "limits": dict(amount)}
+
+
+def environment() -> dict[str, str]:
+    """Write Dask's settings as environment variables, as a pod takes them."""
+    before_start = "distributed.nanny.pre-spawn-environ."
+    # Dask would read the names of these in lower case; a worker inherits them from its pod.
+    inherited = {key.removeprefix(before_start): value for key, value in SETTINGS.items() if before_start in key}
+    settings = {
+        "DASK_" + key.upper().replace(".", "__").replace("-", "_"): value
+        for key, value in SETTINGS.items()
+        if before_start not in key
+    }
+    return {key: str(value) for key, value in (settings | inherited | {"NUMBA_CACHE_DIR": "/tmp/numba"}).items()}
+
+
+def memory_limit(config: ClusterConfig) -> int:
+    """Return the memory of a worker in bytes.
+
+    Raises
+    ------
+    ConfigError
+        If it is not given in bytes.
+    """
+    limit = config.memory_limit
+    try:
+        return int(parse_bytes(limit if isinstance(limit, str) and limit != "auto" else "none"))
+    except ValueError:
+        raise ConfigError(
+            f'the "kubernetes" cluster needs cluster.memory_limit of a worker in bytes ("4GiB"), got {limit!r}'
+        ) from None

@@ -1,0 +1,1 @@
+"""Workers and drivers on this machine."""

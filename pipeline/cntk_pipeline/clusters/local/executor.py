@@ -1,0 +1,122 @@
+"""Worker processes on this machine."""
+
+import contextlib
+import logging
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
+from typing import Any
+
+import dask.config
+import distributed
+
+from cntk_pipeline.clusters.base import Executor, require_no_stop
+from cntk_pipeline.clusters.dask.access import dashboard_warnings
+from cntk_pipeline.clusters.dask.certificates import make_pem, security_of
+from cntk_pipeline.clusters.dask.executor import Terms, client_within, prepared
+from cntk_pipeline.clusters.dask.scaling import Scalable, Scaling, bounds
+from cntk_pipeline.clusters.dask.settings import SETTINGS
+from cntk_pipeline.clusters.dask.starting import start_explained
+from cntk_pipeline.config import ClusterConfig
+from cntk_pipeline.resources import require_room, worker_count, worker_memory
+
+PATIENCE_SECONDS = 60.0
+"""A local cluster restarts a lost worker within seconds; without any for so long, it is broken."""
+
+CLOSE_SECONDS = 15.0
+
+SCHEDULER_BYTES, NANNY_BYTES = 384 * 2**20, 128 * 2**20
+"""Address space that a cluster takes in this process, and for each worker: 300, 520 and 805 MiB were measured for 1, 2
+and 6 workers. With less a thread may die before it has begun, and what waits for it waits without an end."""
+
+
+class LocalWorkers(Scalable):
+    """The workers of a `LocalCluster`, whose names are numbers."""
+
+    def __init__(self, cluster: distributed.LocalCluster) -> None:
+        self._cluster = cluster
+
+    def request(self, count: int) -> None:
+        # Where it has as many in its books, this starts again those whose nannies are gone.
+        self._cluster.scale(count)
+
+    def release(self, names: Sequence[str]) -> None:
+        self._cluster.loop.add_callback(self._cluster.scale_down, [int(name) for name in names])
+
+
+@contextmanager
+def open_local(
+    config: ClusterConfig, prepare: Callable[[], None], stop: threading.Event | None = None
+) -> Iterator[Executor]:
+    """Start a cluster of worker processes that only this machine can reach, and only with the driver's certificates.
+
+    The certificates are temporary: they are made in memory, and handed to each worker when it is started.
+    """
+
+    def prepare_here() -> None:
+        # Ctrl-C in a terminal reaches the workers too, but the driver wants to drain them.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # Dask is silent in these workers until they close; a heartbeat under way at that moment would leave a page of
+        # traceback on the driver's terminal.
+        logging.getLogger("tornado.application").setLevel(logging.CRITICAL)
+        prepare()
+
+    require_no_stop(stop)
+    workers = worker_count(config.workers, config.threads_per_worker)
+    minimum, maximum = bounds(config, workers)
+    needed = SCHEDULER_BYTES + maximum * NANNY_BYTES
+    require_room(needed, f"a cluster of {maximum} workers needs here", 'take fewer workers, or cluster.kind = "serial"')
+    with dask.config.set(SETTINGS), _loop_without_interrupts() as loop:
+        with start_explained(config, stop), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Port .* is already in use", UserWarning)  # Dask takes another one
+            cluster = distributed.LocalCluster(
+                loop=loop,
+                n_workers=minimum,
+                threads_per_worker=config.threads_per_worker,
+                processes=True,
+                host="127.0.0.1",
+                protocol="tls://" if config.tls else "tcp://",
+                security=security_of(*make_pem()) if config.tls else None,
+                dashboard_address=config.dashboard,
+                memory_limit=worker_memory(config.memory_limit, config.threads_per_worker),
+                silence_logs=logging.CRITICAL,
+            )
+        try:
+            require_no_stop(stop)  # before workers compile for some seconds
+            with client_within(cluster) as client:
+                count = f"{minimum}" if minimum == maximum else f"{minimum} to {maximum}"
+                terms = Terms(
+                    f"{count} local workers, dashboard {cluster.dashboard_link}",
+                    PATIENCE_SECONDS,
+                    dashboard_warnings(config.dashboard, cluster.dashboard_link),
+                    Scaling(LocalWorkers(cluster), minimum, maximum, config.threads_per_worker),
+                )
+                yield prepared(client, prepare_here, terms)
+        finally:
+            # Where a nanny is just restarting a worker, this takes seconds, and for ever with versions of distributed
+            # before 2026; the workers end with this process in any case.
+            with contextlib.suppress(TimeoutError):
+                cluster.close(timeout=CLOSE_SECONDS)
+
+
+@contextmanager
+def _loop_without_interrupts() -> Iterator[Any]:
+    """Run Dask's loop in a thread that Ctrl-C does not reach: whatever is started from there inherits that.
+
+    A worker that is interrupted while it still imports would fill the terminal with tracebacks.
+    """
+    runner = distributed.utils.LoopRunner(asynchronous=False)
+    resource_tracker.ensure_running()  # started from the loop, it would let Ctrl-C through there again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        runner.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    try:
+        yield runner.loop
+    finally:
+        runner.stop()

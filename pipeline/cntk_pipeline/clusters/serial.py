@@ -1,0 +1,49 @@
+"""Everything in this process, one tile after the other."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from cntk_pipeline.clusters.base import Completion, Executor, WorkerMemory
+from cntk_pipeline.config import ClusterConfig
+from cntk_pipeline.resources import memory_bytes
+
+
+class SerialExecutor(Executor):
+    """Runs a call when it is waited for."""
+
+    slots = 1
+
+    def __init__(self) -> None:
+        self._queue: deque[tuple[tuple[Any, ...], Callable[..., Any], tuple[Any, ...]]] = deque()
+
+    def submit(self, key: tuple[Any, ...], function: Callable[..., Any], *arguments: Any, rank: int = 0) -> None:
+        self._queue.append((key, function, arguments))
+
+    def wait(self, timeout_seconds: float) -> list[Completion]:
+        if not self._queue:
+            time.sleep(timeout_seconds)
+            return []
+        key, function, arguments = self._queue.popleft()
+        try:
+            return [Completion(key, result=function(*arguments))]
+        except Exception as error:  # whatever a call raises is the driver's to judge
+            return [Completion(key, error=error)]
+
+    def memory(self) -> WorkerMemory | None:
+        return WorkerMemory(memory_bytes(), 1)
+
+    def describe(self) -> str:
+        return "in this process"
+
+
+@contextmanager
+def open_serial(
+    config: ClusterConfig, prepare: Callable[[], None], stop: threading.Event | None = None
+) -> Iterator[Executor]:
+    """Prepare this process and run everything in it."""
+    prepare()
+    yield SerialExecutor()

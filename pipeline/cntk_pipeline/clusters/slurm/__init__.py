@@ -1,0 +1,1 @@
+"""Workers and drivers in jobs of SLURM."""

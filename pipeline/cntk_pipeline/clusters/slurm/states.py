@@ -1,0 +1,91 @@
+"""What SLURM says of a job, in plain words: why it waits, where it runs, how it ended, and what to do next."""
+
+from cntk_pipeline.clusters.submitter import Standing, State
+
+QUEUE_FORMAT = "%T|%N|%L|%S|%r"
+"""State, nodes, time left, start and reason, as ``squeue --format`` takes it; a reason may hold anything."""
+
+_RUNNING = {
+    "RUNNING": "runs",
+    "COMPLETING": "is ending",
+    "CONFIGURING": "waits for its nodes to be made ready",
+    "SUSPENDED": "is suspended",
+    "STOPPED": "is stopped",
+    "SIGNALING": "is being signalled",
+    "STAGE_OUT": "is staging files out",
+}
+_QUEUED = {"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
+
+_ENDINGS = {
+    "COMPLETED": "has ended",
+    "FAILED": "has stopped or failed: slurm-{job}.log says why",
+    "CANCELLED": "was cancelled",
+    "TIMEOUT": "was killed at its time limit before it had drained: more cluster.drain_seconds lets tiles finish",
+    "OUT_OF_MEMORY": "was killed for using more memory than it had asked for: raise cluster.memory_limit",
+    "NODE_FAIL": "lost a node and was not started again",
+    "BOOT_FAIL": "found nodes that did not start",
+    "PREEMPTED": "had to give way to another job",
+    "DEADLINE": "could not end before its deadline",
+}
+
+_SAY_NOTHING = {"None", "NonZeroExitCode", "TimeLimit", "OutOfMemory"}
+"""Reasons that a job ended for, which the name of its state holds too."""
+
+_REASONS = {
+    "None": "SLURM has not looked at it yet",
+    "Resources": "nodes are busy",
+    "Priority": "jobs of higher priority come first",
+    "BeginTime": "its time has not come yet, which after a restart takes up to two minutes",
+    "Dependency": "another job has to end first",
+    "Licenses": "licences are in use",
+    "Reservation": "its reservation has not begun",
+    "JobHeldUser": "it is held: scontrol release {job}",
+    "JobHeldAdmin": "an administrator holds it",
+    "JobLaunchFailure": "it could not be started",
+    "launch failed requeued held": "it could not be started and is held: scontrol release {job}",
+    "PartitionDown": "its partition is down",
+    "PartitionInactive": "its partition takes no jobs",
+    "PartitionNodeLimit": "it asks for more nodes than its partition gives: cntk cancel, fewer cluster.workers",
+    "PartitionTimeLimit": "it asks for more time than its partition gives: cntk cancel, less cluster.time_limit",
+    "BadConstraints": "no node is as cluster.batch_options asks",
+    "ReqNodeNotAvail": "nodes that it needs are down or reserved",
+    "Nodes required for job are DOWN": "nodes that it needs are down or reserved",
+    "Assoc": "a limit of its account is reached",
+    "QOS": "a limit of its quality of service is reached",
+    "MaxCpuPerAccount": "a limit of its account is reached",
+}
+"""What a reason means, by how it begins."""
+
+
+def read_queue(line: str, job: str) -> Standing:
+    """Read a line of ``squeue`` in `QUEUE_FORMAT`."""
+    state, nodes, left, start, reason = line.strip().split("|", 4)
+    where = f" on {nodes}" if nodes else ""
+    if state in _QUEUED:
+        expected = "" if start in ("N/A", "") else f"expected to begin at {start}"
+        return Standing("queued", f"waits: {_explained(reason, job)} ({reason})", expected)
+    if state in _RUNNING:
+        bounded = left[:1].isdigit() and state != "COMPLETING"
+        return Standing("running", _RUNNING[state] + where, f"{left} left" if bounded else "")
+    why = "" if reason in _SAY_NOTHING else f", {reason}"
+    return ended(state, job, why + where)
+
+
+def read_account(line: str, job: str) -> Standing | None:
+    """Read a line of ``sacct --parsable2 --format=State``; None where it says nothing."""
+    state = line.strip().partition(" ")[0]  # "CANCELLED by 1000"
+    if not state:
+        return None
+    going: State | None = "queued" if state in _QUEUED else "running" if state in _RUNNING else None
+    return ended(state, job) if going is None else Standing(going)
+
+
+def ended(state: str, job: str, more: str = "") -> Standing:
+    """Say of a job that has ended how it did."""
+    words = _ENDINGS.get(state, "has ended").format(job=job)
+    return Standing("gone", f"{words} ({state}{more})")
+
+
+def _explained(reason: str, job: str) -> str:
+    known = (text for name, text in _REASONS.items() if reason.startswith(name))
+    return next(known, "SLURM says why").format(job=job)

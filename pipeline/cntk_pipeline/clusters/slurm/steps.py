@@ -1,0 +1,115 @@
+"""Job steps of SLURM that hold workers, and the watchdog that starts lost ones again."""
+
+import subprocess
+import threading
+import time
+from dataclasses import dataclass
+
+from cntk_pipeline.telemetry.events import Details, Event, emit
+
+MAX_RESTARTS, FIRST_DELAY_SECONDS, HEALTHY_SECONDS = 5, 2.0, 600.0
+"""A node's workers are started again after 2, 4, 8, ... s; after ten good minutes the count begins anew."""
+
+CLOSE_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Share:
+    """What of an allocation lies on one node: its name and how many workers run there."""
+
+    node: str
+    workers: int
+
+
+class WorkerSteps:
+    """A job step of workers on each node; one that ends too early is started again, within limits.
+
+    Parameters
+    ----------
+    shares : nodes and their workers.
+    command : of one worker.
+    environment : of the workers.
+    """
+
+    def __init__(self, shares: list[Share], command: list[str], environment: dict[str, str]) -> None:
+        self._steps = [_Step(share, command, environment) for share in shares]
+        self._ending = threading.Event()
+        self._watchdog = threading.Thread(target=self._watch, name="worker-steps", daemon=True)
+
+    def __enter__(self) -> "WorkerSteps":
+        for step in self._steps:
+            step.start()
+        self._watchdog.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Where the wait for workers was given up, nobody has told them to leave, and they have nothing to finish.
+        patience = CLOSE_SECONDS if self._ending.is_set() else 0.0
+        self.expect_the_end()
+        self._watchdog.join()
+        deadline = time.monotonic() + patience
+        for step in self._steps:
+            step.end(deadline)
+
+    @property
+    def all_given_up(self) -> bool:
+        """Whether no node's workers are started again any more."""
+        return all(step.given_up for step in self._steps)
+
+    def expect_the_end(self) -> None:
+        """Start no workers again from now on."""
+        self._ending.set()
+
+    def _watch(self) -> None:
+        while not self._ending.wait(0.5):
+            for step in self._steps:
+                step.restore()
+
+
+class _Step:
+    """The workers of one node."""
+
+    def __init__(self, share: Share, command: list[str], environment: dict[str, str]) -> None:
+        self._share = share
+        self._command = command
+        self._environment = environment
+        self._restarts = 0
+        self._started = 0.0
+        self._process: subprocess.Popen[bytes] | None = None
+        self.given_up = False
+
+    def start(self) -> None:
+        # --overlap: the batch step holds the job's cores already. A worker that fails must not end its neighbours.
+        srun = ["srun", "--overlap", "--kill-on-bad-exit=0", "--nodes=1", f"--nodelist={self._share.node}"]
+        threads = self._command[self._command.index("--nthreads") + 1]
+        srun += [f"--ntasks={self._share.workers}", f"--cpus-per-task={threads}", "--job-name=cntk-workers"]
+        srun += ["--export=ALL"]  # a job that was submitted with --export=NONE would strip its workers too
+        self._started = time.monotonic()
+        self._process = subprocess.Popen([*srun, *self._command], stdin=subprocess.DEVNULL, env=self._environment)
+
+    def restore(self) -> None:
+        """Start the workers again where they have ended and it is time."""
+        assert self._process is not None
+        code = self._process.poll()
+        if code is None or self.given_up:
+            return
+        lived = time.monotonic() - self._started
+        details: Details = {"node": self._share.node, "code": code, "restarts": self._restarts}
+        if lived > HEALTHY_SECONDS:
+            self._restarts = 0
+        if self._restarts >= MAX_RESTARTS:
+            self.given_up = True
+            emit(Event("workers_given_up", details=details))
+        elif lived > FIRST_DELAY_SECONDS * 2**self._restarts:
+            self._restarts += 1
+            emit(Event("workers_restarted", details=details))
+            self.start()
+
+    def end(self, deadline: float) -> None:
+        """Wait for the workers to leave; then make them."""
+        assert self._process is not None
+        try:
+            self._process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            self._process.kill()  # SLURM ends its tasks
+            self._process.wait()

@@ -1,0 +1,103 @@
+"""Hosts that are reached by ssh, each with workers of its own; the first one runs the scheduler as well.
+
+Not through Dask's `SSHCluster`: it writes Dask's whole configuration into a command line that everybody on the host can
+list, in quotes that a value can leave; it leaves scheduler and workers behind when its driver is killed; and it brings
+back no worker that lost its scheduler. Here the command line is constant, everything else goes through ssh's encrypted
+channel, the certificates too, and what runs on a host ends with the driver.
+"""
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import dask.config
+import distributed
+
+from cntk_pipeline.clusters.base import Executor
+from cntk_pipeline.clusters.dask.access import dashboard_warnings
+from cntk_pipeline.clusters.dask.certificates import make_pem, security_of
+from cntk_pipeline.clusters.dask.executor import Terms, count_workers, prepared
+from cntk_pipeline.clusters.dask.settings import SETTINGS
+from cntk_pipeline.clusters.extras import require_extra
+from cntk_pipeline.clusters.ssh.messages import Order
+from cntk_pipeline.clusters.ssh.remote import LAST_DELAY_SECONDS, Host, Remote, Remotes
+from cntk_pipeline.config import ClusterConfig
+from cntk_pipeline.errors import ConfigError, WorkersLost
+
+PATIENCE_SECONDS = 10 * LAST_DELAY_SECONDS
+"""Hosts that went away are tried every minute; without any of them for so long, the run stops."""
+
+
+@contextmanager
+def open_ssh(
+    config: ClusterConfig, prepare: Callable[[], None], stop: threading.Event | None = None
+) -> Iterator[Executor]:
+    """Start a scheduler on the first host and workers on all of them; they end with this process, however it ends.
+
+    Raises
+    ------
+    ConfigError
+        If no hosts are given, or asyncssh is not installed.
+    WorkersLost
+        If hosts do not start, with what each of them said, or the scheduler cannot be reached from here.
+    """
+    if not config.hosts:
+        raise ConfigError('the "ssh" cluster needs cluster.hosts, like ["node1", "user@node2:2222"]')
+    require_extra('the "ssh" cluster', "ssh")
+    hosts = [Host.parse(text) for text in config.hosts]
+    pem = make_pem() if config.tls else ()
+    order = Order(
+        settings=SETTINGS,
+        pem=pem,
+        name="scheduler",
+        interface=config.interface,
+        dashboard=config.dashboard,
+        scheduler=None,
+        workers=None,
+        threads=config.threads_per_worker,
+        memory_limit=config.memory_limit,
+    )
+    remotes = Remotes(config.python or sys.executable)
+    try:
+        address = remotes.start_scheduler(Remote(hosts[0], order), stop)
+        remotes.start_workers(
+            [
+                # Two ports of one machine are two hosts: a number tells their workers apart.
+                Remote(host, replace(order, name=f"{number}-{host.name}", scheduler=address, workers=share))
+                for number, (host, share) in enumerate(zip(hosts, shares(config.workers, len(hosts)), strict=True))
+                if share != 0
+            ],
+            config.minimum_workers,
+            stop,
+        )
+        with dask.config.set(SETTINGS), _connect(address, pem) as client:
+            count = count_workers(client)
+            label = f"{count} workers on {', '.join(config.hosts)}, scheduler {address}"
+            terms = Terms(
+                label,
+                PATIENCE_SECONDS,
+                dashboard_warnings(config.dashboard),
+                scheduler_end=remotes.scheduler_end,
+            )
+            yield prepared(client, prepare, terms)
+    finally:
+        remotes.close()
+
+
+def shares(workers: int | None, hosts: int) -> list[int | None]:
+    """Deal workers to hosts, the first ones get those that are left over; None lets each host decide."""
+    if workers is None:
+        return [None] * hosts
+    return [workers // hosts + (host < workers % hosts) for host in range(hosts)]
+
+
+def _connect(address: str, pem: tuple[str, ...]) -> distributed.Client:
+    try:
+        return distributed.Client(address, security=security_of(*pem) if pem else None)
+    except (OSError, ValueError) as error:
+        raise WorkersLost(
+            f"the scheduler started at {address}, but cannot be reached from here: {error}. The first of cluster.hosts "
+            "must be named as all hosts and this machine reach it, or cluster.interface name the network"
+        ) from error

@@ -1,0 +1,135 @@
+"""What an "ssh" cluster runs on each of its hosts: a scheduler, or workers, for as long as the driver is there.
+
+The driver starts ``python -m cntk_pipeline.clusters.ssh.host`` and says everything else on its standard input, so that
+neither keys nor settings stand on a command line that others can list. It goes on to send a line every few seconds.
+When the input ends, or is silent for long, the driver or its link is gone, and everything here ends: no process is left
+behind.
+"""
+
+import asyncio
+import io
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import asdict
+from typing import Any
+
+import dask.config
+import distributed
+from distributed.utils import get_ip_interface
+
+from cntk_pipeline.clusters.dask.clock import keep_steady
+from cntk_pipeline.clusters.ssh.messages import Announcement, Order
+from cntk_pipeline.resources import worker_count, worker_memory
+
+SILENCE_SECONDS = 120.0
+"""Without a line for so long, the driver's link counts as cut; it sends one every `BEAT_SECONDS`."""
+
+
+class Pulse:
+    """Follows the driver's lines on a stream until it ends or is silent for long."""
+
+    def __init__(self, stream: Any, silence_seconds: float) -> None:
+        self._stream, self._silence_seconds = stream, silence_seconds
+        self._heard = time.monotonic()
+        self._ended = False
+        # A thread that blocks in a read cannot be ended: it must not keep the process.
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        while self._stream.readline():
+            self._heard = time.monotonic()
+        self._ended = True
+
+    async def stops(self) -> None:
+        """Return when the driver is gone."""
+        while not self._ended and time.monotonic() - self._heard < self._silence_seconds:
+            await asyncio.sleep(0.2)
+
+
+def bind_address(interface: str | None) -> str:
+    """Find the address of this host that the others reach: of an interface, or the one that ssh was called by."""
+    if interface is not None:
+        return str(get_ip_interface(interface))
+    client_and_server = os.environ.get("SSH_CONNECTION", "").split()
+    return client_and_server[2] if len(client_and_server) == 4 else str(distributed.utils.get_ip())
+
+
+def make_scheduler(order: Order, host: str) -> Any:
+    """Make the scheduler, not yet started; it listens on ``host``, its dashboard where the order says."""
+    return distributed.Scheduler(
+        host=host, protocol=order.protocol, security=order.security, dashboard_address=order.dashboard
+    )
+
+
+def make_worker(order: Order, host: str, number: int) -> Any:
+    """Make a worker's nanny, not yet started; it listens on ``host``, its metrics on the loopback."""
+    return distributed.Nanny(
+        order.scheduler,
+        name=f"{order.name}-{number}",
+        nthreads=order.threads,
+        memory_limit=worker_memory(order.memory_limit, order.threads),
+        host=host,
+        protocol=order.protocol,
+        security=order.security,
+        dashboard_address="127.0.0.1:0",
+    )
+
+
+async def serve(order: Order, pulse: Pulse, tell: Callable[[Announcement], None]) -> None:
+    """Run what is asked for, tell where it is, and end when the driver or the scheduler is gone."""
+    host = bind_address(order.interface)
+    if order.scheduler is None:
+        async with make_scheduler(order, host) as scheduler:
+            tell(Announcement(scheduler.address, 0))
+            await _first_of(scheduler.finished(), pulse.stops())
+        return
+    nannies = [make_worker(order, host, number) for number in range(worker_count(order.workers, order.threads))]
+    try:
+        await asyncio.gather(*nannies)
+        tell(Announcement(host, len(nannies)))
+        await _first_of(pulse.stops(), *(_keep(nannies, order, host, number) for number in range(len(nannies))))
+    finally:
+        await asyncio.gather(*(nanny.close() for nanny in nannies), return_exceptions=True)
+
+
+async def _keep(nannies: list[Any], order: Order, host: str, number: int) -> None:
+    """Replace a nanny that ends, as it does when its worker loses the scheduler; fails where that stays away."""
+    while True:
+        await nannies[number].finished()
+        nannies[number] = make_worker(order, host, number)
+        await nannies[number]
+
+
+async def _first_of(*coroutines: Coroutine[Any, Any, None]) -> None:
+    """Wait for one to end, or to fail; the others are cancelled."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def main() -> None:
+    """Read the order and serve it."""
+    # Without a buffer: a thread that waits for one's lock would abort the interpreter as it ends.
+    driver = io.FileIO(sys.stdin.fileno(), closefd=False)
+    order = Order.read(driver.readline())
+
+    def tell(announcement: Announcement) -> None:
+        sys.stdout.write(json.dumps(asdict(announcement)) + "\n")
+        sys.stdout.flush()
+
+    keep_steady()  # of its nannies; what runs in the scheduler and the workers the driver sees to
+    with dask.config.set(order.settings):
+        asyncio.run(serve(order, Pulse(driver, SILENCE_SECONDS), tell))
+
+
+if __name__ == "__main__":
+    main()

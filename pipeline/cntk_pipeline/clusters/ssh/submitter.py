@@ -1,0 +1,165 @@
+"""A driver on the first host of an "ssh" cluster: started there over ssh, it goes on when this machine goes away.
+
+What a host is asked goes through ssh's channel as one line of JSON, to a command line that is constant.
+"""
+
+import asyncio
+import contextlib
+import importlib.metadata
+import json
+import re
+import shlex
+import sys
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+from cntk_pipeline.clusters import WorkerMemory
+from cntk_pipeline.clusters.extras import require_extra
+from cntk_pipeline.clusters.ssh.remote import Host
+from cntk_pipeline.clusters.submitter import State, Submitter, is_driver
+from cntk_pipeline.config import RunConfig
+from cntk_pipeline.errors import ConfigError, SubmissionFailed
+from cntk_pipeline.models import Json
+from cntk_pipeline.rundir.submissions import Submission
+from cntk_pipeline.storage import LocalPath, StorePath
+from cntk_pipeline.storage.records import Record
+
+ASK_SECONDS = 120.0
+"""How long a host may take to answer: it imports everything, perhaps from a slow shared file system."""
+
+_JOB = re.compile(r"(?P<machine>[^:\s]+):(?P<pid>[1-9][0-9]{0,8}) by (?P<host>\S+)")
+"""What a submission is called: the host's own name and a process number, and how it was reached."""
+
+
+class SshSubmitter(Submitter):
+    """Runs `clusters.ssh.first_host` on the first host, and looks at processes there."""
+
+    def check(self, config: RunConfig) -> None:
+        hosts = config.cluster.hosts
+        if not hosts:
+            raise ConfigError('the "ssh" cluster needs cluster.hosts, like ["node1", "user@node2:2222"]')
+        require_extra('the "ssh" cluster', "ssh")
+        for text in hosts:
+            Host.parse(text)
+
+    def check_place(self, place: StorePath, config: RunConfig) -> None:
+        cluster, content = config.cluster, uuid.uuid4().hex
+        with _token(place.absolute(), content) as token:
+            found = _ask(config, {"act": "look", "token": str(token), "content": content, "hosts": cluster.hosts})
+        first, mine = cluster.hosts[0], importlib.metadata.version("cntk-pipeline")
+        if found["version"] != mine:
+            raise SubmissionFailed(f"{first} has version {found['version']} of this package, and here is {mine}")
+        if found["problem"]:
+            raise SubmissionFailed(
+                f"{first} does not see {place} as it is seen here: {found['problem']}. The run must lie on a file "
+                "system that this machine and all hosts have under the same path, or in a bucket (--store s3://...) "
+                f"whose credentials they have. Where the hosts alone share it, type this there: ssh {first}"
+            )
+        away = found["away"]
+        if first in away or (away and cluster.minimum_workers is None):
+            lines = "".join(f"\n  {host}: {why}" for host, why in away.items())
+            raise SubmissionFailed(
+                f"the driver runs on {first} and must log in from there, without a password or an agent, on all hosts, "
+                f"itself included; these do not let it in:{lines}\nMend them, or set cluster.minimum_workers to begin "
+                "with fewer"
+            )
+
+    def memory(self, config: RunConfig) -> WorkerMemory | None:
+        return None  # what the hosts have they will say themselves
+
+    def submit(self, place: StorePath, config: RunConfig, told: str) -> str:
+        request = {"act": "start", "place": str(place), "told": told}
+        return f"{_ask(config, request)['job']} by {config.cluster.hosts[0]}"
+
+    def state(self, submission: Submission) -> State:
+        match = _JOB.fullmatch(submission.job)
+        if match is None:
+            return "unknown"
+        # Not by Python, which would take a host a second or two each time that somebody looks.
+        command = ["cat", "/proc/sys/kernel/hostname", f"/proc/{match['pid']}/cmdline"]
+        try:
+            said = _run(Host.parse(match["host"]), shlex.join(command)).stdout
+        except SubmissionFailed:
+            return "unknown"
+        machine, _, words = said.partition("\n")
+        if machine != match["machine"]:
+            return "unknown"  # another machine answers by this name, or one without /proc
+        return "running" if is_driver(words.split("\0"), submission.place) else "gone"
+
+    def withdraw(self, submission: Submission, *, now: bool) -> bool:
+        match = _JOB.fullmatch(submission.job)
+        if not now or match is None or self.state(submission) != "running":
+            return False
+        # Its group: what it runs on other hosts ends when it is gone.
+        return _run(Host.parse(match["host"]), shlex.join(["kill", "-KILL", "--", f"-{match['pid']}"])).exit_status == 0
+
+    def go_on(self, place: StorePath, config: RunConfig, told: str) -> str | None:
+        return None
+
+
+@contextlib.contextmanager
+def _token(place: StorePath, content: str) -> Iterator[StorePath]:
+    """Write a file where a run will lie, for the length of a ``with`` block; leave nothing else that was not there."""
+    token = place / f"seen-{uuid.uuid4().hex}"
+    folders = (
+        [folder for folder in (place, *place.parents) if not folder.exists()] if isinstance(place, LocalPath) else []
+    )
+    try:
+        token.write_whole(content.encode())
+        yield token
+    finally:
+        token.unlink(missing_ok=True)
+        for folder in folders:
+            with contextlib.suppress(OSError):  # somebody else has begun to use it
+                folder.rmdir()
+
+
+def _ask(config: RunConfig, request: dict[str, Any]) -> dict[str, Any]:
+    """Ask the first host something; return its answer.
+
+    Raises
+    ------
+    SubmissionFailed
+        If it cannot be asked, or has no answer, in its own words.
+    """
+    host = Host.parse(config.cluster.hosts[0])
+    python = config.cluster.python or sys.executable
+    done = _run(host, shlex.join([python, "-m", "cntk_pipeline.clusters.ssh.first_host"]), request)
+    if done.exit_status != 0:
+        words = " ".join(done.stderr.strip().splitlines()[-1:])  # of a traceback, what was raised
+        raise SubmissionFailed(
+            f"{host.text} cannot start a driver: {words or f'exit status {done.exit_status}'}. cluster.python must be "
+            "the path of a Python there that has this package"
+        )
+    answer = "".join(done.stdout.strip().splitlines()[-1:])
+    return _ANSWER.parse(answer.encode(), f"what {host.text} answers")
+
+
+_ANSWER: Record[Json] = Record(Json, "install the same version of this package there")
+
+
+def _run(host: Host, command: str, request: dict[str, Any] | None = None) -> Any:
+    """Run a command on a host; return what asyncssh says of its end."""
+    try:
+        require_extra('the "ssh" cluster', "ssh")
+    except ConfigError as error:  # asked for a run that was submitted from another machine, or by another Python
+        raise SubmissionFailed(str(error)) from error
+    import asyncssh
+
+    async def run() -> Any:
+        async with host.connect() as connection, connection.create_process(command, errors="replace") as process:
+            with contextlib.suppress(BrokenPipeError):  # it has ended, and says why
+                process.stdin.write("" if request is None else json.dumps(request) + "\n")
+                process.stdin.write_eof()
+            return await process.wait()
+
+    async def within_time() -> Any:
+        return await asyncio.wait_for(run(), ASK_SECONDS)
+
+    try:
+        return asyncio.run(within_time())
+    except (OSError, asyncssh.Error, ValueError) as error:
+        raise SubmissionFailed(
+            f"cannot ask {host.text}: {type(error).__name__}: {error}. Try `ssh {host.text}` by hand"
+        ) from error

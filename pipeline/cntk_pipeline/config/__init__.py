@@ -1,0 +1,35 @@
+"""Workflow files: TOML in, a frozen and validated `RunConfig` out.
+
+An unknown key is an error that names the nearest known one; every value is checked before anything runs.
+"""
+
+from cntk_pipeline.config.cluster import ClusterConfig
+from cntk_pipeline.config.listening import read_address, read_listener
+from cntk_pipeline.config.problem import (
+    EXACT_FACTOR,
+    InferenceConfig,
+    NetworkConfig,
+    ReadoutsConfig,
+    Scalar,
+    SolveConfig,
+)
+from cntk_pipeline.config.section import expand_place
+from cntk_pipeline.config.workflow import RunConfig, StoreConfig, load_cluster, load_config, parse_config
+
+__all__ = [
+    "EXACT_FACTOR",
+    "ClusterConfig",
+    "InferenceConfig",
+    "NetworkConfig",
+    "ReadoutsConfig",
+    "RunConfig",
+    "Scalar",
+    "SolveConfig",
+    "StoreConfig",
+    "expand_place",
+    "load_cluster",
+    "load_config",
+    "parse_config",
+    "read_address",
+    "read_listener",
+]

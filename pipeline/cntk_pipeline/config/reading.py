@@ -1,0 +1,112 @@
+"""TOML files and values as people write them: bounded, and refused with the place of what is no TOML."""
+
+import os
+import stat
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cntk_pipeline.config.section import expand_place
+from cntk_pipeline.errors import ConfigError
+
+LARGEST_BYTES = 2**20
+"""Of a workflow file: one of 20,000 layers takes as much."""
+
+DEEPEST = 100
+"""Tables and lists within one another; a branch of a network takes two. Python gives up at some 300."""
+
+WHOLE_NUMBERS = range(-(2**63), 2**63)
+"""What TOML promises of integers."""
+
+
+def read_toml(path: str | Path, what: str) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Parameters
+    ----------
+    path : of a regular file.
+    what : it is, for messages.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be read, is no regular file or no text in UTF-8, no TOML, or larger or deeper than anybody needs.
+    """
+    try:
+        place = Path(expand_place(str(path)))
+    except ValueError as error:
+        raise ConfigError(f"cannot read the {what} {str(path)!r}: {error}") from None
+    content = _read_bounded(place, what)
+    try:
+        text = content.decode("utf-8-sig")  # editors on Windows begin a file with a byte-order mark
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        column = error.start - content.rfind(b"\n", 0, error.start)
+        raise ConfigError(
+            f"{path} is no text in UTF-8 (byte {content[error.start]:#04x}, line {line}, column {column}): "
+            "save it in this encoding"
+        ) from None
+    return parse_toml(text, f"{path} is not valid TOML")
+
+
+def parse_toml(text: str, otherwise: str) -> dict[str, Any]:
+    """Parse TOML; ``otherwise`` begins the message where it is none.
+
+    Raises
+    ------
+    ConfigError
+        If it is none, or holds numbers or a depth that nothing needs.
+    """
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{otherwise}: {error}") from error
+    except RecursionError:
+        raise ConfigError(f"{otherwise}: {_too_deep()}") from None
+    except ValueError as error:  # Python's own limit of digits
+        raise ConfigError(f"{otherwise}: a number is too long ({error})") from error
+    for place, value, depth in _walk(table):
+        if depth > DEEPEST:
+            raise ConfigError(f"{otherwise}: {place}: {_too_deep()}")
+        if isinstance(value, int) and value not in WHOLE_NUMBERS:
+            raise ConfigError(f"{otherwise}: {place}: a whole number has at most 64 bits")
+    return table
+
+
+def _too_deep() -> str:
+    return f"lists and tables lie more than {DEEPEST} deep within one another"
+
+
+def _walk(table: dict[str, Any]) -> Iterator[tuple[str, Any, int]]:
+    """List everything in a table with its place and depth; without recursion, which has a limit of its own."""
+    waiting: list[tuple[str, Any, int]] = [(key, value, 1) for key, value in table.items()]
+    while waiting:
+        place, value, depth = waiting.pop()
+        yield place, value, depth
+        top = place.partition(".")[0].partition("[")[0]
+        if isinstance(value, dict):
+            waiting += [(f"{place}.{key}" if depth < 10 else top, inner, depth + 1) for key, inner in value.items()]
+        elif isinstance(value, list):
+            waiting += [(f"{place}[{k}]" if depth < 10 else top, inner, depth + 1) for k, inner in enumerate(value)]
+
+
+def _read_bounded(path: Path, what: str) -> bytes:
+    try:
+        # A FIFO would be waited for, and a device be read without an end.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            mode = os.fstat(descriptor).st_mode
+            if stat.S_ISDIR(mode):
+                raise ConfigError(f"cannot read the {what} {path}: it is a folder; name the file in it")
+            if not stat.S_ISREG(mode):
+                raise ConfigError(f"cannot read the {what} {path}: it is a device or a pipe; name a regular file")
+            with open(descriptor, "rb", closefd=False) as file:
+                content = file.read(LARGEST_BYTES + 1)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise ConfigError(f"cannot read the {what} {path}: {error.strerror}") from error
+    if len(content) > LARGEST_BYTES:
+        raise ConfigError(f"cannot read the {what} {path}: it is larger than {LARGEST_BYTES} bytes, which none needs")
+    return content

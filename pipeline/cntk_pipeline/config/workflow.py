@@ -1,0 +1,214 @@
+"""Workflow and cluster files: TOML in, a frozen and validated `RunConfig` out."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from datetime import date, time
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import Field, ValidationError, model_validator
+
+from cntk_pipeline.config.cluster import ClusterConfig
+from cntk_pipeline.config.problem import (
+    EXACT_FACTOR,
+    DataConfig,
+    InferenceConfig,
+    KernelConfig,
+    NetworkConfig,
+    ReadoutsConfig,
+    SolveConfig,
+)
+from cntk_pipeline.config.reading import parse_toml, read_toml
+from cntk_pipeline.config.section import Place, Section
+from cntk_pipeline.errors import ConfigError
+
+_Parsed = TypeVar("_Parsed", bound=Section)
+
+_TRIED = ("int", "bool", "str", "float", "literal", "list", "dict")
+"""What pydantic puts into a path for the type that it tried there, besides what is in brackets (``list[int]``)."""
+
+LONGEST_VALUE = 200
+"""Characters of a wrong value that a message shows."""
+
+_MESSAGES = {
+    "dict_type": "Input should be a table",
+    "model_type": "Input should be a table",
+    "string_type": "Input should be a text, in quotes",
+    "invalid-json-value": "Input should be a number, a string, a truth value, or a list or table of such",
+}
+"""Ours in place of pydantic's, by its type of the problem."""
+
+
+class StoreConfig(Section):
+    """``[store]``: where the run lies.
+
+    Attributes
+    ----------
+    path : the run directory; None is ``runs/NAME``.
+    grow_from : an older run directory; whatever is the same in both is taken over instead of computed.
+    """
+
+    path: Place | None = None
+    grow_from: Place | None = None
+
+
+class RunConfig(Section):
+    """A whole workflow file."""
+
+    name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    data: DataConfig = DataConfig()
+    network: NetworkConfig
+    readouts: ReadoutsConfig = ReadoutsConfig()
+    kernel: KernelConfig = KernelConfig()
+    solve: SolveConfig = SolveConfig()
+    inference: InferenceConfig = InferenceConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    store: StoreConfig = StoreConfig()
+
+    @model_validator(mode="after")
+    def _factors_are_there(self) -> "RunConfig":
+        wanted = [f"inference.{name}" for name in self.inference.options_of_the_factor]
+        if wanted and not self.solve.has_exact_factor:
+            verb = "needs" if len(wanted) == 1 else "need"
+            raise ValueError(f"{' and '.join(wanted)} {verb} the factor of the solve: {EXACT_FACTOR}")
+        return self
+
+
+def load_config(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    cluster_file: str | Path | None = None,
+    given: Mapping[str, str] | None = None,
+) -> RunConfig:
+    """Read a workflow file and apply ``section.key=value`` overrides.
+
+    Parameters
+    ----------
+    path : of a TOML file.
+    overrides : values are TOML; what does not begin like a TOML value is taken as a string. They come last.
+    cluster_file : a file whose ``[cluster]`` table takes the place of the workflow's.
+    given : texts by "section.key", which are taken as they are, after all others.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read or is no TOML, or a key or value means nothing, with the place and the nearest known
+        key.
+    """
+    table = read_toml(path, "workflow file")
+    if cluster_file is not None:
+        load_cluster(cluster_file)  # whatever is wrong with it is said by its own name
+        table["cluster"] = read_toml(cluster_file, "cluster file")["cluster"]
+    for override in overrides:
+        key, value = _read_override(override)
+        _put(table, key, value, f"--set {override}")
+    for key, text in (given or {}).items():
+        _put(table, key, text, key)
+    return parse_config(table, str(path))
+
+
+def load_cluster(path: str | Path) -> ClusterConfig:
+    """Read a cluster file: a ``[cluster]`` table and nothing else.
+
+    Raises
+    ------
+    ConfigError
+        As of `load_config`.
+    """
+    table = read_toml(path, "cluster file")
+    if set(table) != {"cluster"}:
+        raise ConfigError(f"{path} must hold a [cluster] table and nothing else, got {', '.join(table) or 'nothing'}")
+    return _parse(_ClusterFile, table, str(path)).cluster
+
+
+class _ClusterFile(Section):
+    cluster: ClusterConfig
+
+
+def parse_config(table: dict[str, Any], origin: str) -> RunConfig:
+    """Validate a workflow given as nested tables; ``origin`` names it in errors."""
+    return _parse(RunConfig, table, origin)
+
+
+def _parse(model: type[_Parsed], table: dict[str, Any], origin: str) -> _Parsed:
+    try:
+        return model.model_validate(table)
+    except ValidationError as error:
+        lines = [_explain(dict(problem)) for problem in error.errors()]
+        raise ConfigError(f"{origin}:\n" + "\n".join(f"  {line}" for line in lines)) from None
+
+
+def _read_override(override: str) -> tuple[str, Any]:
+    key, equals, text = override.partition("=")
+    key, text = key.strip(), text.strip()
+    if not equals or not all(key.split(".")):
+        raise ConfigError(f"--set takes section.key=value, got {override!r}")
+    if not _is_text(override):
+        raise ConfigError(f"--set takes text in UTF-8, got {override!r}")
+    try:
+        parsed = parse_toml(f"value = {text}", f"--set {override}: the value is not valid TOML")
+    except ConfigError:
+        if text[:1] in _BEGIN_VALUES:
+            raise
+        return key, text  # words like cholesky and 4GiB go without quotes
+    if list(parsed) != ["value"]:
+        raise ConfigError(f"--set takes one value, got {override!r}")
+    return key, text if isinstance(parsed["value"], date | time) else parsed["value"]
+
+
+_BEGIN_VALUES = ("'", '"', "[", "{")
+"""What begins with these is meant to be TOML; a string that is none would go on with its quotes and escapes."""
+
+
+def _is_text(text: str) -> bool:
+    """Tell whether a text can be written as UTF-8; an argument of other bytes cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _put(table: dict[str, Any], key: str, value: Any, origin: str) -> None:
+    *sections, name = key.split(".")
+    for section in sections:
+        table = table.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"{origin}: {section} is a value, not a section")
+    table[name] = value
+
+
+def _explain(problem: dict[str, Any]) -> str:
+    """Turn one of pydantic's findings into a line with the place and the next step."""
+    where = _place(problem["loc"])
+    if problem["type"] != "extra_forbidden":
+        message = _MESSAGES.get(problem["type"], problem["msg"].removeprefix("Value error, "))
+        got = problem.get("input")
+        shown = "" if isinstance(got, dict) or got is None or message.endswith(repr(got)) else f" (got {_short(got)})"
+        return f"{where or 'the file'}: {message}{shown}"
+    known = _known_keys(problem["loc"][:-1])
+    name = str(problem["loc"][-1])
+    near = difflib.get_close_matches(name, known, 1, 0.5)
+    return f"unknown key {where}: " + (f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}")
+
+
+def _short(value: Any) -> str:
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
+
+
+def _place(location: tuple[Any, ...]) -> str:
+    """Write pydantic's path as users do: ``network.layers[0].branch[1]``, without the types it tried on the way."""
+    parts = (
+        f"[{part}]" if isinstance(part, int) else f".{part}"
+        for part in location
+        if isinstance(part, int) or part.partition("[")[0] not in _TRIED
+    )
+    return "".join(parts).removeprefix(".")
+
+
+def _known_keys(location: tuple[Any, ...]) -> list[str]:
+    model: Any = RunConfig
+    for part in location:
+        model = model.model_fields[part].annotation
+    return list(model.model_fields)

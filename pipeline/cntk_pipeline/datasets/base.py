@@ -1,0 +1,187 @@
+"""What a data set is, and the checks that every one of them has passed.
+
+A `Dataset` cannot be made from something a kernel cannot be computed from: its constructor raises. So
+whatever holds one need not look again.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+
+from cntk_pipeline.datasets.labels import read_labels, why_no_labels, why_outside
+from cntk_pipeline.errors import DataError
+from cntk_pipeline.inputs import as_array
+
+# Rows looked at together: a mask of all of CIFAR-10 would take 184 MB, one of 1,024 images 3 MB.
+ROWS_PER_BLOCK = 1024
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One part of a data set, training or test.
+
+    Parameters
+    ----------
+    images : array, (n, H, W, C) or (n, features)
+        Channels last; uint8, float16, float32 or float64.
+    labels : int64 array, (n,)
+        Positions in the data set's `classes`.
+    """
+
+    images: npt.NDArray[Any]
+    labels: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.images)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Labelled images, checked on construction.
+
+    Parameters
+    ----------
+    name : str
+        Where the data came from; every message starts with it.
+    classes : tuple of str
+        Names of the classes; a label is a position in it.
+    train : Split
+        Training part, images of shape (n, H, W, C) or (n, features).
+    test : Split, optional
+        Test part, images of the same size; None where the source has none.
+    notes : tuple of str
+        What a person should know of how it was read: lines that a run shows as warnings.
+
+    Raises
+    ------
+    DataError
+        Pixels that are not finite or not numbers, a rank other than 2 and 4, labels that are not int64, not
+        as many as the images or not below ``len(classes)``, an empty part, two parts of unequal image size.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Split
+    test: Split | None = None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what a kernel cannot be computed from."""
+        _check_split(self.train, len(self.classes), f"{self.name}: train")
+        if self.test is not None:
+            _check_split(self.test, len(self.classes), f"{self.name}: test")
+            _check_alike(self.train.images, self.test.images, self.name)
+
+
+@dataclass(frozen=True)
+class Loader(ABC):
+    """A source of a data set; the fields are its options.
+
+    Parameters
+    ----------
+    path : str, optional
+        File or folder to read (``data.path`` in a workflow file).
+    """
+
+    path: str | None = None
+
+    @abstractmethod
+    def load(self) -> Dataset:
+        """Read the data set from its files."""
+
+
+def as_split(images: npt.ArrayLike, labels: npt.ArrayLike) -> Split:
+    """Bring arrays into the shapes of a `Split`, without judging their values.
+
+    Parameters
+    ----------
+    images : array_like, (n, H, W, C), (n, H, W) or (n, features)
+        Grayscale images of rank 3 get a channel axis of length 1.
+    labels : array_like, (n,) or (n, 1)
+        Integers of any width become int64 of shape (n,); anything else stays, for `Dataset` to refuse.
+
+    Raises
+    ------
+    DataError
+        A masked array, in either place.
+    """
+    images = as_array("images", images)
+    if images.ndim == 3:
+        images = images[..., np.newaxis]
+    return Split(images, read_labels(labels))
+
+
+def _check_split(split: Split, class_count: int, where: str) -> None:
+    """Raise `DataError` unless the images and the labels of one part are usable and belong together."""
+    images, labels = split.images, split.labels
+    if not (images.dtype == np.uint8 or (images.dtype.kind == "f" and images.dtype.itemsize <= 8)):
+        raise DataError(
+            f"{where} images: expected uint8, float16, float32 or float64 pixels, got {images.dtype}; "
+            "convert them, for example with images.astype('float32')"
+        )
+    if images.ndim not in (2, 4):
+        raise DataError(
+            f"{where} images: expected shape (n, H, W, C), (n, H, W) for grayscale or (n, features), "
+            f"got {images.shape}; reshape them"
+        )
+    if images.size == 0:
+        raise DataError(f"{where} images: expected at least one image with one pixel, got shape {images.shape}")
+    if labels.dtype != np.int64 or labels.ndim != 1:
+        raise DataError(
+            f"{where} labels: expected integers of shape (n,), got {labels.dtype} of shape {labels.shape}; "
+            f"{why_no_labels(labels)}"
+        )
+    if len(labels) != len(images):
+        raise DataError(
+            f"{where} labels: expected {len(images)}, one for each image, got {len(labels)}; "
+            "check that images and labels come from the same file"
+        )
+    _check_labels_below(labels, class_count, where)
+    _check_finite(images, where)
+
+
+def _check_labels_below(labels: npt.NDArray[np.int64], class_count: int, where: str) -> None:
+    """Raise `DataError` naming the first label outside of 0 .. class_count - 1."""
+    outside = (labels < 0) | (labels >= class_count)
+    if outside.any():
+        row = int(outside.argmax())
+        raise DataError(
+            f"{where} labels: expected 0 to {class_count - 1} for {class_count} classes, got {labels[row]} "
+            f"at image {row}; {why_outside(labels)}"
+        )
+
+
+def _check_finite(images: npt.NDArray[Any], where: str) -> None:
+    """Raise `DataError` naming the first pixel that is NaN or infinite."""
+    if images.dtype.kind != "f":
+        return
+    for start in range(0, len(images), ROWS_PER_BLOCK):
+        block = images[start : start + ROWS_PER_BLOCK]
+        broken = ~np.isfinite(block)
+        if broken.any():
+            row, *pixel = (int(k) for k in np.unravel_index(broken.argmax(), broken.shape))
+            axes = "(row, column, channel)" if images.ndim == 4 else "(feature)"
+            raise DataError(
+                f"{where} images: expected finite pixels, got {block[row, *pixel]} in image {start + row} "
+                f"at {axes} = ({', '.join(map(str, pixel))}); drop or repair that image"
+            )
+
+
+def _check_alike(train: npt.NDArray[Any], test: npt.NDArray[Any], name: str) -> None:
+    """Raise `DataError` where the two parts cannot share a kernel or a pixel scale."""
+    if train.shape[1:] != test.shape[1:]:
+        raise DataError(
+            f"{name}: expected test images of the training images' size {train.shape[1:]}, got {test.shape[1:]}; "
+            "resize one of the two"
+        )
+    if train.dtype.kind != test.dtype.kind:
+        raise DataError(
+            f"{name}: expected train and test pixels on one scale, got {train.dtype} and {test.dtype}; "
+            "give both as uint8 or both as floats"
+        )

@@ -1,0 +1,53 @@
+"""The handwritten digits that come with scikit-learn: real images, and no file to fetch."""
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from cntk_pipeline.datasets.base import Dataset, Loader, as_split
+from cntk_pipeline.errors import ConfigError
+
+
+@final
+@dataclass(frozen=True)
+class Digits(Loader):
+    """Load the 1,797 digits of 8 x 8 pixels.
+
+    They were written by 13 people. There is no test part: `datasets.select` takes the rows after the
+    training rows, all in the published order.
+
+    Parameters
+    ----------
+    path : None
+        Must stay None, the images come with scikit-learn.
+
+    Raises
+    ------
+    ConfigError
+        A path was given.
+
+    References
+    ----------
+    Alpaydin, E., Kaynak, C. (1998). Optical Recognition of Handwritten Digits. UCI Machine Learning
+    Repository; the test part.
+
+    Examples
+    --------
+    >>> Digits().load().train.images.shape
+    (1797, 8, 8, 1)
+    """
+
+    def load(self) -> Dataset:
+        """Read float32 images (1797, 8, 8, 1) of values 0 to 16, and their labels."""
+        if self.path is not None:
+            raise ConfigError(
+                f"data source 'digits': expected no path, got {self.path!r}; remove data.path "
+                "(the images come with scikit-learn), or choose the source 'npz' or 'folder'"
+            )
+        # Imported here because scikit-learn takes a second, which `cntk --help` should not pay.
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        train = as_split(digits.images.astype(np.float32), digits.target)
+        return Dataset("digits", tuple("0123456789"), train)

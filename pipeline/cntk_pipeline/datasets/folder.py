@@ -1,0 +1,195 @@
+"""A folder of pictures, one subfolder for each class."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+
+from cntk_pipeline.datasets.base import Dataset, Loader, Split, as_split
+from cntk_pipeline.datasets.images import decode
+from cntk_pipeline.datasets.reading import existing_path, reading
+from cntk_pipeline.errors import DataError
+
+SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+
+TEST_FOLDERS = ("test", "val", "valid", "validation")
+"""Where the test part is looked for beside ``train``; the first that is there is taken."""
+
+SHOWN = 5
+"""Kinds of files, or subfolders, that a note lists; more would hide them."""
+
+_Example = tuple[Path, int]
+
+
+@final
+@dataclass(frozen=True)
+class ImageFolder(Loader):
+    """Load the pictures of ``path/train/<class>/`` and ``path/test/<class>/``, or of ``path/<class>/``.
+
+    Classes and, within a class, files are taken in the order of their names, files in subfolders of a class as well.
+    The rows go through the classes in turn, first file of each, second file of each, ..., since the first n rows are
+    what `select` trains on: sorted by class they would all be of one. Names that start with a dot are passed over;
+    everything else that is not read becomes a note of the data set.
+
+    Parameters
+    ----------
+    path : str
+        The folder. Without a subfolder ``train`` its subfolders are the classes, and there is no test part. Beside
+        ``train`` the test part is ``test``, or else ``val``, ``valid`` or ``validation``.
+
+    Raises
+    ------
+    ConfigError
+        No path was given, or Pillow is not installed.
+    DataNotFound
+        The folder does not exist.
+    DataError
+        No class folders, a class without a picture, a test class unknown in training, a picture that cannot be
+        decoded, pictures of unequal size, or grayscale among colour.
+    """
+
+    def load(self) -> Dataset:
+        """Decode all pictures into uint8 images (n, H, W, C), C being 1 or 3."""
+        root = existing_path(self.path, "folder", "a folder of images, path/train/<class>/*.png")
+        with reading(root, "a readable folder"):
+            return _load(root)
+
+
+@dataclass
+class _Seen:
+    """What was met on the way and not read as the picture of a class, or in a place that one may not expect."""
+
+    passed_over: Counter[str] = field(default_factory=Counter)
+    deeper: Counter[str] = field(default_factory=Counter)
+
+    def notes(self, root: Path) -> list[str]:
+        """Say both, a line each."""
+        lines = []
+        if self.passed_over:
+            told = _listed(f"{count} {kind}" for kind, count in self.passed_over.items())
+            lines.append(f"{root}: files that are no images by their names, or in no class, are not read: {told}")
+        if self.deeper:
+            told = _listed(f"{count} in {place}" for place, count in self.deeper.items())
+            lines.append(f"{root}: images in subfolders are of the class around them: {told}")
+        return lines
+
+
+def _listed(items: Iterable[str]) -> str:
+    """Join items in their order; the first few of many."""
+    found = sorted(items)
+    more = [f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
+    return ", ".join(found[:SHOWN] + more)
+
+
+def _load(root: Path) -> Dataset:
+    """Find the classes and read the parts."""
+    train_root = root / "train" if (root / "train").is_dir() else root
+    seen = _Seen()
+    classes = _class_names(train_root, seen)
+    name = f"folder {root}"
+    if train_root is root:
+        if "test" in classes and _folders(root / "test"):
+            raise DataError(f"{root}: expected train/<class>/ beside test/<class>/, got no folder train; rename one")
+        train = _read(_examples(root, classes, seen))
+        return Dataset(name, classes, train, notes=tuple(seen.notes(root)))
+    test_name = next((name for name in TEST_FOLDERS if (root / name).is_dir()), None)
+    notes = _unread(root, test_name)
+    train = _read(_examples(train_root, classes, seen))
+    notes += seen.notes(train_root)
+    if test_name is None:
+        return Dataset(name, classes, train, notes=tuple(notes))
+    test_root, seen = root / test_name, _Seen()
+    unknown = [name for name in _class_names(test_root, seen) if name not in classes]
+    if unknown:
+        raise DataError(
+            f"{test_root}: expected the classes of {train_root} ({', '.join(classes)}), "
+            f"got {', '.join(unknown)}; rename or remove those folders"
+        )
+    test = _read(_examples(test_root, classes, seen))
+    return Dataset(name, classes, train, test, tuple(notes + seen.notes(test_root)))
+
+
+def _unread(root: Path, test_name: str | None) -> list[str]:
+    """Say which folder is tested on, unless it is ``test``, and which beside it are not read."""
+    notes = [] if test_name in (None, "test") else [f"{root}: there is no test/, {test_name}/ is the test part"]
+    others = [name for name in _folders(root) if name not in ("train", test_name)]
+    return notes + ([f"{root}: beside train/ these folders are not read: {', '.join(others)}"] if others else [])
+
+
+def _folders(root: Path) -> list[str]:
+    """List the folders below `root` whose names do not start with a dot, sorted."""
+    return sorted(p.name for p in root.iterdir() if p.is_dir() and p.name[0] != ".") if root.is_dir() else []
+
+
+def _class_names(root: Path, seen: _Seen) -> tuple[str, ...]:
+    """List the class folders below `root`, sorted, and note the files beside them."""
+    found = _folders(root)
+    if not found:
+        raise DataError(f"{root}: expected one folder for each class, got none; arrange the images as <class>/*.png")
+    for path in root.iterdir():
+        if path.name not in found and path.name[0] != ".":
+            seen.passed_over[path.suffix.lower() or "without an ending"] += 1
+    return tuple(found)
+
+
+def _examples(root: Path, classes: tuple[str, ...], seen: _Seen) -> list[_Example]:
+    """List the pictures below `root` with their labels, the classes taking turns."""
+    by_class: list[list[_Example]] = []
+    for label, name in enumerate(classes):
+        if not (root / name).is_dir():
+            continue
+        files = sorted(_pictures(root / name, name, seen, (os.path.realpath(root / name),)))
+        if not files:
+            raise DataError(
+                f"{root / name}: expected at least one image ({' '.join(sorted(SUFFIXES))}), got none; "
+                "add images or remove the folder"
+            )
+        by_class.append([(path, label) for path in files])
+    return [example for example in chain.from_iterable(zip_longest(*by_class)) if example is not None]
+
+
+def _pictures(folder: Path, place: str, seen: _Seen, above: tuple[str, ...]) -> Iterator[Path]:
+    """Find the pictures in a folder of a class and in those below it, links followed but never in a circle."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            path = folder / entry.name
+            if entry.name[0] == ".":
+                continue
+            if entry.is_dir():
+                real = os.path.realpath(path)
+                if real not in above:
+                    yield from _pictures(path, f"{place}/{entry.name}", seen, (*above, real))
+            elif path.suffix.lower() in SUFFIXES and entry.is_file():
+                if len(above) > 1:
+                    seen.deeper[place] += 1
+                yield path
+            else:
+                seen.passed_over[path.suffix.lower() or "without an ending"] += 1
+
+
+def _read(examples: list[_Example]) -> Split:
+    """Decode the pictures, all of the first one's shape."""
+    first = examples[0][0]
+    pixels = decode(first, first)
+    images: npt.NDArray[Any] = np.empty((len(examples), *pixels.shape), np.uint8)
+    for row, (path, _) in enumerate(examples):
+        pixels = decode(path, path)
+        if pixels.shape != images.shape[1:]:
+            raise DataError(
+                f"{path}: expected {_describe(images[0])} as {first} has, got {_describe(pixels)}; "
+                "resize or convert the images so that all agree"
+            )
+        images[row] = pixels
+    return as_split(images, [label for _, label in examples])
+
+
+def _describe(pixels: npt.NDArray[Any]) -> str:
+    """Say the size as people do, width first."""
+    height, width, channels = pixels.shape
+    return f"{width} x {height} pixels in {'grayscale' if channels == 1 else 'colour'}"

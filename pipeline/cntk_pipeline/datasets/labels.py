@@ -1,0 +1,70 @@
+"""Labels as they come: brought to class numbers where that is safe, otherwise explained with what to write."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cntk_pipeline.inputs import as_array
+
+
+def read_labels(given: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Bring labels to int64 of shape (n,) where nothing is lost: integers of any width, and columns of shape (n, 1).
+
+    Anything else stays as it is; `why_no_labels` says what to do.
+
+    Raises
+    ------
+    DataError
+        A masked array.
+    """
+    labels = as_array("labels", given)
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    too_large = labels.dtype.kind == "u" and labels.size > 0 and labels.max() > np.iinfo(np.int64).max
+    return labels.astype(np.int64) if labels.dtype.kind in "iu" and not too_large else labels
+
+
+def why_no_labels(labels: npt.NDArray[Any]) -> str:
+    """Say what is to be done with labels that are not int64 of shape (n,)."""
+    if labels.ndim == 0:
+        return "give one class number for each image"
+    if labels.ndim == 2 and _is_one_hot(labels):
+        return "these are one-hot rows: give labels.argmax(axis=1)"
+    if labels.ndim == 2 and labels.shape[0] == 1:
+        return "this is one row: give labels[0]"
+    if labels.ndim > 1:
+        return "each image has one class: give its number, from 0, not several values"
+    if labels.dtype.kind in "USO":
+        return "give numbers, and the names under classes: classes, labels = numpy.unique(names, return_inverse=True)"
+    if labels.dtype.kind == "b":
+        return "give numbers, False being class 0 and True class 1: labels.astype(int)"
+    if labels.dtype.kind == "f":
+        return _why_no_float(labels)
+    return "give the class numbers 0, 1, ..."
+
+
+def why_outside(labels: npt.NDArray[np.int64]) -> str:
+    """Say what is to be done with labels that are negative or too large."""
+    if set(np.unique(labels)) == {-1, 1}:
+        return "for the classes 0 and 1 give (labels + 1) // 2"
+    return "number the classes from 0, or name all of them"
+
+
+def _why_no_float(labels: npt.NDArray[Any]) -> str:
+    missing = ~np.isfinite(labels)
+    if missing.any():
+        return f"that of image {int(missing.argmax())} is {labels[missing.argmax()]}: drop the images without a label"
+    fractions = labels != np.floor(labels)
+    if fractions.any():
+        return (
+            f"that of image {int(fractions.argmax())} is {labels[fractions.argmax()]:g}, which is no class: measured "
+            "values are not regressed on here, kernel_matrix gives the kernel to do so"
+        )
+    return "they are whole numbers: give labels.astype(int)"
+
+
+def _is_one_hot(rows: npt.NDArray[Any]) -> bool:
+    if rows.dtype.kind not in "biuf" or rows.shape[1] < 2:
+        return False
+    return bool(((rows == 0) | (rows == 1)).all() and (rows.sum(axis=1) == 1).all())

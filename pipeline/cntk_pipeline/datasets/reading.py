@@ -1,0 +1,106 @@
+"""How files are opened here: what is missing or broken is named, with the remedy."""
+
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader
+from pathlib import Path
+
+from cntk_pipeline.errors import ConfigError, DataError, DataNotFound, PipelineError
+
+
+def existing_path(path: str | None, source: str, wanted: str) -> Path:
+    """Resolve the path a loader needs.
+
+    Parameters
+    ----------
+    path : str, optional
+        What the user gave; ``~`` is expanded.
+    source, wanted : str
+        Name of the data source, and what its path has to be; for the message.
+
+    Raises
+    ------
+    ConfigError
+        No path was given.
+    DataNotFound
+        Nothing is there.
+    """
+    if path is None:
+        raise ConfigError(f"data source {source!r}: expected a path, got none; set data.path to {wanted}")
+    resolved = Path(path).expanduser()
+    with reading(resolved, wanted):
+        exists = resolved.exists()
+    if not exists:
+        raise DataNotFound(
+            f"data source {source!r}: expected {wanted} at {resolved.absolute()}, got nothing there; correct data.path"
+        )
+    return resolved
+
+
+def open_file(path: Path) -> BufferedReader:
+    """Open a file to be read; what is none, like a pipe, which nobody may ever write to, is refused.
+
+    Raises
+    ------
+    DataError
+        If something else lies there.
+    OSError
+        If it cannot be opened.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        kind = "a folder" if path.is_dir() else "a pipe, a socket or a device"
+        raise DataError(f"{path}: expected a file, got {kind}; correct data.path, or data.source")
+    return path.open("rb")
+
+
+@contextmanager
+def reading(where: object, expected: str, *errors: type[Exception]) -> Iterator[None]:
+    """Turn the failures of a file format into a `DataError` that names the file.
+
+    Parameters
+    ----------
+    where : object
+        The file, as the message shall name it.
+    expected : str
+        What the file should have been.
+    *errors : exception classes
+        What the format's reader raises on broken input, besides OSError.
+
+    Raises
+    ------
+    DataError
+        The body raised OSError or one of `errors`; a `PipelineError` passes unchanged.
+    """
+    caught: tuple[type[Exception], ...] = (OSError, *errors)
+    try:
+        yield
+    except PipelineError:
+        raise
+    except caught as error:
+        raise DataError(
+            f"{where}: expected {expected}, got {type(error).__name__} ({error}); "
+            "check its permissions, or fetch or make it again"
+        ) from error
+
+
+@contextmanager
+def optional_import(where: object) -> Iterator[None]:
+    """Say how to install what is missing, where a file needs an optional package.
+
+    Parameters
+    ----------
+    where : object
+        The file that needs it.
+
+    Raises
+    ------
+    ConfigError
+        The body imported a package that is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"{where}: needs the package {error.name}, which is not installed; pip install 'cntk-pipeline[images]'"
+        ) from error

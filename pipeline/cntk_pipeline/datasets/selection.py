@@ -1,0 +1,117 @@
+"""Which rows of a data set a run takes."""
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from cntk_pipeline.datasets.base import Dataset, Split
+from cntk_pipeline.errors import ConfigError
+
+
+def select(dataset: Dataset, train: int | None = None, test: int | None = None, train_blocks: int = 1) -> Dataset:
+    """Keep the first rows of each part.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Without a test part, the test rows are those of the training part after the chosen ones.
+    train, test : int, optional
+        Rows to keep, at least 1; all by default. `train` is needed where there is no test part.
+    train_blocks : int
+        Cut the training part into this many equal consecutive blocks and keep the first ``train / train_blocks`` rows
+        of each, in order. 5 takes equally many from each of CIFAR-10's five batch files.
+
+    Raises
+    ------
+    ConfigError
+        Fewer than one row, more rows than there are, blocks that do not come out even, no rows left to test on.
+    """
+    if train_blocks < 1:
+        raise ConfigError(f"{dataset.name}: expected at least 1 for data.train_blocks, got {train_blocks}")
+    if dataset.test is None:
+        return _select_and_hold_out(dataset, train, test, train_blocks)
+    train = row_count(train, len(dataset.train), "train", dataset.name)
+    test = row_count(test, len(dataset.test), "test", dataset.name)
+    rows = _rows_of_blocks(len(dataset.train), train, train_blocks, dataset.name)
+    return replace(dataset, train=_take(dataset.train, rows), test=_take(dataset.test, slice(test)))
+
+
+def _select_and_hold_out(dataset: Dataset, train: int | None, test: int | None, train_blocks: int) -> Dataset:
+    """Keep the first `train` rows and test on those that follow."""
+    total = len(dataset.train)
+    if train is None:
+        raise ConfigError(
+            f"{dataset.name}: has no test part, so its {total} rows must be divided; set data.train below {total}"
+        )
+    if train_blocks != 1:
+        raise ConfigError(
+            f"{dataset.name}: expected data.train_blocks = 1 for a data set without a test part, got {train_blocks}"
+        )
+    train = row_count(train, total, "train", dataset.name)
+    if train == total:
+        raise ConfigError(
+            f"{dataset.name}: has no test part, and data.train = {train} of {total} rows leaves none to test on"
+        )
+    test = row_count(test, total - train, "test", dataset.name)
+    held_out = _take(dataset.train, slice(train, train + test))
+    return replace(dataset, train=_take(dataset.train, slice(train)), test=held_out)
+
+
+def shuffle(dataset: Dataset, seed: int) -> Dataset:
+    """Bring the rows of each part into a random order, the same for the same seed and number of rows of that part.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    seed : int
+        From 0 to 2**32 - 1.
+    """
+
+    def mixed(part: Split) -> Split:
+        # RandomState, since NumPy promises its numbers for all versions to come; a Generator's may change, and so would
+        # the run that a specification stands for.
+        return _take(part, np.random.RandomState(seed).permutation(len(part)))
+
+    return replace(dataset, train=mixed(dataset.train), test=None if dataset.test is None else mixed(dataset.test))
+
+
+def row_count(wanted: int | None, available: int, key: str, name: str) -> int:
+    """Resolve a number of rows, all by default.
+
+    Parameters
+    ----------
+    wanted : int, optional
+        As the user gave it.
+    available : int
+        Rows there are.
+    key : str
+        Of the section ``data`` in a workflow file; for the message, like `name`, the data set's.
+
+    Raises
+    ------
+    ConfigError
+        Fewer than one row, or more than there are.
+    """
+    if wanted is None:
+        return available
+    if not 1 <= wanted <= available:
+        raise ConfigError(f"{name}: expected data.{key} from 1 to the {available} rows there are, got {wanted}")
+    return wanted
+
+
+def _rows_of_blocks(total: int, wanted: int, block_count: int, name: str) -> slice | npt.NDArray[np.int64]:
+    """List the first rows of equal consecutive blocks."""
+    if block_count == 1:
+        return slice(wanted)
+    if total % block_count or wanted % block_count:
+        raise ConfigError(
+            f"{name}: expected data.train_blocks to divide both the {total} training rows and data.train = {wanted}, "
+            f"got {block_count}"
+        )
+    starts = np.arange(block_count, dtype=np.int64) * (total // block_count)
+    return (starts[:, np.newaxis] + np.arange(wanted // block_count)).ravel()
+
+
+def _take(split: Split, rows: slice | npt.NDArray[np.int64]) -> Split:
+    return Split(split.images[rows], split.labels[rows])

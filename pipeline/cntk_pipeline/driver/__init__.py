@@ -1,0 +1,1 @@
+"""Runs tiles on workers until all are done or cannot be."""

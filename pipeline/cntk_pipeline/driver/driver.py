@@ -1,0 +1,357 @@
+"""Runs tiles on an executor until all are done or cannot be.
+
+The driver holds what Dask would otherwise hold in worker memory: which tiles are ready and which are done. It
+keeps a heap of ready tiles, a window of about two per slot in flight, and writes each receipt to the journal
+before it releases what waited for the tile. A lost worker then costs the tiles it was computing, never their
+ancestors, and a new driver goes on from the journal. A tile that nothing is heard of is given to another worker too;
+whichever receipt comes first counts.
+"""
+
+import heapq
+import itertools
+import random
+import threading
+import time
+import uuid
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cntk_pipeline.clusters import Completion, Executor
+from cntk_pipeline.driver.observed import Observed
+from cntk_pipeline.driver.stragglers import Clock, Patience
+from cntk_pipeline.errors import (
+    Interrupted,
+    KillsWorkers,
+    NotConverged,
+    NotPositiveDefinite,
+    PipelineError,
+    StoreError,
+    TilesFailed,
+    WorkersLost,
+)
+from cntk_pipeline.rundir.journal import Journal
+from cntk_pipeline.storage.durable import disk_full, is_disk_full
+from cntk_pipeline.tasks import Job, Receipt, Task
+from cntk_pipeline.telemetry.events import Event, describe_error, emit
+
+WINDOW_PER_SLOT = 3
+"""Tiles in flight per slot: one is written, one computes, the next is already on its worker."""
+
+MAX_ATTEMPTS, FIRST_DELAY_SECONDS, DELAY_FACTOR = 4, 0.5, 4.0
+"""Retries of a tile whose worker could not read or write: after about 0.5, 2 and 8 seconds."""
+
+POLL_SECONDS = 0.2
+
+LOOK_SECONDS = 1.0
+"""How often the driver looks for tiles that it has waited for too long."""
+
+DRAIN_SECONDS = 120.0
+"""How long a driver that is to stop waits for tiles in flight."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A moment of a run, for whoever shows it.
+
+    Attributes
+    ----------
+    done, total : tasks; those done before this driver began are counted in both.
+    entries_done, entries_total : matrix entries, likewise.
+    entries_now : entries computed by this driver.
+    elapsed_seconds : since this driver began.
+    retries, quarantined : tiles tried again, and tiles given up because they kill their workers.
+    receipt : of the tile that just finished.
+    note : what else is worth showing. Where there is one, more tasks may follow than ``total`` knows of.
+    """
+
+    done: int
+    total: int
+    entries_done: int
+    entries_total: int
+    entries_now: int
+    elapsed_seconds: float
+    retries: int
+    quarantined: int
+    receipt: Receipt | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class _Flight:
+    """One call of a task: one that is waited for may have several."""
+
+    task: Task
+    since: float
+
+
+@dataclass
+class Outcome:
+    """How a batch of jobs ended.
+
+    Attributes
+    ----------
+    done : all finished tasks, those given as done included. Their receipts are in the journal.
+    failed : errors of the tasks that could not be computed.
+    blocked : tasks that waited for a failed one.
+    """
+
+    done: set[Task] = field(default_factory=set)
+    failed: dict[Task, BaseException] = field(default_factory=dict)
+    blocked: list[Task] = field(default_factory=list)
+
+    def require(self) -> None:
+        """Raise if a task failed: `NotPositiveDefinite` or `NotConverged` if all did so, else `TilesFailed`."""
+        if not self.failed:
+            return
+        if all(isinstance(error, NotConverged) for error in self.failed.values()):
+            raise NotConverged("\n".join(map(str, self.failed.values())))
+        singular = [error for error in self.failed.values() if isinstance(error, NotPositiveDefinite)]
+        if len(singular) == len(self.failed):
+            raise NotPositiveDefinite("\n".join(map(str, singular)), singular[0].row, singular[0].pivot)
+        lines = [f"  {task}: {type(error).__name__}: {error}" for task, error in self.failed.items()]
+        raise TilesFailed(
+            f"{len(lines)} tiles could not be computed, {len(self.blocked)} wait for them; "
+            "all others are kept, and resuming tries these again:\n" + "\n".join(lines[:10])
+        )
+
+
+class Driver:
+    """Runs batches of jobs of one run directory.
+
+    Parameters
+    ----------
+    run_path : given to every job's function.
+    executor : where jobs run.
+    journal : where receipts go.
+    on_progress : called after each receipt.
+    stop : set it to let tiles in flight finish, for `DRAIN_SECONDS`, and then raise `Interrupted`.
+    require_lease : raises where this driver does not hold the run's lease any more.
+    clock : what time is measured by.
+    """
+
+    def __init__(
+        self,
+        run_path: str,
+        executor: Executor,
+        journal: Journal,
+        on_progress: Callable[[Progress], None],
+        stop: threading.Event,
+        require_lease: Callable[[], None] = lambda: None,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self._run_path = run_path
+        self._executor = executor
+        self._journal = journal
+        self._on_progress = on_progress
+        self._stop = stop
+        self._require_lease = require_lease
+        self._clock = clock
+        self._patience = Patience()
+        # Another driver, also of another run, may share the scheduler, and what an earlier call of `run` left behind
+        # may still come in: no key must ever be given twice.
+        self._token, self._serial = uuid.uuid4().hex[:8], itertools.count()
+
+    def _group(self, task: Task) -> str:
+        """Name the group of a task for Dask: queueing goes by it, and the dashboard shows its letters as the stage."""
+        stage, _, solve = task.stage.partition(":")
+        stage = stage if solve else f"kernel-{stage.replace('_', '-')}"  # words in letters only are shown
+        return "-".join(part for part in (stage, solve, self._token) if part)
+
+    def run(self, jobs: Sequence[Job], done: Collection[Task]) -> Outcome:
+        """Run all jobs that are not done.
+
+        Raises
+        ------
+        Interrupted
+            If ``stop`` was set; tiles in flight were finished first, as far as that took no longer than bearable.
+        RunLocked
+            If another driver has taken over the run.
+        WorkersLost
+            If the cluster went away.
+        StoreError
+            If the store is full, gone or not writable any more, or the journal cannot be written.
+        """
+        return _Batch(self, jobs, done).run()
+
+
+class _Batch:
+    """The state of one call of `Driver.run`."""
+
+    def __init__(self, driver: Driver, jobs: Sequence[Job], done: Collection[Task]) -> None:
+        self.driver = driver
+        self.jobs = {job.task: job for job in jobs if job.only_for not in done}
+        # What becomes ready late may be what everything else waits for: it passes what is in flight, but not begun.
+        self.ranks = {job.task: rank for rank, job in enumerate(sorted(self.jobs.values(), key=lambda j: j.priority))}
+        self.outcome = Outcome({task for task in self.jobs if task in done})
+        self.waiting_for = {
+            task: {t for t in job.after if t not in self.outcome.done}
+            for task, job in self.jobs.items()
+            if task not in self.outcome.done
+        }
+        self.waited_by: dict[Task, list[Task]] = {}
+        for task, others in self.waiting_for.items():
+            for other in others:
+                self.waited_by.setdefault(other, []).append(task)
+        self.ready = [(job.priority, task) for task, job in self.jobs.items() if self.waiting_for.get(task) == set()]
+        heapq.heapify(self.ready)
+        self.delayed: list[tuple[float, Task]] = []
+        self.in_flight: dict[tuple[Any, ...], _Flight] = {}
+        self.copies: dict[Task, list[tuple[Any, ...]]] = {}
+        self.attempts: dict[Task, int] = {}
+        # Whoever shares a worker with a tile that kills it is blamed too: each is heard once more, with nothing beside.
+        self.suspects: list[Task] = []
+        self.heard: set[Task] = set()
+        self.retries = 0
+        self.quarantined = 0
+        self.entries_now = 0
+        self.entries_before = sum(self.jobs[task].entries for task in self.outcome.done)
+        self.entries_total = sum(job.entries for job in self.jobs.values())
+        self.began = self.looked = driver._clock()
+        self.abort: PipelineError | None = None
+
+    def run(self) -> Outcome:
+        self._show(None)
+        stopped: float | None = None
+        while True:
+            self.driver._require_lease()
+            now = self.driver._clock()
+            if self.abort is None and not self.driver._stop.is_set():
+                self._submit(now)
+                if not self.in_flight and not self.delayed:
+                    break
+            else:
+                if stopped is None:
+                    stopped = now
+                    if self.abort is None:
+                        emit(Event("stop_requested", details={"in_flight": len(self.in_flight)}))
+                if not self.in_flight or now - stopped > DRAIN_SECONDS:
+                    break
+            self._take(self.driver._executor.wait(POLL_SECONDS))
+        if self.abort is not None:
+            raise self.abort
+        if stopped is not None:
+            emit(Event("drained", details={"done": len(self.outcome.done), "total": len(self.jobs)}))
+        if stopped is not None and len(self.outcome.done) < len(self.jobs):
+            left = f"; {len(self.copies)} tiles under way took too long and are left" if self.copies else ""
+            raise Interrupted(f"stopped; every finished tile is kept{left}")
+        finished = self.outcome.done | self.outcome.failed.keys()
+        self.outcome.blocked = [task for task in self.jobs if task not in finished]
+        return self.outcome
+
+    def _submit(self, now: float) -> None:
+        while self.delayed and self.delayed[0][0] <= now:
+            task = heapq.heappop(self.delayed)[1]
+            heapq.heappush(self.ready, (self.jobs[task].priority, task))
+        alone = not self.copies.keys().isdisjoint(self.heard)
+        while self.ready and not alone and len(self.in_flight) < WINDOW_PER_SLOT * self.driver._executor.slots:
+            self._send(heapq.heappop(self.ready)[1], now)
+        if self.suspects and not self.in_flight and not self.delayed:
+            self.heard.add(self.suspects[0])
+            self._send(self.suspects.pop(0), now)
+        if now - self.looked >= LOOK_SECONDS:
+            self.looked = now
+            unheard = self.driver._executor.unheard()
+            for task, keys in list(self.copies.items()):
+                waited = now - self.in_flight[keys[-1]].since
+                if waited > self.driver._patience.seconds(task, len(keys), unheard=keys[-1] in unheard):
+                    emit(Event("backup", task, details={"copy": len(keys) + 1, "waited_seconds": round(waited, 3)}))
+                    self._send(task, now)
+
+    def _send(self, task: Task, now: float) -> None:
+        key = (self.driver._group(task), task.row, task.col, next(self.driver._serial))
+        self.in_flight[key] = _Flight(task, now)
+        self.copies.setdefault(task, []).append(key)
+        function = Observed(self.jobs[task].function)
+        self.driver._executor.submit(key, function, self.driver._run_path, task, rank=self.ranks[task])
+
+    def _take(self, completions: Sequence[Completion]) -> None:
+        receipts = []
+        for completion in completions:
+            flight = self.in_flight.pop(completion.key, None)
+            if flight is None:
+                continue  # of a tile that is done: said twice, or by a worker that was given up
+            task = flight.task
+            self.copies[task].remove(completion.key)
+            if completion.cluster_lost:
+                self.abort = WorkersLost("the Dask cluster went away; finished tiles are kept, `cntk resume` goes on")
+            elif completion.error is None and not completion.worker_died:
+                if not self.copies[task] and task not in self.attempts:
+                    # The first tiles find no queue before them, those behind them will.
+                    queued = WINDOW_PER_SLOT * completion.result.seconds
+                    self.driver._patience.learn(task, max(self.driver._clock() - flight.since, queued))
+                for key in self.copies[task]:
+                    del self.in_flight[key]
+                    self.driver._executor.forget(key)
+                self.copies[task] = []
+                receipts.append(completion.result)
+            elif self.copies[task] and not (completion.error and is_disk_full(completion.error)):
+                continue  # the other one decides
+            elif completion.worker_died:
+                self._blame(task)
+            elif completion.error is not None:
+                self._fail(task, completion.error)
+            if not self.copies[task]:
+                del self.copies[task]
+        if receipts:
+            self.driver._journal.append(receipts)
+        for receipt in receipts:
+            self._finish(receipt)
+
+    def _finish(self, receipt: Receipt) -> None:
+        job = self.jobs[receipt.task]
+        task = job.task  # the receipt's own copy would be kept for every tile
+        self.outcome.done.add(task)
+        self.entries_now += job.entries
+        for waiter in self.waited_by.get(task, []):
+            self.waiting_for[waiter].discard(task)
+            if not self.waiting_for[waiter]:
+                heapq.heappush(self.ready, (self.jobs[waiter].priority, waiter))
+        self._show(receipt)
+
+    def _blame(self, task: Task) -> None:
+        """Hear a tile again whose workers died, or take it out, so that the rest can go on; the caller names it."""
+        if task not in self.heard:
+            self.suspects.append(task)
+            self.retries += 1
+            emit(Event("retry", task, details={"alone": True}))
+            return
+        self.quarantined += 1
+        error = self.outcome.failed[task] = KillsWorkers(
+            "its workers died again and again, also with nothing beside it: either for want of memory, then give them "
+            "more (cluster.memory_limit) or take fewer, or by a crash, which the log of their host tells of"
+        )
+        emit(Event("quarantined", task, describe_error(error)))
+
+    def _fail(self, task: Task, error: BaseException) -> None:
+        if is_disk_full(error):
+            self.abort = disk_full(self.driver._run_path)
+            return
+        attempts = self.attempts[task] = self.attempts.get(task, 0) + 1
+        # Also where the store refused: its worker may be the only one that may not write there.
+        transient = isinstance(error, StoreError) or (
+            isinstance(error, OSError) and not isinstance(error, PipelineError)
+        )
+        if transient and attempts < MAX_ATTEMPTS:
+            self.retries += 1
+            delay = FIRST_DELAY_SECONDS * DELAY_FACTOR ** (attempts - 1) * random.uniform(0.75, 1.25)
+            heapq.heappush(self.delayed, (self.driver._clock() + delay, task))
+            emit(Event("retry", task, describe_error(error), {"attempt": attempts, "delay_seconds": round(delay, 3)}))
+        else:
+            self.outcome.failed[task] = error
+            emit(Event("gave_up", task, describe_error(error), {"attempt": attempts}))
+
+    def _show(self, receipt: Receipt | None) -> None:
+        self.driver._on_progress(
+            Progress(
+                done=len(self.outcome.done),
+                total=len(self.jobs),
+                entries_done=self.entries_before + self.entries_now,
+                entries_total=self.entries_total,
+                entries_now=self.entries_now,
+                elapsed_seconds=self.driver._clock() - self.began,
+                retries=self.retries,
+                quarantined=self.quarantined,
+                receipt=receipt,
+            )
+        )

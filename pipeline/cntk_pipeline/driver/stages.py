@@ -1,0 +1,97 @@
+"""The stages of a run: what is done already is looked up or taken over, and the rest is driven."""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from cntk_pipeline.clusters import Executor
+from cntk_pipeline.driver.driver import Driver, Outcome, Progress
+from cntk_pipeline.driver.rounds import Course, Tally, run_rounds
+from cntk_pipeline.driver.timing import StageClock
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.lease import Lease
+from cntk_pipeline.rundir.takeover import take_over
+from cntk_pipeline.rundir.verification import finished
+from cntk_pipeline.tasks import Job, Task
+
+
+class View(Protocol):
+    """Whoever shows a run to people."""
+
+    def say(self, text: str) -> None:
+        """Show a line."""
+
+    def begin(self, stage: str) -> None:
+        """Show that a stage begins."""
+
+    def progress(self, progress: Progress) -> None:
+        """Show how far the stage is."""
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Runs stages of one run directory, one after the other.
+
+    Attributes
+    ----------
+    run : where jobs read and write.
+    executor : where they run.
+    view : is shown what happens.
+    clock : measures stages.
+    stop : set it to let tiles in flight finish, then `Interrupted` is raised.
+    verify : read every finished chunk and compare its checksums, not only its size.
+    lease : of the driver at work.
+    source : the older run that finished tiles are taken over from; None for none.
+    """
+
+    run: RunDirectory
+    executor: Executor
+    view: View
+    clock: StageClock
+    stop: threading.Event
+    verify: bool
+    lease: Lease
+    source: str | None
+
+    def run_jobs(self, stage: str, jobs: Sequence[Job]) -> Outcome:
+        """Run the jobs of a stage to their end, those that are done aside; errors as of `Driver.run`."""
+        done = self._look_up(jobs)
+        self._begin(stage)
+        return self._driver(self._progress).run(jobs, done)
+
+    def run_courses(self, stage: str, courses: Sequence[Course], note: Callable[[], str]) -> tuple[Outcome, list[str]]:
+        """Run courses side by side to their ends, as `run_rounds` does; what is done is looked up round by round."""
+        tally = Tally(self._progress)
+        driver = self._driver(tally.progress)
+        self._begin(stage)
+        return run_rounds(courses, lambda jobs: driver.run(jobs, self._look_up(jobs)), tally, note)
+
+    def take_over(self, tasks: Sequence[Task]) -> None:
+        """Take over what the older run has of some tasks, where this one grows from another."""
+        if self.source is not None:
+            take_over(self.run, self.source, tasks, self.view.say)
+
+    def _begin(self, stage: str) -> None:
+        self.clock.begin(stage)
+        self.view.begin(stage)
+
+    def _progress(self, progress: Progress) -> None:
+        self.clock.progress(progress)
+        self.view.progress(progress)
+
+    def _driver(self, on_progress: Callable[[Progress], None]) -> Driver:
+        path = str(self.run.path.absolute())
+        return Driver(path, self.executor, self.run.journal, on_progress, self.stop, self.lease.require)
+
+    def _look_up(self, jobs: Sequence[Job]) -> set[Task]:
+        """Find out which jobs are done, and say which of them turned out to be damaged."""
+        lasting = [job.task for job in jobs if job.only_for is None]
+        self.take_over(lasting)
+        done, quarantined = finished(self.run, lasting, verify=self.verify)
+        # What served only tasks that are done was deleted.
+        serving = [job.task for job in jobs if job.only_for is not None and job.only_for not in done]
+        served, damaged = finished(self.run, serving, verify=self.verify)
+        for task in quarantined + damaged:
+            self.view.say(f"{task} was damaged on disk: moved to quarantine, computed again")
+        return done | served

@@ -1,0 +1,1 @@
+"""The kernel stage: which kernels, and their tiles."""

@@ -1,0 +1,300 @@
+"""The kernel-matrix stage: train against train, test against train, and each test image with itself."""
+
+import itertools
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from cntk_pipeline.config import NetworkConfig, ReadoutsConfig
+from cntk_pipeline.errors import ConfigError, CorruptTile, LayerError, SpecificationMismatch
+from cntk_pipeline.gram.networks import layer_count, require_depth, require_option_types, require_size, require_types
+from cntk_pipeline.kernels import NUMERICS_VERSION, Engine, Program, lower, quick_part
+from cntk_pipeline.layers import LAYERS, Sequential, spelling
+from cntk_pipeline.layers.presets import PRESETS
+from cntk_pipeline.models import Json
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.provenance import library_versions
+from cntk_pipeline.storage.tiled_array import Array, ArraySpec, Group, TiledArray
+from cntk_pipeline.tasks import Chunk, Job, Receipt, Task, timed
+from cntk_pipeline.tiling import Cut, lower_tiles, pairs_in_tile, rectangle_tiles
+
+_LAYOUT_NOTE = "train holds the tiles on and below the diagonal, the others stay NaN; diagonal tiles are whole"
+
+
+@dataclass(frozen=True)
+class Readout:
+    """One kernel of the pass: a name for the store, a network, and "ntk" or "nngp"."""
+
+    name: str
+    network: Sequential
+    kind: str
+
+
+def readouts_of(network: NetworkConfig, readouts: ReadoutsConfig) -> tuple[Readout, ...]:
+    """Build the read-outs that a workflow asks for.
+
+    Raises
+    ------
+    ConfigError
+        If the preset, an option, a pooling or a layer is unknown, or depths are missing or out of place.
+    """
+    if network.layers is not None:
+        if readouts.depths or readouts.poolings:
+            raise ConfigError("readouts.depths and readouts.poolings belong to a preset, not to explicit layers")
+        require_types(network.layers, LAYERS)
+        try:
+            built = spelling.read(network.layers, LAYERS)
+        except LayerError as error:
+            raise ConfigError(str(error)) from error
+        require_size(layer_count(built), "the network and its branches")
+        return tuple(Readout(kind, built, kind) for kind in readouts.kinds)
+    if network.preset not in PRESETS:
+        raise ConfigError(f"unknown preset {network.preset!r}{spelling.nearest(network.preset, list(PRESETS))}")
+    preset = PRESETS[network.preset]
+    for option in network.options:
+        if option not in preset.options:
+            raise ConfigError(
+                f"preset {network.preset} has no option {option!r}{spelling.nearest(option, preset.options)}"
+            )
+    require_option_types(preset, network.options)
+    if not readouts.depths:
+        raise ConfigError(f"readouts.depths is empty: preset {network.preset} needs at least one depth")
+    if readouts.poolings and not preset.poolings:
+        raise ConfigError(f"preset {network.preset} has no poolings: leave readouts.poolings empty")
+    poolings: Sequence[str | None] = readouts.poolings or preset.poolings[:1] or [None]
+    built_readouts, layers = [], 0
+    for depth, pooling, kind in itertools.product(readouts.depths, poolings, readouts.kinds):
+        require_depth(depth)
+        given = {} if pooling is None else {"pooling": pooling}
+        try:
+            member = preset.build(depth, **given, **network.options)
+        except (LayerError, TypeError) as error:
+            raise ConfigError(f"preset {network.preset} with depth {depth}: {error}") from error
+        name = "-".join(part for part in (f"depth{depth}", pooling, kind) if part)
+        built_readouts.append(Readout(name, member, kind))
+        layers += layer_count(member)
+        require_size(layers, f"the read-outs down to {name}")
+    names = [readout.name for readout in built_readouts]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"readouts repeat: {names}")
+    return tuple(built_readouts)
+
+
+def kernel_specification(readouts: Sequence[Readout], dtype: str, flips: bool, tile: int) -> Json:
+    """Write down everything that the values and the layout of the matrices depend on, the data aside."""
+    return {
+        "readouts": [
+            {"name": readout.name, "kind": readout.kind, "network": spelling.spell(readout.network)}
+            for readout in readouts
+        ],
+        "dtype": dtype,
+        "flips": flips,
+        "tile": tile,
+        "numerics_version": NUMERICS_VERSION,
+    }
+
+
+def kernel_group(run: RunDirectory) -> Group:
+    """Describe the empty matrices of all read-outs: chunks are tiles, axes are named, nothing is filled."""
+    train, test = run.train_cut, run.test_cut
+    dtype = run.specification["dtype"]
+    specs = []
+    for readout in run.specification["readouts"]:
+        for part, sizes, axes in (
+            ("train", (train, train), ("train_row", "train")),
+            ("test", (test, train), ("test", "train")),
+            ("train_variance", (train,), ("train",)),
+            ("test_variance", (test,), ("test",)),
+        ):
+            shape, tile = tuple(cut.count for cut in sizes), tuple(cut.size for cut in sizes)
+            specs.append(ArraySpec(f"{readout['name']}/{part}", shape, tile, dtype, axes))
+    return Group(run.kernel_path, tuple(specs), {"specification": run.specification, "layout": _LAYOUT_NOTE})
+
+
+def kernel_jobs(run: RunDirectory) -> list[Job]:
+    """List all tiles of the kernel matrices; longest first, since the short diagonal tiles fill the gaps at the end."""
+    return list_kernel_jobs(run.train_cut, run.test_cut)
+
+
+def list_kernel_jobs(train: Cut, test: Cut) -> list[Job]:
+    """List the tasks as `kernel_jobs` does, for a run that need not exist."""
+    jobs = []
+    for tile in lower_tiles(train):
+        entries = pairs_in_tile(train, train, tile, symmetric=True)
+        jobs.append(Job(Task("train", tile.row, tile.col), compute, entries, (-entries, tile.row, tile.col)))
+    for tile in rectangle_tiles(test, train):
+        entries = pairs_in_tile(test, train, tile, symmetric=False)
+        jobs.append(Job(Task("test", tile.row, tile.col), compute, entries, (-entries, tile.row, tile.col)))
+    for row in range(test.pieces):
+        entries = test.length(row)
+        jobs.append(Job(Task("variance", row, 0), compute, entries, (-entries, row, 0)))
+    return jobs
+
+
+def test_group(run: RunDirectory) -> Group:
+    """Describe the empty K(test, test) of all read-outs, beside the run's other matrices; its specification stays."""
+    cut, dtype = run.test_cut, run.specification["dtype"]
+    specs = [
+        ArraySpec(readout["name"], (cut.count,) * 2, (cut.size,) * 2, dtype, ("test_row", "test"))
+        for readout in run.specification["readouts"]
+    ]
+    note = "the tiles on and below the diagonal, the others stay NaN"
+    return Group(run.test_kernel_path, tuple(specs), {"layout": note})
+
+
+def test_kernel_jobs(run: RunDirectory) -> list[Job]:
+    """List all tiles of K(test, test), on and below the diagonal."""
+    jobs = []
+    for tile in lower_tiles(run.test_cut):
+        entries = pairs_in_tile(run.test_cut, run.test_cut, tile, symmetric=True)
+        jobs.append(Job(Task("test_test", tile.row, tile.col), compute, entries, (-entries, tile.row, tile.col)))
+    return jobs
+
+
+def program_of(run: RunDirectory) -> Program:
+    """Lower the networks of a run, once per process."""
+    return _program(str(run.path.absolute()), tuple(range(len(run.specification["readouts"]))))
+
+
+def forget_runs() -> None:
+    """Forget the runs that this process has open: one of them is about to get another specification."""
+    _open.cache_clear()
+    _program.cache_clear()
+
+
+def compute(run_path: str, task: Task) -> Receipt:
+    """Compute one tile of every read-out and write it: the body of a worker.
+
+    What lies there without a receipt, after a crash or taken over from another run, is read and kept where it is whole;
+    only the other read-outs are computed.
+
+    Raises
+    ------
+    NotFinite
+        If a value is not finite; nothing is written then.
+    """
+    run = _open(run_path)
+    places = run.arrays_of(task)
+    # The variances follow all matrices, as in RunDirectory.arrays_of: place k belongs to read-out k % count.
+    count = len(run.specification["readouts"])
+    found, found_seconds = timed(lambda: [_chunk_on_disk(array, index) for array, index in places])
+    missing = tuple(number for number in range(count) if None in found[number::count])
+    values, read_seconds, compute_seconds = _evaluate(run_path, task, missing)
+    on_diagonal = task.stage == "train" and task.row == task.col
+    parts = iter([*values] + ([np.diagonal(value) for value in values] if on_diagonal else []))
+
+    def write() -> tuple[Chunk, ...]:
+        return tuple(
+            array.write(index, next(parts)) if k % count in missing else chunk
+            for k, ((array, index), chunk) in enumerate(zip(places, found, strict=True))
+        )
+
+    chunks, write_seconds = timed(write)
+    return Receipt(task, chunks, found_seconds + read_seconds, compute_seconds, write_seconds, socket.gethostname())
+
+
+def _evaluate(run_path: str, task: Task, numbers: tuple[int, ...]) -> tuple[Sequence[Array], float, float]:
+    """Evaluate a tile of some read-outs, by number; return also the seconds of reading and of computing."""
+    if not numbers:
+        return (), 0.0, 0.0
+    run = _open(run_path)
+    require_numerics(run)
+    train, test = run.train_cut, run.test_cut
+    rows = train if task.stage == "train" else test
+    row_bounds = rows.bounds(task.row)
+    row_images, read_seconds = timed(lambda: _images(run, "train" if rows is train else "test", row_bounds))
+    corner = (row_bounds[0], row_bounds[0])
+    engine = _engine(run_path, numbers)
+    if task.stage == "variance":
+        values, compute_seconds = timed(lambda: engine.evaluate_pairs(row_images, first=corner))
+    elif task.stage in ("train", "test_test") and task.row == task.col:
+        values, compute_seconds = timed(lambda: engine.evaluate(row_images, first=corner))
+    else:
+        cols, part = (test, "test") if task.stage == "test_test" else (train, "train")
+        col_bounds = cols.bounds(task.col)
+        col_images, seconds = timed(lambda: _images(run, part, col_bounds))
+        read_seconds += seconds
+        corner = (row_bounds[0], col_bounds[0])
+        values, compute_seconds = timed(lambda: engine.evaluate(row_images, col_images, first=corner))
+    return list(values), read_seconds, compute_seconds
+
+
+def _chunk_on_disk(array: TiledArray, index: tuple[int, ...]) -> Chunk | None:
+    """Describe a chunk that is there and whole; None where it must be computed."""
+    try:
+        return array.describe(index)
+    except CorruptTile:
+        return None
+
+
+def require_numerics(run: RunDirectory) -> None:
+    """Refuse to add tiles to a kernel that another version of the engine has computed: bits must not be mixed.
+
+    Raises
+    ------
+    SpecificationMismatch
+        With the versions, and what to do.
+    """
+    version = run.specification["numerics_version"]
+    if version != NUMERICS_VERSION:
+        raise SpecificationMismatch(
+            f"{run.path} holds a kernel of numerics version {version}, of which tiles are missing, and this cntk "
+            f"computes version {NUMERICS_VERSION}: values would be mixed. Finish it with the version that began it, or "
+            "compute it anew in another --store"
+        )
+
+
+def prepare(run_path: str, versions: dict[str, str]) -> None:
+    """Prepare a worker process: compare versions, compile or load the engine, and test it on two images.
+
+    Raises
+    ------
+    ConfigError
+        If the worker runs other versions than the driver, or computes other numbers.
+    """
+    here = library_versions()
+    differing = {name: (versions[name], here.get(name)) for name in versions if here.get(name) != versions[name]}
+    if differing:
+        raise ConfigError(
+            "worker and driver differ in "
+            + ", ".join(f"{name} (driver {there}, worker {mine})" for name, (there, mine) in differing.items())
+            + ": install the same versions on both"
+        )
+    run = _open(run_path)
+    images = _images(run, "train", (0, min(2, run.specification["data"]["train"])))
+    program = _program(run_path, tuple(range(len(run.specification["readouts"]))))
+    dtype, flips = run.specification["dtype"], run.specification["flips"]
+    engine = Engine(quick_part(program, dtype, flips), dtype, flips)  # a pair of large images may take minutes
+    whole = engine.evaluate(images)
+    apart = engine.evaluate(images[-1:], images[:1])
+    own = engine.evaluate_pairs(images)
+    if not (np.array_equal(whole[:, -1:, :1], apart) and np.array_equal(np.diagonal(whole, axis1=1, axis2=2), own)):
+        raise ConfigError("the engine's self-test failed on this worker: a pair's value depends on its tile")
+
+
+@lru_cache(maxsize=4)
+def _open(run_path: str) -> RunDirectory:
+    """Open a run once per process."""
+    return RunDirectory(run_path)
+
+
+@lru_cache(maxsize=8)
+def _program(run_path: str, numbers: tuple[int, ...]) -> Program:
+    """Lower the networks of some read-outs, by number, once per process."""
+    specification = _open(run_path).specification
+    chosen = [specification["readouts"][number] for number in numbers]
+    readouts = [(spelling.read(readout["network"], LAYERS), readout["kind"]) for readout in chosen]
+    return lower(readouts, tuple(specification["data"]["shape"]))
+
+
+def _engine(run_path: str, numbers: tuple[int, ...]) -> Engine:
+    """Make an engine for some read-outs, by number; it belongs to one thread."""
+    specification = _open(run_path).specification
+    return Engine(_program(run_path, numbers), specification["dtype"], specification["flips"])
+
+
+def _images(run: RunDirectory, part: str, bounds: tuple[int, int]) -> Array:
+    return run.inputs("train_images" if part == "train" else "test_images")[slice(*bounds)]

@@ -1,0 +1,117 @@
+"""The learning curve: what every smaller training set would have predicted, from the one factor.
+
+The leading block of a Cholesky factor is the factor of the leading block, and so with ``z = L^-1 Y`` and
+``V = L^-1 K(train, test)``: the first m training images alone predict ``V[:m]^T z[:m]``.
+"""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cntk_pipeline.datasets import one_hot_targets
+from cntk_pipeline.errors import ConfigError, StoreError
+from cntk_pipeline.inference.products import LAST, Product, digest_of
+from cntk_pipeline.inference.whitened import after_row, whitened_cut
+from cntk_pipeline.models import Json
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.solvers import System
+from cntk_pipeline.solvers.systems import factor_cut
+from cntk_pipeline.solvers.work import open_work
+from cntk_pipeline.storage.tiled_array import ArraySpec
+from cntk_pipeline.tasks import Job, Receipt, Task
+
+DEFAULT_SIZES, SMALLEST_SIZE = 10, 10
+
+
+def default_sizes(count: int) -> list[int]:
+    """Choose training-set sizes: about ten, evenly spaced on a logarithmic axis, from 10 to all.
+
+    Examples
+    --------
+    >>> default_sizes(50000)
+    [10, 26, 66, 171, 441, 1135, 2924, 7533, 19408, 50000]
+    """
+    smallest = min(SMALLEST_SIZE, count)
+    return sorted({round(size) for size in np.geomspace(smallest, count, DEFAULT_SIZES).tolist()})
+
+
+def require_sizes(sizes: Sequence[int], count: int) -> None:
+    """Refuse training-set sizes above the number of training images.
+
+    Raises
+    ------
+    ConfigError
+        With the size and the number.
+    """
+    if max(sizes) > count:
+        raise ConfigError(
+            f"inference.learning_curve asks for {max(sizes)} training images and there are {count}: name fewer, or "
+            "write true for a choice of sizes"
+        )
+
+
+def learning_curve_product(run: RunDirectory, system: System, sizes: Sequence[int], order: int) -> Product:
+    """Ask for the test results of the first m training images, for some sizes m; needs the whitened kernel.
+
+    The ridge is that of the full system at every size, also where it was given relative to trace(K) / n.
+    """
+    cols, rows, solve = factor_cut(run, system), whitened_cut(run, system), system.fingerprint
+    classes = len(run.specification["data"]["classes"])
+    name = f"learning_curve-{digest_of(list(sizes))}"
+    shape, tile = (len(sizes), rows.count, classes), (len(sizes), rows.size, classes)
+    array = ArraySpec("mean", shape, tile, "float64", ("size", "test", "class"))
+    jobs = tuple(
+        Job(
+            Task(f"{name}:{solve}", row, 0),
+            predict_by_size,
+            len(sizes) * rows.length(row) * classes,
+            (order, LAST, cols.pieces, row),
+            after_row(system, row, cols),
+        )
+        for row in range(rows.pieces)
+    )
+    parameters = {"sizes": list(sizes)}
+    return Product(solve, name, (array,), jobs, lambda run: _summary(run, system, name, sizes), parameters)
+
+
+def predict_by_size(run_path: str, task: Task) -> Receipt:
+    """Evaluate the predictive means of a block of test images for all sizes, ``(sizes, block, classes)``."""
+    work = open_work(run_path, task)
+    name, solve = task.stage.split(":")
+    sizes: Any = work.run.inferred_attributes(solve, name).get("sizes")
+    if digest_of(sizes) != name.partition("-")[2]:
+        where = work.run.inferred_path(solve, name)
+        raise StoreError(f"{where}/zarr.json was edited: its sizes are not those of its name: restore it from a copy")
+    whitened, forward = work.run.inferred(solve, "whitened", "test"), work.solved("forward")
+    mean = np.zeros((whitened.cut(0).length(task.row), forward.shape[0]))
+    means = []
+    panels = work.ahead(lambda k: (whitened.read(task.row, k), forward.read(0, k)), range(work.cut.pieces))
+    for k, (v, z) in enumerate(panels):
+        begin, end = work.cut.bounds(k)
+        stops = [size - begin for size in sizes if begin < size <= end]
+        for low, high in itertools.pairwise([0, *stops]):
+            mean = mean + v[:, low:high] @ z[:, low:high].T
+            means.append(mean)
+        rest = slice(stops[-1] if stops else 0, None)
+        mean = mean + v[:, rest] @ z[:, rest].T
+    return work.write(np.stack(means))
+
+
+def _summary(run: RunDirectory, system: System, name: str, sizes: Sequence[int]) -> Json:
+    """Compare the means with the test labels, a block of test images at a time."""
+    mean = run.inferred(system.fingerprint, name, "mean")
+    _, tests, classes = mean.shape
+    correct, squares = np.zeros(len(sizes)), np.zeros(len(sizes))
+    for row in range(mean.cut(1).pieces):
+        block = mean.read(0, row, 0)
+        labels = np.asarray(run.inputs("test_labels")[slice(*mean.cut(1).bounds(row))])
+        correct += np.sum(block.argmax(2) == labels, axis=1)
+        squares += np.sum((block - one_hot_targets(labels, classes)) ** 2, axis=(1, 2))
+    return {
+        "sizes": list(sizes),
+        "absolute_ridge": system.absolute_ridge,
+        "accuracy": None if classes == 1 else (correct / tests).tolist(),
+        "squared_error": (squares / (tests * classes)).tolist(),
+    }

@@ -1,0 +1,39 @@
+"""What would have helped where a system was not positive definite."""
+
+from collections.abc import Callable, Sequence
+
+from cntk_pipeline.driver.driver import Outcome
+from cntk_pipeline.errors import NotPositiveDefinite
+from cntk_pipeline.inference.extremes import remedy, spectrum_product
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.solvers import open_system
+from cntk_pipeline.solvers.systems import SystemKernel
+from cntk_pipeline.tasks import Job
+
+RunJobs = Callable[[str, Sequence[Job]], Outcome]
+"""Runs the jobs of a named stage to their end, those that are done aside."""
+
+
+def add_remedies(run: RunDirectory, outcome: Outcome, run_jobs: RunJobs) -> None:
+    """Add to each `NotPositiveDefinite` of an outcome the smallest ridge that is enough, from the eigenvalues.
+
+    A pivot alone bounds the smallest eigenvalue from one side only. The eigenvalues are computed once for each kernel
+    and kept; where that fails too, the error stays as it was.
+    """
+    known: dict[tuple[str, bool], str] = {}
+    for task, error in outcome.failed.items():
+        if not isinstance(error, NotPositiveDefinite):
+            continue
+        system = open_system(run, task.stage.partition(":")[2])
+        mean_diagonal = SystemKernel(run, system).mean_diagonal()
+        if mean_diagonal == 0:
+            continue  # no ridge makes a zero kernel say anything
+        kernel = system.readout, system.unit_diagonal
+        if kernel not in known:
+            product = spectrum_product(run, system, 1, 0)
+            product.create(run)
+            if run_jobs("ridge that would do", product.jobs).failed:
+                continue
+            product.finish(run)
+            known[kernel] = remedy(product.read(run), mean_diagonal, run.train_cut.count)
+        outcome.failed[task] = NotPositiveDefinite(f"{error}. {known[kernel]}", error.row, error.pivot)

@@ -1,0 +1,26 @@
+"""Attention: where the pairs of positions lie that it mixes, and with which weights."""
+
+import numpy as np
+
+from cntk_pipeline.kernels.program import Array, Tensor
+
+
+def pair_index(tensor: Tensor) -> Array:
+    """List where a tensor holds each pair of positions, (positions, positions) int64; -1 for none."""
+    height, width = tensor.height, tensor.width
+    y, x = (v.ravel() for v in np.meshgrid(np.arange(height), np.arange(width), indexing="ij"))
+    dy, dx = y[None, :] - y[:, None], x[None, :] - x[:, None]
+    if tensor.circular:
+        starts = tensor.starts[dy % height, dx % width]
+        index = starts + y[:, None] * width + x[:, None]
+    else:
+        starts = tensor.starts[dy + height - 1, dx + width - 1]
+        rows, columns = y[:, None] - np.maximum(0, -dy), x[:, None] - np.maximum(0, -dx)
+        index = starts + rows * tensor.widths[dx + width - 1] + columns
+    return np.where(starts < 0, -1, index)
+
+
+def softmax_rows(logits: Array) -> Array:
+    """Normalise the exponentials of the last axis but one, ``(positions, positions, lanes)``, to a sum of 1."""
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return shifted / shifted.sum(axis=1, keepdims=True)

@@ -1,0 +1,116 @@
+"""What a pair of images costs: guessed by counting, or measured, on a part of the pair where it is large.
+
+A pooled network of 11 layers visits 25 billion plane entries for a pair of 224 x 224 images, 16 pairs at once: minutes.
+Its time is that of its planes, so a few of them, as large as they are, tell it in a moment.
+"""
+
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from cntk_pipeline.kernels.engine import Engine, group_size
+from cntk_pipeline.kernels.lanes import LANES
+from cntk_pipeline.kernels.program import Array, Program, Stage, Visits
+
+SAMPLE_SECONDS = 0.3
+"""How long to measure."""
+
+LONGEST_WHOLE_SECONDS = 0.5
+"""Where 16 pairs are guessed to take longer, a part of them is measured."""
+
+LARGEST_SAMPLE = 256
+"""Right images of the largest measured tile."""
+
+CLOCK_SECONDS = 0.1
+"""What takes longer is measured by the time that the core spent on it."""
+
+ENTRY_SECONDS = 1e-9
+"""About what an entry of a plane costs a core in float32; see `benchmarks/tile.py`."""
+
+
+@dataclass(frozen=True)
+class PairCost:
+    """What a pair of images costs.
+
+    Attributes
+    ----------
+    seconds : on one core.
+    share : of the pair's plane entries that was computed to find out.
+    """
+
+    seconds: float
+    share: float
+
+
+def guess_pair_seconds(program: Program, dtype: str, flips: bool) -> float:
+    """Guess the seconds of a pair on one core by counting, right to a factor of about four."""
+    work = program.plane_entries + int(np.prod(program.input_shape)) / 4
+    return work * ENTRY_SECONDS * (4 if dtype == "float64" else 1) * (2 if flips else 1)
+
+
+def measure_pair(program: Program, dtype: str, flips: bool, sample: Array) -> PairCost:
+    """Measure the seconds of one pair on one core, after compilation, on a tile as large as the time allows.
+
+    Preparing images costs a share that falls as tiles grow, so a small sample would foretell too much. Where 16 pairs,
+    which are computed at once, would take longer than a sample may, some of their planes are, and those at offset zero
+    alone; the rest follows from how many entries they have.
+
+    Parameters
+    ----------
+    sample : standardised images; repeated as often as needed.
+    """
+    part = quick_part(program, dtype, flips)
+    if part is program:
+        return PairCost(_measure(program, dtype, flips, sample), 1.0)
+    least = part_of(program, 0)
+    seconds, base = (_measure(some, dtype, flips, sample) for some in (part, least))
+    entry_seconds = max(seconds - base, 0.0) / max(part.plane_entries - least.plane_entries, 1)
+    rest = (program.plane_entries - part.plane_entries) * entry_seconds
+    return PairCost(seconds + rest, part.plane_entries / program.plane_entries)
+
+
+def quick_part(program: Program, dtype: str, flips: bool) -> Program:
+    """Cut a program down to what computes 16 pairs in a moment; return it as it is where it does so itself."""
+    guessed = LANES * guess_pair_seconds(program, dtype, flips)
+    return program if guessed < LONGEST_WHOLE_SECONDS else part_of(program, SAMPLE_SECONDS / 2 / guessed)
+
+
+def part_of(program: Program, share: float) -> Program:
+    """Cut a program down to about a share of its offsets, zero always among them; what it computes means nothing."""
+    return replace(program, stages=tuple(_part_of_stage(stage, share) for stage in program.stages))
+
+
+def _part_of_stage(stage: Stage, share: float) -> Stage:
+    visits = stage.visits
+    count = len(visits.offsets)
+    # Offset zero comes first; the others are drawn, since planes differ in size along rows and columns.
+    drawn = 1 + np.random.default_rng(0).permutation(max(count - 1, 0))[: int(share * count)]
+    chosen = np.concatenate([np.arange(min(count, 1)), np.sort(drawn)])
+    offsets, marks = visits.offsets[chosen], np.ascontiguousarray(visits.marks[:, chosen])
+    return replace(stage, visits=Visits(offsets, marks))
+
+
+def _measure(program: Program, dtype: str, flips: bool, sample: Array) -> float:
+    engine = Engine(program, dtype, flips)
+    group = group_size(program, np.dtype(dtype).itemsize)
+
+    # An image and its copy may be computed in float64, as few pairs of a run are: right images are others.
+    other = np.random.default_rng(0).standard_normal((LARGEST_SAMPLE, *sample.shape[1:])) * max(sample.std(), 1e-3)
+
+    def tile(size: int) -> Array:
+        return sample[np.arange(size) % len(sample)]
+
+    engine.evaluate(sample[:1], other[:1])  # compiles
+    rows, columns, best = 1, LANES, float("inf")
+    began = time.perf_counter()
+    while True:
+        left, right = tile(rows), other[:columns]
+        start, used = time.perf_counter(), time.thread_time()
+        engine.evaluate(left, right)
+        passed, used = time.perf_counter() - start, time.thread_time() - used
+        # The core's own time leaves out what other programs took of it; some systems count it in steps of 16 ms.
+        best = min(best, (used if passed > CLOCK_SECONDS else passed) / (rows * columns))
+        if time.perf_counter() - began > SAMPLE_SECONDS:
+            return best
+        rows, columns = (2 * rows, columns) if rows < group else (rows, min(2 * columns, LARGEST_SAMPLE))

@@ -1,0 +1,344 @@
+"""Runs a program on a tile of pairs of images.
+
+Memory is bounded whatever the tile: right images go through in blocks of one lane width, left images in groups that
+fit into `GROUP_BYTES`, and what the duals need to know of them is computed on the way.
+
+Kernels in float32 have planes of float32 as far as these are exact enough (`kernels.accuracy`). A pair that is
+too near for them is computed in float64. So is every pair of a network whose positions never mix, vectors above all:
+there, no average takes the roundings out, and float64 costs a tenth to a third more.
+"""
+
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from cntk_pipeline.errors import LayerError, NotAccurate, NotFinite
+from cntk_pipeline.kernels.arithmetic import Arithmetic, Group
+from cntk_pipeline.kernels.lanes import LANES
+from cntk_pipeline.kernels.machine import EQUAL, ITSELF, plane_count
+from cntk_pipeline.kernels.nearness import directions, sizes_differ
+from cntk_pipeline.kernels.program import Array, Program
+from cntk_pipeline.kernels.tables import lay_out_statistics
+
+GROUP_BYTES = 16 * 2**20
+"""Memory for what is known of a group of left images; the larger, the fewer times right images are prepared."""
+
+NUMERICS_VERSION = 3
+"""Raised by hand whenever the values change in any bit; a run directory of another version is refused."""
+
+
+class Engine:
+    """A program with the memory to run it: for one thread at a time.
+
+    Parameters
+    ----------
+    program : what to compute for each pair.
+    dtype : "float32" or "float64", of images and results, and of planes as far as that is exact enough.
+    flips : average each value with that of the right image flipped left to right: ``(K(x, z) + K(x, flip z)) / 2``,
+        the kernel that training on all flips as well amounts to (Li et al. 2019, section 4).
+
+    Raises
+    ------
+    LayerError
+        If the dtype is another, or flips are asked for and the network tells left from right.
+    """
+
+    def __init__(self, program: Program, dtype: npt.DTypeLike = "float32", flips: bool = False) -> None:
+        try:
+            self.dtype = np.dtype(dtype)
+        except TypeError:
+            raise LayerError(f'kernels are computed in "float32" or "float64", got dtype={dtype!r}') from None
+        if self.dtype.name not in ("float32", "float64"):
+            raise LayerError(f'kernels are computed in "float32" or "float64", got dtype={dtype!r}')
+        if flips and not program.mirrors:
+            raise LayerError(
+                "averaging over flips needs a network that does not tell left from right: use odd windows, and strides "
+                "and poolings whose windows lie the same seen from either side"
+            )
+        self.program = program
+        self.flips = flips
+        self.planes = Arithmetic(program, planes_dtype(program, self.dtype))
+
+    @cached_property
+    def exact(self) -> Arithmetic:
+        """The arithmetic of pairs that are too near for `planes`: that of float64."""
+        return self.planes if self.planes.dtype == np.float64 else Arithmetic(self.program, np.dtype(np.float64))
+
+    def interrupt(self) -> None:
+        """Make an `evaluate` of another thread return in a moment, with numbers that mean nothing; for good."""
+        for arithmetic in (self.planes, self.__dict__.get("exact", self.planes)):
+            arithmetic.machine.memory.stop[0] = 1
+
+    @property
+    def group_size(self) -> int:
+        """The number of left images that are prepared at once."""
+        return group_size(self.program, self.dtype.itemsize)
+
+    def evaluate(self, left: Array, right: Array | None = None, *, first: tuple[int, int] = (0, 0)) -> Array:
+        """Evaluate all read-outs for all pairs.
+
+        Equal images count as the same image, wherever they come from: their correlation is exactly 1. A pair's
+        bits do not depend on the other images in the call. Only without ``right`` are there pairs of one sample
+        with itself, for which `Dropout` uses one mask.
+
+        Parameters
+        ----------
+        left, right : ``(n, H, W, C)`` or ``(n, features)``; without ``right``, ``left`` against itself.
+        first : what errors call the first left and the first right image: their places in what the caller has.
+
+        Returns
+        -------
+        (readouts, n_left, n_right) array of the engine's dtype.
+
+        Raises
+        ------
+        LayerError
+            If the images are not of the program's shape.
+        NotAccurate
+            If a value would be further than 1e-5 from the truth in float64 as well, or an image is too small.
+        NotFinite
+            If a value is not finite, with the pair.
+        """
+        x = self._planar(left, first[0])
+        z = x if right is None else self._planar(right, first[1])
+        symmetric = right is None
+        values = self._evaluate(x, z, first, symmetric, one_sample=symmetric)
+        if self.flips:
+            flipped = self._evaluate(x, np.ascontiguousarray(z[..., ::-1]), first, symmetric, one_sample=False)
+            values = (values + flipped) * values.dtype.type(0.5)
+        _require_finite(values, first)
+        return values
+
+    def _evaluate(self, x: Array, z: Array, first: tuple[int, int], symmetric: bool, one_sample: bool) -> Array:
+        """Evaluate all pairs of ``(n, C, H, W)``; where the result is ``symmetric``, the lower triangle, mirrored."""
+        values = np.empty((self.program.readout_count, len(x), len(z)), self.dtype)
+        x_keys, z_keys = _contents(x), _contents(z)
+        size = self.group_size
+        for top in range(0, len(x), size):
+            left = _Left(self, x[top : top + size])
+            stop = min(top + size, len(x)) if symmetric else len(z)
+            for start in range(0, stop, LANES):
+                right = z[start : start + LANES]
+                same = np.zeros((len(left.images), LANES), np.int8)
+                same[:, : len(right)] = EQUAL * (x_keys[top : top + size, None] == z_keys[start : start + LANES])
+                if one_sample:
+                    numbers = np.arange(top, top + len(left.images))[:, None]
+                    same[numbers == np.arange(start, start + LANES)] = ITSELF
+                skipped = max(0, start - top) if symmetric else 0
+                corner = first[0] + top, first[1] + start
+                found = left.run(right, same, skipped, corner)[:, :, : len(right)].transpose(1, 0, 2)
+                with np.errstate(over="ignore"):  # refused below
+                    values[:, top + skipped : top + len(left.images), start : start + len(right)] = found
+        if symmetric:
+            upper = np.triu_indices(len(x), 1)
+            values[:, upper[0], upper[1]] = values[:, upper[1], upper[0]]
+        return values
+
+    def evaluate_pairs(self, left: Array, right: Array | None = None, *, first: tuple[int, int] = (0, 0)) -> Array:
+        """Evaluate all read-outs for the pairs of each left image with the right one of the same number.
+
+        Parameters
+        ----------
+        left, right : ``(n, H, W, C)`` or ``(n, features)``; without ``right``, each image with itself: the diagonal
+            of `evaluate`.
+        first : what errors call the first left and the first right image.
+
+        Returns
+        -------
+        (readouts, n) array of the engine's dtype.
+        """
+        x = self._planar(left, first[0])
+        z = x if right is None else self._planar(right, first[1])
+        if len(x) != len(z):
+            raise LayerError(f"pairs need as many left images as right ones, got {len(x)} and {len(z)}")
+        values = self._evaluate_pairs(x, z, first, right is None)
+        if self.flips:
+            flipped = self._evaluate_pairs(x, np.ascontiguousarray(z[..., ::-1]), first, False)
+            values = (values + flipped) * values.dtype.type(0.5)
+        _require_finite(values, first)
+        return values
+
+    def _evaluate_pairs(self, x: Array, z: Array, first: tuple[int, int], one_sample: bool) -> Array:
+        values = np.empty((self.program.readout_count, len(x)), self.dtype)
+        for start in range(0, len(x), LANES):
+            a, b = x[start : start + LANES], None if one_sample else z[start : start + LANES]
+            same = np.full(LANES, ITSELF if b is None else 0, np.int8)
+            if b is not None:
+                same[: len(a)] = EQUAL * (_contents(a) == _contents(b))
+            corner = first[0] + start, first[1] + start
+            readouts, near = _run_lanes(self.planes, a, b, same, corner)
+            if near.any():
+                readouts = np.where(near, _run_lanes(self.exact, a, b, same, corner)[0], readouts)
+            values[:, start : start + len(a)] = readouts[:, : len(a)]
+        return values
+
+    def _planar(self, images: Array, first: int = 0) -> Array:
+        """Check images and return them as ``(n, C, H, W)`` of the engine's dtype."""
+        shape = images.shape[1:] if images.ndim == 4 else (1, 1, *images.shape[1:])
+        if shape != self.program.input_shape:
+            raise LayerError(
+                f"expected images of shape {self.program.input_shape}, got an array of shape {images.shape}"
+            )
+        _require_size(images, self.dtype, first)
+        return np.ascontiguousarray(images.reshape(len(images), *shape).transpose(0, 3, 1, 2), self.dtype)
+
+
+class _Left:
+    """Left images in the arithmetic of the planes and, for pairs that are too near for it, in float64."""
+
+    def __init__(self, engine: Engine, images: Array) -> None:
+        self.images = images
+        self._engine = engine
+        self._group = Group(engine.planes, images)
+
+    @cached_property
+    def _exact(self) -> Group:
+        return Group(self._engine.exact, self.images)
+
+    def run(self, right: Array, same: Array, first: int, corner: tuple[int, int]) -> Array:
+        """Run the images from the ``first`` on against up to 16 right ones: ``(rows, readouts, lanes)`` float64.
+
+        ``corner`` is the first pair's place, for errors.
+        """
+        planes, rows = self._engine.planes, slice(first, None)
+        block = planes.prepare(right)
+        near = self._group.find_near(rows, right, block, same)
+        if not near.any():
+            return self._group.run(rows, block, same)
+        again = first + np.flatnonzero(near.any((0, 2)))
+        near = near[:, again - first].transpose(1, 0, 2)
+        of_any = np.any(near, axis=1)
+        if planes.dtype == np.float64:
+            self._refuse(self._group, again, of_any, right, corner)
+            return self._group.run(rows, block, same)
+        values = self._run_exactly(again, of_any, right, same, corner)
+        if first + len(again) == len(self.images) and near[:, :, : len(right)].all():
+            return values
+        readouts = self._group.run(rows, block, same)
+        readouts[again - first] = np.where(near, values, readouts[again - first])
+        return readouts
+
+    def _run_exactly(self, rows: Array, near: Array, right: Array, same: Array, corner: tuple[int, int]) -> Array:
+        block = self._engine.exact.prepare(right)
+        near = near & self._exact.find_near(rows, right, block, same).any(0)
+        self._refuse(self._exact, rows, near, right, corner)
+        return self._exact.run(rows, block, same)
+
+    def _refuse(self, group: Group, rows: Array, near: Array, right: Array, corner: tuple[int, int]) -> None:
+        """Raise where one of these pairs is too near for float64 as well."""
+        for row, lane in np.argwhere(near):
+            _require_apart(
+                group.arithmetic,
+                (self.images[rows[row]], right[lane]),
+                group.statistics(rows[row : row + 1])[:, 0],
+                (corner[0] + int(rows[row]), corner[1] + int(lane)),
+            )
+
+
+def _require_apart(
+    arithmetic: Arithmetic, pair: tuple[Array, Array], statistics: Array, place: tuple[int, int]
+) -> None:
+    """Refuse two images that a network drives apart from a distance below the rounding of float64.
+
+    Images of different size are apart where it does so, even if one is a multiple of the other: a network that is
+    linear does not, and another tells sizes, unless a layer forgets them.
+    """
+    if arithmetic.forgets_sizes or not sizes_differ(*pair):
+        raise NotAccurate(
+            f"the images of pair {place} are so nearly the same that float64 does not tell them apart as "
+            f"this network does, above all {arithmetic.explain(statistics)}: the kernel would be further than 1e-5 "
+            "from the truth. Scale the images down, take smaller w_std or fewer layers, or leave one of them out"
+        )
+
+
+def _run_lanes(
+    arithmetic: Arithmetic, left: Array, right: Array | None, same: Array, corner: tuple[int, int]
+) -> tuple[Array, Array]:
+    """Run up to 16 pairs of images; tell besides which are too near for the arithmetic, (readouts, lanes) bool."""
+    block = arithmetic.prepare(left)
+    other = block if right is None else arithmetic.prepare(right)
+    limits, other_limits = (arithmetic.limits(side.statistics[:, : len(left)]) for side in (block, other))
+    near = np.zeros((len(limits), LANES), bool)
+    if np.any(np.maximum(limits, other_limits) > 0):
+        there = directions(left)
+        sides = (there, limits), (there if right is None else directions(right), other_limits)
+        found = arithmetic.find_near(left, *sides, np.tile(same[: len(left), None], LANES))
+        near[:, : len(left)] = np.diagonal(found, axis1=1, axis2=2)
+    if arithmetic.dtype == np.float64:
+        for lane in np.flatnonzero(near.any(0)):
+            pair = left[lane], (left if right is None else right)[lane]
+            _require_apart(arithmetic, pair, block.statistics[:, lane], (corner[0] + int(lane), corner[1] + int(lane)))
+    return arithmetic.machine.run_lanes(block, other, same), near
+
+
+def planes_dtype(program: Program, dtype: np.dtype) -> np.dtype:
+    """Return the dtype of planes for kernels of a dtype: float64 also where no window mixes positions."""
+    mixes = any(op.mixes for stage in program.stages for op in stage.operations)
+    return dtype if mixes else np.dtype(np.float64)
+
+
+def group_size(program: Program, item_bytes: int) -> int:
+    """Return the number of left images that are prepared at once: what `GROUP_BYTES` hold, in whole blocks.
+
+    Parameters
+    ----------
+    item_bytes : of a number of the result, 4 or 8.
+    """
+    known = sum(found.count * found.area for found in lay_out_statistics(program))
+    image = known * planes_dtype(program, np.dtype(f"f{item_bytes}")).itemsize
+    blocks = GROUP_BYTES // max(1, image * LANES)
+    return LANES * int(min(max(blocks, 1), 64))
+
+
+def working_bytes(program: Program, item_bytes: int) -> int:
+    """Bytes that an engine holds beside the images and results it is given, also where it computes pairs again.
+
+    Parameters
+    ----------
+    item_bytes : of a number of the result, 4 or 8.
+    """
+    images = group_size(program, item_bytes)
+    pixels = int(np.prod(program.input_shape))
+    sizes = {planes_dtype(program, np.dtype(f"f{item_bytes}")).itemsize, 8}
+    # Directions are of float32.
+    return 4 * (images + 2 * LANES) * pixels + sum(_arithmetic_bytes(program, images, size) for size in sizes)
+
+
+def _arithmetic_bytes(program: Program, images: int, item_bytes: int) -> int:
+    """Bytes of an arithmetic: planes, tensors, a group of so many images, its tables."""
+    known = sum(found.count * found.right_area for found in lay_out_statistics(program))
+    group = (images + 4 * LANES) * (known + int(np.prod(program.input_shape))) * item_bytes
+    planes = max(map(plane_count, program.stages)) * (2 * item_bytes + 8)
+    tensors = 2 * sum(tensor.size for tensor in program.tensors) * LANES * item_bytes
+    marks = sum(v.marks.size + 2 * v.offsets.size * 8 for s in program.stages for v in (s.visits, s.self_visits))
+    return group + planes + tensors + marks
+
+
+def _contents(x: Array) -> Array:
+    """Give equal images equal keys: their bytes, as objects."""
+    keys = np.empty(len(x), object)
+    keys[:] = [image.tobytes() for image in x]
+    return keys
+
+
+def _require_size(images: Array, dtype: np.dtype, first: int) -> None:
+    """Refuse images whose squares are no numbers of the dtype: their kernel would be 0, as if they were empty."""
+    smallest = float(np.finfo(dtype).tiny) ** 0.5
+    largest = np.abs(images).max(axis=tuple(range(1, images.ndim)), initial=0)
+    bad = np.flatnonzero((largest > 0) & (largest < smallest))
+    if len(bad):
+        raise NotAccurate(
+            f"image {first + int(bad[0])} holds no number beyond {float(largest[bad[0]]):.1g}, whose square is 0 in "
+            f"{dtype}: scale the images to at least {smallest:.0e}, or use float64"
+        )
+
+
+def _require_finite(values: Array, first: tuple[int, int]) -> None:
+    bad = np.argwhere(~np.isfinite(values))
+    if len(bad):
+        row, col = int(bad[0][1]), int(bad[0][-1])  # the same number for pairs in a row
+        raise NotFinite(
+            f"read-out {bad[0][0]} is {values[tuple(bad[0])]} for pair {(first[0] + row, first[1] + col)}: "
+            "the images or the network's w_std, b_std are out of range"
+        )

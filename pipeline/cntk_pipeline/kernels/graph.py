@@ -1,0 +1,241 @@
+"""Networks as one graph of results, in which equal prefixes are one: the first half of lowering."""
+
+from dataclasses import dataclass, field, replace
+
+from cntk_pipeline.kernels.program import Code, Grid
+from cntk_pipeline.layers import Graph, Pointwise, Windows
+
+
+@dataclass(frozen=True, order=True)
+class StageKey:
+    """What tells stages apart: ``level`` counts the poolings before; size and kind are those of its offsets."""
+
+    level: int
+    height: int
+    width: int
+    circular: bool = False
+
+
+@dataclass(frozen=True)
+class Node:
+    """An intermediate result: an operation on others. Equal nodes are the same result.
+
+    Attributes
+    ----------
+    code : POOL, REDUCE and ATTEND end a stage; their result is loaded in a later one.
+    sources : nodes.
+    stage : where the operation runs.
+    result : the stage in which the result is at hand.
+    grid : positions of the result.
+    chain : poolings before the sum of REDUCE: windows of rows, of columns, and whether edges are normalised.
+    traced : whether REDUCE sums over equal positions alone.
+    masked : whether a MASK lies before.
+    """
+
+    code: Code
+    sources: tuple[int, ...]
+    stage: StageKey
+    result: StageKey
+    grid: Grid
+    windows: tuple[Windows, Windows] | None = None
+    normalize_edges: bool = False
+    function: Pointwise | None = None
+    chain: tuple[tuple[Windows, Windows, bool], ...] = ()
+    traced: bool = False
+    masked: bool = False
+    scale: float = 1.0
+    bias: float = 0.0
+    own: float = 0.0
+
+    @property
+    def is_multiple(self) -> bool:
+        """Whether it multiplies its source by a number and does nothing else."""
+        return self.code is Code.WEIGH and _is_pointwise(self.windows) and self.bias == 0 and self.own == 0
+
+    @property
+    def is_positionwise(self) -> bool:
+        """Whether it looks at one pair of positions alone."""
+        if self.code is Code.WEIGH:
+            return _is_pointwise(self.windows)
+        return self.code in (Code.APPLY, Code.ADD, Code.MASK)
+
+
+def _is_pointwise(windows: tuple[Windows, Windows] | None) -> bool:
+    return windows is None or all(w == Windows.single(w.size) for w in (replace(v, circular=False) for v in windows))
+
+
+@dataclass
+class NetworkGraph(Graph):
+    """Nodes in an order in which sources come first, without repetitions."""
+
+    nodes: list[Node] = field(default_factory=list)
+    index: dict[Node, int] = field(default_factory=dict)
+
+    def add_node(self, node: Node) -> int:
+        """Return the number of a node, a new one where there is none like it."""
+        if any(self.nodes[source].masked for source in node.sources):
+            node = replace(node, masked=True)
+        if node not in self.index:
+            self.index[node] = len(self.nodes)
+            self.nodes.append(node)
+        return self.index[node]
+
+    def add_input(self, size: tuple[int, int], scale: float, circular: bool = False) -> int:
+        """Add the images themselves."""
+        key = StageKey(0, *size, circular)
+        return self.add_node(Node(Code.INPUT, (), key, key, Grid(*size), scale=scale))
+
+    def rescale(self, source: int, factor: float) -> int:
+        node = self.nodes[source]
+        if node.code in (Code.INPUT, Code.POOL, Code.REDUCE):
+            return self.add_node(replace(node, scale=node.scale * factor))
+        return self._follow(Code.WEIGH, source, node.grid, scale=factor)
+
+    def weigh(
+        self, source: int, rows: Windows, columns: Windows, scale: float, bias: float = 0.0, own: float = 0.0
+    ) -> int:
+        windows = (rows, columns)
+        if _is_pointwise(windows):
+            return self._follow(Code.WEIGH, source, self.nodes[source].grid, scale=scale, bias=bias, own=own)
+        if rows.circular:
+            # Every window of stride 1, then those that the stride keeps.
+            dense = tuple(replace(w, stride=1, count=w.size) for w in windows)
+            around = self._move(source, circular=True)
+            node = self._follow(
+                Code.WEIGH, around, self.nodes[around].grid, windows=dense, scale=scale, bias=bias, own=own
+            )
+            if rows.stride == columns.stride == 1:
+                return node
+            kept_rows, kept_columns = (replace(w, window=1, before=0, circular=False) for w in windows)
+            return self._pool(node, kept_rows, kept_columns)
+        flat = self._move(source, circular=False)
+        step = self.nodes[flat].grid.step
+        grid = Grid(rows.count, columns.count, (step[0] * rows.stride, step[1] * columns.stride))
+        return self._follow(Code.WEIGH, flat, grid, windows=windows, scale=scale, bias=bias, own=own)
+
+    def pool(
+        self, source: int, rows: Windows, columns: Windows, scale: float = 1.0, normalize_edges: bool = False
+    ) -> int:
+        if rows.count == columns.count == 1:
+            return self._reduce(source, scale, ((rows, columns, normalize_edges),), traced=False)
+        if _is_pointwise((rows, columns)):
+            return source if scale == 1 else self.rescale(source, scale)
+        return self._pool(source, rows, columns, scale, normalize_edges)
+
+    def trace(self, source: int, scale: float) -> int:
+        return self._reduce(source, scale, (), traced=True)
+
+    def apply(self, source: int, function: Pointwise) -> int:
+        return self._follow(Code.APPLY, source, self.nodes[source].grid, function=function)
+
+    def mask(self, source: int, factor: float) -> int:
+        return self._follow(Code.MASK, source, self.nodes[source].grid, scale=factor, masked=True)
+
+    def add(self, first: int, second: int) -> int:
+        a, b = self.nodes[first], self.nodes[second]
+        if (a.result, a.grid) != (b.result, b.grid):
+            first, second = self._meet(first, second)
+            a = self.nodes[first]
+        return self.add_node(Node(Code.ADD, (first, second), a.result, a.result, a.grid))
+
+    def attend(self, source: int, gain: float) -> int:
+        grid = self.nodes[source].grid
+        whole = self._pool(source, Windows.single(grid.height), Windows.single(grid.width))
+        stage = self.nodes[whole].result
+        return self.add_node(
+            Node(
+                Code.ATTEND,
+                (whole,),
+                stage,
+                replace(stage, level=stage.level + 1),
+                Grid(grid.height, grid.width),
+                scale=gain,
+            )
+        )
+
+    def _follow(self, code: Code, source: int, grid: Grid, **fields: object) -> int:
+        """Add a node in the stage of its source's result."""
+        stage = self.nodes[source].result
+        return self.add_node(Node(code, (source,), stage, stage, grid, **fields))  # type: ignore[arg-type]
+
+    def _pool(
+        self,
+        source: int,
+        rows: Windows,
+        columns: Windows,
+        scale: float = 1.0,
+        normalize_edges: bool = False,
+        circular: bool = False,
+        level: int = 0,
+    ) -> int:
+        """Add a pooling; its result is at hand in the next stage, or a later ``level``."""
+        node = self.nodes[source]
+        result = StageKey(max(level, node.result.level + 1), rows.count, columns.count, circular)
+        return self.add_node(
+            Node(
+                Code.POOL,
+                (source,),
+                node.result,
+                result,
+                Grid(rows.count, columns.count),
+                windows=(rows, columns),
+                normalize_edges=normalize_edges,
+                scale=scale,
+            )
+        )
+
+    def _reduce(self, source: int, scale: float, chain: tuple[tuple[Windows, Windows, bool], ...], traced: bool) -> int:
+        """Add a weighted sum over all positions, of what lies before poolings and multiples: they are weights too."""
+        node = self.nodes[source]
+        while node.code is Code.POOL or node.is_multiple:
+            scale *= node.scale
+            if node.code is Code.POOL and node.windows is not None:
+                chain = ((*node.windows, node.normalize_edges), *chain)
+            source = node.sources[0]
+            node = self.nodes[source]
+        result = StageKey(node.result.level + 1, 1, 1)
+        return self.add_node(
+            Node(Code.REDUCE, (source,), node.result, result, Grid(1, 1), chain=chain, traced=traced, scale=scale)
+        )
+
+    def _hand_over(self, source: int, circular: bool, level: int = 0) -> int:
+        """Make a result at hand in a later stage, unchanged."""
+        grid = self.nodes[source].grid
+        rows, columns = Windows.single(grid.height), Windows.single(grid.width)
+        return self._pool(source, rows, columns, circular=circular, level=level)
+
+    def _move(self, source: int, circular: bool) -> int:
+        """Make a result at hand in a stage whose offsets are taken modulo the size, or are not."""
+        node = self.nodes[source]
+        if node.result.circular == circular:
+            return source
+        stage = replace(node.result, circular=circular)
+        if node.code is Code.INPUT:
+            return self.add_node(replace(node, stage=stage, result=stage))
+        if node.code in (Code.POOL, Code.ATTEND):
+            return self.add_node(replace(node, result=stage))
+        if node.is_positionwise and node.grid.step == (1, 1):
+            sources = tuple(self._move(k, circular) for k in node.sources)
+            places = {(self.nodes[k].result, self.nodes[k].grid) for k in sources}
+            if len(places) == 1:
+                (result, grid) = places.pop()
+                return self.add_node(replace(node, sources=sources, stage=result, result=result, grid=grid))
+        return self._hand_over(source, circular)
+
+    def _meet(self, first: int, second: int) -> tuple[int, int]:
+        """Make two results of one size at hand in one stage."""
+        level = max(self._level_at_hand(k) for k in (first, second))
+        moved = []
+        for k in (first, second):
+            at_hand = self._is_plain(k) and self.nodes[k].result.level == level
+            moved.append(k if at_hand else self._hand_over(k, False, level))
+        return moved[0], moved[1]
+
+    def _is_plain(self, k: int) -> bool:
+        node = self.nodes[k]
+        size = (node.grid.height, node.grid.width)
+        return not node.result.circular and size == (node.result.height, node.result.width)
+
+    def _level_at_hand(self, k: int) -> int:
+        """The level of a result where it is, or of the next stage where it must be handed over."""
+        return self.nodes[k].result.level + (not self._is_plain(k))

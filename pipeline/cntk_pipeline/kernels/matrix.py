@@ -1,0 +1,182 @@
+"""The in-memory door: kernels of a few thousand inputs, without a store."""
+
+import contextlib
+import datetime
+import logging
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from cntk_pipeline.errors import DataError, LayerError
+from cntk_pipeline.inputs import as_array, require_channels_last
+from cntk_pipeline.kernels.cost import guess_pair_seconds, measure_pair
+from cntk_pipeline.kernels.engine import Engine
+from cntk_pipeline.kernels.lanes import LANES
+from cntk_pipeline.kernels.lowering import lower
+from cntk_pipeline.kernels.pieces import PIECE_SECONDS, CostSoFar, Tell, compute
+from cntk_pipeline.kernels.program import Array
+from cntk_pipeline.layers import Layer
+from cntk_pipeline.resources import core_count
+
+logger = logging.getLogger(__name__)
+
+ESTIMATE_ABOVE_SECONDS = 10.0
+"""A kernel that will take longer is announced, where no progress is asked for."""
+
+
+def kernel_matrix(
+    network: Layer,
+    x1: Array,
+    x2: Array | None = None,
+    *,
+    kind: str = "ntk",
+    dtype: str = "float32",
+    flips: bool = False,
+    progress: bool | Callable[[int, int], object] = False,
+) -> Array:
+    """Evaluate the exact kernel of a network in memory, on all cores that this process may use.
+
+    Ctrl-C stops it within a second. Above ten seconds, and without ``progress``, a warning of the logger
+    ``cntk_pipeline.kernels.matrix`` tells how long it will take.
+
+    Parameters
+    ----------
+    network : a layer, or a `Sequential` of layers, that ends in a vector.
+    x1, x2 : inputs, ``(n, H, W, C)`` or ``(n, features)``; None for ``x2`` means ``x1``.
+    kind : "ntk", or "nngp" for the kernel of the network with only its last layer trained.
+    dtype : "float32" or "float64", of the computation and the result.
+    flips : average over x2 and its images flipped left to right.
+    progress : True shows a bar on stderr; a function is called in this thread with the pairs that are done and those
+        in all, again and again. What it raises stops the computation.
+
+    Returns
+    -------
+    (n1, n2) array.
+
+    Raises
+    ------
+    LayerError
+        If the network does not accept the inputs' shape, or kind or dtype are unknown.
+    DataError
+        If the inputs are not finite numbers or differ in shape.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cntk_pipeline import kernel_matrix
+    >>> from cntk_pipeline.layers import presets
+    >>> x = np.random.default_rng(0).standard_normal((3, 8, 8, 1))
+    >>> k = kernel_matrix(presets.cntk(3), x, dtype="float64")
+    >>> k.shape, bool(np.all(np.linalg.eigvalsh(k) > 0))
+    ((3, 3), True)
+    """
+    return kernel_matrices([network], x1, x2, kinds=(kind,), dtype=dtype, flips=flips, progress=progress)[0, 0]
+
+
+def kernel_matrices(
+    networks: Sequence[Layer],
+    x1: Array,
+    x2: Array | None = None,
+    *,
+    kinds: Sequence[str] = ("ntk",),
+    dtype: str = "float32",
+    flips: bool = False,
+    progress: bool | Callable[[int, int], object] = False,
+) -> Array:
+    """Evaluate the kernels of several networks in one pass, bit for bit those of `kernel_matrix`.
+
+    What networks have in common from the inputs on is computed once: all depths and poolings of one body, and both
+    kinds, cost little more than the deepest alone.
+
+    Parameters
+    ----------
+    networks : each as of `kernel_matrix`.
+    kinds : "ntk", "nngp" or both; of every network.
+    x1, x2, dtype, flips, progress : as of `kernel_matrix`.
+
+    Returns
+    -------
+    (networks, kinds, n1, n2) array.
+
+    Raises
+    ------
+    LayerError, DataError
+        As of `kernel_matrix`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cntk_pipeline import kernel_matrices
+    >>> from cntk_pipeline.layers import presets
+    >>> x = np.random.default_rng(0).standard_normal((5, 8, 8, 1))
+    >>> k = kernel_matrices([presets.cntk(depth) for depth in (3, 4, 6)], x, kinds=("ntk", "nngp"))
+    >>> k.shape
+    (3, 2, 5, 5)
+    """
+    if isinstance(networks, Layer):
+        raise LayerError(f"kernel_matrices takes a list of networks, got one {type(networks).__name__}: put it in []")
+    if isinstance(kinds, str):
+        raise LayerError(f'kinds is a list, got {kinds!r}: write kinds=("{kinds}",)')
+    left = _require_inputs("x1", x1)
+    right = None if x2 is None else _require_inputs("x2", x2)
+    if right is not None and right.shape[1:] != left.shape[1:]:
+        raise DataError(f"x1 and x2 must hold inputs of one shape, got {left.shape[1:]} and {right.shape[1:]}")
+    program = lower([(network, kind) for network in networks for kind in kinds], left.shape[1:])
+    name = Engine(program, dtype, flips).dtype.name  # refuses a bad dtype before any thread starts
+    guessed = guess_pair_seconds(program, name, flips)
+    if LANES * guessed < PIECE_SECONDS:
+        cost = CostSoFar(guessed, is_measured=False)
+    else:  # the first pieces would come too late to tell
+        cost = CostSoFar(measure_pair(program, name, flips, left[:LANES]).seconds, is_measured=True)
+    with _told(progress) as tell:
+        values = compute(program, name, flips, left, right, cost, core_count(), tell)
+    return values.reshape(len(networks), len(kinds), *values.shape[1:])
+
+
+@contextlib.contextmanager
+def _told(progress: bool | Callable[[int, int], object]) -> Iterator[Tell]:
+    """Choose who is told how far it is."""
+    if callable(progress):
+        yield lambda done, total, seconds_left: progress(done, total)
+    elif progress:
+        columns = (TextColumn("kernel"), BarColumn(), MofNCompleteColumn(), TextColumn("pairs"), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task("kernel", total=None)
+            yield lambda done, total, seconds_left: bar.update(task, completed=done, total=total)
+    else:
+        yield _Announcement()
+
+
+class _Announcement:
+    """Says once how long it will take, where that is long."""
+
+    def __init__(self) -> None:
+        self._said = False
+
+    def __call__(self, done: int, total: int, seconds_left: float | None) -> None:
+        if self._said or seconds_left is None or seconds_left < ESTIMATE_ABOVE_SECONDS:
+            return
+        self._said = True
+        left = datetime.timedelta(seconds=round(seconds_left))
+        logger.warning(
+            f"kernel: {total - done:,} of {total:,} pairs left, about {left} (h:mm:ss); progress=True shows a bar"
+        )
+
+
+def _require_inputs(name: str, inputs: Array) -> Array:
+    array = as_array(name, inputs)
+    if array.dtype.kind not in "uif":
+        raise DataError(f"{name} must hold real numbers, got dtype {array.dtype}")
+    if array.ndim not in (2, 4):
+        raise DataError(f"{name} must be of shape (n, H, W, C) or (n, features), got {array.shape}: add missing axes")
+    if array.size == 0:
+        raise DataError(f"{name} must hold at least one input, got shape {array.shape}")
+    require_channels_last(name, array.shape)
+    bad = np.argwhere(~np.isfinite(array))
+    if len(bad):
+        raise DataError(
+            f"{name} holds {array[tuple(bad[0])]} at index {tuple(map(int, bad[0]))}: inputs must be finite"
+        )
+    return array

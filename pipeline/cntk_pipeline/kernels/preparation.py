@@ -1,0 +1,151 @@
+"""What duals need to know of images: the variances of every position, layer by layer, and what follows from them."""
+
+import numpy as np
+
+from cntk_pipeline.errors import NotFinite
+from cntk_pipeline.kernels.attention import pair_index, softmax_rows
+from cntk_pipeline.kernels.interpreter import transpose_lanes
+from cntk_pipeline.kernels.lanes import LANES
+from cntk_pipeline.kernels.machine import Block, Machine, aligned_zeros, plane_count
+from cntk_pipeline.kernels.program import Array, Code, Operation, Stage
+from cntk_pipeline.kernels.tables import Statistics
+from cntk_pipeline.kernels.variances import run_variances
+from cntk_pipeline.kernels.weighing import Place, plane_function, statistics_function
+from cntk_pipeline.layers import ClosedForm, Series
+
+
+class Preparation:
+    """Prepares images for a machine.
+
+    Parameters
+    ----------
+    machine : its tensors and sums are overwritten.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        planes = max(map(plane_count, machine.program.stages))
+        self._planes = aligned_zeros((planes,), np.dtype(np.float64))
+        self._ring = aligned_zeros((machine.memory.ring.size,), np.dtype(np.float64))
+
+    def group_statistics(self, x: Array, statistics_out: Array, rows: Array) -> None:
+        """Compute the statistics of left images ``(n, C, H, W)``, image by image, into rows of ``(.., statistics)``."""
+        for start in range(0, len(x), LANES):
+            transpose_lanes(
+                self.prepare(x[start : start + LANES]).statistics, statistics_out, rows[start : start + LANES]
+            )
+
+    def prepare(self, x: Array) -> Block:
+        """Compute what duals need to know of up to 16 images ``(n, C, H, W)``."""
+        pixels = aligned_zeros((int(np.prod(x.shape[1:])), LANES), self._machine.dtype)
+        pixels[:, : len(x)] = x.reshape(len(x), -1).T
+        block = Block(pixels, aligned_zeros((self._machine.statistics_size, LANES), self._machine.dtype), len(x))
+        self._machine.memory.tensors[:] = 0
+        self._machine.memory.sums[:] = 0
+        first = 0
+        for s, stage in enumerate(self._machine.program.stages):
+            last = first + len(stage.operations)
+            if any(k in self._machine.layout for k in range(first, last)):
+                self._run_stage_variances(s, stage, first, last, block)
+            if len(stage.self_visits.offsets):
+                self._machine.run_stage_of_self(block, s)
+            first = last
+        return block
+
+    def _run_stage_variances(self, s: int, stage: Stage, first: int, last: int, block: Block) -> None:
+        """Compute the statistics of one stage, in pieces between which Python expands series."""
+        weigh, statistics = self._variance_addresses(first, last)
+        loaded = self._loaded_variances(first, last)
+        place = np.zeros(len(Place), np.int64)
+        row = self._machine.visits.stages[s]
+        begin = first
+        for k in range(first, last):
+            op = self._machine.operations[k]
+            if op.code is Code.ATTEND:
+                self._expand_attention(op, self._machine.layout[k], block)
+            if k + 1 == last or isinstance(op.function, Series):
+                run_variances(
+                    self._machine.tables,
+                    row,
+                    begin,
+                    k + 1,
+                    weigh,
+                    statistics,
+                    block.pixels.reshape(-1),
+                    loaded,
+                    np.ascontiguousarray(self._machine.memory.sums[:, 0]),
+                    self._planes,
+                    self._ring,
+                    place,
+                    block.statistics.reshape(-1, LANES),
+                )
+                begin = k + 1
+            if isinstance(op.function, Series):
+                self._expand_series(op.function, op, stage, self._machine.layout[k], block)
+        _require_range(block.statistics[:, : block.count], self._inverse_deviations(first, last), stage)
+
+    def _variance_addresses(self, first: int, last: int) -> tuple[Array, Array]:
+        weigh, statistics = np.zeros((2, len(self._machine.operations)), np.int64)
+        for k in range(first, last):
+            op = self._machine.operations[k]
+            if op.code is Code.WEIGH:
+                weigh[k] = plane_function(None, op.is_plain_3x3, False, False, False, "float64").address
+                if isinstance(op.function, ClosedForm):
+                    statistics[k] = statistics_function(type(op.function), self._machine.dtype.name).address
+        return weigh, statistics
+
+    def _loaded_variances(self, first: int, last: int) -> Array:
+        """Read from the tensors of the images with themselves the variances that a stage's LOADs begin with."""
+        loads = [k for k in range(first, last) if self._machine.operations[k].code is Code.LOAD]
+        size = max((op.grid.height * op.grid.width for op in self._machine.operations), default=1) * LANES
+        loaded = np.zeros((last if loads else 0, size))
+        for k in loads:
+            slot = self._machine.operations[k].slot
+            tensor = self._machine.program.tensors[slot]
+            zero = (0, 0) if tensor.circular else (tensor.height - 1, tensor.width - 1)
+            begin = (self._machine.tables.tensors[slot, 0] + tensor.starts[zero]) * LANES
+            count = tensor.height * tensor.width * LANES
+            loaded[k, :count] = self._machine.memory.tensors[begin : begin + count]
+        return loaded
+
+    def _expand_series(self, function: Series, op: Operation, stage: Stage, found: Statistics, block: Block) -> None:
+        """Write a series' statistics, and the variances behind it into the target's plane."""
+        width = (stage.width + 2 * stage.halo) * LANES
+        height = stage.height + stage.halo
+        plane = self._planes[op.target * height * width : (op.target + 1) * height * width].reshape(height, width)
+        begin, end = stage.halo * LANES, (stage.halo + found.width) * LANES
+        variance = plane[: found.height, begin:end].reshape(found.height, found.width, LANES)
+        scale, series = function.expand(variance)
+        rows = block.statistics[found.start : found.start + found.count * found.area]
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused where it is read out
+            rows[: 2 * found.area].reshape(2, found.area, LANES)[:] = scale.reshape(found.area, LANES)
+            rows[2 * found.area :] = series.reshape(-1, LANES)
+            powers = (variance * scale * scale) ** np.arange(function.terms).reshape(-1, 1, 1, 1)
+            plane[: found.height, begin:end] = np.sum(series**2 * powers, axis=0).reshape(found.height, -1)
+
+    def _expand_attention(self, op: Operation, found: Statistics, block: Block) -> None:
+        """Write the attention of images from their covariances with themselves."""
+        index = pair_index(self._machine.program.tensors[op.other])
+        tensor = self._machine.memory.tensors.reshape(-1, LANES)[self._machine.tables.tensors[op.other, 0] :]
+        attention = softmax_rows(op.scale * tensor[index].astype(np.float64))
+        block.statistics[found.start : found.start + found.area] = attention.reshape(found.area, LANES)
+
+    def _inverse_deviations(self, first: int, last: int) -> list[slice]:
+        """List where a stage's inverse deviations lie."""
+        found = []
+        for k in range(first, last):
+            function = self._machine.operations[k].function
+            if function is not None:
+                begin = self._machine.layout[k].start
+                found.append(slice(begin, begin + self._machine.layout[k].area))
+        return found
+
+
+def _require_range(statistics: Array, inverses: list[slice], stage: Stage) -> None:
+    """Refuse standard deviations whose inverses' product overflows: the correlation would be wrong, not infinite."""
+    smallest = np.finfo(statistics.dtype).tiny ** 0.5
+    if any(np.any(statistics[place] > 1 / smallest) for place in inverses):
+        raise NotFinite(
+            f"an image has a standard deviation below {smallest:.0e} in a layer of {stage.height} x {stage.width}, "
+            f"too small for {statistics.dtype}: scale the images or raise w_std, or use float64"
+        )

@@ -1,0 +1,258 @@
+"""The lowered form of networks: what an interpreter does for a pair of images, on any device.
+
+A program runs a pair through *stages*. Within a stage no operation mixes offsets (the difference of the two
+positions), so a stage visits its offsets one by one and runs all its operations on that offset's plane while it sits
+in cache. Registers hold planes; a register is a covariance plane S and, where a read-out needs it, a tangent plane T
+(the NTK accumulated so far). Poolings do mix offsets, and end a stage: they add planes to a *tensor*, the covariances
+of the pooled images, or, where one number per pair is left, to a *sum*.
+
+Behind a convolution of stride s a plane of offset D belongs to the one of offset s D before it, so strides do not end
+a stage; its deeper planes are visited at multiples of the stride alone. In *circular* stages offsets are taken modulo
+the image's size, and every plane is whole.
+"""
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+
+from cntk_pipeline.layers import Pointwise, Windows
+
+Array = np.ndarray
+
+
+class Code(IntEnum):
+    """What one operation does; ``S, T`` are its source register's planes, primes mark its target's."""
+
+    INPUT = 0
+    """``S' = scale * sum_c x z``; ``T' = 0`` where something else than WEIGH reads it."""
+    LOAD = 1
+    """``S', T'`` = a plane of the tensor in ``slot``."""
+    LOAD_SUM = 2
+    """``S', T'`` = the sums in ``slot``."""
+    WEIGH = 3
+    """``S' = scale * window_sum(S) + bias``, ``T' = scale * window_sum(T) + own * S'``; then ``function``."""
+    APPLY = 10
+    """A function alone, before it is fused into WEIGH."""
+    ADD = 4
+    """``S' = S1 + S2``, ``T' = T1 + T2``."""
+    MASK = 5
+    """At offset 0 of a sample with itself, ``S' = scale * S``, ``T' = scale * T``."""
+    POOL = 6
+    """``tensor += window sums of both positions of (S, T)``."""
+    REDUCE = 7
+    """``sum += scale * weighted sum of (S, T)``."""
+    ATTEND = 8
+    """Make the tensor in ``slot`` from the one in ``other``, mixing positions by the images' attention."""
+    OUTPUT = 9
+    """Read-out ``slot`` = S or, where ``tangent`` is set, T."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The positions of a result.
+
+    Attributes
+    ----------
+    height, width : in pixels.
+    step : offsets of the stage, in rows and columns, from one offset here to the next: the strides so far.
+    """
+
+    height: int
+    width: int
+    step: tuple[int, int] = (1, 1)
+
+
+@dataclass(frozen=True)
+class AxisTerms:
+    """How a pooling adds planes up along one axis; see `pool_plane`.
+
+    Attributes
+    ----------
+    bounds : (offsets + 1,) int64, the terms of an offset are those from its bound to the next, by pooled offset.
+    terms : (terms, 4) int64, index of the pooled offset, position there, first position here, the one behind the last.
+    weights : (terms,) float64.
+    pooled_count : pooled offsets.
+    """
+
+    bounds: Array
+    terms: Array
+    weights: Array
+    pooled_count: int
+
+    @property
+    def couples(self) -> Array:
+        """Which offsets here add to which pooled offsets, (offsets, pooled offsets) bool."""
+        found = np.zeros((len(self.bounds) - 1, self.pooled_count), bool)
+        found[np.repeat(np.arange(len(found)), np.diff(self.bounds)), self.terms[:, 0]] = True
+        return found
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One instruction of a stage.
+
+    Attributes
+    ----------
+    code : what to do.
+    source, other, target : registers; -1 where there is none. Of ATTEND, ``other`` is a tensor.
+    slot : tensor of LOAD, POOL and ATTEND, sum of LOAD_SUM and REDUCE, read-out of OUTPUT; -1 elsewhere.
+    tangent : whether T is needed from here on.
+    grid, target_grid : positions of the source and of the target.
+    windows : of rows and of columns, for WEIGH.
+    function : the activation of WEIGH, or None.
+    terms : of rows and of columns, for POOL.
+    weights : of rows and of columns for REDUCE, each (offsets, positions) float64.
+    begins : whether T of the source is zero and not written: WEIGH of the images themselves.
+    masked : whether a MASK lies before, so that equal images are no longer the same.
+    node : the number of the graph's node that it begins with; -1 for LOAD and OUTPUT.
+    scale, bias, own : see `Code`; ``own`` is 1 where the layer's own weights are trained. Of ATTEND, ``scale`` is the
+        factor of the logits.
+    """
+
+    code: Code
+    source: int = -1
+    other: int = -1
+    target: int = -1
+    slot: int = -1
+    tangent: bool = True
+    grid: Grid = Grid(1, 1)
+    target_grid: Grid = Grid(1, 1)
+    windows: tuple[Windows, Windows] | None = None
+    function: Pointwise | None = None
+    terms: tuple[AxisTerms, AxisTerms] | None = field(default=None, compare=False)
+    weights: tuple[Array, Array] | None = field(default=None, compare=False)
+    begins: bool = False
+    masked: bool = False
+    node: int = field(default=-1, compare=False)
+    scale: float = 1.0
+    bias: float = 0.0
+    own: float = 0.0
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """Height and width of the window in pixels."""
+        return (1, 1) if self.windows is None else (self.windows[0].window, self.windows[1].window)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether it averages over positions, so that roundings of float32 average out as well."""
+        return self.window != (1, 1)
+
+    @property
+    def is_circular(self) -> bool:
+        """Whether windows reach around the image."""
+        return self.windows is not None and self.windows[0].circular
+
+    @property
+    def is_plain_3x3(self) -> bool:
+        """Whether windows are 3 x 3 around every pixel, zeros outside: the case with a loop of its own."""
+        return self.windows is not None and all(
+            w.window == 3 and w.stride == 1 and w.before == 1 and w.count == w.size and not w.circular
+            for w in self.windows
+        )
+
+
+@dataclass(frozen=True)
+class Visits:
+    """Which operations run at which offsets.
+
+    Attributes
+    ----------
+    offsets : (k, 2) int64, the offsets (row, column) to visit, (0, 0) first where it is among them.
+    marks : (operations, k) bool.
+    """
+
+    offsets: Array
+    marks: Array
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Operations between two poolings.
+
+    Attributes
+    ----------
+    height, width : of the images where the stage begins, in pixels.
+    circular : whether offsets are taken modulo the size.
+    operations : in order of execution.
+    visits : for pairs of images.
+    self_visits : for an image with itself, as far as later stages need its variances.
+    register_count, halo : what the interpreter allocates; ``halo`` is the rim of zeros in pixels.
+    """
+
+    height: int
+    width: int
+    circular: bool
+    operations: tuple[Operation, ...]
+    visits: Visits
+    self_visits: Visits
+    register_count: int
+    halo: int
+
+    def areas(self, grid: Grid) -> Array:
+        """Count the pixels of a grid's plane at each visited offset, (k,) int64."""
+        if self.circular:
+            return np.full(len(self.visits.offsets), grid.height * grid.width)
+        dy, dx = np.abs(self.visits.offsets // np.array(grid.step)).T
+        return np.maximum(grid.height - dy, 0) * np.maximum(grid.width - dx, 0)
+
+    @property
+    def plane_entries(self) -> int:
+        """Count the plane entries per pair that weights and activations visit; a fused pair counts once."""
+        return sum(
+            int(marks @ self.areas(op.target_grid))
+            for op, marks in zip(self.operations, self.visits.marks, strict=True)
+            if op.code is Code.WEIGH
+        )
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """The covariances of pooled images, plane by plane of the offsets that are needed.
+
+    Attributes
+    ----------
+    starts : (row offsets, column offsets) int64, pixels from the tensor's first to an offset's plane; -1 for none.
+    widths : (column offsets,) int64, pixels in a row of a plane.
+    size : pixels in all.
+    height, width, circular : of the pooled images.
+    """
+
+    starts: Array
+    widths: Array
+    size: int
+    height: int
+    width: int
+    circular: bool
+
+
+@dataclass(frozen=True)
+class Program:
+    """What to compute for a pair of images.
+
+    Attributes
+    ----------
+    input_shape : (H, W, C) of the images; vectors are 1 x 1 images.
+    stages : from the images to the read-outs.
+    tensors : what passes between stages, beside sums.
+    sum_count, readout_count : numbers per pair that pass between stages, and that come out.
+    mirrors : whether values stay the same when both images are flipped left to right.
+    """
+
+    input_shape: tuple[int, int, int]
+    stages: tuple[Stage, ...]
+    tensors: tuple[Tensor, ...]
+    sum_count: int
+    readout_count: int
+    mirrors: bool
+
+    @property
+    def plane_entries(self) -> int:
+        """Count the plane entries per pair over all stages: what the time of a pair is proportional to."""
+        return sum(stage.plane_entries for stage in self.stages)
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether a sample with itself differs from two samples with equal images."""
+        return any(op.code is Code.MASK for stage in self.stages for op in stage.operations)

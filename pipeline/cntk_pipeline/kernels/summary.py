@@ -1,0 +1,135 @@
+"""Networks as tables: shapes, and what a pair of images costs, before it is computed."""
+
+import dataclasses
+import io
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from cntk_pipeline.kernels.engine import working_bytes
+from cntk_pipeline.kernels.graph import NetworkGraph
+from cntk_pipeline.kernels.lowering import append_network, assemble
+from cntk_pipeline.kernels.program import Code
+from cntk_pipeline.layers import Layer, Sequential, Shape
+
+
+@dataclass(frozen=True)
+class SummaryRow:
+    """One layer of a network.
+
+    Attributes
+    ----------
+    layer : as it is written, without what is left at its default.
+    shape : of its output.
+    offsets : how many differences of positions it is computed at.
+    entries : plane entries per pair: positions at those offsets, over all weights and activations. An activation is
+        counted with the weights before it.
+    """
+
+    layer: str
+    shape: Shape
+    offsets: int
+    entries: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a network is, and what a pair of images costs; prints as a table.
+
+    Attributes
+    ----------
+    rows : the input, and a row a layer.
+    stages : what is computed between two poolings, one after the other.
+    entries : plane entries per pair: what the time of a pair is proportional to.
+    memory_bytes : that an engine holds in float32, beside images and results.
+    """
+
+    rows: tuple[SummaryRow, ...]
+    stages: int
+    entries: int
+    memory_bytes: int
+
+    def __str__(self) -> str:
+        table = Table(box=None, pad_edge=False)
+        for name, justify in (("", "right"), ("layer", "left"), ("output", "left"), ("offsets", "right")):
+            table.add_column(name, justify=justify)  # type: ignore[arg-type]
+        table.add_column("entries a pair", justify="right")
+        for position, row in enumerate(self.rows, -1):
+            counts = (f"{row.offsets:,}" if row.offsets else "", f"{row.entries:,}" if row.entries else "")
+            table.add_row(str(position) if position >= 0 else "", row.layer, str(row.shape), *counts)
+        console = Console(file=io.StringIO(), width=110, color_system=None, highlight=False)
+        console.print(table)
+        console.print(
+            f"{self.entries:,} plane entries a pair in {self.stages} stages, "
+            f"{self.memory_bytes / 2**20:,.0f} MiB a thread"
+        )
+        lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+        return "\n".join(line.rstrip() for line in lines)
+
+    __repr__ = __str__
+
+
+def summary(network: Layer, input_shape: tuple[int, ...], *, kind: str = "ntk") -> Summary:
+    """Lay out a network for inputs of a shape, without computing anything.
+
+    Parameters
+    ----------
+    network : a layer, or a `Sequential` of layers, that ends in a vector.
+    input_shape : of one input, (H, W, C) or (features,).
+    kind : "ntk" or "nngp".
+
+    Raises
+    ------
+    LayerError
+        If the network does not accept the shape, or has no such kernel.
+
+    Examples
+    --------
+    >>> from cntk_pipeline import summary
+    >>> from cntk_pipeline.layers import presets
+    >>> network = presets.cntk(3, "gap", trained_ends=True)
+    >>> print(summary(network, (8, 8, 3)))
+       layer                 output       offsets  entries a pair
+       input                 (8, 8, 3)
+    0  Rescale('channels')   (8, 8, 3)        225
+    1  Conv(3, w_std=1.414)  (8, 8, inf)      225           4,096
+    2  Relu()                (8, 8, inf)
+    3  Conv(3, w_std=1.414)  (8, 8, inf)      225           4,096
+    4  Relu()                (8, 8, inf)
+    5  GlobalAvgPool()       (inf,)           225
+    6  Dense()               (inf,)             1               1
+    8,193 plane entries a pair in 2 stages, 6 MiB a thread
+    """
+    graph = NetworkGraph()
+    lowered = append_network(graph, network, kind, input_shape)
+    program = assemble(graph, [(lowered[-1].node, kind == "ntk")], input_shape)
+    owner = {node: position for position, step in enumerate(lowered) for node in step.made}
+    offsets, entries = [0] * len(lowered), [0] * len(lowered)
+    for stage in program.stages:
+        for op, marks in zip(stage.operations, stage.visits.marks, strict=True):
+            if op.node >= 0:
+                position = owner[op.node]
+                offsets[position] = max(offsets[position], int(marks.sum()))
+                if op.code is Code.WEIGH:
+                    entries[position] += int(marks @ stage.areas(op.target_grid))
+    rows = tuple(
+        SummaryRow("input" if step.layer is None else describe(step.layer), step.shape, offsets[k], entries[k])
+        for k, step in enumerate(lowered)
+    )
+    return Summary(rows, len(program.stages), program.plane_entries, working_bytes(program, 4))
+
+
+def describe(layer: Layer) -> str:
+    """Write a layer without what is left at its default: ``Conv(3, w_std=1.414)``."""
+    if isinstance(layer, Sequential):
+        return ", ".join(map(describe, layer.layers))
+    if layer.inner:
+        return f"{type(layer).__name__}({' | '.join(map(describe, layer.inner))})"
+    parts = []
+    for position, field in enumerate(dataclasses.fields(layer)):  # type: ignore[arg-type]
+        value = getattr(layer, field.name)
+        if value != field.default:
+            text = f"{value:.4g}" if isinstance(value, float) else repr(value)
+            parts.append(text if position == 0 else f"{field.name}={text}")
+    return f"{type(layer).__name__}({', '.join(parts)})"

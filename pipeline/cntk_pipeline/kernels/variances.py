@@ -1,0 +1,161 @@
+"""The diagonal of the recursion: the variance of every position of an image, layer by layer, 16 images at a time.
+
+Weights and activations turn the variances of an image into variances without looking at any other covariance, so what
+the duals need to know of an image costs it one pass over H x W numbers, in float64 whatever the dtype of the planes.
+Only behind a pooling do they start from what the planes of the image with itself gave.
+"""
+
+from typing import Any
+
+from cntk_pipeline.kernels.jit import jit, jit_inner
+from cntk_pipeline.kernels.lanes import LANES, address, call
+from cntk_pipeline.kernels.planes import add_planes, clear_rim, copy_plane, sum_windows, wrap_rim
+from cntk_pipeline.kernels.program import Array, Code
+from cntk_pipeline.kernels.tables import Entry, Kind, StageEntry, Tables
+from cntk_pipeline.kernels.weighing import Place
+
+_INPUT, _LOAD, _LOAD_SUM, _WEIGH, _ADD, _MASK = (
+    int(code) for code in (Code.INPUT, Code.LOAD, Code.LOAD_SUM, Code.WEIGH, Code.ADD, Code.MASK)
+)
+_PLAIN_3X3, _CIRCULAR = int(Kind.PLAIN_3X3), int(Kind.CIRCULAR)
+(
+    _CODE,
+    _SOURCE,
+    _OTHER,
+    _TARGET,
+    _SLOT,
+    _HEIGHT,
+    _WIDTH,
+    _TO_HEIGHT,
+    _TO_WIDTH,
+    _KIND,
+    _ROW_WINDOW,
+    _ROW_STRIDE,
+    _ROWS_BEFORE,
+    _COLUMN_WINDOW,
+    _COLUMN_STRIDE,
+    _COLUMNS_BEFORE,
+    _LEFT,
+    _AREA,
+) = (
+    int(entry)
+    for entry in (
+        Entry.CODE,
+        Entry.SOURCE,
+        Entry.OTHER,
+        Entry.TARGET,
+        Entry.SLOT,
+        Entry.HEIGHT,
+        Entry.WIDTH,
+        Entry.TO_HEIGHT,
+        Entry.TO_WIDTH,
+        Entry.KIND,
+        Entry.ROW_WINDOW,
+        Entry.ROW_STRIDE,
+        Entry.ROWS_BEFORE,
+        Entry.COLUMN_WINDOW,
+        Entry.COLUMN_STRIDE,
+        Entry.COLUMNS_BEFORE,
+        Entry.LEFT,
+        Entry.AREA,
+    )
+)
+_STAGE_HEIGHT, _STAGE_WIDTH, _HALO = (int(entry) for entry in (StageEntry.HEIGHT, StageEntry.WIDTH, StageEntry.HALO))
+_STRIDE, _PLACE_HEIGHT, _PLACE_WIDTH, _RIGHT_ROW, _RIGHT_STATISTIC = (
+    int(place) for place in (Place.STRIDE, Place.HEIGHT, Place.WIDTH, Place.RIGHT_ROW, Place.RIGHT_STATISTIC)
+)
+
+
+@jit_inner
+def _sum_squares(
+    pixels: Array, channels: int, shape: tuple[int, int], scale: float, plane_out: Any, stride: int
+) -> None:
+    """Write ``scale * sum_c x^2`` of the raw images, ``(C H W lanes,)``."""
+    area = shape[0] * shape[1]
+    for i in range(shape[0]):
+        for m in range(shape[1] * LANES):
+            total = 0.0
+            for c in range(channels):
+                value = float(pixels[(c * area + i * shape[1]) * LANES + m])
+                total += value * value
+            plane_out[i * stride + m] = scale * total
+
+
+@jit
+def run_variances(
+    tables: Tables,
+    stage: Array,
+    first: int,
+    last: int,
+    weigh_functions: Array,
+    statistics_functions: Array,
+    pixels: Array,
+    loaded: Array,
+    sums: Array,
+    planes: Array,
+    ring: Array,
+    place: Array,
+    statistics_out: Array,
+) -> None:
+    """Run a few operations of a stage on the variances of up to 16 images; write the statistics of activations.
+
+    Parameters
+    ----------
+    stage : its row of `StageEntry`.
+    first, last : the operations to run, the last excluded.
+    weigh_functions, statistics_functions : (operations,) int64, addresses; 0 where there is none.
+    pixels : (C H W lanes,).
+    loaded : (operations, H, W, lanes) float64, the variances that each LOAD of the stage begins with.
+    sums : (sums, lanes) float64, the images' variance in each sum.
+    planes, ring : float64, scratch; planes keep their contents from call to call.
+    place : `Place`, scratch.
+    statistics_out : (statistics, lanes).
+    """
+    codes, params = tables.codes, tables.exact_params
+    halo = stage[_HALO]
+    stride = (stage[_STAGE_WIDTH] + 2 * halo) * LANES
+    plane_size = (stage[_STAGE_HEIGHT] + halo) * stride
+    place[_STRIDE] = stride
+    for p in range(first, last):
+        op = codes[p]
+        code = op[_CODE]
+        source = address(planes, op[_SOURCE] * plane_size + halo * LANES)
+        target = address(planes, op[_TARGET] * plane_size + halo * LANES)
+        shape, to_shape = (op[_HEIGHT], op[_WIDTH]), (op[_TO_HEIGHT], op[_TO_WIDTH])
+        if code == _INPUT:
+            _sum_squares(pixels, tables.input_channels, shape, params[p, 0], target, stride)
+        elif code == _LOAD:
+            copy_plane(address(loaded, p * loaded.shape[1]), shape[1] * LANES, target, stride, shape)
+        elif code == _LOAD_SUM:
+            for lane in range(LANES):
+                target[lane] = sums[op[_SLOT], lane]
+        elif code == _ADD:
+            other = address(planes, op[_OTHER] * plane_size + halo * LANES)
+            add_planes(source, other, target, stride, shape)
+        elif code == _MASK:
+            for i in range(shape[0]):
+                for m in range(shape[1] * LANES):
+                    target[i * stride + m] = params[p, 0] * source[i * stride + m]
+        elif code == _WEIGH:
+            kind = op[_KIND]
+            if kind != 0:
+                if kind == _CIRCULAR:
+                    wrap_rim(source, stride, shape, halo)
+                else:
+                    clear_rim(source, stride, shape, halo)
+                if kind != _PLAIN_3X3:
+                    windows = (
+                        (op[_ROW_WINDOW], op[_ROW_STRIDE], op[_ROWS_BEFORE]),
+                        (op[_COLUMN_WINDOW], op[_COLUMN_STRIDE], op[_COLUMNS_BEFORE]),
+                    )
+                    circular = kind == _CIRCULAR
+                    sum_windows(source, target, address(ring, 0), stride, shape, to_shape, windows, circular)
+                    source = target
+            place[_PLACE_HEIGHT], place[_PLACE_WIDTH] = to_shape
+            place[_RIGHT_ROW], place[_RIGHT_STATISTIC] = to_shape[1], op[_AREA]
+            factors = address(params, p * params.shape[1])
+            unused = address(planes, 0)
+            call(weigh_functions[p], (source, target, address(ring, 0), unused, unused, address(place, 0), factors))
+            if statistics_functions[p] != 0:
+                out = address(statistics_out, op[_LEFT] * LANES)
+                call(statistics_functions[p], (target, out, address(place, 0), factors))

@@ -1,0 +1,91 @@
+"""The algebra that users write networks in.
+
+``LAYERS`` is the door of this room: the layers by name, as workflow files and run directories spell them.
+"""
+
+from cntk_pipeline.layers import presets
+from cntk_pipeline.layers.attention import SelfAttention
+from cntk_pipeline.layers.base import Graph, Layer, Shape
+from cntk_pipeline.layers.gaussian import Gaussian
+from cntk_pipeline.layers.linear import Conv, Dense, Rescale
+from cntk_pipeline.layers.normalization import Dropout, LayerNorm
+from cntk_pipeline.layers.pointwise import ClosedForm, Pointwise, Series
+from cntk_pipeline.layers.pooling import AvgPool, Flatten, GlobalAvgPool, GlobalSumPool, LocalAvgPool, SumPool
+from cntk_pipeline.layers.rectifiers import Abs, LeakyRelu, Relu, Sign
+from cntk_pipeline.layers.residual import Identity, Residual
+from cntk_pipeline.layers.sequential import Sequential
+from cntk_pipeline.layers.series import Elementwise, Hermite, Polynomial
+from cntk_pipeline.layers.smooth import Cos, Erf, Exp, Gelu, Rbf, Sin
+from cntk_pipeline.layers.windows import Windows
+
+LAYERS: dict[str, type[Layer]] = {
+    "Conv": Conv,
+    "Dense": Dense,
+    "Rescale": Rescale,
+    "Relu": Relu,
+    "LeakyRelu": LeakyRelu,
+    "Abs": Abs,
+    "Sign": Sign,
+    "Erf": Erf,
+    "Gelu": Gelu,
+    "Sin": Sin,
+    "Cos": Cos,
+    "Rbf": Rbf,
+    "Exp": Exp,
+    "Gaussian": Gaussian,
+    "Polynomial": Polynomial,
+    "Hermite": Hermite,
+    "Elementwise": Elementwise,
+    "Flatten": Flatten,
+    "AvgPool": AvgPool,
+    "SumPool": SumPool,
+    "GlobalAvgPool": GlobalAvgPool,
+    "GlobalSumPool": GlobalSumPool,
+    "LocalAvgPool": LocalAvgPool,
+    "Identity": Identity,
+    "Residual": Residual,
+    "LayerNorm": LayerNorm,
+    "Dropout": Dropout,
+    "SelfAttention": SelfAttention,
+}
+
+__all__ = [
+    "LAYERS",
+    "Abs",
+    "AvgPool",
+    "ClosedForm",
+    "Conv",
+    "Cos",
+    "Dense",
+    "Dropout",
+    "Elementwise",
+    "Erf",
+    "Exp",
+    "Flatten",
+    "Gaussian",
+    "Gelu",
+    "GlobalAvgPool",
+    "GlobalSumPool",
+    "Graph",
+    "Hermite",
+    "Identity",
+    "Layer",
+    "LayerNorm",
+    "LeakyRelu",
+    "LocalAvgPool",
+    "Pointwise",
+    "Polynomial",
+    "Rbf",
+    "Relu",
+    "Rescale",
+    "Residual",
+    "SelfAttention",
+    "Sequential",
+    "Series",
+    "Shape",
+    "Sign",
+    "Sin",
+    "SumPool",
+    "Windows",
+    "presets",
+]

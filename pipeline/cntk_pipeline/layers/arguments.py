@@ -1,0 +1,60 @@
+"""What layers and presets are made with: arguments that do not fit are refused with what fits."""
+
+import inspect
+import reprlib
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+from cntk_pipeline.errors import LayerError
+
+_Arguments = ParamSpec("_Arguments")
+_Built = TypeVar("_Built")
+
+
+def require_arguments(
+    name: str, function: Callable[..., Any], values: Sequence[object], named: Mapping[str, object], elsewhere: str = ""
+) -> None:
+    """Refuse what a function, or the constructor of a layer, cannot take.
+
+    Python would refuse it too, but who comes from a library where a dense layer begins with its width is to be told
+    what to write instead.
+
+    Parameters
+    ----------
+    name : of what is made, for the message.
+    function : whose arguments they are; a ``self`` is left out.
+    values, named : arguments by position and by name.
+    elsewhere : what calls of other libraries become here; ends the message.
+
+    Raises
+    ------
+    LayerError
+        If they do not fit, with the nearest name where one is unknown.
+    """
+    parameters = [p for key, p in inspect.signature(function).parameters.items() if key != "self"]
+    expected = inspect.Signature([p.replace(annotation=inspect.Parameter.empty) for p in parameters])
+    try:
+        expected.bind(*values, **named)
+    except TypeError as error:
+        known = [p.name for p in parameters]
+        nearest = [near for key in named if key not in known for near in get_close_matches(key.lower(), known, 1)]
+        meant = f", did you mean {nearest[0]!r}?" if nearest else "."
+        got = ", ".join([*map(reprlib.repr, values), *(f"{key}={reprlib.repr(value)}" for key, value in named.items())])
+        told = f" {elsewhere}" if elsewhere else ""
+        raise LayerError(f"expected {name}{expected}, got {name}({got}): {error}{meant}{told}") from None
+
+
+def told_what_fits(elsewhere: str) -> Callable[[Callable[_Arguments, _Built]], Callable[_Arguments, _Built]]:
+    """Let a function refuse arguments as `require_arguments` does."""
+
+    def decorate(function: Callable[_Arguments, _Built]) -> Callable[_Arguments, _Built]:
+        @wraps(function)
+        def told(*values: _Arguments.args, **named: _Arguments.kwargs) -> _Built:
+            require_arguments(function.__name__, function, values, named, elsewhere)
+            return function(*values, **named)
+
+        return told
+
+    return decorate

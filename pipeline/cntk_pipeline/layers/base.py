@@ -1,0 +1,156 @@
+"""What a layer is: a frozen value that knows which shape it turns into which, and what it does to covariances."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from numbers import Integral
+from typing import TYPE_CHECKING, ClassVar, Self
+
+from cntk_pipeline.errors import LayerError
+from cntk_pipeline.layers.arguments import require_arguments
+from cntk_pipeline.layers.windows import Windows
+
+if TYPE_CHECKING:
+    from cntk_pipeline.layers.pointwise import Pointwise
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The shape of one example inside a network.
+
+    Attributes
+    ----------
+    spatial : (height, width) in pixels, or None for a vector.
+    channels : number of input channels or features; None once a layer with weights has made it infinite.
+    gaussian : whether the channels are independent Gaussians of mean zero, as layers with weights make them.
+    weighted : how many layers with weights lie before.
+    """
+
+    spatial: tuple[int, int] | None
+    channels: int | None
+    gaussian: bool = False
+    weighted: int = 0
+
+    @classmethod
+    def of_inputs(cls, shape: tuple[int, ...]) -> "Shape":
+        """Read off the shape of an array of inputs, ``(n, H, W, C)`` or ``(n, features)``."""
+        if len(shape) == 4:
+            return cls((shape[1], shape[2]), shape[3])
+        if len(shape) == 2:
+            return cls(None, shape[1])
+        raise LayerError(f"expected inputs of shape (n, H, W, C) or (n, features), got {shape}: add the missing axes")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width; a vector is an image of one pixel."""
+        return self.spatial or (1, 1)
+
+    def behind_weights(self, spatial: tuple[int, int] | None) -> "Shape":
+        """Return the shape that a layer with weights makes of this one."""
+        return Shape(spatial, None, True, self.weighted + 1)
+
+    def with_spatial(self, spatial: tuple[int, int] | None) -> "Shape":
+        """Return the shape with other positions and the same channels."""
+        return replace(self, spatial=spatial)
+
+    def __str__(self) -> str:
+        width = "inf" if self.channels is None else str(self.channels)
+        return f"({width},)" if self.spatial is None else f"({self.spatial[0]}, {self.spatial[1]}, {width})"
+
+
+class Graph(ABC):
+    """The operations on covariances that layers are written in; `kernels` runs them.
+
+    For a pair of images a node holds the covariance S(p, p') of every position of the first with every position of
+    the second, and likewise the tangent T, the NTK accumulated so far. Nodes are numbers; every method appends an
+    operation and returns its node.
+    """
+
+    @abstractmethod
+    def rescale(self, source: int, factor: float) -> int:
+        """``S' = factor S``, ``T' = factor T``."""
+
+    @abstractmethod
+    def weigh(
+        self, source: int, rows: Windows, columns: Windows, scale: float, bias: float = 0.0, own: float = 0.0
+    ) -> int:
+        """Sum both positions over equal shifts in a window.
+
+        ``S' = scale sum S + bias`` and ``T' = scale sum T + own S'``.
+        """
+
+    @abstractmethod
+    def pool(
+        self, source: int, rows: Windows, columns: Windows, scale: float = 1.0, normalize_edges: bool = False
+    ) -> int:
+        """Sum each position over its own window, times ``scale``.
+
+        With ``normalize_edges`` sums are divided by the positions of the window that lie inside the image.
+        """
+
+    @abstractmethod
+    def trace(self, source: int, scale: float) -> int:
+        """Sum over equal positions, times ``scale``."""
+
+    @abstractmethod
+    def apply(self, source: int, function: "Pointwise") -> int:
+        """Apply a function position by position."""
+
+    @abstractmethod
+    def add(self, first: int, second: int) -> int:
+        """``S' = S1 + S2``, ``T' = T1 + T2``."""
+
+    @abstractmethod
+    def mask(self, source: int, factor: float) -> int:
+        """Multiply S and T of a position of a sample with itself by ``factor``."""
+
+    @abstractmethod
+    def attend(self, source: int, gain: float) -> int:
+        """Mix the positions of each image by its own attention A.
+
+        ``S' = A_x S A_z^T`` and ``T' = A_x T A_z^T``; the rows of A are the softmax of ``gain S`` of an image with
+        itself.
+        """
+
+
+class Layer(ABC):
+    """One step of a network. Subclasses are frozen dataclasses, final, and compare by value."""
+
+    has_ntk: ClassVar[bool] = True
+    """Whether the NTK exists behind this layer."""
+
+    spelt_elsewhere: ClassVar[str] = ""
+    """What to write for calls that other libraries know; ends the message about arguments that do not fit."""
+
+    def __new__(cls, *values: object, **named: object) -> Self:
+        if values or named:  # a copy and what is unpickled are made without
+            require_arguments(cls.__name__, cls.__init__, values, named, cls.spelt_elsewhere)
+        return super().__new__(cls)
+
+    @abstractmethod
+    def output_shape(self, shape: Shape) -> Shape:
+        """Infer the output's shape; raise `LayerError` with the reason where the input's does not fit."""
+
+    @abstractmethod
+    def lower(self, graph: Graph, shape: Shape, source: int) -> int:
+        """Append to ``graph`` what the layer does to the node ``source`` of the given shape; return the last node."""
+
+    @property
+    def inner(self) -> "tuple[Layer, ...]":
+        """The layers that this one is made of."""
+        return ()
+
+
+def require_image(layer: Layer, shape: Shape) -> tuple[int, int]:
+    """Return the spatial shape, or say that ``layer`` needs images."""
+    if shape.spatial is None:
+        raise LayerError(f"{layer} needs images of shape (H, W, C), got vectors of shape {shape}")
+    return shape.spatial
+
+
+def read_pair(name: str, value: object) -> tuple[int, int]:
+    """Read one whole number or two as height and width in pixels."""
+    given = value if isinstance(value, tuple | list) else (value, value)
+    numbers = [int(v) for v in given if isinstance(v, Integral) and not isinstance(v, bool)]
+    if len(given) != 2 or len(numbers) != 2 or min(numbers) < 1:
+        raise LayerError(f"{name} must be one or two whole numbers of at least 1, got {value!r}")
+    return numbers[0], numbers[1]

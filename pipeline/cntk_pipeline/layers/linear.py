@@ -1,0 +1,155 @@
+"""Layers with weights, in the NTK parameterisation: weights are unit Gaussians times ``w_std / sqrt(fan-in)``."""
+
+from dataclasses import KW_ONLY, dataclass
+from numbers import Real
+from typing import ClassVar
+
+from cntk_pipeline.errors import LayerError
+from cntk_pipeline.layers.base import Graph, Layer, Shape, read_pair, require_image
+from cntk_pipeline.layers.windows import Windows, check_padding
+
+
+def require_trained(value: object) -> None:
+    """Refuse a ``trained`` that is no truth value."""
+    if not isinstance(value, bool):
+        raise LayerError(f"trained must be True or False, got {value!r}")
+
+
+def require_deviation(name: str, value: object) -> None:
+    """Refuse what is no standard deviation."""
+    if not isinstance(value, Real) or not 0 <= float(value) < float("inf"):
+        raise LayerError(f"{name} must be a finite standard deviation >= 0, got {value!r}")
+
+
+def _require_weights(layer: "Conv | Dense") -> None:
+    require_trained(layer.trained)
+    require_deviation("w_std", layer.w_std)
+    require_deviation("b_std", layer.b_std)
+
+
+@dataclass(frozen=True)
+class Conv(Layer):
+    """A convolution with infinitely many output channels.
+
+    The covariance of two output pixels is ``w_std**2`` times the mean of the input covariance over the window,
+    plus ``b_std**2``; positions outside the image count as zeros in that mean (Arora et al. 2019, section 4).
+
+    Parameters
+    ----------
+    filter_shape : window height and width in pixels; one number means a square. Everything else is given by name.
+    strides : pixels from a window to the next, down and right; one number means both.
+    padding : "VALID" keeps windows inside the image; "SAME" gives an output pixel for each ``strides`` input pixels,
+        zeros outside; "CIRCULAR" likewise, the image repeated outside.
+    w_std, b_std : standard deviations of weights and biases.
+    trained : False fixes this layer's own weights and biases at their initial values: they add nothing to the NTK.
+    """
+
+    spelt_elsewhere: ClassVar[str] = (
+        "The number of channels is infinite and not given: what other libraries call Conv(64, (3, 3)) is Conv((3, 3)), "
+        'and stax.Conv(64, (3, 3), (2, 2), "VALID", a, b) is '
+        'Conv(3, strides=2, padding="VALID", w_std=a, b_std=b)'
+    )
+
+    filter_shape: int | tuple[int, int]
+    _: KW_ONLY
+    strides: int | tuple[int, int] = 1
+    padding: str = "SAME"
+    w_std: float = 1.0
+    b_std: float = 0.0
+    trained: bool = True
+
+    def __post_init__(self) -> None:
+        _require_weights(self)
+        read_pair("filter_shape", self.filter_shape)
+        read_pair("strides", self.strides)
+        check_padding(self.padding)
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """Height and width of the filter in pixels."""
+        return read_pair("filter_shape", self.filter_shape)
+
+    def windows(self, shape: Shape) -> tuple[Windows, Windows]:
+        """Lay the windows over the rows and columns of an image."""
+        size, strides = require_image(self, shape), read_pair("strides", self.strides)
+        rows, columns = (Windows.place(*v, self.padding) for v in zip(size, self.window, strides, strict=True))
+        return rows, columns
+
+    def output_shape(self, shape: Shape) -> Shape:
+        rows, columns = self.windows(shape)
+        return shape.behind_weights((rows.count, columns.count))
+
+    def lower(self, graph: Graph, shape: Shape, source: int) -> int:
+        rows, columns = self.windows(shape)
+        scale = self.w_std**2 / (rows.window * columns.window)
+        return graph.weigh(source, rows, columns, scale, self.b_std**2, float(self.trained))
+
+
+@dataclass(frozen=True)
+class Dense(Layer):
+    """A fully connected layer on vectors, or the same one at every pixel of an image.
+
+    Parameters
+    ----------
+    w_std, b_std : standard deviations of weights and biases.
+    trained : False fixes this layer's own weights and biases: they add nothing to the NTK.
+    """
+
+    spelt_elsewhere: ClassVar[str] = (
+        "The width is infinite and not given: what other libraries call Dense(512) is Dense(), and "
+        "stax.Dense(512, a, b) is Dense(w_std=a, b_std=b)"
+    )
+
+    _: KW_ONLY
+    w_std: float = 1.0
+    b_std: float = 0.0
+    trained: bool = True
+
+    def __post_init__(self) -> None:
+        _require_weights(self)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        return shape.behind_weights(shape.spatial)
+
+    def lower(self, graph: Graph, shape: Shape, source: int) -> int:
+        rows, columns = (Windows.single(size) for size in shape.size)
+        return graph.weigh(source, rows, columns, self.w_std**2, self.b_std**2, float(self.trained))
+
+
+@dataclass(frozen=True)
+class Rescale(Layer):
+    """A fixed multiplication that scales every covariance, of NNGP and NTK alike, by ``variance``.
+
+    Parameters
+    ----------
+    variance : a number > 0; or a word. "channels", the number of input channels, undoes the NTK parameterisation's
+        division by the fan-in of the raw inputs, for kernels that are defined by plain sums, and needs a finite
+        input: put it first. "pixels", the number of positions, likewise undoes that of a following `Flatten`.
+    """
+
+    variance: float | str = 1.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.variance, str):
+            if self.variance not in ("channels", "pixels"):
+                raise LayerError(f'Rescale takes a number, "channels" or "pixels", got {self.variance!r}')
+        elif not isinstance(self.variance, Real) or not 0 < self.variance < float("inf"):
+            raise LayerError(f"Rescale needs a finite variance > 0, got {self.variance!r}")
+
+    def factor(self, shape: Shape) -> float:
+        """Evaluate ``variance`` for an input of this shape."""
+        if not isinstance(self.variance, str):
+            return float(self.variance)
+        if self.variance == "pixels":
+            height, width = require_image(self, shape)
+            return float(height * width)
+        if shape.channels is None:
+            raise LayerError(f"{self} counts input channels, but the input is infinitely wide: put it first")
+        return float(shape.channels)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        self.factor(shape)
+        return shape
+
+    def lower(self, graph: Graph, shape: Shape, source: int) -> int:
+        return graph.rescale(source, self.factor(shape))

@@ -1,0 +1,150 @@
+"""Layers that average, sum or join positions."""
+
+from dataclasses import dataclass, replace
+from numbers import Integral
+
+from cntk_pipeline.errors import LayerError
+from cntk_pipeline.layers.base import Graph, Layer, Shape, read_pair, require_image
+from cntk_pipeline.layers.windows import Windows, check_padding
+
+
+@dataclass(frozen=True)
+class Flatten(Layer):
+    """Lay all pixels side by side as features. Only covariances of equal positions survive; vectors pass unchanged."""
+
+    def output_shape(self, shape: Shape) -> Shape:
+        height, width = shape.size
+        return replace(
+            shape, spatial=None, channels=None if shape.channels is None else shape.channels * height * width
+        )
+
+    def lower(self, graph: Graph, shape: Shape, source: int) -> int:
+        height, width = shape.size
+        return source if shape.spatial is None else graph.trace(source, 1 / (height * width))
+
+
+def _place(layer: "AvgPool | SumPool", shape: Shape) -> tuple[Windows, Windows]:
+    """Lay the windows of a pooling layer over an image."""
+    size = require_image(layer, shape)
+    window = read_pair("window_shape", layer.window_shape)
+    strides = window if layer.strides is None else read_pair("strides", layer.strides)
+    rows, columns = (Windows.place(*values, layer.padding) for values in zip(size, window, strides, strict=True))
+    return rows, columns
+
+
+def _check(layer: "AvgPool | SumPool") -> None:
+    read_pair("window_shape", layer.window_shape)
+    if layer.strides is not None:
+        read_pair("strides", layer.strides)
+    check_padding(layer.padding, ("SAME", "VALID"))
+
+
+@dataclass(frozen=True)
+class AvgPool(Layer):
+    """Average over windows.
+
+    Parameters
+    ----------
+    window_shape : height and width in pixels; one number means a square.
+    strides : pixels from a window to the next; None is the window's shape.
+    padding : "VALID" keeps windows inside the image; "SAME" lets them reach outside, into zeros.
+    normalize_edges : divide by the pixels inside the image, not by those of the window.
+    """
+
+    window_shape: int | tuple[int, int]
+    strides: int | tuple[int, int] | None = None
+    padding: str = "VALID"
+    normalize_edges: bool = False
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        rows, columns = _place(self, shape)
+        return shape.with_spatial((rows.count, columns.count))
+
+    def lower(self, graph: Graph, shape: Shape, source: int) -> int:
+        rows, columns = _place(self, shape)
+        scale = 1.0 if self.normalize_edges else 1 / (rows.window * columns.window) ** 2
+        return graph.pool(source, rows, columns, scale, self.normalize_edges)
+
+
+@dataclass(frozen=True)
+class SumPool(Layer):
+    """Sum over windows; see `AvgPool`.
+
+    Parameters
+    ----------
+    window_shape, strides, padding : of `AvgPool`.
+    """
+
+    window_shape: int | tuple[int, int]
+    strides: int | tuple[int, int] | None = None
+    padding: str = "VALID"
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        rows, columns = _place(self, shape)
+        return shape.with_spatial((rows.count, columns.count))
+
+    def lower(self, graph: Graph, shape: Shape, source: int) -> int:
+        return graph.pool(source, *_place(self, shape))
+
+
+@dataclass(frozen=True)
+class GlobalAvgPool(Layer):
+    """Average over all pixels. The covariance is the mean over all pairs of positions."""
+
+    def output_shape(self, shape: Shape) -> Shape:
+        require_image(self, shape)
+        return shape.with_spatial(None)
+
+    def lower(self, graph: Graph, shape: Shape, source: int) -> int:
+        height, width = require_image(self, shape)
+        return graph.pool(source, Windows.whole(height), Windows.whole(width), 1 / (height * width) ** 2)
+
+
+@dataclass(frozen=True)
+class GlobalSumPool(Layer):
+    """Sum over all pixels."""
+
+    def output_shape(self, shape: Shape) -> Shape:
+        require_image(self, shape)
+        return shape.with_spatial(None)
+
+    def lower(self, graph: Graph, shape: Shape, source: int) -> int:
+        height, width = require_image(self, shape)
+        return graph.pool(source, Windows.whole(height), Windows.whole(width))
+
+
+@dataclass(frozen=True)
+class LocalAvgPool(Layer):
+    """Average around every pixel, over all pixels at most ``radius`` away in row and column (Li et al. 2019).
+
+    Radius 0 changes nothing; with a radius of the image's size, every pixel is the average of all, times the share
+    of its window that lies inside.
+
+    Parameters
+    ----------
+    radius : in pixels; the window is 2 radius + 1 high and wide.
+    normalize_edges : divide by the pixels inside the image, not by those of the window.
+    """
+
+    radius: int
+    normalize_edges: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.radius, Integral) or isinstance(self.radius, bool) or self.radius < 0:
+            raise LayerError(f"radius must be a whole number of pixels >= 0, got {self.radius!r}")
+
+    def output_shape(self, shape: Shape) -> Shape:
+        require_image(self, shape)
+        return shape
+
+    def lower(self, graph: Graph, shape: Shape, source: int) -> int:
+        window = 2 * self.radius + 1
+        rows, columns = (Windows.place(size, window, 1, "SAME") for size in require_image(self, shape))
+        scale = 1.0 if self.normalize_edges else 1 / window**4
+        return graph.pool(source, rows, columns, scale, self.normalize_edges)

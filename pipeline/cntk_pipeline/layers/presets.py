@@ -1,0 +1,253 @@
+"""Networks by name, each with its source."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cntk_pipeline.errors import LayerError
+from cntk_pipeline.layers.arguments import told_what_fits
+from cntk_pipeline.layers.base import Layer, read_pair
+from cntk_pipeline.layers.linear import Conv, Dense, Rescale
+from cntk_pipeline.layers.pooling import AvgPool, Flatten, GlobalAvgPool, LocalAvgPool
+from cntk_pipeline.layers.rectifiers import Relu
+from cntk_pipeline.layers.residual import Identity, Residual
+from cntk_pipeline.layers.sequential import Sequential
+
+SQRT_2 = 2**0.5
+
+_NO_WIDTH = "All widths are infinite and not given; deviations are given by name, as w_std=2**0.5"
+
+_MYRTLE_BLOCKS = {5: (2, 1, 1), 7: (2, 2, 2), 10: (3, 3, 3)}
+
+
+@told_what_fits(_NO_WIDTH)
+def cntk(depth: int, pooling: str = "flatten", *, trained_ends: bool | None = None) -> Sequential:
+    """Build the convolutional network of Arora et al. 2019 (arXiv:1904.11955), with the original code's values.
+
+    ``depth - 1`` convolutions of 3 x 3 with ReLU after each, then a linear read-out. The original code sums over
+    input channels, and without pooling over positions too, where the NTK parameterisation divides; `Rescale`
+    makes the values equal. Read-outs of all depths and poolings with equal ``trained_ends`` share one pass.
+
+    Parameters
+    ----------
+    depth : number of convolutions plus one; the paper uses 3, 4, 6, 11, 21.
+    pooling : "flatten" (CNTK-V), "gap" (CNTK-GAP), or "lap4" for local average pooling with radius 4 and likewise
+        with any other (Li et al. 2019, arXiv:1911.00809).
+    trained_ends : whether the first convolution and the last layer are trained. None is the paper's choice:
+        trained for "flatten", fixed for "gap" (its appendix H); and fixed for local pooling, which thus shares
+        the pass of "gap".
+
+    Raises
+    ------
+    LayerError
+        If depth is below 2 or the pooling is unknown.
+    """
+    if not isinstance(depth, int) or depth < 2:
+        raise LayerError(f"cntk counts convolutions plus one: depth must be a whole number >= 2, got {depth!r}")
+    flat = pooling == "flatten"
+    trained = flat if trained_ends is None else trained_ends
+    body: list[Layer] = []
+    for position in range(depth - 1):
+        body += [Conv(3, w_std=SQRT_2, trained=trained or position > 0), Relu()]
+    head = [Rescale("pixels")] if flat else []
+    return Sequential(Rescale("channels"), *body, *head, *_join("cntk", pooling), Dense(trained=trained))
+
+
+@told_what_fits(_NO_WIDTH)
+def fully_connected(depth: int, *, w_std: float = SQRT_2, b_std: float = 0.0) -> Sequential:
+    """Build a ReLU network of dense layers, all trained (Jacot et al. 2018, arXiv:1806.07572; Lee et al. 2019).
+
+    Parameters
+    ----------
+    depth : number of dense layers, the linear read-out included; images are flattened first.
+    w_std, b_std : of the hidden layers; the read-out has w_std 1 and the same b_std.
+
+    Raises
+    ------
+    LayerError
+        If depth is below 1.
+    """
+    if not isinstance(depth, int) or depth < 1:
+        raise LayerError(f"fully_connected counts dense layers: depth must be a whole number >= 1, got {depth!r}")
+    body: list[Layer] = []
+    for _ in range(depth - 1):
+        body += [Dense(w_std=w_std, b_std=b_std), Relu()]
+    return Sequential(Flatten(), *body, Dense(b_std=b_std))
+
+
+@told_what_fits(_NO_WIDTH)
+def myrtle(depth: int, pooling: str = "gap", *, w_std: float = SQRT_2, b_std: float = 0.0) -> Sequential:
+    """Build Myrtle-5, -7 or -10 (Shankar et al. 2020, arXiv:2003.02237).
+
+    Three blocks of 2, 1, 1 or 2, 2, 2 or 3, 3, 3 convolutions of 3 x 3 with ReLU after each, an average pooling of
+    2 x 2 after each block. On 32 x 32 pixels "gap" is the two further such poolings of the original.
+
+    Parameters
+    ----------
+    depth : number of convolutions plus one: 5, 7 or 10.
+    pooling : "gap", "flatten", or "lap4" and likewise, of the third block's output.
+    w_std, b_std : of the convolutions; the read-out has w_std 1 and the same b_std.
+
+    Raises
+    ------
+    LayerError
+        If there is no such depth or pooling.
+    """
+    if depth not in _MYRTLE_BLOCKS:
+        raise LayerError(f"myrtle: depth must be one of {', '.join(map(str, _MYRTLE_BLOCKS))}, got {depth!r}")
+    body: list[Layer] = []
+    for count in _MYRTLE_BLOCKS[depth]:
+        body += [Conv(3, w_std=w_std, b_std=b_std), Relu()] * count
+        body.append(AvgPool(2))
+    return Sequential(*body, *_join("myrtle", pooling), Dense(b_std=b_std))
+
+
+@told_what_fits(_NO_WIDTH)
+def resnet(depth: int, pooling: str = "gap", *, w_std: float = SQRT_2, b_std: float = 0.0) -> Sequential:
+    """Build a residual network for small images (He et al. 2016a, arXiv:1512.03385, section 4.2), pre-activation.
+
+    A convolution; three groups of n blocks at full, half and quarter resolution, each two convolutions of 3 x 3 with
+    ReLU before each (He et al. 2016b, arXiv:1603.05027), since ReLU has a closed form for Gaussian inputs only; ReLU.
+    Shortcuts are the identity, and a convolution of 1 x 1 with stride 2 where the resolution halves (option B). There
+    is no batch normalisation.
+
+    Parameters
+    ----------
+    depth : number of layers on the longest path, 6 n + 2. The paper uses 20, 32, 44, 56, 110.
+    pooling : "gap", "flatten", or "lap4" and likewise.
+    w_std, b_std : of the convolutions; the read-out has w_std 1 and the same b_std.
+
+    Raises
+    ------
+    LayerError
+        If depth is none of these or the pooling is unknown.
+    """
+    blocks = _count_blocks("resnet", depth, 2)
+    body: list[Layer] = [Conv(3, w_std=w_std, b_std=b_std)]
+    for group in range(3):
+        if group:
+            body.append(_block(2, Conv(1, strides=2, w_std=w_std, b_std=b_std), w_std, b_std))
+        body += [_block(1, Identity(), w_std, b_std)] * (blocks - (group > 0))
+    return Sequential(*body, Relu(), *_join("resnet", pooling), Dense(b_std=b_std))
+
+
+@told_what_fits(_NO_WIDTH)
+def wide_resnet(depth: int, pooling: str = "gap", *, w_std: float = 1.0, b_std: float = 0.0) -> Sequential:
+    """Build a wide residual network (Zagoruyko and Komodakis 2016, arXiv:1605.07146) as in neural-tangents' README.
+
+    As `resnet`, but the shortcut of the first block of every group is a convolution of 3 x 3, and there is no ReLU
+    before the pooling. Its width is infinite, so that there is no factor to choose.
+
+    Parameters
+    ----------
+    depth : number of convolutions, shortcuts included, 6 n + 4 for n blocks in each group. The paper uses 16, 22, 28,
+        40.
+    pooling : "gap", "flatten", or "lap4" and likewise.
+    w_std, b_std : of the convolutions; the read-out has w_std 1 and the same b_std. The default is neural-tangents'.
+
+    Raises
+    ------
+    LayerError
+        If depth is none of these or the pooling is unknown.
+    """
+    blocks = _count_blocks("wide_resnet", depth, 4)
+    body: list[Layer] = [Conv(3, w_std=w_std, b_std=b_std)]
+    for strides in (1, 2, 2):
+        body.append(_block(strides, Conv(3, strides=strides, w_std=w_std, b_std=b_std), w_std, b_std))
+        body += [_block(1, Identity(), w_std, b_std)] * (blocks - 1)
+    return Sequential(*body, *_join("wide_resnet", pooling), Dense(b_std=b_std))
+
+
+@told_what_fits(_NO_WIDTH)
+def cnn_gp(
+    depth: int,
+    pooling: str = "flatten",
+    *,
+    filter_shape: int | tuple[int, int] = 7,
+    var_w: float = 2.79,
+    var_b: float = 7.86,
+) -> Sequential:
+    """Build the ConvNet GP of Garriga-Alonso et al. 2019 (arXiv:1808.05587), which is meant for ``kinds = ["nngp"]``.
+
+    ``depth - 1`` convolutions with ReLU after each, then a convolution with a filter of the image's size, which is
+    `Flatten` and `Dense`. Novak et al. 2019 (arXiv:1810.05148) compare this with "gap".
+
+    Parameters
+    ----------
+    depth : number of convolutions, the last included; 8 is the paper's for MNIST.
+    pooling : "flatten", "gap", or "lap4" and likewise.
+    filter_shape : of all convolutions but the last.
+    var_w, var_b : variances of the weights, times the number of input channels, and of the biases. The variance of
+        the last filter's weights is divided by its pixels too, as in the paper's code. The defaults are those that
+        the paper found by random search on MNIST.
+
+    Raises
+    ------
+    LayerError
+        If depth is below 1, the pooling is unknown, or a variance is negative.
+    """
+    if not isinstance(depth, int) or depth < 1:
+        raise LayerError(f"cnn_gp counts convolutions: depth must be a whole number >= 1, got {depth!r}")
+    for name, value in (("var_w", var_w), ("var_b", var_b)):
+        if not isinstance(value, int | float) or not 0 <= value < float("inf"):
+            raise LayerError(f"cnn_gp needs a finite {name} >= 0, got {value!r}")
+    height, width = read_pair("filter_shape", filter_shape)
+    # In the NTK parameterisation w_std**2 is the sum over the window; var_w is a single weight's.
+    conv = Conv(filter_shape, w_std=(height * width * var_w) ** 0.5, b_std=var_b**0.5)
+    body = [conv, Relu()] * (depth - 1)
+    return Sequential(*body, *_join("cnn_gp", pooling), Dense(w_std=var_w**0.5, b_std=var_b**0.5))
+
+
+def _join(preset: str, pooling: object) -> tuple[Layer, ...]:
+    """Make a vector of an image as ``pooling`` says."""
+    if pooling == "flatten":
+        return (Flatten(),)
+    if pooling == "gap":
+        return (GlobalAvgPool(),)
+    if isinstance(pooling, str) and re.fullmatch("lap[0-9]{1,4}", pooling):
+        return LocalAvgPool(int(pooling[3:])), Flatten()
+    told = f". {_NO_WIDTH}" if isinstance(pooling, int | float) else ""
+    raise LayerError(
+        f'{preset} knows pooling "flatten", "gap", and "lap4" or likewise with another radius, got {pooling!r}{told}'
+    )
+
+
+def _count_blocks(preset: str, depth: object, others: int) -> int:
+    """Return n where ``depth`` is ``6 n + others``."""
+    if not isinstance(depth, int) or depth <= others or (depth - others) % 6:
+        possible = ", ".join(str(6 * n + others) for n in range(1, 5))
+        raise LayerError(f"{preset}: depth must be 6 n + {others}, one of {possible}, ..., got {depth!r}")
+    return (depth - others) // 6
+
+
+def _block(strides: int, shortcut: Layer, w_std: float, b_std: float) -> Residual:
+    """Build the two pre-activated convolutions that residual networks are made of."""
+    first, second = (Conv(3, strides=step, w_std=w_std, b_std=b_std) for step in (strides, 1))
+    return Residual(Sequential(Relu(), first, Relu(), second), shortcut)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A family of networks in the table of presets.
+
+    Attributes
+    ----------
+    build : makes a member; its first argument is the depth. It refuses what it cannot make.
+    options : names of further arguments that a workflow file may give.
+    poolings : values of the argument ``pooling``, the default first, N standing for a number; empty where the
+        family has none.
+    """
+
+    build: Callable[..., Sequential]
+    options: tuple[str, ...]
+    poolings: tuple[str, ...] = ()
+
+
+PRESETS = {
+    "cntk": Preset(cntk, ("trained_ends",), ("flatten", "gap", "lapN")),
+    "fully_connected": Preset(fully_connected, ("w_std", "b_std")),
+    "myrtle": Preset(myrtle, ("w_std", "b_std"), ("gap", "flatten", "lapN")),
+    "resnet": Preset(resnet, ("w_std", "b_std"), ("gap", "flatten", "lapN")),
+    "wide_resnet": Preset(wide_resnet, ("w_std", "b_std"), ("gap", "flatten", "lapN")),
+    "cnn_gp": Preset(cnn_gp, ("filter_shape", "var_w", "var_b"), ("flatten", "gap", "lapN")),
+}

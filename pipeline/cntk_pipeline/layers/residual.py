@@ -1,0 +1,70 @@
+"""Sums of branches."""
+
+from dataclasses import dataclass
+
+from cntk_pipeline.errors import LayerError
+from cntk_pipeline.layers.base import Graph, Layer, Shape
+
+
+@dataclass(frozen=True)
+class Identity(Layer):
+    """Change nothing."""
+
+    def output_shape(self, shape: Shape) -> Shape:
+        return shape
+
+    def lower(self, graph: Graph, shape: Shape, source: int) -> int:
+        return source
+
+
+@dataclass(frozen=True)
+class Residual(Layer):
+    """Add what a branch and a shortcut make of the same input (He et al. 2016).
+
+    Their covariances add up only if the two are uncorrelated, which a last layer with weights of its own in one of
+    them ensures.
+
+    Parameters
+    ----------
+    branch, shortcut : layers, or sequences of them, with outputs of one shape.
+    """
+
+    branch: Layer
+    shortcut: Layer = Identity()
+
+    def __post_init__(self) -> None:
+        for name, layer in (("branch", self.branch), ("shortcut", self.shortcut)):
+            if not isinstance(layer, Layer):
+                raise LayerError(f"the {name} of Residual must be a layer, got {layer!r}")
+
+    @property
+    def inner(self) -> tuple[Layer, ...]:
+        return self.branch, self.shortcut
+
+    def output_shape(self, shape: Shape) -> Shape:
+        ends = []
+        for name, layer in (("branch", self.branch), ("shortcut", self.shortcut)):
+            try:
+                ends.append(layer.output_shape(shape))
+            except LayerError as error:
+                raise LayerError(f"{name}: {error}") from None
+        branch, shortcut = ends
+        if (branch.spatial, branch.channels) != (shortcut.spatial, shortcut.channels):
+            raise LayerError(
+                f"branch and shortcut must agree in shape, got {branch} and {shortcut}: "
+                "put a Conv with the branch's strides into the shortcut"
+            )
+        if not any(end.gaussian and end.weighted > shape.weighted for end in ends):
+            raise LayerError(
+                "branch and shortcut are correlated, so that their covariances do not add up: "
+                "end one of them in a Conv or Dense layer"
+            )
+        return Shape(
+            branch.spatial,
+            branch.channels,
+            branch.gaussian and shortcut.gaussian,
+            max(branch.weighted, shortcut.weighted),
+        )
+
+    def lower(self, graph: Graph, shape: Shape, source: int) -> int:
+        return graph.add(self.branch.lower(graph, shape, source), self.shortcut.lower(graph, shape, source))

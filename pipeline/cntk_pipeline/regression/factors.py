@@ -1,0 +1,135 @@
+"""The two factorisations behind the doors, and what they say where a kernel is not positive definite."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg
+
+from cntk_pipeline.errors import NotPositiveDefinite
+from cntk_pipeline.regression.arguments import Array, TrainKernel
+
+
+def cholesky(kernel: TrainKernel, ridge: float) -> Array:
+    """Factor ``K + ridge I = L L^T``.
+
+    Parameters
+    ----------
+    kernel : TrainKernel
+        K, ``(n, n)``.
+    ridge : float
+        Absolute.
+
+    Returns
+    -------
+    float64 array, (n, n)
+        L, zero above the diagonal.
+
+    Raises
+    ------
+    NotPositiveDefinite
+        With the row, the pivot, and a ridge with which it is positive definite.
+    """
+    system = _regularised(kernel, ridge)
+    lower, info = scipy.linalg.lapack.dpotrf(system, lower=1, clean=1)
+    if info == 0:
+        return lower
+    # LAPACK stops at the first pivot <= 0 and leaves the rows above factored.
+    row = info - 1
+    above = scipy.linalg.solve_triangular(lower[:row, :row], system[row, :row], lower=True, check_finite=False)
+    pivot = float(system[row, row] - above @ above)
+    # A pivot bounds the smallest eigenvalue from one side only: it takes the eigenvalue to name a ridge that passes.
+    smallest = float(scipy.linalg.eigvalsh(kernel.values, subset_by_index=[0, 0], check_finite=False)[0])
+    raise NotPositiveDefinite(
+        f"{kernel.name} plus a ridge of {ridge:.3g} is not positive definite: pivot {pivot:.3g} at row {row}. "
+        + _remedy(kernel, smallest),
+        row,
+        pivot,
+    )
+
+
+def solve(lower: Array, right: Array) -> Array:
+    """Solve ``L L^T x = right``; ``(n, c)``."""
+    return scipy.linalg.cho_solve((lower, True), right, check_finite=False)
+
+
+def inverse_diagonal(lower: Array) -> Array:
+    """Evaluate the diagonal of ``(L L^T)^-1``, ``(n,)``, in n^3 / 3 multiplications and one more matrix."""
+    inverse, _ = scipy.linalg.lapack.dtrtri(lower, lower=1)
+    return np.einsum("ij,ij->j", inverse, inverse)
+
+
+@dataclass(frozen=True)
+class Eigenbasis:
+    """``K = U diag(lambda) U^T``.
+
+    Attributes
+    ----------
+    values : float64 array, (n,)
+        Rising, as they were computed: rounding may have made small ones negative.
+    vectors : float64 array, (n, n)
+        U, a column each.
+    """
+
+    values: Array
+    vectors: Array
+
+
+def eigenbasis(kernel: TrainKernel) -> Eigenbasis:
+    """Decompose a kernel matrix, whatever the signs of its eigenvalues."""
+    values, vectors = scipy.linalg.eigh(kernel.values, check_finite=False)
+    return Eigenbasis(values, vectors)
+
+
+def expect_definite(kernel: TrainKernel, basis: Eigenbasis, ridge: float) -> None:
+    """Refuse ``K + ridge I`` where `cholesky` would, to rounding.
+
+    Raises
+    ------
+    NotPositiveDefinite
+        With the smallest eigenvalue, and a ridge with which it is positive definite.
+    """
+    smallest = float(basis.values[0])
+    if smallest + ridge <= np.finfo(np.float64).eps * basis.values[-1]:
+        raise NotPositiveDefinite(
+            f"{kernel.name} plus a ridge of {ridge:.3g} is not positive definite: its smallest eigenvalue is "
+            f"{smallest + ridge:.3g}. " + _remedy(kernel, smallest),
+            pivot=smallest + ridge,
+        )
+
+
+def expect_semidefinite(kernel: TrainKernel, basis: Eigenbasis) -> None:
+    """Refuse eigenvalues that are negative beyond the rounding of the dtype in which the kernel was given.
+
+    Raises
+    ------
+    NotPositiveDefinite
+        With the smallest eigenvalue, and what to add to the diagonal.
+    """
+    smallest = float(basis.values[0])
+    if smallest < -kernel.rounding:
+        raise NotPositiveDefinite(
+            f"{kernel.name} is no kernel: its smallest eigenvalue is {smallest:.3g}, and rounding explains no less "
+            f"than {-kernel.rounding:.1e}. If it was computed in float32, pass it in float32. "
+            + _remedy(kernel, smallest),
+            pivot=smallest,
+        )
+
+
+def sufficient_ridge(kernel: TrainKernel, smallest: float) -> float:
+    """Return an absolute ridge that lifts the ``smallest`` eigenvalue above rounding, even printed to two digits."""
+    return 1.1 * (kernel.rounding - min(smallest, 0.0))
+
+
+def _regularised(kernel: TrainKernel, ridge: float) -> Array:
+    system = np.array(kernel.values, order="F")
+    system[np.diag_indices(kernel.count)] += ridge
+    return system
+
+
+def _remedy(kernel: TrainKernel, smallest: float) -> str:
+    if not kernel.values.any():
+        return f"{kernel.name} is zero everywhere: its network trains no layer, or all inputs are zero"
+    ridge = sufficient_ridge(kernel, smallest)
+    scale = kernel.mean_diagonal
+    relative = f", {ridge / scale:.1e} relative to trace(K)/n" if scale > 0 else ""
+    return f"Add a ridge of at least {ridge:.1e} absolute{relative}"

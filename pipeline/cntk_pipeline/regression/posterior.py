@@ -1,0 +1,97 @@
+"""Kernel regression as inference: the posterior of a Gaussian process."""
+
+from dataclasses import dataclass
+
+import numpy.typing as npt
+import scipy.linalg
+
+from cntk_pipeline.regression.arguments import (
+    Array,
+    RidgeMode,
+    as_absolute_ridge,
+    as_cross_kernel,
+    as_targets,
+    as_test_kernel,
+    as_train_kernel,
+)
+from cntk_pipeline.regression.factors import cholesky, solve
+
+
+@dataclass(frozen=True)
+class Predictive:
+    """What is predicted for the test samples: a Gaussian for each column of the targets.
+
+    Attributes
+    ----------
+    mean : float64 array, (n_test, c)
+        Predictive mean.
+    covariance : float64 array, (n_test, n_test), or None
+        The same for every column; None where the kernel of the test samples was not given.
+    """
+
+    mean: Array
+    covariance: Array | None = None
+
+
+def gp_posterior(
+    k_train: npt.ArrayLike,
+    y: npt.ArrayLike,
+    k_test_train: npt.ArrayLike,
+    k_test: npt.ArrayLike | None = None,
+    *,
+    ridge: float = 0.0,
+    ridge_mode: RidgeMode = "relative",
+) -> Predictive:
+    """Evaluate the posterior of a Gaussian process: ``K* (K + r I)^-1 Y`` and ``K** - K* (K + r I)^-1 K*^T``.
+
+    With the NNGP this is the Bayesian network of infinite width; with the NTK, the mean is that of the trained
+    ensemble, its covariance is not (see `ensemble`). Rasmussen and Williams 2006, equations 2.23 and 2.24; the
+    covariance is that of the function, without the noise r.
+
+    Parameters
+    ----------
+    k_train : array, (n, n)
+        Kernel matrix of the training samples; float32 is computed with in float64.
+    y : array, (n, c) or (n,)
+        Targets.
+    k_test_train : array, (n_test, n)
+        Kernel matrix of test samples (rows) and training samples.
+    k_test : array, (n_test, n_test), optional
+        Kernel matrix of the test samples; without it there is no covariance.
+    ridge : float
+        The regulariser, at least 0; the default interpolates.
+    ridge_mode : {"relative", "absolute"}
+        Relative to trace(K) / n, as is the custom of the field, or added to the diagonal as it is.
+
+    Returns
+    -------
+    Predictive
+
+    Raises
+    ------
+    ConfigError
+        A shape that does not fit, a matrix that is not symmetric, a ridge that is no ridge.
+    NotFinite
+        An entry is nan or infinite.
+    NotPositiveDefinite
+        With the row, the pivot, and a ridge that is enough.
+
+    Examples
+    --------
+    Two samples, and a test sample like the first:
+
+    >>> import numpy as np
+    >>> posterior = gp_posterior(np.eye(2), [3.0, 5.0], [[1.0, 0.0]], [[1.0]], ridge=0.5)
+    >>> posterior.mean, posterior.covariance
+    (array([[2.]]), array([[0.33333333]]))
+    """
+    kernel = as_train_kernel(k_train)
+    targets = as_targets(y, kernel)
+    cross = as_cross_kernel(k_test_train, kernel)
+    prior = None if k_test is None else as_test_kernel(k_test, len(cross), "k_test")
+    lower = cholesky(kernel, as_absolute_ridge(kernel, ridge, ridge_mode))
+    mean = cross @ solve(lower, targets)
+    if prior is None:
+        return Predictive(mean)
+    half = scipy.linalg.solve_triangular(lower, cross.T, lower=True, check_finite=False)
+    return Predictive(mean, prior - half.T @ half)

@@ -1,0 +1,1 @@
+"""A run directory: what lies in it, what of that is done, and whose word counts."""

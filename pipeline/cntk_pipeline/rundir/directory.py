@@ -1,0 +1,528 @@
+"""The run directory: the only file that knows the disk layout.
+
+::
+
+    RUN/
+      run.json              specification, fingerprint, provenance; created once, never rewritten
+      workflow.json         the last resolved workflow, for `cntk resume`, and who wrote it
+      growth.json           only of a grown run: the older one, and which blocks of images are the same in both
+      inputs.zarr/          train_images, train_labels, test_images, test_labels
+      journal/              receipts of finished tiles, a segment a driver
+      log/                  what happened, a line an event, a file a process; docs/observability.md
+      timing.json           how busy the slots were, stage by stage
+      kernel.zarr/NAME/     a group a read-out: train, test, train_variance, test_variance
+      test_kernel.zarr/NAME test against test, where a posterior covariance was asked for
+      solve/FINGERPRINT/    solve.json, factor.zarr, metrics.json: one ridge of one read-out
+        work.zarr/          while conjugate gradients run: the last two iterations, which iterations.json counts
+        ridge_path.json     instead of a solve: the choice among ridges
+        inference/          NAME.zarr, NAME.json: what [inference] asks of it
+      quarantine/           chunks that were not what their receipts say
+
+One chunk is one tile, and a chunk without its receipt is never trusted unread.
+"""
+
+import errno
+import json
+import re
+import uuid
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from pydantic import ConfigDict, Field, with_config
+
+from cntk_pipeline.config import RunConfig, parse_config
+from cntk_pipeline.errors import ConfigError, RunNotFound, SpecificationMismatch, StoreError
+from cntk_pipeline.models import STRICT, Count, Json
+from cntk_pipeline.rundir.journal import Journal
+from cntk_pipeline.rundir.specification import Specification, differences, find_solve, fingerprint
+from cntk_pipeline.rundir.stored_data import InputName, StoredData
+from cntk_pipeline.storage import StorePath, open_path
+from cntk_pipeline.storage.records import RECORD_BYTES, Record, write_json
+from cntk_pipeline.storage.tiled_array import GROUP_RECORD, REWRITTEN, InputArray, TiledArray, is_made
+from cntk_pipeline.tasks import Task
+from cntk_pipeline.tiling import Cut
+
+FORMAT_VERSION = 2
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+"""What read-outs and products may be called: their names become names in the store."""
+
+_SOLVE = re.compile(r"[0-9a-f]{16}")
+"""How the directory of a solve is called."""
+
+_FOLDERS = (
+    *("inputs.zarr", "kernel.zarr", "test_kernel.zarr", "solve"),
+    *("journal", "lease", "log", "quarantine", "submissions"),
+)
+"""What a driver writes into, and deletes from."""
+
+_LEFT_OVER = ("run.json", "lease", "log", "lost+found")
+"""What a folder may hold where a run begins: what one that was taken back leaves, and what file systems make."""
+
+SIGNATURE = "signature"
+"""The key in a record that no table of a workflow has: who wrote it."""
+
+_STATE = ("vectors", "direction", "residuals")
+"""The arrays that hold a state of conjugate gradients."""
+
+
+_T = TypeVar("_T")
+
+
+@with_config(ConfigDict(strict=True))
+@dataclass(frozen=True)
+class Provenance:
+    """Where a run was created, for people; see `rundir.provenance`."""
+
+    created: str = "at an unknown time"
+    host: str = "an unknown host"
+    cores: int | None = None
+    machine: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+@with_config(ConfigDict(strict=True))
+@dataclass(frozen=True)
+class _Format:
+    format_version: int
+
+
+@with_config(ConfigDict(strict=True))
+@dataclass(frozen=True)
+class _Specified:
+    specification: Specification
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class _RunRecord:
+    format_version: int
+    fingerprint: str
+    specification: Json
+    provenance: Provenance
+
+
+@with_config(ConfigDict(strict=True))
+@dataclass(frozen=True)
+class _Group:
+    """The zarr.json of a group."""
+
+    attributes: Json
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class Iterations:
+    """How far the iterations of a solve are.
+
+    Attributes
+    ----------
+    first, last : numbers of the first state and of the last finished one, ``first - 1`` where there is none yet. A
+        solve that begins anew counts on, so that no receipt of an earlier attempt is taken for one of this.
+    finished : whether the coefficients are written and everything else is deleted.
+    residuals : the worst class's relative residual after each iteration, the start included.
+    """
+
+    first: Count
+    last: Annotated[int, Field(ge=-1, lt=2**31)]
+    finished: bool
+    residuals: tuple[float, ...]
+
+    @property
+    def count(self) -> int:
+        """Passes over the kernel so far."""
+        return max(self.last - self.first, 0)
+
+
+_RESTORE = "restore it from a copy; it is never overwritten"
+_FORMAT: Record[_Format] = Record(_Format, _RESTORE)
+_SPECIFIED: Record[_Specified] = Record(_Specified, _RESTORE)
+_RUN: Record[_RunRecord] = Record(_RunRecord, _RESTORE)
+_GROUP: Record[_Group] = Record(_Group, REWRITTEN)
+_MEND_WORKFLOW = "delete it, then `cntk run` with the workflow file writes it anew"
+_WORKFLOW: Record[Json] = Record(Json, _MEND_WORKFLOW)
+_ITERATIONS: Record[Iterations] = Record(Iterations, "delete it, then `cntk resume`: its iterations begin anew")
+
+
+class RunDirectory:
+    """One run in a store.
+
+    Parameters
+    ----------
+    path : of an existing run; use `create` for a new one.
+
+    Raises
+    ------
+    RunNotFound
+        If there is no run at the path.
+    StoreError
+        If its format is newer than this version knows, or run.json is damaged.
+    """
+
+    def __init__(self, path: str | Path | StorePath) -> None:
+        self.path = open_path(path)
+        for name in _FOLDERS:
+            self._require_within(self.path / name)
+        run_json = self.path / "run.json"
+        if not run_json.exists():
+            if (self.path / "inputs.zarr").exists():
+                raise RunNotFound(
+                    f"{self.path} has lost its run.json, which says what it is of: restore it from a copy"
+                )
+            raise RunNotFound(f"{self.path} holds no run (no run.json): give the directory that `cntk run` printed")
+        content = run_json.read_bytes(RECORD_BYTES)
+        version = _FORMAT.parse(content, run_json).format_version
+        if version != FORMAT_VERSION:
+            raise StoreError(
+                f"{run_json} has format version {version}, this cntk knows {FORMAT_VERSION}: "
+                "use the version that wrote it, or another --store"
+            )
+        record = _RUN.parse(content, run_json)
+        if record.fingerprint != fingerprint(record.specification):
+            raise StoreError(f"{run_json} was edited: its specification does not match its fingerprint; restore it")
+        self.specification: Json = record.specification
+        self.fingerprint: str = record.fingerprint
+        self.provenance = record.provenance
+        _SPECIFIED.parse(content, run_json)
+        self._require_names()
+        self.journal = Journal(self.path / "journal")
+        self._arrays: dict[StorePath, TiledArray] = {}
+        self._is_new = False
+
+    @classmethod
+    def create(cls, path: str | Path | StorePath, specification: Json, provenance: Json) -> "RunDirectory":
+        """Create a run, or open the one that is there if it is of the same specification.
+
+        Raises
+        ------
+        SpecificationMismatch
+            If the run that is there is of another specification, with the differences.
+        ConfigError
+            If the folder is in use for something else, or lies inside another run.
+        """
+        path, is_new = open_path(path), False
+        if not (path / "run.json").size():  # an empty one was claimed by a driver that was killed at that moment
+            record = {
+                "format_version": FORMAT_VERSION,
+                "fingerprint": fingerprint(specification),
+                "specification": specification,
+                "provenance": provenance,
+            }
+            try:
+                _require_free(path)
+                is_new = (path / "run.json").create_whole(json.dumps(record, indent=2).encode())
+            except StoreError:
+                raise
+            except OSError as error:
+                reason = error.strerror or error
+                raise StoreError(error.errno, f"cannot create the run directory {path}: {reason}") from error
+        run = cls(path)
+        if run.fingerprint != fingerprint(specification):
+            raise SpecificationMismatch(
+                f"{path} belongs to another specification; its tiles are never mixed with these.\n"
+                + "\n".join(differences(run.specification, specification))
+                + "\nGive another --store, or the workflow that made it."
+            )
+        run._is_new = is_new
+        return run
+
+    def retract(self) -> None:
+        """Take back what `create` has begun, so that another run can take its place; nothing of one that was there.
+
+        All of it: images of the one must never meet the specification of the other.
+        """
+        holds_work = any(
+            (self.path / name).exists() for name in ("kernel.zarr", "test_kernel.zarr", "solve", "journal")
+        )
+        if self._is_new and not holds_work:
+            (self.inputs_path / GROUP_RECORD).unlink(missing_ok=True)  # first: without it the rest counts for nothing
+            self.inputs_path.remove_tree()
+            for name in ("growth.json", "workflow.json", "run.json"):
+                (self.path / name).unlink(missing_ok=True)
+
+    @property
+    def train_cut(self) -> Cut:
+        """How the training images are cut into kernel tiles."""
+        return Cut(self.specification["data"]["train"], self.specification["tile"])
+
+    @property
+    def test_cut(self) -> Cut:
+        """How the test images are cut into kernel tiles."""
+        return Cut(self.specification["data"]["test"], self.specification["tile"])
+
+    # What lies where.
+
+    @property
+    def lease_path(self) -> StorePath:
+        """The folder of the lease of the driver at work."""
+        return self.path / "lease"
+
+    @property
+    def kernel_path(self) -> StorePath:
+        """The zarr group of the kernel matrices, a group a read-out."""
+        return self.path / "kernel.zarr"
+
+    @property
+    def test_kernel_path(self) -> StorePath:
+        """The zarr group of K(test, test), which only a posterior covariance needs; an array a read-out."""
+        return self.path / "test_kernel.zarr"
+
+    def kernel(self, readout: str, part: str) -> TiledArray:
+        """Open a kernel array: part "train", "test", "test_test", "train_variance" or "test_variance"."""
+        if part == "test_test":
+            return self._array(self.test_kernel_path / readout)
+        return self._array(self.kernel_path / readout / part)
+
+    def solve_path(self, solve: str) -> StorePath:
+        """The directory of one system, by its fingerprint."""
+        if not _SOLVE.fullmatch(solve):
+            raise ConfigError(f"a solve is named by 16 hexadecimal digits, got {solve!r}")
+        return self.path / "solve" / solve
+
+    def solved(self, solve: str, part: str) -> TiledArray:
+        """Open an array of a solve: "factor", "partial", "forward", "coefficients", "mean" or "residual"."""
+        return self._array(self.solve_path(solve) / "factor.zarr" / part)
+
+    def inferred_path(self, solve: str, product: str) -> StorePath:
+        """The zarr group of what was inferred from a solve, by the name of the product; NAME.json lies beside it."""
+        if not _NAME.fullmatch(product):
+            raise StoreError(f"{product!r} is no name of a product: the journal of {self.path} was edited; restore it")
+        return self.solve_path(solve) / "inference" / f"{product}.zarr"
+
+    def inferred(self, solve: str, product: str, part: str) -> TiledArray:
+        """Open an array of what was inferred from a solve."""
+        return self._array(self.inferred_path(solve, product) / part)
+
+    def inferred_attributes(self, solve: str, product: str) -> Json:
+        """Read the attributes of a product's group: its parameters."""
+        return _GROUP.read(self.inferred_path(solve, product) / GROUP_RECORD).attributes
+
+    def solve_record(self, solve: str) -> Json | None:
+        """Read what a system that was begun is of; None where there is none."""
+        return find_solve(self.solve_path(solve) / "solve.json")
+
+    def solves(self) -> dict[str, Json]:
+        """Read what each system that was begun is of, by its fingerprint."""
+        names = [folder.name for folder in (self.path / "solve").children() if _SOLVE.fullmatch(folder.name)]
+        records = {name: self.solve_record(name) for name in names}
+        return {name: record for name, record in records.items() if record is not None}
+
+    def has_solved(self, solve: str, part: str) -> bool:
+        """Tell whether a solve was begun and stores an array: by conjugate gradients alone, there is no factor."""
+        return is_made(self.solve_path(solve) / "factor.zarr" / part)
+
+    def work_path(self, solve: str) -> StorePath:
+        """The zarr group of what a solve needs until it is finished, and only so long."""
+        return self.solve_path(solve) / "work.zarr"
+
+    def work(self, solve: str, part: str) -> TiledArray:
+        """Open an array of a solve's iterations, as `solvers.conjugate_gradient` makes them."""
+        return self._array(self.work_path(solve) / part)
+
+    def iterations(self, solve: str) -> Iterations | None:
+        """Read how far the iterations of a solve are; None where none was finished."""
+        return self.read_record(f"solve/{solve}/iterations.json", _ITERATIONS)
+
+    def record_iterations(self, solve: str, iterations: Iterations) -> None:
+        """Write down how far the iterations of a solve are, and delete what no later one reads."""
+        self.write_record(f"solve/{solve}/iterations.json", asdict(iterations))
+        if iterations.finished:
+            self.work_path(solve).remove_tree()
+            return
+        for part, kept in (("products", iterations.last), *((part, iterations.last - 1) for part in _STATE)):
+            for path in (self.work_path(solve) / part / "c").children():
+                if re.fullmatch(r"[0-9]{1,10}", path.name) and int(path.name) < kept:
+                    path.remove_tree()
+
+    def arrays_of(self, task: Task) -> list[tuple[TiledArray, tuple[int, ...]]]:
+        """List the arrays, and the chunk of each, that a task writes."""
+        stage, _, solve = task.stage.partition(":")
+        square, line = (task.row, task.col), (task.row,)
+        names = [readout["name"] for readout in self.specification["readouts"]]
+        match stage:
+            case "train":
+                arrays = [(self.kernel(name, "train"), square) for name in names]
+                on_diagonal = task.row == task.col
+                return arrays + [(self.kernel(name, "train_variance"), line) for name in names if on_diagonal]
+            case "test":
+                return [(self.kernel(name, "test"), square) for name in names]
+            case "test_test":
+                return [(self.kernel(name, stage), square) for name in names]
+            case "variance":
+                return [(self.kernel(name, "test_variance"), line) for name in names]
+            case "factor":
+                # The targets ride along as one more block row.
+                if task.row == self.solved(solve, "factor").cut(0).pieces:
+                    return [(self.solved(solve, "forward"), (0, task.col))]
+                return [(self.solved(solve, "factor"), square)]
+            case "bulk":
+                return [(self.solved(solve, "partial"), square)]
+            case "sketch":
+                return [(self.work(solve, "sketch"), (task.row, 0))]
+            case "basis":
+                basis = self.work(solve, "basis")
+                return [(basis, (row, 0)) for row in range(basis.cut(0).pieces)] + [
+                    (self.work(solve, "eigenvalues"), (0,))
+                ]
+            case "product":
+                return [(self.work(solve, "products"), (task.row, task.col, 0, 0))]
+            case "step":
+                states = [self.work(solve, part) for part in _STATE]
+                return [(state, (task.row, *(0,) * (len(state.shape) - 1))) for state in states]
+            case "coefficients":
+                return [(self.solved(solve, "coefficients"), (0, 0))]
+            case "mean" | "residual":
+                return [(self.solved(solve, stage), (task.row, 0))]
+        # A product that has parameters carries their digest behind a hyphen.
+        match stage.partition("-")[0]:
+            case "whitened":
+                return [(self.inferred(solve, stage, "test"), square)]
+            case "leave_one_out":
+                parts = [("inverse_diagonal", line), ("prediction", (task.row, 0))]
+                return [(self.inferred(solve, stage, part), index) for part, index in parts]
+            case "learning_curve":
+                return [(self.inferred(solve, stage, "mean"), (0, task.row, 0))]
+            case "posterior_variance":
+                return [(self.inferred(solve, stage, "variance"), line)]
+            case "posterior_covariance":
+                return [(self.inferred(solve, stage, "covariance"), square)]
+            case "ensemble":
+                parts = [("mean", (task.row, 0, 0)), ("variance", (task.row, 0)), ("covariance", (task.row, 0, 0))]
+                return [(self.inferred(solve, stage, part), index) for part, index in parts[: 3 if "-" in stage else 2]]
+            case "ridge_path":
+                return [(self.inferred(solve, stage, "candidates"), (0, 0))]
+            case "spectrum":
+                return [(self.inferred(solve, stage, "eigenvalues"), (0, 0))]
+        raise StoreError(f"the journal names an unknown stage {task.stage!r}: it is of a newer version")
+
+    def _array(self, path: StorePath) -> TiledArray:
+        if path not in self._arrays:
+            self._require_within(path / "c")
+            self._arrays[path] = TiledArray(path)
+        return self._arrays[path]
+
+    def _require_within(self, path: StorePath) -> None:
+        """Refuse links that lead out: whoever made this directory could have others write and delete elsewhere."""
+        if path.leads_out_of(self.path):
+            raise StoreError(f"{path} is or lies behind a link that leads out of the run directory: put it there")
+
+    def _require_names(self) -> None:
+        """Refuse a specification whose names would lead elsewhere: they become names in the store."""
+        for readout in self.specification.get("readouts", []):
+            if not _NAME.fullmatch(str(readout["name"])):
+                raise StoreError(
+                    f"{self.path}/run.json names a read-out {readout['name']!r}, which is no name: restore it"
+                )
+
+    # Inputs and small records.
+
+    @property
+    def inputs_path(self) -> StorePath:
+        """The zarr group of the data set."""
+        return self.path / "inputs.zarr"
+
+    @property
+    def stored_data(self) -> StoredData:
+        """The data set."""
+        return StoredData(self.inputs_path, self.specification["data"], self.specification["dtype"])
+
+    def has_inputs(self) -> bool:
+        """Tell whether the data set is stored."""
+        return self.stored_data.is_made()
+
+    def inputs(self, name: InputName) -> InputArray:
+        """Open an array of the data set; `StoreError` where it is damaged, or not of the specification."""
+        return self.stored_data.array(name)
+
+    def write_record(self, relative: str, record: Json) -> None:
+        """Replace a small JSON file; `StoreError` where the run is gone, and would be begun anew in its place."""
+        if not (self.path / "run.json").is_file():
+            raise StoreError(errno.ENOENT, f"the run directory {self.path} is gone: bring it back, then resume")
+        self._require_within((self.path / relative).parent)
+        write_json(self.path / relative, record)
+
+    def has_record(self, relative: str) -> bool:
+        """Tell whether there is a small JSON file, without a look into it."""
+        return (self.path / relative).exists()
+
+    def read_record(self, relative: str, kind: Record[_T]) -> _T | None:
+        """Read a small JSON file; None where there is none, `StoreError` where it is damaged."""
+        return kind.find(self.path / relative)
+
+    def workflow(self) -> RunConfig:
+        """Read the workflow that this directory was last run with.
+
+        Raises
+        ------
+        RunNotFound
+            If a driver stopped before it wrote one.
+        """
+        record = self.read_record("workflow.json", _WORKFLOW)
+        if record is None:
+            raise RunNotFound(f"{self.path} stopped before it began: start it again with `cntk run`")
+        table = {name: value for name, value in record.items() if name != SIGNATURE}
+        try:
+            return parse_config(table, str(self.path / "workflow.json"))
+        except ConfigError as error:
+            raise ConfigError(f"{error}\n  {_MEND_WORKFLOW}") from None
+
+    def has_workflow(self) -> bool:
+        """Tell whether a driver has written a workflow."""
+        return (self.path / "workflow.json").is_file()
+
+    def workflow_signature(self) -> object:
+        """Read what stands in the place of the workflow's signature: anything, or None; `rundir.trust` reads it."""
+        return (self.read_record("workflow.json", _WORKFLOW) or {}).get(SIGNATURE)
+
+    def write_workflow(self, config: RunConfig, signature: str) -> None:
+        """Write the workflow that this directory is run with from now on, and the signature of whoever says so."""
+        self.write_record(
+            "workflow.json", config.model_dump(mode="json") | ({SIGNATURE: signature} if signature else {})
+        )
+
+    def quarantine(self, task: Task) -> None:
+        """Move a task's chunks out of the arrays, so that it counts as not computed; nothing is deleted."""
+        folder = self.path / "quarantine" / uuid.uuid4().hex[:8]
+        for array, index in self.arrays_of(task):
+            path = array.chunk_path(*index)
+            if path.exists():
+                path.move_to(folder / str(path).removeprefix(f"{self.path}/"))
+
+    def sweep(self) -> int:
+        """Delete what killed writers left half-written; return how many files and folders that were."""
+        return self.path.sweep(_FOLDERS)
+
+
+def _require_free(path: StorePath) -> None:
+    """Refuse to begin a run among files of others, or inside another run: a driver deletes what lies in its way.
+
+    Raises
+    ------
+    ConfigError
+        With what lies there.
+    """
+    others = [child.name for child in path.children() if child.name not in _LEFT_OVER]
+    if "inputs.zarr" in others:
+        raise ConfigError(
+            f"{path} holds what is left of a run whose run.json is gone: restore that from a copy, or delete the folder"
+        )
+    if others:
+        more = f" and {len(others) - 1:,} more" if len(others) > 1 else ""
+        raise ConfigError(
+            f"{path} is in use: it holds {others[0]}{more}, and no run. Give --store a new or an empty folder"
+        )
+    place = path.absolute().parent
+    while place != place.parent:
+        if _is_run(place):
+            raise ConfigError(f"{path} lies inside the run {place}: give --store a place beside it")
+        place = place.parent
+
+
+def _is_run(path: StorePath) -> bool:
+    """Tell whether there is a run, whatever else lies there, and whoever may look at it."""
+    try:
+        _RUN.read(path / "run.json")
+    except OSError:  # which StoreError is
+        return False
+    return True

@@ -1,0 +1,224 @@
+"""Growing a run: what a run to come has in common with an older one.
+
+A run directory never changes what it is of, so more images or more read-outs make a new one. The bits of a pair depend
+on its two images, its network, the dtype and flips alone: a tile whose images are the same in both runs is the same
+tile, and `rundir.takeover` takes it over instead of computing it.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from pydantic import with_config
+
+from cntk_pipeline.config import RunConfig
+from cntk_pipeline.datasets import Split
+from cntk_pipeline.errors import ConfigError, SpecificationMismatch
+from cntk_pipeline.models import STRICT, Count, Json, Positive
+from cntk_pipeline.rundir import lease
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.specification import differences
+from cntk_pipeline.storage import StorePath, open_path
+from cntk_pipeline.storage.records import Record
+from cntk_pipeline.storage.tiled_array import Array
+from cntk_pipeline.tiling import Cut, choose_factor_tile
+
+SMALLEST_SHARE = 1 / 4
+"""Of the factor tile that would be chosen anew: below it tasks are small, and the older factor little of the work."""
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class Growth:
+    """What a run has in common with the older one that it grows from: the record growth.json.
+
+    Attributes
+    ----------
+    path : of the older run, absolute.
+    fingerprint : of its specification.
+    train, test : numbers of the blocks of images, a kernel tile's edge each, that are the same in the same place.
+    targets : those of the training blocks whose labels are the same as well.
+    factor_tile : the largest tile of the older run's factors; None where it has none.
+    """
+
+    path: str
+    fingerprint: str
+    train: tuple[Count, ...]
+    test: tuple[Count, ...]
+    targets: tuple[Count, ...]
+    factor_tile: Positive | None
+
+    @classmethod
+    def of(cls, run: RunDirectory) -> "Growth | None":
+        """Read the record of a run; None where it does not grow from another."""
+        return run.read_record("growth.json", _GROWTH)
+
+
+_GROWTH: Record[Growth] = Record(Growth, "delete it: what is not taken over yet is computed")
+
+
+def find_source(config: RunConfig, path: StorePath) -> RunDirectory | None:
+    """Open the older run that a workflow grows from; None where there is none, or the two were compared before.
+
+    Raises
+    ------
+    ConfigError
+        If it is the run directory itself.
+    RunNotFound
+        If there is no run.
+    """
+    if config.store.grow_from is None:
+        return None
+    source = open_path(config.store.grow_from).absolute()
+    if source == path.absolute():
+        raise ConfigError(f"store.grow_from is the run directory {path} itself: a grown run is a new one, name another")
+    known = Growth.of(RunDirectory(path)) if (path / "run.json").exists() else None
+    return None if known is not None and known.path == str(source) else RunDirectory(source)
+
+
+def compare(old: RunDirectory, specification: Json, train: Split, test: Split) -> Growth:
+    """Find out what a run to come has in common with an older one, by what both say and by the images themselves.
+
+    Parameters
+    ----------
+    old : the older run.
+    specification : of the run to come.
+    train, test : its images as they will be stored, and its labels.
+
+    Raises
+    ------
+    SpecificationMismatch
+        If there is nothing to take over, with the reason.
+    """
+    lines = _kernel_differences(old.specification, specification)
+    if lines:
+        raise _nothing(old, lines)
+    stages = {receipt.task.stage for receipt in old.journal.receipts()}
+    if "train" not in stages:
+        raise _nothing(old, ["none of its tiles is finished yet"])
+    tile = specification["tile"]
+    blocks = _same_blocks(old.inputs("train_images"), train.images, tile)
+    if not blocks:
+        raise _nothing(old, [_why_no_block(old, specification, train.images)])
+    same_classes = old.specification["data"]["classes"] == specification["data"]["classes"]
+    labels = _same_blocks(old.inputs("train_labels"), train.labels, tile) if same_classes else ()
+    factor_tiles = [record["tile"] for solve, record in old.solves().items() if f"factor:{solve}" in stages]
+    return Growth(
+        path=str(old.path.absolute()),
+        fingerprint=old.fingerprint,
+        train=blocks,
+        test=_same_blocks(old.inputs("test_images"), test.images, tile),
+        targets=tuple(block for block in blocks if block in labels),
+        factor_tile=max(factor_tiles, default=None),
+    )
+
+
+def begin(run: RunDirectory, growth: Growth, say: Callable[[str], None]) -> None:
+    """Write down what a run grows from, and say what the two have in common."""
+    run.write_record("growth.json", asdict(growth))
+    old = RunDirectory(growth.path)
+    kept = [sum(map(cut.length, same)) for cut, same in ((run.train_cut, growth.train), (run.test_cut, growth.test))]
+    say(
+        f"growing from {old.path}: of its {old.train_cut.count} training and {old.test_cut.count} test images, "
+        f"{kept[0]} and {kept[1]} are the same here in whole tiles of {run.train_cut.size}"
+    )
+    working = lease.holder(old.lease_path)
+    if working:
+        say(f"a driver works on {old.path} ({working}): what it finishes after this is not taken over")
+
+
+def with_factor_tile(config: RunConfig, run: RunDirectory) -> RunConfig:
+    """Let a factor tile that is to be chosen be that of the older run, where this keeps some of its factors."""
+    growth = Growth.of(run)
+    ridges = config.solve.ridges
+    a_ridge_stays = config.solve.ridge_mode == "absolute" or (ridges != "auto" and 0.0 in ridges)
+    wanted = config.solve.solver == "cholesky" and config.solve.tile == "auto" and a_ridge_stays
+    if growth is None or growth.factor_tile is None or not wanted:
+        return config
+    if growth.factor_tile < SMALLEST_SHARE * choose_factor_tile(run.train_cut.count, run.train_cut.size):
+        return config
+    return config.model_copy(update={"solve": config.solve.model_copy(update={"tile": growth.factor_tile})})
+
+
+def same_readouts(stored: Json, wanted: Json) -> dict[str, str]:
+    """Map read-outs of the wanted specification to those of the stored one with the same network and kind, by name."""
+    return {
+        mine["name"]: its["name"]
+        for mine in wanted["readouts"]
+        for its in stored["readouts"]
+        if (mine["kind"], mine["network"]) == (its["kind"], its["network"])
+    }
+
+
+def _kernel_differences(stored: Json, wanted: Json) -> list[str]:
+    """List what makes every kernel value or every tile of two specifications another, the images aside."""
+    lines = []
+    for key in ("dtype", "flips", "numerics_version", "tile"):
+        lines += differences(stored[key], wanted[key], key)
+    if stored["tile"] != wanted["tile"]:
+        lines[-1] += ' (kernel.tile = "auto" follows the older run)'
+    lines += differences(stored["data"]["shape"], wanted["data"]["shape"], "data.shape")
+    if not same_readouts(stored, wanted):
+        lines += differences(stored["readouts"], wanted["readouts"], "readouts")
+    return lines
+
+
+def _same_blocks(stored: Any, wanted: Array, tile: int) -> tuple[int, ...]:
+    """List the blocks of ``tile`` samples that are equal bit for bit; where one ends earlier, it has fewer bytes."""
+    old, new = Cut(stored.shape[0], tile), Cut(len(wanted), tile)
+    return tuple(
+        block
+        for block in range(min(old.pieces, new.pieces))
+        if np.asarray(stored[slice(*old.bounds(block))]).tobytes() == wanted[slice(*new.bounds(block))].tobytes()
+    )
+
+
+def _why_no_block(old: RunDirectory, specification: Json, images: Array) -> str:
+    data, tile = old.specification["data"], specification["tile"]
+    count = min(tile, data["train"], len(images))
+    its, mine = np.asarray(old.inputs("train_images")[:count]), images[:count]
+    if its.tobytes() == mine.tobytes():
+        return f"the first training images are the same, but in one of the runs they are fewer than a tile of {tile}"
+    orders = [part.get("shuffle", "none") for part in (data, specification["data"])]
+    if orders[0] != orders[1]:
+        return f"the training images differ in every tile; data.shuffle was {orders[0]} there and is {orders[1]} here"
+    ways = [part["standardize"] for part in (data, specification["data"])]
+    if ways[0] != ways[1] and all(ways) and _equal_up_to_scale(its, mine, its.shape[-1]):
+        way = str(ways[0]).lower() if isinstance(ways[0], bool) else f'"{ways[0]}"'
+        return f"the training images are the same, but standardised otherwise: data.standardize = {way} keeps them"
+    measured, measured_here = (
+        part["standardize"] and part.get("standardize_first", part["train"]) for part in (data, specification["data"])
+    )
+    channels = its.shape[-1] if its.ndim == 4 or ways[0] == "per_feature" else 1
+    if measured == measured_here or not _equal_up_to_scale(its, mine, channels):
+        more = "" if orders[0] == "none" else "; data.shuffle orders a data set of more rows anew"
+        return (
+            f"the training images differ in every tile: keep the older run's, in their order, and append others{more}"
+        )
+    if not measured:
+        return "the training images are the same, but not standardised there: data.standardize = false keeps them"
+    return (
+        f"the training images are the same, but standardised there by the mean and deviation of the first {measured}: "
+        f"data.standardize_first = {measured} keeps them"
+    )
+
+
+def _equal_up_to_scale(a: Array, b: Array, channels: int) -> bool:
+    """Tell whether images differ in nothing but a shift and a positive factor, those of each channel."""
+
+    def scaled(images: Array) -> Array:
+        rows = images.reshape(-1, channels).astype(np.float64)
+        rows -= rows.mean(axis=0)
+        deviation = rows.std(axis=0)
+        return rows / np.where(deviation > 0, deviation, 1.0)
+
+    return bool(np.allclose(scaled(a), scaled(b), atol=1e-4))
+
+
+def _nothing(old: RunDirectory, lines: list[str]) -> SpecificationMismatch:
+    return SpecificationMismatch(
+        f"nothing of {old.path} can be taken over:\n"
+        + "\n".join(f"  {line.strip()}" for line in lines)
+        + "\nMake the workflow agree with the older run, or leave out store.grow_from to compute everything."
+    )

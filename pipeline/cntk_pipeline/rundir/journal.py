@@ -1,0 +1,152 @@
+"""Receipts of finished tiles, and the journal that keeps them.
+
+A receipt is written after its data, so a line in the journal means that the tile was on disk. Each driver
+writes a segment of its own; lines carry a checksum, and one that was torn by a crash is dropped.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import google_crc32c
+
+from cntk_pipeline.errors import StoreError
+from cntk_pipeline.storage import Appender, Listed, StorePath
+from cntk_pipeline.storage.records import RECORD_BYTES, Record, numbers
+from cntk_pipeline.tasks import Receipt
+
+BLOCK_BYTES = 8 * 2**20
+"""A segment is read so much at a time."""
+
+_REMEDY = "move that file away: tiles without a receipt are read, and taken for done where they are whole"
+
+_RECEIPT: Record[Receipt] = Record(Receipt, _REMEDY)
+
+
+def to_line(receipt: Receipt) -> bytes:
+    """Write a receipt as a line: JSON, a tab, the crc32c of the JSON."""
+    text = json.dumps(asdict(receipt), separators=(",", ":"), sort_keys=True).encode()
+    return text + b"\t%08x\n" % google_crc32c.value(text)
+
+
+def from_line(line: bytes, where: object = "a receipt") -> Receipt | None:
+    """Read a line back; None where it is torn or damaged.
+
+    Raises
+    ------
+    StoreError
+        If it is whole, by its checksum, and yet no receipt: then it was not this version that wrote it.
+    """
+    text, _, checksum = line.rstrip(b"\n").rpartition(b"\t")
+    if not line.endswith(b"\n") or checksum != b"%08x" % google_crc32c.value(text):
+        return None
+    return _RECEIPT.parse(text, where)
+
+
+@dataclass
+class _Segment:
+    """What has been read of a segment: its whole lines up to a position, by the first of which it is known again."""
+
+    version: tuple[Any, ...] = ()
+    first_line: bytes = b""
+    bytes_read: int = 0
+    receipts: list[Receipt] = field(default_factory=list)
+
+
+class Journal:
+    """The receipts of a run directory.
+
+    Parameters
+    ----------
+    folder : where the segments lie; made by the first `append`.
+    """
+
+    def __init__(self, folder: StorePath) -> None:
+        self.folder = folder
+        self._segment: Appender | None = None
+        self._known: dict[str, _Segment] = {}
+
+    def receipts(self) -> Iterator[Receipt]:
+        """Read all whole lines of all segments, oldest first; a tile may occur more than once.
+
+        Lines that were read before are remembered: a solver that iterates asks once an iteration.
+        """
+        listing = self.folder.listing()
+        for name in sorted(name for name in listing if name.endswith(_SUFFIX)):
+            known = self._known.setdefault(name, _Segment())
+            if listing[name].version != known.version:
+                known = self._known[name] = _read_on(self.folder / name, listing[name], known)
+            yield from list(known.receipts)
+
+    def append(self, receipts: Sequence[Receipt]) -> None:
+        """Write receipts to this driver's segment and wait until they are safe.
+
+        Raises
+        ------
+        StoreError
+            If they cannot be written.
+        """
+        try:
+            if self._segment is not None and self._segment.is_full:
+                self.close()
+            if self._segment is None:
+                self._segment = self._open_segment()
+            self._segment.append(b"".join(to_line(receipt) for receipt in receipts))
+        except StoreError:
+            raise
+        except OSError as error:
+            reason = error.strerror or error
+            raise StoreError(
+                error.errno, f"cannot write the journal in {self.folder} ({reason}); finished tiles are kept"
+            ) from error
+
+    def close(self) -> None:
+        """Close this driver's segment."""
+        if self._segment is not None:
+            self._segment.close()
+            self._segment = None
+
+    def _open_segment(self) -> Appender:
+        number = max(numbers(self.folder, _SUFFIX), default=0)
+        while True:  # two drivers can never share a segment: a durable log is new
+            number += 1
+            try:
+                return (self.folder / f"{number:06d}{_SUFFIX}").appender(durable=True)
+            except FileExistsError:
+                continue
+
+
+_SUFFIX = ".jsonl"
+
+
+def _read_on(path: StorePath, listed: Listed, known: _Segment) -> _Segment:
+    """Read the lines that were added to a segment, or all of one that stands in the place of another."""
+    try:
+        if listed.bytes < known.bytes_read or path.read_from(0, len(known.first_line)) != known.first_line:
+            known = _Segment()
+        for line in _whole_lines(path, known.bytes_read, listed.bytes):
+            receipt = from_line(line, f"{path}, the line at byte {known.bytes_read},")
+            known.first_line = known.first_line or line
+            known.bytes_read += len(line)
+            if receipt is not None:
+                known.receipts.append(receipt)
+    except FileNotFoundError:  # deleted since it was listed
+        return _Segment()
+    known.version = listed.version
+    return known
+
+
+def _whole_lines(path: StorePath, position: int, end: int) -> Iterator[bytes]:
+    """Read the lines between two bytes; the last one is left out where it was torn, or is being written right now."""
+    rest = b""
+    while position < end:
+        block = path.read_from(position, min(BLOCK_BYTES, end - position))
+        if not block:
+            return  # cut since it was listed
+        position += len(block)
+        *lines, rest = (rest + block).split(b"\n")
+        for line in lines:
+            yield line + b"\n"
+        if len(rest) > RECORD_BYTES:
+            raise StoreError(f"{path} has a line of more than {RECORD_BYTES} bytes, as no receipt is long: {_REMEDY}")

@@ -1,0 +1,267 @@
+"""One driver at a time on a run directory.
+
+A lease is a file with a number, ``lease/000007.json``, made by whoever first creates it; the highest number counts.
+Its holder raises a counter in its own file. Another driver takes over, by creating the next number, only after it has
+seen the counter stand still for `PATIENCE_SECONDS` of its own time, or knows the holder's process on this host to be
+dead, or is the same batch job started again: the batch system has given its former self up, which may go on where its
+node was only cut off. No clocks are compared, and nothing is asked of the store but that of several creators one wins.
+The lease saves work; safety does not rest on it, since tiles are deterministic and appear whole.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, with_config
+
+from cntk_pipeline.errors import PipelineError, RunLocked, StoreError
+from cntk_pipeline.models import STRICT, Count
+from cntk_pipeline.storage import StorePath
+from cntk_pipeline.storage.records import Record, numbers
+
+RENEW_SECONDS, PATIENCE_SECONDS = 1.0, 8.0
+
+RUN_RECORD = "run.json"
+"""What lies beside the lease for as long as there is a run."""
+
+_SUFFIX = ".json"
+
+_LAST = 10**15 - 1
+"""The highest number that `numbers` takes for one of ours."""
+
+
+@with_config(STRICT | ConfigDict(extra="ignore"))  # a driver of a later version is alive all the same
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lease, as its file says.
+
+    Attributes
+    ----------
+    holder : a name that no other one has.
+    host, processes, pid : its process; what its number is counted in, which two containers of one name need not share.
+    counter : raised as long as it is alive.
+    released : whether it was given back.
+    job, restarts : the batch job that it runs in, and how often that was started again.
+    """
+
+    holder: str = ""
+    host: str = ""
+    processes: str = ""
+    pid: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    counter: int = 0
+    released: bool = False
+    job: str | None = None
+    restarts: Count = 0
+
+
+_HOLDER: Record[Holder] = Record(Holder, "it counts for nothing once it stands still")
+
+
+@dataclass
+class Lease:
+    """A lease that this process holds.
+
+    Attributes
+    ----------
+    lost : set when another driver has taken over, which took this one for dead, or when the store has not let the lease
+        be renewed for `PATIENCE_SECONDS`, and would let no tile be written either.
+    reason : which of them.
+    """
+
+    lost: threading.Event
+    reason: PipelineError | None = None
+
+    def require(self) -> None:
+        """Raise `RunLocked` or `StoreError` where the lease is lost."""
+        if self.lost.is_set() and self.reason is not None:
+            raise self.reason
+
+
+@contextlib.contextmanager
+def hold(folder: StorePath) -> Iterator[Lease]:
+    """Hold the lease in ``folder`` for the length of a ``with`` block.
+
+    Raises
+    ------
+    RunLocked
+        If another driver holds it and is alive.
+    """
+    identity = {
+        "holder": uuid.uuid4().hex,
+        "host": socket.gethostname(),
+        "processes": _process_namespace(),
+        "pid": os.getpid(),
+    } | _batch_job()
+    number = _acquire(folder, identity)
+    lease, released = Lease(threading.Event()), threading.Event()
+    lasting = [path for path in [folder.parent / RUN_RECORD] if path.is_file()]
+    renewer = threading.Thread(target=_renew, args=(folder, number, identity, lasting, lease, released), daemon=True)
+    renewer.start()
+    try:
+        yield lease
+    finally:
+        released.set()
+        renewer.join()
+        # Not deleted: numbers must not begin again while a frozen driver may still write its own.
+        if not lease.lost.is_set():
+            with contextlib.suppress(OSError):
+                if all(path.is_file() for path in lasting):
+                    _write(folder, number, identity | {"released": True})
+
+
+def holder(folder: StorePath) -> str | None:
+    """Name the process that holds the lease, as "host:pid"; None where nobody does or its process is gone."""
+    number = _highest(folder)
+    lease = _read(folder, number) if number else None
+    return None if lease is None or _is_free(lease) else f"{lease.host}:{lease.pid}"
+
+
+def _acquire(folder: StorePath, identity: dict[str, Any]) -> int:
+    while True:
+        highest = _highest(folder)
+        if highest:
+            _require_free(folder, highest, identity)
+        number = highest + 1
+        if number > _LAST:
+            raise StoreError(f"{_file(folder, highest)} has a number that no lease comes to: delete that file")
+        content = json.dumps(identity | {"counter": 0}).encode()
+        if not _file(folder, number).create_whole(content):
+            continue
+        if _highest(folder) > number:  # the numbers seen were old: those after them were deleted meanwhile
+            _file(folder, number).unlink(missing_ok=True)
+            continue
+        for older in numbers(folder, _SUFFIX):
+            if older < number:
+                with contextlib.suppress(StoreError):  # of a folder of that name; it counts no more
+                    _file(folder, older).unlink(missing_ok=True)
+        return number
+
+
+def _require_free(folder: StorePath, number: int, identity: dict[str, Any]) -> None:
+    """Return once a lease is given back or its holder is gone; raise `RunLocked` where it is neither."""
+    seen = _read(folder, number)
+    if _is_free(seen) or _is_former_self(seen, identity):
+        return
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        time.sleep(RENEW_SECONDS / 2)
+        now = _read(folder, number)
+        if _is_free(now) or _highest(folder) != number:
+            return
+        if now is not None and seen is not None and now != seen:
+            raise RunLocked(
+                f"another driver works on {folder.parent}: process {now.pid} on {now.host}. "
+                "Wait for it or stop it; nothing was changed"
+            )
+        seen = now
+
+
+def _renew(
+    folder: StorePath,
+    number: int,
+    identity: dict[str, Any],
+    lasting: list[StorePath],
+    lease: Lease,
+    released: threading.Event,
+) -> None:
+    """Raise the counter until the lease is given back or lost; ``lasting`` files are there as long as the store is."""
+    counter, failing_since = 0, None
+    while not released.wait(RENEW_SECONDS):
+        counter += 1
+        try:
+            if _highest(folder) > number:
+                lease.reason = RunLocked(
+                    f"another driver has taken over {folder.parent}: this one was taken for dead, and stops; "
+                    "every finished tile is kept"
+                )
+            elif not all(path.is_file() for path in lasting):
+                # Before it is written to: that would make its folder anew.
+                raise FileNotFoundError(errno.ENOENT, "it is gone", str(folder.parent))
+            else:
+                _write(folder, number, identity | {"counter": counter})
+            failing_since = None
+        except OSError as error:
+            # A full disk must not end a run that only holds a lease, nor a server of files that is away for a while.
+            if _is_refusal(error):
+                failing_since = failing_since or time.monotonic()
+                if time.monotonic() - failing_since >= PATIENCE_SECONDS:
+                    why = os.strerror(error.errno or errno.ENOENT)
+                    lease.reason = StoreError(
+                        error.errno,
+                        f"the run directory {folder.parent} cannot be written any more: {why}. Every finished tile is "
+                        f"kept: bring it back, then `cntk resume {folder.parent}`",
+                    )
+        if lease.reason is not None:
+            lease.lost.set()
+            return
+
+
+def _is_refusal(error: OSError) -> bool:
+    """Tell whether the store refuses to be written, or is gone: waiting will not help by itself."""
+    gone = isinstance(error, FileNotFoundError)
+    return gone or error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
+
+
+def _file(folder: StorePath, number: int) -> StorePath:
+    return folder / f"{number:06d}{_SUFFIX}"
+
+
+def _highest(folder: StorePath) -> int:
+    return max(numbers(folder, _SUFFIX), default=0)
+
+
+def _write(folder: StorePath, number: int, lease: dict[str, Any]) -> None:
+    _file(folder, number).write_whole(json.dumps(lease).encode())
+
+
+def _read(folder: StorePath, number: int) -> Holder | None:
+    """Read a lease; None where it is gone or damaged, and counts for nothing."""
+    try:
+        return _HOLDER.find(_file(folder, number))
+    except OSError:
+        return None
+
+
+def _is_free(lease: Holder | None) -> bool:
+    """Tell whether a lease was given back, or its holder ran on this host and its process is gone."""
+    if lease is None:
+        return False
+    if lease.released:
+        return True
+    if (lease.host, lease.processes) != (socket.gethostname(), _process_namespace()) or lease.pid is None:
+        return False
+    try:
+        os.kill(lease.pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def _batch_job() -> dict[str, Any]:
+    """Name the batch job that this process runs in, and how often that was started again; nothing outside of one."""
+    job, restarts = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_RESTART_COUNT", "0")
+    return {} if job is None else {"job": job, "restarts": int(restarts)}
+
+
+def _is_former_self(lease: Holder | None, identity: dict[str, Any]) -> bool:
+    """Tell whether the holder is the same batch job before it was started again."""
+    same = lease is not None and lease.job is not None and lease.job == identity.get("job")
+    return same and lease is not None and lease.restarts < identity["restarts"]
+
+
+def _process_namespace() -> str:
+    """Name what process numbers are counted in: containers may share a host's name, but not its processes."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""

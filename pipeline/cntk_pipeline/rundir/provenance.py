@@ -1,0 +1,34 @@
+"""What a run directory says of where its numbers come from: versions, host, time."""
+
+import datetime
+import importlib.metadata
+import platform
+import socket
+from typing import Any
+
+import llvmlite.binding as llvm
+
+from cntk_pipeline.resources import core_count
+
+LIBRARIES = ("numpy", "numba", "llvmlite", "zarr", "dask", "distributed")
+
+
+def library_versions() -> dict[str, str]:
+    """List the versions that numbers and bytes may depend on.
+
+    Bits depend on whether the processor fuses a multiplication and an addition, so that counts as one.
+    """
+    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    fused = llvm.get_host_cpu_features().get("fma", not platform.machine().startswith("x86"))
+    return {"python": platform.python_version()} | versions | {"fused multiply-add": "yes" if fused else "no"}
+
+
+def provenance() -> dict[str, Any]:
+    """Describe this process for people; nothing here takes part in a fingerprint."""
+    return {
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "host": socket.gethostname(),
+        "cores": core_count(),
+        "machine": platform.machine(),
+        "versions": library_versions(),
+    }

@@ -1,0 +1,154 @@
+"""Specifications: what values depend on, as plain JSON, named by a digest and compared for people."""
+
+import hashlib
+import json
+import reprlib
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, NotRequired
+
+from pydantic import Field, with_config
+from typing_extensions import TypedDict
+
+from cntk_pipeline.errors import StoreError
+from cntk_pipeline.models import STRICT, Count, Json, Positive
+from cntk_pipeline.storage import StorePath
+from cntk_pipeline.storage.records import Record
+
+TILES = 10**7
+"""Tiles of a matrix at most: a specification that asks for more was not written by this package."""
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class _Data:
+    digest: str
+    train: Positive
+    test: Count
+    shape: list[Positive]
+    classes: list[str]
+    standardize: bool | Literal["per_feature"]
+    standardize_first: Positive | None = None
+    shuffle: Annotated[int, Field(ge=0, lt=2**32)] | None = None
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class _Readout:
+    name: str
+    kind: Literal["ntk", "nngp"]
+    network: list[Json]
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class Specification:
+    """What a specification holds; it is kept as the JSON that it is, which its fingerprint is of."""
+
+    data: _Data
+    readouts: list[_Readout]
+    dtype: Literal["float32", "float64"]
+    flips: bool
+    tile: Positive
+    numerics_version: int
+
+    def __post_init__(self) -> None:
+        rows, cols = (-(-count // self.tile) for count in (self.data.train + self.data.test, self.data.train))
+        if rows * cols > TILES:
+            raise ValueError(f"tiles of {self.tile} cut these images into more than {TILES} tiles")
+        if not self.readouts or not self.data.classes:
+            raise ValueError("it names no read-out, or no class")
+
+
+@with_config(STRICT)
+class _MethodRecord(TypedDict):
+    solver: str
+    tolerance: float
+    factor_dtype: NotRequired[Literal["float32", "float64"]]
+    rank: NotRequired[Count]
+
+
+@with_config(STRICT)
+class _SolveRecord(TypedDict):
+    """A solve.json: of a system, of a choice among ridges (``candidates``), or of a training (``times``)."""
+
+    kernel: str
+    readout: str
+    ridge: float
+    ridge_mode: Literal["relative", "absolute"]
+    tile: Positive
+    targets: str
+    absolute_ridge: float
+    mean_diagonal: NotRequired[float]
+    max_iterations: NotRequired[Positive]
+    method: NotRequired[_MethodRecord]
+    unit_diagonal: NotRequired[bool]
+    candidates: NotRequired[list[float]]
+    network: NotRequired[str]
+    nngp: NotRequired[str]
+    times: NotRequired[list[str]]
+    covariance: NotRequired[bool]
+
+
+CAME_OUT = ("absolute_ridge", "mean_diagonal", "max_iterations")
+"""Parts of a solve's record that its name is not made of."""
+
+REWRITTEN = "delete it, then `cntk resume` writes it anew"
+
+_SOLVE: Record[Json] = Record(_SolveRecord, REWRITTEN)
+
+
+def find_solve(path: StorePath) -> Json | None:
+    """Read the solve.json of a system, a choice among ridges or a training; None where there is none.
+
+    Its folder is named by what it says, so that no other record is taken for it.
+
+    Raises
+    ------
+    StoreError
+        If it is damaged, or says something else.
+    """
+    record = _SOLVE.find(path)
+    if record is None:
+        return None
+    said = {key: value for key, value in record.items() if key not in CAME_OUT}
+    if "candidates" in record and record["ridge"] == 0:
+        said["ridge"] = "auto"
+    unit = record.get("mean_diagonal", 0.0) if record["ridge_mode"] == "relative" else 1.0
+    if fingerprint(said)[:16] != path.parent.name or record["absolute_ridge"] != record["ridge"] * unit:
+        raise StoreError(f"{path} was edited: it is not of the system that its folder is named by: {REWRITTEN}")
+    return record
+
+
+def fingerprint(specification: Json) -> str:
+    """Digest a specification: sha256 of its canonical JSON."""
+    text = json.dumps(specification, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def differences(stored: Any, wanted: Any, where: str = "") -> list[str]:
+    """List where two specifications differ, a line each; parts with names are matched by them."""
+    stored, wanted = _by_name(stored), _by_name(wanted)
+    if isinstance(stored, dict) and isinstance(wanted, dict):
+        lines = []
+        for key in [*stored, *(key for key in wanted if key not in stored)]:
+            place = f"{where}.{key}" if where else str(key)
+            if key not in wanted:
+                lines.append(f"  {place}: only stored")
+            elif key not in stored:
+                lines.append(f"  {place}: only wanted")
+            else:
+                lines += differences(stored[key], wanted[key], place)
+        return lines
+    if isinstance(stored, list) and isinstance(wanted, list) and len(stored) == len(wanted):
+        return [
+            line
+            for k, pair in enumerate(zip(stored, wanted, strict=True))
+            for line in differences(*pair, f"{where}[{k}]")
+        ]
+    return [] if stored == wanted else [f"  {where}: stored {reprlib.repr(stored)}, wanted {reprlib.repr(wanted)}"]
+
+
+def _by_name(value: Any) -> Any:
+    """Turn a list of records with names into a dictionary; leave anything else alone."""
+    named = isinstance(value, list) and value and all(isinstance(item, dict) and "name" in item for item in value)
+    return {item["name"]: item for item in value} if named else value

@@ -1,0 +1,211 @@
+"""The data set of a run, as it lies in the run directory: images and labels, whose chunks are known by digests."""
+
+import errno
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import ConfigDict, with_config
+
+from cntk_pipeline.errors import CorruptTile, StoreError
+from cntk_pipeline.models import Json
+from cntk_pipeline.storage import StorePath
+from cntk_pipeline.storage.records import Record
+from cntk_pipeline.storage.tiled_array import (
+    GROUP_RECORD,
+    Array,
+    ArraySpec,
+    Group,
+    InputArray,
+    TiledArray,
+    digest,
+    encode_chunk,
+    is_made,
+)
+from cntk_pipeline.tiling import Cut
+
+InputName = Literal["train_images", "train_labels", "test_images", "test_labels"]
+
+NAMES: tuple[InputName, ...] = ("train_images", "train_labels", "test_images", "test_labels")
+
+CHUNK_BYTES = 2**22
+"""Of a chunk at most, as far as one image fits."""
+
+
+@with_config(ConfigDict(strict=True))
+@dataclass(frozen=True)
+class _Attributes:
+    digests: dict[str, list[str]]
+
+
+@with_config(ConfigDict(strict=True))
+@dataclass(frozen=True)
+class _GroupRecord:
+    """The zarr.json of the group; runs of earlier versions have no digests."""
+
+    attributes: _Attributes
+
+
+_GROUP: Record[_GroupRecord] = Record(_GroupRecord, "`cntk verify` writes it anew")
+
+
+class StoredData:
+    """Images and labels in a zarr group.
+
+    Parameters
+    ----------
+    path : of the group.
+    data : what the run's specification says of them.
+    dtype : of the images, which are stored as the kernel reads them.
+    """
+
+    def __init__(self, path: StorePath, data: Json, dtype: str) -> None:
+        self.path = path
+        self._data, self._dtype = data, dtype
+
+    def is_made(self) -> bool:
+        """Tell whether they are stored."""
+        return is_made(self.path)
+
+    def array(self, name: InputName) -> InputArray:
+        """Open an array; `StoreError` where it is damaged, or not of the specification."""
+        return InputArray(self.path / name, self._shape(name), "iu" if name.endswith("labels") else "f")
+
+    def write(self, arrays: Mapping[str, Array], attributes: Mapping[str, Any]) -> None:
+        """Store arrays, all at once; nothing happens where they are stored already."""
+        if self.is_made():
+            return
+        specs = [_spec(name, values.shape, values.dtype) for name, values in arrays.items()]
+        digests: dict[str, list[str]] = {spec.name: [] for spec in specs}
+
+        def files() -> Iterator[tuple[str, tuple[bytes | memoryview, ...]]]:
+            for spec in specs:
+                for piece, part in _pieces(spec, arrays[spec.name]):
+                    payload, checksum = encode_chunk(part, spec.tile, np.dtype(spec.dtype))
+                    digests[spec.name].append(digest(payload))
+                    yield f"{spec.name}/{_chunk_name(spec, piece)}", (payload, checksum)
+            group = Group(self.path, tuple(specs), dict(attributes) | {"digests": digests})
+            for name, content in group.files().items():
+                yield name, (content,)
+
+        self.path.make_whole(files(), GROUP_RECORD)
+
+    def group(self) -> Group:
+        """Describe the arrays as the specification has them, to be mended by; digests aside."""
+        specs = [
+            _spec(name, self._shape(name), np.dtype("int64" if name.endswith("labels") else self._dtype))
+            for name in NAMES
+        ]
+        return Group(self.path, tuple(specs), {"data": self._data})
+
+    def lost(self) -> list[StorePath]:
+        """List what is gone, or not of its size: without these chunks zarr reads zeros, also as labels."""
+        if not self.is_made():
+            return [self.path / GROUP_RECORD]
+        found = []
+        for array in map(TiledArray, (self.path / name for name in NAMES)):
+            there = (array.path / "c").listing()
+            for index in _indices(array):
+                listed = there.get("/".join(map(str, index)))
+                if listed is None or listed.bytes != array.chunk_bytes:
+                    found.append(array.chunk_path(*index))
+        return found
+
+    def damaged(self) -> list[StorePath]:
+        """List what is gone or damaged: every chunk is read, and held against its checksum and its digest."""
+        if not self.is_made():
+            return [self.path / GROUP_RECORD]
+        digests, found = self._digests(), []
+        for name in NAMES:
+            array = TiledArray(self.path / name)
+            for piece, index in enumerate(_indices(array)):
+                known = digests.get(name)
+                try:
+                    chunk = array.describe(index)
+                except CorruptTile:
+                    found.append(array.chunk_path(*index))
+                else:
+                    if known is not None and [chunk.xxh3] != known[piece : piece + 1]:
+                        found.append(array.chunk_path(*index))
+        return found
+
+    def pin(self) -> None:
+        """Note the digests of chunks that are whole, where their record was lost, or an earlier version kept none."""
+        if self.is_made() and not self._digests():
+            digests = {}
+            for name in NAMES:
+                array = TiledArray(self.path / name)
+                digests[name] = [array.describe(index).xxh3 for index in _indices(array)]
+            group = self.group()
+            content = replace(group, attributes=dict(group.attributes) | {"digests": digests}).files()[GROUP_RECORD]
+            (self.path / GROUP_RECORD).write_whole(content)
+
+    def write_again(self, arrays: Mapping[str, Array]) -> list[StorePath]:
+        """Write damaged chunks anew, from the same data set; return them.
+
+        Raises
+        ------
+        StoreError
+            If chunks that are whole say otherwise: the same images may come out with other last bits on another
+            machine, and tiles of both must not be mixed.
+        """
+        damaged = set(self.damaged())
+        new: dict[StorePath, tuple[memoryview, bytes]] = {}
+        digests = self._digests() if self.is_made() else {}
+        for name in NAMES:
+            spec = _spec(name, arrays[name].shape, arrays[name].dtype)
+            for piece, part in _pieces(spec, arrays[name]):
+                path = self.path / name / _chunk_name(spec, piece)
+                payload, checksum = encode_chunk(part, spec.tile, np.dtype(spec.dtype))
+                found, recorded = digest(payload), digests.get(name, [])[piece : piece + 1]
+                if path in damaged:
+                    new[path] = payload, checksum
+                elif not recorded:
+                    recorded = [self._stored(name, piece)]
+                if recorded not in ([], [found]):
+                    raise StoreError(
+                        errno.EIO,
+                        f"{path} cannot be written anew: standardised here, the images have other bits than those that "
+                        "are stored. Restore inputs.zarr from a copy",
+                    )
+        for path, parts in new.items():
+            path.write_whole(*parts)
+        self.group().mend()
+        return list(new)
+
+    def _shape(self, name: InputName) -> tuple[int, ...]:
+        part, _, what = name.partition("_")
+        return (self._data[part], *(self._data["shape"] if what == "images" else ()))
+
+    def _stored(self, name: InputName, piece: int) -> str:
+        """Digest a whole chunk as it is stored."""
+        array = TiledArray(self.path / name)
+        return array.describe((piece, *(0,) * (len(array.shape) - 1))).xxh3
+
+    def _digests(self) -> dict[str, list[str]]:
+        try:
+            return _GROUP.read(self.path / GROUP_RECORD).attributes.digests
+        except StoreError:
+            return {}
+
+
+def _spec(name: str, shape: tuple[int, ...], dtype: np.dtype) -> ArraySpec:
+    row_bytes = int(np.prod(shape[1:])) * dtype.itemsize
+    rows = max(1, min(shape[0], CHUNK_BYTES // max(row_bytes, 1)))
+    axis = "train" if name.startswith("train") else "test"
+    axes = (axis, "height", "width", "channel") if len(shape) == 4 else (axis, "feature")[: len(shape)]
+    return ArraySpec(name, shape, (rows, *shape[1:]), dtype.name, axes)
+
+
+def _pieces(spec: ArraySpec, values: Array) -> Iterator[tuple[int, Array]]:
+    cut = Cut(spec.shape[0], spec.tile[0])
+    return ((piece, values[slice(*cut.bounds(piece))]) for piece in range(cut.pieces))
+
+
+def _chunk_name(spec: ArraySpec, piece: int) -> str:
+    return f"c/{piece}" + "/0" * (len(spec.shape) - 1)
+
+
+def _indices(array: TiledArray) -> Iterator[tuple[int, ...]]:
+    return ((piece, *(0,) * (len(array.shape) - 1)) for piece in range(array.cut(0).pieces))

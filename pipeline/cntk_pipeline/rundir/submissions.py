@@ -1,0 +1,181 @@
+"""What a run directory remembers of its submissions: which there were, how the last one ended, and a wish to stop."""
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+
+from pydantic import with_config
+
+from cntk_pipeline.errors import StoreError
+from cntk_pipeline.models import STRICT, Word
+from cntk_pipeline.rundir.directory import SIGNATURE, RunDirectory
+from cntk_pipeline.rundir.signature import is_signed, sign
+from cntk_pipeline.storage import LocalPath
+from cntk_pipeline.storage.records import Record
+
+STOP_REQUEST = "stop-requested"
+"""A file of this name in a run directory asks its driver, wherever that runs, to drain."""
+
+POLL_SECONDS = 1.0
+
+_PURPOSE = "submission"
+"""What a signature of a submission is for."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A driver that was handed to a cluster.
+
+    Attributes
+    ----------
+    kind : of the cluster.
+    job : what the cluster calls it.
+    host : from where.
+    submitted : when, as ISO 8601 with its time zone.
+    place : the run directory, as its driver was told it.
+    is_mine : whether this user has submitted it, for this run directory: nobody else's is asked about or ended.
+    """
+
+    kind: str
+    job: str
+    host: str
+    submitted: str
+    place: str = ""
+    is_mine: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.job}"
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class Ending:
+    """How the last submitted driver ended.
+
+    Attributes
+    ----------
+    message : what it said; empty where the run is complete.
+    job : the batch job it ran in, or None.
+    ended : when, as ISO 8601 with its time zone.
+    """
+
+    message: str
+    job: str | None
+    ended: str
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class _Written:
+    """A `Submission` as its record has it, with the signature of who wrote it."""
+
+    kind: Word
+    job: Word
+    host: str
+    submitted: str
+    place: str = ""
+    signature: str = ""
+
+
+_SUBMISSION: Record[_Written] = Record(_Written, "delete it, and later ones: only where drivers went is lost")
+_ENDING: Record[Ending] = Record(Ending, "delete it: only how the last driver ended is forgotten")
+
+
+def add_submission(run: RunDirectory, kind: str, job: str) -> Submission:
+    """Write down what was submitted."""
+    record = {
+        "kind": kind,
+        "job": job,
+        "host": socket.gethostname(),
+        "submitted": now(),
+        "place": str(run.path.absolute()),
+    }
+    signature = sign(_PURPOSE, *record.values())
+    run.write_record(f"submissions/{len(submissions(run)) + 1:06d}.json", record | {SIGNATURE: signature})
+    return Submission(**record, is_mine=bool(signature))
+
+
+def submissions(run: RunDirectory) -> list[Submission]:
+    """Read what was submitted, oldest first."""
+    found: list[Submission] = []
+    while (written := run.read_record(f"submissions/{len(found) + 1:06d}.json", _SUBMISSION)) is not None:
+        words = (written.kind, written.job, written.host, written.submitted, written.place)
+        # A record that was copied with its run directory is of the driver of another one.
+        is_mine = is_signed(written.signature, _PURPOSE, *words) and _is_here(run, written.place)
+        found.append(Submission(*words, is_mine=is_mine))
+    return found
+
+
+def _is_here(run: RunDirectory, place: str) -> bool:
+    """Tell whether a place is that of a run directory, which may have another name by now, or here."""
+    if place == str(run.path.absolute()):
+        return True
+    try:
+        return isinstance(run.path, LocalPath) and Path(place).samefile(run.path)
+    except (OSError, ValueError):
+        return False
+
+
+def write_ending(run: RunDirectory, message: str, job: str | None) -> None:
+    """Write down how a submitted driver ended, where the store lets it: it may be what ended the driver."""
+    with contextlib.suppress(StoreError):
+        run.write_record("ending.json", asdict(Ending(message, job, now())))
+
+
+def clear_ending(run: RunDirectory) -> None:
+    """Forget how an earlier driver ended: another one is on its way."""
+    (run.path / "ending.json").unlink(missing_ok=True)
+
+
+def read_ending(run: RunDirectory) -> Ending | None:
+    """Read how the last submitted driver ended; None where none did."""
+    return run.read_record("ending.json", _ENDING)
+
+
+def request_stop(run: RunDirectory) -> None:
+    """Ask the driver of a run to drain."""
+    run.write_record(STOP_REQUEST, {"host": socket.gethostname(), "requested": now()})
+
+
+def stop_requested(run: RunDirectory) -> bool:
+    """Tell whether the driver was asked to drain."""
+    return (run.path / STOP_REQUEST).is_file()
+
+
+def clear_earlier(run: RunDirectory) -> None:
+    """Forget what was asked of earlier drivers, and how the last one ended: a user wants another one."""
+    (run.path / STOP_REQUEST).unlink(missing_ok=True)
+    clear_ending(run)
+
+
+@contextlib.contextmanager
+def obeying_requests(run: RunDirectory, stop: threading.Event, say: Callable[[str], None]) -> Iterator[None]:
+    """Set ``stop`` within seconds of a request, and ``say`` so, for the length of a ``with`` block."""
+    ended = threading.Event()
+
+    def poll() -> None:
+        while not ended.wait(POLL_SECONDS):
+            # A store that does not answer right now says nothing; a run must not end by it.
+            with contextlib.suppress(OSError):
+                if stop_requested(run):
+                    stop.set()
+                    say("asked to stop: tiles in flight are finished first")
+                    return
+
+    poller = threading.Thread(target=poll, name="stop-requests", daemon=True)
+    poller.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        poller.join()
+
+
+def now() -> str:
+    """Return the time, for people: no decision rests on it."""
+    return datetime.fromtimestamp(time.time()).astimezone().isoformat(timespec="seconds")

@@ -1,0 +1,250 @@
+"""Preconditioned conjugate gradients over the stored tiles, an iteration a round.
+
+A round is one pass over the kernel and one step. The kernel's lower triangle is cut into square blocks of tiles; a
+product task reads the tiles of a block once and serves both ``K_ij p_j`` and ``K_ij^T p_i`` with them. S block rows
+leave ``S n classes`` numbers of partial products; as many tasks of whole rows of tiles would leave some S / 4
+times as many. The step task sums them in a fixed order, so that no result depends on which worker was first.
+
+States are numbered. State k and the products of direction k make state k + 1; the last two states are kept, and the
+products of the last. A driver that was killed goes on from the last state, with the products that are there already.
+(Hestenes and Stiefel 1952; for kernels of millions of images: Adlam et al. 2023, arXiv:2303.05420.)
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from cntk_pipeline.errors import CorruptTile, NotConverged, NotFinite
+from cntk_pipeline.rundir.directory import Iterations, RunDirectory
+from cntk_pipeline.solvers.base import Solver
+from cntk_pipeline.solvers.iteration import Indefinite, advance, begin
+from cntk_pipeline.solvers.preconditioners import open_preconditioner, sketch_arrays, sketch_jobs
+from cntk_pipeline.solvers.states import (
+    read_measures,
+    read_state,
+    record_state,
+    resume_point,
+    state_chunks,
+    work_arrays,
+)
+from cntk_pipeline.solvers.systems import System, factor_cut, not_positive_definite, read_targets, round_up
+from cntk_pipeline.solvers.work import open_work
+from cntk_pipeline.storage.tiled_array import Array, Group
+from cntk_pipeline.tasks import Job, Receipt, Task
+from cntk_pipeline.tiling import Cut
+
+STAGNATION = 0.5
+"""A true residual that a fresh start does not bring below this share of the one before has met its rounding."""
+
+FLOOR_SPREAD = 3.0
+"""Rounding leaves a residual that differs by so much from one tolerance to the next: fresh starts come elsewhere."""
+
+
+class ConjugateGradient(Solver):
+    """Conjugate gradients with a low-rank or diagonal preconditioner."""
+
+    def rounds(self, run: RunDirectory, system: System, order: int, slots: int) -> Iterator[list[Job]]:
+        return iteration_rounds(run, system, order, sketch_jobs(run, system, order))
+
+    def tasks(self, run: RunDirectory, system: System) -> list[Task]:
+        return iteration_tasks(run, system, sketch_jobs(run, system, 0))
+
+
+def iteration_rounds(run: RunDirectory, system: System, order: int, preparation: Sequence[Job]) -> Iterator[list[Job]]:
+    """Yield the rounds of a solve from wherever it stands; each must be done before the next is asked for.
+
+    Parameters
+    ----------
+    order : ranks this system among others.
+    preparation : the tasks that make the preconditioner.
+
+    Raises
+    ------
+    NotConverged
+        If the iterations allowed are used up, or rounding keeps the residual above the tolerance.
+    """
+    coefficients = [_coefficients_job(run, system, order)]
+    iterations = run.iterations(system.fingerprint)
+    if (iterations is None or iterations.finished) and _are_coefficients_there(run, system):
+        # A factor stays, to be grown from; one that was damaged since is computed again.
+        lasting = preparation if iterations is not None and system.method.factors else []
+        yield [*lasting, *coefficients]
+        return
+    work_group(run, system).create()
+    iterations = resume_point(run, system)
+    # Where states are there already, so is the preconditioner, unless it was damaged since.
+    begun = iterations.last >= iterations.first
+    ready = [job.task for job in preparation if job.only_for is None]
+    start = [] if begun else [_step_job(run, system, order, iterations.first, ready)]
+    yield [*preparation, *start]
+    if not begun:
+        iterations = record_state(run, system, replace(iterations, last=iterations.first))
+    while not _converged(run, system, iterations):
+        products = _product_jobs(run, system, order, iterations.last)
+        step = _step_job(run, system, order, iterations.last + 1, [job.task for job in products])
+        yield [*products, step]
+        iterations = record_state(run, system, replace(iterations, last=iterations.last + 1))
+    yield coefficients
+    run.record_iterations(system.fingerprint, replace(iterations, finished=True))
+
+
+def work_group(run: RunDirectory, system: System) -> Group:
+    """Describe the empty arrays that iterations need until they have converged."""
+    arrays = work_arrays(run, system) + ([] if system.method.factors else sketch_arrays(run, system))
+    return Group(run.work_path(system.fingerprint), tuple(arrays), {"system": system.label})
+
+
+def iteration_tasks(run: RunDirectory, system: System, preparation: Sequence[Job]) -> list[Task]:
+    """List the tasks so far: those of past iterations, of the one under way, and the last one of the solve."""
+    iterations, coefficients = run.iterations(system.fingerprint), _coefficients_job(run, system, 0).task
+    if iterations is None and _are_coefficients_there(run, system):
+        return [coefficients]
+    iterations = iterations or Iterations(0, -1, False, ())
+    tasks = [job.task for job in preparation]
+    under_way = 0 if iterations.finished else 1
+    for number in range(iterations.first, iterations.last + 1 + under_way):
+        tasks.append(Task(f"step:{system.fingerprint}", number, 0))
+        if number > iterations.first:
+            tasks += [job.task for job in _product_jobs(run, system, 0, number - 1)]
+    return [*tasks, coefficients]
+
+
+def product_block(run_path: str, task: Task) -> Receipt:
+    """Multiply a block of the kernel and its transpose with the direction of a state; ridge not included.
+
+    Writes ``(2 tile, classes)``: what the block adds to its rows, and below, off the diagonal, to its columns.
+    """
+    work = open_work(run_path, task)
+    cut, tiles = work.cut, work.run.train_cut
+    block_row, block_col = _block(task.col)
+    direction = work.run.work(work.system.fingerprint, "direction").read(task.row, 0, 0)[0]
+    product = np.zeros((2 * cut.size, direction.shape[1]))
+    # A diagonal block's columns are its rows, and so is what its mirrored tiles add.
+    to_rows, to_cols = product[: cut.size], product[cut.size :] if block_row > block_col else product[: cut.size]
+    for row in _pieces(tiles, cut.bounds(block_row)):
+        for col in _pieces(tiles, cut.bounds(block_col)):
+            if col > row:
+                continue
+            tile = work.kernel.train_tile(row, col)
+            rows, cols = slice(*tiles.bounds(row)), slice(*tiles.bounds(col))
+            to_rows[_moved(rows, -block_row * cut.size)] += tile @ direction[cols]
+            if row > col:
+                to_cols[_moved(cols, -block_col * cut.size)] += tile.T @ direction[rows]
+    return work.write(product[None, None])
+
+
+def take_step(run_path: str, task: Task) -> Receipt:
+    """Make a state from the one before it and the products of its direction, or the first one from nothing.
+
+    Raises
+    ------
+    NotPositiveDefinite
+        If the kernel plus ridge is not, along a direction.
+    NotFinite
+        If a residual is not finite.
+    """
+    work = open_work(run_path, task)
+    run, system = work.run, work.system
+    wanted = read_targets(run, (0, work.cut.count))
+    precondition = open_preconditioner(work)
+    iterations = run.iterations(system.fingerprint)
+    assert iterations is not None, "the driver notes a start before its first task"
+    if task.row == iterations.first:
+        state = begin(wanted, precondition)
+    else:
+        before = read_state(run, system, task.row - 1)
+        product = _summed_products(run, system, task.row - 1) + system.absolute_ridge * before.direction
+        try:
+            state = advance(before, product, wanted, precondition, system.method.tolerance)
+        except Indefinite as found:
+            seen = f"a direction p has p^T (K + ridge I) p / p^T p = {found.curvature:.3g}"
+            raise not_positive_definite(work.kernel, seen, -1, found.curvature) from None
+    if not np.all(np.isfinite(state.relative)):
+        raise NotFinite(f"{system.label}: the residual of state {task.row} is not finite: {state.relative}")
+    return work.write(*state_chunks(state))
+
+
+def write_coefficients(run_path: str, task: Task) -> Receipt:
+    """Write the solution of the last state as the coefficients of the system, ``(n, classes)``."""
+    work = open_work(run_path, task)
+    iterations = work.run.iterations(work.system.fingerprint)
+    if iterations is None or iterations.finished:  # the driver begins anew where the chunk is gone
+        raise CorruptTile(f"{task} is damaged and its iterations are deleted: they are run again")
+    return work.write(read_state(work.run, work.system, iterations.last).solution)
+
+
+def _product_jobs(run: RunDirectory, system: System, order: int, number: int) -> list[Job]:
+    cut, jobs = factor_cut(run, system), []
+    for block in range(cut.pieces * (cut.pieces + 1) // 2):
+        row, col = _block(block)
+        entries = cut.length(row) * cut.length(col) // (2 if row == col else 1)
+        task = Task(f"product:{system.fingerprint}", number, block)
+        jobs.append(Job(task, product_block, entries, (order, -entries, block)))  # diagonal blocks fill the end
+    return jobs
+
+
+def _step_job(run: RunDirectory, system: System, order: int, number: int, after: Sequence[Task]) -> Job:
+    entries = run.train_cut.count * len(run.specification["data"]["classes"])
+    return Job(Task(f"step:{system.fingerprint}", number, 0), take_step, entries, (order, 0, 0), tuple(after))
+
+
+def _coefficients_job(run: RunDirectory, system: System, order: int) -> Job:
+    entries = run.train_cut.count * len(run.specification["data"]["classes"])
+    return Job(Task(f"coefficients:{system.fingerprint}", 0, 0), write_coefficients, entries, (order, 0, 0))
+
+
+def _converged(run: RunDirectory, system: System, iterations: Iterations) -> bool:
+    """Tell whether the last state's true residual is small enough; raise where going on has no use."""
+    method = system.method
+    relative, true, true_before, checked = read_measures(run, system, iterations.last)
+    if checked[0] and np.all(true <= method.tolerance):
+        return True
+    reached = f"a relative residual of {relative.max():.1e} instead of {method.tolerance:.1e}"
+    if checked[0] and iterations.count and true.max() > STAGNATION * true_before.max():
+        enough = round_up(FLOOR_SPREAD * true.max())
+        raise NotConverged(
+            f"{system.label}: {iterations.count} iterations reached {reached}, and more do not help: float64 rounds "
+            f"off the rest. Try a larger ridge, or solve.tolerance = {enough:.1e}; the kernel is kept"
+        )
+    if iterations.count >= method.max_iterations:
+        better = "" if method.factors else f", or solve.rank above {method.rank}"
+        raise NotConverged(
+            f"{system.label}: {iterations.count} iterations reached {reached}. "
+            f"Raise solve.max_iterations to go on from here; a larger ridge needs fewer{better}"
+        )
+    return False
+
+
+def _are_coefficients_there(run: RunDirectory, system: System) -> bool:
+    """Tell whether coefficients lie there; without iterations of this run, they were taken over from another."""
+    solve = system.fingerprint
+    return run.has_solved(solve, "coefficients") and run.solved(solve, "coefficients").chunk_path(0, 0).exists()
+
+
+def _summed_products(run: RunDirectory, system: System, number: int) -> Array:
+    """Add up what all blocks contribute, block after block."""
+    cut, products = factor_cut(run, system), run.work(system.fingerprint, "products")
+    total = np.zeros((cut.count, products.shape[-1]))
+    for block in range(products.shape[1]):
+        row, col = _block(block)
+        part = products.read(number, block, 0, 0)[0, 0]
+        total[slice(*cut.bounds(row))] += part[: cut.length(row)]
+        if row > col:
+            total[slice(*cut.bounds(col))] += part[cut.size : cut.size + cut.length(col)]
+    return total
+
+
+def _block(number: int) -> tuple[int, int]:
+    """Return row and column of a block, counted along the rows of the lower triangle."""
+    row = (math.isqrt(8 * number + 1) - 1) // 2
+    return row, number - row * (row + 1) // 2
+
+
+def _pieces(tiles: Cut, bounds: tuple[int, int]) -> range:
+    return range(bounds[0] // tiles.size, -(-bounds[1] // tiles.size))
+
+
+def _moved(rows: slice, by: int) -> slice:
+    return slice(rows.start + by, rows.stop + by)

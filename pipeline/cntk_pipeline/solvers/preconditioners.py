@@ -1,0 +1,148 @@
+"""Approximate inverses for conjugate gradients: of a low-rank approximation, of the diagonal, of a float32 factor.
+
+The low-rank one is the randomised Nystroem preconditioner of Frangella, Tropp and Udell 2021 (SIAM J. Matrix Anal.
+Appl. 44, 2023): with ``K Omega`` for a Gaussian ``Omega`` of ``rank`` columns, ``K ~ U diag(lambda) U^T``, and
+
+    M^-1 = (lambda_last + ridge) U diag(1 / (lambda + ridge)) U^T + (1 - U U^T)
+
+flattens the largest eigenvalues to the size of the last. ``K Omega`` is one pass over the kernel. A pivoted Cholesky
+factorisation of the same rank would read a whole column of tiles for each of its pivots, one after the other.
+"""
+
+from functools import partial
+
+import numpy as np
+import scipy.linalg
+
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.solvers.iteration import Precondition
+from cntk_pipeline.solvers.systems import System, factor_cut
+from cntk_pipeline.solvers.work import Work, float64, open_work
+from cntk_pipeline.storage.tiled_array import Array, ArraySpec
+from cntk_pipeline.tasks import Job, Receipt, Task
+
+SEED = 20210721
+"""Of Omega; the same on every worker and in every run."""
+
+
+def sketch_arrays(run: RunDirectory, system: System) -> list[ArraySpec]:
+    """List the arrays of a low-rank preconditioner; none where its rank is 0."""
+    cut, rank = factor_cut(run, system), _rank(run, system)
+    if not rank:
+        return []
+    return [
+        ArraySpec("sketch", (cut.count, rank), (cut.size, rank), "float64", ("train", "rank")),
+        ArraySpec("basis", (cut.count, rank), (cut.size, rank), "float64", ("train", "rank")),
+        ArraySpec("eigenvalues", (rank,), (rank,), "float64", ("rank",)),
+    ]
+
+
+def sketch_jobs(run: RunDirectory, system: System, order: int) -> list[Job]:
+    """List the tasks that make a low-rank preconditioner; none where its rank is 0."""
+    cut, rank = factor_cut(run, system), _rank(run, system)
+    if not rank:
+        return []
+    rows = [Task(f"sketch:{system.fingerprint}", row, 0) for row in range(cut.pieces)]
+    jobs = [Job(task, sketch_rows, cut.length(task.row) * cut.count, (order, 0, task.row)) for task in rows]
+    basis = Task(f"basis:{system.fingerprint}", 0, 0)
+    return [*jobs, Job(basis, make_basis, cut.count * rank, (order, 0, cut.pieces), tuple(rows))]
+
+
+def sketch_rows(run_path: str, task: Task) -> Receipt:
+    """Multiply one block row of the kernel by Omega.
+
+    A block row reads every tile beside the diagonal for itself, where products share them; but at this many columns the
+    arithmetic takes longer than the reading, and there are no partial sums of ``rank`` columns to keep.
+    """
+    work = open_work(run_path, task)
+    rank, tiles = _rank(work.run, work.system), work.run.train_cut
+    start, stop = work.cut.bounds(task.row)
+    sketch = np.zeros((stop - start, rank))
+    for col in range(tiles.pieces):
+        random = _random_rows(col, tiles.length(col), rank, tiles.count)
+        for row in range(start // tiles.size, -(-stop // tiles.size)):
+            low, high = tiles.bounds(row)
+            sketch[low - start : high - start] += work.kernel.train_tile(row, col) @ random
+    return work.write(sketch)
+
+
+def make_basis(run_path: str, task: Task) -> Receipt:
+    """Turn the sketch into orthonormal ``U`` and eigenvalues, largest first.
+
+    Directions that the sketch cannot tell from rounding, negative ones among them, are left out: their columns of ``U``
+    are zero. So a kernel that is not positive definite is found by the iteration, which knows the ridge, not here.
+    """
+    work = open_work(run_path, task)
+    rank, cut, tiles = _rank(work.run, work.system), work.cut, work.run.train_cut
+    sketch = _all_rows(work, "sketch")
+    core = np.zeros((rank, rank))
+    for col in range(tiles.pieces):
+        random = _random_rows(col, tiles.length(col), rank, tiles.count)
+        core += random.T @ sketch[slice(*tiles.bounds(col))]
+    values, vectors = scipy.linalg.eigh((core + core.T) / 2)
+    kept = values > np.sqrt(cut.count) * np.finfo(float).eps * np.abs(values).max()
+    root = sketch @ (vectors[:, kept] / np.sqrt(values[kept]))
+    basis, eigenvalues = np.zeros((cut.count, rank)), np.zeros(rank)
+    if kept.any():
+        columns, singular, _ = scipy.linalg.svd(root, full_matrices=False, overwrite_a=True, check_finite=False)
+        basis[:, : len(singular)], eigenvalues[: len(singular)] = columns, singular**2
+        eigenvalues[len(singular) :] = singular[-1] ** 2
+    return work.write(*(basis[slice(*cut.bounds(row))] for row in range(cut.pieces)), eigenvalues)
+
+
+def open_preconditioner(work: Work) -> Precondition:
+    """Read the preconditioner of a task's system, so that it can be applied."""
+    if work.system.method.factors:
+        return partial(_apply_factor, work)
+    if _rank(work.run, work.system):
+        eigenvalues = work.run.work(work.system.fingerprint, "eigenvalues").read(0) + work.system.absolute_ridge
+        if eigenvalues[0] > 0:
+            return partial(_apply_low_rank, _all_rows(work, "basis"), eigenvalues[-1] / eigenvalues)
+    diagonal = work.kernel.variance("train", (0, work.cut.count)) + work.system.absolute_ridge
+    # An image of variance zero without ridge has a row of zeros: the iteration names it.
+    return partial(_divide, np.where(diagonal > 0, diagonal, 1.0)[:, None])
+
+
+def _divide(diagonal: Array, residual: Array) -> Array:
+    return residual / diagonal
+
+
+def _apply_low_rank(basis: Array, shrink: Array, residual: Array) -> Array:
+    inside = basis.T @ residual
+    return residual + basis @ (shrink[:, None] * inside - inside)
+
+
+def _apply_factor(work: Work, residual: Array) -> Array:
+    """Solve ``L L^T z = r`` in two passes over the stored factor, in float64."""
+    cut, factor = work.cut, work.solved("factor")
+    z = residual.copy()
+
+    def solve_corner(row: int, transposed: int) -> None:
+        mine, corner = slice(*cut.bounds(row)), float64(factor.read_mapped(row, row))
+        z[mine] = scipy.linalg.solve_triangular(corner, z[mine], lower=True, trans=transposed, check_finite=False)
+
+    for row in range(cut.pieces):
+        mine = slice(*cut.bounds(row))
+        for col, tile in enumerate(work.ahead(partial(factor.read_mapped, row), range(row))):
+            z[mine] -= float64(tile) @ z[slice(*cut.bounds(col))]
+        solve_corner(row, 0)
+    for row in reversed(range(cut.pieces)):
+        mine = slice(*cut.bounds(row))
+        solve_corner(row, 1)
+        for col, tile in enumerate(work.ahead(partial(factor.read_mapped, row), range(row))):
+            z[slice(*cut.bounds(col))] -= float64(tile).T @ z[mine]
+    return z
+
+
+def _rank(run: RunDirectory, system: System) -> int:
+    return min(system.method.rank, run.train_cut.count)
+
+
+def _random_rows(piece: int, length: int, rank: int, count: int) -> Array:
+    """Return the rows of Omega that belong to one kernel tile; its columns have expected norm 1."""
+    return np.random.default_rng([SEED, piece]).standard_normal((length, rank)) / np.sqrt(count)
+
+
+def _all_rows(work: Work, part: str) -> Array:
+    array = work.run.work(work.system.fingerprint, part)
+    return np.concatenate([array.read(row, 0) for row in range(array.cut(0).pieces)])

@@ -1,0 +1,81 @@
+"""What a solved system says of images: the predictive mean, its accuracy, and how well the system was solved."""
+
+import numpy as np
+
+from cntk_pipeline.models import Json
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.solvers.systems import read_targets
+from cntk_pipeline.solvers.work import open_work
+from cntk_pipeline.storage.tiled_array import Array
+from cntk_pipeline.tasks import Job, Receipt, Task
+
+
+def prediction_jobs(run: RunDirectory, solve: str, order: int) -> list[Job]:
+    """List the tasks that turn a solve's coefficients into predictions and residuals."""
+    train, test = run.train_cut, run.test_cut
+    classes = len(run.specification["data"]["classes"])
+    after = (Task(f"coefficients:{solve}", 0, 0),)
+    last = 2**40  # behind the factorisation of the same system
+    means = [
+        Job(Task(f"mean:{solve}", row, 0), predict_rows, test.length(row) * classes, (order, last, row), after)
+        for row in range(test.pieces)
+    ]
+    residuals = [
+        Job(Task(f"residual:{solve}", row, 0), residual_rows, train.length(row) * classes, (order, last, row), after)
+        for row in range(train.pieces)
+    ]
+    return means + residuals
+
+
+def predict_rows(run_path: str, task: Task) -> Receipt:
+    """Evaluate the predictive mean ``K(test, train) alpha`` for one block of test images."""
+    work = open_work(run_path, task)
+    alpha, rows, columns = work.solved("coefficients").read(0, 0), work.run.test_cut, work.run.train_cut
+    mean = sum(
+        work.kernel.test(rows.bounds(task.row), columns.bounds(col)) @ alpha[slice(*columns.bounds(col))]
+        for col in range(columns.pieces)
+    )
+    return work.write(np.asarray(mean))
+
+
+def residual_rows(run_path: str, task: Task) -> Receipt:
+    """Evaluate ``(K + ridge I) alpha - Y`` for one block of training images, from the stored kernel in float64."""
+    work = open_work(run_path, task)
+    alpha, cut = work.solved("coefficients").read(0, 0), work.run.train_cut
+    mine = slice(*cut.bounds(task.row))
+    rest = work.system.absolute_ridge * alpha[mine] - read_targets(work.run, cut.bounds(task.row))
+    for k in range(cut.pieces):
+        rest += work.kernel.train(cut.bounds(task.row), cut.bounds(k)) @ alpha[slice(*cut.bounds(k))]
+    return work.write(rest)
+
+
+def metrics(run: RunDirectory, solve: str) -> Json:
+    """Summarise a finished solve: test accuracy, relative residual, extreme pivots.
+
+    Returns
+    -------
+    ``accuracy`` in [0, 1], None where there is one class only, so that targets are zero; ``relative_residual``,
+    ``||(K + ridge I) alpha - Y|| / ||Y||`` in the Frobenius norm; and where a factor is stored ``smallest_pivot`` and
+    ``largest_pivot``, of its diagonal.
+    """
+    mean = _all_rows(run, solve, "mean")
+    test_labels, targets = np.asarray(run.inputs("test_labels")[:]), read_targets(run, (0, run.train_cut.count))
+    one_class = mean.shape[1] == 1
+    residual = np.linalg.norm(_all_rows(run, solve, "residual"))
+    return {
+        "accuracy": None if one_class else float(np.mean(mean.argmax(1) == test_labels)),
+        "relative_residual": float(residual / (np.linalg.norm(targets) or 1.0)),
+    } | _pivots(run, solve)
+
+
+def _pivots(run: RunDirectory, solve: str) -> Json:
+    if not run.has_solved(solve, "factor"):
+        return {}
+    factor = run.solved(solve, "factor")
+    pivots = np.concatenate([np.diagonal(factor.read(k, k)) for k in range(factor.cut(0).pieces)])
+    return {"smallest_pivot": float(pivots.min()), "largest_pivot": float(pivots.max())}
+
+
+def _all_rows(run: RunDirectory, solve: str, part: str) -> Array:
+    array = run.solved(solve, part)
+    return np.concatenate([array.read(row, 0) for row in range(array.cut(0).pieces)])

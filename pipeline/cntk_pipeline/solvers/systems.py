@@ -1,0 +1,380 @@
+"""One regression: a read-out's kernel plus a ridge, and where its results lie."""
+
+import errno
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from pydantic import with_config
+
+from cntk_pipeline.config import RunConfig, SolveConfig
+from cntk_pipeline.datasets import one_hot_targets
+from cntk_pipeline.errors import NotPositiveDefinite, StoreError
+from cntk_pipeline.models import STRICT, Json, Share
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.specification import fingerprint
+from cntk_pipeline.storage.records import Record
+from cntk_pipeline.storage.tiled_array import Array, ArraySpec, Group
+from cntk_pipeline.tiling import Cut, choose_factor_tile, choose_product_tile
+
+TARGETS = "one-hot minus 1 / classes"
+"""Arora et al. 2019 encode ten classes as 0.9 and -0.1."""
+
+DEFAULT_TOLERANCE, DEFAULT_MAX_ITERATIONS = 1e-10, 1000
+
+DEFAULT_RANK = 256
+"""On 1,500 digits (CNTK-V and CNTK-GAP, depth 6, ridges 1e-2 to 1e-6): 26 to 38 iterations to 1e-10, against 142 to
+201 with rank 0, 43 to 63 with 64 and 20 to 29 with 512."""
+
+
+def ridge_candidates() -> tuple[float, ...]:
+    """Return the ridges among which "auto" chooses, relative to trace(K) / n: a decade apart, the largest first."""
+    return tuple(10.0**exponent for exponent in range(0, -8, -1))
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class RidgeChoice:
+    """The choice of a ridge for one read-out: the record ridge_path.json.
+
+    Attributes
+    ----------
+    ridges, absolute_ridges : candidates, relative to trace(K) / n and not.
+    squared_error, accuracy : of leave-one-out with each; None where the kernel is not positive definite with it, or,
+        of accuracies, where there is one class only.
+    chosen : the candidate of the smallest error.
+    """
+
+    ridges: tuple[float, ...]
+    absolute_ridges: tuple[float, ...]
+    squared_error: tuple[float | None, ...]
+    accuracy: tuple[Share | None, ...]
+    chosen: float
+
+    def __post_init__(self) -> None:
+        columns = (self.ridges, self.absolute_ridges, self.squared_error, self.accuracy)
+        if len({len(column) for column in columns}) > 1:
+            raise ValueError("its lists are not of one length")
+        errors = [math.inf if error is None else error for error in self.squared_error]
+        if not errors or self.chosen != self.ridges[errors.index(min(errors))]:
+            raise ValueError(f"{self.chosen!r} is not the ridge of the smallest error")
+
+
+RIDGE_CHOICE: Record[RidgeChoice] = Record(RidgeChoice, "delete it, then `cntk resume` chooses again")
+
+
+def read_choice(run: RunDirectory, selection: Json) -> RidgeChoice | None:
+    """Read the choice that a selection came to; None where it is not made."""
+    return run.read_record(f"solve/{solve_name(selection)}/ridge_path.json", RIDGE_CHOICE)
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a system is solved.
+
+    Attributes
+    ----------
+    solver : "cholesky" or "cg".
+    factor_dtype : of the stored factor of "cholesky".
+    tolerance : relative residual of every class where conjugate gradients end.
+    max_iterations : where they give up. The result does not depend on it.
+    rank : of the preconditioner of "cg"; 0 is the diagonal.
+    """
+
+    solver: str = "cholesky"
+    factor_dtype: str = "float64"
+    tolerance: float = DEFAULT_TOLERANCE
+    max_iterations: int = DEFAULT_MAX_ITERATIONS
+    rank: int = DEFAULT_RANK
+
+    @classmethod
+    def of(cls, config: SolveConfig) -> "Method":
+        """Take what a workflow says, and the defaults for what it does not."""
+        return cls(
+            config.solver,
+            config.factor_dtype or "float64",
+            DEFAULT_TOLERANCE if config.tolerance is None else config.tolerance,
+            config.max_iterations or DEFAULT_MAX_ITERATIONS,
+            DEFAULT_RANK if config.rank is None else config.rank,
+        )
+
+    @property
+    def factors(self) -> bool:
+        """Whether a factor is stored."""
+        return self.solver == "cholesky"
+
+    @property
+    def iterates(self) -> bool:
+        """Whether conjugate gradients run: always but with a factor in float64."""
+        return not self.factors or self.factor_dtype == "float32"
+
+    def specification(self) -> Json:
+        """Write down what a result depends on; nothing for a factor in float64, which needs no more than the tile."""
+        if not self.iterates:
+            return {}
+        own = {"factor_dtype": self.factor_dtype} if self.factors else {"rank": self.rank}
+        return {"method": {"solver": self.solver, "tolerance": self.tolerance} | own}
+
+    def choose_tile(self, train: int, kernel_tile: int, wanted: Literal["auto"] | int) -> int:
+        """Choose the edge of the tiles or blocks that the solver works on, as ``solve.tile`` wants it."""
+        choose = choose_factor_tile if self.factors else choose_product_tile
+        return choose(train, kernel_tile, None if wanted == "auto" else wanted)
+
+
+@dataclass(frozen=True)
+class System:
+    """``(K + ridge I) alpha = Y`` for one read-out.
+
+    Attributes
+    ----------
+    readout : name of the kernel.
+    ridge, ridge_mode : as the user gave them: "relative" to trace(K) / n, or "absolute".
+    absolute_ridge : what is added to the diagonal.
+    tile : samples along a tile's edge of the factor, or of the blocks that conjugate gradients multiply.
+    fingerprint : 16 hexadecimal digits; names the directory of the solve.
+    method : how it is solved.
+    unit_diagonal : whether the kernel is normalised to ``K_ij / sqrt(K_ii K_jj)`` when it is read.
+    """
+
+    readout: str
+    ridge: float
+    ridge_mode: str
+    absolute_ridge: float
+    tile: int
+    fingerprint: str
+    method: Method = Method()
+    unit_diagonal: bool = False
+
+    @property
+    def label(self) -> str:
+        """Name the system for people."""
+        return f"{self.readout}, ridge {self.ridge:g} ({self.ridge_mode})"
+
+
+Bounds = tuple[int, int]
+"""The first sample of a range and one past its last."""
+
+
+@dataclass(frozen=True)
+class SystemKernel:
+    """A read-out's kernel as a system reads it: any rectangle, float64, normalised where the system asks for it.
+
+    The stored kernel stays as it is. With a unit diagonal, an image whose variance is zero (all black, not
+    standardised) keeps its row of zeros.
+
+    Parameters
+    ----------
+    run, system : whose kernel.
+    """
+
+    run: RunDirectory
+    system: System
+
+    def train(self, rows: Bounds, cols: Bounds) -> Array:
+        """Read a rectangle of K(train, train); what lies above the diagonal comes from its mirror image."""
+        return self._read("train", rows, cols)
+
+    def test(self, rows: Bounds, cols: Bounds) -> Array:
+        """Read a rectangle of K(test, train): test images are rows."""
+        return self._read("test", rows, cols)
+
+    def test_test(self, rows: Bounds, cols: Bounds) -> Array:
+        """Read a rectangle of K(test, test), which is there only where a covariance was asked for."""
+        return self._read("test_test", rows, cols)
+
+    def train_tile(self, row: int, col: int) -> Array:
+        """Read one stored tile of K(train, train); above the diagonal the mirror image of one. Not to be written to.
+
+        For readers that stream the whole kernel again and again: tiles stay mapped as far as there is room.
+        """
+        if row < col:
+            return self.train_tile(col, row).T
+        cut = self.run.train_cut
+        tile = self.run.kernel(self.system.readout, "train").read_mapped(row, col).astype(np.float64, copy=False)
+        return self._normalised(tile, "train", cut.bounds(row), cut.bounds(col))
+
+    def variance(self, part: str, rows: Bounds) -> Array:
+        """Read K(x, x) of some images, ``(m,)``; ``part`` is "train" or "test"."""
+        variance = self._stored_variance(part, rows)
+        return (variance > 0).astype(np.float64) if self.system.unit_diagonal else variance
+
+    def scale(self, part: str, rows: Bounds) -> Array:
+        """Return what the rows of some images are multiplied by, and their columns, ``(m,)``."""
+        if not self.system.unit_diagonal:
+            return np.ones(rows[1] - rows[0])
+        variance = self._stored_variance(part, rows)
+        return np.where(variance > 0, 1 / np.sqrt(np.where(variance > 0, variance, 1)), 0.0)
+
+    def mean_diagonal(self) -> float:
+        """Evaluate trace(K) / n, the unit of a relative ridge."""
+        cut = self.run.train_cut
+        return sum(float(self.variance("train", cut.bounds(piece)).sum()) for piece in range(cut.pieces)) / cut.count
+
+    def _read(self, part: str, rows: Bounds, cols: Bounds) -> Array:
+        block = self.run.kernel(self.system.readout, part).read_region(rows, cols, symmetric=part != "test")
+        return self._normalised(block.astype(np.float64, copy=False), part, rows, cols)
+
+    def _normalised(self, block: Array, part: str, rows: Bounds, cols: Bounds) -> Array:
+        if not self.system.unit_diagonal:
+            return block
+        left = self.scale("train" if part == "train" else "test", rows)
+        right = self.scale("test" if part == "test_test" else "train", cols)
+        return block * left[:, None] * right
+
+    def _stored_variance(self, part: str, rows: Bounds) -> Array:
+        return self.run.kernel(self.system.readout, f"{part}_variance").read_region(rows).astype(np.float64)
+
+
+def _solve_specification(run: RunDirectory, readout: str, ridge: float, solve: SolveConfig) -> Json:
+    """Write down everything that a solve depends on; its fingerprint names the solve."""
+    method = Method.of(solve)
+    specification = {
+        "kernel": run.fingerprint,
+        "readout": readout,
+        "ridge": ridge,
+        "ridge_mode": solve.ridge_mode,
+        "tile": method.choose_tile(run.train_cut.count, run.train_cut.size, solve.tile),
+        "targets": TARGETS,
+    }
+    # Only what differs from a plain factor: solves of earlier versions keep their names.
+    return specification | method.specification() | ({"unit_diagonal": True} if solve.unit_diagonal else {})
+
+
+def requested_solves(run: RunDirectory, config: RunConfig) -> list[Json]:
+    """List the specifications of the systems that a workflow asks for: every ridge of every read-out.
+
+    With ridges = "auto", that is the chosen ridge, and nothing where none is chosen yet.
+    """
+    if config.solve.ridges == "auto":
+        selections = requested_selections(run, config)
+        choices = [read_choice(run, selection) for selection in selections]
+        return [with_ridge(s, choice.chosen) for s, choice in zip(selections, choices, strict=True) if choice]
+    return [
+        _solve_specification(run, readout["name"], ridge, config.solve)
+        for readout in run.specification["readouts"]
+        for ridge in config.solve.ridges
+    ]
+
+
+def requested_selections(run: RunDirectory, config: RunConfig) -> list[Json]:
+    """List the specifications of the choices of a ridge that a workflow asks for, one a read-out."""
+    if config.solve.ridges != "auto":
+        return []
+    return [
+        _solve_specification(run, readout["name"], 0.0, config.solve)
+        | {"ridge": "auto", "candidates": list(ridge_candidates())}
+        for readout in run.specification["readouts"]
+    ]
+
+
+def with_ridge(selection: Json, ridge: float) -> Json:
+    """Specify the system with one of the ridges among which a selection chooses."""
+    return {key: value for key, value in selection.items() if key != "candidates"} | {"ridge": ridge}
+
+
+def write_selection(run: RunDirectory, selection: Json) -> None:
+    """Write down a selection where its tasks look for it: as a system without a ridge."""
+    run.write_record(f"solve/{solve_name(selection)}/solve.json", selection | {"ridge": 0.0, "absolute_ridge": 0.0})
+
+
+def solve_name(specification: Json) -> str:
+    """Name a solve by 16 hexadecimal digits of its specification's fingerprint."""
+    return fingerprint(specification)[:16]
+
+
+def make_system(run: RunDirectory, specification: Json, method: Method) -> System:
+    """Create the empty arrays of a system; its read-out's variances must be done."""
+    relative = planned_system(specification, method)
+    mean_variance = SystemKernel(run, relative).mean_diagonal()
+    unit = mean_variance if relative.ridge_mode == "relative" else 1.0
+    system = replace(relative, absolute_ridge=relative.ridge * unit)
+    record = specification | {"absolute_ridge": system.absolute_ridge, "mean_diagonal": mean_variance}
+    system_group(run, system, record).create()
+    if method.iterates:
+        # Beside the specification: a resumed run may allow more iterations.
+        record["max_iterations"] = method.max_iterations
+    run.write_record(f"solve/{system.fingerprint}/solve.json", record)
+    return system
+
+
+def system_group(run: RunDirectory, system: System, record: Json) -> Group:
+    """Describe the empty arrays of a system; ``record`` is its solve.json."""
+    tile = system.tile
+    data, kernel_tile = run.specification["data"], run.specification["tile"]
+    train, test, classes = data["train"], data["test"], len(data["classes"])
+    arrays = [
+        ArraySpec("coefficients", (train, classes), (train, classes), "float64", ("train", "class")),
+        ArraySpec("mean", (test, classes), (kernel_tile, classes), "float64", ("test", "class")),
+        ArraySpec("residual", (train, classes), (kernel_tile, classes), "float64", ("train", "class")),
+    ]
+    if system.method.factors:
+        arrays += [
+            ArraySpec("factor", (train, train), (tile, tile), system.method.factor_dtype, ("train_row", "train")),
+            ArraySpec("partial", (train, train), (tile, tile), "float64", ("train_row", "train")),
+            ArraySpec("forward", (classes, train), (classes, tile), "float64", ("class", "train")),
+        ]
+    attributes = {key: value for key, value in record.items() if key != "max_iterations"}
+    return Group(run.solve_path(system.fingerprint) / "factor.zarr", tuple(arrays), attributes)
+
+
+def planned_system(specification: Json, method: Method) -> System:
+    """Describe a system whose ridge is not known in absolute terms yet: enough to list its tasks."""
+    return _system(specification, float("nan"), solve_name(specification), method)
+
+
+def open_system(run: RunDirectory, solve: str) -> System:
+    """Read a system back from its directory; `StoreError` where it is gone."""
+    record = run.solve_record(solve)
+    if record is None:
+        raise StoreError(errno.ENOENT, f"{run.solve_path(solve)} is gone: bring the run directory back, then resume")
+    allowed = record.get("max_iterations", DEFAULT_MAX_ITERATIONS)
+    method = Method(**record.get("method", {}), max_iterations=allowed)
+    return _system(record, record["absolute_ridge"], solve, method)
+
+
+def _system(record: Json, absolute_ridge: float, solve: str, method: Method) -> System:
+    return System(
+        record["readout"],
+        record["ridge"],
+        record["ridge_mode"],
+        absolute_ridge,
+        record["tile"],
+        solve,
+        method,
+        record.get("unit_diagonal", False),
+    )
+
+
+def not_positive_definite(kernel: SystemKernel, found: str, row: int, pivot: float) -> NotPositiveDefinite:
+    """Make the error that names what a solver met; the ridge that is enough takes eigenvalues, for the driver to add.
+
+    Parameters
+    ----------
+    kernel : of the system that was to be solved.
+    found : what was met, in words.
+    row : of the training set; -1 where it is no row.
+    pivot : the value that should have been positive.
+    """
+    label = kernel.system.label
+    if kernel.mean_diagonal() == 0:
+        reason = "the kernel is zero everywhere: its network trains no layer, or all images are black"
+        return NotPositiveDefinite(f"{label}: {reason}", row, 0.0)
+    return NotPositiveDefinite(f"{label}: the kernel plus ridge is not positive definite: {found}", row, pivot)
+
+
+def round_up(value: float) -> float:
+    """Round up to two digits: what an error tells users to take must be enough."""
+    unit = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return math.ceil(value / unit) * unit
+
+
+def read_targets(run: RunDirectory, rows: Bounds) -> Array:
+    """Return the targets of some training samples, ``(samples, classes)`` float64."""
+    labels = np.asarray(run.inputs("train_labels")[slice(*rows)])
+    return one_hot_targets(labels, len(run.specification["data"]["classes"]))
+
+
+def factor_cut(run: RunDirectory, system: System) -> Cut:
+    """Return how the training samples are cut into tiles of the factor."""
+    return Cut(run.specification["data"]["train"], system.tile)

@@ -1,0 +1,32 @@
+"""Where a run directory may lie. ``STORAGES`` is the door of this room: how a place is opened, by its scheme."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from cntk_pipeline.errors import ConfigError
+from cntk_pipeline.storage.base import Appender, Buffer, Listed, StorePath
+from cntk_pipeline.storage.local import LocalPath
+from cntk_pipeline.storage.objects import ObjectPath
+
+STORAGES: dict[str, Callable[[str], StorePath]] = {"": LocalPath, "s3": ObjectPath.parse}
+
+
+def open_path(place: str | Path | StorePath) -> StorePath:
+    """Open a place by what names it: a local path, or ``s3://bucket/name``.
+
+    Raises
+    ------
+    ConfigError
+        If its scheme is unknown, or it is no name of its scheme.
+    """
+    if isinstance(place, StorePath):
+        return place
+    scheme, colon, _ = str(place).partition("://")
+    scheme = scheme if colon else ""
+    if scheme not in STORAGES:
+        known = ", ".join(f"{name}://" for name in STORAGES if name)
+        raise ConfigError(f"{scheme}:// is no store that is known: give a local directory, or one of {known}")
+    return STORAGES[scheme](str(place))
+
+
+__all__ = ["STORAGES", "Appender", "Buffer", "Listed", "LocalPath", "ObjectPath", "StorePath", "open_path"]

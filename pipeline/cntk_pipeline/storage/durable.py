@@ -1,0 +1,47 @@
+"""What a full disk is told by."""
+
+import contextlib
+import errno
+from collections.abc import Iterator
+
+from cntk_pipeline.errors import PipelineError, StoreError
+from cntk_pipeline.models import Json
+from cntk_pipeline.storage.retries import FULL
+
+__all__ = ["Json", "disk_full", "is_disk_full", "store_explained"]
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Tell whether an error means that the disk, or the user's share of it, is full."""
+    return isinstance(error, OSError) and error.errno in FULL
+
+
+def disk_full(path: object, command: str = "resume") -> StoreError:
+    """Make the error that says what to do about a full disk: the command of ``cntk`` that goes on."""
+    return StoreError(
+        errno.ENOSPC,
+        f"the disk of {path} is full. Everything finished is kept: free some space, then `cntk {command} {path}`",
+    )
+
+
+@contextlib.contextmanager
+def store_explained(path: object, command: str = "resume") -> Iterator[None]:
+    """Turn errors of the operating system into ones that say what to do, as of a full disk: the command that goes on.
+
+    Raises
+    ------
+    StoreError
+        In the place of every `OSError` that is none of the package's own.
+    """
+    try:
+        yield
+    except OSError as error:
+        if is_disk_full(error):
+            raise disk_full(path, command) from error
+        if isinstance(error, PipelineError):
+            raise
+        raise StoreError(
+            error.errno,
+            f"{path}: {type(error).__name__}: {error}. Every finished tile is kept, and `cntk {command} {path}` goes "
+            "on",
+        ) from error

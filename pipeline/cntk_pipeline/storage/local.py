@@ -1,0 +1,333 @@
+"""A directory as a store: files are written aside, fsynced and renamed, and names in directories are fsynced too."""
+
+import contextlib
+import errno
+import itertools
+import json
+import os
+import re
+import shutil
+import stat
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PosixPath
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from cntk_pipeline.errors import ForeignFile, StoreError
+from cntk_pipeline.storage.base import Appender, Buffer, Listed, StorePath
+from cntk_pipeline.storage.lacking import NO_LINK, give_name, keep_names, map_file
+from cntk_pipeline.storage.retries import explained, patient, patiently
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFLNK: "a link",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+"""What may lie where a file belongs."""
+
+_PIECE_BYTES = 2**16
+
+_ASIDE = re.compile(r".+\.[0-9a-f]{32}\.partial", re.DOTALL)
+"""Names of what is being written: nothing but `LocalPath.sweep` looks at them. Names of others may end alike."""
+
+
+class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
+    """A `pathlib.Path` that writes as a store needs it."""
+
+    def exists(self, **options: Any) -> bool:
+        return self.version() is not None
+
+    def is_file(self) -> bool:
+        status = self._status()
+        return status is not None and stat.S_ISREG(status.st_mode)
+
+    def size(self) -> int | None:
+        status = self._status()
+        return None if status is None or not stat.S_ISREG(status.st_mode) else status.st_size
+
+    def version(self) -> tuple[Any, ...] | None:
+        status = self._status()
+        return None if status is None else _version(status)
+
+    @patient
+    def read_bytes(self, limit: int | None = None) -> bytes:
+        with self._opened(limit) as file:
+            return _whole(file, self, limit)
+
+    @patient
+    def read_from(self, offset: int, limit: int | None = None) -> bytes:
+        with self._opened() as file:
+            file.seek(offset)
+            return file.read() if limit is None else file.read(limit)
+
+    @patient
+    def mapped(
+        self, known: tuple[Any, ...] | None = None, limit: int | None = None
+    ) -> tuple[tuple[Any, ...], np.ndarray] | None:
+        if known is not None and _version(self.lstat()) == known:
+            return None
+        with self._opened(limit) as file:  # whose name may be given to another one meanwhile
+            status = os.fstat(file.fileno())
+            if status.st_size == 0:  # which cannot be mapped
+                return _version(status), np.empty(0, np.uint8)
+            return _version(status), map_file(file)
+
+    @patient
+    def children(self) -> Iterator["LocalPath"]:
+        try:
+            names = sorted(os.listdir(self))
+        except FileNotFoundError:
+            return iter(())
+        return (self / name for name in names if not _ASIDE.fullmatch(name))
+
+    @patient
+    def listing(self) -> dict[str, Listed]:
+        found: dict[str, Listed] = {}
+        folders = [""]
+        while folders:
+            below = folders.pop()
+            with contextlib.suppress(FileNotFoundError), os.scandir(self / below) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(f"{below}{entry.name}/")
+                    elif not _ASIDE.fullmatch(entry.name):
+                        with contextlib.suppress(FileNotFoundError):
+                            status = entry.stat(follow_symlinks=False)
+                            found[below + entry.name] = Listed(status.st_size, _version(status))
+        return found
+
+    def leads_out_of(self, root: StorePath) -> bool:
+        return not Path(os.path.realpath(self)).is_relative_to(os.path.realpath(str(root)))
+
+    @patient
+    def write_whole(self, *parts: Buffer) -> None:
+        _make_folder(self.parent)
+        aside = self._aside()
+        try:
+            _write_synced(aside, parts)
+            os.replace(aside, self)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
+        self.parent.sync()
+
+    @explained
+    def create_whole(self, content: bytes) -> bool:
+        _make_folder(self.parent)
+        while True:
+            aside = self._aside()
+            try:
+                _write_synced(aside, [content])
+                give_name(aside, self)
+            except FileExistsError:
+                return False
+            except FileNotFoundError:
+                # What drivers write before they hold the lease, its holder may sweep; its folder is another matter.
+                if not self.parent.is_dir():
+                    raise
+                continue
+            finally:
+                aside.unlink(missing_ok=True)
+            self.parent.sync()
+            return True
+
+    @explained
+    def make_whole(self, files: Iterable[tuple[str, tuple[Buffer, ...]]], last: str) -> None:
+        aside = self._aside()
+        _make_folder(aside)
+        folders, written = set(), b""
+        try:
+            for name, parts in files:
+                if name == last:
+                    written = b"".join(parts)
+                folders.add((aside / name).parent)
+                _make_folder((aside / name).parent)
+                _write_synced(aside / name, parts)
+            for folder in folders:
+                folder.sync()
+            os.rename(aside, self)
+        except BaseException as error:
+            shutil.rmtree(aside, ignore_errors=True)
+            if not isinstance(error, OSError) or not (self / last).exists():
+                raise
+            # Otherwise another driver was first, with the same content.
+            self.parent.sync()
+            return
+        self.parent.sync()
+        if not (self / last).exists() or (self / last).read_bytes() != written:
+            raise StoreError(
+                errno.EIO,
+                f"the file system of {self} loses what is in a folder when it is renamed: no run can lie there. Choose "
+                "another place (--store), which may be a bucket",
+            )
+
+    @explained
+    def appender(self, *, durable: bool) -> Appender:
+        _make_folder(self.parent)
+        return _LocalAppender(self, durable)
+
+    @patient
+    def move_to(self, target: StorePath) -> None:
+        assert isinstance(target, LocalPath)
+        _make_folder(target.parent)
+        os.replace(self, target)
+
+    @explained
+    def share_with(self, target: StorePath) -> None:
+        assert isinstance(target, LocalPath)
+        _make_folder(target.parent)
+        try:
+            os.link(self, target)
+        except OSError as error:
+            if error.errno not in NO_LINK:
+                raise
+            target.write_whole(self.read_bytes())
+
+    @patient
+    def unlink(self, missing_ok: bool = False) -> None:
+        super().unlink(missing_ok)
+
+    def remove_tree(self) -> None:
+        shutil.rmtree(self, ignore_errors=True)
+
+    def sweep(self, folders: Iterable[str]) -> int:
+        count = 0
+        here = itertools.islice(os.walk(self), 1)  # which bears that names vanish before it
+        for folder, below, files in itertools.chain(here, *(os.walk(self / name) for name in folders)):
+            swept = list(filter(_ASIDE.fullmatch, below))
+            below[:] = [name for name in below if name not in swept]
+            for name in swept:
+                shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
+            for name in filter(_ASIDE.fullmatch, files):
+                swept.append(name)
+                (LocalPath(folder) / name).unlink(missing_ok=True)
+            count += len(swept)
+        return count
+
+    @explained
+    def sync(self) -> None:
+        keep_names(self)
+
+    @explained
+    def shortcomings(self) -> tuple[str, ...]:
+        if keep_names(self):
+            return ()
+        return (
+            f"the file system of {self} does not make names safe on demand (fsync of folders): where its machine loses "
+            "its power, more than the tiles in flight may be computed again",
+        )
+
+    def zarr_store(self) -> Any:
+        return str(self)
+
+    def zarr_expression(self) -> str:
+        return json.dumps(str(self), ensure_ascii=False)  # whose escapes of characters in pairs are not Python's
+
+    @patient
+    def _status(self) -> os.stat_result | None:
+        try:
+            return self.lstat()  # a link in a run directory is not this package's
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def _opened(self, limit: int | None = None) -> BinaryIO:
+        """Open a file to be read. A pipe is not waited for, and what is no file is not even opened."""
+        self._require_file(self.lstat(), limit)
+        descriptor = os.open(self, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            self._require_file(os.fstat(descriptor), limit)  # another one may lie there by now
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return os.fdopen(descriptor, "rb")
+
+    def _require_file(self, status: os.stat_result, limit: int | None) -> None:
+        if not stat.S_ISREG(status.st_mode):
+            kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
+            raise ForeignFile(f"{self} is {kind} where a file belongs: move it away")
+        if limit is not None and status.st_size > limit:
+            raise _too_large(self, limit)
+
+    def _aside(self) -> "LocalPath":
+        return self.with_name(f"{self.name}.{uuid.uuid4().hex}.partial")
+
+
+class _LocalAppender(Appender):
+    """Writes to the end of a file; a durable one creates it, so that two can never share it."""
+
+    def __init__(self, path: LocalPath, durable: bool) -> None:
+        self._path, self._durable = path, durable
+        exclusive = os.O_EXCL if durable else 0
+        self._file = os.open(path, os.O_CREAT | exclusive | os.O_APPEND | os.O_WRONLY, 0o644)
+        if durable:
+            path.parent.sync()
+
+    @property
+    def is_full(self) -> bool:
+        return False
+
+    def append(self, lines: bytes) -> None:
+        patiently(lambda: self._append(lines), self._path, ())
+
+    def _append(self, lines: bytes) -> None:
+        before = os.fstat(self._file).st_size
+        left = memoryview(lines)
+        try:
+            while left:  # a disk that gets full takes a part first, and says so only when it is given the rest
+                left = left[os.write(self._file, left) :]
+        except OSError:
+            os.ftruncate(self._file, before)
+            raise
+        if self._durable:
+            os.fsync(self._file)
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+def _make_folder(path: Path) -> None:
+    """Make a folder, and those above it, and make their names safe."""
+    if path.is_dir():
+        return
+    _make_folder(path.parent)
+    try:
+        os.mkdir(path)
+    except FileExistsError:
+        if not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "a file where the folder should be", str(path)) from None
+        # Otherwise another process was first, and may not have come to the next line.
+    LocalPath(path.parent).sync()
+
+
+def _version(status: os.stat_result) -> tuple[Any, ...]:
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def _whole(file: BinaryIO, path: Path, limit: int | None) -> bytes:
+    """Read a file that may grow meanwhile."""
+    if limit is None:
+        return file.read()
+    content = bytearray()
+    # Piece by piece: one read of the limit would take its memory for a file of some bytes.
+    while len(content) <= limit and (piece := file.read(min(limit + 1 - len(content), _PIECE_BYTES))):
+        content += piece
+    if len(content) > limit:
+        raise _too_large(path, limit)
+    return bytes(content)
+
+
+def _too_large(path: Path, limit: int) -> ForeignFile:
+    return ForeignFile(f"{path} has more than the {limit} bytes that belong there: move it away")
+
+
+def _write_synced(path: Path, parts: Iterable[Buffer]) -> None:
+    with open(path, "wb") as file:
+        for part in parts:
+            file.write(part)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,91 @@
+"""The one way to read what a run directory remembers: a file, of bounded size, held against a model.
+
+A damaged record is one error, whatever is wrong with it: it names the file, the field, and what to do. JSON is read by
+pydantic, which refuses what is nested some hundred deep, and numbers of thousands of digits.
+"""
+
+import json
+import re
+import reprlib
+from typing import Any, Generic, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from cntk_pipeline.errors import StoreError
+from cntk_pipeline.models import Json
+from cntk_pipeline.storage.base import StorePath
+
+RECORD_BYTES = 16 * 2**20
+"""Bytes of a record at most: 600,000 iterations of conjugate gradients, the longest of them, are so many."""
+
+_NUMBER = re.compile(r"[0-9]{6,15}")
+
+_T = TypeVar("_T")
+
+
+class Record(Generic[_T]):
+    """A kind of record.
+
+    Parameters
+    ----------
+    model : what it holds: a frozen dataclass or a `TypedDict`, with the configuration `STRICT`.
+    remedy : what to do where one is damaged, as a sentence that begins with a small letter.
+    """
+
+    def __init__(self, model: Any, remedy: str) -> None:
+        self._adapter: TypeAdapter[_T] = TypeAdapter(model)
+        self._remedy = remedy
+
+    def read(self, path: StorePath) -> _T:
+        """Read a record.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is none.
+        StoreError
+            If it is damaged, or what lies there is no file.
+        """
+        return self.parse(path.read_bytes(RECORD_BYTES), path)
+
+    def find(self, path: StorePath) -> _T | None:
+        """Read a record; None where there is none."""
+        try:
+            return self.read(path)
+        except FileNotFoundError:
+            return None
+
+    def parse(self, content: bytes, where: object) -> _T:
+        """Read the content of a record; ``where`` names it in errors."""
+        try:
+            return self._adapter.validate_json(content)
+        except ValidationError as error:
+            raise self._error(error, where) from None
+
+    def _error(self, error: ValidationError, where: object) -> StoreError:
+        """Say what is wrong first."""
+        problem = error.errors(include_url=False)[0]
+        place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]).lstrip(".")
+        if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+            return StoreError(
+                f"{where} has the field {reprlib.repr(place)}, which this cntk does not know: use the version that "
+                f"wrote it. Otherwise {self._remedy}"
+            )
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] not in ("missing", "json_invalid"):
+            message += f", got {reprlib.repr(problem['input'])}"
+        return StoreError(f"{where} is damaged ({place}{': ' if place else ''}{message}): {self._remedy}")
+
+
+def write_json(path: StorePath, record: Json) -> None:
+    """Replace a small JSON file."""
+    path.write_whole(json.dumps(record, indent=2).encode())
+
+
+def numbers(folder: StorePath, suffix: str) -> list[int]:
+    """List the numbers of the files ``000001SUFFIX``, ... in a folder; names of any other kind are not this package's.
+
+    `str.isdigit` would take digits that `int` does not, and `int` numbers that no file name of ours begins with.
+    """
+    stems = (path.name.removesuffix(suffix) for path in folder.children() if path.name.endswith(suffix))
+    return [int(stem) for stem in stems if _NUMBER.fullmatch(stem) and stem == f"{int(stem):06d}"]

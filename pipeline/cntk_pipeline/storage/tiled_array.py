@@ -1,0 +1,462 @@
+"""Zarr arrays whose chunks are tiles, written whole, checked when read.
+
+Chunks are written here, not through zarr, in the plain format of zarr's codecs ``bytes`` and ``crc32c``: aside,
+fsynced, renamed. Any zarr reads them.
+"""
+
+import errno
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import google_crc32c
+import numpy as np
+import xxhash
+import zarr
+from pydantic import ConfigDict, with_config
+from zarr.codecs import BytesCodec, Crc32cCodec
+
+from cntk_pipeline.errors import CorruptTile, ForeignFile, StoreError
+from cntk_pipeline.models import Count, Positive
+from cntk_pipeline.storage import StorePath
+from cntk_pipeline.storage.records import Record
+from cntk_pipeline.tasks import Chunk
+from cntk_pipeline.tiling import Cut
+
+CRC_BYTES = 4
+
+REWRITTEN = "`cntk resume` and `cntk verify` write it anew"
+
+GROUP_RECORD = "zarr.json"
+"""What zarr knows a group, or an array, by; a group's is written last."""
+
+MAPPED_BYTES = 640 * 2**20
+"""Bytes of tiles that a process keeps mapped at most, two block rows of most factors. The system owns the pages."""
+
+Array = np.ndarray
+
+_ZARR = ConfigDict(strict=True)
+"""zarr says more of an array than is of interest here."""
+
+
+@with_config(_ZARR)
+@dataclass(frozen=True)
+class _Grid:
+    chunk_shape: tuple[Positive, ...]
+
+
+@with_config(_ZARR)
+@dataclass(frozen=True)
+class _ChunkGrid:
+    name: Literal["regular"]
+    configuration: _Grid
+
+
+@with_config(_ZARR)
+@dataclass(frozen=True)
+class _Codec:
+    name: str
+
+
+@with_config(_ZARR)
+@dataclass(frozen=True)
+class _ArrayRecord:
+    """The zarr.json of an array."""
+
+    shape: tuple[Count, ...]
+    data_type: Literal["float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
+    fill_value: Literal["NaN"] | float
+    chunk_grid: _ChunkGrid
+    codecs: tuple[_Codec, ...]
+
+    def __post_init__(self) -> None:
+        tile = self.chunk_grid.configuration.chunk_shape
+        if len(self.shape) != len(tile) or not tile:
+            raise ValueError(f"an array of shape {self.shape} has no chunks of {tile}")
+
+
+_ARRAY: Record[_ArrayRecord] = Record(_ArrayRecord, REWRITTEN)
+_ANY: Record[dict[str, Any]] = Record(dict[str, Any], REWRITTEN)
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """A tiled array to create.
+
+    Attributes
+    ----------
+    name : path inside its zarr group.
+    shape, tile : samples along each axis, and of one chunk.
+    dtype : of the values; the fill value is NaN, so that a missing tile poisons what reads it.
+    dimensions : names of the axes.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    tile: tuple[int, ...]
+    dtype: str
+    dimensions: tuple[str, ...]
+
+
+class TiledArray:
+    """A zarr array whose chunks are read and written whole, with checksums.
+
+    Parameters
+    ----------
+    path : of the array's directory.
+
+    Raises
+    ------
+    StoreError
+        If there is no array, or it was not written by this package.
+    """
+
+    def __init__(self, path: StorePath) -> None:
+        self.path = path
+        try:
+            meta = _ARRAY.read(path / GROUP_RECORD)
+        except FileNotFoundError:
+            raise StoreError(errno.ENOENT, f"{path} holds no array, its {GROUP_RECORD} is gone: {REWRITTEN}") from None
+        self.shape = meta.shape
+        self.tile = meta.chunk_grid.configuration.chunk_shape
+        self.dtype = np.dtype(meta.data_type)
+        codecs = [codec.name for codec in meta.codecs]
+        if codecs != ["bytes", "crc32c"]:
+            raise StoreError(f"{path} has the codecs {codecs}, expected bytes and crc32c: it is not this package's")
+        if (meta.fill_value == "NaN") != (self.dtype.kind == "f"):
+            raise StoreError(
+                f"{path}/{GROUP_RECORD} is damaged: an array of {self.dtype} is not filled up with {meta.fill_value}: "
+                f"{REWRITTEN}"
+            )
+
+    def cut(self, axis: int) -> Cut:
+        """Return how an axis is cut into tiles."""
+        return Cut(self.shape[axis], self.tile[axis])
+
+    def chunk_path(self, *index: int) -> StorePath:
+        """Return where a chunk lies; the key is made of integers only."""
+        return self.path.joinpath("c", *(str(int(k)) for k in index))
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Bytes of one chunk on disk."""
+        return int(np.prod(self.tile)) * self.dtype.itemsize + CRC_BYTES
+
+    def write(self, index: tuple[int, ...], values: Array) -> Chunk:
+        """Write a tile so that it is there whole or not at all, and survives a power cut.
+
+        Parameters
+        ----------
+        index : of the tile along each axis.
+        values : of the tile's shape, ragged at the far edges; cast to the array's dtype.
+
+        Raises
+        ------
+        StoreError
+            If the array is gone, and with it perhaps the disk that held the run: the tile would lie elsewhere.
+        """
+        if not (self.path / GROUP_RECORD).is_file():
+            raise StoreError(errno.ENOENT, f"the array {self.path} is gone: bring the run directory back, then resume")
+        payload, checksum = encode_chunk(values, self.tile, self.dtype)
+        self.chunk_path(*index).write_whole(payload, checksum)
+        written = len(payload) + CRC_BYTES
+        return Chunk(self.path.name, written, int.from_bytes(checksum, "little"), digest(payload))
+
+    def read(self, *index: int) -> Array:
+        """Read a tile and check it; ragged tiles come without their padding.
+
+        Raises
+        ------
+        CorruptTile
+            If the chunk is missing, of the wrong size, or does not match its checksum.
+        """
+        path = self.chunk_path(*index)
+        return self._shaped(self._checked(self._content(path), path), index)
+
+    def read_mapped(self, *index: int) -> Array:
+        """Read a tile without copying it where the store can: a read-only view of the file, whose pages all share.
+
+        The tiles read last stay mapped, and a process checks each only once, also where it maps it again. For readers
+        that need the same tiles again and again; chunks are replaced and never changed, so a mapped one stays as it is.
+
+        Raises
+        ------
+        CorruptTile
+            As of `read`.
+        """
+        path = self.chunk_path(*index)
+        known, kept = _MAPPED.take(path)
+        try:
+            found = path.mapped(known, self.chunk_bytes)
+        except FileNotFoundError:
+            raise self._missing(path) from None
+        except ForeignFile as error:
+            raise CorruptTile(str(error)) from None
+        if found is None:
+            return kept
+        version, content = found
+        payload = content[:-CRC_BYTES] if _MAPPED.is_checked(path, version) else self._checked(content, path)
+        values = self._shaped(payload, index)
+        _MAPPED.keep(path, version, values)
+        return values
+
+    def read_region(self, *bounds: tuple[int, int], symmetric: bool = False) -> Array:
+        """Read a rectangle of samples from the tiles that hold it.
+
+        Parameters
+        ----------
+        bounds : first sample and one past the last, an axis each.
+        symmetric : read what lies in a tile above the diagonal from its mirror image below.
+        """
+        values = np.empty(tuple(stop - start for start, stop in bounds), self.dtype)
+        pieces = [range(start // t, -(-stop // t)) for (start, stop), t in zip(bounds, self.tile, strict=True)]
+        for index in np.ndindex(*(len(p) for p in pieces)):
+            tile = tuple(p[k] for p, k in zip(pieces, index, strict=True))
+            mirrored = symmetric and tile[0] < tile[1]
+            source = self.read(tile[1], tile[0]).T if mirrored else self.read(*tile)
+            into, out_of = [], []
+            for axis, ((start, stop), k) in enumerate(zip(bounds, tile, strict=True)):
+                low, high = self.cut(axis).bounds(k)
+                into.append(slice(max(low, start) - start, min(high, stop) - start))
+                out_of.append(slice(max(low, start) - low, min(high, stop) - low))
+            values[tuple(into)] = source[tuple(out_of)]
+        return values
+
+    def describe(self, index: tuple[int, ...]) -> Chunk:
+        """Check a chunk on disk and describe it as `write` would have."""
+        path = self.chunk_path(*index)
+        payload = self._checked(self._content(path), path)
+        if not np.all(np.isfinite(self._shaped(payload, index))):
+            raise CorruptTile(f"{path} holds values that are not finite")
+        return Chunk(self.path.name, self.chunk_bytes, google_crc32c.value(payload), digest(payload.data))
+
+    def checksum(self, index: tuple[int, ...]) -> int:
+        """Read the checksum that a chunk carries, and nothing else of it.
+
+        Raises
+        ------
+        CorruptTile
+            If the chunk is missing, or no file.
+        """
+        path = self.chunk_path(*index)
+        try:
+            return int.from_bytes(path.read_from(self.chunk_bytes - CRC_BYTES, CRC_BYTES), "little")
+        except FileNotFoundError:
+            raise self._missing(path) from None
+        except ForeignFile as error:
+            raise CorruptTile(str(error)) from None
+
+    def _content(self, path: StorePath) -> Array:
+        try:
+            return np.frombuffer(path.read_bytes(self.chunk_bytes), np.uint8)
+        except FileNotFoundError:
+            raise self._missing(path) from None
+        except ForeignFile as error:
+            raise CorruptTile(str(error)) from None
+
+    def _missing(self, path: StorePath) -> CorruptTile:
+        return CorruptTile(f"{path} is missing: it was not computed, or was deleted")
+
+    def _checked(self, content: Array, path: StorePath) -> Array:
+        """Return the bytes of the values, if the checksum behind them says so."""
+        if len(content) != self.chunk_bytes:
+            raise CorruptTile(f"{path} has {len(content)} bytes, expected {self.chunk_bytes}: it was cut short")
+        payload, stored = content[:-CRC_BYTES], int.from_bytes(content[-CRC_BYTES:].tobytes(), "little")
+        if google_crc32c.value(payload) != stored:
+            raise CorruptTile(f"{path} does not match its checksum: its bits have changed since it was written")
+        return payload
+
+    def _shaped(self, payload: Array, index: tuple[int, ...]) -> Array:
+        """Return the bytes as values, without the padding of ragged tiles.
+
+        What a bucket answers lies at any address. NumPy multiplies what is not aligned in another way: a few times
+        slower, and with other last bits.
+        """
+        values = np.require(payload.view(self.dtype), requirements=["ALIGNED"]).reshape(self.tile)
+        return values[tuple(slice(0, self.cut(axis).length(k)) for axis, k in enumerate(index))]
+
+
+class InputArray:
+    """An array of the data set, read by its rows. Nothing can compute it again: damage is an error that says so.
+
+    Parameters
+    ----------
+    path : of the array's directory.
+    shape, kind : that it must have; ``kind`` as of `numpy.dtype.kind`.
+
+    Raises
+    ------
+    StoreError
+        If there is no array, or another one.
+    """
+
+    def __init__(self, path: StorePath, shape: tuple[int, ...], kind: str) -> None:
+        self._array = TiledArray(path)
+        self.shape, self.dtype = self._array.shape, self._array.dtype
+        if self.shape != shape or self.dtype.kind not in kind:
+            raise StoreError(
+                f"{path} has the shape {self.shape} and the type {self.dtype}, and the run is of {shape}: restore "
+                "inputs.zarr from a copy"
+            )
+
+    def __getitem__(self, rows: slice) -> Array:
+        start, stop, _ = rows.indices(self.shape[0])
+        try:
+            return self._array.read_region((start, max(start, stop)), *((0, size) for size in self.shape[1:]))
+        except CorruptTile as error:
+            raise StoreError(f"{error}. It is of the data set: restore inputs.zarr from a copy") from None
+
+
+@dataclass(frozen=True)
+class Group:
+    """A zarr group of tiled arrays: what it is made by, and mended by.
+
+    Attributes
+    ----------
+    path : where it lies.
+    arrays : in it.
+    attributes : of the group; one that is there may have more.
+    """
+
+    path: StorePath
+    arrays: tuple[ArraySpec, ...]
+    attributes: Mapping[str, Any]
+
+    def files(self) -> dict[str, bytes]:
+        """Return the files that describe it, by their names in it."""
+        return zarr_metadata(self.arrays, self.attributes)
+
+    def create(self) -> None:
+        """Create it, all at once; nothing happens where it exists already."""
+        create_arrays(self.path, self.arrays, self.attributes)
+
+    def mend(self) -> list[StorePath]:
+        """Write anew what describes it and is gone, or says something else; return these files."""
+        mended = []
+        for name, content in self.files().items():
+            if not _says(self.path / name, _ANY.parse(content, name)):
+                (self.path / name).write_whole(content)
+                mended.append(self.path / name)
+        return mended
+
+
+def _says(path: StorePath, expected: dict[str, Any]) -> bool:
+    """Tell whether a zarr.json says what it should, and perhaps more: other versions of zarr write other keys."""
+    try:
+        return _is_within(expected, _ANY.read(path))
+    except (FileNotFoundError, StoreError):
+        return False
+
+
+def _is_within(expected: Any, found: Any) -> bool:
+    """Tell whether a value is there, of tables all that is expected in them."""
+    if isinstance(expected, dict) and isinstance(found, dict):
+        return all(key in found and _is_within(value, found[key]) for key, value in expected.items())
+    return bool(expected == found)
+
+
+def create_arrays(group_path: StorePath, specs: Sequence[ArraySpec], attributes: Mapping[str, Any]) -> None:
+    """Create a zarr group with tiled arrays, all at once; nothing happens where it exists already."""
+    if is_made(group_path):
+        return
+    metadata = zarr_metadata(specs, attributes)
+    group_path.make_whole(((name, (content,)) for name, content in metadata.items()), GROUP_RECORD)
+
+
+def is_made(group_path: StorePath) -> bool:
+    """Tell whether a zarr group is there with all its arrays."""
+    return (group_path / GROUP_RECORD).is_file()
+
+
+def zarr_metadata(specs: Sequence[ArraySpec], attributes: Mapping[str, Any]) -> dict[str, bytes]:
+    """Return the files that make a zarr group with empty arrays, by their names in it; zarr itself writes them."""
+    memory: dict[str, Any] = {}
+    store = zarr.storage.MemoryStore(memory)
+    zarr.create_group(store, attributes=dict(attributes))
+    for spec in specs:
+        zarr.create_array(
+            store,
+            name=spec.name,
+            shape=spec.shape,
+            chunks=spec.tile,
+            dtype=spec.dtype,
+            fill_value=float("nan") if np.dtype(spec.dtype).kind == "f" else 0,
+            serializer=BytesCodec(endian="little"),
+            compressors=[Crc32cCodec()],
+            filters=None,
+            dimension_names=spec.dimensions,
+            config={"write_empty_chunks": True},
+        )
+    return {name: content.to_bytes() for name, content in memory.items()}
+
+
+def digest(payload: memoryview) -> str:
+    """Digest the values of a chunk, its checksum aside."""
+    return xxhash.xxh3_128_hexdigest(payload)
+
+
+def encode_chunk(values: Array, tile: tuple[int, ...], dtype: np.dtype) -> tuple[memoryview, bytes]:
+    """Return the two parts of a chunk, its values and their checksum; what a ragged tile lacks is filled up."""
+    padded = np.ascontiguousarray(values, dtype)
+    if values.shape != tile:
+        padded = np.full(tile, np.nan if dtype.kind == "f" else 0, dtype)
+        padded[tuple(slice(0, size) for size in values.shape)] = values
+    payload = padded.reshape(-1).view(np.uint8).data.toreadonly()
+    crc = google_crc32c.value(np.frombuffer(payload, np.uint8))
+    return payload, crc.to_bytes(CRC_BYTES, "little")
+
+
+class _MappedTiles:
+    """The tiles that this process read last without copying them, and which ones it has checked."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self._tiles: dict[StorePath, tuple[tuple[Any, ...], Array]] = {}
+        self._bytes = 0
+        self._checked: dict[StorePath, tuple[Any, ...]] = {}
+        self._lock = threading.Lock()
+
+    def take(self, path: StorePath) -> tuple[tuple[Any, ...] | None, Array]:
+        """Return the version that is kept of a tile and its values, and keep it longest now; None and none of it."""
+        with self._lock:
+            kept = self._tiles.pop(path, None)
+            if kept is None:
+                return None, np.empty(0)
+            self._tiles[path] = kept
+            return kept
+
+    def is_checked(self, path: StorePath, version: tuple[Any, ...]) -> bool:
+        """Tell whether this process has compared this version of a tile with its checksum."""
+        return self._checked.get(path) == version
+
+    def keep(self, path: StorePath, version: tuple[Any, ...], values: Array) -> None:
+        """Keep a tile that was checked, and let go of those taken longest ago."""
+        with self._lock:
+            self._checked[path] = version
+            if path in self._tiles:
+                self._bytes -= self._tiles.pop(path)[1].nbytes
+            self._bytes += values.nbytes
+            self._tiles[path] = version, values
+            while self._bytes > self.limit_bytes and len(self._tiles) > 2:
+                _, oldest = self._tiles.pop(next(iter(self._tiles)))
+                self._bytes -= oldest.nbytes
+
+    def forget(self) -> None:
+        """Let go of all tiles: files that are mapped keep a disk busy."""
+        with self._lock:
+            self._tiles.clear()
+            self._bytes = 0
+
+
+_MAPPED = _MappedTiles(MAPPED_BYTES)
+
+
+def limit_mapped_tiles(memory_bytes: int) -> None:
+    """Let this process keep no more tiles than a quarter of its memory: Dask counts mapped pages as a worker's own."""
+    _MAPPED.limit_bytes = min(MAPPED_BYTES, memory_bytes // 4)
+
+
+def forget_mapped_tiles() -> None:
+    """Unmap the tiles that this process has mapped."""
+    _MAPPED.forget()

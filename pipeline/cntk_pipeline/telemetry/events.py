@@ -1,0 +1,218 @@
+"""What happens in a run, as events: a JSON line each in the run directory, a plain line for people.
+
+Events travel through the standard library's logging, by the loggers ``cntk_pipeline.driver`` and
+``cntk_pipeline.worker``. So Dask's own warnings land in the same files, and whoever configures logging gets all of it.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cntk_pipeline.errors import PipelineError
+from cntk_pipeline.storage import Appender, StorePath
+from cntk_pipeline.tasks import Receipt, Task
+from cntk_pipeline.telemetry.redaction import redact
+
+_DRIVER, _WORKER = "cntk_pipeline.driver", "cntk_pipeline.worker"
+
+EVENTS: dict[str, tuple[str, int]] = {
+    # A worker tells of a tile.
+    "began": (_WORKER, logging.INFO),
+    "finished": (_WORKER, logging.INFO),
+    "failed": (_WORKER, logging.WARNING),
+    # The driver tells of a tile.
+    "retry": (_DRIVER, logging.WARNING),
+    "backup": (_DRIVER, logging.WARNING),
+    "gave_up": (_DRIVER, logging.ERROR),
+    "quarantined": (_DRIVER, logging.ERROR),
+    # The driver tells of the run.
+    "driver_started": (_DRIVER, logging.INFO),
+    "stage_began": (_DRIVER, logging.INFO),
+    "stage_ended": (_DRIVER, logging.INFO),
+    "worker_joined": (_DRIVER, logging.INFO),
+    "worker_lost": (_DRIVER, logging.WARNING),
+    "workers_restarted": (_DRIVER, logging.WARNING),
+    "workers_given_up": (_DRIVER, logging.ERROR),
+    "stop_requested": (_DRIVER, logging.WARNING),
+    "drained": (_DRIVER, logging.INFO),
+    "driver_ended": (_DRIVER, logging.INFO),
+}
+"""All events: the logger of who tells of them, and how grave they are."""
+
+LIBRARY_LOGGER = "distributed"
+"""Its warnings are kept beside the events."""
+
+
+Details = Mapping[str, str | int | float]
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened.
+
+    Attributes
+    ----------
+    name : one of `EVENTS`.
+    task : the tile it is about.
+    error : the class and the message of what went wrong, without credentials.
+    details : what else is known, by names with their units.
+    run_path : of the run it is about; "" where this process has only one.
+    """
+
+    name: str
+    task: Task | None = None
+    error: str = ""
+    details: Details = field(default_factory=dict)
+    run_path: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields of the event's line in the log that are its own."""
+        task = {} if self.task is None else {"stage": self.task.stage, "row": self.task.row, "col": self.task.col}
+        error = {"error": self.error} if self.error else {}
+        return {"event": self.name} | task | dict(self.details) | error
+
+    def __str__(self) -> str:
+        about = [] if self.task is None else [str(self.task)]
+        for name, value in self.details.items():
+            about.append(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}")
+        text = self.name.replace("_", " ") + (f" {', '.join(about)}" if about else "")
+        return f"{text}: {self.error}" if self.error else text
+
+
+def emit(event: Event) -> None:
+    """Tell of an event: to the logs of the run, and to whatever else listens to logging."""
+    logger, level = EVENTS[event.name]
+    logging.getLogger(logger).log(level, "%s", event, extra={"cntk": event})
+
+
+def describe_error(error: BaseException | None) -> str:
+    """Name an error's class and message, without credentials."""
+    return "" if error is None else redact(f"{type(error).__name__}: {error}")
+
+
+def timing(receipt: Receipt) -> dict[str, float]:
+    """List what a receipt says of time and bytes, as details of an event."""
+    return {
+        "seconds": round(receipt.seconds, 6),
+        "read_seconds": round(receipt.read_seconds, 6),
+        "compute_seconds": round(receipt.compute_seconds, 6),
+        "write_seconds": round(receipt.write_seconds, 6),
+        "bytes": receipt.written_bytes,
+    }
+
+
+def stage_name(stage: str) -> str:
+    """Name the stage of a task without the solve or the parameters that it is of.
+
+    Examples
+    --------
+    >>> stage_name("factor:0123456789abcdef"), stage_name("learning_curve-01234567:0123456789abcdef")
+    ('factor', 'learning_curve')
+    """
+    return stage.partition(":")[0].partition("-")[0]
+
+
+def process_name() -> str:
+    """Name this process: its host and its id."""
+    return f"{socket.gethostname()}-{os.getpid()}"
+
+
+def batch_job() -> Details:
+    """Name the batch job that this process is of, where SLURM or Kubernetes says so in the environment."""
+    if "SLURM_JOB_ID" in os.environ:
+        return {"job": os.environ["SLURM_JOB_ID"], "restart": int(os.environ.get("SLURM_RESTART_COUNT") or 0)}
+    if "KUBERNETES_SERVICE_HOST" in os.environ:
+        return {"pod": os.environ.get("POD_NAME") or socket.gethostname()}
+    return {}
+
+
+class RunLog(logging.Handler):
+    """Writes events to this process's file in a run directory, and the warnings of Dask beside them.
+
+    Parameters
+    ----------
+    run_path : of its run; events of others are left out.
+    folder : where the file lies; made with the first line.
+    fingerprint : of the run.
+    """
+
+    def __init__(self, run_path: str, folder: StorePath, fingerprint: str) -> None:
+        super().__init__(logging.INFO)
+        self.run_path, self._folder = run_path, folder
+        self._context: Details = {"run": fingerprint[:16], "worker": process_name(), **batch_job()}
+        self._appender: Appender | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Append a line; a log must not end a run, so one that cannot be written is left out."""
+        event = getattr(record, "cntk", None)
+        if event is None and record.levelno < logging.WARNING:
+            return
+        if event is not None and event.run_path not in ("", self.run_path):
+            return
+        said = {"event": "library", "logger": record.name} if event is None else event.to_json()
+        if event is None:
+            said["message"] = redact(record.getMessage())
+            if record.exc_info and record.exc_info[1] is not None:
+                said["error"] = describe_error(record.exc_info[1])
+        line = {"time": round(record.created, 6), "level": record.levelname.lower()} | said | dict(self._context)
+        with contextlib.suppress(OSError, PipelineError):
+            if self._appender is None:
+                self._appender = self._free_place().appender(durable=False)
+            self._appender.append(json.dumps(line, default=str).encode() + b"\n")
+
+    def _free_place(self) -> StorePath:
+        """Name the file: a process that had one before, or had the id of another, takes one more."""
+        place = self._folder / f"{process_name()}.jsonl"
+        return place if not place.exists() else self._folder / f"{time.strftime('%Y%m%dT%H%M%S')}-{place.name}"
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._appender is not None:
+            with contextlib.suppress(OSError, PipelineError):
+                self._appender.close()
+            self._appender = None
+        super().close()
+
+
+def listeners() -> list[logging.Handler]:
+    """List the handlers that hear of events, the oldest first."""
+    return list(logging.getLogger("cntk_pipeline").handlers)
+
+
+def attach(handler: logging.Handler) -> None:
+    """Let a handler hear of all events of this process, and of Dask's warnings."""
+    package = logging.getLogger("cntk_pipeline")
+    if package.level == logging.NOTSET:  # whoever chose a level keeps it
+        package.setLevel(logging.INFO)
+    for name in ("cntk_pipeline", LIBRARY_LOGGER):
+        logging.getLogger(name).addHandler(handler)
+
+
+def detach(handler: logging.Handler) -> None:
+    """Let a handler hear no more, and close it."""
+    for name in ("cntk_pipeline", LIBRARY_LOGGER):
+        logging.getLogger(name).removeHandler(handler)
+    handler.close()
+
+
+def close_logs() -> None:
+    """Write down what the logs of this process still hold; a process that goes on opens new ones."""
+    for handler in listeners():
+        if isinstance(handler, RunLog):
+            detach(handler)
+
+
+@contextlib.contextmanager
+def attached(handler: logging.Handler) -> Iterator[None]:
+    """Let a handler hear of events for the length of a ``with`` block."""
+    attach(handler)
+    try:
+        yield
+    finally:
+        detach(handler)

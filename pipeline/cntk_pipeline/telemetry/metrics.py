@@ -1,0 +1,122 @@
+"""Events as Prometheus metrics, where prometheus-client is installed; without it nothing is counted.
+
+Dask serves the registry of each process at ``/metrics`` of its HTTP server, that of the scheduler together with the
+driver's numbers where they share a process. `served` serves them elsewhere.
+"""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+
+from cntk_pipeline.config import read_listener
+from cntk_pipeline.errors import ConfigError
+from cntk_pipeline.telemetry.events import Event, attach, listeners, stage_name
+
+try:
+    import prometheus_client
+except ImportError:
+    prometheus_client = None
+
+
+class Metrics(logging.Handler):
+    """Counts events.
+
+    Parameters
+    ----------
+    registry : of prometheus-client, where the metrics are registered.
+    """
+
+    def __init__(self, registry: "prometheus_client.CollectorRegistry") -> None:
+        super().__init__(logging.INFO)
+
+        def counter(name: str, text: str, *labels: str) -> "prometheus_client.Counter":
+            return prometheus_client.Counter(f"cntk_{name}", text, labels, registry=registry)
+
+        # Of a worker.
+        self._done = counter("tiles_done_total", "Tiles that this process finished.", "stage")
+        self._failed = counter("tiles_failed_total", "Attempts at a tile that ended with an error.", "stage")
+        self._timing = {
+            "bytes": counter("written_bytes_total", "Bytes of tiles written to the store.", "stage"),
+            "read_seconds": counter("read_seconds_total", "Seconds that tiles waited for the store to read.", "stage"),
+            "compute_seconds": counter("compute_seconds_total", "Seconds that tiles were computed.", "stage"),
+            "write_seconds": counter("write_seconds_total", "Seconds that tiles were written.", "stage"),
+        }
+        # Of the driver.
+        self._told = {
+            "retry": counter("tile_retries_total", "Tiles tried again after an error of reading or writing."),
+            "backup": counter("tile_backups_total", "Second copies of tiles that took too long."),
+            "gave_up": counter("tiles_given_up_total", "Tiles that could not be computed."),
+            "quarantined": counter("tiles_quarantined_total", "Tiles set aside because they end their workers."),
+            "worker_lost": counter("workers_lost_total", "Workers that left unexpectedly."),
+        }
+        self._tiles = prometheus_client.Gauge(
+            "cntk_stage_tiles", "Tiles of the stage at work, by state.", ["stage", "state"], registry=registry
+        )
+        self._slots = prometheus_client.Gauge("cntk_slots", "Tiles that are computed at once.", registry=registry)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Count an event; what else is logged does not count."""
+        event: Event | None = getattr(record, "cntk", None)
+        if event is None:
+            return
+        if event.name in self._told:
+            self._told[event.name].inc()
+        elif event.name == "failed" and event.task is not None:
+            self._failed.labels(stage_name(event.task.stage)).inc()
+        elif event.name == "finished" and event.task is not None:
+            stage = stage_name(event.task.stage)
+            self._done.labels(stage).inc()
+            for name, metric in self._timing.items():
+                metric.labels(stage).inc(float(event.details.get(name, 0)))
+
+    def show(self, stage: str, done: int, total: int, slots: int) -> None:
+        """Say how far the stage of a run is."""
+        self._tiles.labels(stage, "done").set(done)
+        self._tiles.labels(stage, "left").set(total - done)
+        self._slots.set(slots)
+
+
+def install() -> Metrics | None:
+    """Count the events of this process from now on; None where prometheus-client is not installed."""
+    for handler in listeners():
+        if isinstance(handler, Metrics):
+            return handler
+    if prometheus_client is None:
+        return None
+    metrics = Metrics(prometheus_client.REGISTRY)
+    attach(metrics)
+    return metrics
+
+
+@contextlib.contextmanager
+def served(address: str | None) -> Iterator[str | None]:
+    """Serve this process's metrics over HTTP for the length of a ``with`` block, and give their address.
+
+    Parameters
+    ----------
+    address : "HOST:PORT"; port 0 takes a free one. None serves nothing.
+
+    Raises
+    ------
+    ConfigError
+        If prometheus-client is missing, or nothing can listen there.
+    """
+    if address is None:
+        yield None
+        return
+    try:
+        host, port = read_listener(address)
+    except ValueError as error:
+        raise ConfigError(f"cluster.metrics: {error}") from None
+    if prometheus_client is None:
+        raise ConfigError("cluster.metrics needs prometheus-client: pip install 'cntk-pipeline[metrics]'")
+    try:
+        server, thread = prometheus_client.start_http_server(port, host)
+    except OSError as error:
+        raise ConfigError(f"cluster.metrics: nothing can listen at {address}: {error}; take another port") from error
+    try:
+        yield f"http://{host}:{server.server_port}/metrics"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,1 @@
+"""A workflow from its file to its report."""

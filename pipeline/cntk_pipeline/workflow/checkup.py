@@ -1,0 +1,261 @@
+"""Everything that a run directory holds, looked at: what is damaged is set aside, or written anew where that is known.
+
+What a run should hold is known from its specification and its workflow (`workflow.wanted`). Descriptions of arrays are
+written anew from these; tiles and records that are bad are moved to quarantine, and so are bad chunks of the data set.
+Then they are missing, which `cntk status` sees as well, and `cntk resume` makes them again.
+"""
+
+import contextlib
+import math
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+from cntk_pipeline.config import RunConfig
+from cntk_pipeline.errors import CorruptTile, RunNotFound, StoreError
+from cntk_pipeline.gram.tiles import kernel_group, test_group
+from cntk_pipeline.inference import (
+    METRICS,
+    Product,
+    metrics,
+    path_product,
+    requested_products,
+    requested_trainings,
+    write_training,
+)
+from cntk_pipeline.models import Json
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.verification import finished, spent
+from cntk_pipeline.solvers import (
+    RIDGE_CHOICE,
+    open_system,
+    requested_selections,
+    solve_name,
+    system_group,
+    work_group,
+    write_selection,
+)
+from cntk_pipeline.storage import StorePath
+from cntk_pipeline.storage.records import Record
+from cntk_pipeline.storage.tiled_array import Group
+from cntk_pipeline.tasks import Task
+from cntk_pipeline.workflow.wanted import KERNEL_STAGES, Wanted, find_wanted
+
+CLOSE = 1e-6
+"""Relative difference of a record to what its arrays say that may be another machine's rounding."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What was found in a run directory, and done about it.
+
+    Attributes
+    ----------
+    whole : number of tiles that are what their receipts say.
+    bad : tiles that are to be computed again, moved to quarantine.
+    lost : chunks of the data set that are gone or were damaged, moved to quarantine.
+    contradicted : records that say something else than the arrays that they sum up, moved to quarantine.
+    unneeded : bad tiles that the workflow does not ask for, moved to quarantine.
+    mended : descriptions of arrays that were gone or damaged, written anew.
+    missing : number of tiles that are not computed yet, the bad ones included.
+    """
+
+    whole: int
+    bad: tuple[Task, ...]
+    lost: tuple[StorePath, ...]
+    contradicted: tuple[StorePath, ...]
+    unneeded: tuple[Task, ...]
+    mended: tuple[StorePath, ...]
+    missing: int
+
+    @property
+    def needs_resume(self) -> bool:
+        """Whether something was found that a resume makes again."""
+        return bool(self.bad or self.lost or self.contradicted)
+
+
+def lines_of(found: Checked) -> list[str]:
+    """Say in a line each what was found."""
+    lines = [f"{path} was gone or damaged: written anew" for path in found.mended]
+    lines += [f"{path} of the data set is gone or damaged" for path in found.lost]
+    lines += [f"{path} is not what its arrays come to: moved to quarantine" for path in found.contradicted]
+    lines += [f"{task} was damaged on disk: moved to quarantine" for task in found.bad]
+    lines += [
+        f"{task} was damaged on disk, and nothing needs it any more: moved to quarantine" for task in found.unneeded
+    ]
+    return lines
+
+
+def mend(run: RunDirectory, config: RunConfig) -> list[StorePath]:
+    """Write anew the descriptions of arrays that are gone or damaged; return them. Called with the lease held."""
+    mended = [path for group in _groups(run, config) for path in group.mend()]
+    # Beside those of systems, which the kernel's variances are needed for.
+    for selection in requested_selections(run, config):
+        if (run.solve_path(solve_name(selection)) / "ridge_path.json").exists():
+            mended += _mend_solve(run, selection, partial(write_selection, run, selection))
+    for training in requested_trainings(run, config):
+        if run.solve_path(solve_name(training.specification)).exists():
+            mended += _mend_solve(run, training.specification, partial(write_training, run, training))
+    return mended
+
+
+def _mend_solve(run: RunDirectory, specification: Json, write: Callable[[], None]) -> list[StorePath]:
+    name = solve_name(specification)
+    if not _is_bad_solve(run, name):
+        return []
+    write()
+    return [run.solve_path(name) / "solve.json"]
+
+
+def _is_bad_solve(run: RunDirectory, name: str) -> bool:
+    try:
+        return run.solve_record(name) is None
+    except StoreError:
+        return True
+
+
+def check(run: RunDirectory, config: RunConfig) -> Checked:
+    """Read everything, set aside what is damaged, and mend what describes arrays. Called with the lease held.
+
+    Raises
+    ------
+    StoreError
+        If a record is damaged that says what the run is of.
+    """
+    mended = mend(run, config)
+    lost = run.stored_data.damaged()
+    for path in lost:
+        _set_aside(run, path)
+    if not lost:
+        run.stored_data.pin()
+    wanted = find_wanted(run, config)
+    tasks = wanted.tasks()
+    done, bad = finished(run, _begun_tasks(run, tasks), verify=True)
+    left_over, unneeded = finished(run, _left_over(run, set(tasks)), verify=True)
+    contradicted = [path for path in _contradicted(run, config, wanted) if _set_aside(run, path)]
+    return Checked(
+        whole=len(done) + len(left_over),
+        bad=tuple(bad),
+        lost=tuple(lost),
+        contradicted=tuple(contradicted),
+        unneeded=tuple(unneeded),
+        mended=tuple(mended),
+        missing=len(set(tasks) - done - spent(run, tasks)),
+    )
+
+
+def _groups(run: RunDirectory, config: RunConfig) -> Iterator[Group]:
+    """List the groups of arrays that were begun."""
+    stages = {receipt.task.stage for receipt in run.journal.receipts()}
+    wanted = find_wanted(run, config)
+
+    def is_begun(group: Group, *mine: str) -> bool:
+        return group.path.exists() or not stages.isdisjoint(mine)
+
+    groups = [(run.stored_data.group(), ()), (kernel_group(run), KERNEL_STAGES[:3])]
+    if config.inference.covariance:
+        groups.append((test_group(run), KERNEL_STAGES[3:]))
+    for solve in wanted.solves:
+        record = None if _is_bad_solve(run, solve.name) else run.solve_record(solve.name)
+        if record is not None:
+            system = open_system(run, solve.name)
+            groups.append((system_group(run, system, record), tuple({task.stage for task in solve.tasks})))
+            if system.method.iterates:
+                groups.append((work_group(run, system), ()))
+    for product in [
+        *(path_product(run, selection) for selection in wanted.selections),
+        *_products(run, config, wanted),
+    ]:
+        groups.append((product.group(run), tuple({job.task.stage for job in product.jobs})))
+    return (group for group, mine in groups if is_begun(group, *mine))
+
+
+def _begun_tasks(run: RunDirectory, tasks: Sequence[Task]) -> list[Task]:
+    """List the tasks whose arrays exist."""
+    known: dict[str, bool] = {}
+    for task in tasks:
+        if task.stage not in known:
+            known[task.stage] = True
+            try:
+                run.arrays_of(task)
+            except StoreError:
+                known[task.stage] = False
+    return [task for task in tasks if known[task.stage]]
+
+
+def _left_over(run: RunDirectory, wanted: set[Task]) -> list[Task]:
+    """List receipted tasks that the workflow does not ask for, and of which something is still there."""
+    found = []
+    for task in sorted({receipt.task for receipt in run.journal.receipts()} - wanted):
+        with contextlib.suppress(StoreError, RunNotFound):  # of what was deleted with its arrays
+            if any(array.chunk_path(*index).size() is not None for array, index in run.arrays_of(task)):
+                found.append(task)
+    return found
+
+
+def _products(run: RunDirectory, config: RunConfig, wanted: Wanted) -> Iterator[Product]:
+    """List the products of systems that were begun, which know their absolute ridges, and those of trainings."""
+    for order, solve in enumerate(wanted.solves):
+        if not _is_bad_solve(run, solve.name):
+            yield from requested_products(run, open_system(run, solve.name), config.inference, order)
+    for _, product in wanted.trainings:
+        yield product
+
+
+def _contradicted(run: RunDirectory, config: RunConfig, wanted: Wanted) -> Iterator[StorePath]:
+    """List records that are damaged, or say something else than their arrays."""
+    for selection in wanted.selections:
+        choice = path_product(run, selection)
+        if choice.group(run).path.exists():
+            yield from _compared(run, f"solve/{solve_name(selection)}/ridge_path.json", RIDGE_CHOICE, choice.summarise)
+    for solve in wanted.solves:
+        if _is_bad_solve(run, solve.name):
+            yield run.path / f"solve/{solve.name}/solve.json"
+        yield from _compared(run, f"solve/{solve.name}/metrics.json", METRICS, partial(metrics, solve=solve.name))
+    for product in _products(run, config, wanted):
+        if product.summarise is not None:
+            yield from _compared(run, product.record, product.kind, product.summarise)
+
+
+def _compared(
+    run: RunDirectory, relative: str, kind: Record[Any], evaluate: Callable[[RunDirectory], Json] | None
+) -> Iterator[StorePath]:
+    """Yield the path of a record that is there, and damaged or other than what its arrays come to."""
+    if evaluate is None:
+        return
+    try:
+        record = run.read_record(relative, kind)
+    except StoreError:
+        yield run.path / relative
+        return
+    if record is None:
+        return
+    try:
+        expected = evaluate(run)
+    except (CorruptTile, StoreError):  # its tiles are bad, and are found as such
+        return
+    if not is_close(asdict(record), expected):
+        yield run.path / relative
+
+
+def is_close(found: Any, expected: Any) -> bool:
+    """Tell whether a record says what is expected, but for rounding; it may say more."""
+    if isinstance(expected, dict) and isinstance(found, dict):
+        return all(is_close(found.get(key), value) for key, value in expected.items())
+    if isinstance(expected, list | tuple) and isinstance(found, list | tuple):
+        return len(found) == len(expected) and all(map(is_close, found, expected))
+    if isinstance(expected, float) and isinstance(found, float | int):
+        return math.isclose(found, expected, rel_tol=CLOSE, abs_tol=1e-12)
+    return bool(found == expected)
+
+
+def _set_aside(run: RunDirectory, path: StorePath) -> bool:
+    """Move a file to quarantine; tell whether it was there."""
+    target = run.path / "quarantine" / uuid.uuid4().hex[:8] / str(path).removeprefix(f"{run.path}/")
+    try:
+        path.move_to(target)
+    except FileNotFoundError:
+        return False
+    return True

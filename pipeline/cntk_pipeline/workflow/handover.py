@@ -1,0 +1,280 @@
+"""Runs whose driver is elsewhere: hand it over, find out how it is, end it, and what it does inside a batch job."""
+
+import os
+import threading
+from dataclasses import asdict, dataclass
+from typing import NoReturn
+
+from cntk_pipeline.clusters.submitter import State
+from cntk_pipeline.clusters.submitters import (
+    SUBMITTERS,
+    Ending,
+    Standing,
+    Submission,
+    Submitter,
+    add_submission,
+    clear_ending,
+    read_ending,
+    request_stop,
+    stop_requested,
+    submissions,
+    write_ending,
+)
+from cntk_pipeline.config import ClusterConfig, RunConfig
+from cntk_pipeline.driver.stages import View
+from cntk_pipeline.errors import (
+    ConfigError,
+    Interrupted,
+    NotTrusted,
+    PipelineError,
+    RunLocked,
+    RunNotFound,
+    StoreError,
+    SubmissionFailed,
+    WorkersLost,
+)
+from cntk_pipeline.models import Json
+from cntk_pipeline.rundir import lease
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.trust import Trusted, read_trusted, warnings
+from cntk_pipeline.storage import StorePath
+from cntk_pipeline.storage.durable import store_explained
+from cntk_pipeline.telemetry.redaction import redact
+from cntk_pipeline.workflow import run as runs
+
+DRIVE_THEMSELVES = {"slurm", "kubernetes", "ssh"}
+"""Kinds of clusters whose drivers do not belong into a user's terminal."""
+
+_ENDED_FROM_OUTSIDE = "\nits job was ended from outside (scancel), so no other one follows"
+_GOES_ON = "\nit goes on in the next job (cluster.resubmit)"
+_NO_PROGRESS = (
+    "\nno tile was finished in this whole job, so no other one follows: give it more time (cluster.time_limit), "
+    "less to drain (cluster.drain_seconds), or smaller tiles (kernel.tile)"
+)
+
+
+@dataclass(frozen=True)
+class Whereabouts:
+    """Where the driver of a run is, as far as the run directory and the cluster say.
+
+    Attributes
+    ----------
+    submission : the last one, or None.
+    state : what the cluster says of it: "queued", "running", "gone", or "unknown" where it cannot be asked from here.
+    words, timing : what else it says, for people; see `Standing`.
+    ending : how the last submitted driver ended, or None.
+    stop_requested : whether it was asked to drain.
+    """
+
+    submission: Submission | None
+    state: State
+    words: str
+    timing: str
+    ending: Ending | None
+    stop_requested: bool
+
+    @property
+    def awaited(self) -> bool:
+        """Whether the cluster has a driver, or will have one."""
+        return self.state in ("queued", "running")
+
+    def to_json(self) -> Json:
+        """Return what is known as plain values."""
+        return asdict(self)
+
+
+def submit(config: RunConfig, view: View) -> tuple[RunDirectory, Submission]:
+    """Check a workflow, begin its run directory, and hand its driver to the cluster.
+
+    Raises
+    ------
+    SubmissionFailed
+        If a driver of this run is already there or waits, or the cluster refuses this one; what was begun for it is
+        taken back.
+    SpecificationMismatch, RunLocked, ConfigError
+        As of `workflow.run.prepare`; then nothing was handed over.
+    """
+    submitter, path = _submitter(config.cluster), runs.run_path(config)
+    submitter.check(config)
+    submitter.check_place(path, config)
+    if (path / "run.json").is_file():
+        _require_no_other(RunDirectory(path))
+    run, trusted = runs.prepare(config, view, submitter.memory(config))
+    try:
+        return run, _hand_over(run, submitter, trusted)
+    except SubmissionFailed:
+        run.retract()
+        raise
+
+
+def resubmit(
+    path: str | StorePath, view: View, cluster: ClusterConfig | None = None, *, trust: bool = False
+) -> Submission:
+    """Hand a driver of a run that was begun before to the cluster it was run on last, or to another one.
+
+    Raises
+    ------
+    RunNotFound, RunLocked, ConfigError, SubmissionFailed, NotTrusted
+        As of `submit` and `workflow.run.resume`.
+    """
+    run = RunDirectory(path)
+    trusted = read_trusted(run, cluster=cluster, trust=trust)
+    for line in trusted.shown:
+        view.say(line)
+    submitter = _submitter(trusted.config.cluster)
+    submitter.check(trusted.config)
+    submitter.check_place(run.path, trusted.config)
+    _require_no_other(run)
+    runs.adopt(run, trusted, submitter.memory(trusted.config))
+    for line in warnings(trusted):
+        view.say(f"warning: {line}")
+    return _hand_over(run, submitter, trusted)
+
+
+def whereabouts(run: RunDirectory) -> Whereabouts:
+    """Find out where the driver of a run is; what others have submitted, or another run, is not asked about."""
+    last = next(reversed(submissions(run)), None)
+    found = Standing("gone")
+    if last is not None and not last.is_mine:
+        found = Standing("unknown", "was not submitted by you for this run directory, so it is not asked about")
+    elif last is not None:
+        found = SUBMITTERS[last.kind].standing(last) if last.kind in SUBMITTERS else Standing("unknown")
+    return Whereabouts(last, found.state, found.words, found.timing, read_ending(run), stop_requested(run))
+
+
+def cancel(path: str | StorePath, *, now: bool = False) -> str:
+    """Ask the driver of a run to drain; withdraw a submission that has not begun, or any with ``now``.
+
+    Returns
+    -------
+    what_happened : in words.
+    """
+    run = RunDirectory(path)
+    with store_explained(run.path, "cancel --now" if now else "cancel"):
+        request_stop(run)  # first, so that a job that is just beginning meets it
+    found = whereabouts(run)
+    job = found.submission
+    if job is not None and job.is_mine and (found.awaited or now) and job.kind in SUBMITTERS:
+        withdrawn = SUBMITTERS[job.kind].withdraw(job, now=now)
+        if withdrawn and (now or found.state == "queued"):
+            return f"{job} was ended at once" if now else f"{job} had not begun: it is out of the queue"
+    elif job is not None and not job.is_mine:
+        return f"{job} {found.words}, nor ended: it stops where it runs, and computes nothing where it still waits"
+    elif job is not None and found.state == "unknown":
+        return f"{job} cannot be asked from here: it stops where it runs, and computes nothing where it still waits"
+    holder = lease.holder(run.lease_path)
+    if found.state == "gone" and holder is None:
+        return "no driver works on it; one that has only just begun stops"
+    if now and holder is not None:
+        host, _, pid = holder.rpartition(":")
+        return (
+            f"no cluster has its driver, so that nothing here can end it at once: it is process {pid} on {host}, which "
+            "finishes the tiles in flight and stops. To end it at once, press Ctrl-C twice in its terminal, or "
+            f"`kill -KILL {pid}` on {host}; every finished tile is kept either way"
+        )
+    return "its driver finishes the tiles in flight and stops, wherever it is; every finished tile is kept"
+
+
+def drive(path: str | StorePath, view: View, stop: threading.Event, told: str = "") -> RunDirectory:
+    """Go on with a run inside a job that was submitted, and see to a next job where this one ends too early.
+
+    Parameters
+    ----------
+    path, view, stop : as of `workflow.run.resume`.
+    told : the digest of what the run directory said of where to compute when this driver was submitted.
+
+    Raises
+    ------
+    PipelineError
+        As of `workflow.run.resume`; the run directory remembers what it was.
+    """
+    run, job = RunDirectory(path), os.environ.get("SLURM_JOB_ID")
+    clear_ending(run)
+    before = _receipt_count(run)
+    try:
+        if stop_requested(run):
+            raise Interrupted("it was asked to stop before it began: cntk cancel")
+        runs.resume(path, view, stop, told=told)
+    except (Interrupted, WorkersLost) as error:
+        _go_on(run, told, error, before, job)
+    except RunLocked:  # how this run goes is the other driver's to tell
+        raise
+    except Exception as error:  # whatever it is, who looks at the run should read it
+        _end(run, str(error) if isinstance(error, PipelineError) else f"{type(error).__name__}: {error}", job)
+        raise
+    _end(run, "", job)
+    return run
+
+
+def is_settled(path: str | StorePath, error: PipelineError) -> bool:
+    """Tell whether another start would not mend what ended the last driver; the run directory says what that was."""
+    if isinstance(error, Interrupted):
+        return stop_requested(RunDirectory(path))
+    return not isinstance(error, RunNotFound | RunLocked | WorkersLost | StoreError)
+
+
+def _go_on(run: RunDirectory, told: str, error: PipelineError, before: int, job: str | None) -> NoReturn:
+    """See to a next job where the workflow asks for that and this one has got on; then raise the error with the news.
+
+    Raises
+    ------
+    PipelineError
+        Of the class of the error.
+    """
+    if lease.holder(run.lease_path) is not None:
+        raise error  # another driver works on it: this one was taken for dead, and sees to nothing any more
+    try:
+        trusted = read_trusted(run, told=told)
+    except NotTrusted as refusal:
+        _end(run, f"{error}\n{refusal}", job)
+        raise refusal from error
+    config = trusted.config
+    submitter = _submitter(config.cluster)
+    wanted = config.cluster.resubmit and not stop_requested(run)
+    # A job that was stopped long before its limit says nothing of the tiles that the next one will finish.
+    cause = submitter.cause(config) if wanted else "limit"
+    too_early = cause == "elsewhere" and isinstance(error, Interrupted)
+    follows = wanted and cause != "withdrawn" and (too_early or _receipt_count(run) > before)
+    why_not = _ENDED_FROM_OUTSIDE if cause == "withdrawn" else _NO_PROGRESS
+    news = _GOES_ON if follows else why_not if wanted else ""
+    _end(run, f"{error}{news}", job)  # before there is a next job, which may end this one
+    if follows:
+        try:
+            following = submitter.go_on(run.path.absolute(), config, trusted.digest)
+        except SubmissionFailed as failure:
+            news = f"\nno next job was to be had: {failure}"
+            _end(run, f"{error}{news}", job)
+            raise type(error)(f"{error}{news}") from failure
+        if following is not None and following != job:
+            add_submission(run, config.cluster.kind, following)
+    raise type(error)(f"{error}{news}") from error
+
+
+def _submitter(cluster: ClusterConfig) -> Submitter:
+    if cluster.kind not in SUBMITTERS:
+        raise ConfigError(f"nothing submits to cluster.kind {cluster.kind!r}: known are {', '.join(SUBMITTERS)}")
+    return SUBMITTERS[cluster.kind]
+
+
+def _require_no_other(run: RunDirectory) -> None:
+    found = whereabouts(run)
+    if found.awaited:
+        raise SubmissionFailed(
+            f"{found.submission} is {found.state} for {run.path} already: look at it with `cntk status`, "
+            f"end it with `cntk cancel {run.path}`"
+        )
+
+
+def _hand_over(run: RunDirectory, submitter: Submitter, trusted: Trusted) -> Submission:
+    with store_explained(run.path):
+        job = submitter.submit(run.path.absolute(), trusted.config, trusted.digest)
+        return add_submission(run, trusted.config.cluster.kind, job)
+
+
+def _receipt_count(run: RunDirectory) -> int:
+    return sum(1 for _ in run.journal.receipts())
+
+
+def _end(run: RunDirectory, message: str, job: str | None) -> None:
+    """Write down how a driver ended, without credentials that a server may have repeated."""
+    write_ending(run, redact(message), job)

@@ -1,0 +1,194 @@
+"""What a run begins with: a workflow with its data, what it specifies, and its images as they are stored."""
+
+import errno
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from cntk_pipeline import datasets
+from cntk_pipeline.clusters import EXECUTORS
+from cntk_pipeline.config import RunConfig
+from cntk_pipeline.datasets import Contents, Dataset, Split
+from cntk_pipeline.errors import ConfigError, PipelineError, StoreError
+from cntk_pipeline.gram import tiles as gram
+from cntk_pipeline.inference import require_both_kinds, require_sizes
+from cntk_pipeline.kernels import lower, measure_pair
+from cntk_pipeline.models import Json
+from cntk_pipeline.resources import worker_count
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.storage import StorePath
+from cntk_pipeline.tiling import choose_tile, clip_tile
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A workflow with its data: what the specification of a run is made of, and what is odd about it."""
+
+    config: RunConfig
+    data: Dataset
+    digest: str
+    readouts: tuple[gram.Readout, ...]
+    standardize_first: int
+    warnings: tuple[str, ...]
+
+    @cached_property
+    def contents(self) -> Contents:
+        """The chosen images by class."""
+        return Contents.of(self.data)
+
+    @cached_property
+    def stored(self) -> tuple[Split, Split]:
+        """The training and the test part as they are stored: standardised, in the kernel's dtype; made once."""
+        dtype, data = self.config.kernel.dtype, self.data
+        if self.config.data.standardize:
+            per: Literal["channel", "feature"] = (
+                "feature" if self.config.data.standardize == "per_feature" else "channel"
+            )
+            data, _ = datasets.standardize(data, dtype, self.standardize_first, per)
+        assert data.test is not None
+        train, test = (Split(part.images.astype(dtype, copy=False), part.labels) for part in (data.train, data.test))
+        return train, test
+
+
+def load(config: RunConfig) -> Loaded:
+    """Load and select the data, and build the read-outs, without writing anything.
+
+    Raises
+    ------
+    ConfigError, DataError, DataNotFound, LayerError
+        Whatever is wrong with the workflow, its data, or how they fit.
+    """
+    require_known_kind(config)
+    readouts = gram.readouts_of(config.network, config.readouts)
+    whole = datasets.load(config.data.source, config.data.path)
+    if config.data.shuffle is not None:
+        whole = datasets.shuffle(whole, config.data.shuffle)
+    chosen = datasets.select(whole, config.data.train, config.data.test, config.data.train_blocks)
+    assert chosen.test is not None
+    if config.inference.times:
+        require_both_kinds(config.readouts.kinds)
+    if isinstance(config.inference.learning_curve, list):
+        require_sizes(config.inference.learning_curve, len(chosen.train))
+    first = datasets.row_count(
+        config.data.standardize_first, len(chosen.train.images), "standardize_first", chosen.name
+    )
+    digest = hashlib.sha256()
+    for part in (chosen.train, chosen.test):
+        digest.update(str((part.images.shape, part.images.dtype.str)).encode())
+        digest.update(np.ascontiguousarray(part.images).tobytes())
+        digest.update(part.labels.astype("<i8").tobytes())
+    lower([(readout.network, readout.kind) for readout in readouts], chosen.train.images.shape[1:])
+    ridges = [] if config.solve.ridges == "auto" else config.solve.ridges
+    warnings = chosen.notes
+    if whole.test is None and config.data.test is None:
+        warnings += (
+            f"{chosen.name} has no test part: the {len(chosen.test)} rows behind the {len(chosen.train)} training rows "
+            "are tested on; give their number as data.test where that is meant",
+        )
+    warnings += Contents.of(chosen).warnings
+    if config.data.standardize is True:
+        warnings += datasets.uneven_features(chosen)
+    warnings += datasets.warnings_of(chosen, ridges, config.kernel.flips)
+    idle = sorted(f"cluster.{name}" for name in config.cluster.idle_options)
+    if idle:
+        warnings += (f'a cluster of kind "{config.cluster.kind}" does not look at {", ".join(idle)}',)
+    return Loaded(config, chosen, digest.hexdigest(), readouts, first, warnings)
+
+
+def require_known_kind(config: RunConfig) -> None:
+    """Refuse a workflow that names no cluster that there is.
+
+    Raises
+    ------
+    ConfigError
+        With those that there are.
+    """
+    if config.cluster.kind not in EXECUTORS:
+        raise ConfigError(f"unknown cluster.kind {config.cluster.kind!r}: known are {', '.join(EXECUTORS)}")
+
+
+def slots_of(config: RunConfig) -> int:
+    """Count the tiles that a workflow's own cluster computes at once; an existing scheduler counts as this machine."""
+    if config.cluster.kind == "serial":
+        return 1
+    threads = config.cluster.threads_per_worker
+    return worker_count(config.cluster.workers, threads) * threads
+
+
+def specification_of(loaded: Loaded, path: StorePath, old: RunDirectory | None = None) -> Json:
+    """Write down what a run is of; a tile that is to be chosen is measured, or that of the run there or of ``old``."""
+    config, data = loaded.config, loaded.data
+    assert data.test is not None
+    train, test = len(data.train.images), len(data.test.images)
+    if config.kernel.tile != "auto":
+        tile = clip_tile(config.kernel.tile, train, test)
+    elif (path / "run.json").exists():
+        tile = RunDirectory(path).specification["tile"]  # what was chosen once stays
+    elif old is not None:
+        tile = old.specification["tile"]
+    else:
+        sample = loaded.stored[0].images[:32]
+        program = lower([(r.network, r.kind) for r in loaded.readouts], sample.shape[1:])
+        seconds = measure_pair(program, config.kernel.dtype, config.kernel.flips, sample).seconds
+        tile = choose_tile(train, test, seconds, slots_of(config))
+    described: Json = {
+        "digest": loaded.digest,
+        "train": train,
+        "test": test,
+        "shape": list(data.train.images.shape[1:]),
+        "classes": list(data.classes),
+        "standardize": config.data.standardize,
+    }
+    if loaded.standardize_first < train:  # all images are what leaving it out means
+        described["standardize_first"] = loaded.standardize_first
+    if config.data.shuffle is not None:
+        described["shuffle"] = config.data.shuffle
+    return {"data": described} | gram.kernel_specification(
+        loaded.readouts, config.kernel.dtype, config.kernel.flips, tile
+    )
+
+
+def write_inputs(run: RunDirectory, loaded: Loaded) -> None:
+    """Store the images and labels of a run."""
+    run.stored_data.write(_arrays(loaded), {"data": run.specification["data"]})
+
+
+def mend_inputs(run: RunDirectory, config: RunConfig) -> list[StorePath]:
+    """Look for damage in the stored data set, and write what is damaged anew from the data set that it was made of.
+
+    Returns
+    -------
+    The chunks that were written.
+
+    Raises
+    ------
+    StoreError
+        If the data set is not at hand, or another one by now; with what is damaged, and what to do.
+    """
+    damaged = run.stored_data.damaged()
+    if not damaged:
+        return []
+    more = f" and {len(damaged) - 1:,} more chunks of the data set are" if len(damaged) > 1 else " is"
+    what = f"{damaged[0]}{more} gone or damaged"
+    remedy = f"Restore {run.inputs_path} from a copy, then `cntk resume {run.path}`"
+    try:
+        loaded = load(config)
+        described = specification_of(loaded, run.path)
+    except PipelineError as error:
+        raise StoreError(errno.EIO, f"{what}, and cannot be written anew: {error}. {remedy}") from error
+    if any(described[key] != run.specification[key] for key in ("data", "dtype")):
+        raise StoreError(errno.EIO, f"{what}, and the data set that the workflow names is another by now. {remedy}")
+    return run.stored_data.write_again(_arrays(loaded))
+
+
+def _arrays(loaded: Loaded) -> dict[str, np.ndarray]:
+    train, test = loaded.stored
+    return {
+        "train_images": train.images,
+        "train_labels": train.labels,
+        "test_images": test.images,
+        "test_labels": test.labels,
+    }

@@ -1,0 +1,278 @@
+"""A run directory as a summary, at any time: what was asked, how far it is, what came out.
+
+Reads the directory only and changes nothing, so it works beside a running driver.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from cntk_pipeline.datasets import Contents
+from cntk_pipeline.driver.timing import read_timings
+from cntk_pipeline.errors import CorruptTile
+from cntk_pipeline.inference import METRICS, EnsembleRecord
+from cntk_pipeline.models import Json
+from cntk_pipeline.rundir import lease
+from cntk_pipeline.rundir.directory import Provenance, RunDirectory
+from cntk_pipeline.rundir.growth import Growth
+from cntk_pipeline.rundir.verification import Chunks, spent
+from cntk_pipeline.solvers import RidgeChoice, read_choice
+from cntk_pipeline.storage.tiled_array import TiledArray
+from cntk_pipeline.tasks import Receipt, Task
+from cntk_pipeline.workflow.wanted import KERNEL_STAGES, WantedSolve, find_wanted
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """How far a stage is.
+
+    Attributes
+    ----------
+    stage : its name.
+    done, total : tiles.
+    seconds : core-seconds spent in its tasks, the sum of the three that follow.
+    read_seconds, compute_seconds, write_seconds : what they went into; of reading, the wait for it.
+    bytes : written.
+    """
+
+    stage: str
+    done: int
+    total: int
+    seconds: float
+    read_seconds: float
+    compute_seconds: float
+    write_seconds: float
+    bytes: int
+
+
+@dataclass(frozen=True)
+class TimingReport:
+    """How busy the slots of a stage were; drivers that were killed are not counted.
+
+    Attributes
+    ----------
+    stage : as the progress of a run names it: "kernel" is all matrices together.
+    wall_seconds, slot_seconds, core_seconds : by the clock, the same times the slots that there were, and in tasks.
+    efficiency : core seconds in slot seconds; None where no time passed.
+    """
+
+    stage: str
+    wall_seconds: float
+    slot_seconds: float
+    core_seconds: float
+    efficiency: float | None
+
+
+@dataclass(frozen=True)
+class InferredReport:
+    """A product of ``[inference]`` for one solve: its name, and its record as on disk; None until it is done."""
+
+    product: str
+    record: Any
+
+
+@dataclass(frozen=True)
+class RidgePathReport:
+    """The choice of a ridge for one read-out: its record as on disk, None until it is made."""
+
+    readout: str
+    record: RidgeChoice | None
+
+
+@dataclass(frozen=True)
+class TrainedReport:
+    """A network's ensemble at the times asked for: its record as on disk, None until it is done."""
+
+    network: str
+    record: EnsembleRecord | None
+
+
+@dataclass(frozen=True)
+class SolveReport:
+    """What one ridge of one read-out gave; the fields of its numbers are None until it is solved.
+
+    ``iterations`` counts the passes of conjugate gradients so far, ``iteration_residual`` is where they stand; None
+    where none run. ``accuracy`` stays None where there is one class only, pivots where no factor is stored;
+    ``inferred`` is what the workflow asks for besides.
+    """
+
+    readout: str
+    ridge: float
+    ridge_mode: str
+    name: str
+    absolute_ridge: float | None = None
+    iterations: int | None = None
+    iteration_residual: float | None = None
+    accuracy: float | None = None
+    relative_residual: float | None = None
+    smallest_pivot: float | None = None
+    largest_pivot: float | None = None
+    inferred: tuple[InferredReport, ...] = ()
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """A run directory, summarised.
+
+    Attributes
+    ----------
+    path : of the run directory.
+    fingerprint : of its specification.
+    data, dtype, tile : of the specification.
+    readouts : names of the kernels.
+    provenance : versions, host and time of its creation.
+    grown_from : the older run that it took tiles over from, or None.
+    driver : "host:pid" of the driver at work, or None.
+    quarantined : chunks and records in quarantine.
+    lost_inputs : chunks of the data set that are gone.
+    stages : how far each is.
+    timings : how busy the slots were.
+    ridge_paths : choices of a ridge, where the workflow leaves it to leave-one-out.
+    solves : results.
+    trained : ensembles of networks in training, where times were asked for.
+    openers : lines of Python that open the arrays with zarr and with xarray.
+    """
+
+    path: str
+    fingerprint: str
+    data: Json
+    dtype: str
+    tile: int
+    readouts: tuple[str, ...]
+    provenance: Provenance
+    grown_from: str | None
+    driver: str | None
+    quarantined: int
+    lost_inputs: tuple[str, ...]
+    stages: tuple[StageReport, ...]
+    timings: tuple[TimingReport, ...]
+    ridge_paths: tuple[RidgePathReport, ...]
+    solves: tuple[SolveReport, ...]
+    trained: tuple[TrainedReport, ...]
+    openers: tuple[str, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to do: every tile, every record of a result and the data set are there."""
+        solved = all(
+            solve.absolute_ridge is not None
+            and solve.relative_residual is not None
+            and all(item.record is not None for item in solve.inferred)
+            for solve in self.solves
+        )
+        chosen = all(path.record is not None for path in self.ridge_paths)
+        trained = all(training.record is not None for training in self.trained)
+        tiles = all(stage.done == stage.total for stage in self.stages)
+        return tiles and chosen and solved and trained and not self.lost_inputs
+
+    @property
+    def at_work(self) -> tuple[str, int, int] | None:
+        """What is being computed, its tiles done and in total: the matrices of the kernel together, as a run does."""
+        parts: dict[str, tuple[int, int]] = {}
+        for stage in self.stages:
+            name = "kernel" if stage.stage in KERNEL_STAGES else stage.stage
+            done, total = parts.get(name, (0, 0))
+            parts[name] = done + stage.done, total + stage.total
+        return next(((name, done, total) for name, (done, total) in parts.items() if done < total), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as plain values, with ``complete``."""
+        return asdict(self) | {"complete": self.complete}
+
+
+def read_contents(run: RunDirectory) -> Contents | None:
+    """Count the images of a run by class; None where they are not stored yet, or damaged."""
+    if not run.has_inputs():
+        return None
+    data = run.specification["data"]
+    arrays = [TiledArray(run.inputs_path / f"{part}_labels") for part in ("train", "test")]
+    try:
+        train, test = (array.read_region((0, array.shape[0])) for array in arrays)
+    except CorruptTile:
+        return None
+    return Contents.count(data["classes"], data["shape"], train, test)
+
+
+def make_report(run: RunDirectory) -> RunReport:
+    """Summarise a run directory."""
+    wanted = find_wanted(run, run.workflow())
+    receipts = {receipt.task: receipt for receipt in run.journal.receipts()}
+    stages = [_stage_report(run, name, tasks, receipts) for name, tasks in wanted.stages().items()]
+    solves = [_solve_report(run, solve) for solve in wanted.solves]
+    trained = [TrainedReport(training.label, product.read(run)) for training, product in wanted.trainings]
+    data, growth = run.specification["data"], Growth.of(run)
+    return RunReport(
+        path=str(run.path),
+        fingerprint=run.fingerprint,
+        data=data,
+        dtype=run.specification["dtype"],
+        tile=run.specification["tile"],
+        readouts=tuple(readout["name"] for readout in run.specification["readouts"]),
+        provenance=run.provenance,
+        grown_from=None if growth is None else growth.path,
+        driver=lease.holder(run.lease_path),
+        quarantined=len((run.path / "quarantine").listing()),
+        lost_inputs=tuple(map(str, run.stored_data.lost())),
+        stages=tuple(stages),
+        timings=tuple(TimingReport(**asdict(timing), efficiency=timing.efficiency) for timing in read_timings(run)),
+        ridge_paths=tuple(RidgePathReport(each["readout"], read_choice(run, each)) for each in wanted.selections),
+        solves=tuple(solves),
+        trained=tuple(trained),
+        openers=_openers(run, [report.name for report in solves if report.relative_residual is not None]),
+    )
+
+
+def _solve_report(run: RunDirectory, solve: WantedSolve) -> SolveReport:
+    far = run.iterations(solve.name)
+    record = run.solve_record(solve.name) or {}
+    results = run.read_record(f"solve/{solve.name}/metrics.json", METRICS)
+    return SolveReport(
+        solve.system.readout,
+        solve.system.ridge,
+        solve.system.ridge_mode,
+        solve.name,
+        record.get("absolute_ridge"),
+        None if far is None else far.count,
+        None if far is None or not far.residuals else far.residuals[-1],
+        **({} if results is None else asdict(results)),
+        inferred=tuple(
+            InferredReport(product.name.partition("-")[0], product.read(run))
+            for product in solve.products
+            if product.summarise is not None
+        ),
+    )
+
+
+def _stage_report(run: RunDirectory, name: str, tasks: Sequence[Task], receipts: dict[Task, Receipt]) -> StageReport:
+    # A receipt whose chunk is gone (quarantined, deleted) does not count, unless it was there until it was used up;
+    # then the receipt may be gone as well, damaged in the journal.
+    chunks = Chunks(tasks)
+    used_up = spent(run, tasks, chunks)
+    mine = [
+        receipts[task]
+        for task in tasks
+        if task in receipts
+        and (task in used_up or None not in [chunks.size(array, index) for array, index in run.arrays_of(task)])
+    ]
+    return StageReport(
+        stage=name,
+        done=len(mine) + sum(task not in receipts for task in used_up),
+        total=len(tasks),
+        seconds=sum(receipt.seconds for receipt in mine),
+        read_seconds=sum(receipt.read_seconds for receipt in mine),
+        compute_seconds=sum(receipt.compute_seconds for receipt in mine),
+        write_seconds=sum(receipt.write_seconds for receipt in mine),
+        bytes=sum(receipt.written_bytes for receipt in mine),
+    )
+
+
+def _openers(run: RunDirectory, solved: Sequence[str]) -> tuple[str, ...]:
+    readout, kernels = run.specification["readouts"][0]["name"], run.kernel_path.zarr_expression()
+    lines = [
+        f'zarr.open_array({kernels}, path="{readout}/train", mode="r")  # lower tiles; the others are NaN',
+        f'xarray.open_zarr({kernels}, group="{readout}", consolidated=False)',
+    ]
+    if solved:
+        factor = (run.solve_path(solved[0]) / "factor.zarr").zarr_expression()
+        lines.append(f'zarr.open_array({factor}, path="mean", mode="r")')
+    return tuple(lines)

@@ -1,0 +1,535 @@
+"""The whole run: load, lower, plan, compute the kernels, factor, solve, predict, report."""
+
+import contextlib
+import errno
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from cntk_pipeline.clusters import EXECUTORS, WorkerMemory
+from cntk_pipeline.clusters.extras import require_extras
+from cntk_pipeline.clusters.submitters import clear_earlier, obeying_requests
+from cntk_pipeline.config import ClusterConfig, RunConfig
+from cntk_pipeline.config.loopback import is_loopback
+from cntk_pipeline.driver.driver import Outcome
+from cntk_pipeline.driver.observed import recording
+from cntk_pipeline.driver.rounds import Course
+from cntk_pipeline.driver.stages import Stages, View
+from cntk_pipeline.driver.timing import StageClock
+from cntk_pipeline.errors import ConfigError, CorruptTile, PipelineError, RunNotFound, SpecificationMismatch, StoreError
+from cntk_pipeline.gram import tiles as gram
+from cntk_pipeline.inference import (
+    METRICS,
+    Means,
+    add_remedies,
+    choose_ridge,
+    metrics,
+    prediction_jobs,
+    requested_products,
+    requested_trainings,
+    training_product,
+    write_training,
+)
+from cntk_pipeline.kernels import Summary, summary
+from cntk_pipeline.rundir import growth, lease
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.provenance import library_versions, provenance
+from cntk_pipeline.rundir.trust import Trusted, of_user, read_trusted, warnings, write_trusted
+from cntk_pipeline.rundir.verification import finished
+from cntk_pipeline.solvers import (
+    SOLVERS,
+    Method,
+    System,
+    forget_tiles,
+    make_system,
+    open_system,
+    requested_selections,
+    requested_solves,
+    reserve_buffers,
+    solve_name,
+)
+from cntk_pipeline.storage import StorePath, open_path
+from cntk_pipeline.storage.durable import store_explained
+from cntk_pipeline.tasks import Task
+from cntk_pipeline.telemetry.events import Event, emit
+from cntk_pipeline.telemetry.metrics import served as metrics_served
+from cntk_pipeline.workflow.checkup import Checked, check, lines_of, mend
+from cntk_pipeline.workflow.load import load, mend_inputs, require_known_kind, slots_of, specification_of, write_inputs
+from cntk_pipeline.workflow.plan import Plan, PlanInputs, make_plan
+from cntk_pipeline.workflow.preflight import require_fitting_tasks
+from cntk_pipeline.workflow.report import make_report, read_contents
+from cntk_pipeline.workflow.wanted import KERNEL_STAGES, find_wanted
+
+REPAIRS = 3
+"""How often a run goes back to compute tiles that turned out to be damaged."""
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A run directory with its images and its workflow, held by this driver."""
+
+    run: RunDirectory
+    trusted: Trusted
+    lease: lease.Lease
+
+    @property
+    def config(self) -> RunConfig:
+        """Return the workflow."""
+        return self.trusted.config
+
+
+def plan(config: RunConfig) -> Plan:
+    """Forecast a run; nothing is written."""
+    loaded = load(config)
+    sample = loaded.stored[0].images[:32]
+    old = growth.find_source(config, run_path(config))
+    tile = config.kernel.tile
+    if old is not None and tile == "auto":
+        tile = old.specification["tile"]
+    return make_plan(
+        PlanInputs(
+            readouts=loaded.readouts,
+            dtype=config.kernel.dtype,
+            flips=config.kernel.flips,
+            contents=loaded.contents,
+            warnings=loaded.warnings,
+            solve=config.solve,
+            inference=config.inference,
+            tile=None if tile == "auto" else tile,
+            slots=slots_of(config),
+            sample=sample,
+        )
+    )
+
+
+def costliest_network(config: RunConfig) -> tuple[str, Summary]:
+    """Lay out the network of the read-out that costs most, by name; nothing is computed or written."""
+    loaded = load(config)
+    shape = loaded.data.train.images.shape[1:]
+    summaries = {readout.name: summary(readout.network, shape, kind=readout.kind) for readout in loaded.readouts}
+    name = max(summaries, key=lambda name: summaries[name].entries)
+    return name, summaries[name]
+
+
+def run_path(config: RunConfig) -> StorePath:
+    """Return the run directory of a workflow."""
+    return open_path(config.store.path or f"runs/{config.name}")
+
+
+def start(config: RunConfig, view: View, stop: threading.Event, *, verify: bool = False) -> RunDirectory:
+    """Run a workflow to its end, or go on with it where its run directory has been begun.
+
+    Parameters
+    ----------
+    config : the workflow.
+    view : is shown what happens.
+    stop : set it to let tiles in flight finish, then `Interrupted` is raised.
+    verify : read every finished chunk and compare its checksums first.
+
+    Raises
+    ------
+    SpecificationMismatch
+        If the run directory belongs to another specification, or nothing of the run that it should grow from is the
+        same.
+    RunLocked
+        If another driver works on it.
+    TilesFailed
+        If tiles could not be computed, with the reasons; all others are kept.
+    NotPositiveDefinite
+        If a ridge was too small; the other systems are solved.
+    NotConverged
+        If conjugate gradients did not reach the residual asked for; the other systems are solved.
+    """
+    with _beginning(run_path(config)) as has_begun, _begun(config, view) as begun, _retracting(begun.run):
+        has_begun.set()
+        clear_earlier(begun.run)
+        if not _is_done(begun.run, config, view, verify):
+            _execute(begun, view, stop, verify)
+    return begun.run
+
+
+def prepare(config: RunConfig, view: View, memory: WorkerMemory | None) -> tuple[RunDirectory, Trusted]:
+    """Begin a run directory with everything that a driver elsewhere needs to run it, its images included.
+
+    Parameters
+    ----------
+    config : the workflow.
+    view : is shown what happens.
+    memory : of the workers it will have; tiles that do not fit are refused. None where it is not known yet.
+
+    Raises
+    ------
+    SpecificationMismatch, RunLocked
+        As of `start`.
+    ConfigError
+        If a tile does not fit into the memory.
+    """
+    with _beginning(run_path(config)) as has_begun, _begun(config, view) as begun, _retracting(begun.run):
+        has_begun.set()
+        clear_earlier(begun.run)
+        require_fitting_tasks(begun.run, begun.config, memory)
+    return begun.run, begun.trusted
+
+
+def adopt(run: RunDirectory, trusted: Trusted, memory: WorkerMemory | None) -> None:
+    """Make a run directory ready for a driver elsewhere, by a workflow that it is run with from now on.
+
+    Raises
+    ------
+    RunNotFound, RunLocked, ConfigError
+        As of `resume` and `prepare`.
+    """
+    require_fitting_tasks(run, trusted.config, memory)
+    with _held(run, None):
+        write_trusted(run, trusted)
+        clear_earlier(run)
+
+
+def is_done(run: RunDirectory, view: View, *, verify: bool = False) -> bool:
+    """Tell whether nothing of a run is left to do, by looking at every finished tile; bad ones go to quarantine.
+
+    Parameters
+    ----------
+    view, verify : as of `start`.
+    """
+    if not _may_be_done(run, run.workflow()):
+        return False
+    with _held(run, view):
+        return _is_done(run, run.workflow(), view, verify)
+
+
+def resume(
+    path: str | Path | StorePath,
+    view: View,
+    stop: threading.Event,
+    *,
+    verify: bool = False,
+    cluster: ClusterConfig | None = None,
+    trust: bool = False,
+    told: str | None = None,
+) -> RunDirectory:
+    """Go on with a run directory, by the workflow it was last run with; its data set is not needed any more.
+
+    Where nothing is left to do, nothing is connected to, whatever the directory says.
+
+    Parameters
+    ----------
+    path : of the run directory.
+    view, stop, verify : as of `start`.
+    cluster : where to run from now on; None is where it was run last, if this user wrote so.
+    trust : follow what the directory says of where to run, whoever wrote it.
+    told : what who submitted this driver has told it of that, a digest; None where a user has begun it. A request to
+        stop that was made before a submitted driver began is meant for it.
+
+    Raises
+    ------
+    RunNotFound
+        If there is no run, or it stopped before its data were stored.
+    NotTrusted
+        If somebody else wrote where to run, and that could do harm.
+    """
+    run = RunDirectory(path)
+    with _held(run, view) as held:
+        contents = read_contents(run)
+        for line in () if contents is None else contents.lines:
+            view.say(line)
+        if _is_done(run, run.workflow(), view, verify):
+            clear_earlier(run)
+            return run
+        if cluster is None:
+            require_known_kind(run.workflow())  # a file that anybody may have edited says so
+        trusted = read_trusted(run, cluster=cluster, trust=trust, told=told)
+        for line in trusted.shown:
+            view.say(line)
+        if cluster is not None or trust:
+            write_trusted(run, trusted)
+        if told is None:
+            clear_earlier(run)
+            for line in warnings(trusted):
+                view.say(f"warning: {line}")
+        as_before = "" if cluster is not None else ", as it was last run"
+        view.say(f'going on with the cluster of kind "{trusted.config.cluster.kind}"{as_before}')
+        _execute(Begun(run, trusted, held), view, stop, verify)
+    return run
+
+
+_MENDED_BY = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some of your share of the disk",
+    errno.EFBIG: "lift the limit on the size of files (ulimit -f unlimited)",
+}
+"""What to do about what the operating system says, where that is not plain."""
+
+
+@contextlib.contextmanager
+def _beginning(path: StorePath) -> Iterator[threading.Event]:
+    """Say to start again where the store failed before the images were in it: `cntk resume` could not go on then.
+
+    Yields what is to be set as soon as they are.
+
+    Raises
+    ------
+    StoreError
+        In the place of an error of the operating system.
+    """
+    has_begun = threading.Event()
+    try:
+        yield has_begun
+    except OSError as error:
+        # Other errors of the package say themselves what is wrong with the place.
+        is_plain = not isinstance(error, PipelineError) or error.errno in (*_MENDED_BY, errno.EROFS, errno.EACCES)
+        if not is_plain or error.errno is None or has_begun.is_set() or _holds_images(path):
+            raise
+        mend = _MENDED_BY.get(error.errno, "mend that or give another --store")
+        raise StoreError(
+            error.errno,
+            f"the run directory {path} could not be begun: {os.strerror(error.errno)}. Nothing is computed yet: "
+            f"{mend}, then the same command again (`cntk resume` has nothing to go on with)",
+        ) from error
+
+
+def _holds_images(path: StorePath) -> bool:
+    try:
+        return RunDirectory(path).has_inputs()
+    except RunNotFound:
+        return False
+
+
+@contextlib.contextmanager
+def _begun(config: RunConfig, view: View) -> Iterator[Begun]:
+    """Hold the lease of a run directory that has its specification, its workflow and its images."""
+    require_extras(config.cluster)
+    loaded = load(config)
+    path = run_path(config)
+    old = growth.find_source(config, path)
+    specification = specification_of(loaded, path, old)
+    common = None if old is None else growth.compare(old, specification, *loaded.stored)
+    with store_explained(path):
+        run = RunDirectory.create(path, specification, provenance())
+    for line in loaded.contents.lines:
+        view.say(line)
+    for line in loaded.warnings:
+        view.say(f"warning: {line}")
+    with store_explained(path), lease.hold(run.lease_path) as held:
+        if common is not None:
+            growth.begin(run, common, view.say)
+        _mend(run, config, view)
+        trusted = of_user(run, growth.with_factor_tile(config, run))
+        write_trusted(run, trusted)
+        for line in warnings(trusted):
+            view.say(f"warning: {line}")
+        if not run.has_inputs():
+            write_inputs(run, loaded)
+        del loaded  # not needed while the run computes, and as large as the data set
+        yield Begun(run, trusted, held)
+
+
+@contextlib.contextmanager
+def _held(run: RunDirectory, view: View | None) -> Iterator[lease.Lease]:
+    """Hold the lease of a run directory that was begun before, its images included; mend what describes its arrays."""
+    config = run.workflow()  # which says so where a driver stopped before it wrote one
+    with store_explained(run.path), lease.hold(run.lease_path) as held:
+        _mend(run, config, view)
+        if not run.has_inputs():
+            raise RunNotFound(f"{run.path} stopped before its images were stored: start it again with `cntk run`")
+        yield held
+
+
+def _sweep(run: RunDirectory, view: View) -> None:
+    swept = run.sweep()
+    if swept:
+        view.say(f"swept {swept} half-written files of an earlier driver")
+
+
+def _mend(run: RunDirectory, config: RunConfig, view: View | None) -> None:
+    for path in mend(run, config):
+        if view is not None:
+            view.say(f"{path} was gone or damaged: written anew")
+
+
+def _may_be_done(run: RunDirectory, config: RunConfig) -> bool:
+    """Tell whether names say that every result is there; while one is missing, no array is listed."""
+    solves = [solve_name(specification) for specification in requested_solves(run, config)]
+    return all((run.solve_path(name) / "metrics.json").is_file() for name in solves)
+
+
+def _is_done(run: RunDirectory, config: RunConfig, view: View, verify: bool) -> bool:
+    """Tell whether every result is there and no finished tile is bad, before anything is started or connected to."""
+    if not _may_be_done(run, config):
+        return False
+    if verify:
+        found = check(run, config)
+        for line in lines_of(found):
+            view.say(line)
+        is_done = not found.needs_resume and make_report(run).complete
+    else:
+        if not make_report(run).complete:
+            return False
+        _, bad = finished(run, find_wanted(run, config).tasks())
+        for task in bad:
+            view.say(f"{task} was damaged on disk: moved to quarantine, computed again")
+        is_done = not bad
+    run.journal.close()
+    if is_done:
+        _sweep(run, view)
+        view.say("nothing is left to do: every tile and every result is there")
+    return is_done
+
+
+def verify(path: str | Path | StorePath) -> Checked:
+    """Read everything that is finished and compare checksums; move what is bad to quarantine."""
+    run = RunDirectory(path)
+    config = run.workflow()
+    with store_explained(run.path, "verify"), lease.hold(run.lease_path):
+        found = check(run, config)
+    run.journal.close()
+    return found
+
+
+def _prepare(run_path: str, versions: dict[str, str]) -> None:
+    """Prepare a process that computes tiles; errors as of `gram.prepare` and `reserve_buffers`."""
+    reserve_buffers()
+    gram.prepare(run_path, versions)
+
+
+def _require_numerics(run: RunDirectory) -> None:
+    """Refuse to go on with a kernel of another version of the engine, before anything is started or set aside."""
+    try:
+        gram.require_numerics(run)
+    except SpecificationMismatch:
+        if any(stage.stage in KERNEL_STAGES and stage.done < stage.total for stage in make_report(run).stages):
+            raise
+
+
+def _mend_inputs(run: RunDirectory, config: RunConfig, verify: bool) -> list[StorePath]:
+    """Look at the whole data set where tiles are still to be computed from it, otherwise for what is gone."""
+    receipted = {receipt.task for receipt in run.journal.receipts()}
+    if verify or run.stored_data.lost() or any(job.task not in receipted for job in gram.kernel_jobs(run)):
+        return mend_inputs(run, config)
+    return []
+
+
+def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> None:
+    run, config = begun.run, begun.config
+    _require_numerics(run)
+    for path in _mend_inputs(run, config, verify):
+        view.say(f"{path} was gone or damaged: written anew from the data set")
+    _sweep(run, view)
+    prepare = partial(_prepare, str(run.path.absolute()), library_versions())
+    with (
+        recording(run),
+        obeying_requests(run, stop, view.say),
+        metrics_served(config.cluster.metrics) as metrics_address,
+        EXECUTORS[config.cluster.kind](config.cluster, prepare, stop) as executor,
+        executor.watched(),
+    ):
+        view.say(f"computing on {executor.describe()}")
+        for line in (*executor.warnings, *run.path.shortcomings()):
+            view.say(f"warning: {line}")
+        emit(Event("driver_started", details={"executor": executor.describe(), "slots": executor.slots}))
+        if metrics_address is not None:
+            view.say(f"metrics of the driver at {metrics_address}")
+            if not is_loopback((config.cluster.metrics or "").rpartition(":")[0]):
+                view.say("warning: whoever reaches this host can read cluster.metrics; 127.0.0.1 keeps them to it")
+        require_fitting_tasks(run, config, executor.memory())
+        gram.kernel_group(run).create()
+        clock = StageClock(run, lambda: executor.slots)
+        stages = Stages(run, executor, view, clock, stop, verify, begun.lease, begun.trusted.source)
+        try:
+            for _ in range(REPAIRS):
+                kernel_jobs = gram.kernel_jobs(run)
+                if config.inference.covariance:
+                    gram.test_group(run).create()
+                    kernel_jobs += gram.test_kernel_jobs(run)
+                executor.adapt()
+                stages.run_jobs("kernel", kernel_jobs).require()
+                executor.hold(stop)
+                outcomes = [_choose_ridges(stages, config), _solve(stages, config), _infer(stages, config)]
+                failed = [error for outcome in outcomes for error in outcome.failed.values()]
+                damaged = [error for error in failed if isinstance(error, CorruptTile)]
+                if not damaged:
+                    break
+                view.say(f"damaged tile: {damaged[0]}; checking all tiles and computing bad ones again")
+                stages = replace(stages, verify=True)
+            for outcome in outcomes:
+                outcome.require()
+        finally:
+            clock.end()
+            forget_tiles()  # an executor may have computed in this process
+            run.journal.close()
+
+
+@contextlib.contextmanager
+def _retracting(run: RunDirectory) -> Iterator[None]:
+    """Take the specification back where the configuration is refused: another tile is another specification."""
+    try:
+        yield
+    except ConfigError:
+        run.retract()  # only where nothing is computed yet
+        gram.forget_runs()
+        raise
+
+
+def _choose_ridges(stages: Stages, config: RunConfig) -> Outcome:
+    """Choose a ridge for each read-out, where the workflow leaves that to leave-one-out."""
+    outcome = Outcome()
+    means = Means(stages.executor.slots, stages.executor.memory())
+    for selection in requested_selections(stages.run, config):
+        found = choose_ridge(stages.run, selection, means, stages.run_jobs)
+        outcome.failed.update(found.failed)
+    add_remedies(stages.run, outcome, stages.run_jobs)
+    return outcome
+
+
+def _solve(stages: Stages, config: RunConfig) -> Outcome:
+    run, method = stages.run, Method.of(config.solve)
+    systems = [make_system(run, specification, method) for specification in requested_solves(run, config)]
+    courses = [_course(stages, system, order) for order, system in enumerate(systems)]
+    if method.iterates:  # what a whole course leads to is asked for before it begins
+        stages.take_over([course.solution for course in courses])
+    outcome, solved = stages.run_courses("solve", courses, lambda: _convergence(run, systems))
+    for name in solved:
+        if run.read_record(f"solve/{name}/metrics.json", METRICS) is None:
+            run.write_record(f"solve/{name}/metrics.json", metrics(run, name))
+    add_remedies(run, outcome, stages.run_jobs)
+    return outcome
+
+
+def _course(stages: Stages, system: System, order: int) -> Course:
+    predictions = prediction_jobs(stages.run, system.fingerprint, order)
+    rounds = SOLVERS[system.method.solver].rounds(stages.run, system, order, stages.executor.slots)
+    return Course(system.fingerprint, rounds, Task(f"coefficients:{system.fingerprint}", 0, 0), predictions)
+
+
+def _convergence(run: RunDirectory, systems: Sequence[System]) -> str:
+    """Say how far the slowest of the systems that iterate is; nothing where none does."""
+    far = [run.iterations(system.fingerprint) for system in systems]
+    open_ones = [iterations for iterations in far if iterations and iterations.residuals and not iterations.finished]
+    if not open_ones:
+        return ""
+    worst = max(open_ones, key=lambda iterations: iterations.residuals[-1])
+    return f"iteration {worst.count + 1}, residual {worst.residuals[-1]:.1e}"
+
+
+def _infer(stages: Stages, config: RunConfig) -> Outcome:
+    """Compute what the workflow asks of every system that is solved."""
+    run, products = stages.run, []
+    for order, specification in enumerate(requested_solves(run, config)):
+        system = open_system(run, solve_name(specification))
+        if run.has_record(f"solve/{system.fingerprint}/metrics.json"):
+            products += requested_products(run, system, config.inference, order)
+    for training in requested_trainings(run, config):
+        write_training(run, training)
+        products.append(training_product(run, training))
+    if not products:
+        return Outcome()
+    for product in products:
+        product.create(run)
+    outcome = stages.run_jobs("inference", [job for product in products for job in product.jobs])
+    for product in products:
+        if all(job.task in outcome.done for job in product.jobs):
+            product.finish(run)
+    return outcome
