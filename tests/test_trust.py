@@ -19,6 +19,7 @@ from distributed.protocol import to_serialize
 from problems import Recorder
 
 from cntk_pipeline.cli import main as cli
+from cntk_pipeline.clusters.submitter import driver_command
 from cntk_pipeline.clusters.submitters import add_submission, submissions
 from cntk_pipeline.config import ClusterConfig, RunConfig
 from cntk_pipeline.errors import NotTrusted, StoreError
@@ -396,11 +397,12 @@ def test_what_is_no_name_of_a_job_reaches_no_api_server(run_small: Run, job: str
 @pytest.fixture
 def driver(tmp_path: Path) -> Iterator[Callable[[Path], subprocess.Popen[bytes]]]:
     """Start processes that look like the driver of a run directory."""
-    (tmp_path / "cntk_pipeline.cli.main").write_text("sleep 60")
+    (tmp_path / "python").write_text("#!/bin/sh\nsleep 60\n")
+    (tmp_path / "python").chmod(0o700)
     found: list[subprocess.Popen[bytes]] = []
 
     def start(place: Path) -> subprocess.Popen[bytes]:
-        command = ["/bin/sh", "-m", "cntk_pipeline.cli", "drive", str(place), "--told", ""]
+        command = [str(tmp_path / "python"), *driver_command(str(place)), "--told", ""]
         found.append(subprocess.Popen(command, cwd=tmp_path, start_new_session=True))
         return found[-1]
 

@@ -87,9 +87,10 @@ def test_a_driver_that_was_handed_over_needs_neither_the_data_nor_who_handed_it_
 
 def test_a_driver_is_seen_to_run_from_the_first_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Seen to fail where nobody waits for its command line: the system sets it an instant after the process began."""
-    (tmp_path / "cntk_pipeline.cli.main").write_text("sleep 60")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "executable", "/bin/sh")  # whose -m means another thing, and begins in an instant
+    quick = tmp_path / "python"
+    quick.write_text("#!/bin/sh\nsleep 60\n")
+    quick.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(quick))  # begins in an instant
     submitter, config = SUBMITTERS["local"], workflow(tmp_path / "run")
     for _ in range(1000):
         job = submitter.submit(open_path(tmp_path / "run"), config, "")

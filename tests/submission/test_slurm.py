@@ -59,7 +59,7 @@ def test_the_script_asks_for_what_the_cluster_table_says() -> None:
         "--constraint=avx512",
         "-x bad1,bad2",
     ]
-    assert "exec /opt/python -m cntk_pipeline.cli drive /scratch/run --told 0a1b)" in text
+    assert "exec /opt/python -P -m cntk_pipeline.cli drive /scratch/run --told 0a1b)" in text
     assert text.index("trap ") < text.index("module load python") < text.index("exec ")
 
 
@@ -68,7 +68,7 @@ def test_a_run_directory_of_any_name_reaches_the_driver_whole(tmp_path: Path, na
     directory = tmp_path / name
     shown = tmp_path / "shown"
     python = tmp_path / "python"
-    python.write_text(f'#!/bin/sh\nprintf %s "$4" > {shown}\n')
+    python.write_text(f'#!/bin/sh\nprintf %s "$5" > {shown}\n')
     python.chmod(0o755)
     text = script(str(directory), directory, config(python=str(python)), "")
     subprocess.run(["bash"], input=text, text=True, check=True, cwd=tmp_path)

@@ -113,8 +113,11 @@ def log_folder(place: StorePath) -> Path:
 
 
 def driver_command(place: str) -> list[str]:
-    """List the words that make Python drive a run directory; options may follow."""
-    return ["-m", "cntk_pipeline.cli", "drive", place]
+    """List the words that make Python drive a run directory; options may follow.
+
+    With -P, nothing in the current directory takes the place of a module, whatever it is called.
+    """
+    return ["-P", "-m", "cntk_pipeline.cli", "drive", place]
 
 
 def is_driver(command: Sequence[str], place: str) -> bool:

@@ -200,7 +200,7 @@ def container(config: ClusterConfig, name: str, module_and_arguments: list[str])
     return {
         "name": name,
         "image": config.image,
-        "command": ["python", "-m", *module_and_arguments],
+        "command": ["python", "-P", "-m", *module_and_arguments],
         "env": [{"name": key, "value": value} for key, value in environment().items()],
         "envFrom": [{"secretRef": {"name": config.secret, "optional": True}}],
         "volumeMounts": mounts,

@@ -73,7 +73,7 @@ class KubernetesSubmitter(Submitter):
 
             namespace = config.cluster.namespace or kr8s.api().namespace
             name = f"cntk-{_slug(config.name)}-{uuid.uuid4().hex[:6]}"
-            command = [*driver_command(str(place))[1:], "--settle", "--told", told]
+            command = [*driver_command(str(place))[2:], "--settle", "--told", told]
             kr8s.objects.Job(job_manifest(config.cluster, name, namespace, command)).create()
         return f"{namespace}/{name}"
 

@@ -251,7 +251,7 @@ def _certificates(config: ClusterConfig) -> Iterator[Certificates | None]:
 
 
 def _worker_command(config: ClusterConfig, scheduler: str, certificates: Certificates | None) -> list[str]:
-    command = [config.python or sys.executable, "-m", "distributed.cli.dask_worker", scheduler]
+    command = [config.python or sys.executable, "-P", "-m", "distributed.cli.dask_worker", scheduler]
     command += ["--nthreads", str(config.threads_per_worker), "--memory-limit", str(_worker_memory(config))]
     command += ["--dashboard-address", LOOPBACK, "--death-timeout", "60"]
     command += [] if config.interface is None else ["--interface", config.interface]

@@ -101,7 +101,7 @@ class Remotes:
 
     def __init__(self, python: str) -> None:
         # The only text that a shell sees; everything else goes to the standard input of what it starts.
-        self._command = shlex.join([python, "-m", "cntk_pipeline.clusters.ssh.host"])
+        self._command = shlex.join([python, "-P", "-m", "cntk_pipeline.clusters.ssh.host"])
         self._loop = asyncio.new_event_loop()
         self._tasks: list[asyncio.Task[None]] = []
         self._scheduler: Remote | None = None

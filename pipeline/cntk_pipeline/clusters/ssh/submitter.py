@@ -125,7 +125,7 @@ def _ask(config: RunConfig, request: dict[str, Any]) -> dict[str, Any]:
     """
     host = Host.parse(config.cluster.hosts[0])
     python = config.cluster.python or sys.executable
-    done = _run(host, shlex.join([python, "-m", "cntk_pipeline.clusters.ssh.first_host"]), request)
+    done = _run(host, shlex.join([python, "-P", "-m", "cntk_pipeline.clusters.ssh.first_host"]), request)
     if done.exit_status != 0:
         words = " ".join(done.stderr.strip().splitlines()[-1:])  # of a traceback, what was raised
         raise SubmissionFailed(

@@ -1,0 +1,75 @@
+"""Files in the current directory take no module's place: neither this package's nor a library's.
+
+Seen to fail: for submitted drivers, without -P in `driver_command`, where a user's own file was run as the driver.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from processes import wait_until
+
+from cntk_pipeline.clusters.submitter import driver_command
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.workflow.report import make_report
+
+HOSTILE = (
+    "from pathlib import Path\nPath(__file__ + '.was-run').touch()\nraise SystemExit('a file of the user was run')\n"
+)
+
+WORKFLOW = """
+name = "small"
+data = {{ source = "npz", path = "{data}", train = 12, test = 3 }}
+network = {{ preset = "cntk" }}
+readouts = {{ depths = [2], poolings = ["flatten"] }}
+kernel = {{ tile = 8 }}
+solve = {{ ridges = [1e-2], tile = 8 }}
+cluster = {{ kind = "{kind}" }}
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A current directory that holds files called like modules."""
+    for name in ("cntk_pipeline", "numpy", "distributed", "tornado", "pickle_me"):
+        (tmp_path / f"{name}.py").write_text(HOSTILE)
+    return tmp_path
+
+
+def command(place: Path, *words: object) -> subprocess.CompletedProcess[str]:
+    """Run a command as its script does: without the current directory among the places of modules."""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1] / "pipeline"), "HOME": str(place)}
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "cntk_pipeline.cli", *map(str, words)],
+        cwd=place,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("kind", ["serial", "local"])
+@pytest.mark.parametrize("verb", ["run", "submit"])
+def test_a_run_imports_nothing_from_where_it_is_started(place: Path, small_npz: Path, verb: str, kind: str) -> None:
+    (place / "small.toml").write_text(WORKFLOW.format(data=small_npz, kind=kind))
+    said = command(place, verb, "small.toml", "--store", "run")
+    assert said.returncode == 0, said.stderr
+    wait_until(lambda: make_report(RunDirectory(place / "run")).complete, "the end of the run")
+    assert list(place.glob("*.was-run")) == []
+
+
+def test_every_python_that_is_started_leaves_the_current_directory_alone() -> None:
+    package = Path(__file__).parents[1] / "pipeline" / "cntk_pipeline"
+    assert driver_command("run")[:2] == ["-P", "-m"]
+    for path in package.rglob("*.py"):
+        text = path.read_text()
+        for start in range(len(text)):
+            if text.startswith('"-m", ', start):
+                assert text[:start].endswith('"-P", '), f"{path}: {text[start - 60 : start + 60]}"
+    for path in (package.parents[1] / "deploy").rglob("*.yaml"):
+        lines = [line.strip() for line in path.read_text().splitlines()]
+        for number, line in enumerate(lines):
+            assert line != "- -m" or lines[number - 1] == "- -P", f"{path}, line {number}"
