@@ -89,7 +89,7 @@ def test_a_write_that_fails_leaves_no_trace(matrix: TiledArray, monkeypatch: pyt
 
 
 def test_an_array_that_is_no_array_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"holds no array: restore its zarr.json"):
+    with pytest.raises(StoreError, match=r"holds no array, its zarr\.json is gone: `cntk resume`"):
         TiledArray(tmp_path)
 
 
