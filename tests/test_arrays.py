@@ -1,7 +1,9 @@
-from collections.abc import Iterator
+import sys
+from collections.abc import subprocess
 from pathlib import Path
 from typing import Any
 
+import Iterator
 import numpy as np
 import pytest
 import zarr
@@ -168,3 +170,12 @@ def test_a_damaged_chunk_is_not_mapped(matrix: TiledArray, keep: int) -> None:
     path.unlink()
     with pytest.raises(CorruptTile, match="is missing"):
         matrix.read_mapped(1, 1)
+
+
+def test_no_thread_of_zarr_is_left_by_what_describes_arrays() -> None:
+    # Its loop ends with a traceback where a busy machine does not let it close in time: seen in a soak.
+    script = (
+        "import threading\nfrom cntk_pipeline.storage.tiled_array import ArraySpec, zarr_metadata\n"
+        "zarr_metadata([ArraySpec('a', (4,), (2,), 'float32', ('x',))], {})\nprint(threading.active_count())\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "1\n"

@@ -4,9 +4,11 @@ Chunks are written here, not through zarr, in the plain format of zarr's codecs 
 fsynced, renamed. Any zarr reads them.
 """
 
+import asyncio
 import errno
 import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +16,7 @@ import google_crc32c
 import numpy as np
 import xxhash
 import zarr
+import zarr.api.asynchronous
 from pydantic import ConfigDict, with_config
 from zarr.codecs import BytesCodec, Crc32cCodec
 
@@ -371,11 +374,19 @@ def is_made(group_path: StorePath) -> bool:
 
 def zarr_metadata(specs: Sequence[ArraySpec], attributes: Mapping[str, Any]) -> dict[str, bytes]:
     """Return the files that make a zarr group with empty arrays, by their names in it; zarr itself writes them."""
+    # In a loop of this call alone: the one that zarr keeps in a thread ends with a page of traceback where a busy machine
+    # does not let it close within half a second.
     memory: dict[str, Any] = {}
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(asyncio.run, _write_metadata(memory, specs, attributes)).result()
+    return {name: content.to_bytes() for name, content in memory.items()}
+
+
+async def _write_metadata(memory: dict[str, Any], specs: Sequence[ArraySpec], attributes: Mapping[str, Any]) -> None:
     store = zarr.storage.MemoryStore(memory)
-    zarr.create_group(store, attributes=dict(attributes))
+    await zarr.api.asynchronous.create_group(store=store, attributes=dict(attributes))
     for spec in specs:
-        zarr.create_array(
+        await zarr.api.asynchronous.create_array(
             store,
             name=spec.name,
             shape=spec.shape,
@@ -388,7 +399,6 @@ def zarr_metadata(specs: Sequence[ArraySpec], attributes: Mapping[str, Any]) -> 
             dimension_names=spec.dimensions,
             config={"write_empty_chunks": True},
         )
-    return {name: content.to_bytes() for name, content in memory.items()}
 
 
 def digest(payload: memoryview) -> str:
