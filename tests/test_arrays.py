@@ -1,9 +1,9 @@
+import subprocess
 import sys
-from collections.abc import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import Iterator
 import numpy as np
 import pytest
 import zarr
