@@ -374,8 +374,8 @@ def is_made(group_path: StorePath) -> bool:
 
 def zarr_metadata(specs: Sequence[ArraySpec], attributes: Mapping[str, Any]) -> dict[str, bytes]:
     """Return the files that make a zarr group with empty arrays, by their names in it; zarr itself writes them."""
-    # In a loop of this call alone: the one that zarr keeps in a thread ends with a page of traceback where a machine that
-    # is busy does not let it close within half a second.
+    # In a loop of this call alone: the one that zarr keeps in a thread ends with a page of traceback where a busy
+    # machine does not let it close within half a second.
     memory: dict[str, Any] = {}
     with ThreadPoolExecutor(1) as threads:
         threads.submit(asyncio.run, _write_metadata(memory, specs, attributes)).result()
