@@ -67,7 +67,7 @@ def servers(require: Callable[..., None], tmp_path_factory: pytest.TempPathFacto
     Path("/run/sshd").mkdir(exist_ok=True)  # where it drops its rights
     (folder / "authorized_keys").write_text(make_key(home / ".ssh" / "id_ed25519"))
     ports, known, processes = [free_port(), free_port()], "", []
-    paths = [ROOT / "pipeline", ROOT / "tests", Path(__file__).parent]
+    paths = [ROOT, ROOT / "pipeline", ROOT / "tests", Path(__file__).parent]
     for port in ports:
         known += f"[127.0.0.1]:{port} {make_key(folder / f'host{port}')}"
         lines = [
