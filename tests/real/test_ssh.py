@@ -243,7 +243,7 @@ def test_command_lines_and_environments_on_the_hosts_hold_no_secret(servers: Ser
     with EXECUTORS["ssh"](config, nothing) as executor:
         assert len({answer(executor, ("stage", number, 0, 0), where) for number in range(4)}) >= 1
         commands = [process.cmdline() for process in running(servers)]
-        python = [sys.executable, "-m", "cntk_pipeline.clusters.ssh.host"]
+        python = [sys.executable, "-P", "-m", "cntk_pipeline.clusters.ssh.host"]
         assert commands.count(python) == 3  # a scheduler and two hosts of workers
         seen = [" ".join(command) for command in commands] + [str(p.environ()) for p in running(servers)]
         assert not [text for text in seen if "PRIVATE" in text or "CERTIFICATE" in text or "INHERIT_CONFIG" in text]
@@ -325,7 +325,7 @@ if __name__ == "__main__":
 
 def test_nothing_on_the_hosts_outlives_a_killed_driver(servers: Servers, hosts: list[str], tmp_path: Path) -> None:
     (tmp_path / "drive.py").write_text(DRIVE)
-    folders = [str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)]
+    folders = [str(ROOT / "pipeline"), str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(folders)}
     command = [sys.executable, str(tmp_path / "drive.py"), *hosts]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as driver:
