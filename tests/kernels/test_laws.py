@@ -209,7 +209,7 @@ def test_another_process_has_the_same_bits(tmp_path):
     np.save(tmp_path / "images.npy", images)
     code = (
         "import sys, numpy as np\n"
-        "from pipeline import kernel_matrix\n"
+        "from cntk_pipeline import kernel_matrix\n"
         "from cntk_pipeline.layers import presets\n"
         "x = np.load(sys.argv[1])\n"
         "sys.stdout.buffer.write(kernel_matrix(presets.cntk(4, 'gap'), x).tobytes())\n"
