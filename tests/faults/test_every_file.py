@@ -68,6 +68,11 @@ RECOUNTED = ("iterations.json", "ridge_path.zarr", "workflow.json")
 ANY: Record[Any] = Record(Any, "")
 
 
+def sections_of(name: str) -> dict[str, Any]:
+    """Make the sections of a workflow."""
+    return {key: BASE.get(key, {}) | WORKFLOWS[name].get(key, {}) for key in {*BASE, *WORKFLOWS[name]}}
+
+
 def flip(content: bytes, rng: random.Random) -> bytes:
     place = rng.randrange(len(content)) if content else 0
     return content[:place] + bytes([content[place] ^ 1 << rng.randrange(8)]) + content[place + 1 :] if content else b"x"
@@ -108,7 +113,7 @@ def configure(small_config: Callable[..., RunConfig], tmp_path: Path) -> Callabl
     """Return, for a workflow, what makes it for a run directory."""
 
     def of(name: str) -> Configure:
-        sections = {key: BASE.get(key, {}) | WORKFLOWS[name].get(key, {}) for key in {*BASE, *WORKFLOWS[name]}}
+        sections = sections_of(name)
         old = tmp_path / "old"
         if name == "grown":
             smaller = sections | {"data": sections["data"] | {"train": 16}, "store": {"path": str(old)}}

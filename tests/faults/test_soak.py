@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 from faults.test_clocks import DAY, HOUR, LIBRARIES, Clock
-from faults.test_every_file import BASE, DAMAGES, WORKFLOWS, contents, is_same
+from faults.test_every_file import DAMAGES, WORKFLOWS, contents, is_same, sections_of
 from faults.test_full_disk import fill
 
 SECONDS = float(os.environ.get("CNTK_SOAK_SECONDS", "40"))
@@ -68,7 +68,7 @@ class Soak:
 
     def workflow(self, name: str, kind: str) -> Path:
         """Write a workflow file."""
-        sections = {key: BASE.get(key, {}) | WORKFLOWS[name].get(key, {}) for key in {*BASE, *WORKFLOWS[name]}}
+        sections = sections_of(name)
         sections["data"] = {"source": "npz", "path": str(self._npz)} | sections["data"]
         tables = {"network": {"preset": "cntk"}, "kernel": {"tile": 8}, "cluster": {"kind": kind}} | sections
         lines = ['name = "soak"']

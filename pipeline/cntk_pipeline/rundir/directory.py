@@ -25,6 +25,7 @@ import errno
 import json
 import re
 import uuid
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -483,11 +484,15 @@ class RunDirectory:
 
     def quarantine(self, task: Task) -> None:
         """Move a task's chunks out of the arrays, so that it counts as not computed; nothing is deleted."""
+        self.set_aside(array.chunk_path(*index) for array, index in self.arrays_of(task))
+
+    def set_aside(self, paths: Iterable[StorePath]) -> list[StorePath]:
+        """Move files to quarantine, together; return those that were there."""
         folder = self.path / "quarantine" / uuid.uuid4().hex[:8]
-        for array, index in self.arrays_of(task):
-            path = array.chunk_path(*index)
-            if path.exists():
-                path.move_to(folder / str(path).removeprefix(f"{self.path}/"))
+        there = [path for path in paths if path.exists()]
+        for path in there:
+            path.move_to(folder / str(path).removeprefix(f"{self.path}/"))
+        return there
 
     def sweep(self) -> int:
         """Delete what killed writers left half-written; return how many files and folders that were."""

@@ -116,27 +116,18 @@ class StoredData:
         """List what is gone or damaged: every chunk is read, and held against its checksum and its digest."""
         if not self.is_made():
             return [self.path / GROUP_RECORD]
-        digests, found = self._digests(), []
-        for name in NAMES:
-            array = TiledArray(self.path / name)
-            for piece, index in enumerate(_indices(array)):
-                known = digests.get(name)
-                try:
-                    chunk = array.describe(index)
-                except CorruptTile:
-                    found.append(array.chunk_path(*index))
-                else:
-                    if known is not None and [chunk.xxh3] != known[piece : piece + 1]:
-                        found.append(array.chunk_path(*index))
-        return found
+        recorded = self._digests()
+        return [
+            path
+            for name in NAMES
+            for piece, (path, found) in enumerate(self._look(name))
+            if found is None or (name in recorded and [found] != recorded[name][piece : piece + 1])
+        ]
 
     def pin(self) -> None:
         """Note the digests of chunks that are whole, where their record was lost, or an earlier version kept none."""
         if self.is_made() and not self._digests():
-            digests = {}
-            for name in NAMES:
-                array = TiledArray(self.path / name)
-                digests[name] = [array.describe(index).xxh3 for index in _indices(array)]
+            digests = {name: [found for _, found in self._look(name)] for name in NAMES}
             group = self.group()
             content = replace(group, attributes=dict(group.attributes) | {"digests": digests}).files()[GROUP_RECORD]
             (self.path / GROUP_RECORD).write_whole(content)
@@ -155,15 +146,14 @@ class StoredData:
         digests = self._digests() if self.is_made() else {}
         for name in NAMES:
             spec = _spec(name, arrays[name].shape, arrays[name].dtype)
-            for piece, part in _pieces(spec, arrays[name]):
-                path = self.path / name / _chunk_name(spec, piece)
+            for (piece, part), (path, stored) in zip(_pieces(spec, arrays[name]), self._look(name), strict=True):
                 payload, checksum = encode_chunk(part, spec.tile, np.dtype(spec.dtype))
-                found, recorded = digest(payload), digests.get(name, [])[piece : piece + 1]
+                known = digests.get(name, [])[piece : piece + 1]
                 if path in damaged:
                     new[path] = payload, checksum
-                elif not recorded:
-                    recorded = [self._stored(name, piece)]
-                if recorded not in ([], [found]):
+                elif stored is not None:
+                    known = [stored]
+                if known not in ([], [digest(payload)]):
                     raise StoreError(
                         errno.EIO,
                         f"{path} cannot be written anew: standardised here, the images have other bits than those that "
@@ -178,10 +168,14 @@ class StoredData:
         part, _, what = name.partition("_")
         return (self._data[part], *(self._data["shape"] if what == "images" else ()))
 
-    def _stored(self, name: InputName, piece: int) -> str:
-        """Digest a whole chunk as it is stored."""
+    def _look(self, name: InputName) -> Iterator[tuple[StorePath, str | None]]:
+        """Read the chunks of an array: where each lies, and the digest of what it holds; None where it is damaged."""
         array = TiledArray(self.path / name)
-        return array.describe((piece, *(0,) * (len(array.shape) - 1))).xxh3
+        for index in _indices(array):
+            try:
+                yield array.chunk_path(*index), array.describe(index).xxh3
+            except CorruptTile:
+                yield array.chunk_path(*index), None
 
     def _digests(self) -> dict[str, list[str]]:
         try:

@@ -7,14 +7,13 @@ Then they are missing, which `cntk status` sees as well, and `cntk resume` makes
 
 import contextlib
 import math
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 from cntk_pipeline.config import RunConfig
-from cntk_pipeline.errors import CorruptTile, RunNotFound, StoreError
+from cntk_pipeline.errors import CorruptTile, StoreError
 from cntk_pipeline.gram.tiles import kernel_group, test_group
 from cntk_pipeline.inference import (
     METRICS,
@@ -22,7 +21,6 @@ from cntk_pipeline.inference import (
     metrics,
     path_product,
     requested_products,
-    requested_trainings,
     write_training,
 )
 from cntk_pipeline.models import Json
@@ -31,7 +29,6 @@ from cntk_pipeline.rundir.verification import finished, spent
 from cntk_pipeline.solvers import (
     RIDGE_CHOICE,
     open_system,
-    requested_selections,
     solve_name,
     system_group,
     work_group,
@@ -90,12 +87,13 @@ def lines_of(found: Checked) -> list[str]:
 
 def mend(run: RunDirectory, config: RunConfig) -> list[StorePath]:
     """Write anew the descriptions of arrays that are gone or damaged; return them. Called with the lease held."""
-    mended = [path for group in _groups(run, config) for path in group.mend()]
+    wanted = find_wanted(run, config)
+    mended = [path for group in _groups(run, config, wanted) for path in group.mend()]
     # Beside those of systems, which the kernel's variances are needed for.
-    for selection in requested_selections(run, config):
+    for selection in wanted.selections:
         if (run.solve_path(solve_name(selection)) / "ridge_path.json").exists():
             mended += _mend_solve(run, selection, partial(write_selection, run, selection))
-    for training in requested_trainings(run, config):
+    for training, _ in wanted.trainings:
         if run.solve_path(solve_name(training.specification)).exists():
             mended += _mend_solve(run, training.specification, partial(write_training, run, training))
     return mended
@@ -103,17 +101,18 @@ def mend(run: RunDirectory, config: RunConfig) -> list[StorePath]:
 
 def _mend_solve(run: RunDirectory, specification: Json, write: Callable[[], None]) -> list[StorePath]:
     name = solve_name(specification)
-    if not _is_bad_solve(run, name):
+    if _good_record(run, name) is not None:
         return []
     write()
     return [run.solve_path(name) / "solve.json"]
 
 
-def _is_bad_solve(run: RunDirectory, name: str) -> bool:
+def _good_record(run: RunDirectory, name: str) -> Json | None:
+    """Read the solve.json of a solve; None where it is gone or damaged."""
     try:
-        return run.solve_record(name) is None
+        return run.solve_record(name)
     except StoreError:
-        return True
+        return None
 
 
 def check(run: RunDirectory, config: RunConfig) -> Checked:
@@ -126,15 +125,14 @@ def check(run: RunDirectory, config: RunConfig) -> Checked:
     """
     mended = mend(run, config)
     lost = run.stored_data.damaged()
-    for path in lost:
-        _set_aside(run, path)
+    run.set_aside(lost)
     if not lost:
         run.stored_data.pin()
     wanted = find_wanted(run, config)
     tasks = wanted.tasks()
     done, bad = finished(run, _begun_tasks(run, tasks), verify=True)
     left_over, unneeded = finished(run, _left_over(run, set(tasks)), verify=True)
-    contradicted = [path for path in _contradicted(run, config, wanted) if _set_aside(run, path)]
+    contradicted = run.set_aside(_contradicted(run, config, wanted))
     return Checked(
         whole=len(done) + len(left_over),
         bad=tuple(bad),
@@ -146,10 +144,9 @@ def check(run: RunDirectory, config: RunConfig) -> Checked:
     )
 
 
-def _groups(run: RunDirectory, config: RunConfig) -> Iterator[Group]:
+def _groups(run: RunDirectory, config: RunConfig, wanted: Wanted) -> Iterator[Group]:
     """List the groups of arrays that were begun."""
     stages = {receipt.task.stage for receipt in run.journal.receipts()}
-    wanted = find_wanted(run, config)
 
     def is_begun(group: Group, *mine: str) -> bool:
         return group.path.exists() or not stages.isdisjoint(mine)
@@ -158,7 +155,7 @@ def _groups(run: RunDirectory, config: RunConfig) -> Iterator[Group]:
     if config.inference.covariance:
         groups.append((test_group(run), KERNEL_STAGES[3:]))
     for solve in wanted.solves:
-        record = None if _is_bad_solve(run, solve.name) else run.solve_record(solve.name)
+        record = _good_record(run, solve.name)
         if record is not None:
             system = open_system(run, solve.name)
             groups.append((system_group(run, system, record), tuple({task.stage for task in solve.tasks})))
@@ -189,7 +186,7 @@ def _left_over(run: RunDirectory, wanted: set[Task]) -> list[Task]:
     """List receipted tasks that the workflow does not ask for, and of which something is still there."""
     found = []
     for task in sorted({receipt.task for receipt in run.journal.receipts()} - wanted):
-        with contextlib.suppress(StoreError, RunNotFound):  # of what was deleted with its arrays
+        with contextlib.suppress(StoreError):  # of what was deleted with its arrays
             if any(array.chunk_path(*index).size() is not None for array, index in run.arrays_of(task)):
                 found.append(task)
     return found
@@ -198,7 +195,7 @@ def _left_over(run: RunDirectory, wanted: set[Task]) -> list[Task]:
 def _products(run: RunDirectory, config: RunConfig, wanted: Wanted) -> Iterator[Product]:
     """List the products of systems that were begun, which know their absolute ridges, and those of trainings."""
     for order, solve in enumerate(wanted.solves):
-        if not _is_bad_solve(run, solve.name):
+        if _good_record(run, solve.name) is not None:
             yield from requested_products(run, open_system(run, solve.name), config.inference, order)
     for _, product in wanted.trainings:
         yield product
@@ -208,10 +205,10 @@ def _contradicted(run: RunDirectory, config: RunConfig, wanted: Wanted) -> Itera
     """List records that are damaged, or say something else than their arrays."""
     for selection in wanted.selections:
         choice = path_product(run, selection)
-        if choice.group(run).path.exists():
+        if choice.group(run).path.exists() and choice.summarise is not None:
             yield from _compared(run, f"solve/{solve_name(selection)}/ridge_path.json", RIDGE_CHOICE, choice.summarise)
     for solve in wanted.solves:
-        if _is_bad_solve(run, solve.name):
+        if _good_record(run, solve.name) is None:
             yield run.path / f"solve/{solve.name}/solve.json"
         yield from _compared(run, f"solve/{solve.name}/metrics.json", METRICS, partial(metrics, solve=solve.name))
     for product in _products(run, config, wanted):
@@ -220,11 +217,9 @@ def _contradicted(run: RunDirectory, config: RunConfig, wanted: Wanted) -> Itera
 
 
 def _compared(
-    run: RunDirectory, relative: str, kind: Record[Any], evaluate: Callable[[RunDirectory], Json] | None
+    run: RunDirectory, relative: str, kind: Record[Any], evaluate: Callable[[RunDirectory], Json]
 ) -> Iterator[StorePath]:
     """Yield the path of a record that is there, and damaged or other than what its arrays come to."""
-    if evaluate is None:
-        return
     try:
         record = run.read_record(relative, kind)
     except StoreError:
@@ -249,13 +244,3 @@ def is_close(found: Any, expected: Any) -> bool:
     if isinstance(expected, float) and isinstance(found, float | int):
         return math.isclose(found, expected, rel_tol=CLOSE, abs_tol=1e-12)
     return bool(found == expected)
-
-
-def _set_aside(run: RunDirectory, path: StorePath) -> bool:
-    """Move a file to quarantine; tell whether it was there."""
-    target = run.path / "quarantine" / uuid.uuid4().hex[:8] / str(path).removeprefix(f"{run.path}/")
-    try:
-        path.move_to(target)
-    except FileNotFoundError:
-        return False
-    return True
