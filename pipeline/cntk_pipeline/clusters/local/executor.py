@@ -33,6 +33,18 @@ SCHEDULER_BYTES, NANNY_BYTES = 384 * 2**20, 128 * 2**20
 and 6 workers. With less a thread may die before it has begun, and what waits for it waits without an end."""
 
 
+class OwnCluster(distributed.LocalCluster):
+    """A cluster that `open_local` closes: Dask would try so at exit again, and fail where Ctrl-C broke off its start."""
+
+    @property
+    def shutdown_on_close(self) -> bool:
+        return False
+
+    @shutdown_on_close.setter
+    def shutdown_on_close(self, wanted: bool) -> None:
+        pass
+
+
 class LocalWorkers(Scalable):
     """The workers of a `LocalCluster`, whose names are numbers."""
 
@@ -73,7 +85,7 @@ def open_local(
     with dask.config.set(SETTINGS), _loop_without_interrupts() as loop:
         with start_explained(config, stop), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Port .* is already in use", UserWarning)  # Dask takes another one
-            cluster = distributed.LocalCluster(
+            cluster = OwnCluster(
                 loop=loop,
                 n_workers=minimum,
                 threads_per_worker=config.threads_per_worker,
@@ -99,7 +111,8 @@ def open_local(
         finally:
             # Where a nanny is just restarting a worker, this takes seconds, and for ever with versions of distributed
             # before 2026; the workers end with this process in any case.
-            with contextlib.suppress(TimeoutError):
+            # A worker of which only the start has begun is refused by an assertion.
+            with contextlib.suppress(TimeoutError, AssertionError):
                 cluster.close(timeout=CLOSE_SECONDS)
 
 
