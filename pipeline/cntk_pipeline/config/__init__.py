@@ -13,14 +13,15 @@ from cntk_pipeline.config.problem import (
     Scalar,
     SolveConfig,
 )
-from cntk_pipeline.config.section import expand_place
-from cntk_pipeline.config.workflow import RunConfig, StoreConfig, load_cluster, load_config, parse_config
+from cntk_pipeline.config.section import OpenSection, expand_place
+from cntk_pipeline.config.workflow import RunConfig, StoreConfig, load_cluster, load_config, parse_config, read_options
 
 __all__ = [
     "EXACT_FACTOR",
     "ClusterConfig",
     "InferenceConfig",
     "NetworkConfig",
+    "OpenSection",
     "ReadoutsConfig",
     "RunConfig",
     "Scalar",
@@ -32,4 +33,5 @@ __all__ = [
     "parse_config",
     "read_address",
     "read_listener",
+    "read_options",
 ]

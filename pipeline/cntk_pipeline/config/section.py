@@ -1,9 +1,9 @@
 """What the tables of a workflow file have in common."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue
 
 
 class Section(BaseModel):
@@ -14,6 +14,22 @@ class Section(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
+
+
+class OpenSection(Section):
+    """A table some of whose keys belong to its kinds: to each solver, to each cluster, to each result of inference.
+
+    Its own keys are read here, the others are kept as they are, and their owner reads them by `read_options`.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    __pydantic_extra__: dict[str, JsonValue]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keys that belong to a kind; a null, by which runs on disk say that a key was not given, is left out."""
+        return {key: value for key, value in self.__pydantic_extra__.items() if value is not None}
 
 
 def expand_place(text: str) -> str:

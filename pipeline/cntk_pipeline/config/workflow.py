@@ -19,7 +19,7 @@ from cntk_pipeline.config.problem import (
     SolveConfig,
 )
 from cntk_pipeline.config.reading import parse_toml, read_toml
-from cntk_pipeline.config.section import Place, Section
+from cntk_pipeline.config.section import OpenSection, Place, Section
 from cntk_pipeline.errors import ConfigError
 
 _Parsed = TypeVar("_Parsed", bound=Section)
@@ -130,11 +130,32 @@ def parse_config(table: dict[str, Any], origin: str) -> RunConfig:
     return _parse(RunConfig, table, origin)
 
 
+def read_options(model: type[_Parsed], section: OpenSection, name: str) -> _Parsed:
+    """Read the keys of a table that belong to one of its kinds.
+
+    Parameters
+    ----------
+    model : what the kind knows.
+    section : the table.
+    name : of the table, for messages.
+
+    Raises
+    ------
+    ConfigError
+        If a key or a value means nothing, with the place and the nearest known key.
+    """
+    try:
+        return model.model_validate(section.options)
+    except ValidationError as error:
+        known = [*type(section).model_fields, *model.model_fields]
+        raise ConfigError("\n  ".join(_explain(dict(each), known, name) for each in error.errors())) from None
+
+
 def _parse(model: type[_Parsed], table: dict[str, Any], origin: str) -> _Parsed:
     try:
         return model.model_validate(table)
     except ValidationError as error:
-        lines = [_explain(dict(problem)) for problem in error.errors()]
+        lines = [_explain(dict(problem), _known_keys(problem["loc"][:-1])) for problem in error.errors()]
         raise ConfigError(f"{origin}:\n" + "\n".join(f"  {line}" for line in lines)) from None
 
 
@@ -178,15 +199,14 @@ def _put(table: dict[str, Any], key: str, value: Any, origin: str) -> None:
     table[name] = value
 
 
-def _explain(problem: dict[str, Any]) -> str:
+def _explain(problem: dict[str, Any], known: Sequence[str], table: str = "") -> str:
     """Turn one of pydantic's findings into a line with the place and the next step."""
-    where = _place(problem["loc"])
+    where = _place((table, *problem["loc"]) if table else problem["loc"])
     if problem["type"] != "extra_forbidden":
         message = _MESSAGES.get(problem["type"], problem["msg"].removeprefix("Value error, "))
         got = problem.get("input")
         shown = "" if isinstance(got, dict) or got is None or message.endswith(repr(got)) else f" (got {_short(got)})"
         return f"{where or 'the file'}: {message}{shown}"
-    known = _known_keys(problem["loc"][:-1])
     name = str(problem["loc"][-1])
     near = difflib.get_close_matches(name, known, 1, 0.5)
     return f"unknown key {where}: " + (f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}")
@@ -210,5 +230,8 @@ def _place(location: tuple[Any, ...]) -> str:
 def _known_keys(location: tuple[Any, ...]) -> list[str]:
     model: Any = RunConfig
     for part in location:
-        model = model.model_fields[part].annotation
-    return list(model.model_fields)
+        field = getattr(model, "model_fields", {}).get(part)
+        if field is None:  # a place inside a value
+            return []
+        model = field.annotation
+    return list(getattr(model, "model_fields", {}))
