@@ -34,7 +34,7 @@ and 6 workers. With less a thread may die before it has begun, and what waits fo
 
 
 class OwnCluster(distributed.LocalCluster):
-    """A cluster that `open_local` closes: Dask would try so at exit again, and fail where Ctrl-C broke off its start."""
+    """A cluster that `open_local` closes. Dask would try again at exit, and fail where Ctrl-C broke off its start."""
 
     @property
     def shutdown_on_close(self) -> bool:
