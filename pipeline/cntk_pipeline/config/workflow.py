@@ -6,11 +6,10 @@ from datetime import date, time
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 
 from cntk_pipeline.config.cluster import ClusterConfig
 from cntk_pipeline.config.problem import (
-    EXACT_FACTOR,
     DataConfig,
     InferenceConfig,
     KernelConfig,
@@ -64,14 +63,6 @@ class RunConfig(Section):
     inference: InferenceConfig = InferenceConfig()
     cluster: ClusterConfig = ClusterConfig()
     store: StoreConfig = StoreConfig()
-
-    @model_validator(mode="after")
-    def _factors_are_there(self) -> "RunConfig":
-        wanted = [f"inference.{name}" for name in self.inference.options_of_the_factor]
-        if wanted and not self.solve.has_exact_factor:
-            verb = "needs" if len(wanted) == 1 else "need"
-            raise ValueError(f"{' and '.join(wanted)} {verb} the factor of the solve: {EXACT_FACTOR}")
-        return self
 
 
 def load_config(

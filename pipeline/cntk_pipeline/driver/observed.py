@@ -26,21 +26,21 @@ LOGS_KEPT = 4
 
 @dataclass(frozen=True)
 class Observed:
-    """A job's function that tells when it begins, and how it ends.
+    """The computation of a task that tells when it begins, and how it ends.
 
     Attributes
     ----------
-    function : called as ``function(run_path, task)``, returns a `Receipt`.
+    compute : called as ``function(run_path, task)``, returns a `Receipt`.
     """
 
-    function: Callable[[str, Task], Receipt]
+    compute: Callable[[str, Task], Receipt]
 
     def __call__(self, run_path: str, task: Task) -> Receipt:
-        """Call the function on a worker; what it raises goes on."""
+        """Compute a task on a worker. An error goes on to the driver."""
         _listen(run_path)
         emit(Event("began", task, run_path=run_path))
         try:
-            receipt = self.function(run_path, task)
+            receipt = self.compute(run_path, task)
         except Exception as error:
             emit(Event("failed", task, describe_error(error), run_path=run_path))
             raise

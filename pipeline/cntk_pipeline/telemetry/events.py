@@ -73,7 +73,7 @@ class Event:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields of the event's line in the log that are its own."""
-        task = {} if self.task is None else {"stage": self.task.stage, "row": self.task.row, "col": self.task.col}
+        task = {} if self.task is None else {"stage": str(self.task.stage), "row": self.task.row, "col": self.task.col}
         error = {"error": self.error} if self.error else {}
         return {"event": self.name} | task | dict(self.details) | error
 
@@ -105,17 +105,6 @@ def timing(receipt: Receipt) -> dict[str, float]:
         "write_seconds": round(receipt.write_seconds, 6),
         "bytes": receipt.written_bytes,
     }
-
-
-def stage_name(stage: str) -> str:
-    """Name the stage of a task without the solve or the parameters that it is of.
-
-    Examples
-    --------
-    >>> stage_name("factor:0123456789abcdef"), stage_name("learning_curve-01234567:0123456789abcdef")
-    ('factor', 'learning_curve')
-    """
-    return stage.partition(":")[0].partition("-")[0]
 
 
 def process_name() -> str:

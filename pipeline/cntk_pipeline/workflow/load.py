@@ -14,11 +14,12 @@ from cntk_pipeline.config import RunConfig
 from cntk_pipeline.datasets import Contents, Dataset, Split
 from cntk_pipeline.errors import ConfigError, PipelineError, StoreError
 from cntk_pipeline.gram import tiles as gram
-from cntk_pipeline.inference import require_both_kinds, require_sizes
+from cntk_pipeline.inference import asked_of, require_results
 from cntk_pipeline.kernels import lower, measure_pair
-from cntk_pipeline.models import Json
 from cntk_pipeline.resources import worker_count
 from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.specification import DataSpecification, Specification
+from cntk_pipeline.solvers import options_of
 from cntk_pipeline.storage import StorePath
 from cntk_pipeline.tiling import choose_tile, clip_tile
 
@@ -62,16 +63,15 @@ def load(config: RunConfig) -> Loaded:
         Whatever is wrong with the workflow, its data, or how they fit.
     """
     require_known_kind(config)
+    options_of(config.solve)  # an unknown key is told before the data are read
+    asked_of(config.inference)
     readouts = gram.readouts_of(config.network, config.readouts)
     whole = datasets.load(config.data.source, config.data.path)
     if config.data.shuffle is not None:
         whole = datasets.shuffle(whole, config.data.shuffle)
     chosen = datasets.select(whole, config.data.train, config.data.test, config.data.train_blocks)
     assert chosen.test is not None
-    if config.inference.times:
-        require_both_kinds(config.readouts.kinds)
-    if isinstance(config.inference.learning_curve, list):
-        require_sizes(config.inference.learning_curve, len(chosen.train))
+    require_results(config, len(chosen.train), {readout.kind for readout in readouts})
     first = datasets.row_count(
         config.data.standardize_first, len(chosen.train.images), "standardize_first", chosen.name
     )
@@ -118,7 +118,7 @@ def slots_of(config: RunConfig) -> int:
     return worker_count(config.cluster.workers, threads) * threads
 
 
-def specification_of(loaded: Loaded, path: StorePath, old: RunDirectory | None = None) -> Json:
+def specification_of(loaded: Loaded, path: StorePath, old: RunDirectory | None = None) -> Specification:
     """Write down what a run is of; a tile that is to be chosen is measured, or that of the run there or of ``old``."""
     config, data = loaded.config, loaded.data
     assert data.test is not None
@@ -126,34 +126,30 @@ def specification_of(loaded: Loaded, path: StorePath, old: RunDirectory | None =
     if config.kernel.tile != "auto":
         tile = clip_tile(config.kernel.tile, train, test)
     elif (path / "run.json").exists():
-        tile = RunDirectory(path).specification["tile"]  # what was chosen once stays
+        tile = RunDirectory(path).specification.tile  # what was chosen once stays
     elif old is not None:
-        tile = old.specification["tile"]
+        tile = old.specification.tile
     else:
         sample = loaded.stored[0].images[:32]
         program = lower([(r.network, r.kind) for r in loaded.readouts], sample.shape[1:])
         seconds = measure_pair(program, config.kernel.dtype, config.kernel.flips, sample).seconds
         tile = choose_tile(train, test, seconds, slots_of(config))
-    described: Json = {
-        "digest": loaded.digest,
-        "train": train,
-        "test": test,
-        "shape": list(data.train.images.shape[1:]),
-        "classes": list(data.classes),
-        "standardize": config.data.standardize,
-    }
-    if loaded.standardize_first < train:  # all images are what leaving it out means
-        described["standardize_first"] = loaded.standardize_first
-    if config.data.shuffle is not None:
-        described["shuffle"] = config.data.shuffle
-    return {"data": described} | gram.kernel_specification(
-        loaded.readouts, config.kernel.dtype, config.kernel.flips, tile
+    described = DataSpecification(
+        loaded.digest,
+        train,
+        test,
+        data.train.images.shape[1:],
+        tuple(data.classes),
+        config.data.standardize,
+        loaded.standardize_first if loaded.standardize_first < train else None,  # all images need no number
+        config.data.shuffle,
     )
+    return gram.specify(described, loaded.readouts, config.kernel, tile)
 
 
 def write_inputs(run: RunDirectory, loaded: Loaded) -> None:
     """Store the images and labels of a run."""
-    run.stored_data.write(_arrays(loaded), {"data": run.specification["data"]})
+    run.stored_data.write(_arrays(loaded), {"data": run.specification.data.to_json()})
 
 
 def mend_inputs(run: RunDirectory, config: RunConfig) -> list[StorePath]:
@@ -179,7 +175,7 @@ def mend_inputs(run: RunDirectory, config: RunConfig) -> list[StorePath]:
         described = specification_of(loaded, run.path)
     except PipelineError as error:
         raise StoreError(errno.EIO, f"{what}, and cannot be written anew: {error}. {remedy}") from error
-    if any(described[key] != run.specification[key] for key in ("data", "dtype")):
+    if (described.data, described.dtype) != (run.specification.data, run.specification.dtype):
         raise StoreError(errno.EIO, f"{what}, and the data set that the workflow names is another by now. {remedy}")
     return run.stored_data.write_again(_arrays(loaded))
 

@@ -22,16 +22,12 @@ from cntk_pipeline.driver.timing import StageClock
 from cntk_pipeline.errors import ConfigError, CorruptTile, PipelineError, RunNotFound, SpecificationMismatch, StoreError
 from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.inference import (
-    METRICS,
-    Means,
+    Capacity,
     add_remedies,
     choose_ridge,
-    metrics,
-    prediction_jobs,
+    needs_test_kernel,
     requested_products,
-    requested_trainings,
-    training_product,
-    write_training,
+    run_products,
 )
 from cntk_pipeline.kernels import Summary, summary
 from cntk_pipeline.rundir import growth, lease
@@ -40,20 +36,22 @@ from cntk_pipeline.rundir.provenance import library_versions, provenance
 from cntk_pipeline.rundir.trust import Trusted, of_user, read_trusted, warnings, write_trusted
 from cntk_pipeline.rundir.verification import finished
 from cntk_pipeline.solvers import (
-    SOLVERS,
-    Method,
+    METRICS,
     System,
     forget_tiles,
     make_system,
+    method_of,
+    metrics,
     open_system,
+    prediction_jobs,
     requested_selections,
     requested_solves,
     reserve_buffers,
     solve_name,
+    solver_of,
 )
 from cntk_pipeline.storage import StorePath, open_path
 from cntk_pipeline.storage.durable import store_explained
-from cntk_pipeline.tasks import Task
 from cntk_pipeline.telemetry.events import Event, emit
 from cntk_pipeline.telemetry.metrics import served as metrics_served
 from cntk_pipeline.workflow.checkup import Checked, check, lines_of, mend
@@ -61,7 +59,7 @@ from cntk_pipeline.workflow.load import load, mend_inputs, require_known_kind, s
 from cntk_pipeline.workflow.plan import Plan, PlanInputs, make_plan
 from cntk_pipeline.workflow.preflight import require_fitting_tasks
 from cntk_pipeline.workflow.report import make_report, read_contents
-from cntk_pipeline.workflow.wanted import KERNEL_STAGES, find_wanted
+from cntk_pipeline.workflow.wanted import INFERENCE, KERNEL, SOLVE, find_wanted
 
 REPAIRS = 3
 """How often a run goes back to compute tiles that turned out to be damaged."""
@@ -88,7 +86,7 @@ def plan(config: RunConfig) -> Plan:
     old = growth.find_source(config, run_path(config))
     tile = config.kernel.tile
     if old is not None and tile == "auto":
-        tile = old.specification["tile"]
+        tile = old.specification.tile
     return make_plan(
         PlanInputs(
             readouts=loaded.readouts,
@@ -368,7 +366,7 @@ def _is_done(run: RunDirectory, config: RunConfig, view: View, verify: bool) -> 
     else:
         if not make_report(run).complete:
             return False
-        _, bad = finished(run, find_wanted(run, config).tasks())
+        _, bad = finished(run, find_wanted(run, config).jobs())
         for task in bad:
             view.say(f"{task} was damaged on disk: moved to quarantine, computed again")
         is_done = not bad
@@ -400,7 +398,7 @@ def _require_numerics(run: RunDirectory) -> None:
     try:
         gram.require_numerics(run)
     except SpecificationMismatch:
-        if any(stage.stage in KERNEL_STAGES and stage.done < stage.total for stage in make_report(run).stages):
+        if any(stage.phase == KERNEL and stage.done < stage.total for stage in make_report(run).stages):
             raise
 
 
@@ -441,11 +439,11 @@ def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> N
         try:
             for _ in range(REPAIRS):
                 kernel_jobs = gram.kernel_jobs(run)
-                if config.inference.covariance:
+                if needs_test_kernel(config.inference):
                     gram.test_group(run).create()
                     kernel_jobs += gram.test_kernel_jobs(run)
                 executor.adapt()
-                stages.run_jobs("kernel", kernel_jobs).require()
+                stages.run_jobs(KERNEL, kernel_jobs).require()
                 executor.hold(stop)
                 outcomes = [_choose_ridges(stages, config), _solve(stages, config), _infer(stages, config)]
                 failed = [error for outcome in outcomes for error in outcome.failed.values()]
@@ -476,21 +474,20 @@ def _retracting(run: RunDirectory) -> Iterator[None]:
 def _choose_ridges(stages: Stages, config: RunConfig) -> Outcome:
     """Choose a ridge for each read-out, where the workflow leaves that to leave-one-out."""
     outcome = Outcome()
-    means = Means(stages.executor.slots, stages.executor.memory())
+    capacity = Capacity(stages.executor.slots, stages.executor.memory())
     for selection in requested_selections(stages.run, config):
-        found = choose_ridge(stages.run, selection, means, stages.run_jobs)
+        found = choose_ridge(stages.run, selection, capacity, stages.run_jobs)
         outcome.failed.update(found.failed)
     add_remedies(stages.run, outcome, stages.run_jobs)
     return outcome
 
 
 def _solve(stages: Stages, config: RunConfig) -> Outcome:
-    run, method = stages.run, Method.of(config.solve)
+    run, method = stages.run, method_of(config.solve)
     systems = [make_system(run, specification, method) for specification in requested_solves(run, config)]
     courses = [_course(stages, system, order) for order, system in enumerate(systems)]
-    if method.iterates:  # what a whole course leads to is asked for before it begins
-        stages.take_over([course.solution for course in courses])
-    outcome, solved = stages.run_courses("solve", courses, lambda: _convergence(run, systems))
+    stages.take_over([course.solution for course in courses])  # before a course of many rounds begins
+    outcome, solved = stages.run_courses(SOLVE, courses, lambda: _convergence(run, systems))
     for name in solved:
         if run.read_record(f"solve/{name}/metrics.json", METRICS) is None:
             run.write_record(f"solve/{name}/metrics.json", metrics(run, name))
@@ -499,14 +496,16 @@ def _solve(stages: Stages, config: RunConfig) -> Outcome:
 
 
 def _course(stages: Stages, system: System, order: int) -> Course:
-    predictions = prediction_jobs(stages.run, system.fingerprint, order)
-    rounds = SOLVERS[system.method.solver].rounds(stages.run, system, order, stages.executor.slots)
-    return Course(system.fingerprint, rounds, Task(f"coefficients:{system.fingerprint}", 0, 0), predictions)
+    run, solver = stages.run, solver_of(system.method)
+    *_, solution = solver.jobs(run, system)
+    predictions = prediction_jobs(run, system.fingerprint, order)
+    rounds = solver.rounds(run, system, order, stages.executor.slots)
+    return Course(system.fingerprint, rounds, solution, predictions)
 
 
 def _convergence(run: RunDirectory, systems: Sequence[System]) -> str:
     """Say how far the slowest of the systems that iterate is; nothing where none does."""
-    far = [run.iterations(system.fingerprint) for system in systems]
+    far = [solver_of(system.method).iterations(run, system) for system in systems]
     open_ones = [iterations for iterations in far if iterations and iterations.residuals and not iterations.finished]
     if not open_ones:
         return ""
@@ -515,20 +514,18 @@ def _convergence(run: RunDirectory, systems: Sequence[System]) -> str:
 
 
 def _infer(stages: Stages, config: RunConfig) -> Outcome:
-    """Compute what the workflow asks of every system that is solved."""
+    """Compute the results of inference for every system that is solved, and those that belong to no system."""
     run, products = stages.run, []
     for order, specification in enumerate(requested_solves(run, config)):
         system = open_system(run, solve_name(specification))
         if run.has_record(f"solve/{system.fingerprint}/metrics.json"):
             products += requested_products(run, system, config.inference, order)
-    for training in requested_trainings(run, config):
-        write_training(run, training)
-        products.append(training_product(run, training))
+    products += run_products(run, config.inference)
     if not products:
         return Outcome()
     for product in products:
         product.create(run)
-    outcome = stages.run_jobs("inference", [job for product in products for job in product.jobs])
+    outcome = stages.run_jobs(INFERENCE, [job for product in products for job in product.jobs])
     for product in products:
         if all(job.task in outcome.done for job in product.jobs):
             product.finish(run)

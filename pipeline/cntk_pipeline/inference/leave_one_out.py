@@ -1,20 +1,45 @@
 """Leave-one-out predictions of a solved system, from the factor it already has."""
 
-import numpy as np
+from dataclasses import dataclass
 
+import numpy as np
+from pydantic import with_config
+
+from cntk_pipeline.clusters.memory import Need, TileNeed
 from cntk_pipeline.datasets import one_hot_targets
-from cntk_pipeline.inference.products import LAST, Product
-from cntk_pipeline.models import Json
+from cntk_pipeline.inference.base import AGAIN, LAST, Asked, Found, Product, Result, Shown, share_text
+from cntk_pipeline.models import STRICT, Json, NotNegative, Share
 from cntk_pipeline.rundir.directory import RunDirectory
-from cntk_pipeline.solvers import System
+from cntk_pipeline.rundir.owners import Job, Owner, Place
+from cntk_pipeline.solvers import System, SystemSize
 from cntk_pipeline.solvers.blas import solve_right, subtract_product
 from cntk_pipeline.solvers.systems import factor_cut, read_targets
 from cntk_pipeline.solvers.work import Work, float64, open_work
+from cntk_pipeline.storage.records import Record
 from cntk_pipeline.storage.tiled_array import Array, ArraySpec
-from cntk_pipeline.tasks import Job, Receipt, Task
+from cntk_pipeline.tasks import Receipt, Stage, StageForecast, Task
 
 SLICE_TILES = 6
 """Columns of the inverse are computed so many at once as fill the memory of six tiles of the factor."""
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class LeaveOneOutRecord:
+    """How well each training image is predicted by all others; no accuracy where there is one class only."""
+
+    squared_error: NotNegative
+    accuracy: Share | None
+
+
+def inverse_task_bytes(tile: int) -> int:
+    """Bytes a leave-one-out task holds: a slice of the inverse as large as six tiles, and four tiles of the factor."""
+    return 10 * tile * tile * 8
+
+
+def inverse_need(size: SystemSize) -> TileNeed:
+    """Tell the memory of the leave-one-out tasks of a system."""
+    return TileNeed("factor tile", "solve.tile", size.tile, size.kernel_tile, inverse_task_bytes)
 
 
 def leave_one_out_product(run: RunDirectory, system: System, order: int) -> Product:
@@ -24,20 +49,21 @@ def leave_one_out_product(run: RunDirectory, system: System, order: int) -> Prod
     takes ``n^3 / 3`` operations in all, as many as the factor; nothing but its n numbers is kept. The ridge r is that
     of the whole matrix, also where it was given relative to trace(K) / n.
     """
-    cut, solve = factor_cut(run, system), system.fingerprint
-    classes = len(run.specification["data"]["classes"])
+    cut, stage = factor_cut(run, system), Stage("leave_one_out", solve=system.fingerprint)
+    classes = len(run.specification.data.classes)
     arrays = (
         ArraySpec("inverse_diagonal", (cut.count,), (cut.size,), "float64", ("train",)),
         ArraySpec("prediction", (cut.count, classes), (cut.size, classes), "float64", ("train", "class")),
     )
     jobs = tuple(
         # The first block column is the longest, so it begins first.
-        Job(
-            Task(f"leave_one_out:{solve}", col, 0), leave_out, _entries(cut.count, *cut.bounds(col)), (order, LAST, col)
-        )
+        Job(Task(stage, col, 0), LEAVE_ONE_OUT, _entries(cut.count, *cut.bounds(col)), (order, LAST, col))
         for col in range(cut.pieces)
     )
-    return Product(solve, "leave_one_out", arrays, jobs, lambda run: _summary(run, solve))
+    record = Record[LeaveOneOutRecord](LeaveOneOutRecord, AGAIN)
+    return Product(
+        stage, LEAVE_ONE_OUT, arrays, jobs, record, lambda run: _summary(run, stage.solve), label=system.label
+    )
 
 
 def leave_out(run_path: str, task: Task) -> Receipt:
@@ -49,7 +75,18 @@ def leave_out(run_path: str, task: Task) -> Receipt:
         [_column_squares(work, task.row, low, min(low + width, end)) for low in range(begin, end, width)]
     )
     alpha = work.solved("coefficients").read(0, 0)[begin:end]
-    return work.write(diagonal, read_targets(work.run, (begin, end)) - alpha / diagonal[:, None])
+    return work.write(LEAVE_ONE_OUT, diagonal, read_targets(work.run, (begin, end)) - alpha / diagonal[:, None])
+
+
+def _places(run: RunDirectory, task: Task) -> list[Place]:
+    solve, name = task.stage.solve, task.stage.name
+    return [
+        (run.inferred(solve, name, "inverse_diagonal"), (task.row,)),
+        (run.inferred(solve, name, "prediction"), (task.row, 0)),
+    ]
+
+
+LEAVE_ONE_OUT = Owner("leave_one_out", leave_out, _places)
 
 
 def _column_squares(work: Work, first: int, low: int, high: int) -> Array:
@@ -87,3 +124,25 @@ def _summary(run: RunDirectory, solve: str) -> Json:
         "squared_error": float(np.mean(errors**2)),
         "accuracy": None if array.shape[1] == 1 else float(np.mean(prediction.argmax(1) == labels)),
     }
+
+
+class LeaveOneOutResult(Result):
+    """The prediction of each training image by all others. It costs as much as the factor."""
+
+    key = "leave_one_out"
+    owner = LEAVE_ONE_OUT
+    needs_factor = True
+
+    def of_system(self, run: RunDirectory, system: System, value: bool, order: int) -> list[Product]:
+        return [leave_one_out_product(run, system, order)]
+
+    def forecast(self, asked: Asked, size: SystemSize) -> list[StageForecast]:
+        written, seconds = 8 * size.train * (size.classes + 1), size.train**3 / 3 / size.product_rate
+        return [StageForecast(self.key, size.cut.pieces, written, seconds)]
+
+    def needs(self, size: SystemSize) -> list[Need]:
+        return [inverse_need(size)]
+
+    def show(self, found: Found) -> Shown:
+        rows = [(name, share_text(record.accuracy), f"{record.squared_error:.4g}") for name, record in found]
+        return Shown("leave-one-out", ("accuracy", "squared error"), tuple(rows))

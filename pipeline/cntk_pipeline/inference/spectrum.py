@@ -1,19 +1,23 @@
 """The ends of a stored kernel's spectrum, and the smallest ridge with which it can be factored."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import scipy.linalg
+from pydantic import AfterValidator, with_config
 
-from cntk_pipeline.inference.products import LAST, Product
-from cntk_pipeline.inference.records import SpectrumRecord
-from cntk_pipeline.models import Json
+from cntk_pipeline.inference.base import AGAIN, LAST, Asked, Found, Product, Result, Shown, require_one_length
+from cntk_pipeline.models import STRICT, Json
 from cntk_pipeline.rundir.directory import RunDirectory
-from cntk_pipeline.solvers import System
+from cntk_pipeline.rundir.owners import Job, Owner, Place
+from cntk_pipeline.solvers import System, SystemSize
 from cntk_pipeline.solvers.systems import round_up
 from cntk_pipeline.solvers.work import Work, float64, open_work
-from cntk_pipeline.storage.tiled_array import Array, ArraySpec
-from cntk_pipeline.tasks import Job, Receipt, Task
+from cntk_pipeline.storage.records import Record
+from cntk_pipeline.storage.tiled_array import Array, ArraySpec, TiledArray
+from cntk_pipeline.tasks import Receipt, Stage, StageForecast, Task
 
 DENSE_SAMPLES = 4096
 """Up to here all eigenvalues are computed in memory: 134 MB and a few seconds. Beyond, Lanczos reads the tiles."""
@@ -25,18 +29,34 @@ ROUNDING = 4.0
 """Units in the last place of the trace by which factoring in float64 may move an eigenvalue."""
 
 
+@with_config(STRICT)
+@dataclass(frozen=True)
+class SpectrumRecord:
+    """Eigenvalues at both ends of a kernel, the largest first, with what they may be off by."""
+
+    largest: tuple[float, ...]
+    largest_residuals: tuple[float, ...]
+    smallest: tuple[float, ...]
+    smallest_residuals: tuple[float, ...]
+    maximal_learning_rate: float | None
+
+    def __post_init__(self) -> None:
+        require_one_length(self.largest, self.largest_residuals, self.smallest, self.smallest_residuals)
+        if not self.largest:
+            raise ValueError("it names no eigenvalue")
+
+
 def spectrum_product(run: RunDirectory, system: System, count: int, order: int) -> Product:
     """Ask for the ``count`` largest and ``count`` smallest eigenvalues of the kernel, without its ridge."""
-    name, train = f"spectrum-{count}", run.specification["data"]["train"]
+    stage, train = Stage("spectrum", str(count), system.fingerprint), run.specification.data.train
     shape = (2, 2 * min(count, train))
     array = ArraySpec("eigenvalues", shape, shape, "float64", ("value_and_residual", "end"))
-    task = Task(f"{name}:{system.fingerprint}", 0, 0)
-    job = Job(task, find_ends, train, (order, LAST, 0))
+    job = Job(Task(stage, 0, 0), SPECTRUM, train, (order, LAST, 0))
 
     def summarise(run: RunDirectory) -> Json:
-        values, residuals = run.inferred(system.fingerprint, name, "eigenvalues").read(0, 0)
+        values, residuals = run.inferred(stage.solve, stage.name, "eigenvalues").read(0, 0)
         ends = shape[1] // 2
-        classes = len(run.specification["data"]["classes"])
+        classes = len(run.specification.data.classes)
         return {
             "largest": values[:ends].tolist(),
             "largest_residuals": residuals[:ends].tolist(),
@@ -45,14 +65,15 @@ def spectrum_product(run: RunDirectory, system: System, count: int, order: int) 
             "maximal_learning_rate": 2 * train * classes / values[0] if values[0] > 0 else None,
         }
 
-    return Product(system.fingerprint, name, (array,), (job,), summarise)
+    record = Record[SpectrumRecord](SpectrumRecord, AGAIN)
+    return Product(stage, SPECTRUM, (array,), (job,), record, summarise, label=system.label)
 
 
 def find_ends(run_path: str, task: Task) -> Receipt:
     """Compute eigenvalues at both ends, the largest first, over the bounds of their errors."""
     work = open_work(run_path, task)
     n = work.cut.count
-    ends = _count_ends(work, task)
+    ends = _ends(work.run, task).shape[1] // 2
     if n <= DENSE_SAMPLES:
         matrix = work.kernel.train((0, n), (0, n))
         values = scipy.linalg.eigvalsh(matrix, check_finite=False)
@@ -60,13 +81,18 @@ def find_ends(run_path: str, task: Task) -> Receipt:
     else:
         values, residuals = lanczos(lambda vector: multiply(work, vector), n, max(LANCZOS_STEPS, 4 * ends))
     order = [*range(len(values) - 1, len(values) - 1 - ends, -1), *range(ends)]
-    return work.write(np.stack([values[order], residuals[order]]))
+    return work.write(SPECTRUM, np.stack([values[order], residuals[order]]))
 
 
-def _count_ends(work: Work, task: Task) -> int:
-    """Read from a task's array how many eigenvalues it holds of each end."""
-    (array, _), *_ = work.run.arrays_of(task)
-    return array.shape[1] // 2
+def _ends(run: RunDirectory, task: Task) -> TiledArray:
+    return run.inferred(task.stage.solve, task.stage.name, "eigenvalues")
+
+
+def _places(run: RunDirectory, task: Task) -> list[Place]:
+    return [(_ends(run, task), (0, 0))]
+
+
+SPECTRUM = Owner("spectrum", find_ends, _places)
 
 
 def multiply(work: Work, vector: Array) -> Array:
@@ -129,3 +155,38 @@ def remedy(ends: SpectrumRecord, mean_diagonal: float, n: int) -> str:
         f"The smallest eigenvalue of the kernel is {smallest:.2e}, known to {residual:.0e}: take a ridge of at least "
         f"{absolute:.1e} absolute, {relative:.1e} relative to trace(K)/n. The kernel is kept"
     )
+
+
+DEFAULT_EIGENVALUES = 10
+
+
+def _at_least_one(value: bool | int) -> bool | int:
+    if not isinstance(value, bool) and value < 1:
+        raise ValueError(f"spectrum must be true, false, or a count of at least 1, got {value}")
+    return value
+
+
+class SpectrumResult(Result):
+    """Eigenvalues at both ends of the kernel, a count of each; ``true`` is 10."""
+
+    key = "spectrum"
+    option = Annotated[bool | int, AfterValidator(_at_least_one)]
+    owner = SPECTRUM
+
+    def of_system(self, run: RunDirectory, system: System, value: bool | int, order: int) -> list[Product]:
+        count = DEFAULT_EIGENVALUES if isinstance(value, bool) else value
+        return [spectrum_product(run, system, count, order)]
+
+    def forecast(self, asked: Asked, size: SystemSize) -> list[StageForecast]:
+        dense = size.train <= DENSE_SAMPLES
+        operations = 9.0 * size.train**3 if dense else 2.0 * LANCZOS_STEPS * size.train**2
+        return [StageForecast(self.key, 1, 0, operations / size.product_rate)]
+
+    def show(self, found: Found) -> Shown:
+        rows = []
+        for name, record in found:
+            rate = record.maximal_learning_rate
+            ends = (record.largest, record.largest_residuals), (record.smallest, record.smallest_residuals)
+            shown = [f"{values[0]:.4g} +- {residuals[0]:.0e}" for values, residuals in ends]
+            rows.append((name, *shown, "none" if rate is None else f"{rate:.4g}"))
+        return Shown("eigenvalues of the kernel", ("largest", "smallest", "maximal learning rate"), tuple(rows))
