@@ -28,7 +28,7 @@ FUZZ_SECONDS ?= 180
 SOAK_SECONDS ?= 900
 chaos: $(VENV)/.installed-test
 	CNTK_KILLS=100 CNTK_DAMAGES=1 CNTK_SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m pytest -s tests/faults
-	CNTK_FUZZ=20 $(BIN)/python -m pytest tests/test_records.py
+	CNTK_FUZZ=20 $(BIN)/python -m pytest tests/rundir/test_records.py
 	@if $(BIN)/python -m pip install --quiet --only-binary :all: --editable '.[fuzz]'; then \
 	    PYTHONPATH=. $(BIN)/python tests/faults/fuzz/readers.py $(VENV)/fuzz -max_total_time=$(FUZZ_SECONDS) -max_len=4096; \
 	else echo "atheris has no wheel for this Python: readers are fuzzed by hypothesis alone"; fi

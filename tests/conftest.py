@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import settings
-from problems import TEST, TRAIN, Recorder
-from s3_server import PROGRAMS, s3_server
+from support.problems import TEST, TRAIN, Recorder
+from support.s3_server import PROGRAMS, s3_server
 
 from cntk_pipeline.config import RunConfig, parse_config
 from cntk_pipeline.rundir.directory import RunDirectory

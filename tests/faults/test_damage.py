@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from problems import Recorder
+from support.problems import Recorder
 
 from cntk_pipeline import datasets
 from cntk_pipeline.config import RunConfig

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from problems import Recorder
+from support.problems import Recorder
 
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.errors import PipelineError

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from faults import faulty
 from faults.faulty import Crash, FaultyPath, Plan, follow
-from problems import Recorder
-from processes import begun
+from support.problems import Recorder
+from support.processes import begun
 
 from cntk_pipeline.clusters import Completion
 from cntk_pipeline.clusters.serial import SerialExecutor

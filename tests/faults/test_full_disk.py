@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from problems import Recorder
+from support.problems import Recorder
 
 from cntk_pipeline.cli import main as cli
 from cntk_pipeline.clusters.submitters import read_ending, write_ending

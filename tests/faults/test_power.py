@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from faults.faulty import Crash, FaultyPath, Plan, follow
 from faults.test_every_operation import SMALL, contents, forget
-from problems import Recorder
+from support.problems import Recorder
 
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.rundir import lease

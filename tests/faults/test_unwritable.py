@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from faults.test_every_operation import SMALL, again, contents, forget
-from problems import Recorder
+from support.problems import Recorder
 
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.driver.driver import Progress

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-from problems import TEST, TRAIN, Recorder, flip_bit, whole_matrix
+from support.problems import TEST, TRAIN, Recorder, flip_bit, whole_matrix
 
 from cntk_pipeline import kernel_matrix
 from cntk_pipeline.config import RunConfig

@@ -14,8 +14,8 @@ import obstore.store
 import pytest
 import xarray
 import zarr
-from flaky_proxy import WAYS, FlakyProxy
-from problems import Recorder, require_same_kernel
+from support.flaky_proxy import WAYS, FlakyProxy
+from support.problems import Recorder, require_same_kernel
 
 from cntk_pipeline.config import RunConfig, parse_config
 from cntk_pipeline.errors import RunLocked
@@ -34,7 +34,7 @@ DRIVE = """
 import json, threading
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.config import parse_config
-from problems import Recorder
+from support.problems import Recorder
 if __name__ == "__main__":
     runs.start(parse_config(json.load(open("workflow.json")), "test"), Recorder(), threading.Event())
 """

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from faults.test_every_operation import SMALL, contents, forget
-from problems import Recorder
+from support.problems import Recorder
 
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.errors import RunLocked, StoreError

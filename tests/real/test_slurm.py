@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from problems import Recorder, require_same_kernel, toml
-from processes import PATIENCE_SECONDS, begun
 from real.slurm.private import PrivateSlurm, private_slurm
 from real.slurm.shell import (
     WORKFLOW,
@@ -27,7 +25,9 @@ from real.slurm.shell import (
     promptly,
     submitted,
 )
-from s3_server import SECRET
+from support.problems import Recorder, require_same_kernel, toml
+from support.processes import PATIENCE_SECONDS, begun
+from support.s3_server import SECRET
 
 from cntk_pipeline.config import ClusterConfig, load_cluster, parse_config
 from cntk_pipeline.errors import Interrupted, PipelineError, SubmissionFailed

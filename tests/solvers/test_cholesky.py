@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import scipy.linalg
-from problems import Recorder, scale_an_entry, whole_matrix
+from support.problems import Recorder, scale_an_entry, whole_matrix
 
 from cntk_pipeline.clusters.serial import SerialExecutor
 from cntk_pipeline.config import RunConfig

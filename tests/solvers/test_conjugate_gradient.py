@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from problems import TRAIN, Recorder, flip_bit
-from systems import ONE, begun, plant, require_dense_solution
+from support.problems import TRAIN, Recorder, flip_bit
+from support.systems import ONE, begun, plant, require_dense_solution
 
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.errors import Interrupted, NotConverged, NotPositiveDefinite

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from problems import TRAIN, Recorder
-from systems import ONE, begun, plant, plant_matrix, require_dense_solution
+from support.problems import TRAIN, Recorder
+from support.systems import ONE, begun, plant, plant_matrix, require_dense_solution
 
 from cntk_pipeline.clusters.serial import SerialExecutor
 from cntk_pipeline.config import RunConfig
