@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 from hypothesis import settings
 from support.problems import TEST, TRAIN, Recorder
+from support.restarts import forget
 from support.s3_server import PROGRAMS, s3_server
 
 from cntk_pipeline.config import RunConfig, parse_config
+from cntk_pipeline.rundir import lease
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.signature import KEY_VARIABLE
 from cntk_pipeline.storage import LocalPath
@@ -91,6 +93,14 @@ def run_small(small_config: Callable[..., RunConfig]) -> Callable[..., RunDirect
         return runs.start(small_config(**sections), view or Recorder(), threading.Event())
 
     return run
+
+
+@pytest.fixture
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Take over without a wait what a driver left that ended within this process, and forget at the end."""
+    monkeypatch.setattr(lease, "PATIENCE_SECONDS", 0.0)
+    yield
+    forget()
 
 
 @pytest.fixture(scope="session")

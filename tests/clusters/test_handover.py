@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from support.problems import Recorder, require_same_kernel, whole_matrix
+from support.problems import Recorder, Stopper, require_same_kernel, stop_at, whole_matrix
 from support.processes import PATIENCE_SECONDS, receipts, wait_until
 
 from cntk_pipeline.clusters.submitter import Cause
@@ -200,35 +200,26 @@ def test_whether_a_job_is_followed_depends_on_why_it_was_stopped(
 ) -> None:
     """Seen to fail with one rule for all causes. That SLURM tells them apart: tests/real/test_slurm.py."""
     monkeypatch.setattr(SUBMITTERS["serial"], "cause", lambda config: cause)
-    run, stop = begun_run(tmp_path / "run", resubmit=True), threading.Event()
-
-    class Stopper(Recorder):
-        def progress(self, progress: Any) -> None:
-            if progress.done == tiles:
-                stop.set()
-
+    run, (view, stop) = begun_run(tmp_path / "run", resubmit=True), stop_at(tiles)
     with pytest.raises(Interrupted, match=said):
-        handover.drive(run.path, Stopper(), stop)
+        handover.drive(run.path, view, stop)
     assert said in read_ending(run).message
 
 
 def test_a_job_that_got_on_is_followed_by_another_unless_it_was_cancelled(tmp_path: Path) -> None:
-    class Stopper(Recorder):
-        def __init__(self, stop: threading.Event, cancel: bool) -> None:
-            super().__init__()
-            self.stop, self.cancel = stop, cancel
+    def has_got_on(view: Recorder) -> bool:
+        return view.moments[-1].done == 3
 
-        def progress(self, progress: Any) -> None:
-            if progress.done == 3:
-                if self.cancel:
-                    handover.cancel(tmp_path / "run")
-                self.stop.set()
+    def cancelled(view: Recorder) -> bool:
+        if has_got_on(view):
+            handover.cancel(tmp_path / "run")
+        return has_got_on(view)
 
     run = begun_run(tmp_path / "run", resubmit=True)
-    for cancel, said in ((False, True), (True, False)):
-        stop = threading.Event()
+    for condition, said in ((has_got_on, True), (cancelled, False)):
+        view = Stopper(condition)
         with pytest.raises(Interrupted) as caught:
-            handover.drive(run.path, Stopper(stop, cancel), stop)
+            handover.drive(run.path, view, view.stop)
         assert ("it goes on in the next job" in str(caught.value)) is said
         assert ("it goes on in the next job" in read_ending(run).message) is said
         (tmp_path / "run" / "journal" / "000001.jsonl").unlink()

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.problems import TEST, TRAIN, Recorder, flip_bit
+from support.problems import TEST, TRAIN, Recorder, flip_bit, stop_after
+from support.processes import kernel_tiles_begun
 
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.errors import ConfigError, Interrupted, RunNotFound, SpecificationMismatch
@@ -120,14 +121,6 @@ def computed(run: RunDirectory) -> dict[str, int]:
     return dict(Counter(task.stage.partition(":")[0] for task, receipt in receipts.items() if not receipt.adopted))
 
 
-def begun(run: RunDirectory) -> list[tuple[str, int, int]]:
-    """List the kernel tiles that a worker began."""
-    lines = [line for path in (run.path / "log").iterdir() for line in path.read_text().splitlines()]
-    records = [json.loads(line) for line in lines]
-    begun = ((r["stage"], r["row"], r["col"]) for r in records if r["event"] == "began")
-    return sorted(tile for tile in begun if tile[0] in ("train", "test", "variance"))
-
-
 def state(run: RunDirectory) -> dict[str, tuple[bytes, int]]:
     """Read all files of a run directory, and when they were written."""
     files = [path for path in run.path.rglob("*") if path.is_file()]
@@ -147,7 +140,7 @@ def test_appended_training_rows_compute_new_tiles_only_and_give_the_bits_of_a_ru
     blocks = range(5)
     expected = [("train", row, col) for row in blocks for col in range(row + 1) if row > 2]
     expected += [("test", row, col) for row in range(2) for col in blocks if col > 2]
-    assert begun(new) == sorted(expected)
+    assert kernel_tiles_begun(new) == sorted(expected)
     assert "taken over 6 of 15 tiles of train" in view.lines
     assert "taken over 6 of 10 tiles of test" in view.lines
     assert "taken over 2 of 2 tiles of variance" in view.lines
@@ -191,7 +184,7 @@ def test_appended_test_images_compute_their_rows_only(compute: Compute, older: C
     older(data={"test": 8})
     view = Recorder()
     new = compute("new", grow_from="old", view=view)
-    assert begun(new) == [("test", 1, col) for col in range(5)] + [("variance", 1, 0)]
+    assert kernel_tiles_begun(new) == [("test", 1, col) for col in range(5)] + [("variance", 1, 0)]
     # The system is the same, so nothing is solved again; only new rows are predicted.
     assert computed(new) == {"test": 5, "variance": 1, "mean": 1}
     assert_same_bits(new, scratch())
@@ -204,7 +197,7 @@ def test_another_test_set_keeps_the_training_kernel_and_its_solution(
     older()
     view = Recorder()
     new = compute("new", grow_from="old", view=view, data=variant(x_test=images))
-    assert {stage for stage, _, _ in begun(new)} == {"test", "variance"}
+    assert {stage for stage, _, _ in kernel_tiles_begun(new)} == {"test", "variance"}
     assert "taken over 0 of 10 tiles of test" in view.lines
     assert computed(new) == {"test": 10, "variance": 2, "mean": 2}
     assert_same_bits(new, scratch(data=variant(x_test=images)))
@@ -405,7 +398,7 @@ def test_one_changed_image_loses_the_tiles_of_its_block_alone(
     older()
     view = Recorder()
     new = compute("new", grow_from="old", view=view, data=variant(x_train=images))
-    assert [tile for tile in begun(new) if 3 not in tile[1:]] == []
+    assert [tile for tile in kernel_tiles_begun(new) if 3 not in tile[1:]] == []
     assert "taken over 10 of 15 tiles of train" in view.lines
     assert "taken over 2 of 9 tiles of factor" in view.lines
     assert_same_bits(new, scratch(data=variant(x_train=images)))
@@ -417,18 +410,6 @@ def test_what_cannot_be_a_source_is_refused(compute: Compute, tmp_path: Path) ->
     with pytest.raises(ConfigError, match=r"is the run directory .*new itself: a grown run is a new one, name another"):
         compute("new", grow_from="new")
     assert not (tmp_path / "new").exists()
-
-
-def stop_after(count: int) -> tuple[Recorder, threading.Event]:
-    stop = threading.Event()
-
-    class Stopper(Recorder):
-        def progress(self, progress: object) -> None:
-            super().progress(progress)  # type: ignore[arg-type]
-            if len(self.moments) > count:
-                stop.set()
-
-    return Stopper(), stop
 
 
 def test_an_unfinished_run_gives_what_it_has(
@@ -443,7 +424,7 @@ def test_an_unfinished_run_gives_what_it_has(
     finished = {receipt.task for receipt in RunDirectory(tmp_path / "old").journal.receipts()}
     new = compute("new", grow_from="old")
     assert 0 < len(finished) < 27
-    assert len(begun(new)) == 27 - len(finished)
+    assert len(kernel_tiles_begun(new)) == 27 - len(finished)
     assert_same_bits(new, scratch())
 
 
@@ -474,7 +455,7 @@ def test_a_takeover_that_was_interrupted_goes_on(
         compute("new", grow_from="old")
     monkeypatch.undo()
     new = runs.resume(tmp_path / "new", Recorder(), threading.Event())
-    assert [tile for tile in begun(new) if 4 not in tile[1:]] == []
+    assert [tile for tile in kernel_tiles_begun(new) if 4 not in tile[1:]] == []
     assert_same_bits(new, scratch())
     assert state(old) == before
 
@@ -498,7 +479,7 @@ def test_a_damaged_tile_is_not_taken_over_twice(compute: Compute, older: Compute
     path = old.kernel(FLATTEN, "train").chunk_path(1, 0)
     flip_bit(path)  # the disk's doing: whole in size
     new = compute("new", grow_from="old")
-    assert ("train", 1, 0) in begun(new)  # the solve met it
+    assert ("train", 1, 0) in kernel_tiles_begun(new)  # the solve met it
     assert_same_bits(new, scratch())
 
 
@@ -512,7 +493,7 @@ def test_damage_that_both_runs_share_is_computed_and_not_taken_over_again(
         file.write(b"\x07")
     assert runs.verify(new.path).bad == (Task("train", 1, 0),)
     again = runs.resume(new.path, Recorder(), threading.Event())
-    assert ("train", 1, 0) in begun(again)
+    assert ("train", 1, 0) in kernel_tiles_begun(again)
     assert_same_bits(again, scratch())
 
 
@@ -532,7 +513,7 @@ def test_a_tile_that_the_older_run_lost_is_computed(compute: Compute, older: Com
     cut = old.kernel(FLATTEN, "train").chunk_path(1, 1)
     cut.write_bytes(cut.read_bytes()[:-1])
     new = compute("new", grow_from="old")
-    assert [tile for tile in begun(new) if 4 not in tile[1:]] == [("train", 1, 0), ("train", 1, 1)]
+    assert [tile for tile in kernel_tiles_begun(new) if 4 not in tile[1:]] == [("train", 1, 0), ("train", 1, 1)]
     assert_same_bits(new, scratch())
     assert not (new.path / "quarantine").exists()
 
@@ -555,7 +536,7 @@ def test_a_run_on_another_device_is_copied(
     new = compute(str(other_device / "new"), grow_from="old")
     place = new.kernel(FLATTEN, "train").chunk_path(1, 0)
     assert place.stat().st_nlink == 1
-    assert not [tile for tile in begun(new) if 4 not in tile[1:]]
+    assert not [tile for tile in kernel_tiles_begun(new) if 4 not in tile[1:]]
     assert_same_bits(new, scratch())
     assert state(old) == before
 
@@ -607,8 +588,8 @@ def test_a_grown_run_takes_nothing_over_again(compute: Compute, older: Compute) 
 def test_a_finished_run_may_be_given_a_source_later(compute: Compute, older: Compute) -> None:
     older(data={"train": 34})
     new = compute("new")
-    count = len(begun(new))
-    assert len(begun(compute("new", grow_from="old"))) == count
+    count = len(kernel_tiles_begun(new))
+    assert len(kernel_tiles_begun(compute("new", grow_from="old"))) == count
     assert new.train_cut.count == TRAIN
 
 

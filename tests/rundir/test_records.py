@@ -20,6 +20,7 @@ from obstore.store import MemoryStore
 from support import earlier_runs
 from support.earlier_runs import NAMES, chunks, copied, put, records, said_of
 from support.record_kinds import kinds
+from support.restarts import forget
 from typer.testing import CliRunner
 
 from cntk_pipeline.cli import main as cli
@@ -28,7 +29,7 @@ from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.rundir import lease
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.journal import Journal, from_line, to_line
-from cntk_pipeline.solvers import forget_tiles, read_choice
+from cntk_pipeline.solvers import read_choice
 from cntk_pipeline.storage import LocalPath, StorePath, objects, open_path
 from cntk_pipeline.storage.records import RECORD_BYTES, Record, numbers
 from cntk_pipeline.tasks import Chunk, Receipt, Task
@@ -66,11 +67,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     forget()
     yield
     forget()
-
-
-def forget() -> None:
-    gram.forget_runs()
-    forget_tiles()
 
 
 @pytest.fixture(scope="module")

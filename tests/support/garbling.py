@@ -1,5 +1,7 @@
 """Damage of files for tests: bytes changed, put in, left out, or set to what lengths and counts may overflow by."""
 
+import random as of_python
+
 import numpy as np
 
 
@@ -19,3 +21,11 @@ def garble(content: bytes, random: np.random.Generator) -> bytes:
             case 4:
                 garbled[at : at + 4] = (2**31 - 1).to_bytes(4, "little")
     return bytes(garbled)
+
+
+def flip(content: bytes, rng: of_python.Random) -> bytes:
+    """Change one bit of a file; one that is empty gets a byte."""
+    if not content:
+        return b"x"
+    place = rng.randrange(len(content))
+    return content[:place] + bytes([content[place] ^ 1 << rng.randrange(8)]) + content[place + 1 :]

@@ -1,6 +1,8 @@
 """What the tests of the system share beside their fixtures: sizes, a view that remembers, reading a matrix whole."""
 
 import json
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,32 @@ class Recorder:
 
     def progress(self, progress: Progress) -> None:
         self.moments.append(progress)
+
+
+class Stopper(Recorder):
+    """A view that asks a run to stop, by its event ``stop``, when a condition on what it was shown holds."""
+
+    def __init__(self, condition: Callable[["Stopper"], bool]) -> None:
+        super().__init__()
+        self.stop = threading.Event()
+        self._condition = condition
+
+    def progress(self, progress: Progress) -> None:
+        super().progress(progress)
+        if self._condition(self):
+            self.stop.set()
+
+
+def stop_after(count: int) -> tuple[Stopper, threading.Event]:
+    """Return a view, and the event that it sets when it was shown more than ``count`` moments of progress."""
+    view = Stopper(lambda view: len(view.moments) > count)
+    return view, view.stop
+
+
+def stop_at(done: int) -> tuple[Stopper, threading.Event]:
+    """Return a view, and the event that it sets when so many tiles of a stage are done."""
+    view = Stopper(lambda view: view.moments[-1].done == done)
+    return view, view.stop
 
 
 def require_same_kernel(run: RunDirectory, other: RunDirectory) -> None:

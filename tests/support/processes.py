@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 
 from cntk_pipeline.config import RunConfig, parse_config
+from cntk_pipeline.rundir.directory import RunDirectory
 
 WORKERS = 2
 PATIENCE_SECONDS = 240.0
@@ -97,16 +98,27 @@ def computing_worker(
     logs = {
         int(file.stem.rpartition("-")[2])
         for file in (path / "log").iterdir()
-        if task is None or task in _begun(file.read_text())
+        if task is None or task in _begun(file.read_bytes())
     }
     return next(child for child in psutil.Process(driver.pid).children(recursive=True) if child.pid in logs)
 
 
-def begun(path: Path) -> list[tuple[str, int, int]]:
-    """List the tiles that any worker of a run began, as often as they were begun."""
-    return [task for file in (path / "log").glob("*.jsonl") for task in _begun(file.read_text())]
+def begun(run: RunDirectory | Path, *stages: str) -> list[tuple[str, int, int]]:
+    """List the tiles that any worker of a run began, as often as they were begun: of some stages, or of all.
+
+    ``begun(run, "factor")`` has those of each solve, whose stages are ``factor:SOLVE``.
+    """
+    folder = (run.path if isinstance(run, RunDirectory) else run) / "log"
+    files = folder.glob("*.jsonl") if isinstance(folder, Path) else folder.children()
+    tiles = [tile for file in files for tile in _begun(file.read_bytes())]
+    return [tile for tile in tiles if not stages or tile[0].partition(":")[0] in stages]
 
 
-def _begun(log: str) -> list[tuple[str, int, int]]:
-    lines = [json.loads(line) for line in log.splitlines(keepends=True) if line.endswith("\n")]
-    return [(line["stage"], line["row"], line["col"]) for line in lines if line["event"] == "began"]
+def kernel_tiles_begun(run: RunDirectory | Path) -> list[tuple[str, int, int]]:
+    """List in order the tiles of kernel matrices that any worker of a run began."""
+    return sorted(begun(run, "train", "test", "variance"))
+
+
+def _begun(log: bytes) -> list[tuple[str, int, int]]:
+    lines = [json.loads(line) for line in log.splitlines(keepends=True) if line.endswith(b"\n")]
+    return [(line["stage"], line["row"], line["col"]) for line in lines if line.get("event") == "began"]

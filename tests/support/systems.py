@@ -1,7 +1,5 @@
 """What the tests of the solvers share: one small system, kernels of a given spectrum, the dense solution."""
 
-import json
-
 import numpy as np
 
 from cntk_pipeline.datasets import one_hot_targets
@@ -12,12 +10,6 @@ from support.problems import receive, whole_matrix
 
 ONE = {"readouts": {"depths": [3], "poolings": ["gap"], "kinds": ["ntk"]}, "kernel": {"tile": 16, "dtype": "float64"}}
 """Sections of the small problem that leave one system, in float64."""
-
-
-def begun(run: RunDirectory, stage: str = "") -> int:
-    """Count the tasks of a stage that any worker began."""
-    lines = [json.loads(line) for path in (run.path / "log").iterdir() for line in path.read_text().splitlines()]
-    return sum(line["event"] == "began" and line["stage"].startswith(stage) for line in lines)
 
 
 def plant(run: RunDirectory, eigenvalues: np.ndarray) -> np.ndarray:

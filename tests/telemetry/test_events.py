@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
-from support.problems import SPECIFICATION, Recorder
+from support.problems import SPECIFICATION, Recorder, stop_at
 
 from cntk_pipeline.clusters import Completion, Executor
 from cntk_pipeline.clusters.dask.on_worker import Preparation
@@ -157,16 +157,10 @@ def test_no_handler_is_left_behind(run_small: Run) -> None:
 
 
 def test_a_stopped_driver_says_so(small_config: Callable[..., RunConfig]) -> None:
-    stop = threading.Event()
-
-    class Stopper(Recorder):
-        def progress(self, progress: Any) -> None:
-            if progress.done == 3:
-                stop.set()
-
+    view, stop = stop_at(3)
     config = small_config()
     with pytest.raises(Interrupted):
-        runs.start(config, Stopper(), stop)
+        runs.start(config, view, stop)
     lines = lines_of(runs.run_path(config) / "log")
     names = [line["event"] for line in lines if line["event"] not in ("began", "finished")]
     assert names == ["driver_started", "stage_began", "stop_requested", "drained", "stage_ended", "driver_ended"]

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support.problems import Recorder, flip_bit, whole_matrix
+from support.problems import Recorder, flip_bit, stop_after, whole_matrix
+from support.processes import kernel_tiles_begun
 from support.tolerances import assert_kernels_close, tolerance
 
 from cntk_pipeline import kernel_matrix
@@ -38,29 +39,11 @@ Run = Callable[..., RunDirectory]
 Config = Callable[..., RunConfig]
 
 
-def begun(run: RunDirectory) -> int:
-    """Count the kernel tiles that any worker began."""
-    lines = [json.loads(line) for path in (run.path / "log").iterdir() for line in path.read_text().splitlines()]
-    return sum(line["event"] == "began" and line["stage"] in ("train", "test", "variance") for line in lines)
-
-
-def stop_after(count: int) -> tuple[Recorder, threading.Event]:
-    stop = threading.Event()
-
-    class Stopper(Recorder):
-        def progress(self, progress: object) -> None:
-            super().progress(progress)  # type: ignore[arg-type]
-            if len(self.moments) > count:
-                stop.set()
-
-    return Stopper(), stop
-
-
 def test_a_finished_run_computes_nothing_again(run_small: Run) -> None:
     run = run_small()
-    count, view = begun(run), Recorder()
+    count, view = len(kernel_tiles_begun(run)), Recorder()
     again = run_small(view)
-    assert begun(again) == count
+    assert len(kernel_tiles_begun(again)) == count
     assert view.lines[-1] == "nothing is left to do: every tile and every result is there"
     assert view.stages == []
 
@@ -75,7 +58,7 @@ def test_a_stopped_run_is_resumed_and_computes_each_tile_once(run_small: Run, sm
     assert not make_report(RunDirectory(path)).complete
     run = runs.resume(path, Recorder(), threading.Event())
     assert make_report(run).complete
-    assert begun(run) == begun(undisturbed)
+    assert len(kernel_tiles_begun(run)) == len(kernel_tiles_begun(undisturbed))
     for name in ("depth3-gap-ntk", "depth3-flatten-nngp"):
         np.testing.assert_array_equal(whole_matrix(run, name, "train"), whole_matrix(undisturbed, name, "train"))
 
@@ -249,12 +232,12 @@ def test_a_damaged_tile_is_set_aside_and_computed_again(run_small: Run, damage: 
             path.unlink()
         case "swap":  # whole and with a valid checksum, but of another place
             path.write_bytes(kernel.chunk_path(2, 0).read_bytes())
-    count, view = begun(run), Recorder()
+    count, view = len(kernel_tiles_begun(run)), Recorder()
     assert runs.verify(run.path).bad == (runs.Task("train", 1, 0),)
     assert not make_report(run).complete
     again = runs.resume(run.path, view, threading.Event())
     np.testing.assert_array_equal(again.kernel("depth3-gap-ntk", "train").read(1, 0), before)
-    assert begun(again) == count + 1
+    assert len(kernel_tiles_begun(again)) == count + 1
     assert make_report(again).complete
     kept = list((run.path / "quarantine").rglob("depth3-gap-ntk/train/c/1/0"))
     assert len(kept) == (0 if damage == "delete" else 1)
@@ -281,19 +264,19 @@ def test_a_flipped_bit_met_while_solving_is_repaired(run_small: Run) -> None:
 
 def test_a_whole_tile_without_a_receipt_is_adopted(run_small: Run) -> None:
     run = run_small()
-    count = begun(run)
+    count = len(kernel_tiles_begun(run))
     shutil.rmtree(run.path / "journal")
-    assert begun(runs.resume(run.path, Recorder(), threading.Event())) == count
+    assert len(kernel_tiles_begun(runs.resume(run.path, Recorder(), threading.Event()))) == count
     assert make_report(run).complete
 
 
 def test_a_lost_journal_does_not_lend_trust_to_a_damaged_tile(run_small: Run) -> None:
     run = run_small()
-    count = begun(run)
+    count = len(kernel_tiles_begun(run))
     shutil.rmtree(run.path / "journal")
     path = run.kernel("depth3-gap-ntk", "train").chunk_path(2, 1)
     path.write_bytes(path.read_bytes()[:-2] + b"ab")
-    assert begun(runs.resume(run.path, Recorder(), threading.Event())) == count + 1
+    assert len(kernel_tiles_begun(runs.resume(run.path, Recorder(), threading.Event()))) == count + 1
 
 
 def test_two_runs_at_once_on_one_store_are_refused(run_small: Run, small_config: Config) -> None:
@@ -352,7 +335,7 @@ def test_a_full_disk_stops_with_the_way_on(small_config: Config, tmp_path: Path,
             assert RunDirectory(disk / "run").has_inputs()  # which is what `cntk resume` asks for
         run = runs.start(config, Recorder(), threading.Event())
         assert make_report(run).complete
-        assert begun(run) <= 13 + 1
+        assert len(kernel_tiles_begun(run)) <= 13 + 1
         assert list(disk.rglob("*.partial")) == []
     finally:
         os.system(f"umount {disk}")
