@@ -29,6 +29,27 @@ settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
 
 
+TESTS = Path(__file__).parent
+SLOW = ("faults", "real")
+ALONE = (
+    "real",
+    *(
+        f"faults/test_{name}.py"
+        for name in ("chaos", "clocks", "full_disk", "kill", "poison", "power", "scheduler", "soak")
+    ),
+)
+"""Folders and files of `tests` whose every test has a marker."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of whole folders and files, before any are chosen by their markers."""
+    for item in items:
+        for marker, places in ((pytest.mark.slow, SLOW), (pytest.mark.alone, ALONE)):
+            if any(item.path.is_relative_to(TESTS / place) for place in places):
+                item.add_marker(marker)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def key_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Sign with a key of the tests' own, in the processes that they start too, and leave the user's alone."""
