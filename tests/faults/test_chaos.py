@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from problems import Recorder, whole_matrix
-from processes import (
+from support.problems import Recorder, whole_matrix
+from support.processes import (
     PATIENCE_SECONDS,
     begun,
     computing_worker,

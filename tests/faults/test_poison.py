@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from faults.test_chaos import report, undisturbed
-from processes import begun, receipts
+from support.processes import begun, receipts
 
 from cntk_pipeline.cli.main import COMPLETE, FAILED
 

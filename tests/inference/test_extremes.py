@@ -2,7 +2,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from problems import whole_matrix
+from support.problems import whole_matrix
 
 from cntk_pipeline.inference.extremes import lanczos, multiply, remedy
 from cntk_pipeline.inference.records import SpectrumRecord

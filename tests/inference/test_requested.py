@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from problems import Recorder
+from support.problems import Recorder
 
 from cntk_pipeline.clusters import EXECUTORS
 from cntk_pipeline.config import ClusterConfig, InferenceConfig

@@ -3,7 +3,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from problems import TRAIN, Recorder, scale_an_entry, whole_matrix
+from support.problems import TRAIN, Recorder, Stopper, scale_an_entry, whole_matrix
 
 from cntk_pipeline.clusters import WorkerMemory
 from cntk_pipeline.config import RunConfig
@@ -94,16 +94,13 @@ def test_a_stopped_choice_goes_on_with_the_candidate_it_was_at(
     run_small: Run, small_config: Config, take: Callable[[str], None]
 ) -> None:
     take("factors")
-    stop = threading.Event()
 
-    class Stopper(Recorder):
-        def progress(self, progress: object) -> None:
-            super().progress(progress)  # type: ignore[arg-type]
-            if self.stages[-1] == "ridge 0.001" and self.moments[-1].done > 4:
-                stop.set()
+    def is_far_enough(view: Recorder) -> bool:
+        return view.stages[-1] == "ridge 0.001" and view.moments[-1].done > 4
 
+    view = Stopper(is_far_enough)
     with pytest.raises(Interrupted):
-        runs.start(small_config(**AUTO), Stopper(), stop)
+        runs.start(small_config(**AUTO), view, view.stop)
     path = str(small_config().store.path)
     assert not make_report(RunDirectory(path)).complete
     assert factor_files(RunDirectory(path)) < 2 * 6 + 1  # of the best so far and the one at work

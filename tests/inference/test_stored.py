@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-from problems import TEST, TRAIN, Recorder, flip_bit, whole_matrix
+from support.problems import TEST, TRAIN, Recorder, Stopper, flip_bit, whole_matrix
 
 from cntk_pipeline import kernel_matrix
 from cntk_pipeline.config import RunConfig
@@ -145,16 +145,13 @@ def test_sizes_beyond_the_training_set_are_refused_before_anything_is_written(sm
 
 def test_inference_is_resumed_tile_by_tile(run_small: Run, small_config: Config) -> None:
     run_small(readouts=ONE)
-    stop = threading.Event()
 
-    class Stopper(Recorder):
-        def progress(self, progress: object) -> None:
-            super().progress(progress)  # type: ignore[arg-type]
-            if self.stages[-1] == "inference" and len(self.moments) > 5 and self.moments[-1].receipt is not None:
-                stop.set()
+    def is_far_enough(view: Recorder) -> bool:
+        return view.stages[-1] == "inference" and len(view.moments) > 5 and view.moments[-1].receipt is not None
 
+    view = Stopper(is_far_enough)
     with pytest.raises(Interrupted):
-        runs.start(small_config(inference=EVERYTHING, readouts=ONE), Stopper(), stop)
+        runs.start(small_config(inference=EVERYTHING, readouts=ONE), view, view.stop)
     path = str(small_config().store.path)
     halfway = make_report(RunDirectory(path)).stages[-1]
     assert halfway.stage == "inference"

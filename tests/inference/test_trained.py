@@ -3,7 +3,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from problems import TEST, TRAIN, Recorder, scale_an_entry, whole_matrix
+from support.problems import TEST, TRAIN, Recorder, scale_an_entry, whole_matrix
 
 from cntk_pipeline.clusters import WorkerMemory
 from cntk_pipeline.config import RunConfig

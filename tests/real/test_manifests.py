@@ -17,7 +17,7 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-from processes import wait_until
+from support.processes import wait_until
 
 from cntk_pipeline.clusters import EXECUTORS
 from cntk_pipeline.clusters.dask.certificates import Certificates, make_pem

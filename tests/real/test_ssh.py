@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from problems import Recorder, whole_matrix
-from processes import PATIENCE_SECONDS, begun, receipts, wait_until, workflow
+from support.problems import Recorder, whole_matrix
+from support.processes import PATIENCE_SECONDS, begun, receipts, wait_until, workflow
 
 from cntk_pipeline.clusters import EXECUTORS, Executor
 from cntk_pipeline.clusters.submitters import Submission, read_ending, submissions

@@ -1,4 +1,3 @@
-import json
 import re
 import threading
 from collections import Counter
@@ -7,7 +6,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import scipy.linalg
-from problems import Recorder, scale_an_entry, whole_matrix
+from support.problems import Recorder, scale_an_entry, whole_matrix
+from support.processes import begun
 
 from cntk_pipeline.clusters.serial import SerialExecutor
 from cntk_pipeline.config import RunConfig
@@ -147,24 +147,19 @@ def factor_values(run: RunDirectory) -> np.ndarray:
     return run.solved(make_report(run).solves[0].name, "factor").read_region((0, 37), (0, 37), symmetric=True)
 
 
-def begun(run: RunDirectory, stage: str) -> list[tuple[int, int]]:
-    lines = [json.loads(line) for path in (run.path / "log").iterdir() for line in path.read_text().splitlines()]
-    return [
-        (line["row"], line["col"])
-        for line in lines
-        if line["event"] == "began" and line["stage"].startswith(f"{stage}:")
-    ]
+def begun_tiles(run: RunDirectory, stage: str) -> list[tuple[int, int]]:
+    return [(row, col) for _, row, col in begun(run, stage)]
 
 
 def test_split_tiles_have_the_same_bits_and_leave_nothing_behind(
     run_small: Run, small_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = run_small(**SPLIT, store={"path": str(small_config().store.path) + "-whole"})
-    assert begun(whole, "bulk") == []
+    assert begun_tiles(whole, "bulk") == []
     split_everything(monkeypatch)
     run = run_small(**SPLIT)
     # 8 block rows, of which the finish covers 2 columns.
-    assert sorted(begun(run, "bulk")) == [(row, col) for row in range(8) for col in range(3, row + 1)]
+    assert sorted(begun_tiles(run, "bulk")) == [(row, col) for row in range(8) for col in range(3, row + 1)]
     np.testing.assert_array_equal(factor_values(run), factor_values(whole))
     assert list(run.solve_path(make_report(run).solves[0].name).glob("factor.zarr/partial/c/*/*")) == []
     assert runs.verify(run.path).bad == ()
@@ -174,11 +169,11 @@ def test_a_finished_tile_needs_no_bulk_when_a_run_is_resumed(run_small: Run, mon
     split_everything(monkeypatch)
     run = run_small(**SPLIT)
     solve = make_report(run).solves[0].name
-    before, tasks = factor_values(run), (begun(run, "bulk"), begun(run, "factor"))
+    before, tasks = factor_values(run), (begun_tiles(run, "bulk"), begun_tiles(run, "factor"))
     run.solved(solve, "factor").chunk_path(6, 4).unlink()
     resumed = runs.resume(run.path, Recorder(), threading.Event())
     for stage, known in zip(("bulk", "factor"), tasks, strict=True):
-        assert Counter(begun(resumed, stage)) - Counter(known) == {(6, 4): 1}
+        assert Counter(begun_tiles(resumed, stage)) - Counter(known) == {(6, 4): 1}
     np.testing.assert_array_equal(factor_values(resumed), before)
 
 

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from problems import TEST, TRAIN, whole_matrix
-from systems import ONE
+from support.problems import TEST, TRAIN, whole_matrix
+from support.systems import ONE
 
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.datasets import one_hot_targets

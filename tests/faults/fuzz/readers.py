@@ -16,7 +16,7 @@ from cntk_pipeline.rundir.journal import from_line, to_line
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from record_kinds import kinds
+from support.record_kinds import kinds
 
 from cntk_pipeline.errors import StoreError
 from cntk_pipeline.rundir import journal
