@@ -8,10 +8,10 @@ from rich.console import Console
 from cntk_pipeline.cli import display
 from cntk_pipeline.cli.display import PLAIN_SECONDS, QUIET_SECONDS, RunView, escape, printable
 from cntk_pipeline.driver.driver import Progress
-from cntk_pipeline.tasks import Receipt, Task
+from cntk_pipeline.tasks import Receipt, Stage, Task
 from cntk_pipeline.telemetry.events import Event, emit
 
-TILE = Task("train", 3, 2)
+TILE = Task(Stage("train"), 3, 2)
 
 
 class Stream(io.StringIO):

@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 from dask.utils import key_split
 from distributed.utils import key_split_group
+from support.problems import owner_of
 
 from cntk_pipeline.clusters import Completion, Executor
 from cntk_pipeline.driver import driver as drivers
 from cntk_pipeline.driver.driver import Driver, Outcome, Progress
 from cntk_pipeline.errors import Interrupted, NotPositiveDefinite, RunLocked, StoreError, TilesFailed, WorkersLost
 from cntk_pipeline.rundir.journal import Journal
-from cntk_pipeline.tasks import Job, Receipt, Task
+from cntk_pipeline.rundir.owners import Job
+from cntk_pipeline.tasks import Receipt, Stage, Task
 
 Ending = Callable[[tuple[Any, ...]], Completion]
 
@@ -60,13 +62,16 @@ def fails(error: BaseException) -> Ending:
     return lambda key: Completion(key, error=error)
 
 
+SUCCEED = owner_of(succeed)
+
+
 def chain(length: int) -> list[Job]:
-    tasks = [Task("train", k, 0) for k in range(length)]
-    return [Job(task, succeed, 10, (k,), tuple(tasks[k - 1 : k]) if k else ()) for k, task in enumerate(tasks)]
+    tasks = [Task(Stage("train"), k, 0) for k in range(length)]
+    return [Job(task, SUCCEED, 10, (k,), tuple(tasks[k - 1 : k]) if k else ()) for k, task in enumerate(tasks)]
 
 
 def independent(length: int) -> list[Job]:
-    return [Job(Task("train", k, 0), succeed, 10, (k,)) for k in range(length)]
+    return [Job(Task(Stage("train"), k, 0), SUCCEED, 10, (k,)) for k in range(length)]
 
 
 @pytest.fixture
@@ -112,7 +117,7 @@ def test_the_ready_run_by_priority_in_a_window_of_some_a_slot(drive: Callable[..
 
 def test_ranks_tell_the_executor_what_may_pass_what_is_in_flight(drive: Callable[..., Outcome]) -> None:
     executor = Script()
-    jobs = [Job(Task("train", k, 0), succeed, 10, (10 - k,)) for k in range(8)]
+    jobs = [Job(Task(Stage("train"), k, 0), SUCCEED, 10, (10 - k,)) for k in range(8)]
     drive(executor, jobs)
     assert sorted(jobs, key=lambda job: executor.ranks[job.task]) == jobs[::-1]
 
@@ -170,7 +175,7 @@ def test_a_tile_that_kills_its_worker_is_named_and_the_rest_goes_on(drive: Calla
 
 
 def test_whatever_died_with_its_worker_is_heard_again_with_nothing_beside_it(drive: Callable[..., Outcome]) -> None:
-    jobs = [*independent(20), Job(Task("test", 0, 0), succeed, 10, (0,), (Task("train", 1, 0),))]
+    jobs = [*independent(20), Job(Task(Stage("test"), 0, 0), SUCCEED, 10, (0,), (Task(Stage("train"), 1, 0),))]
     executor = Script(slots=2, endings={jobs[k].task: [dies] for k in (1, 2)})
     in_flight: dict[Task, int] = {}
     submit = executor.submit
@@ -251,7 +256,7 @@ def test_progress_counts_earlier_work_apart_from_this_drivers(drive: Callable[..
 )
 def test_dask_groups_tiles_by_stage_and_shows_its_name(drive: Callable[..., Outcome], stage: str, shown: str) -> None:
     executor = Script()
-    drive(executor, [Job(Task(stage, k, 0), succeed, 10) for k in range(5)])
+    drive(executor, [Job(Task(Stage.parse(stage), k, 0), SUCCEED, 10) for k in range(5)])
     assert {key_split(key) for key in executor.keys} == {shown}
     assert len({key_split_group(key) for key in executor.keys}) == 1  # a group a task would not be queued
 

@@ -3,10 +3,13 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from support.problems import owner_of
+
 from cntk_pipeline.driver.driver import Outcome, Progress
 from cntk_pipeline.driver.rounds import Course, Tally, run_rounds
 from cntk_pipeline.errors import NotConverged, NotPositiveDefinite
-from cntk_pipeline.tasks import Job, Receipt, Task
+from cntk_pipeline.rundir.owners import Job
+from cntk_pipeline.tasks import Receipt, Stage, Task
 
 
 def work(run_path: str, task: Task) -> Receipt:
@@ -14,7 +17,7 @@ def work(run_path: str, task: Task) -> Receipt:
 
 
 def job(name: str, number: int) -> Job:
-    return Job(Task(name, number, 0), work, 1)
+    return Job(Task(Stage.parse(name), number, 0), owner_of(work), 1)
 
 
 def course(name: str, lengths: Sequence[int], fails_at: int | None = None) -> Course:
@@ -26,8 +29,7 @@ def course(name: str, lengths: Sequence[int], fails_at: int | None = None) -> Co
             yield [job(name, number + k) for k in range(length)]
             number += length
 
-    solution = Task(name, sum(lengths) - 1, 0)
-    return Course(name, rounds(), solution, (job(f"{name}-after", 0),))
+    return Course(name, rounds(), job(name, sum(lengths) - 1), (job(f"{name}-after", 0),))
 
 
 class Runs:
@@ -37,7 +39,7 @@ class Runs:
         self.bad, self.calls = bad, list[list[str]]()
 
     def __call__(self, jobs: Sequence[Job]) -> Outcome:
-        self.calls.append([each.task.stage for each in jobs])
+        self.calls.append([str(each.task.stage) for each in jobs])
         failed: dict[Task, BaseException] = {
             each.task: NotPositiveDefinite("bad") for each in jobs if each.task in self.bad
         }
@@ -57,26 +59,27 @@ def test_rounds_of_all_courses_run_together_and_what_waits_for_the_solution_with
 
 
 def test_a_course_whose_task_fails_ends_alone() -> None:
-    run = Runs([Task("a", 1, 0)])
+    run = Runs([Task(Stage("a"), 1, 0)])
     outcome, finished = run_rounds([course("a", [1, 1, 1]), course("b", [1, 1, 1])], run, silent(), str)
     assert run.calls[2:] == [["b", "b-after"]]
     assert finished == ["b"]
-    assert list(outcome.failed) == [Task("a", 1, 0)]
+    assert list(outcome.failed) == [Task(Stage("a"), 1, 0)]
 
 
 def test_a_course_that_gives_up_ends_alone_and_its_solution_has_failed() -> None:
     run = Runs()
     outcome, finished = run_rounds([course("a", [1, 1], fails_at=1), course("b", [1, 1])], run, silent(), str)
     assert finished == ["b"]
-    assert {task: str(error) for task, error in outcome.failed.items()} == {Task("a", 1, 0): "a does not converge"}
+    said = {task: str(error) for task, error in outcome.failed.items()}
+    assert said == {Task(Stage("a"), 1, 0): "a does not converge"}
 
 
 def test_a_job_that_serves_one_that_is_done_need_not_run() -> None:
-    served, serving = job("a", 0), replace(job("bulk", 0), only_for=Task("a", 0, 0))
+    served, serving = job("a", 0), replace(job("bulk", 0), only_for=Task(Stage("a"), 0, 0))
     run = Runs()
     jobs = iter([[serving, served]])
     outcome, finished = run_rounds(
-        [Course("a", jobs, served.task, ())], lambda jobs: run([j for j in jobs if j is not serving]), silent(), str
+        [Course("a", jobs, served, ())], lambda jobs: run([j for j in jobs if j is not serving]), silent(), str
     )
     assert finished == ["a"]
     assert list(outcome.done) == [served.task]

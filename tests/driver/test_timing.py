@@ -10,11 +10,11 @@ from cntk_pipeline.driver import timing
 from cntk_pipeline.driver.driver import Progress
 from cntk_pipeline.driver.timing import StageClock, read_timings
 from cntk_pipeline.rundir.directory import RunDirectory
-from cntk_pipeline.tasks import Receipt, Task
+from cntk_pipeline.tasks import Receipt, Stage, Task
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.report import make_report
 
-TILE = Task("train", 0, 0)
+TILE = Task(Stage("train"), 0, 0)
 
 
 @pytest.fixture

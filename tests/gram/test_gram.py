@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import xarray
 import zarr
-from support.problems import TEST, TRAIN, Recorder, whole_matrix
+from support.problems import SPECIFICATION, TEST, TRAIN, Recorder, whole_matrix
 
 from cntk_pipeline import kernel_matrix
-from cntk_pipeline.config import NetworkConfig, ReadoutsConfig, RunConfig
+from cntk_pipeline.config import KernelConfig, NetworkConfig, ReadoutsConfig, RunConfig
 from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.gram.tiles import readouts_of
@@ -37,10 +37,10 @@ def test_the_store_holds_the_kernel_of_every_readout(run_small: Run) -> None:
 def test_any_tile_gives_the_same_bits(run_small: Run, tile: int) -> None:
     first = run_small()
     other = run_small(kernel={"tile": tile}, store={"path": str(first.path.with_name("other"))})
-    for readout in first.specification["readouts"]:
+    for readout in first.specification.readouts:
         for part in ("train", "test", "train_variance", "test_variance"):
             np.testing.assert_array_equal(
-                whole_matrix(first, readout["name"], part), whole_matrix(other, readout["name"], part)
+                whole_matrix(first, readout.name, part), whole_matrix(other, readout.name, part)
             )
 
 
@@ -80,7 +80,7 @@ def test_layers_in_a_workflow_make_the_network(run_small: Run) -> None:
         {"layer": "Dense"},
     ]
     run = run_small(network={"preset": None, "layers": layers}, readouts={"depths": [], "poolings": []})
-    assert [readout["name"] for readout in run.specification["readouts"]] == ["ntk", "nngp"]
+    assert [readout.name for readout in run.specification.readouts] == ["ntk", "nngp"]
     images = np.asarray(run.inputs("train_images")[:])
     network = readouts_of(run.workflow().network, run.workflow().readouts)[0].network
     np.testing.assert_array_equal(whole_matrix(run, "ntk", "train"), kernel_matrix(network, images))
@@ -145,9 +145,10 @@ def test_nested_layers_in_a_workflow_make_the_network() -> None:
 
 def test_the_specification_spells_networks_as_json_reads_them_back() -> None:
     readouts = readouts_of(NetworkConfig(preset="resnet"), ReadoutsConfig(depths=[8]))
-    specification = gram.kernel_specification(readouts, "float32", False, 16)
-    assert json.loads(json.dumps(specification)) == specification
-    assert spelling.read(specification["readouts"][0]["network"], LAYERS) == presets.resnet(8)
+    specification = gram.specify(SPECIFICATION.data, readouts, KernelConfig(), 16)
+    record = specification.to_json()
+    assert json.loads(json.dumps(record)) == record
+    assert spelling.read(specification.readouts[0].network, LAYERS) == presets.resnet(8)
 
 
 def test_a_worker_of_other_versions_is_refused(run_small: Run) -> None:

@@ -16,7 +16,9 @@ from cntk_pipeline.workflow.report import make_report
 
 Run = Callable[..., RunDirectory]
 
-EVERYTHING = InferenceConfig(leave_one_out=True, learning_curve=True, variance=True, covariance=True, spectrum=True)
+EVERYTHING = InferenceConfig.model_validate(
+    dict.fromkeys(("leave_one_out", "learning_curve", "posterior_variance", "posterior_covariance", "spectrum"), True)
+)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

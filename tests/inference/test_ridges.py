@@ -9,7 +9,7 @@ from cntk_pipeline.clusters import WorkerMemory
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.datasets import one_hot_targets
 from cntk_pipeline.errors import ConfigError, Interrupted, NotPositiveDefinite
-from cntk_pipeline.inference.ridges import Means, in_memory
+from cntk_pipeline.inference.auto_ridge import Capacity, in_memory
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.solvers.systems import ridge_candidates
 from cntk_pipeline.workflow import run as runs
@@ -27,7 +27,9 @@ def take(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Take one of the two ways, whatever it costs."""
 
     def choose(way: str) -> None:
-        monkeypatch.setattr("cntk_pipeline.inference.ridges.in_memory", lambda count, tile, means: way == "eigenvalues")
+        monkeypatch.setattr(
+            "cntk_pipeline.inference.auto_ridge.in_memory", lambda count, tile, capacity: way == "eigenvalues"
+        )
 
     return choose
 
@@ -156,11 +158,11 @@ def test_no_ridge_is_chosen_for_a_kernel_that_is_zero(run_small: Run, take: Call
 
 
 def test_the_quicker_way_is_taken() -> None:
-    alone = Means(1, None)
+    alone = Capacity(1, None)
     assert in_memory(1000, 128, alone)
     assert not in_memory(60000, 2048, alone)
-    assert not in_memory(1000, 128, Means(400, None))
-    assert not in_memory(1000, 128, Means(1, WorkerMemory(2**28, 1)))
+    assert not in_memory(1000, 128, Capacity(400, None))
+    assert not in_memory(1000, 128, Capacity(1, WorkerMemory(2**28, 1)))
 
 
 @pytest.mark.parametrize(

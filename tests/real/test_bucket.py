@@ -112,7 +112,7 @@ def test_a_second_driver_of_a_run_in_a_bucket_is_refused(url: str, monkeypatch: 
 
 def test_a_damaged_object_is_found_and_computed_again(url: str, on_disk: RunDirectory) -> None:
     run = runs.start(workflow(url, "serial"), Recorder(), threading.Event())
-    name = run.specification["readouts"][0]["name"]
+    name = run.specification.readouts[0].name
     chunk = run.kernel(name, "train").chunk_path(2, 1)
     content = bytearray(chunk.read_bytes())
     content[100] ^= 4

@@ -138,9 +138,9 @@ def test_a_run_over_ssh_equals_one_in_this_process(
     run = run_small(view, cluster={"kind": "ssh", "hosts": hosts, "workers": 2})
     (line,) = [line for line in view.lines if line.startswith("computing on 2 workers on ")]
     assert "scheduler tls://127.0.0.1:" in line
-    for readout in serial.specification["readouts"]:
+    for readout in serial.specification.readouts:
         for part in ("train", "test"):
-            mine, other = whole_matrix(run, readout["name"], part), whole_matrix(serial, readout["name"], part)
+            mine, other = whole_matrix(run, readout.name, part), whole_matrix(serial, readout.name, part)
             np.testing.assert_array_equal(mine, other)
     written = [path.read_bytes() for path in Path(run.path).rglob("*") if path.is_file()]
     assert not [content for content in written if b"PRIVATE KEY" in content]

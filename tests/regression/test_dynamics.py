@@ -7,7 +7,7 @@ from scipy.sparse.linalg import LinearOperator
 from support.regressions import LAW, Regression, make_regression, regressions
 
 from cntk_pipeline.errors import ConfigError, NotPositiveDefinite
-from cntk_pipeline.inference import gp_posterior, gradient_flow, maximal_learning_rate
+from cntk_pipeline.regression import gp_posterior, gradient_flow, maximal_learning_rate
 from cntk_pipeline.regression.dynamics import learned_inverse
 
 

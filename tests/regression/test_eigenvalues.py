@@ -4,8 +4,7 @@ from scipy.sparse.linalg import LinearOperator
 from support.regressions import make_regression
 
 from cntk_pipeline.errors import ConfigError, NotConverged, NotFinite
-from cntk_pipeline.inference import spectrum
-from cntk_pipeline.regression import eigenvalues
+from cntk_pipeline.regression import eigenvalues, spectrum
 
 
 def decaying(n: int) -> tuple[np.ndarray, np.ndarray]:

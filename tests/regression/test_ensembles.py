@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from support.regressions import LAW, Regression, blocks, make_regression, regressions
 
 from cntk_pipeline.errors import ConfigError, NotFinite, NotPositiveDefinite
-from cntk_pipeline.inference import Blocks, Predictive, ensemble, gp_posterior, gradient_flow
+from cntk_pipeline.regression import Blocks, Predictive, ensemble, gp_posterior, gradient_flow
 
 TIMES = [0, 0.7, 25.0, 1e12, None]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cntk_pipeline.inference import Blocks, ensemble, gp_posterior, gradient_flow
+from cntk_pipeline.regression import Blocks, ensemble, gp_posterior, gradient_flow
 
 GOLDEN = np.load(Path(__file__).parent.parent / "golden" / "predict.npz")
 KINDS = ["nngp", "ntk"]

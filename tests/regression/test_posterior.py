@@ -4,7 +4,7 @@ from hypothesis import given
 from support.regressions import LAW, Regression, make_regression, regressions
 
 from cntk_pipeline.errors import ConfigError, NotPositiveDefinite
-from cntk_pipeline.inference import gp_posterior
+from cntk_pipeline.regression import gp_posterior
 
 
 def absolute(regression: Regression, ridge: float, mode: str) -> float:

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from support.regressions import LAW, Regression, make_regression, regressions
 
 from cntk_pipeline.errors import ConfigError, NotPositiveDefinite
-from cntk_pipeline.inference import gp_posterior, learning_curve, leave_one_out, ridge_path
+from cntk_pipeline.regression import gp_posterior, learning_curve, leave_one_out, ridge_path
 
 RIDGES = [1e-3, 0.1, 10.0]
 

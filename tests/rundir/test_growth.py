@@ -20,7 +20,7 @@ from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.growth import Growth
 from cntk_pipeline.storage import LocalPath
-from cntk_pipeline.tasks import Task
+from cntk_pipeline.tasks import Stage, Task
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.report import make_report
 
@@ -118,7 +118,7 @@ def assert_same_bits(run: RunDirectory, scratch: RunDirectory) -> None:
 def computed(run: RunDirectory) -> dict[str, int]:
     """Count the tasks that were computed, by stage; those that were taken over are not."""
     receipts = {receipt.task: receipt for receipt in run.journal.receipts()}
-    return dict(Counter(task.stage.partition(":")[0] for task, receipt in receipts.items() if not receipt.adopted))
+    return dict(Counter(task.stage.kind for task, receipt in receipts.items() if not receipt.adopted))
 
 
 def state(run: RunDirectory) -> dict[str, tuple[bytes, int]]:
@@ -216,7 +216,7 @@ def test_a_new_readout_is_computed_alone(
     monkeypatch.setattr(gram, "_evaluate", watch)
     view = Recorder()
     new = compute("new", grow_from="old", view=view, readouts={"poolings": ["flatten", "gap"], "depths": [3, 4]})
-    assert [readout["name"] for readout in new.specification["readouts"]].index(GAP) == 1
+    assert [readout.name for readout in new.specification.readouts].index(GAP) == 1
     assert set(evaluated) == {(0, 2, 3)}
     assert "taken over 0 of 15 tiles of train, and 1 of 4 read-outs of 15 more" in view.lines
     for index in ((0, 0), (4, 3)):
@@ -284,7 +284,7 @@ def test_tiles_that_are_to_be_chosen_are_those_of_the_older_run(
     older(data={"train": 34})
     automatic = {"kernel": {"tile": "auto"}, "solve": {"tile": "auto", "ridge_mode": ridge_mode}}
     new = compute("new", grow_from="old", **automatic)
-    assert new.specification["tile"] == 8
+    assert new.specification.tile == 8
     assert new.solved(make_report(new).solves[0].name, "factor").tile == (tile, tile)
     again = compute("new", **automatic)  # the workflow without its source
     assert make_report(again).complete
@@ -466,7 +466,8 @@ def test_what_a_grown_run_mends_does_not_touch_the_older_one(
     old = older(data={"train": 34})
     new = compute("new", grow_from="old")
     before = state(old)
-    for task in (Task("train", 1, 0), Task("train", 2, 2), Task(f"factor:{make_report(new).solves[0].name}", 1, 0)):
+    factor = Stage("factor", solve=make_report(new).solves[0].name)
+    for task in (Task(Stage("train"), 1, 0), Task(Stage("train"), 2, 2), Task(factor, 1, 0)):
         assert os.stat(new.arrays_of(task)[0][0].chunk_path(task.row, task.col)).st_nlink == 2
         new.quarantine(task)
     runs.resume(new.path, Recorder(), threading.Event())
@@ -491,7 +492,7 @@ def test_damage_that_both_runs_share_is_computed_and_not_taken_over_again(
     path = old.kernel(FLATTEN, "train").chunk_path(1, 0)
     with open(path, "r+b") as file:  # in place, as a disk would: a link shares it
         file.write(b"\x07")
-    assert runs.verify(new.path).bad == (Task("train", 1, 0),)
+    assert runs.verify(new.path).bad == (Task(Stage("train"), 1, 0),)
     again = runs.resume(new.path, Recorder(), threading.Event())
     assert ("train", 1, 0) in kernel_tiles_begun(again)
     assert_same_bits(again, scratch())

@@ -5,11 +5,11 @@ import pytest
 
 from cntk_pipeline.errors import StoreError
 from cntk_pipeline.rundir.journal import Journal, from_line, to_line
-from cntk_pipeline.tasks import Chunk, Receipt, Task
+from cntk_pipeline.tasks import Chunk, Receipt, Stage, Task
 
 
 def receipt(row: int, col: int = 0) -> Receipt:
-    return Receipt(Task("train", row, col), (Chunk("train", 1028, 77, "ab"),), 0.1, 2.0, 0.3, "host")
+    return Receipt(Task(Stage("train"), row, col), (Chunk("train", 1028, 77, "ab"),), 0.1, 2.0, 0.3, "host")
 
 
 def test_a_receipt_survives_the_round_trip_through_its_line() -> None:

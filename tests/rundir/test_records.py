@@ -32,7 +32,7 @@ from cntk_pipeline.rundir.journal import Journal, from_line, to_line
 from cntk_pipeline.solvers import read_choice
 from cntk_pipeline.storage import LocalPath, StorePath, objects, open_path
 from cntk_pipeline.storage.records import RECORD_BYTES, Record, numbers
-from cntk_pipeline.tasks import Chunk, Receipt, Task
+from cntk_pipeline.tasks import Chunk, Receipt, Stage, Task
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.report import make_report
 
@@ -118,7 +118,20 @@ def test_a_run_of_an_earlier_version_is_opened_verified_and_resumed_to_the_same_
 ) -> None:
     truth, run = chunks(whole / name), copied(whole / name, tmp_path / name)
     found = json.loads(json.dumps(make_report(RunDirectory(str(run))).to_json()))
-    assert {key: found[key] for key in found if key not in ("path", "openers", "lost_inputs")} == said_of(whole, name)
+    said = said_of(whole, name)
+    # The version before showed the stages of a phase in one row, but for those of the kernel.
+    rows = {stage["stage"]: stage for stage in said.pop("stages")}
+    for stage in found["stages"]:
+        if stage["phase"] == "kernel":
+            assert {key: stage[key] for key in stage if key != "phase"} == rows[stage["stage"]]
+    for phase in ("solve", "inference"):
+        mine = [stage for stage in found["stages"] if stage["phase"] == phase]
+        for key in ("done", "total", "seconds", "bytes"):
+            assert sum(stage[key] for stage in mine) == pytest.approx(rows[phase][key])
+    for result in said["trained"]:
+        result["product"] = "ensemble"
+    beside = ("path", "openers", "lost_inputs", "stages")
+    assert {key: found[key] for key in found if key not in beside} == said
     found = runs.verify(str(run))
     count, bad = found.whole, found.bad
     assert (count > 20, bad) == (True, ())
@@ -394,7 +407,7 @@ def signed(text: bytes) -> bytes:
     return text + b"\t%08x\n" % google_crc32c.value(text)
 
 
-RECEIPT = Receipt(Task("train", 1, 0), (Chunk("train", 1028, 77, "ab"),), 0.1, 2.0, 0.3, "host")
+RECEIPT = Receipt(Task(Stage("train"), 1, 0), (Chunk("train", 1028, 77, "ab"),), 0.1, 2.0, 0.3, "host")
 
 
 @given(st.binary() | st.sampled_from(GARBAGE) | json_values().map(lambda value: json.dumps(value).encode()))
@@ -428,7 +441,7 @@ def test_a_line_of_another_shape_is_an_error_that_names_its_place(tmp_path: Loca
 
 @pytest.mark.parametrize("damage", [b"\r", b"\x0b", b"\x85", b"\x00", DEEP])
 def test_a_damaged_line_hides_none_behind_it(tmp_path: LocalPath, damage: bytes) -> None:
-    lines = [to_line(Receipt(Task("train", row, 0), ())) for row in range(3)]
+    lines = [to_line(Receipt(Task(Stage("train"), row, 0), ())) for row in range(3)]
     put(tmp_path / "000001.jsonl", lines[0] + lines[1][:10] + damage + lines[1][11:] + lines[2])
     journal = Journal(tmp_path)
     assert [receipt.task.row for receipt in journal.receipts()] == [0, 2]
@@ -446,7 +459,7 @@ def test_a_segment_of_any_bytes_holds_no_receipt(tmp_path_factory: pytest.TempPa
 
 
 def test_a_segment_is_read_in_blocks_wherever_they_cut_it(tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> None:
-    receipts = [Receipt(Task("train", row, 0), ()) for row in range(20)]
+    receipts = [Receipt(Task(Stage("train"), row, 0), ()) for row in range(20)]
     put(tmp_path / "000001.jsonl", b"".join(to_line(receipt) for receipt in receipts))
     for size in (1, 7, 100, 1000):
         monkeypatch.setattr("cntk_pipeline.rundir.journal.BLOCK_BYTES", size)

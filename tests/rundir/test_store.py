@@ -1,5 +1,6 @@
 import json
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,7 @@ def test_another_specification_is_refused_with_the_differences(tmp_path: Path) -
     RunDirectory.create(tmp_path, SPECIFICATION, {})
     before = (tmp_path / "run.json").read_bytes()
     with pytest.raises(SpecificationMismatch, match=r"(?s)data.train: stored 10, wanted 11.*Give another --store"):
-        RunDirectory.create(tmp_path, SPECIFICATION | {"data": SPECIFICATION["data"] | {"train": 11}}, {})
+        RunDirectory.create(tmp_path, replace(SPECIFICATION, data=replace(SPECIFICATION.data, train=11)), {})
     assert (tmp_path / "run.json").read_bytes() == before
 
 
@@ -193,8 +194,8 @@ def test_an_array_behind_a_link_that_leads_elsewhere_is_refused(tmp_path: Path) 
 def test_names_that_would_lead_elsewhere_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(StoreError, match=r"run.json names a read-out .*, which is no name: restore it"):
         RunDirectory.create(
-            tmp_path / "named", SPECIFICATION | {"readouts": [SPECIFICATION["readouts"][0] | {"name": name}]}, {}
+            tmp_path / "named", replace(SPECIFICATION, readouts=(replace(SPECIFICATION.readouts[0], name=name),)), {}
         )
     run = RunDirectory.create(tmp_path / "run", SPECIFICATION, {})
-    with pytest.raises(StoreError, match=r"is no name of a product: the journal of .* was edited"):
+    with pytest.raises(StoreError, match=r"is no name of a result of inference"):
         run.inferred_path("0" * 16, name)

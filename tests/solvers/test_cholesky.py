@@ -15,7 +15,7 @@ from cntk_pipeline.datasets import one_hot_targets
 from cntk_pipeline.errors import NotPositiveDefinite
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.solvers.cholesky import factor_tile, finish_width, list_factor_jobs
-from cntk_pipeline.tasks import Task
+from cntk_pipeline.tasks import Stage, Task
 from cntk_pipeline.tiling import Cut
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.report import make_report
@@ -106,7 +106,7 @@ def test_the_suggested_ridge_is_enough_for_a_kernel_that_is_singular(run_small: 
 def test_the_suggested_ridge_is_enough_and_half_of_it_is_not(
     run_small: Run, monkeypatch: pytest.MonkeyPatch, dense_samples: int
 ) -> None:
-    monkeypatch.setattr("cntk_pipeline.inference.extremes.DENSE_SAMPLES", dense_samples)  # 0: by Lanczos
+    monkeypatch.setattr("cntk_pipeline.inference.spectrum.DENSE_SAMPLES", dense_samples)  # 0: by Lanczos
     sections = {"readouts": {"poolings": ["gap"], "kinds": ["nngp"]}}
     run = run_small(solve={"ridges": [9.0]}, **sections)
     scale_an_entry(run, "depth3-gap-nngp", 0.3)
@@ -179,7 +179,7 @@ def test_a_finished_tile_needs_no_bulk_when_a_run_is_resumed(run_small: Run, mon
 
 def test_a_finish_whose_bulk_is_gone_computes_the_tile_whole(run_small: Run) -> None:
     run = run_small(**SPLIT)
-    task = Task(f"factor:{make_report(run).solves[0].name}", 7, 6)
+    task = Task(Stage("factor", solve=make_report(run).solves[0].name), 7, 6)
     before = factor_values(run)
     factor_tile(str(run.path), task)
     np.testing.assert_array_equal(factor_values(run), before)
@@ -195,12 +195,12 @@ def test_every_tile_waits_for_all_that_it_reads(pieces: int, slots: int) -> None
         assert ready
         before |= {task: set(jobs[task].after).union(*(before[other] for other in jobs[task].after)) for task in ready}
     for task in jobs:
-        stage, _, solve = task.stage.partition(":")
+        stage, solve = task.stage.kind, task.stage.solve
         if stage == "coefficients":
             assert len(before[task]) == len(jobs) - 1
             continue
         columns = range(task.col - width if stage == "bulk" else task.col)
-        read = {Task(f"factor:{solve}", row, k) for row in (task.row, task.col) for k in columns}
+        read = {Task(Stage("factor", solve=solve), row, k) for row in (task.row, task.col) for k in columns}
         assert read <= before[task]
         assert stage == "bulk" or task.row == task.col or Task(task.stage, task.col, task.col) in before[task]
-    assert any(task.stage.startswith("bulk") for task in jobs) == (pieces > width + 1 and slots * 8 > pieces)
+    assert any(task.stage.kind == "bulk" for task in jobs) == (pieces > width + 1 and slots * 8 > pieces)

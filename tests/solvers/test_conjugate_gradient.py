@@ -239,7 +239,7 @@ def test_coefficients_that_are_damaged_later_are_solved_for_again(run_small: Run
     chunk = run.solved(name, "coefficients").chunk_path(0, 0)
     before = run.solved(name, "coefficients").read(0, 0).copy()
     flip_bit(chunk)
-    assert [task.stage for task in runs.verify(run.path).bad] == [f"coefficients:{name}"]
+    assert [str(task.stage) for task in runs.verify(run.path).bad] == [f"coefficients:{name}"]
     assert not make_report(run).complete
     again = runs.resume(run.path, Recorder(), threading.Event())
     np.testing.assert_array_equal(again.solved(name, "coefficients").read(0, 0), before)

@@ -10,18 +10,21 @@ import numpy as np
 
 from cntk_pipeline.driver.driver import Progress
 from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.owners import Owner
+from cntk_pipeline.rundir.specification import DataSpecification, ReadoutSpecification, Specification
 from cntk_pipeline.storage import StorePath
-from cntk_pipeline.tasks import Receipt, Task
+from cntk_pipeline.tasks import Receipt, Stage, Task
 from cntk_pipeline.workflow.report import make_report
+from cntk_pipeline.workflow.wanted import OWNERS
 
-SPECIFICATION: dict[str, Any] = {
-    "data": {"digest": "", "train": 10, "test": 4, "shape": [3, 3, 1], "classes": ["a", "b"], "standardize": True},
-    "readouts": [{"name": "deep", "kind": "ntk", "network": [{"layer": "Dense"}]}],
-    "dtype": "float32",
-    "flips": False,
-    "tile": 4,
-    "numerics_version": 1,
-}
+SPECIFICATION = Specification(
+    DataSpecification("", 10, 4, (3, 3, 1), ("a", "b"), standardize=True),
+    (ReadoutSpecification("deep", "ntk", [{"layer": "Dense"}]),),
+    dtype="float32",
+    flips=False,
+    tile=4,
+    numerics_version=1,
+)
 """Of a run of which nothing is computed."""
 
 TRAIN, TEST = 37, 11  # neither is a multiple of the tile
@@ -73,9 +76,9 @@ def stop_at(done: int) -> tuple[Stopper, threading.Event]:
 
 def require_same_kernel(run: RunDirectory, other: RunDirectory) -> None:
     """Compare every bit of the kernel matrices of two runs."""
-    for readout in other.specification["readouts"]:
+    for readout in other.specification.readouts:
         for part in ("train", "test", "train_variance", "test_variance"):
-            mine, its = (whole_matrix(each, readout["name"], part) for each in (run, other))
+            mine, its = (whole_matrix(each, readout.name, part) for each in (run, other))
             np.testing.assert_array_equal(mine, its)
 
 
@@ -89,7 +92,10 @@ def require_same(run: RunDirectory, other: RunDirectory) -> None:
 def receive(run: RunDirectory, *tasks: Task) -> None:
     """Write receipts of tiles that a test has put in place of the computed ones, which would be repaired otherwise."""
     run.journal.append(
-        [Receipt(task, tuple(array.describe(index) for array, index in run.arrays_of(task))) for task in tasks]
+        [
+            Receipt(task, tuple(array.describe(index) for array, index in OWNERS[task.stage.kind].places(run, task)))
+            for task in tasks
+        ]
     )
     run.journal.close()
 
@@ -100,7 +106,7 @@ def scale_an_entry(run: RunDirectory, readout: str, factor: float) -> None:
     corner = kernel.read(1, 1).copy()
     corner[3, 3] *= factor
     kernel.write((1, 1), corner)
-    receive(run, Task("train", 1, 1))
+    receive(run, Task(Stage("train"), 1, 1))
 
 
 def flip_bit(chunk: Path | StorePath) -> None:
@@ -122,3 +128,8 @@ def toml(tables: dict[str, Any]) -> str:
         if isinstance(table, dict):
             lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in table.items())]
     return "\n".join(lines) + "\n"
+
+
+def owner_of(function: Callable[[str, Task], Receipt], kind: str = "train") -> Owner:
+    """Make the owner of tasks that a test computes by a function, and that write nowhere."""
+    return Owner(kind, function, lambda _run, _task: [])

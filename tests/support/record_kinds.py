@@ -3,12 +3,13 @@
 from typing import Any
 
 from cntk_pipeline.driver.timing import _TIMINGS
-from cntk_pipeline.inference.records import METRICS, RECORDS
-from cntk_pipeline.rundir.directory import _ITERATIONS
+from cntk_pipeline.inference import RESULTS
 from cntk_pipeline.rundir.growth import _GROWTH
 from cntk_pipeline.rundir.lease import _HOLDER
 from cntk_pipeline.rundir.specification import _SOLVE
 from cntk_pipeline.rundir.submissions import _ENDING, _SUBMISSION
+from cntk_pipeline.solvers import METRICS
+from cntk_pipeline.solvers.states import _ITERATIONS
 from cntk_pipeline.storage.records import Record
 
 
@@ -30,14 +31,14 @@ def kinds() -> dict[str, tuple[Record[Any], Any]]:
             {"stages": [dict(stage="kernel", wall_seconds=1.0, slot_seconds=2.0, core_seconds=1.5)]},
         ),
         "metrics": (METRICS, dict(accuracy=0.5, relative_residual=1e-13, smallest_pivot=1.0, largest_pivot=2.0)),
-        "leave_one_out": (RECORDS["leave_one_out"], dict(squared_error=0.1, accuracy=None)),
+        "leave_one_out": (RESULTS["leave_one_out"].record, dict(squared_error=0.1, accuracy=None)),
         "learning_curve": (
-            RECORDS["learning_curve"],
+            RESULTS["learning_curve"].record,
             dict(sizes=[1, 2], absolute_ridge=0.1, accuracy=[0.5, 1.0], squared_error=[0.1, 0.2]),
         ),
-        "posterior_variance": (RECORDS["posterior_variance"], dict(smallest=0.1, mean=0.2, largest=0.3)),
+        "posterior_variance": (RESULTS["posterior_variance"].record, dict(smallest=0.1, mean=0.2, largest=0.3)),
         "spectrum": (
-            RECORDS["spectrum"],
+            RESULTS["spectrum"].record,
             dict(
                 largest=[2.0],
                 largest_residuals=[0.0],
@@ -46,5 +47,5 @@ def kinds() -> dict[str, tuple[Record[Any], Any]]:
                 maximal_learning_rate=None,
             ),
         ),
-        "ensemble": (RECORDS["ensemble"], dict(times=["inf"], accuracy=[1.0], mean_variance=[0.1])),
+        "ensemble": (RESULTS["ensemble"].record, dict(times=["inf"], accuracy=[1.0], mean_variance=[0.1])),
     }

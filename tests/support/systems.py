@@ -4,7 +4,7 @@ import numpy as np
 
 from cntk_pipeline.datasets import one_hot_targets
 from cntk_pipeline.rundir.directory import RunDirectory
-from cntk_pipeline.tasks import Task
+from cntk_pipeline.tasks import Stage, Task
 from cntk_pipeline.workflow.report import SolveReport
 from support.problems import receive, whole_matrix
 
@@ -22,7 +22,7 @@ def plant(run: RunDirectory, eigenvalues: np.ndarray) -> np.ndarray:
 
 def plant_matrix(run: RunDirectory, matrix: np.ndarray) -> np.ndarray:
     """Put a symmetric matrix in place of the kernel that was computed; returns it as it is stored."""
-    name = run.specification["readouts"][0]["name"]
+    name = run.specification.readouts[0].name
     kernel, variances = run.kernel(name, "train"), run.kernel(name, "train_variance")
     cut = kernel.cut(0)
     for row in range(cut.pieces):
@@ -30,13 +30,13 @@ def plant_matrix(run: RunDirectory, matrix: np.ndarray) -> np.ndarray:
         variances.write((row,), np.diagonal(matrix)[mine])
         for col in range(row + 1):
             kernel.write((row, col), matrix[mine, slice(*cut.bounds(col))])
-    receive(run, *(Task("train", row, col) for row in range(cut.pieces) for col in range(row + 1)))
+    receive(run, *(Task(Stage("train"), row, col) for row in range(cut.pieces) for col in range(row + 1)))
     return whole_matrix(run, name, "train").astype(float)
 
 
 def require_dense_solution(run: RunDirectory, solve: SolveReport, bound: float = 1e-7) -> None:
     kernel = whole_matrix(run, solve.readout, "train").astype(float)
-    targets = one_hot_targets(np.asarray(run.inputs("train_labels")[:]), len(run.specification["data"]["classes"]))
+    targets = one_hot_targets(np.asarray(run.inputs("train_labels")[:]), len(run.specification.data.classes))
     alpha = np.linalg.solve(kernel + (solve.absolute_ridge or 0) * np.eye(len(kernel)), targets)
     found = run.solved(solve.name, "coefficients").read(0, 0)
     np.testing.assert_allclose(found, alpha, rtol=0, atol=bound * np.abs(alpha).max())

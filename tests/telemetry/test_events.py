@@ -6,12 +6,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from support.problems import SPECIFICATION, Recorder, stop_at
+from support.problems import SPECIFICATION, Recorder, owner_of, stop_at
 
 from cntk_pipeline.clusters import Completion, Executor
 from cntk_pipeline.clusters.dask.on_worker import Preparation
@@ -21,14 +22,15 @@ from cntk_pipeline.driver.observed import LOGS_KEPT, Observed
 from cntk_pipeline.errors import Interrupted, TilesFailed
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.journal import Journal
+from cntk_pipeline.rundir.owners import Job
 from cntk_pipeline.storage import open_path
-from cntk_pipeline.tasks import Job, Receipt, Task
+from cntk_pipeline.tasks import Receipt, Stage, Task
 from cntk_pipeline.telemetry.events import EVENTS, Event, RunLog, attach, attached, describe_error, emit, listeners
 from cntk_pipeline.telemetry.redaction import redact
 from cntk_pipeline.workflow import run as runs
 
 Run = Callable[..., RunDirectory]
-TILE = Task("train", 2, 1)
+TILE = Task(Stage("train"), 2, 1)
 
 
 def lines_of(folder: Path) -> list[dict[str, Any]]:
@@ -129,10 +131,10 @@ def test_a_run_logs_each_tile_and_each_stage(run_small: Run) -> None:
     assert {line["run"] for line in lines} == {run.fingerprint[:16]}
     receipts = {receipt.task: receipt for receipt in run.journal.receipts()}
     for event in ("began", "finished"):
-        tasks = [Task(line["stage"], line["row"], line["col"]) for line in named(lines, event)]
+        tasks = [Task(Stage.parse(line["stage"]), line["row"], line["col"]) for line in named(lines, event)]
         assert sorted(tasks) == sorted(receipts), event
     for line in named(lines, "finished"):
-        receipt = receipts[Task(line["stage"], line["row"], line["col"])]
+        receipt = receipts[Task(Stage.parse(line["stage"]), line["row"], line["col"])]
         assert line["bytes"] == receipt.written_bytes
         parts = line["read_seconds"] + line["compute_seconds"] + line["write_seconds"]
         assert line["seconds"] == pytest.approx(parts, abs=3e-6)
@@ -231,7 +233,7 @@ def test_a_second_copy_of_a_tile_is_told_of(log: RunLog, tmp_path: Path) -> None
     journal = Journal(open_path(tmp_path / "journal"))
     driver = Driver("RUN", executor, journal, lambda _: None, threading.Event(), clock=lambda: executor.now)
     with attached(log):
-        driver.run([Job(TILE, lambda run_path, task: Receipt(task, ()), 1)], {})
+        driver.run([Job(TILE, owner_of(lambda run_path, task: Receipt(task, ())), 1)], {})
     (backup,) = named(lines_of(tmp_path / "log"), "backup")
     assert (backup["row"], backup["copy"], backup["waited_seconds"]) == (2, 2, 4200.0)
 
@@ -244,7 +246,7 @@ def test_a_log_on_a_full_disk_ends_nothing_and_keeps_no_half_line(tmp_path: Path
         log = RunLog("RUN", open_path(tmp_path / "log"), "f" * 64)
         with attached(log):
             for number in range(200):
-                emit(Event("began", Task("train", number, 0)))
+                emit(Event("began", Task(Stage("train"), number, 0)))
             os.system(f"mount -o remount,size=64k {tmp_path}")
             emit(Event("finished", TILE))
         lines = lines_of(tmp_path / "log")
@@ -260,10 +262,10 @@ def test_a_worker_keeps_a_few_logs_open_and_each_holds_its_own_run(
     call = Observed(lambda run_path, task: Receipt(task, ()))
     paths = [tmp_path / f"run{k}" for k in range(LOGS_KEPT + 2)]
     for path in paths:
-        RunDirectory.create(path, SPECIFICATION | {"data": SPECIFICATION["data"] | {"digest": str(path)}}, {})
+        RunDirectory.create(path, replace(SPECIFICATION, data=replace(SPECIFICATION.data, digest=str(path))), {})
     for turn in range(2):
         for path in paths:
-            call(str(path), Task("train", turn, 0))
+            call(str(path), Task(Stage("train"), turn, 0))
     kept = [handler for handler in listeners() if isinstance(handler, RunLog)]
     assert [log.run_path for log in kept] == [str(path) for path in paths[-LOGS_KEPT:]]
     for path in paths:

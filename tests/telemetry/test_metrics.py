@@ -16,14 +16,14 @@ from cntk_pipeline.config import RunConfig
 from cntk_pipeline.config.loopback import is_loopback
 from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.rundir.directory import RunDirectory
-from cntk_pipeline.tasks import Task
+from cntk_pipeline.tasks import Stage, Task
 from cntk_pipeline.telemetry import metrics as metrics_module
 from cntk_pipeline.telemetry.events import Event, attached, emit
 from cntk_pipeline.telemetry.metrics import Metrics, served
 from cntk_pipeline.workflow import run as runs
 
 Config = Callable[..., RunConfig]
-TILE = Task("factor:0123456789abcdef", 2, 1)
+TILE = Task(Stage.parse("factor:0123456789abcdef"), 2, 1)
 TIMING = {"seconds": 0.7, "read_seconds": 0.1, "compute_seconds": 0.4, "write_seconds": 0.2, "bytes": 4096}
 
 
@@ -52,7 +52,7 @@ def test_events_are_counted_by_stage_without_the_name_of_a_solve(
     metrics: Metrics, registry: prometheus_client.CollectorRegistry
 ) -> None:
     with attached(metrics):
-        for task in (TILE, TILE, Task("train", 0, 0)):
+        for task in (TILE, TILE, Task(Stage("train"), 0, 0)):
             emit(Event("began", task))
             emit(Event("finished", task, details=TIMING))
         emit(Event("failed", TILE, "OSError: flaky"))
@@ -141,7 +141,7 @@ def test_dask_serves_the_metrics_of_workers_and_of_the_driver(small_config: Conf
     assert driver["cntk_stage_tiles", "kernel-left"] == 0
     assert driver["cntk_slots", ""] == 2
     assert len(view.scraped) == 2
-    kernel = [receipt for receipt in run.journal.receipts() if ":" not in receipt.task.stage]
+    kernel = [receipt for receipt in run.journal.receipts() if not receipt.task.stage.solve]
     for name, expected in (
         ("cntk_tiles_done_total", len(kernel)),
         ("cntk_written_bytes_total", sum(receipt.written_bytes for receipt in kernel)),

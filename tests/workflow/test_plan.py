@@ -52,6 +52,6 @@ def test_a_plan_of_small_pairs_measures_them_whole(small_config, capsys):
 def test_a_run_of_large_images_begins_and_its_workers_are_prepared_in_seconds(photographs):
     began = time.monotonic()
     run, _ = runs.prepare(photographs, Recorder(), None)
-    assert run.specification["tile"] == 16
+    assert run.specification.tile == 16
     gram.prepare(str(run.path), library_versions())
     assert time.monotonic() - began < 30

@@ -31,6 +31,7 @@ from cntk_pipeline.errors import (
 )
 from cntk_pipeline.layers import LAYERS, spelling
 from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.tasks import Stage, Task
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.load import load, specification_of
 from cntk_pipeline.workflow.report import make_report
@@ -125,7 +126,7 @@ def test_a_shuffled_run_is_another_one_and_a_specification_without_a_seed_says_n
     run = run_small()
     keys = {"digest", "train", "test", "shape", "classes", "standardize"}
     assert set(run.specification["data"]) == keys
-    assert run.specification["data"]["standardize"] is True
+    assert run.specification.data.standardize is True
     with pytest.raises(SpecificationMismatch, match=r"(?s)data.digest: stored.*data.shuffle: only wanted"):
         run_small(data={"shuffle": 0})
 
@@ -141,7 +142,7 @@ def test_a_shuffled_run_takes_the_rows_in_the_order_of_its_seed(
         rows = np.random.RandomState(7).permutation(len(arrays[f"y_{part}"]))[:count]
         np.testing.assert_array_equal(run.inputs(f"{part}_labels")[:], arrays[f"y_{part}"][rows])
         np.testing.assert_array_equal(run.inputs(f"{part}_images")[:], arrays[f"x_{part}"][rows])
-    assert run.specification["data"]["shuffle"] == 7
+    assert run.specification.data.shuffle == 7
 
 
 def test_a_run_and_its_resumption_say_what_was_loaded(run_small: Run, small_config: Config) -> None:
@@ -214,7 +215,7 @@ def test_a_changed_cluster_is_welcome(run_small: Run) -> None:
 
 def test_a_tile_that_was_chosen_once_stays(run_small: Run) -> None:
     run = run_small(kernel={"tile": 16})
-    assert run_small(kernel={"tile": "auto"}).specification["tile"] == run.specification["tile"] == 16
+    assert run_small(kernel={"tile": "auto"}).specification.tile == run.specification.tile == 16
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "delete", "swap"])
@@ -233,7 +234,7 @@ def test_a_damaged_tile_is_set_aside_and_computed_again(run_small: Run, damage: 
         case "swap":  # whole and with a valid checksum, but of another place
             path.write_bytes(kernel.chunk_path(2, 0).read_bytes())
     count, view = len(kernel_tiles_begun(run)), Recorder()
-    assert runs.verify(run.path).bad == (runs.Task("train", 1, 0),)
+    assert runs.verify(run.path).bad == (Task(Stage("train"), 1, 0),)
     assert not make_report(run).complete
     again = runs.resume(run.path, view, threading.Event())
     np.testing.assert_array_equal(again.kernel("depth3-gap-ntk", "train").read(1, 0), before)
@@ -433,7 +434,7 @@ def test_a_run_over_flips_holds_the_mean_with_the_flipped_images(run_small: Run,
     run = run_small(kernel={"flips": True})
     images = np.concatenate([np.asarray(run.inputs(part)[:]) for part in ("train_images", "test_images")])
     name = "depth3-gap-ntk"
-    network = spelling.read(next(r["network"] for r in run.specification["readouts"] if r["name"] == name), LAYERS)
+    network = spelling.read(next(r.network for r in run.specification.readouts if r.name == name), LAYERS)
     expected = kernel_matrix(network, images, images, dtype="float64", flips=True)
     held = whole_matrix(run, name, "train")
     train = len(held)

@@ -25,6 +25,7 @@ from cntk_pipeline.inference.requested import (
     needs_test_kernel,
     owners,
     requested_products,
+    require_options,
     require_results,
     run_products,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "owners",
     "path_product",
     "requested_products",
+    "require_options",
     "require_results",
     "run_products",
     "share_text",

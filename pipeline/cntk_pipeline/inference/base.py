@@ -120,6 +120,7 @@ class Result(ABC):
     earlier_keys : by which workflows of earlier versions ask for it.
     option : type of its value in a workflow, as pydantic knows it; a value that is false asks for nothing.
     owner : of its stage.
+    record : of one system or network.
     needs_factor : whether it is computed from the factor in float64.
     needs_test_kernel : whether it reads K(test, test).
     """
@@ -128,6 +129,7 @@ class Result(ABC):
     earlier_keys: ClassVar[tuple[str, ...]] = ()
     option: ClassVar[Any] = bool
     owner: ClassVar[Owner]
+    record: ClassVar[Record[Any]]
     needs_factor: ClassVar[bool] = False
     needs_test_kernel: ClassVar[bool] = False
 

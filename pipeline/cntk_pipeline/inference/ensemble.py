@@ -49,6 +49,9 @@ class EnsembleRecord:
         require_one_length(self.times, self.accuracy, self.mean_variance)
 
 
+_RECORD: Record[EnsembleRecord] = Record(EnsembleRecord, AGAIN)
+
+
 def blocks(run_path: str | Path, readout: str) -> Blocks:
     """Read the blocks of one kernel of a run into memory, for the doors of `inference`.
 
@@ -174,7 +177,7 @@ def ensemble_product(run: RunDirectory, ntk: str, times: Sequence[float], *, cov
         ENSEMBLE,
         tuple(arrays),
         jobs,
-        Record(EnsembleRecord, AGAIN),
+        _RECORD,
         summarise,
         label=network,
         specification=specification,
@@ -218,7 +221,7 @@ ENSEMBLE = Owner("ensemble", follow_training, _places)
 def _not_negative(times: list[float | Literal["inf"]]) -> list[float | Literal["inf"]]:
     for time in times:
         if float(time) < 0:
-            raise ValueError(f'times must be at least 0, or "inf", got {time}')
+            raise ValueError(f'expected times of at least 0, or "inf", got {time}')
     return times
 
 
@@ -233,6 +236,7 @@ class EnsembleResult(Result):
     earlier_keys = ("times",)
     option = Annotated[list[float | Literal["inf"]], AfterValidator(_not_negative)]
     owner = ENSEMBLE
+    record = _RECORD
 
     def require(self, value: list[float | str], train: int, kinds: Set[str]) -> None:
         if kinds != {"ntk", "nngp"}:

@@ -60,6 +60,9 @@ class LearningCurveRecord:
         require_one_length(self.sizes, self.accuracy, self.squared_error)
 
 
+_RECORD: Record[LearningCurveRecord] = Record(LearningCurveRecord, AGAIN)
+
+
 def default_sizes(count: int) -> list[int]:
     """Choose training-set sizes: about ten, evenly spaced on a logarithmic axis, from 10 to all.
 
@@ -113,7 +116,7 @@ def learning_curve_product(run: RunDirectory, system: System, sizes: Sequence[in
         LEARNING_CURVE,
         (array,),
         jobs,
-        Record(LearningCurveRecord, AGAIN),
+        _RECORD,
         lambda run: _summary(run, system, stage, sizes),
         parameters,
         system.label,
@@ -170,7 +173,7 @@ def _summary(run: RunDirectory, system: System, stage: Stage, sizes: Sequence[in
 
 def _rising(value: bool | list[int]) -> bool | list[int]:
     if isinstance(value, list) and (not value or value[0] < 1 or sorted(set(value)) != value):
-        raise ValueError(f"learning_curve must be true, false, or rising sizes of at least 1, got {value}")
+        raise ValueError(f"expected true, false, or rising sizes of at least 1, got {value}")
     return value
 
 
@@ -180,6 +183,7 @@ class LearningCurveResult(Result):
     key = "learning_curve"
     option = Annotated[bool | list[int], AfterValidator(_rising)]
     owner = LEARNING_CURVE
+    record = _RECORD
     needs_factor = True
 
     def require(self, value: bool | list[int], train: int, kinds: Set[str]) -> None:

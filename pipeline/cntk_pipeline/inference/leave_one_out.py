@@ -32,6 +32,9 @@ class LeaveOneOutRecord:
     accuracy: Share | None
 
 
+_RECORD: Record[LeaveOneOutRecord] = Record(LeaveOneOutRecord, AGAIN)
+
+
 def inverse_task_bytes(tile: int) -> int:
     """Bytes a leave-one-out task holds: a slice of the inverse as large as six tiles, and four tiles of the factor."""
     return 10 * tile * tile * 8
@@ -60,9 +63,8 @@ def leave_one_out_product(run: RunDirectory, system: System, order: int) -> Prod
         Job(Task(stage, col, 0), LEAVE_ONE_OUT, _entries(cut.count, *cut.bounds(col)), (order, LAST, col))
         for col in range(cut.pieces)
     )
-    record = Record[LeaveOneOutRecord](LeaveOneOutRecord, AGAIN)
     return Product(
-        stage, LEAVE_ONE_OUT, arrays, jobs, record, lambda run: _summary(run, stage.solve), label=system.label
+        stage, LEAVE_ONE_OUT, arrays, jobs, _RECORD, lambda run: _summary(run, stage.solve), label=system.label
     )
 
 
@@ -131,6 +133,7 @@ class LeaveOneOutResult(Result):
 
     key = "leave_one_out"
     owner = LEAVE_ONE_OUT
+    record = _RECORD
     needs_factor = True
 
     def of_system(self, run: RunDirectory, system: System, value: bool, order: int) -> list[Product]:

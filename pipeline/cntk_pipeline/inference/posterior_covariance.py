@@ -90,6 +90,7 @@ class PosteriorCovarianceResult(Result):
     key = "posterior_covariance"
     earlier_keys = ("covariance",)
     owner = POSTERIOR_COVARIANCE
+    record = VARIANCES
     needs_factor = True
     needs_test_kernel = True
 

@@ -89,6 +89,7 @@ class PosteriorVarianceResult(Result):
     key = "posterior_variance"
     earlier_keys = ("variance",)
     owner = POSTERIOR_VARIANCE
+    record = VARIANCES
     needs_factor = True
 
     def of_system(self, run: RunDirectory, system: System, value: bool, order: int) -> list[Product]:

@@ -18,7 +18,7 @@ from cntk_pipeline.inference.spectrum import SpectrumResult
 from cntk_pipeline.inference.whitened import WHITENED
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Owner
-from cntk_pipeline.solvers import System, SystemSize, has_exact_factor
+from cntk_pipeline.solvers import System, SystemSize, has_exact_factor, options_of
 from cntk_pipeline.tasks import StageForecast
 
 RESULTS: dict[str, Result] = {
@@ -71,15 +71,15 @@ def asked_of(config: InferenceConfig) -> dict[str, Any]:
     return {key: value for key, value in options if value}
 
 
-def require_results(config: RunConfig, train: int, kinds: Set[str]) -> None:
-    """Refuse results that do not fit the solver, the number of training images, or the kinds of read-outs.
+def require_options(config: RunConfig) -> None:
+    """Read the keys of ``[solve]`` and ``[inference]`` that belong to a solver or a result; nothing else is looked at.
 
     Raises
     ------
     ConfigError
-        With what is needed.
+        If a key or a value means nothing, or a result needs another solver.
     """
-    asked = asked_of(config.inference)
+    asked, _ = asked_of(config.inference), options_of(config.solve)
     wanted = [f"inference.{key}" for key in asked if RESULTS[key].needs_factor]
     if config.solve.ridges == "auto" and not has_exact_factor(config.solve):
         raise ConfigError(
@@ -88,7 +88,17 @@ def require_results(config: RunConfig, train: int, kinds: Set[str]) -> None:
     if wanted and not has_exact_factor(config.solve):
         verb = "needs" if len(wanted) == 1 else "need"
         raise ConfigError(f"{' and '.join(wanted)} {verb} the factor of the solve: {EXACT_FACTOR}")
-    for key, value in asked.items():
+
+
+def require_results(config: InferenceConfig, train: int, kinds: Set[str]) -> None:
+    """Refuse results that do not fit the number of training images, or the kinds of read-outs.
+
+    Raises
+    ------
+    ConfigError
+        With what is needed.
+    """
+    for key, value in asked_of(config).items():
         RESULTS[key].require(value, train, kinds)
 
 

@@ -46,6 +46,9 @@ class SpectrumRecord:
             raise ValueError("it names no eigenvalue")
 
 
+_RECORD: Record[SpectrumRecord] = Record(SpectrumRecord, AGAIN)
+
+
 def spectrum_product(run: RunDirectory, system: System, count: int, order: int) -> Product:
     """Ask for the ``count`` largest and ``count`` smallest eigenvalues of the kernel, without its ridge."""
     stage, train = Stage("spectrum", str(count), system.fingerprint), run.specification.data.train
@@ -65,8 +68,7 @@ def spectrum_product(run: RunDirectory, system: System, count: int, order: int) 
             "maximal_learning_rate": 2 * train * classes / values[0] if values[0] > 0 else None,
         }
 
-    record = Record[SpectrumRecord](SpectrumRecord, AGAIN)
-    return Product(stage, SPECTRUM, (array,), (job,), record, summarise, label=system.label)
+    return Product(stage, SPECTRUM, (array,), (job,), _RECORD, summarise, label=system.label)
 
 
 def find_ends(run_path: str, task: Task) -> Receipt:
@@ -162,7 +164,7 @@ DEFAULT_EIGENVALUES = 10
 
 def _at_least_one(value: bool | int) -> bool | int:
     if not isinstance(value, bool) and value < 1:
-        raise ValueError(f"spectrum must be true, false, or a count of at least 1, got {value}")
+        raise ValueError(f"expected true, false, or a count of at least 1, got {value}")
     return value
 
 
@@ -172,6 +174,7 @@ class SpectrumResult(Result):
     key = "spectrum"
     option = Annotated[bool | int, AfterValidator(_at_least_one)]
     owner = SPECTRUM
+    record = _RECORD
 
     def of_system(self, run: RunDirectory, system: System, value: bool | int, order: int) -> list[Product]:
         count = DEFAULT_EIGENVALUES if isinstance(value, bool) else value

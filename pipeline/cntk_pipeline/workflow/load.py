@@ -14,12 +14,11 @@ from cntk_pipeline.config import RunConfig
 from cntk_pipeline.datasets import Contents, Dataset, Split
 from cntk_pipeline.errors import ConfigError, PipelineError, StoreError
 from cntk_pipeline.gram import tiles as gram
-from cntk_pipeline.inference import asked_of, require_results
+from cntk_pipeline.inference import require_options, require_results
 from cntk_pipeline.kernels import lower, measure_pair
 from cntk_pipeline.resources import worker_count
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.specification import DataSpecification, Specification
-from cntk_pipeline.solvers import options_of
 from cntk_pipeline.storage import StorePath
 from cntk_pipeline.tiling import choose_tile, clip_tile
 
@@ -63,15 +62,14 @@ def load(config: RunConfig) -> Loaded:
         Whatever is wrong with the workflow, its data, or how they fit.
     """
     require_known_kind(config)
-    options_of(config.solve)  # an unknown key is told before the data are read
-    asked_of(config.inference)
+    require_options(config)  # before the data are read, which may take long
     readouts = gram.readouts_of(config.network, config.readouts)
     whole = datasets.load(config.data.source, config.data.path)
     if config.data.shuffle is not None:
         whole = datasets.shuffle(whole, config.data.shuffle)
     chosen = datasets.select(whole, config.data.train, config.data.test, config.data.train_blocks)
     assert chosen.test is not None
-    require_results(config, len(chosen.train), {readout.kind for readout in readouts})
+    require_results(config.inference, len(chosen.train), {readout.kind for readout in readouts})
     first = datasets.row_count(
         config.data.standardize_first, len(chosen.train.images), "standardize_first", chosen.name
     )

@@ -179,7 +179,7 @@ class RunReport:
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as plain values, with ``complete``."""
-        return asdict(self) | {"complete": self.complete}
+        return asdict(self) | {"data": self.data.to_json(), "complete": self.complete}
 
 
 def read_contents(run: RunDirectory) -> Contents | None:
