@@ -15,6 +15,7 @@ from problems import SPECIFICATION, Recorder
 
 from cntk_pipeline.clusters import Completion, Executor
 from cntk_pipeline.clusters.dask.on_worker import Preparation
+from cntk_pipeline.clusters.table import current_job
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.driver.driver import Driver
 from cntk_pipeline.driver.observed import LOGS_KEPT, Observed
@@ -79,7 +80,7 @@ def test_a_line_names_the_batch_job(
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    with attached(RunLog("RUN", open_path(tmp_path / "log"), "f" * 64)):
+    with attached(RunLog("RUN", open_path(tmp_path / "log"), "f" * 64, current_job())):
         emit(Event("began", TILE))
     (line,) = lines_of(tmp_path / "log")
     assert {name: line.get(name) for name in fields} == fields

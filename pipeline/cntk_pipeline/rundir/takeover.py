@@ -39,7 +39,7 @@ def take_over(run: RunDirectory, source: str, tasks: Sequence[Task], say: Callab
     Parameters
     ----------
     run : nothing happens where it does not grow from ``source``.
-    source : the older run, as `rundir.trust` found that it may be followed.
+    source : the older run, as `clusters.trust` found that it may be followed.
     tasks : of any stages, of which some are never taken over; the arrays of their solves exist.
     say : is told what was taken over, a line a stage.
     """
