@@ -86,6 +86,18 @@ def test_a_line_names_the_batch_job(
     assert {name: line.get(name) for name in fields} == fields
 
 
+def test_a_run_in_a_batch_job_names_it_in_its_log_and_its_lease(
+    run_small: Callable[..., RunDirectory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    run = run_small()
+    lines = lines_of(Path(run.path / "log"))
+    assert {(line["job"], line["restart"]) for line in lines} == {("4711", 0)}
+    (lease,) = Path(run.path / "lease").iterdir()
+    held = json.loads(lease.read_text())
+    assert (held["job"], held["restarts"]) == ("4711", 0)
+
+
 def test_dasks_warnings_join_in_without_credentials(log: RunLog, tmp_path: Path) -> None:
     with attached(log):
         logging.getLogger("distributed.worker").warning("cannot reach %s", "tls://me:pw@host:8786")

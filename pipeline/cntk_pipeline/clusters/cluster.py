@@ -8,7 +8,7 @@ from typing import Protocol
 
 from cntk_pipeline.clusters.base import Executor, WorkerMemory
 from cntk_pipeline.clusters.extras import Extra
-from cntk_pipeline.clusters.local.submitter import LocalSubmitter
+from cntk_pipeline.clusters.local.submitter import BACKGROUND
 from cntk_pipeline.clusters.options import ClusterOptions, NoOptions
 from cntk_pipeline.clusters.submitter import Submitter
 from cntk_pipeline.config import ClusterConfig
@@ -65,7 +65,7 @@ class Cluster:
     executor: Opener
     deed: str
     options: type[ClusterOptions] = NoOptions
-    submitter: Submitter = LocalSubmitter()  # noqa: RUF009 - it has no state
+    submitter: Submitter = BACKGROUND
     extra: Extra | None = None
     slots: Callable[[ClusterConfig], int] = slots_of_workers
     memory: Callable[[ClusterConfig], WorkerMemory | None] = unknown_memory

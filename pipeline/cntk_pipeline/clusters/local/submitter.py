@@ -44,6 +44,10 @@ class LocalSubmitter(Submitter):
         return True
 
 
+BACKGROUND = LocalSubmitter()
+"""What starts drivers here, for every kind of cluster that has no machines of its own for them."""
+
+
 def _without_waiting(path: str, flags: int) -> int:
     """Open a file; a pipe in its place that nobody reads is an error, not a wait."""
     return os.open(path, flags | os.O_NONBLOCK, 0o644)
