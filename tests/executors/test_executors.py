@@ -198,7 +198,7 @@ def test_late_joiners_are_prepared_for_each_driver_at_work(scheduler: str, tmp_p
     first, second = (partial(mark, tmp_path / name) for name in ("first", "second"))
     config = ClusterConfig(kind="address", address=scheduler)
     command = [sys.executable, "-m", "distributed.cli.dask_worker", scheduler, "--no-nanny", "--no-dashboard"]
-    with CLUSTERS["address"].executor(config, first), CLUSTERS["address"].open(config, second):
+    with CLUSTERS["address"].executor(config, first), CLUSTERS["address"].executor(config, second):
         late = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
         try:
             marks = [tmp_path / f"{name}-{late.pid}" for name in ("first", "second")]

@@ -32,7 +32,7 @@ class Opener(Protocol):
 
 
 def slots_of_workers(config: ClusterConfig) -> int:
-    """Count the tiles that the workers of a table compute at once; None of them is counted as on this machine."""
+    """Count the tiles that the workers compute at once. Without their number, cores of this machine count."""
     threads = config.threads_per_worker
     return worker_count(config.workers, threads) * threads
 
@@ -49,11 +49,10 @@ class Cluster:
     Attributes
     ----------
     executor : starts or reaches a cluster, and yields its executor.
-    deed : what computing on it does, in words that follow on "this would". A user reads them who is asked to trust the
-        table of a run directory.
+    deed : what computing on it does, in words that follow on "this would". They are shown before a table that somebody
+        else wrote is followed.
     options : the keys of ``[cluster]`` that are its own, each with a default.
-    submitter : hands drivers to it. A driver in the background of this machine suits every kind that is reached from
-        here.
+    submitter : hands drivers to it; by default they run in the background of this machine.
     extra : what has to be installed for it.
     slots : counts the tiles that a table's cluster computes at once, for the forecast of a run.
     memory : says what a worker of a table will have, before there is one; None where only the worker will know.

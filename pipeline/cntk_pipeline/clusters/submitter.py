@@ -36,7 +36,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class Succession:
-    """What is said of the job that follows on one which ended before its run was complete.
+    """What is said where a job ends before its run is complete, in a cluster that lets another job follow.
 
     Attributes
     ----------
@@ -55,8 +55,8 @@ class Submitter(ABC):
 
     Attributes
     ----------
-    drives_itself : whether the cluster runs its drivers by itself, so that a run which was handed over once is handed
-        over again by ``cntk resume``. Otherwise that drives it in the user's terminal.
+    drives_itself : whether drivers run on the cluster, not in a terminal. Then ``cntk resume`` hands a run over again
+        that was handed over before.
     """
 
     drives_itself: bool = False
@@ -118,7 +118,7 @@ class Submitter(ABC):
         return None
 
     def succession(self, config: ClusterConfig) -> Succession | None:
-        """Say how a job that ends too early is followed by another one; None where the table asks for no such."""
+        """Say how a job that ends too early is followed by another one; None where none follows."""
         return None
 
     def cause(self, config: RunConfig) -> Cause:

@@ -16,7 +16,7 @@ def cluster_of(config: ClusterConfig) -> Cluster:
     Raises
     ------
     ConfigError
-        If there is no such kind, a key is none of any kind, or a value means nothing, with the place.
+        If there is no such kind, if no kind has a key, or if a value means nothing; with the place.
     """
     cluster = CLUSTERS.get(config.kind)
     if cluster is None:
