@@ -29,7 +29,7 @@ import xxhash
 from rich.console import Console
 from rich.table import Table
 
-from cntk_pipeline.clusters import EXECUTORS
+from cntk_pipeline.clusters import CLUSTERS
 from cntk_pipeline.clusters.dask.executor import DaskExecutor
 from cntk_pipeline.config import ClusterConfig, parse_config
 from cntk_pipeline.driver.driver import WINDOW_PER_SLOT, Driver, Progress
@@ -111,7 +111,7 @@ def measure_tiles(folder: Path, tiles: int, profile: bool) -> list[Figure]:
     run = RunDirectory.create(folder / "tiles", SPECIFICATION, {})
     here = importlib.import_module("overhead")  # by name: workers import it, instead of being sent its code
     jobs = [Job(Task(Stage("train"), k // 1000, k % 1000), here.do_nothing, 1, (k,)) for k in range(tiles)]
-    with recording(run), EXECUTORS["local"](ClusterConfig(workers=WORKERS), here.prepare) as executor:
+    with recording(run), CLUSTERS["local"].executor(ClusterConfig(workers=WORKERS), here.prepare) as executor:
         assert isinstance(executor, DaskExecutor)
         watch = Watch(executor)
         driver = Driver(str(run.path.absolute()), executor, run.journal, watch, threading.Event())
@@ -215,7 +215,7 @@ def measure_efficiency(folder: Path) -> list[Figure]:
     run = RunDirectory.create(folder / "efficiency", SPECIFICATION, {})
     here = importlib.import_module("overhead")
     jobs = [Job(Task(Stage("train"), k, 0), here.take_long, 1, (k,)) for k in range(LONG_TILES)]
-    with recording(run), EXECUTORS["local"](ClusterConfig(workers=SLOTS), here.prepare) as executor:
+    with recording(run), CLUSTERS["local"].executor(ClusterConfig(workers=SLOTS), here.prepare) as executor:
         driver = Driver(str(run.path.absolute()), executor, run.journal, lambda _: None, threading.Event())
         began = time.perf_counter()
         driver.run(jobs, {})

@@ -12,9 +12,10 @@ import pytest
 from distributed.security import Security
 from support.problems import Recorder
 
-from cntk_pipeline.clusters import EXECUTORS
-from cntk_pipeline.clusters.dask.access import client_security, dashboard_warnings, require_encrypted, scheduler_address
+from cntk_pipeline.clusters import CLUSTERS
+from cntk_pipeline.clusters.address.access import client_security, require_encrypted, scheduler_address
 from cntk_pipeline.clusters.dask.certificates import Certificates
+from cntk_pipeline.clusters.dask.dashboard import dashboard_warnings
 from cntk_pipeline.clusters.dask.executor import DaskExecutor
 from cntk_pipeline.config import ClusterConfig
 from cntk_pipeline.config.loopback import is_loopback
@@ -66,7 +67,7 @@ def address_of_scheduler(executor: DaskExecutor) -> str:
 
 
 def test_local_workers_let_in_their_driver_only() -> None:
-    with EXECUTORS["local"](ClusterConfig(workers=1), nothing) as executor:
+    with CLUSTERS["local"].executor(ClusterConfig(workers=1), nothing) as executor:
         (address,) = executor._client.scheduler_info()["workers"]
         plain, foreign = Security(), Security.temporary()
         for where in (address_of_scheduler(executor), address):
@@ -77,7 +78,7 @@ def test_local_workers_let_in_their_driver_only() -> None:
 
 
 def test_nothing_of_a_local_cluster_listens_beyond_this_machine() -> None:
-    with EXECUTORS["local"](ClusterConfig(workers=2), nothing) as executor:
+    with CLUSTERS["local"].executor(ClusterConfig(workers=2), nothing) as executor:
         this = psutil.Process()
         workers = [child for child in this.children(recursive=True) if listening(child)]
         assert len(workers) == 2
@@ -86,12 +87,12 @@ def test_nothing_of_a_local_cluster_listens_beyond_this_machine() -> None:
 
 
 def test_a_local_cluster_without_encryption_is_for_whoever_asks_for_it() -> None:
-    with EXECUTORS["local"](ClusterConfig(workers=1, tls=False), nothing) as executor:
+    with CLUSTERS["local"].executor(ClusterConfig(workers=1, tls=False), nothing) as executor:
         assert address_of_scheduler(executor).startswith("tcp://127.0.0.1:")
 
 
 def test_a_wide_dashboard_is_warned_of() -> None:
-    with EXECUTORS["local"](ClusterConfig(workers=1, dashboard="0.0.0.0:0"), nothing) as executor:
+    with CLUSTERS["local"].executor(ClusterConfig(workers=1, dashboard="0.0.0.0:0"), nothing) as executor:
         (warning,) = executor.warnings
     assert "anybody who reaches 0.0.0.0 sees the dashboard" in warning
 
@@ -117,7 +118,7 @@ def test_nothing_else_is_the_loopback(host: str) -> None:
 
 def test_a_run_reaches_a_scheduler_with_its_certificates(scheduler: str, certificates: Certificates) -> None:
     config = ClusterConfig(kind="address", address=scheduler, **table(certificates))
-    with EXECUTORS["address"](config, nothing) as executor:
+    with CLUSTERS["address"].executor(config, nothing) as executor:
         assert executor.warnings == ()
         assert executor.slots == 1
 
@@ -128,14 +129,14 @@ def test_certificates_may_come_from_the_configuration_of_dask(scheduler: str, ce
         "distributed.comm.tls.client.cert": str(certificates.certificate),
         "distributed.comm.tls.client.key": str(certificates.key),
     }
-    with dask.config.set(named), EXECUTORS["address"](ClusterConfig(address=scheduler), nothing) as executor:
+    with dask.config.set(named), CLUSTERS["address"].executor(ClusterConfig(address=scheduler), nothing) as executor:
         assert executor.slots == 1
 
 
 def test_a_client_of_another_authority_is_refused(scheduler: str, tmp_path: Path) -> None:
     config = ClusterConfig(address=scheduler, **table(Certificates.create(tmp_path / "foreign")))
     refused = pytest.raises(WorkersLost, match=r"tls://127\.0\.0\.1:\d+ shows a certificate that is not good")
-    with refused, dask.config.set(AT_ONCE), EXECUTORS["address"](config, nothing):
+    with refused, dask.config.set(AT_ONCE), CLUSTERS["address"].executor(config, nothing):
         pass
 
 
@@ -165,7 +166,7 @@ def test_an_address_without_a_protocol_is_encrypted_where_certificates_are_named
 @pytest.mark.parametrize("address", ["tcp://10.0.0.1:8786", "ucx://10.0.0.1:8786", "10.0.0.1:8786"])
 def test_a_scheduler_in_the_clear_is_refused(address: str) -> None:
     refused = pytest.raises(ConfigError, match=r"is not encrypted, .* or, in a network .* set cluster.tls = false")
-    with refused, EXECUTORS["address"](ClusterConfig(address=address), nothing):
+    with refused, CLUSTERS["address"].executor(ClusterConfig(address=address), nothing):
         pass
 
 
@@ -201,7 +202,7 @@ def test_a_scheduler_file_is_held_to_the_same_rule(tmp_path: Path) -> None:
     path = tmp_path / "scheduler.json"
     path.write_text(json.dumps({"type": "Scheduler", "address": "tcp://10.0.0.1:8786"}))
     refused = pytest.raises(ConfigError, match=r"the scheduler at tcp://10.0.0.1:8786 is not encrypted")
-    with refused, EXECUTORS["address"](ClusterConfig(scheduler_file=str(path)), nothing):
+    with refused, CLUSTERS["address"].executor(ClusterConfig(scheduler_file=str(path)), nothing):
         pass
 
 

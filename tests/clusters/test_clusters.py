@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from cntk_pipeline.clusters.submitters import find_cluster
 from cntk_pipeline.config import ClusterConfig, load_cluster, load_config
+from cntk_pipeline.config.cluster_files import find_cluster
 from cntk_pipeline.errors import ConfigError
 
 WORKFLOW = '[network]\npreset = "cntk"\n[cluster]\nkind = "serial"\nworkers = 7\n'
@@ -38,7 +38,7 @@ def test_an_unknown_cluster_is_named_with_the_known_ones(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[cluster]\nworker = 2\n", r"bad\.toml:\n  unknown key cluster\.worker: did you mean 'workers'"),
+        ("[cluster]\nworkers = true\n", r"bad\.toml:\n  cluster\.workers: Input should be a valid integer"),
         ("[cluster]\n[data]\n", r"\[cluster\] table and nothing else, got cluster, data"),
         ("", "nothing else, got nothing"),
         ("[cluster\n", "is not valid TOML"),

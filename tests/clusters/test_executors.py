@@ -14,7 +14,7 @@ import distributed
 import pytest
 from support.processes import wait_until
 
-from cntk_pipeline.clusters import EXECUTORS, Completion, Executor, WorkerMemory
+from cntk_pipeline.clusters import CLUSTERS, Completion, Executor, WorkerMemory
 from cntk_pipeline.clusters.dask.executor import DaskExecutor, Terms, prepared
 from cntk_pipeline.config import ClusterConfig
 from cntk_pipeline.errors import ConfigError, WorkersLost
@@ -109,7 +109,7 @@ def scheduler() -> Iterator[str]:
 @pytest.fixture(scope="module", params=["serial", "local", "address"])
 def executor(request: pytest.FixtureRequest, scheduler: str) -> Iterator[Executor]:
     config = ClusterConfig(kind=request.param, workers=2, address=scheduler if request.param == "address" else None)
-    with EXECUTORS[request.param](config, nothing) as opened:
+    with CLUSTERS[request.param].executor(config, nothing) as opened:
         yield opened
 
 
@@ -151,13 +151,13 @@ def test_waiting_for_nothing_returns_nothing(executor: Executor) -> None:
 
 
 def test_a_call_that_kills_its_worker_is_told_apart() -> None:
-    with EXECUTORS["local"](ClusterConfig(workers=1), nothing) as executor:
+    with CLUSTERS["local"].executor(ClusterConfig(workers=1), nothing) as executor:
         executor.submit(("stage", 0, 0, 0), die)
         assert collect(executor, 1)["stage", 0, 0, 0].worker_died
 
 
 def test_a_result_outlives_its_worker(tmp_path: Path) -> None:
-    with EXECUTORS["local"](ClusterConfig(workers=1), nothing) as executor:
+    with CLUSTERS["local"].executor(ClusterConfig(workers=1), nothing) as executor:
         executor.submit(("stage", 0, 0, 0), return_and_die, str(tmp_path / "gone"))
         wait_until((tmp_path / "gone").exists, "the worker's end")
         began = time.monotonic()
@@ -167,7 +167,7 @@ def test_a_result_outlives_its_worker(tmp_path: Path) -> None:
 
 
 def test_local_workers_use_one_thread_each_and_answer_this_machine_only() -> None:
-    with EXECUTORS["local"](ClusterConfig(workers=1), nothing) as executor:
+    with CLUSTERS["local"].executor(ClusterConfig(workers=1), nothing) as executor:
         assert "dashboard http://127.0.0.1:" in executor.describe()
         executor.submit(("stage", 0, 0, 0), thread_settings)
         assert collect(executor, 1)["stage", 0, 0, 0].result == ("1",) * 4
@@ -176,20 +176,21 @@ def test_local_workers_use_one_thread_each_and_answer_this_machine_only() -> Non
 def test_what_goes_wrong_beside_the_calls_of_a_local_worker_stays_off_the_terminal(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    with EXECUTORS["local"](ClusterConfig(workers=1), nothing) as executor:
+    with CLUSTERS["local"].executor(ClusterConfig(workers=1), nothing) as executor:
         executor.submit(("stage", 0, 0, 0), fail_beside)
         collect(executor, 1)
     assert capfd.readouterr().err == ""
 
 
 def test_a_worker_that_cannot_be_prepared_is_an_error() -> None:
-    with pytest.raises(ValueError, match="on purpose"), EXECUTORS["local"](ClusterConfig(workers=1), fail):
+    with pytest.raises(ValueError, match="on purpose"), CLUSTERS["local"].executor(ClusterConfig(workers=1), fail):
         pass
 
 
 def test_a_scheduler_prepares_its_workers_for_each_driver(scheduler: str, tmp_path: Path) -> None:
+    config = ClusterConfig(kind="address", address=scheduler)
     for name in ("first", "second"):
-        with EXECUTORS["address"](ClusterConfig(kind="address", address=scheduler), partial(touch, tmp_path / name)):
+        with CLUSTERS["address"].executor(config, partial(touch, tmp_path / name)):
             assert (tmp_path / name).exists()
 
 
@@ -197,7 +198,7 @@ def test_late_joiners_are_prepared_for_each_driver_at_work(scheduler: str, tmp_p
     first, second = (partial(mark, tmp_path / name) for name in ("first", "second"))
     config = ClusterConfig(kind="address", address=scheduler)
     command = [sys.executable, "-m", "distributed.cli.dask_worker", scheduler, "--no-nanny", "--no-dashboard"]
-    with EXECUTORS["address"](config, first), EXECUTORS["address"](config, second):
+    with CLUSTERS["address"].executor(config, first), CLUSTERS["address"].executor(config, second):
         late = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
         try:
             marks = [tmp_path / f"{name}-{late.pid}" for name in ("first", "second")]
@@ -209,7 +210,7 @@ def test_late_joiners_are_prepared_for_each_driver_at_work(scheduler: str, tmp_p
 
 def test_a_late_joiner_that_cannot_be_prepared_computes_nothing(tmp_path: Path) -> None:
     config = ClusterConfig(workers=2, minimum_workers=1)
-    with EXECUTORS["local"](config, partial(touch_first, tmp_path / "first")) as executor:
+    with CLUSTERS["local"].executor(config, partial(touch_first, tmp_path / "first")) as executor:
         executor.hold()  # asks for the other one
         keys = [("stage", k, 0, 0) for k in range(20)]
         for key in keys:
@@ -223,14 +224,21 @@ def test_a_late_joiner_that_cannot_be_prepared_computes_nothing(tmp_path: Path) 
 
 
 def test_an_address_cluster_needs_an_address() -> None:
-    with pytest.raises(ConfigError, match=r"needs cluster.address"), EXECUTORS["address"](ClusterConfig(), nothing):
+    with (
+        pytest.raises(ConfigError, match=r"needs cluster.address"),
+        CLUSTERS["address"].executor(ClusterConfig(), nothing),
+    ):
         pass
 
 
 def test_a_scheduler_that_does_not_answer_is_named() -> None:
     config = ClusterConfig(kind="address", address="tcp://127.0.0.1:9")
     refused = pytest.raises(WorkersLost, match=r"no Dask scheduler answers at tcp://127.0.0.1:9")
-    with refused, dask.config.set({"distributed.comm.timeouts.connect": "1s"}), EXECUTORS["address"](config, nothing):
+    with (
+        refused,
+        dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
+        CLUSTERS["address"].executor(config, nothing),
+    ):
         pass
 
 
@@ -264,7 +272,7 @@ def remembered(dask_scheduler: distributed.Scheduler) -> int:
 
 
 def test_a_scheduler_holds_nothing_of_calls_that_have_ended(scheduler: str) -> None:
-    with EXECUTORS["address"](ClusterConfig(kind="address", address=scheduler), nothing) as executor:
+    with CLUSTERS["address"].executor(ClusterConfig(kind="address", address=scheduler), nothing) as executor:
         assert isinstance(executor, DaskExecutor)
         for row in range(100):
             executor.submit(("stage", row, 0, 0), add, row, row)
@@ -281,5 +289,7 @@ def test_workers_say_their_memory(executor: Executor) -> None:
 
 
 def test_the_memory_of_a_worker_is_shared_by_its_threads() -> None:
-    with EXECUTORS["local"](ClusterConfig(workers=1, threads_per_worker=2, memory_limit="1GiB"), nothing) as executor:
+    with CLUSTERS["local"].executor(
+        ClusterConfig(workers=1, threads_per_worker=2, memory_limit="1GiB"), nothing
+    ) as executor:
         assert executor.memory() == WorkerMemory(2**30, 2)

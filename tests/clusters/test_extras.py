@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cntk_pipeline.clusters.extras import EXTRAS
+from cntk_pipeline.clusters import CLUSTERS
+from cntk_pipeline.clusters.extras import METRICS
 
 ABSENT = """
 import os, sys
@@ -29,26 +30,26 @@ import sys, threading
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.config import parse_config
 from cntk_pipeline.errors import PipelineError
-from cntk_pipeline.clusters.submitters import SUBMITTERS
+from cntk_pipeline.clusters import CLUSTERS
 from cntk_pipeline.rundir.submissions import Submission
 
-CLUSTERS = [
+TABLES = [
     {"kind": "ssh", "hosts": ["a"]},
     {"kind": "kubernetes", "workers": 2, "memory_limit": "4GiB", "image": "x", "volume_claim": "c"},
     {"kind": "serial", "metrics": "127.0.0.1:0"},
 ]
-for cluster in CLUSTERS:
+for cluster in TABLES:
     config = parse_config({"network": {"preset": "cntk"}, "readouts": {"depths": [2]}, "cluster": cluster}, "test")
     acts = [lambda: runs.start(config, None, threading.Event()), lambda: runs.prepare(config, None, None)]
     if cluster["kind"] != "serial":
-        acts.append(lambda: SUBMITTERS[cluster["kind"]].check(config))
+        acts.append(lambda: CLUSTERS[cluster["kind"]].submitter.check(config))
     for act in acts:
         try:
             act()
         except PipelineError as error:
             print(error)
-print(SUBMITTERS["kubernetes"].standing(Submission("kubernetes", "default/cntk-run-1", "here", "now")))
-print(SUBMITTERS["ssh"].standing(Submission("ssh", "vm:1 by a", "here", "now")))
+print(CLUSTERS["kubernetes"].submitter.standing(Submission("kubernetes", "default/cntk-run-1", "here", "now")))
+print(CLUSTERS["ssh"].submitter.standing(Submission("ssh", "vm:1 by a", "here", "now")))
 """
 
 
@@ -74,6 +75,6 @@ def test_an_extra_that_is_absent_is_named_with_the_command_that_installs_it(tmp_
 
 def test_extras_are_those_of_the_package() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
-    for extra, modules in EXTRAS.items():
-        named = {text.partition(">")[0].replace("-", "_") for text in project["optional-dependencies"][extra]}
-        assert set(modules) <= named
+    for extra in [METRICS, *(cluster.extra for cluster in CLUSTERS.values() if cluster.extra is not None)]:
+        named = {text.partition(">")[0].replace("-", "_") for text in project["optional-dependencies"][extra.name]}
+        assert set(extra.modules) <= named

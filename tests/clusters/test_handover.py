@@ -8,7 +8,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,14 @@ import pytest
 from support.problems import Recorder, Stopper, require_same_kernel, stop_at, whole_matrix
 from support.processes import PATIENCE_SECONDS, receipts, wait_until
 
-from cntk_pipeline.clusters.submitter import Cause
-from cntk_pipeline.clusters.submitters import (
-    SUBMITTERS,
+from cntk_pipeline.clusters import CLUSTERS
+from cntk_pipeline.clusters.local.submitter import LocalSubmitter
+from cntk_pipeline.clusters.submitter import Cause, Succession
+from cntk_pipeline.config import ClusterConfig, RunConfig, StoreConfig, parse_config
+from cntk_pipeline.errors import DataNotFound, Interrupted, PipelineError, RunLocked, RunNotFound, SubmissionFailed
+from cntk_pipeline.rundir import lease
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.submissions import (
     Submission,
     add_submission,
     read_ending,
@@ -28,10 +34,6 @@ from cntk_pipeline.clusters.submitters import (
     stop_requested,
     submissions,
 )
-from cntk_pipeline.config import RunConfig, StoreConfig, parse_config
-from cntk_pipeline.errors import DataNotFound, Interrupted, PipelineError, RunLocked, RunNotFound, SubmissionFailed
-from cntk_pipeline.rundir import lease
-from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.storage import open_path
 from cntk_pipeline.workflow import handover
 from cntk_pipeline.workflow import run as runs
@@ -91,7 +93,7 @@ def test_a_driver_is_seen_to_run_from_the_first_moment(tmp_path: Path, monkeypat
     quick.write_text("#!/bin/sh\nsleep 60\n")
     quick.chmod(0o700)
     monkeypatch.setattr(sys, "executable", str(quick))  # begins in an instant
-    submitter, config = SUBMITTERS["local"], workflow(tmp_path / "run")
+    submitter, config = CLUSTERS["local"].submitter, workflow(tmp_path / "run")
     for _ in range(1000):
         job = submitter.submit(open_path(tmp_path / "run"), config, "")
         mine = submission("local", job, str(tmp_path / "run"))
@@ -167,8 +169,31 @@ def refusing_slurm(folder: Path) -> Path:
     return folder
 
 
-def begun_run(path: Path, **cluster: Any) -> RunDirectory:
-    return runs.prepare(workflow(path, "serial", **cluster), Recorder(), None)[0]
+def begun_run(path: Path) -> RunDirectory:
+    return runs.prepare(workflow(path, "serial"), Recorder(), None)[0]
+
+
+@dataclass(frozen=True)
+class Followed(LocalSubmitter):
+    """A batch system whose jobs are followed by others, as those of SLURM are with ``resubmit``."""
+
+    why: Cause = "limit"
+
+    def succession(self, config: ClusterConfig) -> Succession:
+        return Succession("another job follows", "somebody ended it", "it finished no tile")
+
+    def cause(self, config: RunConfig) -> Cause:
+        return self.why
+
+
+@pytest.fixture
+def followed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Let jobs that compute in this process be followed by others."""
+
+    def follow(cause: Cause = "limit") -> None:
+        monkeypatch.setitem(CLUSTERS, "serial", replace(CLUSTERS["serial"], submitter=Followed(cause)))
+
+    return follow
 
 
 def test_a_job_that_begins_after_it_was_cancelled_computes_nothing(tmp_path: Path) -> None:
@@ -180,33 +205,47 @@ def test_a_job_that_begins_after_it_was_cancelled_computes_nothing(tmp_path: Pat
     assert "asked to stop" in read_ending(run).message
 
 
-def test_a_job_that_finished_no_tile_is_not_followed_by_another(tmp_path: Path) -> None:
-    run, stop = begun_run(tmp_path / "run", resubmit=True), threading.Event()
+def test_a_job_that_finished_no_tile_is_not_followed_by_another(tmp_path: Path, followed: Callable[..., None]) -> None:
+    followed()
+    run, stop = begun_run(tmp_path / "run"), threading.Event()
     stop.set()
-    with pytest.raises(Interrupted, match="no tile was finished in this whole job, so no other one follows"):
+    with pytest.raises(Interrupted, match="it finished no tile"):
         handover.drive(run.path, Recorder(), stop)
+
+
+def test_a_job_of_a_cluster_that_sees_to_no_others_ends_as_it_is(tmp_path: Path) -> None:
+    run, stop = begun_run(tmp_path / "run"), threading.Event()
+    stop.set()
+    with pytest.raises(Interrupted) as caught:
+        handover.drive(run.path, Recorder(), stop)
+    assert read_ending(run).message == str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("cause", "tiles", "said"),
     [
-        ("elsewhere", 0, "it goes on in the next job"),
-        ("limit", 0, "no tile was finished in this whole job"),
-        ("withdrawn", 3, "its job was ended from outside"),
+        ("elsewhere", 0, "another job follows"),
+        ("limit", 0, "it finished no tile"),
+        ("withdrawn", 3, "somebody ended it"),
     ],
 )
 def test_whether_a_job_is_followed_depends_on_why_it_was_stopped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cause: Cause, tiles: int, said: str
+    tmp_path: Path, followed: Callable[..., None], cause: Cause, tiles: int, said: str
 ) -> None:
     """Seen to fail with one rule for all causes. That SLURM tells them apart: tests/real/test_slurm.py."""
-    monkeypatch.setattr(SUBMITTERS["serial"], "cause", lambda config: cause)
-    run, (view, stop) = begun_run(tmp_path / "run", resubmit=True), stop_at(tiles)
+    followed(cause)
+    run, (view, stop) = begun_run(tmp_path / "run"), stop_at(tiles)
     with pytest.raises(Interrupted, match=said):
         handover.drive(run.path, view, stop)
     assert said in read_ending(run).message
 
 
-def test_a_job_that_got_on_is_followed_by_another_unless_it_was_cancelled(tmp_path: Path) -> None:
+def test_a_job_that_got_on_is_followed_by_another_unless_it_was_cancelled(
+    tmp_path: Path, followed: Callable[..., None]
+) -> None:
+    followed()
+
     def has_got_on(view: Recorder) -> bool:
         return view.moments[-1].done == 3
 
@@ -215,18 +254,19 @@ def test_a_job_that_got_on_is_followed_by_another_unless_it_was_cancelled(tmp_pa
             handover.cancel(tmp_path / "run")
         return has_got_on(view)
 
-    run = begun_run(tmp_path / "run", resubmit=True)
+    run = begun_run(tmp_path / "run")
     for condition, said in ((has_got_on, True), (cancelled, False)):
         view = Stopper(condition)
         with pytest.raises(Interrupted) as caught:
             handover.drive(run.path, view, view.stop)
-        assert ("it goes on in the next job" in str(caught.value)) is said
-        assert ("it goes on in the next job" in read_ending(run).message) is said
+        assert ("another job follows" in str(caught.value)) is said
+        assert ("another job follows" in read_ending(run).message) is said
         (tmp_path / "run" / "journal" / "000001.jsonl").unlink()
 
 
-def test_a_driver_that_was_taken_for_dead_sees_to_no_next_job(tmp_path: Path) -> None:
-    run = begun_run(tmp_path / "run", resubmit=True)
+def test_a_driver_that_was_taken_for_dead_sees_to_no_next_job(tmp_path: Path, followed: Callable[..., None]) -> None:
+    followed()
+    run = begun_run(tmp_path / "run")
     with lease.hold(run.lease_path), pytest.raises(RunLocked):
         handover.drive(run.path, Recorder(), threading.Event())
     assert read_ending(run) is None, "it would be taken for the word of the driver at work"

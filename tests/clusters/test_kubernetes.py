@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from clusters.test_handover import begun_run, cntk, receipts, submission
 
+from cntk_pipeline.clusters import CLUSTERS
 from cntk_pipeline.clusters.kubernetes.submitter import describe_pods
-from cntk_pipeline.clusters.submitters import SUBMITTERS, clear_earlier, request_stop
 from cntk_pipeline.config import RunConfig, parse_config
 from cntk_pipeline.errors import (
     ConfigError,
@@ -22,10 +22,11 @@ from cntk_pipeline.errors import (
     TilesFailed,
     WorkersLost,
 )
+from cntk_pipeline.rundir.submissions import clear_earlier, request_stop
 from cntk_pipeline.storage import LocalPath, open_path
 from cntk_pipeline.workflow import handover
 
-SUBMITTER = SUBMITTERS["kubernetes"]
+SUBMITTER = CLUSTERS["kubernetes"].submitter
 
 
 def workflow(**cluster: Any) -> RunConfig:

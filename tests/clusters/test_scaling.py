@@ -8,7 +8,7 @@ import psutil
 import pytest
 from support.problems import Recorder
 
-from cntk_pipeline.clusters import EXECUTORS, Executor
+from cntk_pipeline.clusters import CLUSTERS, Executor
 from cntk_pipeline.clusters.dask.scaling import RELEASE_SECONDS, RESTORE_SECONDS, Scalable, Scaling, bounds
 from cntk_pipeline.config import ClusterConfig
 from cntk_pipeline.errors import ConfigError, Interrupted
@@ -128,7 +128,7 @@ def wait_for_slots(executor: Executor, count: int) -> None:
 
 def test_a_local_cluster_grows_with_its_calls_and_shrinks_without(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cntk_pipeline.clusters.dask.scaling.RELEASE_SECONDS", 2.0)
-    with EXECUTORS["local"](ClusterConfig(workers=2, minimum_workers=1), nothing) as executor:
+    with CLUSTERS["local"].executor(ClusterConfig(workers=2, minimum_workers=1), nothing) as executor:
         assert executor.slots == 1
         assert executor.describe().startswith("1 to 2 local workers")
         for number in range(40):
@@ -145,7 +145,7 @@ def test_a_local_cluster_grows_with_its_calls_and_shrinks_without(monkeypatch: p
 
 def test_a_worker_whose_nanny_is_gone_is_replaced() -> None:
     settings = {"distributed.deploy.lost-worker-timeout": "1s"}
-    with dask.config.set(settings), EXECUTORS["local"](ClusterConfig(workers=2), nothing) as executor:
+    with dask.config.set(settings), CLUSTERS["local"].executor(ClusterConfig(workers=2), nothing) as executor:
         cluster = executor._terms.scaling._cluster._cluster
         cluster.sync(cluster.workers[0].close)
         wait_for_slots(executor, 1)
@@ -153,7 +153,7 @@ def test_a_worker_whose_nanny_is_gone_is_replaced() -> None:
 
 
 def test_closing_does_not_wait_for_a_worker_that_is_being_restarted() -> None:
-    with EXECUTORS["local"](ClusterConfig(workers=2), nothing) as executor:
+    with CLUSTERS["local"].executor(ClusterConfig(workers=2), nothing) as executor:
         executor.submit(("stage", 0, 0, 0), os.getpid)
         while not (ended := executor.wait(0.2)):
             pass

@@ -12,10 +12,14 @@ import pytest
 from clusters.test_handover import submission
 from support.processes import wait_until
 
+from cntk_pipeline.clusters import CLUSTERS
 from cntk_pipeline.clusters.slurm.submitter import script, time_limit_seconds
-from cntk_pipeline.clusters.submitters import SUBMITTERS
+from cntk_pipeline.clusters.table import current_job
 from cntk_pipeline.config import RunConfig, load_cluster, parse_config
 from cntk_pipeline.errors import ConfigError, SubmissionFailed
+from cntk_pipeline.resources import BatchJob
+
+SUBMITTER = CLUSTERS["slurm"].submitter
 
 
 def config(**cluster: Any) -> RunConfig:
@@ -159,7 +163,7 @@ def test_time_limits_are_read_as_slurm_reads_them(text: str, seconds: float) -> 
 )
 def test_what_slurm_would_not_take_is_refused_before_it_is_asked(cluster: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        SUBMITTERS["slurm"].check(config(**cluster))
+        SUBMITTER.check(config(**cluster))
 
 
 def test_options_that_only_look_like_those_of_the_submission_are_taken() -> None:
@@ -170,15 +174,43 @@ def test_options_that_only_look_like_those_of_the_submission_are_taken() -> None
 def test_a_machine_without_slurm_says_where_to_submit_from(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SubmissionFailed, match=r"no sbatch here: submit from a machine of the SLURM cluster"):
-        SUBMITTERS["slurm"].check(config())
-    assert SUBMITTERS["slurm"].state(submission("slurm", "1")) == "unknown"
+        SUBMITTER.check(config())
+    assert SUBMITTER.state(submission("slurm", "1")) == "unknown"
 
 
 def test_the_job_has_room_for_the_workers_it_will_have() -> None:
-    memory = SUBMITTERS["slurm"].memory(config(memory_limit="4GiB", threads_per_worker=2))
+    memory = CLUSTERS["slurm"].memory(config(memory_limit="4GiB", threads_per_worker=2).cluster)
     assert memory is not None
     assert (memory.bytes, memory.slots) == (4 * 2**30, 2)
-    assert SUBMITTERS["slurm"].memory(config()) is None
+    assert CLUSTERS["slurm"].memory(config().cluster) is None
+
+
+def test_a_job_is_followed_by_another_where_the_table_says_so() -> None:
+    assert SUBMITTER.succession(config().cluster) is None
+    words = SUBMITTER.succession(config(resubmit=True).cluster)
+    assert words is not None
+    assert "no other one follows" in words.no_progress
+    assert "no other one follows" in words.withdrawn
+    assert "goes on" in words.follows
+
+
+@pytest.mark.parametrize(
+    ("environment", "job"),
+    [
+        ({}, None),
+        ({"SLURM_JOB_ID": "7"}, BatchJob("7", restarts=0)),
+        ({"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "2"}, BatchJob("7", restarts=2)),
+    ],
+)
+def test_a_process_knows_the_job_that_it_is_of(
+    environment: dict[str, str], job: BatchJob | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert SUBMITTER.current_job() == job
+    assert current_job() == job
 
 
 def test_the_file_that_operators_edit_makes_a_job_as_it_is() -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from cntk_pipeline.clusters.slurm.states import read_account, read_queue
-from cntk_pipeline.clusters.submitters import Standing
+from cntk_pipeline.clusters.submitter import Standing
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 import dask.config
 import pytest
 
-from cntk_pipeline.clusters import EXECUTORS
+from cntk_pipeline.clusters import CLUSTERS
 from cntk_pipeline.clusters.slurm.executor import allocation_shares, inherited_settings
 from cntk_pipeline.clusters.slurm.steps import CLOSE_SECONDS, Share
 from cntk_pipeline.config import ClusterConfig
@@ -49,7 +49,7 @@ def test_a_network_that_the_node_does_not_have_is_refused_with_those_that_it_has
 ) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     refused = pytest.raises(ConfigError, match=r"cluster\.interface on node .*'ib7' is not .*'lo'")
-    with refused, EXECUTORS["slurm"](ClusterConfig(kind="slurm", interface="ib7"), lambda: None):
+    with refused, CLUSTERS["slurm"].executor(ClusterConfig(kind="slurm", interface="ib7"), lambda: None):
         pass
 
 
@@ -66,7 +66,7 @@ def test_a_stop_ends_the_wait_for_first_workers(monkeypatch: pytest.MonkeyPatch,
     threading.Timer(0.5, stop.set).start()
     began = time.monotonic()
     config = ClusterConfig(kind="slurm", tls=False)
-    with pytest.raises(Interrupted, match="while it waited"), EXECUTORS["slurm"](config, lambda: None, stop):
+    with pytest.raises(Interrupted, match="while it waited"), CLUSTERS["slurm"].executor(config, lambda: None, stop):
         pass
     assert time.monotonic() - began < CLOSE_SECONDS, "it waited for workers to leave that never came"
 
@@ -79,7 +79,7 @@ def test_jobs_of_workers_need_to_know_how_many_and_how_large(
     config = ClusterConfig(kind="slurm", **cluster)
     with (
         pytest.raises(ConfigError, match=r"needs cluster\.workers and cluster\.memory_limit"),
-        EXECUTORS["slurm"](config, lambda: None),
+        CLUSTERS["slurm"].executor(config, lambda: None),
     ):
         pass
 

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from cntk_pipeline.clusters import EXECUTORS
+from cntk_pipeline.clusters import CLUSTERS
 from cntk_pipeline.clusters.ssh.executor import shares
 from cntk_pipeline.clusters.ssh.host import Pulse
+from cntk_pipeline.clusters.ssh.options import SshOptions
 from cntk_pipeline.clusters.ssh.remote import Host
+from cntk_pipeline.clusters.table import cluster_of
 from cntk_pipeline.config import ClusterConfig, parse_config
 from cntk_pipeline.errors import ConfigError
 
@@ -45,7 +47,7 @@ def test_what_is_no_host_is_named(text: str) -> None:
 
 
 def test_an_ssh_cluster_needs_hosts() -> None:
-    with pytest.raises(ConfigError, match=r"needs cluster.hosts"), EXECUTORS["ssh"](ClusterConfig(), nothing):
+    with pytest.raises(ConfigError, match=r"needs cluster.hosts"), CLUSTERS["ssh"].executor(ClusterConfig(), nothing):
         pass
 
 
@@ -90,5 +92,5 @@ def test_the_cluster_file_that_an_operator_edits_is_valid() -> None:
     for lines in (text, re.sub(r"(?m)^# (?=\w+ = )", "", text)):  # as it is, and with every option
         table = tomllib.loads(lines)
         config = parse_config({"network": {"preset": "cntk"}} | table, "cluster.toml").cluster
-        assert config.kind in EXECUTORS
-        assert [Host.parse(host).name for host in config.hosts] == ["node1", "node2", "node3"]
+        cluster_of(config)
+        assert [Host.parse(host).name for host in SshOptions.of(config).hosts] == ["node1", "node2", "node3"]

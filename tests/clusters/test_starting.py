@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cntk_pipeline.clusters import EXECUTORS
+from cntk_pipeline.clusters import CLUSTERS
 from cntk_pipeline.clusters.dask.starting import start_explained
 from cntk_pipeline.config import ClusterConfig
 from cntk_pipeline.errors import ConfigError, Interrupted, PipelineError, WorkersLost
@@ -20,7 +20,7 @@ import resource, sys, threading, time
 import psutil
 from cntk_pipeline.config import ClusterConfig
 from cntk_pipeline.errors import PipelineError
-from cntk_pipeline.clusters import EXECUTORS
+from cntk_pipeline.clusters import CLUSTERS
 
 def nothing():
     pass
@@ -30,7 +30,7 @@ if __name__ == "__main__":
 
 OPEN = """
     try:
-        with EXECUTORS["local"](ClusterConfig(workers=2), nothing):
+        with CLUSTERS["local"].executor(ClusterConfig(workers=2), nothing):
             print("open")
     except PipelineError as error:
         print(type(error).__name__, error)
@@ -83,7 +83,7 @@ def test_a_dashboard_that_cannot_listen_is_named(dashboard: str) -> None:
     message = f"cluster.dashboard = '{dashboard}': nothing can listen there .*; give an address of this machine"
     with (
         pytest.raises(ConfigError, match=message),
-        EXECUTORS["local"](ClusterConfig(workers=1, dashboard=dashboard), print),
+        CLUSTERS["local"].executor(ClusterConfig(workers=1, dashboard=dashboard), print),
     ):
         pass
 
@@ -91,7 +91,7 @@ def test_a_dashboard_that_cannot_listen_is_named(dashboard: str) -> None:
 def test_a_dashboard_whose_port_is_taken_says_where_it_is_instead(recwarn: pytest.WarningsRecorder) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         dashboard = f"127.0.0.1:{taken.getsockname()[1]}"
-        with EXECUTORS["local"](ClusterConfig(workers=1, dashboard=dashboard), print) as executor:
+        with CLUSTERS["local"].executor(ClusterConfig(workers=1, dashboard=dashboard), print) as executor:
             (line,) = executor.warnings
     assert line.startswith(
         f'cluster.dashboard = "{dashboard}": another process listens there; it is at http://127.0.0.1:'
@@ -123,7 +123,7 @@ def test_a_start_that_fails_because_it_was_stopped_is_a_stop() -> None:
 )
 def test_a_protocol_without_its_library_names_it(address: str, message: str) -> None:
     config = ClusterConfig(kind="address", address=address, tls=False)
-    with pytest.raises(PipelineError, match=message), EXECUTORS["address"](config, print):
+    with pytest.raises(PipelineError, match=message), CLUSTERS["address"].executor(config, print):
         pass
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cntk_pipeline.config import ClusterConfig, NetworkConfig, RunConfig, load_config, parse_config
+from cntk_pipeline.config import NetworkConfig, RunConfig, load_config, parse_config
 from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.inference import asked_of, require_options
 from cntk_pipeline.layers import LAYERS, Shape, spelling
@@ -204,13 +204,6 @@ def test_what_needs_an_exact_factor_is_refused_without_one(workflow: Path, solve
 def test_what_needs_the_kernel_only_is_allowed_without_a_factor(workflow: Path, solve: str) -> None:
     config = load_config(workflow, [f"solve={solve}", "inference={spectrum=3, times=[1.0, 'inf']}"])
     require_options(config)
-
-
-def test_options_that_a_kind_of_cluster_does_not_look_at_are_named() -> None:
-    slurm = ClusterConfig(kind="slurm", partition="long", resubmit=True, workers=4)
-    assert slurm.idle_options == []
-    assert sorted(slurm.model_copy(update={"kind": "local"}).idle_options) == ["partition", "resubmit"]
-    assert ClusterConfig(kind="kubernetes", address="tls://driver:8786", image="cntk").idle_options == []
 
 
 def test_an_idle_option_is_warned_of(small_config: Callable[..., RunConfig]) -> None:

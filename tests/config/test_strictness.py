@@ -59,7 +59,7 @@ WRONG = [
 
 
 def test_the_cases_are_of_every_key() -> None:
-    assert len(KEYS) > 60
+    assert len(KEYS) > 40
     assert {key for key, _ in WRONG} == set(KEYS)
 
 
@@ -83,6 +83,6 @@ def test_a_value_of_another_type_is_refused_by_the_name_of_its_key(workflow: Pat
 
 
 def test_a_whole_number_stands_where_a_number_is_asked_for(workflow: Path) -> None:
-    config = load_config(workflow, ["solve.ridges=[1]", "cluster.drain_seconds=60"])
-    assert (config.solve.ridges, config.cluster.drain_seconds) == ([1.0], 60.0)
+    config = load_config(workflow, ["solve.ridges=[1]"])
+    assert config.solve.ridges == [1.0]
     assert isinstance(config.solve.ridges[0], float)

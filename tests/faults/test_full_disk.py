@@ -17,10 +17,10 @@ from support.problems import Recorder
 from support.restarts import forget
 
 from cntk_pipeline.cli import main as cli
-from cntk_pipeline.clusters.submitters import read_ending, write_ending
 from cntk_pipeline.config import RunConfig, load_config
 from cntk_pipeline.errors import StoreError
 from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.submissions import read_ending, write_ending
 from cntk_pipeline.storage import LocalPath
 from cntk_pipeline.workflow import run as runs
 

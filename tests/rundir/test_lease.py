@@ -10,6 +10,7 @@ import time
 import pytest
 
 from cntk_pipeline.errors import RunLocked, StoreError
+from cntk_pipeline.resources import BatchJob
 from cntk_pipeline.rundir import lease
 from cntk_pipeline.storage import LocalPath
 
@@ -145,37 +146,29 @@ def test_of_many_drivers_that_start_at_once_one_gets_the_lease(tmp_path: LocalPa
     assert (len(held), len(refused)) == (1, 7)
 
 
-def in_batch_job(monkeypatch: pytest.MonkeyPatch, job: str, restarts: int) -> None:
-    monkeypatch.setenv("SLURM_JOB_ID", job)
-    monkeypatch.setenv("SLURM_RESTART_COUNT", str(restarts))
-
-
 @pytest.mark.usefixtures("patient")
-def test_a_batch_job_takes_over_at_once_from_its_former_self(
-    tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_batch_job_takes_over_at_once_from_its_former_self(tmp_path: LocalPath) -> None:
     folder = tmp_path / "lease"
-    in_batch_job(monkeypatch, "7", 0)
-    with lease.hold(folder) as former:
-        in_batch_job(monkeypatch, "7", 1)
+    with lease.hold(folder, BatchJob("7", restarts=0)) as former:
         began = time.monotonic()
-        with lease.hold(folder) as latter:
+        with lease.hold(folder, BatchJob("7", restarts=1)) as latter:
             assert time.monotonic() - began < lease.PATIENCE_SECONDS / 2
             assert former.lost.wait(10)
             assert not latter.lost.is_set()
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize(("job", "restarts"), [("8", 1), ("7", 0)])
+@pytest.mark.parametrize("other", [BatchJob("8", restarts=1), BatchJob("7", restarts=0), BatchJob("7", "pod"), None])
 def test_neither_another_batch_job_nor_a_second_driver_of_the_same_one_takes_over(
-    tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch, job: str, restarts: int
+    tmp_path: LocalPath, other: BatchJob | None
 ) -> None:
     folder = tmp_path / "lease"
-    in_batch_job(monkeypatch, "7", 0)
-    with lease.hold(folder):
-        in_batch_job(monkeypatch, job, restarts)
-        with pytest.raises(RunLocked, match="another driver works on"), lease.hold(folder):
-            pass
+    with (
+        lease.hold(folder, BatchJob("7", restarts=0)),
+        pytest.raises(RunLocked, match="another driver works on"),
+        lease.hold(folder, other),
+    ):
+        pass
 
 
 @pytest.mark.usefixtures("quick")

@@ -19,12 +19,14 @@ from distributed.protocol import to_serialize
 from support.problems import Recorder
 
 from cntk_pipeline.cli import main as cli
+from cntk_pipeline.clusters import CLUSTERS, trust
 from cntk_pipeline.clusters.submitter import driver_command
-from cntk_pipeline.clusters.submitters import add_submission, submissions
+from cntk_pipeline.clusters.table import cluster_of, idle_options
 from cntk_pipeline.config import ClusterConfig, RunConfig
 from cntk_pipeline.errors import NotTrusted, StoreError
-from cntk_pipeline.rundir import signature, trust
+from cntk_pipeline.rundir import signature
 from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.submissions import add_submission, submissions
 from cntk_pipeline.workflow import handover
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.report import make_report
@@ -276,14 +278,89 @@ def test_every_key_of_a_cluster_is_decided_and_said_to_be() -> None:
     page = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
     rows = [line.split("|") for line in page.splitlines() if line.startswith("| `cluster.")]
     said = {name.strip(" `").removeprefix("cluster."): row[3].strip() for row in rows for name in row[1].split(",")}
-    assert set(said) == set(ClusterConfig.model_fields)
+    keys = {*ClusterConfig.model_fields, *(key for each in CLUSTERS.values() for key in each.options.model_fields)}
+    assert set(said) == keys
     free = {"kind", "workers", "minimum_workers", "threads_per_worker", "memory_limit", "drain_seconds", "resubmit"}
     assert {name for name, consent in said.items() if consent == "no"} == free - {"kind"}
-    for name in set(ClusterConfig.model_fields) - free - {"dashboard", "metrics"}:
+    for name in keys - free - {"dashboard", "metrics"}:
         value = {"tls": False, "hosts": ["h"], "batch_options": ["-x a"], "setup": ["x"], "address": "tcp://h:1"}.get(
             name, "x"
         )
         assert not trust.is_harmless(ClusterConfig(**{name: value})), name
+
+
+EARLIER: dict[str, Any] = {
+    "tls_ca_file": None,
+    "tls_cert": None,
+    "tls_key": None,
+    "address": None,
+    "scheduler_file": None,
+    "interface": None,
+    "hosts": [],
+    "python": None,
+    "partition": None,
+    "account": None,
+    "time_limit": None,
+    "batch_options": [],
+    "setup": [],
+    "drain_seconds": 120.0,
+    "resubmit": False,
+    "image": None,
+    "namespace": None,
+    "volume_claim": None,
+    "service_account": "cntk-driver",
+    "secret": "cntk-s3",
+}
+"""What version 0.1.0 wrote into every run directory of keys that nobody had given."""
+
+
+@pytest.mark.parametrize(
+    ("table", "known"),
+    [
+        (
+            {"kind": "slurm", "workers": 4, "memory_limit": "4GiB", "partition": "long", "time_limit": "1-00:00:00"}
+            | {"setup": ["module load python"], "drain_seconds": 300.0, "resubmit": True},
+            "5a7b8481d38cfa72932052eb96ff5953cb486d0dd9a45d4322e9a3e3d0b369f3",
+        ),
+        (
+            {"kind": "ssh", "hosts": ["me@node1:2222", "node2"], "python": "/opt/python"},
+            "953761be17d49982089f4f7b95ac3a3f92f3224a49bfb262fbcc9baf03b20d17",
+        ),
+        (
+            {"kind": "address", "address": "tls://10.0.0.1:8786"}
+            | {"tls_ca_file": "/home/me/ca.pem", "tls_cert": "c.pem", "tls_key": "k.pem"},
+            "a79a2a3098aca1f9ec92486480933f94792a9244863a7146ec157bf4b593ca72",
+        ),
+        (
+            {"kind": "kubernetes", "workers": 2, "image": "x", "volume_claim": "c", "secret": "other"},
+            "b28c0cb5fa847db1ad407c36dcaa45a6c7159864f5361036b612a4964895ac20",
+        ),
+        (
+            {"kind": "local", "workers": 3, "dashboard": "0.0.0.0:8787"},
+            "48b29f20c974b63dded1e7cf86323c55ebc1b55f20e78da699e9dac8a0cb9c47",
+        ),
+    ],
+)
+def test_what_was_signed_before_kinds_had_their_own_keys_is_still_the_users_word(
+    run_small: Run, table: dict[str, Any], known: str
+) -> None:
+    """The digests are those that version 0.1.0 signed for these tables."""
+    run = run_small()
+    forge(run, **EARLIER | table)
+    record = json.loads(Path(run.path / "workflow.json").read_text())
+    record["signature"] = signature.sign("workflow", run.fingerprint, known)
+    Path(run.path / "workflow.json").write_text(json.dumps(record))
+    followed = trust.read_trusted(run).config.cluster
+    assert trust.digest(followed, None) == known
+    assert followed.options == {key: value for key, value in table.items() if key in EARLIER}
+    cluster_of(followed)
+    assert idle_options(followed) == []
+
+
+def test_a_key_of_another_kind_is_asked_about_although_nobody_looks_at_it() -> None:
+    assert not trust.is_harmless(ClusterConfig(kind="serial", hosts=["h"]))
+    assert not trust.is_harmless(ClusterConfig(kind="serial", nobodys=1))
+    assert trust.is_harmless(ClusterConfig(kind="serial", resubmit=True))
 
 
 # Growing.

@@ -16,6 +16,7 @@ from support.problems import SPECIFICATION, Recorder, owner_of, stop_at
 
 from cntk_pipeline.clusters import Completion, Executor
 from cntk_pipeline.clusters.dask.on_worker import Preparation
+from cntk_pipeline.clusters.table import current_job
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.driver.driver import Driver
 from cntk_pipeline.driver.observed import LOGS_KEPT, Observed
@@ -81,10 +82,22 @@ def test_a_line_names_the_batch_job(
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    with attached(RunLog("RUN", open_path(tmp_path / "log"), "f" * 64)):
+    with attached(RunLog("RUN", open_path(tmp_path / "log"), "f" * 64, current_job())):
         emit(Event("began", TILE))
     (line,) = lines_of(tmp_path / "log")
     assert {name: line.get(name) for name in fields} == fields
+
+
+def test_a_run_in_a_batch_job_names_it_in_its_log_and_its_lease(
+    run_small: Callable[..., RunDirectory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    run = run_small()
+    lines = lines_of(Path(run.path / "log"))
+    assert {(line["job"], line["restart"]) for line in lines} == {("4711", 0)}
+    (lease,) = Path(run.path / "lease").iterdir()
+    held = json.loads(lease.read_text())
+    assert (held["job"], held["restarts"]) == ("4711", 0)
 
 
 def test_dasks_warnings_join_in_without_credentials(log: RunLog, tmp_path: Path) -> None:

@@ -14,7 +14,15 @@ from cntk_pipeline.config.problem import (
     SolveConfig,
 )
 from cntk_pipeline.config.section import OpenSection, Section, expand_place
-from cntk_pipeline.config.workflow import RunConfig, StoreConfig, load_cluster, load_config, parse_config, read_options
+from cntk_pipeline.config.workflow import (
+    RunConfig,
+    StoreConfig,
+    load_cluster,
+    load_config,
+    parse_config,
+    read_options,
+    unknown_key,
+)
 
 __all__ = [
     "ClusterConfig",
@@ -35,4 +43,5 @@ __all__ = [
     "read_address",
     "read_listener",
     "read_options",
+    "unknown_key",
 ]

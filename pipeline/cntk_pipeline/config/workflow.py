@@ -142,6 +142,12 @@ def read_options(model: type[_Parsed], section: OpenSection, name: str) -> _Pars
         raise ConfigError("\n  ".join(_explain(dict(each), known, name) for each in error.errors())) from None
 
 
+def unknown_key(where: str, known: Sequence[str], listed: Sequence[str]) -> str:
+    """Say that nobody knows a key, with the nearest one of those known, or else with a list of them."""
+    near = difflib.get_close_matches(where.rpartition(".")[2], known, 1, 0.5)
+    return f"unknown key {where}: " + (f"did you mean {near[0]!r}?" if near else f"known are {', '.join(listed)}")
+
+
 def _parse(model: type[_Parsed], table: dict[str, Any], origin: str) -> _Parsed:
     try:
         return model.model_validate(table)
@@ -198,9 +204,7 @@ def _explain(problem: dict[str, Any], known: Sequence[str], table: str = "") -> 
         got = problem.get("input")
         shown = "" if isinstance(got, dict) or got is None or message.endswith(repr(got)) else f" (got {_short(got)})"
         return f"{where or 'the file'}: {message}{shown}"
-    name = str(problem["loc"][-1])
-    near = difflib.get_close_matches(name, known, 1, 0.5)
-    return f"unknown key {where}: " + (f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}")
+    return unknown_key(where, known, known)
 
 
 def _short(value: Any) -> str:

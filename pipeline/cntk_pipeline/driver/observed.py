@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from cntk_pipeline.clusters.table import current_job
 from cntk_pipeline.errors import PipelineError
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.tasks import Receipt, Task
@@ -75,4 +76,4 @@ def _listen(run_path: str) -> None:
 
 
 def _log_of(run: RunDirectory, run_path: str) -> RunLog:
-    return RunLog(run_path, run.path / "log", run.fingerprint)
+    return RunLog(run_path, run.path / "log", run.fingerprint, current_job())

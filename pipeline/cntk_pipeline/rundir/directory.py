@@ -366,7 +366,7 @@ class RunDirectory:
         return (self.path / "workflow.json").is_file()
 
     def workflow_signature(self) -> object:
-        """Read what stands in the place of the workflow's signature: anything, or None; `rundir.trust` reads it."""
+        """Read what stands in the place of the workflow's signature: anything, or None; `clusters.trust` reads it."""
         return (self.read_record("workflow.json", _WORKFLOW) or {}).get(SIGNATURE)
 
     def write_workflow(self, config: RunConfig, signature: str) -> None:

@@ -40,7 +40,7 @@ def take_over(run: RunDirectory, source: str, jobs: Sequence[Job], say: Callable
     Parameters
     ----------
     run : nothing happens where it does not grow from ``source``.
-    source : the older run, as `rundir.trust` found that it may be followed.
+    source : the older run, as `clusters.trust` found that it may be followed.
     jobs : of any stages, of which some are never taken over; the arrays of their solves exist.
     say : is told what was taken over, a line a stage.
     """

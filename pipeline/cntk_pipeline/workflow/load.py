@@ -9,14 +9,13 @@ from typing import Literal
 import numpy as np
 
 from cntk_pipeline import datasets
-from cntk_pipeline.clusters import EXECUTORS
+from cntk_pipeline.clusters.table import cluster_of, idle_options
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.datasets import Contents, Dataset, Split
-from cntk_pipeline.errors import ConfigError, PipelineError, StoreError
+from cntk_pipeline.errors import PipelineError, StoreError
 from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.inference import require_options, require_results
 from cntk_pipeline.kernels import lower, measure_pair
-from cntk_pipeline.resources import worker_count
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.specification import DataSpecification, Specification
 from cntk_pipeline.storage import StorePath
@@ -61,7 +60,7 @@ def load(config: RunConfig) -> Loaded:
     ConfigError, DataError, DataNotFound, LayerError
         Whatever is wrong with the workflow, its data, or how they fit.
     """
-    require_known_kind(config)
+    cluster_of(config.cluster)
     require_options(config)  # before the data are read, which may take long
     readouts = gram.readouts_of(config.network, config.readouts)
     whole = datasets.load(config.data.source, config.data.path)
@@ -90,30 +89,15 @@ def load(config: RunConfig) -> Loaded:
     if config.data.standardize is True:
         warnings += datasets.uneven_features(chosen)
     warnings += datasets.warnings_of(chosen, ridges, config.kernel.flips)
-    idle = sorted(f"cluster.{name}" for name in config.cluster.idle_options)
+    idle = [f"cluster.{name}" for name in idle_options(config.cluster)]
     if idle:
         warnings += (f'a cluster of kind "{config.cluster.kind}" does not look at {", ".join(idle)}',)
     return Loaded(config, chosen, digest.hexdigest(), readouts, first, warnings)
 
 
-def require_known_kind(config: RunConfig) -> None:
-    """Refuse a workflow that names no cluster that there is.
-
-    Raises
-    ------
-    ConfigError
-        With those that there are.
-    """
-    if config.cluster.kind not in EXECUTORS:
-        raise ConfigError(f"unknown cluster.kind {config.cluster.kind!r}: known are {', '.join(EXECUTORS)}")
-
-
 def slots_of(config: RunConfig) -> int:
     """Count the tiles that a workflow's own cluster computes at once; an existing scheduler counts as this machine."""
-    if config.cluster.kind == "serial":
-        return 1
-    threads = config.cluster.threads_per_worker
-    return worker_count(config.cluster.workers, threads) * threads
+    return cluster_of(config.cluster).slots(config.cluster)
 
 
 def specification_of(loaded: Loaded, path: StorePath, old: RunDirectory | None = None) -> Specification:

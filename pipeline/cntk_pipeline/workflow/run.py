@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from cntk_pipeline.clusters import EXECUTORS, WorkerMemory
-from cntk_pipeline.clusters.extras import require_extras
-from cntk_pipeline.clusters.submitters import clear_earlier, obeying_requests
+from cntk_pipeline.clusters import WorkerMemory
+from cntk_pipeline.clusters.table import cluster_of, current_job, require_extras
+from cntk_pipeline.clusters.trust import Trusted, of_user, read_trusted, warnings, write_trusted
 from cntk_pipeline.config import ClusterConfig, RunConfig
 from cntk_pipeline.config.loopback import is_loopback
 from cntk_pipeline.driver.driver import Outcome
@@ -33,7 +33,7 @@ from cntk_pipeline.kernels import Summary, summary
 from cntk_pipeline.rundir import growth, lease
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.provenance import library_versions, provenance
-from cntk_pipeline.rundir.trust import Trusted, of_user, read_trusted, warnings, write_trusted
+from cntk_pipeline.rundir.submissions import clear_earlier, obeying_requests
 from cntk_pipeline.rundir.verification import finished
 from cntk_pipeline.solvers import (
     METRICS,
@@ -55,7 +55,7 @@ from cntk_pipeline.storage.durable import store_explained
 from cntk_pipeline.telemetry.events import Event, emit
 from cntk_pipeline.telemetry.metrics import served as metrics_served
 from cntk_pipeline.workflow.checkup import Checked, check, lines_of, mend
-from cntk_pipeline.workflow.load import load, mend_inputs, require_known_kind, slots_of, specification_of, write_inputs
+from cntk_pipeline.workflow.load import load, mend_inputs, slots_of, specification_of, write_inputs
 from cntk_pipeline.workflow.plan import Plan, PlanInputs, make_plan
 from cntk_pipeline.workflow.preflight import require_fitting_tasks
 from cntk_pipeline.workflow.report import make_report, read_contents
@@ -237,8 +237,7 @@ def resume(
         if _is_done(run, run.workflow(), view, verify):
             clear_earlier(run)
             return run
-        if cluster is None:
-            require_known_kind(run.workflow())  # a file that anybody may have edited says so
+        cluster_of(run.workflow().cluster if cluster is None else cluster)  # anybody may have edited the file
         trusted = read_trusted(run, cluster=cluster, trust=trust, told=told)
         for line in trusted.shown:
             view.say(line)
@@ -311,7 +310,7 @@ def _begun(config: RunConfig, view: View) -> Iterator[Begun]:
         view.say(line)
     for line in loaded.warnings:
         view.say(f"warning: {line}")
-    with store_explained(path), lease.hold(run.lease_path) as held:
+    with store_explained(path), lease.hold(run.lease_path, current_job()) as held:
         if common is not None:
             growth.begin(run, common, view.say)
         _mend(run, config, view)
@@ -329,7 +328,7 @@ def _begun(config: RunConfig, view: View) -> Iterator[Begun]:
 def _held(run: RunDirectory, view: View | None) -> Iterator[lease.Lease]:
     """Hold the lease of a run directory that was begun before, its images included; mend what describes its arrays."""
     config = run.workflow()  # which says so where a driver stopped before it wrote one
-    with store_explained(run.path), lease.hold(run.lease_path) as held:
+    with store_explained(run.path), lease.hold(run.lease_path, current_job()) as held:
         _mend(run, config, view)
         if not run.has_inputs():
             raise RunNotFound(f"{run.path} stopped before its images were stored: start it again with `cntk run`")
@@ -381,7 +380,7 @@ def verify(path: str | Path | StorePath) -> Checked:
     """Read everything that is finished and compare checksums; move what is bad to quarantine."""
     run = RunDirectory(path)
     config = run.workflow()
-    with store_explained(run.path, "verify"), lease.hold(run.lease_path):
+    with store_explained(run.path, "verify"), lease.hold(run.lease_path, current_job()):
         found = check(run, config)
     run.journal.close()
     return found
@@ -421,7 +420,7 @@ def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> N
         recording(run),
         obeying_requests(run, stop, view.say),
         metrics_served(config.cluster.metrics) as metrics_address,
-        EXECUTORS[config.cluster.kind](config.cluster, prepare, stop) as executor,
+        cluster_of(config.cluster).executor(config.cluster, prepare, stop) as executor,
         executor.watched(),
     ):
         view.say(f"computing on {executor.describe()}")

@@ -10,6 +10,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 
+from cntk_pipeline.clusters import CLUSTERS
 from cntk_pipeline.config import ClusterConfig, RunConfig
 from cntk_pipeline.config.loopback import is_loopback
 from cntk_pipeline.errors import NotTrusted
@@ -18,10 +19,7 @@ from cntk_pipeline.rundir.growth import Growth
 from cntk_pipeline.rundir.signature import find_key, is_signed, key_path, sign
 from cntk_pipeline.storage import open_path
 
-HERE = ("serial", "local")
-"""Kinds that compute in processes of this machine and nowhere else."""
-
-_HARMLESS = {"kind", "workers", "minimum_workers", "threads_per_worker", "memory_limit", "drain_seconds", "resubmit"}
+_HARMLESS = {"kind", "workers", "minimum_workers", "threads_per_worker", "memory_limit"}
 """Keys that say how much is computed at once: with the kinds that compute here, anybody's word will do."""
 
 _PURPOSE = "workflow"
@@ -125,30 +123,27 @@ def warnings(trusted: Trusted) -> list[str]:
 
 def is_harmless(cluster: ClusterConfig) -> bool:
     """Tell whether a table connects to nothing, runs nothing but this package, and opens nothing to others."""
-    said = set(cluster.model_dump(exclude_defaults=True)) - _HARMLESS
-    opens = [where for name in ("dashboard", "metrics") if (where := getattr(cluster, name)) is not None]
+    kind = CLUSTERS.get(cluster.kind)
+    if kind is None or not kind.computes_here:
+        return False
+    # A key that the kind does not have is not looked at; it is asked about all the same, unless its own kind says that
+    # it does no harm.
+    others = {key for each in CLUSTERS.values() for key in each.harmless_options} - set(kind.options.model_fields)
+    said = set(cluster.model_dump(exclude_defaults=True)) - _HARMLESS - kind.harmless_options - others
+    opens = [where for where in (cluster.dashboard, cluster.metrics) if where is not None]
     local = all(is_loopback(where.rpartition(":")[0]) for where in opens)
-    return cluster.kind in HERE and local and said <= {"dashboard", "metrics"}
+    return local and said <= {"dashboard", "metrics"}
 
 
 def describe(cluster: ClusterConfig, source: str | None) -> list[str]:
     """Say what following a directory would do, a line each; as JSON, so that nothing in it acts on a terminal."""
-    lines = [f"this would {_DEEDS.get(cluster.kind, 'compute on a cluster of this kind')}:"]
+    kind = CLUSTERS.get(cluster.kind)
+    lines = [f"this would {'compute on a cluster of this kind' if kind is None else kind.deed}:"]
     said = {"kind": cluster.kind} | cluster.model_dump(mode="json", exclude_defaults=True)
     lines += [f"  {name} = {_shown(value)}" for name, value in said.items()]
     if source is not None:
         lines.append(f"  and take finished tiles over from {_shown(source)}")
     return lines
-
-
-_DEEDS = {
-    "serial": "compute in this process",
-    "local": "compute in processes of this machine",
-    "address": "connect to a Dask scheduler, which can run any code as you",
-    "ssh": "log in on hosts as you, and start processes there",
-    "slurm": "hand a batch job to SLURM as you, whose setup lines are shell",
-    "kubernetes": "make pods with your rights in Kubernetes, of the image that is named",
-}
 
 
 def _refusal(run: RunDirectory, cluster: ClusterConfig, source: str | None, told: str | None) -> str:

@@ -1,11 +1,10 @@
-"""Who may reach a cluster: encryption, where things listen, and what to warn of."""
+"""How an existing scheduler is reached: where it listens, and by which certificates."""
 
 import datetime
 import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import dask.config
 from cryptography import x509
@@ -13,6 +12,7 @@ from dask.utils import parse_timedelta
 from distributed.security import Security
 from pydantic import ConfigDict, with_config
 
+from cntk_pipeline.clusters.address.options import AddressOptions
 from cntk_pipeline.config import ClusterConfig, read_address
 from cntk_pipeline.config.loopback import is_loopback
 from cntk_pipeline.errors import ConfigError, StoreError, WorkersLost
@@ -20,23 +20,6 @@ from cntk_pipeline.storage import LocalPath
 from cntk_pipeline.storage.records import RECORD_BYTES, Record
 
 POLL_SECONDS = 0.1
-
-
-def dashboard_warnings(dashboard: str, link: str | None = None) -> tuple[str, ...]:
-    """Warn where Dask's dashboard answers others than this machine: it has no log-in and no encryption.
-
-    Given the ``link`` to it, warn also where another process has its port.
-    """
-    host, _, port = dashboard.rpartition(":")
-    moved = link is not None and int(port) != 0 and urlsplit(link).port != int(port)
-    elsewhere = (f'cluster.dashboard = "{dashboard}": another process listens there; it is at {link}',) if moved else ()
-    if is_loopback(host):
-        return elsewhere
-    return (
-        *elsewhere,
-        f'cluster.dashboard = "{dashboard}": anybody who reaches {host or "any address of this machine"} sees the '
-        "dashboard, which asks for no password. Leave it on 127.0.0.1 and tunnel to it: docs/security.md",
-    )
 
 
 def scheduler_address(config: ClusterConfig) -> str:
@@ -49,19 +32,20 @@ def scheduler_address(config: ClusterConfig) -> str:
     WorkersLost
         If the file does not appear within Dask's time to connect.
     """
-    if config.address:
-        address = config.address
-    elif config.scheduler_file:
-        address = _wait_for_address(Path(config.scheduler_file))
+    options = AddressOptions.of(config)
+    if options.address:
+        address = options.address
+    elif options.scheduler_file:
+        address = _wait_for_address(Path(options.scheduler_file))
     else:
         raise ConfigError('the "address" cluster needs cluster.address ("tls://host:8786") or cluster.scheduler_file')
     try:
         read_address(address)
     except ValueError as error:
-        raise ConfigError(f"{config.scheduler_file}: {error}") from None
+        raise ConfigError(f"{options.scheduler_file}: {error}") from None
     if "://" in address:
         return address
-    return f"{'tls' if config.tls_ca_file else 'tcp'}://{address}"
+    return f"{'tls' if options.tls_ca_file else 'tcp'}://{address}"
 
 
 def require_encrypted(address: str, config: ClusterConfig) -> tuple[str, ...]:
@@ -106,7 +90,8 @@ def client_security(address: str, config: ClusterConfig) -> tuple[Security | Non
     """
     if not address.startswith("tls://"):
         return None, ()
-    named = {name: getattr(config, name) for name in ("tls_ca_file", "tls_cert", "tls_key")}
+    options = AddressOptions.of(config)
+    named = {"tls_ca_file": options.tls_ca_file, "tls_cert": options.tls_cert, "tls_key": options.tls_key}
     if not any(named.values()) and dask.config.get("distributed.comm.tls.ca-file"):
         return Security(require_encryption=True), ()
     absent = [f"cluster.{name}" for name, path in named.items() if not path]
@@ -115,7 +100,7 @@ def client_security(address: str, config: ClusterConfig) -> tuple[Security | Non
             f"the scheduler at {address} asks for certificates, but {' and '.join(absent)} "
             f"{'is' if len(absent) == 1 else 'are'} not set: name the PEM files that it was started with"
         )
-    paths = {name: Path(path) for name, path in named.items()}
+    paths = {name: Path(path) for name, path in named.items() if path}
     for name, path in paths.items():
         try:
             path.read_bytes()

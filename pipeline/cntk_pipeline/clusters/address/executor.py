@@ -7,8 +7,8 @@ from contextlib import contextmanager
 import distributed
 import distributed.comm
 
+from cntk_pipeline.clusters.address.access import client_security, require_encrypted, scheduler_address
 from cntk_pipeline.clusters.base import Executor
-from cntk_pipeline.clusters.dask.access import client_security, require_encrypted, scheduler_address
 from cntk_pipeline.clusters.dask.executor import Terms, count_workers, prepared, quieten
 from cntk_pipeline.clusters.dask.starting import causes
 from cntk_pipeline.config import ClusterConfig
