@@ -309,6 +309,7 @@ def test_an_nngp_has_the_bits_it_has_without_the_ntk(function, dtype):
     assert np.array_equal(both.evaluate(x)[0], alone.evaluate(x)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", [Relu(), Erf()], ids=repr)
 def test_copies_have_the_bits_of_a_read_out_alone_beside_one_that_tells_samples_apart(function):
     x = near_images(20)

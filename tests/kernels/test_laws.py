@@ -205,6 +205,7 @@ def test_neither_threads_nor_pieces_change_a_bit(whole, monkeypatch, name):
         assert np.array_equal(rectangle, expected[21:, :20])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="compares processes of one POSIX host")
 def test_another_process_has_the_same_bits(tmp_path):
     images = draw_images(20)
