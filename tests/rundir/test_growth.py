@@ -24,6 +24,8 @@ from cntk_pipeline.tasks import Stage, Task
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.report import make_report
 
+pytestmark = pytest.mark.slow
+
 Config = Callable[..., RunConfig]
 Sections = dict[str, Any]
 Compute = Callable[..., RunDirectory]
