@@ -42,14 +42,14 @@ from cntk_pipeline.storage.tiled_array import encode_chunk
 from cntk_pipeline.tasks import Chunk, Receipt, Stage, Task
 from cntk_pipeline.workflow import run as runs
 
-SPECIFICATION = {
-    "data": {"digest": "", "train": 1, "test": 1, "shape": [1], "classes": ["0"], "standardize": False},
-    "readouts": [{"name": "none", "kind": "ntk", "network": []}],
-    "dtype": "float32",
-    "flips": False,
-    "tile": 1,
-    "numerics_version": 0,
-}
+SPECIFICATION = Specification(
+    DataSpecification("", 10, 10, (1, 1, 1), ("a", "b"), standardize=True),
+    (ReadoutSpecification("ntk", "ntk", []),),
+    dtype="float32",
+    flips=False,
+    tile=16,
+    numerics_version=1,
+)
 
 WORKERS, TILES = 8, 20_000
 TARGET_MILLISECONDS = 2.0
@@ -192,12 +192,12 @@ def start(action: Callable[[Stopper], object]) -> Stopper:
     return view
 
 
-def finish(run: RunDirectory, tasks: Sequence[Task]) -> None:
-    """Write the chunks of tasks, without waiting for the disk, and their receipts."""
+def finish(run: RunDirectory, jobs: Sequence[Job]) -> None:
+    """Write the chunks of jobs, without waiting for the disk, and their receipts."""
     receipts = []
-    for task in tasks:
+    for job in jobs:
         chunks = []
-        for array, index in run.arrays_of(task):
+        for array, index in job.places(run):
             payload, checksum = encode_chunk(np.ones(array.tile, array.dtype), array.tile, array.dtype)
             path = Path(str(array.chunk_path(*index)))
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -205,7 +205,7 @@ def finish(run: RunDirectory, tasks: Sequence[Task]) -> None:
             path.write_bytes(content)
             crc = int.from_bytes(bytes(checksum), "little")
             chunks.append(Chunk(array.path.name, len(content), crc, xxhash.xxh3_128_hexdigest(bytes(payload))))
-        receipts.append(Receipt(task, tuple(chunks), 0.1, 20.0, 0.2, "host"))
+        receipts.append(Receipt(job.task, tuple(chunks), 0.1, 20.0, 0.2, "host"))
     run.journal.append(receipts)
     run.journal.close()
 

@@ -1,0 +1,55 @@
+"""A result of inference is one file and one line: that of docs/extending.md, added to a copy of the package."""
+
+import json
+from pathlib import Path
+
+import pytest
+from support.adding import Copy, add, copy_package
+
+WORKFLOW = """
+name = "small"
+data = { source = "digits", train = 24, test = 8 }
+network = { preset = "cntk" }
+readouts = { depths = [2], poolings = ["flatten"] }
+kernel = { tile = 8 }
+solve = { ridges = [1e-2, 1e-1], tile = 8 }
+inference = { confusion = true, spectrum = true }
+cluster = { kind = "serial" }
+store = { path = "run" }
+"""
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Copy:
+    made = copy_package(tmp_path_factory.mktemp("adding"))
+    opening = "    for result in (\n"
+    add(made, "Adding a result of inference", "inference/confusion.py", "inference/requested.py", opening)
+    (made.folder / "w.toml").write_text(WORKFLOW)
+    return made
+
+
+def test_an_added_result_is_seen_in_plan_run_status_inspect_and_verify(copy: Copy) -> None:
+    rows = {stage["stage"]: stage["tasks"] for stage in json.loads(copy.cntk("plan", "w.toml", "--json"))["stages"]}
+    assert rows["confusion"] == 2
+    said = copy.cntk("run", "w.toml")
+    assert "confusion matrix" in said
+    assert "largest mistake" in said
+    status = json.loads(copy.cntk("status", "run", "--json"))
+    assert {stage["stage"]: stage["done"] for stage in status["stages"]}["confusion"] == 2
+    for solve in status["solves"]:
+        (record,) = (item["record"] for item in solve["inferred"] if item["product"] == "confusion")
+        assert record["right"] == round(8 * solve["accuracy"])
+    (chunk, _) = sorted((copy.folder / "run" / "solve").glob("*/inference/confusion.zarr/counts/c/0/0"))
+    content = bytearray(chunk.read_bytes())
+    content[0] ^= 1
+    chunk.write_bytes(content)
+    assert "was damaged on disk: moved to quarantine" in copy.cntk("verify", "run", code=3)
+    assert "confusion matrix" in copy.cntk("resume", "run")
+    assert "0 are bad" in copy.cntk("verify", "run")
+    assert "confusion matrix" in copy.cntk("inspect", "run")
+
+
+def test_a_key_near_an_added_result_is_refused_with_it(copy: Copy) -> None:
+    said = copy.cntk("run", "w.toml", "--store", "refused", "--set", "inference.confuson=true", code=2)
+    assert "unknown key inference.confuson: did you mean 'confusion'?" in said
+    assert not Path(copy.folder / "refused").exists()

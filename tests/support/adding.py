@@ -1,0 +1,63 @@
+"""A copy of the package to which a page of the documentation adds something: a file and a line of a table.
+
+The text is that of docs/extending.md, so that the page is held true.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A folder with a copy of the package in ``copy``, in which commands run.
+
+    Attributes
+    ----------
+    folder : of both.
+    """
+
+    folder: Path
+
+    def cntk(self, *words: str, code: int = 0) -> str:
+        """Run a command of the copy, and require its exit code; return all it said."""
+        command = [sys.executable, "-m", "cntk_pipeline.cli", *words]
+        environment = os.environ | {"PYTHONPATH": str(self.folder / "copy"), "COLUMNS": "200", "NO_COLOR": "1"}
+        done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=240)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+
+def copy_package(folder: Path) -> Copy:
+    """Copy the package, without its compiled files."""
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "pipeline" / "cntk_pipeline", folder / "copy" / "cntk_pipeline", ignore=ignored)
+    return Copy(folder)
+
+
+def add(copy: Copy, title: str, file: str, table: str, opening: str) -> None:
+    """Add what a section of the page shows.
+
+    Parameters
+    ----------
+    title : of the section.
+    file, table : paths in the package: the file to write, and the file that holds the table.
+    opening : the text of the table behind which the line belongs.
+    """
+    page = (ROOT / "docs" / "extending.md").read_text()
+    section = page[page.index(f"# {title}\n") :]
+    text, line = re.findall(r"```python\n(.*?)```", section, re.DOTALL)[:2]
+    statement = re.findall(r"with its import, `(.*?)`", section)[0]
+    package = copy.folder / "copy" / "cntk_pipeline"
+    (package / file).write_text(text)
+    door = (package / table).read_text()
+    assert opening in door
+    (package / table).write_text(
+        door.replace(opening, f"{opening}{line}").replace("\nfrom ", f"\n{statement}\nfrom ", 1)
+    )
