@@ -37,7 +37,7 @@ from cntk_pipeline.driver.observed import recording
 from cntk_pipeline.errors import Interrupted
 from cntk_pipeline.gram.tiles import kernel_jobs
 from cntk_pipeline.rundir.directory import RunDirectory
-from cntk_pipeline.rundir.owners import Job
+from cntk_pipeline.rundir.owners import Job, Owner, Place
 from cntk_pipeline.rundir.specification import DataSpecification, ReadoutSpecification, Specification
 from cntk_pipeline.storage.tiled_array import encode_chunk
 from cntk_pipeline.tasks import Chunk, Receipt, Stage, Task
@@ -111,7 +111,8 @@ def measure_tiles(folder: Path, tiles: int, profile: bool) -> list[Figure]:
     """Send tiles that do nothing through the driver."""
     run = RunDirectory.create(folder / "tiles", SPECIFICATION, {})
     here = importlib.import_module("overhead")  # by name: workers import it, instead of being sent its code
-    jobs = [Job(Task(Stage("train"), k // 1000, k % 1000), here.do_nothing, 1, (k,)) for k in range(tiles)]
+    owner, stage = Owner("train", here.do_nothing, nowhere), Stage("train")
+    jobs = [Job(Task(stage, k // 1000, k % 1000), owner, 1, (k,)) for k in range(tiles)]
     with recording(run), CLUSTERS["local"].executor(ClusterConfig(workers=WORKERS), here.prepare) as executor:
         assert isinstance(executor, DaskExecutor)
         watch = Watch(executor)
@@ -193,6 +194,11 @@ def start(action: Callable[[Stopper], object]) -> Stopper:
     return view
 
 
+def nowhere(_run: RunDirectory, _task: Task) -> list[Place]:
+    """Name no chunks: these tasks write nothing."""
+    return []
+
+
 def finish(run: RunDirectory, jobs: Sequence[Job]) -> None:
     """Write the chunks of jobs, without waiting for the disk, and their receipts."""
     receipts = []
@@ -215,7 +221,8 @@ def measure_efficiency(folder: Path) -> list[Figure]:
     """Keep two processes busy with long tiles."""
     run = RunDirectory.create(folder / "efficiency", SPECIFICATION, {})
     here = importlib.import_module("overhead")
-    jobs = [Job(Task(Stage("train"), k, 0), here.take_long, 1, (k,)) for k in range(LONG_TILES)]
+    owner, stage = Owner("train", here.take_long, nowhere), Stage("train")
+    jobs = [Job(Task(stage, k, 0), owner, 1, (k,)) for k in range(LONG_TILES)]
     with recording(run), CLUSTERS["local"].executor(ClusterConfig(workers=SLOTS), here.prepare) as executor:
         driver = Driver(str(run.path.absolute()), executor, run.journal, lambda _: None, threading.Event())
         began = time.perf_counter()
