@@ -1,15 +1,19 @@
 import io
 import logging
 import re
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from cntk_pipeline.cli import display
-from cntk_pipeline.cli.display import PLAIN_SECONDS, QUIET_SECONDS, RunView, escape, printable
+from cntk_pipeline.cli.display import PLAIN_SECONDS, QUIET_SECONDS, RunView, escape, printable, show_state
 from cntk_pipeline.driver.driver import Progress
+from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.tasks import Receipt, Stage, Task
 from cntk_pipeline.telemetry.events import Event, emit
+from cntk_pipeline.workflow.report import make_report
 
 TILE = Task(Stage("train"), 3, 2)
 
@@ -111,3 +115,23 @@ def test_credentials_that_a_server_repeats_are_not_printed(capsys: pytest.Captur
     said = "InvalidAccessKeyId: AKIAABCDEFGHIJKLMNOP at https://me:pw@host/b?X-Amz-Signature=abcdef&x=1"
     assert printable(said) == "InvalidAccessKeyId: *** at https://***@host/b?X-Amz-Signature=***&x=1"
     assert "AKIA" not in escape(said)
+
+
+def test_a_status_names_the_chunks_and_records_that_are_gone(
+    run_small: Callable[..., RunDirectory], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_small(inference={"spectrum": True})
+    report = make_report(run)
+    assert report.complete
+    show_state(report)
+    assert "gone" not in capsys.readouterr().out
+    solve = report.solves[0]
+    (run.solve_path(solve.name) / "inference" / "spectrum-10.json").unlink()
+    (run.solve_path(report.solves[1].name) / "metrics.json").unlink()
+    next(each for each in Path(str(run.inputs_path)).glob("train_images/c/**/*") if each.is_file()).unlink()
+    show_state(make_report(run))
+    said = capsys.readouterr().out
+    assert f"the spectrum of {solve.readout}, ridge {solve.ridge:g} relative is gone" in said
+    assert f"the record of {report.solves[1].readout}, ridge" in said
+    assert "of the data set is gone" in said
+    assert "incomplete: cntk resume" in said

@@ -15,7 +15,7 @@ import pytest
 from support.processes import wait_until
 
 from cntk_pipeline.clusters import CLUSTERS, Completion, Executor, WorkerMemory
-from cntk_pipeline.clusters.dask.executor import DaskExecutor, Terms, prepared
+from cntk_pipeline.clusters.dask.executor import DaskExecutor, ExecutorTraits, prepared
 from cntk_pipeline.config import ClusterConfig
 from cntk_pipeline.errors import ConfigError, WorkersLost
 from cntk_pipeline.resources import memory_bytes
@@ -254,7 +254,7 @@ def test_a_scheduler_that_dies_with_a_message_under_way_leaves_no_traceback(
     dask_logger = logging.getLogger("distributed")
     dask_logger.addHandler(caplog.handler)
     with distributed.Client(scheduler_file=str(file), timeout=30) as client:
-        prepared(client, nothing, Terms("a scheduler alone"))
+        prepared(client, nothing, ExecutorTraits("a scheduler alone"))
         client.scheduler_comm.interval = 0.5  # s for which the client gathers messages; the second call waits so long
         sent = client.submit(add, 1, 2)
         time.sleep(0.1)

@@ -67,9 +67,9 @@ def test_an_extra_that_is_absent_is_named_with_the_command_that_installs_it(tmp_
         *3 * ["the \"ssh\" cluster needs asyncssh: pip install 'cntk-pipeline[ssh]'"],
         *3 * [f"the \"kubernetes\" cluster needs {kubernetes}: pip install 'cntk-pipeline[kubernetes]'"],
         *2 * ["cluster.metrics needs prometheus-client: pip install 'cntk-pipeline[metrics]'"],
-        "Standing(state='unknown', words='cannot be asked for: the \"kubernetes\" cluster needs "
+        "JobStatus(state='unknown', words='cannot be asked for: the \"kubernetes\" cluster needs "
         f"{kubernetes}: pip install \\'cntk-pipeline[kubernetes]\\'', timing='')",
-        "Standing(state='unknown', words='', timing='')",
+        "JobStatus(state='unknown', words='', timing='')",
     ]
     assert not (tmp_path / "runs").exists()
 

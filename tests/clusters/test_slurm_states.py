@@ -3,7 +3,7 @@
 import pytest
 
 from cntk_pipeline.clusters.slurm.states import read_account, read_queue
-from cntk_pipeline.clusters.submitter import Standing
+from cntk_pipeline.clusters.submitter import JobStatus
 
 
 @pytest.mark.parametrize(
@@ -56,24 +56,24 @@ from cntk_pipeline.clusters.submitter import Standing
     ],
 )
 def test_what_the_queue_says_is_said_in_plain_words(line: str, state: str, words: str, timing: str) -> None:
-    assert read_queue(line + "\n", "7") == Standing(state, words, timing)
+    assert read_queue(line + "\n", "7") == JobStatus(state, words, timing)
 
 
 @pytest.mark.parametrize(
     ("line", "standing"),
     [
         ("", None),
-        ("PENDING", Standing("queued")),
+        ("PENDING", JobStatus("queued")),
         (
             "OUT_OF_MEMORY",
-            Standing(
+            JobStatus(
                 "gone",
                 "was killed for using more memory than it had asked for: raise cluster.memory_limit (OUT_OF_MEMORY)",
             ),
         ),
-        ("NODE_FAIL", Standing("gone", "lost a node and was not started again (NODE_FAIL)")),
-        ("CANCELLED by 1000", Standing("gone", "was cancelled (CANCELLED)")),
+        ("NODE_FAIL", JobStatus("gone", "lost a node and was not started again (NODE_FAIL)")),
+        ("CANCELLED by 1000", JobStatus("gone", "was cancelled (CANCELLED)")),
     ],
 )
-def test_what_the_accounts_say_of_a_job_that_the_queue_has_forgotten(line: str, standing: Standing | None) -> None:
+def test_what_the_accounts_say_of_a_job_that_the_queue_has_forgotten(line: str, standing: JobStatus | None) -> None:
     assert read_account(line, "7") == standing

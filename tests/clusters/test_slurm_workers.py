@@ -12,26 +12,26 @@ import pytest
 
 from cntk_pipeline.clusters import CLUSTERS
 from cntk_pipeline.clusters.slurm.executor import allocation_shares, inherited_settings
-from cntk_pipeline.clusters.slurm.steps import CLOSE_SECONDS, Share
+from cntk_pipeline.clusters.slurm.steps import CLOSE_SECONDS, NodeShare
 from cntk_pipeline.config import ClusterConfig
 from cntk_pipeline.errors import ConfigError, Interrupted
 
 NODES = ["a", "b", "c"]
 
 
-def shares(environment: dict[str, str], **cluster: int) -> list[Share]:
+def shares(environment: dict[str, str], **cluster: int) -> list[NodeShare]:
     return allocation_shares(ClusterConfig(kind="slurm", **cluster), environment, NODES)
 
 
 def test_workers_follow_the_tasks_of_a_job() -> None:
     job = {"SLURM_NTASKS": "5", "SLURM_TASKS_PER_NODE": "2(x2),1", "SLURM_JOB_CPUS_PER_NODE": "64(x3)"}
-    assert shares(job) == [Share("a", 2), Share("b", 2), Share("c", 1)]
-    assert shares(job, workers=3) == [Share("a", 2), Share("b", 1)]
+    assert shares(job) == [NodeShare("a", 2), NodeShare("b", 2), NodeShare("c", 1)]
+    assert shares(job, workers=3) == [NodeShare("a", 2), NodeShare("b", 1)]
 
 
 def test_an_allocation_without_tasks_holds_as_many_workers_as_cores_allow() -> None:
     allocation = {"SLURM_JOB_CPUS_PER_NODE": "8,4(x2)"}
-    assert shares(allocation, threads_per_worker=3) == [Share("a", 2), Share("b", 1), Share("c", 1)]
+    assert shares(allocation, threads_per_worker=3) == [NodeShare("a", 2), NodeShare("b", 1), NodeShare("c", 1)]
     with pytest.raises(ConfigError, match="no 16 cores for a worker on any node"):
         shares(allocation, threads_per_worker=16)
 

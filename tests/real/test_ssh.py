@@ -297,7 +297,7 @@ def test_a_driver_whose_scheduler_is_killed_ends_within_a_minute_and_the_run_goe
 
 
 def test_a_scheduler_that_is_killed_ends_the_run_soon(servers: Servers, hosts: list[str]) -> None:
-    """Without `Terms.scheduler_end` it takes the minute and more that Dask's client looks for its scheduler."""
+    """Without `ExecutorTraits.scheduler_end` it takes a minute, for which Dask's client looks for its scheduler."""
     with CLUSTERS["ssh"].executor(ClusterConfig(kind="ssh", hosts=hosts, workers=2), nothing) as executor:
         scheduler = scheduler_at(servers, executor._client.scheduler.address)
         executor.submit(("stage", 0, 0, 0), time.sleep, 3600)

@@ -192,7 +192,7 @@ def test_a_damaged_state_costs_one_iteration_and_both_cost_all(
     iterations = read_iterations(run, name)
     assert iterations is not None
     for number in range(iterations.last, iterations.last - damaged, -1):
-        chunk = run.work(name, "vectors").chunk_path(number, 0, 0, 0)
+        chunk = run.scratch(name, "vectors").chunk_path(number, 0, 0, 0)
         flip_bit(chunk)
     before = len(begun(run, "step"))
     run = runs.resume(path, Recorder(), threading.Event())
@@ -208,8 +208,8 @@ def test_damaged_products_and_preconditioners_are_computed_again(run_small: Run,
     path = stopped_run(small_config, 3)
     run = RunDirectory(path)
     name = make_report(run).solves[0].name
-    products = sorted((run.work_path(name) / "products" / "c").rglob("0"))
-    for chunk in [run.work(name, "basis").chunk_path(1, 0), *(path for path in products if path.is_file())]:
+    products = sorted((run.scratch_path(name) / "products" / "c").rglob("0"))
+    for chunk in [run.scratch(name, "basis").chunk_path(1, 0), *(path for path in products if path.is_file())]:
         flip_bit(chunk)
     view = Recorder()
     run = runs.resume(path, view, threading.Event())
@@ -220,7 +220,7 @@ def test_damaged_products_and_preconditioners_are_computed_again(run_small: Run,
 def test_what_iterations_left_is_deleted_at_the_end_and_verify_does_not_miss_it(run_small: Run) -> None:
     run = run_small(**ONE, solve=CG)
     name = make_report(run).solves[0].name
-    assert not run.work_path(name).exists()
+    assert not run.scratch_path(name).exists()
     found = runs.verify(run.path)
     count, quarantined = found.whole, found.bad
     assert quarantined == ()
@@ -232,7 +232,7 @@ def test_what_iterations_left_is_deleted_at_the_end_and_verify_does_not_miss_it(
 def test_no_more_than_two_states_and_one_pass_lie_on_disk(run_small: Run, small_config: Config) -> None:
     run = RunDirectory(stopped_run(small_config, 6))
     name = make_report(run).solves[0].name
-    kept = {part: len(list((run.work_path(name) / part / "c").iterdir())) for part in ("vectors", "products")}
+    kept = {part: len(list((run.scratch_path(name) / part / "c").iterdir())) for part in ("vectors", "products")}
     assert kept == {"vectors": 2, "products": 1}
 
 

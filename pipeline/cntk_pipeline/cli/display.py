@@ -255,10 +255,28 @@ def show_state(report: RunReport, awaited: bool = False) -> None:
     """Show whether a driver is at work, or how to go on unless one is ``awaited``."""
     if report.quarantined:
         out.print(f"\n{report.quarantined} chunks in quarantine")
+    if report.lost_inputs:
+        first, *others = report.lost_inputs
+        more = f" and {len(others):,} more chunks of the data set are" if others else " of the data set is"
+        out.print(f"\n{escape(first)}{more} gone")
+    for line in [] if report.driver else _unwritten(report):
+        out.print(escape(line))
     if report.driver:
         out.print(f"\na driver is at work: {escape(report.driver)}")
     elif not report.complete and not awaited:
         out.print(f"\nincomplete: cntk resume {escape(report.path)}")
+
+
+def _unwritten(report: RunReport) -> list[str]:
+    """Name the records that are gone though every tile that they sum up is there."""
+    if any(stage.done < stage.total for stage in report.stages):
+        return []
+    lines = [f"the choice of a ridge for {path.readout} is gone" for path in report.ridge_paths if path.record is None]
+    for solve in report.solves:
+        if solve.absolute_ridge is None or solve.relative_residual is None:
+            lines.append(f"the record of {_system(solve)} is gone")
+        lines += [f"the {item.product} of {_system(solve)} is gone" for item in solve.inferred if item.record is None]
+    return lines + [f"the {item.product} of {item.network} is gone" for item in report.trained if item.record is None]
 
 
 def _count(value: float) -> str:

@@ -19,7 +19,7 @@ Cause = Literal["limit", "elsewhere", "withdrawn"]
 
 
 @dataclass(frozen=True)
-class Standing:
+class JobStatus:
     """How a submission is.
 
     Attributes
@@ -102,9 +102,9 @@ class Submitter(ABC):
     def state(self, submission: Submission) -> State:
         """Ask the cluster how a submission is; "unknown" where its job is none that this kind of cluster has."""
 
-    def standing(self, submission: Submission) -> Standing:
+    def standing(self, submission: Submission) -> JobStatus:
         """Ask the cluster how a submission is, and for what else it says."""
-        return Standing(self.state(submission))
+        return JobStatus(self.state(submission))
 
     @abstractmethod
     def withdraw(self, submission: Submission, *, now: bool) -> bool:

@@ -282,13 +282,13 @@ class RunDirectory:
         """Tell whether a solve was begun and stores an array: by conjugate gradients alone, there is no factor."""
         return is_made(self.solve_path(solve) / "factor.zarr" / part)
 
-    def work_path(self, solve: str) -> StorePath:
+    def scratch_path(self, solve: str) -> StorePath:
         """The zarr group of what a solve needs until it is finished, and only so long."""
         return self.solve_path(solve) / "work.zarr"
 
-    def work(self, solve: str, part: str) -> TiledArray:
-        """Open an array that a solve needs until it is finished."""
-        return self._array(self.work_path(solve) / part)
+    def scratch(self, solve: str, part: str) -> TiledArray:
+        """Open an array of a solve that is deleted once it is finished."""
+        return self._array(self.scratch_path(solve) / part)
 
     def _array(self, path: StorePath) -> TiledArray:
         if path not in self._arrays:

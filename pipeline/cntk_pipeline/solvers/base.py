@@ -47,7 +47,7 @@ class Solver(ABC):
         """List the arrays that a solve keeps beside coefficients, predictions and residuals."""
         return []
 
-    def work_groups(self, run: RunDirectory, system: System) -> list[Group]:
+    def scratch_groups(self, run: RunDirectory, system: System) -> list[Group]:
         """List the groups of arrays that a solve needs until it is finished."""
         return []
 

@@ -31,7 +31,7 @@ from cntk_pipeline.solvers.conjugate_gradient import (
     iteration_jobs,
     iteration_need,
     iteration_rounds,
-    work_group,
+    scratch_group,
 )
 from cntk_pipeline.solvers.forecast import IterationForecast, SystemSize, forecast_streaming
 from cntk_pipeline.solvers.options import DEFAULT_TOLERANCE, CholeskyOptions
@@ -269,8 +269,8 @@ class Cholesky(Solver):
             ArraySpec("forward", (classes, train), (classes, tile), "float64", ("class", "train")),
         ]
 
-    def work_groups(self, run: RunDirectory, system: System) -> list[Group]:
-        return [work_group(run, system)] if _iterates(system) else []
+    def scratch_groups(self, run: RunDirectory, system: System) -> list[Group]:
+        return [scratch_group(run, system)] if _iterates(system) else []
 
     def rounds(self, run: RunDirectory, system: System, order: int, slots: int) -> Iterator[list[Job]]:
         if _iterates(system):

@@ -35,9 +35,9 @@ from cntk_pipeline.solvers.states import (
     record_state,
     resume_point,
     spent_by_iterations,
+    state_arrays,
     state_chunks,
     state_places,
-    work_arrays,
 )
 from cntk_pipeline.solvers.systems import (
     System,
@@ -80,7 +80,7 @@ def iteration_rounds(run: RunDirectory, system: System, order: int, preparation:
         lasting = preparation if iterations is not None and iteration_options(system.method).is_factored else []
         yield [*lasting, *coefficients]
         return
-    work_group(run, system).create()
+    scratch_group(run, system).create()
     iterations = resume_point(run, system)
     # Where states are there already, so is the preconditioner, unless it was damaged since.
     begun = iterations.last >= iterations.first
@@ -98,12 +98,12 @@ def iteration_rounds(run: RunDirectory, system: System, order: int, preparation:
     record_iterations(run, system.fingerprint, replace(iterations, finished=True))
 
 
-def work_group(run: RunDirectory, system: System) -> Group:
+def scratch_group(run: RunDirectory, system: System) -> Group:
     """Describe the empty arrays that iterations need until they have converged."""
-    arrays = work_arrays(run, system)
+    arrays = state_arrays(run, system)
     if not iteration_options(system.method).is_factored:
         arrays += sketch_arrays(run, system)
-    return Group(run.work_path(system.fingerprint), tuple(arrays), {"system": system.label})
+    return Group(run.scratch_path(system.fingerprint), tuple(arrays), {"system": system.label})
 
 
 def iteration_jobs(run: RunDirectory, system: System, preparation: Sequence[Job]) -> list[Job]:
@@ -129,7 +129,7 @@ def product_block(run_path: str, task: Task) -> Receipt:
     work = open_work(run_path, task)
     cut, tiles = work.cut, work.run.train_cut
     block_row, block_col = _block(task.col)
-    direction = work.run.work(work.system.fingerprint, "direction").read(task.row, 0, 0)[0]
+    direction = work.run.scratch(work.system.fingerprint, "direction").read(task.row, 0, 0)[0]
     product = np.zeros((2 * cut.size, direction.shape[1]))
     # A diagonal block's columns are its rows, and so is what its mirrored tiles add.
     to_rows, to_cols = product[: cut.size], product[cut.size :] if block_row > block_col else product[: cut.size]
@@ -186,7 +186,7 @@ def write_coefficients(run_path: str, task: Task) -> Receipt:
 
 
 def _product_places(run: RunDirectory, task: Task) -> list[Place]:
-    return [(run.work(task.stage.solve, "products"), (task.row, task.col, 0, 0))]
+    return [(run.scratch(task.stage.solve, "products"), (task.row, task.col, 0, 0))]
 
 
 def _step_places(run: RunDirectory, task: Task) -> list[Place]:
@@ -249,7 +249,7 @@ def _are_coefficients_there(run: RunDirectory, system: System) -> bool:
 
 def _summed_products(run: RunDirectory, system: System, number: int) -> Array:
     """Add up what all blocks contribute, block after block."""
-    cut, products = factor_cut(run, system), run.work(system.fingerprint, "products")
+    cut, products = factor_cut(run, system), run.scratch(system.fingerprint, "products")
     total = np.zeros((cut.count, products.shape[-1]))
     for block in range(products.shape[1]):
         row, col = _block(block)
@@ -287,8 +287,8 @@ class ConjugateGradient(Solver):
     def choose_tile(self, train: int, kernel_tile: int, wanted: Literal["auto"] | int) -> int:
         return choose_product_tile(train, kernel_tile, None if wanted == "auto" else wanted)
 
-    def work_groups(self, run: RunDirectory, system: System) -> list[Group]:
-        return [work_group(run, system)]
+    def scratch_groups(self, run: RunDirectory, system: System) -> list[Group]:
+        return [scratch_group(run, system)]
 
     def rounds(self, run: RunDirectory, system: System, order: int, slots: int) -> Iterator[list[Job]]:
         return iteration_rounds(run, system, order, sketch_jobs(run, system, order))

@@ -95,11 +95,11 @@ def make_basis(run_path: str, task: Task) -> Receipt:
 
 
 def _sketch_places(run: RunDirectory, task: Task) -> list[Place]:
-    return [(run.work(task.stage.solve, "sketch"), (task.row, 0))]
+    return [(run.scratch(task.stage.solve, "sketch"), (task.row, 0))]
 
 
 def _basis_places(run: RunDirectory, task: Task) -> list[Place]:
-    basis, eigenvalues = (run.work(task.stage.solve, part) for part in ("basis", "eigenvalues"))
+    basis, eigenvalues = (run.scratch(task.stage.solve, part) for part in ("basis", "eigenvalues"))
     return [*((basis, (row, 0)) for row in range(basis.cut(0).pieces)), (eigenvalues, (0,))]
 
 
@@ -112,7 +112,7 @@ def open_preconditioner(work: Work) -> Precondition:
     if iteration_options(work.system.method).is_factored:
         return partial(_apply_factor, work)
     if _rank(work.run, work.system):
-        eigenvalues = work.run.work(work.system.fingerprint, "eigenvalues").read(0) + work.system.absolute_ridge
+        eigenvalues = work.run.scratch(work.system.fingerprint, "eigenvalues").read(0) + work.system.absolute_ridge
         if eigenvalues[0] > 0:
             return partial(_apply_low_rank, _all_rows(work, "basis"), eigenvalues[-1] / eigenvalues)
     diagonal = work.kernel.variance("train", (0, work.cut.count)) + work.system.absolute_ridge
@@ -161,5 +161,5 @@ def _random_rows(piece: int, length: int, rank: int, count: int) -> Array:
 
 
 def _all_rows(work: Work, part: str) -> Array:
-    array = work.run.work(work.system.fingerprint, part)
+    array = work.run.scratch(work.system.fingerprint, part)
     return np.concatenate([array.read(row, 0) for row in range(array.cut(0).pieces)])

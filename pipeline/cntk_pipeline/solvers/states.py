@@ -62,10 +62,10 @@ def record_iterations(run: RunDirectory, solve: str, iterations: Iterations) -> 
     """Write down how far the iterations of a solve are, and delete the chunks that no later one reads."""
     run.write_record(f"solve/{solve}/iterations.json", asdict(iterations))
     if iterations.finished:
-        run.work_path(solve).remove_tree()
+        run.scratch_path(solve).remove_tree()
         return
     for part, kept in (("products", iterations.last), *((part, iterations.last - 1) for part in STATE)):
-        for path in (run.work_path(solve) / part / "c").children():
+        for path in (run.scratch_path(solve) / part / "c").children():
             if re.fullmatch(r"[0-9]{1,10}", path.name) and int(path.name) < kept:
                 path.remove_tree()
 
@@ -84,11 +84,11 @@ def spent_by_iterations(run: RunDirectory, tasks: Sequence[Task], _chunks: Chunk
 
 def state_places(run: RunDirectory, solve: str, number: int) -> list[Place]:
     """List the chunks of a state."""
-    states = [run.work(solve, part) for part in STATE]
+    states = [run.scratch(solve, part) for part in STATE]
     return [(state, (number, *(0,) * (len(state.shape) - 1))) for state in states]
 
 
-def work_arrays(run: RunDirectory, system: System) -> list[ArraySpec]:
+def state_arrays(run: RunDirectory, system: System) -> list[ArraySpec]:
     """List the arrays of states and of the products that lead from one to the next."""
     cut, classes = factor_cut(run, system), len(run.specification.data.classes)
     blocks, double, count = cut.pieces * (cut.pieces + 1) // 2, 2 * cut.size, cut.count
@@ -119,8 +119,8 @@ def state_chunks(state: State) -> list[Array]:
 
 def read_state(run: RunDirectory, system: System, number: int) -> State:
     """Read a state; raise `CorruptTile` where it is damaged or gone."""
-    vectors = run.work(system.fingerprint, "vectors").read(number, 0, 0, 0)[0]
-    direction = run.work(system.fingerprint, "direction").read(number, 0, 0)[0]
+    vectors = run.scratch(system.fingerprint, "vectors").read(number, 0, 0, 0)[0]
+    direction = run.scratch(system.fingerprint, "direction").read(number, 0, 0)[0]
     relative, true, true_before, checked = read_measures(run, system, number)
     solution, residual, preconditioned = vectors
     return State(solution, residual, preconditioned, direction, relative, true, true_before, checked=bool(checked[0]))
@@ -128,7 +128,7 @@ def read_state(run: RunDirectory, system: System, number: int) -> State:
 
 def read_measures(run: RunDirectory, system: System, number: int) -> Array:
     """Read what the rounds are decided by: relative, true, true_before and checked of a `State`, a row each."""
-    return run.work(system.fingerprint, "residuals").read(number, 0, 0)[0]
+    return run.scratch(system.fingerprint, "residuals").read(number, 0, 0)[0]
 
 
 def record_state(run: RunDirectory, system: System, iterations: Iterations) -> Iterations:

@@ -145,7 +145,7 @@ def _groups(run: RunDirectory, config: RunConfig, wanted: Wanted) -> Iterator[Gr
         if record is not None:
             system = open_system(run, solve.name)
             groups.append((system_group(run, system, record), solve.jobs))
-            groups += [(group, ()) for group in solver_of(system.method).work_groups(run, system)]
+            groups += [(group, ()) for group in solver_of(system.method).scratch_groups(run, system)]
     for product in [
         *(path_product(run, selection) for selection in wanted.selections),
         *_products(run, config, wanted),

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import NoReturn
 
 from cntk_pipeline.clusters import CLUSTERS
-from cntk_pipeline.clusters.submitter import Standing, State, Submitter
+from cntk_pipeline.clusters.submitter import JobStatus, State, Submitter
 from cntk_pipeline.clusters.table import cluster_of, current_job
 from cntk_pipeline.clusters.trust import Trusted, read_trusted, warnings
 from cntk_pipeline.config import ClusterConfig, RunConfig
@@ -48,7 +48,7 @@ class Whereabouts:
     ----------
     submission : the last one, or None.
     state : what the cluster says of it: "queued", "running", "gone", or "unknown" where it cannot be asked from here.
-    words, timing : what else it says, for people; see `Standing`.
+    words, timing : what else it says, for people; see `JobStatus`.
     ending : how the last submitted driver ended, or None.
     stop_requested : whether it was asked to drain.
     """
@@ -123,12 +123,12 @@ def resubmit(
 def whereabouts(run: RunDirectory) -> Whereabouts:
     """Find out where the driver of a run is; what others have submitted, or another run, is not asked about."""
     last = next(reversed(submissions(run)), None)
-    found = Standing("gone")
+    found = JobStatus("gone")
     if last is not None and not last.is_mine:
-        found = Standing("unknown", "was not submitted by you for this run directory, so it is not asked about")
+        found = JobStatus("unknown", "was not submitted by you for this run directory, so it is not asked about")
     elif last is not None:
         submitter = _submitter(last)
-        found = Standing("unknown") if submitter is None else submitter.standing(last)
+        found = JobStatus("unknown") if submitter is None else submitter.standing(last)
     return Whereabouts(last, found.state, found.words, found.timing, read_ending(run), stop_requested(run))
 
 

@@ -9,7 +9,7 @@ import distributed.comm
 
 from cntk_pipeline.clusters.address.access import client_security, require_encrypted, scheduler_address
 from cntk_pipeline.clusters.base import Executor
-from cntk_pipeline.clusters.dask.executor import Terms, count_workers, prepared, quieten
+from cntk_pipeline.clusters.dask.executor import ExecutorTraits, count_workers, prepared, quieten
 from cntk_pipeline.clusters.dask.starting import causes
 from cntk_pipeline.config import ClusterConfig
 from cntk_pipeline.errors import ConfigError, WorkersLost
@@ -47,7 +47,7 @@ def open_address(
         if not count:
             raise WorkersLost(f"the scheduler at {where} has no workers: start some, then `cntk resume`")
         label = f"{count} workers of the scheduler at {where}"
-        yield prepared(client, prepare, Terms(label, warnings=warnings + of_the_key))
+        yield prepared(client, prepare, ExecutorTraits(label, warnings=warnings + of_the_key))
 
 
 def _require_protocol(address: str) -> None:

@@ -43,7 +43,7 @@ POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
-class Terms:
+class ExecutorTraits:
     """What is to know of a cluster.
 
     Attributes
@@ -86,14 +86,14 @@ class DaskExecutor(Executor):
     Parameters
     ----------
     client : of the cluster.
-    terms : what is to know of the cluster.
+    traits : what is to know of the cluster.
     preparation : name of that of its workers, and of the topic under which they send results.
     """
 
-    def __init__(self, client: distributed.Client, terms: Terms, preparation: str) -> None:
-        self.warnings = terms.warnings
+    def __init__(self, client: distributed.Client, traits: ExecutorTraits, preparation: str) -> None:
+        self.warnings = traits.warnings
         self._client = client
-        self._terms = terms
+        self._traits = traits
         self._workers_seen = self._looked = time.monotonic()
         self._futures: dict[tuple[Any, ...], distributed.Future] = {}
         self._ended: queue.SimpleQueue[tuple[tuple[Any, ...], Completion | None]] = queue.SimpleQueue()
@@ -136,11 +136,11 @@ class DaskExecutor(Executor):
         return self._unheard
 
     def adapt(self) -> None:
-        if self._terms.scaling is not None:
-            self._terms.scaling.adapt()
+        if self._traits.scaling is not None:
+            self._traits.scaling.adapt()
 
     def hold(self, stop: threading.Event | None = None) -> None:
-        scaling = self._terms.scaling
+        scaling = self._traits.scaling
         if scaling is None:
             return
         scaling.hold()
@@ -157,7 +157,7 @@ class DaskExecutor(Executor):
         return min(limited, key=lambda memory: memory.bytes / memory.slots, default=None)
 
     def describe(self) -> str:
-        return self._terms.label
+        return self._traits.label
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
@@ -167,7 +167,7 @@ class DaskExecutor(Executor):
             yield
         finally:  # while the scheduler can still be told: it would go on sending to a client that has closed
             # One that has ended is not asked, since Dask would try for a minute to connect to it.
-            if not self._terms.scheduler_end() and self._client.status == "running":
+            if not self._traits.scheduler_end() and self._client.status == "running":
                 with contextlib.suppress(WorkersLost, TimeoutError), answered():
                     self._client.unsubscribe_topic(_SCHEDULER_TOPIC)
                     forget = self._client._unregister_worker_plugin
@@ -176,7 +176,7 @@ class DaskExecutor(Executor):
     def _look(self) -> list[WorkerState]:
         """Look how many workers there are, ask for those that are missing, and give up where none come back."""
         self._looked = time.monotonic()
-        end = self._terms.scheduler_end()
+        end = self._traits.scheduler_end()
         if end or self._client.status not in ("running", "connecting"):
             raise WorkersLost(f"{_GONE}\n  {end}" if end else _GONE)
         try:
@@ -184,11 +184,11 @@ class DaskExecutor(Executor):
         except OSError:  # it took too long, or the link just broke; the client's status says so the next time
             return []
         self._unheard = frozenset(key for state in states for key in state.unheard)
-        if self._terms.scaling is not None:
-            self._terms.scaling.follow(len(self._futures), {state.name: state.calls for state in states})
+        if self._traits.scaling is not None:
+            self._traits.scaling.follow(len(self._futures), {state.name: state.calls for state in states})
         if states:
             self._workers_seen, self.slots = self._looked, sum(state.threads for state in states)
-        elif self._looked - self._workers_seen > self._terms.patience_seconds:
+        elif self._looked - self._workers_seen > self._traits.patience_seconds:
             raise WorkersLost("all workers are gone and none came back; finished tiles are kept, `cntk resume` goes on")
         return states
 
@@ -291,7 +291,7 @@ def quieten() -> None:
     logging.getLogger("distributed.batched").setLevel(logging.WARNING)  # of a message that was under way, at INFO
 
 
-def prepared(client: distributed.Client, prepare: Callable[[], None], terms: Terms) -> DaskExecutor:
+def prepared(client: distributed.Client, prepare: Callable[[], None], traits: ExecutorTraits) -> DaskExecutor:
     """Prepare all workers of a cluster, those that join later too, and return it as an executor."""
     quieten()
     keep_steady()
@@ -299,4 +299,4 @@ def prepared(client: distributed.Client, prepare: Callable[[], None], terms: Ter
     with answered():
         client.sync(client._run_on_scheduler, keep_steady)
         client.register_plugin(preparation)
-    return DaskExecutor(client, terms, preparation.name)
+    return DaskExecutor(client, traits, preparation.name)

@@ -19,7 +19,7 @@ import distributed
 
 from cntk_pipeline.clusters.base import Executor, require_no_stop
 from cntk_pipeline.clusters.dask.certificates import make_pem, security_of
-from cntk_pipeline.clusters.dask.executor import Terms, count_workers, prepared
+from cntk_pipeline.clusters.dask.executor import ExecutorTraits, count_workers, prepared
 from cntk_pipeline.clusters.dask.scaling import Scalable, Scaling, bounds
 from cntk_pipeline.clusters.dask.settings import SETTINGS
 from cntk_pipeline.clusters.kubernetes.manifests import INSTANCE, Names, Owner, cluster_manifest, secret_manifest
@@ -60,7 +60,7 @@ def open_kubernetes(
             scaling = Scaling(Pods(names, minimum), minimum, maximum, config.threads_per_worker)
             count = f"{minimum}" if minimum == maximum else f"{minimum} to {maximum}"
             label = f"{count} pods of {names.cluster} in {names.namespace}, scheduler {address}"
-            yield prepared(client, prepare, Terms(label, PATIENCE_SECONDS, scaling=scaling))
+            yield prepared(client, prepare, ExecutorTraits(label, PATIENCE_SECONDS, scaling=scaling))
 
 
 def require_described(config: ClusterConfig) -> tuple[int, int]:

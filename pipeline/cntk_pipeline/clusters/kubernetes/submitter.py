@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from cntk_pipeline.clusters.kubernetes.executor import dask_class, explained, require_described
 from cntk_pipeline.clusters.kubernetes.manifests import INSTANCE, RUNS_FOLDER, Manifest, job_manifest
 from cntk_pipeline.clusters.kubernetes.options import KubernetesOptions
-from cntk_pipeline.clusters.submitter import Standing, State, Submitter, driver_command
+from cntk_pipeline.clusters.submitter import JobStatus, State, Submitter, driver_command
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.errors import ConfigError, SubmissionFailed, WorkersLost
 from cntk_pipeline.resources import BatchJob
@@ -85,19 +85,19 @@ class KubernetesSubmitter(Submitter):
     def state(self, submission: Submission) -> State:
         return self.standing(submission).state
 
-    def standing(self, submission: Submission) -> Standing:
+    def standing(self, submission: Submission) -> JobStatus:
         job = submission.job
         if not _JOB.fullmatch(job):
-            return Standing("unknown", "is no Job of Kubernetes")
+            return JobStatus("unknown", "is no Job of Kubernetes")
         try:
             found, pods = _job(job), _pods(job)
         except SubmissionFailed as error:
-            return Standing("unknown", f"cannot be asked for: {error}")
+            return JobStatus("unknown", f"cannot be asked for: {error}")
         end = "" if found is None else _end_of(found)
         if end is not None:
-            return Standing("gone", f"has ended ({end})" if end else "has ended")
+            return JobStatus("gone", f"has ended ({end})" if end else "has ended")
         runs = any(_part(pod) == "driver" and _is_running(pod) for pod in pods)
-        return Standing("running" if runs else "queued", f"has these pods: {describe_pods(pods) or 'none yet'}")
+        return JobStatus("running" if runs else "queued", f"has these pods: {describe_pods(pods) or 'none yet'}")
 
     def withdraw(self, submission: Submission, *, now: bool) -> bool:
         job = submission.job

@@ -16,7 +16,7 @@ import distributed
 from cntk_pipeline.clusters.base import Executor, require_no_stop
 from cntk_pipeline.clusters.dask.certificates import make_pem, security_of
 from cntk_pipeline.clusters.dask.dashboard import dashboard_warnings
-from cntk_pipeline.clusters.dask.executor import Terms, client_within, prepared
+from cntk_pipeline.clusters.dask.executor import ExecutorTraits, client_within, prepared
 from cntk_pipeline.clusters.dask.scaling import Scalable, Scaling, bounds
 from cntk_pipeline.clusters.dask.settings import SETTINGS
 from cntk_pipeline.clusters.dask.starting import start_explained
@@ -101,13 +101,13 @@ def open_local(
             require_no_stop(stop)  # before workers compile for some seconds
             with client_within(cluster) as client:
                 count = f"{minimum}" if minimum == maximum else f"{minimum} to {maximum}"
-                terms = Terms(
+                traits = ExecutorTraits(
                     f"{count} local workers, dashboard {cluster.dashboard_link}",
                     PATIENCE_SECONDS,
                     dashboard_warnings(config.dashboard, cluster.dashboard_link),
                     Scaling(LocalWorkers(cluster), minimum, maximum, config.threads_per_worker),
                 )
-                yield prepared(client, prepare_here, terms)
+                yield prepared(client, prepare_here, traits)
         finally:
             # Where a nanny is just restarting a worker, this takes seconds, and for ever with versions of distributed
             # before 2026; the workers end with this process in any case.

@@ -26,11 +26,11 @@ from distributed.utils import get_ip, get_ip_interface
 from cntk_pipeline.clusters.base import Executor, require_no_stop
 from cntk_pipeline.clusters.dask.certificates import Certificates
 from cntk_pipeline.clusters.dask.dashboard import dashboard_warnings
-from cntk_pipeline.clusters.dask.executor import Terms, client_within, count_workers, prepared
+from cntk_pipeline.clusters.dask.executor import ExecutorTraits, client_within, count_workers, prepared
 from cntk_pipeline.clusters.dask.scaling import Scalable, Scaling, bounds
 from cntk_pipeline.clusters.dask.settings import SETTINGS
 from cntk_pipeline.clusters.slurm.options import SlurmOptions
-from cntk_pipeline.clusters.slurm.steps import CLOSE_SECONDS, Share, WorkerSteps
+from cntk_pipeline.clusters.slurm.steps import CLOSE_SECONDS, NodeShare, WorkerSteps
 from cntk_pipeline.config import ClusterConfig
 from cntk_pipeline.errors import ConfigError, WorkersLost
 
@@ -111,7 +111,7 @@ def _open_jobs(config: ClusterConfig, prepare: Callable[[], None], stop: threadi
                 label = f"up to {most} workers in jobs of SLURM, dashboard {cluster.dashboard_link}"
                 scaling = Scaling(_Jobs(cluster), least, most, config.threads_per_worker)
                 # Lost workers are asked for again, and may wait in the queue for as long as that takes.
-                yield prepared(client, prepare, Terms(label, warnings=warnings, scaling=scaling))
+                yield prepared(client, prepare, ExecutorTraits(label, warnings=warnings, scaling=scaling))
         finally:
             # The assertion is Dask's own, of jobs that SLURM refused.
             with contextlib.suppress(TimeoutError, AssertionError):
@@ -162,7 +162,9 @@ def _open_allocation(
                 label = f"{count} workers of SLURM {where}, dashboard {cluster.dashboard_link}"
                 try:
                     yield prepared(
-                        client, prepare, Terms(label, FIRST_WORKER_SECONDS, dashboard_warnings(config.dashboard))
+                        client,
+                        prepare,
+                        ExecutorTraits(label, FIRST_WORKER_SECONDS, dashboard_warnings(config.dashboard)),
                     )
                 finally:
                     steps.expect_the_end()
@@ -189,7 +191,7 @@ def _require_interface(name: str | None) -> None:
             raise ConfigError(f"cluster.interface on node {socket.gethostname()}: {error}") from error
 
 
-def allocation_shares(config: ClusterConfig, environment: Mapping[str, str], nodes: list[str]) -> list[Share]:
+def allocation_shares(config: ClusterConfig, environment: Mapping[str, str], nodes: list[str]) -> list[NodeShare]:
     """Spread the workers over an allocation as SLURM has spread its tasks, or one for every ``threads_per_worker``.
 
     Parameters
@@ -212,7 +214,7 @@ def allocation_shares(config: ClusterConfig, environment: Mapping[str, str], nod
         taken = min(room, left)
         left -= taken
         if taken:
-            shares.append(Share(node, taken))
+            shares.append(NodeShare(node, taken))
     if not shares:
         raise ConfigError(f"the allocation has no {config.threads_per_worker} cores for a worker on any node")
     return shares
@@ -232,7 +234,7 @@ def _hostnames(nodelist: str) -> list[str]:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.split()
 
 
-def _reachable_address(shares: list[Share]) -> str:
+def _reachable_address(shares: list[NodeShare]) -> str:
     """Return the address by which other nodes reach this one; the loopback where there is no other."""
     here = os.environ.get("SLURMD_NODENAME", socket.gethostname())
     return "127.0.0.1" if [share.node for share in shares] == [here] else get_ip()

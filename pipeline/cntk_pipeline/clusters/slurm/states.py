@@ -1,6 +1,6 @@
 """What SLURM says of a job, in plain words: why it waits, where it runs, how it ended, and what to do next."""
 
-from cntk_pipeline.clusters.submitter import Standing, State
+from cntk_pipeline.clusters.submitter import JobStatus, State
 
 QUEUE_FORMAT = "%T|%N|%L|%S|%r"
 """State, nodes, time left, start and reason, as ``squeue --format`` takes it; a reason may hold anything."""
@@ -57,33 +57,33 @@ _REASONS = {
 """What a reason means, by how it begins."""
 
 
-def read_queue(line: str, job: str) -> Standing:
+def read_queue(line: str, job: str) -> JobStatus:
     """Read a line of ``squeue`` in `QUEUE_FORMAT`."""
     state, nodes, left, start, reason = line.strip().split("|", 4)
     where = f" on {nodes}" if nodes else ""
     if state in _QUEUED:
         expected = "" if start in ("N/A", "") else f"expected to begin at {start}"
-        return Standing("queued", f"waits: {_explained(reason, job)} ({reason})", expected)
+        return JobStatus("queued", f"waits: {_explained(reason, job)} ({reason})", expected)
     if state in _RUNNING:
         bounded = left[:1].isdigit() and state != "COMPLETING"
-        return Standing("running", _RUNNING[state] + where, f"{left} left" if bounded else "")
+        return JobStatus("running", _RUNNING[state] + where, f"{left} left" if bounded else "")
     why = "" if reason in _SAY_NOTHING else f", {reason}"
     return ended(state, job, why + where)
 
 
-def read_account(line: str, job: str) -> Standing | None:
+def read_account(line: str, job: str) -> JobStatus | None:
     """Read a line of ``sacct --parsable2 --format=State``; None where it says nothing."""
     state = line.strip().partition(" ")[0]  # "CANCELLED by 1000"
     if not state:
         return None
     going: State | None = "queued" if state in _QUEUED else "running" if state in _RUNNING else None
-    return ended(state, job) if going is None else Standing(going)
+    return ended(state, job) if going is None else JobStatus(going)
 
 
-def ended(state: str, job: str, more: str = "") -> Standing:
+def ended(state: str, job: str, more: str = "") -> JobStatus:
     """Say of a job that has ended how it did."""
     words = _ENDINGS.get(state, "has ended").format(job=job)
-    return Standing("gone", f"{words} ({state}{more})")
+    return JobStatus("gone", f"{words} ({state}{more})")
 
 
 def _explained(reason: str, job: str) -> str:

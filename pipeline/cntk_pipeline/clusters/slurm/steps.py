@@ -14,7 +14,7 @@ CLOSE_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
-class Share:
+class NodeShare:
     """What of an allocation lies on one node: its name and how many workers run there."""
 
     node: str
@@ -31,7 +31,7 @@ class WorkerSteps:
     environment : of the workers.
     """
 
-    def __init__(self, shares: list[Share], command: list[str], environment: dict[str, str]) -> None:
+    def __init__(self, shares: list[NodeShare], command: list[str], environment: dict[str, str]) -> None:
         self._steps = [_Step(share, command, environment) for share in shares]
         self._ending = threading.Event()
         self._watchdog = threading.Thread(target=self._watch, name="worker-steps", daemon=True)
@@ -69,7 +69,7 @@ class WorkerSteps:
 class _Step:
     """The workers of one node."""
 
-    def __init__(self, share: Share, command: list[str], environment: dict[str, str]) -> None:
+    def __init__(self, share: NodeShare, command: list[str], environment: dict[str, str]) -> None:
         self._share = share
         self._command = command
         self._environment = environment

@@ -21,7 +21,7 @@ from cntk_pipeline.clusters.slurm.options import SlurmOptions
 from cntk_pipeline.clusters.slurm.states import QUEUE_FORMAT, read_account, read_queue
 from cntk_pipeline.clusters.submitter import (
     Cause,
-    Standing,
+    JobStatus,
     State,
     Submitter,
     Succession,
@@ -80,16 +80,16 @@ class SlurmSubmitter(Submitter):
     def state(self, submission: Submission) -> State:
         return self.standing(submission).state
 
-    def standing(self, submission: Submission) -> Standing:
+    def standing(self, submission: Submission) -> JobStatus:
         job = submission.job
         if not _JOB.fullmatch(job):
-            return Standing("unknown", "is no job of SLURM")
+            return JobStatus("unknown", "is no job of SLURM")
         queue = ["squeue", "--noheader", "--states=all", f"--jobs={job}"]
         try:
             said = _ask([*queue, f"--format={QUEUE_FORMAT}"], patient=False)
         except SubmissionFailed as error:
             if "Invalid job id" not in str(error):
-                return Standing("unknown")
+                return JobStatus("unknown")
             said = ""
         if said.strip():
             return read_queue(said.splitlines()[0], job)
@@ -99,7 +99,7 @@ class SlurmSubmitter(Submitter):
             kept = read_account(_ask(account, patient=False).partition("\n")[0], job)
             if kept is not None:
                 return kept
-        return Standing("gone", "SLURM does not know it any more")
+        return JobStatus("gone", "SLURM does not know it any more")
 
     def current_job(self) -> BatchJob | None:
         job = os.environ.get("SLURM_JOB_ID")

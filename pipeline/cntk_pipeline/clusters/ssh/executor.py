@@ -18,7 +18,7 @@ import distributed
 from cntk_pipeline.clusters.base import Executor
 from cntk_pipeline.clusters.dask.certificates import make_pem, security_of
 from cntk_pipeline.clusters.dask.dashboard import dashboard_warnings
-from cntk_pipeline.clusters.dask.executor import Terms, count_workers, prepared
+from cntk_pipeline.clusters.dask.executor import ExecutorTraits, count_workers, prepared
 from cntk_pipeline.clusters.dask.settings import SETTINGS
 from cntk_pipeline.clusters.ssh.messages import Order
 from cntk_pipeline.clusters.ssh.options import EXTRA, SshOptions
@@ -76,13 +76,13 @@ def open_ssh(
         with dask.config.set(SETTINGS), _connect(address, pem) as client:
             count = count_workers(client)
             label = f"{count} workers on {', '.join(options.hosts)}, scheduler {address}"
-            terms = Terms(
+            traits = ExecutorTraits(
                 label,
                 PATIENCE_SECONDS,
                 dashboard_warnings(config.dashboard),
                 scheduler_end=remotes.scheduler_end,
             )
-            yield prepared(client, prepare, terms)
+            yield prepared(client, prepare, traits)
     finally:
         remotes.close()
 
