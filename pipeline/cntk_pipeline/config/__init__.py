@@ -6,25 +6,30 @@ An unknown key is an error that names the nearest known one; every value is chec
 from cntk_pipeline.config.cluster import ClusterConfig
 from cntk_pipeline.config.listening import read_address, read_listener
 from cntk_pipeline.config.problem import (
+    DEFAULT_ENGINE,
     EXACT_FACTOR,
     InferenceConfig,
+    KernelConfig,
     NetworkConfig,
     ReadoutsConfig,
     Scalar,
     SolveConfig,
 )
-from cntk_pipeline.config.section import OpenSection, expand_place
+from cntk_pipeline.config.section import OpenSection, Section, expand_place
 from cntk_pipeline.config.workflow import RunConfig, StoreConfig, load_cluster, load_config, parse_config, read_options
 
 __all__ = [
+    "DEFAULT_ENGINE",
     "EXACT_FACTOR",
     "ClusterConfig",
     "InferenceConfig",
+    "KernelConfig",
     "NetworkConfig",
     "OpenSection",
     "ReadoutsConfig",
     "RunConfig",
     "Scalar",
+    "Section",
     "SolveConfig",
     "StoreConfig",
     "expand_place",

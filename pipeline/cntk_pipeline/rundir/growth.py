@@ -1,8 +1,8 @@
 """Growing a run: what a run to come has in common with an older one.
 
 A run directory never changes what it is of, so more images or more read-outs make a new one. The bits of a pair depend
-on its two images, its network, the dtype and flips alone: a tile whose images are the same in both runs is the same
-tile, and `rundir.takeover` takes it over instead of computing it.
+on its two images, its network, the engine, the dtype and flips alone: a tile whose images are the same in both runs is
+the same tile, and `rundir.takeover` takes it over instead of computing it.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from cntk_pipeline.errors import ConfigError, SpecificationMismatch
 from cntk_pipeline.models import STRICT, Count, Json, Positive
 from cntk_pipeline.rundir import lease
 from cntk_pipeline.rundir.directory import RunDirectory
-from cntk_pipeline.rundir.specification import differences
+from cntk_pipeline.rundir.specification import differences, engine_record
 from cntk_pipeline.storage import StorePath, open_path
 from cntk_pipeline.storage.records import Record
 from cntk_pipeline.storage.tiled_array import Array
@@ -153,7 +153,7 @@ def same_readouts(stored: Json, wanted: Json) -> dict[str, str]:
 
 def _kernel_differences(stored: Json, wanted: Json) -> list[str]:
     """List what makes every kernel value or every tile of two specifications another, the images aside."""
-    lines = []
+    lines = differences(asdict(engine_record(stored)), asdict(engine_record(wanted)), "engine")
     for key in ("dtype", "flips", "numerics_version", "tile"):
         lines += differences(stored[key], wanted[key], key)
     if stored["tile"] != wanted["tile"]:

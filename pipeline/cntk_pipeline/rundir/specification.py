@@ -3,12 +3,13 @@
 import hashlib
 import json
 import reprlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
+from cntk_pipeline.config import DEFAULT_ENGINE
 from cntk_pipeline.errors import StoreError
 from cntk_pipeline.models import STRICT, Count, Json, Positive
 from cntk_pipeline.storage import StorePath
@@ -41,6 +42,19 @@ class _Readout:
 
 @with_config(STRICT)
 @dataclass(frozen=True)
+class EngineRecord:
+    """Which engine computes the values of a run, by name, and its own options, all of them."""
+
+    name: str = DEFAULT_ENGINE
+    options: Json = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        options = ", ".join(f"{key} = {json.dumps(value)}" for key, value in self.options.items())
+        return f"{self.name} ({options})" if options else self.name
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
 class Specification:
     """What a specification holds; it is kept as the JSON that it is, which its fingerprint is of."""
 
@@ -50,6 +64,7 @@ class Specification:
     flips: bool
     tile: Positive
     numerics_version: int
+    engine: EngineRecord | None = None
 
     def __post_init__(self) -> None:
         rows, cols = (-(-count // self.tile) for count in (self.data.train + self.data.test, self.data.train))
@@ -117,6 +132,11 @@ def find_solve(path: StorePath) -> Json | None:
     if fingerprint(said)[:16] != path.parent.name or record["absolute_ridge"] != record["ridge"] * unit:
         raise StoreError(f"{path} was edited: it is not of the system that its folder is named by: {REWRITTEN}")
     return record
+
+
+def engine_record(specification: Json) -> EngineRecord:
+    """Return which engine a specification names; one that names none, as all of earlier versions, is of "cpu"."""
+    return EngineRecord(**(specification.get("engine") or {}))
 
 
 def fingerprint(specification: Json) -> str:

@@ -14,11 +14,13 @@ from cntk_pipeline.config import RunConfig
 from cntk_pipeline.datasets import Contents, Dataset, Split
 from cntk_pipeline.errors import ConfigError, PipelineError, StoreError
 from cntk_pipeline.gram import tiles as gram
+from cntk_pipeline.gram.engines import make_engine, read_engine
 from cntk_pipeline.inference import require_both_kinds, require_sizes
-from cntk_pipeline.kernels import lower, measure_pair
+from cntk_pipeline.kernels import Engine, Question
 from cntk_pipeline.models import Json
 from cntk_pipeline.resources import worker_count
 from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.specification import EngineRecord
 from cntk_pipeline.storage import StorePath
 from cntk_pipeline.tiling import choose_tile, clip_tile
 
@@ -31,6 +33,8 @@ class Loaded:
     data: Dataset
     digest: str
     readouts: tuple[gram.Readout, ...]
+    engine: Engine
+    engine_record: EngineRecord
     standardize_first: int
     warnings: tuple[str, ...]
 
@@ -62,6 +66,7 @@ def load(config: RunConfig) -> Loaded:
         Whatever is wrong with the workflow, its data, or how they fit.
     """
     require_known_kind(config)
+    engine_record = read_engine(config.kernel)
     readouts = gram.readouts_of(config.network, config.readouts)
     whole = datasets.load(config.data.source, config.data.path)
     if config.data.shuffle is not None:
@@ -80,7 +85,9 @@ def load(config: RunConfig) -> Loaded:
         digest.update(str((part.images.shape, part.images.dtype.str)).encode())
         digest.update(np.ascontiguousarray(part.images).tobytes())
         digest.update(part.labels.astype("<i8").tobytes())
-    lower([(readout.network, readout.kind) for readout in readouts], chosen.train.images.shape[1:])
+    asked = tuple((readout.network, readout.kind) for readout in readouts)
+    question = Question(asked, chosen.train.images.shape[1:], config.kernel.dtype, config.kernel.flips)
+    engine = make_engine(engine_record, question)
     ridges = [] if config.solve.ridges == "auto" else config.solve.ridges
     warnings = chosen.notes
     if whole.test is None and config.data.test is None:
@@ -95,7 +102,7 @@ def load(config: RunConfig) -> Loaded:
     idle = sorted(f"cluster.{name}" for name in config.cluster.idle_options)
     if idle:
         warnings += (f'a cluster of kind "{config.cluster.kind}" does not look at {", ".join(idle)}',)
-    return Loaded(config, chosen, digest.hexdigest(), readouts, first, warnings)
+    return Loaded(config, chosen, digest.hexdigest(), readouts, engine, engine_record, first, warnings)
 
 
 def require_known_kind(config: RunConfig) -> None:
@@ -122,18 +129,16 @@ def specification_of(loaded: Loaded, path: StorePath, old: RunDirectory | None =
     """Write down what a run is of; a tile that is to be chosen is measured, or that of the run there or of ``old``."""
     config, data = loaded.config, loaded.data
     assert data.test is not None
-    train, test = len(data.train.images), len(data.test.images)
+    train, test, lanes = len(data.train.images), len(data.test.images), loaded.engine.lane_width
     if config.kernel.tile != "auto":
-        tile = clip_tile(config.kernel.tile, train, test)
+        tile = clip_tile(config.kernel.tile, train, test, lanes)
     elif (path / "run.json").exists():
         tile = RunDirectory(path).specification["tile"]  # what was chosen once stays
     elif old is not None:
         tile = old.specification["tile"]
     else:
-        sample = loaded.stored[0].images[:32]
-        program = lower([(r.network, r.kind) for r in loaded.readouts], sample.shape[1:])
-        seconds = measure_pair(program, config.kernel.dtype, config.kernel.flips, sample).seconds
-        tile = choose_tile(train, test, seconds, slots_of(config))
+        seconds = loaded.engine.measure(loaded.stored[0].images[:32]).seconds
+        tile = choose_tile(train, test, seconds, slots_of(config), lanes)
     described: Json = {
         "digest": loaded.digest,
         "train": train,
@@ -147,7 +152,7 @@ def specification_of(loaded: Loaded, path: StorePath, old: RunDirectory | None =
     if config.data.shuffle is not None:
         described["shuffle"] = config.data.shuffle
     return {"data": described} | gram.kernel_specification(
-        loaded.readouts, config.kernel.dtype, config.kernel.flips, tile
+        loaded.readouts, config.kernel.dtype, config.kernel.flips, tile, loaded.engine_record
     )
 
 

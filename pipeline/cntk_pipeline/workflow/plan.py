@@ -13,7 +13,8 @@ from cntk_pipeline.config import InferenceConfig, SolveConfig
 from cntk_pipeline.datasets import Contents
 from cntk_pipeline.gram.tiles import Readout
 from cntk_pipeline.inference.forecast import forecast_readout, forecast_system
-from cntk_pipeline.kernels import lower, measure_pair
+from cntk_pipeline.kernels import Engine
+from cntk_pipeline.rundir.specification import EngineRecord
 from cntk_pipeline.solvers import Method
 from cntk_pipeline.solvers.forecast import IterationForecast, SystemSize, forecast_solve
 from cntk_pipeline.storage.tiled_array import CRC_BYTES, Array
@@ -61,14 +62,15 @@ class Plan:
     readouts : names of the kernels.
     tile, factor_tile : samples along a tile's edge.
     pairs : of images, each computed once for all read-outs.
-    plane_entries : per pair, what the time of a pair is proportional to.
+    plane_entries : per pair, what the time of a pair is proportional to; None where the engine counts none.
     pair_seconds : of one pair on one core, measured on a sample; the rest is derived.
-    measured_share : of a pair's plane entries, which was computed to find out.
+    measured_share : of a pair's work, which was computed to find out.
     product_rate : float64 matrix product, floating-point operations a second and core, measured.
     slots : tiles at once.
     stages : what happens, in order, iterations aside.
     memory_bytes : the largest need of one worker.
     iteration : of conjugate gradients; None where none run.
+    engine, numerics_version : what computes the values.
     """
 
     contents: Contents
@@ -79,14 +81,16 @@ class Plan:
     tile: int
     factor_tile: int
     pairs: int
-    plane_entries: int
+    plane_entries: int | None
     pair_seconds: float
     measured_share: float
     product_rate: float
     slots: int
     stages: tuple[StagePlan, ...]
     memory_bytes: int
-    iteration: IterationPlan | None = None
+    iteration: IterationPlan | None
+    engine: EngineRecord
+    numerics_version: int
 
     @property
     def seconds(self) -> float:
@@ -111,8 +115,9 @@ class PlanInputs:
     """
 
     readouts: tuple[Readout, ...]
+    engine: Engine
+    engine_record: EngineRecord
     dtype: str
-    flips: bool
     contents: Contents
     warnings: tuple[str, ...]
     solve: SolveConfig
@@ -124,14 +129,17 @@ class PlanInputs:
 
 def make_plan(inputs: PlanInputs) -> Plan:
     """Measure what a pair and a matrix product cost here, choose the tiles, and add everything up."""
-    shape = inputs.sample.shape[1:]
-    program = lower([(readout.network, readout.kind) for readout in inputs.readouts], shape)
-    cost = measure_pair(program, inputs.dtype, inputs.flips, inputs.sample)
+    engine = inputs.engine
+    cost = engine.measure(inputs.sample)
     pair_seconds = cost.seconds
     rate = measure_product_rate()
     train, test, slots = inputs.contents.train, inputs.contents.test, inputs.slots
     classes = len(inputs.contents.classes)
-    tile = choose_tile(train, test, pair_seconds, slots) if inputs.tile is None else clip_tile(inputs.tile, train, test)
+    lanes = engine.lane_width
+    if inputs.tile is None:
+        tile = choose_tile(train, test, pair_seconds, slots, lanes)
+    else:
+        tile = clip_tile(inputs.tile, train, test, lanes)
     method = Method.of(inputs.solve)
     factor_tile = method.choose_tile(train, tile, inputs.solve.tile)
     size = SystemSize(train, classes, tile, factor_tile, inputs.dtype, rate)
@@ -183,14 +191,16 @@ def make_plan(inputs: PlanInputs) -> Plan:
         tile,
         factor_tile,
         total_pairs(train, test),
-        program.plane_entries,
+        engine.plane_entries,
         pair_seconds,
         cost.share,
         rate,
         slots,
         stages,
-        PROCESS_BYTES + max(kernel_task_bytes(program, inputs.dtype, tile), solving.memory_bytes),
+        PROCESS_BYTES + max(kernel_task_bytes(engine, tile), solving.memory_bytes),
         None if solving.iteration is None else _plan_iteration(solving.iteration, systems, slots),
+        inputs.engine_record,
+        engine.numerics_version,
     )
 
 

@@ -17,7 +17,6 @@ from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.inference import require_trainable
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.solvers import Method
-from cntk_pipeline.tiling import LANE_WIDTH
 
 
 def require_fitting_tasks(run: RunDirectory, config: RunConfig, memory: WorkerMemory | None) -> None:
@@ -36,12 +35,13 @@ def require_fitting_tasks(run: RunDirectory, config: RunConfig, memory: WorkerMe
     """
     if memory is None:
         return
-    program, specification, method = gram.program_of(run), run.specification, Method.of(config.solve)
+    specification, method = run.specification, Method.of(config.solve)
     known = {receipt.task for receipt in run.journal.receipts()}
     needs = []
     if any(job.task not in known for job in gram.kernel_jobs(run)):
-        task_bytes = partial(kernel_task_bytes, program, specification["dtype"])
-        needs.append(Need("kernel tile", "kernel.tile", specification["tile"], LANE_WIDTH, task_bytes))
+        engine = gram.engine_of(run)
+        task_bytes = partial(kernel_task_bytes, engine)
+        needs.append(Need("kernel tile", "kernel.tile", specification["tile"], engine.lane_width, task_bytes))
     if method.factors:
         tile = method.choose_tile(run.train_cut.count, specification["tile"], config.solve.tile)
         leaves_out = config.inference.leave_one_out or config.solve.ridges == "auto"

@@ -15,6 +15,7 @@ from cntk_pipeline.models import Json
 from cntk_pipeline.rundir import lease
 from cntk_pipeline.rundir.directory import Provenance, RunDirectory
 from cntk_pipeline.rundir.growth import Growth
+from cntk_pipeline.rundir.specification import EngineRecord, engine_record
 from cntk_pipeline.rundir.verification import Chunks, spent
 from cntk_pipeline.solvers import RidgeChoice, read_choice
 from cntk_pipeline.storage.tiled_array import TiledArray
@@ -118,7 +119,7 @@ class RunReport:
     ----------
     path : of the run directory.
     fingerprint : of its specification.
-    data, dtype, tile : of the specification.
+    data, dtype, tile, engine, numerics_version : of the specification.
     readouts : names of the kernels.
     provenance : versions, host and time of its creation.
     grown_from : the older run that it took tiles over from, or None.
@@ -138,6 +139,8 @@ class RunReport:
     data: Json
     dtype: str
     tile: int
+    engine: EngineRecord
+    numerics_version: int
     readouts: tuple[str, ...]
     provenance: Provenance
     grown_from: str | None
@@ -207,6 +210,8 @@ def make_report(run: RunDirectory) -> RunReport:
         data=data,
         dtype=run.specification["dtype"],
         tile=run.specification["tile"],
+        engine=engine_record(run.specification),
+        numerics_version=run.specification["numerics_version"],
         readouts=tuple(readout["name"] for readout in run.specification["readouts"]),
         provenance=run.provenance,
         grown_from=None if growth is None else growth.path,
