@@ -19,6 +19,7 @@ from cntk_pipeline.models import Json
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.provenance import library_versions
 from cntk_pipeline.rundir.specification import EngineRecord
+from cntk_pipeline.rundir.verification import Chunks
 from cntk_pipeline.storage.tiled_array import Array, ArraySpec, Group, TiledArray
 from cntk_pipeline.tasks import Chunk, Job, Receipt, Task, timed
 from cntk_pipeline.tiling import Cut, lower_tiles, pairs_in_tile, rectangle_tiles
@@ -260,9 +261,18 @@ def prepare(run_path: str, versions: dict[str, str]) -> None:
             + ": install the same versions on both"
         )
     run = _open(run_path)
-    if not is_known(run) and {job.task for job in kernel_jobs(run)} <= {done.task for done in run.journal.receipts()}:
+    if not is_known(run) and _is_whole(run):
         return  # what is left needs no engine
     engine_of(run).test(_images(run, "train", (0, min(2, run.specification["data"]["train"]))))
+
+
+def _is_whole(run: RunDirectory) -> bool:
+    """Tell whether all tiles of the kernel are there."""
+    tasks = [job.task for job in kernel_jobs(run)]
+    if not set(tasks) <= {receipt.task for receipt in run.journal.receipts()}:
+        return False
+    chunks = Chunks(tasks)
+    return all(chunks.size(*place) is not None for task in tasks for place in run.arrays_of(task))
 
 
 @lru_cache(maxsize=4)
