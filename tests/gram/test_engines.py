@@ -12,7 +12,7 @@ from problems import Recorder, require_same_kernel, whole_matrix
 
 from cntk_pipeline.cli.display import show_plan, show_specification
 from cntk_pipeline.config import RunConfig, Section
-from cntk_pipeline.errors import ConfigError, SpecificationMismatch
+from cntk_pipeline.errors import ConfigError, LayerError, SpecificationMismatch
 from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.kernels import ENGINES, NUMERICS_VERSION, CpuEngine
 from cntk_pipeline.rundir.directory import RunDirectory
@@ -149,6 +149,14 @@ def test_an_engine_or_a_key_that_means_nothing_is_refused_before_anything_is_wri
     ):
         with pytest.raises(ConfigError, match=message):
             command(config)
+    assert not Path(str(config.store.path)).exists()
+
+
+def test_what_the_engine_cannot_compute_is_refused_before_anything_is_written(small_config: Config) -> None:
+    network = {"preset": None, "layers": [{"layer": "Conv", "filter_shape": [1, 2]}, {"layer": "Flatten"}]}
+    config = small_config(kernel={"flips": True}, network=network, readouts={"depths": [], "poolings": []})
+    with pytest.raises(LayerError, match="averaging over flips needs a network that does not tell left from right"):
+        runs.start(config, Recorder(), threading.Event())
     assert not Path(str(config.store.path)).exists()
 
 

@@ -40,11 +40,14 @@ def add_engine(package: Path) -> None:
     """Write the file that is shown, and the line with its import."""
     (package / "kernels" / "twin.py").write_text(shown("pipeline/cntk_pipeline/kernels/twin.py"))
     table = package / "kernels" / "engines.py"
-    line, last = shown("pipeline/cntk_pipeline/kernels/engines.py"), '    "cpu": CpuEngine,\n'
-    before, found, after = table.read_text().partition(last)
-    assert found
-    imported = "from cntk_pipeline.kernels.twin import TwinEngine\n"
-    table.write_text(before.replace("\nENGINES", f"{imported}\nENGINES") + last + line + after)
+    text = table.read_text()
+    for last, line in (
+        ("import CpuEngine\n", "from cntk_pipeline.kernels.twin import TwinEngine\n"),
+        ('    "cpu": CpuEngine,\n', shown("pipeline/cntk_pipeline/kernels/engines.py")),
+    ):
+        assert last in text
+        text = text.replace(last, last + line)
+    table.write_text(text)
 
 
 class Installation:
