@@ -1,15 +1,23 @@
 # make demo   install, then classify the digits          make test   install the test extras, check everything
+#                                                        make check  its fast part, in under a minute
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test real real-kubernetes chaos lint clean
+.PHONY: demo check test real real-kubernetes chaos lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/cntk demo
 
+# Two processes side by side: each test of a file in the same one.
+PROCESSES ?= 2
+TOGETHER := -n $(PROCESSES) --dist loadfile
+
+check: $(VENV)/.installed-test lint
+	$(BIN)/python -m pytest -q -m "not slow" $(TOGETHER)
+
 test: $(VENV)/.installed-test lint
-	$(BIN)/python -m pytest --ignore=tests/real/test_kubernetes.py
+	tests/run.sh $(BIN)/python "$(TOGETHER)" --ignore=tests/real/test_kubernetes.py
 
 # The real parts alone: SLURM, S3 gateway, ssh and network namespaces, on Debian as root; a missing one fails, where `make test` skips it.
 real: $(VENV)/.installed-test
@@ -28,7 +36,7 @@ FUZZ_SECONDS ?= 180
 SOAK_SECONDS ?= 900
 chaos: $(VENV)/.installed-test
 	CNTK_KILLS=100 CNTK_DAMAGES=1 CNTK_SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m pytest -s tests/faults
-	CNTK_FUZZ=20 $(BIN)/python -m pytest tests/test_records.py
+	CNTK_FUZZ=20 $(BIN)/python -m pytest tests/rundir/test_records.py
 	@if $(BIN)/python -m pip install --quiet --only-binary :all: --editable '.[fuzz]'; then \
 	    PYTHONPATH=. $(BIN)/python tests/faults/fuzz/readers.py $(VENV)/fuzz -max_total_time=$(FUZZ_SECONDS) -max_len=4096; \
 	else echo "atheris has no wheel for this Python: readers are fuzzed by hypothesis alone"; fi

@@ -6,7 +6,7 @@ For each activation and variance of the first layer: images of one row of 5 posi
 with w_std = 1.5 and b_std = 0.1, depths 1, 6 and 21, flat and pooled, and second images whose direction is from 1 to
 0 away from the first one's, the same way and the opposite, half as large. What is printed is the largest error of NNGP
 and NTK over all of them, relative to the largest of the three entries; and how many were refused. The truth comes from
-`tests/sixty_digits.py`.
+`tests/twin/sixty_digits.py`.
 """
 
 import importlib.util
@@ -51,8 +51,8 @@ W_STD, B_STD = 1.5, 0.1
 
 
 def load_twin() -> ModuleType:
-    """Import `tests/sixty_digits.py`, which is no part of the package."""
-    place = Path(__file__).parent.parent / "tests" / "sixty_digits.py"
+    """Import `tests/twin/sixty_digits.py`, which is no part of the package."""
+    place = Path(__file__).parent.parent / "tests" / "twin" / "sixty_digits.py"
     spec = importlib.util.spec_from_file_location("sixty_digits", place)
     assert spec is not None
     assert spec.loader is not None

@@ -26,7 +26,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from cntk_pipeline.clusters import EXECUTORS, Executor
+from cntk_pipeline.clusters import CLUSTERS, Executor
 from cntk_pipeline.config import ClusterConfig, parse_config
 from cntk_pipeline.driver.driver import Driver
 from cntk_pipeline.gram import tiles as gram
@@ -110,7 +110,7 @@ def measure(folder: Path, rows: int, workers: int, tile: str) -> Measured:
     """Factor a kernel with the package's own driver and workers."""
     run, system = write_run(folder / f"run-{rows}", rows, tile)
     config = ClusterConfig(kind="local", workers=workers, memory_limit="2GiB")
-    with EXECUTORS["local"](config, os.getpid) as executor:
+    with CLUSTERS["local"].executor(config, os.getpid) as executor:
         rates = [product_rate(executor)]
         driver = Driver(str(run.path), executor, run.journal, lambda progress: None, threading.Event())
         every = factor_jobs(run, system, 0, executor.slots)

@@ -9,7 +9,7 @@ import argparse
 import statistics
 import time
 
-from cntk_pipeline.clusters import EXECUTORS, Executor
+from cntk_pipeline.clusters import CLUSTERS, Executor
 from cntk_pipeline.config import ClusterConfig
 
 WORKERS, WINDOW, WARM_UP = 2, 6, 200
@@ -40,7 +40,7 @@ def main() -> None:
     measured: dict[bool, list[float]] = {True: [], False: []}
     for turn in range(arguments.turns):
         for tls in (True, False) if turn % 2 else (False, True):
-            with EXECUTORS["local"](ClusterConfig(workers=WORKERS, tls=tls), nothing) as executor:
+            with CLUSTERS["local"].executor(ClusterConfig(workers=WORKERS, tls=tls), nothing) as executor:
                 milliseconds_per_task(executor, WARM_UP)
                 measured[tls].append(milliseconds_per_task(executor, arguments.tasks))
     with_tls, without = statistics.median(measured[True]), statistics.median(measured[False])

@@ -13,9 +13,9 @@ from dealing import Group
 from rates import Rates
 from schedule import Graph, Phase, Span, Step
 
+from cntk_pipeline.rundir.owners import Job
 from cntk_pipeline.solvers.cholesky import finish_width, list_factor_jobs
 from cntk_pipeline.storage.tiled_array import CRC_BYTES
-from cntk_pipeline.tasks import Job
 from cntk_pipeline.tiling import Cut
 from cntk_pipeline.workflow.plan import TASK_SECONDS
 
@@ -43,11 +43,11 @@ class FactorCosts:
 
     def step(self, job: Job) -> Step:
         """Say what a task takes, from what it is called and what it waits for."""
-        stage, row, col = job.task.stage.partition(":")[0], job.task.row, job.task.col
+        stage, row, col = job.task.stage.kind, job.task.row, job.task.col
         if stage == "coefficients":
             return self._coefficients()
         width = finish_width(self.cut.pieces)
-        summed = stage == "factor" and any(other.stage.startswith("bulk") for other in job.after)
+        summed = stage == "factor" and any(other.stage.kind == "bulk" for other in job.after)
         columns = range(col - width if summed else 0, col - width if stage == "bulk" else col)
         height, breadth, inner = self._length(row), self.cut.length(col), len(columns) * self.cut.size
         rates, corner, targets = self.rates, row == col, row == self.cut.pieces

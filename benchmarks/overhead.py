@@ -29,7 +29,7 @@ import xxhash
 from rich.console import Console
 from rich.table import Table
 
-from cntk_pipeline.clusters import EXECUTORS
+from cntk_pipeline.clusters import CLUSTERS
 from cntk_pipeline.clusters.dask.executor import DaskExecutor
 from cntk_pipeline.config import ClusterConfig, parse_config
 from cntk_pipeline.driver.driver import WINDOW_PER_SLOT, Driver, Progress
@@ -37,8 +37,9 @@ from cntk_pipeline.driver.observed import recording
 from cntk_pipeline.errors import Interrupted
 from cntk_pipeline.gram.tiles import kernel_jobs
 from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.owners import Job
 from cntk_pipeline.storage.tiled_array import encode_chunk
-from cntk_pipeline.tasks import Chunk, Job, Receipt, Task
+from cntk_pipeline.tasks import Chunk, Receipt, Stage, Task
 from cntk_pipeline.workflow import run as runs
 
 SPECIFICATION = {
@@ -109,8 +110,8 @@ def measure_tiles(folder: Path, tiles: int, profile: bool) -> list[Figure]:
     """Send tiles that do nothing through the driver."""
     run = RunDirectory.create(folder / "tiles", SPECIFICATION, {})
     here = importlib.import_module("overhead")  # by name: workers import it, instead of being sent its code
-    jobs = [Job(Task("train", k // 1000, k % 1000), here.do_nothing, 1, (k,)) for k in range(tiles)]
-    with recording(run), EXECUTORS["local"](ClusterConfig(workers=WORKERS), here.prepare) as executor:
+    jobs = [Job(Task(Stage("train"), k // 1000, k % 1000), here.do_nothing, 1, (k,)) for k in range(tiles)]
+    with recording(run), CLUSTERS["local"].executor(ClusterConfig(workers=WORKERS), here.prepare) as executor:
         assert isinstance(executor, DaskExecutor)
         watch = Watch(executor)
         driver = Driver(str(run.path.absolute()), executor, run.journal, watch, threading.Event())
@@ -213,8 +214,8 @@ def measure_efficiency(folder: Path) -> list[Figure]:
     """Keep two processes busy with long tiles."""
     run = RunDirectory.create(folder / "efficiency", SPECIFICATION, {})
     here = importlib.import_module("overhead")
-    jobs = [Job(Task("train", k, 0), here.take_long, 1, (k,)) for k in range(LONG_TILES)]
-    with recording(run), EXECUTORS["local"](ClusterConfig(workers=SLOTS), here.prepare) as executor:
+    jobs = [Job(Task(Stage("train"), k, 0), here.take_long, 1, (k,)) for k in range(LONG_TILES)]
+    with recording(run), CLUSTERS["local"].executor(ClusterConfig(workers=SLOTS), here.prepare) as executor:
         driver = Driver(str(run.path.absolute()), executor, run.journal, lambda _: None, threading.Event())
         began = time.perf_counter()
         driver.run(jobs, {})

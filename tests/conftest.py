@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import settings
-from problems import TEST, TRAIN, Recorder
-from s3_server import PROGRAMS, s3_server
+from support.problems import TEST, TRAIN, Recorder
+from support.restarts import forget
+from support.s3_server import PROGRAMS, s3_server
 
 from cntk_pipeline.config import RunConfig, parse_config
+from cntk_pipeline.rundir import lease
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.signature import KEY_VARIABLE
 from cntk_pipeline.storage import LocalPath
@@ -25,6 +27,27 @@ from cntk_pipeline.workflow import run as runs
 # Machines are shared: an example that takes long says nothing of the code.
 settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
+
+
+TESTS = Path(__file__).parent
+SLOW = ("faults", "real")
+ALONE = (
+    "real",
+    *(
+        f"faults/test_{name}.py"
+        for name in ("chaos", "clocks", "full_disk", "kill", "poison", "power", "scheduler", "soak")
+    ),
+)
+"""Folders and files of `tests` whose every test has a marker."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of whole folders and files, before any are chosen by their markers."""
+    for item in items:
+        for marker, places in ((pytest.mark.slow, SLOW), (pytest.mark.alone, ALONE)):
+            if any(item.path.is_relative_to(TESTS / place) for place in places):
+                item.add_marker(marker)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -91,6 +114,14 @@ def run_small(small_config: Callable[..., RunConfig]) -> Callable[..., RunDirect
         return runs.start(small_config(**sections), view or Recorder(), threading.Event())
 
     return run
+
+
+@pytest.fixture
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Take over without a wait what a driver left that ended within this process, and forget at the end."""
+    monkeypatch.setattr(lease, "PATIENCE_SECONDS", 0.0)
+    yield
+    forget()
 
 
 @pytest.fixture(scope="session")

@@ -61,6 +61,31 @@ def test_contributing_says_the_same() -> None:
     assert f"`{line}`" in " ".join((PACKAGE.parents[1] / "CONTRIBUTING.md").read_text().split())
 
 
+def words_of(path: Path) -> set[str]:
+    """List the texts in a file, but for docstrings and other texts that stand alone."""
+    tree = ast.parse(path.read_text())
+    alone = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    texts = (node for node in ast.walk(tree) if isinstance(node, ast.Constant) and node not in alone)
+    return {node.value for node in texts if isinstance(node.value, str)}
+
+
+def names_a_batch_system(text: str) -> bool:
+    return any(name in text.lower() for name in ("slurm", "kubernetes", "scancel", "sbatch"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_only_its_own_folder_and_the_door_know_a_kind_of_cluster_by_name(path: Path) -> None:
+    place = path.relative_to(PACKAGE).as_posix()
+    kinds = {"serial", "local", "address", "slurm", "ssh", "kubernetes"}
+    allowed = {"config/cluster.py": {"local"}}  # where nothing is said
+    if not place.startswith("clusters/"):
+        words = words_of(path)
+        assert words & kinds <= allowed.get(place, set())
+        assert not [word for word in words if names_a_batch_system(word)]
+    elif place.count("/") == 1 and place != "clusters/__init__.py":
+        assert not words_of(path) & (kinds - {"local"})
+
+
 def calls_print(path: Path) -> bool:
     calls = (node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
     return any(isinstance(function, ast.Name) and function.id == "print" for function in calls)
@@ -85,7 +110,7 @@ READS |= {"zarr.open", "zarr.open_array", "zarr.open_group", "isdigit", "isdecim
 
 OTHER_FILES = {
     "config/reading.py": {"open", "os.open", "tomllib.loads"},  # that a user names
-    "clusters/dask/access.py": {"read_bytes"},
+    "clusters/address/access.py": {"read_bytes"},
     "clusters/dask/certificates.py": {"os.open"},
     "clusters/ssh/remote.py": {"isdecimal"},
     "kernels/code_cache.py": {"read_bytes"},  # of this package, and its compiled code

@@ -39,7 +39,7 @@ def test_every_engine_has_its_line_in_the_table_of_engines() -> None:
     [
         "pipeline/cntk_pipeline/layers/gaussian.py",
         "pipeline/cntk_pipeline/layers/__init__.py",
-        "tests/pointwise.py",
+        "tests/twin/pointwise.py",
     ],
 )
 def test_the_layer_that_is_shown_is_the_one_that_exists(source: str) -> None:

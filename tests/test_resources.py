@@ -8,7 +8,7 @@ from pathlib import Path
 import distributed.system
 import pytest
 
-from cntk_pipeline.clusters import EXECUTORS
+from cntk_pipeline.clusters import CLUSTERS
 from cntk_pipeline.resources import core_count, memory_bytes, worker_memory
 from cntk_pipeline.workflow.load import slots_of
 
@@ -115,7 +115,7 @@ def none() -> None:
 def test_local_workers_are_as_many_as_the_plan_counts_slots(threads: int, small_config) -> None:
     config = small_config(cluster={"kind": "local", "threads_per_worker": threads})
     assert slots_of(config) == max(1, core_count() // threads) * threads
-    with EXECUTORS["local"](config.cluster, none) as executor:
+    with CLUSTERS["local"].executor(config.cluster, none) as executor:
         assert executor.slots == slots_of(config)
         assert executor.memory().bytes == pytest.approx(memory_bytes() * min(1, threads / core_count()), rel=1e-6)
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import wait_until
+from support.processes import wait_until
 
 from cntk_pipeline.clusters.submitter import driver_command
 from cntk_pipeline.rundir.directory import RunDirectory

@@ -58,20 +58,7 @@ class ForeignFile(StoreError):
 
 
 class CorruptTile(PipelineError, ValueError):
-    """A chunk on disk is not what was written there.
-
-    Attributes
-    ----------
-    stage, row, col
-        The tile to compute again.
-    """
-
-    def __init__(self, message: str, stage: str = "", row: int = -1, col: int = -1):
-        super().__init__(message, stage, row, col)
-        self.stage, self.row, self.col = stage, row, col
-
-    def __str__(self) -> str:
-        return str(self.args[0])
+    """A chunk on disk is not what was written there."""
 
 
 class NotFinite(PipelineError, ArithmeticError):

@@ -8,7 +8,8 @@ import math
 import mmap
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from cntk_pipeline.errors import ConfigError
@@ -18,6 +19,28 @@ _OWN_GROUPS = Path("/proc/self/cgroup")
 
 _LIMITS = {resource.RLIMIT_AS: "-v", resource.RLIMIT_DATA: "-d"}
 """Limits on memory that a call of the operating system meets, by the option of ``ulimit`` that sets each."""
+
+
+@dataclass(frozen=True)
+class BatchJob:
+    """The batch job that this process is of.
+
+    Attributes
+    ----------
+    name : as the batch system calls it.
+    what : "job", or "pod" where the batch system has its processes in such.
+    restarts : how often it was started again under this name; None where that is not counted.
+    """
+
+    name: str
+    what: str = "job"
+    restarts: int | None = None
+
+    @property
+    def details(self) -> Mapping[str, str | int]:
+        """What events tell of it."""
+        restart = {} if self.restarts is None else {"restart": self.restarts}
+        return {self.what: self.name} | restart
 
 
 def core_count(groups: Path = _GROUPS, own_groups: Path = _OWN_GROUPS) -> int:

@@ -1,17 +1,69 @@
-"""Units of work: what a task is, what a driver must know to run it, and what is said of it when it is done."""
+"""Units of work: a stage with its forecast, a task of it, and the receipt of a task that is done."""
 
+import re
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, with_config
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, with_config
 
 from cntk_pipeline.models import STRICT, Count, Seconds
 
 Name = Annotated[str, AfterValidator(sys.intern)]
-"""A run has few arrays, stages and hosts and many receipts: each name is kept once."""
+"""A run has few arrays and hosts and many receipts: each name is kept once."""
+
+_STAGE = re.compile(r"([a-z][a-z0-9_]*)(?:-([A-Za-z0-9][A-Za-z0-9._]*))?(?::([0-9a-f]{16}))?")
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class Stage:
+    """Tasks that do the same for different tiles. Its text in a journal is ``kind-parameters:solve``.
+
+    Attributes
+    ----------
+    kind : names the owner, which knows the tasks: "train", "factor", "learning_curve".
+    parameters : a short text that tells stages of one kind and solve apart; "" where there is one only.
+    solve : the fingerprint of the system; "" for a stage of the kernel.
+    """
+
+    kind: str
+    parameters: str = ""
+    solve: str = ""
+
+    @staticmethod
+    @lru_cache(maxsize=4096)
+    def parse(text: str) -> "Stage":
+        """Read a stage back from its text; a text that is read again gives the same object.
+
+        Raises
+        ------
+        ValueError
+            If the text names no stage.
+
+        Examples
+        --------
+        >>> Stage.parse("learning_curve-01234567:0123456789abcdef")
+        Stage(kind='learning_curve', parameters='01234567', solve='0123456789abcdef')
+        """
+        found = _STAGE.fullmatch(text)
+        if found is None:
+            raise ValueError(f"{text!r} names no stage")
+        return Stage(*(part or "" for part in found.groups()))
+
+    @property
+    def name(self) -> str:
+        """The kind with its parameters, by which arrays and records are called."""
+        return f"{self.kind}-{self.parameters}" if self.parameters else self.kind
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.solve}" if self.solve else self.name
+
+
+def _read_stage(value: object) -> object:
+    return Stage.parse(value) if isinstance(value, str) else value
 
 
 @with_config(STRICT)
@@ -19,7 +71,7 @@ Name = Annotated[str, AfterValidator(sys.intern)]
 class Task:
     """One unit of work and of resume: a tile of a stage."""
 
-    stage: Name
+    stage: Annotated[Stage, BeforeValidator(_read_stage), PlainSerializer(str)]
     row: Count
     col: Count
 
@@ -73,25 +125,25 @@ class Receipt:
 
 
 @dataclass(frozen=True)
-class Job:
-    """A task and what the driver must know to run it.
+class StageForecast:
+    """The tasks of all stages of one kind.
 
     Attributes
     ----------
-    task : what it makes.
-    function : importable; called on a worker as ``function(run_path, task)``, returns a `Receipt`.
-    entries : matrix entries it computes, for the progress.
-    priority : smaller runs first among the ready.
-    after : tasks that must be done before it.
-    only_for : the one task that needs its result, and deletes it: once that is done, this need not be.
+    kind : of the stages.
+    tasks : number of tasks.
+    written_bytes : on disk, of the chunks that stay.
+    core_seconds : of the arithmetic, on one core.
     """
 
-    task: Task
-    function: Callable[[str, Task], Receipt]
-    entries: int
-    priority: tuple[int, ...] = ()
-    after: tuple[Task, ...] = ()
-    only_for: Task | None = None
+    kind: str
+    tasks: int
+    written_bytes: int
+    core_seconds: float
+
+    def __mul__(self, count: int) -> "StageForecast":
+        """Forecast the same for several systems."""
+        return StageForecast(self.kind, self.tasks * count, self.written_bytes * count, self.core_seconds * count)
 
 
 def timed(action: Callable[[], Any]) -> tuple[Any, float]:

@@ -56,17 +56,3 @@ def test_an_address_is_read_with_its_brackets_off() -> None:
 def test_a_count_that_no_cluster_has_is_refused(workflow: Path, key: str) -> None:
     with pytest.raises(ConfigError, match=rf"cluster\.{key}: Input should be less than or equal to"):
         load_config(workflow, [f"cluster.{key}=1000000000"])
-
-
-@pytest.mark.parametrize(
-    "address",
-    ["foo://a:1", "tcp://a", "tcp://a:x", "a:99999", "tls://a:²", "inproc://1/2/3", "tcp://a:1/x", "", "://a:1"],
-)
-def test_an_address_of_no_scheduler_is_refused_before_anything_runs(workflow: Path, address: str) -> None:
-    with pytest.raises(ConfigError, match=r'cluster\.address: expected "tls://HOST:PORT" with one of tcp, tls, '):
-        load_config(workflow, [f"cluster.address='{address}'"])
-
-
-@pytest.mark.parametrize("address", ["tls://10.0.0.1:8786", "node7:8786", "tcp://[::1]:8786"])
-def test_an_address_of_a_scheduler_is_taken(address: str) -> None:
-    assert ClusterConfig(address=address).address == address

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from cntk_pipeline.clusters.submitters import find_cluster
+from cntk_pipeline.clusters.address.options import AddressOptions
 from cntk_pipeline.config import load_cluster, load_config
+from cntk_pipeline.config.cluster_files import find_cluster
 from cntk_pipeline.config.reading import DEEPEST, LARGEST_BYTES, read_toml
 from cntk_pipeline.errors import ConfigError
 
@@ -82,7 +83,9 @@ PLACES = ["data.path", "store.path", "store.grow_from", "cluster.scheduler_file"
 
 def value_of(workflow: Path, key: str, text: str) -> str:
     section, name = key.split(".")
-    return str(getattr(getattr(load_config(workflow, given={key: text}), section), name))
+    config = load_config(workflow, given={key: text})
+    of = {"cluster": AddressOptions.of(config.cluster), "data": config.data, "store": config.store}
+    return str(getattr(of[section], name))
 
 
 @pytest.fixture

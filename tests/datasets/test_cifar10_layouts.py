@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from garbling import garble
 from PIL import Image
+from support.garbling import garble
 
 from cntk_pipeline.datasets import load
 from cntk_pipeline.datasets.cifar10_layouts import read_binary, read_parquet, read_python

@@ -8,7 +8,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from garbling import garble
+from support.garbling import garble
 
 from cntk_pipeline.datasets import load
 from cntk_pipeline.errors import DataError, DataNotFound

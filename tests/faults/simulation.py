@@ -20,9 +20,10 @@ from cntk_pipeline.driver.driver import Driver, Outcome
 from cntk_pipeline.errors import Interrupted, KillsWorkers, RunLocked, WorkersLost
 from cntk_pipeline.gram.tiles import list_kernel_jobs
 from cntk_pipeline.rundir.journal import Journal
+from cntk_pipeline.rundir.owners import Job
 from cntk_pipeline.solvers.cholesky import list_factor_jobs
 from cntk_pipeline.storage.base import Listed
-from cntk_pipeline.tasks import Job, Receipt, Task
+from cntk_pipeline.tasks import Receipt, Task
 from cntk_pipeline.tiling import Cut
 
 ALLOWED_DEATHS = 3

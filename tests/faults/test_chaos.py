@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from problems import Recorder, whole_matrix
-from processes import (
+from support.problems import Recorder, whole_matrix
+from support.processes import (
     PATIENCE_SECONDS,
     begun,
     computing_worker,
@@ -58,7 +58,7 @@ def undisturbed(tmp_path: Path, kind: str, sections: dict) -> RunDirectory:
 def wrong_numbers(path: Path, truth: RunDirectory) -> int:
     run = RunDirectory(str(path))
     assert make_report(run).complete
-    names = [readout["name"] for readout in truth.specification["readouts"]]
+    names = [readout.name for readout in truth.specification.readouts]
     parts = [(name, part) for name in names for part in ("train", "test")]
     wrong = sum(int(np.sum(whole_matrix(run, *part) != whole_matrix(truth, *part))) for part in parts)
     (mine,), (other,) = make_report(run).solves, make_report(truth).solves

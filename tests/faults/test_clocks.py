@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 from faults.test_chaos import report, undisturbed
-from processes import (
+from support.processes import (
     PATIENCE_SECONDS,
     WORKERS,
     computing_worker,

@@ -9,25 +9,27 @@ import itertools
 import random
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from problems import Recorder
+from support.garbling import flip
+from support.problems import Recorder
+from support.restarts import forget
 
 from cntk_pipeline import datasets
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.errors import PipelineError, StoreError
-from cntk_pipeline.gram import tiles as gram
-from cntk_pipeline.rundir import lease, verification
+from cntk_pipeline.rundir import verification
 from cntk_pipeline.rundir.directory import RunDirectory
-from cntk_pipeline.solvers import forget_tiles
 from cntk_pipeline.storage import LocalPath
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.report import make_report
+
+pytestmark = pytest.mark.usefixtures("no_waiting")
 
 Contents = dict[str, bytes]
 Damage = Callable[[bytes, random.Random], bytes]
@@ -38,11 +40,6 @@ SMALL = {
     "kernel": {"tile": 8},
     "solve": {"ridges": [1e-2], "tile": 8},
 }
-
-
-def flip(content: bytes, rng: random.Random) -> bytes:
-    place = rng.randrange(len(content))
-    return content[:place] + bytes([content[place] ^ 1 << rng.randrange(8)]) + content[place + 1 :]
 
 
 def cut(content: bytes, rng: random.Random) -> bytes:
@@ -63,18 +60,6 @@ def zero(content: bytes, rng: random.Random) -> bytes:
 
 def garble(content: bytes, rng: random.Random) -> bytes:
     return rng.choice((cut, empty, flip, lengthen, lambda *_: b"[]", lambda *_: b'{"shape": [3]}'))(content, rng)
-
-
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(lease, "PATIENCE_SECONDS", 0.0)
-    yield
-    forget()
-
-
-def forget() -> None:
-    gram.forget_runs()
-    forget_tiles()
 
 
 def is_chunk(path: Path) -> bool:

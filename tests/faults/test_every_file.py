@@ -15,24 +15,25 @@ import os
 import random
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from problems import Recorder
+from support.garbling import flip
+from support.problems import Recorder
+from support.restarts import forget
 
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.errors import PipelineError
-from cntk_pipeline.gram import tiles as gram
-from cntk_pipeline.rundir import lease
 from cntk_pipeline.rundir.directory import RunDirectory
-from cntk_pipeline.solvers import forget_tiles
 from cntk_pipeline.storage import LocalPath
 from cntk_pipeline.storage.records import Record
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.checkup import is_close
 from cntk_pipeline.workflow.report import make_report
+
+pytestmark = pytest.mark.usefixtures("no_waiting")
 
 SHARE = float(os.environ.get("CNTK_DAMAGES", "0.05"))
 
@@ -73,11 +74,6 @@ def sections_of(name: str) -> dict[str, Any]:
     return {key: BASE.get(key, {}) | WORKFLOWS[name].get(key, {}) for key in {*BASE, *WORKFLOWS[name]}}
 
 
-def flip(content: bytes, rng: random.Random) -> bytes:
-    place = rng.randrange(len(content)) if content else 0
-    return content[:place] + bytes([content[place] ^ 1 << rng.randrange(8)]) + content[place + 1 :] if content else b"x"
-
-
 def cut(content: bytes, rng: random.Random) -> bytes:
     return content[: len(content) // 2]
 
@@ -91,18 +87,6 @@ def delete(content: bytes, rng: random.Random) -> None:
 
 
 DAMAGES = (flip, cut, empty, delete)
-
-
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(lease, "PATIENCE_SECONDS", 0.0)
-    yield
-    forget()
-
-
-def forget() -> None:
-    gram.forget_runs()
-    forget_tiles()
 
 
 Configure = Callable[[Path], RunConfig]

@@ -14,16 +14,15 @@ from pathlib import Path
 import pytest
 from faults import faulty
 from faults.faulty import Crash, FaultyPath, Plan, follow
-from problems import Recorder
-from processes import begun
+from support.problems import Recorder
+from support.processes import begun
+from support.restarts import forget
 
 from cntk_pipeline.clusters import Completion
 from cntk_pipeline.clusters.serial import SerialExecutor
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.errors import PipelineError, TilesFailed
-from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.rundir import lease
-from cntk_pipeline.solvers import forget_tiles
 from cntk_pipeline.storage import STORAGES, LocalPath, retries
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.report import make_report
@@ -49,12 +48,6 @@ def faulty_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     follow(Plan())
     forget()
-
-
-def forget() -> None:
-    """Forget what a process knows that has ended."""
-    gram.forget_runs()
-    forget_tiles()
 
 
 def contents(path: Path) -> dict[str, bytes]:

@@ -13,15 +13,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from problems import Recorder
+from support.problems import Recorder
+from support.restarts import forget
 
 from cntk_pipeline.cli import main as cli
-from cntk_pipeline.clusters.submitters import read_ending, write_ending
 from cntk_pipeline.config import RunConfig, load_config
 from cntk_pipeline.errors import StoreError
-from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.rundir.directory import RunDirectory
-from cntk_pipeline.solvers import forget_tiles
+from cntk_pipeline.rundir.submissions import read_ending, write_ending
 from cntk_pipeline.storage import LocalPath
 from cntk_pipeline.workflow import run as runs
 
@@ -44,8 +43,7 @@ def disk(tmp_path: LocalPath) -> Iterator[LocalPath]:
     if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder]).returncode:
         pytest.skip("only root may mount a small disk, and not everywhere")
     yield folder
-    gram.forget_runs()
-    forget_tiles()
+    forget()
     subprocess.run(["umount", folder], check=True)
 
 

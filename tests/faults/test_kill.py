@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from problems import Recorder, require_same
-from processes import (
+from support.problems import Recorder, require_same
+from support.processes import (
     KERNELS,
     PATIENCE_SECONDS,
     WORKERS,

@@ -18,8 +18,9 @@ from pathlib import Path
 
 import pytest
 from faults.faulty import Crash, FaultyPath, Plan, follow
-from faults.test_every_operation import SMALL, contents, forget
-from problems import Recorder
+from faults.test_every_operation import SMALL, contents
+from support.problems import Recorder
+from support.restarts import forget
 
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.rundir import lease

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 from faults.test_chaos import FEW, report, undisturbed
-from processes import PATIENCE_SECONDS, receipts, wait_until
+from support.processes import PATIENCE_SECONDS, receipts, wait_until
 
 from cntk_pipeline.cli.main import COMPLETE, INCOMPLETE
 

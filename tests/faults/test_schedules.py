@@ -11,7 +11,8 @@ import time
 import pytest
 from faults.simulation import Ending, job_lists, simulate
 
-from cntk_pipeline.tasks import Job, Task
+from cntk_pipeline.rundir.owners import Job
+from cntk_pipeline.tasks import Task
 
 SEEDS = 10_000
 

@@ -14,8 +14,9 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
-from faults.test_every_operation import SMALL, again, contents, forget
-from problems import Recorder
+from faults.test_every_operation import SMALL, again, contents
+from support.problems import Recorder
+from support.restarts import forget
 
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.driver.driver import Progress

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from problems import Recorder, require_same_kernel, whole_matrix
+from support.problems import Recorder, require_same_kernel, whole_matrix
 
 from cntk_pipeline.cli.display import show_plan, show_specification
 from cntk_pipeline.config import RunConfig, Section
@@ -16,7 +16,7 @@ from cntk_pipeline.errors import ConfigError, LayerError, SpecificationMismatch
 from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.kernels import ENGINES, NUMERICS_VERSION, CpuEngine
 from cntk_pipeline.rundir.directory import RunDirectory
-from cntk_pipeline.rundir.specification import EngineRecord, engine_record, fingerprint
+from cntk_pipeline.rundir.specification import EngineRecord
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.report import make_report
 
@@ -56,7 +56,7 @@ def scaled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     gram.forget_runs()
 
 
-def forget(monkeypatch: pytest.MonkeyPatch) -> None:
+def remove_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make this an installation that does not have the engine."""
     monkeypatch.delitem(ENGINES, "scaled")
     gram.forget_runs()
@@ -71,18 +71,19 @@ def kernel_files(run: RunDirectory) -> list[Path]:
 
 def test_the_specification_of_the_default_engine_is_what_it_was(small_config: Config) -> None:
     run, _ = runs.prepare(small_config(), Recorder(), None)
-    assert list(run.specification) == ["data", "readouts", "dtype", "flips", "tile", "numerics_version"]
-    assert run.specification["numerics_version"] == NUMERICS_VERSION
+    assert list(run.specification.to_json()) == ["data", "readouts", "dtype", "flips", "tile", "numerics_version"]
+    assert run.specification.numerics_version == NUMERICS_VERSION
     named, _ = runs.prepare(small_config(kernel={"engine": "cpu"}), Recorder(), None)
-    assert named.fingerprint == run.fingerprint == fingerprint(run.specification)
-    assert engine_record(run.specification) == EngineRecord("cpu", {})
+    assert named.fingerprint == run.fingerprint == run.specification.fingerprint
+    assert RunDirectory(run.path).specification.engine == EngineRecord("cpu", {})
 
 
 @pytest.mark.usefixtures("scaled")
 def test_another_engine_is_named_with_all_its_options_and_makes_another_run(small_config: Config) -> None:
     run, _ = runs.prepare(small_config(kernel={"engine": "scaled", "scale": 3.0}), Recorder(), None)
-    assert run.specification["engine"] == {"name": "scaled", "options": {"scale": 3.0, "steps": 3}}
-    assert run.specification["numerics_version"] == 7
+    assert run.specification.to_json()["engine"] == {"name": "scaled", "options": {"scale": 3.0, "steps": 3}}
+    assert RunDirectory(run.path).specification == run.specification
+    assert run.specification.numerics_version == 7
     for kernel, line in (({"engine": "scaled"}, r"engine.options.scale: stored 3.0, wanted 2.0"), ({}, "engine: only")):
         with pytest.raises(SpecificationMismatch, match=rf"(?s)belongs to another specification.*  {line}"):
             runs.start(small_config(kernel=kernel), Recorder(), threading.Event())
@@ -175,7 +176,7 @@ def test_a_run_of_an_engine_that_is_not_here_is_looked_at_and_gets_no_tile(
     run_small: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = run_small(kernel={"engine": "scaled"})
-    forget(monkeypatch)
+    remove_engine(monkeypatch)
     assert make_report(RunDirectory(run.path)).complete
     assert runs.verify(run.path).bad == ()
     runs.resume(str(run.path), Recorder(), threading.Event())  # nothing is left
@@ -198,7 +199,7 @@ def test_systems_of_a_whole_kernel_are_solved_without_its_engine(
     run_small: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = run_small(kernel={"engine": "scaled"})
-    forget(monkeypatch)
+    remove_engine(monkeypatch)
     (metrics,) = list(Path(str(run.path), "solve").glob("*/metrics.json"))[:1]
     coefficients = next(path for path in metrics.parent.rglob("coefficients/c/*/*") if path.is_file())
     before = coefficients.read_bytes()

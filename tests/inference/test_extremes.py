@@ -2,13 +2,12 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from problems import whole_matrix
+from support.problems import whole_matrix
 
-from cntk_pipeline.inference.extremes import lanczos, multiply, remedy
-from cntk_pipeline.inference.records import SpectrumRecord
+from cntk_pipeline.inference.spectrum import SpectrumRecord, lanczos, multiply, remedy
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.solvers.work import open_work
-from cntk_pipeline.tasks import Task
+from cntk_pipeline.tasks import Stage, Task
 from cntk_pipeline.workflow.report import make_report
 
 Run = Callable[..., RunDirectory]
@@ -40,7 +39,7 @@ def test_an_eigenvalue_lies_within_its_residual_also_before_lanczos_has_converge
 def test_a_pass_over_the_tiles_is_a_product_with_the_kernel(run_small: Run, unit_diagonal: bool) -> None:
     run = run_small(solve={"unit_diagonal": unit_diagonal})
     solve = make_report(run).solves[0]
-    work = open_work(str(run.path), Task(f"spectrum-1:{solve.name}", 0, 0))
+    work = open_work(str(run.path), Task(Stage("spectrum", "1", solve=solve.name), 0, 0))
     vector = np.random.default_rng(0).standard_normal(37)
     kernel = whole_matrix(run, solve.readout, "train").astype(float)
     if unit_diagonal:

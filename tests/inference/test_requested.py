@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from problems import Recorder
+from support.problems import Recorder
 
-from cntk_pipeline.clusters import EXECUTORS
+from cntk_pipeline.clusters import CLUSTERS
 from cntk_pipeline.config import ClusterConfig, InferenceConfig
 from cntk_pipeline.driver.driver import Driver
 from cntk_pipeline.inference import requested_products
@@ -16,7 +16,9 @@ from cntk_pipeline.workflow.report import make_report
 
 Run = Callable[..., RunDirectory]
 
-EVERYTHING = InferenceConfig(leave_one_out=True, learning_curve=True, variance=True, covariance=True, spectrum=True)
+EVERYTHING = InferenceConfig.model_validate(
+    dict.fromkeys(("leave_one_out", "learning_curve", "posterior_variance", "posterior_covariance", "spectrum"), True)
+)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -34,7 +36,7 @@ def test_products_say_what_they_wait_for_whatever_order_they_are_taken_in(run_sm
         product.create(run)
     ranks = np.random.default_rng(seed).permutation(len(jobs)).tolist()
     shuffled = [replace(job, priority=(rank,)) for job, rank in zip(jobs, ranks, strict=True)]
-    with EXECUTORS["serial"](ClusterConfig(), lambda: None) as executor:
+    with CLUSTERS["serial"].executor(ClusterConfig(), lambda: None) as executor:
         view = Recorder()
         outcome = Driver(str(run.path), executor, run.journal, view.progress, threading.Event()).run(shuffled, {})
     assert outcome.failed == {}

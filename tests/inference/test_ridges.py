@@ -3,13 +3,13 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from problems import TRAIN, Recorder, scale_an_entry, whole_matrix
+from support.problems import TRAIN, Recorder, Stopper, scale_an_entry, whole_matrix
 
 from cntk_pipeline.clusters import WorkerMemory
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.datasets import one_hot_targets
 from cntk_pipeline.errors import ConfigError, Interrupted, NotPositiveDefinite
-from cntk_pipeline.inference.ridges import Means, in_memory
+from cntk_pipeline.inference.auto_ridge import Capacity, in_memory
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.solvers.systems import ridge_candidates
 from cntk_pipeline.workflow import run as runs
@@ -27,7 +27,9 @@ def take(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Take one of the two ways, whatever it costs."""
 
     def choose(way: str) -> None:
-        monkeypatch.setattr("cntk_pipeline.inference.ridges.in_memory", lambda count, tile, means: way == "eigenvalues")
+        monkeypatch.setattr(
+            "cntk_pipeline.inference.auto_ridge.in_memory", lambda count, tile, capacity: way == "eigenvalues"
+        )
 
     return choose
 
@@ -94,16 +96,13 @@ def test_a_stopped_choice_goes_on_with_the_candidate_it_was_at(
     run_small: Run, small_config: Config, take: Callable[[str], None]
 ) -> None:
     take("factors")
-    stop = threading.Event()
 
-    class Stopper(Recorder):
-        def progress(self, progress: object) -> None:
-            super().progress(progress)  # type: ignore[arg-type]
-            if self.stages[-1] == "ridge 0.001" and self.moments[-1].done > 4:
-                stop.set()
+    def is_far_enough(view: Recorder) -> bool:
+        return view.stages[-1] == "ridge 0.001" and view.moments[-1].done > 4
 
+    view = Stopper(is_far_enough)
     with pytest.raises(Interrupted):
-        runs.start(small_config(**AUTO), Stopper(), stop)
+        runs.start(small_config(**AUTO), view, view.stop)
     path = str(small_config().store.path)
     assert not make_report(RunDirectory(path)).complete
     assert factor_files(RunDirectory(path)) < 2 * 6 + 1  # of the best so far and the one at work
@@ -159,11 +158,11 @@ def test_no_ridge_is_chosen_for_a_kernel_that_is_zero(run_small: Run, take: Call
 
 
 def test_the_quicker_way_is_taken() -> None:
-    alone = Means(1, None)
+    alone = Capacity(1, None)
     assert in_memory(1000, 128, alone)
     assert not in_memory(60000, 2048, alone)
-    assert not in_memory(1000, 128, Means(400, None))
-    assert not in_memory(1000, 128, Means(1, WorkerMemory(2**28, 1)))
+    assert not in_memory(1000, 128, Capacity(400, None))
+    assert not in_memory(1000, 128, Capacity(1, WorkerMemory(2**28, 1)))
 
 
 @pytest.mark.parametrize(

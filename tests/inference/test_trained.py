@@ -3,14 +3,15 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from problems import TEST, TRAIN, Recorder, scale_an_entry, whole_matrix
+from support.problems import TEST, TRAIN, Recorder, scale_an_entry, whole_matrix
 
 from cntk_pipeline.clusters import WorkerMemory
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.datasets import one_hot_targets
 from cntk_pipeline.errors import ConfigError, CorruptTile, NotPositiveDefinite
-from cntk_pipeline.inference import blocks, ensemble, gradient_flow
-from cntk_pipeline.inference.trained import requested_trainings, require_trainable, training_product
+from cntk_pipeline.inference import blocks, run_products
+from cntk_pipeline.inference.ensemble import TrainingNeed
+from cntk_pipeline.regression import ensemble, gradient_flow
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.report import make_report
@@ -31,25 +32,24 @@ def test_a_trained_ensemble_is_that_of_the_stored_blocks(run_small: Run, covaria
     record = trained.record
     assert record is not None
     assert record.times == ("0.0", "0.1", "50.0")
-    (training,) = requested_trainings(run, run.workflow())
-    product = training_product(run, training)
+    (product,) = run_products(run, run.workflow().inference)
     nngp, ntk = blocks(run.path, "depth3-gap-nngp"), blocks(run.path, "depth3-gap-ntk")
     assert (nngp.test is not None) == covariance
     targets = one_hot_targets(np.asarray(run.inputs("train_labels")[:]), 3)
     labels = np.asarray(run.inputs("test_labels")[:])
     variances = run.kernel("depth3-gap-nngp", "test_variance").read_region((0, TEST)).astype(float)
-    for k, time in enumerate(training.times):
-        mean = run.inferred(product.solve, product.name, "mean").read(k, 0, 0)[0]
+    for k, time in enumerate((0.0, 0.1, 50.0)):
+        mean = run.inferred(product.solve, product.stage.name, "mean").read(k, 0, 0)[0]
         np.testing.assert_allclose(mean, gradient_flow(ntk.train, targets, ntk.test_train, time).mean, atol=1e-9)
         assert record.accuracy[k] == np.mean(mean.argmax(1) == labels)
-        variance = run.inferred(product.solve, product.name, "variance").read(k, 0)[0]
+        variance = run.inferred(product.solve, product.stage.name, "variance").read(k, 0)[0]
         assert record.mean_variance[k] == pytest.approx(variance.mean())
         if time == 0:
             np.testing.assert_allclose(variance, variances, rtol=1e-12)
         if covariance:
             expected = ensemble(nngp, ntk, targets, time).covariance
             np.testing.assert_allclose(variance, np.diagonal(expected), rtol=1e-9)
-            stored = run.inferred(product.solve, product.name, "covariance").read(k, 0, 0)[0]
+            stored = run.inferred(product.solve, product.stage.name, "covariance").read(k, 0, 0)[0]
             np.testing.assert_array_equal(stored, expected)
     assert make_report(run).complete
 
@@ -59,9 +59,8 @@ def test_the_variance_needs_no_kernel_of_the_test_images(run_small: Run, small_c
     for covariance in (False, True):
         store = {"path": f"{small_config().store.path}-{covariance}"}
         run = run_small(readouts=GAP, inference={"times": [3.0], "covariance": covariance}, store=store)
-        (training,) = requested_trainings(run, run.workflow())
-        product = training_product(run, training)
-        variances.append(run.inferred(product.solve, product.name, "variance").read(0, 0))
+        (product,) = run_products(run, run.workflow().inference)
+        variances.append(run.inferred(product.solve, product.stage.name, "variance").read(0, 0))
     np.testing.assert_allclose(*variances, rtol=1e-9)
 
 
@@ -99,11 +98,11 @@ def test_a_training_beyond_the_memory_of_a_worker_is_refused_with_what_fits(
     with pytest.raises(
         ConfigError, match=r"10000 training and 2000 test images need 9.2 GB.*About (\d+) images"
     ) as error:
-        require_trainable(memory, 10000, 2000)
+        TrainingNeed(10000, 2000).require(memory)
     fits = int(str(error.value).split("About ")[1].split()[0])
-    require_trainable(memory, fits, 0)
+    TrainingNeed(fits, 0).require(memory)
     with pytest.raises(ConfigError):
-        require_trainable(memory, fits, 1)
-    monkeypatch.setattr("cntk_pipeline.inference.trained.MATRICES", 10**12)
+        TrainingNeed(fits, 1).require(memory)
+    monkeypatch.setattr("cntk_pipeline.inference.ensemble.MATRICES", 10**12)
     with pytest.raises(ConfigError, match=f"{TRAIN} training and {TEST} test images need"):
         runs.start(small_config(inference={"times": [1.0]}), Recorder(), threading.Event())

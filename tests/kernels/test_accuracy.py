@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from mpmath import mp
-from sixty_digits import DUALS, Block, evaluate
-from tests.tolerances import DTYPES
+from support.tolerances import DTYPES
+from twin.sixty_digits import DUALS, Block, evaluate
 
 from cntk_pipeline import kernel_matrix
 from cntk_pipeline.errors import NotAccurate, NotFinite

@@ -10,14 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from problems import toml, whole_matrix
-from tests.tolerances import assert_kernels_close, tolerance
+from support.problems import toml, whole_matrix
+from support.tolerances import assert_kernels_close, tolerance
 
 from cntk_pipeline import kernel_matrix
 from cntk_pipeline.layers import presets
 from cntk_pipeline.rundir.directory import RunDirectory
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
+
 PACKAGE = ROOT / "pipeline" / "cntk_pipeline"
 
 WORKFLOW = {
@@ -40,9 +42,10 @@ def add_engine(package: Path) -> None:
     """Write the file that is shown, and the line with its import."""
     (package / "kernels" / "twin.py").write_text(shown("pipeline/cntk_pipeline/kernels/twin.py"))
     table = package / "kernels" / "engines.py"
-    text = table.read_text()
+    page, text = (ROOT / "docs" / "extending.md").read_text(), table.read_text()
+    (imported,) = re.findall(r"with its import, `(.*?TwinEngine)`", page)
     for last, line in (
-        ("import CpuEngine\n", "from cntk_pipeline.kernels.twin import TwinEngine\n"),
+        ("import CpuEngine\n", imported + "\n"),
         ('    "cpu": CpuEngine,\n', shown("pipeline/cntk_pipeline/kernels/engines.py")),
     ):
         assert last in text
@@ -54,7 +57,7 @@ class Installation:
     """A package somewhere, and a folder that its commands run in."""
 
     def __init__(self, package: Path, folder: Path) -> None:
-        places = (package.parent, ROOT, ROOT / "tests")
+        places = (package.parent, ROOT / "tests")
         self._environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, places)), "NO_COLOR": "1"}
         self._folder = folder
 
@@ -138,7 +141,7 @@ def test_a_run_is_looked_at_by_every_command(extended: Installation, finished: P
     assert "engine    twin, numerics version 1\n" in extended.cntk("inspect", "run")
     assert "0 are bad" in extended.cntk("verify", "run")
     assert "nothing is left to do" in extended.cntk("resume", "run")
-    specification = RunDirectory(finished).specification
+    specification = RunDirectory(finished).specification.to_json()
     assert (specification["engine"], specification["numerics_version"]) == ({"name": "twin", "options": {}}, 1)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from numba import njit
-from tests.tolerances import DTYPES, assert_kernels_close, tolerance
+from support.tolerances import DTYPES, assert_kernels_close, tolerance
 
 from cntk_pipeline.kernels import CpuEvaluator, lower
 from cntk_pipeline.kernels.attention import pair_index, softmax_rows

@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 import pytest
 from numba import njit
-from tests.tolerances import DTYPES, tolerance
+from support.tolerances import DTYPES, tolerance
 
 from cntk_pipeline.kernels import duals, fit_duals
 from cntk_pipeline.kernels.lanes import LANES, address, load, store

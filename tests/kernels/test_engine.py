@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from tests.tolerances import DTYPES, assert_kernels_close, tolerance
+from support.tolerances import DTYPES, assert_kernels_close, tolerance
 
 from cntk_pipeline import kernel_matrix
 from cntk_pipeline.errors import DataError, LayerError, NotAccurate, NotFinite

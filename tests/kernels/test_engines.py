@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 import pytest
-from tests import reference
-from tests.tolerances import DTYPES, assert_kernels_close, tolerance
+from support.tolerances import DTYPES, assert_kernels_close, tolerance
+from twin import reference
 
 from cntk_pipeline import kernel_matrices, kernel_matrix
 from cntk_pipeline.config import Section

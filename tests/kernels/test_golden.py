@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.networks import GOLDEN
-from tests.tolerances import DTYPES, assert_kernels_close, tolerance
+from support.networks import GOLDEN
+from support.tolerances import DTYPES, assert_kernels_close, tolerance
 
 from cntk_pipeline import kernel_matrix
 from cntk_pipeline.kernels import KINDS, CpuEvaluator, lower

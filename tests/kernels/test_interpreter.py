@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from tests.tolerances import DTYPES
+from support.tolerances import DTYPES
 
 from cntk_pipeline.kernels.interpreter import _offset, _raise_lanes, transpose_lanes
 from cntk_pipeline.kernels.lanes import LANES

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from numba import cfunc, njit, types
-from tests.tolerances import DTYPES
+from support.tolerances import DTYPES
 
 from cntk_pipeline.kernels import lanes
 from cntk_pipeline.kernels.lanes import LANES, address, broadcast, call, load, load_repeated, narrow, store, widen

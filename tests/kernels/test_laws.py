@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.tolerances import DTYPES, assert_kernels_close, tolerance
+from support.tolerances import DTYPES, assert_kernels_close, tolerance
 
 from cntk_pipeline import kernel_matrix
 from cntk_pipeline.kernels import KINDS, CpuEvaluator, evaluator, lower

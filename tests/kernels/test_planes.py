@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
-from tests.tolerances import DTYPES
+from support.tolerances import DTYPES
 
 from cntk_pipeline.kernels import planes
 from cntk_pipeline.kernels.lanes import LANES, address

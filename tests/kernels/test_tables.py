@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from tests.tolerances import DTYPES
+from support.tolerances import DTYPES
 
 from cntk_pipeline.kernels import lower
 from cntk_pipeline.kernels.program import Code

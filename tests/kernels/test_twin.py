@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tests import reference
-from tests.tolerances import DTYPES, assert_kernels_close, tolerance
+from support.tolerances import DTYPES, assert_kernels_close, tolerance
+from twin import reference
 
 from cntk_pipeline.errors import LayerError
 from cntk_pipeline.kernels import CpuEvaluator, lower

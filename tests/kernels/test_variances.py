@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from tests.tolerances import DTYPES, tolerance
+from support.tolerances import DTYPES, tolerance
 
 from cntk_pipeline.kernels import KINDS, CpuEvaluator, lower
 from cntk_pipeline.layers import (

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from numba import njit
-from tests.tolerances import DTYPES, tolerance
+from support.tolerances import DTYPES, tolerance
 
 from cntk_pipeline.kernels import weighing
 from cntk_pipeline.kernels.lanes import LANES, address, call

@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from tape import lowered
+from support.tape import lowered
 
 from cntk_pipeline.errors import LayerError
 from cntk_pipeline.layers import (

@@ -1,7 +1,7 @@
 """Layers with weights: their shapes, what they ask of covariances, and what they refuse."""
 
 import pytest
-from tape import lowered
+from support.tape import lowered
 
 from cntk_pipeline.errors import LayerError
 from cntk_pipeline.layers import Conv, Dense, Rescale, Shape, Windows

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from gaussian import PAIRS, dual, variance_behind
-from tape import lowered
+from support.tape import lowered
+from twin.gaussian import PAIRS, dual, variance_behind
 
 from cntk_pipeline.errors import LayerError
 from cntk_pipeline.layers import Dropout, LayerNorm, Relu, Shape

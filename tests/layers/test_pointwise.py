@@ -1,7 +1,7 @@
 """What all functions of single positions have in common."""
 
 import pytest
-from tape import lowered
+from support.tape import lowered
 
 from cntk_pipeline.errors import LayerError
 from cntk_pipeline.layers import Dropout, Elementwise, Erf, LayerNorm, Relu, Shape

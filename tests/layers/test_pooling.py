@@ -1,7 +1,7 @@
 """Layers that average, sum or join positions: their shapes, what they ask of covariances, and what they refuse."""
 
 import pytest
-from tape import lowered
+from support.tape import lowered
 
 from cntk_pipeline.errors import LayerError
 from cntk_pipeline.layers import AvgPool, Flatten, GlobalAvgPool, GlobalSumPool, LocalAvgPool, Shape, SumPool, Windows

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from gaussian import PAIRS, dual, variance_behind
+from twin.gaussian import PAIRS, dual, variance_behind
 
 from cntk_pipeline.errors import LayerError
 from cntk_pipeline.layers import Abs, LeakyRelu, Relu, Sign

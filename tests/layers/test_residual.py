@@ -1,7 +1,7 @@
 """Sums of branches."""
 
 import pytest
-from tape import lowered
+from support.tape import lowered
 
 from cntk_pipeline.errors import LayerError
 from cntk_pipeline.layers import (

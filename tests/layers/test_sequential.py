@@ -1,7 +1,7 @@
 """Sequences: nesting, shapes, and errors that name the position."""
 
 import pytest
-from tape import lowered
+from support.tape import lowered
 
 from cntk_pipeline.errors import LayerError
 from cntk_pipeline.layers import Conv, Dense, Flatten, GlobalAvgPool, LayerNorm, Relu, Sequential, Shape

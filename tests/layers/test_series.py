@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from gaussian import PAIRS, dual, expectation, variance_behind
+from twin.gaussian import PAIRS, dual, expectation, variance_behind
 
 from cntk_pipeline.errors import LayerError, NotAccurate
 from cntk_pipeline.layers import Elementwise, Hermite, Polynomial

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from gaussian import PAIRS, dual, expectation, variance_behind
+from twin.gaussian import PAIRS, dual, expectation, variance_behind
 
 from cntk_pipeline.errors import LayerError
 from cntk_pipeline.layers import Cos, Elementwise, Erf, Exp, Gaussian, Gelu, Rbf, Sin

@@ -1,6 +1,5 @@
 """A run in a bucket of a real S3 server: killed, resumed, damaged, verified, grown; equal to a run on disk."""
 
-import json
 import os
 import subprocess
 import sys
@@ -14,8 +13,9 @@ import obstore.store
 import pytest
 import xarray
 import zarr
-from flaky_proxy import WAYS, FlakyProxy
-from problems import Recorder, require_same_kernel
+from support.flaky_proxy import WAYS, FlakyProxy
+from support.problems import Recorder, require_same_kernel
+from support.processes import begun
 
 from cntk_pipeline.config import RunConfig, parse_config
 from cntk_pipeline.errors import RunLocked
@@ -34,7 +34,7 @@ DRIVE = """
 import json, threading
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.config import parse_config
-from problems import Recorder
+from support.problems import Recorder
 if __name__ == "__main__":
     runs.start(parse_config(json.load(open("workflow.json")), "test"), Recorder(), threading.Event())
 """
@@ -79,11 +79,6 @@ def receipts(url: str) -> int:
     return sum(1 for _ in RunDirectory(url).journal.receipts()) if open_path(url).exists() else 0
 
 
-def begun(run: RunDirectory) -> list[tuple[str, int, int]]:
-    lines = [json.loads(line) for path in (run.path / "log").children() for line in path.read_bytes().splitlines()]
-    return [(line["stage"], line["row"], line["col"]) for line in lines if line.get("event") == "began"]
-
-
 def test_a_run_in_a_bucket_whose_processes_are_killed_equals_one_on_disk(
     url: str, on_disk: RunDirectory, tmp_path: Path
 ) -> None:
@@ -117,7 +112,7 @@ def test_a_second_driver_of_a_run_in_a_bucket_is_refused(url: str, monkeypatch: 
 
 def test_a_damaged_object_is_found_and_computed_again(url: str, on_disk: RunDirectory) -> None:
     run = runs.start(workflow(url, "serial"), Recorder(), threading.Event())
-    name = run.specification["readouts"][0]["name"]
+    name = run.specification.readouts[0].name
     chunk = run.kernel(name, "train").chunk_path(2, 1)
     content = bytearray(chunk.read_bytes())
     content[100] ^= 4

@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from faults.test_every_operation import SMALL, contents, forget
-from problems import Recorder
+from faults.test_every_operation import SMALL, contents
+from support.problems import Recorder
+from support.restarts import forget
 
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.errors import RunLocked, StoreError

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from hosts import Hosts
-from problems import Recorder, require_same
-from processes import PATIENCE_SECONDS, begun, receipts, wait_until
+from support.hosts import Hosts
+from support.problems import Recorder, require_same
+from support.processes import PATIENCE_SECONDS, begun, receipts, wait_until
 
 from cntk_pipeline.clusters.dask.certificates import Certificates
 from cntk_pipeline.config import ClusterConfig, RunConfig, parse_config
@@ -30,7 +30,7 @@ ENVIRONMENT = os.environ | {
 }
 DRIVE = """
 import json, sys, threading
-from problems import Recorder
+from support.problems import Recorder
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.config import parse_config
 if __name__ == "__main__":

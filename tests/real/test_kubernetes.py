@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 import yaml
-from problems import Recorder, require_same_kernel, toml
-from processes import begun, receipts, wait_until
 from real.kubernetes.control_plane import PROGRAMS, PrivateKubernetes, private_kubernetes, programs_on_path
-from s3_server import PROGRAMS as S3_PROGRAMS
-from s3_server import s3_server
+from support.problems import Recorder, require_same_kernel, toml
+from support.processes import begun, receipts, wait_until
+from support.s3_server import PROGRAMS as S3_PROGRAMS
+from support.s3_server import s3_server
 
 from cntk_pipeline.config import parse_config
 from cntk_pipeline.rundir.directory import RunDirectory

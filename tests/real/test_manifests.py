@@ -17,9 +17,9 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-from processes import wait_until
+from support.processes import wait_until
 
-from cntk_pipeline.clusters import EXECUTORS
+from cntk_pipeline.clusters import CLUSTERS
 from cntk_pipeline.clusters.dask.certificates import Certificates, make_pem
 from cntk_pipeline.clusters.dask.settings import SETTINGS
 from cntk_pipeline.clusters.kubernetes.manifests import (
@@ -194,7 +194,7 @@ def test_what_a_pod_must_know_is_asked_for(changes: dict[str, Any], message: str
 
 def test_a_kubernetes_cluster_needs_a_number_of_pods() -> None:
     config = CLUSTER.model_copy(update={"workers": None})
-    with pytest.raises(ConfigError, match=r"needs cluster.workers"), EXECUTORS["kubernetes"](config, print):
+    with pytest.raises(ConfigError, match=r"needs cluster.workers"), CLUSTERS["kubernetes"].executor(config, print):
         pass
 
 
@@ -202,7 +202,7 @@ def test_without_an_api_server_the_error_says_what_is_needed(monkeypatch: pytest
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     monkeypatch.setenv("HOME", str(tmp_path))
     refused = pytest.raises(ConfigError, match=r"the Kubernetes API server refuses: .*deploy/kubernetes/access.yaml")
-    with refused, EXECUTORS["kubernetes"](CLUSTER.model_copy(update={"namespace": None}), print):
+    with refused, CLUSTERS["kubernetes"].executor(CLUSTER.model_copy(update={"namespace": None}), print):
         pass
 
 

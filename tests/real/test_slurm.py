@@ -9,12 +9,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from problems import Recorder, require_same_kernel, toml
-from processes import PATIENCE_SECONDS, begun
 from real.slurm.private import PrivateSlurm, private_slurm
 from real.slurm.shell import (
     WORKFLOW,
@@ -27,7 +24,9 @@ from real.slurm.shell import (
     promptly,
     submitted,
 )
-from s3_server import SECRET
+from support.problems import Recorder, require_same_kernel, stop_at, toml
+from support.processes import PATIENCE_SECONDS, begun
+from support.s3_server import SECRET
 
 from cntk_pipeline.config import ClusterConfig, load_cluster, parse_config
 from cntk_pipeline.errors import Interrupted, PipelineError, SubmissionFailed
@@ -152,16 +151,10 @@ def test_a_run_begun_here_is_resumed_on_the_cluster_withdrawn_from_its_queue_and
 
 def begun_here(path: Path) -> None:
     """Begin the workflow in this process, and stop it after some tiles."""
-    stop = threading.Event()
-
-    class Stopper(Recorder):
-        def progress(self, progress: Any) -> None:
-            if progress.done == 10:
-                stop.set()
-
+    view, stop = stop_at(10)
     tables = WORKFLOW | {"cluster": {"kind": "serial"}, "store": {"path": str(path)}}
     with pytest.raises(Interrupted):
-        runs.start(parse_config(tables, "test"), Stopper(), stop)
+        runs.start(parse_config(tables, "test"), view, stop)
 
 
 def serial() -> ClusterConfig:

@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from problems import Recorder, whole_matrix
-from processes import PATIENCE_SECONDS, begun, receipts, wait_until, workflow
+from support.problems import Recorder, whole_matrix
+from support.processes import PATIENCE_SECONDS, begun, receipts, wait_until, workflow
 
-from cntk_pipeline.clusters import EXECUTORS, Executor
-from cntk_pipeline.clusters.submitters import Submission, read_ending, submissions
+from cntk_pipeline.clusters import CLUSTERS, Executor
 from cntk_pipeline.config import ClusterConfig, RunConfig
 from cntk_pipeline.errors import SubmissionFailed, WorkersLost
 from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.submissions import Submission, read_ending, submissions
 from cntk_pipeline.workflow import handover
 from cntk_pipeline.workflow.report import make_report
 
@@ -138,9 +138,9 @@ def test_a_run_over_ssh_equals_one_in_this_process(
     run = run_small(view, cluster={"kind": "ssh", "hosts": hosts, "workers": 2})
     (line,) = [line for line in view.lines if line.startswith("computing on 2 workers on ")]
     assert "scheduler tls://127.0.0.1:" in line
-    for readout in serial.specification["readouts"]:
+    for readout in serial.specification.readouts:
         for part in ("train", "test"):
-            mine, other = whole_matrix(run, readout["name"], part), whole_matrix(serial, readout["name"], part)
+            mine, other = whole_matrix(run, readout.name, part), whole_matrix(serial, readout.name, part)
             np.testing.assert_array_equal(mine, other)
     written = [path.read_bytes() for path in Path(run.path).rglob("*") if path.is_file()]
     assert not [content for content in written if b"PRIVATE KEY" in content]
@@ -240,7 +240,7 @@ def elsewhere(folder: Path) -> Path:
 
 def test_command_lines_and_environments_on_the_hosts_hold_no_secret(servers: Servers, hosts: list[str]) -> None:
     config = ClusterConfig(kind="ssh", hosts=hosts, workers=2)
-    with EXECUTORS["ssh"](config, nothing) as executor:
+    with CLUSTERS["ssh"].executor(config, nothing) as executor:
         assert len({answer(executor, ("stage", number, 0, 0), where) for number in range(4)}) >= 1
         commands = [process.cmdline() for process in running(servers)]
         python = [sys.executable, "-P", "-m", "cntk_pipeline.clusters.ssh.host"]
@@ -250,14 +250,14 @@ def test_command_lines_and_environments_on_the_hosts_hold_no_secret(servers: Ser
 
 
 def test_nothing_listens_wider_than_the_hosts_address(servers: Servers, hosts: list[str]) -> None:
-    with EXECUTORS["ssh"](ClusterConfig(kind="ssh", hosts=hosts, workers=2), nothing):
+    with CLUSTERS["ssh"].executor(ClusterConfig(kind="ssh", hosts=hosts, workers=2), nothing):
         sockets = [socket for process in running(servers) for socket in process.net_connections("tcp")]
         assert {socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN} == {"127.0.0.1"}
 
 
 def test_a_host_whose_processes_are_killed_gets_new_ones(servers: Servers, hosts: list[str]) -> None:
     config = ClusterConfig(kind="ssh", hosts=hosts, workers=1)
-    with EXECUTORS["ssh"](config, nothing) as executor:
+    with CLUSTERS["ssh"].executor(config, nothing) as executor:
         worker, nanny = answer(executor, ("stage", 0, 0, 0), where)
         psutil.Process(nanny).kill()
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -298,7 +298,7 @@ def test_a_driver_whose_scheduler_is_killed_ends_within_a_minute_and_the_run_goe
 
 def test_a_scheduler_that_is_killed_ends_the_run_soon(servers: Servers, hosts: list[str]) -> None:
     """Without `Terms.scheduler_end` it takes the minute and more that Dask's client looks for its scheduler."""
-    with EXECUTORS["ssh"](ClusterConfig(kind="ssh", hosts=hosts, workers=2), nothing) as executor:
+    with CLUSTERS["ssh"].executor(ClusterConfig(kind="ssh", hosts=hosts, workers=2), nothing) as executor:
         scheduler = scheduler_at(servers, executor._client.scheduler.address)
         executor.submit(("stage", 0, 0, 0), time.sleep, 3600)
         scheduler.kill()
@@ -314,10 +314,10 @@ DRIVE = """
 import sys, time
 from cntk_pipeline.workflow import handover
 from cntk_pipeline.config import ClusterConfig, RunConfig
-from cntk_pipeline.clusters import EXECUTORS
+from cntk_pipeline.clusters import CLUSTERS
 from test_ssh import nothing
 if __name__ == "__main__":
-    with EXECUTORS["ssh"](ClusterConfig(kind="ssh", hosts=sys.argv[1:], workers=2), nothing):
+    with CLUSTERS["ssh"].executor(ClusterConfig(kind="ssh", hosts=sys.argv[1:], workers=2), nothing):
         print("up", flush=True)
         time.sleep(600)
 """
@@ -342,7 +342,7 @@ def test_a_host_of_an_unknown_key_is_refused(servers: Servers, hosts: list[str])
     try:
         known.write_text(lines[0] + "\n")
         refused = pytest.raises(WorkersLost, match=rf"(?s)Mend these hosts.*{hosts[1]}: HostKeyNotVerifiable")
-        with refused, EXECUTORS["ssh"](ClusterConfig(kind="ssh", hosts=hosts, workers=2), nothing):
+        with refused, CLUSTERS["ssh"].executor(ClusterConfig(kind="ssh", hosts=hosts, workers=2), nothing):
             pass
     finally:
         known.write_text("\n".join(lines) + "\n")
@@ -352,16 +352,16 @@ def test_a_run_begins_without_a_host_that_is_down_where_fewer_will_do(hosts: lis
     down = f"127.0.0.1:{free_port()}"
     config = ClusterConfig(kind="ssh", hosts=[hosts[0], down], workers=2)
     refused = pytest.raises(WorkersLost, match=rf"(?s)only 1 workers started.*{down}: ConnectionRefusedError")
-    with refused, EXECUTORS["ssh"](config, nothing):
+    with refused, CLUSTERS["ssh"].executor(config, nothing):
         pass
-    with EXECUTORS["ssh"](config.model_copy(update={"minimum_workers": 1}), nothing) as executor:
+    with CLUSTERS["ssh"].executor(config.model_copy(update={"minimum_workers": 1}), nothing) as executor:
         assert executor.slots == 1
 
 
 def test_a_scheduler_that_does_not_start_is_explained(hosts: list[str]) -> None:
     config = ClusterConfig(kind="ssh", hosts=hosts, interface="no-such-interface")
     refused = pytest.raises(WorkersLost, match=r"(?s)no scheduler started on 127.0.0.1:.*no-such-interface")
-    with refused, EXECUTORS["ssh"](config, nothing):
+    with refused, CLUSTERS["ssh"].executor(config, nothing):
         pass
 
 
@@ -375,6 +375,6 @@ def test_no_value_of_the_table_reaches_a_shell(hosts: list[str], tmp_path: Path)
         {"dashboard": f"'; {touch}; ':0"},
     ):
         config = ClusterConfig(kind="ssh", hosts=hosts).model_copy(update=values)  # which asks nothing of a value
-        with pytest.raises(WorkersLost), EXECUTORS["ssh"](config, nothing):
+        with pytest.raises(WorkersLost), CLUSTERS["ssh"].executor(config, nothing):
             pass
     assert not (tmp_path / "touched").exists()

@@ -1,4 +1,3 @@
-import json
 import re
 import threading
 from collections import Counter
@@ -7,7 +6,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import scipy.linalg
-from problems import Recorder, scale_an_entry, whole_matrix
+from support.problems import Recorder, scale_an_entry, whole_matrix
+from support.processes import begun
 
 from cntk_pipeline.clusters.serial import SerialExecutor
 from cntk_pipeline.config import RunConfig
@@ -15,7 +15,7 @@ from cntk_pipeline.datasets import one_hot_targets
 from cntk_pipeline.errors import NotPositiveDefinite
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.solvers.cholesky import factor_tile, finish_width, list_factor_jobs
-from cntk_pipeline.tasks import Task
+from cntk_pipeline.tasks import Stage, Task
 from cntk_pipeline.tiling import Cut
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.report import make_report
@@ -106,7 +106,7 @@ def test_the_suggested_ridge_is_enough_for_a_kernel_that_is_singular(run_small: 
 def test_the_suggested_ridge_is_enough_and_half_of_it_is_not(
     run_small: Run, monkeypatch: pytest.MonkeyPatch, dense_samples: int
 ) -> None:
-    monkeypatch.setattr("cntk_pipeline.inference.extremes.DENSE_SAMPLES", dense_samples)  # 0: by Lanczos
+    monkeypatch.setattr("cntk_pipeline.inference.spectrum.DENSE_SAMPLES", dense_samples)  # 0: by Lanczos
     sections = {"readouts": {"poolings": ["gap"], "kinds": ["nngp"]}}
     run = run_small(solve={"ridges": [9.0]}, **sections)
     scale_an_entry(run, "depth3-gap-nngp", 0.3)
@@ -147,24 +147,19 @@ def factor_values(run: RunDirectory) -> np.ndarray:
     return run.solved(make_report(run).solves[0].name, "factor").read_region((0, 37), (0, 37), symmetric=True)
 
 
-def begun(run: RunDirectory, stage: str) -> list[tuple[int, int]]:
-    lines = [json.loads(line) for path in (run.path / "log").iterdir() for line in path.read_text().splitlines()]
-    return [
-        (line["row"], line["col"])
-        for line in lines
-        if line["event"] == "began" and line["stage"].startswith(f"{stage}:")
-    ]
+def begun_tiles(run: RunDirectory, stage: str) -> list[tuple[int, int]]:
+    return [(row, col) for _, row, col in begun(run, stage)]
 
 
 def test_split_tiles_have_the_same_bits_and_leave_nothing_behind(
     run_small: Run, small_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = run_small(**SPLIT, store={"path": str(small_config().store.path) + "-whole"})
-    assert begun(whole, "bulk") == []
+    assert begun_tiles(whole, "bulk") == []
     split_everything(monkeypatch)
     run = run_small(**SPLIT)
     # 8 block rows, of which the finish covers 2 columns.
-    assert sorted(begun(run, "bulk")) == [(row, col) for row in range(8) for col in range(3, row + 1)]
+    assert sorted(begun_tiles(run, "bulk")) == [(row, col) for row in range(8) for col in range(3, row + 1)]
     np.testing.assert_array_equal(factor_values(run), factor_values(whole))
     assert list(run.solve_path(make_report(run).solves[0].name).glob("factor.zarr/partial/c/*/*")) == []
     assert runs.verify(run.path).bad == ()
@@ -174,17 +169,17 @@ def test_a_finished_tile_needs_no_bulk_when_a_run_is_resumed(run_small: Run, mon
     split_everything(monkeypatch)
     run = run_small(**SPLIT)
     solve = make_report(run).solves[0].name
-    before, tasks = factor_values(run), (begun(run, "bulk"), begun(run, "factor"))
+    before, tasks = factor_values(run), (begun_tiles(run, "bulk"), begun_tiles(run, "factor"))
     run.solved(solve, "factor").chunk_path(6, 4).unlink()
     resumed = runs.resume(run.path, Recorder(), threading.Event())
     for stage, known in zip(("bulk", "factor"), tasks, strict=True):
-        assert Counter(begun(resumed, stage)) - Counter(known) == {(6, 4): 1}
+        assert Counter(begun_tiles(resumed, stage)) - Counter(known) == {(6, 4): 1}
     np.testing.assert_array_equal(factor_values(resumed), before)
 
 
 def test_a_finish_whose_bulk_is_gone_computes_the_tile_whole(run_small: Run) -> None:
     run = run_small(**SPLIT)
-    task = Task(f"factor:{make_report(run).solves[0].name}", 7, 6)
+    task = Task(Stage("factor", solve=make_report(run).solves[0].name), 7, 6)
     before = factor_values(run)
     factor_tile(str(run.path), task)
     np.testing.assert_array_equal(factor_values(run), before)
@@ -200,12 +195,12 @@ def test_every_tile_waits_for_all_that_it_reads(pieces: int, slots: int) -> None
         assert ready
         before |= {task: set(jobs[task].after).union(*(before[other] for other in jobs[task].after)) for task in ready}
     for task in jobs:
-        stage, _, solve = task.stage.partition(":")
+        stage, solve = task.stage.kind, task.stage.solve
         if stage == "coefficients":
             assert len(before[task]) == len(jobs) - 1
             continue
         columns = range(task.col - width if stage == "bulk" else task.col)
-        read = {Task(f"factor:{solve}", row, k) for row in (task.row, task.col) for k in columns}
+        read = {Task(Stage("factor", solve=solve), row, k) for row in (task.row, task.col) for k in columns}
         assert read <= before[task]
         assert stage == "bulk" or task.row == task.col or Task(task.stage, task.col, task.col) in before[task]
-    assert any(task.stage.startswith("bulk") for task in jobs) == (pieces > width + 1 and slots * 8 > pieces)
+    assert any(task.stage.kind == "bulk" for task in jobs) == (pieces > width + 1 and slots * 8 > pieces)

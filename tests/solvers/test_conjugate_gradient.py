@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from problems import TRAIN, Recorder, flip_bit
-from systems import ONE, begun, plant, require_dense_solution
+from support.problems import TRAIN, Recorder, Stopper, flip_bit
+from support.processes import begun
+from support.systems import ONE, plant, require_dense_solution
 
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.errors import Interrupted, NotConverged, NotPositiveDefinite
@@ -21,18 +22,6 @@ Config = Callable[..., RunConfig]
 CG = {"solver": "cg", "tile": 16, "rank": 5, "ridges": [1e-2]}
 WELL = {"solver": "cg", "ridges": [1e3]}
 """Three passes, for tests that need the kernel only."""
-
-
-def stop_when(condition: Callable[[], bool]) -> tuple[Recorder, threading.Event]:
-    stop = threading.Event()
-
-    class Stopper(Recorder):
-        def progress(self, progress: object) -> None:
-            super().progress(progress)  # type: ignore[arg-type]
-            if condition():
-                stop.set()
-
-    return Stopper(), stop
 
 
 @pytest.mark.parametrize(("tile", "rank"), [("auto", 30), (16, 5), (32, 0), (16, 256)])
@@ -78,7 +67,7 @@ def test_slots_that_would_split_a_factor_change_no_bit(
     monkeypatch.setattr("cntk_pipeline.solvers.cholesky.SMALLEST_SPLIT_TILE", 1)
     monkeypatch.setattr("cntk_pipeline.clusters.serial.SerialExecutor.slots", 4)
     run = run_small(**ONE, solve=CG)
-    assert begun(run, "bulk") == begun(run, "factor") == 0
+    assert len(begun(run, "bulk")) == len(begun(run, "factor")) == 0
     name = make_report(run).solves[0].name
     np.testing.assert_array_equal(*(each.solved(name, "coefficients").read(0, 0) for each in (run, few)))
 
@@ -136,7 +125,7 @@ def test_too_few_iterations_are_an_error_with_the_way_on_and_more_go_on_from_the
     run = run_small(**ONE, solve=few | {"max_iterations": 500})
     solve = make_report(run).solves[0]
     require_dense_solution(run, solve)
-    assert begun(run, "product") == 6 * (solve.iterations or 0)
+    assert len(begun(run, "product")) == 6 * (solve.iterations or 0)
 
 
 def test_a_tolerance_below_rounding_is_an_error_with_one_to_ask_for(run_small: Run) -> None:
@@ -164,17 +153,17 @@ def test_a_solve_stopped_in_the_middle_of_an_iteration_computes_only_the_rest(
 ) -> None:
     path = str(small_config().store.path)
     undisturbed = run_small(**ONE, solve=CG, store={"path": path + "-undisturbed"})
-    view, stop = stop_when(lambda: sum("iteration 3," in moment.note for moment in view.moments) > 3)
+    view = Stopper(lambda view: sum("iteration 3," in moment.note for moment in view.moments) > 3)
     with pytest.raises(Interrupted):
-        runs.start(small_config(**ONE, solve=CG), view, stop)
+        runs.start(small_config(**ONE, solve=CG), view, view.stop)
     halfway = make_report(RunDirectory(path))
     assert not halfway.complete
     assert halfway.solves[0].iterations == 2
     assert 0 < (halfway.solves[0].iteration_residual or 0) < 1
-    products = begun(RunDirectory(path), "product")
+    products = len(begun(RunDirectory(path), "product"))
     assert 12 < products < 18, "the stop was not in the middle of the third iteration"
     run = runs.resume(path, Recorder(), threading.Event())
-    assert begun(run) == begun(undisturbed)
+    assert len(begun(run)) == len(begun(undisturbed))
     name = make_report(run).solves[0].name
     np.testing.assert_array_equal(
         run.solved(name, "coefficients").read(0, 0), undisturbed.solved(name, "coefficients").read(0, 0)
@@ -183,9 +172,9 @@ def test_a_solve_stopped_in_the_middle_of_an_iteration_computes_only_the_rest(
 
 
 def stopped_run(small_config: Config, iteration: int) -> Path:
-    view, stop = stop_when(lambda: sum(f"iteration {iteration + 1}," in moment.note for moment in view.moments) > 3)
+    view = Stopper(lambda view: sum(f"iteration {iteration + 1}," in moment.note for moment in view.moments) > 3)
     with pytest.raises(Interrupted):
-        runs.start(small_config(**ONE, solve=CG), view, stop)
+        runs.start(small_config(**ONE, solve=CG), view, view.stop)
     return Path(str(small_config().store.path))
 
 
@@ -202,9 +191,9 @@ def test_a_damaged_state_costs_one_iteration_and_both_cost_all(
     for number in range(iterations.last, iterations.last - damaged, -1):
         chunk = run.work(name, "vectors").chunk_path(number, 0, 0, 0)
         flip_bit(chunk)
-    before = begun(run, "step")
+    before = len(begun(run, "step"))
     run = runs.resume(path, Recorder(), threading.Event())
-    total, steps = make_report(undisturbed).solves[0].iterations or 0, begun(run, "step")
+    total, steps = make_report(undisturbed).solves[0].iterations or 0, len(begun(run, "step"))
     assert steps - before == total - iterations.count + repeated + (damaged == 2)
     np.testing.assert_array_equal(
         run.solved(name, "coefficients").read(0, 0), undisturbed.solved(name, "coefficients").read(0, 0)
@@ -232,9 +221,9 @@ def test_what_iterations_left_is_deleted_at_the_end_and_verify_does_not_miss_it(
     found = runs.verify(run.path)
     count, quarantined = found.whole, found.bad
     assert quarantined == ()
-    assert count < begun(run)
-    total = begun(run)
-    assert begun(run_small(**ONE, solve=CG)) == total
+    assert count < len(begun(run))
+    total = len(begun(run))
+    assert len(begun(run_small(**ONE, solve=CG))) == total
 
 
 def test_no_more_than_two_states_and_one_pass_lie_on_disk(run_small: Run, small_config: Config) -> None:
@@ -250,7 +239,7 @@ def test_coefficients_that_are_damaged_later_are_solved_for_again(run_small: Run
     chunk = run.solved(name, "coefficients").chunk_path(0, 0)
     before = run.solved(name, "coefficients").read(0, 0).copy()
     flip_bit(chunk)
-    assert [task.stage for task in runs.verify(run.path).bad] == [f"coefficients:{name}"]
+    assert [str(task.stage) for task in runs.verify(run.path).bad] == [f"coefficients:{name}"]
     assert not make_report(run).complete
     again = runs.resume(run.path, Recorder(), threading.Event())
     np.testing.assert_array_equal(again.solved(name, "coefficients").read(0, 0), before)

@@ -5,8 +5,9 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from problems import TRAIN, Recorder
-from systems import ONE, begun, plant, plant_matrix, require_dense_solution
+from support.problems import TRAIN, Recorder
+from support.processes import begun
+from support.systems import ONE, plant, plant_matrix, require_dense_solution
 
 from cntk_pipeline.clusters.serial import SerialExecutor
 from cntk_pipeline.config import RunConfig
@@ -50,7 +51,7 @@ def test_products_of_a_float32_factor_are_in_float64(run_small: Run) -> None:
 def test_a_float64_factor_needs_no_iterations(run_small: Run) -> None:
     run = run_small(**ONE, solve={"factor_dtype": "float64", "tile": 16})
     assert make_report(run).solves[0].iterations is None
-    assert (begun(run, "product"), begun(run, "step")) == (0, 0)
+    assert (len(begun(run, "product")), len(begun(run, "step"))) == (0, 0)
 
 
 def test_a_float32_factor_of_an_indefinite_kernel_names_the_row(run_small: Run) -> None:
@@ -93,8 +94,8 @@ def test_split_tiles_of_a_float32_factor_have_the_same_bits_and_leave_nothing_be
     whole = run_small(**SPLIT, store={"path": str(small_config().store.path) + "-whole"})
     split_everything(monkeypatch)
     run = run_small(**SPLIT)
-    assert begun(whole, "bulk") == 0
-    assert begun(run, "bulk") == sum(row - 2 for row in range(3, 8))  # 8 block rows, a finish covers 2 columns
+    assert len(begun(whole, "bulk")) == 0
+    assert len(begun(run, "bulk")) == sum(row - 2 for row in range(3, 8))  # 8 block rows, a finish covers 2 columns
     for mine, its in zip(results(run), results(whole), strict=True):
         np.testing.assert_array_equal(mine, its)
     solve = make_report(run).solves[0]
@@ -109,12 +110,12 @@ def test_a_float32_factor_with_split_tiles_is_repaired_and_its_coefficients_are_
     split_everything(monkeypatch)
     run = run_small(**SPLIT)
     name, before = make_report(run).solves[0].name, results(run)
-    bulks, factors = begun(run, "bulk"), begun(run, "factor")
+    bulks, factors = len(begun(run, "bulk")), len(begun(run, "factor"))
     run.solved(name, "factor").chunk_path(6, 4).unlink()
     run.solved(name, "coefficients").chunk_path(0, 0).unlink()
     view = Recorder()
     resumed = runs.resume(run.path, view, threading.Event())
-    assert (begun(resumed, "bulk"), begun(resumed, "factor")) == (bulks + 1, factors + 1)
+    assert (len(begun(resumed, "bulk")), len(begun(resumed, "factor"))) == (bulks + 1, factors + 1)
     damaged = {line.split(":")[0] for line in view.lines if "damaged" in line}
     assert damaged == {"factor", "coefficients"}
     for mine, its in zip(results(resumed), before, strict=True):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from processes import wait_until
+from support.processes import wait_until
 
 from cntk_pipeline.errors import ConfigError, StoreError, StoreUnavailable
 from cntk_pipeline.storage import LocalPath, ObjectPath, StorePath, lacking, open_path, retries

@@ -2,8 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 from rich import markup
@@ -12,8 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from cntk_pipeline.driver.driver import Progress as DriverProgress
-from cntk_pipeline.inference import EnsembleRecord
-from cntk_pipeline.solvers import RidgeChoice
+from cntk_pipeline.inference import RESULTS, Shown, share_text, show_choices
 from cntk_pipeline.telemetry.redaction import redact
 from cntk_pipeline.workflow.plan import Plan
 from cntk_pipeline.workflow.report import RunReport, SolveReport
@@ -174,10 +172,8 @@ def show_specification(report: RunReport) -> None:
     """Show what a run directory was made for."""
     data = report.data
     out.print(f"[bold]{escape(report.path)}[/]  fingerprint {report.fingerprint[:16]}")
-    shape = " x ".join(map(str, data["shape"]))
-    out.print(
-        f"data      {data['train']} training and {data['test']} test images, {shape}, {len(data['classes'])} classes"
-    )
+    shape = " x ".join(map(str, data.shape))
+    out.print(f"data      {data.train} training and {data.test} test images, {shape}, {len(data.classes)} classes")
     out.print(escape(f"kernels   {report.dtype}, tiles of {report.tile}: {', '.join(report.readouts)}"))
     out.print(escape(f"engine    {report.engine}, numerics version {report.numerics_version}"))
     made = report.provenance
@@ -227,7 +223,7 @@ def show_results(report: RunReport) -> None:
         if solve.relative_residual is None:
             table.add_row(readout, ridge, "not yet", "")
         else:
-            table.add_row(readout, ridge, _share(solve.accuracy), f"{solve.relative_residual:.1e}")
+            table.add_row(readout, ridge, share_text(solve.accuracy), f"{solve.relative_residual:.1e}")
     for column in table.columns[1:]:
         column.justify = "right"
     out.print()
@@ -235,103 +231,31 @@ def show_results(report: RunReport) -> None:
 
 
 def show_inferred(report: RunReport) -> None:
-    """Show what the workflow asked for besides, as far as it is done: a table for each kind."""
-    paths = [(path.readout, path.record) for path in report.ridge_paths if path.record]
-    if paths:
-        out.print()
-        out.print(_ridge_path_table(paths))
-    found = [(solve, item.product, item.record) for solve in report.solves for item in solve.inferred if item.record]
-    for product, show in _INFERRED.items():
-        mine = [(_system(solve), record) for solve, name, record in found if name == product]
-        if mine:
+    """Show the further results, as far as they are done: a table for each kind."""
+    tables = [show_choices([(path.readout, path.record) for path in report.ridge_paths if path.record])]
+    inferred = [(solve, item) for solve in report.solves for item in solve.inferred if item.record]
+    for key, result in RESULTS.items():
+        found = [(_system(solve), item.record) for solve, item in inferred if item.product == key]
+        found += [(item.network, item.record) for item in report.trained if item.record and item.product == key]
+        tables.append(result.show(found))
+    for table in tables:
+        if table.rows:
             out.print()
-            out.print(show(mine))
-
-    trained = [(item.network, item.record) for item in report.trained if item.record]
-    if trained:
-        out.print()
-        out.print(_trained_table(trained))
-
-
-def _trained_table(found: Sequence[tuple[str, EnsembleRecord]]) -> Table:
-    rows = [
-        (name, time, _share(accuracy), f"{variance:.4g}")
-        for name, record in found
-        for time, accuracy, variance in zip(
-            record.times, record.accuracy or [None] * len(record.times), record.mean_variance, strict=True
-        )
-    ]
-    return _numbers_table("trained ensemble", ["time", "accuracy", "mean variance"], rows)
+            out.print(_table(table))
 
 
 def _system(solve: SolveReport) -> str:
     return f"{solve.readout}, ridge {solve.ridge:g} {solve.ridge_mode}"
 
 
-def _numbers_table(title: str, columns: Sequence[str], rows: Iterable[tuple[str, ...]]) -> Table:
-    table = Table("system", *columns, box=None, pad_edge=False, title=title, title_justify="left", title_style="bold")
+def _table(shown: Shown) -> Table:
+    table = Table("system", *shown.columns, box=None, pad_edge=False, title=shown.title)
+    table.title_justify, table.title_style = "left", "bold"
     for column in table.columns[1:]:
         column.justify = "right"
-    for row in rows:
+    for row in shown.rows:
         table.add_row(*map(escape, row))
     return table
-
-
-def _ridge_path_table(found: Sequence[tuple[str, RidgeChoice]]) -> Table:
-    rows = []
-    for readout, path in found:
-        lists = (path.ridges, path.absolute_ridges, path.accuracy, path.squared_error)
-        for ridge, absolute, accuracy, error in zip(*lists, strict=True):
-            numbers = ("not definite", "") if error is None else (_share(accuracy), f"{error:.4g}")
-            chosen = "chosen" if ridge == path.chosen else ""
-            rows.append((readout, f"{ridge:g}", f"{absolute:.3g}", *numbers, chosen))
-    columns = ["relative ridge", "absolute", "accuracy", "squared error", ""]
-    return _numbers_table("ridges by leave-one-out on the training images", columns, rows)
-
-
-def _leave_one_out_table(found: Sequence[tuple[str, Any]]) -> Table:
-    rows = [(name, _share(record.accuracy), f"{record.squared_error:.4g}") for name, record in found]
-    return _numbers_table("leave-one-out", ["accuracy", "squared error"], rows)
-
-
-def _learning_curve_table(found: Sequence[tuple[str, Any]]) -> Table:
-    rows = [
-        (name, str(size), _share(accuracy), f"{error:.4g}", f"{record.absolute_ridge:.3g}")
-        for name, record in found
-        for size, accuracy, error in zip(
-            record.sizes, record.accuracy or [None] * len(record.sizes), record.squared_error, strict=True
-        )
-    ]
-    columns = ["training images", "accuracy", "squared error", "absolute ridge"]
-    return _numbers_table("learning curve (one absolute ridge, that of the full system)", columns, rows)
-
-
-def _variance_table(title: str, found: Sequence[tuple[str, Any]]) -> Table:
-    rows = [(name, *(f"{value:.4g}" for value in (rec.smallest, rec.mean, rec.largest))) for name, rec in found]
-    return _numbers_table(title, ["smallest", "mean", "largest"], rows)
-
-
-def _spectrum_table(found: Sequence[tuple[str, Any]]) -> Table:
-    rows = []
-    for name, record in found:
-        rate = record.maximal_learning_rate
-        ends = (record.largest, record.largest_residuals), (record.smallest, record.smallest_residuals)
-        shown = [f"{values[0]:.4g} +- {residuals[0]:.0e}" for values, residuals in ends]
-        rows.append((name, *shown, "none" if rate is None else f"{rate:.4g}"))
-    return _numbers_table("eigenvalues of the kernel", ["largest", "smallest", "maximal learning rate"], rows)
-
-
-_INFERRED: dict[str, Callable[[Sequence[tuple[str, Any]]], Table]] = {
-    "leave_one_out": _leave_one_out_table,
-    "learning_curve": _learning_curve_table,
-    "posterior_variance": partial(_variance_table, "posterior variance of a test image"),
-    "posterior_covariance": partial(_variance_table, "diagonal of the posterior covariance"),
-    "spectrum": _spectrum_table,
-}
-
-
-def _share(value: float | None) -> str:
-    return "one class" if value is None else f"{100 * value:.2f}%"
 
 
 def show_state(report: RunReport, awaited: bool = False) -> None:

@@ -33,11 +33,13 @@ from cntk_pipeline.cli.display import (
 from cntk_pipeline.cli.stopping import STOPPED, stop_on_signals
 from cntk_pipeline.cli.streams import guard_streams, lost_output
 from cntk_pipeline.cli.watch import show_whereabouts, watch
-from cntk_pipeline.clusters.submitters import find_cluster, submissions
-from cntk_pipeline.config import RunConfig, expand_place, load_cluster, load_config
+from cntk_pipeline.clusters.table import cluster_of
+from cntk_pipeline.config import ClusterConfig, RunConfig, expand_place, load_cluster, load_config
+from cntk_pipeline.config.cluster_files import find_cluster
 from cntk_pipeline.errors import ConfigError, Interrupted, NotTrusted, PipelineError, RunNotFound, WorkersLost
 from cntk_pipeline.resources import limits_set
 from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.submissions import submissions
 from cntk_pipeline.storage import StorePath
 from cntk_pipeline.workflow import handover
 from cntk_pipeline.workflow import run as runs
@@ -153,10 +155,10 @@ def submit(
 def resume(directory: RunPath, cluster: Cluster = None, trust: Trust = False, verify: Verify = False) -> None:
     """Go on with a run directory, as it was last run or on another cluster: here, or where it was submitted to."""
     run = RunDirectory(directory)
-    chosen = None if cluster is None else load_cluster(find_cluster(cluster))
-    kind = run.workflow().cluster.kind if chosen is None else chosen.kind
+    chosen = None if cluster is None else _cluster(find_cluster(cluster))
+    table = run.workflow().cluster if chosen is None else chosen
     # A batch system runs its driver itself; without --cluster it does so only where it has done so before.
-    if kind in handover.DRIVE_THEMSELVES and (chosen is not None or submissions(run)):
+    if handover.drives_itself(table) and (chosen is not None or submissions(run)):
         with RunView() as view:
             done = runs.is_done(run, view, verify=verify)
             submission = None if done else handover.resubmit(directory, view, chosen, trust=trust)
@@ -321,7 +323,20 @@ def _config(
 ) -> RunConfig:
     places = {"store.path": store, "store.grow_from": grow_from}
     given = {key: place for key, place in places.items() if place is not None}
-    return load_config(file, overrides or [], None if cluster is None else find_cluster(cluster), given)
+    chosen = None if cluster is None else find_cluster(cluster)
+    if chosen is not None:
+        _cluster(chosen)
+    return load_config(file, overrides or [], chosen, given)
+
+
+def _cluster(path: Path) -> ClusterConfig:
+    """Read a cluster file; what its kind does not take is said by the file's name."""
+    table = load_cluster(path)
+    try:
+        cluster_of(table)
+    except ConfigError as error:
+        raise ConfigError(f"{path}:\n  {error}") from None
+    return table
 
 
 def _run(path: str | StorePath, action: Callable[["RunView", threading.Event], RunDirectory]) -> None:

@@ -1,41 +1,26 @@
 """Where tiles are computed.
 
-``EXECUTORS`` is the door of this room: for each kind of cluster a function that takes its configuration, the
-preparation of a worker, and an event that ends the wait for workers with `Interrupted`, and yields an `Executor`.
+``CLUSTERS`` is the door of this room: each kind of cluster by its name in ``cluster.kind``. `clusters.cluster` says
+what a kind is.
 """
 
-import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Protocol
-
-from cntk_pipeline.clusters.address import open_address
+from cntk_pipeline.clusters.address.cluster import ADDRESS
 from cntk_pipeline.clusters.base import Completion, Executor, WorkerMemory
+from cntk_pipeline.clusters.cluster import Cluster
 from cntk_pipeline.clusters.dask.on_worker import release_slot
-from cntk_pipeline.clusters.kubernetes.executor import open_kubernetes
-from cntk_pipeline.clusters.local.executor import open_local
-from cntk_pipeline.clusters.serial import open_serial
-from cntk_pipeline.clusters.slurm.executor import open_slurm
-from cntk_pipeline.clusters.ssh.executor import open_ssh
-from cntk_pipeline.config import ClusterConfig
+from cntk_pipeline.clusters.kubernetes.cluster import KUBERNETES
+from cntk_pipeline.clusters.local.cluster import LOCAL
+from cntk_pipeline.clusters.serial import SERIAL
+from cntk_pipeline.clusters.slurm.cluster import SLURM
+from cntk_pipeline.clusters.ssh.cluster import SSH
 
-
-class Opener(Protocol):
-    """Opens one kind of cluster."""
-
-    def __call__(
-        self, config: ClusterConfig, prepare: Callable[[], None], stop: threading.Event | None = None
-    ) -> AbstractContextManager[Executor]:
-        """Open it."""
-
-
-EXECUTORS: dict[str, Opener] = {
-    "serial": open_serial,
-    "local": open_local,
-    "address": open_address,
-    "slurm": open_slurm,
-    "ssh": open_ssh,
-    "kubernetes": open_kubernetes,
+CLUSTERS: dict[str, Cluster] = {
+    "serial": SERIAL,
+    "local": LOCAL,
+    "address": ADDRESS,
+    "slurm": SLURM,
+    "ssh": SSH,
+    "kubernetes": KUBERNETES,
 }
 
-__all__ = ["EXECUTORS", "Completion", "Executor", "WorkerMemory", "release_slot"]
+__all__ = ["CLUSTERS", "Cluster", "Completion", "Executor", "WorkerMemory", "release_slot"]

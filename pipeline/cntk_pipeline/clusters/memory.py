@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -24,97 +25,101 @@ def kernel_task_bytes(engine: Engine, tile: int) -> int:
     return images + engine.working_bytes(tile) + 3 * len(question.readouts) * tile * tile * item
 
 
-def factor_task_bytes(tile: int) -> int:
-    """Bytes a factor task holds: its tile, a product, four panels, of which two are read ahead, and one being written.
+class Need(Protocol):
+    """The memory of a kind of task."""
 
-    The last is that of the task before, which has given its slot away.
-    """
-    return 7 * tile * tile * 8
+    @property
+    def bytes(self) -> int:
+        """Bytes that one task holds."""
 
-
-def iteration_task_bytes(train: int, classes: int, kernel_tile: int, rank: int) -> int:
-    """Bytes the largest task of conjugate gradients holds, whatever the blocks it multiplies.
-
-    The step has two states of four vectors and some copies, and the basis read and joined; making the basis takes
-    the sketch, its image and a decomposition; a product takes a kernel tile as stored and promoted.
-    """
-    vectors = 16 * train * classes * 8
-    basis = 4 * train * rank * 8
-    return vectors + basis + 3 * kernel_tile**2 * 8
-
-
-def inverse_task_bytes(tile: int) -> int:
-    """Bytes a leave-one-out task holds: a slice of the inverse as large as six tiles, and four tiles of the factor."""
-    return 10 * tile * tile * 8
+    def require(self, memory: WorkerMemory) -> None:
+        """Raise `ConfigError` where a task does not fit beside the others of its worker, with a size that would."""
 
 
 @dataclass(frozen=True)
-class Need:
-    """The memory of a kind of task.
+class TileNeed:
+    """The memory of tasks on tiles.
 
     Attributes
     ----------
-    what : the kind, for people.
-    key : of the workflow, which sets its tile.
+    name : of the kind of tile, for people.
+    key : of the workflow, which sets the tile.
     tile : samples along its edge.
-    step : tiles are multiples of so many samples.
+    step : a tile is a multiple of so many samples.
     task_bytes : bytes that a task of a given tile holds.
     """
 
-    what: str
+    name: str
     key: str
     tile: int
     step: int
     task_bytes: Callable[[int], int]
 
+    @property
+    def bytes(self) -> int:
+        """Bytes that one task holds."""
+        return self.task_bytes(self.tile)
 
-def require_memory(memory: WorkerMemory, need: Need) -> None:
-    """Refuse a tile that does not fit beside the others of its worker.
+    def require(self, memory: WorkerMemory) -> None:
+        """Refuse a tile that does not fit beside the others of its worker.
 
-    Raises
-    ------
-    ConfigError
-        With the need, the limit, and the largest tile that fits.
-    """
-    share = share_bytes(memory)
-    if need.task_bytes(need.tile) <= share:
-        return
-    fits = need.tile // need.step
-    while fits and need.task_bytes(fits * need.step) > share:
-        fits -= 1
-    advice = f"set {need.key} = {fits * need.step} at most, or give" if fits else "no tile would fit: give"
-    raise ConfigError(
-        f"a {need.what} of {need.tile} samples holds {_megabytes(need.task_bytes(need.tile))}, and of a worker's "
-        f"{_megabytes(memory.bytes)} each of {memory.slots} tiles at once may hold {_megabytes(max(share, 0))}: "
-        f"{advice} workers more memory (cluster.memory_limit) or fewer threads"
-    )
+        Raises
+        ------
+        ConfigError
+            With the need, the limit, and the largest tile that fits.
+        """
+        share = share_bytes(memory)
+        if self.bytes <= share:
+            return
+        fits = self.tile // self.step
+        while fits and self.task_bytes(fits * self.step) > share:
+            fits -= 1
+        advice = f"set {self.key} = {fits * self.step} at most, or give" if fits else "no tile would fit: give"
+        raise ConfigError(
+            f"a {self.name} of {self.tile} samples holds {_megabytes(self.bytes)}, and of a worker's "
+            f"{_megabytes(memory.bytes)} each of {memory.slots} tiles at once may hold {_megabytes(max(share, 0))}: "
+            f"{advice} workers more memory (cluster.memory_limit) or fewer threads"
+        )
 
 
-def require_iteration_memory(memory: WorkerMemory, task_bytes: Callable[[int], int], rank: int) -> None:
-    """Refuse conjugate gradients that do not fit beside the other tasks of a worker.
+@dataclass(frozen=True)
+class IterationNeed:
+    """The memory of the largest task of conjugate gradients.
 
-    Parameters
+    Attributes
     ----------
-    task_bytes : bytes that the largest task holds, by the rank of the preconditioner.
-    rank : that was asked for; 0 where a factor or the diagonal is the preconditioner.
-
-    Raises
-    ------
-    ConfigError
-        With the need, the limit, and the largest rank that fits.
+    rank : of the preconditioner; 0 where a factor or the diagonal is the preconditioner.
+    task_bytes : bytes that the task holds, by the rank.
     """
-    share = share_bytes(memory)
-    if task_bytes(rank) <= share:
-        return
-    spare = share - task_bytes(0)
-    fits = int(spare / (task_bytes(1) - task_bytes(0))) if spare > 0 else 0
-    advice = f"set solve.rank = {fits} at most, or give" if fits and rank else "give"
-    with_rank = f" with a preconditioner of rank {rank}" if rank else ""
-    raise ConfigError(
-        f"conjugate gradients{with_rank} hold {_megabytes(task_bytes(rank))} in a task, and of a worker's "
-        f"{_megabytes(memory.bytes)} each of {memory.slots} tasks at once may hold {_megabytes(max(share, 0))}: "
-        f"{advice} workers more memory (cluster.memory_limit) or fewer threads"
-    )
+
+    rank: int
+    task_bytes: Callable[[int], int]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that one task holds."""
+        return self.task_bytes(self.rank)
+
+    def require(self, memory: WorkerMemory) -> None:
+        """Refuse conjugate gradients that do not fit beside the other tasks of a worker.
+
+        Raises
+        ------
+        ConfigError
+            With the need, the limit, and the largest rank that fits.
+        """
+        share = share_bytes(memory)
+        if self.bytes <= share:
+            return
+        spare = share - self.task_bytes(0)
+        fits = int(spare / (self.task_bytes(1) - self.task_bytes(0))) if spare > 0 else 0
+        advice = f"set solve.rank = {fits} at most, or give" if fits and self.rank else "give"
+        with_rank = f" with a preconditioner of rank {self.rank}" if self.rank else ""
+        raise ConfigError(
+            f"conjugate gradients{with_rank} hold {_megabytes(self.bytes)} in a task, and of a worker's "
+            f"{_megabytes(memory.bytes)} each of {memory.slots} tasks at once may hold {_megabytes(max(share, 0))}: "
+            f"{advice} workers more memory (cluster.memory_limit) or fewer threads"
+        )
 
 
 def share_bytes(memory: WorkerMemory) -> float:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cntk_pipeline.clusters import WorkerMemory
-from cntk_pipeline.config import RunConfig
+from cntk_pipeline.config import ClusterConfig, RunConfig
+from cntk_pipeline.resources import BatchJob
 from cntk_pipeline.rundir.submissions import Submission
 from cntk_pipeline.storage import LocalPath, StorePath
 
@@ -34,8 +34,32 @@ class Standing:
     timing: str = ""
 
 
+@dataclass(frozen=True)
+class Succession:
+    """What is said where a job ends before its run is complete, in a cluster that lets another job follow.
+
+    Attributes
+    ----------
+    follows : there is a next job.
+    withdrawn : there is none, since somebody has ended this one.
+    no_progress : there is none, since this one finished no tile; with the remedies.
+    """
+
+    follows: str
+    withdrawn: str
+    no_progress: str
+
+
 class Submitter(ABC):
-    """One kind of cluster that can run a driver."""
+    """Hands drivers to one kind of cluster.
+
+    Attributes
+    ----------
+    drives_itself : whether drivers run on the cluster, not in a terminal. Then ``cntk resume`` hands a run over again
+        that was handed over before.
+    """
+
+    drives_itself: bool = False
 
     @abstractmethod
     def check(self, config: RunConfig) -> None:
@@ -59,10 +83,6 @@ class Submitter(ABC):
         """
 
     @abstractmethod
-    def memory(self, config: RunConfig) -> WorkerMemory | None:
-        """Say what memory a worker will have; None where only the worker will know."""
-
-    @abstractmethod
     def submit(self, place: StorePath, config: RunConfig, told: str) -> str:
         """Hand over a driver of a run directory; return what the cluster calls it.
 
@@ -70,7 +90,7 @@ class Submitter(ABC):
         ----------
         place : the run directory.
         config : its workflow.
-        told : the digest of what the driver may follow of the run directory: `rundir.trust`.
+        told : the digest of what the driver may follow of the run directory: `clusters.trust`.
 
         Raises
         ------
@@ -93,16 +113,24 @@ class Submitter(ABC):
         One that runs is left to drain by itself: it polls the run directory.
         """
 
+    def current_job(self) -> BatchJob | None:
+        """Name the batch job of this kind that this process is of; None outside of one."""
+        return None
+
+    def succession(self, config: ClusterConfig) -> Succession | None:
+        """Say how a job that ends too early is followed by another one; None where none follows."""
+        return None
+
     def cause(self, config: RunConfig) -> Cause:
         """Inside a job that is to stop: find out why; "limit" where nothing is known."""
         return "limit"
 
-    @abstractmethod
     def go_on(self, place: StorePath, config: RunConfig, told: str) -> str | None:
         """Inside a job that ends too early: see to another one, and return what it is called.
 
         None where this kind of job never ends by itself.
         """
+        return None
 
 
 def log_folder(place: StorePath) -> Path:

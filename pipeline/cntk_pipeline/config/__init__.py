@@ -7,7 +7,6 @@ from cntk_pipeline.config.cluster import ClusterConfig
 from cntk_pipeline.config.listening import read_address, read_listener
 from cntk_pipeline.config.problem import (
     DEFAULT_ENGINE,
-    EXACT_FACTOR,
     InferenceConfig,
     KernelConfig,
     NetworkConfig,
@@ -16,11 +15,18 @@ from cntk_pipeline.config.problem import (
     SolveConfig,
 )
 from cntk_pipeline.config.section import OpenSection, Section, expand_place
-from cntk_pipeline.config.workflow import RunConfig, StoreConfig, load_cluster, load_config, parse_config, read_options
+from cntk_pipeline.config.workflow import (
+    RunConfig,
+    StoreConfig,
+    load_cluster,
+    load_config,
+    parse_config,
+    read_options,
+    unknown_key,
+)
 
 __all__ = [
     "DEFAULT_ENGINE",
-    "EXACT_FACTOR",
     "ClusterConfig",
     "InferenceConfig",
     "KernelConfig",
@@ -39,4 +45,5 @@ __all__ = [
     "read_address",
     "read_listener",
     "read_options",
+    "unknown_key",
 ]

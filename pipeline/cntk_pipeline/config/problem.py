@@ -11,9 +11,6 @@ Scalar = bool | int | float | str
 DEFAULT_ENGINE = "cpu"
 """What computes the values of a workflow that names no engine, and of a run whose specification names none."""
 
-EXACT_FACTOR = 'take solver = "cholesky" with factor_dtype = "float64"'
-"""What to do where an option is computed from the factor itself, not only from coefficients."""
-
 
 class DataConfig(Section):
     """``[data]``: which images.
@@ -128,8 +125,8 @@ class KernelConfig(OpenSection):
         return self
 
 
-class SolveConfig(Section):
-    """``[solve]``: the regression on each read-out.
+class SolveConfig(OpenSection):
+    """``[solve]``: the regression on each read-out. Further keys belong to the solver: see `solvers.options`.
 
     Attributes
     ----------
@@ -141,27 +138,18 @@ class SolveConfig(Section):
     tile : samples along the edge of a tile of the factor, or of the blocks that "cg" works on, rounded to whole kernel
         tiles; "auto" chooses.
     unit_diagonal : regress on ``K_ij / sqrt(K_ii K_jj)``; the stored kernel stays as it is.
-    factor_dtype : of the stored factor of "cholesky", default float64. In float32 it takes half the disk, and conjugate
-        gradients with it as preconditioner bring the residual down to ``tolerance``; products are in float64 anyway.
-    tolerance : of conjugate gradients: relative residual of every class, default 1e-10, checked on the stored kernel.
-    max_iterations : of conjugate gradients, default 1,000; raise it and resume to go on.
-    rank : of the preconditioner of "cg", default 256: it flattens as many of the largest eigenvalues, takes one pass of
-        n^2 rank operations, and n rank numbers in memory. 0 scales by the diagonal only.
     """
 
     ridges: Literal["auto"] | Annotated[list[float], Field(min_length=1)] = Field(default=[0.0])
     ridge_mode: Literal["relative", "absolute"] = "relative"
-    solver: Literal["cholesky", "cg"] = "cholesky"
+    solver: str = "cholesky"
     tile: Literal["auto"] | int = "auto"
     unit_diagonal: bool = False
-    factor_dtype: Literal["float64", "float32"] | None = None
-    # None, not the defaults: whoever gives an option to a solver that does not know it is told so.
-    tolerance: float | None = Field(default=None, gt=0, lt=1)
-    max_iterations: int | None = Field(default=None, ge=1, le=100_000)
-    rank: int | None = Field(default=None, ge=0)
 
     @model_validator(mode="after")
     def _ridges_are_not_negative(self) -> "SolveConfig":
+        if self.tile != "auto" and self.tile < 1:
+            raise ValueError(f'tile must be "auto" or at least 1, got {self.tile}')
         if self.ridges == "auto":
             if self.ridge_mode != "relative":
                 raise ValueError('ridges = "auto" chooses among relative ridges: leave ridge_mode out')
@@ -170,75 +158,8 @@ class SolveConfig(Section):
             raise ValueError(f"ridges must be at least 0, got {min(self.ridges)}")
         if len(set(self.ridges)) < len(self.ridges):
             raise ValueError(f"ridges repeat: {self.ridges}")
-        if self.tile != "auto" and self.tile < 1:
-            raise ValueError(f'tile must be "auto" or at least 1, got {self.tile}')
         return self
 
-    @model_validator(mode="after")
-    def _options_belong_to_the_solver(self) -> "SolveConfig":
-        if self.solver == "cg" and self.factor_dtype is not None:
-            raise ValueError('factor_dtype belongs to solver = "cholesky"; "cg" stores no factor')
-        if self.ridges == "auto" and not self.has_exact_factor:
-            raise ValueError(f'ridges = "auto" compares the leave-one-out of factors: {EXACT_FACTOR}, or give ridges')
-        if self.solver == "cholesky" and self.rank is not None:
-            raise ValueError('rank belongs to solver = "cg"; "cholesky" needs no preconditioner')
-        if self.solver == "cholesky" and self.factor_dtype != "float32":
-            for option, value in (("tolerance", self.tolerance), ("max_iterations", self.max_iterations)):
-                if value is not None:
-                    raise ValueError(
-                        f'{option} belongs to solver = "cg" or factor_dtype = "float32"; '
-                        "a factor in float64 solves without iterations"
-                    )
-        return self
 
-    @property
-    def has_exact_factor(self) -> bool:
-        """Whether a factor is stored that rounds no more than its float64 arithmetic."""
-        return self.solver == "cholesky" and self.factor_dtype != "float32"
-
-
-class InferenceConfig(Section):
-    """``[inference]``: what else to infer from every system once it is solved.
-
-    Attributes
-    ----------
-    leave_one_out : what each training image is predicted to be by all others. It costs as much as the factor.
-    learning_curve : test results of the first m training images: ``true`` for about ten sizes m, or a rising list.
-    variance : posterior variance of each test image.
-    covariance : posterior covariance of all test images; K(test, test) is computed for it, and only then.
-    times : follow the training of an ensemble of networks to these times of gradient flow, "inf" for its end: its mean,
-        variance and, with ``covariance``, covariance, in the memory of one worker. Needs both kinds of read-outs.
-    spectrum : eigenvalues at both ends of the kernel, so many of each; ``true`` is 10.
-
-    Learning curve, variance and covariance share ``8 n_test n`` bytes on disk and ``n_test n^2`` operations.
-    """
-
-    leave_one_out: bool = False
-    learning_curve: bool | list[int] = False
-    variance: bool = False
-    covariance: bool = False
-    times: list[float | Literal["inf"]] = Field(default=[])
-    spectrum: bool | int = False
-
-    @model_validator(mode="after")
-    def _sizes_rise(self) -> "InferenceConfig":
-        sizes = self.learning_curve
-        if isinstance(sizes, list) and (not sizes or sizes[0] < 1 or sorted(set(sizes)) != sizes):
-            raise ValueError(f"learning_curve must be true, false, or rising sizes of at least 1, got {sizes}")
-        for time in self.times:
-            if float(time) < 0:
-                raise ValueError(f'times must be at least 0, or "inf", got {time}')
-        if not isinstance(self.spectrum, bool) and self.spectrum < 1:
-            raise ValueError(f"spectrum must be true, false, or a count of at least 1, got {self.spectrum}")
-        return self
-
-    @property
-    def options_of_the_factor(self) -> list[str]:
-        """Names of the options asked for that are computed from the factor."""
-        asked = {
-            "leave_one_out": self.leave_one_out,
-            "learning_curve": bool(self.learning_curve),
-            "variance": self.variance,
-            "covariance": self.covariance,
-        }
-        return [name for name, wanted in asked.items() if wanted]
+class InferenceConfig(OpenSection):
+    """``[inference]``: further results of every solved system. Each key belongs to a result: see `inference`."""

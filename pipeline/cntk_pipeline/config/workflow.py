@@ -6,11 +6,10 @@ from datetime import date, time
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 
 from cntk_pipeline.config.cluster import ClusterConfig
 from cntk_pipeline.config.problem import (
-    EXACT_FACTOR,
     DataConfig,
     InferenceConfig,
     KernelConfig,
@@ -64,14 +63,6 @@ class RunConfig(Section):
     inference: InferenceConfig = InferenceConfig()
     cluster: ClusterConfig = ClusterConfig()
     store: StoreConfig = StoreConfig()
-
-    @model_validator(mode="after")
-    def _factors_are_there(self) -> "RunConfig":
-        wanted = [f"inference.{name}" for name in self.inference.options_of_the_factor]
-        if wanted and not self.solve.has_exact_factor:
-            verb = "needs" if len(wanted) == 1 else "need"
-            raise ValueError(f"{' and '.join(wanted)} {verb} the factor of the solve: {EXACT_FACTOR}")
-        return self
 
 
 def load_config(
@@ -151,6 +142,12 @@ def read_options(model: type[_Parsed], section: OpenSection, name: str) -> _Pars
         raise ConfigError("\n  ".join(_explain(dict(each), known, name) for each in error.errors())) from None
 
 
+def unknown_key(where: str, known: Sequence[str], listed: Sequence[str]) -> str:
+    """Say that nobody knows a key, with the nearest one of those known, or else with a list of them."""
+    near = difflib.get_close_matches(where.rpartition(".")[2], known, 1, 0.5)
+    return f"unknown key {where}: " + (f"did you mean {near[0]!r}?" if near else f"known are {', '.join(listed)}")
+
+
 def _parse(model: type[_Parsed], table: dict[str, Any], origin: str) -> _Parsed:
     try:
         return model.model_validate(table)
@@ -207,9 +204,7 @@ def _explain(problem: dict[str, Any], known: Sequence[str], table: str = "") -> 
         got = problem.get("input")
         shown = "" if isinstance(got, dict) or got is None or message.endswith(repr(got)) else f" (got {_short(got)})"
         return f"{where or 'the file'}: {message}{shown}"
-    name = str(problem["loc"][-1])
-    near = difflib.get_close_matches(name, known, 1, 0.5)
-    return f"unknown key {where}: " + (f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}")
+    return unknown_key(where, known, known)
 
 
 def _short(value: Any) -> str:

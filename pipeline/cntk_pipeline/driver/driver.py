@@ -31,8 +31,9 @@ from cntk_pipeline.errors import (
     WorkersLost,
 )
 from cntk_pipeline.rundir.journal import Journal
+from cntk_pipeline.rundir.owners import Job
 from cntk_pipeline.storage.durable import disk_full, is_disk_full
-from cntk_pipeline.tasks import Job, Receipt, Task
+from cntk_pipeline.tasks import Receipt, Task
 from cntk_pipeline.telemetry.events import Event, describe_error, emit
 
 WINDOW_PER_SLOT = 3
@@ -121,7 +122,7 @@ class Driver:
 
     Parameters
     ----------
-    run_path : given to every job's function.
+    run_path : given to every task's `Owner.compute`.
     executor : where jobs run.
     journal : where receipts go.
     on_progress : called after each receipt.
@@ -154,9 +155,9 @@ class Driver:
 
     def _group(self, task: Task) -> str:
         """Name the group of a task for Dask: queueing goes by it, and the dashboard shows its letters as the stage."""
-        stage, _, solve = task.stage.partition(":")
-        stage = stage if solve else f"kernel-{stage.replace('_', '-')}"  # words in letters only are shown
-        return "-".join(part for part in (stage, solve, self._token) if part)
+        stage = task.stage
+        shown = stage.name if stage.solve else f"kernel-{stage.kind.replace('_', '-')}"  # words in letters only are
+        return "-".join(part for part in (shown, stage.solve, self._token) if part)
 
     def run(self, jobs: Sequence[Job], done: Collection[Task]) -> Outcome:
         """Run all jobs that are not done.
@@ -262,7 +263,7 @@ class _Batch:
         key = (self.driver._group(task), task.row, task.col, next(self.driver._serial))
         self.in_flight[key] = _Flight(task, now)
         self.copies.setdefault(task, []).append(key)
-        function = Observed(self.jobs[task].function)
+        function = Observed(self.jobs[task].owner.compute)
         self.driver._executor.submit(key, function, self.driver._run_path, task, rank=self.ranks[task])
 
     def _take(self, completions: Sequence[Completion]) -> None:

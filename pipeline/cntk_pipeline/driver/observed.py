@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from cntk_pipeline.clusters.table import current_job
 from cntk_pipeline.errors import PipelineError
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.tasks import Receipt, Task
@@ -26,21 +27,21 @@ LOGS_KEPT = 4
 
 @dataclass(frozen=True)
 class Observed:
-    """A job's function that tells when it begins, and how it ends.
+    """The computation of a task that tells when it begins, and how it ends.
 
     Attributes
     ----------
-    function : called as ``function(run_path, task)``, returns a `Receipt`.
+    compute : called as ``function(run_path, task)``, returns a `Receipt`.
     """
 
-    function: Callable[[str, Task], Receipt]
+    compute: Callable[[str, Task], Receipt]
 
     def __call__(self, run_path: str, task: Task) -> Receipt:
-        """Call the function on a worker; what it raises goes on."""
+        """Compute a task on a worker. An error goes on to the driver."""
         _listen(run_path)
         emit(Event("began", task, run_path=run_path))
         try:
-            receipt = self.function(run_path, task)
+            receipt = self.compute(run_path, task)
         except Exception as error:
             emit(Event("failed", task, describe_error(error), run_path=run_path))
             raise
@@ -75,4 +76,4 @@ def _listen(run_path: str) -> None:
 
 
 def _log_of(run: RunDirectory, run_path: str) -> RunLog:
-    return RunLog(run_path, run.path / "log", run.fingerprint)
+    return RunLog(run_path, run.path / "log", run.fingerprint, current_job())

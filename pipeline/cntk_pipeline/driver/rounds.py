@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 
 from cntk_pipeline.driver.driver import Outcome, Progress
 from cntk_pipeline.errors import NotConverged
-from cntk_pipeline.tasks import Job, Task
+from cntk_pipeline.rundir.owners import Job
+from cntk_pipeline.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -21,13 +22,13 @@ class Course:
     ----------
     name : of the system.
     rounds : lists of jobs, each asked for when the one before is done.
-    solution : the task, in the last round, that the ``closing`` jobs wait for.
+    solution : the job, in the last round, that the ``closing`` jobs wait for.
     closing : jobs that end the course; they run with that round.
     """
 
     name: str
     rounds: Iterator[list[Job]]
-    solution: Task
+    solution: Job
     closing: Sequence[Job]
 
 
@@ -91,13 +92,13 @@ def run_rounds(
             try:
                 following = next(course.rounds, None)
             except NotConverged as error:
-                total.failed[course.solution] = error
+                total.failed[course.solution.task] = error
                 continue
             if following is None:
                 finished.append(course.name)
                 continue
             jobs[course.name] = following
-            if any(job.task == course.solution for job in following):
+            if any(job.task == course.solution.task for job in following):
                 jobs[course.name] = [*following, *course.closing]
                 solutions_ahead.discard(course.name)
         under_way = [course for course in under_way if course.name in jobs]

@@ -11,9 +11,10 @@ from cntk_pipeline.driver.rounds import Course, Tally, run_rounds
 from cntk_pipeline.driver.timing import StageClock
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.lease import Lease
+from cntk_pipeline.rundir.owners import Job
 from cntk_pipeline.rundir.takeover import take_over
 from cntk_pipeline.rundir.verification import finished
-from cntk_pipeline.tasks import Job, Task
+from cntk_pipeline.tasks import Task
 
 
 class View(Protocol):
@@ -67,10 +68,10 @@ class Stages:
         self._begin(stage)
         return run_rounds(courses, lambda jobs: driver.run(jobs, self._look_up(jobs)), tally, note)
 
-    def take_over(self, tasks: Sequence[Task]) -> None:
-        """Take over what the older run has of some tasks, where this one grows from another."""
+    def take_over(self, jobs: Sequence[Job]) -> None:
+        """Take over the finished tiles of some jobs from the older run, where this one grows from another."""
         if self.source is not None:
-            take_over(self.run, self.source, tasks, self.view.say)
+            take_over(self.run, self.source, jobs, self.view.say)
 
     def _begin(self, stage: str) -> None:
         self.clock.begin(stage)
@@ -86,11 +87,11 @@ class Stages:
 
     def _look_up(self, jobs: Sequence[Job]) -> set[Task]:
         """Find out which jobs are done, and say which of them turned out to be damaged."""
-        lasting = [job.task for job in jobs if job.only_for is None]
+        lasting = [job for job in jobs if job.only_for is None]
         self.take_over(lasting)
         done, quarantined = finished(self.run, lasting, verify=self.verify)
         # What served only tasks that are done was deleted.
-        serving = [job.task for job in jobs if job.only_for is not None and job.only_for not in done]
+        serving = [job for job in jobs if job.only_for is not None and job.only_for not in done]
         served, damaged = finished(self.run, serving, verify=self.verify)
         for task in quarantined + damaged:
             self.view.say(f"{task} was damaged on disk: moved to quarantine, computed again")

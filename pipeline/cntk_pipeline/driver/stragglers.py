@@ -26,7 +26,7 @@ class Patience:
 
     def learn(self, task: Task, seconds: float) -> None:
         """Take note of how long a tile was away that came back at its first try."""
-        self._took.setdefault(_kind(task), deque(maxlen=REMEMBERED)).append(seconds)
+        self._took.setdefault(task.stage.kind, deque(maxlen=REMEMBERED)).append(seconds)
 
     def seconds(self, task: Task, copies: int, *, unheard: bool = False) -> float:
         """Return how long to wait for the last of some copies of a tile: twice as long for each one more.
@@ -34,15 +34,10 @@ class Patience:
         Where its worker is ``unheard`` of, which otherwise says several times a minute that it lives, that is what
         matters, and not how long the tile may take.
         """
-        took = self._took.get(_kind(task))
+        took = self._took.get(task.stage.kind)
         usual = max(FLOOR_SECONDS, FACTOR * max(took)) if took else UNKNOWN_SECONDS
         once = FLOOR_SECONDS if unheard else usual
         return once * 2 ** (copies - 1)
-
-
-def _kind(task: Task) -> str:
-    """Name what systems have in common: their tiles are of one size."""
-    return task.stage.partition(":")[0]
 
 
 Clock = Callable[[], float]

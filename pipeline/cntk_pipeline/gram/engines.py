@@ -9,7 +9,7 @@ from cntk_pipeline.errors import SpecificationMismatch
 from cntk_pipeline.kernels import ENGINES, Engine, Question, find_engine
 from cntk_pipeline.layers import LAYERS, spelling
 from cntk_pipeline.rundir.directory import RunDirectory
-from cntk_pipeline.rundir.specification import EngineRecord, engine_record
+from cntk_pipeline.rundir.specification import EngineRecord
 
 
 def read_engine(kernel: KernelConfig) -> EngineRecord:
@@ -54,12 +54,12 @@ def open_engine(run: RunDirectory, numbers: Sequence[int]) -> Engine:
         If this installation does not know the engine, or not with these options.
     """
     _require_known(run)
-    specification, record = run.specification, engine_record(run.specification)
-    chosen = [specification["readouts"][number] for number in numbers]
-    readouts = tuple((spelling.read(readout["network"], LAYERS), readout["kind"]) for readout in chosen)
-    shape = tuple(specification["data"]["shape"])
+    specification, record = run.specification, run.specification.engine
+    chosen = [specification.readouts[number] for number in numbers]
+    readouts = tuple((spelling.read(readout.network, LAYERS), readout.kind) for readout in chosen)
+    question = Question(readouts, specification.data.shape, specification.dtype, specification.flips)
     try:
-        return make_engine(record, Question(readouts, shape, specification["dtype"], specification["flips"]))
+        return make_engine(record, question)
     except ValidationError as error:
         raise SpecificationMismatch(
             f"{run.path} is computed by the engine {record}, which does not take these options here: "
@@ -70,7 +70,7 @@ def open_engine(run: RunDirectory, numbers: Sequence[int]) -> Engine:
 
 def is_known(run: RunDirectory) -> bool:
     """Tell whether this installation has the engine of a run."""
-    return engine_record(run.specification).name in ENGINES
+    return run.specification.engine.name in ENGINES
 
 
 def require_numerics(run: RunDirectory) -> None:
@@ -82,7 +82,7 @@ def require_numerics(run: RunDirectory) -> None:
         With the engine or the versions, and what to do.
     """
     _require_known(run)
-    version, here = run.specification["numerics_version"], ENGINES[engine_record(run.specification).name]
+    version, here = run.specification.numerics_version, ENGINES[run.specification.engine.name]
     if version != here.numerics_version:
         raise SpecificationMismatch(
             f"{run.path} holds a kernel of numerics version {version}, of which tiles are missing, and this cntk "
@@ -93,7 +93,7 @@ def require_numerics(run: RunDirectory) -> None:
 
 def _require_known(run: RunDirectory) -> None:
     if not is_known(run):
-        name = engine_record(run.specification).name
+        name = run.specification.engine.name
         raise SpecificationMismatch(
             f"{run.path} holds a kernel of the engine {name!r}, of which tiles are missing, and this cntk knows "
             f"{', '.join(ENGINES)}. Finish it with an installation that has the engine, or compute it anew with "

@@ -3,29 +3,26 @@
 import itertools
 import socket
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 
-from cntk_pipeline.config import NetworkConfig, ReadoutsConfig
+from cntk_pipeline.config import KernelConfig, NetworkConfig, ReadoutsConfig
 from cntk_pipeline.errors import ConfigError, CorruptTile, LayerError
-from cntk_pipeline.gram.engines import is_known, open_engine, require_numerics
+from cntk_pipeline.gram.engines import is_known, open_engine, read_engine, require_numerics
 from cntk_pipeline.gram.networks import layer_count, require_depth, require_option_types, require_size, require_types
 from cntk_pipeline.kernels import Engine, find_engine
 from cntk_pipeline.layers import LAYERS, Sequential, spelling
 from cntk_pipeline.layers.presets import PRESETS
-from cntk_pipeline.models import Json
 from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.owners import Chunks, Job, Owner, Place
 from cntk_pipeline.rundir.provenance import library_versions
-from cntk_pipeline.rundir.specification import EngineRecord
-from cntk_pipeline.rundir.verification import Chunks
+from cntk_pipeline.rundir.specification import DataSpecification, ReadoutSpecification, Specification
 from cntk_pipeline.storage.tiled_array import Array, ArraySpec, Group, TiledArray
-from cntk_pipeline.tasks import Chunk, Job, Receipt, Task, timed
+from cntk_pipeline.tasks import Chunk, Receipt, Stage, Task, timed
 from cntk_pipeline.tiling import Cut, lower_tiles, pairs_in_tile, rectangle_tiles
-
-CPU = EngineRecord()
-"""What a specification does not name."""
 
 _LAYOUT_NOTE = "train holds the tiles on and below the diagonal, the others stay NaN; diagonal tiles are whole"
 
@@ -36,7 +33,7 @@ class Readout:
 
     name: str
     network: Sequential
-    kind: str
+    kind: Literal["ntk", "nngp"]
 
 
 def readouts_of(network: NetworkConfig, readouts: ReadoutsConfig) -> tuple[Readout, ...]:
@@ -89,32 +86,26 @@ def readouts_of(network: NetworkConfig, readouts: ReadoutsConfig) -> tuple[Reado
     return tuple(built_readouts)
 
 
-def kernel_specification(
-    readouts: Sequence[Readout], dtype: str, flips: bool, tile: int, engine: EngineRecord = CPU
-) -> Json:
-    """Write down everything that the values and the layout of the matrices depend on, the data aside.
-
-    An engine is named where it is another than "cpu": a fingerprint stays what it was before there were others.
-    """
-    named = {} if engine == CPU else {"engine": asdict(engine)}
-    return {
-        "readouts": [
-            {"name": readout.name, "kind": readout.kind, "network": spelling.spell(readout.network)}
-            for readout in readouts
-        ],
-        "dtype": dtype,
-        "flips": flips,
-        "tile": tile,
-        "numerics_version": find_engine(engine.name).numerics_version,
-    } | named
+def specify(data: DataSpecification, readouts: Sequence[Readout], kernel: KernelConfig, tile: int) -> Specification:
+    """Write down everything that the values and the layout of the matrices depend on."""
+    engine = read_engine(kernel)
+    return Specification(
+        data,
+        tuple(ReadoutSpecification(each.name, each.kind, spelling.spell(each.network)) for each in readouts),
+        kernel.dtype,
+        kernel.flips,
+        tile,
+        find_engine(engine.name).numerics_version,
+        engine,
+    )
 
 
 def kernel_group(run: RunDirectory) -> Group:
     """Describe the empty matrices of all read-outs: chunks are tiles, axes are named, nothing is filled."""
     train, test = run.train_cut, run.test_cut
-    dtype = run.specification["dtype"]
+    dtype = run.specification.dtype
     specs = []
-    for readout in run.specification["readouts"]:
+    for readout in run.specification.readouts:
         for part, sizes, axes in (
             ("train", (train, train), ("train_row", "train")),
             ("test", (test, train), ("test", "train")),
@@ -122,8 +113,8 @@ def kernel_group(run: RunDirectory) -> Group:
             ("test_variance", (test,), ("test",)),
         ):
             shape, tile = tuple(cut.count for cut in sizes), tuple(cut.size for cut in sizes)
-            specs.append(ArraySpec(f"{readout['name']}/{part}", shape, tile, dtype, axes))
-    return Group(run.kernel_path, tuple(specs), {"specification": run.specification, "layout": _LAYOUT_NOTE})
+            specs.append(ArraySpec(f"{readout.name}/{part}", shape, tile, dtype, axes))
+    return Group(run.kernel_path, tuple(specs), {"specification": run.specification.to_json(), "layout": _LAYOUT_NOTE})
 
 
 def kernel_jobs(run: RunDirectory) -> list[Job]:
@@ -133,25 +124,25 @@ def kernel_jobs(run: RunDirectory) -> list[Job]:
 
 def list_kernel_jobs(train: Cut, test: Cut) -> list[Job]:
     """List the tasks as `kernel_jobs` does, for a run that need not exist."""
-    jobs = []
+    stages, jobs = [Stage(owner.kind) for owner in (TRAIN, TEST, VARIANCE)], []
     for tile in lower_tiles(train):
         entries = pairs_in_tile(train, train, tile, symmetric=True)
-        jobs.append(Job(Task("train", tile.row, tile.col), compute, entries, (-entries, tile.row, tile.col)))
+        jobs.append(Job(Task(stages[0], tile.row, tile.col), TRAIN, entries, (-entries, tile.row, tile.col)))
     for tile in rectangle_tiles(test, train):
         entries = pairs_in_tile(test, train, tile, symmetric=False)
-        jobs.append(Job(Task("test", tile.row, tile.col), compute, entries, (-entries, tile.row, tile.col)))
+        jobs.append(Job(Task(stages[1], tile.row, tile.col), TEST, entries, (-entries, tile.row, tile.col)))
     for row in range(test.pieces):
         entries = test.length(row)
-        jobs.append(Job(Task("variance", row, 0), compute, entries, (-entries, row, 0)))
+        jobs.append(Job(Task(stages[2], row, 0), VARIANCE, entries, (-entries, row, 0)))
     return jobs
 
 
 def test_group(run: RunDirectory) -> Group:
     """Describe the empty K(test, test) of all read-outs, beside the run's other matrices; its specification stays."""
-    cut, dtype = run.test_cut, run.specification["dtype"]
+    cut, dtype = run.test_cut, run.specification.dtype
     specs = [
-        ArraySpec(readout["name"], (cut.count,) * 2, (cut.size,) * 2, dtype, ("test_row", "test"))
-        for readout in run.specification["readouts"]
+        ArraySpec(readout.name, (cut.count,) * 2, (cut.size,) * 2, dtype, ("test_row", "test"))
+        for readout in run.specification.readouts
     ]
     note = "the tiles on and below the diagonal, the others stay NaN"
     return Group(run.test_kernel_path, tuple(specs), {"layout": note})
@@ -159,16 +150,16 @@ def test_group(run: RunDirectory) -> Group:
 
 def test_kernel_jobs(run: RunDirectory) -> list[Job]:
     """List all tiles of K(test, test), on and below the diagonal."""
-    jobs = []
+    stage, jobs = Stage(TEST_TEST.kind), []
     for tile in lower_tiles(run.test_cut):
         entries = pairs_in_tile(run.test_cut, run.test_cut, tile, symmetric=True)
-        jobs.append(Job(Task("test_test", tile.row, tile.col), compute, entries, (-entries, tile.row, tile.col)))
+        jobs.append(Job(Task(stage, tile.row, tile.col), TEST_TEST, entries, (-entries, tile.row, tile.col)))
     return jobs
 
 
 def engine_of(run: RunDirectory) -> Engine:
     """Put the read-outs of a run to its engine, once per process; errors as of `open_engine`."""
-    return _engine(str(run.path.absolute()), tuple(range(len(run.specification["readouts"]))))
+    return _engine(str(run.path.absolute()), tuple(range(len(run.specification.readouts))))
 
 
 def forget_runs() -> None:
@@ -189,13 +180,13 @@ def compute(run_path: str, task: Task) -> Receipt:
         If a value is not finite; nothing is written then.
     """
     run = _open(run_path)
-    places = run.arrays_of(task)
-    # The variances follow all matrices, as in RunDirectory.arrays_of: place k belongs to read-out k % count.
-    count = len(run.specification["readouts"])
+    places = _places(run, task)
+    # The variances follow all matrices, as in `_places`: place k belongs to read-out k % count.
+    count = len(run.specification.readouts)
     found, found_seconds = timed(lambda: [_chunk_on_disk(array, index) for array, index in places])
     missing = tuple(number for number in range(count) if None in found[number::count])
     values, read_seconds, compute_seconds = _evaluate(run_path, task, missing)
-    on_diagonal = task.stage == "train" and task.row == task.col
+    on_diagonal = task.stage.kind == "train" and task.row == task.col
     parts = iter([*values] + ([np.diagonal(value) for value in values] if on_diagonal else []))
 
     def write() -> tuple[Chunk, ...]:
@@ -208,6 +199,23 @@ def compute(run_path: str, task: Task) -> Receipt:
     return Receipt(task, chunks, found_seconds + read_seconds, compute_seconds, write_seconds, socket.gethostname())
 
 
+def _places(run: RunDirectory, task: Task) -> list[Place]:
+    """List the chunks of a tile: a matrix a read-out, and behind them all the diagonals of a tile on the diagonal."""
+    names = [readout.name for readout in run.specification.readouts]
+    kind, square, line = task.stage.kind, (task.row, task.col), (task.row,)
+    if kind == "variance":
+        return [(run.kernel(name, "test_variance"), line) for name in names]
+    places: list[Place] = [(run.kernel(name, kind), square) for name in names]
+    if kind == "train" and task.row == task.col:
+        places += [(run.kernel(name, "train_variance"), line) for name in names]
+    return places
+
+
+KERNEL_OWNERS = tuple(Owner(kind, compute, _places) for kind in ("train", "test", "variance", "test_test"))
+TRAIN, TEST, VARIANCE, TEST_TEST = KERNEL_OWNERS
+"""The matrices K(train, train), K(test, train) and K(test, test), and the variances K(x, x) of the test images."""
+
+
 def _evaluate(run_path: str, task: Task, numbers: tuple[int, ...]) -> tuple[Sequence[Array], float, float]:
     """Evaluate a tile of some read-outs, by number; return also the seconds of reading and of computing."""
     if not numbers:
@@ -215,17 +223,17 @@ def _evaluate(run_path: str, task: Task, numbers: tuple[int, ...]) -> tuple[Sequ
     run = _open(run_path)
     require_numerics(run)
     train, test = run.train_cut, run.test_cut
-    rows = train if task.stage == "train" else test
+    rows = train if task.stage.kind == "train" else test
     row_bounds = rows.bounds(task.row)
     row_images, read_seconds = timed(lambda: _images(run, "train" if rows is train else "test", row_bounds))
     corner = (row_bounds[0], row_bounds[0])
     evaluator = _engine(run_path, numbers).evaluator()
-    if task.stage == "variance":
+    if task.stage.kind == "variance":
         values, compute_seconds = timed(lambda: evaluator.evaluate_pairs(row_images, first=corner))
-    elif task.stage in ("train", "test_test") and task.row == task.col:
+    elif task.stage.kind in ("train", "test_test") and task.row == task.col:
         values, compute_seconds = timed(lambda: evaluator.evaluate(row_images, first=corner))
     else:
-        cols, part = (test, "test") if task.stage == "test_test" else (train, "train")
+        cols, part = (test, "test") if task.stage.kind == "test_test" else (train, "train")
         col_bounds = cols.bounds(task.col)
         col_images, seconds = timed(lambda: _images(run, part, col_bounds))
         read_seconds += seconds
@@ -263,16 +271,16 @@ def prepare(run_path: str, versions: dict[str, str]) -> None:
     run = _open(run_path)
     if not is_known(run) and _is_whole(run):
         return  # what is left needs no engine
-    engine_of(run).test(_images(run, "train", (0, min(2, run.specification["data"]["train"]))))
+    engine_of(run).test(_images(run, "train", (0, min(2, run.specification.data.train))))
 
 
 def _is_whole(run: RunDirectory) -> bool:
     """Tell whether all tiles of the kernel are there."""
-    tasks = [job.task for job in kernel_jobs(run)]
-    if not set(tasks) <= {receipt.task for receipt in run.journal.receipts()}:
+    jobs = kernel_jobs(run)
+    if not {job.task for job in jobs} <= {receipt.task for receipt in run.journal.receipts()}:
         return False
-    chunks = Chunks(tasks)
-    return all(chunks.size(*place) is not None for task in tasks for place in run.arrays_of(task))
+    chunks = Chunks(len(jobs))
+    return all(chunks.size(*place) is not None for job in jobs for place in job.places(run))
 
 
 @lru_cache(maxsize=4)

@@ -1,66 +1,64 @@
-"""What a kernel says of images once it is there: in memory, and from a run directory, tile by tile."""
+"""Results of a kernel that a run has stored, tile by tile. ``RESULTS`` is the door of this room: results by their key.
 
-from cntk_pipeline.inference.curve import require_sizes
-from cntk_pipeline.inference.products import Product
-from cntk_pipeline.inference.records import METRICS, EnsembleRecord
+The same for a kernel in memory is in `cntk_pipeline.regression`.
+"""
+
+from typing import Any
+
+from cntk_pipeline import regression
+from cntk_pipeline.inference.auto_ridge import (
+    RIDGE_PATH,
+    Capacity,
+    choose_ridge,
+    forecast_choice,
+    path_product,
+    show_choices,
+)
+from cntk_pipeline.inference.base import Product, Result, Shown, share_text
+from cntk_pipeline.inference.ensemble import EnsembleRecord, blocks
+from cntk_pipeline.inference.leave_one_out import inverse_need
 from cntk_pipeline.inference.remedies import add_remedies
-from cntk_pipeline.inference.requested import requested_products
-from cntk_pipeline.inference.ridges import Means, choose_ridge, path_product
-from cntk_pipeline.inference.trained import (
-    Training,
-    blocks,
-    requested_trainings,
-    require_both_kinds,
-    require_trainable,
-    training_product,
-    write_training,
+from cntk_pipeline.inference.requested import (
+    RESULTS,
+    asked_of,
+    forecast_results,
+    needs_test_kernel,
+    owners,
+    requested_products,
+    require_options,
+    require_results,
+    run_products,
 )
-from cntk_pipeline.regression.dynamics import Flow, gradient_flow, maximal_learning_rate
-from cntk_pipeline.regression.eigenvalues import Spectrum, spectrum
-from cntk_pipeline.regression.ensembles import Blocks, ensemble
-from cntk_pipeline.regression.posterior import Predictive, gp_posterior
-from cntk_pipeline.regression.selection import (
-    LearningCurve,
-    LeaveOneOut,
-    RidgePath,
-    learning_curve,
-    leave_one_out,
-    ridge_path,
-)
-from cntk_pipeline.solvers.prediction import metrics, prediction_jobs
 
 __all__ = [
-    "METRICS",
-    "Blocks",
+    "RESULTS",
+    "RIDGE_PATH",
+    "Capacity",
     "EnsembleRecord",
-    "Flow",
-    "LearningCurve",
-    "LeaveOneOut",
-    "Means",
-    "Predictive",
     "Product",
-    "RidgePath",
-    "Spectrum",
-    "Training",
+    "Result",
+    "Shown",
     "add_remedies",
+    "asked_of",
     "blocks",
     "choose_ridge",
-    "ensemble",
-    "gp_posterior",
-    "gradient_flow",
-    "learning_curve",
-    "leave_one_out",
-    "maximal_learning_rate",
-    "metrics",
+    "forecast_choice",
+    "forecast_results",
+    "inverse_need",
+    "needs_test_kernel",
+    "owners",
     "path_product",
-    "prediction_jobs",
     "requested_products",
-    "requested_trainings",
-    "require_both_kinds",
-    "require_sizes",
-    "require_trainable",
-    "ridge_path",
-    "spectrum",
-    "training_product",
-    "write_training",
+    "require_options",
+    "require_results",
+    "run_products",
+    "share_text",
+    "show_choices",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Say where the functions for kernels in memory are, which earlier versions had here."""
+    if name in regression.__all__:
+        raise ImportError(f"{name} works in memory: write `from cntk_pipeline.regression import {name}`")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

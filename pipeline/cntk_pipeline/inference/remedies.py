@@ -1,14 +1,14 @@
-"""What would have helped where a system was not positive definite."""
+"""The smallest ridge that would have been enough, where a system was not positive definite."""
 
 from collections.abc import Callable, Sequence
 
 from cntk_pipeline.driver.driver import Outcome
 from cntk_pipeline.errors import NotPositiveDefinite
-from cntk_pipeline.inference.extremes import remedy, spectrum_product
+from cntk_pipeline.inference.spectrum import remedy, spectrum_product
 from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.owners import Job
 from cntk_pipeline.solvers import open_system
 from cntk_pipeline.solvers.systems import SystemKernel
-from cntk_pipeline.tasks import Job
 
 RunJobs = Callable[[str, Sequence[Job]], Outcome]
 """Runs the jobs of a named stage to their end, those that are done aside."""
@@ -24,7 +24,7 @@ def add_remedies(run: RunDirectory, outcome: Outcome, run_jobs: RunJobs) -> None
     for task, error in outcome.failed.items():
         if not isinstance(error, NotPositiveDefinite):
             continue
-        system = open_system(run, task.stage.partition(":")[2])
+        system = open_system(run, task.stage.solve)
         mean_diagonal = SystemKernel(run, system).mean_diagonal()
         if mean_diagonal == 0:
             continue  # no ridge makes a zero kernel say anything

@@ -1,35 +1,134 @@
-"""What a workflow asks to infer from a system: the products of its ``[inference]`` section."""
+"""The results that a workflow asks for, and the table of all results."""
 
-from cntk_pipeline.config import InferenceConfig
-from cntk_pipeline.inference.covariance import covariance_product
-from cntk_pipeline.inference.curve import default_sizes, learning_curve_product
-from cntk_pipeline.inference.extremes import spectrum_product
-from cntk_pipeline.inference.left_out import leave_one_out_product
-from cntk_pipeline.inference.products import Product
-from cntk_pipeline.inference.uncertainty import variance_product
-from cntk_pipeline.inference.whitened import whitened_product
+from collections.abc import Sequence, Set
+from functools import cache
+from typing import Any
+
+from pydantic import AliasChoices, Field, create_model
+
+from cntk_pipeline.config import InferenceConfig, RunConfig, Section, read_options
+from cntk_pipeline.errors import ConfigError
+from cntk_pipeline.inference.base import Product, Result
+from cntk_pipeline.inference.ensemble import EnsembleResult
+from cntk_pipeline.inference.learning_curve import LearningCurveResult
+from cntk_pipeline.inference.leave_one_out import LeaveOneOutResult
+from cntk_pipeline.inference.posterior_covariance import PosteriorCovarianceResult
+from cntk_pipeline.inference.posterior_variance import PosteriorVarianceResult
+from cntk_pipeline.inference.spectrum import SpectrumResult
+from cntk_pipeline.inference.whitened import WHITENED
 from cntk_pipeline.rundir.directory import RunDirectory
-from cntk_pipeline.solvers import System
+from cntk_pipeline.rundir.owners import Owner
+from cntk_pipeline.solvers import System, SystemSize, has_exact_factor, options_of
+from cntk_pipeline.tasks import StageForecast
 
-DEFAULT_EIGENVALUES = 10
+RESULTS: dict[str, Result] = {
+    result.key: result
+    for result in (
+        LeaveOneOutResult(),
+        LearningCurveResult(),
+        PosteriorVarianceResult(),
+        PosteriorCovarianceResult(),
+        SpectrumResult(),
+        EnsembleResult(),
+    )
+}
+"""Results by their key in ``[inference]``."""
+
+EXACT_FACTOR = 'take solver = "cholesky" with factor_dtype = "float64"'
+"""The remedy where a result is computed from the factor itself, not only from coefficients."""
+
+
+def owners() -> list[Owner]:
+    """List the owners of the stages of all results, in the order in which a plan and a status show them."""
+    return [WHITENED, *(result.owner for result in RESULTS.values())]
+
+
+@cache
+def _options_model() -> type[Section]:
+    """Make the model of ``[inference]`` from the table: each key with the type of its value."""
+    fields: dict[str, Any] = {
+        key: (result.option | None, Field(default=None, validation_alias=AliasChoices(key, *result.earlier_keys)))
+        for key, result in RESULTS.items()
+    }
+    return create_model("InferenceOptions", __base__=Section, **fields)
+
+
+def asked_of(config: InferenceConfig) -> dict[str, Any]:
+    """Read the results that a workflow asks for, with their values, in the order of the table.
+
+    Raises
+    ------
+    ConfigError
+        If a key or a value means nothing, or a result is asked for twice, by its key and by an earlier one.
+    """
+    for key, result in RESULTS.items():
+        given = [name for name in (key, *result.earlier_keys) if name in config.options]
+        if len(given) > 1:
+            raise ConfigError(
+                f"inference.{given[1]} is the earlier name of inference.{given[0]}: leave out one of them"
+            )
+    options = read_options(_options_model(), config, "inference")
+    return {key: value for key, value in options if value}
+
+
+def require_options(config: RunConfig) -> None:
+    """Read the keys of ``[solve]`` and ``[inference]`` that belong to a solver or a result; nothing else is looked at.
+
+    Raises
+    ------
+    ConfigError
+        If a key or a value means nothing, or a result needs another solver.
+    """
+    asked, _ = asked_of(config.inference), options_of(config.solve)
+    wanted = [f"inference.{key}" for key in asked if RESULTS[key].needs_factor]
+    if config.solve.ridges == "auto" and not has_exact_factor(config.solve):
+        raise ConfigError(
+            f'solve.ridges = "auto" compares the leave-one-out of factors: {EXACT_FACTOR}, or give ridges'
+        )
+    if wanted and not has_exact_factor(config.solve):
+        verb = "needs" if len(wanted) == 1 else "need"
+        raise ConfigError(f"{' and '.join(wanted)} {verb} the factor of the solve: {EXACT_FACTOR}")
+
+
+def require_results(config: InferenceConfig, train: int, kinds: Set[str]) -> None:
+    """Refuse results that do not fit the number of training images, or the kinds of read-outs.
+
+    Raises
+    ------
+    ConfigError
+        With what is needed.
+    """
+    for key, value in asked_of(config).items():
+        RESULTS[key].require(value, train, kinds)
+
+
+def needs_test_kernel(config: InferenceConfig) -> bool:
+    """Tell whether a result reads K(test, test), which is computed only then."""
+    return any(RESULTS[key].needs_test_kernel for key in asked_of(config))
 
 
 def requested_products(run: RunDirectory, system: System, config: InferenceConfig, order: int) -> list[Product]:
-    """List the products that a workflow asks of a system, those that they need first."""
-    products = []
-    if config.leave_one_out:
-        products.append(leave_one_out_product(run, system, order))
-    if config.learning_curve or config.variance or config.covariance:
-        products.append(whitened_product(run, system, order))
-    if config.learning_curve:
-        all_sizes = default_sizes(run.train_cut.count)
-        sizes = all_sizes if config.learning_curve is True else config.learning_curve
-        products.append(learning_curve_product(run, system, sizes, order))
-    if config.variance:
-        products.append(variance_product(run, system, order))
-    if config.covariance:
-        products.append(covariance_product(run, system, order))
-    if config.spectrum:
-        count = DEFAULT_EIGENVALUES if config.spectrum is True else config.spectrum
-        products.append(spectrum_product(run, system, count, order))
-    return products
+    """List the products that a workflow asks of a system, each once, behind those that it needs."""
+    products: dict[Any, Product] = {}
+    for key, value in asked_of(config).items():
+        for product in RESULTS[key].of_system(run, system, value, order):
+            products.setdefault(product.stage, product)
+    return list(products.values())
+
+
+def run_products(run: RunDirectory, config: InferenceConfig) -> list[Product]:
+    """List the products that belong to no system."""
+    asked = asked_of(config)
+    return [product for key in asked for product in RESULTS[key].of_run(run, asked)]
+
+
+def forecast_results(config: InferenceConfig, size: SystemSize, systems: int, readouts: int) -> Sequence[StageForecast]:
+    """Forecast all results of a run: a row a kind of stage, in the order of the table."""
+    asked = asked_of(config)
+    rows: dict[str, StageForecast] = {}
+    for key in asked:
+        for row in RESULTS[key].forecast(asked, size):
+            rows.setdefault(row.kind, row * systems)
+        for row in RESULTS[key].forecast_run(asked, size, readouts):
+            rows.setdefault(row.kind, row)
+    return list(rows.values())

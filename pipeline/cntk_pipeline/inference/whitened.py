@@ -4,31 +4,32 @@ The test images ride along as further block rows below the matrix, like the targ
 V gives the predictions of every smaller training set, the posterior variance and the posterior covariance.
 """
 
-from cntk_pipeline.inference.products import LAST, Product
+from cntk_pipeline.inference.base import LAST, Product
 from cntk_pipeline.rundir.directory import RunDirectory
-from cntk_pipeline.solvers import System
+from cntk_pipeline.rundir.owners import Job, Owner, Place
+from cntk_pipeline.solvers import System, SystemSize
 from cntk_pipeline.solvers.blas import solve_right, subtract_product
 from cntk_pipeline.solvers.systems import factor_cut
 from cntk_pipeline.solvers.work import float64, open_work
 from cntk_pipeline.storage.tiled_array import Array, ArraySpec
-from cntk_pipeline.tasks import Job, Receipt, Task
+from cntk_pipeline.tasks import Receipt, Stage, StageForecast, Task
 from cntk_pipeline.tiling import Cut
 
 
 def whitened_cut(run: RunDirectory, system: System) -> Cut:
     """Return how the test images are cut into blocks: as the training images are in the factor."""
-    test = run.specification["data"]["test"]
+    test = run.specification.data.test
     return Cut(test, min(system.tile, test))
 
 
 def whitened_product(run: RunDirectory, system: System, order: int) -> Product:
     """Ask for the whitened kernel, ``8 n_test n`` bytes; ``n_test n^2`` operations."""
-    rows, cols, stage = whitened_cut(run, system), factor_cut(run, system), f"whitened:{system.fingerprint}"
+    rows, cols, stage = whitened_cut(run, system), factor_cut(run, system), Stage("whitened", solve=system.fingerprint)
     shape, tile = (rows.count, cols.count), (rows.size, cols.size)
     jobs = tuple(
         Job(
             Task(stage, row, col),
-            whiten_tile,
+            WHITENED,
             rows.length(row) * cols.length(col),
             (order, LAST, col, row),
             (Task(stage, row, col - 1),) if col else (),
@@ -37,7 +38,7 @@ def whitened_product(run: RunDirectory, system: System, order: int) -> Product:
         for col in range(cols.pieces)
     )
     array = ArraySpec("test", shape, tile, "float64", ("test", "train"))
-    return Product(system.fingerprint, "whitened", (array,), jobs)
+    return Product(stage, WHITENED, (array,), jobs)
 
 
 def whiten_tile(run_path: str, task: Task) -> Receipt:
@@ -53,9 +54,27 @@ def whiten_tile(run_path: str, task: Task) -> Receipt:
     for left, right in work.ahead(read_panels, range(col)):
         subtract_product(left, right, tile)
     solve_right(float64(factor.read_mapped(col, col)), tile)
-    return work.write(tile)
+    return work.write(WHITENED, tile)
+
+
+def _places(run: RunDirectory, task: Task) -> list[Place]:
+    return [(run.inferred(task.stage.solve, "whitened", "test"), (task.row, task.col))]
+
+
+WHITENED = Owner("whitened", whiten_tile, _places)
+
+
+def test_pieces(size: SystemSize) -> int:
+    """Count the blocks of test images of a system that need not exist."""
+    return -(-size.test // min(size.tile, size.test))
+
+
+def forecast_whitened(size: SystemSize) -> StageForecast:
+    """Forecast the whitened kernel of one system."""
+    tasks, numbers = size.cut.pieces * test_pieces(size), size.train * size.test
+    return StageForecast("whitened", tasks, 8 * numbers, float(numbers) * size.train / size.product_rate)
 
 
 def after_row(system: System, row: int, cols: Cut) -> tuple[Task, ...]:
     """Name the task behind which a block row of the whitened kernel is whole."""
-    return (Task(f"whitened:{system.fingerprint}", row, cols.pieces - 1),)
+    return (Task(Stage("whitened", solve=system.fingerprint), row, cols.pieces - 1),)

@@ -26,22 +26,21 @@ import json
 import re
 import uuid
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TypeVar
 
-from pydantic import ConfigDict, Field, with_config
+from pydantic import ConfigDict, with_config
 
 from cntk_pipeline.config import RunConfig, parse_config
 from cntk_pipeline.errors import ConfigError, RunNotFound, SpecificationMismatch, StoreError
-from cntk_pipeline.models import STRICT, Count, Json
+from cntk_pipeline.models import STRICT, Json
 from cntk_pipeline.rundir.journal import Journal
 from cntk_pipeline.rundir.specification import Specification, differences, find_solve, fingerprint
 from cntk_pipeline.rundir.stored_data import InputName, StoredData
 from cntk_pipeline.storage import StorePath, open_path
 from cntk_pipeline.storage.records import RECORD_BYTES, Record, write_json
 from cntk_pipeline.storage.tiled_array import GROUP_RECORD, REWRITTEN, InputArray, TiledArray, is_made
-from cntk_pipeline.tasks import Task
 from cntk_pipeline.tiling import Cut
 
 FORMAT_VERSION = 2
@@ -63,10 +62,6 @@ _LEFT_OVER = ("run.json", "lease", "log", "lost+found")
 
 SIGNATURE = "signature"
 """The key in a record that no table of a workflow has: who wrote it."""
-
-_STATE = ("vectors", "direction", "residuals")
-"""The arrays that hold a state of conjugate gradients."""
-
 
 _T = TypeVar("_T")
 
@@ -112,30 +107,6 @@ class _Group:
     attributes: Json
 
 
-@with_config(STRICT)
-@dataclass(frozen=True)
-class Iterations:
-    """How far the iterations of a solve are.
-
-    Attributes
-    ----------
-    first, last : numbers of the first state and of the last finished one, ``first - 1`` where there is none yet. A
-        solve that begins anew counts on, so that no receipt of an earlier attempt is taken for one of this.
-    finished : whether the coefficients are written and everything else is deleted.
-    residuals : the worst class's relative residual after each iteration, the start included.
-    """
-
-    first: Count
-    last: Annotated[int, Field(ge=-1, lt=2**31)]
-    finished: bool
-    residuals: tuple[float, ...]
-
-    @property
-    def count(self) -> int:
-        """Passes over the kernel so far."""
-        return max(self.last - self.first, 0)
-
-
 _RESTORE = "restore it from a copy; it is never overwritten"
 _FORMAT: Record[_Format] = Record(_Format, _RESTORE)
 _SPECIFIED: Record[_Specified] = Record(_Specified, _RESTORE)
@@ -143,7 +114,6 @@ _RUN: Record[_RunRecord] = Record(_RunRecord, _RESTORE)
 _GROUP: Record[_Group] = Record(_Group, REWRITTEN)
 _MEND_WORKFLOW = "delete it, then `cntk run` with the workflow file writes it anew"
 _WORKFLOW: Record[Json] = Record(Json, _MEND_WORKFLOW)
-_ITERATIONS: Record[Iterations] = Record(Iterations, "delete it, then `cntk resume`: its iterations begin anew")
 
 
 class RunDirectory:
@@ -182,17 +152,16 @@ class RunDirectory:
         record = _RUN.parse(content, run_json)
         if record.fingerprint != fingerprint(record.specification):
             raise StoreError(f"{run_json} was edited: its specification does not match its fingerprint; restore it")
-        self.specification: Json = record.specification
+        self.specification = _SPECIFIED.parse(content, run_json).specification
         self.fingerprint: str = record.fingerprint
         self.provenance = record.provenance
-        _SPECIFIED.parse(content, run_json)
         self._require_names()
         self.journal = Journal(self.path / "journal")
         self._arrays: dict[StorePath, TiledArray] = {}
         self._is_new = False
 
     @classmethod
-    def create(cls, path: str | Path | StorePath, specification: Json, provenance: Json) -> "RunDirectory":
+    def create(cls, path: str | Path | StorePath, specification: Specification, provenance: Json) -> "RunDirectory":
         """Create a run, or open the one that is there if it is of the same specification.
 
         Raises
@@ -206,8 +175,8 @@ class RunDirectory:
         if not (path / "run.json").size():  # an empty one was claimed by a driver that was killed at that moment
             record = {
                 "format_version": FORMAT_VERSION,
-                "fingerprint": fingerprint(specification),
-                "specification": specification,
+                "fingerprint": specification.fingerprint,
+                "specification": specification.to_json(),
                 "provenance": provenance,
             }
             try:
@@ -219,10 +188,10 @@ class RunDirectory:
                 reason = error.strerror or error
                 raise StoreError(error.errno, f"cannot create the run directory {path}: {reason}") from error
         run = cls(path)
-        if run.fingerprint != fingerprint(specification):
+        if run.fingerprint != specification.fingerprint:
             raise SpecificationMismatch(
                 f"{path} belongs to another specification; its tiles are never mixed with these.\n"
-                + "\n".join(differences(run.specification, specification))
+                + "\n".join(differences(run.specification.to_json(), specification.to_json()))
                 + "\nGive another --store, or the workflow that made it."
             )
         run._is_new = is_new
@@ -245,12 +214,12 @@ class RunDirectory:
     @property
     def train_cut(self) -> Cut:
         """How the training images are cut into kernel tiles."""
-        return Cut(self.specification["data"]["train"], self.specification["tile"])
+        return self.specification.train_cut
 
     @property
     def test_cut(self) -> Cut:
         """How the test images are cut into kernel tiles."""
-        return Cut(self.specification["data"]["test"], self.specification["tile"])
+        return self.specification.test_cut
 
     # What lies where.
 
@@ -288,7 +257,7 @@ class RunDirectory:
     def inferred_path(self, solve: str, product: str) -> StorePath:
         """The zarr group of what was inferred from a solve, by the name of the product; NAME.json lies beside it."""
         if not _NAME.fullmatch(product):
-            raise StoreError(f"{product!r} is no name of a product: the journal of {self.path} was edited; restore it")
+            raise StoreError(f"{product!r} is no name of a result of inference")
         return self.solve_path(solve) / "inference" / f"{product}.zarr"
 
     def inferred(self, solve: str, product: str, part: str) -> TiledArray:
@@ -318,84 +287,8 @@ class RunDirectory:
         return self.solve_path(solve) / "work.zarr"
 
     def work(self, solve: str, part: str) -> TiledArray:
-        """Open an array of a solve's iterations, as `solvers.conjugate_gradient` makes them."""
+        """Open an array that a solve needs until it is finished."""
         return self._array(self.work_path(solve) / part)
-
-    def iterations(self, solve: str) -> Iterations | None:
-        """Read how far the iterations of a solve are; None where none was finished."""
-        return self.read_record(f"solve/{solve}/iterations.json", _ITERATIONS)
-
-    def record_iterations(self, solve: str, iterations: Iterations) -> None:
-        """Write down how far the iterations of a solve are, and delete what no later one reads."""
-        self.write_record(f"solve/{solve}/iterations.json", asdict(iterations))
-        if iterations.finished:
-            self.work_path(solve).remove_tree()
-            return
-        for part, kept in (("products", iterations.last), *((part, iterations.last - 1) for part in _STATE)):
-            for path in (self.work_path(solve) / part / "c").children():
-                if re.fullmatch(r"[0-9]{1,10}", path.name) and int(path.name) < kept:
-                    path.remove_tree()
-
-    def arrays_of(self, task: Task) -> list[tuple[TiledArray, tuple[int, ...]]]:
-        """List the arrays, and the chunk of each, that a task writes."""
-        stage, _, solve = task.stage.partition(":")
-        square, line = (task.row, task.col), (task.row,)
-        names = [readout["name"] for readout in self.specification["readouts"]]
-        match stage:
-            case "train":
-                arrays = [(self.kernel(name, "train"), square) for name in names]
-                on_diagonal = task.row == task.col
-                return arrays + [(self.kernel(name, "train_variance"), line) for name in names if on_diagonal]
-            case "test":
-                return [(self.kernel(name, "test"), square) for name in names]
-            case "test_test":
-                return [(self.kernel(name, stage), square) for name in names]
-            case "variance":
-                return [(self.kernel(name, "test_variance"), line) for name in names]
-            case "factor":
-                # The targets ride along as one more block row.
-                if task.row == self.solved(solve, "factor").cut(0).pieces:
-                    return [(self.solved(solve, "forward"), (0, task.col))]
-                return [(self.solved(solve, "factor"), square)]
-            case "bulk":
-                return [(self.solved(solve, "partial"), square)]
-            case "sketch":
-                return [(self.work(solve, "sketch"), (task.row, 0))]
-            case "basis":
-                basis = self.work(solve, "basis")
-                return [(basis, (row, 0)) for row in range(basis.cut(0).pieces)] + [
-                    (self.work(solve, "eigenvalues"), (0,))
-                ]
-            case "product":
-                return [(self.work(solve, "products"), (task.row, task.col, 0, 0))]
-            case "step":
-                states = [self.work(solve, part) for part in _STATE]
-                return [(state, (task.row, *(0,) * (len(state.shape) - 1))) for state in states]
-            case "coefficients":
-                return [(self.solved(solve, "coefficients"), (0, 0))]
-            case "mean" | "residual":
-                return [(self.solved(solve, stage), (task.row, 0))]
-        # A product that has parameters carries their digest behind a hyphen.
-        match stage.partition("-")[0]:
-            case "whitened":
-                return [(self.inferred(solve, stage, "test"), square)]
-            case "leave_one_out":
-                parts = [("inverse_diagonal", line), ("prediction", (task.row, 0))]
-                return [(self.inferred(solve, stage, part), index) for part, index in parts]
-            case "learning_curve":
-                return [(self.inferred(solve, stage, "mean"), (0, task.row, 0))]
-            case "posterior_variance":
-                return [(self.inferred(solve, stage, "variance"), line)]
-            case "posterior_covariance":
-                return [(self.inferred(solve, stage, "covariance"), square)]
-            case "ensemble":
-                parts = [("mean", (task.row, 0, 0)), ("variance", (task.row, 0)), ("covariance", (task.row, 0, 0))]
-                return [(self.inferred(solve, stage, part), index) for part, index in parts[: 3 if "-" in stage else 2]]
-            case "ridge_path":
-                return [(self.inferred(solve, stage, "candidates"), (0, 0))]
-            case "spectrum":
-                return [(self.inferred(solve, stage, "eigenvalues"), (0, 0))]
-        raise StoreError(f"the journal names an unknown stage {task.stage!r}: it is of a newer version")
 
     def _array(self, path: StorePath) -> TiledArray:
         if path not in self._arrays:
@@ -410,10 +303,10 @@ class RunDirectory:
 
     def _require_names(self) -> None:
         """Refuse a specification whose names would lead elsewhere: they become names in the store."""
-        for readout in self.specification.get("readouts", []):
-            if not _NAME.fullmatch(str(readout["name"])):
+        for readout in self.specification.readouts:
+            if not _NAME.fullmatch(readout.name):
                 raise StoreError(
-                    f"{self.path}/run.json names a read-out {readout['name']!r}, which is no name: restore it"
+                    f"{self.path}/run.json names a read-out {readout.name!r}, which is no name: restore it"
                 )
 
     # Inputs and small records.
@@ -426,7 +319,7 @@ class RunDirectory:
     @property
     def stored_data(self) -> StoredData:
         """The data set."""
-        return StoredData(self.inputs_path, self.specification["data"], self.specification["dtype"])
+        return StoredData(self.inputs_path, self.specification.data, self.specification.dtype)
 
     def has_inputs(self) -> bool:
         """Tell whether the data set is stored."""
@@ -473,7 +366,7 @@ class RunDirectory:
         return (self.path / "workflow.json").is_file()
 
     def workflow_signature(self) -> object:
-        """Read what stands in the place of the workflow's signature: anything, or None; `rundir.trust` reads it."""
+        """Read what stands in the place of the workflow's signature: anything, or None; `clusters.trust` reads it."""
         return (self.read_record("workflow.json", _WORKFLOW) or {}).get(SIGNATURE)
 
     def write_workflow(self, config: RunConfig, signature: str) -> None:
@@ -481,10 +374,6 @@ class RunDirectory:
         self.write_record(
             "workflow.json", config.model_dump(mode="json") | ({SIGNATURE: signature} if signature else {})
         )
-
-    def quarantine(self, task: Task) -> None:
-        """Move a task's chunks out of the arrays, so that it counts as not computed; nothing is deleted."""
-        self.set_aside(array.chunk_path(*index) for array, index in self.arrays_of(task))
 
     def set_aside(self, paths: Iterable[StorePath]) -> list[StorePath]:
         """Move files to quarantine, together; return those that were there."""

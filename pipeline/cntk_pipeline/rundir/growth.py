@@ -15,13 +15,14 @@ from pydantic import with_config
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.datasets import Split
 from cntk_pipeline.errors import ConfigError, SpecificationMismatch
-from cntk_pipeline.models import STRICT, Count, Json, Positive
+from cntk_pipeline.models import STRICT, Count, Positive
 from cntk_pipeline.rundir import lease
 from cntk_pipeline.rundir.directory import RunDirectory
-from cntk_pipeline.rundir.specification import differences, engine_record
+from cntk_pipeline.rundir.specification import Specification, differences
 from cntk_pipeline.storage import StorePath, open_path
 from cntk_pipeline.storage.records import Record
 from cntk_pipeline.storage.tiled_array import Array
+from cntk_pipeline.tasks import Stage
 from cntk_pipeline.tiling import Cut, choose_factor_tile
 
 SMALLEST_SHARE = 1 / 4
@@ -77,7 +78,7 @@ def find_source(config: RunConfig, path: StorePath) -> RunDirectory | None:
     return None if known is not None and known.path == str(source) else RunDirectory(source)
 
 
-def compare(old: RunDirectory, specification: Json, train: Split, test: Split) -> Growth:
+def compare(old: RunDirectory, specification: Specification, train: Split, test: Split) -> Growth:
     """Find out what a run to come has in common with an older one, by what both say and by the images themselves.
 
     Parameters
@@ -95,15 +96,15 @@ def compare(old: RunDirectory, specification: Json, train: Split, test: Split) -
     if lines:
         raise _nothing(old, lines)
     stages = {receipt.task.stage for receipt in old.journal.receipts()}
-    if "train" not in stages:
+    if Stage("train") not in stages:
         raise _nothing(old, ["none of its tiles is finished yet"])
-    tile = specification["tile"]
+    tile = specification.tile
     blocks = _same_blocks(old.inputs("train_images"), train.images, tile)
     if not blocks:
         raise _nothing(old, [_why_no_block(old, specification, train.images)])
-    same_classes = old.specification["data"]["classes"] == specification["data"]["classes"]
+    same_classes = old.specification.data.classes == specification.data.classes
     labels = _same_blocks(old.inputs("train_labels"), train.labels, tile) if same_classes else ()
-    factor_tiles = [record["tile"] for solve, record in old.solves().items() if f"factor:{solve}" in stages]
+    factor_tiles = [record["tile"] for solve, record in old.solves().items() if Stage("factor", solve=solve) in stages]
     return Growth(
         path=str(old.path.absolute()),
         fingerprint=old.fingerprint,
@@ -141,26 +142,27 @@ def with_factor_tile(config: RunConfig, run: RunDirectory) -> RunConfig:
     return config.model_copy(update={"solve": config.solve.model_copy(update={"tile": growth.factor_tile})})
 
 
-def same_readouts(stored: Json, wanted: Json) -> dict[str, str]:
+def same_readouts(stored: Specification, wanted: Specification) -> dict[str, str]:
     """Map read-outs of the wanted specification to those of the stored one with the same network and kind, by name."""
     return {
-        mine["name"]: its["name"]
-        for mine in wanted["readouts"]
-        for its in stored["readouts"]
-        if (mine["kind"], mine["network"]) == (its["kind"], its["network"])
+        mine.name: its.name
+        for mine in wanted.readouts
+        for its in stored.readouts
+        if (mine.kind, mine.network) == (its.kind, its.network)
     }
 
 
-def _kernel_differences(stored: Json, wanted: Json) -> list[str]:
+def _kernel_differences(stored: Specification, wanted: Specification) -> list[str]:
     """List what makes every kernel value or every tile of two specifications another, the images aside."""
-    lines = differences(asdict(engine_record(stored)), asdict(engine_record(wanted)), "engine")
+    lines, its, mine = [], stored.to_json(), wanted.to_json()
+    lines += differences(asdict(stored.engine), asdict(wanted.engine), "engine")
     for key in ("dtype", "flips", "numerics_version", "tile"):
-        lines += differences(stored[key], wanted[key], key)
-    if stored["tile"] != wanted["tile"]:
+        lines += differences(its[key], mine[key], key)
+    if stored.tile != wanted.tile:
         lines[-1] += ' (kernel.tile = "auto" follows the older run)'
-    lines += differences(stored["data"]["shape"], wanted["data"]["shape"], "data.shape")
+    lines += differences(its["data"]["shape"], mine["data"]["shape"], "data.shape")
     if not same_readouts(stored, wanted):
-        lines += differences(stored["readouts"], wanted["readouts"], "readouts")
+        lines += differences(its["readouts"], mine["readouts"], "readouts")
     return lines
 
 
@@ -174,21 +176,21 @@ def _same_blocks(stored: Any, wanted: Array, tile: int) -> tuple[int, ...]:
     )
 
 
-def _why_no_block(old: RunDirectory, specification: Json, images: Array) -> str:
-    data, tile = old.specification["data"], specification["tile"]
-    count = min(tile, data["train"], len(images))
+def _why_no_block(old: RunDirectory, specification: Specification, images: Array) -> str:
+    data, tile = old.specification.data, specification.tile
+    count = min(tile, data.train, len(images))
     its, mine = np.asarray(old.inputs("train_images")[:count]), images[:count]
     if its.tobytes() == mine.tobytes():
         return f"the first training images are the same, but in one of the runs they are fewer than a tile of {tile}"
-    orders = [part.get("shuffle", "none") for part in (data, specification["data"])]
+    orders = ["none" if part.shuffle is None else part.shuffle for part in (data, specification.data)]
     if orders[0] != orders[1]:
         return f"the training images differ in every tile; data.shuffle was {orders[0]} there and is {orders[1]} here"
-    ways = [part["standardize"] for part in (data, specification["data"])]
+    ways = [part.standardize for part in (data, specification.data)]
     if ways[0] != ways[1] and all(ways) and _equal_up_to_scale(its, mine, its.shape[-1]):
         way = str(ways[0]).lower() if isinstance(ways[0], bool) else f'"{ways[0]}"'
         return f"the training images are the same, but standardised otherwise: data.standardize = {way} keeps them"
     measured, measured_here = (
-        part["standardize"] and part.get("standardize_first", part["train"]) for part in (data, specification["data"])
+        part.standardize and (part.standardize_first or part.train) for part in (data, specification.data)
     )
     channels = its.shape[-1] if its.ndim == 4 or ways[0] == "per_feature" else 1
     if measured == measured_here or not _equal_up_to_scale(its, mine, channels):

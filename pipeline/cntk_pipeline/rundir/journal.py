@@ -4,9 +4,8 @@ A receipt is written after its data, so a line in the journal means that the til
 writes a segment of its own; lines carry a checksum, and one that was torn by a crash is dropped.
 """
 
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import google_crc32c
@@ -26,7 +25,7 @@ _RECEIPT: Record[Receipt] = Record(Receipt, _REMEDY)
 
 def to_line(receipt: Receipt) -> bytes:
     """Write a receipt as a line: JSON, a tab, the crc32c of the JSON."""
-    text = json.dumps(asdict(receipt), separators=(",", ":"), sort_keys=True).encode()
+    text = _RECEIPT.dump(receipt)
     return text + b"\t%08x\n" % google_crc32c.value(text)
 
 

@@ -24,6 +24,7 @@ from pydantic import ConfigDict, Field, with_config
 
 from cntk_pipeline.errors import PipelineError, RunLocked, StoreError
 from cntk_pipeline.models import STRICT, Count
+from cntk_pipeline.resources import BatchJob
 from cntk_pipeline.storage import StorePath
 from cntk_pipeline.storage.records import Record, numbers
 
@@ -86,8 +87,14 @@ class Lease:
 
 
 @contextlib.contextmanager
-def hold(folder: StorePath) -> Iterator[Lease]:
+def hold(folder: StorePath, job: BatchJob | None = None) -> Iterator[Lease]:
     """Hold the lease in ``folder`` for the length of a ``with`` block.
+
+    Parameters
+    ----------
+    folder : of the leases of a run.
+    job : the batch job that this process is of. Where its restarts are counted, it takes over at once from its former
+        self.
 
     Raises
     ------
@@ -99,7 +106,7 @@ def hold(folder: StorePath) -> Iterator[Lease]:
         "host": socket.gethostname(),
         "processes": _process_namespace(),
         "pid": os.getpid(),
-    } | _batch_job()
+    } | _restarted(job)
     number = _acquire(folder, identity)
     lease, released = Lease(threading.Event()), threading.Event()
     lasting = [path for path in [folder.parent / RUN_RECORD] if path.is_file()]
@@ -247,10 +254,9 @@ def _is_free(lease: Holder | None) -> bool:
     return False
 
 
-def _batch_job() -> dict[str, Any]:
-    """Name the batch job that this process runs in, and how often that was started again; nothing outside of one."""
-    job, restarts = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_RESTART_COUNT", "0")
-    return {} if job is None else {"job": job, "restarts": int(restarts)}
+def _restarted(job: BatchJob | None) -> dict[str, Any]:
+    """Name a batch job, and how often it was started again; nothing where that is not counted."""
+    return {} if job is None or job.restarts is None else {"job": job.name, "restarts": job.restarts}
 
 
 def _is_former_self(lease: Holder | None, identity: dict[str, Any]) -> bool:

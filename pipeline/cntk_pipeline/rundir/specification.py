@@ -1,9 +1,9 @@
-"""Specifications: what values depend on, as plain JSON, named by a digest and compared for people."""
+"""Specifications: all that values depend on, named by a digest and compared for people."""
 
 import hashlib
 import json
 import reprlib
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import Field, with_config
@@ -14,6 +14,7 @@ from cntk_pipeline.errors import StoreError
 from cntk_pipeline.models import STRICT, Count, Json, Positive
 from cntk_pipeline.storage import StorePath
 from cntk_pipeline.storage.records import Record
+from cntk_pipeline.tiling import Cut
 
 TILES = 10**7
 """Tiles of a matrix at most: a specification that asks for more was not written by this package."""
@@ -21,20 +22,39 @@ TILES = 10**7
 
 @with_config(STRICT)
 @dataclass(frozen=True)
-class _Data:
+class DataSpecification:
+    """The images of a run.
+
+    Attributes
+    ----------
+    digest : sha256 of all chosen images and labels, before they are standardised.
+    train, test : numbers of images.
+    shape : of an image, ``(H, W, C)`` or ``(features,)``.
+    classes : names.
+    standardize : whether the images are standardised by channel, or "per_feature".
+    standardize_first : the training images that mean and deviation are measured on, where they are not all.
+    shuffle : the seed of the order of the images; None is that of the files.
+    """
+
     digest: str
     train: Positive
     test: Count
-    shape: list[Positive]
-    classes: list[str]
+    shape: tuple[Positive, ...]
+    classes: tuple[str, ...]
     standardize: bool | Literal["per_feature"]
     standardize_first: Positive | None = None
     shuffle: Annotated[int, Field(ge=0, lt=2**32)] | None = None
 
+    def to_json(self) -> Json:
+        """Write the fields as plain values; a field that is not given is left out."""
+        return _plain({key: value for key, value in asdict(self).items() if value is not None})
+
 
 @with_config(STRICT)
 @dataclass(frozen=True)
-class _Readout:
+class ReadoutSpecification:
+    """One kernel of a run: a name for the store, "ntk" or "nngp", and a network as `layers.spelling` writes it."""
+
     name: str
     kind: Literal["ntk", "nngp"]
     network: list[Json]
@@ -43,7 +63,7 @@ class _Readout:
 @with_config(STRICT)
 @dataclass(frozen=True)
 class EngineRecord:
-    """Which engine computes the values of a run, by name, and its own options, all of them."""
+    """What computes the values of a run: an engine by name, and its own options, all of them."""
 
     name: str = DEFAULT_ENGINE
     options: Json = field(default_factory=dict)
@@ -56,15 +76,26 @@ class EngineRecord:
 @with_config(STRICT)
 @dataclass(frozen=True)
 class Specification:
-    """What a specification holds; it is kept as the JSON that it is, which its fingerprint is of."""
+    """All that the values and the layout of a run's kernels depend on: the record in run.json.
 
-    data: _Data
-    readouts: list[_Readout]
+    Attributes
+    ----------
+    data : the images.
+    readouts : the kernels of the pass.
+    dtype : of the computation and of the stored values.
+    flips : whether each value is the average with that of one image flipped.
+    tile : samples along the edge of a tile.
+    numerics_version : of the engine; values of two versions differ in their last bits.
+    engine : what computes the values; written down where it is another than "cpu".
+    """
+
+    data: DataSpecification
+    readouts: tuple[ReadoutSpecification, ...]
     dtype: Literal["float32", "float64"]
     flips: bool
     tile: Positive
     numerics_version: int
-    engine: EngineRecord | None = None
+    engine: EngineRecord = EngineRecord()
 
     def __post_init__(self) -> None:
         rows, cols = (-(-count // self.tile) for count in (self.data.train + self.data.test, self.data.train))
@@ -73,13 +104,27 @@ class Specification:
         if not self.readouts or not self.data.classes:
             raise ValueError("it names no read-out, or no class")
 
+    def to_json(self) -> Json:
+        """Write a specification as plain values; a field that is not given is left out, as in runs of all versions."""
+        plain = _plain(asdict(self)) | {"data": self.data.to_json()}
+        if self.engine == EngineRecord():  # as before there were others, so that no fingerprint changes
+            del plain["engine"]
+        return plain
 
-@with_config(STRICT)
-class _MethodRecord(TypedDict):
-    solver: str
-    tolerance: float
-    factor_dtype: NotRequired[Literal["float32", "float64"]]
-    rank: NotRequired[Count]
+    @property
+    def fingerprint(self) -> str:
+        """The digest of the specification, 64 hexadecimal digits."""
+        return fingerprint(self.to_json())
+
+    @property
+    def train_cut(self) -> Cut:
+        """How the training images are cut into tiles."""
+        return Cut(self.data.train, self.tile)
+
+    @property
+    def test_cut(self) -> Cut:
+        """How the test images are cut into tiles."""
+        return Cut(self.data.test, self.tile)
 
 
 @with_config(STRICT)
@@ -95,13 +140,19 @@ class _SolveRecord(TypedDict):
     absolute_ridge: float
     mean_diagonal: NotRequired[float]
     max_iterations: NotRequired[Positive]
-    method: NotRequired[_MethodRecord]
+    method: NotRequired[Json]
     unit_diagonal: NotRequired[bool]
     candidates: NotRequired[list[float]]
     network: NotRequired[str]
     nngp: NotRequired[str]
     times: NotRequired[list[str]]
     covariance: NotRequired[bool]
+
+
+def _plain(record: Json) -> Json:
+    """Turn tuples into lists, as JSON has them."""
+    plain: Json = json.loads(json.dumps(record))
+    return plain
 
 
 CAME_OUT = ("absolute_ridge", "mean_diagonal", "max_iterations")
@@ -132,11 +183,6 @@ def find_solve(path: StorePath) -> Json | None:
     if fingerprint(said)[:16] != path.parent.name or record["absolute_ridge"] != record["ridge"] * unit:
         raise StoreError(f"{path} was edited: it is not of the system that its folder is named by: {REWRITTEN}")
     return record
-
-
-def engine_record(specification: Json) -> EngineRecord:
-    """Return which engine a specification names; one that names none, as all of earlier versions, is of "cpu"."""
-    return EngineRecord(**(specification.get("engine") or {}))
 
 
 def fingerprint(specification: Json) -> str:

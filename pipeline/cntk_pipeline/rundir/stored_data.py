@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import ConfigDict, with_config
 
 from cntk_pipeline.errors import CorruptTile, StoreError
-from cntk_pipeline.models import Json
+from cntk_pipeline.rundir.specification import DataSpecification
 from cntk_pipeline.storage import StorePath
 from cntk_pipeline.storage.records import Record
 from cntk_pipeline.storage.tiled_array import (
@@ -60,7 +60,7 @@ class StoredData:
     dtype : of the images, which are stored as the kernel reads them.
     """
 
-    def __init__(self, path: StorePath, data: Json, dtype: str) -> None:
+    def __init__(self, path: StorePath, data: DataSpecification, dtype: str) -> None:
         self.path = path
         self._data, self._dtype = data, dtype
 
@@ -97,7 +97,7 @@ class StoredData:
             _spec(name, self._shape(name), np.dtype("int64" if name.endswith("labels") else self._dtype))
             for name in NAMES
         ]
-        return Group(self.path, tuple(specs), {"data": self._data})
+        return Group(self.path, tuple(specs), {"data": self._data.to_json()})
 
     def lost(self) -> list[StorePath]:
         """List what is gone, or not of its size: without these chunks zarr reads zeros, also as labels."""
@@ -166,7 +166,8 @@ class StoredData:
 
     def _shape(self, name: InputName) -> tuple[int, ...]:
         part, _, what = name.partition("_")
-        return (self._data[part], *(self._data["shape"] if what == "images" else ()))
+        count = self._data.train if part == "train" else self._data.test
+        return (count, *(self._data.shape if what == "images" else ()))
 
     def _look(self, name: InputName) -> Iterator[tuple[StorePath, str | None]]:
         """Read the chunks of an array: where each lies, and the digest of what it holds; None where it is damaged."""

@@ -15,8 +15,9 @@ from cntk_pipeline.errors import RunNotFound
 from cntk_pipeline.models import Json
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.growth import Growth, same_readouts
+from cntk_pipeline.rundir.owners import Job
 from cntk_pipeline.storage import StorePath
-from cntk_pipeline.tasks import Chunk, Receipt, Task
+from cntk_pipeline.tasks import Chunk, Receipt, Stage, Task
 from cntk_pipeline.tiling import Cut
 
 _KERNEL_STAGES = ("train", "test", "variance")
@@ -29,8 +30,8 @@ _BESIDE_THE_SYSTEM = ("kernel", "readout", "ridge", "ridge_mode", "mean_diagonal
 """Parts of a solve's record that two equal systems of two runs may differ in: the absolute ridge is another part."""
 
 
-def take_over(run: RunDirectory, source: str, tasks: Sequence[Task], say: Callable[[str], None]) -> None:
-    """Link what the older run has finished of some tasks, and receipt those that are whole by that.
+def take_over(run: RunDirectory, source: str, jobs: Sequence[Job], say: Callable[[str], None]) -> None:
+    """Link what the older run has finished of some jobs, and receipt those that are whole by that.
 
     A task with a receipt here is left alone, also where its chunks are gone: they were damaged, and the older run may
     share the damage. A chunk that is here already is left alone too; without a receipt it is read before it is
@@ -39,34 +40,34 @@ def take_over(run: RunDirectory, source: str, tasks: Sequence[Task], say: Callab
     Parameters
     ----------
     run : nothing happens where it does not grow from ``source``.
-    source : the older run, as `rundir.trust` found that it may be followed.
-    tasks : of any stages, of which some are never taken over; the arrays of their solves exist.
+    source : the older run, as `clusters.trust` found that it may be followed.
+    jobs : of any stages, of which some are never taken over; the arrays of their solves exist.
     say : is told what was taken over, a line a stage.
     """
-    tasks = [task for task in tasks if _kind(task.stage) in _STAGES]
-    growth = Growth.of(run) if tasks else None
+    jobs = [job for job in jobs if job.task.stage.kind in _STAGES]
+    growth = Growth.of(run) if jobs else None
     if growth is None or growth.path != source:
         return
     here = {receipt.task for receipt in run.journal.receipts()}
-    missing = sorted(task for task in tasks if task not in here)
+    missing = sorted((job for job in jobs if job.task not in here), key=lambda job: job.task)
     old = _open_source(growth, say) if missing else None
     if old is None:
         return
     older = _Source(run, old, growth)
     whole: Counter[str] = Counter()
     partly: Counter[str] = Counter()
-    for (stage, _), row in itertools.groupby(missing, key=lambda task: (task.stage, task.row)):
+    for (stage, _), row in itertools.groupby(missing, key=lambda job: (job.task.stage, job.task.row)):
         receipts, partial_count = _link(older, row)
         if receipts:
             run.journal.append(receipts)
-        whole[_kind(stage)] += len(receipts)
-        partly[_kind(stage)] += partial_count
-    begun = {_kind(task.stage) for task in here}
-    for kind, total in Counter(_kind(task.stage) for task in tasks).items():
+        whole[stage.kind] += len(receipts)
+        partly[stage.kind] += partial_count
+    begun = {task.stage.kind for task in here}
+    for kind, total in Counter(job.task.stage.kind for job in jobs).items():
         more = f", and {older.shared} of {partly[kind]} more" if partly[kind] else ""
         if whole[kind] or more or kind not in begun:
             say(f"taken over {whole[kind]} of {total} tiles of {kind}{more}")
-    for line in older.why_factors_are_new({task.stage for task in missing} - {task.stage for task in here}):
+    for line in older.why_factors_are_new({job.task.stage for job in missing} - {task.stage for task in here}):
         say(line)
 
 
@@ -111,17 +112,17 @@ class _Source:
     @property
     def shared(self) -> str:
         """Say how many read-outs both runs have."""
-        return f"{len(self._readouts)} of {len(self.run.specification['readouts'])} read-outs"
+        return f"{len(self._readouts)} of {len(self.run.specification.readouts)} read-outs"
 
-    def origins(self, task: Task) -> list[_Origin | None]:
-        """Find the chunks of the older run for those that a task writes, in the order of `RunDirectory.arrays_of`."""
-        kind, _, solve = task.stage.partition(":")
+    def origins(self, job: Job) -> list[_Origin | None]:
+        """Find the chunks of the older run for those that a job writes, in the order of `Owner.places`."""
+        task, kind, solve = job.task, job.task.stage.kind, job.task.stage.solve
         twin = self._kernel_twin(task) if kind in _KERNEL_STAGES else self._solve_twin(task)
         receipt = None if twin is None else self._receipts.get(twin)
-        places = self.run.arrays_of(task)
+        places = job.places(self.run)
         if twin is None or receipt is None:
             return [None] * len(places)
-        its = self.old.arrays_of(twin)
+        its = job.owner.places(self.old, twin)
         if len(receipt.chunks) != len(its):  # then it is damaged
             return [None] * len(places)
         found = {
@@ -134,15 +135,15 @@ class _Source:
         return [None if name is None else found.get(self.old.kernel(name, part).path) for name, part in names]
 
     def _kernel_twin(self, task: Task) -> Task | None:
-        rows = self.growth.train if task.stage == "train" else self.growth.test
-        same = task.row in rows and (task.stage == "variance" or task.col in self.growth.train)
+        rows = self.growth.train if task.stage.kind == "train" else self.growth.test
+        same = task.row in rows and (task.stage.kind == "variance" or task.col in self.growth.train)
         return task if same else None
 
     def _solve_twin(self, task: Task) -> Task | None:
-        kind, _, solve = task.stage.partition(":")
+        kind, solve = task.stage.kind, task.stage.solve
         if solve not in self._twins:
             return None
-        stage, tile = f"{kind}:{self._twins[solve]}", self._solves[solve]["tile"]
+        stage, tile = Stage(kind, solve=self._twins[solve]), self._solves[solve]["tile"]
         its, mine = self.old.train_cut.count, self.run.train_cut.count
         last = Cut(mine, tile).pieces
         rows, rows_with_targets = self._leading[tile]
@@ -166,11 +167,11 @@ class _Source:
             count += 1
         return count
 
-    def why_factors_are_new(self, stages: Iterable[str]) -> list[str]:
+    def why_factors_are_new(self, stages: Iterable[Stage]) -> list[str]:
         """Say of factors that could have been kept why they are not: another absolute ridge, or another tile."""
         lines: list[str] = []
-        factored = {task.stage.partition(":")[2] for task in self._receipts if _kind(task.stage) == "factor"}
-        for solve in sorted(stage.partition(":")[2] for stage in stages if _kind(stage) == "factor"):
+        factored = {task.stage.solve for task in self._receipts if task.stage.kind == "factor"}
+        for solve in sorted(stage.solve for stage in stages if stage.kind == "factor"):
             mine = self._solves[solve]
             for its in (self._old_solves[name] for name in sorted(factored) if solve not in self._twins):
                 asked = _asked_of(its, its["readout"]) == _asked_of(mine, self._readouts.get(mine["readout"]))
@@ -193,18 +194,18 @@ def _why_new(its: Json, mine: Json) -> str:
     )
 
 
-def _link(source: _Source, row: Iterable[Task]) -> tuple[list[Receipt], int]:
-    """Link the chunks of some tasks; return receipts of those that are whole by that, and count those partly so."""
+def _link(source: _Source, row: Iterable[Job]) -> tuple[list[Receipt], int]:
+    """Link the chunks of some jobs; return receipts of those that are whole by that, and count those partly so."""
     receipts, folders, partial_count = [], set(), 0
-    for task in row:
-        places, chunks = source.run.arrays_of(task), []
-        for (array, index), origin in zip(places, source.origins(task), strict=True):
+    for job in row:
+        places, chunks = job.places(source.run), []
+        for (array, index), origin in zip(places, source.origins(job), strict=True):
             target = array.chunk_path(*index)
             if origin is not None and not target.exists() and origin.link(target):
                 chunks.append(origin.chunk)
                 folders.add(target.parent)
         if len(chunks) == len(places):
-            receipts.append(Receipt(task, tuple(chunks), host=socket.gethostname(), adopted=True))
+            receipts.append(Receipt(job.task, tuple(chunks), host=socket.gethostname(), adopted=True))
         elif chunks:
             partial_count += 1
     for folder in folders:  # a receipt follows its data
@@ -222,11 +223,6 @@ def _open_source(growth: Growth, say: Callable[[str], None]) -> RunDirectory | N
         say(f"{growth.path} holds another run by now: what was not taken over from it is computed")
         return None
     return old
-
-
-def _kind(stage: str) -> str:
-    """Name a stage without its solve."""
-    return stage.partition(":")[0]
 
 
 def _system_of(record: Json, readout: str | None) -> Json:

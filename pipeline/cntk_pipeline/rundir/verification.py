@@ -7,12 +7,9 @@ from typing import TypeVar
 
 from cntk_pipeline.errors import CorruptTile
 from cntk_pipeline.rundir.directory import RunDirectory
-from cntk_pipeline.storage import Listed, StorePath
+from cntk_pipeline.rundir.owners import Chunks, Job, Owner, Place
 from cntk_pipeline.storage.tiled_array import TiledArray
 from cntk_pipeline.tasks import Chunk, Receipt, Task
-
-_SWEEP_TASKS = 64
-"""From so many tasks on, listing whole arrays is faster than asking for each chunk, and much so in a bucket."""
 
 _TASKS_A_TURN = 64
 """Tasks that a thread takes at once."""
@@ -21,37 +18,15 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
-class Chunks:
-    """What chunks there are, and how large: from one sweep an array where many are asked about.
-
-    Parameters
-    ----------
-    tasks : about whose chunks it will be asked.
-    """
-
-    def __init__(self, tasks: Sequence[Task]) -> None:
-        self._sweeps = len(tasks) >= _SWEEP_TASKS
-        self._listings: dict[StorePath, dict[str, Listed]] = {}
-
-    def size(self, array: TiledArray, index: tuple[int, ...]) -> int | None:
-        """Return the bytes of a chunk; None where there is none."""
-        if not self._sweeps:
-            return array.chunk_path(*index).size()
-        if array.path not in self._listings:
-            self._listings[array.path] = (array.path / "c").listing()
-        listed = self._listings[array.path].get("/".join(map(str, index)))
-        return None if listed is None else listed.bytes
-
-
-def finished(run: RunDirectory, tasks: Iterable[Task], *, verify: bool = False) -> tuple[set[Task], list[Task]]:
-    """Find out which tasks are done; adopt whole tiles without a receipt, set bad ones aside.
+def finished(run: RunDirectory, jobs: Iterable[Job], *, verify: bool = False) -> tuple[set[Task], list[Task]]:
+    """Find out which jobs are done; adopt whole tiles without a receipt, set bad ones aside.
 
     What was deleted on purpose is neither done nor bad.
 
     Parameters
     ----------
-    run : whose tasks they are.
-    tasks : the tasks asked about; the arrays that they write exist.
+    run : of the jobs.
+    jobs : the jobs asked about; the arrays that they write exist.
     verify : read every chunk and compare its digest, not only its size and the checksum that it carries.
 
     Returns
@@ -59,78 +34,59 @@ def finished(run: RunDirectory, tasks: Iterable[Task], *, verify: bool = False) 
     done : the finished tasks. Receipts of adopted tiles are written to the journal.
     quarantined : tasks whose chunks were moved to quarantine.
     """
-    tasks = list(tasks)
-    if not tasks:
+    jobs = list(jobs)
+    if not jobs:
         return set(), []
-    known, chunks = {receipt.task: receipt for receipt in run.journal.receipts()}, Chunks(tasks)
-    deleted = spent(run, tasks, chunks)
+    known, chunks = {receipt.task: receipt for receipt in run.journal.receipts()}, Chunks(len(jobs))
+    deleted = spent(run, jobs, chunks)
     done: set[Task] = set()
     adopted: list[Receipt] = []
-    bad: list[Task] = []
+    bad: dict[Task, list[Place]] = {}
     claimed: dict[Task, list[tuple[TiledArray, tuple[int, ...], Chunk]]] = {}
-    for task in tasks:
+    for job in jobs:
+        task = job.task
         if task in deleted:
             continue
-        places = run.arrays_of(task)
+        places = job.places(run)
         sizes = [chunks.size(array, index) for array, index in places]
         receipt = known.get(task)
         if receipt is None and None in sizes:
             continue
-        if sizes.count(None) == len(sizes) and _is_released(run, task):
+        if sizes.count(None) == len(sizes) and job.owner.is_released(run, task):
             continue
         if receipt is not None:
             if sizes == [chunk.bytes for chunk in receipt.chunks]:
                 claimed[task] = [(*place, chunk) for place, chunk in zip(places, receipt.chunks, strict=True)]
             else:
-                bad.append(task)
+                bad[task] = places
             continue
         try:
             found = tuple(array.describe(index) for array, index in places)
         except CorruptTile:
-            bad.append(task)
+            bad[task] = places
         else:
             adopted.append(Receipt(task, found, host=socket.gethostname(), adopted=True))
     # Whole chunks are read one after the other: some at once may be more than the memory of a login node.
     at_once = 1 if verify else run.path.at_once
     answers = _ask(lambda written: _match(written, verify), list(claimed.values()), at_once)
-    for task, matches in zip(claimed, answers, strict=True):
+    for (task, written), matches in zip(claimed.items(), answers, strict=True):
         if matches:
             done.add(task)
         else:
-            bad.append(task)
-    for task in bad:
-        run.quarantine(task)
+            bad[task] = [(array, index) for array, index, _ in written]
+    for places in bad.values():
+        run.set_aside(array.chunk_path(*index) for array, index in places)
     if adopted:
         run.journal.append(adopted)
     return done | {receipt.task for receipt in adopted}, sorted(bad)
 
 
-def spent(run: RunDirectory, tasks: Iterable[Task], chunks: Chunks | None = None) -> set[Task]:
-    """Pick the tasks whose chunks were used and deleted: bulks of split tiles, and what past iterations made."""
-    found, known = set(), {}
-    tasks = list(tasks)
-    chunks = chunks or Chunks(tasks)
-    for task in tasks:
-        stage, _, solve = task.stage.partition(":")
-        if stage == "bulk" and chunks.size(run.solved(solve, "partial"), (task.row, task.col)) is None:
-            found.add(task)
-        if stage not in ("sketch", "basis", "product", "step"):
-            continue
-        if solve not in known:
-            known[solve] = run.iterations(solve)
-        iterations = known[solve]
-        if iterations is not None:
-            first = iterations.first
-            kept = {"product": max(iterations.last, first), "step": max(iterations.last - 1, first)}
-            if iterations.finished or task.row < kept.get(stage, 0):
-                found.add(task)
-    return found
-
-
-def _is_released(run: RunDirectory, task: Task) -> bool:
-    """Tell whether what a task wrote was deleted on purpose once it had served."""
-    stage, _, solve = task.stage.partition(":")
-    return stage == "factor" and (run.solve_path(solve) / "released.json").exists()
+def spent(run: RunDirectory, jobs: Iterable[Job], chunks: Chunks) -> set[Task]:
+    """Pick the tasks whose chunks later tasks have used and deleted."""
+    by_owner: dict[Owner, list[Task]] = {}
+    for job in jobs:
+        by_owner.setdefault(job.owner, []).append(job.task)
+    return {task for owner, tasks in by_owner.items() for task in owner.spent(run, tasks, chunks)}
 
 
 def _match(written: Sequence[tuple[TiledArray, tuple[int, ...], Chunk]], verify: bool) -> bool:

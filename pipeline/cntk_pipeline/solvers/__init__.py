@@ -2,44 +2,59 @@
 
 from cntk_pipeline.solvers.base import Solver
 from cntk_pipeline.solvers.blas import reserve_buffers
-from cntk_pipeline.solvers.conjugate_gradient import ConjugateGradient, work_group
-from cntk_pipeline.solvers.direct import Cholesky
+from cntk_pipeline.solvers.forecast import SystemSize
+from cntk_pipeline.solvers.prediction import MEAN, METRICS, RESIDUAL, forecast_predictions, metrics, prediction_jobs
+from cntk_pipeline.solvers.requested import (
+    SOLVERS,
+    has_exact_factor,
+    make_system,
+    method_of,
+    options_of,
+    requested_selections,
+    requested_solves,
+    solver_of,
+    system_group,
+)
 from cntk_pipeline.solvers.systems import (
     RIDGE_CHOICE,
     Method,
     RidgeChoice,
     System,
-    make_system,
+    coefficients_task,
     open_system,
     planned_system,
     read_choice,
-    requested_selections,
-    requested_solves,
     solve_name,
-    system_group,
-    write_selection,
 )
 from cntk_pipeline.solvers.work import forget_tiles
 
-SOLVERS: dict[str, Solver] = {"cholesky": Cholesky(), "cg": ConjugateGradient()}
-
 __all__ = [
+    "MEAN",
+    "METRICS",
+    "RESIDUAL",
     "RIDGE_CHOICE",
     "SOLVERS",
     "Method",
     "RidgeChoice",
     "Solver",
     "System",
+    "SystemSize",
+    "coefficients_task",
+    "forecast_predictions",
     "forget_tiles",
+    "has_exact_factor",
     "make_system",
+    "method_of",
+    "metrics",
     "open_system",
+    "options_of",
     "planned_system",
+    "prediction_jobs",
     "read_choice",
     "requested_selections",
     "requested_solves",
     "reserve_buffers",
     "solve_name",
+    "solver_of",
     "system_group",
-    "work_group",
-    "write_selection",
 ]

@@ -1,22 +1,64 @@
-"""What the run asks of a solver."""
+"""The interface of a solver."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import Any, ClassVar, Literal
 
+from cntk_pipeline.clusters.memory import Need
+from cntk_pipeline.config import Section
+from cntk_pipeline.models import Json
 from cntk_pipeline.rundir.directory import RunDirectory
-from cntk_pipeline.solvers.systems import System
-from cntk_pipeline.tasks import Job, Task
+from cntk_pipeline.rundir.owners import Job, Owner
+from cntk_pipeline.solvers.forecast import IterationForecast, SystemSize
+from cntk_pipeline.solvers.states import Iterations
+from cntk_pipeline.solvers.systems import BESIDE_THE_RESULT, System
+from cntk_pipeline.storage.tiled_array import ArraySpec, Group
+from cntk_pipeline.tasks import StageForecast
 
 
 class Solver(ABC):
-    """Turns a system into rounds of jobs; the last round writes the coefficients."""
+    """Turns a system into rounds of jobs; the last round writes the coefficients.
+
+    Attributes
+    ----------
+    options : the model of the solver's own keys of ``[solve]``, with their defaults.
+    owners : of the stages that the solver knows, in the order in which a plan and a status show them.
+    """
+
+    options: ClassVar[type[Section]]
+    owners: ClassVar[tuple[Owner, ...]]
+
+    # The system on disk.
+
+    def specification(self, options: Any) -> Json:
+        """Write down the options that a result depends on; ``options`` is of the solver's own model."""
+        values = options.model_dump(mode="json", exclude_none=True)
+        return {key: value for key, value in values.items() if key not in BESIDE_THE_RESULT}
+
+    def has_exact_factor(self, options: Any) -> bool:
+        """Tell whether a factor is stored that rounds no more than its float64 arithmetic."""
+        return False
+
+    @abstractmethod
+    def choose_tile(self, train: int, kernel_tile: int, wanted: Literal["auto"] | int) -> int:
+        """Choose the edge of the tiles or blocks that the solver works on, as ``solve.tile`` wants it."""
+
+    def arrays(self, run: RunDirectory, system: System) -> list[ArraySpec]:
+        """List the arrays that a solve keeps beside coefficients, predictions and residuals."""
+        return []
+
+    def work_groups(self, run: RunDirectory, system: System) -> list[Group]:
+        """List the groups of arrays that a solve needs until it is finished."""
+        return []
+
+    # The tasks.
 
     @abstractmethod
     def rounds(self, run: RunDirectory, system: System, order: int, slots: int) -> Iterator[list[Job]]:
         """Yield lists of jobs; the next is asked for only when all of the last are done.
 
         Jobs of earlier drivers are listed too: the run looks up which of them are done. What comes next may depend on
-        what lies in the store by then. Between rounds a solver reads scalars, no more: it is the driver's time.
+        the store as it is by then. Between rounds a solver reads scalars, no more: it is the driver's time.
 
         Parameters
         ----------
@@ -30,8 +72,26 @@ class Solver(ABC):
         """
 
     @abstractmethod
-    def tasks(self, run: RunDirectory, system: System) -> list[Task]:
-        """List the tasks that are known so far, done or not, the one that writes the coefficients among them.
+    def jobs(self, run: RunDirectory, system: System) -> list[Job]:
+        """List the jobs that are known so far, done or not; the last one writes the coefficients.
 
         Called beside a running driver, also before the system's arrays exist: reads only.
         """
+
+    def iterations(self, run: RunDirectory, system: System) -> Iterations | None:
+        """Read how far the iterations of a solve are; None where none run."""
+        return None
+
+    # The cost.
+
+    @abstractmethod
+    def forecast(self, size: SystemSize, options: Any) -> list[StageForecast]:
+        """Forecast the stages of one system, iterations aside."""
+
+    def forecast_iteration(self, size: SystemSize, options: Any) -> IterationForecast | None:
+        """Forecast one iteration on one system; None where none run. Measures how fast the kernel is streamed here."""
+        return None
+
+    @abstractmethod
+    def needs(self, size: SystemSize, options: Any) -> list[Need]:
+        """List the memory that the solver's tasks hold."""

@@ -11,25 +11,57 @@ summed early and kept aside, the *finish* does the rest. The order of the sums i
 """
 
 import math
+from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Literal
 
 import numpy as np
 import scipy.linalg
 
 from cntk_pipeline.clusters import release_slot
+from cntk_pipeline.clusters.memory import Need, TileNeed
+from cntk_pipeline.models import Json
 from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.owners import Chunks, Job, Owner, Place
+from cntk_pipeline.solvers.base import Solver
 from cntk_pipeline.solvers.blas import BLOCK, factor_lower, solve_right, subtract_product, subtract_square
-from cntk_pipeline.solvers.systems import System, factor_cut, not_positive_definite, read_targets
+from cntk_pipeline.solvers.conjugate_gradient import (
+    PRODUCT,
+    STEP,
+    iteration_jobs,
+    iteration_need,
+    iteration_rounds,
+    work_group,
+)
+from cntk_pipeline.solvers.forecast import IterationForecast, SystemSize, forecast_streaming
+from cntk_pipeline.solvers.options import DEFAULT_TOLERANCE, CholeskyOptions
+from cntk_pipeline.solvers.states import Iterations, read_iterations
+from cntk_pipeline.solvers.systems import (
+    System,
+    coefficients_places,
+    coefficients_task,
+    factor_cut,
+    not_positive_definite,
+    read_targets,
+)
 from cntk_pipeline.solvers.work import Work, float64, open_work
-from cntk_pipeline.storage.tiled_array import Array
-from cntk_pipeline.tasks import Job, Receipt, Task
-from cntk_pipeline.tiling import Cut
+from cntk_pipeline.storage.tiled_array import CRC_BYTES, Array, ArraySpec, Group
+from cntk_pipeline.tasks import Receipt, Stage, StageForecast, Task
+from cntk_pipeline.tiling import Cut, choose_factor_tile
 
 BLOCK_ROWS_PER_SLOT = 8
 """With fewer block rows for a slot, slots would wait a third of the time and more (simulated), and tiles are split."""
 
 SMALLEST_SPLIT_TILE = 512
 """Below, a product takes less than the 12 ms that a task costs beside its arithmetic."""
+
+
+def factor_task_bytes(tile: int) -> int:
+    """Bytes a factor task holds: its tile, a product, four panels, of which two are read ahead, and one being written.
+
+    The last is that of the task before, which has given its slot away.
+    """
+    return 7 * tile * tile * 8
 
 
 def factor_jobs(run: RunDirectory, system: System, order: int, slots: int = 1) -> list[Job]:
@@ -41,32 +73,32 @@ def factor_jobs(run: RunDirectory, system: System, order: int, slots: int = 1) -
     order : ranks this system among others.
     slots : tasks that run at once; they decide whether tiles are split.
     """
-    classes = len(run.specification["data"]["classes"])
+    classes = len(run.specification.data.classes)
     return list_factor_jobs(factor_cut(run, system), system.fingerprint, classes, order, slots)
 
 
 def list_factor_jobs(cut: Cut, solve: str, classes: int, order: int = 0, slots: int = 1) -> list[Job]:
     """List the tasks as `factor_jobs` does, for a run that need not exist."""
     width = finish_width(cut.pieces) if are_tiles_split(cut, slots) else cut.pieces
-    jobs = []
+    stage, bulks, jobs = Stage("factor", solve=solve), Stage("bulk", solve=solve), []
     for row in range(cut.pieces + 1):
         height = classes if row == cut.pieces else cut.length(row)
         for col in range(min(row + 1, cut.pieces)):
-            factor = Task(f"factor:{solve}", row, col)
-            before = [Task(factor.stage, row, col - 1)] if col else []
+            factor = Task(stage, row, col)
+            before = [Task(stage, row, col - 1)] if col else []
             if row > col:
-                before.append(Task(factor.stage, col, col))
+                before.append(Task(stage, col, col))
             # Column by column; in a column the diagonal first, then what the next diagonal waits for.
             priority = (order, 3 * col + min(row - col, 2), row)
             if col > width and row < cut.pieces:
-                bulk = Task(f"bulk:{solve}", row, col)
-                ready = {Task(factor.stage, line, col - width - 1) for line in (row, col)}
-                jobs.append(Job(bulk, sum_bulk, 0, priority, tuple(sorted(ready)), only_for=factor))
+                bulk = Task(bulks, row, col)
+                ready = {Task(stage, line, col - width - 1) for line in (row, col)}
+                jobs.append(Job(bulk, BULK, 0, priority, tuple(sorted(ready)), only_for=factor))
                 before.append(bulk)
-            jobs.append(Job(factor, factor_tile, height * cut.length(col), priority, tuple(before)))
-    last = Task(f"factor:{solve}", cut.pieces, cut.pieces - 1)
-    coefficients = Task(f"coefficients:{solve}", 0, 0)
-    jobs.append(Job(coefficients, solve_coefficients, cut.count * classes, (order, 3 * cut.pieces, 0), (last,)))
+            jobs.append(Job(factor, FACTOR, height * cut.length(col), priority, tuple(before)))
+    last = Task(stage, cut.pieces, cut.pieces - 1)
+    coefficients = coefficients_task(solve)
+    jobs.append(Job(coefficients, COEFFICIENTS, cut.count * classes, (order, 3 * cut.pieces, 0), (last,)))
     return jobs
 
 
@@ -91,7 +123,7 @@ def sum_bulk(run_path: str, task: Task) -> Receipt:
     tile = _begin_tile(work)
     _subtract_products(work, tile, range(task.col - finish_width(work.cut.pieces)))
     release_slot()  # while it is written, the next tile is computed; factor_task_bytes counts on it
-    return work.write(tile)
+    return work.write(BULK, tile)
 
 
 def factor_tile(run_path: str, task: Task) -> Receipt:
@@ -114,7 +146,7 @@ def factor_tile(run_path: str, task: Task) -> Receipt:
     else:
         solve_right(float64(work.solved("factor").read_mapped(col, col)), tile)
     release_slot()
-    receipt = work.write(tile)
+    receipt = work.write(FACTOR, tile)
     aside.chunk_path(row, col).unlink(missing_ok=True)
     return receipt
 
@@ -158,7 +190,39 @@ def solve_coefficients(run_path: str, task: Task) -> Receipt:
         alpha[mine] = scipy.linalg.solve_triangular(corner, alpha[mine], lower=True, trans="T", check_finite=False)
         for col, tile in enumerate(work.ahead(partial(factor.read_mapped, row), range(row))):
             alpha[slice(*cut.bounds(col))] -= float64(tile).T @ alpha[mine]
-    return work.write(alpha)
+    return work.write(COEFFICIENTS, alpha)
+
+
+def _factor_places(run: RunDirectory, task: Task) -> list[Place]:
+    solve, factor = task.stage.solve, run.solved(task.stage.solve, "factor")
+    if task.row == factor.cut(0).pieces:  # the targets ride along as one more block row
+        return [(run.solved(solve, "forward"), (0, task.col))]
+    return [(factor, (task.row, task.col))]
+
+
+def _bulk_places(run: RunDirectory, task: Task) -> list[Place]:
+    return [(run.solved(task.stage.solve, "partial"), (task.row, task.col))]
+
+
+def _spent_bulks(run: RunDirectory, tasks: Sequence[Task], chunks: Chunks) -> set[Task]:
+    """Pick the bulks that a finish has used, or that no finish waits for."""
+    return {task for task in tasks if None in (chunks.size(*place) for place in _bulk_places(run, task))}
+
+
+def release_factor(run: RunDirectory, solve: str) -> None:
+    """Delete the tiles of a factor that has served; the coefficients and all results of inference stay."""
+    run.write_record(f"solve/{solve}/released.json", {"released": "factor"})
+    for part in ("factor", "partial"):
+        (run.solved(solve, part).path / "c").remove_tree()
+
+
+def _is_released(run: RunDirectory, task: Task) -> bool:
+    return (run.solve_path(task.stage.solve) / "released.json").exists()
+
+
+FACTOR = Owner("factor", factor_tile, _factor_places, is_released=_is_released)
+BULK = Owner("bulk", sum_bulk, _bulk_places, _spent_bulks)
+COEFFICIENTS = Owner("coefficients", solve_coefficients, coefficients_places)
 
 
 def _require_positive(k: int, block: Array, work: Work) -> None:
@@ -172,3 +236,90 @@ def _require_positive(k: int, block: Array, work: Work) -> None:
     )
     pivot, row = float(corner[-1, -1] - above @ above), work.cut.bounds(work.task.row)[0] + k
     raise not_positive_definite(work.kernel, f"pivot {pivot:.3g} at training row {row}", row, pivot)
+
+
+class Cholesky(Solver):
+    """A factor in float64 solves in one round. From a factor in float32, conjugate gradients go on.
+
+    Plain iterative refinement with the rounded factor multiplies the error by a number that may exceed 1; conjugate
+    gradients with the same factor take the same two triangular solves an iteration and converge all the same.
+    """
+
+    options = CholeskyOptions
+    owners = (FACTOR, BULK, PRODUCT, STEP, COEFFICIENTS)
+
+    def specification(self, options: CholeskyOptions) -> Json:
+        """Write down nothing for a factor in float64, so that solves of all versions keep their names."""
+        if options.factor_dtype == "float64":
+            return {}
+        return {"tolerance": options.tolerance or DEFAULT_TOLERANCE, "factor_dtype": options.factor_dtype}
+
+    def has_exact_factor(self, options: CholeskyOptions) -> bool:
+        return options.factor_dtype == "float64"
+
+    def choose_tile(self, train: int, kernel_tile: int, wanted: Literal["auto"] | int) -> int:
+        return choose_factor_tile(train, kernel_tile, None if wanted == "auto" else wanted)
+
+    def arrays(self, run: RunDirectory, system: System) -> list[ArraySpec]:
+        tile, train = system.tile, run.specification.data.train
+        classes, dtype = len(run.specification.data.classes), _options(system).factor_dtype
+        return [
+            ArraySpec("factor", (train, train), (tile, tile), dtype, ("train_row", "train")),
+            ArraySpec("partial", (train, train), (tile, tile), "float64", ("train_row", "train")),
+            ArraySpec("forward", (classes, train), (classes, tile), "float64", ("class", "train")),
+        ]
+
+    def work_groups(self, run: RunDirectory, system: System) -> list[Group]:
+        return [work_group(run, system)] if _iterates(system) else []
+
+    def rounds(self, run: RunDirectory, system: System, order: int, slots: int) -> Iterator[list[Job]]:
+        if _iterates(system):
+            yield from iteration_rounds(run, system, order, _factor_alone(run, system, order, slots))
+        else:
+            yield factor_jobs(run, system, order, slots)
+
+    def jobs(self, run: RunDirectory, system: System) -> list[Job]:
+        # Whether tiles are split is the driver's affair, and what it leaves is the same: counted are whole ones.
+        if _iterates(system):
+            return iteration_jobs(run, system, _factor_alone(run, system, 0, 1))
+        return factor_jobs(run, system, 0, 1)
+
+    def iterations(self, run: RunDirectory, system: System) -> Iterations | None:
+        return read_iterations(run, system.fingerprint)
+
+    def forecast(self, size: SystemSize, options: CholeskyOptions) -> list[StageForecast]:
+        triangle, item = size.triangle, np.dtype(options.factor_dtype).itemsize
+        written = triangle * (size.tile**2 * item + CRC_BYTES)
+        solving = 4 * size.train**2 * size.classes / size.product_rate
+        factoring = size.train**3 / 3 / size.product_rate
+        kept = size.train * size.classes * 8
+        if not self.has_exact_factor(options):
+            return [
+                StageForecast("factor", triangle, written, factoring),
+                StageForecast("step", 1, 0, 0.0),
+                StageForecast("coefficients", 1, kept, solving),
+            ]
+        factor = StageForecast("factor", triangle + size.cut.pieces, written + kept, factoring + solving / 2)
+        return [factor, StageForecast("coefficients", 1, kept, solving / 2)]
+
+    def forecast_iteration(self, size: SystemSize, options: CholeskyOptions) -> IterationForecast | None:
+        return None if self.has_exact_factor(options) else forecast_streaming(size, options.factor_dtype, 0)
+
+    def needs(self, size: SystemSize, options: CholeskyOptions) -> list[Need]:
+        needs: list[Need] = [TileNeed("factor tile", "solve.tile", size.tile, size.kernel_tile, factor_task_bytes)]
+        return needs if self.has_exact_factor(options) else [*needs, iteration_need(size, 0)]
+
+
+def _options(system: System) -> CholeskyOptions:
+    return CholeskyOptions.model_validate(system.method.options)
+
+
+def _iterates(system: System) -> bool:
+    return _options(system).factor_dtype == "float32"
+
+
+def _factor_alone(run: RunDirectory, system: System, order: int, slots: int) -> list[Job]:
+    """List the tasks of the factor without the targets' block row and the solves, which the iteration does itself."""
+    pieces, kinds = factor_cut(run, system).pieces, (FACTOR.kind, BULK.kind)
+    jobs = factor_jobs(run, system, order, slots)
+    return [job for job in jobs if job.task.stage.kind in kinds and job.task.row < pieces]

@@ -13,43 +13,51 @@ products of the last. A driver that was killed goes on from the last state, with
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 
+from cntk_pipeline.clusters.memory import IterationNeed, Need
 from cntk_pipeline.errors import CorruptTile, NotConverged, NotFinite
-from cntk_pipeline.rundir.directory import Iterations, RunDirectory
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.owners import Job, Owner, Place
 from cntk_pipeline.solvers.base import Solver
+from cntk_pipeline.solvers.forecast import IterationForecast, SystemSize, forecast_streaming
 from cntk_pipeline.solvers.iteration import Indefinite, advance, begin
-from cntk_pipeline.solvers.preconditioners import open_preconditioner, sketch_arrays, sketch_jobs
+from cntk_pipeline.solvers.options import ConjugateGradientOptions, iteration_options
+from cntk_pipeline.solvers.preconditioners import BASIS, SKETCH, open_preconditioner, sketch_arrays, sketch_jobs
 from cntk_pipeline.solvers.states import (
+    Iterations,
+    read_iterations,
     read_measures,
     read_state,
+    record_iterations,
     record_state,
     resume_point,
+    spent_by_iterations,
     state_chunks,
+    state_places,
     work_arrays,
 )
-from cntk_pipeline.solvers.systems import System, factor_cut, not_positive_definite, read_targets, round_up
+from cntk_pipeline.solvers.systems import (
+    System,
+    coefficients_places,
+    coefficients_task,
+    factor_cut,
+    not_positive_definite,
+    read_targets,
+    round_up,
+)
 from cntk_pipeline.solvers.work import open_work
 from cntk_pipeline.storage.tiled_array import Array, Group
-from cntk_pipeline.tasks import Job, Receipt, Task
-from cntk_pipeline.tiling import Cut
+from cntk_pipeline.tasks import Receipt, Stage, StageForecast, Task
+from cntk_pipeline.tiling import Cut, choose_product_tile
 
 STAGNATION = 0.5
 """A true residual that a fresh start does not bring below this share of the one before has met its rounding."""
 
 FLOOR_SPREAD = 3.0
 """Rounding leaves a residual that differs by so much from one tolerance to the next: fresh starts come elsewhere."""
-
-
-class ConjugateGradient(Solver):
-    """Conjugate gradients with a low-rank or diagonal preconditioner."""
-
-    def rounds(self, run: RunDirectory, system: System, order: int, slots: int) -> Iterator[list[Job]]:
-        return iteration_rounds(run, system, order, sketch_jobs(run, system, order))
-
-    def tasks(self, run: RunDirectory, system: System) -> list[Task]:
-        return iteration_tasks(run, system, sketch_jobs(run, system, 0))
 
 
 def iteration_rounds(run: RunDirectory, system: System, order: int, preparation: Sequence[Job]) -> Iterator[list[Job]]:
@@ -66,10 +74,10 @@ def iteration_rounds(run: RunDirectory, system: System, order: int, preparation:
         If the iterations allowed are used up, or rounding keeps the residual above the tolerance.
     """
     coefficients = [_coefficients_job(run, system, order)]
-    iterations = run.iterations(system.fingerprint)
+    iterations = read_iterations(run, system.fingerprint)
     if (iterations is None or iterations.finished) and _are_coefficients_there(run, system):
         # A factor stays, to be grown from; one that was damaged since is computed again.
-        lasting = preparation if iterations is not None and system.method.factors else []
+        lasting = preparation if iterations is not None and iteration_options(system.method).is_factored else []
         yield [*lasting, *coefficients]
         return
     work_group(run, system).create()
@@ -87,28 +95,30 @@ def iteration_rounds(run: RunDirectory, system: System, order: int, preparation:
         yield [*products, step]
         iterations = record_state(run, system, replace(iterations, last=iterations.last + 1))
     yield coefficients
-    run.record_iterations(system.fingerprint, replace(iterations, finished=True))
+    record_iterations(run, system.fingerprint, replace(iterations, finished=True))
 
 
 def work_group(run: RunDirectory, system: System) -> Group:
     """Describe the empty arrays that iterations need until they have converged."""
-    arrays = work_arrays(run, system) + ([] if system.method.factors else sketch_arrays(run, system))
+    arrays = work_arrays(run, system)
+    if not iteration_options(system.method).is_factored:
+        arrays += sketch_arrays(run, system)
     return Group(run.work_path(system.fingerprint), tuple(arrays), {"system": system.label})
 
 
-def iteration_tasks(run: RunDirectory, system: System, preparation: Sequence[Job]) -> list[Task]:
-    """List the tasks so far: those of past iterations, of the one under way, and the last one of the solve."""
-    iterations, coefficients = run.iterations(system.fingerprint), _coefficients_job(run, system, 0).task
+def iteration_jobs(run: RunDirectory, system: System, preparation: Sequence[Job]) -> list[Job]:
+    """List the jobs so far: those of past iterations, of the one under way, and the last one of the solve."""
+    iterations, coefficients = read_iterations(run, system.fingerprint), _coefficients_job(run, system, 0)
     if iterations is None and _are_coefficients_there(run, system):
         return [coefficients]
     iterations = iterations or Iterations(0, -1, False, ())
-    tasks = [job.task for job in preparation]
+    jobs = list(preparation)
     under_way = 0 if iterations.finished else 1
     for number in range(iterations.first, iterations.last + 1 + under_way):
-        tasks.append(Task(f"step:{system.fingerprint}", number, 0))
+        jobs.append(_step_job(run, system, 0, number, []))
         if number > iterations.first:
-            tasks += [job.task for job in _product_jobs(run, system, 0, number - 1)]
-    return [*tasks, coefficients]
+            jobs += _product_jobs(run, system, 0, number - 1)
+    return [*jobs, coefficients]
 
 
 def product_block(run_path: str, task: Task) -> Receipt:
@@ -132,7 +142,7 @@ def product_block(run_path: str, task: Task) -> Receipt:
             to_rows[_moved(rows, -block_row * cut.size)] += tile @ direction[cols]
             if row > col:
                 to_cols[_moved(cols, -block_col * cut.size)] += tile.T @ direction[rows]
-    return work.write(product[None, None])
+    return work.write(PRODUCT, product[None, None])
 
 
 def take_step(run_path: str, task: Task) -> Receipt:
@@ -149,7 +159,7 @@ def take_step(run_path: str, task: Task) -> Receipt:
     run, system = work.run, work.system
     wanted = read_targets(run, (0, work.cut.count))
     precondition = open_preconditioner(work)
-    iterations = run.iterations(system.fingerprint)
+    iterations = read_iterations(run, system.fingerprint)
     assert iterations is not None, "the driver notes a start before its first task"
     if task.row == iterations.first:
         state = begin(wanted, precondition)
@@ -157,47 +167,61 @@ def take_step(run_path: str, task: Task) -> Receipt:
         before = read_state(run, system, task.row - 1)
         product = _summed_products(run, system, task.row - 1) + system.absolute_ridge * before.direction
         try:
-            state = advance(before, product, wanted, precondition, system.method.tolerance)
+            state = advance(before, product, wanted, precondition, iteration_options(system.method).tolerance)
         except Indefinite as found:
             seen = f"a direction p has p^T (K + ridge I) p / p^T p = {found.curvature:.3g}"
             raise not_positive_definite(work.kernel, seen, -1, found.curvature) from None
     if not np.all(np.isfinite(state.relative)):
         raise NotFinite(f"{system.label}: the residual of state {task.row} is not finite: {state.relative}")
-    return work.write(*state_chunks(state))
+    return work.write(STEP, *state_chunks(state))
 
 
 def write_coefficients(run_path: str, task: Task) -> Receipt:
     """Write the solution of the last state as the coefficients of the system, ``(n, classes)``."""
     work = open_work(run_path, task)
-    iterations = work.run.iterations(work.system.fingerprint)
+    iterations = read_iterations(work.run, work.system.fingerprint)
     if iterations is None or iterations.finished:  # the driver begins anew where the chunk is gone
         raise CorruptTile(f"{task} is damaged and its iterations are deleted: they are run again")
-    return work.write(read_state(work.run, work.system, iterations.last).solution)
+    return work.write(COEFFICIENTS, read_state(work.run, work.system, iterations.last).solution)
+
+
+def _product_places(run: RunDirectory, task: Task) -> list[Place]:
+    return [(run.work(task.stage.solve, "products"), (task.row, task.col, 0, 0))]
+
+
+def _step_places(run: RunDirectory, task: Task) -> list[Place]:
+    return state_places(run, task.stage.solve, task.row)
+
+
+PRODUCT = Owner("product", product_block, _product_places, spent_by_iterations)
+STEP = Owner("step", take_step, _step_places, spent_by_iterations)
+COEFFICIENTS = Owner("coefficients", write_coefficients, coefficients_places)
 
 
 def _product_jobs(run: RunDirectory, system: System, order: int, number: int) -> list[Job]:
-    cut, jobs = factor_cut(run, system), []
+    cut, stage, jobs = factor_cut(run, system), Stage("product", solve=system.fingerprint), []
     for block in range(cut.pieces * (cut.pieces + 1) // 2):
         row, col = _block(block)
         entries = cut.length(row) * cut.length(col) // (2 if row == col else 1)
-        task = Task(f"product:{system.fingerprint}", number, block)
-        jobs.append(Job(task, product_block, entries, (order, -entries, block)))  # diagonal blocks fill the end
+        task = Task(stage, number, block)
+        jobs.append(Job(task, PRODUCT, entries, (order, -entries, block)))  # diagonal blocks fill the end
     return jobs
 
 
 def _step_job(run: RunDirectory, system: System, order: int, number: int, after: Sequence[Task]) -> Job:
-    entries = run.train_cut.count * len(run.specification["data"]["classes"])
-    return Job(Task(f"step:{system.fingerprint}", number, 0), take_step, entries, (order, 0, 0), tuple(after))
+    entries = run.train_cut.count * len(run.specification.data.classes)
+    task = Task(Stage("step", solve=system.fingerprint), number, 0)
+    return Job(task, STEP, entries, (order, 0, 0), tuple(after))
 
 
 def _coefficients_job(run: RunDirectory, system: System, order: int) -> Job:
-    entries = run.train_cut.count * len(run.specification["data"]["classes"])
-    return Job(Task(f"coefficients:{system.fingerprint}", 0, 0), write_coefficients, entries, (order, 0, 0))
+    entries = run.train_cut.count * len(run.specification.data.classes)
+    return Job(coefficients_task(system.fingerprint), COEFFICIENTS, entries, (order, 0, 0))
 
 
 def _converged(run: RunDirectory, system: System, iterations: Iterations) -> bool:
     """Tell whether the last state's true residual is small enough; raise where going on has no use."""
-    method = system.method
+    method = iteration_options(system.method)
     relative, true, true_before, checked = read_measures(run, system, iterations.last)
     if checked[0] and np.all(true <= method.tolerance):
         return True
@@ -209,7 +233,7 @@ def _converged(run: RunDirectory, system: System, iterations: Iterations) -> boo
             f"off the rest. Try a larger ridge, or solve.tolerance = {enough:.1e}; the kernel is kept"
         )
     if iterations.count >= method.max_iterations:
-        better = "" if method.factors else f", or solve.rank above {method.rank}"
+        better = "" if method.is_factored else f", or solve.rank above {method.rank}"
         raise NotConverged(
             f"{system.label}: {iterations.count} iterations reached {reached}. "
             f"Raise solve.max_iterations to go on from here; a larger ridge needs fewer{better}"
@@ -248,3 +272,56 @@ def _pieces(tiles: Cut, bounds: tuple[int, int]) -> range:
 
 def _moved(rows: slice, by: int) -> slice:
     return slice(rows.start + by, rows.stop + by)
+
+
+BASIS_OPERATIONS = 10
+"""Of an orthonormal basis, in units of n rank^2: a product, a singular value decomposition, and what surrounds them."""
+
+
+class ConjugateGradient(Solver):
+    """Conjugate gradients with a low-rank or diagonal preconditioner."""
+
+    options = ConjugateGradientOptions
+    owners = (SKETCH, BASIS, PRODUCT, STEP, COEFFICIENTS)
+
+    def choose_tile(self, train: int, kernel_tile: int, wanted: Literal["auto"] | int) -> int:
+        return choose_product_tile(train, kernel_tile, None if wanted == "auto" else wanted)
+
+    def work_groups(self, run: RunDirectory, system: System) -> list[Group]:
+        return [work_group(run, system)]
+
+    def rounds(self, run: RunDirectory, system: System, order: int, slots: int) -> Iterator[list[Job]]:
+        return iteration_rounds(run, system, order, sketch_jobs(run, system, order))
+
+    def jobs(self, run: RunDirectory, system: System) -> list[Job]:
+        return iteration_jobs(run, system, sketch_jobs(run, system, 0))
+
+    def iterations(self, run: RunDirectory, system: System) -> Iterations | None:
+        return read_iterations(run, system.fingerprint)
+
+    def forecast(self, size: SystemSize, options: ConjugateGradientOptions) -> list[StageForecast]:
+        rank, rate = min(options.rank, size.train), size.product_rate
+        making = [
+            StageForecast("sketch", size.cut.pieces, 0, 2.0 * size.train**2 * rank / rate),
+            StageForecast("basis", 1, 0, BASIS_OPERATIONS * size.train * rank**2 / rate),
+        ]
+        kept = size.train * size.classes * 8
+        last = [StageForecast("step", 1, 0, 0.0), StageForecast("coefficients", 1, kept, 0.0)]
+        return [*making, *last] if rank else last
+
+    def forecast_iteration(self, size: SystemSize, options: ConjugateGradientOptions) -> IterationForecast:
+        return forecast_streaming(size, None, min(options.rank, size.train))
+
+    def needs(self, size: SystemSize, options: ConjugateGradientOptions) -> list[Need]:
+        return [iteration_need(size, min(options.rank, size.train))]
+
+
+def iteration_need(size: SystemSize, rank: int) -> IterationNeed:
+    """Tell the memory of the largest task of conjugate gradients, by the rank of the preconditioner.
+
+    The step has two states of four vectors and some copies, and the basis read and joined; making the basis takes
+    the sketch, its image and a decomposition; a product takes a kernel tile as stored and promoted.
+    """
+    vectors = 16 * size.train * size.classes * 8
+    tiles = 3 * size.kernel_tile**2 * 8
+    return IterationNeed(rank, lambda chosen: vectors + 4 * size.train * chosen * 8 + tiles)

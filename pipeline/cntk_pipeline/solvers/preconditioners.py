@@ -15,11 +15,14 @@ import numpy as np
 import scipy.linalg
 
 from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.owners import Job, Owner, Place
 from cntk_pipeline.solvers.iteration import Precondition
+from cntk_pipeline.solvers.options import iteration_options
+from cntk_pipeline.solvers.states import spent_by_iterations
 from cntk_pipeline.solvers.systems import System, factor_cut
 from cntk_pipeline.solvers.work import Work, float64, open_work
 from cntk_pipeline.storage.tiled_array import Array, ArraySpec
-from cntk_pipeline.tasks import Job, Receipt, Task
+from cntk_pipeline.tasks import Receipt, Stage, Task
 
 SEED = 20210721
 """Of Omega; the same on every worker and in every run."""
@@ -42,10 +45,11 @@ def sketch_jobs(run: RunDirectory, system: System, order: int) -> list[Job]:
     cut, rank = factor_cut(run, system), _rank(run, system)
     if not rank:
         return []
-    rows = [Task(f"sketch:{system.fingerprint}", row, 0) for row in range(cut.pieces)]
-    jobs = [Job(task, sketch_rows, cut.length(task.row) * cut.count, (order, 0, task.row)) for task in rows]
-    basis = Task(f"basis:{system.fingerprint}", 0, 0)
-    return [*jobs, Job(basis, make_basis, cut.count * rank, (order, 0, cut.pieces), tuple(rows))]
+    stage = Stage("sketch", solve=system.fingerprint)
+    rows = [Task(stage, row, 0) for row in range(cut.pieces)]
+    jobs = [Job(task, SKETCH, cut.length(task.row) * cut.count, (order, 0, task.row)) for task in rows]
+    basis = Task(Stage("basis", solve=system.fingerprint), 0, 0)
+    return [*jobs, Job(basis, BASIS, cut.count * rank, (order, 0, cut.pieces), tuple(rows))]
 
 
 def sketch_rows(run_path: str, task: Task) -> Receipt:
@@ -63,7 +67,7 @@ def sketch_rows(run_path: str, task: Task) -> Receipt:
         for row in range(start // tiles.size, -(-stop // tiles.size)):
             low, high = tiles.bounds(row)
             sketch[low - start : high - start] += work.kernel.train_tile(row, col) @ random
-    return work.write(sketch)
+    return work.write(SKETCH, sketch)
 
 
 def make_basis(run_path: str, task: Task) -> Receipt:
@@ -87,12 +91,25 @@ def make_basis(run_path: str, task: Task) -> Receipt:
         columns, singular, _ = scipy.linalg.svd(root, full_matrices=False, overwrite_a=True, check_finite=False)
         basis[:, : len(singular)], eigenvalues[: len(singular)] = columns, singular**2
         eigenvalues[len(singular) :] = singular[-1] ** 2
-    return work.write(*(basis[slice(*cut.bounds(row))] for row in range(cut.pieces)), eigenvalues)
+    return work.write(BASIS, *(basis[slice(*cut.bounds(row))] for row in range(cut.pieces)), eigenvalues)
+
+
+def _sketch_places(run: RunDirectory, task: Task) -> list[Place]:
+    return [(run.work(task.stage.solve, "sketch"), (task.row, 0))]
+
+
+def _basis_places(run: RunDirectory, task: Task) -> list[Place]:
+    basis, eigenvalues = (run.work(task.stage.solve, part) for part in ("basis", "eigenvalues"))
+    return [*((basis, (row, 0)) for row in range(basis.cut(0).pieces)), (eigenvalues, (0,))]
+
+
+SKETCH = Owner("sketch", sketch_rows, _sketch_places, spent_by_iterations)
+BASIS = Owner("basis", make_basis, _basis_places, spent_by_iterations)
 
 
 def open_preconditioner(work: Work) -> Precondition:
     """Read the preconditioner of a task's system, so that it can be applied."""
-    if work.system.method.factors:
+    if iteration_options(work.system.method).is_factored:
         return partial(_apply_factor, work)
     if _rank(work.run, work.system):
         eigenvalues = work.run.work(work.system.fingerprint, "eigenvalues").read(0) + work.system.absolute_ridge
@@ -135,7 +152,7 @@ def _apply_factor(work: Work, residual: Array) -> Array:
 
 
 def _rank(run: RunDirectory, system: System) -> int:
-    return min(system.method.rank, run.train_cut.count)
+    return min(iteration_options(system.method).rank, run.train_cut.count)
 
 
 def _random_rows(piece: int, length: int, rank: int, count: int) -> Array:

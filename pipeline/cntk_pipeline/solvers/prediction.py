@@ -1,27 +1,53 @@
 """What a solved system says of images: the predictive mean, its accuracy, and how well the system was solved."""
 
-import numpy as np
+from dataclasses import dataclass
 
-from cntk_pipeline.models import Json
+import numpy as np
+from pydantic import with_config
+
+from cntk_pipeline.models import STRICT, Json, NotNegative, Share
 from cntk_pipeline.rundir.directory import RunDirectory
-from cntk_pipeline.solvers.systems import read_targets
+from cntk_pipeline.rundir.owners import Job, Owner, Place
+from cntk_pipeline.solvers.forecast import SystemSize
+from cntk_pipeline.solvers.systems import coefficients_task, read_targets
 from cntk_pipeline.solvers.work import open_work
+from cntk_pipeline.storage.records import Record
 from cntk_pipeline.storage.tiled_array import Array
-from cntk_pipeline.tasks import Job, Receipt, Task
+from cntk_pipeline.tasks import Receipt, Stage, StageForecast, Task
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class MetricsRecord:
+    """What a solve came to: the record metrics.json; pivots are None where no factor is stored.
+
+    ``accuracy`` is of the test images, None where there is one class only; ``relative_residual`` is
+    ``||(K + ridge I) alpha - Y|| / ||Y||``.
+    """
+
+    accuracy: Share | None
+    relative_residual: NotNegative
+    smallest_pivot: float | None = None
+    largest_pivot: float | None = None
+
+
+METRICS: Record[MetricsRecord] = Record(MetricsRecord, "delete it, then `cntk resume` writes it anew")
+
+LAST = 2**40
+"""In a priority: behind the solve of the same system."""
 
 
 def prediction_jobs(run: RunDirectory, solve: str, order: int) -> list[Job]:
     """List the tasks that turn a solve's coefficients into predictions and residuals."""
     train, test = run.train_cut, run.test_cut
-    classes = len(run.specification["data"]["classes"])
-    after = (Task(f"coefficients:{solve}", 0, 0),)
-    last = 2**40  # behind the factorisation of the same system
+    classes = len(run.specification.data.classes)
+    after, stages = (coefficients_task(solve),), [Stage(kind, solve=solve) for kind in ("mean", "residual")]
     means = [
-        Job(Task(f"mean:{solve}", row, 0), predict_rows, test.length(row) * classes, (order, last, row), after)
+        Job(Task(stages[0], row, 0), MEAN, test.length(row) * classes, (order, LAST, row), after)
         for row in range(test.pieces)
     ]
     residuals = [
-        Job(Task(f"residual:{solve}", row, 0), residual_rows, train.length(row) * classes, (order, last, row), after)
+        Job(Task(stages[1], row, 0), RESIDUAL, train.length(row) * classes, (order, LAST, row), after)
         for row in range(train.pieces)
     ]
     return means + residuals
@@ -35,7 +61,7 @@ def predict_rows(run_path: str, task: Task) -> Receipt:
         work.kernel.test(rows.bounds(task.row), columns.bounds(col)) @ alpha[slice(*columns.bounds(col))]
         for col in range(columns.pieces)
     )
-    return work.write(np.asarray(mean))
+    return work.write(MEAN, np.asarray(mean))
 
 
 def residual_rows(run_path: str, task: Task) -> Receipt:
@@ -46,7 +72,14 @@ def residual_rows(run_path: str, task: Task) -> Receipt:
     rest = work.system.absolute_ridge * alpha[mine] - read_targets(work.run, cut.bounds(task.row))
     for k in range(cut.pieces):
         rest += work.kernel.train(cut.bounds(task.row), cut.bounds(k)) @ alpha[slice(*cut.bounds(k))]
-    return work.write(rest)
+    return work.write(RESIDUAL, rest)
+
+
+def _places(run: RunDirectory, task: Task) -> list[Place]:
+    return [(run.solved(task.stage.solve, task.stage.kind), (task.row, 0))]
+
+
+MEAN, RESIDUAL = Owner("mean", predict_rows, _places), Owner("residual", residual_rows, _places)
 
 
 def metrics(run: RunDirectory, solve: str) -> Json:
@@ -79,3 +112,13 @@ def _pivots(run: RunDirectory, solve: str) -> Json:
 def _all_rows(run: RunDirectory, solve: str, part: str) -> Array:
     array = run.solved(solve, part)
     return np.concatenate([array.read(row, 0) for row in range(array.cut(0).pieces)])
+
+
+def forecast_predictions(size: SystemSize) -> list[StageForecast]:
+    """Forecast the predictions and the residuals of one system."""
+    rate, tile = size.product_rate, size.kernel_tile
+    rows = ((MEAN.kind, size.test), (RESIDUAL.kind, size.train))
+    return [
+        StageForecast(kind, -(-count // tile), 8 * count * size.classes, 2.0 * count * size.train * size.classes / rate)
+        for kind, count in rows
+    ]

@@ -1,23 +1,96 @@
-"""The states of conjugate gradients on disk, in ``work.zarr`` of a solve."""
+"""The states of conjugate gradients on disk, in ``work.zarr`` of a solve, and the record of how far they are."""
 
-from dataclasses import replace
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field, with_config
 
 from cntk_pipeline.errors import CorruptTile
-from cntk_pipeline.rundir.directory import Iterations, RunDirectory
+from cntk_pipeline.models import STRICT, Count
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.owners import Chunks, Place
 from cntk_pipeline.solvers.iteration import State
 from cntk_pipeline.solvers.systems import System, factor_cut
+from cntk_pipeline.storage.records import Record
 from cntk_pipeline.storage.tiled_array import Array, ArraySpec
 from cntk_pipeline.tasks import Task
+
+STATE = ("vectors", "direction", "residuals")
+"""The arrays that hold a state."""
 
 NUMBERS = 10**6
 """Length of the axis that counts states: a number in the metadata, only the last two states lie on disk."""
 
 
+@with_config(STRICT)
+@dataclass(frozen=True)
+class Iterations:
+    """How far the iterations of a solve are: the record iterations.json.
+
+    Attributes
+    ----------
+    first, last : numbers of the first state and of the last finished one, ``first - 1`` where there is none yet. A
+        solve that begins anew counts on, so that no receipt of an earlier attempt is taken for one of this.
+    finished : whether the coefficients are written and everything else is deleted.
+    residuals : the worst class's relative residual after each iteration, the start included.
+    """
+
+    first: Count
+    last: Annotated[int, Field(ge=-1, lt=2**31)]
+    finished: bool
+    residuals: tuple[float, ...]
+
+    @property
+    def count(self) -> int:
+        """Passes over the kernel so far."""
+        return max(self.last - self.first, 0)
+
+
+_ITERATIONS: Record[Iterations] = Record(Iterations, "delete it, then `cntk resume`: its iterations begin anew")
+
+
+def read_iterations(run: RunDirectory, solve: str) -> Iterations | None:
+    """Read how far the iterations of a solve are; None where none was finished."""
+    return run.read_record(f"solve/{solve}/iterations.json", _ITERATIONS)
+
+
+def record_iterations(run: RunDirectory, solve: str, iterations: Iterations) -> None:
+    """Write down how far the iterations of a solve are, and delete the chunks that no later one reads."""
+    run.write_record(f"solve/{solve}/iterations.json", asdict(iterations))
+    if iterations.finished:
+        run.work_path(solve).remove_tree()
+        return
+    for part, kept in (("products", iterations.last), *((part, iterations.last - 1) for part in STATE)):
+        for path in (run.work_path(solve) / part / "c").children():
+            if re.fullmatch(r"[0-9]{1,10}", path.name) and int(path.name) < kept:
+                path.remove_tree()
+
+
+def spent_by_iterations(run: RunDirectory, tasks: Sequence[Task], _chunks: Chunks) -> set[Task]:
+    """Pick the tasks whose chunks past iterations have used up, or all once the solve is finished."""
+    found = set()
+    for stage, mine in itertools.groupby(tasks, key=lambda task: task.stage):
+        iterations = read_iterations(run, stage.solve)
+        if iterations is not None:
+            first = iterations.first
+            kept = {"product": max(iterations.last, first), "step": max(iterations.last - 1, first)}.get(stage.kind, 0)
+            found |= {task for task in mine if iterations.finished or task.row < kept}
+    return found
+
+
+def state_places(run: RunDirectory, solve: str, number: int) -> list[Place]:
+    """List the chunks of a state."""
+    states = [run.work(solve, part) for part in STATE]
+    return [(state, (number, *(0,) * (len(state.shape) - 1))) for state in states]
+
+
 def work_arrays(run: RunDirectory, system: System) -> list[ArraySpec]:
     """List the arrays of states and of the products that lead from one to the next."""
-    cut, classes = factor_cut(run, system), len(run.specification["data"]["classes"])
+    cut, classes = factor_cut(run, system), len(run.specification.data.classes)
     blocks, double, count = cut.pieces * (cut.pieces + 1) // 2, 2 * cut.size, cut.count
 
     def numbered(name: str, shape: tuple[int, ...], tile: tuple[int, ...], axes: tuple[str, ...]) -> ArraySpec:
@@ -62,13 +135,13 @@ def record_state(run: RunDirectory, system: System, iterations: Iterations) -> I
     """Note a new last state and its residual, and let go of what no later one reads."""
     worst = float(read_measures(run, system, iterations.last)[0].max())
     noted = replace(iterations, residuals=(*iterations.residuals, worst))
-    run.record_iterations(system.fingerprint, noted)
+    record_iterations(run, system.fingerprint, noted)
     return noted
 
 
 def resume_point(run: RunDirectory, system: System) -> Iterations:
     """Find the last whole state, of the two that are kept; where there is none, begin under a new number."""
-    iterations = run.iterations(system.fingerprint) or Iterations(0, -1, False, ())
+    iterations = read_iterations(run, system.fingerprint) or Iterations(0, -1, False, ())
     kept = [] if iterations.finished else [iterations.last, iterations.last - 1]
     for last in kept:
         if last < iterations.first:
@@ -76,12 +149,13 @@ def resume_point(run: RunDirectory, system: System) -> Iterations:
         try:
             read_state(run, system, last)
         except CorruptTile:
-            run.quarantine(Task(f"step:{system.fingerprint}", last, 0))
+            places = state_places(run, system.fingerprint, last)
+            run.set_aside(array.chunk_path(*index) for array, index in places)
             continue
         residuals = iterations.residuals[: last - iterations.first + 1]
         point = replace(iterations, last=last, residuals=residuals)
         break
     else:
         point = Iterations(iterations.last + 1, iterations.last, False, ())
-    run.record_iterations(system.fingerprint, point)
+    record_iterations(run, system.fingerprint, point)
     return point

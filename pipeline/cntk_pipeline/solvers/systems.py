@@ -2,30 +2,27 @@
 
 import errno
 import math
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, field
 
 import numpy as np
 from pydantic import with_config
 
-from cntk_pipeline.config import RunConfig, SolveConfig
 from cntk_pipeline.datasets import one_hot_targets
 from cntk_pipeline.errors import NotPositiveDefinite, StoreError
 from cntk_pipeline.models import STRICT, Json, Share
 from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.owners import Place
 from cntk_pipeline.rundir.specification import fingerprint
 from cntk_pipeline.storage.records import Record
-from cntk_pipeline.storage.tiled_array import Array, ArraySpec, Group
-from cntk_pipeline.tiling import Cut, choose_factor_tile, choose_product_tile
+from cntk_pipeline.storage.tiled_array import Array
+from cntk_pipeline.tasks import Stage, Task
+from cntk_pipeline.tiling import Cut
 
 TARGETS = "one-hot minus 1 / classes"
 """Arora et al. 2019 encode ten classes as 0.9 and -0.1."""
 
-DEFAULT_TOLERANCE, DEFAULT_MAX_ITERATIONS = 1e-10, 1000
-
-DEFAULT_RANK = 256
-"""On 1,500 digits (CNTK-V and CNTK-GAP, depth 6, ridges 1e-2 to 1e-6): 26 to 38 iterations to 1e-10, against 142 to
-201 with rank 0, 43 to 63 with 64 and 20 to 29 with 512."""
+BESIDE_THE_RESULT = ("max_iterations",)
+"""Options that no result depends on: a solve.json holds them beside the specification, and a resume may change them."""
 
 
 def ridge_candidates() -> tuple[float, ...]:
@@ -75,51 +72,12 @@ class Method:
 
     Attributes
     ----------
-    solver : "cholesky" or "cg".
-    factor_dtype : of the stored factor of "cholesky".
-    tolerance : relative residual of every class where conjugate gradients end.
-    max_iterations : where they give up. The result does not depend on it.
-    rank : of the preconditioner of "cg"; 0 is the diagonal.
+    solver : a name in `SOLVERS`.
+    options : of that solver, which reads them by a model of its own; a default may be left out.
     """
 
     solver: str = "cholesky"
-    factor_dtype: str = "float64"
-    tolerance: float = DEFAULT_TOLERANCE
-    max_iterations: int = DEFAULT_MAX_ITERATIONS
-    rank: int = DEFAULT_RANK
-
-    @classmethod
-    def of(cls, config: SolveConfig) -> "Method":
-        """Take what a workflow says, and the defaults for what it does not."""
-        return cls(
-            config.solver,
-            config.factor_dtype or "float64",
-            DEFAULT_TOLERANCE if config.tolerance is None else config.tolerance,
-            config.max_iterations or DEFAULT_MAX_ITERATIONS,
-            DEFAULT_RANK if config.rank is None else config.rank,
-        )
-
-    @property
-    def factors(self) -> bool:
-        """Whether a factor is stored."""
-        return self.solver == "cholesky"
-
-    @property
-    def iterates(self) -> bool:
-        """Whether conjugate gradients run: always but with a factor in float64."""
-        return not self.factors or self.factor_dtype == "float32"
-
-    def specification(self) -> Json:
-        """Write down what a result depends on; nothing for a factor in float64, which needs no more than the tile."""
-        if not self.iterates:
-            return {}
-        own = {"factor_dtype": self.factor_dtype} if self.factors else {"rank": self.rank}
-        return {"method": {"solver": self.solver, "tolerance": self.tolerance} | own}
-
-    def choose_tile(self, train: int, kernel_tile: int, wanted: Literal["auto"] | int) -> int:
-        """Choose the edge of the tiles or blocks that the solver works on, as ``solve.tile`` wants it."""
-        choose = choose_factor_tile if self.factors else choose_product_tile
-        return choose(train, kernel_tile, None if wanted == "auto" else wanted)
+    options: Json = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -143,7 +101,7 @@ class System:
     absolute_ridge: float
     tile: int
     fingerprint: str
-    method: Method = Method()
+    method: Method = field(default_factory=Method)
     unit_diagonal: bool = False
 
     @property
@@ -226,96 +184,14 @@ class SystemKernel:
         return self.run.kernel(self.system.readout, f"{part}_variance").read_region(rows).astype(np.float64)
 
 
-def _solve_specification(run: RunDirectory, readout: str, ridge: float, solve: SolveConfig) -> Json:
-    """Write down everything that a solve depends on; its fingerprint names the solve."""
-    method = Method.of(solve)
-    specification = {
-        "kernel": run.fingerprint,
-        "readout": readout,
-        "ridge": ridge,
-        "ridge_mode": solve.ridge_mode,
-        "tile": method.choose_tile(run.train_cut.count, run.train_cut.size, solve.tile),
-        "targets": TARGETS,
-    }
-    # Only what differs from a plain factor: solves of earlier versions keep their names.
-    return specification | method.specification() | ({"unit_diagonal": True} if solve.unit_diagonal else {})
-
-
-def requested_solves(run: RunDirectory, config: RunConfig) -> list[Json]:
-    """List the specifications of the systems that a workflow asks for: every ridge of every read-out.
-
-    With ridges = "auto", that is the chosen ridge, and nothing where none is chosen yet.
-    """
-    if config.solve.ridges == "auto":
-        selections = requested_selections(run, config)
-        choices = [read_choice(run, selection) for selection in selections]
-        return [with_ridge(s, choice.chosen) for s, choice in zip(selections, choices, strict=True) if choice]
-    return [
-        _solve_specification(run, readout["name"], ridge, config.solve)
-        for readout in run.specification["readouts"]
-        for ridge in config.solve.ridges
-    ]
-
-
-def requested_selections(run: RunDirectory, config: RunConfig) -> list[Json]:
-    """List the specifications of the choices of a ridge that a workflow asks for, one a read-out."""
-    if config.solve.ridges != "auto":
-        return []
-    return [
-        _solve_specification(run, readout["name"], 0.0, config.solve)
-        | {"ridge": "auto", "candidates": list(ridge_candidates())}
-        for readout in run.specification["readouts"]
-    ]
-
-
 def with_ridge(selection: Json, ridge: float) -> Json:
     """Specify the system with one of the ridges among which a selection chooses."""
     return {key: value for key, value in selection.items() if key != "candidates"} | {"ridge": ridge}
 
 
-def write_selection(run: RunDirectory, selection: Json) -> None:
-    """Write down a selection where its tasks look for it: as a system without a ridge."""
-    run.write_record(f"solve/{solve_name(selection)}/solve.json", selection | {"ridge": 0.0, "absolute_ridge": 0.0})
-
-
 def solve_name(specification: Json) -> str:
     """Name a solve by 16 hexadecimal digits of its specification's fingerprint."""
     return fingerprint(specification)[:16]
-
-
-def make_system(run: RunDirectory, specification: Json, method: Method) -> System:
-    """Create the empty arrays of a system; its read-out's variances must be done."""
-    relative = planned_system(specification, method)
-    mean_variance = SystemKernel(run, relative).mean_diagonal()
-    unit = mean_variance if relative.ridge_mode == "relative" else 1.0
-    system = replace(relative, absolute_ridge=relative.ridge * unit)
-    record = specification | {"absolute_ridge": system.absolute_ridge, "mean_diagonal": mean_variance}
-    system_group(run, system, record).create()
-    if method.iterates:
-        # Beside the specification: a resumed run may allow more iterations.
-        record["max_iterations"] = method.max_iterations
-    run.write_record(f"solve/{system.fingerprint}/solve.json", record)
-    return system
-
-
-def system_group(run: RunDirectory, system: System, record: Json) -> Group:
-    """Describe the empty arrays of a system; ``record`` is its solve.json."""
-    tile = system.tile
-    data, kernel_tile = run.specification["data"], run.specification["tile"]
-    train, test, classes = data["train"], data["test"], len(data["classes"])
-    arrays = [
-        ArraySpec("coefficients", (train, classes), (train, classes), "float64", ("train", "class")),
-        ArraySpec("mean", (test, classes), (kernel_tile, classes), "float64", ("test", "class")),
-        ArraySpec("residual", (train, classes), (kernel_tile, classes), "float64", ("train", "class")),
-    ]
-    if system.method.factors:
-        arrays += [
-            ArraySpec("factor", (train, train), (tile, tile), system.method.factor_dtype, ("train_row", "train")),
-            ArraySpec("partial", (train, train), (tile, tile), "float64", ("train_row", "train")),
-            ArraySpec("forward", (classes, train), (classes, tile), "float64", ("class", "train")),
-        ]
-    attributes = {key: value for key, value in record.items() if key != "max_iterations"}
-    return Group(run.solve_path(system.fingerprint) / "factor.zarr", tuple(arrays), attributes)
 
 
 def planned_system(specification: Json, method: Method) -> System:
@@ -328,8 +204,9 @@ def open_system(run: RunDirectory, solve: str) -> System:
     record = run.solve_record(solve)
     if record is None:
         raise StoreError(errno.ENOENT, f"{run.solve_path(solve)} is gone: bring the run directory back, then resume")
-    allowed = record.get("max_iterations", DEFAULT_MAX_ITERATIONS)
-    method = Method(**record.get("method", {}), max_iterations=allowed)
+    said = dict(record.get("method", {}))
+    beside = {key: record[key] for key in BESIDE_THE_RESULT if key in record}
+    method = Method(said.pop("solver", "cholesky"), said | beside)
     return _system(record, record["absolute_ridge"], solve, method)
 
 
@@ -372,9 +249,19 @@ def round_up(value: float) -> float:
 def read_targets(run: RunDirectory, rows: Bounds) -> Array:
     """Return the targets of some training samples, ``(samples, classes)`` float64."""
     labels = np.asarray(run.inputs("train_labels")[slice(*rows)])
-    return one_hot_targets(labels, len(run.specification["data"]["classes"]))
+    return one_hot_targets(labels, len(run.specification.data.classes))
+
+
+def coefficients_task(solve: str) -> Task:
+    """Name the last task of every solve, which writes its coefficients."""
+    return Task(Stage("coefficients", solve=solve), 0, 0)
+
+
+def coefficients_places(run: RunDirectory, task: Task) -> list[Place]:
+    """Name the one chunk that holds the coefficients of a solve."""
+    return [(run.solved(task.stage.solve, "coefficients"), (0, 0))]
 
 
 def factor_cut(run: RunDirectory, system: System) -> Cut:
     """Return how the training samples are cut into tiles of the factor."""
-    return Cut(run.specification["data"]["train"], system.tile)
+    return Cut(run.specification.data.train, system.tile)

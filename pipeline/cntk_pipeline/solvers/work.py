@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.owners import Owner
 from cntk_pipeline.solvers.systems import System, SystemKernel, factor_cut, open_system
 from cntk_pipeline.storage.tiled_array import Array, TiledArray, forget_mapped_tiles
 from cntk_pipeline.tasks import Receipt, Task, timed
@@ -60,9 +61,9 @@ class Work:
         yield from reader
         self.waited += reader.waited
 
-    def write(self, *values: Array) -> Receipt:
-        """Write what the task made where it belongs, an array each, and make the receipt."""
-        places = self.run.arrays_of(self.task)
+    def write(self, owner: Owner, *values: Array) -> Receipt:
+        """Write the chunks of the task in the places that its owner names, in their order, and make the receipt."""
+        places = owner.places(self.run, self.task)
         computed = time.perf_counter() - self.started - self.waited
         chunks, write_seconds = timed(
             lambda: tuple(array.write(index, part) for (array, index), part in zip(places, values, strict=True))
@@ -72,7 +73,7 @@ class Work:
 
 def open_work(run_path: str, task: Task) -> Work:
     """Begin a task, whose stage names its solve."""
-    run, system = _open_solve(run_path, task.stage.partition(":")[2])
+    run, system = _open_solve(run_path, task.stage.solve)
     return Work(run, system, task)
 
 

@@ -62,6 +62,10 @@ class Record(Generic[_T]):
         except ValidationError as error:
             raise self._error(error, where) from None
 
+    def dump(self, value: _T) -> bytes:
+        """Write a record as JSON in one line."""
+        return self._adapter.dump_json(value)
+
     def _error(self, error: ValidationError, where: object) -> StoreError:
         """Say what is wrong first."""
         problem = error.errors(include_url=False)[0]

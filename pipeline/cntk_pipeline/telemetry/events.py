@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cntk_pipeline.errors import PipelineError
+from cntk_pipeline.resources import BatchJob
 from cntk_pipeline.storage import Appender, StorePath
 from cntk_pipeline.tasks import Receipt, Task
 from cntk_pipeline.telemetry.redaction import redact
@@ -73,7 +74,7 @@ class Event:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields of the event's line in the log that are its own."""
-        task = {} if self.task is None else {"stage": self.task.stage, "row": self.task.row, "col": self.task.col}
+        task = {} if self.task is None else {"stage": str(self.task.stage), "row": self.task.row, "col": self.task.col}
         error = {"error": self.error} if self.error else {}
         return {"event": self.name} | task | dict(self.details) | error
 
@@ -107,29 +108,9 @@ def timing(receipt: Receipt) -> dict[str, float]:
     }
 
 
-def stage_name(stage: str) -> str:
-    """Name the stage of a task without the solve or the parameters that it is of.
-
-    Examples
-    --------
-    >>> stage_name("factor:0123456789abcdef"), stage_name("learning_curve-01234567:0123456789abcdef")
-    ('factor', 'learning_curve')
-    """
-    return stage.partition(":")[0].partition("-")[0]
-
-
 def process_name() -> str:
     """Name this process: its host and its id."""
     return f"{socket.gethostname()}-{os.getpid()}"
-
-
-def batch_job() -> Details:
-    """Name the batch job that this process is of, where SLURM or Kubernetes says so in the environment."""
-    if "SLURM_JOB_ID" in os.environ:
-        return {"job": os.environ["SLURM_JOB_ID"], "restart": int(os.environ.get("SLURM_RESTART_COUNT") or 0)}
-    if "KUBERNETES_SERVICE_HOST" in os.environ:
-        return {"pod": os.environ.get("POD_NAME") or socket.gethostname()}
-    return {}
 
 
 class RunLog(logging.Handler):
@@ -140,12 +121,14 @@ class RunLog(logging.Handler):
     run_path : of its run; events of others are left out.
     folder : where the file lies; made with the first line.
     fingerprint : of the run.
+    job : the batch job that this process is of.
     """
 
-    def __init__(self, run_path: str, folder: StorePath, fingerprint: str) -> None:
+    def __init__(self, run_path: str, folder: StorePath, fingerprint: str, job: BatchJob | None = None) -> None:
         super().__init__(logging.INFO)
         self.run_path, self._folder = run_path, folder
-        self._context: Details = {"run": fingerprint[:16], "worker": process_name(), **batch_job()}
+        of_job: Details = {} if job is None else job.details
+        self._context: Details = {"run": fingerprint[:16], "worker": process_name(), **of_job}
         self._appender: Appender | None = None
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from cntk_pipeline.config import read_listener
 from cntk_pipeline.errors import ConfigError
-from cntk_pipeline.telemetry.events import Event, attach, listeners, stage_name
+from cntk_pipeline.telemetry.events import Event, attach, listeners
 
 try:
     import prometheus_client
@@ -62,9 +62,9 @@ class Metrics(logging.Handler):
         if event.name in self._told:
             self._told[event.name].inc()
         elif event.name == "failed" and event.task is not None:
-            self._failed.labels(stage_name(event.task.stage)).inc()
+            self._failed.labels(event.task.stage.kind).inc()
         elif event.name == "finished" and event.task is not None:
-            stage = stage_name(event.task.stage)
+            stage = event.task.stage.kind
             self._done.labels(stage).inc()
             for name, metric in self._timing.items():
                 metric.labels(stage).inc(float(event.details.get(name, 0)))

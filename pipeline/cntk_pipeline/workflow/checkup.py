@@ -14,31 +14,18 @@ from typing import Any
 
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.errors import CorruptTile, StoreError
-from cntk_pipeline.gram.tiles import kernel_group, test_group
-from cntk_pipeline.inference import (
-    METRICS,
-    Product,
-    metrics,
-    path_product,
-    requested_products,
-    write_training,
-)
+from cntk_pipeline.gram.tiles import kernel_group, kernel_jobs, test_group, test_kernel_jobs
+from cntk_pipeline.inference import Product, needs_test_kernel, path_product, requested_products
 from cntk_pipeline.models import Json
 from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.owners import Chunks, Job
 from cntk_pipeline.rundir.verification import finished, spent
-from cntk_pipeline.solvers import (
-    RIDGE_CHOICE,
-    open_system,
-    solve_name,
-    system_group,
-    work_group,
-    write_selection,
-)
+from cntk_pipeline.solvers import METRICS, metrics, open_system, solver_of, system_group
 from cntk_pipeline.storage import StorePath
 from cntk_pipeline.storage.records import Record
 from cntk_pipeline.storage.tiled_array import Group
-from cntk_pipeline.tasks import Task
-from cntk_pipeline.workflow.wanted import KERNEL_STAGES, Wanted, find_wanted
+from cntk_pipeline.tasks import Stage, Task
+from cntk_pipeline.workflow.wanted import OWNERS, Wanted, find_wanted
 
 CLOSE = 1e-6
 """Relative difference of a record to what its arrays say that may be another machine's rounding."""
@@ -90,21 +77,16 @@ def mend(run: RunDirectory, config: RunConfig) -> list[StorePath]:
     wanted = find_wanted(run, config)
     mended = [path for group in _groups(run, config, wanted) for path in group.mend()]
     # Beside those of systems, which the kernel's variances are needed for.
-    for selection in wanted.selections:
-        if (run.solve_path(solve_name(selection)) / "ridge_path.json").exists():
-            mended += _mend_solve(run, selection, partial(write_selection, run, selection))
-    for training, _ in wanted.trainings:
-        if run.solve_path(solve_name(training.specification)).exists():
-            mended += _mend_solve(run, training.specification, partial(write_training, run, training))
+    for product in _products_of_no_system(run, wanted):
+        is_begun = run.has_record(product.record) or run.inferred_path(product.solve, product.stage.name).exists()
+        if is_begun and _good_record(run, product.solve) is None:
+            product.specify(run)
+            mended.append(run.solve_path(product.solve) / "solve.json")
     return mended
 
 
-def _mend_solve(run: RunDirectory, specification: Json, write: Callable[[], None]) -> list[StorePath]:
-    name = solve_name(specification)
-    if _good_record(run, name) is not None:
-        return []
-    write()
-    return [run.solve_path(name) / "solve.json"]
+def _products_of_no_system(run: RunDirectory, wanted: Wanted) -> list[Product]:
+    return [*(path_product(run, selection) for selection in wanted.selections), *wanted.run_products]
 
 
 def _good_record(run: RunDirectory, name: str) -> Json | None:
@@ -129,9 +111,10 @@ def check(run: RunDirectory, config: RunConfig) -> Checked:
     if not lost:
         run.stored_data.pin()
     wanted = find_wanted(run, config)
-    tasks = wanted.tasks()
-    done, bad = finished(run, _begun_tasks(run, tasks), verify=True)
-    left_over, unneeded = finished(run, _left_over(run, set(tasks)), verify=True)
+    jobs = wanted.jobs()
+    tasks = {job.task for job in jobs}
+    done, bad = finished(run, _begun_jobs(run, jobs), verify=True)
+    left_over, unneeded = finished(run, _left_over(run, tasks), verify=True)
     contradicted = run.set_aside(_contradicted(run, config, wanted))
     return Checked(
         whole=len(done) + len(left_over),
@@ -140,7 +123,7 @@ def check(run: RunDirectory, config: RunConfig) -> Checked:
         contradicted=tuple(contradicted),
         unneeded=tuple(unneeded),
         mended=tuple(mended),
-        missing=len(set(tasks) - done - spent(run, tasks)),
+        missing=len(tasks - done - spent(run, jobs, Chunks(len(jobs)))),
     )
 
 
@@ -148,47 +131,52 @@ def _groups(run: RunDirectory, config: RunConfig, wanted: Wanted) -> Iterator[Gr
     """List the groups of arrays that were begun."""
     stages = {receipt.task.stage for receipt in run.journal.receipts()}
 
-    def is_begun(group: Group, *mine: str) -> bool:
-        return group.path.exists() or not stages.isdisjoint(mine)
+    def is_begun(group: Group, jobs: Sequence[Job]) -> bool:
+        return group.path.exists() or not stages.isdisjoint({job.task.stage for job in jobs})
 
-    groups = [(run.stored_data.group(), ()), (kernel_group(run), KERNEL_STAGES[:3])]
-    if config.inference.covariance:
-        groups.append((test_group(run), KERNEL_STAGES[3:]))
+    groups: list[tuple[Group, Sequence[Job]]] = [
+        (run.stored_data.group(), ()),
+        (kernel_group(run), kernel_jobs(run)),
+    ]
+    if needs_test_kernel(config.inference):
+        groups.append((test_group(run), test_kernel_jobs(run)))
     for solve in wanted.solves:
         record = _good_record(run, solve.name)
         if record is not None:
             system = open_system(run, solve.name)
-            groups.append((system_group(run, system, record), tuple({task.stage for task in solve.tasks})))
-            if system.method.iterates:
-                groups.append((work_group(run, system), ()))
+            groups.append((system_group(run, system, record), solve.jobs))
+            groups += [(group, ()) for group in solver_of(system.method).work_groups(run, system)]
     for product in [
         *(path_product(run, selection) for selection in wanted.selections),
         *_products(run, config, wanted),
     ]:
-        groups.append((product.group(run), tuple({job.task.stage for job in product.jobs})))
-    return (group for group, mine in groups if is_begun(group, *mine))
+        groups.append((product.group(run), product.jobs))
+    return (group for group, jobs in groups if is_begun(group, jobs))
 
 
-def _begun_tasks(run: RunDirectory, tasks: Sequence[Task]) -> list[Task]:
-    """List the tasks whose arrays exist."""
-    known: dict[str, bool] = {}
-    for task in tasks:
-        if task.stage not in known:
-            known[task.stage] = True
+def _begun_jobs(run: RunDirectory, jobs: Sequence[Job]) -> list[Job]:
+    """List the jobs whose arrays exist."""
+    known: dict[Stage, bool] = {}
+    for job in jobs:
+        if job.task.stage not in known:
+            known[job.task.stage] = True
             try:
-                run.arrays_of(task)
+                job.places(run)
             except StoreError:
-                known[task.stage] = False
-    return [task for task in tasks if known[task.stage]]
+                known[job.task.stage] = False
+    return [job for job in jobs if known[job.task.stage]]
 
 
-def _left_over(run: RunDirectory, wanted: set[Task]) -> list[Task]:
+def _left_over(run: RunDirectory, wanted: set[Task]) -> list[Job]:
     """List receipted tasks that the workflow does not ask for, and of which something is still there."""
     found = []
     for task in sorted({receipt.task for receipt in run.journal.receipts()} - wanted):
+        owner = OWNERS.get(task.stage.kind)
+        if owner is None:  # of a newer version
+            continue
         with contextlib.suppress(StoreError):  # of what was deleted with its arrays
-            if any(array.chunk_path(*index).size() is not None for array, index in run.arrays_of(task)):
-                found.append(task)
+            if any(array.chunk_path(*index).size() is not None for array, index in owner.places(run, task)):
+                found.append(Job(task, owner, 0))
     return found
 
 
@@ -197,22 +185,20 @@ def _products(run: RunDirectory, config: RunConfig, wanted: Wanted) -> Iterator[
     for order, solve in enumerate(wanted.solves):
         if _good_record(run, solve.name) is not None:
             yield from requested_products(run, open_system(run, solve.name), config.inference, order)
-    for _, product in wanted.trainings:
-        yield product
+    yield from wanted.run_products
 
 
 def _contradicted(run: RunDirectory, config: RunConfig, wanted: Wanted) -> Iterator[StorePath]:
     """List records that are damaged, or say something else than their arrays."""
-    for selection in wanted.selections:
-        choice = path_product(run, selection)
-        if choice.group(run).path.exists() and choice.summarise is not None:
-            yield from _compared(run, f"solve/{solve_name(selection)}/ridge_path.json", RIDGE_CHOICE, choice.summarise)
+    choices = [path_product(run, selection) for selection in wanted.selections]
     for solve in wanted.solves:
         if _good_record(run, solve.name) is None:
             yield run.path / f"solve/{solve.name}/solve.json"
         yield from _compared(run, f"solve/{solve.name}/metrics.json", METRICS, partial(metrics, solve=solve.name))
-    for product in _products(run, config, wanted):
-        if product.summarise is not None:
+    # A choice that was made by factors has a record and no table.
+    tables = (choice for choice in choices if choice.group(run).path.exists())
+    for product in (*tables, *_products(run, config, wanted)):
+        if product.kind is not None and product.summarise is not None:
             yield from _compared(run, product.record, product.kind, product.summarise)
 
 

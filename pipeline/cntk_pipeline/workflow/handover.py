@@ -1,29 +1,16 @@
 """Runs whose driver is elsewhere: hand it over, find out how it is, end it, and what it does inside a batch job."""
 
-import os
 import threading
 from dataclasses import asdict, dataclass
 from typing import NoReturn
 
-from cntk_pipeline.clusters.submitter import State
-from cntk_pipeline.clusters.submitters import (
-    SUBMITTERS,
-    Ending,
-    Standing,
-    Submission,
-    Submitter,
-    add_submission,
-    clear_ending,
-    read_ending,
-    request_stop,
-    stop_requested,
-    submissions,
-    write_ending,
-)
+from cntk_pipeline.clusters import CLUSTERS
+from cntk_pipeline.clusters.submitter import Standing, State, Submitter
+from cntk_pipeline.clusters.table import cluster_of, current_job
+from cntk_pipeline.clusters.trust import Trusted, read_trusted, warnings
 from cntk_pipeline.config import ClusterConfig, RunConfig
 from cntk_pipeline.driver.stages import View
 from cntk_pipeline.errors import (
-    ConfigError,
     Interrupted,
     NotTrusted,
     PipelineError,
@@ -36,21 +23,21 @@ from cntk_pipeline.errors import (
 from cntk_pipeline.models import Json
 from cntk_pipeline.rundir import lease
 from cntk_pipeline.rundir.directory import RunDirectory
-from cntk_pipeline.rundir.trust import Trusted, read_trusted, warnings
+from cntk_pipeline.rundir.submissions import (
+    Ending,
+    Submission,
+    add_submission,
+    clear_ending,
+    read_ending,
+    request_stop,
+    stop_requested,
+    submissions,
+    write_ending,
+)
 from cntk_pipeline.storage import StorePath
 from cntk_pipeline.storage.durable import store_explained
 from cntk_pipeline.telemetry.redaction import redact
 from cntk_pipeline.workflow import run as runs
-
-DRIVE_THEMSELVES = {"slurm", "kubernetes", "ssh"}
-"""Kinds of clusters whose drivers do not belong into a user's terminal."""
-
-_ENDED_FROM_OUTSIDE = "\nits job was ended from outside (scancel), so no other one follows"
-_GOES_ON = "\nit goes on in the next job (cluster.resubmit)"
-_NO_PROGRESS = (
-    "\nno tile was finished in this whole job, so no other one follows: give it more time (cluster.time_limit), "
-    "less to drain (cluster.drain_seconds), or smaller tiles (kernel.tile)"
-)
 
 
 @dataclass(frozen=True)
@@ -94,12 +81,13 @@ def submit(config: RunConfig, view: View) -> tuple[RunDirectory, Submission]:
     SpecificationMismatch, RunLocked, ConfigError
         As of `workflow.run.prepare`; then nothing was handed over.
     """
-    submitter, path = _submitter(config.cluster), runs.run_path(config)
+    cluster, path = cluster_of(config.cluster), runs.run_path(config)
+    submitter = cluster.submitter
     submitter.check(config)
     submitter.check_place(path, config)
     if (path / "run.json").is_file():
         _require_no_other(RunDirectory(path))
-    run, trusted = runs.prepare(config, view, submitter.memory(config))
+    run, trusted = runs.prepare(config, view, cluster.memory(config.cluster))
     try:
         return run, _hand_over(run, submitter, trusted)
     except SubmissionFailed:
@@ -121,11 +109,12 @@ def resubmit(
     trusted = read_trusted(run, cluster=cluster, trust=trust)
     for line in trusted.shown:
         view.say(line)
-    submitter = _submitter(trusted.config.cluster)
+    kind = cluster_of(trusted.config.cluster)
+    submitter = kind.submitter
     submitter.check(trusted.config)
     submitter.check_place(run.path, trusted.config)
     _require_no_other(run)
-    runs.adopt(run, trusted, submitter.memory(trusted.config))
+    runs.adopt(run, trusted, kind.memory(trusted.config.cluster))
     for line in warnings(trusted):
         view.say(f"warning: {line}")
     return _hand_over(run, submitter, trusted)
@@ -138,7 +127,8 @@ def whereabouts(run: RunDirectory) -> Whereabouts:
     if last is not None and not last.is_mine:
         found = Standing("unknown", "was not submitted by you for this run directory, so it is not asked about")
     elif last is not None:
-        found = SUBMITTERS[last.kind].standing(last) if last.kind in SUBMITTERS else Standing("unknown")
+        submitter = _submitter(last)
+        found = Standing("unknown") if submitter is None else submitter.standing(last)
     return Whereabouts(last, found.state, found.words, found.timing, read_ending(run), stop_requested(run))
 
 
@@ -154,8 +144,9 @@ def cancel(path: str | StorePath, *, now: bool = False) -> str:
         request_stop(run)  # first, so that a job that is just beginning meets it
     found = whereabouts(run)
     job = found.submission
-    if job is not None and job.is_mine and (found.awaited or now) and job.kind in SUBMITTERS:
-        withdrawn = SUBMITTERS[job.kind].withdraw(job, now=now)
+    submitter = None if job is None else _submitter(job)
+    if job is not None and job.is_mine and (found.awaited or now) and submitter is not None:
+        withdrawn = submitter.withdraw(job, now=now)
         if withdrawn and (now or found.state == "queued"):
             return f"{job} was ended at once" if now else f"{job} had not begun: it is out of the queue"
     elif job is not None and not job.is_mine:
@@ -188,7 +179,8 @@ def drive(path: str | StorePath, view: View, stop: threading.Event, told: str = 
     PipelineError
         As of `workflow.run.resume`; the run directory remembers what it was.
     """
-    run, job = RunDirectory(path), os.environ.get("SLURM_JOB_ID")
+    run, batch_job = RunDirectory(path), current_job()
+    job = None if batch_job is None else batch_job.name
     clear_ending(run)
     before = _receipt_count(run)
     try:
@@ -229,14 +221,17 @@ def _go_on(run: RunDirectory, told: str, error: PipelineError, before: int, job:
         _end(run, f"{error}\n{refusal}", job)
         raise refusal from error
     config = trusted.config
-    submitter = _submitter(config.cluster)
-    wanted = config.cluster.resubmit and not stop_requested(run)
+    submitter = cluster_of(config.cluster).submitter
+    succession = None if stop_requested(run) else submitter.succession(config.cluster)
+    if succession is None:
+        _end(run, str(error), job)
+        raise error
     # A job that was stopped long before its limit says nothing of the tiles that the next one will finish.
-    cause = submitter.cause(config) if wanted else "limit"
+    cause = submitter.cause(config)
     too_early = cause == "elsewhere" and isinstance(error, Interrupted)
-    follows = wanted and cause != "withdrawn" and (too_early or _receipt_count(run) > before)
-    why_not = _ENDED_FROM_OUTSIDE if cause == "withdrawn" else _NO_PROGRESS
-    news = _GOES_ON if follows else why_not if wanted else ""
+    follows = cause != "withdrawn" and (too_early or _receipt_count(run) > before)
+    why_not = succession.withdrawn if cause == "withdrawn" else succession.no_progress
+    news = f"\n{succession.follows if follows else why_not}"
     _end(run, f"{error}{news}", job)  # before there is a next job, which may end this one
     if follows:
         try:
@@ -250,10 +245,16 @@ def _go_on(run: RunDirectory, told: str, error: PipelineError, before: int, job:
     raise type(error)(f"{error}{news}") from error
 
 
-def _submitter(cluster: ClusterConfig) -> Submitter:
-    if cluster.kind not in SUBMITTERS:
-        raise ConfigError(f"nothing submits to cluster.kind {cluster.kind!r}: known are {', '.join(SUBMITTERS)}")
-    return SUBMITTERS[cluster.kind]
+def drives_itself(cluster: ClusterConfig) -> bool:
+    """Tell whether a cluster runs its drivers by itself, outside of a user's terminal."""
+    kind = CLUSTERS.get(cluster.kind)
+    return kind is not None and kind.submitter.drives_itself
+
+
+def _submitter(submission: Submission) -> Submitter | None:
+    """Return what has handed a driver over; None where this version has no cluster of that kind."""
+    kind = CLUSTERS.get(submission.kind)
+    return None if kind is None else kind.submitter
 
 
 def _require_no_other(run: RunDirectory) -> None:

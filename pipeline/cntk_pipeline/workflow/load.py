@@ -9,18 +9,16 @@ from typing import Literal
 import numpy as np
 
 from cntk_pipeline import datasets
-from cntk_pipeline.clusters import EXECUTORS
+from cntk_pipeline.clusters.table import cluster_of, idle_options
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.datasets import Contents, Dataset, Split
-from cntk_pipeline.errors import ConfigError, PipelineError, StoreError
+from cntk_pipeline.errors import PipelineError, StoreError
 from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.gram.engines import make_engine, read_engine
-from cntk_pipeline.inference import require_both_kinds, require_sizes
+from cntk_pipeline.inference import require_options, require_results
 from cntk_pipeline.kernels import Engine, Question
-from cntk_pipeline.models import Json
-from cntk_pipeline.resources import worker_count
 from cntk_pipeline.rundir.directory import RunDirectory
-from cntk_pipeline.rundir.specification import EngineRecord
+from cntk_pipeline.rundir.specification import DataSpecification, Specification
 from cntk_pipeline.storage import StorePath
 from cntk_pipeline.tiling import choose_tile, clip_tile
 
@@ -34,7 +32,6 @@ class Loaded:
     digest: str
     readouts: tuple[gram.Readout, ...]
     engine: Engine
-    engine_record: EngineRecord
     standardize_first: int
     warnings: tuple[str, ...]
 
@@ -65,18 +62,16 @@ def load(config: RunConfig) -> Loaded:
     ConfigError, DataError, DataNotFound, LayerError
         Whatever is wrong with the workflow, its data, or how they fit.
     """
-    require_known_kind(config)
-    engine_record = read_engine(config.kernel)
+    cluster_of(config.cluster)
+    require_options(config)  # before the data are read, which may take long
+    chosen_engine = read_engine(config.kernel)
     readouts = gram.readouts_of(config.network, config.readouts)
     whole = datasets.load(config.data.source, config.data.path)
     if config.data.shuffle is not None:
         whole = datasets.shuffle(whole, config.data.shuffle)
     chosen = datasets.select(whole, config.data.train, config.data.test, config.data.train_blocks)
     assert chosen.test is not None
-    if config.inference.times:
-        require_both_kinds(config.readouts.kinds)
-    if isinstance(config.inference.learning_curve, list):
-        require_sizes(config.inference.learning_curve, len(chosen.train))
+    require_results(config.inference, len(chosen.train), {readout.kind for readout in readouts})
     first = datasets.row_count(
         config.data.standardize_first, len(chosen.train.images), "standardize_first", chosen.name
     )
@@ -87,7 +82,7 @@ def load(config: RunConfig) -> Loaded:
         digest.update(part.labels.astype("<i8").tobytes())
     asked = tuple((readout.network, readout.kind) for readout in readouts)
     question = Question(asked, chosen.train.images.shape[1:], config.kernel.dtype, config.kernel.flips)
-    engine = make_engine(engine_record, question)
+    engine = make_engine(chosen_engine, question)
     ridges = [] if config.solve.ridges == "auto" else config.solve.ridges
     warnings = chosen.notes
     if whole.test is None and config.data.test is None:
@@ -99,33 +94,18 @@ def load(config: RunConfig) -> Loaded:
     if config.data.standardize is True:
         warnings += datasets.uneven_features(chosen)
     warnings += datasets.warnings_of(chosen, ridges, config.kernel.flips)
-    idle = sorted(f"cluster.{name}" for name in config.cluster.idle_options)
+    idle = [f"cluster.{name}" for name in idle_options(config.cluster)]
     if idle:
         warnings += (f'a cluster of kind "{config.cluster.kind}" does not look at {", ".join(idle)}',)
-    return Loaded(config, chosen, digest.hexdigest(), readouts, engine, engine_record, first, warnings)
-
-
-def require_known_kind(config: RunConfig) -> None:
-    """Refuse a workflow that names no cluster that there is.
-
-    Raises
-    ------
-    ConfigError
-        With those that there are.
-    """
-    if config.cluster.kind not in EXECUTORS:
-        raise ConfigError(f"unknown cluster.kind {config.cluster.kind!r}: known are {', '.join(EXECUTORS)}")
+    return Loaded(config, chosen, digest.hexdigest(), readouts, engine, first, warnings)
 
 
 def slots_of(config: RunConfig) -> int:
     """Count the tiles that a workflow's own cluster computes at once; an existing scheduler counts as this machine."""
-    if config.cluster.kind == "serial":
-        return 1
-    threads = config.cluster.threads_per_worker
-    return worker_count(config.cluster.workers, threads) * threads
+    return cluster_of(config.cluster).slots(config.cluster)
 
 
-def specification_of(loaded: Loaded, path: StorePath, old: RunDirectory | None = None) -> Json:
+def specification_of(loaded: Loaded, path: StorePath, old: RunDirectory | None = None) -> Specification:
     """Write down what a run is of; a tile that is to be chosen is measured, or that of the run there or of ``old``."""
     config, data = loaded.config, loaded.data
     assert data.test is not None
@@ -133,32 +113,28 @@ def specification_of(loaded: Loaded, path: StorePath, old: RunDirectory | None =
     if config.kernel.tile != "auto":
         tile = clip_tile(config.kernel.tile, train, test, lanes)
     elif (path / "run.json").exists():
-        tile = RunDirectory(path).specification["tile"]  # what was chosen once stays
+        tile = RunDirectory(path).specification.tile  # what was chosen once stays
     elif old is not None:
-        tile = old.specification["tile"]
+        tile = old.specification.tile
     else:
         seconds = loaded.engine.measure(loaded.stored[0].images[:32]).seconds
         tile = choose_tile(train, test, seconds, slots_of(config), lanes)
-    described: Json = {
-        "digest": loaded.digest,
-        "train": train,
-        "test": test,
-        "shape": list(data.train.images.shape[1:]),
-        "classes": list(data.classes),
-        "standardize": config.data.standardize,
-    }
-    if loaded.standardize_first < train:  # all images are what leaving it out means
-        described["standardize_first"] = loaded.standardize_first
-    if config.data.shuffle is not None:
-        described["shuffle"] = config.data.shuffle
-    return {"data": described} | gram.kernel_specification(
-        loaded.readouts, config.kernel.dtype, config.kernel.flips, tile, loaded.engine_record
+    described = DataSpecification(
+        loaded.digest,
+        train,
+        test,
+        data.train.images.shape[1:],
+        tuple(data.classes),
+        config.data.standardize,
+        loaded.standardize_first if loaded.standardize_first < train else None,  # all images need no number
+        config.data.shuffle,
     )
+    return gram.specify(described, loaded.readouts, config.kernel, tile)
 
 
 def write_inputs(run: RunDirectory, loaded: Loaded) -> None:
     """Store the images and labels of a run."""
-    run.stored_data.write(_arrays(loaded), {"data": run.specification["data"]})
+    run.stored_data.write(_arrays(loaded), {"data": run.specification.data.to_json()})
 
 
 def mend_inputs(run: RunDirectory, config: RunConfig) -> list[StorePath]:
@@ -184,7 +160,7 @@ def mend_inputs(run: RunDirectory, config: RunConfig) -> list[StorePath]:
         described = specification_of(loaded, run.path)
     except PipelineError as error:
         raise StoreError(errno.EIO, f"{what}, and cannot be written anew: {error}. {remedy}") from error
-    if any(described[key] != run.specification[key] for key in ("data", "dtype")):
+    if (described.data, described.dtype) != (run.specification.data, run.specification.dtype):
         raise StoreError(errno.EIO, f"{what}, and the data set that the workflow names is another by now. {remedy}")
     return run.stored_data.write_again(_arrays(loaded))
 

@@ -11,14 +11,16 @@ from threadpoolctl import threadpool_limits
 from cntk_pipeline.clusters.memory import PROCESS_BYTES, kernel_task_bytes
 from cntk_pipeline.config import InferenceConfig, SolveConfig
 from cntk_pipeline.datasets import Contents
+from cntk_pipeline.gram.forecast import KernelSize, forecast_kernel
 from cntk_pipeline.gram.tiles import Readout
-from cntk_pipeline.inference.forecast import forecast_readout, forecast_system
+from cntk_pipeline.inference import RESULTS, asked_of, forecast_choice, forecast_results, needs_test_kernel
 from cntk_pipeline.kernels import Engine
 from cntk_pipeline.rundir.specification import EngineRecord
-from cntk_pipeline.solvers import Method
-from cntk_pipeline.solvers.forecast import IterationForecast, SystemSize, forecast_solve
-from cntk_pipeline.storage.tiled_array import CRC_BYTES, Array
-from cntk_pipeline.tiling import Cut, choose_tile, clip_tile, total_pairs
+from cntk_pipeline.solvers import SystemSize, forecast_predictions, method_of, options_of, solver_of
+from cntk_pipeline.solvers.forecast import IterationForecast
+from cntk_pipeline.storage.tiled_array import Array
+from cntk_pipeline.tasks import StageForecast
+from cntk_pipeline.tiling import choose_tile, clip_tile, total_pairs
 
 TASK_SECONDS = 0.012
 """What a task costs beside its arithmetic: scheduling, opening arrays, fsync. Measured on tasks of no arithmetic."""
@@ -26,7 +28,7 @@ TASK_SECONDS = 0.012
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One row of a plan: how many tasks, how many bytes they write, and how long they take on all slots."""
+    """One row of a plan: all tasks of a kind of stage, the bytes that they write, and their time on all slots."""
 
     stage: str
     tasks: int
@@ -128,60 +130,34 @@ class PlanInputs:
 
 
 def make_plan(inputs: PlanInputs) -> Plan:
-    """Measure what a pair and a matrix product cost here, choose the tiles, and add everything up."""
+    """Measure what a pair and a matrix product cost here, choose the tiles, and add up what all owners forecast."""
     engine = inputs.engine
     cost = engine.measure(inputs.sample)
-    pair_seconds = cost.seconds
     rate = measure_product_rate()
     train, test, slots = inputs.contents.train, inputs.contents.test, inputs.slots
-    classes = len(inputs.contents.classes)
     lanes = engine.lane_width
     if inputs.tile is None:
-        tile = choose_tile(train, test, pair_seconds, slots, lanes)
+        tile = choose_tile(train, test, cost.seconds, slots, lanes)
     else:
         tile = clip_tile(inputs.tile, train, test, lanes)
-    method = Method.of(inputs.solve)
-    factor_tile = method.choose_tile(train, tile, inputs.solve.tile)
-    size = SystemSize(train, classes, tile, factor_tile, inputs.dtype, rate)
-    solving = forecast_solve(size, method)
-    item = np.dtype(inputs.dtype).itemsize
-    count = len(inputs.readouts)
+    method, count = method_of(inputs.solve), len(inputs.readouts)
+    solver, options = solver_of(method), options_of(inputs.solve)
+    factor_tile = solver.choose_tile(train, tile, inputs.solve.tile)
+    size = SystemSize(train, test, len(inputs.contents.classes), tile, factor_tile, inputs.dtype, rate)
+    chooses = inputs.solve.ridges == "auto"
     systems = count * (1 if inputs.solve.ridges == "auto" else len(inputs.solve.ridges))
-    inferred = forecast_readout(inputs.inference, inputs.solve, train, test, classes) * count
-    inferred += (
-        forecast_system(inputs.inference, Cut(train, factor_tile), Cut(test, min(factor_tile, test)), classes) * systems
-    )
-    rows, columns = Cut(train, tile), Cut(test, tile)
-    test_count = rows.pieces * columns.pieces
-    lower_count = rows.pieces * (rows.pieces + 1) // 2
-    chunk = tile * tile * item + CRC_BYTES
-
-    def stage(name: str, tasks: int, written_bytes: int, core_seconds: float) -> StagePlan:
-        return StagePlan(name, tasks, written_bytes, (core_seconds + tasks * TASK_SECONDS) / slots)
-
-    stages: tuple[StagePlan, ...] = (
-        stage("train x train", lower_count, lower_count * chunk * count, train * (train + 1) / 2 * pair_seconds),
-        stage("test x train", test_count, test_count * chunk * count, test * train * pair_seconds),
-        stage("test variances", columns.pieces, columns.pieces * tile * item * count, test * pair_seconds),
-        stage(
-            "factor and solve" if method.factors else "precondition",
-            systems * solving.tasks,
-            systems * solving.written_bytes,
-            systems * solving.core_seconds,
-        ),
-        stage(
-            "predict",
-            systems * (columns.pieces + rows.pieces),
-            systems * (test + train) * classes * 8,
-            systems * 2 * (train + test) * train * classes / rate,
-        ),
-    )
-    if inputs.inference.covariance:
-        lower_tests = columns.pieces * (columns.pieces + 1) // 2
-        seconds = test * (test + 1) / 2 * pair_seconds
-        stages = (*stages[:3], stage("test x test", lower_tests, lower_tests * chunk * count, seconds), *stages[3:])
-    if inferred.tasks:
-        stages += (stage("infer", inferred.tasks, inferred.written_bytes, inferred.operations / rate),)
+    kernel = KernelSize(train, test, tile, inputs.dtype, count)
+    stages = [
+        *forecast_kernel(kernel, cost.seconds, test_kernel=needs_test_kernel(inputs.inference)),
+        *([forecast_choice(size) * count] if chooses else []),
+        *(row * systems for row in (*solver.forecast(size, options), *forecast_predictions(size))),
+        *forecast_results(inputs.inference, size, systems, count),
+    ]
+    needs = [
+        *solver.needs(size, options),
+        *(need for result in asked_of(inputs.inference) for need in RESULTS[result].needs(size)),
+    ]
+    iteration = solver.forecast_iteration(size, options)
     return Plan(
         inputs.contents,
         inputs.warnings,
@@ -192,16 +168,21 @@ def make_plan(inputs: PlanInputs) -> Plan:
         factor_tile,
         total_pairs(train, test),
         engine.plane_entries,
-        pair_seconds,
+        cost.seconds,
         cost.share,
         rate,
         slots,
-        stages,
-        PROCESS_BYTES + max(kernel_task_bytes(engine, tile), solving.memory_bytes),
-        None if solving.iteration is None else _plan_iteration(solving.iteration, systems, slots),
+        tuple(_plan_stage(row, slots) for row in stages),
+        PROCESS_BYTES + max([kernel_task_bytes(engine, tile), *(need.bytes for need in needs)]),
+        None if iteration is None else _plan_iteration(iteration, systems, slots),
         inputs.engine_record,
         engine.numerics_version,
     )
+
+
+def _plan_stage(row: StageForecast, slots: int) -> StagePlan:
+    seconds = (row.core_seconds + row.tasks * TASK_SECONDS) / slots
+    return StagePlan(row.kind, row.tasks, row.written_bytes, seconds)
 
 
 def _plan_iteration(one: IterationForecast, systems: int, slots: int) -> IterationPlan:

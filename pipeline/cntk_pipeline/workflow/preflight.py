@@ -3,20 +3,12 @@
 from functools import partial
 
 from cntk_pipeline.clusters import WorkerMemory
-from cntk_pipeline.clusters.memory import (
-    Need,
-    factor_task_bytes,
-    inverse_task_bytes,
-    iteration_task_bytes,
-    kernel_task_bytes,
-    require_iteration_memory,
-    require_memory,
-)
+from cntk_pipeline.clusters.memory import Need, TileNeed, kernel_task_bytes
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.gram import tiles as gram
-from cntk_pipeline.inference import require_trainable
+from cntk_pipeline.inference import RESULTS, asked_of, inverse_need
 from cntk_pipeline.rundir.directory import RunDirectory
-from cntk_pipeline.solvers import Method
+from cntk_pipeline.solvers import SystemSize, method_of, options_of, solver_of
 
 
 def require_fitting_tasks(run: RunDirectory, config: RunConfig, memory: WorkerMemory | None) -> None:
@@ -35,23 +27,18 @@ def require_fitting_tasks(run: RunDirectory, config: RunConfig, memory: WorkerMe
     """
     if memory is None:
         return
-    specification, method = run.specification, Method.of(config.solve)
+    specification = run.specification
     known = {receipt.task for receipt in run.journal.receipts()}
-    needs = []
+    needs: list[Need] = []
     if any(job.task not in known for job in gram.kernel_jobs(run)):
         engine = gram.engine_of(run)
         task_bytes = partial(kernel_task_bytes, engine)
-        needs.append(Need("kernel tile", "kernel.tile", specification["tile"], engine.lane_width, task_bytes))
-    if method.factors:
-        tile = method.choose_tile(run.train_cut.count, specification["tile"], config.solve.tile)
-        leaves_out = config.inference.leave_one_out or config.solve.ridges == "auto"
-        factor_bytes = inverse_task_bytes if leaves_out else factor_task_bytes
-        needs.append(Need("factor tile", "solve.tile", tile, specification["tile"], factor_bytes))
-    for need in needs:
-        require_memory(memory, need)
-    if method.iterates:
-        train, classes = run.train_cut.count, len(specification["data"]["classes"])
-        rank = 0 if method.factors else min(method.rank, train)
-        require_iteration_memory(memory, partial(iteration_task_bytes, train, classes, specification["tile"]), rank)
-    if config.inference.times:
-        require_trainable(memory, run.train_cut.count, run.test_cut.count)
+        needs.append(TileNeed("kernel tile", "kernel.tile", specification.tile, engine.lane_width, task_bytes))
+    solver, options, data = solver_of(method_of(config.solve)), options_of(config.solve), specification.data
+    tile = solver.choose_tile(data.train, specification.tile, config.solve.tile)
+    size = SystemSize(data.train, data.test, len(data.classes), specification.tile, tile, specification.dtype)
+    needs += [need for key in asked_of(config.inference) for need in RESULTS[key].needs(size)]
+    if config.solve.ridges == "auto":
+        needs.append(inverse_need(size))
+    for need in (*needs, *solver.needs(size, options)):
+        need.require(memory)

@@ -10,17 +10,16 @@ from typing import Any
 from cntk_pipeline.datasets import Contents
 from cntk_pipeline.driver.timing import read_timings
 from cntk_pipeline.errors import CorruptTile
-from cntk_pipeline.inference import METRICS, EnsembleRecord
-from cntk_pipeline.models import Json
 from cntk_pipeline.rundir import lease
 from cntk_pipeline.rundir.directory import Provenance, RunDirectory
 from cntk_pipeline.rundir.growth import Growth
-from cntk_pipeline.rundir.specification import EngineRecord, engine_record
-from cntk_pipeline.rundir.verification import Chunks, spent
-from cntk_pipeline.solvers import RidgeChoice, read_choice
+from cntk_pipeline.rundir.owners import Chunks
+from cntk_pipeline.rundir.specification import DataSpecification, EngineRecord
+from cntk_pipeline.rundir.verification import spent
+from cntk_pipeline.solvers import METRICS, RidgeChoice, read_choice, solver_of
 from cntk_pipeline.storage.tiled_array import TiledArray
 from cntk_pipeline.tasks import Receipt, Task
-from cntk_pipeline.workflow.wanted import KERNEL_STAGES, WantedSolve, find_wanted
+from cntk_pipeline.workflow.wanted import WantedSolve, WantedStage, find_wanted
 
 
 @dataclass(frozen=True)
@@ -29,13 +28,15 @@ class StageReport:
 
     Attributes
     ----------
-    stage : its name.
+    phase : "kernel", "solve" or "inference".
+    stage : its kind.
     done, total : tiles.
     seconds : core-seconds spent in its tasks, the sum of the three that follow.
     read_seconds, compute_seconds, write_seconds : what they went into; of reading, the wait for it.
     bytes : written.
     """
 
+    phase: str
     stage: str
     done: int
     total: int
@@ -82,10 +83,11 @@ class RidgePathReport:
 
 @dataclass(frozen=True)
 class TrainedReport:
-    """A network's ensemble at the times asked for: its record as on disk, None until it is done."""
+    """A result for a network, which belongs to no ridge: its key, and its record as on disk; None until it is done."""
 
     network: str
-    record: EnsembleRecord | None
+    product: str
+    record: Any
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ class RunReport:
 
     path: str
     fingerprint: str
-    data: Json
+    data: DataSpecification
     dtype: str
     tile: int
     engine: EngineRecord
@@ -173,46 +175,45 @@ class RunReport:
         """What is being computed, its tiles done and in total: the matrices of the kernel together, as a run does."""
         parts: dict[str, tuple[int, int]] = {}
         for stage in self.stages:
-            name = "kernel" if stage.stage in KERNEL_STAGES else stage.stage
-            done, total = parts.get(name, (0, 0))
-            parts[name] = done + stage.done, total + stage.total
+            done, total = parts.get(stage.phase, (0, 0))
+            parts[stage.phase] = done + stage.done, total + stage.total
         return next(((name, done, total) for name, (done, total) in parts.items() if done < total), None)
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as plain values, with ``complete``."""
-        return asdict(self) | {"complete": self.complete}
+        return asdict(self) | {"data": self.data.to_json(), "complete": self.complete}
 
 
 def read_contents(run: RunDirectory) -> Contents | None:
     """Count the images of a run by class; None where they are not stored yet, or damaged."""
     if not run.has_inputs():
         return None
-    data = run.specification["data"]
+    data = run.specification.data
     arrays = [TiledArray(run.inputs_path / f"{part}_labels") for part in ("train", "test")]
     try:
         train, test = (array.read_region((0, array.shape[0])) for array in arrays)
     except CorruptTile:
         return None
-    return Contents.count(data["classes"], data["shape"], train, test)
+    return Contents.count(data.classes, data.shape, train, test)
 
 
 def make_report(run: RunDirectory) -> RunReport:
     """Summarise a run directory."""
     wanted = find_wanted(run, run.workflow())
     receipts = {receipt.task: receipt for receipt in run.journal.receipts()}
-    stages = [_stage_report(run, name, tasks, receipts) for name, tasks in wanted.stages().items()]
+    stages = [_stage_report(run, stage, receipts) for stage in wanted.stages()]
     solves = [_solve_report(run, solve) for solve in wanted.solves]
-    trained = [TrainedReport(training.label, product.read(run)) for training, product in wanted.trainings]
-    data, growth = run.specification["data"], Growth.of(run)
+    trained = [TrainedReport(product.label, product.stage.kind, product.read(run)) for product in wanted.run_products]
+    growth = Growth.of(run)
     return RunReport(
         path=str(run.path),
         fingerprint=run.fingerprint,
-        data=data,
-        dtype=run.specification["dtype"],
-        tile=run.specification["tile"],
-        engine=engine_record(run.specification),
-        numerics_version=run.specification["numerics_version"],
-        readouts=tuple(readout["name"] for readout in run.specification["readouts"]),
+        data=run.specification.data,
+        dtype=run.specification.dtype,
+        tile=run.specification.tile,
+        engine=run.specification.engine,
+        numerics_version=run.specification.numerics_version,
+        readouts=tuple(readout.name for readout in run.specification.readouts),
         provenance=run.provenance,
         grown_from=None if growth is None else growth.path,
         driver=lease.holder(run.lease_path),
@@ -228,7 +229,7 @@ def make_report(run: RunDirectory) -> RunReport:
 
 
 def _solve_report(run: RunDirectory, solve: WantedSolve) -> SolveReport:
-    far = run.iterations(solve.name)
+    far = solver_of(solve.system.method).iterations(run, solve.system)
     record = run.solve_record(solve.name) or {}
     results = run.read_record(f"solve/{solve.name}/metrics.json", METRICS)
     return SolveReport(
@@ -241,28 +242,29 @@ def _solve_report(run: RunDirectory, solve: WantedSolve) -> SolveReport:
         None if far is None or not far.residuals else far.residuals[-1],
         **({} if results is None else asdict(results)),
         inferred=tuple(
-            InferredReport(product.name.partition("-")[0], product.read(run))
+            InferredReport(product.stage.kind, product.read(run))
             for product in solve.products
             if product.summarise is not None
         ),
     )
 
 
-def _stage_report(run: RunDirectory, name: str, tasks: Sequence[Task], receipts: dict[Task, Receipt]) -> StageReport:
+def _stage_report(run: RunDirectory, stage: WantedStage, receipts: dict[Task, Receipt]) -> StageReport:
     # A receipt whose chunk is gone (quarantined, deleted) does not count, unless it was there until it was used up;
     # then the receipt may be gone as well, damaged in the journal.
-    chunks = Chunks(tasks)
-    used_up = spent(run, tasks, chunks)
+    chunks = Chunks(len(stage.jobs))
+    used_up = spent(run, stage.jobs, chunks)
     mine = [
-        receipts[task]
-        for task in tasks
-        if task in receipts
-        and (task in used_up or None not in [chunks.size(array, index) for array, index in run.arrays_of(task)])
+        receipts[job.task]
+        for job in stage.jobs
+        if job.task in receipts
+        and (job.task in used_up or None not in [chunks.size(array, index) for array, index in job.places(run)])
     ]
     return StageReport(
-        stage=name,
+        phase=stage.phase,
+        stage=stage.kind,
         done=len(mine) + sum(task not in receipts for task in used_up),
-        total=len(tasks),
+        total=len(stage.jobs),
         seconds=sum(receipt.seconds for receipt in mine),
         read_seconds=sum(receipt.read_seconds for receipt in mine),
         compute_seconds=sum(receipt.compute_seconds for receipt in mine),
@@ -272,7 +274,7 @@ def _stage_report(run: RunDirectory, name: str, tasks: Sequence[Task], receipts:
 
 
 def _openers(run: RunDirectory, solved: Sequence[str]) -> tuple[str, ...]:
-    readout, kernels = run.specification["readouts"][0]["name"], run.kernel_path.zarr_expression()
+    readout, kernels = run.specification.readouts[0].name, run.kernel_path.zarr_expression()
     lines = [
         f'zarr.open_array({kernels}, path="{readout}/train", mode="r")  # lower tiles; the others are NaN',
         f'xarray.open_zarr({kernels}, group="{readout}", consolidated=False)',

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from cntk_pipeline.clusters import EXECUTORS, WorkerMemory
-from cntk_pipeline.clusters.extras import require_extras
-from cntk_pipeline.clusters.submitters import clear_earlier, obeying_requests
+from cntk_pipeline.clusters import WorkerMemory
+from cntk_pipeline.clusters.table import cluster_of, current_job, require_extras
+from cntk_pipeline.clusters.trust import Trusted, of_user, read_trusted, warnings, write_trusted
 from cntk_pipeline.config import DEFAULT_ENGINE, ClusterConfig, RunConfig
 from cntk_pipeline.config.loopback import is_loopback
 from cntk_pipeline.driver.driver import Outcome
@@ -21,48 +21,46 @@ from cntk_pipeline.driver.stages import Stages, View
 from cntk_pipeline.driver.timing import StageClock
 from cntk_pipeline.errors import ConfigError, CorruptTile, PipelineError, RunNotFound, SpecificationMismatch, StoreError
 from cntk_pipeline.gram import tiles as gram
-from cntk_pipeline.gram.engines import require_numerics
+from cntk_pipeline.gram.engines import read_engine, require_numerics
 from cntk_pipeline.inference import (
-    METRICS,
-    Means,
+    Capacity,
     add_remedies,
     choose_ridge,
-    metrics,
-    prediction_jobs,
+    needs_test_kernel,
     requested_products,
-    requested_trainings,
-    training_product,
-    write_training,
+    run_products,
 )
 from cntk_pipeline.kernels import Summary
 from cntk_pipeline.rundir import growth, lease
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.provenance import library_versions, provenance
-from cntk_pipeline.rundir.trust import Trusted, of_user, read_trusted, warnings, write_trusted
+from cntk_pipeline.rundir.submissions import clear_earlier, obeying_requests
 from cntk_pipeline.rundir.verification import finished
 from cntk_pipeline.solvers import (
-    SOLVERS,
-    Method,
+    METRICS,
     System,
     forget_tiles,
     make_system,
+    method_of,
+    metrics,
     open_system,
+    prediction_jobs,
     requested_selections,
     requested_solves,
     reserve_buffers,
     solve_name,
+    solver_of,
 )
 from cntk_pipeline.storage import StorePath, open_path
 from cntk_pipeline.storage.durable import store_explained
-from cntk_pipeline.tasks import Task
 from cntk_pipeline.telemetry.events import Event, emit
 from cntk_pipeline.telemetry.metrics import served as metrics_served
 from cntk_pipeline.workflow.checkup import Checked, check, lines_of, mend
-from cntk_pipeline.workflow.load import load, mend_inputs, require_known_kind, slots_of, specification_of, write_inputs
+from cntk_pipeline.workflow.load import load, mend_inputs, slots_of, specification_of, write_inputs
 from cntk_pipeline.workflow.plan import Plan, PlanInputs, make_plan
 from cntk_pipeline.workflow.preflight import require_fitting_tasks
 from cntk_pipeline.workflow.report import make_report, read_contents
-from cntk_pipeline.workflow.wanted import KERNEL_STAGES, find_wanted
+from cntk_pipeline.workflow.wanted import INFERENCE, KERNEL, SOLVE, find_wanted
 
 REPAIRS = 3
 """How often a run goes back to compute tiles that turned out to be damaged."""
@@ -89,12 +87,12 @@ def plan(config: RunConfig) -> Plan:
     old = growth.find_source(config, run_path(config))
     tile = config.kernel.tile
     if old is not None and tile == "auto":
-        tile = old.specification["tile"]
+        tile = old.specification.tile
     return make_plan(
         PlanInputs(
             readouts=loaded.readouts,
             engine=loaded.engine,
-            engine_record=loaded.engine_record,
+            engine_record=read_engine(config.kernel),
             dtype=config.kernel.dtype,
             contents=loaded.contents,
             warnings=loaded.warnings,
@@ -251,8 +249,7 @@ def resume(
         if _is_done(run, run.workflow(), view, verify):
             clear_earlier(run)
             return run
-        if cluster is None:
-            require_known_kind(run.workflow())  # a file that anybody may have edited says so
+        cluster_of(run.workflow().cluster if cluster is None else cluster)  # anybody may have edited the file
         trusted = read_trusted(run, cluster=cluster, trust=trust, told=told)
         for line in trusted.shown:
             view.say(line)
@@ -325,7 +322,7 @@ def _begun(config: RunConfig, view: View) -> Iterator[Begun]:
         view.say(line)
     for line in loaded.warnings:
         view.say(f"warning: {line}")
-    with store_explained(path), lease.hold(run.lease_path) as held:
+    with store_explained(path), lease.hold(run.lease_path, current_job()) as held:
         if common is not None:
             growth.begin(run, common, view.say)
         _mend(run, config, view)
@@ -343,7 +340,7 @@ def _begun(config: RunConfig, view: View) -> Iterator[Begun]:
 def _held(run: RunDirectory, view: View | None) -> Iterator[lease.Lease]:
     """Hold the lease of a run directory that was begun before, its images included; mend what describes its arrays."""
     config = run.workflow()  # which says so where a driver stopped before it wrote one
-    with store_explained(run.path), lease.hold(run.lease_path) as held:
+    with store_explained(run.path), lease.hold(run.lease_path, current_job()) as held:
         _mend(run, config, view)
         if not run.has_inputs():
             raise RunNotFound(f"{run.path} stopped before its images were stored: start it again with `cntk run`")
@@ -380,7 +377,7 @@ def _is_done(run: RunDirectory, config: RunConfig, view: View, verify: bool) -> 
     else:
         if not make_report(run).complete:
             return False
-        _, bad = finished(run, find_wanted(run, config).tasks())
+        _, bad = finished(run, find_wanted(run, config).jobs())
         for task in bad:
             view.say(f"{task} was damaged on disk: moved to quarantine, computed again")
         is_done = not bad
@@ -395,7 +392,7 @@ def verify(path: str | Path | StorePath) -> Checked:
     """Read everything that is finished and compare checksums; move what is bad to quarantine."""
     run = RunDirectory(path)
     config = run.workflow()
-    with store_explained(run.path, "verify"), lease.hold(run.lease_path):
+    with store_explained(run.path, "verify"), lease.hold(run.lease_path, current_job()):
         found = check(run, config)
     run.journal.close()
     return found
@@ -412,7 +409,7 @@ def _require_numerics(run: RunDirectory) -> None:
     try:
         require_numerics(run)
     except SpecificationMismatch:
-        if any(stage.stage in KERNEL_STAGES and stage.done < stage.total for stage in make_report(run).stages):
+        if any(stage.phase == KERNEL and stage.done < stage.total for stage in make_report(run).stages):
             raise
 
 
@@ -435,7 +432,7 @@ def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> N
         recording(run),
         obeying_requests(run, stop, view.say),
         metrics_served(config.cluster.metrics) as metrics_address,
-        EXECUTORS[config.cluster.kind](config.cluster, prepare, stop) as executor,
+        cluster_of(config.cluster).executor(config.cluster, prepare, stop) as executor,
         executor.watched(),
     ):
         view.say(f"computing on {executor.describe()}")
@@ -453,11 +450,11 @@ def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> N
         try:
             for _ in range(REPAIRS):
                 kernel_jobs = gram.kernel_jobs(run)
-                if config.inference.covariance:
+                if needs_test_kernel(config.inference):
                     gram.test_group(run).create()
                     kernel_jobs += gram.test_kernel_jobs(run)
                 executor.adapt()
-                stages.run_jobs("kernel", kernel_jobs).require()
+                stages.run_jobs(KERNEL, kernel_jobs).require()
                 executor.hold(stop)
                 outcomes = [_choose_ridges(stages, config), _solve(stages, config), _infer(stages, config)]
                 failed = [error for outcome in outcomes for error in outcome.failed.values()]
@@ -488,21 +485,20 @@ def _retracting(run: RunDirectory) -> Iterator[None]:
 def _choose_ridges(stages: Stages, config: RunConfig) -> Outcome:
     """Choose a ridge for each read-out, where the workflow leaves that to leave-one-out."""
     outcome = Outcome()
-    means = Means(stages.executor.slots, stages.executor.memory())
+    capacity = Capacity(stages.executor.slots, stages.executor.memory())
     for selection in requested_selections(stages.run, config):
-        found = choose_ridge(stages.run, selection, means, stages.run_jobs)
+        found = choose_ridge(stages.run, selection, capacity, stages.run_jobs)
         outcome.failed.update(found.failed)
     add_remedies(stages.run, outcome, stages.run_jobs)
     return outcome
 
 
 def _solve(stages: Stages, config: RunConfig) -> Outcome:
-    run, method = stages.run, Method.of(config.solve)
+    run, method = stages.run, method_of(config.solve)
     systems = [make_system(run, specification, method) for specification in requested_solves(run, config)]
     courses = [_course(stages, system, order) for order, system in enumerate(systems)]
-    if method.iterates:  # what a whole course leads to is asked for before it begins
-        stages.take_over([course.solution for course in courses])
-    outcome, solved = stages.run_courses("solve", courses, lambda: _convergence(run, systems))
+    stages.take_over([course.solution for course in courses])  # before a course of many rounds begins
+    outcome, solved = stages.run_courses(SOLVE, courses, lambda: _convergence(run, systems))
     for name in solved:
         if run.read_record(f"solve/{name}/metrics.json", METRICS) is None:
             run.write_record(f"solve/{name}/metrics.json", metrics(run, name))
@@ -511,14 +507,16 @@ def _solve(stages: Stages, config: RunConfig) -> Outcome:
 
 
 def _course(stages: Stages, system: System, order: int) -> Course:
-    predictions = prediction_jobs(stages.run, system.fingerprint, order)
-    rounds = SOLVERS[system.method.solver].rounds(stages.run, system, order, stages.executor.slots)
-    return Course(system.fingerprint, rounds, Task(f"coefficients:{system.fingerprint}", 0, 0), predictions)
+    run, solver = stages.run, solver_of(system.method)
+    *_, solution = solver.jobs(run, system)
+    predictions = prediction_jobs(run, system.fingerprint, order)
+    rounds = solver.rounds(run, system, order, stages.executor.slots)
+    return Course(system.fingerprint, rounds, solution, predictions)
 
 
 def _convergence(run: RunDirectory, systems: Sequence[System]) -> str:
     """Say how far the slowest of the systems that iterate is; nothing where none does."""
-    far = [run.iterations(system.fingerprint) for system in systems]
+    far = [solver_of(system.method).iterations(run, system) for system in systems]
     open_ones = [iterations for iterations in far if iterations and iterations.residuals and not iterations.finished]
     if not open_ones:
         return ""
@@ -527,20 +525,18 @@ def _convergence(run: RunDirectory, systems: Sequence[System]) -> str:
 
 
 def _infer(stages: Stages, config: RunConfig) -> Outcome:
-    """Compute what the workflow asks of every system that is solved."""
+    """Compute the results of inference for every system that is solved, and those that belong to no system."""
     run, products = stages.run, []
     for order, specification in enumerate(requested_solves(run, config)):
         system = open_system(run, solve_name(specification))
         if run.has_record(f"solve/{system.fingerprint}/metrics.json"):
             products += requested_products(run, system, config.inference, order)
-    for training in requested_trainings(run, config):
-        write_training(run, training)
-        products.append(training_product(run, training))
+    products += run_products(run, config.inference)
     if not products:
         return Outcome()
     for product in products:
         product.create(run)
-    outcome = stages.run_jobs("inference", [job for product in products for job in product.jobs])
+    outcome = stages.run_jobs(INFERENCE, [job for product in products for job in product.jobs])
     for product in products:
         if all(job.task in outcome.done for job in product.jobs):
             product.finish(run)

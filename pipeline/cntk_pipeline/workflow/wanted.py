@@ -1,4 +1,4 @@
-"""What the workflow of a run asks for: every task, system and product, whatever of it is done.
+"""The tasks, systems and products that the workflow of a run asks for, done or not.
 
 Run, resume, status, verify and report all ask here, so that they agree on what is left to do.
 """
@@ -7,45 +7,70 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cntk_pipeline.config import RunConfig
-from cntk_pipeline.gram.tiles import kernel_jobs, test_kernel_jobs
-from cntk_pipeline.inference import (
-    Product,
-    Training,
-    prediction_jobs,
-    requested_products,
-    requested_trainings,
-    training_product,
-)
+from cntk_pipeline.gram.tiles import KERNEL_OWNERS, kernel_jobs, test_kernel_jobs
+from cntk_pipeline.inference import RIDGE_PATH, Product, needs_test_kernel, owners, requested_products, run_products
 from cntk_pipeline.models import Json
 from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.owners import Job, Owner
 from cntk_pipeline.solvers import (
+    MEAN,
+    RESIDUAL,
     SOLVERS,
-    Method,
     System,
+    method_of,
     planned_system,
+    prediction_jobs,
     requested_selections,
     requested_solves,
-    solve_name,
+    solver_of,
 )
-from cntk_pipeline.tasks import Task
 
-KERNEL_STAGES = ("train", "test", "variance", "test_test")
-"""What a run computes side by side and calls the kernel; the last only where a covariance is asked for."""
+KERNEL, SOLVE, INFERENCE = "kernel", "solve", "inference"
+"""The phases of a run: each computes its stages side by side, and begins when the one before has ended."""
+
+OWNERS: dict[str, Owner] = {
+    owner.kind: owner
+    for owner in (
+        *KERNEL_OWNERS,
+        RIDGE_PATH,
+        *(owner for solver in SOLVERS.values() for owner in solver.owners),
+        MEAN,
+        RESIDUAL,
+        *owners(),
+    )
+}
+"""The owners of all stages by their kind, in the order in which a plan and a status show them."""
 
 
 @dataclass(frozen=True)
 class WantedSolve:
-    """One ridge of one read-out: what it is of, its tasks, and what is to be inferred from it."""
+    """One ridge of one read-out: its specification, its jobs, and its results of inference."""
 
     specification: Json
     system: System
-    tasks: tuple[Task, ...]
+    jobs: tuple[Job, ...]
     products: tuple[Product, ...]
 
     @property
     def name(self) -> str:
         """The name of its directory."""
         return self.system.fingerprint
+
+
+@dataclass(frozen=True)
+class WantedStage:
+    """All jobs of one kind of stage.
+
+    Attributes
+    ----------
+    phase : `KERNEL`, `SOLVE` or `INFERENCE`.
+    kind : of the stages.
+    jobs : of all systems.
+    """
+
+    phase: str
+    kind: str
+    jobs: tuple[Job, ...]
 
 
 @dataclass(frozen=True)
@@ -57,47 +82,51 @@ class Wanted:
     kernel : tiles of the kernel matrices.
     selections : choices of a ridge.
     solves : systems; none of a read-out whose ridge is not chosen yet.
-    trainings : networks in training, each with its product.
+    run_products : products that belong to no system.
     """
 
-    kernel: tuple[Task, ...]
+    kernel: tuple[Job, ...]
     selections: tuple[Json, ...]
     solves: tuple[WantedSolve, ...]
-    trainings: tuple[tuple[Training, Product], ...]
+    run_products: tuple[Product, ...]
 
     @property
     def products(self) -> Iterator[Product]:
         """Everything that is to be inferred."""
         for solve in self.solves:
             yield from solve.products
-        for _, product in self.trainings:
-            yield product
+        yield from self.run_products
 
-    def stages(self) -> dict[str, list[Task]]:
-        """List the tasks by the stages that a report shows, those without a task aside."""
-        stages = {name: [task for task in self.kernel if task.stage == name] for name in KERNEL_STAGES}
-        stages["solve"] = [task for solve in self.solves for task in solve.tasks]
-        stages["inference"] = [job.task for product in self.products for job in product.jobs]
-        optional = ("test_test", "inference")
-        return {name: tasks for name, tasks in stages.items() if tasks or name not in optional}
+    def stages(self) -> list[WantedStage]:
+        """Group the jobs by the kind of their stage, in the order of `OWNERS`."""
+        phases = (
+            (KERNEL, self.kernel),
+            (SOLVE, [job for solve in self.solves for job in solve.jobs]),
+            (INFERENCE, [job for product in self.products for job in product.jobs]),
+        )
+        found = []
+        for phase, jobs in phases:
+            by_kind: dict[str, list[Job]] = {}
+            for job in jobs:
+                by_kind.setdefault(job.task.stage.kind, []).append(job)
+            found += [WantedStage(phase, kind, tuple(by_kind[kind])) for kind in OWNERS if kind in by_kind]
+        return found
 
-    def tasks(self) -> list[Task]:
-        """List all tasks."""
-        return [task for tasks in self.stages().values() for task in tasks]
+    def jobs(self) -> list[Job]:
+        """List all jobs."""
+        return [job for stage in self.stages() for job in stage.jobs]
 
 
 def find_wanted(run: RunDirectory, config: RunConfig) -> Wanted:
     """List what a workflow asks for. Reads small records only, and works beside a running driver."""
-    kernel = [job.task for job in kernel_jobs(run)]
-    if config.inference.covariance:
-        kernel += [job.task for job in test_kernel_jobs(run)]
-    method = Method.of(config.solve)
-    solves = []
+    kernel = kernel_jobs(run)
+    if needs_test_kernel(config.inference):
+        kernel += test_kernel_jobs(run)
+    method, solves = method_of(config.solve), []
     for order, specification in enumerate(requested_solves(run, config)):
         system = planned_system(specification, method)
-        tasks = SOLVERS[method.solver].tasks(run, system)
-        tasks += [job.task for job in prediction_jobs(run, solve_name(specification), order)]
+        jobs = [*solver_of(method).jobs(run, system), *prediction_jobs(run, system.fingerprint, order)]
         products = requested_products(run, system, config.inference, order)
-        solves.append(WantedSolve(specification, system, tuple(tasks), tuple(products)))
-    trainings = [(training, training_product(run, training)) for training in requested_trainings(run, config)]
-    return Wanted(tuple(kernel), tuple(requested_selections(run, config)), tuple(solves), tuple(trainings))
+        solves.append(WantedSolve(specification, system, tuple(jobs), tuple(products)))
+    selections, of_run = requested_selections(run, config), run_products(run, config.inference)
+    return Wanted(tuple(kernel), tuple(selections), tuple(solves), tuple(of_run))

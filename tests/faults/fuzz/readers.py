@@ -16,18 +16,18 @@ from cntk_pipeline.rundir.journal import from_line, to_line
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from record_kinds import kinds
+from support.record_kinds import kinds
 
 from cntk_pipeline.errors import StoreError
 from cntk_pipeline.rundir import journal
 from cntk_pipeline.rundir.journal import Journal
 from cntk_pipeline.storage import LocalPath
 from cntk_pipeline.storage.records import Record
-from cntk_pipeline.tasks import Chunk, Receipt, Task
+from cntk_pipeline.tasks import Chunk, Receipt, Stage, Task
 
 KINDS = kinds()
 
-RECEIPT = Receipt(Task("train", 1, 0), (Chunk("train", 1028, 77, "ab"),), 0.1, 2.0, 0.3, "host")
+RECEIPT = Receipt(Task(Stage("train"), 1, 0), (Chunk("train", 1028, 77, "ab"),), 0.1, 2.0, 0.3, "host")
 
 
 def seeds() -> list[bytes]:

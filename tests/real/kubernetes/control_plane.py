@@ -18,8 +18,8 @@ from typing import Any
 import dask_kubernetes
 import httpx
 import yaml
-from processes import wait_until
 from real.kubernetes.kubelet import NODE, Api, Manifest, ip, main_process
+from support.processes import wait_until
 
 PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "bwrap", "nsenter", "setpriv", "ip", "openssl")
 COMPILED = Path("/var/tmp/cntk-kubernetes-compiled")

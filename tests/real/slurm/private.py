@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from processes import wait_until
+from support.processes import wait_until
 
 
 @dataclass(frozen=True)

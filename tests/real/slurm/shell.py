@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from problems import Recorder, toml
-from processes import receipts, wait_until
 from real.slurm.private import PrivateSlurm
+from support.problems import Recorder, toml
+from support.processes import receipts, wait_until
 
 from cntk_pipeline.clusters.submitter import is_driver
 from cntk_pipeline.config import load_config

@@ -22,8 +22,8 @@ from cntk_pipeline.clusters.dask.certificates import make_pem, security_of
 from cntk_pipeline.clusters.dask.executor import Terms, count_workers, prepared
 from cntk_pipeline.clusters.dask.scaling import Scalable, Scaling, bounds
 from cntk_pipeline.clusters.dask.settings import SETTINGS
-from cntk_pipeline.clusters.extras import require_extra
 from cntk_pipeline.clusters.kubernetes.manifests import INSTANCE, Names, Owner, cluster_manifest, secret_manifest
+from cntk_pipeline.clusters.kubernetes.options import EXTRA, KubernetesOptions
 from cntk_pipeline.config import ClusterConfig
 from cntk_pipeline.errors import ConfigError, WorkersLost
 
@@ -54,7 +54,7 @@ def open_kubernetes(
     minimum, maximum = require_described(config)
     pem = make_pem() if config.tls else ()
     with _created(config, minimum, pem) as names:
-        address = config.address or names.address(config.tls)
+        address = KubernetesOptions.of(config).address or names.address(config.tls)
         with dask.config.set(SETTINGS), _connect(address, pem, stop) as client:
             _wait_for_workers(client, minimum, names, stop)
             scaling = Scaling(Pods(names, minimum), minimum, maximum, config.threads_per_worker)
@@ -71,7 +71,7 @@ def require_described(config: ClusterConfig) -> tuple[int, int]:
     ConfigError
         If a value is missing, or kr8s is not installed.
     """
-    require_extra('the "kubernetes" cluster', "kubernetes")
+    EXTRA.require('the "kubernetes" cluster')
     if config.workers is None:
         raise ConfigError('the "kubernetes" cluster needs cluster.workers: how many pods it asks for')
     cluster_manifest(config, Names("cntk", "default"), config.workers)
@@ -110,9 +110,9 @@ def _created(config: ClusterConfig, workers: int, pem: tuple[str, ...]) -> Itera
     """Make the objects of a cluster, and delete them whatever happens."""
     import kr8s
 
-    owner = Owner.here()
+    owner, namespace = Owner.here(), KubernetesOptions.of(config).namespace
     with explained():
-        names = Names(f"cntk-{uuid.uuid4().hex[:8]}", config.namespace or kr8s.api().namespace)
+        names = Names(f"cntk-{uuid.uuid4().hex[:8]}", namespace or kr8s.api().namespace)
         if owner is not None:
             _delete_those_before(owner, names.namespace)
     cluster = dask_class("DaskCluster")(cluster_manifest(config, names, workers, owner))
@@ -150,7 +150,7 @@ def explained() -> Iterator[None]:
     WorkersLost
         If it does not answer right now.
     """
-    require_extra('the "kubernetes" cluster', "kubernetes")
+    EXTRA.require('the "kubernetes" cluster')
     import httpx
     import kr8s
 

@@ -9,6 +9,7 @@ from dask.utils import parse_bytes
 
 from cntk_pipeline.clusters.dask.certificates import AUTHORITY, CERTIFICATE, KEY, Certificates
 from cntk_pipeline.clusters.dask.settings import SETTINGS
+from cntk_pipeline.clusters.kubernetes.options import KubernetesOptions
 from cntk_pipeline.config import ClusterConfig
 from cntk_pipeline.errors import ConfigError
 
@@ -105,7 +106,7 @@ def cluster_manifest(config: ClusterConfig, names: Names, workers: int, owner: O
     ConfigError
         If the image or the memory of a worker is not given.
     """
-    if not config.image:
+    if not KubernetesOptions.of(config).image:
         raise ConfigError('the "kubernetes" cluster needs cluster.image: deploy/container says how to build one')
     limit = memory_limit(config)
     tls = Certificates.within(TLS_FOLDER).arguments() if config.tls else []
@@ -175,7 +176,7 @@ def job_manifest(config: ClusterConfig, name: str, namespace: str, command: Sequ
     described = pod(config, "", driver) | {
         "restartPolicy": "OnFailure",
         "terminationGracePeriodSeconds": DRAIN_SECONDS,
-        "serviceAccountName": config.service_account,
+        "serviceAccountName": KubernetesOptions.of(config).service_account,
         "automountServiceAccountToken": True,
     }
     return {
@@ -192,17 +193,18 @@ def job_manifest(config: ClusterConfig, name: str, namespace: str, command: Sequ
 
 def container(config: ClusterConfig, name: str, module_and_arguments: list[str]) -> Manifest:
     """Describe a container that runs a module of the image and may change nothing but its volumes."""
+    options = KubernetesOptions.of(config)
     mounts: list[Manifest] = [{"name": "tmp", "mountPath": "/tmp"}]
     if config.tls:
         mounts.append({"name": "tls", "mountPath": TLS_FOLDER, "readOnly": True})
-    if config.volume_claim:
+    if options.volume_claim:
         mounts.append({"name": "runs", "mountPath": RUNS_FOLDER})
     return {
         "name": name,
-        "image": config.image,
+        "image": options.image,
         "command": ["python", "-P", "-m", *module_and_arguments],
         "env": [{"name": key, "value": value} for key, value in environment().items()],
-        "envFrom": [{"secretRef": {"name": config.secret, "optional": True}}],
+        "envFrom": [{"secretRef": {"name": options.secret, "optional": True}}],
         "volumeMounts": mounts,
         "securityContext": {
             "allowPrivilegeEscalation": False,
@@ -214,12 +216,13 @@ def container(config: ClusterConfig, name: str, module_and_arguments: list[str])
 
 def pod(config: ClusterConfig, secret: str, described: Manifest) -> Manifest:
     """Describe the pod around a container: no root, no token of the API server."""
+    claim = KubernetesOptions.of(config).volume_claim
     volumes: list[Manifest] = [{"name": "tmp", "emptyDir": {}}]
     if config.tls:
         # Readable by the pod's group, which only its own user is in.
         volumes.append({"name": "tls", "secret": {"secretName": secret, "defaultMode": 0o440}})
-    if config.volume_claim:
-        volumes.append({"name": "runs", "persistentVolumeClaim": {"claimName": config.volume_claim}})
+    if claim:
+        volumes.append({"name": "runs", "persistentVolumeClaim": {"claimName": claim}})
     return {
         "automountServiceAccountToken": False,
         "securityContext": {

@@ -7,16 +7,18 @@ directory, credentials in a Secret that is only named.
 import contextlib
 import os
 import re
+import socket
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
-from cntk_pipeline.clusters import WorkerMemory
 from cntk_pipeline.clusters.kubernetes.executor import dask_class, explained, require_described
-from cntk_pipeline.clusters.kubernetes.manifests import INSTANCE, RUNS_FOLDER, Manifest, job_manifest, memory_limit
+from cntk_pipeline.clusters.kubernetes.manifests import INSTANCE, RUNS_FOLDER, Manifest, job_manifest
+from cntk_pipeline.clusters.kubernetes.options import KubernetesOptions
 from cntk_pipeline.clusters.submitter import Standing, State, Submitter, driver_command
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.errors import ConfigError, SubmissionFailed, WorkersLost
+from cntk_pipeline.resources import BatchJob
 from cntk_pipeline.rundir.submissions import Submission
 from cntk_pipeline.storage import LocalPath, StorePath
 
@@ -29,11 +31,16 @@ _JOB = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?/[a-z0-9]([a-z0-9.-]{0,251
 
 
 class KubernetesSubmitter(Submitter):
-    """Speaks to the API server that kubectl would speak to, or to that of the pod it runs in."""
+    """Speaks to the API server that kubectl would speak to, or to that of the pod it runs in.
+
+    No job follows on another one: Kubernetes itself starts a driver again that was taken away.
+    """
+
+    drives_itself = True
 
     def check(self, config: RunConfig) -> None:
-        cluster = config.cluster
-        require_described(cluster)
+        require_described(config.cluster)
+        cluster = KubernetesOptions.of(config.cluster)
         import kr8s
 
         with _asking():
@@ -55,23 +62,21 @@ class KubernetesSubmitter(Submitter):
             )
 
     def check_place(self, place: StorePath, config: RunConfig) -> None:
-        claim = config.cluster.volume_claim
+        options = KubernetesOptions.of(config.cluster)
+        claim = options.volume_claim
         if not isinstance(place, LocalPath) or (claim and os.fspath(place.absolute()).startswith(f"{RUNS_FOLDER}/")):
             return
         raise ConfigError(
             f"no pod can see {place}. Give the run a place in a bucket (--store s3://BUCKET/NAME), with its "
-            f"credentials in the Secret {config.cluster.secret}; or one below {RUNS_FOLDER}, where every pod has "
+            f"credentials in the Secret {options.secret}; or one below {RUNS_FOLDER}, where every pod has "
             "cluster.volume_claim, and submit from a pod that has it too: deploy/kubernetes/desk.yaml"
         )
-
-    def memory(self, config: RunConfig) -> WorkerMemory | None:
-        return WorkerMemory(memory_limit(config.cluster), config.cluster.threads_per_worker)
 
     def submit(self, place: StorePath, config: RunConfig, told: str) -> str:
         with _asking():
             import kr8s
 
-            namespace = config.cluster.namespace or kr8s.api().namespace
+            namespace = KubernetesOptions.of(config.cluster).namespace or kr8s.api().namespace
             name = f"cntk-{_slug(config.name)}-{uuid.uuid4().hex[:6]}"
             command = [*driver_command(str(place))[2:], "--settle", "--told", told]
             kr8s.objects.Job(job_manifest(config.cluster, name, namespace, command)).create()
@@ -114,8 +119,10 @@ class KubernetesSubmitter(Submitter):
                         kr8s.objects.Pod(pod["metadata"]["name"], namespace=namespace).delete(force=True)
         return True
 
-    def go_on(self, place: StorePath, config: RunConfig, told: str) -> str | None:
-        return None  # Kubernetes starts a driver again that was taken away
+    def current_job(self) -> BatchJob | None:
+        if "KUBERNETES_SERVICE_HOST" not in os.environ:
+            return None
+        return BatchJob(os.environ.get("POD_NAME") or socket.gethostname(), "pod")
 
 
 def describe_pods(pods: Sequence[Manifest]) -> str:

@@ -14,8 +14,8 @@ import dask.config
 import distributed
 
 from cntk_pipeline.clusters.base import Executor, require_no_stop
-from cntk_pipeline.clusters.dask.access import dashboard_warnings
 from cntk_pipeline.clusters.dask.certificates import make_pem, security_of
+from cntk_pipeline.clusters.dask.dashboard import dashboard_warnings
 from cntk_pipeline.clusters.dask.executor import Terms, client_within, prepared
 from cntk_pipeline.clusters.dask.scaling import Scalable, Scaling, bounds
 from cntk_pipeline.clusters.dask.settings import SETTINGS

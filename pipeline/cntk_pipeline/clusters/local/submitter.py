@@ -9,13 +9,10 @@ import sys
 import time
 
 import psutil
-from dask.utils import parse_bytes
 
-from cntk_pipeline.clusters import WorkerMemory
 from cntk_pipeline.clusters.submitter import State, Submitter, driver_command, is_driver, log_folder
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.errors import SubmissionFailed
-from cntk_pipeline.resources import memory_bytes
 from cntk_pipeline.rundir.submissions import Submission
 from cntk_pipeline.storage import StorePath
 
@@ -29,12 +26,6 @@ class LocalSubmitter(Submitter):
 
     def check(self, config: RunConfig) -> None:
         """Refuse nothing: this process is the proof that another one can run here."""
-
-    def memory(self, config: RunConfig) -> WorkerMemory | None:
-        limit = config.cluster.memory_limit
-        if config.cluster.kind != "local" or not isinstance(limit, str) or limit == "auto":
-            return None  # what Dask makes of it the executor will know
-        return WorkerMemory(min(parse_bytes(limit), memory_bytes()), config.cluster.threads_per_worker)
 
     def submit(self, place: StorePath, config: RunConfig, told: str) -> str:
         return start_driver(place, told)
@@ -52,8 +43,9 @@ class LocalSubmitter(Submitter):
         os.killpg(pid, signal.SIGKILL)  # its workers are of its session
         return True
 
-    def go_on(self, place: StorePath, config: RunConfig, told: str) -> str | None:
-        return None
+
+BACKGROUND = LocalSubmitter()
+"""What starts drivers here, for every kind of cluster that has no machines of its own for them."""
 
 
 def _without_waiting(path: str, flags: int) -> int:

@@ -24,11 +24,12 @@ from dask.utils import parse_bytes
 from distributed.utils import get_ip, get_ip_interface
 
 from cntk_pipeline.clusters.base import Executor, require_no_stop
-from cntk_pipeline.clusters.dask.access import dashboard_warnings
 from cntk_pipeline.clusters.dask.certificates import Certificates
+from cntk_pipeline.clusters.dask.dashboard import dashboard_warnings
 from cntk_pipeline.clusters.dask.executor import Terms, client_within, count_workers, prepared
 from cntk_pipeline.clusters.dask.scaling import Scalable, Scaling, bounds
 from cntk_pipeline.clusters.dask.settings import SETTINGS
+from cntk_pipeline.clusters.slurm.options import SlurmOptions
 from cntk_pipeline.clusters.slurm.steps import CLOSE_SECONDS, Share, WorkerSteps
 from cntk_pipeline.config import ClusterConfig
 from cntk_pipeline.errors import ConfigError, WorkersLost
@@ -73,7 +74,7 @@ def _load_jobqueue() -> Any:
 @contextmanager
 def _open_jobs(config: ClusterConfig, prepare: Callable[[], None], stop: threading.Event | None) -> Iterator[Executor]:
     """Ask SLURM for a job a worker and drive them from here: for trying out, since this process must live on."""
-    cluster_class = _load_jobqueue()
+    cluster_class, options = _load_jobqueue(), SlurmOptions.of(config)
     if config.workers is None or config.memory_limit == "auto":
         raise ConfigError('a "slurm" cluster needs cluster.workers and cluster.memory_limit: each job asks for that')
     with _certificates(config) as certificates, dask.config.set(SETTINGS), tempfile.TemporaryDirectory() as logs:
@@ -83,19 +84,19 @@ def _open_jobs(config: ClusterConfig, prepare: Callable[[], None], stop: threadi
         warnings = dashboard_warnings(config.dashboard)
         try:
             cluster = cluster_class(
-                queue=config.partition,
-                account=config.account,
-                walltime=config.time_limit,
+                queue=options.partition,
+                account=options.account,
+                walltime=options.time_limit,
                 cores=config.threads_per_worker,
                 processes=1,
                 memory=f"{limit}B",
                 job_mem=f"{-(-(limit + BESIDE_WORKER_BYTES) // 2**20)}M",
-                interface=config.interface,
+                interface=options.interface,
                 protocol="tcp://" if security is None else "tls://",
                 security=security,
-                python=config.python or sys.executable,
-                job_extra_directives=list(config.batch_options),
-                job_script_prologue=[*config.setup, f"export {INHERITED}={inherited_settings()}"],
+                python=options.python or sys.executable,
+                job_extra_directives=list(options.batch_options),
+                job_script_prologue=[*options.setup, f"export {INHERITED}={inherited_settings()}"],
                 worker_extra_args=["--dashboard-address", LOOPBACK],
                 scheduler_options={"dashboard_address": config.dashboard},
                 log_directory=logs,
@@ -134,15 +135,16 @@ class _Jobs(Scalable):
 def _open_allocation(
     config: ClusterConfig, prepare: Callable[[], None], stop: threading.Event | None
 ) -> Iterator[Executor]:
-    _require_interface(config.interface)
+    interface = SlurmOptions.of(config).interface
+    _require_interface(interface)
     shares = allocation_shares(config, os.environ, _hostnames(os.environ["SLURM_JOB_NODELIST"]))
     count = sum(share.workers for share in shares)
     with _certificates(config) as certificates, dask.config.set(SETTINGS):
         security = None if certificates is None else certificates.security()
         cluster = distributed.LocalCluster(
             n_workers=0,
-            host=None if config.interface else _reachable_address(shares),
-            interface=config.interface,
+            host=None if interface else _reachable_address(shares),
+            interface=interface,
             protocol="tcp://" if security is None else "tls://",
             security=security,
             dashboard_address=config.dashboard,
@@ -251,10 +253,11 @@ def _certificates(config: ClusterConfig) -> Iterator[Certificates | None]:
 
 
 def _worker_command(config: ClusterConfig, scheduler: str, certificates: Certificates | None) -> list[str]:
-    command = [config.python or sys.executable, "-P", "-m", "distributed.cli.dask_worker", scheduler]
+    options = SlurmOptions.of(config)
+    command = [options.python or sys.executable, "-P", "-m", "distributed.cli.dask_worker", scheduler]
     command += ["--nthreads", str(config.threads_per_worker), "--memory-limit", str(_worker_memory(config))]
     command += ["--dashboard-address", LOOPBACK, "--death-timeout", "60"]
-    command += [] if config.interface is None else ["--interface", config.interface]
+    command += [] if options.interface is None else ["--interface", options.interface]
     command += [] if certificates is None else certificates.arguments()
     return command
 

@@ -16,12 +16,21 @@ from pathlib import Path
 import jinja2
 from dask.utils import parse_bytes
 
-from cntk_pipeline.clusters import WorkerMemory
 from cntk_pipeline.clusters.slurm.executor import BESIDE_WORKER_BYTES
+from cntk_pipeline.clusters.slurm.options import SlurmOptions
 from cntk_pipeline.clusters.slurm.states import QUEUE_FORMAT, read_account, read_queue
-from cntk_pipeline.clusters.submitter import Cause, Standing, State, Submitter, driver_command, log_folder
+from cntk_pipeline.clusters.submitter import (
+    Cause,
+    Standing,
+    State,
+    Submitter,
+    Succession,
+    driver_command,
+    log_folder,
+)
 from cntk_pipeline.config import ClusterConfig, RunConfig
 from cntk_pipeline.errors import ConfigError, SubmissionFailed
+from cntk_pipeline.resources import BatchJob
 from cntk_pipeline.rundir.submissions import Submission
 from cntk_pipeline.storage import StorePath
 
@@ -45,17 +54,24 @@ _OURS = (
 _OUR_LETTERS, _LETTERS_WITHOUT_VALUE = "aWoenc", "hHkQsvVIO"
 """Those that are one letter; and letters that another one may follow in the same word."""
 
+_SUCCESSION = Succession(
+    follows="it goes on in the next job (cluster.resubmit)",
+    withdrawn="its job was ended from outside (scancel), so no other one follows",
+    no_progress=(
+        "no tile was finished in this whole job, so no other one follows: give it more time (cluster.time_limit), "
+        "less to drain (cluster.drain_seconds), or smaller tiles (kernel.tile)"
+    ),
+)
+
 
 class SlurmSubmitter(Submitter):
     """Calls ``sbatch``, ``squeue``, ``scancel`` and ``scontrol``."""
 
+    drives_itself = True
+
     def check(self, config: RunConfig) -> None:
         script("s3://bucket/run", Path("/"), config, "")
         _ask(["sbatch", "--version"])
-
-    def memory(self, config: RunConfig) -> WorkerMemory | None:
-        limit = _memory_limit(config.cluster)
-        return None if limit is None else WorkerMemory(limit, config.cluster.threads_per_worker)
 
     def submit(self, place: StorePath, config: RunConfig, told: str) -> str:
         said = _ask(["sbatch", "--parsable"], script(str(place), log_folder(place), config, told))
@@ -84,6 +100,13 @@ class SlurmSubmitter(Submitter):
             if kept is not None:
                 return kept
         return Standing("gone", "SLURM does not know it any more")
+
+    def current_job(self) -> BatchJob | None:
+        job = os.environ.get("SLURM_JOB_ID")
+        return None if job is None else BatchJob(job, restarts=int(os.environ.get("SLURM_RESTART_COUNT") or 0))
+
+    def succession(self, config: ClusterConfig) -> Succession | None:
+        return _SUCCESSION if SlurmOptions.of(config).resubmit else None
 
     def cause(self, config: RunConfig) -> Cause:
         job = os.environ.get("SLURM_JOB_ID", "")
@@ -132,7 +155,7 @@ def script(directory: str, logs: Path, config: RunConfig, told: str) -> str:
     ConfigError
         If a value of ``[cluster]`` is none that SLURM would take.
     """
-    cluster = config.cluster
+    options = SlurmOptions.of(config.cluster)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         trim_blocks=True,
@@ -145,8 +168,8 @@ def script(directory: str, logs: Path, config: RunConfig, told: str) -> str:
     environment.filters["join"] = shlex.join
     return environment.get_template("slurm.sh.j2").render(
         options=[shlex.join(words) for words in _options(logs, config)],
-        setup=[_one_line("cluster.setup", line) for line in cluster.setup],
-        python=_one_line("cluster.python", cluster.python or sys.executable),
+        setup=[_one_line("cluster.setup", line) for line in options.setup],
+        python=_one_line("cluster.python", options.python or sys.executable),
         driver=[*driver_command(_one_line("the run directory", directory)), "--told", told],
     )
 
@@ -182,7 +205,7 @@ def time_limit_seconds(text: str) -> float:
 
 def _options(logs: Path, config: RunConfig) -> list[list[str]]:
     """List the options of the job, each as its words."""
-    cluster = config.cluster
+    cluster, asked = config.cluster, SlurmOptions.of(config.cluster)
     if cluster.workers is None:
         raise ConfigError('a "slurm" job needs cluster.workers: how many workers it asks for, in all')
     folder = _one_line("the run directory", str(logs)).replace("%", "%%")
@@ -195,18 +218,18 @@ def _options(logs: Path, config: RunConfig) -> list[list[str]]:
         f"--ntasks={cluster.workers}",
         f"--cpus-per-task={cluster.threads_per_worker}",
     ]
-    limit = _memory_limit(cluster)
+    limit = memory_limit(cluster)
     if limit is not None:
         megabytes = -(-(limit + BESIDE_WORKER_BYTES) // 2**20)
         options.append(f"--mem-per-cpu={-(-megabytes // cluster.threads_per_worker)}M")
-    for name, value in (("partition", cluster.partition), ("account", cluster.account)):
+    for name, value in (("partition", asked.partition), ("account", asked.account)):
         if value is not None:
             if not _NAMES.fullmatch(value):
                 raise ConfigError(f"cluster.{name} must be a name that SLURM knows, got {value!r}")
             options.append(f"--{name}={value}")
-    if cluster.time_limit is not None:
-        options.append(f"--time={cluster.time_limit}")
-    return [[option] for option in options] + [_batch_option(option) for option in cluster.batch_options]
+    if asked.time_limit is not None:
+        options.append(f"--time={asked.time_limit}")
+    return [[option] for option in options] + [_batch_option(option) for option in asked.batch_options]
 
 
 def _batch_option(text: str) -> list[str]:
@@ -237,10 +260,11 @@ def _is_ours(word: str) -> bool:
 
 
 def _drain_seconds(cluster: ClusterConfig) -> int:
-    drain = max(1, round(cluster.drain_seconds))
-    if cluster.time_limit is not None and time_limit_seconds(cluster.time_limit) <= drain:
+    asked = SlurmOptions.of(cluster)
+    drain = max(1, round(asked.drain_seconds))
+    if asked.time_limit is not None and time_limit_seconds(asked.time_limit) <= drain:
         raise ConfigError(
-            f"a job of cluster.time_limit = {cluster.time_limit!r} has no time besides draining: "
+            f"a job of cluster.time_limit = {asked.time_limit!r} has no time besides draining: "
             f"cluster.drain_seconds = {drain} must be much less"
         )
     if drain > 65535:
@@ -248,7 +272,7 @@ def _drain_seconds(cluster: ClusterConfig) -> int:
     return drain
 
 
-def _memory_limit(cluster: ClusterConfig) -> int | None:
+def memory_limit(cluster: ClusterConfig) -> int | None:
     """Return a worker's memory in bytes; None where the cluster's default decides."""
     limit = cluster.memory_limit
     if limit == "auto":

@@ -16,12 +16,12 @@ import dask.config
 import distributed
 
 from cntk_pipeline.clusters.base import Executor
-from cntk_pipeline.clusters.dask.access import dashboard_warnings
 from cntk_pipeline.clusters.dask.certificates import make_pem, security_of
+from cntk_pipeline.clusters.dask.dashboard import dashboard_warnings
 from cntk_pipeline.clusters.dask.executor import Terms, count_workers, prepared
 from cntk_pipeline.clusters.dask.settings import SETTINGS
-from cntk_pipeline.clusters.extras import require_extra
 from cntk_pipeline.clusters.ssh.messages import Order
+from cntk_pipeline.clusters.ssh.options import EXTRA, SshOptions
 from cntk_pipeline.clusters.ssh.remote import LAST_DELAY_SECONDS, Host, Remote, Remotes
 from cntk_pipeline.config import ClusterConfig
 from cntk_pipeline.errors import ConfigError, WorkersLost
@@ -43,23 +43,24 @@ def open_ssh(
     WorkersLost
         If hosts do not start, with what each of them said, or the scheduler cannot be reached from here.
     """
-    if not config.hosts:
+    options = SshOptions.of(config)
+    if not options.hosts:
         raise ConfigError('the "ssh" cluster needs cluster.hosts, like ["node1", "user@node2:2222"]')
-    require_extra('the "ssh" cluster', "ssh")
-    hosts = [Host.parse(text) for text in config.hosts]
+    EXTRA.require('the "ssh" cluster')
+    hosts = [Host.parse(text) for text in options.hosts]
     pem = make_pem() if config.tls else ()
     order = Order(
         settings=SETTINGS,
         pem=pem,
         name="scheduler",
-        interface=config.interface,
+        interface=options.interface,
         dashboard=config.dashboard,
         scheduler=None,
         workers=None,
         threads=config.threads_per_worker,
         memory_limit=config.memory_limit,
     )
-    remotes = Remotes(config.python or sys.executable)
+    remotes = Remotes(options.python or sys.executable)
     try:
         address = remotes.start_scheduler(Remote(hosts[0], order), stop)
         remotes.start_workers(
@@ -74,7 +75,7 @@ def open_ssh(
         )
         with dask.config.set(SETTINGS), _connect(address, pem) as client:
             count = count_workers(client)
-            label = f"{count} workers on {', '.join(config.hosts)}, scheduler {address}"
+            label = f"{count} workers on {', '.join(options.hosts)}, scheduler {address}"
             terms = Terms(
                 label,
                 PATIENCE_SECONDS,

@@ -14,8 +14,7 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from cntk_pipeline.clusters import WorkerMemory
-from cntk_pipeline.clusters.extras import require_extra
+from cntk_pipeline.clusters.ssh.options import EXTRA, SshOptions
 from cntk_pipeline.clusters.ssh.remote import Host
 from cntk_pipeline.clusters.submitter import State, Submitter, is_driver
 from cntk_pipeline.config import RunConfig
@@ -35,19 +34,21 @@ _JOB = re.compile(r"(?P<machine>[^:\s]+):(?P<pid>[1-9][0-9]{0,8}) by (?P<host>\S
 class SshSubmitter(Submitter):
     """Runs `clusters.ssh.first_host` on the first host, and looks at processes there."""
 
+    drives_itself = True
+
     def check(self, config: RunConfig) -> None:
-        hosts = config.cluster.hosts
+        hosts = SshOptions.of(config.cluster).hosts
         if not hosts:
             raise ConfigError('the "ssh" cluster needs cluster.hosts, like ["node1", "user@node2:2222"]')
-        require_extra('the "ssh" cluster', "ssh")
+        EXTRA.require('the "ssh" cluster')
         for text in hosts:
             Host.parse(text)
 
     def check_place(self, place: StorePath, config: RunConfig) -> None:
-        cluster, content = config.cluster, uuid.uuid4().hex
+        hosts, content = SshOptions.of(config.cluster).hosts, uuid.uuid4().hex
         with _token(place.absolute(), content) as token:
-            found = _ask(config, {"act": "look", "token": str(token), "content": content, "hosts": cluster.hosts})
-        first, mine = cluster.hosts[0], importlib.metadata.version("cntk-pipeline")
+            found = _ask(config, {"act": "look", "token": str(token), "content": content, "hosts": hosts})
+        first, mine = hosts[0], importlib.metadata.version("cntk-pipeline")
         if found["version"] != mine:
             raise SubmissionFailed(f"{first} has version {found['version']} of this package, and here is {mine}")
         if found["problem"]:
@@ -57,7 +58,7 @@ class SshSubmitter(Submitter):
                 f"whose credentials they have. Where the hosts alone share it, type this there: ssh {first}"
             )
         away = found["away"]
-        if first in away or (away and cluster.minimum_workers is None):
+        if first in away or (away and config.cluster.minimum_workers is None):
             lines = "".join(f"\n  {host}: {why}" for host, why in away.items())
             raise SubmissionFailed(
                 f"the driver runs on {first} and must log in from there, without a password or an agent, on all hosts, "
@@ -65,12 +66,9 @@ class SshSubmitter(Submitter):
                 "with fewer"
             )
 
-    def memory(self, config: RunConfig) -> WorkerMemory | None:
-        return None  # what the hosts have they will say themselves
-
     def submit(self, place: StorePath, config: RunConfig, told: str) -> str:
         request = {"act": "start", "place": str(place), "told": told}
-        return f"{_ask(config, request)['job']} by {config.cluster.hosts[0]}"
+        return f"{_ask(config, request)['job']} by {SshOptions.of(config.cluster).hosts[0]}"
 
     def state(self, submission: Submission) -> State:
         match = _JOB.fullmatch(submission.job)
@@ -93,9 +91,6 @@ class SshSubmitter(Submitter):
             return False
         # Its group: what it runs on other hosts ends when it is gone.
         return _run(Host.parse(match["host"]), shlex.join(["kill", "-KILL", "--", f"-{match['pid']}"])).exit_status == 0
-
-    def go_on(self, place: StorePath, config: RunConfig, told: str) -> str | None:
-        return None
 
 
 @contextlib.contextmanager
@@ -123,8 +118,9 @@ def _ask(config: RunConfig, request: dict[str, Any]) -> dict[str, Any]:
     SubmissionFailed
         If it cannot be asked, or has no answer, in its own words.
     """
-    host = Host.parse(config.cluster.hosts[0])
-    python = config.cluster.python or sys.executable
+    options = SshOptions.of(config.cluster)
+    host = Host.parse(options.hosts[0])
+    python = options.python or sys.executable
     done = _run(host, shlex.join([python, "-P", "-m", "cntk_pipeline.clusters.ssh.first_host"]), request)
     if done.exit_status != 0:
         words = " ".join(done.stderr.strip().splitlines()[-1:])  # of a traceback, what was raised
@@ -142,7 +138,7 @@ _ANSWER: Record[Json] = Record(Json, "install the same version of this package t
 def _run(host: Host, command: str, request: dict[str, Any] | None = None) -> Any:
     """Run a command on a host; return what asyncssh says of its end."""
     try:
-        require_extra('the "ssh" cluster', "ssh")
+        EXTRA.require('the "ssh" cluster')
     except ConfigError as error:  # asked for a run that was submitted from another machine, or by another Python
         raise SubmissionFailed(str(error)) from error
     import asyncssh

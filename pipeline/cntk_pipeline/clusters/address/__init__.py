@@ -1,0 +1,1 @@
+"""A Dask scheduler that somebody else runs, and who may reach it."""

@@ -1,0 +1,28 @@
+"""The keys of Kubernetes, and what has to be installed for it."""
+
+from cntk_pipeline.clusters.extras import Extra
+from cntk_pipeline.clusters.options import Address, ClusterOptions
+
+EXTRA = Extra("kubernetes", ("kr8s", "httpx"))
+
+
+class KubernetesOptions(ClusterOptions):
+    """The keys of ``kind = "kubernetes"``.
+
+    Attributes
+    ----------
+    image : of the containers.
+    namespace : of all objects; None is the one that kubectl takes.
+    volume_claim : the claim that holds the run directory; None where that is in a bucket.
+    service_account : what its driver may do.
+    secret : a Secret whose entries all pods have as environment variables, such as the credentials of a bucket;
+        deploy/kubernetes has both.
+    address : of a port that is forwarded to the scheduler, for a driver that runs outside.
+    """
+
+    image: str | None = None
+    namespace: str | None = None
+    volume_claim: str | None = None
+    service_account: str = "cntk-driver"
+    secret: str = "cntk-s3"
+    address: Address | None = None

@@ -1,0 +1,24 @@
+"""The kind "slurm": jobs of SLURM."""
+
+from cntk_pipeline.clusters.base import WorkerMemory
+from cntk_pipeline.clusters.cluster import Cluster
+from cntk_pipeline.clusters.slurm.executor import open_slurm
+from cntk_pipeline.clusters.slurm.options import SlurmOptions
+from cntk_pipeline.clusters.slurm.submitter import SlurmSubmitter, memory_limit
+from cntk_pipeline.config import ClusterConfig
+
+
+def memory_asked_for(config: ClusterConfig) -> WorkerMemory | None:
+    """Say what memory a worker will have, unless SLURM's own default decides."""
+    limit = memory_limit(config)
+    return None if limit is None else WorkerMemory(limit, config.threads_per_worker)
+
+
+SLURM = Cluster(
+    open_slurm,
+    deed="hand a batch job to SLURM as you, whose setup lines are shell",
+    options=SlurmOptions,
+    submitter=SlurmSubmitter(),
+    memory=memory_asked_for,
+    harmless_options=frozenset({"drain_seconds", "resubmit"}),
+)

@@ -1,0 +1,30 @@
+"""The keys of SLURM."""
+
+from pydantic import Field
+
+from cntk_pipeline.clusters.options import ClusterOptions
+
+
+class SlurmOptions(ClusterOptions):
+    """The keys of ``kind = "slurm"``.
+
+    Attributes
+    ----------
+    partition, account, time_limit : of a job; the time as SLURM writes it ("1-00:00:00").
+    batch_options : further lines of the batch job, each an option as sbatch takes it ("--constraint=avx512").
+    setup : shell lines that run first in the batch job ("module load python").
+    drain_seconds : before the time limit, for tiles in flight to finish; no further one is begun then.
+    resubmit : let a job that met its time limit go on in the next one, until the run is complete.
+    interface : the network interface by which nodes reach one another ("ib0").
+    python : the Python that has this package on the nodes; None is the path of this one.
+    """
+
+    partition: str | None = None
+    account: str | None = None
+    time_limit: str | None = None
+    batch_options: list[str] = Field(default=[])
+    setup: list[str] = Field(default=[])
+    drain_seconds: float = Field(default=120.0, ge=0)
+    resubmit: bool = False
+    interface: str | None = None
+    python: str | None = None

@@ -1,0 +1,176 @@
+"""Whose word counts: what a run directory says of where to compute is followed only where this user wrote it.
+
+A run directory may be somebody else's, or be written by others. Its numbers can be looked at by everybody; but a
+scheduler that it names can run code in whoever connects, ``setup`` lines are shell, and the older run that tiles are
+taken over from may be one that only the reader may read. So workflow.json carries a signature of who wrote it.
+docs/security.md has the whole table.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+from cntk_pipeline.clusters import CLUSTERS
+from cntk_pipeline.config import ClusterConfig, RunConfig
+from cntk_pipeline.config.loopback import is_loopback
+from cntk_pipeline.errors import NotTrusted
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.growth import Growth
+from cntk_pipeline.rundir.signature import find_key, is_signed, key_path, sign
+from cntk_pipeline.storage import open_path
+
+_HARMLESS = {"kind", "workers", "minimum_workers", "threads_per_worker", "memory_limit"}
+"""Keys that say how much is computed at once: with the kinds that compute here, anybody's word will do."""
+
+_PURPOSE = "workflow"
+
+
+@dataclass(frozen=True)
+class Trusted:
+    """A workflow of a run directory, and what of it is followed.
+
+    Attributes
+    ----------
+    config : the workflow, as it was read once: what was checked is what is used.
+    source : the older run whose tiles are taken over; None where there is none, or nobody to be trusted named it.
+    refused_source : the older run that is named, but not followed; None where there is none.
+    shown : what is followed on the word of the directory alone, a line each, for the user who said so.
+    """
+
+    config: RunConfig
+    source: str | None
+    refused_source: str | None = None
+    shown: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """Digest of what is followed; a driver that was submitted is told this, and follows nothing else."""
+        return digest(self.config.cluster, self.source)
+
+
+def digest(cluster: ClusterConfig, source: str | None) -> str:
+    """Write down in 64 hexadecimal digits where to compute, and what to take over."""
+    # Without defaults: a key that a later version adds must not end all trust.
+    return hashlib.sha256(_canonical([cluster.model_dump(mode="json", exclude_defaults=True), source])).hexdigest()
+
+
+def read_trusted(
+    run: RunDirectory, *, cluster: ClusterConfig | None = None, trust: bool = False, told: str | None = None
+) -> Trusted:
+    """Read the workflow of a run directory, if it may be followed.
+
+    Parameters
+    ----------
+    run : whose.
+    cluster : where to compute instead, which only the user can say.
+    trust : whether the user says to follow the directory.
+    told : the digest that a submitted driver was told by who submitted it.
+
+    Raises
+    ------
+    NotTrusted
+        If the table could do harm and this user did not write it, with what it would do and the ways out.
+    RunNotFound
+        If a driver stopped before it wrote a workflow.
+    """
+    config, signature, source = run.workflow(), run.workflow_signature(), _source(run)
+
+    def is_mine(source: str | None) -> bool:
+        known = digest(config.cluster, source)
+        return told == known or is_signed(signature, _PURPOSE, run.fingerprint, known)
+
+    whole = is_mine(source)
+    followed = source if whole or trust else None
+    refused = source if followed is None else None
+    shown = tuple(describe(config.cluster, source)) if trust and not whole and cluster is None else ()
+    if cluster is not None:
+        config = config.model_copy(update={"cluster": cluster})
+    elif not (whole or trust or is_mine(None) or is_harmless(config.cluster)):
+        raise NotTrusted(_refusal(run, config.cluster, source, told))
+    return Trusted(config, followed, refused, shown)
+
+
+def of_user(run: RunDirectory, config: RunConfig) -> Trusted:
+    """Take a workflow that the user has just given for a run; only who it grows from may be in the directory alone."""
+    source, given = _source(run), config.store.grow_from
+    if source is not None and (given is None or str(open_path(given).absolute()) != source):
+        before = run.workflow() if run.has_workflow() else None
+        known = None if before is None else digest(before.cluster, source)
+        if known is None or not is_signed(run.workflow_signature(), _PURPOSE, run.fingerprint, known):
+            return Trusted(config, None, source)
+    return Trusted(config, source)
+
+
+def write_trusted(run: RunDirectory, trusted: Trusted) -> None:
+    """Write a workflow as this user's word."""
+    run.write_workflow(trusted.config, sign(_PURPOSE, run.fingerprint, trusted.digest))
+
+
+def warnings(trusted: Trusted) -> list[str]:
+    """Say what of a workflow is not followed, or will not be known as this user's word, a line each."""
+    lines = []
+    if trusted.refused_source is not None:
+        lines.append(
+            f"growth.json names {_shown(trusted.refused_source)}, and not by your word: nothing is taken over from it. "
+            "cntk resume --trust does so"
+        )
+    key = find_key()
+    problem = key.problem or ("" if key.secret else f"the key {key_path()} cannot be written")
+    if problem and not is_harmless(trusted.config.cluster):
+        lines.append(f"{problem}. Without it `cntk resume` asks for --cluster or --trust: docs/security.md")
+    return lines
+
+
+def is_harmless(cluster: ClusterConfig) -> bool:
+    """Tell whether a table connects to nothing, runs nothing but this package, and opens nothing to others."""
+    kind = CLUSTERS.get(cluster.kind)
+    if kind is None or not kind.computes_here:
+        return False
+    # A key that the kind does not have is not looked at; it is asked about all the same, unless its own kind says that
+    # it does no harm.
+    others = {key for each in CLUSTERS.values() for key in each.harmless_options} - set(kind.options.model_fields)
+    said = set(cluster.model_dump(exclude_defaults=True)) - _HARMLESS - kind.harmless_options - others
+    opens = [where for where in (cluster.dashboard, cluster.metrics) if where is not None]
+    local = all(is_loopback(where.rpartition(":")[0]) for where in opens)
+    return local and said <= {"dashboard", "metrics"}
+
+
+def describe(cluster: ClusterConfig, source: str | None) -> list[str]:
+    """Say what following a directory would do, a line each; as JSON, so that nothing in it acts on a terminal."""
+    kind = CLUSTERS.get(cluster.kind)
+    lines = [f"this would {'compute on a cluster of this kind' if kind is None else kind.deed}:"]
+    said = {"kind": cluster.kind} | cluster.model_dump(mode="json", exclude_defaults=True)
+    lines += [f"  {name} = {_shown(value)}" for name, value in said.items()]
+    if source is not None:
+        lines.append(f"  and take finished tiles over from {_shown(source)}")
+    return lines
+
+
+def _refusal(run: RunDirectory, cluster: ClusterConfig, source: str | None, told: str | None) -> str:
+    record, problem = run.path / "workflow.json", find_key().problem
+    if told is not None:
+        why = f"{record} is not what this driver was submitted with: somebody has changed since where to compute"
+    else:
+        why = f"{record} is not signed by you, so it is not followed in where to compute"
+    first, *rest = describe(cluster, source)
+    resume = f"cntk resume {run.path}"
+    lines = [
+        f"{why}{f' ({problem})' if problem else ''}; {first}",
+        *rest,
+        f"Compute where you say: {resume} --cluster NAME (local is this machine).",
+        f"Or follow it, if you know who wrote it: {resume} --trust. docs/security.md says more",
+    ]
+    return "\n".join(lines)
+
+
+def _source(run: RunDirectory) -> str | None:
+    growth = Growth.of(run)
+    return None if growth is None else growth.path
+
+
+def _canonical(value: object) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _shown(value: object) -> str:
+    return json.dumps(value)

@@ -1,0 +1,56 @@
+"""The cost of the kernel matrices, before anything is computed."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cntk_pipeline.gram.tiles import TEST, TEST_TEST, TRAIN, VARIANCE
+from cntk_pipeline.storage.tiled_array import CRC_BYTES
+from cntk_pipeline.tasks import StageForecast
+from cntk_pipeline.tiling import Cut
+
+
+@dataclass(frozen=True)
+class KernelSize:
+    """The size of the matrices of a run.
+
+    Attributes
+    ----------
+    train, test : numbers of images.
+    tile : samples along the edge of a tile.
+    dtype : of the values.
+    readouts : number of kernels in one pass.
+    """
+
+    train: int
+    test: int
+    tile: int
+    dtype: str
+    readouts: int
+
+
+def forecast_kernel(size: KernelSize, pair_seconds: float, *, test_kernel: bool) -> list[StageForecast]:
+    """Forecast the stages of the kernel.
+
+    Parameters
+    ----------
+    pair_seconds : of a pair of images on one core, all read-outs together.
+    test_kernel : whether K(test, test) is computed.
+    """
+    rows, columns = Cut(size.train, size.tile).pieces, Cut(size.test, size.tile).pieces
+    item = np.dtype(size.dtype).itemsize
+    chunk, line = size.tile**2 * item + CRC_BYTES, size.tile * item + CRC_BYTES
+
+    def triangle(kind: str, count: int, pieces: int) -> StageForecast:
+        tiles = pieces * (pieces + 1) // 2
+        return StageForecast(kind, tiles, tiles * chunk * size.readouts, count * (count + 1) / 2 * pair_seconds)
+
+    train = triangle(TRAIN.kind, size.train, rows)
+    found = [
+        StageForecast(train.kind, train.tasks, train.written_bytes + rows * line * size.readouts, train.core_seconds),
+        StageForecast(
+            TEST.kind, rows * columns, rows * columns * chunk * size.readouts, size.test * size.train * pair_seconds
+        ),
+        StageForecast(VARIANCE.kind, columns, columns * line * size.readouts, size.test * pair_seconds),
+    ]
+    return [*found, triangle(TEST_TEST.kind, size.test, columns)] if test_kernel else found

@@ -1,0 +1,253 @@
+"""Choosing a ridge by leave-one-out on the training images, never by the test images.
+
+Two ways lead to the same numbers. One eigendecomposition in memory serves all candidates; beyond some thousand images
+a factor and a leave-one-out for each candidate, tile by tile on all workers, is quicker and needs less memory.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from cntk_pipeline.clusters import WorkerMemory
+from cntk_pipeline.clusters.memory import share_bytes
+from cntk_pipeline.driver.driver import Outcome
+from cntk_pipeline.errors import NotPositiveDefinite
+from cntk_pipeline.inference.base import Found, Product, Shown, share_text
+from cntk_pipeline.inference.ensemble import EIGEN_OPERATIONS
+from cntk_pipeline.inference.leave_one_out import LeaveOneOutRecord, leave_one_out_product
+from cntk_pipeline.inference.remedies import RunJobs
+from cntk_pipeline.models import Json
+from cntk_pipeline.regression.selection import RidgePath, ridge_path
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.owners import Job, Owner, Place
+from cntk_pipeline.solvers import Method, System, SystemSize, make_system
+from cntk_pipeline.solvers.cholesky import factor_jobs, release_factor
+from cntk_pipeline.solvers.systems import (
+    RIDGE_CHOICE,
+    coefficients_task,
+    read_choice,
+    read_targets,
+    ridge_candidates,
+    solve_name,
+    with_ridge,
+)
+from cntk_pipeline.solvers.work import open_work
+from cntk_pipeline.storage.tiled_array import ArraySpec
+from cntk_pipeline.tasks import Receipt, Stage, StageForecast, Task
+
+EIGEN_MATRICES = 6
+"""Matrices of n^2 numbers that `ridge_path` holds at its height."""
+
+CANDIDATE_OPERATIONS = 2.0 / 3.0
+"""Cost of a candidate's factor and leave-one-out over n^3."""
+
+TASK_OPERATIONS = 4e8
+"""What a task costs beside its arithmetic, in operations: 12 ms at 33 GF/s."""
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """The workers of a run: tiles at once, and memory; None where nothing limits it."""
+
+    slots: int
+    memory: WorkerMemory | None
+
+
+def choose_ridge(run: RunDirectory, selection: Json, capacity: Capacity, run_jobs: RunJobs) -> Outcome:
+    """Evaluate the ridge path of one read-out, and keep it with the chosen ridge; nothing happens where it is known.
+
+    The smallest mean squared leave-one-out error wins; of equals, the largest ridge. Candidates with which the kernel
+    is not positive definite are left out.
+
+    Parameters
+    ----------
+    run : its kernel must be done.
+    selection : specification of the choice, as of `requested_selections`.
+    capacity : decides which way is quicker.
+    run_jobs : runs jobs of a named stage.
+
+    Returns
+    -------
+    Of what could not be computed; without failures, the record of the choice is written.
+    """
+    if read_choice(run, selection) is not None:
+        return Outcome()
+    if in_memory(run.train_cut.count, selection["tile"], capacity):
+        return _choose_in_memory(run, selection, run_jobs)
+    return _choose_by_factors(run, selection, capacity.slots, run_jobs)
+
+
+def in_memory(count: int, tile: int, capacity: Capacity) -> bool:
+    """Tell whether one eigendecomposition is quicker than a factor for each candidate, and fits into memory."""
+    fits = capacity.memory is None or EIGEN_MATRICES * 8 * count**2 <= share_bytes(capacity.memory)
+    pieces, candidates = -(-count // tile), len(ridge_candidates())
+    tasks = candidates * pieces * (pieces + 7) / 2
+    by_factors = (candidates * CANDIDATE_OPERATIONS * count**3 + tasks * TASK_OPERATIONS) / capacity.slots
+    return fits and EIGEN_OPERATIONS * count**3 <= by_factors
+
+
+def evaluate_path(run_path: str, task: Task) -> Receipt:
+    """Evaluate leave-one-out for all candidates from one eigendecomposition: a row for each, the largest ridge first.
+
+    The columns are the absolute ridge, 1 where the kernel is positive definite with it, squared error and accuracy.
+
+    Raises
+    ------
+    NotPositiveDefinite
+        If no candidate is enough.
+    """
+    work = open_work(run_path, task)
+    n = work.cut.count
+    kernel = work.kernel.train((0, n), (0, n))
+    targets = read_targets(work.run, (0, n))
+    unit = work.kernel.mean_diagonal()
+    if unit == 0:
+        raise NotPositiveDefinite(
+            f"{work.system.readout}: the kernel is zero everywhere: its network trains no layer, or images are black"
+        )
+    table = np.zeros((len(ridge_candidates()), 4))
+    table[:, 0] = unit * np.array(ridge_candidates())
+    try:
+        path = _definite_path(kernel, targets, table[:, 0].tolist())
+    except NotPositiveDefinite as error:
+        raise NotPositiveDefinite(
+            f"{work.system.readout}: the kernel is not positive definite with any of the ridges 1, 0.1, ..., 1e-7",
+            pivot=error.pivot,
+        ) from None
+    rows = slice(0, len(path.ridges))
+    table[rows, 1], table[rows, 2], table[rows, 3] = 1.0, path.squared_error, path.accuracy
+    return work.write(RIDGE_PATH, table)
+
+
+def _places(run: RunDirectory, task: Task) -> list[Place]:
+    return [(run.inferred(task.stage.solve, task.stage.name, "candidates"), (0, 0))]
+
+
+RIDGE_PATH = Owner("ridge_path", evaluate_path, _places)
+
+
+def _definite_path(kernel: np.ndarray, targets: np.ndarray, ridges: Sequence[float]) -> RidgePath:
+    """Evaluate the path of those of the falling absolute ridges with which the kernel is positive definite."""
+    while True:
+        try:
+            return ridge_path(kernel, targets, ridges, "absolute")
+        except NotPositiveDefinite as error:
+            smallest = error.pivot - ridges[-1]
+            enough = [ridge for ridge in ridges[:-1] if ridge + smallest > 0]
+            if not enough:
+                raise
+            ridges = enough
+
+
+def _choose_in_memory(run: RunDirectory, selection: Json, run_jobs: RunJobs) -> Outcome:
+    product = path_product(run, selection)
+    product.create(run)
+    outcome = run_jobs("ridge path", product.jobs)
+    if not outcome.failed:
+        product.finish(run)
+    return outcome
+
+
+def path_product(run: RunDirectory, selection: Json) -> Product:
+    """Describe the table that a choice in memory is made from; its summary is the choice."""
+    name, candidates = solve_name(selection), ridge_candidates()
+    array = ArraySpec("candidates", (len(candidates), 4), (len(candidates), 4), "float64", ("ridge", "column"))
+    stage = Stage("ridge_path", solve=name)
+    job = Job(Task(stage, 0, 0), RIDGE_PATH, run.train_cut.count**2)
+
+    def summarise(run: RunDirectory) -> Json:
+        table = run.inferred(name, "ridge_path", "candidates").read(0, 0)
+        one_class = len(run.specification.data.classes) == 1
+        return _path_record(
+            [
+                (absolute, LeaveOneOutRecord(error, None if one_class else accuracy) if definite else None)
+                for absolute, definite, error, accuracy in table.tolist()
+            ]
+        )
+
+    return Product(
+        stage,
+        RIDGE_PATH,
+        (array,),
+        (job,),
+        RIDGE_CHOICE,
+        summarise,
+        label=selection["readout"],
+        specification=selection,
+        record_name="ridge_path.json",
+    )
+
+
+def _choose_by_factors(run: RunDirectory, selection: Json, slots: int, run_jobs: RunJobs) -> Outcome:
+    """Solve one candidate after the other, and keep the factor of the best so far only.
+
+    A smaller ridge than one that is not enough is not tried.
+    """
+    found: list[tuple[float, LeaveOneOutRecord | None]] = []
+    best: tuple[float, System] | None = None
+    outcome = Outcome()
+    for ridge in ridge_candidates():
+        system = make_system(run, with_ridge(selection, ridge), Method())
+        product = leave_one_out_product(run, system, 0)
+        if product.read(run) is None:
+            product.create(run)
+            jobs = [*factor_jobs(run, system, 0, slots), *_after_solve(product, system)]
+            outcome = run_jobs(f"ridge {ridge:g}", jobs)
+            if any(not isinstance(error, NotPositiveDefinite) for error in outcome.failed.values()):
+                return outcome
+            if outcome.failed:
+                release_factor(run, system.fingerprint)
+                break
+            product.finish(run)
+        left_out: LeaveOneOutRecord = product.read(run)
+        found.append((system.absolute_ridge, left_out))
+        if best is None or left_out.squared_error < best[0]:
+            if best is not None:
+                release_factor(run, best[1].fingerprint)
+            best = left_out.squared_error, system
+        else:
+            release_factor(run, system.fingerprint)
+    if best is None:
+        return outcome
+    unit = found[0][0] / ridge_candidates()[0]
+    found += [(unit * ridge, None) for ridge in ridge_candidates()[len(found) :]]
+    run.write_record(path_product(run, selection).record, _path_record(found))
+    return Outcome()
+
+
+def _after_solve(product: Product, system: System) -> list[Job]:
+    """Let the jobs of a product wait for the coefficients."""
+    after = (coefficients_task(system.fingerprint),)
+    return [replace(job, after=after) for job in product.jobs]
+
+
+def _path_record(found: Sequence[tuple[float, LeaveOneOutRecord | None]]) -> Json:
+    """Keep the path and the candidate of the smallest error; they fall, so the first of equals is the largest."""
+    errors = [np.inf if left_out is None else left_out.squared_error for _, left_out in found]
+    return {
+        "ridges": list(ridge_candidates()),
+        "absolute_ridges": [absolute for absolute, _ in found],
+        "squared_error": [None if left_out is None else left_out.squared_error for _, left_out in found],
+        "accuracy": [None if left_out is None else left_out.accuracy for _, left_out in found],
+        "chosen": ridge_candidates()[int(np.argmin(errors))],
+    }
+
+
+def forecast_choice(size: SystemSize) -> StageForecast:
+    """Forecast the choice of a ridge for one read-out."""
+    operations = min(EIGEN_OPERATIONS, len(ridge_candidates()) * CANDIDATE_OPERATIONS) * size.train**3
+    return StageForecast(RIDGE_PATH.kind, 1, 0, operations / size.product_rate)
+
+
+def show_choices(found: Found) -> Shown:
+    """Lay out the candidates of each read-out, and the chosen one, as a table."""
+    rows = []
+    for readout, path in found:
+        lists = (path.ridges, path.absolute_ridges, path.accuracy, path.squared_error)
+        for ridge, absolute, accuracy, error in zip(*lists, strict=True):
+            numbers = ("not definite", "") if error is None else (share_text(accuracy), f"{error:.4g}")
+            chosen = "chosen" if ridge == path.chosen else ""
+            rows.append((readout, f"{ridge:g}", f"{absolute:.3g}", *numbers, chosen))
+    columns = ("relative ridge", "absolute", "accuracy", "squared error", "")
+    return Shown("ridges by leave-one-out on the training images", columns, tuple(rows))

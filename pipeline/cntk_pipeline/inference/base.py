@@ -1,0 +1,177 @@
+"""The interface of a result of inference, and the product that it asks of one system."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from cntk_pipeline.clusters.memory import Need
+from cntk_pipeline.models import Json
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.owners import Job, Owner
+from cntk_pipeline.rundir.specification import fingerprint
+from cntk_pipeline.solvers import System, SystemSize
+from cntk_pipeline.storage.records import Record
+from cntk_pipeline.storage.tiled_array import ArraySpec, Group
+from cntk_pipeline.tasks import Stage, StageForecast
+
+LAST = 2**40
+"""In a priority: behind the factorisation of the same system."""
+
+AGAIN = "delete it, then `cntk resume` writes it anew"
+"""The remedy for a damaged record of a result."""
+
+
+@dataclass(frozen=True)
+class Product:
+    """A result for one system, or for one network: its arrays, its jobs and its record.
+
+    Attributes
+    ----------
+    stage : of its jobs; names the solve, the arrays and the record. Parameters are there as a digest or a number.
+    owner : of the stage.
+    arrays : to create.
+    jobs : that fill the arrays.
+    kind : of the record; None for a product that serves other products only.
+    summarise : reads the filled arrays and returns the record.
+    parameters : what the jobs must know beside their tiles; kept as attributes of the arrays' group.
+    label : of the system or the network, for people.
+    specification : of a product that belongs to no system: its solve.json, without the ridge that it does not have.
+    record_name : of the record's file, where it lies beside solve.json.
+    """
+
+    stage: Stage
+    owner: Owner
+    arrays: tuple[ArraySpec, ...]
+    jobs: tuple[Job, ...]
+    kind: Record[Any] | None = None
+    summarise: Callable[[RunDirectory], Json] | None = None
+    parameters: Json = field(default_factory=dict)
+    label: str = ""
+    specification: Json | None = None
+    record_name: str = ""
+
+    @property
+    def solve(self) -> str:
+        """The name of the solve."""
+        return self.stage.solve
+
+    @property
+    def record(self) -> str:
+        """Where the record lies in the run directory."""
+        return f"solve/{self.solve}/{self.record_name or f'inference/{self.stage.name}.json'}"
+
+    def group(self, run: RunDirectory) -> Group:
+        """Describe the empty arrays."""
+        attributes = {"solve": self.solve, "product": self.stage.name} | self.parameters
+        return Group(run.inferred_path(self.solve, self.stage.name), self.arrays, attributes)
+
+    def specify(self, run: RunDirectory) -> None:
+        """Write the solve.json of a product that belongs to no system, where its tasks look for one."""
+        if self.specification is not None:
+            run.write_record(
+                f"solve/{self.solve}/solve.json", self.specification | {"ridge": 0.0, "absolute_ridge": 0.0}
+            )
+
+    def create(self, run: RunDirectory) -> None:
+        """Create the empty arrays; nothing happens where they exist."""
+        self.specify(run)
+        self.group(run).create()
+
+    def finish(self, run: RunDirectory) -> None:
+        """Write the record, once; all jobs must be done."""
+        if self.summarise is not None and self.read(run) is None:
+            run.write_record(self.record, self.summarise(run))
+
+    def read(self, run: RunDirectory) -> Any:
+        """Read the record; None where it is not written yet."""
+        return None if self.kind is None else run.read_record(self.record, self.kind)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A table for people.
+
+    Attributes
+    ----------
+    title : above the table.
+    columns : names of all columns but the first, which names the system.
+    rows : texts.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+Found = Sequence[tuple[str, Any]]
+"""The records of a result, each behind the label of its system."""
+
+Asked = Mapping[str, Any]
+"""The keys of ``[inference]`` that a workflow asks for, with their values."""
+
+
+class Result(ABC):
+    """A key of ``[inference]``. The key is also the kind of its stage, and names its arrays and its record.
+
+    Attributes
+    ----------
+    key : in a workflow.
+    earlier_keys : by which workflows of earlier versions ask for it.
+    option : type of its value in a workflow, as pydantic knows it; a value that is false asks for nothing.
+    owner : of its stage.
+    record : of one system or network.
+    needs_factor : whether it is computed from the factor in float64.
+    needs_test_kernel : whether it reads K(test, test).
+    """
+
+    key: ClassVar[str]
+    earlier_keys: ClassVar[tuple[str, ...]] = ()
+    option: ClassVar[Any] = bool
+    owner: ClassVar[Owner]
+    record: ClassVar[Record[Any]]
+    needs_factor: ClassVar[bool] = False
+    needs_test_kernel: ClassVar[bool] = False
+
+    def require(self, value: Any, train: int, kinds: Set[str]) -> None:  # noqa: B027 - most have nothing to refuse
+        """Raise `ConfigError` where a value does not fit the number of training images, or the kinds of read-outs."""
+
+    def of_system(self, run: RunDirectory, system: System, value: Any, order: int) -> list[Product]:
+        """List the products for one system, behind those that they need; ``order`` ranks the system among others."""
+        return []
+
+    def of_run(self, run: RunDirectory, asked: Asked) -> list[Product]:
+        """List the products that belong to no system."""
+        return []
+
+    def forecast(self, asked: Asked, size: SystemSize) -> list[StageForecast]:
+        """Forecast the stages for one system; a stage that several results need is counted once."""
+        return []
+
+    def forecast_run(self, asked: Asked, size: SystemSize, readouts: int) -> list[StageForecast]:
+        """Forecast the stages that belong to no system, of a run with some read-outs."""
+        return []
+
+    def needs(self, size: SystemSize) -> list[Need]:
+        """List the memory of tasks that hold more than those of the solver."""
+        return []
+
+    @abstractmethod
+    def show(self, found: Found) -> Shown:
+        """Lay out the records as a table."""
+
+
+def digest_of(parameters: Any) -> str:
+    """Name the parameters of a product by 8 hexadecimal digits."""
+    return fingerprint({"parameters": parameters})[:8]
+
+
+def share_text(value: float | None) -> str:
+    """Write an accuracy for people; None is that of a data set of one class."""
+    return "one class" if value is None else f"{100 * value:.2f}%"
+
+
+def require_one_length(*columns: tuple[Any, ...] | None) -> None:
+    """Raise `ValueError` where the lists of a record differ in length."""
+    if len({len(column) for column in columns if column is not None}) > 1:
+        raise ValueError("its lists are not of one length")

@@ -1,0 +1,270 @@
+"""Networks in training, from a run: the ensemble's mean and covariance at some times, each in memory.
+
+The mean is that of gradient flow from outputs of zero as well: see `gradient_flow` and `ensemble`, which compute it.
+"""
+
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import AfterValidator, with_config
+
+from cntk_pipeline.clusters import WorkerMemory
+from cntk_pipeline.clusters.memory import Need, share_bytes
+from cntk_pipeline.datasets import one_hot_targets
+from cntk_pipeline.errors import ConfigError, NotPositiveDefinite
+from cntk_pipeline.inference.base import AGAIN, Asked, Found, Product, Result, Shown, require_one_length, share_text
+from cntk_pipeline.inference.posterior_covariance import PosteriorCovarianceResult
+from cntk_pipeline.models import STRICT, Json, Share
+from cntk_pipeline.regression.ensembles import Blocks, ensemble
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.owners import Job, Owner, Place
+from cntk_pipeline.solvers import SystemSize
+from cntk_pipeline.solvers.systems import TARGETS, solve_name
+from cntk_pipeline.solvers.work import open_work
+from cntk_pipeline.storage.records import Record
+from cntk_pipeline.storage.tiled_array import ArraySpec, is_made
+from cntk_pipeline.tasks import Receipt, Stage, StageForecast, Task
+
+MATRICES = 8
+"""Matrices of ``(n + n_test)^2`` numbers, at most, that `ensemble` holds at its height."""
+
+
+EIGEN_OPERATIONS = 10.0
+"""Cost of an eigendecomposition over n^3, in operations of a matrix product on one core, measured for n = 3000."""
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class EnsembleRecord:
+    """The ensemble of a network in training, at some times."""
+
+    times: tuple[str, ...]
+    accuracy: tuple[Share, ...] | None
+    mean_variance: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        require_one_length(self.times, self.accuracy, self.mean_variance)
+
+
+_RECORD: Record[EnsembleRecord] = Record(EnsembleRecord, AGAIN)
+
+
+def blocks(run_path: str | Path, readout: str) -> Blocks:
+    """Read the blocks of one kernel of a run into memory, for the doors of `inference`.
+
+    Parameters
+    ----------
+    run_path : of a run directory.
+    readout : name of the kernel, as `cntk inspect` lists them.
+
+    Returns
+    -------
+    Blocks
+        In the dtype of the run, from which the doors know its rounding. ``test`` is None where the run was not asked
+        for ``inference.covariance``.
+
+    Raises
+    ------
+    RunNotFound, ConfigError
+        There is no run, or no such kernel in it.
+    CorruptTile
+        A tile is not computed yet, or damaged.
+    """
+    run = RunDirectory(run_path)
+    names = [known.name for known in run.specification.readouts]
+    if readout not in names:
+        raise ConfigError(f"{run.path} has no read-out {readout!r}: it has {', '.join(names)}")
+    return _read_blocks(run, readout)
+
+
+def _read_blocks(run: RunDirectory, readout: str) -> Blocks:
+    data = run.specification.data
+    train, test = (0, data.train), (0, data.test)
+    has_test = is_made(run.test_kernel_path / readout)
+    return Blocks(
+        train=run.kernel(readout, "train").read_region(train, train, symmetric=True),
+        test_train=run.kernel(readout, "test").read_region(test, train),
+        test=run.kernel(readout, "test_test").read_region(test, test, symmetric=True) if has_test else None,
+    )
+
+
+@dataclass(frozen=True)
+class TrainingNeed:
+    """The memory of a task that follows a training.
+
+    Attributes
+    ----------
+    train, test : numbers of images.
+    """
+
+    train: int
+    test: int
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that one task holds."""
+        return MATRICES * 8 * (self.train + self.test) ** 2
+
+    def require(self, memory: WorkerMemory) -> None:
+        """Refuse times of a data set that one worker cannot hold.
+
+        Raises
+        ------
+        ConfigError
+            With the need, the limit, and how many images would fit.
+        """
+        share = max(share_bytes(memory), 0)
+        if self.bytes <= share:
+            return
+        fits = int((share / (MATRICES * 8)) ** 0.5)
+        raise ConfigError(
+            f"inference.ensemble follows the training in the memory of one worker: {self.train} training and "
+            f"{self.test} test images need {self.bytes / 1e9:.2g} GB, it has {share / 1e9:.2g} GB. About {fits} images "
+            "would fit, both parts together: take fewer, give workers more memory (cluster.memory_limit), or drop "
+            "inference.ensemble"
+        )
+
+
+def ensemble_product(run: RunDirectory, ntk: str, times: Sequence[float], *, covariance: bool) -> Product:
+    """Ask for the mean and the variance of a trained ensemble, and with ``covariance`` for that, a task a time.
+
+    Parameters
+    ----------
+    ntk : name of the read-out; the NNGP of the same network is another.
+    times : of gradient flow with learning rate 1 under the loss ``1/2 mean over all n c entries``; infinity is the end.
+    """
+    network = ntk.removesuffix("ntk").removesuffix("-") or "network"
+    specification: Json = {
+        "kernel": run.fingerprint,
+        "readout": ntk,
+        "nngp": f"{ntk.removesuffix('ntk')}nngp",
+        "network": network,
+        "times": [str(time) for time in times],
+        "covariance": covariance,
+        "targets": TARGETS,
+        "ridge": 0.0,
+        "ridge_mode": "absolute",
+        "tile": run.specification.tile,
+    }
+    data, count = run.specification.data, len(times)
+    test, classes = data.test, len(data.classes)
+    stage = Stage("ensemble", "covariance" if covariance else "", solve_name(specification))
+    arrays = [
+        ArraySpec("mean", (count, test, classes), (1, test, classes), "float64", ("time", "test", "class")),
+        ArraySpec("variance", (count, test), (1, test), "float64", ("time", "test")),
+    ]
+    if covariance:
+        arrays.append(
+            ArraySpec("covariance", (count, test, test), (1, test, test), "float64", ("time", "test_row", "test"))
+        )
+    jobs = tuple(Job(Task(stage, time, 0), ENSEMBLE, data.train**2, (2**39, time)) for time in range(count))
+
+    def summarise(run: RunDirectory) -> Json:
+        mean, variance = (run.inferred(stage.solve, stage.name, part) for part in ("mean", "variance"))
+        labels = np.asarray(run.inputs("test_labels")[:])
+        right = [np.mean(mean.read(k, 0, 0)[0].argmax(1) == labels) for k in range(count)]
+        return {
+            "times": [str(time) for time in times],
+            "accuracy": None if classes == 1 else [float(share) for share in right],
+            "mean_variance": [float(variance.read(k, 0).mean()) for k in range(count)],
+        }
+
+    return Product(
+        stage,
+        ENSEMBLE,
+        tuple(arrays),
+        jobs,
+        _RECORD,
+        summarise,
+        label=network,
+        specification=specification,
+    )
+
+
+def follow_training(run_path: str, task: Task) -> Receipt:
+    """Evaluate mean, variance and, where it is asked for, covariance of the trained ensemble at one time."""
+    work = open_work(run_path, task)
+    record = work.run.solve_record(work.system.fingerprint) or {}
+    time, data = float(record["times"][task.row]), work.run.specification.data
+    start, moves = (_read_blocks(work.run, record[kind]) for kind in ("nngp", "readout"))
+    prior = start.test
+    if not record["covariance"]:  # then of K** only the diagonal is there, and of the result only that is kept
+        prior = np.diag(work.run.kernel(record["nngp"], "test_variance").read_region((0, data.test)))
+    targets = one_hot_targets(np.asarray(work.run.inputs("train_labels")[:]), len(data.classes))
+    try:
+        predictive = ensemble(Blocks(start.train, start.test_train, prior), moves, targets, time)
+    except NotPositiveDefinite as error:
+        raise NotPositiveDefinite(f"{record['network']} at time {time:g}: {error}", error.row, error.pivot) from None
+    assert predictive.covariance is not None
+    parts = [predictive.mean, np.diagonal(predictive.covariance)]
+    parts += [predictive.covariance] if record["covariance"] else []
+    return work.write(ENSEMBLE, *(part[None] for part in parts))
+
+
+def _places(run: RunDirectory, task: Task) -> list[Place]:
+    solve, name = task.stage.solve, task.stage.name
+    places: list[Place] = [
+        (run.inferred(solve, name, "mean"), (task.row, 0, 0)),
+        (run.inferred(solve, name, "variance"), (task.row, 0)),
+    ]
+    if task.stage.parameters:
+        places.append((run.inferred(solve, name, "covariance"), (task.row, 0, 0)))
+    return places
+
+
+ENSEMBLE = Owner("ensemble", follow_training, _places)
+
+
+def _not_negative(times: list[float | Literal["inf"]]) -> list[float | Literal["inf"]]:
+    for time in times:
+        if float(time) < 0:
+            raise ValueError(f'expected times of at least 0, or "inf", got {time}')
+    return times
+
+
+class EnsembleResult(Result):
+    """The training of an ensemble of networks, followed to some times of gradient flow, "inf" for its end.
+
+    The mean and variance of each test image, and with ``posterior_covariance`` the covariance, in the memory of one
+    worker. Both kinds of read-outs of a network are needed.
+    """
+
+    key = "ensemble"
+    earlier_keys = ("times",)
+    option = Annotated[list[float | Literal["inf"]], AfterValidator(_not_negative)]
+    owner = ENSEMBLE
+    record = _RECORD
+
+    def require(self, value: list[float | str], train: int, kinds: Set[str]) -> None:
+        if kinds != {"ntk", "nngp"}:
+            raise ConfigError(
+                f"inference.ensemble needs both kernels of a network, got readouts.kinds = {sorted(kinds)}: "
+                'write kinds = ["ntk", "nngp"]'
+            )
+
+    def of_run(self, run: RunDirectory, asked: Asked) -> list[Product]:
+        times, covariance = [float(time) for time in asked[self.key]], PosteriorCovarianceResult.key in asked
+        names = [readout.name for readout in run.specification.readouts if readout.kind == "ntk"]
+        return [ensemble_product(run, name, times, covariance=covariance) for name in names]
+
+    def forecast_run(self, asked: Asked, size: SystemSize, readouts: int) -> list[StageForecast]:
+        tasks = len(asked[self.key]) * readouts // 2  # a network is two read-outs
+        numbers = size.test * (size.classes + 1 + (size.test if PosteriorCovarianceResult.key in asked else 0))
+        operations = EIGEN_OPERATIONS * size.train**3
+        return [StageForecast(self.key, tasks, 8 * numbers * tasks, operations * tasks / size.product_rate)]
+
+    def needs(self, size: SystemSize) -> list[Need]:
+        return [TrainingNeed(size.train, size.test)]
+
+    def show(self, found: Found) -> Shown:
+        rows = [
+            (name, time, share_text(accuracy), f"{variance:.4g}")
+            for name, record in found
+            for time, accuracy, variance in zip(
+                record.times, record.accuracy or [None] * len(record.times), record.mean_variance, strict=True
+            )
+        ]
+        return Shown("trained ensemble", ("time", "accuracy", "mean variance"), tuple(rows))

@@ -1,0 +1,212 @@
+"""The learning curve: what every smaller training set would have predicted, from the one factor.
+
+The leading block of a Cholesky factor is the factor of the leading block, and so with ``z = L^-1 Y`` and
+``V = L^-1 K(train, test)``: the first m training images alone predict ``V[:m]^T z[:m]``.
+"""
+
+import itertools
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import AfterValidator, with_config
+
+from cntk_pipeline.datasets import one_hot_targets
+from cntk_pipeline.errors import ConfigError, StoreError
+from cntk_pipeline.inference.base import (
+    AGAIN,
+    LAST,
+    Asked,
+    Found,
+    Product,
+    Result,
+    Shown,
+    digest_of,
+    require_one_length,
+    share_text,
+)
+from cntk_pipeline.inference.whitened import (
+    after_row,
+    forecast_whitened,
+    test_pieces,
+    whitened_cut,
+    whitened_product,
+)
+from cntk_pipeline.models import STRICT, Json, NotNegative, Positive, Share
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.owners import Job, Owner, Place
+from cntk_pipeline.solvers import System, SystemSize
+from cntk_pipeline.solvers.systems import factor_cut
+from cntk_pipeline.solvers.work import open_work
+from cntk_pipeline.storage.records import Record
+from cntk_pipeline.storage.tiled_array import ArraySpec
+from cntk_pipeline.tasks import Receipt, Stage, StageForecast, Task
+
+DEFAULT_SIZES, SMALLEST_SIZE = 10, 10
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class LearningCurveRecord:
+    """How well the first training images predict the test images, for some sizes."""
+
+    sizes: tuple[Positive, ...]
+    absolute_ridge: float
+    accuracy: tuple[Share, ...] | None
+    squared_error: tuple[NotNegative, ...]
+
+    def __post_init__(self) -> None:
+        require_one_length(self.sizes, self.accuracy, self.squared_error)
+
+
+_RECORD: Record[LearningCurveRecord] = Record(LearningCurveRecord, AGAIN)
+
+
+def default_sizes(count: int) -> list[int]:
+    """Choose training-set sizes: about ten, evenly spaced on a logarithmic axis, from 10 to all.
+
+    Examples
+    --------
+    >>> default_sizes(50000)
+    [10, 26, 66, 171, 441, 1135, 2924, 7533, 19408, 50000]
+    """
+    smallest = min(SMALLEST_SIZE, count)
+    return sorted({round(size) for size in np.geomspace(smallest, count, DEFAULT_SIZES).tolist()})
+
+
+def require_sizes(sizes: Sequence[int], count: int) -> None:
+    """Refuse training-set sizes above the number of training images.
+
+    Raises
+    ------
+    ConfigError
+        With the size and the number.
+    """
+    if max(sizes) > count:
+        raise ConfigError(
+            f"inference.learning_curve asks for {max(sizes)} training images and there are {count}: name fewer, or "
+            "write true for a choice of sizes"
+        )
+
+
+def learning_curve_product(run: RunDirectory, system: System, sizes: Sequence[int], order: int) -> Product:
+    """Ask for the test results of the first m training images, for some sizes m; needs the whitened kernel.
+
+    The ridge is that of the full system at every size, also where it was given relative to trace(K) / n.
+    """
+    cols, rows = factor_cut(run, system), whitened_cut(run, system)
+    classes = len(run.specification.data.classes)
+    stage = Stage("learning_curve", digest_of(list(sizes)), system.fingerprint)
+    shape, tile = (len(sizes), rows.count, classes), (len(sizes), rows.size, classes)
+    array = ArraySpec("mean", shape, tile, "float64", ("size", "test", "class"))
+    jobs = tuple(
+        Job(
+            Task(stage, row, 0),
+            LEARNING_CURVE,
+            len(sizes) * rows.length(row) * classes,
+            (order, LAST, cols.pieces, row),
+            after_row(system, row, cols),
+        )
+        for row in range(rows.pieces)
+    )
+    parameters = {"sizes": list(sizes)}
+    return Product(
+        stage,
+        LEARNING_CURVE,
+        (array,),
+        jobs,
+        _RECORD,
+        lambda run: _summary(run, system, stage, sizes),
+        parameters,
+        system.label,
+    )
+
+
+def predict_by_size(run_path: str, task: Task) -> Receipt:
+    """Evaluate the predictive means of a block of test images for all sizes, ``(sizes, block, classes)``."""
+    work = open_work(run_path, task)
+    name, solve = task.stage.name, task.stage.solve
+    sizes: Any = work.run.inferred_attributes(solve, name).get("sizes")
+    if digest_of(sizes) != task.stage.parameters:
+        where = work.run.inferred_path(solve, name)
+        raise StoreError(f"{where}/zarr.json was edited: its sizes are not those of its name: restore it from a copy")
+    whitened, forward = work.run.inferred(solve, "whitened", "test"), work.solved("forward")
+    mean = np.zeros((whitened.cut(0).length(task.row), forward.shape[0]))
+    means = []
+    panels = work.ahead(lambda k: (whitened.read(task.row, k), forward.read(0, k)), range(work.cut.pieces))
+    for k, (v, z) in enumerate(panels):
+        begin, end = work.cut.bounds(k)
+        stops = [size - begin for size in sizes if begin < size <= end]
+        for low, high in itertools.pairwise([0, *stops]):
+            mean = mean + v[:, low:high] @ z[:, low:high].T
+            means.append(mean)
+        rest = slice(stops[-1] if stops else 0, None)
+        mean = mean + v[:, rest] @ z[:, rest].T
+    return work.write(LEARNING_CURVE, np.stack(means))
+
+
+def _places(run: RunDirectory, task: Task) -> list[Place]:
+    return [(run.inferred(task.stage.solve, task.stage.name, "mean"), (0, task.row, 0))]
+
+
+LEARNING_CURVE = Owner("learning_curve", predict_by_size, _places)
+
+
+def _summary(run: RunDirectory, system: System, stage: Stage, sizes: Sequence[int]) -> Json:
+    """Compare the means with the test labels, a block of test images at a time."""
+    mean = run.inferred(stage.solve, stage.name, "mean")
+    _, tests, classes = mean.shape
+    correct, squares = np.zeros(len(sizes)), np.zeros(len(sizes))
+    for row in range(mean.cut(1).pieces):
+        block = mean.read(0, row, 0)
+        labels = np.asarray(run.inputs("test_labels")[slice(*mean.cut(1).bounds(row))])
+        correct += np.sum(block.argmax(2) == labels, axis=1)
+        squares += np.sum((block - one_hot_targets(labels, classes)) ** 2, axis=(1, 2))
+    return {
+        "sizes": list(sizes),
+        "absolute_ridge": system.absolute_ridge,
+        "accuracy": None if classes == 1 else (correct / tests).tolist(),
+        "squared_error": (squares / (tests * classes)).tolist(),
+    }
+
+
+def _rising(value: bool | list[int]) -> bool | list[int]:
+    if isinstance(value, list) and (not value or value[0] < 1 or sorted(set(value)) != value):
+        raise ValueError(f"expected true, false, or rising sizes of at least 1, got {value}")
+    return value
+
+
+class LearningCurveResult(Result):
+    """Test results of the first m training images: ``true`` for about ten sizes m, or a rising list."""
+
+    key = "learning_curve"
+    option = Annotated[bool | list[int], AfterValidator(_rising)]
+    owner = LEARNING_CURVE
+    record = _RECORD
+    needs_factor = True
+
+    def require(self, value: bool | list[int], train: int, kinds: Set[str]) -> None:
+        if isinstance(value, list):
+            require_sizes(value, train)
+
+    def of_system(self, run: RunDirectory, system: System, value: bool | list[int], order: int) -> list[Product]:
+        sizes = default_sizes(run.train_cut.count) if isinstance(value, bool) else value
+        return [whitened_product(run, system, order), learning_curve_product(run, system, sizes, order)]
+
+    def forecast(self, asked: Asked, size: SystemSize) -> list[StageForecast]:
+        value = asked[self.key]
+        sizes = len(default_sizes(size.train) if isinstance(value, bool) else value)
+        numbers, seconds = size.test * size.classes, 2.0 * size.train * size.test * size.classes / size.product_rate
+        return [forecast_whitened(size), StageForecast(self.key, test_pieces(size), 8 * sizes * numbers, seconds)]
+
+    def show(self, found: Found) -> Shown:
+        rows = [
+            (name, str(size), share_text(accuracy), f"{error:.4g}", f"{record.absolute_ridge:.3g}")
+            for name, record in found
+            for size, accuracy, error in zip(
+                record.sizes, record.accuracy or [None] * len(record.sizes), record.squared_error, strict=True
+            )
+        ]
+        columns = ("training images", "accuracy", "squared error", "absolute ridge")
+        return Shown("learning curve (one absolute ridge, that of the full system)", columns, tuple(rows))

@@ -1,0 +1,151 @@
+"""Leave-one-out predictions of a solved system, from the factor it already has."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from pydantic import with_config
+
+from cntk_pipeline.clusters.memory import Need, TileNeed
+from cntk_pipeline.datasets import one_hot_targets
+from cntk_pipeline.inference.base import AGAIN, LAST, Asked, Found, Product, Result, Shown, share_text
+from cntk_pipeline.models import STRICT, Json, NotNegative, Share
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.owners import Job, Owner, Place
+from cntk_pipeline.solvers import System, SystemSize
+from cntk_pipeline.solvers.blas import solve_right, subtract_product
+from cntk_pipeline.solvers.systems import factor_cut, read_targets
+from cntk_pipeline.solvers.work import Work, float64, open_work
+from cntk_pipeline.storage.records import Record
+from cntk_pipeline.storage.tiled_array import Array, ArraySpec
+from cntk_pipeline.tasks import Receipt, Stage, StageForecast, Task
+
+SLICE_TILES = 6
+"""Columns of the inverse are computed so many at once as fill the memory of six tiles of the factor."""
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class LeaveOneOutRecord:
+    """How well each training image is predicted by all others; no accuracy where there is one class only."""
+
+    squared_error: NotNegative
+    accuracy: Share | None
+
+
+_RECORD: Record[LeaveOneOutRecord] = Record(LeaveOneOutRecord, AGAIN)
+
+
+def inverse_task_bytes(tile: int) -> int:
+    """Bytes a leave-one-out task holds: a slice of the inverse as large as six tiles, and four tiles of the factor."""
+    return 10 * tile * tile * 8
+
+
+def inverse_need(size: SystemSize) -> TileNeed:
+    """Tell the memory of the leave-one-out tasks of a system."""
+    return TileNeed("factor tile", "solve.tile", size.tile, size.kernel_tile, inverse_task_bytes)
+
+
+def leave_one_out_product(run: RunDirectory, system: System, order: int) -> Product:
+    """Ask for what each training image is predicted to be by all others.
+
+    ``y_i - alpha_i / [(K + r I)^-1]_ii`` (Rasmussen and Williams 2006, equation 5.12). The diagonal of the inverse
+    takes ``n^3 / 3`` operations in all, as many as the factor; nothing but its n numbers is kept. The ridge r is that
+    of the whole matrix, also where it was given relative to trace(K) / n.
+    """
+    cut, stage = factor_cut(run, system), Stage("leave_one_out", solve=system.fingerprint)
+    classes = len(run.specification.data.classes)
+    arrays = (
+        ArraySpec("inverse_diagonal", (cut.count,), (cut.size,), "float64", ("train",)),
+        ArraySpec("prediction", (cut.count, classes), (cut.size, classes), "float64", ("train", "class")),
+    )
+    jobs = tuple(
+        # The first block column is the longest, so it begins first.
+        Job(Task(stage, col, 0), LEAVE_ONE_OUT, _entries(cut.count, *cut.bounds(col)), (order, LAST, col))
+        for col in range(cut.pieces)
+    )
+    return Product(
+        stage, LEAVE_ONE_OUT, arrays, jobs, _RECORD, lambda run: _summary(run, stage.solve), label=system.label
+    )
+
+
+def leave_out(run_path: str, task: Task) -> Receipt:
+    """Compute a block of the diagonal of ``(L L^T)^-1`` and of the leave-one-out predictions."""
+    work = open_work(run_path, task)
+    begin, end = work.cut.bounds(task.row)
+    width = max(1, SLICE_TILES * work.cut.size**2 // (work.cut.count - begin))
+    diagonal = np.concatenate(
+        [_column_squares(work, task.row, low, min(low + width, end)) for low in range(begin, end, width)]
+    )
+    alpha = work.solved("coefficients").read(0, 0)[begin:end]
+    return work.write(LEAVE_ONE_OUT, diagonal, read_targets(work.run, (begin, end)) - alpha / diagonal[:, None])
+
+
+def _places(run: RunDirectory, task: Task) -> list[Place]:
+    solve, name = task.stage.solve, task.stage.name
+    return [
+        (run.inferred(solve, name, "inverse_diagonal"), (task.row,)),
+        (run.inferred(solve, name, "prediction"), (task.row, 0)),
+    ]
+
+
+LEAVE_ONE_OUT = Owner("leave_one_out", leave_out, _places)
+
+
+def _column_squares(work: Work, first: int, low: int, high: int) -> Array:
+    """Sum the squares in columns ``low`` to ``high`` of ``L^-1``, which lie in block column ``first``.
+
+    ``L X = E`` is solved downwards for these columns E of the identity, transposed, in one pass over the tiles to the
+    right of and below the first.
+    """
+    cut, factor = work.cut, work.solved("factor")
+    origin = cut.bounds(first)[0]
+    x = np.zeros((high - low, cut.count - origin))
+    x[np.arange(high - low), np.arange(low, high) - origin] = 1.0
+    blocks = {row: x[:, cut.bounds(row)[0] - origin : cut.bounds(row)[1] - origin] for row in range(first, cut.pieces)}
+    places = [(row, col) for row in range(first, cut.pieces) for col in range(first, row + 1)]
+    tiles = work.ahead(lambda place: float64(factor.read_mapped(*place)), places)
+    for (row, col), tile in zip(places, tiles, strict=True):
+        if col < row:
+            subtract_product(blocks[col], tile, blocks[row])
+        else:
+            solve_right(tile, blocks[row])
+    return np.einsum("ij,ij->i", x, x)
+
+
+def _entries(count: int, begin: int, end: int) -> int:
+    """Count the entries of ``L^-1`` in a block column, to which its time is nearly proportional."""
+    return (end - begin) * (count - begin)
+
+
+def _summary(run: RunDirectory, solve: str) -> Json:
+    array = run.inferred(solve, "leave_one_out", "prediction")
+    prediction = array.read_region(*((0, size) for size in array.shape))
+    labels = np.asarray(run.inputs("train_labels")[:])
+    errors = prediction - one_hot_targets(labels, array.shape[1])
+    return {
+        "squared_error": float(np.mean(errors**2)),
+        "accuracy": None if array.shape[1] == 1 else float(np.mean(prediction.argmax(1) == labels)),
+    }
+
+
+class LeaveOneOutResult(Result):
+    """The prediction of each training image by all others. It costs as much as the factor."""
+
+    key = "leave_one_out"
+    owner = LEAVE_ONE_OUT
+    record = _RECORD
+    needs_factor = True
+
+    def of_system(self, run: RunDirectory, system: System, value: bool, order: int) -> list[Product]:
+        return [leave_one_out_product(run, system, order)]
+
+    def forecast(self, asked: Asked, size: SystemSize) -> list[StageForecast]:
+        written, seconds = 8 * size.train * (size.classes + 1), size.train**3 / 3 / size.product_rate
+        return [StageForecast(self.key, size.cut.pieces, written, seconds)]
+
+    def needs(self, size: SystemSize) -> list[Need]:
+        return [inverse_need(size)]
+
+    def show(self, found: Found) -> Shown:
+        rows = [(name, share_text(record.accuracy), f"{record.squared_error:.4g}") for name, record in found]
+        return Shown("leave-one-out", ("accuracy", "squared error"), tuple(rows))

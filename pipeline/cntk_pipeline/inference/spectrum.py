@@ -1,0 +1,195 @@
+"""The ends of a stored kernel's spectrum, and the smallest ridge with which it can be factored."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+import scipy.linalg
+from pydantic import AfterValidator, with_config
+
+from cntk_pipeline.inference.base import AGAIN, LAST, Asked, Found, Product, Result, Shown, require_one_length
+from cntk_pipeline.models import STRICT, Json
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.owners import Job, Owner, Place
+from cntk_pipeline.solvers import System, SystemSize
+from cntk_pipeline.solvers.systems import round_up
+from cntk_pipeline.solvers.work import Work, float64, open_work
+from cntk_pipeline.storage.records import Record
+from cntk_pipeline.storage.tiled_array import Array, ArraySpec, TiledArray
+from cntk_pipeline.tasks import Receipt, Stage, StageForecast, Task
+
+DENSE_SAMPLES = 4096
+"""Up to here all eigenvalues are computed in memory: 134 MB and a few seconds. Beyond, Lanczos reads the tiles."""
+
+LANCZOS_STEPS = 96
+"""Passes over the kernel. Each reads every tile once, so that it costs like n^2 / 2 numbers read from the disk."""
+
+ROUNDING = 4.0
+"""Units in the last place of the trace by which factoring in float64 may move an eigenvalue."""
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class SpectrumRecord:
+    """Eigenvalues at both ends of a kernel, the largest first, with what they may be off by."""
+
+    largest: tuple[float, ...]
+    largest_residuals: tuple[float, ...]
+    smallest: tuple[float, ...]
+    smallest_residuals: tuple[float, ...]
+    maximal_learning_rate: float | None
+
+    def __post_init__(self) -> None:
+        require_one_length(self.largest, self.largest_residuals, self.smallest, self.smallest_residuals)
+        if not self.largest:
+            raise ValueError("it names no eigenvalue")
+
+
+_RECORD: Record[SpectrumRecord] = Record(SpectrumRecord, AGAIN)
+
+
+def spectrum_product(run: RunDirectory, system: System, count: int, order: int) -> Product:
+    """Ask for the ``count`` largest and ``count`` smallest eigenvalues of the kernel, without its ridge."""
+    stage, train = Stage("spectrum", str(count), system.fingerprint), run.specification.data.train
+    shape = (2, 2 * min(count, train))
+    array = ArraySpec("eigenvalues", shape, shape, "float64", ("value_and_residual", "end"))
+    job = Job(Task(stage, 0, 0), SPECTRUM, train, (order, LAST, 0))
+
+    def summarise(run: RunDirectory) -> Json:
+        values, residuals = run.inferred(stage.solve, stage.name, "eigenvalues").read(0, 0)
+        ends = shape[1] // 2
+        classes = len(run.specification.data.classes)
+        return {
+            "largest": values[:ends].tolist(),
+            "largest_residuals": residuals[:ends].tolist(),
+            "smallest": values[ends:].tolist(),
+            "smallest_residuals": residuals[ends:].tolist(),
+            "maximal_learning_rate": 2 * train * classes / values[0] if values[0] > 0 else None,
+        }
+
+    return Product(stage, SPECTRUM, (array,), (job,), _RECORD, summarise, label=system.label)
+
+
+def find_ends(run_path: str, task: Task) -> Receipt:
+    """Compute eigenvalues at both ends, the largest first, over the bounds of their errors."""
+    work = open_work(run_path, task)
+    n = work.cut.count
+    ends = _ends(work.run, task).shape[1] // 2
+    if n <= DENSE_SAMPLES:
+        matrix = work.kernel.train((0, n), (0, n))
+        values = scipy.linalg.eigvalsh(matrix, check_finite=False)
+        residuals = np.full(n, np.finfo(np.float64).eps * np.abs(values).max())
+    else:
+        values, residuals = lanczos(lambda vector: multiply(work, vector), n, max(LANCZOS_STEPS, 4 * ends))
+    order = [*range(len(values) - 1, len(values) - 1 - ends, -1), *range(ends)]
+    return work.write(SPECTRUM, np.stack([values[order], residuals[order]]))
+
+
+def _ends(run: RunDirectory, task: Task) -> TiledArray:
+    return run.inferred(task.stage.solve, task.stage.name, "eigenvalues")
+
+
+def _places(run: RunDirectory, task: Task) -> list[Place]:
+    return [(_ends(run, task), (0, 0))]
+
+
+SPECTRUM = Owner("spectrum", find_ends, _places)
+
+
+def multiply(work: Work, vector: Array) -> Array:
+    """Multiply the kernel by a vector ``(n,)``: one pass over the tiles on and below its diagonal.
+
+    Tiles stay mapped from one pass to the next as far as there is room, and a unit diagonal scales the vector on both
+    sides, not the tiles.
+    """
+    cut, stored = work.run.train_cut, work.run.kernel(work.system.readout, "train")
+    scale = work.kernel.scale("train", (0, cut.count))
+    places = [(row, col) for row in range(cut.pieces) for col in range(row + 1)]
+    scaled, product = scale * vector, np.zeros_like(vector)
+    tiles = work.ahead(lambda place: float64(stored.read_mapped(*place)), places)
+    for (row, col), tile in zip(places, tiles, strict=True):
+        above, left = slice(*cut.bounds(row)), slice(*cut.bounds(col))
+        product[above] += tile @ scaled[left]
+        if row > col:
+            product[left] += scaled[above] @ tile
+    return scale * product
+
+
+def lanczos(product: Callable[[Array], Array], n: int, steps: int) -> tuple[Array, Array]:
+    """Find eigenvalues at both ends in a fixed number of products (Golub and Van Loan 2013, section 10.1).
+
+    ARPACK restarts until it has converged, or gives nothing; here a product reads the whole kernel from the disk, and
+    an eigenvalue with an honest bound is worth more than one that takes a day. All vectors are kept, ``8 n steps``
+    bytes, and each is orthogonalised against all others, twice.
+
+    Returns
+    -------
+    values : Ritz values, rising.
+    residuals : of each: an eigenvalue lies at most so far from it.
+    """
+    basis = np.empty((min(steps, n), n))
+    vector = np.random.default_rng(0).standard_normal(n)  # the same answer every time
+    vector /= np.linalg.norm(vector)
+    diagonal: list[float] = []
+    beside: list[float] = []
+    for step in range(len(basis)):
+        basis[step] = vector
+        vector = product(vector)
+        diagonal.append(float(basis[step] @ vector))
+        for _ in range(2):
+            vector -= basis[: step + 1].T @ (basis[: step + 1] @ vector)
+        beside.append(float(np.linalg.norm(vector)))
+        if beside[-1] <= np.finfo(np.float64).eps * max(map(abs, diagonal)):
+            break  # the space is exhausted: what was found is exact
+        vector /= beside[-1]
+    values, vectors = scipy.linalg.eigh_tridiagonal(diagonal, beside[:-1])
+    return values, np.abs(beside[-1] * vectors[-1]) + np.finfo(np.float64).eps * np.abs(values).max()
+
+
+def remedy(ends: SpectrumRecord, mean_diagonal: float, n: int) -> str:
+    """Say the smallest ridge that is enough for a kernel with these ends."""
+    smallest, residual = ends.smallest[0], ends.smallest_residuals[0]
+    rounding = ROUNDING * np.finfo(np.float64).eps * n * mean_diagonal
+    ridge = max(residual - smallest, 0.0) + rounding
+    absolute, relative = round_up(ridge), round_up(ridge / mean_diagonal)
+    return (
+        f"The smallest eigenvalue of the kernel is {smallest:.2e}, known to {residual:.0e}: take a ridge of at least "
+        f"{absolute:.1e} absolute, {relative:.1e} relative to trace(K)/n. The kernel is kept"
+    )
+
+
+DEFAULT_EIGENVALUES = 10
+
+
+def _at_least_one(value: bool | int) -> bool | int:
+    if not isinstance(value, bool) and value < 1:
+        raise ValueError(f"expected true, false, or a count of at least 1, got {value}")
+    return value
+
+
+class SpectrumResult(Result):
+    """Eigenvalues at both ends of the kernel, a count of each; ``true`` is 10."""
+
+    key = "spectrum"
+    option = Annotated[bool | int, AfterValidator(_at_least_one)]
+    owner = SPECTRUM
+    record = _RECORD
+
+    def of_system(self, run: RunDirectory, system: System, value: bool | int, order: int) -> list[Product]:
+        count = DEFAULT_EIGENVALUES if isinstance(value, bool) else value
+        return [spectrum_product(run, system, count, order)]
+
+    def forecast(self, asked: Asked, size: SystemSize) -> list[StageForecast]:
+        dense = size.train <= DENSE_SAMPLES
+        operations = 9.0 * size.train**3 if dense else 2.0 * LANCZOS_STEPS * size.train**2
+        return [StageForecast(self.key, 1, 0, operations / size.product_rate)]
+
+    def show(self, found: Found) -> Shown:
+        rows = []
+        for name, record in found:
+            rate = record.maximal_learning_rate
+            ends = (record.largest, record.largest_residuals), (record.smallest, record.smallest_residuals)
+            shown = [f"{values[0]:.4g} +- {residuals[0]:.0e}" for values, residuals in ends]
+            rows.append((name, *shown, "none" if rate is None else f"{rate:.4g}"))
+        return Shown("eigenvalues of the kernel", ("largest", "smallest", "maximal learning rate"), tuple(rows))

@@ -1,0 +1,93 @@
+"""Owners of stages: each knows where the tasks of one kind of stage write, and how they are computed."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.storage import Listed, StorePath
+from cntk_pipeline.storage.tiled_array import TiledArray
+from cntk_pipeline.tasks import Receipt, Task
+
+Place: TypeAlias = tuple[TiledArray, tuple[int, ...]]
+"""An array, and the index of one of its chunks."""
+
+
+SWEEP_TASKS = 64
+"""From so many tasks on, listing whole arrays is faster than asking for each chunk, and much so in a bucket."""
+
+
+class Chunks:
+    """What chunks there are, and how large: from one sweep an array where many are asked about.
+
+    Parameters
+    ----------
+    tasks : number of tasks about whose chunks it will be asked.
+    """
+
+    def __init__(self, tasks: int) -> None:
+        self._sweeps = tasks >= SWEEP_TASKS
+        self._listings: dict[StorePath, dict[str, Listed]] = {}
+
+    def size(self, array: TiledArray, index: tuple[int, ...]) -> int | None:
+        """Return the bytes of a chunk; None where there is none."""
+        if not self._sweeps:
+            return array.chunk_path(*index).size()
+        if array.path not in self._listings:
+            self._listings[array.path] = (array.path / "c").listing()
+        listed = self._listings[array.path].get("/".join(map(str, index)))
+        return None if listed is None else listed.bytes
+
+
+def _none(_run: RunDirectory, _tasks: Sequence[Task], _chunks: Chunks) -> set[Task]:
+    return set()
+
+
+def _never(_run: RunDirectory, _task: Task) -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The owner of all stages of one kind.
+
+    Attributes
+    ----------
+    kind : of the stages, as `Stage.kind` says it.
+    compute : importable; called on a worker as ``compute(run_path, task)``, returns the `Receipt`.
+    places : the chunks that a task writes, in the order of its receipt. `StoreError` where an array is gone.
+    spent : picks, of some tasks, those whose chunks later tasks have used and deleted.
+    is_released : whether the chunks of a task were deleted, so that it is neither done nor damaged.
+    """
+
+    kind: str
+    compute: Callable[[str, Task], Receipt]
+    places: Callable[[RunDirectory, Task], list[Place]]
+    spent: Callable[[RunDirectory, Sequence[Task], Chunks], set[Task]] = _none
+    is_released: Callable[[RunDirectory, Task], bool] = _never
+
+
+@dataclass(frozen=True)
+class Job:
+    """A task and all that the driver must know to run it.
+
+    Attributes
+    ----------
+    task : the tile to make.
+    owner : of its stage.
+    entries : matrix entries to compute, for the progress.
+    priority : the smaller runs first among the ready.
+    after : tasks that must be done before it.
+    only_for : the one task that uses its result and deletes it: once that task is done, this one need not be.
+    """
+
+    task: Task
+    owner: Owner
+    entries: int
+    priority: tuple[int, ...] = ()
+    after: tuple[Task, ...] = ()
+    only_for: Task | None = None
+
+    def places(self, run: RunDirectory) -> list[Place]:
+        """List the chunks that the task writes."""
+        return self.owner.places(run, self.task)

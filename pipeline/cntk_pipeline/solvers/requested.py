@@ -1,0 +1,140 @@
+"""The systems that a workflow asks for, and the table of the solvers that solve them."""
+
+from dataclasses import replace
+from typing import Any
+
+from cntk_pipeline.config import RunConfig, SolveConfig, read_options
+from cntk_pipeline.errors import ConfigError
+from cntk_pipeline.models import Json
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.solvers.base import Solver
+from cntk_pipeline.solvers.cholesky import Cholesky
+from cntk_pipeline.solvers.conjugate_gradient import ConjugateGradient
+from cntk_pipeline.solvers.systems import (
+    BESIDE_THE_RESULT,
+    TARGETS,
+    Method,
+    System,
+    SystemKernel,
+    planned_system,
+    read_choice,
+    ridge_candidates,
+    with_ridge,
+)
+from cntk_pipeline.storage.tiled_array import ArraySpec, Group
+
+SOLVERS: dict[str, Solver] = {
+    "cholesky": Cholesky(),
+    "cg": ConjugateGradient(),
+}
+"""Solvers by their name in a workflow."""
+
+
+def solver_of(method: Method) -> Solver:
+    """Return the solver of a method.
+
+    Raises
+    ------
+    ConfigError
+        If this installation has none of that name.
+    """
+    if method.solver not in SOLVERS:
+        raise ConfigError(f"unknown solve.solver {method.solver!r}: known are {', '.join(SOLVERS)}")
+    return SOLVERS[method.solver]
+
+
+def options_of(solve: SolveConfig) -> Any:
+    """Read the keys of ``[solve]`` that belong to its solver.
+
+    Raises
+    ------
+    ConfigError
+        If the solver is unknown, or a key is unknown, of another solver, or of a wrong value.
+    """
+    solver = solver_of(Method(solve.solver))
+    for name, other in SOLVERS.items():
+        for key in solve.options:
+            if key in other.options.model_fields and key not in solver.options.model_fields:
+                raise ConfigError(f'solve.{key} belongs to solver = "{name}", not to "{solve.solver}": leave it out')
+    return read_options(solver.options, solve, "solve")
+
+
+def has_exact_factor(solve: SolveConfig) -> bool:
+    """Tell whether a factor is stored that rounds no more than its float64 arithmetic."""
+    return solver_of(Method(solve.solver)).has_exact_factor(options_of(solve))
+
+
+def method_of(solve: SolveConfig) -> Method:
+    """Read how a workflow wants its systems solved."""
+    return Method(solve.solver, options_of(solve).model_dump(mode="json", exclude_none=True))
+
+
+def requested_solves(run: RunDirectory, config: RunConfig) -> list[Json]:
+    """List the specifications of the systems that a workflow asks for: every ridge of every read-out.
+
+    With ridges = "auto", that is the chosen ridge, and nothing where none is chosen yet.
+    """
+    if config.solve.ridges == "auto":
+        selections = requested_selections(run, config)
+        choices = [read_choice(run, selection) for selection in selections]
+        return [with_ridge(s, choice.chosen) for s, choice in zip(selections, choices, strict=True) if choice]
+    return [
+        _solve_specification(run, readout.name, ridge, config.solve)
+        for readout in run.specification.readouts
+        for ridge in config.solve.ridges
+    ]
+
+
+def requested_selections(run: RunDirectory, config: RunConfig) -> list[Json]:
+    """List the specifications of the choices of a ridge that a workflow asks for, one a read-out."""
+    if config.solve.ridges != "auto":
+        return []
+    return [
+        _solve_specification(run, readout.name, 0.0, config.solve)
+        | {"ridge": "auto", "candidates": list(ridge_candidates())}
+        for readout in run.specification.readouts
+    ]
+
+
+def _solve_specification(run: RunDirectory, readout: str, ridge: float, solve: SolveConfig) -> Json:
+    """Write down everything that a solve depends on; its fingerprint names the solve."""
+    solver, options = solver_of(Method(solve.solver)), options_of(solve)
+    specification = {
+        "kernel": run.fingerprint,
+        "readout": readout,
+        "ridge": ridge,
+        "ridge_mode": solve.ridge_mode,
+        "tile": solver.choose_tile(run.train_cut.count, run.train_cut.size, solve.tile),
+        "targets": TARGETS,
+    }
+    # Only the difference to a plain factor: solves of earlier versions keep their names.
+    said = solver.specification(options)
+    method = {"method": {"solver": solve.solver} | said} if said or solve.solver != "cholesky" else {}
+    return specification | method | ({"unit_diagonal": True} if solve.unit_diagonal else {})
+
+
+def make_system(run: RunDirectory, specification: Json, method: Method) -> System:
+    """Create the empty arrays of a system; its read-out's variances must be done."""
+    relative = planned_system(specification, method)
+    mean_variance = SystemKernel(run, relative).mean_diagonal()
+    unit = mean_variance if relative.ridge_mode == "relative" else 1.0
+    system = replace(relative, absolute_ridge=relative.ridge * unit)
+    record = specification | {"absolute_ridge": system.absolute_ridge, "mean_diagonal": mean_variance}
+    system_group(run, system, record).create()
+    beside = {key: value for key, value in method.options.items() if key in BESIDE_THE_RESULT}
+    run.write_record(f"solve/{system.fingerprint}/solve.json", record | beside)
+    return system
+
+
+def system_group(run: RunDirectory, system: System, record: Json) -> Group:
+    """Describe the empty arrays of a system; ``record`` is its solve.json."""
+    data, kernel_tile = run.specification.data, run.specification.tile
+    train, test, classes = data.train, data.test, len(data.classes)
+    arrays = [
+        ArraySpec("coefficients", (train, classes), (train, classes), "float64", ("train", "class")),
+        ArraySpec("mean", (test, classes), (kernel_tile, classes), "float64", ("test", "class")),
+        ArraySpec("residual", (train, classes), (kernel_tile, classes), "float64", ("train", "class")),
+        *solver_of(system.method).arrays(run, system),
+    ]
+    attributes = {key: value for key, value in record.items() if key not in BESIDE_THE_RESULT}
+    return Group(run.solve_path(system.fingerprint) / "factor.zarr", tuple(arrays), attributes)

@@ -1,0 +1,113 @@
+import io
+import logging
+import re
+
+import pytest
+from rich.console import Console
+
+from cntk_pipeline.cli import display
+from cntk_pipeline.cli.display import PLAIN_SECONDS, QUIET_SECONDS, RunView, escape, printable
+from cntk_pipeline.driver.driver import Progress
+from cntk_pipeline.tasks import Receipt, Stage, Task
+from cntk_pipeline.telemetry.events import Event, emit
+
+TILE = Task(Stage("train"), 3, 2)
+
+
+class Stream(io.StringIO):
+    """A stream that counts how often it was flushed."""
+
+    flushes = 0
+
+    def flush(self) -> None:
+        self.flushes += 1
+
+
+class Batch:
+    """A stage of a batch job whose output is a file, seconds passing as told."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.stream, self.now = Stream(), 1000.0
+        monkeypatch.setattr(display, "out", Console(file=self.stream, highlight=False, soft_wrap=True))
+        monkeypatch.setattr(display.time, "monotonic", lambda: self.now)
+        self.view = RunView()
+        self.view.begin("kernel")
+
+    def tell(self, seconds: float, done: int, total: int, **more: int) -> None:
+        self.now = 1000.0 + seconds
+        counts = {"retries": 0, "quarantined": 0} | more
+        receipt = Receipt(TILE, ()) if done else None
+        self.view.progress(
+            Progress(done, total, done * 1000, total * 1000, done * 1000, seconds, receipt=receipt, **counts)
+        )
+
+    @property
+    def lines(self) -> list[str]:
+        return self.stream.getvalue().splitlines()
+
+
+@pytest.fixture
+def batch(monkeypatch: pytest.MonkeyPatch) -> Batch:
+    return Batch(monkeypatch)
+
+
+def test_a_line_says_how_far_how_fast_how_long_and_what_went_wrong(batch: Batch) -> None:
+    batch.tell(0, 0, 400)
+    batch.tell(100, 100, 400, retries=3, quarantined=1)
+    assert batch.lines == [
+        "kernel: 0/400 tiles",
+        "kernel: 100/400 tiles, 1 k entries/s, 5 min 00 s left, 3 retries, 1 quarantined",
+    ]
+
+
+def test_every_line_is_flushed(batch: Batch) -> None:
+    batch.tell(0, 0, 400)
+    assert batch.stream.flushes >= 1
+
+
+def test_a_short_stage_has_no_more_than_a_line_each_half_minute(batch: Batch) -> None:
+    for second in range(121):
+        batch.tell(second, second, 120)
+    gaps = [int(re.findall(r"(\d+)/", line)[0]) for line in batch.lines]
+    assert gaps == [0, 30, 60, 90, 120]
+    assert PLAIN_SECONDS == 30
+
+
+def test_a_long_stage_has_some_twenty_lines_but_is_never_silent_for_long(batch: Batch) -> None:
+    for minute in range(0, 24 * 60):
+        batch.tell(60 * minute, minute, 24 * 60)
+    assert len(batch.lines) == 24 * 60 * 60 / QUIET_SECONDS  # a twentieth would be 72 minutes
+    batch.stream.truncate(0)
+
+
+def test_a_stage_of_three_hours_has_a_line_each_twentieth(batch: Batch) -> None:
+    for minute in range(0, 181):
+        batch.tell(60 * minute, minute, 180)
+    assert len(batch.lines) == 21
+
+
+def test_rounds_of_iterations_are_no_reason_for_a_line(batch: Batch) -> None:
+    for second in range(25):  # each round begins without a receipt
+        batch.tell(second, 0, 1000)
+    assert len(batch.lines) == 1
+
+
+def test_warnings_of_the_driver_are_a_line_each_on_the_error_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Stream()
+    monkeypatch.setattr(display, "err", Console(file=stream, highlight=False, soft_wrap=True))
+    with RunView():
+        logging.getLogger("cntk_pipeline").setLevel(logging.INFO)
+        emit(Event("retry", TILE, "OSError: [Errno 5] flaky\nand a traceback", {"attempt": 1}))
+        emit(Event("stage_began", details={"stage": "kernel"}))
+        emit(Event("failed", TILE, "OSError: told of by the worker"))
+    emit(Event("retry", TILE, "after the run"))
+    (line,) = stream.getvalue().splitlines()
+    assert re.fullmatch(
+        r"\d\d:\d\d:\d\d warning: retry train tile \(3, 2\), attempt 1: OSError: \[Errno 5\] flaky", line
+    )
+
+
+def test_credentials_that_a_server_repeats_are_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    said = "InvalidAccessKeyId: AKIAABCDEFGHIJKLMNOP at https://me:pw@host/b?X-Amz-Signature=abcdef&x=1"
+    assert printable(said) == "InvalidAccessKeyId: *** at https://***@host/b?X-Amz-Signature=***&x=1"
+    assert "AKIA" not in escape(said)

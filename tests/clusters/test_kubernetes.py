@@ -1,0 +1,167 @@
+"""What is said and refused of drivers on Kubernetes; `tests/real/test_kubernetes.py` has a real API server."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from clusters.test_handover import begun_run, cntk, receipts, submission
+
+from cntk_pipeline.clusters import CLUSTERS
+from cntk_pipeline.clusters.kubernetes.submitter import describe_pods
+from cntk_pipeline.config import RunConfig, parse_config
+from cntk_pipeline.errors import (
+    ConfigError,
+    Interrupted,
+    NotPositiveDefinite,
+    PipelineError,
+    RunLocked,
+    RunNotFound,
+    StoreUnavailable,
+    SubmissionFailed,
+    TilesFailed,
+    WorkersLost,
+)
+from cntk_pipeline.rundir.submissions import clear_earlier, request_stop
+from cntk_pipeline.storage import LocalPath, open_path
+from cntk_pipeline.workflow import handover
+
+SUBMITTER = CLUSTERS["kubernetes"].submitter
+
+
+def workflow(**cluster: Any) -> RunConfig:
+    table = {"kind": "kubernetes", "image": "an-image", "workers": 2, "memory_limit": "1GiB"} | cluster
+    return parse_config({"network": {"preset": "cntk"}, "cluster": table}, "test")
+
+
+def pod(part: str, **status: Any) -> dict[str, Any]:
+    label = "app.kubernetes.io/component" if part == "driver" else "dask.org/component"
+    return {"metadata": {"name": part, "labels": {label: part}}, "status": status}
+
+
+def container(**states: Any) -> dict[str, Any]:
+    return {"containerStatuses": [{"name": "main"} | states]}
+
+
+RUNNING = {"phase": "Running"} | container(state={"running": {"startedAt": "now"}})
+
+
+@pytest.mark.parametrize(
+    ("pods", "said"),
+    [
+        ([], ""),
+        ([pod("driver", **RUNNING)], "driver running"),
+        ([pod(part, **RUNNING) for part in ("worker", "driver", "worker")], "driver running, 2 workers running"),
+        (
+            [
+                pod(
+                    "worker",
+                    phase="Pending",
+                    conditions=[
+                        {"type": "Ready", "status": "False", "reason": "not this"},
+                        {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no node"},
+                    ],
+                )
+            ],
+            "worker pending (Unschedulable: no node)",
+        ),
+        (
+            [
+                pod(
+                    "driver",
+                    phase="Pending",
+                    **container(state={"waiting": {"reason": "ImagePullBackOff", "message": "cannot pull"}}),
+                )
+            ],
+            "driver pending (ImagePullBackOff: cannot pull)",
+        ),
+        (
+            [
+                pod(
+                    "driver",
+                    phase="Running",
+                    **container(
+                        state={"waiting": {"reason": "CrashLoopBackOff"}},
+                        lastState={"terminated": {"reason": "OOMKilled", "exitCode": 137}},
+                    ),
+                )
+            ],
+            "driver running (CrashLoopBackOff; OOMKilled: exit code 137)",
+        ),
+    ],
+)
+def test_pods_are_described_with_the_reasons_that_kubernetes_gives(pods: list[Any], said: str) -> None:
+    assert describe_pods(pods) == said
+
+
+@pytest.mark.parametrize("place", ["runs/here", "/runs", "/data/runs/one"])
+def test_a_place_that_no_pod_sees_is_refused_with_what_to_do(place: str) -> None:
+    with pytest.raises(ConfigError, match=r"no pod can see .*(--store s3://BUCKET/NAME).*Secret cntk-s3.*desk.yaml"):
+        SUBMITTER.check_place(LocalPath(place), workflow(volume_claim="cntk-runs"))
+
+
+def test_a_bucket_and_a_claim_are_seen_by_all_pods() -> None:
+    SUBMITTER.check_place(open_path("s3://bucket/run"), workflow())
+    SUBMITTER.check_place(LocalPath("/runs/one"), workflow(volume_claim="cntk-runs"))
+    with pytest.raises(ConfigError, match="no pod can see /runs/one"):
+        SUBMITTER.check_place(LocalPath("/runs/one"), workflow())
+
+
+@pytest.mark.parametrize(
+    ("cluster", "message"),
+    [
+        ({"image": None}, "needs cluster.image"),
+        ({"workers": None}, "needs cluster.workers"),
+        ({"memory_limit": "auto"}, r"memory_limit of a worker in bytes"),
+        ({"minimum_workers": 3}, "must be at most cluster.workers"),
+    ],
+)
+def test_what_a_pod_must_know_is_asked_for_before_the_api_server(cluster: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SUBMITTER.check(workflow(**cluster))
+
+
+def test_without_an_api_server_nothing_is_submitted_and_nothing_is_known(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(SubmissionFailed, match=r"the Kubernetes API server refuses: .*access.yaml"):
+        SUBMITTER.check(workflow())
+    mine = submission("kubernetes", "default/cntk-x")
+    assert SUBMITTER.state(mine) == "unknown"
+    assert "the Kubernetes API server refuses" in SUBMITTER.standing(mine).words
+
+
+@pytest.mark.parametrize(
+    ("error", "settled"),
+    [
+        (ConfigError("a tile does not fit"), True),
+        (TilesFailed("a tile kills its workers"), True),
+        (NotPositiveDefinite("a ridge is too small"), True),
+        (WorkersLost("no worker came"), False),
+        (RunLocked("the driver before this one still drains"), False),
+        (RunNotFound("a volume that is not there yet"), False),
+        (StoreUnavailable("a store that does not answer"), False),
+        (Interrupted("the pod was taken away"), False),
+    ],
+)
+def test_a_driver_is_started_again_where_that_may_help(tmp_path: Path, error: PipelineError, settled: bool) -> None:
+    """With everything settled a lost pod would end the run; with nothing, a poison tile would be tried 20 times."""
+    run = begun_run(tmp_path / "run")
+    assert handover.is_settled(run.path, error) is settled
+    request_stop(run)
+    assert handover.is_settled(run.path, Interrupted("cntk cancel"))
+    clear_earlier(run)
+
+
+def test_a_driver_that_was_asked_to_stop_ends_well_for_kubernetes_alone(tmp_path: Path) -> None:
+    run = begun_run(tmp_path / "run")
+    request_stop(run)
+    assert cntk("drive", run.path, cwd=tmp_path).returncode == 130
+    said = cntk("drive", "--settle", run.path, cwd=tmp_path)
+    assert said.returncode == 0
+    assert "asked to stop before it began" in said.stderr
+    assert receipts(run.path) == 0
+    assert cntk("drive", "--settle", "nowhere", cwd=tmp_path).returncode == 2
+    assert "asked to stop" in json.loads((tmp_path / "run" / "ending.json").read_text())["message"]

@@ -1,0 +1,102 @@
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+from support.problems import Recorder
+
+from cntk_pipeline.clusters import WorkerMemory
+from cntk_pipeline.clusters.memory import (
+    PROCESS_BYTES,
+    USABLE,
+    Need,
+    factor_task_bytes,
+    iteration_task_bytes,
+    require_iteration_memory,
+    require_memory,
+)
+from cntk_pipeline.config import RunConfig
+from cntk_pipeline.errors import ConfigError
+from cntk_pipeline.workflow import run as runs
+from cntk_pipeline.workflow.report import make_report
+
+Config = Callable[..., RunConfig]
+
+
+def worker(task_bytes: float, slots: int = 1) -> WorkerMemory:
+    """A worker with this much left for each of its tiles."""
+    return WorkerMemory(int((slots * task_bytes + PROCESS_BYTES) / USABLE) + 1, slots)
+
+
+def factor(tile: int) -> Need:
+    return Need("factor tile", "solve.tile", tile, 96, factor_task_bytes)
+
+
+@pytest.mark.parametrize("slots", [1, 4])
+def test_the_tile_that_is_named_fits_and_the_next_does_not(slots: int) -> None:
+    memory = worker(7 * 8 * 1000**2, slots)
+    with pytest.raises(ConfigError, match=r"a factor tile of 2016 samples holds 228 MB.*set solve.tile = 960 at most"):
+        require_memory(memory, factor(2016))
+    require_memory(memory, factor(960))
+    with pytest.raises(ConfigError, match=rf"each of {slots} tiles at once may hold 56 MB"):
+        require_memory(memory, factor(960 + 96))
+
+
+def test_a_worker_too_small_for_any_tile_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"no tile would fit: give workers more memory \(cluster.memory_limit\)"):
+        require_memory(WorkerMemory(2**20, 1), factor(2016))
+
+
+@pytest.mark.parametrize(("section", "what"), [("kernel", "kernel tile"), ("solve", "factor tile")])
+def test_a_tile_beyond_the_workers_is_refused_before_anything_is_computed_and_another_one_goes_on(
+    small_config: Config, monkeypatch: pytest.MonkeyPatch, section: str, what: str
+) -> None:
+    memory = worker(8e6)
+    monkeypatch.setattr("cntk_pipeline.clusters.serial.SerialExecutor.memory", lambda self: memory)
+    config = small_config(**{section: {"tile": 4800}})
+    if section == "kernel":
+        monkeypatch.setattr("cntk_pipeline.workflow.load.clip_tile", lambda tile, *_: tile)
+    with pytest.raises(ConfigError, match=f"a {what} of 4800 samples holds"):
+        runs.start(config, Recorder(), threading.Event())
+    assert not (Path(str(config.store.path)) / "kernel.zarr").exists()
+    monkeypatch.undo()
+    assert make_report(runs.start(small_config(), Recorder(), threading.Event())).complete
+
+
+@pytest.mark.parametrize(("inference", "need"), [({}, "518 MB"), ({"leave_one_out": True}, "739 MB")])
+def test_leaving_out_takes_more_memory_than_the_factor(
+    small_config: Config, monkeypatch: pytest.MonkeyPatch, inference: dict[str, bool], need: str
+) -> None:
+    monkeypatch.setattr("cntk_pipeline.clusters.serial.SerialExecutor.memory", lambda self: worker(4e8))
+    with pytest.raises(ConfigError, match=f"a factor tile of 3040 samples holds {need}"):
+        runs.start(small_config(solve={"tile": 3040}, inference=inference), Recorder(), threading.Event())
+
+
+def test_iterations_that_do_not_fit_are_refused_with_the_rank_that_does() -> None:
+    task_bytes = partial(iteration_task_bytes, 1000, 10, 512)
+    memory = worker(task_bytes(100))
+    message = (
+        r"conjugate gradients with a preconditioner of rank 256 hold 16 MB in a task.*set solve.rank = 100 at most"
+    )
+    with pytest.raises(ConfigError, match=message):
+        require_iteration_memory(memory, task_bytes, 256)
+    require_iteration_memory(memory, task_bytes, 100)
+    with pytest.raises(ConfigError, match=r"solve\.rank = 100"):
+        require_iteration_memory(memory, task_bytes, 101)
+    with pytest.raises(ConfigError, match=r"conjugate gradients hold 8 MB in a task.*: give workers more memory"):
+        require_iteration_memory(worker(1e6), task_bytes, 0)
+
+
+def test_iterations_beyond_the_workers_are_refused_before_anything_is_computed_whatever_the_blocks(
+    small_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = worker(40_000)
+    monkeypatch.setattr("cntk_pipeline.clusters.serial.SerialExecutor.memory", lambda self: memory)
+    monkeypatch.setattr("cntk_pipeline.workflow.preflight.kernel_task_bytes", lambda *sizes: 0)
+    with pytest.raises(ConfigError, match=r"conjugate gradients with a preconditioner of rank 37 hold .*solve\.rank ="):
+        runs.start(small_config(solve={"solver": "cg"}), Recorder(), threading.Event())
+    assert not (Path(str(small_config().store.path)) / "kernel.zarr").exists()
+    # Blocks of any size: a product reads tile by tile.
+    config = small_config(solve={"solver": "cg", "rank": 3, "tile": 4800})
+    assert make_report(runs.start(config, Recorder(), threading.Event())).complete

@@ -1,0 +1,219 @@
+"""The batch script, and what is refused before SLURM is asked; tests/real/test_slurm.py has a real SLURM."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from clusters.test_handover import submission
+from support.processes import wait_until
+
+from cntk_pipeline.clusters import CLUSTERS
+from cntk_pipeline.clusters.slurm.submitter import script, time_limit_seconds
+from cntk_pipeline.clusters.table import current_job
+from cntk_pipeline.config import RunConfig, load_cluster, parse_config
+from cntk_pipeline.errors import ConfigError, SubmissionFailed
+from cntk_pipeline.resources import BatchJob
+
+SUBMITTER = CLUSTERS["slurm"].submitter
+
+
+def config(**cluster: Any) -> RunConfig:
+    table = {"kind": "slurm", "workers": 4} | cluster
+    return parse_config({"name": "small", "network": {"preset": "cntk"}, "cluster": table}, "test")
+
+
+def directives(text: str) -> list[str]:
+    return [line.removeprefix("#SBATCH ") for line in text.splitlines() if line.startswith("#SBATCH ")]
+
+
+def test_the_script_asks_for_what_the_cluster_table_says() -> None:
+    text = script(
+        "/scratch/run",
+        Path("/scratch/run/log"),
+        config(
+            threads_per_worker=2,
+            memory_limit="4GiB",
+            partition="long",
+            account="group-7",
+            time_limit="1-00:00:00",
+            drain_seconds=300,
+            batch_options=["--constraint=avx512", "-x bad1,bad2"],
+            setup=["module load python"],
+            python="/opt/python",
+        ),
+        "0a1b",
+    )
+    assert directives(text) == [
+        "--job-name=cntk-small",
+        "--output=/scratch/run/log/slurm-%j.log",
+        "--open-mode=append",
+        "--requeue",
+        "--signal=B:TERM@300",
+        "--ntasks=4",
+        "--cpus-per-task=2",
+        "--mem-per-cpu=2304M",  # (4 GiB + 512 MiB) / 2
+        "--partition=long",
+        "--account=group-7",
+        "--time=1-00:00:00",
+        "--constraint=avx512",
+        "-x bad1,bad2",
+    ]
+    assert "exec /opt/python -P -m cntk_pipeline.cli drive /scratch/run --told 0a1b)" in text
+    assert text.index("trap ") < text.index("module load python") < text.index("exec ")
+
+
+@pytest.mark.parametrize("name", ["with space", "$(touch gone)", "a'b", 'a"b', "a;b", "`b`", "50%j"])
+def test_a_run_directory_of_any_name_reaches_the_driver_whole(tmp_path: Path, name: str) -> None:
+    directory = tmp_path / name
+    shown = tmp_path / "shown"
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nprintf %s "$5" > {shown}\n')
+    python.chmod(0o755)
+    text = script(str(directory), directory, config(python=str(python)), "")
+    subprocess.run(["bash"], input=text, text=True, check=True, cwd=tmp_path)
+    assert shown.read_text() == str(directory)
+    assert not (tmp_path / "gone").exists()
+
+
+HEEDFUL = """#!{python}
+import signal, sys, time
+if "{where}" == "importing":
+    open("{begun}", "w").close()
+    time.sleep(1)
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
+open("{begun}", "w").close()
+signal.pause()
+"""
+"""A driver that is deaf for a while, and then waits to be told to stop."""
+
+
+@pytest.mark.parametrize("where", ["setting up", "importing", "running"])
+def test_the_signal_before_the_time_limit_reaches_the_driver_whenever_it_comes(tmp_path: Path, where: str) -> None:
+    """Seen to fail with the driver in the place of the shell (143 while importing), and without a trap."""
+    begun, python = tmp_path / "begun", tmp_path / "python"
+    python.write_text(HEEDFUL.format(python=sys.executable, begun=begun, where=where))
+    python.chmod(0o755)
+    setup = [f"touch {begun}; sleep 1; rm {begun}"] if where == "setting up" else []
+    text = script(str(tmp_path), tmp_path, config(python=str(python), setup=setup), "")
+    (tmp_path / "script").write_text(text)
+    with subprocess.Popen(["bash", tmp_path / "script"], start_new_session=True) as shell:
+        try:
+            wait_until(begun.exists, "the driver to begin")
+            shell.send_signal(signal.SIGTERM)
+            assert shell.wait(20) == 130
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(shell.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_the_job_ends_as_its_driver_does(tmp_path: Path, code: int) -> None:
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\nexit {code}\n")
+    python.chmod(0o755)
+    text = script(str(tmp_path), tmp_path, config(python=str(python), setup=["set -e"]), "")
+    assert subprocess.run(["bash"], input=text, text=True, check=False).returncode == code
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90", 5400),
+        ("1:30", 90),
+        ("2:00:00", 7200),
+        ("1-6", 108000),
+        ("1-6:30", 109800),
+        ("1-00:00:01", 86401),
+        ("UNLIMITED", float("inf")),
+    ],
+)
+def test_time_limits_are_read_as_slurm_reads_them(text: str, seconds: float) -> None:
+    assert time_limit_seconds(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("cluster", "message"),
+    [
+        ({"time_limit": "2h"}, "time_limit must be as SLURM writes it, got '2h'"),
+        ({"time_limit": "1:2:3:4"}, "time_limit must be as SLURM"),
+        ({"time_limit": "1-"}, "time_limit must be as SLURM"),
+        ({"time_limit": "2", "drain_seconds": 120}, "no time besides draining"),
+        ({"drain_seconds": 70000}, "at most 65535"),
+        ({"workers": None}, "needs cluster.workers"),
+        ({"partition": "a\n#SBATCH --uid=0"}, "partition must be a name"),
+        ({"account": "--uid=0 x"}, "account must be a name"),
+        ({"batch_options": ["--comment=a\nrm -r x"]}, "one line of printable characters"),
+        ({"batch_options": ["constraint=avx512"]}, "takes options of sbatch"),
+        ({"batch_options": ["--comment='a"]}, "cannot be read"),
+        ({"batch_options": ["--array=0-3"]}, "--array is set by the submission itself"),
+        ({"batch_options": ["--arr=0-3"]}, "--arr is set by the submission itself"),
+        ({"batch_options": ["-a1-9"]}, "-a1-9 is set by the submission itself"),
+        ({"batch_options": ["-Ha1"]}, "-Ha1 is set by the submission itself"),
+        ({"batch_options": ["--constraint=avx512 --wra=x"]}, "--wra is set by the submission itself"),
+        ({"batch_options": ["--"]}, "-- is set by the submission itself"),
+        ({"setup": ["a\nb"]}, "cluster.setup must be one line"),
+        ({"memory_limit": 0.5}, r'must be bytes \("4GiB"\) or "auto", got 0.5'),
+        ({"memory_limit": "much"}, "got 'much'"),
+    ],
+)
+def test_what_slurm_would_not_take_is_refused_before_it_is_asked(cluster: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SUBMITTER.check(config(**cluster))
+
+
+def test_options_that_only_look_like_those_of_the_submission_are_taken() -> None:
+    options = ["--wait-all-nodes=1", "-Cavx512", "-x node-a,node-c", "-pa", "--gres=gpu:1 -H"]
+    assert {*options[:4]} <= set(directives(script("/run", Path("/run"), config(batch_options=options), "")))
+
+
+def test_a_machine_without_slurm_says_where_to_submit_from(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SubmissionFailed, match=r"no sbatch here: submit from a machine of the SLURM cluster"):
+        SUBMITTER.check(config())
+    assert SUBMITTER.state(submission("slurm", "1")) == "unknown"
+
+
+def test_the_job_has_room_for_the_workers_it_will_have() -> None:
+    memory = CLUSTERS["slurm"].memory(config(memory_limit="4GiB", threads_per_worker=2).cluster)
+    assert memory is not None
+    assert (memory.bytes, memory.slots) == (4 * 2**30, 2)
+    assert CLUSTERS["slurm"].memory(config().cluster) is None
+
+
+def test_a_job_is_followed_by_another_where_the_table_says_so() -> None:
+    assert SUBMITTER.succession(config().cluster) is None
+    words = SUBMITTER.succession(config(resubmit=True).cluster)
+    assert words is not None
+    assert "no other one follows" in words.no_progress
+    assert "no other one follows" in words.withdrawn
+    assert "goes on" in words.follows
+
+
+@pytest.mark.parametrize(
+    ("environment", "job"),
+    [
+        ({}, None),
+        ({"SLURM_JOB_ID": "7"}, BatchJob("7", restarts=0)),
+        ({"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "2"}, BatchJob("7", restarts=2)),
+    ],
+)
+def test_a_process_knows_the_job_that_it_is_of(
+    environment: dict[str, str], job: BatchJob | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert SUBMITTER.current_job() == job
+    assert current_job() == job
+
+
+def test_the_file_that_operators_edit_makes_a_job_as_it_is() -> None:
+    shipped = load_cluster(Path(__file__).parent.parent.parent / "deploy/slurm/cluster.toml")
+    text = script("/run", Path("/run/log"), config().model_copy(update={"cluster": shipped}), "")
+    assert {"--ntasks=64", "--time=24:00:00", "--signal=B:TERM@300", "--requeue"} <= set(directives(text))

@@ -1,0 +1,210 @@
+import errno
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from cntk_pipeline.errors import RunLocked, StoreError
+from cntk_pipeline.resources import BatchJob
+from cntk_pipeline.rundir import lease
+from cntk_pipeline.storage import LocalPath
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 0.05)
+    monkeypatch.setattr(lease, "PATIENCE_SECONDS", 0.6)
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Renew quickly, and wait so long for a counter that whoever does not wait at all is told apart on any machine."""
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 0.05)
+    monkeypatch.setattr(lease, "PATIENCE_SECONDS", 60.0)
+
+
+def left_behind(folder: LocalPath, **lease: object) -> None:
+    """Write what a driver that is gone left."""
+    (folder / "000003.json").write_whole(json.dumps({"holder": "x", "counter": 3} | lease).encode())
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_second_driver_is_refused_while_the_first_renews(tmp_path: LocalPath) -> None:
+    folder = tmp_path / "lease"
+    with (
+        lease.hold(folder),
+        pytest.raises(RunLocked, match=rf"another driver works on .*process {os.getpid()} on"),
+        lease.hold(folder),
+    ):
+        pass
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_lease_is_given_back_and_numbers_go_on(tmp_path: LocalPath) -> None:
+    folder = tmp_path / "lease"
+    for _ in range(3):
+        with lease.hold(folder):
+            assert lease.holder(folder) == f"{socket.gethostname()}:{os.getpid()}"
+        assert lease.holder(folder) is None
+    assert [path.name for path in folder.children()] == ["000003.json"]
+
+
+def dead_process() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+@pytest.mark.usefixtures("patient")
+def test_the_lease_of_a_dead_process_on_this_host_is_taken_at_once(tmp_path: LocalPath) -> None:
+    folder = tmp_path / "lease"
+    namespace = os.readlink("/proc/self/ns/pid")
+    left_behind(folder, host=socket.gethostname(), processes=namespace, pid=dead_process())
+    assert lease.holder(folder) is None
+    began = time.monotonic()
+    with lease.hold(folder):
+        assert time.monotonic() - began < lease.PATIENCE_SECONDS / 2
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("where", [{"host": "elsewhere", "processes": ""}, {"host": socket.gethostname()}, {}])
+def test_the_lease_of_whoever_cannot_be_asked_is_taken_when_its_counter_stands_still(
+    tmp_path: LocalPath, where: dict[str, str]
+) -> None:
+    folder = tmp_path / "lease"
+    left_behind(folder, pid=dead_process(), **where)  # dead here, which says nothing of another container's
+    began = time.monotonic()
+    with lease.hold(folder):
+        assert time.monotonic() - began >= lease.PATIENCE_SECONDS
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_garbled_lease_does_not_lock_a_run_for_ever(tmp_path: LocalPath) -> None:
+    folder = tmp_path / "lease"
+    (folder / "000001.json").write_whole(b"{")
+    with lease.hold(folder):
+        pass
+
+
+@pytest.mark.usefixtures("quick")
+def test_whoever_was_taken_for_dead_learns_it_and_writes_no_more(tmp_path: LocalPath) -> None:
+    folder = tmp_path / "lease"
+    with lease.hold(folder) as mine:
+        (folder / "000002.json").write_whole(b'{"holder": "y", "host": "elsewhere", "pid": 1, "counter": 0}')
+        assert mine.lost.wait(10)
+        with pytest.raises(
+            RunLocked, match=r"another driver has taken over .*: this one was taken for dead, and stops"
+        ):
+            mine.require()
+        (folder / "000001.json").unlink()
+    assert [path.name for path in folder.children()] == ["000002.json"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_number_that_was_deleted_meanwhile_does_not_count_again(
+    tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "lease"
+    (folder / "000004.json").write_whole(b'{"holder": "y", "host": "elsewhere", "pid": 1, "counter": 0}')
+    real, asked = lease._highest, []
+
+    def late(folder: LocalPath) -> int:  # the first look was long ago, when number 1 had been given back
+        asked.append(1)
+        return 1 if len(asked) == 1 else real(folder)
+
+    monkeypatch.setattr(lease, "_highest", late)
+    monkeypatch.setattr(lease, "_require_free", lambda *_: None)
+    with lease.hold(folder):
+        assert [path.name for path in folder.children()] == ["000005.json"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_of_many_drivers_that_start_at_once_one_gets_the_lease(tmp_path: LocalPath) -> None:
+    folder = tmp_path / "lease"
+    held, refused, release = [], [], threading.Event()
+
+    def drive() -> None:
+        try:
+            with lease.hold(folder):
+                held.append(1)
+                release.wait(10)
+        except RunLocked:
+            refused.append(1)
+            if len(refused) == 7:
+                release.set()
+
+    threads = [threading.Thread(target=drive) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(held), len(refused)) == (1, 7)
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_batch_job_takes_over_at_once_from_its_former_self(tmp_path: LocalPath) -> None:
+    folder = tmp_path / "lease"
+    with lease.hold(folder, BatchJob("7", restarts=0)) as former:
+        began = time.monotonic()
+        with lease.hold(folder, BatchJob("7", restarts=1)) as latter:
+            assert time.monotonic() - began < lease.PATIENCE_SECONDS / 2
+            assert former.lost.wait(10)
+            assert not latter.lost.is_set()
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("other", [BatchJob("8", restarts=1), BatchJob("7", restarts=0), BatchJob("7", "pod"), None])
+def test_neither_another_batch_job_nor_a_second_driver_of_the_same_one_takes_over(
+    tmp_path: LocalPath, other: BatchJob | None
+) -> None:
+    folder = tmp_path / "lease"
+    with (
+        lease.hold(folder, BatchJob("7", restarts=0)),
+        pytest.raises(RunLocked, match="another driver works on"),
+        lease.hold(folder, other),
+    ):
+        pass
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_run_directory_that_is_gone_is_told_and_not_begun_anew(tmp_path: LocalPath) -> None:
+    run = tmp_path / "run"
+    (run / lease.RUN_RECORD).write_whole(b"{}")
+    with lease.hold(run / "lease") as mine:
+        mine.require()
+        run.rename(tmp_path / "elsewhere")
+        assert mine.lost.wait(10)
+        with pytest.raises(
+            StoreError, match=r"run cannot be written any more: No such file.*bring it back, then `cntk"
+        ):
+            mine.require()
+    assert not run.exists()
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_store_that_refuses_ends_a_run_only_where_it_goes_on_to(
+    tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = threading.Event()
+    write = LocalPath.write_whole
+
+    def refuse(path: LocalPath, *parts: bytes) -> None:
+        if refused.is_set():
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        write(path, *parts)
+
+    monkeypatch.setattr(LocalPath, "write_whole", refuse)
+    with lease.hold(tmp_path / "lease") as mine:
+        refused.set()
+        assert not mine.lost.wait(lease.PATIENCE_SECONDS / 2)
+        refused.clear()
+        assert not mine.lost.wait(lease.PATIENCE_SECONDS)
+        refused.set()
+        assert mine.lost.wait(10)
+    with pytest.raises(StoreError, match=r"cannot be written any more: Read-only file system"):
+        mine.require()

@@ -1,0 +1,201 @@
+import json
+import uuid
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from support.problems import SPECIFICATION
+
+from cntk_pipeline.errors import ConfigError, RunNotFound, SpecificationMismatch, StoreError
+from cntk_pipeline.rundir import lease
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.specification import differences, fingerprint
+from cntk_pipeline.storage.tiled_array import ArraySpec, create_arrays
+
+
+def test_a_directory_without_a_run_is_said_to_hold_none(tmp_path: Path) -> None:
+    with pytest.raises(RunNotFound, match=r"holds no run \(no run.json\)"):
+        RunDirectory(tmp_path)
+
+
+def test_a_run_of_the_same_specification_is_opened(tmp_path: Path) -> None:
+    first = RunDirectory.create(tmp_path, SPECIFICATION, {"host": "one"})
+    again = RunDirectory.create(tmp_path, SPECIFICATION, {"host": "other"})
+    assert (again.fingerprint, again.provenance.host) == (first.fingerprint, "one")
+
+
+def test_a_run_whose_creation_was_stopped_at_its_name_is_created(tmp_path: Path) -> None:
+    """Where files cannot be linked, a name is claimed by an empty file; a driver may be killed before it fills it."""
+    (tmp_path / "run.json").touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.link", refuse)
+        patch.setattr("cntk_pipeline.storage.lacking.CLAIM_SECONDS", 0.05)
+        assert RunDirectory.create(tmp_path, SPECIFICATION, {"host": "there"}).provenance.host == "there"
+
+
+def refuse(*_: object) -> None:
+    raise PermissionError(1, "Operation not permitted")
+
+
+def test_another_specification_is_refused_with_the_differences(tmp_path: Path) -> None:
+    RunDirectory.create(tmp_path, SPECIFICATION, {})
+    before = (tmp_path / "run.json").read_bytes()
+    with pytest.raises(SpecificationMismatch, match=r"(?s)data.train: stored 10, wanted 11.*Give another --store"):
+        RunDirectory.create(tmp_path, replace(SPECIFICATION, data=replace(SPECIFICATION.data, train=11)), {})
+    assert (tmp_path / "run.json").read_bytes() == before
+
+
+def test_a_newer_format_is_refused(tmp_path: Path) -> None:
+    RunDirectory.create(tmp_path, SPECIFICATION, {})
+    record = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps(record | {"format_version": 99}))
+    with pytest.raises(StoreError, match="has format version 99, this cntk knows 2"):
+        RunDirectory(tmp_path)
+
+
+def test_an_edited_specification_is_refused(tmp_path: Path) -> None:
+    RunDirectory.create(tmp_path, SPECIFICATION, {})
+    text = (tmp_path / "run.json").read_text()
+    (tmp_path / "run.json").write_text(text.replace('"tile": 4', '"tile": 8'))
+    with pytest.raises(StoreError, match="was edited"):
+        RunDirectory(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format_version": 1'])
+def test_a_damaged_run_record_is_named_and_kept(tmp_path: Path, text: str) -> None:
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(StoreError, match=r"run.json is damaged"):
+        RunDirectory(tmp_path)
+    assert (tmp_path / "run.json").read_text() == text
+
+
+def test_a_solve_is_named_by_digits_only(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path, SPECIFICATION, {})
+    with pytest.raises(ConfigError, match="16 hexadecimal digits"):
+        run.solve_path("../../elsewhere")
+
+
+def test_differences_name_the_place() -> None:
+    stored, wanted = {"a": [{"b": 1}, 2], "c": 3}, {"a": [{"b": 5}, 2], "d": 4}
+    assert differences(stored, wanted) == ["  a[0].b: stored 1, wanted 5", "  c: only stored", "  d: only wanted"]
+
+
+def test_differences_match_parts_by_name_and_stay_short() -> None:
+    layers = [{"layer": "Conv", "w_std": 1.0}] * 30
+    stored = {"readouts": [{"name": "deep", "network": layers}, {"name": "gap", "kind": "ntk"}]}
+    wanted = {"readouts": [{"name": "gap", "kind": "nngp"}, {"name": "deep", "network": layers[:3]}, {"name": "new"}]}
+    lines = differences(stored, wanted)
+    assert [line.partition(": ")[0].strip() for line in lines] == [
+        "readouts.deep.network",
+        "readouts.gap.kind",
+        "readouts.new",
+    ]
+    assert max(map(len, lines)) < 400
+
+
+def test_a_fingerprint_does_not_depend_on_the_order_of_keys() -> None:
+    assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1}) != fingerprint({"a": 1, "b": 3})
+
+
+def test_inputs_are_written_once_and_whole(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path, SPECIFICATION, {})
+    images = np.zeros((10, 3, 3, 1), np.float32)  # all-zero chunks must exist too
+    run.stored_data.write({"train_images": images, "train_labels": np.arange(10)}, {"note": 1})
+    np.testing.assert_array_equal(run.inputs("train_images")[2:5], images[2:5])
+    np.testing.assert_array_equal(run.inputs("train_labels")[:], np.arange(10))
+    stored = zarr.open_array(run.inputs_path.zarr_store(), path="train_images", mode="r")
+    np.testing.assert_array_equal(stored[2:5], images[2:5])
+    assert stored.metadata.dimension_names == ("train", "height", "width", "channel")
+    assert list(tmp_path.glob("*.partial")) == []
+
+
+def test_leftovers_of_killed_writers_are_swept(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path, SPECIFICATION, {})
+    aside = f"{uuid.uuid4().hex}.partial"
+    (tmp_path / f"workflow.json.{aside}").write_text("half")
+    (tmp_path / f"inputs.zarr.{aside}").mkdir()
+    (tmp_path / f"inputs.zarr.{aside}" / "zarr.json").write_text("{}")
+    (tmp_path / "kernel.zarr/deep/train/c/0").mkdir(parents=True)
+    (tmp_path / f"kernel.zarr/deep/train/c/0/1.{aside}").write_bytes(b"half")
+    assert run.sweep() == 3
+    assert run.sweep() == 0
+
+
+def test_nothing_of_others_is_swept(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path, SPECIFICATION, {})
+    aside = f"{uuid.uuid4().hex}.partial"
+    kept = [
+        *(tmp_path / name for name in ("film.mkv.partial", "film.mkv.0123abcd.partial", ".partial")),
+        *(tmp_path / f"kernel.zarr/{name}" for name in ("1.partial", f"{aside}")),
+        *(tmp_path / f"mine/{name}" for name in (f"run.json.{aside}", f"big.{aside}/film.mkv")),
+    ]
+    for path in kept:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"mine")
+    assert run.sweep() == 0
+    assert all(path.read_bytes() == b"mine" for path in kept)
+
+
+@pytest.mark.parametrize("name", ["film.mkv", ".git/config", "workflow.json", "kernel.zarr/zarr.json", "x.partial"])
+def test_no_run_begins_among_files_of_others(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ConfigError, match=rf"{tmp_path.name} is in use: it holds {name.partition('/')[0]}, and no run"):
+        RunDirectory.create(tmp_path, SPECIFICATION, {})
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / name]
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_no_run_begins_inside_another(tmp_path: Path) -> None:
+    RunDirectory.create(tmp_path / "run", SPECIFICATION, {})
+    with pytest.raises(ConfigError, match=r"run/below/it lies inside the run .*/run: give --store a place beside it"):
+        RunDirectory.create(tmp_path / "run/below/it", SPECIFICATION, {})
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/run.json").write_text('{"mine": 1}')
+    RunDirectory.create(tmp_path / "other/below", SPECIFICATION, {})
+
+
+def test_a_run_begins_where_one_was_taken_back_or_never_came_to_be(tmp_path: Path) -> None:
+    (tmp_path / "lost+found").mkdir()
+    (tmp_path / f"run.json.{uuid.uuid4().hex}.partial").write_text("half")
+    run = RunDirectory.create(tmp_path, SPECIFICATION, {})
+    with lease.hold(run.lease_path):
+        run.retract()
+    assert not (tmp_path / "run.json").exists()
+    RunDirectory.create(tmp_path, SPECIFICATION, {})
+
+
+def test_nothing_is_taken_back_of_a_run_that_was_there(tmp_path: Path) -> None:
+    RunDirectory.create(tmp_path, SPECIFICATION, {})
+    RunDirectory.create(tmp_path, SPECIFICATION, {}).retract()
+    RunDirectory(tmp_path).retract()
+    assert (tmp_path / "run.json").exists()
+
+
+@pytest.mark.parametrize("sign", ["journal", "solve", "kernel.zarr", "test_kernel.zarr"])
+def test_nothing_is_taken_back_once_something_is_computed(tmp_path: Path, sign: str) -> None:
+    run = RunDirectory.create(tmp_path, SPECIFICATION, {})
+    (tmp_path / sign).mkdir()
+    run.retract()
+    assert (tmp_path / "run.json").exists()
+
+
+def test_an_array_behind_a_link_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "run", SPECIFICATION, {})
+    create_arrays(tmp_path / "elsewhere.zarr", [ArraySpec("deep/train", (4, 4), (2, 2), "float32", ("a", "b"))], {})
+    (tmp_path / "run" / "kernel.zarr").symlink_to(tmp_path / "elsewhere.zarr")
+    with pytest.raises(StoreError, match=r"is or lies behind a link that leads out of the run directory"):
+        run.kernel("deep", "train")
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "a/b", "", ".hidden"])
+def test_names_that_would_lead_elsewhere_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(StoreError, match=r"run.json names a read-out .*, which is no name: restore it"):
+        RunDirectory.create(
+            tmp_path / "named", replace(SPECIFICATION, readouts=(replace(SPECIFICATION.readouts[0], name=name),)), {}
+        )
+    run = RunDirectory.create(tmp_path / "run", SPECIFICATION, {})
+    with pytest.raises(StoreError, match=r"is no name of a result of inference"):
+        run.inferred_path("0" * 16, name)

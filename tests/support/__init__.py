@@ -1,0 +1,1 @@
+"""What tests of several folders share: small problems, processes to kill, servers, tolerances."""

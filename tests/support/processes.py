@@ -1,0 +1,124 @@
+"""Runs in processes of their own, for tests that kill them: starting one, and what its directory says of it."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from cntk_pipeline.config import RunConfig, parse_config
+from cntk_pipeline.rundir.directory import RunDirectory
+
+WORKERS = 2
+PATIENCE_SECONDS = 240.0
+"""How long an event may take on a machine that others use too; nothing waits longer than its event."""
+
+KERNELS = {"readouts": {"depths": [3, 8], "poolings": ["gap"]}, "solve": {"ridges": [1e-2]}}
+
+_DRIVE = """
+import json, sys, threading
+from cntk_pipeline.driver import stragglers as patience
+from cntk_pipeline.workflow import run as runs
+from cntk_pipeline.config import parse_config
+from support.problems import Recorder
+
+if __name__ == "__main__":
+    patience.FLOOR_SECONDS = float(sys.argv[1])
+    config = parse_config(json.load(open("workflow.json")), "test")
+    runs.start(config, Recorder(), threading.Event())
+"""
+
+
+def workflow(path: Path, kind: str, sections: dict[str, Any] = KERNELS) -> RunConfig:
+    """Make a workflow on the digits, which takes seconds; ``sections`` replace its own."""
+    return parse_config(
+        {
+            "data": {"source": "digits", "train": 150, "test": 30},
+            "network": {"preset": "cntk"},
+            "kernel": {"tile": 16},
+            "cluster": {"kind": kind, "workers": WORKERS},
+            "store": {"path": str(path)},
+        }
+        | sections,
+        "test",
+    )
+
+
+def start_driver(folder: Path, config: RunConfig, patience_seconds: float = 60.0) -> subprocess.Popen[bytes]:
+    """Start a run in a process group of its own, with ``folder`` for what it prints.
+
+    ``patience_seconds`` is the least that it waits for a tile before another worker is given it too; a busy machine
+    takes a while.
+    """
+    folder.mkdir(exist_ok=True)
+    (folder / "workflow.json").write_text(config.model_dump_json())
+    (folder / "drive.py").write_text(_DRIVE)
+    tests = Path(__file__).parents[1]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent / "pipeline")])}
+    with open(folder / "output.txt", "ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "drive.py", str(patience_seconds)],
+            cwd=folder,
+            env=environment,
+            start_new_session=True,
+            stderr=output,
+        )
+
+
+def receipts(path: Path, stage: str = "") -> int:
+    """Count the receipts in the journal of a run, of stages that begin with ``stage``."""
+    mark = b'"stage":"' + stage.encode()
+    return sum(line.count(mark) for file in (path / "journal").glob("*.jsonl") for line in file.open("rb"))
+
+
+def wait_until(
+    condition: Callable[[], bool], what: str, explain: Callable[[], str] = str, seconds: float = PATIENCE_SECONDS
+) -> None:
+    """Wait for a condition to hold; fail with ``what`` was waited for, and an explanation, if it does not in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for {what}\n{explain()}"
+        time.sleep(0.02)
+
+
+def wait_for_receipts(path: Path, count: int, stage: str = "") -> None:
+    """Wait until the journal of a run holds so many receipts."""
+    wait_until(lambda: receipts(path, stage) >= count, f"{count} receipts of {stage or 'any stage'}")
+
+
+def computing_worker(
+    path: Path, driver: subprocess.Popen[bytes], task: tuple[str, int, int] | None = None
+) -> psutil.Process:
+    """Find a worker process that has begun a tile, or a certain one."""
+    logs = {
+        int(file.stem.rpartition("-")[2])
+        for file in (path / "log").iterdir()
+        if task is None or task in _begun(file.read_bytes())
+    }
+    return next(child for child in psutil.Process(driver.pid).children(recursive=True) if child.pid in logs)
+
+
+def begun(run: RunDirectory | Path, *stages: str) -> list[tuple[str, int, int]]:
+    """List the tiles that any worker of a run began, as often as they were begun: of some stages, or of all.
+
+    ``begun(run, "factor")`` has those of each solve, whose stages are ``factor:SOLVE``.
+    """
+    folder = (run.path if isinstance(run, RunDirectory) else run) / "log"
+    files = folder.glob("*.jsonl") if isinstance(folder, Path) else folder.children()
+    tiles = [tile for file in files for tile in _begun(file.read_bytes())]
+    return [tile for tile in tiles if not stages or tile[0].partition(":")[0] in stages]
+
+
+def kernel_tiles_begun(run: RunDirectory | Path) -> list[tuple[str, int, int]]:
+    """List in order the tiles of kernel matrices that any worker of a run began."""
+    return sorted(begun(run, "train", "test", "variance"))
+
+
+def _begun(log: bytes) -> list[tuple[str, int, int]]:
+    lines = [json.loads(line) for line in log.splitlines(keepends=True) if line.endswith(b"\n")]
+    return [(line["stage"], line["row"], line["col"]) for line in lines if line.get("event") == "began"]

@@ -1,0 +1,234 @@
+"""The naive twin: kernels of networks by the textbook recursion, in NumPy and float64, slow and obviously right.
+
+For two images it carries the whole covariance of every position with every position, four axes (row and column
+in the first image, row and column in the second), and the same for each image with itself, whose diagonals are
+the variances. Vectors are images of one pixel. Nothing is shared with the engine or the layers but the layers'
+fields: every formula is written from the papers, and what is no formula there is an integral here.
+
+A new layer needs one function and one line in `STEPS`; functions of each position stand in `twin.pointwise`.
+"""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from cntk_pipeline import layers
+from cntk_pipeline.layers import Layer, Sequential
+from twin.pairs import Array, Pairs, Step
+from twin.pointwise import POINTWISE
+from twin.quadrature import Function
+
+
+def two(value: int | tuple[int, int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else value
+
+
+def place(size: int, window: int, stride: int, padding: str) -> Array:
+    """List the positions that each window covers, (windows, window); ``size`` stands for outside."""
+    if padding == "VALID":
+        starts = np.arange(0, size - window + 1, stride)
+    else:
+        windows = math.ceil(size / stride)
+        starts = np.arange(windows) * stride - max((windows - 1) * stride + window - size, 0) // 2
+    positions = starts[:, None] + np.arange(window)
+    if padding == "CIRCULAR":
+        return positions % size
+    return np.where((positions >= 0) & (positions < size), positions, size)
+
+
+def frame(values: Array) -> Array:
+    """Append a zero to each axis of positions: what lies outside."""
+    return np.pad(values, [(0, 0)] * (values.ndim - 4) + [(0, 1)] * 4)
+
+
+def weigh(pairs: Pairs, layer: Layer, mix: Function) -> Pairs:
+    """Apply weights and biases: the old tangent passes through the weights, the layer's own parameters add theirs."""
+    after = pairs.map_all(lambda values: layer.w_std**2 * mix(values))
+    after = after.map_covariances(lambda values: values + layer.b_std**2)
+    return replace(after, tangent=after.tangent + (after.xz if layer.trained else 0), channels=None)
+
+
+def conv(pairs: Pairs, layer: layers.Conv) -> Pairs:
+    window, strides = two(layer.filter_shape), two(layer.strides)
+    rows, columns = (place(*axis, layer.padding) for axis in zip(pairs.size, window, strides, strict=True))
+
+    def average(values: Array) -> Array:
+        """Average over equal shifts of both positions within a window."""
+        framed = frame(values)
+        shifts = [(i, j) for i in range(window[0]) for j in range(window[1])]
+        grids = [np.ix_(rows[:, i], columns[:, j], rows[:, i], columns[:, j]) for i, j in shifts]
+        return sum(framed[..., *grid] for grid in grids) / len(shifts)
+
+    return weigh(pairs, layer, average)
+
+
+def dense(pairs: Pairs, layer: layers.Dense) -> Pairs:
+    return weigh(pairs, layer, lambda values: values)
+
+
+def rescale(pairs: Pairs, layer: layers.Rescale) -> Pairs:
+    height, width = pairs.size
+    factor = {"channels": pairs.channels, "pixels": height * width}.get(layer.variance, layer.variance)
+    return pairs.map_all(lambda values: factor * values)
+
+
+def self_attention(pairs: Pairs, layer: layers.SelfAttention) -> Pairs:
+    """Mix positions by the softmax of the covariances of an image (Hron et al. 2020, linear scaling, Q = K)."""
+    gain = layer.w_query_std * layer.w_key_std
+
+    def attention(own: Array) -> Array:
+        logits = np.exp(gain * (own - own.max((-2, -1), keepdims=True)))
+        return logits / logits.sum((-2, -1), keepdims=True)
+
+    a_x, a_z = attention(pairs.xx), attention(pairs.zz)
+    mix = "{0}hwij,{2}ijkl,{1}HWkl->{2}hwHW"
+    scale = (layer.w_value_std * layer.w_out_std) ** 2
+
+    def mixed(values: Array, which: tuple[str, str, str], first: Array, second: Array) -> Array:
+        return scale * np.einsum(mix.format(*which), first, values, second, optimize=True)
+
+    bias = layer.b_std**2
+    xz = mixed(pairs.xz, ("n", "m", "nm"), a_x, a_z)
+    # Values and outputs are two layers; the output's bias is a third kind of parameter.
+    own = 2 * xz + bias if layer.trained else 0
+    return replace(
+        pairs,
+        xx=mixed(pairs.xx, ("n", "n", "n"), a_x, a_x) + bias,
+        zz=mixed(pairs.zz, ("m", "m", "m"), a_z, a_z) + bias,
+        xz=xz + bias,
+        tangent=mixed(pairs.tangent, ("n", "m", "nm"), a_x, a_z) + own,
+        channels=None,
+    )
+
+
+def pool(pairs: Pairs, rows: Array, columns: Array, normalize_edges: bool) -> Pairs:
+    """Sum the first position over its window, and the second over its own; or average over what lies inside."""
+
+    def total(values: Array) -> Array:
+        height, width = values.shape[-2:]
+        values = frame(values)
+        for axis, (positions, size) in enumerate([(rows, height), (columns, width)] * 2, start=-4):
+            values = np.take(values, positions, axis).sum(axis)  # a new axis behind the old one: hence its number
+            if normalize_edges:
+                inside = (positions < size).sum(1)
+                values = values / inside.reshape([-1] + [1] * (-1 - axis))
+        return values
+
+    return pairs.map_all(total)
+
+
+def window_sum(pairs: Pairs, layer: layers.AvgPool | layers.SumPool, normalize_edges: bool) -> Pairs:
+    window = two(layer.window_shape)
+    strides = window if layer.strides is None else two(layer.strides)
+    rows, columns = (place(*axis, layer.padding) for axis in zip(pairs.size, window, strides, strict=True))
+    return pool(pairs, rows, columns, normalize_edges)
+
+
+def sum_pool(pairs: Pairs, layer: layers.SumPool) -> Pairs:
+    return window_sum(pairs, layer, False)
+
+
+def avg_pool(pairs: Pairs, layer: layers.AvgPool) -> Pairs:
+    pooled = window_sum(pairs, layer, layer.normalize_edges)
+    area = 1 if layer.normalize_edges else math.prod(two(layer.window_shape))
+    return pooled.map_all(lambda values: values / area**2)
+
+
+def local_avg_pool(pairs: Pairs, layer: layers.LocalAvgPool) -> Pairs:
+    return avg_pool(pairs, layers.AvgPool(2 * layer.radius + 1, 1, "SAME", layer.normalize_edges))
+
+
+def global_avg_pool(pairs: Pairs, layer: layers.GlobalAvgPool) -> Pairs:
+    return pairs.map_all(lambda values: values.mean((-4, -3, -2, -1), keepdims=True))
+
+
+def global_sum_pool(pairs: Pairs, layer: layers.GlobalSumPool) -> Pairs:
+    return pairs.map_all(lambda values: values.sum((-4, -3, -2, -1), keepdims=True))
+
+
+def flatten(pairs: Pairs, layer: layers.Flatten) -> Pairs:
+    height, width = pairs.size
+    flat = pairs.map_all(lambda values: np.einsum("...hwhw->...", values)[..., None, None, None, None] / height / width)
+    return replace(flat, channels=None if pairs.channels is None else pairs.channels * height * width)
+
+
+def dropout(pairs: Pairs, layer: layers.Dropout) -> Pairs:
+    """Enlarge the covariance of a position of a sample with itself: E[mask^2] / E[mask]^2 = 1 / (1 - rate)."""
+    height, width = pairs.size
+    equal = np.eye(height * width, dtype=bool).reshape(height, width, height, width)
+    own = np.where(equal, 1 / (1 - layer.rate), 1)
+    between = np.where(pairs.same[:, :, None, None, None, None], own, 1)
+    return replace(pairs, xx=own * pairs.xx, zz=own * pairs.zz, xz=between * pairs.xz, tangent=between * pairs.tangent)
+
+
+def identity(pairs: Pairs, layer: layers.Identity) -> Pairs:
+    return pairs
+
+
+def residual(pairs: Pairs, layer: layers.Residual) -> Pairs:
+    branch, shortcut = step(pairs, layer.branch), step(pairs, layer.shortcut)
+    return replace(
+        branch,
+        xx=branch.xx + shortcut.xx,
+        zz=branch.zz + shortcut.zz,
+        xz=branch.xz + shortcut.xz,
+        tangent=branch.tangent + shortcut.tangent,
+    )
+
+
+def sequential(pairs: Pairs, layer: Sequential) -> Pairs:
+    for inner in layer.layers:
+        pairs = step(pairs, inner)
+    return pairs
+
+
+STEPS: dict[type[Layer], Step] = {
+    **POINTWISE,
+    layers.Conv: conv,
+    layers.Dense: dense,
+    layers.Rescale: rescale,
+    layers.SelfAttention: self_attention,
+    layers.AvgPool: avg_pool,
+    layers.SumPool: sum_pool,
+    layers.LocalAvgPool: local_avg_pool,
+    layers.GlobalAvgPool: global_avg_pool,
+    layers.GlobalSumPool: global_sum_pool,
+    layers.Flatten: flatten,
+    layers.Dropout: dropout,
+    layers.Identity: identity,
+    layers.Residual: residual,
+    Sequential: sequential,
+}
+
+
+def step(pairs: Pairs, layer: Layer) -> Pairs:
+    return STEPS[type(layer)](pairs, layer)
+
+
+def evaluate_both(network: Layer, left: Array, right: Array | None = None) -> tuple[Array, Array]:
+    """Evaluate NNGP and NTK of two batches, ``(n, H, W, C)`` or ``(n, features)``; float64, (n_left, n_right) each.
+
+    Without ``right``, the left images are compared with themselves: pairs (i, i) are one sample, which `Dropout`
+    asks for. Equal images in two batches are two samples.
+    """
+    same = np.eye(len(left)) if right is None else np.zeros((len(left), len(right)))
+    x, z = (
+        np.asarray(v, np.float64).reshape((len(v), 1, 1, -1) if v.ndim == 2 else v.shape)
+        for v in (left, left if right is None else right)
+    )
+
+    def inner(a: Array, b: Array) -> Array:
+        # Not einsum: the same order of summation everywhere makes correlations of equal images exactly 1.
+        return (a[..., :, :, None, None, :] * b[..., None, None, :, :, :]).sum(-1) / x.shape[-1]
+
+    xz = inner(x[:, None], z[None])
+    raw = Pairs(inner(x, x), inner(z, z), xz, np.zeros_like(xz), same.astype(bool), x.shape[-1])
+    end = step(raw, network)
+    assert end.size == (1, 1), f"the network ends in images of {end.size} pixels"
+    return end.xz[..., 0, 0, 0, 0], end.tangent[..., 0, 0, 0, 0]
+
+
+def evaluate(network: Layer, left: Array, right: Array | None, kind: str) -> Array:
+    """Evaluate the kernel of one kind, "nngp" or "ntk"; see `evaluate_both`."""
+    return evaluate_both(network, left, right)[{"nngp": 0, "ntk": 1}[kind]]

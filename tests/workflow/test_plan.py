@@ -1,0 +1,57 @@
+"""What a run will cost, said before it runs, and in a moment."""
+
+import time
+
+import numpy as np
+import pytest
+from support.problems import Recorder
+
+from cntk_pipeline.cli.display import show_plan
+from cntk_pipeline.config import parse_config
+from cntk_pipeline.gram import tiles as gram
+from cntk_pipeline.rundir.provenance import library_versions
+from cntk_pipeline.workflow import run as runs
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """A workflow of twelve images of 224 x 224, whose pairs take minutes with global average pooling."""
+    rng = np.random.default_rng(0)
+    path = tmp_path / "photographs.npz"
+    images, labels = rng.integers(0, 256, (12, 224, 224, 3), np.uint8), np.arange(12) % 2
+    np.savez(path, x_train=images[:8], y_train=labels[:8], x_test=images[8:], y_test=labels[8:])
+    table = {
+        "name": "photographs",
+        "data": {"source": "npz", "path": str(path)},
+        "network": {"preset": "cntk"},
+        "readouts": {"depths": [6], "poolings": ["gap"]},
+        "cluster": {"kind": "serial"},
+        "store": {"path": str(tmp_path / "run")},
+    }
+    return parse_config(table, "test")
+
+
+def test_a_plan_of_large_pooled_images_answers_in_seconds_and_says_what_was_measured(photographs, capsys):
+    began = time.monotonic()
+    plan = runs.plan(photographs)
+    assert time.monotonic() - began < 20
+    assert plan.measured_share < 0.01
+    assert 1e-10 < plan.pair_seconds / plan.plane_entries < 1e-7
+    show_plan(plan)
+    assert f"a pair and core (measured on {100 * plan.measured_share:.2g} % of a pair)" in capsys.readouterr().out
+    assert plan.to_json()["measured_share"] == plan.measured_share
+
+
+def test_a_plan_of_small_pairs_measures_them_whole(small_config, capsys):
+    plan = runs.plan(small_config())
+    assert plan.measured_share == 1
+    show_plan(plan)
+    assert "a pair and core (measured), " in capsys.readouterr().out
+
+
+def test_a_run_of_large_images_begins_and_its_workers_are_prepared_in_seconds(photographs):
+    began = time.monotonic()
+    run, _ = runs.prepare(photographs, Recorder(), None)
+    assert run.specification.tile == 16
+    gram.prepare(str(run.path), library_versions())
+    assert time.monotonic() - began < 30
