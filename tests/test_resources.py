@@ -111,6 +111,7 @@ def none() -> None:
     """Prepare nothing."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2, 64])
 def test_local_workers_are_as_many_as_the_plan_counts_slots(threads: int, small_config) -> None:
     config = small_config(cluster={"kind": "local", "threads_per_worker": threads})

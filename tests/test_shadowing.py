@@ -51,6 +51,7 @@ def command(place: Path, *words: object) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["serial", "local"])
 @pytest.mark.parametrize("verb", ["run", "submit"])
 def test_a_run_imports_nothing_from_where_it_is_started(place: Path, small_npz: Path, verb: str, kind: str) -> None:

@@ -13,6 +13,8 @@ from support.processes import wait_until
 from cntk_pipeline.environment import require_usable
 from cntk_pipeline.errors import ConfigError
 
+pytestmark = pytest.mark.slow
+
 COMMAND = [sys.executable, "-m", "cntk_pipeline.cli", "status", "nowhere"]
 
 

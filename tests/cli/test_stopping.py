@@ -68,7 +68,7 @@ with stopping.stop_on_signals(lambda line: print(line, flush=True)) as stop:
 
 ENDED = "ended: what was under way did not stop in time; every finished tile is kept, `cntk resume` goes on\n"
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.timeout(60), pytest.mark.slow]
 
 Start = Callable[..., "subprocess.Popen[str]"]
 

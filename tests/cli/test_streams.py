@@ -11,6 +11,8 @@ import pytest
 
 from cntk_pipeline.storage import LocalPath
 
+pytestmark = pytest.mark.slow
+
 PLACE = "run-\N{LATIN SMALL LETTER E WITH ACUTE}\N{GRINNING FACE}"
 
 WORKFLOW = """

@@ -22,6 +22,8 @@ from cntk_pipeline.config.loopback import is_loopback
 from cntk_pipeline.errors import ConfigError, WorkersLost
 from cntk_pipeline.rundir.directory import RunDirectory
 
+pytestmark = pytest.mark.slow
+
 AT_ONCE = {"distributed.comm.timeouts.connect": "1s"}
 
 

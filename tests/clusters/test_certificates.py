@@ -106,6 +106,7 @@ def test_certificates_outlive_a_long_run(certificates: Certificates) -> None:
     assert leaf.not_valid_after_utc > now + datetime.timedelta(days=300)
 
 
+@pytest.mark.slow
 def test_a_scheduler_and_a_worker_started_by_hand_let_in_the_owner_of_the_key_only(tmp_path: Path) -> None:
     made, foreign = Certificates.create(tmp_path / "ours"), Certificates.create(tmp_path / "foreign")
     scheduler_file = tmp_path / "scheduler.json"

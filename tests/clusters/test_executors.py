@@ -20,6 +20,8 @@ from cntk_pipeline.config import ClusterConfig
 from cntk_pipeline.errors import ConfigError, WorkersLost
 from cntk_pipeline.resources import memory_bytes
 
+pytestmark = pytest.mark.slow
+
 
 def nothing() -> None:
     pass

@@ -53,6 +53,7 @@ print(CLUSTERS["ssh"].submitter.standing(Submission("ssh", "vm:1 by a", "here", 
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kubernetes", ["kr8s", "httpx"])
 def test_an_extra_that_is_absent_is_named_with_the_command_that_installs_it(tmp_path: Path, kubernetes: str) -> None:
     (tmp_path / "sitecustomize.py").write_text(ABSENT)

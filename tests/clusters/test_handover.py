@@ -39,6 +39,8 @@ from cntk_pipeline.workflow import handover
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.report import make_report
 
+pytestmark = pytest.mark.slow
+
 
 def workflow(path: Path, kind: str = "local", depth: int = 3, **cluster: Any) -> RunConfig:
     return parse_config(

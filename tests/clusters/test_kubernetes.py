@@ -155,6 +155,7 @@ def test_a_driver_is_started_again_where_that_may_help(tmp_path: Path, error: Pi
     clear_earlier(run)
 
 
+@pytest.mark.slow
 def test_a_driver_that_was_asked_to_stop_ends_well_for_kubernetes_alone(tmp_path: Path) -> None:
     run = begun_run(tmp_path / "run")
     request_stop(run)

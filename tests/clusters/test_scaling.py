@@ -14,6 +14,8 @@ from cntk_pipeline.config import ClusterConfig
 from cntk_pipeline.errors import ConfigError, Interrupted
 from cntk_pipeline.rundir.directory import RunDirectory
 
+pytestmark = pytest.mark.slow
+
 PATIENCE_SECONDS = 60
 
 

@@ -92,6 +92,7 @@ signal.pause()
 """A driver that is deaf for a while, and then waits to be told to stop."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["setting up", "importing", "running"])
 def test_the_signal_before_the_time_limit_reaches_the_driver_whenever_it_comes(tmp_path: Path, where: str) -> None:
     """Seen to fail with the driver in the place of the shell (143 while importing), and without a trap."""

@@ -84,6 +84,7 @@ def test_jobs_of_workers_need_to_know_how_many_and_how_large(
         pass
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_left_as_it_is_where_jobs_are_asked_for() -> None:
     # The import of dask-jobqueue makes it leave Python at once: tiles in flight would be lost.
     script = (

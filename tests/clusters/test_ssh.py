@@ -75,11 +75,13 @@ def seconds_until_given_up(silence_seconds: float, *, line_every: float | None =
         return time.monotonic() - began
 
 
+@pytest.mark.slow
 def test_a_host_gives_up_a_driver_that_falls_silent_and_not_one_that_speaks() -> None:
     assert seconds_until_given_up(0.5) < 5
     assert seconds_until_given_up(0.5, line_every=0.1, lines=15) >= 1.5
 
 
+@pytest.mark.slow
 def test_a_host_gives_up_a_driver_whose_link_ends() -> None:
     reader, writer = os.pipe()
     os.close(writer)

@@ -15,6 +15,8 @@ from cntk_pipeline.clusters.dask.starting import start_explained
 from cntk_pipeline.config import ClusterConfig
 from cntk_pipeline.errors import ConfigError, Interrupted, PipelineError, WorkersLost
 
+pytestmark = pytest.mark.slow
+
 HEAD = """
 import resource, sys, threading, time
 import psutil

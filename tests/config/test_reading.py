@@ -149,6 +149,7 @@ def test_a_cluster_file_lies_in_the_home_folder_too(tmp_path: Path, monkeypatch:
 LOCALES = [{"LC_ALL": "C"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("locale", LOCALES, ids=["C", "C without UTF-8"])
 @pytest.mark.parametrize("name", ["\N{GRINNING FACE}".encode(), b"a\xff"], ids=["UTF-8", "other"])
 def test_a_folder_has_its_name_in_any_locale_or_is_refused_by_it(
@@ -179,6 +180,7 @@ def test_a_folder_has_its_name_in_any_locale_or_is_refused_by_it(
         assert b"Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "message"),
     [

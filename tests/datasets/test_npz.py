@@ -226,6 +226,7 @@ def test_arrays_come_back_however_they_were_written(tmp_path, write, order):
     np.testing.assert_array_equal(data.train.images, TRAIN["x_train"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", [np.savez, np.savez_compressed])
 def test_a_garbled_archive_raises_nothing_but_data_errors(tmp_path, write):
     path = tmp_path / "data.npz"

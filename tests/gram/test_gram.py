@@ -33,6 +33,7 @@ def test_the_store_holds_the_kernel_of_every_readout(run_small: Run) -> None:
         np.testing.assert_array_equal(whole_matrix(run, readout.name, "train_variance"), np.diagonal(expected))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tile", [7, 32, 4096])
 def test_any_tile_gives_the_same_bits(run_small: Run, tile: int) -> None:
     first = run_small()

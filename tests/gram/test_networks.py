@@ -71,6 +71,7 @@ def test_an_option_of_a_preset_takes_no_other_type(preset: str, option: str, val
         readouts_of(config, ReadoutsConfig(depths=[8]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depths", [[100_000], [10**12], [20_000, 20_001], list(range(2, 1000))])
 @pytest.mark.parametrize("preset", ["cntk", "fully_connected"])
 def test_a_program_that_is_too_large_is_refused_with_its_size_at_once(preset: str, depths: list[int]) -> None:
@@ -89,6 +90,7 @@ def test_layers_in_branches_count(monkeypatch: pytest.MonkeyPatch) -> None:
         readouts_of(NetworkConfig(layers=[*layers, block]), ReadoutsConfig())
 
 
+@pytest.mark.slow
 def test_a_network_as_deep_as_anybody_has_used_is_lowered() -> None:
     (readout,) = readouts_of(NetworkConfig(preset="cntk"), ReadoutsConfig(depths=[1000]))
     assert lower([(readout.network, readout.kind)], (4, 4, 1)).plane_entries > 0

@@ -9,6 +9,8 @@ from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.report import make_report
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., RunDirectory]
 Config = Callable[..., RunConfig]
 

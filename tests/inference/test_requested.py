@@ -14,6 +14,8 @@ from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.solvers import open_system
 from cntk_pipeline.workflow.report import make_report
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., RunDirectory]
 
 EVERYTHING = InferenceConfig.model_validate(

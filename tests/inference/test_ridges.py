@@ -15,6 +15,8 @@ from cntk_pipeline.solvers.systems import ridge_candidates
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.report import make_report
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., RunDirectory]
 Config = Callable[..., RunConfig]
 

@@ -18,6 +18,8 @@ from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.report import RunReport, SolveReport, make_report
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., RunDirectory]
 Config = Callable[..., RunConfig]
 
@@ -153,13 +155,13 @@ def test_inference_is_resumed_tile_by_tile(run_small: Run, small_config: Config)
     with pytest.raises(Interrupted):
         runs.start(small_config(inference=EVERYTHING, readouts=ONE), view, view.stop)
     path = str(small_config().store.path)
-    halfway = make_report(RunDirectory(path)).stages[-1]
-    assert halfway.phase == "inference"
-    assert 0 < halfway.done < halfway.total
+    halfway = [stage for stage in make_report(RunDirectory(path)).stages if stage.phase == "inference"]
+    done, total = sum(stage.done for stage in halfway), sum(stage.total for stage in halfway)
+    assert 0 < done < total
     view = Recorder()
     run = runs.resume(path, view, threading.Event())
     assert view.stages == ["kernel", "solve", "inference"]
-    assert next(moment.done for moment in view.moments if moment.total == halfway.total) == halfway.done
+    assert next(moment.done for moment in view.moments if moment.total == total) == done
     report = make_report(run)
     assert report.complete
     assert {item.record is None for solve in report.solves for item in solve.inferred} == {False}

@@ -132,6 +132,7 @@ def largest_error(problem, function, dtype):
     return float(max(errors))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", FUNCTIONS, ids=repr)
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(problem=PROBLEMS)
@@ -146,6 +147,7 @@ def test_float32_is_within_what_is_promised_of_60_digits(function, problem):
     assert error is None or error <= ERROR * max(1, problem.depth / 21)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", FUNCTIONS, ids=repr)
 @settings(max_examples=8, deadline=None, derandomize=True)
 @given(problem=PROBLEMS)
@@ -186,6 +188,7 @@ def test_a_large_mean_of_the_pixels(function, window):
 CONTRASTS = np.array([1, 0.5, 2, 3.3, 1e-3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("network", [presets.fully_connected(4), presets.cntk(4), presets.cntk(11, "gap")], ids=str)
 def test_an_image_at_several_contrasts(network, dtype):
@@ -258,6 +261,7 @@ def near_images(count=40):
     return np.cumsum(steps, axis=0).astype(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", [Relu(), Erf()], ids=repr)
 def test_pairs_computed_in_float64_have_the_bits_of_every_tile(function):
     x = near_images()
@@ -273,6 +277,7 @@ def test_pairs_computed_in_float64_have_the_bits_of_every_tile(function):
     np.testing.assert_allclose(whole, exact, rtol=0, atol=ERROR * exact.max())
 
 
+@pytest.mark.slow
 def test_read_outs_are_computed_in_float64_each_for_itself():
     # Flat and pooled ones, NNGP and NTK: what is near for one is not for all, and its bits do not depend on the others.
     x = near_images(20)
@@ -288,6 +293,7 @@ def test_read_outs_are_computed_in_float64_each_for_itself():
         assert np.array_equal(np.diagonal(whole), pairs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("function", FUNCTIONS, ids=repr)
 def test_an_nngp_has_the_bits_it_has_without_the_ntk(function, dtype):
@@ -304,6 +310,7 @@ def test_an_nngp_has_the_bits_it_has_without_the_ntk(function, dtype):
     assert np.array_equal(both.evaluate(x)[0], alone.evaluate(x)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", [Relu(), Erf()], ids=repr)
 def test_copies_have_the_bits_of_a_read_out_alone_beside_one_that_tells_samples_apart(function):
     x = near_images(20)

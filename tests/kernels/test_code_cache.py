@@ -15,6 +15,8 @@ import cntk_pipeline
 from cntk_pipeline.kernels import code_cache
 from cntk_pipeline.kernels.code_cache import FOLDERS_KEPT, CodeCache, code_folder
 
+pytestmark = pytest.mark.slow
+
 PROBE = """
 import sys
 import numpy as np

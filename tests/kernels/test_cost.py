@@ -35,6 +35,7 @@ def test_a_part_computes_without_an_error_and_less():
     assert np.all(np.abs(part) < np.abs(whole))
 
 
+@pytest.mark.slow
 def test_a_pair_of_large_pooled_images_is_forecast_in_a_moment():
     # 16 pairs of 224 x 224 images, which are computed at once, take half an hour with 11 layers.
     images = np.random.default_rng(0).standard_normal((2, 224, 224, 3)).astype(np.float32)

@@ -120,6 +120,7 @@ def finite(images):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_finite_networks_approach_the_kernel_at_the_rate_of_the_central_limit(images, finite, kind):
     kernel = kernel_matrix(NETWORK, images, kind=kind, dtype="float64")

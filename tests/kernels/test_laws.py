@@ -105,6 +105,7 @@ def evaluate_both(network, x, z, dtype):
     return CpuEvaluator(lower([(network, kind) for kind in KINDS], x.shape[1:]), dtype).evaluate(x, z)
 
 
+@pytest.mark.slow
 @by_dtype
 @by_network
 def test_swapping_the_images_changes_only_rounding(name, dtype):
@@ -192,6 +193,7 @@ def test_without_pooling_swapping_the_images_keeps_the_bits(dtype):
     assert np.array_equal(found.evaluate(images[:20], images[30:]), found.evaluate(images[30:], images[:20]).mT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gap", "circular", "residual", "series"])
 def test_neither_threads_nor_pieces_change_a_bit(whole, monkeypatch, name):
     images, found, values = whole
@@ -205,6 +207,7 @@ def test_neither_threads_nor_pieces_change_a_bit(whole, monkeypatch, name):
         assert np.array_equal(rectangle, expected[21:, :20])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="compares processes of one POSIX host")
 def test_another_process_has_the_same_bits(tmp_path):
     images = draw_images(20)

@@ -158,6 +158,7 @@ def test_ctrl_c_stops_a_large_kernel_within_a_second_and_leaves_no_thread():
     assert not computing()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="sends a signal of POSIX")
 def test_ctrl_c_stops_sixteen_pairs_that_are_computed_at_once():
     # One call into compiled code, of some seconds: no piece is smaller.

@@ -235,6 +235,7 @@ def cases(draw):
     return draw(networks(Shape.of_inputs(images.shape), rng)), images
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(case=cases())
 @example(

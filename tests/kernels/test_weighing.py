@@ -109,6 +109,7 @@ def test_a_closed_form_is_the_formula_of_its_layer(dtype, by_lane):
     np.testing.assert_allclose(t, slope * (SCALE * planes[1] + OWN * covariance), rtol=0, atol=atol)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", [Relu, Gelu])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_row_in_turn_has_the_bits_of_one_loop(dtype, layer, monkeypatch):

@@ -37,6 +37,7 @@ def test_the_ends_are_found_of_a_matrix_and_of_a_function(given: np.ndarray | Li
     assert found.residuals.max() < 1e-9
 
 
+@pytest.mark.slow
 def test_the_smallest_of_a_large_function_are_parted() -> None:
     # The arc-cosine kernel of 500 points on a sphere: its smallest eigenvalues are a few percent apart.
     points = np.random.default_rng(0).standard_normal((500, 20))

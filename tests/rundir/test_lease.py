@@ -123,6 +123,7 @@ def test_a_number_that_was_deleted_meanwhile_does_not_count_again(
         assert [path.name for path in folder.children()] == ["000005.json"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_of_many_drivers_that_start_at_once_one_gets_the_lease(tmp_path: LocalPath) -> None:
     folder = tmp_path / "lease"

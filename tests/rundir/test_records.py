@@ -112,6 +112,7 @@ def require_no_other_number(run: Path, truth: dict[str, bytes], but: str = "") -
 # Runs of earlier versions.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_of_an_earlier_version_is_opened_verified_and_resumed_to_the_same_bits(
     whole: Path, tmp_path: Path, name: str
@@ -182,6 +183,7 @@ def changed(value: Any, place: tuple[Any, ...], new: Any, remove: bool = False) 
     return copy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", kinds())
 @settings(max_examples=60)
 @given(data=st.data())
@@ -316,6 +318,7 @@ PLACES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 def test_no_command_hangs_on_what_lies_in_the_place_of_a_record(whole: Path, tmp_path: Path, place: str) -> None:
     truth = chunks(whole / "iterated")
@@ -327,6 +330,7 @@ def test_no_command_hangs_on_what_lies_in_the_place_of_a_record(whole: Path, tmp
         require_no_other_number(run, truth, place)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strange", STRANGE)
 def test_a_strange_chunk_is_a_bad_one_set_aside_and_computed_again(
     whole: Path, tmp_path: Path, strange: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
@@ -352,6 +356,7 @@ def test_a_strange_chunk_is_a_bad_one_set_aside_and_computed_again(
     assert make_report(RunDirectory(str(run))).complete
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["solve", "journal", "lease", "kernel.zarr", "submissions", "quarantine", "log"])
 def test_a_file_in_the_place_of_a_folder_is_named(whole: Path, tmp_path: Path, place: str) -> None:
     for words in COMMANDS:
@@ -476,6 +481,7 @@ def test_a_line_without_an_end_is_not_read_for_ever(tmp_path: LocalPath) -> None
 # Whole directories.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("garbage", GARBAGE, ids=range(len(GARBAGE)))
 def test_commands_bear_any_record_that_is_garbage(whole: Path, tmp_path: Path, garbage: bytes) -> None:
     rng = random.Random(garbage)
@@ -489,6 +495,7 @@ def test_commands_bear_any_record_that_is_garbage(whole: Path, tmp_path: Path, g
             require_no_other_number(run, truth)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_commands_bear_any_record_with_a_field_replaced_or_removed(whole: Path, tmp_path: Path, name: str) -> None:
     rng, truth = random.Random(name), chunks(whole / name)

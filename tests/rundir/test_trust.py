@@ -31,6 +31,8 @@ from cntk_pipeline.workflow import handover
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.report import make_report
 
+pytestmark = pytest.mark.slow
+
 Config = Callable[..., RunConfig]
 Run = Callable[..., RunDirectory]
 

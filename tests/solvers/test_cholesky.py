@@ -20,6 +20,8 @@ from cntk_pipeline.tiling import Cut
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.report import make_report
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., RunDirectory]
 
 

@@ -13,8 +13,11 @@ from support.systems import ONE, plant, require_dense_solution
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.errors import Interrupted, NotConverged, NotPositiveDefinite
 from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.solvers.states import read_iterations
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.report import make_report
+
+pytestmark = pytest.mark.slow
 
 Run = Callable[..., RunDirectory]
 Config = Callable[..., RunConfig]
@@ -186,7 +189,7 @@ def test_a_damaged_state_costs_one_iteration_and_both_cost_all(
     path = stopped_run(small_config, 5)
     name = make_report(RunDirectory(path)).solves[0].name
     run = RunDirectory(path)
-    iterations = run.iterations(name)
+    iterations = read_iterations(run, name)
     assert iterations is not None
     for number in range(iterations.last, iterations.last - damaged, -1):
         chunk = run.work(name, "vectors").chunk_path(number, 0, 0, 0)

@@ -15,6 +15,8 @@ from cntk_pipeline.errors import NotPositiveDefinite
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.report import SolveReport, make_report
 
+pytestmark = pytest.mark.slow
+
 TRAIN, TEST = 3000, 100
 RIDGE = 1e-6
 

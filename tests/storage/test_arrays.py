@@ -172,6 +172,7 @@ def test_a_damaged_chunk_is_not_mapped(matrix: TiledArray, keep: int) -> None:
         matrix.read_mapped(1, 1)
 
 
+@pytest.mark.slow
 def test_no_thread_of_zarr_is_left_by_what_describes_arrays() -> None:
     # Its loop ends with a traceback where a busy machine does not let it close in time: seen in a soak.
     script = (

@@ -26,6 +26,7 @@ def place(request: pytest.FixtureRequest) -> StorePath:
     return open_path(f"s3://{bucket}/{uuid.uuid4().hex}")
 
 
+@pytest.mark.slow
 def test_a_file_is_there_with_all_its_parts(place: StorePath) -> None:
     path = place / "a/b.bin"
     assert (path.exists(), path.is_file(), path.size(), path.version()) == (False, False, None, None)
@@ -222,6 +223,7 @@ def ask(url: str, environment: dict[str, str]) -> str:
     return ended.stdout + ended.stderr
 
 
+@pytest.mark.slow
 def test_a_bucket_without_credentials_says_what_to_set() -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     nobody = {"AWS_METADATA_ENDPOINT": "http://127.0.0.1:9", "AWS_ALLOW_HTTP": "true"}
@@ -335,6 +337,7 @@ def test_what_fails_for_the_moment_is_asked_again_and_what_goes_on_failing_is_to
     assert len(calls) == 1
 
 
+@pytest.mark.slow
 def test_a_name_whose_claimer_was_killed_is_given_to_the_next_where_nothing_can_be_linked(
     tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -159,6 +159,7 @@ def test_a_run_logs_each_tile_and_each_stage(run_small: Run) -> None:
     assert "error" not in named(lines, "driver_ended")[0]
 
 
+@pytest.mark.slow
 def test_a_second_driver_adds_to_the_log(run_small: Run) -> None:
     run_small()
     again = run_small(solve={"ridges": [0.5]})
@@ -198,6 +199,7 @@ def test_a_tile_that_fails_is_told_of_by_its_worker_and_by_the_driver(
         assert len(named(lines, event)) == 10
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_told_of(small_config: Callable[..., RunConfig]) -> None:
     class Killer(Recorder):
         def progress(self, progress: Any) -> None:

@@ -133,6 +133,7 @@ def read_metrics(address: str) -> dict[tuple[str, str], float]:
     return samples(read(address))
 
 
+@pytest.mark.slow
 def test_dask_serves_the_metrics_of_workers_and_of_the_driver(small_config: Config) -> None:
     view = Scraper("kernel")
     run = runs.start(small_config(cluster={"kind": "local", "workers": 2}), view, threading.Event())

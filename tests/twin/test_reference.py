@@ -32,6 +32,7 @@ def test_every_golden_network_is_here_but_the_one_without_pixels(peer):
         Sequential(Conv(5, padding="VALID"), Relu(), Conv(3, padding="VALID")).output_shape(Shape((6, 7), 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GOLDEN)
 def test_the_naive_twin_has_the_values_of_neural_tangents(peer, name):
     rows, columns = (slice(2), slice(2)) if name in SLOW else (slice(None), slice(None))

@@ -31,6 +31,7 @@ def photographs(tmp_path):
     return parse_config(table, "test")
 
 
+@pytest.mark.slow
 def test_a_plan_of_large_pooled_images_answers_in_seconds_and_says_what_was_measured(photographs, capsys):
     began = time.monotonic()
     plan = runs.plan(photographs)
@@ -49,6 +50,7 @@ def test_a_plan_of_small_pairs_measures_them_whole(small_config, capsys):
     assert "a pair and core (measured), " in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_of_large_images_begins_and_its_workers_are_prepared_in_seconds(photographs):
     began = time.monotonic()
     run, _ = runs.prepare(photographs, Recorder(), None)

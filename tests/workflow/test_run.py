@@ -36,6 +36,8 @@ from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.load import load, specification_of
 from cntk_pipeline.workflow.report import make_report
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., RunDirectory]
 Config = Callable[..., RunConfig]
 

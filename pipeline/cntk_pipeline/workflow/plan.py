@@ -21,6 +21,7 @@ from cntk_pipeline.solvers.forecast import IterationForecast
 from cntk_pipeline.storage.tiled_array import Array
 from cntk_pipeline.tasks import StageForecast
 from cntk_pipeline.tiling import choose_tile, clip_tile, total_pairs
+from cntk_pipeline.workflow.wanted import OWNERS
 
 TASK_SECONDS = 0.012
 """What a task costs beside its arithmetic: scheduling, opening arrays, fsync. Measured on tasks of no arithmetic."""
@@ -172,7 +173,7 @@ def make_plan(inputs: PlanInputs) -> Plan:
         cost.share,
         rate,
         slots,
-        tuple(_plan_stage(row, slots) for row in stages),
+        tuple(_plan_stage(row, slots) for row in sorted(stages, key=lambda row: list(OWNERS).index(row.kind))),
         PROCESS_BYTES + max([kernel_task_bytes(engine, tile), *(need.bytes for need in needs)]),
         None if iteration is None else _plan_iteration(iteration, systems, slots),
         inputs.engine_record,
