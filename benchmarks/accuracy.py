@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cntk_pipeline.errors import NotAccurate, NotFinite
-from cntk_pipeline.kernels import Engine, lower
+from cntk_pipeline.kernels import CpuEvaluator, lower
 from cntk_pipeline.layers import (
     Abs,
     Conv,
@@ -77,7 +77,7 @@ def measure(twin: ModuleType, function: Pointwise, variance: float) -> dict[str,
         weights = Conv((1, 3), w_std=W_STD, b_std=B_STD)
         network = Sequential(*[weights, function] * depth, GlobalAvgPool() if pooled else Flatten(), Dense())
         program = lower([(network, kind) for kind in ("nngp", "ntk")], (1, *x.shape))
-        engines = {dtype: Engine(program, dtype) for dtype in found}
+        engines = {dtype: CpuEvaluator(program, dtype) for dtype in found}
         blocks = [twin.Block(3, W_STD, B_STD, function)] * depth
         for z in others:
             values = {dtype: _evaluate(engine, np.stack([x, z])[:, None]) for dtype, engine in engines.items()}
@@ -97,7 +97,7 @@ def measure(twin: ModuleType, function: Pointwise, variance: float) -> dict[str,
     return found
 
 
-def _evaluate(engine: Engine, x: np.ndarray) -> np.ndarray | None:
+def _evaluate(engine: CpuEvaluator, x: np.ndarray) -> np.ndarray | None:
     """Evaluate all pairs; None where one is refused."""
     try:
         return engine.evaluate(x)

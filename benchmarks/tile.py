@@ -31,7 +31,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from cntk_pipeline.kernels import Engine, lower
+from cntk_pipeline.kernels import CpuEvaluator, lower
 from cntk_pipeline.kernels.jit import jit
 from cntk_pipeline.kernels.lanes import LANES, address, call
 from cntk_pipeline.kernels.machine import aligned_zeros
@@ -134,7 +134,7 @@ def prepare(case: Case) -> tuple[Callable[[], object], int]:
     """Return what computes the tile of a case, compiled, and plane entries in all."""
     shape = (case.size, case.size, 3)
     program = lower([(case.network, "ntk")], shape)
-    engine, random = Engine(program, case.dtype), np.random.default_rng(1)
+    engine, random = CpuEvaluator(program, case.dtype), np.random.default_rng(1)
     left, right = (random.standard_normal((n, *shape)).astype(case.dtype) for n in (case.rows, case.columns))
     engine.evaluate(left[:1], right[:1])
     return lambda: engine.evaluate(left, right), program.plane_entries * case.rows * case.columns
@@ -210,7 +210,7 @@ def measure_readouts(turns: int, size: int = 16) -> tuple[float, int]:
     deepest = [(presets.cntk(21, "gap", trained_ends=True), "ntk")]
     networks = [presets.cntk(depth, pooling, trained_ends=True) for depth in depths for pooling in poolings]
     everything = [(network, "ntk") for network in networks]
-    engines = [Engine(lower(readouts, shape)) for readouts in (deepest, everything)]
+    engines = [CpuEvaluator(lower(readouts, shape)) for readouts in (deepest, everything)]
     left, right = random.standard_normal((4, *shape)), random.standard_normal((16, *shape))
     ratios = []
     for _ in range(turns + 1):

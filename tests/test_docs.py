@@ -11,6 +11,7 @@ from pathlib import Path
 import prometheus_client
 import pytest
 
+from cntk_pipeline.kernels import ENGINES
 from cntk_pipeline.layers import LAYERS
 from cntk_pipeline.telemetry.events import EVENTS
 from cntk_pipeline.telemetry.metrics import Metrics
@@ -23,6 +24,14 @@ def test_every_layer_has_its_line_in_the_table_of_networks() -> None:
     rows = [line.split("|")[1] for line in (DOCS / "networks.md").read_text().splitlines() if line.startswith("| `")]
     named = {name for row in rows for name in re.findall(r"`(\w+)\(", row)}
     assert set(LAYERS) <= named
+
+
+def test_every_engine_has_its_line_in_the_table_of_engines() -> None:
+    rows = (DOCS / "extending.md").read_text().partition("| engine | file |")[2].splitlines()
+    files = dict(re.findall(r"^\| `([\w-]+)` \| `([\w/.]+)` \|", "\n".join(rows), re.MULTILINE))
+    assert set(ENGINES) == set(files)
+    for name, file in files.items():
+        assert ENGINES[name].__module__ == "cntk_pipeline." + file.removesuffix(".py").replace("/", ".")
 
 
 @pytest.mark.parametrize(

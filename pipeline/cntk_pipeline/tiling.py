@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 LANE_WIDTH = 16
-"""Tiles are multiples of this many samples: the engine computes right images in blocks of 16."""
+"""Tiles are multiples of this many samples: the engine "cpu" computes right images in blocks of 16."""
 
 SHORTEST_SECONDS, LONGEST_SECONDS = 0.5, 60.0
 """Bounds of a tile's predicted time: below, Dask's millisecond a task shows; above, a lost worker costs minutes."""
@@ -72,13 +72,13 @@ def total_pairs(train: int, test: int) -> int:
     return train * (train + 1) // 2 + test * train + test
 
 
-def clip_tile(tile: int, train: int, test: int) -> int:
+def clip_tile(tile: int, train: int, test: int, lane_width: int = LANE_WIDTH) -> int:
     """Cut a tile down to the data, rounded up to whole lanes, so that a chunk is not mostly padding."""
-    largest = -(-max(train, test) // LANE_WIDTH) * LANE_WIDTH
+    largest = -(-max(train, test) // lane_width) * lane_width
     return min(tile, largest)
 
 
-def choose_tile(train: int, test: int, pair_seconds: float, slots: int) -> int:
+def choose_tile(train: int, test: int, pair_seconds: float, slots: int, lane_width: int = LANE_WIDTH) -> int:
     """Choose the kernel's tile size in samples from what a pair costs.
 
     As large as leaves `TASKS_PER_SLOT` tiles to each slot and a tile within the bounds on its time.
@@ -88,11 +88,12 @@ def choose_tile(train: int, test: int, pair_seconds: float, slots: int) -> int:
     train, test : numbers of images.
     pair_seconds : measured or predicted time of one pair on one core.
     slots : tiles computed at once.
+    lane_width : of the engine; tiles are multiples of it.
     """
     share = total_pairs(train, test) * pair_seconds / (TASKS_PER_SLOT * max(slots, 1))
     seconds = min(max(share, SHORTEST_SECONDS), LONGEST_SECONDS)
     side = math.sqrt(seconds / pair_seconds)
-    return clip_tile(max(LANE_WIDTH, int(side) // LANE_WIDTH * LANE_WIDTH), train, test)
+    return clip_tile(max(lane_width, int(side) // lane_width * lane_width), train, test, lane_width)
 
 
 FACTOR_PIECES, SMALLEST_FACTOR_TILE, LARGEST_FACTOR_TILE = 24, 1024, 2048

@@ -56,7 +56,7 @@ def test_a_tile_beyond_the_workers_is_refused_before_anything_is_computed_and_an
     monkeypatch.setattr("cntk_pipeline.clusters.serial.SerialExecutor.memory", lambda self: memory)
     config = small_config(**{section: {"tile": 4800}})
     if section == "kernel":
-        monkeypatch.setattr("cntk_pipeline.workflow.load.clip_tile", lambda tile, train, test: tile)
+        monkeypatch.setattr("cntk_pipeline.workflow.load.clip_tile", lambda tile, *_: tile)
     with pytest.raises(ConfigError, match=f"a {what} of 4800 samples holds"):
         runs.start(config, Recorder(), threading.Event())
     assert not (Path(str(config.store.path)) / "kernel.zarr").exists()

@@ -45,7 +45,7 @@ def test_overrides_replace_values(workflow: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("kernel.dtyp='float64'", r"unknown key kernel.dtyp: did you mean 'dtype'\?"),
+        ("data.tran=3", r"unknown key data.tran: did you mean 'train'\?"),
         ("sovle.ridges=[1]", r"unknown key sovle: did you mean 'solve'\?"),
         ("data.zzz=1", r"unknown key data.zzz: known are source, path"),
         ("kernel.dtype='float16'", r"kernel.dtype: Input should be 'float32' or 'float64' \(got 'float16'\)"),

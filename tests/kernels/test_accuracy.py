@@ -13,7 +13,7 @@ from twin.sixty_digits import DUALS, Block, evaluate
 
 from cntk_pipeline import kernel_matrix
 from cntk_pipeline.errors import NotAccurate, NotFinite
-from cntk_pipeline.kernels import Engine, lower
+from cntk_pipeline.kernels import CpuEvaluator, lower
 from cntk_pipeline.kernels.nearness import directions, find_near
 from cntk_pipeline.layers import (
     LAYERS,
@@ -115,7 +115,7 @@ def largest_error(problem, function, dtype):
     x, z = (image[None, None] for image in problem.images())
     network = problem.network(function)
     kinds = ["nngp"] if isinstance(function, Sign) else ["nngp", "ntk"]
-    engine = Engine(lower([(network, kind) for kind in kinds], x.shape[1:]), dtype)
+    engine = CpuEvaluator(lower([(network, kind) for kind in kinds], x.shape[1:]), dtype)
     try:
         found = engine.evaluate(np.concatenate([x, z]))
     except (NotAccurate, NotFinite):
@@ -214,7 +214,7 @@ def test_equal_images_have_correlation_one_in_values_and_slopes(function, window
     weights = Conv((1, window), w_std=w_std, b_std=0.2, padding="CIRCULAR")
     network = Sequential(*[weights, function] * 3, Flatten(), Dense())
     kinds = ["nngp"] if isinstance(function, Sign) else ["nngp", "ntk"]
-    engine = Engine(lower([(network, kind) for kind in kinds], x.shape[1:]), dtype)
+    engine = CpuEvaluator(lower([(network, kind) for kind in kinds], x.shape[1:]), dtype)
     for image, value in zip(x[:, None], (1.7, 0.68), strict=True):
         # One by one: images that are multiples of each other are too near for some of these.
         equal, copies = engine.evaluate(image), engine.evaluate(image, image.copy())
@@ -266,14 +266,14 @@ def near_images(count=40):
 def test_pairs_computed_in_float64_have_the_bits_of_every_tile(function):
     x = near_images()
     network = Sequential(*[Conv(3, w_std=2.0, b_std=0.1), function] * 6, Flatten(), Dense())
-    engine = Engine(lower([(network, "ntk")], x.shape[1:]))
+    engine = CpuEvaluator(lower([(network, "ntk")], x.shape[1:]))
     whole = engine.evaluate(x)[0]
     near = find_near(directions(x), directions(x[:16]), np.full(40, 0.01), np.full(16, 0.01))
     assert 40 < near.sum() < near.size
     for rows, columns in ((slice(3, 29), slice(0, 3)), (slice(39, 40), slice(1, 39)), (slice(20, 21), slice(19, 20))):
         assert np.array_equal(engine.evaluate(x[rows], x[columns])[0], whole[rows, columns])
     assert np.array_equal(engine.evaluate_pairs(x[1:], x[:-1])[0], np.diagonal(whole, -1))
-    exact = Engine(engine.program, "float64").evaluate(x)[0]
+    exact = CpuEvaluator(engine.program, "float64").evaluate(x)[0]
     np.testing.assert_allclose(whole, exact, rtol=0, atol=ERROR * exact.max())
 
 
@@ -286,9 +286,9 @@ def test_read_outs_are_computed_in_float64_each_for_itself():
     networks = [Sequential(*body, end, Dense()) for end in (GlobalAvgPool(), Flatten())]
     networks.append(Sequential(Dense(), Relu(), Flatten(), Dense()))  # no window mixes positions
     asked = [(network, kind) for network in networks for kind in ("ntk", "nngp")]
-    together = Engine(lower(asked, x.shape[1:]))
+    together = CpuEvaluator(lower(asked, x.shape[1:]))
     for readout, whole, pairs in zip(asked, together.evaluate(x), together.evaluate_pairs(x), strict=True):
-        alone = Engine(lower([readout], x.shape[1:]))
+        alone = CpuEvaluator(lower([readout], x.shape[1:]))
         assert np.array_equal(alone.evaluate(x)[0], whole)
         assert np.array_equal(np.diagonal(whole), pairs)
 
@@ -304,7 +304,8 @@ def test_an_nngp_has_the_bits_it_has_without_the_ntk(function, dtype):
     weights = Conv(3, w_std=0.3 if isinstance(function, Exp) else 1.0, b_std=0.1)
     network = Sequential(*[weights, function] * 3, Flatten(), Dense())
     both, alone = (
-        Engine(lower([(network, kind) for kind in kinds], x.shape[1:]), dtype) for kinds in (("nngp", "ntk"), ("nngp",))
+        CpuEvaluator(lower([(network, kind) for kind in kinds], x.shape[1:]), dtype)
+        for kinds in (("nngp", "ntk"), ("nngp",))
     )
     assert np.array_equal(both.evaluate(x)[0], alone.evaluate(x)[0])
 
@@ -317,9 +318,9 @@ def test_copies_have_the_bits_of_a_read_out_alone_beside_one_that_tells_samples_
     body = [Conv(3, w_std=2.0, b_std=0.1), function] * 3
     networks = [Sequential(*body, *mask, Conv(3), Relu(), Flatten(), Dense()) for mask in ((), (Dropout(0.5),))]
     asked = [(network, kind) for network in networks for kind in ("ntk", "nngp")]
-    together = Engine(lower(asked, x.shape[1:]))
+    together = CpuEvaluator(lower(asked, x.shape[1:]))
     for readout, whole, pairs in zip(asked, together.evaluate(x), together.evaluate_pairs(x, x[::-1]), strict=True):
-        alone = Engine(lower([readout], x.shape[1:]))
+        alone = CpuEvaluator(lower([readout], x.shape[1:]))
         assert np.array_equal(alone.evaluate(x)[0], whole)
         assert np.array_equal(alone.evaluate_pairs(x, x[::-1])[0], pairs)
 
@@ -341,7 +342,7 @@ def test_directions_and_distances_are_those_of_the_cosine():
 
 def limit_of(network, dtype, scale=1.0):
     x = scale * np.random.default_rng(0).standard_normal((3, 8, 8, 3)).astype(np.float32)
-    engine = Engine(lower([(network, "ntk")], x.shape[1:]), dtype)
+    engine = CpuEvaluator(lower([(network, "ntk")], x.shape[1:]), dtype)
     return engine.planes.limits(engine.planes.prepare(x.transpose(0, 3, 1, 2)).statistics[:, :3])[0]
 
 

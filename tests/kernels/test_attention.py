@@ -5,7 +5,7 @@ import pytest
 from numba import njit
 from support.tolerances import DTYPES, assert_kernels_close, tolerance
 
-from cntk_pipeline.kernels import Engine, lower
+from cntk_pipeline.kernels import CpuEvaluator, lower
 from cntk_pipeline.kernels.attention import pair_index, softmax_rows
 from cntk_pipeline.kernels.lanes import LANES, address, call
 from cntk_pipeline.kernels.program import Tensor
@@ -102,7 +102,7 @@ def test_a_network_of_attention_is_dense_algebra(head, dtype):
     layer = SelfAttention(w_query_std=1.5, w_key_std=0.8, w_value_std=1.2, w_out_std=0.7, b_std=0.3)
     network = Sequential(Dense(w_std=1.4, b_std=0.2), layer, head)
     x = np.random.default_rng(2).standard_normal((3, 2, 3, 4))
-    nngp, ntk = Engine(lower([(network, kind) for kind in ("nngp", "ntk")], x.shape[1:]), dtype).evaluate(x)
+    nngp, ntk = CpuEvaluator(lower([(network, kind) for kind in ("nngp", "ntk")], x.shape[1:]), dtype).evaluate(x)
     expected = np.zeros((2, 3, 3))
     for i in range(3):
         for j in range(3):
@@ -123,5 +123,5 @@ def test_a_network_of_attention_is_dense_algebra(head, dtype):
 def test_attention_of_an_image_that_is_flat_is_an_average():
     x = np.full((1, 2, 3, 1), 0.7)
     network = Sequential(Conv(1), SelfAttention(w_query_std=3.0), Flatten())
-    values = Engine(lower([(network, "nngp")], x.shape[1:]), "float64").evaluate(x)
+    values = CpuEvaluator(lower([(network, "nngp")], x.shape[1:]), "float64").evaluate(x)
     assert values.item() == pytest.approx(0.49, rel=1e-12)

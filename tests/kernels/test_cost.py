@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from cntk_pipeline.kernels import Engine, lower, measure_pair, quick_part
+from cntk_pipeline.kernels import CpuEvaluator, lower, measure_pair, quick_part
 from cntk_pipeline.kernels.cost import guess_pair_seconds, part_of
 from cntk_pipeline.layers import presets
 
@@ -31,7 +31,7 @@ def test_a_part_has_about_its_share_of_the_entries_and_always_offset_zero(share,
 
 def test_a_part_computes_without_an_error_and_less():
     images = np.random.default_rng(0).standard_normal((3, 20, 20, 1))
-    whole, part = (Engine(some).evaluate(images)[0] for some in (program(20), part_of(program(20), 0.1)))
+    whole, part = (CpuEvaluator(some).evaluate(images)[0] for some in (program(20), part_of(program(20), 0.1)))
     assert np.all(np.abs(part) < np.abs(whole))
 
 
@@ -56,7 +56,7 @@ def test_the_forecast_from_a_part_is_that_of_the_whole():
     assert quick_part(net, "float64", True) is not net
     whole = measure_pair(net, "float64", False, images)  # measured in part
     assert whole.share < 1
-    engine = Engine(net, "float64")
+    engine = CpuEvaluator(net, "float64")
     seconds = []
     for _ in range(2):
         began = time.thread_time()

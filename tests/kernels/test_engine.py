@@ -6,7 +6,7 @@ from support.tolerances import DTYPES, assert_kernels_close, tolerance
 
 from cntk_pipeline import kernel_matrix
 from cntk_pipeline.errors import DataError, LayerError, NotAccurate, NotFinite
-from cntk_pipeline.kernels import Engine, engine, group_size, lower, working_bytes
+from cntk_pipeline.kernels import CpuEvaluator, evaluator, group_size, lower, working_bytes
 from cntk_pipeline.kernels.lanes import LANES
 from cntk_pipeline.kernels.machine import aligned_zeros
 from cntk_pipeline.layers import (
@@ -32,7 +32,7 @@ def draw_images(count, seed=0):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_results_have_one_matrix_a_read_out_in_the_engine_s_dtype(dtype):
-    engine = Engine(PROGRAM, dtype)
+    engine = CpuEvaluator(PROGRAM, dtype)
     assert engine.evaluate(draw_images(3), draw_images(5)).shape == (2, 3, 5)
     assert engine.evaluate(draw_images(3)).dtype == engine.evaluate_pairs(draw_images(3)).dtype == dtype
     assert engine.evaluate_pairs(draw_images(3)).shape == (2, 3)
@@ -40,7 +40,7 @@ def test_results_have_one_matrix_a_read_out_in_the_engine_s_dtype(dtype):
 
 
 def test_float32_is_the_default():
-    assert kernel_matrix(NETWORK, draw_images(1)).dtype == Engine(PROGRAM).dtype == np.float32
+    assert kernel_matrix(NETWORK, draw_images(1)).dtype == CpuEvaluator(PROGRAM).dtype == np.float32
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -104,7 +104,7 @@ def test_no_input_is_written_to():
 
 
 def test_an_engine_can_be_used_again_for_other_images():
-    engine = Engine(PROGRAM)
+    engine = CpuEvaluator(PROGRAM)
     first = engine.evaluate(draw_images(20))
     engine.evaluate(100 * draw_images(7, seed=1))
     engine.evaluate_pairs(draw_images(9, seed=2))
@@ -113,7 +113,7 @@ def test_an_engine_can_be_used_again_for_other_images():
 
 def test_an_unknown_dtype_is_refused():
     with pytest.raises(LayerError, match='computed in "float32" or "float64", got dtype=\'float16\''):
-        Engine(PROGRAM, "float16")
+        CpuEvaluator(PROGRAM, "float16")
     with pytest.raises(LayerError, match="got dtype='float16'"):
         kernel_matrix(NETWORK, draw_images(1), dtype="float16")
 
@@ -121,31 +121,31 @@ def test_an_unknown_dtype_is_refused():
 @pytest.mark.parametrize("shape", [(3, 4, 5, 2), (3, 4, 4, 3), (3, 32), (3, 4, 4)])
 def test_images_of_another_shape_are_refused(shape):
     with pytest.raises(LayerError, match=r"expected images of shape \(4, 4, 2\), got an array of shape \(3, "):
-        Engine(PROGRAM).evaluate(np.ones(shape))
+        CpuEvaluator(PROGRAM).evaluate(np.ones(shape))
     with pytest.raises(LayerError, match=r"expected images of shape \(4, 4, 2\)"):
-        Engine(PROGRAM).evaluate_pairs(np.ones(shape))
+        CpuEvaluator(PROGRAM).evaluate_pairs(np.ones(shape))
 
 
 def test_pairs_have_one_number_a_read_out_and_pair():
     x, z = draw_images(20), draw_images(20, seed=1)
-    found = Engine(PROGRAM).evaluate_pairs(x, z)
+    found = CpuEvaluator(PROGRAM).evaluate_pairs(x, z)
     assert found.shape == (2, 20)
-    assert_kernels_close(found, np.einsum("rii->ri", Engine(PROGRAM).evaluate(x, z)), tolerance("float32").kernel)
+    assert_kernels_close(found, np.einsum("rii->ri", CpuEvaluator(PROGRAM).evaluate(x, z)), tolerance("float32").kernel)
 
 
 def test_pairs_of_unequal_numbers_are_refused():
     with pytest.raises(LayerError, match="pairs need as many left images as right ones, got 3 and 4"):
-        Engine(PROGRAM).evaluate_pairs(draw_images(3), draw_images(4))
+        CpuEvaluator(PROGRAM).evaluate_pairs(draw_images(3), draw_images(4))
 
 
 def test_groups_are_whole_blocks_within_their_memory(monkeypatch):
     # Two ReLU layers of two statistics on 16 pixels; the read-out has none.
     block = LANES * 2 * 2 * 16 * 4
     for blocks, expected in ((0.5, 1), (1, 1), (3.9, 3), (1000, 64)):
-        monkeypatch.setattr(engine, "GROUP_BYTES", int(blocks * block))
-        assert group_size(PROGRAM, 4) == Engine(PROGRAM).group_size == expected * LANES
-    monkeypatch.setattr(engine, "GROUP_BYTES", 4 * block)
-    assert group_size(PROGRAM, 8) == Engine(PROGRAM, "float64").group_size == 2 * LANES
+        monkeypatch.setattr(evaluator, "GROUP_BYTES", int(blocks * block))
+        assert group_size(PROGRAM, 4) == CpuEvaluator(PROGRAM).group_size == expected * LANES
+    monkeypatch.setattr(evaluator, "GROUP_BYTES", 4 * block)
+    assert group_size(PROGRAM, 8) == CpuEvaluator(PROGRAM, "float64").group_size == 2 * LANES
     linear = lower([(Dense(), "ntk")], (5,))
     assert group_size(linear, 4) == 64 * LANES
 
@@ -154,7 +154,7 @@ def test_working_bytes_are_at_least_what_an_engine_allocates():
     attention = lower([(Sequential(Conv(3, strides=2), SelfAttention(), Relu(), Flatten()), "ntk")], (8, 8, 2))
     for program in (PROGRAM, attention):
         for dtype in DTYPES:
-            found = Engine(program, dtype)
+            found = CpuEvaluator(program, dtype)
             item_bytes = np.dtype(dtype).itemsize
             memories = {id(one): one.machine.memory for one in (found.planes, found.exact)}.values()
             held = sum(memory.planes.nbytes + memory.tensors.nbytes for memory in memories)
@@ -202,9 +202,9 @@ def test_values_that_are_not_finite_are_refused_with_their_pair(dtype):
     images = draw_images(5)
     images[3, 0, 0, 0] = np.nan
     with pytest.raises(NotFinite, match=r"read-out 0 is nan for pair \(0, 3\):"):
-        Engine(PROGRAM, dtype).evaluate(images, images)
+        CpuEvaluator(PROGRAM, dtype).evaluate(images, images)
     with pytest.raises(NotFinite, match=r"read-out 0 is nan for pair \(3, 3\):"):
-        Engine(PROGRAM, dtype).evaluate_pairs(images)
+        CpuEvaluator(PROGRAM, dtype).evaluate_pairs(images)
 
 
 def test_values_beyond_the_dtype_are_refused():

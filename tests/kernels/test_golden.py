@@ -8,7 +8,7 @@ from support.networks import GOLDEN
 from support.tolerances import DTYPES, assert_kernels_close, tolerance
 
 from cntk_pipeline import kernel_matrix
-from cntk_pipeline.kernels import KINDS, Engine, lower
+from cntk_pipeline.kernels import KINDS, CpuEvaluator, lower
 from cntk_pipeline.layers import presets
 
 VALUES = Path(__file__).parents[1] / "golden"
@@ -53,7 +53,7 @@ def test_the_preset_has_the_values_of_the_original_code(arora, depth, pooling, e
 def test_one_program_has_all_values_of_the_original_code(arora, dtype):
     values, train, test = arora
     program = lower([(arora_network(*case), "ntk") for case in ARORA], train.shape[1:])
-    results = Engine(program, dtype).evaluate(test, train)
+    results = CpuEvaluator(program, dtype).evaluate(test, train)
     for (depth, pooling, ends), result in zip(ARORA, results, strict=True):
         np.testing.assert_allclose(
             result,
@@ -67,7 +67,7 @@ def test_one_program_has_all_values_of_the_original_code(arora, dtype):
 @pytest.mark.parametrize("name", GOLDEN)
 def test_networks_have_the_values_of_neural_tangents(peer, name, dtype):
     x1, x2 = peer[f"{name}/x1"], peer[f"{name}/x2"]
-    engine = Engine(lower([(GOLDEN[name], kind) for kind in KINDS], x1.shape[1:]), dtype)
+    engine = CpuEvaluator(lower([(GOLDEN[name], kind) for kind in KINDS], x1.shape[1:]), dtype)
     for kind, cross, symmetric in zip(KINDS, engine.evaluate(x1, x2), engine.evaluate(x1), strict=True):
         assert_kernels_close(cross, peer[f"{name}/{kind}"], tolerance(dtype).peer)
         assert_kernels_close(symmetric, peer[f"{name}/{kind}_sym"], tolerance(dtype).peer)

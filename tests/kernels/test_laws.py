@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.tolerances import DTYPES, assert_kernels_close, tolerance
 
 from cntk_pipeline import kernel_matrix
-from cntk_pipeline.kernels import KINDS, Engine, engine, lower
+from cntk_pipeline.kernels import KINDS, CpuEvaluator, evaluator, lower
 from cntk_pipeline.layers import (
     AvgPool,
     Conv,
@@ -84,7 +84,7 @@ def draw_images(count, seed=0, shape=SHAPE):
 def small_groups():
     """Prepare 16 left images at a time, so that a few images are several groups."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "GROUP_BYTES", 1)
+        patch.setattr(evaluator, "GROUP_BYTES", 1)
         yield
 
 
@@ -93,14 +93,16 @@ def whole(request, small_groups):
     """Give images, an engine of all networks and kinds, and its symmetric result."""
     images = draw_images(COUNT)
     images[37] = images[3]  # a copy in another group
-    found = Engine(lower([(network, kind) for network in NETWORKS.values() for kind in KINDS], SHAPE), request.param)
+    found = CpuEvaluator(
+        lower([(network, kind) for network in NETWORKS.values() for kind in KINDS], SHAPE), request.param
+    )
     assert found.group_size == 16
     return images, found, found.evaluate(images)
 
 
 def evaluate_both(network, x, z, dtype):
     """Evaluate both kinds of a network, in one pass: loops for the NNGP alone would have to be compiled too."""
-    return Engine(lower([(network, kind) for kind in KINDS], x.shape[1:]), dtype).evaluate(x, z)
+    return CpuEvaluator(lower([(network, kind) for kind in KINDS], x.shape[1:]), dtype).evaluate(x, z)
 
 
 @pytest.mark.slow
@@ -173,10 +175,10 @@ def test_any_tile_has_the_bits_of_the_whole(whole, data):
 @by_dtype
 def test_groups_of_any_size_have_the_same_bits(dtype, monkeypatch):
     images = draw_images(COUNT)
-    found = Engine(lower([(network, "ntk") for network in (*NETWORKS.values(), MASKED)], SHAPE), dtype)
+    found = CpuEvaluator(lower([(network, "ntk") for network in (*NETWORKS.values(), MASKED)], SHAPE), dtype)
     sizes, results = [], []
     for group_bytes in (1, 50_000 * found.dtype.itemsize, 2**40):
-        monkeypatch.setattr(engine, "GROUP_BYTES", group_bytes)
+        monkeypatch.setattr(evaluator, "GROUP_BYTES", group_bytes)
         sizes.append(found.group_size)
         results.append((found.evaluate(images), found.evaluate(images[20:], images[:30])))
     assert sizes == [16, 32, 1024]
@@ -187,7 +189,7 @@ def test_groups_of_any_size_have_the_same_bits(dtype, monkeypatch):
 @by_dtype
 def test_without_pooling_swapping_the_images_keeps_the_bits(dtype):
     images = draw_images(COUNT)
-    found = Engine(lower([(presets.cntk(4), "ntk")], SHAPE), dtype)
+    found = CpuEvaluator(lower([(presets.cntk(4), "ntk")], SHAPE), dtype)
     assert np.array_equal(found.evaluate(images[:20], images[30:]), found.evaluate(images[30:], images[:20]).mT)
 
 
@@ -251,9 +253,9 @@ def test_read_outs_of_one_program_have_the_bits_of_each_alone(dtype):
         for kind in KINDS
     ]
     asked += [(network, "ntk") for network in NETWORKS.values()]
-    together = Engine(lower(asked, SHAPE), dtype)
+    together = CpuEvaluator(lower(asked, SHAPE), dtype)
     for readout, symmetric, rectangle in zip(asked, together.evaluate(x), together.evaluate(x, z), strict=True):
-        alone = Engine(lower([readout], SHAPE), dtype)
+        alone = CpuEvaluator(lower([readout], SHAPE), dtype)
         assert np.array_equal(alone.evaluate(x)[0], symmetric)
         assert np.array_equal(alone.evaluate(x, z)[0], rectangle)
 
@@ -271,9 +273,9 @@ def test_a_layer_that_is_also_read_out_has_the_bits_of_one_that_is_not(dtype):
     vectors = [Dense(w_std=1.1, b_std=0.3), Relu()] * 3
     asked += [(Sequential(Flatten(), *vectors[:count]), kind) for count in range(1, 7) for kind in KINDS]
     x = draw_images(9)
-    together = Engine(lower(asked, SHAPE), dtype).evaluate(x)
+    together = CpuEvaluator(lower(asked, SHAPE), dtype).evaluate(x)
     for readout, values in zip(asked, together, strict=True):
-        assert np.array_equal(Engine(lower([readout], SHAPE), dtype).evaluate(x)[0], values)
+        assert np.array_equal(CpuEvaluator(lower([readout], SHAPE), dtype).evaluate(x)[0], values)
 
 
 @by_dtype
@@ -370,7 +372,7 @@ def test_dropout_changes_the_pairs_of_a_sample_with_itself_alone(dtype):
     x = draw_images(21)
     x[18] = x[2]
     kept = ~np.eye(21, dtype=bool)
-    found = Engine(lower([(MASKED, kind) for kind in KINDS], SHAPE), dtype)
+    found = CpuEvaluator(lower([(MASKED, kind) for kind in KINDS], SHAPE), dtype)
     for own, others in zip(found.evaluate(x), found.evaluate(x, x.copy()), strict=True):
         below = np.tril(kept)
         assert np.array_equal(own[below], others[below])
@@ -404,7 +406,7 @@ def test_dropout_before_the_last_layer_divides_the_diagonal_by_the_share_that_is
 @by_dtype
 def test_masked_tiles_and_pairs_have_the_bits_of_the_whole(dtype):
     x = draw_images(COUNT)
-    found = Engine(lower([(MASKED, kind) for kind in KINDS], SHAPE), dtype)
+    found = CpuEvaluator(lower([(MASKED, kind) for kind in KINDS], SHAPE), dtype)
     values = found.evaluate(x)
     assert np.array_equal(found.evaluate(x[15:35]), values[:, 15:35, 15:35])
     assert np.array_equal(found.evaluate(x[20:], x[:20]), values[:, 20:, :20])

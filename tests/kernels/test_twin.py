@@ -8,7 +8,7 @@ from support.tolerances import DTYPES, assert_kernels_close, tolerance
 from twin import reference
 
 from cntk_pipeline.errors import LayerError
-from cntk_pipeline.kernels import Engine, lower
+from cntk_pipeline.kernels import CpuEvaluator, lower
 from cntk_pipeline.layers import (
     LAYERS,
     Abs,
@@ -59,7 +59,9 @@ def assert_engine_equals_twin(network, left, right=None):
     for dtype in DTYPES:
         # One-channel and one-pixel images have correlations of exactly +-1 all over: hence not always `kernel`.
         bounds = (tolerance(dtype).kernel if len(kinds) == 2 else tolerance(dtype).parallel, tolerance(dtype).parallel)
-        for actual, values, bound in zip(Engine(program, dtype).evaluate(left, right), expected, bounds, strict=False):
+        for actual, values, bound in zip(
+            CpuEvaluator(program, dtype).evaluate(left, right), expected, bounds, strict=False
+        ):
             assert_kernels_close(actual, values, bound)
 
 

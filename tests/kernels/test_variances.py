@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from support.tolerances import DTYPES, tolerance
 
-from cntk_pipeline.kernels import KINDS, Engine, lower
+from cntk_pipeline.kernels import KINDS, CpuEvaluator, lower
 from cntk_pipeline.layers import (
     AvgPool,
     Conv,
@@ -44,9 +44,9 @@ BODIES = {
 def test_deviations_are_those_of_the_planes_of_an_image_with_itself(name, dtype):
     body = BODIES[name]
     x = np.random.default_rng(0).standard_normal((3, 5, 4, 2)).astype(np.float32)
-    linear = Engine(lower([(Sequential(*body, Flatten()), kind) for kind in KINDS], x.shape[1:]), dtype)
+    linear = CpuEvaluator(lower([(Sequential(*body, Flatten()), kind) for kind in KINDS], x.shape[1:]), dtype)
     variances = linear.evaluate_pairs(x)[0]
-    found = Engine(lower([(Sequential(*body, Relu(), Flatten()), "ntk")], x.shape[1:]), dtype)
+    found = CpuEvaluator(lower([(Sequential(*body, Relu(), Flatten()), "ntk")], x.shape[1:]), dtype)
     last = list(found.planes.machine.layout.values())[-1]
     start = last.start + last.area  # behind the inverse deviations
     deviations = found.planes.prepare(found._planar(x)).statistics[start : start + last.area, :3]

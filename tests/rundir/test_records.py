@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 
 from cntk_pipeline.cli import main as cli
 from cntk_pipeline.errors import ForeignFile, PipelineError, StoreError
-from cntk_pipeline.gram import tiles as gram
+from cntk_pipeline.kernels import CpuEngine
 from cntk_pipeline.rundir import lease
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.journal import Journal, from_line, to_line
@@ -119,6 +119,7 @@ def test_a_run_of_an_earlier_version_is_opened_verified_and_resumed_to_the_same_
 ) -> None:
     truth, run = chunks(whole / name), copied(whole / name, tmp_path / name)
     found = json.loads(json.dumps(make_report(RunDirectory(str(run))).to_json()))
+    assert (found.pop("engine"), found.pop("numerics_version")) == ({"name": "cpu", "options": {}}, 2)
     said = said_of(whole, name)
     # The version before showed the stages of a phase in one row, but for those of the kernel.
     rows = {stage["stage"]: stage for stage in said.pop("stages")}
@@ -334,7 +335,7 @@ def test_no_command_hangs_on_what_lies_in_the_place_of_a_record(whole: Path, tmp
 def test_a_strange_chunk_is_a_bad_one_set_aside_and_computed_again(
     whole: Path, tmp_path: Path, strange: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gram, "NUMERICS_VERSION", 2)  # which began it; these pairs have the same bits in this one
+    monkeypatch.setattr(CpuEngine, "numerics_version", 2)  # which began it; these pairs have the same bits in this one
     truth = chunks(whole / "factored")
     rng = random.Random(strange.__name__)
     chosen = rng.sample([name for name in truth if "inputs" not in name and "ridge_path" not in name], 3)

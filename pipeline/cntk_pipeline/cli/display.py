@@ -129,12 +129,18 @@ def _time_left(progress: DriverProgress) -> str:
 def show_plan(plan: Plan) -> None:
     """Show a forecast."""
     show_contents(plan.contents.lines, plan.warnings)
-    out.print(f"{len(plan.readouts)} read-outs in one pass:")
+    out.print(
+        escape(
+            f"{len(plan.readouts)} read-outs in one pass of the engine {plan.engine}, "
+            f"numerics version {plan.numerics_version}:"
+        )
+    )
     out.print(escape("  " + ", ".join(plan.readouts)))
     part = "" if plan.measured_share == 1 else f" on {100 * plan.measured_share:.2g} % of a pair"
+    entries = "" if plan.plane_entries is None else f", {_count(plan.plane_entries)} plane entries each"
     out.print(
-        f"{_count(plan.pairs)} pairs at {seconds_text(plan.pair_seconds)} a pair and core (measured{part}), "
-        f"{_count(plan.plane_entries)} plane entries each; {plan.slots} at once"
+        f"{_count(plan.pairs)} pairs at {seconds_text(plan.pair_seconds)} a pair and core (measured{part})"
+        f"{entries}; {plan.slots} at once"
     )
     table = Table("stage", "tiles", "written", "time", box=None, pad_edge=False)
     for stage in plan.stages:
@@ -169,6 +175,7 @@ def show_specification(report: RunReport) -> None:
     shape = " x ".join(map(str, data.shape))
     out.print(f"data      {data.train} training and {data.test} test images, {shape}, {len(data.classes)} classes")
     out.print(escape(f"kernels   {report.dtype}, tiles of {report.tile}: {', '.join(report.readouts)}"))
+    out.print(escape(f"engine    {report.engine}, numerics version {report.numerics_version}"))
     made = report.provenance
     versions = ", ".join(f"{name} {version}" for name, version in made.versions.items())
     out.print(escape(f"made      {made.created} on {made.host}: {versions}"))

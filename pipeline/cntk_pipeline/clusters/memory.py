@@ -8,7 +8,7 @@ import numpy as np
 
 from cntk_pipeline.clusters import WorkerMemory
 from cntk_pipeline.errors import ConfigError
-from cntk_pipeline.kernels import Program, working_bytes
+from cntk_pipeline.kernels import Engine
 
 PROCESS_BYTES = 205 * 2**20
 """A Dask worker process that has loaded its libraries and the compiled engine, measured (Python 3.11, dask 2026.8)."""
@@ -17,11 +17,12 @@ USABLE = 0.85
 """Share of its limit that a worker may use: there Dask pauses it."""
 
 
-def kernel_task_bytes(program: Program, dtype: str, tile: int) -> int:
+def kernel_task_bytes(engine: Engine, tile: int) -> int:
     """Bytes a kernel task holds: both sides' images in two layouts, the engine's own, each read-out's tile thrice."""
-    item = np.dtype(dtype).itemsize
-    images = 4 * tile * int(np.prod(program.input_shape)) * item
-    return images + working_bytes(program, item) + 3 * program.readout_count * tile * tile * item
+    question = engine.question
+    item = np.dtype(question.dtype).itemsize
+    images = 4 * tile * int(np.prod(question.input_shape)) * item
+    return images + engine.working_bytes(tile) + 3 * len(question.readouts) * tile * tile * item
 
 
 class Need(Protocol):

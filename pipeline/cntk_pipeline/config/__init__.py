@@ -6,6 +6,7 @@ An unknown key is an error that names the nearest known one; every value is chec
 from cntk_pipeline.config.cluster import ClusterConfig
 from cntk_pipeline.config.listening import read_address, read_listener
 from cntk_pipeline.config.problem import (
+    DEFAULT_ENGINE,
     InferenceConfig,
     KernelConfig,
     NetworkConfig,
@@ -25,6 +26,7 @@ from cntk_pipeline.config.workflow import (
 )
 
 __all__ = [
+    "DEFAULT_ENGINE",
     "ClusterConfig",
     "InferenceConfig",
     "KernelConfig",

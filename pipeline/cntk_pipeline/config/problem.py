@@ -8,6 +8,9 @@ from cntk_pipeline.config.section import OpenSection, Place, Section
 
 Scalar = bool | int | float | str
 
+DEFAULT_ENGINE = "cpu"
+"""What computes the values of a workflow that names no engine, and of a run whose specification names none."""
+
 
 class DataConfig(Section):
     """``[data]``: which images.
@@ -99,19 +102,21 @@ class ReadoutsConfig(Section):
     kinds: list[Literal["ntk", "nngp"]] = Field(default=["ntk"], min_length=1)
 
 
-class KernelConfig(Section):
-    """``[kernel]``: how the matrices are computed and cut.
+class KernelConfig(OpenSection):
+    """``[kernel]``: how the matrices are computed and cut; further keys belong to the engine.
 
     Attributes
     ----------
     dtype : of computation and storage.
     flips : average each value with that of one image flipped left to right, as training on all flips as well would.
     tile : samples along a tile's edge; "auto" chooses from what a pair costs.
+    engine : what computes the values, by name: "cpu", and those that were added to `kernels.ENGINES`.
     """
 
     dtype: Literal["float32", "float64"] = "float32"
     flips: bool = False
     tile: Literal["auto"] | int = "auto"
+    engine: str = DEFAULT_ENGINE
 
     @model_validator(mode="after")
     def _tile_is_positive(self) -> "KernelConfig":

@@ -10,13 +10,14 @@ from typing import Literal
 import numpy as np
 
 from cntk_pipeline.config import KernelConfig, NetworkConfig, ReadoutsConfig
-from cntk_pipeline.errors import ConfigError, CorruptTile, LayerError, SpecificationMismatch
+from cntk_pipeline.errors import ConfigError, CorruptTile, LayerError
+from cntk_pipeline.gram.engines import is_known, open_engine, read_engine, require_numerics
 from cntk_pipeline.gram.networks import layer_count, require_depth, require_option_types, require_size, require_types
-from cntk_pipeline.kernels import NUMERICS_VERSION, Engine, Program, lower, quick_part
+from cntk_pipeline.kernels import Engine, find_engine
 from cntk_pipeline.layers import LAYERS, Sequential, spelling
 from cntk_pipeline.layers.presets import PRESETS
 from cntk_pipeline.rundir.directory import RunDirectory
-from cntk_pipeline.rundir.owners import Job, Owner, Place
+from cntk_pipeline.rundir.owners import Chunks, Job, Owner, Place
 from cntk_pipeline.rundir.provenance import library_versions
 from cntk_pipeline.rundir.specification import DataSpecification, ReadoutSpecification, Specification
 from cntk_pipeline.storage.tiled_array import Array, ArraySpec, Group, TiledArray
@@ -87,13 +88,15 @@ def readouts_of(network: NetworkConfig, readouts: ReadoutsConfig) -> tuple[Reado
 
 def specify(data: DataSpecification, readouts: Sequence[Readout], kernel: KernelConfig, tile: int) -> Specification:
     """Write down everything that the values and the layout of the matrices depend on."""
+    engine = read_engine(kernel)
     return Specification(
         data,
         tuple(ReadoutSpecification(each.name, each.kind, spelling.spell(each.network)) for each in readouts),
         kernel.dtype,
         kernel.flips,
         tile,
-        NUMERICS_VERSION,
+        find_engine(engine.name).numerics_version,
+        engine,
     )
 
 
@@ -154,15 +157,15 @@ def test_kernel_jobs(run: RunDirectory) -> list[Job]:
     return jobs
 
 
-def program_of(run: RunDirectory) -> Program:
-    """Lower the networks of a run, once per process."""
-    return _program(str(run.path.absolute()), tuple(range(len(run.specification.readouts))))
+def engine_of(run: RunDirectory) -> Engine:
+    """Put the read-outs of a run to its engine, once per process; errors as of `open_engine`."""
+    return _engine(str(run.path.absolute()), tuple(range(len(run.specification.readouts))))
 
 
 def forget_runs() -> None:
     """Forget the runs that this process has open: one of them is about to get another specification."""
     _open.cache_clear()
-    _program.cache_clear()
+    _engine.cache_clear()
 
 
 def compute(run_path: str, task: Task) -> Receipt:
@@ -224,18 +227,18 @@ def _evaluate(run_path: str, task: Task, numbers: tuple[int, ...]) -> tuple[Sequ
     row_bounds = rows.bounds(task.row)
     row_images, read_seconds = timed(lambda: _images(run, "train" if rows is train else "test", row_bounds))
     corner = (row_bounds[0], row_bounds[0])
-    engine = _engine(run_path, numbers)
+    evaluator = _engine(run_path, numbers).evaluator()
     if task.stage.kind == "variance":
-        values, compute_seconds = timed(lambda: engine.evaluate_pairs(row_images, first=corner))
+        values, compute_seconds = timed(lambda: evaluator.evaluate_pairs(row_images, first=corner))
     elif task.stage.kind in ("train", "test_test") and task.row == task.col:
-        values, compute_seconds = timed(lambda: engine.evaluate(row_images, first=corner))
+        values, compute_seconds = timed(lambda: evaluator.evaluate(row_images, first=corner))
     else:
         cols, part = (test, "test") if task.stage.kind == "test_test" else (train, "train")
         col_bounds = cols.bounds(task.col)
         col_images, seconds = timed(lambda: _images(run, part, col_bounds))
         read_seconds += seconds
         corner = (row_bounds[0], col_bounds[0])
-        values, compute_seconds = timed(lambda: engine.evaluate(row_images, col_images, first=corner))
+        values, compute_seconds = timed(lambda: evaluator.evaluate(row_images, col_images, first=corner))
     return list(values), read_seconds, compute_seconds
 
 
@@ -247,30 +250,15 @@ def _chunk_on_disk(array: TiledArray, index: tuple[int, ...]) -> Chunk | None:
         return None
 
 
-def require_numerics(run: RunDirectory) -> None:
-    """Refuse to add tiles to a kernel that another version of the engine has computed: bits must not be mixed.
-
-    Raises
-    ------
-    SpecificationMismatch
-        With the versions, and what to do.
-    """
-    version = run.specification.numerics_version
-    if version != NUMERICS_VERSION:
-        raise SpecificationMismatch(
-            f"{run.path} holds a kernel of numerics version {version}, of which tiles are missing, and this cntk "
-            f"computes version {NUMERICS_VERSION}: values would be mixed. Finish it with the version that began it, or "
-            "compute it anew in another --store"
-        )
-
-
 def prepare(run_path: str, versions: dict[str, str]) -> None:
-    """Prepare a worker process: compare versions, compile or load the engine, and test it on two images.
+    """Prepare a worker process: compare versions, compile or load the engine, and let it test itself on two images.
 
     Raises
     ------
     ConfigError
         If the worker runs other versions than the driver, or computes other numbers.
+    SpecificationMismatch
+        If it does not know the engine of the run, of which tiles are missing.
     """
     here = library_versions()
     differing = {name: (versions[name], here.get(name)) for name in versions if here.get(name) != versions[name]}
@@ -281,15 +269,18 @@ def prepare(run_path: str, versions: dict[str, str]) -> None:
             + ": install the same versions on both"
         )
     run = _open(run_path)
-    images = _images(run, "train", (0, min(2, run.specification.data.train)))
-    program = _program(run_path, tuple(range(len(run.specification.readouts))))
-    dtype, flips = run.specification.dtype, run.specification.flips
-    engine = Engine(quick_part(program, dtype, flips), dtype, flips)  # a pair of large images may take minutes
-    whole = engine.evaluate(images)
-    apart = engine.evaluate(images[-1:], images[:1])
-    own = engine.evaluate_pairs(images)
-    if not (np.array_equal(whole[:, -1:, :1], apart) and np.array_equal(np.diagonal(whole, axis1=1, axis2=2), own)):
-        raise ConfigError("the engine's self-test failed on this worker: a pair's value depends on its tile")
+    if not is_known(run) and _is_whole(run):
+        return  # what is left needs no engine
+    engine_of(run).test(_images(run, "train", (0, min(2, run.specification.data.train))))
+
+
+def _is_whole(run: RunDirectory) -> bool:
+    """Tell whether all tiles of the kernel are there."""
+    jobs = kernel_jobs(run)
+    if not {job.task for job in jobs} <= {receipt.task for receipt in run.journal.receipts()}:
+        return False
+    chunks = Chunks(len(jobs))
+    return all(chunks.size(*place) is not None for job in jobs for place in job.places(run))
 
 
 @lru_cache(maxsize=4)
@@ -299,18 +290,9 @@ def _open(run_path: str) -> RunDirectory:
 
 
 @lru_cache(maxsize=8)
-def _program(run_path: str, numbers: tuple[int, ...]) -> Program:
-    """Lower the networks of some read-outs, by number, once per process."""
-    specification = _open(run_path).specification
-    chosen = [specification.readouts[number] for number in numbers]
-    readouts = [(spelling.read(readout.network, LAYERS), readout.kind) for readout in chosen]
-    return lower(readouts, specification.data.shape)
-
-
 def _engine(run_path: str, numbers: tuple[int, ...]) -> Engine:
-    """Make an engine for some read-outs, by number; it belongs to one thread."""
-    specification = _open(run_path).specification
-    return Engine(_program(run_path, numbers), specification.dtype, specification.flips)
+    """Put some read-outs, by number, to the engine of a run, once per process."""
+    return open_engine(_open(run_path), numbers)
 
 
 def _images(run: RunDirectory, part: str, bounds: tuple[int, int]) -> Array:

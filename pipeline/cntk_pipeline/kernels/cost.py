@@ -4,43 +4,20 @@ A pooled network of 11 layers visits 25 billion plane entries for a pair of 224 
 Its time is that of its planes, so a few of them, as large as they are, tell it in a moment.
 """
 
-import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
-from cntk_pipeline.kernels.engine import Engine, group_size
+from cntk_pipeline.kernels.evaluator import CpuEvaluator, group_size
 from cntk_pipeline.kernels.lanes import LANES
 from cntk_pipeline.kernels.program import Array, Program, Stage, Visits
-
-SAMPLE_SECONDS = 0.3
-"""How long to measure."""
+from cntk_pipeline.kernels.timing import SAMPLE_SECONDS, PairCost, time_pairs
 
 LONGEST_WHOLE_SECONDS = 0.5
 """Where 16 pairs are guessed to take longer, a part of them is measured."""
 
-LARGEST_SAMPLE = 256
-"""Right images of the largest measured tile."""
-
-CLOCK_SECONDS = 0.1
-"""What takes longer is measured by the time that the core spent on it."""
-
 ENTRY_SECONDS = 1e-9
 """About what an entry of a plane costs a core in float32; see `benchmarks/tile.py`."""
-
-
-@dataclass(frozen=True)
-class PairCost:
-    """What a pair of images costs.
-
-    Attributes
-    ----------
-    seconds : on one core.
-    share : of the pair's plane entries that was computed to find out.
-    """
-
-    seconds: float
-    share: float
 
 
 def guess_pair_seconds(program: Program, dtype: str, flips: bool) -> float:
@@ -92,25 +69,5 @@ def _part_of_stage(stage: Stage, share: float) -> Stage:
 
 
 def _measure(program: Program, dtype: str, flips: bool, sample: Array) -> float:
-    engine = Engine(program, dtype, flips)
     group = group_size(program, np.dtype(dtype).itemsize)
-
-    # An image and its copy may be computed in float64, as few pairs of a run are: right images are others.
-    other = np.random.default_rng(0).standard_normal((LARGEST_SAMPLE, *sample.shape[1:])) * max(sample.std(), 1e-3)
-
-    def tile(size: int) -> Array:
-        return sample[np.arange(size) % len(sample)]
-
-    engine.evaluate(sample[:1], other[:1])  # compiles
-    rows, columns, best = 1, LANES, float("inf")
-    began = time.perf_counter()
-    while True:
-        left, right = tile(rows), other[:columns]
-        start, used = time.perf_counter(), time.thread_time()
-        engine.evaluate(left, right)
-        passed, used = time.perf_counter() - start, time.thread_time() - used
-        # The core's own time leaves out what other programs took of it; some systems count it in steps of 16 ms.
-        best = min(best, (used if passed > CLOCK_SECONDS else passed) / (rows * columns))
-        if time.perf_counter() - began > SAMPLE_SECONDS:
-            return best
-        rows, columns = (2 * rows, columns) if rows < group else (rows, min(2 * columns, LARGEST_SAMPLE))
+    return time_pairs(CpuEvaluator(program, dtype, flips), sample, group, LANES)

@@ -11,10 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cntk_pipeline.errors import DataError, LayerError
 from cntk_pipeline.inputs import as_array, require_channels_last
-from cntk_pipeline.kernels.cost import guess_pair_seconds, measure_pair
-from cntk_pipeline.kernels.engine import Engine
-from cntk_pipeline.kernels.lanes import LANES
-from cntk_pipeline.kernels.lowering import lower
+from cntk_pipeline.kernels.base import Engine, Question, read_dtype
+from cntk_pipeline.kernels.engines import find_engine
 from cntk_pipeline.kernels.pieces import PIECE_SECONDS, CostSoFar, Tell, compute
 from cntk_pipeline.kernels.program import Array
 from cntk_pipeline.layers import Layer
@@ -35,6 +33,7 @@ def kernel_matrix(
     dtype: str = "float32",
     flips: bool = False,
     progress: bool | Callable[[int, int], object] = False,
+    engine: str = "cpu",
 ) -> Array:
     """Evaluate the exact kernel of a network in memory, on all cores that this process may use.
 
@@ -50,6 +49,7 @@ def kernel_matrix(
     flips : average over x2 and its images flipped left to right.
     progress : True shows a bar on stderr; a function is called in this thread with the pairs that are done and those
         in all, again and again. What it raises stops the computation.
+    engine : what computes it, a name in `kernels.ENGINES`; docs/extending.md shows how to add one.
 
     Returns
     -------
@@ -61,6 +61,8 @@ def kernel_matrix(
         If the network does not accept the inputs' shape, or kind or dtype are unknown.
     DataError
         If the inputs are not finite numbers or differ in shape.
+    ConfigError
+        If there is no such engine.
 
     Examples
     --------
@@ -72,7 +74,10 @@ def kernel_matrix(
     >>> k.shape, bool(np.all(np.linalg.eigvalsh(k) > 0))
     ((3, 3), True)
     """
-    return kernel_matrices([network], x1, x2, kinds=(kind,), dtype=dtype, flips=flips, progress=progress)[0, 0]
+    asked = kernel_matrices(
+        [network], x1, x2, kinds=(kind,), dtype=dtype, flips=flips, progress=progress, engine=engine
+    )
+    return asked[0, 0]
 
 
 def kernel_matrices(
@@ -84,6 +89,7 @@ def kernel_matrices(
     dtype: str = "float32",
     flips: bool = False,
     progress: bool | Callable[[int, int], object] = False,
+    engine: str = "cpu",
 ) -> Array:
     """Evaluate the kernels of several networks in one pass, bit for bit those of `kernel_matrix`.
 
@@ -94,7 +100,7 @@ def kernel_matrices(
     ----------
     networks : each as of `kernel_matrix`.
     kinds : "ntk", "nngp" or both; of every network.
-    x1, x2, dtype, flips, progress : as of `kernel_matrix`.
+    x1, x2, dtype, flips, progress, engine : as of `kernel_matrix`.
 
     Returns
     -------
@@ -102,7 +108,7 @@ def kernel_matrices(
 
     Raises
     ------
-    LayerError, DataError
+    LayerError, DataError, ConfigError
         As of `kernel_matrix`.
 
     Examples
@@ -123,16 +129,23 @@ def kernel_matrices(
     right = None if x2 is None else _require_inputs("x2", x2)
     if right is not None and right.shape[1:] != left.shape[1:]:
         raise DataError(f"x1 and x2 must hold inputs of one shape, got {left.shape[1:]} and {right.shape[1:]}")
-    program = lower([(network, kind) for network in networks for kind in kinds], left.shape[1:])
-    name = Engine(program, dtype, flips).dtype.name  # refuses a bad dtype before any thread starts
-    guessed = guess_pair_seconds(program, name, flips)
-    if LANES * guessed < PIECE_SECONDS:
-        cost = CostSoFar(guessed, is_measured=False)
-    else:  # the first pieces would come too late to tell
-        cost = CostSoFar(measure_pair(program, name, flips, left[:LANES]).seconds, is_measured=True)
+    asked = tuple((network, kind) for network in networks for kind in kinds)
+    chosen = find_engine(engine)
+    options = None if chosen.options_type is None else chosen.options_type()
+    computing = chosen(Question(asked, left.shape[1:], read_dtype(dtype).name, flips), options)
+    cost = _first_cost(computing, left)
     with _told(progress) as tell:
-        values = compute(program, name, flips, left, right, cost, core_count(), tell)
+        values = compute(computing, left, right, cost, core_count(), tell)
     return values.reshape(len(networks), len(kinds), *values.shape[1:])
+
+
+def _first_cost(engine: Engine, left: Array) -> CostSoFar:
+    """Say what a pair costs, by a guess where pieces will soon tell, else by a measurement."""
+    guessed = engine.guessed_pair_seconds
+    if guessed is not None and engine.lane_width * guessed < PIECE_SECONDS:
+        return CostSoFar(guessed, is_measured=False)
+    # The first pieces would come too late to tell.
+    return CostSoFar(engine.measure(left[: engine.lane_width]).seconds, is_measured=True)
 
 
 @contextlib.contextmanager

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cntk_pipeline.kernels.engine import Engine
+from cntk_pipeline.kernels.base import Engine, Evaluator
 from cntk_pipeline.kernels.lanes import LANES
-from cntk_pipeline.kernels.program import Array, Program
+from cntk_pipeline.kernels.program import Array
 
 PIECE_SECONDS = 0.3
 """How long a piece should take: Ctrl-C waits for the pieces under way."""
@@ -147,9 +147,7 @@ class CostSoFar:
 
 
 def compute(
-    program: Program,
-    dtype: str,
-    flips: bool,
+    engine: Engine,
     left: Array,
     right: Array | None,
     cost: CostSoFar,
@@ -160,6 +158,7 @@ def compute(
 
     Parameters
     ----------
+    engine : shared by the threads, with an evaluator each.
     left, right : images; without ``right``, ``left`` against itself.
     cost : what a pair costs, as far as that is known; learns from every piece.
     tell : is called in the calling thread, before the first piece and after each.
@@ -168,15 +167,16 @@ def compute(
     -------
     (readouts, n_left, n_right) array.
     """
-    values = np.empty((program.readout_count, len(left), len(left if right is None else right)), dtype)
+    question = engine.question
+    values = np.empty((len(question.readouts), len(left), len(left if right is None else right)), question.dtype)
     cutter = Cutter(len(left), None if right is None else len(right))
     total, done = cutter.pairs_left, 0
     lock, stop = threading.Lock(), threading.Event()
-    engines: list[Engine] = []
+    evaluators: list[Evaluator] = []
     ended: queue.SimpleQueue[Piece | BaseException] = queue.SimpleQueue()
 
     def work() -> None:
-        engine = None
+        evaluator = None
         while not stop.is_set():
             with lock:
                 share = cutter.pairs_left / thread_count if thread_count > 1 else math.inf
@@ -184,11 +184,11 @@ def compute(
             if piece is None:
                 return
             try:
-                if engine is None:
-                    engine = Engine(program, dtype, flips)
-                    engines.append(engine)
+                if evaluator is None:
+                    evaluator = engine.evaluator()
+                    evaluators.append(evaluator)
                 began = time.perf_counter()
-                _fill(engine, piece, left, right, values)
+                _fill(evaluator, piece, left, right, values)
                 cost.learn(piece.pairs, time.perf_counter() - began)
             except BaseException as error:  # the calling thread raises it
                 ended.put(error)
@@ -208,8 +208,8 @@ def compute(
             tell(done, total, cost.seconds_left((total - done) / thread_count))
     finally:
         stop.set()
-        for engine in engines:
-            engine.interrupt()
+        for evaluator in evaluators:
+            evaluator.interrupt()
         deadline = time.monotonic() + STOP_SECONDS
         for thread in filter(threading.Thread.is_alive, threads):
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -224,24 +224,24 @@ def _wait(ended: "queue.SimpleQueue[Piece | BaseException]") -> Piece | BaseExce
             pass
 
 
-def _fill(engine: Engine, piece: Piece, left: Array, right: Array | None, values_out: Array) -> None:
+def _fill(evaluator: Evaluator, piece: Piece, left: Array, right: Array | None, values_out: Array) -> None:
     """Evaluate a piece; of a symmetric kernel mirror it as well."""
     (top, bottom), (first, last) = piece.rows, piece.cols
     images, corner = left[top:bottom], (top, first)
     if right is not None:
-        values_out[:, top:bottom, first:last] = engine.evaluate(images, right[first:last], first=corner)
+        values_out[:, top:bottom, first:last] = evaluator.evaluate(images, right[first:last], first=corner)
         return
     if not piece.symmetric:
-        found = engine.evaluate(images, left[first:last], first=corner)
+        found = evaluator.evaluate(images, left[first:last], first=corner)
         values_out[:, top:bottom, first:last], values_out[:, first:last, top:bottom] = found, found.mT
         return
     if first == top:
-        values_out[:, top:bottom, top:bottom] = engine.evaluate(images, first=corner)
+        values_out[:, top:bottom, top:bottom] = evaluator.evaluate(images, first=corner)
         return
-    found = engine.evaluate(images, left[first:last], first=corner)
-    if engine.program.is_masked:  # a sample with itself is more than two equal images
+    found = evaluator.evaluate(images, left[first:last], first=corner)
+    if evaluator.is_masked:  # a sample with itself is more than two equal images
         rows = np.arange(bottom - top)
-        found[:, rows, top - first + rows] = engine.evaluate_pairs(images, first=(top, top))
+        found[:, rows, top - first + rows] = evaluator.evaluate_pairs(images, first=(top, top))
     upper = np.triu_indices(bottom - top, 1)
     own = found[:, :, top - first :]
     own[:, upper[0], upper[1]] = own[:, upper[1], upper[0]]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from cntk_pipeline.kernels.engine import working_bytes
+from cntk_pipeline.kernels.evaluator import working_bytes
 from cntk_pipeline.kernels.graph import NetworkGraph
 from cntk_pipeline.kernels.lowering import append_network, assemble
 from cntk_pipeline.kernels.program import Code
@@ -42,7 +42,7 @@ class Summary:
     rows : the input, and a row a layer.
     stages : what is computed between two poolings, one after the other.
     entries : plane entries per pair: what the time of a pair is proportional to.
-    memory_bytes : that an engine holds in float32, beside images and results.
+    memory_bytes : that an evaluator holds in float32, beside images and results.
     """
 
     rows: tuple[SummaryRow, ...]

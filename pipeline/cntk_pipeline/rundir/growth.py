@@ -1,8 +1,8 @@
 """Growing a run: what a run to come has in common with an older one.
 
 A run directory never changes what it is of, so more images or more read-outs make a new one. The bits of a pair depend
-on its two images, its network, the dtype and flips alone: a tile whose images are the same in both runs is the same
-tile, and `rundir.takeover` takes it over instead of computing it.
+on its two images, its network, the engine, the dtype and flips alone: a tile whose images are the same in both runs is
+the same tile, and `rundir.takeover` takes it over instead of computing it.
 """
 
 from collections.abc import Callable
@@ -155,6 +155,7 @@ def same_readouts(stored: Specification, wanted: Specification) -> dict[str, str
 def _kernel_differences(stored: Specification, wanted: Specification) -> list[str]:
     """List what makes every kernel value or every tile of two specifications another, the images aside."""
     lines, its, mine = [], stored.to_json(), wanted.to_json()
+    lines += differences(asdict(stored.engine), asdict(wanted.engine), "engine")
     for key in ("dtype", "flips", "numerics_version", "tile"):
         lines += differences(its[key], mine[key], key)
     if stored.tile != wanted.tile:

@@ -3,12 +3,13 @@
 import hashlib
 import json
 import reprlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
+from cntk_pipeline.config import DEFAULT_ENGINE
 from cntk_pipeline.errors import StoreError
 from cntk_pipeline.models import STRICT, Count, Json, Positive
 from cntk_pipeline.storage import StorePath
@@ -61,6 +62,19 @@ class ReadoutSpecification:
 
 @with_config(STRICT)
 @dataclass(frozen=True)
+class EngineRecord:
+    """What computes the values of a run: an engine by name, and its own options, all of them."""
+
+    name: str = DEFAULT_ENGINE
+    options: Json = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        options = ", ".join(f"{key} = {json.dumps(value)}" for key, value in self.options.items())
+        return f"{self.name} ({options})" if options else self.name
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
 class Specification:
     """All that the values and the layout of a run's kernels depend on: the record in run.json.
 
@@ -72,6 +86,7 @@ class Specification:
     flips : whether each value is the average with that of one image flipped.
     tile : samples along the edge of a tile.
     numerics_version : of the engine; values of two versions differ in their last bits.
+    engine : what computes the values; written down where it is another than "cpu".
     """
 
     data: DataSpecification
@@ -80,6 +95,7 @@ class Specification:
     flips: bool
     tile: Positive
     numerics_version: int
+    engine: EngineRecord = EngineRecord()
 
     def __post_init__(self) -> None:
         rows, cols = (-(-count // self.tile) for count in (self.data.train + self.data.test, self.data.train))
@@ -90,7 +106,10 @@ class Specification:
 
     def to_json(self) -> Json:
         """Write a specification as plain values; a field that is not given is left out, as in runs of all versions."""
-        return _plain(asdict(self)) | {"data": self.data.to_json()}
+        plain = _plain(asdict(self)) | {"data": self.data.to_json()}
+        if self.engine == EngineRecord():  # as before there were others, so that no fingerprint changes
+            del plain["engine"]
+        return plain
 
     @property
     def fingerprint(self) -> str:

@@ -14,8 +14,9 @@ from cntk_pipeline.config import RunConfig
 from cntk_pipeline.datasets import Contents, Dataset, Split
 from cntk_pipeline.errors import PipelineError, StoreError
 from cntk_pipeline.gram import tiles as gram
+from cntk_pipeline.gram.engines import make_engine, read_engine
 from cntk_pipeline.inference import require_options, require_results
-from cntk_pipeline.kernels import lower, measure_pair
+from cntk_pipeline.kernels import Engine, Question
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.specification import DataSpecification, Specification
 from cntk_pipeline.storage import StorePath
@@ -30,6 +31,7 @@ class Loaded:
     data: Dataset
     digest: str
     readouts: tuple[gram.Readout, ...]
+    engine: Engine
     standardize_first: int
     warnings: tuple[str, ...]
 
@@ -62,6 +64,7 @@ def load(config: RunConfig) -> Loaded:
     """
     cluster_of(config.cluster)
     require_options(config)  # before the data are read, which may take long
+    chosen_engine = read_engine(config.kernel)
     readouts = gram.readouts_of(config.network, config.readouts)
     whole = datasets.load(config.data.source, config.data.path)
     if config.data.shuffle is not None:
@@ -77,7 +80,9 @@ def load(config: RunConfig) -> Loaded:
         digest.update(str((part.images.shape, part.images.dtype.str)).encode())
         digest.update(np.ascontiguousarray(part.images).tobytes())
         digest.update(part.labels.astype("<i8").tobytes())
-    lower([(readout.network, readout.kind) for readout in readouts], chosen.train.images.shape[1:])
+    asked = tuple((readout.network, readout.kind) for readout in readouts)
+    question = Question(asked, chosen.train.images.shape[1:], config.kernel.dtype, config.kernel.flips)
+    engine = make_engine(chosen_engine, question)
     ridges = [] if config.solve.ridges == "auto" else config.solve.ridges
     warnings = chosen.notes
     if whole.test is None and config.data.test is None:
@@ -92,7 +97,7 @@ def load(config: RunConfig) -> Loaded:
     idle = [f"cluster.{name}" for name in idle_options(config.cluster)]
     if idle:
         warnings += (f'a cluster of kind "{config.cluster.kind}" does not look at {", ".join(idle)}',)
-    return Loaded(config, chosen, digest.hexdigest(), readouts, first, warnings)
+    return Loaded(config, chosen, digest.hexdigest(), readouts, engine, first, warnings)
 
 
 def slots_of(config: RunConfig) -> int:
@@ -104,18 +109,16 @@ def specification_of(loaded: Loaded, path: StorePath, old: RunDirectory | None =
     """Write down what a run is of; a tile that is to be chosen is measured, or that of the run there or of ``old``."""
     config, data = loaded.config, loaded.data
     assert data.test is not None
-    train, test = len(data.train.images), len(data.test.images)
+    train, test, lanes = len(data.train.images), len(data.test.images), loaded.engine.lane_width
     if config.kernel.tile != "auto":
-        tile = clip_tile(config.kernel.tile, train, test)
+        tile = clip_tile(config.kernel.tile, train, test, lanes)
     elif (path / "run.json").exists():
         tile = RunDirectory(path).specification.tile  # what was chosen once stays
     elif old is not None:
         tile = old.specification.tile
     else:
-        sample = loaded.stored[0].images[:32]
-        program = lower([(r.network, r.kind) for r in loaded.readouts], sample.shape[1:])
-        seconds = measure_pair(program, config.kernel.dtype, config.kernel.flips, sample).seconds
-        tile = choose_tile(train, test, seconds, slots_of(config))
+        seconds = loaded.engine.measure(loaded.stored[0].images[:32]).seconds
+        tile = choose_tile(train, test, seconds, slots_of(config), lanes)
     described = DataSpecification(
         loaded.digest,
         train,

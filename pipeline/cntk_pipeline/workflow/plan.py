@@ -14,7 +14,8 @@ from cntk_pipeline.datasets import Contents
 from cntk_pipeline.gram.forecast import KernelSize, forecast_kernel
 from cntk_pipeline.gram.tiles import Readout
 from cntk_pipeline.inference import RESULTS, asked_of, forecast_choice, forecast_results, needs_test_kernel
-from cntk_pipeline.kernels import lower, measure_pair
+from cntk_pipeline.kernels import Engine
+from cntk_pipeline.rundir.specification import EngineRecord
 from cntk_pipeline.solvers import SystemSize, forecast_predictions, method_of, options_of, solver_of
 from cntk_pipeline.solvers.forecast import IterationForecast
 from cntk_pipeline.storage.tiled_array import Array
@@ -64,14 +65,15 @@ class Plan:
     readouts : names of the kernels.
     tile, factor_tile : samples along a tile's edge.
     pairs : of images, each computed once for all read-outs.
-    plane_entries : per pair, what the time of a pair is proportional to.
+    plane_entries : per pair, what the time of a pair is proportional to; None where the engine counts none.
     pair_seconds : of one pair on one core, measured on a sample; the rest is derived.
-    measured_share : of a pair's plane entries, which was computed to find out.
+    measured_share : of a pair's work, which was computed to find out.
     product_rate : float64 matrix product, floating-point operations a second and core, measured.
     slots : tiles at once.
     stages : what happens, in order, iterations aside.
     memory_bytes : the largest need of one worker.
     iteration : of conjugate gradients; None where none run.
+    engine, numerics_version : what computes the values.
     """
 
     contents: Contents
@@ -82,14 +84,16 @@ class Plan:
     tile: int
     factor_tile: int
     pairs: int
-    plane_entries: int
+    plane_entries: int | None
     pair_seconds: float
     measured_share: float
     product_rate: float
     slots: int
     stages: tuple[StagePlan, ...]
     memory_bytes: int
-    iteration: IterationPlan | None = None
+    iteration: IterationPlan | None
+    engine: EngineRecord
+    numerics_version: int
 
     @property
     def seconds(self) -> float:
@@ -114,8 +118,9 @@ class PlanInputs:
     """
 
     readouts: tuple[Readout, ...]
+    engine: Engine
+    engine_record: EngineRecord
     dtype: str
-    flips: bool
     contents: Contents
     warnings: tuple[str, ...]
     solve: SolveConfig
@@ -127,12 +132,15 @@ class PlanInputs:
 
 def make_plan(inputs: PlanInputs) -> Plan:
     """Measure what a pair and a matrix product cost here, choose the tiles, and add up what all owners forecast."""
-    shape = inputs.sample.shape[1:]
-    program = lower([(readout.network, readout.kind) for readout in inputs.readouts], shape)
-    cost = measure_pair(program, inputs.dtype, inputs.flips, inputs.sample)
+    engine = inputs.engine
+    cost = engine.measure(inputs.sample)
     rate = measure_product_rate()
     train, test, slots = inputs.contents.train, inputs.contents.test, inputs.slots
-    tile = choose_tile(train, test, cost.seconds, slots) if inputs.tile is None else clip_tile(inputs.tile, train, test)
+    lanes = engine.lane_width
+    if inputs.tile is None:
+        tile = choose_tile(train, test, cost.seconds, slots, lanes)
+    else:
+        tile = clip_tile(inputs.tile, train, test, lanes)
     method, count = method_of(inputs.solve), len(inputs.readouts)
     solver, options = solver_of(method), options_of(inputs.solve)
     factor_tile = solver.choose_tile(train, tile, inputs.solve.tile)
@@ -160,14 +168,16 @@ def make_plan(inputs: PlanInputs) -> Plan:
         tile,
         factor_tile,
         total_pairs(train, test),
-        program.plane_entries,
+        engine.plane_entries,
         cost.seconds,
         cost.share,
         rate,
         slots,
         tuple(_plan_stage(row, slots) for row in sorted(stages, key=lambda row: list(OWNERS).index(row.kind))),
-        PROCESS_BYTES + max([kernel_task_bytes(program, inputs.dtype, tile), *(need.bytes for need in needs)]),
+        PROCESS_BYTES + max([kernel_task_bytes(engine, tile), *(need.bytes for need in needs)]),
         None if iteration is None else _plan_iteration(iteration, systems, slots),
+        inputs.engine_record,
+        engine.numerics_version,
     )
 
 

@@ -9,7 +9,6 @@ from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.inference import RESULTS, asked_of, inverse_need
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.solvers import SystemSize, method_of, options_of, solver_of
-from cntk_pipeline.tiling import LANE_WIDTH
 
 
 def require_fitting_tasks(run: RunDirectory, config: RunConfig, memory: WorkerMemory | None) -> None:
@@ -32,8 +31,9 @@ def require_fitting_tasks(run: RunDirectory, config: RunConfig, memory: WorkerMe
     known = {receipt.task for receipt in run.journal.receipts()}
     needs: list[Need] = []
     if any(job.task not in known for job in gram.kernel_jobs(run)):
-        task_bytes = partial(kernel_task_bytes, gram.program_of(run), specification.dtype)
-        needs.append(TileNeed("kernel tile", "kernel.tile", specification.tile, LANE_WIDTH, task_bytes))
+        engine = gram.engine_of(run)
+        task_bytes = partial(kernel_task_bytes, engine)
+        needs.append(TileNeed("kernel tile", "kernel.tile", specification.tile, engine.lane_width, task_bytes))
     solver, options, data = solver_of(method_of(config.solve)), options_of(config.solve), specification.data
     tile = solver.choose_tile(data.train, specification.tile, config.solve.tile)
     size = SystemSize(data.train, data.test, len(data.classes), specification.tile, tile, specification.dtype)

@@ -14,7 +14,7 @@ from cntk_pipeline.rundir import lease
 from cntk_pipeline.rundir.directory import Provenance, RunDirectory
 from cntk_pipeline.rundir.growth import Growth
 from cntk_pipeline.rundir.owners import Chunks
-from cntk_pipeline.rundir.specification import DataSpecification
+from cntk_pipeline.rundir.specification import DataSpecification, EngineRecord
 from cntk_pipeline.rundir.verification import spent
 from cntk_pipeline.solvers import METRICS, RidgeChoice, read_choice, solver_of
 from cntk_pipeline.storage.tiled_array import TiledArray
@@ -121,7 +121,7 @@ class RunReport:
     ----------
     path : of the run directory.
     fingerprint : of its specification.
-    data, dtype, tile : of the specification.
+    data, dtype, tile, engine, numerics_version : of the specification.
     readouts : names of the kernels.
     provenance : versions, host and time of its creation.
     grown_from : the older run that it took tiles over from, or None.
@@ -141,6 +141,8 @@ class RunReport:
     data: DataSpecification
     dtype: str
     tile: int
+    engine: EngineRecord
+    numerics_version: int
     readouts: tuple[str, ...]
     provenance: Provenance
     grown_from: str | None
@@ -209,6 +211,8 @@ def make_report(run: RunDirectory) -> RunReport:
         data=run.specification.data,
         dtype=run.specification.dtype,
         tile=run.specification.tile,
+        engine=run.specification.engine,
+        numerics_version=run.specification.numerics_version,
         readouts=tuple(readout.name for readout in run.specification.readouts),
         provenance=run.provenance,
         grown_from=None if growth is None else growth.path,

@@ -12,7 +12,7 @@ from pathlib import Path
 from cntk_pipeline.clusters import WorkerMemory
 from cntk_pipeline.clusters.table import cluster_of, current_job, require_extras
 from cntk_pipeline.clusters.trust import Trusted, of_user, read_trusted, warnings, write_trusted
-from cntk_pipeline.config import ClusterConfig, RunConfig
+from cntk_pipeline.config import DEFAULT_ENGINE, ClusterConfig, RunConfig
 from cntk_pipeline.config.loopback import is_loopback
 from cntk_pipeline.driver.driver import Outcome
 from cntk_pipeline.driver.observed import recording
@@ -21,6 +21,7 @@ from cntk_pipeline.driver.stages import Stages, View
 from cntk_pipeline.driver.timing import StageClock
 from cntk_pipeline.errors import ConfigError, CorruptTile, PipelineError, RunNotFound, SpecificationMismatch, StoreError
 from cntk_pipeline.gram import tiles as gram
+from cntk_pipeline.gram.engines import read_engine, require_numerics
 from cntk_pipeline.inference import (
     Capacity,
     add_remedies,
@@ -29,7 +30,7 @@ from cntk_pipeline.inference import (
     requested_products,
     run_products,
 )
-from cntk_pipeline.kernels import Summary, summary
+from cntk_pipeline.kernels import Summary
 from cntk_pipeline.rundir import growth, lease
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.provenance import library_versions, provenance
@@ -90,8 +91,9 @@ def plan(config: RunConfig) -> Plan:
     return make_plan(
         PlanInputs(
             readouts=loaded.readouts,
+            engine=loaded.engine,
+            engine_record=read_engine(config.kernel),
             dtype=config.kernel.dtype,
-            flips=config.kernel.flips,
             contents=loaded.contents,
             warnings=loaded.warnings,
             solve=config.solve,
@@ -104,10 +106,20 @@ def plan(config: RunConfig) -> Plan:
 
 
 def costliest_network(config: RunConfig) -> tuple[str, Summary]:
-    """Lay out the network of the read-out that costs most, by name; nothing is computed or written."""
+    """Lay out the network of the read-out that costs most, by name; nothing is computed or written.
+
+    Raises
+    ------
+    ConfigError
+        If the engine has no table of a network.
+    """
     loaded = load(config)
-    shape = loaded.data.train.images.shape[1:]
-    summaries = {readout.name: summary(readout.network, shape, kind=readout.kind) for readout in loaded.readouts}
+    found = ((readout.name, loaded.engine.summary(number)) for number, readout in enumerate(loaded.readouts))
+    summaries = {name: each for name, each in found if each is not None}
+    if not summaries:
+        raise ConfigError(
+            f'the engine "{config.kernel.engine}" lays out no network: kernel.engine = "{DEFAULT_ENGINE}" does'
+        )
     name = max(summaries, key=lambda name: summaries[name].entries)
     return name, summaries[name]
 
@@ -393,9 +405,9 @@ def _prepare(run_path: str, versions: dict[str, str]) -> None:
 
 
 def _require_numerics(run: RunDirectory) -> None:
-    """Refuse to go on with a kernel of another version of the engine, before anything is started or set aside."""
+    """Refuse to go on with a kernel of another engine or version, before anything is started or set aside."""
     try:
-        gram.require_numerics(run)
+        require_numerics(run)
     except SpecificationMismatch:
         if any(stage.phase == KERNEL and stage.done < stage.total for stage in make_report(run).stages):
             raise

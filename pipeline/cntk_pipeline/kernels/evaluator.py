@@ -13,8 +13,9 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from cntk_pipeline.errors import LayerError, NotAccurate, NotFinite
+from cntk_pipeline.errors import LayerError, NotAccurate
 from cntk_pipeline.kernels.arithmetic import Arithmetic, Group
+from cntk_pipeline.kernels.base import Evaluator, read_dtype, require_finite
 from cntk_pipeline.kernels.lanes import LANES
 from cntk_pipeline.kernels.machine import EQUAL, ITSELF, plane_count
 from cntk_pipeline.kernels.nearness import directions, sizes_differ
@@ -28,7 +29,7 @@ NUMERICS_VERSION = 3
 """Raised by hand whenever the values change in any bit; a run directory of another version is refused."""
 
 
-class Engine:
+class CpuEvaluator(Evaluator):
     """A program with the memory to run it: for one thread at a time.
 
     Parameters
@@ -45,17 +46,8 @@ class Engine:
     """
 
     def __init__(self, program: Program, dtype: npt.DTypeLike = "float32", flips: bool = False) -> None:
-        try:
-            self.dtype = np.dtype(dtype)
-        except TypeError:
-            raise LayerError(f'kernels are computed in "float32" or "float64", got dtype={dtype!r}') from None
-        if self.dtype.name not in ("float32", "float64"):
-            raise LayerError(f'kernels are computed in "float32" or "float64", got dtype={dtype!r}')
-        if flips and not program.mirrors:
-            raise LayerError(
-                "averaging over flips needs a network that does not tell left from right: use odd windows, and strides "
-                "and poolings whose windows lie the same seen from either side"
-            )
+        self.dtype = read_dtype(dtype)
+        require_mirrors(program, flips)
         self.program = program
         self.flips = flips
         self.planes = Arithmetic(program, planes_dtype(program, self.dtype))
@@ -69,6 +61,10 @@ class Engine:
         """Make an `evaluate` of another thread return in a moment, with numbers that mean nothing; for good."""
         for arithmetic in (self.planes, self.__dict__.get("exact", self.planes)):
             arithmetic.machine.memory.stop[0] = 1
+
+    @property
+    def is_masked(self) -> bool:
+        return self.program.is_masked
 
     @property
     def group_size(self) -> int:
@@ -89,7 +85,7 @@ class Engine:
 
         Returns
         -------
-        (readouts, n_left, n_right) array of the engine's dtype.
+        (readouts, n_left, n_right) array of the evaluator's dtype.
 
         Raises
         ------
@@ -107,7 +103,7 @@ class Engine:
         if self.flips:
             flipped = self._evaluate(x, np.ascontiguousarray(z[..., ::-1]), first, symmetric, one_sample=False)
             values = (values + flipped) * values.dtype.type(0.5)
-        _require_finite(values, first)
+        require_finite(values, first)
         return values
 
     def _evaluate(self, x: Array, z: Array, first: tuple[int, int], symmetric: bool, one_sample: bool) -> Array:
@@ -146,7 +142,7 @@ class Engine:
 
         Returns
         -------
-        (readouts, n) array of the engine's dtype.
+        (readouts, n) array of the evaluator's dtype.
         """
         x = self._planar(left, first[0])
         z = x if right is None else self._planar(right, first[1])
@@ -156,7 +152,7 @@ class Engine:
         if self.flips:
             flipped = self._evaluate_pairs(x, np.ascontiguousarray(z[..., ::-1]), first, False)
             values = (values + flipped) * values.dtype.type(0.5)
-        _require_finite(values, first)
+        require_finite(values, first)
         return values
 
     def _evaluate_pairs(self, x: Array, z: Array, first: tuple[int, int], one_sample: bool) -> Array:
@@ -174,7 +170,7 @@ class Engine:
         return values
 
     def _planar(self, images: Array, first: int = 0) -> Array:
-        """Check images and return them as ``(n, C, H, W)`` of the engine's dtype."""
+        """Check images and return them as ``(n, C, H, W)`` of the evaluator's dtype."""
         shape = images.shape[1:] if images.ndim == 4 else (1, 1, *images.shape[1:])
         if shape != self.program.input_shape:
             raise LayerError(
@@ -187,21 +183,21 @@ class Engine:
 class _Left:
     """Left images in the arithmetic of the planes and, for pairs that are too near for it, in float64."""
 
-    def __init__(self, engine: Engine, images: Array) -> None:
+    def __init__(self, evaluator: CpuEvaluator, images: Array) -> None:
         self.images = images
-        self._engine = engine
-        self._group = Group(engine.planes, images)
+        self._evaluator = evaluator
+        self._group = Group(evaluator.planes, images)
 
     @cached_property
     def _exact(self) -> Group:
-        return Group(self._engine.exact, self.images)
+        return Group(self._evaluator.exact, self.images)
 
     def run(self, right: Array, same: Array, first: int, corner: tuple[int, int]) -> Array:
         """Run the images from the ``first`` on against up to 16 right ones: ``(rows, readouts, lanes)`` float64.
 
         ``corner`` is the first pair's place, for errors.
         """
-        planes, rows = self._engine.planes, slice(first, None)
+        planes, rows = self._evaluator.planes, slice(first, None)
         block = planes.prepare(right)
         near = self._group.find_near(rows, right, block, same)
         if not near.any():
@@ -220,7 +216,7 @@ class _Left:
         return readouts
 
     def _run_exactly(self, rows: Array, near: Array, right: Array, same: Array, corner: tuple[int, int]) -> Array:
-        block = self._engine.exact.prepare(right)
+        block = self._evaluator.exact.prepare(right)
         near = near & self._exact.find_near(rows, right, block, same).any(0)
         self._refuse(self._exact, rows, near, right, corner)
         return self._exact.run(rows, block, same)
@@ -272,6 +268,21 @@ def _run_lanes(
     return arithmetic.machine.run_lanes(block, other, same), near
 
 
+def require_mirrors(program: Program, flips: bool) -> None:
+    """Refuse flips of a network that tells left from right.
+
+    Raises
+    ------
+    LayerError
+        With what does not.
+    """
+    if flips and not program.mirrors:
+        raise LayerError(
+            "averaging over flips needs a network that does not tell left from right: use odd windows, and strides "
+            "and poolings whose windows lie the same seen from either side"
+        )
+
+
 def planes_dtype(program: Program, dtype: np.dtype) -> np.dtype:
     """Return the dtype of planes for kernels of a dtype: float64 also where no window mixes positions."""
     mixes = any(op.mixes for stage in program.stages for op in stage.operations)
@@ -292,7 +303,7 @@ def group_size(program: Program, item_bytes: int) -> int:
 
 
 def working_bytes(program: Program, item_bytes: int) -> int:
-    """Bytes that an engine holds beside the images and results it is given, also where it computes pairs again.
+    """Bytes that an evaluator holds beside the images and results it is given, also where it computes pairs again.
 
     Parameters
     ----------
@@ -331,14 +342,4 @@ def _require_size(images: Array, dtype: np.dtype, first: int) -> None:
         raise NotAccurate(
             f"image {first + int(bad[0])} holds no number beyond {float(largest[bad[0]]):.1g}, whose square is 0 in "
             f"{dtype}: scale the images to at least {smallest:.0e}, or use float64"
-        )
-
-
-def _require_finite(values: Array, first: tuple[int, int]) -> None:
-    bad = np.argwhere(~np.isfinite(values))
-    if len(bad):
-        row, col = int(bad[0][1]), int(bad[0][-1])  # the same number for pairs in a row
-        raise NotFinite(
-            f"read-out {bad[0][0]} is {values[tuple(bad[0])]} for pair {(first[0] + row, first[1] + col)}: "
-            "the images or the network's w_std, b_std are out of range"
         )

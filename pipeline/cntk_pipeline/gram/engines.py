@@ -1,0 +1,101 @@
+"""Engines of workflows and of runs: named in ``[kernel]`` by people, and in a specification by who began the run."""
+
+from collections.abc import Sequence
+
+from pydantic import ValidationError
+
+from cntk_pipeline.config import KernelConfig, Section, read_options
+from cntk_pipeline.errors import SpecificationMismatch
+from cntk_pipeline.kernels import ENGINES, Engine, Question, find_engine
+from cntk_pipeline.layers import LAYERS, spelling
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.specification import EngineRecord
+
+
+def read_engine(kernel: KernelConfig) -> EngineRecord:
+    """Read which engine a workflow names, and the engine's own keys, those that are left out by their defaults.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such engine, or a key or a value means nothing to it, with the nearest that is known.
+    """
+    model = find_engine(kernel.engine, "kernel.engine").options_type or Section
+    return EngineRecord(kernel.engine, read_options(model, kernel, "kernel").model_dump(mode="json"))
+
+
+def make_engine(record: EngineRecord, question: Question) -> Engine:
+    """Put a question to an engine.
+
+    Parameters
+    ----------
+    record : as of `read_engine`, or of an earlier process.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such engine.
+    LayerError
+        If the engine cannot compute what is asked.
+    pydantic.ValidationError
+        If its options are another version's.
+    """
+    engine = find_engine(record.name)
+    options = (engine.options_type or Section).model_validate(record.options)
+    return engine(question, options if engine.options_type else None)
+
+
+def open_engine(run: RunDirectory, numbers: Sequence[int]) -> Engine:
+    """Put some read-outs of a run, by number, to its engine.
+
+    Raises
+    ------
+    SpecificationMismatch
+        If this installation does not know the engine, or not with these options.
+    """
+    _require_known(run)
+    specification, record = run.specification, run.specification.engine
+    chosen = [specification.readouts[number] for number in numbers]
+    readouts = tuple((spelling.read(readout.network, LAYERS), readout.kind) for readout in chosen)
+    question = Question(readouts, specification.data.shape, specification.dtype, specification.flips)
+    try:
+        return make_engine(record, question)
+    except ValidationError as error:
+        raise SpecificationMismatch(
+            f"{run.path} is computed by the engine {record}, which does not take these options here: "
+            f"{error.errors()[0]['msg']}. Finish it with the version that began it, or compute it anew in another "
+            "--store"
+        ) from None
+
+
+def is_known(run: RunDirectory) -> bool:
+    """Tell whether this installation has the engine of a run."""
+    return run.specification.engine.name in ENGINES
+
+
+def require_numerics(run: RunDirectory) -> None:
+    """Refuse to add tiles to a kernel that another engine has computed, or another version: bits must not be mixed.
+
+    Raises
+    ------
+    SpecificationMismatch
+        With the engine or the versions, and what to do.
+    """
+    _require_known(run)
+    version, here = run.specification.numerics_version, ENGINES[run.specification.engine.name]
+    if version != here.numerics_version:
+        raise SpecificationMismatch(
+            f"{run.path} holds a kernel of numerics version {version}, of which tiles are missing, and this cntk "
+            f"computes version {here.numerics_version}: values would be mixed. Finish it with the version that began "
+            "it, or compute it anew in another --store"
+        )
+
+
+def _require_known(run: RunDirectory) -> None:
+    if not is_known(run):
+        name = run.specification.engine.name
+        raise SpecificationMismatch(
+            f"{run.path} holds a kernel of the engine {name!r}, of which tiles are missing, and this cntk knows "
+            f"{', '.join(ENGINES)}. Finish it with an installation that has the engine, or compute it anew with "
+            "another kernel.engine in another --store"
+        )

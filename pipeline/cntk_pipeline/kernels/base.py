@@ -1,0 +1,228 @@
+"""What the package asks of an engine: the values of pairs, and what they cost.
+
+Whoever asks for values goes through these two classes: `kernel_matrix` in memory, the tiles of a run, its plan, its
+preflight, and the preparation of its workers. How an engine comes to them is its own affair.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from cntk_pipeline.errors import ConfigError, LayerError, NotFinite
+from cntk_pipeline.kernels.program import Array
+from cntk_pipeline.kernels.timing import PairCost, time_pairs
+from cntk_pipeline.layers import Layer
+
+if TYPE_CHECKING:  # a kernel in memory needs no workflow, whose tables take a quarter of a second to import
+    from cntk_pipeline.config.section import Section
+    from cntk_pipeline.kernels.summary import Summary
+
+DTYPES = ("float32", "float64")
+
+LARGEST_SAMPLE_ROWS = 64
+"""Left images of the largest tile that is timed, where an engine does not know better."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What an engine is asked: read-outs of inputs of one shape.
+
+    Attributes
+    ----------
+    readouts : a network and "ntk" or "nngp" each, in the order of the results.
+    input_shape : of one input, (H, W, C) or (features,).
+    dtype : "float32" or "float64", of results.
+    flips : average each value with that of the right image flipped left to right.
+
+    Raises
+    ------
+    LayerError
+        If the dtype is another.
+    """
+
+    readouts: tuple[tuple[Layer, str], ...]
+    input_shape: tuple[int, ...]
+    dtype: str = "float32"
+    flips: bool = False
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise LayerError(f'kernels are computed in "float32" or "float64", got dtype={self.dtype!r}')
+
+
+class Evaluator(ABC):
+    """The answers to a question, with the memory that they take: for one thread at a time.
+
+    A value depends on its two images alone, bit for bit, not on the others in the call. Images are of any real dtype.
+    Equal images are two samples; only without ``right`` is each image one sample with itself, as `Dropout` asks for.
+    """
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether a sample with itself has another value than two equal images: where in doubt, yes."""
+        return True
+
+    @abstractmethod
+    def evaluate(self, left: Array, right: Array | None = None, *, first: tuple[int, int] = (0, 0)) -> Array:
+        """Evaluate all read-outs for all pairs.
+
+        Parameters
+        ----------
+        left, right : ``(n, H, W, C)`` or ``(n, features)``; without ``right``, ``left`` against itself.
+        first : what errors call the first left and the first right image: their places in what the caller has.
+
+        Returns
+        -------
+        (readouts, n_left, n_right) array of the question's dtype; symmetric without ``right``.
+
+        Raises
+        ------
+        NotFinite
+            If a value is not finite, with the pair: in the store, nan stands for what is not computed.
+        """
+
+    @abstractmethod
+    def evaluate_pairs(self, left: Array, right: Array | None = None, *, first: tuple[int, int] = (0, 0)) -> Array:
+        """Evaluate all read-outs for the pairs of each left image with the right one of the same number.
+
+        Parameters
+        ----------
+        left, right : ``(n, H, W, C)`` or ``(n, features)``; without ``right``, each image with itself: the diagonal
+            of `evaluate`.
+        first : what errors call the first left and the first right image.
+
+        Returns
+        -------
+        (readouts, n) array of the question's dtype.
+        """
+
+    def interrupt(self) -> None:  # noqa: B027 - what takes no more than a moment may as well end
+        """Make an `evaluate` of another thread return in a moment, with numbers that mean nothing; for good."""
+
+
+class Engine(ABC):
+    """A way to compute kernels, put to a question. Takes little memory; any number of threads may share it.
+
+    Parameters
+    ----------
+    question : what is to be computed.
+    options : those of `options_type`; None where the engine has none.
+
+    Raises
+    ------
+    LayerError
+        If it cannot compute that, with the reason; before anything is written or computed.
+
+    Attributes
+    ----------
+    numerics_version : raised by hand whenever the values change in any bit; a run of another version gets no more
+        tiles.
+    lane_width : tiles are multiples of so many images.
+    options_type : the engine's own keys of ``[kernel]``, all with defaults. A run's specification holds them.
+    """
+
+    numerics_version: ClassVar[int]
+    lane_width: ClassVar[int] = 1
+    options_type: "ClassVar[type[Section] | None]" = None
+
+    def __init__(self, question: Question, options: "Section | None" = None) -> None:
+        self.question = question
+        self.options = options
+
+    @abstractmethod
+    def evaluator(self) -> Evaluator:
+        """Make what computes values, for one thread at a time; its memory goes with it."""
+
+    @abstractmethod
+    def working_bytes(self, tile: int) -> int:
+        """Bytes that an evaluator holds for tiles of an edge, beside the images and results it is given."""
+
+    @property
+    def plane_entries(self) -> int | None:
+        """What the time of a pair is proportional to; None where that says nothing."""
+        return None
+
+    @property
+    def guessed_pair_seconds(self) -> float | None:
+        """The seconds of a pair on one core, right to a factor of about four; None where only measuring tells."""
+        return None
+
+    def measure(self, sample: Array) -> PairCost:
+        """Measure the seconds of a pair on one core; takes seconds at most.
+
+        Parameters
+        ----------
+        sample : standardised images; repeated as often as needed.
+        """
+        return PairCost(time_pairs(self.evaluator(), sample, LARGEST_SAMPLE_ROWS, self.lane_width), 1.0)
+
+    def test(self, images: Array) -> None:
+        """Find out on two images whether this process computes as it should, in seconds.
+
+        Raises
+        ------
+        ConfigError
+            If it does not.
+        """
+        require_independence(self.evaluator(), images)
+
+    def summary(self, number: int) -> "Summary | None":
+        """Lay out the network of a read-out, by number; None where the engine has no table of that."""
+        return None
+
+
+def read_dtype(dtype: npt.DTypeLike) -> np.dtype:
+    """Return the dtype of kernels that a caller names.
+
+    Raises
+    ------
+    LayerError
+        If it is neither float32 nor float64.
+    """
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        found = None
+    if found is None or found.name not in DTYPES:
+        raise LayerError(f'kernels are computed in "float32" or "float64", got dtype={dtype!r}')
+    return found
+
+
+def require_independence(evaluator: Evaluator, images: Array) -> None:
+    """Refuse an evaluator that gives a pair of two images other bits by itself than in a tile.
+
+    Raises
+    ------
+    ConfigError
+        If it does.
+    """
+    whole = evaluator.evaluate(images)
+    apart = evaluator.evaluate(images[-1:], images[:1])
+    own = evaluator.evaluate_pairs(images)
+    if not (np.array_equal(whole[:, -1:, :1], apart) and np.array_equal(np.diagonal(whole, axis1=1, axis2=2), own)):
+        raise ConfigError("the engine's self-test failed on this worker: a pair's value depends on its tile")
+
+
+def require_finite(values: Array, first: tuple[int, int]) -> None:
+    """Refuse values of which one is not finite.
+
+    Parameters
+    ----------
+    values : of `Evaluator.evaluate` or `Evaluator.evaluate_pairs`.
+    first : the place of the first pair, for errors.
+
+    Raises
+    ------
+    NotFinite
+        With the pair.
+    """
+    bad = np.argwhere(~np.isfinite(values))
+    if len(bad):
+        row, col = int(bad[0][1]), int(bad[0][-1])  # the same number for pairs in a row
+        raise NotFinite(
+            f"read-out {bad[0][0]} is {values[tuple(bad[0])]} for pair {(first[0] + row, first[1] + col)}: "
+            "the images or the network's w_std, b_std are out of range"
+        )

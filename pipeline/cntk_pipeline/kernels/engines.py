@@ -1,0 +1,30 @@
+"""The table of engines by their names in a workflow; docs/extending.md shows how to add one."""
+
+from cntk_pipeline.errors import ConfigError
+from cntk_pipeline.kernels.base import Engine
+from cntk_pipeline.kernels.cpu import CpuEngine
+from cntk_pipeline.layers import spelling
+
+ENGINES: dict[str, type[Engine]] = {
+    "cpu": CpuEngine,
+}
+
+
+def find_engine(name: str, what: str = "engine") -> type[Engine]:
+    """Look up an engine.
+
+    Parameters
+    ----------
+    name : in the table.
+    what : names it, for messages.
+
+    Raises
+    ------
+    ConfigError
+        If there is none, with those that there are.
+    """
+    if name not in ENGINES:
+        near = spelling.nearest(name, list(ENGINES))
+        known = "" if "known are" in near else f" (known are {', '.join(ENGINES)})"
+        raise ConfigError(f"unknown {what} {name!r}{near}{known}")
+    return ENGINES[name]

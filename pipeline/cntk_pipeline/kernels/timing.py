@@ -1,0 +1,65 @@
+"""What a pair of images costs by the clock, whatever computes it."""
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cntk_pipeline.kernels.program import Array
+
+if TYPE_CHECKING:
+    from cntk_pipeline.kernels.base import Evaluator
+
+SAMPLE_SECONDS = 0.3
+"""How long to measure."""
+
+LARGEST_SAMPLE = 256
+"""Right images of the largest measured tile."""
+
+CLOCK_SECONDS = 0.1
+"""What takes longer is measured by the time that the core spent on it."""
+
+
+@dataclass(frozen=True)
+class PairCost:
+    """What a pair of images costs.
+
+    Attributes
+    ----------
+    seconds : on one core.
+    share : of the pair's work that was computed to find out.
+    """
+
+    seconds: float
+    share: float
+
+
+def time_pairs(evaluator: "Evaluator", sample: Array, rows_at_most: int, lane_width: int) -> float:
+    """Time a pair, after compilation, in the fastest of tiles that grow as long as the time allows.
+
+    Parameters
+    ----------
+    sample : standardised images, left ones; repeated as often as needed.
+    rows_at_most : left images of the largest tile.
+    lane_width : right images of the smallest one.
+    """
+    # An image and its copy may be computed in float64, as few pairs of a run are: right images are others.
+    other = np.random.default_rng(0).standard_normal((LARGEST_SAMPLE, *sample.shape[1:])) * max(sample.std(), 1e-3)
+
+    def tile(size: int) -> Array:
+        return sample[np.arange(size) % len(sample)]
+
+    evaluator.evaluate(sample[:1], other[:1])  # compiles
+    rows, columns, best = 1, min(lane_width, LARGEST_SAMPLE), float("inf")
+    began = time.perf_counter()
+    while True:
+        left, right = tile(rows), other[:columns]
+        start, used = time.perf_counter(), time.thread_time()
+        evaluator.evaluate(left, right)
+        passed, used = time.perf_counter() - start, time.thread_time() - used
+        # The core's own time leaves out what other programs took of it; some systems count it in steps of 16 ms.
+        best = min(best, (used if passed > CLOCK_SECONDS else passed) / (rows * columns))
+        if time.perf_counter() - began > SAMPLE_SECONDS:
+            return best
+        rows, columns = (2 * rows, columns) if rows < rows_at_most else (rows, min(2 * columns, LARGEST_SAMPLE))
