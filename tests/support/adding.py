@@ -27,8 +27,13 @@ class Copy:
 
     def cntk(self, *words: str, code: int = 0) -> str:
         """Run a command of the copy, and require its exit code; return all it said."""
-        command = [sys.executable, "-m", "cntk_pipeline.cli", *words]
-        environment = os.environ | {"PYTHONPATH": str(self.folder / "copy"), "COLUMNS": "200", "NO_COLOR": "1"}
+        return self.python("-m", "cntk_pipeline.cli", *words, code=code)
+
+    def python(self, *words: str, code: int = 0) -> str:
+        """Run Python with the copy and what the tests share, and require its exit code; return all it said."""
+        places = os.pathsep.join(map(str, (self.folder / "copy", ROOT / "tests")))
+        environment = os.environ | {"PYTHONPATH": places, "COLUMNS": "200", "NO_COLOR": "1"}
+        command = [sys.executable, *words]
         done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=240)
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
