@@ -1,23 +1,15 @@
 import threading
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
 from support.problems import Recorder
 
 from cntk_pipeline.clusters import WorkerMemory
-from cntk_pipeline.clusters.memory import (
-    PROCESS_BYTES,
-    USABLE,
-    Need,
-    factor_task_bytes,
-    iteration_task_bytes,
-    require_iteration_memory,
-    require_memory,
-)
+from cntk_pipeline.clusters.memory import PROCESS_BYTES, USABLE, TileNeed
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.errors import ConfigError
+from cntk_pipeline.solvers.cholesky import factor_task_bytes
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.report import make_report
 
@@ -29,23 +21,23 @@ def worker(task_bytes: float, slots: int = 1) -> WorkerMemory:
     return WorkerMemory(int((slots * task_bytes + PROCESS_BYTES) / USABLE) + 1, slots)
 
 
-def factor(tile: int) -> Need:
-    return Need("factor tile", "solve.tile", tile, 96, factor_task_bytes)
+def factor(tile: int) -> TileNeed:
+    return TileNeed("factor tile", "solve.tile", tile, 96, factor_task_bytes)
 
 
 @pytest.mark.parametrize("slots", [1, 4])
 def test_the_tile_that_is_named_fits_and_the_next_does_not(slots: int) -> None:
     memory = worker(7 * 8 * 1000**2, slots)
     with pytest.raises(ConfigError, match=r"a factor tile of 2016 samples holds 228 MB.*set solve.tile = 960 at most"):
-        require_memory(memory, factor(2016))
-    require_memory(memory, factor(960))
+        factor(2016).require(memory)
+    factor(960).require(memory)
     with pytest.raises(ConfigError, match=rf"each of {slots} tiles at once may hold 56 MB"):
-        require_memory(memory, factor(960 + 96))
+        factor(960 + 96).require(memory)
 
 
 def test_a_worker_too_small_for_any_tile_is_named() -> None:
     with pytest.raises(ConfigError, match=r"no tile would fit: give workers more memory \(cluster.memory_limit\)"):
-        require_memory(WorkerMemory(2**20, 1), factor(2016))
+        factor(2016).require(WorkerMemory(2**20, 1))
 
 
 @pytest.mark.parametrize(("section", "what"), [("kernel", "kernel tile"), ("solve", "factor tile")])
@@ -74,18 +66,18 @@ def test_leaving_out_takes_more_memory_than_the_factor(
 
 
 def test_iterations_that_do_not_fit_are_refused_with_the_rank_that_does() -> None:
-    task_bytes = partial(iteration_task_bytes, 1000, 10, 512)
-    memory = worker(task_bytes(100))
+    size = SystemSize(1000, 0, 10, 512, 512, "float32")
+    memory = worker(iteration_need(size, 100).bytes)
     message = (
         r"conjugate gradients with a preconditioner of rank 256 hold 16 MB in a task.*set solve.rank = 100 at most"
     )
     with pytest.raises(ConfigError, match=message):
-        require_iteration_memory(memory, task_bytes, 256)
-    require_iteration_memory(memory, task_bytes, 100)
+        iteration_need(size, 256).require(memory)
+    iteration_need(size, 100).require(memory)
     with pytest.raises(ConfigError, match=r"solve\.rank = 100"):
-        require_iteration_memory(memory, task_bytes, 101)
+        iteration_need(size, 101).require(memory)
     with pytest.raises(ConfigError, match=r"conjugate gradients hold 8 MB in a task.*: give workers more memory"):
-        require_iteration_memory(worker(1e6), task_bytes, 0)
+        iteration_need(size, 0).require(worker(1e6))
 
 
 def test_iterations_beyond_the_workers_are_refused_before_anything_is_computed_whatever_the_blocks(

@@ -127,7 +127,7 @@ def test_a_shuffled_run_is_another_one_and_a_specification_without_a_seed_says_n
     """What a run was of before there was data.shuffle or "per_feature" keeps its fingerprint: no key is added."""
     run = run_small()
     keys = {"digest", "train", "test", "shape", "classes", "standardize"}
-    assert set(run.specification["data"]) == keys
+    assert set(run.specification.to_json()["data"]) == keys
     assert run.specification.data.standardize is True
     with pytest.raises(SpecificationMismatch, match=r"(?s)data.digest: stored.*data.shuffle: only wanted"):
         run_small(data={"shuffle": 0})

@@ -22,15 +22,12 @@ from cntk_pipeline.solvers import System, SystemSize, has_exact_factor, options_
 from cntk_pipeline.tasks import StageForecast
 
 RESULTS: dict[str, Result] = {
-    result.key: result
-    for result in (
-        LeaveOneOutResult(),
-        LearningCurveResult(),
-        PosteriorVarianceResult(),
-        PosteriorCovarianceResult(),
-        SpectrumResult(),
-        EnsembleResult(),
-    )
+    "leave_one_out": LeaveOneOutResult(),
+    "learning_curve": LearningCurveResult(),
+    "posterior_variance": PosteriorVarianceResult(),
+    "posterior_covariance": PosteriorCovarianceResult(),
+    "spectrum": SpectrumResult(),
+    "ensemble": EnsembleResult(),
 }
 """Results by their key in ``[inference]``."""
 

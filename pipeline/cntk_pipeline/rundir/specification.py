@@ -149,10 +149,11 @@ class _SolveRecord(TypedDict):
     covariance: NotRequired[bool]
 
 
-def _plain(record: Json) -> Json:
+def _plain(value: Any) -> Any:
     """Turn tuples into lists, as JSON has them."""
-    plain: Json = json.loads(json.dumps(record))
-    return plain
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 CAME_OUT = ("absolute_ridge", "mean_diagonal", "max_iterations")
