@@ -9,7 +9,9 @@ from cntk_pipeline.clusters import WorkerMemory
 from cntk_pipeline.clusters.memory import PROCESS_BYTES, USABLE, TileNeed
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.errors import ConfigError
+from cntk_pipeline.solvers import SystemSize
 from cntk_pipeline.solvers.cholesky import factor_task_bytes
+from cntk_pipeline.solvers.conjugate_gradient import iteration_need
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.report import make_report
 
