@@ -482,3 +482,36 @@ def test_one_class_is_solved_and_has_no_accuracy(small_config: Config, tmp_path:
     solve = make_report(runs.start(config, Recorder(), threading.Event())).solves[0]
     assert solve.accuracy is None
     assert solve.relative_residual == 0.0
+
+
+def test_a_data_set_that_was_deleted_whole_is_written_anew_by_a_resume(run_small: Run) -> None:
+    """Seen to fail where the group of the data set counted as never begun."""
+    run = run_small()
+    before = {
+        path.name: path.read_bytes()
+        for path in Path(str(run.inputs_path)).glob("train_images/c/**/*")
+        if path.is_file()
+    }
+    run.inputs_path.remove_tree()
+    report = make_report(run)
+    assert (report.complete, len(report.lost_inputs) > 0) == (False, True)
+    again = runs.resume(run.path, Recorder(), threading.Event())
+    assert make_report(again).complete
+    after = {
+        path.name: path.read_bytes()
+        for path in Path(str(run.inputs_path)).glob("train_images/c/**/*")
+        if path.is_file()
+    }
+    assert after == before
+
+
+def test_a_run_that_has_lost_its_solves_is_reported_as_unsolved_and_gone_on_with(run_small: Run) -> None:
+    """Seen to fail where a report asked arrays that were gone for their chunks."""
+    run = run_small(inference={"leave_one_out": True})
+    accuracies = [solve.accuracy for solve in make_report(run).solves]
+    (run.path / "solve").remove_tree()
+    stages = {stage.stage: (stage.done, stage.total) for stage in make_report(RunDirectory(run.path)).stages}
+    assert stages["train"] == (10 - 4, 10 - 4)
+    assert {stages[kind][0] for kind in ("factor", "coefficients", "mean", "leave_one_out")} == {0}
+    again = runs.resume(run.path, Recorder(), threading.Event())
+    assert [solve.accuracy for solve in make_report(again).solves] == accuracies

@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from cntk_pipeline.errors import CorruptTile
+from cntk_pipeline.errors import CorruptTile, StoreError
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Chunks, Job, Owner, Place
 from cntk_pipeline.storage.tiled_array import TiledArray
-from cntk_pipeline.tasks import Chunk, Receipt, Task
+from cntk_pipeline.tasks import Chunk, Receipt, Stage, Task
 
 _TASKS_A_TURN = 64
 """Tasks that a thread takes at once."""
@@ -79,6 +79,19 @@ def finished(run: RunDirectory, jobs: Iterable[Job], *, verify: bool = False) ->
     if adopted:
         run.journal.append(adopted)
     return done | {receipt.task for receipt in adopted}, sorted(bad)
+
+
+def with_arrays(run: RunDirectory, jobs: Iterable[Job]) -> list[Job]:
+    """List the jobs whose arrays exist; the others have not begun, or have lost all that they wrote."""
+    jobs = list(jobs)
+    known: dict[Stage, bool] = {}
+    for job in jobs:
+        if job.task.stage not in known:
+            try:
+                known[job.task.stage] = bool(job.places(run))
+            except StoreError:
+                known[job.task.stage] = False
+    return [job for job in jobs if known[job.task.stage]]
 
 
 def spent(run: RunDirectory, jobs: Iterable[Job], chunks: Chunks) -> set[Task]:

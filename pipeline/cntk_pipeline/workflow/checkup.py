@@ -19,12 +19,12 @@ from cntk_pipeline.inference import Product, needs_test_kernel, path_product, re
 from cntk_pipeline.models import Json
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Chunks, Job
-from cntk_pipeline.rundir.verification import finished, spent
+from cntk_pipeline.rundir.verification import finished, spent, with_arrays
 from cntk_pipeline.solvers import METRICS, metrics, open_system, solver_of, system_group
 from cntk_pipeline.storage import StorePath
 from cntk_pipeline.storage.records import Record
 from cntk_pipeline.storage.tiled_array import Group
-from cntk_pipeline.tasks import Stage, Task
+from cntk_pipeline.tasks import Task
 from cntk_pipeline.workflow.wanted import OWNERS, Wanted, find_wanted
 
 CLOSE = 1e-6
@@ -113,7 +113,8 @@ def check(run: RunDirectory, config: RunConfig) -> Checked:
     wanted = find_wanted(run, config)
     jobs = wanted.jobs()
     tasks = {job.task for job in jobs}
-    done, bad = finished(run, _begun_jobs(run, jobs), verify=True)
+    begun = with_arrays(run, jobs)
+    done, bad = finished(run, begun, verify=True)
     left_over, unneeded = finished(run, _left_over(run, tasks), verify=True)
     contradicted = run.set_aside(_contradicted(run, config, wanted))
     return Checked(
@@ -123,7 +124,7 @@ def check(run: RunDirectory, config: RunConfig) -> Checked:
         contradicted=tuple(contradicted),
         unneeded=tuple(unneeded),
         mended=tuple(mended),
-        missing=len(tasks - done - spent(run, jobs, Chunks(len(jobs)))),
+        missing=len(tasks - done - spent(run, begun, Chunks(len(begun)))),
     )
 
 
@@ -135,7 +136,7 @@ def _groups(run: RunDirectory, config: RunConfig, wanted: Wanted) -> Iterator[Gr
         return group.path.exists() or not stages.isdisjoint({job.task.stage for job in jobs})
 
     groups: list[tuple[Group, Sequence[Job]]] = [
-        (run.stored_data.group(), ()),
+        (run.stored_data.group(), kernel_jobs(run)),  # tiles are computed from it
         (kernel_group(run), kernel_jobs(run)),
     ]
     if needs_test_kernel(config.inference):
@@ -152,19 +153,6 @@ def _groups(run: RunDirectory, config: RunConfig, wanted: Wanted) -> Iterator[Gr
     ]:
         groups.append((product.group(run), product.jobs))
     return (group for group, jobs in groups if is_begun(group, jobs))
-
-
-def _begun_jobs(run: RunDirectory, jobs: Sequence[Job]) -> list[Job]:
-    """List the jobs whose arrays exist."""
-    known: dict[Stage, bool] = {}
-    for job in jobs:
-        if job.task.stage not in known:
-            known[job.task.stage] = True
-            try:
-                job.places(run)
-            except StoreError:
-                known[job.task.stage] = False
-    return [job for job in jobs if known[job.task.stage]]
 
 
 def _left_over(run: RunDirectory, wanted: set[Task]) -> list[Job]:

@@ -15,7 +15,7 @@ from cntk_pipeline.rundir.directory import Provenance, RunDirectory
 from cntk_pipeline.rundir.growth import Growth
 from cntk_pipeline.rundir.owners import Chunks
 from cntk_pipeline.rundir.specification import DataSpecification, EngineRecord
-from cntk_pipeline.rundir.verification import spent
+from cntk_pipeline.rundir.verification import spent, with_arrays
 from cntk_pipeline.solvers import METRICS, RidgeChoice, read_choice, solver_of
 from cntk_pipeline.storage.tiled_array import TiledArray
 from cntk_pipeline.tasks import Receipt, Task
@@ -253,10 +253,11 @@ def _stage_report(run: RunDirectory, stage: WantedStage, receipts: dict[Task, Re
     # A receipt whose chunk is gone (quarantined, deleted) does not count, unless it was there until it was used up;
     # then the receipt may be gone as well, damaged in the journal.
     chunks = Chunks(len(stage.jobs))
-    used_up = spent(run, stage.jobs, chunks)
+    made = with_arrays(run, stage.jobs)
+    used_up = spent(run, made, chunks)
     mine = [
         receipts[job.task]
-        for job in stage.jobs
+        for job in made
         if job.task in receipts
         and (job.task in used_up or None not in [chunks.size(array, index) for array, index in job.places(run)])
     ]
