@@ -63,7 +63,7 @@ def choose_ridge(run: RunDirectory, selection: Json, capacity: Capacity, run_job
     Parameters
     ----------
     run : its kernel must be done.
-    selection : specification of the choice, as of `requested_selections`.
+    selection : specification of the choice, as in `requested_selections`.
     capacity : decides which way is quicker.
     run_jobs : runs jobs of a named stage.
 

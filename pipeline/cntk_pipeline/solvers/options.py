@@ -22,7 +22,7 @@ class CholeskyOptions(Section):
     ----------
     factor_dtype : of the stored factor. In float32 it takes half the disk, and conjugate gradients with it as
         preconditioner bring the residual down to ``tolerance``; products are in float64 anyway.
-    tolerance, max_iterations : of these iterations, as of ``solver = "cg"``.
+    tolerance, max_iterations : of these iterations, as in ``solver = "cg"``.
     """
 
     factor_dtype: Literal["float64", "float32"] = "float64"

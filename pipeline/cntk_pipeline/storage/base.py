@@ -125,7 +125,7 @@ class StorePath(ABC):
         """Read a file's version and its content as ``(bytes,)`` uint8 that is not written to.
 
         A directory maps it, and nothing is copied. None where the version is still the ``known`` one;
-        `FileNotFoundError` where there is no file, `ForeignFile` as of `read_bytes`.
+        `FileNotFoundError` where there is no file, `ForeignFile` as in `read_bytes`.
         """
 
     @abstractmethod

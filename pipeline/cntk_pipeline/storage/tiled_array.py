@@ -186,7 +186,7 @@ class TiledArray:
         Raises
         ------
         CorruptTile
-            As of `read`.
+            As in `read`.
         """
         path = self.chunk_path(*index)
         known, kept = _MAPPED.take(path)
@@ -286,7 +286,7 @@ class InputArray:
     Parameters
     ----------
     path : of the array's directory.
-    shape, kind : that it must have; ``kind`` as of `numpy.dtype.kind`.
+    shape, kind : that it must have; ``kind`` as in `numpy.dtype.kind`.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What a run will cost, before it runs: pairs, tiles, bytes, seconds and memory."""
+"""The forecast of a run's costs: pairs, tiles, bytes, seconds and memory."""
 
 import math
 import time
@@ -23,7 +23,7 @@ from cntk_pipeline.tiling import choose_tile, clip_tile, total_pairs
 from cntk_pipeline.workflow.wanted import OWNERS
 
 TASK_SECONDS = 0.012
-"""What a task costs beside its arithmetic: scheduling, opening arrays, fsync. Measured on tasks of no arithmetic."""
+"""Cost of a task beside its arithmetic: scheduling, opening arrays, fsync. Measured on tasks without arithmetic."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class IterationPlan:
-    """One iteration of conjugate gradients on all systems, whose number is not known beforehand.
+    """One iteration of conjugate gradients on all systems; the number of iterations is not known beforehand.
 
     Attributes
     ----------
@@ -59,17 +59,17 @@ class Plan:
     Attributes
     ----------
     contents : the images by class.
-    warnings : what is odd about the data.
+    warnings : oddities of the data.
     train, test : images.
     readouts : names of the kernels.
     tile, factor_tile : samples along a tile's edge.
     pairs : of images, each computed once for all read-outs.
-    plane_entries : per pair, what the time of a pair is proportional to.
+    plane_entries : number per pair; the time of a pair is proportional to it.
     pair_seconds : of one pair on one core, measured on a sample; the rest is derived.
-    measured_share : of a pair's plane entries, which was computed to find out.
-    product_rate : float64 matrix product, floating-point operations a second and core, measured.
-    slots : tiles at once.
-    stages : what happens, in order, iterations aside.
+    measured_share : share of a pair's plane entries that was computed for this measurement.
+    product_rate : measured speed of the float64 matrix product, floating-point operations per second and core.
+    slots : number of tiles computed at once.
+    stages : all stages in their order, without the iterations.
     memory_bytes : the largest need of one worker.
     iteration : of conjugate gradients; None where none run.
     """
@@ -108,7 +108,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class PlanInputs:
-    """What a plan is made from.
+    """The inputs of a plan.
 
     ``tile`` is None where it is to be chosen; ``sample`` holds a few standardised images.
     """
@@ -126,7 +126,7 @@ class PlanInputs:
 
 
 def make_plan(inputs: PlanInputs) -> Plan:
-    """Measure what a pair and a matrix product cost here, choose the tiles, and add up what all owners forecast."""
+    """Measure the time of a pair and of a matrix product here, choose the tiles, and sum all owners' forecasts."""
     shape = inputs.sample.shape[1:]
     program = lower([(readout.network, readout.kind) for readout in inputs.readouts], shape)
     cost = measure_pair(program, inputs.dtype, inputs.flips, inputs.sample)
