@@ -66,7 +66,7 @@ def memory_bytes(groups: Path = _GROUPS, own_groups: Path = _OWN_GROUPS) -> int:
 
     Parameters
     ----------
-    groups, own_groups : as of `core_count`.
+    groups, own_groups : as in `core_count`.
     """
     import distributed.system  # takes 0.2 s, and is not needed where only cores are counted
 

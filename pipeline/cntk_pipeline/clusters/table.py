@@ -42,7 +42,7 @@ def require_extras(config: ClusterConfig) -> None:
     Raises
     ------
     ConfigError
-        As of `Extra.require`.
+        As in `Extra.require`.
     """
     extra = cluster_of(config).extra
     if extra is not None:

@@ -104,7 +104,7 @@ def load_cluster(path: str | Path) -> ClusterConfig:
     Raises
     ------
     ConfigError
-        As of `load_config`.
+        As in `load_config`.
     """
     table = read_toml(path, "cluster file")
     if set(table) != {"cluster"}:

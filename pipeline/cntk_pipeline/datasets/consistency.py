@@ -58,7 +58,7 @@ def warnings_of(data: Dataset, ridges: list[float], mirrored: bool = False) -> t
     ----------
     data : Dataset
     ridges : of the regression; without one (0), equal images make the kernel singular.
-    mirrored : as of `equal_images`.
+    mirrored : as in `equal_images`.
 
     Raises
     ------

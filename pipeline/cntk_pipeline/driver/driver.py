@@ -2,9 +2,9 @@
 
 The driver holds what Dask would otherwise hold in worker memory: which tiles are ready and which are done. It
 keeps a heap of ready tiles, a window of about two per slot in flight, and writes each receipt to the journal
-before it releases what waited for the tile. A lost worker then costs the tiles it was computing, never their
-ancestors, and a new driver goes on from the journal. A tile that nothing is heard of is given to another worker too;
-whichever receipt comes first counts.
+before it releases the tiles that waited for this one. A lost worker then costs the tiles it was computing, never their
+ancestors, and a new driver goes on from the journal. A tile without a sign of life is given to another worker too;
+the first receipt counts.
 """
 
 import heapq
@@ -53,7 +53,7 @@ DRAIN_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Progress:
-    """A moment of a run, for whoever shows it.
+    """A moment of a run, for its view.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ class Progress:
     elapsed_seconds : since this driver began.
     retries, quarantined : tiles tried again, and tiles given up because they kill their workers.
     receipt : of the tile that just finished.
-    note : what else is worth showing. Where there is one, more tasks may follow than ``total`` knows of.
+    note : additional text for people. Where there is one, more tasks may follow than ``total`` counts.
     """
 
     done: int
@@ -80,7 +80,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class _Flight:
-    """One call of a task: one that is waited for may have several."""
+    """One call of a task; a task that takes too long may have several."""
 
     task: Task
     since: float
@@ -92,7 +92,7 @@ class Outcome:
 
     Attributes
     ----------
-    done : all finished tasks, those given as done included. Their receipts are in the journal.
+    done : all finished tasks, including the tasks given as done. Their receipts are in the journal.
     failed : errors of the tasks that could not be computed.
     blocked : tasks that waited for a failed one.
     """
@@ -128,7 +128,7 @@ class Driver:
     on_progress : called after each receipt.
     stop : set it to let tiles in flight finish, for `DRAIN_SECONDS`, and then raise `Interrupted`.
     require_lease : raises where this driver does not hold the run's lease any more.
-    clock : what time is measured by.
+    clock : the source of time.
     """
 
     def __init__(
@@ -149,8 +149,8 @@ class Driver:
         self._require_lease = require_lease
         self._clock = clock
         self._patience = Patience()
-        # Another driver, also of another run, may share the scheduler, and what an earlier call of `run` left behind
-        # may still come in: no key must ever be given twice.
+        # Another driver, also of another run, may share the scheduler, and results of an earlier call of `run` may
+        # still come in: no key must ever be given twice.
         self._token, self._serial = uuid.uuid4().hex[:8], itertools.count()
 
     def _group(self, task: Task) -> str:
@@ -165,7 +165,7 @@ class Driver:
         Raises
         ------
         Interrupted
-            If ``stop`` was set; tiles in flight were finished first, as far as that took no longer than bearable.
+            If ``stop`` was set. Tiles in flight were finished first, within `DRAIN_SECONDS`.
         RunLocked
             If another driver has taken over the run.
         WorkersLost
@@ -182,7 +182,7 @@ class _Batch:
     def __init__(self, driver: Driver, jobs: Sequence[Job], done: Collection[Task]) -> None:
         self.driver = driver
         self.jobs = {job.task: job for job in jobs if job.only_for not in done}
-        # What becomes ready late may be what everything else waits for: it passes what is in flight, but not begun.
+        # All else may wait for a tile that becomes ready late: it overtakes tiles in flight that have not begun.
         self.ranks = {job.task: rank for rank, job in enumerate(sorted(self.jobs.values(), key=lambda j: j.priority))}
         self.outcome = Outcome({task for task in self.jobs if task in done})
         self.waiting_for = {
@@ -200,7 +200,7 @@ class _Batch:
         self.in_flight: dict[tuple[Any, ...], _Flight] = {}
         self.copies: dict[Task, list[tuple[Any, ...]]] = {}
         self.attempts: dict[Task, int] = {}
-        # Whoever shares a worker with a tile that kills it is blamed too: each is heard once more, with nothing beside.
+        # Tiles on the same worker as a tile that kills it are blamed too: each gets one more try, alone.
         self.suspects: list[Task] = []
         self.heard: set[Task] = set()
         self.retries = 0
@@ -271,14 +271,14 @@ class _Batch:
         for completion in completions:
             flight = self.in_flight.pop(completion.key, None)
             if flight is None:
-                continue  # of a tile that is done: said twice, or by a worker that was given up
+                continue  # the tile is done: a second receipt, or one of a worker that was given up
             task = flight.task
             self.copies[task].remove(completion.key)
             if completion.cluster_lost:
                 self.abort = WorkersLost("the Dask cluster went away; finished tiles are kept, `cntk resume` goes on")
             elif completion.error is None and not completion.worker_died:
                 if not self.copies[task] and task not in self.attempts:
-                    # The first tiles find no queue before them, those behind them will.
+                    # The first tiles find no queue before them; later ones will.
                     queued = WINDOW_PER_SLOT * completion.result.seconds
                     self.driver._patience.learn(task, max(self.driver._clock() - flight.since, queued))
                 for key in self.copies[task]:
@@ -287,7 +287,7 @@ class _Batch:
                 self.copies[task] = []
                 receipts.append(completion.result)
             elif self.copies[task] and not (completion.error and is_disk_full(completion.error)):
-                continue  # the other one decides
+                continue  # the other call decides
             elif completion.worker_died:
                 self._blame(task)
             elif completion.error is not None:
@@ -311,7 +311,7 @@ class _Batch:
         self._show(receipt)
 
     def _blame(self, task: Task) -> None:
-        """Hear a tile again whose workers died, or take it out, so that the rest can go on; the caller names it."""
+        """Try a tile again whose workers died, or give it up, so that the rest can go on; the caller names it."""
         if task not in self.heard:
             self.suspects.append(task)
             self.retries += 1
@@ -329,7 +329,7 @@ class _Batch:
             self.abort = disk_full(self.driver._run_path)
             return
         attempts = self.attempts[task] = self.attempts.get(task, 0) + 1
-        # Also where the store refused: its worker may be the only one that may not write there.
+        # Also where the store refused: this worker may be the only one without permission to write there.
         transient = isinstance(error, StoreError) or (
             isinstance(error, OSError) and not isinstance(error, PipelineError)
         )

@@ -1,4 +1,4 @@
-"""The one place around every task on a worker, and around a driver: here events begin, for the log and the counters."""
+"""The wrapper around every task on a worker, and around a driver: the origin of all events, for log and counters."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -22,12 +22,12 @@ from cntk_pipeline.telemetry.events import (
 )
 
 LOGS_KEPT = 4
-"""Runs whose logs a worker keeps open: as many may share a scheduler, and no file is opened twice."""
+"""Number of runs whose logs a worker keeps open: so many may share a scheduler without opening a file twice."""
 
 
 @dataclass(frozen=True)
 class Observed:
-    """The computation of a task that tells when it begins, and how it ends.
+    """The computation of a task with events for its beginning and its end.
 
     Attributes
     ----------
@@ -51,7 +51,7 @@ class Observed:
 
 @contextlib.contextmanager
 def recording(run: RunDirectory) -> Iterator[None]:
-    """Keep the events of a driver, and count them, for the length of a ``with`` block; tell how it ended."""
+    """Log and count the events of a driver for the length of a ``with`` block; emit an event for its end."""
     metrics.install()
     with attached(_log_of(run, str(run.path.absolute()))):
         try:
@@ -63,12 +63,12 @@ def recording(run: RunDirectory) -> Iterator[None]:
 
 
 def _listen(run_path: str) -> None:
-    """Let a run's log hear of what this process does for it, from its first task here."""
+    """Attach a run's log to the events of this process, from its first task here."""
     open_logs = [handler for handler in listeners() if isinstance(handler, RunLog)]
     if any(log.run_path == run_path for log in open_logs):
         return
     metrics.install()
-    with contextlib.suppress(PipelineError):  # without a run the task itself says so
+    with contextlib.suppress(PipelineError):  # without a run the task itself raises
         log = _log_of(RunDirectory(run_path), run_path)
         for old in open_logs[: max(0, len(open_logs) - LOGS_KEPT + 1)]:
             detach(old)

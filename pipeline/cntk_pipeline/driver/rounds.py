@@ -1,4 +1,4 @@
-"""Runs several courses of jobs side by side where what comes next depends on what came out.
+"""Runs several courses of jobs side by side, where the next jobs depend on earlier results.
 
 The rounds of all courses go to the driver together, so that one system's single task does not leave the others'
 workers idle. A course that fails ends alone.
@@ -16,12 +16,12 @@ from cntk_pipeline.tasks import Task
 
 @dataclass(frozen=True)
 class Course:
-    """One system's way to its results.
+    """The jobs of one system, in rounds.
 
     Attributes
     ----------
     name : of the system.
-    rounds : lists of jobs, each asked for when the one before is done.
+    rounds : lists of jobs; each is asked for when the list before is done.
     solution : the job, in the last round, that the ``closing`` jobs wait for.
     closing : jobs that end the course; they run with that round.
     """
@@ -33,11 +33,11 @@ class Course:
 
 
 class Tally:
-    """Adds the progress of rounds up into that of one stage.
+    """The progress of one stage as the sum of its rounds.
 
     Parameters
     ----------
-    show : is given the sums.
+    show : receives the sums.
     """
 
     def __init__(self, show: Callable[[Progress], None]) -> None:
@@ -47,7 +47,7 @@ class Tally:
         self._later, self._note = 0, ""
 
     def begin_round(self, later: int, note: str) -> None:
-        """Count what was shown last as done; ``later`` tasks are known to follow this round."""
+        """Add the last shown progress to the finished rounds; ``later`` tasks are known to follow this round."""
         self._before, self._later, self._note = self._now, later, note
 
     def progress(self, progress: Progress) -> None:
@@ -75,13 +75,13 @@ def run_rounds(
 
     Parameters
     ----------
-    run_jobs : runs a list of jobs and says how that ended.
-    tally : is told when a round begins.
-    note : asked before each round for what else is to be shown, how far iterations have converged.
+    run_jobs : runs a list of jobs and returns their outcome.
+    tally : sums up the progress of the rounds.
+    note : called before each round; returns additional text to show, on the convergence of iterations.
 
     Returns
     -------
-    outcome : of all jobs; an error of a course itself counts as one of its solution.
+    outcome : of all jobs; an error of a course itself counts as an error of its solution.
     finished : names of the courses whose jobs are all done.
     """
     total, finished, under_way = Outcome(), [], list(courses)
@@ -115,5 +115,5 @@ def run_rounds(
 
 
 def _is_whole(jobs: Sequence[Job], done: Container[Task]) -> bool:
-    """Tell whether all jobs are done; those that serve one other only need not be, where that one was before."""
+    """Tell whether all jobs are done; a job that serves only one other need not be done if that other is done."""
     return all(job.task in done for job in jobs if job.only_for is None)

@@ -1,4 +1,4 @@
-"""The stages of a run: what is done already is looked up or taken over, and the rest is driven."""
+"""The stages of a run: finished tiles are looked up or taken over, and the driver computes the rest."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from cntk_pipeline.tasks import Task
 
 
 class View(Protocol):
-    """Whoever shows a run to people."""
+    """The interface of a view, which shows a run to people."""
 
     def say(self, text: str) -> None:
         """Show a line."""
@@ -27,7 +27,7 @@ class View(Protocol):
         """Show that a stage begins."""
 
     def progress(self, progress: Progress) -> None:
-        """Show how far the stage is."""
+        """Show the progress of the stage."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Stages:
     ----------
     run : where jobs read and write.
     executor : where they run.
-    view : is shown what happens.
+    view : shows the progress.
     clock : measures stages.
     stop : set it to let tiles in flight finish, then `Interrupted` is raised.
     verify : read every finished chunk and compare its checksums, not only its size.
@@ -56,13 +56,13 @@ class Stages:
     source: str | None
 
     def run_jobs(self, stage: str, jobs: Sequence[Job]) -> Outcome:
-        """Run the jobs of a stage to their end, those that are done aside; errors as of `Driver.run`."""
+        """Run the jobs of a stage that are not done; errors as in `Driver.run`."""
         done = self._look_up(jobs)
         self._begin(stage)
         return self._driver(self._progress).run(jobs, done)
 
     def run_courses(self, stage: str, courses: Sequence[Course], note: Callable[[], str]) -> tuple[Outcome, list[str]]:
-        """Run courses side by side to their ends, as `run_rounds` does; what is done is looked up round by round."""
+        """Run courses side by side to their ends, as `run_rounds` does; finished jobs are looked up round by round."""
         tally = Tally(self._progress)
         driver = self._driver(tally.progress)
         self._begin(stage)
@@ -86,11 +86,11 @@ class Stages:
         return Driver(path, self.executor, self.run.journal, on_progress, self.stop, self.lease.require)
 
     def _look_up(self, jobs: Sequence[Job]) -> set[Task]:
-        """Find out which jobs are done, and say which of them turned out to be damaged."""
+        """Find the jobs that are done, and report damaged ones."""
         lasting = [job for job in jobs if job.only_for is None]
         self.take_over(lasting)
         done, quarantined = finished(self.run, lasting, verify=self.verify)
-        # What served only tasks that are done was deleted.
+        # Chunks that served only tasks that are done were deleted.
         serving = [job for job in jobs if job.only_for is not None and job.only_for not in done]
         served, damaged = finished(self.run, serving, verify=self.verify)
         for task in quarantined + damaged:

@@ -1,4 +1,4 @@
-"""How long the stages of a run took, by the clock and inside their tasks, and so how busy the slots were."""
+"""The times of a run's stages, by the clock and inside their tasks, and so the use of the slots."""
 
 import contextlib
 import time
@@ -20,13 +20,13 @@ _FILE = "timing.json"
 @with_config(STRICT)
 @dataclass(frozen=True)
 class StageTiming:
-    """What a stage took, all drivers together that came to an end.
+    """The times of a stage, summed over all drivers that were not killed.
 
     Attributes
     ----------
     stage : as drivers and their views name it.
     wall_seconds : by the clock.
-    slot_seconds : the same times the slots that there were.
+    slot_seconds : time by the clock, times the number of slots.
     core_seconds : inside tasks.
     """
 
@@ -51,17 +51,17 @@ _TIMINGS: Record[_Timings] = Record(_Timings, "delete it: only how busy the slot
 
 
 def read_timings(run: RunDirectory) -> tuple[StageTiming, ...]:
-    """Read what the stages of a run took."""
+    """Read the times of a run's stages."""
     found = run.read_record(_FILE, _TIMINGS)
     return () if found is None else found.stages
 
 
 class StageClock:
-    """Tells of each stage when it begins and ends, and writes down what it took.
+    """Measures the stages of a run, records their times, and emits events for their beginnings and ends.
 
     Parameters
     ----------
-    run : whose stages.
+    run : the run of the stages.
     slots : asked at each receipt, since workers come and go.
     """
 
@@ -72,7 +72,7 @@ class StageClock:
         self._seen = 0.0
 
     def begin(self, stage: str) -> None:
-        """Begin a stage, which ends the one before."""
+        """Begin a stage and end the stage before it."""
         self.end()
         self._timing, self._last, self._seen = StageTiming(stage), None, time.monotonic()
 

@@ -1,6 +1,6 @@
-"""Results of a kernel that a run has stored, tile by tile. ``RESULTS`` is the door of this room: results by their key.
+"""Results of a kernel in a run's store, tile by tile. ``RESULTS`` is the interface of this package: results by key.
 
-The same for a kernel in memory is in `cntk_pipeline.regression`.
+The same results for a kernel in memory are in `cntk_pipeline.regression`.
 """
 
 from typing import Any
@@ -58,7 +58,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Say where the functions for kernels in memory are, which earlier versions had here."""
+    """Raise an error with the new place of the functions for kernels in memory; earlier versions had them here."""
     if name in regression.__all__:
         raise ImportError(f"{name} works in memory: write `from cntk_pipeline.regression import {name}`")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

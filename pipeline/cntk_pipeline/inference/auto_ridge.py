@@ -1,6 +1,6 @@
-"""Choosing a ridge by leave-one-out on the training images, never by the test images.
+"""The choice of a ridge by leave-one-out on the training images, never by the test images.
 
-Two ways lead to the same numbers. One eigendecomposition in memory serves all candidates; beyond some thousand images
+Two methods give the same numbers. One eigendecomposition in memory serves all candidates. Beyond some thousand images,
 a factor and a leave-one-out for each candidate, tile by tile on all workers, is quicker and needs less memory.
 """
 
@@ -37,25 +37,25 @@ from cntk_pipeline.storage.tiled_array import ArraySpec
 from cntk_pipeline.tasks import Receipt, Stage, StageForecast, Task
 
 EIGEN_MATRICES = 6
-"""Matrices of n^2 numbers that `ridge_path` holds at its height."""
+"""Largest number of n^2 matrices that `ridge_path` holds at once."""
 
 CANDIDATE_OPERATIONS = 2.0 / 3.0
 """Cost of a candidate's factor and leave-one-out over n^3."""
 
 TASK_OPERATIONS = 4e8
-"""What a task costs beside its arithmetic, in operations: 12 ms at 33 GF/s."""
+"""Cost of a task beside its arithmetic, in operations: 12 ms at 33 GF/s."""
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """The workers of a run: tiles at once, and memory; None where nothing limits it."""
+    """The workers of a run: the number of tiles at once, and the memory, None where nothing limits it."""
 
     slots: int
     memory: WorkerMemory | None
 
 
 def choose_ridge(run: RunDirectory, selection: Json, capacity: Capacity, run_jobs: RunJobs) -> Outcome:
-    """Evaluate the ridge path of one read-out, and keep it with the chosen ridge; nothing happens where it is known.
+    """Evaluate the ridge path of one read-out and record it with the chosen ridge, unless the record exists.
 
     The smallest mean squared leave-one-out error wins; of equals, the largest ridge. Candidates with which the kernel
     is not positive definite are left out.
@@ -63,13 +63,13 @@ def choose_ridge(run: RunDirectory, selection: Json, capacity: Capacity, run_job
     Parameters
     ----------
     run : its kernel must be done.
-    selection : specification of the choice, as of `requested_selections`.
-    capacity : decides which way is quicker.
+    selection : specification of the choice, as in `requested_selections`.
+    capacity : of the workers; it decides which method is quicker.
     run_jobs : runs jobs of a named stage.
 
     Returns
     -------
-    Of what could not be computed; without failures, the record of the choice is written.
+    The outcome of the jobs; if none failed, the record of the choice is written.
     """
     if read_choice(run, selection) is not None:
         return Outcome()
@@ -95,7 +95,7 @@ def evaluate_path(run_path: str, task: Task) -> Receipt:
     Raises
     ------
     NotPositiveDefinite
-        If no candidate is enough.
+        If the kernel is not positive definite with any candidate.
     """
     work = open_work(run_path, task)
     n = work.cut.count
@@ -128,7 +128,7 @@ RIDGE_PATH = Owner("ridge_path", evaluate_path, _places)
 
 
 def _definite_path(kernel: np.ndarray, targets: np.ndarray, ridges: Sequence[float]) -> RidgePath:
-    """Evaluate the path of those of the falling absolute ridges with which the kernel is positive definite."""
+    """Evaluate the path of falling absolute ridges, without ridges that leave the kernel not positive definite."""
     while True:
         try:
             return ridge_path(kernel, targets, ridges, "absolute")
@@ -150,7 +150,7 @@ def _choose_in_memory(run: RunDirectory, selection: Json, run_jobs: RunJobs) -> 
 
 
 def path_product(run: RunDirectory, selection: Json) -> Product:
-    """Describe the table that a choice in memory is made from; its summary is the choice."""
+    """Describe the table for a choice in memory; its summary is the choice."""
     name, candidates = solve_name(selection), ridge_candidates()
     array = ArraySpec("candidates", (len(candidates), 4), (len(candidates), 4), "float64", ("ridge", "column"))
     stage = Stage("ridge_path", solve=name)
@@ -180,9 +180,9 @@ def path_product(run: RunDirectory, selection: Json) -> Product:
 
 
 def _choose_by_factors(run: RunDirectory, selection: Json, slots: int, run_jobs: RunJobs) -> Outcome:
-    """Solve one candidate after the other, and keep the factor of the best so far only.
+    """Solve one candidate after the other, and keep only the factor of the best so far.
 
-    A smaller ridge than one that is not enough is not tried.
+    After a ridge with which the kernel is not positive definite, no smaller one is tried.
     """
     found: list[tuple[float, LeaveOneOutRecord | None]] = []
     best: tuple[float, System] | None = None
@@ -223,7 +223,7 @@ def _after_solve(product: Product, system: System) -> list[Job]:
 
 
 def _path_record(found: Sequence[tuple[float, LeaveOneOutRecord | None]]) -> Json:
-    """Keep the path and the candidate of the smallest error; they fall, so the first of equals is the largest."""
+    """Make the record of the path and the candidate with the smallest error; the largest ridge wins among equals."""
     errors = [np.inf if left_out is None else left_out.squared_error for _, left_out in found]
     return {
         "ridges": list(ridge_candidates()),

@@ -28,16 +28,16 @@ class Product:
 
     Attributes
     ----------
-    stage : of its jobs; names the solve, the arrays and the record. Parameters are there as a digest or a number.
+    stage : of its jobs; names the solve, the arrays and the record, with a digest or a number of the parameters.
     owner : of the stage.
-    arrays : to create.
-    jobs : that fill the arrays.
+    arrays : the arrays to create.
+    jobs : the jobs that fill the arrays.
     kind : of the record; None for a product that serves other products only.
     summarise : reads the filled arrays and returns the record.
-    parameters : what the jobs must know beside their tiles; kept as attributes of the arrays' group.
+    parameters : further inputs of the jobs, beside their tiles; kept as attributes of the arrays' group.
     label : of the system or the network, for people.
-    specification : of a product that belongs to no system: its solve.json, without the ridge that it does not have.
-    record_name : of the record's file, where it lies beside solve.json.
+    specification : of a product that belongs to no system: its solve.json, without a ridge.
+    record_name : name of the record's file, if it lies beside solve.json.
     """
 
     stage: Stage
@@ -58,7 +58,7 @@ class Product:
 
     @property
     def record(self) -> str:
-        """Where the record lies in the run directory."""
+        """The path of the record in the run directory."""
         return f"solve/{self.solve}/{self.record_name or f'inference/{self.stage.name}.json'}"
 
     def group(self, run: RunDirectory) -> Group:
@@ -67,7 +67,7 @@ class Product:
         return Group(run.inferred_path(self.solve, self.stage.name), self.arrays, attributes)
 
     def specify(self, run: RunDirectory) -> None:
-        """Write the solve.json of a product that belongs to no system, where its tasks look for one."""
+        """Write the solve.json of a product that belongs to no system: its tasks read it."""
         if self.specification is not None:
             run.write_record(
                 f"solve/{self.solve}/solve.json", self.specification | {"ridge": 0.0, "absolute_ridge": 0.0}
@@ -105,7 +105,7 @@ class Shown:
 
 
 Found = Sequence[tuple[str, Any]]
-"""The records of a result, each behind the label of its system."""
+"""The records of a result, each after the label of its system."""
 
 Asked = Mapping[str, Any]
 """The keys of ``[inference]`` that a workflow asks for, with their values."""
@@ -117,8 +117,8 @@ class Result(ABC):
     Attributes
     ----------
     key : in a workflow.
-    earlier_keys : by which workflows of earlier versions ask for it.
-    option : type of its value in a workflow, as pydantic knows it; a value that is false asks for nothing.
+    earlier_keys : its keys in workflows of earlier versions.
+    option : type of its value in a workflow, for pydantic; a false value asks for nothing.
     owner : of its stage.
     record : of one system or network.
     needs_factor : whether it is computed from the factor in float64.
@@ -137,7 +137,7 @@ class Result(ABC):
         """Raise `ConfigError` where a value does not fit the number of training images, or the kinds of read-outs."""
 
     def of_system(self, run: RunDirectory, system: System, value: Any, order: int) -> list[Product]:
-        """List the products for one system, behind those that they need; ``order`` ranks the system among others."""
+        """List the products for one system, each after products it needs; ``order`` ranks the system among others."""
         return []
 
     def of_run(self, run: RunDirectory, asked: Asked) -> list[Product]:
@@ -153,7 +153,7 @@ class Result(ABC):
         return []
 
     def needs(self, size: SystemSize) -> list[Need]:
-        """List the memory of tasks that hold more than those of the solver."""
+        """List the memory of tasks that hold more than the solver's tasks."""
         return []
 
     @abstractmethod
@@ -167,7 +167,7 @@ def digest_of(parameters: Any) -> str:
 
 
 def share_text(value: float | None) -> str:
-    """Write an accuracy for people; None is that of a data set of one class."""
+    """Write an accuracy for people; it is None for a data set of one class."""
     return "one class" if value is None else f"{100 * value:.2f}%"
 
 

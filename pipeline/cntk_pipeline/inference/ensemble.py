@@ -1,6 +1,6 @@
 """Networks in training, from a run: the ensemble's mean and covariance at some times, each in memory.
 
-The mean is that of gradient flow from outputs of zero as well: see `gradient_flow` and `ensemble`, which compute it.
+The mean equals the solution of gradient flow from outputs of zero: see `gradient_flow` and `ensemble`.
 """
 
 from collections.abc import Sequence, Set
@@ -29,7 +29,7 @@ from cntk_pipeline.storage.tiled_array import ArraySpec, is_made
 from cntk_pipeline.tasks import Receipt, Stage, StageForecast, Task
 
 MATRICES = 8
-"""Matrices of ``(n + n_test)^2`` numbers, at most, that `ensemble` holds at its height."""
+"""Largest number of ``(n + n_test)^2`` matrices that `ensemble` holds at once."""
 
 
 EIGEN_OPERATIONS = 10.0
@@ -53,7 +53,7 @@ _RECORD: Record[EnsembleRecord] = Record(EnsembleRecord, AGAIN)
 
 
 def blocks(run_path: str | Path, readout: str) -> Blocks:
-    """Read the blocks of one kernel of a run into memory, for the doors of `inference`.
+    """Read the blocks of one kernel of a run into memory, for the functions of `cntk_pipeline.regression`.
 
     Parameters
     ----------
@@ -63,15 +63,15 @@ def blocks(run_path: str | Path, readout: str) -> Blocks:
     Returns
     -------
     Blocks
-        In the dtype of the run, from which the doors know its rounding. ``test`` is None where the run was not asked
+        In the dtype of the run, which tells those functions its rounding. ``test`` is None where the run was not asked
         for ``inference.covariance``.
 
     Raises
     ------
     RunNotFound, ConfigError
-        There is no run, or no such kernel in it.
+        If there is no run, or no such kernel in it.
     CorruptTile
-        A tile is not computed yet, or damaged.
+        If a tile is not computed yet, or damaged.
     """
     run = RunDirectory(run_path)
     names = [known.name for known in run.specification.readouts]
@@ -109,12 +109,12 @@ class TrainingNeed:
         return MATRICES * 8 * (self.train + self.test) ** 2
 
     def require(self, memory: WorkerMemory) -> None:
-        """Refuse times of a data set that one worker cannot hold.
+        """Refuse to follow the training on a data set that one worker cannot hold.
 
         Raises
         ------
         ConfigError
-            With the need, the limit, and how many images would fit.
+            If it does not fit. The message has the need, the limit, and the number of images that would fit.
         """
         share = max(share_bytes(memory), 0)
         if self.bytes <= share:
@@ -129,11 +129,11 @@ class TrainingNeed:
 
 
 def ensemble_product(run: RunDirectory, ntk: str, times: Sequence[float], *, covariance: bool) -> Product:
-    """Ask for the mean and the variance of a trained ensemble, and with ``covariance`` for that, a task a time.
+    """Describe the mean and the variance of a trained ensemble, and its covariance if asked for; one task per time.
 
     Parameters
     ----------
-    ntk : name of the read-out; the NNGP of the same network is another.
+    ntk : name of the read-out; the NNGP of the same network is another read-out.
     times : of gradient flow with learning rate 1 under the loss ``1/2 mean over all n c entries``; infinity is the end.
     """
     network = ntk.removesuffix("ntk").removesuffix("-") or "network"
@@ -185,13 +185,13 @@ def ensemble_product(run: RunDirectory, ntk: str, times: Sequence[float], *, cov
 
 
 def follow_training(run_path: str, task: Task) -> Receipt:
-    """Evaluate mean, variance and, where it is asked for, covariance of the trained ensemble at one time."""
+    """Evaluate mean, variance and, if asked for, covariance of the trained ensemble at one time."""
     work = open_work(run_path, task)
     record = work.run.solve_record(work.system.fingerprint) or {}
     time, data = float(record["times"][task.row]), work.run.specification.data
     start, moves = (_read_blocks(work.run, record[kind]) for kind in ("nngp", "readout"))
     prior = start.test
-    if not record["covariance"]:  # then of K** only the diagonal is there, and of the result only that is kept
+    if not record["covariance"]:  # then only the diagonal of K** exists, and only the diagonal of the result is kept
         prior = np.diag(work.run.kernel(record["nngp"], "test_variance").read_region((0, data.test)))
     targets = one_hot_targets(np.asarray(work.run.inputs("train_labels")[:]), len(data.classes))
     try:

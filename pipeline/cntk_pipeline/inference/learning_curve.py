@@ -1,4 +1,4 @@
-"""The learning curve: what every smaller training set would have predicted, from the one factor.
+"""The learning curve: the predictions of every smaller training set, from the one factor.
 
 The leading block of a Cholesky factor is the factor of the leading block, and so with ``z = L^-1 Y`` and
 ``V = L^-1 K(train, test)``: the first m training images alone predict ``V[:m]^T z[:m]``.
@@ -49,7 +49,7 @@ DEFAULT_SIZES, SMALLEST_SIZE = 10, 10
 @with_config(STRICT)
 @dataclass(frozen=True)
 class LearningCurveRecord:
-    """How well the first training images predict the test images, for some sizes."""
+    """The test results of the first training images, for some sizes."""
 
     sizes: tuple[Positive, ...]
     absolute_ridge: float
@@ -81,7 +81,7 @@ def require_sizes(sizes: Sequence[int], count: int) -> None:
     Raises
     ------
     ConfigError
-        With the size and the number.
+        If a size is too large. The message has the size and the number of training images.
     """
     if max(sizes) > count:
         raise ConfigError(
@@ -91,9 +91,9 @@ def require_sizes(sizes: Sequence[int], count: int) -> None:
 
 
 def learning_curve_product(run: RunDirectory, system: System, sizes: Sequence[int], order: int) -> Product:
-    """Ask for the test results of the first m training images, for some sizes m; needs the whitened kernel.
+    """Describe the test results of the first m training images, for some sizes m; needs the whitened kernel.
 
-    The ridge is that of the full system at every size, also where it was given relative to trace(K) / n.
+    The full system's ridge is used at every size, also where it was given relative to trace(K) / n.
     """
     cols, rows = factor_cut(run, system), whitened_cut(run, system)
     classes = len(run.specification.data.classes)

@@ -1,4 +1,4 @@
-"""Leave-one-out predictions of a solved system, from the factor it already has."""
+"""Leave-one-out predictions of a solved system, from its existing factor."""
 
 from dataclasses import dataclass
 
@@ -20,13 +20,13 @@ from cntk_pipeline.storage.tiled_array import Array, ArraySpec
 from cntk_pipeline.tasks import Receipt, Stage, StageForecast, Task
 
 SLICE_TILES = 6
-"""Columns of the inverse are computed so many at once as fill the memory of six tiles of the factor."""
+"""Memory of the columns of the inverse that are computed at once, in tiles of the factor."""
 
 
 @with_config(STRICT)
 @dataclass(frozen=True)
 class LeaveOneOutRecord:
-    """How well each training image is predicted by all others; no accuracy where there is one class only."""
+    """The scores of predicting each training image from all others; no accuracy where there is one class only."""
 
     squared_error: NotNegative
     accuracy: Share | None
@@ -36,21 +36,21 @@ _RECORD: Record[LeaveOneOutRecord] = Record(LeaveOneOutRecord, AGAIN)
 
 
 def inverse_task_bytes(tile: int) -> int:
-    """Bytes a leave-one-out task holds: a slice of the inverse as large as six tiles, and four tiles of the factor."""
+    """Return the bytes of a leave-one-out task: a slice of the inverse of six tiles' size, four tiles of the factor."""
     return 10 * tile * tile * 8
 
 
 def inverse_need(size: SystemSize) -> TileNeed:
-    """Tell the memory of the leave-one-out tasks of a system."""
+    """Return the memory of the leave-one-out tasks of a system."""
     return TileNeed("factor tile", "solve.tile", size.tile, size.kernel_tile, inverse_task_bytes)
 
 
 def leave_one_out_product(run: RunDirectory, system: System, order: int) -> Product:
-    """Ask for what each training image is predicted to be by all others.
+    """Describe the prediction of each training image from all others.
 
     ``y_i - alpha_i / [(K + r I)^-1]_ii`` (Rasmussen and Williams 2006, equation 5.12). The diagonal of the inverse
-    takes ``n^3 / 3`` operations in all, as many as the factor; nothing but its n numbers is kept. The ridge r is that
-    of the whole matrix, also where it was given relative to trace(K) / n.
+    takes ``n^3 / 3`` operations in all, as many as the factor; only its n numbers are kept. The ridge r is computed
+    from the whole matrix, also where it was given relative to trace(K) / n.
     """
     cut, stage = factor_cut(run, system), Stage("leave_one_out", solve=system.fingerprint)
     classes = len(run.specification.data.classes)
@@ -94,8 +94,8 @@ LEAVE_ONE_OUT = Owner("leave_one_out", leave_out, _places)
 def _column_squares(work: Work, first: int, low: int, high: int) -> Array:
     """Sum the squares in columns ``low`` to ``high`` of ``L^-1``, which lie in block column ``first``.
 
-    ``L X = E`` is solved downwards for these columns E of the identity, transposed, in one pass over the tiles to the
-    right of and below the first.
+    ``L X = E`` is solved downwards for these columns E of the identity, transposed, in one pass over the tiles from
+    block row and block column ``first`` on.
     """
     cut, factor = work.cut, work.solved("factor")
     origin = cut.bounds(first)[0]
@@ -113,7 +113,7 @@ def _column_squares(work: Work, first: int, low: int, high: int) -> Array:
 
 
 def _entries(count: int, begin: int, end: int) -> int:
-    """Count the entries of ``L^-1`` in a block column, to which its time is nearly proportional."""
+    """Count the entries of ``L^-1`` in a block column; its time is nearly proportional to them."""
     return (end - begin) * (count - begin)
 
 

@@ -24,7 +24,7 @@ from cntk_pipeline.tiling import lower_tiles
 
 
 def covariance_product(run: RunDirectory, system: System, order: int) -> Product:
-    """Ask for the posterior covariance of all test images, lower tiles; needs the whitened kernel V and K(test, test).
+    """Describe the posterior covariance of all test images, lower tiles; needs the whitened kernel V and K(test, test).
 
     ``K** - V^T V`` (Rasmussen and Williams 2006, equation 2.24): of the function, without the ridge as noise.
     ``n_test^2 n`` operations and ``4 n_test^2`` bytes.

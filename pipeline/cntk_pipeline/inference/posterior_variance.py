@@ -38,7 +38,7 @@ VARIANCES: Record[VarianceRecord] = Record(VarianceRecord, AGAIN)
 
 
 def variance_product(run: RunDirectory, system: System, order: int) -> Product:
-    """Ask for the posterior variance of each test image; needs the whitened kernel V.
+    """Describe the posterior variance of each test image; it needs the whitened kernel V.
 
     ``k(x, x) - sum V^2`` (Rasmussen and Williams 2006, equation 2.26): of the function, without the ridge as noise.
     """

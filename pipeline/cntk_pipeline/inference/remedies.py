@@ -1,4 +1,4 @@
-"""The smallest ridge that would have been enough, where a system was not positive definite."""
+"""The smallest sufficient ridge for a system that was not positive definite."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,14 +11,14 @@ from cntk_pipeline.solvers import open_system
 from cntk_pipeline.solvers.systems import SystemKernel
 
 RunJobs = Callable[[str, Sequence[Job]], Outcome]
-"""Runs the jobs of a named stage to their end, those that are done aside."""
+"""Function that runs the jobs of a named stage that are not done."""
 
 
 def add_remedies(run: RunDirectory, outcome: Outcome, run_jobs: RunJobs) -> None:
-    """Add to each `NotPositiveDefinite` of an outcome the smallest ridge that is enough, from the eigenvalues.
+    """Add the smallest sufficient ridge to each `NotPositiveDefinite` of an outcome, from the eigenvalues.
 
     A pivot alone bounds the smallest eigenvalue from one side only. The eigenvalues are computed once for each kernel
-    and kept; where that fails too, the error stays as it was.
+    and kept; where this fails too, the error stays as it was.
     """
     known: dict[tuple[str, bool], str] = {}
     for task, error in outcome.failed.items():
@@ -27,7 +27,7 @@ def add_remedies(run: RunDirectory, outcome: Outcome, run_jobs: RunJobs) -> None
         system = open_system(run, task.stage.solve)
         mean_diagonal = SystemKernel(run, system).mean_diagonal()
         if mean_diagonal == 0:
-            continue  # no ridge makes a zero kernel say anything
+            continue  # for a zero kernel no ridge helps
         kernel = system.readout, system.unit_diagonal
         if kernel not in known:
             product = spectrum_product(run, system, 1, 0)

@@ -32,7 +32,7 @@ RESULTS: dict[str, Result] = {
 """Results by their key in ``[inference]``."""
 
 EXACT_FACTOR = 'take solver = "cholesky" with factor_dtype = "float64"'
-"""The remedy where a result is computed from the factor itself, not only from coefficients."""
+"""The remedy where a result needs the factor itself, not only the coefficients."""
 
 
 def owners() -> list[Owner]:
@@ -56,7 +56,7 @@ def asked_of(config: InferenceConfig) -> dict[str, Any]:
     Raises
     ------
     ConfigError
-        If a key or a value means nothing, or a result is asked for twice, by its key and by an earlier one.
+        If a key is unknown or a value invalid, or a result is asked for twice, by its key and by an earlier one.
     """
     for key, result in RESULTS.items():
         given = [name for name in (key, *result.earlier_keys) if name in config.options]
@@ -69,12 +69,12 @@ def asked_of(config: InferenceConfig) -> dict[str, Any]:
 
 
 def require_options(config: RunConfig) -> None:
-    """Read the keys of ``[solve]`` and ``[inference]`` that belong to a solver or a result; nothing else is looked at.
+    """Check the keys of ``[solve]`` and ``[inference]`` that belong to a solver or a result, and no others.
 
     Raises
     ------
     ConfigError
-        If a key or a value means nothing, or a result needs another solver.
+        If a key is unknown or a value invalid, or a result needs another solver.
     """
     asked, _ = asked_of(config.inference), options_of(config.solve)
     wanted = [f"inference.{key}" for key in asked if RESULTS[key].needs_factor]
@@ -93,19 +93,19 @@ def require_results(config: InferenceConfig, train: int, kinds: Set[str]) -> Non
     Raises
     ------
     ConfigError
-        With what is needed.
+        If a result does not fit. The message names the requirement.
     """
     for key, value in asked_of(config).items():
         RESULTS[key].require(value, train, kinds)
 
 
 def needs_test_kernel(config: InferenceConfig) -> bool:
-    """Tell whether a result reads K(test, test), which is computed only then."""
+    """Tell whether a result reads K(test, test); only then it is computed."""
     return any(RESULTS[key].needs_test_kernel for key in asked_of(config))
 
 
 def requested_products(run: RunDirectory, system: System, config: InferenceConfig, order: int) -> list[Product]:
-    """List the products that a workflow asks of a system, each once, behind those that it needs."""
+    """List the products that a workflow asks for one system, each once, after the products it needs."""
     products: dict[Any, Product] = {}
     for key, value in asked_of(config).items():
         for product in RESULTS[key].of_system(run, system, value, order):
@@ -120,7 +120,7 @@ def run_products(run: RunDirectory, config: InferenceConfig) -> list[Product]:
 
 
 def forecast_results(config: InferenceConfig, size: SystemSize, systems: int, readouts: int) -> Sequence[StageForecast]:
-    """Forecast all results of a run: a row a kind of stage, in the order of the table."""
+    """Forecast all results of a run: one row per kind of stage, in the order of the table."""
     asked = asked_of(config)
     rows: dict[str, StageForecast] = {}
     for key in asked:

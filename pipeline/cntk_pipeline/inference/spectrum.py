@@ -20,10 +20,10 @@ from cntk_pipeline.storage.tiled_array import Array, ArraySpec, TiledArray
 from cntk_pipeline.tasks import Receipt, Stage, StageForecast, Task
 
 DENSE_SAMPLES = 4096
-"""Up to here all eigenvalues are computed in memory: 134 MB and a few seconds. Beyond, Lanczos reads the tiles."""
+"""Up to so many samples all eigenvalues are computed in memory: 134 MB and a few seconds. Beyond, Lanczos is used."""
 
 LANCZOS_STEPS = 96
-"""Passes over the kernel. Each reads every tile once, so that it costs like n^2 / 2 numbers read from the disk."""
+"""Number of passes over the kernel. Each reads every tile once, n^2 / 2 numbers from the disk."""
 
 ROUNDING = 4.0
 """Units in the last place of the trace by which factoring in float64 may move an eigenvalue."""
@@ -32,7 +32,7 @@ ROUNDING = 4.0
 @with_config(STRICT)
 @dataclass(frozen=True)
 class SpectrumRecord:
-    """Eigenvalues at both ends of a kernel, the largest first, with what they may be off by."""
+    """Eigenvalues at both ends of a kernel, the largest first, with bounds of their errors."""
 
     largest: tuple[float, ...]
     largest_residuals: tuple[float, ...]
@@ -50,7 +50,7 @@ _RECORD: Record[SpectrumRecord] = Record(SpectrumRecord, AGAIN)
 
 
 def spectrum_product(run: RunDirectory, system: System, count: int, order: int) -> Product:
-    """Ask for the ``count`` largest and ``count`` smallest eigenvalues of the kernel, without its ridge."""
+    """Describe the ``count`` largest and ``count`` smallest eigenvalues of the kernel, without its ridge."""
     stage, train = Stage("spectrum", str(count), system.fingerprint), run.specification.data.train
     shape = (2, 2 * min(count, train))
     array = ArraySpec("eigenvalues", shape, shape, "float64", ("value_and_residual", "end"))
@@ -72,7 +72,7 @@ def spectrum_product(run: RunDirectory, system: System, count: int, order: int) 
 
 
 def find_ends(run_path: str, task: Task) -> Receipt:
-    """Compute eigenvalues at both ends, the largest first, over the bounds of their errors."""
+    """Compute eigenvalues at both ends, the largest first, and below them a row of error bounds."""
     work = open_work(run_path, task)
     n = work.cut.count
     ends = _ends(work.run, task).shape[1] // 2
@@ -100,8 +100,8 @@ SPECTRUM = Owner("spectrum", find_ends, _places)
 def multiply(work: Work, vector: Array) -> Array:
     """Multiply the kernel by a vector ``(n,)``: one pass over the tiles on and below its diagonal.
 
-    Tiles stay mapped from one pass to the next as far as there is room, and a unit diagonal scales the vector on both
-    sides, not the tiles.
+    Tiles stay mapped from one pass to the next as far as there is room. For a unit diagonal, the vector and the product
+    are scaled, not the tiles.
     """
     cut, stored = work.run.train_cut, work.run.kernel(work.system.readout, "train")
     scale = work.kernel.scale("train", (0, cut.count))
@@ -119,14 +119,14 @@ def multiply(work: Work, vector: Array) -> Array:
 def lanczos(product: Callable[[Array], Array], n: int, steps: int) -> tuple[Array, Array]:
     """Find eigenvalues at both ends in a fixed number of products (Golub and Van Loan 2013, section 10.1).
 
-    ARPACK restarts until it has converged, or gives nothing; here a product reads the whole kernel from the disk, and
-    an eigenvalue with an honest bound is worth more than one that takes a day. All vectors are kept, ``8 n steps``
-    bytes, and each is orthogonalised against all others, twice.
+    ARPACK restarts until it has converged, or gives nothing. Here a product reads the whole kernel from the disk, and
+    an eigenvalue with an error bound is worth more than a converged one after a day. All vectors are kept, ``8 n
+    steps`` bytes, and each is orthogonalised against all others, twice.
 
     Returns
     -------
     values : Ritz values, rising.
-    residuals : of each: an eigenvalue lies at most so far from it.
+    residuals : of each value; an eigenvalue lies within this distance of it.
     """
     basis = np.empty((min(steps, n), n))
     vector = np.random.default_rng(0).standard_normal(n)  # the same answer every time
@@ -141,14 +141,14 @@ def lanczos(product: Callable[[Array], Array], n: int, steps: int) -> tuple[Arra
             vector -= basis[: step + 1].T @ (basis[: step + 1] @ vector)
         beside.append(float(np.linalg.norm(vector)))
         if beside[-1] <= np.finfo(np.float64).eps * max(map(abs, diagonal)):
-            break  # the space is exhausted: what was found is exact
+            break  # the space is exhausted: the values are exact
         vector /= beside[-1]
     values, vectors = scipy.linalg.eigh_tridiagonal(diagonal, beside[:-1])
     return values, np.abs(beside[-1] * vectors[-1]) + np.finfo(np.float64).eps * np.abs(values).max()
 
 
 def remedy(ends: SpectrumRecord, mean_diagonal: float, n: int) -> str:
-    """Say the smallest ridge that is enough for a kernel with these ends."""
+    """Write the smallest sufficient ridge for a kernel with these ends as text."""
     smallest, residual = ends.smallest[0], ends.smallest_residuals[0]
     rounding = ROUNDING * np.finfo(np.float64).eps * n * mean_diagonal
     ridge = max(residual - smallest, 0.0) + rounding

@@ -1,6 +1,6 @@
 """The kernel of test and training images, whitened by the factor: ``V^T = K(test, train) L^-T``.
 
-The test images ride along as further block rows below the matrix, like the targets, but only where they are asked for.
+The test images are further block rows below the matrix, like the targets, but only where they are asked for.
 V gives the predictions of every smaller training set, the posterior variance and the posterior covariance.
 """
 
@@ -17,13 +17,13 @@ from cntk_pipeline.tiling import Cut
 
 
 def whitened_cut(run: RunDirectory, system: System) -> Cut:
-    """Return how the test images are cut into blocks: as the training images are in the factor."""
+    """Return how the test images are cut into blocks: like the training images in the factor."""
     test = run.specification.data.test
     return Cut(test, min(system.tile, test))
 
 
 def whitened_product(run: RunDirectory, system: System, order: int) -> Product:
-    """Ask for the whitened kernel, ``8 n_test n`` bytes; ``n_test n^2`` operations."""
+    """Describe the whitened kernel, ``8 n_test n`` bytes; ``n_test n^2`` operations."""
     rows, cols, stage = whitened_cut(run, system), factor_cut(run, system), Stage("whitened", solve=system.fingerprint)
     shape, tile = (rows.count, cols.count), (rows.size, cols.size)
     jobs = tuple(
@@ -42,7 +42,7 @@ def whitened_product(run: RunDirectory, system: System, order: int) -> Product:
 
 
 def whiten_tile(run_path: str, task: Task) -> Receipt:
-    """Compute one tile of ``K(test, train) L^-T`` from those to its left."""
+    """Compute one tile of ``K(test, train) L^-T`` from the tiles to its left."""
     work = open_work(run_path, task)
     row, col = task.row, task.col
     whitened, factor = work.run.inferred(work.system.fingerprint, "whitened", "test"), work.solved("factor")
@@ -76,5 +76,5 @@ def forecast_whitened(size: SystemSize) -> StageForecast:
 
 
 def after_row(system: System, row: int, cols: Cut) -> tuple[Task, ...]:
-    """Name the task behind which a block row of the whitened kernel is whole."""
+    """Name the task after which a block row of the whitened kernel is whole."""
     return (Task(Stage("whitened", solve=system.fingerprint), row, cols.pieces - 1),)

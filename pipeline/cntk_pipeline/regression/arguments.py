@@ -84,7 +84,7 @@ def as_train_kernel(values: npt.ArrayLike, name: str = "k_train") -> TrainKernel
 
 
 def as_test_kernel(values: npt.ArrayLike, count: int, name: str) -> Array:
-    """Return the kernel matrix of ``count`` test samples, symmetric in every bit; errors as of `as_train_kernel`."""
+    """Return the kernel matrix of ``count`` test samples, symmetric in every bit; errors as in `as_train_kernel`."""
     given = as_real(values, name)
     if given.shape != (count, count):
         raise ConfigError(f"{name} must be ({count}, {count}), as there are {count} test samples, got {given.shape}")

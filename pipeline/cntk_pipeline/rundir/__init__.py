@@ -1,1 +1,1 @@
-"""A run directory: what lies in it, what of that is done, and whose word counts."""
+"""A run directory: its files, its finished tiles, and the origin of its settings."""

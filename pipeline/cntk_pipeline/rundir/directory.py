@@ -8,15 +8,15 @@
       growth.json           only of a grown run: the older one, and which blocks of images are the same in both
       inputs.zarr/          train_images, train_labels, test_images, test_labels
       journal/              receipts of finished tiles, a segment a driver
-      log/                  what happened, a line an event, a file a process; docs/observability.md
-      timing.json           how busy the slots were, stage by stage
+      log/                  events, a line an event, a file a process; docs/observability.md
+      timing.json           the use of the slots, stage by stage
       kernel.zarr/NAME/     a group a read-out: train, test, train_variance, test_variance
       test_kernel.zarr/NAME test against test, where a posterior covariance was asked for
       solve/FINGERPRINT/    solve.json, factor.zarr, metrics.json: one ridge of one read-out
         work.zarr/          while conjugate gradients run: the last two iterations, which iterations.json counts
         ridge_path.json     instead of a solve: the choice among ridges
-        inference/          NAME.zarr, NAME.json: what [inference] asks of it
-      quarantine/           chunks that were not what their receipts say
+        inference/          NAME.zarr, NAME.json: the results of [inference]
+      quarantine/           chunks that disagreed with their receipts
 
 One chunk is one tile, and a chunk without its receipt is never trusted unread.
 """
@@ -46,22 +46,22 @@ from cntk_pipeline.tiling import Cut
 FORMAT_VERSION = 2
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-"""What read-outs and products may be called: their names become names in the store."""
+"""Valid names of read-outs and products: they become names in the store."""
 
 _SOLVE = re.compile(r"[0-9a-f]{16}")
-"""How the directory of a solve is called."""
+"""Name of the directory of a solve."""
 
 _FOLDERS = (
     *("inputs.zarr", "kernel.zarr", "test_kernel.zarr", "solve"),
     *("journal", "lease", "log", "quarantine", "submissions"),
 )
-"""What a driver writes into, and deletes from."""
+"""Folders that a driver writes into, and deletes from."""
 
 _LEFT_OVER = ("run.json", "lease", "log", "lost+found")
-"""What a folder may hold where a run begins: what one that was taken back leaves, and what file systems make."""
+"""Names that a folder may hold where a run begins: left by a run that was taken back, or made by file systems."""
 
 SIGNATURE = "signature"
-"""The key in a record that no table of a workflow has: who wrote it."""
+"""The key of a record that holds its writer's signature; no table of a workflow has this name."""
 
 _T = TypeVar("_T")
 
@@ -162,12 +162,12 @@ class RunDirectory:
 
     @classmethod
     def create(cls, path: str | Path | StorePath, specification: Specification, provenance: Json) -> "RunDirectory":
-        """Create a run, or open the one that is there if it is of the same specification.
+        """Create a run, or open the existing one if it has the same specification.
 
         Raises
         ------
         SpecificationMismatch
-            If the run that is there is of another specification, with the differences.
+            If the existing run has another specification. The message lists the differences.
         ConfigError
             If the folder is in use for something else, or lies inside another run.
         """
@@ -198,9 +198,9 @@ class RunDirectory:
         return run
 
     def retract(self) -> None:
-        """Take back what `create` has begun, so that another run can take its place; nothing of one that was there.
+        """Delete a run that `create` has begun, so that another run can take its place; an older run is not touched.
 
-        All of it: images of the one must never meet the specification of the other.
+        Its images are deleted too: images of one run must never meet the specification of another.
         """
         holds_work = any(
             (self.path / name).exists() for name in ("kernel.zarr", "test_kernel.zarr", "solve", "journal")
@@ -221,7 +221,7 @@ class RunDirectory:
         """How the test images are cut into kernel tiles."""
         return self.specification.test_cut
 
-    # What lies where.
+    # Paths and arrays.
 
     @property
     def lease_path(self) -> StorePath:
@@ -255,13 +255,13 @@ class RunDirectory:
         return self._array(self.solve_path(solve) / "factor.zarr" / part)
 
     def inferred_path(self, solve: str, product: str) -> StorePath:
-        """The zarr group of what was inferred from a solve, by the name of the product; NAME.json lies beside it."""
+        """The zarr group of a result of inference for a solve, by its product's name; NAME.json lies beside it."""
         if not _NAME.fullmatch(product):
             raise StoreError(f"{product!r} is no name of a result of inference")
         return self.solve_path(solve) / "inference" / f"{product}.zarr"
 
     def inferred(self, solve: str, product: str, part: str) -> TiledArray:
-        """Open an array of what was inferred from a solve."""
+        """Open an array of a result of inference for a solve."""
         return self._array(self.inferred_path(solve, product) / part)
 
     def inferred_attributes(self, solve: str, product: str) -> Json:
@@ -269,11 +269,11 @@ class RunDirectory:
         return _GROUP.read(self.inferred_path(solve, product) / GROUP_RECORD).attributes
 
     def solve_record(self, solve: str) -> Json | None:
-        """Read what a system that was begun is of; None where there is none."""
+        """Read the solve.json of a system that was begun; None where there is none."""
         return find_solve(self.solve_path(solve) / "solve.json")
 
     def solves(self) -> dict[str, Json]:
-        """Read what each system that was begun is of, by its fingerprint."""
+        """Read the solve.json of each system that was begun, by its fingerprint."""
         names = [folder.name for folder in (self.path / "solve").children() if _SOLVE.fullmatch(folder.name)]
         records = {name: self.solve_record(name) for name in names}
         return {name: record for name, record in records.items() if record is not None}
@@ -283,7 +283,7 @@ class RunDirectory:
         return is_made(self.solve_path(solve) / "factor.zarr" / part)
 
     def scratch_path(self, solve: str) -> StorePath:
-        """The zarr group of what a solve needs until it is finished, and only so long."""
+        """The zarr group of arrays that a solve needs only until it is finished."""
         return self.solve_path(solve) / "work.zarr"
 
     def scratch(self, solve: str, part: str) -> TiledArray:
@@ -297,7 +297,7 @@ class RunDirectory:
         return self._arrays[path]
 
     def _require_within(self, path: StorePath) -> None:
-        """Refuse links that lead out: whoever made this directory could have others write and delete elsewhere."""
+        """Refuse links that lead out: by them its author could make other users write and delete elsewhere."""
         if path.leads_out_of(self.path):
             raise StoreError(f"{path} is or lies behind a link that leads out of the run directory: put it there")
 
@@ -330,7 +330,7 @@ class RunDirectory:
         return self.stored_data.array(name)
 
     def write_record(self, relative: str, record: Json) -> None:
-        """Replace a small JSON file; `StoreError` where the run is gone, and would be begun anew in its place."""
+        """Replace a small JSON file; `StoreError` where the run is gone: the file would begin a new one there."""
         if not (self.path / "run.json").is_file():
             raise StoreError(errno.ENOENT, f"the run directory {self.path} is gone: bring it back, then resume")
         self._require_within((self.path / relative).parent)
@@ -366,17 +366,17 @@ class RunDirectory:
         return (self.path / "workflow.json").is_file()
 
     def workflow_signature(self) -> object:
-        """Read what stands in the place of the workflow's signature: anything, or None; `clusters.trust` reads it."""
+        """Read the workflow's signature, unchecked: any value, or None; `clusters.trust` checks it."""
         return (self.read_record("workflow.json", _WORKFLOW) or {}).get(SIGNATURE)
 
     def write_workflow(self, config: RunConfig, signature: str) -> None:
-        """Write the workflow that this directory is run with from now on, and the signature of whoever says so."""
+        """Write the workflow that this directory is run with from now on, and the signature of its writer."""
         self.write_record(
             "workflow.json", config.model_dump(mode="json") | ({SIGNATURE: signature} if signature else {})
         )
 
     def set_aside(self, paths: Iterable[StorePath]) -> list[StorePath]:
-        """Move files to quarantine, together; return those that were there."""
+        """Move files to quarantine, together; return the files that existed."""
         folder = self.path / "quarantine" / uuid.uuid4().hex[:8]
         there = [path for path in paths if path.exists()]
         for path in there:
@@ -384,17 +384,17 @@ class RunDirectory:
         return there
 
     def sweep(self) -> int:
-        """Delete what killed writers left half-written; return how many files and folders that were."""
+        """Delete files and folders that killed writers left half-written; return their number."""
         return self.path.sweep(_FOLDERS)
 
 
 def _require_free(path: StorePath) -> None:
-    """Refuse to begin a run among files of others, or inside another run: a driver deletes what lies in its way.
+    """Refuse to begin a run among foreign files, or inside another run: a driver deletes files that lie in its way.
 
     Raises
     ------
     ConfigError
-        With what lies there.
+        If the folder is in use. The message names the files in it.
     """
     others = [child.name for child in path.children() if child.name not in _LEFT_OVER]
     if "inputs.zarr" in others:
@@ -414,7 +414,7 @@ def _require_free(path: StorePath) -> None:
 
 
 def _is_run(path: StorePath) -> bool:
-    """Tell whether there is a run, whatever else lies there, and whoever may look at it."""
+    """Tell whether a folder holds a run; False also where it may not be read."""
     try:
         _RUN.read(path / "run.json")
     except OSError:  # which StoreError is

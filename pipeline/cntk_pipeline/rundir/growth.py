@@ -1,4 +1,4 @@
-"""Growing a run: what a run to come has in common with an older one.
+"""Growing a run: the common part of a new run and an older one.
 
 A run directory never changes what it is of, so more images or more read-outs make a new one. The bits of a pair depend
 on its two images, its network, the engine, the dtype and flips alone: a tile whose images are the same in both runs is
@@ -26,20 +26,23 @@ from cntk_pipeline.tasks import Stage
 from cntk_pipeline.tiling import Cut, choose_factor_tile
 
 SMALLEST_SHARE = 1 / 4
-"""Of the factor tile that would be chosen anew: below it tasks are small, and the older factor little of the work."""
+"""Smallest tile of an older factor that is kept, as a share of the tile that would be chosen anew.
+
+With smaller tiles tasks are small, and the older factor saves little of the work.
+"""
 
 
 @with_config(STRICT)
 @dataclass(frozen=True)
 class Growth:
-    """What a run has in common with the older one that it grows from: the record growth.json.
+    """The common part of a run and the older one that it grows from: the record growth.json.
 
     Attributes
     ----------
     path : of the older run, absolute.
     fingerprint : of its specification.
     train, test : numbers of the blocks of images, a kernel tile's edge each, that are the same in the same place.
-    targets : those of the training blocks whose labels are the same as well.
+    targets : numbers of the training blocks whose labels are the same as well.
     factor_tile : the largest tile of the older run's factors; None where it has none.
     """
 
@@ -79,12 +82,12 @@ def find_source(config: RunConfig, path: StorePath) -> RunDirectory | None:
 
 
 def compare(old: RunDirectory, specification: Specification, train: Split, test: Split) -> Growth:
-    """Find out what a run to come has in common with an older one, by what both say and by the images themselves.
+    """Find the common part of a new run and an older one, from their specifications and their images.
 
     Parameters
     ----------
     old : the older run.
-    specification : of the run to come.
+    specification : of the new run.
     train, test : its images as they will be stored, and its labels.
 
     Raises
@@ -116,7 +119,7 @@ def compare(old: RunDirectory, specification: Specification, train: Split, test:
 
 
 def begin(run: RunDirectory, growth: Growth, say: Callable[[str], None]) -> None:
-    """Write down what a run grows from, and say what the two have in common."""
+    """Record the older run that a run grows from, and report their common part."""
     run.write_record("growth.json", asdict(growth))
     old = RunDirectory(growth.path)
     kept = [sum(map(cut.length, same)) for cut, same in ((run.train_cut, growth.train), (run.test_cut, growth.test))]
@@ -130,7 +133,7 @@ def begin(run: RunDirectory, growth: Growth, say: Callable[[str], None]) -> None
 
 
 def with_factor_tile(config: RunConfig, run: RunDirectory) -> RunConfig:
-    """Let a factor tile that is to be chosen be that of the older run, where this keeps some of its factors."""
+    """Set a factor tile of "auto" to the older run's tile, where this keeps some of its factors."""
     growth = Growth.of(run)
     ridges = config.solve.ridges
     a_ridge_stays = config.solve.ridge_mode == "absolute" or (ridges != "auto" and 0.0 in ridges)
@@ -143,7 +146,7 @@ def with_factor_tile(config: RunConfig, run: RunDirectory) -> RunConfig:
 
 
 def same_readouts(stored: Specification, wanted: Specification) -> dict[str, str]:
-    """Map read-outs of the wanted specification to those of the stored one with the same network and kind, by name."""
+    """Map names of read-outs of the wanted specification to names of the stored one, by equal network and kind."""
     return {
         mine.name: its.name
         for mine in wanted.readouts
@@ -153,7 +156,7 @@ def same_readouts(stored: Specification, wanted: Specification) -> dict[str, str
 
 
 def _kernel_differences(stored: Specification, wanted: Specification) -> list[str]:
-    """List what makes every kernel value or every tile of two specifications another, the images aside."""
+    """List the differences of two specifications that change every kernel value or every tile, the images aside."""
     lines, its, mine = [], stored.to_json(), wanted.to_json()
     lines += differences(asdict(stored.engine), asdict(wanted.engine), "engine")
     for key in ("dtype", "flips", "numerics_version", "tile"):
@@ -207,7 +210,7 @@ def _why_no_block(old: RunDirectory, specification: Specification, images: Array
 
 
 def _equal_up_to_scale(a: Array, b: Array, channels: int) -> bool:
-    """Tell whether images differ in nothing but a shift and a positive factor, those of each channel."""
+    """Tell whether images differ only by a shift and a positive factor for each channel."""
 
     def scaled(images: Array) -> Array:
         rows = images.reshape(-1, channels).astype(np.float64)

@@ -16,7 +16,7 @@ from cntk_pipeline.storage.records import RECORD_BYTES, Record, numbers
 from cntk_pipeline.tasks import Receipt
 
 BLOCK_BYTES = 8 * 2**20
-"""A segment is read so much at a time."""
+"""Bytes of a segment that are read at a time."""
 
 _REMEDY = "move that file away: tiles without a receipt are read, and taken for done where they are whole"
 
@@ -35,7 +35,7 @@ def from_line(line: bytes, where: object = "a receipt") -> Receipt | None:
     Raises
     ------
     StoreError
-        If it is whole, by its checksum, and yet no receipt: then it was not this version that wrote it.
+        If its checksum is right and yet it is no receipt: then another version has written it.
     """
     text, _, checksum = line.rstrip(b"\n").rpartition(b"\t")
     if not line.endswith(b"\n") or checksum != b"%08x" % google_crc32c.value(text):
@@ -45,7 +45,7 @@ def from_line(line: bytes, where: object = "a receipt") -> Receipt | None:
 
 @dataclass
 class _Segment:
-    """What has been read of a segment: its whole lines up to a position, by the first of which it is known again."""
+    """The part of a segment that was read: its whole lines up to a position. The first line identifies the segment."""
 
     version: tuple[Any, ...] = ()
     first_line: bytes = b""

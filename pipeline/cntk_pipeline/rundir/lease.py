@@ -1,10 +1,10 @@
 """One driver at a time on a run directory.
 
-A lease is a file with a number, ``lease/000007.json``, made by whoever first creates it; the highest number counts.
+A lease is a file with a number, ``lease/000007.json``; its holder created it, and the highest number counts.
 Its holder raises a counter in its own file. Another driver takes over, by creating the next number, only after it has
 seen the counter stand still for `PATIENCE_SECONDS` of its own time, or knows the holder's process on this host to be
 dead, or is the same batch job started again: the batch system has given its former self up, which may go on where its
-node was only cut off. No clocks are compared, and nothing is asked of the store but that of several creators one wins.
+node was only cut off. No clocks are compared. The store must only ensure that of several creators one wins.
 The lease saves work; safety does not rest on it, since tiles are deterministic and appear whole.
 """
 
@@ -31,26 +31,27 @@ from cntk_pipeline.storage.records import Record, numbers
 RENEW_SECONDS, PATIENCE_SECONDS = 1.0, 8.0
 
 RUN_RECORD = "run.json"
-"""What lies beside the lease for as long as there is a run."""
+"""The file that lies beside the lease as long as the run exists."""
 
 _SUFFIX = ".json"
 
 _LAST = 10**15 - 1
-"""The highest number that `numbers` takes for one of ours."""
+"""The highest number that `numbers` accepts as the number of a lease."""
 
 
 @with_config(STRICT | ConfigDict(extra="ignore"))  # a driver of a later version is alive all the same
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lease, as its file says.
+    """The holder of a lease, as its file names it.
 
     Attributes
     ----------
-    holder : a name that no other one has.
-    host, processes, pid : its process; what its number is counted in, which two containers of one name need not share.
+    holder : a unique name.
+    host, pid : its process.
+    processes : the namespace of its process number; two containers with one host name may have different ones.
     counter : raised as long as it is alive.
     released : whether it was given back.
-    job, restarts : the batch job that it runs in, and how often that was started again.
+    job, restarts : the batch job that it runs in, and how often the job was started again.
     """
 
     holder: str = ""
@@ -72,9 +73,9 @@ class Lease:
 
     Attributes
     ----------
-    lost : set when another driver has taken over, which took this one for dead, or when the store has not let the lease
-        be renewed for `PATIENCE_SECONDS`, and would let no tile be written either.
-    reason : which of them.
+    lost : set when another driver took this one for dead and has taken over, or when the store has refused to renew the
+        lease for `PATIENCE_SECONDS`; it would refuse tiles as well.
+    reason : the cause of the loss.
     """
 
     lost: threading.Event
@@ -93,8 +94,7 @@ def hold(folder: StorePath, job: BatchJob | None = None) -> Iterator[Lease]:
     Parameters
     ----------
     folder : of the leases of a run.
-    job : the batch job that this process is of. Where its restarts are counted, it takes over at once from its former
-        self.
+    job : the batch job of this process. Where its restarts are counted, it takes over at once from its former self.
 
     Raises
     ------
@@ -142,7 +142,7 @@ def _acquire(folder: StorePath, identity: dict[str, Any]) -> int:
         content = json.dumps(identity | {"counter": 0}).encode()
         if not _file(folder, number).create_whole(content):
             continue
-        if _highest(folder) > number:  # the numbers seen were old: those after them were deleted meanwhile
+        if _highest(folder) > number:  # the numbers seen were old: later ones were deleted meanwhile
             _file(folder, number).unlink(missing_ok=True)
             continue
         for older in numbers(folder, _SUFFIX):
@@ -153,7 +153,7 @@ def _acquire(folder: StorePath, identity: dict[str, Any]) -> int:
 
 
 def _require_free(folder: StorePath, number: int, identity: dict[str, Any]) -> None:
-    """Return once a lease is given back or its holder is gone; raise `RunLocked` where it is neither."""
+    """Return once a lease is given back or its holder is gone; raise `RunLocked` if neither happens."""
     seen = _read(folder, number)
     if _is_free(seen) or _is_former_self(seen, identity):
         return
@@ -179,7 +179,7 @@ def _renew(
     lease: Lease,
     released: threading.Event,
 ) -> None:
-    """Raise the counter until the lease is given back or lost; ``lasting`` files are there as long as the store is."""
+    """Raise the counter until the lease is given back or lost; ``lasting`` files exist as long as the store does."""
     counter, failing_since = 0, None
     while not released.wait(RENEW_SECONDS):
         counter += 1
@@ -196,7 +196,7 @@ def _renew(
                 _write(folder, number, identity | {"counter": counter})
             failing_since = None
         except OSError as error:
-            # A full disk must not end a run that only holds a lease, nor a server of files that is away for a while.
+            # Neither a full disk nor a file server that is away for a while may end a run that only holds a lease.
             if _is_refusal(error):
                 failing_since = failing_since or time.monotonic()
                 if time.monotonic() - failing_since >= PATIENCE_SECONDS:
@@ -255,7 +255,7 @@ def _is_free(lease: Holder | None) -> bool:
 
 
 def _restarted(job: BatchJob | None) -> dict[str, Any]:
-    """Name a batch job, and how often it was started again; nothing where that is not counted."""
+    """Name a batch job and count its restarts; nothing where restarts are not counted."""
     return {} if job is None or job.restarts is None else {"job": job.name, "restarts": job.restarts}
 
 
@@ -266,7 +266,7 @@ def _is_former_self(lease: Holder | None, identity: dict[str, Any]) -> bool:
 
 
 def _process_namespace() -> str:
-    """Name what process numbers are counted in: containers may share a host's name, but not its processes."""
+    """Name the namespace of process numbers: containers may share a host's name, but not its processes."""
     try:
         return os.readlink("/proc/self/ns/pid")
     except OSError:

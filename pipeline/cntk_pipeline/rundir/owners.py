@@ -1,4 +1,4 @@
-"""Owners of stages: each knows where the tasks of one kind of stage write, and how they are computed."""
+"""Owners of stages: each knows where the tasks of one kind of stage write, and how to compute them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ Place: TypeAlias = tuple[TiledArray, tuple[int, ...]]
 
 
 SWEEP_TASKS = 64
-"""From so many tasks on, listing whole arrays is faster than asking for each chunk, and much so in a bucket."""
+"""From this number of tasks on, listing whole arrays is faster than asking for each chunk, by far so in a bucket."""
 
 
 class Chunks:
-    """What chunks there are, and how large: from one sweep an array where many are asked about.
+    """The sizes of existing chunks; one listing per array where many are asked about.
 
     Parameters
     ----------
-    tasks : number of tasks about whose chunks it will be asked.
+    tasks : number of tasks whose chunks will be asked about.
     """
 
     def __init__(self, tasks: int) -> None:
@@ -56,7 +56,7 @@ class Owner:
     kind : of the stages, as `Stage.kind` says it.
     compute : importable; called on a worker as ``compute(run_path, task)``, returns the `Receipt`.
     places : the chunks that a task writes, in the order of its receipt. `StoreError` where an array is gone.
-    spent : picks, of some tasks, those whose chunks later tasks have used and deleted.
+    spent : picks from a list the tasks whose chunks later tasks have used and deleted.
     is_released : whether the chunks of a task were deleted, so that it is neither done nor damaged.
     """
 
@@ -69,16 +69,16 @@ class Owner:
 
 @dataclass(frozen=True)
 class Job:
-    """A task and all that the driver must know to run it.
+    """A task with all information that the driver needs to run it.
 
     Attributes
     ----------
     task : the tile to make.
     owner : of its stage.
     entries : matrix entries to compute, for the progress.
-    priority : the smaller runs first among the ready.
+    priority : of the ready jobs, the smallest priority runs first.
     after : tasks that must be done before it.
-    only_for : the one task that uses its result and deletes it: once that task is done, this one need not be.
+    only_for : the one task that uses its result and deletes it; once that is done, this task need not be done.
     """
 
     task: Task

@@ -1,4 +1,4 @@
-"""What a run directory says of where its numbers come from: versions, host, time."""
+"""The origin of the numbers in a run directory: versions, host, time."""
 
 import datetime
 import importlib.metadata
@@ -16,7 +16,7 @@ LIBRARIES = ("numpy", "numba", "llvmlite", "zarr", "dask", "distributed")
 def library_versions() -> dict[str, str]:
     """List the versions that numbers and bytes may depend on.
 
-    Bits depend on whether the processor fuses a multiplication and an addition, so that counts as one.
+    Bits depend on whether the processor fuses a multiplication and an addition, so this property is listed as well.
     """
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
     fused = llvm.get_host_cpu_features().get("fma", not platform.machine().startswith("x86"))

@@ -1,9 +1,9 @@
 """Signatures of this user, by a key that nobody else can read.
 
-What a directory says counts as this user's own word where it carries such a signature. The key is made when something
-is first signed, in the user's own configuration: every machine that shares the home knows it, and so does one that the
-file was copied to. A signature rather than a list of what was agreed to: nothing grows, drivers that sign at the same
-time do not meet, and a run directory that is moved, copied or put into a bucket keeps its own.
+A record of a directory counts as written by this user if it carries such a signature. The key is made at the first
+signing, in the user's own configuration: every machine that shares the home knows it, and so does one that the file was
+copied to. Signatures have advantages over a list of accepted records: no list grows, drivers that sign at the same time
+do not meet, and a run directory that is moved, copied or put into a bucket keeps its signatures.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ class Key:
 
 
 def key_path() -> Path | None:
-    """Return where the key lies; None where this user has no home."""
+    """Return the path of the key; None where this user has no home."""
     given = os.environ.get(KEY_VARIABLE)
     if given:
         return Path(given)
@@ -93,7 +93,7 @@ def find_key() -> Key:
 
 
 def _create() -> None:
-    """Make a key; of several processes at once one does. Where that is not possible, there is none."""
+    """Make a key; of several processes at once, one makes it. Where none can be made, there is none."""
     path = key_path()
     if path is None:
         return
@@ -108,7 +108,7 @@ def _create() -> None:
                 os.link(aside, path)
             except FileExistsError:
                 pass  # another process was first
-            except OSError:  # no hard links here: where another one is at it too, what the first signs counts no more
+            except OSError:  # no hard links here: if two processes make a key, signatures by the first are lost
                 aside.replace(path)
         finally:
             aside.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Specifications: all that values depend on, named by a digest and compared for people."""
+"""Specifications: everything that values depend on, named by a digest and compared for people."""
 
 import hashlib
 import json
@@ -32,8 +32,8 @@ class DataSpecification:
     shape : of an image, ``(H, W, C)`` or ``(features,)``.
     classes : names.
     standardize : whether the images are standardised by channel, or "per_feature".
-    standardize_first : the training images that mean and deviation are measured on, where they are not all.
-    shuffle : the seed of the order of the images; None is that of the files.
+    standardize_first : number of training images for the mean and the deviation; None means all.
+    shuffle : the seed of the order of the images; None keeps the order of the files.
     """
 
     digest: str
@@ -76,14 +76,14 @@ class EngineRecord:
 @with_config(STRICT)
 @dataclass(frozen=True)
 class Specification:
-    """All that the values and the layout of a run's kernels depend on: the record in run.json.
+    """Everything that the values and the layout of a run's kernels depend on: the record in run.json.
 
     Attributes
     ----------
     data : the images.
     readouts : the kernels of the pass.
     dtype : of the computation and of the stored values.
-    flips : whether each value is the average with that of one image flipped.
+    flips : whether each value is averaged with the value for one image flipped.
     tile : samples along the edge of a tile.
     numerics_version : of the engine; values of two versions differ in their last bits.
     engine : what computes the values; written down where it is another than "cpu".
@@ -157,7 +157,7 @@ def _plain(value: Any) -> Any:
 
 
 CAME_OUT = ("absolute_ridge", "mean_diagonal", "max_iterations")
-"""Parts of a solve's record that its name is not made of."""
+"""Parts of a solve's record that do not enter its name."""
 
 REWRITTEN = "delete it, then `cntk resume` writes it anew"
 
@@ -167,12 +167,12 @@ _SOLVE: Record[Json] = Record(_SolveRecord, REWRITTEN)
 def find_solve(path: StorePath) -> Json | None:
     """Read the solve.json of a system, a choice among ridges or a training; None where there is none.
 
-    Its folder is named by what it says, so that no other record is taken for it.
+    The folder's name is a digest of the record, so that no other record is taken for it.
 
     Raises
     ------
     StoreError
-        If it is damaged, or says something else.
+        If it is damaged, or disagrees with the name of its folder.
     """
     record = _SOLVE.find(path)
     if record is None:

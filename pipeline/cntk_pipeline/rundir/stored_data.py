@@ -1,4 +1,4 @@
-"""The data set of a run, as it lies in the run directory: images and labels, whose chunks are known by digests."""
+"""The data set of a run in the run directory: images and labels, and digests of their chunks."""
 
 import errno
 from collections.abc import Iterator, Mapping
@@ -30,7 +30,7 @@ InputName = Literal["train_images", "train_labels", "test_images", "test_labels"
 NAMES: tuple[InputName, ...] = ("train_images", "train_labels", "test_images", "test_labels")
 
 CHUNK_BYTES = 2**22
-"""Of a chunk at most, as far as one image fits."""
+"""Largest size of a chunk; a chunk of one image may be larger."""
 
 
 @with_config(ConfigDict(strict=True))
@@ -56,8 +56,8 @@ class StoredData:
     Parameters
     ----------
     path : of the group.
-    data : what the run's specification says of them.
-    dtype : of the images, which are stored as the kernel reads them.
+    data : their part of the run's specification.
+    dtype : of the images; they are stored as the kernel reads them.
     """
 
     def __init__(self, path: StorePath, data: DataSpecification, dtype: str) -> None:
@@ -92,7 +92,7 @@ class StoredData:
         self.path.make_whole(files(), GROUP_RECORD)
 
     def group(self) -> Group:
-        """Describe the arrays as the specification has them, to be mended by; digests aside."""
+        """Describe the arrays by the specification, to mend their metadata; without digests."""
         specs = [
             _spec(name, self._shape(name), np.dtype("int64" if name.endswith("labels") else self._dtype))
             for name in NAMES
@@ -100,7 +100,7 @@ class StoredData:
         return Group(self.path, tuple(specs), {"data": self._data.to_json()})
 
     def lost(self) -> list[StorePath]:
-        """List what is gone, or not of its size: without these chunks zarr reads zeros, also as labels."""
+        """List chunks that are gone or of a wrong size: in their place zarr reads zeros, also as labels."""
         if not self.is_made():
             return [self.path / GROUP_RECORD]
         found = []
@@ -113,7 +113,7 @@ class StoredData:
         return found
 
     def damaged(self) -> list[StorePath]:
-        """List what is gone or damaged: every chunk is read, and held against its checksum and its digest."""
+        """List chunks that are gone or damaged: every chunk is read and compared with its checksum and its digest."""
         if not self.is_made():
             return [self.path / GROUP_RECORD]
         recorded = self._digests()
@@ -125,7 +125,7 @@ class StoredData:
         ]
 
     def pin(self) -> None:
-        """Note the digests of chunks that are whole, where their record was lost, or an earlier version kept none."""
+        """Record the digests of whole chunks, where their record was lost, or an earlier version kept none."""
         if self.is_made() and not self._digests():
             digests = {name: [found for _, found in self._look(name)] for name in NAMES}
             group = self.group()
@@ -138,8 +138,8 @@ class StoredData:
         Raises
         ------
         StoreError
-            If chunks that are whole say otherwise: the same images may come out with other last bits on another
-            machine, and tiles of both must not be mixed.
+            If whole chunks have other values: standardised on another machine, the same images may differ in their last
+            bits, and tiles of both must not be mixed.
         """
         damaged = set(self.damaged())
         new: dict[StorePath, tuple[memoryview, bytes]] = {}
@@ -170,7 +170,7 @@ class StoredData:
         return (count, *(self._data.shape if what == "images" else ()))
 
     def _look(self, name: InputName) -> Iterator[tuple[StorePath, str | None]]:
-        """Read the chunks of an array: where each lies, and the digest of what it holds; None where it is damaged."""
+        """Read all chunks of an array; yield the path of each and the digest of its values, None if it is damaged."""
         array = TiledArray(self.path / name)
         for index in _indices(array):
             try:

@@ -1,4 +1,4 @@
-"""What a run directory remembers of its submissions: which there were, how the last one ended, and a wish to stop."""
+"""The record of submissions in a run directory: all submissions, the end of the last one, and a request to stop."""
 
 import contextlib
 import socket
@@ -24,7 +24,7 @@ STOP_REQUEST = "stop-requested"
 POLL_SECONDS = 1.0
 
 _PURPOSE = "submission"
-"""What a signature of a submission is for."""
+"""The purpose in signatures of submissions."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Submission:
     Attributes
     ----------
     kind : of the cluster.
-    job : what the cluster calls it.
-    host : from where.
-    submitted : when, as ISO 8601 with its time zone.
-    place : the run directory, as its driver was told it.
-    is_mine : whether this user has submitted it, for this run directory: nobody else's is asked about or ended.
+    job : its name in the cluster.
+    host : the host that submitted it.
+    submitted : time of submission, as ISO 8601 with its time zone.
+    place : the run directory, as given to the driver.
+    is_mine : whether this user has submitted it, for this run directory; others are not asked about or ended.
     """
 
     kind: str
@@ -59,9 +59,9 @@ class Ending:
 
     Attributes
     ----------
-    message : what it said; empty where the run is complete.
+    message : its error; empty where the run is complete.
     job : the batch job it ran in, or None.
-    ended : when, as ISO 8601 with its time zone.
+    ended : time of its end, as ISO 8601 with its time zone.
     """
 
     message: str
@@ -72,7 +72,7 @@ class Ending:
 @with_config(STRICT)
 @dataclass(frozen=True)
 class _Written:
-    """A `Submission` as its record has it, with the signature of who wrote it."""
+    """A `Submission` as recorded, with the signature of its writer."""
 
     kind: Word
     job: Word
@@ -87,7 +87,7 @@ _ENDING: Record[Ending] = Record(Ending, "delete it: only how the last driver en
 
 
 def add_submission(run: RunDirectory, kind: str, job: str) -> Submission:
-    """Write down what was submitted."""
+    """Record a submission."""
     record = {
         "kind": kind,
         "job": job,
@@ -101,18 +101,18 @@ def add_submission(run: RunDirectory, kind: str, job: str) -> Submission:
 
 
 def submissions(run: RunDirectory) -> list[Submission]:
-    """Read what was submitted, oldest first."""
+    """Read the submissions, oldest first."""
     found: list[Submission] = []
     while (written := run.read_record(f"submissions/{len(found) + 1:06d}.json", _SUBMISSION)) is not None:
         words = (written.kind, written.job, written.host, written.submitted, written.place)
-        # A record that was copied with its run directory is of the driver of another one.
+        # A record that was copied with its run directory belongs to the driver of another one.
         is_mine = is_signed(written.signature, _PURPOSE, *words) and _is_here(run, written.place)
         found.append(Submission(*words, is_mine=is_mine))
     return found
 
 
 def _is_here(run: RunDirectory, place: str) -> bool:
-    """Tell whether a place is that of a run directory, which may have another name by now, or here."""
+    """Tell whether a place is this run directory; the directory may have been renamed, or have another name here."""
     if place == str(run.path.absolute()):
         return True
     try:
@@ -122,7 +122,7 @@ def _is_here(run: RunDirectory, place: str) -> bool:
 
 
 def write_ending(run: RunDirectory, message: str, job: str | None) -> None:
-    """Write down how a submitted driver ended, where the store lets it: it may be what ended the driver."""
+    """Record how a submitted driver ended, if the store can be written: a fault of the store may have ended it."""
     with contextlib.suppress(StoreError):
         run.write_record("ending.json", asdict(Ending(message, job, now())))
 
@@ -148,7 +148,7 @@ def stop_requested(run: RunDirectory) -> bool:
 
 
 def clear_earlier(run: RunDirectory) -> None:
-    """Forget what was asked of earlier drivers, and how the last one ended: a user wants another one."""
+    """Delete requests to earlier drivers, and the record of the last end: a user wants another driver."""
     (run.path / STOP_REQUEST).unlink(missing_ok=True)
     clear_ending(run)
 
@@ -160,7 +160,7 @@ def obeying_requests(run: RunDirectory, stop: threading.Event, say: Callable[[st
 
     def poll() -> None:
         while not ended.wait(POLL_SECONDS):
-            # A store that does not answer right now says nothing; a run must not end by it.
+            # A store that does not answer right now must not end the run.
             with contextlib.suppress(OSError):
                 if stop_requested(run):
                     stop.set()

@@ -24,14 +24,14 @@ _KERNEL_STAGES = ("train", "test", "variance")
 _SOLUTION_STAGES = ("coefficients", "mean", "residual")
 
 _STAGES = (*_KERNEL_STAGES, "factor", *_SOLUTION_STAGES)
-"""All that may be the same in two runs. What iterations and inference make is not asked for."""
+"""Stages whose tiles may be the same in two runs. Tiles of iterations and inference are not taken over."""
 
 _BESIDE_THE_SYSTEM = ("kernel", "readout", "ridge", "ridge_mode", "mean_diagonal", "max_iterations")
-"""Parts of a solve's record that two equal systems of two runs may differ in: the absolute ridge is another part."""
+"""Parts of a solve's record that may differ between equal systems of two runs; the absolute ridge is not among them."""
 
 
 def take_over(run: RunDirectory, source: str, jobs: Sequence[Job], say: Callable[[str], None]) -> None:
-    """Link what the older run has finished of some jobs, and receipt those that are whole by that.
+    """Link chunks of some jobs from the older run, and write receipts of the jobs that are whole then.
 
     A task with a receipt here is left alone, also where its chunks are gone: they were damaged, and the older run may
     share the damage. A chunk that is here already is left alone too; without a receipt it is read before it is
@@ -41,8 +41,8 @@ def take_over(run: RunDirectory, source: str, jobs: Sequence[Job], say: Callable
     ----------
     run : nothing happens where it does not grow from ``source``.
     source : the older run, as `clusters.trust` found that it may be followed.
-    jobs : of any stages, of which some are never taken over; the arrays of their solves exist.
-    say : is told what was taken over, a line a stage.
+    jobs : of any stages, some of which are never taken over; the arrays of their solves exist.
+    say : receives a line for each stage that was taken over.
     """
     jobs = [job for job in jobs if job.task.stage.kind in _STAGES]
     growth = Growth.of(run) if jobs else None
@@ -73,13 +73,13 @@ def take_over(run: RunDirectory, source: str, jobs: Sequence[Job], say: Callable
 
 @dataclass(frozen=True)
 class _Origin:
-    """A chunk of the older run, and where it lies."""
+    """A chunk of the older run, and its path."""
 
     path: StorePath
     chunk: Chunk
 
     def link(self, target: StorePath) -> bool:
-        """Link it to a new place; False where the older run has lost it meanwhile."""
+        """Link the chunk to a new place; False where the older run has lost it meanwhile."""
         try:
             if self.path.size() != self.chunk.bytes:
                 return False
@@ -90,12 +90,12 @@ class _Origin:
 
 
 class _Source:
-    """The older run, seen from the newer one: which of its chunks is the one that a task here would write.
+    """A map from chunks that tasks of the newer run would write to the same chunks of the older one.
 
     Parameters
     ----------
     run, old : both runs.
-    growth : what they have in common.
+    growth : their common part.
     """
 
     def __init__(self, run: RunDirectory, old: RunDirectory, growth: Growth) -> None:
@@ -115,7 +115,7 @@ class _Source:
         return f"{len(self._readouts)} of {len(self.run.specification.readouts)} read-outs"
 
     def origins(self, job: Job) -> list[_Origin | None]:
-        """Find the chunks of the older run for those that a job writes, in the order of `Owner.places`."""
+        """Find the chunks of the older run that equal a job's own, in the order of `Owner.places`."""
         task, kind, solve = job.task, job.task.stage.kind, job.task.stage.solve
         twin = self._kernel_twin(task) if kind in _KERNEL_STAGES else self._solve_twin(task)
         receipt = None if twin is None else self._receipts.get(twin)
@@ -155,7 +155,7 @@ class _Source:
         return Task(stage, task.row, task.col) if same else None
 
     def _rows(self, tile: int, blocks: Sequence[int]) -> int:
-        """Count the first block rows of a factor that are as long in both runs and made of these kernel blocks."""
+        """Count the leading block rows of a factor with one length in both runs and come from these kernel blocks."""
         old, new = Cut(self.old.train_cut.count, tile), Cut(self.run.train_cut.count, tile)
         pieces, per_row = self.run.train_cut.pieces, tile // self.run.train_cut.size
         count = 0
@@ -168,7 +168,7 @@ class _Source:
         return count
 
     def why_factors_are_new(self, stages: Iterable[Stage]) -> list[str]:
-        """Say of factors that could have been kept why they are not: another absolute ridge, or another tile."""
+        """List reasons why factors of the older run are not kept: another absolute ridge, or another tile."""
         lines: list[str] = []
         factored = {task.stage.solve for task in self._receipts if task.stage.kind == "factor"}
         for solve in sorted(stage.solve for stage in stages if stage.kind == "factor"):
@@ -195,7 +195,7 @@ def _why_new(its: Json, mine: Json) -> str:
 
 
 def _link(source: _Source, row: Iterable[Job]) -> tuple[list[Receipt], int]:
-    """Link the chunks of some jobs; return receipts of those that are whole by that, and count those partly so."""
+    """Link the chunks of some jobs; return receipts of whole jobs, and the number of partly linked ones."""
     receipts, folders, partial_count = [], set(), 0
     for job in row:
         places, chunks = job.places(source.run), []
@@ -226,11 +226,11 @@ def _open_source(growth: Growth, say: Callable[[str], None]) -> RunDirectory | N
 
 
 def _system_of(record: Json, readout: str | None) -> Json:
-    """Write down what makes two solves the same, their images and labels aside."""
+    """Return the part of a solve's record that equal solves share, images and labels aside."""
     return {name: value for name, value in record.items() if name not in _BESIDE_THE_SYSTEM} | {"readout": readout}
 
 
 def _asked_of(record: Json, readout: str | None) -> Json:
-    """Write down what a workflow said of a system; not what the images or the choice of a tile made of it."""
+    """Return the part of a solve's record that the workflow sets, without values from the images or the chosen tile."""
     came_out = ("kernel", "tile", "absolute_ridge", "mean_diagonal", "max_iterations")
     return {name: value for name, value in record.items() if name not in came_out} | {"readout": readout}

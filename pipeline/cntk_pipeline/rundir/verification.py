@@ -1,4 +1,4 @@
-"""Which tiles of a run are done: what lies on disk, held against the receipts."""
+"""The finished tiles of a run: chunks on disk, compared with the receipts."""
 
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,7 +12,7 @@ from cntk_pipeline.storage.tiled_array import TiledArray
 from cntk_pipeline.tasks import Chunk, Receipt, Stage, Task
 
 _TASKS_A_TURN = 64
-"""Tasks that a thread takes at once."""
+"""Number of tasks that a thread takes at once."""
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -21,7 +21,7 @@ _R = TypeVar("_R")
 def finished(run: RunDirectory, jobs: Iterable[Job], *, verify: bool = False) -> tuple[set[Task], list[Task]]:
     """Find out which jobs are done; adopt whole tiles without a receipt, set bad ones aside.
 
-    What was deleted on purpose is neither done nor bad.
+    A tile that was deleted on purpose is neither done nor bad.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def spent(run: RunDirectory, jobs: Iterable[Job], chunks: Chunks) -> set[Task]:
 
 
 def _match(written: Sequence[tuple[TiledArray, tuple[int, ...], Chunk]], verify: bool) -> bool:
-    """Tell whether chunks of the right size are what was written: by the checksum they carry, or by all they hold."""
+    """Tell whether chunks of the right size are intact: by the checksum they carry, or by a digest of their values."""
     try:
         return all(
             array.describe(index).xxh3 == chunk.xxh3 if verify else array.checksum(index) == chunk.crc32c

@@ -1,4 +1,4 @@
-"""How the regression is solved. ``SOLVERS`` is the door of this room: solvers by their name in a workflow."""
+"""Solvers of the regression. ``SOLVERS`` is the interface of this package: solvers by their name in a workflow."""
 
 from cntk_pipeline.solvers.base import Solver
 from cntk_pipeline.solvers.blas import reserve_buffers

@@ -31,17 +31,17 @@ class Solver(ABC):
     # The system on disk.
 
     def specification(self, options: Any) -> Json:
-        """Write down the options that a result depends on; ``options`` is of the solver's own model."""
+        """Return the options that a result depends on; ``options`` is an instance of the solver's own model."""
         values = options.model_dump(mode="json", exclude_none=True)
         return {key: value for key, value in values.items() if key not in BESIDE_THE_RESULT}
 
     def has_exact_factor(self, options: Any) -> bool:
-        """Tell whether a factor is stored that rounds no more than its float64 arithmetic."""
+        """Tell whether a factor is stored with no more rounding than that of float64 arithmetic."""
         return False
 
     @abstractmethod
     def choose_tile(self, train: int, kernel_tile: int, wanted: Literal["auto"] | int) -> int:
-        """Choose the edge of the tiles or blocks that the solver works on, as ``solve.tile`` wants it."""
+        """Choose the edge of the tiles or blocks that the solver works on; ``wanted`` is ``solve.tile``."""
 
     def arrays(self, run: RunDirectory, system: System) -> list[ArraySpec]:
         """List the arrays that a solve keeps beside coefficients, predictions and residuals."""
@@ -57,8 +57,8 @@ class Solver(ABC):
     def rounds(self, run: RunDirectory, system: System, order: int, slots: int) -> Iterator[list[Job]]:
         """Yield lists of jobs; the next is asked for only when all of the last are done.
 
-        Jobs of earlier drivers are listed too: the run looks up which of them are done. What comes next may depend on
-        the store as it is by then. Between rounds a solver reads scalars, no more: it is the driver's time.
+        Jobs of earlier drivers are listed too: the run looks up which of them are done. The next list may depend on
+        the state of the store at that time. Between rounds a solver reads only scalars: the driver waits for it.
 
         Parameters
         ----------
@@ -68,25 +68,25 @@ class Solver(ABC):
         Raises
         ------
         NotConverged
-            If going on has no use; the run goes on with the other systems.
+            If further rounds are useless; the run goes on with the other systems.
         """
 
     @abstractmethod
     def jobs(self, run: RunDirectory, system: System) -> list[Job]:
-        """List the jobs that are known so far, done or not; the last one writes the coefficients.
+        """List all jobs known so far, done or not; the last one writes the coefficients.
 
         Called beside a running driver, also before the system's arrays exist: reads only.
         """
 
     def iterations(self, run: RunDirectory, system: System) -> Iterations | None:
-        """Read how far the iterations of a solve are; None where none run."""
+        """Read the progress of a solve's iterations; None where none run."""
         return None
 
     # The cost.
 
     @abstractmethod
     def forecast(self, size: SystemSize, options: Any) -> list[StageForecast]:
-        """Forecast the stages of one system, iterations aside."""
+        """Forecast the stages of one system, without iterations."""
 
     def forecast_iteration(self, size: SystemSize, options: Any) -> IterationForecast | None:
         """Forecast one iteration on one system; None where none run. Measures how fast the kernel is streamed here."""

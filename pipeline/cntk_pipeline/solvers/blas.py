@@ -1,4 +1,4 @@
-"""The four operations that a tiled factorisation consists of, on row-major float64 tiles, in place.
+"""The four operations of a tiled factorisation, on row-major float64 tiles, in place.
 
 They call the BLAS and LAPACK that SciPy carries by their addresses. Its own wrappers hold Python's lock while they
 work, so that no thread could read the next tile meanwhile, and a product followed by a subtraction passes over the
@@ -20,16 +20,16 @@ from cntk_pipeline.solvers.headroom import BUFFER_BYTES, CALL_BYTES, require_buf
 from cntk_pipeline.storage.tiled_array import Array
 
 BLOCK = 256
-"""Rows that a triangular solve and a factorisation leave to LAPACK at once; all else becomes products."""
+"""Number of rows that a triangular solve and a factorisation give to LAPACK at once; all else becomes products."""
 
 
 def reserve_buffers() -> None:
-    """Let NumPy's BLAS and SciPy's take their buffers in this process, where a limit leaves them that.
+    """Make the BLAS of NumPy and that of SciPy allocate their buffers in this process.
 
     Raises
     ------
     ConfigError
-        Where it does not.
+        If a limit of the process leaves too little memory for them.
     """
     require_buffers(BUFFER_BYTES)
     some = np.ones((256, 256))
@@ -50,7 +50,7 @@ def subtract_product(a: Array, b: Array, tile_out: Array) -> None:
 
 
 def subtract_square(a: Array, tile_out: Array) -> None:
-    """Compute the lower triangle of ``C -= A A^T``; what lies above it stays."""
+    """Compute the lower triangle of ``C -= A A^T``; the part above it stays."""
     n, k = a.shape
     if n and k:
         _call("dsyrk", b"U", b"T", n, k, -1.0, a, _row(a), 1.0, tile_out, _row(tile_out))
@@ -75,12 +75,12 @@ def solve_right(lower: Array, tile_out: Array) -> None:
 
 
 def factor_lower(tile_out: Array) -> int:
-    """Replace the lower triangle of a symmetric tile by its Cholesky factor, and what lies above it by zeros.
+    """Replace the lower triangle of a symmetric tile by its Cholesky factor, and the part above it by zeros.
 
     Returns
     -------
-    The row of the first pivot that is not positive, -1 if there is none. Rows above it hold the factor, and the block
-    of `BLOCK` rows around it what the elimination of all earlier blocks left.
+    The row of the first pivot that is not positive, -1 if there is none. Rows above it hold the factor. The block of
+    `BLOCK` rows around it holds the rest after the elimination of all earlier blocks.
     """
     for begin in range(0, len(tile_out), BLOCK):
         end = min(begin + BLOCK, len(tile_out))
@@ -100,7 +100,7 @@ def factor_lower(tile_out: Array) -> int:
 
 
 def _row(matrix: Array) -> int:
-    """Elements from a row to the next; BLAS wants at least 1 where there is only one row."""
+    """Return the number of elements from a row to the next; BLAS wants at least 1 where there is only one row."""
     return max(matrix.strides[0] // matrix.itemsize, matrix.shape[1], 1)
 
 
@@ -118,7 +118,7 @@ def _call(name: str, *arguments: Any, library: Any = cython_blas) -> None:
     for matrix in arguments:
         if not isinstance(matrix, np.ndarray):
             continue
-        # Of a single column, NumPy leaves open where the next one would begin.
+        # For a single column, NumPy leaves the stride of columns undefined.
         if matrix.dtype != np.float64 or (matrix.shape[1] > 1 and matrix.strides[1] != matrix.itemsize):
             raise ValueError(f"{name} takes float64 with contiguous rows, got {matrix.dtype}, strides {matrix.strides}")
     _routine(library, name)(*(_KINDS.get(type(value), lambda value: value)(value) for value in arguments))

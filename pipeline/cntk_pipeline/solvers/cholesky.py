@@ -2,12 +2,12 @@
 
 Tile (i, j) of the factor L reads rows i and j of L to the left of column j, accumulates in float64, and is
 written once: no temporaries, and every task can be run again. Reads grow as n^3 / (3 tile), writes as n^2 / 2.
-The targets ride along as one more block row, so that ``L^-1 Y`` costs nothing extra; the other solve is one
+The targets are appended as one more block row, so that ``L^-1 Y`` costs nothing extra; the other solve is one
 pass over L. (Left-looking out of core: D'Azevedo and Dongarra 2000, LAPACK working note 118.)
 
-A tile can only be finished when the one to its left is, so many slots would wait for one another. Where there are more
-than one for eight block rows, a tile is two tasks: the *bulk* of its products, all but those with the last columns, is
-summed early and kept aside, the *finish* does the rest. The order of the sums is the same, and so are the bits.
+A tile can only be finished after the tile to its left, so many slots would wait for one another. With more than one
+slot for eight block rows, a tile is two tasks. The *bulk* sums the products with all but the last columns early and
+keeps the sum aside; the *finish* does the rest. The order of the sums is the same, and so are the bits.
 """
 
 import math
@@ -50,16 +50,16 @@ from cntk_pipeline.tasks import Receipt, Stage, StageForecast, Task
 from cntk_pipeline.tiling import Cut, choose_factor_tile
 
 BLOCK_ROWS_PER_SLOT = 8
-"""With fewer block rows for a slot, slots would wait a third of the time and more (simulated), and tiles are split."""
+"""With fewer block rows per slot tiles are split: slots would wait a third of the time and more (simulated)."""
 
 SMALLEST_SPLIT_TILE = 512
-"""Below, a product takes less than the 12 ms that a task costs beside its arithmetic."""
+"""Smaller tiles are not split: their product takes less than the 12 ms that a task costs beside its arithmetic."""
 
 
 def factor_task_bytes(tile: int) -> int:
-    """Bytes a factor task holds: its tile, a product, four panels, of which two are read ahead, and one being written.
+    """Return the bytes of a factor task: its tile, a product, four panels, two of them read ahead, and a written tile.
 
-    The last is that of the task before, which has given its slot away.
+    The written tile belongs to the task before, which has given its slot away.
     """
     return 7 * tile * tile * 8
 
@@ -69,7 +69,7 @@ def factor_jobs(run: RunDirectory, system: System, order: int, slots: int = 1) -
 
     Parameters
     ----------
-    run, system : what is factored.
+    run, system : the system that is factored.
     order : ranks this system among others.
     slots : tasks that run at once; they decide whether tiles are split.
     """
@@ -88,7 +88,7 @@ def list_factor_jobs(cut: Cut, solve: str, classes: int, order: int = 0, slots: 
             before = [Task(stage, row, col - 1)] if col else []
             if row > col:
                 before.append(Task(stage, col, col))
-            # Column by column; in a column the diagonal first, then what the next diagonal waits for.
+            # Column by column; in a column the diagonal first, then the tiles that the next diagonal waits for.
             priority = (order, 3 * col + min(row - col, 2), row)
             if col > width and row < cut.pieces:
                 bulk = Task(bulks, row, col)
@@ -103,7 +103,7 @@ def list_factor_jobs(cut: Cut, solve: str, classes: int, order: int = 0, slots: 
 
 
 def are_tiles_split(cut: Cut, slots: int) -> bool:
-    """Return whether slots are so many that a tile is two tasks."""
+    """Tell whether so many slots exist that a tile is two tasks."""
     return slots > 1 and BLOCK_ROWS_PER_SLOT * slots > cut.pieces and cut.size >= SMALLEST_SPLIT_TILE
 
 
@@ -111,14 +111,14 @@ def finish_width(block_rows: int) -> int:
     """Return how many columns the finish of a split tile covers.
 
     ``sqrt(N / 3)`` of N block rows balances the two bounds on the speed-up, ``N (w + 1) / 3`` from the chain of
-    finishes and ``N^2 / (9 w)`` from what waits for a column. It depends on nothing else, so that a finish knows what
-    a bulk of an earlier driver covered.
+    finishes and ``N^2 / (9 w)`` from the tiles that wait for a column. The width depends on N alone, so that a finish
+    knows the columns of an earlier driver's bulk.
     """
     return max(1, round(math.sqrt(block_rows / 3)))
 
 
 def sum_bulk(run_path: str, task: Task) -> Receipt:
-    """Sum the products of a tile with all but the last columns, and keep the sum aside in float64."""
+    """Sum the products of a tile with all but the last columns, and store the sum in float64."""
     work = open_work(run_path, task)
     tile = _begin_tile(work)
     _subtract_products(work, tile, range(task.col - finish_width(work.cut.pieces)))
@@ -132,12 +132,13 @@ def factor_tile(run_path: str, task: Task) -> Receipt:
     Raises
     ------
     NotPositiveDefinite
-        With the global row and the pivot; a ridge that passes takes an eigenvalue, which the driver asks for.
+        If a pivot is not positive, with its global row and value. A sufficient ridge depends on an eigenvalue; the
+        driver has it computed.
     """
     work = open_work(run_path, task)
     row, col = task.row, task.col
     aside = work.solved("partial")
-    # Where the bulk is gone, another process finished this tile meanwhile; once more from the start, it gives the same.
+    # Where the bulk is gone, another process finished this tile meanwhile; a new start gives the same tile.
     summed = aside.chunk_path(row, col).exists()
     tile = aside.read(row, col).copy() if summed else _begin_tile(work)
     _subtract_products(work, tile, range(col - finish_width(work.cut.pieces) if summed else 0, col))
@@ -195,7 +196,7 @@ def solve_coefficients(run_path: str, task: Task) -> Receipt:
 
 def _factor_places(run: RunDirectory, task: Task) -> list[Place]:
     solve, factor = task.stage.solve, run.solved(task.stage.solve, "factor")
-    if task.row == factor.cut(0).pieces:  # the targets ride along as one more block row
+    if task.row == factor.cut(0).pieces:  # the targets are one more block row
         return [(run.solved(solve, "forward"), (0, task.col))]
     return [(factor, (task.row, task.col))]
 
@@ -210,7 +211,7 @@ def _spent_bulks(run: RunDirectory, tasks: Sequence[Task], chunks: Chunks) -> se
 
 
 def release_factor(run: RunDirectory, solve: str) -> None:
-    """Delete the tiles of a factor that has served; the coefficients and all results of inference stay."""
+    """Delete the tiles of a factor that is not needed any more; the coefficients and all results of inference stay."""
     run.write_record(f"solve/{solve}/released.json", {"released": "factor"})
     for part in ("factor", "partial"):
         (run.solved(solve, part).path / "c").remove_tree()
@@ -239,7 +240,7 @@ def _require_positive(k: int, block: Array, work: Work) -> None:
 
 
 class Cholesky(Solver):
-    """A factor in float64 solves in one round. From a factor in float32, conjugate gradients go on.
+    """A solver by Cholesky factors: in float64 in one round, in float32 as the preconditioner of conjugate gradients.
 
     Plain iterative refinement with the rounded factor multiplies the error by a number that may exceed 1; conjugate
     gradients with the same factor take the same two triangular solves an iteration and converge all the same.
@@ -249,7 +250,7 @@ class Cholesky(Solver):
     owners = (FACTOR, BULK, PRODUCT, STEP, COEFFICIENTS)
 
     def specification(self, options: CholeskyOptions) -> Json:
-        """Write down nothing for a factor in float64, so that solves of all versions keep their names."""
+        """Return nothing for a factor in float64, so that solves of all versions keep their names."""
         if options.factor_dtype == "float64":
             return {}
         return {"tolerance": options.tolerance or DEFAULT_TOLERANCE, "factor_dtype": options.factor_dtype}
@@ -279,7 +280,7 @@ class Cholesky(Solver):
             yield factor_jobs(run, system, order, slots)
 
     def jobs(self, run: RunDirectory, system: System) -> list[Job]:
-        # Whether tiles are split is the driver's affair, and what it leaves is the same: counted are whole ones.
+        # Whole tiles are counted: split tiles, a choice of the driver, leave the same chunks.
         if _iterates(system):
             return iteration_jobs(run, system, _factor_alone(run, system, 0, 1))
         return factor_jobs(run, system, 0, 1)
@@ -319,7 +320,7 @@ def _iterates(system: System) -> bool:
 
 
 def _factor_alone(run: RunDirectory, system: System, order: int, slots: int) -> list[Job]:
-    """List the tasks of the factor without the targets' block row and the solves, which the iteration does itself."""
+    """List the tasks of the factor without the block row of the targets and the solves: the iteration does these."""
     pieces, kinds = factor_cut(run, system).pieces, (FACTOR.kind, BULK.kind)
     jobs = factor_jobs(run, system, order, slots)
     return [job for job in jobs if job.task.stage.kind in kinds and job.task.row < pieces]

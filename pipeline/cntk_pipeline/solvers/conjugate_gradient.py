@@ -1,12 +1,12 @@
 """Preconditioned conjugate gradients over the stored tiles, an iteration a round.
 
 A round is one pass over the kernel and one step. The kernel's lower triangle is cut into square blocks of tiles; a
-product task reads the tiles of a block once and serves both ``K_ij p_j`` and ``K_ij^T p_i`` with them. S block rows
+product task reads the tiles of a block once and computes both ``K_ij p_j`` and ``K_ij^T p_i`` with them. S block rows
 leave ``S n classes`` numbers of partial products; as many tasks of whole rows of tiles would leave some S / 4
-times as many. The step task sums them in a fixed order, so that no result depends on which worker was first.
+times as many. The step task sums them in a fixed order, so that no result depends on the order of the workers.
 
 States are numbered. State k and the products of direction k make state k + 1; the last two states are kept, and the
-products of the last. A driver that was killed goes on from the last state, with the products that are there already.
+products of the last. After the death of a driver, the next one goes on from the last state and its existing products.
 (Hestenes and Stiefel 1952; for kernels of millions of images: Adlam et al. 2023, arXiv:2303.05420.)
 """
 
@@ -54,14 +54,14 @@ from cntk_pipeline.tasks import Receipt, Stage, StageForecast, Task
 from cntk_pipeline.tiling import Cut, choose_product_tile
 
 STAGNATION = 0.5
-"""A true residual that a fresh start does not bring below this share of the one before has met its rounding."""
+"""A fresh start that leaves the true residual above this share of the one before has reached the rounding level."""
 
 FLOOR_SPREAD = 3.0
-"""Rounding leaves a residual that differs by so much from one tolerance to the next: fresh starts come elsewhere."""
+"""Factor by which the rounding level of the residual differs between tolerances: fresh starts come at other steps."""
 
 
 def iteration_rounds(run: RunDirectory, system: System, order: int, preparation: Sequence[Job]) -> Iterator[list[Job]]:
-    """Yield the rounds of a solve from wherever it stands; each must be done before the next is asked for.
+    """Yield the rounds of a solve from its present state; each must be done before the next is asked for.
 
     Parameters
     ----------
@@ -76,13 +76,13 @@ def iteration_rounds(run: RunDirectory, system: System, order: int, preparation:
     coefficients = [_coefficients_job(run, system, order)]
     iterations = read_iterations(run, system.fingerprint)
     if (iterations is None or iterations.finished) and _are_coefficients_there(run, system):
-        # A factor stays, to be grown from; one that was damaged since is computed again.
+        # A factor stays, for runs that grow from this one; a damaged factor is computed again.
         lasting = preparation if iterations is not None and iteration_options(system.method).is_factored else []
         yield [*lasting, *coefficients]
         return
     scratch_group(run, system).create()
     iterations = resume_point(run, system)
-    # Where states are there already, so is the preconditioner, unless it was damaged since.
+    # If states exist, so does the preconditioner, unless it was damaged since.
     begun = iterations.last >= iterations.first
     ready = [job.task for job in preparation if job.only_for is None]
     start = [] if begun else [_step_job(run, system, order, iterations.first, ready)]
@@ -107,7 +107,7 @@ def scratch_group(run: RunDirectory, system: System) -> Group:
 
 
 def iteration_jobs(run: RunDirectory, system: System, preparation: Sequence[Job]) -> list[Job]:
-    """List the jobs so far: those of past iterations, of the one under way, and the last one of the solve."""
+    """List the jobs so far: of past iterations, of the iteration under way, and the last job of the solve."""
     iterations, coefficients = read_iterations(run, system.fingerprint), _coefficients_job(run, system, 0)
     if iterations is None and _are_coefficients_there(run, system):
         return [coefficients]
@@ -124,14 +124,14 @@ def iteration_jobs(run: RunDirectory, system: System, preparation: Sequence[Job]
 def product_block(run_path: str, task: Task) -> Receipt:
     """Multiply a block of the kernel and its transpose with the direction of a state; ridge not included.
 
-    Writes ``(2 tile, classes)``: what the block adds to its rows, and below, off the diagonal, to its columns.
+    Writes ``(2 tile, classes)``: the block's part for its rows, and below, off the diagonal, the part for its columns.
     """
     work = open_work(run_path, task)
     cut, tiles = work.cut, work.run.train_cut
     block_row, block_col = _block(task.col)
     direction = work.run.scratch(work.system.fingerprint, "direction").read(task.row, 0, 0)[0]
     product = np.zeros((2 * cut.size, direction.shape[1]))
-    # A diagonal block's columns are its rows, and so is what its mirrored tiles add.
+    # The columns of a diagonal block are its rows, so its mirrored tiles add to the same rows.
     to_rows, to_cols = product[: cut.size], product[cut.size :] if block_row > block_col else product[: cut.size]
     for row in _pieces(tiles, cut.bounds(block_row)):
         for col in _pieces(tiles, cut.bounds(block_col)):
@@ -151,7 +151,7 @@ def take_step(run_path: str, task: Task) -> Receipt:
     Raises
     ------
     NotPositiveDefinite
-        If the kernel plus ridge is not, along a direction.
+        If the kernel plus ridge is not positive definite along a direction.
     NotFinite
         If a residual is not finite.
     """
@@ -180,7 +180,7 @@ def write_coefficients(run_path: str, task: Task) -> Receipt:
     """Write the solution of the last state as the coefficients of the system, ``(n, classes)``."""
     work = open_work(run_path, task)
     iterations = read_iterations(work.run, work.system.fingerprint)
-    if iterations is None or iterations.finished:  # the driver begins anew where the chunk is gone
+    if iterations is None or iterations.finished:  # where the chunk is gone, the driver begins anew
         raise CorruptTile(f"{task} is damaged and its iterations are deleted: they are run again")
     return work.write(COEFFICIENTS, read_state(work.run, work.system, iterations.last).solution)
 
@@ -220,7 +220,7 @@ def _coefficients_job(run: RunDirectory, system: System, order: int) -> Job:
 
 
 def _converged(run: RunDirectory, system: System, iterations: Iterations) -> bool:
-    """Tell whether the last state's true residual is small enough; raise where going on has no use."""
+    """Tell whether the last state's true residual is small enough; raise where further iterations are useless."""
     method = iteration_options(system.method)
     relative, true, true_before, checked = read_measures(run, system, iterations.last)
     if checked[0] and np.all(true <= method.tolerance):
@@ -242,13 +242,13 @@ def _converged(run: RunDirectory, system: System, iterations: Iterations) -> boo
 
 
 def _are_coefficients_there(run: RunDirectory, system: System) -> bool:
-    """Tell whether coefficients lie there; without iterations of this run, they were taken over from another."""
+    """Tell whether coefficients exist; without iterations of this run, they were taken over from another."""
     solve = system.fingerprint
     return run.has_solved(solve, "coefficients") and run.solved(solve, "coefficients").chunk_path(0, 0).exists()
 
 
 def _summed_products(run: RunDirectory, system: System, number: int) -> Array:
-    """Add up what all blocks contribute, block after block."""
+    """Sum the contributions of all blocks, block after block."""
     cut, products = factor_cut(run, system), run.scratch(system.fingerprint, "products")
     total = np.zeros((cut.count, products.shape[-1]))
     for block in range(products.shape[1]):
@@ -275,7 +275,7 @@ def _moved(rows: slice, by: int) -> slice:
 
 
 BASIS_OPERATIONS = 10
-"""Of an orthonormal basis, in units of n rank^2: a product, a singular value decomposition, and what surrounds them."""
+"""Operations for an orthonormal basis, in units of n rank^2: a product, a singular value decomposition, and smaller."""
 
 
 class ConjugateGradient(Solver):
@@ -317,10 +317,10 @@ class ConjugateGradient(Solver):
 
 
 def iteration_need(size: SystemSize, rank: int) -> IterationNeed:
-    """Tell the memory of the largest task of conjugate gradients, by the rank of the preconditioner.
+    """Return the memory of the largest task of conjugate gradients, by the rank of the preconditioner.
 
-    The step has two states of four vectors and some copies, and the basis read and joined; making the basis takes
-    the sketch, its image and a decomposition; a product takes a kernel tile as stored and promoted.
+    The step holds two states of four vectors and some copies, and the basis in pieces and joined. Making the basis
+    takes the sketch, its image and a decomposition. A product takes a kernel tile as stored and in float64.
     """
     vectors = 16 * size.train * size.classes * 8
     tiles = 3 * size.kernel_tile**2 * 8

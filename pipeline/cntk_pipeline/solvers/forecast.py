@@ -13,14 +13,14 @@ from cntk_pipeline.tiling import Cut
 
 @dataclass(frozen=True)
 class IterationForecast:
-    """One iteration on one system. The number of iterations depends on the eigenvalues: nobody knows it beforehand.
+    """One iteration on one system. The number of iterations depends on the eigenvalues and is not known beforehand.
 
     Attributes
     ----------
-    tasks : products, and the step that follows them.
+    tasks : products, and the step after them.
     read_bytes : of the kernel's lower tiles, each read once.
     product_seconds : core-seconds of all products, on any number of slots.
-    step_seconds : of the step, on one.
+    step_seconds : of the step, on one slot.
     """
 
     tasks: int
@@ -38,8 +38,8 @@ class SystemSize:
     train, test, classes : of the data set.
     kernel_tile, tile : samples along the edge of a tile of the kernel, and of a tile or block of the solver.
     dtype : of the kernel.
-    product_rate : of float64 matrix products, floating-point operations a second and core; 0 where it is not measured,
-        and only memory is asked for.
+    product_rate : of float64 matrix products, floating-point operations a second and core; 0 where it is not measured
+        because only memory is forecast.
     """
 
     train: int
@@ -63,13 +63,13 @@ class SystemSize:
 
 @dataclass(frozen=True)
 class StreamRate:
-    """What streaming costs one core, measured here.
+    """The cost of streaming on one core, measured here.
 
     Attributes
     ----------
-    byte_seconds : of taking a byte out of the page cache and checking it. A slower disk sets the pace itself: divide an
-        iteration's bytes by what it delivers to all workers together.
-    entry_seconds : of a kernel entry in both products of an iteration.
+    byte_seconds : time to read a byte from the page cache and check it. A slower disk sets the pace itself: divide the
+        bytes of an iteration by the disk's rate for all workers together.
+    entry_seconds : time of a kernel entry in both products of an iteration.
     """
 
     byte_seconds: float
@@ -77,14 +77,14 @@ class StreamRate:
 
 
 def measure_stream(dtype: str, classes: int, side: int = 768) -> StreamRate:
-    """Measure both on one thread, the best of a few turns."""
+    """Measure both times on one thread, the best of a few turns."""
     tile, direction = np.ones((side, side), dtype), np.ones((side, classes))
     payload = tile.tobytes()
     read, multiply = [], []
     with threadpool_limits(1):
         for _ in range(4):
             start = time.perf_counter()
-            content = bytearray(payload)  # what reading a cached file does: a copy
+            content = bytearray(payload)  # a copy, as in reading a cached file
             google_crc32c.value(bytes(content))
             between = time.perf_counter()
             promoted = tile.astype(np.float64)
@@ -95,7 +95,7 @@ def measure_stream(dtype: str, classes: int, side: int = 768) -> StreamRate:
 
 
 def forecast_streaming(size: SystemSize, factor_dtype: str | None, rank: int) -> IterationForecast:
-    """Forecast an iteration of conjugate gradients, preconditioned by a factor of a dtype or to a rank."""
+    """Forecast an iteration of conjugate gradients, preconditioned by a factor of a dtype or to a given rank."""
     tiles, blocks = Cut(size.train, size.kernel_tile).pieces, size.triangle
     kernel_bytes = tiles * (tiles + 1) // 2 * (size.kernel_tile**2 * np.dtype(size.dtype).itemsize + CRC_BYTES)
     partial_bytes = 2 * blocks * size.tile * size.classes * 8

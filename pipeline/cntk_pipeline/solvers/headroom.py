@@ -1,4 +1,4 @@
-"""Whether this process may still take the memory that BLAS takes by itself.
+"""A check that this process can still allocate the buffers of BLAS.
 
 OpenBLAS, which NumPy and SciPy carry, asks for buffers on its first call. Where a limit of the process refuses them, it
 asks again without an end, in code that no signal interrupts, or ends the process.
@@ -7,10 +7,10 @@ asks again without an end, in code that no signal interrupts, or ends the proces
 from cntk_pipeline.resources import require_room
 
 BUFFER_BYTES = 128 * 2**20
-"""Of the libraries of NumPy and SciPy: on two threads each took 32 MiB at first, and 17 more for a large product."""
+"""For the libraries of NumPy and SciPy: on two threads each took 32 MiB at first, and 17 more for a large product."""
 
 CALL_BYTES = 64 * 2**20
-"""What a later call may take, at most what a first one does: 17 MiB were measured."""
+"""Memory for a later call, which takes no more than a first one: 17 MiB were measured."""
 
 
 def require_buffers(count_bytes: int) -> None:
@@ -19,6 +19,6 @@ def require_buffers(count_bytes: int) -> None:
     Raises
     ------
     ConfigError
-        With the limit, and what to do.
+        If it leaves less. The message names the limit and the remedy.
     """
     require_room(count_bytes, "linear algebra needs", "give fewer threads to BLAS (OPENBLAS_NUM_THREADS)")

@@ -3,11 +3,11 @@
 All classes share the passes over the matrix, but each runs its own recursion with its own step lengths. Block
 conjugate gradients (O'Leary 1980) would need fewer iterations, 28 instead of 36 on 1,500 digits with a preconditioner
 of rank 256; but the targets of all classes sum to zero and classes converge one by one, so that its small systems turn
-singular. A class that has converged stands still until all have.
+singular. A converged class is not changed until all have converged.
 
-The recursion's residual drifts from the true one by rounding. Where it says that all classes have converged, the next
-direction is the solution itself: that pass gives the true residual of the stored kernel, which decides, and from
-which the recursion starts afresh where it is too large.
+The recursion's residual drifts from the true one by rounding. Once it is small enough for all classes, the next
+direction is the solution itself. That pass gives the true residual of the stored kernel, which decides; if it is too
+large, the recursion starts afresh from it.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ import numpy as np
 from cntk_pipeline.storage.tiled_array import Array
 
 Precondition = Callable[[Array], Array]
-"""Applies the inverse of a symmetric positive definite approximation of the matrix to ``(n, classes)``."""
+"""Function that multiplies ``(n, classes)`` by the inverse of a symmetric positive definite approximate matrix."""
 
 MARGIN = 0.5
 """The recursion goes on to this share of the tolerance, so that the true residual need not be tried twice."""
@@ -34,14 +34,14 @@ class Indefinite(Exception):
 
 @dataclass(frozen=True)
 class State:
-    """All that an iteration needs of those before it.
+    """The result of all earlier iterations, as the next one needs it.
 
     Attributes
     ----------
     solution, residual, preconditioned : x, r and z = M^-1 r of all classes, ``(n, classes)`` float64.
-    direction : what the matrix is to be multiplied by next: p, or x where the true residual is wanted.
+    direction : the next factor of the matrix: p, or x where the true residual is wanted.
     relative : ``||r|| / ||y||`` of each class, by the recursion or true; 0 where ``y`` is 0.
-    true, true_before : the same of the last two true residuals, which are the start's at first.
+    true, true_before : the same ratio for the last two true residuals; at first the start's residual.
     checked : whether ``relative`` is true.
     """
 
@@ -116,7 +116,7 @@ def _wants_check(state: State, tolerance: float) -> bool:
 
 
 def _dots(left: Array, right: Array) -> Array:
-    """Multiply columns with each other; in NumPy's own loop, whose order of summing no thread count changes."""
+    """Multiply columns with each other, in NumPy's own loop: its order of summing does not depend on threads."""
     return np.einsum("nc,nc->c", left, right)
 
 

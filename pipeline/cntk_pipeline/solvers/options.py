@@ -1,4 +1,4 @@
-"""The keys of ``[solve]`` that belong to one solver each, and what iterations take from them."""
+"""The keys of ``[solve]`` that belong to one solver each, and the options of iterations among them."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -22,7 +22,7 @@ class CholeskyOptions(Section):
     ----------
     factor_dtype : of the stored factor. In float32 it takes half the disk, and conjugate gradients with it as
         preconditioner bring the residual down to ``tolerance``; products are in float64 anyway.
-    tolerance, max_iterations : of these iterations, as of ``solver = "cg"``.
+    tolerance, max_iterations : of these iterations, as for ``solver = "cg"``.
     """
 
     factor_dtype: Literal["float64", "float32"] = "float64"
@@ -48,8 +48,8 @@ class ConjugateGradientOptions(Section):
     ----------
     tolerance : relative residual of every class, checked on the stored kernel.
     max_iterations : raise it and resume to go on.
-    rank : of the preconditioner: it flattens as many of the largest eigenvalues, takes one pass of ``n^2 rank``
-        operations, and ``n rank`` numbers in memory. 0 scales by the diagonal only.
+    rank : number of the largest eigenvalues that the preconditioner flattens. It takes one pass of ``n^2 rank``
+        operations, and ``n rank`` numbers in memory. With 0 it is the diagonal only.
     """
 
     tolerance: float = Field(default=DEFAULT_TOLERANCE, gt=0, lt=1)
@@ -59,12 +59,12 @@ class ConjugateGradientOptions(Section):
 
 @dataclass(frozen=True)
 class IterationOptions:
-    """What conjugate gradients take from the keys of either solver.
+    """The options of conjugate gradients, from the keys of either solver.
 
     Attributes
     ----------
-    tolerance : relative residual of every class where they end.
-    max_iterations : where they give up. No result depends on it.
+    tolerance : relative residual of every class at which iterations end.
+    max_iterations : number of iterations after which they give up. No result depends on it.
     rank : of a low-rank preconditioner; 0 is the diagonal.
     is_factored : whether a stored factor is the preconditioner instead.
     """
@@ -76,7 +76,7 @@ class IterationOptions:
 
 
 def iteration_options(method: Method) -> IterationOptions:
-    """Read what conjugate gradients need to know of the method of a system."""
+    """Read the options of conjugate gradients from the method of a system."""
     if method.solver == "cg":
         cg = ConjugateGradientOptions.model_validate(method.options)
         return IterationOptions(cg.tolerance, cg.max_iterations, cg.rank, is_factored=False)

@@ -25,7 +25,7 @@ from cntk_pipeline.storage.tiled_array import Array, ArraySpec
 from cntk_pipeline.tasks import Receipt, Stage, Task
 
 SEED = 20210721
-"""Of Omega; the same on every worker and in every run."""
+"""The seed of Omega; the same on every worker and in every run."""
 
 
 def sketch_arrays(run: RunDirectory, system: System) -> list[ArraySpec]:
@@ -55,7 +55,7 @@ def sketch_jobs(run: RunDirectory, system: System, order: int) -> list[Job]:
 def sketch_rows(run_path: str, task: Task) -> Receipt:
     """Multiply one block row of the kernel by Omega.
 
-    A block row reads every tile beside the diagonal for itself, where products share them; but at this many columns the
+    Each tile off the diagonal is read by two block rows, while products read it once. But with so many columns the
     arithmetic takes longer than the reading, and there are no partial sums of ``rank`` columns to keep.
     """
     work = open_work(run_path, task)
@@ -73,8 +73,8 @@ def sketch_rows(run_path: str, task: Task) -> Receipt:
 def make_basis(run_path: str, task: Task) -> Receipt:
     """Turn the sketch into orthonormal ``U`` and eigenvalues, largest first.
 
-    Directions that the sketch cannot tell from rounding, negative ones among them, are left out: their columns of ``U``
-    are zero. So a kernel that is not positive definite is found by the iteration, which knows the ridge, not here.
+    Directions with eigenvalues below the rounding level, negative ones among them, are left out: their columns of ``U``
+    are zero. So the iteration, which knows the ridge, finds a kernel that is not positive definite; this task does not.
     """
     work = open_work(run_path, task)
     rank, cut, tiles = _rank(work.run, work.system), work.cut, work.run.train_cut

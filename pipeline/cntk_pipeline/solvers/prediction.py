@@ -1,4 +1,4 @@
-"""What a solved system says of images: the predictive mean, its accuracy, and how well the system was solved."""
+"""Predictions of a solved system: the predictive mean, its accuracy, and the residual of the system."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ from cntk_pipeline.tasks import Receipt, Stage, StageForecast, Task
 @with_config(STRICT)
 @dataclass(frozen=True)
 class MetricsRecord:
-    """What a solve came to: the record metrics.json; pivots are None where no factor is stored.
+    """The results of a solve: the record metrics.json; pivots are None where no factor is stored.
 
     ``accuracy`` is of the test images, None where there is one class only; ``relative_residual`` is
     ``||(K + ridge I) alpha - Y|| / ||Y||``.
@@ -88,8 +88,8 @@ def metrics(run: RunDirectory, solve: str) -> Json:
     Returns
     -------
     ``accuracy`` in [0, 1], None where there is one class only, so that targets are zero; ``relative_residual``,
-    ``||(K + ridge I) alpha - Y|| / ||Y||`` in the Frobenius norm; and where a factor is stored ``smallest_pivot`` and
-    ``largest_pivot``, of its diagonal.
+    ``||(K + ridge I) alpha - Y|| / ||Y||`` in the Frobenius norm; and, where a factor is stored, ``smallest_pivot`` and
+    ``largest_pivot`` of its diagonal.
     """
     mean = _all_rows(run, solve, "mean")
     test_labels, targets = np.asarray(run.inputs("test_labels")[:]), read_targets(run, (0, run.train_cut.count))

@@ -36,7 +36,7 @@ def solver_of(method: Method) -> Solver:
     Raises
     ------
     ConfigError
-        If this installation has none of that name.
+        If this installation has no solver of that name.
     """
     if method.solver not in SOLVERS:
         raise ConfigError(f"unknown solve.solver {method.solver!r}: known are {', '.join(SOLVERS)}")
@@ -60,19 +60,19 @@ def options_of(solve: SolveConfig) -> Any:
 
 
 def has_exact_factor(solve: SolveConfig) -> bool:
-    """Tell whether a factor is stored that rounds no more than its float64 arithmetic."""
+    """Tell whether a factor is stored with no more rounding than that of float64 arithmetic."""
     return solver_of(Method(solve.solver)).has_exact_factor(options_of(solve))
 
 
 def method_of(solve: SolveConfig) -> Method:
-    """Read how a workflow wants its systems solved."""
+    """Read the method by which a workflow wants its systems solved."""
     return Method(solve.solver, options_of(solve).model_dump(mode="json", exclude_none=True))
 
 
 def requested_solves(run: RunDirectory, config: RunConfig) -> list[Json]:
     """List the specifications of the systems that a workflow asks for: every ridge of every read-out.
 
-    With ridges = "auto", that is the chosen ridge, and nothing where none is chosen yet.
+    With ridges = "auto", the list has the chosen ridge only; it is empty where none is chosen yet.
     """
     if config.solve.ridges == "auto":
         selections = requested_selections(run, config)
@@ -97,7 +97,7 @@ def requested_selections(run: RunDirectory, config: RunConfig) -> list[Json]:
 
 
 def _solve_specification(run: RunDirectory, readout: str, ridge: float, solve: SolveConfig) -> Json:
-    """Write down everything that a solve depends on; its fingerprint names the solve."""
+    """Make the specification of a solve, everything it depends on; its fingerprint names the solve."""
     solver, options = solver_of(Method(solve.solver)), options_of(solve)
     specification = {
         "kernel": run.fingerprint,
@@ -107,7 +107,7 @@ def _solve_specification(run: RunDirectory, readout: str, ridge: float, solve: S
         "tile": solver.choose_tile(run.train_cut.count, run.train_cut.size, solve.tile),
         "targets": TARGETS,
     }
-    # Only the difference to a plain factor: solves of earlier versions keep their names.
+    # Only options that differ from a plain factor, so that solves of earlier versions keep their names.
     said = solver.specification(options)
     method = {"method": {"solver": solve.solver} | said} if said or solve.solver != "cholesky" else {}
     return specification | method | ({"unit_diagonal": True} if solve.unit_diagonal else {})

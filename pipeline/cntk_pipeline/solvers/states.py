@@ -1,4 +1,4 @@
-"""The states of conjugate gradients on disk, in ``work.zarr`` of a solve, and the record of how far they are."""
+"""The states of conjugate gradients on disk, in ``work.zarr`` of a solve, and the record of their progress."""
 
 import itertools
 import re
@@ -23,18 +23,18 @@ STATE = ("vectors", "direction", "residuals")
 """The arrays that hold a state."""
 
 NUMBERS = 10**6
-"""Length of the axis that counts states: a number in the metadata, only the last two states lie on disk."""
+"""Length of the axis of states in the metadata; only the last two states lie on disk."""
 
 
 @with_config(STRICT)
 @dataclass(frozen=True)
 class Iterations:
-    """How far the iterations of a solve are: the record iterations.json.
+    """The progress of a solve's iterations: the record iterations.json.
 
     Attributes
     ----------
     first, last : numbers of the first state and of the last finished one, ``first - 1`` where there is none yet. A
-        solve that begins anew counts on, so that no receipt of an earlier attempt is taken for one of this.
+        solve that begins anew counts on, so that no receipt of an earlier attempt is taken for a new one.
     finished : whether the coefficients are written and everything else is deleted.
     residuals : the worst class's relative residual after each iteration, the start included.
     """
@@ -46,7 +46,7 @@ class Iterations:
 
     @property
     def count(self) -> int:
-        """Passes over the kernel so far."""
+        """The number of passes over the kernel so far."""
         return max(self.last - self.first, 0)
 
 
@@ -54,12 +54,12 @@ _ITERATIONS: Record[Iterations] = Record(Iterations, "delete it, then `cntk resu
 
 
 def read_iterations(run: RunDirectory, solve: str) -> Iterations | None:
-    """Read how far the iterations of a solve are; None where none was finished."""
+    """Read the progress of a solve's iterations; None where none was finished."""
     return run.read_record(f"solve/{solve}/iterations.json", _ITERATIONS)
 
 
 def record_iterations(run: RunDirectory, solve: str, iterations: Iterations) -> None:
-    """Write down how far the iterations of a solve are, and delete the chunks that no later one reads."""
+    """Record the progress of a solve's iterations, and delete the chunks that no later iteration reads."""
     run.write_record(f"solve/{solve}/iterations.json", asdict(iterations))
     if iterations.finished:
         run.scratch_path(solve).remove_tree()
@@ -71,7 +71,7 @@ def record_iterations(run: RunDirectory, solve: str, iterations: Iterations) -> 
 
 
 def spent_by_iterations(run: RunDirectory, tasks: Sequence[Task], _chunks: Chunks) -> set[Task]:
-    """Pick the tasks whose chunks past iterations have used up, or all once the solve is finished."""
+    """Pick the tasks whose chunks are used up: by past iterations, or all of them once the solve is finished."""
     found = set()
     for stage, mine in itertools.groupby(tasks, key=lambda task: task.stage):
         iterations = read_iterations(run, stage.solve)
@@ -127,12 +127,12 @@ def read_state(run: RunDirectory, system: System, number: int) -> State:
 
 
 def read_measures(run: RunDirectory, system: System, number: int) -> Array:
-    """Read what the rounds are decided by: relative, true, true_before and checked of a `State`, a row each."""
+    """Read the values that decide on the rounds: relative, true, true_before and checked of a `State`, a row each."""
     return run.scratch(system.fingerprint, "residuals").read(number, 0, 0)[0]
 
 
 def record_state(run: RunDirectory, system: System, iterations: Iterations) -> Iterations:
-    """Note a new last state and its residual, and let go of what no later one reads."""
+    """Record a new last state and its residual, and delete the chunks that no later state reads."""
     worst = float(read_measures(run, system, iterations.last)[0].max())
     noted = replace(iterations, residuals=(*iterations.residuals, worst))
     record_iterations(run, system.fingerprint, noted)
@@ -140,7 +140,7 @@ def record_state(run: RunDirectory, system: System, iterations: Iterations) -> I
 
 
 def resume_point(run: RunDirectory, system: System) -> Iterations:
-    """Find the last whole state, of the two that are kept; where there is none, begin under a new number."""
+    """Find the last whole state of the two that are kept; where there is none, begin with a new number."""
     iterations = read_iterations(run, system.fingerprint) or Iterations(0, -1, False, ())
     kept = [] if iterations.finished else [iterations.last, iterations.last - 1]
     for last in kept:

@@ -1,4 +1,4 @@
-"""One regression: a read-out's kernel plus a ridge, and where its results lie."""
+"""One regression: a read-out's kernel plus a ridge, and the places of its results."""
 
 import errno
 import math
@@ -22,7 +22,7 @@ TARGETS = "one-hot minus 1 / classes"
 """Arora et al. 2019 encode ten classes as 0.9 and -0.1."""
 
 BESIDE_THE_RESULT = ("max_iterations",)
-"""Options that no result depends on: a solve.json holds them beside the specification, and a resume may change them."""
+"""Options without effect on results: a solve.json holds them beside the specification, and a resume may change them."""
 
 
 def ridge_candidates() -> tuple[float, ...]:
@@ -37,10 +37,10 @@ class RidgeChoice:
 
     Attributes
     ----------
-    ridges, absolute_ridges : candidates, relative to trace(K) / n and not.
-    squared_error, accuracy : of leave-one-out with each; None where the kernel is not positive definite with it, or,
-        of accuracies, where there is one class only.
-    chosen : the candidate of the smallest error.
+    ridges, absolute_ridges : the candidates, relative to trace(K) / n and in absolute terms.
+    squared_error, accuracy : of leave-one-out with each candidate; None where the kernel is not positive definite with
+        it. An accuracy is also None where there is one class only.
+    chosen : the candidate with the smallest error.
     """
 
     ridges: tuple[float, ...]
@@ -62,18 +62,18 @@ RIDGE_CHOICE: Record[RidgeChoice] = Record(RidgeChoice, "delete it, then `cntk r
 
 
 def read_choice(run: RunDirectory, selection: Json) -> RidgeChoice | None:
-    """Read the choice that a selection came to; None where it is not made."""
+    """Read the ridge choice of a selection; None where it is not made."""
     return run.read_record(f"solve/{solve_name(selection)}/ridge_path.json", RIDGE_CHOICE)
 
 
 @dataclass(frozen=True)
 class Method:
-    """How a system is solved.
+    """The method by which a system is solved.
 
     Attributes
     ----------
     solver : a name in `SOLVERS`.
-    options : of that solver, which reads them by a model of its own; a default may be left out.
+    options : of that solver, which has its own model of them; a default may be left out.
     """
 
     solver: str = "cholesky"
@@ -88,10 +88,10 @@ class System:
     ----------
     readout : name of the kernel.
     ridge, ridge_mode : as the user gave them: "relative" to trace(K) / n, or "absolute".
-    absolute_ridge : what is added to the diagonal.
-    tile : samples along a tile's edge of the factor, or of the blocks that conjugate gradients multiply.
+    absolute_ridge : the value added to the diagonal.
+    tile : samples along the edge of a tile of the factor, or of a block of conjugate gradients.
     fingerprint : 16 hexadecimal digits; names the directory of the solve.
-    method : how it is solved.
+    method : the solver and its options.
     unit_diagonal : whether the kernel is normalised to ``K_ij / sqrt(K_ii K_jj)`` when it is read.
     """
 
@@ -123,14 +123,14 @@ class SystemKernel:
 
     Parameters
     ----------
-    run, system : whose kernel.
+    run, system : the system of the kernel.
     """
 
     run: RunDirectory
     system: System
 
     def train(self, rows: Bounds, cols: Bounds) -> Array:
-        """Read a rectangle of K(train, train); what lies above the diagonal comes from its mirror image."""
+        """Read a rectangle of K(train, train); entries above the diagonal come from their mirror images."""
         return self._read("train", rows, cols)
 
     def test(self, rows: Bounds, cols: Bounds) -> Array:
@@ -138,11 +138,11 @@ class SystemKernel:
         return self._read("test", rows, cols)
 
     def test_test(self, rows: Bounds, cols: Bounds) -> Array:
-        """Read a rectangle of K(test, test), which is there only where a covariance was asked for."""
+        """Read a rectangle of K(test, test), which exists only where a covariance was asked for."""
         return self._read("test_test", rows, cols)
 
     def train_tile(self, row: int, col: int) -> Array:
-        """Read one stored tile of K(train, train); above the diagonal the mirror image of one. Not to be written to.
+        """Read one tile of K(train, train), read-only; above the diagonal, the mirror image of a stored tile.
 
         For readers that stream the whole kernel again and again: tiles stay mapped as far as there is room.
         """
@@ -158,7 +158,7 @@ class SystemKernel:
         return (variance > 0).astype(np.float64) if self.system.unit_diagonal else variance
 
     def scale(self, part: str, rows: Bounds) -> Array:
-        """Return what the rows of some images are multiplied by, and their columns, ``(m,)``."""
+        """Return the factors for the rows of some images, and for their columns, ``(m,)``."""
         if not self.system.unit_diagonal:
             return np.ones(rows[1] - rows[0])
         variance = self._stored_variance(part, rows)
@@ -185,7 +185,7 @@ class SystemKernel:
 
 
 def with_ridge(selection: Json, ridge: float) -> Json:
-    """Specify the system with one of the ridges among which a selection chooses."""
+    """Make the specification of the system with one of the candidate ridges of a selection."""
     return {key: value for key, value in selection.items() if key != "candidates"} | {"ridge": ridge}
 
 
@@ -224,13 +224,13 @@ def _system(record: Json, absolute_ridge: float, solve: str, method: Method) -> 
 
 
 def not_positive_definite(kernel: SystemKernel, found: str, row: int, pivot: float) -> NotPositiveDefinite:
-    """Make the error that names what a solver met; the ridge that is enough takes eigenvalues, for the driver to add.
+    """Make the error of a solver; the driver adds the sufficient ridge, which depends on eigenvalues.
 
     Parameters
     ----------
-    kernel : of the system that was to be solved.
-    found : what was met, in words.
-    row : of the training set; -1 where it is no row.
+    kernel : of the system.
+    found : the finding of the solver, in words.
+    row : of the training set; -1 where the finding belongs to no row.
     pivot : the value that should have been positive.
     """
     label = kernel.system.label
@@ -241,7 +241,7 @@ def not_positive_definite(kernel: SystemKernel, found: str, row: int, pivot: flo
 
 
 def round_up(value: float) -> float:
-    """Round up to two digits: what an error tells users to take must be enough."""
+    """Round up to two digits: a ridge named in an error must be sufficient."""
     unit = 10.0 ** (math.floor(math.log10(value)) - 1)
     return math.ceil(value / unit) * unit
 

@@ -1,4 +1,4 @@
-"""One task on a system: what it reads ahead, where its time goes, and how its tiles get their receipt."""
+"""One task on a system: its reading ahead, its times, and the receipts of its tiles."""
 
 import socket
 import time
@@ -18,7 +18,7 @@ from cntk_pipeline.tasks import Receipt, Task, timed
 from cntk_pipeline.tiling import Cut
 
 READ_AHEAD = 2
-"""Panels that are read while a product runs."""
+"""Number of panels that are read while a product runs."""
 
 _I = TypeVar("_I")
 _T = TypeVar("_T")
@@ -30,9 +30,9 @@ class Work:
 
     Attributes
     ----------
-    run, system, task : what is computed.
-    started : when, by `time.perf_counter`.
-    waited : seconds for which a read was waited for.
+    run, system, task : the task, with its run and its system.
+    started : time of its beginning, by `time.perf_counter`.
+    waited : seconds that it waited for reads.
     """
 
     run: RunDirectory
@@ -56,7 +56,7 @@ class Work:
         return self.run.solved(self.system.fingerprint, part)
 
     def ahead(self, read: Callable[[_I], _T], indices: Iterable[_I]) -> Iterator[_T]:
-        """Iterate over what ``read`` returns for some indices; a thread reads the next ones meanwhile."""
+        """Iterate over the results of ``read`` for some indices; a thread reads the next ones meanwhile."""
         reader = ReadAhead(read, indices)
         yield from reader
         self.waited += reader.waited
@@ -78,22 +78,22 @@ def open_work(run_path: str, task: Task) -> Work:
 
 
 def forget_tiles() -> None:
-    """Unmap the tiles that this process has mapped: files that are mapped keep a disk busy."""
+    """Unmap the tiles that this process has mapped: mapped files keep a disk busy."""
     _open_solve.cache_clear()
     forget_mapped_tiles()
 
 
 def float64(tile: Array) -> Array:
-    """Return a tile in float64, as it is where it has that."""
+    """Return a tile in float64, without a copy where it has that dtype."""
     return tile.astype(np.float64, copy=False)
 
 
 class ReadAhead(Generic[_I, _T]):
-    """Iterates over what ``read`` returns for some indices; a thread reads the next ones meanwhile.
+    """An iterator over the results of ``read`` for some indices; a thread reads the next ones meanwhile.
 
     Attributes
     ----------
-    waited : seconds for which a read was waited for.
+    waited : seconds spent on waiting for reads.
     """
 
     def __init__(self, read: Callable[[_I], _T], indices: Iterable[_I]) -> None:

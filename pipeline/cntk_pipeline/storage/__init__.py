@@ -1,4 +1,4 @@
-"""Where a run directory may lie. ``STORAGES`` is the door of this room: how a place is opened, by its scheme."""
+"""Stores of run directories. ``STORAGES`` is the interface of this package: functions that open a place, by scheme."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +12,12 @@ STORAGES: dict[str, Callable[[str], StorePath]] = {"": LocalPath, "s3": ObjectPa
 
 
 def open_path(place: str | Path | StorePath) -> StorePath:
-    """Open a place by what names it: a local path, or ``s3://bucket/name``.
+    """Open a place by its name: a local path, or ``s3://bucket/name``.
 
     Raises
     ------
     ConfigError
-        If its scheme is unknown, or it is no name of its scheme.
+        If its scheme is unknown, or the name is invalid for its scheme.
     """
     if isinstance(place, StorePath):
         return place

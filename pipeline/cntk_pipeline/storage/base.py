@@ -1,6 +1,6 @@
-"""What the store asks of the place that it lies in, a directory or a bucket: names below one another, and whole files.
+"""The interface of a place for the store, a directory or a bucket: nested names, and whole files.
 
-The names are those of `pathlib` where it has one for the same. Nothing here is ever half there: `write_whole` and
+Methods have the names of `pathlib` where it has a method for the same. No file is ever half there: `write_whole` and
 `create_whole` make a file appear at once, with all its bytes, or not at all, and return when it is safe.
 """
 
@@ -19,7 +19,7 @@ class Listed(NamedTuple):
     Attributes
     ----------
     bytes : its size.
-    version : tells it from any other that lies or lay in its place; what was appended to is another.
+    version : differs between all files that lie or lay in its place; appending changes it.
     """
 
     bytes: int
@@ -27,12 +27,12 @@ class Listed(NamedTuple):
 
 
 class Appender(ABC):
-    """Adds lines to a log of its own. Lines of a durable one are safe when `append` returns."""
+    """A writer of lines to a log of its own. Lines of a durable log are safe when `append` returns."""
 
     @property
     @abstractmethod
     def is_full(self) -> bool:
-        """Whether it is time to open another log: where a file cannot grow, it is written anew each time."""
+        """Whether it is time to open another log: where files cannot grow, each append writes the whole log anew."""
 
     @abstractmethod
     def append(self, lines: bytes) -> None:
@@ -40,25 +40,25 @@ class Appender(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Make what was added safe, as far as that was promised; nothing is appended afterwards."""
+        """Write lines that wait, and make lines of a durable log safe; nothing is appended afterwards."""
 
 
 class StorePath(ABC):
-    """A place in a store: a file, or a folder of such. Immutable; two that name the same are equal.
+    """A place in a store: a file, or a folder of files. Immutable; two objects for the same place are equal.
 
-    `str` writes it so that `open_path` finds it again in another process.
+    `open_path` opens the text of `str` again, also in another process.
 
     Attributes
     ----------
-    at_once : questions that are best asked at once, where there are many. Threads that ask a directory wait for
-        Python's lock more than for the disk.
+    at_once : best number of threads for many queries. Threads that query a directory wait for Python's lock more than
+        for the disk.
     """
 
     at_once: ClassVar[int] = 1
 
     @abstractmethod
     def __truediv__(self, name: str) -> "StorePath":
-        """Name what lies below; ``name`` may hold slashes.
+        """Return a place below this one; ``name`` may hold slashes.
 
         Raises
         ------
@@ -68,12 +68,12 @@ class StorePath(ABC):
 
     @abstractmethod
     def joinpath(self, *names: str) -> "StorePath":
-        """Name what lies below, a folder at a time."""
+        """Return a place below this one, by one name per level."""
 
     @property
     @abstractmethod
     def name(self) -> str:
-        """The last part."""
+        """The last part of the name."""
 
     @property
     @abstractmethod
@@ -82,13 +82,13 @@ class StorePath(ABC):
 
     @abstractmethod
     def absolute(self) -> "StorePath":
-        """The same place, as any process on this machine understands it."""
+        """Return the same place, valid in any process on this machine."""
 
     # Reading.
 
     @abstractmethod
     def exists(self) -> bool:
-        """Tell whether there is a file, or a folder with something in it; in a directory anything, also a link."""
+        """Tell whether there is a file or a folder with content; in a directory also a link or an empty folder."""
 
     @abstractmethod
     def is_file(self) -> bool:
@@ -96,19 +96,19 @@ class StorePath(ABC):
 
     @abstractmethod
     def size(self) -> int | None:
-        """Bytes of a file; None where there is none, or something else."""
+        """Return the bytes of a file; None where there is no file."""
 
     @abstractmethod
     def version(self) -> tuple[Any, ...] | None:
-        """Tell a file from any other that lies or lay in its place; None where there is none."""
+        """Return a value that differs between all files that lie or lay in this place; None where there is none."""
 
-    # These three read nothing but files: `ForeignFile` where a link, a pipe, a device or a folder lies in the place.
+    # These three read only files: `ForeignFile` where a link, a pipe, a device or a folder lies in the place.
 
     @abstractmethod
     def read_bytes(self, limit: int | None = None) -> bytes:
         """Read a file; `FileNotFoundError` where there is none.
 
-        With a ``limit``, `ForeignFile` where it holds more bytes, which are not read.
+        With a ``limit``, `ForeignFile` where it holds more bytes; they are not read.
         """
 
     @abstractmethod
@@ -122,19 +122,19 @@ class StorePath(ABC):
     def mapped(
         self, known: tuple[Any, ...] | None = None, limit: int | None = None
     ) -> tuple[tuple[Any, ...], np.ndarray] | None:
-        """Read a file's version and its content as ``(bytes,)`` uint8 that is not written to.
+        """Read a file's version and its content, ``(bytes,)`` uint8, read-only.
 
-        A directory maps it, and nothing is copied. None where the version is still the ``known`` one;
-        `FileNotFoundError` where there is no file, `ForeignFile` as of `read_bytes`.
+        A directory maps the file without a copy. None where the version is still the ``known`` one;
+        `FileNotFoundError` where there is no file, `ForeignFile` as in `read_bytes`.
         """
 
     @abstractmethod
     def children(self) -> Iterator["StorePath"]:
-        """List the files and folders in a folder, in the order of their names; nothing where there is none."""
+        """List the files and folders in a folder, in the order of their names; none where there is no folder."""
 
     @abstractmethod
     def listing(self) -> dict[str, Listed]:
-        """List all files below a folder, by their names from there on ("c/0/1"), in one sweep."""
+        """List all files below a folder, by their names relative to it ("c/0/1"), in one sweep."""
 
     @abstractmethod
     def leads_out_of(self, root: "StorePath") -> bool:
@@ -144,23 +144,23 @@ class StorePath(ABC):
 
     @abstractmethod
     def write_whole(self, *parts: Buffer) -> None:
-        """Write a file of one or more parts, in the place of the one that is there."""
+        """Write a file of one or more parts; an older file is replaced."""
 
     @abstractmethod
     def create_whole(self, content: bytes) -> bool:
-        """Create a file with its content, and tell whether it was this call: of several at once one returns True."""
+        """Create a file with its content; of several calls at once, only the one that created it returns True."""
 
     @abstractmethod
     def make_whole(self, files: Iterable[tuple[str, tuple[Buffer, ...]]], last: str) -> None:
-        """Write files below a new folder, each of one or more parts, by their names from there on.
+        """Write files below a new folder, each of one or more parts, by their names relative to it.
 
-        ``last`` names one of them that is there only when all are. Of several at once, with the same files, one or all
-        write them.
+        The file named ``last`` appears only when all others exist. Of several calls at once with the same files, one
+        or all write them.
         """
 
     @abstractmethod
     def appender(self, *, durable: bool) -> Appender:
-        """Open a log that no other process adds to; a durable one is new, `FileExistsError` where it is not."""
+        """Open a log that no other process adds to; a durable log must be new, otherwise `FileExistsError`."""
 
     @abstractmethod
     def move_to(self, target: "StorePath") -> None:
@@ -168,7 +168,7 @@ class StorePath(ABC):
 
     @abstractmethod
     def share_with(self, target: "StorePath") -> None:
-        """Give a file a second place, sharing its bytes where the store can; `FileExistsError` where one is there."""
+        """Give a file a second place; the store shares its bytes if it can. `FileExistsError` if it is taken."""
 
     @abstractmethod
     def unlink(self, missing_ok: bool = False) -> None:
@@ -180,14 +180,14 @@ class StorePath(ABC):
 
     @abstractmethod
     def sweep(self, folders: Iterable[str]) -> int:
-        """Delete what killed writers left half-written here, and below folders of these names; return how many."""
+        """Delete half-written files of killed writers, here and below folders of these names; return their number."""
 
     @abstractmethod
     def sync(self) -> None:
-        """Make the names in a folder safe that `share_with` made."""
+        """Make names in a folder safe that were made by `share_with`."""
 
     def shortcomings(self) -> tuple[str, ...]:
-        """Say in a line each what the place does not promise that stores do, for people; nothing where all is well."""
+        """List the guarantees of a store that this place lacks, one line each, for people; none where all is well."""
         return ()
 
     # For zarr, which reads what this package wrote.
@@ -198,4 +198,4 @@ class StorePath(ABC):
 
     @abstractmethod
     def zarr_expression(self) -> str:
-        """Write in Python what `zarr_store` returns, for people who open arrays by themselves."""
+        """Return a Python expression for the value of `zarr_store`, for people who open arrays by themselves."""

@@ -1,4 +1,4 @@
-"""What a full disk is told by."""
+"""Errors of a full disk, and of the operating system in general, as messages with a remedy."""
 
 import contextlib
 import errno
@@ -17,7 +17,7 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 def disk_full(path: object, command: str = "resume") -> StoreError:
-    """Make the error that says what to do about a full disk: the command of ``cntk`` that goes on."""
+    """Make the error for a full disk; it names the command of ``cntk`` that goes on."""
     return StoreError(
         errno.ENOSPC,
         f"the disk of {path} is full. Everything finished is kept: free some space, then `cntk {command} {path}`",
@@ -26,12 +26,12 @@ def disk_full(path: object, command: str = "resume") -> StoreError:
 
 @contextlib.contextmanager
 def store_explained(path: object, command: str = "resume") -> Iterator[None]:
-    """Turn errors of the operating system into ones that say what to do, as of a full disk: the command that goes on.
+    """Turn errors of the operating system into errors that name a remedy; for a full disk, the command that goes on.
 
     Raises
     ------
     StoreError
-        In the place of every `OSError` that is none of the package's own.
+        Instead of every `OSError` that is not the package's own.
     """
     try:
         yield

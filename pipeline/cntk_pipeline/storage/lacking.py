@@ -1,7 +1,7 @@
-"""What the file system of a directory may lack, and what is done instead: links, fsync of folders, mapped files.
+"""Features that the file system of a directory may lack, and their substitutes: links, fsync of folders, mapped files.
 
-File systems over a network or in user space, and those of other operating systems, lack one or the other. Which were
-tried, docs/stores.md says.
+File systems over a network, in user space, or of other operating systems lack one or the other. docs/stores.md lists
+the file systems that were tried.
 """
 
 import errno
@@ -13,19 +13,19 @@ from typing import BinaryIO
 import numpy as np
 
 NO_LINK = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS, errno.EIO)
-"""What linking fails with between devices, on file systems without links, for files of others, or with many links.
+"""Errors of linking between devices, on file systems without links, for files of others, or with too many links.
 
-Rclone says EIO; where that is true, what is done instead meets it too.
+Rclone reports EIO. Where the disk really has this error, the substitute meets it too.
 """
 
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)
-"""What the fsync of a folder fails with where there is none."""
+"""Errors of the fsync of a folder on file systems without it."""
 
 _NO_MAP = (errno.ENODEV, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
-"""What mapping a file fails with where that cannot be done."""
+"""Errors of mapping a file on file systems without it."""
 
 CLAIM_SECONDS, _POLL_SECONDS = 10.0, 0.02
-"""How long a claimed name may stay empty before whoever claimed it counts as dead, who has one more call to make."""
+"""Time that a claimed name may stay empty before its claimer counts as dead; the claimer needs one more call."""
 
 
 def give_name(aside: Path, path: Path) -> None:
@@ -34,7 +34,7 @@ def give_name(aside: Path, path: Path) -> None:
     Raises
     ------
     FileExistsError
-        If another has it: of several at once, one gives its file the name.
+        If another file has it: of several calls at once, one gives its file the name.
     """
     try:
         os.link(aside, path)
@@ -46,7 +46,7 @@ def give_name(aside: Path, path: Path) -> None:
 
 
 def _claim(path: Path) -> None:
-    """Make an empty file, whose maker puts a whole one in its place at once; who finds it empty waits for that."""
+    """Make an empty file; its maker replaces it by a whole one at once, and others wait while it is empty."""
     deadline = time.monotonic() + CLAIM_SECONDS
     while True:
         try:
@@ -61,7 +61,7 @@ def _claim(path: Path) -> None:
 
 
 def keep_names(folder: Path) -> bool:
-    """Make the names in a folder safe; tell whether its file system does that on demand."""
+    """Make the names in a folder safe; tell whether its file system supports this."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -75,7 +75,7 @@ def keep_names(folder: Path) -> bool:
 
 
 def map_file(file: BinaryIO) -> np.ndarray:
-    """Map a file that is not empty, as ``(bytes,)`` uint8 that is not written to; read it where it cannot be mapped."""
+    """Map a file that is not empty, as ``(bytes,)`` uint8, read-only; read it where it cannot be mapped."""
     try:
         return np.memmap(file, np.uint8, "r").view(np.ndarray)
     except OSError as error:

@@ -28,12 +28,12 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
-"""What may lie where a file belongs."""
+"""Kinds of objects that may lie in the place of a file."""
 
 _PIECE_BYTES = 2**16
 
 _ASIDE = re.compile(r".+\.[0-9a-f]{32}\.partial", re.DOTALL)
-"""Names of what is being written: nothing but `LocalPath.sweep` looks at them. Names of others may end alike."""
+"""Names of files being written; only `LocalPath.sweep` looks at them. Foreign files may have similar names."""
 
 
 class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
@@ -71,9 +71,9 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
     ) -> tuple[tuple[Any, ...], np.ndarray] | None:
         if known is not None and _version(self.lstat()) == known:
             return None
-        with self._opened(limit) as file:  # whose name may be given to another one meanwhile
+        with self._opened(limit) as file:  # another file may take its name meanwhile
             status = os.fstat(file.fileno())
-            if status.st_size == 0:  # which cannot be mapped
+            if status.st_size == 0:  # an empty file cannot be mapped
                 return _version(status), np.empty(0, np.uint8)
             return _version(status), map_file(file)
 
@@ -127,7 +127,8 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
             except FileExistsError:
                 return False
             except FileNotFoundError:
-                # What drivers write before they hold the lease, its holder may sweep; its folder is another matter.
+                # The holder of the lease may sweep this file: drivers write some files before they hold it. A missing
+                # folder is another error.
                 if not self.parent.is_dir():
                     raise
                 continue
@@ -197,7 +198,7 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
 
     def sweep(self, folders: Iterable[str]) -> int:
         count = 0
-        here = itertools.islice(os.walk(self), 1)  # which bears that names vanish before it
+        here = itertools.islice(os.walk(self), 1)  # os.walk allows names to vanish meanwhile
         for folder, below, files in itertools.chain(here, *(os.walk(self / name) for name in folders)):
             swept = list(filter(_ASIDE.fullmatch, below))
             below[:] = [name for name in below if name not in swept]
@@ -226,7 +227,7 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
         return str(self)
 
     def zarr_expression(self) -> str:
-        return json.dumps(str(self), ensure_ascii=False)  # whose escapes of characters in pairs are not Python's
+        return json.dumps(str(self), ensure_ascii=False)  # JSON escapes by pairs of surrogates are not Python's
 
     @patient
     def _status(self) -> os.stat_result | None:
@@ -236,11 +237,11 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
             return None
 
     def _opened(self, limit: int | None = None) -> BinaryIO:
-        """Open a file to be read. A pipe is not waited for, and what is no file is not even opened."""
+        """Open a file for reading. A pipe is not waited for; other objects are not even opened."""
         self._require_file(self.lstat(), limit)
         descriptor = os.open(self, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            self._require_file(os.fstat(descriptor), limit)  # another one may lie there by now
+            self._require_file(os.fstat(descriptor), limit)  # another object may lie there by now
         except BaseException:
             os.close(descriptor)
             raise
@@ -258,7 +259,7 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
 
 
 class _LocalAppender(Appender):
-    """Writes to the end of a file; a durable one creates it, so that two can never share it."""
+    """An appender to the end of a file; a durable one creates the file, so that two can never share it."""
 
     def __init__(self, path: LocalPath, durable: bool) -> None:
         self._path, self._durable = path, durable
@@ -278,7 +279,7 @@ class _LocalAppender(Appender):
         before = os.fstat(self._file).st_size
         left = memoryview(lines)
         try:
-            while left:  # a disk that gets full takes a part first, and says so only when it is given the rest
+            while left:  # a disk that gets full takes a part first, and fails only at the rest
                 left = left[os.write(self._file, left) :]
         except OSError:
             os.ftruncate(self._file, before)
@@ -291,7 +292,7 @@ class _LocalAppender(Appender):
 
 
 def _make_folder(path: Path) -> None:
-    """Make a folder, and those above it, and make their names safe."""
+    """Make a folder and its parents, and make their names safe."""
     if path.is_dir():
         return
     _make_folder(path.parent)
@@ -300,7 +301,7 @@ def _make_folder(path: Path) -> None:
     except FileExistsError:
         if not path.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, "a file where the folder should be", str(path)) from None
-        # Otherwise another process was first, and may not have come to the next line.
+        # Otherwise another process was first, and may not have reached the next line.
     LocalPath(path.parent).sync()
 
 

@@ -1,8 +1,8 @@
-"""A bucket as a store, by obstore: every object appears whole, and only `create_whole` asks who was first.
+"""A bucket as a store, by obstore: every object appears whole, and only `create_whole` is exclusive.
 
 Credentials, region and endpoint come from the environment of each process (``AWS_ACCESS_KEY_ID``,
-``AWS_ENDPOINT_URL``, ...), never from a workflow or a run. Claims rest on ``If-None-Match: *`` alone: servers differ in
-how they compare versions, and some do not. Transient errors are tried again by obstore, for some minutes.
+``AWS_ENDPOINT_URL``, ...), never from a workflow or a run. Claims rest on ``If-None-Match: *`` alone: servers compare
+versions in different ways, some not at all. Obstore repeats requests after transient errors, for some minutes.
 """
 
 import contextlib
@@ -22,10 +22,10 @@ SEGMENT_BYTES = 256 * 2**10
 """A log is an object that each `append` writes anew; at this size another one is begun."""
 
 UNSAFE_SECONDS = 10.0
-"""How long lines of a log that promises nothing may wait to be written."""
+"""Time that lines of a log that is not durable may wait to be written."""
 
 _METADATA_SERVICE = "/latest/api/token"
-"""Where obstore asks the machine's own service for credentials, if the environment names none."""
+"""Path of the machine's own service for credentials; obstore asks it if the environment names none."""
 
 _T = TypeVar("_T")
 
@@ -36,7 +36,7 @@ class ObjectPath(StorePath):
     Parameters
     ----------
     bucket : its name.
-    key : of the object, or what the keys of a folder begin with, without a slash at either end.
+    key : of the object, or the common prefix of the keys in a folder, without a slash at either end.
     """
 
     at_once = 16
@@ -51,7 +51,7 @@ class ObjectPath(StorePath):
         Raises
         ------
         ConfigError
-            If it names no bucket and key, or holds more than these.
+            If it has no bucket or no key, or further parts.
         """
         match = re.fullmatch(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/([A-Za-z0-9!_.*'()/=+-]+?)/*", url)
         parts = match[2].split("/") if match else []
@@ -109,7 +109,7 @@ class ObjectPath(StorePath):
         return self._head() is not None
 
     def is_dir(self) -> bool:
-        """Tell whether there is anything below."""
+        """Tell whether there is an object below."""
         return next(self.children(), None) is not None
 
     def size(self) -> int | None:
@@ -124,7 +124,7 @@ class ObjectPath(StorePath):
         return self._ask(lambda obstore, store: bytes(self._bounded(obstore.get(store, self.key), limit).bytes()))
 
     def read_from(self, offset: int, limit: int | None = None) -> bytes:
-        if limit is None:  # a server refuses a range that begins at the end
+        if limit is None:  # servers refuse a range that begins at the end
             size = self.size()
             if size is None:
                 raise FileNotFoundError(f"{self} does not exist")
@@ -174,7 +174,7 @@ class ObjectPath(StorePath):
         return self.create_new(content) or self.read_bytes() == content
 
     def create_new(self, content: bytes) -> bool:
-        """Create as `create_whole` does; an object with the same content is another's."""
+        """Create as `create_whole` does, but count an object with the same content as foreign."""
 
         def create(obstore: Any, store: Any) -> bool:
             try:
@@ -218,7 +218,7 @@ class ObjectPath(StorePath):
                 self._ask(partial(_delete, chosen))
 
     def sweep(self, folders: Iterable[str]) -> int:
-        return 0  # what a killed writer sent never became an object
+        return 0  # bytes of a killed writer never became an object
 
     def sync(self) -> None:
         pass
@@ -235,7 +235,7 @@ class ObjectPath(StorePath):
     def _copy_to(self, target: StorePath, *, overwrite: bool) -> None:
         assert isinstance(target, ObjectPath)
         if self.bucket == target.bucket:
-            # A copy that must not overwrite is another matter from server to server; a claim of the name is not needed.
+            # Servers differ in copies that must not overwrite; an exclusive claim of the name is not needed.
             if not overwrite and target.is_file():
                 raise FileExistsError(f"{target} exists")
             self._ask(lambda obstore, store: obstore.copy(store, self.key, target.key))
@@ -245,7 +245,7 @@ class ObjectPath(StorePath):
             raise FileExistsError(f"{target} exists")
 
     def _bounded(self, found: Any, limit: int | None) -> Any:
-        """Return an answer whose bytes are still to be read, if they are not too many."""
+        """Return an answer whose bytes are not read yet, if they are not too many."""
         if limit is not None and int(found.meta["size"]) > limit:
             raise ForeignFile(f"{self} has more than the {limit} bytes that belong there: move it away")
         return found
@@ -257,7 +257,7 @@ class ObjectPath(StorePath):
             return None
 
     def _ask(self, question: Callable[[Any, Any], _T]) -> _T:
-        """Ask the bucket; errors become those that the driver knows: `StoreUnavailable` is tried again."""
+        """Query the bucket; errors become errors that the driver knows: `StoreUnavailable` is tried again."""
         obstore, store = _obstore(), _open_bucket(self.bucket, "")
         final = obstore.exceptions
         try:
@@ -283,7 +283,7 @@ class ObjectPath(StorePath):
 
 
 class _ObjectAppender(Appender):
-    """Keeps the lines of one object and writes it whole: at once where they must be safe, otherwise now and then."""
+    """An appender that keeps all lines of an object and writes it whole: at once if durable, otherwise now and then."""
 
     def __init__(self, path: ObjectPath, durable: bool) -> None:
         self._path, self._durable = path, durable
@@ -320,7 +320,7 @@ class _ObjectAppender(Appender):
                 self._write()
 
     def _write_waiting(self) -> None:
-        """Write what has waited long enough, also where its process has nothing more to say."""
+        """Write lines that have waited long enough, even if the process appends no more."""
         with self._lock, contextlib.suppress(OSError, PipelineError):  # the next lines bring these along
             self._write()
 
@@ -341,7 +341,7 @@ def _version(entry: Any) -> tuple[Any, ...]:
 
 
 def _reason(error: BaseException) -> str:
-    """Take the first line of what obstore says, without what follows of the request."""
+    """Return the first line of obstore's message, without its details of the request."""
     return re.sub(r"\s+", " ", str(error).partition("\n")[0])[:300]
 
 
@@ -355,7 +355,7 @@ def _obstore() -> Any:
 
 @cache
 def _open_bucket(bucket: str, prefix: str) -> Any:
-    """Open a bucket once per process and prefix; where and as whom, the environment says."""
+    """Open a bucket once per process and prefix; the environment has its endpoint and the credentials."""
     _obstore()
     from obstore.store import S3Store
 

@@ -1,7 +1,7 @@
-"""The one way to read what a run directory remembers: a file, of bounded size, held against a model.
+"""The one way to read records of a run directory: a file of bounded size, checked by a model.
 
-A damaged record is one error, whatever is wrong with it: it names the file, the field, and what to do. JSON is read by
-pydantic, which refuses what is nested some hundred deep, and numbers of thousands of digits.
+All damage of a record gives the same error, which names the file, the field, and the remedy. JSON is read by pydantic,
+which refuses values nested some hundred deep, and numbers of thousands of digits.
 """
 
 import json
@@ -16,7 +16,7 @@ from cntk_pipeline.models import Json
 from cntk_pipeline.storage.base import StorePath
 
 RECORD_BYTES = 16 * 2**20
-"""Bytes of a record at most: 600,000 iterations of conjugate gradients, the longest of them, are so many."""
+"""Largest size of a record: the longest one, of conjugate gradients, has this size after 600,000 iterations."""
 
 _NUMBER = re.compile(r"[0-9]{6,15}")
 
@@ -28,8 +28,8 @@ class Record(Generic[_T]):
 
     Parameters
     ----------
-    model : what it holds: a frozen dataclass or a `TypedDict`, with the configuration `STRICT`.
-    remedy : what to do where one is damaged, as a sentence that begins with a small letter.
+    model : of its content: a frozen dataclass or a `TypedDict`, with the configuration `STRICT`.
+    remedy : for a damaged record, as a sentence that begins with a small letter.
     """
 
     def __init__(self, model: Any, remedy: str) -> None:
@@ -44,7 +44,7 @@ class Record(Generic[_T]):
         FileNotFoundError
             If there is none.
         StoreError
-            If it is damaged, or what lies there is no file.
+            If it is damaged, or no file lies in its place.
         """
         return self.parse(path.read_bytes(RECORD_BYTES), path)
 
@@ -67,7 +67,7 @@ class Record(Generic[_T]):
         return self._adapter.dump_json(value)
 
     def _error(self, error: ValidationError, where: object) -> StoreError:
-        """Say what is wrong first."""
+        """Make the error that names the first fault of a record."""
         problem = error.errors(include_url=False)[0]
         place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]).lstrip(".")
         if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
@@ -87,9 +87,9 @@ def write_json(path: StorePath, record: Json) -> None:
 
 
 def numbers(folder: StorePath, suffix: str) -> list[int]:
-    """List the numbers of the files ``000001SUFFIX``, ... in a folder; names of any other kind are not this package's.
+    """List the numbers of the files ``000001SUFFIX``, ... in a folder; other names are not this package's.
 
-    `str.isdigit` would take digits that `int` does not, and `int` numbers that no file name of ours begins with.
+    `str.isdigit` would accept digits that `int` does not, and `int` accepts numbers that no such name begins with.
     """
     stems = (path.name.removesuffix(suffix) for path in folder.children() if path.name.endswith(suffix))
     return [int(stem) for stem in stems if _NUMBER.fullmatch(stem) and stem == f"{int(stem):06d}"]

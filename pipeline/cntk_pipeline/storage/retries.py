@@ -1,4 +1,4 @@
-"""Asks a directory again that fails for the moment, and says where and what to do where it goes on failing."""
+"""Repeats operations on a directory after errors that may pass, and explains errors that last."""
 
 import errno
 import functools
@@ -10,28 +10,28 @@ from typing import Any, TypeVar
 from cntk_pipeline.errors import PipelineError, StoreError, StoreUnavailable
 
 DELAYS_SECONDS = (0.1, 0.5, 2.0)
-"""What is waited before an operation is tried again; a bucket's own client does so too."""
+"""Waits before an operation is tried again; a bucket's own client waits too."""
 
 PASSING = (errno.EIO, errno.ESTALE, errno.EAGAIN, errno.EBUSY, errno.ETIMEDOUT, errno.EREMOTEIO, errno.ENOTCONN)
-"""What a disk, or a server of files, says that may know better in a moment."""
+"""Errors of a disk or a file server that may pass in a moment."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-"""What a full disk says, or a user's share of it that is used up."""
+"""Errors of a full disk, or of a used-up quota."""
 
 _Result = TypeVar("_Result")
 
 
 def patiently(action: Callable[[], _Result], where: object, delays: tuple[float, ...] | None = None) -> _Result:
-    """Do something at a place in a directory, again after each of ``delays``, `DELAYS_SECONDS` where none are given.
+    """Run an action at a place in a directory, again after each of ``delays``; by default these are `DELAYS_SECONDS`.
 
     Raises
     ------
     FileNotFoundError, FileExistsError
-        Which say what is there.
+        As raised by the action.
     StoreUnavailable
         If it went on failing with one of `PASSING`.
     StoreError
-        If it failed otherwise, with what to mend.
+        If it failed otherwise, with the remedy.
     """
     for delay in (*(DELAYS_SECONDS if delays is None else delays), None):
         try:
@@ -47,7 +47,7 @@ def patiently(action: Callable[[], _Result], where: object, delays: tuple[float,
 
 
 def patient(operation: Callable[..., _Result]) -> Callable[..., _Result]:
-    """Let a method of a path be tried again, as `patiently` does: it reads, or may be done twice."""
+    """Let a method of a path be tried again by `patiently`: it only reads, or may be done twice."""
 
     @functools.wraps(operation)
     def tried_again(self: Any, *arguments: Any, **options: Any) -> _Result:
@@ -57,7 +57,7 @@ def patient(operation: Callable[..., _Result]) -> Callable[..., _Result]:
 
 
 def explained(operation: Callable[..., _Result]) -> Callable[..., _Result]:
-    """Let a method of a path say where it failed; it is not tried again."""
+    """Let errors of a method of a path name the place; the method is not tried again."""
 
     @functools.wraps(operation)
     def tried_once(self: Any, *arguments: Any, **options: Any) -> _Result:
@@ -67,7 +67,7 @@ def explained(operation: Callable[..., _Result]) -> Callable[..., _Result]:
 
 
 def _explanation(where: object, error: OSError) -> str:
-    """Say what cannot be done at a place, and what to do about it."""
+    """Explain an error at a place, with the remedy."""
     if error.errno in FULL:
         return f"the disk of {where} is full. Everything finished is kept: free some space, then the same command again"
     if error.errno == errno.EFBIG:

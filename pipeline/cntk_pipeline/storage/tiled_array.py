@@ -32,15 +32,15 @@ CRC_BYTES = 4
 REWRITTEN = "`cntk resume` and `cntk verify` write it anew"
 
 GROUP_RECORD = "zarr.json"
-"""What zarr knows a group, or an array, by; a group's is written last."""
+"""The file that makes a folder a zarr group or array; a group's file is written last."""
 
 MAPPED_BYTES = 640 * 2**20
-"""Bytes of tiles that a process keeps mapped at most, two block rows of most factors. The system owns the pages."""
+"""Largest size of all mapped tiles of a process: two block rows of most factors. The system owns the pages."""
 
 Array = np.ndarray
 
 _ZARR = ConfigDict(strict=True)
-"""zarr says more of an array than is of interest here."""
+"""Other keys are ignored: zarr.json holds more than this package reads."""
 
 
 @with_config(_ZARR)
@@ -91,7 +91,7 @@ class ArraySpec:
     ----------
     name : path inside its zarr group.
     shape, tile : samples along each axis, and of one chunk.
-    dtype : of the values; the fill value is NaN, so that a missing tile poisons what reads it.
+    dtype : of the values; the fill value is NaN, so that a missing tile shows up in every result.
     dimensions : names of the axes.
     """
 
@@ -138,12 +138,12 @@ class TiledArray:
         return Cut(self.shape[axis], self.tile[axis])
 
     def chunk_path(self, *index: int) -> StorePath:
-        """Return where a chunk lies; the key is made of integers only."""
+        """Return the path of a chunk; the key consists of integers only."""
         return self.path.joinpath("c", *(str(int(k)) for k in index))
 
     @property
     def chunk_bytes(self) -> int:
-        """Bytes of one chunk on disk."""
+        """The bytes of one chunk on disk."""
         return int(np.prod(self.tile)) * self.dtype.itemsize + CRC_BYTES
 
     def write(self, index: tuple[int, ...], values: Array) -> Chunk:
@@ -157,7 +157,7 @@ class TiledArray:
         Raises
         ------
         StoreError
-            If the array is gone, and with it perhaps the disk that held the run: the tile would lie elsewhere.
+            If the array is gone; with an unmounted disk, for example, the tile would be written elsewhere.
         """
         if not (self.path / GROUP_RECORD).is_file():
             raise StoreError(errno.ENOENT, f"the array {self.path} is gone: bring the run directory back, then resume")
@@ -178,15 +178,15 @@ class TiledArray:
         return self._shaped(self._checked(self._content(path), path), index)
 
     def read_mapped(self, *index: int) -> Array:
-        """Read a tile without copying it where the store can: a read-only view of the file, whose pages all share.
+        """Read a tile without a copy where the store can: a read-only view of the file; processes share its pages.
 
-        The tiles read last stay mapped, and a process checks each only once, also where it maps it again. For readers
-        that need the same tiles again and again; chunks are replaced and never changed, so a mapped one stays as it is.
+        The tiles read last stay mapped, and a process checks each only once, even if it maps it again. For readers that
+        need the same tiles again and again. Chunks are replaced and never changed, so a mapped chunk keeps its values.
 
         Raises
         ------
         CorruptTile
-            As of `read`.
+            As in `read`.
         """
         path = self.chunk_path(*index)
         known, kept = _MAPPED.take(path)
@@ -209,8 +209,8 @@ class TiledArray:
 
         Parameters
         ----------
-        bounds : first sample and one past the last, an axis each.
-        symmetric : read what lies in a tile above the diagonal from its mirror image below.
+        bounds : the first sample and one past the last, for each axis.
+        symmetric : read tiles above the diagonal from their mirror images below.
         """
         values = np.empty(tuple(stop - start for start, stop in bounds), self.dtype)
         pieces = [range(start // t, -(-stop // t)) for (start, stop), t in zip(bounds, self.tile, strict=True)]
@@ -227,7 +227,7 @@ class TiledArray:
         return values
 
     def describe(self, index: tuple[int, ...]) -> Chunk:
-        """Check a chunk on disk and describe it as `write` would have."""
+        """Check a chunk on disk and describe it as `write` does."""
         path = self.chunk_path(*index)
         payload = self._checked(self._content(path), path)
         if not np.all(np.isfinite(self._shaped(payload, index))):
@@ -235,7 +235,7 @@ class TiledArray:
         return Chunk(self.path.name, self.chunk_bytes, google_crc32c.value(payload), digest(payload.data))
 
     def checksum(self, index: tuple[int, ...]) -> int:
-        """Read the checksum that a chunk carries, and nothing else of it.
+        """Read only the checksum of a chunk.
 
         Raises
         ------
@@ -262,7 +262,7 @@ class TiledArray:
         return CorruptTile(f"{path} is missing: it was not computed, or was deleted")
 
     def _checked(self, content: Array, path: StorePath) -> Array:
-        """Return the bytes of the values, if the checksum behind them says so."""
+        """Return the bytes of the values, if they match the checksum behind them."""
         if len(content) != self.chunk_bytes:
             raise CorruptTile(f"{path} has {len(content)} bytes, expected {self.chunk_bytes}: it was cut short")
         payload, stored = content[:-CRC_BYTES], int.from_bytes(content[-CRC_BYTES:].tobytes(), "little")
@@ -273,25 +273,25 @@ class TiledArray:
     def _shaped(self, payload: Array, index: tuple[int, ...]) -> Array:
         """Return the bytes as values, without the padding of ragged tiles.
 
-        What a bucket answers lies at any address. NumPy multiplies what is not aligned in another way: a few times
-        slower, and with other last bits.
+        The bytes of a bucket's answer may lie at any address. NumPy multiplies unaligned values in another way: a few
+        times slower, and with other last bits.
         """
         values = np.require(payload.view(self.dtype), requirements=["ALIGNED"]).reshape(self.tile)
         return values[tuple(slice(0, self.cut(axis).length(k)) for axis, k in enumerate(index))]
 
 
 class InputArray:
-    """An array of the data set, read by its rows. Nothing can compute it again: damage is an error that says so.
+    """An array of the data set, read by its rows. It cannot be computed again, and errors for its damage say so.
 
     Parameters
     ----------
     path : of the array's directory.
-    shape, kind : that it must have; ``kind`` as of `numpy.dtype.kind`.
+    shape, kind : the required shape, and the required `numpy.dtype.kind`.
 
     Raises
     ------
     StoreError
-        If there is no array, or another one.
+        If there is no array, or it has another shape or kind.
     """
 
     def __init__(self, path: StorePath, shape: tuple[int, ...], kind: str) -> None:
@@ -313,13 +313,13 @@ class InputArray:
 
 @dataclass(frozen=True)
 class Group:
-    """A zarr group of tiled arrays: what it is made by, and mended by.
+    """A description of a zarr group of tiled arrays, to create the group and to mend it.
 
     Attributes
     ----------
-    path : where it lies.
+    path : of the group.
     arrays : in it.
-    attributes : of the group; one that is there may have more.
+    attributes : of the group; an existing group may have more.
     """
 
     path: StorePath
@@ -327,7 +327,7 @@ class Group:
     attributes: Mapping[str, Any]
 
     def files(self) -> dict[str, bytes]:
-        """Return the files that describe it, by their names in it."""
+        """Return the metadata files of the group, by their names in it."""
         return zarr_metadata(self.arrays, self.attributes)
 
     def create(self) -> None:
@@ -335,7 +335,7 @@ class Group:
         create_arrays(self.path, self.arrays, self.attributes)
 
     def mend(self) -> list[StorePath]:
-        """Write anew what describes it and is gone, or says something else; return these files."""
+        """Write metadata files anew that are gone or wrong; return them."""
         mended = []
         for name, content in self.files().items():
             if not _says(self.path / name, _ANY.parse(content, name)):
@@ -345,7 +345,7 @@ class Group:
 
 
 def _says(path: StorePath, expected: dict[str, Any]) -> bool:
-    """Tell whether a zarr.json says what it should, and perhaps more: other versions of zarr write other keys."""
+    """Tell whether a zarr.json has the expected values; it may have more keys, from other versions of zarr."""
     try:
         return _is_within(expected, _ANY.read(path))
     except (FileNotFoundError, StoreError):
@@ -353,7 +353,7 @@ def _says(path: StorePath, expected: dict[str, Any]) -> bool:
 
 
 def _is_within(expected: Any, found: Any) -> bool:
-    """Tell whether a value is there, of tables all that is expected in them."""
+    """Tell whether two values are equal; a found table may have more keys than the expected one."""
     if isinstance(expected, dict) and isinstance(found, dict):
         return all(key in found and _is_within(value, found[key]) for key, value in expected.items())
     return bool(expected == found)
@@ -368,13 +368,13 @@ def create_arrays(group_path: StorePath, specs: Sequence[ArraySpec], attributes:
 
 
 def is_made(group_path: StorePath) -> bool:
-    """Tell whether a zarr group is there with all its arrays."""
+    """Tell whether a zarr group exists with all its arrays."""
     return (group_path / GROUP_RECORD).is_file()
 
 
 def zarr_metadata(specs: Sequence[ArraySpec], attributes: Mapping[str, Any]) -> dict[str, bytes]:
     """Return the files that make a zarr group with empty arrays, by their names in it; zarr itself writes them."""
-    # In a loop of this call alone: the one that zarr keeps in a thread ends with a page of traceback where a busy
+    # In an event loop of this call alone: zarr's own loop, in a thread, ends with a page of traceback where a busy
     # machine does not let it close within half a second.
     memory: dict[str, Any] = {}
     with ThreadPoolExecutor(1) as threads:
@@ -402,12 +402,12 @@ async def _write_metadata(memory: dict[str, Any], specs: Sequence[ArraySpec], at
 
 
 def digest(payload: memoryview) -> str:
-    """Digest the values of a chunk, its checksum aside."""
+    """Digest the values of a chunk, without its checksum."""
     return xxhash.xxh3_128_hexdigest(payload)
 
 
 def encode_chunk(values: Array, tile: tuple[int, ...], dtype: np.dtype) -> tuple[memoryview, bytes]:
-    """Return the two parts of a chunk, its values and their checksum; what a ragged tile lacks is filled up."""
+    """Return the two parts of a chunk, its values and their checksum; a ragged tile is padded."""
     padded = np.ascontiguousarray(values, dtype)
     if values.shape != tile:
         padded = np.full(tile, np.nan if dtype.kind == "f" else 0, dtype)
@@ -418,7 +418,7 @@ def encode_chunk(values: Array, tile: tuple[int, ...], dtype: np.dtype) -> tuple
 
 
 class _MappedTiles:
-    """The tiles that this process read last without copying them, and which ones it has checked."""
+    """The mapped tiles that this process read last, and the tiles that it has checked."""
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
@@ -428,7 +428,7 @@ class _MappedTiles:
         self._lock = threading.Lock()
 
     def take(self, path: StorePath) -> tuple[tuple[Any, ...] | None, Array]:
-        """Return the version that is kept of a tile and its values, and keep it longest now; None and none of it."""
+        """Return the kept version of a tile and its values, and mark it as used last; None if it is not kept."""
         with self._lock:
             kept = self._tiles.pop(path, None)
             if kept is None:
@@ -441,7 +441,7 @@ class _MappedTiles:
         return self._checked.get(path) == version
 
     def keep(self, path: StorePath, version: tuple[Any, ...], values: Array) -> None:
-        """Keep a tile that was checked, and let go of those taken longest ago."""
+        """Keep a tile that was checked, and drop the tiles taken longest ago."""
         with self._lock:
             self._checked[path] = version
             if path in self._tiles:
@@ -453,7 +453,7 @@ class _MappedTiles:
                 self._bytes -= oldest.nbytes
 
     def forget(self) -> None:
-        """Let go of all tiles: files that are mapped keep a disk busy."""
+        """Drop all tiles: mapped files keep a disk busy."""
         with self._lock:
             self._tiles.clear()
             self._bytes = 0

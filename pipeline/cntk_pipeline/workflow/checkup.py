@@ -1,8 +1,8 @@
-"""Everything that a run directory holds, looked at: what is damaged is set aside, or written anew where that is known.
+"""A check of everything in a run directory: damaged files are moved to quarantine, or written anew.
 
-What a run should hold is known from its specification and its workflow (`workflow.wanted`). Descriptions of arrays are
-written anew from these; tiles and records that are bad are moved to quarantine, and so are bad chunks of the data set.
-Then they are missing, which `cntk status` sees as well, and `cntk resume` makes them again.
+The specification and the workflow of a run say which files it should hold (`workflow.wanted`). Descriptions of arrays
+are written anew from these. Bad tiles, bad records and bad chunks of the data set are moved to quarantine. They are
+missing then, as `cntk status` shows, and `cntk resume` makes them again.
 """
 
 import contextlib
@@ -28,19 +28,19 @@ from cntk_pipeline.tasks import Task
 from cntk_pipeline.workflow.wanted import OWNERS, Wanted, find_wanted
 
 CLOSE = 1e-6
-"""Relative difference of a record to what its arrays say that may be another machine's rounding."""
+"""Largest relative difference between a record and its arrays that may come from the rounding of another machine."""
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What was found in a run directory, and done about it.
+    """The findings of a check of a run directory, and the repairs.
 
     Attributes
     ----------
-    whole : number of tiles that are what their receipts say.
+    whole : number of tiles that agree with their receipts.
     bad : tiles that are to be computed again, moved to quarantine.
     lost : chunks of the data set that are gone or were damaged, moved to quarantine.
-    contradicted : records that say something else than the arrays that they sum up, moved to quarantine.
+    contradicted : records that disagree with the arrays that they sum up, moved to quarantine.
     unneeded : bad tiles that the workflow does not ask for, moved to quarantine.
     mended : descriptions of arrays that were gone or damaged, written anew.
     missing : number of tiles that are not computed yet, the bad ones included.
@@ -61,7 +61,7 @@ class Checked:
 
 
 def lines_of(found: Checked) -> list[str]:
-    """Say in a line each what was found."""
+    """Write the findings as text, one line each."""
     lines = [f"{path} was gone or damaged: written anew" for path in found.mended]
     lines += [f"{path} of the data set is gone or damaged" for path in found.lost]
     lines += [f"{path} is not what its arrays come to: moved to quarantine" for path in found.contradicted]
@@ -76,7 +76,7 @@ def mend(run: RunDirectory, config: RunConfig) -> list[StorePath]:
     """Write anew the descriptions of arrays that are gone or damaged; return them. Called with the lease held."""
     wanted = find_wanted(run, config)
     mended = [path for group in _groups(run, config, wanted) for path in group.mend()]
-    # Beside those of systems, which the kernel's variances are needed for.
+    # Records of systems are left out: they need the kernel's variances.
     for product in _products_of_no_system(run, wanted):
         is_begun = run.has_record(product.record) or run.inferred_path(product.solve, product.stage.name).exists()
         if is_begun and _good_record(run, product.solve) is None:
@@ -98,12 +98,12 @@ def _good_record(run: RunDirectory, name: str) -> Json | None:
 
 
 def check(run: RunDirectory, config: RunConfig) -> Checked:
-    """Read everything, set aside what is damaged, and mend what describes arrays. Called with the lease held.
+    """Read everything, move damaged files to quarantine, and mend descriptions of arrays. Called with the lease held.
 
     Raises
     ------
     StoreError
-        If a record is damaged that says what the run is of.
+        If the record of the specification is damaged.
     """
     mended = mend(run, config)
     lost = run.stored_data.damaged()
@@ -156,13 +156,13 @@ def _groups(run: RunDirectory, config: RunConfig, wanted: Wanted) -> Iterator[Gr
 
 
 def _left_over(run: RunDirectory, wanted: set[Task]) -> list[Job]:
-    """List receipted tasks that the workflow does not ask for, and of which something is still there."""
+    """List receipted tasks that the workflow does not ask for, and of which a chunk is still there."""
     found = []
     for task in sorted({receipt.task for receipt in run.journal.receipts()} - wanted):
         owner = OWNERS.get(task.stage.kind)
         if owner is None:  # of a newer version
             continue
-        with contextlib.suppress(StoreError):  # of what was deleted with its arrays
+        with contextlib.suppress(StoreError):  # the arrays are deleted as well
             if any(array.chunk_path(*index).size() is not None for array, index in owner.places(run, task)):
                 found.append(Job(task, owner, 0))
     return found
@@ -177,7 +177,7 @@ def _products(run: RunDirectory, config: RunConfig, wanted: Wanted) -> Iterator[
 
 
 def _contradicted(run: RunDirectory, config: RunConfig, wanted: Wanted) -> Iterator[StorePath]:
-    """List records that are damaged, or say something else than their arrays."""
+    """List records that are damaged, or disagree with their arrays."""
     choices = [path_product(run, selection) for selection in wanted.selections]
     for solve in wanted.solves:
         if _good_record(run, solve.name) is None:
@@ -193,7 +193,7 @@ def _contradicted(run: RunDirectory, config: RunConfig, wanted: Wanted) -> Itera
 def _compared(
     run: RunDirectory, relative: str, kind: Record[Any], evaluate: Callable[[RunDirectory], Json]
 ) -> Iterator[StorePath]:
-    """Yield the path of a record that is there, and damaged or other than what its arrays come to."""
+    """Yield the path of a record if it exists and is damaged, or disagrees with its arrays."""
     try:
         record = run.read_record(relative, kind)
     except StoreError:
@@ -210,7 +210,7 @@ def _compared(
 
 
 def is_close(found: Any, expected: Any) -> bool:
-    """Tell whether a record says what is expected, but for rounding; it may say more."""
+    """Tell whether a record has the expected values up to rounding; it may have more fields."""
     if isinstance(expected, dict) and isinstance(found, dict):
         return all(is_close(found.get(key), value) for key, value in expected.items())
     if isinstance(expected, list | tuple) and isinstance(found, list | tuple):

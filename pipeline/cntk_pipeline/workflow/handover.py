@@ -1,4 +1,4 @@
-"""Runs whose driver is elsewhere: hand it over, find out how it is, end it, and what it does inside a batch job."""
+"""Runs whose driver works elsewhere: to submit the driver, ask for its state, end it, and run it in a batch job."""
 
 import threading
 from dataclasses import asdict, dataclass
@@ -42,13 +42,13 @@ from cntk_pipeline.workflow import run as runs
 
 @dataclass(frozen=True)
 class Whereabouts:
-    """Where the driver of a run is, as far as the run directory and the cluster say.
+    """The place and state of a run's driver, as far as the run directory and the cluster know them.
 
     Attributes
     ----------
     submission : the last one, or None.
-    state : what the cluster says of it: "queued", "running", "gone", or "unknown" where it cannot be asked from here.
-    words, timing : what else it says, for people; see `JobStatus`.
+    state : its state in the cluster: "queued", "running", "gone", or "unknown" where this host cannot ask the cluster.
+    words, timing : further information of the cluster, for people; see `JobStatus`.
     ending : how the last submitted driver ended, or None.
     stop_requested : whether it was asked to drain.
     """
@@ -66,7 +66,7 @@ class Whereabouts:
         return self.state in ("queued", "running")
 
     def to_json(self) -> Json:
-        """Return what is known as plain values."""
+        """Return the fields as plain values."""
         return asdict(self)
 
 
@@ -76,10 +76,10 @@ def submit(config: RunConfig, view: View) -> tuple[RunDirectory, Submission]:
     Raises
     ------
     SubmissionFailed
-        If a driver of this run is already there or waits, or the cluster refuses this one; what was begun for it is
+        If a driver of this run already works or waits, or the cluster refuses this one; the begun run directory is
         taken back.
     SpecificationMismatch, RunLocked, ConfigError
-        As of `workflow.run.prepare`; then nothing was handed over.
+        As in `workflow.run.prepare`; then nothing was handed over.
     """
     cluster, path = cluster_of(config.cluster), runs.run_path(config)
     submitter = cluster.submitter
@@ -103,7 +103,7 @@ def resubmit(
     Raises
     ------
     RunNotFound, RunLocked, ConfigError, SubmissionFailed, NotTrusted
-        As of `submit` and `workflow.run.resume`.
+        As in `submit` and `workflow.run.resume`.
     """
     run = RunDirectory(path)
     trusted = read_trusted(run, cluster=cluster, trust=trust)
@@ -121,7 +121,7 @@ def resubmit(
 
 
 def whereabouts(run: RunDirectory) -> Whereabouts:
-    """Find out where the driver of a run is; what others have submitted, or another run, is not asked about."""
+    """Find out where the driver of a run is; submissions of other users or of another run are not asked about."""
     last = next(reversed(submissions(run)), None)
     found = JobStatus("gone")
     if last is not None and not last.is_mine:
@@ -137,7 +137,7 @@ def cancel(path: str | StorePath, *, now: bool = False) -> str:
 
     Returns
     -------
-    what_happened : in words.
+    message : the action taken, in words.
     """
     run = RunDirectory(path)
     with store_explained(run.path, "cancel --now" if now else "cancel"):
@@ -171,13 +171,13 @@ def drive(path: str | StorePath, view: View, stop: threading.Event, told: str = 
 
     Parameters
     ----------
-    path, view, stop : as of `workflow.run.resume`.
-    told : the digest of what the run directory said of where to compute when this driver was submitted.
+    path, view, stop : as in `workflow.run.resume`.
+    told : the digest of the cluster settings in the run directory when this driver was submitted.
 
     Raises
     ------
     PipelineError
-        As of `workflow.run.resume`; the run directory remembers what it was.
+        As in `workflow.run.resume`; the run directory keeps the message.
     """
     run, batch_job = RunDirectory(path), current_job()
     job = None if batch_job is None else batch_job.name
@@ -189,9 +189,9 @@ def drive(path: str | StorePath, view: View, stop: threading.Event, told: str = 
         runs.resume(path, view, stop, told=told)
     except (Interrupted, WorkersLost) as error:
         _go_on(run, told, error, before, job)
-    except RunLocked:  # how this run goes is the other driver's to tell
+    except RunLocked:  # the other driver reports on this run
         raise
-    except Exception as error:  # whatever it is, who looks at the run should read it
+    except Exception as error:  # of any class: a user who looks at the run should read it
         _end(run, str(error) if isinstance(error, PipelineError) else f"{type(error).__name__}: {error}", job)
         raise
     _end(run, "", job)
@@ -199,22 +199,22 @@ def drive(path: str | StorePath, view: View, stop: threading.Event, told: str = 
 
 
 def is_settled(path: str | StorePath, error: PipelineError) -> bool:
-    """Tell whether another start would not mend what ended the last driver; the run directory says what that was."""
+    """Tell whether another start would meet the same error that ended the last driver; the run directory keeps it."""
     if isinstance(error, Interrupted):
         return stop_requested(RunDirectory(path))
     return not isinstance(error, RunNotFound | RunLocked | WorkersLost | StoreError)
 
 
 def _go_on(run: RunDirectory, told: str, error: PipelineError, before: int, job: str | None) -> NoReturn:
-    """See to a next job where the workflow asks for that and this one has got on; then raise the error with the news.
+    """Arrange a next job if the workflow asks for one and this job made progress; then raise the error with the news.
 
     Raises
     ------
     PipelineError
-        Of the class of the error.
+        Always, with the class of the error.
     """
     if lease.holder(run.lease_path) is not None:
-        raise error  # another driver works on it: this one was taken for dead, and sees to nothing any more
+        raise error  # another driver works on it: this one was taken for dead, and arranges no next job
     try:
         trusted = read_trusted(run, told=told)
     except NotTrusted as refusal:
@@ -226,7 +226,7 @@ def _go_on(run: RunDirectory, told: str, error: PipelineError, before: int, job:
     if succession is None:
         _end(run, str(error), job)
         raise error
-    # A job that was stopped long before its limit says nothing of the tiles that the next one will finish.
+    # Where a job was stopped long before its limit, its progress does not tell how many tiles the next one will finish.
     cause = submitter.cause(config)
     too_early = cause == "elsewhere" and isinstance(error, Interrupted)
     follows = cause != "withdrawn" and (too_early or _receipt_count(run) > before)
@@ -246,13 +246,13 @@ def _go_on(run: RunDirectory, told: str, error: PipelineError, before: int, job:
 
 
 def drives_itself(cluster: ClusterConfig) -> bool:
-    """Tell whether a cluster runs its drivers by itself, outside of a user's terminal."""
+    """Tell whether a cluster runs its drivers itself, outside of a user's terminal."""
     kind = CLUSTERS.get(cluster.kind)
     return kind is not None and kind.submitter.drives_itself
 
 
 def _submitter(submission: Submission) -> Submitter | None:
-    """Return what has handed a driver over; None where this version has no cluster of that kind."""
+    """Return the submitter that handed a driver over; None where this version has no cluster of that kind."""
     kind = CLUSTERS.get(submission.kind)
     return None if kind is None else kind.submitter
 

@@ -1,4 +1,4 @@
-"""What a run begins with: a workflow with its data, what it specifies, and its images as they are stored."""
+"""The beginning of a run: its workflow with the data, its specification, and its images in the store."""
 
 import errno
 import hashlib
@@ -25,7 +25,7 @@ from cntk_pipeline.tiling import choose_tile, clip_tile
 
 @dataclass(frozen=True)
 class Loaded:
-    """A workflow with its data: what the specification of a run is made of, and what is odd about it."""
+    """A workflow with its data: the source of a run's specification, and warnings about the data."""
 
     config: RunConfig
     data: Dataset
@@ -60,7 +60,7 @@ def load(config: RunConfig) -> Loaded:
     Raises
     ------
     ConfigError, DataError, DataNotFound, LayerError
-        Whatever is wrong with the workflow, its data, or how they fit.
+        If the workflow or its data are wrong, or do not fit each other.
     """
     cluster_of(config.cluster)
     require_options(config)  # before the data are read, which may take long
@@ -106,14 +106,14 @@ def slots_of(config: RunConfig) -> int:
 
 
 def specification_of(loaded: Loaded, path: StorePath, old: RunDirectory | None = None) -> Specification:
-    """Write down what a run is of; a tile that is to be chosen is measured, or that of the run there or of ``old``."""
+    """Make the specification of a run; a tile that is not given is the run's own, that of ``old``, or measured."""
     config, data = loaded.config, loaded.data
     assert data.test is not None
     train, test, lanes = len(data.train.images), len(data.test.images), loaded.engine.lane_width
     if config.kernel.tile != "auto":
         tile = clip_tile(config.kernel.tile, train, test, lanes)
     elif (path / "run.json").exists():
-        tile = RunDirectory(path).specification.tile  # what was chosen once stays
+        tile = RunDirectory(path).specification.tile  # a tile that was chosen once stays
     elif old is not None:
         tile = old.specification.tile
     else:
@@ -138,7 +138,7 @@ def write_inputs(run: RunDirectory, loaded: Loaded) -> None:
 
 
 def mend_inputs(run: RunDirectory, config: RunConfig) -> list[StorePath]:
-    """Look for damage in the stored data set, and write what is damaged anew from the data set that it was made of.
+    """Look for damage in the stored data set, and write damaged chunks anew from the original data set.
 
     Returns
     -------
@@ -147,7 +147,7 @@ def mend_inputs(run: RunDirectory, config: RunConfig) -> list[StorePath]:
     Raises
     ------
     StoreError
-        If the data set is not at hand, or another one by now; with what is damaged, and what to do.
+        If the original data set is not at hand or has changed. The message names the damage and the remedy.
     """
     damaged = run.stored_data.damaged()
     if not damaged:

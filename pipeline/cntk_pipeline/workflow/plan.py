@@ -1,4 +1,4 @@
-"""What a run will cost, before it runs: pairs, tiles, bytes, seconds and memory."""
+"""The forecast of a run's costs: pairs, tiles, bytes, seconds and memory."""
 
 import math
 import time
@@ -24,7 +24,7 @@ from cntk_pipeline.tiling import choose_tile, clip_tile, total_pairs
 from cntk_pipeline.workflow.wanted import OWNERS
 
 TASK_SECONDS = 0.012
-"""What a task costs beside its arithmetic: scheduling, opening arrays, fsync. Measured on tasks of no arithmetic."""
+"""Cost of a task beside its arithmetic: scheduling, opening arrays, fsync. Measured on tasks without arithmetic."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class IterationPlan:
-    """One iteration of conjugate gradients on all systems, whose number is not known beforehand.
+    """One iteration of conjugate gradients on all systems; the number of iterations is not known beforehand.
 
     Attributes
     ----------
@@ -60,7 +60,7 @@ class Plan:
     Attributes
     ----------
     contents : the images by class.
-    warnings : what is odd about the data.
+    warnings : oddities of the data.
     train, test : images.
     readouts : names of the kernels.
     tile, factor_tile : samples along a tile's edge.
@@ -112,7 +112,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class PlanInputs:
-    """What a plan is made from.
+    """The inputs of a plan.
 
     ``tile`` is None where it is to be chosen; ``sample`` holds a few standardised images.
     """

@@ -1,4 +1,4 @@
-"""What a run is refused for before anything is computed."""
+"""Reasons to refuse a run before anything is computed."""
 
 from functools import partial
 
@@ -17,13 +17,13 @@ def require_fitting_tasks(run: RunDirectory, config: RunConfig, memory: WorkerMe
     Parameters
     ----------
     run : with its specification and journal.
-    config : what it is asked for.
+    config : its workflow.
     memory : of the workers; nothing is refused where it is not known.
 
     Raises
     ------
     ConfigError
-        Naming the tile that would fit.
+        If a task does not fit. The message names a tile that would.
     """
     if memory is None:
         return

@@ -1,4 +1,4 @@
-"""A run directory as a summary, at any time: what was asked, how far it is, what came out.
+"""A summary of a run directory, at any time: its workflow, its progress, its results.
 
 Reads the directory only and changes nothing, so it works beside a running driver.
 """
@@ -24,7 +24,7 @@ from cntk_pipeline.workflow.wanted import WantedSolve, WantedStage, find_wanted
 
 @dataclass(frozen=True)
 class StageReport:
-    """How far a stage is.
+    """The progress of a stage.
 
     Attributes
     ----------
@@ -32,7 +32,7 @@ class StageReport:
     stage : its kind.
     done, total : tiles.
     seconds : core-seconds spent in its tasks, the sum of the three that follow.
-    read_seconds, compute_seconds, write_seconds : what they went into; of reading, the wait for it.
+    read_seconds, compute_seconds, write_seconds : the parts of ``seconds``; reading counts only while a task waits.
     bytes : written.
     """
 
@@ -49,13 +49,15 @@ class StageReport:
 
 @dataclass(frozen=True)
 class TimingReport:
-    """How busy the slots of a stage were; drivers that were killed are not counted.
+    """The use of the slots by a stage; drivers that were killed are not counted.
 
     Attributes
     ----------
     stage : as the progress of a run names it: "kernel" is all matrices together.
-    wall_seconds, slot_seconds, core_seconds : by the clock, the same times the slots that there were, and in tasks.
-    efficiency : core seconds in slot seconds; None where no time passed.
+    wall_seconds : time by the clock.
+    slot_seconds : time by the clock, times the number of slots.
+    core_seconds : time spent in tasks.
+    efficiency : core seconds divided by slot seconds; None where no time passed.
     """
 
     stage: str
@@ -92,11 +94,11 @@ class TrainedReport:
 
 @dataclass(frozen=True)
 class SolveReport:
-    """What one ridge of one read-out gave; the fields of its numbers are None until it is solved.
+    """The results of one ridge of one read-out; the fields of its numbers are None until it is solved.
 
-    ``iterations`` counts the passes of conjugate gradients so far, ``iteration_residual`` is where they stand; None
-    where none run. ``accuracy`` stays None where there is one class only, pivots where no factor is stored;
-    ``inferred`` is what the workflow asks for besides.
+    ``iterations`` counts the iterations of conjugate gradients so far, ``iteration_residual`` is their last residual;
+    both are None where none run. ``accuracy`` stays None where there is one class only, the pivots where no factor is
+    stored. ``inferred`` holds the products of ``[inference]``.
     """
 
     readout: str
@@ -172,7 +174,7 @@ class RunReport:
 
     @property
     def at_work(self) -> tuple[str, int, int] | None:
-        """What is being computed, its tiles done and in total: the matrices of the kernel together, as a run does."""
+        """The stage at work, its finished tiles and all its tiles; the kernel's matrices count as one stage."""
         parts: dict[str, tuple[int, int]] = {}
         for stage in self.stages:
             done, total = parts.get(stage.phase, (0, 0))

@@ -135,15 +135,15 @@ def start(config: RunConfig, view: View, stop: threading.Event, *, verify: bool 
     Parameters
     ----------
     config : the workflow.
-    view : is shown what happens.
+    view : shows the progress.
     stop : set it to let tiles in flight finish, then `Interrupted` is raised.
     verify : read every finished chunk and compare its checksums first.
 
     Raises
     ------
     SpecificationMismatch
-        If the run directory belongs to another specification, or nothing of the run that it should grow from is the
-        same.
+        If the run directory belongs to another specification, or has nothing in common with the run that it should
+        grow from.
     RunLocked
         If another driver works on it.
     TilesFailed
@@ -167,13 +167,13 @@ def prepare(config: RunConfig, view: View, memory: WorkerMemory | None) -> tuple
     Parameters
     ----------
     config : the workflow.
-    view : is shown what happens.
-    memory : of the workers it will have; tiles that do not fit are refused. None where it is not known yet.
+    view : shows the progress.
+    memory : of the future workers; tiles that do not fit are refused. None where it is not known yet.
 
     Raises
     ------
     SpecificationMismatch, RunLocked
-        As of `start`.
+        As in `start`.
     ConfigError
         If a tile does not fit into the memory.
     """
@@ -190,7 +190,7 @@ def adopt(run: RunDirectory, trusted: Trusted, memory: WorkerMemory | None) -> N
     Raises
     ------
     RunNotFound, RunLocked, ConfigError
-        As of `resume` and `prepare`.
+        As in `resume` and `prepare`.
     """
     require_fitting_tasks(run, trusted.config, memory)
     with _held(run, None):
@@ -203,7 +203,7 @@ def is_done(run: RunDirectory, view: View, *, verify: bool = False) -> bool:
 
     Parameters
     ----------
-    view, verify : as of `start`.
+    view, verify : as in `start`.
     """
     if not _may_be_done(run, run.workflow()):
         return False
@@ -223,23 +223,23 @@ def resume(
 ) -> RunDirectory:
     """Go on with a run directory, by the workflow it was last run with; its data set is not needed any more.
 
-    Where nothing is left to do, nothing is connected to, whatever the directory says.
+    Where nothing is left to do, no cluster is connected to, even if the directory names one.
 
     Parameters
     ----------
     path : of the run directory.
-    view, stop, verify : as of `start`.
-    cluster : where to run from now on; None is where it was run last, if this user wrote so.
-    trust : follow what the directory says of where to run, whoever wrote it.
-    told : what who submitted this driver has told it of that, a digest; None where a user has begun it. A request to
-        stop that was made before a submitted driver began is meant for it.
+    view, stop, verify : as in `start`.
+    cluster : where to run from now on; None means the last cluster of the run, if this user wrote its settings.
+    trust : accept the cluster settings in the directory, even if another user wrote them.
+    told : the digest of the cluster settings that the submitter gave to this driver; None where a user started the
+        driver. A submitted driver also obeys requests to stop that were made before it began.
 
     Raises
     ------
     RunNotFound
         If there is no run, or it stopped before its data were stored.
     NotTrusted
-        If somebody else wrote where to run, and that could do harm.
+        If somebody else wrote the cluster settings, and they could do harm.
     """
     run = RunDirectory(path)
     with _held(run, view) as held:
@@ -270,19 +270,19 @@ _MENDED_BY = {
     errno.EDQUOT: "free some of your share of the disk",
     errno.EFBIG: "lift the limit on the size of files (ulimit -f unlimited)",
 }
-"""What to do about what the operating system says, where that is not plain."""
+"""Remedies for errors of the operating system, where the error itself does not suggest one."""
 
 
 @contextlib.contextmanager
 def _beginning(path: StorePath) -> Iterator[threading.Event]:
-    """Say to start again where the store failed before the images were in it: `cntk resume` could not go on then.
+    """Ask to start again where the store failed before the images were in it: `cntk resume` could not go on then.
 
-    Yields what is to be set as soon as they are.
+    Yields an event, to be set as soon as the images are stored.
 
     Raises
     ------
     StoreError
-        In the place of an error of the operating system.
+        Instead of an error of the operating system.
     """
     has_begun = threading.Event()
     try:
@@ -338,8 +338,8 @@ def _begun(config: RunConfig, view: View) -> Iterator[Begun]:
 
 @contextlib.contextmanager
 def _held(run: RunDirectory, view: View | None) -> Iterator[lease.Lease]:
-    """Hold the lease of a run directory that was begun before, its images included; mend what describes its arrays."""
-    config = run.workflow()  # which says so where a driver stopped before it wrote one
+    """Hold the lease of a run directory that was begun before, with its images; mend the descriptions of its arrays."""
+    config = run.workflow()  # raises RunNotFound where a driver stopped before it wrote one
     with store_explained(run.path), lease.hold(run.lease_path, current_job()) as held:
         _mend(run, config, view)
         if not run.has_inputs():
@@ -360,7 +360,7 @@ def _mend(run: RunDirectory, config: RunConfig, view: View | None) -> None:
 
 
 def _may_be_done(run: RunDirectory, config: RunConfig) -> bool:
-    """Tell whether names say that every result is there; while one is missing, no array is listed."""
+    """Tell, by file names alone, whether every result is there; while one is missing, no array is listed."""
     solves = [solve_name(specification) for specification in requested_solves(run, config)]
     return all((run.solve_path(name) / "metrics.json").is_file() for name in solves)
 
@@ -389,7 +389,7 @@ def _is_done(run: RunDirectory, config: RunConfig, view: View, verify: bool) -> 
 
 
 def verify(path: str | Path | StorePath) -> Checked:
-    """Read everything that is finished and compare checksums; move what is bad to quarantine."""
+    """Read all finished tiles and records and compare checksums; move bad ones to quarantine."""
     run = RunDirectory(path)
     config = run.workflow()
     with store_explained(run.path, "verify"), lease.hold(run.lease_path, current_job()):
@@ -399,7 +399,7 @@ def verify(path: str | Path | StorePath) -> Checked:
 
 
 def _prepare(run_path: str, versions: dict[str, str]) -> None:
-    """Prepare a process that computes tiles; errors as of `gram.prepare` and `reserve_buffers`."""
+    """Prepare a process that computes tiles; errors as in `gram.prepare` and `reserve_buffers`."""
     reserve_buffers()
     gram.prepare(run_path, versions)
 
@@ -414,7 +414,7 @@ def _require_numerics(run: RunDirectory) -> None:
 
 
 def _mend_inputs(run: RunDirectory, config: RunConfig, verify: bool) -> list[StorePath]:
-    """Look at the whole data set where tiles are still to be computed from it, otherwise for what is gone."""
+    """Check all chunks of the data set if tiles are still to be computed from it; otherwise only look for lost ones."""
     receipted = {receipt.task for receipt in run.journal.receipts()}
     if verify or run.stored_data.lost() or any(job.task not in receipted for job in gram.kernel_jobs(run)):
         return mend_inputs(run, config)
@@ -473,7 +473,7 @@ def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> N
 
 @contextlib.contextmanager
 def _retracting(run: RunDirectory) -> Iterator[None]:
-    """Take the specification back where the configuration is refused: another tile is another specification."""
+    """Take the specification back if the configuration is refused: another tile makes another specification."""
     try:
         yield
     except ConfigError:
@@ -515,7 +515,7 @@ def _course(stages: Stages, system: System, order: int) -> Course:
 
 
 def _convergence(run: RunDirectory, systems: Sequence[System]) -> str:
-    """Say how far the slowest of the systems that iterate is; nothing where none does."""
+    """Describe the progress of the slowest system that iterates; an empty text where none does."""
     far = [solver_of(system.method).iterations(run, system) for system in systems]
     open_ones = [iterations for iterations in far if iterations and iterations.residuals and not iterations.finished]
     if not open_ones:

@@ -1,6 +1,6 @@
 """The tasks, systems and products that the workflow of a run asks for, done or not.
 
-Run, resume, status, verify and report all ask here, so that they agree on what is left to do.
+Run, resume, status, verify and report all ask here, so that they agree on the remaining work.
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ from cntk_pipeline.solvers import (
 )
 
 KERNEL, SOLVE, INFERENCE = "kernel", "solve", "inference"
-"""The phases of a run: each computes its stages side by side, and begins when the one before has ended."""
+"""The phases of a run, in order: each computes its stages side by side, and begins when the phase before has ended."""
 
 OWNERS: dict[str, Owner] = {
     owner.kind: owner
@@ -75,7 +75,7 @@ class WantedStage:
 
 @dataclass(frozen=True)
 class Wanted:
-    """All that a workflow asks of a run directory, as far as it is known yet.
+    """All tasks, systems and products that a workflow asks for, as far as they are known yet.
 
     Attributes
     ----------
@@ -118,7 +118,7 @@ class Wanted:
 
 
 def find_wanted(run: RunDirectory, config: RunConfig) -> Wanted:
-    """List what a workflow asks for. Reads small records only, and works beside a running driver."""
+    """List all that a workflow asks for. Reads small records only, and works beside a running driver."""
     kernel = kernel_jobs(run)
     if needs_test_kernel(config.inference):
         kernel += test_kernel_jobs(run)
