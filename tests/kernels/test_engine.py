@@ -6,7 +6,7 @@ from support.tolerances import DTYPES, assert_kernels_close, tolerance
 
 from cntk_pipeline import kernel_matrix
 from cntk_pipeline.errors import DataError, LayerError, NotAccurate, NotFinite
-from cntk_pipeline.kernels import CpuEvaluator, evaluator, group_size, lower, working_bytes
+from cntk_pipeline.kernels import CpuEvaluator, group_size, lower, memory, working_bytes
 from cntk_pipeline.kernels.lanes import LANES
 from cntk_pipeline.kernels.machine import aligned_zeros
 from cntk_pipeline.layers import (
@@ -142,9 +142,9 @@ def test_groups_are_whole_blocks_within_their_memory(monkeypatch):
     # Two ReLU layers of two statistics on 16 pixels; the read-out has none.
     block = LANES * 2 * 2 * 16 * 4
     for blocks, expected in ((0.5, 1), (1, 1), (3.9, 3), (1000, 64)):
-        monkeypatch.setattr(evaluator, "GROUP_BYTES", int(blocks * block))
+        monkeypatch.setattr(memory, "GROUP_BYTES", int(blocks * block))
         assert group_size(PROGRAM, 4) == CpuEvaluator(PROGRAM).group_size == expected * LANES
-    monkeypatch.setattr(evaluator, "GROUP_BYTES", 4 * block)
+    monkeypatch.setattr(memory, "GROUP_BYTES", 4 * block)
     assert group_size(PROGRAM, 8) == CpuEvaluator(PROGRAM, "float64").group_size == 2 * LANES
     linear = lower([(Dense(), "ntk")], (5,))
     assert group_size(linear, 4) == 64 * LANES

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.tolerances import DTYPES, assert_kernels_close, tolerance
 
 from cntk_pipeline import kernel_matrix
-from cntk_pipeline.kernels import KINDS, CpuEvaluator, evaluator, lower
+from cntk_pipeline.kernels import KINDS, CpuEvaluator, lower, memory
 from cntk_pipeline.layers import (
     AvgPool,
     Conv,
@@ -84,7 +84,7 @@ def draw_images(count, seed=0, shape=SHAPE):
 def small_groups():
     """Prepare 16 left images at a time, so that a few images are several groups."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluator, "GROUP_BYTES", 1)
+        patch.setattr(memory, "GROUP_BYTES", 1)
         yield
 
 
@@ -178,7 +178,7 @@ def test_groups_of_any_size_have_the_same_bits(dtype, monkeypatch):
     found = CpuEvaluator(lower([(network, "ntk") for network in (*NETWORKS.values(), MASKED)], SHAPE), dtype)
     sizes, results = [], []
     for group_bytes in (1, 50_000 * found.dtype.itemsize, 2**40):
-        monkeypatch.setattr(evaluator, "GROUP_BYTES", group_bytes)
+        monkeypatch.setattr(memory, "GROUP_BYTES", group_bytes)
         sizes.append(found.group_size)
         results.append((found.evaluate(images), found.evaluate(images[20:], images[:30])))
     assert sizes == [16, 32, 1024]

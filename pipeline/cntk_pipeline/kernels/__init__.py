@@ -8,9 +8,10 @@ from cntk_pipeline.kernels.base import Engine, Evaluator, Question  # noqa: E402
 from cntk_pipeline.kernels.cost import measure_pair, quick_part  # noqa: E402
 from cntk_pipeline.kernels.cpu import CpuEngine  # noqa: E402
 from cntk_pipeline.kernels.engines import ENGINES, find_engine  # noqa: E402
-from cntk_pipeline.kernels.evaluator import NUMERICS_VERSION, CpuEvaluator, group_size, working_bytes  # noqa: E402
+from cntk_pipeline.kernels.evaluator import NUMERICS_VERSION, CpuEvaluator  # noqa: E402
 from cntk_pipeline.kernels.lowering import KINDS, lower  # noqa: E402
 from cntk_pipeline.kernels.matrix import kernel_matrices, kernel_matrix  # noqa: E402
+from cntk_pipeline.kernels.memory import group_size, working_bytes  # noqa: E402
 from cntk_pipeline.kernels.program import Program  # noqa: E402
 from cntk_pipeline.kernels.summary import Summary, summary  # noqa: E402
 from cntk_pipeline.kernels.timing import PairCost  # noqa: E402

@@ -157,7 +157,7 @@ class Engine(ABC):
         ----------
         sample : standardised images; repeated as often as needed.
         """
-        return PairCost(time_pairs(self.evaluator(), sample, LARGEST_SAMPLE_ROWS, self.lane_width), 1.0)
+        return PairCost(time_pairs(self.evaluator().evaluate, sample, LARGEST_SAMPLE_ROWS, self.lane_width), 1.0)
 
     def test(self, images: Array) -> None:
         """Find out on two images whether this process computes as it should, in seconds.

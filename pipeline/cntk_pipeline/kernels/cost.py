@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from cntk_pipeline.kernels.evaluator import CpuEvaluator, group_size
+from cntk_pipeline.kernels.evaluator import CpuEvaluator
 from cntk_pipeline.kernels.lanes import LANES
+from cntk_pipeline.kernels.memory import group_size
 from cntk_pipeline.kernels.program import Array, Program, Stage, Visits
 from cntk_pipeline.kernels.timing import SAMPLE_SECONDS, PairCost, time_pairs
 
@@ -70,4 +71,4 @@ def _part_of_stage(stage: Stage, share: float) -> Stage:
 
 def _measure(program: Program, dtype: str, flips: bool, sample: Array) -> float:
     group = group_size(program, np.dtype(dtype).itemsize)
-    return time_pairs(CpuEvaluator(program, dtype, flips), sample, group, LANES)
+    return time_pairs(CpuEvaluator(program, dtype, flips).evaluate, sample, group, LANES)

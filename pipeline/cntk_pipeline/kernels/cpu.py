@@ -6,9 +6,10 @@ import numpy as np
 
 from cntk_pipeline.kernels.base import Engine, Question, require_independence
 from cntk_pipeline.kernels.cost import guess_pair_seconds, measure_pair, quick_part
-from cntk_pipeline.kernels.evaluator import NUMERICS_VERSION, CpuEvaluator, require_mirrors, working_bytes
+from cntk_pipeline.kernels.evaluator import NUMERICS_VERSION, CpuEvaluator, require_mirrors
 from cntk_pipeline.kernels.lanes import LANES
 from cntk_pipeline.kernels.lowering import lower
+from cntk_pipeline.kernels.memory import working_bytes
 from cntk_pipeline.kernels.program import Array
 from cntk_pipeline.kernels.summary import Summary, summary
 from cntk_pipeline.kernels.timing import PairCost

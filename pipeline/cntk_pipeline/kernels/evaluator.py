@@ -1,7 +1,7 @@
 """Runs a program on a tile of pairs of images.
 
 Memory is bounded whatever the tile: right images go through in blocks of one lane width, left images in groups that
-fit into `GROUP_BYTES`, and what the duals need to know of them is computed on the way.
+fit into `memory.GROUP_BYTES`, and what the duals need to know of them is computed on the way.
 
 Kernels in float32 have planes of float32 as far as these are exact enough (`kernels.accuracy`). A pair that is
 too near for them is computed in float64. So is every pair of a network whose positions never mix, vectors above all:
@@ -17,13 +17,10 @@ from cntk_pipeline.errors import LayerError, NotAccurate
 from cntk_pipeline.kernels.arithmetic import Arithmetic, Group
 from cntk_pipeline.kernels.base import Evaluator, read_dtype, require_finite
 from cntk_pipeline.kernels.lanes import LANES
-from cntk_pipeline.kernels.machine import EQUAL, ITSELF, plane_count
+from cntk_pipeline.kernels.machine import EQUAL, ITSELF
+from cntk_pipeline.kernels.memory import group_size, planes_dtype
 from cntk_pipeline.kernels.nearness import directions, sizes_differ
 from cntk_pipeline.kernels.program import Array, Program
-from cntk_pipeline.kernels.tables import lay_out_statistics
-
-GROUP_BYTES = 16 * 2**20
-"""Memory for what is known of a group of left images; the larger, the fewer times right images are prepared."""
 
 NUMERICS_VERSION = 3
 """Raised by hand whenever the values change in any bit; a run directory of another version is refused."""
@@ -281,49 +278,6 @@ def require_mirrors(program: Program, flips: bool) -> None:
             "averaging over flips needs a network that does not tell left from right: use odd windows, and strides "
             "and poolings whose windows lie the same seen from either side"
         )
-
-
-def planes_dtype(program: Program, dtype: np.dtype) -> np.dtype:
-    """Return the dtype of planes for kernels of a dtype: float64 also where no window mixes positions."""
-    mixes = any(op.mixes for stage in program.stages for op in stage.operations)
-    return dtype if mixes else np.dtype(np.float64)
-
-
-def group_size(program: Program, item_bytes: int) -> int:
-    """Return the number of left images that are prepared at once: what `GROUP_BYTES` hold, in whole blocks.
-
-    Parameters
-    ----------
-    item_bytes : of a number of the result, 4 or 8.
-    """
-    known = sum(found.count * found.area for found in lay_out_statistics(program))
-    image = known * planes_dtype(program, np.dtype(f"f{item_bytes}")).itemsize
-    blocks = GROUP_BYTES // max(1, image * LANES)
-    return LANES * int(min(max(blocks, 1), 64))
-
-
-def working_bytes(program: Program, item_bytes: int) -> int:
-    """Bytes that an evaluator holds beside the images and results it is given, also where it computes pairs again.
-
-    Parameters
-    ----------
-    item_bytes : of a number of the result, 4 or 8.
-    """
-    images = group_size(program, item_bytes)
-    pixels = int(np.prod(program.input_shape))
-    sizes = {planes_dtype(program, np.dtype(f"f{item_bytes}")).itemsize, 8}
-    # Directions are of float32.
-    return 4 * (images + 2 * LANES) * pixels + sum(_arithmetic_bytes(program, images, size) for size in sizes)
-
-
-def _arithmetic_bytes(program: Program, images: int, item_bytes: int) -> int:
-    """Bytes of an arithmetic: planes, tensors, a group of so many images, its tables."""
-    known = sum(found.count * found.right_area for found in lay_out_statistics(program))
-    group = (images + 4 * LANES) * (known + int(np.prod(program.input_shape))) * item_bytes
-    planes = max(map(plane_count, program.stages)) * (2 * item_bytes + 8)
-    tensors = 2 * sum(tensor.size for tensor in program.tensors) * LANES * item_bytes
-    marks = sum(v.marks.size + 2 * v.offsets.size * 8 for s in program.stages for v in (s.visits, s.self_visits))
-    return group + planes + tensors + marks
 
 
 def _contents(x: Array) -> Array:

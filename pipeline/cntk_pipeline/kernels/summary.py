@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from cntk_pipeline.kernels.evaluator import working_bytes
 from cntk_pipeline.kernels.graph import NetworkGraph
 from cntk_pipeline.kernels.lowering import append_network, assemble
+from cntk_pipeline.kernels.memory import working_bytes
 from cntk_pipeline.kernels.program import Code
 from cntk_pipeline.layers import Layer, Sequential, Shape
 

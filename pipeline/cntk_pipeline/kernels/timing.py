@@ -1,15 +1,12 @@
 """What a pair of images costs by the clock, whatever computes it."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cntk_pipeline.kernels.program import Array
-
-if TYPE_CHECKING:
-    from cntk_pipeline.kernels.base import Evaluator
 
 SAMPLE_SECONDS = 0.3
 """How long to measure."""
@@ -35,11 +32,12 @@ class PairCost:
     share: float
 
 
-def time_pairs(evaluator: "Evaluator", sample: Array, rows_at_most: int, lane_width: int) -> float:
+def time_pairs(evaluate: Callable[[Array, Array], Array], sample: Array, rows_at_most: int, lane_width: int) -> float:
     """Time a pair, after compilation, in the fastest of tiles that grow as long as the time allows.
 
     Parameters
     ----------
+    evaluate : takes left and right images, and computes the values of all pairs.
     sample : standardised images, left ones; repeated as often as needed.
     rows_at_most : left images of the largest tile.
     lane_width : right images of the smallest one.
@@ -50,13 +48,13 @@ def time_pairs(evaluator: "Evaluator", sample: Array, rows_at_most: int, lane_wi
     def tile(size: int) -> Array:
         return sample[np.arange(size) % len(sample)]
 
-    evaluator.evaluate(sample[:1], other[:1])  # compiles
+    evaluate(sample[:1], other[:1])  # compiles
     rows, columns, best = 1, min(lane_width, LARGEST_SAMPLE), float("inf")
     began = time.perf_counter()
     while True:
         left, right = tile(rows), other[:columns]
         start, used = time.perf_counter(), time.thread_time()
-        evaluator.evaluate(left, right)
+        evaluate(left, right)
         passed, used = time.perf_counter() - start, time.thread_time() - used
         # The core's own time leaves out what other programs took of it; some systems count it in steps of 16 ms.
         best = min(best, (used if passed > CLOCK_SECONDS else passed) / (rows * columns))

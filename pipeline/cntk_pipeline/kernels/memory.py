@@ -1,0 +1,54 @@
+"""The memory that an evaluator takes, from its program alone."""
+
+import numpy as np
+
+from cntk_pipeline.kernels.lanes import LANES
+from cntk_pipeline.kernels.machine import plane_count
+from cntk_pipeline.kernels.program import Program
+from cntk_pipeline.kernels.tables import lay_out_statistics
+
+GROUP_BYTES = 16 * 2**20
+"""Memory for what is known of a group of left images; the larger, the fewer times right images are prepared."""
+
+
+def planes_dtype(program: Program, dtype: np.dtype) -> np.dtype:
+    """Return the dtype of planes for kernels of a dtype: float64 also where no window mixes positions."""
+    mixes = any(op.mixes for stage in program.stages for op in stage.operations)
+    return dtype if mixes else np.dtype(np.float64)
+
+
+def group_size(program: Program, item_bytes: int) -> int:
+    """Return the number of left images that are prepared at once: what `GROUP_BYTES` hold, in whole blocks.
+
+    Parameters
+    ----------
+    item_bytes : of a number of the result, 4 or 8.
+    """
+    known = sum(found.count * found.area for found in lay_out_statistics(program))
+    image = known * planes_dtype(program, np.dtype(f"f{item_bytes}")).itemsize
+    blocks = GROUP_BYTES // max(1, image * LANES)
+    return LANES * int(min(max(blocks, 1), 64))
+
+
+def working_bytes(program: Program, item_bytes: int) -> int:
+    """Bytes that an evaluator holds beside the images and results it is given, also where it computes pairs again.
+
+    Parameters
+    ----------
+    item_bytes : of a number of the result, 4 or 8.
+    """
+    images = group_size(program, item_bytes)
+    pixels = int(np.prod(program.input_shape))
+    sizes = {planes_dtype(program, np.dtype(f"f{item_bytes}")).itemsize, 8}
+    # Directions are of float32.
+    return 4 * (images + 2 * LANES) * pixels + sum(_arithmetic_bytes(program, images, size) for size in sizes)
+
+
+def _arithmetic_bytes(program: Program, images: int, item_bytes: int) -> int:
+    """Bytes of an arithmetic: planes, tensors, a group of so many images, its tables."""
+    known = sum(found.count * found.right_area for found in lay_out_statistics(program))
+    group = (images + 4 * LANES) * (known + int(np.prod(program.input_shape))) * item_bytes
+    planes = max(map(plane_count, program.stages)) * (2 * item_bytes + 8)
+    tensors = 2 * sum(tensor.size for tensor in program.tensors) * LANES * item_bytes
+    marks = sum(v.marks.size + 2 * v.offsets.size * 8 for s in program.stages for v in (s.visits, s.self_visits))
+    return group + planes + tensors + marks
