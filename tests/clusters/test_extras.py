@@ -40,7 +40,7 @@ TABLES = [
 ]
 for cluster in TABLES:
     config = parse_config({"network": {"preset": "cntk"}, "readouts": {"depths": [2]}, "cluster": cluster}, "test")
-    acts = [lambda: runs.start(config, None, threading.Event()), lambda: runs.prepare(config, None, None)]
+    acts = [lambda: runs.start(config, None, threading.Event()), lambda: runs.begin_elsewhere(config, None, None)]
     if cluster["kind"] != "serial":
         acts.append(lambda: CLUSTERS[cluster["kind"]].submitter.check(config))
     for act in acts:

@@ -172,7 +172,7 @@ def refusing_slurm(folder: Path) -> Path:
 
 
 def begun_run(path: Path) -> RunDirectory:
-    return runs.prepare(workflow(path, "serial"), Recorder(), None)[0]
+    return runs.begin_elsewhere(workflow(path, "serial"), Recorder(), None)[0]
 
 
 @dataclass(frozen=True)

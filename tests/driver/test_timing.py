@@ -8,7 +8,7 @@ from support.problems import SPECIFICATION, Recorder
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.driver import timing
 from cntk_pipeline.driver.driver import Progress
-from cntk_pipeline.driver.timing import StageClock, read_timings
+from cntk_pipeline.driver.timing import PhaseClock, read_timings
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.tasks import Receipt, Stage, Task
 from cntk_pipeline.workflow import run as runs
@@ -28,7 +28,7 @@ class Day:
     def __init__(self, run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now, self.slots, self.done = 0.0, 2, 0
         monkeypatch.setattr(timing.time, "monotonic", lambda: self.now)
-        self.clock = StageClock(run, lambda: self.slots)
+        self.clock = PhaseClock(run, lambda: self.slots)
 
     def tell(self, now: float, receipt: Receipt | None = None) -> None:
         self.now, self.done = now, self.done + (receipt is not None)

@@ -88,7 +88,7 @@ def test_every_command_on_a_full_disk_ends_with_a_line_or_with_its_answer(
     done, begun, elsewhere = disk / "done", disk / "begun", tmp_path / "elsewhere"
     assert cntk("run", serial, "--store", done)[0] == cli.COMPLETE
     assert cntk("run", serial, "--store", elsewhere)[0] == cli.COMPLETE
-    runs.prepare(workflow_at(local, begun), Recorder(), None)
+    runs.begin_elsewhere(workflow_at(local, begun), Recorder(), None)
     fill(disk)
     kept = "is full. Everything finished is kept: free some space, then `cntk"
     unbegun = "could not be begun: No space left on device. Nothing is computed yet: free some space"
@@ -130,7 +130,7 @@ def workflow_at(file: Path, path: Path) -> RunConfig:
 def test_how_a_driver_ended_is_left_out_where_the_disk_is_full_and_hides_nothing(
     disk: LocalPath, workflow: Callable[[str], Path]
 ) -> None:
-    run, _ = runs.prepare(workflow_at(workflow("serial"), disk / "run"), Recorder(), None)
+    run, _ = runs.begin_elsewhere(workflow_at(workflow("serial"), disk / "run"), Recorder(), None)
     fill(disk)
     write_ending(run, "why it ended", None)
     assert read_ending(RunDirectory(run.path)) is None

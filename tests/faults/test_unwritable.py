@@ -99,7 +99,7 @@ def test_a_store_that_cannot_be_written_is_refused_before_anything_is_computed(
     with read_only(tmp_path / "disk"), pytest.raises(StoreError, match=refusal):
         runs.start(config, Recorder(), threading.Event())
     assert list((tmp_path / "disk").iterdir()) == []
-    runs.prepare(config, Recorder(), None)  # everything but the tiles
+    runs.begin_elsewhere(config, Recorder(), None)  # everything but the tiles
     refusal = r"cannot be read or written: (Read-only file system|Permission denied).*kept.*then `cntk resume`"
     for begin in (
         lambda: runs.start(config, Recorder(), threading.Event()),

@@ -70,17 +70,17 @@ def kernel_files(run: RunDirectory) -> list[Path]:
 
 
 def test_the_specification_of_the_default_engine_is_what_it_was(small_config: Config) -> None:
-    run, _ = runs.prepare(small_config(), Recorder(), None)
+    run, _ = runs.begin_elsewhere(small_config(), Recorder(), None)
     assert list(run.specification.to_json()) == ["data", "readouts", "dtype", "flips", "tile", "numerics_version"]
     assert run.specification.numerics_version == NUMERICS_VERSION
-    named, _ = runs.prepare(small_config(kernel={"engine": "cpu"}), Recorder(), None)
+    named, _ = runs.begin_elsewhere(small_config(kernel={"engine": "cpu"}), Recorder(), None)
     assert named.fingerprint == run.fingerprint == run.specification.fingerprint
     assert RunDirectory(run.path).specification.engine == EngineRecord("cpu", {})
 
 
 @pytest.mark.usefixtures("scaled")
 def test_another_engine_is_named_with_all_its_options_and_makes_another_run(small_config: Config) -> None:
-    run, _ = runs.prepare(small_config(kernel={"engine": "scaled", "scale": 3.0}), Recorder(), None)
+    run, _ = runs.begin_elsewhere(small_config(kernel={"engine": "scaled", "scale": 3.0}), Recorder(), None)
     assert run.specification.to_json()["engine"] == {"name": "scaled", "options": {"scale": 3.0, "steps": 3}}
     assert RunDirectory(run.path).specification == run.specification
     assert run.specification.numerics_version == 7
@@ -190,7 +190,7 @@ def test_a_run_of_an_engine_that_is_not_here_is_looked_at_and_gets_no_tile(
     with pytest.raises(SpecificationMismatch, match=message):
         runs.resume(str(run.path), Recorder(), threading.Event())
     with pytest.raises(SpecificationMismatch, match=message):
-        gram.prepare(str(run.path), {})
+        gram.prepare_worker(str(run.path), {})
     assert kernel_files(run) == before
 
 

@@ -155,7 +155,7 @@ def test_the_specification_spells_networks_as_json_reads_them_back() -> None:
 def test_a_worker_of_other_versions_is_refused(run_small: Run) -> None:
     run = run_small()
     with pytest.raises(ConfigError, match=r"differ in numpy \(driver 0.1, worker .*install the same versions"):
-        gram.prepare(str(run.path), {"numpy": "0.1"})
+        gram.prepare_worker(str(run.path), {"numpy": "0.1"})
 
 
 def test_fewer_training_images_than_a_tile_are_fine(run_small: Run) -> None:

@@ -201,6 +201,6 @@ def test_processes_without_links_and_fsync_of_folders_run_one_driver_and_are_war
 
 
 def test_a_second_driver_is_refused_where_files_cannot_be_linked(exfat: LocalPath, small_config: Config) -> None:
-    run, _ = runs.prepare(small_config(**SMALL, store={"path": str(exfat / "run")}), Recorder(), None)
+    run, _ = runs.begin_elsewhere(small_config(**SMALL, store={"path": str(exfat / "run")}), Recorder(), None)
     with lease.hold(run.lease_path), pytest.raises(RunLocked, match="another driver works on"):
         runs.resume(run.path, Recorder(), threading.Event())

@@ -540,7 +540,7 @@ def test_what_records_say_does_not_act_on_a_terminal(run_small: Run, cntk: Calla
 def test_a_submitted_driver_follows_what_it_was_told_without_any_key_and_nothing_else(
     small_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listener: Listener
 ) -> None:
-    run, trusted = runs.prepare(small_config(cluster={"kind": "serial", "tls": False}), Recorder(), None)
+    run, trusted = runs.begin_elsewhere(small_config(cluster={"kind": "serial", "tls": False}), Recorder(), None)
     monkeypatch.setenv(signature.KEY_VARIABLE, str(tmp_path / "nowhere" / "key"))
     address = f"tcp://127.0.0.1:{listener.port}"
     known = Path(run.path / "workflow.json").read_text()
@@ -560,7 +560,7 @@ def test_a_driver_in_the_background_is_told_what_to_follow(
     small_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a key of its own, as on a machine with another home, it goes on by what it was told alone."""
-    run, trusted = runs.prepare(small_config(cluster={"kind": "serial", "tls": False}), Recorder(), None)
+    run, trusted = runs.begin_elsewhere(small_config(cluster={"kind": "serial", "tls": False}), Recorder(), None)
     command = [sys.executable, "-m", "cntk_pipeline.cli", "drive", str(run.path), "--told"]
     environment = os.environ | {
         "PYTHONPATH": str(Path(__file__).parents[2] / "pipeline"),
@@ -611,7 +611,7 @@ def test_a_job_whose_directory_was_changed_meanwhile_is_followed_by_none(
 ) -> None:
     """Before: the next job was handed over as the directory said by then, with its setup lines."""
     table = {"kind": "serial", "tls": False, "resubmit": True}
-    run, trusted = runs.prepare(small_config(cluster=table), Recorder(), None)
+    run, trusted = runs.begin_elsewhere(small_config(cluster=table), Recorder(), None)
     monkeypatch.setenv(signature.KEY_VARIABLE, str(tmp_path / "none"))
     stop = threading.Event()
 

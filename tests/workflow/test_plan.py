@@ -53,7 +53,7 @@ def test_a_plan_of_small_pairs_measures_them_whole(small_config, capsys):
 @pytest.mark.slow
 def test_a_run_of_large_images_begins_and_its_workers_are_prepared_in_seconds(photographs):
     began = time.monotonic()
-    run, _ = runs.prepare(photographs, Recorder(), None)
+    run, _ = runs.begin_elsewhere(photographs, Recorder(), None)
     assert run.specification.tile == 16
-    gram.prepare(str(run.path), library_versions())
+    gram.prepare_worker(str(run.path), library_versions())
     assert time.monotonic() - began < 30

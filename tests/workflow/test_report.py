@@ -28,13 +28,13 @@ def test_the_matrices_of_the_kernel_are_one_work(small_config: Callable[..., Run
 
 
 def test_what_is_stored_is_counted_like_what_was_loaded(small_config: Callable[..., RunConfig]) -> None:
-    run, _ = runs.prepare(small_config(), Recorder(), None)
+    run, _ = runs.begin_elsewhere(small_config(), Recorder(), None)
     assert read_contents(run) == Contents.of(load(small_config()).data)
 
 
 def test_damaged_labels_are_not_counted(small_config: Callable[..., RunConfig]) -> None:
     """zarr would read zeros in the place of a chunk that is gone, and all images be of the first class."""
-    run, _ = runs.prepare(small_config(), Recorder(), None)
+    run, _ = runs.begin_elsewhere(small_config(), Recorder(), None)
     chunk = run.inputs_path / "train_labels/c/0"
     content = chunk.read_bytes()
     chunk.write_bytes(bytes([content[0] ^ 1]) + content[1:])

@@ -42,7 +42,7 @@ class RunView:
     """Shows a run: a live line on a terminal, plain lines elsewhere."""
 
     def __init__(self) -> None:
-        self._stage = ""
+        self._phase = ""
         self._live: Progress | None = None
         self._bar: Any = None
         self._shown, self._shown_done = 0.0, -1
@@ -59,9 +59,9 @@ class RunView:
     def say(self, text: str) -> None:
         out.print(escape(text))
 
-    def begin(self, stage: str) -> None:
+    def begin(self, phase: str) -> None:
         self._end()
-        self._stage, self._shown, self._shown_done = stage, time.monotonic(), -1
+        self._phase, self._shown, self._shown_done = phase, time.monotonic(), -1
         if out.is_terminal:
             self._live = Progress(
                 TextColumn("[bold]{task.description:7}"),
@@ -72,7 +72,7 @@ class RunView:
                 TextColumn("{task.fields[left]}"),
                 console=out,
             )
-            self._bar = self._live.add_task(stage, total=None, rate="", left="")
+            self._bar = self._live.add_task(phase, total=None, rate="", left="")
             self._live.start()
 
     def progress(self, progress: DriverProgress) -> None:
@@ -84,7 +84,7 @@ class RunView:
             self._shown, self._shown_done = time.monotonic(), progress.done
             troubles = [f"{progress.retries} retries"] if progress.retries else []
             troubles += [f"{progress.quarantined} quarantined"] if progress.quarantined else []
-            parts = [f"{self._stage}: {progress.done}/{progress.total} tiles", rate, left, *troubles]
+            parts = [f"{self._phase}: {progress.done}/{progress.total} tiles", rate, left, *troubles]
             out.print(", ".join(part for part in parts if part))
 
     def _is_due(self, progress: DriverProgress) -> bool:

@@ -1,4 +1,4 @@
-"""The times of a run's stages, by the clock and inside their tasks, and so the use of the slots."""
+"""The times of a run's phases, by the clock and inside their tasks, and so the use of the slots."""
 
 import contextlib
 import time
@@ -19,12 +19,12 @@ _FILE = "timing.json"
 
 @with_config(STRICT)
 @dataclass(frozen=True)
-class StageTiming:
-    """The times of a stage, summed over all drivers that were not killed.
+class PhaseTiming:
+    """The times of a phase, summed over all drivers that were not killed.
 
     Attributes
     ----------
-    stage : as drivers and their views name it.
+    stage : name of the phase; the record, the log and the metrics call it a stage.
     wall_seconds : by the clock.
     slot_seconds : time by the clock, times the number of slots.
     core_seconds : inside tasks.
@@ -44,40 +44,40 @@ class StageTiming:
 @with_config(STRICT)
 @dataclass(frozen=True)
 class _Timings:
-    stages: tuple[StageTiming, ...] = ()
+    stages: tuple[PhaseTiming, ...] = ()
 
 
 _TIMINGS: Record[_Timings] = Record(_Timings, "delete it: only how busy the slots were is forgotten")
 
 
-def read_timings(run: RunDirectory) -> tuple[StageTiming, ...]:
-    """Read the times of a run's stages."""
+def read_timings(run: RunDirectory) -> tuple[PhaseTiming, ...]:
+    """Read the times of a run's phases."""
     found = run.read_record(_FILE, _TIMINGS)
     return () if found is None else found.stages
 
 
-class StageClock:
-    """Measures the stages of a run, records their times, and emits events for their beginnings and ends.
+class PhaseClock:
+    """Measures the phases of a run, records their times, and emits events for their beginnings and ends.
 
     Parameters
     ----------
-    run : the run of the stages.
+    run : the run of the phases.
     slots : asked at each receipt, since workers come and go.
     """
 
     def __init__(self, run: RunDirectory, slots: Callable[[], int]) -> None:
         self._run, self._slots = run, slots
-        self._timing: StageTiming | None = None
+        self._timing: PhaseTiming | None = None
         self._last: Progress | None = None
         self._seen = 0.0
 
-    def begin(self, stage: str) -> None:
-        """Begin a stage and end the stage before it."""
+    def begin(self, phase: str) -> None:
+        """Begin a phase and end the phase before it."""
         self.end()
-        self._timing, self._last, self._seen = StageTiming(stage), None, time.monotonic()
+        self._timing, self._last, self._seen = PhaseTiming(phase), None, time.monotonic()
 
     def progress(self, progress: Progress) -> None:
-        """Count a receipt of the stage."""
+        """Count a receipt of the phase."""
         assert self._timing is not None
         slots = self._slots()
         if self._last is None:
@@ -93,7 +93,7 @@ class StageClock:
             counted.show(self._timing.stage, progress.done, progress.total, slots)
 
     def end(self) -> None:
-        """End the stage that is under way, if any; a full disk only loses its record."""
+        """End the phase that is under way, if any; a full disk only loses its record."""
         if self._timing is None or self._last is None:
             self._timing = None
             return
@@ -124,10 +124,10 @@ class StageClock:
             slot_seconds=self._timing.slot_seconds + passed * slots,
         )
 
-    def _add(self, timing: StageTiming) -> None:
+    def _add(self, timing: PhaseTiming) -> None:
         known = {old.stage: old for old in read_timings(self._run)}
-        before = known.get(timing.stage, StageTiming(timing.stage))
-        known[timing.stage] = StageTiming(
+        before = known.get(timing.stage, PhaseTiming(timing.stage))
+        known[timing.stage] = PhaseTiming(
             timing.stage,
             before.wall_seconds + timing.wall_seconds,
             before.slot_seconds + timing.slot_seconds,

@@ -250,7 +250,7 @@ def _chunk_on_disk(array: TiledArray, index: tuple[int, ...]) -> Chunk | None:
         return None
 
 
-def prepare(run_path: str, versions: dict[str, str]) -> None:
+def prepare_worker(run_path: str, versions: dict[str, str]) -> None:
     """Prepare a worker process: compare versions, compile or load the engine, and let it test itself on two images.
 
     Raises

@@ -9,7 +9,7 @@ from cntk_pipeline.clusters.submitter import JobStatus, State, Submitter
 from cntk_pipeline.clusters.table import cluster_of, current_job
 from cntk_pipeline.clusters.trust import Trusted, read_trusted, warnings
 from cntk_pipeline.config import ClusterConfig, RunConfig
-from cntk_pipeline.driver.stages import View
+from cntk_pipeline.driver.phases import View
 from cntk_pipeline.errors import (
     Interrupted,
     NotTrusted,
@@ -79,7 +79,7 @@ def submit(config: RunConfig, view: View) -> tuple[RunDirectory, Submission]:
         If a driver of this run already works or waits, or the cluster refuses this one; the begun run directory is
         taken back.
     SpecificationMismatch, RunLocked, ConfigError
-        As in `workflow.run.prepare`; then nothing was handed over.
+        As in `workflow.run.begin_elsewhere`; then nothing was handed over.
     """
     cluster, path = cluster_of(config.cluster), runs.run_path(config)
     submitter = cluster.submitter
@@ -87,7 +87,7 @@ def submit(config: RunConfig, view: View) -> tuple[RunDirectory, Submission]:
     submitter.check_place(path, config)
     if (path / "run.json").is_file():
         _require_no_other(RunDirectory(path))
-    run, trusted = runs.prepare(config, view, cluster.memory(config.cluster))
+    run, trusted = runs.begin_elsewhere(config, view, cluster.memory(config.cluster))
     try:
         return run, _hand_over(run, submitter, trusted)
     except SubmissionFailed:

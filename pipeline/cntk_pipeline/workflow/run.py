@@ -16,9 +16,9 @@ from cntk_pipeline.config import DEFAULT_ENGINE, ClusterConfig, RunConfig
 from cntk_pipeline.config.loopback import is_loopback
 from cntk_pipeline.driver.driver import Outcome
 from cntk_pipeline.driver.observed import recording
+from cntk_pipeline.driver.phases import Phases, View
 from cntk_pipeline.driver.rounds import Course
-from cntk_pipeline.driver.stages import Stages, View
-from cntk_pipeline.driver.timing import StageClock
+from cntk_pipeline.driver.timing import PhaseClock
 from cntk_pipeline.errors import ConfigError, CorruptTile, PipelineError, RunNotFound, SpecificationMismatch, StoreError
 from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.gram.engines import read_engine, require_numerics
@@ -161,7 +161,7 @@ def start(config: RunConfig, view: View, stop: threading.Event, *, verify: bool 
     return begun.run
 
 
-def prepare(config: RunConfig, view: View, memory: WorkerMemory | None) -> tuple[RunDirectory, Trusted]:
+def begin_elsewhere(config: RunConfig, view: View, memory: WorkerMemory | None) -> tuple[RunDirectory, Trusted]:
     """Begin a run directory with everything that a driver elsewhere needs to run it, its images included.
 
     Parameters
@@ -190,7 +190,7 @@ def adopt(run: RunDirectory, trusted: Trusted, memory: WorkerMemory | None) -> N
     Raises
     ------
     RunNotFound, RunLocked, ConfigError
-        As in `resume` and `prepare`.
+        As in `resume` and `begin_elsewhere`.
     """
     require_fitting_tasks(run, trusted.config, memory)
     with _held(run, None):
@@ -398,10 +398,10 @@ def verify(path: str | Path | StorePath) -> Checked:
     return found
 
 
-def _prepare(run_path: str, versions: dict[str, str]) -> None:
-    """Prepare a process that computes tiles; errors as in `gram.prepare` and `reserve_buffers`."""
+def _prepare_worker(run_path: str, versions: dict[str, str]) -> None:
+    """Prepare a process that computes tiles; errors as in `gram.prepare_worker` and `reserve_buffers`."""
     reserve_buffers()
-    gram.prepare(run_path, versions)
+    gram.prepare_worker(run_path, versions)
 
 
 def _require_numerics(run: RunDirectory) -> None:
@@ -427,7 +427,7 @@ def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> N
     for path in _mend_inputs(run, config, verify):
         view.say(f"{path} was gone or damaged: written anew from the data set")
     _sweep(run, view)
-    prepare = partial(_prepare, str(run.path.absolute()), library_versions())
+    prepare = partial(_prepare_worker, str(run.path.absolute()), library_versions())
     with (
         recording(run),
         obeying_requests(run, stop, view.say),
@@ -445,8 +445,8 @@ def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> N
                 view.say("warning: whoever reaches this host can read cluster.metrics; 127.0.0.1 keeps them to it")
         require_fitting_tasks(run, config, executor.memory())
         gram.kernel_group(run).create()
-        clock = StageClock(run, lambda: executor.slots)
-        stages = Stages(run, executor, view, clock, stop, verify, begun.lease, begun.trusted.source)
+        clock = PhaseClock(run, lambda: executor.slots)
+        phases = Phases(run, executor, view, clock, stop, verify, begun.lease, begun.trusted.source)
         try:
             for _ in range(REPAIRS):
                 kernel_jobs = gram.kernel_jobs(run)
@@ -454,15 +454,15 @@ def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> N
                     gram.test_group(run).create()
                     kernel_jobs += gram.test_kernel_jobs(run)
                 executor.adapt()
-                stages.run_jobs(KERNEL, kernel_jobs).require()
+                phases.run_jobs(KERNEL, kernel_jobs).require()
                 executor.hold(stop)
-                outcomes = [_choose_ridges(stages, config), _solve(stages, config), _infer(stages, config)]
+                outcomes = [_choose_ridges(phases, config), _solve(phases, config), _infer(phases, config)]
                 failed = [error for outcome in outcomes for error in outcome.failed.values()]
                 damaged = [error for error in failed if isinstance(error, CorruptTile)]
                 if not damaged:
                     break
                 view.say(f"damaged tile: {damaged[0]}; checking all tiles and computing bad ones again")
-                stages = replace(stages, verify=True)
+                phases = replace(phases, verify=True)
             for outcome in outcomes:
                 outcome.require()
         finally:
@@ -482,35 +482,35 @@ def _retracting(run: RunDirectory) -> Iterator[None]:
         raise
 
 
-def _choose_ridges(stages: Stages, config: RunConfig) -> Outcome:
+def _choose_ridges(phases: Phases, config: RunConfig) -> Outcome:
     """Choose a ridge for each read-out, where the workflow leaves that to leave-one-out."""
     outcome = Outcome()
-    capacity = Capacity(stages.executor.slots, stages.executor.memory())
-    for selection in requested_selections(stages.run, config):
-        found = choose_ridge(stages.run, selection, capacity, stages.run_jobs)
+    capacity = Capacity(phases.executor.slots, phases.executor.memory())
+    for selection in requested_selections(phases.run, config):
+        found = choose_ridge(phases.run, selection, capacity, phases.run_jobs)
         outcome.failed.update(found.failed)
-    add_remedies(stages.run, outcome, stages.run_jobs)
+    add_remedies(phases.run, outcome, phases.run_jobs)
     return outcome
 
 
-def _solve(stages: Stages, config: RunConfig) -> Outcome:
-    run, method = stages.run, method_of(config.solve)
+def _solve(phases: Phases, config: RunConfig) -> Outcome:
+    run, method = phases.run, method_of(config.solve)
     systems = [make_system(run, specification, method) for specification in requested_solves(run, config)]
-    courses = [_course(stages, system, order) for order, system in enumerate(systems)]
-    stages.take_over([course.solution for course in courses])  # before a course of many rounds begins
-    outcome, solved = stages.run_courses(SOLVE, courses, lambda: _convergence(run, systems))
+    courses = [_course(phases, system, order) for order, system in enumerate(systems)]
+    phases.take_over([course.solution for course in courses])  # before a course of many rounds begins
+    outcome, solved = phases.run_courses(SOLVE, courses, lambda: _convergence(run, systems))
     for name in solved:
         if run.read_record(f"solve/{name}/metrics.json", METRICS) is None:
             run.write_record(f"solve/{name}/metrics.json", metrics(run, name))
-    add_remedies(run, outcome, stages.run_jobs)
+    add_remedies(run, outcome, phases.run_jobs)
     return outcome
 
 
-def _course(stages: Stages, system: System, order: int) -> Course:
-    run, solver = stages.run, solver_of(system.method)
+def _course(phases: Phases, system: System, order: int) -> Course:
+    run, solver = phases.run, solver_of(system.method)
     *_, solution = solver.jobs(run, system)
     predictions = prediction_jobs(run, system.fingerprint, order)
-    rounds = solver.rounds(run, system, order, stages.executor.slots)
+    rounds = solver.rounds(run, system, order, phases.executor.slots)
     return Course(system.fingerprint, rounds, solution, predictions)
 
 
@@ -524,9 +524,9 @@ def _convergence(run: RunDirectory, systems: Sequence[System]) -> str:
     return f"iteration {worst.count + 1}, residual {worst.residuals[-1]:.1e}"
 
 
-def _infer(stages: Stages, config: RunConfig) -> Outcome:
+def _infer(phases: Phases, config: RunConfig) -> Outcome:
     """Compute the results of inference for every system that is solved, and those that belong to no system."""
-    run, products = stages.run, []
+    run, products = phases.run, []
     for order, specification in enumerate(requested_solves(run, config)):
         system = open_system(run, solve_name(specification))
         if run.has_record(f"solve/{system.fingerprint}/metrics.json"):
@@ -536,7 +536,7 @@ def _infer(stages: Stages, config: RunConfig) -> Outcome:
         return Outcome()
     for product in products:
         product.create(run)
-    outcome = stages.run_jobs(INFERENCE, [job for product in products for job in product.jobs])
+    outcome = phases.run_jobs(INFERENCE, [job for product in products for job in product.jobs])
     for product in products:
         if all(job.task in outcome.done for job in product.jobs):
             product.finish(run)

@@ -1,4 +1,4 @@
-"""The stages of a run: finished tiles are looked up or taken over, and the driver computes the rest."""
+"""The phases of a run, each of some stages: done tiles are looked up or taken over, the driver computes the rest."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ from typing import Protocol
 from cntk_pipeline.clusters import Executor
 from cntk_pipeline.driver.driver import Driver, Outcome, Progress
 from cntk_pipeline.driver.rounds import Course, Tally, run_rounds
-from cntk_pipeline.driver.timing import StageClock
+from cntk_pipeline.driver.timing import PhaseClock
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.lease import Lease
 from cntk_pipeline.rundir.owners import Job
@@ -23,23 +23,23 @@ class View(Protocol):
     def say(self, text: str) -> None:
         """Show a line."""
 
-    def begin(self, stage: str) -> None:
-        """Show that a stage begins."""
+    def begin(self, phase: str) -> None:
+        """Show that a phase begins."""
 
     def progress(self, progress: Progress) -> None:
-        """Show the progress of the stage."""
+        """Show the progress of the phase."""
 
 
 @dataclass(frozen=True)
-class Stages:
-    """Runs stages of one run directory, one after the other.
+class Phases:
+    """Runs phases of one run directory, one after the other.
 
     Attributes
     ----------
     run : where jobs read and write.
     executor : where they run.
     view : shows the progress.
-    clock : measures stages.
+    clock : measures phases.
     stop : set it to let tiles in flight finish, then `Interrupted` is raised.
     verify : read every finished chunk and compare its checksums, not only its size.
     lease : of the driver at work.
@@ -49,23 +49,23 @@ class Stages:
     run: RunDirectory
     executor: Executor
     view: View
-    clock: StageClock
+    clock: PhaseClock
     stop: threading.Event
     verify: bool
     lease: Lease
     source: str | None
 
-    def run_jobs(self, stage: str, jobs: Sequence[Job]) -> Outcome:
-        """Run the jobs of a stage that are not done; errors as in `Driver.run`."""
+    def run_jobs(self, phase: str, jobs: Sequence[Job]) -> Outcome:
+        """Run the jobs of a phase that are not done; errors as in `Driver.run`."""
         done = self._look_up(jobs)
-        self._begin(stage)
+        self._begin(phase)
         return self._driver(self._progress).run(jobs, done)
 
-    def run_courses(self, stage: str, courses: Sequence[Course], note: Callable[[], str]) -> tuple[Outcome, list[str]]:
+    def run_courses(self, phase: str, courses: Sequence[Course], note: Callable[[], str]) -> tuple[Outcome, list[str]]:
         """Run courses side by side to their ends, as `run_rounds` does; finished jobs are looked up round by round."""
         tally = Tally(self._progress)
         driver = self._driver(tally.progress)
-        self._begin(stage)
+        self._begin(phase)
         return run_rounds(courses, lambda jobs: driver.run(jobs, self._look_up(jobs)), tally, note)
 
     def take_over(self, jobs: Sequence[Job]) -> None:
@@ -73,9 +73,9 @@ class Stages:
         if self.source is not None:
             take_over(self.run, self.source, jobs, self.view.say)
 
-    def _begin(self, stage: str) -> None:
-        self.clock.begin(stage)
-        self.view.begin(stage)
+    def _begin(self, phase: str) -> None:
+        self.clock.begin(phase)
+        self.view.begin(phase)
 
     def _progress(self, progress: Progress) -> None:
         self.clock.progress(progress)
