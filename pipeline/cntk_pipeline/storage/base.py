@@ -88,7 +88,7 @@ class StorePath(ABC):
 
     @abstractmethod
     def exists(self) -> bool:
-        """Tell whether there is a file, or a folder that is not empty; in a directory also a link or an empty folder."""
+        """Tell whether a file or a folder that is not empty exists; in a directory also a link or an empty folder."""
 
     @abstractmethod
     def is_file(self) -> bool:
@@ -168,7 +168,7 @@ class StorePath(ABC):
 
     @abstractmethod
     def share_with(self, target: "StorePath") -> None:
-        """Give a file a second place; its bytes are shared if the store can. `FileExistsError` if the place is taken."""
+        """Give a file a second place, with shared bytes if the store can; `FileExistsError` if the place is taken."""
 
     @abstractmethod
     def unlink(self, missing_ok: bool = False) -> None:
