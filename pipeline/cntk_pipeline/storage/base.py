@@ -190,7 +190,7 @@ class StorePath(ABC):
         """List the guarantees of a store that this place lacks, one line each, for people; none where all is well."""
         return ()
 
-    # For zarr, which reads what this package wrote.
+    # For zarr, as a reader of this package's arrays.
 
     @abstractmethod
     def zarr_store(self) -> Any:

@@ -276,7 +276,7 @@ def _beginning(path: StorePath) -> Iterator[threading.Event]:
     try:
         yield has_begun
     except OSError as error:
-        # Other errors of the package say themselves what is wrong with the place.
+        # Other errors of the package already name the fault of the place.
         is_plain = not isinstance(error, PipelineError) or error.errno in (*_MENDED_BY, errno.EROFS, errno.EACCES)
         if not is_plain or error.errno is None or has_begun.is_set() or _holds_images(path):
             raise
@@ -513,7 +513,7 @@ def _convergence(run: RunDirectory, systems: Sequence[System]) -> str:
 
 
 def _infer(stages: Stages, config: RunConfig) -> Outcome:
-    """Compute the results of inference for every system that is solved, and those that belong to no system."""
+    """Compute the results of inference for every solved system, and the results that belong to no system."""
     run, products = stages.run, []
     for order, specification in enumerate(requested_solves(run, config)):
         system = open_system(run, solve_name(specification))

@@ -21,7 +21,7 @@ LOGIN_SECONDS = 20.0
 
 
 def look(token: str, content: str, hosts: Sequence[str]) -> dict[str, Any]:
-    """Report what this host has and sees.
+    """Report the version of this package here, a problem with a file, and hosts that cannot be reached.
 
     Parameters
     ----------
