@@ -10,7 +10,7 @@ __all__ = ["kernel_matrices", "kernel_matrix", "summary"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the kernels when they are asked for: it takes seconds, in which a command must take Ctrl-C."""
+    """Import the kernels on first use: the import takes seconds, during which a command must handle Ctrl-C."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import cntk_pipeline.kernels as kernels

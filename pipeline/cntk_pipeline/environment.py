@@ -1,4 +1,4 @@
-"""Variables of the environment that numba would answer with a traceback, or worse."""
+"""Variables of the environment that make numba fail with a traceback, or worse."""
 
 import os
 import re
@@ -10,12 +10,12 @@ _FEATURES = re.compile(r"([+-][^,]+)(,[+-][^,]+)*")
 
 
 def require_usable(environment: Mapping[str, str] = os.environ) -> None:
-    """Refuse an environment that nothing could be compiled in.
+    """Refuse an environment in which compilation would fail.
 
     Raises
     ------
     ConfigError
-        With the variable and what to do.
+        If compilation would fail, with the variable and the remedy.
     """
     disabled = environment.get("NUMBA_DISABLE_JIT", "")
     if disabled.strip() not in ("", "0"):

@@ -11,15 +11,15 @@ class PipelineError(Exception):
 
 
 class ConfigError(PipelineError, ValueError):
-    """A workflow file, an option or an argument does not mean anything."""
+    """A workflow file, an option or an argument is invalid."""
 
 
 class DataError(PipelineError, ValueError):
-    """A data set holds something a kernel cannot be computed from."""
+    """A data set holds values that a kernel cannot be computed from."""
 
 
 class DataNotFound(PipelineError, FileNotFoundError):
-    """The files of a data set are not where they were looked for."""
+    """The files of a data set were not found."""
 
 
 class LayerError(PipelineError, ValueError):
@@ -35,7 +35,7 @@ class SpecificationMismatch(PipelineError, ValueError):
 
 
 class NotTrusted(PipelineError, PermissionError):
-    """A run directory says where to compute, and it was not this user who wrote that."""
+    """A run directory says where to compute, and this user did not write it."""
 
 
 class RunLocked(PipelineError, RuntimeError):
@@ -47,18 +47,18 @@ class StoreError(PipelineError, OSError):
 
 
 class StoreUnavailable(StoreError):
-    """The store did not answer, or not as it should; asking again may help."""
+    """The store did not answer, or answered with a passing error; asking again may help."""
 
 
 class ForeignFile(StoreError):
-    """What lies in the place of a file was not written there by this package.
+    """An object in the place of a file was not written by this package.
 
-    A folder, a link, a pipe, a device, or more bytes than belong there.
+    It is a folder, a link, a pipe, a device, or a file with too many bytes.
     """
 
 
 class CorruptTile(PipelineError, ValueError):
-    """A chunk on disk is not what was written there."""
+    """A chunk on disk is missing, or differs from the chunk that was written."""
 
 
 class NotFinite(PipelineError, ArithmeticError):
@@ -66,11 +66,11 @@ class NotFinite(PipelineError, ArithmeticError):
 
 
 class NotAccurate(PipelineError, ArithmeticError):
-    """A value would be finite, but further from the truth than is promised."""
+    """A value would be finite, but its error larger than the promised bound."""
 
 
 class NotConverged(PipelineError, ArithmeticError):
-    """An iteration did not reach what was asked of it."""
+    """An iteration did not reach its tolerance."""
 
 
 class NotPositiveDefinite(PipelineError, ArithmeticError):

@@ -1,4 +1,4 @@
-"""What arrays from elsewhere may mean: asked of a data set and of `kernel_matrix` alike."""
+"""Checks of arrays from users, for data sets and for `kernel_matrix` alike."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ from cntk_pipeline.errors import DataError
 
 
 def require_plain(name: str, array: object) -> None:
-    """Refuse a masked array: what lies behind the mask would be used as if it were a value.
+    """Refuse a masked array: entries behind the mask would be used as values.
 
     Raises
     ------
     DataError
-        With ``name``, and what to do.
+        If it is masked, with ``name`` and the remedy.
     """
     if isinstance(array, np.ma.MaskedArray):
         raise DataError(
@@ -25,14 +25,14 @@ def require_plain(name: str, array: object) -> None:
 def require_channels_last(name: str, shape: tuple[int, ...]) -> None:
     """Refuse a shape ``(n, C, H, W)``, as other libraries have it.
 
-    Read as ``(n, H, W, C)`` such images would run without a complaint, as a strip of a few rows with many channels.
-    Taken for one are up to four rows where the image behind is a square of more than 4 pixels, and three rows where
-    both other sides are longer than that.
+    Read as ``(n, H, W, C)`` such images would run without an error, as strips of a few rows with many channels. A shape
+    counts as such if its second number is at most 4 and the last two are equal and above 4, or if its second number is
+    3 and the last two are above 4.
 
     Raises
     ------
     DataError
-        With ``name``, and what to do.
+        If the shape is refused, with ``name`` and the remedy.
     """
     if len(shape) != 4:
         return
@@ -48,6 +48,6 @@ def require_channels_last(name: str, shape: tuple[int, ...]) -> None:
 
 
 def as_array(name: str, given: Any) -> np.ndarray:
-    """Make a plain array of what was given; see `require_plain`."""
+    """Make a plain array of an argument; see `require_plain`."""
     require_plain(name, given)
     return np.asarray(given)

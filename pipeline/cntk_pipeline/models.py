@@ -1,16 +1,16 @@
-"""Types of the fields of records: what each may hold, whoever wrote it."""
+"""Types of the fields of records, with bounds on their values: anybody may have written a record."""
 
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, StringConstraints
 
 STRICT = ConfigDict(strict=True, extra="forbid")
-"""For `pydantic.with_config`: no number is made of a string, and a field that is not known is an error."""
+"""For `pydantic.with_config`: strings are not converted to numbers, and an unknown field is an error."""
 
 Json = dict[str, Any]
 
 Word = Annotated[str, StringConstraints(pattern=r"^[ -~]{0,200}$")]
-"""What is handed to other programs: nothing but plain characters."""
+"""A text that is passed to other programs: only plain characters."""
 
 Count = Annotated[int, Field(ge=0, lt=2**31)]
 Positive = Annotated[int, Field(ge=1, lt=2**31)]
@@ -18,4 +18,4 @@ Share = Annotated[float, Field(ge=0, le=1)]
 NotNegative = Annotated[float, Field(ge=0)]
 
 Seconds = Annotated[float, Field(ge=-1, le=1e12)]
-"""A difference of readings of a clock, which rounding may make smaller than nothing."""
+"""A difference of readings of a clock; rounding may make it negative."""

@@ -1,7 +1,7 @@
-"""What of its machine this process may use: cores and memory.
+"""The resources that this process may use: cores and memory.
 
-A batch job, a container or `taskset` gives a process a part of a machine. Affinity and the limits of its control
-groups count here, also those of the groups above its own, which the libraries at hand do not ask for.
+A batch job, a container or `taskset` gives a process a part of a machine. This module respects the affinity and the
+limits of the process's control groups, also of the groups above its own, which available libraries ignore.
 """
 
 import math
@@ -18,18 +18,18 @@ _GROUPS = Path("/sys/fs/cgroup")
 _OWN_GROUPS = Path("/proc/self/cgroup")
 
 _LIMITS = {resource.RLIMIT_AS: "-v", resource.RLIMIT_DATA: "-d"}
-"""Limits on memory that a call of the operating system meets, by the option of ``ulimit`` that sets each."""
+"""Limits on memory that the operating system enforces, with the option of ``ulimit`` that sets each."""
 
 
 @dataclass(frozen=True)
 class BatchJob:
-    """The batch job that this process is of.
+    """The batch job that this process belongs to.
 
     Attributes
     ----------
-    name : as the batch system calls it.
-    what : "job", or "pod" where the batch system has its processes in such.
-    restarts : how often it was started again under this name; None where that is not counted.
+    name : in the batch system.
+    what : "job", or "pod" where the batch system runs its processes in pods.
+    restarts : number of its restarts under this name; None where they are not counted.
     """
 
     name: str
@@ -38,7 +38,7 @@ class BatchJob:
 
     @property
     def details(self) -> Mapping[str, str | int]:
-        """What events tell of it."""
+        """The fields of the job in events."""
         restart = {} if self.restarts is None else {"restart": self.restarts}
         return {self.what: self.name} | restart
 
@@ -48,8 +48,8 @@ def core_count(groups: Path = _GROUPS, own_groups: Path = _OWN_GROUPS) -> int:
 
     Parameters
     ----------
-    groups : where control groups are mounted.
-    own_groups : the file that names those of this process.
+    groups : mount point of control groups.
+    own_groups : the file that names the groups of this process.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for folder in _own_folders("cpu", groups, own_groups):
@@ -62,7 +62,7 @@ def core_count(groups: Path = _GROUPS, own_groups: Path = _OWN_GROUPS) -> int:
 
 
 def memory_bytes(groups: Path = _GROUPS, own_groups: Path = _OWN_GROUPS) -> int:
-    """Return the memory that this process and the ones it starts may hold together, in bytes.
+    """Return the memory that this process and its children may hold together, in bytes.
 
     Parameters
     ----------
@@ -80,14 +80,14 @@ def memory_bytes(groups: Path = _GROUPS, own_groups: Path = _OWN_GROUPS) -> int:
 
 
 def worker_count(wanted: int | None, threads: int) -> int:
-    """Say how many workers run here: as many as are wanted, or one for every ``threads`` cores."""
+    """Return the number of workers here: the wanted number, or one for every ``threads`` cores."""
     return wanted or max(1, core_count() // threads)
 
 
 def worker_memory(limit: str | float, threads: int) -> str | float:
-    """Turn a share of this machine's memory into bytes: "auto" is that of a worker's threads, a number to 1 is one.
+    """Turn a share of this machine's memory into bytes: a number up to 1, or "auto" for a worker's threads' share.
 
-    Dask would take the share of what the machine has, not of what this process may use.
+    Dask would take the share of the whole machine, not of the memory that this process may use.
     """
     if limit == "auto":
         return int(memory_bytes() * min(1.0, threads / core_count()))
@@ -97,9 +97,9 @@ def worker_memory(limit: str | float, threads: int) -> str | float:
 
 
 def _own_folders(controller: str, groups: Path, own_groups: Path) -> Iterator[Path]:
-    """List the folders of the groups of a controller that this process is in, from its own to the outermost.
+    """List the folders of this process's groups of a controller, from its own to the outermost.
 
-    A container may be told the path of its group on the host and see the group itself as the outermost.
+    In a container, the path of its group may be the path on the host, while the group itself appears as the outermost.
     """
     try:
         lines = own_groups.read_text().splitlines()
@@ -134,7 +134,7 @@ def _quota(path: Path) -> tuple[int | None, int | None]:
 
 
 def limits_set() -> str:
-    """Name the limits on the memory of this process as ``ulimit`` does; empty where there are none."""
+    """Write the limits on the memory of this process as ``ulimit`` does; empty where there are none."""
     limits = {option: resource.getrlimit(limit)[0] for limit, option in _LIMITS.items()}
     return " and ".join(f"`ulimit {option}` ({limit >> 10} kB)" for option, limit in limits.items() if limit >= 0)
 
@@ -144,13 +144,13 @@ def require_room(count_bytes: int, need: str, remedy: str) -> None:
 
     Parameters
     ----------
-    need : subject and verb of what takes them, for the message.
-    remedy : what else one can do but lift the limit.
+    need : subject and verb of the need, for the message.
+    remedy : an alternative to lifting the limit.
 
     Raises
     ------
     ConfigError
-        With the limit, and what to do.
+        If it leaves less, with the limit and the remedy.
     """
     set_here = limits_set()
     if not set_here:

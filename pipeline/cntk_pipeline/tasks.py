@@ -1,4 +1,4 @@
-"""Units of work: a stage with its forecast, a task of it, and the receipt of a task that is done."""
+"""Units of work: a stage with its forecast, a task of a stage, and the receipt of a finished task."""
 
 import re
 import sys
@@ -13,19 +13,19 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, wi
 from cntk_pipeline.models import STRICT, Count, Seconds
 
 Name = Annotated[str, AfterValidator(sys.intern)]
-"""A run has few arrays and hosts and many receipts: each name is kept once."""
+"""A name that is kept once in memory: a run has few arrays and hosts, and many receipts."""
 
 _STAGE = re.compile(r"([a-z][a-z0-9_]*)(?:-([A-Za-z0-9][A-Za-z0-9._]*))?(?::([0-9a-f]{16}))?")
 
 
 @dataclass(frozen=True, order=True, slots=True)
 class Stage:
-    """Tasks that do the same for different tiles. Its text in a journal is ``kind-parameters:solve``.
+    """A group of tasks that do the same for different tiles. Its text in a journal is ``kind-parameters:solve``.
 
     Attributes
     ----------
-    kind : names the owner, which knows the tasks: "train", "factor", "learning_curve".
-    parameters : a short text that tells stages of one kind and solve apart; "" where there is one only.
+    kind : name of the owner, which knows the tasks: "train", "factor", "learning_curve".
+    parameters : a short text that distinguishes stages of one kind and solve; "" where there is one only.
     solve : the fingerprint of the system; "" for a stage of the kernel.
     """
 
@@ -36,7 +36,7 @@ class Stage:
     @staticmethod
     @lru_cache(maxsize=4096)
     def parse(text: str) -> "Stage":
-        """Read a stage back from its text; a text that is read again gives the same object.
+        """Read a stage back from its text; the same text gives the same object.
 
         Raises
         ------
@@ -55,7 +55,7 @@ class Stage:
 
     @property
     def name(self) -> str:
-        """The kind with its parameters, by which arrays and records are called."""
+        """The kind with its parameters, the name of arrays and records."""
         return f"{self.kind}-{self.parameters}" if self.parameters else self.kind
 
     def __str__(self) -> str:
@@ -82,7 +82,7 @@ class Task:
 @with_config(STRICT)
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """What a task wrote into one array: bytes on disk, their crc32c, and a digest of the values, 128 bits of XXH3."""
+    """The part of a task in one array: bytes on disk, their crc32c, and a digest of the values, 128 bits of XXH3."""
 
     array: Name
     bytes: Annotated[int, Field(ge=0, lt=2**63)]
@@ -93,16 +93,16 @@ class Chunk:
 @with_config(STRICT)
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What a worker says of a tile it has written.
+    """The receipt of a worker for a tile it has written.
 
     Attributes
     ----------
-    task : which tile.
-    chunks : what lies on disk, an entry an array.
+    task : the tile.
+    chunks : the chunks on disk, one for each array.
     read_seconds, compute_seconds, write_seconds : measured inside the task.
-    host : where.
-    adopted : True where the tile was not computed for this receipt: found complete on disk, its own lost in a crash, or
-        taken over from another run.
+    host : the host of the worker.
+    adopted : True where the tile was not computed for this receipt: it was found complete on disk after a crash had
+        lost its receipt, or was taken over from another run.
     """
 
     task: Task
@@ -115,12 +115,12 @@ class Receipt:
 
     @property
     def seconds(self) -> float:
-        """Time inside the task."""
+        """The time inside the task."""
         return self.read_seconds + self.compute_seconds + self.write_seconds
 
     @property
     def written_bytes(self) -> int:
-        """Bytes on disk."""
+        """The bytes on disk."""
         return sum(chunk.bytes for chunk in self.chunks)
 
 
@@ -132,7 +132,7 @@ class StageForecast:
     ----------
     kind : of the stages.
     tasks : number of tasks.
-    written_bytes : on disk, of the chunks that stay.
+    written_bytes : size on disk of the chunks that stay.
     core_seconds : of the arithmetic, on one core.
     """
 

@@ -1,4 +1,4 @@
-"""How a matrix is cut into tiles, and how large a tile should be."""
+"""The cutting of a matrix into tiles, and the choice of their size."""
 
 import math
 from collections.abc import Iterator
@@ -8,10 +8,10 @@ LANE_WIDTH = 16
 """Tiles are multiples of this many samples: the engine "cpu" computes right images in blocks of 16."""
 
 SHORTEST_SECONDS, LONGEST_SECONDS = 0.5, 60.0
-"""Bounds of a tile's predicted time: below, Dask's millisecond a task shows; above, a lost worker costs minutes."""
+"""Bounds of a tile's predicted time: below, Dask's millisecond per task matters; above, a lost worker costs minutes."""
 
 TASKS_PER_SLOT = 12
-"""A stage should give each slot this many tiles, so that the last ones do not leave others idle."""
+"""Number of tiles of a stage for each slot, so that the last tiles do not leave other slots idle."""
 
 
 @dataclass(frozen=True, order=True)
@@ -81,7 +81,7 @@ def clip_tile(tile: int, train: int, test: int, lane_width: int = LANE_WIDTH) ->
 def choose_tile(train: int, test: int, pair_seconds: float, slots: int, lane_width: int = LANE_WIDTH) -> int:
     """Choose the kernel's tile size in samples from what a pair costs.
 
-    As large as leaves `TASKS_PER_SLOT` tiles to each slot and a tile within the bounds on its time.
+    It is the largest size that leaves `TASKS_PER_SLOT` tiles to each slot, with a tile's time inside its bounds.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def choose_factor_tile(train: int, kernel_tile: int, wanted: int | None = None) 
     """Choose the factor's tile size, a multiple of the kernel's: about 24 block rows of 1,024 to 2,048 samples.
 
     With 24 block rows two slots wait for one another 3 % of the time. A larger tile does more arithmetic for its
-    bytes: 12,288 rows take 7.6 s in tiles of 1,024 and 8.9 s in tiles of 512, for what tasks cost beside their
+    bytes: 12,288 rows take 7.6 s in tiles of 1,024 and 8.9 s in tiles of 512, because of the cost of tasks beside their
     arithmetic; 2,048 in float64 is 32 MB a tile, some 160 MB a task. A ``wanted`` size is only rounded to whole
     kernel tiles.
     """
@@ -119,7 +119,7 @@ PRODUCT_PIECES, SMALLEST_PRODUCT_TILE, LARGEST_PRODUCT_TILE = 16, 2048, 8192
 def choose_product_tile(train: int, kernel_tile: int, wanted: int | None = None) -> int:
     """Choose the edge of the kernel's blocks that conjugate gradients multiply at a time, a multiple of its tile.
 
-    About 16 block rows, 136 tasks an iteration, however many workers there are: sums over blocks must not depend on
+    About 16 block rows, 136 tasks an iteration, for any number of workers: sums over blocks must not depend on
     them. Below 2,048 samples a task would be shorter than its 12 ms of overhead; 8,192 are 256 MB in float32. A
     ``wanted`` size is only rounded to whole kernel tiles.
     """

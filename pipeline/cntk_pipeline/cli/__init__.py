@@ -1,1 +1,1 @@
-"""The command line: what people type, see and stop."""
+"""The command line: commands, their output, and their end."""

@@ -1,4 +1,4 @@
-"""What people see of a run: live progress, tables, and numbers with units."""
+"""The display of a run for people: live progress, tables, and numbers with units."""
 
 import logging
 import time
@@ -17,29 +17,29 @@ from cntk_pipeline.workflow.plan import Plan
 from cntk_pipeline.workflow.report import RunReport, SolveReport
 
 PLAIN_SECONDS, PLAIN_SHARE, QUIET_SECONDS = 30.0, 0.05, 600.0
-"""Where the output is no terminal, a line of progress follows another after half a minute and a twentieth of the stage
-at least, but after ten minutes in any case: some twenty lines a stage, and a long one is never silent for long."""
+"""Distance of progress lines where the output is no terminal: at least half a minute and a twentieth of the stage, but
+ten minutes at most. So a stage has some twenty lines, and a long one is never silent for long."""
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def printable(text: str) -> str:
-    """Write out what would act on a terminal, or hide there, as backslashes: a record may hold anything.
+    """Escape characters that would act on a terminal, or hide there, by backslashes: a record may hold any text.
 
-    Credentials are taken out: a server may repeat those it was sent, in an error, and what is printed is kept.
+    Credentials are removed: a server may repeat them in an error, and printed text is often kept.
     """
     shown = "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
     return redact(shown)
 
 
 def escape(text: str) -> str:
-    """Make a text that may be a record's safe to print: it neither acts on the terminal nor is taken for markup."""
+    """Make a text of a record safe to print: it neither acts on the terminal nor is taken for markup."""
     return markup.escape(printable(text))
 
 
 class RunView:
-    """Shows a run: a live line on a terminal, plain lines elsewhere."""
+    """A view that shows a run by a live line on a terminal, by plain lines elsewhere."""
 
     def __init__(self) -> None:
         self._phase = ""
@@ -101,10 +101,10 @@ class RunView:
 
 
 class _Warnings(logging.Handler):
-    """Shows what the driver warns of, a line each with its time."""
+    """A handler that shows the driver's warnings, one line each with its time."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        # Only the first line: an error may bring a whole traceback, which the log in the run directory keeps.
+        # Only the first line: an error may have a whole traceback, which the log in the run directory keeps.
         text = record.getMessage().partition("\n")[0]
         moment = time.strftime("%H:%M:%S", time.localtime(record.created))
         err.print(escape(f"{moment} {record.levelname.lower()}: {text}"))
@@ -117,7 +117,7 @@ def _rate(progress: DriverProgress) -> str:
 
 
 def _time_left(progress: DriverProgress) -> str:
-    # How long iterations take nobody knows; how far they are says more.
+    # The time of iterations cannot be forecast; their residual says more.
     if progress.note:
         return progress.note
     if not progress.entries_now or progress.done == progress.total:
@@ -163,13 +163,13 @@ def show_plan(plan: Plan) -> None:
 
 
 def show_contents(lines: Sequence[str], warnings: Sequence[str]) -> None:
-    """Show what was loaded, and what is odd about it."""
+    """Show the loaded data set, and warnings about it."""
     for line in (*lines, *(f"warning: {line}" for line in warnings)):
         out.print(escape(line))
 
 
 def show_specification(report: RunReport) -> None:
-    """Show what a run directory was made for."""
+    """Show the specification of a run directory."""
     data = report.data
     out.print(f"[bold]{escape(report.path)}[/]  fingerprint {report.fingerprint[:16]}")
     shape = " x ".join(map(str, data.shape))
@@ -185,7 +185,7 @@ def show_specification(report: RunReport) -> None:
 
 
 def show_stages(report: RunReport) -> None:
-    """Show how far each stage is, and what it cost."""
+    """Show the progress of each stage, and its cost."""
     out.print(stages_table(report))
     for timing in report.timings:
         if timing.efficiency is not None:
@@ -197,7 +197,7 @@ def show_stages(report: RunReport) -> None:
 
 
 def stages_table(report: RunReport) -> Table:
-    """Lay out how far each stage is, and what it cost."""
+    """Make the table of the progress of each stage, and its cost."""
     columns = ("stage", "tiles", "core time", "reading", "computing", "writing", "written")
     table = Table(*columns, box=None, pad_edge=False)
     for stage in report.stages:
@@ -301,7 +301,7 @@ def _bytes(value: float) -> str:
 
 
 def seconds_text(value: float) -> str:
-    """Write a time with a unit that suits it."""
+    """Write a time in a suitable unit."""
     if value < 1e-3:
         return f"{value * 1e6:.3g} us"
     if value < 1:

@@ -1,4 +1,4 @@
-"""What a command does before all else is imported, which takes seconds: it takes Ctrl-C, and looks at the environment.
+"""The first actions of a command, before long imports: a handler of Ctrl-C, and a check of the environment.
 
 `cli.main` imports this first, and calls `imported` last.
 """
@@ -16,7 +16,7 @@ USAGE, STOPPED = 2, 130
 
 
 def _leave(_number: int, _frame: Any) -> None:
-    os._exit(STOPPED)  # nothing has begun yet; an exception would come out of whatever is half imported
+    os._exit(STOPPED)  # nothing has begun yet; an exception would come out of a half-imported module
 
 
 def imported() -> None:
@@ -25,7 +25,7 @@ def imported() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# A shell starts what goes on in the background with Ctrl-C ignored, and it stays so.
+# A shell starts background commands with Ctrl-C ignored, and it stays so.
 if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
     signal.signal(signal.SIGINT, _leave)
 try:

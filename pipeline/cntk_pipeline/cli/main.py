@@ -4,7 +4,7 @@ Exit codes: 0 complete, 1 failed, 2 wrong usage, 3 incomplete (resuming goes on)
 cancel`, or by a batch system shortly before a time limit.
 """
 
-from cntk_pipeline.cli import entry  # first of all, so that Ctrl-C is taken while the rest is imported
+from cntk_pipeline.cli import entry  # first of all, so that Ctrl-C is handled while the rest is imported
 
 # isort: split
 import json
@@ -157,7 +157,7 @@ def resume(directory: RunPath, cluster: Cluster = None, trust: Trust = False, ve
     run = RunDirectory(directory)
     chosen = None if cluster is None else _cluster(find_cluster(cluster))
     table = run.workflow().cluster if chosen is None else chosen
-    # A batch system runs its driver itself; without --cluster it does so only where it has done so before.
+    # A batch system runs its driver itself; without --cluster only if the run was submitted before.
     if handover.drives_itself(table) and (chosen is not None or submissions(run)):
         with RunView() as view:
             done = runs.is_done(run, view, verify=verify)
@@ -272,11 +272,11 @@ def main() -> None:
 
 
 PRINTERS = [["plan"], ["network"], ["status"], ["inspect"]]
-"""Commands that do nothing but print: what they were asked for has failed where that is lost."""
+"""Commands that only print: they fail where their output is lost."""
 
 
 def _command() -> int:
-    """Run what the command line says, and return the exit code."""
+    """Run the command of the command line, and return the exit code."""
     try:
         app()
     except SystemExit as end:
@@ -284,7 +284,7 @@ def _command() -> int:
     except Interrupted as error:
         err.print(f"[yellow]{escape(str(error))}[/]")
         return STOPPED
-    except KeyboardInterrupt:  # of a command that drives nothing
+    except KeyboardInterrupt:  # in a command without a driver
         return STOPPED
     except WorkersLost as error:
         err.print(f"[red]incomplete:[/] {escape(str(error))}")
@@ -330,7 +330,7 @@ def _config(
 
 
 def _cluster(path: Path) -> ClusterConfig:
-    """Read a cluster file; what its kind does not take is said by the file's name."""
+    """Read a cluster file; errors about its keys have the file's name."""
     table = load_cluster(path)
     try:
         cluster_of(table)

@@ -1,8 +1,9 @@
-"""How a driver is stopped: the first signal lets tiles in flight finish, and a stop that overruns ends the process.
+"""The stop of a driver: the first signal lets tiles in flight finish, and a stop that overruns ends the process.
 
-Python runs a signal's handler only between two of its own steps, so never while a library is stuck in a call. What is
-promised of a stop is therefore kept by a thread of its own, that the operating system tells of each signal. A process
-that it ends leaves the run directory as a kill does: finished tiles are kept, and the next driver finds the lease free.
+Python runs a signal's handler only between two of its own steps, so never while a library is stuck in a call.
+Therefore a separate thread, which the operating system informs of each signal, enforces the time limit of a stop. A
+process that it ends leaves the run directory as a kill does: finished tiles are kept, and the next driver finds the
+lease free.
 """
 
 import contextlib
@@ -19,14 +20,14 @@ from cntk_pipeline.driver.driver import DRAIN_SECONDS
 from cntk_pipeline.errors import Interrupted
 
 STOPPED = 130
-"""Exit code of what was stopped."""
+"""Exit code of a stopped command."""
 
 OVERRUN_SECONDS = DRAIN_SECONDS + 180.0
-"""How long a stop may take to end the process: tiles in flight are waited for, workers are given back, and a batch job
-sees to the next one, for which a busy SLURM takes its time."""
+"""Time limit of a stop: tiles in flight are waited for, workers are given back, and a batch job arranges the next one,
+which a busy SLURM may delay."""
 
 AGAIN_SECONDS = 20.0
-"""How long a Ctrl-C after it may take; one more ends the process at once."""
+"""Time limit after a second Ctrl-C; one more ends the process at once."""
 
 POLL_SECONDS = 1.0
 
@@ -35,7 +36,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextlib.contextmanager
 def stop_on_signals(say: Callable[[str], None]) -> Iterator[threading.Event]:
-    """Yield what the first Ctrl-C or SIGTERM sets; a Ctrl-C after it raises `Interrupted`, and what overruns ends.
+    """Yield an event that the first Ctrl-C or SIGTERM sets; a second Ctrl-C raises `Interrupted`; an overrun ends all.
 
     Parameters
     ----------
@@ -45,7 +46,7 @@ def stop_on_signals(say: Callable[[str], None]) -> Iterator[threading.Event]:
 
     def first(number: int, _frame: Any) -> None:
         nonlocal told
-        if number == signal.SIGTERM and told:  # a batch script says it again and again
+        if number == signal.SIGTERM and told:  # a batch script sends it again and again
             return
         told = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -62,7 +63,7 @@ def stop_on_signals(say: Callable[[str], None]) -> Iterator[threading.Event]:
         raise Interrupted("ended at once; every finished tile is kept") from None
     finally:
         signal.set_wakeup_fd(told_before)
-        os.close(writer)  # which ends the thread
+        os.close(writer)  # this ends the thread
         watcher.join()
         os.close(reader)
         for number, handler in before.items():
@@ -70,7 +71,7 @@ def stop_on_signals(say: Callable[[str], None]) -> Iterator[threading.Event]:
 
 
 def _watch(reader: int, stop: threading.Event, say: Callable[[str], None]) -> None:
-    """Follow the numbers of signals until their pipe is closed; end the process where a stop has overrun."""
+    """Read the numbers of signals until their pipe is closed; end the process if a stop overruns."""
     deadline, again = math.inf, 0
     while True:
         ready, _, _ = select.select([reader], [], [], min(POLL_SECONDS, max(deadline - time.monotonic(), 0.0)))
@@ -86,7 +87,7 @@ def _watch(reader: int, stop: threading.Event, say: Callable[[str], None]) -> No
             elif number == signal.SIGINT:
                 again += 1
                 deadline = min(deadline, time.monotonic() + (AGAIN_SECONDS if again == 1 else 0.0))
-        if stop.is_set():  # by a request in the run directory, too
+        if stop.is_set():  # also by a request in the run directory
             deadline = min(deadline, time.monotonic() + OVERRUN_SECONDS)
         if time.monotonic() >= deadline:
             say("ended: what was under way did not stop in time; every finished tile is kept, `cntk resume` goes on")

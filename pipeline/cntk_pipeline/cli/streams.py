@@ -1,4 +1,4 @@
-"""Where a command prints: streams that never end what it does, whatever becomes of those who read them."""
+"""Output streams of a command that never end its work, even if their reader goes away."""
 
 import errno
 import io
@@ -9,12 +9,12 @@ from typing import TextIO
 
 
 class Outlet(io.FileIO):
-    """The end of a stream, which bears that nobody reads it any more or that its disk is full: the rest is dropped.
+    """The end of a stream that may lose its reader or fill its disk: then the rest is dropped.
 
     Attributes
     ----------
     gone : whether everything is dropped from now on.
-    problem : why; None where nothing went wrong, and where a reader has left: it has what it wanted.
+    problem : the error; None without one, and where a reader has left: it has all the lines it wanted.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -34,15 +34,15 @@ class Outlet(io.FileIO):
                 break
             if count is not None:
                 return count
-            select.select([], [self], [])  # whoever made the stream wants writers not to wait, and is slow
+            select.select([], [self], [])  # the stream does not block, and its reader is slow
         return len(content)
 
 
 def guard_streams() -> None:
-    """Put streams that bear everything in the place of this process's standard ones.
+    """Replace this process's standard streams by streams with an `Outlet`.
 
-    What their encoding cannot spell is written as an escape. A descriptor that was closed is opened to nowhere, so that
-    no file of the store gets its number.
+    Characters that their encoding lacks are escaped. A closed descriptor is opened to /dev/null, so that no file of the
+    store gets its number.
     """
     for descriptor in range(3):
         try:
@@ -54,13 +54,13 @@ def guard_streams() -> None:
 
 
 def lost_output() -> OSError | None:
-    """Say why something that was printed did not arrive, a reader that has left aside; None where everything did."""
+    """Return why printed text was lost; None where all arrived, or a reader has left."""
     outlet = _outlet()
     return None if outlet is None else outlet.problem
 
 
 def nobody_reads() -> bool:
-    """Tell whether what is printed goes nowhere."""
+    """Tell whether printed text goes nowhere."""
     outlet = _outlet()
     return outlet is not None and outlet.gone
 

@@ -1,4 +1,4 @@
-"""Looking at a run again and again: from the run directory alone, and from any machine that sees it."""
+"""A watch on a run, from the run directory alone, and from any machine that sees it."""
 
 import time
 from collections import deque
@@ -20,23 +20,23 @@ LOOK_SECONDS, LOOK_SHARE = 1.0, 0.1
 """Pause between two looks; longer where looking itself takes long, so that it costs a tenth of the time at most."""
 
 ASK_SECONDS = 5.0
-"""Pause between two questions to the cluster, which has better things to do."""
+"""Pause between two questions to the cluster, to spare it."""
 
 IDLE_SECONDS = 30.0
-"""A run without a sign of a driver for so long has ended: jobs that follow each other leave no longer gap unseen."""
+"""Time without a sign of a driver after which a run counts as ended; gaps between jobs that follow are shorter."""
 
 RATE_SECONDS = 120.0
-"""How far back the rate looks."""
+"""Time over which the rate is measured."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """What was seen at one moment.
+    """The state of a run at one moment.
 
     Attributes
     ----------
     report : of the run directory.
-    where : the driver is.
+    where : the whereabouts of the driver.
     at_work : whether the driver has shown a sign of life since the last look.
     tiles_per_second : of the stage at work, None until two looks differ.
     """
@@ -48,7 +48,7 @@ class Look:
 
     @property
     def seconds_left(self) -> float | None:
-        """Time until the stage is done, at the rate that was seen."""
+        """Time until the stage is done, at the measured rate."""
         at_work = self.report.at_work
         if at_work is None or not self.tiles_per_second:
             return None
@@ -57,7 +57,7 @@ class Look:
 
 
 class Watcher:
-    """Looks at a run; what changes between looks tells how fast it is, so no clock but this one is read."""
+    """A watch on a run; its rate comes from the changes between looks, so only this machine's clock is read."""
 
     def __init__(self, run: RunDirectory) -> None:
         self._run = run
@@ -80,7 +80,7 @@ class Watcher:
 
     @property
     def idle_seconds(self) -> float:
-        """Time without any sign of a driver, nor of one to come."""
+        """Time without any sign of a driver, present or awaited."""
         return time.monotonic() - self._last_sign
 
     def _has_moved(self) -> bool:
@@ -102,11 +102,11 @@ class Watcher:
 
 
 def watch(run: RunDirectory) -> RunReport:
-    """Show a run until it is complete, or no driver has given a sign of life for a while; return what was seen last.
+    """Show a run until it is complete, or no driver has given a sign of life for a while; return the last report.
 
-    Where nobody reads it any more, it ends too.
+    The watch also ends when its output has no reader any more.
 
-    A table that redraws itself on a terminal, elsewhere a line for each change.
+    On a terminal it shows a table that redraws itself, elsewhere a line for each change.
     """
     watcher = Watcher(run)
     if out.is_terminal:
@@ -137,7 +137,7 @@ def _follow(watcher: Watcher, show: Callable[[Look], None]) -> RunReport:
 
 
 def show_whereabouts(report: RunReport, where: Whereabouts) -> None:
-    """Show where the driver of a submitted run is, and how the last one ended."""
+    """Show the whereabouts of a submitted run's driver, and how the last one ended."""
     for line in _about(report, where, timed=True):
         out.print(escape(line))
 
@@ -161,7 +161,7 @@ def _pace(look: Look) -> str:
 
 
 def _about(report: RunReport, where: Whereabouts, *, timed: bool = False) -> list[str]:
-    """Say where the driver is, and with ``timed`` what changes all the time."""
+    """Describe the whereabouts of the driver, with ``timed`` also details that change all the time."""
     lines = []
     if where.submission is not None and not report.complete:
         said = f"{where.submission} {where.words}" if where.words else f"{where.submission} ({where.state})"

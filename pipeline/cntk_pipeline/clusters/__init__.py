@@ -1,7 +1,7 @@
-"""Where tiles are computed.
+"""Clusters, on which tiles are computed.
 
-``CLUSTERS`` is the door of this room: each kind of cluster by its name in ``cluster.kind``. `clusters.cluster` says
-what a kind is.
+``CLUSTERS`` is the interface of this package: each kind of cluster by its name in ``cluster.kind``. `clusters.cluster`
+defines a kind.
 """
 
 from cntk_pipeline.clusters.address.cluster import ADDRESS

@@ -1,4 +1,4 @@
-"""What the driver asks of an executor: take a call, give back how it ended."""
+"""The interface of an executor: it takes calls, and returns their results."""
 
 import contextlib
 import threading
@@ -13,13 +13,13 @@ from cntk_pipeline.errors import Interrupted
 
 @dataclass(frozen=True)
 class Completion:
-    """How one submitted call ended.
+    """The end of one submitted call.
 
     Attributes
     ----------
     key : as given to `Executor.submit`.
-    result : what the call returned; None where it failed.
-    error : what it raised.
+    result : the value that the call returned; None where it failed.
+    error : the exception that it raised.
     worker_died : whether the worker was lost with it, again and again, so that the call is under suspicion.
     cluster_lost : whether the call vanished with the cluster.
     """
@@ -33,7 +33,7 @@ class Completion:
 
 @dataclass(frozen=True)
 class WorkerMemory:
-    """What the smallest worker has.
+    """The memory of the smallest worker.
 
     Attributes
     ----------
@@ -46,12 +46,12 @@ class WorkerMemory:
 
 
 class Executor(ABC):
-    """Runs calls somewhere. Used as a context manager; leaving it gives the workers back.
+    """A place to run calls. Used as a context manager; leaving it gives the workers back.
 
     Attributes
     ----------
-    slots : calls that run at once; may change while it runs.
-    warnings : lines for people: what is less safe than it could be.
+    slots : number of calls that run at once; it may change.
+    warnings : lines for people about settings that are less safe than possible.
     """
 
     slots: int
@@ -59,14 +59,14 @@ class Executor(ABC):
 
     @abstractmethod
     def submit(self, key: tuple[Any, ...], function: Callable[..., Any], *arguments: Any, rank: int = 0) -> None:
-        """Take a call of an importable function with plain, small arguments; smaller ranks wait less."""
+        """Submit a call of an importable function with plain, small arguments; smaller ranks wait less."""
 
     @abstractmethod
     def wait(self, timeout_seconds: float) -> list[Completion]:
         """Return the calls that have ended since the last time, after at most ``timeout_seconds``."""
 
     def forget(self, key: tuple[Any, ...]) -> None:  # noqa: B027 - a call that has begun may as well end
-        """Take a call back whose end is of no interest any more; where it has begun, it may end all the same."""
+        """Withdraw a call whose result is not needed any more; a call that has begun may end all the same."""
 
     def unheard(self) -> frozenset[tuple[Any, ...]]:
         """Name the calls whose workers have given no sign of life for a while: frozen, cut off, or not known yet."""
@@ -74,11 +74,11 @@ class Executor(ABC):
 
     @abstractmethod
     def memory(self) -> WorkerMemory | None:
-        """Say what memory the smallest worker has; None where nothing limits it."""
+        """Return the memory of the smallest worker; None where nothing limits it."""
 
     @abstractmethod
     def describe(self) -> str:
-        """Say in one line what runs where, for people."""
+        """Describe the workers and their place in one line, for people."""
 
     def adapt(self) -> None:  # noqa: B027 - most executors have as many workers as they have
         """Let the number of workers follow the calls from here on, where the cluster can."""
@@ -89,11 +89,11 @@ class Executor(ABC):
         Raises
         ------
         Interrupted
-            If ``stop`` was set while those that are missing were waited for.
+            If ``stop`` was set during the wait for missing workers.
         """
 
     def watched(self) -> AbstractContextManager[None]:
-        """Tell of workers that join and leave, as events, for the length of a ``with`` block."""
+        """Emit events for workers that join and leave, for the length of a ``with`` block."""
         return contextlib.nullcontext()
 
 

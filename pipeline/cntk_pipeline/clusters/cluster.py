@@ -1,4 +1,4 @@
-"""A kind of cluster: all that the rest of the package knows of it, in one value."""
+"""A kind of cluster, as one value: the rest of the package needs nothing else."""
 
 import threading
 from collections.abc import Callable
@@ -16,29 +16,29 @@ from cntk_pipeline.resources import worker_count
 
 
 class Opener(Protocol):
-    """Opens a cluster of one kind."""
+    """A function that opens a cluster of one kind."""
 
     def __call__(
         self, config: ClusterConfig, prepare: Callable[[], None], stop: threading.Event | None = None
     ) -> AbstractContextManager[Executor]:
-        """Open it.
+        """Open the cluster.
 
         Parameters
         ----------
         config : the ``[cluster]`` table.
-        prepare : to be called in each process that computes, before its first tile.
+        prepare : called in each process that computes, before its first tile.
         stop : ends the wait for workers with `Interrupted`.
         """
 
 
 def slots_of_workers(config: ClusterConfig) -> int:
-    """Count the tiles that the workers compute at once. Without their number, cores of this machine count."""
+    """Count the tiles that the workers compute at once. If their number is not given, this machine's cores count."""
     threads = config.threads_per_worker
     return worker_count(config.workers, threads) * threads
 
 
 def unknown_memory(config: ClusterConfig) -> WorkerMemory | None:
-    """Leave it to the executor to find out what memory its workers have."""
+    """Return None: the executor will find the memory of its workers."""
     return None
 
 
@@ -49,15 +49,15 @@ class Cluster:
     Attributes
     ----------
     executor : starts or reaches a cluster, and yields its executor.
-    deed : what computing on it does, in words that follow on "this would". They are shown before a table that somebody
-        else wrote is followed.
-    options : the keys of ``[cluster]`` that are its own, each with a default.
+    deed : the effects of computing on it, in words that continue "this would". They are shown before a table of
+        another writer is followed.
+    options : its own keys of ``[cluster]``, each with a default.
     submitter : hands drivers to it; by default they run in the background of this machine.
-    extra : what has to be installed for it.
+    extra : the extra of the package that it needs.
     slots : counts the tiles that a table's cluster computes at once, for the forecast of a run.
-    memory : says what a worker of a table will have, before there is one; None where only the worker will know.
-    computes_here : whether it computes in processes of this machine, and connects to nothing else. Then a table that
-        somebody else wrote is followed, as long as it holds nothing but harmless keys: `clusters.trust`.
+    memory : returns the memory of a table's workers before they exist; None where only the worker will know.
+    computes_here : whether it computes in processes of this machine, and connects to nothing else. Then a table of
+        another writer is followed, if it has only harmless keys: `clusters.trust`.
     harmless_options : its own keys that anybody may set.
     """
 

@@ -1,4 +1,4 @@
-"""What is installed only where it is asked for, by the names that pip knows."""
+"""Optional dependencies of the package, by their names for pip."""
 
 import importlib.util
 from dataclasses import dataclass
@@ -12,20 +12,20 @@ class Extra:
 
     Attributes
     ----------
-    name : as pip knows it.
-    modules : what it installs.
+    name : for pip.
+    modules : the modules that it installs.
     """
 
     name: str
     modules: tuple[str, ...]
 
     def require(self, what: str) -> None:
-        """Refuse what needs it where it is not installed.
+        """Refuse a feature, ``what``, if the extra is not installed.
 
         Raises
         ------
         ConfigError
-            With the command that installs it.
+            If it is not installed, with the command that installs it.
         """
         absent = [module for module in self.modules if importlib.util.find_spec(module) is None]
         if absent:

@@ -1,4 +1,4 @@
-"""What a task holds in memory, and whether the workers have it: asked before anything is computed."""
+"""The memory of tasks, compared with the memory of workers before anything is computed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.kernels import Engine
 
 PROCESS_BYTES = 205 * 2**20
-"""A Dask worker process that has loaded its libraries and the compiled engine, measured (Python 3.11, dask 2026.8)."""
+"""Memory of a Dask worker process with its libraries and the compiled engine, measured (Python 3.11, dask 2026.8)."""
 
 USABLE = 0.85
-"""Share of its limit that a worker may use: there Dask pauses it."""
+"""Share of its limit that a worker may use; above it, Dask pauses the worker."""
 
 
 def kernel_task_bytes(engine: Engine, tile: int) -> int:
@@ -33,7 +33,7 @@ class Need(Protocol):
         """Bytes that one task holds."""
 
     def require(self, memory: WorkerMemory) -> None:
-        """Raise `ConfigError` where a task does not fit beside the others of its worker, with a size that would."""
+        """Raise `ConfigError` if a task does not fit beside the others of its worker; it names a size that would."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class TileNeed:
         Raises
         ------
         ConfigError
-            With the need, the limit, and the largest tile that fits.
+            If it does not fit, with the need, the limit, and the largest tile that fits.
         """
         share = share_bytes(memory)
         if self.bytes <= share:
@@ -106,7 +106,7 @@ class IterationNeed:
         Raises
         ------
         ConfigError
-            With the need, the limit, and the largest rank that fits.
+            If they do not fit, with the need, the limit, and the largest rank that fits.
         """
         share = share_bytes(memory)
         if self.bytes <= share:
@@ -123,7 +123,7 @@ class IterationNeed:
 
 
 def share_bytes(memory: WorkerMemory) -> float:
-    """Return what each tile of a worker may hold; negative where the process alone is too much."""
+    """Return the bytes that each tile of a worker may hold; negative where the process alone takes too much."""
     return (USABLE * memory.bytes - PROCESS_BYTES) / memory.slots
 
 

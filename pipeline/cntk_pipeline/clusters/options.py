@@ -8,25 +8,25 @@ from cntk_pipeline.config import ClusterConfig, read_address, read_options
 from cntk_pipeline.config.section import Section
 
 Address = Annotated[str, AfterValidator(read_address)]
-"""Where a Dask scheduler listens."""
+"""The address of a Dask scheduler."""
 
 
 class ClusterOptions(Section):
-    """The keys of a kind; those of other kinds may stand beside them in the table, and are left alone."""
+    """The keys of a kind; the table may also have keys of other kinds, which are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
     @classmethod
     def of(cls, config: ClusterConfig) -> Self:
-        """Read them from a ``[cluster]`` table.
+        """Read the keys from a ``[cluster]`` table.
 
         Raises
         ------
         ConfigError
-            If a value means nothing, with the place.
+            If a value is invalid, with its place.
         """
         return read_options(cls, config, "cluster")
 
 
 class NoOptions(ClusterOptions):
-    """A kind that needs no keys besides those of every kind."""
+    """The options of a kind without keys of its own."""

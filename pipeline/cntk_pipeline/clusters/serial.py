@@ -14,7 +14,7 @@ from cntk_pipeline.resources import memory_bytes
 
 
 class SerialExecutor(Executor):
-    """Runs a call when it is waited for."""
+    """An executor that runs a call when its result is waited for."""
 
     slots = 1
 
@@ -31,7 +31,7 @@ class SerialExecutor(Executor):
         key, function, arguments = self._queue.popleft()
         try:
             return [Completion(key, result=function(*arguments))]
-        except Exception as error:  # whatever a call raises is the driver's to judge
+        except Exception as error:  # the driver judges any error of a call
             return [Completion(key, error=error)]
 
     def memory(self) -> WorkerMemory | None:
@@ -51,7 +51,7 @@ def open_serial(
 
 
 def one_slot(config: ClusterConfig) -> int:
-    """Count one tile at once, whatever the table says of workers."""
+    """Count one tile at once, for any number of workers in the table."""
     return 1
 
 

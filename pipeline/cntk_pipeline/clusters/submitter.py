@@ -1,4 +1,4 @@
-"""What it takes to hand a driver to a cluster, find it again, and end it."""
+"""The interface of a submitter, which hands a driver to a cluster, finds it again, and ends it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -12,21 +12,21 @@ from cntk_pipeline.rundir.submissions import Submission
 from cntk_pipeline.storage import LocalPath, StorePath
 
 State = Literal["queued", "running", "gone", "unknown"]
-"""What a cluster says of a submission; "unknown" where this machine cannot ask it."""
+"""The state of a submission in its cluster; "unknown" where this machine cannot ask the cluster."""
 
 Cause = Literal["limit", "elsewhere", "withdrawn"]
-"""Why a job has to stop: its time limit is near, another job comes first or the like, or somebody has ended it."""
+"""The cause for a job to stop: its time limit is near, another job comes first or the like, or somebody ended it."""
 
 
 @dataclass(frozen=True)
 class JobStatus:
-    """How a submission is.
+    """The state of a submission with details.
 
     Attributes
     ----------
     state : in one word.
-    words : what else the cluster says, for people: why it waits, where it runs, how it ended; empty for nothing.
-    timing : what of that changes all the time: how much is left, or when it is expected to begin.
+    words : details for people: why it waits, where it runs, how it ended; may be empty.
+    timing : details that change all the time: the time left, or the expected start.
     """
 
     state: State
@@ -36,13 +36,13 @@ class JobStatus:
 
 @dataclass(frozen=True)
 class Succession:
-    """What is said where a job ends before its run is complete, in a cluster that lets another job follow.
+    """Messages for a job that ends before its run is complete, in a cluster that lets another job follow.
 
     Attributes
     ----------
     follows : there is a next job.
-    withdrawn : there is none, since somebody has ended this one.
-    no_progress : there is none, since this one finished no tile; with the remedies.
+    withdrawn : there is no next job, since somebody has ended this one.
+    no_progress : there is no next job, since this one finished no tile; with the remedies.
     """
 
     follows: str
@@ -51,24 +51,24 @@ class Succession:
 
 
 class Submitter(ABC):
-    """Hands drivers to one kind of cluster.
+    """A submitter of drivers to one kind of cluster.
 
     Attributes
     ----------
-    drives_itself : whether drivers run on the cluster, not in a terminal. Then ``cntk resume`` hands a run over again
-        that was handed over before.
+    drives_itself : whether drivers run on the cluster, not in a terminal. Then ``cntk resume`` submits a run again
+        if it was submitted before.
     """
 
     drives_itself: bool = False
 
     @abstractmethod
     def check(self, config: RunConfig) -> None:
-        """Refuse, before anything is written, what this cluster could not run.
+        """Refuse, before anything is written, a workflow that this cluster could not run.
 
         Raises
         ------
         ConfigError
-            If a value of ``[cluster]`` means nothing here.
+            If a value of ``[cluster]`` is invalid here.
         SubmissionFailed
             If this machine has no way to the cluster.
         """
@@ -79,18 +79,18 @@ class Submitter(ABC):
         Raises
         ------
         ConfigError, SubmissionFailed
-            If it would not, with the places that it would.
+            If the driver would not see it, with the places that it would.
         """
 
     @abstractmethod
     def submit(self, place: StorePath, config: RunConfig, told: str) -> str:
-        """Hand over a driver of a run directory; return what the cluster calls it.
+        """Hand over a driver of a run directory; return its name in the cluster.
 
         Parameters
         ----------
         place : the run directory.
         config : its workflow.
-        told : the digest of what the driver may follow of the run directory: `clusters.trust`.
+        told : the digest of the settings in the run directory that the driver may follow: `clusters.trust`.
 
         Raises
         ------
@@ -100,33 +100,33 @@ class Submitter(ABC):
 
     @abstractmethod
     def state(self, submission: Submission) -> State:
-        """Ask the cluster how a submission is; "unknown" where its job is none that this kind of cluster has."""
+        """Ask the cluster for the state of a submission; "unknown" where its job is not of this kind of cluster."""
 
     def standing(self, submission: Submission) -> JobStatus:
-        """Ask the cluster how a submission is, and for what else it says."""
+        """Ask the cluster for the state of a submission and its details."""
         return JobStatus(self.state(submission))
 
     @abstractmethod
     def withdraw(self, submission: Submission, *, now: bool) -> bool:
-        """End a submission that has not begun to run, or any with ``now``; tell whether the cluster took that.
+        """End a submission that has not begun to run, or any with ``now``; tell whether the cluster accepted it.
 
-        One that runs is left to drain by itself: it polls the run directory.
+        A running driver drains by itself: it polls the run directory.
         """
 
     def current_job(self) -> BatchJob | None:
-        """Name the batch job of this kind that this process is of; None outside of one."""
+        """Return the batch job of this kind that this process belongs to; None outside of one."""
         return None
 
     def succession(self, config: ClusterConfig) -> Succession | None:
-        """Say how a job that ends too early is followed by another one; None where none follows."""
+        """Return the messages for a job that another one may follow; None where none follows."""
         return None
 
     def cause(self, config: RunConfig) -> Cause:
-        """Inside a job that is to stop: find out why; "limit" where nothing is known."""
+        """Find why the job around this process has to stop; "limit" where nothing is known."""
         return "limit"
 
     def go_on(self, place: StorePath, config: RunConfig, told: str) -> str | None:
-        """Inside a job that ends too early: see to another one, and return what it is called.
+        """Arrange the job that follows the job around this process, and return its name.
 
         None where this kind of job never ends by itself.
         """
@@ -134,16 +134,16 @@ class Submitter(ABC):
 
 
 def log_folder(place: StorePath) -> Path:
-    """Return the folder for what a driver prints: in the run directory, or here where that is a bucket."""
+    """Return the folder for the output of a driver: in the run directory, or here where that is a bucket."""
     folder = Path(place / "log") if isinstance(place, LocalPath) else Path.cwd()
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def driver_command(place: str) -> list[str]:
-    """List the words that make Python drive a run directory; options may follow.
+    """Return the command by which Python drives a run directory; options may follow.
 
-    With -P, nothing in the current directory takes the place of a module, whatever it is called.
+    With -P, no file in the current directory can take the place of a module.
     """
     return ["-P", "-m", "cntk_pipeline.cli", "drive", place]
 

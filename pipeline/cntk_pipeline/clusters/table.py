@@ -1,4 +1,4 @@
-"""What a ``[cluster]`` table means: whose its keys are, and what has to be there for it."""
+"""Reading of a ``[cluster]`` table: its kind, the owners of its keys, and the extras that it needs."""
 
 from cntk_pipeline.clusters import CLUSTERS
 from cntk_pipeline.clusters.cluster import Cluster
@@ -9,14 +9,14 @@ from cntk_pipeline.resources import BatchJob
 
 
 def cluster_of(config: ClusterConfig) -> Cluster:
-    """Return the kind of cluster that a table names, once all its keys are known and its own values mean something.
+    """Return the kind of cluster that a table names; check that all its keys are known and the kind's values valid.
 
-    Keys of other kinds may stand in it, since one table serves several kinds (``--set cluster.kind=serial``).
+    The table may have keys of other kinds, since one table serves several kinds (``--set cluster.kind=serial``).
 
     Raises
     ------
     ConfigError
-        If there is no such kind, if no kind has a key, or if a value means nothing; with the place.
+        If there is no such kind, if no kind has a key, or if a value is invalid; with the place.
     """
     cluster = CLUSTERS.get(config.kind)
     if cluster is None:
@@ -31,7 +31,7 @@ def cluster_of(config: ClusterConfig) -> Cluster:
 
 
 def idle_options(config: ClusterConfig) -> list[str]:
-    """List the keys of a table that its kind of cluster does not look at."""
+    """List the keys of a table that its kind of cluster does not use."""
     own = CLUSTERS[config.kind].options.model_fields
     return sorted(key for key in config.options if key not in own)
 
@@ -52,7 +52,7 @@ def require_extras(config: ClusterConfig) -> None:
 
 
 def current_job() -> BatchJob | None:
-    """Name the batch job that this process is of, by the first kind of cluster that knows one."""
+    """Return the batch job that this process belongs to, from the first kind of cluster that knows one."""
     jobs = (cluster.submitter.current_job() for cluster in CLUSTERS.values())
     return next((job for job in jobs if job is not None), None)
 

@@ -1,9 +1,9 @@
-"""Whose word counts: what a run directory says of where to compute is followed only where this user wrote it.
+"""Trust in run directories: their settings of where to compute are followed only if this user wrote them.
 
-A run directory may be somebody else's, or be written by others. Its numbers can be looked at by everybody; but a
-scheduler that it names can run code in whoever connects, ``setup`` lines are shell, and the older run that tiles are
-taken over from may be one that only the reader may read. So workflow.json carries a signature of who wrote it.
-docs/security.md has the whole table.
+A run directory may belong to somebody else, or be written by others. Everybody can look at its numbers. But a scheduler
+that it names can run code in every client, ``setup`` lines are shell, and the older run that tiles are taken over from
+may be readable for this user only. So workflow.json carries a signature of its writer. docs/security.md has the whole
+table.
 """
 
 import hashlib
@@ -20,21 +20,21 @@ from cntk_pipeline.rundir.signature import find_key, is_signed, key_path, sign
 from cntk_pipeline.storage import open_path
 
 _HARMLESS = {"kind", "workers", "minimum_workers", "threads_per_worker", "memory_limit"}
-"""Keys that say how much is computed at once: with the kinds that compute here, anybody's word will do."""
+"""Keys for the amount of computing at once: with kinds that compute here, they are followed from any writer."""
 
 _PURPOSE = "workflow"
 
 
 @dataclass(frozen=True)
 class Trusted:
-    """A workflow of a run directory, and what of it is followed.
+    """A workflow of a run directory, with its trusted settings.
 
     Attributes
     ----------
-    config : the workflow, as it was read once: what was checked is what is used.
-    source : the older run whose tiles are taken over; None where there is none, or nobody to be trusted named it.
+    config : the workflow. It was read only once, so that the checked values are used.
+    source : the older run whose tiles are taken over; None where there is none, or its name is not trusted.
     refused_source : the older run that is named, but not followed; None where there is none.
-    shown : what is followed on the word of the directory alone, a line each, for the user who said so.
+    shown : settings that are followed without a signature, one line each, for the user who allowed it.
     """
 
     config: RunConfig
@@ -44,12 +44,12 @@ class Trusted:
 
     @property
     def digest(self) -> str:
-        """Digest of what is followed; a driver that was submitted is told this, and follows nothing else."""
+        """The digest of the followed settings; a submitted driver gets it, and follows no others."""
         return digest(self.config.cluster, self.source)
 
 
 def digest(cluster: ClusterConfig, source: str | None) -> str:
-    """Write down in 64 hexadecimal digits where to compute, and what to take over."""
+    """Digest a cluster table and the older run to take tiles over from, 64 hexadecimal digits."""
     # Without defaults: a key that a later version adds must not end all trust.
     return hashlib.sha256(_canonical([cluster.model_dump(mode="json", exclude_defaults=True), source])).hexdigest()
 
@@ -61,15 +61,15 @@ def read_trusted(
 
     Parameters
     ----------
-    run : whose.
-    cluster : where to compute instead, which only the user can say.
-    trust : whether the user says to follow the directory.
-    told : the digest that a submitted driver was told by who submitted it.
+    run : the run directory.
+    cluster : a table of the user's own, to be used instead.
+    trust : whether the user wants to follow the directory.
+    told : the digest that a submitted driver got from its submitter.
 
     Raises
     ------
     NotTrusted
-        If the table could do harm and this user did not write it, with what it would do and the ways out.
+        If the table could do harm and this user did not write it, with its effects and the ways out.
     RunNotFound
         If a driver stopped before it wrote a workflow.
     """
@@ -91,7 +91,7 @@ def read_trusted(
 
 
 def of_user(run: RunDirectory, config: RunConfig) -> Trusted:
-    """Take a workflow that the user has just given for a run; only who it grows from may be in the directory alone."""
+    """Trust a workflow that the user has just given; only the older run to grow from may come from the directory."""
     source, given = _source(run), config.store.grow_from
     if source is not None and (given is None or str(open_path(given).absolute()) != source):
         before = run.workflow() if run.has_workflow() else None
@@ -102,12 +102,12 @@ def of_user(run: RunDirectory, config: RunConfig) -> Trusted:
 
 
 def write_trusted(run: RunDirectory, trusted: Trusted) -> None:
-    """Write a workflow as this user's word."""
+    """Write a workflow with this user's signature."""
     run.write_workflow(trusted.config, sign(_PURPOSE, run.fingerprint, trusted.digest))
 
 
 def warnings(trusted: Trusted) -> list[str]:
-    """Say what of a workflow is not followed, or will not be known as this user's word, a line each."""
+    """List settings that are not followed, or will not be known as this user's own, one line each."""
     lines = []
     if trusted.refused_source is not None:
         lines.append(
@@ -122,12 +122,12 @@ def warnings(trusted: Trusted) -> list[str]:
 
 
 def is_harmless(cluster: ClusterConfig) -> bool:
-    """Tell whether a table connects to nothing, runs nothing but this package, and opens nothing to others."""
+    """Tell whether a table makes no connection, runs only this package, and gives others no access."""
     kind = CLUSTERS.get(cluster.kind)
     if kind is None or not kind.computes_here:
         return False
-    # A key that the kind does not have is not looked at; it is asked about all the same, unless its own kind says that
-    # it does no harm.
+    # The kind ignores keys of other kinds. Such a key is asked about all the same, unless its own kind lists it as
+    # harmless.
     others = {key for each in CLUSTERS.values() for key in each.harmless_options} - set(kind.options.model_fields)
     said = set(cluster.model_dump(exclude_defaults=True)) - _HARMLESS - kind.harmless_options - others
     opens = [where for where in (cluster.dashboard, cluster.metrics) if where is not None]
@@ -136,7 +136,7 @@ def is_harmless(cluster: ClusterConfig) -> bool:
 
 
 def describe(cluster: ClusterConfig, source: str | None) -> list[str]:
-    """Say what following a directory would do, a line each; as JSON, so that nothing in it acts on a terminal."""
+    """Describe the effects of following a directory, one line each; as JSON, so that no text acts on a terminal."""
     kind = CLUSTERS.get(cluster.kind)
     lines = [f"this would {'compute on a cluster of this kind' if kind is None else kind.deed}:"]
     said = {"kind": cluster.kind} | cluster.model_dump(mode="json", exclude_defaults=True)

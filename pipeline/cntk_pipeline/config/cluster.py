@@ -1,4 +1,4 @@
-"""The table that says where tiles are computed."""
+"""The ``[cluster]`` table, for the place where tiles are computed."""
 
 import math
 from typing import Annotated, Any
@@ -10,22 +10,22 @@ from cntk_pipeline.config.listening import read_listener
 from cntk_pipeline.config.section import OpenSection
 
 SMALLEST_MEMORY_BYTES = 100 * 10**6
-"""A worker's process that has loaded its libraries takes twice as much."""
+"""Smallest memory of a worker; its process takes twice as much with its libraries alone."""
 
 MOST_WORKERS = 100_000
-"""More than any cluster has: a slip of the hand, which would start as many processes."""
+"""Largest number of workers: no cluster has more, so a larger one is a typing error."""
 
 MOST_THREADS = 1024
-"""Of a worker; no machine has so many cores."""
+"""Largest number of threads of a worker; no machine has so many cores."""
 
 
 def read_memory_limit(value: str | float) -> str | float:
-    """Return the memory of a worker as it was given, once it means something to Dask.
+    """Return the memory of a worker as given, after a check that it is valid for Dask.
 
     Raises
     ------
     ValueError
-        If it is neither "auto", nor a share of the machine's memory, nor bytes that a worker can live in.
+        If it is neither "auto", nor a share of the machine's memory, nor bytes that are enough for a worker.
     """
     if value == "auto" or (not isinstance(value, str) and 0 < value <= 1):
         return value
@@ -60,25 +60,26 @@ EARLIER_DEFAULTS: dict[str, Any] = {
     "service_account": "cntk-driver",
     "secret": "cntk-s3",
 }
-"""What the first versions wrote into run directories for keys of a kind that nobody had given; null for the others."""
+"""Values that the first versions wrote into run directories for keys of a kind that were not given; others are null."""
 
 
 class ClusterConfig(OpenSection):
     """``[cluster]``: where tiles are computed. No number in the results depends on it.
 
-    The keys of every kind are these. Those of one kind are in ``options``, and the kind reads them: `clusters.table`.
+    These keys are common to all kinds. The keys of one kind are in ``options``, and the kind reads them:
+    `clusters.table`.
 
     Attributes
     ----------
     kind : a name of `clusters.CLUSTERS`.
-    workers : processes, in all; None is one for every ``threads_per_worker`` cores that this process may use, or
-        all that the batch job or the hosts have.
-    minimum_workers : scale between so many and ``workers`` while kernel tiles are computed; None keeps ``workers``.
-    threads_per_worker : tiles a process computes at once.
-    memory_limit : of one worker, as Dask writes it: bytes ("4GiB"), a share of the machine's (0.5), or "auto".
+    workers : number of processes in all; None is one for every ``threads_per_worker`` cores that this process may use,
+        or that the batch job or the hosts have.
+    minimum_workers : smallest number of workers while kernel tiles are computed; None keeps ``workers``.
+    threads_per_worker : number of tiles that a process computes at once.
+    memory_limit : of one worker, as Dask writes it: bytes ("4GiB"), a share of the machine's memory (0.5), or "auto".
     tls : encrypt everything between processes, with certificates of the cluster's own.
-    dashboard : where Dask's dashboard listens; anything but the loopback is warned of.
-    metrics : where the driver itself serves Prometheus metrics, "HOST:PORT"; docs/observability.md says who needs it.
+    dashboard : address of Dask's dashboard; any but the loopback gives a warning.
+    metrics : address at which the driver itself serves Prometheus metrics, "HOST:PORT"; see docs/observability.md.
     """
 
     kind: str = "local"
@@ -93,7 +94,7 @@ class ClusterConfig(OpenSection):
     @model_validator(mode="before")
     @classmethod
     def _leave_out_what_nobody_gave(cls, table: Any) -> Any:
-        """Leave out what the first versions filled in; a null for a key of a kind, which TOML cannot hold, tells."""
+        """Remove values that the first versions filled in; their sign is a null for a key of a kind, not in TOML."""
         if not isinstance(table, dict):
             return table
         of_kinds = {key: value for key, value in table.items() if key not in cls.model_fields}

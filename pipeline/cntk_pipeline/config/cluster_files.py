@@ -9,18 +9,18 @@ from cntk_pipeline.errors import ConfigError
 FOLDERS_VARIABLE = "CNTK_CLUSTERS"
 
 _OURS = Path(__file__).parent / "here"
-"""Clusters that are there everywhere: this machine."""
+"""Folder of the cluster files that always exist: for this machine."""
 
 
 def find_cluster(name: str) -> Path:
     """Find a cluster file by its name in the folder of cluster files, or by its path.
 
-    "local" and "serial" are there without a file.
+    "local" and "serial" exist without a file of the user.
 
     Raises
     ------
     ConfigError
-        If there is none, with the names that are known.
+        If there is none, with the known names.
     """
     if name.endswith(".toml") or os.sep in name:
         path = Path(_expanded(name))
@@ -46,6 +46,6 @@ def _expanded(text: str) -> str:
 
 
 def cluster_folder() -> Path:
-    """Return the folder where cluster files lie."""
+    """Return the folder of cluster files."""
     given = os.environ.get(FOLDERS_VARIABLE)
     return Path(_expanded(given)) if given else Path.home() / ".config" / "cntk" / "clusters"

@@ -1,4 +1,4 @@
-"""Where something listens, as people write it."""
+"""Addresses of servers, as people write them."""
 
 import re
 
@@ -6,16 +6,16 @@ _LISTENER = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%a-z]+\]|[A-Za-z0-9._-]+):(?P<po
 
 
 PROTOCOLS = ("tcp", "tls", "ws", "wss", "ucx")
-"""What Dask's schedulers speak to other processes."""
+"""Protocols of Dask's schedulers."""
 
 
 def read_address(text: str) -> str:
-    """Return the address of a scheduler, "tls://HOST:PORT" or "HOST:PORT", once it is one.
+    """Check the address of a scheduler, "tls://HOST:PORT" or "HOST:PORT", and return it.
 
     Raises
     ------
     ValueError
-        If it is none.
+        If it is invalid.
     """
     protocol, separator, place = text.rpartition("://")
     try:
@@ -29,12 +29,12 @@ def read_address(text: str) -> str:
 
 
 def read_listener(text: str) -> tuple[str, int]:
-    """Read "HOST:PORT"; an IPv6 address stands in brackets, which are taken off.
+    """Read "HOST:PORT"; the brackets around an IPv6 address are removed.
 
     Raises
     ------
     ValueError
-        If it is none; nothing is asked of the machine or the network.
+        If it is invalid; neither the machine nor the network is asked.
     """
     found = _LISTENER.fullmatch(text)
     if found is None or int(found["port"]) > 65535:

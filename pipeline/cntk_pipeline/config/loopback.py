@@ -1,4 +1,4 @@
-"""Which names of hosts lead to nobody but this machine."""
+"""Names of hosts that stand for this machine only."""
 
 import ipaddress
 

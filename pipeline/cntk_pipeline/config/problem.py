@@ -1,4 +1,4 @@
-"""The tables that say what is computed, and how exactly; all numbers in the results depend on these alone."""
+"""The tables that define the computation and its precision; all numbers in the results depend on these alone."""
 
 from typing import Annotated, Literal
 
@@ -13,22 +13,22 @@ DEFAULT_ENGINE = "cpu"
 
 
 class DataConfig(Section):
-    """``[data]``: which images.
+    """``[data]``: the images.
 
     Attributes
     ----------
     source : a data set by name: digits, cifar10, npz, folder.
-    path : where its files are; None looks in the usual places.
+    path : place of its files; None searches the usual places.
     train : number of training images, the first ones in file order; None takes all.
     train_blocks : cut the training part into this many equal consecutive blocks (CIFAR-10 has five batch files)
         and take the first ``train / train_blocks`` of each.
     test : number of test images; None takes all.
-    shuffle : bring the rows of each part into a random order of this seed before any are taken; None keeps that of the
-        files. Rows that are sorted by class need it.
-    standardize : subtract the training mean of each channel and divide by its standard deviation; of vectors the one
-        mean and deviation of all values, or with "per_feature" those of each feature.
-    standardize_first : measure both on the first so many of the chosen training images; None takes all. A run that
-        grows keeps its values only where this names the images of the run it grows from.
+    shuffle : bring the rows of each part into a random order of this seed before any are taken; None keeps the order of
+        the files. Rows that are sorted by class need it.
+    standardize : subtract the training mean of each channel and divide by its standard deviation. Vectors have one mean
+        and deviation for all values, or with "per_feature" one for each feature.
+    standardize_first : number of the first chosen training images that both are measured on; None takes all. A run that
+        grows keeps its values only if this is the number of images in the run it grows from.
     """
 
     source: str = "digits"
@@ -44,7 +44,7 @@ class DataConfig(Section):
     @field_validator("standardize", mode="before")
     @classmethod
     def _standardize_is_spelt_out(cls, value: object) -> object:
-        # 1 equals True, but would be written into the specification, and so be another fingerprint.
+        # 1 equals True, but in the specification it would give another fingerprint.
         if not isinstance(value, bool) and value != "per_feature":
             raise ValueError('Input should be true, false or "per_feature"')
         return value
@@ -75,7 +75,7 @@ class NetworkConfig(Section):
 
     preset: str | None = None
     options: dict[str, Scalar] = Field(default={})
-    # The layers check their values themselves, and `layers.spelling` says where; here any tree will do.
+    # The layers check their values themselves, and `layers.spelling` names the place; here any tree is accepted.
     layers: list[dict[str, JsonValue]] | None = None
 
     @model_validator(mode="after")
@@ -88,12 +88,12 @@ class NetworkConfig(Section):
 
 
 class ReadoutsConfig(Section):
-    """``[readouts]``: what is stored of one pass: every combination of depth, pooling and kind.
+    """``[readouts]``: the kernels that are stored of one pass: every combination of depth, pooling and kind.
 
     Attributes
     ----------
     depths : of the preset's networks; empty for explicit layers.
-    poolings : as the preset knows them ("gap", "flatten", "lap4"); empty takes its first, or where it knows none.
+    poolings : names of the preset's poolings ("gap", "flatten", "lap4"); empty takes its first one, if it has any.
     kinds : "ntk", "nngp" or both.
     """
 
@@ -108,9 +108,9 @@ class KernelConfig(OpenSection):
     Attributes
     ----------
     dtype : of computation and storage.
-    flips : average each value with that of one image flipped left to right, as training on all flips as well would.
-    tile : samples along a tile's edge; "auto" chooses from what a pair costs.
-    engine : what computes the values, by name: "cpu", and those that were added to `kernels.ENGINES`.
+    flips : average each value with the value for one image flipped left to right, like training also on all flips.
+    tile : samples along a tile's edge; "auto" chooses by the time of a pair.
+    engine : name of the engine that computes the values: "cpu", or another of `kernels.ENGINES`.
     """
 
     dtype: Literal["float32", "float64"] = "float32"
@@ -130,13 +130,13 @@ class SolveConfig(OpenSection):
 
     Attributes
     ----------
-    ridges : regularisers; each is added to the diagonal. "auto" takes, for each read-out, that of 1, 0.1, ..., 1e-7
+    ridges : regularisers; each is added to the diagonal. For each read-out, "auto" takes the one of 1, 0.1, ..., 1e-7
         times trace(K) / n with the smallest mean squared leave-one-out error on the training images.
     ridge_mode : "relative" multiplies them by trace(K) / n, "absolute" takes them as they are.
     solver : "cholesky" factors, n^3 / 3 operations; "cg", conjugate gradients, streams the stored kernel once an
-        iteration. docs/solving.md says when to use which.
-    tile : samples along the edge of a tile of the factor, or of the blocks that "cg" works on, rounded to whole kernel
-        tiles; "auto" chooses.
+        iteration. docs/solving.md compares the two.
+    tile : samples along the edge of a tile of the factor, or of a block of "cg", rounded to whole kernel tiles; "auto"
+        chooses.
     unit_diagonal : regress on ``K_ij / sqrt(K_ii K_jj)``; the stored kernel stays as it is.
     """
 

@@ -1,4 +1,4 @@
-"""TOML files and values as people write them: bounded, and refused with the place of what is no TOML."""
+"""Reading of TOML files and values as people write them: bounded in size; errors name the place."""
 
 import os
 import stat
@@ -11,13 +11,13 @@ from cntk_pipeline.config.section import expand_place
 from cntk_pipeline.errors import ConfigError
 
 LARGEST_BYTES = 2**20
-"""Of a workflow file: one of 20,000 layers takes as much."""
+"""Largest size of a workflow file: a file with 20,000 layers takes as much."""
 
 DEEPEST = 100
-"""Tables and lists within one another; a branch of a network takes two. Python gives up at some 300."""
+"""Largest depth of tables and lists within one another; a branch of a network takes two. Python's limit is some 300."""
 
 WHOLE_NUMBERS = range(-(2**63), 2**63)
-"""What TOML promises of integers."""
+"""Integers that every reader of TOML supports."""
 
 
 def read_toml(path: str | Path, what: str) -> dict[str, Any]:
@@ -26,12 +26,12 @@ def read_toml(path: str | Path, what: str) -> dict[str, Any]:
     Parameters
     ----------
     path : of a regular file.
-    what : it is, for messages.
+    what : the kind of file, for messages.
 
     Raises
     ------
     ConfigError
-        If it cannot be read, is no regular file or no text in UTF-8, no TOML, or larger or deeper than anybody needs.
+        If it cannot be read, is no regular file, no text in UTF-8 or no TOML, or is larger or deeper than the bounds.
     """
     try:
         place = Path(expand_place(str(path)))
@@ -51,12 +51,12 @@ def read_toml(path: str | Path, what: str) -> dict[str, Any]:
 
 
 def parse_toml(text: str, otherwise: str) -> dict[str, Any]:
-    """Parse TOML; ``otherwise`` begins the message where it is none.
+    """Parse TOML; ``otherwise`` begins the message of an error.
 
     Raises
     ------
     ConfigError
-        If it is none, or holds numbers or a depth that nothing needs.
+        If it is not TOML, or has numbers or a depth beyond the bounds.
     """
     try:
         table = tomllib.loads(text)
@@ -79,7 +79,7 @@ def _too_deep() -> str:
 
 
 def _walk(table: dict[str, Any]) -> Iterator[tuple[str, Any, int]]:
-    """List everything in a table with its place and depth; without recursion, which has a limit of its own."""
+    """List all values in a table with their places and depths; without recursion, which has its own limit."""
     waiting: list[tuple[str, Any, int]] = [(key, value, 1) for key, value in table.items()]
     while waiting:
         place, value, depth = waiting.pop()
@@ -93,7 +93,7 @@ def _walk(table: dict[str, Any]) -> Iterator[tuple[str, Any, int]]:
 
 def _read_bounded(path: Path, what: str) -> bytes:
     try:
-        # A FIFO would be waited for, and a device be read without an end.
+        # Reading a FIFO would wait, and reading a device might never end.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             mode = os.fstat(descriptor).st_mode

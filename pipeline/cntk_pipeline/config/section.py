@@ -1,4 +1,4 @@
-"""What the tables of a workflow file have in common."""
+"""The common base of the tables of a workflow file."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,19 +7,19 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
 
 class Section(BaseModel):
-    """A table whose values do not change once they are read, and that knows all its keys.
+    """A table whose values do not change once they are read; unknown keys are errors.
 
-    Types are taken strictly: ``true`` is no number, "5" is no 5, and 2.0 is no count. A whole number may stand where a
-    number is asked for.
+    Types are strict: ``true`` is not a number, "5" is not 5, and 2.0 is not a count. An integer is accepted where a
+    real number is expected.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
 
 class OpenSection(Section):
-    """A table some of whose keys belong to its kinds: to each solver, to each cluster, to each result of inference.
+    """A table in which some keys belong to its kinds: solvers, clusters, or results of inference.
 
-    Its own keys are read here, the others are kept as they are, and their owner reads them by `read_options`.
+    Its own keys are read here. Other keys are kept as they are, and their owner reads them by `read_options`.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -28,17 +28,17 @@ class OpenSection(Section):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The keys that belong to a kind; a null, by which runs on disk say that a key was not given, is left out."""
+        """The keys that belong to a kind, without nulls: in a run on disk, a null means that a key was not given."""
         return {key: value for key, value in self.__pydantic_extra__.items() if value is not None}
 
 
 def expand_place(text: str) -> str:
-    """Return a file, a folder or an address as it was meant: ``~`` is the home folder, as in a shell.
+    """Expand a file, a folder or an address: ``~`` is the home folder, as in a shell.
 
     Raises
     ------
     ValueError
-        If it names nothing: it is empty, no text that a file system takes, or of a home folder that is not known.
+        If it is empty, invalid for a file system, or below an unknown home folder.
     """
     if not text:
         raise ValueError("expected the name of a file or folder, got an empty one")
@@ -47,7 +47,7 @@ def expand_place(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        # It could be opened, but neither recorded nor handed to a worker without becoming another name.
+        # It could be opened, but a record or a message to a worker would change the name.
         raise ValueError(
             f"expected text in UTF-8, got bytes that are none at position {error.start}: rename the file or folder"
         ) from None
@@ -60,4 +60,4 @@ def expand_place(text: str) -> str:
 
 
 Place = Annotated[str, AfterValidator(expand_place)]
-"""A file or folder, or the address of one."""
+"""A file or folder, or its address."""

@@ -24,10 +24,10 @@ from cntk_pipeline.errors import ConfigError
 _Parsed = TypeVar("_Parsed", bound=Section)
 
 _TRIED = ("int", "bool", "str", "float", "literal", "list", "dict")
-"""What pydantic puts into a path for the type that it tried there, besides what is in brackets (``list[int]``)."""
+"""Names of types that pydantic adds to a path after trying them, besides names with brackets (``list[int]``)."""
 
 LONGEST_VALUE = 200
-"""Characters of a wrong value that a message shows."""
+"""Largest number of characters of a wrong value that a message shows."""
 
 _MESSAGES = {
     "dict_type": "Input should be a table",
@@ -35,16 +35,16 @@ _MESSAGES = {
     "string_type": "Input should be a text, in quotes",
     "invalid-json-value": "Input should be a number, a string, a truth value, or a list or table of such",
 }
-"""Ours in place of pydantic's, by its type of the problem."""
+"""This package's messages instead of pydantic's, by pydantic's type of the problem."""
 
 
 class StoreConfig(Section):
-    """``[store]``: where the run lies.
+    """``[store]``: the place of the run.
 
     Attributes
     ----------
     path : the run directory; None is ``runs/NAME``.
-    grow_from : an older run directory; whatever is the same in both is taken over instead of computed.
+    grow_from : an older run directory; tiles that are the same in both are taken over instead of computed.
     """
 
     path: Place | None = None
@@ -76,19 +76,20 @@ def load_config(
     Parameters
     ----------
     path : of a TOML file.
-    overrides : values are TOML; what does not begin like a TOML value is taken as a string. They come last.
-    cluster_file : a file whose ``[cluster]`` table takes the place of the workflow's.
-    given : texts by "section.key", which are taken as they are, after all others.
+    overrides : ``section.key=value``, applied after the file. Values are TOML; a text that does not begin like a TOML
+        value is taken as a string.
+    cluster_file : a file whose ``[cluster]`` table replaces the workflow's.
+    given : texts by "section.key", taken as they are, after the overrides.
 
     Raises
     ------
     ConfigError
-        If the file cannot be read or is no TOML, or a key or value means nothing, with the place and the nearest known
-        key.
+        If the file cannot be read or is no TOML, a key is unknown, or a value is invalid; with the place and the
+        nearest known key.
     """
     table = read_toml(path, "workflow file")
     if cluster_file is not None:
-        load_cluster(cluster_file)  # whatever is wrong with it is said by its own name
+        load_cluster(cluster_file)  # its errors name this file
         table["cluster"] = read_toml(cluster_file, "cluster file")["cluster"]
     for override in overrides:
         key, value = _read_override(override)
@@ -126,14 +127,14 @@ def read_options(model: type[_Parsed], section: OpenSection, name: str) -> _Pars
 
     Parameters
     ----------
-    model : what the kind knows.
+    model : of the kind's keys.
     section : the table.
     name : of the table, for messages.
 
     Raises
     ------
     ConfigError
-        If a key or a value means nothing, with the place and the nearest known key.
+        If a key is unknown or a value invalid, with the place and the nearest known key.
     """
     try:
         return model.model_validate(section.options)
@@ -143,7 +144,7 @@ def read_options(model: type[_Parsed], section: OpenSection, name: str) -> _Pars
 
 
 def unknown_key(where: str, known: Sequence[str], listed: Sequence[str]) -> str:
-    """Say that nobody knows a key, with the nearest one of those known, or else with a list of them."""
+    """Write the message for an unknown key, with the nearest known key, or else with a list of keys."""
     near = difflib.get_close_matches(where.rpartition(".")[2], known, 1, 0.5)
     return f"unknown key {where}: " + (f"did you mean {near[0]!r}?" if near else f"known are {', '.join(listed)}")
 
@@ -175,7 +176,7 @@ def _read_override(override: str) -> tuple[str, Any]:
 
 
 _BEGIN_VALUES = ("'", '"', "[", "{")
-"""What begins with these is meant to be TOML; a string that is none would go on with its quotes and escapes."""
+"""First characters of TOML values; without this check, a broken TOML string would become a text with its quotes."""
 
 
 def _is_text(text: str) -> bool:

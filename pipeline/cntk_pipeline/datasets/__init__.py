@@ -1,4 +1,4 @@
-"""Data sets: labelled images from a file, a folder or a library, and what is done to them before a kernel.
+"""Data sets: labelled images from a file, a folder or a library, and their preprocessing for a kernel.
 
 To add a source, write one class in one file and name it in `DATASETS`.
 """
@@ -57,11 +57,11 @@ def load(source: str, path: str | None = None) -> Dataset:
     Raises
     ------
     ConfigError
-        No such source, a path that is needed and missing, or given and of no use.
+        If there is no such source, or the path is needed and missing, or given and useless.
     DataNotFound
-        The files are not there.
+        If the files are not there.
     DataError
-        They hold something a kernel cannot be computed from.
+        If a kernel cannot be computed from their content.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The published CIFAR-10 archives: fetching one, and unpacking it where nothing half-written is read."""
+"""The published CIFAR-10 archives: to fetch one, and to unpack it so that no half-written file is ever read."""
 
 import hashlib
 import os
@@ -37,9 +37,9 @@ def download(cache: Path) -> Path:
     Raises
     ------
     OSError
-        The address cannot be reached, or the cache not be written; the caller knows where else it looked.
+        If the address cannot be reached, or the cache not be written; the caller knows the other places it searched.
     DataError
-        What came is not the published file.
+        If the downloaded file is not the published one.
     """
     downloader = pooch.HTTPDownloader(timeout=_TIMEOUT_SECONDS)
     known_hash = f"md5:{MD5[BINARY_ARCHIVE]}"
@@ -60,7 +60,7 @@ def extract(archive: Path, cache: Path, patterns: Sequence[str]) -> Path:
     archive : Path
         A ``.tar.gz`` file; members that would land outside of the folder are refused.
     cache : Path
-        Where to unpack; created if absent.
+        The folder to unpack into; created if absent.
     patterns : sequence of str
         Names of the files that are unpacked; others stay in the archive.
 
@@ -96,7 +96,7 @@ def extract(archive: Path, cache: Path, patterns: Sequence[str]) -> Path:
 
 
 def _wanted(tar: tarfile.TarFile, patterns: Sequence[str], archive: Path) -> Iterator[tarfile.TarInfo]:
-    """Pick the files whose names match a pattern, as the archive is read; what is far too large is refused."""
+    """Pick the files whose names match a pattern, while the archive is read; refuse files that are far too large."""
     for member in tar:
         if member.isfile() and any(fnmatch(PurePosixPath(member.name).name, pattern) for pattern in patterns):
             if member.size > _LARGEST_BYTES:

@@ -1,7 +1,7 @@
-"""What a data set is, and the checks that every one of them has passed.
+"""Data sets, and the checks that each of them has passed.
 
-A `Dataset` cannot be made from something a kernel cannot be computed from: its constructor raises. So
-whatever holds one need not look again.
+A `Dataset` is always valid for a kernel, since its constructor raises otherwise. So code with a `Dataset` need not
+check it again.
 """
 
 from abc import ABC, abstractmethod
@@ -48,7 +48,7 @@ class Dataset:
     Parameters
     ----------
     name : str
-        Where the data came from; every message starts with it.
+        The origin of the data; every message starts with it.
     classes : tuple of str
         Names of the classes; a label is a position in it.
     train : Split
@@ -56,7 +56,7 @@ class Dataset:
     test : Split, optional
         Test part, images of the same size; None where the source has none.
     notes : tuple of str
-        What a person should know of how it was read: lines that a run shows as warnings.
+        Remarks on the reading of the data; a run shows them as warnings.
 
     Raises
     ------
@@ -72,7 +72,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse what a kernel cannot be computed from."""
+        """Refuse data that a kernel cannot be computed from."""
         _check_split(self.train, len(self.classes), f"{self.name}: train")
         if self.test is not None:
             _check_split(self.test, len(self.classes), f"{self.name}: test")
@@ -109,7 +109,7 @@ def as_split(images: npt.ArrayLike, labels: npt.ArrayLike) -> Split:
     Raises
     ------
     DataError
-        A masked array, in either place.
+        If either array is masked.
     """
     images = as_array("images", images)
     if images.ndim == 3:

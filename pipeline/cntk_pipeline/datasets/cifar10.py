@@ -1,4 +1,4 @@
-"""CIFAR-10: where its files are, whichever of the published forms they have."""
+"""CIFAR-10: the search for its files, in any of the published forms."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ from cntk_pipeline.datasets.cifar10_layouts import CLASSES, LAYOUTS, Layout
 from cntk_pipeline.datasets.reading import reading
 from cntk_pipeline.errors import DataError, DataNotFound
 
-# What the archives unpack to, and where the hub keeps its tables.
+# Folders of the unpacked archives, and of the hub's tables.
 _SUBFOLDERS = (".", "cifar-10-batches-bin", "cifar-10-batches-py", "plain_text", "data")
 _WANTED = (
     "data_batch_1.bin to data_batch_5.bin and test_batch.bin (binary release), "
@@ -34,15 +34,15 @@ class Cifar10(Loader):
     path : str, optional
         Folder of the binary release, the python release or the hub's Parquet files, a folder around it, or one of
         the published ``.tar.gz`` archives. By default the places are ``$CNTK_DATA/cifar10``, ``$CNTK_DATA``,
-        ``./data/cifar10`` and the user's cache folder; if none has it, the binary release is downloaded into the
-        last (170 MB).
+        ``./data/cifar10`` and the user's cache folder; if none of them has the files, the binary release is downloaded
+        into the cache folder (170 MB).
 
     Raises
     ------
     DataNotFound
-        No place has it, and the download failed; the message says how to get it.
+        If no place has the files, and the download failed; the message says how to get them.
     DataError
-        A file is truncated, garbled, or not what its name says.
+        If a file is truncated, garbled, or of another kind than its name says.
 
     References
     ----------
@@ -75,7 +75,7 @@ def _locate(path: str | None) -> tuple[Layout, Path]:
 
 
 def _usual_places(cache: Path) -> list[Path]:
-    """List the folders to look at where the user named none, best first."""
+    """List the folders to search if the user named none, best first."""
     shared = os.environ.get("CNTK_DATA")
     places = [Path(shared).expanduser() / "cifar10", Path(shared).expanduser()] if shared else []
     return [*places, Path("data", "cifar10"), cache]
@@ -91,7 +91,7 @@ def _search(root: Path, cache: Path) -> tuple[Layout, Path] | None:
 
 
 def _complete_layout(root: Path) -> tuple[Layout, Path] | None:
-    """Find the first layout of which no file is missing."""
+    """Find the first layout without missing files."""
     folders = (root / name for name in _SUBFOLDERS)
     return next(((layout, folder) for folder in folders for layout in LAYOUTS if not layout.missing(folder)), None)
 
@@ -108,7 +108,7 @@ def _unpack(archive: Path, cache: Path) -> tuple[Layout, Path]:
 
 
 def _describe_absence(places: list[Path]) -> str:
-    """Say what was wanted, where it was looked for and what was there, and how to get it."""
+    """Describe the wanted files, the searched places and their contents, and how to get the files."""
     looked = "; ".join(f"{place.absolute()} ({_describe_state(place)})" for place in places)
     return (
         f"CIFAR-10 was not found. Expected: {_WANTED}. Looked at: {looked}. "
@@ -118,7 +118,7 @@ def _describe_absence(places: list[Path]) -> str:
 
 
 def _describe_state(place: Path) -> str:
-    """Say what is wrong with one place: absent, incomplete, or something else."""
+    """Describe the fault of one place: absent, incomplete, or something else."""
     if not place.exists():
         return "does not exist"
     for name in _SUBFOLDERS:

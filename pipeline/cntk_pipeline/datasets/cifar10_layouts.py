@@ -1,4 +1,4 @@
-"""The three ways in which CIFAR-10 is published, and how a file of each is read."""
+"""The three published forms of CIFAR-10, and the reading of their files."""
 
 import io
 from collections.abc import Callable
@@ -112,7 +112,7 @@ def read_parquet(path: Path) -> _Arrays:
 
 
 def _image_column(schema: Any, path: Path) -> str:
-    """Return the name of the column of pictures, where there is one such and one of labels."""
+    """Return the name of the column of pictures, if there is exactly one and also a column of labels."""
     import pyarrow as pa
 
     names = [field.name for field in schema if field.name in _IMAGE_COLUMNS and _holds_bytes(field.type)]
@@ -155,7 +155,7 @@ def _channels_last(planes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 @final
 @dataclass(frozen=True)
 class Layout:
-    """One published form: the files it consists of, by name pattern, and how one of them is read."""
+    """One published form: the name patterns of its files, and the function that reads one of them."""
 
     train_patterns: tuple[str, ...]
     test_patterns: tuple[str, ...]

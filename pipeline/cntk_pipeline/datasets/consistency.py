@@ -1,4 +1,4 @@
-"""What is odd about labelled images, though a kernel can be computed from them: equal images, a single class."""
+"""Warnings about labelled images that are valid for a kernel, but odd: equal images, a single class."""
 
 import hashlib
 from typing import Any
@@ -10,26 +10,26 @@ from cntk_pipeline.datasets.base import Dataset, Split
 from cntk_pipeline.errors import DataError
 
 SHOWN_PAIRS = 5
-"""Pairs of rows that a message names; more would hide it."""
+"""Largest number of pairs of rows that a message names."""
 
 NEARLY_ALL, FEW = 0.99, 0.25
-"""Vectors are on unequal scales where a quarter of the features that vary hold so much of the variance. Pixels are not:
-of scikit-learn's digits it takes 45 of 61. Measurements in their units are: of its wine 1 of 13, of breast cancer 2 of
+"""Vectors have unequal scales if a quarter of their varying features hold so much of the variance. Pixels have not: of
+scikit-learn's digits it takes 45 of 61. Measurements in their units have: of its wine 1 of 13, of breast cancer 2 of
 30."""
 
 FEATURES_PER_BLOCK = 1024
-"""Features looked at together, to bound the memory."""
+"""Number of features examined together, to bound the memory."""
 
 
 def equal_images(split: Split, mirrored: bool = False) -> list[tuple[int, int]]:
-    """List the pairs of equal images: each with the first that it equals, ``(earlier row, row)``.
+    """List the pairs of equal images: each image with the first one equal to it, ``(earlier row, row)``.
 
     Parameters
     ----------
     split : Split
-        Looked at byte by byte.
+        Compared byte by byte.
     mirrored : bool
-        Whether an image also equals one flipped left to right, as it does for a kernel that is averaged over flips.
+        Whether an image also equals its mirror image, as for a kernel that is averaged over flips.
 
     Examples
     --------
@@ -52,7 +52,7 @@ def equal_images(split: Split, mirrored: bool = False) -> list[tuple[int, int]]:
 
 
 def warnings_of(data: Dataset, ridges: list[float], mirrored: bool = False) -> tuple[str, ...]:
-    """Say what is odd about the training images, a line each.
+    """List oddities of the training images, one line each.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def warnings_of(data: Dataset, ridges: list[float], mirrored: bool = False) -> t
     Raises
     ------
     DataError
-        Equal images with different labels where a ridge is 0: no function fits both.
+        If equal images have different labels and a ridge is 0: no function fits both.
     """
     labels, lines = data.train.labels, []
     same = equal_images(data.train, mirrored)
@@ -98,7 +98,7 @@ def uneven_features(data: Dataset) -> tuple[str, ...]:
     if images.ndim != 2:
         return ()
     variance = np.empty(images.shape[1])
-    with np.errstate(over="ignore", invalid="ignore"):  # standardising refuses what overflows
+    with np.errstate(over="ignore", invalid="ignore"):  # standardising refuses an overflow
         for start in range(0, len(variance), FEATURES_PER_BLOCK):
             block = images[:, start : start + FEATURES_PER_BLOCK]
             variance[start : start + FEATURES_PER_BLOCK] = block.astype(np.float64).var(axis=0)

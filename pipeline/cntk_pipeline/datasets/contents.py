@@ -1,4 +1,4 @@
-"""What a data set holds, counted: so that a person sees whether it is what was meant."""
+"""The contents of a data set as counts, so that a person can check that it is the intended one."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -10,16 +10,16 @@ import numpy.typing as npt
 from cntk_pipeline.datasets.base import Dataset
 
 SHOWN_CLASSES = 12
-"""Classes that are listed one by one; of more only the ends are shown."""
+"""Largest number of classes that are listed one by one; of more, only the extremes are shown."""
 
 UNEVEN = 10
-"""From how many times the images of the smallest class on the largest one is worth a word."""
+"""Ratio of the largest class to the smallest one from which on a warning is given."""
 
 
 @final
 @dataclass(frozen=True)
 class ClassCount:
-    """A class, and how many images of it there are in each part."""
+    """A class, with its numbers of images in both parts."""
 
     name: str
     train: int
@@ -64,7 +64,7 @@ class Contents:
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """What was loaded, in words: the sizes, and the images of each class."""
+        """The loaded data in words: the sizes, and the images of each class."""
         *size, last = self.shape
         what = (
             f"{' x '.join(map(str, size))} pixels in {last} channel{'' if last == 1 else 's'}"
@@ -83,7 +83,7 @@ class Contents:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is odd about the classes, a line each; nothing where there is one class only."""
+        """Warnings about the classes, one line each; none where there is one class only."""
         unused = [each.name for each in self.classes if not each.train and not each.test]
         untrained = [each for each in self.classes if not each.train and each.test]
         untested = [each.name for each in self.classes if each.train and not each.test]
@@ -117,7 +117,7 @@ class Contents:
 
 
 def _spread(counts: Sequence[tuple[str, int]]) -> str:
-    """Write how many there are of each: one number where all are equal, the ends where there are many."""
+    """Write the counts of classes: one number if all are equal, the extremes if there are many classes."""
     numbers = [count for _, count in counts]
     if min(numbers) == max(numbers):
         return f"{numbers[0]} each"

@@ -19,10 +19,10 @@ from cntk_pipeline.errors import DataError
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 TEST_FOLDERS = ("test", "val", "valid", "validation")
-"""Where the test part is looked for beside ``train``; the first that is there is taken."""
+"""Names of the folder of the test part beside ``train``; the first existing one is taken."""
 
 SHOWN = 5
-"""Kinds of files, or subfolders, that a note lists; more would hide them."""
+"""Largest number of kinds of files, or of subfolders, that a note lists."""
 
 _Example = tuple[Path, int]
 
@@ -33,9 +33,9 @@ class ImageFolder(Loader):
     """Load the pictures of ``path/train/<class>/`` and ``path/test/<class>/``, or of ``path/<class>/``.
 
     Classes and, within a class, files are taken in the order of their names, files in subfolders of a class as well.
-    The rows go through the classes in turn, first file of each, second file of each, ..., since the first n rows are
-    what `select` trains on: sorted by class they would all be of one. Names that start with a dot are passed over;
-    everything else that is not read becomes a note of the data set.
+    The rows take the classes in turn: the first file of each, the second file of each, ... The reason is that `select`
+    trains on the first n rows; sorted by class they would all be of one. Names that start with a dot are ignored; all
+    other files that are not read become notes of the data set.
 
     Parameters
     ----------
@@ -63,13 +63,13 @@ class ImageFolder(Loader):
 
 @dataclass
 class _Seen:
-    """What was met on the way and not read as the picture of a class, or in a place that one may not expect."""
+    """Files that were not read as pictures of a class, and pictures in unexpected places."""
 
     passed_over: Counter[str] = field(default_factory=Counter)
     deeper: Counter[str] = field(default_factory=Counter)
 
     def notes(self, root: Path) -> list[str]:
-        """Say both, a line each."""
+        """Describe both, one line each."""
         lines = []
         if self.passed_over:
             told = _listed(f"{count} {kind}" for kind, count in self.passed_over.items())
@@ -81,7 +81,7 @@ class _Seen:
 
 
 def _listed(items: Iterable[str]) -> str:
-    """Join items in their order; the first few of many."""
+    """Join items in their order; of many, only the first few."""
     found = sorted(items)
     more = [f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
     return ", ".join(found[:SHOWN] + more)
@@ -116,7 +116,7 @@ def _load(root: Path) -> Dataset:
 
 
 def _unread(root: Path, test_name: str | None) -> list[str]:
-    """Say which folder is tested on, unless it is ``test``, and which beside it are not read."""
+    """Name the folder of the test part, unless it is ``test``, and folders beside it that are not read."""
     notes = [] if test_name in (None, "test") else [f"{root}: there is no test/, {test_name}/ is the test part"]
     others = [name for name in _folders(root) if name not in ("train", test_name)]
     return notes + ([f"{root}: beside train/ these folders are not read: {', '.join(others)}"] if others else [])
@@ -155,7 +155,7 @@ def _examples(root: Path, classes: tuple[str, ...], seen: _Seen) -> list[_Exampl
 
 
 def _pictures(folder: Path, place: str, seen: _Seen, above: tuple[str, ...]) -> Iterator[Path]:
-    """Find the pictures in a folder of a class and in those below it, links followed but never in a circle."""
+    """Find the pictures in a folder of a class and below it; links are followed, but never in a circle."""
     with os.scandir(folder) as entries:
         for entry in entries:
             path = folder / entry.name
@@ -174,7 +174,7 @@ def _pictures(folder: Path, place: str, seen: _Seen, above: tuple[str, ...]) -> 
 
 
 def _read(examples: list[_Example]) -> Split:
-    """Decode the pictures, all of the first one's shape."""
+    """Decode the pictures; all must have the first one's shape."""
     first = examples[0][0]
     pixels = decode(first, first)
     images: npt.NDArray[Any] = np.empty((len(examples), *pixels.shape), np.uint8)
@@ -190,6 +190,6 @@ def _read(examples: list[_Example]) -> Split:
 
 
 def _describe(pixels: npt.NDArray[Any]) -> str:
-    """Say the size as people do, width first."""
+    """Write the size in the usual order, width first."""
     height, width, channels = pixels.shape
     return f"{width} x {height} pixels in {'grayscale' if channels == 1 else 'colour'}"

@@ -11,11 +11,11 @@ import numpy.typing as npt
 from cntk_pipeline.datasets.reading import optional_import, reading
 from cntk_pipeline.errors import DataError
 
-# Pillow goes by what a file holds, not by its name, and some of its formats start other programs (EPS Ghostscript) or
-# open further files. These decode within the process.
+# Pillow goes by the content of a file, not by its name, and some of its formats start other programs (EPS: Ghostscript)
+# or open further files. The formats in this list decode within the process.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
-# What Pillow's own `ImageFile` expects of its readers on broken files, and ValueError, which some raise on decoding.
+# Errors of Pillow's readers on broken files, as its own `ImageFile` expects them, and ValueError of some decoders.
 _BROKEN = (SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error)
 _GRAY = ("1", "L", "LA")
 _DEEP = ("I", "F")
@@ -32,9 +32,9 @@ def decode(source: Path | BinaryIO, where: object) -> npt.NDArray[np.uint8]:
     Parameters
     ----------
     source : path or binary file
-        The encoded picture, in one of `FORMATS`, whatever its name.
+        The encoded picture, in one of `FORMATS`, under any name.
     where : object
-        How messages name it.
+        Its name in messages.
 
     Raises
     ------
@@ -63,7 +63,7 @@ def decode(source: Path | BinaryIO, where: object) -> npt.NDArray[np.uint8]:
 
 
 def _has_deep_channels(image: Any) -> bool:
-    """Tell whether an image that is not decoded yet has channels of more than 8 bits, which its mode does not say."""
+    """Tell whether an image that is not decoded yet has channels of more than 8 bits; its mode does not show it."""
     if image.format == "TIFF":
         return max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,))) > 8
     # Of a PNG the raw mode, like "RGB;16B"; of a PPM the raw mode and the largest value.

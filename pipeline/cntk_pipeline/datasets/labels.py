@@ -1,4 +1,4 @@
-"""Labels as they come: brought to class numbers where that is safe, otherwise explained with what to write."""
+"""Labels of any form: converted to class numbers where that is safe, otherwise explained with a remedy."""
 
 from typing import Any
 
@@ -9,9 +9,9 @@ from cntk_pipeline.inputs import as_array
 
 
 def read_labels(given: npt.ArrayLike) -> npt.NDArray[Any]:
-    """Bring labels to int64 of shape (n,) where nothing is lost: integers of any width, and columns of shape (n, 1).
+    """Convert labels to int64 of shape (n,) where nothing is lost: integers of any width, and columns of shape (n, 1).
 
-    Anything else stays as it is; `why_no_labels` says what to do.
+    Other labels are returned unchanged; `why_no_labels` gives the remedy.
 
     Raises
     ------
@@ -26,7 +26,7 @@ def read_labels(given: npt.ArrayLike) -> npt.NDArray[Any]:
 
 
 def why_no_labels(labels: npt.NDArray[Any]) -> str:
-    """Say what is to be done with labels that are not int64 of shape (n,)."""
+    """Write the remedy for labels that are not int64 of shape (n,)."""
     if labels.ndim == 0:
         return "give one class number for each image"
     if labels.ndim == 2 and _is_one_hot(labels):
@@ -45,7 +45,7 @@ def why_no_labels(labels: npt.NDArray[Any]) -> str:
 
 
 def why_outside(labels: npt.NDArray[np.int64]) -> str:
-    """Say what is to be done with labels that are negative or too large."""
+    """Write the remedy for labels that are negative or too large."""
     if set(np.unique(labels)) == {-1, 1}:
         return "for the classes 0 and 1 give (labels + 1) // 2"
     return "number the classes from 0, or name all of them"

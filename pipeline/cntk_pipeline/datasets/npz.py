@@ -19,7 +19,7 @@ from cntk_pipeline.inputs import require_channels_last
 from cntk_pipeline.resources import memory_bytes
 
 _EXPECTED = "an .npz archive of plain arrays (numpy.savez)"
-# RuntimeError is that of an encrypted entry.
+# An encrypted entry raises RuntimeError.
 _BROKEN = (
     *(ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
     *(NotImplementedError, RuntimeError, SyntaxError, OverflowError, TypeError, tokenize.TokenError),
@@ -28,7 +28,7 @@ _BROKEN = (
 _KEYS = ("x_train", "y_train", "x_test", "y_test", "classes")
 
 _HEADER_BYTES = 10_000
-"""Of an array at most: NumPy writes some 128, and evaluates what stands there."""
+"""Largest header of an array: NumPy writes some 128 bytes, and evaluates the text in it."""
 
 
 @final
@@ -66,7 +66,7 @@ class Npz(Loader):
 
 
 def _read(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """Read the known keys; the others become empty arrays, since only their names are of use."""
+    """Read the known keys; other keys become empty arrays, since only their names are used."""
     with reading(path, _EXPECTED, *_BROKEN), open_file(path) as file:
         if file.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX:
             raise DataError(f"{path}: expected {_EXPECTED}, got a single array; save it with x_train= and y_train=")
@@ -85,7 +85,7 @@ def _read(path: Path) -> dict[str, npt.NDArray[Any]]:
 
 
 def _read_array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, where: str) -> npt.NDArray[Any]:
-    """Read one array; one that says it holds more or less than it does is refused before memory is taken for it."""
+    """Read one array; refuse it, before memory is taken, if its header announces more or less bytes than it has."""
     with archive.open(entry) as file:
         try:
             version = np.lib.format.read_magic(file)
@@ -115,7 +115,7 @@ def _read_array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, where: str) ->
 
 
 def _check_keys(arrays: dict[str, npt.NDArray[Any]], path: Path) -> None:
-    """Raise `DataError` where a key is missing, naming those found and wanted."""
+    """Raise `DataError` where a key is missing; it names the found and the wanted keys."""
     wanted = ["x_train", "y_train"]
     if "x_test" in arrays or "y_test" in arrays:
         wanted += ["x_test", "y_test"]
@@ -151,7 +151,7 @@ def _classes(arrays: dict[str, npt.NDArray[Any]], train: Split, test: Split | No
                 f"{counts.max()} times; give each class its own name, or one label to both"
             )
         return tuple(str(name) for name in names)
-    # Others are refused by `Dataset`, with the better message.
+    # `Dataset` refuses other labels, with the better message.
     given = [split.labels for split in (train, test) if split is not None]
     labels = [part for part in given if part.dtype == np.int64 and part.ndim == 1 and part.size > 0]
     if not labels or labels[0] is not train.labels:

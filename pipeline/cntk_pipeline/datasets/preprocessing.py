@@ -1,4 +1,4 @@
-"""From a data set to what a kernel regression works on: standardised pixels and regression targets."""
+"""The inputs of a kernel regression, from a data set: standardised pixels and regression targets."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -20,8 +20,8 @@ class Standardization:
     Parameters
     ----------
     mean, std : tuple of float
-        One for each channel; for vectors a single one, or one for each feature. Of pixel values in 0..1 where the
-        images are uint8.
+        One for each channel; for vectors a single one, or one for each feature. For uint8 images they refer to pixel
+        values in 0..1.
     """
 
     mean: tuple[float, ...]
@@ -33,14 +33,14 @@ class Standardization:
         Parameters
         ----------
         images : array, (n, H, W, C) or (n, features)
-            uint8 values are divided by 255 first, as they were for the constants.
+            uint8 values are divided by 255 first, as for the constants.
         dtype : float32 or float64
             Of the result.
 
         Raises
         ------
         DataError
-            Another number of channels than the constants have.
+            If the number of channels differs from the constants'.
         """
         channel_count = len(self.mean)
         possible = (images.shape[-1],) if images.ndim == 4 else (1, images.shape[-1])
@@ -53,7 +53,7 @@ class Standardization:
         pixel_count = images[0].size // channel_count
         mean, std = np.tile(self.mean, pixel_count), np.tile(self.std, pixel_count)
         result = np.empty(images.shape, dtype)
-        with np.errstate(over="ignore"):  # `Dataset` refuses what has become infinite
+        with np.errstate(over="ignore"):  # `Dataset` refuses infinite values
             for start, block in _blocks(images):
                 rows = result[start : start + len(block)]
                 rows[...] = ((block - mean) / std).reshape(rows.shape)
@@ -78,22 +78,23 @@ def standardize(
     dtype : float32 or float64
         Of the result, which is C-contiguous.
     first : int, optional
-        Measure the constants on the first so many training images instead of all, so that they stay when more are
-        appended.
+        Number of the first training images that the constants are measured on, instead of all, so that they stay when
+        more images are appended.
     per : "channel" or "feature"
-        What has constants of its own; "feature" is for vectors whose features are on unequal scales.
+        The unit with its own constants; "feature" is for vectors whose features have unequal scales.
 
     Returns
     -------
     Dataset, Standardization
-        The standardised data set, and the constants to treat further images with.
+        The standardised data set, and the constants for further images.
 
     Raises
     ------
     ConfigError
-        Another dtype, `first` not between 1 and the training images there are, or ``per="feature"`` for images.
+        If the dtype is another one, `first` is not between 1 and the number of training images, or ``per="feature"`` is
+        given for images.
     DataError
-        Pixels so large, or so close together, that their squares leave the range of float64.
+        If pixels are so large, or so close together, that their squares leave the range of float64.
     """
     # NumPy takes None for float64.
     if dtype is None or dtype not in (np.float32, np.float64, "float32", "float64", np.dtype("f4"), np.dtype("f8")):
@@ -134,7 +135,7 @@ def one_hot_targets(labels: npt.NDArray[np.int64], class_count: int) -> npt.NDAr
     Raises
     ------
     DataError
-        A label outside of that range.
+        If a label is outside of that range.
 
     Examples
     --------
@@ -152,7 +153,7 @@ def one_hot_targets(labels: npt.NDArray[np.int64], class_count: int) -> npt.NDAr
 
 
 def _channel_count(images: npt.NDArray[Any]) -> int:
-    """Count the channels that have constants of their own; vectors have one pair for everything."""
+    """Count the channels with their own constants; vectors have one pair for everything."""
     return int(images.shape[-1]) if images.ndim == 4 else 1
 
 
@@ -168,19 +169,19 @@ def _blocks(images: npt.NDArray[Any]) -> Iterator[tuple[int, npt.NDArray[np.floa
 
 
 def _measure(images: npt.NDArray[Any], name: str, channel_count: int) -> Standardization:
-    """Compute mean and standard deviation of every so manieth value of an image, which is that of one channel."""
+    """Compute mean and standard deviation of each channel: of every ``channel_count``-th value of an image."""
     width = images[0].size
     value_count = images.size // channel_count
     total, squares = np.zeros(width), np.zeros(width)
     low, high = np.full(width, np.inf), np.full(width, -np.inf)
-    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
+    with np.errstate(over="ignore", invalid="ignore"):  # an overflow is refused below
         for _, block in _blocks(images):
             total += block.sum(axis=0)
             np.minimum(low, block.min(axis=0), out=low)
             np.maximum(high, block.max(axis=0), out=high)
         low, high = low.reshape(-1, channel_count).min(axis=0), high.reshape(-1, channel_count).max(axis=0)
-        # Compared by extremes: the mean of a constant like 0.1 is off by a rounding, and the deviation from it would
-        # not be 0 but 1e-17, by which the rounding would then be divided.
+        # Compared by extremes: the mean of a constant like 0.1 has a rounding error, so the deviation would be 1e-17
+        # instead of 0, and the rounding error would be divided by it.
         constant = low == high
         mean = np.where(constant, low, total.reshape(-1, channel_count).sum(axis=0) / value_count)
         centre = np.tile(mean, width // channel_count)

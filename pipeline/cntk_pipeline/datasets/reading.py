@@ -1,4 +1,4 @@
-"""How files are opened here: what is missing or broken is named, with the remedy."""
+"""The opening of files: errors name a missing or broken file, with the remedy."""
 
 import stat
 from collections.abc import Iterator
@@ -15,16 +15,16 @@ def existing_path(path: str | None, source: str, wanted: str) -> Path:
     Parameters
     ----------
     path : str, optional
-        What the user gave; ``~`` is expanded.
+        As given by the user; ``~`` is expanded.
     source, wanted : str
-        Name of the data source, and what its path has to be; for the message.
+        Name of the data source, and the required kind of path; for the message.
 
     Raises
     ------
     ConfigError
-        No path was given.
+        If no path was given.
     DataNotFound
-        Nothing is there.
+        If the path does not exist.
     """
     if path is None:
         raise ConfigError(f"data source {source!r}: expected a path, got none; set data.path to {wanted}")
@@ -39,7 +39,7 @@ def existing_path(path: str | None, source: str, wanted: str) -> Path:
 
 
 def open_file(path: Path) -> BufferedReader:
-    """Open a file to be read; what is none, like a pipe, which nobody may ever write to, is refused.
+    """Open a file for reading; refuse other objects, such as a pipe without a writer.
 
     Raises
     ------
@@ -61,16 +61,16 @@ def reading(where: object, expected: str, *errors: type[Exception]) -> Iterator[
     Parameters
     ----------
     where : object
-        The file, as the message shall name it.
+        The file, as named in the message.
     expected : str
-        What the file should have been.
+        The expected kind of file.
     *errors : exception classes
-        What the format's reader raises on broken input, besides OSError.
+        Errors of the format's reader on broken input, besides OSError.
 
     Raises
     ------
     DataError
-        The body raised OSError or one of `errors`; a `PipelineError` passes unchanged.
+        If the body raised OSError or one of `errors`; a `PipelineError` passes unchanged.
     """
     caught: tuple[type[Exception], ...] = (OSError, *errors)
     try:
@@ -86,7 +86,7 @@ def reading(where: object, expected: str, *errors: type[Exception]) -> Iterator[
 
 @contextmanager
 def optional_import(where: object) -> Iterator[None]:
-    """Say how to install what is missing, where a file needs an optional package.
+    """Turn the failed import of an optional package into an error that says how to install it.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def optional_import(where: object) -> Iterator[None]:
     Raises
     ------
     ConfigError
-        The body imported a package that is not installed.
+        If the body imported a package that is not installed.
     """
     try:
         yield

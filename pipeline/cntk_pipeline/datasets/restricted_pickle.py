@@ -1,8 +1,8 @@
-"""Reading of a pickled dictionary of plain values and byte arrays, which can run nothing.
+"""Reading of a pickled dictionary of plain values and byte arrays, without running code from the file.
 
-A pickle is a program: an unrestricted load runs whatever its author wrote. Here every name that it asks for is
-looked up in a table instead of being imported. The table holds stand-ins, not NumPy's own constructors: these take
-a pickle's word for the inside of an array, and one wrong byte there ends the process with a segmentation fault.
+A pickle is a program: an unrestricted load runs any code of its author. Here every name in it is looked up in a table
+instead of being imported. The table holds stand-ins, not NumPy's own constructors: these trust a pickle about the
+inside of an array, and one wrong byte there ends the process with a segmentation fault.
 """
 
 import io
@@ -19,7 +19,7 @@ import numpy.typing as npt
 from cntk_pipeline.datasets.reading import open_file, reading
 from cntk_pipeline.errors import DataError
 
-# A garbled pickle fails in whatever instruction the first wrong byte happens to name.
+# A garbled pickle fails in any instruction, depending on its first wrong byte.
 _BROKEN = (
     pickle.UnpicklingError,
     AttributeError,
@@ -34,7 +34,7 @@ _BROKEN = (
 
 
 _MOST_PARTS = 64
-"""Lists, tuples, dictionaries and calls in a batch at most: the published ones have under 20, and tests under 40."""
+"""Largest number of lists, tuples, dictionaries and calls in a batch: published ones have under 20, tests under 40."""
 
 _PARTS = {
     *("LIST", "EMPTY_LIST", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "DICT", "EMPTY_DICT", "EMPTY_SET", "FROZENSET"),
@@ -45,18 +45,18 @@ _PUTS = {"PUT", "BINPUT", "LONG_BINPUT"}
 
 @final
 class _Dtype:
-    """Stand in for `numpy.dtype`; of what it is given, the code of the type is kept."""
+    """A stand-in for `numpy.dtype` that keeps only the code of the type."""
 
     def __init__(self, code: str | bytes, *_: object) -> None:
         self.code = code
 
     def __setstate__(self, _: object) -> None:
-        """Ignore the byte order, which single bytes have none of."""
+        """Ignore the byte order: single bytes have none."""
 
 
 @final
 class _Array:
-    """Stand in for `numpy.ndarray`, empty until its state comes."""
+    """A stand-in for `numpy.ndarray`, empty until its state is set."""
 
     values: npt.NDArray[np.uint8] = np.empty(0, np.uint8)
 
@@ -101,8 +101,8 @@ _STAND_INS: Mapping[tuple[str, str], Any] = {
 def _require_bounded(content: bytes) -> None:
     """Refuse a pickle that would take more memory than a few times its size, or nest deeply.
 
-    A few bytes may announce gigabytes, name a place far out in the list of what is remembered, or put tuples into
-    tuples until whatever walks them runs out of stack.
+    A few bytes may announce gigabytes, name a distant place in the pickle's memo, or nest tuples until code that walks
+    them runs out of stack.
     """
     parts = 0
     for count, (instruction, argument, _) in enumerate(pickletools.genops(content)):
@@ -114,7 +114,7 @@ def _require_bounded(content: bytes) -> None:
 
 
 class _RestrictedUnpickler(pickle.Unpickler):
-    """Look names up in `_STAND_INS` and import nothing."""
+    """An unpickler that looks names up in `_STAND_INS` and imports nothing."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _STAND_INS:
@@ -136,16 +136,16 @@ def load_dictionary(path: Path) -> dict[Any, Any]:
     Returns
     -------
     dict
-        As pickled. Arrays are found where they are a value of the dictionary itself.
+        As pickled. Only arrays that are values of the dictionary itself are found.
 
     Raises
     ------
     DataError
-        The pickle asks for anything else, which is named, or is broken, or holds no dictionary.
+        If the pickle needs another name, which the message has, is broken, or holds no dictionary.
     """
     with reading(path, "a pickle of NumPy arrays", *_BROKEN), open_file(path) as file:
         pickled = file.read()
-        with warnings.catch_warnings():  # of odd escapes in text, which pickletools evaluates
+        with warnings.catch_warnings():  # about odd escapes in text, which pickletools evaluates
             warnings.simplefilter("ignore", DeprecationWarning)
             _require_bounded(pickled)
         try:

@@ -1,4 +1,4 @@
-"""Which rows of a data set a run takes."""
+"""The selection of a data set's rows for a run."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ def select(dataset: Dataset, train: int | None = None, test: int | None = None, 
     Parameters
     ----------
     dataset : Dataset
-        Without a test part, the test rows are those of the training part after the chosen ones.
+        Without a test part, the test rows are the rows of the training part after the chosen ones.
     train, test : int, optional
         Rows to keep, at least 1; all by default. `train` is needed where there is no test part.
     train_blocks : int
@@ -25,7 +25,7 @@ def select(dataset: Dataset, train: int | None = None, test: int | None = None, 
     Raises
     ------
     ConfigError
-        Fewer than one row, more rows than there are, blocks that do not come out even, no rows left to test on.
+        If fewer than one row or more rows than exist are wanted, blocks are uneven, or no rows are left to test on.
     """
     if train_blocks < 1:
         raise ConfigError(f"{dataset.name}: expected at least 1 for data.train_blocks, got {train_blocks}")
@@ -38,7 +38,7 @@ def select(dataset: Dataset, train: int | None = None, test: int | None = None, 
 
 
 def _select_and_hold_out(dataset: Dataset, train: int | None, test: int | None, train_blocks: int) -> Dataset:
-    """Keep the first `train` rows and test on those that follow."""
+    """Keep the first `train` rows and test on the rows after them."""
     total = len(dataset.train)
     if train is None:
         raise ConfigError(
@@ -69,8 +69,8 @@ def shuffle(dataset: Dataset, seed: int) -> Dataset:
     """
 
     def mixed(part: Split) -> Split:
-        # RandomState, since NumPy promises its numbers for all versions to come; a Generator's may change, and so would
-        # the run that a specification stands for.
+        # RandomState, since NumPy promises the same numbers in all future versions. A Generator's numbers may change,
+        # and with them the run of a specification.
         return _take(part, np.random.RandomState(seed).permutation(len(part)))
 
     return replace(dataset, train=mixed(dataset.train), test=None if dataset.test is None else mixed(dataset.test))
@@ -84,14 +84,14 @@ def row_count(wanted: int | None, available: int, key: str, name: str) -> int:
     wanted : int, optional
         As the user gave it.
     available : int
-        Rows there are.
+        Number of existing rows.
     key : str
         Of the section ``data`` in a workflow file; for the message, like `name`, the data set's.
 
     Raises
     ------
     ConfigError
-        Fewer than one row, or more than there are.
+        If fewer than one row, or more than exist, are wanted.
     """
     if wanted is None:
         return available

@@ -1,7 +1,7 @@
 """Runs tiles on an executor until all are done or cannot be.
 
-The driver holds what Dask would otherwise hold in worker memory: which tiles are ready and which are done. It
-keeps a heap of ready tiles, a window of about two per slot in flight, and writes each receipt to the journal
+The driver itself keeps the state of the tiles, ready or done, which Dask would otherwise hold in worker memory. It
+keeps a heap of ready tiles, a window of three per slot in flight, and writes each receipt to the journal
 before it releases the tiles that waited for this one. A lost worker then costs the tiles it was computing, never their
 ancestors, and a new driver goes on from the journal. A tile without a sign of life is given to another worker too;
 the first receipt counts.
@@ -57,7 +57,7 @@ class Progress:
 
     Attributes
     ----------
-    done, total : tasks; those done before this driver began are counted in both.
+    done, total : numbers of tasks; both include tasks done before this driver began.
     entries_done, entries_total : matrix entries, likewise.
     entries_now : entries computed by this driver.
     elapsed_seconds : since this driver began.

@@ -28,8 +28,8 @@ from cntk_pipeline.inference.base import (
 )
 from cntk_pipeline.inference.whitened import (
     after_row,
+    count_test_blocks,
     forecast_whitened,
-    test_pieces,
     whitened_cut,
     whitened_product,
 )
@@ -198,7 +198,7 @@ class LearningCurveResult(Result):
         value = asked[self.key]
         sizes = len(default_sizes(size.train) if isinstance(value, bool) else value)
         numbers, seconds = size.test * size.classes, 2.0 * size.train * size.test * size.classes / size.product_rate
-        return [forecast_whitened(size), StageForecast(self.key, test_pieces(size), 8 * sizes * numbers, seconds)]
+        return [forecast_whitened(size), StageForecast(self.key, count_test_blocks(size), 8 * sizes * numbers, seconds)]
 
     def show(self, found: Found) -> Shown:
         rows = [

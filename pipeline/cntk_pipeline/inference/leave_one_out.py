@@ -49,8 +49,8 @@ def leave_one_out_product(run: RunDirectory, system: System, order: int) -> Prod
     """Describe the prediction of each training image from all others.
 
     ``y_i - alpha_i / [(K + r I)^-1]_ii`` (Rasmussen and Williams 2006, equation 5.12). The diagonal of the inverse
-    takes ``n^3 / 3`` operations in all, as many as the factor; only its n numbers are kept. The ridge r is computed
-    from the whole matrix, also where it was given relative to trace(K) / n.
+    takes ``n^3 / 3`` operations in all, as many as the factor; only its n numbers are kept. A ridge r that was given
+    relative to trace(K) / n is computed from the whole matrix.
     """
     cut, stage = factor_cut(run, system), Stage("leave_one_out", solve=system.fingerprint)
     classes = len(run.specification.data.classes)

@@ -6,8 +6,8 @@ from cntk_pipeline.inference.base import LAST, Asked, Found, Product, Result, Sh
 from cntk_pipeline.inference.posterior_variance import VARIANCES, show_variances
 from cntk_pipeline.inference.whitened import (
     after_row,
+    count_test_blocks,
     forecast_whitened,
-    test_pieces,
     whitened_cut,
     whitened_product,
 )
@@ -98,7 +98,7 @@ class PosteriorCovarianceResult(Result):
         return [whitened_product(run, system, order), covariance_product(run, system, order)]
 
     def forecast(self, asked: Asked, size: SystemSize) -> list[StageForecast]:
-        pieces, seconds = test_pieces(size), float(size.train) * size.test**2 / size.product_rate
+        pieces, seconds = count_test_blocks(size), float(size.train) * size.test**2 / size.product_rate
         own = StageForecast(self.key, pieces * (pieces + 1) // 2, 4 * size.test**2, seconds)
         return [forecast_whitened(size), own]
 

@@ -8,8 +8,8 @@ from pydantic import with_config
 from cntk_pipeline.inference.base import AGAIN, LAST, Asked, Found, Product, Result, Shown
 from cntk_pipeline.inference.whitened import (
     after_row,
+    count_test_blocks,
     forecast_whitened,
-    test_pieces,
     whitened_cut,
     whitened_product,
 )
@@ -97,7 +97,7 @@ class PosteriorVarianceResult(Result):
 
     def forecast(self, asked: Asked, size: SystemSize) -> list[StageForecast]:
         seconds = 2.0 * size.train * size.test / size.product_rate
-        return [forecast_whitened(size), StageForecast(self.key, test_pieces(size), 8 * size.test, seconds)]
+        return [forecast_whitened(size), StageForecast(self.key, count_test_blocks(size), 8 * size.test, seconds)]
 
     def show(self, found: Found) -> Shown:
         return show_variances("posterior variance of a test image", found)

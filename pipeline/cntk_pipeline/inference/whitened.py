@@ -64,14 +64,14 @@ def _places(run: RunDirectory, task: Task) -> list[Place]:
 WHITENED = Owner("whitened", whiten_tile, _places)
 
 
-def test_pieces(size: SystemSize) -> int:
+def count_test_blocks(size: SystemSize) -> int:
     """Count the blocks of test images of a system that need not exist."""
     return -(-size.test // min(size.tile, size.test))
 
 
 def forecast_whitened(size: SystemSize) -> StageForecast:
     """Forecast the whitened kernel of one system."""
-    tasks, numbers = size.cut.pieces * test_pieces(size), size.train * size.test
+    tasks, numbers = size.cut.pieces * count_test_blocks(size), size.train * size.test
     return StageForecast("whitened", tasks, 8 * numbers, float(numbers) * size.train / size.product_rate)
 
 

@@ -1,4 +1,4 @@
-"""What the in-memory doors are given: checked, in float64, every complaint with the argument's name."""
+"""Checks of the arguments of this package's functions: results are float64, and errors name the argument."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -24,7 +24,7 @@ An eigenvalue moves by at most the norm of the error (Weyl), which is below one 
 The rest is for the rounding inside a deep kernel, which is random and so far below its bound."""
 
 SINGLE = 1e-5
-"""The same of a kernel in float32, as a share: what is promised of its entries (docs/networks.md)."""
+"""The same for a kernel in float32, as a share: the promised accuracy of its entries (docs/networks.md)."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class TrainKernel:
     Attributes
     ----------
     values : float64 array, (n, n)
-        Symmetric up to rounding; the lower triangle is what factorisations read.
+        Symmetric up to rounding; factorisations read the lower triangle.
     eps : float
         Unit in the last place of the dtype that was given.
     name : str
@@ -57,13 +57,13 @@ class TrainKernel:
 
     @property
     def rounding(self) -> float:
-        """Bound of what the rounding of the given dtype may add to an eigenvalue."""
+        """Bound of the change of an eigenvalue by rounding in the given dtype."""
         share = SINGLE if self.eps == np.finfo(np.float32).eps else ROUNDING * self.eps
         return share * float(np.linalg.norm(self.values))
 
     @property
     def resolution(self) -> float:
-        """Bound of what computing in float64 may add to an eigenvalue."""
+        """Bound of the change of an eigenvalue by computing in float64."""
         return ROUNDING * float(np.finfo(np.float64).eps) * float(np.linalg.norm(self.values))
 
 
@@ -73,7 +73,7 @@ def as_train_kernel(values: npt.ArrayLike, name: str = "k_train") -> TrainKernel
     Raises
     ------
     ConfigError
-        Not (n, n) with n at least 1, not of real numbers, or not symmetric.
+        If it is not (n, n) with n at least 1, not of real numbers, or not symmetric.
     NotFinite
         An entry is nan or infinite.
     """
@@ -98,7 +98,7 @@ def as_cross_kernel(values: npt.ArrayLike, kernel: TrainKernel, name: str = "k_t
     Raises
     ------
     ConfigError
-        Not (n_test, n), or no test sample.
+        If it is not (n_test, n), or there is no test sample.
     NotFinite
         An entry is nan or infinite.
     """
@@ -118,7 +118,7 @@ def as_targets(values: npt.ArrayLike, kernel: TrainKernel, name: str = "y") -> A
     Raises
     ------
     ConfigError
-        Another number of rows than the kernel has, or no column.
+        If it has another number of rows than the kernel, or no column.
     NotFinite
         A target is nan or infinite.
     """
@@ -133,12 +133,12 @@ def as_targets(values: npt.ArrayLike, kernel: TrainKernel, name: str = "y") -> A
 
 
 def as_absolute_ridge(kernel: TrainKernel, ridge: float, mode: RidgeMode) -> float:
-    """Return what is added to the diagonal: ``ridge``, times trace(K) / n where it is relative.
+    """Return the value to add to the diagonal: ``ridge``, times trace(K) / n where it is relative.
 
     Raises
     ------
     ConfigError
-        A ridge that is negative or not finite, or an unknown mode.
+        If the ridge is negative or not finite, or the mode unknown.
     """
     if mode not in ("relative", "absolute"):
         raise ConfigError(f"ridge_mode must be 'relative' (to trace(K)/n) or 'absolute', got {mode!r}")
@@ -148,7 +148,7 @@ def as_absolute_ridge(kernel: TrainKernel, ridge: float, mode: RidgeMode) -> flo
 
 
 def as_real(values: npt.ArrayLike, name: str) -> npt.NDArray[Any]:
-    """Return an array as it is, unless its dtype is not one of real numbers (`ConfigError`)."""
+    """Return an array unchanged; `ConfigError` if its dtype is not of real numbers."""
     given = np.asarray(values)
     if given.dtype.kind not in "fiub":
         raise ConfigError(f"{name} must hold real numbers, got dtype {given.dtype}")
@@ -156,13 +156,13 @@ def as_real(values: npt.ArrayLike, name: str) -> npt.NDArray[Any]:
 
 
 def _eps(given: npt.NDArray[Any]) -> float:
-    """Return the unit in the last place, at least that of float64, in which everything is computed."""
+    """Return the unit in the last place; at least the unit of float64, in which everything is computed."""
     wide = np.finfo(np.float64).eps
     return float(max(np.finfo(given.dtype).eps, wide) if given.dtype.kind == "f" else wide)
 
 
 def as_finite(given: npt.NDArray[Any], name: str) -> Array:
-    """Return an array in float64, unless an entry is nan or infinite (`NotFinite`)."""
+    """Return an array in float64; `NotFinite` if an entry is nan or infinite."""
     values = given.astype(np.float64, copy=False)
     if not np.isfinite(values).all():
         place = np.argwhere(~np.isfinite(values))[0].tolist()

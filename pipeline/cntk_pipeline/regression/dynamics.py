@@ -1,6 +1,6 @@
-"""Training as a flow: what an infinitely wide network has learned at time t of gradient descent.
+"""Training as a flow: the outputs of an infinitely wide network at time t of gradient descent.
 
-All times are those of the loss ``1/2 mean over all n c entries of (f - Y)^2``, so that the outputs on the training
+All times belong to the loss ``1/2 mean over all n c entries of (f - Y)^2``, so that the outputs on the training
 samples move by ``df/dt = -(learning_rate / (n c)) K (f - Y)`` (Lee et al. 2019, arXiv:1902.06720, section 2.2).
 """
 
@@ -19,7 +19,7 @@ from cntk_pipeline.regression.factors import cholesky, eigenbasis, expect_semide
 
 @dataclass(frozen=True)
 class Flow:
-    """Where gradient flow has taken the outputs.
+    """The outputs of gradient flow at a time.
 
     Attributes
     ----------
@@ -70,11 +70,11 @@ def gradient_flow(
     Raises
     ------
     ConfigError
-        A shape that does not fit, a matrix that is not symmetric, a time or a rate that is none.
+        If a shape does not fit, a matrix is not symmetric, or the time or the rate is invalid.
     NotFinite
         An entry is nan or infinite.
     NotPositiveDefinite
-        A negative eigenvalue, or one that is zero to rounding and matters at that time; with what to add.
+        If an eigenvalue is negative, or is zero to rounding and matters at that time; with a sufficient ridge.
 
     Examples
     --------
@@ -113,9 +113,9 @@ def maximal_learning_rate(k_train: npt.ArrayLike | LinearOperator, outputs: int)
     Raises
     ------
     ConfigError
-        ``outputs`` is no positive integer, or the matrix is not square and symmetric.
+        If ``outputs`` is not a positive integer, or the matrix is not square and symmetric.
     NotPositiveDefinite
-        No eigenvalue is positive.
+        If no eigenvalue is positive.
 
     Examples
     --------
@@ -141,7 +141,7 @@ def flow_time(t: float | None, entries: int, learning_rate: float = 1.0) -> floa
     Raises
     ------
     ConfigError
-        A time that is negative or not a number.
+        If the time is negative or not a number.
     """
     if t is None:
         return float("inf")
@@ -156,15 +156,15 @@ def flow_basis(kernel: TrainKernel, time: float) -> tuple[Array, Array]:
     Raises
     ------
     NotPositiveDefinite
-        A negative eigenvalue beyond rounding; or one that cannot be told from zero, while ``time`` is so long that
-        the flow could tell.
+        If an eigenvalue is negative beyond rounding; or if one cannot be distinguished from zero, while the flow at
+        ``time`` depends on the difference.
     """
     basis = eigenbasis(kernel)
     expect_semidefinite(kernel, basis)
     smallest = float(basis.values[0])
     blur = max(kernel.resolution, -smallest)
     if smallest < kernel.resolution and time * blur > 1:
-        # What rounding left in such a direction would be multiplied by the time: a number without meaning.
+        # The rounding error in such a direction would be multiplied by the time: a number without meaning.
         raise NotPositiveDefinite(
             f"{kernel.name} is singular to rounding, its smallest eigenvalue is {smallest:.3g}, and the flow is so "
             f"long that it depends on that: take a t below {0.5 / (blur * time):.1g} times this one, or add at least "
@@ -187,6 +187,6 @@ def learned_inverse(eigenvalues: Array, time: float) -> Array:
 
 
 def _learned(eigenvalues: Array, time: float) -> Array:
-    """Evaluate ``1 - exp(-lambda time)``, the share that is learned of each eigenvector."""
+    """Evaluate ``1 - exp(-lambda time)``, the learned share of each eigenvector."""
     with np.errstate(over="ignore"):
         return -np.expm1(-eigenvalues * time)

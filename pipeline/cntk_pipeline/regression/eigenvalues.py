@@ -1,4 +1,4 @@
-"""The eigenvalues of a kernel: all of them, or those at the ends, each with its residual."""
+"""The eigenvalues of a kernel: all of them, or only the largest and smallest, each with its residual."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from cntk_pipeline.errors import ConfigError, NotConverged, NotFinite
 from cntk_pipeline.regression.arguments import Array, as_train_kernel
 
 RESTARTS = 100
-"""Of Lanczos, before it is given up."""
+"""Number of restarts of Lanczos before it is given up."""
 
 _Pairs = tuple[Array, Array]
 
@@ -23,9 +23,9 @@ class Spectrum:
     Attributes
     ----------
     eigenvalues : float64 array, (m,)
-        Falling: the largest, then the smallest that were asked for. Negative ones are shown as they are.
+        Falling: the largest, then the requested smallest ones. Negative ones are not changed.
     residuals : float64 array, (m,)
-        ``||K v - lambda v||`` for the unit vector v that was found: an eigenvalue of K lies at most that far away.
+        ``||K v - lambda v||`` for the computed unit vector v: an eigenvalue of K lies within this distance.
     """
 
     eigenvalues: Array
@@ -38,14 +38,14 @@ def spectrum(k_train: npt.ArrayLike | LinearOperator, count: int | None = None, 
     Parameters
     ----------
     k_train : array, (n, n), or scipy.sparse.linalg.LinearOperator
-        Kernel matrix; or a function that multiplies by it, for one that is in no memory:
-        ``LinearOperator((n, n), matvec=multiply)``. That it is symmetric cannot be checked then.
+        Kernel matrix; or a function that multiplies by it, for a matrix that does not fit into memory:
+        ``LinearOperator((n, n), matvec=multiply)``. Its symmetry cannot be checked.
     count : int, optional
-        How many of the largest, by Lanczos. Without it all n are computed by a dense solver, in about ``9 n^3``
-        operations and four matrices of memory.
+        Number of the largest eigenvalues, found by Lanczos. Without it all n are computed by a dense solver, in about
+        ``9 n^3`` operations and four matrices of memory.
     smallest : int
-        How many of the smallest to find as well: of a matrix by the dense solver, of an operator by Lanczos, which
-        takes many products to part them, since they lie close together.
+        Number of the smallest eigenvalues to find as well: of a matrix by the dense solver, of an operator by Lanczos,
+        which takes many products to separate them, since they lie close together.
 
     Returns
     -------
@@ -54,11 +54,11 @@ def spectrum(k_train: npt.ArrayLike | LinearOperator, count: int | None = None, 
     Raises
     ------
     ConfigError
-        A count that is none, or a matrix that is not square and symmetric.
+        If a count is invalid, or the matrix is not square and symmetric.
     NotFinite
-        An entry is nan or infinite, or a product with the operator.
+        If an entry, or a product with the operator, is nan or infinite.
     NotConverged
-        Lanczos did not find as many as were asked for.
+        If Lanczos did not find the requested number of eigenvalues.
 
     Examples
     --------
@@ -92,7 +92,7 @@ def _counts(value: object, least: int) -> bool:
 
 
 def _in_float64(operator: LinearOperator) -> LinearOperator:
-    """Wrap an operator: Lanczos works in the dtype that it names, and would lose its eigenvalues in float32."""
+    """Wrap an operator as float64: Lanczos works in the operator's dtype, and float32 would lose eigenvalues."""
 
     def multiply(vector: Array) -> Array:
         return np.asarray(operator.matvec(vector), dtype=np.float64)
@@ -105,8 +105,8 @@ def _largest(operator: LinearOperator, count: int) -> _Pairs:
 
 
 def _smallest(operator: LinearOperator, count: int) -> _Pairs:
-    # They lie so close together that a narrow Krylov space does not part them: on an NTK of 1,500 samples 40 vectors
-    # did not converge to full accuracy in a minute, 300 vectors to 1e-6 in a second.
+    # They lie so close together that a narrow Krylov space does not separate them: on an NTK of 1,500 samples, 40
+    # vectors did not converge to full accuracy in a minute, 300 vectors converged to 1e-6 in a second.
     return _lanczos(operator, "SA", count, max(10 * count, 300), 1e-6)
 
 
@@ -121,7 +121,7 @@ def _lanczos(operator: LinearOperator, which: str, count: int, width: int, toler
     product = operator @ start
     if not np.isfinite(product).all():
         raise NotFinite("a product with k_train holds nan or infinite values: finite ones were expected")
-    if not product.any():  # a kernel of zeros, from which ARPACK cannot begin
+    if not product.any():  # a kernel of zeros: ARPACK cannot begin with it
         return np.zeros(count), np.eye(n, count)
     try:
         return eigsh(operator, count, which=which, v0=start, ncv=min(n, width), tol=tolerance, maxiter=RESTARTS)

@@ -28,7 +28,7 @@ class Blocks:
     train : array, (n, n)
     test_train : array, (n_test, n)
     test : array, (n_test, n_test), optional
-        Needed of the NNGP for a covariance; never read of the NTK.
+        The NNGP needs it for a covariance; for the NTK it is never read.
     """
 
     train: npt.ArrayLike
@@ -40,7 +40,7 @@ BlocksLike = Blocks | tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike | None]
 
 
 def ensemble(nngp: BlocksLike, ntk: BlocksLike, y: npt.ArrayLike, t: float | None) -> Predictive:
-    """Predict what infinitely wide networks say at time ``t`` of training: their mean and covariance.
+    """Evaluate the mean and covariance of infinitely wide networks at time ``t`` of training.
 
     A network starts as a draw of the NNGP (K) and moves by the NTK (T). With ``A = T* T^-1 (I - exp(-T t / (n c)))``
     its outputs at time t are ``f*(0) + A (Y - f(0))``, so that over random starts they are Gaussian with mean ``A Y``
@@ -66,15 +66,15 @@ def ensemble(nngp: BlocksLike, ntk: BlocksLike, y: npt.ArrayLike, t: float | Non
     Raises
     ------
     ConfigError
-        A shape that does not fit, a matrix that is not symmetric, a time that is none.
+        If a shape does not fit, a matrix is not symmetric, or the time is invalid.
     NotFinite
-        An entry is nan or infinite.
+        If an entry is nan or infinite.
     NotPositiveDefinite
-        The NTK has a negative eigenvalue, or one that is zero to rounding and matters at that time.
+        If the NTK has a negative eigenvalue, or one that is zero to rounding and matters at that time.
 
     Examples
     --------
-    Before training the networks know nothing; after it they agree on what they have seen.
+    Before training the networks differ; after it they agree on the training samples.
 
     >>> kernel = Blocks(train=[[1.0]], test_train=[[1.0]], test=[[1.0]])
     >>> before, after = (ensemble(kernel, kernel, [2.0], t) for t in (0, None))
@@ -103,7 +103,7 @@ def ensemble(nngp: BlocksLike, ntk: BlocksLike, y: npt.ArrayLike, t: float | Non
 
 
 def _response(kernel: TrainKernel, cross: Array, time: float) -> Array:
-    """Evaluate A, ``(n_test, n)``: how the test outputs answer to the training targets."""
+    """Evaluate A, ``(n_test, n)``: the response of the test outputs to the training targets."""
     if np.isinf(time):
         return solve(cholesky(kernel, 0.0), cross.T).T
     values, vectors = flow_basis(kernel, time)

@@ -1,4 +1,4 @@
-"""The two factorisations behind the doors, and what they say where a kernel is not positive definite."""
+"""The two factorisations of this package, with their errors for kernels that are not positive definite."""
 
 from dataclasses import dataclass
 
@@ -27,7 +27,7 @@ def cholesky(kernel: TrainKernel, ridge: float) -> Array:
     Raises
     ------
     NotPositiveDefinite
-        With the row, the pivot, and a ridge with which it is positive definite.
+        If a pivot is not positive, with its row, its value, and a sufficient ridge.
     """
     system = _regularised(kernel, ridge)
     lower, info = scipy.linalg.lapack.dpotrf(system, lower=1, clean=1)
@@ -37,7 +37,7 @@ def cholesky(kernel: TrainKernel, ridge: float) -> Array:
     row = info - 1
     above = scipy.linalg.solve_triangular(lower[:row, :row], system[row, :row], lower=True, check_finite=False)
     pivot = float(system[row, row] - above @ above)
-    # A pivot bounds the smallest eigenvalue from one side only: it takes the eigenvalue to name a ridge that passes.
+    # A pivot bounds the smallest eigenvalue from one side only; a sufficient ridge depends on the eigenvalue itself.
     smallest = float(scipy.linalg.eigvalsh(kernel.values, subset_by_index=[0, 0], check_finite=False)[0])
     raise NotPositiveDefinite(
         f"{kernel.name} plus a ridge of {ridge:.3g} is not positive definite: pivot {pivot:.3g} at row {row}. "
@@ -65,7 +65,7 @@ class Eigenbasis:
     Attributes
     ----------
     values : float64 array, (n,)
-        Rising, as they were computed: rounding may have made small ones negative.
+        Rising, as computed: rounding may have made small ones negative.
     vectors : float64 array, (n, n)
         U, a column each.
     """
@@ -75,7 +75,7 @@ class Eigenbasis:
 
 
 def eigenbasis(kernel: TrainKernel) -> Eigenbasis:
-    """Decompose a kernel matrix, whatever the signs of its eigenvalues."""
+    """Decompose a kernel matrix; its eigenvalues may have any sign."""
     values, vectors = scipy.linalg.eigh(kernel.values, check_finite=False)
     return Eigenbasis(values, vectors)
 
@@ -86,7 +86,7 @@ def expect_definite(kernel: TrainKernel, basis: Eigenbasis, ridge: float) -> Non
     Raises
     ------
     NotPositiveDefinite
-        With the smallest eigenvalue, and a ridge with which it is positive definite.
+        If it is not positive definite, with the smallest eigenvalue and a sufficient ridge.
     """
     smallest = float(basis.values[0])
     if smallest + ridge <= np.finfo(np.float64).eps * basis.values[-1]:
@@ -103,7 +103,7 @@ def expect_semidefinite(kernel: TrainKernel, basis: Eigenbasis) -> None:
     Raises
     ------
     NotPositiveDefinite
-        With the smallest eigenvalue, and what to add to the diagonal.
+        If there is one, with the smallest eigenvalue and a sufficient value for the diagonal.
     """
     smallest = float(basis.values[0])
     if smallest < -kernel.rounding:

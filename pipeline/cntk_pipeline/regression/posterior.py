@@ -19,7 +19,7 @@ from cntk_pipeline.regression.factors import cholesky, solve
 
 @dataclass(frozen=True)
 class Predictive:
-    """What is predicted for the test samples: a Gaussian for each column of the targets.
+    """The prediction for the test samples: a Gaussian for each column of the targets.
 
     Attributes
     ----------
@@ -44,14 +44,14 @@ def gp_posterior(
 ) -> Predictive:
     """Evaluate the posterior of a Gaussian process: ``K* (K + r I)^-1 Y`` and ``K** - K* (K + r I)^-1 K*^T``.
 
-    With the NNGP this is the Bayesian network of infinite width; with the NTK, the mean is that of the trained
-    ensemble, its covariance is not (see `ensemble`). Rasmussen and Williams 2006, equations 2.23 and 2.24; the
-    covariance is that of the function, without the noise r.
+    With the NNGP this is the Bayesian network of infinite width. With the NTK, the mean equals the trained ensemble's,
+    the covariance does not (see `ensemble`). Rasmussen and Williams 2006, equations 2.23 and 2.24; the covariance
+    belongs to the function, without the noise r.
 
     Parameters
     ----------
     k_train : array, (n, n)
-        Kernel matrix of the training samples; float32 is computed with in float64.
+        Kernel matrix of the training samples; float32 is converted to float64.
     y : array, (n, c) or (n,)
         Targets.
     k_test_train : array, (n_test, n)
@@ -70,11 +70,11 @@ def gp_posterior(
     Raises
     ------
     ConfigError
-        A shape that does not fit, a matrix that is not symmetric, a ridge that is no ridge.
+        If a shape does not fit, a matrix is not symmetric, or the ridge is invalid.
     NotFinite
-        An entry is nan or infinite.
+        If an entry is nan or infinite.
     NotPositiveDefinite
-        With the row, the pivot, and a ridge that is enough.
+        If a pivot is not positive, with its row, its value, and a sufficient ridge.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""How well outputs meet the truth: squared error and accuracy."""
+"""Scores of outputs: squared error and accuracy."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from cntk_pipeline.regression.arguments import Array, as_finite, as_real
 
 @dataclass(frozen=True)
 class Truth:
-    """What some samples are.
+    """The true classes of some samples, and their targets where known.
 
     Attributes
     ----------
@@ -31,7 +31,7 @@ def classes_of(outputs: Array) -> npt.NDArray[np.int64]:
 
 
 def accuracy(outputs: Array, classes: npt.NDArray[np.int64]) -> float:
-    """Return the share of rows of ``(n, c)`` outputs that are of their class."""
+    """Return the share of rows of ``(n, c)`` outputs with the right class."""
     return float(np.mean(classes_of(outputs) == classes))
 
 
@@ -41,14 +41,14 @@ def mean_square(errors: Array) -> float:
 
 
 def as_truth(values: npt.ArrayLike, count: int, columns: int, name: str) -> Truth:
-    """Tell targets ``(count, columns)`` from labels, integers ``(count,)`` where there are several columns.
+    """Read targets ``(count, columns)``, or labels, integers ``(count,)`` where there are several columns.
 
     Raises
     ------
     ConfigError
-        It is neither, or a label is out of range.
+        If it is neither, or a label is out of range.
     NotFinite
-        A target is nan or infinite.
+        If a target is nan or infinite.
     """
     given = as_real(values, name)
     if given.shape == (count,) and columns > 1 and given.dtype.kind in "iu":

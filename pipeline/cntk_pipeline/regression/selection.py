@@ -1,4 +1,4 @@
-"""Choosing a ridge and a training-set size without refitting: leave-one-out, ridge path, learning curve."""
+"""The choice of a ridge and a training-set size without refitting: leave-one-out, ridge path, learning curve."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from cntk_pipeline.regression.scores import accuracy, as_truth, classes_of, mean
 
 @dataclass(frozen=True)
 class LeaveOneOut:
-    """What each training sample is predicted to be by all the others.
+    """The prediction of each training sample from all the others.
 
     Attributes
     ----------
@@ -30,7 +30,7 @@ class LeaveOneOut:
     squared_error : float
         Mean over all n c entries of ``(prediction - Y)^2``.
     accuracy : float
-        Share of samples whose largest column is that of Y; with one column, whose sign is.
+        Share of samples with the largest column in the same place as in Y; with one column, with the same sign.
     """
 
     predictions: Array
@@ -45,7 +45,7 @@ class RidgePath:
     Attributes
     ----------
     ridges : as given.
-    absolute_ridges : what is added to the diagonal.
+    absolute_ridges : the values added to the diagonal.
     squared_error, accuracy : as in `LeaveOneOut`.
     """
 
@@ -56,12 +56,12 @@ class RidgePath:
 
     @property
     def best(self) -> float:
-        """The ridge, as given, of the smallest squared error; the first of equals."""
+        """The ridge, as given, with the smallest squared error; the first one if several are equal."""
         return float(self.ridges[self.squared_error.argmin()])
 
     @property
     def most_accurate(self) -> float:
-        """The ridge, as given, of the highest accuracy; of equals, that of the smallest squared error."""
+        """The ridge, as given, with the highest accuracy; if several are equal, with the smallest squared error."""
         return float(self.ridges[np.lexsort((self.squared_error, -self.accuracy))[0]])
 
 
@@ -72,9 +72,9 @@ class LearningCurve:
     Attributes
     ----------
     sizes : numbers of training samples.
-    accuracy : share of test samples that are classified as they should be.
+    accuracy : share of test samples with the right class.
     squared_error : mean over all entries of ``(mean - Y)^2``; None where labels were given.
-    absolute_ridge : what is added to the diagonal, at every size.
+    absolute_ridge : the value added to the diagonal, at every size.
     """
 
     sizes: npt.NDArray[np.int64]
@@ -89,7 +89,7 @@ def leave_one_out(
     """Predict each training sample from all the others, from one factorisation.
 
     ``y_i - alpha_i / [(K + r I)^-1]_ii`` with ``alpha = (K + r I)^-1 Y`` (Rasmussen and Williams 2006, equation 5.12).
-    A relative ridge is that of the whole matrix, also where a sample is left out.
+    A relative ridge refers to the whole matrix, also where a sample is left out.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def leave_one_out(
 
     Examples
     --------
-    A sample that is like no other is predicted to be zero:
+    A sample that resembles no other one has the prediction zero:
 
     >>> leave_one_out([[1, 1, 0], [1, 1, 0], [0, 0, 1]], [2, 2, 2], ridge=1.0).predictions.ravel()
     array([1., 1., 0.])
@@ -123,7 +123,7 @@ def ridge_path(
 ) -> RidgePath:
     """Evaluate leave-one-out for many ridges from one eigendecomposition.
 
-    A ridge more costs ``n^2`` operations for each column of the targets, where `leave_one_out` costs ``n^3``.
+    Each further ridge costs ``n^2`` operations for each column of the targets, where `leave_one_out` costs ``n^3``.
 
     Parameters
     ----------
@@ -134,14 +134,14 @@ def ridge_path(
     ridges : sequence of float
         At least one.
     ridge_mode : {"relative", "absolute"}
-        Of all of them.
+        The mode of all ridges.
 
     Raises
     ------
     ConfigError, NotFinite
-        As `gp_posterior`; or no ridge is given.
+        As in `gp_posterior`; or if no ridge is given.
     NotPositiveDefinite
-        The smallest ridge is not enough; with one that is.
+        If the smallest ridge is too small, with a sufficient one.
 
     Examples
     --------
@@ -181,8 +181,8 @@ def learning_curve(
 ) -> LearningCurve:
     """Evaluate the test results of every training-set size from one Cholesky factor.
 
-    The leading block of the factor is the factor of the leading block, and so are the leading rows of ``L^-1 Y``: a
-    size costs one triangular solve of its own, ``size^2`` operations for each column, where refitting costs
+    The leading block of the factor is the factor of the leading block, and the leading rows of ``L^-1 Y`` serve it
+    likewise: each size costs one triangular solve, ``size^2`` operations for each column, where refitting costs
     ``size^3 / 3``.
 
     The samples count in the order of the matrix: shuffle them, where it is sorted by class. One absolute ridge holds
@@ -206,7 +206,7 @@ def learning_curve(
     Raises
     ------
     ConfigError, NotFinite, NotPositiveDefinite
-        As `gp_posterior`; or sizes or labels out of range.
+        As in `gp_posterior`; or if sizes or labels are out of range.
 
     Examples
     --------

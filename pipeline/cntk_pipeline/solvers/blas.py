@@ -24,7 +24,7 @@ BLOCK = 256
 
 
 def reserve_buffers() -> None:
-    """Make the BLAS of NumPy and that of SciPy allocate their buffers in this process.
+    """Make the BLAS libraries of NumPy and SciPy allocate their buffers in this process.
 
     Raises
     ------

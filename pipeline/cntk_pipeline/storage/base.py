@@ -88,7 +88,7 @@ class StorePath(ABC):
 
     @abstractmethod
     def exists(self) -> bool:
-        """Tell whether there is a file or a folder with content; in a directory also a link or an empty folder."""
+        """Tell whether a file or a folder that is not empty exists; in a directory also a link or an empty folder."""
 
     @abstractmethod
     def is_file(self) -> bool:
@@ -168,7 +168,7 @@ class StorePath(ABC):
 
     @abstractmethod
     def share_with(self, target: "StorePath") -> None:
-        """Give a file a second place; the store shares its bytes if it can. `FileExistsError` if it is taken."""
+        """Give a file a second place, with shared bytes if the store can; `FileExistsError` if the place is taken."""
 
     @abstractmethod
     def unlink(self, missing_ok: bool = False) -> None:
@@ -190,7 +190,7 @@ class StorePath(ABC):
         """List the guarantees of a store that this place lacks, one line each, for people; none where all is well."""
         return ()
 
-    # For zarr, which reads what this package wrote.
+    # For zarr, as a reader of this package's arrays.
 
     @abstractmethod
     def zarr_store(self) -> Any:

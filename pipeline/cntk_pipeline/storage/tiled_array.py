@@ -428,7 +428,7 @@ class _MappedTiles:
         self._lock = threading.Lock()
 
     def take(self, path: StorePath) -> tuple[tuple[Any, ...] | None, Array]:
-        """Return the kept version of a tile and its values, and mark it as used last; None if it is not kept."""
+        """Return the kept version of a tile and its values, and mark it as used last; None and no values if none is."""
         with self._lock:
             kept = self._tiles.pop(path, None)
             if kept is None:

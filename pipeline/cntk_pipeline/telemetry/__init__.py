@@ -1,1 +1,1 @@
-"""What a run says while it goes on."""
+"""Reports of a run at work: events, logs and metrics."""

@@ -1,7 +1,7 @@
-"""What happens in a run, as events: a JSON line each in the run directory, a plain line for people.
+"""The events of a run: each is a JSON line in the run directory, and a plain line for people.
 
-Events travel through the standard library's logging, by the loggers ``cntk_pipeline.driver`` and
-``cntk_pipeline.worker``. So Dask's own warnings land in the same files, and whoever configures logging gets all of it.
+Events go through the standard library's logging, by the loggers ``cntk_pipeline.driver`` and
+``cntk_pipeline.worker``. So Dask's own warnings land in the same files, and a user's logging configuration gets all.
 """
 
 import contextlib
@@ -23,16 +23,16 @@ from cntk_pipeline.telemetry.redaction import redact
 _DRIVER, _WORKER = "cntk_pipeline.driver", "cntk_pipeline.worker"
 
 EVENTS: dict[str, tuple[str, int]] = {
-    # A worker tells of a tile.
+    # Of a worker, about a tile.
     "began": (_WORKER, logging.INFO),
     "finished": (_WORKER, logging.INFO),
     "failed": (_WORKER, logging.WARNING),
-    # The driver tells of a tile.
+    # Of the driver, about a tile.
     "retry": (_DRIVER, logging.WARNING),
     "backup": (_DRIVER, logging.WARNING),
     "gave_up": (_DRIVER, logging.ERROR),
     "quarantined": (_DRIVER, logging.ERROR),
-    # The driver tells of the run.
+    # Of the driver, about the run.
     "driver_started": (_DRIVER, logging.INFO),
     "stage_began": (_DRIVER, logging.INFO),
     "stage_ended": (_DRIVER, logging.INFO),
@@ -44,10 +44,10 @@ EVENTS: dict[str, tuple[str, int]] = {
     "drained": (_DRIVER, logging.INFO),
     "driver_ended": (_DRIVER, logging.INFO),
 }
-"""All events: the logger of who tells of them, and how grave they are."""
+"""All events, with their loggers and their levels."""
 
 LIBRARY_LOGGER = "distributed"
-"""Its warnings are kept beside the events."""
+"""The logger of Dask, whose warnings are kept beside the events."""
 
 
 Details = Mapping[str, str | int | float]
@@ -55,15 +55,15 @@ Details = Mapping[str, str | int | float]
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened.
+    """An event of a run.
 
     Attributes
     ----------
     name : one of `EVENTS`.
-    task : the tile it is about.
-    error : the class and the message of what went wrong, without credentials.
-    details : what else is known, by names with their units.
-    run_path : of the run it is about; "" where this process has only one.
+    task : the tile of the event.
+    error : the class and the message of an error, without credentials.
+    details : further values, by names with their units.
+    run_path : of the event's run; "" where this process has only one.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Event:
     run_path: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields of the event's line in the log that are its own."""
+        """Return the event's own fields of its line in the log."""
         task = {} if self.task is None else {"stage": str(self.task.stage), "row": self.task.row, "col": self.task.col}
         error = {"error": self.error} if self.error else {}
         return {"event": self.name} | task | dict(self.details) | error
@@ -87,18 +87,18 @@ class Event:
 
 
 def emit(event: Event) -> None:
-    """Tell of an event: to the logs of the run, and to whatever else listens to logging."""
+    """Emit an event to the logs of the run, and to all other handlers of logging."""
     logger, level = EVENTS[event.name]
     logging.getLogger(logger).log(level, "%s", event, extra={"cntk": event})
 
 
 def describe_error(error: BaseException | None) -> str:
-    """Name an error's class and message, without credentials."""
+    """Return an error's class and message, without credentials."""
     return "" if error is None else redact(f"{type(error).__name__}: {error}")
 
 
 def timing(receipt: Receipt) -> dict[str, float]:
-    """List what a receipt says of time and bytes, as details of an event."""
+    """Return the times and bytes of a receipt, as details of an event."""
     return {
         "seconds": round(receipt.seconds, 6),
         "read_seconds": round(receipt.read_seconds, 6),
@@ -109,19 +109,19 @@ def timing(receipt: Receipt) -> dict[str, float]:
 
 
 def process_name() -> str:
-    """Name this process: its host and its id."""
+    """Return a name of this process: its host and its id."""
     return f"{socket.gethostname()}-{os.getpid()}"
 
 
 class RunLog(logging.Handler):
-    """Writes events to this process's file in a run directory, and the warnings of Dask beside them.
+    """A handler that writes events, and the warnings of Dask, to this process's file in a run directory.
 
     Parameters
     ----------
-    run_path : of its run; events of others are left out.
-    folder : where the file lies; made with the first line.
+    run_path : of its run; events of other runs are left out.
+    folder : of the file; made with the first line.
     fingerprint : of the run.
-    job : the batch job that this process is of.
+    job : the batch job that this process belongs to.
     """
 
     def __init__(self, run_path: str, folder: StorePath, fingerprint: str, job: BatchJob | None = None) -> None:
@@ -132,7 +132,7 @@ class RunLog(logging.Handler):
         self._appender: Appender | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Append a line; a log must not end a run, so one that cannot be written is left out."""
+        """Append a line; a log must not end a run, so a line that cannot be written is left out."""
         event = getattr(record, "cntk", None)
         if event is None and record.levelno < logging.WARNING:
             return
@@ -150,7 +150,7 @@ class RunLog(logging.Handler):
             self._appender.append(json.dumps(line, default=str).encode() + b"\n")
 
     def _free_place(self) -> StorePath:
-        """Name the file: a process that had one before, or had the id of another, takes one more."""
+        """Return a free name for the file: this process, or an earlier one with its id, may have a file already."""
         place = self._folder / f"{process_name()}.jsonl"
         return place if not place.exists() else self._folder / f"{time.strftime('%Y%m%dT%H%M%S')}-{place.name}"
 
@@ -164,28 +164,28 @@ class RunLog(logging.Handler):
 
 
 def listeners() -> list[logging.Handler]:
-    """List the handlers that hear of events, the oldest first."""
+    """List the attached handlers, the oldest first."""
     return list(logging.getLogger("cntk_pipeline").handlers)
 
 
 def attach(handler: logging.Handler) -> None:
-    """Let a handler hear of all events of this process, and of Dask's warnings."""
+    """Attach a handler to all events of this process, and to Dask's warnings."""
     package = logging.getLogger("cntk_pipeline")
-    if package.level == logging.NOTSET:  # whoever chose a level keeps it
+    if package.level == logging.NOTSET:  # a level that the user chose stays
         package.setLevel(logging.INFO)
     for name in ("cntk_pipeline", LIBRARY_LOGGER):
         logging.getLogger(name).addHandler(handler)
 
 
 def detach(handler: logging.Handler) -> None:
-    """Let a handler hear no more, and close it."""
+    """Detach a handler, and close it."""
     for name in ("cntk_pipeline", LIBRARY_LOGGER):
         logging.getLogger(name).removeHandler(handler)
     handler.close()
 
 
 def close_logs() -> None:
-    """Write down what the logs of this process still hold; a process that goes on opens new ones."""
+    """Write and close the logs of this process; a process that goes on opens new ones."""
     for handler in listeners():
         if isinstance(handler, RunLog):
             detach(handler)
@@ -193,7 +193,7 @@ def close_logs() -> None:
 
 @contextlib.contextmanager
 def attached(handler: logging.Handler) -> Iterator[None]:
-    """Let a handler hear of events for the length of a ``with`` block."""
+    """Attach a handler to events for the length of a ``with`` block."""
     attach(handler)
     try:
         yield

@@ -1,7 +1,7 @@
 """Events as Prometheus metrics, where prometheus-client is installed; without it nothing is counted.
 
-Dask serves the registry of each process at ``/metrics`` of its HTTP server, that of the scheduler together with the
-driver's numbers where they share a process. `served` serves them elsewhere.
+Dask serves the registry of each process at ``/metrics`` of its HTTP server. The scheduler's registry has the driver's
+numbers where the two share a process; elsewhere, `served` serves them.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ except ImportError:
 
 
 class Metrics(logging.Handler):
-    """Counts events.
+    """A handler that counts events.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class Metrics(logging.Handler):
         self._slots = prometheus_client.Gauge("cntk_slots", "Tiles that are computed at once.", registry=registry)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Count an event; what else is logged does not count."""
+        """Count an event; other log records do not count."""
         event: Event | None = getattr(record, "cntk", None)
         if event is None:
             return
@@ -70,7 +70,7 @@ class Metrics(logging.Handler):
                 metric.labels(stage).inc(float(event.details.get(name, 0)))
 
     def show(self, stage: str, done: int, total: int, slots: int) -> None:
-        """Say how far the stage of a run is."""
+        """Set the progress of a run's stage."""
         self._tiles.labels(stage, "done").set(done)
         self._tiles.labels(stage, "left").set(total - done)
         self._slots.set(slots)
@@ -90,7 +90,7 @@ def install() -> Metrics | None:
 
 @contextlib.contextmanager
 def served(address: str | None) -> Iterator[str | None]:
-    """Serve this process's metrics over HTTP for the length of a ``with`` block, and give their address.
+    """Serve this process's metrics over HTTP for the length of a ``with`` block, and yield their address.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ def served(address: str | None) -> Iterator[str | None]:
     Raises
     ------
     ConfigError
-        If prometheus-client is missing, or nothing can listen there.
+        If prometheus-client is missing, or a server cannot listen there.
     """
     if address is None:
         yield None

@@ -1,4 +1,4 @@
-"""Takes credentials out of text before it is written where others read it: logs, reports, error messages."""
+"""Removal of credentials from texts that others may read: logs, reports, error messages."""
 
 import os
 import re
@@ -12,7 +12,7 @@ _NAME = r"(?:aws[_-]?)?(?:secret[_-]?access[_-]?key|access[_-]?key[_-]?id|sessio
 _PATTERNS = (
     # scheme://user:password@host, or a token in place of both
     (re.compile(r"(?<=://)[^/\s@'\"]+(?=@)"), MASK),
-    # what signs a request, in the address itself
+    # the signature of a request, in the address itself
     (re.compile(r"(?i)(X-Amz-(?:Credential|Signature|Security-Token)=)[^&\s'\"]+"), rf"\g<1>{MASK}"),
     (re.compile(r"(?i)(\bAuthorization['\"]?\s*[:=]\s*).+"), rf"\g<1>{MASK}"),
     # aws_secret_access_key=..., "SecretAccessKey": "...", password=...
@@ -32,7 +32,7 @@ def redact(text: str) -> str:
     """
     for variable in _SECRET_VARIABLES:
         value = os.environ.get(variable, "")
-        if len(value) >= 4:  # shorter ones are no credentials, and would tear words apart
+        if len(value) >= 4:  # shorter values are no credentials, and would occur in words
             text = text.replace(value, MASK)
     for pattern, replacement in _PATTERNS:
         text = pattern.sub(replacement, text)

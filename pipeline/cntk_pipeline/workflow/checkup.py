@@ -169,7 +169,7 @@ def _left_over(run: RunDirectory, wanted: set[Task]) -> list[Job]:
 
 
 def _products(run: RunDirectory, config: RunConfig, wanted: Wanted) -> Iterator[Product]:
-    """List the products of systems that were begun, which know their absolute ridges, and those of trainings."""
+    """List the products of begun systems, whose absolute ridges are known, and the products of trainings."""
     for order, solve in enumerate(wanted.solves):
         if _good_record(run, solve.name) is not None:
             yield from requested_products(run, open_system(run, solve.name), config.inference, order)

@@ -106,7 +106,7 @@ def slots_of(config: RunConfig) -> int:
 
 
 def specification_of(loaded: Loaded, path: StorePath, old: RunDirectory | None = None) -> Specification:
-    """Make the specification of a run; a tile that is not given is the run's own, that of ``old``, or measured."""
+    """Make the specification of a run; a tile that is not given is taken from the run or from ``old``, or measured."""
     config, data = loaded.config, loaded.data
     assert data.test is not None
     train, test, lanes = len(data.train.images), len(data.test.images), loaded.engine.lane_width

@@ -288,7 +288,7 @@ def _beginning(path: StorePath) -> Iterator[threading.Event]:
     try:
         yield has_begun
     except OSError as error:
-        # Other errors of the package say themselves what is wrong with the place.
+        # Other errors of the package already name the fault of the place.
         is_plain = not isinstance(error, PipelineError) or error.errno in (*_MENDED_BY, errno.EROFS, errno.EACCES)
         if not is_plain or error.errno is None or has_begun.is_set() or _holds_images(path):
             raise

@@ -1,1 +1,1 @@
-"""A Dask scheduler that somebody else runs, and who may reach it."""
+"""A Dask scheduler that somebody else runs, and the access to it."""

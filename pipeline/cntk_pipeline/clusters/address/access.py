@@ -1,4 +1,4 @@
-"""How an existing scheduler is reached: where it listens, and by which certificates."""
+"""The access to an existing scheduler: its address, and the certificates."""
 
 import datetime
 import stat
@@ -23,12 +23,12 @@ POLL_SECONDS = 0.1
 
 
 def scheduler_address(config: ClusterConfig) -> str:
-    """Find out where the scheduler of an "address" cluster listens; `tls://` where the table names certificates.
+    """Find the address of the scheduler of an "address" cluster; `tls://` where the table names certificates.
 
     Raises
     ------
     ConfigError
-        If there is neither an address nor a scheduler file, or the file is none.
+        If there is neither an address nor a scheduler file, or the file is invalid.
     WorkersLost
         If the file does not appear within Dask's time to connect.
     """
@@ -121,12 +121,12 @@ def client_security(address: str, config: ClusterConfig) -> tuple[Security | Non
 
 
 def _require_valid(what: str, path: Path) -> None:
-    """Refuse a file without certificates, or with one that is over or to come: a scheduler would just not answer.
+    """Refuse a file without certificates, or with one that is not valid today: a scheduler would just not answer.
 
     Raises
     ------
     ConfigError
-        With the days.
+        If the file is refused, with the days of validity.
     """
     try:
         certificates = x509.load_pem_x509_certificates(path.read_bytes())
@@ -152,7 +152,7 @@ _SCHEDULER: Record[_SchedulerFile] = Record(_SchedulerFile, "start the scheduler
 
 
 def _wait_for_address(path: Path) -> str:
-    """Read a scheduler file, which a scheduler that just starts has not written yet, or not to its end."""
+    """Read a scheduler file; wait for it while a starting scheduler has not written it, or not to its end."""
     timeout = parse_timedelta(dask.config.get("distributed.comm.timeouts.connect"))
     deadline = time.monotonic() + timeout
     while True:

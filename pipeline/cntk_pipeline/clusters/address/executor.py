@@ -56,12 +56,12 @@ def _require_protocol(address: str) -> None:
     Raises
     ------
     ConfigError
-        With the reason.
+        If the library is missing, with the reason.
     """
     protocol = address.partition("://")[0]
     try:
         distributed.comm.registry.get_backend(protocol).get_connector()
-    except Exception as error:  # whatever the library, or Dask in its place, says
+    except Exception as error:  # any error of the library, or of Dask in its place
         library = "distributed-ucxx" if protocol == "ucx" else f"what Dask needs for {protocol}"
         raise ConfigError(
             f"the scheduler at {address} cannot be spoken to: install {library}, or take tls:// ({error})"

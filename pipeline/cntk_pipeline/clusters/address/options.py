@@ -9,8 +9,8 @@ class AddressOptions(ClusterOptions):
 
     Attributes
     ----------
-    address, scheduler_file : of the scheduler; one of both.
-    tls_ca_file, tls_cert, tls_key : by which it is reached, in PEM.
+    address, scheduler_file : of the scheduler; one of the two.
+    tls_ca_file, tls_cert, tls_key : PEM files of a client's certificates.
     """
 
     address: Address | None = None

@@ -1,1 +1,1 @@
-"""What every cluster of Dask workers needs."""
+"""The common parts of all clusters of Dask workers."""

@@ -1,8 +1,8 @@
 """Certificates of one cluster: an authority of its own, and one certificate that all its processes show.
 
 Dask asks both ends of a connection for a certificate signed by the cluster's authority, and does not compare host
-names. So whoever holds the key file belongs to the cluster, and nobody else does. The authority's own key is never
-written: no further certificate can ever be signed.
+names. So exactly the processes with the key file belong to the cluster. The authority's own key is never written: no
+further certificate can ever be signed.
 """
 
 import contextlib
@@ -21,14 +21,14 @@ from distributed.security import Security
 from cntk_pipeline.errors import ConfigError
 
 LIFETIME = datetime.timedelta(days=365)
-"""Of certificates that people make and keep. Those that a cluster makes for itself end with it, whatever clocks say: a
-worker that comes back after a clock was set must be let in."""
+"""Lifetime of certificates that people make and keep. Certificates that a cluster makes for itself end with it and do
+not depend on clocks: a worker that comes back after a clock was set must be let in."""
 
 FIRST_DAY = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
-"""From which on they are good: the clock of a host may be late by any time."""
+"""First day of validity: the clock of a host may be late by any time."""
 
 NEVER = datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)
-"""How a certificate says that it does not expire (RFC 5280, section 4.1.2.5)."""
+"""Last day of a certificate that does not expire (RFC 5280, section 4.1.2.5)."""
 
 AUTHORITY, CERTIFICATE, KEY = "ca.pem", "cert.pem", "key.pem"
 
@@ -40,7 +40,7 @@ class Certificates:
     Attributes
     ----------
     authority : certificate of the authority that signed ``certificate``.
-    certificate : what each process shows.
+    certificate : shown by each process.
     key : its private key.
     """
 
@@ -52,7 +52,7 @@ class Certificates:
     def create(cls, folder: str | Path, lifetime: datetime.timedelta | None = LIFETIME) -> "Certificates":
         """Make new certificates in a private folder (mode 0700, files 0600); older ones there are replaced.
 
-        They are good for ``lifetime``; None is for those that end with a cluster.
+        They are valid for ``lifetime``; with None they do not expire, for use by one cluster.
 
         Raises
         ------
@@ -75,16 +75,16 @@ class Certificates:
 
     @classmethod
     def within(cls, folder: str | Path) -> "Certificates":
-        """Name the files that `create` has made, or that are mounted there."""
+        """Return the paths of files that `create` has made, or that are mounted there."""
         folder = Path(folder)
         return cls(folder / AUTHORITY, folder / CERTIFICATE, folder / KEY)
 
     def security(self) -> Security:
-        """Return what Dask's clients and clusters take as ``security``; connections without TLS are refused."""
+        """Return the ``security`` of Dask's clients and clusters; connections without TLS are refused."""
         return security_of(str(self.authority), str(self.certificate), str(self.key))
 
     def arguments(self) -> list[str]:
-        """List the options of ``dask scheduler`` and ``dask worker``; they are the same, and hold paths only."""
+        """List the options of ``dask scheduler`` and ``dask worker``; both take the same, and they hold paths only."""
         return [
             *("--protocol", "tls"),
             *("--tls-ca-file", str(self.authority)),
@@ -93,7 +93,7 @@ class Certificates:
         ]
 
     def environment(self) -> dict[str, str]:
-        """Return environment variables that do the same for every Dask process, clients included."""
+        """Return environment variables with the effect of `arguments` for every Dask process, clients included."""
         names = {f"{role}__{part}" for role in ("CLIENT", "SCHEDULER", "WORKER") for part in ("CERT", "KEY")}
         parts = {name: str(self.certificate if name.endswith("CERT") else self.key) for name in sorted(names)}
         tls = {"CA_FILE": str(self.authority)} | parts
@@ -105,7 +105,7 @@ class Certificates:
 def make_pem(lifetime: datetime.timedelta | None = None) -> tuple[str, str, str]:
     """Make an authority, a certificate signed by it, and the certificate's key, all as PEM text.
 
-    They do not expire unless a ``lifetime`` is given: the cluster that they are for lasts as long as its driver.
+    They do not expire unless a ``lifetime`` is given: their cluster lasts as long as its driver.
     """
     last = NEVER if lifetime is None else datetime.datetime.now(tz=datetime.UTC) + lifetime
     authority_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
@@ -132,7 +132,7 @@ def make_pem(lifetime: datetime.timedelta | None = None) -> tuple[str, str, str]
 
 
 def security_of(authority: str, certificate: str, key: str) -> Security:
-    """Let Dask use certificates in all its roles, and nothing without TLS; each is a path, or PEM text in memory."""
+    """Make a ``security`` with certificates for all roles of Dask, and only TLS; each is a path or PEM text."""
     return Security(
         require_encryption=True,
         tls_ca_file=authority,
@@ -146,7 +146,7 @@ def security_of(authority: str, certificate: str, key: str) -> Security:
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Write a file that only its owner can read, from its first byte on; an older one is replaced at once."""
+    """Write a file that only its owner can read, from its first byte on; it replaces an older one at once."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     with contextlib.suppress(FileNotFoundError):
         aside.unlink()

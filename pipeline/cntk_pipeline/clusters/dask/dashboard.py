@@ -1,4 +1,4 @@
-"""Who may look at Dask's dashboard, and what to warn of."""
+"""Warnings about the access to Dask's dashboard."""
 
 from urllib.parse import urlsplit
 
@@ -6,9 +6,9 @@ from cntk_pipeline.config.loopback import is_loopback
 
 
 def dashboard_warnings(dashboard: str, link: str | None = None) -> tuple[str, ...]:
-    """Warn where Dask's dashboard answers others than this machine: it has no log-in and no encryption.
+    """Warn if Dask's dashboard answers other machines: it has no log-in and no encryption.
 
-    Given the ``link`` to it, warn also where another process has its port.
+    With the ``link`` to it, warn also if another process has its port.
     """
     host, _, port = dashboard.rpartition(":")
     moved = link is not None and int(port) != 0 and urlsplit(link).port != int(port)

@@ -1,4 +1,4 @@
-"""A Dask client as an executor: what every kind of Dask cluster shares."""
+"""A Dask client as an executor, for every kind of Dask cluster."""
 
 import contextlib
 import logging
@@ -24,36 +24,36 @@ from cntk_pipeline.telemetry.events import Event, emit
 _GONE = "the Dask scheduler went away, or a worker that it asked; finished tiles are kept, `cntk resume` goes on"
 
 _SCHEDULER_TOPIC = "all"
-"""Where Dask's scheduler tells of workers that join and leave."""
+"""Topic of Dask's scheduler for workers that join and leave."""
 
 LOOK_SECONDS = 1.0
-"""How often the executor looks how many workers there are."""
+"""Interval at which the executor counts the workers."""
 
 ASK_SECONDS = 10.0
-"""How long the scheduler may take to say so, which a busy one does the next time. Where it is lost at this moment,
-Dask's client would go on to look for it for a minute."""
+"""Time that the scheduler may take to answer; a busy one is asked again. If it is lost at this moment, Dask's client
+would go on to look for it for a minute."""
 
 UNHEARD_SECONDS = 20.0
-"""A worker tells the scheduler every half second that it lives, every few seconds where there are hundreds."""
+"""Time without a sign of life; a worker sends one every half second, every few seconds where there are hundreds."""
 
 HOLD_SECONDS = 60.0
-"""How long a stage that wants all workers waits for those that it had to ask for."""
+"""Time that a stage that wants all workers waits for requested ones."""
 
 POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
 class ExecutorTraits:
-    """What is to know of a cluster.
+    """The properties of a cluster that its executor needs.
 
     Attributes
     ----------
     label : one line for people.
-    patience_seconds : how long it may be without workers; for ever where they come and go by themselves.
+    patience_seconds : time that it may be without workers; infinite where they come and go by themselves.
     warnings : see `Executor`.
     scaling : changes the number of workers, where the package can.
-    scheduler_end : says how the scheduler ended, as soon as that is known; Dask's client goes on to look for it for
-        more than a minute. Empty while it runs, and where nobody but Dask would know.
+    scheduler_end : returns how the scheduler ended, as soon as that is known; Dask's client goes on to look for it for
+        more than a minute. Empty while it runs, and where only Dask would know.
     """
 
     label: str
@@ -65,9 +65,9 @@ class ExecutorTraits:
 
 @dataclass(frozen=True)
 class WorkerState:
-    """What the scheduler knows of a worker: its name, threads, memory limit in bytes (0 for none), calls.
+    """The scheduler's record of a worker: its name, threads, memory limit in bytes (0 for none), calls.
 
-    ``unheard`` are the keys of these calls where it has given no sign of life for `UNHEARD_SECONDS`.
+    ``unheard`` holds the keys of its calls if it has given no sign of life for `UNHEARD_SECONDS`.
     """
 
     name: str
@@ -78,16 +78,16 @@ class WorkerState:
 
 
 class DaskExecutor(Executor):
-    """Submits calls to a Dask cluster; results are receipts, which the scheduler passes on as soon as they are made.
+    """An executor on a Dask cluster; the scheduler passes the results, receipts, on as soon as they are made.
 
-    Dask keeps a result on its worker until it is fetched. Where that worker died meanwhile, its scheduler tries for
-    minutes to connect to it before it computes the result again, and whoever fetches waits for that.
+    Dask itself keeps a result on its worker until it is fetched. If that worker died meanwhile, the scheduler tries for
+    minutes to connect to it before it computes the result again, and the fetching client waits so long.
 
     Parameters
     ----------
     client : of the cluster.
-    traits : what is to know of the cluster.
-    preparation : name of that of its workers, and of the topic under which they send results.
+    traits : of the cluster.
+    preparation : name of the preparation of its workers, and of the topic under which they send results.
     """
 
     def __init__(self, client: distributed.Client, traits: ExecutorTraits, preparation: str) -> None:
@@ -144,7 +144,7 @@ class DaskExecutor(Executor):
         if scaling is None:
             return
         scaling.hold()
-        # Plans are made for so many slots; a cluster that is full goes on with what it has.
+        # Plans are made for so many slots; if the cluster is full, the run goes on with fewer.
         deadline = time.monotonic() + HOLD_SECONDS
         while len(self._look()) < scaling.target and time.monotonic() < deadline:
             require_no_stop(stop)
@@ -165,8 +165,8 @@ class DaskExecutor(Executor):
             self._client.subscribe_topic(_SCHEDULER_TOPIC, _tell_of_workers)
         try:
             yield
-        finally:  # while the scheduler can still be told: it would go on sending to a client that has closed
-            # One that has ended is not asked, since Dask would try for a minute to connect to it.
+        finally:  # before the client closes: the scheduler would go on sending to it
+            # A scheduler that has ended is not asked, since Dask would try for a minute to connect to it.
             if not self._traits.scheduler_end() and self._client.status == "running":
                 with contextlib.suppress(WorkersLost, TimeoutError), answered():
                     self._client.unsubscribe_topic(_SCHEDULER_TOPIC)
@@ -174,14 +174,14 @@ class DaskExecutor(Executor):
                     self._client.sync(forget, self._topic, callback_timeout=ASK_SECONDS)
 
     def _look(self) -> list[WorkerState]:
-        """Look how many workers there are, ask for those that are missing, and give up where none come back."""
+        """Count the workers, request missing ones, and give up if none come back."""
         self._looked = time.monotonic()
         end = self._traits.scheduler_end()
         if end or self._client.status not in ("running", "connecting"):
             raise WorkersLost(f"{_GONE}\n  {end}" if end else _GONE)
         try:
             states = self._states(ASK_SECONDS)
-        except OSError:  # it took too long, or the link just broke; the client's status says so the next time
+        except OSError:  # it took too long, or the link just broke; the client's status shows it the next time
             return []
         self._unheard = frozenset(key for state in states for key in state.unheard)
         if self._traits.scaling is not None:
@@ -198,7 +198,7 @@ class DaskExecutor(Executor):
         return [WorkerState(*state) for state in found]
 
     def _complete(self, key: tuple[Any, ...], received: Completion | None) -> Completion | None:
-        """Make of a result, or of a future that ended, how a call ended; None where that was said before."""
+        """Make the completion of a call from its result, or from its ended future; None if it was returned before."""
         future = self._futures.pop(key, None)
         if future is None:
             return None
@@ -206,7 +206,7 @@ class DaskExecutor(Executor):
             if received is not None:
                 return received
             if future.status == "finished":
-                # The result was sent before this and takes the same way, so it was lost: as good as not computed.
+                # The result was sent earlier on the same way, so it is lost: the tile counts as not computed.
                 return Completion(key, error=ConnectionError("the tile was computed, but its receipt was lost"))
             if future.status in ("cancelled", "lost"):
                 return Completion(key, cluster_lost=True)
@@ -218,7 +218,7 @@ class DaskExecutor(Executor):
 
 @contextlib.contextmanager
 def answered() -> Iterator[None]:
-    """Turn what Dask raises where its scheduler is gone into `WorkersLost`; errors of workers pass."""
+    """Turn Dask's errors for a lost scheduler into `WorkersLost`; errors of workers pass."""
     try:
         yield
     except PipelineError:
@@ -226,13 +226,13 @@ def answered() -> Iterator[None]:
     except distributed.client.ClosedClientError as error:
         raise WorkersLost(_GONE) from error
     except OSError as error:
-        if error.errno is not None:  # of a worker's own operating system; Dask's have none
+        if error.errno is not None:  # an error of a worker's operating system; Dask's errors have no number
             raise
         raise WorkersLost(_GONE) from error
 
 
 def client_within(cluster: distributed.LocalCluster) -> distributed.Client:
-    """Connect to a scheduler in this process, without a socket: a tenth less work a tile than by TLS."""
+    """Connect to a scheduler in this process, without a socket: a tenth less work per tile than by TLS."""
     cluster.sync(cluster.scheduler.listen, "inproc://")
     return distributed.Client(cluster.scheduler.listeners[-1].contact_address, loop=cluster.loop)
 
@@ -244,7 +244,7 @@ def count_workers(client: distributed.Client) -> int:
 
 
 def _worker_states(dask_scheduler: Any, unheard_seconds: float) -> list[tuple[str, int, int, int, tuple[Any, ...]]]:
-    """List the fields of each worker's `WorkerState`, in the scheduler, which forgets calls that have ended."""
+    """List the fields of each worker's `WorkerState`; runs in the scheduler, and makes it forget ended calls."""
     _forget_ended(dask_scheduler)
     latest = distributed.metrics.time() - unheard_seconds
     return [
@@ -260,13 +260,13 @@ def _worker_states(dask_scheduler: Any, unheard_seconds: float) -> list[tuple[st
 
 
 def _forget_ended(dask_scheduler: Any) -> None:
-    """Let Dask's scheduler grow by nothing a call.
+    """Keep the memory of Dask's scheduler from growing with each call.
 
-    It remembers how it split the names of the last 100,000 tasks, half a kilobyte each, and of every call of
-    `Client.submit` there ever was that it was one, a quarter.
+    It keeps the split names of the last 100,000 tasks, half a kilobyte each, and a note of every call of
+    `Client.submit`, a quarter of a kilobyte each.
     """
     dask.utils.key_split.cache_clear()
-    spans = dask_scheduler.extensions.get("spans")  # somebody else's scheduler may go without
+    spans = dask_scheduler.extensions.get("spans")  # a scheduler of somebody else may lack it
     for span in spans.spans.values() if spans else ():
         if span.metadata is not None:
             submitted = span.metadata["collections"]
@@ -274,7 +274,7 @@ def _forget_ended(dask_scheduler: Any) -> None:
 
 
 def _tell_of_workers(event: tuple[float, Any]) -> None:
-    """Tell of workers that join and leave, as the scheduler's own events say."""
+    """Emit events for workers that join and leave, from the scheduler's own events."""
     _, said = event
     if not isinstance(said, dict) or said.get("action") not in ("add-worker", "remove-worker"):
         return
@@ -286,13 +286,13 @@ def _tell_of_workers(event: tuple[float, Any]) -> None:
 
 
 def quieten() -> None:
-    """Keep Dask from telling of a scheduler that is gone by pages of traceback: `WorkersLost` takes a line."""
+    """Keep Dask from logging pages of traceback about a lost scheduler: `WorkersLost` takes a line."""
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
-    logging.getLogger("distributed.batched").setLevel(logging.WARNING)  # of a message that was under way, at INFO
+    logging.getLogger("distributed.batched").setLevel(logging.WARNING)  # it logs messages under way at INFO
 
 
 def prepared(client: distributed.Client, prepare: Callable[[], None], traits: ExecutorTraits) -> DaskExecutor:
-    """Prepare all workers of a cluster, those that join later too, and return it as an executor."""
+    """Prepare all workers of a cluster, also workers that join later, and return the cluster as an executor."""
     quieten()
     keep_steady()
     preparation = Preparation(prepare)

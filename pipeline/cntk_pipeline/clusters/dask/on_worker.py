@@ -1,4 +1,4 @@
-"""What runs in Dask's workers: their preparation, and calls that send their results to whoever asked."""
+"""Code in Dask's workers: their preparation, and calls that send their results to the driver."""
 
 import contextlib
 import pickle
@@ -16,22 +16,22 @@ from cntk_pipeline.storage.tiled_array import MAPPED_BYTES, limit_mapped_tiles
 from cntk_pipeline.telemetry.events import close_logs
 
 REFUSAL_SECONDS = 10.0
-"""How long a worker that is not prepared sits on a call before it refuses it: others take the next ones meanwhile."""
+"""Time that an unprepared worker holds a call before it refuses it: other workers take the next calls meanwhile."""
 
 DEEPEST_TRACEBACK = 100
-"""Dask pickles tracebacks frame within frame."""
+"""Largest depth of a traceback that is sent: Dask pickles tracebacks frame within frame."""
 
 
 class Preparation(WorkerPlugin):  # type: ignore[misc]
-    """Prepares every worker for one driver, late joiners too: a worker that fails to prepare computes no tile of it.
+    """The preparation of every worker for one driver, also of late joiners; an unprepared worker computes no tile.
 
-    Dask lets a late joiner take calls all the same, and only logs why it could not be prepared.
+    Dask itself lets a late joiner take calls in any case, and only logs why its preparation failed.
     """
 
     idempotent = False
 
     def __init__(self, prepare: Callable[[], None]) -> None:
-        self.name = f"cntk-{uuid.uuid4().hex}"  # of this driver: another one on the same scheduler has its own
+        self.name = f"cntk-{uuid.uuid4().hex}"  # another driver on the same scheduler has another name
         self.prepare = prepare
         self.problem = "it is not prepared yet"
 
@@ -52,12 +52,12 @@ class Preparation(WorkerPlugin):  # type: ignore[misc]
 
 
 def send_result(topic: str, key: tuple[Any, ...], function: Callable[..., Any], *arguments: Any) -> None:
-    """Run a call on a worker and send its result to whoever subscribed to ``topic``.
+    """Run a call on a worker and send its result to the subscriber of ``topic``.
 
     Raises
     ------
     ConnectionError
-        If the worker came late and could not be prepared: another one may be.
+        If the worker came late and could not be prepared; another worker may be.
     """
     worker = distributed.get_worker()
     problem = worker.plugins[topic].problem if topic in worker.plugins else "it is not prepared"
@@ -75,9 +75,9 @@ def send_result(topic: str, key: tuple[Any, ...], function: Callable[..., Any], 
 
 
 def sendable(error: Exception) -> Exception:
-    """Return an error that comes through to the driver: of one that cannot be unpickled there, it would hear nothing.
+    """Return an error that reaches the driver: an error that cannot be unpickled there would be lost.
 
-    A traceback is sent along, which must not be as deep as one of too deep a recursion.
+    Its traceback is sent along, and must not be as deep as that of an endless recursion.
     """
     try:
         pickle.loads(pickle.dumps(error))
@@ -89,7 +89,7 @@ def sendable(error: Exception) -> Exception:
 
 
 def release_slot() -> None:
-    """Let the worker begin its next call while this one only waits for the disk; nothing happens outside of Dask.
+    """Let the worker begin its next call while this one only waits for the disk; outside of Dask, do nothing.
 
     An fsync of a tile takes as long as its checksums and more, and needs no core.
     """

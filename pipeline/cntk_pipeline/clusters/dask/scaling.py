@@ -1,7 +1,7 @@
-"""How many workers a cluster has: restores lost ones, follows the work between two bounds, and holds still when asked.
+"""The number of workers of a cluster: lost ones are restored, and it follows the work between two bounds or is held.
 
-Not Dask's `adapt`: it guesses the work from what waits in the scheduler, where the driver keeps little, and with worker
-lifetimes it has lost every worker of a cluster.
+Dask's `adapt` is not used: it guesses the work from calls that wait in the scheduler, where the driver keeps few, and
+with worker lifetimes it has lost every worker of a cluster.
 """
 
 import math
@@ -13,10 +13,10 @@ from cntk_pipeline.config import ClusterConfig
 from cntk_pipeline.errors import ConfigError
 
 RESTORE_SECONDS = 5.0
-"""Nannies restart a worker sooner; whoever is away for longer is asked for again, at this interval."""
+"""Interval at which missing workers are requested again; nannies restart a worker sooner."""
 
 RELEASE_SECONDS = 30.0
-"""Workers that have had nothing to do for so long are given back."""
+"""Time without work after which workers are given back."""
 
 
 class Scalable(ABC):
@@ -24,7 +24,7 @@ class Scalable(ABC):
 
     @abstractmethod
     def request(self, count: int) -> None:
-        """Ask for so many workers in all, again for those that were lost; returns at once."""
+        """Request so many workers in all, lost ones again; returns at once."""
 
     @abstractmethod
     def release(self, names: Sequence[str]) -> None:
@@ -32,12 +32,12 @@ class Scalable(ABC):
 
 
 class Scaling:
-    """Keeps a cluster at the size that its work asks for.
+    """A control that keeps a cluster at the size that its work needs.
 
     Parameters
     ----------
-    cluster : what is scaled; it has ``minimum`` workers.
-    minimum, maximum : workers.
+    cluster : the cluster to scale; it has ``minimum`` workers.
+    minimum, maximum : numbers of workers.
     threads : calls that a worker runs at once.
     clock : in seconds.
     """
@@ -66,12 +66,12 @@ class Scaling:
         self._grow(self._maximum)
 
     def follow(self, calls: int, loads: Mapping[str, int]) -> None:
-        """Compare the workers with the work, and ask for some or give some back.
+        """Compare the workers with the work, and request workers or give some back.
 
         Parameters
         ----------
-        calls : in flight.
-        loads : calls of each worker that is there, by its name.
+        calls : number of calls in flight.
+        loads : number of calls of each present worker, by its name.
         """
         wanted = (
             self._maximum if self._holds else min(max(math.ceil(calls / self._threads), self._minimum), self._maximum)
@@ -82,7 +82,7 @@ class Scaling:
         if wanted > self.target:
             self._grow(wanted)
         elif now - self._needed > RELEASE_SECONDS:
-            # Only idle ones: a worker that is taken away costs the tile that it computes.
+            # Only idle ones: a removed worker loses the tile that it computes.
             idle = sorted(name for name, load in loads.items() if not load)[: self.target - wanted]
             if idle:
                 self.target -= len(idle)
@@ -101,7 +101,7 @@ class Scaling:
 
 
 def bounds(config: ClusterConfig, workers: int) -> tuple[int, int]:
-    """Return the smallest and the largest number of workers, where the table's ``workers`` means ``workers``.
+    """Return the smallest and the largest number of workers; ``workers`` stands for the table's value.
 
     Raises
     ------

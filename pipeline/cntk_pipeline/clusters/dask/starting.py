@@ -1,4 +1,4 @@
-"""What keeps a cluster on this machine from starting, in a line that says which setting or limit to change."""
+"""Explanations why a cluster on this machine does not start, in a line with the setting or limit to change."""
 
 import contextlib
 import errno
@@ -13,23 +13,23 @@ from cntk_pipeline.config import ClusterConfig
 from cntk_pipeline.errors import ConfigError, PipelineError, WorkersLost
 
 _UNBOUND = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES, errno.EAFNOSUPPORT)
-"""What binding an address fails with."""
+"""Errors of binding an address."""
 
 
 @contextlib.contextmanager
 def start_explained(config: ClusterConfig, stop: threading.Event | None) -> Iterator[None]:
-    """Turn whatever Dask raises while it starts workers, in its words "Nanny failed to start", into what was wrong.
+    """Turn Dask's errors at the start of workers ("Nanny failed to start") into errors that name the cause.
 
     Raises
     ------
     Interrupted
-        If ``stop`` is set: then it was that.
+        If ``stop`` is set: then this was the cause.
     ConfigError
-        If the dashboard cannot listen where it should.
+        If the dashboard cannot listen at its address.
     WorkersLost
-        If a limit of the system, or the end of a worker, was in the way.
+        If a limit of the system, or the end of a worker, prevented the start.
     """
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # it tells of the same by pages of traceback
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # it logs the same error as pages of traceback
     try:
         yield
     except PipelineError:
@@ -71,7 +71,7 @@ def _explain(error: Exception, config: ClusterConfig) -> PipelineError:
 
 
 def causes(error: BaseException) -> list[BaseException]:
-    """List an error and what led to it, last what came first; Dask does not always say "from"."""
+    """List an error and its causes, the first cause last; Dask does not always raise "from" the cause."""
     found: list[BaseException] = []
     following: BaseException | None = error
     while following is not None and all(following is not known for known in found):

@@ -10,7 +10,7 @@ from cntk_pipeline.config import ClusterConfig
 
 
 def memory_of_pods(config: ClusterConfig) -> WorkerMemory | None:
-    """Say what memory a worker will have, which the table must give."""
+    """Return the memory that a worker will have; the table must give it."""
     return WorkerMemory(memory_limit(config), config.threads_per_worker)
 
 

@@ -1,8 +1,8 @@
-"""Pods of a Kubernetes cluster, kept by the Dask operator from a `DaskCluster` that this writes.
+"""Pods of a Kubernetes cluster, kept by the Dask operator from a `DaskCluster` that this module writes.
 
-Not through dask-kubernetes' own `KubeCluster`, which knows no TLS. Certificates are a Secret of the cluster's own; all
-of it goes when the driver ends: it deletes them, or else Kubernetes does with the pod of the driver, which owns them,
-or the next driver of its Job. `deploy/kubernetes` holds the same as manifests, and some that need no operator.
+The `KubeCluster` of dask-kubernetes is not used: it has no TLS. Certificates are a Secret of the cluster's own. All
+objects go when the driver ends: it deletes them; otherwise Kubernetes deletes them with their owner, the driver's pod,
+or the next driver of its Job does. `deploy/kubernetes` holds the same as manifests, and some that need no operator.
 """
 
 import contextlib
@@ -30,10 +30,10 @@ from cntk_pipeline.errors import ConfigError, WorkersLost
 logger = logging.getLogger(__name__)
 
 START_SECONDS = 600.0
-"""Nodes may have to be added, and an image be fetched, before the first pod runs."""
+"""Time for the start: nodes may have to be added, and an image be fetched, before the first pod runs."""
 
 ATTEMPT_SECONDS = 15.0
-"""How long one attempt to connect may take, and with it a wish to stop wait."""
+"""Time of one attempt to connect; a request to stop waits as long."""
 
 PATIENCE_SECONDS = 1800.0
 
@@ -47,7 +47,7 @@ def open_kubernetes(
     Raises
     ------
     ConfigError
-        If a value is missing, kr8s is not installed, or the API server or its operator is not to be had.
+        If a value is missing, kr8s is not installed, or the API server or its operator is missing.
     WorkersLost
         If no scheduler or too few workers come up.
     """
@@ -64,7 +64,7 @@ def open_kubernetes(
 
 
 def require_described(config: ClusterConfig) -> tuple[int, int]:
-    """Return the smallest and the largest number of workers of a table that says all that a cluster needs.
+    """Check that a table has all values that a cluster needs; return its smallest and largest number of workers.
 
     Raises
     ------
@@ -90,11 +90,11 @@ class Pods(Scalable):
         try:
             with explained():
                 group.patch({"spec": {"worker": {"replicas": count}}})
-        except (ConfigError, WorkersLost) as error:  # the pods that are there compute on, and this is asked again
+        except (ConfigError, WorkersLost) as error:  # existing pods compute on, and the request is repeated
             logger.warning("%s", error)
 
     def release(self, names: Sequence[str]) -> None:
-        # The operator chooses: it asks a scheduler in the clear for idle ones, gets no answer, and takes the youngest.
+        # The operator chooses: it asks the scheduler without TLS for idle pods, gets no answer, and takes the youngest.
         self.request(self._count - len(names))
 
 
@@ -107,7 +107,7 @@ def dask_class(kind: str) -> Any:
 
 @contextmanager
 def _created(config: ClusterConfig, workers: int, pem: tuple[str, ...]) -> Iterator[Names]:
-    """Make the objects of a cluster, and delete them whatever happens."""
+    """Make the objects of a cluster, and delete them in any case."""
     import kr8s
 
     owner, namespace = Owner.here(), KubernetesOptions.of(config).namespace
@@ -124,12 +124,12 @@ def _created(config: ClusterConfig, workers: int, pem: tuple[str, ...]) -> Itera
         yield names
     finally:
         for described in reversed(made):
-            with contextlib.suppress(ConfigError, WorkersLost), explained():  # what was not created, too
+            with contextlib.suppress(ConfigError, WorkersLost), explained():  # also an object that was not created
                 described.delete()
 
 
 def _delete_those_before(owner: Owner, namespace: str) -> None:
-    """Delete what an earlier driver of the same Job left: it may have been killed within this pod, or in one kept."""
+    """Delete objects of an earlier driver of the same Job: it may have been killed in this pod, or in a kept one."""
     import kr8s
 
     for cluster in dask_class("DaskCluster").list(namespace=namespace, label_selector={INSTANCE: owner.job}):
@@ -141,12 +141,12 @@ def _delete_those_before(owner: Owner, namespace: str) -> None:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Turn what the API server refuses into an error that says what to look at.
+    """Turn a refusal of the API server into an error that names its likely cause.
 
     Raises
     ------
     ConfigError
-        If it refuses, or there is none.
+        If the server refuses, or there is none.
     WorkersLost
         If it does not answer right now.
     """

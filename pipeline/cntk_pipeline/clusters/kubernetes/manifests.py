@@ -1,4 +1,4 @@
-"""What a cluster is to Kubernetes: the objects that the Dask operator takes, as plain values."""
+"""The Kubernetes objects of a cluster, as the Dask operator takes them, as plain values."""
 
 import os
 from collections.abc import Sequence
@@ -15,24 +15,24 @@ from cntk_pipeline.errors import ConfigError
 
 PORT, DASHBOARD = 8786, "127.0.0.1:8787"
 TLS_FOLDER, RUNS_FOLDER = "/tls", "/runs"
-"""Where the certificates and the claim that holds run directories are mounted, in every pod."""
+"""Mount points of the certificates and of the claim that holds run directories, in every pod."""
 
 BESIDE_WORKER_BYTES = 512 * 2**20
-"""Memory of a pod beside its worker's limit: the nanny, and the pages of files that it maps."""
+"""Memory of a pod beyond its worker's limit: the nanny, and the pages of mapped files."""
 
 HEALTHY = f"import urllib.request; urllib.request.urlopen('http://{DASHBOARD}/health')"
 
 USER = 10001
-"""Whom everything runs as; the image has it too."""
+"""Number of the user that runs all processes; the image has it too."""
 
 DRIVER_BYTES = 4 * 2**30
 """Memory of a driver, which holds the targets, their coefficients and the journal, but no tile."""
 
 DRAIN_SECONDS = 150
-"""How long a driver whose pod is taken away has to end: it waits two minutes for tiles in flight."""
+"""Time to end for a driver whose pod is taken away: it waits two minutes for tiles in flight."""
 
 INSTANCE = "app.kubernetes.io/instance"
-"""The label that a Job, its pods and all that they make carry, with the Job's name."""
+"""The label with the Job's name; a Job, its pods and all objects that they make have it."""
 
 _POD, _POD_UID, _JOB = "CNTK_POD", "CNTK_POD_UID", "CNTK_JOB"
 
@@ -41,7 +41,7 @@ Manifest = dict[str, Any]
 
 @dataclass(frozen=True)
 class Names:
-    """What the objects of one cluster are called."""
+    """The names of the objects of one cluster."""
 
     cluster: str
     namespace: str
@@ -53,17 +53,17 @@ class Names:
 
     @property
     def worker_group(self) -> str:
-        """Name of its workers, as the operator makes it."""
+        """Name of its worker group, as the operator makes it."""
         return f"{self.cluster}-default"
 
     def address(self, tls: bool) -> str:
-        """Where its scheduler is reached from every pod."""
+        """Return the address of its scheduler for every pod."""
         return f"{'tls' if tls else 'tcp'}://{self.cluster}-scheduler.{self.namespace}.svc:{PORT}"
 
 
 @dataclass(frozen=True)
 class Owner:
-    """The pod of a driver, and its Job. What a pod owns Kubernetes deletes with it, also where the driver was killed.
+    """The pod of a driver, and its Job. Kubernetes deletes a pod's objects with it, even if the driver was killed.
 
     Attributes
     ----------
@@ -77,12 +77,12 @@ class Owner:
 
     @classmethod
     def here(cls) -> "Owner | None":
-        """Read from the environment whose pod this process is in; None outside of a Job of ours."""
+        """Read the owner from this pod's environment; None outside of this package's Jobs."""
         found = [os.environ.get(name) for name in (_POD, _POD_UID, _JOB)]
         return cls(*found) if all(found) else None  # type: ignore[arg-type]
 
     def metadata(self) -> Manifest:
-        """Write what it owns."""
+        """Return the metadata of an object that the pod owns."""
         reference = {"apiVersion": "v1", "kind": "Pod", "name": self.pod, "uid": self.uid}
         return {"labels": {INSTANCE: self.job}, "ownerReferences": [reference]}
 
@@ -120,7 +120,7 @@ def cluster_manifest(config: ClusterConfig, names: Names, workers: int, owner: O
     scheduler |= {
         "resources": resources(1, 2 * 2**30),
         "ports": [port | {"containerPort": PORT}],
-        # Asked inside the pod: the dashboard answers nobody else, and TLS complains of whoever only knocks.
+        # Asked inside the pod: the dashboard answers only there, and TLS logs an error for each bare connection.
         "readinessProbe": {"exec": {"command": ["python", "-c", HEALTHY]}, "periodSeconds": 10, "timeoutSeconds": 5},
     }
     worker = container(
@@ -157,11 +157,11 @@ def cluster_manifest(config: ClusterConfig, names: Names, workers: int, owner: O
 
 
 def job_manifest(config: ClusterConfig, name: str, namespace: str, command: Sequence[str]) -> Manifest:
-    """Describe the Job of a driver that makes its own cluster; ``command`` is what Python runs as a module.
+    """Describe the Job of a driver that makes its own cluster; ``command`` is a module for Python and its arguments.
 
-    A pod that is lost is replaced, and a driver that ends early is started again; ``cntk drive --settle`` ends with 0
-    where that would not help. Not by a `podFailurePolicy`, with which the pod of a lost node is replaced only when
-    somebody has removed the node.
+    A lost pod is replaced, and a driver that ends early is started again; ``cntk drive --settle`` ends with 0 where
+    another start would not help. A `podFailurePolicy` is not used: with it, the pod of a lost node is replaced only
+    when somebody has removed the node.
     """
     config = config.model_copy(update={"tls": False})  # it makes the certificates, so it mounts none
     driver = container(config, "driver", list(command))
@@ -219,7 +219,7 @@ def pod(config: ClusterConfig, secret: str, described: Manifest) -> Manifest:
     claim = KubernetesOptions.of(config).volume_claim
     volumes: list[Manifest] = [{"name": "tmp", "emptyDir": {}}]
     if config.tls:
-        # Readable by the pod's group, which only its own user is in.
+        # Readable by the pod's group; only its own user is in it.
         volumes.append({"name": "tls", "secret": {"secretName": secret, "defaultMode": 0o440}})
     if claim:
         volumes.append({"name": "runs", "persistentVolumeClaim": {"claimName": claim}})
@@ -242,13 +242,13 @@ def _metadata(name: str, namespace: str, owner: Owner | None) -> Manifest:
 
 
 def resources(cores: int, memory_bytes: int) -> Manifest:
-    """Ask for as much as is allowed, so that no neighbour's demand ends a pod."""
+    """Request as much as the limit, so that no neighbour's demand ends a pod."""
     amount = {"cpu": str(cores), "memory": f"{-(-memory_bytes // 2**20)}Mi"}
     return {"requests": amount, "limits": dict(amount)}
 
 
 def environment() -> dict[str, str]:
-    """Write Dask's settings as environment variables, as a pod takes them."""
+    """Return Dask's settings as environment variables of a pod."""
     before_start = "distributed.nanny.pre-spawn-environ."
     # Dask would read the names of these in lower case; a worker inherits them from its pod.
     inherited = {key.removeprefix(before_start): value for key, value in SETTINGS.items() if before_start in key}

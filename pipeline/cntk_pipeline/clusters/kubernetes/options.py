@@ -1,4 +1,4 @@
-"""The keys of Kubernetes, and what has to be installed for it."""
+"""The keys of Kubernetes, and its extra."""
 
 from cntk_pipeline.clusters.extras import Extra
 from cntk_pipeline.clusters.options import Address, ClusterOptions
@@ -12,9 +12,9 @@ class KubernetesOptions(ClusterOptions):
     Attributes
     ----------
     image : of the containers.
-    namespace : of all objects; None is the one that kubectl takes.
+    namespace : of all objects; None means kubectl's own.
     volume_claim : the claim that holds the run directory; None where that is in a bucket.
-    service_account : what its driver may do.
+    service_account : of the driver, with its permissions.
     secret : a Secret whose entries all pods have as environment variables, such as the credentials of a bucket;
         deploy/kubernetes has both.
     address : of a port that is forwarded to the scheduler, for a driver that runs outside.

@@ -1,6 +1,6 @@
 """A driver as a Job of Kubernetes, whose pod makes the cluster that it computes on.
 
-What goes into the Job is where the run lies and what its pods are; the workflow and the images are in the run
+The Job holds the place of the run and the description of its pods. The workflow and the images are in the run
 directory, credentials in a Secret that is only named.
 """
 
@@ -24,16 +24,16 @@ from cntk_pipeline.storage import LocalPath, StorePath
 
 PARTS = ("driver", "scheduler", "worker")
 PART_LABELS = ("dask.org/component", "app.kubernetes.io/component")
-"""What pods a run has, and the labels that say which one a pod is: the operator's, and that of a Job."""
+"""The kinds of a run's pods, and the labels that hold a pod's kind: the operator's label, and a Job's."""
 
 _JOB = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?/[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
-"""What a Job is called here, NAMESPACE/NAME, as Kubernetes names objects: both become parts of an address."""
+"""Name of a Job here, NAMESPACE/NAME, as Kubernetes names objects: both become parts of an address."""
 
 
 class KubernetesSubmitter(Submitter):
-    """Speaks to the API server that kubectl would speak to, or to that of the pod it runs in.
+    """A submitter that uses kubectl's API server, or the server of the pod that it runs in.
 
-    No job follows on another one: Kubernetes itself starts a driver again that was taken away.
+    No job follows another one: Kubernetes itself restarts a driver that was taken away.
     """
 
     drives_itself = True
@@ -115,7 +115,7 @@ class KubernetesSubmitter(Submitter):
             for pod in pods:
                 if _part(pod) == "driver":
                     with contextlib.suppress(kr8s.NotFoundError):
-                        # Its time to drain is not waited for; all else goes with it.
+                        # Without time to drain; all other objects go with it.
                         kr8s.objects.Pod(pod["metadata"]["name"], namespace=namespace).delete(force=True)
         return True
 
@@ -126,7 +126,7 @@ class KubernetesSubmitter(Submitter):
 
 
 def describe_pods(pods: Sequence[Manifest]) -> str:
-    """Say in one line how the pods of a run are, and why those that do not run do not."""
+    """Describe the states of a run's pods in one line, with reasons for pods that do not run."""
     counts = Counter((_part(pod), _condition(pod)) for pod in pods)
     lines = sorted(counts.items(), key=lambda item: (PARTS.index(item[0][0]), item[0][1]))
     return ", ".join(f"{count} {part}s {how}" if count > 1 else f"{part} {how}" for (part, how), count in lines)
@@ -134,7 +134,7 @@ def describe_pods(pods: Sequence[Manifest]) -> str:
 
 @contextlib.contextmanager
 def _asking() -> Iterator[None]:
-    """Turn what the API server refuses into the error of a submission."""
+    """Turn a refusal of the API server into the error of a submission."""
     try:
         with explained():
             yield
@@ -143,7 +143,7 @@ def _asking() -> Iterator[None]:
 
 
 def _require(ask: Callable[[], object], otherwise: str) -> None:
-    """Refuse where there is none of what is asked for; who is not allowed to ask finds out later."""
+    """Refuse if an object does not exist; if the user may not ask, its absence shows later."""
     import kr8s
 
     try:
@@ -159,21 +159,21 @@ def _require(ask: Callable[[], object], otherwise: str) -> None:
 
 
 def _job(job: str) -> Manifest | None:
-    """Look at a Job, given as NAMESPACE/NAME; None where it is gone."""
+    """Read a Job, given as NAMESPACE/NAME; None where it is gone."""
     namespace, _, name = job.partition("/")
     with _asking():
         import kr8s
 
         found = kr8s.objects.Job(name, namespace=namespace)
         try:
-            found.refresh()  # Job.get would list them all, which not everybody may
+            found.refresh()  # Job.get would list all Jobs; not every user may do that
         except kr8s.NotFoundError:
             return None
         return found.raw.to_dict()
 
 
 def _pods(job: str) -> list[Manifest]:
-    """List the pods of a Job, and those of the cluster that its driver made."""
+    """List the pods of a Job, and the pods of the cluster that its driver made."""
     namespace, _, name = job.partition("/")
     with _asking():
         import kr8s
@@ -183,7 +183,7 @@ def _pods(job: str) -> list[Manifest]:
 
 
 def _end_of(job: Manifest) -> str | None:
-    """Say how a Job ended; None where it has not."""
+    """Describe how a Job ended; None where it has not."""
     for condition in job.get("status", {}).get("conditions", []):
         if condition["type"] in ("Complete", "Failed") and condition["status"] == "True":
             return ": ".join(part for part in (condition["type"], condition.get("message")) if part)
@@ -204,7 +204,7 @@ def _is_running(pod: Manifest) -> bool:
 
 
 def _condition(pod: Manifest) -> str:
-    """Say how a pod is, and why it does not run."""
+    """Describe the state of a pod, and why it does not run."""
     if _is_running(pod):
         return "running"
     status = pod.get("status", {})
@@ -225,5 +225,5 @@ def _condition(pod: Manifest) -> str:
 
 
 def _slug(name: str) -> str:
-    """Make of a run's name what may be part of an object's."""
+    """Turn a run's name into a valid part of an object's name."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower())[:30].strip("-") or "run"

@@ -10,7 +10,7 @@ from cntk_pipeline.resources import memory_bytes
 
 
 def memory_given(config: ClusterConfig) -> WorkerMemory | None:
-    """Say what memory a worker has where the table gives it in bytes; what Dask makes of others the executor knows."""
+    """Return a worker's memory if the table gives it in bytes; other values are left to Dask and the executor."""
     limit = config.memory_limit
     if not isinstance(limit, str) or limit == "auto":
         return None

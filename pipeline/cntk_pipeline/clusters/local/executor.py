@@ -24,17 +24,17 @@ from cntk_pipeline.config import ClusterConfig
 from cntk_pipeline.resources import require_room, worker_count, worker_memory
 
 PATIENCE_SECONDS = 60.0
-"""A local cluster restarts a lost worker within seconds; without any for so long, it is broken."""
+"""Time without any worker after which the cluster counts as broken; it restarts a lost worker within seconds."""
 
 CLOSE_SECONDS = 15.0
 
 SCHEDULER_BYTES, NANNY_BYTES = 384 * 2**20, 128 * 2**20
 """Address space that a cluster takes in this process, and for each worker: 300, 520 and 805 MiB were measured for 1, 2
-and 6 workers. With less a thread may die before it has begun, and what waits for it waits without an end."""
+and 6 workers. With less, a thread may die before it has begun, and the wait for it never ends."""
 
 
 class OwnCluster(distributed.LocalCluster):
-    """A cluster that `open_local` closes. Dask would try again at exit, and fail where Ctrl-C broke off its start."""
+    """A cluster that `open_local` closes. Dask would close it again at exit, and fail if Ctrl-C broke off its start."""
 
     @property
     def shutdown_on_close(self) -> bool:
@@ -52,7 +52,7 @@ class LocalWorkers(Scalable):
         self._cluster = cluster
 
     def request(self, count: int) -> None:
-        # Where it has as many in its books, this starts again those whose nannies are gone.
+        # Even if Dask counts as many workers, this restarts workers whose nannies are gone.
         self._cluster.scale(count)
 
     def release(self, names: Sequence[str]) -> None:
@@ -65,7 +65,7 @@ def open_local(
 ) -> Iterator[Executor]:
     """Start a cluster of worker processes that only this machine can reach, and only with the driver's certificates.
 
-    The certificates are temporary: they are made in memory, and handed to each worker when it is started.
+    The certificates are temporary: they are made in memory, and each worker gets them at its start.
     """
 
     def prepare_here() -> None:
@@ -109,16 +109,16 @@ def open_local(
                 )
                 yield prepared(client, prepare_here, traits)
         finally:
-            # Where a nanny is just restarting a worker, this takes seconds, and for ever with versions of distributed
-            # before 2026; the workers end with this process in any case.
-            # A worker of which only the start has begun is refused by an assertion.
+            # While a nanny restarts a worker, this takes seconds, or for ever with versions of distributed before 2026;
+            # the workers end with this process in any case.
+            # A worker that has only begun to start raises an assertion.
             with contextlib.suppress(TimeoutError, AssertionError):
                 cluster.close(timeout=CLOSE_SECONDS)
 
 
 @contextmanager
 def _loop_without_interrupts() -> Iterator[Any]:
-    """Run Dask's loop in a thread that Ctrl-C does not reach: whatever is started from there inherits that.
+    """Run Dask's loop in a thread that Ctrl-C does not reach; processes started from there inherit this.
 
     A worker that is interrupted while it still imports would fill the terminal with tracebacks.
     """

@@ -22,7 +22,7 @@ _PID = re.compile(r"[1-9][0-9]{0,8}")
 
 
 class LocalSubmitter(Submitter):
-    """Starts a driver in a session of its own, so that no hang-up and no Ctrl-C reaches it."""
+    """A submitter that starts drivers in sessions of their own, so that no hang-up and no Ctrl-C reaches them."""
 
     def check(self, config: RunConfig) -> None:
         """Refuse nothing: this process is the proof that another one can run here."""
@@ -40,26 +40,26 @@ class LocalSubmitter(Submitter):
         pid = _pid_here(submission.job)
         if not now or pid is None or not _drives(pid, submission.place):
             return False
-        os.killpg(pid, signal.SIGKILL)  # its workers are of its session
+        os.killpg(pid, signal.SIGKILL)  # its workers belong to its session
         return True
 
 
 BACKGROUND = LocalSubmitter()
-"""What starts drivers here, for every kind of cluster that has no machines of its own for them."""
+"""The submitter of every kind of cluster without machines for drivers: it starts them here."""
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    """Open a file; a pipe in its place that nobody reads is an error, not a wait."""
+    """Open a file; a pipe without a reader in its place is an error, not a wait."""
     return os.open(path, flags | os.O_NONBLOCK, 0o644)
 
 
 def start_driver(place: StorePath, told: str) -> str:
-    """Start a driver of a run directory in the background of this machine; return what it is called.
+    """Start a driver of a run directory in the background of this machine; return its name.
 
     Raises
     ------
     SubmissionFailed
-        If the system starts none.
+        If the system cannot start it.
     """
     command = [sys.executable, *driver_command(str(place)), "--told", told]
     try:
@@ -69,7 +69,7 @@ def start_driver(place: StorePath, told: str) -> str:
             )
     except OSError as error:
         raise SubmissionFailed(f"cannot start a driver on this machine: {error}") from error
-    # It is known by its command line, which the system sets an instant after it has begun.
+    # The process is known by its command line, which the system sets an instant after its start.
     deadline = time.monotonic() + START_SECONDS
     while not _drives(process.pid, str(place)) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
@@ -82,7 +82,7 @@ def _pid_here(job: str) -> int | None:
 
 
 def _drives(pid: int, place: str) -> bool:
-    """Tell whether a process drives a run directory: its number may have passed on, to a driver of another one too."""
+    """Tell whether a process drives a run directory: another process may have its number, also another run's driver."""
     try:
         command = psutil.Process(pid).cmdline()
     except psutil.Error:

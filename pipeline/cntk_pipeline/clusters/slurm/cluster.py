@@ -9,7 +9,7 @@ from cntk_pipeline.config import ClusterConfig
 
 
 def memory_asked_for(config: ClusterConfig) -> WorkerMemory | None:
-    """Say what memory a worker will have, unless SLURM's own default decides."""
+    """Return the memory that a worker will have, unless SLURM's own default decides."""
     limit = memory_limit(config)
     return None if limit is None else WorkerMemory(limit, config.threads_per_worker)
 

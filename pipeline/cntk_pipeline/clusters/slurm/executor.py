@@ -1,4 +1,4 @@
-"""SLURM: inside an allocation workers by ``srun``; outside of one, jobs of workers by dask-jobqueue."""
+"""Workers of SLURM: inside an allocation by ``srun``; outside of one, as jobs by dask-jobqueue."""
 
 import contextlib
 import logging
@@ -35,16 +35,16 @@ from cntk_pipeline.config import ClusterConfig
 from cntk_pipeline.errors import ConfigError, WorkersLost
 
 BESIDE_WORKER_BYTES = 512 * 2**20
-"""Memory that a job asks for beside each worker's limit: the worker's nanny, and on one node the driver."""
+"""Memory that a job requests beyond each worker's limit: for the worker's nanny, and on one node for the driver."""
 
 LOOPBACK = "127.0.0.1:0"
-"""Where workers show their own dashboards and metrics."""
+"""Address of the workers' own dashboards and metrics."""
 
 INHERITED = "DASK_INTERNAL_INHERIT_CONFIG"
-"""Where Dask's processes look for the settings of those who started them."""
+"""Variable in which Dask's processes find the settings of their parent."""
 
 FIRST_WORKER_SECONDS, ALL_WORKERS_SECONDS = 300.0, 60.0
-"""Waiting for workers: starting Python on a cold parallel file system takes minutes."""
+"""Times of waiting for workers: starting Python on a cold parallel file system takes minutes."""
 
 
 @contextmanager
@@ -58,7 +58,7 @@ def open_slurm(
 
 
 def _load_jobqueue() -> Any:
-    """Import dask-jobqueue, whose import makes Ctrl-C leave Python at once; the handler there was is put back."""
+    """Import dask-jobqueue, and restore the handler of Ctrl-C: the import makes Ctrl-C end Python at once."""
     handler = signal.getsignal(signal.SIGINT)
     try:
         from dask_jobqueue import SLURMCluster
@@ -73,7 +73,7 @@ def _load_jobqueue() -> Any:
 
 @contextmanager
 def _open_jobs(config: ClusterConfig, prepare: Callable[[], None], stop: threading.Event | None) -> Iterator[Executor]:
-    """Ask SLURM for a job a worker and drive them from here: for trying out, since this process must live on."""
+    """Ask SLURM for one job per worker and drive them from here; for trials, since this process must live on."""
     cluster_class, options = _load_jobqueue(), SlurmOptions.of(config)
     if config.workers is None or config.memory_limit == "auto":
         raise ConfigError('a "slurm" cluster needs cluster.workers and cluster.memory_limit: each job asks for that')
@@ -110,16 +110,16 @@ def _open_jobs(config: ClusterConfig, prepare: Callable[[], None], stop: threadi
                 _wait_for_jobs(cluster, client, least, stop)
                 label = f"up to {most} workers in jobs of SLURM, dashboard {cluster.dashboard_link}"
                 scaling = Scaling(_Jobs(cluster), least, most, config.threads_per_worker)
-                # Lost workers are asked for again, and may wait in the queue for as long as that takes.
+                # Lost workers are requested again, and may wait in the queue for any time.
                 yield prepared(client, prepare, ExecutorTraits(label, warnings=warnings, scaling=scaling))
         finally:
-            # The assertion is Dask's own, of jobs that SLURM refused.
+            # Dask raises the assertion for jobs that SLURM refused.
             with contextlib.suppress(TimeoutError, AssertionError):
                 cluster.close(timeout=CLOSE_SECONDS)
 
 
 class _Jobs(Scalable):
-    """Jobs of one worker each. Dask forgets one that was lost after 15 s, and then asks for it again by itself."""
+    """Jobs of one worker each. Dask forgets a lost one after 15 s, and then requests it again by itself."""
 
     def __init__(self, cluster: Any) -> None:
         self._cluster = cluster
@@ -168,7 +168,7 @@ def _open_allocation(
                     )
                 finally:
                     steps.expect_the_end()
-                    # Workers leave first: otherwise each of them tells at length of a lost connection.
+                    # Workers leave first: otherwise each of them logs a lost connection at length.
                     with contextlib.suppress(Exception):
                         client.retire_workers(close_workers=True)
         finally:
@@ -182,7 +182,7 @@ def _require_interface(name: str | None) -> None:
     Raises
     ------
     ConfigError
-        With those that it has.
+        If it does not have it, with the interfaces that it has.
     """
     if name is not None:
         try:
@@ -192,7 +192,7 @@ def _require_interface(name: str | None) -> None:
 
 
 def allocation_shares(config: ClusterConfig, environment: Mapping[str, str], nodes: list[str]) -> list[NodeShare]:
-    """Spread the workers over an allocation as SLURM has spread its tasks, or one for every ``threads_per_worker``.
+    """Spread the workers over an allocation like SLURM's tasks, or one for every ``threads_per_worker`` cores.
 
     Parameters
     ----------
@@ -202,7 +202,7 @@ def allocation_shares(config: ClusterConfig, environment: Mapping[str, str], nod
     Raises
     ------
     ConfigError
-        If the allocation has room for none.
+        If the allocation has no room for a worker.
     """
     if "SLURM_NTASKS" in environment:
         tasks = _repeated(environment["SLURM_TASKS_PER_NODE"])
@@ -242,7 +242,7 @@ def _reachable_address(shares: list[NodeShare]) -> str:
 
 @contextmanager
 def _certificates(config: ClusterConfig) -> Iterator[Certificates | None]:
-    """Make the certificates of this job's cluster where all its nodes see them; they are gone with it."""
+    """Make the certificates of this job's cluster where all its nodes see them; delete them at its end."""
     if not config.tls:
         yield None
         return
@@ -265,7 +265,7 @@ def _worker_command(config: ClusterConfig, scheduler: str, certificates: Certifi
 
 
 def _worker_memory(config: ClusterConfig) -> str | float:
-    """Return a worker's limit: what was asked for, or its part of what SLURM gave the job."""
+    """Return a worker's limit: the requested memory, or its part of the job's memory."""
     if config.memory_limit != "auto" or "SLURM_MEM_PER_CPU" not in os.environ:
         return config.memory_limit
     given = int(os.environ["SLURM_MEM_PER_CPU"]) * 2**20 * config.threads_per_worker
@@ -273,12 +273,12 @@ def _worker_memory(config: ClusterConfig) -> str | float:
 
 
 def _wait_for_jobs(cluster: Any, client: distributed.Client, count: int, stop: threading.Event | None) -> None:
-    """Wait for the first worker as long as its job waits in the queue, however long that takes."""
+    """Wait for the first worker as long as its job waits in the queue, for any time."""
     while count_workers(client) == 0:
         require_no_stop(stop)
         jobs = list(cluster.workers.values())
         if jobs and not any(job.job_id for job in jobs):
-            # Dask keeps to itself what sbatch said, so it is asked again.
+            # Dask does not pass the message of sbatch on, so sbatch is run again.
             again = subprocess.run(
                 ["sbatch", "--test-only"],
                 input=cluster.job_script(),
@@ -295,7 +295,7 @@ def _wait_for_jobs(cluster: Any, client: distributed.Client, count: int, stop: t
 def _wait_for_workers(
     client: distributed.Client, count: int, given_up: Callable[[], bool], stop: threading.Event | None
 ) -> None:
-    """Wait for the first worker long, for all of them not so long: those that come later are taken in too."""
+    """Wait long for the first worker and less long for all: workers that come later are accepted too."""
     began = time.monotonic()
     while (here := count_workers(client)) < count:
         require_no_stop(stop)
@@ -308,8 +308,8 @@ def _wait_for_workers(
 
 
 def inherited_settings() -> str:
-    """Write the Dask settings of workers: this package's own, never the user's, which may hold what is secret."""
-    # Those who leave in good order tell at length of lost connections; what they say of memory is another logger's.
+    """Write the Dask settings of workers: this package's own, never the user's, which may hold secrets."""
+    # Workers that leave in good order log lost connections at length; their messages on memory have another logger.
     levels = {"distributed": "warning", "distributed.nanny": "critical", "distributed.worker": "error"}
     levels |= {f"{name}.memory": "warning" for name in ("distributed.nanny", "distributed.worker")}
     settings: dict[str, Any] = {"logging": levels}

@@ -13,10 +13,10 @@ class SlurmOptions(ClusterOptions):
     partition, account, time_limit : of a job; the time as SLURM writes it ("1-00:00:00").
     batch_options : further lines of the batch job, each an option as sbatch takes it ("--constraint=avx512").
     setup : shell lines that run first in the batch job ("module load python").
-    drain_seconds : before the time limit, for tiles in flight to finish; no further one is begun then.
-    resubmit : let a job that met its time limit go on in the next one, until the run is complete.
+    drain_seconds : time before the time limit in which tiles in flight finish and no further tile is begun.
+    resubmit : continue a job that met its time limit in a next job, until the run is complete.
     interface : the network interface by which nodes reach one another ("ib0").
-    python : the Python that has this package on the nodes; None is the path of this one.
+    python : the Python on the nodes that has this package; None is the path of this one.
     """
 
     partition: str | None = None

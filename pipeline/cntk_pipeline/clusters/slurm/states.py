@@ -1,9 +1,9 @@
-"""What SLURM says of a job, in plain words: why it waits, where it runs, how it ended, and what to do next."""
+"""The states of SLURM's jobs in plain words: why a job waits, where it runs, how it ended, and what to do next."""
 
 from cntk_pipeline.clusters.submitter import JobStatus, State
 
 QUEUE_FORMAT = "%T|%N|%L|%S|%r"
-"""State, nodes, time left, start and reason, as ``squeue --format`` takes it; a reason may hold anything."""
+"""Format of ``squeue``: state, nodes, time left, start and reason; a reason may hold any text."""
 
 _RUNNING = {
     "RUNNING": "runs",
@@ -29,7 +29,7 @@ _ENDINGS = {
 }
 
 _SAY_NOTHING = {"None", "NonZeroExitCode", "TimeLimit", "OutOfMemory"}
-"""Reasons that a job ended for, which the name of its state holds too."""
+"""Reasons of an end that add nothing to the name of the state."""
 
 _REASONS = {
     "None": "SLURM has not looked at it yet",
@@ -54,7 +54,7 @@ _REASONS = {
     "QOS": "a limit of its quality of service is reached",
     "MaxCpuPerAccount": "a limit of its account is reached",
 }
-"""What a reason means, by how it begins."""
+"""The meaning of reasons, by their beginnings."""
 
 
 def read_queue(line: str, job: str) -> JobStatus:
@@ -72,7 +72,7 @@ def read_queue(line: str, job: str) -> JobStatus:
 
 
 def read_account(line: str, job: str) -> JobStatus | None:
-    """Read a line of ``sacct --parsable2 --format=State``; None where it says nothing."""
+    """Read a line of ``sacct --parsable2 --format=State``; None where it is empty."""
     state = line.strip().partition(" ")[0]  # "CANCELLED by 1000"
     if not state:
         return None
@@ -81,7 +81,7 @@ def read_account(line: str, job: str) -> JobStatus | None:
 
 
 def ended(state: str, job: str, more: str = "") -> JobStatus:
-    """Say of a job that has ended how it did."""
+    """Describe how a job ended."""
     words = _ENDINGS.get(state, "has ended").format(job=job)
     return JobStatus("gone", f"{words} ({state}{more})")
 

@@ -1,4 +1,4 @@
-"""Job steps of SLURM that hold workers, and the watchdog that starts lost ones again."""
+"""Job steps of SLURM with workers, and the watchdog that restarts lost ones."""
 
 import subprocess
 import threading
@@ -8,21 +8,21 @@ from dataclasses import dataclass
 from cntk_pipeline.telemetry.events import Details, Event, emit
 
 MAX_RESTARTS, FIRST_DELAY_SECONDS, HEALTHY_SECONDS = 5, 2.0, 600.0
-"""A node's workers are started again after 2, 4, 8, ... s; after ten good minutes the count begins anew."""
+"""Restarts of a node's workers: after 2, 4, 8, ... s; after ten good minutes the count begins anew."""
 
 CLOSE_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
 class NodeShare:
-    """What of an allocation lies on one node: its name and how many workers run there."""
+    """The part of an allocation on one node: the node's name and its number of workers."""
 
     node: str
     workers: int
 
 
 class WorkerSteps:
-    """A job step of workers on each node; one that ends too early is started again, within limits.
+    """Job steps of workers, one on each node; a step that ends too early is restarted, within limits.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ class WorkerSteps:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # Where the wait for workers was given up, nobody has told them to leave, and they have nothing to finish.
+        # If the wait for workers was given up, they were not told to leave, and they have nothing to finish.
         patience = CLOSE_SECONDS if self._ending.is_set() else 0.0
         self.expect_the_end()
         self._watchdog.join()
@@ -53,11 +53,11 @@ class WorkerSteps:
 
     @property
     def all_given_up(self) -> bool:
-        """Whether no node's workers are started again any more."""
+        """Tell whether no node's workers are restarted any more."""
         return all(step.given_up for step in self._steps)
 
     def expect_the_end(self) -> None:
-        """Start no workers again from now on."""
+        """Restart no workers from now on."""
         self._ending.set()
 
     def _watch(self) -> None:
@@ -88,7 +88,7 @@ class _Step:
         self._process = subprocess.Popen([*srun, *self._command], stdin=subprocess.DEVNULL, env=self._environment)
 
     def restore(self) -> None:
-        """Start the workers again where they have ended and it is time."""
+        """Restart the workers if they have ended and the delay is over."""
         assert self._process is not None
         code = self._process.poll()
         if code is None or self.given_up:
@@ -106,7 +106,7 @@ class _Step:
             self.start()
 
     def end(self, deadline: float) -> None:
-        """Wait for the workers to leave; then make them."""
+        """Wait for the workers to leave until the deadline, then kill them."""
         assert self._process is not None
         try:
             self._process.wait(max(0.0, deadline - time.monotonic()))

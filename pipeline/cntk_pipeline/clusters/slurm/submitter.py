@@ -1,7 +1,7 @@
 """A driver as one batch job of SLURM, which holds the scheduler and the workers too.
 
-The job may be requeued: after a lost node SLURM starts it anew, and where ``cluster.resubmit`` asks for it the driver
-does so itself when it meets the time limit. Nothing goes through a shell but the script, whose values are quoted.
+The job may be requeued: after a lost node SLURM starts it anew, and with ``cluster.resubmit`` the driver itself
+requeues it at the time limit. Only the script goes through a shell, and its values are quoted.
 """
 
 import contextlib
@@ -35,24 +35,24 @@ from cntk_pipeline.rundir.submissions import Submission
 from cntk_pipeline.storage import StorePath
 
 EARLY_SECONDS = 90.0
-"""SLURM signals up to a minute before it was asked to."""
+"""Margin for SLURM's signal, which comes up to a minute early."""
 
 ASK_SECONDS = 30.0
-"""How long SLURM's commands may take: a busy controller answers late."""
+"""Time that SLURM's commands may take: a busy controller answers late."""
 
 _TIME = re.compile(r"(?P<days>[0-9]{1,9})-(?P<hours>[0-9]{1,9})(:(?P<minutes>[0-9]{1,9})(:(?P<seconds>[0-9]{1,9}))?)?")
 _NAMES = re.compile(r"[A-Za-z0-9_.,+-]+")
 _JOB = re.compile(r"[1-9][0-9]{0,18}")
-"""What SLURM calls a job."""
+"""Number of a job in SLURM."""
 
 _OURS = (
     *("array", "wrap", "wait", "parsable", "test-only", "signal", "output", "error", "open-mode", "no-requeue"),
     *("requeue", "ntasks", "cpus-per-task"),
 )
-"""Options of the job that the submission itself sets, or whose job would be no driver."""
+"""Options that the submission itself sets, or that would make the job something else than a driver."""
 
 _OUR_LETTERS, _LETTERS_WITHOUT_VALUE = "aWoenc", "hHkQsvVIO"
-"""Those that are one letter; and letters that another one may follow in the same word."""
+"""One-letter forms of these options; and letters that another letter may follow in the same word."""
 
 _SUCCESSION = Succession(
     follows="it goes on in the next job (cluster.resubmit)",
@@ -65,7 +65,7 @@ _SUCCESSION = Succession(
 
 
 class SlurmSubmitter(Submitter):
-    """Calls ``sbatch``, ``squeue``, ``scancel`` and ``scontrol``."""
+    """A submitter that calls ``sbatch``, ``squeue``, ``scancel`` and ``scontrol``."""
 
     drives_itself = True
 
@@ -116,7 +116,7 @@ class SlurmSubmitter(Submitter):
             left = time_limit_seconds(limit) - time_limit_seconds(spent)
         except (SubmissionFailed, ConfigError, ValueError):
             return "limit"
-        if state != "RUNNING":  # SLURM ends it already; it starts anew by itself what it has taken a node from
+        if state != "RUNNING":  # SLURM ends the job already; after a lost node SLURM itself starts it anew
             return "limit" if left <= 0 else "withdrawn"
         return "limit" if left <= _drain_seconds(config.cluster) + EARLY_SECONDS else "elsewhere"
 
@@ -145,15 +145,15 @@ def script(directory: str, logs: Path, config: RunConfig, told: str) -> str:
 
     Parameters
     ----------
-    directory : of the run, as a job on any node finds it.
-    logs : folder for what the job prints.
+    directory : of the run, valid for a job on any node.
+    logs : folder for the output of the job.
     config : its workflow.
-    told : the digest of what its driver may follow.
+    told : the digest of the settings that its driver may follow.
 
     Raises
     ------
     ConfigError
-        If a value of ``[cluster]`` is none that SLURM would take.
+        If SLURM would refuse a value of ``[cluster]``.
     """
     options = SlurmOptions.of(config.cluster)
     environment = jinja2.Environment(
@@ -180,7 +180,7 @@ def time_limit_seconds(text: str) -> float:
     Raises
     ------
     ConfigError
-        If SLURM would not take it.
+        If SLURM would refuse it.
     """
     if text.upper() in ("UNLIMITED", "INFINITE"):
         return float("inf")
@@ -204,7 +204,7 @@ def time_limit_seconds(text: str) -> float:
 
 
 def _options(logs: Path, config: RunConfig) -> list[list[str]]:
-    """List the options of the job, each as its words."""
+    """List the options of the job, each as a list of words."""
     cluster, asked = config.cluster, SlurmOptions.of(config.cluster)
     if cluster.workers is None:
         raise ConfigError('a "slurm" job needs cluster.workers: how many workers it asks for, in all')
@@ -247,14 +247,14 @@ def _batch_option(text: str) -> list[str]:
 
 
 def _is_ours(word: str) -> bool:
-    """Tell whether sbatch would take a word for an option of ours: it takes shortened names, and letters in a row."""
+    """Tell whether sbatch would read a word as one of these options: it accepts short forms, and letters in a row."""
     if word.startswith("--"):
         name = word[2:].partition("=")[0]
         return any(ours.startswith(name) for ours in _OURS)
     for letter in word[1:]:
         if letter in _OUR_LETTERS:
             return True
-        if letter not in _LETTERS_WITHOUT_VALUE:  # what follows is its value
+        if letter not in _LETTERS_WITHOUT_VALUE:  # the rest is its value
             break
     return False
 
@@ -286,19 +286,19 @@ def memory_limit(cluster: ClusterConfig) -> int | None:
 
 
 def _one_line(what: str, text: str) -> str:
-    """Refuse what would begin a line of its own in the script."""
+    """Refuse a text that would begin a new line in the script."""
     if not text.isprintable():
         raise ConfigError(f"{what} must be one line of printable characters, got {text!r}")
     return text
 
 
 def _ask(command: Sequence[str], text: str | None = None, *, patient: bool = True) -> str:
-    """Run one of SLURM's commands, given ``text`` to read; return what it says.
+    """Run one of SLURM's commands with ``text`` as its input; return its output.
 
     Raises
     ------
     SubmissionFailed
-        If there is no such command, or it fails, in its own words.
+        If there is no such command, or it fails, with its own message.
     """
     # Inside a job the options of that job would become those of another.
     environment = {

@@ -1,4 +1,4 @@
-"""The kind "ssh": workers on hosts, which are reached by ssh."""
+"""The kind "ssh": workers on hosts that are reached by ssh."""
 
 from cntk_pipeline.clusters.cluster import Cluster
 from cntk_pipeline.clusters.ssh.executor import open_ssh

@@ -1,9 +1,9 @@
 """Hosts that are reached by ssh, each with workers of its own; the first one runs the scheduler as well.
 
-Not through Dask's `SSHCluster`: it writes Dask's whole configuration into a command line that everybody on the host can
+Dask's `SSHCluster` is not used. It writes Dask's whole configuration into a command line that everybody on the host can
 list, in quotes that a value can leave; it leaves scheduler and workers behind when its driver is killed; and it brings
-back no worker that lost its scheduler. Here the command line is constant, everything else goes through ssh's encrypted
-channel, the certificates too, and what runs on a host ends with the driver.
+back no worker that lost its scheduler. Here the command line is constant, everything else, the certificates too, goes
+through ssh's encrypted channel, and all processes on a host end with the driver.
 """
 
 import sys
@@ -27,21 +27,21 @@ from cntk_pipeline.config import ClusterConfig
 from cntk_pipeline.errors import ConfigError, WorkersLost
 
 PATIENCE_SECONDS = 10 * LAST_DELAY_SECONDS
-"""Hosts that went away are tried every minute; without any of them for so long, the run stops."""
+"""Time without any host after which the run stops; hosts that went away are tried every minute."""
 
 
 @contextmanager
 def open_ssh(
     config: ClusterConfig, prepare: Callable[[], None], stop: threading.Event | None = None
 ) -> Iterator[Executor]:
-    """Start a scheduler on the first host and workers on all of them; they end with this process, however it ends.
+    """Start a scheduler on the first host and workers on all of them; they end with this process in any case.
 
     Raises
     ------
     ConfigError
         If no hosts are given, or asyncssh is not installed.
     WorkersLost
-        If hosts do not start, with what each of them said, or the scheduler cannot be reached from here.
+        If hosts do not start, with the message of each, or the scheduler cannot be reached from here.
     """
     options = SshOptions.of(config)
     if not options.hosts:
@@ -88,7 +88,7 @@ def open_ssh(
 
 
 def shares(workers: int | None, hosts: int) -> list[int | None]:
-    """Deal workers to hosts, the first ones get those that are left over; None lets each host decide."""
+    """Deal workers to hosts, the remainder to the first ones; None lets each host decide."""
     if workers is None:
         return [None] * hosts
     return [workers // hosts + (host < workers % hosts) for host in range(hosts)]

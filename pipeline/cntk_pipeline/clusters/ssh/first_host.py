@@ -1,6 +1,6 @@
-"""What a host of an "ssh" cluster is asked by whoever submits: whether it sees the run, and to start its driver.
+"""Answers of an "ssh" host to a submitter: it checks whether the host sees the run, and starts the driver.
 
-``python -m cntk_pipeline.clusters.ssh.first_host`` reads one line of JSON and answers in one.
+``python -m cntk_pipeline.clusters.ssh.first_host`` reads one line of JSON and answers with one.
 """
 
 import asyncio
@@ -21,24 +21,24 @@ LOGIN_SECONDS = 20.0
 
 
 def look(token: str, content: str, hosts: Sequence[str]) -> dict[str, Any]:
-    """Tell what is seen from here.
+    """Report the version of this package here, a problem with a file, and hosts that cannot be reached.
 
     Parameters
     ----------
-    token : place of a file that whoever asks has just written.
-    content : of it.
+    token : place of a file that the submitter has just written.
+    content : of this file.
     hosts : of the cluster.
 
     Returns
     -------
-    found : version of this package; ``problem`` with the file, or empty; ``away``, hosts that let nobody in from here.
+    found : version of this package; ``problem`` with the file, or empty; ``away``, hosts without a log-in from here.
     """
     away = asyncio.run(_away(hosts))
     return {"version": importlib.metadata.version("cntk-pipeline"), "problem": _problem(token, content), "away": away}
 
 
 def start(place: str, told: str) -> dict[str, Any]:
-    """Start the driver of a run as a process of its own here, told what it may follow; return its name."""
+    """Start the driver of a run as a separate process here, with the digest it may follow; return its name."""
     return {"job": start_driver(RunDirectory(place).path, told)}
 
 
@@ -74,7 +74,7 @@ ACTS: dict[str, Callable[..., dict[str, Any]]] = {"look": look, "start": start}
 
 
 def main() -> None:
-    """Read what is asked, and answer."""
+    """Read the request, and answer."""
     request = json.loads(sys.stdin.readline())
     sys.stdout.write(json.dumps(ACTS[request.pop("act")](**request)) + "\n")
 

@@ -1,9 +1,8 @@
-"""What an "ssh" cluster runs on each of its hosts: a scheduler, or workers, for as long as the driver is there.
+"""The process on each host of an "ssh" cluster: a scheduler, or workers, as long as the driver lives.
 
-The driver starts ``python -m cntk_pipeline.clusters.ssh.host`` and says everything else on its standard input, so that
-neither keys nor settings stand on a command line that others can list. It goes on to send a line every few seconds.
-When the input ends, or is silent for long, the driver or its link is gone, and everything here ends: no process is left
-behind.
+The driver starts ``python -m cntk_pipeline.clusters.ssh.host`` and sends everything else to its standard input, so that
+neither keys nor settings are in a command line that others can list. Then it sends a line every few seconds. When the
+input ends, or is silent for long, the driver or its link is gone, and all processes here end.
 """
 
 import asyncio
@@ -26,11 +25,11 @@ from cntk_pipeline.clusters.ssh.messages import Announcement, Order
 from cntk_pipeline.resources import worker_count, worker_memory
 
 SILENCE_SECONDS = 120.0
-"""Without a line for so long, the driver's link counts as cut; it sends one every `BEAT_SECONDS`."""
+"""Time without a line after which the driver's link counts as cut; it sends one every `BEAT_SECONDS`."""
 
 
 class Pulse:
-    """Follows the driver's lines on a stream until it ends or is silent for long."""
+    """A watch on the driver's lines in a stream, until it ends or is silent for long."""
 
     def __init__(self, stream: Any, silence_seconds: float) -> None:
         self._stream, self._silence_seconds = stream, silence_seconds
@@ -51,7 +50,7 @@ class Pulse:
 
 
 def bind_address(interface: str | None) -> str:
-    """Find the address of this host that the others reach: of an interface, or the one that ssh was called by."""
+    """Find the address of this host for the others: of an interface, or the address that ssh was called by."""
     if interface is not None:
         return str(get_ip_interface(interface))
     client_and_server = os.environ.get("SSH_CONNECTION", "").split()
@@ -59,7 +58,7 @@ def bind_address(interface: str | None) -> str:
 
 
 def make_scheduler(order: Order, host: str) -> Any:
-    """Make the scheduler, not yet started; it listens on ``host``, its dashboard where the order says."""
+    """Make the scheduler, not yet started; it listens on ``host``, its dashboard at the address in the order."""
     return distributed.Scheduler(
         host=host, protocol=order.protocol, security=order.security, dashboard_address=order.dashboard
     )
@@ -80,7 +79,7 @@ def make_worker(order: Order, host: str, number: int) -> Any:
 
 
 async def serve(order: Order, pulse: Pulse, tell: Callable[[Announcement], None]) -> None:
-    """Run what is asked for, tell where it is, and end when the driver or the scheduler is gone."""
+    """Run the ordered servers, announce their address, and end when the driver or the scheduler is gone."""
     host = bind_address(order.interface)
     if order.scheduler is None:
         async with make_scheduler(order, host) as scheduler:
@@ -97,7 +96,7 @@ async def serve(order: Order, pulse: Pulse, tell: Callable[[Announcement], None]
 
 
 async def _keep(nannies: list[Any], order: Order, host: str, number: int) -> None:
-    """Replace a nanny that ends, as it does when its worker loses the scheduler; fails where that stays away."""
+    """Replace a nanny that ends, as it does when its worker loses the scheduler; fail if that stays away."""
     while True:
         await nannies[number].finished()
         nannies[number] = make_worker(order, host, number)
@@ -105,7 +104,7 @@ async def _keep(nannies: list[Any], order: Order, host: str, number: int) -> Non
 
 
 async def _first_of(*coroutines: Coroutine[Any, Any, None]) -> None:
-    """Wait for one to end, or to fail; the others are cancelled."""
+    """Wait for one coroutine to end or to fail; the others are cancelled."""
     tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -118,7 +117,7 @@ async def _first_of(*coroutines: Coroutine[Any, Any, None]) -> None:
 
 def main() -> None:
     """Read the order and serve it."""
-    # Without a buffer: a thread that waits for one's lock would abort the interpreter as it ends.
+    # Without a buffer: a thread that waits for the lock of a buffer would abort the interpreter at its end.
     driver = io.FileIO(sys.stdin.fileno(), closefd=False)
     order = Order.read(driver.readline())
 
@@ -126,7 +125,7 @@ def main() -> None:
         sys.stdout.write(json.dumps(asdict(announcement)) + "\n")
         sys.stdout.flush()
 
-    keep_steady()  # of its nannies; what runs in the scheduler and the workers the driver sees to
+    keep_steady()  # for the nannies; the driver does the same in the scheduler and the workers
     with dask.config.set(order.settings):
         asyncio.run(serve(order, Pulse(driver, SILENCE_SECONDS), tell))
 

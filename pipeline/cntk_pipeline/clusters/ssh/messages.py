@@ -1,4 +1,4 @@
-"""What the driver of an "ssh" cluster says to a host, and what the host says back, each in one line of JSON."""
+"""The order of the driver of an "ssh" cluster to a host, and the host's answer, each in one line of JSON."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -14,23 +14,23 @@ from cntk_pipeline.storage.records import Record
 _SAME_VERSION = "install the version of the driver on the hosts"
 
 BEAT_SECONDS = 10.0
-"""How often the driver sends an empty line, to be known to be there."""
+"""Interval of the driver's empty lines, its signs of life."""
 
 
 @with_config(STRICT)
 @dataclass(frozen=True)
 class Order:
-    """What the driver wants of a host.
+    """The order of the driver to a host.
 
     Attributes
     ----------
     settings : Dask's configuration.
     pem : authority, certificate and key as PEM text; empty for a cluster without encryption.
-    name : of the host in the driver's words; its workers' names begin with it.
-    interface : network interface by which the hosts reach one another; None is where ssh came in.
-    dashboard : where the scheduler's dashboard listens.
+    name : of the host for the driver; its workers' names begin with it.
+    interface : network interface by which the hosts reach one another; None is the interface of the ssh connection.
+    dashboard : address of the scheduler's dashboard.
     scheduler : address to join with workers; None asks for the scheduler.
-    workers : how many; None is one for every ``threads`` cores.
+    workers : number of workers; None is one for every ``threads`` cores.
     threads, memory_limit : of each worker.
     """
 
@@ -45,34 +45,34 @@ class Order:
     memory_limit: str | float
 
     def line(self) -> str:
-        """Write it as one line."""
+        """Write the order as one line."""
         return json.dumps(asdict(self)) + "\n"
 
     @classmethod
     def read(cls, line: bytes) -> "Order":
-        """Read it from that line."""
+        """Read an order from its line."""
         return _ORDER.parse(line, "the order of the driver")
 
     @property
     def security(self) -> Security | None:
-        """What it says of certificates, for Dask."""
+        """Return the certificates of the order, for Dask; None without encryption."""
         return security_of(*self.pem) if self.pem else None
 
     @property
     def protocol(self) -> str:
-        """How its servers listen."""
+        """The protocol of its servers."""
         return "tls://" if self.pem else "tcp://"
 
 
 @with_config(STRICT)
 @dataclass(frozen=True)
 class Announcement:
-    """What a host says once its servers listen.
+    """The answer of a host once its servers listen.
 
     Attributes
     ----------
-    address : of the scheduler, or the one that workers listen on.
-    workers : how many.
+    address : of the scheduler, or of the workers.
+    workers : number of workers.
     """
 
     address: str

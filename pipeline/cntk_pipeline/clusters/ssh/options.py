@@ -1,4 +1,4 @@
-"""The keys of hosts that are reached by ssh, and what has to be installed for them."""
+"""The keys of hosts that are reached by ssh, and their extra."""
 
 from pydantic import Field
 
@@ -13,9 +13,9 @@ class SshOptions(ClusterOptions):
 
     Attributes
     ----------
-    hosts : where workers run; the first one runs the scheduler.
+    hosts : the hosts of the workers; the first one runs the scheduler.
     interface : the network interface by which hosts reach one another ("ib0").
-    python : the Python that has this package on the hosts; None is the path of this one.
+    python : the Python on the hosts that has this package; None is the path of this one.
     """
 
     hosts: list[str] = Field(default=[])

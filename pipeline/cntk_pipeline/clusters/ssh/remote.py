@@ -1,4 +1,4 @@
-"""Keeps processes running on hosts over ssh: `clusters.ssh.host` on each, started anew where it ends."""
+"""Processes on hosts over ssh: `clusters.ssh.host` on each, started anew where it ends."""
 
 import asyncio
 import contextlib
@@ -16,19 +16,19 @@ from cntk_pipeline.clusters.ssh.messages import ANNOUNCEMENT, BEAT_SECONDS, Anno
 from cntk_pipeline.errors import ConfigError, WorkersLost
 
 START_SECONDS = 120.0
-"""A host has to log in, import everything from a shared file system, and start its workers."""
+"""Time to start a host: to log in, import everything from a shared file system, and start its workers."""
 
 FIRST_DELAY_SECONDS, LAST_DELAY_SECONDS = 1.0, 60.0
-"""A host that went away is tried again after these, doubling."""
+"""First and last delay before a host that went away is tried again; delays double."""
 
 CLOSE_SECONDS = 20.0
 POLL_SECONDS = 0.05
 
 _SAFE, _PORT = re.compile(r"[A-Za-z0-9_:][A-Za-z0-9_.:%+@-]*"), re.compile(r"[0-9]{1,5}")
-"""What names of hosts and users are made of: ~/.ssh/config may put them into a command (ProxyCommand)."""
+"""Characters of names of hosts and users: ~/.ssh/config may put them into a command (ProxyCommand)."""
 
 KEPT_LINES = 5
-"""Of what a host writes to its standard error, for messages; the rest is read and dropped, so that it never blocks."""
+"""Lines of a host's standard error kept for messages; the rest is read and dropped, so that the host never blocks."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ class Host:
 
     @classmethod
     def parse(cls, text: str) -> "Host":
-        """Read it.
+        """Read the name of a host.
 
         Raises
         ------
         ConfigError
-            If it is none.
+            If it is invalid.
         """
         user, at, rest = text.rpartition("@")
         if rest.startswith("["):  # an IPv6 address, with or without a port
@@ -61,7 +61,7 @@ class Host:
         return cls(text, name, user or None, int(port) if port else None)
 
     def connect(self) -> Any:
-        """Log in: an asynchronous context manager of asyncssh's, which notices a silent link in half a minute."""
+        """Log in: return asyncssh's asynchronous context manager, which notices a silent link in half a minute."""
         import asyncssh
 
         place = ({"port": self.port} if self.port else {}) | ({"username": self.user} if self.user else {})
@@ -71,12 +71,12 @@ class Host:
 
 @dataclass
 class Remote:
-    """A host, what it is to run, and what is known of it.
+    """A host with its order and its state.
 
     Attributes
     ----------
-    announced : what it runs; None while it runs nothing.
-    problem : why it does not.
+    announced : its announcement; None while it runs nothing.
+    problem : why it runs nothing.
     said : the last lines of its standard error.
     """
 
@@ -87,20 +87,20 @@ class Remote:
     said: deque[str] = field(default_factory=lambda: deque(maxlen=KEPT_LINES))
 
     def explain(self) -> str:
-        """Say in a few lines what is wrong."""
+        """Describe the problem in a few lines."""
         return "\n    ".join([f"{self.host.text}: {self.problem or 'nothing is heard of it'}", *self.said])
 
 
 class Remotes:
-    """Keeps a scheduler and the workers of all hosts running, in a thread of its own.
+    """The scheduler and the workers of all hosts, kept running by a separate thread.
 
     Parameters
     ----------
-    python : of all hosts; it has this package.
+    python : the Python with this package, on all hosts.
     """
 
     def __init__(self, python: str) -> None:
-        # The only text that a shell sees; everything else goes to the standard input of what it starts.
+        # The only text that a shell sees; everything else goes to the standard input of this command.
         self._command = shlex.join([python, "-P", "-m", "cntk_pipeline.clusters.ssh.host"])
         self._loop = asyncio.new_event_loop()
         self._tasks: list[asyncio.Task[None]] = []
@@ -109,7 +109,7 @@ class Remotes:
         self._thread.start()
 
     def start_scheduler(self, remote: Remote, stop: threading.Event | None = None) -> str:
-        """Start the scheduler and return its address; it is started once, since all tasks are lost with it.
+        """Start the scheduler and return its address; it is started only once, since all tasks are lost with it.
 
         Raises
         ------
@@ -123,19 +123,19 @@ class Remotes:
         return remote.announced.address
 
     def scheduler_end(self) -> str:
-        """Say why the scheduler does not run any more; empty while it does."""
+        """Return why the scheduler does not run any more; empty while it runs."""
         remote = self._scheduler
         return "" if remote is None or remote.announced is not None else remote.explain()
 
     def start_workers(
         self, remotes: Sequence[Remote], minimum: int | None, stop: threading.Event | None = None
     ) -> None:
-        """Start the workers of all hosts, and go on to start those of hosts that are away, or will be.
+        """Start the workers of all hosts, and restart workers of hosts that were away, from now on.
 
         Raises
         ------
         WorkersLost
-            If fewer than ``minimum`` workers started; None asks for those of all hosts.
+            If fewer than ``minimum`` workers started; None requires the workers of all hosts.
         """
         self._begin(remotes, self._keep, stop)
         away = [remote for remote in remotes if remote.announced is None]
@@ -164,7 +164,7 @@ class Remotes:
         run: Callable[[Remote], Coroutine[Any, Any, None]],
         stop: threading.Event | None,
     ) -> None:
-        """Run something on hosts, and wait until each has announced itself or met its first problem."""
+        """Begin ``run`` on hosts, and wait until each has announced itself or met its first problem."""
 
         async def create_tasks() -> None:
             self._tasks += [asyncio.ensure_future(run(remote)) for remote in remotes]
@@ -182,13 +182,13 @@ class Remotes:
         while True:
             began = time.monotonic()
             await self._run(remote)
-            # What ran for a while may begin anew at once; what never starts must not be asked all the time.
+            # A process that ran for a while may restart at once; a host that never starts must not be tried constantly.
             ran = time.monotonic() - began > LAST_DELAY_SECONDS
             await asyncio.sleep(FIRST_DELAY_SECONDS if ran else delay)
             delay = FIRST_DELAY_SECONDS if ran else min(2 * delay, LAST_DELAY_SECONDS)
 
     async def _run(self, remote: Remote) -> None:
-        """Run a host's process to its end, whatever ends it, and keep ``remote`` up to date."""
+        """Run a host's process to its end, also to an end by an error, and keep ``remote`` up to date."""
         import asyncssh
 
         try:

@@ -1,6 +1,6 @@
 """A driver on the first host of an "ssh" cluster: started there over ssh, it goes on when this machine goes away.
 
-What a host is asked goes through ssh's channel as one line of JSON, to a command line that is constant.
+A request to a host goes through ssh's channel as one line of JSON, to a constant command line.
 """
 
 import asyncio
@@ -25,14 +25,14 @@ from cntk_pipeline.storage import LocalPath, StorePath
 from cntk_pipeline.storage.records import Record
 
 ASK_SECONDS = 120.0
-"""How long a host may take to answer: it imports everything, perhaps from a slow shared file system."""
+"""Time that a host may take to answer: it imports everything, perhaps from a slow shared file system."""
 
 _JOB = re.compile(r"(?P<machine>[^:\s]+):(?P<pid>[1-9][0-9]{0,8}) by (?P<host>\S+)")
-"""What a submission is called: the host's own name and a process number, and how it was reached."""
+"""Name of a submission: the host's own name, a process number, and the name by which ssh reached the host."""
 
 
 class SshSubmitter(Submitter):
-    """Runs `clusters.ssh.first_host` on the first host, and looks at processes there."""
+    """A submitter that runs `clusters.ssh.first_host` on the first host, and looks at processes there."""
 
     drives_itself = True
 
@@ -74,7 +74,7 @@ class SshSubmitter(Submitter):
         match = _JOB.fullmatch(submission.job)
         if match is None:
             return "unknown"
-        # Not by Python, which would take a host a second or two each time that somebody looks.
+        # Not by Python: its start would take a second or two each time.
         command = ["cat", "/proc/sys/kernel/hostname", f"/proc/{match['pid']}/cmdline"]
         try:
             said = _run(Host.parse(match["host"]), shlex.join(command)).stdout
@@ -89,13 +89,13 @@ class SshSubmitter(Submitter):
         match = _JOB.fullmatch(submission.job)
         if not now or match is None or self.state(submission) != "running":
             return False
-        # Its group: what it runs on other hosts ends when it is gone.
+        # The driver's process group: its processes on other hosts end when it is gone.
         return _run(Host.parse(match["host"]), shlex.join(["kill", "-KILL", "--", f"-{match['pid']}"])).exit_status == 0
 
 
 @contextlib.contextmanager
 def _token(place: StorePath, content: str) -> Iterator[StorePath]:
-    """Write a file where a run will lie, for the length of a ``with`` block; leave nothing else that was not there."""
+    """Write a file at the place of a future run, for the length of a ``with`` block; then delete new folders."""
     token = place / f"seen-{uuid.uuid4().hex}"
     folders = (
         [folder for folder in (place, *place.parents) if not folder.exists()] if isinstance(place, LocalPath) else []
@@ -116,14 +116,14 @@ def _ask(config: RunConfig, request: dict[str, Any]) -> dict[str, Any]:
     Raises
     ------
     SubmissionFailed
-        If it cannot be asked, or has no answer, in its own words.
+        If it cannot be asked, or has no answer, with its own message.
     """
     options = SshOptions.of(config.cluster)
     host = Host.parse(options.hosts[0])
     python = options.python or sys.executable
     done = _run(host, shlex.join([python, "-P", "-m", "cntk_pipeline.clusters.ssh.first_host"]), request)
     if done.exit_status != 0:
-        words = " ".join(done.stderr.strip().splitlines()[-1:])  # of a traceback, what was raised
+        words = " ".join(done.stderr.strip().splitlines()[-1:])  # the last line of a traceback has the error
         raise SubmissionFailed(
             f"{host.text} cannot start a driver: {words or f'exit status {done.exit_status}'}. cluster.python must be "
             "the path of a Python there that has this package"
@@ -136,10 +136,10 @@ _ANSWER: Record[Json] = Record(Json, "install the same version of this package t
 
 
 def _run(host: Host, command: str, request: dict[str, Any] | None = None) -> Any:
-    """Run a command on a host; return what asyncssh says of its end."""
+    """Run a command on a host; return asyncssh's result."""
     try:
         EXTRA.require('the "ssh" cluster')
-    except ConfigError as error:  # asked for a run that was submitted from another machine, or by another Python
+    except ConfigError as error:  # the run was submitted from another machine, or by another Python
         raise SubmissionFailed(str(error)) from error
     import asyncssh
 
