@@ -148,7 +148,7 @@ def test_a_local_cluster_grows_with_its_calls_and_shrinks_without(monkeypatch: p
 def test_a_worker_whose_nanny_is_gone_is_replaced() -> None:
     settings = {"distributed.deploy.lost-worker-timeout": "1s"}
     with dask.config.set(settings), CLUSTERS["local"].executor(ClusterConfig(workers=2), nothing) as executor:
-        cluster = executor._terms.scaling._cluster._cluster
+        cluster = executor._traits.scaling._cluster._cluster
         cluster.sync(cluster.workers[0].close)
         wait_for_slots(executor, 1)
         wait_for_slots(executor, 2)

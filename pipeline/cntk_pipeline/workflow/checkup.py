@@ -124,7 +124,7 @@ def check(run: RunDirectory, config: RunConfig) -> Checked:
         contradicted=tuple(contradicted),
         unneeded=tuple(unneeded),
         mended=tuple(mended),
-        missing=len(tasks - done - spent(run, begun, Chunks(len(begun)))),
+        missing=len(tasks - done - spent(run, jobs, Chunks(len(jobs)))),
     )
 
 

@@ -255,14 +255,11 @@ def _stage_report(run: RunDirectory, stage: WantedStage, receipts: dict[Task, Re
     # A receipt whose chunk is gone (quarantined, deleted) does not count, unless it was there until it was used up;
     # then the receipt may be gone as well, damaged in the journal.
     chunks = Chunks(len(stage.jobs))
-    made = with_arrays(run, stage.jobs)
-    used_up = spent(run, made, chunks)
-    mine = [
-        receipts[job.task]
-        for job in made
-        if job.task in receipts
-        and (job.task in used_up or None not in [chunks.size(array, index) for array, index in job.places(run)])
-    ]
+    used_up = spent(run, stage.jobs, chunks)
+    made = with_arrays(run, [job for job in stage.jobs if job.task in receipts and job.task not in used_up])
+    there = {job.task for job in made if None not in [chunks.size(array, index) for array, index in job.places(run)]}
+    there |= used_up & receipts.keys()
+    mine = [receipts[job.task] for job in stage.jobs if job.task in there]
     return StageReport(
         phase=stage.phase,
         stage=stage.kind,
