@@ -45,7 +45,7 @@ def job_lists() -> list[list[Job]]:
     """Return the package's own task graphs: kernel tiles, a factorisation, and one with split tiles."""
     kernel = list_kernel_jobs(Cut(70, 16), Cut(20, 16))
     whole = list_factor_jobs(Cut(70, 12), "0" * 16, 3)
-    split = list_factor_jobs(Cut(512 * 6, 512), "split", 3, slots=4)
+    split = list_factor_jobs(Cut(512 * 6, 512), "1" * 16, 3, slots=4)
     assert any(job.only_for for job in split)
     return [kernel, whole, split]
 
