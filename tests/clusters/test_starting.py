@@ -39,10 +39,10 @@ OPEN = """
 """
 
 
-def opened(tmp_path: Path, before: str) -> str:
+def opened(tmp_path: Path, before: str, then: str = OPEN) -> str:
     """Open a local cluster in a process of its own, after some lines; return all that it said."""
     script = tmp_path / "script.py"
-    script.write_text(HEAD + textwrap.indent(textwrap.dedent(before), "    ") + OPEN)
+    script.write_text(HEAD + textwrap.indent(textwrap.dedent(before), "    ") + then)
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2] / "pipeline")}
     command = [sys.executable, script]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120)
@@ -140,3 +140,23 @@ def test_a_limit_on_memory_that_leaves_too_little_is_named_before_anything_is_st
     )
     assert said.startswith("ConfigError the limit on the memory of this process, `ulimit -v` ("), said
     assert "the 640 MiB that a cluster of 2 workers needs here" in said
+
+
+def test_a_ctrl_c_that_breaks_off_a_start_leaves_no_second_try_at_exit(tmp_path: Path) -> None:
+    """Seen to fail with Dask's own `LocalCluster`: its handler at exit closes what has never begun, with a traceback."""
+    said = opened(
+        tmp_path,
+        """
+        import asyncio, os, signal
+        from distributed.nanny import Nanny
+        begin = Nanny.start
+        async def interrupted(nanny):
+            os.kill(os.getpid(), signal.SIGINT)
+            await asyncio.sleep(1)
+            return await begin(nanny)
+        Nanny.start = interrupted
+        Nanny.start_unsafe = interrupted
+        """,
+        OPEN + '    except KeyboardInterrupt:\n        print("interrupted")\n',
+    )
+    assert said == "interrupted\n"
