@@ -143,7 +143,7 @@ def test_a_limit_on_memory_that_leaves_too_little_is_named_before_anything_is_st
 
 
 def test_a_ctrl_c_that_breaks_off_a_start_leaves_no_second_try_at_exit(tmp_path: Path) -> None:
-    """Seen to fail with Dask's own `LocalCluster`: its handler at exit closes what has never begun, with a traceback."""
+    """Seen to fail with `LocalCluster`: its handler at exit closes a cluster that never began, with a traceback."""
     said = opened(
         tmp_path,
         """
