@@ -118,7 +118,7 @@ def test_a_damaged_object_is_found_and_computed_again(url: str, on_disk: RunDire
     content[100] ^= 4
     chunk.write_whole(bytes(content))
     quarantined = runs.verify(url).bad
-    assert [(task.stage, task.row, task.col) for task in quarantined] == [("train", 2, 1)]
+    assert [(task.stage.kind, task.row, task.col) for task in quarantined] == [("train", 2, 1)]
     assert not make_report(RunDirectory(url)).complete
     require_same(runs.resume(url, Recorder(), threading.Event()), on_disk)
 
