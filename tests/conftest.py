@@ -30,7 +30,15 @@ settings.load_profile("shared")
 
 
 TESTS = Path(__file__).parent
-SLOW = ("faults", "real")
+SLOW = (
+    "faults",
+    "real",
+    "clusters/test_adding.py",
+    "clusters/test_memory.py",
+    "inference/test_adding.py",
+    "solvers/test_adding.py",
+    "rundir/test_runs_before_stages.py",
+)
 ALONE = (
     "real",
     *(
@@ -48,6 +56,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker, places in ((pytest.mark.slow, SLOW), (pytest.mark.alone, ALONE)):
             if any(item.path.is_relative_to(TESTS / place) for place in places):
                 item.add_marker(marker)
+        if "[bucket" in item.name:  # which starts a gateway
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session", autouse=True)
