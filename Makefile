@@ -1,5 +1,5 @@
 # make demo   install, then classify the digits          make test   install the test extras, check everything
-#                                                        make check  its fast part, in under a minute
+#                                                        make check  its fast part, in a minute and a half
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
