@@ -9,17 +9,13 @@ from cntk_pipeline.clusters.memory import Need
 from cntk_pipeline.models import Json
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Job, Owner
+from cntk_pipeline.rundir.specification import AGAIN as AGAIN
 from cntk_pipeline.rundir.specification import fingerprint
 from cntk_pipeline.solvers import System, SystemSize
+from cntk_pipeline.solvers.prediction import LAST as LAST
 from cntk_pipeline.storage.records import Record
 from cntk_pipeline.storage.tiled_array import ArraySpec, Group
 from cntk_pipeline.tasks import Stage, StageForecast
-
-LAST = 2**40
-"""In a priority: behind the factorisation of the same system."""
-
-AGAIN = "delete it, then `cntk resume` writes it anew"
-"""The remedy for a damaged record of a result."""
 
 
 @dataclass(frozen=True)

@@ -156,12 +156,15 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-CAME_OUT = ("absolute_ridge", "mean_diagonal", "max_iterations")
+BESIDE_THE_RESULT = ("max_iterations",)
+"""Options that no result depends on: a solve.json holds them beside the specification, and a resume may change them."""
+
+CAME_OUT = ("absolute_ridge", "mean_diagonal", *BESIDE_THE_RESULT)
 """Parts of a solve's record that do not enter its name."""
 
-REWRITTEN = "delete it, then `cntk resume` writes it anew"
+AGAIN = "delete it, then `cntk resume` writes it anew"
 
-_SOLVE: Record[Json] = Record(_SolveRecord, REWRITTEN)
+_SOLVE: Record[Json] = Record(_SolveRecord, AGAIN)
 
 
 def find_solve(path: StorePath) -> Json | None:
@@ -182,7 +185,7 @@ def find_solve(path: StorePath) -> Json | None:
         said["ridge"] = "auto"
     unit = record.get("mean_diagonal", 0.0) if record["ridge_mode"] == "relative" else 1.0
     if fingerprint(said)[:16] != path.parent.name or record["absolute_ridge"] != record["ridge"] * unit:
-        raise StoreError(f"{path} was edited: it is not of the system that its folder is named by: {REWRITTEN}")
+        raise StoreError(f"{path} was edited: it is not of the system that its folder is named by: {AGAIN}")
     return record
 
 

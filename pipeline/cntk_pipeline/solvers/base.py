@@ -9,9 +9,10 @@ from cntk_pipeline.config import Section
 from cntk_pipeline.models import Json
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Job, Owner
+from cntk_pipeline.rundir.specification import BESIDE_THE_RESULT
 from cntk_pipeline.solvers.forecast import IterationForecast, SystemSize
 from cntk_pipeline.solvers.states import Iterations
-from cntk_pipeline.solvers.systems import BESIDE_THE_RESULT, System
+from cntk_pipeline.solvers.systems import System
 from cntk_pipeline.storage.tiled_array import ArraySpec, Group
 from cntk_pipeline.tasks import StageForecast
 

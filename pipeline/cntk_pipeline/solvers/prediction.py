@@ -8,6 +8,7 @@ from pydantic import with_config
 from cntk_pipeline.models import STRICT, Json, NotNegative, Share
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Job, Owner, Place
+from cntk_pipeline.rundir.specification import AGAIN
 from cntk_pipeline.solvers.forecast import SystemSize
 from cntk_pipeline.solvers.systems import coefficients_task, read_targets
 from cntk_pipeline.solvers.work import open_work
@@ -31,7 +32,7 @@ class MetricsRecord:
     largest_pivot: float | None = None
 
 
-METRICS: Record[MetricsRecord] = Record(MetricsRecord, "delete it, then `cntk resume` writes it anew")
+METRICS: Record[MetricsRecord] = Record(MetricsRecord, AGAIN)
 
 LAST = 2**40
 """In a priority: behind the solve of the same system."""

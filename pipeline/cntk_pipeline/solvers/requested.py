@@ -7,11 +7,11 @@ from cntk_pipeline.config import RunConfig, SolveConfig, read_options
 from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.models import Json
 from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.specification import BESIDE_THE_RESULT
 from cntk_pipeline.solvers.base import Solver
 from cntk_pipeline.solvers.cholesky import Cholesky
 from cntk_pipeline.solvers.conjugate_gradient import ConjugateGradient
 from cntk_pipeline.solvers.systems import (
-    BESIDE_THE_RESULT,
     TARGETS,
     Method,
     System,

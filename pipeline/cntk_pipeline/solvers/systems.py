@@ -12,7 +12,7 @@ from cntk_pipeline.errors import NotPositiveDefinite, StoreError
 from cntk_pipeline.models import STRICT, Json, Share
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Place
-from cntk_pipeline.rundir.specification import fingerprint
+from cntk_pipeline.rundir.specification import BESIDE_THE_RESULT, fingerprint
 from cntk_pipeline.storage.records import Record
 from cntk_pipeline.storage.tiled_array import Array
 from cntk_pipeline.tasks import Stage, Task
@@ -20,9 +20,6 @@ from cntk_pipeline.tiling import Cut
 
 TARGETS = "one-hot minus 1 / classes"
 """Arora et al. 2019 encode ten classes as 0.9 and -0.1."""
-
-BESIDE_THE_RESULT = ("max_iterations",)
-"""Options without effect on results: a solve.json holds them beside the specification, and a resume may change them."""
 
 
 def ridge_candidates() -> tuple[float, ...]:

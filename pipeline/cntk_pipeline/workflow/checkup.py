@@ -7,14 +7,14 @@ missing then, as `cntk status` shows, and `cntk resume` makes them again.
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.errors import CorruptTile, StoreError
-from cntk_pipeline.gram.tiles import kernel_group, kernel_jobs, test_group, test_kernel_jobs
+from cntk_pipeline.gram.tiles import TEST, TEST_TEST, TRAIN, VARIANCE, kernel_group, test_group
 from cntk_pipeline.inference import Product, needs_test_kernel, path_product, requested_products
 from cntk_pipeline.models import Json
 from cntk_pipeline.rundir.directory import RunDirectory
@@ -24,7 +24,7 @@ from cntk_pipeline.solvers import METRICS, metrics, open_system, solver_of, syst
 from cntk_pipeline.storage import StorePath
 from cntk_pipeline.storage.records import Record
 from cntk_pipeline.storage.tiled_array import Group
-from cntk_pipeline.tasks import Task
+from cntk_pipeline.tasks import Stage, Task
 from cntk_pipeline.workflow.wanted import OWNERS, Wanted, find_wanted
 
 CLOSE = 1e-6
@@ -130,29 +130,26 @@ def check(run: RunDirectory, config: RunConfig) -> Checked:
 
 def _groups(run: RunDirectory, config: RunConfig, wanted: Wanted) -> Iterator[Group]:
     """List the groups of arrays that were begun."""
-    stages = {receipt.task.stage for receipt in run.journal.receipts()}
-
-    def is_begun(group: Group, jobs: Sequence[Job]) -> bool:
-        return group.path.exists() or not stages.isdisjoint({job.task.stage for job in jobs})
-
-    groups: list[tuple[Group, Sequence[Job]]] = [
-        (run.stored_data.group(), kernel_jobs(run)),  # tiles are computed from it
-        (kernel_group(run), kernel_jobs(run)),
+    receipted = {receipt.task.stage for receipt in run.journal.receipts()}
+    kernel, test_kernel = {Stage(owner.kind) for owner in (TRAIN, TEST, VARIANCE)}, {Stage(TEST_TEST.kind)}
+    groups: list[tuple[Group, set[Stage]]] = [
+        (run.stored_data.group(), kernel),  # tiles are computed from it
+        (kernel_group(run), kernel),
     ]
     if needs_test_kernel(config.inference):
-        groups.append((test_group(run), test_kernel_jobs(run)))
+        groups.append((test_group(run), test_kernel))
     for solve in wanted.solves:
         record = _good_record(run, solve.name)
         if record is not None:
             system = open_system(run, solve.name)
-            groups.append((system_group(run, system, record), solve.jobs))
-            groups += [(group, ()) for group in solver_of(system.method).scratch_groups(run, system)]
+            groups.append((system_group(run, system, record), {job.task.stage for job in solve.jobs}))
+            groups += [(group, set()) for group in solver_of(system.method).scratch_groups(run, system)]
     for product in [
         *(path_product(run, selection) for selection in wanted.selections),
         *_products(run, config, wanted),
     ]:
-        groups.append((product.group(run), product.jobs))
-    return (group for group, jobs in groups if is_begun(group, jobs))
+        groups.append((product.group(run), {product.stage}))
+    return (group for group, stages in groups if group.path.exists() or not receipted.isdisjoint(stages))
 
 
 def _left_over(run: RunDirectory, wanted: set[Task]) -> list[Job]:
