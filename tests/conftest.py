@@ -35,7 +35,11 @@ SLOW = (
     "real",
     "clusters/test_adding.py",
     "clusters/test_memory.py",
+    "gram/test_engines.py",
     "inference/test_adding.py",
+    "kernels/test_planes.py",
+    "kernels/test_pooling.py",
+    "rundir/test_lease.py",
     "solvers/test_adding.py",
     "rundir/test_runs_before_stages.py",
 )
@@ -49,14 +53,19 @@ ALONE = (
 """Folders and files of `tests` whose every test has a marker."""
 
 
+def _paths(places: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(str(TESTS / place) + ("" if place.endswith(".py") else os.sep) for place in places)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests of whole folders and files, before any are chosen by their markers."""
+    places = [(pytest.mark.slow, _paths(SLOW)), (pytest.mark.alone, _paths(ALONE))]
     for item in items:
-        for marker, places in ((pytest.mark.slow, SLOW), (pytest.mark.alone, ALONE)):
-            if any(item.path.is_relative_to(TESTS / place) for place in places):
+        for marker, paths in places:
+            if str(item.path).startswith(paths):
                 item.add_marker(marker)
-        if "[bucket" in item.name:  # which starts a gateway
+        if "[bucket" in item.name or "bucket" in getattr(item, "fixturenames", ()):  # which starts a gateway
             item.add_marker(pytest.mark.slow)
 
 

@@ -17,5 +17,5 @@ def test_nothing_of_dask_measures_by_the_time_of_day(monkeypatch: pytest.MonkeyP
     loop = IOLoop(make_current=False)
     before, clocks = time.time(), (loop.time, distributed.metrics.time, distributed.batched.time, steady_time)
     monkeypatch.setattr(time, "time", lambda: before - 3600.0)
-    assert all(0 <= clock() - before < 60 for clock in clocks)
+    assert all(abs(clock() - before) < 60 for clock in clocks)  # a host may slow its clock down meanwhile
     loop.close()
