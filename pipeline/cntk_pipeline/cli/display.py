@@ -273,7 +273,8 @@ def show_state(report: "RunReport", awaited: bool = False) -> None:
     for line in [] if report.driver else _unwritten(report):
         out.print(escape(line))
     if report.driver:
-        out.print(f"\na driver is at work: {escape(report.driver)}")
+        where = "" if report.executor is None else f", {report.executor}"
+        out.print(f"\na driver is at work: {escape(report.driver + where)}")
     elif not report.complete and not awaited:
         out.print(f"\nincomplete: cntk resume {escape(report.path)}")
 

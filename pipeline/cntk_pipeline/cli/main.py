@@ -8,7 +8,6 @@ and for Dask.
 """
 
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 from cntk_pipeline.cli.entry import STOPPED, USAGE, importing
@@ -18,6 +17,18 @@ with importing():
 
     from cntk_pipeline import __version__
     from cntk_pipeline.cli.console import err, escape, out
+    from cntk_pipeline.cli.options import (
+        AsJson,
+        Cluster,
+        GrowFrom,
+        Overrides,
+        RunPath,
+        Store,
+        Trust,
+        Verify,
+        WorkflowFile,
+        read_place,
+    )
     from cntk_pipeline.cli.streams import guard_streams, lost_output
     from cntk_pipeline.errors import ConfigError, Interrupted, NotTrusted, PipelineError, RunNotFound, WorkersLost
 
@@ -31,43 +42,6 @@ app = typer.Typer(
     help="Exact infinite-width network kernels of image data sets: computed in tiles, stored in Zarr, resumable.\n\n"
     "Exit codes: 0 complete, 1 failed, 2 wrong usage, 3 incomplete, 130 stopped.",
 )
-
-
-def _place(text: str) -> str:
-    from cntk_pipeline.config import expand_place
-
-    try:
-        return expand_place(text)
-    except ValueError as error:
-        raise ConfigError(f"DIR: {error}, got {text!r}") from None
-
-
-WorkflowFile = Annotated[Path, typer.Argument(metavar="FILE", help="A workflow file (TOML).")]
-RunPath = Annotated[
-    str, typer.Argument(metavar="DIR", callback=_place, help="A run directory, s3://bucket/name included.")
-]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a value of the workflow file.")
-]
-Store = Annotated[str | None, typer.Option("--store", metavar="DIR", help="The run directory.")]
-GrowFrom = Annotated[
-    str | None,
-    typer.Option("--from", metavar="OLD", help="Take over what is the same in this older run (store.grow_from)."),
-]
-Cluster = Annotated[
-    str | None,
-    typer.Option(
-        "--cluster",
-        metavar="NAME|FILE",
-        help="Where to compute: local, serial, a TOML file with a [cluster] table, or its name in $CNTK_CLUSTERS "
-        "(~/.config/cntk/clusters).",
-    ),
-]
-Trust = Annotated[
-    bool, typer.Option("--trust", help="Compute where the directory says, although somebody else may have written it.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Verify = Annotated[bool, typer.Option("--verify", help="Read and check every finished chunk first.")]
 
 
 def _say_version(wanted: bool) -> None:
@@ -306,6 +280,29 @@ def inspect(directory: RunPath, as_json: AsJson = False) -> None:
         show_inspection(report, contents)
 
 
+@app.command("list")
+def list_runs(
+    folder: Annotated[
+        str,
+        typer.Argument(metavar="FOLDER", callback=read_place, help="A folder of run directories, or s3://bucket/name."),
+    ] = "runs",
+    as_json: AsJson = False,
+) -> None:
+    """List the runs below a folder, with their accuracies.
+
+    Only records are read: `cntk status DIR` looks at each tile of a run.
+    """
+    with importing():
+        from cntk_pipeline.cli.runs import show_runs
+        from cntk_pipeline.workflow import listing
+
+    found = listing.list_runs(folder)
+    if as_json:
+        _print_json([run.to_json() for run in found])
+    else:
+        show_runs(folder, found)
+
+
 @app.command()
 def verify(directory: RunPath) -> None:
     """Read everything that is finished, and compare checksums.
@@ -339,14 +336,14 @@ def main() -> None:
     sys.exit(code)
 
 
-PRINTERS = [["plan"], ["network"], ["status"], ["inspect"]]
+PRINTERS = [["plan"], ["network"], ["status"], ["inspect"], ["list"]]
 """Commands that only print: they fail where their output is lost."""
 
 
 def _command() -> int:
     """Run the command of the command line, and return the exit code."""
     try:
-        app()
+        app(prog_name="cntk")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else COMPLETE
     except Interrupted as error:
@@ -373,7 +370,7 @@ def _command() -> int:
     return COMPLETE
 
 
-def _print_json(record: dict[str, Any]) -> None:
+def _print_json(record: Any) -> None:
     import json
 
     print(json.dumps(record, indent=2))

@@ -314,6 +314,7 @@ def _holds_images(path: StorePath) -> bool:
 def _begun(config: RunConfig, view: View) -> Iterator[Begun]:
     """Hold the lease of a run directory that has its specification, its workflow and its images."""
     require_extras(config.cluster)
+    view.say(f'loading the data set "{config.data.source}"')
     loaded = load(config)
     path = run_path(config)
     old = growth.find_source(config, path)
@@ -430,6 +431,7 @@ def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> N
     for path in _mend_inputs(run, config, verify):
         view.say(f"{path} was gone or damaged: written anew from the data set")
     _sweep(run, view)
+    view.say(cluster_of(config.cluster).preparation)
     prepare = partial(_prepare_worker, str(run.path.absolute()), library_versions())
     with (
         recording(run),
