@@ -3,10 +3,10 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cntk_pipeline.kernels import kernel_matrices, kernel_matrix
+    from cntk_pipeline.kernels import kernel_diagonal, kernel_matrices, kernel_matrix
     from cntk_pipeline.kernels.summary import summary
 
-__all__ = ["kernel_matrices", "kernel_matrix", "summary"]
+__all__ = ["kernel_diagonal", "kernel_matrices", "kernel_matrix", "summary"]
 
 
 def __getattr__(name: str) -> Any:
@@ -16,6 +16,7 @@ def __getattr__(name: str) -> Any:
     import cntk_pipeline.kernels as kernels
 
     table = {
+        "kernel_diagonal": kernels.kernel_diagonal,
         "kernel_matrices": kernels.kernel_matrices,
         "kernel_matrix": kernels.kernel_matrix,
         "summary": kernels.summary,
