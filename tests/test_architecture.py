@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "pipeline" / "cntk_pipeline"
 
 TIERS = [
     {"errors"},
-    {"environment", "inputs", "models", "resources", "tiling"},
+    {"environment", "inputs", "lazy", "models", "resources", "tiling"},
     {"tasks"},
     {"layers", "datasets", "config", "storage", "regression"},
     {"kernels", "rundir", "telemetry"},
@@ -18,6 +18,7 @@ TIERS = [
     {"inference"},
     {"workflow"},
     {"cli"},
+    {"__main__"},
 ]
 RANK = {room: rank for rank, rooms in enumerate(TIERS) for room in rooms}
 
@@ -38,7 +39,7 @@ def imports_of(path: Path) -> set[str]:
             found |= {room_of(name) for name in names}
         elif isinstance(node, ast.Import):
             found |= {room_of(name.name) for name in node.names if name.name.split(".")[0] == "cntk_pipeline"}
-    return found
+    return found - {"__version__"}  # of the package itself
 
 
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
