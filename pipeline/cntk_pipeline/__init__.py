@@ -5,10 +5,12 @@ from typing import TYPE_CHECKING
 from cntk_pipeline.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from cntk_pipeline.kernels import kernel_matrices, kernel_matrix, summary
+    from cntk_pipeline.kernels import kernel_diagonal, kernel_matrices, kernel_matrix, summary
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "kernel_matrices", "kernel_matrix", "summary"]
+__all__ = ["__version__", "kernel_diagonal", "kernel_matrices", "kernel_matrix", "summary"]
 
-__getattr__ = lazy_names(__name__, {"kernel_matrices": "kernels", "kernel_matrix": "kernels", "summary": "kernels"})
+__getattr__ = lazy_names(
+    __name__, {name: "kernels" for name in ("kernel_diagonal", "kernel_matrices", "kernel_matrix", "summary")}
+)

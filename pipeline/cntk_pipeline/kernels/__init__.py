@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cntk_pipeline.kernels.engines import ENGINES, find_engine
     from cntk_pipeline.kernels.evaluator import NUMERICS_VERSION, CpuEvaluator
     from cntk_pipeline.kernels.lowering import KINDS, lower
-    from cntk_pipeline.kernels.matrix import kernel_matrices, kernel_matrix
+    from cntk_pipeline.kernels.matrix import kernel_diagonal, kernel_matrices, kernel_matrix
     from cntk_pipeline.kernels.memory import group_size, working_bytes
     from cntk_pipeline.kernels.program import Program
     from cntk_pipeline.kernels.summaries import Summary, summary
@@ -34,6 +34,7 @@ __all__ = [
     "Summary",
     "find_engine",
     "group_size",
+    "kernel_diagonal",
     "kernel_matrices",
     "kernel_matrix",
     "lower",
@@ -59,6 +60,7 @@ __getattr__ = lazy_names(
         "Summary": "summaries",
         "find_engine": "engines",
         "group_size": "memory",
+        "kernel_diagonal": "matrix",
         "kernel_matrices": "matrix",
         "kernel_matrix": "matrix",
         "lower": "lowering",
