@@ -17,6 +17,7 @@ TIERS = [
     {"solvers", "driver"},
     {"inference"},
     {"workflow"},
+    {"opened"},
     {"cli"},
 ]
 RANK = {room: rank for rank, rooms in enumerate(TIERS) for room in rooms}

@@ -1,23 +1,30 @@
 """Exact infinite-width network kernels of image data sets, in tiles, on a cluster, into a store that survives."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cntk_pipeline.kernels import kernel_matrices, kernel_matrix
     from cntk_pipeline.kernels.summary import summary
+    from cntk_pipeline.opened import OpenRun, open_run
 
-__all__ = ["kernel_matrices", "kernel_matrix", "summary"]
+__all__ = ["OpenRun", "kernel_matrices", "kernel_matrix", "open_run", "summary"]
+
+_ROOMS = {
+    "kernel_matrices": "kernels",
+    "kernel_matrix": "kernels",
+    "summary": "kernels",
+    "OpenRun": "opened",
+    "open_run": "opened",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Import the kernels on first use: the import takes seconds, during which a command must handle Ctrl-C."""
-    if name not in __all__:
+    """Import a room on first use: the import takes seconds, during which a command must handle Ctrl-C."""
+    if name not in _ROOMS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import cntk_pipeline.kernels as kernels
+    return getattr(import_module(f"cntk_pipeline.{_ROOMS[name]}"), name)
 
-    table = {
-        "kernel_matrices": kernels.kernel_matrices,
-        "kernel_matrix": kernels.kernel_matrix,
-        "summary": kernels.summary,
-    }
-    return table[name]
+
+def __dir__() -> list[str]:
+    return __all__

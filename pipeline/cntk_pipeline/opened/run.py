@@ -1,0 +1,248 @@
+"""A run directory as an object: its kernels, labels, predictions and results, also while it goes on."""
+
+import html
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from cntk_pipeline.errors import ConfigError
+from cntk_pipeline.gram.tiles import kernel_group, test_group
+from cntk_pipeline.inference import RESULTS
+from cntk_pipeline.layers import spelling
+from cntk_pipeline.opened.results import Inferred, read_result
+from cntk_pipeline.opened.systems import Readout, find_readout, find_system, readout_names
+from cntk_pipeline.opened.tables import Table
+from cntk_pipeline.opened.tiles import Stored, read_whole, require_whole
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.solvers import System, system_group
+from cntk_pipeline.storage import StorePath
+from cntk_pipeline.storage.tiled_array import Array
+from cntk_pipeline.workflow.report import make_report
+
+
+class Labels(NamedTuple):
+    """The labels of a run, int64, positions in its classes: of the training and of the test images."""
+
+    train: Array
+    test: Array
+
+
+def open_run(path: str | Path) -> "OpenRun":
+    """Open a run directory, or a run in a bucket, to look at its results; nothing is written.
+
+    It works while a driver is at work, and on runs of earlier versions. Each call reads what is there at that moment.
+
+    Parameters
+    ----------
+    path : of the run directory, as `cntk run` printed it, or ``s3://bucket/name``.
+
+    Raises
+    ------
+    RunNotFound
+        If there is no run at the path.
+    StoreError
+        If it has the format of another version, or its record is damaged.
+    """
+    return OpenRun(RunDirectory(path))
+
+
+class OpenRun:
+    """A run directory as an object; `open_run` opens one.
+
+    Further results are methods named like their keys in ``[inference]``, such as ``run.leave_one_out(readout)``: see
+    `result`.
+
+    Parameters
+    ----------
+    directory : the run directory.
+    """
+
+    def __init__(self, directory: RunDirectory) -> None:
+        self.directory = directory
+
+    @property
+    def path(self) -> StorePath:
+        """The place of the run directory."""
+        return self.directory.path
+
+    @property
+    def readouts(self) -> list[str]:
+        """The names of the kernels."""
+        return readout_names(self.directory)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the columns of `predictions`."""
+        return self.directory.specification.data.classes
+
+    @property
+    def labels(self) -> Labels:
+        """The labels of the training and of the test images: positions in `classes`.
+
+        Raises
+        ------
+        StoreError
+            If they are not stored yet, or damaged.
+        """
+        train, test = (np.asarray(self.directory.inputs(f"{part}_labels")[:]) for part in ("train", "test"))  # type: ignore[arg-type]
+        return Labels(train, test)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is left to do."""
+        return make_report(self.directory).complete
+
+    # Kernels.
+
+    def kernel(self, readout: Readout = None, part: str = "train", *, missing: Literal["nan", "raise"] = "nan") -> Any:
+        """Return a kernel matrix as a lazy Dask array, whose chunks are the tiles on disk.
+
+        Parameters
+        ----------
+        readout : a name of `readouts`, or depth, pooling and kind as in ``(3, "gap", "ntk")``; None where the run has
+            only one.
+        part : "train" for K(train, train), symmetric, though only its lower tiles are stored; "test" for
+            K(test, train); "test_test" for K(test, test), if a posterior covariance was asked for; "train_variance"
+            and "test_variance" for K(x, x) of each image.
+        missing : "nan" lets tiles that are not computed yet be NaN; "raise" refuses them.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such read-out or part.
+        NotComputed
+            With ``missing="raise"``, if tiles are missing, with how far it is.
+        """
+        if missing not in ("nan", "raise"):
+            raise ConfigError(f'missing is "nan" or "raise", got {missing!r}')
+        name = find_readout(self.directory, readout)
+        stored = self._kernel(name, part)
+        if missing == "raise":
+            require_whole(self.directory, stored, f'kernel("{name}", "{part}")')
+        return stored.lazy()
+
+    def _kernel(self, readout: str, part: str) -> Stored:
+        if part == "test_test":
+            return Stored.of(test_group(self.directory), readout)
+        group = kernel_group(self.directory)
+        parts = [spec.name.split("/")[1] for spec in group.arrays if spec.name.split("/")[0] == readout]
+        if part not in parts:
+            raise ConfigError(f"a kernel has no part {part!r}{spelling.nearest(part, [*parts, 'test_test'])}")
+        return Stored.of(group, f"{readout}/{part}")
+
+    # Solves.
+
+    def system(self, readout: Readout = None, ridge: float | None = None) -> System:
+        """Find the system of a read-out with a ridge, by default its only one, or the chosen one; errors as in
+        `predictions`, but for `NotComputed`.
+        """
+        return find_system(self.directory, find_readout(self.directory, readout), ridge)
+
+    def predictions(self, readout: Readout = None, ridge: float | None = None) -> Array:
+        """Read the predictive means of the test images.
+
+        Parameters
+        ----------
+        readout : as in `kernel`.
+        ridge : as in the workflow; None takes the only one, or the one that leave-one-out has chosen.
+
+        Returns
+        -------
+        (test, classes) float64 array; the largest column of a row is the predicted class.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such read-out or ridge.
+        NotComputed
+            If they are not computed yet, with how far they are.
+        """
+        return self._solved(self.system(readout, ridge), "mean", "predictions")
+
+    def coefficients(self, readout: Readout = None, ridge: float | None = None) -> Array:
+        """Read the coefficients alpha of ``(K + ridge I) alpha = Y``; arguments and errors as in `predictions`.
+
+        Returns
+        -------
+        (train, classes) float64 array.
+        """
+        return self._solved(self.system(readout, ridge), "coefficients", "coefficients")
+
+    def _solved(self, system: System, part: str, what: str) -> Array:
+        stored = Stored.of(system_group(self.directory, system, {}), part)
+        return read_whole(self.directory, stored, f"{what} of {system.label}")
+
+    @property
+    def metrics(self) -> Table:
+        """The results of each ridge of each read-out, as a table; ``metrics[0].accuracy`` is a number."""
+        return Table.of(make_report(self.directory).solves if self.directory.has_workflow() else ())
+
+    # Results of [inference].
+
+    def result(self, key: str, readout: Readout = None, ridge: float | None = None) -> Inferred:
+        """Read a result of ``[inference]``: its record as ``summary``, and its arrays.
+
+        Parameters
+        ----------
+        key : in ``[inference]``, such as "leave_one_out". ``run.leave_one_out(readout, ridge)`` is the same.
+        readout, ridge : as in `predictions`.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such result, read-out or ridge, or the workflow did not ask for it.
+        NotComputed
+            If it is not computed yet, with how far it is.
+        """
+        return read_result(self.directory, key, self.system(readout, ridge))
+
+    def __getattr__(self, key: str) -> Callable[..., Inferred]:
+        """Return `result` for a key of ``[inference]``."""
+        if key not in RESULTS:
+            raise AttributeError(f"a run has no {key!r}{spelling.nearest(key, self.__dir__())}")
+        return partial(self.result, key)
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *RESULTS]
+
+    # Everything at once.
+
+    def to_xarray(self) -> Any:
+        """Return everything as one lazy `xarray.Dataset`, whose variables are named in docs/runs.md.
+
+        Raises
+        ------
+        ConfigError
+            If xarray is not installed.
+        """
+        from cntk_pipeline.opened.labelled import to_dataset
+
+        return to_dataset(self.directory)
+
+    # For people.
+
+    def _lines(self) -> tuple[str, str, str]:
+        """Return the place, the data and the state in words."""
+        data = self.directory.specification.data
+        shape = " x ".join(map(str, data.shape))
+        images = f"{data.train} training and {data.test} test images of {shape}, {len(data.classes)} classes"
+        if not self.directory.has_workflow():
+            return str(self.path), images, "stopped before it began"
+        report = make_report(self.directory)
+        if report.complete:
+            return str(self.path), images, "complete"
+        at_work = report.at_work
+        far = "nothing is begun" if at_work is None else f"{at_work[0]}: {at_work[1]} of {at_work[2]} tiles"
+        driver = "no driver is at work" if report.driver is None else f"the driver {report.driver} is at work"
+        return str(self.path), images, f"{far}; {driver}"
+
+    def __repr__(self) -> str:
+        path, images, state = self._lines()
+        return f"OpenRun {path}: {state}\n{images}\n{self.metrics!r}"
+
+    def _repr_html_(self) -> str:
+        path, images, state = map(html.escape, self._lines())
+        return f"<div><b>{path}</b>: {state}<br>{images}</div>{self.metrics._repr_html_()}"
