@@ -6,6 +6,7 @@ from cntk_pipeline.driver.timing import _TIMINGS
 from cntk_pipeline.inference import RESULTS
 from cntk_pipeline.rundir.growth import _GROWTH
 from cntk_pipeline.rundir.lease import _HOLDER
+from cntk_pipeline.rundir.preprocessing import _RECORD as _PREPROCESSING
 from cntk_pipeline.rundir.specification import _SOLVE
 from cntk_pipeline.rundir.submissions import _ENDING, _SUBMISSION
 from cntk_pipeline.solvers import METRICS
@@ -21,6 +22,10 @@ def kinds() -> dict[str, tuple[Record[Any], Any]]:
         "lease": (
             _HOLDER,
             dict(holder="x", host="h", processes="p", pid=1, counter=2, released=True, job="7", restarts=1),
+        ),
+        "preprocessing": (
+            _PREPROCESSING,
+            {"pixels": "uint8", "standardization": {"mean": [0.5], "std": [0.25]}, "checksum": "c"},
         ),
         "solve": (_SOLVE, solve | {"absolute_ridge": 1.0, "method": {"solver": "cg", "tolerance": 1e-3, "rank": 2}}),
         "iterations": (_ITERATIONS, dict(first=0, last=2, finished=False, residuals=[1.0, 0.5])),

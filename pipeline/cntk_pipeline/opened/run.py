@@ -1,6 +1,7 @@
 """A run directory as an object: its kernels, labels, predictions and results, also while it goes on."""
 
 import html
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.gram.tiles import kernel_group, test_group
 from cntk_pipeline.inference import RESULTS
 from cntk_pipeline.layers import spelling
+from cntk_pipeline.opened.prediction import Say, predict_means
 from cntk_pipeline.opened.results import Inferred, read_result
 from cntk_pipeline.opened.systems import Readout, find_readout, find_system, readout_names
 from cntk_pipeline.opened.tables import Table
@@ -28,6 +30,11 @@ class Labels(NamedTuple):
 
     train: Array
     test: Array
+
+
+def on_stderr(line: str) -> None:
+    """Show a line to a person."""
+    sys.stderr.write(f"{line}\n")
 
 
 def open_run(path: str | Path) -> "OpenRun":
@@ -207,6 +214,47 @@ class OpenRun:
 
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *RESULTS]
+
+    # New images.
+
+    def decision_function(
+        self, images: Any, readout: Readout = None, ridge: float | None = None, *, say: Say | None = on_stderr
+    ) -> Array:
+        """Evaluate the predictive means of new images, in blocks on all cores; nothing is written.
+
+        For many images `cntk predict` uses the cluster of the run, and goes on where it was stopped.
+
+        Parameters
+        ----------
+        images : as the source of the run had them, ``(n, H, W, C)``, ``(n, H, W)`` for grayscale or
+            ``(n, features)``. They are standardised by the numbers of the run's own images.
+        readout, ridge : as in `predictions`.
+        say : gets a line with the forecast of the time before anything is computed; by default it goes to stderr, None
+            says nothing.
+
+        Returns
+        -------
+        (n, classes) float64 array, in the order of `classes`.
+
+        Raises
+        ------
+        DataError
+            If the images differ from those of the run in shape or kind of numbers, or are not finite.
+        NotComputed
+            If the coefficients are not computed yet.
+        SpecificationMismatch
+            If another version of the package computed the kernel.
+        StoreError
+            If the run is of an earlier version, which did not store how images were standardised, and its data set is
+            not at hand.
+        """
+        return predict_means(self.directory, self.system(readout, ridge), images, say)
+
+    def predict(
+        self, images: Any, readout: Readout = None, ridge: float | None = None, *, say: Say | None = on_stderr
+    ) -> Array:
+        """Predict the classes of new images, ``(n,)`` texts out of `classes`; arguments as in `decision_function`."""
+        return np.array(self.classes)[self.decision_function(images, readout, ridge, say=say).argmax(1)]
 
     # Everything at once.
 

@@ -6,6 +6,7 @@
       run.json              specification, fingerprint, provenance; created once, never rewritten
       workflow.json         the last resolved workflow, for `cntk resume`, and who wrote it
       growth.json           only of a grown run: the older one, and which blocks of images are the same in both
+      preprocessing.json    the mean and the deviation of the images of the source
       inputs.zarr/          train_images, train_labels, test_images, test_labels
       journal/              receipts of finished tiles, a segment a driver
       log/                  events, a line an event, a file a process; docs/observability.md
@@ -208,7 +209,7 @@ class RunDirectory:
         if self._is_new and not holds_work:
             (self.inputs_path / GROUP_RECORD).unlink(missing_ok=True)  # first: without it the rest counts for nothing
             self.inputs_path.remove_tree()
-            for name in ("growth.json", "workflow.json", "run.json"):
+            for name in ("growth.json", "preprocessing.json", "workflow.json", "run.json"):
                 (self.path / name).unlink(missing_ok=True)
 
     @property
