@@ -113,7 +113,10 @@ def test_images_unlike_those_of_the_run_are_refused(run_small: Run, source: dict
         (images[:0], "got none; give at least one"),
         (images.astype(np.uint8), "expected float16, float32 or float64 pixels on the scale of the source"),
         (images.astype(int), "got int64; convert them to that scale"),
-        (np.where(images > 1, np.nan, images), r"expected finite pixels, got nan at index \(\d+, \d+, \d+, \d+\)"),
+        (
+            np.where(images > 1, np.nan, images),
+            r"finite pixels, got nan in image \d+ at index \(\d+, \d+, \d+\)",
+        ),
         ([["a"]], "expected images of shape"),
     ):
         with pytest.raises(DataError, match=message):

@@ -6,6 +6,7 @@ from cntk_pipeline.driver.timing import _TIMINGS
 from cntk_pipeline.inference import RESULTS
 from cntk_pipeline.rundir.growth import _GROWTH
 from cntk_pipeline.rundir.lease import _HOLDER
+from cntk_pipeline.rundir.predictions import _IMAGES
 from cntk_pipeline.rundir.preprocessing import _RECORD as _PREPROCESSING
 from cntk_pipeline.rundir.specification import _SOLVE
 from cntk_pipeline.rundir.submissions import _ENDING, _SUBMISSION
@@ -23,6 +24,7 @@ def kinds() -> dict[str, tuple[Record[Any], Any]]:
             _HOLDER,
             dict(holder="x", host="h", processes="p", pid=1, counter=2, released=True, job="7", restarts=1),
         ),
+        "images": (_IMAGES, dict(count=3, origin="new.npy")),
         "preprocessing": (
             _PREPROCESSING,
             {"pixels": "uint8", "standardization": {"mean": [0.5], "std": [0.25]}, "checksum": "c"},

@@ -268,6 +268,9 @@ def show_state(report: RunReport, awaited: bool = False) -> None:
         out.print(f"\n{escape(first)}{more} gone")
     for line in [] if report.driver else _unwritten(report):
         out.print(escape(line))
+    for each in report.predictions:
+        counted = f"{each.done}/{each.total} tiles"
+        out.print(escape(f"\npredictions for {each.images:,} images of {each.origin} by {each.readout}: {counted}"))
     if report.driver:
         out.print(f"\na driver is at work: {escape(report.driver)}")
     elif not report.complete and not awaited:

@@ -30,6 +30,7 @@ from cntk_pipeline.cli.display import (
     show_stages,
     show_state,
 )
+from cntk_pipeline.cli.predicting import predict
 from cntk_pipeline.cli.stopping import STOPPED, stop_on_signals
 from cntk_pipeline.cli.streams import guard_streams, lost_output
 from cntk_pipeline.cli.watch import show_whereabouts, watch
@@ -240,7 +241,7 @@ def inspect(directory: RunPath, as_json: AsJson = False) -> None:
     show_results(report)
     show_inferred(report)
     show_state(report)
-    out.print("\n[bold]open with[/]  [dim]import zarr, xarray[/]")
+    out.print("\n[bold]open with[/]  [dim]import cntk_pipeline, zarr, xarray[/]")
     for line in report.openers:
         out.print("  " + escape(line))
 
@@ -256,6 +257,9 @@ def verify(directory: RunPath) -> None:
     if found.needs_resume:
         out.print(f"make it whole again: cntk resume {escape(str(directory))}")
         raise typer.Exit(INCOMPLETE)
+
+
+app.command()(predict)
 
 
 def main() -> None:

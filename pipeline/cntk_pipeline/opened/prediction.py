@@ -1,7 +1,7 @@
 """Predictions for new images in memory: K(new, train) in blocks on all cores, times the coefficients."""
 
 import datetime
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 
@@ -9,17 +9,16 @@ from cntk_pipeline.errors import SpecificationMismatch
 from cntk_pipeline.gram.engines import open_engine, require_numerics
 from cntk_pipeline.kernels import Engine
 from cntk_pipeline.kernels.pieces import CostSoFar, compute
-from cntk_pipeline.opened.new_images import require_images
+from cntk_pipeline.opened.new_images import NewImages, spans
 from cntk_pipeline.opened.tiles import Stored, read_whole
 from cntk_pipeline.resources import core_count
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.solvers import System, system_group
 from cntk_pipeline.solvers.systems import SystemKernel
 from cntk_pipeline.storage.tiled_array import Array
-from cntk_pipeline.workflow.load import read_preprocessing
 
-BLOCK_BYTES = 2**28
-"""Largest size of a block of training images in float64: with its part of the kernel, twice that is held at once."""
+BLOCK_BYTES = 2**27
+"""Largest size of a block of images in float64. Beside two of them, their part of the kernel is held."""
 
 MEASURE_ABOVE_SECONDS = 2.0
 """From this forecast on, the time of a pair is measured: a measurement takes seconds."""
@@ -47,20 +46,17 @@ def predict_means(run: RunDirectory, system: System, given: object, say: Say | N
     StoreError
         If the run does not hold how its images were standardised, and its data set is not at hand.
     """
-    steps = read_preprocessing(run)
-    images = require_images(run, steps, "images", given)
+    images = NewImages.in_memory(run, given)
     engine = require_engine(run, system.readout)
     stored = Stored.of(system_group(run, system, {}), "coefficients")
     alpha = read_whole(run, stored, f"coefficients of {system.label}")
-    first = steps.apply(images[: engine.lane_width], run.specification.dtype)
     pairs = len(images) * run.train_cut.count
-    cost = first_cost(engine, first, pairs)
+    cost = first_cost(engine, images[: engine.lane_width], pairs)
     if say is not None:
         say(cost_line(len(images), run.train_cut.count, cost.seconds_left(pairs / core_count()) or 0.0, core_count()))
     means = np.zeros((len(images), alpha.shape[1]))
-    for begin, end in _spans(len(images), run.specification.tile, run.specification.data.shape):
-        block = steps.apply(images[begin:end], run.specification.dtype)
-        means[begin:end] = _means(run, system, engine, cost, block, alpha)
+    for begin, end in spans(len(images), run.specification.tile, images.shape[1:], BLOCK_BYTES):
+        means[begin:end] = _means(run, system, engine, cost, images[begin:end], alpha)
     return means
 
 
@@ -95,12 +91,6 @@ def cost_line(images: int, train: int, seconds: float, cores: int) -> str:
     return f"predicting {images:,} images: {images * train:,} pairs with the training images, {time} on {cores} cores"
 
 
-def _spans(count: int, tile: int, shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
-    """Cut images into blocks of whole tiles, of at most `BLOCK_BYTES` in float64."""
-    tiles = max(1, BLOCK_BYTES // (8 * int(np.prod(shape)) * tile))
-    return ((begin, min(begin + tiles * tile, count)) for begin in range(0, count, tiles * tile))
-
-
 def _means(run: RunDirectory, system: System, engine: Engine, cost: CostSoFar, block: Array, alpha: Array) -> Array:
     """Evaluate the means of one block of standardised images, tile by tile as a run does."""
     cut, kernel, tile = run.train_cut, SystemKernel(run, system), run.specification.tile
@@ -109,7 +99,7 @@ def _means(run: RunDirectory, system: System, engine: Engine, cost: CostSoFar, b
         variance = engine.evaluator().evaluate_pairs(block)[0].astype(float)
         left = np.where(variance > 0, 1 / np.sqrt(np.where(variance > 0, variance, 1)), 0.0)
     means = np.zeros((len(block), alpha.shape[1]))
-    for begin, end in _spans(cut.count, cut.size, run.specification.data.shape):
+    for begin, end in spans(cut.count, cut.size, block.shape[1:], BLOCK_BYTES):
         images = run.inputs("train_images")[begin:end]
         values = compute(engine, block, images, cost, core_count(), lambda *_: None)[0]
         for col in range(begin // cut.size, -(-end // cut.size)):

@@ -17,6 +17,7 @@
         work.zarr/          while conjugate gradients run: the last two iterations, which iterations.json counts
         ridge_path.json     instead of a solve: the choice among ridges
         inference/          NAME.zarr, NAME.json: the results of [inference]
+      predictions/          new images and their predictions; `rundir.predictions`
       quarantine/           chunks that disagreed with their receipts
 
 One chunk is one tile, and a chunk without its receipt is never trusted unread.
@@ -53,7 +54,7 @@ _SOLVE = re.compile(r"[0-9a-f]{16}")
 """Name of the directory of a solve."""
 
 _FOLDERS = (
-    *("inputs.zarr", "kernel.zarr", "test_kernel.zarr", "solve"),
+    *("inputs.zarr", "kernel.zarr", "test_kernel.zarr", "solve", "predictions"),
     *("journal", "lease", "log", "quarantine", "submissions"),
 )
 """Folders that a driver writes into, and deletes from."""
@@ -213,6 +214,11 @@ class RunDirectory:
                 (self.path / name).unlink(missing_ok=True)
 
     @property
+    def root(self) -> StorePath:
+        """The folder that holds run.json."""
+        return self.path
+
+    @property
     def train_cut(self) -> Cut:
         """How the training images are cut into kernel tiles."""
         return self.specification.train_cut
@@ -332,8 +338,8 @@ class RunDirectory:
 
     def write_record(self, relative: str, record: Json) -> None:
         """Replace a small JSON file; `StoreError` where the run is gone: the file would begin a new one there."""
-        if not (self.path / "run.json").is_file():
-            raise StoreError(errno.ENOENT, f"the run directory {self.path} is gone: bring it back, then resume")
+        if not (self.root / "run.json").is_file():
+            raise StoreError(errno.ENOENT, f"the run directory {self.root} is gone: bring it back, then resume")
         self._require_within((self.path / relative).parent)
         write_json(self.path / relative, record)
 

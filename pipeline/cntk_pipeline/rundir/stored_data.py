@@ -3,7 +3,7 @@
 import errno
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from pydantic import ConfigDict, with_config
@@ -50,6 +50,21 @@ class _GroupRecord:
 _GROUP: Record[_GroupRecord] = Record(_GroupRecord, "`cntk verify` writes it anew")
 
 
+class Rows(Protocol):
+    """What is stored: an array, or images that are read some rows at a time."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of all rows."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The dtype of the values."""
+
+    def __getitem__(self, rows: slice, /) -> Array:
+        """Return some rows."""
+
+
 class StoredData:
     """Images and labels in a zarr group.
 
@@ -58,11 +73,14 @@ class StoredData:
     path : of the group.
     data : their part of the run's specification.
     dtype : of the images; they are stored as the kernel reads them.
+    names : of the arrays; new images have no labels and no training part.
     """
 
-    def __init__(self, path: StorePath, data: DataSpecification, dtype: str) -> None:
+    def __init__(
+        self, path: StorePath, data: DataSpecification, dtype: str, names: tuple[InputName, ...] = NAMES
+    ) -> None:
         self.path = path
-        self._data, self._dtype = data, dtype
+        self._data, self._dtype, self._names = data, dtype, names
 
     def is_made(self) -> bool:
         """Tell whether they are stored."""
@@ -72,7 +90,7 @@ class StoredData:
         """Open an array; `StoreError` where it is damaged, or not of the specification."""
         return InputArray(self.path / name, self._shape(name), "iu" if name.endswith("labels") else "f")
 
-    def write(self, arrays: Mapping[str, Array], attributes: Mapping[str, Any]) -> None:
+    def write(self, arrays: Mapping[str, Rows], attributes: Mapping[str, Any]) -> None:
         """Store arrays, all at once; nothing happens where they are stored already."""
         if self.is_made():
             return
@@ -95,7 +113,7 @@ class StoredData:
         """Describe the arrays by the specification, to mend their metadata; without digests."""
         specs = [
             _spec(name, self._shape(name), np.dtype("int64" if name.endswith("labels") else self._dtype))
-            for name in NAMES
+            for name in self._names
         ]
         return Group(self.path, tuple(specs), {"data": self._data.to_json()})
 
@@ -104,7 +122,7 @@ class StoredData:
         if not self.is_made():
             return [self.path / GROUP_RECORD]
         found = []
-        for array in map(TiledArray, (self.path / name for name in NAMES)):
+        for array in map(TiledArray, (self.path / name for name in self._names)):
             there = (array.path / "c").listing()
             for index in _indices(array):
                 listed = there.get("/".join(map(str, index)))
@@ -119,7 +137,7 @@ class StoredData:
         recorded = self._digests()
         return [
             path
-            for name in NAMES
+            for name in self._names
             for piece, (path, found) in enumerate(self._look(name))
             if found is None or (name in recorded and [found] != recorded[name][piece : piece + 1])
         ]
@@ -127,12 +145,12 @@ class StoredData:
     def pin(self) -> None:
         """Record the digests of whole chunks, where their record was lost, or an earlier version kept none."""
         if self.is_made() and not self._digests():
-            digests = {name: [found for _, found in self._look(name)] for name in NAMES}
+            digests = {name: [found for _, found in self._look(name)] for name in self._names}
             group = self.group()
             content = replace(group, attributes=dict(group.attributes) | {"digests": digests}).files()[GROUP_RECORD]
             (self.path / GROUP_RECORD).write_whole(content)
 
-    def write_again(self, arrays: Mapping[str, Array]) -> list[StorePath]:
+    def write_again(self, arrays: Mapping[str, Rows]) -> list[StorePath]:
         """Write damaged chunks anew, from the same data set; return them.
 
         Raises
@@ -144,7 +162,7 @@ class StoredData:
         damaged = set(self.damaged())
         new: dict[StorePath, tuple[memoryview, bytes]] = {}
         digests = self._digests() if self.is_made() else {}
-        for name in NAMES:
+        for name in self._names:
             spec = _spec(name, arrays[name].shape, arrays[name].dtype)
             for (piece, part), (path, stored) in zip(_pieces(spec, arrays[name]), self._look(name), strict=True):
                 payload, checksum = encode_chunk(part, spec.tile, np.dtype(spec.dtype))
@@ -193,7 +211,7 @@ def _spec(name: str, shape: tuple[int, ...], dtype: np.dtype) -> ArraySpec:
     return ArraySpec(name, shape, (rows, *shape[1:]), dtype.name, axes)
 
 
-def _pieces(spec: ArraySpec, values: Array) -> Iterator[tuple[int, Array]]:
+def _pieces(spec: ArraySpec, values: Rows) -> Iterator[tuple[int, Array]]:
     cut = Cut(spec.shape[0], spec.tile[0])
     return ((piece, values[slice(*cut.bounds(piece))]) for piece in range(cut.pieces))
 

@@ -19,6 +19,7 @@ from cntk_pipeline.rundir.verification import spent, with_arrays
 from cntk_pipeline.solvers import METRICS, RidgeChoice, read_choice, solver_of
 from cntk_pipeline.storage.tiled_array import TiledArray
 from cntk_pipeline.tasks import Receipt, Task
+from cntk_pipeline.workflow.predictions import PredictionReport, report_predictions
 from cntk_pipeline.workflow.wanted import WantedSolve, WantedStage, find_wanted
 
 
@@ -135,6 +136,7 @@ class RunReport:
     ridge_paths : choices of a ridge, where the workflow leaves it to leave-one-out.
     solves : results.
     trained : ensembles of networks in training, where times were asked for.
+    predictions : of new images, by `cntk predict`; they are no part of the run, and ``complete`` does not ask for them.
     openers : lines of Python that open the arrays with zarr and with xarray.
     """
 
@@ -156,6 +158,7 @@ class RunReport:
     ridge_paths: tuple[RidgePathReport, ...]
     solves: tuple[SolveReport, ...]
     trained: tuple[TrainedReport, ...]
+    predictions: tuple[PredictionReport, ...]
     openers: tuple[str, ...]
 
     @property
@@ -226,6 +229,7 @@ def make_report(run: RunDirectory) -> RunReport:
         ridge_paths=tuple(RidgePathReport(each["readout"], read_choice(run, each)) for each in wanted.selections),
         solves=tuple(solves),
         trained=tuple(trained),
+        predictions=tuple(report_predictions(run)),
         openers=_openers(run, [report.name for report in solves if report.relative_residual is not None]),
     )
 
@@ -276,6 +280,7 @@ def _stage_report(run: RunDirectory, stage: WantedStage, receipts: dict[Task, Re
 def _openers(run: RunDirectory, solved: Sequence[str]) -> tuple[str, ...]:
     readout, kernels = run.specification.readouts[0].name, run.kernel_path.zarr_expression()
     lines = [
+        f'cntk_pipeline.open_run("{run.path}").to_xarray()',
         f'zarr.open_array({kernels}, path="{readout}/train", mode="r")  # lower tiles; the others are NaN',
         f'xarray.open_zarr({kernels}, group="{readout}", consolidated=False)',
     ]
