@@ -30,6 +30,7 @@ from cntk_pipeline.cli.display import (
     show_stages,
     show_state,
 )
+from cntk_pipeline.cli.exporting import export
 from cntk_pipeline.cli.predicting import predict
 from cntk_pipeline.cli.stopping import STOPPED, stop_on_signals
 from cntk_pipeline.cli.streams import guard_streams, lost_output
@@ -260,6 +261,7 @@ def verify(directory: RunPath) -> None:
 
 
 app.command()(predict)
+app.command()(export)
 
 
 def main() -> None:

@@ -19,7 +19,8 @@ from cntk_pipeline.rundir.directory import RunDirectory
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-def _place(text: str) -> str:
+def place_of(text: str) -> str:
+    """Read the name of a file or folder, or its address."""
     try:
         return expand_place(text)
     except ValueError as error:
@@ -27,12 +28,12 @@ def _place(text: str) -> str:
 
 
 def predict(
-    directory: Annotated[str, typer.Argument(metavar="DIR", callback=_place, help="A run directory, solved.")],
+    directory: Annotated[str, typer.Argument(metavar="DIR", callback=place_of, help="A run directory, solved.")],
     images: Annotated[
         Path, typer.Argument(metavar="IMAGES", help="New images without labels: a folder of pictures, .npy or .npz.")
     ],
     output: Annotated[
-        str, typer.Option("--out", metavar="FILE", callback=_place, help="The file to write: .csv, .parquet or .npz.")
+        str, typer.Option("--out", metavar="FILE", callback=place_of, help="The file to write: .csv, .parquet or .npz.")
     ],
     readout: Annotated[str | None, typer.Option("--readout", metavar="NAME", help="The kernel.")] = None,
     ridge: Annotated[float | None, typer.Option("--ridge", metavar="R", help="The ridge, as in the workflow.")] = None,
