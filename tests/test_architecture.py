@@ -19,6 +19,7 @@ TIERS = [
     {"workflow"},
     {"opened"},
     {"cli"},
+    {"interactive"},
 ]
 RANK = {room: rank for rank, rooms in enumerate(TIERS) for room in rooms}
 
@@ -121,6 +122,7 @@ OTHER_FILES = {
     "clusters/local/submitter.py": {"open", "os.open", "read_bytes"},  # the log that is written, and /proc
     "clusters/slurm/submitter.py": {"isdigit"},  # of what SLURM says
     "clusters/slurm/states.py": {"isdigit"},
+    "opened/export.py": {"open"},  # files that are written, for people without Zarr
     "clusters/ssh/first_host.py": {"json.loads"},  # of a question through ssh
 }
 """What reads files that are no records of a run."""

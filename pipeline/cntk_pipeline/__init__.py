@@ -4,11 +4,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cntk_pipeline.interactive import run
     from cntk_pipeline.kernels import kernel_matrices, kernel_matrix
     from cntk_pipeline.kernels.summary import summary
     from cntk_pipeline.opened import OpenRun, open_run
 
-__all__ = ["OpenRun", "kernel_matrices", "kernel_matrix", "open_run", "summary"]
+__all__ = ["OpenRun", "kernel_matrices", "kernel_matrix", "open_run", "run", "summary"]
 
 _ROOMS = {
     "kernel_matrices": "kernels",
@@ -16,6 +17,7 @@ _ROOMS = {
     "summary": "kernels",
     "OpenRun": "opened",
     "open_run": "opened",
+    "run": "interactive",
 }
 
 

@@ -1,5 +1,6 @@
 """The display of a run for people: live progress, tables, and numbers with units."""
 
+import importlib.util
 import logging
 import time
 from collections.abc import Sequence
@@ -62,7 +63,7 @@ class RunView:
     def begin(self, phase: str) -> None:
         self._end()
         self._phase, self._shown, self._shown_done = phase, time.monotonic(), -1
-        if out.is_terminal:
+        if out.is_terminal or _has_widgets():
             self._live = Progress(
                 TextColumn("[bold]{task.description:7}"),
                 BarColumn(30),
@@ -98,6 +99,11 @@ class RunView:
         if self._live is not None:
             self._live.stop()
             self._live = None
+
+
+def _has_widgets() -> bool:
+    """Tell whether this is a notebook that can show a live widget."""
+    return out.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
 
 
 class _Warnings(logging.Handler):

@@ -1,5 +1,6 @@
 """Workflow and cluster files: TOML in, a frozen and validated `RunConfig` out."""
 
+import copy
 import difflib
 from collections.abc import Mapping, Sequence
 from datetime import date, time
@@ -97,6 +98,35 @@ def load_config(
     for key, text in (given or {}).items():
         _put(table, key, text, key)
     return parse_config(table, str(path))
+
+
+def make_config(workflow: "str | Path | Mapping[str, Any] | RunConfig", given: Mapping[str, Any]) -> RunConfig:
+    """Make a workflow from what a Python program has, and replace some of its values.
+
+    Parameters
+    ----------
+    workflow : a TOML file, nested tables, or a workflow.
+    given : values by "section.key", put in the place of the workflow's.
+
+    Raises
+    ------
+    ConfigError
+        As in `load_config`; or if the workflow is none of these.
+    """
+    if isinstance(workflow, str | Path):
+        table, origin = read_toml(workflow, "workflow file"), str(workflow)
+    elif isinstance(workflow, RunConfig):
+        table, origin = workflow.model_dump(mode="json"), "the workflow"
+    elif isinstance(workflow, Mapping):
+        table, origin = copy.deepcopy(dict(workflow)), "the workflow"
+    else:
+        raise ConfigError(
+            "a workflow is the name of a TOML file, a dictionary of tables or a RunConfig, got "
+            f"{type(workflow).__name__}"
+        )
+    for key, value in given.items():
+        _put(table, key, str(value) if isinstance(value, Path) else value, key)
+    return parse_config(table, origin)
 
 
 def load_cluster(path: str | Path) -> ClusterConfig:

@@ -37,7 +37,7 @@ def on_stderr(line: str) -> None:
     sys.stderr.write(f"{line}\n")
 
 
-def open_run(path: str | Path) -> "OpenRun":
+def open_run(path: str | Path | StorePath) -> "OpenRun":
     """Open a run directory, or a run in a bucket, to look at its results; nothing is written.
 
     It works while a driver is at work, and on runs of earlier versions. Each call reads what is there at that moment.

@@ -6,6 +6,7 @@
       run.json              specification, fingerprint, provenance; created once, never rewritten
       workflow.json         the last resolved workflow, for `cntk resume`, and who wrote it
       growth.json           only of a grown run: the older one, and which blocks of images are the same in both
+      arrays/               only where a Python program gave arrays as the data set: an archive of them
       preprocessing.json    the mean and the deviation of the images of the source
       inputs.zarr/          train_images, train_labels, test_images, test_labels
       journal/              receipts of finished tiles, a segment a driver
@@ -59,7 +60,10 @@ _FOLDERS = (
 )
 """Folders that a driver writes into, and deletes from."""
 
-_LEFT_OVER = ("run.json", "lease", "log", "lost+found")
+ARRAYS = "arrays"
+"""The folder of arrays that a Python program gave as the data set; it is there before the run begins."""
+
+_LEFT_OVER = ("run.json", "lease", "log", "lost+found", ARRAYS)
 """Names that a folder may hold where a run begins: left by a run that was taken back, or made by file systems."""
 
 SIGNATURE = "signature"
