@@ -1,5 +1,5 @@
 # make demo   install, then classify the digits          make test   install the test extras, check everything
-#                                                        make check  its fast part, in a minute and a half
+#                                                        make check  its fast part, in a minute
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -30,12 +30,13 @@ real-kubernetes: $(VENV)/.installed-test
 	tests/real/kubernetes/build.sh $(KUBERNETES)
 	CNTK_REQUIRE_REAL=1 CNTK_KUBERNETES=$(KUBERNETES) $(BIN)/python -m pytest -s tests/real/test_kubernetes.py
 
-# A hundred kills of workers and of drivers, on this machine; each prints what it cost; every damage of every file; a soak
-# of 15 minutes. Then garbled records, by the thousand.
+# A hundred kills of workers and of drivers, on this machine; each prints what it cost; a fault at every operation, every
+# damage of every file, 10,000 schedules; a soak of 15 minutes. Then garbled records, by the thousand.
 FUZZ_SECONDS ?= 180
 SOAK_SECONDS ?= 900
 chaos: $(VENV)/.installed-test
-	CNTK_KILLS=100 CNTK_DAMAGES=1 CNTK_SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m pytest -s tests/faults
+	CNTK_KILLS=100 CNTK_DAMAGES=1 CNTK_OPERATIONS_STEP=1 CNTK_SCHEDULES=10000 CNTK_SOAK_SECONDS=$(SOAK_SECONDS) \
+	    $(BIN)/python -m pytest -s tests/faults
 	CNTK_FUZZ=20 $(BIN)/python -m pytest tests/rundir/test_records.py
 	@if $(BIN)/python -m pip install --quiet --only-binary :all: --editable '.[fuzz]'; then \
 	    PYTHONPATH=. $(BIN)/python tests/faults/fuzz/readers.py $(VENV)/fuzz -max_total_time=$(FUZZ_SECONDS) -max_len=4096; \

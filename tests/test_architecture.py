@@ -13,7 +13,7 @@ TIERS = [
     {"tasks"},
     {"layers", "datasets", "config", "storage", "regression"},
     {"kernels", "rundir", "telemetry"},
-    {"gram", "clusters"},
+    {"gram", "clusters", "estimators"},
     {"solvers", "driver"},
     {"inference"},
     {"workflow"},
@@ -115,6 +115,7 @@ OTHER_FILES = {
     "clusters/address/access.py": {"read_bytes"},
     "clusters/dask/certificates.py": {"os.open"},
     "clusters/ssh/remote.py": {"isdecimal"},
+    "estimators/folder_memory.py": {"open", "np.load"},  # archives without pickles, in a folder of the user's
     "kernels/code_cache.py": {"read_bytes"},  # of this package, and its compiled code
     "resources.py": {"read_text"},  # of the control groups of this process
     "rundir/signature.py": {"os.open"},  # the user's key

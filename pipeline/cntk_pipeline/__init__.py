@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cntk_pipeline.interactive import run
-    from cntk_pipeline.kernels import kernel_matrices, kernel_matrix
+    from cntk_pipeline.kernels import kernel_diagonal, kernel_matrices, kernel_matrix
     from cntk_pipeline.kernels.summary import summary
     from cntk_pipeline.opened import OpenRun, open_run
 
-__all__ = ["OpenRun", "kernel_matrices", "kernel_matrix", "open_run", "run", "summary"]
+__all__ = ["OpenRun", "kernel_diagonal", "kernel_matrices", "kernel_matrix", "open_run", "run", "summary"]
 
 _ROOMS = {
+    "kernel_diagonal": "kernels",
     "kernel_matrices": "kernels",
     "kernel_matrix": "kernels",
     "summary": "kernels",

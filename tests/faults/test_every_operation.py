@@ -1,10 +1,13 @@
 """The process ends at the k-th operation on the store, for every k, and within it, or that operation fails.
 
+Every STEP-th operation is tried, every fourth where nothing is said; `make chaos` tries all.
+
 Seen to fail: with receipts that are not written to the journal, and with a journal that cannot bear a torn line; with
 errors of workers that are not tried again. What is tried again for the driver, `tests/storage` sees fail.
 """
 
 import itertools
+import os
 import random
 import threading
 from collections import Counter
@@ -28,6 +31,8 @@ from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.report import make_report
 
 Config = Callable[..., RunConfig]
+
+STEP = int(os.environ.get("CNTK_OPERATIONS_STEP", "4"))
 
 SMALL = {
     "data": {"train": 12, "test": 3},
@@ -73,7 +78,7 @@ def test_a_process_that_ends_at_any_operation_costs_the_tile_in_flight(small_con
     truth = contents(run_to_the_end(whole))
     forget()
     operations = recomputed = beyond = wrong = 0
-    for k in itertools.count(1):  # to the first run that ends before: a slow one asks more often whether to stop
+    for k in itertools.count(1, STEP):  # to the first run that ends before: a slow one asks more often whether to stop
         config = small_config(**SMALL, store={"path": str(tmp_path / str(k))})
         follow(Plan(crash_at=k))
         try:
@@ -95,7 +100,7 @@ def test_a_process_that_ends_at_any_operation_costs_the_tile_in_flight(small_con
         f"{operations} faults injected, {recomputed} tiles recomputed, {beyond} beyond the bound, "
         f"{wrong} wrong numbers readable as done"
     )
-    assert operations > 100
+    assert operations > 100 // STEP
     assert (beyond, wrong) == (0, 0)
 
 
@@ -179,7 +184,7 @@ def test_an_operation_that_goes_on_failing_ends_a_run_with_an_error_that_says_wh
 ) -> None:
     truth = contents(run_to_the_end(small_config(**SMALL, store={"path": str(tmp_path / "whole")})))
     operations = ended = recomputed = beyond = wrong = 0
-    for k in itertools.count(1, 2):
+    for k in itertools.count(1, 2 * STEP):
         forget()
         config = small_config(**SMALL, store={"path": str(tmp_path / str(k))})
         plan = follow(Plan(outage_at=k))
@@ -197,5 +202,5 @@ def test_an_operation_that_goes_on_failing_ends_a_run_with_an_error_that_says_wh
         f"{operations} faults injected, {ended} runs ended and resumed, {recomputed} tiles recomputed, {beyond} beyond "
         f"the bound, {wrong} wrong numbers readable as done"
     )
-    assert operations > 50
+    assert operations > 50 // STEP
     assert (beyond, wrong) == (0, 0)

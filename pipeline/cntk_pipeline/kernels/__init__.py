@@ -10,7 +10,7 @@ from cntk_pipeline.kernels.cpu import CpuEngine  # noqa: E402
 from cntk_pipeline.kernels.engines import ENGINES, find_engine  # noqa: E402
 from cntk_pipeline.kernels.evaluator import NUMERICS_VERSION, CpuEvaluator  # noqa: E402
 from cntk_pipeline.kernels.lowering import KINDS, lower  # noqa: E402
-from cntk_pipeline.kernels.matrix import kernel_matrices, kernel_matrix  # noqa: E402
+from cntk_pipeline.kernels.matrix import kernel_diagonal, kernel_matrices, kernel_matrix  # noqa: E402
 from cntk_pipeline.kernels.memory import group_size, working_bytes  # noqa: E402
 from cntk_pipeline.kernels.program import Program  # noqa: E402
 from cntk_pipeline.kernels.summary import Summary, summary  # noqa: E402
@@ -30,6 +30,7 @@ __all__ = [
     "Summary",
     "find_engine",
     "group_size",
+    "kernel_diagonal",
     "kernel_matrices",
     "kernel_matrix",
     "lower",

@@ -4,12 +4,13 @@ import contextlib
 import datetime
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from numbers import Integral
 
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from cntk_pipeline.errors import DataError, LayerError
+from cntk_pipeline.errors import ConfigError, DataError, LayerError
 from cntk_pipeline.inputs import as_array, require_channels_last
 from cntk_pipeline.kernels.base import Engine, Question, read_dtype
 from cntk_pipeline.kernels.engines import find_engine
@@ -34,8 +35,9 @@ def kernel_matrix(
     flips: bool = False,
     progress: bool | Callable[[int, int], object] = False,
     engine: str = "cpu",
+    n_jobs: int | None = None,
 ) -> Array:
-    """Evaluate the exact kernel of a network in memory, on all cores that this process may use.
+    """Evaluate the exact kernel of a network in memory.
 
     Ctrl-C stops it within a second. Above ten seconds, and without ``progress``, a warning of the logger
     ``cntk_pipeline.kernels.matrix`` tells how long it will take.
@@ -50,6 +52,7 @@ def kernel_matrix(
     progress : True shows a bar on stderr; a function is called in this thread with the pairs that are done and those
         in all, again and again. What it raises stops the computation.
     engine : what computes it, a name in `kernels.ENGINES`; docs/extending.md shows how to add one.
+    n_jobs : number of threads; None means all cores that this process may use.
 
     Returns
     -------
@@ -62,7 +65,7 @@ def kernel_matrix(
     DataError
         If the inputs are not finite numbers or differ in shape.
     ConfigError
-        If there is no such engine.
+        If there is no such engine, or n_jobs is not a number of at least 1.
 
     Examples
     --------
@@ -75,7 +78,7 @@ def kernel_matrix(
     ((3, 3), True)
     """
     asked = kernel_matrices(
-        [network], x1, x2, kinds=(kind,), dtype=dtype, flips=flips, progress=progress, engine=engine
+        [network], x1, x2, kinds=(kind,), dtype=dtype, flips=flips, progress=progress, engine=engine, n_jobs=n_jobs
     )
     return asked[0, 0]
 
@@ -90,6 +93,7 @@ def kernel_matrices(
     flips: bool = False,
     progress: bool | Callable[[int, int], object] = False,
     engine: str = "cpu",
+    n_jobs: int | None = None,
 ) -> Array:
     """Evaluate the kernels of several networks in one pass, bit for bit those of `kernel_matrix`.
 
@@ -100,7 +104,7 @@ def kernel_matrices(
     ----------
     networks : each as of `kernel_matrix`.
     kinds : "ntk", "nngp" or both; of every network.
-    x1, x2, dtype, flips, progress, engine : as of `kernel_matrix`.
+    x1, x2, dtype, flips, progress, engine, n_jobs : as of `kernel_matrix`.
 
     Returns
     -------
@@ -129,14 +133,56 @@ def kernel_matrices(
     right = None if x2 is None else _require_inputs("x2", x2)
     if right is not None and right.shape[1:] != left.shape[1:]:
         raise DataError(f"x1 and x2 must hold inputs of one shape, got {left.shape[1:]} and {right.shape[1:]}")
+    threads = _thread_count(n_jobs)
     asked = tuple((network, kind) for network in networks for kind in kinds)
-    chosen = find_engine(engine)
-    options = None if chosen.options_type is None else chosen.options_type()
-    computing = chosen(Question(asked, left.shape[1:], read_dtype(dtype).name, flips), options)
+    computing = _ask(Question(asked, left.shape[1:], read_dtype(dtype).name, flips), engine)
     cost = _first_cost(computing, left)
     with _told(progress) as tell:
-        values = compute(computing, left, right, cost, core_count(), tell)
+        values = compute(computing, left, right, cost, threads, tell)
     return values.reshape(len(networks), len(kinds), *values.shape[1:])
+
+
+def kernel_diagonal(
+    network: Layer, x: Array, *, kind: str = "ntk", dtype: str = "float32", flips: bool = False, engine: str = "cpu"
+) -> Array:
+    """Evaluate the kernel of each input with itself: the diagonal of `kernel_matrix`, bit for bit.
+
+    Parameters
+    ----------
+    network, x, kind, dtype, flips, engine : as of `kernel_matrix`.
+
+    Returns
+    -------
+    (n,) array.
+
+    Raises
+    ------
+    LayerError, DataError, ConfigError
+        As of `kernel_matrix`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cntk_pipeline.layers import presets
+    >>> kernel_diagonal(presets.fully_connected(1), np.array([[3.0, 4.0], [0.0, 1.0]]))
+    array([12.5,  0.5], dtype=float32)
+    """
+    inputs = _require_inputs("x", x)
+    computing = _ask(Question(((network, kind),), inputs.shape[1:], read_dtype(dtype).name, flips), engine)
+    return computing.evaluator().evaluate_pairs(inputs)[0]
+
+
+def _ask(question: Question, engine: str) -> Engine:
+    chosen = find_engine(engine)
+    return chosen(question, None if chosen.options_type is None else chosen.options_type())
+
+
+def _thread_count(n_jobs: int | None) -> int:
+    if n_jobs is None:
+        return core_count()
+    if isinstance(n_jobs, bool) or not isinstance(n_jobs, Integral) or n_jobs < 1:
+        raise ConfigError(f"n_jobs must be a whole number of at least 1, or None for all cores, got {n_jobs!r}")
+    return int(n_jobs)
 
 
 def _first_cost(engine: Engine, left: Array) -> CostSoFar:

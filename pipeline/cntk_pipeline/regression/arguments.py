@@ -12,6 +12,9 @@ Array = npt.NDArray[np.float64]
 
 RidgeMode = Literal["relative", "absolute"]
 
+AUTO_RIDGES = tuple(10.0**exponent for exponent in range(0, -8, -1))
+"""The ridges among which "auto" chooses, relative to trace(K) / n: a decade apart, the largest first."""
+
 ASYMMETRY = 1000
 """Units in the last place, of the largest entry, by which mirrored entries may differ.
 

@@ -80,6 +80,11 @@ def eigenbasis(kernel: TrainKernel) -> Eigenbasis:
     return Eigenbasis(values, vectors)
 
 
+def is_definite(basis: Eigenbasis, ridge: float) -> bool:
+    """Tell whether ``K + ridge I`` is positive definite, to rounding."""
+    return bool(basis.values[0] + ridge > np.finfo(np.float64).eps * basis.values[-1])
+
+
 def expect_definite(kernel: TrainKernel, basis: Eigenbasis, ridge: float) -> None:
     """Refuse ``K + ridge I`` where `cholesky` would, to rounding.
 
@@ -88,8 +93,8 @@ def expect_definite(kernel: TrainKernel, basis: Eigenbasis, ridge: float) -> Non
     NotPositiveDefinite
         If it is not positive definite, with the smallest eigenvalue and a sufficient ridge.
     """
-    smallest = float(basis.values[0])
-    if smallest + ridge <= np.finfo(np.float64).eps * basis.values[-1]:
+    if not is_definite(basis, ridge):
+        smallest = float(basis.values[0])
         raise NotPositiveDefinite(
             f"{kernel.name} plus a ridge of {ridge:.3g} is not positive definite: its smallest eigenvalue is "
             f"{smallest + ridge:.3g}. " + _remedy(kernel, smallest),

@@ -16,7 +16,7 @@ from cntk_pipeline.regression.arguments import (
     as_targets,
     as_train_kernel,
 )
-from cntk_pipeline.regression.factors import cholesky, eigenbasis, expect_definite, inverse_diagonal, solve
+from cntk_pipeline.regression.factors import Eigenbasis, cholesky, eigenbasis, expect_definite, inverse_diagonal, solve
 from cntk_pipeline.regression.scores import accuracy, as_truth, classes_of, mean_square
 
 
@@ -157,6 +157,14 @@ def ridge_path(
     absolute = np.array([as_absolute_ridge(kernel, ridge, ridge_mode) for ridge in ridges])
     basis = eigenbasis(kernel)
     expect_definite(kernel, basis, float(absolute.min()))
+    return path_of_basis(basis, targets, ridges, absolute)
+
+
+def path_of_basis(
+    basis: Eigenbasis, targets: Array, ridges: Sequence[float], absolute_ridges: npt.ArrayLike
+) -> RidgePath:
+    """Evaluate leave-one-out for many ridges, as `ridge_path`, where the eigendecomposition is at hand."""
+    absolute = np.asarray(absolute_ridges, np.float64)
     inverse_values = 1 / (basis.values[:, None] + absolute)
     inverse_diagonals = basis.vectors**2 @ inverse_values
     rotated = basis.vectors.T @ targets

@@ -10,6 +10,7 @@ from pydantic import with_config
 from cntk_pipeline.datasets import one_hot_targets
 from cntk_pipeline.errors import NotPositiveDefinite, StoreError
 from cntk_pipeline.models import STRICT, Json, Share
+from cntk_pipeline.regression.arguments import AUTO_RIDGES
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Place
 from cntk_pipeline.rundir.specification import BESIDE_THE_RESULT, fingerprint
@@ -24,7 +25,7 @@ TARGETS = "one-hot minus 1 / classes"
 
 def ridge_candidates() -> tuple[float, ...]:
     """Return the ridges among which "auto" chooses, relative to trace(K) / n: a decade apart, the largest first."""
-    return tuple(10.0**exponent for exponent in range(0, -8, -1))
+    return AUTO_RIDGES
 
 
 @with_config(STRICT)

@@ -1,0 +1,93 @@
+"""A folder that keeps kernel values: a sub-folder a network, a file a rectangle of pairs.
+
+::
+
+    FOLDER/FINGERPRINT/
+      question.json   the network and all else that values depend on, for people
+      lock            held by the process that computes
+      000001.npz      rows, columns: digests of samples, (n, 16) bytes; ntk, nngp: values
+
+A file is never changed. It is written aside and renamed, and its archive has checksums.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cntk_pipeline.errors import DataError
+from cntk_pipeline.estimators.kept import Found, Kept
+from cntk_pipeline.kernels.program import Array
+from cntk_pipeline.models import Json
+from cntk_pipeline.rundir.specification import fingerprint
+
+
+class FolderMemory(Kept):
+    """Kernel values in a folder.
+
+    Parameters
+    ----------
+    folder : made when something is kept.
+    question : all that values depend on, as plain values.
+    dtype : of values.
+    """
+
+    def __init__(self, folder: str | Path, question: Json, dtype: str) -> None:
+        self.path = Path(folder) / fingerprint(question)[:16]
+        self._question, self._dtype = question, dtype
+
+    def load(self, kind: str, samples: Sequence[bytes]) -> Found:
+        """Find the kept values of the samples."""
+        found = Found.nothing(len(samples), self._dtype)
+        places = {sample: place for place, sample in enumerate(samples)}
+        for path in sorted(self.path.glob("*.npz")):
+            try:
+                with np.load(path) as file:
+                    if kind not in file:
+                        continue
+                    rows, columns = (_asked(file[name], places) for name in ("rows", "columns"))
+                    if len(rows[0]) and len(columns[0]):
+                        found.put(rows[0], columns[0], file[kind][np.ix_(rows[1], columns[1])])
+            except (zipfile.BadZipFile, ValueError, KeyError, IndexError, EOFError, OSError) as error:
+                raise DataError(
+                    f"{path} cannot be read as kept kernel values ({error}): delete it, and its values are computed "
+                    "again"
+                ) from error
+        return found
+
+    def keep(self, rows: Sequence[bytes], columns: Sequence[bytes], values: Mapping[str, Array]) -> None:
+        """Write a rectangle of values into a new file."""
+        number = 1 + max((int(path.stem) for path in self.path.glob("*.npz")), default=0)
+        aside = self.path / "aside"
+        with aside.open("wb") as file:
+            np.savez(file, **{"rows": _as_bytes(rows), "columns": _as_bytes(columns), **values})  # type: ignore[arg-type]
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(self.path / f"{number:06d}.npz")
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the lock of the sub-folder, which the system gives back when a process ends."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            described = self.path / "question.json"
+            if not described.exists():
+                described.write_text(json.dumps(self._question, indent=2))
+            yield
+
+
+def _asked(kept: Array, places: Mapping[bytes, int]) -> tuple[Array, Array]:
+    """Return the places of kept samples that are asked for, and where they are in the file."""
+    known = [(places[row.tobytes()], at) for at, row in enumerate(kept) if row.tobytes() in places]
+    pairs = np.array(known, dtype=np.intp).reshape(-1, 2)
+    return pairs[:, 0], pairs[:, 1]
+
+
+def _as_bytes(samples: Sequence[bytes]) -> Array:
+    return np.frombuffer(b"".join(samples), np.uint8).reshape(len(samples), -1)

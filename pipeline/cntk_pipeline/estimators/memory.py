@@ -1,0 +1,199 @@
+"""Kernels from a memory: each pair of samples is computed once, for all folds, ridges and kinds of a search.
+
+A request is filled from the kept values first. The pairs that are missing form blocks: samples that lack the same
+others are one block.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cntk_pipeline.errors import LayerError
+from cntk_pipeline.estimators.folder_memory import FolderMemory
+from cntk_pipeline.estimators.kept import Found, digests
+from cntk_pipeline.estimators.question import KernelQuestion, image_shape_of, thread_count
+from cntk_pipeline.estimators.run_memory import RunMemory
+from cntk_pipeline.kernels import KINDS, NUMERICS_VERSION, kernel_matrices
+from cntk_pipeline.kernels.program import Array
+from cntk_pipeline.layers import Dropout, Layer
+from cntk_pipeline.layers.spelling import spell
+
+Places = npt.NDArray[np.intp]
+
+
+def remembered_matrix(memory: str | Path, question: KernelQuestion, x1: Array, x2: Array | None = None) -> Array:
+    """Return a kernel as `KernelQuestion.matrix`, from kept values as far as they go.
+
+    A kernel with ``flips`` counts as symmetric, as in a run. `Dropout` tells a sample from an equal one, which digests
+    cannot: its kernels are computed anew each time.
+
+    Parameters
+    ----------
+    memory : a run directory, which is only read; or a folder, which is made, and keeps what is computed.
+    question : what is asked.
+    x1, x2 : inputs; None for ``x2`` means ``x1``.
+
+    Raises
+    ------
+    LayerError
+        If the network holds a Python function, by which no file can name it.
+    DataError
+        If a kept file is damaged.
+    SpecificationMismatch
+        If the run holds kernels of other samples.
+    """
+    if any(isinstance(layer, Dropout) for layer in _layers_of(question.network)):
+        return question.matrix(x1, x2)
+    wanted = _Wanted(question.dtype, x1, x2)
+    is_run = RunMemory.is_run(memory)
+    kept = RunMemory(memory, question, x1.shape[1:]) if is_run else _folder(memory, question, x1)
+    with kept.held():
+        found = kept.load(question.kind, wanted.samples)
+        for rows, columns in wanted.missing_blocks(found):
+            values = _compute([question], wanted.inputs, rows, columns)[0]
+            found.put(rows, columns, values[question.kind])
+            kept.keep(wanted.named(rows), wanted.named(columns), values)
+    return found.values[np.ix_(wanted.rows, wanted.columns)]
+
+
+def fill_memory(
+    memory: str | Path,
+    networks: Sequence[Layer],
+    x: npt.ArrayLike,
+    *,
+    dtype: str = "float32",
+    flips: bool = False,
+    image_shape: tuple[int, ...] | None = None,
+    n_jobs: int | None = None,
+) -> None:
+    """Compute the kernels of several networks in one pass, for estimators with the same ``memory``.
+
+    What networks have in common from the inputs on is computed once, so all depths of one body cost little more than
+    the deepest alone. Pairs that are kept already are not computed again.
+
+    Parameters
+    ----------
+    memory : a folder.
+    networks : those of a search.
+    x : all samples of the search, as the estimators get them.
+    dtype, flips, image_shape, n_jobs : as those of the estimators.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not what estimators take; or if the memory is a run directory, which is only read.
+    """
+    if RunMemory.is_run(memory):
+        raise ValueError(f"{memory} is a run directory, which is only read: give another folder")
+    shape = image_shape_of(image_shape)
+    questions = [KernelQuestion(network, "nngp", dtype, flips, shape, n_jobs) for network in networks]
+    if not questions:
+        return
+    inputs = questions[0].inputs(np.asarray(x))
+    wanted = _Wanted(dtype, inputs, None)
+    folders = {
+        folder.path: (folder, question) for question in questions for folder in [_folder(memory, question, inputs)]
+    }
+    lacking: dict[bytes, list[tuple[FolderMemory, KernelQuestion, Found]]] = {}
+    with contextlib.ExitStack() as held:
+        for path in sorted(folders):  # in one order, so that no two processes wait for each other
+            folder, question = folders[path]
+            held.enter_context(folder.held())
+            found = folder.load("nngp", wanted.samples)
+            lacking.setdefault(found.is_known.tobytes(), []).append((folder, question, found))
+        for group in lacking.values():
+            for rows, columns in wanted.missing_blocks(group[0][2]):
+                values = _compute([question for _, question, _ in group], wanted.inputs, rows, columns)
+                for (folder, _, _), of_network in zip(group, values, strict=True):
+                    folder.keep(wanted.named(rows), wanted.named(columns), of_network)
+
+
+class _Wanted:
+    """The samples of a request, each once.
+
+    Attributes
+    ----------
+    samples : their digests.
+    inputs : one array with a row for each.
+    rows, columns : the places of the request's inputs among them.
+    """
+
+    def __init__(self, dtype: str, x1: Array, x2: Array | None) -> None:
+        left = digests(x1, dtype)
+        right = left if x2 is None else digests(x2, dtype)
+        places = {sample: place for place, sample in enumerate(dict.fromkeys([*left, *right]))}
+        self.samples = list(places)
+        self.rows, self.columns = (np.array([places[s] for s in side], np.intp) for side in (left, right))
+        self.inputs = np.empty((len(places), *x1.shape[1:]), dtype)
+        self.inputs[self.rows] = x1
+        if x2 is not None:
+            self.inputs[self.columns] = x2
+
+    def named(self, places: Places) -> list[bytes]:
+        """Return the digests of some samples."""
+        return [self.samples[place] for place in places]
+
+    def missing_blocks(self, found: Found) -> Iterator[tuple[Places, Places]]:
+        """Cut the pairs that are asked for and not known into rectangles; one of a block with itself is symmetric."""
+        missing = np.zeros_like(found.is_known)
+        missing[np.ix_(self.rows, self.columns)] = True
+        missing |= missing.T
+        missing &= ~found.is_known
+        if not missing.any():
+            return
+        lacking, block = np.unique(np.packbits(missing, axis=1), axis=0, return_inverse=True)
+        block = block.reshape(-1)
+        for number in range(len(lacking)):
+            rows = np.flatnonzero(block == number)
+            lacks = missing[rows[0]]
+            if lacks[rows[0]]:  # then each of the block lacks each
+                yield rows, rows
+            others = np.flatnonzero(lacks & (block > number))
+            if len(others):
+                yield rows, others
+
+
+def _compute(
+    questions: Sequence[KernelQuestion], inputs: Array, rows: Places, columns: Places
+) -> list[dict[str, Array]]:
+    """Evaluate a rectangle for several networks in one pass, in both kinds where each has an NTK."""
+    first = questions[0]
+    networks = [question.network for question in questions]
+    kinds = KINDS if all(layer.has_ntk for network in networks for layer in _layers_of(network)) else ("nngp",)
+    values = kernel_matrices(
+        networks,
+        inputs[rows],
+        None if rows is columns else inputs[columns],
+        kinds=kinds,
+        dtype=first.dtype,
+        flips=first.flips,
+        n_jobs=thread_count(first.n_jobs),
+    )
+    return [dict(zip(kinds, of_network, strict=True)) for of_network in values]
+
+
+def _folder(memory: str | Path, question: KernelQuestion, inputs: Array) -> FolderMemory:
+    try:
+        network = spell(question.network)
+    except LayerError as error:
+        raise LayerError(f"memory: {error}; or leave memory out") from error
+    described = {
+        "network": network,
+        "input_shape": list(inputs.shape[1:]),
+        "dtype": question.dtype,
+        "flips": question.flips,
+        "engine": "cpu",
+        "numerics_version": NUMERICS_VERSION,
+    }
+    return FolderMemory(memory, described, question.dtype)
+
+
+def _layers_of(network: Layer) -> Iterator[Layer]:
+    waiting = [network]
+    while waiting:
+        layer = waiting.pop()
+        waiting += layer.inner
+        yield layer

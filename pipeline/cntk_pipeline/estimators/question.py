@@ -1,0 +1,124 @@
+"""The kernel that an estimator asks for, with checks of its parameters in the manner of scikit-learn."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import joblib
+import numpy as np
+
+from cntk_pipeline.kernels import KINDS, kernel_diagonal, kernel_matrix
+from cntk_pipeline.kernels.base import read_dtype
+from cntk_pipeline.kernels.program import Array
+from cntk_pipeline.layers import Layer
+from cntk_pipeline.resources import core_count
+
+
+@dataclass(frozen=True)
+class KernelQuestion:
+    """A kernel of features; the fields are an estimator's parameters.
+
+    Attributes
+    ----------
+    network : of the inputs.
+    kind : "ntk" or "nngp".
+    dtype : "float32" or "float64".
+    flips : average over images and their mirror images.
+    image_shape : (H, W, C) of the images that features are; None for vectors, and for images ``(n, H, W, C)``.
+    n_jobs : number of threads; None means all cores.
+
+    Raises
+    ------
+    TypeError
+        If the network is no layer.
+    ValueError
+        If kind, dtype or n_jobs are unknown.
+    """
+
+    network: Layer
+    kind: str = "ntk"
+    dtype: str = "float32"
+    flips: bool = False
+    image_shape: tuple[int, int, int] | None = None
+    n_jobs: int | None = None
+
+    def __post_init__(self) -> None:
+        _require_network(self.network)
+        if self.kind not in KINDS:
+            raise ValueError(f"kind must be one of {', '.join(map(repr, KINDS))}, got {self.kind!r}")
+        read_dtype(self.dtype)
+        thread_count(self.n_jobs)
+
+    def inputs(self, x: Array) -> Array:
+        """Make a network's inputs of features ``(n, d)``; images ``(n, H, W, C)`` stay.
+
+        Raises
+        ------
+        ValueError
+            If they do not fit ``image_shape``.
+        """
+        if self.image_shape is None:
+            return x
+        shape = self.image_shape
+        if x.shape[1:] != shape and (x.ndim != 2 or x.shape[1] != np.prod(shape)):
+            raise ValueError(
+                f"image_shape={shape} asks for X of shape (n, {np.prod(shape)}) or (n, {', '.join(map(str, shape))}), "
+                f"got {x.shape}"
+            )
+        return x.reshape(len(x), *shape)
+
+    def matrix(self, x1: Array, x2: Array | None = None) -> Array:
+        """Evaluate the kernel of two sets of inputs, or of one with itself; ``(n1, n2)``."""
+        return kernel_matrix(
+            self.network,
+            x1,
+            x2,
+            kind=self.kind,
+            dtype=self.dtype,
+            flips=self.flips,
+            n_jobs=thread_count(self.n_jobs),
+        )
+
+    def diagonal(self, x: Array) -> Array:
+        """Evaluate the kernel of each input with itself, ``(n,)``."""
+        return kernel_diagonal(self.network, x, kind=self.kind, dtype=self.dtype, flips=self.flips)
+
+
+def _require_network(network: Any) -> None:
+    if isinstance(network, Layer):
+        return
+    if isinstance(network, str):
+        raise ValueError(
+            f"there is no network {network!r}: give a layer, like layers.presets.cntk(3, pooling='gap'), or "
+            "'precomputed' and kernel matrices in place of X"
+        )
+    if isinstance(network, Sequence) and network and all(isinstance(each, Layer) for each in network):
+        raise TypeError("network must be one layer, got a list of layers: give Sequential(*layers)")
+    raise TypeError(
+        f"network must be a layer of cntk_pipeline.layers, like Sequential(Dense(), Relu(), Dense()), got {network!r}"
+    )
+
+
+def image_shape_of(shape: Any) -> tuple[int, int, int] | None:
+    """Read the parameter ``image_shape``.
+
+    Raises
+    ------
+    TypeError
+        If it is neither None nor three whole numbers.
+    """
+    if shape is None:
+        return None
+    numbers = tuple(shape) if isinstance(shape, Sequence | np.ndarray) and not isinstance(shape, str) else ()
+    if len(numbers) != 3 or not all(isinstance(n, int | np.integer) and n > 0 for n in numbers):
+        raise TypeError(f"image_shape must be (height, width, channels), three whole numbers, or None, got {shape!r}")
+    return int(numbers[0]), int(numbers[1]), int(numbers[2])
+
+
+def thread_count(n_jobs: Any) -> int:
+    """Count the threads that joblib would let this process use, at most one for each core."""
+    if n_jobs is not None and (isinstance(n_jobs, bool) or not isinstance(n_jobs, int | np.integer) or n_jobs == 0):
+        raise ValueError(f"n_jobs must be a whole number other than 0, or None for all cores, got {n_jobs!r}")
+    # None is every core here, for compiled code shares them well; inside a worker of joblib it is that worker's one.
+    allowed = joblib.effective_n_jobs(-1 if n_jobs is None else int(n_jobs))
+    return max(1, min(allowed, core_count()))

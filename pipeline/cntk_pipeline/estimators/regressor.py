@@ -1,0 +1,159 @@
+"""Kernel regression as a scikit-learn estimator."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, Self, final
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from cntk_pipeline.estimators.source import PRECOMPUTED, KernelSource, read_samples
+from cntk_pipeline.layers import Layer
+from cntk_pipeline.regression.arguments import RidgeMode
+from cntk_pipeline.regression.fitting import fit, posterior_covariance, posterior_variance, signal_variance
+
+Floats = npt.NDArray[np.float64]
+
+
+@final
+class KernelRegressor(RegressorMixin, BaseEstimator):
+    """Kernel regression with the kernel of an infinitely wide network, for one output or several.
+
+    The mean of the training targets is subtracted before the fit and added to predictions.
+
+    Parameters
+    ----------
+    network, kind, ridge, ridge_mode, dtype, flips, image_shape, n_jobs, memory
+        As of `KernelClassifier`.
+
+    Attributes
+    ----------
+    X_fit_ : array
+        The training samples.
+    dual_coef_ : float64 array, (n,) or (n, outputs)
+        Predictions are ``K(x, X_fit_) @ dual_coef_ + y_mean_``.
+    y_mean_ : float64 array, () or (outputs,)
+    ridge_, absolute_ridge_, ridge_path_
+        As of `KernelClassifier`.
+    leave_one_out_ : float64 array, shaped like y
+        The prediction of each training sample from all the others, with ``y_mean_`` of all samples.
+    signal_variance_ : float64 array, () or (outputs,)
+        The factor of the kernel under which the targets are most likely; standard deviations contain its root.
+    n_features_in_, feature_names_in_ : as scikit-learn has them.
+
+    Examples
+    --------
+    >>> from cntk_pipeline.estimators import KernelRegressor
+    >>> from cntk_pipeline.layers import presets
+    >>> from sklearn.datasets import load_diabetes
+    >>> X, y = load_diabetes(return_X_y=True)
+    >>> model = KernelRegressor(presets.fully_connected(3, b_std=0.1), kind="nngp").fit(X[::2], y[::2])
+    >>> round(model.score(X[1::2], y[1::2]), 2)
+    0.45
+    """
+
+    def __init__(
+        self,
+        network: Layer | Literal["precomputed"],
+        *,
+        kind: str = "ntk",
+        ridge: float | Sequence[float] | Literal["auto"] = "auto",
+        ridge_mode: RidgeMode = "relative",
+        dtype: str = "float32",
+        flips: bool = False,
+        image_shape: tuple[int, int, int] | None = None,
+        n_jobs: int | None = None,
+        memory: str | Path | None = None,
+    ) -> None:
+        self.network = network
+        self.kind = kind
+        self.ridge = ridge
+        self.ridge_mode = ridge_mode
+        self.dtype = dtype
+        self.flips = flips
+        self.image_shape = image_shape
+        self.n_jobs = n_jobs
+        self.memory = memory
+
+    def fit(self, X: npt.ArrayLike, y: npt.ArrayLike) -> Self:
+        """Fit the regressor.
+
+        Parameters
+        ----------
+        X : array, (n, features) or (n, H, W, C); with "precomputed", (n, n).
+        y : array, (n,) or (n, outputs)
+            Real numbers.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a parameter or an array is invalid.
+        NotPositiveDefinite
+            If the kernel is not positive definite with any ridge.
+        """
+        source = KernelSource.of(self)
+        values, y = validate_data(
+            self, X, y, dtype="numeric", allow_nd=True, multi_output=True, y_numeric=True, ensure_min_samples=2
+        )
+        targets = np.asarray(y, np.float64)
+        self.X_fit_ = source.samples(values)
+        self.y_mean_ = targets.mean(axis=0)
+        centred = targets - self.y_mean_
+        fitted = fit(source.train(self.X_fit_), centred, ridge=self.ridge, ridge_mode=self.ridge_mode)
+        self.ridge_, self.absolute_ridge_, self.ridge_path_ = fitted.ridge, fitted.absolute_ridge, fitted.path
+        self.dual_coef_ = fitted.coefficients.reshape(targets.shape)
+        self.leave_one_out_ = fitted.leave_one_out.reshape(targets.shape) + self.y_mean_
+        self.signal_variance_ = signal_variance(fitted, centred.reshape(len(targets), -1)).reshape(self.y_mean_.shape)
+        self._fitted = fitted
+        return self
+
+    def predict(
+        self,
+        X: npt.ArrayLike,
+        return_std: bool = False,
+        return_cov: bool = False,
+    ) -> Floats | tuple[Floats, Floats]:
+        """Predict, and say how sure the prediction is.
+
+        Parameters
+        ----------
+        X : array, (n, features) or (n, H, W, C); with "precomputed", (n, n_fit).
+        return_std : also return the posterior standard deviation of the function, without noise.
+        return_cov : also return the posterior covariance of the function instead.
+
+        Returns
+        -------
+        float64 array, (n,) or (n, outputs), the mean; then of the same shape the standard deviation, or (n, n) or
+        (n, n, outputs) the covariance. Both are those of a Gaussian process with ``signal_variance_`` times the
+        kernel as its prior, and ``signal_variance_`` times ``absolute_ridge_`` as the variance of the noise.
+
+        Raises
+        ------
+        ValueError
+            If both are asked for, or X does not fit.
+        """
+        if return_std and return_cov:
+            raise ValueError("at most one of return_std and return_cov can be asked for")
+        check_is_fitted(self)
+        source = KernelSource.of(self)
+        values = validate_data(self, X, dtype="numeric", allow_nd=True, reset=False)
+        samples = read_samples(source, values, self.X_fit_.shape[1:])
+        cross = source.cross(samples, self.X_fit_).astype(np.float64, copy=False)
+        mean = cross @ self.dual_coef_ + self.y_mean_
+        if return_std:
+            variance = posterior_variance(self._fitted, cross, source.variances(samples))
+            return mean, np.sqrt(np.multiply.outer(variance, self.signal_variance_))
+        if return_cov:
+            covariance = posterior_covariance(self._fitted, cross, source.covariance(samples))
+            return mean, np.multiply.outer(covariance, self.signal_variance_)
+        return mean
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.pairwise = isinstance(self.network, str) and self.network == PRECOMPUTED
+        tags.target_tags.multi_output = True
+        tags.target_tags.single_output = True
+        return tags

@@ -1,0 +1,98 @@
+"""A run directory as a memory: kernel values of its training and test images, which are read only."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from cntk_pipeline.errors import CorruptTile, SpecificationMismatch
+from cntk_pipeline.estimators.kept import Found, Kept, digests
+from cntk_pipeline.estimators.question import KernelQuestion
+from cntk_pipeline.kernels.program import Array
+from cntk_pipeline.layers.spelling import spell
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.storage import open_path
+from cntk_pipeline.tiling import Cut
+
+ROWS = 1024
+"""Images that are read at once."""
+
+
+class RunMemory(Kept):
+    """Kernel values of a run, for samples that are its images as it stores them: standardised.
+
+    Parameters
+    ----------
+    path : of the run directory, which may be unfinished; tiles that are missing are computed in memory, not kept.
+    question : what is asked.
+    input_shape : of one sample.
+
+    Raises
+    ------
+    SpecificationMismatch
+        If the run has images of another shape or values of another dtype, or averages over flips where the question
+        does not; with both.
+    RunNotFound, StoreError
+        As of `RunDirectory`.
+    """
+
+    def __init__(self, path: str | Path, question: KernelQuestion, input_shape: tuple[int, ...]) -> None:
+        self._run, self._network = RunDirectory(path), spell(question.network)
+        specification = self._run.specification
+        asked = (input_shape, question.dtype, question.flips)
+        stored = (specification.data.shape, specification.dtype, specification.flips)
+        if asked != stored:
+            raise SpecificationMismatch(
+                f"the run in {path} cannot serve as memory: it holds kernels of samples of shape {stored[0]} in "
+                f"{stored[1]}, flips={stored[2]}, and asked for are {asked[0]}, {asked[1]}, flips={asked[2]}. Give "
+                "these values to the estimator, or a folder as memory"
+            )
+        self._places = {part: self._read_digests(part) for part in ("train", "test")}
+
+    @staticmethod
+    def is_run(path: str | Path) -> bool:
+        """Tell whether a path is that of a run directory."""
+        return (open_path(path) / "run.json").exists()
+
+    def load(self, kind: str, samples: Sequence[bytes]) -> Found:
+        """Find the kept values of the samples; only tiles with some of them are read."""
+        found = Found.nothing(len(samples), self._run.specification.dtype)
+        names = [
+            each.name
+            for each in self._run.specification.readouts
+            if each.kind == kind and each.network == self._network
+        ]
+        if names:
+            self._read(names[0], "train", samples, found)
+            self._read(names[0], "test", samples, found)
+        return found
+
+    def _read(self, readout: str, part: Literal["train", "test"], samples: Sequence[bytes], found: Found) -> None:
+        array = self._run.kernel(readout, part)
+        columns = self._asked("train", samples, self._run.train_cut)
+        for row, (mine, inside) in self._asked(part, samples, array.cut(0)).items():
+            for column, (others, within) in columns.items():
+                if part == "train" and column > row:
+                    continue
+                try:
+                    tile = array.read(row, column)
+                except CorruptTile:  # not computed yet, or damaged
+                    continue
+                found.put(mine, others, tile[np.ix_(inside, within)])
+
+    def _asked(self, part: str, samples: Sequence[bytes], cut: Cut) -> dict[int, tuple[Array, Array]]:
+        """Return by pieces of the images which samples are asked for, and where they are in the piece."""
+        rows = np.array([self._places[part].get(sample, -1) for sample in samples])
+        asked = np.flatnonzero(rows >= 0)
+        piece = rows[asked] // cut.size
+        return {int(p): (asked[piece == p], rows[asked[piece == p]] % cut.size) for p in np.unique(piece)}
+
+    def _read_digests(self, part: str) -> dict[bytes, int]:
+        images = self._run.inputs("train_images" if part == "train" else "test_images")
+        count = getattr(self._run.specification.data, part)
+        found: dict[bytes, int] = {}
+        for start in range(0, count, ROWS):
+            for place, digest in enumerate(digests(images[start : start + ROWS], self._run.specification.dtype)):
+                found.setdefault(digest, start + place)
+        return found

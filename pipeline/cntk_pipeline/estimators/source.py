@@ -1,0 +1,110 @@
+"""Where an estimator's kernel comes from: a network, a memory, or matrices that the user gives."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cntk_pipeline.estimators.memory import remembered_matrix
+from cntk_pipeline.estimators.question import KernelQuestion, image_shape_of
+from cntk_pipeline.kernels.program import Array
+
+PRECOMPUTED = "precomputed"
+"""In the place of a network: X is a kernel matrix."""
+
+
+@dataclass(frozen=True)
+class KernelSource:
+    """Kernel matrices for an estimator.
+
+    Attributes
+    ----------
+    question : the kernel; None where X is a kernel matrix.
+    memory : a folder or a run directory with kept values, or None.
+    """
+
+    question: KernelQuestion | None
+    memory: str | Path | None = None
+
+    @classmethod
+    def of(cls, estimator: Any) -> "KernelSource":
+        """Read an estimator's parameters.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If one of them is invalid.
+        """
+        memory = estimator.memory
+        if memory is not None and not isinstance(memory, str | Path):
+            raise TypeError(f"memory must be the path of a folder or of a run directory, or None, got {memory!r}")
+        if isinstance(estimator.network, str) and estimator.network == PRECOMPUTED:
+            return cls(None)
+        question = KernelQuestion(
+            estimator.network,
+            estimator.kind,
+            estimator.dtype,
+            estimator.flips,
+            image_shape_of(estimator.image_shape),
+            estimator.n_jobs,
+        )
+        return cls(question, memory)
+
+    def samples(self, x: Array) -> Array:
+        """Make a network's inputs of features; a kernel matrix stays.
+
+        Raises
+        ------
+        ValueError
+            If they do not fit.
+        """
+        return x if self.question is None else self.question.inputs(x)
+
+    def train(self, samples: Array) -> Array:
+        """Return the kernel of training samples, ``(n, n)``."""
+        if self.question is not None:
+            return self._matrix(self.question, samples, None)
+        if samples.shape[0] != samples.shape[1]:
+            raise ValueError(
+                f"network={PRECOMPUTED!r} asks for a square kernel matrix of the training samples in place of X, got "
+                f"shape {samples.shape}"
+            )
+        return samples
+
+    def cross(self, samples: Array, fitted: Array) -> Array:
+        """Return the kernel of samples (rows) and the samples of the fit, ``(n, n_fit)``."""
+        return samples if self.question is None else self._matrix(self.question, samples, fitted)
+
+    def covariance(self, samples: Array) -> Array:
+        """Return the kernel of new samples with each other, ``(n, n)``."""
+        return self._matrix(self._network(), samples, None)
+
+    def variances(self, samples: Array) -> Array:
+        """Return the kernel of new samples with themselves, ``(n,)``."""
+        return self._network().diagonal(samples)
+
+    def _matrix(self, question: KernelQuestion, x1: Array, x2: Array | None) -> Array:
+        return question.matrix(x1, x2) if self.memory is None else remembered_matrix(self.memory, question, x1, x2)
+
+    def _network(self) -> KernelQuestion:
+        if self.question is None:
+            raise ValueError(
+                f"a standard deviation needs the kernel of new samples with themselves, which network={PRECOMPUTED!r} "
+                "does not know: give the network"
+            )
+        return self.question
+
+
+def read_samples(source: KernelSource, x: Array, shape: tuple[int, ...]) -> Array:
+    """Make a network's inputs of features for a prediction.
+
+    Raises
+    ------
+    ValueError
+        If they differ in shape from ``shape``, that of a sample of the fit.
+    """
+    samples = source.samples(x)
+    if source.question is not None and samples.shape[1:] != shape:
+        raise ValueError(f"X has samples of shape {samples.shape[1:]}, but the fit was given samples of shape {shape}")
+    return np.asarray(samples)

@@ -1,0 +1,143 @@
+"""A fit of kernel regression in memory: the ridge, the coefficients, and leave-one-out, from one factorisation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+
+from cntk_pipeline.errors import ConfigError, NotPositiveDefinite
+from cntk_pipeline.regression.arguments import (
+    AUTO_RIDGES,
+    Array,
+    RidgeMode,
+    TrainKernel,
+    as_absolute_ridge,
+    as_targets,
+    as_train_kernel,
+)
+from cntk_pipeline.regression.factors import cholesky, eigenbasis, inverse_diagonal, is_definite, solve
+from cntk_pipeline.regression.selection import RidgePath, path_of_basis
+
+Ridge = float | Sequence[float] | Literal["auto"]
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A solved system.
+
+    Attributes
+    ----------
+    ridge : as given, or as chosen.
+    absolute_ridge : the value added to the diagonal.
+    lower : float64 array, (n, n)
+        Cholesky factor of ``K + r I``.
+    coefficients : float64 array, (n, c)
+        ``(K + r I)^-1 Y``: a prediction is ``K(x, X)`` times them.
+    leave_one_out : float64 array, (n, c)
+        The prediction of each training sample from all the others.
+    path : all candidates, where the ridge was chosen; None where one was given.
+    """
+
+    ridge: float
+    absolute_ridge: float
+    lower: Array
+    coefficients: Array
+    leave_one_out: Array
+    path: RidgePath | None
+
+
+def fit(
+    k_train: npt.ArrayLike, y: npt.ArrayLike, *, ridge: Ridge = "auto", ridge_mode: RidgeMode = "relative"
+) -> Fitted:
+    """Solve kernel regression, with the ridge that leave-one-out prefers where several are given.
+
+    The smallest mean squared error of leave-one-out wins; of equals, the first. Ridges with which the kernel is not
+    positive definite are left out of the choice. The choice costs one eigendecomposition, however many ridges there
+    are.
+
+    Parameters
+    ----------
+    k_train : array, (n, n)
+        Kernel matrix of the training samples.
+    y : array, (n, c) or (n,)
+        Targets.
+    ridge : a number of at least 0, a list of such, or "auto" for 1, 0.1, ..., 1e-7 times trace(K) / n.
+    ridge_mode : {"relative", "absolute"}
+        Relative to trace(K) / n, or added to the diagonal as it is; "auto" is always relative.
+
+    Raises
+    ------
+    ConfigError, NotFinite
+        As `gp_posterior`; or if the list of ridges is empty, or "auto" has the mode "absolute".
+    NotPositiveDefinite
+        If the kernel is not positive definite with the ridge, or with any of the list.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> fitted = fit(0.1 * np.eye(3) + 1, [1, 1, 0], ridge=[9, 0.9, 0], ridge_mode="absolute")
+    >>> fitted.ridge, fitted.coefficients.ravel().round(3)
+    (0.9, array([ 0.5,  0.5, -0.5]))
+    """
+    kernel = as_train_kernel(k_train)
+    targets = as_targets(y, kernel)
+    path, chosen = None, ridge
+    if isinstance(ridge, str | Sequence | np.ndarray):
+        path = _path(kernel, targets, _candidates(ridge, ridge_mode), ridge_mode)
+        chosen = path.best
+    absolute = as_absolute_ridge(kernel, cast(float, chosen), ridge_mode)
+    lower = cholesky(kernel, absolute)
+    coefficients = solve(lower, targets)
+    left_out = targets - coefficients / inverse_diagonal(lower)[:, None]
+    return Fitted(float(cast(float, chosen)), absolute, lower, coefficients, left_out, path)
+
+
+def posterior_covariance(fitted: Fitted, k_test_train: Array, k_test: Array) -> Array:
+    """Evaluate ``K** - K* (K + r I)^-1 K*^T``, ``(n_test, n_test)``, for targets of unit prior variance."""
+    half = scipy.linalg.solve_triangular(fitted.lower, k_test_train.T, lower=True, check_finite=False)
+    return k_test - half.T @ half
+
+
+def posterior_variance(fitted: Fitted, k_test_train: Array, test_diagonal: Array) -> Array:
+    """Evaluate the diagonal of `posterior_covariance`, ``(n_test,)``; rounding never makes it negative."""
+    half = scipy.linalg.solve_triangular(fitted.lower, k_test_train.T, lower=True, check_finite=False)
+    return np.maximum(test_diagonal - np.einsum("ij,ij->j", half, half), 0.0)
+
+
+def signal_variance(fitted: Fitted, y: Array) -> Array:
+    """Estimate the factor of the kernel for each column of the targets: ``y^T (K + r I)^-1 y / n``, ``(c,)``.
+
+    A ridge alone fixes the kernel only up to a factor, which means do not depend on but variances do. This is the
+    factor of largest likelihood (Rasmussen and Williams 2006, section 5.4.1, solved for the factor).
+    """
+    return np.einsum("ij,ij->j", y, fitted.coefficients) / len(y)
+
+
+def _candidates(ridge: Sequence[float] | str, ridge_mode: RidgeMode) -> Sequence[float]:
+    if not isinstance(ridge, str):
+        if not len(ridge):
+            raise ConfigError("the list of ridges is empty: give at least one, or ridge='auto'")
+        return ridge
+    if ridge != "auto":
+        raise ConfigError(f"ridge must be a number of at least 0, a list of such, or 'auto', got {ridge!r}")
+    if ridge_mode != "relative":
+        raise ConfigError(f"ridge='auto' chooses among relative ridges: leave ridge_mode={ridge_mode!r} out")
+    return AUTO_RIDGES
+
+
+def _path(kernel: TrainKernel, targets: Array, ridges: Sequence[float], ridge_mode: RidgeMode) -> RidgePath:
+    """Evaluate leave-one-out for the ridges with which the kernel is positive definite."""
+    basis = eigenbasis(kernel)
+    absolute = {ridge: as_absolute_ridge(kernel, ridge, ridge_mode) for ridge in ridges}
+    usable = [ridge for ridge in ridges if is_definite(basis, absolute[ridge])]
+    if not usable:
+        raise NotPositiveDefinite(
+            f"{kernel.name} is not positive definite with any of the ridges {', '.join(f'{r:g}' for r in ridges)}, "
+            f"{ridge_mode}; its smallest eigenvalue is {basis.values[0]:.3g}. Give a larger ridge; a kernel of zeros "
+            "(a network without trained layers, or inputs of zeros) has none",
+            pivot=float(basis.values[0]),
+        )
+    return path_of_basis(basis, targets, usable, [absolute[ridge] for ridge in usable])

@@ -1,0 +1,253 @@
+"""The estimators against the functions of the package and of scikit-learn."""
+
+import pickle
+from typing import Any
+
+import joblib
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.datasets import load_diabetes, load_digits, load_linnerud
+from sklearn.exceptions import NotFittedError
+from sklearn.gaussian_process import GaussianProcessClassifier, GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import ConstantKernel, WhiteKernel
+from sklearn.kernel_ridge import KernelRidge
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
+
+from cntk_pipeline import kernel_matrix
+from cntk_pipeline.datasets import one_hot_targets
+from cntk_pipeline.estimators import KernelClassifier, KernelRegressor, NetworkKernel
+from cntk_pipeline.estimators import question as questions
+from cntk_pipeline.layers import Dense, Relu, presets
+from cntk_pipeline.regression import gp_posterior, leave_one_out
+from cntk_pipeline.regression.probabilities import calibration_error
+
+DENSE = presets.fully_connected(3, b_std=0.1)
+CONVOLUTIONAL = presets.cntk(3, pooling="gap")
+DIGITS, LABELS = load_digits(return_X_y=True)
+DIGITS = DIGITS / 16
+
+
+def kernels(network: Any, x: np.ndarray, cut: int, **options: Any) -> tuple[np.ndarray, np.ndarray]:
+    whole = kernel_matrix(network, x, **options)
+    return whole[:cut, :cut], whole[cut:, :cut]
+
+
+@pytest.mark.parametrize("kind", ["ntk", "nngp"])
+def test_a_classifier_is_the_regression_on_one_hot_targets(kind: str) -> None:
+    x, y = DIGITS[:150], LABELS[:150]
+    train, cross = kernels(DENSE, x, 100, kind=kind, dtype="float64")
+    model = KernelClassifier(DENSE, kind=kind, dtype="float64", ridge=1e-3).fit(x[:100], y[:100])
+    targets = one_hot_targets(y[:100], 10)
+    expected = gp_posterior(train, targets, cross, ridge=1e-3).mean
+    np.testing.assert_allclose(model.decision_function(x[100:]), expected, atol=1e-11)
+    np.testing.assert_array_equal(model.predict(x[100:]), expected.argmax(1))
+    np.testing.assert_allclose(model.leave_one_out_, leave_one_out(train, targets, ridge=1e-3).predictions, atol=1e-10)
+    assert model.absolute_ridge_ == pytest.approx(1e-3 * np.trace(train) / 100)
+
+
+@pytest.mark.parametrize("as_images", [False, True])
+def test_images_come_as_features_or_as_they_are(as_images: bool) -> None:
+    images = DIGITS[:60].reshape(-1, 8, 8, 1)
+    x = images if as_images else DIGITS[:60]
+    model = KernelClassifier(CONVOLUTIONAL, image_shape=None if as_images else (8, 8, 1), ridge=1e-3)
+    train, cross = kernels(CONVOLUTIONAL, images, 40)
+    expected = gp_posterior(train, one_hot_targets(LABELS[:40], 10), cross, ridge=1e-3).mean
+    found = model.fit(x[:40], LABELS[:40]).decision_function(x[40:])
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_two_classes_of_any_type_have_one_decision_value() -> None:
+    x, y = DIGITS[LABELS < 2], np.array(["zero", "one"])[LABELS[LABELS < 2]]
+    model = KernelClassifier(DENSE, ridge=1e-3).fit(x[:60], y[:60])
+    assert model.classes_.tolist() == ["one", "zero"]
+    decision, chances = model.decision_function(x[60:]), model.predict_proba(x[60:])
+    assert decision.shape == (len(x) - 60,)
+    np.testing.assert_array_equal(model.predict(x[60:]), model.classes_[(decision > 0).astype(int)])
+    np.testing.assert_array_equal(chances[:, 1] > 0.5, decision > 0)
+    assert model.score(x[60:], y[60:]) > 0.99
+
+
+def test_probabilities_of_digits_are_calibrated() -> None:
+    half = len(DIGITS) // 2
+    model = KernelClassifier(DENSE).fit(DIGITS[:half], LABELS[:half])
+    assert calibration_error(model.predict_proba(DIGITS[half:]), LABELS[half:]) <= 0.02
+    assert model.score(DIGITS[half:], LABELS[half:]) > 0.95
+
+
+def test_flips_average_over_mirror_images() -> None:
+    x, y = DIGITS[:80], LABELS[:80]
+    shape = {"image_shape": (8, 8, 1), "dtype": "float64"}
+    model = KernelClassifier(CONVOLUTIONAL, flips=True, ridge=1e-3, **shape).fit(x, y)
+    mirrored = x.reshape(-1, 8, 8)[:, :, ::-1].reshape(x.shape)
+    np.testing.assert_allclose(model.decision_function(mirrored), model.decision_function(x), atol=1e-10)
+    plain = KernelClassifier(CONVOLUTIONAL, ridge=1e-3, **shape).fit(x, y)
+    assert np.abs(plain.decision_function(mirrored) - plain.decision_function(x)).max() > 0.1
+
+
+@pytest.mark.parametrize("load", [load_diabetes, load_linnerud])
+def test_a_regressor_is_kernel_ridge_on_centred_targets(load: Any) -> None:
+    x, y = load(return_X_y=True)
+    x, y = StandardScaler().fit_transform(x)[:200], y[:200]
+    cut = len(x) * 3 // 4
+    train, cross = kernels(DENSE, x, cut, dtype="float64")
+    model = KernelRegressor(DENSE, dtype="float64", ridge=0.5, ridge_mode="absolute").fit(x[:cut], y[:cut])
+    mean = y[:cut].mean(0)
+    other = KernelRidge(alpha=0.5, kernel="precomputed").fit(train, y[:cut] - mean).predict(cross) + mean
+    np.testing.assert_allclose(model.predict(x[cut:]), other, rtol=1e-9)
+    assert model.predict(x[cut:]).shape == y[cut:].shape == (len(x) - cut, *y.shape[1:])
+    assert model.leave_one_out_.shape == y[:cut].shape
+
+
+def test_a_regressor_s_deviations_are_those_of_a_gaussian_process() -> None:
+    x, y = load_diabetes(return_X_y=True)
+    x = StandardScaler().fit_transform(x)
+    model = KernelRegressor(DENSE, kind="nngp", dtype="float64", ridge=0.3, ridge_mode="absolute").fit(x[:150], y[:150])
+    factor = float(model.signal_variance_)
+    prior = ConstantKernel(factor, "fixed") * NetworkKernel(DENSE, kind="nngp", dtype="float64")
+    process = GaussianProcessRegressor(prior, alpha=0.3 * factor, optimizer=None).fit(x[:150], y[:150] - y[:150].mean())
+    mean, deviation = process.predict(x[150:180], return_std=True)
+    found, found_deviation = model.predict(x[150:180], return_std=True)
+    np.testing.assert_allclose(found, mean + y[:150].mean(), rtol=1e-8)
+    np.testing.assert_allclose(found_deviation, deviation, rtol=1e-7)
+    _, covariance = process.predict(x[150:180], return_cov=True)
+    np.testing.assert_allclose(model.predict(x[150:180], return_cov=True)[1], covariance, atol=1e-7 * factor)
+    with pytest.raises(ValueError, match="at most one of return_std and return_cov"):
+        model.predict(x, return_std=True, return_cov=True)
+
+
+def test_several_outputs_have_a_deviation_each() -> None:
+    x, y = load_linnerud(return_X_y=True)
+    mean, deviation = KernelRegressor(DENSE).fit(x, y).predict(x[:5], return_std=True)
+    assert mean.shape == deviation.shape == (5, 3)
+    alone = KernelRegressor(DENSE, ridge=0.1).fit(x, y[:, 1])
+    together = KernelRegressor(DENSE, ridge=0.1).fit(x, y)
+    for one, several in zip(alone.predict(x, return_std=True), together.predict(x, return_std=True), strict=True):
+        np.testing.assert_allclose(several[:, 1], one, rtol=1e-10)
+    covariance = together.predict(x[:5], return_cov=True)[1]
+    assert covariance.shape == (5, 5, 3)
+
+
+def test_a_kernel_serves_support_vectors_and_gaussian_processes() -> None:
+    x, y = DIGITS[:240], LABELS[:240] % 2
+    train, cross = kernels(DENSE, x, 200)
+    expected = SVC(kernel="precomputed", C=10).fit(train, y[:200]).decision_function(cross)
+    found = SVC(kernel=NetworkKernel(DENSE), C=10).fit(x[:200], y[:200]).decision_function(x[200:])
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    process = GaussianProcessClassifier(ConstantKernel() * NetworkKernel(DENSE, kind="nngp"), random_state=0)
+    assert process.fit(x[:200], y[:200]).score(x[200:], y[200:]) > 0.9
+
+
+def test_a_gaussian_process_computes_each_matrix_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = load_diabetes(return_X_y=True)
+    asked = []
+
+    def counted(network: Any, x1: np.ndarray, x2: np.ndarray | None = None, **options: Any) -> np.ndarray:
+        asked.append((len(x1), None if x2 is None else len(x2)))
+        return kernel_matrix(network, x1, x2, **options)
+
+    monkeypatch.setattr(questions, "kernel_matrix", counted)
+    prior = ConstantKernel() * NetworkKernel(presets.fully_connected(2, b_std=0.2)) + WhiteKernel()
+    process = GaussianProcessRegressor(prior, normalize_y=True).fit(x[:100], y[:100])
+    assert process.kernel_.theta.shape == (2,)
+    assert not np.allclose(process.kernel_.theta, 0)  # they were fitted, in several steps
+    process.predict(x[100:130], return_std=True)
+    assert asked == [(100, None), (30, 100)]
+
+
+@pytest.mark.parametrize("model", [KernelClassifier("precomputed"), KernelRegressor("precomputed")])
+def test_precomputed_kernels_are_cut_on_both_axes(model: Any) -> None:
+    x, y = DIGITS[:90], LABELS[:90]
+    direct = clone(model).set_params(network=DENSE)
+    matrix = kernel_matrix(DENSE, x)
+    np.testing.assert_allclose(cross_val_score(model, matrix, y, cv=3), cross_val_score(direct, x, y, cv=3), atol=1e-6)
+
+
+def test_an_estimator_is_cloned_pickled_and_searched_over_networks(tmp_path: Any) -> None:
+    x, y = DIGITS[:120], LABELS[:120]
+    model = KernelClassifier(DENSE, image_shape=(8, 8, 1)).fit(x, y)
+    assert clone(model).get_params() == model.get_params()
+    joblib.dump(model, tmp_path / "model")
+    for copy in (pickle.loads(pickle.dumps(model)), joblib.load(tmp_path / "model")):
+        np.testing.assert_array_equal(copy.predict_proba(x), model.predict_proba(x))
+    search = GridSearchCV(
+        make_pipeline(StandardScaler(), KernelClassifier(DENSE)),
+        {"kernelclassifier__network": [presets.fully_connected(1), DENSE], "kernelclassifier__kind": ["ntk", "nngp"]},
+        cv=3,
+    )
+    assert search.fit(x, y).best_score_ > 0.85
+
+
+@pytest.mark.slow
+def test_workers_of_joblib_give_the_same_scores() -> None:
+    x, y = DIGITS[:90], LABELS[:90]
+    serial = cross_val_score(KernelClassifier(DENSE), x, y, cv=3)
+    np.testing.assert_array_equal(cross_val_score(KernelClassifier(DENSE), x, y, cv=3, n_jobs=2), serial)
+
+
+X, Y = DIGITS[:20], LABELS[:20]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "error", "message"),
+    [
+        ({"network": [Dense(), Relu(), Dense()]}, TypeError, r"got a list of layers: give Sequential\(\*layers\)"),
+        ({"network": "resnet"}, ValueError, r"there is no network 'resnet': give a layer, like layers\.presets"),
+        ({"network": 3}, TypeError, r"network must be a layer of cntk_pipeline\.layers, .*, got 3"),
+        ({"network": CONVOLUTIONAL}, ValueError, r"needs images of shape \(H, W, C\)"),
+        ({"kind": "nptk"}, ValueError, r"kind must be one of .*, got 'nptk'"),
+        ({"dtype": "float16"}, ValueError, r"float16"),
+        ({"ridge": -1}, ValueError, r"at least 0, got -1"),
+        ({"ridge": "best"}, ValueError, r"or 'auto', got 'best'"),
+        ({"ridge_mode": "rel"}, ValueError, r"rel"),
+        ({"image_shape": (8, 8)}, TypeError, r"image_shape must be \(height, width, channels\), .*got \(8, 8\)"),
+        ({"image_shape": (4, 8, 1)}, ValueError, r"asks for X of shape \(n, 32\) or \(n, 4, 8, 1\), got \(20, 64\)"),
+        ({"n_jobs": 0}, ValueError, r"n_jobs must be a whole number other than 0"),
+        ({"n_jobs": 1.5}, ValueError, r"n_jobs must be a whole number other than 0, .*got 1\.5"),
+        ({"memory": 3}, TypeError, r"memory must be the path of a folder or of a run directory, or None, got 3"),
+    ],
+)
+@pytest.mark.parametrize("kind", [KernelClassifier, KernelRegressor])
+def test_a_wrong_parameter_is_named_when_it_is_used(
+    kind: Any, parameters: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    model = kind(**({"network": DENSE} | parameters))  # as scikit-learn wants it, making it checks nothing
+    with pytest.raises(error, match=message):
+        model.fit(X, Y)
+
+
+def test_what_does_not_fit_the_fit_is_named() -> None:
+    model = KernelClassifier(DENSE)
+    with pytest.raises(NotFittedError, match="not fitted yet"):
+        model.predict(X)
+    with pytest.raises(ValueError, match=r"at least two classes, got one class only: 3"):
+        model.fit(X, np.full(20, 3))
+    with pytest.raises(ValueError, match=r"Unknown label type: continuous"):
+        model.fit(X, Y + 0.5)
+    model.fit(X, Y)
+    with pytest.raises(ValueError, match=r"X has 63 features, but KernelClassifier is expecting 64 features"):
+        model.predict(X[:, 1:])
+    images = KernelClassifier(CONVOLUTIONAL).fit(X.reshape(-1, 8, 8, 1), Y)
+    with pytest.raises(ValueError, match=r"samples of shape \(8, 4, 2\), but the fit was given .* \(8, 8, 1\)"):
+        images.predict(X.reshape(-1, 8, 4, 2))
+    given = KernelRegressor("precomputed")
+    with pytest.raises(ValueError, match=r"asks for a square kernel matrix .* got shape \(20, 64\)"):
+        given.fit(X, Y)
+    given.fit(kernel_matrix(DENSE, X), Y)
+    with pytest.raises(ValueError, match=r"kernel of new samples with themselves, which network='precomputed' does"):
+        given.predict(kernel_matrix(DENSE, X), return_std=True)
+
+
+def test_a_kernel_without_hyperparameters_has_an_empty_gradient() -> None:
+    kernel = NetworkKernel(DENSE)
+    values, gradient = kernel(X, eval_gradient=True)
+    np.testing.assert_array_equal(values, kernel_matrix(DENSE, X))
+    assert gradient.shape == (20, 20, 0)
+    np.testing.assert_array_equal(kernel.diag(X), np.diag(values))
+    assert kernel == clone(kernel)
+    assert not kernel.is_stationary()
+    with pytest.raises(ValueError, match="a gradient can only be evaluated where Y is None"):
+        kernel(X, X, eval_gradient=True)

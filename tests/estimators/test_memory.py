@@ -1,0 +1,205 @@
+"""Kernels that are kept: which values are computed, and that they are those of the kernel."""
+
+import multiprocessing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+from sklearn.model_selection import GridSearchCV, cross_val_score
+
+from cntk_pipeline import kernel_matrices, kernel_matrix
+from cntk_pipeline.errors import DataError, LayerError, SpecificationMismatch
+from cntk_pipeline.estimators import KernelClassifier, KernelRegressor, fill_memory
+from cntk_pipeline.estimators import memory as memories
+from cntk_pipeline.layers import LAYERS, Dense, Dropout, Elementwise, Relu, Sequential, Sign, presets
+from cntk_pipeline.layers.spelling import read
+from cntk_pipeline.rundir.directory import RunDirectory
+
+DIGITS, LABELS = load_digits(return_X_y=True)
+DIGITS = DIGITS / 16
+NETWORKS = [presets.fully_connected(depth, b_std=0.1) for depth in (1, 2, 3, 5)]
+RIDGES = [1e-1, 1e-2, 1e-3, 1e-4, 1e-5]
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Count what memories have computed: the number of networks times kinds, and of pairs, for each pass."""
+    counted: list[tuple[int, int]] = []
+
+    def compute(networks: Any, x1: np.ndarray, x2: np.ndarray | None = None, **options: Any) -> np.ndarray:
+        pairs = len(x1) * (len(x1) + 1) // 2 if x2 is None else len(x1) * len(x2)
+        counted.append((len(networks) * len(options["kinds"]), pairs))
+        return kernel_matrices(networks, x1, x2, **options)
+
+    monkeypatch.setattr(memories, "kernel_matrices", compute)
+    return counted
+
+
+def entries(passes: list[tuple[int, int]]) -> int:
+    return sum(kernels * pairs for kernels, pairs in passes)
+
+
+@pytest.mark.slow
+def test_a_search_computes_each_entry_once(tmp_path: Path, passes: list[tuple[int, int]]) -> None:
+    x, y = DIGITS[:1500], LABELS[:1500]
+    grid = {"network": NETWORKS, "kind": ["ntk", "nngp"], "ridge": RIDGES}
+    search = GridSearchCV(KernelClassifier(NETWORKS[0], memory=tmp_path), grid, cv=5).fit(x, y)
+    assert entries(passes) == 4 * 2 * 1500 * 1501 // 2
+    assert search.best_score_ > 0.97
+    cross_val_score(search.best_estimator_, x, y, cv=3)  # other folds of the same samples
+    assert entries(passes) == 4 * 2 * 1500 * 1501 // 2
+
+
+def test_one_pass_fills_a_memory_for_all_depths_kinds_and_ridges(tmp_path: Path, passes: list[tuple[int, int]]) -> None:
+    x, y = DIGITS[:90], LABELS[:90]
+    fill_memory(tmp_path, [*NETWORKS, NETWORKS[0]], x)
+    assert passes == [(8, 90 * 91 // 2)]
+    grid = {"network": NETWORKS, "kind": ["ntk", "nngp"], "ridge": RIDGES[:2]}
+    search = GridSearchCV(KernelClassifier(NETWORKS[0], memory=tmp_path), grid, cv=3).fit(x, y)
+    assert len(passes) == 1
+    without = GridSearchCV(KernelClassifier(NETWORKS[0]), grid, cv=3).fit(x, y)
+    np.testing.assert_allclose(search.cv_results_["mean_test_score"], without.cv_results_["mean_test_score"])
+
+
+def test_samples_are_added_to_what_is_kept(tmp_path: Path, passes: list[tuple[int, int]]) -> None:
+    model = KernelRegressor(NETWORKS[2], memory=tmp_path, dtype="float64", ridge=1e-3)
+    direct = KernelRegressor(NETWORKS[2], dtype="float64", ridge=1e-3)
+    order = np.random.default_rng(0).permutation(60)
+    for rows, new in ((order[:30], order[25:45]), (order[10:50], order), (order[::-1], order[:7])):
+        found = model.fit(DIGITS[rows], LABELS[rows]).predict(DIGITS[new])
+        expected = direct.fit(DIGITS[rows], LABELS[rows]).predict(DIGITS[new])
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
+    assert entries(passes) == 2 * 60 * 61 // 2
+
+
+def test_equal_samples_are_one_and_a_zero_has_no_sign(tmp_path: Path, passes: list[tuple[int, int]]) -> None:
+    x = np.array([[1.0, 0.0], [1.0, -0.0], [0.5, 2.0], [1.0, 0.0]])
+    model = KernelRegressor(NETWORKS[1], memory=tmp_path, ridge=0.1).fit(x, [1.0, 2.0, 3.0, 4.0])
+    assert entries(passes) == 2 * 3
+    direct = KernelRegressor(NETWORKS[1], ridge=0.1).fit(x, [1.0, 2.0, 3.0, 4.0])
+    np.testing.assert_allclose(model.predict(x), direct.predict(x), rtol=1e-5)
+
+
+def test_other_questions_have_other_values(tmp_path: Path, passes: list[tuple[int, int]]) -> None:
+    x, y = DIGITS[:20], LABELS[:20]
+    shapes = {"image_shape": (8, 8, 1)}
+    for options in ({}, {"dtype": "float64"}, shapes, shapes | {"flips": True}):
+        for network in (NETWORKS[1], NETWORKS[2]):
+            model = KernelClassifier(network, memory=tmp_path, **options).fit(x, y)
+            direct = KernelClassifier(network, **options).fit(x, y)
+            np.testing.assert_allclose(model.dual_coef_, direct.dual_coef_, rtol=1e-3, atol=1e-4)
+    assert len(passes) == 8
+
+
+def test_a_network_without_ntk_keeps_its_nngp(tmp_path: Path, passes: list[tuple[int, int]]) -> None:
+    network = Sequential(Dense(), Sign(), Dense())
+    KernelClassifier(network, kind="nngp", memory=tmp_path).fit(DIGITS[:20], LABELS[:20])
+    assert passes == [(1, 210)]
+
+
+def test_dropout_is_computed_anew_since_copies_are_no_sample(tmp_path: Path, passes: list[tuple[int, int]]) -> None:
+    network = Sequential(Dense(), Relu(), Dropout(0.5), Dense())
+    x = np.repeat(DIGITS[:15], 2, axis=0)
+    model = KernelRegressor(network, memory=tmp_path, dtype="float64").fit(x, np.arange(30))
+    direct = KernelRegressor(network, dtype="float64").fit(x, np.arange(30))
+    np.testing.assert_array_equal(model.dual_coef_, direct.dual_coef_)
+    assert passes == []
+
+
+def test_a_damaged_file_is_named_and_its_values_come_again(tmp_path: Path, passes: list[tuple[int, int]]) -> None:
+    model = KernelClassifier(NETWORKS[1], memory=tmp_path).fit(DIGITS[:30], LABELS[:30])
+    (path,) = tmp_path.rglob("000001.npz")
+    content = bytearray(path.read_bytes())
+    content[3 * len(content) // 4] ^= 1  # among the values of the NTK
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"000001\.npz cannot be read as kept kernel values .*: delete it"):
+        model.fit(DIGITS[:30], LABELS[:30])
+    path.unlink()
+    again = model.fit(DIGITS[:30], LABELS[:30])
+    assert len(passes) == 2
+    np.testing.assert_array_equal(
+        again.predict(DIGITS), KernelClassifier(NETWORKS[1]).fit(DIGITS[:30], LABELS[:30]).predict(DIGITS)
+    )
+
+
+def test_what_a_killed_process_left_aside_is_no_value(tmp_path: Path) -> None:
+    model = KernelClassifier(NETWORKS[1], memory=tmp_path).fit(DIGITS[:30], LABELS[:30])
+    (path,) = tmp_path.rglob("000001.npz")
+    (path.parent / "aside").write_bytes(path.read_bytes()[:1000])
+    assert model.fit(DIGITS[:40], LABELS[:40]).score(DIGITS[:40], LABELS[:40]) > 0.9
+
+
+def _fit_in_process(memory: Path) -> int:
+    computed: list[int] = []
+
+    def compute(networks: Any, x1: np.ndarray, x2: np.ndarray | None = None, **options: Any) -> np.ndarray:
+        computed.append(len(x1))
+        return kernel_matrices(networks, x1, x2, **options)
+
+    memories.kernel_matrices = compute  # type: ignore[assignment]
+    KernelClassifier(NETWORKS[2], memory=memory).fit(DIGITS[:200], LABELS[:200])
+    return len(computed)
+
+
+@pytest.mark.slow
+def test_of_two_processes_one_computes(tmp_path: Path) -> None:
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        assert sum(pool.map(_fit_in_process, [tmp_path, tmp_path], chunksize=1)) == 1
+
+
+def test_a_python_function_cannot_be_kept(tmp_path: Path) -> None:
+    network = Sequential(Dense(), Elementwise(np.tanh), Dense())
+    with pytest.raises(LayerError, match=r"memory: .*holds a Python function.*; or leave memory out"):
+        KernelClassifier(network, kind="nngp", memory=tmp_path).fit(DIGITS[:20], LABELS[:20])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def run(run_small: Callable[..., RunDirectory]) -> RunDirectory:
+    """The small problem, not standardised, so that a user's arrays are its stored ones."""
+    return run_small(data={"standardize": False})
+
+
+@pytest.fixture
+def small_data(small_npz: Path) -> Iterator[Any]:
+    with np.load(small_npz) as file:
+        yield file
+
+
+def test_a_run_s_kernel_is_read_and_not_computed(
+    run: RunDirectory, small_data: Any, passes: list[tuple[int, int]]
+) -> None:
+    x, y, new = small_data["x_train"], small_data["y_train"], small_data["x_test"]
+    for readout in run.specification.readouts:
+        network = read(readout.network, LAYERS)
+        model = KernelClassifier(network, kind=readout.kind, ridge=0.1, memory=run.path)
+        direct = KernelClassifier(network, kind=readout.kind, ridge=0.1).fit(x, y)
+        np.testing.assert_allclose(model.fit(x, y).decision_function(new), direct.decision_function(new), atol=1e-5)
+    cross_val_score(model, x, y, cv=3)
+    assert passes == []
+    model.predict(np.concatenate([new, new[:1] + 1]))  # a sample that the run does not have
+    assert [pairs for _, pairs in passes] == [len(np.unique(x, axis=0))]
+
+
+def test_tiles_that_a_run_lacks_are_computed(run: RunDirectory, small_data: Any, passes: list[tuple[int, int]]) -> None:
+    readout = run.specification.readouts[0]
+    run.kernel(readout.name, "train").chunk_path(1, 0).unlink()
+    x, y = small_data["x_train"], small_data["y_train"]
+    model = KernelClassifier(read(readout.network, LAYERS), kind=readout.kind, ridge=0.1, memory=run.path).fit(x, y)
+    direct = KernelClassifier(read(readout.network, LAYERS), kind=readout.kind, ridge=0.1).fit(x, y)
+    np.testing.assert_allclose(model.dual_coef_, direct.dual_coef_, atol=1e-4)
+    assert sum(pairs for _, pairs in passes) <= 16 * 16
+
+
+def test_a_run_of_other_samples_or_options_is_no_memory(run: RunDirectory, small_data: Any) -> None:
+    x, y = small_data["x_train"], small_data["y_train"]
+    network = presets.cntk(3)
+    for options, samples in (({"dtype": "float64"}, x), ({"flips": True}, x), ({}, x[:, 1:])):
+        with pytest.raises(SpecificationMismatch, match=r"cannot serve as memory: it holds .*\(6, 5, 2\) in float32"):
+            KernelClassifier(network, memory=run.path, **options).fit(samples, y)
+    with pytest.raises(ValueError, match=r"is a run directory, which is only read: give another folder"):
+        fill_memory(run.path, [network], x)
+    assert kernel_matrix(network, x[:1]).shape == (1, 1)

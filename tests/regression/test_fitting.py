@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.regressions import LAW, Regression, make_regression, regressions
+
+from cntk_pipeline.errors import ConfigError, NotPositiveDefinite
+from cntk_pipeline.regression import gp_posterior, leave_one_out, ridge_path
+from cntk_pipeline.regression.fitting import fit, posterior_covariance, posterior_variance, signal_variance
+
+
+@LAW
+@given(regressions(least=2), st.sampled_from([0.0, 0.05, 3.0]), st.sampled_from(["relative", "absolute"]))
+def test_a_fit_is_the_posterior_and_leave_one_out(r: Regression, ridge: float, mode: str) -> None:
+    fitted = fit(r.train, r.y, ridge=ridge, ridge_mode=mode)  # type: ignore[arg-type]
+    posterior = gp_posterior(r.train, r.y, r.test_train, r.test, ridge=ridge, ridge_mode=mode)  # type: ignore[arg-type]
+    np.testing.assert_allclose(r.test_train @ fitted.coefficients, posterior.mean, atol=1e-10)
+    covariance = posterior_covariance(fitted, r.test_train, r.test)
+    np.testing.assert_allclose(covariance, posterior.covariance, atol=1e-10)
+    variance = posterior_variance(fitted, r.test_train, np.diag(r.test))
+    np.testing.assert_allclose(variance, np.diag(covariance), atol=1e-10)
+    left_out = leave_one_out(r.train, r.y, ridge=ridge, ridge_mode=mode)  # type: ignore[arg-type]
+    np.testing.assert_allclose(fitted.leave_one_out, left_out.predictions, atol=1e-10)
+    assert fitted.path is None
+
+
+@LAW
+@given(regressions(least=2))
+def test_of_several_ridges_the_best_of_the_path_is_fitted(r: Regression) -> None:
+    ridges = [3.0, 0.3, 0.03]
+    fitted = fit(r.train, r.y, ridge=ridges)
+    path = ridge_path(r.train, r.y, ridges)
+    assert fitted.ridge == path.best
+    np.testing.assert_allclose(fitted.path.squared_error, path.squared_error, rtol=1e-10)
+    np.testing.assert_array_equal(fitted.coefficients, fit(r.train, r.y, ridge=path.best).coefficients)
+
+
+def test_ridges_that_leave_the_kernel_indefinite_are_no_candidates() -> None:
+    kernel = np.ones((3, 3)) - 0.05 * np.eye(3)  # eigenvalues -0.05, -0.05, 2.95
+    fitted = fit(kernel, [1.0, 2.0, 3.0])
+    assert fitted.path is not None
+    assert fitted.path.ridges.tolist() == [1.0, 0.1]
+    with pytest.raises(NotPositiveDefinite, match=r"any of the ridges 0\.01, 0, relative; its smallest .* -0\.05"):
+        fit(kernel, [1.0, 2.0, 3.0], ridge=[0.01, 0.0])
+
+
+def test_the_factor_of_the_kernel_is_that_of_the_largest_likelihood() -> None:
+    r = make_regression(3, 8, 1, 1)
+    fitted = fit(r.train, r.y, ridge=0.1)
+    system = r.train + fitted.absolute_ridge * np.eye(8)
+
+    def likelihood(factor: float) -> float:
+        _, logdet = np.linalg.slogdet(factor * system)
+        return float(-0.5 * (r.y.T @ np.linalg.solve(factor * system, r.y)).item() - 0.5 * logdet)
+
+    factor = float(signal_variance(fitted, r.y)[0])
+    assert likelihood(factor) > max(likelihood(0.999 * factor), likelihood(1.001 * factor))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"ridge": []}, r"the list of ridges is empty"),
+        ({"ridge": "best"}, r"a number of at least 0, a list of such, or 'auto', got 'best'"),
+        ({"ridge_mode": "absolute"}, r"ridge='auto' chooses among relative ridges: leave ridge_mode='absolute' out"),
+        ({"ridge": -1.0}, r"a ridge must be a finite number of at least 0, got -1"),
+        ({"ridge": [1.0, float("nan")]}, r"a ridge must be a finite number of at least 0, got nan"),
+    ],
+)
+def test_a_wrong_ridge_is_named(arguments: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        fit(np.eye(2), [1.0, 2.0], **arguments)

@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+import scipy.special
+
+from cntk_pipeline.errors import ConfigError, NotFinite
+from cntk_pipeline.regression.probabilities import calibration_error, fit_probabilities
+
+
+def drawn(scale: float, count: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
+    """Draw means, and labels by the softmax of ``scale`` times them."""
+    rng = np.random.default_rng(1)
+    means = rng.standard_normal((count, 3))
+    chances = scipy.special.softmax(scale * means, axis=1)
+    return means, (rng.random((count, 1)) > chances.cumsum(1)).sum(1)
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 20.0])
+def test_the_scale_that_labels_were_drawn_with_is_found(scale: float) -> None:
+    means, labels = drawn(scale)
+    probabilities = fit_probabilities(means, labels)
+    assert probabilities.scale == pytest.approx(scale, rel=0.1)
+    assert calibration_error(probabilities.of(means), labels) < 0.01
+    assert calibration_error(scipy.special.softmax(5 * scale * means, axis=1), labels) > 0.02
+
+
+def test_probabilities_add_up_to_one_and_keep_the_order() -> None:
+    means, labels = drawn(2.0, 200)
+    chances = fit_probabilities(means, labels).of(means)
+    np.testing.assert_allclose(chances.sum(1), 1.0, rtol=1e-14)
+    np.testing.assert_array_equal(chances.argsort(1), means.argsort(1))
+
+
+def test_samples_that_are_all_right_are_not_certain() -> None:
+    means = np.array([[1.0, 0.0], [0.0, 1.0]] * 10)
+    chances = fit_probabilities(means, [0, 1] * 10).of(means)
+    assert chances.max() == pytest.approx(1 - 1 / 44, abs=1e-4)  # the share of 20 labels that stays with them
+
+
+def test_the_calibration_error_is_that_of_its_definition() -> None:
+    chances = np.array([[0.95, 0.05], [0.94, 0.06], [0.38, 0.62], [0.45, 0.55]])
+    # The first two share a bin, one is right; the others have a bin each, one right and one wrong.
+    by_hand = (2 * abs(0.945 - 0.5) + abs(0.62 - 1) + abs(0.55 - 0)) / 4
+    assert calibration_error(chances, [0, 1, 1, 0]) == pytest.approx(by_hand)
+
+
+@pytest.mark.parametrize(
+    ("means", "labels", "error", "message"),
+    [
+        (np.ones((2, 1)), [0, 0], ConfigError, r"a column for each of at least two classes, got \(2, 1\)"),
+        (np.ones((2, 2)), [0, 2], ConfigError, r"labels must be 2 whole numbers from 0 to 1"),
+        (np.ones((2, 2)), [0.0, 1.0], ConfigError, r"got float64 of shape \(2,\)"),
+        (np.full((2, 2), np.nan), [0, 1], NotFinite, r"means\[0, 0\] is nan"),
+    ],
+)
+def test_wrong_means_and_labels_are_named(means: np.ndarray, labels: list, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        fit_probabilities(means, labels)
