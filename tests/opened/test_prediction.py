@@ -12,11 +12,12 @@ from support.problems import TEST, TRAIN, Recorder, stop_at
 from cntk_pipeline import kernel_matrix
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.datasets import one_hot_targets
-from cntk_pipeline.errors import DataError, Interrupted, NotComputed, SpecificationMismatch, StoreError
+from cntk_pipeline.errors import ConfigError, DataError, Interrupted, NotComputed, SpecificationMismatch, StoreError
 from cntk_pipeline.kernels import CpuEngine
 from cntk_pipeline.layers import presets
 from cntk_pipeline.opened import open_run, prediction
 from cntk_pipeline.regression import gp_posterior
+from cntk_pipeline.regression.probabilities import fit_probabilities
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.workflow import run as runs
 
@@ -175,3 +176,33 @@ def test_a_kernel_of_another_version_is_not_mixed(
     monkeypatch.setattr(CpuEngine, "numerics_version", CpuEngine.numerics_version + 1)
     with pytest.raises(SpecificationMismatch, match=r"no predictions of new images: .* numerics version"):
         run.predict(source["x_test"], say=None)
+
+
+def test_probabilities_are_those_of_leave_one_out_in_memory(run_small: Run, source: dict) -> None:
+    sections = {"readouts": ONE, "solve": {"ridges": [1e-2]}, "kernel": {"dtype": "float64"}}
+    run = open_run(run_small(inference={"leave_one_out": True}, **sections).path)
+    kernel, targets = run.kernel().compute(), one_hot_targets(run.labels.train, 3)
+    left_out = np.stack(
+        [
+            gp_posterior(
+                kernel[np.ix_(rest, rest)],
+                targets[rest],
+                kernel[[k]][:, rest],
+                ridge=run.system().absolute_ridge,
+                ridge_mode="absolute",
+            ).mean[0]
+            for k in range(TRAIN)
+            for rest in [np.delete(np.arange(TRAIN), k)]
+        ]
+    )
+    expected = fit_probabilities(left_out, run.labels.train).of(run.predictions())
+    found = run.predict_proba(source["x_test"], say=None)
+    np.testing.assert_allclose(found, expected, atol=1e-5)  # the scale is found to six digits
+    np.testing.assert_allclose(found.sum(1), 1)
+    np.testing.assert_array_equal(found.argmax(1), run.predictions().argmax(1))
+
+
+def test_probabilities_need_leave_one_out(run_small: Run, source: dict) -> None:
+    run = open_run(run_small(readouts=ONE).path)
+    with pytest.raises(ConfigError, match=r"was not asked for inference\.leave_one_out: add it to the workflow file"):
+        run.predict_proba(source["x_test"], say=None)

@@ -13,11 +13,13 @@ from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.gram.tiles import kernel_group, test_group
 from cntk_pipeline.inference import RESULTS
 from cntk_pipeline.layers import spelling
+from cntk_pipeline.opened.description import describe
 from cntk_pipeline.opened.prediction import Say, predict_means
 from cntk_pipeline.opened.results import Inferred, read_result
 from cntk_pipeline.opened.systems import Readout, find_readout, find_system, readout_names
 from cntk_pipeline.opened.tables import Table
 from cntk_pipeline.opened.tiles import Stored, read_whole, require_whole
+from cntk_pipeline.regression.probabilities import fit_probabilities
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.solvers import System, system_group
 from cntk_pipeline.storage import StorePath
@@ -59,8 +61,7 @@ def open_run(path: str | Path | StorePath) -> "OpenRun":
 class OpenRun:
     """A run directory as an object; `open_run` opens one.
 
-    Further results are methods named like their keys in ``[inference]``, such as ``run.leave_one_out(readout)``: see
-    `result`.
+    Further results are methods named like their keys in ``[inference]``, such as ``run.leave_one_out(readout)``.
 
     Parameters
     ----------
@@ -256,6 +257,28 @@ class OpenRun:
         """Predict the classes of new images, ``(n,)`` texts out of `classes`; arguments as in `decision_function`."""
         return np.array(self.classes)[self.decision_function(images, readout, ridge, say=say).argmax(1)]
 
+    def predict_proba(
+        self, images: Any, readout: Readout = None, ridge: float | None = None, *, say: Say | None = on_stderr
+    ) -> Array:
+        """Predict the probabilities of the classes of new images, calibrated on the run's leave-one-out predictions.
+
+        They are the softmax of a multiple of `decision_function`; the factor is the one with which the labels of the
+        left-out training images are most likely, see `regression.probabilities`. Arguments and errors are as in
+        `decision_function`.
+
+        Returns
+        -------
+        (n, classes) float64 array, in the order of `classes`; rows add up to 1.
+
+        Raises
+        ------
+        ConfigError
+            If the workflow of the run did not ask for ``inference.leave_one_out``, or there is one class only.
+        """
+        left_out = self.result("leave_one_out", readout, ridge)["prediction"]
+        probabilities = fit_probabilities(np.asarray(left_out), self.labels.train)
+        return probabilities.of(self.decision_function(images, readout, ridge, say=say))
+
     # Everything at once.
 
     def to_xarray(self) -> Any:
@@ -272,25 +295,10 @@ class OpenRun:
 
     # For people.
 
-    def _lines(self) -> tuple[str, str, str]:
-        """Return the place, the data and the state in words."""
-        data = self.directory.specification.data
-        shape = " x ".join(map(str, data.shape))
-        images = f"{data.train} training and {data.test} test images of {shape}, {len(data.classes)} classes"
-        if not self.directory.has_workflow():
-            return str(self.path), images, "stopped before it began"
-        report = make_report(self.directory)
-        if report.complete:
-            return str(self.path), images, "complete"
-        at_work = report.at_work
-        far = "nothing is begun" if at_work is None else f"{at_work[0]}: {at_work[1]} of {at_work[2]} tiles"
-        driver = "no driver is at work" if report.driver is None else f"the driver {report.driver} is at work"
-        return str(self.path), images, f"{far}; {driver}"
-
     def __repr__(self) -> str:
-        path, images, state = self._lines()
+        path, images, state = describe(self.directory)
         return f"OpenRun {path}: {state}\n{images}\n{self.metrics!r}"
 
     def _repr_html_(self) -> str:
-        path, images, state = map(html.escape, self._lines())
+        path, images, state = map(html.escape, describe(self.directory))
         return f"<div><b>{path}</b>: {state}<br>{images}</div>{self.metrics._repr_html_()}"
