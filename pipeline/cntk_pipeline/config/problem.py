@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from cntk_pipeline.config.section import OpenSection, Place, Section
+from cntk_pipeline.models import AskedTask
 
 Scalar = bool | int | float | str
 
@@ -12,13 +13,16 @@ DEFAULT_ENGINE = "cpu"
 """What computes the values of a workflow that names no engine, and of a run whose specification names none."""
 
 
-class DataConfig(Section):
-    """``[data]``: the images.
+class DataConfig(OpenSection):
+    """``[data]``: the images. Further keys belong to the source: see `datasets.sources`.
 
     Attributes
     ----------
-    source : a data set by name: digits, cifar10, npz, folder.
+    source : a data set by name, or the format of its files.
     path : place of its files; None searches the usual places.
+    task : what the labels are: "classification", "multilabel" (a column of 0 and 1 for each class) or "regression".
+        "auto" goes by their type: numbers that are not whole mean a regression; text, truth values and whole numbers a
+        classification.
     train : number of training images, the first ones in file order; None takes all.
     train_blocks : cut the training part into this many equal consecutive blocks (CIFAR-10 has five batch files)
         and take the first ``train / train_blocks`` of each.
@@ -33,6 +37,7 @@ class DataConfig(Section):
 
     source: str = "digits"
     path: Place | None = None
+    task: AskedTask = "auto"
     train: int | None = Field(default=None, ge=1)
     train_blocks: int = Field(default=1, ge=1)
     test: int | None = Field(default=None, ge=1)

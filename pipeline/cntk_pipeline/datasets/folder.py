@@ -56,6 +56,7 @@ class ImageFolder(Loader):
 
     def load(self) -> Dataset:
         """Decode all pictures into uint8 images (n, H, W, C), C being 1 or 3."""
+        self.require_classes("folder")
         root = existing_path(self.path, "folder", "a folder of images, path/train/<class>/*.png")
         with reading(root, "a readable folder"):
             return _load(root)

@@ -114,4 +114,4 @@ def _rows_of_blocks(total: int, wanted: int, block_count: int, name: str) -> sli
 
 
 def _take(split: Split, rows: slice | npt.NDArray[np.int64]) -> Split:
-    return Split(split.images[rows], split.labels[rows])
+    return Split(split.images[rows], None if split.labels is None else split.labels[rows])

@@ -1,6 +1,6 @@
 """The choice of a ridge and a training-set size without refitting: leave-one-out, ridge path, learning curve."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.regression.arguments import (
     Array,
     RidgeMode,
+    TrainKernel,
     as_absolute_ridge,
     as_cross_kernel,
     as_targets,
@@ -155,18 +156,29 @@ def ridge_path(
     if not len(ridges):
         raise ConfigError("ridges is empty: at least one was expected")
     absolute = np.array([as_absolute_ridge(kernel, ridge, ridge_mode) for ridge in ridges])
+    classes = classes_of(targets)
+    errors, accuracies = [], []
+    for predictions in ridge_predictions(kernel, targets, absolute):
+        errors.append(mean_square(predictions - targets))
+        accuracies.append(accuracy(predictions, classes))
+    return RidgePath(np.array(ridges, dtype=np.float64), absolute, np.array(errors), np.array(accuracies))
+
+
+def ridge_predictions(kernel: TrainKernel, targets: Array, absolute: Array) -> Iterator[Array]:
+    """Predict each training sample from all the others with each absolute ridge, from one eigendecomposition.
+
+    Raises
+    ------
+    NotPositiveDefinite
+        If the smallest ridge is too small, with a sufficient one.
+    """
     basis = eigenbasis(kernel)
     expect_definite(kernel, basis, float(absolute.min()))
     inverse_values = 1 / (basis.values[:, None] + absolute)
     inverse_diagonals = basis.vectors**2 @ inverse_values
     rotated = basis.vectors.T @ targets
-    classes = classes_of(targets)
-    errors, accuracies = [], []
     for inverse_value, diagonal in zip(inverse_values.T, inverse_diagonals.T, strict=True):
-        error = basis.vectors @ (inverse_value[:, None] * rotated) / diagonal[:, None]
-        errors.append(mean_square(error))
-        accuracies.append(accuracy(targets - error, classes))
-    return RidgePath(np.array(ridges, dtype=np.float64), absolute, np.array(errors), np.array(accuracies))
+        yield targets - basis.vectors @ (inverse_value[:, None] * rotated) / diagonal[:, None]
 
 
 def learning_curve(
