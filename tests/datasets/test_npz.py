@@ -224,7 +224,7 @@ def npy(values):
 
 
 def test_arrays_that_no_memory_holds_are_refused_before_they_are_read(save, monkeypatch):
-    monkeypatch.setattr("cntk_pipeline.datasets.arrays.memory_bytes", lambda: 1000)
+    monkeypatch.setattr("cntk_pipeline.datasets.reading.memory_bytes", lambda: 1000)
     with pytest.raises(DataError, match=r"its arrays take 0\.0 GiB, and this process may use 0\.0 GiB; take fewer"):
         load("npz", save(**TRAIN))
 

@@ -26,7 +26,8 @@ class DataConfig(OpenSection):
     train : number of training images, the first ones in file order; None takes all.
     train_blocks : cut the training part into this many equal consecutive blocks (CIFAR-10 has five batch files)
         and take the first ``train / train_blocks`` of each.
-    test : number of test images; None takes all.
+    test : number of test images, or their share, below 1; None takes all. A data set without a test part is divided:
+        the test images follow the training images, or are the last ones where `train` is not given.
     shuffle : bring the rows of each part into a random order of this seed before any are taken; None keeps the order of
         the files. Rows that are sorted by class need it.
     standardize : subtract the training mean of each channel and divide by its standard deviation. Vectors have one mean
@@ -40,11 +41,18 @@ class DataConfig(OpenSection):
     task: AskedTask = "auto"
     train: int | None = Field(default=None, ge=1)
     train_blocks: int = Field(default=1, ge=1)
-    test: int | None = Field(default=None, ge=1)
+    test: int | float | None = None
     # RandomState takes no larger seeds.
     shuffle: int | None = Field(default=None, ge=0, lt=2**32, strict=True)
     standardize: bool | Literal["per_feature"] = True
     standardize_first: int | None = Field(default=None, ge=1)
+
+    @field_validator("test")
+    @classmethod
+    def _test_is_a_count_or_a_share(cls, value: int | float | None) -> int | float | None:
+        if value is not None and not (0 < value < 1 if isinstance(value, float) else value >= 1):
+            raise ValueError(f"Input should be a number of images from 1, or a share between 0 and 1, got {value}")
+        return value
 
     @field_validator("standardize", mode="before")
     @classmethod

@@ -13,7 +13,6 @@ from cntk_pipeline.datasets.targets import assemble
 from cntk_pipeline.errors import DataError
 from cntk_pipeline.inputs import require_channels_last
 from cntk_pipeline.models import AskedTask
-from cntk_pipeline.resources import memory_bytes
 
 EXPECTED = "an .npz archive of plain arrays (numpy.savez)"
 
@@ -72,22 +71,6 @@ def read_array(file: IO[bytes], size: int, where: str) -> npt.NDArray[Any]:
         )
     file.seek(0)
     return np.lib.format.read_array(file, allow_pickle=False)
-
-
-def require_memory(needed: int, where: object) -> None:
-    """Refuse arrays that this process cannot hold, before they are read.
-
-    Raises
-    ------
-    DataError
-        With the sizes.
-    """
-    memory = memory_bytes()
-    if needed > memory:
-        raise DataError(
-            f"{where}: its arrays take {needed / 2**30:,.1f} GiB, and this process may use "
-            f"{memory / 2**30:,.1f} GiB; take fewer images or features, or a machine with more memory"
-        )
 
 
 def dataset_of(arrays: Arrays, name: str, path: Path, task: AskedTask, layout: Layout) -> Dataset:

@@ -68,6 +68,8 @@ class Dataset:
         Remarks on the reading of the data; a run shows them as warnings.
     task : "classification", "multilabel" or "regression"
         One class an image, a truth value for each class (0 or 1), or a number for each target.
+    features : tuple of str
+        Names of the features of vectors; empty where they are not known.
 
     Raises
     ------
@@ -82,6 +84,7 @@ class Dataset:
     test: Split | None = None
     notes: tuple[str, ...] = ()
     task: TaskName = "classification"
+    features: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse data that a kernel cannot be computed from."""

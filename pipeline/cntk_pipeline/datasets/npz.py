@@ -11,9 +11,9 @@ from typing import Any, final
 import numpy as np
 import numpy.typing as npt
 
-from cntk_pipeline.datasets.arrays import EXPECTED, KEYS, Layout, dataset_of, read_array, require_memory
+from cntk_pipeline.datasets.arrays import EXPECTED, KEYS, Layout, dataset_of, read_array
 from cntk_pipeline.datasets.base import Dataset, Loader
-from cntk_pipeline.datasets.reading import existing_path, open_file, reading
+from cntk_pipeline.datasets.reading import existing_path, open_file, reading, require_memory
 from cntk_pipeline.errors import DataError
 
 # An encrypted entry raises RuntimeError.

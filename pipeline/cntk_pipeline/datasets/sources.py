@@ -12,7 +12,10 @@ from cntk_pipeline.datasets.base import Dataset, Loader
 from cntk_pipeline.datasets.cifar10 import Cifar10
 from cntk_pipeline.datasets.digits import Digits
 from cntk_pipeline.datasets.folder import ImageFolder
+from cntk_pipeline.datasets.idx import Idx
 from cntk_pipeline.datasets.npz import Npy, Npz
+from cntk_pipeline.datasets.sklearn_tables import SklearnTable
+from cntk_pipeline.datasets.table import Table
 from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.models import AskedTask
 
@@ -22,6 +25,9 @@ DATASETS: Mapping[str, type[Loader]] = {
     "npz": Npz,
     "npy": Npy,
     "folder": ImageFolder,
+    "table": Table,
+    "idx": Idx,
+    "sklearn": SklearnTable,
 }
 
 

@@ -23,6 +23,7 @@ def assemble(
     task: AskedTask = "auto",
     names: Sequence[str] | None = None,
     notes: Sequence[str] = (),
+    features: tuple[str, ...] = (),
 ) -> Dataset:
     """Make a data set of images and labels of any type.
 
@@ -43,6 +44,8 @@ def assemble(
         Names of the classes or of the targets.
     notes : sequence of str
         Remarks on the reading of the data.
+    features : tuple of str
+        Names of the features of vectors, where they are known.
 
     Raises
     ------
@@ -72,7 +75,7 @@ def assemble(
     else:
         classes, known = _columns(given, names, name)
     splits = {part: Split(split.images, known.get(part)) for part, split in parts.items()}
-    return Dataset(name, classes, splits["train"], splits.get("test"), (*notes, *more), chosen)
+    return Dataset(name, classes, splits["train"], splits.get("test"), (*notes, *more), chosen, features)
 
 
 def is_matrix(labels: npt.NDArray[Any]) -> bool:

@@ -36,6 +36,7 @@ class DataSpecification:
     shuffle : the seed of the order of the images; None keeps the order of the files.
     task : one class an image, several, or numbers; written down where it is no classification.
     has_test_labels : whether the labels of the test images are known; written down where they are not.
+    features : names of the features of vectors, where they are known: how a table was encoded.
     """
 
     digest: str
@@ -48,6 +49,7 @@ class DataSpecification:
     shuffle: Annotated[int, Field(ge=0, lt=2**32)] | None = None
     task: TaskName = "classification"
     has_test_labels: bool = True
+    features: tuple[str, ...] = ()
 
     def to_json(self) -> Json:
         """Write the fields as plain values; a field of its default is left out, so that no fingerprint changes."""

@@ -136,6 +136,7 @@ def specification_of(loaded: Loaded, path: StorePath, old: RunDirectory | None =
         config.data.shuffle,
         data.task,
         data.test.labels is not None,
+        data.features,
     )
     return gram.specify(described, loaded.readouts, config.kernel, tile)
 
