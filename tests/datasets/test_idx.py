@@ -54,7 +54,7 @@ def test_two_files_are_a_data_set(release):
     labels = str(folder / "t10k-labels-idx1-ubyte")
     data = load("idx", str(folder / "t10k-images-idx3-ubyte"), options={"labels": labels})
     np.testing.assert_array_equal(data.train.images[..., 0], IMAGES["t10k"])
-    with pytest.raises(ConfigError, match="expected a file of labels with it, got none; set data.labels to the file"):
+    with pytest.raises(ConfigError, match=r"expected a file of labels with it, got none; set data.labels to the file"):
         load("idx", str(folder / "t10k-images-idx3-ubyte"))
     with pytest.raises(DataError, match=r"expected images \(n, H, W\), got the shape \(2,\); is this a file of labels"):
         load("idx", labels, options={"labels": labels})
@@ -76,7 +76,7 @@ def test_a_missing_file_is_named(release, name):
 
 
 def test_a_folder_without_the_files_is_refused(tmp_path):
-    with pytest.raises(DataNotFound, match="expected the files train-images-idx3-ubyte and .*got neither; correct"):
+    with pytest.raises(DataNotFound, match=r"expected the files train-images-idx3-ubyte and .*got neither; correct"):
         load("idx", str(tmp_path))
 
 

@@ -44,7 +44,7 @@ class SklearnTable(Loader):
 
     def load(self) -> Dataset:
         """Read float64 vectors and their labels, with their names."""
-        if self.path not in TABLES:
+        if self.path is None or self.path not in TABLES:
             raise ConfigError(
                 f"data source 'sklearn': expected one of {', '.join(TABLES)}, got {self.path!r}; set data.path to one"
             )

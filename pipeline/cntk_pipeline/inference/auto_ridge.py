@@ -20,7 +20,8 @@ from cntk_pipeline.inference.leave_one_out import leave_one_out_product
 from cntk_pipeline.inference.remedies import RunJobs
 from cntk_pipeline.models import Json
 from cntk_pipeline.regression.arguments import as_train_kernel
-from cntk_pipeline.regression.selection import ridge_predictions
+from cntk_pipeline.regression.scores import mean_square
+from cntk_pipeline.regression.selection import left_out_errors
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Job, Owner, Place
 from cntk_pipeline.rundir.specification import DataSpecification
@@ -140,14 +141,20 @@ def _definite_path(run: RunDirectory, kernel: np.ndarray, targets: np.ndarray, r
     assert labels is not None
     while True:
         try:
-            predictions = ridge_predictions(as_train_kernel(kernel), targets, np.array(ridges))
-            return [score(run.specification.data, labels, with_target_mean(run, each)) for each in predictions]
+            errors = left_out_errors(as_train_kernel(kernel), targets, np.array(ridges))
+            return [_scores_of_errors(run, labels, targets, each) for each in errors]
         except NotPositiveDefinite as error:
             smallest = error.pivot - ridges[-1]
             enough = [ridge for ridge in ridges[:-1] if ridge + smallest > 0]
             if not enough:
                 raise
             ridges = enough
+
+
+def _scores_of_errors(run: RunDirectory, labels: np.ndarray, targets: np.ndarray, errors: np.ndarray) -> Scores:
+    """Score predictions by their errors; the squared error is of the errors themselves, without another rounding."""
+    scores = score(run.specification.data, labels, with_target_mean(run, targets - errors))
+    return replace(scores, squared_error=mean_square(errors))
 
 
 def _choose_in_memory(run: RunDirectory, selection: Json, run_jobs: RunJobs) -> Outcome:

@@ -158,14 +158,18 @@ def ridge_path(
     absolute = np.array([as_absolute_ridge(kernel, ridge, ridge_mode) for ridge in ridges])
     classes = classes_of(targets)
     errors, accuracies = [], []
-    for predictions in ridge_predictions(kernel, targets, absolute):
-        errors.append(mean_square(predictions - targets))
-        accuracies.append(accuracy(predictions, classes))
+    for error in left_out_errors(kernel, targets, absolute):
+        errors.append(mean_square(error))
+        accuracies.append(accuracy(targets - error, classes))
     return RidgePath(np.array(ridges, dtype=np.float64), absolute, np.array(errors), np.array(accuracies))
 
 
-def ridge_predictions(kernel: TrainKernel, targets: Array, absolute: Array) -> Iterator[Array]:
+def left_out_errors(kernel: TrainKernel, targets: Array, absolute: Array) -> Iterator[Array]:
     """Predict each training sample from all the others with each absolute ridge, from one eigendecomposition.
+
+    Yields
+    ------
+    The targets minus the predictions, ``(n, c)``.
 
     Raises
     ------
@@ -178,7 +182,7 @@ def ridge_predictions(kernel: TrainKernel, targets: Array, absolute: Array) -> I
     inverse_diagonals = basis.vectors**2 @ inverse_values
     rotated = basis.vectors.T @ targets
     for inverse_value, diagonal in zip(inverse_values.T, inverse_diagonals.T, strict=True):
-        yield targets - basis.vectors @ (inverse_value[:, None] * rotated) / diagonal[:, None]
+        yield basis.vectors @ (inverse_value[:, None] * rotated) / diagonal[:, None]
 
 
 def learning_curve(

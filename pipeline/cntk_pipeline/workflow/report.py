@@ -185,8 +185,16 @@ class RunReport:
         return next(((name, done, total) for name, (done, total) in parts.items() if done < total), None)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the report as plain values, with ``complete``."""
-        return asdict(self) | {"data": self.data.to_json(), "complete": self.complete}
+        """Return the report as plain values, with ``complete``; scores that the task does not have are left out."""
+        return asdict(self, dict_factory=_present) | {"data": self.data.to_json(), "complete": self.complete}
+
+
+def _present(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a dictionary without scores that a classification does not have."""
+    return {name: value for name, value in fields if value is not None or name not in OTHER_SCORES}
+
+
+OTHER_SCORES = ("squared_error", "exact_match", "r2", "r2_of_targets")
 
 
 def read_contents(run: RunDirectory) -> Contents | None:
