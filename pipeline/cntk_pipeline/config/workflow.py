@@ -43,7 +43,7 @@ class StoreConfig(Section):
 
     Attributes
     ----------
-    path : the run directory; None is ``runs/NAME``.
+    path : the run directory; by default ``runs/NAME``.
     grow_from : an older run directory; tiles that are the same in both are taken over instead of computed.
     """
 
@@ -52,7 +52,12 @@ class StoreConfig(Section):
 
 
 class RunConfig(Section):
-    """A whole workflow file."""
+    """A whole workflow file.
+
+    Attributes
+    ----------
+    name : a name for the run, its folder and its jobs: letters, digits, dots, hyphens and underscores.
+    """
 
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     data: DataConfig = DataConfig()

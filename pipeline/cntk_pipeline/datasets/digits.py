@@ -20,7 +20,7 @@ class Digits(Loader):
     Parameters
     ----------
     path : None
-        Must stay None, the images come with scikit-learn.
+        Must be left out: the images come with scikit-learn.
 
     Raises
     ------

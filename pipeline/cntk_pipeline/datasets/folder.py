@@ -41,8 +41,6 @@ class ImageFolder(PictureLoader):
     path : str
         The folder. Without a subfolder ``train`` its subfolders are the classes, and there is no test part. Beside
         ``train`` the test part is ``test``, or else ``val``, ``valid`` or ``validation``.
-    resize, mode, on_error :
-        As in `PictureLoader`.
 
     Raises
     ------

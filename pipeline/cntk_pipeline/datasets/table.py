@@ -41,8 +41,6 @@ class Table(PictureLoader):
     features : [str, ...], optional
         The columns of features; all others by default. The name of a column of pictures is given here too, where a
         table has several.
-    resize, mode, on_error :
-        As in `PictureLoader`.
 
     Raises
     ------
