@@ -22,6 +22,7 @@ from cntk_pipeline.config.workflow import (
     load_config,
     parse_config,
     read_options,
+    read_overrides,
     unknown_key,
 )
 
@@ -45,5 +46,6 @@ __all__ = [
     "read_address",
     "read_listener",
     "read_options",
+    "read_overrides",
     "unknown_key",
 ]

@@ -104,6 +104,23 @@ def load_config(
     return parse_config(table, str(path))
 
 
+def read_overrides(overrides: Sequence[str], section: str) -> dict[str, Any]:
+    """Read ``section.key=value`` overrides of one section.
+
+    Raises
+    ------
+    ConfigError
+        If one is of another section, or is no TOML.
+    """
+    found = {}
+    for override in overrides:
+        key, value = _read_override(override)
+        if not key.startswith(f"{section}."):
+            raise ConfigError(f"--set takes {section}.key=value here, got {override!r}")
+        found[key.removeprefix(f"{section}.")] = value
+    return found
+
+
 def load_cluster(path: str | Path) -> ClusterConfig:
     """Read a cluster file: a ``[cluster]`` table and nothing else.
 
