@@ -5,8 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from support.formats import IMAGES as FORMAT_IMAGES
+from support.formats import write_formats
 
-from cntk_pipeline.datasets.unlabelled import open_images
+from cntk_pipeline.datasets.images import Wanted
+from cntk_pipeline.datasets.unlabelled import Like, open_images
 from cntk_pipeline.errors import DataError, DataNotFound
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 5, 4, 3), np.uint8)
@@ -55,7 +58,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataNotFound, match="expected images, got nothing there"):
         open_images(tmp_path / "nowhere.npy")
     (tmp_path / "new.txt").write_text("1")
-    with pytest.raises(DataError, match=r"a folder of pictures, or a file that ends in \.npy, \.npz, got \.txt"):
+    with pytest.raises(DataError, match=r"a folder of pictures, or a file that ends in \.npy, \.npz, \.csv"):
         open_images(tmp_path / "new.txt")
     (tmp_path / "new.npy").write_bytes(b"\x93NUMPY")
     with pytest.raises(DataError, match="expected an array of numbers"):
@@ -72,3 +75,24 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"expected pictures \(.*\), got none"):
         open_images(tmp_path / "empty")
+
+
+def test_tables_give_pictures_or_all_columns_of_numbers(tmp_path: Path) -> None:
+    write_formats(tmp_path)
+    found = open_images(tmp_path / "pictures.parquet")
+    np.testing.assert_array_equal(found.read(1, 4), FORMAT_IMAGES[1:4])
+    np.testing.assert_array_equal(found.read(0, 2), FORMAT_IMAGES[:2])
+    for name in ("houses.csv", "houses.parquet"):
+        np.testing.assert_array_equal(open_images(tmp_path / name).read(0, 1), [[3, 1.5]])
+    encoded = open_images(tmp_path / "houses.csv", Like(features=("street=elm", "street=oak", "rooms")))
+    np.testing.assert_array_equal(encoded.read(0, 3), [[1, 0, 3], [0, 1, 4], [1, 0, 2]])
+
+
+def test_pictures_and_arrays_are_read_like_others(tmp_path: Path) -> None:
+    Image.fromarray(IMAGES[0]).save(tmp_path / "a.png")
+    Image.fromarray(IMAGES[0, :4]).save(tmp_path / "b.png")
+    assert open_images(tmp_path, Like(Wanted((3, 2), "L"))).read(0, 2).shape == (2, 3, 2, 1)
+    np.save(tmp_path / "first.npy", IMAGES.transpose(0, 3, 1, 2))
+    found = open_images(tmp_path / "first.npy", Like(channels_first=True))
+    np.testing.assert_array_equal(found.read(2, 5), IMAGES[2:5])
+    assert found.shape == IMAGES.shape

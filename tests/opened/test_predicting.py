@@ -96,7 +96,7 @@ def test_new_images_get_the_posterior(run_small: Run, source: dict) -> None:
     np.testing.assert_allclose(found.scores, expected.mean, atol=1e-10)
     assert expected.covariance is not None
     np.testing.assert_allclose(found.std, np.sqrt(np.diagonal(expected.covariance)), atol=1e-10)
-    assert found.predicted == [str(k) for k in expected.mean.argmax(1)]
+    assert found.predicted.tolist() == [str(k) for k in expected.mean.argmax(1)]
 
 
 def test_nothing_of_the_run_changes(run_small: Run) -> None:
@@ -248,12 +248,12 @@ def test_the_command_writes_what_was_predicted(run_small: Run, tmp_path: Path, s
         with np.load(out) as found:
             np.testing.assert_array_equal(found["scores"], expected.scores)
             np.testing.assert_array_equal(found["std"], expected.std)
-            assert found["predicted"].tolist() == expected.predicted
+            assert found["predicted"].tolist() == expected.predicted.tolist()
             assert found["images"].tolist() == [str(row) for row in range(21)]
         return
     rows = list(csv.DictReader(out.open())) if suffix == "csv" else pyarrow.parquet.read_table(str(out)).to_pylist()
     assert list(rows[0]) == ["image", "class", "score_0", "score_1", "score_2", "std"]
-    assert [row["class"] for row in rows] == expected.predicted
+    assert [row["class"] for row in rows] == expected.predicted.tolist()
     assert [float(row["score_1"]) for row in rows] == expected.scores[:, 1].tolist()
     assert expected.std is not None
     assert [float(row["std"]) for row in rows] == expected.std.tolist()

@@ -12,7 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from cntk_pipeline.driver.driver import Progress as DriverProgress
-from cntk_pipeline.inference import RESULTS, Shown, share_text, show_choices
+from cntk_pipeline.inference import RESULTS, Shown, show_choices
+from cntk_pipeline.solvers import score_columns, score_texts
 from cntk_pipeline.telemetry.redaction import redact
 from cntk_pipeline.workflow.plan import Plan
 from cntk_pipeline.workflow.report import RunReport, SolveReport
@@ -179,7 +180,9 @@ def show_specification(report: RunReport) -> None:
     data = report.data
     out.print(f"[bold]{escape(report.path)}[/]  fingerprint {report.fingerprint[:16]}")
     shape = " x ".join(map(str, data.shape))
-    out.print(f"data      {data.train} training and {data.test} test images, {shape}, {len(data.classes)} classes")
+    count = len(data.classes)
+    what = f"{count} targets of a regression" if data.task == "regression" else f"{count} classes"
+    out.print(f"data      {data.train} training and {data.test} test images, {shape}, {what}")
     out.print(escape(f"kernels   {report.dtype}, tiles of {report.tile}: {', '.join(report.readouts)}"))
     out.print(escape(f"engine    {report.engine}, numerics version {report.numerics_version}"))
     made = report.provenance
@@ -222,14 +225,15 @@ def stages_table(report: RunReport) -> Table:
 
 
 def show_results(report: RunReport) -> None:
-    """Show the accuracy of every read-out and ridge."""
-    table = Table("read-out", "ridge", "accuracy", "residual", box=None, pad_edge=False)
+    """Show the scores of every read-out and ridge."""
+    columns = score_columns(report.solves)
+    table = Table("read-out", "ridge", *columns, "residual", box=None, pad_edge=False)
     for solve in report.solves:
         ridge, readout = f"{solve.ridge:g} {solve.ridge_mode}", escape(solve.readout)
         if solve.relative_residual is None:
-            table.add_row(readout, ridge, "not yet", "")
+            table.add_row(readout, ridge, "not yet")
         else:
-            table.add_row(readout, ridge, share_text(solve.accuracy), f"{solve.relative_residual:.1e}")
+            table.add_row(readout, ridge, *score_texts(solve, columns), f"{solve.relative_residual:.1e}")
     for column in table.columns[1:]:
         column.justify = "right"
     out.print()

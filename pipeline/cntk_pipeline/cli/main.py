@@ -36,14 +36,14 @@ from cntk_pipeline.cli.stopping import STOPPED, stop_on_signals
 from cntk_pipeline.cli.streams import guard_streams, lost_output
 from cntk_pipeline.cli.watch import show_whereabouts, watch
 from cntk_pipeline.clusters.table import cluster_of
-from cntk_pipeline.config import ClusterConfig, RunConfig, expand_place, load_cluster, load_config
+from cntk_pipeline.config import ClusterConfig, RunConfig, expand_place, load_cluster, load_config, read_overrides
 from cntk_pipeline.config.cluster_files import find_cluster
 from cntk_pipeline.errors import ConfigError, Interrupted, NotTrusted, PipelineError, RunNotFound, WorkersLost
 from cntk_pipeline.resources import limits_set
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.submissions import submissions
 from cntk_pipeline.storage import StorePath
-from cntk_pipeline.workflow import handover
+from cntk_pipeline.workflow import handover, starter
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.checkup import lines_of
 from cntk_pipeline.workflow.report import make_report, read_contents
@@ -106,6 +106,24 @@ def demo(store: Store = None, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def init(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A file or folder, or one of scikit-learn's tables.")],
+    out_file: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="The workflow file to write.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="data.KEY=VALUE", help="A key of [data], such as data.resize.")
+    ] = None,
+) -> None:
+    """Look at data, and write a commented workflow for them."""
+    path = starter.default_path(data) if out_file is None else out_file
+    if path.exists():
+        raise starter.exists(path)
+    made = starter.make_starter(data, read_overrides(overrides or [], "data"))
+    starter.write_starter(made, path)
+    show_contents(made.contents.lines, [*made.notes, *made.contents.warnings])
+    out.print(f"written: [bold]{escape(str(path))}[/]; forecast it with: cntk plan {escape(str(path))}")
+
+
+@app.command()
 def plan(file: WorkflowFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Forecast pairs, tiles, bytes, seconds and memory of a workflow; nothing is written."""
     forecast = runs.plan(_config(file, overrides, None))
@@ -130,9 +148,15 @@ def run_workflow(
     cluster: Cluster = None,
     overrides: Overrides = None,
     verify: Verify = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Forecast it and write nothing, as `cntk plan` does.")
+    ] = False,
 ) -> None:
     """Run a workflow to its end, or go on with it where its run directory has been begun."""
     config = _config(file, overrides, store, grow_from, cluster)
+    if dry_run:
+        show_plan(runs.plan(config))
+        return
     _run(runs.run_path(config), lambda view, stop: runs.start(config, view, stop, verify=verify))
 
 

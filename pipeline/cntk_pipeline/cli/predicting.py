@@ -12,6 +12,7 @@ from cntk_pipeline.cli.stopping import stop_on_signals
 from cntk_pipeline.config import expand_place
 from cntk_pipeline.datasets.unlabelled import open_images
 from cntk_pipeline.errors import ConfigError, Interrupted
+from cntk_pipeline.opened.new_images import like_of
 from cntk_pipeline.opened.output import require_output, write_predictions
 from cntk_pipeline.opened.predicting import Question, predict_images
 from cntk_pipeline.rundir.directory import RunDirectory
@@ -30,7 +31,8 @@ def place_of(text: str) -> str:
 def predict(
     directory: Annotated[str, typer.Argument(metavar="DIR", callback=place_of, help="A run directory, solved.")],
     images: Annotated[
-        Path, typer.Argument(metavar="IMAGES", help="New images without labels: a folder of pictures, .npy or .npz.")
+        Path,
+        typer.Argument(metavar="IMAGES", help="New images: a folder of pictures, .npy, .npz, .csv or .parquet."),
     ],
     output: Annotated[
         str, typer.Option("--out", metavar="FILE", callback=place_of, help="The file to write: .csv, .parquet or .npz.")
@@ -50,7 +52,7 @@ def predict(
     run, question = RunDirectory(directory), Question(readout, ridge, std, trust)
     with stop_on_signals(err.print) as stop, RunView() as view:
         try:
-            found = predict_images(run, open_images(images), question, view, stop)
+            found = predict_images(run, open_images(images, like_of(run)), question, view, stop)
         except Interrupted as error:
             raise Interrupted(f"{error}. The same command goes on") from None
     write_predictions(path, found, force=force)

@@ -23,6 +23,7 @@ from cntk_pipeline.config.workflow import (
     make_config,
     parse_config,
     read_options,
+    read_overrides,
     unknown_key,
 )
 
@@ -47,5 +48,6 @@ __all__ = [
     "read_address",
     "read_listener",
     "read_options",
+    "read_overrides",
     "unknown_key",
 ]

@@ -44,7 +44,7 @@ class StoreConfig(Section):
 
     Attributes
     ----------
-    path : the run directory; None is ``runs/NAME``.
+    path : the run directory; by default ``runs/NAME``.
     grow_from : an older run directory; tiles that are the same in both are taken over instead of computed.
     """
 
@@ -53,7 +53,12 @@ class StoreConfig(Section):
 
 
 class RunConfig(Section):
-    """A whole workflow file."""
+    """A whole workflow file.
+
+    Attributes
+    ----------
+    name : a name for the run, its folder and its jobs: letters, digits, dots, hyphens and underscores.
+    """
 
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     data: DataConfig = DataConfig()
@@ -98,6 +103,23 @@ def load_config(
     for key, text in (given or {}).items():
         _put(table, key, text, key)
     return parse_config(table, str(path))
+
+
+def read_overrides(overrides: Sequence[str], section: str) -> dict[str, Any]:
+    """Read ``section.key=value`` overrides of one section.
+
+    Raises
+    ------
+    ConfigError
+        If one is of another section, or is no TOML.
+    """
+    found = {}
+    for override in overrides:
+        key, value = _read_override(override)
+        if not key.startswith(f"{section}."):
+            raise ConfigError(f"--set takes {section}.key=value here, got {override!r}")
+        found[key.removeprefix(f"{section}.")] = value
+    return found
 
 
 def make_config(workflow: "str | Path | Mapping[str, Any] | RunConfig", given: Mapping[str, Any]) -> RunConfig:

@@ -8,7 +8,8 @@ def describe(run: RunDirectory) -> tuple[str, str, str]:
     """Return the place, the data and the state of a run in words."""
     data = run.specification.data
     shape = " x ".join(map(str, data.shape))
-    images = f"{data.train} training and {data.test} test images of {shape}, {len(data.classes)} classes"
+    columns = f"{len(data.classes)} {'targets' if data.task == 'regression' else 'classes'}"
+    images = f"{data.train} training and {data.test} test images of {shape}, {columns}"
     if not run.has_workflow():
         return str(run.path), images, "stopped before it began"
     report = make_report(run)

@@ -7,8 +7,8 @@ import os
 import shutil
 import uuid
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -17,9 +17,11 @@ import numpy as np
 from cntk_pipeline.errors import ConfigError, NotComputed, StoreError
 from cntk_pipeline.gram.tiles import kernel_group, test_group
 from cntk_pipeline.inference import needs_test_kernel
+from cntk_pipeline.opened.predicted import named_columns
 from cntk_pipeline.opened.systems import find_readout, readout_names
 from cntk_pipeline.opened.tiles import Stored, next_step
 from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.specification import DataSpecification
 from cntk_pipeline.solvers import METRICS, System, system_group
 from cntk_pipeline.storage import open_path
 from cntk_pipeline.storage.tiled_array import Array, TiledArray
@@ -173,15 +175,15 @@ def write_export(run: RunDirectory, export: Export, folder: Path, say: Callable[
         write = _Writer(aside, export.form, say)
         for name, matrices in export.kernels.items():
             write.arrays(f"kernel-{name}", matrices)
-        labels = [np.asarray(run.inputs(f"{part}_labels")[:]) for part in ("train", "test")]  # type: ignore[arg-type]
-        classes = run.specification.data.classes
-        write.labels(labels[0], labels[1], classes)
+        data, train, test = run.specification.data, run.labels("train"), run.labels("test")
+        assert train is not None
+        write.labels({"train": train} if test is None else {"train": train, "test": test}, data)
         for system, matrix in export.predictions:
             name = f"predictions-{system.readout}-ridge{system.ridge:g}"
             if export.form == "npz":
                 write.arrays(name, [matrix])
             else:
-                write.predictions(name, matrix, labels[1], classes)
+                write.predictions(name, matrix, test, data)
         write.text("metrics.json", json.dumps(_metrics(run, export), indent=2))
         if folder.exists():
             folder.rmdir()  # empty, as `require_folder` has seen; an error where it no longer is
@@ -194,9 +196,8 @@ def _metrics(run: RunDirectory, export: Export) -> list[dict[str, Any]]:
     found = []
     for system, _ in export.predictions:
         record = run.read_record(f"solve/{system.fingerprint}/metrics.json", METRICS)
-        accuracy = None if record is None else record.accuracy
-        said = {"readout": system.readout, "ridge": system.ridge, "ridge_mode": system.ridge_mode}
-        found.append(said | {"accuracy": accuracy})
+        scores = {} if record is None else {key: value for key, value in asdict(record).items() if value is not None}
+        found.append({"readout": system.readout, "ridge": system.ridge, "ridge_mode": system.ridge_mode} | scores)
     return found
 
 
@@ -226,36 +227,45 @@ class _Writer:
                     for block in matrix.blocks():
                         entry.write(np.ascontiguousarray(block).tobytes())
 
-    def labels(self, train: Array, test: Array, classes: Sequence[str]) -> None:
-        """Write the labels: positions in ``classes`` in an archive, names of classes in a csv file."""
+    def labels(self, parts: Mapping[str, Array], data: DataSpecification) -> None:
+        """Write the labels as they are in the run; with the names of the classes or targets."""
         if self.form == "npz":
             with self._opened("labels.npz") as file:
-                np.savez(file, train=train, test=test, classes=np.array(classes))
+                np.savez(file, **parts, classes=np.array(data.classes))  # type: ignore[arg-type]
             return
-        for part, labels in (("train", train), ("test", test)):
-            rows = ((row, label, classes[label]) for row, label in enumerate(labels.tolist()))
-            self._rows(f"labels-{part}.csv", ("image", "label", "class"), rows)
+        for part, labels in parts.items():
+            self._table(f"labels-{part}.csv", _label_columns(labels, data))
 
-    def predictions(self, name: str, matrix: Matrix, labels: Array, classes: Sequence[str]) -> None:
-        """Write predictions as a table: image, class, predicted class, scores."""
-        scores = np.concatenate(list(matrix.blocks()))
-        rows = (
-            (row, classes[label], classes[int(mean.argmax())], *mean.tolist())
-            for row, (label, mean) in enumerate(zip(labels.tolist(), scores, strict=True))
-        )
-        self._rows(f"{name}.csv", ("image", "class", "predicted", *(f"score_{each}" for each in classes)), rows)
+    def predictions(self, name: str, matrix: Matrix, labels: Array | None, data: DataSpecification) -> None:
+        """Write predictions as a table: image, the labels where they are known, predicted classes and means."""
+        means = np.concatenate(list(matrix.blocks()))
+        known = {"image": np.arange(len(means))} if labels is None else _label_columns(labels, data)
+        found = named_columns(data, means)
+        if data.task == "regression":
+            found = {f"predicted_{target}": values for target, values in found.items()}
+        else:
+            found = {"predicted": found.pop("class")} | found
+        self._table(f"{name}.csv", known | found)
 
     def text(self, name: str, content: str) -> None:
         """Write a text file."""
         with self._opened(name) as file:
             file.write(f"{content}\n".encode())
 
-    def _rows(self, name: str, head: Sequence[str], rows: Iterator[Sequence[Any]]) -> None:
+    def _table(self, name: str, columns: Mapping[str, Array]) -> None:
         with self._opened(name) as file, io.TextIOWrapper(file, encoding="utf-8", newline="") as text:
             writer = csv.writer(text)
-            writer.writerow(head)
-            writer.writerows(rows)
+            writer.writerow(columns)
+            writer.writerows(zip(*(values.tolist() for values in columns.values()), strict=True))
 
     def _opened(self, name: str) -> IO[bytes]:
         self.say(f"writing {name}")
         return (self.folder / name).open("wb")
+
+
+def _label_columns(labels: Array, data: DataSpecification) -> dict[str, Array]:
+    """Lay out labels as columns: image, and the name of the class or a number for each column."""
+    rows = {"image": np.arange(len(labels))}
+    if data.task == "classification":
+        return rows | {"label": labels, "class": np.array(data.classes)[labels]}
+    return rows | {name: labels[:, k] for k, name in enumerate(data.classes)}

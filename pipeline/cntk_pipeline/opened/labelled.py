@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Literal
 
 import dask.array
 import numpy as np
@@ -42,11 +42,10 @@ def to_dataset(run: RunDirectory) -> Any:
     import xarray
 
     names = readout_names(run)
-    coordinates: dict[str, Any] = {"readout": names, "class": list(run.specification.data.classes)}
+    data, variables = run.specification.data, dict(_kernels(run, names))
+    coordinates: dict[str, Any] = {"readout": names, data.column_axis: list(data.classes)}
     if run.has_inputs():
-        for part in ("train", "test"):
-            coordinates[f"{part}_label"] = (part, np.asarray(run.inputs(f"{part}_labels")[:]))  # type: ignore[arg-type]
-    variables = dict(_kernels(run, names))
+        coordinates |= dict(_labels(run))
     if run.has_workflow():
         systems = _Systems(run, names)
         variables |= dict(systems.variables())
@@ -64,6 +63,16 @@ def _kernels(run: RunDirectory, names: Sequence[str]) -> Iterator[tuple[str, Var
     if run.has_workflow() and needs_test_kernel(run.workflow().inference):
         group = test_group(run)
         yield "test_test_kernel", _stacked([Stored.of(group, name) for name in names], "readout")
+
+
+def _labels(run: RunDirectory) -> Iterator[tuple[str, Variable]]:
+    """Labels as far as they are known: positions in the classes, or columns of numbers."""
+    parts: tuple[Literal["train", "test"], ...] = ("train", "test")
+    for part in parts:
+        labels = run.labels(part)
+        if labels is not None:
+            axes = (part, run.specification.data.column_axis)[: labels.ndim]
+            yield f"{part}_label", (axes, labels)
 
 
 def _stacked(arrays: Sequence[Stored], axis: str) -> Variable:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cntk_pipeline.datasets.unlabelled import Unlabelled
+from cntk_pipeline.datasets.images import Wanted
+from cntk_pipeline.datasets.unlabelled import Like, Unlabelled
 from cntk_pipeline.errors import DataError
 from cntk_pipeline.inputs import as_array
 from cntk_pipeline.rundir.directory import RunDirectory
@@ -54,7 +55,7 @@ class NewImages:
     @classmethod
     def in_memory(cls, run: RunDirectory, images: object) -> "NewImages":
         """Compare images in memory with those of a run; errors as in `of`."""
-        return cls.of(run, Unlabelled.of(as_array("images", images), "images"))
+        return cls.of(run, Unlabelled.of(as_array("images", images), "images", like_of(run)))
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -93,6 +94,17 @@ class NewImages:
         for start, stop in self.spans():
             found.update(np.ascontiguousarray(self.raw(start, stop)).tobytes())
         return found.hexdigest()[:16]
+
+
+def like_of(run: RunDirectory) -> Like:
+    """Tell how the source of a run was read, by its workflow: size and mode of pictures, order of axes, features."""
+    options = run.workflow().data.options
+    resize = options.get("resize")
+    return Like(
+        Wanted(None if resize is None else tuple(resize), options.get("mode")),
+        options.get("layout") == "channels_first",
+        run.specification.data.features,
+    )
 
 
 def spans(count: int, step: int, shape: tuple[int, ...], most_bytes: int) -> Iterator[tuple[int, int]]:

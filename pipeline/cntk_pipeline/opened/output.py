@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from cntk_pipeline.errors import ConfigError
+from cntk_pipeline.opened.predicted import named_columns
 from cntk_pipeline.opened.predicting import Predictions
 from cntk_pipeline.storage import StorePath, open_path
 
@@ -50,9 +51,11 @@ def write_predictions(path: StorePath, found: Predictions, *, force: bool) -> No
 
 
 def columns_of(found: Predictions) -> dict[str, Any]:
-    """Lay out predictions as columns: image, class, a score for each class, and the standard deviation."""
-    columns: dict[str, Any] = {"image": list(found.names), "class": found.predicted}
-    columns |= {f"score_{name}": found.scores[:, k] for k, name in enumerate(found.classes)}
+    """Lay out predictions as columns: image, class, a score for each class, and the standard deviation.
+
+    A regression has a column for each target instead.
+    """
+    columns: dict[str, Any] = {"image": list(found.names)} | named_columns(found.data, found.scores)
     return columns if found.std is None else columns | {"std": found.std}
 
 
@@ -77,8 +80,8 @@ def _parquet(found: Predictions) -> bytes:
 def _npz(found: Predictions) -> bytes:
     arrays: dict[str, Any] = {
         "images": np.array(found.names),
-        "classes": np.array(found.classes),
-        "predicted": np.array(found.predicted),
+        "classes": np.array(found.data.classes),
+        "predicted": found.predicted,
         "scores": found.scores,
     }
     buffer = io.BytesIO()

@@ -17,6 +17,7 @@ from cntk_pipeline.driver.timing import PhaseClock
 from cntk_pipeline.errors import StoreError
 from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.opened.new_images import NewImages
+from cntk_pipeline.opened.predicted import predicted_of
 from cntk_pipeline.opened.prediction import cost_line, first_cost, require_engine
 from cntk_pipeline.opened.systems import Readout, find_readout, find_system
 from cntk_pipeline.opened.tiles import Stored, require_whole
@@ -25,6 +26,7 @@ from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Job
 from cntk_pipeline.rundir.predictions import ImagesRecord, PredictionDirectory
 from cntk_pipeline.rundir.provenance import library_versions
+from cntk_pipeline.rundir.specification import DataSpecification
 from cntk_pipeline.rundir.submissions import clear_earlier, obeying_requests
 from cntk_pipeline.solvers import System, forget_tiles, system_group
 from cntk_pipeline.storage.durable import store_explained
@@ -58,20 +60,20 @@ class Predictions:
     Attributes
     ----------
     names : of the images: their files, or their row numbers.
-    classes : of the run.
-    scores : predictive means, ``(n, classes)`` float64; the largest of a row is of the predicted class.
+    data : of the run: its task and its classes.
+    scores : predictive means, ``(n, classes)`` float64.
     std : posterior standard deviations, ``(n,)`` float64; None where they were not asked for.
     """
 
     names: tuple[str, ...]
-    classes: tuple[str, ...]
+    data: DataSpecification
     scores: Array
     std: Array | None
 
     @property
-    def predicted(self) -> list[str]:
-        """The predicted class of each image."""
-        return [self.classes[k] for k in self.scores.argmax(1)]
+    def predicted(self) -> Array:
+        """The predictions, as `predicted_of` makes them of the means."""
+        return predicted_of(self.data, self.scores)
 
 
 def predict_images(
@@ -226,4 +228,4 @@ def _read(there: PredictionDirectory, images: NewImages, system: System, questio
             f"{there.path}: predictions vanished while they were read: the same command computes them again"
         )
     std = np.sqrt(np.maximum(variances[0], 0.0)) if variances else None
-    return Predictions(tuple(images.given.names), there.specification.data.classes, scores, std)
+    return Predictions(tuple(images.given.names), there.specification.data, scores, std)

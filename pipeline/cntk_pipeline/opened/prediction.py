@@ -1,6 +1,7 @@
 """Predictions for new images in memory: K(new, train) in blocks on all cores, times the coefficients."""
 
 import datetime
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -14,7 +15,7 @@ from cntk_pipeline.opened.tiles import Stored, read_whole
 from cntk_pipeline.resources import core_count
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.solvers import System, system_group
-from cntk_pipeline.solvers.systems import SystemKernel
+from cntk_pipeline.solvers.systems import SystemKernel, with_target_mean
 from cntk_pipeline.storage.tiled_array import Array
 
 BLOCK_BYTES = 2**27
@@ -24,6 +25,11 @@ MEASURE_ABOVE_SECONDS = 2.0
 """From this forecast on, the time of a pair is measured: a measurement takes seconds."""
 
 Say = Callable[[str], None]
+
+
+def on_stderr(line: str) -> None:
+    """Show a line to a person."""
+    sys.stderr.write(f"{line}\n")
 
 
 def predict_means(run: RunDirectory, system: System, given: object, say: Say | None) -> Array:
@@ -57,7 +63,7 @@ def predict_means(run: RunDirectory, system: System, given: object, say: Say | N
     means = np.zeros((len(images), alpha.shape[1]))
     for begin, end in spans(len(images), run.specification.tile, images.shape[1:], BLOCK_BYTES):
         means[begin:end] = _means(run, system, engine, cost, images[begin:end], alpha)
-    return means
+    return with_target_mean(run, means)
 
 
 def require_engine(run: RunDirectory, readout: str) -> Engine:

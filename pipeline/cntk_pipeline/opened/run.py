@@ -1,7 +1,6 @@
 """A run directory as an object: its kernels, labels, predictions and results, also while it goes on."""
 
 import html
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,8 @@ from cntk_pipeline.gram.tiles import kernel_group, test_group
 from cntk_pipeline.inference import RESULTS
 from cntk_pipeline.layers import spelling
 from cntk_pipeline.opened.description import describe
-from cntk_pipeline.opened.prediction import Say, predict_means
+from cntk_pipeline.opened.predicted import predicted_of
+from cntk_pipeline.opened.prediction import Say, on_stderr, predict_means
 from cntk_pipeline.opened.results import Inferred, read_result
 from cntk_pipeline.opened.systems import Readout, find_readout, find_system, readout_names
 from cntk_pipeline.opened.tables import Table
@@ -28,15 +28,13 @@ from cntk_pipeline.workflow.report import make_report
 
 
 class Labels(NamedTuple):
-    """The labels of a run, int64, positions in its classes: of the training and of the test images."""
+    """The labels of a run: of the training and of the test images; None where they are not known.
+
+    One class an image is a position in the classes, ``(n,)`` int64. Several classes, and numbers, are ``(n, columns)``.
+    """
 
     train: Array
-    test: Array
-
-
-def on_stderr(line: str) -> None:
-    """Show a line to a person."""
-    sys.stderr.write(f"{line}\n")
+    test: Array | None
 
 
 def open_run(path: str | Path | StorePath) -> "OpenRun":
@@ -83,20 +81,21 @@ class OpenRun:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the classes, in the order of the columns of `predictions`."""
+        """The names of the classes, or of the targets of a regression: of the columns of `predictions`."""
         return self.directory.specification.data.classes
 
     @property
     def labels(self) -> Labels:
-        """The labels of the training and of the test images: positions in `classes`.
+        """The labels of the training and of the test images; see `Labels`.
 
         Raises
         ------
         StoreError
             If they are not stored yet, or damaged.
         """
-        train, test = (np.asarray(self.directory.inputs(f"{part}_labels")[:]) for part in ("train", "test"))  # type: ignore[arg-type]
-        return Labels(train, test)
+        train = self.directory.labels("train")
+        assert train is not None
+        return Labels(train, self.directory.labels("test"))
 
     @property
     def is_complete(self) -> bool:
@@ -144,9 +143,7 @@ class OpenRun:
     # Solves.
 
     def system(self, readout: Readout = None, ridge: float | None = None) -> System:
-        """Find the system of a read-out with a ridge, by default its only one, or the chosen one; errors as in
-        `predictions`, but for `NotComputed`.
-        """
+        """Find the system of a read-out with a ridge; arguments and errors as in `predictions`."""
         return find_system(self.directory, find_readout(self.directory, readout), ridge)
 
     def predictions(self, readout: Readout = None, ridge: float | None = None) -> Array:
@@ -254,8 +251,11 @@ class OpenRun:
     def predict(
         self, images: Any, readout: Readout = None, ridge: float | None = None, *, say: Say | None = on_stderr
     ) -> Array:
-        """Predict the classes of new images, ``(n,)`` texts out of `classes`; arguments as in `decision_function`."""
-        return np.array(self.classes)[self.decision_function(images, readout, ridge, say=say).argmax(1)]
+        """Predict the classes of new images, ``(n,)`` texts out of `classes`; arguments as in `decision_function`.
+
+        Of several classes an image it is 0 or 1 for each, ``(n, classes)``; of a regression the predictive means.
+        """
+        return predicted_of(self.directory.specification.data, self.decision_function(images, readout, ridge, say=say))
 
     def predict_proba(
         self, images: Any, readout: Readout = None, ridge: float | None = None, *, say: Say | None = on_stderr
@@ -273,8 +273,11 @@ class OpenRun:
         Raises
         ------
         ConfigError
-            If the workflow of the run did not ask for ``inference.leave_one_out``, or there is one class only.
+            If the workflow of the run did not ask for ``inference.leave_one_out``, there is one class only, or the run
+            is no classification with one class an image.
         """
+        if self.directory.specification.data.task != "classification":
+            raise ConfigError(f"{self.path} has no probabilities: they are of a classification with one class an image")
         left_out = self.result("leave_one_out", readout, ridge)["prediction"]
         probabilities = fit_probabilities(np.asarray(left_out), self.labels.train)
         return probabilities.of(self.decision_function(images, readout, ridge, say=say))

@@ -8,7 +8,7 @@
       growth.json           only of a grown run: the older one, and which blocks of images are the same in both
       arrays/               only where a Python program gave arrays as the data set: an archive of them
       preprocessing.json    the mean and the deviation of the images of the source
-      inputs.zarr/          train_images, train_labels, test_images, test_labels
+      inputs.zarr/          train_images, train_labels, test_images, test_labels; or targets, with their mean
       journal/              receipts of finished tiles, a segment a driver
       log/                  events, a line an event, a file a process; docs/observability.md
       timing.json           the use of the slots, stage by stage
@@ -31,7 +31,7 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import ConfigDict, with_config
 
@@ -43,7 +43,7 @@ from cntk_pipeline.rundir.specification import Specification, differences, find_
 from cntk_pipeline.rundir.stored_data import InputName, StoredData
 from cntk_pipeline.storage import StorePath, open_path
 from cntk_pipeline.storage.records import RECORD_BYTES, Record, write_json
-from cntk_pipeline.storage.tiled_array import GROUP_RECORD, REWRITTEN, InputArray, TiledArray, is_made
+from cntk_pipeline.storage.tiled_array import GROUP_RECORD, REWRITTEN, Array, InputArray, TiledArray, is_made
 from cntk_pipeline.tiling import Cut
 
 FORMAT_VERSION = 2
@@ -339,6 +339,11 @@ class RunDirectory:
     def inputs(self, name: InputName) -> InputArray:
         """Open an array of the data set; `StoreError` where it is damaged, or not of the specification."""
         return self.stored_data.array(name)
+
+    def labels(self, part: Literal["train", "test"], rows: slice = slice(None)) -> Array | None:
+        """Read class numbers, (n,), or targets, (n, targets), of some rows; None where they are not known."""
+        found = self.stored_data.labels(part)
+        return None if found is None else found[rows]
 
     def write_record(self, relative: str, record: Json) -> None:
         """Replace a small JSON file; `StoreError` where the run is gone: the file would begin a new one there."""

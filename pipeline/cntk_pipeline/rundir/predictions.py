@@ -19,6 +19,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from pydantic import with_config
 
@@ -30,7 +31,7 @@ from cntk_pipeline.rundir.journal import Journal
 from cntk_pipeline.rundir.stored_data import InputName, StoredData
 from cntk_pipeline.storage import StorePath, open_path
 from cntk_pipeline.storage.records import Record, write_json
-from cntk_pipeline.storage.tiled_array import InputArray, TiledArray
+from cntk_pipeline.storage.tiled_array import Array, InputArray, TiledArray
 
 FOLDER, FILE = "predictions", "images.json"
 
@@ -132,7 +133,10 @@ class PredictionDirectory(RunDirectory):
         return StoredData(path, data, self.specification.dtype, ("test_images",))
 
     def inputs(self, name: InputName) -> InputArray:
-        return self.run.inputs(name) if name.startswith("train") else super().inputs(name)
+        return super().inputs(name) if name == "test_images" else self.run.inputs(name)
+
+    def labels(self, part: Literal["train", "test"], rows: slice = slice(None)) -> Array | None:
+        return self.run.labels(part, rows) if part == "train" else None
 
     def workflow(self) -> RunConfig:
         return self.run.workflow()

@@ -2,7 +2,7 @@
 
 import errno
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -59,7 +59,8 @@ class Loaded:
         """The training and the test part as they are stored: standardised, in the kernel's dtype; made once."""
         dtype, data = self.config.kernel.dtype, self._standardized[0]
         assert data.test is not None
-        train, test = (Split(part.images.astype(dtype, copy=False), part.labels) for part in (data.train, data.test))
+        parts = (data.train, data.test)
+        train, test = (replace(part, images=part.images.astype(dtype, copy=False)) for part in parts)
         return train, test
 
 
@@ -72,15 +73,19 @@ def load(config: RunConfig) -> Loaded:
         If the workflow or its data are wrong, or do not fit each other.
     """
     cluster_of(config.cluster)
-    require_options(config)  # before the data are read, which may take long
+    # Before the data are read, which may take long.
+    keys = config.data.options | {"path": config.data.path, "task": config.data.task}
+    loader = datasets.make_loader(config.data.source, keys)
+    require_options(config)
     chosen_engine = read_engine(config.kernel)
     readouts = gram.readouts_of(config.network, config.readouts)
-    whole = datasets.load(config.data.source, config.data.path)
+    whole = loader.load()
     if config.data.shuffle is not None:
         whole = datasets.shuffle(whole, config.data.shuffle)
     chosen = datasets.select(whole, config.data.train, config.data.test, config.data.train_blocks)
     assert chosen.test is not None
-    require_results(config.inference, len(chosen.train), {readout.kind for readout in readouts})
+    kinds = {readout.kind for readout in readouts}
+    require_results(config.inference, len(chosen.train), kinds, chosen.test.labels is not None)
     first = datasets.row_count(
         config.data.standardize_first, len(chosen.train.images), "standardize_first", chosen.name
     )
@@ -88,7 +93,8 @@ def load(config: RunConfig) -> Loaded:
     for part in (chosen.train, chosen.test):
         digest.update(str((part.images.shape, part.images.dtype.str)).encode())
         digest.update(np.ascontiguousarray(part.images).tobytes())
-        digest.update(part.labels.astype("<i8").tobytes())
+        if part.labels is not None:
+            digest.update(part.labels.astype("<i8" if chosen.task == "classification" else "<f8").tobytes())
     asked = tuple((readout.network, readout.kind) for readout in readouts)
     question = Question(asked, chosen.train.images.shape[1:], config.kernel.dtype, config.kernel.flips)
     engine = make_engine(chosen_engine, question)
@@ -137,6 +143,9 @@ def specification_of(loaded: Loaded, path: StorePath, old: RunDirectory | None =
         config.data.standardize,
         loaded.standardize_first if loaded.standardize_first < train else None,  # all images need no number
         config.data.shuffle,
+        data.task,
+        data.test.labels is not None,
+        data.features,
     )
     return gram.specify(described, loaded.readouts, config.kernel, tile)
 
@@ -201,9 +210,10 @@ def mend_inputs(run: RunDirectory, config: RunConfig) -> list[StorePath]:
 
 def _arrays(loaded: Loaded) -> dict[str, np.ndarray]:
     train, test = loaded.stored
-    return {
-        "train_images": train.images,
-        "train_labels": train.labels,
-        "test_images": test.images,
-        "test_labels": test.labels,
-    }
+    word = "labels" if loaded.data.task == "classification" else "targets"
+    arrays = {"train_images": train.images, f"train_{word}": train.known_labels, "test_images": test.images}
+    if test.labels is not None:
+        arrays[f"test_{word}"] = test.labels
+    if word == "targets":
+        arrays["target_mean"] = datasets.target_mean(train.known_labels)
+    return arrays
