@@ -1,10 +1,11 @@
 # make demo   install, then classify the digits          make test   install the test extras, check everything
 #                                                        make check  its fast part, in a minute
+# make lower-bounds   the fast part with the lowest versions that are allowed
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo check test real real-kubernetes chaos lint clean
+.PHONY: demo check test lower-bounds real real-kubernetes chaos lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/cntk demo
@@ -18,6 +19,14 @@ check: $(VENV)/.installed-test lint
 
 test: $(VENV)/.installed-test lint
 	tests/run.sh $(BIN)/python "$(TOGETHER)" --ignore=tests/real/test_kubernetes.py
+
+# The fast tests with the lowest version of each dependency that pyproject.toml allows, in an environment of their own.
+LOWEST := $(VENV)-lowest
+lower-bounds:
+	@$(PYTHON) -m venv --clear $(LOWEST)
+	@$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	@$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable '.[test]'
+	$(LOWEST)/bin/python -m pytest -q -m "not slow" $(TOGETHER)
 
 # The real parts alone: SLURM, S3 gateway, ssh and network namespaces, on Debian as root; a missing one fails, where `make test` skips it.
 real: $(VENV)/.installed-test
@@ -48,7 +57,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(LOWEST) runs
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -16,16 +16,19 @@ from cntk_pipeline.errors import ConfigError
 pytestmark = pytest.mark.slow
 
 COMMAND = [sys.executable, "-m", "cntk_pipeline.cli", "status", "nowhere"]
+RUN = [*COMMAND[:-2], "run", "w.toml"]
 
 
 def environment(**more: str) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(Path(__file__).parents[2] / "pipeline")} | more
 
 
-@pytest.mark.parametrize("library", ["numba", "zarr", "distributed"])
-def test_ctrl_c_while_everything_is_imported_is_130_without_a_traceback(tmp_path: Path, library: str) -> None:
+@pytest.mark.parametrize(("command", "library"), [(COMMAND, "numpy"), (COMMAND, "pydantic"), (RUN, "scipy")])
+def test_ctrl_c_while_everything_is_imported_is_130_without_a_traceback(
+    tmp_path: Path, command: list[str], library: str
+) -> None:
     # Python says what it imports as it does, so that the signal comes in the middle of it.
-    command = [COMMAND[0], "-v", *COMMAND[1:]]
+    command = [command[0], "-v", *command[1:]]
     with (tmp_path / "said").open("wb") as said:
         process = subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=said, stderr=said)
     wait_until(lambda: f"import '{library}".encode() in (tmp_path / "said").read_bytes(), library)

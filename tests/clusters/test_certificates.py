@@ -13,7 +13,8 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from distributed.security import Security
 
-from cntk_pipeline.clusters.dask.certificates import Certificates, make_pem, write_private
+from cntk_pipeline.clusters.dask.certificates import Certificates, write_private
+from cntk_pipeline.clusters.dask.signing import make_pem
 from cntk_pipeline.errors import ConfigError
 
 

@@ -11,8 +11,8 @@ import pytest
 from cntk_pipeline.clusters import CLUSTERS
 from cntk_pipeline.clusters.ssh.executor import shares
 from cntk_pipeline.clusters.ssh.host import Pulse
+from cntk_pipeline.clusters.ssh.login import Host
 from cntk_pipeline.clusters.ssh.options import SshOptions
-from cntk_pipeline.clusters.ssh.remote import Host
 from cntk_pipeline.clusters.table import cluster_of
 from cntk_pipeline.config import ClusterConfig, parse_config
 from cntk_pipeline.errors import ConfigError

@@ -20,8 +20,9 @@ import yaml
 from support.processes import wait_until
 
 from cntk_pipeline.clusters import CLUSTERS
-from cntk_pipeline.clusters.dask.certificates import Certificates, make_pem
+from cntk_pipeline.clusters.dask.certificates import Certificates
 from cntk_pipeline.clusters.dask.settings import SETTINGS
+from cntk_pipeline.clusters.dask.signing import make_pem
 from cntk_pipeline.clusters.kubernetes.manifests import (
     PORT,
     Names,

@@ -14,8 +14,11 @@ pytestmark = pytest.mark.slow
 
 LIMITED = """
 import resource, sys
+import distributed, scipy.linalg, zarr
 import numpy as np
-from cntk_pipeline.cli import main as cli
+from cntk_pipeline.cli import driving, main as cli
+from cntk_pipeline.kernels import ENGINES
+from cntk_pipeline.workflow import run
 from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.solvers import blas
 
@@ -72,7 +75,7 @@ def test_a_run_under_a_limit_on_memory_ends_with_a_line_before_anything_is_compu
 def test_a_command_that_gets_no_memory_says_so_in_a_line(tmp_path: Path) -> None:
     code = (
         "import sys\nsys.argv = ['cntk', 'network', *sys.argv[3:]]\n"
-        "def greedy(*_, **__):\n    bytearray(2**30)\ncli.load_config = greedy\ncli.main()\n"
+        "def greedy(*_, **__):\n    bytearray(2**30)\ndriving.read_workflow = greedy\ncli.main()\n"
     )
     (tmp_path / "small.toml").write_text("")
     ended = run_limited(code, "RLIMIT_AS", 120, tmp_path / "small.toml")

@@ -1,6 +1,7 @@
 import os
 import shutil
 import subprocess
+import sys
 import threading
 import urllib.request
 from collections.abc import Callable
@@ -183,7 +184,7 @@ def test_an_address_that_is_taken_is_refused() -> None:
 def test_without_prometheus_client_nothing_is_counted_but_asked_for(
     monkeypatch: pytest.MonkeyPatch, run_small: Callable[..., RunDirectory]
 ) -> None:
-    monkeypatch.setattr(metrics_module, "prometheus_client", None)
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
     monkeypatch.setattr(metrics_module, "listeners", list)
     assert metrics_module.install() is None
     run_small()

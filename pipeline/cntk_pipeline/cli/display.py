@@ -4,40 +4,26 @@ import importlib.util
 import logging
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich import markup
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from cntk_pipeline.driver.driver import Progress as DriverProgress
+from cntk_pipeline.cli.console import err, escape, out
+from cntk_pipeline.cli.units import bytes_text, count_text, seconds_text
 from cntk_pipeline.inference import RESULTS, Shown, show_choices
 from cntk_pipeline.solvers import score_columns, score_texts
-from cntk_pipeline.telemetry.redaction import redact
-from cntk_pipeline.workflow.plan import Plan
-from cntk_pipeline.workflow.report import RunReport, SolveReport
+
+if TYPE_CHECKING:  # a display of a state needs neither the driver nor a plan
+    from rich.progress import Progress
+
+    from cntk_pipeline.datasets import Contents
+    from cntk_pipeline.driver.driver import Progress as DriverProgress
+    from cntk_pipeline.workflow.plan import Plan
+    from cntk_pipeline.workflow.report import RunReport, SolveReport
 
 PLAIN_SECONDS, PLAIN_SHARE, QUIET_SECONDS = 30.0, 0.05, 600.0
 """Distance of progress lines where the output is no terminal: at least half a minute and a twentieth of the stage, but
 ten minutes at most. So a stage has some twenty lines, and a long one is never silent for long."""
-
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
-
-
-def printable(text: str) -> str:
-    """Escape characters that would act on a terminal, or hide there, by backslashes: a record may hold any text.
-
-    Credentials are removed: a server may repeat them in an error, and printed text is often kept.
-    """
-    shown = "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
-    return redact(shown)
-
-
-def escape(text: str) -> str:
-    """Make a text of a record safe to print: it neither acts on the terminal nor is taken for markup."""
-    return markup.escape(printable(text))
 
 
 class RunView:
@@ -65,6 +51,8 @@ class RunView:
         self._end()
         self._phase, self._shown, self._shown_done = phase, time.monotonic(), -1
         if out.is_terminal or _has_widgets():
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
             self._live = Progress(
                 TextColumn("[bold]{task.description:7}"),
                 BarColumn(30),
@@ -77,7 +65,7 @@ class RunView:
             self._bar = self._live.add_task(phase, total=None, rate="", left="")
             self._live.start()
 
-    def progress(self, progress: DriverProgress) -> None:
+    def progress(self, progress: "DriverProgress") -> None:
         rate, left = _rate(progress), _time_left(progress)
         if self._live is not None:
             self._live.update(self._bar, completed=progress.done, total=progress.total, rate=rate, left=left)
@@ -89,7 +77,7 @@ class RunView:
             parts = [f"{self._phase}: {progress.done}/{progress.total} tiles", rate, left, *troubles]
             out.print(", ".join(part for part in parts if part))
 
-    def _is_due(self, progress: DriverProgress) -> bool:
+    def _is_due(self, progress: "DriverProgress") -> bool:
         """Tell whether a plain line is due: at a stage's beginning, at its end, and now and then between them."""
         if self._shown_done < 0 or progress.done == progress.total:
             return True
@@ -117,13 +105,13 @@ class _Warnings(logging.Handler):
         err.print(escape(f"{moment} {record.levelname.lower()}: {text}"))
 
 
-def _rate(progress: DriverProgress) -> str:
+def _rate(progress: "DriverProgress") -> str:
     if not progress.entries_now or progress.elapsed_seconds <= 0:
         return ""
-    return f"{_count(progress.entries_now / progress.elapsed_seconds)} entries/s"
+    return f"{count_text(progress.entries_now / progress.elapsed_seconds)} entries/s"
 
 
-def _time_left(progress: DriverProgress) -> str:
+def _time_left(progress: "DriverProgress") -> str:
     # The time of iterations cannot be forecast; their residual says more.
     if progress.note:
         return progress.note
@@ -133,7 +121,7 @@ def _time_left(progress: DriverProgress) -> str:
     return f"{seconds_text(left * progress.elapsed_seconds / progress.entries_now)} left"
 
 
-def show_plan(plan: Plan) -> None:
+def show_plan(plan: "Plan") -> None:
     """Show a forecast."""
     show_contents(plan.contents.lines, plan.warnings)
     out.print(
@@ -144,28 +132,29 @@ def show_plan(plan: Plan) -> None:
     )
     out.print(escape("  " + ", ".join(plan.readouts)))
     part = "" if plan.measured_share == 1 else f" on {100 * plan.measured_share:.2g} % of a pair"
-    entries = "" if plan.plane_entries is None else f", {_count(plan.plane_entries)} plane entries each"
+    entries = "" if plan.plane_entries is None else f", {count_text(plan.plane_entries)} plane entries each"
     out.print(
-        f"{_count(plan.pairs)} pairs at {seconds_text(plan.pair_seconds)} a pair and core (measured{part})"
+        f"{count_text(plan.pairs)} pairs at {seconds_text(plan.pair_seconds)} a pair and core (measured{part})"
         f"{entries}; {plan.slots} at once"
     )
     table = Table("stage", "tiles", "written", "time", box=None, pad_edge=False)
     for stage in plan.stages:
-        table.add_row(stage.stage, str(stage.tasks), _bytes(stage.written_bytes), seconds_text(stage.seconds))
+        table.add_row(stage.stage, str(stage.tasks), bytes_text(stage.written_bytes), seconds_text(stage.seconds))
     tasks = sum(stage.tasks for stage in plan.stages)
-    table.add_row("total", str(tasks), _bytes(plan.written_bytes), seconds_text(plan.seconds), style="bold")
+    table.add_row("total", str(tasks), bytes_text(plan.written_bytes), seconds_text(plan.seconds), style="bold")
     for column in table.columns[1:]:
         column.justify = "right"
     out.print(table)
     if plan.iteration is not None:
         each = plan.iteration
         out.print(
-            f"and each iteration of conjugate gradients: {each.tasks} tasks, {_bytes(each.read_bytes)} of kernel read, "
-            f"{seconds_text(each.seconds)}; how many it takes is not known beforehand"
+            f"and each iteration of conjugate gradients: {each.tasks} tasks, "
+            f"{bytes_text(each.read_bytes)} of kernel read, {seconds_text(each.seconds)}; "
+            "how many it takes is not known beforehand"
         )
     out.print(
         f"tiles of {plan.tile} samples, in the solve {plan.factor_tile}; "
-        f"memory per worker about {_bytes(plan.memory_bytes)}"
+        f"memory per worker about {bytes_text(plan.memory_bytes)}"
     )
 
 
@@ -175,13 +164,29 @@ def show_contents(lines: Sequence[str], warnings: Sequence[str]) -> None:
         out.print(escape(line))
 
 
-def show_specification(report: RunReport) -> None:
+def show_inspection(report: "RunReport", contents: "Contents | None") -> None:
+    """Show everything about a run directory, and how to open its arrays."""
+    show_specification(report)
+    if contents is not None:
+        show_contents(contents.lines[1:], contents.warnings)
+        out.print()
+    show_stages(report)
+    show_results(report)
+    show_inferred(report)
+    show_state(report)
+    out.print("\n[bold]open with[/]  [dim]import cntk_pipeline, zarr, xarray[/]")
+    for line in report.openers:
+        out.print("  " + escape(line))
+
+
+def show_specification(report: "RunReport") -> None:
     """Show the specification of a run directory."""
     data = report.data
     out.print(f"[bold]{escape(report.path)}[/]  fingerprint {report.fingerprint[:16]}")
     shape = " x ".join(map(str, data.shape))
     count = len(data.classes)
-    what = f"{count} targets of a regression" if data.task == "regression" else f"{count} classes"
+    targets = f"{count} target{'' if count == 1 else 's'} of a regression"
+    what = targets if data.task == "regression" else f"{count} classes"
     out.print(f"data      {data.train} training and {data.test} test images, {shape}, {what}")
     out.print(escape(f"kernels   {report.dtype}, tiles of {report.tile}: {', '.join(report.readouts)}"))
     out.print(escape(f"engine    {report.engine}, numerics version {report.numerics_version}"))
@@ -193,7 +198,7 @@ def show_specification(report: RunReport) -> None:
     out.print()
 
 
-def show_stages(report: RunReport) -> None:
+def show_stages(report: "RunReport") -> None:
     """Show the progress of each stage, and its cost."""
     out.print(stages_table(report))
     for timing in report.timings:
@@ -205,7 +210,7 @@ def show_stages(report: RunReport) -> None:
             )
 
 
-def stages_table(report: RunReport) -> Table:
+def stages_table(report: "RunReport") -> Table:
     """Make the table of the progress of each stage, and its cost."""
     columns = ("stage", "tiles", "core time", "reading", "computing", "writing", "written")
     table = Table(*columns, box=None, pad_edge=False)
@@ -217,14 +222,14 @@ def stages_table(report: RunReport) -> Table:
             seconds_text(stage.read_seconds),
             seconds_text(stage.compute_seconds),
             seconds_text(stage.write_seconds),
-            _bytes(stage.bytes),
+            bytes_text(stage.bytes),
         )
     for column in table.columns[1:]:
         column.justify = "right"
     return table
 
 
-def show_results(report: RunReport) -> None:
+def show_results(report: "RunReport") -> None:
     """Show the scores of every read-out and ridge."""
     columns = score_columns(report.solves)
     table = Table("read-out", "ridge", *columns, "residual", box=None, pad_edge=False)
@@ -240,7 +245,7 @@ def show_results(report: RunReport) -> None:
     out.print(table)
 
 
-def show_inferred(report: RunReport) -> None:
+def show_inferred(report: "RunReport") -> None:
     """Show the further results, as far as they are done: a table for each kind."""
     tables = [show_choices([(path.readout, path.record) for path in report.ridge_paths if path.record])]
     inferred = [(solve, item) for solve in report.solves for item in solve.inferred if item.record]
@@ -254,7 +259,7 @@ def show_inferred(report: RunReport) -> None:
             out.print(_table(table))
 
 
-def _system(solve: SolveReport) -> str:
+def _system(solve: "SolveReport") -> str:
     return f"{solve.readout}, ridge {solve.ridge:g} {solve.ridge_mode}"
 
 
@@ -268,7 +273,7 @@ def _table(shown: Shown) -> Table:
     return table
 
 
-def show_state(report: RunReport, awaited: bool = False) -> None:
+def show_state(report: "RunReport", awaited: bool = False) -> None:
     """Show whether a driver is at work, or how to go on unless one is ``awaited``."""
     if report.quarantined:
         out.print(f"\n{report.quarantined} chunks in quarantine")
@@ -282,12 +287,13 @@ def show_state(report: RunReport, awaited: bool = False) -> None:
         counted = f"{each.done}/{each.total} tiles"
         out.print(escape(f"\npredictions for {each.images:,} images of {each.origin} by {each.readout}: {counted}"))
     if report.driver:
-        out.print(f"\na driver is at work: {escape(report.driver)}")
+        where = "" if report.executor is None else f", {report.executor}"
+        out.print(f"\na driver is at work: {escape(report.driver + where)}")
     elif not report.complete and not awaited:
         out.print(f"\nincomplete: cntk resume {escape(report.path)}")
 
 
-def _unwritten(report: RunReport) -> list[str]:
+def _unwritten(report: "RunReport") -> list[str]:
     """Name the records that are gone though every tile that they sum up is there."""
     if any(stage.done < stage.total for stage in report.stages):
         return []
@@ -297,29 +303,3 @@ def _unwritten(report: RunReport) -> list[str]:
             lines.append(f"the record of {_system(solve)} is gone")
         lines += [f"the {item.product} of {_system(solve)} is gone" for item in solve.inferred if item.record is None]
     return lines + [f"the {item.product} of {item.network} is gone" for item in report.trained if item.record is None]
-
-
-def _count(value: float) -> str:
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= size:
-            return f"{value / size:.3g} {unit}"
-    return f"{value:.3g}"
-
-
-def _bytes(value: float) -> str:
-    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if value >= size:
-            return f"{value / size:.3g} {unit}"
-    return f"{value:.0f} B"
-
-
-def seconds_text(value: float) -> str:
-    """Write a time in a suitable unit."""
-    if value < 1e-3:
-        return f"{value * 1e6:.3g} us"
-    if value < 1:
-        return f"{value * 1e3:.3g} ms"
-    if value < 120:
-        return f"{value:.1f} s"
-    hours, rest = divmod(round(value), 3600)
-    return f"{hours} h {rest // 60:02d} min" if hours else f"{rest // 60} min {rest % 60:02d} s"

@@ -1,33 +1,51 @@
 """The first actions of a command, before long imports: a handler of Ctrl-C, and a check of the environment.
 
-`cli.main` imports this first, and calls `imported` last.
+`cli.main` imports this first.
 """
 
+import contextlib
 import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from typing import Any
 
-from cntk_pipeline.environment import require_usable
-from cntk_pipeline.errors import ConfigError
-
 USAGE, STOPPED = 2, 130
+
+if os.name != "posix":
+    print(
+        "error: cntk does not run on Windows itself, since it needs POSIX locks, signals and folders that are "
+        "fsynced: use WSL (Windows Subsystem for Linux), or a Linux machine",
+        file=sys.stderr,
+    )
+    sys.exit(USAGE)
+
+from cntk_pipeline.environment import require_usable  # noqa: E402 - other modules need a POSIX system
+from cntk_pipeline.errors import ConfigError  # noqa: E402
 
 
 def _leave(_number: int, _frame: Any) -> None:
     os._exit(STOPPED)  # nothing has begun yet; an exception would come out of a half-imported module
 
 
-def imported() -> None:
-    """Give Ctrl-C back its usual meaning."""
-    if signal.getsignal(signal.SIGINT) is _leave:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Let Ctrl-C end the process at once while a command imports what it needs; nothing has begun yet.
 
-
-# A shell starts background commands with Ctrl-C ignored, and it stays so.
-if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+    A shell starts background commands with Ctrl-C ignored, and it stays so.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before == signal.SIG_IGN:
+        yield
+        return
     signal.signal(signal.SIGINT, _leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 try:
     require_usable()
 except ConfigError as error:

@@ -2,107 +2,78 @@
 
 Exit codes: 0 complete, 1 failed, 2 wrong usage, 3 incomplete (resuming goes on), 130 stopped: by Ctrl-C, by `cntk
 cancel`, or by a batch system shortly before a time limit.
+
+Each command imports what it needs by itself, so that help, completion and a look at a run do not wait for the compiler
+and for Dask.
 """
 
-from cntk_pipeline.cli import entry  # first of all, so that Ctrl-C is handled while the rest is imported
-
-# isort: split
-import json
 import sys
-import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-from rich.console import Console
+from cntk_pipeline.cli.entry import STOPPED, USAGE, importing
 
-from cntk_pipeline.cli.display import (
-    RunView,
-    escape,
-    out,
-    show_contents,
-    show_inferred,
-    show_plan,
-    show_results,
-    show_specification,
-    show_stages,
-    show_state,
-)
-from cntk_pipeline.cli.exporting import export
-from cntk_pipeline.cli.predicting import predict
-from cntk_pipeline.cli.stopping import STOPPED, stop_on_signals
-from cntk_pipeline.cli.streams import guard_streams, lost_output
-from cntk_pipeline.cli.watch import show_whereabouts, watch
-from cntk_pipeline.clusters.table import cluster_of
-from cntk_pipeline.config import ClusterConfig, RunConfig, expand_place, load_cluster, load_config, read_overrides
-from cntk_pipeline.config.cluster_files import find_cluster
-from cntk_pipeline.errors import ConfigError, Interrupted, NotTrusted, PipelineError, RunNotFound, WorkersLost
-from cntk_pipeline.resources import limits_set
-from cntk_pipeline.rundir.directory import RunDirectory
-from cntk_pipeline.rundir.submissions import submissions
-from cntk_pipeline.storage import StorePath
-from cntk_pipeline.workflow import handover, starter
-from cntk_pipeline.workflow import run as runs
-from cntk_pipeline.workflow.checkup import lines_of
-from cntk_pipeline.workflow.report import make_report, read_contents
+with importing():
+    import typer
 
-entry.imported()
+    from cntk_pipeline import __version__
+    from cntk_pipeline.cli.console import err, escape, out
+    from cntk_pipeline.cli.options import (
+        AsJson,
+        Cluster,
+        GrowFrom,
+        Overrides,
+        RunPath,
+        Store,
+        Trust,
+        Verify,
+        WorkflowFile,
+        read_place,
+    )
+    from cntk_pipeline.cli.results import export, predict
+    from cntk_pipeline.cli.streams import guard_streams, lost_output
+    from cntk_pipeline.errors import ConfigError, Interrupted, NotTrusted, PipelineError, RunNotFound, WorkersLost
 
-COMPLETE, FAILED, USAGE, INCOMPLETE = 0, 1, 2, 3
+COMPLETE, FAILED, INCOMPLETE = 0, 1, 3
 
 app = typer.Typer(
     add_completion=True,
     no_args_is_help=True,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,  # brackets in help texts are tables of a workflow file, not colours
     pretty_exceptions_enable=False,
     help="Exact infinite-width network kernels of image data sets: computed in tiles, stored in Zarr, resumable.\n\n"
     "Exit codes: 0 complete, 1 failed, 2 wrong usage, 3 incomplete, 130 stopped.",
 )
-err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-def _place(text: str) -> str:
-    try:
-        return expand_place(text)
-    except ValueError as error:
-        raise ConfigError(f"DIR: {error}, got {text!r}") from None
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        print(f"cntk {__version__}")
+        raise typer.Exit
 
 
-WorkflowFile = Annotated[Path, typer.Argument(metavar="FILE", help="A workflow file (TOML).")]
-RunPath = Annotated[
-    str, typer.Argument(metavar="DIR", callback=_place, help="A run directory, s3://bucket/name included.")
-]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a value of the workflow file.")
-]
-Store = Annotated[str | None, typer.Option("--store", metavar="DIR", help="The run directory.")]
-GrowFrom = Annotated[
-    str | None,
-    typer.Option("--from", metavar="OLD", help="Take over what is the same in this older run (store.grow_from)."),
-]
-Cluster = Annotated[
-    str | None,
-    typer.Option(
-        "--cluster",
-        metavar="NAME|FILE",
-        help="Where to compute: a TOML file with a [cluster] table, or its name in $CNTK_CLUSTERS "
-        "(~/.config/cntk/clusters).",
-    ),
-]
-Trust = Annotated[
-    bool, typer.Option("--trust", help="Compute where the directory says, although somebody else may have written it.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Verify = Annotated[bool, typer.Option("--verify", help="Read and check every finished chunk first.")]
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_say_version, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
 def demo(store: Store = None, overrides: Overrides = None) -> None:
-    """Classify scikit-learn's digits with exact CNTKs, in about a minute; no download."""
-    config = _config(_shipped_workflow("digits.toml"), overrides, store)
-    _run(runs.run_path(config), lambda view, stop: runs.start(config, view, stop))
+    """Classify scikit-learn's digits, in about a minute.
+
+    The digits come with scikit-learn, so nothing is downloaded. The run computes six kernels, three depths with and
+    without pooling.
+    """
+    with importing():
+        from cntk_pipeline.cli.driving import read_workflow, run_shown, shipped_workflow
+        from cntk_pipeline.workflow import run as runs
+
+    config = read_workflow(shipped_workflow("digits.toml"), overrides, store)
+    run_shown(runs.run_path(config), lambda view, stop: runs.start(config, view, stop))
 
 
 @app.command()
@@ -114,6 +85,11 @@ def init(
     ] = None,
 ) -> None:
     """Look at data, and write a commented workflow for them."""
+    with importing():
+        from cntk_pipeline.cli.display import show_contents
+        from cntk_pipeline.config import read_overrides
+        from cntk_pipeline.workflow import starter
+
     path = starter.default_path(data) if out_file is None else out_file
     if path.exists():
         raise starter.exists(path)
@@ -125,8 +101,16 @@ def init(
 
 @app.command()
 def plan(file: WorkflowFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Forecast pairs, tiles, bytes, seconds and memory of a workflow; nothing is written."""
-    forecast = runs.plan(_config(file, overrides, None))
+    """Forecast the time, bytes and memory of a workflow.
+
+    Nothing is written.
+    """
+    with importing():
+        from cntk_pipeline.cli.display import show_plan
+        from cntk_pipeline.cli.driving import read_workflow
+        from cntk_pipeline.workflow import run as runs
+
+    forecast = runs.plan(read_workflow(file, overrides))
     if as_json:
         _print_json(forecast.to_json())
     else:
@@ -135,8 +119,15 @@ def plan(file: WorkflowFile, overrides: Overrides = None, as_json: AsJson = Fals
 
 @app.command()
 def network(file: WorkflowFile, overrides: Overrides = None) -> None:
-    """Show the costliest network of a workflow as a table: shapes, offsets, and plane entries a pair."""
-    name, table = runs.costliest_network(_config(file, overrides, None))
+    """Show the costliest network of a workflow as a table.
+
+    The table has the shapes of all layers, their offsets, and the plane entries that a pair of images costs.
+    """
+    with importing():
+        from cntk_pipeline.cli.driving import read_workflow
+        from cntk_pipeline.workflow import run as runs
+
+    name, table = runs.costliest_network(read_workflow(file, overrides))
     out.print(escape(f"{name}:\n{table}"))
 
 
@@ -148,16 +139,19 @@ def run_workflow(
     cluster: Cluster = None,
     overrides: Overrides = None,
     verify: Verify = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Forecast it and write nothing, as `cntk plan` does.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only forecast, as `cntk plan` does.")] = False,
 ) -> None:
-    """Run a workflow to its end, or go on with it where its run directory has been begun."""
-    config = _config(file, overrides, store, grow_from, cluster)
+    """Run a workflow, or go on with a run that was begun."""
+    with importing():
+        from cntk_pipeline.cli.display import show_plan
+        from cntk_pipeline.cli.driving import read_workflow, run_shown
+        from cntk_pipeline.workflow import run as runs
+
+    config = read_workflow(file, overrides, store, grow_from, cluster)
     if dry_run:
         show_plan(runs.plan(config))
-        return
-    _run(runs.run_path(config), lambda view, stop: runs.start(config, view, stop, verify=verify))
+    else:
+        run_shown(runs.run_path(config), lambda view, stop: runs.start(config, view, stop, verify=verify))
 
 
 @app.command()
@@ -168,20 +162,41 @@ def submit(
     grow_from: GrowFrom = None,
     overrides: Overrides = None,
 ) -> None:
-    """Check a workflow, forecast it, and hand its driver to a cluster; then this machine may go away."""
-    config = _config(file, overrides, store, grow_from, cluster)
+    """Check a workflow, and hand its driver to a cluster.
+
+    The forecast is shown before. Afterwards this machine may go away.
+    """
+    with importing():
+        from cntk_pipeline.cli.display import RunView, show_plan
+        from cntk_pipeline.cli.driving import read_workflow, say_how_to_follow
+        from cntk_pipeline.workflow import handover
+        from cntk_pipeline.workflow import run as runs
+
+    config = read_workflow(file, overrides, store, grow_from, cluster)
     show_plan(runs.plan(config))
     with RunView() as view:
         run, submission = handover.submit(config, view)
     out.print(f"\nsubmitted as {escape(str(submission))}; the run lies in [bold]{escape(str(run.path))}[/]")
-    _say_how_to_follow(run)
+    say_how_to_follow(run)
 
 
 @app.command()
 def resume(directory: RunPath, cluster: Cluster = None, trust: Trust = False, verify: Verify = False) -> None:
-    """Go on with a run directory, as it was last run or on another cluster: here, or where it was submitted to."""
+    """Go on with a run, as it was last run or on another cluster.
+
+    A run that was submitted is submitted again.
+    """
+    with importing():
+        from cntk_pipeline.cli.display import RunView
+        from cntk_pipeline.cli.driving import read_cluster, run_shown, say_how_to_follow
+        from cntk_pipeline.config.cluster_files import find_cluster
+        from cntk_pipeline.rundir.directory import RunDirectory
+        from cntk_pipeline.rundir.submissions import submissions
+        from cntk_pipeline.workflow import handover
+        from cntk_pipeline.workflow import run as runs
+
     run = RunDirectory(directory)
-    chosen = None if cluster is None else _cluster(find_cluster(cluster))
+    chosen = None if cluster is None else read_cluster(find_cluster(cluster))
     table = run.workflow().cluster if chosen is None else chosen
     # A batch system runs its driver itself; without --cluster only if the run was submitted before.
     if handover.drives_itself(table) and (chosen is not None or submissions(run)):
@@ -190,11 +205,13 @@ def resume(directory: RunPath, cluster: Cluster = None, trust: Trust = False, ve
             submission = None if done else handover.resubmit(directory, view, chosen, trust=trust)
         if submission is not None:
             out.print(f"submitted as {escape(str(submission))}")
-            _say_how_to_follow(run)
+            say_how_to_follow(run)
         else:
-            _run(directory, lambda view, stop: run)
+            run_shown(directory, lambda view, stop: run)
         return
-    _run(directory, lambda view, stop: runs.resume(directory, view, stop, verify=verify, cluster=chosen, trust=trust))
+    run_shown(
+        directory, lambda view, stop: runs.resume(directory, view, stop, verify=verify, cluster=chosen, trust=trust)
+    )
 
 
 @app.command(hidden=True)
@@ -203,9 +220,13 @@ def drive(
     settle: Annotated[bool, typer.Option("--settle", help="End with 0 where another start would not help.")] = False,
     told: Annotated[str, typer.Option("--told", help="The digest of where to compute, by who submitted it.")] = "",
 ) -> None:
-    """Drive a run that was submitted: what a batch job runs."""
+    """Drive a run that was submitted, as a batch job does."""
+    with importing():
+        from cntk_pipeline.cli.driving import run_shown
+        from cntk_pipeline.workflow import handover
+
     try:
-        _run(directory, lambda view, stop: handover.drive(directory, view, stop, told))
+        run_shown(directory, lambda view, stop: handover.drive(directory, view, stop, told))
     except PipelineError as error:
         if not settle or not handover.is_settled(directory, error):
             raise
@@ -217,7 +238,15 @@ def cancel(
     directory: RunPath,
     now: Annotated[bool, typer.Option("--now", help="End a submitted one at once, without waiting.")] = False,
 ) -> None:
-    """Ask the driver of a run to finish the tiles in flight and stop, wherever it is; it is not submitted again."""
+    """Ask the driver of a run to stop, wherever it is.
+
+    It finishes the tiles in flight, and is not submitted again.
+    """
+    with importing():
+        from cntk_pipeline.rundir.directory import RunDirectory
+        from cntk_pipeline.workflow import handover
+        from cntk_pipeline.workflow.report import make_report
+
     out.print(escape(handover.cancel(directory, now=now)))
     if make_report(RunDirectory(directory)).complete:
         out.print("it is complete")
@@ -231,7 +260,17 @@ def status(
     as_json: AsJson = False,
     follow: Annotated[bool, typer.Option("--watch", help="Show it again and again until the run has ended.")] = False,
 ) -> None:
-    """Show how far a run is; works while it is going on. Exit code 3 where something is left to do."""
+    """Show how far a run is, also while it goes on.
+
+    The exit code is 3 where something is left to do.
+    """
+    with importing():
+        from cntk_pipeline.cli.display import show_inferred, show_results, show_stages, show_state
+        from cntk_pipeline.cli.watch import show_whereabouts, watch
+        from cntk_pipeline.rundir.directory import RunDirectory
+        from cntk_pipeline.workflow import handover
+        from cntk_pipeline.workflow.report import make_report
+
     run = RunDirectory(directory)
     if follow:
         report = watch(run)
@@ -252,28 +291,53 @@ def status(
 
 @app.command()
 def inspect(directory: RunPath, as_json: AsJson = False) -> None:
-    """Show the specification, the stages, the results, and how to open the arrays."""
+    """Show the results of a run, and how to open its arrays."""
+    with importing():
+        from cntk_pipeline.cli.display import show_inspection
+        from cntk_pipeline.rundir.directory import RunDirectory
+        from cntk_pipeline.workflow.report import make_report, read_contents
+
     run = RunDirectory(directory)
     report, contents = make_report(run), read_contents(run)
     if as_json:
         _print_json(report.to_json() | {"contents": None if contents is None else contents.to_json()})
-        return
-    show_specification(report)
-    if contents is not None:
-        show_contents(contents.lines[1:], contents.warnings)
-        out.print()
-    show_stages(report)
-    show_results(report)
-    show_inferred(report)
-    show_state(report)
-    out.print("\n[bold]open with[/]  [dim]import cntk_pipeline, zarr, xarray[/]")
-    for line in report.openers:
-        out.print("  " + escape(line))
+    else:
+        show_inspection(report, contents)
+
+
+@app.command("list")
+def list_runs(
+    folder: Annotated[
+        str,
+        typer.Argument(metavar="FOLDER", callback=read_place, help="A folder of run directories, or s3://bucket/name."),
+    ] = "runs",
+    as_json: AsJson = False,
+) -> None:
+    """List the runs below a folder, with their accuracies.
+
+    Only records are read: `cntk status DIR` looks at each tile of a run.
+    """
+    with importing():
+        from cntk_pipeline.cli.runs import show_runs
+        from cntk_pipeline.workflow import listing
+
+    found = listing.list_runs(folder)
+    if as_json:
+        _print_json([run.to_json() for run in found])
+    else:
+        show_runs(folder, found)
 
 
 @app.command()
 def verify(directory: RunPath) -> None:
-    """Read everything that is finished and compare checksums; move what is bad to quarantine."""
+    """Read everything that is finished, and compare checksums.
+
+    Bad files are moved to quarantine.
+    """
+    with importing():
+        from cntk_pipeline.workflow import run as runs
+        from cntk_pipeline.workflow.checkup import lines_of
+
     found = runs.verify(directory)
     for line in lines_of(found):
         out.print(escape(line))
@@ -301,14 +365,14 @@ def main() -> None:
     sys.exit(code)
 
 
-PRINTERS = [["plan"], ["network"], ["status"], ["inspect"]]
+PRINTERS = [["plan"], ["network"], ["status"], ["inspect"], ["list"]]
 """Commands that only print: they fail where their output is lost."""
 
 
 def _command() -> int:
     """Run the command of the command line, and return the exit code."""
     try:
-        app()
+        app(prog_name="cntk")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else COMPLETE
     except Interrupted as error:
@@ -326,6 +390,8 @@ def _command() -> int:
         err.print(f"[red]failed:[/] {escape(str(error))}")
         return FAILED
     except MemoryError as error:
+        from cntk_pipeline.resources import limits_set
+
         limits = limits_set()
         where = f"the limit {limits} may be lifted where this is started" if limits else "this machine has too little"
         err.print(f"[red]failed:[/] no memory is left: {escape(f'{where}. {error}'.rstrip('. '))}")
@@ -333,61 +399,9 @@ def _command() -> int:
     return COMPLETE
 
 
-def _shipped_workflow(name: str) -> Path:
-    """Find a workflow file that comes with the package: inside it when installed, beside it in a checkout."""
-    package = Path(__file__).parents[1]
-    inside = package / "workflows" / name
-    return inside if inside.exists() else package.parents[1] / "workflows" / name
+def _print_json(record: Any) -> None:
+    import json
 
-
-def _say_how_to_follow(run: RunDirectory) -> None:
-    out.print(f"watch it with: cntk status --watch {escape(str(run.path))}")
-
-
-def _config(
-    file: Path,
-    overrides: list[str] | None,
-    store: str | None,
-    grow_from: str | None = None,
-    cluster: str | None = None,
-) -> RunConfig:
-    places = {"store.path": store, "store.grow_from": grow_from}
-    given = {key: place for key, place in places.items() if place is not None}
-    chosen = None if cluster is None else find_cluster(cluster)
-    if chosen is not None:
-        _cluster(chosen)
-    return load_config(file, overrides or [], chosen, given)
-
-
-def _cluster(path: Path) -> ClusterConfig:
-    """Read a cluster file; errors about its keys have the file's name."""
-    table = load_cluster(path)
-    try:
-        cluster_of(table)
-    except ConfigError as error:
-        raise ConfigError(f"{path}:\n  {error}") from None
-    return table
-
-
-def _run(path: str | StorePath, action: Callable[["RunView", threading.Event], RunDirectory]) -> None:
-    """Run with progress and Ctrl-C handling, then show the results."""
-    began = time.monotonic()
-    with stop_on_signals(err.print) as stop, RunView() as view:
-        try:
-            run = action(view, stop)
-        except Interrupted as error:
-            raise Interrupted(f"{error}. Go on with: cntk resume {path}") from None
-    report, contents = make_report(run), read_contents(run)
-    show_results(report)
-    if contents is not None and contents.warnings:
-        out.print()
-        show_contents((), contents.warnings)
-    show_inferred(report)
-    out.print(f"\nthe run lies in [bold]{escape(report.path)}[/] ({time.monotonic() - began:.1f} s)")
-    out.print(f"look at it with: cntk inspect {escape(report.path)}")
-
-
-def _print_json(record: dict[str, Any]) -> None:
     print(json.dumps(record, indent=2))
 
 

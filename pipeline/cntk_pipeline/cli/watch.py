@@ -10,8 +10,10 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from cntk_pipeline.cli.display import escape, out, printable, seconds_text, stages_table
+from cntk_pipeline.cli.console import escape, out, printable
+from cntk_pipeline.cli.display import stages_table
 from cntk_pipeline.cli.streams import nobody_reads
+from cntk_pipeline.cli.units import seconds_text
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.workflow.handover import Whereabouts, whereabouts
 from cntk_pipeline.workflow.report import RunReport, make_report

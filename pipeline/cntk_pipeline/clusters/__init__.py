@@ -7,7 +7,7 @@ defines a kind.
 from cntk_pipeline.clusters.address.cluster import ADDRESS
 from cntk_pipeline.clusters.base import Completion, Executor, WorkerMemory
 from cntk_pipeline.clusters.cluster import Cluster
-from cntk_pipeline.clusters.dask.on_worker import release_slot
+from cntk_pipeline.clusters.dask.slot import release_slot
 from cntk_pipeline.clusters.kubernetes.cluster import KUBERNETES
 from cntk_pipeline.clusters.local.cluster import LOCAL
 from cntk_pipeline.clusters.serial import SERIAL

@@ -51,6 +51,7 @@ class Cluster:
     executor : starts or reaches a cluster, and yields its executor.
     deed : the effects of computing on it, in words that continue "this would". They are shown before a table of
         another writer is followed.
+    preparation : what happens before the first tile, for people.
     options : its own keys of ``[cluster]``, each with a default.
     submitter : hands drivers to it; by default they run in the background of this machine.
     extra : the extra of the package that it needs.
@@ -63,6 +64,7 @@ class Cluster:
 
     executor: Opener
     deed: str
+    preparation: str = "starting workers, which compile the kernels or load them from the cache"
     options: type[ClusterOptions] = NoOptions
     submitter: Submitter = BACKGROUND
     extra: Extra | None = None

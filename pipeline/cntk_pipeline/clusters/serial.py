@@ -55,4 +55,10 @@ def one_slot(config: ClusterConfig) -> int:
     return 1
 
 
-SERIAL = Cluster(open_serial, deed="compute in this process", slots=one_slot, computes_here=True)
+SERIAL = Cluster(
+    open_serial,
+    deed="compute in this process",
+    preparation="compiling the kernels, or loading them from the cache",
+    slots=one_slot,
+    computes_here=True,
+)

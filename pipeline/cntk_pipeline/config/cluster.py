@@ -3,7 +3,6 @@
 import math
 from typing import Annotated, Any
 
-from dask.utils import parse_bytes
 from pydantic import AfterValidator, Field, model_validator
 
 from cntk_pipeline.config.listening import read_listener
@@ -17,6 +16,19 @@ MOST_WORKERS = 100_000
 
 MOST_THREADS = 1024
 """Largest number of threads of a worker; no machine has so many cores."""
+
+
+def parse_bytes(value: str | float) -> int:
+    """Read a number of bytes as Dask writes it ("4GiB").
+
+    Raises
+    ------
+    ValueError
+        If it is none.
+    """
+    from dask.utils import parse_bytes as parse  # most tables have none, and Dask is slow to import
+
+    return int(parse(value))
 
 
 def read_memory_limit(value: str | float) -> str | float:

@@ -10,8 +10,6 @@ from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
-import pooch
-
 from cntk_pipeline.datasets.reading import open_file, reading
 from cntk_pipeline.errors import ConfigError, DataError
 
@@ -41,6 +39,8 @@ def download(cache: Path) -> Path:
     DataError
         If the downloaded file is not the published one.
     """
+    import pooch  # slow to import, and needed for one source only
+
     downloader = pooch.HTTPDownloader(timeout=_TIMEOUT_SECONDS)
     known_hash = f"md5:{MD5[BINARY_ARCHIVE]}"
     try:

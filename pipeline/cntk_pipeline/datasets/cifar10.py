@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-import pooch
-
 from cntk_pipeline.datasets.archives import BINARY_ARCHIVE, PYTHON_ARCHIVE, URL, download, extract
 from cntk_pipeline.datasets.base import Dataset, Loader
 from cntk_pipeline.datasets.cifar10_layouts import CLASSES, LAYOUTS, Layout
@@ -60,6 +58,8 @@ class Cifar10(Loader):
 
 def _locate(path: str | None) -> tuple[Layout, Path]:
     """Find a complete set of files: at `path` only, or else in the usual places, or else by download."""
+    import pooch
+
     cache = Path(pooch.os_cache("cntk"))
     places = _usual_places(cache) if path is None else [Path(path).expanduser()]
     for place in places:

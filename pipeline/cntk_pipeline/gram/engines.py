@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from cntk_pipeline.config import KernelConfig, Section, read_options
 from cntk_pipeline.errors import SpecificationMismatch
-from cntk_pipeline.kernels import ENGINES, Engine, Question, find_engine
+from cntk_pipeline.kernels import Engine, Question
 from cntk_pipeline.layers import LAYERS, spelling
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.specification import EngineRecord
@@ -20,6 +20,8 @@ def read_engine(kernel: KernelConfig) -> EngineRecord:
     ConfigError
         If there is no such engine, or a key or a value means nothing to it, with the nearest that is known.
     """
+    from cntk_pipeline.kernels import find_engine  # the compiler comes with the engines
+
     model = find_engine(kernel.engine, "kernel.engine").options_type or Section
     return EngineRecord(kernel.engine, read_options(model, kernel, "kernel").model_dump(mode="json"))
 
@@ -40,6 +42,8 @@ def make_engine(record: EngineRecord, question: Question) -> Engine:
     pydantic.ValidationError
         If its options are another version's.
     """
+    from cntk_pipeline.kernels import find_engine
+
     engine = find_engine(record.name)
     options = (engine.options_type or Section).model_validate(record.options)
     return engine(question, options if engine.options_type else None)
@@ -70,6 +74,8 @@ def open_engine(run: RunDirectory, numbers: Sequence[int]) -> Engine:
 
 def is_known(run: RunDirectory) -> bool:
     """Tell whether this installation has the engine of a run."""
+    from cntk_pipeline.kernels import ENGINES
+
     return run.specification.engine.name in ENGINES
 
 
@@ -81,6 +87,8 @@ def require_numerics(run: RunDirectory) -> None:
     SpecificationMismatch
         With the engine or the versions, and what to do.
     """
+    from cntk_pipeline.kernels import ENGINES
+
     _require_known(run)
     version, here = run.specification.numerics_version, ENGINES[run.specification.engine.name]
     if version != here.numerics_version:
@@ -92,6 +100,8 @@ def require_numerics(run: RunDirectory) -> None:
 
 
 def _require_known(run: RunDirectory) -> None:
+    from cntk_pipeline.kernels import ENGINES
+
     if not is_known(run):
         name = run.specification.engine.name
         raise SpecificationMismatch(

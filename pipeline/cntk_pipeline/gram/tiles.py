@@ -13,7 +13,7 @@ from cntk_pipeline.config import KernelConfig, NetworkConfig, ReadoutsConfig
 from cntk_pipeline.errors import ConfigError, CorruptTile, LayerError
 from cntk_pipeline.gram.engines import is_known, open_engine, read_engine, require_numerics
 from cntk_pipeline.gram.networks import layer_count, require_depth, require_option_types, require_size, require_types
-from cntk_pipeline.kernels import Engine, find_engine
+from cntk_pipeline.kernels import Engine
 from cntk_pipeline.layers import LAYERS, Sequential, spelling
 from cntk_pipeline.layers.presets import PRESETS
 from cntk_pipeline.rundir.directory import RunDirectory
@@ -89,6 +89,8 @@ def readouts_of(network: NetworkConfig, readouts: ReadoutsConfig) -> tuple[Reado
 
 def specify(data: DataSpecification, readouts: Sequence[Readout], kernel: KernelConfig, tile: int) -> Specification:
     """Write down everything that the values and the layout of the matrices depend on."""
+    from cntk_pipeline.kernels import find_engine
+
     engine = read_engine(kernel)
     return Specification(
         data,

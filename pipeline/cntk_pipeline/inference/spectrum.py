@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
-import scipy.linalg
+import scipy
 from pydantic import AfterValidator, with_config
 
 from cntk_pipeline.inference.base import AGAIN, LAST, Asked, Found, Product, Result, Shown, require_one_length

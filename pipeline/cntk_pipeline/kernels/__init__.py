@@ -1,20 +1,24 @@
 """Kernels of networks: the in-memory door, and the engines behind it. ``ENGINES`` names them, as a workflow does."""
 
+from typing import TYPE_CHECKING
+
 from cntk_pipeline.environment import require_usable
+from cntk_pipeline.lazy import lazy_names
 
 require_usable()  # before numba is imported: it answers its variables with a traceback, or worse
 
-from cntk_pipeline.kernels.base import Engine, Evaluator, Question  # noqa: E402
-from cntk_pipeline.kernels.cost import measure_pair, quick_part  # noqa: E402
-from cntk_pipeline.kernels.cpu import CpuEngine  # noqa: E402
-from cntk_pipeline.kernels.engines import ENGINES, find_engine  # noqa: E402
-from cntk_pipeline.kernels.evaluator import NUMERICS_VERSION, CpuEvaluator  # noqa: E402
-from cntk_pipeline.kernels.lowering import KINDS, lower  # noqa: E402
-from cntk_pipeline.kernels.matrix import kernel_diagonal, kernel_matrices, kernel_matrix  # noqa: E402
-from cntk_pipeline.kernels.memory import group_size, working_bytes  # noqa: E402
-from cntk_pipeline.kernels.program import Program  # noqa: E402
-from cntk_pipeline.kernels.summary import Summary, summary  # noqa: E402
-from cntk_pipeline.kernels.timing import PairCost  # noqa: E402
+if TYPE_CHECKING:
+    from cntk_pipeline.kernels.base import Engine, Evaluator, Question
+    from cntk_pipeline.kernels.cost import measure_pair, quick_part
+    from cntk_pipeline.kernels.cpu import CpuEngine
+    from cntk_pipeline.kernels.engines import ENGINES, find_engine
+    from cntk_pipeline.kernels.evaluator import NUMERICS_VERSION, CpuEvaluator
+    from cntk_pipeline.kernels.lowering import KINDS, lower
+    from cntk_pipeline.kernels.matrix import kernel_diagonal, kernel_matrices, kernel_matrix
+    from cntk_pipeline.kernels.memory import group_size, working_bytes
+    from cntk_pipeline.kernels.program import Program
+    from cntk_pipeline.kernels.summaries import Summary, summary
+    from cntk_pipeline.kernels.timing import PairCost
 
 __all__ = [
     "ENGINES",
@@ -39,3 +43,30 @@ __all__ = [
     "summary",
     "working_bytes",
 ]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "ENGINES": "engines",
+        "KINDS": "lowering",
+        "NUMERICS_VERSION": "evaluator",
+        "CpuEngine": "cpu",
+        "CpuEvaluator": "evaluator",
+        "Engine": "base",
+        "Evaluator": "base",
+        "PairCost": "timing",
+        "Program": "program",
+        "Question": "base",
+        "Summary": "summaries",
+        "find_engine": "engines",
+        "group_size": "memory",
+        "kernel_diagonal": "matrix",
+        "kernel_matrices": "matrix",
+        "kernel_matrix": "matrix",
+        "lower": "lowering",
+        "measure_pair": "cost",
+        "quick_part": "cost",
+        "summary": "summaries",
+        "working_bytes": "memory",
+    },
+)

@@ -18,7 +18,7 @@ from cntk_pipeline.layers import Layer
 
 if TYPE_CHECKING:  # a kernel in memory needs no workflow, whose tables take a quarter of a second to import
     from cntk_pipeline.config.section import Section
-    from cntk_pipeline.kernels.summary import Summary
+    from cntk_pipeline.kernels.summaries import Summary
 
 DTYPES = ("float32", "float64")
 

@@ -11,7 +11,7 @@ from cntk_pipeline.kernels.lanes import LANES
 from cntk_pipeline.kernels.lowering import lower
 from cntk_pipeline.kernels.memory import working_bytes
 from cntk_pipeline.kernels.program import Array
-from cntk_pipeline.kernels.summary import Summary, summary
+from cntk_pipeline.kernels.summaries import Summary, summary
 from cntk_pipeline.kernels.timing import PairCost
 
 if TYPE_CHECKING:

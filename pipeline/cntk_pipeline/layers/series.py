@@ -7,7 +7,6 @@ from functools import cache
 from numbers import Integral, Real
 
 import numpy as np
-from scipy.special import roots_hermitenorm
 
 from cntk_pipeline.errors import LayerError, NotAccurate
 from cntk_pipeline.layers.pointwise import STEPS_PER_OCTAVE, Array, Series, variance_steps
@@ -69,6 +68,8 @@ def _expand(coefficients: Array, variance: Array, spread: Array) -> tuple[Array,
 @cache
 def _rule(nodes: int) -> tuple[Array, Array]:
     """Return the points of Gauss-Hermite quadrature and ``w He_n(points) / sqrt(n!)``, (nodes, nodes)."""
+    from scipy.special import roots_hermitenorm  # needed by few networks, slow to import
+
     points, weights = roots_hermitenorm(nodes)
     # By its own recurrence the basis neither overflows nor loses digits.
     basis = np.ones((nodes, nodes))

@@ -1,17 +1,22 @@
 """Regression with a kernel in memory: posteriors, training, selection of a ridge, eigenvalues."""
 
-from cntk_pipeline.regression.dynamics import Flow, gradient_flow, maximal_learning_rate
-from cntk_pipeline.regression.eigenvalues import Spectrum, spectrum
-from cntk_pipeline.regression.ensembles import Blocks, ensemble
-from cntk_pipeline.regression.posterior import Predictive, gp_posterior
-from cntk_pipeline.regression.selection import (
-    LearningCurve,
-    LeaveOneOut,
-    RidgePath,
-    learning_curve,
-    leave_one_out,
-    ridge_path,
-)
+from typing import TYPE_CHECKING
+
+from cntk_pipeline.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from cntk_pipeline.regression.dynamics import Flow, gradient_flow, maximal_learning_rate
+    from cntk_pipeline.regression.eigenvalues import Spectrum, spectrum
+    from cntk_pipeline.regression.ensembles import Blocks, ensemble
+    from cntk_pipeline.regression.posterior import Predictive, gp_posterior
+    from cntk_pipeline.regression.selection import (
+        LearningCurve,
+        LeaveOneOut,
+        RidgePath,
+        learning_curve,
+        leave_one_out,
+        ridge_path,
+    )
 
 __all__ = [
     "Blocks",
@@ -30,3 +35,24 @@ __all__ = [
     "ridge_path",
     "spectrum",
 ]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "Blocks": "ensembles",
+        "Flow": "dynamics",
+        "LearningCurve": "selection",
+        "LeaveOneOut": "selection",
+        "Predictive": "posterior",
+        "RidgePath": "selection",
+        "Spectrum": "eigenvalues",
+        "ensemble": "ensembles",
+        "gp_posterior": "posterior",
+        "gradient_flow": "dynamics",
+        "learning_curve": "selection",
+        "leave_one_out": "selection",
+        "maximal_learning_rate": "dynamics",
+        "ridge_path": "selection",
+        "spectrum": "eigenvalues",
+    },
+)

@@ -5,16 +5,18 @@ samples move by ``df/dt = -(learning_rate / (n c)) K (f - Y)`` (Lee et al. 2019,
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import scipy.special
-from scipy.sparse.linalg import LinearOperator
+import scipy
 
 from cntk_pipeline.errors import ConfigError, NotPositiveDefinite
 from cntk_pipeline.regression.arguments import Array, TrainKernel, as_cross_kernel, as_targets, as_train_kernel
-from cntk_pipeline.regression.eigenvalues import spectrum
 from cntk_pipeline.regression.factors import cholesky, eigenbasis, expect_semidefinite, solve, sufficient_ridge
+
+if TYPE_CHECKING:
+    from scipy.sparse.linalg import LinearOperator
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def gradient_flow(
     return Flow(cross @ coefficients, vectors @ (_learned(values, time)[:, None] * rotated))
 
 
-def maximal_learning_rate(k_train: npt.ArrayLike | LinearOperator, outputs: int) -> float:
+def maximal_learning_rate(k_train: "npt.ArrayLike | LinearOperator", outputs: int) -> float:
     """Find the step of gradient descent above which it diverges, ``2 n c / lambda_max``.
 
     A step of size h takes the error along an eigenvector to ``1 - h lambda / (n c)`` times itself, under the loss
@@ -125,6 +127,8 @@ def maximal_learning_rate(k_train: npt.ArrayLike | LinearOperator, outputs: int)
     """
     if not isinstance(outputs, int | np.integer) or outputs < 1:
         raise ConfigError(f"outputs must be a positive integer, the columns of the targets, got {outputs!r}")
+    from cntk_pipeline.regression.eigenvalues import spectrum  # sparse matrices are slow to import
+
     largest = float(spectrum(k_train, count=1).eigenvalues[0])
     if largest <= 0:
         raise NotPositiveDefinite(

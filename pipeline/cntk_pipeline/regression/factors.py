@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.linalg
+import scipy
 
 from cntk_pipeline.errors import NotPositiveDefinite
 from cntk_pipeline.regression.arguments import Array, TrainKernel

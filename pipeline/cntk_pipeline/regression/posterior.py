@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy.typing as npt
-import scipy.linalg
+import scipy
 
 from cntk_pipeline.regression.arguments import (
     Array,

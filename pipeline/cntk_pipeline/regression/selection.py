@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
+import scipy
 
 from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.regression.arguments import (

@@ -6,8 +6,6 @@ import platform
 import socket
 from typing import Any
 
-import llvmlite.binding as llvm
-
 from cntk_pipeline.resources import core_count
 
 LIBRARIES = ("numpy", "numba", "llvmlite", "zarr", "dask", "distributed")
@@ -18,6 +16,8 @@ def library_versions() -> dict[str, str]:
 
     Bits depend on whether the processor fuses a multiplication and an addition, so this property is listed as well.
     """
+    import llvmlite.binding as llvm  # only runs that compute need it
+
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
     fused = llvm.get_host_cpu_features().get("fma", not platform.machine().startswith("x86"))
     return {"python": platform.python_version()} | versions | {"fused multiply-add": "yes" if fused else "no"}

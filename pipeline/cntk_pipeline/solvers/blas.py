@@ -8,13 +8,13 @@ A row-major tile is its transpose to these column-major routines: ``C -= A B^T``
 """
 
 import ctypes
+import importlib
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import numpy as np
-import scipy.linalg
-from scipy.linalg import cython_blas, cython_lapack
+import scipy
 
 from cntk_pipeline.solvers.headroom import BUFFER_BYTES, CALL_BYTES, require_buffers
 from cntk_pipeline.storage.tiled_array import Array
@@ -89,7 +89,7 @@ def factor_lower(tile_out: Array) -> int:
         # dpotrf stops in the middle, so it works on a copy: the caller wants the pivot.
         factor = np.tril(corner)
         info = ctypes.c_int(0)
-        _call("dpotrf", b"U", len(factor), factor, _row(factor), ctypes.byref(info), library=cython_lapack)
+        _call("dpotrf", b"U", len(factor), factor, _row(factor), ctypes.byref(info), library="cython_lapack")
         if info.value:
             return begin + info.value - 1
         corner[:] = factor
@@ -112,7 +112,7 @@ _KINDS: dict[type, Callable[[Any], Any]] = {
 }
 
 
-def _call(name: str, *arguments: Any, library: Any = cython_blas) -> None:
+def _call(name: str, *arguments: Any, library: str = "cython_blas") -> None:
     """Call a Fortran routine, every argument by reference; Python's lock is released."""
     require_buffers(CALL_BYTES)
     for matrix in arguments:
@@ -125,9 +125,9 @@ def _call(name: str, *arguments: Any, library: Any = cython_blas) -> None:
 
 
 @cache
-def _routine(library: Any, name: str) -> Any:
+def _routine(library: str, name: str) -> Any:
     """Find the address of a routine that SciPy exports to Cython."""
-    capsule = library.__pyx_capi__[name]
+    capsule = importlib.import_module(f"scipy.linalg.{library}").__pyx_capi__[name]
     get_name, get_pointer = ctypes.pythonapi.PyCapsule_GetName, ctypes.pythonapi.PyCapsule_GetPointer
     get_name.restype, get_name.argtypes = ctypes.c_char_p, [ctypes.py_object]
     get_pointer.restype, get_pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]

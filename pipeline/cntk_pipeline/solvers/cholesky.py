@@ -16,7 +16,7 @@ from functools import partial
 from typing import Literal
 
 import numpy as np
-import scipy.linalg
+import scipy
 
 from cntk_pipeline.clusters import release_slot
 from cntk_pipeline.clusters.memory import Need, TileNeed

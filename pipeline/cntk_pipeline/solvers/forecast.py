@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import google_crc32c
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from cntk_pipeline.storage.tiled_array import CRC_BYTES
 from cntk_pipeline.tiling import Cut
@@ -81,6 +80,8 @@ def measure_stream(dtype: str, classes: int, side: int = 768) -> StreamRate:
     tile, direction = np.ones((side, side), dtype), np.ones((side, classes))
     payload = tile.tobytes()
     read, multiply = [], []
+    from threadpoolctl import threadpool_limits
+
     with threadpool_limits(1):
         for _ in range(4):
             start = time.perf_counter()

@@ -12,7 +12,7 @@ factorisation of the same rank would read a whole column of tiles for each of it
 from functools import partial
 
 import numpy as np
-import scipy.linalg
+import scipy
 
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Job, Owner, Place

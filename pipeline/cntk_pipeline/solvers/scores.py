@@ -157,11 +157,12 @@ def score_texts(each: Scored, columns: Sequence[str]) -> tuple[str, ...]:
     """Write scores for people, in the columns of `score_columns`; "none" where a score does not exist."""
     texts = {
         "R2": "none" if each.r2 is None else f"{each.r2:.4f}",
-        "accuracy": _share_text(each.accuracy),
-        "exact match": _share_text(each.exact_match),
+        "accuracy": share_text(each.accuracy),
+        "exact match": share_text(each.exact_match),
     }
     return tuple(texts[column] for column in columns)
 
 
-def _share_text(value: float | None) -> str:
+def share_text(value: float | None) -> str:
+    """Write a share for people; "none" where it does not exist."""
     return "none" if value is None else f"{100 * value:.2f}%"

@@ -7,6 +7,7 @@ which refuses values nested some hundred deep, and numbers of thousands of digit
 import json
 import re
 import reprlib
+from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -33,8 +34,13 @@ class Record(Generic[_T]):
     """
 
     def __init__(self, model: Any, remedy: str) -> None:
-        self._adapter: TypeAdapter[_T] = TypeAdapter(model)
+        self._model = model
         self._remedy = remedy
+
+    @cached_property
+    def _adapter(self) -> TypeAdapter[_T]:
+        # Made on first use: a command reads a few of thirty kinds.
+        return TypeAdapter(self._model)
 
     def read(self, path: StorePath) -> _T:
         """Read a record.

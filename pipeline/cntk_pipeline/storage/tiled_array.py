@@ -4,7 +4,6 @@ Chunks are written here, not through zarr, in the plain format of zarr's codecs 
 fsynced, renamed. Any zarr reads them.
 """
 
-import asyncio
 import errno
 import threading
 from collections.abc import Mapping, Sequence
@@ -15,10 +14,7 @@ from typing import Any, Literal
 import google_crc32c
 import numpy as np
 import xxhash
-import zarr
-import zarr.api.asynchronous
 from pydantic import ConfigDict, with_config
-from zarr.codecs import BytesCodec, Crc32cCodec
 
 from cntk_pipeline.errors import CorruptTile, ForeignFile, StoreError
 from cntk_pipeline.models import Count, Positive
@@ -376,6 +372,8 @@ def zarr_metadata(specs: Sequence[ArraySpec], attributes: Mapping[str, Any]) -> 
     """Return the files that make a zarr group with empty arrays, by their names in it; zarr itself writes them."""
     # In an event loop of this call alone: zarr's own loop, in a thread, ends with a page of traceback where a busy
     # machine does not let it close within half a second.
+    import asyncio
+
     memory: dict[str, Any] = {}
     with ThreadPoolExecutor(1) as threads:
         threads.submit(asyncio.run, _write_metadata(memory, specs, attributes)).result()
@@ -383,6 +381,10 @@ def zarr_metadata(specs: Sequence[ArraySpec], attributes: Mapping[str, Any]) -> 
 
 
 async def _write_metadata(memory: dict[str, Any], specs: Sequence[ArraySpec], attributes: Mapping[str, Any]) -> None:
+    # Only new arrays need zarr, whose import takes longer than reading the state of a run.
+    import zarr.api.asynchronous
+    from zarr.codecs import BytesCodec, Crc32cCodec
+
     store = zarr.storage.MemoryStore(memory)
     await zarr.api.asynchronous.create_group(store=store, attributes=dict(attributes))
     for spec in specs:

@@ -7,15 +7,14 @@ numbers where the two share a process; elsewhere, `served` serves them.
 import contextlib
 import logging
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from cntk_pipeline.config import read_listener
 from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.telemetry.events import Event, attach, listeners
 
-try:
+if TYPE_CHECKING:
     import prometheus_client
-except ImportError:
-    prometheus_client = None
 
 
 class Metrics(logging.Handler):
@@ -27,6 +26,8 @@ class Metrics(logging.Handler):
     """
 
     def __init__(self, registry: "prometheus_client.CollectorRegistry") -> None:
+        import prometheus_client
+
         super().__init__(logging.INFO)
 
         def counter(name: str, text: str, *labels: str) -> "prometheus_client.Counter":
@@ -81,9 +82,10 @@ def install() -> Metrics | None:
     for handler in listeners():
         if isinstance(handler, Metrics):
             return handler
-    if prometheus_client is None:
+    library = _library()
+    if library is None:
         return None
-    metrics = Metrics(prometheus_client.REGISTRY)
+    metrics = Metrics(library.REGISTRY)
     attach(metrics)
     return metrics
 
@@ -108,10 +110,11 @@ def served(address: str | None) -> Iterator[str | None]:
         host, port = read_listener(address)
     except ValueError as error:
         raise ConfigError(f"cluster.metrics: {error}") from None
-    if prometheus_client is None:
+    library = _library()
+    if library is None:
         raise ConfigError("cluster.metrics needs prometheus-client: pip install 'cntk-pipeline[metrics]'")
     try:
-        server, thread = prometheus_client.start_http_server(port, host)
+        server, thread = library.start_http_server(port, host)
     except OSError as error:
         raise ConfigError(f"cluster.metrics: nothing can listen at {address}: {error}; take another port") from error
     try:
@@ -120,3 +123,12 @@ def served(address: str | None) -> Iterator[str | None]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def _library() -> Any | None:
+    """Import prometheus-client where it is installed, and only in processes that compute: it has a server of HTTP."""
+    try:
+        import prometheus_client
+    except ImportError:
+        return None
+    return prometheus_client

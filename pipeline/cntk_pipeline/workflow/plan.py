@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from cntk_pipeline.clusters.memory import PROCESS_BYTES, kernel_task_bytes
 from cntk_pipeline.config import InferenceConfig, SolveConfig
@@ -196,6 +195,8 @@ def _plan_iteration(one: IterationForecast, systems: int, slots: int) -> Iterati
 def measure_product_rate(side: int = 512) -> float:
     """Measure the float64 matrix product on one thread, in floating-point operations a second."""
     a = np.ones((side, side))
+    from threadpoolctl import threadpool_limits
+
     with threadpool_limits(1):
         seconds = []
         for _ in range(4):

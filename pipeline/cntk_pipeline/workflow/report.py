@@ -18,6 +18,7 @@ from cntk_pipeline.rundir.specification import DataSpecification, EngineRecord
 from cntk_pipeline.rundir.verification import spent, with_arrays
 from cntk_pipeline.solvers import METRICS, RidgeChoice, read_choice, solver_of
 from cntk_pipeline.tasks import Receipt, Task
+from cntk_pipeline.telemetry.driver_log import find_executor
 from cntk_pipeline.workflow.predictions import PredictionReport, report_predictions
 from cntk_pipeline.workflow.wanted import WantedSolve, WantedStage, find_wanted
 
@@ -132,6 +133,7 @@ class RunReport:
     provenance : versions, host and time of its creation.
     grown_from : the older run that it took tiles over from, or None.
     driver : "host:pid" of the driver at work, or None.
+    executor : where that driver computes, with the address of a dashboard; None until it says so.
     quarantined : chunks and records in quarantine.
     lost_inputs : chunks of the data set that are gone.
     stages : how far each is.
@@ -154,6 +156,7 @@ class RunReport:
     provenance: Provenance
     grown_from: str | None
     driver: str | None
+    executor: str | None
     quarantined: int
     lost_inputs: tuple[str, ...]
     stages: tuple[StageReport, ...]
@@ -220,7 +223,7 @@ def make_report(run: RunDirectory) -> RunReport:
     stages = [_stage_report(run, stage, receipts) for stage in wanted.stages()]
     solves = [_solve_report(run, solve) for solve in wanted.solves]
     trained = [TrainedReport(product.label, product.stage.kind, product.read(run)) for product in wanted.run_products]
-    growth = Growth.of(run)
+    growth, driver = Growth.of(run), lease.holder(run.lease_path)
     return RunReport(
         path=str(run.path),
         fingerprint=run.fingerprint,
@@ -232,7 +235,8 @@ def make_report(run: RunDirectory) -> RunReport:
         readouts=tuple(readout.name for readout in run.specification.readouts),
         provenance=run.provenance,
         grown_from=None if growth is None else growth.path,
-        driver=lease.holder(run.lease_path),
+        driver=driver,
+        executor=None if driver is None else find_executor(run.path / "log", driver),
         quarantined=len((run.path / "quarantine").listing()),
         lost_inputs=tuple(map(str, run.stored_data.lost())),
         stages=tuple(stages),

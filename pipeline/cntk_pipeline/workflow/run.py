@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cntk_pipeline.clusters import WorkerMemory
 from cntk_pipeline.clusters.table import cluster_of, current_job, require_extras
@@ -30,7 +31,6 @@ from cntk_pipeline.inference import (
     requested_products,
     run_products,
 )
-from cntk_pipeline.kernels import Summary
 from cntk_pipeline.rundir import growth, lease
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.provenance import library_versions, provenance
@@ -61,6 +61,9 @@ from cntk_pipeline.workflow.plan import Plan, PlanInputs, make_plan
 from cntk_pipeline.workflow.preflight import require_fitting_tasks
 from cntk_pipeline.workflow.report import make_report, read_contents
 from cntk_pipeline.workflow.wanted import INFERENCE, KERNEL, SOLVE, find_wanted
+
+if TYPE_CHECKING:
+    from cntk_pipeline.kernels import Summary
 
 REPAIRS = 3
 """How often a run goes back to compute tiles that turned out to be damaged."""
@@ -105,7 +108,7 @@ def plan(config: RunConfig) -> Plan:
     )
 
 
-def costliest_network(config: RunConfig) -> tuple[str, Summary]:
+def costliest_network(config: RunConfig) -> "tuple[str, Summary]":
     """Lay out the network of the read-out that costs most, by name; nothing is computed or written.
 
     Raises
@@ -311,6 +314,7 @@ def _holds_images(path: StorePath) -> bool:
 def _begun(config: RunConfig, view: View) -> Iterator[Begun]:
     """Hold the lease of a run directory that has its specification, its workflow and its images."""
     require_extras(config.cluster)
+    view.say(f'loading the data set "{config.data.source}"')
     loaded = load(config)
     path = run_path(config)
     old = growth.find_source(config, path)
@@ -427,6 +431,7 @@ def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> N
     for path in _mend_inputs(run, config, verify):
         view.say(f"{path} was gone or damaged: written anew from the data set")
     _sweep(run, view)
+    view.say(cluster_of(config.cluster).preparation)
     prepare = partial(prepare_worker, str(run.path.absolute()), library_versions())
     with (
         recording(run),

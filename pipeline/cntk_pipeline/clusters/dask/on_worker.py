@@ -1,6 +1,5 @@
 """Code in Dask's workers: their preparation, and calls that send their results to the driver."""
 
-import contextlib
 import pickle
 import time
 import traceback
@@ -86,12 +85,3 @@ def sendable(error: Exception) -> Exception:
     if sum(1 for _ in traceback.walk_tb(error.__traceback__)) > DEEPEST_TRACEBACK:
         return error.with_traceback(None)
     return error
-
-
-def release_slot() -> None:
-    """Let the worker begin its next call while this one only waits for the disk; outside of Dask, do nothing.
-
-    An fsync of a tile takes as long as its checksums and more, and needs no core.
-    """
-    with contextlib.suppress(ValueError):  # no worker runs this thread
-        distributed.secede()

@@ -1,12 +1,24 @@
 """The kind "kubernetes": pods of Kubernetes."""
 
-from cntk_pipeline.clusters.base import WorkerMemory
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from cntk_pipeline.clusters.base import Executor, WorkerMemory
 from cntk_pipeline.clusters.cluster import Cluster
-from cntk_pipeline.clusters.kubernetes.executor import open_kubernetes
 from cntk_pipeline.clusters.kubernetes.manifests import memory_limit
 from cntk_pipeline.clusters.kubernetes.options import EXTRA, KubernetesOptions
 from cntk_pipeline.clusters.kubernetes.submitter import KubernetesSubmitter
 from cntk_pipeline.config import ClusterConfig
+
+
+def open_later(
+    config: ClusterConfig, prepare: Callable[[], None], stop: threading.Event | None = None
+) -> AbstractContextManager[Executor]:
+    """Open the cluster; Dask is imported only now, since most commands open none."""
+    from cntk_pipeline.clusters.kubernetes.executor import open_kubernetes
+
+    return open_kubernetes(config, prepare, stop)
 
 
 def memory_of_pods(config: ClusterConfig) -> WorkerMemory | None:
@@ -15,7 +27,7 @@ def memory_of_pods(config: ClusterConfig) -> WorkerMemory | None:
 
 
 KUBERNETES = Cluster(
-    open_kubernetes,
+    open_later,
     deed="make pods with your rights in Kubernetes, of the image that is named",
     options=KubernetesOptions,
     submitter=KubernetesSubmitter(),

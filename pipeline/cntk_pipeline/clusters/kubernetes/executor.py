@@ -12,18 +12,19 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import dask.config
 import distributed
 
 from cntk_pipeline.clusters.base import Executor, require_no_stop
-from cntk_pipeline.clusters.dask.certificates import make_pem, security_of
+from cntk_pipeline.clusters.dask.certificates import security_of
 from cntk_pipeline.clusters.dask.executor import ExecutorTraits, count_workers, prepared
-from cntk_pipeline.clusters.dask.scaling import Scalable, Scaling, bounds
+from cntk_pipeline.clusters.dask.scaling import Scalable, Scaling
 from cntk_pipeline.clusters.dask.settings import SETTINGS
+from cntk_pipeline.clusters.dask.signing import make_pem
+from cntk_pipeline.clusters.kubernetes.api import dask_class, explained, require_described
 from cntk_pipeline.clusters.kubernetes.manifests import INSTANCE, Names, Owner, cluster_manifest, secret_manifest
-from cntk_pipeline.clusters.kubernetes.options import EXTRA, KubernetesOptions
+from cntk_pipeline.clusters.kubernetes.options import KubernetesOptions
 from cntk_pipeline.config import ClusterConfig
 from cntk_pipeline.errors import ConfigError, WorkersLost
 
@@ -63,21 +64,6 @@ def open_kubernetes(
             yield prepared(client, prepare, ExecutorTraits(label, PATIENCE_SECONDS, scaling=scaling))
 
 
-def require_described(config: ClusterConfig) -> tuple[int, int]:
-    """Check that a table has all values that a cluster needs; return its smallest and largest number of workers.
-
-    Raises
-    ------
-    ConfigError
-        If a value is missing, or kr8s is not installed.
-    """
-    EXTRA.require('the "kubernetes" cluster')
-    if config.workers is None:
-        raise ConfigError('the "kubernetes" cluster needs cluster.workers: how many pods it asks for')
-    cluster_manifest(config, Names("cntk", "default"), config.workers)
-    return bounds(config, config.workers)
-
-
 class Pods(Scalable):
     """The worker pods of a `DaskCluster`, ``count`` of them at first."""
 
@@ -96,13 +82,6 @@ class Pods(Scalable):
     def release(self, names: Sequence[str]) -> None:
         # The operator chooses: it asks the scheduler without TLS for idle pods, gets no answer, and takes the youngest.
         self.request(self._count - len(names))
-
-
-def dask_class(kind: str) -> Any:
-    """Return the class of one of the operator's kinds of objects."""
-    import kr8s
-
-    return kr8s.objects.new_class(kind, "kubernetes.dask.org/v1", namespaced=True)
 
 
 @contextmanager
@@ -137,32 +116,6 @@ def _delete_those_before(owner: Owner, namespace: str) -> None:
         for left in (cluster, kr8s.objects.Secret(secret, namespace=namespace)):
             with contextlib.suppress(kr8s.NotFoundError):
                 left.delete()
-
-
-@contextmanager
-def explained() -> Iterator[None]:
-    """Turn a refusal of the API server into an error that names its likely cause.
-
-    Raises
-    ------
-    ConfigError
-        If the server refuses, or there is none.
-    WorkersLost
-        If it does not answer right now.
-    """
-    EXTRA.require('the "kubernetes" cluster')
-    import httpx
-    import kr8s
-
-    try:
-        yield
-    except (kr8s.APITimeoutError, kr8s.ConnectionClosedError, httpx.HTTPError) as error:
-        raise WorkersLost(f"the Kubernetes API server does not answer: {type(error).__name__}: {error}") from error
-    except (kr8s.NotFoundError, kr8s.ServerError, ValueError) as error:
-        raise ConfigError(
-            f"the Kubernetes API server refuses: {error}. The Dask operator must be installed, and whoever asks be "
-            "allowed to: deploy/kubernetes/access.yaml"
-        ) from error
 
 
 def _connect(address: str, pem: tuple[str, ...], stop: threading.Event | None) -> distributed.Client:

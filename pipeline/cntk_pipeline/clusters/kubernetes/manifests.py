@@ -5,12 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dask.utils import parse_bytes
-
 from cntk_pipeline.clusters.dask.certificates import AUTHORITY, CERTIFICATE, KEY, Certificates
 from cntk_pipeline.clusters.dask.settings import SETTINGS
 from cntk_pipeline.clusters.kubernetes.options import KubernetesOptions
-from cntk_pipeline.config import ClusterConfig
+from cntk_pipeline.config import ClusterConfig, parse_bytes
 from cntk_pipeline.errors import ConfigError
 
 PORT, DASHBOARD = 8786, "127.0.0.1:8787"
@@ -270,7 +268,7 @@ def memory_limit(config: ClusterConfig) -> int:
     """
     limit = config.memory_limit
     try:
-        return int(parse_bytes(limit if isinstance(limit, str) and limit != "auto" else "none"))
+        return parse_bytes(limit if isinstance(limit, str) and limit != "auto" else "none")
     except ValueError:
         raise ConfigError(
             f'the "kubernetes" cluster needs cluster.memory_limit of a worker in bytes ("4GiB"), got {limit!r}'

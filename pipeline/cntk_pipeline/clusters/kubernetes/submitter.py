@@ -12,7 +12,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
-from cntk_pipeline.clusters.kubernetes.executor import dask_class, explained, require_described
+from cntk_pipeline.clusters.kubernetes.api import dask_class, explained, require_described
 from cntk_pipeline.clusters.kubernetes.manifests import INSTANCE, RUNS_FOLDER, Manifest, job_manifest
 from cntk_pipeline.clusters.kubernetes.options import KubernetesOptions
 from cntk_pipeline.clusters.submitter import JobStatus, State, Submitter, driver_command

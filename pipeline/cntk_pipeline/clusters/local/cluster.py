@@ -1,12 +1,22 @@
 """The kind "local": worker processes of this machine."""
 
-from dask.utils import parse_bytes
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
-from cntk_pipeline.clusters.base import WorkerMemory
+from cntk_pipeline.clusters.base import Executor, WorkerMemory
 from cntk_pipeline.clusters.cluster import Cluster
-from cntk_pipeline.clusters.local.executor import open_local
-from cntk_pipeline.config import ClusterConfig
+from cntk_pipeline.config import ClusterConfig, parse_bytes
 from cntk_pipeline.resources import memory_bytes
+
+
+def open_later(
+    config: ClusterConfig, prepare: Callable[[], None], stop: threading.Event | None = None
+) -> AbstractContextManager[Executor]:
+    """Open the cluster; Dask is imported only now, since most commands open none."""
+    from cntk_pipeline.clusters.local.executor import open_local
+
+    return open_local(config, prepare, stop)
 
 
 def memory_given(config: ClusterConfig) -> WorkerMemory | None:
@@ -17,4 +27,4 @@ def memory_given(config: ClusterConfig) -> WorkerMemory | None:
     return WorkerMemory(min(parse_bytes(limit), memory_bytes()), config.threads_per_worker)
 
 
-LOCAL = Cluster(open_local, deed="compute in processes of this machine", memory=memory_given, computes_here=True)
+LOCAL = Cluster(open_later, deed="compute in processes of this machine", memory=memory_given, computes_here=True)

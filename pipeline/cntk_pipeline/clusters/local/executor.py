@@ -14,11 +14,12 @@ import dask.config
 import distributed
 
 from cntk_pipeline.clusters.base import Executor, require_no_stop
-from cntk_pipeline.clusters.dask.certificates import make_pem, security_of
+from cntk_pipeline.clusters.dask.certificates import security_of
 from cntk_pipeline.clusters.dask.dashboard import dashboard_warnings
 from cntk_pipeline.clusters.dask.executor import ExecutorTraits, client_within, prepared
 from cntk_pipeline.clusters.dask.scaling import Scalable, Scaling, bounds
 from cntk_pipeline.clusters.dask.settings import SETTINGS
+from cntk_pipeline.clusters.dask.signing import make_pem
 from cntk_pipeline.clusters.dask.starting import start_explained
 from cntk_pipeline.clusters.local.scripts import without_script
 from cntk_pipeline.config import ClusterConfig

@@ -8,8 +8,6 @@ import subprocess
 import sys
 import time
 
-import psutil
-
 from cntk_pipeline.clusters.submitter import State, Submitter, driver_command, is_driver, log_folder
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.errors import SubmissionFailed
@@ -83,6 +81,8 @@ def _pid_here(job: str) -> int | None:
 
 def _drives(pid: int, place: str) -> bool:
     """Tell whether a process drives a run directory: another process may have its number, also another run's driver."""
+    import psutil
+
     try:
         command = psutil.Process(pid).cmdline()
     except psutil.Error:

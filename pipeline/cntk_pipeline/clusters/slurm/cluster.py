@@ -1,11 +1,23 @@
 """The kind "slurm": jobs of SLURM."""
 
-from cntk_pipeline.clusters.base import WorkerMemory
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from cntk_pipeline.clusters.base import Executor, WorkerMemory
 from cntk_pipeline.clusters.cluster import Cluster
-from cntk_pipeline.clusters.slurm.executor import open_slurm
 from cntk_pipeline.clusters.slurm.options import SlurmOptions
 from cntk_pipeline.clusters.slurm.submitter import SlurmSubmitter, memory_limit
 from cntk_pipeline.config import ClusterConfig
+
+
+def open_later(
+    config: ClusterConfig, prepare: Callable[[], None], stop: threading.Event | None = None
+) -> AbstractContextManager[Executor]:
+    """Open the cluster; Dask is imported only now, since most commands open none."""
+    from cntk_pipeline.clusters.slurm.executor import open_slurm
+
+    return open_slurm(config, prepare, stop)
 
 
 def memory_asked_for(config: ClusterConfig) -> WorkerMemory | None:
@@ -15,7 +27,7 @@ def memory_asked_for(config: ClusterConfig) -> WorkerMemory | None:
 
 
 SLURM = Cluster(
-    open_slurm,
+    open_later,
     deed="hand a batch job to SLURM as you, whose setup lines are shell",
     options=SlurmOptions,
     submitter=SlurmSubmitter(),

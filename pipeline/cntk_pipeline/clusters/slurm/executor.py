@@ -20,7 +20,6 @@ from typing import Any
 
 import dask.config
 import distributed
-from dask.utils import parse_bytes
 from distributed.utils import get_ip, get_ip_interface
 
 from cntk_pipeline.clusters.base import Executor, require_no_stop
@@ -29,13 +28,10 @@ from cntk_pipeline.clusters.dask.dashboard import dashboard_warnings
 from cntk_pipeline.clusters.dask.executor import ExecutorTraits, client_within, count_workers, prepared
 from cntk_pipeline.clusters.dask.scaling import Scalable, Scaling, bounds
 from cntk_pipeline.clusters.dask.settings import SETTINGS
-from cntk_pipeline.clusters.slurm.options import SlurmOptions
+from cntk_pipeline.clusters.slurm.options import BESIDE_WORKER_BYTES, SlurmOptions
 from cntk_pipeline.clusters.slurm.steps import CLOSE_SECONDS, NodeShare, WorkerSteps
-from cntk_pipeline.config import ClusterConfig
+from cntk_pipeline.config import ClusterConfig, parse_bytes
 from cntk_pipeline.errors import ConfigError, WorkersLost
-
-BESIDE_WORKER_BYTES = 512 * 2**20
-"""Memory that a job requests beyond each worker's limit: for the worker's nanny, and on one node for the driver."""
 
 LOOPBACK = "127.0.0.1:0"
 """Address of the workers' own dashboards and metrics."""
@@ -79,7 +75,7 @@ def _open_jobs(config: ClusterConfig, prepare: Callable[[], None], stop: threadi
         raise ConfigError('a "slurm" cluster needs cluster.workers and cluster.memory_limit: each job asks for that')
     with _certificates(config) as certificates, dask.config.set(SETTINGS), tempfile.TemporaryDirectory() as logs:
         security = None if certificates is None else certificates.security()
-        limit = int(parse_bytes(config.memory_limit))
+        limit = parse_bytes(config.memory_limit)
         least, most = bounds(config, config.workers)
         warnings = dashboard_warnings(config.dashboard)
         try:

@@ -4,6 +4,9 @@ from pydantic import Field
 
 from cntk_pipeline.clusters.options import ClusterOptions
 
+BESIDE_WORKER_BYTES = 512 * 2**20
+"""Memory that a job requests beyond each worker's limit: for the worker's nanny, and on one node for the driver."""
+
 
 class SlurmOptions(ClusterOptions):
     """The keys of ``kind = "slurm"``.

@@ -13,11 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import jinja2
-from dask.utils import parse_bytes
-
-from cntk_pipeline.clusters.slurm.executor import BESIDE_WORKER_BYTES
-from cntk_pipeline.clusters.slurm.options import SlurmOptions
+from cntk_pipeline.clusters.slurm.options import BESIDE_WORKER_BYTES, SlurmOptions
 from cntk_pipeline.clusters.slurm.states import QUEUE_FORMAT, read_account, read_queue
 from cntk_pipeline.clusters.submitter import (
     Cause,
@@ -28,7 +24,7 @@ from cntk_pipeline.clusters.submitter import (
     driver_command,
     log_folder,
 )
-from cntk_pipeline.config import ClusterConfig, RunConfig
+from cntk_pipeline.config import ClusterConfig, RunConfig, parse_bytes
 from cntk_pipeline.errors import ConfigError, SubmissionFailed
 from cntk_pipeline.resources import BatchJob
 from cntk_pipeline.rundir.submissions import Submission
@@ -155,6 +151,8 @@ def script(directory: str, logs: Path, config: RunConfig, told: str) -> str:
     ConfigError
         If SLURM would refuse a value of ``[cluster]``.
     """
+    import jinja2
+
     options = SlurmOptions.of(config.cluster)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -280,7 +278,7 @@ def memory_limit(cluster: ClusterConfig) -> int | None:
     if isinstance(limit, float) and limit <= 1:
         raise ConfigError(f'cluster.memory_limit of a "slurm" job must be bytes ("4GiB") or "auto", got {limit}')
     try:
-        return int(parse_bytes(limit))
+        return parse_bytes(limit)
     except ValueError as error:
         raise ConfigError(f'cluster.memory_limit must be bytes ("4GiB") or "auto", got {limit!r}') from error
 

@@ -1,12 +1,27 @@
 """The kind "ssh": workers on hosts that are reached by ssh."""
 
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from cntk_pipeline.clusters.base import Executor
 from cntk_pipeline.clusters.cluster import Cluster
-from cntk_pipeline.clusters.ssh.executor import open_ssh
 from cntk_pipeline.clusters.ssh.options import EXTRA, SshOptions
 from cntk_pipeline.clusters.ssh.submitter import SshSubmitter
+from cntk_pipeline.config import ClusterConfig
+
+
+def open_later(
+    config: ClusterConfig, prepare: Callable[[], None], stop: threading.Event | None = None
+) -> AbstractContextManager[Executor]:
+    """Open the cluster; Dask is imported only now, since most commands open none."""
+    from cntk_pipeline.clusters.ssh.executor import open_ssh
+
+    return open_ssh(config, prepare, stop)
+
 
 SSH = Cluster(
-    open_ssh,
+    open_later,
     deed="log in on hosts as you, and start processes there",
     options=SshOptions,
     submitter=SshSubmitter(),

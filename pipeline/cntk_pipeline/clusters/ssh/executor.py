@@ -16,13 +16,15 @@ import dask.config
 import distributed
 
 from cntk_pipeline.clusters.base import Executor
-from cntk_pipeline.clusters.dask.certificates import make_pem, security_of
+from cntk_pipeline.clusters.dask.certificates import security_of
 from cntk_pipeline.clusters.dask.dashboard import dashboard_warnings
 from cntk_pipeline.clusters.dask.executor import ExecutorTraits, count_workers, prepared
 from cntk_pipeline.clusters.dask.settings import SETTINGS
+from cntk_pipeline.clusters.dask.signing import make_pem
+from cntk_pipeline.clusters.ssh.login import Host
 from cntk_pipeline.clusters.ssh.messages import Order
 from cntk_pipeline.clusters.ssh.options import EXTRA, SshOptions
-from cntk_pipeline.clusters.ssh.remote import LAST_DELAY_SECONDS, Host, Remote, Remotes
+from cntk_pipeline.clusters.ssh.remote import LAST_DELAY_SECONDS, Remote, Remotes
 from cntk_pipeline.config import ClusterConfig
 from cntk_pipeline.errors import ConfigError, WorkersLost
 

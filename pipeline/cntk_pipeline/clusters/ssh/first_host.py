@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cntk_pipeline.clusters.local.submitter import start_driver
-from cntk_pipeline.clusters.ssh.remote import Host
+from cntk_pipeline.clusters.ssh.login import Host
 from cntk_pipeline.errors import PipelineError
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.storage import open_path

@@ -2,14 +2,15 @@
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from distributed.security import Security
 from pydantic import with_config
 
-from cntk_pipeline.clusters.dask.certificates import security_of
 from cntk_pipeline.models import STRICT
 from cntk_pipeline.storage.records import Record
+
+if TYPE_CHECKING:  # a submission speaks with a host too, and needs no Dask
+    from distributed.security import Security
 
 _SAME_VERSION = "install the version of the driver on the hosts"
 
@@ -54,8 +55,10 @@ class Order:
         return _ORDER.parse(line, "the order of the driver")
 
     @property
-    def security(self) -> Security | None:
+    def security(self) -> "Security | None":
         """Return the certificates of the order, for Dask; None without encryption."""
+        from cntk_pipeline.clusters.dask.certificates import security_of
+
         return security_of(*self.pem) if self.pem else None
 
     @property

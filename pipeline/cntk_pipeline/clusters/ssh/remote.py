@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import re
 import shlex
 import threading
 import time
@@ -12,11 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cntk_pipeline.clusters.base import require_no_stop
+from cntk_pipeline.clusters.ssh.login import START_SECONDS, Host
 from cntk_pipeline.clusters.ssh.messages import ANNOUNCEMENT, BEAT_SECONDS, Announcement, Order
-from cntk_pipeline.errors import ConfigError, WorkersLost
-
-START_SECONDS = 120.0
-"""Time to start a host: to log in, import everything from a shared file system, and start its workers."""
+from cntk_pipeline.errors import WorkersLost
 
 FIRST_DELAY_SECONDS, LAST_DELAY_SECONDS = 1.0, 60.0
 """First and last delay before a host that went away is tried again; delays double."""
@@ -24,49 +21,8 @@ FIRST_DELAY_SECONDS, LAST_DELAY_SECONDS = 1.0, 60.0
 CLOSE_SECONDS = 20.0
 POLL_SECONDS = 0.05
 
-_SAFE, _PORT = re.compile(r"[A-Za-z0-9_:][A-Za-z0-9_.:%+@-]*"), re.compile(r"[0-9]{1,5}")
-"""Characters of names of hosts and users: ~/.ssh/config may put them into a command (ProxyCommand)."""
-
 KEPT_LINES = 5
 """Lines of a host's standard error kept for messages; the rest is read and dropped, so that the host never blocks."""
-
-
-@dataclass(frozen=True)
-class Host:
-    """A host as the ``[cluster]`` table names it: ``[user@]name[:port]``; the rest is in ~/.ssh/config."""
-
-    text: str
-    name: str
-    user: str | None
-    port: int | None
-
-    @classmethod
-    def parse(cls, text: str) -> "Host":
-        """Read the name of a host.
-
-        Raises
-        ------
-        ConfigError
-            If it is invalid.
-        """
-        user, at, rest = text.rpartition("@")
-        if rest.startswith("["):  # an IPv6 address, with or without a port
-            name, _, port = rest[1:].partition("]")
-            port = port.removeprefix(":")
-        else:
-            name, _, port = rest.partition(":") if rest.count(":") == 1 else (rest, "", "")
-        safe = _SAFE.fullmatch(name) and (not at or _SAFE.fullmatch(user)) and (not port or _PORT.fullmatch(port))
-        if not safe:
-            raise ConfigError(f'cluster.hosts: {text!r} is no host: write "node1", "user@node1" or "user@node1:2222"')
-        return cls(text, name, user or None, int(port) if port else None)
-
-    def connect(self) -> Any:
-        """Log in: return asyncssh's asynchronous context manager, which notices a silent link in half a minute."""
-        import asyncssh
-
-        place = ({"port": self.port} if self.port else {}) | ({"username": self.user} if self.user else {})
-        alive = {"keepalive_interval": BEAT_SECONDS, "keepalive_count_max": 3, "connect_timeout": START_SECONDS / 2}
-        return asyncssh.connect(self.name, **place, **alive)
 
 
 @dataclass

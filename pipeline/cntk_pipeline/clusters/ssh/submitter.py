@@ -3,7 +3,6 @@
 A request to a host goes through ssh's channel as one line of JSON, to a constant command line.
 """
 
-import asyncio
 import contextlib
 import importlib.metadata
 import json
@@ -14,8 +13,8 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
+from cntk_pipeline.clusters.ssh.login import Host
 from cntk_pipeline.clusters.ssh.options import EXTRA, SshOptions
-from cntk_pipeline.clusters.ssh.remote import Host
 from cntk_pipeline.clusters.submitter import State, Submitter, is_driver
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.errors import ConfigError, SubmissionFailed
@@ -141,6 +140,8 @@ def _run(host: Host, command: str, request: dict[str, Any] | None = None) -> Any
         EXTRA.require('the "ssh" cluster')
     except ConfigError as error:  # the run was submitted from another machine, or by another Python
         raise SubmissionFailed(str(error)) from error
+    import asyncio  # slow to import, and needed for this kind of cluster only
+
     import asyncssh
 
     async def run() -> Any:

@@ -1,0 +1,5 @@
+"""Runs the command: ``python -m cntk_pipeline``."""
+
+from cntk_pipeline.cli.main import main
+
+main()

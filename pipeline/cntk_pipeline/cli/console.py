@@ -1,0 +1,23 @@
+"""The two outputs of a command, and text that is safe to print."""
+
+from rich import markup
+from rich.console import Console
+
+from cntk_pipeline.telemetry.redaction import redact
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def printable(text: str) -> str:
+    """Escape characters that would act on a terminal, or hide there, by backslashes: a record may hold any text.
+
+    Credentials are removed: a server may repeat them in an error, and printed text is often kept.
+    """
+    shown = "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+    return redact(shown)
+
+
+def escape(text: str) -> str:
+    """Make a text of a record safe to print: it neither acts on the terminal nor is taken for markup."""
+    return markup.escape(printable(text))

@@ -1,0 +1,73 @@
+"""What commands that drive a run share: to read their workflow, and to run it with progress and Ctrl-C."""
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from cntk_pipeline.cli.console import err, escape, out
+from cntk_pipeline.cli.display import RunView, show_contents, show_inferred, show_results
+from cntk_pipeline.cli.stopping import stop_on_signals
+from cntk_pipeline.clusters.table import cluster_of
+from cntk_pipeline.config import ClusterConfig, RunConfig, load_cluster, load_config
+from cntk_pipeline.config.cluster_files import find_cluster
+from cntk_pipeline.errors import ConfigError, Interrupted
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.storage import StorePath
+from cntk_pipeline.workflow.report import make_report, read_contents
+
+
+def shipped_workflow(name: str) -> Path:
+    """Find a workflow file that comes with the package: inside it when installed, beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    inside = package / "workflows" / name
+    return inside if inside.exists() else package.parents[1] / "workflows" / name
+
+
+def read_workflow(
+    file: Path,
+    overrides: list[str] | None,
+    store: str | None = None,
+    grow_from: str | None = None,
+    cluster: str | None = None,
+) -> RunConfig:
+    """Read a workflow file with what the command line says otherwise."""
+    places = {"store.path": store, "store.grow_from": grow_from}
+    given = {key: place for key, place in places.items() if place is not None}
+    chosen = None if cluster is None else find_cluster(cluster)
+    if chosen is not None:
+        read_cluster(chosen)
+    return load_config(file, overrides or [], chosen, given)
+
+
+def read_cluster(path: Path) -> ClusterConfig:
+    """Read a cluster file; errors about its keys have the file's name."""
+    table = load_cluster(path)
+    try:
+        cluster_of(table)
+    except ConfigError as error:
+        raise ConfigError(f"{path}:\n  {error}") from None
+    return table
+
+
+def run_shown(path: str | StorePath, action: Callable[[RunView, threading.Event], RunDirectory]) -> None:
+    """Run with progress and Ctrl-C handling, then show the results."""
+    began = time.monotonic()
+    with stop_on_signals(err.print) as stop, RunView() as view:
+        try:
+            run = action(view, stop)
+        except Interrupted as error:
+            raise Interrupted(f"{error}. Go on with: cntk resume {path}") from None
+    report, contents = make_report(run), read_contents(run)
+    show_results(report)
+    if contents is not None and contents.warnings:
+        out.print()
+        show_contents((), contents.warnings)
+    show_inferred(report)
+    out.print(f"\nthe run lies in [bold]{escape(report.path)}[/] ({time.monotonic() - began:.1f} s)")
+    out.print(f"look at it with: cntk inspect {escape(report.path)}")
+
+
+def say_how_to_follow(run: RunDirectory) -> None:
+    """Say how to follow a run whose driver works elsewhere."""
+    out.print(f"watch it with: cntk status --watch {escape(str(run.path))}")

@@ -1,0 +1,25 @@
+"""The display of a list of runs."""
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from cntk_pipeline.cli.console import escape, out
+from cntk_pipeline.cli.units import bytes_text
+from cntk_pipeline.solvers.scores import share_text
+from cntk_pipeline.workflow.listing import ListedRun
+
+
+def show_runs(folder: str, found: Sequence[ListedRun]) -> None:
+    """Show the runs below a folder, one a row."""
+    if not found:
+        out.print(f"no run lies in {escape(folder)} or in its folders: give another FOLDER")
+        return
+    table = Table("run", "state", "read-outs", "accuracy", "size", "made (UTC)", box=None, pad_edge=False)
+    for run in found:
+        made, accuracy = run.created[:16].replace("T", " "), "" if run.accuracy is None else share_text(run.accuracy)
+        row = (run.path, run.state, str(run.readouts or ""), accuracy, bytes_text(run.bytes), made)
+        table.add_row(*map(escape, row))
+    for column in table.columns[2:5]:
+        column.justify = "right"
+    out.print(table)

@@ -1,0 +1,33 @@
+"""The log of a driver at work, read from any machine that sees the run directory."""
+
+from typing import Any
+
+from cntk_pipeline.errors import StoreError
+from cntk_pipeline.storage import StorePath
+from cntk_pipeline.storage.records import Record
+
+FIRST_BYTES = 2**16
+"""Bytes of a log that are read: a driver says where it computes in its first lines."""
+
+_LINE: Record[dict[str, Any]] = Record(dict[str, Any], "delete it: no result depends on a log")
+
+
+def find_executor(folder: StorePath, driver: str) -> str | None:
+    """Find where a driver computes, in its own words, with the address of a dashboard; None where no log says it yet.
+
+    Parameters
+    ----------
+    folder : of the logs of a run.
+    driver : "host:pid".
+    """
+    host, _, pid = driver.rpartition(":")
+    name = f"{host}-{pid}.jsonl"
+    # An earlier process with the same number has the plain name, later ones have their times in front.
+    later = [path for path in folder.children() if path.name.endswith(f"-{name}")]
+    try:
+        content = (later[-1] if later else folder / name).read_from(0, FIRST_BYTES)
+        lines = [_LINE.parse(line, name) for line in content.split(b"\n")[:-1]]
+    except (FileNotFoundError, StoreError):
+        return None
+    started = [line.get("executor") for line in lines if line.get("event") == "driver_started"]
+    return str(started[-1]) if started else None

@@ -1,0 +1,70 @@
+"""What a command imports before it does anything: exact lists of modules, since times depend on the machine.
+
+Seen to fail: with dask.utils imported at the top of `config.cluster`, and scipy.linalg at that of `solvers.blas`.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cntk_pipeline.rundir.directory import RunDirectory
+
+COMPUTING = {"numba", "llvmlite", "dask", "distributed", "scipy.linalg", "scipy.sparse", "scipy.special", "sklearn"}
+OTHER_PLACES = {"asyncssh", "cryptography", "httpx", "jinja2", "kr8s", "obstore", "ssl", "tornado"}
+WRITING = {"zarr", "pooch", "PIL", "pyarrow", "pandas", "xarray"}
+ARRAYS = {"numpy", "scipy"}
+
+CALL = """
+import sys
+from cntk_pipeline.cli.main import main
+try:
+    main()
+except SystemExit as end:
+    code = end.code
+print(code, *sys.modules, file=sys.stderr)
+"""
+
+
+def modules_after(code: str, *words: str, **environment: str) -> list[str]:
+    """Run Python with words on its command line; return its last line on standard error, in words."""
+    variables = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2] / "pipeline")} | environment
+    command = [sys.executable, "-P", "-c", code, *words]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60)
+    return done.stderr.splitlines()[-1].split()
+
+
+def test_the_package_alone_imports_no_library() -> None:
+    found = modules_after("import sys, cntk_pipeline; print(*sys.modules, file=sys.stderr)")
+    assert "cntk_pipeline.lazy" in found
+    assert not (COMPUTING | OTHER_PLACES | WRITING | ARRAYS) & set(found)
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["run", "--help"], ["status", "--help"], ["--version"], []], ids=" ".join
+)
+def test_help_imports_nothing_but_the_command_line(words: list[str]) -> None:
+    code, *found = modules_after(CALL, *words)
+    assert code == ("0" if words else "2")
+    assert "typer" in found
+    assert not (COMPUTING | OTHER_PLACES | WRITING | ARRAYS) & set(found)
+
+
+def test_completion_imports_nothing_but_the_command_line() -> None:
+    asked = {"_CNTK_COMPLETE": "complete_bash", "COMP_WORDS": "cntk st", "COMP_CWORD": "1"}
+    code, *found = modules_after(f"import sys; sys.argv[0] = 'cntk'\n{CALL}", **asked)
+    assert code == "0"
+    assert not (COMPUTING | OTHER_PLACES | WRITING | ARRAYS) & set(found)
+
+
+@pytest.mark.parametrize("command", ["status", "inspect"])
+def test_a_look_at_a_run_imports_nothing_that_computes_or_writes(
+    run_small: Callable[..., RunDirectory], command: str
+) -> None:
+    code, *found = modules_after(CALL, command, str(run_small().path))
+    assert code == "0"
+    assert set(found) >= {"numpy", "pydantic"}
+    assert not (COMPUTING | OTHER_PLACES | WRITING) & set(found)

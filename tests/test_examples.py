@@ -1,0 +1,34 @@
+"""The notebooks run from their first cell to their last, and print what they show."""
+
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def printed(notebook: Any) -> list[str]:
+    """Return what the cells print, a text each."""
+    outputs = [cell.get("outputs", []) for cell in notebook.cells]
+    return ["".join(output["text"] for output in cell if output.get("name") == "stdout") for cell in outputs]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_notebook_prints_what_it_shows(path: Path, tmp_path: Path) -> None:
+    shown = nbformat.read(path, 4)
+    again = nbformat.from_dict(shown.copy())
+    NotebookClient(again, timeout=280, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    assert printed(again) == printed(nbformat.read(path, 4))
+
+
+def test_the_notebooks_are_there_with_their_outputs() -> None:
+    names = [path.stem for path in sorted(EXAMPLES.glob("*.ipynb"))]
+    assert names == ["classify_digits", "uncertainty"]
+    for name in names:
+        cells = nbformat.read(EXAMPLES / f"{name}.ipynb", 4).cells
+        assert [cell.cell_type for cell in cells].count("code") > 3
+        assert any(cell.get("outputs") for cell in cells)
