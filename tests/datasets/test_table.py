@@ -61,6 +61,7 @@ def test_features_may_be_named_and_targets_may_be_numbers(save):
     data = load("table", save("t.csv", CSV), options={"target": "size", "features": ["sold", "kind"]})
     assert data.features == ("sold", "kind=cup", "kind=pot")
     assert (data.task, data.train.labels[:, 0].tolist()) == ("regression", [1.5, 2, 3, 4])
+    assert data.classes == ("size",)
 
 
 def test_several_target_columns_are_named(save):

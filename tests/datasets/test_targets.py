@@ -107,6 +107,11 @@ REFUSED = {
         "expected a name for each of the 2 columns of the labels, got 1 names",
     ),
     "parts of two types": (dict(labels=["a", "b"], test=[0, 1]), "labels of one type, got text and numbers"),
+    "one-hot rows and numbers": (
+        dict(labels=[[0, 1], [1, 0]], test=[1, 0]),
+        "test labels: expected a column of 0 and 1 for each class",
+    ),
+    "a matrix of text": (dict(labels=[["a", "b"], ["b", "a"]]), r"or text of shape \(n,\), got <U1 of shape \(2, 2\)"),
     "parts of two widths": (
         dict(labels=[[0.5, 1], [2, 3]], test=[0.5, 2.0]),
         "as many columns in both parts, got 1 and 2",

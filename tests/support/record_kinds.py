@@ -38,6 +38,10 @@ def kinds() -> dict[str, tuple[Record[Any], Any]]:
             {"stages": [dict(stage="kernel", wall_seconds=1.0, slot_seconds=2.0, core_seconds=1.5)]},
         ),
         "metrics": (METRICS, dict(accuracy=0.5, relative_residual=1e-13, smallest_pivot=1.0, largest_pivot=2.0)),
+        "metrics of a regression": (
+            METRICS,
+            dict(accuracy=None, relative_residual=0.0, squared_error=2.0, r2=0.5, r2_of_targets=[0.25, 0.75]),
+        ),
         "leave_one_out": (RESULTS["leave_one_out"].record, dict(squared_error=0.1, accuracy=None)),
         "learning_curve": (
             RESULTS["learning_curve"].record,

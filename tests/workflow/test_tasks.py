@@ -161,6 +161,7 @@ def test_the_ridge_of_a_regression_is_chosen_by_leave_one_out(
     assert path is not None
     kernel = whole_matrix(run, report.ridge_paths[0].readout, "train")
     expected = []
+    assert path.ridges == tuple(10.0**k for k in range(2, -8, -1))
     for ridge in path.absolute_ridges[:3]:
         inverse = np.linalg.inv(kernel + ridge * np.eye(300))
         left_out = y - (inverse @ (y - y.mean())) / np.diagonal(inverse)

@@ -232,13 +232,15 @@ def stages_table(report: "RunReport") -> Table:
 def show_results(report: "RunReport") -> None:
     """Show the scores of every read-out and ridge."""
     columns = score_columns(report.solves)
-    table = Table("read-out", "ridge", *columns, "residual", box=None, pad_edge=False)
+    errors = ("squared error",) if "R2" in columns else ()
+    table = Table("read-out", "ridge", *columns, *errors, "residual", box=None, pad_edge=False)
     for solve in report.solves:
         ridge, readout = f"{solve.ridge:g} {solve.ridge_mode}", escape(solve.readout)
         if solve.relative_residual is None:
             table.add_row(readout, ridge, "not yet")
         else:
-            table.add_row(readout, ridge, *score_texts(solve, columns), f"{solve.relative_residual:.1e}")
+            error = [f"{solve.squared_error:.4g}" for _ in errors]
+            table.add_row(readout, ridge, *score_texts(solve, columns), *error, f"{solve.relative_residual:.1e}")
     for column in table.columns[1:]:
         column.justify = "right"
     out.print()

@@ -144,7 +144,8 @@ class SolveConfig(OpenSection):
     Attributes
     ----------
     ridges : regularisers; each is added to the diagonal. For each read-out, "auto" takes the one of 1, 0.1, ..., 1e-7
-        times trace(K) / n with the smallest mean squared leave-one-out error on the training images.
+        times trace(K) / n, in a regression of 100, 10, ..., with the smallest mean squared leave-one-out error on the
+        training images.
     ridge_mode : "relative" multiplies them by trace(K) / n, "absolute" takes them as they are.
     solver : "cholesky" factors, n^3 / 3 operations; "cg", conjugate gradients, streams the stored kernel once an
         iteration. docs/solving.md compares the two.

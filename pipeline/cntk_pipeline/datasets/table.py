@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -78,7 +78,7 @@ class Table(PictureLoader):
             features: tuple[str, ...] = ()
         else:
             splits, features, notes = _vectors(tables, columns, labels, str(path))
-        return assemble(
+        data = assemble(
             f"table {path}",
             splits["train"],
             splits.get("test"),
@@ -87,6 +87,8 @@ class Table(PictureLoader):
             notes=notes,
             features=features,
         )
+        is_one_target = data.task == "regression" and len(targets) == 1
+        return replace(data, classes=tuple(targets)) if is_one_target else data
 
     def _targets(self, table: Any, where: str) -> list[str]:
         """Find the label columns."""

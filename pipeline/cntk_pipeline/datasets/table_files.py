@@ -56,7 +56,9 @@ def _read_parquet(path: Path) -> Any:
         found = pq.ParquetFile(file)
         groups = (found.metadata.row_group(number) for number in range(found.metadata.num_row_groups))
         require_memory(sum(max(group.total_byte_size, 0) for group in groups), path)
-        return found.read()
+        table = found.read()
+        table.validate(full=True)  # a damaged text would be found later, and not as such
+        return table
 
 
 def _read_text(path: Path) -> Any:

@@ -93,7 +93,7 @@ def _task_of(labels: Sequence[npt.NDArray[Any]], name: str, are_named: bool) -> 
     """Choose the task by the type of the labels; return it with a note where another one may be meant."""
     whole = all(part.dtype.kind not in "f" or bool((part == np.floor(part)).all()) for part in labels)
     if is_matrix(labels[0]):
-        if all(is_one_hot(part) for part in labels):
+        if all(is_matrix(part) and is_one_hot(part) for part in labels):
             note = (
                 f'{name}: rows with a single 1 are taken as classes; data.task = "multilabel" takes each column alone'
             )
@@ -116,10 +116,10 @@ def _task_of(labels: Sequence[npt.NDArray[Any]], name: str, are_named: bool) -> 
 def _check_type(labels: npt.NDArray[Any], where: str) -> None:
     """Raise `DataError` where labels are of a type or shape that no task can use, or one is missing."""
     kind, what = labels.dtype.kind, f"{labels.dtype} of shape {labels.shape}"
-    if kind not in "biufU" or labels.ndim not in (1, 2) or labels.size == 0:
+    if kind not in "biufU" or labels.ndim not in ((1,) if kind == "U" else (1, 2)) or labels.size == 0:
         raise DataError(
-            f"{where} labels: expected numbers, truth values or text of shape (n,) or (n, columns), got {what}; "
-            "convert them"
+            f"{where} labels: expected numbers or truth values of shape (n,) or (n, columns), or text of shape (n,), "
+            f"got {what}; convert them"
         )
     if kind == "f" and not np.isfinite(labels).all():
         row = int(np.argwhere(~np.isfinite(labels))[0][0])

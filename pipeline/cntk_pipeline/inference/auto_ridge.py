@@ -113,13 +113,15 @@ def evaluate_path(run_path: str, task: Task) -> Receipt:
         raise NotPositiveDefinite(
             f"{work.system.readout}: the kernel is zero everywhere: its network trains no layer, or images are black"
         )
-    table = np.zeros((len(ridge_candidates()), 4))
-    table[:, 0] = unit * np.array(ridge_candidates())
+    candidates = ridge_candidates(work.run.specification.data.task)
+    table = np.zeros((len(candidates), 4))
+    table[:, 0] = unit * np.array(candidates)
     try:
         scores = _definite_path(work.run, kernel, targets, table[:, 0].tolist())
     except NotPositiveDefinite as error:
         raise NotPositiveDefinite(
-            f"{work.system.readout}: the kernel is not positive definite with any of the ridges 1, 0.1, ..., 1e-7",
+            f"{work.system.readout}: the kernel is not positive definite with any of the ridges {candidates[0]:g}, "
+            f"{candidates[1]:g}, ..., 1e-7",
             pivot=error.pivot,
         ) from None
     for row, each in enumerate(scores):
@@ -168,7 +170,7 @@ def _choose_in_memory(run: RunDirectory, selection: Json, run_jobs: RunJobs) -> 
 
 def path_product(run: RunDirectory, selection: Json) -> Product:
     """Describe the table for a choice in memory; its summary is the choice."""
-    name, candidates = solve_name(selection), ridge_candidates()
+    name, candidates = solve_name(selection), ridge_candidates(run.specification.data.task)
     array = ArraySpec("candidates", (len(candidates), 4), (len(candidates), 4), "float64", ("ridge", "column"))
     stage = Stage("ridge_path", solve=name)
     job = Job(Task(stage, 0, 0), RIDGE_PATH, run.train_cut.count**2)
@@ -203,7 +205,8 @@ def _choose_by_factors(run: RunDirectory, selection: Json, slots: int, run_jobs:
     found: list[tuple[float, Scores | None]] = []
     best: tuple[float, System] | None = None
     outcome = Outcome()
-    for ridge in ridge_candidates():
+    candidates = ridge_candidates(run.specification.data.task)
+    for ridge in candidates:
         system = make_system(run, with_ridge(selection, ridge), Method())
         product = leave_one_out_product(run, system, 0)
         if product.read(run) is None:
@@ -227,8 +230,8 @@ def _choose_by_factors(run: RunDirectory, selection: Json, slots: int, run_jobs:
             release_factor(run, system.fingerprint)
     if best is None:
         return outcome
-    unit = found[0][0] / ridge_candidates()[0]
-    found += [(unit * ridge, None) for ridge in ridge_candidates()[len(found) :]]
+    unit = found[0][0] / candidates[0]
+    found += [(unit * ridge, None) for ridge in candidates[len(found) :]]
     run.write_record(path_product(run, selection).record, _path_record(run.specification.data, found))
     return Outcome()
 
@@ -249,13 +252,14 @@ def _candidate_scores(data: DataSpecification, error: float, figure: float) -> S
 def _path_record(data: DataSpecification, found: Sequence[tuple[float, Scores | None]]) -> Json:
     """Make the record of the path and the candidate with the smallest error; the largest ridge wins among equals."""
     errors = [math.inf if each is None or each.squared_error is None else each.squared_error for _, each in found]
+    candidates = ridge_candidates(data.task)
     r2 = [None if left_out is None else left_out.r2 for _, left_out in found]
     return {
-        "ridges": list(ridge_candidates()),
+        "ridges": list(candidates),
         "absolute_ridges": [absolute for absolute, _ in found],
         "squared_error": [None if left_out is None else left_out.squared_error for _, left_out in found],
         "accuracy": [None if left_out is None else left_out.accuracy for _, left_out in found],
-        "chosen": ridge_candidates()[int(np.argmin(errors))],
+        "chosen": candidates[int(np.argmin(errors))],
     } | ({"r2": r2} if data.task == "regression" else {})
 
 

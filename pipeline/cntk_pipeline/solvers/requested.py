@@ -91,7 +91,7 @@ def requested_selections(run: RunDirectory, config: RunConfig) -> list[Json]:
         return []
     return [
         _solve_specification(run, readout.name, 0.0, config.solve)
-        | {"ridge": "auto", "candidates": list(ridge_candidates())}
+        | {"ridge": "auto", "candidates": list(ridge_candidates(run.specification.data.task))}
         for readout in run.specification.readouts
     ]
 
