@@ -51,6 +51,22 @@ def test_a_finished_run_computes_nothing_again(run_small: Run) -> None:
     assert view.stages == []
 
 
+def test_a_finished_run_is_recognised_before_a_cluster_is_connected_to(run_small: Run) -> None:
+    whole, view = run_small(), Recorder()
+    nobody = {"kind": "address", "address": "tcp://127.0.0.1:1", "tls": False}  # nothing listens on this port
+    assert run_small(view, cluster=nobody).path == whole.path
+    assert view.lines[-1] == "nothing is left to do: every tile and every result is there"
+
+
+def test_the_first_lines_say_what_is_prepared(run_small: Run) -> None:
+    view = Recorder()
+    run_small(view)
+    loading, *_, preparing, computing = view.lines
+    assert loading == 'loading the data set "npz"'
+    assert preparing == "compiling the kernels, or loading them from the cache"
+    assert computing == "computing on in this process"
+
+
 def test_a_stopped_run_is_resumed_and_computes_each_tile_once(run_small: Run, small_config: Config) -> None:
     undisturbed = run_small(store={"path": str(small_config().store.path) + "-undisturbed"})
     view, stop = stop_after(3)

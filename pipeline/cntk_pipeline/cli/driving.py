@@ -71,3 +71,4 @@ def run_shown(path: str | StorePath, action: Callable[[RunView, threading.Event]
 def say_how_to_follow(run: RunDirectory) -> None:
     """Say how to follow a run whose driver works elsewhere."""
     out.print(f"watch it with: cntk status --watch {escape(str(run.path))}")
+    out.print("`cntk status` says where it computes, with the address of a dashboard where there is one")

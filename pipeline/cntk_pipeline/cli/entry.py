@@ -36,14 +36,14 @@ def importing() -> Iterator[None]:
     A shell starts background commands with Ctrl-C ignored, and it stays so.
     """
     before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or before == signal.SIG_IGN:
-        yield
-        return
-    signal.signal(signal.SIGINT, _leave)
+    is_heard = threading.current_thread() is threading.main_thread() and before != signal.SIG_IGN
+    if is_heard:
+        signal.signal(signal.SIGINT, _leave)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        if is_heard:
+            signal.signal(signal.SIGINT, before)
 
 
 try:

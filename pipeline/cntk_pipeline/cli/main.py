@@ -268,8 +268,8 @@ def status(
         from cntk_pipeline.cli.display import show_inferred, show_results, show_stages, show_state
         from cntk_pipeline.cli.watch import show_whereabouts, watch
         from cntk_pipeline.rundir.directory import RunDirectory
-        from cntk_pipeline.workflow import handover
         from cntk_pipeline.workflow.report import make_report
+        from cntk_pipeline.workflow.whereabouts import whereabouts
 
     run = RunDirectory(directory)
     if follow:
@@ -279,7 +279,7 @@ def status(
             show_inferred(report)
         raise typer.Exit(COMPLETE if report.complete else INCOMPLETE)
     report = make_report(run)
-    where = handover.whereabouts(run)
+    where = whereabouts(run)
     if as_json:
         _print_json(report.to_json() | where.to_json())
     else:

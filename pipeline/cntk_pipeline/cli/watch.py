@@ -15,8 +15,8 @@ from cntk_pipeline.cli.display import stages_table
 from cntk_pipeline.cli.streams import nobody_reads
 from cntk_pipeline.cli.units import seconds_text
 from cntk_pipeline.rundir.directory import RunDirectory
-from cntk_pipeline.workflow.handover import Whereabouts, whereabouts
 from cntk_pipeline.workflow.report import RunReport, make_report
+from cntk_pipeline.workflow.whereabouts import Whereabouts, whereabouts
 
 LOOK_SECONDS, LOOK_SHARE = 1.0, 0.1
 """Pause between two looks; longer where looking itself takes long, so that it costs a tenth of the time at most."""
@@ -146,7 +146,8 @@ def show_whereabouts(report: RunReport, where: Whereabouts) -> None:
 
 def _table(look: Look) -> RenderableType:
     pace = _pace(look)
-    lines = [*([pace] if pace else []), *_about(look.report, look.where, timed=True)]
+    place = [f"computing on {look.report.executor}"] if look.report.executor else []
+    lines = [*([pace] if pace else []), *place, *_about(look.report, look.where, timed=True)]
     return Group(stages_table(look.report), *(Text(printable(line)) for line in lines))
 
 

@@ -12,7 +12,9 @@ from cntk_pipeline.errors import PipelineError, StoreError, StoreUnavailable
 DELAYS_SECONDS = (0.1, 0.5, 2.0)
 """Waits before an operation is tried again; a bucket's own client waits too."""
 
-PASSING = (errno.EIO, errno.ESTALE, errno.EAGAIN, errno.EBUSY, errno.ETIMEDOUT, errno.EREMOTEIO, errno.ENOTCONN)
+PASSING = (errno.EIO, errno.ESTALE, errno.EAGAIN, errno.EBUSY, errno.ETIMEDOUT, errno.ENOTCONN) + (
+    (errno.EREMOTEIO,) if hasattr(errno, "EREMOTEIO") else ()  # macOS has none
+)
 """Errors of a disk or a file server that may pass in a moment."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT)

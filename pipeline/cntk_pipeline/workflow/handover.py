@@ -1,11 +1,10 @@
 """Runs whose driver works elsewhere: to submit the driver, ask for its state, end it, and run it in a batch job."""
 
 import threading
-from dataclasses import asdict, dataclass
 from typing import NoReturn
 
 from cntk_pipeline.clusters import CLUSTERS
-from cntk_pipeline.clusters.submitter import JobStatus, State, Submitter
+from cntk_pipeline.clusters.submitter import Submitter
 from cntk_pipeline.clusters.table import cluster_of, current_job
 from cntk_pipeline.clusters.trust import Trusted, read_trusted, warnings
 from cntk_pipeline.config import ClusterConfig, RunConfig
@@ -20,54 +19,21 @@ from cntk_pipeline.errors import (
     SubmissionFailed,
     WorkersLost,
 )
-from cntk_pipeline.models import Json
 from cntk_pipeline.rundir import lease
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.submissions import (
-    Ending,
     Submission,
     add_submission,
     clear_ending,
-    read_ending,
     request_stop,
     stop_requested,
-    submissions,
     write_ending,
 )
 from cntk_pipeline.storage import StorePath
 from cntk_pipeline.storage.durable import store_explained
 from cntk_pipeline.telemetry.redaction import redact
 from cntk_pipeline.workflow import run as runs
-
-
-@dataclass(frozen=True)
-class Whereabouts:
-    """The place and state of a run's driver, as far as the run directory and the cluster know them.
-
-    Attributes
-    ----------
-    submission : the last one, or None.
-    state : its state in the cluster: "queued", "running", "gone", or "unknown" where this host cannot ask the cluster.
-    words, timing : further information of the cluster, for people; see `JobStatus`.
-    ending : how the last submitted driver ended, or None.
-    stop_requested : whether it was asked to drain.
-    """
-
-    submission: Submission | None
-    state: State
-    words: str
-    timing: str
-    ending: Ending | None
-    stop_requested: bool
-
-    @property
-    def awaited(self) -> bool:
-        """Whether the cluster has a driver, or will have one."""
-        return self.state in ("queued", "running")
-
-    def to_json(self) -> Json:
-        """Return the fields as plain values."""
-        return asdict(self)
+from cntk_pipeline.workflow.whereabouts import submitter_of, whereabouts
 
 
 def submit(config: RunConfig, view: View) -> tuple[RunDirectory, Submission]:
@@ -120,18 +86,6 @@ def resubmit(
     return _hand_over(run, submitter, trusted)
 
 
-def whereabouts(run: RunDirectory) -> Whereabouts:
-    """Find out where the driver of a run is; submissions of other users or of another run are not asked about."""
-    last = next(reversed(submissions(run)), None)
-    found = JobStatus("gone")
-    if last is not None and not last.is_mine:
-        found = JobStatus("unknown", "was not submitted by you for this run directory, so it is not asked about")
-    elif last is not None:
-        submitter = _submitter(last)
-        found = JobStatus("unknown") if submitter is None else submitter.standing(last)
-    return Whereabouts(last, found.state, found.words, found.timing, read_ending(run), stop_requested(run))
-
-
 def cancel(path: str | StorePath, *, now: bool = False) -> str:
     """Ask the driver of a run to drain; withdraw a submission that has not begun, or any with ``now``.
 
@@ -144,7 +98,7 @@ def cancel(path: str | StorePath, *, now: bool = False) -> str:
         request_stop(run)  # first, so that a job that is just beginning meets it
     found = whereabouts(run)
     job = found.submission
-    submitter = None if job is None else _submitter(job)
+    submitter = None if job is None else submitter_of(job)
     if job is not None and job.is_mine and (found.awaited or now) and submitter is not None:
         withdrawn = submitter.withdraw(job, now=now)
         if withdrawn and (now or found.state == "queued"):
@@ -249,12 +203,6 @@ def drives_itself(cluster: ClusterConfig) -> bool:
     """Tell whether a cluster runs its drivers itself, outside of a user's terminal."""
     kind = CLUSTERS.get(cluster.kind)
     return kind is not None and kind.submitter.drives_itself
-
-
-def _submitter(submission: Submission) -> Submitter | None:
-    """Return the submitter that handed a driver over; None where this version has no cluster of that kind."""
-    kind = CLUSTERS.get(submission.kind)
-    return None if kind is None else kind.submitter
 
 
 def _require_no_other(run: RunDirectory) -> None:
