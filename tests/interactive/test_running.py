@@ -137,6 +137,7 @@ def test_the_first_interrupt_lets_tiles_finish_and_the_same_call_goes_on(
             super().progress(progress)
             if len(self.moments) == 3:
                 os.kill(os.getpid(), signal.SIGINT)
+                assert signal.getsignal(signal.SIGINT) is before  # the second one is heard as always
 
     before = signal.getsignal(signal.SIGINT)
     view = Interrupting()

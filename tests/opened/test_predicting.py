@@ -26,6 +26,7 @@ from cntk_pipeline.datasets.unlabelled import Unlabelled, open_images
 from cntk_pipeline.errors import ConfigError, DataError, Interrupted, NotComputed, RunLocked, StoreError
 from cntk_pipeline.layers import presets
 from cntk_pipeline.opened import new_images, open_run
+from cntk_pipeline.opened.output import require_output, write_predictions
 from cntk_pipeline.opened.predicting import Predictions, Question, predict_images
 from cntk_pipeline.regression import gp_posterior
 from cntk_pipeline.rundir import lease
@@ -272,6 +273,15 @@ def test_a_file_is_not_replaced_unasked(run_small: Run, tmp_path: Path) -> None:
     assert out.read_text().startswith("image,class,score_0")
     wrong = cntk("predict", run.path, tmp_path / "new.npy", "--out", tmp_path / "out.xls")
     assert "expected a file that ends in .csv, .parquet, .npz, got .xls" in str(wrong.exception)
+
+
+def test_a_file_that_appears_meanwhile_is_kept(run_small: Run, tmp_path: Path) -> None:
+    found, out = predict(run_small(readouts=ONE), NEW), tmp_path / "out.csv"
+    place = require_output(str(out), force=False)
+    out.write_text("mine")
+    with pytest.raises(ConfigError, match="there is a file already; give another name, or --force to replace it"):
+        write_predictions(place, found, force=False)
+    assert out.read_text() == "mine"
 
 
 def test_status_names_predictions(run_small: Run, tmp_path: Path) -> None:
