@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet
 import pytest
+from sklearn.datasets import load_linnerud
 from support.problems import Recorder, flip_bit, stop_after, stop_at, whole_matrix
 from support.processes import wait_until
 from typer.testing import CliRunner
@@ -24,9 +25,10 @@ from cntk_pipeline.config import RunConfig
 from cntk_pipeline.datasets import one_hot_targets
 from cntk_pipeline.datasets.unlabelled import Unlabelled, open_images
 from cntk_pipeline.errors import ConfigError, DataError, Interrupted, NotComputed, RunLocked, StoreError
+from cntk_pipeline.estimators import KernelRegressor
 from cntk_pipeline.layers import presets
 from cntk_pipeline.opened import new_images, open_run
-from cntk_pipeline.opened.output import require_output, write_predictions
+from cntk_pipeline.opened.output import columns_of, require_output, write_predictions
 from cntk_pipeline.opened.predicting import Predictions, Question, predict_images
 from cntk_pipeline.regression import gp_posterior
 from cntk_pipeline.rundir import lease
@@ -79,7 +81,9 @@ def test_the_own_test_images_get_the_bits_of_the_run(run_small: Run, source: dic
         found = predict(run, source["x_test"], readout=name, std=True)
         np.testing.assert_array_equal(found.scores, open_run(run.path).predictions(name))
         variance = open_run(run.path).posterior_variance(name)["variance"]
-        np.testing.assert_array_equal(found.std, np.sqrt(variance.compute()))
+        targets = one_hot_targets(source["y_train"], 3)
+        factor = np.mean(targets * open_run(run.path).coefficients(name))
+        np.testing.assert_allclose(found.std, np.sqrt(variance.compute() * factor), rtol=1e-14)
     views = list(find_predictions(run))
     assert [view.readout for view in views] == ["depth3-flatten-nngp", "depth3-gap-ntk"]
     for view in views:
@@ -96,8 +100,31 @@ def test_new_images_get_the_posterior(run_small: Run, source: dict) -> None:
     found = predict(run, NEW, std=True)
     np.testing.assert_allclose(found.scores, expected.mean, atol=1e-10)
     assert expected.covariance is not None
-    np.testing.assert_allclose(found.std, np.sqrt(np.diagonal(expected.covariance)), atol=1e-10)
+    # The factor of largest likelihood, over the columns of the one-hot targets.
+    targets = one_hot_targets(source["y_train"], 3)
+    system = kernels[0] + 1e-2 * np.diag(kernels[0]).mean() * np.eye(len(targets))
+    factor = np.mean(targets * np.linalg.solve(system, targets))
+    np.testing.assert_allclose(found.std, np.sqrt(factor * np.diagonal(expected.covariance)), atol=1e-10)
     assert found.predicted.tolist() == [str(k) for k in expected.mean.argmax(1)]
+
+
+def test_a_regression_has_the_deviations_of_the_estimator(run_small: Run, tmp_path: Path) -> None:
+    x, y = load_linnerud(return_X_y=True)
+    np.savez(tmp_path / "linnerud.npz", x_train=x[:16], y_train=y[:16], x_test=x[16:], y_test=y[16:])
+    run = run_small(
+        data={"path": str(tmp_path / "linnerud.npz"), "standardize": False},
+        network={"preset": "fully_connected"},
+        readouts={"depths": [3], "poolings": [], "kinds": ["nngp"]},
+        kernel={"dtype": "float64"},
+        solve={"ridges": [0.1]},
+    )
+    model = KernelRegressor(presets.fully_connected(3), kind="nngp", dtype="float64", ridge=0.1).fit(x[:16], y[:16])
+    mean, deviation = model.predict(x[16:] + 1.0, return_std=True)
+    found = predict(run, x[16:] + 1.0, std=True)
+    np.testing.assert_allclose(found.scores, mean, rtol=1e-9)
+    np.testing.assert_allclose(found.std, deviation, rtol=1e-8)
+    columns = ["image", *(f"{part}{name}" for part in ("", "std_") for name in run.specification.data.classes)]
+    assert list(columns_of(found)) == columns
 
 
 def test_nothing_of_the_run_changes(run_small: Run) -> None:

@@ -6,7 +6,8 @@ from support.regressions import LAW, Regression, make_regression, regressions
 
 from cntk_pipeline.errors import ConfigError, NotPositiveDefinite
 from cntk_pipeline.regression import gp_posterior, leave_one_out, ridge_path
-from cntk_pipeline.regression.fitting import fit, posterior_covariance, posterior_variance, signal_variance
+from cntk_pipeline.regression.fitting import fit, posterior_covariance, posterior_variance
+from cntk_pipeline.regression.posterior import signal_variance
 
 
 @LAW
@@ -53,7 +54,7 @@ def test_the_factor_of_the_kernel_is_that_of_the_largest_likelihood() -> None:
         _, logdet = np.linalg.slogdet(factor * system)
         return float(-0.5 * (r.y.T @ np.linalg.solve(factor * system, r.y)).item() - 0.5 * logdet)
 
-    factor = float(signal_variance(fitted, r.y)[0])
+    factor = float(signal_variance(r.y, fitted.coefficients)[0])
     assert likelihood(factor) > max(likelihood(0.999 * factor), likelihood(1.001 * factor))
 
 

@@ -15,11 +15,17 @@ def show_runs(folder: str, found: Sequence[ListedRun]) -> None:
     if not found:
         out.print(f"no run lies in {escape(folder)} or in its folders: give another FOLDER")
         return
-    table = Table("run", "state", "read-outs", "accuracy", "size", "made (UTC)", box=None, pad_edge=False)
+    table = Table("run", "state", "read-outs", "best", "size", "made (UTC)", box=None, pad_edge=False)
     for run in found:
-        made, accuracy = run.created[:16].replace("T", " "), "" if run.accuracy is None else share_text(run.accuracy)
-        row = (run.path, run.state, str(run.readouts or ""), accuracy, bytes_text(run.bytes), made)
+        made = run.created[:16].replace("T", " ")
+        row = (run.path, run.state, str(run.readouts or ""), _best(run), bytes_text(run.bytes), made)
         table.add_row(*map(escape, row))
     for column in table.columns[2:5]:
         column.justify = "right"
     out.print(table)
+
+
+def _best(run: ListedRun) -> str:
+    if run.r2 is not None:
+        return f"R2 {run.r2:.3f}"
+    return "" if run.accuracy is None else share_text(run.accuracy)

@@ -13,7 +13,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from cntk_pipeline.estimators.source import PRECOMPUTED, KernelSource, read_samples
 from cntk_pipeline.layers import Layer
 from cntk_pipeline.regression.arguments import MEASURED_RIDGES, RidgeMode
-from cntk_pipeline.regression.fitting import fit, posterior_covariance, posterior_variance, signal_variance
+from cntk_pipeline.regression.fitting import fit, posterior_covariance, posterior_variance
+from cntk_pipeline.regression.posterior import signal_variance
 
 Floats = npt.NDArray[np.float64]
 
@@ -108,7 +109,8 @@ class KernelRegressor(RegressorMixin, BaseEstimator):
         self.ridge_, self.absolute_ridge_, self.ridge_path_ = fitted.ridge, fitted.absolute_ridge, fitted.path
         self.dual_coef_ = fitted.coefficients.reshape(targets.shape)
         self.leave_one_out_ = fitted.leave_one_out.reshape(targets.shape) + self.y_mean_
-        self.signal_variance_ = signal_variance(fitted, centred.reshape(len(targets), -1)).reshape(self.y_mean_.shape)
+        columns = centred.reshape(len(targets), -1)
+        self.signal_variance_ = signal_variance(columns, fitted.coefficients).reshape(self.y_mean_.shape)
         self._fitted = fitted
         return self
 

@@ -1,15 +1,13 @@
 """A run in three lines, for people: its place, its data, its state."""
 
 from cntk_pipeline.rundir.directory import RunDirectory
-from cntk_pipeline.workflow.report import make_report
+from cntk_pipeline.workflow.report import make_report, read_contents
 
 
 def describe(run: RunDirectory) -> tuple[str, str, str]:
     """Return the place, the data and the state of a run in words."""
-    data = run.specification.data
-    shape = " x ".join(map(str, data.shape))
-    columns = f"{len(data.classes)} {'targets' if data.task == 'regression' else 'classes'}"
-    images = f"{data.train} training and {data.test} test images of {shape}, {columns}"
+    contents = read_contents(run)
+    images = f"{run.specification.data.train} training images, not stored" if contents is None else contents.lines[0]
     if not run.has_workflow():
         return str(run.path), images, "stopped before it began"
     report = make_report(run)

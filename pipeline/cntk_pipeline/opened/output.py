@@ -53,10 +53,14 @@ def write_predictions(path: StorePath, found: Predictions, *, force: bool) -> No
 def columns_of(found: Predictions) -> dict[str, Any]:
     """Lay out predictions as columns: image, class, a score for each class, and the standard deviation.
 
-    A regression has a column for each target instead.
+    A regression has a column for each target instead, and a standard deviation for each.
     """
     columns: dict[str, Any] = {"image": list(found.names)} | named_columns(found.data, found.scores)
-    return columns if found.std is None else columns | {"std": found.std}
+    if found.std is None:
+        return columns
+    if found.std.ndim == 1:
+        return columns | {"std": found.std}
+    return columns | {f"std_{name}": found.std[:, k] for k, name in enumerate(found.data.classes)}
 
 
 def _csv(found: Predictions) -> bytes:

@@ -20,7 +20,8 @@ from cntk_pipeline.opened.new_images import NewImages
 from cntk_pipeline.opened.predicted import predicted_of
 from cntk_pipeline.opened.prediction import cost_line, first_cost, require_engine
 from cntk_pipeline.opened.systems import Readout, find_readout, find_system
-from cntk_pipeline.opened.tiles import Stored, require_whole
+from cntk_pipeline.opened.tiles import Stored, read_whole, require_whole
+from cntk_pipeline.regression.posterior import signal_variance
 from cntk_pipeline.rundir import lease
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Job
@@ -29,6 +30,7 @@ from cntk_pipeline.rundir.provenance import library_versions
 from cntk_pipeline.rundir.specification import DataSpecification
 from cntk_pipeline.rundir.submissions import clear_earlier, obeying_requests
 from cntk_pipeline.solvers import System, forget_tiles, system_group
+from cntk_pipeline.solvers.systems import read_targets
 from cntk_pipeline.storage.durable import store_explained
 from cntk_pipeline.storage.tiled_array import Array
 from cntk_pipeline.workflow import predictions as tasks
@@ -62,7 +64,8 @@ class Predictions:
     names : of the images: their files, or their row numbers.
     data : of the run: its task and its classes.
     scores : predictive means, ``(n, classes)`` float64.
-    std : posterior standard deviations, ``(n,)`` float64; None where they were not asked for.
+    std : posterior standard deviations in the unit of the targets, float64: ``(n,)``, of a regression ``(n, targets)``;
+        None where they were not asked for. The kernel has the factor with which the training targets are most likely.
     """
 
     names: tuple[str, ...]
@@ -124,7 +127,7 @@ def predict_images(
         slots = cluster_of(trusted.config.cluster).slots(trusted.config.cluster)
         view.say(cost_line(len(images), run.train_cut.count, seconds / slots, slots))
         there = _compute(run, digest, images, system, question, trusted, view, stop)
-    return _read(there, images, system, question)
+    return _read(run, there, images, system, question)
 
 
 def _find(run: RunDirectory, digest: str, readout: str) -> PredictionDirectory | None:
@@ -218,7 +221,9 @@ def _require_room(there: PredictionDirectory, memory: WorkerMemory | None) -> No
         TileNeed("kernel tile", "kernel.tile", tile, engine.lane_width, task_bytes).require(memory)
 
 
-def _read(there: PredictionDirectory, images: NewImages, system: System, question: Question) -> Predictions:
+def _read(
+    run: RunDirectory, there: PredictionDirectory, images: NewImages, system: System, question: Question
+) -> Predictions:
     """Read the results, checked."""
     scores, *variances = (
         np.asarray(stored.lazy().compute(scheduler="synchronous")) for stored in _arrays(there, system, question)
@@ -227,5 +232,18 @@ def _read(there: PredictionDirectory, images: NewImages, system: System, questio
         raise StoreError(
             f"{there.path}: predictions vanished while they were read: the same command computes them again"
         )
-    std = np.sqrt(np.maximum(variances[0], 0.0)) if variances else None
-    return Predictions(tuple(images.given.names), there.specification.data, scores, std)
+    data = there.specification.data
+    if not variances:
+        return Predictions(tuple(images.given.names), data, scores, None)
+    factors = _factors(run, system)
+    if data.task != "regression":  # the columns are parts of one answer
+        factors = factors.mean()
+    std = np.sqrt(np.multiply.outer(np.maximum(variances[0], 0.0), factors))
+    return Predictions(tuple(images.given.names), data, scores, std)
+
+
+def _factors(run: RunDirectory, system: System) -> Array:
+    """Return the factor of the kernel for each column of the targets; see `signal_variance`."""
+    stored = Stored.of(system_group(run, system, {}), "coefficients")
+    coefficients = read_whole(run, stored, f"the solution of {system.label}")
+    return signal_variance(read_targets(run, (0, run.train_cut.count)), coefficients)

@@ -82,6 +82,8 @@ class Table(Sequence[Any]):
 def _text(value: Any) -> str:
     if value is None:
         return ""
+    if isinstance(value, tuple):
+        return ", ".join(map(_text, value))
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

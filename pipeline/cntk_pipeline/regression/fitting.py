@@ -113,15 +113,6 @@ def posterior_variance(fitted: Fitted, k_test_train: Array, test_diagonal: Array
     return np.maximum(test_diagonal - np.einsum("ij,ij->j", half, half), 0.0)
 
 
-def signal_variance(fitted: Fitted, y: Array) -> Array:
-    """Estimate the factor of the kernel for each column of the targets: ``y^T (K + r I)^-1 y / n``, ``(c,)``.
-
-    A ridge alone fixes the kernel only up to a factor, which means do not depend on but variances do. This is the
-    factor of largest likelihood (Rasmussen and Williams 2006, section 5.4.1, solved for the factor).
-    """
-    return np.einsum("ij,ij->j", y, fitted.coefficients) / len(y)
-
-
 def _candidates(ridge: Sequence[float] | str, ridge_mode: RidgeMode, auto: Sequence[float]) -> Sequence[float]:
     if not isinstance(ridge, str):
         if not len(ridge):

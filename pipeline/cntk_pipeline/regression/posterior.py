@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import numpy.typing as npt
 import scipy
 
@@ -15,6 +16,20 @@ from cntk_pipeline.regression.arguments import (
     as_train_kernel,
 )
 from cntk_pipeline.regression.factors import cholesky, solve
+
+
+def signal_variance(targets: Array, coefficients: Array) -> Array:
+    """Estimate the factor of the kernel for each column of the targets: ``y^T (K + r I)^-1 y / n``, ``(c,)``.
+
+    A ridge alone fixes the kernel only up to a factor, which means do not depend on but variances do. This is the
+    factor of largest likelihood (Rasmussen and Williams 2006, section 5.4.1, solved for the factor).
+
+    Parameters
+    ----------
+    targets, coefficients : float64 array, (n, c)
+        y, and ``(K + r I)^-1 y``.
+    """
+    return np.einsum("ij,ij->j", targets, coefficients) / len(targets)
 
 
 @dataclass(frozen=True)

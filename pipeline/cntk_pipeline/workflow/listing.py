@@ -30,7 +30,7 @@ class ListedRun:
     state : "running" while a driver is at work, "complete" where every result is there, "incomplete" otherwise;
         "damaged" where a record cannot be read, which `cntk inspect` names. No tile is looked at.
     readouts : number of kernels.
-    accuracy : of the best system that is solved; None where there is none.
+    accuracy, r2 : of the best system that is solved, r2 of a regression; None where there is none.
     bytes : of all its files.
     created : time of its creation, as ISO 8601; empty for a damaged run.
     """
@@ -39,6 +39,7 @@ class ListedRun:
     state: RunState
     readouts: int
     accuracy: float | None
+    r2: float | None
     bytes: int
     created: str
 
@@ -76,25 +77,27 @@ def _describe(path: StorePath) -> ListedRun:
     size = sum(file.bytes for file in path.listing().values())
     try:
         run = RunDirectory(path)
-        state, accuracy = _results(run)
-        return ListedRun(str(path), state, len(run.specification.readouts), accuracy, size, run.provenance.created)
+        state, accuracy, r2 = _results(run)
+        return ListedRun(str(path), state, len(run.specification.readouts), accuracy, r2, size, run.provenance.created)
     except PipelineError:
-        return ListedRun(str(path), "damaged", 0, None, size, "")
+        return ListedRun(str(path), "damaged", 0, None, None, size, "")
 
 
-def _results(run: RunDirectory) -> tuple[RunState, float | None]:
-    """Read the state of a run, and its best accuracy so far."""
+def _results(run: RunDirectory) -> tuple[RunState, float | None, float | None]:
+    """Read the state of a run, and its best accuracy and R2 so far."""
     is_held = lease.holder(run.lease_path) is not None
     try:
         config = run.workflow()
     except RunNotFound:  # its driver stopped before it wrote one
-        return "running" if is_held else "incomplete", None
+        return "running" if is_held else "incomplete", None, None
     names = [solve_name(specification) for specification in requested_solves(run, config)]
     results = [run.read_record(f"solve/{name}/metrics.json", METRICS) for name in names]
-    accuracies = [result.accuracy for result in results if result is not None and result.accuracy is not None]
+    solved = [result for result in results if result is not None]
+    accuracy = max((result.accuracy for result in solved if result.accuracy is not None), default=None)
+    r2 = max((result.r2 for result in solved if result.r2 is not None), default=None)
     is_complete = bool(results) and None not in results and _is_inferred(run, config)
     state: RunState = "running" if is_held else "complete" if is_complete else "incomplete"
-    return state, max(accuracies, default=None)
+    return state, accuracy, r2
 
 
 def _is_inferred(run: RunDirectory, config: RunConfig) -> bool:
