@@ -213,7 +213,7 @@ def test_a_damaged_tile_is_never_shown_as_missing(run_small: Run) -> None:
 def test_people_see_text_and_html(run_small: Run) -> None:
     run = open_run(run_small().path)
     assert f"OpenRun {run.path}: complete" in repr(run)
-    assert "37 training and 11 test images of 6 x 5 x 2, 3 classes" in repr(run)
+    assert "37 training and 11 test images of 6 x 5 pixels in 2 channels, 3 classes" in repr(run)
     assert run._repr_html_().count("<tr>") == 1 + len(run.metrics) == 5
     assert "<td" in run.metrics._repr_html_()
     assert run.metrics.to_pandas()["accuracy"].tolist() == [row.accuracy for row in run.metrics]
