@@ -132,7 +132,7 @@ def test_a_run_of_an_earlier_version_is_opened_verified_and_resumed_to_the_same_
             assert sum(stage[key] for stage in mine) == pytest.approx(rows[phase][key])
     for result in said["trained"]:
         result["product"] = "ensemble"
-    beside = ("path", "openers", "lost_inputs", "stages")
+    beside = ("path", "openers", "lost_inputs", "stages", "executor")
     assert {key: found[key] for key in found if key not in beside} == said
     found = runs.verify(str(run))
     count, bad = found.whole, found.bad
