@@ -17,8 +17,9 @@ TIERS = [
     {"solvers", "driver"},
     {"inference"},
     {"workflow"},
+    {"opened"},
     {"cli"},
-    {"__main__"},
+    {"__main__", "interactive"},
 ]
 RANK = {room: rank for rank, rooms in enumerate(TIERS) for room in rooms}
 
@@ -119,9 +120,11 @@ OTHER_FILES = {
     "resources.py": {"read_text"},  # of the control groups of this process
     "rundir/signature.py": {"os.open"},  # the user's key
     "cli/streams.py": {"os.open"},  # /dev/null
+    "workflow/starter.py": {"open"},  # the workflow file that is written
     "clusters/local/submitter.py": {"open", "os.open", "read_bytes"},  # the log that is written, and /proc
     "clusters/slurm/submitter.py": {"isdigit"},  # of what SLURM says
     "clusters/slurm/states.py": {"isdigit"},
+    "opened/export.py": {"open"},  # files that are written, for people without Zarr
     "clusters/ssh/first_host.py": {"json.loads"},  # of a question through ssh
 }
 """What reads files that are no records of a run."""

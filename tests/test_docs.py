@@ -1,9 +1,11 @@
 """The documentation shows code that exists, and names every layer."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import re
+import runpy
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,10 +13,16 @@ from pathlib import Path
 import prometheus_client
 import pytest
 
+from cntk_pipeline.clusters import CLUSTERS
+from cntk_pipeline.config import RunConfig
+from cntk_pipeline.datasets import DATASETS
+from cntk_pipeline.inference import RESULTS
 from cntk_pipeline.kernels import ENGINES
 from cntk_pipeline.layers import LAYERS
+from cntk_pipeline.solvers import SOLVERS
 from cntk_pipeline.telemetry.events import EVENTS
 from cntk_pipeline.telemetry.metrics import Metrics
+from cntk_pipeline.workflow.keys import workflow_keys
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -48,7 +56,7 @@ def test_the_layer_that_is_shown_is_the_one_that_exists(source: str) -> None:
     assert block in (ROOT / source).read_text()
 
 
-@pytest.mark.parametrize("page", ["estimators.md", "inference.md", "../README.md"])
+@pytest.mark.parametrize("page", ["estimators.md", "inference.md", "runs.md", "../README.md"])
 def test_examples_print_what_their_comments_say(page: str) -> None:
     code = "\n".join(re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL))
     # Behind a print stands its line, or below a loop a line for each of its turns.
@@ -107,3 +115,30 @@ def test_links_between_documents_lead_somewhere() -> None:
     ]:
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
             assert target.startswith("http") or (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_the_page_of_the_workflow_is_what_its_script_prints() -> None:
+    page = runpy.run_path(str(DOCS / "make_workflow_page.py"))["page"]
+    assert (DOCS / "workflow.md").read_text() == page(), "python docs/make_workflow_page.py > docs/workflow.md"
+
+
+def test_every_key_of_a_workflow_has_a_type_and_a_meaning() -> None:
+    tables = workflow_keys()
+    nameless = [(table.section, table.kind, key.name) for table in tables for key in table.keys if not key.meaning]
+    assert nameless == []
+    assert [key.name for table in tables for key in table.keys if not key.type] == []
+    assert {table.section for table in tables} == {"", *RunConfig.model_fields} - {"name"}
+
+
+def test_every_key_that_a_model_reads_is_in_the_page() -> None:
+    listed = {(table.section, table.kind): {key.name for key in table.keys} for table in workflow_keys()}
+    for section, field in RunConfig.model_fields.items():
+        if section not in ("name", "inference"):
+            assert listed[section, ""] == set(field.annotation.model_fields)
+    for name, loader in DATASETS.items():
+        assert listed["data", f'source = "{name}"'] == {each.name for each in dataclasses.fields(loader)} - {"task"}
+    for name, solver in SOLVERS.items():
+        assert listed["solve", f'solver = "{name}"'] == set(solver.options.model_fields)
+    for name, cluster in CLUSTERS.items():
+        assert listed.get(("cluster", f'kind = "{name}"'), set()) == set(cluster.options.model_fields)
+    assert listed["inference", ""] == set(RESULTS)

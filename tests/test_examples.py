@@ -27,7 +27,7 @@ def test_a_notebook_prints_what_it_shows(path: Path, tmp_path: Path) -> None:
 
 def test_the_notebooks_are_there_with_their_outputs() -> None:
     names = [path.stem for path in sorted(EXAMPLES.glob("*.ipynb"))]
-    assert names == ["classify_digits", "uncertainty"]
+    assert names == ["classify_digits", "image_folder", "uncertainty"]
     for name in names:
         cells = nbformat.read(EXAMPLES / f"{name}.ipynb", 4).cells
         assert [cell.cell_type for cell in cells].count("code") > 3

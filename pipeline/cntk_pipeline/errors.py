@@ -111,3 +111,7 @@ class SubmissionFailed(PipelineError, RuntimeError):
 
 class Interrupted(PipelineError, RuntimeError):
     """The user asked the run to stop; everything finished so far is kept."""
+
+
+class NotComputed(PipelineError, RuntimeError):
+    """A part of a run is asked for that is not computed yet."""

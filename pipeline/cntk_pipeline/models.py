@@ -1,6 +1,6 @@
 """Types of the fields of records, with bounds on their values: anybody may have written a record."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints
 
@@ -11,6 +11,12 @@ Json = dict[str, Any]
 
 Word = Annotated[str, StringConstraints(pattern=r"^[ -~]{0,200}$")]
 """A text that is passed to other programs: only plain characters."""
+
+TaskName = Literal["classification", "multilabel", "regression"]
+"""The task of a data set: one class a sample, several classes a sample, or numbers."""
+
+AskedTask = Literal["auto", "classification", "multilabel", "regression"]
+"""A task as a user asks for it; "auto" goes by the type of the labels."""
 
 Count = Annotated[int, Field(ge=0, lt=2**31)]
 Positive = Annotated[int, Field(ge=1, lt=2**31)]

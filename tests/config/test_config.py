@@ -45,9 +45,7 @@ def test_overrides_replace_values(workflow: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("data.tran=3", r"unknown key data.tran: did you mean 'train'\?"),
         ("sovle.ridges=[1]", r"unknown key sovle: did you mean 'solve'\?"),
-        ("data.zzz=1", r"unknown key data.zzz: known are source, path"),
         ("kernel.dtype='float16'", r"kernel.dtype: Input should be 'float32' or 'float64' \(got 'float16'\)"),
         ("kernel.tile=0", r"kernel: tile must be \"auto\" or at least 1, got 0"),
         ("solve.ridges=[-1]", "ridges must be at least 0, got -1"),

@@ -2,7 +2,16 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_wine
 
-from cntk_pipeline.datasets import Dataset, as_split, equal_images, load, standardize, uneven_features, warnings_of
+from cntk_pipeline.datasets import (
+    Dataset,
+    Split,
+    as_split,
+    equal_images,
+    load,
+    standardize,
+    uneven_features,
+    warnings_of,
+)
 from cntk_pipeline.errors import DataError
 
 
@@ -76,3 +85,29 @@ def test_pixels_are_no_warning_though_those_at_the_border_hardly_change() -> Non
     assert uneven_features(vectors(np.ones((4, 3)))) == ()
     images = pixels * np.linspace(0, 1000, 8)
     assert uneven_features(Dataset("images", tuple("0123456789"), as_split(images[..., 0], [0] * len(images)))) == ()
+
+
+def numbers(labels: list[list[float]], task: str) -> Dataset:
+    """The five images of `dataset`, with columns of numbers as labels."""
+    images = dataset([0, 0, 0, 0, 0]).train.images
+    return Dataset("five", ("round", "red"), Split(images, np.array(labels, float)), task=task)
+
+
+def test_equal_images_with_different_targets_are_named_with_the_targets() -> None:
+    data = numbers([[1, 2], [3, 4], [5, 6], [7, 8], [3, 4.5]], "regression")
+    (line,) = warnings_of(data, [0.1])
+    assert line == "1 pairs of equal training images have different labels, rows 1 (3, 4) and 4 (3, 4.5): " + (
+        "no ridge can make both right"
+    )
+    with pytest.raises(DataError, match=r"rows 1 \(3, 4\) and 4 \(3, 4.5\)\. Without a ridge no function fits both"):
+        warnings_of(data, [0])
+
+
+def test_equal_images_with_different_classes_of_several_are_named_with_the_classes() -> None:
+    (line,) = warnings_of(numbers([[1, 0], [1, 1], [0, 1], [0, 0], [0, 1]], "multilabel"), [0.1])
+    assert "rows 1 (round red) and 4 (red)" in line
+
+
+def test_a_constant_target_is_named() -> None:
+    data = numbers([[1, 2], [3, 2], [5, 2], [7, 2], [3, 2]], "regression")
+    assert warnings_of(data, [0.1]) == ("red is 2 for all training images",)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from cntk_pipeline.datasets import Contents, Dataset, as_split
+from cntk_pipeline.datasets import Contents, Dataset, Split, as_split
 
 
 def contents(train: list[int], test: list[int], names: str = "abcdefgh") -> Contents:
@@ -74,3 +74,36 @@ def test_the_counts_are_plain_values_for_json() -> None:
     assert record["shape"] == [4, 5, 3]
     assert (record["train"], record["test"]) == (3, 1)
     assert len(record["warnings"]) == 1
+
+
+def numbers(labels: list[list[float]], test: list[list[float]] | None, task: str) -> Contents:
+    images = np.zeros((len(labels), 3))
+    parts = Split(images, np.array(labels, float)), Split(images[:1], None if test is None else np.array(test, float))
+    return Contents.of(Dataset("toy", ("round", "red"), *parts, task=task))
+
+
+def test_targets_of_a_regression_are_said_by_their_range() -> None:
+    found = numbers([[1, 2], [3, 2], [5, 5]], [[1, 1]], "regression")
+    assert found.lines == (
+        "3 training and 1 test images of 3 features, 2 targets of a regression (round, red)",
+        "round: 1 to 5 in training, mean 3, standard deviation 1.633",
+        "red: 2 to 5 in training, mean 3, standard deviation 1.414",
+    )
+    assert found.columns == 2
+    assert found.warnings == ()
+    assert json.loads(json.dumps(found.to_json()))["targets"][0]["mean"] == 3
+
+
+def test_several_classes_an_image_are_counted_each() -> None:
+    found = numbers([[1, 1], [1, 0], [1, 0]], [[1, 0]], "multilabel")
+    assert found.lines[0].endswith("2 classes, several an image")
+    assert found.lines[1:] == ("training images by class: round: 3, red: 1", "test images by class: round: 1, red: 0")
+    assert found.columns == 2
+
+
+@pytest.mark.parametrize("task", ["regression", "multilabel"])
+def test_a_test_part_without_labels_is_said_and_not_warned_of(task: str) -> None:
+    found = numbers([[1, 1], [1, 0], [0, 0]], None, task)
+    assert found.lines[0].endswith("; the test images have no labels")
+    assert (found.test, found.has_test_labels, found.warnings) == (1, False, ())
+    assert not any(line.startswith("test images by class") for line in found.lines)

@@ -26,7 +26,7 @@ WRONG = {
     "a single number": (np.array(1), "give one class number for each image"),
     "whole floats": (np.array([0.0, 1.0, 1.0, 0.0]), r"they are whole numbers: give labels\.astype\(int\)"),
     "a missing one": (np.array([0.0, np.nan, 1.0, 0.0]), "that of image 1 is nan: drop the images without a label"),
-    "measured values": (np.array([0.0, 1.0, 2.5, 0.0]), r"that of image 2 is 2\.5, which is no class: measured values"),
+    "measured values": (np.array([0.0, 1.0, 2.5, 0.0]), r"that of image 2 is 2\.5, which is no class: regress"),
     "truth values": (np.array([False, True, True, False]), r"class 1: labels\.astype\(int\)"),
     "names": (np.array(["a", "b", "b", "a"]), r"classes, labels = numpy\.unique\(names, return_inverse=True\)"),
     "bytes": (np.array([b"a", b"b", b"b", b"a"]), r"classes, labels = numpy\.unique\(names, return_inverse=True\)"),

@@ -77,7 +77,8 @@ def test_without_a_test_part_all_other_rows_are_tested_on_by_default():
 
 def test_without_a_test_part_the_division_must_be_given():
     with pytest.raises(
-        ConfigError, match=r"toy: has no test part, so its 20 rows must be divided; set data.train below"
+        ConfigError,
+        match=r"toy: has no test part, so its 20 rows must be divided; set data.test = 0.2 .*",
     ):
         select(WITHOUT_TEST)
 
@@ -115,3 +116,21 @@ def test_more_rows_of_a_shuffled_data_set_begin_with_the_same_rows():
     few, more = (select(shuffle(WITH_TEST, 5), train=train, test=3) for train in (7, 12))
     assert rows(more.train)[:7] == rows(few.train)
     assert rows(more.test) == rows(few.test)
+
+
+def test_without_a_test_part_a_number_of_test_rows_are_the_last_ones():
+    chosen = select(WITHOUT_TEST, test=6)
+    assert chosen.train.images.ravel().tolist() == list(range(14))
+    assert chosen.test.images.ravel().tolist() == list(range(14, 20))
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.25, 5), (0.2, 4)])
+def test_a_share_of_the_rows_is_tested_on(share, count):
+    assert len(select(WITHOUT_TEST, test=share).test) == count
+    assert len(select(WITH_TEST, test=share * 2).test) == round(share * 12)
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.99, 20), (0.001, 0)])
+def test_a_share_leaves_rows_for_both_parts(share, count):
+    with pytest.raises(ConfigError, match=f"expected data.test from 1 to the 19 rows there are, got {count}"):
+        select(WITHOUT_TEST, test=share)

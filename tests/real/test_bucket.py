@@ -17,6 +17,7 @@ from support.flaky_proxy import WAYS, FlakyProxy
 from support.problems import Recorder, require_same_kernel
 from support.processes import begun
 
+import cntk_pipeline
 from cntk_pipeline.config import RunConfig, parse_config
 from cntk_pipeline.errors import RunLocked
 from cntk_pipeline.rundir import lease
@@ -147,10 +148,13 @@ def test_credentials_are_nowhere_in_a_run(url: str) -> None:
 def test_zarr_opens_the_arrays_in_a_bucket(url: str, on_disk: RunDirectory) -> None:
     run = runs.start(workflow(url, "serial", inference={}), Recorder(), threading.Event())
     for mine, its in zip(make_report(run).openers, make_report(on_disk).openers, strict=True):
-        opened, expected = (eval(line, {"zarr": zarr, "xarray": xarray, "obstore": obstore}) for line in (mine, its))
+        opened, expected = (eval(line, MODULES) for line in (mine, its))
         for name in expected if isinstance(expected, xarray.Dataset) else [...]:
             np.testing.assert_array_equal(opened[name], expected[name])
 
+
+MODULES = {"cntk_pipeline": cntk_pipeline, "zarr": zarr, "xarray": xarray, "obstore": obstore}
+"""What lines that open arrays use."""
 
 SMALL = {
     "data": {"source": "digits", "train": 60, "test": 12},

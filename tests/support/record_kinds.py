@@ -6,6 +6,8 @@ from cntk_pipeline.driver.timing import _TIMINGS
 from cntk_pipeline.inference import RESULTS
 from cntk_pipeline.rundir.growth import _GROWTH
 from cntk_pipeline.rundir.lease import _HOLDER
+from cntk_pipeline.rundir.predictions import _IMAGES
+from cntk_pipeline.rundir.preprocessing import _RECORD as _PREPROCESSING
 from cntk_pipeline.rundir.specification import _SOLVE
 from cntk_pipeline.rundir.submissions import _ENDING, _SUBMISSION
 from cntk_pipeline.solvers import METRICS
@@ -22,6 +24,11 @@ def kinds() -> dict[str, tuple[Record[Any], Any]]:
             _HOLDER,
             dict(holder="x", host="h", processes="p", pid=1, counter=2, released=True, job="7", restarts=1),
         ),
+        "images": (_IMAGES, dict(count=3, origin="new.npy")),
+        "preprocessing": (
+            _PREPROCESSING,
+            {"pixels": "uint8", "standardization": {"mean": [0.5], "std": [0.25]}, "checksum": "c"},
+        ),
         "solve": (_SOLVE, solve | {"absolute_ridge": 1.0, "method": {"solver": "cg", "tolerance": 1e-3, "rank": 2}}),
         "iterations": (_ITERATIONS, dict(first=0, last=2, finished=False, residuals=[1.0, 0.5])),
         "submission": (_SUBMISSION, dict(kind="local", job="h:1", host="h", submitted="now")),
@@ -31,6 +38,10 @@ def kinds() -> dict[str, tuple[Record[Any], Any]]:
             {"stages": [dict(stage="kernel", wall_seconds=1.0, slot_seconds=2.0, core_seconds=1.5)]},
         ),
         "metrics": (METRICS, dict(accuracy=0.5, relative_residual=1e-13, smallest_pivot=1.0, largest_pivot=2.0)),
+        "metrics of a regression": (
+            METRICS,
+            dict(accuracy=None, relative_residual=0.0, squared_error=2.0, r2=0.5, r2_of_targets=[0.25, 0.75]),
+        ),
         "leave_one_out": (RESULTS["leave_one_out"].record, dict(squared_error=0.1, accuracy=None)),
         "learning_curve": (
             RESULTS["learning_curve"].record,

@@ -1,5 +1,6 @@
 """The display of a run for people: live progress, tables, and numbers with units."""
 
+import importlib.util
 import logging
 import time
 from collections.abc import Sequence
@@ -9,7 +10,8 @@ from rich.table import Table
 
 from cntk_pipeline.cli.console import err, escape, out
 from cntk_pipeline.cli.units import bytes_text, count_text, seconds_text
-from cntk_pipeline.inference import RESULTS, Shown, share_text, show_choices
+from cntk_pipeline.inference import RESULTS, Shown, show_choices
+from cntk_pipeline.solvers import score_columns, score_texts
 
 if TYPE_CHECKING:  # a display of a state needs neither the driver nor a plan
     from rich.progress import Progress
@@ -48,7 +50,7 @@ class RunView:
     def begin(self, phase: str) -> None:
         self._end()
         self._phase, self._shown, self._shown_done = phase, time.monotonic(), -1
-        if out.is_terminal:
+        if out.is_terminal or _has_widgets():
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
             self._live = Progress(
@@ -86,6 +88,11 @@ class RunView:
         if self._live is not None:
             self._live.stop()
             self._live = None
+
+
+def _has_widgets() -> bool:
+    """Tell whether this is a notebook that can show a live widget."""
+    return out.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
 
 
 class _Warnings(logging.Handler):
@@ -167,7 +174,7 @@ def show_inspection(report: "RunReport", contents: "Contents | None") -> None:
     show_results(report)
     show_inferred(report)
     show_state(report)
-    out.print("\n[bold]open with[/]  [dim]import zarr, xarray[/]")
+    out.print("\n[bold]open with[/]  [dim]import cntk_pipeline, zarr, xarray[/]")
     for line in report.openers:
         out.print("  " + escape(line))
 
@@ -177,7 +184,10 @@ def show_specification(report: "RunReport") -> None:
     data = report.data
     out.print(f"[bold]{escape(report.path)}[/]  fingerprint {report.fingerprint[:16]}")
     shape = " x ".join(map(str, data.shape))
-    out.print(f"data      {data.train} training and {data.test} test images, {shape}, {len(data.classes)} classes")
+    count = len(data.classes)
+    targets = f"{count} target{'' if count == 1 else 's'} of a regression"
+    what = targets if data.task == "regression" else f"{count} classes"
+    out.print(f"data      {data.train} training and {data.test} test images, {shape}, {what}")
     out.print(escape(f"kernels   {report.dtype}, tiles of {report.tile}: {', '.join(report.readouts)}"))
     out.print(escape(f"engine    {report.engine}, numerics version {report.numerics_version}"))
     made = report.provenance
@@ -221,14 +231,17 @@ def stages_table(report: "RunReport") -> Table:
 
 
 def show_results(report: "RunReport") -> None:
-    """Show the accuracy of every read-out and ridge."""
-    table = Table("read-out", "ridge", "accuracy", "residual", box=None, pad_edge=False)
+    """Show the scores of every read-out and ridge."""
+    columns = score_columns(report.solves)
+    errors = ("squared error",) if "R2" in columns else ()
+    table = Table("read-out", "ridge", *columns, *errors, "residual", box=None, pad_edge=False)
     for solve in report.solves:
         ridge, readout = f"{solve.ridge:g} {solve.ridge_mode}", escape(solve.readout)
         if solve.relative_residual is None:
-            table.add_row(readout, ridge, "not yet", "")
+            table.add_row(readout, ridge, "not yet")
         else:
-            table.add_row(readout, ridge, share_text(solve.accuracy), f"{solve.relative_residual:.1e}")
+            error = [f"{solve.squared_error:.4g}" for _ in errors]
+            table.add_row(readout, ridge, *score_texts(solve, columns), *error, f"{solve.relative_residual:.1e}")
     for column in table.columns[1:]:
         column.justify = "right"
     out.print()
@@ -273,6 +286,9 @@ def show_state(report: "RunReport", awaited: bool = False) -> None:
         out.print(f"\n{escape(first)}{more} gone")
     for line in [] if report.driver else _unwritten(report):
         out.print(escape(line))
+    for each in report.predictions:
+        counted = f"{each.done}/{each.total} tiles"
+        out.print(escape(f"\npredictions for {each.images:,} images of {each.origin} by {each.readout}: {counted}"))
     if report.driver:
         where = "" if report.executor is None else f", {report.executor}"
         out.print(f"\na driver is at work: {escape(report.driver + where)}")

@@ -8,6 +8,7 @@ and for Dask.
 """
 
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 from cntk_pipeline.cli.entry import STOPPED, USAGE, importing
@@ -29,6 +30,7 @@ with importing():
         WorkflowFile,
         read_place,
     )
+    from cntk_pipeline.cli.results import export, predict
     from cntk_pipeline.cli.streams import guard_streams, lost_output
     from cntk_pipeline.errors import ConfigError, Interrupted, NotTrusted, PipelineError, RunNotFound, WorkersLost
 
@@ -72,6 +74,29 @@ def demo(store: Store = None, overrides: Overrides = None) -> None:
 
     config = read_workflow(shipped_workflow("digits.toml"), overrides, store)
     run_shown(runs.run_path(config), lambda view, stop: runs.start(config, view, stop))
+
+
+@app.command()
+def init(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A file or folder, or one of scikit-learn's tables.")],
+    out_file: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="The workflow file to write.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="data.KEY=VALUE", help="A key of [data], such as data.resize.")
+    ] = None,
+) -> None:
+    """Look at data, and write a commented workflow for them."""
+    with importing():
+        from cntk_pipeline.cli.display import show_contents
+        from cntk_pipeline.config import read_overrides
+        from cntk_pipeline.workflow import starter
+
+    path = starter.default_path(data) if out_file is None else out_file
+    if path.exists():
+        raise starter.exists(path)
+    made = starter.make_starter(data, read_overrides(overrides or [], "data"))
+    starter.write_starter(made, path)
+    show_contents(made.contents.lines, [*made.notes, *made.contents.warnings])
+    out.print(f"written: [bold]{escape(str(path))}[/]; forecast it with: cntk plan {escape(str(path))}")
 
 
 @app.command()
@@ -321,6 +346,10 @@ def verify(directory: RunPath) -> None:
     if found.needs_resume:
         out.print(f"make it whole again: cntk resume {escape(str(directory))}")
         raise typer.Exit(INCOMPLETE)
+
+
+app.command()(predict)
+app.command()(export)
 
 
 def main() -> None:

@@ -20,8 +20,10 @@ from cntk_pipeline.config.workflow import (
     StoreConfig,
     load_cluster,
     load_config,
+    make_config,
     parse_config,
     read_options,
+    read_overrides,
     unknown_key,
 )
 
@@ -41,10 +43,12 @@ __all__ = [
     "expand_place",
     "load_cluster",
     "load_config",
+    "make_config",
     "parse_bytes",
     "parse_config",
     "read_address",
     "read_listener",
     "read_options",
+    "read_overrides",
     "unknown_key",
 ]

@@ -78,17 +78,17 @@ EARLIER_DEFAULTS: dict[str, Any] = {
 class ClusterConfig(OpenSection):
     """``[cluster]``: where tiles are computed. No number in the results depends on it.
 
-    These keys are common to all kinds. The keys of one kind are in ``options``, and the kind reads them:
-    `clusters.table`.
+    These keys are common to all kinds. Further keys belong to one kind, which reads them from ``options``.
 
     Attributes
     ----------
-    kind : a name of `clusters.CLUSTERS`.
-    workers : number of processes in all; None is one for every ``threads_per_worker`` cores that this process may use,
-        or that the batch job or the hosts have.
-    minimum_workers : smallest number of workers while kernel tiles are computed; None keeps ``workers``.
+    kind : the place where tiles are computed, by name; docs/operating.md compares the kinds.
+    workers : number of processes in all; by default one for every ``threads_per_worker`` cores that this process may
+        use, or that the batch job or the hosts have.
+    minimum_workers : smallest number of workers while kernel tiles are computed; by default ``workers``.
     threads_per_worker : number of tiles that a process computes at once.
-    memory_limit : of one worker, as Dask writes it: bytes ("4GiB"), a share of the machine's memory (0.5), or "auto".
+    memory_limit : memory of one worker, as Dask writes it: bytes ("4GiB"), a share of the machine's memory (0.5), or
+        "auto".
     tls : encrypt everything between processes, with certificates of the cluster's own.
     dashboard : address of Dask's dashboard; any but the loopback gives a warning.
     metrics : address at which the driver itself serves Prometheus metrics, "HOST:PORT"; see docs/observability.md.

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from cntk_pipeline.config.section import OpenSection, Place, Section
+from cntk_pipeline.models import AskedTask
 
 Scalar = bool | int | float | str
 
@@ -12,34 +13,46 @@ DEFAULT_ENGINE = "cpu"
 """What computes the values of a workflow that names no engine, and of a run whose specification names none."""
 
 
-class DataConfig(Section):
-    """``[data]``: the images.
+class DataConfig(OpenSection):
+    """``[data]``: the images and their labels. Further keys belong to the source.
 
     Attributes
     ----------
-    source : a data set by name: digits, cifar10, npz, folder.
-    path : place of its files; None searches the usual places.
-    train : number of training images, the first ones in file order; None takes all.
+    source : a data set by name, or the format of its files.
+    path : file or folder that the source reads; without it, the usual places are searched where there are any.
+    task : what the labels are: "classification", "multilabel" (a column of 0 and 1 for each class) or "regression".
+        "auto" goes by their type: numbers that are not whole mean a regression; text, truth values and whole numbers a
+        classification.
+    train : number of training images, the first ones in file order; all by default.
     train_blocks : cut the training part into this many equal consecutive blocks (CIFAR-10 has five batch files)
         and take the first ``train / train_blocks`` of each.
-    test : number of test images; None takes all.
-    shuffle : bring the rows of each part into a random order of this seed before any are taken; None keeps the order of
-        the files. Rows that are sorted by class need it.
+    test : number of test images, or their share, below 1; all by default. A data set without a test part is divided:
+        the test images follow the training images, or are the last ones where `train` is not given.
+    shuffle : bring the rows of each part into a random order of this seed before any are taken; by default they keep
+        the order of the files. Rows that are sorted by class need it.
     standardize : subtract the training mean of each channel and divide by its standard deviation. Vectors have one mean
         and deviation for all values, or with "per_feature" one for each feature.
-    standardize_first : number of the first chosen training images that both are measured on; None takes all. A run that
+    standardize_first : number of the first chosen training images that both are measured on; all by default. A run that
         grows keeps its values only if this is the number of images in the run it grows from.
     """
 
     source: str = "digits"
     path: Place | None = None
+    task: AskedTask = "auto"
     train: int | None = Field(default=None, ge=1)
     train_blocks: int = Field(default=1, ge=1)
-    test: int | None = Field(default=None, ge=1)
+    test: int | float | None = None
     # RandomState takes no larger seeds.
     shuffle: int | None = Field(default=None, ge=0, lt=2**32, strict=True)
     standardize: bool | Literal["per_feature"] = True
     standardize_first: int | None = Field(default=None, ge=1)
+
+    @field_validator("test")
+    @classmethod
+    def _test_is_a_count_or_a_share(cls, value: int | float | None) -> int | float | None:
+        if value is not None and not (0 < value < 1 if isinstance(value, float) else value >= 1):
+            raise ValueError(f"Input should be a number of images from 1, or a share between 0 and 1, got {value}")
+        return value
 
     @field_validator("standardize", mode="before")
     @classmethod
@@ -67,7 +80,7 @@ class NetworkConfig(Section):
 
     Attributes
     ----------
-    preset : a family of networks by name: cntk, fully_connected, myrtle, resnet, wide_resnet, cnn_gp.
+    preset : a family of networks by name, below.
     options : further arguments of the preset.
     layers : instead of a preset, a list of tables, each with ``layer``, its class, and that class's fields. Fields
         that hold layers, like the branch of a Residual, are lists of tables again.
@@ -92,9 +105,9 @@ class ReadoutsConfig(Section):
 
     Attributes
     ----------
-    depths : of the preset's networks; empty for explicit layers.
+    depths : depths of the preset's networks; empty for explicit layers.
     poolings : names of the preset's poolings ("gap", "flatten", "lap4"); empty takes its first one, if it has any.
-    kinds : "ntk", "nngp" or both.
+    kinds : the kernels of each network: "ntk", "nngp" or both.
     """
 
     depths: list[int] = Field(default=[])
@@ -107,10 +120,10 @@ class KernelConfig(OpenSection):
 
     Attributes
     ----------
-    dtype : of computation and storage.
+    dtype : the type of the numbers that are computed and stored.
     flips : average each value with the value for one image flipped left to right, like training also on all flips.
     tile : samples along a tile's edge; "auto" chooses by the time of a pair.
-    engine : name of the engine that computes the values: "cpu", or another of `kernels.ENGINES`.
+    engine : name of the engine that computes the values.
     """
 
     dtype: Literal["float32", "float64"] = "float32"
@@ -126,12 +139,13 @@ class KernelConfig(OpenSection):
 
 
 class SolveConfig(OpenSection):
-    """``[solve]``: the regression on each read-out. Further keys belong to the solver: see `solvers.options`.
+    """``[solve]``: the regression on each read-out. Further keys belong to the solver.
 
     Attributes
     ----------
     ridges : regularisers; each is added to the diagonal. For each read-out, "auto" takes the one of 1, 0.1, ..., 1e-7
-        times trace(K) / n with the smallest mean squared leave-one-out error on the training images.
+        times trace(K) / n, in a regression of 100, 10, ..., with the smallest mean squared leave-one-out error on the
+        training images.
     ridge_mode : "relative" multiplies them by trace(K) / n, "absolute" takes them as they are.
     solver : "cholesky" factors, n^3 / 3 operations; "cg", conjugate gradients, streams the stored kernel once an
         iteration. docs/solving.md compares the two.
@@ -162,4 +176,4 @@ class SolveConfig(OpenSection):
 
 
 class InferenceConfig(OpenSection):
-    """``[inference]``: further results of every solved system. Each key belongs to a result: see `inference`."""
+    """``[inference]``: further results of every solved system. docs/inference.md explains each."""

@@ -1,5 +1,6 @@
 """Workflow and cluster files: TOML in, a frozen and validated `RunConfig` out."""
 
+import copy
 import difflib
 from collections.abc import Mapping, Sequence
 from datetime import date, time
@@ -43,7 +44,7 @@ class StoreConfig(Section):
 
     Attributes
     ----------
-    path : the run directory; None is ``runs/NAME``.
+    path : the run directory; by default ``runs/NAME``.
     grow_from : an older run directory; tiles that are the same in both are taken over instead of computed.
     """
 
@@ -52,7 +53,12 @@ class StoreConfig(Section):
 
 
 class RunConfig(Section):
-    """A whole workflow file."""
+    """A whole workflow file.
+
+    Attributes
+    ----------
+    name : a name for the run, its folder and its jobs: letters, digits, dots, hyphens and underscores.
+    """
 
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     data: DataConfig = DataConfig()
@@ -97,6 +103,52 @@ def load_config(
     for key, text in (given or {}).items():
         _put(table, key, text, key)
     return parse_config(table, str(path))
+
+
+def read_overrides(overrides: Sequence[str], section: str) -> dict[str, Any]:
+    """Read ``section.key=value`` overrides of one section.
+
+    Raises
+    ------
+    ConfigError
+        If one is of another section, or is no TOML.
+    """
+    found = {}
+    for override in overrides:
+        key, value = _read_override(override)
+        if not key.startswith(f"{section}."):
+            raise ConfigError(f"--set takes {section}.key=value here, got {override!r}")
+        found[key.removeprefix(f"{section}.")] = value
+    return found
+
+
+def make_config(workflow: "str | Path | Mapping[str, Any] | RunConfig", given: Mapping[str, Any]) -> RunConfig:
+    """Make a workflow from what a Python program has, and replace some of its values.
+
+    Parameters
+    ----------
+    workflow : a TOML file, nested tables, or a workflow.
+    given : values by "section.key", put in the place of the workflow's.
+
+    Raises
+    ------
+    ConfigError
+        As in `load_config`; or if the workflow is none of these.
+    """
+    if isinstance(workflow, str | Path):
+        table, origin = read_toml(workflow, "workflow file"), str(workflow)
+    elif isinstance(workflow, RunConfig):
+        table, origin = workflow.model_dump(mode="json"), "the workflow"
+    elif isinstance(workflow, Mapping):
+        table, origin = copy.deepcopy(dict(workflow)), "the workflow"
+    else:
+        raise ConfigError(
+            "a workflow is the name of a TOML file, a dictionary of tables or a RunConfig, got "
+            f"{type(workflow).__name__}"
+        )
+    for key, value in given.items():
+        _put(table, key, str(value) if isinstance(value, Path) else value, key)
+    return parse_config(table, origin)
 
 
 def load_cluster(path: str | Path) -> ClusterConfig:

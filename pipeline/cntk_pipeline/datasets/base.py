@@ -6,14 +6,16 @@ check it again.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import ConfigDict
 
-from cntk_pipeline.datasets.labels import read_labels, why_no_labels, why_outside
-from cntk_pipeline.errors import DataError
+from cntk_pipeline.datasets.labels import check_numbers, read_labels, why_no_labels, why_outside
+from cntk_pipeline.errors import ConfigError, DataError
 from cntk_pipeline.inputs import as_array
+from cntk_pipeline.models import STRICT, AskedTask, TaskName
 
 # Rows looked at together: a mask of all of CIFAR-10 would take 184 MB, one of 1,024 images 3 MB.
 ROWS_PER_BLOCK = 1024
@@ -28,12 +30,19 @@ class Split:
     ----------
     images : array, (n, H, W, C) or (n, features)
         Channels last; uint8, float16, float32 or float64.
-    labels : int64 array, (n,)
-        Positions in the data set's `classes`.
+    labels : int64 array, (n,), or float64 array, (n, targets), or None
+        In a classification, positions in the data set's `classes`; otherwise a column for each of them. None where they
+        are not known, which a test part may leave open.
     """
 
     images: npt.NDArray[Any]
-    labels: npt.NDArray[np.int64]
+    labels: npt.NDArray[Any] | None
+
+    @property
+    def known_labels(self) -> npt.NDArray[Any]:
+        """The labels of a part that has them, as each training part has."""
+        assert self.labels is not None
+        return self.labels
 
     def __len__(self) -> int:
         """Count the images."""
@@ -50,19 +59,23 @@ class Dataset:
     name : str
         The origin of the data; every message starts with it.
     classes : tuple of str
-        Names of the classes; a label is a position in it.
+        Names of the classes, or of the targets of a regression.
     train : Split
         Training part, images of shape (n, H, W, C) or (n, features).
     test : Split, optional
         Test part, images of the same size; None where the source has none.
     notes : tuple of str
         Remarks on the reading of the data; a run shows them as warnings.
+    task : "classification", "multilabel" or "regression"
+        One class an image, a truth value for each class (0 or 1), or a number for each target.
+    features : tuple of str
+        Names of the features of vectors; empty where they are not known.
 
     Raises
     ------
     DataError
-        Pixels that are not finite or not numbers, a rank other than 2 and 4, labels that are not int64, not
-        as many as the images or not below ``len(classes)``, an empty part, two parts of unequal image size.
+        Pixels that are not finite or not numbers, a rank other than 2 and 4, an empty part, two parts of unequal image
+        size, labels that do not fit the task, the images or the classes, or a training part without labels.
     """
 
     name: str
@@ -70,40 +83,68 @@ class Dataset:
     train: Split
     test: Split | None = None
     notes: tuple[str, ...] = ()
+    task: TaskName = "classification"
+    features: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse data that a kernel cannot be computed from."""
-        _check_split(self.train, len(self.classes), f"{self.name}: train")
+        if self.train.labels is None:
+            raise DataError(f"{self.name}: expected labels of the training images, got none; add them")
+        for part, split in (("train", self.train), ("test", self.test)):
+            if split is not None:
+                where = f"{self.name}: {part}"
+                _check_images(split.images, where)
+                _check_labels(split, self.task, len(self.classes), where)
+                _check_finite(split.images, where)
         if self.test is not None:
-            _check_split(self.test, len(self.classes), f"{self.name}: test")
             _check_alike(self.train.images, self.test.images, self.name)
 
 
 @dataclass(frozen=True)
 class Loader(ABC):
-    """A source of a data set; the fields are its options.
+    """A source of a data set; the fields are its keys in ``[data]`` of a workflow file.
 
     Parameters
     ----------
     path : str, optional
-        File or folder to read (``data.path`` in a workflow file).
+        File or folder to read.
+    task : str
+        What the labels are: "classification", "multilabel" (a column of 0 and 1 for each class), "regression", or
+        "auto" to go by their type.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
     path: str | None = None
+    task: AskedTask = "auto"
 
     @abstractmethod
     def load(self) -> Dataset:
         """Read the data set from its files."""
 
+    def require_classes(self, source: str) -> None:
+        """Refuse another task than a classification, for a source that has classes.
 
-def as_split(images: npt.ArrayLike, labels: npt.ArrayLike) -> Split:
+        Raises
+        ------
+        ConfigError
+            With the name of the source.
+        """
+        if self.task not in ("auto", "classification"):
+            raise ConfigError(
+                f'data source {source!r}: expected data.task = "auto" or "classification", since its images have '
+                f"classes, got {self.task!r}; leave data.task out"
+            )
+
+
+def as_split(images: npt.ArrayLike, labels: npt.ArrayLike | None) -> Split:
     """Bring arrays into the shapes of a `Split`, without judging their values.
 
     Parameters
     ----------
     images : array_like, (n, H, W, C), (n, H, W) or (n, features)
         Grayscale images of rank 3 get a channel axis of length 1.
-    labels : array_like, (n,) or (n, 1)
+    labels : array_like, (n,) or (n, 1), or None
         Integers of any width become int64 of shape (n,); anything else stays, for `Dataset` to refuse.
 
     Raises
@@ -114,12 +155,11 @@ def as_split(images: npt.ArrayLike, labels: npt.ArrayLike) -> Split:
     images = as_array("images", images)
     if images.ndim == 3:
         images = images[..., np.newaxis]
-    return Split(images, read_labels(labels))
+    return Split(images, None if labels is None else read_labels(labels))
 
 
-def _check_split(split: Split, class_count: int, where: str) -> None:
-    """Raise `DataError` unless the images and the labels of one part are usable and belong together."""
-    images, labels = split.images, split.labels
+def _check_images(images: npt.NDArray[Any], where: str) -> None:
+    """Raise `DataError` unless the images of one part have a usable type and shape."""
     if not (images.dtype == np.uint8 or (images.dtype.kind == "f" and images.dtype.itemsize <= 8)):
         raise DataError(
             f"{where} images: expected uint8, float16, float32 or float64 pixels, got {images.dtype}; "
@@ -132,18 +172,32 @@ def _check_split(split: Split, class_count: int, where: str) -> None:
         )
     if images.size == 0:
         raise DataError(f"{where} images: expected at least one image with one pixel, got shape {images.shape}")
-    if labels.dtype != np.int64 or labels.ndim != 1:
+
+
+def _check_labels(split: Split, task: TaskName, column_count: int, where: str) -> None:
+    """Raise `DataError` unless the labels of one part fit the task and the images."""
+    labels = split.labels
+    if labels is None:
+        return
+    if task == "classification" and (labels.dtype != np.int64 or labels.ndim != 1):
         raise DataError(
             f"{where} labels: expected integers of shape (n,), got {labels.dtype} of shape {labels.shape}; "
             f"{why_no_labels(labels)}"
         )
-    if len(labels) != len(images):
+    if task != "classification" and (labels.dtype != np.float64 or labels.shape[1:] != (column_count,)):
         raise DataError(
-            f"{where} labels: expected {len(images)}, one for each image, got {len(labels)}; "
+            f"{where} labels: expected float64 of shape (n, {column_count}) for a {task}, got {labels.dtype} of shape "
+            f"{labels.shape}; convert them, and give a name for each column"
+        )
+    if len(labels) != len(split.images):
+        raise DataError(
+            f"{where} labels: expected {len(split.images)}, one for each image, got {len(labels)}; "
             "check that images and labels come from the same file"
         )
-    _check_labels_below(labels, class_count, where)
-    _check_finite(images, where)
+    if task == "classification":
+        _check_labels_below(labels, column_count, where)
+    else:
+        check_numbers(labels, task, where)
 
 
 def _check_labels_below(labels: npt.NDArray[np.int64], class_count: int, where: str) -> None:

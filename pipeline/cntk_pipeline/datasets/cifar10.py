@@ -49,6 +49,7 @@ class Cifar10(Loader):
 
     def load(self) -> Dataset:
         """Read uint8 images (50000, 32, 32, 3) and (10000, 32, 32, 3), in the order of the files."""
+        self.require_classes("cifar10")
         with reading(self.path or "the places of CIFAR-10", "readable folders"):
             layout, folder = _locate(self.path)
         train, test = layout.read(folder)

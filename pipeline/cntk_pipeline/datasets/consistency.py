@@ -65,13 +65,13 @@ def warnings_of(data: Dataset, ridges: list[float], mirrored: bool = False) -> t
     DataError
         If equal images have different labels and a ridge is 0: no function fits both.
     """
-    labels, lines = data.train.labels, []
+    labels, lines = data.train.known_labels, []
     same = equal_images(data.train, mirrored)
-    torn = [(i, j) for i, j in same if labels[i] != labels[j]]
+    torn = [(i, j) for i, j in same if not np.array_equal(labels[i], labels[j])]
     what = "equal (or mirrored)" if mirrored else "equal"
     if torn:
         names = "; ".join(
-            f"{i} ({data.classes[labels[i]]}) and {j} ({data.classes[labels[j]]})" for i, j in torn[:SHOWN_PAIRS]
+            f"{i} ({_label_text(data, i)}) and {j} ({_label_text(data, j)})" for i, j in torn[:SHOWN_PAIRS]
         )
         told = f"{len(torn)} pairs of {what} training images have different labels, rows {names}"
         if 0 in ridges:
@@ -81,15 +81,31 @@ def warnings_of(data: Dataset, ridges: list[float], mirrored: bool = False) -> t
             )
         lines.append(f"{told}: no ridge can make both right")
     if len(same) > len(torn) and 0 in ridges:
-        agreeing = ", ".join([f"{i} and {j}" for i, j in same if labels[i] == labels[j]][:SHOWN_PAIRS])
+        agreeing = ", ".join([f"{i} and {j}" for i, j in same if (i, j) not in torn][:SHOWN_PAIRS])
         lines.append(f"some training images are {what}, rows {agreeing}: without a ridge their kernel is singular")
-    if len(np.unique(labels)) == 1:
-        zero = ", and targets of one class are all zero" if len(data.classes) == 1 else ""
-        lines.append(
-            f"all {len(labels)} training images are of the class {data.classes[labels[0]]}: "
-            f"an accuracy says nothing{zero}"
-        )
-    return tuple(lines)
+    return (*lines, *_constant_labels(data))
+
+
+def _label_text(data: Dataset, row: int) -> str:
+    """Write the label of a training image: its class, its classes, or its numbers."""
+    label = data.train.known_labels[row]
+    if data.task == "regression":
+        return ", ".join(f"{number:g}" for number in label)
+    return data.classes[label] if data.task == "classification" else " ".join(np.array(data.classes)[label > 0])
+
+
+def _constant_labels(data: Dataset) -> list[str]:
+    """Warn where all training images have the same label, or the same value of a target."""
+    labels = data.train.known_labels
+    if data.task != "classification":
+        names = [name for name, column in zip(data.classes, labels.T, strict=True) if (column == column[0]).all()]
+        return [f"{name} is {labels[0, data.classes.index(name)]:g} for all training images" for name in names]
+    if len(np.unique(labels)) > 1:
+        return []
+    zero = ", and targets of one class are all zero" if len(data.classes) == 1 else ""
+    return [
+        f"all {len(labels)} training images are of the class {data.classes[labels[0]]}: an accuracy says nothing{zero}"
+    ]
 
 
 def uneven_features(data: Dataset) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cntk_pipeline.datasets.base import Dataset
+from cntk_pipeline.models import TaskName
 
 SHOWN_CLASSES = 12
 """Largest number of classes that are listed one by one; of more, only the extremes are shown."""
@@ -28,54 +29,109 @@ class ClassCount:
 
 @final
 @dataclass(frozen=True)
+class TargetRange:
+    """A target of a regression, with its mean, its standard deviation and its extremes over the training images."""
+
+    name: str
+    mean: float
+    deviation: float
+    smallest: float
+    largest: float
+
+
+@final
+@dataclass(frozen=True)
 class Contents:
     """The selected images of a run.
 
     Attributes
     ----------
-    train, test : images.
+    train, test : numbers of images.
     shape : of an image, (H, W, C) or (features,).
-    classes : in the order of their labels.
+    classes : in the order of their labels; of several classes an image, each is counted.
+    task : of the data set.
+    targets : of a regression, which has no classes.
+    has_test_labels : whether the labels of the test images are known.
     """
 
     train: int
     test: int
     shape: tuple[int, ...]
     classes: tuple[ClassCount, ...]
+    task: TaskName = "classification"
+    targets: tuple[TargetRange, ...] = ()
+    has_test_labels: bool = True
 
     @classmethod
     def of(cls, data: Dataset) -> "Contents":
         """Count a data set."""
-        test = np.empty(0, np.int64) if data.test is None else data.test.labels
-        return cls.count(data.classes, data.train.images.shape[1:], data.train.labels, test)
+        test_count, test = (0, None) if data.test is None else (len(data.test), data.test.labels)
+        shape = data.train.images.shape[1:]
+        return cls.count(data.classes, shape, data.train.known_labels, test, data.task, test_count)
 
     @classmethod
     def count(
         cls,
-        classes: Sequence[str],
+        names: Sequence[str],
         shape: Sequence[int],
-        train_labels: npt.NDArray[np.int64],
-        test_labels: npt.NDArray[np.int64],
+        train_labels: npt.NDArray[Any],
+        test_labels: npt.NDArray[Any] | None,
+        task: TaskName = "classification",
+        test_count: int | None = None,
     ) -> "Contents":
-        """Count labels, which are positions in ``classes``."""
-        counts = (np.bincount(labels, minlength=len(classes)).tolist() for labels in (train_labels, test_labels))
-        counted = tuple(ClassCount(*values) for values in zip(classes, *counts, strict=True))
-        return cls(len(train_labels), len(test_labels), tuple(shape), counted)
+        """Count labels as a `Split` has them; ``test_count`` images are tested on where their labels are not known."""
+        test = (test_count or 0) if test_labels is None else len(test_labels)
+        is_known = test_labels is not None or not test
+        sizes = len(train_labels), test, tuple(shape)
+        if task == "regression":
+            rows = zip(names, train_labels.T, strict=True)
+            targets = (TargetRange(name, *map(float, (x.mean(), x.std(), x.min(), x.max()))) for name, x in rows)
+            return cls(*sizes, (), task, tuple(targets), is_known)
+
+        def counted(labels: npt.NDArray[Any] | None) -> list[int]:
+            if labels is None:
+                return [0] * len(names)
+            is_matrix = task == "multilabel"
+            return labels.sum(axis=0).astype(int).tolist() if is_matrix else _occurrences(labels, len(names))
+
+        classes = zip(names, counted(train_labels), counted(test_labels), strict=True)
+        return cls(*sizes, tuple(ClassCount(*values) for values in classes), task, (), is_known)
+
+    @property
+    def columns(self) -> int:
+        """The number of columns of the predictions: of the classes, or of the targets."""
+        return len(self.targets if self.task == "regression" else self.classes)
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """The loaded data in words: the sizes, and the images of each class."""
+        """The loaded data in words: the sizes, and the images of each class, or the range of each target."""
         *size, last = self.shape
         what = (
             f"{' x '.join(map(str, size))} pixels in {last} channel{'' if last == 1 else 's'}"
             if size
             else f"{last} features"
         )
-        return (
-            f"{self.train} training and {self.test} test images of {what}, {len(self.classes)} classes",
-            f"training images by class: {_spread([(each.name, each.train) for each in self.classes])}",
-            f"test images by class: {_spread([(each.name, each.test) for each in self.classes])}",
-        )
+        sizes = f"{self.train} training and {self.test} test images of {what}, {self._labels_text}"
+        lines = [sizes if self.has_test_labels else f"{sizes}; the test images have no labels"]
+        if self.task == "regression":
+            shown = self.targets[:SHOWN_CLASSES]
+            lines += [
+                f"{each.name}: {each.smallest:g} to {each.largest:g} in training, mean {each.mean:.4g}, standard "
+                f"deviation {each.deviation:.4g}"
+                for each in shown
+            ]
+            return tuple(lines)
+        lines.append(f"training images by class: {_spread([(each.name, each.train) for each in self.classes])}")
+        if self.has_test_labels:
+            lines.append(f"test images by class: {_spread([(each.name, each.test) for each in self.classes])}")
+        return tuple(lines)
+
+    @property
+    def _labels_text(self) -> str:
+        if self.task == "regression":
+            names = _names([each.name for each in self.targets])
+            return f"{len(self.targets)} target{'' if len(self.targets) == 1 else 's'} of a regression ({names})"
+        return f"{len(self.classes)} classes" + (", several an image" if self.task == "multilabel" else "")
 
     def to_json(self) -> dict[str, Any]:
         """Return the counts as plain values, with the warnings."""
@@ -86,7 +142,7 @@ class Contents:
         """Warnings about the classes, one line each; none where there is one class only."""
         unused = [each.name for each in self.classes if not each.train and not each.test]
         untrained = [each for each in self.classes if not each.train and each.test]
-        untested = [each.name for each in self.classes if each.train and not each.test]
+        untested = [each.name for each in self.classes if each.train and not each.test and self.has_test_labels]
         lines = []
         if unused:
             lines.append(
@@ -106,7 +162,8 @@ class Contents:
                 "says nothing about them"
             )
         trained = sorted((each for each in self.classes if each.train), key=lambda each: each.train)
-        if len(trained) > 1 and trained[-1].train >= UNEVEN * trained[0].train:
+        is_uneven = len(trained) > 1 and trained[-1].train >= UNEVEN * trained[0].train
+        if is_uneven and self.task == "classification" and self.has_test_labels:
             least, most = trained[0], trained[-1]
             lines.append(
                 f"training images are spread unevenly: {most.train} of {most.name}, {least.train} of {least.name}; "
@@ -114,6 +171,11 @@ class Contents:
                 "images"
             )
         return tuple(lines)
+
+
+def _occurrences(labels: npt.NDArray[np.int64], count: int) -> list[int]:
+    """Count the images of each class."""
+    return [int(number) for number in np.bincount(labels, minlength=count)]
 
 
 def _spread(counts: Sequence[tuple[str, int]]) -> str:

@@ -20,7 +20,7 @@ class Digits(Loader):
     Parameters
     ----------
     path : None
-        Must stay None, the images come with scikit-learn.
+        Must be left out: the images come with scikit-learn.
 
     Raises
     ------
@@ -40,6 +40,7 @@ class Digits(Loader):
 
     def load(self) -> Dataset:
         """Read float32 images (1797, 8, 8, 1) of values 0 to 16, and their labels."""
+        self.require_classes("digits")
         if self.path is not None:
             raise ConfigError(
                 f"data source 'digits': expected no path, got {self.path!r}; remove data.path "

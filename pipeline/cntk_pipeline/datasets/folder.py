@@ -6,13 +6,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 import numpy as np
-import numpy.typing as npt
 
-from cntk_pipeline.datasets.base import Dataset, Loader, Split, as_split
-from cntk_pipeline.datasets.images import decode
+from cntk_pipeline.datasets.base import Dataset, Split, as_split
+from cntk_pipeline.datasets.pictures import PictureLoader, read_pictures
 from cntk_pipeline.datasets.reading import existing_path, reading
 from cntk_pipeline.errors import DataError
 
@@ -29,7 +28,7 @@ _Example = tuple[Path, int]
 
 @final
 @dataclass(frozen=True)
-class ImageFolder(Loader):
+class ImageFolder(PictureLoader):
     """Load the pictures of ``path/train/<class>/`` and ``path/test/<class>/``, or of ``path/<class>/``.
 
     Classes and, within a class, files are taken in the order of their names, files in subfolders of a class as well.
@@ -56,9 +55,10 @@ class ImageFolder(Loader):
 
     def load(self) -> Dataset:
         """Decode all pictures into uint8 images (n, H, W, C), C being 1 or 3."""
+        self.require_classes("folder")
         root = existing_path(self.path, "folder", "a folder of images, path/train/<class>/*.png")
         with reading(root, "a readable folder"):
-            return _load(root)
+            return _load(root, self)
 
 
 @dataclass
@@ -87,7 +87,7 @@ def _listed(items: Iterable[str]) -> str:
     return ", ".join(found[:SHOWN] + more)
 
 
-def _load(root: Path) -> Dataset:
+def _load(root: Path, options: PictureLoader) -> Dataset:
     """Find the classes and read the parts."""
     train_root = root / "train" if (root / "train").is_dir() else root
     seen = _Seen()
@@ -96,12 +96,12 @@ def _load(root: Path) -> Dataset:
     if train_root is root:
         if "test" in classes and _folders(root / "test"):
             raise DataError(f"{root}: expected train/<class>/ beside test/<class>/, got no folder train; rename one")
-        train = _read(_examples(root, classes, seen))
-        return Dataset(name, classes, train, notes=tuple(seen.notes(root)))
+        train, done = _read(_examples(root, classes, seen), root, options)
+        return Dataset(name, classes, train, notes=(*seen.notes(root), *done))
     test_name = next((name for name in TEST_FOLDERS if (root / name).is_dir()), None)
     notes = _unread(root, test_name)
-    train = _read(_examples(train_root, classes, seen))
-    notes += seen.notes(train_root)
+    train, done = _read(_examples(train_root, classes, seen), train_root, options)
+    notes += [*seen.notes(train_root), *done]
     if test_name is None:
         return Dataset(name, classes, train, notes=tuple(notes))
     test_root, seen = root / test_name, _Seen()
@@ -111,8 +111,8 @@ def _load(root: Path) -> Dataset:
             f"{test_root}: expected the classes of {train_root} ({', '.join(classes)}), "
             f"got {', '.join(unknown)}; rename or remove those folders"
         )
-    test = _read(_examples(test_root, classes, seen))
-    return Dataset(name, classes, train, test, tuple(notes + seen.notes(test_root)))
+    test, done = _read(_examples(test_root, classes, seen), test_root, options)
+    return Dataset(name, classes, train, test, (*notes, *seen.notes(test_root), *done))
 
 
 def _unread(root: Path, test_name: str | None) -> list[str]:
@@ -173,23 +173,7 @@ def _pictures(folder: Path, place: str, seen: _Seen, above: tuple[str, ...]) -> 
                 seen.passed_over[path.suffix.lower() or "without an ending"] += 1
 
 
-def _read(examples: list[_Example]) -> Split:
-    """Decode the pictures; all must have the first one's shape."""
-    first = examples[0][0]
-    pixels = decode(first, first)
-    images: npt.NDArray[Any] = np.empty((len(examples), *pixels.shape), np.uint8)
-    for row, (path, _) in enumerate(examples):
-        pixels = decode(path, path)
-        if pixels.shape != images.shape[1:]:
-            raise DataError(
-                f"{path}: expected {_describe(images[0])} as {first} has, got {_describe(pixels)}; "
-                "resize or convert the images so that all agree"
-            )
-        images[row] = pixels
-    return as_split(images, [label for _, label in examples])
-
-
-def _describe(pixels: npt.NDArray[Any]) -> str:
-    """Write the size in the usual order, width first."""
-    height, width, channels = pixels.shape
-    return f"{width} x {height} pixels in {'grayscale' if channels == 1 else 'colour'}"
+def _read(examples: list[_Example], root: Path, options: PictureLoader) -> tuple[Split, tuple[str, ...]]:
+    """Decode the pictures of a part; return them with their labels, and notes on them."""
+    found = read_pictures([(path, str(path)) for path, _ in examples], root, options)
+    return as_split(found.images, np.array([label for _, label in examples])[found.rows]), found.notes

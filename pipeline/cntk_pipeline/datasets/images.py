@@ -1,9 +1,10 @@
-"""Decoding of one picture into pixels."""
+"""Decoding of pictures into pixels."""
 
 import struct
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal, final
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,29 @@ _GRAY = ("1", "L", "LA")
 _DEEP = ("I", "F")
 _BITS_PER_SAMPLE = 258
 """The tag of a TIFF file."""
+
+
+Mode = Literal["L", "RGB"]
+
+
+@final
+@dataclass(frozen=True)
+class Wanted:
+    """The pictures that a data set wants; None keeps what a picture has.
+
+    Parameters
+    ----------
+    resize : (int, int), optional
+        Height and width; the ratio of the sides is not kept.
+    mode : "L" or "RGB", optional
+        Grayscale or colour.
+    """
+
+    resize: tuple[int, int] | None = None
+    mode: Mode | None = None
+
+
+AS_IT_IS = Wanted()
 
 
 def decode(source: Path | BinaryIO, where: object) -> npt.NDArray[np.uint8]:
@@ -44,8 +68,31 @@ def decode(source: Path | BinaryIO, where: object) -> npt.NDArray[np.uint8]:
     ConfigError
         Pillow is not installed.
     """
+    pixels, _ = decode_as(source, where, AS_IT_IS)
+    return pixels
+
+
+def decode_as(source: Path | BinaryIO, where: object, wanted: Wanted) -> tuple[npt.NDArray[np.uint8], set[str]]:
+    """Decode a picture as `decode` does, into the wanted mode and size.
+
+    Parameters
+    ----------
+    source, where : as in `decode`.
+    wanted : Wanted
+        The mode and the size.
+
+    Returns
+    -------
+    The pixels, and what was done to the picture: "converted", "resized", both or neither.
+
+    Raises
+    ------
+    DataError, ConfigError
+        As in `decode`.
+    """
     with optional_import(where):
         from PIL import Image, ImageOps
+    done: set[str] = set()
     broken = (*_BROKEN, Image.DecompressionBombError, Image.DecompressionBombWarning)
     expected = f"an image that Pillow can decode ({', '.join(FORMATS)})"
     with reading(where, expected, *broken), warnings.catch_warnings():
@@ -56,10 +103,15 @@ def decode(source: Path | BinaryIO, where: object) -> npt.NDArray[np.uint8]:
                     f"{where}: expected 8 bits for each channel, got more (mode {image.mode}), which Pillow would cut; "
                     "convert the images, or store them as floats in an .npz file"
                 )
-            gray = image.mode in _GRAY
-            upright = ImageOps.exif_transpose(image)
-            pixels: npt.NDArray[Any] = np.asarray(upright.convert("L" if gray else "RGB"))
-    return pixels.reshape(*pixels.shape[:2], -1)
+            own_mode = "L" if image.mode in _GRAY else "RGB"
+            upright = ImageOps.exif_transpose(image).convert(own_mode)
+            if wanted.mode not in (None, own_mode):
+                upright, done = upright.convert(wanted.mode), done | {"converted"}
+            if wanted.resize is not None and upright.size != wanted.resize[::-1]:
+                # Bilinear in Pillow's sense: weights over all pixels that a smaller picture merges, without overshoot.
+                upright, done = upright.resize(wanted.resize[::-1], Image.Resampling.BILINEAR), done | {"resized"}
+            pixels: npt.NDArray[Any] = np.asarray(upright)
+    return pixels.reshape(*pixels.shape[:2], -1), done
 
 
 def _has_deep_channels(image: Any) -> bool:

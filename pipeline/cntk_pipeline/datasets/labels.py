@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cntk_pipeline.errors import DataError
 from cntk_pipeline.inputs import as_array
 
 
@@ -29,7 +30,7 @@ def why_no_labels(labels: npt.NDArray[Any]) -> str:
     """Write the remedy for labels that are not int64 of shape (n,)."""
     if labels.ndim == 0:
         return "give one class number for each image"
-    if labels.ndim == 2 and _is_one_hot(labels):
+    if labels.ndim == 2 and is_one_hot(labels):
         return "these are one-hot rows: give labels.argmax(axis=1)"
     if labels.ndim == 2 and labels.shape[0] == 1:
         return "this is one row: give labels[0]"
@@ -58,13 +59,32 @@ def _why_no_float(labels: npt.NDArray[Any]) -> str:
     fractions = labels != np.floor(labels)
     if fractions.any():
         return (
-            f"that of image {int(fractions.argmax())} is {labels[fractions.argmax()]:g}, which is no class: measured "
-            "values are not regressed on here, kernel_matrix gives the kernel to do so"
+            f"that of image {int(fractions.argmax())} is {labels[fractions.argmax()]:g}, which is no class: regress on "
+            'measured values with data.task = "regression", or assemble(..., task="regression")'
         )
     return "they are whole numbers: give labels.astype(int)"
 
 
-def _is_one_hot(rows: npt.NDArray[Any]) -> bool:
+def check_numbers(labels: npt.NDArray[np.float64], task: str, where: str) -> None:
+    """Raise `DataError` naming the first label, (n, columns), that is not finite, or neither 0 nor 1 in a multilabel.
+
+    Raises
+    ------
+    DataError
+        With the row and the column.
+    """
+    wrong = ~np.isfinite(labels) if task == "regression" else (labels != 0) & (labels != 1)
+    if wrong.any():
+        row, column = (int(k) for k in np.unravel_index(wrong.argmax(), wrong.shape))
+        wanted = "finite numbers" if task == "regression" else "0 or 1 for each class"
+        raise DataError(
+            f"{where} labels: expected {wanted}, got {labels[row, column]:g} at image {row}, column {column}; drop the "
+            "images without a label, or correct it"
+        )
+
+
+def is_one_hot(rows: npt.NDArray[Any]) -> bool:
+    """Tell whether each row of a matrix has a single 1, and zeros elsewhere."""
     if rows.dtype.kind not in "biuf" or rows.shape[1] < 2:
         return False
     return bool(((rows == 0) | (rows == 1)).all() and (rows.sum(axis=1) == 1).all())

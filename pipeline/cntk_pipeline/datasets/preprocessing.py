@@ -108,11 +108,12 @@ def standardize(
         )
     count = images.shape[-1] if per == "feature" else _channel_count(images)
     constants = _measure(images[:measured], dataset.name, count)
-    train = Split(constants.apply(dataset.train.images, dtype), dataset.train.labels)
-    test = dataset.test
-    if test is not None:
-        test = Split(constants.apply(test.images, dtype), test.labels)
-    return replace(dataset, train=train, test=test), constants
+
+    def apply(split: Split) -> Split:
+        return replace(split, images=constants.apply(split.images, dtype))
+
+    test = None if dataset.test is None else apply(dataset.test)
+    return replace(dataset, train=apply(dataset.train), test=test), constants
 
 
 def one_hot_targets(labels: npt.NDArray[np.int64], class_count: int) -> npt.NDArray[np.float64]:
@@ -150,6 +151,15 @@ def one_hot_targets(labels: npt.NDArray[np.int64], class_count: int) -> npt.NDAr
     targets = np.full((len(labels), class_count), -1.0 / class_count)
     targets[np.arange(len(labels)), labels] = 1.0 - 1.0 / class_count
     return targets
+
+
+def target_mean(targets: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Average the training targets, (n, targets), in each column.
+
+    A kernel regression has no constant term: the mean is subtracted from the targets before the solve, and added to the
+    predictions.
+    """
+    return targets.mean(axis=0)
 
 
 def _channel_count(images: npt.NDArray[Any]) -> int:

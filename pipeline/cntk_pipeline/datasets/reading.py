@@ -7,6 +7,7 @@ from io import BufferedReader
 from pathlib import Path
 
 from cntk_pipeline.errors import ConfigError, DataError, DataNotFound, PipelineError
+from cntk_pipeline.resources import memory_bytes
 
 
 def existing_path(path: str | None, source: str, wanted: str) -> Path:
@@ -52,6 +53,29 @@ def open_file(path: Path) -> BufferedReader:
         kind = "a folder" if path.is_dir() else "a pipe, a socket or a device"
         raise DataError(f"{path}: expected a file, got {kind}; correct data.path, or data.source")
     return path.open("rb")
+
+
+def require_memory(needed: int, where: object) -> None:
+    """Refuse arrays that this process cannot hold, before they are read.
+
+    Parameters
+    ----------
+    needed : int
+        Bytes.
+    where : object
+        The file, as named in the message.
+
+    Raises
+    ------
+    DataError
+        With the sizes.
+    """
+    memory = memory_bytes()
+    if needed > memory:
+        raise DataError(
+            f"{where}: its arrays take {needed / 2**30:,.1f} GiB, and this process may use "
+            f"{memory / 2**30:,.1f} GiB; take fewer images or features, or a machine with more memory"
+        )
 
 
 @contextmanager

@@ -9,15 +9,20 @@ from cntk_pipeline.datasets.base import Dataset, Split
 from cntk_pipeline.errors import ConfigError
 
 
-def select(dataset: Dataset, train: int | None = None, test: int | None = None, train_blocks: int = 1) -> Dataset:
+def select(
+    dataset: Dataset, train: int | None = None, test: int | float | None = None, train_blocks: int = 1
+) -> Dataset:
     """Keep the first rows of each part.
 
     Parameters
     ----------
     dataset : Dataset
         Without a test part, the test rows are the rows of the training part after the chosen ones.
-    train, test : int, optional
-        Rows to keep, at least 1; all by default. `train` is needed where there is no test part.
+    train : int, optional
+        Rows to keep, at least 1; all by default.
+    test : int or float, optional
+        Rows to keep, at least 1, or their share, below 1; all by default. Where there is no test part, `test` alone
+        takes the last rows. One of `train` and `test` is needed then.
     train_blocks : int
         Cut the training part into this many equal consecutive blocks and keep the first ``train / train_blocks`` rows
         of each, in order. 5 takes equally many from each of CIFAR-10's five batch files.
@@ -32,18 +37,29 @@ def select(dataset: Dataset, train: int | None = None, test: int | None = None, 
     if dataset.test is None:
         return _select_and_hold_out(dataset, train, test, train_blocks)
     train = row_count(train, len(dataset.train), "train", dataset.name)
-    test = row_count(test, len(dataset.test), "test", dataset.name)
+    test = row_count(_count(test, len(dataset.test)), len(dataset.test), "test", dataset.name)
     rows = _rows_of_blocks(len(dataset.train), train, train_blocks, dataset.name)
     return replace(dataset, train=_take(dataset.train, rows), test=_take(dataset.test, slice(test)))
 
 
-def _select_and_hold_out(dataset: Dataset, train: int | None, test: int | None, train_blocks: int) -> Dataset:
+def _count(wanted: int | float | None, available: int) -> int | None:
+    """Turn a share into a number of rows."""
+    return round(wanted * available) if isinstance(wanted, float) else wanted
+
+
+def _select_and_hold_out(
+    dataset: Dataset, train: int | None, wanted_test: int | float | None, train_blocks: int
+) -> Dataset:
     """Keep the first `train` rows and test on the rows after them."""
     total = len(dataset.train)
+    test = _count(wanted_test, total)
     if train is None:
-        raise ConfigError(
-            f"{dataset.name}: has no test part, so its {total} rows must be divided; set data.train below {total}"
-        )
+        if test is None:
+            raise ConfigError(
+                f"{dataset.name}: has no test part, so its {total} rows must be divided; set data.test = 0.2 to test "
+                f"on the last fifth, or data.train below {total}. Rows that are sorted need data.shuffle = 0 too"
+            )
+        train = total - row_count(test, total - 1, "test", dataset.name)
     if train_blocks != 1:
         raise ConfigError(
             f"{dataset.name}: expected data.train_blocks = 1 for a data set without a test part, got {train_blocks}"
@@ -114,4 +130,4 @@ def _rows_of_blocks(total: int, wanted: int, block_count: int, name: str) -> sli
 
 
 def _take(split: Split, rows: slice | npt.NDArray[np.int64]) -> Split:
-    return Split(split.images[rows], split.labels[rows])
+    return Split(split.images[rows], None if split.labels is None else split.labels[rows])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from cntk_pipeline.clusters.table import current_job
 from cntk_pipeline.errors import PipelineError
 from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.predictions import open_directory
 from cntk_pipeline.tasks import Receipt, Task
 from cntk_pipeline.telemetry import metrics
 from cntk_pipeline.telemetry.events import (
@@ -69,7 +70,7 @@ def _listen(run_path: str) -> None:
         return
     metrics.install()
     with contextlib.suppress(PipelineError):  # without a run the task itself raises
-        log = _log_of(RunDirectory(run_path), run_path)
+        log = _log_of(open_directory(run_path), run_path)
         for old in open_logs[: max(0, len(open_logs) - LOGS_KEPT + 1)]:
             detach(old)
         attach(log)

@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from cntk_pipeline.estimators.source import PRECOMPUTED, KernelSource, read_samples
 from cntk_pipeline.layers import Layer
-from cntk_pipeline.regression.arguments import RidgeMode
+from cntk_pipeline.regression.arguments import MEASURED_RIDGES, RidgeMode
 from cntk_pipeline.regression.fitting import fit, posterior_covariance, posterior_variance, signal_variance
 
 Floats = npt.NDArray[np.float64]
@@ -27,7 +27,7 @@ class KernelRegressor(RegressorMixin, BaseEstimator):
     Parameters
     ----------
     network, kind, ridge, ridge_mode, dtype, flips, image_shape, n_jobs, memory
-        As of `KernelClassifier`.
+        As of `KernelClassifier`; a ridge of "auto" may also be 10 or 100.
 
     Attributes
     ----------
@@ -102,7 +102,9 @@ class KernelRegressor(RegressorMixin, BaseEstimator):
         self.X_fit_ = source.samples(values)
         self.y_mean_ = targets.mean(axis=0)
         centred = targets - self.y_mean_
-        fitted = fit(source.train(self.X_fit_), centred, ridge=self.ridge, ridge_mode=self.ridge_mode)
+        fitted = fit(
+            source.train(self.X_fit_), centred, ridge=self.ridge, ridge_mode=self.ridge_mode, auto=MEASURED_RIDGES
+        )
         self.ridge_, self.absolute_ridge_, self.ridge_path_ = fitted.ridge, fitted.absolute_ridge, fitted.path
         self.dual_coef_ = fitted.coefficients.reshape(targets.shape)
         self.leave_one_out_ = fitted.leave_one_out.reshape(targets.shape) + self.y_mean_

@@ -18,6 +18,7 @@ from cntk_pipeline.layers import LAYERS, Sequential, spelling
 from cntk_pipeline.layers.presets import PRESETS
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Chunks, Job, Owner, Place
+from cntk_pipeline.rundir.predictions import open_directory
 from cntk_pipeline.rundir.provenance import library_versions
 from cntk_pipeline.rundir.specification import DataSpecification, ReadoutSpecification, Specification
 from cntk_pipeline.storage.tiled_array import Array, ArraySpec, Group, TiledArray
@@ -288,7 +289,7 @@ def _is_whole(run: RunDirectory) -> bool:
 @lru_cache(maxsize=4)
 def _open(run_path: str) -> RunDirectory:
     """Open a run once per process."""
-    return RunDirectory(run_path)
+    return open_directory(run_path)
 
 
 @lru_cache(maxsize=8)

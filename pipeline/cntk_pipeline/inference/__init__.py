@@ -14,7 +14,7 @@ from cntk_pipeline.inference.auto_ridge import (
     path_product,
     show_choices,
 )
-from cntk_pipeline.inference.base import Product, Result, Shown, share_text
+from cntk_pipeline.inference.base import Product, Result, Shown
 from cntk_pipeline.inference.ensemble import EnsembleRecord, blocks
 from cntk_pipeline.inference.leave_one_out import inverse_need
 from cntk_pipeline.inference.remedies import add_remedies
@@ -52,7 +52,6 @@ __all__ = [
     "require_options",
     "require_results",
     "run_products",
-    "share_text",
     "show_choices",
 ]
 

@@ -4,6 +4,7 @@ Two methods give the same numbers. One eigendecomposition in memory serves all c
 a factor and a leave-one-out for each candidate, tile by tile on all workers, is quicker and needs less memory.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -13,16 +14,20 @@ from cntk_pipeline.clusters import WorkerMemory
 from cntk_pipeline.clusters.memory import share_bytes
 from cntk_pipeline.driver.driver import Outcome
 from cntk_pipeline.errors import NotPositiveDefinite
-from cntk_pipeline.inference.base import Found, Product, Shown, share_text
+from cntk_pipeline.inference.base import Found, Product, Shown
 from cntk_pipeline.inference.ensemble import EIGEN_OPERATIONS
-from cntk_pipeline.inference.leave_one_out import LeaveOneOutRecord, leave_one_out_product
+from cntk_pipeline.inference.leave_one_out import leave_one_out_product
 from cntk_pipeline.inference.remedies import RunJobs
 from cntk_pipeline.models import Json
-from cntk_pipeline.regression.selection import RidgePath, ridge_path
+from cntk_pipeline.regression.arguments import as_train_kernel
+from cntk_pipeline.regression.scores import mean_square
+from cntk_pipeline.regression.selection import left_out_errors
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Job, Owner, Place
+from cntk_pipeline.rundir.specification import DataSpecification
 from cntk_pipeline.solvers import Method, System, SystemSize, make_system
 from cntk_pipeline.solvers.cholesky import factor_jobs, release_factor
+from cntk_pipeline.solvers.scores import Scores, score, score_texts
 from cntk_pipeline.solvers.systems import (
     RIDGE_CHOICE,
     coefficients_task,
@@ -31,6 +36,7 @@ from cntk_pipeline.solvers.systems import (
     ridge_candidates,
     solve_name,
     with_ridge,
+    with_target_mean,
 )
 from cntk_pipeline.solvers.work import open_work
 from cntk_pipeline.storage.tiled_array import ArraySpec
@@ -90,7 +96,8 @@ def in_memory(count: int, tile: int, capacity: Capacity) -> bool:
 def evaluate_path(run_path: str, task: Task) -> Receipt:
     """Evaluate leave-one-out for all candidates from one eigendecomposition: a row for each, the largest ridge first.
 
-    The columns are the absolute ridge, 1 where the kernel is positive definite with it, squared error and accuracy.
+    The columns are the absolute ridge, 1 where the kernel is positive definite with it, squared error, and accuracy; or
+    R2 in the accuracy's place, in a regression.
 
     Raises
     ------
@@ -106,17 +113,20 @@ def evaluate_path(run_path: str, task: Task) -> Receipt:
         raise NotPositiveDefinite(
             f"{work.system.readout}: the kernel is zero everywhere: its network trains no layer, or images are black"
         )
-    table = np.zeros((len(ridge_candidates()), 4))
-    table[:, 0] = unit * np.array(ridge_candidates())
+    candidates = ridge_candidates(work.run.specification.data.task)
+    table = np.zeros((len(candidates), 4))
+    table[:, 0] = unit * np.array(candidates)
     try:
-        path = _definite_path(kernel, targets, table[:, 0].tolist())
+        scores = _definite_path(work.run, kernel, targets, table[:, 0].tolist())
     except NotPositiveDefinite as error:
         raise NotPositiveDefinite(
-            f"{work.system.readout}: the kernel is not positive definite with any of the ridges 1, 0.1, ..., 1e-7",
+            f"{work.system.readout}: the kernel is not positive definite with any of the ridges {candidates[0]:g}, "
+            f"{candidates[1]:g}, ..., 1e-7",
             pivot=error.pivot,
         ) from None
-    rows = slice(0, len(path.ridges))
-    table[rows, 1], table[rows, 2], table[rows, 3] = 1.0, path.squared_error, path.accuracy
+    for row, each in enumerate(scores):
+        # One class only has no accuracy, and one image no R2: the summary knows that.
+        table[row, 1:] = 1.0, each.squared_error, next((x for x in (each.accuracy, each.r2) if x is not None), 0.0)
     return work.write(RIDGE_PATH, table)
 
 
@@ -127,17 +137,26 @@ def _places(run: RunDirectory, task: Task) -> list[Place]:
 RIDGE_PATH = Owner("ridge_path", evaluate_path, _places)
 
 
-def _definite_path(kernel: np.ndarray, targets: np.ndarray, ridges: Sequence[float]) -> RidgePath:
+def _definite_path(run: RunDirectory, kernel: np.ndarray, targets: np.ndarray, ridges: Sequence[float]) -> list[Scores]:
     """Evaluate the path of falling absolute ridges, without ridges that leave the kernel not positive definite."""
+    labels = run.labels("train")
+    assert labels is not None
     while True:
         try:
-            return ridge_path(kernel, targets, ridges, "absolute")
+            errors = left_out_errors(as_train_kernel(kernel), targets, np.array(ridges))
+            return [_scores_of_errors(run, labels, targets, each) for each in errors]
         except NotPositiveDefinite as error:
             smallest = error.pivot - ridges[-1]
             enough = [ridge for ridge in ridges[:-1] if ridge + smallest > 0]
             if not enough:
                 raise
             ridges = enough
+
+
+def _scores_of_errors(run: RunDirectory, labels: np.ndarray, targets: np.ndarray, errors: np.ndarray) -> Scores:
+    """Score predictions by their errors; the squared error is of the errors themselves, without another rounding."""
+    scores = score(run.specification.data, labels, with_target_mean(run, targets - errors))
+    return replace(scores, squared_error=mean_square(errors))
 
 
 def _choose_in_memory(run: RunDirectory, selection: Json, run_jobs: RunJobs) -> Outcome:
@@ -151,20 +170,19 @@ def _choose_in_memory(run: RunDirectory, selection: Json, run_jobs: RunJobs) -> 
 
 def path_product(run: RunDirectory, selection: Json) -> Product:
     """Describe the table for a choice in memory; its summary is the choice."""
-    name, candidates = solve_name(selection), ridge_candidates()
+    name, candidates = solve_name(selection), ridge_candidates(run.specification.data.task)
     array = ArraySpec("candidates", (len(candidates), 4), (len(candidates), 4), "float64", ("ridge", "column"))
     stage = Stage("ridge_path", solve=name)
     job = Job(Task(stage, 0, 0), RIDGE_PATH, run.train_cut.count**2)
 
     def summarise(run: RunDirectory) -> Json:
         table = run.inferred(name, "ridge_path", "candidates").read(0, 0)
-        one_class = len(run.specification.data.classes) == 1
-        return _path_record(
-            [
-                (absolute, LeaveOneOutRecord(error, None if one_class else accuracy) if definite else None)
-                for absolute, definite, error, accuracy in table.tolist()
-            ]
-        )
+        data = run.specification.data
+        scores = [
+            _candidate_scores(data, error, figure) if definite else None
+            for _, definite, error, figure in table.tolist()
+        ]
+        return _path_record(data, list(zip(table[:, 0].tolist(), scores, strict=True)))
 
     return Product(
         stage,
@@ -184,10 +202,11 @@ def _choose_by_factors(run: RunDirectory, selection: Json, slots: int, run_jobs:
 
     After a ridge with which the kernel is not positive definite, no smaller one is tried.
     """
-    found: list[tuple[float, LeaveOneOutRecord | None]] = []
+    found: list[tuple[float, Scores | None]] = []
     best: tuple[float, System] | None = None
     outcome = Outcome()
-    for ridge in ridge_candidates():
+    candidates = ridge_candidates(run.specification.data.task)
+    for ridge in candidates:
         system = make_system(run, with_ridge(selection, ridge), Method())
         product = leave_one_out_product(run, system, 0)
         if product.read(run) is None:
@@ -200,7 +219,8 @@ def _choose_by_factors(run: RunDirectory, selection: Json, slots: int, run_jobs:
                 release_factor(run, system.fingerprint)
                 break
             product.finish(run)
-        left_out: LeaveOneOutRecord = product.read(run)
+        left_out: Scores = product.read(run)
+        assert left_out.squared_error is not None
         found.append((system.absolute_ridge, left_out))
         if best is None or left_out.squared_error < best[0]:
             if best is not None:
@@ -210,9 +230,9 @@ def _choose_by_factors(run: RunDirectory, selection: Json, slots: int, run_jobs:
             release_factor(run, system.fingerprint)
     if best is None:
         return outcome
-    unit = found[0][0] / ridge_candidates()[0]
-    found += [(unit * ridge, None) for ridge in ridge_candidates()[len(found) :]]
-    run.write_record(path_product(run, selection).record, _path_record(found))
+    unit = found[0][0] / candidates[0]
+    found += [(unit * ridge, None) for ridge in candidates[len(found) :]]
+    run.write_record(path_product(run, selection).record, _path_record(run.specification.data, found))
     return Outcome()
 
 
@@ -222,16 +242,25 @@ def _after_solve(product: Product, system: System) -> list[Job]:
     return [replace(job, after=after) for job in product.jobs]
 
 
-def _path_record(found: Sequence[tuple[float, LeaveOneOutRecord | None]]) -> Json:
+def _candidate_scores(data: DataSpecification, error: float, figure: float) -> Scores:
+    """Read the scores of a candidate from its row of the table."""
+    if data.task == "regression":
+        return Scores(error, r2=figure if data.train > 1 else None)
+    return Scores(error, None if data.task == "classification" and len(data.classes) == 1 else figure)
+
+
+def _path_record(data: DataSpecification, found: Sequence[tuple[float, Scores | None]]) -> Json:
     """Make the record of the path and the candidate with the smallest error; the largest ridge wins among equals."""
-    errors = [np.inf if left_out is None else left_out.squared_error for _, left_out in found]
+    errors = [math.inf if each is None or each.squared_error is None else each.squared_error for _, each in found]
+    candidates = ridge_candidates(data.task)
+    r2 = [None if left_out is None else left_out.r2 for _, left_out in found]
     return {
-        "ridges": list(ridge_candidates()),
+        "ridges": list(candidates),
         "absolute_ridges": [absolute for absolute, _ in found],
         "squared_error": [None if left_out is None else left_out.squared_error for _, left_out in found],
         "accuracy": [None if left_out is None else left_out.accuracy for _, left_out in found],
-        "chosen": ridge_candidates()[int(np.argmin(errors))],
-    }
+        "chosen": candidates[int(np.argmin(errors))],
+    } | ({"r2": r2} if data.task == "regression" else {})
 
 
 def forecast_choice(size: SystemSize) -> StageForecast:
@@ -242,12 +271,16 @@ def forecast_choice(size: SystemSize) -> StageForecast:
 
 def show_choices(found: Found) -> Shown:
     """Lay out the candidates of each read-out, and the chosen one, as a table."""
+    shown = ("R2",) if any(path.r2 for _, path in found) else ("accuracy",)
     rows = []
     for readout, path in found:
-        lists = (path.ridges, path.absolute_ridges, path.accuracy, path.squared_error)
-        for ridge, absolute, accuracy, error in zip(*lists, strict=True):
-            numbers = ("not definite", "") if error is None else (share_text(accuracy), f"{error:.4g}")
+        r2 = path.r2 or (None,) * len(path.ridges)
+        for ridge, absolute, *values in zip(
+            path.ridges, path.absolute_ridges, path.accuracy, r2, path.squared_error, strict=True
+        ):
+            error, each = values[2], Scores(values[2], values[0], r2=values[1])
+            numbers = ("not definite", "") if error is None else (*score_texts(each, shown), f"{error:.4g}")
             chosen = "chosen" if ridge == path.chosen else ""
             rows.append((readout, f"{ridge:g}", f"{absolute:.3g}", *numbers, chosen))
-    columns = ("relative ridge", "absolute", "accuracy", "squared error", "")
+    columns = ("relative ridge", "absolute", *shown, "squared error", "")
     return Shown("ridges by leave-one-out on the training images", columns, tuple(rows))

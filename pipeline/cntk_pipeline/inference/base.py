@@ -119,6 +119,7 @@ class Result(ABC):
     record : of one system or network.
     needs_factor : whether it is computed from the factor in float64.
     needs_test_kernel : whether it reads K(test, test).
+    needs_test_labels : whether it compares predictions with the labels of the test images.
     """
 
     key: ClassVar[str]
@@ -128,6 +129,7 @@ class Result(ABC):
     record: ClassVar[Record[Any]]
     needs_factor: ClassVar[bool] = False
     needs_test_kernel: ClassVar[bool] = False
+    needs_test_labels: ClassVar[bool] = False
 
     def require(self, value: Any, train: int, kinds: Set[str]) -> None:  # noqa: B027 - most have nothing to refuse
         """Raise `ConfigError` where a value does not fit the number of training images, or the kinds of read-outs."""
@@ -160,11 +162,6 @@ class Result(ABC):
 def digest_of(parameters: Any) -> str:
     """Name the parameters of a product by 8 hexadecimal digits."""
     return fingerprint({"parameters": parameters})[:8]
-
-
-def share_text(value: float | None) -> str:
-    """Write an accuracy for people; it is None for a data set of one class."""
-    return "one class" if value is None else f"{100 * value:.2f}%"
 
 
 def require_one_length(*columns: tuple[Any, ...] | None) -> None:

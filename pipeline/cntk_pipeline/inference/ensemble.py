@@ -13,16 +13,16 @@ from pydantic import AfterValidator, with_config
 
 from cntk_pipeline.clusters import WorkerMemory
 from cntk_pipeline.clusters.memory import Need, share_bytes
-from cntk_pipeline.datasets import one_hot_targets
 from cntk_pipeline.errors import ConfigError, NotPositiveDefinite
-from cntk_pipeline.inference.base import AGAIN, Asked, Found, Product, Result, Shown, require_one_length, share_text
+from cntk_pipeline.inference.base import AGAIN, Asked, Found, Product, Result, Shown, require_one_length
 from cntk_pipeline.inference.posterior_covariance import PosteriorCovarianceResult
 from cntk_pipeline.models import STRICT, Json, Share
 from cntk_pipeline.regression.ensembles import Blocks, ensemble
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Job, Owner, Place
 from cntk_pipeline.solvers import SystemSize
-from cntk_pipeline.solvers.systems import TARGETS, solve_name
+from cntk_pipeline.solvers.scores import score, score_columns, score_lists, score_texts, scores_of
+from cntk_pipeline.solvers.systems import read_targets, solve_name, targets_of, with_target_mean
 from cntk_pipeline.solvers.work import open_work
 from cntk_pipeline.storage.records import Record
 from cntk_pipeline.storage.tiled_array import ArraySpec, is_made
@@ -44,9 +44,11 @@ class EnsembleRecord:
     times: tuple[str, ...]
     accuracy: tuple[Share, ...] | None
     mean_variance: tuple[float, ...]
+    exact_match: tuple[Share, ...] | None = None
+    r2: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        require_one_length(self.times, self.accuracy, self.mean_variance)
+        require_one_length(self.times, self.accuracy, self.mean_variance, self.exact_match, self.r2)
 
 
 _RECORD: Record[EnsembleRecord] = Record(EnsembleRecord, AGAIN)
@@ -144,7 +146,7 @@ def ensemble_product(run: RunDirectory, ntk: str, times: Sequence[float], *, cov
         "network": network,
         "times": [str(time) for time in times],
         "covariance": covariance,
-        "targets": TARGETS,
+        "targets": targets_of(run.specification.data),
         "ridge": 0.0,
         "ridge_mode": "absolute",
         "tile": run.specification.tile,
@@ -153,7 +155,7 @@ def ensemble_product(run: RunDirectory, ntk: str, times: Sequence[float], *, cov
     test, classes = data.test, len(data.classes)
     stage = Stage("ensemble", "covariance" if covariance else "", solve_name(specification))
     arrays = [
-        ArraySpec("mean", (count, test, classes), (1, test, classes), "float64", ("time", "test", "class")),
+        ArraySpec("mean", (count, test, classes), (1, test, classes), "float64", ("time", "test", data.column_axis)),
         ArraySpec("variance", (count, test), (1, test), "float64", ("time", "test")),
     ]
     if covariance:
@@ -164,13 +166,12 @@ def ensemble_product(run: RunDirectory, ntk: str, times: Sequence[float], *, cov
 
     def summarise(run: RunDirectory) -> Json:
         mean, variance = (run.inferred(stage.solve, stage.name, part) for part in ("mean", "variance"))
-        labels = np.asarray(run.inputs("test_labels")[:])
-        right = [np.mean(mean.read(k, 0, 0)[0].argmax(1) == labels) for k in range(count)]
+        labels = run.labels("test")
+        scores = [] if labels is None else [score(data, labels, mean.read(k, 0, 0)[0]) for k in range(count)]
         return {
             "times": [str(time) for time in times],
-            "accuracy": None if classes == 1 else [float(share) for share in right],
             "mean_variance": [float(variance.read(k, 0).mean()) for k in range(count)],
-        }
+        } | ({"accuracy": None} if labels is None else score_lists(scores))
 
     return Product(
         stage,
@@ -193,13 +194,13 @@ def follow_training(run_path: str, task: Task) -> Receipt:
     prior = start.test
     if not record["covariance"]:  # then only the diagonal of K** exists, and only the diagonal of the result is kept
         prior = np.diag(work.run.kernel(record["nngp"], "test_variance").read_region((0, data.test)))
-    targets = one_hot_targets(np.asarray(work.run.inputs("train_labels")[:]), len(data.classes))
+    targets = read_targets(work.run, (0, data.train))
     try:
         predictive = ensemble(Blocks(start.train, start.test_train, prior), moves, targets, time)
     except NotPositiveDefinite as error:
         raise NotPositiveDefinite(f"{record['network']} at time {time:g}: {error}", error.row, error.pivot) from None
     assert predictive.covariance is not None
-    parts = [predictive.mean, np.diagonal(predictive.covariance)]
+    parts = [with_target_mean(work.run, predictive.mean), np.diagonal(predictive.covariance)]
     parts += [predictive.covariance] if record["covariance"] else []
     return work.write(ENSEMBLE, *(part[None] for part in parts))
 
@@ -260,11 +261,11 @@ class EnsembleResult(Result):
         return [TrainingNeed(size.train, size.test)]
 
     def show(self, found: Found) -> Shown:
+        scores = [(name, record, scores_of(record, len(record.times))) for name, record in found]
+        columns = score_columns([each for _, _, several in scores for each in several])
         rows = [
-            (name, time, share_text(accuracy), f"{variance:.4g}")
-            for name, record in found
-            for time, accuracy, variance in zip(
-                record.times, record.accuracy or [None] * len(record.times), record.mean_variance, strict=True
-            )
+            (name, time, *score_texts(each, columns), f"{variance:.4g}")
+            for name, record, several in scores
+            for time, each, variance in zip(record.times, several, record.mean_variance, strict=True)
         ]
-        return Shown("trained ensemble", ("time", "accuracy", "mean variance"), tuple(rows))
+        return Shown("trained ensemble", ("time", *columns, "mean variance"), tuple(rows))

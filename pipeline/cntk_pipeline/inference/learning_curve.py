@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import AfterValidator, with_config
 
-from cntk_pipeline.datasets import one_hot_targets
 from cntk_pipeline.errors import ConfigError, StoreError
 from cntk_pipeline.inference.base import (
     AGAIN,
@@ -24,7 +23,6 @@ from cntk_pipeline.inference.base import (
     Shown,
     digest_of,
     require_one_length,
-    share_text,
 )
 from cntk_pipeline.inference.whitened import (
     after_row,
@@ -37,7 +35,8 @@ from cntk_pipeline.models import STRICT, Json, NotNegative, Positive, Share
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Job, Owner, Place
 from cntk_pipeline.solvers import System, SystemSize
-from cntk_pipeline.solvers.systems import factor_cut
+from cntk_pipeline.solvers.scores import Scoring, score_columns, score_lists, score_texts, scores_of
+from cntk_pipeline.solvers.systems import factor_cut, with_target_mean
 from cntk_pipeline.solvers.work import open_work
 from cntk_pipeline.storage.records import Record
 from cntk_pipeline.storage.tiled_array import ArraySpec
@@ -55,9 +54,11 @@ class LearningCurveRecord:
     absolute_ridge: float
     accuracy: tuple[Share, ...] | None
     squared_error: tuple[NotNegative, ...]
+    exact_match: tuple[Share, ...] | None = None
+    r2: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        require_one_length(self.sizes, self.accuracy, self.squared_error)
+        require_one_length(self.sizes, self.accuracy, self.squared_error, self.exact_match, self.r2)
 
 
 _RECORD: Record[LearningCurveRecord] = Record(LearningCurveRecord, AGAIN)
@@ -93,13 +94,14 @@ def require_sizes(sizes: Sequence[int], count: int) -> None:
 def learning_curve_product(run: RunDirectory, system: System, sizes: Sequence[int], order: int) -> Product:
     """Describe the test results of the first m training images, for some sizes m; needs the whitened kernel.
 
-    The full system's ridge is used at every size, also where it was given relative to trace(K) / n.
+    The full system's ridge is used at every size, also where it was given relative to trace(K) / n; likewise the mean
+    of all training targets of a regression.
     """
     cols, rows = factor_cut(run, system), whitened_cut(run, system)
-    classes = len(run.specification.data.classes)
+    classes, axis = len(run.specification.data.classes), run.specification.data.column_axis
     stage = Stage("learning_curve", digest_of(list(sizes)), system.fingerprint)
     shape, tile = (len(sizes), rows.count, classes), (len(sizes), rows.size, classes)
-    array = ArraySpec("mean", shape, tile, "float64", ("size", "test", "class"))
+    array = ArraySpec("mean", shape, tile, "float64", ("size", "test", axis))
     jobs = tuple(
         Job(
             Task(stage, row, 0),
@@ -143,7 +145,7 @@ def predict_by_size(run_path: str, task: Task) -> Receipt:
             means.append(mean)
         rest = slice(stops[-1] if stops else 0, None)
         mean = mean + v[:, rest] @ z[:, rest].T
-    return work.write(LEARNING_CURVE, np.stack(means))
+    return work.write(LEARNING_CURVE, with_target_mean(work.run, np.stack(means)))
 
 
 def _places(run: RunDirectory, task: Task) -> list[Place]:
@@ -156,19 +158,19 @@ LEARNING_CURVE = Owner("learning_curve", predict_by_size, _places)
 def _summary(run: RunDirectory, system: System, stage: Stage, sizes: Sequence[int]) -> Json:
     """Compare the means with the test labels, a block of test images at a time."""
     mean = run.inferred(stage.solve, stage.name, "mean")
-    _, tests, classes = mean.shape
-    correct, squares = np.zeros(len(sizes)), np.zeros(len(sizes))
+    labels = run.labels("test")
+    assert labels is not None
+    by_size = [Scoring(run.specification.data, labels) for _ in sizes]
     for row in range(mean.cut(1).pieces):
         block = mean.read(0, row, 0)
-        labels = np.asarray(run.inputs("test_labels")[slice(*mean.cut(1).bounds(row))])
-        correct += np.sum(block.argmax(2) == labels, axis=1)
-        squares += np.sum((block - one_hot_targets(labels, classes)) ** 2, axis=(1, 2))
+        for scoring, predictions in zip(by_size, block, strict=True):
+            scoring.add(slice(*mean.cut(1).bounds(row)), predictions)
+    scores = [scoring.scores() for scoring in by_size]
     return {
         "sizes": list(sizes),
         "absolute_ridge": system.absolute_ridge,
-        "accuracy": None if classes == 1 else (correct / tests).tolist(),
-        "squared_error": (squares / (tests * classes)).tolist(),
-    }
+        "squared_error": [each.squared_error for each in scores],
+    } | score_lists(scores)
 
 
 def _rising(value: bool | list[int]) -> bool | list[int]:
@@ -185,6 +187,7 @@ class LearningCurveResult(Result):
     owner = LEARNING_CURVE
     record = _RECORD
     needs_factor = True
+    needs_test_labels = True
 
     def require(self, value: bool | list[int], train: int, kinds: Set[str]) -> None:
         if isinstance(value, list):
@@ -201,12 +204,12 @@ class LearningCurveResult(Result):
         return [forecast_whitened(size), StageForecast(self.key, count_test_blocks(size), 8 * sizes * numbers, seconds)]
 
     def show(self, found: Found) -> Shown:
+        scores = [(name, record, scores_of(record, len(record.sizes))) for name, record in found]
+        shown = score_columns([each for _, _, several in scores for each in several])
         rows = [
-            (name, str(size), share_text(accuracy), f"{error:.4g}", f"{record.absolute_ridge:.3g}")
-            for name, record in found
-            for size, accuracy, error in zip(
-                record.sizes, record.accuracy or [None] * len(record.sizes), record.squared_error, strict=True
-            )
+            (name, str(size), *score_texts(each, shown), f"{error:.4g}", f"{record.absolute_ridge:.3g}")
+            for name, record, several in scores
+            for size, each, error in zip(record.sizes, several, record.squared_error, strict=True)
         ]
-        columns = ("training images", "accuracy", "squared error", "absolute ridge")
+        columns = ("training images", *shown, "squared error", "absolute ridge")
         return Shown("learning curve (one absolute ridge, that of the full system)", columns, tuple(rows))

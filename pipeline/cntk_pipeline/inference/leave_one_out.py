@@ -1,19 +1,16 @@
 """Leave-one-out predictions of a solved system, from its existing factor."""
 
-from dataclasses import dataclass
-
 import numpy as np
-from pydantic import with_config
 
 from cntk_pipeline.clusters.memory import Need, TileNeed
-from cntk_pipeline.datasets import one_hot_targets
-from cntk_pipeline.inference.base import AGAIN, LAST, Asked, Found, Product, Result, Shown, share_text
-from cntk_pipeline.models import STRICT, Json, NotNegative, Share
+from cntk_pipeline.inference.base import AGAIN, LAST, Asked, Found, Product, Result, Shown
+from cntk_pipeline.models import Json
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Job, Owner, Place
 from cntk_pipeline.solvers import System, SystemSize
 from cntk_pipeline.solvers.blas import solve_right, subtract_product
-from cntk_pipeline.solvers.systems import factor_cut, read_targets
+from cntk_pipeline.solvers.scores import Scores, score, score_columns, score_texts
+from cntk_pipeline.solvers.systems import factor_cut, read_targets, with_target_mean
 from cntk_pipeline.solvers.work import Work, float64, open_work
 from cntk_pipeline.storage.records import Record
 from cntk_pipeline.storage.tiled_array import Array, ArraySpec
@@ -23,16 +20,7 @@ SLICE_TILES = 6
 """Memory of the columns of the inverse that are computed at once, in tiles of the factor."""
 
 
-@with_config(STRICT)
-@dataclass(frozen=True)
-class LeaveOneOutRecord:
-    """The scores of predicting each training image from all others; no accuracy where there is one class only."""
-
-    squared_error: NotNegative
-    accuracy: Share | None
-
-
-_RECORD: Record[LeaveOneOutRecord] = Record(LeaveOneOutRecord, AGAIN)
+_RECORD: Record[Scores] = Record(Scores, AGAIN)
 
 
 def inverse_task_bytes(tile: int) -> int:
@@ -50,13 +38,14 @@ def leave_one_out_product(run: RunDirectory, system: System, order: int) -> Prod
 
     ``y_i - alpha_i / [(K + r I)^-1]_ii`` (Rasmussen and Williams 2006, equation 5.12). The diagonal of the inverse
     takes ``n^3 / 3`` operations in all, as many as the factor; only its n numbers are kept. A ridge r that was given
-    relative to trace(K) / n is computed from the whole matrix.
+    relative to trace(K) / n is computed from the whole matrix. So is the mean of the targets of a regression, which the
+    left-out image is part of.
     """
     cut, stage = factor_cut(run, system), Stage("leave_one_out", solve=system.fingerprint)
-    classes = len(run.specification.data.classes)
+    classes, axis = len(run.specification.data.classes), run.specification.data.column_axis
     arrays = (
         ArraySpec("inverse_diagonal", (cut.count,), (cut.size,), "float64", ("train",)),
-        ArraySpec("prediction", (cut.count, classes), (cut.size, classes), "float64", ("train", "class")),
+        ArraySpec("prediction", (cut.count, classes), (cut.size, classes), "float64", ("train", axis)),
     )
     jobs = tuple(
         # The first block column is the longest, so it begins first.
@@ -77,7 +66,8 @@ def leave_out(run_path: str, task: Task) -> Receipt:
         [_column_squares(work, task.row, low, min(low + width, end)) for low in range(begin, end, width)]
     )
     alpha = work.solved("coefficients").read(0, 0)[begin:end]
-    return work.write(LEAVE_ONE_OUT, diagonal, read_targets(work.run, (begin, end)) - alpha / diagonal[:, None])
+    prediction = read_targets(work.run, (begin, end)) - alpha / diagonal[:, None]
+    return work.write(LEAVE_ONE_OUT, diagonal, with_target_mean(work.run, prediction))
 
 
 def _places(run: RunDirectory, task: Task) -> list[Place]:
@@ -120,12 +110,9 @@ def _entries(count: int, begin: int, end: int) -> int:
 def _summary(run: RunDirectory, solve: str) -> Json:
     array = run.inferred(solve, "leave_one_out", "prediction")
     prediction = array.read_region(*((0, size) for size in array.shape))
-    labels = np.asarray(run.inputs("train_labels")[:])
-    errors = prediction - one_hot_targets(labels, array.shape[1])
-    return {
-        "squared_error": float(np.mean(errors**2)),
-        "accuracy": None if array.shape[1] == 1 else float(np.mean(prediction.argmax(1) == labels)),
-    }
+    labels = run.labels("train")
+    assert labels is not None
+    return score(run.specification.data, labels, prediction).to_json()
 
 
 class LeaveOneOutResult(Result):
@@ -147,5 +134,6 @@ class LeaveOneOutResult(Result):
         return [inverse_need(size)]
 
     def show(self, found: Found) -> Shown:
-        rows = [(name, share_text(record.accuracy), f"{record.squared_error:.4g}") for name, record in found]
-        return Shown("leave-one-out", ("accuracy", "squared error"), tuple(rows))
+        columns = score_columns([record for _, record in found])
+        rows = [(name, *score_texts(record, columns), f"{record.squared_error:.4g}") for name, record in found]
+        return Shown("leave-one-out", (*columns, "squared error"), tuple(rows))

@@ -87,8 +87,8 @@ def require_options(config: RunConfig) -> None:
         raise ConfigError(f"{' and '.join(wanted)} {verb} the factor of the solve: {EXACT_FACTOR}")
 
 
-def require_results(config: InferenceConfig, train: int, kinds: Set[str]) -> None:
-    """Refuse results that do not fit the number of training images, or the kinds of read-outs.
+def require_results(config: InferenceConfig, train: int, kinds: Set[str], has_test_labels: bool = True) -> None:
+    """Refuse results that do not fit the training images, the kinds of read-outs, or a test part without labels.
 
     Raises
     ------
@@ -96,6 +96,10 @@ def require_results(config: InferenceConfig, train: int, kinds: Set[str]) -> Non
         If a result does not fit. The message names the requirement.
     """
     for key, value in asked_of(config).items():
+        if RESULTS[key].needs_test_labels and not has_test_labels:
+            raise ConfigError(
+                f"inference.{key} compares predictions with labels of the test images, and they have none: leave it out"
+            )
         RESULTS[key].require(value, train, kinds)
 
 

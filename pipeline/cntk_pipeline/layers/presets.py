@@ -33,7 +33,7 @@ def cntk(depth: int, pooling: str = "flatten", *, trained_ends: bool | None = No
     depth : number of convolutions plus one; the paper uses 3, 4, 6, 11, 21.
     pooling : "flatten" (CNTK-V), "gap" (CNTK-GAP), or "lap4" for local average pooling with radius 4 and likewise
         with any other (Li et al. 2019, arXiv:1911.00809).
-    trained_ends : whether the first convolution and the last layer are trained. None is the paper's choice:
+    trained_ends : whether the first convolution and the last layer are trained. By default the paper's choice:
         trained for "flatten", fixed for "gap" (its appendix H); and fixed for local pooling, which thus shares
         the pass of "gap".
 
@@ -60,7 +60,8 @@ def fully_connected(depth: int, *, w_std: float = SQRT_2, b_std: float = 0.0) ->
     Parameters
     ----------
     depth : number of dense layers, the linear read-out included; images are flattened first.
-    w_std, b_std : of the hidden layers; the read-out has w_std 1 and the same b_std.
+    w_std, b_std : standard deviations of the hidden layers' weights and biases; the read-out has w_std 1 and the same
+        b_std.
 
     Raises
     ------
@@ -86,7 +87,8 @@ def myrtle(depth: int, pooling: str = "gap", *, w_std: float = SQRT_2, b_std: fl
     ----------
     depth : number of convolutions plus one: 5, 7 or 10.
     pooling : "gap", "flatten", or "lap4" and likewise, of the third block's output.
-    w_std, b_std : of the convolutions; the read-out has w_std 1 and the same b_std.
+    w_std, b_std : standard deviations of the weights and biases of the convolutions; the read-out has w_std 1 and the
+        same b_std.
 
     Raises
     ------
@@ -115,7 +117,8 @@ def resnet(depth: int, pooling: str = "gap", *, w_std: float = SQRT_2, b_std: fl
     ----------
     depth : number of layers on the longest path, 6 n + 2. The paper uses 20, 32, 44, 56, 110.
     pooling : "gap", "flatten", or "lap4" and likewise.
-    w_std, b_std : of the convolutions; the read-out has w_std 1 and the same b_std.
+    w_std, b_std : standard deviations of the weights and biases of the convolutions; the read-out has w_std 1 and the
+        same b_std.
 
     Raises
     ------
@@ -143,7 +146,8 @@ def wide_resnet(depth: int, pooling: str = "gap", *, w_std: float = 1.0, b_std: 
     depth : number of convolutions, shortcuts included, 6 n + 4 for n blocks in each group. The paper uses 16, 22, 28,
         40.
     pooling : "gap", "flatten", or "lap4" and likewise.
-    w_std, b_std : of the convolutions; the read-out has w_std 1 and the same b_std. The default is neural-tangents'.
+    w_std, b_std : standard deviations of the weights and biases of the convolutions; the read-out has w_std 1 and the
+        same b_std. The default is neural-tangents'.
 
     Raises
     ------
@@ -176,7 +180,7 @@ def cnn_gp(
     ----------
     depth : number of convolutions, the last included; 8 is the paper's for MNIST.
     pooling : "flatten", "gap", or "lap4" and likewise.
-    filter_shape : of all convolutions but the last.
+    filter_shape : side of the filters of all convolutions but the last.
     var_w, var_b : variances of the weights, times the number of input channels, and of the biases. The variance of
         the last filter's weights is divided by its pixels too, as in the paper's code. The defaults are those that
         the paper found by random search on MNIST.

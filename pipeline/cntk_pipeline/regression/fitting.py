@@ -50,7 +50,12 @@ class Fitted:
 
 
 def fit(
-    k_train: npt.ArrayLike, y: npt.ArrayLike, *, ridge: Ridge = "auto", ridge_mode: RidgeMode = "relative"
+    k_train: npt.ArrayLike,
+    y: npt.ArrayLike,
+    *,
+    ridge: Ridge = "auto",
+    ridge_mode: RidgeMode = "relative",
+    auto: Sequence[float] = AUTO_RIDGES,
 ) -> Fitted:
     """Solve kernel regression, with the ridge that leave-one-out prefers where several are given.
 
@@ -64,9 +69,10 @@ def fit(
         Kernel matrix of the training samples.
     y : array, (n, c) or (n,)
         Targets.
-    ridge : a number of at least 0, a list of such, or "auto" for 1, 0.1, ..., 1e-7 times trace(K) / n.
+    ridge : a number of at least 0, a list of such, or "auto".
     ridge_mode : {"relative", "absolute"}
         Relative to trace(K) / n, or added to the diagonal as it is; "auto" is always relative.
+    auto : the ridges of "auto".
 
     Raises
     ------
@@ -86,7 +92,7 @@ def fit(
     targets = as_targets(y, kernel)
     path, chosen = None, ridge
     if isinstance(ridge, str | Sequence | np.ndarray):
-        path = _path(kernel, targets, _candidates(ridge, ridge_mode), ridge_mode)
+        path = _path(kernel, targets, _candidates(ridge, ridge_mode, auto), ridge_mode)
         chosen = path.best
     absolute = as_absolute_ridge(kernel, cast(float, chosen), ridge_mode)
     lower = cholesky(kernel, absolute)
@@ -116,7 +122,7 @@ def signal_variance(fitted: Fitted, y: Array) -> Array:
     return np.einsum("ij,ij->j", y, fitted.coefficients) / len(y)
 
 
-def _candidates(ridge: Sequence[float] | str, ridge_mode: RidgeMode) -> Sequence[float]:
+def _candidates(ridge: Sequence[float] | str, ridge_mode: RidgeMode, auto: Sequence[float]) -> Sequence[float]:
     if not isinstance(ridge, str):
         if not len(ridge):
             raise ConfigError("the list of ridges is empty: give at least one, or ridge='auto'")
@@ -125,7 +131,7 @@ def _candidates(ridge: Sequence[float] | str, ridge_mode: RidgeMode) -> Sequence
         raise ConfigError(f"ridge must be a number of at least 0, a list of such, or 'auto', got {ridge!r}")
     if ridge_mode != "relative":
         raise ConfigError(f"ridge='auto' chooses among relative ridges: leave ridge_mode={ridge_mode!r} out")
-    return AUTO_RIDGES
+    return auto
 
 
 def _path(kernel: TrainKernel, targets: Array, ridges: Sequence[float], ridge_mode: RidgeMode) -> RidgePath:

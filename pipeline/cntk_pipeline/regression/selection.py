@@ -1,6 +1,6 @@
 """The choice of a ridge and a training-set size without refitting: leave-one-out, ridge path, learning curve."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.regression.arguments import (
     Array,
     RidgeMode,
+    TrainKernel,
     as_absolute_ridge,
     as_cross_kernel,
     as_targets,
@@ -165,16 +166,37 @@ def path_of_basis(
 ) -> RidgePath:
     """Evaluate leave-one-out for many ridges, as `ridge_path`, where the eigendecomposition is at hand."""
     absolute = np.asarray(absolute_ridges, np.float64)
-    inverse_values = 1 / (basis.values[:, None] + absolute)
-    inverse_diagonals = basis.vectors**2 @ inverse_values
-    rotated = basis.vectors.T @ targets
     classes = classes_of(targets)
     errors, accuracies = [], []
-    for inverse_value, diagonal in zip(inverse_values.T, inverse_diagonals.T, strict=True):
-        error = basis.vectors @ (inverse_value[:, None] * rotated) / diagonal[:, None]
+    for error in _errors_of_basis(basis, targets, absolute):
         errors.append(mean_square(error))
         accuracies.append(accuracy(targets - error, classes))
     return RidgePath(np.array(ridges, dtype=np.float64), absolute, np.array(errors), np.array(accuracies))
+
+
+def left_out_errors(kernel: TrainKernel, targets: Array, absolute: Array) -> Iterator[Array]:
+    """Predict each training sample from all the others with each absolute ridge, from one eigendecomposition.
+
+    Yields
+    ------
+    The targets minus the predictions, ``(n, c)``.
+
+    Raises
+    ------
+    NotPositiveDefinite
+        If the smallest ridge is too small, with a sufficient one.
+    """
+    basis = eigenbasis(kernel)
+    expect_definite(kernel, basis, float(absolute.min()))
+    yield from _errors_of_basis(basis, targets, absolute)
+
+
+def _errors_of_basis(basis: Eigenbasis, targets: Array, absolute: Array) -> Iterator[Array]:
+    inverse_values = 1 / (basis.values[:, None] + absolute)
+    inverse_diagonals = basis.vectors**2 @ inverse_values
+    rotated = basis.vectors.T @ targets
+    for inverse_value, diagonal in zip(inverse_values.T, inverse_diagonals.T, strict=True):
+        yield basis.vectors @ (inverse_value[:, None] * rotated) / diagonal[:, None]
 
 
 def learning_curve(

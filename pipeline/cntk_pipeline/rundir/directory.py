@@ -6,7 +6,9 @@
       run.json              specification, fingerprint, provenance; created once, never rewritten
       workflow.json         the last resolved workflow, for `cntk resume`, and who wrote it
       growth.json           only of a grown run: the older one, and which blocks of images are the same in both
-      inputs.zarr/          train_images, train_labels, test_images, test_labels
+      arrays/               only where a Python program gave arrays as the data set: an archive of them
+      preprocessing.json    the mean and the deviation of the images of the source
+      inputs.zarr/          train_images, train_labels, test_images, test_labels; or targets, with their mean
       journal/              receipts of finished tiles, a segment a driver
       log/                  events, a line an event, a file a process; docs/observability.md
       timing.json           the use of the slots, stage by stage
@@ -16,6 +18,7 @@
         work.zarr/          while conjugate gradients run: the last two iterations, which iterations.json counts
         ridge_path.json     instead of a solve: the choice among ridges
         inference/          NAME.zarr, NAME.json: the results of [inference]
+      predictions/          new images and their predictions; `rundir.predictions`
       quarantine/           chunks that disagreed with their receipts
 
 One chunk is one tile, and a chunk without its receipt is never trusted unread.
@@ -28,7 +31,7 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import ConfigDict, with_config
 
@@ -40,7 +43,7 @@ from cntk_pipeline.rundir.specification import Specification, differences, find_
 from cntk_pipeline.rundir.stored_data import InputName, StoredData
 from cntk_pipeline.storage import StorePath, open_path
 from cntk_pipeline.storage.records import RECORD_BYTES, Record, write_json
-from cntk_pipeline.storage.tiled_array import GROUP_RECORD, REWRITTEN, InputArray, TiledArray, is_made
+from cntk_pipeline.storage.tiled_array import GROUP_RECORD, REWRITTEN, Array, InputArray, TiledArray, is_made
 from cntk_pipeline.tiling import Cut
 
 FORMAT_VERSION = 2
@@ -52,12 +55,15 @@ _SOLVE = re.compile(r"[0-9a-f]{16}")
 """Name of the directory of a solve."""
 
 _FOLDERS = (
-    *("inputs.zarr", "kernel.zarr", "test_kernel.zarr", "solve"),
+    *("inputs.zarr", "kernel.zarr", "test_kernel.zarr", "solve", "predictions"),
     *("journal", "lease", "log", "quarantine", "submissions"),
 )
 """Folders that a driver writes into, and deletes from."""
 
-_LEFT_OVER = ("run.json", "lease", "log", "lost+found")
+ARRAYS = "arrays"
+"""The folder of arrays that a Python program gave as the data set; it is there before the run begins."""
+
+_LEFT_OVER = ("run.json", "lease", "log", "lost+found", ARRAYS)
 """Names that a folder may hold where a run begins: left by a run that was taken back, or made by file systems."""
 
 SIGNATURE = "signature"
@@ -208,8 +214,13 @@ class RunDirectory:
         if self._is_new and not holds_work:
             (self.inputs_path / GROUP_RECORD).unlink(missing_ok=True)  # first: without it the rest counts for nothing
             self.inputs_path.remove_tree()
-            for name in ("growth.json", "workflow.json", "run.json"):
+            for name in ("growth.json", "preprocessing.json", "workflow.json", "run.json"):
                 (self.path / name).unlink(missing_ok=True)
+
+    @property
+    def root(self) -> StorePath:
+        """The folder that holds run.json."""
+        return self.path
 
     @property
     def train_cut(self) -> Cut:
@@ -329,10 +340,15 @@ class RunDirectory:
         """Open an array of the data set; `StoreError` where it is damaged, or not of the specification."""
         return self.stored_data.array(name)
 
+    def labels(self, part: Literal["train", "test"], rows: slice = slice(None)) -> Array | None:
+        """Read class numbers, (n,), or targets, (n, targets), of some rows; None where they are not known."""
+        found = self.stored_data.labels(part)
+        return None if found is None else found[rows]
+
     def write_record(self, relative: str, record: Json) -> None:
         """Replace a small JSON file; `StoreError` where the run is gone: the file would begin a new one there."""
-        if not (self.path / "run.json").is_file():
-            raise StoreError(errno.ENOENT, f"the run directory {self.path} is gone: bring it back, then resume")
+        if not (self.root / "run.json").is_file():
+            raise StoreError(errno.ENOENT, f"the run directory {self.root} is gone: bring it back, then resume")
         self._require_within((self.path / relative).parent)
         write_json(self.path / relative, record)
 

@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import with_config
 
 from cntk_pipeline.config import RunConfig
-from cntk_pipeline.datasets import Split
+from cntk_pipeline.datasets import Split, target_mean
 from cntk_pipeline.errors import ConfigError, SpecificationMismatch
 from cntk_pipeline.models import STRICT, Count, Positive
 from cntk_pipeline.rundir import lease
@@ -105,8 +105,11 @@ def compare(old: RunDirectory, specification: Specification, train: Split, test:
     blocks = _same_blocks(old.inputs("train_images"), train.images, tile)
     if not blocks:
         raise _nothing(old, [_why_no_block(old, specification, train.images)])
-    same_classes = old.specification.data.classes == specification.data.classes
-    labels = _same_blocks(old.inputs("train_labels"), train.labels, tile) if same_classes else ()
+    labels = (
+        _same_blocks(old.stored_data.labels("train"), train.known_labels, tile)
+        if _same_labels(old, train, specification)
+        else ()
+    )
     factor_tiles = [record["tile"] for solve, record in old.solves().items() if Stage("factor", solve=solve) in stages]
     return Growth(
         path=str(old.path.absolute()),
@@ -116,6 +119,16 @@ def compare(old: RunDirectory, specification: Specification, train: Split, test:
         targets=tuple(block for block in blocks if block in labels),
         factor_tile=max(factor_tiles, default=None),
     )
+
+
+def _same_labels(old: RunDirectory, train: Split, specification: Specification) -> bool:
+    """Tell whether equal labels are equal targets of the regression: with the same classes, and the same mean."""
+    its, mine = old.specification.data, specification.data
+    if (its.task, its.classes) != (mine.task, mine.classes):
+        return False
+    if mine.task == "classification":
+        return True
+    return np.array_equal(old.inputs("target_mean")[:], target_mean(train.known_labels))
 
 
 def begin(run: RunDirectory, growth: Growth, say: Callable[[str], None]) -> None:

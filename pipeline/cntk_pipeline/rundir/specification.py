@@ -3,7 +3,7 @@
 import hashlib
 import json
 import reprlib
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import Field, with_config
@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 
 from cntk_pipeline.config import DEFAULT_ENGINE
 from cntk_pipeline.errors import StoreError
-from cntk_pipeline.models import STRICT, Count, Json, Positive
+from cntk_pipeline.models import STRICT, Count, Json, Positive, TaskName
 from cntk_pipeline.storage import StorePath
 from cntk_pipeline.storage.records import Record
 from cntk_pipeline.tiling import Cut
@@ -30,10 +30,13 @@ class DataSpecification:
     digest : sha256 of all chosen images and labels, before they are standardised.
     train, test : numbers of images.
     shape : of an image, ``(H, W, C)`` or ``(features,)``.
-    classes : names.
+    classes : names of the classes, or of the targets of a regression: a column of the predictions each.
     standardize : whether the images are standardised by channel, or "per_feature".
     standardize_first : number of training images for the mean and the deviation; None means all.
     shuffle : the seed of the order of the images; None keeps the order of the files.
+    task : one class an image, several, or numbers; written down where it is no classification.
+    has_test_labels : whether the labels of the test images are known; written down where they are not.
+    features : names of the features of vectors, where they are known: how a table was encoded.
     """
 
     digest: str
@@ -44,10 +47,20 @@ class DataSpecification:
     standardize: bool | Literal["per_feature"]
     standardize_first: Positive | None = None
     shuffle: Annotated[int, Field(ge=0, lt=2**32)] | None = None
+    task: TaskName = "classification"
+    has_test_labels: bool = True
+    features: tuple[str, ...] = ()
 
     def to_json(self) -> Json:
-        """Write the fields as plain values; a field that is not given is left out."""
-        return _plain({key: value for key, value in asdict(self).items() if value is not None})
+        """Write the fields as plain values; a field of its default is left out, so that no fingerprint changes."""
+        defaults = {field.name: field.default for field in fields(self)}
+        said = {key: value for key, value in asdict(self).items() if key not in defaults or value != defaults[key]}
+        return _plain(said)
+
+    @property
+    def column_axis(self) -> str:
+        """The name of the axis of the predictions that has an item for each class or target."""
+        return "target" if self.task == "regression" else "class"
 
 
 @with_config(STRICT)

@@ -1,9 +1,9 @@
-"""The data set of a run in the run directory: images and labels, and digests of their chunks."""
+"""The data set of a run in the run directory: images, labels or targets, and digests of their chunks."""
 
 import errno
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from pydantic import ConfigDict, with_config
@@ -25,9 +25,9 @@ from cntk_pipeline.storage.tiled_array import (
 )
 from cntk_pipeline.tiling import Cut
 
-InputName = Literal["train_images", "train_labels", "test_images", "test_labels"]
-
-NAMES: tuple[InputName, ...] = ("train_images", "train_labels", "test_images", "test_labels")
+InputName = Literal[
+    "train_images", "train_labels", "train_targets", "test_images", "test_labels", "test_targets", "target_mean"
+]
 
 CHUNK_BYTES = 2**22
 """Largest size of a chunk; a chunk of one image may be larger."""
@@ -50,6 +50,30 @@ class _GroupRecord:
 _GROUP: Record[_GroupRecord] = Record(_GroupRecord, "`cntk verify` writes it anew")
 
 
+def input_names(data: DataSpecification) -> tuple[InputName, ...]:
+    """List the arrays of a data set: labels are class numbers, targets are columns of numbers, with their mean."""
+    if data.task == "classification":
+        known: tuple[InputName, ...] = ("test_labels",) if data.has_test_labels else ()
+        return "train_images", "train_labels", "test_images", *known
+    known = ("test_targets",) if data.has_test_labels else ()
+    return "train_images", "train_targets", "test_images", *known, "target_mean"
+
+
+class Rows(Protocol):
+    """What is stored: an array, or images that are read some rows at a time."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of all rows."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The dtype of the values."""
+
+    def __getitem__(self, rows: slice, /) -> Array:
+        """Return some rows."""
+
+
 class StoredData:
     """Images and labels in a zarr group.
 
@@ -58,10 +82,13 @@ class StoredData:
     path : of the group.
     data : their part of the run's specification.
     dtype : of the images; they are stored as the kernel reads them.
+    names : of the arrays; new images have no labels and no training part.
     """
 
-    def __init__(self, path: StorePath, data: DataSpecification, dtype: str) -> None:
-        self.path = path
+    def __init__(
+        self, path: StorePath, data: DataSpecification, dtype: str, names: tuple[InputName, ...] | None = None
+    ) -> None:
+        self.path, self.names = path, names or input_names(data)
         self._data, self._dtype = data, dtype
 
     def is_made(self) -> bool:
@@ -72,7 +99,12 @@ class StoredData:
         """Open an array; `StoreError` where it is damaged, or not of the specification."""
         return InputArray(self.path / name, self._shape(name), "iu" if name.endswith("labels") else "f")
 
-    def write(self, arrays: Mapping[str, Array], attributes: Mapping[str, Any]) -> None:
+    def labels(self, part: Literal["train", "test"]) -> InputArray | None:
+        """Open the class numbers or the targets of a part; None where they are not known."""
+        found = [name for name in self.names if name in (f"{part}_labels", f"{part}_targets")]
+        return self.array(found[0]) if found else None
+
+    def write(self, arrays: Mapping[str, Rows], attributes: Mapping[str, Any]) -> None:
         """Store arrays, all at once; nothing happens where they are stored already."""
         if self.is_made():
             return
@@ -93,10 +125,7 @@ class StoredData:
 
     def group(self) -> Group:
         """Describe the arrays by the specification, to mend their metadata; without digests."""
-        specs = [
-            _spec(name, self._shape(name), np.dtype("int64" if name.endswith("labels") else self._dtype))
-            for name in NAMES
-        ]
+        specs = [_spec(name, self._shape(name), self._dtype_of(name)) for name in self.names]
         return Group(self.path, tuple(specs), {"data": self._data.to_json()})
 
     def lost(self) -> list[StorePath]:
@@ -104,7 +133,7 @@ class StoredData:
         if not self.is_made():
             return [self.path / GROUP_RECORD]
         found = []
-        for array in map(TiledArray, (self.path / name for name in NAMES)):
+        for array in map(TiledArray, (self.path / name for name in self.names)):
             there = (array.path / "c").listing()
             for index in _indices(array):
                 listed = there.get("/".join(map(str, index)))
@@ -119,7 +148,7 @@ class StoredData:
         recorded = self._digests()
         return [
             path
-            for name in NAMES
+            for name in self.names
             for piece, (path, found) in enumerate(self._look(name))
             if found is None or (name in recorded and [found] != recorded[name][piece : piece + 1])
         ]
@@ -127,12 +156,12 @@ class StoredData:
     def pin(self) -> None:
         """Record the digests of whole chunks, where their record was lost, or an earlier version kept none."""
         if self.is_made() and not self._digests():
-            digests = {name: [found for _, found in self._look(name)] for name in NAMES}
+            digests = {name: [found for _, found in self._look(name)] for name in self.names}
             group = self.group()
             content = replace(group, attributes=dict(group.attributes) | {"digests": digests}).files()[GROUP_RECORD]
             (self.path / GROUP_RECORD).write_whole(content)
 
-    def write_again(self, arrays: Mapping[str, Array]) -> list[StorePath]:
+    def write_again(self, arrays: Mapping[str, Rows]) -> list[StorePath]:
         """Write damaged chunks anew, from the same data set; return them.
 
         Raises
@@ -144,7 +173,7 @@ class StoredData:
         damaged = set(self.damaged())
         new: dict[StorePath, tuple[memoryview, bytes]] = {}
         digests = self._digests() if self.is_made() else {}
-        for name in NAMES:
+        for name in self.names:
             spec = _spec(name, arrays[name].shape, arrays[name].dtype)
             for (piece, part), (path, stored) in zip(_pieces(spec, arrays[name]), self._look(name), strict=True):
                 payload, checksum = encode_chunk(part, spec.tile, np.dtype(spec.dtype))
@@ -166,8 +195,16 @@ class StoredData:
 
     def _shape(self, name: InputName) -> tuple[int, ...]:
         part, _, what = name.partition("_")
+        columns = len(self._data.classes)
+        if name == "target_mean":
+            return (columns,)
         count = self._data.train if part == "train" else self._data.test
-        return (count, *(self._data.shape if what == "images" else ()))
+        return (count, *{"images": self._data.shape, "labels": (), "targets": (columns,)}[what])
+
+    def _dtype_of(self, name: InputName) -> np.dtype:
+        if name.endswith("images"):
+            return np.dtype(self._dtype)
+        return np.dtype("int64" if name.endswith("labels") else "float64")
 
     def _look(self, name: InputName) -> Iterator[tuple[StorePath, str | None]]:
         """Read all chunks of an array; yield the path of each and the digest of its values, None if it is damaged."""
@@ -188,12 +225,13 @@ class StoredData:
 def _spec(name: str, shape: tuple[int, ...], dtype: np.dtype) -> ArraySpec:
     row_bytes = int(np.prod(shape[1:])) * dtype.itemsize
     rows = max(1, min(shape[0], CHUNK_BYTES // max(row_bytes, 1)))
-    axis = "train" if name.startswith("train") else "test"
-    axes = (axis, "height", "width", "channel") if len(shape) == 4 else (axis, "feature")[: len(shape)]
+    axis = name.partition("_")[0]
+    last = "target" if name.endswith("targets") else "feature"
+    axes = (axis, "height", "width", "channel") if len(shape) == 4 else (axis, last)[: len(shape)]
     return ArraySpec(name, shape, (rows, *shape[1:]), dtype.name, axes)
 
 
-def _pieces(spec: ArraySpec, values: Array) -> Iterator[tuple[int, Array]]:
+def _pieces(spec: ArraySpec, values: Rows) -> Iterator[tuple[int, Array]]:
     cut = Cut(spec.shape[0], spec.tile[0])
     return ((piece, values[slice(*cut.bounds(piece))]) for piece in range(cut.pieces))
 

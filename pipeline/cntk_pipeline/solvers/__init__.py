@@ -15,6 +15,7 @@ from cntk_pipeline.solvers.requested import (
     solver_of,
     system_group,
 )
+from cntk_pipeline.solvers.scores import Scores, score_columns, score_texts
 from cntk_pipeline.solvers.systems import (
     RIDGE_CHOICE,
     Method,
@@ -36,6 +37,7 @@ __all__ = [
     "SOLVERS",
     "Method",
     "RidgeChoice",
+    "Scores",
     "Solver",
     "System",
     "SystemSize",
@@ -54,6 +56,8 @@ __all__ = [
     "requested_selections",
     "requested_solves",
     "reserve_buffers",
+    "score_columns",
+    "score_texts",
     "solve_name",
     "solver_of",
     "system_group",

@@ -263,11 +263,12 @@ class Cholesky(Solver):
 
     def arrays(self, run: RunDirectory, system: System) -> list[ArraySpec]:
         tile, train = system.tile, run.specification.data.train
-        classes, dtype = len(run.specification.data.classes), _options(system).factor_dtype
+        data, dtype = run.specification.data, _options(system).factor_dtype
+        classes = len(data.classes)
         return [
             ArraySpec("factor", (train, train), (tile, tile), dtype, ("train_row", "train")),
             ArraySpec("partial", (train, train), (tile, tile), "float64", ("train_row", "train")),
-            ArraySpec("forward", (classes, train), (classes, tile), "float64", ("class", "train")),
+            ArraySpec("forward", (classes, train), (classes, tile), "float64", (data.column_axis, "train")),
         ]
 
     def scratch_groups(self, run: RunDirectory, system: System) -> list[Group]:

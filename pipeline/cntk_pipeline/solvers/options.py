@@ -20,9 +20,10 @@ class CholeskyOptions(Section):
 
     Attributes
     ----------
-    factor_dtype : of the stored factor. In float32 it takes half the disk, and conjugate gradients with it as
+    factor_dtype : the type of the stored factor. In float32 it takes half the disk, and conjugate gradients with it as
         preconditioner bring the residual down to ``tolerance``; products are in float64 anyway.
-    tolerance, max_iterations : of these iterations, as for ``solver = "cg"``.
+    tolerance : relative residual of every class at which these iterations end; by default 1e-10.
+    max_iterations : number of iterations after which they give up; by default 1000.
     """
 
     factor_dtype: Literal["float64", "float32"] = "float64"
@@ -46,8 +47,8 @@ class ConjugateGradientOptions(Section):
 
     Attributes
     ----------
-    tolerance : relative residual of every class, checked on the stored kernel.
-    max_iterations : raise it and resume to go on.
+    tolerance : relative residual of every class at which iterations end, checked on the stored kernel.
+    max_iterations : number of iterations after which they give up; raise it and resume to go on.
     rank : number of the largest eigenvalues that the preconditioner flattens. It takes one pass of ``n^2 rank``
         operations, and ``n rank`` numbers in memory. With 0 it is the diagonal only.
     """

@@ -1,4 +1,4 @@
-"""Predictions of a solved system: the predictive mean, its accuracy, and the residual of the system."""
+"""Predictions of a solved system: the predictive mean, its scores, and the residual of the system."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,8 @@ from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Job, Owner, Place
 from cntk_pipeline.rundir.specification import AGAIN
 from cntk_pipeline.solvers.forecast import SystemSize
-from cntk_pipeline.solvers.systems import coefficients_task, read_targets
+from cntk_pipeline.solvers.scores import score
+from cntk_pipeline.solvers.systems import coefficients_task, read_targets, with_target_mean
 from cntk_pipeline.solvers.work import open_work
 from cntk_pipeline.storage.records import Record
 from cntk_pipeline.storage.tiled_array import Array
@@ -22,14 +23,18 @@ from cntk_pipeline.tasks import Receipt, Stage, StageForecast, Task
 class MetricsRecord:
     """The results of a solve: the record metrics.json; pivots are None where no factor is stored.
 
-    ``accuracy`` is of the test images, None where there is one class only; ``relative_residual`` is
-    ``||(K + ridge I) alpha - Y|| / ||Y||``.
+    The scores are of the test images, as in `Scores`; all are None where the test images have no labels. A
+    classification has its accuracy alone. ``relative_residual`` is ``||(K + ridge I) alpha - Y|| / ||Y||``.
     """
 
     accuracy: Share | None
     relative_residual: NotNegative
     smallest_pivot: float | None = None
     largest_pivot: float | None = None
+    squared_error: NotNegative | None = None
+    exact_match: Share | None = None
+    r2: float | None = None
+    r2_of_targets: tuple[float, ...] | None = None
 
 
 METRICS: Record[MetricsRecord] = Record(MetricsRecord, AGAIN)
@@ -55,14 +60,14 @@ def prediction_jobs(run: RunDirectory, solve: str, order: int) -> list[Job]:
 
 
 def predict_rows(run_path: str, task: Task) -> Receipt:
-    """Evaluate the predictive mean ``K(test, train) alpha`` for one block of test images."""
+    """Evaluate the predictive mean ``K(test, train) alpha``, plus the targets' mean, for one block of test images."""
     work = open_work(run_path, task)
     alpha, rows, columns = work.solved("coefficients").read(0, 0), work.run.test_cut, work.run.train_cut
     mean = sum(
         work.kernel.test(rows.bounds(task.row), columns.bounds(col)) @ alpha[slice(*columns.bounds(col))]
         for col in range(columns.pieces)
     )
-    return work.write(MEAN, np.asarray(mean))
+    return work.write(MEAN, with_target_mean(work.run, np.asarray(mean)))
 
 
 def residual_rows(run_path: str, task: Task) -> Receipt:
@@ -84,22 +89,25 @@ MEAN, RESIDUAL = Owner("mean", predict_rows, _places), Owner("residual", residua
 
 
 def metrics(run: RunDirectory, solve: str) -> Json:
-    """Summarise a finished solve: test accuracy, relative residual, extreme pivots.
+    """Summarise a finished solve: scores of the test images, relative residual, extreme pivots.
 
     Returns
     -------
-    ``accuracy`` in [0, 1], None where there is one class only, so that targets are zero; ``relative_residual``,
-    ``||(K + ridge I) alpha - Y|| / ||Y||`` in the Frobenius norm; and, where a factor is stored, ``smallest_pivot`` and
-    ``largest_pivot`` of its diagonal.
+    The scores as `MetricsRecord` has them; ``relative_residual``, ``||(K + ridge I) alpha - Y|| / ||Y||`` in the
+    Frobenius norm; and, where a factor is stored, ``smallest_pivot`` and ``largest_pivot`` of its diagonal.
     """
-    mean = _all_rows(run, solve, "mean")
-    test_labels, targets = np.asarray(run.inputs("test_labels")[:]), read_targets(run, (0, run.train_cut.count))
-    one_class = mean.shape[1] == 1
+    targets = read_targets(run, (0, run.train_cut.count))
     residual = np.linalg.norm(_all_rows(run, solve, "residual"))
-    return {
-        "accuracy": None if one_class else float(np.mean(mean.argmax(1) == test_labels)),
-        "relative_residual": float(residual / (np.linalg.norm(targets) or 1.0)),
-    } | _pivots(run, solve)
+    relative = {"relative_residual": float(residual / (np.linalg.norm(targets) or 1.0))}
+    return _scores(run, solve) | relative | _pivots(run, solve)
+
+
+def _scores(run: RunDirectory, solve: str) -> Json:
+    labels, data = run.labels("test"), run.specification.data
+    if labels is None:
+        return {"accuracy": None}
+    scores = score(data, labels, _all_rows(run, solve, "mean"))
+    return {"accuracy": scores.accuracy} if data.task == "classification" else scores.to_json()
 
 
 def _pivots(run: RunDirectory, solve: str) -> Json:

@@ -12,13 +12,13 @@ from cntk_pipeline.solvers.base import Solver
 from cntk_pipeline.solvers.cholesky import Cholesky
 from cntk_pipeline.solvers.conjugate_gradient import ConjugateGradient
 from cntk_pipeline.solvers.systems import (
-    TARGETS,
     Method,
     System,
     SystemKernel,
     planned_system,
     read_choice,
     ridge_candidates,
+    targets_of,
     with_ridge,
 )
 from cntk_pipeline.storage.tiled_array import ArraySpec, Group
@@ -91,7 +91,7 @@ def requested_selections(run: RunDirectory, config: RunConfig) -> list[Json]:
         return []
     return [
         _solve_specification(run, readout.name, 0.0, config.solve)
-        | {"ridge": "auto", "candidates": list(ridge_candidates())}
+        | {"ridge": "auto", "candidates": list(ridge_candidates(run.specification.data.task))}
         for readout in run.specification.readouts
     ]
 
@@ -105,7 +105,7 @@ def _solve_specification(run: RunDirectory, readout: str, ridge: float, solve: S
         "ridge": ridge,
         "ridge_mode": solve.ridge_mode,
         "tile": solver.choose_tile(run.train_cut.count, run.train_cut.size, solve.tile),
-        "targets": TARGETS,
+        "targets": targets_of(run.specification.data),
     }
     # Only options that differ from a plain factor, so that solves of earlier versions keep their names.
     said = solver.specification(options)
@@ -129,11 +129,11 @@ def make_system(run: RunDirectory, specification: Json, method: Method) -> Syste
 def system_group(run: RunDirectory, system: System, record: Json) -> Group:
     """Describe the empty arrays of a system; ``record`` is its solve.json."""
     data, kernel_tile = run.specification.data, run.specification.tile
-    train, test, classes = data.train, data.test, len(data.classes)
+    train, test, classes, axis = data.train, data.test, len(data.classes), data.column_axis
     arrays = [
-        ArraySpec("coefficients", (train, classes), (train, classes), "float64", ("train", "class")),
-        ArraySpec("mean", (test, classes), (kernel_tile, classes), "float64", ("test", "class")),
-        ArraySpec("residual", (train, classes), (kernel_tile, classes), "float64", ("train", "class")),
+        ArraySpec("coefficients", (train, classes), (train, classes), "float64", ("train", axis)),
+        ArraySpec("mean", (test, classes), (kernel_tile, classes), "float64", ("test", axis)),
+        ArraySpec("residual", (train, classes), (kernel_tile, classes), "float64", ("train", axis)),
         *solver_of(system.method).arrays(run, system),
     ]
     attributes = {key: value for key, value in record.items() if key not in BESIDE_THE_RESULT}

@@ -9,11 +9,11 @@ from pydantic import with_config
 
 from cntk_pipeline.datasets import one_hot_targets
 from cntk_pipeline.errors import NotPositiveDefinite, StoreError
-from cntk_pipeline.models import STRICT, Json, Share
-from cntk_pipeline.regression.arguments import AUTO_RIDGES
+from cntk_pipeline.models import STRICT, Json, Share, TaskName
+from cntk_pipeline.regression.arguments import AUTO_RIDGES, MEASURED_RIDGES
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Place
-from cntk_pipeline.rundir.specification import BESIDE_THE_RESULT, fingerprint
+from cntk_pipeline.rundir.specification import BESIDE_THE_RESULT, DataSpecification, fingerprint
 from cntk_pipeline.storage.records import Record
 from cntk_pipeline.storage.tiled_array import Array
 from cntk_pipeline.tasks import Stage, Task
@@ -22,10 +22,18 @@ from cntk_pipeline.tiling import Cut
 TARGETS = "one-hot minus 1 / classes"
 """Arora et al. 2019 encode ten classes as 0.9 and -0.1."""
 
+CENTRED_TARGETS = "targets minus their training mean"
+"""The targets of a regression, and of a classification with several classes an image."""
 
-def ridge_candidates() -> tuple[float, ...]:
+
+def targets_of(data: DataSpecification) -> str:
+    """Name the targets of a solve, as its record does."""
+    return TARGETS if data.task == "classification" else CENTRED_TARGETS
+
+
+def ridge_candidates(task: TaskName = "classification") -> tuple[float, ...]:
     """Return the ridges among which "auto" chooses, relative to trace(K) / n: a decade apart, the largest first."""
-    return AUTO_RIDGES
+    return MEASURED_RIDGES if task == "regression" else AUTO_RIDGES
 
 
 @with_config(STRICT)
@@ -37,8 +45,9 @@ class RidgeChoice:
     ----------
     ridges, absolute_ridges : the candidates, relative to trace(K) / n and in absolute terms.
     squared_error, accuracy : of leave-one-out with each candidate; None where the kernel is not positive definite with
-        it. An accuracy is also None where there is one class only.
+        it. An accuracy is also None where there is one class only, and in a regression.
     chosen : the candidate with the smallest error.
+    r2 : of leave-one-out with each candidate, in a regression.
     """
 
     ridges: tuple[float, ...]
@@ -46,9 +55,10 @@ class RidgeChoice:
     squared_error: tuple[float | None, ...]
     accuracy: tuple[Share | None, ...]
     chosen: float
+    r2: tuple[float | None, ...] | None = None
 
     def __post_init__(self) -> None:
-        columns = (self.ridges, self.absolute_ridges, self.squared_error, self.accuracy)
+        columns = (self.ridges, self.absolute_ridges, self.squared_error, self.accuracy, self.r2 or self.ridges)
         if len({len(column) for column in columns}) > 1:
             raise ValueError("its lists are not of one length")
         errors = [math.inf if error is None else error for error in self.squared_error]
@@ -245,9 +255,22 @@ def round_up(value: float) -> float:
 
 
 def read_targets(run: RunDirectory, rows: Bounds) -> Array:
-    """Return the targets of some training samples, ``(samples, classes)`` float64."""
-    labels = np.asarray(run.inputs("train_labels")[slice(*rows)])
-    return one_hot_targets(labels, len(run.specification.data.classes))
+    """Return the targets of some training samples as the solve meets them, ``(samples, classes)`` float64.
+
+    In a classification they are `TARGETS`; otherwise the targets of the data set minus their training mean.
+    """
+    labels = run.labels("train", slice(*rows))
+    assert labels is not None
+    if run.specification.data.task == "classification":
+        return one_hot_targets(labels, len(run.specification.data.classes))
+    return labels - run.inputs("target_mean")[:]
+
+
+def with_target_mean(run: RunDirectory, outputs: Array) -> Array:
+    """Turn outputs of the solved system, ``(..., classes)``, into predictions: add the training mean of the targets."""
+    if run.specification.data.task == "classification":
+        return outputs
+    return outputs + run.inputs("target_mean")[:]
 
 
 def coefficients_task(solve: str) -> Task:

@@ -12,6 +12,7 @@ import numpy as np
 
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Owner
+from cntk_pipeline.rundir.predictions import open_directory
 from cntk_pipeline.solvers.systems import System, SystemKernel, factor_cut, open_system
 from cntk_pipeline.storage.tiled_array import Array, TiledArray, forget_mapped_tiles
 from cntk_pipeline.tasks import Receipt, Task, timed
@@ -114,5 +115,5 @@ class ReadAhead(Generic[_I, _T]):
 @lru_cache(maxsize=16)
 def _open_solve(run_path: str, solve: str) -> tuple[RunDirectory, System]:
     """Open a run and a system once per process, so that tiles mapped for one task serve the next."""
-    run = RunDirectory(run_path)
+    run = open_directory(run_path)
     return run, open_system(run, solve)

@@ -25,6 +25,7 @@ from cntk_pipeline.storage import StorePath
 from cntk_pipeline.storage.records import Record
 from cntk_pipeline.storage.tiled_array import Group
 from cntk_pipeline.tasks import Stage, Task
+from cntk_pipeline.workflow.predictions import check_predictions
 from cntk_pipeline.workflow.wanted import OWNERS, Wanted, find_wanted
 
 CLOSE = 1e-6
@@ -44,6 +45,7 @@ class Checked:
     unneeded : bad tiles that the workflow does not ask for, moved to quarantine.
     mended : descriptions of arrays that were gone or damaged, written anew.
     missing : number of tiles that are not computed yet, the bad ones included.
+    predicted : damage of predictions for new images, one line each, moved to quarantine; no resume is needed for it.
     """
 
     whole: int
@@ -53,6 +55,7 @@ class Checked:
     unneeded: tuple[Task, ...]
     mended: tuple[StorePath, ...]
     missing: int
+    predicted: tuple[str, ...] = ()
 
     @property
     def needs_resume(self) -> bool:
@@ -68,6 +71,10 @@ def lines_of(found: Checked) -> list[str]:
     lines += [f"{task} was damaged on disk: moved to quarantine" for task in found.bad]
     lines += [
         f"{task} was damaged on disk, and nothing needs it any more: moved to quarantine" for task in found.unneeded
+    ]
+    lines += [
+        f"{line} was damaged: moved to quarantine, the same `cntk predict` computes it again"
+        for line in found.predicted
     ]
     return lines
 
@@ -117,14 +124,16 @@ def check(run: RunDirectory, config: RunConfig) -> Checked:
     done, bad = finished(run, begun, verify=True)
     left_over, unneeded = finished(run, _left_over(run, tasks), verify=True)
     contradicted = run.set_aside(_contradicted(run, config, wanted))
+    predicted = list(check_predictions(run))
     return Checked(
-        whole=len(done) + len(left_over),
+        whole=len(done) + len(left_over) + sum(whole for whole, _ in predicted),
         bad=tuple(bad),
         lost=tuple(lost),
         contradicted=tuple(contradicted),
         unneeded=tuple(unneeded),
         mended=tuple(mended),
         missing=len(tasks - done - spent(run, jobs, Chunks(len(jobs)))),
+        predicted=tuple(line for _, line in predicted if line),
     )
 
 

@@ -2,7 +2,7 @@
 
 import errno
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -11,13 +11,14 @@ import numpy as np
 from cntk_pipeline import datasets
 from cntk_pipeline.clusters.table import cluster_of, idle_options
 from cntk_pipeline.config import RunConfig
-from cntk_pipeline.datasets import Contents, Dataset, Split
+from cntk_pipeline.datasets import Contents, Dataset, Split, Standardization
 from cntk_pipeline.errors import PipelineError, StoreError
 from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.gram.engines import make_engine, read_engine
 from cntk_pipeline.inference import require_options, require_results
 from cntk_pipeline.kernels import Engine, Question
 from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.preprocessing import Preprocessing, find_preprocessing
 from cntk_pipeline.rundir.specification import DataSpecification, Specification
 from cntk_pipeline.storage import StorePath
 from cntk_pipeline.tiling import choose_tile, clip_tile
@@ -41,16 +42,25 @@ class Loaded:
         return Contents.of(self.data)
 
     @cached_property
+    def _standardized(self) -> tuple[Dataset, Standardization | None]:
+        """The data set as the kernel reads it, but for the dtype of what is not standardised, and the constants."""
+        if not self.config.data.standardize:
+            return self.data, None
+        per: Literal["channel", "feature"] = "feature" if self.config.data.standardize == "per_feature" else "channel"
+        return datasets.standardize(self.data, self.config.kernel.dtype, self.standardize_first, per)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The steps from an image of the source to an image of the run."""
+        return Preprocessing.of(self.data.train.images, self._standardized[1])
+
+    @cached_property
     def stored(self) -> tuple[Split, Split]:
         """The training and the test part as they are stored: standardised, in the kernel's dtype; made once."""
-        dtype, data = self.config.kernel.dtype, self.data
-        if self.config.data.standardize:
-            per: Literal["channel", "feature"] = (
-                "feature" if self.config.data.standardize == "per_feature" else "channel"
-            )
-            data, _ = datasets.standardize(data, dtype, self.standardize_first, per)
+        dtype, data = self.config.kernel.dtype, self._standardized[0]
         assert data.test is not None
-        train, test = (Split(part.images.astype(dtype, copy=False), part.labels) for part in (data.train, data.test))
+        parts = (data.train, data.test)
+        train, test = (replace(part, images=part.images.astype(dtype, copy=False)) for part in parts)
         return train, test
 
 
@@ -63,15 +73,19 @@ def load(config: RunConfig) -> Loaded:
         If the workflow or its data are wrong, or do not fit each other.
     """
     cluster_of(config.cluster)
-    require_options(config)  # before the data are read, which may take long
+    # Before the data are read, which may take long.
+    keys = config.data.options | {"path": config.data.path, "task": config.data.task}
+    loader = datasets.make_loader(config.data.source, keys)
+    require_options(config)
     chosen_engine = read_engine(config.kernel)
     readouts = gram.readouts_of(config.network, config.readouts)
-    whole = datasets.load(config.data.source, config.data.path)
+    whole = loader.load()
     if config.data.shuffle is not None:
         whole = datasets.shuffle(whole, config.data.shuffle)
     chosen = datasets.select(whole, config.data.train, config.data.test, config.data.train_blocks)
     assert chosen.test is not None
-    require_results(config.inference, len(chosen.train), {readout.kind for readout in readouts})
+    kinds = {readout.kind for readout in readouts}
+    require_results(config.inference, len(chosen.train), kinds, chosen.test.labels is not None)
     first = datasets.row_count(
         config.data.standardize_first, len(chosen.train.images), "standardize_first", chosen.name
     )
@@ -79,7 +93,8 @@ def load(config: RunConfig) -> Loaded:
     for part in (chosen.train, chosen.test):
         digest.update(str((part.images.shape, part.images.dtype.str)).encode())
         digest.update(np.ascontiguousarray(part.images).tobytes())
-        digest.update(part.labels.astype("<i8").tobytes())
+        if part.labels is not None:
+            digest.update(part.labels.astype("<i8" if chosen.task == "classification" else "<f8").tobytes())
     asked = tuple((readout.network, readout.kind) for readout in readouts)
     question = Question(asked, chosen.train.images.shape[1:], config.kernel.dtype, config.kernel.flips)
     engine = make_engine(chosen_engine, question)
@@ -128,13 +143,41 @@ def specification_of(loaded: Loaded, path: StorePath, old: RunDirectory | None =
         config.data.standardize,
         loaded.standardize_first if loaded.standardize_first < train else None,  # all images need no number
         config.data.shuffle,
+        data.task,
+        data.test.labels is not None,
+        data.features,
     )
     return gram.specify(described, loaded.readouts, config.kernel, tile)
 
 
 def write_inputs(run: RunDirectory, loaded: Loaded) -> None:
-    """Store the images and labels of a run."""
+    """Store the images and labels of a run, and how they were made from those of the source."""
+    loaded.preprocessing.write(run)
     run.stored_data.write(_arrays(loaded), {"data": run.specification.data.to_json()})
+
+
+def read_preprocessing(run: RunDirectory) -> Preprocessing:
+    """Read how the images of a run were made; a run of an earlier version has no record, then it is measured again.
+
+    Raises
+    ------
+    StoreError
+        If the record is damaged; or if there is none, and the data set of the workflow is not at hand or has changed.
+        The message names the remedy.
+    """
+    found = find_preprocessing(run)
+    if found is not None:
+        return found
+    what = f"{run.path} does not hold the mean and deviation of its images, since an earlier version of cntk began it"
+    remedy = "Bring the data set back to where the workflow names it"
+    try:
+        loaded = load(run.workflow())
+        described = specification_of(loaded, run.path)
+    except PipelineError as error:
+        raise StoreError(errno.ENOENT, f"{what}, and its data set is not at hand: {error}. {remedy}") from error
+    if described.data != run.specification.data:
+        raise StoreError(errno.EIO, f"{what}, and the data set that the workflow names is another by now. {remedy}")
+    return loaded.preprocessing
 
 
 def mend_inputs(run: RunDirectory, config: RunConfig) -> list[StorePath]:
@@ -167,9 +210,10 @@ def mend_inputs(run: RunDirectory, config: RunConfig) -> list[StorePath]:
 
 def _arrays(loaded: Loaded) -> dict[str, np.ndarray]:
     train, test = loaded.stored
-    return {
-        "train_images": train.images,
-        "train_labels": train.labels,
-        "test_images": test.images,
-        "test_labels": test.labels,
-    }
+    word = "labels" if loaded.data.task == "classification" else "targets"
+    arrays = {"train_images": train.images, f"train_{word}": train.known_labels, "test_images": test.images}
+    if test.labels is not None:
+        arrays[f"test_{word}"] = test.labels
+    if word == "targets":
+        arrays["target_mean"] = datasets.target_mean(train.known_labels)
+    return arrays

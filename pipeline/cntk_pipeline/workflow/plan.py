@@ -143,7 +143,7 @@ def make_plan(inputs: PlanInputs) -> Plan:
     method, count = method_of(inputs.solve), len(inputs.readouts)
     solver, options = solver_of(method), options_of(inputs.solve)
     factor_tile = solver.choose_tile(train, tile, inputs.solve.tile)
-    size = SystemSize(train, test, len(inputs.contents.classes), tile, factor_tile, inputs.dtype, rate)
+    size = SystemSize(train, test, inputs.contents.columns, tile, factor_tile, inputs.dtype, rate)
     chooses = inputs.solve.ridges == "auto"
     systems = count * (1 if inputs.solve.ridges == "auto" else len(inputs.solve.ridges))
     kernel = KernelSize(train, test, tile, inputs.dtype, count)

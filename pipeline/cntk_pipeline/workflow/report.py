@@ -9,7 +9,7 @@ from typing import Any
 
 from cntk_pipeline.datasets import Contents
 from cntk_pipeline.driver.timing import read_timings
-from cntk_pipeline.errors import CorruptTile
+from cntk_pipeline.errors import StoreError
 from cntk_pipeline.rundir import lease
 from cntk_pipeline.rundir.directory import Provenance, RunDirectory
 from cntk_pipeline.rundir.growth import Growth
@@ -17,9 +17,9 @@ from cntk_pipeline.rundir.owners import Chunks
 from cntk_pipeline.rundir.specification import DataSpecification, EngineRecord
 from cntk_pipeline.rundir.verification import spent, with_arrays
 from cntk_pipeline.solvers import METRICS, RidgeChoice, read_choice, solver_of
-from cntk_pipeline.storage.tiled_array import TiledArray
 from cntk_pipeline.tasks import Receipt, Task
 from cntk_pipeline.telemetry.driver_log import find_executor
+from cntk_pipeline.workflow.predictions import PredictionReport, report_predictions
 from cntk_pipeline.workflow.wanted import WantedSolve, WantedStage, find_wanted
 
 
@@ -98,8 +98,8 @@ class SolveReport:
     """The results of one ridge of one read-out; the fields of its numbers are None until it is solved.
 
     ``iterations`` counts the iterations of conjugate gradients so far, ``iteration_residual`` is their last residual;
-    both are None where none run. ``accuracy`` stays None where there is one class only, the pivots where no factor is
-    stored. ``inferred`` holds the products of ``[inference]``.
+    both are None where none run. The scores are as in `MetricsRecord`; the pivots stay None where no factor is stored.
+    ``inferred`` holds the products of ``[inference]``.
     """
 
     readout: str
@@ -113,6 +113,10 @@ class SolveReport:
     relative_residual: float | None = None
     smallest_pivot: float | None = None
     largest_pivot: float | None = None
+    squared_error: float | None = None
+    exact_match: float | None = None
+    r2: float | None = None
+    r2_of_targets: tuple[float, ...] | None = None
     inferred: tuple[InferredReport, ...] = ()
 
 
@@ -137,6 +141,7 @@ class RunReport:
     ridge_paths : choices of a ridge, where the workflow leaves it to leave-one-out.
     solves : results.
     trained : ensembles of networks in training, where times were asked for.
+    predictions : of new images, by `cntk predict`; they are no part of the run, and ``complete`` does not ask for them.
     openers : lines of Python that open the arrays with zarr and with xarray.
     """
 
@@ -159,6 +164,7 @@ class RunReport:
     ridge_paths: tuple[RidgePathReport, ...]
     solves: tuple[SolveReport, ...]
     trained: tuple[TrainedReport, ...]
+    predictions: tuple[PredictionReport, ...]
     openers: tuple[str, ...]
 
     @property
@@ -185,8 +191,16 @@ class RunReport:
         return next(((name, done, total) for name, (done, total) in parts.items() if done < total), None)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the report as plain values, with ``complete``."""
-        return asdict(self) | {"data": self.data.to_json(), "complete": self.complete}
+        """Return the report as plain values, with ``complete``; scores that the task does not have are left out."""
+        return asdict(self, dict_factory=_present) | {"data": self.data.to_json(), "complete": self.complete}
+
+
+def _present(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a dictionary without scores that a classification does not have."""
+    return {name: value for name, value in fields if value is not None or name not in OTHER_SCORES}
+
+
+OTHER_SCORES = ("squared_error", "exact_match", "r2", "r2_of_targets")
 
 
 def read_contents(run: RunDirectory) -> Contents | None:
@@ -194,12 +208,12 @@ def read_contents(run: RunDirectory) -> Contents | None:
     if not run.has_inputs():
         return None
     data = run.specification.data
-    arrays = [TiledArray(run.inputs_path / f"{part}_labels") for part in ("train", "test")]
     try:
-        train, test = (array.read_region((0, array.shape[0])) for array in arrays)
-    except CorruptTile:
+        train, test = run.labels("train"), run.labels("test")
+    except StoreError:
         return None
-    return Contents.count(data.classes, data.shape, train, test)
+    assert train is not None
+    return Contents.count(data.classes, data.shape, train, test, data.task, data.test)
 
 
 def make_report(run: RunDirectory) -> RunReport:
@@ -230,6 +244,7 @@ def make_report(run: RunDirectory) -> RunReport:
         ridge_paths=tuple(RidgePathReport(each["readout"], read_choice(run, each)) for each in wanted.selections),
         solves=tuple(solves),
         trained=tuple(trained),
+        predictions=tuple(report_predictions(run)),
         openers=_openers(run, [report.name for report in solves if report.relative_residual is not None]),
     )
 
@@ -280,6 +295,7 @@ def _stage_report(run: RunDirectory, stage: WantedStage, receipts: dict[Task, Re
 def _openers(run: RunDirectory, solved: Sequence[str]) -> tuple[str, ...]:
     readout, kernels = run.specification.readouts[0].name, run.kernel_path.zarr_expression()
     lines = [
+        f'cntk_pipeline.open_run("{run.path}").to_xarray()',
         f'zarr.open_array({kernels}, path="{readout}/train", mode="r")  # lower tiles; the others are NaN',
         f'xarray.open_zarr({kernels}, group="{readout}", consolidated=False)',
     ]

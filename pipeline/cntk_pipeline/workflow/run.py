@@ -402,7 +402,7 @@ def verify(path: str | Path | StorePath) -> Checked:
     return found
 
 
-def _prepare_worker(run_path: str, versions: dict[str, str]) -> None:
+def prepare_worker(run_path: str, versions: dict[str, str]) -> None:
     """Prepare a process that computes tiles; errors as in `gram.prepare_worker` and `reserve_buffers`."""
     reserve_buffers()
     gram.prepare_worker(run_path, versions)
@@ -432,7 +432,7 @@ def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> N
         view.say(f"{path} was gone or damaged: written anew from the data set")
     _sweep(run, view)
     view.say(cluster_of(config.cluster).preparation)
-    prepare = partial(_prepare_worker, str(run.path.absolute()), library_versions())
+    prepare = partial(prepare_worker, str(run.path.absolute()), library_versions())
     with (
         recording(run),
         obeying_requests(run, stop, view.say),

@@ -9,8 +9,11 @@ class AddressOptions(ClusterOptions):
 
     Attributes
     ----------
-    address, scheduler_file : of the scheduler; one of the two.
-    tls_ca_file, tls_cert, tls_key : PEM files of a client's certificates.
+    address : the address of the scheduler; give it or ``scheduler_file``.
+    scheduler_file : the file in which the scheduler wrote its address.
+    tls_ca_file : a PEM file of the authority that signed the scheduler's certificate.
+    tls_cert : a PEM file of a client's certificate.
+    tls_key : a PEM file of that certificate's key.
     """
 
     address: Address | None = None

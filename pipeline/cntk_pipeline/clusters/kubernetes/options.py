@@ -11,13 +11,13 @@ class KubernetesOptions(ClusterOptions):
 
     Attributes
     ----------
-    image : of the containers.
-    namespace : of all objects; None means kubectl's own.
-    volume_claim : the claim that holds the run directory; None where that is in a bucket.
-    service_account : of the driver, with its permissions.
+    image : the image of the containers.
+    namespace : the namespace of all objects; by default kubectl's own.
+    volume_claim : the claim that holds the run directory; leave it out where that is in a bucket.
+    service_account : the service account of the driver, with its permissions.
     secret : a Secret whose entries all pods have as environment variables, such as the credentials of a bucket;
         deploy/kubernetes has both.
-    address : of a port that is forwarded to the scheduler, for a driver that runs outside.
+    address : the address of a port that is forwarded to the scheduler, for a driver that runs outside.
     """
 
     image: str | None = None

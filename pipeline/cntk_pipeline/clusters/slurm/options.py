@@ -13,13 +13,15 @@ class SlurmOptions(ClusterOptions):
 
     Attributes
     ----------
-    partition, account, time_limit : of a job; the time as SLURM writes it ("1-00:00:00").
+    partition : the partition of a job.
+    account : the account that a job is charged to.
+    time_limit : the time limit of a job, as SLURM writes it ("1-00:00:00").
     batch_options : further lines of the batch job, each an option as sbatch takes it ("--constraint=avx512").
     setup : shell lines that run first in the batch job ("module load python").
     drain_seconds : time before the time limit in which tiles in flight finish and no further tile is begun.
     resubmit : continue a job that met its time limit in a next job, until the run is complete.
     interface : the network interface by which nodes reach one another ("ib0").
-    python : the Python on the nodes that has this package; None is the path of this one.
+    python : the Python on the nodes that has this package; by default the path of this one.
     """
 
     partition: str | None = None

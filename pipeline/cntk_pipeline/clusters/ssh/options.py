@@ -15,7 +15,7 @@ class SshOptions(ClusterOptions):
     ----------
     hosts : the hosts of the workers; the first one runs the scheduler.
     interface : the network interface by which hosts reach one another ("ib0").
-    python : the Python on the hosts that has this package; None is the path of this one.
+    python : the Python on the hosts that has this package; by default the path of this one.
     """
 
     hosts: list[str] = Field(default=[])

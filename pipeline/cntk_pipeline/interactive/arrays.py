@@ -1,0 +1,74 @@
+"""Arrays in memory as the data set of a run: an archive in the run directory, which a workflow can name."""
+
+import contextlib
+import hashlib
+import io
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from cntk_pipeline.errors import ConfigError, DataError, PipelineError
+from cntk_pipeline.inputs import as_array
+from cntk_pipeline.rundir.directory import ARRAYS
+from cntk_pipeline.storage import LocalPath, StorePath
+
+
+@contextlib.contextmanager
+def stored(arrays: Mapping[str, object], place: StorePath) -> Iterator[Path]:
+    """Store arrays in a run directory for a ``with`` block that begins the run; yield the archive's path.
+
+    The archive is named by its content, so that arrays of another call never take its place. It is deleted again where
+    the run is refused before it began.
+
+    Parameters
+    ----------
+    arrays : by the keys of the data source "npz".
+    place : of the run directory.
+
+    Raises
+    ------
+    DataError
+        If a value is no array of numbers or texts.
+    ConfigError
+        If the run directory is in a bucket.
+    """
+    if not isinstance(place, LocalPath):
+        raise ConfigError(
+            f"arrays in memory are stored in the run directory, which must be local then, got {place}: save them with "
+            'numpy.savez, and give the file as data.path with data.source = "npz"'
+        )
+    content = _archive(arrays)
+    folder = place / ARRAYS
+    path = folder / f"{hashlib.sha256(content).hexdigest()[:16]}.npz"
+    is_new = not path.exists()
+    if is_new:
+        path.write_whole(content)
+    try:
+        yield Path(path.absolute())
+    except PipelineError:
+        if is_new and not (place / "run.json").exists():
+            path.unlink(missing_ok=True)
+            for empty in (folder, place):
+                with contextlib.suppress(OSError):
+                    empty.rmdir()
+        raise
+
+
+def _archive(arrays: Mapping[str, object]) -> bytes:
+    if not isinstance(arrays, Mapping):
+        raise DataError(
+            f'data is a dictionary of arrays like {{"x_train": ..., "y_train": ...}}, got {type(arrays).__name__}'
+        )
+    plain: dict[str, np.ndarray] = {}
+    for name, given in arrays.items():
+        array = as_array(f"data[{name!r}]", given)
+        if array.dtype.hasobject:
+            raise DataError(
+                f"data[{name!r}]: expected an array of numbers or texts, got Python objects of shape {array.shape}; "
+                "convert it, for example with numpy.array(values, dtype=float)"
+            )
+        plain[name] = array
+    buffer = io.BytesIO()
+    np.savez(buffer, **plain)  # type: ignore[arg-type]
+    return buffer.getvalue()

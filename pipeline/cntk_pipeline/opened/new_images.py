@@ -1,0 +1,133 @@
+"""New images for a run: checked against its own, named by a digest, and standardised by the same numbers."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from cntk_pipeline.datasets.images import Wanted
+from cntk_pipeline.datasets.unlabelled import Like, Unlabelled
+from cntk_pipeline.errors import DataError
+from cntk_pipeline.inputs import as_array
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.preprocessing import Preprocessing
+from cntk_pipeline.storage.tiled_array import Array
+from cntk_pipeline.workflow.load import read_preprocessing
+
+BLOCK_BYTES = 2**26
+"""Largest size of images that are read at once, in float64."""
+
+
+@dataclass(frozen=True)
+class NewImages:
+    """Images that are like those of a run; it has the interface of an array, and is read some rows at a time.
+
+    Attributes
+    ----------
+    given : the images, as the source of the run had them.
+    steps : the steps from there to the images of the run.
+    shape : ``(n, H, W, C)`` or ``(n, features)``.
+    dtype : of the images of the run.
+    """
+
+    given: Unlabelled
+    steps: Preprocessing
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @classmethod
+    def of(cls, run: RunDirectory, given: Unlabelled) -> "NewImages":
+        """Compare images with those of a run.
+
+        Raises
+        ------
+        DataError
+            If their shape or their kind of numbers is another.
+        StoreError
+            If the run does not hold how its images were standardised, and its data set is not at hand.
+        """
+        steps = read_preprocessing(run)
+        _require_alike(run, steps, given)
+        shape = (given.shape[0], *run.specification.data.shape)
+        return cls(given, steps, shape, np.dtype(run.specification.dtype))
+
+    @classmethod
+    def in_memory(cls, run: RunDirectory, images: object) -> "NewImages":
+        """Compare images in memory with those of a run; errors as in `of`."""
+        return cls.of(run, Unlabelled.of(as_array("images", images), "images", like_of(run)))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> Array:
+        """Read some images, standardised; errors as in `raw`."""
+        start, stop, _ = rows.indices(len(self))
+        return self.steps.apply(self.raw(start, stop), self.dtype.name)
+
+    def raw(self, start: int, stop: int) -> Array:
+        """Read some images as they were given.
+
+        Raises
+        ------
+        DataError
+            If a pixel is not finite.
+        """
+        images = self.given.read(start, stop).reshape(-1, *self.shape[1:])
+        bad = np.argwhere(~np.isfinite(images))
+        if len(bad):
+            row, *pixel = map(int, bad[0])
+            name = self.given.names[start + row]
+            raise DataError(
+                f"{self.given.origin}: expected finite pixels, got {images[row, *pixel]} in image {name} at index "
+                f"{tuple(pixel)}; drop or repair that image"
+            )
+        return images
+
+    def spans(self, step: int = 1) -> Iterator[tuple[int, int]]:
+        """Cut the images into blocks of a bounded size, each a multiple of ``step`` images."""
+        return spans(len(self), step, self.shape[1:], BLOCK_BYTES)
+
+    def digest(self) -> str:
+        """Name the images by 16 hexadecimal digits, of their pixels as they were given."""
+        found = hashlib.sha256(str((self.shape, self.given.dtype.str)).encode())
+        for start, stop in self.spans():
+            found.update(np.ascontiguousarray(self.raw(start, stop)).tobytes())
+        return found.hexdigest()[:16]
+
+
+def like_of(run: RunDirectory) -> Like:
+    """Tell how the source of a run was read, by its workflow: size and mode of pictures, order of axes, features."""
+    options = run.workflow().data.options
+    resize = options.get("resize")
+    return Like(
+        Wanted(None if resize is None else tuple(resize), options.get("mode")),
+        options.get("layout") == "channels_first",
+        run.specification.data.features,
+    )
+
+
+def spans(count: int, step: int, shape: tuple[int, ...], most_bytes: int) -> Iterator[tuple[int, int]]:
+    """Cut rows into blocks of at most so many bytes in float64, each a multiple of ``step`` rows but for the last."""
+    rows = step * max(1, most_bytes // (8 * int(np.prod(shape)) * step))
+    return ((start, min(start + rows, count)) for start in range(0, count, rows))
+
+
+def _require_alike(run: RunDirectory, steps: Preprocessing, given: Unlabelled) -> None:
+    found, shape = given.shape, run.specification.data.shape
+    expected = f"expected images of shape (n, {', '.join(map(str, shape))}), as those of {run.path}"
+    if found == shape:
+        raise DataError(f"{given.origin}: {expected}, got one image of shape {found}; give images[None]")
+    is_grayscale = len(found) == len(shape) and shape[-1] == 1
+    if (*found, 1)[1:] != shape if is_grayscale else found[1:] != shape:
+        raise DataError(f"{given.origin}: {expected}, got {found}; resize or reshape them")
+    if not found[0]:
+        raise DataError(f"{given.origin}: {expected}, got none; give at least one")
+    dtype = given.dtype
+    is_alike = dtype == np.uint8 if steps.pixels == "uint8" else dtype.kind == "f" and dtype.itemsize <= 8
+    if not is_alike:
+        wanted = "uint8" if steps.pixels == "uint8" else "float16, float32 or float64"
+        raise DataError(
+            f"{given.origin}: expected {wanted} pixels on the scale of the source of {run.path}, got {dtype}; convert "
+            "them to that scale, as the run standardises them by the numbers of its own images"
+        )

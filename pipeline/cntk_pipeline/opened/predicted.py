@@ -1,0 +1,32 @@
+"""What the predictive means of images say: a class, several classes, or numbers."""
+
+import numpy as np
+
+from cntk_pipeline.rundir.specification import DataSpecification
+from cntk_pipeline.solvers.scores import THRESHOLD
+from cntk_pipeline.storage.tiled_array import Array
+
+
+def predicted_of(data: DataSpecification, means: Array) -> Array:
+    """Turn predictive means ``(n, columns)`` into predictions.
+
+    Returns
+    -------
+    The name of the class of the largest mean, ``(n,)``; of several classes an image, 0 or 1 for each, ``(n, columns)``;
+    of a regression the means, ``(n,)`` where there is one target.
+    """
+    if data.task == "classification":
+        return np.array(data.classes)[means.argmax(1)]
+    if data.task == "multilabel":
+        return (means > THRESHOLD).astype(np.int64)
+    return means[:, 0] if means.shape[1] == 1 else means
+
+
+def named_columns(data: DataSpecification, means: Array) -> dict[str, Array]:
+    """Lay out predictive means as columns of a table: the classes where there are any, and each mean under its name."""
+    if data.task == "regression":
+        return {name: means[:, k] for k, name in enumerate(data.classes)}
+    found = predicted_of(data, means)
+    if data.task == "multilabel":
+        found = np.array([";".join(np.array(data.classes)[row == 1]) for row in found])
+    return {"class": found} | {f"score_{name}": means[:, k] for k, name in enumerate(data.classes)}

@@ -1,0 +1,231 @@
+"""Predictions for new images on the cluster of a run, kept in the run directory, resumable like the run itself."""
+
+import threading
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from cntk_pipeline.clusters import WorkerMemory
+from cntk_pipeline.clusters.memory import TileNeed, kernel_task_bytes
+from cntk_pipeline.clusters.table import cluster_of, current_job
+from cntk_pipeline.clusters.trust import Trusted, read_trusted
+from cntk_pipeline.datasets.unlabelled import Unlabelled
+from cntk_pipeline.driver.observed import recording
+from cntk_pipeline.driver.phases import Phases, View
+from cntk_pipeline.driver.timing import PhaseClock
+from cntk_pipeline.errors import StoreError
+from cntk_pipeline.gram import tiles as gram
+from cntk_pipeline.opened.new_images import NewImages
+from cntk_pipeline.opened.predicted import predicted_of
+from cntk_pipeline.opened.prediction import cost_line, first_cost, require_engine
+from cntk_pipeline.opened.systems import Readout, find_readout, find_system
+from cntk_pipeline.opened.tiles import Stored, require_whole
+from cntk_pipeline.rundir import lease
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.owners import Job
+from cntk_pipeline.rundir.predictions import ImagesRecord, PredictionDirectory
+from cntk_pipeline.rundir.provenance import library_versions
+from cntk_pipeline.rundir.specification import DataSpecification
+from cntk_pipeline.rundir.submissions import clear_earlier, obeying_requests
+from cntk_pipeline.solvers import System, forget_tiles, system_group
+from cntk_pipeline.storage.durable import store_explained
+from cntk_pipeline.storage.tiled_array import Array
+from cntk_pipeline.workflow import predictions as tasks
+from cntk_pipeline.workflow.run import prepare_worker
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of new images.
+
+    Attributes
+    ----------
+    readout : as in `find_readout`.
+    ridge : as in `find_system`.
+    std : whether the posterior standard deviation is asked for too.
+    trust : whether the cluster settings of the run directory are followed, even if another user wrote them.
+    """
+
+    readout: Readout = None
+    ridge: float | None = None
+    std: bool = False
+    trust: bool = False
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The predictions of new images.
+
+    Attributes
+    ----------
+    names : of the images: their files, or their row numbers.
+    data : of the run: its task and its classes.
+    scores : predictive means, ``(n, classes)`` float64.
+    std : posterior standard deviations, ``(n,)`` float64; None where they were not asked for.
+    """
+
+    names: tuple[str, ...]
+    data: DataSpecification
+    scores: Array
+    std: Array | None
+
+    @property
+    def predicted(self) -> Array:
+        """The predictions, as `predicted_of` makes them of the means."""
+        return predicted_of(self.data, self.scores)
+
+
+def predict_images(
+    run: RunDirectory, given: Unlabelled, question: Question, view: View, stop: threading.Event
+) -> Predictions:
+    """Predict new images, or read predictions that are there; the run itself is not changed.
+
+    Parameters
+    ----------
+    run : with a solved system.
+    given : the images, as the source of the run had them.
+    question : the read-out, the ridge, and whether deviations are asked for.
+    view : shows the progress.
+    stop : set it to let tiles in flight finish, then `Interrupted` is raised; the same call goes on.
+
+    Raises
+    ------
+    DataError
+        If the images differ from those of the run in shape or kind of numbers, or are not finite.
+    ConfigError
+        If there is no such read-out or ridge, or no factor for deviations.
+    NotComputed
+        If the system is not solved yet.
+    RunLocked
+        If a driver works on the run.
+    SpecificationMismatch
+        If another version of the package computed the kernel.
+    TilesFailed, WorkersLost, NotTrusted
+        As of a run.
+    """
+    system = find_system(run, find_readout(run, question.readout), question.ridge)
+    stored = Stored.of(system_group(run, system, {}), "coefficients")
+    require_whole(run, stored, f"the solution of {system.label}")
+    if question.std:
+        tasks.require_factor(run, system)
+    images = NewImages.of(run, given)
+    for note in given.notes:
+        view.say(f"warning: {note}")
+    trusted = read_trusted(run, trust=question.trust)
+    digest = images.digest()
+    there = _find(run, digest, system.readout)
+    if there is not None and _is_whole(there, system, question):
+        view.say("these images are predicted already: nothing is computed")
+    else:
+        engine = require_engine(run, system.readout)
+        pairs = len(images) * run.train_cut.count
+        seconds = first_cost(engine, images[: engine.lane_width], pairs).seconds_left(pairs) or 0.0
+        slots = cluster_of(trusted.config.cluster).slots(trusted.config.cluster)
+        view.say(cost_line(len(images), run.train_cut.count, seconds / slots, slots))
+        there = _compute(run, digest, images, system, question, trusted, view, stop)
+    return _read(there, images, system, question)
+
+
+def _find(run: RunDirectory, digest: str, readout: str) -> PredictionDirectory | None:
+    try:
+        return PredictionDirectory(run.path / "predictions" / digest / readout)
+    except FileNotFoundError:
+        return None
+
+
+def _arrays(there: PredictionDirectory, system: System, question: Question) -> list[Stored]:
+    """Describe the asked results: the mean, and the variance where a deviation is asked for."""
+    found = [Stored.of(tasks.mean_group(there, system), "mean")]
+    if question.std:
+        found.append(Stored.of(tasks.variance_products(there, system)[-1].group(there), "variance"))
+    return found
+
+
+def _is_whole(there: PredictionDirectory, system: System, question: Question) -> bool:
+    return all(done == total for done, total in (stored.count() for stored in _arrays(there, system, question)))
+
+
+def _compute(
+    run: RunDirectory,
+    digest: str,
+    images: NewImages,
+    system: System,
+    question: Question,
+    trusted: Trusted,
+    view: View,
+    stop: threading.Event,
+) -> PredictionDirectory:
+    """Store the images and compute what is asked for."""
+    with store_explained(run.path), lease.hold(run.lease_path, current_job()) as held:
+        clear_earlier(run)
+        record = ImagesRecord(len(images), images.given.origin)
+        there = PredictionDirectory.begin(run, digest, system.readout, record)
+        _store_images(there, images, view)
+        prepare = partial(prepare_worker, str(there.path.absolute()), library_versions())
+        cluster = trusted.config.cluster
+        with (
+            recording(there),
+            obeying_requests(run, stop, view.say),
+            cluster_of(cluster).executor(cluster, prepare, stop) as executor,
+            executor.watched(),
+        ):
+            view.say(f"computing on {executor.describe()}")
+            for line in executor.warnings:
+                view.say(f"warning: {line}")
+            _require_room(there, executor.memory())
+            tasks.kernel_group(there).create()
+            clock = PhaseClock(there, lambda: executor.slots)
+            phases = Phases(there, executor, view, clock, stop, False, held, None)
+            try:
+                for phase, jobs in _phases(there, system, question):
+                    phases.run_jobs(phase, jobs).require()
+            finally:
+                clock.end()
+                forget_tiles()
+                there.journal.close()
+    return there
+
+
+def _phases(there: PredictionDirectory, system: System, question: Question) -> list[tuple[str, list[Job]]]:
+    tasks.mean_group(there, system).create()
+    found = [("kernel", tasks.kernel_jobs(there)), ("predict", tasks.mean_jobs(there, system))]
+    if question.std:
+        for product in tasks.variance_products(there, system):
+            product.create(there)
+        found.append(("deviation", tasks.variance_jobs(there, system)))
+    return found
+
+
+def _store_images(there: PredictionDirectory, images: NewImages, view: View) -> None:
+    """Store the images; where they are stored already, damaged parts are written anew."""
+    if not there.has_inputs():
+        there.stored_data.write({"test_images": images}, {"data": {"origin": there.images.origin}})
+        return
+    damaged = there.stored_data.damaged()
+    if damaged:
+        there.stored_data.write_again({"test_images": images})
+        for path in damaged:
+            view.say(f"{path} was gone or damaged: written anew from {there.images.origin}")
+
+
+def _require_room(there: PredictionDirectory, memory: WorkerMemory | None) -> None:
+    """Refuse tiles that the workers have no memory for, with a `ConfigError`."""
+    if memory is not None:
+        engine = gram.engine_of(there)
+        task_bytes = partial(kernel_task_bytes, engine)
+        tile = there.specification.tile
+        TileNeed("kernel tile", "kernel.tile", tile, engine.lane_width, task_bytes).require(memory)
+
+
+def _read(there: PredictionDirectory, images: NewImages, system: System, question: Question) -> Predictions:
+    """Read the results, checked."""
+    scores, *variances = (
+        np.asarray(stored.lazy().compute(scheduler="synchronous")) for stored in _arrays(there, system, question)
+    )
+    if np.isnan(scores).any():
+        raise StoreError(
+            f"{there.path}: predictions vanished while they were read: the same command computes them again"
+        )
+    std = np.sqrt(np.maximum(variances[0], 0.0)) if variances else None
+    return Predictions(tuple(images.given.names), there.specification.data, scores, std)

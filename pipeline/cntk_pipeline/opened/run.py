@@ -1,0 +1,307 @@
+"""A run directory as an object: its kernels, labels, predictions and results, also while it goes on."""
+
+import html
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from cntk_pipeline.errors import ConfigError
+from cntk_pipeline.gram.tiles import kernel_group, test_group
+from cntk_pipeline.inference import RESULTS
+from cntk_pipeline.layers import spelling
+from cntk_pipeline.opened.description import describe
+from cntk_pipeline.opened.predicted import predicted_of
+from cntk_pipeline.opened.prediction import Say, on_stderr, predict_means
+from cntk_pipeline.opened.results import Inferred, read_result
+from cntk_pipeline.opened.systems import Readout, find_readout, find_system, readout_names
+from cntk_pipeline.opened.tables import Table
+from cntk_pipeline.opened.tiles import Stored, read_whole, require_whole
+from cntk_pipeline.regression.probabilities import fit_probabilities
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.solvers import System, system_group
+from cntk_pipeline.storage import StorePath
+from cntk_pipeline.storage.tiled_array import Array
+from cntk_pipeline.workflow.report import make_report
+
+
+class Labels(NamedTuple):
+    """The labels of a run: of the training and of the test images; None where they are not known.
+
+    One class an image is a position in the classes, ``(n,)`` int64. Several classes, and numbers, are ``(n, columns)``.
+    """
+
+    train: Array
+    test: Array | None
+
+
+def open_run(path: str | Path | StorePath) -> "OpenRun":
+    """Open a run directory, or a run in a bucket, to look at its results; nothing is written.
+
+    It works while a driver is at work, and on runs of earlier versions. Each call reads what is there at that moment.
+
+    Parameters
+    ----------
+    path : of the run directory, as `cntk run` printed it, or ``s3://bucket/name``.
+
+    Raises
+    ------
+    RunNotFound
+        If there is no run at the path.
+    StoreError
+        If it has the format of another version, or its record is damaged.
+    """
+    return OpenRun(RunDirectory(path))
+
+
+class OpenRun:
+    """A run directory as an object; `open_run` opens one.
+
+    Further results are methods named like their keys in ``[inference]``, such as ``run.leave_one_out(readout)``.
+
+    Parameters
+    ----------
+    directory : the run directory.
+    """
+
+    def __init__(self, directory: RunDirectory) -> None:
+        self.directory = directory
+
+    @property
+    def path(self) -> StorePath:
+        """The place of the run directory."""
+        return self.directory.path
+
+    @property
+    def readouts(self) -> list[str]:
+        """The names of the kernels."""
+        return readout_names(self.directory)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, or of the targets of a regression: of the columns of `predictions`."""
+        return self.directory.specification.data.classes
+
+    @property
+    def labels(self) -> Labels:
+        """The labels of the training and of the test images; see `Labels`.
+
+        Raises
+        ------
+        StoreError
+            If they are not stored yet, or damaged.
+        """
+        train = self.directory.labels("train")
+        assert train is not None
+        return Labels(train, self.directory.labels("test"))
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is left to do."""
+        return make_report(self.directory).complete
+
+    # Kernels.
+
+    def kernel(self, readout: Readout = None, part: str = "train", *, missing: Literal["nan", "raise"] = "nan") -> Any:
+        """Return a kernel matrix as a lazy Dask array, whose chunks are the tiles on disk.
+
+        Parameters
+        ----------
+        readout : a name of `readouts`, or depth, pooling and kind as in ``(3, "gap", "ntk")``; None where the run has
+            only one.
+        part : "train" for K(train, train), symmetric, though only its lower tiles are stored; "test" for
+            K(test, train); "test_test" for K(test, test), if a posterior covariance was asked for; "train_variance"
+            and "test_variance" for K(x, x) of each image.
+        missing : "nan" lets tiles that are not computed yet be NaN; "raise" refuses them.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such read-out or part.
+        NotComputed
+            With ``missing="raise"``, if tiles are missing, with how far it is.
+        """
+        if missing not in ("nan", "raise"):
+            raise ConfigError(f'missing is "nan" or "raise", got {missing!r}')
+        name = find_readout(self.directory, readout)
+        stored = self._kernel(name, part)
+        if missing == "raise":
+            require_whole(self.directory, stored, f'kernel("{name}", "{part}")')
+        return stored.lazy()
+
+    def _kernel(self, readout: str, part: str) -> Stored:
+        if part == "test_test":
+            return Stored.of(test_group(self.directory), readout)
+        group = kernel_group(self.directory)
+        parts = [spec.name.split("/")[1] for spec in group.arrays if spec.name.split("/")[0] == readout]
+        if part not in parts:
+            raise ConfigError(f"a kernel has no part {part!r}{spelling.nearest(part, [*parts, 'test_test'])}")
+        return Stored.of(group, f"{readout}/{part}")
+
+    # Solves.
+
+    def system(self, readout: Readout = None, ridge: float | None = None) -> System:
+        """Find the system of a read-out with a ridge; arguments and errors as in `predictions`."""
+        return find_system(self.directory, find_readout(self.directory, readout), ridge)
+
+    def predictions(self, readout: Readout = None, ridge: float | None = None) -> Array:
+        """Read the predictive means of the test images.
+
+        Parameters
+        ----------
+        readout : as in `kernel`.
+        ridge : as in the workflow; None takes the only one, or the one that leave-one-out has chosen.
+
+        Returns
+        -------
+        (test, classes) float64 array; the largest column of a row is the predicted class.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such read-out or ridge.
+        NotComputed
+            If they are not computed yet, with how far they are.
+        """
+        return self._solved(self.system(readout, ridge), "mean", "predictions")
+
+    def coefficients(self, readout: Readout = None, ridge: float | None = None) -> Array:
+        """Read the coefficients alpha of ``(K + ridge I) alpha = Y``; arguments and errors as in `predictions`.
+
+        Returns
+        -------
+        (train, classes) float64 array.
+        """
+        return self._solved(self.system(readout, ridge), "coefficients", "coefficients")
+
+    def _solved(self, system: System, part: str, what: str) -> Array:
+        stored = Stored.of(system_group(self.directory, system, {}), part)
+        return read_whole(self.directory, stored, f"{what} of {system.label}")
+
+    @property
+    def metrics(self) -> Table:
+        """The results of each ridge of each read-out, as a table; ``metrics[0].accuracy`` is a number."""
+        return Table.of(make_report(self.directory).solves if self.directory.has_workflow() else ())
+
+    # Results of [inference].
+
+    def result(self, key: str, readout: Readout = None, ridge: float | None = None) -> Inferred:
+        """Read a result of ``[inference]``: its record as ``summary``, and its arrays.
+
+        Parameters
+        ----------
+        key : in ``[inference]``, such as "leave_one_out". ``run.leave_one_out(readout, ridge)`` is the same.
+        readout, ridge : as in `predictions`.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such result, read-out or ridge, or the workflow did not ask for it.
+        NotComputed
+            If it is not computed yet, with how far it is.
+        """
+        return read_result(self.directory, key, self.system(readout, ridge))
+
+    def __getattr__(self, key: str) -> Callable[..., Inferred]:
+        """Return `result` for a key of ``[inference]``."""
+        if key not in RESULTS:
+            raise AttributeError(f"a run has no {key!r}{spelling.nearest(key, self.__dir__())}")
+        return partial(self.result, key)
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *RESULTS]
+
+    # New images.
+
+    def decision_function(
+        self, images: Any, readout: Readout = None, ridge: float | None = None, *, say: Say | None = on_stderr
+    ) -> Array:
+        """Evaluate the predictive means of new images, in blocks on all cores; nothing is written.
+
+        For many images `cntk predict` uses the cluster of the run, and goes on where it was stopped.
+
+        Parameters
+        ----------
+        images : as the source of the run had them, ``(n, H, W, C)``, ``(n, H, W)`` for grayscale or
+            ``(n, features)``. They are standardised by the numbers of the run's own images.
+        readout, ridge : as in `predictions`.
+        say : gets a line with the forecast of the time before anything is computed; by default it goes to stderr, None
+            says nothing.
+
+        Returns
+        -------
+        (n, classes) float64 array, in the order of `classes`.
+
+        Raises
+        ------
+        DataError
+            If the images differ from those of the run in shape or kind of numbers, or are not finite.
+        NotComputed
+            If the coefficients are not computed yet.
+        SpecificationMismatch
+            If another version of the package computed the kernel.
+        StoreError
+            If the run is of an earlier version, which did not store how images were standardised, and its data set is
+            not at hand.
+        """
+        return predict_means(self.directory, self.system(readout, ridge), images, say)
+
+    def predict(
+        self, images: Any, readout: Readout = None, ridge: float | None = None, *, say: Say | None = on_stderr
+    ) -> Array:
+        """Predict the classes of new images, ``(n,)`` texts out of `classes`; arguments as in `decision_function`.
+
+        Of several classes an image it is 0 or 1 for each, ``(n, classes)``; of a regression the predictive means.
+        """
+        return predicted_of(self.directory.specification.data, self.decision_function(images, readout, ridge, say=say))
+
+    def predict_proba(
+        self, images: Any, readout: Readout = None, ridge: float | None = None, *, say: Say | None = on_stderr
+    ) -> Array:
+        """Predict the probabilities of the classes of new images, calibrated on the run's leave-one-out predictions.
+
+        They are the softmax of a multiple of `decision_function`; the factor is the one with which the labels of the
+        left-out training images are most likely, see `regression.probabilities`. Arguments and errors are as in
+        `decision_function`.
+
+        Returns
+        -------
+        (n, classes) float64 array, in the order of `classes`; rows add up to 1.
+
+        Raises
+        ------
+        ConfigError
+            If the workflow of the run did not ask for ``inference.leave_one_out``, there is one class only, or the run
+            is no classification with one class an image.
+        """
+        if self.directory.specification.data.task != "classification":
+            raise ConfigError(f"{self.path} has no probabilities: they are of a classification with one class an image")
+        left_out = self.result("leave_one_out", readout, ridge)["prediction"]
+        probabilities = fit_probabilities(np.asarray(left_out), self.labels.train)
+        return probabilities.of(self.decision_function(images, readout, ridge, say=say))
+
+    # Everything at once.
+
+    def to_xarray(self) -> Any:
+        """Return everything as one lazy `xarray.Dataset`, whose variables are named in docs/runs.md.
+
+        Raises
+        ------
+        ConfigError
+            If xarray is not installed.
+        """
+        from cntk_pipeline.opened.labelled import to_dataset
+
+        return to_dataset(self.directory)
+
+    # For people.
+
+    def __repr__(self) -> str:
+        path, images, state = describe(self.directory)
+        return f"OpenRun {path}: {state}\n{images}\n{self.metrics!r}"
+
+    def _repr_html_(self) -> str:
+        path, images, state = map(html.escape, describe(self.directory))
+        return f"<div><b>{path}</b>: {state}<br>{images}</div>{self.metrics._repr_html_()}"

@@ -1,0 +1,105 @@
+"""The read-outs and the systems of a run, by the names and the ridges that people give."""
+
+import math
+from collections.abc import Sequence
+
+from cntk_pipeline.errors import ConfigError, NotComputed
+from cntk_pipeline.layers import spelling
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.solvers import System, open_system
+from cntk_pipeline.workflow.wanted import find_wanted
+
+Readout = str | Sequence[object] | None
+"""A read-out as people name it: its name, or its depth, pooling and kind; None where a run has only one."""
+
+
+def readout_names(run: RunDirectory) -> list[str]:
+    """List the read-outs of a run."""
+    return [readout.name for readout in run.specification.readouts]
+
+
+def find_readout(run: RunDirectory, asked: Readout) -> str:
+    """Find the name of a read-out.
+
+    Parameters
+    ----------
+    run : the run.
+    asked : a name; or depth, pooling and kind, as in ``(3, "gap", "ntk")``, without the parts that the name has not; or
+        None for the only read-out.
+
+    Raises
+    ------
+    ConfigError
+        If the run has no such read-out, with the nearest name.
+    """
+    names = readout_names(run)
+    if asked is None:
+        if len(names) == 1:
+            return names[0]
+        raise ConfigError(f"{run.path} has {len(names)} read-outs, name one of them: {', '.join(names)}")
+    name = asked if isinstance(asked, str) else "-".join(_part(part) for part in asked if part is not None)
+    if name not in names:
+        near = spelling.nearest(name, names)
+        known = "" if "known are" in near else f" (known are {', '.join(names)})"
+        raise ConfigError(f"{run.path} has no read-out {name!r}{near}{known}")
+    return name
+
+
+def _part(part: object) -> str:
+    return f"depth{part}" if isinstance(part, int) else str(part)
+
+
+def find_system(run: RunDirectory, readout: str, ridge: float | None) -> System:
+    """Find the system of a read-out with a ridge.
+
+    Parameters
+    ----------
+    run : the run.
+    readout : name of a read-out of the run.
+    ridge : as the workflow gave it. None takes the only ridge, or the ridge that leave-one-out has chosen. Systems of
+        earlier workflows of the run are found too, where they are solved.
+
+    Raises
+    ------
+    ConfigError
+        If there is no system with this ridge, or several and none is named.
+    NotComputed
+        If the ridge is not chosen yet.
+    """
+    wanted = [solve.system for solve in find_wanted(run, run.workflow()).solves if solve.system.readout == readout]
+    wanted = [_opened(run, system) for system in wanted]
+    if ridge is None:
+        if not wanted:
+            raise NotComputed(
+                f"{run.path}: the ridge of {readout} is not chosen yet; `cntk status {run.path}` says how far it is, "
+                f"`cntk resume {run.path}` goes on"
+            )
+        if len(wanted) > 1:
+            raise ConfigError(f"{readout} has several ridges, give one of them: {_ridges(wanted)}")
+        return wanted[0]
+    known = [*wanted, *_earlier(run, readout, {system.fingerprint for system in wanted})]
+    for system in known:
+        if math.isclose(system.ridge, ridge, rel_tol=1e-9):
+            return system
+    raise ConfigError(
+        f"{run.path} has no ridge {ridge:g} of {readout}: it has {_ridges(known) or 'none yet'}. Add it to solve.ridges"
+        " and run the workflow again; the kernel is kept"
+    )
+
+
+def _opened(run: RunDirectory, system: System) -> System:
+    """Return the system as it is stored, with its absolute ridge, where it is begun."""
+    return system if run.solve_record(system.fingerprint) is None else open_system(run, system.fingerprint)
+
+
+def _earlier(run: RunDirectory, readout: str, wanted: set[str]) -> list[System]:
+    """List the solved systems that the last workflow does not ask for."""
+    return [
+        open_system(run, name)
+        for name, record in run.solves().items()
+        if name not in wanted and record["readout"] == readout and run.has_record(f"solve/{name}/metrics.json")
+    ]
+
+
+def _ridges(systems: Sequence[System]) -> str:
+    return ", ".join(f"{system.ridge:g} ({system.ridge_mode})" for system in systems)

@@ -1,0 +1,140 @@
+"""The arrays of a run as Dask arrays: a chunk is a tile, read and checked when it is needed."""
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import dask.array
+import numpy as np
+
+from cntk_pipeline.errors import CorruptTile, NotComputed
+from cntk_pipeline.rundir import lease
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.storage import open_path
+from cntk_pipeline.storage.tiled_array import GROUP_RECORD, Array, ArraySpec, Group, TiledArray
+from cntk_pipeline.tiling import Cut
+
+ROW = "_row"
+"""The end of the name of an axis that has the same samples as the axis behind it: only lower tiles are stored then."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An array of a run, whose tiles need not be there yet.
+
+    Attributes
+    ----------
+    place : of the array, as `open_path` takes it.
+    spec : its description.
+    """
+
+    place: str
+    spec: ArraySpec
+
+    @classmethod
+    def of(cls, group: Group, name: str) -> "Stored":
+        """Describe an array of a group by its name in it."""
+        spec = next(spec for spec in group.arrays if spec.name == name)
+        return cls(str((group.path / name).absolute()), spec)
+
+    @property
+    def is_symmetric(self) -> bool:
+        """Whether the last two axes have the same samples, so that only tiles on and below the diagonal are stored."""
+        names = self.spec.dimensions[-2:]
+        return len(names) == 2 and names[0] == f"{names[1]}{ROW}"
+
+    @property
+    def cuts(self) -> tuple[Cut, ...]:
+        """How each axis is cut into tiles."""
+        return tuple(Cut(*sizes) for sizes in zip(self.spec.shape, self.spec.tile, strict=True))
+
+    def indices(self) -> Iterator[tuple[int, ...]]:
+        """List the tiles that a whole array has on disk."""
+        for index in np.ndindex(*(cut.pieces for cut in self.cuts)):
+            if not (self.is_symmetric and index[-2] < index[-1]):
+                yield index
+
+    def count(self) -> tuple[int, int]:
+        """Count the tiles on disk, and the tiles of the whole array."""
+        there = (open_path(self.place) / "c").listing()
+        wanted = ["/".join(map(str, index)) for index in self.indices()]
+        return sum(name in there for name in wanted), len(wanted)
+
+    def tile(self, block_id: tuple[int, ...]) -> Array:
+        """Read a tile; NaN where it is not computed yet.
+
+        Raises
+        ------
+        CorruptTile
+            If it is damaged.
+        """
+        mirrored = self.is_symmetric and block_id[-2] < block_id[-1]
+        index = (*block_id[:-2], block_id[-1], block_id[-2]) if mirrored else block_id
+        path = open_path(self.place)
+        if not (path / GROUP_RECORD).is_file():
+            return self._missing(block_id)
+        array = TiledArray(path)
+        try:
+            values = array.read(*index)
+        except CorruptTile:
+            if array.chunk_path(*index).exists():
+                raise
+            return self._missing(block_id)
+        return values.swapaxes(-1, -2) if mirrored else values
+
+    def _missing(self, block_id: tuple[int, ...]) -> Array:
+        shape = tuple(cut.length(piece) for cut, piece in zip(self.cuts, block_id, strict=True))
+        return np.full(shape, np.nan, self.spec.dtype)
+
+    def lazy(self) -> Any:
+        """Return the array as a Dask array, symmetric where only lower tiles are stored; missing tiles are NaN."""
+        chunks = tuple(tuple(cut.length(piece) for piece in range(cut.pieces)) for cut in self.cuts)
+        # A name of its own each time: a run that goes on has other values under the same path later.
+        return dask.array.map_blocks(
+            self.tile,
+            chunks=chunks,
+            dtype=self.spec.dtype,
+            meta=np.empty((0,) * len(chunks), self.spec.dtype),
+            name=f"{self.spec.name.replace('/', '-')}-{uuid.uuid4().hex}",
+        )
+
+
+def require_whole(run: RunDirectory, stored: Stored, what: str) -> None:
+    """Refuse an array of which tiles are missing.
+
+    Raises
+    ------
+    NotComputed
+        With how far it is, and what to do.
+    """
+    there, total = stored.count()
+    if there < total:
+        raise NotComputed(
+            f"{run.path}: {what} is not computed yet, {there} of {total} tiles are there. {next_step(run)}"
+        )
+
+
+def next_step(run: RunDirectory) -> str:
+    """Say what to do where a part of a run is not computed yet."""
+    driver = lease.holder(run.lease_path)
+    if driver is not None:
+        return f"The driver {driver} is at work: ask again later, or watch it with `cntk status --watch {run.path}`"
+    return f"No driver is at work: `cntk resume {run.path}` goes on"
+
+
+def read_whole(run: RunDirectory, stored: Stored, what: str) -> Array:
+    """Read a whole array into memory.
+
+    Raises
+    ------
+    NotComputed
+        If a tile is not computed yet.
+    CorruptTile
+        If a tile is damaged.
+    """
+    try:
+        require_whole(run, stored, what)
+        return np.asarray(stored.lazy().compute(scheduler="threads"))
+    except CorruptTile as error:
+        raise CorruptTile(f"{error}. `cntk resume --verify {run.path}` computes it again") from None

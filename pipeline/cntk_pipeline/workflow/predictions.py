@@ -1,0 +1,129 @@
+"""The tasks that predict new images, and how far those in a run directory are."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from cntk_pipeline.errors import ConfigError
+from cntk_pipeline.gram import tiles as gram
+from cntk_pipeline.inference import Product
+from cntk_pipeline.inference.posterior_variance import variance_product
+from cntk_pipeline.inference.requested import EXACT_FACTOR
+from cntk_pipeline.inference.whitened import whitened_product
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.owners import Job
+from cntk_pipeline.rundir.predictions import PredictionDirectory, find_predictions
+from cntk_pipeline.rundir.verification import finished, with_arrays
+from cntk_pipeline.solvers import MEAN, System, open_system, prediction_jobs, solver_of, system_group
+from cntk_pipeline.storage.tiled_array import Group, is_made
+
+
+def kernel_group(view: PredictionDirectory) -> Group:
+    """Describe the empty K(new, train) and the variances of the new images."""
+    group = gram.kernel_group(view)
+    mine = tuple(
+        spec for spec in group.arrays if spec.name in (f"{view.readout}/test", f"{view.readout}/test_variance")
+    )
+    return replace(group, arrays=mine)
+
+
+def kernel_jobs(view: PredictionDirectory) -> list[Job]:
+    """List the tiles of K(new, train), and the variances of the new images."""
+    return [job for job in gram.kernel_jobs(view) if job.owner in (gram.TEST, gram.VARIANCE)]
+
+
+def mean_group(view: PredictionDirectory, system: System) -> Group:
+    """Describe the empty predictive mean of a system."""
+    group = system_group(view, system, {})
+    return replace(group, arrays=tuple(spec for spec in group.arrays if spec.name == "mean"))
+
+
+def mean_jobs(view: PredictionDirectory, system: System) -> list[Job]:
+    """List the blocks of the predictive mean of a solved system; they wait for no task but those of the kernel."""
+    jobs = prediction_jobs(view, system.fingerprint, 0)
+    return [replace(job, after=()) for job in jobs if job.owner is MEAN]
+
+
+def variance_jobs(view: PredictionDirectory, system: System) -> list[Job]:
+    """List the tasks of the posterior variance of the new images, and of the whitened kernel that it needs."""
+    return [job for product in variance_products(view, system) for job in product.jobs]
+
+
+def variance_products(view: PredictionDirectory, system: System) -> list[Product]:
+    """Describe the whitened kernel of the new images, and their posterior variance."""
+    return [whitened_product(view, system, 0), variance_product(view, system, 0)]
+
+
+def require_factor(run: RunDirectory, system: System) -> None:
+    """Refuse a posterior variance where the solve has kept no exact factor.
+
+    Raises
+    ------
+    ConfigError
+        If there is none.
+    """
+    solver = solver_of(system.method)
+    options = solver.options.model_validate(system.method.options)
+    if not (solver.has_exact_factor(options) and run.has_solved(system.fingerprint, "factor")):
+        raise ConfigError(
+            f"the standard deviation needs the factor of the solve, which {system.label} has not: {EXACT_FACTOR}, and "
+            "run the workflow again; the kernel is kept"
+        )
+
+
+@dataclass(frozen=True)
+class PredictionReport:
+    """How far the predictions of a read-out for some new images are.
+
+    Attributes
+    ----------
+    origin : the file or folder that the images came from.
+    images : their number.
+    readout : name of the kernel.
+    done, total : tiles.
+    """
+
+    origin: str
+    images: int
+    readout: str
+    done: int
+    total: int
+
+
+def begun_jobs(view: PredictionDirectory) -> list[Job]:
+    """List the tasks of all predictions of a view that were begun."""
+    jobs = kernel_jobs(view)
+    for solve in view.solves_begun():
+        if view.solve_record(solve) is None:
+            continue
+        system = open_system(view, solve)
+        jobs += mean_jobs(view, system)
+        if is_made(view.inferred_path(solve, "whitened")):
+            jobs += variance_jobs(view, system)
+    return jobs
+
+
+def report_predictions(run: RunDirectory) -> Iterator[PredictionReport]:
+    """Tell how far the predictions in a run directory are, by their receipts; nothing is changed."""
+    for view in find_predictions(run):
+        jobs, known = begun_jobs(view), {receipt.task for receipt in view.journal.receipts()}
+        done = sum(job.task in known for job in jobs)
+        yield PredictionReport(view.images.origin, view.images.count, view.readout, done, len(jobs))
+
+
+def check_predictions(run: RunDirectory) -> Iterator[tuple[int, str]]:
+    """Read all finished tiles of predictions and compare checksums; bad ones are moved to quarantine.
+
+    Called with the lease held.
+
+    Yields
+    ------
+    The number of whole tiles of each view, and a line that says what was damaged; "" where nothing was.
+    """
+    for view in find_predictions(run):
+        damaged = list(map(str, run.set_aside(view.stored_data.damaged())))
+        done, bad = finished(view, with_arrays(view, begun_jobs(view)), verify=True)
+        view.journal.close()
+        damaged += map(str, bad)
+        more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+        line = f"{damaged[0]}{more} of the predictions for {view.images.origin}" if damaged else ""
+        yield len(done), line

@@ -1,0 +1,180 @@
+"""A workflow is run from scripts, threads and event loops, with arrays in memory, as the command runs it."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.problems import TEST, TRAIN, Recorder, require_same, toml
+
+import cntk_pipeline
+from cntk_pipeline.config import RunConfig
+from cntk_pipeline.errors import ConfigError, DataError, Interrupted, SpecificationMismatch
+from cntk_pipeline.interactive import running
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.workflow import run as runs
+
+Run = Callable[..., RunDirectory]
+Config = Callable[..., RunConfig]
+
+TABLES: dict[str, Any] = {
+    "name": "small",
+    "network": {"preset": "cntk"},
+    "readouts": {"depths": [3], "poolings": ["flatten", "gap"], "kinds": ["ntk", "nngp"]},
+    "kernel": {"tile": 16},
+    "solve": {"ridges": [1e-2]},
+    "cluster": {"kind": "serial"},
+}
+
+
+@pytest.fixture
+def arrays(small_npz: Path) -> dict[str, np.ndarray]:
+    with np.load(small_npz) as found:
+        return dict(found)
+
+
+@pytest.mark.parametrize("form", ["file", "dictionary", "model"])
+def test_a_workflow_in_any_form_gives_the_run_of_the_command(
+    run_small: Run, small_config: Config, small_npz: Path, tmp_path: Path, form: str
+) -> None:
+    expected = run_small()
+    tables = TABLES | {"data": {"source": "npz", "path": str(small_npz)}}
+    (tmp_path / "small.toml").write_text(toml(tables))
+    forms = {"file": tmp_path / "small.toml", "dictionary": tables, "model": small_config()}
+    run = cntk_pipeline.run(forms[form], progress=False, store__path=tmp_path / "other")
+    assert str(run.path) == str(tmp_path / "other")
+    assert run.directory.fingerprint == expected.fingerprint
+    require_same(run.directory, expected)
+    assert "store" not in tables  # what was given is not changed
+
+
+def test_arrays_in_memory_are_the_data(run_small: Run, tmp_path: Path, arrays: dict) -> None:
+    expected = run_small()
+    run = cntk_pipeline.run(TABLES, data=arrays, progress=False, store__path=tmp_path / "arrays")
+    assert run.directory.fingerprint == expected.fingerprint
+    require_same(run.directory, expected)
+    np.testing.assert_array_equal(
+        run.decision_function(arrays["x_test"], "depth3-gap-ntk", say=None), run.predictions("depth3-gap-ntk")
+    )
+    again = cntk_pipeline.run(TABLES, data=arrays, progress=False, store__path=tmp_path / "arrays")
+    assert len(list((tmp_path / "arrays" / "arrays").iterdir())) == 1
+    assert again.is_complete
+    # A damaged chunk of the images is written anew from what was given.
+    (run.directory.inputs_path / "train_images/c/0/0/0/0").unlink()
+    (run.path / "kernel.zarr/depth3-gap-ntk/train/c/0/0").unlink()
+    runs.resume(run.path, Recorder(), threading.Event())
+    require_same(run.directory, expected)
+
+
+def test_other_arrays_never_take_their_place(tmp_path: Path, arrays: dict) -> None:
+    place = {"store__path": tmp_path / "run", "progress": False}
+    run = cntk_pipeline.run(TABLES, data=arrays, **place)
+    before = sorted((tmp_path / "run" / "arrays").iterdir())
+    with pytest.raises(SpecificationMismatch, match="belongs to another specification"):
+        cntk_pipeline.run(TABLES, data=arrays | {"x_train": arrays["x_train"] + 1}, **place)
+    assert before[0] in (tmp_path / "run" / "arrays").iterdir()
+    assert run.is_complete
+
+
+def test_what_is_wrong_is_refused_and_nothing_written(tmp_path: Path, arrays: dict) -> None:
+    place = {"store__path": tmp_path / "run", "progress": False}
+    for workflow, given, error, message in (
+        (3, {}, ConfigError, "a workflow is the name of a TOML file, a dictionary of tables or a RunConfig, got int"),
+        (TABLES, {"ridges": [1]}, ConfigError, "takes values of a workflow as section__key=value, got ridges; write"),
+        (TABLES, {"solve__rigdes": [1.0]}, ConfigError, "unknown key solve.rigdes: did you mean 'ridges'"),
+        (TABLES, {"data": {"x_train": arrays["x_train"]}}, DataError, "add y_train"),
+        (TABLES, {"data": [1, 2]}, DataError, r"data is a dictionary of arrays like .*, got list"),
+        (
+            TABLES,
+            {"data": arrays | {"y_train": [None, {}]}},
+            DataError,
+            r"data\['y_train'\]: expected an array of numbers",
+        ),
+        (TABLES, {"data": arrays | {"x_train": np.full((2, 3), np.nan)}}, DataError, "expected"),
+        (TABLES | {"readouts": {"depths": []}}, {"data": arrays}, ConfigError, "readouts.depths is empty"),
+    ):
+        with pytest.raises(error, match=message):
+            cntk_pipeline.run(workflow, **place, **given)
+        assert list(tmp_path.iterdir()) == [], message
+    with pytest.raises(ConfigError, match="arrays in memory are stored in the run directory, which must be local"):
+        cntk_pipeline.run(TABLES, data=arrays, store__path="s3://bucket/run")
+
+
+def test_it_runs_in_a_thread_and_within_an_event_loop(tmp_path: Path, arrays: dict) -> None:
+    def start(name: str) -> Any:
+        return cntk_pipeline.run(TABLES, data=arrays, progress=False, store__path=tmp_path / name).directory
+
+    async def within() -> Any:
+        return start("loop")
+
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(start, ["one", "two"]))
+    require_same(found[0], found[1])
+    require_same(asyncio.run(within()), found[0])
+
+
+def test_the_first_interrupt_lets_tiles_finish_and_the_same_call_goes_on(
+    tmp_path: Path, arrays: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = {"store__path": tmp_path / "run"}
+
+    class Interrupting(Recorder):
+        def __enter__(self) -> "Interrupting":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def progress(self, progress: Any) -> None:
+            super().progress(progress)
+            if len(self.moments) == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+                assert signal.getsignal(signal.SIGINT) is before  # the second one is heard as always
+
+    before = signal.getsignal(signal.SIGINT)
+    view = Interrupting()
+    with monkeypatch.context() as patched:
+        patched.setattr(running, "RunView", lambda: view)
+        with pytest.raises(Interrupted, match=r"every finished tile is kept.* The same call goes on, or: cntk resume"):
+            cntk_pipeline.run(TABLES, data=arrays, **place)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert any("interrupt again to end at once" in line for line in view.lines)
+    assert cntk_pipeline.run(TABLES, data=arrays, progress=False, **place).is_complete
+
+
+def test_lines_are_shown_where_there_is_no_terminal(
+    tmp_path: Path, arrays: dict, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cntk_pipeline.run(TABLES, data=arrays, store__path=tmp_path / "run")
+    shown = capsys.readouterr().out
+    assert f"{TRAIN} training and {TEST} test images" in shown
+    assert "kernel: 10/10 tiles" in shown
+    cntk_pipeline.run(TABLES, data=arrays, store__path=tmp_path / "silent", progress=False)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.slow
+def test_a_script_without_a_guard_runs_once(tmp_path: Path, small_npz: Path) -> None:
+    """Its workers are processes, and Python would import the script in each, which starts workers again."""
+    (tmp_path / "script.py").write_text(f"""
+import cntk_pipeline
+print("begun")
+tables = {TABLES!r} | {{"data": {{"source": "npz", "path": {str(small_npz)!r}}}}}
+run = cntk_pipeline.run(tables, store__path="run", cluster__kind="local", cluster__workers=2)
+print(run.metrics[0].accuracy)
+""")
+    done = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("begun") == 1
+    assert "2 local workers" in done.stdout
+    assert cntk_pipeline.open_run(tmp_path / "run").is_complete

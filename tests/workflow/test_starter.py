@@ -1,0 +1,127 @@
+"""`cntk init`: data of every format are recognised, and the workflow that is written can be planned."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.formats import write_formats
+from typer.testing import CliRunner
+
+from cntk_pipeline.cli.main import app, main
+from cntk_pipeline.config import load_config
+from cntk_pipeline.datasets.recognition import recognise
+from cntk_pipeline.errors import ConfigError, DataError, DataNotFound
+from cntk_pipeline.workflow import run as runs
+from cntk_pipeline.workflow.starter import make_starter, write_starter
+
+pytestmark = pytest.mark.slow
+
+FORMATS = {
+    "shapes.npz": ("npz", {}),
+    "arrays": ("npy", {}),
+    "images.npy": ("npy", {}),
+    "pets": ("folder", {}),
+    "holiday": ("folder", {"resize": [8, 8], "mode": "RGB"}),
+    "houses.csv": ("table", {}),
+    "houses.parquet": ("table", {}),
+    "pictures.parquet": ("table", {}),
+    "mnist": ("idx", {}),
+    "mnist/train-images-idx3-ubyte": ("idx", {}),
+    "digits": ("digits", {}),
+    "iris": ("sklearn", {}),
+    "linnerud": ("sklearn", {}),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_workflow_for_data_of_each_format_can_be_planned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    write_formats(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    source, given = FORMATS[name]
+    starter = make_starter(name, given)
+    assert starter.config.data.source == source
+    write_starter(starter, tmp_path / "out.toml")
+    config = load_config(tmp_path / "out.toml")
+    assert config == starter.config
+    plan = runs.plan(config)
+    assert plan.train >= 1
+    assert plan.test >= 1
+    assert plan.contents == starter.contents
+
+
+def test_a_measured_column_is_regressed_on_and_a_last_column_is_the_target(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("rooms,street,rent\n3,elm,1.5\n4,oak,2.5\n2,elm,1.25\n")
+    config = make_starter(str(tmp_path / "t.csv")).config
+    assert config.data.task == "regression"
+    assert config.data.options == {"target": "rent"}
+    assert config.network.preset == "fully_connected"
+    assert config.data.standardize == "per_feature"
+
+
+def test_images_get_convolutions_and_few_rows_of_many(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).integers(0, 256, (6000, 8, 8), np.uint8)
+    np.savez(tmp_path / "many.npz", x=x, y=np.arange(6000) % 3)
+    config = make_starter(str(tmp_path / "many.npz")).config
+    assert config.network.preset == "cntk"
+    assert (config.data.train, config.data.test, config.data.shuffle) == (5000, 1000, 0)
+
+
+def test_pictures_of_mixed_sizes_are_refused_with_the_key_that_helps(tmp_path: Path) -> None:
+    write_formats(tmp_path)
+    with pytest.raises(DataError, match=r"data\.resize = \[4, \d\] does so"):
+        make_starter(str(tmp_path / "holiday"))
+
+
+REFUSED = {
+    "nothing": ("none", DataNotFound, "expected a file or folder of data, or one of scikit-learn's iris, .*"),
+    "another ending": ("a.xyz", DataError, r"a\.xyz: expected .npz, .npy, .csv, .*got another ending; convert it"),
+    "an array alone": ("x.npy", DataError, "x.npy: expected a file of labels beside it, named alike with labels"),
+    "an empty folder": ("empty", DataError, "got an empty folder; docs/data.md lists all formats"),
+    "another folder": ("other", DataError, "expected folders of pictures, train.csv .*got notes.txt; docs/data.md"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_is_not_recognised_is_refused_with_what_is(tmp_path: Path, kind: str) -> None:
+    name, error, message = REFUSED[kind]
+    (tmp_path / "a.xyz").write_text("x")
+    np.save(tmp_path / "x.npy", np.zeros(3))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/notes.txt").write_text("x")
+    with pytest.raises(error, match=message):
+        recognise(str(tmp_path / name))
+
+
+def test_a_file_that_is_there_is_never_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "iris.toml").write_text("mine")
+    with pytest.raises(ConfigError, match=r"iris.toml: expected no file of that name, got one; name another"):
+        write_starter(make_starter("iris"), Path("iris.toml"))
+    monkeypatch.setattr("sys.argv", ["cntk", "init", "iris"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    assert (tmp_path / "iris.toml").read_text() == "mine"
+
+
+def test_the_command_says_what_it_saw_and_what_is_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for label, side in (("a", 8), ("b", 9)):
+        (tmp_path / "pets" / label).mkdir(parents=True)
+        for number in range(5):
+            Image.new("L", (side, 8), number).save(tmp_path / "pets" / label / f"{number}.png")
+    answer = CliRunner().invoke(app, ["init", "pets", "--set", "data.resize=[8, 8]", "--out", "w.toml"])
+    assert answer.exit_code == 0, answer.output
+    assert "8 training and 2 test images of 8 x 8 pixels in 1 channel, 2 classes" in answer.output
+    assert "resized 5 of 10 images to 8 x 8 pixels" in answer.output
+    assert answer.output.endswith("written: w.toml; forecast it with: cntk plan w.toml\n")
+    planned = CliRunner().invoke(app, ["run", "w.toml", "--dry-run"])
+    assert planned.exit_code == 0, planned.output
+    assert "read-outs in one pass of the engine cpu" in planned.output
+    assert not (tmp_path / "runs").exists()
+    with pytest.raises(ConfigError, match=r"--set takes data\.key=value here, got 'solve\.ridges=3'"):
+        CliRunner().invoke(app, ["init", "pets", "--set", "solve.ridges=3"], catch_exceptions=False)
