@@ -57,7 +57,8 @@ def test_a_wheel_of_the_source_archive_is_the_wheel_of_the_checkout(wheel: Path,
     assert files_of(wheel) == files_of(build("wheel", ROOT, tmp_path))
     package = ROOT / "pipeline" / "cntk_pipeline"
     files = [path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    workflows = {f"cntk_pipeline/workflows/{path.name}" for path in (ROOT / "workflows").iterdir()}
+    shipped = [path for path in (ROOT / "workflows").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    workflows = {f"cntk_pipeline/{path.relative_to(ROOT)}" for path in shipped}
     assert files_of(wheel) == {f"cntk_pipeline/{path.relative_to(package)}" for path in files} | workflows
 
 

@@ -158,7 +158,7 @@ def test_the_kinds_of_this_machine_are_names_of_clusters(
     (tmp_path / "w.toml").write_text((tmp_path / "w.toml").read_text() + other)
     code, said, problem = cntk("run", tmp_path / "w.toml", "--store", tmp_path / "run", "--cluster", kind)
     assert code == 0, problem
-    assert ("computing on in this process" in said) == (kind == "serial")
+    assert ("computing on this process" in said) == (kind == "serial")
     assert ("local workers, dashboard http://" in said) == (kind == "local")
     assert cntk("resume", tmp_path / "run", "--cluster", kind)[0] == 0
 
@@ -223,5 +223,5 @@ def test_a_run_at_work_is_listed_as_running_and_says_where_it_computes(
             seen.append((list_runs(path)[0].state, make_report(RunDirectory(path)).executor))
 
     run_small(Looker())
-    assert set(seen) == {("running", "in this process")}
+    assert set(seen) == {("running", "this process")}
     assert make_report(RunDirectory(path)).executor is None

@@ -81,4 +81,4 @@ def test_what_an_added_cluster_does_not_know_is_refused_before_anything_is_writt
 def test_keys_of_an_added_cluster_may_stand_in_the_table_of_another_one(copy: Copy) -> None:
     said = copy.cntk("run", "w.toml", "--set", "cluster.kind=serial", "--store", "serial")
     assert 'a cluster of kind "serial" does not look at cluster.threads' in said
-    assert "computing on in this process" in said
+    assert "computing on this process" in said

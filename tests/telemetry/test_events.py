@@ -152,7 +152,7 @@ def test_a_run_logs_each_tile_and_each_stage(run_small: Run) -> None:
         parts = line["read_seconds"] + line["compute_seconds"] + line["write_seconds"]
         assert line["seconds"] == pytest.approx(parts, abs=3e-6)
         assert line["seconds"] == pytest.approx(receipt.seconds, abs=3e-6)
-    assert named(lines, "driver_started")[0]["executor"] == "in this process"
+    assert named(lines, "driver_started")[0]["executor"] == "this process"
     ended = named(lines, "stage_ended")
     assert [line["stage"] for line in ended] == [line["stage"] for line in named(lines, "stage_began")]
     assert [(line["done"], line["total"]) for line in ended if line["stage"] == "kernel"] == [(10, 10)]

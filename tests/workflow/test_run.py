@@ -64,7 +64,7 @@ def test_the_first_lines_say_what_is_prepared(run_small: Run) -> None:
     loading, *_, preparing, computing = view.lines
     assert loading == 'loading the data set "npz"'
     assert preparing == "compiling the kernels, or loading them from the cache"
-    assert computing == "computing on in this process"
+    assert computing == "computing on this process"
 
 
 def test_a_stopped_run_is_resumed_and_computes_each_tile_once(run_small: Run, small_config: Config) -> None:

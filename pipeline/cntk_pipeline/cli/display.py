@@ -204,8 +204,9 @@ def show_stages(report: "RunReport") -> None:
     for timing in report.timings:
         if timing.efficiency is not None:
             slots = timing.slot_seconds / timing.wall_seconds
+            word = "slot" if slots == 1 else "slots"
             out.print(
-                f"{escape(timing.stage)}: {seconds_text(timing.wall_seconds)} by the clock on {slots:.3g} slots, "
+                f"{escape(timing.stage)}: {seconds_text(timing.wall_seconds)} by the clock on {slots:.3g} {word}, "
                 f"{100 * timing.efficiency:.0f}% of them in tasks"
             )
 

@@ -38,7 +38,7 @@ class SerialExecutor(Executor):
         return WorkerMemory(memory_bytes(), 1)
 
     def describe(self) -> str:
-        return "in this process"
+        return "this process"
 
 
 @contextmanager
