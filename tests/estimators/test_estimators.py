@@ -21,6 +21,7 @@ from cntk_pipeline import kernel_matrix
 from cntk_pipeline.datasets import one_hot_targets
 from cntk_pipeline.estimators import KernelClassifier, KernelRegressor, NetworkKernel
 from cntk_pipeline.estimators import question as questions
+from cntk_pipeline.estimators import source as sources
 from cntk_pipeline.layers import Dense, Relu, presets
 from cntk_pipeline.regression import gp_posterior, leave_one_out
 from cntk_pipeline.regression.probabilities import calibration_error
@@ -117,6 +118,25 @@ def test_a_regressor_s_deviations_are_those_of_a_gaussian_process() -> None:
     np.testing.assert_allclose(model.predict(x[150:180], return_cov=True)[1], covariance, atol=1e-7 * factor)
     with pytest.raises(ValueError, match="at most one of return_std and return_cov"):
         model.predict(x, return_std=True, return_cov=True)
+
+
+def test_new_samples_are_predicted_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = load_diabetes(return_X_y=True)
+    regressor = KernelRegressor(DENSE, ridge=0.1).fit(x[:50], y[:50])
+    classifier = KernelClassifier(DENSE, ridge=0.1).fit(x[:50], y[:50] > 150)
+    whole = [*regressor.predict(x[50:], return_std=True), classifier.decision_function(x[50:])]
+    asked = []
+
+    def counted(network: Any, x1: np.ndarray, x2: np.ndarray | None = None, **options: Any) -> np.ndarray:
+        asked.append(len(x1))
+        return kernel_matrix(network, x1, x2, **options)
+
+    monkeypatch.setattr(questions, "kernel_matrix", counted)
+    monkeypatch.setattr(sources, "BLOCK_ROWS", 100)
+    parts = [*regressor.predict(x[50:], return_std=True), classifier.decision_function(x[50:])]
+    for some, every in zip(parts, whole, strict=True):
+        np.testing.assert_allclose(some, every, rtol=1e-9)
+    assert asked == 2 * [100, 100, 100, 92]
 
 
 def test_several_outputs_have_a_deviation_each() -> None:

@@ -162,7 +162,7 @@ class KernelClassifier(ClassifierMixin, BaseEstimator):
         source = KernelSource.of(self)
         values = validate_data(self, x, dtype="numeric", allow_nd=True, reset=False)
         samples = read_samples(source, values, self.X_fit_.shape[1:])
-        return source.cross(samples, self.X_fit_) @ self.dual_coef_
+        return np.concatenate([cross @ self.dual_coef_ for _, cross in source.cross_blocks(samples, self.X_fit_)])
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

@@ -145,14 +145,19 @@ class KernelRegressor(RegressorMixin, BaseEstimator):
         source = KernelSource.of(self)
         values = validate_data(self, X, dtype="numeric", allow_nd=True, reset=False)
         samples = read_samples(source, values, self.X_fit_.shape[1:])
-        cross = source.cross(samples, self.X_fit_).astype(np.float64, copy=False)
-        mean = cross @ self.dual_coef_ + self.y_mean_
-        if return_std:
-            variance = posterior_variance(self._fitted, cross, source.variances(samples))
-            return mean, np.sqrt(np.multiply.outer(variance, self.signal_variance_))
         if return_cov:
+            cross = source.cross(samples, self.X_fit_).astype(np.float64, copy=False)
             covariance = posterior_covariance(self._fitted, cross, source.covariance(samples))
+            mean = cross @ self.dual_coef_ + self.y_mean_
             return mean, np.multiply.outer(covariance, self.signal_variance_)
+        means, variances = [], []
+        for rows, cross in source.cross_blocks(samples, self.X_fit_):
+            means.append(cross @ self.dual_coef_ + self.y_mean_)
+            if return_std:
+                variances.append(posterior_variance(self._fitted, cross, source.variances(samples[rows])))
+        mean = np.concatenate(means)
+        if return_std:
+            return mean, np.sqrt(np.multiply.outer(np.concatenate(variances), self.signal_variance_))
         return mean
 
     def __sklearn_tags__(self) -> Tags:

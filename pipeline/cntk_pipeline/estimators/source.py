@@ -1,5 +1,6 @@
 """Where an estimator's kernel comes from: a network, a memory, or matrices that the user gives."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from cntk_pipeline.kernels.program import Array
 
 PRECOMPUTED = "precomputed"
 """In the place of a network: X is a kernel matrix."""
+
+BLOCK_ROWS = 4096
+"""New samples whose kernel is in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,12 @@ class KernelSource:
     def cross(self, samples: Array, fitted: Array) -> Array:
         """Return the kernel of samples (rows) and the samples of the fit, ``(n, n_fit)``."""
         return samples if self.question is None else self._matrix(self.question, samples, fitted)
+
+    def cross_blocks(self, samples: Array, fitted: Array) -> Iterator[tuple[slice, Array]]:
+        """Yield the kernel of some samples after the other and the samples of the fit, in float64, with their rows."""
+        for start in range(0, len(samples), BLOCK_ROWS):
+            rows = slice(start, start + BLOCK_ROWS)
+            yield rows, self.cross(samples[rows], fitted).astype(np.float64, copy=False)
 
     def covariance(self, samples: Array) -> Array:
         """Return the kernel of new samples with each other, ``(n, n)``."""
