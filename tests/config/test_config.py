@@ -149,7 +149,7 @@ def test_the_presets_in_the_readme_of_the_workflows_are_those_there_are() -> Non
     rows = {row[0]: row[1:] for row in re.findall(r"^\| `(\w+)` [^|]*\|[^|]*\|([^|]*)\|([^|]*)\|$", text, re.MULTILINE)}
     assert set(rows) == set(PRESETS)
     page = (Path(__file__).parents[2] / "docs/workflow.md").read_text(encoding="utf-8")
-    assert all(f"`{name}`" in page for name in PRESETS)
+    assert all(f'`preset = "{name}"`' in page for name in PRESETS)
     for name, (poolings, options) in rows.items():
         assert tuple(re.findall(r"\w+", poolings)) == PRESETS[name].poolings
         assert tuple(re.findall(r"\w+", options)) == PRESETS[name].options
