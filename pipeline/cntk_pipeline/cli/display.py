@@ -292,7 +292,9 @@ def show_state(report: "RunReport", awaited: bool = False) -> None:
     if report.driver:
         where = "" if report.executor is None else f", {report.executor}"
         out.print(f"\na driver is at work: {escape(report.driver + where)}")
-    elif not report.complete and not awaited:
+    elif report.complete:
+        out.print("\ncomplete: every tile and every result is there")
+    elif not awaited:
         out.print(f"\nincomplete: cntk resume {escape(report.path)}")
 
 
