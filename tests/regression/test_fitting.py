@@ -6,7 +6,8 @@ from support.regressions import LAW, Regression, make_regression, regressions
 
 from cntk_pipeline.errors import ConfigError, NotPositiveDefinite
 from cntk_pipeline.regression import gp_posterior, leave_one_out, ridge_path
-from cntk_pipeline.regression.fitting import fit, posterior_covariance, posterior_variance
+from cntk_pipeline.regression.factors import posterior_covariance, posterior_variance
+from cntk_pipeline.regression.fitting import fit
 from cntk_pipeline.regression.posterior import signal_variance
 
 
@@ -16,9 +17,9 @@ def test_a_fit_is_the_posterior_and_leave_one_out(r: Regression, ridge: float, m
     fitted = fit(r.train, r.y, ridge=ridge, ridge_mode=mode)  # type: ignore[arg-type]
     posterior = gp_posterior(r.train, r.y, r.test_train, r.test, ridge=ridge, ridge_mode=mode)  # type: ignore[arg-type]
     np.testing.assert_allclose(r.test_train @ fitted.coefficients, posterior.mean, atol=1e-10)
-    covariance = posterior_covariance(fitted, r.test_train, r.test)
+    covariance = posterior_covariance(fitted.lower, r.test_train, r.test)
     np.testing.assert_allclose(covariance, posterior.covariance, atol=1e-10)
-    variance = posterior_variance(fitted, r.test_train, np.diag(r.test))
+    variance = posterior_variance(fitted.lower, r.test_train, np.diag(r.test))
     np.testing.assert_allclose(variance, np.diag(covariance), atol=1e-10)
     left_out = leave_one_out(r.train, r.y, ridge=ridge, ridge_mode=mode)  # type: ignore[arg-type]
     np.testing.assert_allclose(fitted.leave_one_out, left_out.predictions, atol=1e-10)

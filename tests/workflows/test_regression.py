@@ -1,6 +1,5 @@
 """The workflow of regression: what its figures are, and that each method beats the mean."""
 
-import importlib.util
 import re
 import subprocess
 import sys
@@ -10,17 +9,14 @@ from types import ModuleType
 import numpy as np
 import pytest
 from scipy.stats import norm
+from support.scripts import load_script
 
 SCRIPT = Path(__file__).parents[2] / "workflows" / "regression" / "regression.py"
 
 
 @pytest.fixture(scope="module")
 def regression() -> ModuleType:
-    specification = importlib.util.spec_from_file_location("regression", SCRIPT)
-    module = importlib.util.module_from_spec(specification)
-    sys.modules["regression"] = module  # where dataclasses look for it
-    specification.loader.exec_module(module)
-    return module
+    return load_script(SCRIPT)
 
 
 def test_figures_of_a_method_that_knows_the_noise(regression: ModuleType) -> None:

@@ -1,6 +1,5 @@
 """The workflow of small tables: its kernels by another formula, its figures by hand, and the script itself."""
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +7,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from support.scripts import load_script
 
 from cntk_pipeline import kernel_matrices
 
@@ -16,11 +16,7 @@ SCRIPT = Path(__file__).parents[2] / "workflows" / "uci" / "uci.py"
 
 @pytest.fixture(scope="module")
 def uci() -> ModuleType:
-    specification = importlib.util.spec_from_file_location("uci", SCRIPT)
-    module = importlib.util.module_from_spec(specification)
-    sys.modules["uci"] = module  # where dataclasses look for it
-    specification.loader.exec_module(module)
-    return module
+    return load_script(SCRIPT)
 
 
 def kernel_by_angles(x: np.ndarray, depth: int, fixed: int) -> np.ndarray:

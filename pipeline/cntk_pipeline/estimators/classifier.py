@@ -12,7 +12,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from cntk_pipeline.datasets.preprocessing import one_hot_targets
-from cntk_pipeline.estimators.source import PRECOMPUTED, KernelSource, read_samples
+from cntk_pipeline.estimators.source import KernelSource, is_precomputed, read_samples
 from cntk_pipeline.layers import Layer
 from cntk_pipeline.regression.arguments import RidgeMode
 from cntk_pipeline.regression.fitting import fit
@@ -166,5 +166,5 @@ class KernelClassifier(ClassifierMixin, BaseEstimator):
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
-        tags.input_tags.pairwise = isinstance(self.network, str) and self.network == PRECOMPUTED
+        tags.input_tags.pairwise = is_precomputed(self.network)
         return tags

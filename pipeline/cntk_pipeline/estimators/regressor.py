@@ -10,10 +10,11 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from cntk_pipeline.estimators.source import PRECOMPUTED, KernelSource, read_samples
+from cntk_pipeline.estimators.source import KernelSource, is_precomputed, read_samples
 from cntk_pipeline.layers import Layer
 from cntk_pipeline.regression.arguments import MEASURED_RIDGES, RidgeMode
-from cntk_pipeline.regression.fitting import fit, posterior_covariance, posterior_variance
+from cntk_pipeline.regression.factors import posterior_covariance, posterior_variance
+from cntk_pipeline.regression.fitting import fit
 from cntk_pipeline.regression.posterior import signal_variance
 
 Floats = npt.NDArray[np.float64]
@@ -147,14 +148,14 @@ class KernelRegressor(RegressorMixin, BaseEstimator):
         samples = read_samples(source, values, self.X_fit_.shape[1:])
         if return_cov:
             cross = source.cross(samples, self.X_fit_).astype(np.float64, copy=False)
-            covariance = posterior_covariance(self._fitted, cross, source.covariance(samples))
+            covariance = posterior_covariance(self._fitted.lower, cross, source.covariance(samples))
             mean = cross @ self.dual_coef_ + self.y_mean_
             return mean, np.multiply.outer(covariance, self.signal_variance_)
         means, variances = [], []
         for rows, cross in source.cross_blocks(samples, self.X_fit_):
             means.append(cross @ self.dual_coef_ + self.y_mean_)
             if return_std:
-                variances.append(posterior_variance(self._fitted, cross, source.variances(samples[rows])))
+                variances.append(posterior_variance(self._fitted.lower, cross, source.variances(samples[rows])))
         mean = np.concatenate(means)
         if return_std:
             return mean, np.sqrt(np.multiply.outer(np.concatenate(variances), self.signal_variance_))
@@ -162,7 +163,7 @@ class KernelRegressor(RegressorMixin, BaseEstimator):
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
-        tags.input_tags.pairwise = isinstance(self.network, str) and self.network == PRECOMPUTED
+        tags.input_tags.pairwise = is_precomputed(self.network)
         tags.target_tags.multi_output = True
         tags.target_tags.single_output = True
         return tags

@@ -1,6 +1,7 @@
 """A run directory as a memory: kernel values of its training and test images, which are read only."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -48,7 +49,7 @@ class RunMemory(Kept):
                 f"{stored[1]}, flips={stored[2]}, and asked for are {asked[0]}, {asked[1]}, flips={asked[2]}. Give "
                 "these values to the estimator, or a folder as memory"
             )
-        self._places = {part: self._read_digests(part) for part in ("train", "test")}
+        self._places = _read_places(str(self._run.path.absolute()), self._run.fingerprint)
 
     @staticmethod
     def is_run(path: str | Path) -> bool:
@@ -88,11 +89,18 @@ class RunMemory(Kept):
         piece = rows[asked] // cut.size
         return {int(p): (asked[piece == p], rows[asked[piece == p]] % cut.size) for p in np.unique(piece)}
 
-    def _read_digests(self, part: str) -> dict[bytes, int]:
-        images = self._run.inputs("train_images" if part == "train" else "test_images")
-        count = getattr(self._run.specification.data, part)
-        found: dict[bytes, int] = {}
-        for start in range(0, count, ROWS):
-            for place, digest in enumerate(digests(images[start : start + ROWS], self._run.specification.dtype)):
-                found.setdefault(digest, start + place)
-        return found
+
+@lru_cache(maxsize=1)
+def _read_places(path: str, fingerprint: str) -> dict[str, dict[bytes, int]]:
+    """Find the place of each image of a run by its digest, for both parts; a search asks for it at every fit.
+
+    The fingerprint, which contains the digest of the data set, tells a run from a later one at the same path.
+    """
+    run = RunDirectory(path)
+    found: dict[str, dict[bytes, int]] = {"train": {}, "test": {}}
+    for part, places in found.items():
+        images = run.inputs("train_images" if part == "train" else "test_images")
+        for start in range(0, getattr(run.specification.data, part), ROWS):
+            for place, digest in enumerate(digests(images[start : start + ROWS], run.specification.dtype)):
+                places.setdefault(digest, start + place)
+    return found

@@ -43,7 +43,7 @@ class KernelSource:
         memory = estimator.memory
         if memory is not None and not isinstance(memory, str | Path):
             raise TypeError(f"memory must be the path of a folder or of a run directory, or None, got {memory!r}")
-        if isinstance(estimator.network, str) and estimator.network == PRECOMPUTED:
+        if is_precomputed(estimator.network):
             return cls(None)
         question = KernelQuestion(
             estimator.network,
@@ -104,6 +104,11 @@ class KernelSource:
                 "does not know: give the network"
             )
         return self.question
+
+
+def is_precomputed(network: Any) -> bool:
+    """Tell whether a kernel matrix takes the place of features."""
+    return isinstance(network, str) and network == PRECOMPUTED
 
 
 def read_samples(source: KernelSource, x: Array, shape: tuple[int, ...]) -> Array:

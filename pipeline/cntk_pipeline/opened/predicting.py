@@ -18,7 +18,7 @@ from cntk_pipeline.errors import StoreError
 from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.opened.new_images import NewImages
 from cntk_pipeline.opened.predicted import predicted_of
-from cntk_pipeline.opened.prediction import cost_line, first_cost, require_engine
+from cntk_pipeline.opened.prediction import cost_line, first_cost, require_engine, stored_coefficients
 from cntk_pipeline.opened.systems import Readout, find_readout, find_system
 from cntk_pipeline.opened.tiles import Stored, read_whole, require_whole
 from cntk_pipeline.regression.posterior import signal_variance
@@ -29,7 +29,7 @@ from cntk_pipeline.rundir.predictions import ImagesRecord, PredictionDirectory
 from cntk_pipeline.rundir.provenance import library_versions
 from cntk_pipeline.rundir.specification import DataSpecification
 from cntk_pipeline.rundir.submissions import clear_earlier, obeying_requests
-from cntk_pipeline.solvers import System, forget_tiles, system_group
+from cntk_pipeline.solvers import System, forget_tiles
 from cntk_pipeline.solvers.systems import read_targets
 from cntk_pipeline.storage.durable import store_explained
 from cntk_pipeline.storage.tiled_array import Array
@@ -108,8 +108,7 @@ def predict_images(
         As of a run.
     """
     system = find_system(run, find_readout(run, question.readout), question.ridge)
-    stored = Stored.of(system_group(run, system, {}), "coefficients")
-    require_whole(run, stored, f"the solution of {system.label}")
+    require_whole(run, stored_coefficients(run, system), f"the solution of {system.label}")
     if question.std:
         tasks.require_factor(run, system)
     images = NewImages.of(run, given)
@@ -244,6 +243,5 @@ def _read(
 
 def _factors(run: RunDirectory, system: System) -> Array:
     """Return the factor of the kernel for each column of the targets; see `signal_variance`."""
-    stored = Stored.of(system_group(run, system, {}), "coefficients")
-    coefficients = read_whole(run, stored, f"the solution of {system.label}")
+    coefficients = read_whole(run, stored_coefficients(run, system), f"the solution of {system.label}")
     return signal_variance(read_targets(run, (0, run.train_cut.count)), coefficients)

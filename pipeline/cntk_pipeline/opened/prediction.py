@@ -15,7 +15,7 @@ from cntk_pipeline.opened.tiles import Stored, read_whole
 from cntk_pipeline.resources import core_count
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.solvers import System, system_group
-from cntk_pipeline.solvers.systems import SystemKernel, with_target_mean
+from cntk_pipeline.solvers.systems import SystemKernel, unit_scale, with_target_mean
 from cntk_pipeline.storage.tiled_array import Array
 
 BLOCK_BYTES = 2**27
@@ -54,8 +54,7 @@ def predict_means(run: RunDirectory, system: System, given: object, say: Say | N
     """
     images = NewImages.in_memory(run, given)
     engine = require_engine(run, system.readout)
-    stored = Stored.of(system_group(run, system, {}), "coefficients")
-    alpha = read_whole(run, stored, f"coefficients of {system.label}")
+    alpha = read_whole(run, stored_coefficients(run, system), f"coefficients of {system.label}")
     pairs = len(images) * run.train_cut.count
     cost = first_cost(engine, images[: engine.lane_width], pairs)
     if say is not None:
@@ -64,6 +63,11 @@ def predict_means(run: RunDirectory, system: System, given: object, say: Say | N
     for begin, end in spans(len(images), run.specification.tile, images.shape[1:], BLOCK_BYTES):
         means[begin:end] = _means(run, system, engine, cost, images[begin:end], alpha)
     return with_target_mean(run, means)
+
+
+def stored_coefficients(run: RunDirectory, system: System) -> Stored:
+    """Describe the coefficients of a system."""
+    return Stored.of(system_group(run, system, {}), "coefficients")
 
 
 def require_engine(run: RunDirectory, readout: str) -> Engine:
@@ -102,8 +106,7 @@ def _means(run: RunDirectory, system: System, engine: Engine, cost: CostSoFar, b
     cut, kernel, tile = run.train_cut, SystemKernel(run, system), run.specification.tile
     left = np.ones(len(block))
     if system.unit_diagonal:
-        variance = engine.evaluator().evaluate_pairs(block)[0].astype(float)
-        left = np.where(variance > 0, 1 / np.sqrt(np.where(variance > 0, variance, 1)), 0.0)
+        left = unit_scale(engine.evaluator().evaluate_pairs(block)[0].astype(float))
     means = np.zeros((len(block), alpha.shape[1]))
     for begin, end in spans(cut.count, cut.size, block.shape[1:], BLOCK_BYTES):
         images = run.inputs("train_images")[begin:end]

@@ -58,6 +58,37 @@ def inverse_diagonal(lower: Array) -> Array:
     return np.einsum("ij,ij->j", inverse, inverse)
 
 
+def left_out(lower: Array, targets: Array, coefficients: Array) -> Array:
+    """Predict each training sample from all the others, ``(n, c)``: ``y_i - alpha_i / [(K + r I)^-1]_ii``.
+
+    Rasmussen and Williams 2006, equation 5.12.
+
+    Parameters
+    ----------
+    lower : float64 array, (n, n)
+        Of `cholesky`.
+    targets, coefficients : float64 array, (n, c)
+        Y, and ``(K + r I)^-1 Y``.
+    """
+    return targets - coefficients / inverse_diagonal(lower)[:, None]
+
+
+def posterior_covariance(lower: Array, cross: Array, prior: Array) -> Array:
+    """Evaluate ``K** - K* (K + r I)^-1 K*^T``, ``(n_test, n_test)``, of K* = ``cross`` and K** = ``prior``."""
+    half = _whitened(lower, cross)
+    return prior - half.T @ half
+
+
+def posterior_variance(lower: Array, cross: Array, prior_diagonal: Array) -> Array:
+    """Evaluate the diagonal of `posterior_covariance`, ``(n_test,)``; rounding never makes it negative."""
+    half = _whitened(lower, cross)
+    return np.maximum(prior_diagonal - np.einsum("ij,ij->j", half, half), 0.0)
+
+
+def _whitened(lower: Array, cross: Array) -> Array:
+    return scipy.linalg.solve_triangular(lower, cross.T, lower=True, check_finite=False)
+
+
 @dataclass(frozen=True)
 class Eigenbasis:
     """``K = U diag(lambda) U^T``.

@@ -6,7 +6,6 @@ from typing import Literal, cast
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
 
 from cntk_pipeline.errors import ConfigError, NotPositiveDefinite
 from cntk_pipeline.regression.arguments import (
@@ -18,7 +17,7 @@ from cntk_pipeline.regression.arguments import (
     as_targets,
     as_train_kernel,
 )
-from cntk_pipeline.regression.factors import cholesky, eigenbasis, inverse_diagonal, is_definite, solve
+from cntk_pipeline.regression.factors import cholesky, eigenbasis, is_definite, left_out, solve
 from cntk_pipeline.regression.selection import RidgePath, path_of_basis
 
 Ridge = float | Sequence[float] | Literal["auto"]
@@ -97,20 +96,8 @@ def fit(
     absolute = as_absolute_ridge(kernel, cast(float, chosen), ridge_mode)
     lower = cholesky(kernel, absolute)
     coefficients = solve(lower, targets)
-    left_out = targets - coefficients / inverse_diagonal(lower)[:, None]
-    return Fitted(float(cast(float, chosen)), absolute, lower, coefficients, left_out, path)
-
-
-def posterior_covariance(fitted: Fitted, k_test_train: Array, k_test: Array) -> Array:
-    """Evaluate ``K** - K* (K + r I)^-1 K*^T``, ``(n_test, n_test)``, for targets of unit prior variance."""
-    half = scipy.linalg.solve_triangular(fitted.lower, k_test_train.T, lower=True, check_finite=False)
-    return k_test - half.T @ half
-
-
-def posterior_variance(fitted: Fitted, k_test_train: Array, test_diagonal: Array) -> Array:
-    """Evaluate the diagonal of `posterior_covariance`, ``(n_test,)``; rounding never makes it negative."""
-    half = scipy.linalg.solve_triangular(fitted.lower, k_test_train.T, lower=True, check_finite=False)
-    return np.maximum(test_diagonal - np.einsum("ij,ij->j", half, half), 0.0)
+    predictions = left_out(lower, targets, coefficients)
+    return Fitted(float(cast(float, chosen)), absolute, lower, coefficients, predictions, path)
 
 
 def _candidates(ridge: Sequence[float] | str, ridge_mode: RidgeMode, auto: Sequence[float]) -> Sequence[float]:

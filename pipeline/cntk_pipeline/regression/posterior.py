@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import scipy
 
 from cntk_pipeline.regression.arguments import (
     Array,
@@ -15,7 +14,7 @@ from cntk_pipeline.regression.arguments import (
     as_test_kernel,
     as_train_kernel,
 )
-from cntk_pipeline.regression.factors import cholesky, solve
+from cntk_pipeline.regression.factors import cholesky, posterior_covariance, solve
 
 
 def signal_variance(targets: Array, coefficients: Array) -> Array:
@@ -108,5 +107,4 @@ def gp_posterior(
     mean = cross @ solve(lower, targets)
     if prior is None:
         return Predictive(mean)
-    half = scipy.linalg.solve_triangular(lower, cross.T, lower=True, check_finite=False)
-    return Predictive(mean, prior - half.T @ half)
+    return Predictive(mean, posterior_covariance(lower, cross, prior))

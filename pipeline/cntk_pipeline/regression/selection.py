@@ -17,7 +17,7 @@ from cntk_pipeline.regression.arguments import (
     as_targets,
     as_train_kernel,
 )
-from cntk_pipeline.regression.factors import Eigenbasis, cholesky, eigenbasis, expect_definite, inverse_diagonal, solve
+from cntk_pipeline.regression.factors import Eigenbasis, cholesky, eigenbasis, expect_definite, left_out, solve
 from cntk_pipeline.regression.scores import accuracy, as_truth, classes_of, mean_square
 
 
@@ -115,7 +115,7 @@ def leave_one_out(
     kernel = as_train_kernel(k_train)
     targets = as_targets(y, kernel)
     lower = cholesky(kernel, as_absolute_ridge(kernel, ridge, ridge_mode))
-    predictions = targets - solve(lower, targets) / inverse_diagonal(lower)[:, None]
+    predictions = left_out(lower, targets, solve(lower, targets))
     return LeaveOneOut(predictions, mean_square(predictions - targets), accuracy(predictions, classes_of(targets)))
 
 

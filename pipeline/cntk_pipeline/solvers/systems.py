@@ -31,6 +31,11 @@ def targets_of(data: DataSpecification) -> str:
     return TARGETS if data.task == "classification" else CENTRED_TARGETS
 
 
+def unit_scale(variance: Array) -> Array:
+    """Return the factors that make variances one, ``(m,)``; zero for a variance of zero."""
+    return np.where(variance > 0, 1 / np.sqrt(np.where(variance > 0, variance, 1)), 0.0)
+
+
 def ridge_candidates(task: TaskName = "classification") -> tuple[float, ...]:
     """Return the ridges among which "auto" chooses, relative to trace(K) / n: a decade apart, the largest first."""
     return MEASURED_RIDGES if task == "regression" else AUTO_RIDGES
@@ -169,8 +174,7 @@ class SystemKernel:
         """Return the factors for the rows of some images, and for their columns, ``(m,)``."""
         if not self.system.unit_diagonal:
             return np.ones(rows[1] - rows[0])
-        variance = self._stored_variance(part, rows)
-        return np.where(variance > 0, 1 / np.sqrt(np.where(variance > 0, variance, 1)), 0.0)
+        return unit_scale(self._stored_variance(part, rows))
 
     def mean_diagonal(self) -> float:
         """Evaluate trace(K) / n, the unit of a relative ridge."""
