@@ -18,6 +18,8 @@ TIERS = [
     {"inference"},
     {"workflow"},
     {"opened"},
+    {"plots"},
+    {"pages"},
     {"cli"},
     {"__main__", "interactive"},
 ]

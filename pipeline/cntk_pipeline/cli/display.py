@@ -267,7 +267,7 @@ def _system(solve: "SolveReport") -> str:
 
 
 def _table(shown: Shown) -> Table:
-    table = Table("system", *shown.columns, box=None, pad_edge=False, title=shown.title)
+    table = Table(shown.first, *shown.columns, box=None, pad_edge=False, title=shown.title)
     table.title_justify, table.title_style = "left", "bold"
     for column in table.columns[1:]:
         column.justify = "right"

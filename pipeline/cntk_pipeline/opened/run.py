@@ -16,7 +16,7 @@ from cntk_pipeline.opened.description import describe
 from cntk_pipeline.opened.predicted import predicted_of
 from cntk_pipeline.opened.prediction import Say, on_stderr, predict_means
 from cntk_pipeline.opened.results import Inferred, read_result
-from cntk_pipeline.opened.systems import Readout, find_readout, find_system, readout_names
+from cntk_pipeline.opened.systems import Readout, find_best, find_readout, find_system, readout_names
 from cntk_pipeline.opened.tables import Table
 from cntk_pipeline.opened.tiles import Stored, read_whole, require_whole
 from cntk_pipeline.regression.probabilities import fit_probabilities
@@ -145,6 +145,17 @@ class OpenRun:
     def system(self, readout: Readout = None, ridge: float | None = None) -> System:
         """Find the system of a read-out with a ridge; arguments and errors as in `predictions`."""
         return find_system(self.directory, find_readout(self.directory, readout), ridge)
+
+    @property
+    def best(self) -> System:
+        """The solved system with the highest score by leave-one-out, or by the test images without leave-one-out.
+
+        Raises
+        ------
+        NotComputed
+            If no system is solved yet.
+        """
+        return find_best(self.directory)
 
     def predictions(self, readout: Readout = None, ridge: float | None = None) -> Array:
         """Read the predictive means of the test images.
