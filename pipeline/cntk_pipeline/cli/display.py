@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from cntk_pipeline.cli.console import err, escape, out
-from cntk_pipeline.cli.units import bytes_text, count_text, seconds_text
 from cntk_pipeline.inference import RESULTS, Shown, show_choices
 from cntk_pipeline.solvers import score_columns, score_texts
+from cntk_pipeline.units import bytes_text, count_text, seconds_text
 
 if TYPE_CHECKING:  # a display of a state needs neither the driver nor a plan
     from rich.progress import Progress

@@ -66,6 +66,7 @@ def run_shown(path: str | StorePath, action: Callable[[RunView, threading.Event]
     show_inferred(report)
     out.print(f"\nthe run lies in [bold]{escape(report.path)}[/] ({time.monotonic() - began:.1f} s)")
     out.print(f"look at it with: cntk inspect {escape(report.path)}")
+    out.print(f"see its figures with: cntk report {escape(report.path)}")
 
 
 def say_how_to_follow(run: RunDirectory) -> None:

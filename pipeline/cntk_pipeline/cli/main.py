@@ -30,6 +30,7 @@ with importing():
         WorkflowFile,
         read_place,
     )
+    from cntk_pipeline.cli.pages import can_draw, compare, report, write_report
     from cntk_pipeline.cli.results import export, predict
     from cntk_pipeline.cli.streams import guard_streams, lost_output
     from cntk_pipeline.errors import ConfigError, Interrupted, NotTrusted, PipelineError, RunNotFound, WorkersLost
@@ -73,7 +74,10 @@ def demo(store: Store = None, overrides: Overrides = None) -> None:
         from cntk_pipeline.workflow import run as runs
 
     config = read_workflow(shipped_workflow("digits.toml"), overrides, store)
-    run_shown(runs.run_path(config), lambda view, stop: runs.start(config, view, stop))
+    path = runs.run_path(config)
+    run_shown(path, lambda view, stop: runs.start(config, view, stop))
+    if can_draw():
+        write_report(str(path))
 
 
 @app.command()
@@ -350,6 +354,8 @@ def verify(directory: RunPath) -> None:
 
 app.command()(predict)
 app.command()(export)
+app.command()(report)
+app.command()(compare)
 
 
 def main() -> None:

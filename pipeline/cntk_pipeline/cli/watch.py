@@ -13,8 +13,8 @@ from rich.text import Text
 from cntk_pipeline.cli.console import escape, out, printable
 from cntk_pipeline.cli.display import stages_table
 from cntk_pipeline.cli.streams import nobody_reads
-from cntk_pipeline.cli.units import seconds_text
 from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.units import seconds_text
 from cntk_pipeline.workflow.report import RunReport, make_report
 from cntk_pipeline.workflow.whereabouts import Whereabouts, whereabouts
 

@@ -177,18 +177,17 @@ class Accuracy(Display):
 
     def tables(self) -> tuple[Shown, ...]:
         theirs = {point.readout: f"{100 * point.accuracy:.2f}%" for point in self.paper}
-        rows = [
-            (
-                point.readout,
-                f"{point.ridge:g} ({point.ridge_mode})",
-                self._text(point.score),
-                "" if point.squared_error is None else f"{point.squared_error:.4g}",
-                *([theirs.get(point.readout, "")] if theirs else []),
-            )
-            for point in self.points
-        ]
-        columns = ("ridge", self.score, "squared error", *([self._source] if theirs else []))
-        return (Shown("scores on test images", columns, tuple(rows)),)
+        errors = any(point.squared_error is not None for point in self.points)
+        rows = []
+        for point in self.points:
+            row = [point.readout, f"{point.ridge:g} ({point.ridge_mode})", self._text(point.score)]
+            if errors:
+                row.append("" if point.squared_error is None else f"{point.squared_error:.4g}")
+            if theirs:
+                row.append(theirs.get(point.readout, ""))
+            rows.append(tuple(row))
+        columns = ("ridge", self.score, *(["squared error"] if errors else []), *([self._source] if theirs else []))
+        return (Shown("scores on test images", columns, tuple(rows), first="read-out"),)
 
 
 def _best_by_depth(points: Sequence[Point]) -> list[Point]:
