@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from cntk_pipeline.driver.driver import Progress
 from cntk_pipeline.driver.stragglers import Clock
-from cntk_pipeline.telemetry.pace import Pace
+from cntk_pipeline.telemetry.pace import Pace, rate_text
 from cntk_pipeline.telemetry.progress import RunProgress, StageProgress, merged
 
 
@@ -37,7 +37,6 @@ class Board:
         self._now = progress.stages
         self._tiles.observe(moment, progress.done)
         self._entries.observe(moment, progress.entries_done)
-        rate = self._tiles.rate
         left = self._entries.seconds_left(progress.entries_total - progress.entries_done)
         goes_on = progress.done < progress.total and not progress.note
         self._show(
@@ -47,7 +46,7 @@ class Board:
                 progress.done,
                 progress.total,
                 merged(self._before, self._now),
-                rate="" if rate is None else f"{rate:.3g} tiles/s",
+                rate=rate_text(self._tiles.rate),
                 left=progress.note or (f"{left} left" if left is not None and goes_on else ""),
             )
         )

@@ -31,6 +31,7 @@ def words_of(line: Line) -> str:
     """Describe an event by one line of text; a field that its log line lacks becomes "?"."""
     fields = defaultdict(lambda: "?", {name: _text(value) for name, value in line.items()})
     fields["tile"] = f"{fields['stage'].partition(':')[0]} tile ({fields['row']}, {fields['col']})"
+    fields["executor"] = fields["executor"].partition(", dashboard ")[0]
     event = str(line.get("event"))
     text = WORDS.get(event, event.replace("_", " ")).format_map(fields)
     if event == "retry" and line.get("alone"):

@@ -36,6 +36,16 @@ class Range:
         return f"{low} to {high} {unit}" if low != high else f"about {high} {unit}"
 
 
+def rate_text(tiles_per_second: float | None) -> str:
+    """Write a rate in words, "" where it is not known."""
+    if not tiles_per_second:
+        return ""
+    for unit, seconds in (("s", 1), ("min", 60)):
+        if tiles_per_second * seconds >= 1:
+            return f"{tiles_per_second * seconds:.3g} tiles/{unit}"
+    return f"{tiles_per_second * 3600:.3g} tiles/h"
+
+
 class Pace:
     """The pace of an amount that grows: tiles, or matrix entries."""
 
@@ -66,13 +76,16 @@ class Pace:
         """Return the time until ``amount`` more is done; None before the third change.
 
         The window is cut into up to eight parts of equal time, and the growth between two changes counts as even. The
-        parts differ by the standard deviation s. The growth in all k parts then has the error s sqrt(k). The rate is
-        taken two of these errors higher and lower.
+        parts differ by the standard deviation s. The growth in all k parts then has the error s sqrt(k). What is left
+        varies as well, with the same deviation in parts of the same growth. Both errors together are taken twice, up
+        and down.
         """
         rate, span = self.rate, self._span()
         if rate is None or span is None:
             return None
-        error = min(2 * self._relative_error(span), LARGEST_ERROR)
+        grown = self._changes[-1][1] - self._changes[0][1]
+        ahead = np.sqrt(1 + grown / amount) if amount > 0 else 1.0
+        error = min(2 * self._relative_error(span) * ahead, LARGEST_ERROR)
         return Range(amount / (rate * (1 + error)), amount / (rate * (1 - error)))
 
     def _span(self) -> float | None:

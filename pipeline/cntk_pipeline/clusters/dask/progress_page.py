@@ -123,9 +123,14 @@ def add_page(client: distributed.Client) -> str:
         If the scheduler takes no plugins.
     """
     client.register_plugin(ProgressPage())
-    host, address, port, is_encrypted = client.sync(client._run_on_scheduler, _place)
-    shown = f"{'https' if is_encrypted else 'http'}://{host if address in ('0.0.0.0', '::') else address}:{port}/{PATH}"
-    return f"{shown} on {host}" if is_loopback(address) and host != socket.gethostname() else shown
+    return address_in_words(*client.sync(client._run_on_scheduler, _place), socket.gethostname())
+
+
+def address_in_words(host: str, address: str, port: int, is_encrypted: bool, here: str) -> str:
+    """Write the address of the page on a host, for people on the host ``here``."""
+    named = host if address in ("0.0.0.0", "::") else f"[{address}]" if ":" in address else address
+    shown = f"{'https' if is_encrypted else 'http'}://{named}:{port}/{PATH}"
+    return f"{shown} on {host}" if is_loopback(address) and host != here else shown
 
 
 def page_beside(dashboard: str) -> str:
