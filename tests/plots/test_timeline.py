@@ -87,7 +87,7 @@ def test_a_damaged_log_loses_its_line_only(tmp_path: LocalPath) -> None:
 
 
 def test_a_long_log_is_read_in_pieces(tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cntk_pipeline.telemetry.tile_log.PIECE_BYTES", 37)
+    monkeypatch.setattr("cntk_pipeline.telemetry.log_tail.PIECE_BYTES", 200)
     write_log(tmp_path / "log", "a-1", *(line for k in range(9) for line in tile(100 + k, 1, row=k)))
     assert [span.begin for span in read_tile_log(tmp_path / "log").spans] == [100 + k for k in range(9)]
 

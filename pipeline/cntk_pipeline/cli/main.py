@@ -294,10 +294,19 @@ def status(
 
 
 @app.command()
-def inspect(directory: RunPath, as_json: AsJson = False) -> None:
-    """Show the results of a run, and how to open its arrays."""
+def inspect(
+    directory: RunPath,
+    as_json: AsJson = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Show everything: data, versions, stages, further results, arrays.")
+    ] = False,
+) -> None:
+    """Show the results of a run on one screen.
+
+    With --all, show everything about it, and how to open its arrays.
+    """
     with importing():
-        from cntk_pipeline.cli.display import show_inspection
+        from cntk_pipeline.cli.inspection import show_inspection, show_summary
         from cntk_pipeline.rundir.directory import RunDirectory
         from cntk_pipeline.workflow.report import make_report, read_contents
 
@@ -305,8 +314,10 @@ def inspect(directory: RunPath, as_json: AsJson = False) -> None:
     report, contents = make_report(run), read_contents(run)
     if as_json:
         _print_json(report.to_json() | {"contents": None if contents is None else contents.to_json()})
-    else:
+    elif everything:
         show_inspection(report, contents)
+    else:
+        show_summary(report, contents)
 
 
 @app.command("list")

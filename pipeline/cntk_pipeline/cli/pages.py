@@ -14,7 +14,7 @@ PageFile = Annotated[str | None, typer.Option("--out", metavar="FILE", help="The
 
 
 def report(directory: RunPath, output: PageFile = None) -> None:
-    """Write a page with figures of what came out of a run, complete or not.
+    """Write a page with the figures of a run, complete or not.
 
     The page is one file that needs no network: report.html in the run directory, or --out FILE. A file of the same name
     with the ending .json holds its numbers.

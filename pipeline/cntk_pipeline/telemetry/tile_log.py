@@ -1,15 +1,12 @@
 """When each tile was computed, and by which worker: read from the logs of a run."""
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from cntk_pipeline.storage import StorePath
-
-PIECE_BYTES = 2**22
-"""Bytes of a log that are read at once."""
+from cntk_pipeline.telemetry.log_tail import FILES_AT_ONCE, Line, LogTail
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,42 +51,21 @@ class TileLog:
 def read_tile_log(folder: StorePath) -> TileLog:
     """Read all logs of a run; lines that are damaged, or cut short by a crash, are left out."""
     spans, counts = [], Counter[str]()
-    for path in folder.children():
-        if not path.name.endswith(".jsonl"):
-            continue
-        begun: dict[tuple[Any, ...], float] = {}
-        for line in _lines(path):
-            event, tile = str(line.get("event")), (line.get("stage"), line.get("row"), line.get("col"))
-            counts[event] += 1
-            match event, line:
-                case "began", {"time": float() | int() as begin}:
-                    begun[tile] = begin
-                case "finished", {
-                    "time": float() | int() as end,
-                    "seconds": float() | int() as seconds,
-                    "stage": str(),
-                }:
-                    kind = line["stage"].partition(":")[0].partition("-")[0]
-                    begin = begun.pop(tile, end - seconds)
-                    spans.append(TileSpan(str(line.get("worker", "")), kind, begin, seconds, int(line.get("bytes", 0))))
+    begun: dict[tuple[Any, ...], float] = {}
+    for line in _all_lines(folder):
+        event, tile = line.get("event"), tuple(line.get(key) for key in ("worker", "stage", "row", "col"))
+        counts[str(event)] += 1
+        match event, line:
+            case "began", {"time": float() | int() as begin}:
+                begun[tile] = begin
+            case "finished", {"time": float() | int() as end, "seconds": float() | int() as seconds}:
+                kind = str(line.get("stage")).partition(":")[0].partition("-")[0]
+                begin, size = begun.pop(tile, end - seconds), line.get("bytes")
+                spans.append(TileSpan(str(tile[0]), kind, begin, seconds, size if isinstance(size, int) else 0))
     return TileLog(tuple(sorted(spans, key=lambda span: span.begin)), dict(counts))
 
 
-def _lines(path: StorePath) -> Iterator[dict[str, Any]]:
-    rest, offset = b"", 0
-    while True:
-        try:
-            piece = path.read_from(offset, PIECE_BYTES)
-        except FileNotFoundError:
-            return
-        if not piece:
-            return
-        offset += len(piece)
-        *whole, rest = (rest + piece).split(b"\n")
-        for line in whole:
-            try:
-                found = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(found, dict):
-                yield found
+def _all_lines(folder: StorePath) -> Iterator[Line]:
+    tail = LogTail(folder)
+    for _ in range(1 + len(folder.listing()) // FILES_AT_ONCE):  # a run at work goes on adding lines
+        yield from tail.lines()
