@@ -141,7 +141,7 @@ class Network(Display):
             for k, row in enumerate(self.layers)
         )
         title = f"{self.readout}: {self.entries:,} numbers a pair"
-        return (Shown(title, ("layer", "output", "offsets", "entries a pair"), rows, first=""),)
+        return (Shown(title, ("layer", "output", "offsets", "entries a pair"), rows, first="position"),)
 
 
 def _count(number: int) -> str:
