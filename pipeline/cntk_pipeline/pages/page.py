@@ -40,5 +40,5 @@ def require_page(path: StorePath) -> StorePath:
 def write_page(page: Page, path: StorePath) -> None:
     """Write a page, and its numbers beside it under the same name with ``.json``; files there are replaced."""
     numbers = path.parent / f"{path.name.removesuffix(ENDING)}.json"
-    numbers.write_whole(json.dumps(page.numbers, indent=1, allow_nan=False).encode())
+    numbers.write_whole(json.dumps(page.numbers, allow_nan=False).encode())
     path.write_whole(page.html.encode())
