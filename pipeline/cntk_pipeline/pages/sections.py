@@ -12,10 +12,6 @@ from cntk_pipeline.plots import DISPLAYS, Display
 from cntk_pipeline.plots.base import Chart
 from cntk_pipeline.plots.style import svg_of
 
-LONG_TABLE = 12
-"""Number of rows beyond which a table is folded."""
-
-
 @dataclass(frozen=True)
 class Picture:
     """A figure of a page.
