@@ -7,6 +7,7 @@ import numpy as np
 
 from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.opened.tiles import Stored
+from cntk_pipeline.plots.sampling import take_evenly
 from cntk_pipeline.solvers.systems import Bounds, unit_scale
 from cntk_pipeline.storage import open_path
 from cntk_pipeline.storage.tiled_array import Array
@@ -19,11 +20,13 @@ class Groups:
     Attributes
     ----------
     names : of the groups.
+    said : in words, the order in which images are shown.
     of : (n,) int64 array, the group of each image.
     order : (n,) array; images are shown by rising values.
     """
 
     names: tuple[str, ...]
+    said: str
     of: Array
     order: Array
 
@@ -67,8 +70,7 @@ class TileSample:
         if count < total:
             path = open_path(kernel.place)
             known = [piece for piece in known if path.joinpath("c", f"{piece}", f"{piece}").exists()] or known
-        chosen = np.unique(np.linspace(0, len(known) - 1, min(count, len(known))).round().astype(int))
-        return cls(kernel, variance, tuple(known[k] for k in chosen))
+        return cls(kernel, variance, tuple(take_evenly(np.array(known), count).tolist()))
 
     @property
     def images(self) -> Array:
@@ -93,13 +95,8 @@ def choose_rows(groups: Groups, images: Array, most: int) -> Array:
     ordered = images[np.lexsort((groups.order[images], groups.of[images]))]
     present, begins = np.unique(groups.of[ordered], return_index=True)
     each = max(1, most // len(present))
-    chosen = [_spread(part, each) for part in np.split(ordered, begins[1:])]
-    return _spread(np.concatenate(chosen), most)
-
-
-def _spread(values: Array, most: int) -> Array:
-    """Take at most ``most`` values, evenly spaced."""
-    return values[np.unique(np.linspace(0, len(values) - 1, min(most, len(values))).round().astype(int))]
+    chosen = [take_evenly(part, each) for part in np.split(ordered, begins[1:])]
+    return take_evenly(np.concatenate(chosen), most)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from cntk_pipeline.opened.deviations import deviation_factors, deviations_of
 from cntk_pipeline.opened.systems import Readout
 from cntk_pipeline.plots.base import Display, counted
 from cntk_pipeline.plots.chosen import known_labels, the_system
-from cntk_pipeline.plots.drawing import DRAWN, legend_below, legend_inches
+from cntk_pipeline.plots.drawing import DRAWN, legend_below, legend_inches, number_text
+from cntk_pipeline.plots.sampling import take_evenly
 from cntk_pipeline.plots.scores import ACCURACY
 from cntk_pipeline.plots.style import COLOURS, INK, MARKERS, MUTED
 from cntk_pipeline.solvers.scores import THRESHOLD
@@ -26,7 +27,7 @@ GROUPS = 10
 """Number of groups of test images, of equal size."""
 
 POINTS = 600
-"""Largest number of points in a figure, evenly spaced among the test images in the order of their deviations."""
+"""Largest number of points in a figure. Test images are taken evenly in the order of their deviations."""
 
 NORMAL_SHARES = (0.6827, 0.9545)
 """Shares of a Gaussian inside one and two standard deviations."""
@@ -63,7 +64,7 @@ class Target:
     name : of the target.
     inside : shares of the test images whose error is within one and within two deviations of the function.
     inside_with_noise : the same, where the ridge counts as the variance of noise in the targets.
-    deviations, errors : of `POINTS` test images at most.
+    deviations, errors : of some test images.
     """
 
     name: str
@@ -126,7 +127,7 @@ class Deviation(Display):
         errors = np.abs(errors) / spread
         deviations, noisy = (deviations_of(each, factors) / spread for each in (variances, variances + ridge))
         order = np.argsort(variances, kind="stable")
-        shown = order[np.unique(np.linspace(0, len(order) - 1, min(POINTS, len(order))).round().astype(int))]
+        shown = take_evenly(order, POINTS // min(DRAWN, len(run.classes)))
         targets = tuple(
             Target(
                 name,
@@ -154,7 +155,7 @@ class Deviation(Display):
             )
         one, two = self.targets[0].inside
         return (
-            f"Absolute errors of {self.system} on {count} against the posterior deviation. Of {self.targets[0].name}, "
+            f"Absolute errors of {self.system} on {count} against the posterior deviation. Of {self.targets[0].name!r}, "
             f"{100 * one:.1f}% of the errors are within one deviation, {100 * two:.1f}% within two."
         )
 
@@ -176,7 +177,7 @@ class Deviation(Display):
             places, middle, (middle - low, high - middle),
             color=COLOURS[0], marker=MARKERS[0], capsize=3, label="accuracy of a group, with its interval of 95%",
         )  # fmt: skip
-        axes.set_xticks(places, [f"{group.deviation:.2g}" for group in self.groups])
+        axes.set_xticks(places, [number_text(float(f"{group.deviation:.3g}")) for group in self.groups])
         axes.set_xlabel("mean posterior deviation of each group of test images")
         axes.set_ylabel("accuracy (%)")
 

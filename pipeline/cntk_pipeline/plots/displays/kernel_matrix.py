@@ -42,6 +42,7 @@ class KernelMatrix(Display):
     ----------
     readout : its name.
     groups : names of the classes; of a regression, of equal parts of the images by their first target.
+    order : of the images, in words.
     rows : (m,) int64 array, the images of the picture.
     row_groups : (m,) int64 array, their groups.
     reading : the values.
@@ -50,6 +51,7 @@ class KernelMatrix(Display):
 
     readout: str
     groups: tuple[str, ...]
+    order: str
     rows: Array
     row_groups: Array
     reading: Reading
@@ -82,7 +84,9 @@ class KernelMatrix(Display):
         reading = read_sample(sample, groups, rows)
         if reading.missing == reading.tiles:
             raise NotComputed(f"{run.path}: no tile of {name} is computed yet. {next_step(run.directory)}")
-        return cls(name, groups.names, rows, groups.of[rows], reading, len(sample.images), kernel.spec.shape[0])
+        return cls(
+            name, groups.names, groups.said, rows, groups.of[rows], reading, len(sample.images), kernel.spec.shape[0]
+        )
 
     @property
     def value(self) -> str:
@@ -101,13 +105,11 @@ class KernelMatrix(Display):
 
     @property
     def alt(self) -> str:
-        text = f"The kernel {self.readout} of {self._said_images()}"
-        if len(self.groups) > 1:
-            own, others = self.alike
-            text += f", in the order of their groups. The mean {self.value} is {own:.3g} within a group"
-            text += f" and {others:.3g} between two."
-        else:
-            text += f". The mean {self.value} of two images is {self.alike[0]:.3g}."
+        own, others = self.alike
+        text = f"The kernel {self.readout} of {self._said_images()}, {self.order}."
+        if np.isfinite(own):
+            text += f" The mean {self.value} of two images is {own:.3g} within a group"
+            text += f" and {others:.3g} between groups." if np.isfinite(others) else "."
         return text + (f" {self._said_gaps()}." if self.reading.missing else "")
 
     def _said_images(self) -> str:
@@ -145,9 +147,7 @@ class KernelMatrix(Display):
         else:
             axes.set_xticks([])
             axes.set_yticks([])
-        axes.set_xlabel(
-            f"{counted(len(self.rows), 'training image')} by group" if len(present) > 1 else "training images"
-        )
+        axes.set_xlabel(f"{counted(len(self.rows), 'training image')}, {self.order}")
         label = "K(x, y) / sqrt(K(x, x) K(y, y))" if self.reading.normalised else "K(x, y)"
         figure.colorbar(image, ax=axes, label=label, shrink=0.8, extend="both")
         if self.reading.missing:
@@ -189,6 +189,7 @@ class KernelMatrix(Display):
             "readout": self.readout,
             "value": self.value,
             "groups": list(self.groups),
+            "order": self.order,
             "means": plain(self.reading.means),
             "within": plain(own),
             "between": plain(others),
@@ -209,13 +210,13 @@ def groups_of(run: OpenRun) -> Groups:
     data = run.directory.specification.data
     labels = np.asarray(run.labels.train)
     if data.task == "classification":
-        return Groups(run.classes, labels.astype(np.int64), np.arange(len(labels)))
+        return Groups(run.classes, "by class", labels.astype(np.int64), np.arange(len(labels)))
     if data.task != "regression":
-        return Groups(("all",), np.zeros(len(labels), np.int64), np.arange(len(labels)))
+        return Groups(("all",), "in their stored order", np.zeros(len(labels), np.int64), np.arange(len(labels)))
     order = np.argsort(labels[:, 0], kind="stable")
     parts = np.array_split(order, min(TARGET_GROUPS, len(order)))
     of = np.empty(len(labels), np.int64)
     for group, images in enumerate(parts):
         of[images] = group
     ends = [(labels[images[0], 0], labels[images[-1], 0]) for images in parts]
-    return Groups(tuple(f"{low:.2g} to {high:.2g}" for low, high in ends), of, labels[:, 0])
+    return Groups(tuple(f"{low:.2g} to {high:.2g}" for low, high in ends), "by target", of, labels[:, 0])

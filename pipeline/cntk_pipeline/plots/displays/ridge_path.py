@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 SQUARED_ERROR = "squared error"
 
+Places = dict[float, float]
+"""The places of ridges on a logarithmic axis."""
+
 
 @dataclass(frozen=True)
 class Path:
@@ -138,11 +141,17 @@ class RidgePath(Display):
         for axes, name in zip(panels, (SQUARED_ERROR, self.score), strict=False):
             axes.set_xscale("log")
             axes.set_ylabel(_axis_label(name))
-            for position, path in enumerate(self.drawn):
-                values = path.squared_errors if name == SQUARED_ERROR else path.scores
-                _draw_path(axes, path, score_heights(name, values), places, position)
-        panels[0].set_yscale("log")
-        tick_log(panels[0].yaxis)
+            heights = [
+                score_heights(name, path.squared_errors if name == SQUARED_ERROR else path.scores)
+                for path in self.drawn
+            ]
+            for path, values, colour, marker in zip(self.drawn, heights, COLOURS, MARKERS, strict=False):
+                across = [places[ridge] for ridge in path.ridges]
+                axes.plot(across, values, color=colour, marker=marker, label=path.readout)
+            _draw_chosen(axes, self.drawn, heights, places)
+        if all(error is None or error > 0 for path in self.drawn for error in path.squared_errors):
+            panels[0].set_yscale("log")
+            tick_log(panels[0].yaxis)
         tick_log(panels[-1].xaxis, places)
         relative = self.ridge_mode == "relative"
         panels[-1].set_xlabel("ridge, relative to trace(K)/n" if relative else "ridge, absolute")
@@ -163,13 +172,14 @@ class RidgePath(Display):
         legend_below(figure)
 
     def tables(self) -> tuple[Shown, ...]:
+        errors = any(each.test_squared_error is not None for each in self.systems)
         systems = [
             (
                 each.system,
                 score_text(self.score, each.score),
                 score_text(self.score, each.test_score),
                 f"{each.squared_error:.4g}",
-                "none" if each.test_squared_error is None else f"{each.test_squared_error:.4g}",
+                *([_error_text(each.test_squared_error)] if errors else []),
             )
             for each in self.systems
         ]
@@ -177,17 +187,18 @@ class RidgePath(Display):
             (
                 path.readout,
                 f"{ridge:g}",
-                "not positive definite" if error is None else f"{error:.4g}",
+                _error_text(error, "not positive definite"),
                 "" if error is None else score_text(self.score, score),
                 "chosen" if ridge == path.chosen else "",
             )
             for path in self.paths
             for ridge, error, score in zip(path.ridges, path.squared_errors, path.scores, strict=True)
         ]
-        columns = (self.score, f"{self.score}, test images", "squared error", "squared error, test images")
+        columns = [self.score, f"{self.score}, test images", "squared error"]
+        columns += ["squared error, test images"] if errors else []
         ridge = "ridge" if self.ridge_mode == "absolute" else "relative ridge"
         found = [
-            Shown("leave-one-out beside the test images", columns, tuple(systems)),
+            Shown("leave-one-out beside the test images", tuple(columns), tuple(systems)),
             Shown("leave-one-out over the ridge", (ridge, "squared error", self.score, ""), tuple(paths), "read-out"),
         ]
         return tuple(table for table in found if table.rows)
@@ -197,17 +208,22 @@ def _smallest(path: Path) -> float:
     return min(error for error in path.squared_errors if error is not None)
 
 
-def _draw_path(axes: "Axes", path: Path, heights: Sequence[float], places: dict[float, float], position: int) -> None:
-    """Draw a path, with a ring around the chosen ridge."""
-    colour, marker = COLOURS[position], MARKERS[position]
-    across = [places[ridge] for ridge in path.ridges]
-    axes.plot(across, heights, color=colour, marker=marker, label=path.readout)
-    if path.chosen is not None:
-        at = path.ridges.index(path.chosen)
+def _draw_chosen(axes: "Axes", paths: Sequence[Path], heights: Sequence[Sequence[float]], places: Places) -> None:
+    """Draw a ring around the chosen ridge of each path."""
+    rings = [
+        (places[path.chosen], values[path.ridges.index(path.chosen)])
+        for path, values in zip(paths, heights, strict=True)
+        if path.chosen is not None
+    ]
+    if rings:
         axes.plot(
-            across[at : at + 1], heights[at : at + 1],
-            color=INK, marker="o", markersize=11, markerfacecolor="none", linestyle="none", label="chosen ridge",
+            *zip(*rings, strict=True),
+            color=INK, marker="o", markersize=10, markerfacecolor="none", linestyle="none", label="chosen ridge",
         )  # fmt: skip
+
+
+def _error_text(error: float | None, none: str = "none") -> str:
+    return none if error is None else f"{error:.4g}"
 
 
 def _axis_label(name: str) -> str:

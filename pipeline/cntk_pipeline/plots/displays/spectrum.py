@@ -14,7 +14,7 @@ from cntk_pipeline.opened import OpenRun
 from cntk_pipeline.opened.systems import Readout
 from cntk_pipeline.opened.tiles import Stored
 from cntk_pipeline.plots.base import Display, counted
-from cntk_pipeline.plots.drawing import legend_below, legend_inches, tick_log
+from cntk_pipeline.plots.drawing import tick_log
 from cntk_pipeline.plots.records import readout_of_kernel, records_of
 from cntk_pipeline.plots.style import COLOURS, MARKERS, MUTED
 from cntk_pipeline.solvers import read_choice
@@ -155,10 +155,6 @@ class Spectrum(Display):
             text += f" With the ridge {each.ridge:g} the effective dimension is {_span(each)}."
         return text
 
-    @property
-    def height(self) -> float:
-        return 3.6 + legend_inches(1)
-
     def draw(self, figure: "Figure") -> None:
         axes = figure.add_subplot()
         axes.loglog()
@@ -167,7 +163,6 @@ class Spectrum(Display):
             self.positions[positive], self.eigenvalues[positive],
             color=COLOURS[0], marker="" if self.is_whole and self.train > 20 else MARKERS[0],
             linestyle="-" if self.is_whole else "none",
-            label="eigenvalue" if self.is_whole else "eigenvalue, at both ends only",
         )  # fmt: skip
         for each in self.dimensions:
             if each.absolute_ridge > 0:
@@ -181,8 +176,7 @@ class Spectrum(Display):
         tick_log(axes.xaxis)
         tick_log(axes.yaxis)
         axes.set_xlabel("position, the largest first")
-        axes.set_ylabel("eigenvalue of K(train, train)")
-        legend_below(figure)
+        axes.set_ylabel("eigenvalue" if self.is_whole else "eigenvalue, at both ends")
 
     def tables(self) -> tuple[Shown, ...]:
         rows = [

@@ -1,5 +1,6 @@
 """The ensemble of networks in training: its score and its variance over the time."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -10,14 +11,18 @@ from cntk_pipeline.opened.results import require_key
 from cntk_pipeline.opened.systems import Readout, find_readout
 from cntk_pipeline.opened.tiles import next_step
 from cntk_pipeline.plots.base import Display, counted
-from cntk_pipeline.plots.drawing import DRAWN, legend_below, legend_inches, log_places, tick_log
+from cntk_pipeline.plots.drawing import DRAWN, legend_below, legend_inches, log_places, number_text, tick_log
 from cntk_pipeline.plots.scores import score_heights, score_label, score_name, score_of, score_text
 from cntk_pipeline.plots.style import COLOURS, MARKERS
 from cntk_pipeline.solvers.scores import scores_of
 from cntk_pipeline.workflow.wanted import find_wanted
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+WIDE = 30.0
+"""Ratio of variances above which their axis is logarithmic."""
 
 
 @dataclass(frozen=True)
@@ -77,16 +82,12 @@ class Training(Display):
     def alt(self) -> str:
         times = self.ensembles[0].times
         text = (
-            f"The training of the ensembles of {counted(len(self.ensembles), 'network')}, from time {times[0]} to "
-            f"{'its end' if times[-1] == 'inf' else f'time {times[-1]}'}."
+            f"The training of the ensembles of {counted(len(self.ensembles), 'network')}, from "
+            f"{_time_text(times[0])} to {_time_text(times[-1])}."
         )
         for each in self.ensembles[:DRAWN]:
-            last = each.scores[-1]
-            told = (
-                ""
-                if last is None
-                else f"{self.score} {score_text(self.score, each.scores[0])} to {score_text(self.score, last)}, "
-            )
+            scores = [score_text(self.score, score) for score in (each.scores[0], each.scores[-1])]
+            told = f"{self.score} {scores[0]} to {scores[1]}, " if self._has_scores else ""
             text += f" {each.network}: {told}mean variance {each.variances[0]:.3g} to {each.variances[-1]:.3g}."
         return text
 
@@ -105,7 +106,7 @@ class Training(Display):
             if self._has_scores:
                 heights = score_heights(self.score, each.scores)
                 panels[0].plot(across, heights, color=colour, marker=marker, label=each.network)
-        panels[-1].set_ylim(bottom=0)
+        _scale_variances(panels[-1], [variance for each in self.ensembles[:DRAWN] for variance in each.variances])
         panels[-1].set_ylabel("mean variance")
         if self._has_scores:
             panels[0].set_ylabel(score_label(self.score))
@@ -126,6 +127,19 @@ class Training(Display):
         ]
         columns = ("time", self.score, "mean variance")
         return (Shown("the ensembles in training", columns, tuple(rows), first="network"),)
+
+
+def _time_text(time: str) -> str:
+    return "the end" if time == "inf" else f"time {number_text(float(time))}"
+
+
+def _scale_variances(axes: "Axes", variances: Sequence[float]) -> None:
+    """Let the axis of variances begin at 0, or be logarithmic where they differ much and all are positive."""
+    if min(variances) > 0 and max(variances) > WIDE * min(variances):
+        axes.set_yscale("log")
+        tick_log(axes.yaxis)
+    else:
+        axes.set_ylim(bottom=min(0.0, *variances))
 
 
 def _ensemble(network: str, record: Any) -> Ensemble:
