@@ -155,8 +155,9 @@ class Deviation(Display):
             )
         one, two = self.targets[0].inside
         return (
-            f"Absolute errors of {self.system} on {count} against the posterior deviation. Of {self.targets[0].name!r}, "
-            f"{100 * one:.1f}% of the errors are within one deviation, {100 * two:.1f}% within two."
+            f"Absolute errors of {self.system} on {count} against the posterior deviation. "
+            f"Of {self.targets[0].name!r}, {100 * one:.1f}% of the errors are within one deviation, "
+            f"{100 * two:.1f}% within two."
         )
 
     @property

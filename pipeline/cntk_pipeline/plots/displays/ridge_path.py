@@ -28,7 +28,7 @@ Places = dict[float, float]
 
 
 @dataclass(frozen=True)
-class Path:
+class ReadoutPath:
     """Leave-one-out of a read-out over several ridges.
 
     Attributes
@@ -79,7 +79,7 @@ class RidgePath(Display):
 
     score: str
     ridge_mode: str
-    paths: tuple[Path, ...]
+    paths: tuple[ReadoutPath, ...]
     systems: tuple[LeftOut, ...]
 
     key = "ridge_path"
@@ -102,7 +102,7 @@ class RidgePath(Display):
         return cls(score_name(run), workflow.solve.ridge_mode, tuple(paths), systems)
 
     @property
-    def drawn(self) -> tuple[Path, ...]:
+    def drawn(self) -> tuple[ReadoutPath, ...]:
         """The paths in the figure: those of the smallest errors."""
         best = sorted(self.paths, key=_smallest)[:DRAWN]
         return tuple(path for path in self.paths if path in best)
@@ -204,11 +204,13 @@ class RidgePath(Display):
         return tuple(table for table in found if table.rows)
 
 
-def _smallest(path: Path) -> float:
+def _smallest(path: ReadoutPath) -> float:
     return min(error for error in path.squared_errors if error is not None)
 
 
-def _draw_chosen(axes: "Axes", paths: Sequence[Path], heights: Sequence[Sequence[float]], places: Places) -> None:
+def _draw_chosen(
+    axes: "Axes", paths: Sequence[ReadoutPath], heights: Sequence[Sequence[float]], places: Places
+) -> None:
     """Draw a ring around the chosen ridge of each path."""
     rings = [
         (places[path.chosen], values[path.ridges.index(path.chosen)])
@@ -238,19 +240,19 @@ def _choices(run: OpenRun, readout: Readout) -> dict[str, RidgeChoice]:
     return {readout: choice for readout, choice in made.items() if choice is not None}
 
 
-def _chosen_path(readout: str, choice: RidgeChoice) -> Path:
+def _chosen_path(readout: str, choice: RidgeChoice) -> ReadoutPath:
     scores = choice.accuracy if choice.r2 is None else choice.r2
-    return Path(readout, choice.ridges[::-1], choice.squared_error[::-1], scores[::-1], choice.chosen)
+    return ReadoutPath(readout, choice.ridges[::-1], choice.squared_error[::-1], scores[::-1], choice.chosen)
 
 
-def _listed_paths(run: OpenRun, readout: Readout) -> list[Path]:
+def _listed_paths(run: OpenRun, readout: Readout) -> list[ReadoutPath]:
     """Make the paths of read-outs with several ridges from the leave-one-out of their systems."""
     by_readout: dict[str, list[tuple[float, Any]]] = {}
     for solve in wanted_solves(run, readout, None):
         if (record := _record(run, solve)) is not None:
             by_readout.setdefault(solve.system.readout, []).append((solve.system.ridge, record))
     return [
-        Path(
+        ReadoutPath(
             name,
             tuple(ridge for ridge, _ in several),
             tuple(record.squared_error for _, record in several),
