@@ -158,6 +158,18 @@ def test_without_variances_the_kernel_itself_is_shown(tmp_path: Path) -> None:
     assert drawn(display).axes[1].get_ylabel() == "K(x, y)"
 
 
+def test_tiles_without_the_variances_of_their_images_are_gaps(tmp_path: Path) -> None:
+    run = run_of(tmp_path, pictures())
+    expected = correlations(run)
+    (tmp_path / "run" / "kernel.zarr" / NAME / "train_variance" / "c" / "1").unlink()
+    display = KernelMatrix.from_run(run)
+    assert display.reading.missing == 3
+    lost = (display.rows >= 16) & (display.rows < 32)
+    expected[16:32, :] = expected[:, 16:32] = np.nan
+    np.testing.assert_allclose(display.reading.picture, expected[np.ix_(display.rows, display.rows)], rtol=1e-6)
+    assert np.isnan(display.reading.picture[lost]).all()
+
+
 def test_a_regression_is_ordered_by_its_target(tmp_path: Path) -> None:
     run = run_of(tmp_path, numbers(2), data={"task": "regression"})
     display = KernelMatrix.from_run(run)

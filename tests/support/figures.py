@@ -56,9 +56,9 @@ def workflow(**sections: Any) -> dict[str, Any]:
     return table
 
 
-def run_of(folder: Path, data: dict[str, np.ndarray], **sections: Any) -> OpenRun:
+def run_of(folder: Path, arrays: dict[str, np.ndarray], **sections: Any) -> OpenRun:
     """Run a workflow of `workflow` to its end."""
-    return cntk_pipeline.run(workflow(**sections), data=data, store__path=str(folder / "run"), progress=False)
+    return cntk_pipeline.run(workflow(**sections), data=arrays, store__path=str(folder / "run"), progress=False)
 
 
 def stopped(config: RunConfig, done: int) -> OpenRun:

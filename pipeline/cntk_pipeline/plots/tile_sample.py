@@ -127,7 +127,11 @@ def read_sample(sample: TileSample, groups: Groups, rows: Array) -> Reading:
     rows : the images of the picture, among those of the sample.
     """
     cut, count = sample.kernel.cuts[0], len(groups.names)
-    scales = {piece: unit_scale(variances) for piece, variances in sample.variances().items()}
+    # A variance that is not computed yet is NaN, and stays so.
+    scales = {
+        piece: np.where(np.isnan(variances), np.nan, unit_scale(variances))
+        for piece, variances in sample.variances().items()
+    }
     normalised = any(np.isfinite(scale).any() for scale in scales.values())
     picture = np.full((len(rows), len(rows)), np.nan, np.float32)
     sums, pairs = np.zeros((count, count)), np.zeros((count, count))

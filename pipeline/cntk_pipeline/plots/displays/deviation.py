@@ -260,4 +260,5 @@ def wilson(share: float, count: int) -> tuple[float, float]:
     square = QUANTILE**2 / count
     middle = (share + square / 2) / (1 + square)
     half = QUANTILE * float(np.sqrt(share * (1 - share) / count + square / (4 * count))) / (1 + square)
-    return max(middle - half, 0.0), min(middle + half, 1.0)
+    # At 0 and at 1 an end is the share itself, but for rounding.
+    return min(max(middle - half, 0.0), share), max(min(middle + half, 1.0), share)
