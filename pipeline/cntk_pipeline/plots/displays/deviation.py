@@ -29,6 +29,8 @@ GROUPS = 10
 POINTS = 600
 """Largest number of points in a figure. Test images are taken evenly in the order of their deviations."""
 
+INTERVAL = "interval of 95%"
+
 NORMAL_SHARES = (0.6827, 0.9545)
 """Shares of a Gaussian inside one and two standard deviations."""
 
@@ -53,6 +55,13 @@ class Group:
     score: float
     low: float | None = None
     high: float | None = None
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The score for people, and its interval where it has one."""
+        if self.low is None or self.high is None:
+            return (f"{self.score:.4g}",)
+        return f"{100 * self.score:.2f}%", f"{100 * self.low:.1f}% to {100 * self.high:.1f}%"
 
 
 @dataclass(frozen=True)
@@ -200,22 +209,19 @@ class Deviation(Display):
         axes.set_ylabel("absolute error")
 
     def tables(self) -> tuple[Shown, ...]:
-        if self.targets:
-            rows = [
-                (f"{number}", f"{group.images:,}", f"{group.deviation:.4g}", f"{group.score:.4g}")
+        groups = Shown(
+            f"groups by posterior deviation{', ' if self.unit else ''}{self.unit}",
+            (
+                "test images",
+                "mean deviation",
+                *(("root mean squared error",) if self.targets else (ACCURACY, INTERVAL)),
+            ),
+            tuple(
+                (f"{number}", f"{group.images:,}", f"{group.deviation:.4g}", *group.texts)
                 for number, group in enumerate(self.groups, 1)
-            ]
-            title, columns = f"groups by posterior deviation, {self.unit}", ("root mean squared error",)
-        else:
-            rows = [
-                (
-                    f"{number}", f"{group.images:,}", f"{group.deviation:.4g}", f"{100 * group.score:.2f}%",
-                    f"{100 * (group.low or 0):.1f}% to {100 * (group.high or 0):.1f}%",
-                )
-                for number, group in enumerate(self.groups, 1)
-            ]  # fmt: skip
-            title, columns = "groups by posterior deviation", (ACCURACY, "interval of 95%")
-        groups = Shown(title, ("test images", "mean deviation", *columns), tuple(rows), first="group")
+            ),
+            first="group",
+        )
         return (*([_shares(self.targets)] if self.targets else []), groups)
 
 
