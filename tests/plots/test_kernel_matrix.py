@@ -205,7 +205,7 @@ def test_equally_many_images_of_each_group_are_chosen() -> None:
 
 def test_more_groups_than_rows_lose_some_groups() -> None:
     of = np.arange(1000)
-    assert len(choose_rows(Groups(tuple(map(str, of)), "by class", of, of), of, 440)) == 440
+    assert len(choose_rows(Groups(tuple(map(str, of)), "by class", of, of), of, 360)) == 360
 
 
 def test_group_sums_are_those_of_masks() -> None:

@@ -65,13 +65,16 @@ def test_both_ends_bound_the_dimension(run: OpenRun, monkeypatch: pytest.MonkeyP
         assert each.low - 1e-9 <= true <= each.high + 1e-9
     assert display.dimensions[2].low < display.dimensions[2].high
     assert display.tables()[1].rows[2][2].startswith("between ")
+    largest = run.spectrum("depth2-ntk", 0.5).summary
+    assert display.residuals[0] == largest.largest_residuals[0]
+    assert display.tables()[0].rows[1] == ("largest", f"{expected[0]:.6g} ± {largest.largest_residuals[0]:.0e}")
     (axes,) = drawn(display).axes
     assert (axes.lines[0].get_linestyle(), axes.get_ylabel()) == ("None", "eigenvalue, at both ends")
 
 
 def test_bounds_are_reached_by_equal_and_by_extreme_eigenvalues() -> None:
     """Of three unknown eigenvalues between 1 and 4 with the sum 6, equal ones are 2, extreme ones 4, 1 and 1."""
-    display = Spectrum("a", 5, 11.0, np.array([1, 5]), np.array([4.0, 1.0]), ())
+    display = Spectrum("a", 5, np.array([1, 5]), np.array([4.0, 1.0]), np.zeros(2), 11.0, ())
     known = 4 / 5 + 1 / 2
     assert display.dimension(1.0) == pytest.approx((known + 4 / 5 + 1 / 2 + 1 / 2, known + 3 * 2 / 3))
 
@@ -103,7 +106,7 @@ def test_a_unit_diagonal_is_that_of_the_solve(tmp_path: Path) -> None:
 
 
 def test_eigenvalues_that_are_not_positive_are_counted_and_not_drawn() -> None:
-    display = Spectrum("a", 3, 2.9, np.arange(1, 4), np.array([2.0, 1.0, -0.1]), ())
+    display = Spectrum("a", 3, np.arange(1, 4), np.array([2.0, 1.0, -0.1]), np.zeros(3), 2.9, ())
     (line,) = drawn(display).axes[0].lines
     assert list(line.get_ydata()) == [2.0, 1.0]
     assert display.tables()[0].rows[-1] == ("not above zero", "1")

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 LIMIT_BYTES = 64 * 2**20
 """Largest number of bytes of tiles that are read."""
 
-PICTURE_ROWS = 440
-"""Number of rows of a picture: about one a pixel of the screen."""
+PICTURE_ROWS = 360
+"""Largest number of rows of a picture. Neighbours in a noisy picture of more rows cannot be told apart."""
 
 TARGET_GROUPS = 5
 """Number of groups of the images of a regression, of equal size."""

@@ -1,7 +1,7 @@
 """The eigenvalues of the kernel of the training images, and the effective dimension with each ridge."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -16,7 +16,7 @@ from cntk_pipeline.opened.tiles import Stored
 from cntk_pipeline.plots.base import Display, counted
 from cntk_pipeline.plots.drawing import tick_log
 from cntk_pipeline.plots.records import readout_of_kernel, records_of
-from cntk_pipeline.plots.style import COLOURS, MARKERS, MUTED
+from cntk_pipeline.plots.style import COLOURS, INK, MARKERS, MUTED
 from cntk_pipeline.solvers import read_choice
 from cntk_pipeline.solvers.systems import ridge_candidates, unit_scale
 from cntk_pipeline.storage.tiled_array import Array
@@ -56,17 +56,19 @@ class Spectrum(Display):
     ----------
     readout : its name.
     train : number of training images, and of eigenvalues.
-    trace : sum of all eigenvalues.
     positions : (k,) int64 array, from 1 for the largest to ``train``; all, or those at both ends.
     eigenvalues : (k,) float64 array, falling.
+    residuals : (k,) float64 array; an eigenvalue of the kernel lies within this distance of each.
+    trace : sum of all eigenvalues.
     dimensions : one for each ridge of the workflow.
     """
 
     readout: str
     train: int
-    trace: float
     positions: Array
     eigenvalues: Array
+    residuals: Array
+    trace: float
     dimensions: tuple[Dimension, ...]
 
     key = "spectrum"
@@ -87,24 +89,18 @@ class Spectrum(Display):
         """
         name, train = readout_of_kernel(run, readout), run.directory.train_cut.count
         kernel = Stored.of(kernel_group(run.directory), f"{name}/train")
-        whole = train <= DENSE_IMAGES and kernel.read_bytes <= limit_bytes
-        if whole:
-            eigenvalues = np.sort(scipy.linalg.eigvalsh(_kernel(run, name), check_finite=False))[::-1]
-            positions, trace = np.arange(1, train + 1), float(eigenvalues.sum())
+        if train <= DENSE_IMAGES and kernel.read_bytes <= limit_bytes:
+            found = _whole(run, name)
+        elif "spectrum" in asked_of(run.directory.workflow().inference):
+            found = _ends(run, name)
         else:
-            if "spectrum" not in asked_of(run.directory.workflow().inference):
-                raise ConfigError(
-                    f"{run.path} has {train:,} training images: all eigenvalues are computed for at most "
-                    f"{DENSE_IMAGES:,} images and {limit_bytes:,} bytes of tiles. Write spectrum = true under "
-                    "[inference] and run the workflow again, for those at both ends; what is computed is kept"
-                )
-            (_, record), *_ = records_of(run, "spectrum", name, None)
-            ends = min(len(record.largest), train // 2), min(len(record.smallest), -(-train // 2))
-            eigenvalues = np.array([*record.largest[: ends[0]], *record.smallest[: ends[1]][::-1]])
-            positions = np.array([*range(1, ends[0] + 1), *range(train - ends[1] + 1, train + 1)])
-            trace = float(_variances(run, name).sum())
-        known = cls(name, train, trace, positions, eigenvalues, ())
-        return cls(name, train, trace, positions, eigenvalues, tuple(known._measured(run, ridge)))
+            raise ConfigError(
+                f"{run.path} has {train:,} training images: all eigenvalues are computed for at most "
+                f"{DENSE_IMAGES:,} images and {limit_bytes:,} bytes of tiles. Write spectrum = true under [inference] "
+                "and run the workflow again, for those at both ends; what is computed is kept"
+            )
+        known = cls(name, train, *found, dimensions=())
+        return replace(known, dimensions=tuple(known._measured(run, ridge)))
 
     @property
     def is_whole(self) -> bool:
@@ -171,7 +167,7 @@ class Spectrum(Display):
                 axes.annotate(
                     f"ridge {each.ridge:g}{', chosen' if each.chosen else ''}", (0.01, each.absolute_ridge),
                     xycoords=("axes fraction", "data"), xytext=(0, 2), textcoords="offset points",
-                    color=colour, fontsize="x-small",
+                    color=INK, fontsize="small",
                 )  # fmt: skip
         tick_log(axes.xaxis)
         tick_log(axes.yaxis)
@@ -186,8 +182,8 @@ class Spectrum(Display):
         below = int(np.count_nonzero(self.eigenvalues <= 0))
         facts = [
             ("number", f"{self.train:,}"),
-            ("largest", f"{self.eigenvalues[0]:.6g}"),
-            ("smallest", f"{self.eigenvalues[-1]:.6g}"),
+            ("largest", f"{self.eigenvalues[0]:.6g} ± {self.residuals[0]:.0e}"),
+            ("smallest", f"{self.eigenvalues[-1]:.6g} ± {self.residuals[-1]:.0e}"),
             ("sum", f"{self.trace:.6g}"),
             ("not above zero", f"{below:,}" if self.is_whole else f"{below:,} of those that are known"),
         ]
@@ -213,10 +209,29 @@ def _span(each: Dimension) -> str:
     return low if low == high else f"between {low} and {high}"
 
 
-def _variances(run: OpenRun, readout: str) -> Array:
-    """Read the diagonal of the kernel, as the solve meets it."""
+def _whole(run: OpenRun, readout: str) -> tuple[Array, Array, Array, float]:
+    """Compute all eigenvalues: positions, values, residuals and the trace."""
+    kernel = _kernel(run, readout)
+    values = np.sort(scipy.linalg.eigvalsh(kernel, check_finite=False))[::-1]
+    residuals = np.full(len(values), np.finfo(np.float64).eps * np.abs(values).max())
+    return np.arange(1, len(values) + 1), values, residuals, float(np.trace(kernel))
+
+
+def _ends(run: OpenRun, readout: str) -> tuple[Array, Array, Array, float]:
+    """Read the eigenvalues at both ends: positions, values, residuals and the trace."""
+    (_, record), *_ = records_of(run, "spectrum", readout, None)
     variances = np.asarray(run.kernel(readout, "train_variance", missing="raise"), np.float64)
-    return (variances > 0).astype(float) if run.directory.workflow().solve.unit_diagonal else variances
+    if run.directory.workflow().solve.unit_diagonal:
+        variances = (variances > 0).astype(np.float64)
+    train = len(variances)
+    first = min(len(record.largest), train // 2)
+    last = min(len(record.smallest), train - first)
+    values, residuals = (
+        np.array([*high[:first], *low[:last][::-1]])
+        for high, low in ((record.largest, record.smallest), (record.largest_residuals, record.smallest_residuals))
+    )
+    positions = np.array([*range(1, first + 1), *range(train - last + 1, train + 1)])
+    return positions, values, residuals, float(variances.sum())
 
 
 def _kernel(run: OpenRun, readout: str) -> Array:
