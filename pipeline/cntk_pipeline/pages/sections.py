@@ -12,6 +12,7 @@ from cntk_pipeline.plots import DISPLAYS, Display
 from cntk_pipeline.plots.base import Chart
 from cntk_pipeline.plots.style import svg_of
 
+
 @dataclass(frozen=True)
 class Picture:
     """A figure of a page.
