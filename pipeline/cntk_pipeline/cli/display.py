@@ -19,7 +19,6 @@ if TYPE_CHECKING:  # a display of a state needs neither the driver nor a plan
     from rich.console import RenderableType
     from rich.live import Live
 
-    from cntk_pipeline.datasets import Contents
     from cntk_pipeline.driver.driver import Progress as DriverProgress
     from cntk_pipeline.workflow.plan import Plan
     from cntk_pipeline.workflow.report import RunReport, SolveReport
