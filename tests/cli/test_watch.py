@@ -74,7 +74,7 @@ def second_by_second() -> Callable[[], float]:
 
 @pytest.fixture
 def looked(small_config: Callable[..., RunConfig]) -> Looker:
-    config = small_config(inference=INFERENCE)
+    config = small_config(inference=INFERENCE, readouts={"kinds": ["ntk"], "poolings": ["flatten"]})
     view = Looker(runs.run_path(config))
     runs.start(config, view, threading.Event())
     return view
