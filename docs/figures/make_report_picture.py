@@ -1,6 +1,6 @@
 """Takes the picture of a report in README: the first part of the page, in a browser.
 
-Run: ``python docs/figures/make_report_picture.py runs/digits/report.html`` after ``make demo``; it needs Debian's Chromium.
+Run: ``python docs/figures/make_report_picture.py runs/digits/report.html`` after ``make demo``, with Chromium.
 """
 
 import io

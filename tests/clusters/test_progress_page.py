@@ -9,6 +9,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from functools import partial
 from html.parser import HTMLParser
 from typing import Any
 
@@ -82,7 +83,7 @@ def test_a_page_has_what_the_driver_has_shown(scheduler: distributed.LocalCluste
     with distributed.Client(scheduler) as client:
         executor = open_executor(client)
         assert "No run is at work" in ask(address_of(executor))[0]
-        executor.show(shown(7))
+        executor.show(lambda: shown(7))
         executor.wait(0.0)
         executor._look()
         content, headers = ask(address_of(executor))
@@ -107,21 +108,22 @@ def test_several_drivers_share_a_page_and_who_leaves_is_gone(scheduler: distribu
         one = open_executor(first)
         with distributed.Client(scheduler, set_as_default=False) as second:
             for number, executor in ((1, one), (2, open_executor(second))):
-                executor.show(shown(number))
+                executor.show(partial(shown, number))
                 executor._look()
             both = Page(ask(address_of(one))[0]).text
         deadline = time.monotonic() + 30
         while "/runs/2" in (left := Page(ask(address_of(one))[0]).text) and time.monotonic() < deadline:
             pass
-    assert "/runs/1" in both and "/runs/2" in both
-    assert "/runs/1" in left and "/runs/2" not in left
+    assert [name in both for name in ("/runs/1", "/runs/2")] == [True, True]
+    assert [name in left for name in ("/runs/1", "/runs/2")] == [True, False]
 
 
 def test_what_a_run_is_called_does_not_act_on_the_page(scheduler: distributed.LocalCluster) -> None:
     evil = "</h2><script>alert(1)</script>\" onload='x"
     with distributed.Client(scheduler) as client:
         executor = open_executor(client)
-        executor.show(RunProgress(f"s3://me:secret@host/{evil}", evil, 1, 2, (StageProgress(evil, 1, 2),), evil, evil))
+        place = f"s3://me:secret@host/{evil}"
+        executor.show(lambda: RunProgress(place, evil, 1, 2, (StageProgress(evil, 1, 2),), evil, evil))
         executor._look()
         content = ask(address_of(executor))[0]
     page = Page(content)
@@ -134,7 +136,7 @@ def test_what_a_run_is_called_does_not_act_on_the_page(scheduler: distributed.Lo
 def test_a_silent_driver_is_named(scheduler: distributed.LocalCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     with distributed.Client(scheduler) as client:
         executor = open_executor(client)
-        executor.show(shown(3))
+        executor.show(lambda: shown(3))
         executor._look()
         assert "no news" not in ask(address_of(executor))[0]
         monkeypatch.setattr(progress_page, "LATE_SECONDS", -1.0)
@@ -151,7 +153,7 @@ def test_a_scheduler_that_cannot_show_the_page_is_warned_of_and_used(monkeypatch
         distributed.Client(cluster) as client,
     ):
         executor = open_executor(client)
-        executor.show(shown(3))
+        executor.show(lambda: shown(3))
         assert executor._look() == []
     assert executor.describe() == "a scheduler alone"
     (warning,) = executor.warnings

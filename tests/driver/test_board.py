@@ -16,7 +16,6 @@ from cntk_pipeline.driver.board import Board
 from cntk_pipeline.driver.driver import Driver, Progress
 from cntk_pipeline.driver.rounds import Tally
 from cntk_pipeline.errors import Interrupted
-from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.journal import Journal
 from cntk_pipeline.rundir.owners import Job
 from cntk_pipeline.tasks import Chunk, Receipt, Stage, Task
@@ -55,35 +54,46 @@ def test_rounds_are_added_up_by_their_stages() -> None:
 
 
 def test_a_board_keeps_the_stages_of_earlier_phases_and_forecasts() -> None:
-    shown: list[RunProgress] = []
     now = iter(range(1000))
-    board = Board("/run", shown.append, clock=lambda: float(next(now)))
+    board = Board("/run", clock=lambda: float(next(now)))
+    assert board.moment() is None
     board.begin("kernel")
+    assert board.moment() is None
     for done in range(11):
         stages = (StageProgress("train", done, 40),)
         board.progress(Progress(done, 40, done * 10, 400, done * 10, 0.0, 0, 0, stages=stages))
-    assert (shown[-1].rate, shown[-1].left) == ("1 tiles/s", "about 30 s left")
+    kernel = board.moment()
+    assert kernel == RunProgress("/run", "kernel", 10, 40, (StageProgress("train", 10, 40),), kernel.rate, kernel.left)  # type: ignore[union-attr]
+    assert (kernel.rate, kernel.left) == ("1 tiles/s", "about 30 s left")
+    for _ in range(10):
+        assert board.moment().done == 10  # type: ignore[union-attr]
+    assert board.moment().rate == "27.3 tiles/min"  # type: ignore[union-attr] # 10 tiles in 22 seconds: it stands still
     board.begin("solve")
-    note = Progress(1, 9, 1, 9, 1, 0.0, 0, 0, note="iteration 3, residual 1e-05", stages=(StageProgress("mean", 1, 9),))
-    board.progress(note)
-    assert shown[-1].stages == (StageProgress("train", 10, 40), StageProgress("mean", 1, 9))
-    assert (shown[-1].phase, shown[-1].rate, shown[-1].left) == ("solve", "", "iteration 3, residual 1e-05")
+    assert board.moment().stages == (StageProgress("train", 10, 40),)  # type: ignore[union-attr]
+    mean = (StageProgress("mean", 1, 9),)
+    board.progress(Progress(1, 9, 1, 9, 1, 0.0, 0, 0, note="iteration 3, residual 1e-05", stages=mean))
+    solve = board.moment()
+    assert solve.stages == (StageProgress("train", 10, 40), StageProgress("mean", 1, 9))  # type: ignore[union-attr]
+    assert (solve.phase, solve.rate, solve.left) == ("solve", "", "iteration 3, residual 1e-05")  # type: ignore[union-attr]
 
 
+@pytest.mark.usefixtures("no_waiting")
 def test_a_run_shows_the_totals_of_its_status(
-    small_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch, no_waiting: None
+    small_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where a second driver goes on: its tiles and those of the first one count together."""
-    shown: list[RunProgress] = []
-    monkeypatch.setattr(SerialExecutor, "show", lambda self, progress: shown.append(progress), raising=False)
+    asked: list[Callable[[], RunProgress | None]] = []
+    monkeypatch.setattr(SerialExecutor, "show", lambda self, progress: asked.append(progress))
     view, stop = stop_after(4)
     with pytest.raises(Interrupted):
         runs.start(small_config(), view, stop)
-    part = shown[-1]
-    run = runs.start(small_config(), Recorder(), threading.Event())
-    stages = {stage.stage: stage for stage in make_report(RunDirectory(run.path)).stages}
+    part = asked[0]()
+    assert part is not None
     assert 0 < part.done < part.total
-    assert {(each.stage, each.done, each.total) for each in shown[-1].stages} == {
-        (name, stage.done, stage.total) for name, stage in stages.items()
+    run = runs.start(small_config(), Recorder(), threading.Event())
+    whole = asked[1]()
+    assert whole is not None
+    assert {(each.stage, each.done, each.total) for each in whole.stages} == {
+        (stage.stage, stage.done, stage.total) for stage in make_report(run).stages
     }
-    assert (shown[-1].run, shown[-1].phase) == (str(run.path), "solve")
+    assert (whole.run, whole.phase) == (str(run.path), "solve")

@@ -92,7 +92,7 @@ def test_many_files_take_turns(tmp_path: LocalPath, monkeypatch: pytest.MonkeyPa
     for _ in range(3):
         found.append([each["time"] for each in tail.lines()])
     assert max(map(len, found)) == 4
-    assert sorted(sum(found, [])) == list(range(10))
+    assert sorted(moment for part in found for moment in part) == list(range(10))
 
 
 def test_a_file_that_another_one_replaced_is_read_from_its_beginning(tmp_path: LocalPath) -> None:

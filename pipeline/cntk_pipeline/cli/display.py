@@ -27,6 +27,9 @@ PLAIN_SECONDS, PLAIN_SHARE, QUIET_SECONDS = 30.0, 0.05, 600.0
 """Distance of progress lines where the output is no terminal: at least half a minute and a twentieth of the stage, but
 ten minutes at most. So a stage has some twenty lines, and a long one is never silent for long."""
 
+DRAW_SECONDS = 0.25
+"""Distance of two forecasts on a terminal."""
+
 
 class RunView:
     """A view that shows a run by bars on a terminal, by plain lines elsewhere."""
@@ -35,7 +38,7 @@ class RunView:
         self._phase = ""
         self._live: Live | None = None
         self._progress: DriverProgress | None = None
-        self._entries, self._began = Pace(), 0.0
+        self._entries, self._left, self._began = Pace(), "", 0.0
         self._shown, self._shown_done = 0.0, -1
         self._warnings = _Warnings(logging.WARNING)
 
@@ -54,7 +57,7 @@ class RunView:
         self._end()
         now = time.monotonic()
         self._phase, self._began, self._shown, self._shown_done = phase, now, now, -1
-        self._progress, self._entries = None, Pace()
+        self._progress, self._entries, self._left = None, Pace(), ""
         if out.is_terminal or _has_widgets():
             from rich.live import Live
 
@@ -62,11 +65,15 @@ class RunView:
             self._live.start()
 
     def progress(self, progress: "DriverProgress") -> None:
+        now = time.monotonic()
+        self._entries.observe(now, progress.entries_done)
+        if self._live is None and not self._is_due(progress):
+            return
+        if self._live is None or now - self._shown >= DRAW_SECONDS or progress.done == progress.total:
+            self._shown, self._shown_done, self._left = now, progress.done, self._time_left(progress)
         self._progress = progress
-        self._entries.observe(time.monotonic(), progress.entries_done)
-        if self._live is None and self._is_due(progress):
-            self._shown, self._shown_done = time.monotonic(), progress.done
-            parts = [f"{self._phase}: {progress.done}/{progress.total} tiles", _rate(progress), self._left(progress)]
+        if self._live is None:
+            parts = [f"{self._phase}: {progress.done}/{progress.total} tiles", _rate(progress), self._left]
             out.print(", ".join(part for part in (*parts, *_troubles(progress)) if part))
 
     def _is_due(self, progress: "DriverProgress") -> bool:
@@ -77,17 +84,17 @@ class RunView:
         return passed >= QUIET_SECONDS or (passed >= PLAIN_SECONDS and more >= PLAIN_SHARE * progress.total)
 
     def _draw(self) -> "RenderableType":
-        """Draw the bars of the phase; the screen of `cntk status --watch` draws them alike."""
+        """Draw the bars of the phase, in a thread of rich's; the screen of `cntk status --watch` draws them alike."""
         progress, passed = self._progress, f"{seconds_text(time.monotonic() - self._began)} so far"
         if progress is None:
             return f"{self._phase}: looking at what is done, {passed}"
         stages = progress.stages if len(progress.stages) > 1 else ()
         bars = [Bar(each.stage, each.done, each.total, written_bytes=each.written_bytes) for each in stages]
-        left = ", ".join((*_troubles(progress), self._left(progress) or passed))
+        left = ", ".join((*_troubles(progress), self._left or passed))
         whole = Bar(self._phase, progress.done, progress.total, _rate(progress), left, is_sum=bool(bars))
         return draw_bars([*bars, whole], out.width)
 
-    def _left(self, progress: "DriverProgress") -> str:
+    def _time_left(self, progress: "DriverProgress") -> str:
         # The time of iterations cannot be forecast; their residual says more.
         if progress.note or progress.done == progress.total:
             return progress.note

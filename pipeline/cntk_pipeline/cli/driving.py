@@ -72,4 +72,5 @@ def run_shown(path: str | StorePath, action: Callable[[RunView, threading.Event]
 def say_how_to_follow(run: RunDirectory) -> None:
     """Say how to follow a run whose driver works elsewhere."""
     out.print(f"watch it with: cntk status --watch {escape(str(run.path))}")
-    out.print("`cntk status` says where it computes, with the address of a dashboard where there is one")
+    where = f"cntk status {escape(str(run.path))}"
+    out.print(f"the address of its dashboard, as soon as it has its workers: {where}")

@@ -30,6 +30,7 @@ FEWEST_ROWS = 4
 def show_summary(report: "RunReport", contents: "Contents | None") -> None:
     """Show a run on one screen: what was computed, its scores, what it lacks, and where things lie."""
     head = [report.path, *_wrapped(_sentence(report)), ""]
+    head += [] if report.solves else _wrapped(f"no ridge is chosen yet for {', '.join(report.readouts)}")
     tail = ["", *_lacking(report, contents), *_further(report), "", *_places(report)]
     taken = sum(max(1, math.ceil(len(line) / out.width)) for line in (*head, *tail))
     room = max(FEWEST_ROWS, SUMMARY_LINES - 1 - taken - 2)
@@ -38,8 +39,6 @@ def show_summary(report: "RunReport", contents: "Contents | None") -> None:
         out.print(escape(line), style="bold" if number == 0 else "")
     if shown:
         out.print(results_table(shown))
-    else:
-        out.print(escape(f"no ridge is chosen yet for {', '.join(report.readouts)}"))
     if len(shown) < len(report.solves):
         out.print(f"{len(report.solves) - len(shown)} more rows are not shown; these are the best")
     for line in tail:

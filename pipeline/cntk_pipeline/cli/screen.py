@@ -20,7 +20,7 @@ class Moment:
     Attributes
     ----------
     title : the run and its state.
-    bars : of all stages, in their order, and of the phase at work as their last.
+    bars : of all stages, in their order, and of the phase at work below its stages.
     facts : names and texts: workers, troubles, driver, dashboard.
     events : the latest lines of the log, in the order of time.
     """
@@ -39,14 +39,16 @@ def draw_screen(moment: Moment, width: int, height: int) -> RenderableType:
     """
     fixed = 1 + len(moment.facts) + bool(moment.events)
     bars, hidden, events = fit(moment.bars, moment.events, height - fixed)
-    lines: list[RenderableType] = [_line(moment.title, "bold"), draw_bars(bars, width)]
+    taken = fixed + len(bars) + bool(hidden) + len(events)
+    gap = [_line("")] if taken + 3 <= height else []
+    lines: list[RenderableType] = [_line(moment.title, "bold"), *gap, draw_bars(bars, width)]
     if hidden:
         lines.append(_line(hidden, "dim"))
     pad = max((len(name) for name, _ in moment.facts), default=0)
-    lines += [_line(f"{name:{pad}}  {text}") for name, text in moment.facts]
+    lines += [*gap, *(_line(f"{name:{pad}}  {text}") for name, text in moment.facts)]
     if events:
         left_out = len(moment.events) - len(events)
-        lines.append(_line("latest events" + (f" ({left_out} more are not shown)" if left_out else ""), "bold"))
+        lines += [*gap, _line("latest events" + (f" ({left_out} earlier not shown)" if left_out else ""), "bold")]
         lines += [_line(f"  {_clock(line)}  {words_of(line)}") for line in events]
     return Group(*lines)
 

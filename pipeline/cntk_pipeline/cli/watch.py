@@ -167,14 +167,14 @@ def moment_of(look: Look) -> Moment:
 
 def _bars(look: Look) -> list[Bar]:
     report = look.report
-    at_work = report.at_work
     bars = [_bar(stage, look) for stage in report.stages]
-    if at_work is None:
+    if report.at_work is None:
         return bars
-    phase, done, total = at_work
+    phase, done, total = report.at_work
     left = look.seconds_left if report.driver else None
     rate = rate_text(look.tiles_per_second) if report.driver else ""
-    return [*bars, Bar(phase, done, total, rate, _left(left), is_sum=True)]
+    below = max(number for number, stage in enumerate(report.stages) if stage.phase == phase) + 1
+    return [*bars[:below], Bar(phase, done, total, rate, _left(left), is_sum=True), *bars[below:]]
 
 
 def _bar(stage: StageReport, look: Look) -> Bar:

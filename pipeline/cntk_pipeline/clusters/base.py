@@ -81,8 +81,11 @@ class Executor(ABC):
     def describe(self) -> str:
         """Describe the workers and their place in one line, for people."""
 
-    def show(self, progress: RunProgress) -> None:  # noqa: B027 - most places have no page
-        """Show the progress of the run to people who look at the cluster, where it has a page for that."""
+    def show(self, progress: Callable[[], RunProgress | None]) -> None:  # noqa: B027 - not all places have a page
+        """Show the progress of the run to people who look at the cluster, where it has a page for that.
+
+        ``progress`` is asked now and then, in the thread that calls `wait`.
+        """
 
     def adapt(self) -> None:  # noqa: B027 - most executors have as many workers as they have
         """Let the number of workers follow the calls from here on, where the cluster can."""

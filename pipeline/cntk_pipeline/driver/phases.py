@@ -41,7 +41,7 @@ class Phases:
     executor : where they run.
     view : shows the progress.
     clock : measures phases.
-    board : shows the progress on the cluster's own pages.
+    board : collects the progress for the cluster's own pages.
     stop : set it to let tiles in flight finish, then `Interrupted` is raised.
     verify : read every finished chunk and compare its checksums, not only its size.
     lease : of the driver at work.

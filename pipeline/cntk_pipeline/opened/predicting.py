@@ -178,7 +178,7 @@ def _compute(
             _require_room(there, executor.memory())
             tasks.kernel_group(there).create()
             clock = PhaseClock(there, lambda: executor.slots)
-            board = Board(str(there.path), executor.show)
+            board = Board.shown_by(executor, str(there.path))
             phases = Phases(there, executor, view, clock, board, stop, False, held, None)
             try:
                 for phase, jobs in _phases(there, system, question):

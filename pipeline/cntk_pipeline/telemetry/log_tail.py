@@ -11,7 +11,7 @@ PIECE_BYTES = 2**20
 """Bytes that are read at once; a longer line is left out."""
 
 FILES_AT_ONCE = 200
-"""Files that a call reads at most: each is a request where the run lies in a bucket. The others follow in later calls."""
+"""Files that a call reads at most: each is a request where the run lies in a bucket. Later calls read the others."""
 
 Line = dict[str, Any]
 

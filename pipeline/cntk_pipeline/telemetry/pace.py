@@ -8,6 +8,9 @@ import numpy as np
 WINDOW_SECONDS, WINDOW_CHANGES = 120.0, 20
 """The pace is that of the last two minutes, or of the last 20 changes where tiles take longer."""
 
+STEP_SECONDS = 0.5
+"""Changes within half a second count as one, so that a fast stage takes neither memory nor time."""
+
 FEWEST_CHANGES = 3
 """Changes before anything is said: the first piece of time begins anywhere within a tile."""
 
@@ -32,7 +35,7 @@ class Range:
         return self._written(86400, "days", 1)
 
     def _written(self, size: int, unit: str, digits: int) -> str:
-        low, high = (f"{seconds / size:.{digits}f}" for seconds in (self.low, self.high))
+        low, high = (f"{max(seconds / size, 1):.{digits}f}" for seconds in (self.low, self.high))
         return f"{low} to {high} {unit}" if low != high else f"about {high} {unit}"
 
 
@@ -62,6 +65,8 @@ class Pace:
         if self._changes and amount < self._changes[-1][1]:
             self._changes.clear()
         if not self._changes or amount > self._changes[-1][1]:
+            if len(self._changes) > 1 and moment - self._changes[-2][0] < STEP_SECONDS:
+                self._changes.pop()
             self._changes.append((moment, amount))
         while len(self._changes) > WINDOW_CHANGES + 1 and moment - self._changes[0][0] > WINDOW_SECONDS:
             self._changes.popleft()

@@ -452,7 +452,7 @@ def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> N
         require_fitting_tasks(run, config, executor.memory())
         gram.kernel_group(run).create()
         clock = PhaseClock(run, lambda: executor.slots)
-        board = Board(str(run.path), executor.show)
+        board = Board.shown_by(executor, str(run.path))
         phases = Phases(run, executor, view, clock, board, stop, verify, begun.lease, begun.trusted.source)
         try:
             for _ in range(REPAIRS):
@@ -469,7 +469,7 @@ def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> N
                 if not damaged:
                     break
                 view.say(f"damaged tile: {damaged[0]}; checking all tiles and computing bad ones again")
-                phases = replace(phases, verify=True)
+                phases = replace(phases, verify=True, board=Board.shown_by(executor, str(run.path)))
             for outcome in outcomes:
                 outcome.require()
         finally:

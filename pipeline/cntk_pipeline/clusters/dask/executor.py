@@ -105,7 +105,7 @@ class DaskExecutor(Executor):
         self._ended: queue.SimpleQueue[tuple[tuple[Any, ...], Completion | None]] = queue.SimpleQueue()
         self._unheard: frozenset[tuple[Any, ...]] = frozenset()
         self._topic, self._page = preparation, page
-        self._progress: RunProgress | None = None
+        self._progress: Callable[[], RunProgress | None] = lambda: None
         with answered():
             client.subscribe_topic(self._topic, self._receive)
             self.slots = max(1, sum(client.nthreads().values()))
@@ -166,9 +166,9 @@ class DaskExecutor(Executor):
     def describe(self) -> str:
         return f"{self._traits.label}, dashboard {self._page}" if self._page else self._traits.label
 
-    def show(self, progress: RunProgress) -> None:
+    def show(self, progress: Callable[[], RunProgress | None]) -> None:
         if self._page:
-            self._progress = progress  # sent with the next count of the workers, so that it costs no message of its own
+            self._progress = progress  # sent with each count of the workers, so that it costs no message of its own
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
@@ -204,7 +204,8 @@ class DaskExecutor(Executor):
         return states
 
     def _states(self, within: float | None = None) -> list[WorkerState]:
-        shown = None if self._progress is None else (self._client.id, self._progress)
+        progress = self._progress()
+        shown = None if progress is None else (self._client.id, progress)
         ask = self._client._run_on_scheduler
         found = self._client.sync(ask, _worker_states, UNHEARD_SECONDS, shown, callback_timeout=within)
         return [WorkerState(*state) for state in found]

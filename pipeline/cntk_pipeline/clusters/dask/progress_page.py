@@ -123,7 +123,8 @@ def add_page(client: distributed.Client) -> str:
         If the scheduler takes no plugins.
     """
     client.register_plugin(ProgressPage())
-    return address_in_words(*client.sync(client._run_on_scheduler, _place), socket.gethostname())
+    host, address, port, is_encrypted = client.sync(client._run_on_scheduler, _place)
+    return address_in_words(host, address, port, is_encrypted, socket.gethostname())
 
 
 def address_in_words(host: str, address: str, port: int, is_encrypted: bool, here: str) -> str:
