@@ -291,6 +291,11 @@ def test_the_demo_is_a_shipped_workflow(folder: Path) -> None:
     record = json.loads(cntk("inspect", "demo", "--json", cwd=folder).stdout)
     combinations = len(shipped["readouts"]["depths"]) * len(shipped["readouts"]["poolings"])
     assert len(record["readouts"]) == combinations
+    # Its last line is the place of its report; tables of many rows are named only.
+    assert "demo/report.html (" in "".join(result.stdout.split("report: ")[-1].splitlines())
+    assert (folder / "demo" / "report.html").read_text().count("<section") > 8
+    assert "rows, which `cntk inspect --all` shows" in result.stdout
+    assert result.stdout.count("\n") < 45
 
 
 def test_inference_is_shown_in_tables_and_as_json(tmp_path: Path) -> None:
@@ -312,7 +317,8 @@ def test_inference_is_shown_in_tables_and_as_json(tmp_path: Path) -> None:
         "trained ensemble",
     ):
         assert title in shown.stdout
-    assert shown.stdout.count(" chosen\n") == 2
+    everything = cntk("inspect", "--all", "runs/small", cwd=tmp_path)
+    assert everything.stdout.count(" chosen\n") == 2
     report = json.loads(cntk("inspect", "--json", "runs/small", cwd=tmp_path).stdout)
     assert report["complete"]
     inferred = {item["product"]: item["record"] for item in report["solves"][0]["inferred"]}

@@ -231,8 +231,12 @@ def results_table(solves: "Sequence[SolveReport]") -> Table:
     return table
 
 
-def show_inferred(report: "RunReport") -> None:
-    """Show the further results, as far as they are done: a table for each kind."""
+SCREEN_ROWS = 12
+"""Rows of a table that a run shows at its end; a longer one is named."""
+
+
+def show_inferred(report: "RunReport", most_rows: int | None = None) -> None:
+    """Show the further results, as far as they are done: a table for each kind, or its name where it is longer."""
     tables = [show_choices([(path.readout, path.record) for path in report.ridge_paths if path.record])]
     inferred = [(solve, item) for solve in report.solves for item in solve.inferred if item.record]
     for key, result in RESULTS.items():
@@ -240,7 +244,9 @@ def show_inferred(report: "RunReport") -> None:
         found += [(item.network, item.record) for item in report.trained if item.record and item.product == key]
         tables.append(result.show(found))
     for table in tables:
-        if table.rows:
+        if most_rows is not None and len(table.rows) > most_rows:
+            out.print(f"\n[bold]{escape(table.title)}[/]: {len(table.rows)} rows, which `cntk inspect --all` shows")
+        elif table.rows:
             out.print()
             out.print(_table(table))
 

@@ -269,7 +269,7 @@ def status(
     The exit code is 3 where something is left to do.
     """
     with importing():
-        from cntk_pipeline.cli.display import show_inferred, show_results, show_stages, show_state
+        from cntk_pipeline.cli.display import SCREEN_ROWS, show_inferred, show_results, show_stages, show_state
         from cntk_pipeline.cli.watch import show_whereabouts, watch
         from cntk_pipeline.rundir.directory import RunDirectory
         from cntk_pipeline.workflow.report import make_report
@@ -280,7 +280,7 @@ def status(
         report = watch(run)
         if report.complete:
             show_results(report)
-            show_inferred(report)
+            show_inferred(report, SCREEN_ROWS)
         raise typer.Exit(COMPLETE if report.complete else INCOMPLETE)
     report = make_report(run)
     where = whereabouts(run)
