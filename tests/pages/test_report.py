@@ -251,3 +251,12 @@ def test_without_a_package_the_extra_is_named(pictured_run: OpenRun, monkeypatch
     monkeypatch.setitem(sys.modules, "tomli_w", None)
     with pytest.raises(ConfigError, match=r"a report needs tomli-w: pip install"):
         make_report_page(pictured_run)
+
+
+def test_the_documentation_names_each_section_and_each_figure() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    rows = re.findall(r"^\| ([^|]+) \|", (docs / "report.md").read_text(), re.MULTILINE)
+    assert [row for row in rows if row in {display.title for display in DISPLAYS.values()}] == [
+        display.title for display in DISPLAYS.values()
+    ]
+    assert re.findall(r"^\| `(\w+)` \|", (docs / "plots.md").read_text(), re.MULTILINE) == list(DISPLAYS)
