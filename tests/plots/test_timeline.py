@@ -112,3 +112,15 @@ def test_a_clock_that_was_set_back_gives_no_negative_time(run_with_logs: OpenRun
     display = Timeline.from_run(run_with_logs)
     assert np.all(display.begin >= 0)
     assert display.busy_seconds.tolist() == [13]
+
+
+def test_troubles_are_counted_in_words(run_with_logs: OpenRun, tmp_path: Path) -> None:
+    write_log(tmp_path / "log", "a-1", *tile(100, 1))
+    write_log(
+        tmp_path / "log", "driver-2", *[{"time": 101.0, "event": "retry"}] * 3, {"time": 102.0, "event": "backup"}
+    )
+    display = Timeline.from_run(run_with_logs)
+    assert display.events == {"retry": 3, "backup": 1, "quarantined": 0, "worker_lost": 0}
+    assert display.tables()[-1].rows == (
+        ("a tile was tried again", "3"), ("a silent tile was given to a second worker", "1")
+    )  # fmt: skip

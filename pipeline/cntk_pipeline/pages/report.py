@@ -1,5 +1,6 @@
 """The report of a run: one page with what came out, whether it can be trusted, and where the time went."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -82,16 +83,21 @@ def _work(report: RunReport) -> Section:
     columns = ("tiles", "core time", "reading", "computing", "writing", "written")
     tables = [Shown("stages", columns, rows, first="stage")]
     if report.timings:
+        done = Counter[str]()
+        for stage in report.stages:
+            done[stage.phase] += stage.done
         busy = tuple(
             (
                 each.stage,
                 seconds_text(each.wall_seconds),
                 seconds_text(each.core_seconds),
                 "none" if each.efficiency is None else f"{100 * each.efficiency:.0f}%",
+                f"{done[each.stage] / each.wall_seconds:.3g}" if each.wall_seconds else "none",
             )
             for each in report.timings
         )
-        tables.append(Shown("how busy the workers were", ("by the clock", "in tiles", "busy"), busy, first="phase"))
+        columns = ("by the clock", "in tiles", "busy", "tiles a second")
+        tables.append(Shown("how busy the workers were", columns, busy, first="phase"))
     return Section("stages", "Stages", None, tuple(tables), {})
 
 

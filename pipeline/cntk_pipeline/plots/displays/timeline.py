@@ -33,6 +33,14 @@ PAUSE_SECONDS, PAUSE_SHARE = 60.0, 0.1
 STRAGGLER = 3.0
 """A tile is a straggler if it took this many times the median of its stage."""
 
+_TROUBLES = {
+    "retry": "a tile was tried again",
+    "backup": "a silent tile was given to a second worker",
+    "quarantined": "a damaged file was put into quarantine",
+    "worker_lost": "a worker was lost",
+}
+"""Events of the log, in words."""
+
 _UNITS = ((3600, "hours"), (60, "minutes"), (1, "seconds"))
 
 
@@ -90,7 +98,7 @@ class Timeline(Display):
             np.array([span.seconds for span in spans]),
             np.array([span.bytes for span in spans]),
             pauses,
-            {name: log.counts.get(name, 0) for name in ("retry", "backup", "quarantined", "worker_lost")},
+            {name: log.counts.get(name, 0) for name in _TROUBLES},
         )
 
     @property
@@ -162,6 +170,9 @@ class Timeline(Display):
 
     def tables(self) -> tuple[Shown, ...]:
         found = [self._stage_table(), self._worker_table()]
+        troubles = tuple((_TROUBLES[name], f"{count:,}") for name, count in self.events.items() if count)
+        if troubles:
+            found.append(Shown("troubles", ("times",), troubles, first="event"))
         if self.pauses:
             rows = tuple((seconds_text(place), seconds_text(seconds)) for place, seconds in self.pauses)
             found.append(Shown("pauses without any work", ("length",), rows, first="after"))
