@@ -96,8 +96,8 @@ def _work(report: RunReport) -> Section:
             )
             for each in report.timings
         )
-        columns = ("by the clock", "in tiles", "busy", "tiles a second")
-        tables.append(Shown("how busy the workers were", columns, busy, first="phase"))
+        names = ("by the clock", "in tiles", "busy", "tiles a second")
+        tables.append(Shown("how busy the workers were", names, busy, first="phase"))
     return Section("stages", "Stages", None, tuple(tables), {})
 
 
