@@ -14,6 +14,8 @@ from cntk_pipeline.pages.page import Page
 from cntk_pipeline.pages.sections import Section, gather
 from cntk_pipeline.pages.templates import render
 from cntk_pipeline.plots.base import counted, plain
+from cntk_pipeline.plots.scores import score_name, score_text
+from cntk_pipeline.solvers.scores import main_score
 from cntk_pipeline.units import bytes_text, seconds_text
 from cntk_pipeline.workflow.report import RunReport, make_report
 
@@ -61,12 +63,15 @@ def _sentence(run: OpenRun, report: RunReport, images: str) -> str:
     kinds = {readout.kind for readout in run.directory.specification.readouts}
     noun = kinds.pop().upper() if len(kinds) == 1 else "kernel"
     said = f"{counted(len(report.readouts), noun)} of {images}, in {report.dtype}."
-    scored = [solve for solve in report.solves if solve.accuracy is not None or solve.r2 is not None]
+    scored = [(score, solve) for solve in report.solves if (score := main_score(solve)) is not None]
     if not scored:
         return said
-    best = max(scored, key=lambda solve: solve.r2 if solve.accuracy is None else solve.accuracy)  # type: ignore[arg-type, return-value]
-    score = f"R2 {best.r2:.4f}" if best.accuracy is None else f"accuracy {100 * best.accuracy:.2f}%"
-    return f"{said} The best on the test images is {best.readout} with ridge {best.ridge:g}: {score}."
+    score, best = max(scored, key=lambda pair: pair[0])
+    name = score_name(run)
+    return (
+        f"{said} The best on the test images is {best.readout} with ridge {best.ridge:g}: {name} "
+        f"{score_text(name, score)}."
+    )
 
 
 def _work(report: RunReport) -> Section:

@@ -12,6 +12,7 @@ from cntk_pipeline.opened import OpenRun
 from cntk_pipeline.opened.pictures import read_samples
 from cntk_pipeline.plots.base import Chart, shortened
 from cntk_pipeline.plots.displays.accuracy import Accuracy, Point
+from cntk_pipeline.plots.scores import R2, score_heights, score_label, score_text
 from cntk_pipeline.plots.style import COLOURS, MARKERS
 
 if TYPE_CHECKING:
@@ -87,22 +88,20 @@ class Comparison(Chart):
 
     def draw(self, figure: "Figure") -> None:
         axes, rows = figure.add_subplot(), self._rows
-        scale = 1.0 if self.score == "R2" else 100.0
         for position, run in enumerate(self.runs):
-            values = np.array([point.score for point in run.points])
+            shares = np.array([point.score for point in run.points])
             shift = 0.5 * ((position + 0.5) / len(self.runs) - 0.5)  # runs of one read-out stand below each other
             places = [rows.index(point.readout) + shift for point in run.points]
             # The standard error of a share; R2 has none that is as simple.
-            errors = None if self.score == "R2" else scale * np.sqrt(values * (1 - values) / run.test)
+            errors = None if self.score == R2 else 100 * np.sqrt(shares * (1 - shares) / run.test)
             axes.errorbar(
-                scale * values, places, xerr=errors, linestyle="none", color=COLOURS[position % len(COLOURS)],
+                score_heights(self.score, shares.tolist()), places, xerr=errors, linestyle="none",
+                color=COLOURS[position % len(COLOURS)],
                 marker=MARKERS[position % len(MARKERS)], capsize=2, label=shortened([run.name], 30)[0],
             )  # fmt: skip
         axes.set_yticks(range(len(rows)), shortened(rows, 24))
         axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.set_xlabel(
-            "R2 on test images" if self.score == "R2" else "accuracy on test images (%), with standard error"
-        )
+        axes.set_xlabel(score_label(self.score) + ("" if self.score == R2 else ", with standard error"))
         figure.legend(loc="outside upper center", ncols=2)
 
     def tables(self) -> tuple[Shown, ...]:
@@ -114,7 +113,7 @@ class Comparison(Chart):
         return (Shown("scores on test images", ("read-out", "ridge", self.score), rows, first="run"),)
 
     def _text(self, score: float) -> str:
-        return f"{score:.4f}" if self.score == "R2" else f"{100 * score:.2f}%"
+        return score_text(self.score, score)
 
 
 @dataclass(frozen=True)
