@@ -85,9 +85,10 @@ class RunView:
 
     def _draw(self) -> "RenderableType":
         """Draw the bars of the phase, in a thread of rich's; the screen of `cntk status --watch` draws them alike."""
-        progress, passed = self._progress, f"{seconds_text(time.monotonic() - self._began)} so far"
+        progress, passed = self._progress, seconds_text(time.monotonic() - self._began)
         if progress is None:
-            return f"{self._phase}: looking at what is done, {passed}"
+            return f"{self._phase}: looking at what is done, {passed} so far"
+        passed = f"{passed} so far" if progress.done < progress.total else f"took {passed}"
         stages = progress.stages if len(progress.stages) > 1 else ()
         bars = [Bar(each.stage, each.done, each.total, written_bytes=each.written_bytes) for each in stages]
         left = ", ".join((*_troubles(progress), self._left or passed))
