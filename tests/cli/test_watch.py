@@ -164,6 +164,17 @@ def test_a_complete_run_has_full_bars(run_small: Callable[..., RunDirectory]) ->
         assert not any("╸" in line for line in bars)
 
 
+def test_a_run_that_lacks_a_record_names_it(run_small: Callable[..., RunDirectory]) -> None:
+    run = run_small()
+    first, second, *_ = Watcher(run).look().report.solves
+    for solve in (first, second):
+        (run.solve_path(solve.name) / "metrics.json").unlink()
+    lines = drawn(Watcher(run).look(), 120, 40)
+    (said,) = [line for line in lines if line.startswith("lacking")]
+    assert said.endswith(f"the record of {first.readout}, ridge 0.01 relative is gone (and 1 more)")
+    assert "not complete" in lines[0]
+
+
 def test_a_run_without_a_log_is_shown_without_events(run_small: Callable[..., RunDirectory]) -> None:
     run = run_small()
     (run.path / "log").remove_tree()

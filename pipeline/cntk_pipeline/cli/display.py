@@ -274,7 +274,7 @@ def state_lines(report: "RunReport", awaited: bool = False) -> list[str]:
         first, *others = report.lost_inputs
         more = f" and {len(others):,} more chunks of the data set are" if others else " of the data set is"
         lines.append(f"{first}{more} gone")
-    lines += [] if report.driver else _unwritten(report)
+    lines += [] if report.driver else unwritten(report)
     for each in report.predictions:
         counted = f"{each.done}/{each.total} tiles"
         lines.append(f"predictions for {each.images:,} images of {each.origin} by {each.readout}: {counted}")
@@ -288,7 +288,7 @@ def state_lines(report: "RunReport", awaited: bool = False) -> list[str]:
     return lines
 
 
-def _unwritten(report: "RunReport") -> list[str]:
+def unwritten(report: "RunReport") -> list[str]:
     """Name the records that are gone though every tile that they sum up is there."""
     if any(stage.done < stage.total for stage in report.stages):
         return []
