@@ -11,7 +11,7 @@ import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -56,7 +56,7 @@ class Looker(Recorder):
 
     def __init__(self, path: Any) -> None:
         super().__init__()
-        self._path, self._watcher = path, None
+        self._path, self._watcher = path, cast(Watcher | None, None)
         self.looks: list[tuple[watch.Look, dict[tuple[int, int], list[str]]]] = []
 
     def progress(self, progress: Any) -> None:
@@ -164,6 +164,17 @@ def test_a_complete_run_has_full_bars(run_small: Callable[..., RunDirectory]) ->
         assert not any("╸" in line for line in bars)
 
 
+def test_a_run_that_lacks_a_record_names_it(run_small: Callable[..., RunDirectory]) -> None:
+    run = run_small()
+    first, second, *_ = Watcher(run).look().report.solves
+    for solve in (first, second):
+        (run.solve_path(solve.name) / "metrics.json").unlink()
+    lines = drawn(Watcher(run).look(), 120, 40)
+    (said,) = [line for line in lines if line.startswith("lacking")]
+    assert said.endswith(f"the record of {first.readout}, ridge 0.01 relative is gone (and 1 more)")
+    assert "not complete" in lines[0]
+
+
 def test_a_run_without_a_log_is_shown_without_events(run_small: Callable[..., RunDirectory]) -> None:
     run = run_small()
     (run.path / "log").remove_tree()
@@ -223,18 +234,31 @@ def test_a_watch_on_a_terminal_ends_with_the_last_screen(
     assert row(screens[-1].splitlines(), "residual")[1] == "12/12"
 
 
+class Leaver(Looker):
+    """A view that asks its run to stop when five tiles of a factor are done."""
+
+    def __init__(self, path: Any) -> None:
+        super().__init__(path)
+        self.stop = threading.Event()
+
+    def progress(self, progress: Any) -> None:
+        super().progress(progress)
+        done = {stage.stage: stage.done for stage in self.looks[-1][0].report.stages}
+        if done["factor"] == 5:
+            self.stop.set()
+
+
 @pytest.mark.usefixtures("no_waiting")
-def test_a_run_that_stands_still_has_no_time_left(small_config: Callable[..., RunConfig]) -> None:
+def test_a_run_that_stands_still_has_no_rate_and_no_time_left(small_config: Callable[..., RunConfig]) -> None:
     config = small_config()
-    view, stop = stop_after(5)
+    view = Leaver(runs.run_path(config))
     with pytest.raises(Interrupted):
-        runs.start(config, view, stop)
-    run = RunDirectory(runs.run_path(config))
-    watcher = Watcher(run, second_by_second())
-    looks = [watcher.look() for _ in range(5)]
-    assert looks[-1].report.at_work is not None
-    assert looks[-1].tiles_per_second is None
-    assert looks[-1].seconds_left is None
+        runs.start(config, view, view.stop)
+    assert "tiles/s" in " ".join(view.looks[-1][1][80, 24])
+    assert view._watcher is not None
+    after = drawn(view._watcher.look(), 80, 24)
+    assert "tiles/s" not in " ".join(after)
+    assert "left" not in " ".join(after)
 
 
 def test_a_run_in_a_bucket_is_watched(bucket: str, small_config: Callable[..., RunConfig]) -> None:

@@ -17,11 +17,13 @@ import distributed
 import pytest
 from support.problems import Recorder
 
+from cntk_pipeline.cli.watch import Watcher, moment_of
 from cntk_pipeline.clusters.dask import executor as executors
 from cntk_pipeline.clusters.dask import progress_page
 from cntk_pipeline.clusters.dask.executor import DaskExecutor, ExecutorTraits, prepared
 from cntk_pipeline.clusters.dask.progress_page import ProgressPage, address_in_words, page_beside
 from cntk_pipeline.config import RunConfig
+from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.telemetry.progress import RunProgress, StageProgress
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.report import make_report
@@ -179,29 +181,34 @@ def test_the_page_is_behind_the_same_proxy_as_the_dashboard() -> None:
 
 
 class Reader(Recorder):
-    """A view that reads the page while tiles are finished, and remembers the last bars of each stage."""
+    """A view that reads the page while tiles are finished, and looks once at what a status and a watch say of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: Any) -> None:
         super().__init__()
+        self._path = path
         self.bars: dict[str, tuple[int, int]] = {}
+        self.address, self.facts = "", {}
 
     def progress(self, progress: Any) -> None:
         super().progress(progress)
-        address = next(line for line in self.lines if "dashboard" in line).partition("dashboard ")[2]
-        for stage, bar in Page(ask(address)[0]).bars.items():
-            self.bars[stage] = bar
+        if not self.address:
+            self.address = next(line for line in self.lines if "dashboard" in line).partition("dashboard ")[2]
+            self.facts = dict(moment_of(Watcher(RunDirectory(self._path)).look()).facts)
+        self.bars |= Page(ask(self.address)[0]).bars
 
 
 @pytest.mark.slow
-def test_a_run_on_workers_shows_all_its_tiles(
+def test_a_run_on_workers_shows_all_its_tiles_and_its_watch_the_address(
     small_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(executors, "LOOK_SECONDS", 0.0)  # the run is over in a second
-    view = Reader()
-    run = runs.start(small_config(cluster={"kind": "local", "workers": 2}), view, threading.Event())
+    config = small_config(cluster={"kind": "local", "workers": 2})
+    view = Reader(runs.run_path(config))
+    run = runs.start(config, view, threading.Event())
     stages = {stage.stage: stage.total for stage in make_report(run).stages}
     totals = {stage: total for stage, (_, total) in view.bars.items()}
     assert totals.items() <= stages.items()
     assert {"train", "test", "variance"} <= totals.keys()
     assert max(done for done, _ in view.bars.values()) > 0
-    assert any(re.search(r"2 local workers, dashboard http://127.0.0.1:\d+/cntk$", line) for line in view.lines)
+    assert re.fullmatch(r"http://127.0.0.1:\d+/cntk", view.address)
+    assert (view.facts["cluster"], view.facts["dashboard"]) == ("2 local workers", view.address)

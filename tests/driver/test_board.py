@@ -44,13 +44,14 @@ def test_a_driver_counts_tiles_by_their_stages(tmp_path: Path) -> None:
 def test_rounds_are_added_up_by_their_stages() -> None:
     seen: list[Progress] = []
     tally = Tally(seen.append)
-    for count in (2, 3):
-        tally.begin_round(later=1, note="")
-        for done in range(count + 1):
-            stages = (StageProgress("iterate", done, count, done * 10),)
-            tally.progress(Progress(done, count, 0, 0, 0, 0.0, 0, 0, stages=stages))
-    assert seen[-1].stages == (StageProgress("iterate", 5, 5, 50),)
-    assert seen[3].stages == (StageProgress("iterate", 2, 5, 20),)
+    for done, count in ((1, 2), (0, 3), (3, 3)):  # a tile of the first round failed
+        if done < 3:
+            tally.begin_round(later=0, note="")
+        stages = (StageProgress("iterate", done, count, done * 10),)
+        tally.progress(Progress(done, count, 0, 0, 0, 0.0, 0, 0, stages=stages))
+    assert [(each.done, each.total) for each in seen] == [(1, 2), (1, 4), (4, 4)]
+    for each in seen:
+        assert each.stages == (StageProgress("iterate", each.done, each.total, each.done * 10),)
 
 
 def test_a_board_keeps_the_stages_of_earlier_phases_and_forecasts() -> None:

@@ -84,15 +84,17 @@ def test_damaged_lines_other_files_and_links_are_left_out(tmp_path: LocalPath) -
     assert [each["time"] for each in LogTail(tmp_path).lines()] == [2]
 
 
-def test_many_files_take_turns(tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_files_take_turns_also_while_all_of_them_grow(
+    tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(log_tail, "FILES_AT_ONCE", 4)
-    for k in range(10):
-        append(Path(tmp_path / f"{k}.jsonl"), line(k, "retry"))
     tail, found = LogTail(tmp_path), []
     for _ in range(3):
-        found.append([each["time"] for each in tail.lines()])
-    assert max(map(len, found)) == 4
-    assert sorted(moment for part in found for moment in part) == list(range(10))
+        for k in range(10):
+            append(Path(tmp_path / f"{k}.jsonl"), line(k, "retry"))
+        found.append({each["time"] for each in tail.lines()})
+    assert [len(names) for names in found] == [4, 4, 4]
+    assert set.union(*found) == set(range(10))
 
 
 def test_a_file_that_another_one_replaced_is_read_from_its_beginning(tmp_path: LocalPath) -> None:

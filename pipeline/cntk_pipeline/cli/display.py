@@ -85,9 +85,10 @@ class RunView:
 
     def _draw(self) -> "RenderableType":
         """Draw the bars of the phase, in a thread of rich's; the screen of `cntk status --watch` draws them alike."""
-        progress, passed = self._progress, f"{seconds_text(time.monotonic() - self._began)} so far"
+        progress, passed = self._progress, seconds_text(time.monotonic() - self._began)
         if progress is None:
-            return f"{self._phase}: looking at what is done, {passed}"
+            return f"{self._phase}: looking at what is done, {passed} so far"
+        passed = f"{passed} so far" if progress.done < progress.total else f"took {passed}"
         stages = progress.stages if len(progress.stages) > 1 else ()
         bars = [Bar(each.stage, each.done, each.total, written_bytes=each.written_bytes) for each in stages]
         left = ", ".join((*_troubles(progress), self._left or passed))
@@ -279,7 +280,7 @@ def state_lines(report: "RunReport", awaited: bool = False) -> list[str]:
         first, *others = report.lost_inputs
         more = f" and {len(others):,} more chunks of the data set are" if others else " of the data set is"
         lines.append(f"{first}{more} gone")
-    lines += [] if report.driver else _unwritten(report)
+    lines += [] if report.driver else unwritten(report)
     for each in report.predictions:
         counted = f"{each.done}/{each.total} tiles"
         lines.append(f"predictions for {each.images:,} images of {each.origin} by {each.readout}: {counted}")
@@ -293,7 +294,7 @@ def state_lines(report: "RunReport", awaited: bool = False) -> list[str]:
     return lines
 
 
-def _unwritten(report: "RunReport") -> list[str]:
+def unwritten(report: "RunReport") -> list[str]:
     """Name the records that are gone though every tile that they sum up is there."""
     if any(stage.done < stage.total for stage in report.stages):
         return []

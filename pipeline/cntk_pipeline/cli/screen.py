@@ -45,7 +45,8 @@ def draw_screen(moment: Moment, width: int, height: int) -> RenderableType:
     if hidden:
         lines.append(_line(hidden, "dim"))
     pad = max((len(name) for name, _ in moment.facts), default=0)
-    lines += [*gap, *(_line(f"{name:{pad}}  {text}") for name, text in moment.facts)]
+    if moment.facts:
+        lines += [*gap, *(_line(f"{name:{pad}}  {text}") for name, text in moment.facts)]
     if events:
         left_out = len(moment.events) - len(events)
         lines += [*gap, _line("latest events" + (f" ({left_out} earlier not shown)" if left_out else ""), "bold")]

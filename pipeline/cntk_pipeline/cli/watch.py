@@ -11,6 +11,7 @@ from rich.live import Live
 
 from cntk_pipeline.cli.bars import Bar
 from cntk_pipeline.cli.console import escape, out
+from cntk_pipeline.cli.display import unwritten
 from cntk_pipeline.cli.screen import Moment, draw_screen
 from cntk_pipeline.cli.streams import nobody_reads
 from cntk_pipeline.rundir.directory import RunDirectory
@@ -197,6 +198,9 @@ def _facts(look: Look) -> list[tuple[str, str]]:
         facts.append(("workers", _workers_text(in_flight)))
     if troubles := _troubles(look):
         facts.append(("troubles", troubles))
+    gone = [] if report.driver else [*report.lost_inputs, *unwritten(report)]
+    if gone:
+        facts.append(("lacking", gone[0] + (f" (and {len(gone) - 1} more)" if len(gone) > 1 else "")))
     where, _, dashboard = (report.executor or "").partition(", dashboard ")
     if report.driver:
         facts.append(("driver", report.driver))

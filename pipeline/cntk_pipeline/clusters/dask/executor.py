@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import dask.utils
 import distributed
 
 from cntk_pipeline.clusters.base import Completion, Executor, WorkerMemory, require_no_stop
 from cntk_pipeline.clusters.dask.clock import keep_steady
+from cntk_pipeline.clusters.dask.on_scheduler import WorkerState, worker_states
 from cntk_pipeline.clusters.dask.on_worker import Preparation, send_result
-from cntk_pipeline.clusters.dask.progress_page import NAME as PAGE_NAME
 from cntk_pipeline.clusters.dask.progress_page import add_page, page_beside
 from cntk_pipeline.clusters.dask.scaling import Scaling
 from cntk_pipeline.errors import PipelineError, WorkersLost
@@ -66,20 +65,6 @@ class ExecutorTraits:
     scaling: Scaling | None = None
     dashboard: str = ""
     scheduler_end: Callable[[], str] = str
-
-
-@dataclass(frozen=True)
-class WorkerState:
-    """The scheduler's record of a worker: its name, threads, memory limit in bytes (0 for none), calls.
-
-    ``unheard`` holds the keys of its calls if it has given no sign of life for `UNHEARD_SECONDS`.
-    """
-
-    name: str
-    threads: int
-    memory_bytes: int
-    calls: int
-    unheard: tuple[tuple[Any, ...], ...]
 
 
 class DaskExecutor(Executor):
@@ -207,7 +192,7 @@ class DaskExecutor(Executor):
         progress = self._progress()
         shown = None if progress is None else (self._client.id, progress)
         ask = self._client._run_on_scheduler
-        found = self._client.sync(ask, _worker_states, UNHEARD_SECONDS, shown, callback_timeout=within)
+        found = self._client.sync(ask, worker_states, UNHEARD_SECONDS, shown, callback_timeout=within)
         return [WorkerState(*state) for state in found]
 
     def _complete(self, key: tuple[Any, ...], received: Completion | None) -> Completion | None:
@@ -254,43 +239,6 @@ def count_workers(client: distributed.Client) -> int:
     """Count the workers; `WorkersLost` where the scheduler is gone."""
     with answered():
         return len(client.nthreads())
-
-
-def _worker_states(
-    unheard_seconds: float, shown: tuple[str, RunProgress] | None, dask_scheduler: Any
-) -> list[tuple[str, int, int, int, tuple[Any, ...]]]:
-    """List the fields of each worker's `WorkerState`; runs in the scheduler, and makes it forget ended calls.
-
-    The progress that a client has ``shown`` goes to the page of progress.
-    """
-    _forget_ended(dask_scheduler)
-    if shown is not None:
-        dask_scheduler.plugins[PAGE_NAME].show(*shown)
-    latest = distributed.metrics.time() - unheard_seconds
-    return [
-        (
-            str(w.name),
-            int(w.nthreads),
-            int(w.memory_limit or 0),
-            len(w.processing),
-            tuple(task.key for task in w.processing) if w.last_seen < latest else (),
-        )
-        for w in dask_scheduler.workers.values()
-    ]
-
-
-def _forget_ended(dask_scheduler: Any) -> None:
-    """Keep the memory of Dask's scheduler from growing with each call.
-
-    It keeps the split names of the last 100,000 tasks, half a kilobyte each, and a note of every call of
-    `Client.submit`, a quarter of a kilobyte each.
-    """
-    dask.utils.key_split.cache_clear()
-    spans = dask_scheduler.extensions.get("spans")  # a scheduler of somebody else may lack it
-    for span in spans.spans.values() if spans else ():
-        if span.metadata is not None:
-            submitted = span.metadata["collections"]
-            submitted[:] = [one for one in submitted if one != {"type": "Future"}]
 
 
 def _tell_of_workers(event: tuple[float, Any]) -> None:
