@@ -33,7 +33,7 @@ NOT_ASKED = {"learning_curve", "training", "deviation"}
 
 @pytest.mark.parametrize("key", sorted(NOT_ASKED))
 def test_a_figure_that_a_run_was_not_asked_for_says_what_to_add(pictured_run: OpenRun, key: str) -> None:
-    with pytest.raises(ConfigError, match="was not asked for inference.*: add it to the workflow file"):
+    with pytest.raises(ConfigError, match=r"was not asked for inference.*: add it to the workflow file"):
         DISPLAYS[key].from_run(pictured_run)
 
 
