@@ -77,6 +77,19 @@ def key_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def checkout_left_alone() -> Iterator[None]:
+    """Hold that no test writes into the checkout, but for caches, and for what is built."""
+
+    def names() -> set[str]:
+        return {path.name for path in TESTS.parent.iterdir()} - {"build", "dist"}
+
+    before = names()
+    yield
+    written = {name for name in names() - before if not name.startswith(".")}
+    assert not written, f"a test has written {', '.join(sorted(written))} into the checkout"
+
+
 @pytest.fixture
 def tmp_path(tmp_path: Path) -> LocalPath:
     """A folder as a store knows it, which is a `pathlib.Path` as well."""
