@@ -60,6 +60,13 @@ def test_means_are_over_pairs_of_different_images(run: OpenRun) -> None:
     assert blocks.rows[1] == ("1", *(f"{mean:.3f}" for mean in expected[1]))
 
 
+@pytest.mark.parametrize("strip", [1, 5, 16])
+def test_tiles_are_taken_a_strip_at_a_time(run: OpenRun, monkeypatch: pytest.MonkeyPatch, strip: int) -> None:
+    monkeypatch.setattr("cntk_pipeline.plots.tile_sample.STRIP_ROWS", strip)
+    test_rows_are_in_the_order_of_classes(run)
+    test_means_are_over_pairs_of_different_images(run)
+
+
 def test_the_picture_bears_the_names_of_the_classes(run: OpenRun) -> None:
     display = KernelMatrix.from_run(run)
     axes, bar = drawn(display).axes

@@ -12,6 +12,9 @@ from cntk_pipeline.solvers.systems import Bounds, unit_scale
 from cntk_pipeline.storage import open_path
 from cntk_pipeline.storage.tiled_array import Array
 
+STRIP_ROWS = 256
+"""Rows of a tile that are normalised at once: a whole tile in float64 is twice its size again."""
+
 
 @dataclass(frozen=True)
 class Groups:
@@ -138,17 +141,22 @@ def read_sample(sample: TileSample, groups: Groups, rows: Array) -> Reading:
     missing = tiles = 0
     for row, col, tile in sample.tiles():
         tiles += 1
-        values = tile * scales[row][:, None] * scales[col] if normalised else tile
-        if np.isnan(values).any():
+        known = not normalised or (np.isfinite(scales[row]).all() and np.isfinite(scales[col]).all())
+        if not known or np.isnan(tile).any():
             missing += 1
             continue
-        corner = cut.bounds(row), cut.bounds(col)
-        _paint(picture, rows, corner, values)
-        these, those = (groups.of[slice(*bounds)] for bounds in corner)
-        added = group_sums(values, these, those, count)
+        (top, bottom), bounds = cut.bounds(row), cut.bounds(col)
+        these, those = groups.of[top:bottom], groups.of[slice(*bounds)]
+        added = np.zeros((count, count))
+        for start in range(top, bottom, STRIP_ROWS):
+            strip = slice(start - top, start - top + STRIP_ROWS)
+            values = tile[strip] * scales[row][strip, None] * scales[col] if normalised else tile[strip]
+            _paint(picture, rows, ((start, start + len(values)), bounds), values)
+            added += group_sums(values, these[strip], those, count)
         number = np.outer(np.bincount(these, minlength=count), np.bincount(those, minlength=count)).astype(float)
         if row == col:  # a pair of an image with itself says nothing of its group
-            np.subtract.at(added, (these, these), np.diagonal(values))
+            own = np.diagonal(tile) * (scales[row] ** 2 if normalised else 1)
+            np.subtract.at(added, (these, these), own)
             np.subtract.at(number, (these, these), 1)
         else:  # its mirror image above the diagonal
             added, number = added + added.T, number + number.T
