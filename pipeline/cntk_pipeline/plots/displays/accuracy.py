@@ -10,6 +10,7 @@ from cntk_pipeline.inference import Shown
 from cntk_pipeline.opened import OpenRun
 from cntk_pipeline.opened.systems import Readout, find_readout
 from cntk_pipeline.plots.base import Display, counted
+from cntk_pipeline.plots.drawing import legend_below, legend_inches
 from cntk_pipeline.plots.paper import PaperPoint, paper_points
 from cntk_pipeline.plots.scores import score_heights, score_label, score_name, score_text
 from cntk_pipeline.plots.style import COLOURS, MARKERS, MUTED
@@ -95,8 +96,8 @@ class Accuracy(Display):
         worst = min(self.points, key=lambda point: point.score)
         text = f"{self.score.capitalize()} of {counted(len(self.points), 'system')} on the test images. "
         if worst is not self.best:
-            text += f"The lowest is {self._text(worst.score)}, of {worst.readout}; "
-        return f"{text}the highest is {self._text(self.best.score)}, of {self.best.readout}."
+            text += f"The lowest is {self._text(worst.score)}, of {worst.readout}. "
+        return f"{text}The highest is {self._text(self.best.score)}, of {self.best.readout}."
 
     @property
     def over_depth(self) -> bool:
@@ -105,7 +106,11 @@ class Accuracy(Display):
 
     @property
     def height(self) -> float:
-        return 3.6 if self.over_depth else 1.1 + 0.3 * len({point.readout for point in self.points})
+        papers = {point.name for point in self.paper}
+        if self.over_depth:
+            return 3.4 + legend_inches(len({point.series for point in self.points}) + len(papers))
+        rows, ridges = len({point.readout for point in self.points}), len({point.ridge for point in self.points})
+        return 1.0 + 0.3 * rows + legend_inches(ridges + bool(papers))
 
     def draw(self, figure: "Figure") -> None:
         axes = figure.add_subplot()
@@ -113,6 +118,7 @@ class Accuracy(Display):
             self._draw_over_depth(axes)
         else:
             self._draw_rows(axes)
+        legend_below(figure)
 
     def _draw_over_depth(self, axes: "Axes") -> None:
         names = list(dict.fromkeys(point.series for point in self.points))
@@ -139,7 +145,6 @@ class Accuracy(Display):
         axes.set_xticks(depths, [str(depth) for depth in depths])
         axes.set_xlabel("depth")
         axes.set_ylabel(score_label(self.score))
-        axes.legend()
 
     def _draw_rows(self, axes: "Axes") -> None:
         names = list(dict.fromkeys(point.readout for point in self.points))
@@ -159,8 +164,6 @@ class Accuracy(Display):
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_xlabel(score_label(self.score))
-        if len(ridges) > 1 or self.paper:
-            axes.legend()
 
     @property
     def _source(self) -> str:

@@ -142,12 +142,12 @@ class Mistakes(Display):
                 axes = figure.add_subplot(grid[row, column + k])
                 _draw_sample(axes, sample)
                 if k == 0:
-                    true, predicted = shortened((mistake.true, mistake.predicted), 11)
-                    axes.set_title(f"{true}\nas {predicted}", fontsize="small", color=COLOURS[4])
+                    (true,), (predicted,) = shortened([mistake.true], 11), shortened([mistake.predicted], 9)
+                    axes.set_title(f"{true}\nas {predicted}", fontsize="x-small", color=COLOURS[4])
                 else:
                     near = mistake.neighbours[k - 1]
                     name = shortened((near.class_name,), 11)[0]
-                    axes.set_title(f"{name}\n{near.correlation:.3f}", fontsize="small")
+                    axes.set_title(f"{name}\n{near.correlation:.3f}", fontsize="x-small")
 
     def tables(self) -> tuple[Shown, ...]:
         rows = [
@@ -156,12 +156,16 @@ class Mistakes(Display):
                 each.true,
                 each.predicted,
                 f"{each.margin:.3f}",
-                ", ".join(f"{near.class_name} ({near.index}, {near.correlation:.3f})" for near in each.neighbours),
+                *(f"{near.class_name} ({near.index}, {near.correlation:.3f})" for near in each.neighbours),
             )
             for each in self.mistakes
         ]
-        columns = ("true class", "predicted class", "margin", "nearest training images (index, correlation)")
-        title = f"{self.system}: {self.wrong:,} of {counted(self.test, 'test image')} are predicted wrong"
+        nearest = ("nearest training image", *["next"] * (len(self.mistakes[0].neighbours) - 1))
+        columns = ("true class", "predicted class", "margin", *nearest)
+        title = (
+            f"{self.system}: {self.wrong:,} of {counted(self.test, 'test image')} are predicted wrong; training images "
+            "with index and correlation"
+        )
         return (Shown(title, columns, tuple(rows), first="image"),)
 
     def to_json(self) -> Json:
