@@ -200,7 +200,7 @@ class RidgePath(Display):
         ridge = "ridge" if self.ridge_mode == "absolute" else "relative ridge"
         found = [
             Shown("leave-one-out beside the test images", tuple(columns), tuple(systems)),
-            Shown("leave-one-out over the ridge", (ridge, "squared error", self.score, ""), tuple(paths), "read-out"),
+            Shown("leave-one-out over the ridge", (ridge, "squared error", self.score, "choice"), tuple(paths), "read-out"),
         ]
         return tuple(table for table in found if table.rows)
 
