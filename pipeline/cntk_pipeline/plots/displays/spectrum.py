@@ -190,7 +190,7 @@ class Spectrum(Display):
         title = "eigenvalues of the kernel, all" if self.is_whole else "eigenvalues of the kernel, at both ends"
         dimensions = Shown(
             f"effective dimension, of {self.train:,} at most",
-            ("absolute", "effective dimension", "remark"),
+            ("absolute", "effective dimension", "choice"),
             tuple(rows),
             "ridge",
         )
