@@ -39,6 +39,20 @@ SLOW = (
     "inference/test_adding.py",
     "kernels/test_planes.py",
     "kernels/test_pooling.py",
+    "pages",
+    *(
+        f"plots/test_{name}.py"
+        for name in (
+            "deviation",
+            "displays",
+            "kernel_matrix",
+            "learning_curve",
+            "odd_runs",
+            "ridge_path",
+            "spectrum",
+            "training",
+        )
+    ),
     "rundir/test_lease.py",
     "solvers/test_adding.py",
     "rundir/test_runs_before_stages.py",
