@@ -11,6 +11,7 @@ from cntk_pipeline.clusters.memory import TileNeed, kernel_task_bytes
 from cntk_pipeline.clusters.table import cluster_of, current_job
 from cntk_pipeline.clusters.trust import Trusted, read_trusted
 from cntk_pipeline.datasets.unlabelled import Unlabelled
+from cntk_pipeline.driver.board import Board
 from cntk_pipeline.driver.observed import recording
 from cntk_pipeline.driver.phases import Phases, View
 from cntk_pipeline.driver.timing import PhaseClock
@@ -177,7 +178,8 @@ def _compute(
             _require_room(there, executor.memory())
             tasks.kernel_group(there).create()
             clock = PhaseClock(there, lambda: executor.slots)
-            phases = Phases(there, executor, view, clock, stop, False, held, None)
+            board = Board.shown_by(executor, str(there.path))
+            phases = Phases(there, executor, view, clock, board, stop, False, held, None)
             try:
                 for phase, jobs in _phases(there, system, question):
                     phases.run_jobs(phase, jobs).require()

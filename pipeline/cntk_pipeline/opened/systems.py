@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from cntk_pipeline.errors import ConfigError, NotComputed
 from cntk_pipeline.layers import spelling
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.solvers import System, open_system
+from cntk_pipeline.solvers.scores import main_score
 from cntk_pipeline.workflow.report import SolveReport, make_report
 from cntk_pipeline.workflow.wanted import find_wanted
 
@@ -107,17 +107,14 @@ def find_best(run: RunDirectory) -> System:
             f"`cntk resume {run.path}` goes on"
         )
     left_out = [_left_out_score(each) for each in solved]
-    scores = [_score(each) for each in solved] if None in left_out else left_out
+    scores = [main_score(each) for each in solved] if None in left_out else left_out
     ranked = [-math.inf if score is None else score for score in scores]
     return open_system(run, solved[ranked.index(max(ranked))].name)
 
 
 def _left_out_score(solve: SolveReport) -> float | None:
-    return next((_score(item.record) for item in solve.inferred if item.product == "leave_one_out"), None)
-
-
-def _score(scored: Any) -> float | None:
-    return None if scored is None else scored.r2 if scored.accuracy is None else scored.accuracy
+    records = [item.record for item in solve.inferred if item.product == "leave_one_out" and item.record is not None]
+    return main_score(records[0]) if records else None
 
 
 def _opened(run: RunDirectory, system: System) -> System:

@@ -13,8 +13,12 @@ from cntk_pipeline.plots.displays.confusion_matrix import ConfusionMatrix
 from cntk_pipeline.plots.displays.deviation import Deviation
 from cntk_pipeline.plots.displays.kernel_matrix import LIMIT_BYTES, KernelMatrix
 from cntk_pipeline.plots.displays.learning_curve import LearningCurve
+from cntk_pipeline.plots.displays.mistakes import Mistakes
+from cntk_pipeline.plots.displays.network import Network
+from cntk_pipeline.plots.displays.reliability import Reliability
 from cntk_pipeline.plots.displays.ridge_path import RidgePath
 from cntk_pipeline.plots.displays.spectrum import Spectrum
+from cntk_pipeline.plots.displays.timeline import Timeline
 from cntk_pipeline.plots.displays.training import Training
 
 if TYPE_CHECKING:
@@ -28,16 +32,24 @@ __all__ = [
     "Display",
     "KernelMatrix",
     "LearningCurve",
+    "Mistakes",
+    "Network",
+    "Reliability",
     "RidgePath",
     "Spectrum",
+    "Timeline",
     "Training",
     "accuracy",
     "confusion_matrix",
     "deviation",
     "kernel_matrix",
     "learning_curve",
+    "mistakes",
+    "network",
+    "reliability",
     "ridge_path",
     "spectrum",
+    "timeline",
     "training",
 ]
 
@@ -46,12 +58,16 @@ DISPLAYS: dict[str, type[Display]] = {
     for display in (
         Accuracy,
         ConfusionMatrix,
+        Mistakes,
+        Reliability,
         LearningCurve,
         RidgePath,
         Training,
         Deviation,
         KernelMatrix,
         Spectrum,
+        Network,
+        Timeline,
     )
 }
 """All figures of a run by key, in the order of a report."""
@@ -65,6 +81,16 @@ def accuracy(run: OpenRun, readout: Readout = None, ridge: float | None = None) 
 def confusion_matrix(run: OpenRun, readout: Readout = None, ridge: float | None = None) -> "Figure":
     """Draw which classes are taken for which."""
     return ConfusionMatrix.from_run(run, readout, ridge).plot()
+
+
+def mistakes(run: OpenRun, readout: Readout = None, ridge: float | None = None) -> "Figure":
+    """Draw the most confident mistakes, each beside its nearest training images under the kernel."""
+    return Mistakes.from_run(run, readout, ridge).plot()
+
+
+def reliability(run: OpenRun, readout: Readout = None, ridge: float | None = None) -> "Figure":
+    """Draw the accuracy of the test images by their confidence."""
+    return Reliability.from_run(run, readout, ridge).plot()
 
 
 def learning_curve(run: OpenRun, readout: Readout = None, ridge: float | None = None) -> "Figure":
@@ -97,3 +123,13 @@ def kernel_matrix(
 def spectrum(run: OpenRun, readout: Readout = None, ridge: float | None = None) -> "Figure":
     """Draw the eigenvalues of the kernel of the training images, and the ridges among them."""
     return Spectrum.from_run(run, readout, ridge).plot()
+
+
+def network(run: OpenRun, readout: Readout = None, ridge: float | None = None) -> "Figure":
+    """Draw the network of a read-out, repeated layers once."""
+    return Network.from_run(run, readout, ridge).plot()
+
+
+def timeline(run: OpenRun, readout: Readout = None, ridge: float | None = None) -> "Figure":
+    """Draw each tile by its worker over time."""
+    return Timeline.from_run(run, readout, ridge).plot()

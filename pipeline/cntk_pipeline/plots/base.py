@@ -21,38 +21,19 @@ WIDTH = 6.4
 
 
 @dataclass(frozen=True)
-class Display(ABC):
-    """The numbers of a figure, and how it is drawn, in the manner of scikit-learn's displays.
+class Chart(ABC):
+    """The numbers of a figure, and how it is drawn.
 
     Subclasses are frozen dataclasses whose fields are numbers, texts, arrays, and tuples of these.
 
     Attributes
     ----------
-    key : names the display in ``report.json`` and in links to its section.
+    key : names the chart in ``report.json`` and in links to its section.
     title : its heading.
     """
 
     key: ClassVar[str]
     title: ClassVar[str]
-
-    @classmethod
-    @abstractmethod
-    def from_run(cls, run: OpenRun, readout: Readout = None, ridge: float | None = None) -> Self:
-        """Read the numbers of a run.
-
-        Parameters
-        ----------
-        run : an open run.
-        readout, ridge : as in `OpenRun.predictions`. A display of all read-outs shows one only where it is given; a
-            display of one system takes `OpenRun.best` by default.
-
-        Raises
-        ------
-        ConfigError
-            If the run has no such figure, with the reason, and with what to ask for.
-        NotComputed
-            If the numbers are not computed yet.
-        """
 
     @property
     @abstractmethod
@@ -88,6 +69,30 @@ class Display(ABC):
     def to_json(self) -> Json:
         """Return the numbers as plain values; a number that is not finite is None."""
         return {field.name: plain(getattr(self, field.name)) for field in fields(self)}
+
+
+@dataclass(frozen=True)
+class Display(Chart):
+    """A chart of one run, in the manner of scikit-learn's displays."""
+
+    @classmethod
+    @abstractmethod
+    def from_run(cls, run: OpenRun, readout: Readout = None, ridge: float | None = None) -> Self:
+        """Read the numbers of a run.
+
+        Parameters
+        ----------
+        run : an open run.
+        readout, ridge : as in `OpenRun.predictions`. A display of all read-outs shows one only where it is given; a
+            display of one system takes `OpenRun.best` by default.
+
+        Raises
+        ------
+        ConfigError
+            If the run has no such figure, with the reason, and with what to ask for.
+        NotComputed
+            If the numbers are not computed yet.
+        """
 
 
 def plain(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from cntk_pipeline.opened import OpenRun
-from cntk_pipeline.solvers.scores import Scored, share_text
+from cntk_pipeline.solvers.scores import share_text
 
 ACCURACY, R2 = "accuracy", "R2"
 
@@ -11,11 +11,6 @@ ACCURACY, R2 = "accuracy", "R2"
 def score_name(run: OpenRun) -> str:
     """Name the score of a run."""
     return R2 if run.directory.specification.data.task == "regression" else ACCURACY
-
-
-def score_of(record: Scored) -> float | None:
-    """Return the score of a record; None where the data have none."""
-    return record.accuracy if record.r2 is None else record.r2
 
 
 def score_text(name: str, value: float | None) -> str:

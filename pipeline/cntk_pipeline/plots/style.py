@@ -42,7 +42,7 @@ _SETTINGS: dict[str, Any] = {
     "axes.titlesize": "medium",
     "figure.facecolor": PAPER,
     "figure.constrained_layout.use": True,
-    "font.size": 10.0,
+    "font.size": 11.0,
     "grid.alpha": 0.25,
     "grid.color": MUTED,
     "legend.frameon": False,

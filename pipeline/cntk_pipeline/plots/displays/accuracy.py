@@ -11,7 +11,9 @@ from cntk_pipeline.opened import OpenRun
 from cntk_pipeline.opened.systems import Readout, find_readout
 from cntk_pipeline.plots.base import Display, counted
 from cntk_pipeline.plots.paper import PaperPoint, paper_points
+from cntk_pipeline.plots.scores import score_heights, score_label, score_name, score_text
 from cntk_pipeline.plots.style import COLOURS, MARKERS, MUTED
+from cntk_pipeline.solvers.scores import main_score
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,7 +71,7 @@ class Accuracy(Display):
         name = None if readout is None else find_readout(run.directory, readout)
         points = []
         for row in run.metrics:
-            value = row.r2 if row.accuracy is None else row.accuracy
+            value = main_score(row)
             if value is None or name not in (None, row.readout) or ridge not in (None, row.ridge):
                 continue
             found = _DEPTH.search(row.readout)
@@ -80,9 +82,8 @@ class Accuracy(Display):
             raise NotComputed(f"{run.path}: no system is solved yet")
         if not points:
             raise ConfigError(f"{run.path} has one class, or one image: there is no score")
-        regression = run.directory.specification.data.task == "regression"
         theirs = [point for point in paper_points(run.directory.specification) if name in (None, point.readout)]
-        return cls("R2" if regression else "accuracy", tuple(points), tuple(theirs))
+        return cls(score_name(run), tuple(points), tuple(theirs))
 
     @property
     def best(self) -> Point:
@@ -120,12 +121,12 @@ class Accuracy(Display):
             mine = [point for point in self.points if point.series == name and point.depth is not None]
             best = _best_by_depth(mine)
             axes.plot(
-                [point.depth or 0 for point in best], [self._scale(point.score) for point in best],
+                [point.depth or 0 for point in best], self._heights(best),
                 color=colour, marker=marker, label=name,
             )  # fmt: skip
             others = [point for point in mine if point not in best]
             axes.plot(
-                [point.depth or 0 for point in others], [self._scale(point.score) for point in others],
+                [point.depth or 0 for point in others], self._heights(others),
                 color=colour, marker=marker, linestyle="none", alpha=0.4,
             )  # fmt: skip
         for name in dict.fromkeys(point.name for point in self.paper):
@@ -137,7 +138,7 @@ class Accuracy(Display):
         depths = sorted({point.depth for point in self.points if point.depth is not None})
         axes.set_xticks(depths, [str(depth) for depth in depths])
         axes.set_xlabel("depth")
-        axes.set_ylabel(self._label)
+        axes.set_ylabel(score_label(self.score))
         axes.legend()
 
     def _draw_rows(self, axes: "Axes") -> None:
@@ -146,7 +147,7 @@ class Accuracy(Display):
         for position, ridge in enumerate(ridges):
             mine = [point for point in self.points if point.ridge == ridge]
             axes.plot(
-                [self._scale(point.score) for point in mine], [names.index(point.readout) for point in mine],
+                self._heights(mine), [names.index(point.readout) for point in mine],
                 color=COLOURS[position % len(COLOURS)], marker=MARKERS[position % len(MARKERS)], linestyle="none",
                 label=f"ridge {ridge:g}",
             )  # fmt: skip
@@ -157,7 +158,7 @@ class Accuracy(Display):
             )  # fmt: skip
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.5, -0.5)
-        axes.set_xlabel(self._label)
+        axes.set_xlabel(score_label(self.score))
         if len(ridges) > 1 or self.paper:
             axes.legend()
 
@@ -165,30 +166,25 @@ class Accuracy(Display):
     def _source(self) -> str:
         return f"Arora et al. 2019, {self.paper[0].train:,} images"
 
-    @property
-    def _label(self) -> str:
-        return "R2 on test images" if self.score == "R2" else "accuracy on test images (%)"
-
-    def _scale(self, score: float) -> float:
-        return score if self.score == "R2" else 100 * score
-
     def _text(self, score: float) -> str:
-        return f"{score:.4f}" if self.score == "R2" else f"{100 * score:.2f}%"
+        return score_text(self.score, score)
+
+    def _heights(self, points: Sequence[Point]) -> list[float]:
+        return score_heights(self.score, [point.score for point in points])
 
     def tables(self) -> tuple[Shown, ...]:
         theirs = {point.readout: f"{100 * point.accuracy:.2f}%" for point in self.paper}
-        rows = [
-            (
-                point.readout,
-                f"{point.ridge:g} ({point.ridge_mode})",
-                self._text(point.score),
-                "" if point.squared_error is None else f"{point.squared_error:.4g}",
-                *([theirs.get(point.readout, "")] if theirs else []),
-            )
-            for point in self.points
-        ]
-        columns = ("ridge", self.score, "squared error", *([self._source] if theirs else []))
-        return (Shown("scores on test images", columns, tuple(rows)),)
+        errors = any(point.squared_error is not None for point in self.points)
+        rows = []
+        for point in self.points:
+            row = [point.readout, f"{point.ridge:g} ({point.ridge_mode})", self._text(point.score)]
+            if errors:
+                row.append("" if point.squared_error is None else f"{point.squared_error:.4g}")
+            if theirs:
+                row.append(theirs.get(point.readout, ""))
+            rows.append(tuple(row))
+        columns = ("ridge", self.score, *(["squared error"] if errors else []), *([self._source] if theirs else []))
+        return (Shown("scores on test images", columns, tuple(rows), first="read-out"),)
 
 
 def _best_by_depth(points: Sequence[Point]) -> list[Point]:

@@ -14,9 +14,8 @@ from cntk_pipeline.plots.base import Display, counted
 from cntk_pipeline.plots.drawing import DRAWN, legend_below, legend_inches, number_text, tick_log
 from cntk_pipeline.plots.power_law import FEWEST_SIZES, PowerLaw, fit_power_law
 from cntk_pipeline.plots.records import records_of
-from cntk_pipeline.plots.scores import score_of
 from cntk_pipeline.plots.style import COLOURS, MARKERS
-from cntk_pipeline.solvers.scores import scores_of
+from cntk_pipeline.solvers.scores import main_score, scores_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,7 +71,7 @@ class LearningCurve(Display):
         regression = data.task == "regression"
         guess, curves = _guess(run), []
         for label, record in found:
-            shares = [score_of(each) for each in scores_of(record, len(record.sizes))]
+            shares = [main_score(each) for each in scores_of(record, len(record.sizes))]
             errors = [1 - share for share in shares if share is not None]
             if len(errors) == len(record.sizes):
                 law = _law(record.sizes, errors, guess, None if regression else data.test)

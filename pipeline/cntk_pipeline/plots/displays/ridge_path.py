@@ -12,9 +12,10 @@ from cntk_pipeline.opened.tiles import next_step
 from cntk_pipeline.plots.base import Display, counted
 from cntk_pipeline.plots.drawing import DRAWN, legend_below, legend_inches, log_places, tick_log
 from cntk_pipeline.plots.records import wanted_solves
-from cntk_pipeline.plots.scores import ACCURACY, score_heights, score_name, score_of, score_text
+from cntk_pipeline.plots.scores import ACCURACY, score_heights, score_name, score_text
 from cntk_pipeline.plots.style import COLOURS, INK, MARKERS
 from cntk_pipeline.solvers import METRICS, RidgeChoice, read_choice
+from cntk_pipeline.solvers.scores import main_score
 from cntk_pipeline.workflow.wanted import WantedSolve, find_wanted
 
 if TYPE_CHECKING:
@@ -256,7 +257,7 @@ def _listed_paths(run: OpenRun, readout: Readout) -> list[ReadoutPath]:
             name,
             tuple(ridge for ridge, _ in several),
             tuple(record.squared_error for _, record in several),
-            tuple(score_of(record) for _, record in several),
+            tuple(main_score(record) for _, record in several),
             None,
         )
         for name, found in by_readout.items()
@@ -275,9 +276,9 @@ def _left_out(run: OpenRun, solves: Sequence[WantedSolve], choices: dict[str, Ri
     for solve in solves:
         record, choice = _record(run, solve), choices.get(solve.system.readout)
         tested = run.directory.read_record(f"solve/{solve.name}/metrics.json", METRICS)
-        test = (None, None) if tested is None else (tested.squared_error, score_of(tested))
+        test = (None, None) if tested is None else (tested.squared_error, main_score(tested))
         if record is not None:
-            yield LeftOut(solve.system.label, record.squared_error, score_of(record), *test)
+            yield LeftOut(solve.system.label, record.squared_error, main_score(record), *test)
         elif choice is not None:
             path = _chosen_path(solve.system.readout, choice)
             at = path.ridges.index(choice.chosen)

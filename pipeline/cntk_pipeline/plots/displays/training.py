@@ -12,9 +12,9 @@ from cntk_pipeline.opened.systems import Readout, find_readout
 from cntk_pipeline.opened.tiles import next_step
 from cntk_pipeline.plots.base import Display, counted
 from cntk_pipeline.plots.drawing import DRAWN, legend_below, legend_inches, log_places, number_text, tick_log
-from cntk_pipeline.plots.scores import score_heights, score_label, score_name, score_of, score_text
+from cntk_pipeline.plots.scores import score_heights, score_label, score_name, score_text
 from cntk_pipeline.plots.style import COLOURS, MARKERS
-from cntk_pipeline.solvers.scores import scores_of
+from cntk_pipeline.solvers.scores import main_score, scores_of
 from cntk_pipeline.workflow.wanted import find_wanted
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def _scale_variances(axes: "Axes", variances: Sequence[float]) -> None:
 
 def _ensemble(network: str, record: Any) -> Ensemble:
     """Sort a record by time: a workflow may name its times in any order."""
-    scores = [score_of(each) for each in scores_of(record, len(record.times))]
+    scores = [main_score(each) for each in scores_of(record, len(record.times))]
     order = sorted(range(len(record.times)), key=lambda k: float(record.times[k]))
     return Ensemble(
         network,
