@@ -145,6 +145,14 @@ def test_missing_tiles_are_gaps(small_config: Callable[..., RunConfig]) -> None:
     assert (colours[gaps] == np.array(to_rgba(MUTED))).all()
 
 
+def test_a_sample_is_taken_where_the_diagonal_is(tmp_path: Path) -> None:
+    run = run_of(tmp_path, pictures())
+    (tmp_path / "run" / "kernel.zarr" / NAME / "train" / "c" / "0" / "0").unlink()
+    display = KernelMatrix.from_run(run, limit_bytes=4 * (16 * 16 * 8 + 4))
+    assert display.rows.min() == 16
+    assert display.reading.missing == 0
+
+
 def test_a_run_without_a_tile_says_so(small_config: Callable[..., RunConfig]) -> None:
     run = stopped(small_config(), 1)
     for part in ("train", "train_variance"):

@@ -111,6 +111,7 @@ def test_eigenvalues_that_are_not_positive_are_counted_and_not_drawn() -> None:
     assert list(line.get_ydata()) == [2.0, 1.0]
     assert display.tables()[0].rows[-1] == ("not above zero", "1")
     assert display.dimension(0.0) == (2.0, 2.0)
+    assert display.dimension(1.0)[0] == pytest.approx(2 / 3 + 1 / 2)
 
 
 def test_a_larger_kernel_needs_the_result_of_inference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
