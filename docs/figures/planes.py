@@ -1,7 +1,7 @@
 """Draws planes.svg: the offsets of two images, the entries that share one, and the planes that networks need.
 
-Run it from anywhere: ``python docs/figures/planes.py``. It writes the figure beside itself and needs the standard library
-only.
+Run it from anywhere: ``python docs/figures/planes.py``. It writes the figure beside itself and needs the standard
+library only.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ DESCRIPTION = (
     "offset lie on a diagonal; a window mean reads three neighbours on one diagonal. Two: the offsets of two images of "
     "five by five pixels, nine by nine of them, each with its number of entries, from 25 in the middle to 1 in the "
     "corners. Three: the planes that a network needs: Flatten the one in the middle, local average pooling of radius 1 "
-    "the five by five around it, global average pooling all. Four: in front of a layer of stride 2, every second offset."
+    "the five by five around it, global average pooling all. Four: in front of a layer of stride 2, every second one."
 )
 
 
@@ -40,14 +40,14 @@ def draw_row(drawing: Drawing) -> None:
     drawing.text(left + 6 * side + 12, top + 48, "columns: q")
     drawing.text(left + 6 * side + 12, top + 84, "number:")
     drawing.text(left + 6 * side + 12, top + 106, "offset q - p")
-    drawing.text(x, y + 276, "A window of 3 at (2, 3) reads the orange entries.")
+    drawing.text(x, y + 276, "A window of 3 at (2, 3) reads the orange entries.", size=15)
 
 
 def draw_sizes(drawing: Drawing) -> None:
     """Show how many entries each plane has."""
     x, y = drawing.panel(1, 0, "2. Images of 5 x 5: 81 planes")
     _draw_offsets(drawing, x + 30, y + 26, lambda dy, dx: BLUE if dy == dx == 0 else PALE, numbers=True)
-    drawing.text(x, y + 276, "Plane (dy, dx) has (5 - |dy|)(5 - |dx|) entries.")
+    drawing.text(x, y + 276, "Plane (dy, dx) has (5 - |dy|)(5 - |dx|) entries.", size=15)
 
 
 def draw_needs(drawing: Drawing) -> None:
@@ -60,19 +60,19 @@ def draw_needs(drawing: Drawing) -> None:
         return GREEN if max(abs(dy), abs(dx)) <= 2 else PALE
 
     _draw_offsets(drawing, x + 30, y + 10, fill)
-    for line, (color, words) in enumerate(((BLUE, "Flatten"), (GREEN, "and local"), (PALE, "and global"))):
+    for line, (color, words) in enumerate(((BLUE, "Flatten"), (GREEN, "+ local"), (PALE, "+ global"))):
         drawing.box(x + 272, y + 40 + 34 * line, 16, 16, color)
         drawing.text(x + 294, y + 54 + 34 * line, words, size=15)
-    drawing.text(x, y + 264, "Local pooling of radius 1 needs offsets up to 2,")
-    drawing.text(x, y + 286, "global pooling needs all of them.")
+    drawing.text(x, y + 264, "Local pooling of radius 1 needs offsets up to 2,", size=15)
+    drawing.text(x, y + 286, "global pooling needs all of them.", size=15)
 
 
 def draw_stride(drawing: Drawing) -> None:
     """Show which planes are needed in front of a stride."""
     x, y = drawing.panel(1, 1, "4. In front of a stride of 2")
     _draw_offsets(drawing, x + 30, y + 10, lambda dy, dx: GROUND if dy % 2 or dx % 2 else PALE)
-    drawing.text(x, y + 264, "Every second offset: 25 of 81 planes. Behind it")
-    drawing.text(x, y + 286, "the images have 3 x 3 pixels, and 25 offsets.")
+    drawing.text(x, y + 264, "Every second offset: 25 of 81 planes. Behind it", size=15)
+    drawing.text(x, y + 286, "the images have 3 x 3 pixels, and 25 offsets.", size=15)
 
 
 def _draw_offsets(
