@@ -1,0 +1,72 @@
+"""How Sphinx builds the documentation: ``make docs``, or ``python -m sphinx -W -c docs . build/docs``.
+
+The root of the sources is the root of the repository. So a link from one Markdown file to another, or to a workflow, is
+the same on the site and where the repository is hosted.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
+
+from cntk_pipeline import __version__
+
+project = "cntk-pipeline"
+author = "the cntk-pipeline maintainers"
+project_copyright = "the cntk-pipeline maintainers, BSD 3-Clause"
+version = release = __version__
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+    "sphinx_design",
+    "argument_lines",
+    "mathml",
+]
+
+root_doc = "docs/index"
+include_patterns = [
+    "README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "benchmarks/*.md",
+    "deploy/**/*.md",
+    "docs/**/*.md",
+    "examples/*.ipynb",
+    "workflows/**/*.md",
+]
+exclude_patterns = [".*", "build", "data", "pipeline", "runs", "tests"]
+
+# Pages: Markdown, of which those with a kernel in their first lines are executed.
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 4
+nb_execution_mode = "force"
+nb_execution_excludepatterns = ["examples/*"]  # a test runs these, and holds them to the outputs that they show
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
+nb_execution_timeout = 120
+nb_merge_streams = True
+suppress_warnings: list[str] = []
+
+# Code in docstrings: their arguments have types in the signature alone.
+default_role = "py:obj"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented_params"
+autodoc_member_order = "bysource"
+autodoc_class_signature = "mixed"
+napoleon_google_docstring = False
+napoleon_use_rtype = False
+
+html_theme = "furo"
+html_title = f"cntk-pipeline {release}"
+html_static_path = ["_static"]
+templates_path = ["_templates"]
+html_css_files = ["site.css"]
+html_additional_pages = {"index": "first_page.html"}
+html_copy_source = False
+html_show_search_summary = False  # it is fetched, which a browser refuses for pages that are opened as files
+html_theme_options = {"navigation_with_keys": True}
+copybutton_prompt_text = "$ "
