@@ -22,7 +22,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
     "sphinx_design",
-    "argument_lines",
+    "docstrings",
     "mathml",
 ]
 
@@ -33,10 +33,10 @@ include_patterns = [
     "CONTRIBUTING.md",
     "SECURITY.md",
     "benchmarks/*.md",
-    "deploy/**/*.md",
-    "docs/**/*.md",
-    "examples/*.ipynb",
-    "workflows/**/*.md",
+    "deploy/**.md",
+    "docs/**.md",
+    "examples/*",
+    "workflows/**.md",
 ]
 exclude_patterns = [".*", "build", "data", "pipeline", "runs", "tests"]
 
@@ -51,12 +51,11 @@ nb_execution_timeout = 120
 nb_merge_streams = True
 suppress_warnings: list[str] = []
 
-# Code in docstrings: their arguments have types in the signature alone.
+# Names in Python.
 default_role = "py:obj"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"
 autodoc_member_order = "bysource"
-autodoc_class_signature = "mixed"
 napoleon_google_docstring = False
 napoleon_use_rtype = False
 
