@@ -1,8 +1,9 @@
 """How Sphinx reads the docstrings and the signatures of the package.
 
 Docstrings describe an argument on the line of its name, where numpydoc expects a type, or below a type. Types stand in
-the annotations. So a description on the line of a name goes to a line of its own before the docstring is read. Layers are
-dataclasses that explain a wrong argument, so that the arguments of their ``__init__`` are the ones to show.
+the annotations. So a description on the line of a name goes to a line of its own before the docstring is read.
+
+Layers are dataclasses whose ``__new__`` explains wrong arguments. So the arguments of ``__init__`` are shown.
 """
 
 import dataclasses
@@ -10,7 +11,9 @@ import inspect
 import re
 from typing import Any
 
+import numpy.typing as npt
 from sphinx.application import Sphinx
+from sphinx.util.typing import stringify_annotation
 
 _SECTIONS = ("Parameters", "Attributes")
 _ARGUMENT = re.compile(r"(?P<name>\*{0,2}\w+(?:, \*{0,2}\w+)*) : (?P<text>.+)")
@@ -38,6 +41,13 @@ def split_lines(lines: list[str]) -> list[str]:
     return found
 
 
+def shorten_type(text: str) -> str:
+    """Return a type as a reader would say it, where NumPy spells it over several lines."""
+    for mode in ("fully-qualified", "smart"):
+        text = text.replace(stringify_annotation(npt.ArrayLike, mode), "array_like")
+    return re.sub(r"~?numpy\.ndarray\[.*?, ~?numpy\.dtype\[(?:~?numpy\.)?([\w~.]+)\]\]", r"array of \1", text)
+
+
 def process_docstring(_app: Sphinx, _what: str, _name: str, _value: Any, _options: Any, lines: list[str]) -> None:
     """Change the lines in place, as Sphinx wants it."""
     lines[:] = split_lines(lines)
@@ -45,11 +55,13 @@ def process_docstring(_app: Sphinx, _what: str, _name: str, _value: Any, _option
 
 def process_signature(app: Sphinx, what: str, name: str, value: Any, *_others: Any) -> tuple[str, str] | None:
     """Show the arguments of a dataclass's ``__init__``; return None where Sphinx's own signature will do."""
+    annotations = app.env.current_document.autodoc_annotations.get(name, {})
+    annotations.update({argument: shorten_type(text) for argument, text in annotations.items()})
     if what != "class" or not dataclasses.is_dataclass(value):
         return None
     signature = inspect.signature(value.__init__)
     arguments = [each.replace(annotation=each.empty) for each in signature.parameters.values()][1:]
-    app.env.current_document.autodoc_annotations.get(name, {}).pop("return", None)
+    annotations.pop("return", None)
     return str(inspect.Signature(arguments)), ""
 
 
