@@ -51,6 +51,8 @@ nb_execution_timeout = 120
 nb_merge_streams = True
 suppress_warnings: list[str] = []
 
+highlight_language = "text"  # of blocks that name no language
+
 # Names in Python.
 default_role = "py:obj"
 autodoc_typehints = "description"
