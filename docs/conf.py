@@ -4,12 +4,17 @@ The root of the sources is the root of the repository. So a link from one Markdo
 the same on the site and where the repository is hosted.
 """
 
+import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
-
 from cntk_pipeline import __version__
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "_extensions"))
+# For the cells of pages: the command `cntk` of this Python, and sharp pictures.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+os.environ["MATPLOTLIBRC"] = str(HERE / "matplotlibrc")
 
 project = "cntk-pipeline"
 author = "the cntk-pipeline maintainers"
