@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that tests/real needs, about a minute from bare: SLURM, Ceph's S3 gateway, network
-# namespaces, sshd, openssl, file systems in user space, a clock that can be set for a process, a compiler for C, and
-# promtool. Starts no service. Run as root: tests/real/install.sh
+# namespaces, sshd, openssl, a browser, file systems in user space, a clock that can be set for a process, a compiler for C,
+# and promtool. Starts no service. Run as root: tests/real/install.sh
 set -euo pipefail
 export DEBIAN_FRONTEND=noninteractive
 
@@ -9,6 +9,7 @@ packages=(
   munge slurmctld slurmd slurm-client slurm-wlm-basic-plugins bc
   radosgw ceph-mon ceph-osd ceph-common
   iproute2 openssh-server openssl
+  chromium
   faketime bindfs exfat-fuse exfatprogs fusefat dosfstools gcc libc6-dev
 )
 missing=()
