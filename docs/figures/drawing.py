@@ -54,8 +54,9 @@ class Drawing:
         )
 
     def arrow(self, x: float, y: float, to_x: float, to_y: float, color: str = INK) -> None:
-        """Draw a line with a head at its end, which points right, or down where x stays the same."""
-        head = f"M{to_x - 8:g} {to_y - 5:g}L{to_x:g} {to_y:g}L{to_x - 8:g} {to_y + 5:g}"
+        """Draw a line with a head at its end, which points right or left, or down where x stays the same."""
+        back = to_x - 8 if to_x > x else to_x + 8
+        head = f"M{back:g} {to_y - 5:g}L{to_x:g} {to_y:g}L{back:g} {to_y + 5:g}"
         if x == to_x:
             head = f"M{to_x - 5:g} {to_y - 8:g}L{to_x:g} {to_y:g}L{to_x + 5:g} {to_y - 8:g}"
         self.elements.append(
