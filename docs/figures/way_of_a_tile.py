@@ -10,7 +10,7 @@ from drawing import BLUE, EDGE, GREEN, ORANGE, PALE, SOFT, Drawing
 
 TITLE = "The way of a tile"
 DESCRIPTION = (
-    "Two panels. One, in the order of time: the driver sends a worker stage, row and column; the worker reads blocks of "
+    "Two panels. One, in order of time: the driver sends a worker stage, row and column; the worker reads blocks of "
     "images from the store, computes the tile, writes a chunk under another name, which is fsynced and renamed, and "
     "sends a receipt to the driver; the driver appends the receipt to the journal, and then releases the tiles that "
     "waited. Two: a process that ends before the rename leaves nothing that is read, and the tile is computed again; "
