@@ -72,7 +72,7 @@ $(BIN)/python:
 
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	@echo "installing the package and what it needs (a minute or two)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[images,dashboard,metrics,xarray]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[images,dashboard,metrics,report,xarray]'
 	@touch $@
 
 $(VENV)/.installed-docs: pyproject.toml | $(BIN)/python

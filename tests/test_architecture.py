@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "pipeline" / "cntk_pipeline"
 
 TIERS = [
     {"errors"},
-    {"environment", "inputs", "lazy", "models", "resources", "tiling"},
+    {"environment", "inputs", "lazy", "models", "resources", "tiling", "units"},
     {"tasks"},
     {"layers", "datasets", "config", "storage", "regression"},
     {"kernels", "rundir", "telemetry"},
@@ -18,6 +18,8 @@ TIERS = [
     {"inference"},
     {"workflow"},
     {"opened"},
+    {"plots"},
+    {"pages"},
     {"cli"},
     {"__main__", "interactive"},
 ]

@@ -24,6 +24,7 @@ from cntk_pipeline.datasets import DATASETS
 from cntk_pipeline.inference import RESULTS
 from cntk_pipeline.kernels import ENGINES
 from cntk_pipeline.layers import LAYERS
+from cntk_pipeline.plots import DISPLAYS
 from cntk_pipeline.solvers import SOLVERS
 from cntk_pipeline.telemetry.events import EVENTS
 from cntk_pipeline.telemetry.metrics import Metrics
@@ -47,6 +48,11 @@ def test_every_engine_has_its_line_in_the_table_of_engines() -> None:
         assert ENGINES[name].__module__ == "cntk_pipeline." + file.removesuffix(".py").replace("/", ".")
 
 
+def test_every_figure_has_its_line_in_the_table_of_figures() -> None:
+    rows = [line.split("|")[1] for line in (DOCS / "plots.md").read_text().splitlines() if line.startswith("| `")]
+    assert set(DISPLAYS) <= {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+
+
 @pytest.mark.parametrize(
     "source",
     [
@@ -61,7 +67,7 @@ def test_the_layer_that_is_shown_is_the_one_that_exists(source: str) -> None:
     assert block in (ROOT / source).read_text()
 
 
-@pytest.mark.parametrize("page", ["estimators.md", "inference.md", "runs.md", "../README.md"])
+@pytest.mark.parametrize("page", ["estimators.md", "inference.md", "plots.md", "runs.md", "../README.md"])
 def test_examples_print_what_their_comments_say(page: str) -> None:
     code = "\n".join(re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL))
     # Behind a print stands its line, or below a loop a line for each of its turns.

@@ -36,6 +36,7 @@ def test_what_is_imported_is_listed() -> None:
         "pillow": "PIL",
         "prometheus-client": "prometheus_client",
         "dask-jobqueue": "dask_jobqueue",
+        "tomli-w": "tomli_w",
         "typing-extensions": "typing_extensions",
     }
     known = {modules.get(name, name) for name in names} | {"cntk_pipeline", "llvmlite", "tlz"}

@@ -88,7 +88,7 @@ def test_status_as_json_counts_tiles(folder: Path) -> None:
 
 @pytest.mark.usefixtures("finished")
 def test_inspect_shows_results_and_lines_that_open_the_arrays(folder: Path) -> None:
-    result = cntk("inspect", "done", cwd=folder)
+    result = cntk("inspect", "done", "--all", cwd=folder)
     assert result.returncode == 0
     assert "fingerprint" in result.stdout
     openers = [line.strip() for line in result.stdout.splitlines() if "open_" in line]
@@ -153,7 +153,7 @@ def test_rows_sorted_by_class_never_end_in_a_number_without_a_word(folder: Path,
     assert "test images by class: 0: 0, 1: 0, 2: 0, 3: 0, 4: 0, 5: 0, 6: 0, 7: 0, 8: 30, 9: 30" in run.stdout
     assert told in run.stdout.partition("computing on")[0]
     assert told in run.stdout.partition(" 0.00%")[2]  # a long log lies between
-    shown = cntk("inspect", "sorted", cwd=folder).stdout
+    shown = cntk("inspect", "--all", "sorted", cwd=folder).stdout
     assert told in shown
     assert "training images by class: 0: 30," in shown
     contents = json.loads(cntk("inspect", "--json", "sorted", cwd=folder).stdout)["contents"]
@@ -190,7 +190,7 @@ def test_a_grown_run_says_what_it_took_over_and_is_resumed_without_its_source(fo
     assert "ridge 0.01 (relative) is now" in result.stdout
     (folder / "few").rename(folder / "gone")
     assert cntk("resume", "more", cwd=folder).returncode == 0
-    assert f"grown     from {folder / 'few'}" in cntk("inspect", "more", cwd=folder).stdout
+    assert f"grown     from {folder / 'few'}" in cntk("inspect", "--all", "more", cwd=folder).stdout
 
 
 @pytest.mark.usefixtures("finished")
@@ -291,6 +291,11 @@ def test_the_demo_is_a_shipped_workflow(folder: Path) -> None:
     record = json.loads(cntk("inspect", "demo", "--json", cwd=folder).stdout)
     combinations = len(shipped["readouts"]["depths"]) * len(shipped["readouts"]["poolings"])
     assert len(record["readouts"]) == combinations
+    # Its last line is the place of its report; tables of many rows are named only.
+    assert "demo/report.html (" in "".join(result.stdout.split("report: ")[-1].splitlines())
+    assert (folder / "demo" / "report.html").read_text().count("<section") > 8
+    assert "rows, which `cntk inspect --all` shows" in result.stdout
+    assert result.stdout.count("\n") < 45
 
 
 def test_inference_is_shown_in_tables_and_as_json(tmp_path: Path) -> None:
@@ -312,7 +317,8 @@ def test_inference_is_shown_in_tables_and_as_json(tmp_path: Path) -> None:
         "trained ensemble",
     ):
         assert title in shown.stdout
-    assert shown.stdout.count(" chosen\n") == 2
+    everything = cntk("inspect", "--all", "runs/small", cwd=tmp_path)
+    assert everything.stdout.count(" chosen\n") == 2
     report = json.loads(cntk("inspect", "--json", "runs/small", cwd=tmp_path).stdout)
     assert report["complete"]
     inferred = {item["product"]: item["record"] for item in report["solves"][0]["inferred"]}

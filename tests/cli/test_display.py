@@ -14,6 +14,7 @@ from cntk_pipeline.driver.driver import Progress
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.tasks import Receipt, Stage, Task
 from cntk_pipeline.telemetry.events import Event, emit
+from cntk_pipeline.telemetry.progress import StageProgress
 from cntk_pipeline.workflow.report import make_report
 
 TILE = Task(Stage("train"), 3, 2)
@@ -58,10 +59,12 @@ def batch(monkeypatch: pytest.MonkeyPatch) -> Batch:
 
 def test_a_line_says_how_far_how_fast_how_long_and_what_went_wrong(batch: Batch) -> None:
     batch.tell(0, 0, 400)
+    for tiles in (5, 10, 15):
+        batch.tell(tiles, tiles, 400)
     batch.tell(100, 100, 400, retries=3, quarantined=1)
     assert batch.lines == [
         "kernel: 0/400 tiles",
-        "kernel: 100/400 tiles, 1 k entries/s, 5 min 00 s left, 3 retries, 1 quarantined",
+        "kernel: 100/400 tiles, 1 k entries/s, about 5 min left, 3 retries, 1 quarantined",
     ]
 
 
@@ -136,3 +139,20 @@ def test_a_status_names_the_chunks_and_records_that_are_gone(
     assert f"the record of {report.solves[1].readout}, ridge" in said
     assert "of the data set is gone" in said
     assert "incomplete: cntk resume" in said
+
+
+def test_a_terminal_shows_a_bar_for_each_stage_and_one_for_the_phase(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = Console(record=True, width=80, force_terminal=True, file=io.StringIO(), soft_wrap=True)
+    monkeypatch.setattr(display, "out", console)
+    stages = (StageProgress("train", 20, 30, 1500), StageProgress("test", 0, 10))
+    with RunView() as view:
+        view.begin("kernel")
+        view.progress(Progress(20, 40, 2000, 4000, 2000, 4.0, 2, 0, stages=stages))
+    lines = [line.split() for line in console.export_text().splitlines() if "/" in line][-3:]
+    assert [(line[0], *[word for word in line if "/" in word]) for line in lines] == [
+        ("train", "20/30"),
+        ("test", "0/10"),
+        ("kernel", "20/40", "entries/s"),
+    ]
+    assert lines[0][-2:] == ["1.5", "kB"]
+    assert "2 retries" in " ".join(lines[2])

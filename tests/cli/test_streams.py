@@ -25,7 +25,14 @@ cluster.kind = "serial"
 
 FULL = Path("/dev/full")
 
-LOOKS = [["status", PLACE], ["inspect", PLACE], ["inspect", PLACE, "--json"], ["plan", "w.toml"], ["network", "w.toml"]]
+LOOKS = [
+    ["status", PLACE],
+    ["inspect", PLACE],
+    ["inspect", PLACE, "--all"],
+    ["inspect", PLACE, "--json"],
+    ["plan", "w.toml"],
+    ["network", "w.toml"],
+]
 
 
 def command(*arguments: object) -> list[str]:

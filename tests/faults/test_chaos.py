@@ -30,7 +30,7 @@ from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.report import make_report
 
-KILLS = int(os.environ.get("CNTK_KILLS", "25"))
+KILLS = int(os.environ.get("CNTK_KILLS", "8"))
 
 MANY = {
     "data": {"source": "digits", "train": 1500, "test": 30},

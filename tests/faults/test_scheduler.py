@@ -24,7 +24,7 @@ from support.processes import PATIENCE_SECONDS, receipts, wait_until
 
 from cntk_pipeline.cli.main import COMPLETE, INCOMPLETE
 
-KILLS = int(os.environ.get("CNTK_KILLS", "25"))
+KILLS = int(os.environ.get("CNTK_KILLS", "8"))
 
 END_SECONDS = 60.0
 """How long a driver may take to end whose scheduler is gone."""

@@ -46,7 +46,7 @@ def test_an_added_result_is_seen_in_plan_run_status_inspect_and_verify(copy: Cop
     assert "was damaged on disk: moved to quarantine" in copy.cntk("verify", "run", code=3)
     assert "confusion matrix" in copy.cntk("resume", "run")
     assert "0 are bad" in copy.cntk("verify", "run")
-    assert "confusion matrix" in copy.cntk("inspect", "run")
+    assert "confusion matrix" in copy.cntk("inspect", "--all", "run")
 
 
 def test_a_key_near_an_added_result_is_refused_with_it(copy: Copy) -> None:

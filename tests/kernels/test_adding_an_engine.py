@@ -81,7 +81,7 @@ def test_a_run_has_the_values_of_the_engine_up_to_rounding(finished: Path) -> No
 def test_a_run_is_looked_at_by_every_command(extended: Copy, finished: Path) -> None:
     status = json.loads(extended.cntk("status", "run", "--json"))
     assert (status["complete"], status["engine"]["name"], status["numerics_version"]) == (True, "twin", 1)
-    assert "engine    twin, numerics version 1\n" in extended.cntk("inspect", "run")
+    assert "engine    twin, numerics version 1\n" in extended.cntk("inspect", "--all", "run")
     assert "0 are bad" in extended.cntk("verify", "run")
     assert "nothing is left to do" in extended.cntk("resume", "run")
     specification = RunDirectory(finished).specification.to_json()

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that tests/real needs, about a minute from bare: SLURM, Ceph's S3 gateway, network
-# namespaces, sshd, openssl, a browser, file systems in user space, a clock that can be set for a process, a compiler for C,
-# and promtool. Starts no service. Run as root: tests/real/install.sh
+# namespaces, sshd, openssl, a browser, file systems in user space, a clock that can be set for a process, a compiler for C, and
+# promtool. Starts no service. Run as root: tests/real/install.sh
 set -euo pipefail
 export DEBIAN_FRONTEND=noninteractive
 

@@ -57,7 +57,7 @@ JUNK = [None, True, -1, 10**30, 1.5, "x", "../../x", "²", [], [1], ["x"], {}, {
 TRIES = int(os.environ.get("CNTK_FUZZ", "1"))
 """How often whole directories are garbled, `make chaos` does so twenty times as often."""
 
-COMMANDS = (["status"], ["inspect"], ["verify"], ["resume"])
+COMMANDS = (["status"], ["inspect", "--all"], ["verify"], ["resume"])
 
 
 @pytest.fixture(autouse=True)

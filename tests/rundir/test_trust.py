@@ -528,10 +528,10 @@ def test_what_records_say_does_not_act_on_a_terminal(run_small: Run, cntk: Calla
     made = json.loads(Path(run.path / "run.json").read_text())
     made["provenance"]["host"] = ESCAPES + "[blink]"
     Path(run.path / "run.json").write_text(json.dumps(made))
-    for command in (["status"], ["inspect"], ["cancel"], ["verify"], ["status", "--json"]):
+    for command in (["status"], ["inspect"], ["inspect", "--all"], ["cancel"], ["verify"], ["status", "--json"]):
         said = cntk(command[0], run.path, *command[1:])[1]
         assert not set(said) & set(ESCAPES[:1] + "\x07\x9b\u202e"), command
-    assert r"\x1b]0;pwned\x07\x9b31m\u202e[blink]" in cntk("inspect", run.path)[1]
+    assert r"\x1b]0;pwned\x07\x9b31m\u202e[blink]" in cntk("inspect", run.path, "--all")[1]
 
 
 # Drivers that were submitted.

@@ -118,7 +118,7 @@ class Scraper(Recorder):
         super().progress(progress)
         if self.stages[-1] == self.stage and progress.done == progress.total:
             address = next(line for line in self.lines if "dashboard" in line).partition("dashboard ")[2]
-            self.scraped["driver"] = read_metrics(f"{address.removesuffix('/status')}/metrics")
+            self.scraped["driver"] = read_metrics(f"{address.removesuffix('/cntk')}/metrics")
             workers = distributed.default_client().scheduler_info(n_workers=-1)["workers"]
             for worker in workers.values():
                 port = worker["services"]["dashboard"]

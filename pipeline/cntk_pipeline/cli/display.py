@@ -4,19 +4,21 @@ import importlib.util
 import logging
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from cntk_pipeline.cli.bars import Bar, draw_bars
 from cntk_pipeline.cli.console import err, escape, out
-from cntk_pipeline.cli.units import bytes_text, count_text, seconds_text
 from cntk_pipeline.inference import RESULTS, Shown, show_choices
 from cntk_pipeline.solvers import score_columns, score_texts
+from cntk_pipeline.telemetry.pace import Pace
+from cntk_pipeline.units import bytes_text, count_text, seconds_text
 
 if TYPE_CHECKING:  # a display of a state needs neither the driver nor a plan
-    from rich.progress import Progress
+    from rich.console import RenderableType
+    from rich.live import Live
 
-    from cntk_pipeline.datasets import Contents
     from cntk_pipeline.driver.driver import Progress as DriverProgress
     from cntk_pipeline.workflow.plan import Plan
     from cntk_pipeline.workflow.report import RunReport, SolveReport
@@ -25,14 +27,18 @@ PLAIN_SECONDS, PLAIN_SHARE, QUIET_SECONDS = 30.0, 0.05, 600.0
 """Distance of progress lines where the output is no terminal: at least half a minute and a twentieth of the stage, but
 ten minutes at most. So a stage has some twenty lines, and a long one is never silent for long."""
 
+DRAW_SECONDS = 0.25
+"""Distance of two forecasts on a terminal."""
+
 
 class RunView:
-    """A view that shows a run by a live line on a terminal, by plain lines elsewhere."""
+    """A view that shows a run by bars on a terminal, by plain lines elsewhere."""
 
     def __init__(self) -> None:
         self._phase = ""
-        self._live: Progress | None = None
-        self._bar: Any = None
+        self._live: Live | None = None
+        self._progress: DriverProgress | None = None
+        self._entries, self._left, self._began = Pace(), "", 0.0
         self._shown, self._shown_done = 0.0, -1
         self._warnings = _Warnings(logging.WARNING)
 
@@ -49,33 +55,26 @@ class RunView:
 
     def begin(self, phase: str) -> None:
         self._end()
-        self._phase, self._shown, self._shown_done = phase, time.monotonic(), -1
+        now = time.monotonic()
+        self._phase, self._began, self._shown, self._shown_done = phase, now, now, -1
+        self._progress, self._entries, self._left = None, Pace(), ""
         if out.is_terminal or _has_widgets():
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+            from rich.live import Live
 
-            self._live = Progress(
-                TextColumn("[bold]{task.description:7}"),
-                BarColumn(30),
-                MofNCompleteColumn(),
-                TextColumn("tiles  {task.fields[rate]}"),
-                TimeElapsedColumn(),
-                TextColumn("{task.fields[left]}"),
-                console=out,
-            )
-            self._bar = self._live.add_task(phase, total=None, rate="", left="")
+            self._live = Live(get_renderable=self._draw, console=out, vertical_overflow="crop")
             self._live.start()
 
     def progress(self, progress: "DriverProgress") -> None:
-        rate, left = _rate(progress), _time_left(progress)
-        if self._live is not None:
-            self._live.update(self._bar, completed=progress.done, total=progress.total, rate=rate, left=left)
+        now = time.monotonic()
+        self._entries.observe(now, progress.entries_done)
+        if self._live is None and not self._is_due(progress):
             return
-        if self._is_due(progress):
-            self._shown, self._shown_done = time.monotonic(), progress.done
-            troubles = [f"{progress.retries} retries"] if progress.retries else []
-            troubles += [f"{progress.quarantined} quarantined"] if progress.quarantined else []
-            parts = [f"{self._phase}: {progress.done}/{progress.total} tiles", rate, left, *troubles]
-            out.print(", ".join(part for part in parts if part))
+        if self._live is None or now - self._shown >= DRAW_SECONDS or progress.done == progress.total:
+            self._shown, self._shown_done, self._left = now, progress.done, self._time_left(progress)
+        self._progress = progress
+        if self._live is None:
+            parts = [f"{self._phase}: {progress.done}/{progress.total} tiles", _rate(progress), self._left]
+            out.print(", ".join(part for part in (*parts, *_troubles(progress)) if part))
 
     def _is_due(self, progress: "DriverProgress") -> bool:
         """Tell whether a plain line is due: at a stage's beginning, at its end, and now and then between them."""
@@ -83,6 +82,25 @@ class RunView:
             return True
         passed, more = time.monotonic() - self._shown, progress.done - self._shown_done
         return passed >= QUIET_SECONDS or (passed >= PLAIN_SECONDS and more >= PLAIN_SHARE * progress.total)
+
+    def _draw(self) -> "RenderableType":
+        """Draw the bars of the phase, in a thread of rich's; the screen of `cntk status --watch` draws them alike."""
+        progress, passed = self._progress, seconds_text(time.monotonic() - self._began)
+        if progress is None:
+            return f"{self._phase}: looking at what is done, {passed} so far"
+        passed = f"{passed} so far" if progress.done < progress.total else f"took {passed}"
+        stages = progress.stages if len(progress.stages) > 1 else ()
+        bars = [Bar(each.stage, each.done, each.total, written_bytes=each.written_bytes) for each in stages]
+        left = ", ".join((*_troubles(progress), self._left or passed))
+        whole = Bar(self._phase, progress.done, progress.total, _rate(progress), left, is_sum=bool(bars))
+        return draw_bars([*bars, whole], out.width)
+
+    def _time_left(self, progress: "DriverProgress") -> str:
+        # The time of iterations cannot be forecast; their residual says more.
+        if progress.note or progress.done == progress.total:
+            return progress.note
+        left = self._entries.seconds_left(progress.entries_total - progress.entries_done)
+        return "" if left is None else f"{left} left"
 
     def _end(self) -> None:
         if self._live is not None:
@@ -111,14 +129,9 @@ def _rate(progress: "DriverProgress") -> str:
     return f"{count_text(progress.entries_now / progress.elapsed_seconds)} entries/s"
 
 
-def _time_left(progress: "DriverProgress") -> str:
-    # The time of iterations cannot be forecast; their residual says more.
-    if progress.note:
-        return progress.note
-    if not progress.entries_now or progress.done == progress.total:
-        return ""
-    left = progress.entries_total - progress.entries_done
-    return f"{seconds_text(left * progress.elapsed_seconds / progress.entries_now)} left"
+def _troubles(progress: "DriverProgress") -> list[str]:
+    counts = ((progress.retries, "retries"), (progress.quarantined, "quarantined"))
+    return [f"{count} {word}" for count, word in counts if count]
 
 
 def show_plan(plan: "Plan") -> None:
@@ -164,40 +177,6 @@ def show_contents(lines: Sequence[str], warnings: Sequence[str]) -> None:
         out.print(escape(line))
 
 
-def show_inspection(report: "RunReport", contents: "Contents | None") -> None:
-    """Show everything about a run directory, and how to open its arrays."""
-    show_specification(report)
-    if contents is not None:
-        show_contents(contents.lines[1:], contents.warnings)
-        out.print()
-    show_stages(report)
-    show_results(report)
-    show_inferred(report)
-    show_state(report)
-    out.print("\n[bold]open with[/]  [dim]import cntk_pipeline, zarr, xarray[/]")
-    for line in report.openers:
-        out.print("  " + escape(line))
-
-
-def show_specification(report: "RunReport") -> None:
-    """Show the specification of a run directory."""
-    data = report.data
-    out.print(f"[bold]{escape(report.path)}[/]  fingerprint {report.fingerprint[:16]}")
-    shape = " x ".join(map(str, data.shape))
-    count = len(data.classes)
-    targets = f"{count} target{'' if count == 1 else 's'} of a regression"
-    what = targets if data.task == "regression" else f"{count} classes"
-    out.print(f"data      {data.train} training and {data.test} test images, {shape}, {what}")
-    out.print(escape(f"kernels   {report.dtype}, tiles of {report.tile}: {', '.join(report.readouts)}"))
-    out.print(escape(f"engine    {report.engine}, numerics version {report.numerics_version}"))
-    made = report.provenance
-    versions = ", ".join(f"{name} {version}" for name, version in made.versions.items())
-    out.print(escape(f"made      {made.created} on {made.host}: {versions}"))
-    if report.grown_from is not None:
-        out.print(f"grown     from {escape(report.grown_from)}")
-    out.print()
-
-
 def show_stages(report: "RunReport") -> None:
     """Show the progress of each stage, and its cost."""
     out.print(stages_table(report))
@@ -232,10 +211,16 @@ def stages_table(report: "RunReport") -> Table:
 
 def show_results(report: "RunReport") -> None:
     """Show the scores of every read-out and ridge."""
-    columns = score_columns(report.solves)
+    out.print()
+    out.print(results_table(report.solves))
+
+
+def results_table(solves: "Sequence[SolveReport]") -> Table:
+    """Make the table of the scores of some read-outs and ridges."""
+    columns = score_columns(solves)
     errors = ("squared error",) if "R2" in columns else ()
     table = Table("read-out", "ridge", *columns, *errors, "residual", box=None, pad_edge=False)
-    for solve in report.solves:
+    for solve in solves:
         ridge, readout = f"{solve.ridge:g} {solve.ridge_mode}", escape(solve.readout)
         if solve.relative_residual is None:
             table.add_row(readout, ridge, "not yet")
@@ -244,12 +229,15 @@ def show_results(report: "RunReport") -> None:
             table.add_row(readout, ridge, *score_texts(solve, columns), *error, f"{solve.relative_residual:.1e}")
     for column in table.columns[1:]:
         column.justify = "right"
-    out.print()
-    out.print(table)
+    return table
 
 
-def show_inferred(report: "RunReport") -> None:
-    """Show the further results, as far as they are done: a table for each kind."""
+SCREEN_ROWS = 12
+"""Rows of a table that a run shows at its end; a longer one is named."""
+
+
+def show_inferred(report: "RunReport", most_rows: int | None = None) -> None:
+    """Show the further results, as far as they are done: a table for each kind, or its name where it is longer."""
     tables = [show_choices([(path.readout, path.record) for path in report.ridge_paths if path.record])]
     inferred = [(solve, item) for solve in report.solves for item in solve.inferred if item.record]
     for key, result in RESULTS.items():
@@ -257,7 +245,9 @@ def show_inferred(report: "RunReport") -> None:
         found += [(item.network, item.record) for item in report.trained if item.record and item.product == key]
         tables.append(result.show(found))
     for table in tables:
-        if table.rows:
+        if most_rows is not None and len(table.rows) > most_rows:
+            out.print(f"\n[bold]{escape(table.title)}[/]: {len(table.rows)} rows, which `cntk inspect --all` shows")
+        elif table.rows:
             out.print()
             out.print(_table(table))
 
@@ -267,7 +257,7 @@ def _system(solve: "SolveReport") -> str:
 
 
 def _table(shown: Shown) -> Table:
-    table = Table("system", *shown.columns, box=None, pad_edge=False, title=shown.title)
+    table = Table(shown.first, *shown.columns, box=None, pad_edge=False, title=shown.title)
     table.title_justify, table.title_style = "left", "bold"
     for column in table.columns[1:]:
         column.justify = "right"
@@ -278,27 +268,33 @@ def _table(shown: Shown) -> Table:
 
 def show_state(report: "RunReport", awaited: bool = False) -> None:
     """Show whether a driver is at work, or how to go on unless one is ``awaited``."""
-    if report.quarantined:
-        out.print(f"\n{report.quarantined} chunks in quarantine")
+    lines = state_lines(report, awaited)
+    if lines:
+        out.print("\n" + escape("\n".join(lines)))
+
+
+def state_lines(report: "RunReport", awaited: bool = False) -> list[str]:
+    """Describe what is damaged or gone, predictions of new images, and the state of the driver."""
+    lines = [f"{report.quarantined} chunks in quarantine"] if report.quarantined else []
     if report.lost_inputs:
         first, *others = report.lost_inputs
         more = f" and {len(others):,} more chunks of the data set are" if others else " of the data set is"
-        out.print(f"\n{escape(first)}{more} gone")
-    for line in [] if report.driver else _unwritten(report):
-        out.print(escape(line))
+        lines.append(f"{first}{more} gone")
+    lines += [] if report.driver else unwritten(report)
     for each in report.predictions:
         counted = f"{each.done}/{each.total} tiles"
-        out.print(escape(f"\npredictions for {each.images:,} images of {each.origin} by {each.readout}: {counted}"))
+        lines.append(f"predictions for {each.images:,} images of {each.origin} by {each.readout}: {counted}")
     if report.driver:
         where = "" if report.executor is None else f", {report.executor}"
-        out.print(f"\na driver is at work: {escape(report.driver + where)}")
+        lines.append(f"a driver is at work: {report.driver + where}")
     elif report.complete:
-        out.print("\ncomplete: every tile and every result is there")
+        lines.append("complete: every tile and every result is there")
     elif not awaited:
-        out.print(f"\nincomplete: cntk resume {escape(report.path)}")
+        lines.append(f"incomplete: cntk resume {report.path}")
+    return lines
 
 
-def _unwritten(report: "RunReport") -> list[str]:
+def unwritten(report: "RunReport") -> list[str]:
     """Name the records that are gone though every tile that they sum up is there."""
     if any(stage.done < stage.total for stage in report.stages):
         return []

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cntk_pipeline.cli.console import err, escape, out
-from cntk_pipeline.cli.display import RunView, show_contents, show_inferred, show_results
+from cntk_pipeline.cli.display import SCREEN_ROWS, RunView, show_contents, show_inferred, show_results
 from cntk_pipeline.cli.stopping import stop_on_signals
 from cntk_pipeline.clusters.table import cluster_of
 from cntk_pipeline.config import ClusterConfig, RunConfig, load_cluster, load_config
@@ -63,12 +63,14 @@ def run_shown(path: str | StorePath, action: Callable[[RunView, threading.Event]
     if contents is not None and contents.warnings:
         out.print()
         show_contents((), contents.warnings)
-    show_inferred(report)
+    show_inferred(report, SCREEN_ROWS)
     out.print(f"\nthe run lies in [bold]{escape(report.path)}[/] ({time.monotonic() - began:.1f} s)")
     out.print(f"look at it with: cntk inspect {escape(report.path)}")
+    out.print(f"see its figures with: cntk report {escape(report.path)}")
 
 
 def say_how_to_follow(run: RunDirectory) -> None:
     """Say how to follow a run whose driver works elsewhere."""
     out.print(f"watch it with: cntk status --watch {escape(str(run.path))}")
-    out.print("`cntk status` says where it computes, with the address of a dashboard where there is one")
+    where = f"cntk status {escape(str(run.path))}"
+    out.print(f"the address of its dashboard, as soon as it has its workers: {where}")

@@ -30,6 +30,7 @@ with importing():
         WorkflowFile,
         read_place,
     )
+    from cntk_pipeline.cli.pages import can_draw, compare, report, write_report
     from cntk_pipeline.cli.results import export, predict
     from cntk_pipeline.cli.streams import guard_streams, lost_output
     from cntk_pipeline.errors import ConfigError, Interrupted, NotTrusted, PipelineError, RunNotFound, WorkersLost
@@ -73,7 +74,10 @@ def demo(store: Store = None, overrides: Overrides = None) -> None:
         from cntk_pipeline.workflow import run as runs
 
     config = read_workflow(shipped_workflow("digits.toml"), overrides, store)
-    run_shown(runs.run_path(config), lambda view, stop: runs.start(config, view, stop))
+    path = runs.run_path(config)
+    run_shown(path, lambda view, stop: runs.start(config, view, stop))
+    if can_draw():
+        write_report(str(path))
 
 
 @app.command()
@@ -265,7 +269,7 @@ def status(
     The exit code is 3 where something is left to do.
     """
     with importing():
-        from cntk_pipeline.cli.display import show_inferred, show_results, show_stages, show_state
+        from cntk_pipeline.cli.display import SCREEN_ROWS, show_inferred, show_results, show_stages, show_state
         from cntk_pipeline.cli.watch import show_whereabouts, watch
         from cntk_pipeline.rundir.directory import RunDirectory
         from cntk_pipeline.workflow.report import make_report
@@ -276,7 +280,7 @@ def status(
         report = watch(run)
         if report.complete:
             show_results(report)
-            show_inferred(report)
+            show_inferred(report, SCREEN_ROWS)
         raise typer.Exit(COMPLETE if report.complete else INCOMPLETE)
     report = make_report(run)
     where = whereabouts(run)
@@ -290,10 +294,19 @@ def status(
 
 
 @app.command()
-def inspect(directory: RunPath, as_json: AsJson = False) -> None:
-    """Show the results of a run, and how to open its arrays."""
+def inspect(
+    directory: RunPath,
+    as_json: AsJson = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Show everything: data, versions, stages, further results, arrays.")
+    ] = False,
+) -> None:
+    """Show the results of a run on one screen.
+
+    With --all, show everything about it, and how to open its arrays.
+    """
     with importing():
-        from cntk_pipeline.cli.display import show_inspection
+        from cntk_pipeline.cli.inspection import show_inspection, show_summary
         from cntk_pipeline.rundir.directory import RunDirectory
         from cntk_pipeline.workflow.report import make_report, read_contents
 
@@ -301,8 +314,10 @@ def inspect(directory: RunPath, as_json: AsJson = False) -> None:
     report, contents = make_report(run), read_contents(run)
     if as_json:
         _print_json(report.to_json() | {"contents": None if contents is None else contents.to_json()})
-    else:
+    elif everything:
         show_inspection(report, contents)
+    else:
+        show_summary(report, contents)
 
 
 @app.command("list")
@@ -350,6 +365,8 @@ def verify(directory: RunPath) -> None:
 
 app.command()(predict)
 app.command()(export)
+app.command()(report)
+app.command()(compare)
 
 
 def main() -> None:

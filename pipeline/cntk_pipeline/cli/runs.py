@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from cntk_pipeline.cli.console import escape, out
-from cntk_pipeline.cli.units import bytes_text
 from cntk_pipeline.solvers.scores import share_text
+from cntk_pipeline.units import bytes_text
 from cntk_pipeline.workflow.listing import ListedRun
 
 

@@ -1,21 +1,24 @@
 """A watch on a run, from the run directory alone, and from any machine that sees it."""
 
 import time
-from collections import deque
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console
 from rich.live import Live
-from rich.text import Text
 
-from cntk_pipeline.cli.console import escape, out, printable
-from cntk_pipeline.cli.display import stages_table
+from cntk_pipeline.cli.bars import Bar
+from cntk_pipeline.cli.console import escape, out
+from cntk_pipeline.cli.display import unwritten
+from cntk_pipeline.cli.screen import Moment, draw_screen
 from cntk_pipeline.cli.streams import nobody_reads
-from cntk_pipeline.cli.units import seconds_text
 from cntk_pipeline.rundir.directory import RunDirectory
-from cntk_pipeline.workflow.report import RunReport, make_report
+from cntk_pipeline.telemetry.activity import Activity
+from cntk_pipeline.telemetry.log_tail import LogTail
+from cntk_pipeline.telemetry.pace import Pace, Range, rate_text
+from cntk_pipeline.workflow.report import RunReport, StageReport, make_report
 from cntk_pipeline.workflow.whereabouts import Whereabouts, whereabouts
 
 LOOK_SECONDS, LOOK_SHARE = 1.0, 0.1
@@ -27,9 +30,6 @@ ASK_SECONDS = 5.0
 IDLE_SECONDS = 30.0
 """Time without a sign of a driver after which a run counts as ended; gaps between jobs that follow are shorter."""
 
-RATE_SECONDS = 120.0
-"""Time over which the rate is measured."""
-
 
 @dataclass(frozen=True)
 class Look:
@@ -40,50 +40,70 @@ class Look:
     report : of the run directory.
     where : the whereabouts of the driver.
     at_work : whether the driver has shown a sign of life since the last look.
-    tiles_per_second : of the stage at work, None until two looks differ.
+    paces : of the stages and phases, by their names.
+    activity : what the logs tell so far.
     """
 
     report: RunReport
     where: Whereabouts
     at_work: bool
-    tiles_per_second: float | None
+    paces: dict[str, Pace]
+    activity: Activity
 
     @property
-    def seconds_left(self) -> float | None:
-        """Time until the stage is done, at the measured rate."""
-        at_work = self.report.at_work
-        if at_work is None or not self.tiles_per_second:
+    def tiles_per_second(self) -> float | None:
+        """The rate of the phase at work; None until it is known."""
+        return None if self.report.at_work is None else self.paces[self.report.at_work[0]].rate
+
+    @property
+    def seconds_left(self) -> Range | None:
+        """The time until the phase at work is done; None until it is known."""
+        if self.report.at_work is None:
             return None
-        _, done, total = at_work
-        return (total - done) / self.tiles_per_second
+        phase, done, total = self.report.at_work
+        return self.paces[phase].seconds_left(total - done)
 
 
 class Watcher:
-    """A watch on a run; its rate comes from the changes between looks, so only this machine's clock is read."""
+    """A watch on a run; its rates come from the changes between looks, so only this machine's clock is read.
 
-    def __init__(self, run: RunDirectory) -> None:
-        self._run = run
-        self._counts: deque[tuple[float, str, int]] = deque()
+    Parameters
+    ----------
+    run : looked at.
+    clock : in seconds; it never goes back.
+    """
+
+    def __init__(self, run: RunDirectory, clock: Callable[[], float] = time.monotonic) -> None:
+        self._run, self._clock = run, clock
+        self._paces: dict[str, Pace] = defaultdict(Pace)
+        self._tail, self._activity = LogTail(run.path / "log"), Activity()
         self._lease: list[tuple[str, Any]] | None = None
         self._where: Whereabouts | None = None
         self._asked = 0.0
-        self._last_sign = time.monotonic()
+        self._last_sign = clock()
 
     def look(self) -> Look:
         """Look once."""
         report = make_report(self._run)
         at_work = self._has_moved()
-        now = time.monotonic()
+        self._activity.take(self._tail.lines())
+        now = self._clock()
         if self._where is None or now - self._asked > ASK_SECONDS:
             self._where, self._asked = whereabouts(self._run), now
         if at_work or self._where.awaited:
             self._last_sign = now
-        return Look(report, self._where, at_work, self._rate(report, now))
+        for stage in report.stages:
+            if stage.done:  # a stage that waits has no pace
+                self._paces[stage.stage].observe(now, stage.done)
+        if report.at_work is not None:
+            phase, done, _ = report.at_work
+            self._paces[phase].observe(now, done)
+        return Look(report, self._where, at_work, self._paces, self._activity)
 
     @property
     def idle_seconds(self) -> float:
         """Time without any sign of a driver, present or awaited."""
-        return time.monotonic() - self._last_sign
+        return self._clock() - self._last_sign
 
     def _has_moved(self) -> bool:
         """Tell whether the lease was renewed since the last look."""
@@ -91,29 +111,18 @@ class Watcher:
         before, self._lease = self._lease, lease
         return before is not None and lease != before
 
-    def _rate(self, report: RunReport, now: float) -> float | None:
-        if report.at_work is None:
-            return None
-        stage, done, _ = report.at_work
-        counts = self._counts
-        counts.append((now, stage, done))
-        while counts[0][1] != stage or (now - counts[0][0] > RATE_SECONDS and len(counts) > 2):
-            counts.popleft()
-        then, _, before = counts[0]
-        return (done - before) / (now - then) if done > before else None
-
 
 def watch(run: RunDirectory) -> RunReport:
     """Show a run until it is complete, or no driver has given a sign of life for a while; return the last report.
 
     The watch also ends when its output has no reader any more.
 
-    On a terminal it shows a table that redraws itself, elsewhere a line for each change.
+    On a terminal it shows a screen that redraws itself, elsewhere a line for each change.
     """
     watcher = Watcher(run)
     if out.is_terminal:
         with Live(console=out, auto_refresh=False) as live:
-            return _follow(watcher, lambda look: live.update(_table(look), refresh=True))
+            return _follow(watcher, lambda look: live.update(_screen(look, out), refresh=True))
     shown = ""
 
     def say(look: Look) -> None:
@@ -144,11 +153,89 @@ def show_whereabouts(report: RunReport, where: Whereabouts) -> None:
         out.print(escape(line))
 
 
-def _table(look: Look) -> RenderableType:
-    pace = _pace(look)
-    place = [f"computing on {look.report.executor}"] if look.report.executor else []
-    lines = [*([pace] if pace else []), *place, *_about(look.report, look.where, timed=True)]
-    return Group(stages_table(look.report), *(Text(printable(line)) for line in lines))
+def _screen(look: Look, console: Console) -> Any:
+    # The cursor stands below the last line.
+    return draw_screen(moment_of(look), console.width, console.height - 1)
+
+
+def moment_of(look: Look) -> Moment:
+    """Write the state of a run in words, for the screen."""
+    report = look.report
+    state = "complete" if report.complete else "at work" if report.driver else "not complete, no driver is at work"
+    title = f"{time.strftime('%H:%M:%S')}  {state}  {report.path}"
+    return Moment(title, tuple(_bars(look)), tuple(_facts(look)), tuple(look.activity.latest))
+
+
+def _bars(look: Look) -> list[Bar]:
+    report = look.report
+    bars = [_bar(stage, look) for stage in report.stages]
+    if report.at_work is None:
+        return bars
+    phase, done, total = report.at_work
+    left = look.seconds_left if report.driver else None
+    rate = rate_text(look.tiles_per_second) if report.driver else ""
+    below = max(number for number, stage in enumerate(report.stages) if stage.phase == phase) + 1
+    return [*bars[:below], Bar(phase, done, total, rate, _left(left), is_sum=True), *bars[below:]]
+
+
+def _bar(stage: StageReport, look: Look) -> Bar:
+    at_work = look.report.at_work
+    rate = left = ""
+    if look.report.driver and at_work is not None and stage.phase == at_work[0] and 0 < stage.done < stage.total:
+        pace = look.paces[stage.stage]
+        rate, left = rate_text(pace.rate), _left(pace.seconds_left(stage.total - stage.done))
+    return Bar(stage.stage, stage.done, stage.total, rate, left, stage.bytes)
+
+
+def _left(left: Range | None) -> str:
+    return "" if left is None else f"{left} left"
+
+
+def _facts(look: Look) -> list[tuple[str, str]]:
+    report, facts = look.report, []
+    in_flight = look.activity.in_flight if report.driver else {}
+    if in_flight:
+        facts.append(("workers", _workers_text(in_flight)))
+    if troubles := _troubles(look):
+        facts.append(("troubles", troubles))
+    gone = [] if report.driver else [*report.lost_inputs, *unwritten(report)]
+    if gone:
+        facts.append(("lacking", gone[0] + (f" (and {len(gone) - 1} more)" if len(gone) > 1 else "")))
+    where, _, dashboard = (report.executor or "").partition(", dashboard ")
+    if report.driver:
+        facts.append(("driver", report.driver))
+    if where:
+        facts.append(("cluster", where))
+    if dashboard:
+        facts.append(("dashboard", dashboard))
+    facts += [("", line) for line in _about(report, look.where, timed=True)]
+    if not report.complete and not report.driver and not look.where.awaited:
+        facts.append(("go on with", f"cntk resume {report.path}"))
+    return facts
+
+
+def _workers_text(in_flight: dict[str, int]) -> str:
+    """Describe workers, by the names of their processes, and their tiles in flight."""
+    hosts = Counter(name.rpartition("-")[0] for name in in_flight)
+    least, most = min(in_flight.values()), max(in_flight.values())
+    each = f"{least}" if least == most else f"{least} to {most}"
+    tiles = "tile" if most == 1 else "tiles"
+    place = f"on {next(iter(hosts))}" if len(hosts) == 1 else f"on {len(hosts)} hosts"
+    word = "worker" if len(in_flight) == 1 else "workers"
+    return f"{len(in_flight)} {word} {place}, {each} {tiles} in flight{'' if len(in_flight) == 1 else ' each'}"
+
+
+def _troubles(look: Look) -> str:
+    count = look.activity.count
+    counts = (
+        (count("retry"), "retry", "retries"),
+        (count("backup"), "backup", "backups"),
+        (count("worker_lost"), "worker lost", "workers lost"),
+        (count("gave_up"), "tile given up", "tiles given up"),
+        (count("quarantined"), "tile set aside", "tiles set aside"),
+        (look.report.quarantined, "chunk in quarantine", "chunks in quarantine"),
+    )
+    return ", ".join(f"{number} {one if number == 1 else many}" for number, one, many in counts if number)
 
 
 def _line(look: Look) -> str:
@@ -157,10 +244,10 @@ def _line(look: Look) -> str:
 
 
 def _pace(look: Look) -> str:
-    at_work = look.report.at_work
-    if at_work is None or look.tiles_per_second is None or look.seconds_left is None:
+    at_work, left = look.report.at_work, look.seconds_left
+    if at_work is None or look.tiles_per_second is None or left is None:
         return ""
-    return f"{look.tiles_per_second:.3g} tiles/s, {seconds_text(look.seconds_left)} left in {at_work[0]}"
+    return f"{rate_text(look.tiles_per_second)}, {left} left in {at_work[0]}"
 
 
 def _about(report: RunReport, where: Whereabouts, *, timed: bool = False) -> list[str]:

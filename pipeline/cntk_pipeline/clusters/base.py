@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cntk_pipeline.errors import Interrupted
+from cntk_pipeline.telemetry.progress import RunProgress
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,12 @@ class Executor(ABC):
     @abstractmethod
     def describe(self) -> str:
         """Describe the workers and their place in one line, for people."""
+
+    def show(self, progress: Callable[[], RunProgress | None]) -> None:  # noqa: B027 - not all places have a page
+        """Show the progress of the run to people who look at the cluster, where it has a page for that.
+
+        ``progress`` is asked now and then, in the thread that calls `wait`.
+        """
 
     def adapt(self) -> None:  # noqa: B027 - most executors have as many workers as they have
         """Let the number of workers follow the calls from here on, where the cluster can."""

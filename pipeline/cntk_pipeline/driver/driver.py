@@ -13,6 +13,7 @@ import random
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,6 +36,7 @@ from cntk_pipeline.rundir.owners import Job
 from cntk_pipeline.storage.durable import disk_full, is_disk_full
 from cntk_pipeline.tasks import Receipt, Task
 from cntk_pipeline.telemetry.events import Event, describe_error, emit
+from cntk_pipeline.telemetry.progress import StageProgress
 
 WINDOW_PER_SLOT = 3
 """Tiles in flight per slot: one is written, one computes, the next is already on its worker."""
@@ -64,6 +66,7 @@ class Progress:
     retries, quarantined : tiles tried again, and tiles given up because they kill their workers.
     receipt : of the tile that just finished.
     note : additional text for people. Where there is one, more tasks may follow than ``total`` counts.
+    stages : the same tasks by the kind of their stage, in the order of their jobs.
     """
 
     done: int
@@ -76,6 +79,7 @@ class Progress:
     quarantined: int
     receipt: Receipt | None = None
     note: str = ""
+    stages: tuple[StageProgress, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -208,6 +212,9 @@ class _Batch:
         self.entries_now = 0
         self.entries_before = sum(self.jobs[task].entries for task in self.outcome.done)
         self.entries_total = sum(job.entries for job in self.jobs.values())
+        done_of = Counter(task.stage.kind for task in self.outcome.done)
+        totals = Counter(task.stage.kind for task in self.jobs)
+        self.stages = {kind: StageProgress(kind, done_of[kind], total) for kind, total in totals.items()}
         self.began = self.looked = driver._clock()
         self.abort: PipelineError | None = None
 
@@ -303,6 +310,7 @@ class _Batch:
         job = self.jobs[receipt.task]
         task = job.task  # the receipt's own copy would be kept for every tile
         self.outcome.done.add(task)
+        self.stages[task.stage.kind] = self.stages[task.stage.kind].plus(1, 0, receipt.written_bytes)
         self.entries_now += job.entries
         for waiter in self.waited_by.get(task, []):
             self.waiting_for[waiter].discard(task)
@@ -354,5 +362,6 @@ class _Batch:
                 retries=self.retries,
                 quarantined=self.quarantined,
                 receipt=receipt,
+                stages=tuple(self.stages.values()),
             )
         )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cntk_pipeline.clusters import Executor
+from cntk_pipeline.driver.board import Board
 from cntk_pipeline.driver.driver import Driver, Outcome, Progress
 from cntk_pipeline.driver.rounds import Course, Tally, run_rounds
 from cntk_pipeline.driver.timing import PhaseClock
@@ -40,6 +41,7 @@ class Phases:
     executor : where they run.
     view : shows the progress.
     clock : measures phases.
+    board : collects the progress for the cluster's own pages.
     stop : set it to let tiles in flight finish, then `Interrupted` is raised.
     verify : read every finished chunk and compare its checksums, not only its size.
     lease : of the driver at work.
@@ -50,6 +52,7 @@ class Phases:
     executor: Executor
     view: View
     clock: PhaseClock
+    board: Board
     stop: threading.Event
     verify: bool
     lease: Lease
@@ -75,10 +78,12 @@ class Phases:
 
     def _begin(self, phase: str) -> None:
         self.clock.begin(phase)
+        self.board.begin(phase)
         self.view.begin(phase)
 
     def _progress(self, progress: Progress) -> None:
         self.clock.progress(progress)
+        self.board.progress(progress)
         self.view.progress(progress)
 
     def _driver(self, on_progress: Callable[[Progress], None]) -> Driver:

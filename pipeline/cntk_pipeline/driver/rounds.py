@@ -12,6 +12,7 @@ from cntk_pipeline.driver.driver import Outcome, Progress
 from cntk_pipeline.errors import NotConverged
 from cntk_pipeline.rundir.owners import Job
 from cntk_pipeline.tasks import Task
+from cntk_pipeline.telemetry.progress import merged
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Tally:
             retries=before.retries + progress.retries,
             quarantined=before.quarantined + progress.quarantined,
             note=self._note,
+            stages=merged(tuple(replace(each, total=each.done) for each in before.stages), progress.stages),
         )
         self._show(replace(self._now, total=self._now.total + self._later))
 

@@ -91,13 +91,15 @@ class Shown:
     Attributes
     ----------
     title : above the table.
-    columns : names of all columns but the first, which names the system.
+    columns : names of all columns but the first.
     rows : texts.
+    first : the name of the first column, which says what a row is of.
     """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    first: str = "system"
 
 
 Found = Sequence[tuple[str, Any]]

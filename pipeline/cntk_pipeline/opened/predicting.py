@@ -11,17 +11,18 @@ from cntk_pipeline.clusters.memory import TileNeed, kernel_task_bytes
 from cntk_pipeline.clusters.table import cluster_of, current_job
 from cntk_pipeline.clusters.trust import Trusted, read_trusted
 from cntk_pipeline.datasets.unlabelled import Unlabelled
+from cntk_pipeline.driver.board import Board
 from cntk_pipeline.driver.observed import recording
 from cntk_pipeline.driver.phases import Phases, View
 from cntk_pipeline.driver.timing import PhaseClock
 from cntk_pipeline.errors import StoreError
 from cntk_pipeline.gram import tiles as gram
+from cntk_pipeline.opened.deviations import deviation_factors, deviations_of
 from cntk_pipeline.opened.new_images import NewImages
 from cntk_pipeline.opened.predicted import predicted_of
 from cntk_pipeline.opened.prediction import cost_line, first_cost, require_engine, stored_coefficients
 from cntk_pipeline.opened.systems import Readout, find_readout, find_system
-from cntk_pipeline.opened.tiles import Stored, read_whole, require_whole
-from cntk_pipeline.regression.posterior import signal_variance
+from cntk_pipeline.opened.tiles import Stored, require_whole
 from cntk_pipeline.rundir import lease
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Job
@@ -30,7 +31,6 @@ from cntk_pipeline.rundir.provenance import library_versions
 from cntk_pipeline.rundir.specification import DataSpecification
 from cntk_pipeline.rundir.submissions import clear_earlier, obeying_requests
 from cntk_pipeline.solvers import System, forget_tiles
-from cntk_pipeline.solvers.systems import read_targets
 from cntk_pipeline.storage.durable import store_explained
 from cntk_pipeline.storage.tiled_array import Array
 from cntk_pipeline.workflow import predictions as tasks
@@ -178,7 +178,8 @@ def _compute(
             _require_room(there, executor.memory())
             tasks.kernel_group(there).create()
             clock = PhaseClock(there, lambda: executor.slots)
-            phases = Phases(there, executor, view, clock, stop, False, held, None)
+            board = Board.shown_by(executor, str(there.path))
+            phases = Phases(there, executor, view, clock, board, stop, False, held, None)
             try:
                 for phase, jobs in _phases(there, system, question):
                     phases.run_jobs(phase, jobs).require()
@@ -232,16 +233,5 @@ def _read(
             f"{there.path}: predictions vanished while they were read: the same command computes them again"
         )
     data = there.specification.data
-    if not variances:
-        return Predictions(tuple(images.given.names), data, scores, None)
-    factors = _factors(run, system)
-    if data.task != "regression":  # the columns are parts of one answer
-        factors = factors.mean()
-    std = np.sqrt(np.multiply.outer(np.maximum(variances[0], 0.0), factors))
+    std = deviations_of(variances[0], deviation_factors(run, system)) if variances else None
     return Predictions(tuple(images.given.names), data, scores, std)
-
-
-def _factors(run: RunDirectory, system: System) -> Array:
-    """Return the factor of the kernel for each column of the targets; see `signal_variance`."""
-    coefficients = read_whole(run, stored_coefficients(run, system), f"the solution of {system.label}")
-    return signal_variance(read_targets(run, (0, run.train_cut.count)), coefficients)

@@ -16,10 +16,10 @@ from cntk_pipeline.opened.description import describe
 from cntk_pipeline.opened.predicted import predicted_of
 from cntk_pipeline.opened.prediction import Say, on_stderr, predict_means
 from cntk_pipeline.opened.results import Inferred, read_result
-from cntk_pipeline.opened.systems import Readout, find_readout, find_system, readout_names
+from cntk_pipeline.opened.systems import Readout, find_best, find_readout, find_system, readout_names
 from cntk_pipeline.opened.tables import Table
 from cntk_pipeline.opened.tiles import Stored, read_whole, require_whole
-from cntk_pipeline.regression.probabilities import fit_probabilities
+from cntk_pipeline.regression.probabilities import Probabilities, fit_probabilities
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.solvers import System, system_group
 from cntk_pipeline.storage import StorePath
@@ -146,6 +146,17 @@ class OpenRun:
         """Find the system of a read-out with a ridge; arguments and errors as in `predictions`."""
         return find_system(self.directory, find_readout(self.directory, readout), ridge)
 
+    @property
+    def best(self) -> System:
+        """The solved system with the highest score by leave-one-out, or by the test images without leave-one-out.
+
+        Raises
+        ------
+        NotComputed
+            If no system is solved yet.
+        """
+        return find_best(self.directory)
+
     def predictions(self, readout: Readout = None, ridge: float | None = None) -> Array:
         """Read the predictive means of the test images.
 
@@ -166,6 +177,11 @@ class OpenRun:
             If they are not computed yet, with how far they are.
         """
         return self._solved(self.system(readout, ridge), "mean", "predictions")
+
+    def probabilities(self, readout: Readout = None, ridge: float | None = None) -> Array:
+        """Evaluate the probabilities of the classes of the test images, as `predict_proba` does for new images."""
+        system = self.system(readout, ridge)
+        return self._calibrated(system).of(self.predictions(system.readout, system.ridge))
 
     def coefficients(self, readout: Readout = None, ridge: float | None = None) -> Array:
         """Read the coefficients alpha of ``(K + ridge I) alpha = Y``; arguments and errors as in `predictions`.
@@ -276,11 +292,13 @@ class OpenRun:
             If the workflow of the run did not ask for ``inference.leave_one_out``, there is one class only, or the run
             is no classification with one class an image.
         """
+        return self._calibrated(self.system(readout, ridge)).of(self.decision_function(images, readout, ridge, say=say))
+
+    def _calibrated(self, system: System) -> Probabilities:
         if self.directory.specification.data.task != "classification":
             raise ConfigError(f"{self.path} has no probabilities: they are of a classification with one class an image")
-        left_out = self.result("leave_one_out", readout, ridge)["prediction"]
-        probabilities = fit_probabilities(np.asarray(left_out), self.labels.train)
-        return probabilities.of(self.decision_function(images, readout, ridge, say=say))
+        left_out = self.result("leave_one_out", system.readout, system.ridge)["prediction"]
+        return fit_probabilities(np.asarray(left_out), self.labels.train)
 
     # Everything at once.
 

@@ -7,6 +7,8 @@ from cntk_pipeline.errors import ConfigError, NotComputed
 from cntk_pipeline.layers import spelling
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.solvers import System, open_system
+from cntk_pipeline.solvers.scores import main_score
+from cntk_pipeline.workflow.report import SolveReport, make_report
 from cntk_pipeline.workflow.wanted import find_wanted
 
 Readout = str | Sequence[object] | None
@@ -85,6 +87,34 @@ def find_system(run: RunDirectory, readout: str, ridge: float | None) -> System:
         f"{run.path} has no ridge {ridge:g} of {readout}: it has {_ridges(known) or 'none yet'}. Add it to solve.ridges"
         " and run the workflow again; the kernel is kept"
     )
+
+
+def find_best(run: RunDirectory) -> System:
+    """Find the solved system with the highest score; of equals, the first.
+
+    The score is that of leave-one-out where all systems have it, otherwise that of the test images: an accuracy, or R2.
+    Without either, it is the first solved system.
+
+    Raises
+    ------
+    NotComputed
+        If no system is solved yet.
+    """
+    solved = [each for each in make_report(run).solves if each.relative_residual is not None]
+    if not solved:
+        raise NotComputed(
+            f"{run.path}: no system is solved yet; `cntk status {run.path}` says how far it is, "
+            f"`cntk resume {run.path}` goes on"
+        )
+    left_out = [_left_out_score(each) for each in solved]
+    scores = [main_score(each) for each in solved] if None in left_out else left_out
+    ranked = [-math.inf if score is None else score for score in scores]
+    return open_system(run, solved[ranked.index(max(ranked))].name)
+
+
+def _left_out_score(solve: SolveReport) -> float | None:
+    records = [item.record for item in solve.inferred if item.product == "leave_one_out" and item.record is not None]
+    return main_score(records[0]) if records else None
 
 
 def _opened(run: RunDirectory, system: System) -> System:

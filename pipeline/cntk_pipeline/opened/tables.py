@@ -110,9 +110,9 @@ def as_html(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def shown_text(shown: Shown) -> str:
     """Write the table of a result of inference as text."""
-    return f"{shown.title}\n{as_text(('system', *shown.columns), shown.rows)}"
+    return f"{shown.title}\n{as_text((shown.first, *shown.columns), shown.rows)}"
 
 
 def shown_html(shown: Shown) -> str:
     """Write the table of a result of inference in HTML."""
-    return f"<div>{html.escape(shown.title)}</div>{as_html(('system', *shown.columns), shown.rows)}"
+    return f"<div>{html.escape(shown.title)}</div>{as_html((shown.first, *shown.columns), shown.rows)}"

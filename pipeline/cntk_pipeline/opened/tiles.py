@@ -1,5 +1,6 @@
 """The arrays of a run as Dask arrays: a chunk is a tile, read and checked when it is needed."""
 
+import math
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from cntk_pipeline.errors import CorruptTile, NotComputed
 from cntk_pipeline.rundir import lease
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.storage import open_path
-from cntk_pipeline.storage.tiled_array import GROUP_RECORD, Array, ArraySpec, Group, TiledArray
+from cntk_pipeline.storage.tiled_array import CRC_BYTES, GROUP_RECORD, Array, ArraySpec, Group, TiledArray
 from cntk_pipeline.tiling import Cut
 
 ROW = "_row"
@@ -48,6 +49,16 @@ class Stored:
     def cuts(self) -> tuple[Cut, ...]:
         """How each axis is cut into tiles."""
         return tuple(Cut(*sizes) for sizes in zip(self.spec.shape, self.spec.tile, strict=True))
+
+    @property
+    def chunk_bytes(self) -> int:
+        """The bytes of one tile on disk."""
+        return math.prod(self.spec.tile) * np.dtype(self.spec.dtype).itemsize + CRC_BYTES
+
+    @property
+    def read_bytes(self) -> int:
+        """The bytes that are read for all values: tiles above the diagonal are read again, from below."""
+        return math.prod(cut.pieces for cut in self.cuts) * self.chunk_bytes
 
     def indices(self) -> Iterator[tuple[int, ...]]:
         """List the tiles that a whole array has on disk."""

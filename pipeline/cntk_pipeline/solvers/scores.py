@@ -112,6 +112,11 @@ class Scored(Protocol):
     def r2(self) -> float | None: ...
 
 
+def main_score(scored: Scored) -> float | None:
+    """Return the one score by which predictions are ranked: the accuracy, or R2 of a regression; None without one."""
+    return scored.accuracy if scored.r2 is None else scored.r2
+
+
 class ScoreLists(Protocol):
     """A record with lists of scores."""
 

@@ -9,7 +9,8 @@ from cntk_pipeline.storage.records import Record
 FIRST_BYTES = 2**16
 """Bytes of a log that are read: a driver says where it computes in its first lines."""
 
-_LINE: Record[dict[str, Any]] = Record(dict[str, Any], "delete it: no result depends on a log")
+LINE: Record[dict[str, Any]] = Record(dict[str, Any], "delete it: no result depends on a log")
+"""A line of a log."""
 
 
 def find_executor(folder: StorePath, driver: str) -> str | None:
@@ -26,7 +27,7 @@ def find_executor(folder: StorePath, driver: str) -> str | None:
     later = [path for path in folder.children() if path.name.endswith(f"-{name}")]
     try:
         content = (later[-1] if later else folder / name).read_from(0, FIRST_BYTES)
-        lines = [_LINE.parse(line, name) for line in content.split(b"\n")[:-1]]
+        lines = [LINE.parse(line, name) for line in content.split(b"\n")[:-1]]
     except (FileNotFoundError, StoreError):
         return None
     started = [line.get("executor") for line in lines if line.get("event") == "driver_started"]

@@ -15,6 +15,7 @@ from cntk_pipeline.clusters.table import cluster_of, current_job, require_extras
 from cntk_pipeline.clusters.trust import Trusted, of_user, read_trusted, warnings, write_trusted
 from cntk_pipeline.config import DEFAULT_ENGINE, ClusterConfig, RunConfig
 from cntk_pipeline.config.loopback import is_loopback
+from cntk_pipeline.driver.board import Board
 from cntk_pipeline.driver.driver import Outcome
 from cntk_pipeline.driver.observed import recording
 from cntk_pipeline.driver.phases import Phases, View
@@ -451,7 +452,8 @@ def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> N
         require_fitting_tasks(run, config, executor.memory())
         gram.kernel_group(run).create()
         clock = PhaseClock(run, lambda: executor.slots)
-        phases = Phases(run, executor, view, clock, stop, verify, begun.lease, begun.trusted.source)
+        board = Board.shown_by(executor, str(run.path))
+        phases = Phases(run, executor, view, clock, board, stop, verify, begun.lease, begun.trusted.source)
         try:
             for _ in range(REPAIRS):
                 kernel_jobs = gram.kernel_jobs(run)
@@ -467,7 +469,7 @@ def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> N
                 if not damaged:
                     break
                 view.say(f"damaged tile: {damaged[0]}; checking all tiles and computing bad ones again")
-                phases = replace(phases, verify=True)
+                phases = replace(phases, verify=True, board=Board.shown_by(executor, str(run.path)))
             for outcome in outcomes:
                 outcome.require()
         finally:

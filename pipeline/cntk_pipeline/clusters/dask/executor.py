@@ -8,18 +8,20 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import dask.utils
 import distributed
 
 from cntk_pipeline.clusters.base import Completion, Executor, WorkerMemory, require_no_stop
 from cntk_pipeline.clusters.dask.clock import keep_steady
+from cntk_pipeline.clusters.dask.on_scheduler import WorkerState, worker_states
 from cntk_pipeline.clusters.dask.on_worker import Preparation, send_result
+from cntk_pipeline.clusters.dask.progress_page import add_page, page_beside
 from cntk_pipeline.clusters.dask.scaling import Scaling
 from cntk_pipeline.errors import PipelineError, WorkersLost
 from cntk_pipeline.telemetry.events import Event, emit
+from cntk_pipeline.telemetry.progress import RunProgress
 
 _GONE = "the Dask scheduler went away, or a worker that it asked; finished tiles are kept, `cntk resume` goes on"
 
@@ -52,6 +54,7 @@ class ExecutorTraits:
     patience_seconds : time that it may be without workers; infinite where they come and go by themselves.
     warnings : see `Executor`.
     scaling : changes the number of workers, where the package can.
+    dashboard : the address of Dask's dashboard as this machine reaches it; "" where only the scheduler knows.
     scheduler_end : returns how the scheduler ended, as soon as that is known; Dask's client goes on to look for it for
         more than a minute. Empty while it runs, and where only Dask would know.
     """
@@ -60,21 +63,8 @@ class ExecutorTraits:
     patience_seconds: float = math.inf
     warnings: tuple[str, ...] = ()
     scaling: Scaling | None = None
+    dashboard: str = ""
     scheduler_end: Callable[[], str] = str
-
-
-@dataclass(frozen=True)
-class WorkerState:
-    """The scheduler's record of a worker: its name, threads, memory limit in bytes (0 for none), calls.
-
-    ``unheard`` holds the keys of its calls if it has given no sign of life for `UNHEARD_SECONDS`.
-    """
-
-    name: str
-    threads: int
-    memory_bytes: int
-    calls: int
-    unheard: tuple[tuple[Any, ...], ...]
 
 
 class DaskExecutor(Executor):
@@ -88,9 +78,10 @@ class DaskExecutor(Executor):
     client : of the cluster.
     traits : of the cluster.
     preparation : name of the preparation of its workers, and of the topic under which they send results.
+    page : the address of the page of progress on the scheduler; "" where there is none.
     """
 
-    def __init__(self, client: distributed.Client, traits: ExecutorTraits, preparation: str) -> None:
+    def __init__(self, client: distributed.Client, traits: ExecutorTraits, preparation: str, page: str = "") -> None:
         self.warnings = traits.warnings
         self._client = client
         self._traits = traits
@@ -98,7 +89,8 @@ class DaskExecutor(Executor):
         self._futures: dict[tuple[Any, ...], distributed.Future] = {}
         self._ended: queue.SimpleQueue[tuple[tuple[Any, ...], Completion | None]] = queue.SimpleQueue()
         self._unheard: frozenset[tuple[Any, ...]] = frozenset()
-        self._topic = preparation
+        self._topic, self._page = preparation, page
+        self._progress: Callable[[], RunProgress | None] = lambda: None
         with answered():
             client.subscribe_topic(self._topic, self._receive)
             self.slots = max(1, sum(client.nthreads().values()))
@@ -157,7 +149,11 @@ class DaskExecutor(Executor):
         return min(limited, key=lambda memory: memory.bytes / memory.slots, default=None)
 
     def describe(self) -> str:
-        return self._traits.label
+        return f"{self._traits.label}, dashboard {self._page}" if self._page else self._traits.label
+
+    def show(self, progress: Callable[[], RunProgress | None]) -> None:
+        if self._page:
+            self._progress = progress  # sent with each count of the workers, so that it costs no message of its own
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
@@ -193,8 +189,10 @@ class DaskExecutor(Executor):
         return states
 
     def _states(self, within: float | None = None) -> list[WorkerState]:
+        progress = self._progress()
+        shown = None if progress is None else (self._client.id, progress)
         ask = self._client._run_on_scheduler
-        found = self._client.sync(ask, _worker_states, unheard_seconds=UNHEARD_SECONDS, callback_timeout=within)
+        found = self._client.sync(ask, worker_states, UNHEARD_SECONDS, shown, callback_timeout=within)
         return [WorkerState(*state) for state in found]
 
     def _complete(self, key: tuple[Any, ...], received: Completion | None) -> Completion | None:
@@ -243,36 +241,6 @@ def count_workers(client: distributed.Client) -> int:
         return len(client.nthreads())
 
 
-def _worker_states(dask_scheduler: Any, unheard_seconds: float) -> list[tuple[str, int, int, int, tuple[Any, ...]]]:
-    """List the fields of each worker's `WorkerState`; runs in the scheduler, and makes it forget ended calls."""
-    _forget_ended(dask_scheduler)
-    latest = distributed.metrics.time() - unheard_seconds
-    return [
-        (
-            str(w.name),
-            int(w.nthreads),
-            int(w.memory_limit or 0),
-            len(w.processing),
-            tuple(task.key for task in w.processing) if w.last_seen < latest else (),
-        )
-        for w in dask_scheduler.workers.values()
-    ]
-
-
-def _forget_ended(dask_scheduler: Any) -> None:
-    """Keep the memory of Dask's scheduler from growing with each call.
-
-    It keeps the split names of the last 100,000 tasks, half a kilobyte each, and a note of every call of
-    `Client.submit`, a quarter of a kilobyte each.
-    """
-    dask.utils.key_split.cache_clear()
-    spans = dask_scheduler.extensions.get("spans")  # a scheduler of somebody else may lack it
-    for span in spans.spans.values() if spans else ():
-        if span.metadata is not None:
-            submitted = span.metadata["collections"]
-            submitted[:] = [one for one in submitted if one != {"type": "Future"}]
-
-
 def _tell_of_workers(event: tuple[float, Any]) -> None:
     """Emit events for workers that join and leave, from the scheduler's own events."""
     _, said = event
@@ -299,4 +267,10 @@ def prepared(client: distributed.Client, prepare: Callable[[], None], traits: Ex
     with answered():
         client.sync(client._run_on_scheduler, keep_steady)
         client.register_plugin(preparation)
-    return DaskExecutor(client, traits, preparation.name)
+        try:
+            page = add_page(client)
+        except (AttributeError, ImportError, ValueError) as error:
+            left_out = f"the scheduler shows no page of progress: {type(error).__name__}: {error}"
+            return DaskExecutor(client, replace(traits, warnings=(*traits.warnings, left_out)), preparation.name)
+    page = page_beside(traits.dashboard) if traits.dashboard else page
+    return DaskExecutor(client, traits, preparation.name, page)

@@ -104,10 +104,11 @@ def open_local(
             with client_within(cluster) as client:
                 count = f"{minimum}" if minimum == maximum else f"{minimum} to {maximum}"
                 traits = ExecutorTraits(
-                    f"{count} local workers, dashboard {cluster.dashboard_link}",
+                    f"{count} local workers",
                     PATIENCE_SECONDS,
                     dashboard_warnings(config.dashboard, cluster.dashboard_link),
                     Scaling(LocalWorkers(cluster), minimum, maximum, config.threads_per_worker),
+                    cluster.dashboard_link,
                 )
                 yield prepared(client, prepare_here, traits)
         finally:

@@ -104,10 +104,11 @@ def _open_jobs(config: ClusterConfig, prepare: Callable[[], None], stop: threadi
             with distributed.Client(cluster) as client:
                 cluster.scale(jobs=least)
                 _wait_for_jobs(cluster, client, least, stop)
-                label = f"up to {most} workers in jobs of SLURM, dashboard {cluster.dashboard_link}"
+                label = f"up to {most} workers in jobs of SLURM"
                 scaling = Scaling(_Jobs(cluster), least, most, config.threads_per_worker)
                 # Lost workers are requested again, and may wait in the queue for any time.
-                yield prepared(client, prepare, ExecutorTraits(label, warnings=warnings, scaling=scaling))
+                traits = ExecutorTraits(label, warnings=warnings, scaling=scaling, dashboard=cluster.dashboard_link)
+                yield prepared(client, prepare, traits)
         finally:
             # Dask raises the assertion for jobs that SLURM refused.
             with contextlib.suppress(TimeoutError, AssertionError):
@@ -155,13 +156,14 @@ def _open_allocation(
             ):
                 _wait_for_workers(client, count, lambda: steps.all_given_up, stop)
                 where = f"job {os.environ['SLURM_JOB_ID']} on {len(shares)} nodes"
-                label = f"{count} workers of SLURM {where}, dashboard {cluster.dashboard_link}"
+                traits = ExecutorTraits(
+                    f"{count} workers of SLURM {where}",
+                    FIRST_WORKER_SECONDS,
+                    dashboard_warnings(config.dashboard),
+                    dashboard=cluster.dashboard_link,
+                )
                 try:
-                    yield prepared(
-                        client,
-                        prepare,
-                        ExecutorTraits(label, FIRST_WORKER_SECONDS, dashboard_warnings(config.dashboard)),
-                    )
+                    yield prepared(client, prepare, traits)
                 finally:
                     steps.expect_the_end()
                     # Workers leave first: otherwise each of them logs a lost connection at length.

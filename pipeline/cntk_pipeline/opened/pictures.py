@@ -1,0 +1,60 @@
+"""The images of a run as people know them: the standardisation undone, bytes for the screen."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.preprocessing import find_preprocessing
+from cntk_pipeline.storage.tiled_array import Array
+
+
+def read_samples(run: RunDirectory, part: Literal["train", "test"], indices: Sequence[int]) -> Array:
+    """Read some images or vectors as the run's source had them, where the run knows how they were standardised.
+
+    Parameters
+    ----------
+    run : the run.
+    part : of the data set.
+    indices : of the images in the part.
+
+    Returns
+    -------
+    (k, H, W, C) or (k, features) float64 array. Pixels of uint8 images are in 0..1.
+
+    Raises
+    ------
+    StoreError
+        If the images are not stored yet, or damaged.
+    """
+    stored = run.inputs("train_images" if part == "train" else "test_images")
+    samples = np.stack([stored[index : index + 1][0] for index in indices]).astype(np.float64)
+    steps = find_preprocessing(run)
+    if steps is None or steps.standardization is None:
+        return samples
+    constants = steps.standardization
+    if samples.ndim == 2 and len(constants.mean) != samples.shape[1]:
+        return samples * constants.std[0] + constants.mean[0]
+    return samples * np.array(constants.std) + np.array(constants.mean)
+
+
+def as_picture(sample: Array) -> Array:
+    """Make an image a picture for the screen.
+
+    Parameters
+    ----------
+    sample : (H, W, C) float64 array
+        Of any range: values within 0..1 are taken as they are, others are brought there.
+
+    Returns
+    -------
+    (H, W, 3) uint8 array. Of 1, 2, or more than 3 channels it is the mean, in grey.
+    """
+    low, high = float(sample.min()), float(sample.max())
+    tolerance = 1e-3  # of rounding to float32 and back
+    if low < -tolerance or high > 1 + tolerance:
+        sample = (sample - low) / (high - low) if high > low else np.zeros_like(sample)
+    if sample.shape[-1] != 3:
+        sample = np.repeat(sample.mean(axis=-1, keepdims=True), 3, axis=-1)
+    return np.round(255 * np.clip(sample, 0, 1)).astype(np.uint8)

@@ -1,0 +1,141 @@
+"""The report of a run: one page with what came out, whether it can be trusted, and where the time went."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from cntk_pipeline import __version__
+from cntk_pipeline.errors import ConfigError
+from cntk_pipeline.inference import Shown
+from cntk_pipeline.opened import OpenRun
+from cntk_pipeline.opened.description import describe
+from cntk_pipeline.pages.page import Page
+from cntk_pipeline.pages.sections import Section, gather
+from cntk_pipeline.pages.templates import render
+from cntk_pipeline.plots.base import counted, plain
+from cntk_pipeline.plots.scores import score_name, score_text
+from cntk_pipeline.solvers.scores import main_score
+from cntk_pipeline.units import bytes_text, seconds_text
+from cntk_pipeline.workflow.report import RunReport, make_report
+
+
+def make_report_page(run: OpenRun) -> Page:
+    """Make the report of a run, complete or not; nothing is written.
+
+    Raises
+    ------
+    ConfigError
+        If matplotlib or tomli-w is not installed.
+    """
+    report = make_report(run.directory)
+    sections, lacking = gather(run)
+    path, images, state = describe(run.directory)
+    name = run.directory.workflow().name
+    sentence = _sentence(run, report, images)
+    html = render(
+        "report.html",
+        title=name,
+        path=path,
+        state=state,
+        complete=report.complete,
+        sentence=sentence,
+        sections=[*sections, _work(report)],
+        lacking=lacking,
+        facts=_facts(run, report),
+        workflow=_toml(run),
+        version=__version__,
+    )
+    numbers = {
+        "path": path,
+        "name": name,
+        "sentence": sentence,
+        "state": state,
+        "status": report.to_json(),
+        "sections": {section.key: section.numbers for section in sections},
+        "lacking": {each.key: each.reason for each in lacking},
+    }
+    return Page(html, plain(numbers))
+
+
+def _sentence(run: OpenRun, report: RunReport, images: str) -> str:
+    """Say in a sentence or two what was computed, and what came out."""
+    kinds = {readout.kind for readout in run.directory.specification.readouts}
+    noun = kinds.pop().upper() if len(kinds) == 1 else "kernel"
+    said = f"{counted(len(report.readouts), noun)} of {images}, in {report.dtype}."
+    scored = [(score, solve) for solve in report.solves if (score := main_score(solve)) is not None]
+    if not scored:
+        return said
+    score, best = max(scored, key=lambda pair: pair[0])
+    name = score_name(run)
+    return (
+        f"{said} The best on the test images is {best.readout} with ridge {best.ridge:g}: {name} "
+        f"{score_text(name, score)}."
+    )
+
+
+def _work(report: RunReport) -> Section:
+    """Lay out the stages: how far they are, and what they cost."""
+    rows = tuple(
+        (
+            stage.stage,
+            f"{stage.done:,} of {stage.total:,}",
+            *map(seconds_text, (stage.seconds, stage.read_seconds, stage.compute_seconds, stage.write_seconds)),
+            bytes_text(stage.bytes),
+        )
+        for stage in report.stages
+    )
+    columns = ("tiles", "core time", "reading", "computing", "writing", "written")
+    tables = [Shown("stages", columns, rows, first="stage")]
+    if report.timings:
+        done = Counter[str]()
+        for stage in report.stages:
+            done[stage.phase] += stage.done
+        busy = tuple(
+            (
+                each.stage,
+                seconds_text(each.wall_seconds),
+                seconds_text(each.core_seconds),
+                "none" if each.efficiency is None else f"{100 * each.efficiency:.0f}%",
+                f"{done[each.stage] / each.wall_seconds:.3g}" if each.wall_seconds else "none",
+            )
+            for each in report.timings
+        )
+        names = ("by the clock", "in tiles", "busy", "tiles a second")
+        tables.append(Shown("how busy the workers were", names, busy, first="phase"))
+    return Section("stages", "Stages", None, tuple(tables), {})
+
+
+def _facts(run: OpenRun, report: RunReport) -> Sequence[tuple[str, str]]:
+    """List where the run comes from, for someone who wants to make it again."""
+    made, data = report.provenance, report.data
+    facts = [
+        ("run", report.path),
+        ("fingerprint", report.fingerprint),
+        ("data", f"digest {data.digest[:16]}; {data.train:,} training and {data.test:,} test samples of {data.shape}"),
+        (
+            "values",
+            f"{report.dtype}, tiles of {report.tile}, engine {report.engine}, numerics {report.numerics_version}",
+        ),
+        *((key.replace("_", " "), _fact(value)) for key, value in asdict(made).items()),
+        ("quarantined", counted(report.quarantined, "file")),
+    ]
+    if report.grown_from:
+        facts.append(("grown from", report.grown_from))
+    return facts
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {each}" for name, each in value.items())
+    return str(value)
+
+
+def _toml(run: OpenRun) -> str:
+    """Write the workflow of a run as a file to copy, without what is at its default."""
+    try:
+        import tomli_w
+    except ModuleNotFoundError:
+        raise ConfigError("a report needs tomli-w: pip install 'cntk-pipeline[report]'") from None
+    said = run.directory.workflow().model_dump(mode="json", exclude_defaults=True, exclude_none=True)
+    return tomli_w.dumps({key: value for key, value in said.items() if value != {}})

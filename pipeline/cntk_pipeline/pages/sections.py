@@ -1,0 +1,98 @@
+"""The parts of a page: a figure as an image, the tables of its numbers, and what a run lacks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from cntk_pipeline.errors import ConfigError, NotComputed, StoreError
+from cntk_pipeline.inference import Shown
+from cntk_pipeline.models import Json
+from cntk_pipeline.opened import OpenRun
+from cntk_pipeline.plots import DISPLAYS, Display
+from cntk_pipeline.plots.base import Chart
+from cntk_pipeline.plots.style import svg_of
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure of a page.
+
+    Attributes
+    ----------
+    source : the SVG as a data address, so that a browser saves it as a file.
+    alt : what it shows, for people who do not see it.
+    """
+
+    source: str
+    alt: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a page.
+
+    Attributes
+    ----------
+    key : names it in links.
+    title : its heading.
+    picture : None where it has tables only.
+    tables : of its numbers.
+    numbers : the same for ``report.json``.
+    """
+
+    key: str
+    title: str
+    picture: Picture | None
+    tables: tuple[Shown, ...]
+    numbers: Json
+
+    @classmethod
+    def of(cls, chart: Chart) -> "Section":
+        """Draw a chart."""
+        source = f"data:image/svg+xml,{quote(svg_of(chart.plot()), safe=_SAFE)}"
+        return cls(chart.key, chart.title, Picture(source, chart.alt), chart.tables(), chart.to_json())
+
+
+_SAFE = " !$&'()*+,-./:;=?@[]^_`{|}~"
+"""Characters that stay as they are in a data address between double quotes: a page is a third of its size in base64."""
+
+
+@dataclass(frozen=True)
+class Lacking:
+    """A part that a page has not.
+
+    Attributes
+    ----------
+    key : of the part.
+    title : of the part.
+    reason : why, and how to get it.
+    """
+
+    key: str
+    title: str
+    reason: str
+
+
+def gather(
+    run: OpenRun, displays: Sequence[type[Display]] = tuple(DISPLAYS.values())
+) -> tuple[Sequence[Section], Sequence[Lacking]]:
+    """Draw all figures that a run has; each other one is named with its reason.
+
+    A run at work changes between two figures; each shows what is there when it is drawn.
+    """
+    sections, lacking = [], []
+    for display in displays:
+        try:
+            sections.append(Section.of(display.from_run(run)))
+        except (ConfigError, NotComputed, StoreError) as error:
+            lacking.append(Lacking(display.key, display.title, short(run, str(error))))
+    return sections, lacking
+
+
+def short(run: OpenRun, message: str) -> str:
+    """Leave the path of a run out of a message about it: its page has it once, at the top."""
+    for lead in (f"{run.path}: ", f"{run.path} has ", f"{run.path} was "):
+        if message.startswith(lead):
+            word = lead.removeprefix(str(run.path)).strip(": ")
+            return f"the run {word} {message.removeprefix(lead)}" if word else message.removeprefix(lead)
+    return message

@@ -1,0 +1,1 @@
+"""One file a figure, named like its key: its numbers, its drawing, its tables."""
