@@ -72,6 +72,7 @@ html_title = f"cntk-pipeline {release}"
 html_static_path = ["_static"]
 templates_path = ["_templates"]
 html_css_files = ["site.css"]
+html_js_files = ["site.js"]
 html_additional_pages = {"index": "first_page.html"}
 html_copy_source = False
 html_show_search_summary = False  # it is fetched, which a browser refuses for pages that are opened as files
