@@ -4,6 +4,7 @@ document.addEventListener("DOMContentLoaded", () => {
     if (box.scrollWidth > box.clientWidth) box.tabIndex = 0; // so that keys can scroll it
   }
   for (const caption of document.querySelectorAll("p.caption[role=heading]")) caption.ariaLevel = "2";
+  for (const corner of document.querySelectorAll("th:empty, th:has(> p:only-child:empty)")) corner.outerHTML = "<td></td>";
   document.querySelector(".sidebar-drawer")?.setAttribute("aria-label", "All pages");
   document.querySelector(".toc-drawer")?.setAttribute("aria-label", "On this page");
   const up = document.querySelector("a.back-to-top");
