@@ -1,14 +1,19 @@
 # make demo   install, then classify the digits          make test   install the test extras, check everything
 #                                                        make check  its fast part, in a minute
-# make lower-bounds   the fast part with the lowest versions that are allowed
+# make docs   build/docs/index.html, the documentation     make lower-bounds   the fast part with the lowest versions
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo check test lower-bounds real real-kubernetes chaos lint clean
+.PHONY: demo docs check test lower-bounds real real-kubernetes chaos lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/cntk demo
+
+# The documentation as a site, whose examples run while it is built. It needs no network.
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m sphinx -W --keep-going -q -j auto -d build/doctrees -c docs . build/docs
+	@echo "built build/docs/index.html"
 
 # Two processes side by side: each test of a file in the same one.
 PROCESSES ?= 2
@@ -57,7 +62,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) $(LOWEST) runs
+	rm -rf $(VENV) $(LOWEST) build runs
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -70,7 +75,12 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[images,dashboard,metrics,report,xarray]'
 	@touch $@
 
+$(VENV)/.installed-docs: pyproject.toml | $(BIN)/python
+	@echo "installing the package and what its documentation needs (a minute or two)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs,images,xarray]'
+	@touch $@
+
 $(VENV)/.installed-test: pyproject.toml | $(BIN)/python
 	@echo "installing the package, what it needs, and what its tests need (a minute or two)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
-	@touch $@ $(VENV)/.installed
+	@touch $@ $(VENV)/.installed $(VENV)/.installed-docs

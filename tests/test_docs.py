@@ -8,11 +8,16 @@ import re
 import runpy
 import shutil
 import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import prometheus_client
 import pytest
+import typer
 
+from cntk_pipeline.cli.main import app
 from cntk_pipeline.clusters import CLUSTERS
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.datasets import DATASETS
@@ -73,6 +78,52 @@ def test_examples_print_what_their_comments_say(page: str) -> None:
     assert printed.getvalue().splitlines() == promised
 
 
+def test_the_calls_on_the_page_of_networks_run(capsys: pytest.CaptureFixture[str]) -> None:
+    code = "\n".join(re.findall(r"```python\n(.*?)```", (DOCS / "networks.md").read_text(), re.DOTALL))
+    rng = np.random.default_rng(0)
+    names = {f"x_{part}": rng.standard_normal((2, 8, 8, 3)) for part in ("train", "test")}
+    exec(compile(code, "networks.md", "exec"), names)
+    assert names["k"].shape == (4, 2, 2, 2)
+    assert "GlobalAvgPool()" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_page_of_data_structures_shows_a_run_that_anybody_can_make(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (DOCS / "data-structures.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    Path("small.toml").write_text(re.findall(r"```toml\n(.*?)```", text, re.DOTALL)[0])
+    command = re.findall(r"(?m)^\$ cntk (run small\.toml .*)$", text)[0]
+    subprocess.run([sys.executable, "-m", "cntk_pipeline", *command.split()], check=True, timeout=200)
+    names: dict[str, Any] = {}
+    exec(compile("\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)), "data-structures.md", "exec"), names)
+    assert np.array_equal(names["kernel"], names["run"].kernel("depth3-gap-ntk").compute())
+    assert names["predictions"].shape == (10, 10)
+
+
+def test_every_command_that_is_shown_exists() -> None:
+    commands = typer.main.get_command(app)
+    assert isinstance(commands, typer.core.TyperGroup)
+    pages = [
+        ROOT / "README.md",
+        *DOCS.rglob("*.md"),
+        *(ROOT / "deploy").rglob("*.md"),
+        *(ROOT / "workflows").rglob("*.md"),
+    ]
+    shown = [
+        line
+        for page in pages
+        for block in re.findall(r"(?ms)^```[^\n]*\n(.*?)^```", page.read_text())
+        for line in re.findall(r"(?m)^(?:\$ )?cntk (.+?)(?:\s+#.*|\s*[|>].*)?$", block)
+    ]
+    assert len(shown) > 25
+    for line in shown:
+        name, *words = line.split()
+        known = {option for each in commands.commands[name].params for option in each.opts}
+        assert {word.partition("=")[0] for word in words if word.startswith("-")} <= known, line
+
+
 def test_every_event_and_every_metric_has_its_line() -> None:
     rows = [line.split("|") for line in (DOCS / "observability.md").read_text().splitlines() if line.startswith("| `")]
     named = {name for row in rows for name in re.findall(r"`(\w+)", row[1])}
@@ -117,7 +168,7 @@ def test_links_between_documents_lead_somewhere() -> None:
         ROOT / "README.md",
         ROOT / "CONTRIBUTING.md",
         ROOT / "workflows" / "README.md",
-        *DOCS.glob("*.md"),
+        *DOCS.rglob("*.md"),
     ]:
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
             assert target.startswith("http") or (document.parent / target).exists(), f"{document.name}: {target}"

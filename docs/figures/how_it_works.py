@@ -1,17 +1,12 @@
 """Draws how_it_works.svg: from a pair of images to a stored and solved kernel, in four panels.
 
 Run it from anywhere: ``python docs/figures/how_it_works.py``. It writes the figure beside itself and needs the standard
-library only. Each panel has a light ground of its own, so that its text reads on a light and on a dark page.
+library only.
 """
 
-from html import escape
 from pathlib import Path
 
-WIDTH, HEIGHT = 800, 704
-GAP, PANEL_WIDTH, PANEL_HEIGHT = 8, 392, 344
-
-INK, SOFT, GROUND, EDGE = "#1c2128", "#4a5361", "#f7f8fa", "#8b95a3"
-PALE, BLUE, ORANGE, GREEN = "#dfe5ec", "#4a86c5", "#e08a2e", "#3f9a62"
+from drawing import BLUE, GREEN, GROUND, ORANGE, PALE, SOFT, Drawing
 
 TITLE = "From two images to a stored and solved kernel"
 DESCRIPTION = (
@@ -23,68 +18,6 @@ DESCRIPTION = (
     "writes the tile as one Zarr chunk for each read-out and returns a receipt to the journal; from the stored tiles "
     "the solve makes the factor L, tile by tile, and from it the predictions."
 )
-
-
-class Drawing:
-    """SVG elements, in the order in which they are drawn."""
-
-    def __init__(self) -> None:
-        self.elements: list[str] = []
-
-    def box(
-        self, x: float, y: float, width: float, height: float, fill: str, edge: str = EDGE, radius: int = 0
-    ) -> None:
-        """Draw a rectangle."""
-        self.elements.append(
-            f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="{radius}" fill="{fill}" '
-            f'stroke="{edge}"/>'
-        )
-
-    def cells(self, x: float, y: float, rows: int, columns: int, side: float, fill: str) -> None:
-        """Draw a grid of squares."""
-        for row in range(rows):
-            for column in range(columns):
-                self.box(x + column * side, y + row * side, side, side, fill)
-
-    def text(
-        self, x: float, y: float, words: str, size: int = 16, fill: str = INK, anchor: str = "start", bold: bool = False
-    ) -> None:
-        """Write a line."""
-        weight = ' font-weight="bold"' if bold else ""
-        self.elements.append(
-            f'<text x="{x:g}" y="{y:g}" font-size="{size}" fill="{fill}" text-anchor="{anchor}"{weight}>'
-            f"{escape(words)}</text>"
-        )
-
-    def arrow(self, x: float, y: float, to_x: float, to_y: float, color: str = INK) -> None:
-        """Draw a line with a head at its end, which points right, or down where x stays the same."""
-        head = f"M{to_x - 8:g} {to_y - 5:g}L{to_x:g} {to_y:g}L{to_x - 8:g} {to_y + 5:g}"
-        if x == to_x:
-            head = f"M{to_x - 5:g} {to_y - 8:g}L{to_x:g} {to_y:g}L{to_x + 5:g} {to_y - 8:g}"
-        self.elements.append(
-            f'<path d="M{x:g} {y:g}L{to_x:g} {to_y:g}{head}" fill="none" stroke="{color}" stroke-width="2"/>'
-        )
-
-    def panel(self, column: int, row: int, title: str) -> tuple[float, float]:
-        """Draw a panel with its title; return where what it shows begins."""
-        x, y = GAP / 2 + column * (PANEL_WIDTH + GAP), GAP / 2 + row * (PANEL_HEIGHT + GAP)
-        self.box(x, y, PANEL_WIDTH, PANEL_HEIGHT, GROUND, radius=8)
-        self.text(x + 16, y + 32, title, size=20, bold=True)
-        return x + 16, y + 48
-
-    def svg(self) -> str:
-        """Return the whole figure."""
-        return "\n".join(
-            [
-                f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" '
-                f'height="{HEIGHT}" font-family="DejaVu Sans, Verdana, Arial, sans-serif" role="img" '
-                'aria-labelledby="title description">',
-                f'<title id="title">{escape(TITLE)}</title>',
-                f'<desc id="description">{escape(DESCRIPTION)}</desc>',
-                *self.elements,
-                "</svg>\n",
-            ]
-        )
 
 
 def draw_pair(drawing: Drawing) -> None:
@@ -188,13 +121,13 @@ def draw_store(drawing: Drawing) -> None:
     drawing.text(x, y + 286, "The solve goes tile by tile, too.")
 
 
-def main() -> None:
-    """Write the figure."""
-    drawing = Drawing()
+def figure() -> str:
+    """Return the figure as SVG."""
+    drawing = Drawing(TITLE, DESCRIPTION, rows=2)
     for draw in (draw_pair, draw_planes, draw_tiles, draw_store):
         draw(drawing)
-    Path(__file__).with_suffix(".svg").write_text(drawing.svg(), encoding="utf-8")
+    return drawing.svg()
 
 
 if __name__ == "__main__":
-    main()
+    Path(__file__).with_suffix(".svg").write_text(figure(), encoding="utf-8")

@@ -58,7 +58,7 @@ class Summary:
         for position, row in enumerate(self.rows, -1):
             counts = (f"{row.offsets:,}" if row.offsets else "", f"{row.entries:,}" if row.entries else "")
             table.add_row(str(position) if position >= 0 else "", row.layer, str(row.shape), *counts)
-        console = Console(file=io.StringIO(), width=110, color_system=None, highlight=False)
+        console = Console(file=io.StringIO(), width=110, color_system=None, highlight=False, force_jupyter=False)
         console.print(table)
         console.print(
             f"{self.entries:,} plane entries a pair in {self.stages} stages, "

@@ -81,7 +81,7 @@ class OpenRun:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the classes, or of the targets of a regression: of the columns of `predictions`."""
+        """The names of the classes, or of the targets of a regression, one for each column of `predictions`."""
         return self.directory.specification.data.classes
 
     @property

@@ -81,9 +81,23 @@ def new_figure(width: float, height: float) -> "Figure":
     from matplotlib.figure import Figure
 
     if "IPython" in sys.modules:
-        import matplotlib.pyplot  # noqa: F401 - it tells a notebook how a figure is shown
-
+        _show_in_notebooks(sys.modules["IPython"].get_ipython(), Figure)
     return Figure(figsize=(width, height))
+
+
+def _show_in_notebooks(shell: Any, kind: "type[Figure]") -> None:
+    # pyplot would do so, but only behind the cell that imports it: the first figure would be shown as its name.
+    if shell is None:
+        return
+    formatters = shell.display_formatter.formatters
+    if kind not in formatters["image/png"] and kind not in formatters["image/svg+xml"]:
+        formatters["image/png"].for_type(kind, _to_png)
+
+
+def _to_png(figure: "Figure") -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=figure.dpi, facecolor=figure.get_facecolor())
+    return buffer.getvalue()
 
 
 _FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 'Liberation Sans', sans-serif"
