@@ -198,9 +198,10 @@ class RidgePath(Display):
         columns = [self.score, f"{self.score}, test images", "squared error"]
         columns += ["squared error, test images"] if errors else []
         ridge = "ridge" if self.ridge_mode == "absolute" else "relative ridge"
+        names = (ridge, "squared error", self.score, "choice")
         found = [
             Shown("leave-one-out beside the test images", tuple(columns), tuple(systems)),
-            Shown("leave-one-out over the ridge", (ridge, "squared error", self.score, "choice"), tuple(paths), "read-out"),
+            Shown("leave-one-out over the ridge", names, tuple(paths), "read-out"),
         ]
         return tuple(table for table in found if table.rows)
 
