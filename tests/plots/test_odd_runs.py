@@ -11,7 +11,9 @@ from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.opened import OpenRun
 from cntk_pipeline.plots import DISPLAYS
 
-MINE = ("learning_curve", "ridge_path", "training", "deviation", "kernel_matrix", "spectrum")
+pytestmark = pytest.mark.slow
+
+KEYS = ("learning_curve", "ridge_path", "training", "deviation", "kernel_matrix", "spectrum")
 
 EVERYTHING: dict[str, Any] = {
     "readouts": {"kinds": ["ntk", "nngp"]},
@@ -24,7 +26,7 @@ EVERYTHING: dict[str, Any] = {
 
 def require(run: OpenRun, refused: dict[str, str]) -> None:
     """Draw every figure, and hold those that are refused to their reasons."""
-    for key in MINE:
+    for key in KEYS:
         if key in refused:
             with pytest.raises(ConfigError, match=refused[key]):
                 DISPLAYS[key].from_run(run)
@@ -80,7 +82,6 @@ def test_several_classes_an_image(tmp_path: Path) -> None:
     assert np.mean([group["score"] for group in display.to_json()["groups"]]) == pytest.approx(right.mean())
 
 
-@pytest.mark.slow
 def test_a_thousand_classes(tmp_path: Path) -> None:
     labels = np.arange(1000)
     x = vectors(2000)
