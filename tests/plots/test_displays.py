@@ -77,6 +77,11 @@ def test_accuracies_are_those_of_the_run_over_depth(pictured_run: OpenRun) -> No
     assert [(point.readout, point.ridge) for point in one.points] == [("depth3-gap-ntk", 1.0)]
 
 
+def test_a_ridge_that_the_run_has_not_is_named(pictured_run: OpenRun) -> None:
+    with pytest.raises(ConfigError, match=r"has no ridge 3: its workflow has 0.01, 1"):
+        Accuracy.from_run(pictured_run, ridge=3)
+
+
 @pytest.mark.parametrize(("train", "source"), [(2000, 2000), (20000, 50000)])
 def test_the_papers_accuracies_belong_to_its_networks_on_its_images(train: int, source: int) -> None:
     networks = {

@@ -12,6 +12,7 @@ from cntk_pipeline.opened.systems import Readout, find_readout
 from cntk_pipeline.plots.base import Display, counted
 from cntk_pipeline.plots.drawing import legend_below, legend_inches
 from cntk_pipeline.plots.paper import PaperPoint, paper_points
+from cntk_pipeline.plots.records import wanted_solves
 from cntk_pipeline.plots.scores import score_heights, score_label, score_name, score_text
 from cntk_pipeline.plots.style import COLOURS, MARKERS, MUTED
 from cntk_pipeline.solvers.scores import main_score
@@ -69,6 +70,7 @@ class Accuracy(Display):
         """Read the scores of a run; see `Display.from_run`."""
         if not run.directory.specification.data.has_test_labels or not run.directory.specification.data.test:
             raise ConfigError(f"{run.path} has no labels of test images, so there is no accuracy")
+        wanted_solves(run, readout, ridge)  # refuses names and ridges that the run has not
         name = None if readout is None else find_readout(run.directory, readout)
         points = []
         for row in run.metrics:
