@@ -52,7 +52,7 @@ nb_execution_mode = "force"
 nb_execution_excludepatterns = ["examples/*"]  # a test runs these, and holds them to the outputs that they show
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
-nb_execution_timeout = 120
+nb_execution_timeout = 300  # seconds of a cell: a few, and many times that on a busy machine
 nb_merge_streams = True
 suppress_warnings = ["ref.python"]  # a name of several rooms in a docstring: the first one is linked
 
