@@ -67,6 +67,7 @@ napoleon_google_docstring = False
 napoleon_use_rtype = False
 napoleon_attr_annotations = False
 
+html_favicon = "_static/icon.svg"
 html_theme = "furo"
 html_title = f"cntk-pipeline {release}"
 html_static_path = ["_static"]

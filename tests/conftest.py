@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import settings
+from support.browser import browser
 from support.problems import TEST, TRAIN, Recorder
 from support.restarts import forget
 from support.s3_server import PROGRAMS, s3_server
@@ -200,6 +201,14 @@ def bucket(tmp_path_factory: pytest.TempPathFactory, require: Callable[..., None
         for name, value in server.environment.items():
             environment.setenv(name, value)
         yield server.bucket
+
+
+@pytest.fixture(scope="module")
+def chromium(require: Callable[..., None]) -> Iterator[Any]:
+    """Debian's browser; skipped where it is not installed."""
+    require("chromium")
+    with browser() as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -1,22 +1,14 @@
 """Pages as people see them, in Debian's Chromium, on a phone and on a screen, light and dark."""
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support import pictured
-from support.browser import SCHEMES, WIDTHS, browser, look
+from support.browser import SCHEMES, WIDTHS, look
 
 from cntk_pipeline.opened import OpenRun
 from cntk_pipeline.pages import make_comparison, make_report_page
-
-
-@pytest.fixture(scope="module")
-def chromium(require: Callable[..., None]) -> Iterator[Any]:
-    require("chromium")
-    with browser() as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +40,7 @@ def pages(runs: list[OpenRun], tmp_path_factory: pytest.TempPathFactory) -> dict
 def test_a_page_is_whole_and_readable(
     chromium: Any, pages: dict[str, Path], name: str, width: int, scheme: str
 ) -> None:
-    assert look(chromium, pages[name], width, scheme).faults == []
+    assert look(chromium, pages[name].as_uri(), width, scheme, name).faults == []
 
 
 def test_faults_of_a_page_are_seen(chromium: Any, tmp_path: Path) -> None:
@@ -59,7 +51,7 @@ def test_faults_of_a_page_are_seen(chromium: Any, tmp_path: Path) -> None:
         "<div style='width:5em;overflow:hidden;white-space:nowrap'>a text that is cut at its end</div>"
         "<div style='width:2000px'>wide</div></main><script>throw new Error('thrown')</script>"
     )
-    seen = look(chromium, page, 390, "light")
+    seen = look(chromium, page.as_uri(), 390, "light", "faulty")
     assert any("thrown" in each for each in seen.console)
     assert {each.partition(":")[0] for each in seen.unfit} == {"the page is wider than the screen", "cut", "no image"}
     assert any(each.startswith("color-contrast") for each in seen.barriers)

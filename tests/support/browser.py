@@ -1,9 +1,12 @@
 """Pages in a real browser: what it complains about, what does not fit, and what people could not read."""
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +49,21 @@ def browser() -> Iterator[Any]:
         yield play.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
 
 
-def look(chromium: Any, page_file: Path, width: int, scheme: str, name: str = "") -> Seen:
-    """Open a page and look at it."""
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """Serve a folder to this machine, and yield its address; scripts may not read style sheets of files."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def look(chromium: Any, address: str, width: int, scheme: str, name: str) -> Seen:
+    """Open a page and look at it; a picture of it bears the name."""
     from axe_playwright_python.sync_playwright import Axe
 
     seen = Seen()
@@ -55,7 +71,7 @@ def look(chromium: Any, page_file: Path, width: int, scheme: str, name: str = ""
     page.on("console", lambda said: seen.console.append(said.text) if said.type == "error" else None)
     page.on("pageerror", lambda error: seen.console.append(str(error)))
     page.on("requestfailed", lambda request: seen.console.append(f"not loaded: {request.url[:100]}"))
-    page.goto(page_file.as_uri(), wait_until="load")
+    page.goto(address, wait_until="load")
     for image in page.locator("img").all():
         image.scroll_into_view_if_needed()  # images further down are loaded when they are near
     seen.unfit = page.evaluate(_UNFIT)
@@ -63,6 +79,6 @@ def look(chromium: Any, page_file: Path, width: int, scheme: str, name: str = ""
     seen.barriers = [f"{each['id']}: {each['nodes'][0]['html'][:150]}" for each in found["violations"]]
     if SCREENSHOTS:
         Path(SCREENSHOTS).mkdir(parents=True, exist_ok=True)
-        page.screenshot(path=Path(SCREENSHOTS) / f"{name or page_file.stem}-{width}-{scheme}.png", full_page=True)
+        page.screenshot(path=Path(SCREENSHOTS) / f"{name}-{width}-{scheme}.png", full_page=True)
     page.close()
     return seen
