@@ -284,7 +284,7 @@ def test_a_stage_is_done_with_its_phase_at_the_latest(small_config: Callable[...
 
 
 def test_a_run_in_a_bucket_is_watched(bucket: str, small_config: Callable[..., RunConfig]) -> None:
-    config = small_config(store={"path": f"{bucket}/watched"})
+    config = small_config(store={"path": f"s3://{bucket}/watched"})
     run = runs.start(config, Recorder(), threading.Event())
     watcher = Watcher(run)
     first, second = watcher.look(), watcher.look()
