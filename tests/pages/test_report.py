@@ -238,7 +238,7 @@ def test_a_page_with_another_ending_is_refused_before_anything_is_read(pictured_
 
 
 def test_a_run_in_a_bucket_has_a_report(small_config: Callable[..., RunConfig], bucket: str) -> None:
-    place = f"{bucket}/reported"
+    place = f"s3://{bucket}/reported"
     config = small_config(readouts={"poolings": ["gap"], "kinds": ["ntk"]}, store={"path": place})
     page = make_report_page(OpenRun(runs.start(config, Recorder(), threading.Event())))
     require_sound(page)
