@@ -9,7 +9,9 @@ import itertools
 import json
 import socket
 import threading
+from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
-from support.problems import Recorder, flip_bit, stop_after
+from support.problems import Recorder, flip_bit, stop_after, stop_at
 
 from cntk_pipeline.cli import watch
 from cntk_pipeline.cli.bars import Bar
@@ -29,6 +31,7 @@ from cntk_pipeline.errors import Interrupted
 from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.tasks import Task
+from cntk_pipeline.telemetry.pace import Pace
 from cntk_pipeline.workflow import run as runs
 
 SIZES = [(80, 24), (120, 40)]
@@ -261,8 +264,27 @@ def test_a_run_that_stands_still_has_no_rate_and_no_time_left(small_config: Call
     assert "left" not in " ".join(after)
 
 
+@pytest.mark.usefixtures("no_waiting")
+def test_a_stage_is_done_with_its_phase_at_the_latest(small_config: Callable[..., RunConfig]) -> None:
+    """Workers turn to a stage late: its own rate forecasts ten times what the rate of the phase does."""
+    config = small_config()
+    view, stop = stop_at(5)
+    with pytest.raises(Interrupted):
+        runs.start(config, view, stop)
+    look = Watcher(RunDirectory(runs.run_path(config))).look()
+    train = next(stage for stage in look.report.stages if 0 < stage.done < stage.total)
+    slow, fast = Pace(), Pace()
+    for tiles in range(10):
+        slow.observe(100.0 * tiles, tiles)
+        fast.observe(float(tiles), tiles)
+    there = replace(look, report=replace(look.report, driver="node7:1"), paces=defaultdict(lambda: slow, kernel=fast))
+    bars = {bar.name: bar for bar in moment_of(there).bars}
+    assert bars["kernel"].left == bars[train.stage].left
+    assert (bars["kernel"].rate, bars[train.stage].rate) == ("1 tiles/s", "36 tiles/h")
+
+
 def test_a_run_in_a_bucket_is_watched(bucket: str, small_config: Callable[..., RunConfig]) -> None:
-    config = small_config(store={"path": f"{bucket}/watched"})
+    config = small_config(store={"path": f"s3://{bucket}/watched"})
     run = runs.start(config, Recorder(), threading.Event())
     watcher = Watcher(run)
     first, second = watcher.look(), watcher.look()

@@ -183,8 +183,16 @@ def _bar(stage: StageReport, look: Look) -> Bar:
     rate = left = ""
     if look.report.driver and at_work is not None and stage.phase == at_work[0] and 0 < stage.done < stage.total:
         pace = look.paces[stage.stage]
-        rate, left = rate_text(pace.rate), _left(pace.seconds_left(stage.total - stage.done))
+        rate = rate_text(pace.rate)
+        left = _left(_sooner(pace.seconds_left(stage.total - stage.done), look.seconds_left))
     return Bar(stage.stage, stage.done, stage.total, rate, left, stage.bytes)
+
+
+def _sooner(stage: Range | None, phase: Range | None) -> Range | None:
+    """Return the time left of a stage, at most that of its phase: the workers may turn to it only later."""
+    if stage is None or phase is None:
+        return None
+    return Range(min(stage.low, phase.low), min(stage.high, phase.high))
 
 
 def _left(left: Range | None) -> str:
