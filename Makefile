@@ -80,7 +80,9 @@ $(VENV)/.installed-docs: pyproject.toml | $(BIN)/python
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs,images,xarray]'
 	@touch $@
 
+# One version, as each has gigabytes; tests of finite networks are skipped where there is none.
+TORCH ?= torch==2.13.0
 $(VENV)/.installed-test: pyproject.toml | $(BIN)/python
 	@echo "installing the package, what it needs, and what its tests need (a minute or two)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[finite,test]' '$(TORCH)'
 	@touch $@ $(VENV)/.installed $(VENV)/.installed-docs

@@ -12,6 +12,7 @@ TIERS = [
     {"environment", "inputs", "lazy", "models", "resources", "tiling", "units"},
     {"tasks"},
     {"layers", "datasets", "config", "storage", "regression"},
+    {"finite"},
     {"kernels", "rundir", "telemetry"},
     {"gram", "clusters", "estimators"},
     {"solvers", "driver"},

@@ -15,7 +15,7 @@ FOLDER = ROOT / "deploy" / "container"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 DOCKERFILE = (FOLDER / "Dockerfile").read_text()
 LOCK = (FOLDER / "requirements.lock").read_text()
-LEFT_OUT = {"fuzz", "notebooks", "slurm", "test", "xarray"}
+LEFT_OUT = {"docs", "finite", "fuzz", "notebooks", "report", "slurm", "test", "xarray"}
 """Extras that no driver and no worker needs."""
 
 

@@ -100,7 +100,7 @@ def test_an_installation_without_the_engine_looks_at_the_run_and_refuses_to_go_o
     tile.unlink()
     plain.cntk("status", str(finished), code=3)
     said = plain.cntk("resume", str(finished), code=1)
-    assert "holds a kernel of the engine 'twin', of which tiles are missing, and this cntk knows cpu." in said
+    assert "holds a kernel of the engine 'twin', of which tiles are missing, and this cntk knows cpu, " in said
     assert not tile.exists()
     extended.cntk("resume", "run")
     assert tile.read_bytes() == content

@@ -14,9 +14,9 @@ from cntk_pipeline.errors import LayerError
 from cntk_pipeline.kernels.graph import NetworkGraph, Node, StageKey
 from cntk_pipeline.kernels.pooling import axis_offsets, pair_weights, pool_terms
 from cntk_pipeline.kernels.program import Array, Code, Operation, Program, Stage, Tensor, Visits
-from cntk_pipeline.layers import Layer, Residual, Sequential, Shape, Windows
-
-KINDS = ("nngp", "ntk")
+from cntk_pipeline.layers import Layer, Sequential, Shape, Windows
+from cntk_pipeline.layers.kinds import KINDS as KINDS
+from cntk_pipeline.layers.kinds import require_kind
 
 
 def lower(readouts: Sequence[tuple[Layer, str]], input_shape: tuple[int, ...]) -> Program:
@@ -68,16 +68,8 @@ def append_network(graph: NetworkGraph, network: Layer, kind: str, input_shape: 
     LayerError
         As `lower`.
     """
-    if kind not in KINDS:
-        raise LayerError(f'a kernel is "nngp" or "ntk", got kind={kind!r}')
-    if kind == "ntk":
-        _require_ntk(network)
+    require_kind(network, kind, input_shape)
     shape = Shape.of_inputs((1, *input_shape))
-    end = network.output_shape(shape)
-    if end.spatial is not None:
-        raise LayerError(
-            f"the network ends in images of shape {end}: end it with Flatten() or GlobalAvgPool(), then Dense()"
-        )
     before = len(graph.nodes)
     node = graph.add_input(shape.size, 1 / (shape.channels or 1))
     lowered = [Lowered(None, shape, node, range(before, len(graph.nodes)))]
@@ -93,16 +85,6 @@ def assemble(graph: NetworkGraph, outputs: Sequence[tuple[int, bool]], input_sha
     """Turn a graph into a program; ``outputs`` are its results and whether the NTK is asked for, not the NNGP."""
     size = (*input_shape[:2], input_shape[2]) if len(input_shape) == 3 else (1, 1, input_shape[0])
     return _Assembly(graph, outputs).assemble(size)
-
-
-def _require_ntk(layer: Layer, place: str = "") -> None:
-    """Refuse a layer behind which there is no NTK, with its position."""
-    if not layer.has_ntk:
-        raise LayerError(f'{place}{layer} has no NTK, only an NNGP: ask for kind="nngp", or take a smooth activation')
-    names = ("branch", "shortcut") if isinstance(layer, Residual) else ()
-    for position, inner in enumerate(layer.inner):
-        name = names[position] if names else f"layer {position} ({type(inner).__name__})"
-        _require_ntk(inner, f"{place}{name}: ")
 
 
 @dataclass(frozen=True)

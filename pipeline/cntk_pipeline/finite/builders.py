@@ -1,0 +1,238 @@
+"""The table of translations: for each layer of the algebra, what makes its module."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from cntk_pipeline import layers
+from cntk_pipeline.errors import LayerError
+from cntk_pipeline.finite.activations import ACTIVATIONS
+from cntk_pipeline.finite.building import require_count
+from cntk_pipeline.finite.modules import Affine, Attention, Convolution, Network, Pointwise, Pool, Sum
+from cntk_pipeline.layers import Layer, Sequential, Shape, Windows
+from cntk_pipeline.layers.base import read_pair
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The source of weights.
+
+    Attributes
+    ----------
+    rng : draws them; None makes tensors that have a shape and no values.
+    dtype : of the tensors.
+    """
+
+    rng: np.random.Generator | None
+    dtype: str
+
+    def normal(self, *shape: int) -> torch.Tensor:
+        """Draw unit Gaussians."""
+        if self.rng is None:
+            return torch.empty(shape, device="meta")
+        # Drawn in float64 for both dtypes, so that both have the same network.
+        return self.constant(self.rng.standard_normal(shape))
+
+    def constant(self, values: np.ndarray) -> torch.Tensor:
+        """Make a tensor of given numbers."""
+        return torch.tensor(values, dtype=getattr(torch, self.dtype))
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a layer stands.
+
+    Attributes
+    ----------
+    shape : of its input in the algebra.
+    channels : of its input in the finite network.
+    width : channels that layers with weights make.
+    """
+
+    shape: Shape
+    channels: int
+    width: int
+
+
+Built = tuple[nn.Module, int]
+"""A module, and the channels of its output."""
+
+
+def build_network(
+    network: Layer, width: int, input_shape: tuple[int, ...], outputs: int | None, draw: Draw
+) -> nn.Module:
+    """Build a whole network; see `finite.build`."""
+    shape = Shape.of_inputs((1, *input_shape))
+    network.output_shape(shape)
+    place = Place(shape, input_shape[-1], require_count("width", width))
+    steps = network.flattened() if isinstance(network, Sequential) else (network,)
+    last = place.width if outputs is None else require_count("outputs", outputs)
+    if outputs is not None and not (steps and isinstance(steps[-1], layers.Dense)):
+        end = steps[-1] if steps else network
+        raise LayerError(
+            f"outputs={outputs} is the width of a last layer Dense, but the network ends in {end}: add one"
+        )
+    widths = [place.width] * (len(steps) - 1) + [last]
+    return Network(_build_chain(steps, place, draw, widths)[0])
+
+
+def _build_chain(steps: tuple[Layer, ...], place: Place, draw: Draw, widths: list[int]) -> Built:
+    modules = []
+    for position, (layer, width) in enumerate(zip(steps, widths, strict=True)):
+        place = replace(place, width=width)
+        try:
+            module, channels = _build_layer(layer, place, draw)
+        except LayerError as error:
+            raise LayerError(f"layer {position} ({type(layer).__name__}): {error}") from None
+        modules.append(module)
+        place = replace(place, shape=layer.output_shape(place.shape), channels=channels)
+    return nn.Sequential(*modules), place.channels
+
+
+def _build_layer(layer: Layer, place: Place, draw: Draw) -> Built:
+    if type(layer) in ACTIVATIONS:
+        return Pointwise(ACTIVATIONS[type(layer)](layer)), place.channels
+    if type(layer) not in BUILDERS:
+        raise LayerError(
+            f"{layer} has no finite network: leave it out, or give it a line in BUILDERS in finite/builders.py"
+        )
+    return BUILDERS[type(layer)](layer, place, draw)
+
+
+def _dense(layer: layers.Dense, place: Place, draw: Draw) -> Built:
+    scale = layer.w_std / math.sqrt(place.channels)
+    window = () if place.shape.spatial is None else (1, 1)
+    weight, bias = draw.normal(place.width, place.channels, *window), draw.normal(place.width)
+    kind: type[Affine] | type[Convolution] = Convolution if window else Affine
+    return kind(weight, bias, scale=scale, b_std=layer.b_std, trained=layer.trained), place.width
+
+
+def _conv(layer: layers.Conv, place: Place, draw: Draw) -> Built:
+    rows, columns = layer.windows(place.shape)
+    window = (rows.window, columns.window)
+    weight, bias = draw.normal(place.width, place.channels, *window), draw.normal(place.width)
+    module = Convolution(
+        weight,
+        bias,
+        scale=layer.w_std / math.sqrt(place.channels * math.prod(window)),
+        b_std=layer.b_std,
+        strides=(rows.stride, columns.stride),
+        pads=(columns.before, _behind(columns), rows.before, _behind(rows)),
+        circular=rows.circular,
+        trained=layer.trained,
+    )
+    return module, place.width
+
+
+def _behind(windows: Windows) -> int:
+    """Count the positions that the last window reaches beyond the axis."""
+    return max((windows.count - 1) * windows.stride + windows.window - windows.size - windows.before, 0)
+
+
+def _attention(layer: layers.SelfAttention, place: Place, draw: Draw) -> Built:
+    query = draw.normal(place.width, place.channels)
+    weights = {
+        "query": query,
+        "key": query.clone(),
+        "value": draw.normal(place.width, place.channels),
+        "out": draw.normal(place.width, place.width),
+        "bias": draw.normal(place.width),
+    }
+    deviations = {"query": layer.w_query_std, "key": layer.w_key_std, "value": layer.w_value_std}
+    scales = {name: deviation / math.sqrt(place.channels) for name, deviation in deviations.items()}
+    scales["out"] = layer.w_out_std / math.sqrt(place.width)
+    return Attention(weights, scales, b_std=layer.b_std, trained=layer.trained), place.width
+
+
+def _rescale(layer: layers.Rescale, place: Place, draw: Draw) -> Built:
+    factor = math.sqrt(layer.factor(place.shape))
+    return Pointwise(lambda x: factor * x), place.channels
+
+
+def _flatten(layer: layers.Flatten, place: Place, draw: Draw) -> Built:
+    return nn.Flatten(), place.channels * math.prod(place.shape.size)
+
+
+def _pool(rows: np.ndarray, columns: np.ndarray, place: Place, draw: Draw, vector: bool = False) -> Built:
+    return Pool(draw.constant(rows), draw.constant(columns), vector), place.channels
+
+
+def _windows(layer: layers.AvgPool | layers.SumPool, shape: Shape) -> tuple[Windows, Windows]:
+    window = read_pair("window_shape", layer.window_shape)
+    strides = window if layer.strides is None else read_pair("strides", layer.strides)
+    rows, columns = (Windows.place(*each, layer.padding) for each in zip(shape.size, window, strides, strict=True))
+    return rows, columns
+
+
+def _mean(windows: Windows, normalize_edges: bool) -> np.ndarray:
+    return windows.weights(normalize_edges) / (1 if normalize_edges else windows.window)
+
+
+def _avg_pool(layer: layers.AvgPool, place: Place, draw: Draw) -> Built:
+    rows, columns = (_mean(each, layer.normalize_edges) for each in _windows(layer, place.shape))
+    return _pool(rows, columns, place, draw)
+
+
+def _sum_pool(layer: layers.SumPool, place: Place, draw: Draw) -> Built:
+    rows, columns = (each.weights() for each in _windows(layer, place.shape))
+    return _pool(rows, columns, place, draw)
+
+
+def _local_avg_pool(layer: layers.LocalAvgPool, place: Place, draw: Draw) -> Built:
+    windows = (Windows.place(size, 2 * layer.radius + 1, 1, "SAME") for size in place.shape.size)
+    rows, columns = (_mean(each, layer.normalize_edges) for each in windows)
+    return _pool(rows, columns, place, draw)
+
+
+def _global_avg_pool(layer: layers.GlobalAvgPool, place: Place, draw: Draw) -> Built:
+    rows, columns = (_mean(Windows.whole(size), False) for size in place.shape.size)
+    return _pool(rows, columns, place, draw, vector=True)
+
+
+def _global_sum_pool(layer: layers.GlobalSumPool, place: Place, draw: Draw) -> Built:
+    rows, columns = (Windows.whole(size).weights() for size in place.shape.size)
+    return _pool(rows, columns, place, draw, vector=True)
+
+
+def _dropout(layer: layers.Dropout, place: Place, draw: Draw) -> Built:
+    return nn.Dropout(layer.rate), place.channels
+
+
+def _identity(layer: layers.Identity, place: Place, draw: Draw) -> Built:
+    return nn.Identity(), place.channels
+
+
+def _residual(layer: layers.Residual, place: Place, draw: Draw) -> Built:
+    (branch, channels), (shortcut, others) = (
+        _build_layer(each, place, draw) for each in (layer.branch, layer.shortcut)
+    )
+    assert channels == others  # the algebra refuses a branch of finitely many channels beside infinitely many
+    return Sum(branch, shortcut), channels
+
+
+def _sequential(layer: Sequential, place: Place, draw: Draw) -> Built:
+    return _build_chain(layer.layers, place, draw, [place.width] * len(layer.layers))
+
+
+BUILDERS: dict[type[Layer], Callable[[Any, Place, Draw], Built]] = {
+    layers.Conv: _conv,
+    layers.Dense: _dense,
+    layers.Rescale: _rescale,
+    layers.SelfAttention: _attention,
+    layers.AvgPool: _avg_pool,
+    layers.SumPool: _sum_pool,
+    layers.LocalAvgPool: _local_avg_pool,
+    layers.GlobalAvgPool: _global_avg_pool,
+    layers.GlobalSumPool: _global_sum_pool,
+    layers.Flatten: _flatten,
+    layers.Dropout: _dropout,
+    layers.Identity: _identity,
+    layers.Residual: _residual,
+    Sequential: _sequential,
+}
+"""For each layer that is no activation, what makes its module of the layer, its place and a source of weights."""

@@ -1,0 +1,118 @@
+"""From a network of the algebra to the finite network of a width: one translation a layer, in the table `BUILDERS`."""
+
+import importlib.util
+from numbers import Integral
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cntk_pipeline.errors import ConfigError, LayerError
+from cntk_pipeline.layers import Layer
+
+if TYPE_CHECKING:
+    from torch import nn
+
+DTYPES = ("float32", "float64")
+
+
+def build(
+    network: Layer,
+    width: int,
+    input_shape: tuple[int, ...],
+    *,
+    outputs: int | None = None,
+    seed: "int | tuple[int, ...] | None" = None,
+    dtype: str = "float64",
+) -> "nn.Module":
+    """Build the finite network of a network of the algebra, in the NTK parameterisation.
+
+    All weights are unit Gaussians, which NumPy draws. The forward pass multiplies weights by ``w_std / sqrt(fan_in)``
+    and biases by ``b_std``. Weights of layers with ``trained=False`` are buffers.
+
+    Parameters
+    ----------
+    network : a layer, or a `Sequential` of layers.
+    width : channels that each layer with weights makes.
+    input_shape : of one input, (H, W, C) or (features,). The module takes a batch of such inputs.
+    outputs : channels of the last layer, which must be `Dense` then; None is the width.
+    seed : of the weights; None draws others each time.
+    dtype : "float32" or "float64", of the weights; both have the same ones, up to rounding.
+
+    Raises
+    ------
+    LayerError
+        If the network does not accept the shape, or a layer has no finite counterpart, with its place.
+    ConfigError
+        If torch is not installed.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from cntk_pipeline import finite
+    >>> from cntk_pipeline.layers import presets
+    >>> network = finite.build(presets.cntk(3), 64, (8, 8, 1), outputs=10, seed=0)
+    >>> network(torch.zeros(5, 8, 8, 1, dtype=torch.float64)).shape
+    torch.Size([5, 10])
+    """
+    require_torch()
+    from cntk_pipeline.finite.builders import Draw, build_network
+
+    if dtype not in DTYPES:
+        raise LayerError(f'finite networks are of dtype "float32" or "float64", got dtype={dtype!r}')
+    return build_network(network, width, input_shape, outputs, Draw(np.random.default_rng(seed), dtype))
+
+
+def count_weights(
+    network: Layer, width: int, input_shape: tuple[int, ...], *, outputs: int | None = None
+) -> tuple[int, int]:
+    """Count the weights of a finite network without drawing them: all of them, and those that are trained.
+
+    Parameters
+    ----------
+    network, width, input_shape, outputs : as of `build`.
+
+    Raises
+    ------
+    LayerError, ConfigError
+        As of `build`.
+
+    Examples
+    --------
+    >>> from cntk_pipeline.finite import count_weights
+    >>> from cntk_pipeline.layers import Dense, Relu, Sequential
+    >>> count_weights(Sequential(Dense(), Relu(), Dense(trained=False)), 64, (10,), outputs=1)
+    (769, 704)
+    """
+    require_torch()
+    from cntk_pipeline.finite.builders import Draw, build_network
+    from cntk_pipeline.finite.modules import Weighted
+
+    module = build_network(network, width, input_shape, outputs, Draw(None, "float64"))
+    trained = sum(each.numel() for each in module.parameters())
+    weighted = (each for each in module.modules() if isinstance(each, Weighted))
+    return trained + sum(each.numel() for module in weighted for each in module.buffers()), trained
+
+
+def require_torch() -> None:
+    """Refuse finite networks where torch is not installed.
+
+    Raises
+    ------
+    ConfigError
+        With the command that installs it.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise ConfigError("finite networks need torch: pip install 'cntk-pipeline[finite]'")
+
+
+def require_count(name: str, value: object, least: int = 1) -> int:
+    """Return a whole number; refuse what is none.
+
+    Raises
+    ------
+    LayerError
+        With ``name``.
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise LayerError(f"{name} must be a whole number of at least {least}, got {value!r}")
+    return int(value)

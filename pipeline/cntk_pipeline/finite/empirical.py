@@ -1,0 +1,303 @@
+"""Empirical kernels: of finite networks, by what they compute and how that changes with their weights.
+
+A kernel value is a product of two rows of numbers, one of each input. The row of the NNGP holds the outputs of a
+network, that of the NTK the derivatives of the outputs by all parameters.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cntk_pipeline.errors import ConfigError, DataError, LayerError
+from cntk_pipeline.finite.building import DTYPES, build, require_count, require_torch
+from cntk_pipeline.inputs import as_array, require_channels_last
+from cntk_pipeline.layers import Dense, Dropout, Layer, Sequential
+from cntk_pipeline.layers.kinds import KINDS, require_kind
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Array = np.ndarray
+
+BLOCK_BYTES = 2**27
+"""Of the rows that are held at once; rows of more images are computed again."""
+
+CHUNK = 8192
+"""Numbers that a product adds up at once: OpenBLAS divides more than 10,000 among threads, which changes bits."""
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Finite networks that differ in their seed alone.
+
+    Attributes
+    ----------
+    network, width, input_shape, seed, dtype : as of `finite.build`.
+    kind : "nngp" or "ntk".
+    count : networks.
+
+    Raises
+    ------
+    LayerError
+        If a number is none, or the network has no empirical kernel of this kind.
+    """
+
+    network: Layer
+    kind: str
+    width: int
+    input_shape: tuple[int, ...]
+    seed: int = 0
+    count: int = 1
+    dtype: str = "float64"
+
+    def __post_init__(self) -> None:
+        require_kind(self.network, self.kind, self.input_shape)
+        require_count("width", self.width)
+        require_count("draws", self.count)
+        require_count("seed", self.seed, 0)
+        if self.dtype not in DTYPES:
+            raise LayerError(f'finite networks are of dtype "float32" or "float64", got dtype={self.dtype!r}')
+        _require_no_dropout(self.network)
+
+    @property
+    def outputs(self) -> int | None:
+        """The outputs of a network; None is the width.
+
+        The NTK is the same in expectation for each output, and one output costs one pass backwards. The NNGP is a
+        mean over outputs, so it takes as many as there are channels.
+        """
+        return 1 if self.kind == "ntk" and self.ends_in_dense else None
+
+    @property
+    def ends_in_dense(self) -> bool:
+        """Whether the last layer has weights, and as many outputs as are asked for."""
+        steps = self.network.flattened() if isinstance(self.network, Sequential) else (self.network,)
+        return bool(steps) and isinstance(steps[-1], Dense)
+
+    def modules(self) -> "Iterator[nn.Module]":
+        """Build one network after the other: the same ones each time."""
+        for draw in range(self.count):
+            seed = (self.seed, draw)
+            yield build(self.network, self.width, self.input_shape, outputs=self.outputs, seed=seed, dtype=self.dtype)
+
+
+@dataclass
+class Products:
+    """The mean over networks of the products of rows.
+
+    A value depends on its two inputs alone, bit for bit: the row of an input is computed by itself, by one thread, and
+    a product adds the same numbers in the same order wherever a pair lies.
+
+    Attributes
+    ----------
+    modules : makes the networks, the same ones each time.
+    kind : "nngp" or "ntk".
+    block_bytes : of the rows that are held at once, if two of them are not more.
+    stopped : makes a computation of another thread return soon, with numbers that mean nothing.
+    """
+
+    modules: "Callable[[], Iterator[nn.Module]]"
+    kind: str
+    block_bytes: int = BLOCK_BYTES
+    stopped: bool = field(default=False, init=False)
+
+    def of_all(self, left: Array, right: Array | None = None) -> Array:
+        """Evaluate all pairs, (n_left, n_right) float64; without ``right`` those of ``left`` with itself."""
+        return self._mean(lambda row, held: self._all(row, held, left, right), left[0])
+
+    def of_pairs(self, left: Array, right: Array | None = None) -> Array:
+        """Evaluate the pairs of each left input with the right one of the same number, (n,) float64."""
+        others = left if right is None else right
+
+        def evaluate(row: Callable[[Array], Array], held: int) -> Array:
+            pairs = [] if self.stopped else zip(left, others, strict=True)
+            return np.array([_multiply(row(x)[None], row(z)[None]).item() for x, z in pairs])
+
+        return self._mean(evaluate, left[0])
+
+    def _mean(self, evaluate: Callable[[Callable[[Array], Array], int], Array], first: Array) -> Array:
+        total, count = np.zeros(()), 0
+        with _one_thread():
+            for module in self.modules():
+                if self.stopped and count:
+                    break
+                row = _ROWS[self.kind](module)
+                held = max(1, self.block_bytes // max(2 * row(first).nbytes, 1))
+                total, count = total + evaluate(row, held), count + 1
+        return total / count
+
+    def _all(self, row: Callable[[Array], Array], held: int, left: Array, right: Array | None) -> Array:
+        others = left if right is None else right
+        values = np.zeros((len(left), len(others)))
+        for top in range(0, len(left), held):
+            rows = np.stack([row(x) for x in left[top : top + held]])
+            stop = len(others) if right is not None else top + 1
+            for start in range(0, stop, held):
+                if self.stopped:
+                    return values
+                same = right is None and start == top
+                columns = rows if same else np.stack([row(z) for z in others[start : start + held]])
+                block = _multiply(rows, columns)
+                values[top : top + held, start : start + held] = block
+                if right is None:
+                    values[start : start + held, top : top + held] = block.T
+        return values
+
+
+def empirical_kernel(
+    network: "Layer | nn.Module",
+    x: Array,
+    z: Array | None = None,
+    *,
+    kind: str = "ntk",
+    width: int | None = None,
+    seed: int = 0,
+    draws: int = 1,
+    dtype: str = "float64",
+    block_bytes: int = BLOCK_BYTES,
+) -> Array:
+    """Evaluate the kernel of finite networks, or of one module of torch.
+
+    The NNGP is ``f(x) f(z)^T / outputs``, the NTK ``J(x) J(z)^T`` with J the derivatives of one output by all
+    parameters that are trained; both are means over the draws. A module of several outputs has the mean of their NTKs.
+
+    Parameters
+    ----------
+    network : a network of the algebra that ends in a vector; or a module with weights of its own, which takes a batch
+        of inputs as they are given, and is used as it is: call its ``eval()`` first where it has dropout.
+    x, z : inputs, ``(n, H, W, C)`` or ``(n, features)``, for a module of any shape; None for ``z`` means ``x``.
+    kind : "ntk" or "nngp".
+    width : channels of each layer with weights.
+    seed, draws : of the networks, and how many of them.
+    dtype : "float32" or "float64", of the networks; that of a module is its own.
+    block_bytes : of the derivatives that are held at once, at least those of two inputs. A smaller number costs time.
+
+    Returns
+    -------
+    (n_x, n_z) float64 array.
+
+    Raises
+    ------
+    LayerError
+        If the network has no such kernel, or width or draws are not whole numbers of at least 1.
+    DataError
+        If inputs do not agree.
+    ConfigError
+        If torch is not installed, or a module is given a width or draws.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cntk_pipeline.finite import empirical_kernel
+    >>> from cntk_pipeline.layers import presets
+    >>> x = np.eye(3)
+    >>> k = empirical_kernel(presets.fully_connected(2), x, width=1024, draws=8)
+    >>> bool(np.all(abs(k - np.where(np.eye(3) > 0, 2 / 3, 1 / (3 * np.pi))) < 0.05))
+    True
+    """
+    require_torch()
+    if kind not in KINDS:
+        raise LayerError(f'a kernel is "nngp" or "ntk", got kind={kind!r}')
+    modules: Callable[[], Iterator[Any]]
+    left, right = as_array("x", x), None if z is None else as_array("z", z)
+    if left.size == 0 or (right is not None and (right.size == 0 or right.shape[1:] != left.shape[1:])):
+        got = left.shape if right is None else f"{left.shape} and {right.shape}"
+        raise DataError(f"x and z must hold at least one input each, all of one shape, got {got}")
+    if isinstance(network, Layer):
+        require_channels_last("x", left.shape)
+        if width is None:
+            raise LayerError("an empirical kernel needs the width of its finite networks, such as width=512")
+        modules = Draws(network, kind, width, left.shape[1:], seed, draws, dtype).modules
+    elif width is not None or draws != 1:
+        raise ConfigError("a module of torch has a width and weights of its own: leave out width and draws")
+    else:
+        modules = lambda: iter([network])  # noqa: E731 - a generator of one
+    return Products(modules, kind, block_bytes).of_all(left, right)
+
+
+def _multiply(left: Array, right: Array) -> Array:
+    """Multiply all pairs of rows, each pair by itself: products of whole matrices differ by their shapes in bits."""
+    values = np.zeros((len(left), len(right)))
+    for begin in range(0, left.shape[1], CHUNK):
+        a, b = (rows[:, begin : begin + CHUNK].astype(np.float64) for rows in (left, right))
+        values += np.vecdot(a[:, None], b[None])
+    return values
+
+
+def _output_row(module: "nn.Module") -> Callable[[Array], Array]:
+    import torch
+
+    def row(image: Array) -> Array:
+        with torch.no_grad():
+            outputs = _outputs(module, image)
+        return np.asarray(outputs.numpy()) / np.sqrt(len(outputs))
+
+    return row
+
+
+def _tangent_row(module: "nn.Module") -> Callable[[Array], Array]:
+    import torch
+
+    parameters = [each for each in module.parameters() if each.requires_grad]
+
+    def row(image: Array) -> Array:
+        outputs = _outputs(module, image)
+        if not outputs.requires_grad:
+            return np.zeros(1)  # nothing is trained
+        found = []
+        for output in outputs:
+            slopes = torch.autograd.grad(output, parameters, retain_graph=True, materialize_grads=True)
+            found += [each.reshape(-1) for each in slopes]
+        return np.asarray(torch.cat(found).numpy()) / np.sqrt(len(outputs))
+
+    return row
+
+
+_ROWS = {"nngp": _output_row, "ntk": _tangent_row}
+
+
+def _outputs(module: "nn.Module", image: Array) -> Any:
+    import torch
+
+    dtype = next((each.dtype for each in module.parameters()), torch.float64)
+    # By itself: the bits of a product of matrices depend on how many inputs go through at once.
+    return module(torch.tensor(np.asarray(image)[None], dtype=dtype)).reshape(-1)
+
+
+_lock = Lock()
+_inside = 0
+_before = 0
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch compute in the calling thread alone: the bits of its sums depend on how many threads share them."""
+    import torch
+
+    global _inside, _before
+    with _lock:
+        if _inside == 0:
+            _before = torch.get_num_threads()
+        _inside += 1
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside -= 1
+            if _inside == 0:
+                torch.set_num_threads(_before)
+
+
+def _require_no_dropout(layer: Layer) -> None:
+    if isinstance(layer, Dropout) and layer.rate:
+        raise LayerError(
+            f"{layer} draws a mask for each sample, so that a finite network has no kernel of two inputs alone: leave "
+            "it out, or take the exact kernel"
+        )
+    for inner in layer.inner:
+        _require_no_dropout(inner)

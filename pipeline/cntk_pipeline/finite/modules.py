@@ -1,0 +1,173 @@
+"""The layers of finite networks as modules of torch. Images are ``(n, channels, H, W)``, vectors ``(n, channels)``."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+Function = Callable[[torch.Tensor], torch.Tensor]
+
+
+class Weighted(nn.Module):
+    """A module with weights: parameters where they are trained, buffers where they are fixed."""
+
+    def __init__(self, trained: bool) -> None:
+        super().__init__()
+        self._trained = trained
+
+    def hold(self, name: str, values: torch.Tensor) -> None:
+        """Keep weights under a name."""
+        if self._trained:
+            self.register_parameter(name, nn.Parameter(values))
+        else:
+            self.register_buffer(name, values)
+
+
+class Affine(Weighted):
+    """``scale W x + b_std b`` of vectors.
+
+    Parameters
+    ----------
+    weight, bias : unit Gaussians, (outputs, inputs) and (outputs,).
+    scale : ``w_std / sqrt(inputs)``.
+    """
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor, *, scale: float, b_std: float, trained: bool) -> None:
+        super().__init__(trained)
+        self.hold("weight", weight)
+        self.hold("bias", bias)
+        self._scale, self._b_std = scale, b_std
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self._scale * functional.linear(x, self.weight) + self._b_std * self.bias
+
+
+class Convolution(Weighted):
+    """A convolution of images, likewise.
+
+    Parameters
+    ----------
+    weight, bias : unit Gaussians, (outputs, inputs, height, width) and (outputs,).
+    scale : ``w_std / sqrt(inputs height width)``.
+    strides : down and right, in pixels.
+    pads : pixels outside: left, right, above, below.
+    circular : whether the image is repeated outside, instead of zeros.
+    """
+
+    def __init__(
+        self,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        *,
+        scale: float,
+        b_std: float,
+        strides: tuple[int, int] = (1, 1),
+        pads: tuple[int, int, int, int] = (0, 0, 0, 0),
+        circular: bool = False,
+        trained: bool,
+    ) -> None:
+        super().__init__(trained)
+        self.hold("weight", weight)
+        self.hold("bias", bias)
+        self._scale, self._b_std, self._strides = scale, b_std, strides
+        self._pads, self._mode = pads, "circular" if circular else "constant"
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        padded = functional.pad(x, self._pads, self._mode)
+        return (
+            self._scale * functional.conv2d(padded, self.weight, stride=self._strides)
+            + self._b_std * (self.bias[:, None, None])
+        )
+
+
+class Attention(Weighted):
+    """One head of self-attention over the positions of an image, logits divided by the number of key channels.
+
+    Parameters
+    ----------
+    query, key, value, out : unit Gaussians, (outputs, inputs) each; ``key`` equals ``query`` at the beginning.
+    bias : unit Gaussians, (outputs,), of the output.
+    scales : of query, key, value and out: deviations divided by the roots of their inputs.
+    """
+
+    def __init__(
+        self,
+        weights: dict[str, torch.Tensor],
+        scales: dict[str, float],
+        *,
+        b_std: float,
+        trained: bool,
+    ) -> None:
+        super().__init__(trained)
+        for name, values in weights.items():
+            self.hold(name, values)
+        self._scales, self._b_std = scales, b_std
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        positions = x.flatten(2).mT
+        query, key, value = (self._apply_weights(name, positions) for name in ("query", "key", "value"))
+        attention = functional.softmax(query @ key.mT / query.shape[-1], -1)
+        mixed = self._apply_weights("out", attention @ value) + self._b_std * self.bias
+        return mixed.mT.reshape(x.shape[0], -1, *x.shape[2:])
+
+    def _apply_weights(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        return self._scales[name] * functional.linear(x, self.get_parameter_or_buffer(name))
+
+    def get_parameter_or_buffer(self, name: str) -> torch.Tensor:
+        """Return weights by name."""
+        return self.get_parameter(name) if self._trained else self.get_buffer(name)
+
+
+class Pool(nn.Module):
+    """Weigh the positions of each window: ``rows x columns^T``.
+
+    Parameters
+    ----------
+    rows, columns : weights of the positions along each axis, (windows, positions).
+    vector : whether one window is left, which becomes a vector.
+    """
+
+    def __init__(self, rows: torch.Tensor, columns: torch.Tensor, vector: bool) -> None:
+        super().__init__()
+        self.register_buffer("rows", rows)
+        self.register_buffer("columns", columns)
+        self._vector = vector
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pooled = self.rows @ x @ self.columns.mT
+        return pooled.flatten(1) if self._vector else pooled
+
+
+class Pointwise(nn.Module):
+    """A function of each number by itself, or of the channels of each position."""
+
+    def __init__(self, function: Function) -> None:
+        super().__init__()
+        self._function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self._function(x)
+
+
+class Sum(nn.Module):
+    """The sum of a branch and a shortcut."""
+
+    def __init__(self, branch: nn.Module, shortcut: nn.Module) -> None:
+        super().__init__()
+        self.branch, self.shortcut = branch, shortcut
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.branch(x) + self.shortcut(x)
+
+
+class Network(nn.Module):
+    """A whole network; takes and returns images as the kernels do, ``(n, H, W, channels)``."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found = self.body(x.permute(0, 3, 1, 2) if x.ndim == 4 else x)
+        return found.permute(0, 2, 3, 1) if found.ndim == 4 else found

@@ -1,0 +1,42 @@
+"""The two kernels of a network, and which networks have them."""
+
+from cntk_pipeline.errors import LayerError
+from cntk_pipeline.layers.base import Layer, Shape
+from cntk_pipeline.layers.residual import Residual
+
+KINDS = ("nngp", "ntk")
+
+
+def require_kind(network: Layer, kind: str, input_shape: tuple[int, ...]) -> None:
+    """Refuse a network that has no kernel of a kind.
+
+    Parameters
+    ----------
+    kind : "nngp" or "ntk".
+    input_shape : of one input, (H, W, C) or (features,).
+
+    Raises
+    ------
+    LayerError
+        If the network does not accept the shape, ends in an image, has no NTK where one is asked for, or the kind is
+        unknown.
+    """
+    if kind not in KINDS:
+        raise LayerError(f'a kernel is "nngp" or "ntk", got kind={kind!r}')
+    if kind == "ntk":
+        _require_ntk(network)
+    end = network.output_shape(Shape.of_inputs((1, *input_shape)))
+    if end.spatial is not None:
+        raise LayerError(
+            f"the network ends in images of shape {end}: end it with Flatten() or GlobalAvgPool(), then Dense()"
+        )
+
+
+def _require_ntk(layer: Layer, place: str = "") -> None:
+    """Refuse a layer behind which there is no NTK, with its position."""
+    if not layer.has_ntk:
+        raise LayerError(f'{place}{layer} has no NTK, only an NNGP: ask for kind="nngp", or take a smooth activation')
+    names = ("branch", "shortcut") if isinstance(layer, Residual) else ()
+    for position, inner in enumerate(layer.inner):
+        name = names[position] if names else f"layer {position} ({type(inner).__name__})"
+        _require_ntk(inner, f"{place}{name}: ")

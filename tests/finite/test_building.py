@@ -1,0 +1,254 @@
+"""Finite networks layer by layer: against NumPy, where a layer is a formula, and what is refused."""
+
+import importlib.util
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from scipy import special
+from twin.reference import place, two
+
+from cntk_pipeline import finite, layers
+from cntk_pipeline.errors import ConfigError, LayerError
+from cntk_pipeline.finite.activations import ACTIVATIONS, ELEMENTWISE
+from cntk_pipeline.finite.builders import BUILDERS
+from cntk_pipeline.layers import LAYERS, Conv, Dense, Flatten, GlobalAvgPool, Relu, Residual, Sequential
+from cntk_pipeline.layers.series import FUNCTIONS
+
+X = np.random.default_rng(5).standard_normal((2, 5, 7, 3))
+
+
+def evaluate(network, x, width=4, seed=0):
+    module = finite.build(network, width, x.shape[1:], seed=seed)
+    return module, module(torch.tensor(x)).detach().numpy()
+
+
+def weights_of(module):
+    return {name.rpartition(".")[2]: values.detach().numpy() for name, values in module.state_dict().items()}
+
+
+def test_every_layer_has_its_translation():
+    assert {*LAYERS.values(), Sequential} == BUILDERS.keys() | ACTIVATIONS.keys()
+    assert not BUILDERS.keys() & ACTIVATIONS.keys()
+    assert ELEMENTWISE.keys() == FUNCTIONS.keys()
+
+
+# Layers with weights.
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID", "CIRCULAR"])
+@pytest.mark.parametrize(("window", "strides"), [(3, 1), ((2, 3), (2, 1)), ((1, 4), 3), (1, 2)])
+def test_a_convolution_sums_over_its_windows(padding, window, strides):
+    layer = Conv(window, strides=strides, padding=padding, w_std=1.3, b_std=0.7)
+    module, found = evaluate(layer, X)
+    weight, bias = (weights_of(module)[name] for name in ("weight", "bias"))
+    # `size` stands for what is outside, where a frame of zeros lies.
+    framed = np.pad(X, [(0, 0), (0, 1), (0, 1), (0, 0)])
+    rows, columns = (place(*each, padding) for each in zip(X.shape[1:3], two(window), two(strides), strict=True))
+    patches = framed[:, rows[:, :, None, None], columns[None, None]]  # n, row, i, column, j, channel
+    expected = 1.3 / np.sqrt(weight[0].size) * np.einsum("nricjk,okij->nrco", patches, weight) + 0.7 * bias
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_dense_layer_is_the_same_at_every_pixel():
+    layer = Dense(w_std=1.3, b_std=0.7)
+    module, found = evaluate(layer, X)
+    weight, bias = (weights_of(module)[name] for name in ("weight", "bias"))
+    expected = 1.3 / np.sqrt(3) * X @ weight.reshape(4, 3).T + 0.7 * bias
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    module, found = evaluate(layer, X[:, 0, 0])
+    expected = 1.3 / np.sqrt(3) * X[:, 0, 0] @ weights_of(module)["weight"].T + 0.7 * weights_of(module)["bias"]
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_attention_mixes_positions_by_the_softmax_of_queries_and_keys():
+    layer = layers.SelfAttention(w_query_std=1.5, w_key_std=0.8, w_value_std=1.2, w_out_std=0.9, b_std=0.3)
+    module, found = evaluate(layer, X)
+    held = weights_of(module)
+    assert np.array_equal(held["query"], held["key"])
+    x = X.reshape(2, 35, 3)
+    logits = 1.5 * 0.8 / 3 * (x @ held["query"].T) @ (x @ held["key"].T).transpose(0, 2, 1) / 4
+    mixed = special.softmax(logits, 2) @ (1.2 / np.sqrt(3) * x @ held["value"].T)
+    expected = 0.9 / np.sqrt(4) * mixed @ held["out"].T + 0.3 * held["bias"]
+    np.testing.assert_allclose(found.reshape(2, 35, 4), expected, rtol=1e-10)
+
+
+def test_weights_are_unit_gaussians_and_those_that_are_not_trained_are_buffers():
+    network = Sequential(Conv(3, trained=False), Relu(), Conv(3), Relu(), GlobalAvgPool(), Dense(trained=False))
+    module = finite.build(network, 40, (4, 4, 3), seed=1)
+    assert [tuple(each.shape) for each in module.parameters()] == [(40, 40, 3, 3), (40,)]
+    drawn = np.concatenate([each.ravel() for name, each in weights_of(module).items() if name in ("weight", "bias")])
+    # 16,000 numbers: the mean has a deviation of 0.008, the variance one of 0.011.
+    assert abs(drawn.mean()) < 0.04
+    assert abs(drawn.var() - 1) < 0.05
+
+
+def test_counts_are_those_of_the_weights_that_are_built():
+    network = Sequential(Conv(3, trained=False), Relu(), layers.AvgPool(2), Conv(3), Relu(), Flatten(), Dense())
+    module = finite.build(network, 8, (4, 4, 3), outputs=2, seed=1)
+    trained = sum(each.numel() for each in module.parameters())
+    first = 8 * 3 * 9 + 8
+    assert finite.count_weights(network, 8, (4, 4, 3), outputs=2) == (trained + first, trained)
+    assert trained == 8 * 8 * 9 + 8 + 2 * (8 * 2 * 2) + 2
+
+
+def test_a_seed_makes_the_same_network_in_both_dtypes():
+    network = Sequential(Dense(), Relu(), Dense())
+    one, same, single, other = (
+        finite.build(network, 8, (3,), seed=seed, dtype=dtype).state_dict()
+        for seed, dtype in ((1, "float64"), (1, "float64"), (1, "float32"), (2, "float64"))
+    )
+    for name, values in one.items():
+        assert torch.equal(values, same[name])
+        assert torch.equal(values.to(torch.float32), single[name])
+        assert not torch.equal(values, other[name])
+
+
+# Layers without weights.
+
+
+@dataclass(frozen=True)
+class Given:
+    layer: layers.Layer
+    function: object
+
+
+ACTIVATION_CASES = [
+    Given(layers.Relu(), lambda x: np.maximum(x, 0)),
+    Given(layers.LeakyRelu(0.3), lambda x: np.maximum(x, 0) + 0.3 * np.minimum(x, 0)),
+    Given(layers.Abs(), np.abs),
+    Given(layers.Sign(), np.sign),
+    Given(layers.Erf(), special.erf),
+    Given(layers.Gelu(), lambda x: x * special.ndtr(x)),
+    Given(layers.Sin(), np.sin),
+    Given(layers.Cos(), np.cos),
+    Given(layers.Rbf(0.7), lambda x: np.sin(np.sqrt(1.4) * x) + np.cos(np.sqrt(1.4) * x)),
+    Given(layers.Exp(), np.exp),
+    Given(layers.Gaussian(), lambda x: np.exp(-(x**2))),
+    Given(layers.Polynomial((0.5, -1.0, 0.0, 2.0)), lambda x: 0.5 - x + 2 * x**3),
+    Given(
+        layers.Hermite((0.5, -1.0, 0.3, 2.0)),
+        lambda x: 0.5 - x + 0.3 * (x**2 - 1) / 2**0.5 + 2 * (x**3 - 3 * x) / 6**0.5,
+    ),
+    *(Given(layers.Elementwise(name), function) for name, function in FUNCTIONS.items()),
+    Given(layers.LayerNorm(), lambda x: (x - x.mean(-1, keepdims=True)) / x.std(-1, keepdims=True)),
+]
+
+
+@pytest.mark.parametrize("case", ACTIVATION_CASES, ids=lambda case: str(case.layer))
+def test_an_activation_is_the_function_of_its_layer(case):
+    _, before = evaluate(Conv(3), X)
+    _, found = evaluate(Sequential(Conv(3), case.layer), X)
+    np.testing.assert_allclose(found, case.function(before), rtol=1e-9, atol=1e-12)
+
+
+def test_every_activation_has_its_case():
+    assert {type(case.layer) for case in ACTIVATION_CASES} == ACTIVATIONS.keys()
+
+
+@pytest.mark.parametrize(
+    ("layer", "rows", "columns"),
+    [
+        (layers.AvgPool(2), [[0.5, 0.5, 0, 0, 0], [0, 0, 0.5, 0.5, 0]], np.kron(np.eye(3, 4)[:, :3], [0.5, 0.5])),
+        (layers.SumPool((5, 7)), np.ones((1, 5)), np.ones((1, 7))),
+        (layers.GlobalAvgPool(), np.full((1, 5), 1 / 5), np.full((1, 7), 1 / 7)),
+        (layers.GlobalSumPool(), np.ones((1, 5)), np.ones((1, 7))),
+        (layers.LocalAvgPool(1), (abs(np.subtract.outer(range(5), range(5))) < 2) / 3, None),
+        (layers.AvgPool(3, 1, "SAME", True), None, None),
+    ],
+    ids=lambda value: str(value) if isinstance(value, layers.Layer) else "",
+)
+def test_a_pooling_weighs_positions(layer, rows, columns):
+    def near(size, normalize):
+        inside = 1.0 * (abs(np.subtract.outer(np.arange(size), np.arange(size))) < 2)
+        return inside / (inside.sum(1, keepdims=True) if normalize else 3)
+
+    normalize = getattr(layer, "normalize_edges", False)
+    rows = near(5, normalize) if rows is None else np.asarray(rows)
+    columns = near(7, normalize) if columns is None else np.pad(columns, [(0, 0), (0, 7 - np.shape(columns)[1])])
+    _, found = evaluate(layer, X)
+    expected = np.einsum("ri,nijc,kj->nrkc", rows, X, columns)
+    np.testing.assert_allclose(found, expected.reshape(found.shape), rtol=1e-12, atol=1e-14)
+
+
+def test_rescale_multiplies_by_the_root_of_a_variance():
+    for variance, factor in ((4.0, 2.0), ("channels", 3**0.5), ("pixels", 35**0.5)):
+        np.testing.assert_allclose(evaluate(layers.Rescale(variance), X)[1], factor * X)
+
+
+def test_a_residual_branch_is_added_to_its_shortcut():
+    branch = Sequential(Relu(), Conv(3, w_std=2.0))
+    _, before = evaluate(Conv(3), X)
+    _, found = evaluate(Sequential(Conv(3), Residual(branch)), X)
+    _, deeper = evaluate(Sequential(Conv(3), *branch.layers), X)
+    np.testing.assert_allclose(found, before + deeper, rtol=1e-12)
+
+
+def test_dropout_drops_a_share_while_training_and_nothing_behind_it():
+    torch.manual_seed(0)
+    module = finite.build(Sequential(Dense(), layers.Dropout(0.25)), 4000, (3,), seed=0)
+    plain = finite.build(Dense(), 4000, (3,), seed=0)
+    x = torch.ones(1, 3, dtype=torch.float64)
+    found, expected = module(x), plain(x)
+    kept = found != 0
+    assert abs(kept.double().mean().item() - 0.75) < 0.03
+    torch.testing.assert_close(found[kept], expected[kept] / 0.75)
+    torch.testing.assert_close(module.eval()(x), expected)
+
+
+# What is refused.
+
+
+@dataclass(frozen=True)
+class Unknown(layers.Layer):
+    """A layer of somebody else's."""
+
+    def output_shape(self, shape):
+        return shape
+
+    def lower(self, graph, shape, source):
+        return source
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((Dense(), 0, (3,)), "width must be a whole number of at least 1, got 0"),
+        ((Dense(), 2.0, (3,)), r"width must be a whole number of at least 1, got 2\.0"),
+        (
+            (Sequential(Dense(), Unknown()), 4, (3,)),
+            r"layer 1 \(Unknown\): Unknown\(\) has no finite network: leave it",
+        ),
+        (
+            (Sequential(Dense(), layers.Elementwise(np.tanh)), 4, (3,)),
+            r"layer 1 \(Elementwise\): .* which torch cannot differentiate: name one of tanh, sigmoid",
+        ),
+        ((Relu(), 4, (3,)), "Relu needs infinitely many channels"),
+    ],
+)
+def test_a_network_that_cannot_be_built_is_refused_with_the_place(arguments, message):
+    with pytest.raises(LayerError, match=message):
+        finite.build(*arguments)
+
+
+def test_outputs_belong_to_a_last_dense_layer():
+    assert finite.build(Sequential(Dense(), Relu(), Dense()), 4, (3,), outputs=2)(torch.zeros(5, 3).double()).shape == (
+        5,
+        2,
+    )
+    with pytest.raises(LayerError, match=r"outputs=2 is the width of a last layer Dense, but .* ends in Relu\(\)"):
+        finite.build(Sequential(Dense(), Relu()), 4, (3,), outputs=2)
+    with pytest.raises(LayerError, match="outputs must be a whole number of at least 1, got 0"):
+        finite.build(Dense(), 4, (3,), outputs=0)
+
+
+def test_other_dtypes_are_refused():
+    with pytest.raises(LayerError, match='dtype "float32" or "float64", got dtype=\'float16\''):
+        finite.build(Dense(), 4, (3,), dtype="float16")
+
+
+def test_without_torch_the_command_that_installs_it_is_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"finite networks need torch: pip install 'cntk-pipeline\[finite\]'"):
+        finite.build(Dense(), 4, (3,))

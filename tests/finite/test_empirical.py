@@ -1,0 +1,236 @@
+"""Empirical kernels: by hand where the network is small, the exact kernel where it is wide, and bits."""
+
+import numpy as np
+import pytest
+import torch
+from support.networks import GOLDEN
+
+from cntk_pipeline import finite, kernel_matrix
+from cntk_pipeline.errors import ConfigError, DataError, LayerError
+from cntk_pipeline.finite import empirical_kernel
+from cntk_pipeline.finite.empirical import Draws, Products
+from cntk_pipeline.kernels import KINDS
+from cntk_pipeline.layers import (
+    Dense,
+    Dropout,
+    Elementwise,
+    Exp,
+    Flatten,
+    Gaussian,
+    Hermite,
+    LayerNorm,
+    Polynomial,
+    Relu,
+    Sequential,
+    Sign,
+    presets,
+)
+
+RNG = np.random.default_rng(8)
+VECTORS = RNG.standard_normal((4, 6))
+IMAGES = RNG.standard_normal((3, 4, 4, 2))
+LARGER = RNG.standard_normal((3, 8, 8, 2))
+HIDDEN = Sequential(Dense(w_std=1.4, b_std=0.2), Relu(), Dense(w_std=0.9, b_std=0.3))
+
+
+# By hand.
+
+
+def test_the_kernels_of_a_hidden_layer_are_those_by_hand():
+    def parts(outputs):
+        module = finite.build(HIDDEN, 50, (6,), outputs=outputs, seed=(3, 0))
+        w, b, v, c = (each.detach().numpy() for each in module.parameters())
+        before = 1.4 / 6**0.5 * VECTORS @ w.T + 0.2 * b
+        return before, np.maximum(before, 0), v, c
+
+    _, after, v, c = parts(None)
+    outputs = 0.9 / 50**0.5 * after @ v.T + 0.3 * c
+    found = empirical_kernel(HIDDEN, VECTORS, kind="nngp", width=50, seed=3)
+    np.testing.assert_allclose(found, outputs @ outputs.T / 50, rtol=1e-12)
+
+    before, after, v, _ = parts(1)
+    slopes = 0.9 / 50**0.5 * v * (before > 0)
+    expected = 0.9**2 / 50 * after @ after.T + 0.3**2
+    expected += (1.4**2 / 6 * VECTORS @ VECTORS.T + 0.2**2) * (slopes @ slopes.T)
+    np.testing.assert_allclose(empirical_kernel(HIDDEN, VECTORS, width=50, seed=3), expected, rtol=1e-12)
+
+
+def test_a_wide_hidden_layer_has_the_arc_cosine_kernels_of_its_angles():
+    x = np.array([[1.0, 0.0], [np.cos(1.0), np.sin(1.0)], [np.cos(2.5), np.sin(2.5)]])
+    angle = np.arccos(np.clip(x @ x.T, -1, 1))
+    # Of inputs of length 1, with variance 2 / 2 in front of ReLU (Cho and Saul 2009).
+    k1, k0 = (np.sin(angle) + (np.pi - angle) * np.cos(angle)) / (2 * np.pi), (np.pi - angle) / (2 * np.pi)
+    found = empirical_kernel(presets.fully_connected(2), x, width=8192, draws=8)
+    np.testing.assert_allclose(found, k1 + np.cos(angle) * k0, atol=0.01)
+
+
+def test_draws_are_averaged():
+    several = empirical_kernel(HIDDEN, VECTORS, width=20, seed=3, draws=2)
+    # Draw k has the seed (3, k).
+    apart = []
+    for draw in range(2):
+        module = finite.build(HIDDEN, 20, (6,), outputs=1, seed=(3, draw))
+        apart.append(empirical_kernel(module, VECTORS))
+    np.testing.assert_allclose(several, np.mean(apart, 0), rtol=1e-14)
+    assert abs(apart[0] - apart[1]).max() > 0.01
+
+
+def test_a_module_of_ones_own_has_the_mean_of_its_outputs_kernels():
+    module = torch.nn.Linear(6, 2, bias=False).double()
+    np.testing.assert_allclose(empirical_kernel(module, VECTORS), VECTORS @ VECTORS.T, rtol=1e-12)
+    outputs = VECTORS @ module.weight.detach().numpy().T
+    np.testing.assert_allclose(empirical_kernel(module, VECTORS, kind="nngp"), outputs @ outputs.T / 2, rtol=1e-12)
+
+
+def test_layers_that_are_not_trained_add_nothing():
+    network = Sequential(Dense(trained=False), Relu(), Dense(trained=False))
+    assert not empirical_kernel(network, VECTORS, width=20).any()
+    network = Sequential(Dense(trained=False), Relu(), Dense())
+    module = finite.build(network, 20, (6,), outputs=1, seed=(0, 0))
+    hidden = np.maximum(module.body[0](torch.tensor(VECTORS)).numpy(), 0)
+    np.testing.assert_allclose(empirical_kernel(network, VECTORS, width=20), hidden @ hidden.T / 20, rtol=1e-12)
+
+
+# The limit.
+
+SERIES = {
+    "exp": Sequential(Dense(w_std=0.5), Exp(), Dense()),
+    "gaussian": Sequential(Dense(), Gaussian(), Dense()),
+    "hermite": Sequential(Dense(), LayerNorm(), Hermite((0.2, 0.5, 0.3)), Dense()),
+    "polynomial": Sequential(Dense(), Polynomial((0.1, 0.6, 0.2)), Dense()),
+    **{
+        name: Sequential(Dense(w_std=0.5), Elementwise(name), Dense())
+        for name in ("tanh", "sigmoid", "silu", "softplus")
+    },
+    "cntk-v": presets.cntk(4),
+    "cntk-gap": presets.cntk(4, "gap"),
+    "cntk-lap": presets.cntk(4, "lap1"),
+}
+NETWORKS = {name: each for name, each in (GOLDEN | SERIES).items() if name != "fc_dropout"}
+FLAT = {name for name, network in NETWORKS.items() if isinstance(network.layers[0], Dense)}
+"""The networks of vectors."""
+
+WIDE, NARROW = {32: 48, 128: 24, 384: 12}, {16: 64, 48: 40, 144: 20}
+"""How many networks of each width, of vectors and of images."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_errors_fall_with_the_root_of_the_width(name, kind):
+    network, seeds = NETWORKS[name], WIDE if name in FLAT else NARROW
+    x = VECTORS if name in FLAT else LARGER if name == "myrtle5" else IMAGES
+    exact = kernel_matrix(network, x, kind=kind, dtype="float64")
+    drawn = {
+        width: np.array([empirical_kernel(network, x, kind=kind, width=width, seed=seed) for seed in range(count)])
+        for width, count in seeds.items()
+    }
+    size = np.sqrt(np.mean(exact**2))
+    errors = [np.sqrt(np.mean((each - exact) ** 2)) / size for each in drawn.values()]
+    slope = np.polyfit(np.log(list(seeds)), np.log(errors), 1)[0]
+    assert -0.7 < slope < -0.3, (slope, errors)
+    # The mean over the networks is nearer still: its own deviation, and a bias like 1 / width.
+    count, mean = len(drawn[max(seeds)]), drawn[max(seeds)].mean(0)
+    assert np.sqrt(np.mean((mean - exact) ** 2)) / size < 3 * errors[-1] / count**0.5, (errors, mean, exact)
+
+
+@pytest.mark.slow
+def test_dropout_has_the_variance_of_its_kernel():
+    network = GOLDEN["fc_dropout"]
+    exact = kernel_matrix(network, VECTORS, kind="nngp", dtype="float64")
+    torch.manual_seed(0)
+    x, found = torch.tensor(VECTORS), []
+    for seed in range(40):
+        outputs = finite.build(network, 512, (6,), seed=seed)(x).detach().numpy()
+        found.append(outputs @ outputs.T / 512)
+    np.testing.assert_allclose(np.mean(found, 0), exact, atol=0.02 * exact.max())
+    # Without the masks, the variances would be smaller by more than that.
+    plain = kernel_matrix(network, VECTORS, VECTORS.copy(), kind="nngp", dtype="float64")
+    assert np.diag(exact - plain).max() > 0.04 * exact.max()
+
+
+# Bits.
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_value_has_the_same_bits_however_inputs_are_divided(kind):
+    draws = Draws(GOLDEN["cnn_gap_d3"], kind, 24, (4, 4, 2), count=2)
+    x, z = RNG.standard_normal((5, 4, 4, 2)), RNG.standard_normal((4, 4, 4, 2))
+    whole = Products(draws.modules, kind)
+    expected, own = whole.of_all(x, z), whole.of_all(x)
+    for held in (1, 2, 3):
+        row_bytes = 8 * (24 if kind == "nngp" else finite.count_weights(draws.network, 24, (4, 4, 2), outputs=1)[1])
+        found = Products(draws.modules, kind, block_bytes=2 * held * row_bytes)
+        assert np.array_equal(found.of_all(x, z), expected)
+        assert np.array_equal(found.of_all(x), own)
+        assert np.array_equal(found.of_pairs(x[:4], z), np.diag(expected[:4]))
+    assert np.array_equal(own, own.T)
+    assert np.array_equal(whole.of_pairs(x), np.diag(own))
+    assert np.array_equal(whole.of_all(x[3:], z[1:2]), expected[3:, 1:2])
+
+
+def test_torch_computes_in_one_thread_and_gets_the_others_back():
+    class Told(torch.nn.Linear):
+        def forward(self, x):
+            seen.append(torch.get_num_threads())
+            return super().forward(x)
+
+    seen, before = [], torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        empirical_kernel(Told(6, 1), VECTORS)
+        assert set(seen) == {1}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_computation_that_is_stopped_returns():
+    def modules():
+        for module in Draws(HIDDEN, "ntk", 20, (6,), count=10**9).modules():
+            yield module
+            products.stopped = True
+
+    products = Products(modules, "ntk")
+    assert products.of_all(VECTORS).shape == (4, 4)
+    products.stopped = False
+    assert products.of_pairs(VECTORS).shape == (4,)
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(
+    ("network", "options", "message"),
+    [
+        (HIDDEN, {}, "an empirical kernel needs the width of its finite networks, such as width=512"),
+        (HIDDEN, {"width": 0}, "width must be a whole number of at least 1, got 0"),
+        (HIDDEN, {"width": 4, "draws": 0}, "draws must be a whole number of at least 1, got 0"),
+        (HIDDEN, {"width": 4, "seed": -1}, "seed must be a whole number of at least 0, got -1"),
+        (HIDDEN, {"width": 4, "dtype": "int8"}, 'dtype "float32" or "float64", got dtype=\'int8\''),
+        (HIDDEN, {"width": 4, "kind": "nkt"}, 'a kernel is "nngp" or "ntk", got kind=\'nkt\''),
+        (Sequential(Dense(), Sign(), Dense()), {"width": 4}, r"layer 1 \(Sign\): Sign\(\) has no NTK, only an NNGP"),
+        (Sequential(Dense(), Dropout(0.5), Dense()), {"width": 4}, r"Dropout\(rate=0.5\) draws a mask for each sample"),
+    ],
+)
+def test_a_kernel_that_no_finite_network_has_is_refused(network, options, message):
+    with pytest.raises(LayerError, match=message):
+        empirical_kernel(network, VECTORS, **options)
+
+
+def test_a_network_that_ends_in_images_is_refused():
+    with pytest.raises(LayerError, match="the network ends in images of shape"):
+        empirical_kernel(Dense(), IMAGES, width=4)
+    assert empirical_kernel(Sequential(Dense(), Flatten()), IMAGES, width=4).shape == (3, 3)
+
+
+def test_a_module_has_no_width_to_be_given():
+    with pytest.raises(ConfigError, match="a module of torch has a width and weights of its own: leave out width"):
+        empirical_kernel(torch.nn.Linear(6, 1), VECTORS, width=4)
+
+
+def test_inputs_that_do_not_agree_are_refused():
+    with pytest.raises(DataError, match=r"at least one input each, all of one shape, got \(4, 6\) and \(3, 4, 4, 2\)"):
+        empirical_kernel(HIDDEN, VECTORS, IMAGES, width=4)
+    with pytest.raises(DataError, match=r"at least one input each, all of one shape, got \(0, 6\)"):
+        empirical_kernel(HIDDEN, VECTORS[:0], width=4)
