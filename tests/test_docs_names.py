@@ -18,6 +18,7 @@ ROOMS = {
     "presets": "cntk_pipeline.layers.presets",
     "kernels": "cntk_pipeline.kernels",
     "regression": "cntk_pipeline.regression",
+    "finite": "cntk_pipeline.finite",
     "plots": "cntk_pipeline.plots",
     "datasets": "cntk_pipeline.datasets",
     "config": "cntk_pipeline.config",
