@@ -93,7 +93,8 @@ def test_what_is_submitted_is_finished_though_the_one_who_submitted_is_gone(
     shell.wait_for_state(job, "RUNNING")
     assert re.search(rf"slurm {job} runs on n\[1-2\], [0-9:]+ left", shell.cntk("status", shell.run, code=3))
     watched = shell.cntk("status", "--watch", shell.run)
-    assert "tiles/s" in watched
+    assert "train 190/190" in watched  # it ended with the run, whose results it shows
+    assert "100.00%" in watched
     shell.wait_for_state(job, "COMPLETED")
     assert "2 workers of SLURM job" in shell.log()
     assert "Traceback" not in shell.log()

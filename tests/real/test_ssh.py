@@ -282,7 +282,7 @@ def test_a_driver_whose_scheduler_is_killed_ends_within_a_minute_and_the_run_goe
     run, _ = handover.submit(long_run(tmp_path / "run", hosts), Recorder())
     wait_until(lambda: receipts(run.path) >= 3, "three tiles")
     said = (run.path / "log" / "driver.log").read_text()
-    scheduler_at(servers, re.findall(r"scheduler tls://(\S+)", said)[0]).kill()
+    scheduler_at(servers, re.findall(r"scheduler tls://([^\s,]+)", said)[0]).kill()
     killed = time.monotonic()
     wait_until(lambda: handover.whereabouts(run).state == "gone", "the driver's end")
     seconds = time.monotonic() - killed
