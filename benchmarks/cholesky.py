@@ -31,6 +31,7 @@ from cntk_pipeline.config import ClusterConfig, parse_config
 from cntk_pipeline.driver.driver import Driver
 from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.specification import DataSpecification
 from cntk_pipeline.solvers import Method, System, make_system, requested_solves
 from cntk_pipeline.solvers.cholesky import factor_jobs
 from cntk_pipeline.workflow.plan import measure_product_rate
@@ -68,13 +69,11 @@ def write_run(path: Path, rows: int, tile: str) -> tuple[RunDirectory, System]:
         "benchmark",
     )
     readouts = gram.readouts_of(config.network, config.readouts)
-    data = {"digest": "", "train": rows, "test": 1, "shape": [1, 1, 1], "classes": [str(k) for k in range(CLASSES)]}
-    run = RunDirectory.create(
-        path, {"data": data} | gram.kernel_specification(readouts, "float32", False, KERNEL_TILE), {}
-    )
-    gram.create_kernel_arrays(run)
+    data = DataSpecification("", rows, 1, (1, 1, 1), tuple(map(str, range(CLASSES))), standardize=True)
+    run = RunDirectory.create(path, gram.specify(data, readouts, config.kernel, KERNEL_TILE), {})
+    gram.kernel_group(run).create()
     labels = np.random.default_rng(1).integers(0, CLASSES, rows)
-    run.write_inputs({"train_labels": labels, "test_labels": labels[:1]}, {})
+    run.stored_data.write({"train_labels": labels, "test_labels": labels[:1]}, {})
     x, name = vectors(rows), readouts[0].name
     kernel, variances, cut = run.kernel(name, "train"), run.kernel(name, "train_variance"), run.train_cut
     for row in range(cut.pieces):
@@ -114,7 +113,7 @@ def measure(folder: Path, rows: int, workers: int, tile: str) -> Measured:
         rates = [product_rate(executor)]
         driver = Driver(str(run.path), executor, run.journal, lambda progress: None, threading.Event())
         every = factor_jobs(run, system, 0, executor.slots)
-        jobs = [job for job in every if not job.task.stage.startswith("coeff")]
+        jobs = [job for job in every if job.task.stage.kind != "coefficients"]
         start = time.perf_counter()
         outcome = driver.run(jobs, {})
         seconds = time.perf_counter() - start

@@ -36,7 +36,7 @@ class _Watch:
 
     def progress(self, progress: Progress) -> None:
         """Note the end of the coefficients."""
-        if progress.receipt is not None and progress.receipt.task.stage.startswith("coefficients"):
+        if progress.receipt is not None and progress.receipt.task.stage.kind == "coefficients":
             self.ended = self._now()
 
     def _now(self) -> tuple[float, float]:
