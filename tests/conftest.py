@@ -34,12 +34,16 @@ TESTS = Path(__file__).parent
 SLOW = (
     "faults",
     "real",
+    "cli/test_inspection.py",
+    "cli/test_watch.py",
     "clusters/test_adding.py",
     "clusters/test_memory.py",
     "gram/test_engines.py",
     "inference/test_adding.py",
     "kernels/test_planes.py",
     "kernels/test_pooling.py",
+    "interactive/test_running.py",
+    "opened/test_predicting.py",
     "pages",
     *(
         f"plots/test_{name}.py"

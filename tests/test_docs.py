@@ -67,6 +67,7 @@ def test_the_layer_that_is_shown_is_the_one_that_exists(source: str) -> None:
     assert block in (ROOT / source).read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", ["estimators.md", "finite.md", "inference.md", "plots.md", "runs.md", "../README.md"])
 def test_examples_print_what_their_comments_say(page: str) -> None:
     code = "\n".join(re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL))
@@ -80,6 +81,7 @@ def test_examples_print_what_their_comments_say(page: str) -> None:
     assert printed.getvalue().splitlines() == promised
 
 
+@pytest.mark.slow
 def test_the_calls_on_the_page_of_networks_run(capsys: pytest.CaptureFixture[str]) -> None:
     code = "\n".join(re.findall(r"```python\n(.*?)```", (DOCS / "networks.md").read_text(), re.DOTALL))
     rng = np.random.default_rng(0)
@@ -140,6 +142,7 @@ def test_every_event_and_every_metric_has_its_line() -> None:
 
 
 @pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
+@pytest.mark.slow
 def test_recipes_for_jq_find_what_they_say(tmp_path: Path) -> None:
     (tmp_path / "log").mkdir()
     lines = [
