@@ -9,13 +9,19 @@ import runpy
 import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import obstore.store
 import prometheus_client
 import pytest
 import typer
+import zarr
+import zarr.storage
+from support.problems import Recorder
 
 from cntk_pipeline.cli.main import app
 from cntk_pipeline.clusters import CLUSTERS
@@ -28,6 +34,7 @@ from cntk_pipeline.plots import DISPLAYS
 from cntk_pipeline.solvers import SOLVERS
 from cntk_pipeline.telemetry.events import EVENTS
 from cntk_pipeline.telemetry.metrics import Metrics
+from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.keys import workflow_keys
 
 ROOT = Path(__file__).parent.parent
@@ -204,3 +211,15 @@ def test_every_key_that_a_model_reads_is_in_the_page() -> None:
     for name, cluster in CLUSTERS.items():
         assert listed.get(("cluster", f'kind = "{name}"'), set()) == set(cluster.options.model_fields)
     assert listed["inference", ""] == set(RESULTS)
+
+
+def test_the_line_of_the_page_of_stores_opens_an_array(small_config: Callable[..., RunConfig], bucket: str) -> None:
+    readouts = {"depths": [3], "poolings": ["gap"], "kinds": ["ntk"]}
+    config = small_config(readouts=readouts, store={"path": f"s3://{bucket}/shown"})
+    run = runs.start(config, Recorder(), threading.Event())
+    (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "stores.md").read_text(), re.DOTALL)
+    for shown, real in (("my-bucket", bucket), ('prefix="..."', 'prefix="shown/kernel.zarr"')):
+        assert shown in code
+        code = code.replace(shown, real)
+    array = eval(code.replace('path="..."', 'path="depth3-gap-ntk/train"'), {"zarr": zarr, "obstore": obstore})
+    np.testing.assert_array_equal(array[:16, :16], run.kernel("depth3-gap-ntk", "train").read(0, 0))
