@@ -132,6 +132,7 @@ def test_the_search_works_for_pages_that_are_opened_as_files(site: Path, chromiu
 LOOKED_AT = (
     "docs/index", "docs/tutorial/digits", "docs/mathematics", "docs/how-it-works", "docs/gallery/index",
     "docs/gallery/learning_curve", "docs/gallery/killed_and_resumed", "docs/workflow", "docs/api/estimators",
+    "examples/classify_digits", "examples/image_folder", "examples/uncertainty",
 )  # fmt: skip
 
 
