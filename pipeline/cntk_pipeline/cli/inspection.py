@@ -15,6 +15,7 @@ from cntk_pipeline.cli.display import (
     show_state,
     state_lines,
 )
+from cntk_pipeline.solvers.scores import main_score
 
 if TYPE_CHECKING:
     from cntk_pipeline.datasets import Contents
@@ -51,8 +52,7 @@ def best_of(solves: "Sequence[SolveReport]", count: int) -> "list[SolveReport]":
         return list(solves)
 
     def score(index: int) -> float:
-        solve = solves[index]
-        found = solve.r2 if solve.r2 is not None else solve.accuracy
+        found = main_score(solves[index])
         return -float("inf") if found is None else found
 
     chosen = sorted(range(len(solves)), key=score, reverse=True)[:count]

@@ -100,10 +100,24 @@ def calibration_error(probabilities: Array, labels: npt.ArrayLike, bins: int = 1
         The right columns.
     bins : number of bins.
     """
+    _, confidence, hits = confidence_bins(probabilities, labels, bins)
+    return float(np.abs(confidence - hits).sum() / len(probabilities))
+
+
+def confidence_bins(probabilities: Array, labels: npt.ArrayLike, bins: int) -> tuple[Array, Array, Array]:
+    """Sort samples into bins of equal width of the largest probability, their confidence.
+
+    Parameters are those of `calibration_error`.
+
+    Returns
+    -------
+    (bins,) arrays: the number of samples in each bin, the sum of their confidence, and the number of right ones.
+    """
     confidence, hits = probabilities.max(1), probabilities.argmax(1) == np.asarray(labels)
     place = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = np.bincount(place, weights=confidence - hits, minlength=bins)
-    return float(np.abs(gaps).sum() / len(confidence))
+    counts = np.bincount(place, minlength=bins)
+    summed, right = (np.bincount(place, weights=each, minlength=bins) for each in (confidence, hits))
+    return counts, summed, right
 
 
 def _as_means(means: npt.ArrayLike) -> Array:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cntk_pipeline.storage import StorePath
+from cntk_pipeline.tasks import Stage
 from cntk_pipeline.telemetry.log_tail import FILES_AT_ONCE, Line, LogTail
 
 
@@ -59,7 +60,10 @@ def read_tile_log(folder: StorePath) -> TileLog:
             case "began", {"time": float() | int() as begin}:
                 begun[tile] = begin
             case "finished", {"time": float() | int() as end, "seconds": float() | int() as seconds}:
-                kind = str(line.get("stage")).partition(":")[0].partition("-")[0]
+                try:
+                    kind = Stage.parse(str(line.get("stage"))).kind
+                except ValueError:
+                    continue
                 begin, size = begun.pop(tile, end - seconds), line.get("bytes")
                 spans.append(TileSpan(str(tile[0]), kind, begin, seconds, size if isinstance(size, int) else 0))
     return TileLog(tuple(sorted(spans, key=lambda span: span.begin)), dict(counts))

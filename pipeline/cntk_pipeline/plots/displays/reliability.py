@@ -11,7 +11,7 @@ from cntk_pipeline.opened.systems import Readout
 from cntk_pipeline.plots.base import Display, counted
 from cntk_pipeline.plots.chosen import known_labels, require_classes, the_system
 from cntk_pipeline.plots.style import COLOURS, MUTED
-from cntk_pipeline.regression.probabilities import calibration_error
+from cntk_pipeline.regression.probabilities import calibration_error, confidence_bins
 from cntk_pipeline.storage.tiled_array import Array
 
 if TYPE_CHECKING:
@@ -48,13 +48,10 @@ class Reliability(Display):
         require_classes(run, "a probability")
         system, labels = the_system(run, readout, ridge), known_labels(run)
         probabilities = run.probabilities(system.readout, system.ridge)
-        confidence, hits = probabilities.max(1), probabilities.argmax(1) == labels
-        place = np.minimum((confidence * BINS).astype(int), BINS - 1)
-        counts = np.bincount(place, minlength=BINS)
+        counts, confidence, hits = confidence_bins(probabilities, labels, BINS)
         shares = np.where(counts > 0, counts, np.nan)
-        means = np.bincount(place, weights=confidence, minlength=BINS) / shares
-        rates = np.bincount(place, weights=hits, minlength=BINS) / shares
-        return cls(system.label, counts, means, rates, calibration_error(probabilities, labels, BINS))
+        error = calibration_error(probabilities, labels, BINS)
+        return cls(system.label, counts, confidence / shares, hits / shares, error)
 
     @property
     def alt(self) -> str:
