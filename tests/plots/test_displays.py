@@ -173,6 +173,7 @@ def test_reliability_is_that_of_the_probabilities(pictured_run: OpenRun) -> None
     np.testing.assert_allclose(
         probabilities, pictured_run.predict_proba(pictured.picture_data()["x_test"], *SYSTEM, say=None), atol=1e-6
     )
+    np.testing.assert_array_equal(display.counts, np.histogram(probabilities.max(1), 15, (0, 1))[0])
     assert display.counts.sum() == len(labels)
     np.testing.assert_allclose(np.nansum(display.counts * display.confidence), probabilities.max(1).sum())
     np.testing.assert_allclose(np.nansum(display.counts * display.accuracy), np.sum(probabilities.argmax(1) == labels))

@@ -24,7 +24,7 @@ def tile(begin: float, seconds: float, stage: str = "train", row: int = 0) -> li
     where = {"stage": stage, "row": row, "col": 0}
     return [
         {"time": begin, "event": "began"} | where,
-        {"time": begin + seconds + 0.5, "event": "finished", "seconds": seconds, "bytes": 10} | where,
+        {"time": begin + 1.5 * seconds, "event": "finished", "seconds": seconds, "bytes": 10} | where,
     ]
 
 
@@ -61,11 +61,11 @@ def test_begins_are_those_of_the_log_and_overlapping_tiles_count_once(run_with_l
 
 
 def test_pauses_without_any_work_are_left_out_and_named(run_with_logs: OpenRun, tmp_path: Path) -> None:
-    write_log(tmp_path / "log", "a-1", *tile(100, 10), *tile(171, 10, row=1), *tile(5000, 10, row=2))
+    write_log(tmp_path / "log", "a-1", *tile(95, 3), *tile(100, 10), *tile(171, 10), *tile(5000, 10))
     display = Timeline.from_run(run_with_logs)
-    assert display.begin.tolist() == [0, 10, 20]
-    assert display.pauses == ((10, 61), (20, 4819))
-    assert display.length == 30
+    assert display.begin.tolist() == [0, 5, 15, 25]  # two seconds without work are no pause
+    assert display.pauses == ((15, 61), (25, 4819))
+    assert display.length == 35
     assert "without pauses" in display.plot().axes[0].get_xlabel()
 
 
