@@ -104,7 +104,9 @@ def calibration_error(probabilities: Array, labels: npt.ArrayLike, bins: int = 1
     return float(np.abs(confidence - hits).sum() / len(probabilities))
 
 
-def confidence_bins(probabilities: Array, labels: npt.ArrayLike, bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def confidence_bins(
+    probabilities: Array, labels: npt.ArrayLike, bins: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Sort samples into bins of equal width of the largest probability, their confidence.
 
     Parameters are those of `calibration_error`.
