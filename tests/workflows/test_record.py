@@ -1,0 +1,69 @@
+"""The table of accuracies that is kept of a run: counted again from predictions and labels."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cntk_pipeline
+from cntk_pipeline.datasets import load
+
+SCRIPT = Path(__file__).parents[2] / "workflows" / "record.py"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> cntk_pipeline.OpenRun:
+    digits = load("digits").train
+    return cntk_pipeline.run(
+        {
+            "network": {"preset": "cntk"},
+            "readouts": {"depths": [2], "poolings": ["flatten"]},
+            "solve": {"ridges": [1e-2]},
+            "inference": {"leave_one_out": True, "learning_curve": True},
+            "cluster": {"kind": "serial"},
+        },
+        data={"x_train": digits.images[:160], "y_train": digits.labels[:160]},
+        data__train=100,
+        store__path=str(tmp_path_factory.mktemp("record") / "run"),
+        progress=False,
+    )
+
+
+def _record(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True, timeout=120)
+
+
+def test_the_table_counts_right_images(run: cntk_pipeline.OpenRun, tmp_path: Path) -> None:
+    file = tmp_path / "table.csv"
+    done = _record(str(run.path), "--cut", "20", "--out", str(file))
+    assert done.returncode == 0, done.stderr
+    with file.open() as lines:
+        table = list(csv.DictReader(lines))
+    assert run.labels.test is not None
+    right = np.argmax(run.predictions(), axis=1) == run.labels.test
+    left_out = np.argmax(np.asarray(run.leave_one_out()["prediction"]), axis=1) == run.labels.train
+    expected = {"test": right, "test before 20": right[:20], "test from 20": right[20:], "left out": left_out}
+    whole = {row["images"]: row for row in table if row["training_images"] == "100"}
+    assert whole.keys() == expected.keys()
+    for images, values in expected.items():
+        assert float(whole[images]["accuracy"]) == pytest.approx(values.mean(), rel=1e-5)
+        assert int(whole[images]["count"]) == len(values)
+        error = np.sqrt(values.var() / len(values))
+        assert float(whole[images]["standard_error"]) == pytest.approx(error, rel=1e-5)
+    smaller = [int(row["training_images"]) for row in table if row["training_images"] != "100"]
+    assert smaller == list(run.learning_curve().summary.sizes[:-1])
+
+
+def test_a_cut_outside_of_the_test_images_is_refused(run: cntk_pipeline.OpenRun) -> None:
+    done = _record(str(run.path), "--cut", "60")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "--cut lies between 0 and the 60 test images, got 60" in done.stderr
+
+
+def test_a_run_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    done = _record(str(tmp_path / "none"))
+    assert done.returncode == 1
+    assert "error: " in done.stderr and "Traceback" not in done.stderr
