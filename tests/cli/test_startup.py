@@ -1,6 +1,7 @@
 """What a command imports before it does anything: exact lists of modules, since times depend on the machine.
 
-Seen to fail: with dask.utils imported at the top of `config.cluster`, and scipy.linalg at that of `solvers.blas`.
+Seen to fail: with dask.utils imported at the top of `config.cluster`, scipy.linalg at that of `solvers.blas`, and
+`kernel_matrix` at that of `estimators.question`.
 """
 
 import os
@@ -28,6 +29,13 @@ except SystemExit as end:
 print(code, *sys.modules, file=sys.stderr)
 """
 
+ESTIMATOR = """
+import sys
+from cntk_pipeline.estimators import KernelClassifier
+from cntk_pipeline.layers import presets
+model = KernelClassifier(presets.fully_connected(2), ridge=1e-3)
+"""
+
 
 def modules_after(code: str, *words: str, **environment: str) -> list[str]:
     """Run Python with words on its command line; return its last line on standard error, in words."""
@@ -41,6 +49,14 @@ def test_the_package_alone_imports_no_library() -> None:
     found = modules_after("import sys, cntk_pipeline; print(*sys.modules, file=sys.stderr)")
     assert "cntk_pipeline.lazy" in found
     assert not (COMPUTING | OTHER_PLACES | WRITING | ARRAYS) & set(found)
+
+
+def test_the_compiler_is_loaded_when_an_estimator_is_fitted_and_not_before() -> None:
+    found = modules_after(f"{ESTIMATOR}\nprint(*sys.modules, file=sys.stderr)")
+    assert "cntk_pipeline.estimators.classifier" in found
+    assert not {"numba", "llvmlite", "dask", "distributed", "zarr"} & set(found)
+    found = modules_after(f"{ESTIMATOR}\nmodel.fit([[0.0, 1.0], [1.0, 0.0]], [0, 1])\nprint(*sys.modules, file=sys.stderr)")
+    assert "numba" in found
 
 
 @pytest.mark.parametrize(
