@@ -51,3 +51,8 @@ def test_what_is_imported_is_listed() -> None:
 def test_the_makefile_serves_ci() -> None:
     assert "make test" in (ROOT / ".ci/run").read_text()
     assert re.search(r"^test:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_every_extra_has_its_line_in_the_page_of_the_installation() -> None:
+    listed = re.findall(r"(?m)^\| `([a-z0-9]+)` \|", (ROOT / "docs/install.md").read_text())
+    assert sorted(listed) == sorted(PROJECT["optional-dependencies"])
