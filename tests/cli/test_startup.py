@@ -82,5 +82,13 @@ def test_a_look_at_a_run_imports_nothing_that_computes_or_writes(
 ) -> None:
     code, *found = modules_after(CALL, command, str(run_small().path))
     assert code == "0"
-    assert set(found) >= {"numpy", "pydantic"}
+    assert set(found) >= {"numpy", "pydantic", "cntk_pipeline.datasets.contents"}
     assert not (COMPUTING | OTHER_PLACES | WRITING) & set(found)
+    assert not {f"cntk_pipeline.datasets.{source}" for source in ("sources", "table", "folder", "cifar10")} & set(found)
+
+
+def test_the_model_of_a_section_is_compiled_when_it_is_first_read() -> None:
+    asked = "from cntk_pipeline.clusters.slurm.options import SlurmOptions as Options"
+    seen = "print(Options.__pydantic_complete__, end=' ', file=sys.stderr)"
+    code = f"import sys\n{asked}\n{seen}\nOptions()\n{seen}\nprint(file=sys.stderr)"
+    assert modules_after(code) == ["False", "True"]
