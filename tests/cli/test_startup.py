@@ -55,7 +55,9 @@ def test_the_compiler_is_loaded_when_an_estimator_is_fitted_and_not_before() -> 
     found = modules_after(f"{ESTIMATOR}\nprint(*sys.modules, file=sys.stderr)")
     assert "cntk_pipeline.estimators.classifier" in found
     assert not {"numba", "llvmlite", "dask", "distributed", "zarr"} & set(found)
-    found = modules_after(f"{ESTIMATOR}\nmodel.fit([[0.0, 1.0], [1.0, 0.0]], [0, 1])\nprint(*sys.modules, file=sys.stderr)")
+    found = modules_after(
+        f"{ESTIMATOR}\nmodel.fit([[0.0, 1.0], [1.0, 0.0]], [0, 1])\nprint(*sys.modules, file=sys.stderr)"
+    )
     assert "numba" in found
 
 

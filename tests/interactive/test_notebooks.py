@@ -51,7 +51,9 @@ def test_without_ipywidgets_a_notebook_shows_lines_without_controls() -> None:
 def test_with_ipywidgets_each_phase_has_a_widget_that_ends_with_its_last_bar() -> None:
     pytest.importorskip("ipywidgets")
     notebook = executed(SMALL, RUN)
-    views = [output["data"][VIEW]["model_id"] for output in notebook.cells[-1].outputs if VIEW in output.get("data", {})]
+    views = [
+        output["data"][VIEW]["model_id"] for output in notebook.cells[-1].outputs if VIEW in output.get("data", {})
+    ]
     state = notebook.metadata["widgets"][STATE]["state"]
     shown = ["".join(texts(state[view]["state"]["outputs"])) for view in views]
     assert [re.sub(r"\x1b\[[0-9;]*m", "", text).split("\n")[-2].split()[0] for text in shown] == ["kernel", "solve"]
