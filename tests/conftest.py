@@ -60,14 +60,12 @@ SLOW = (
     "solvers/test_adding.py",
     "telemetry/test_metrics.py",
 )
-ALONE = (
-    "real",
-    *(
-        f"faults/test_{name}.py"
-        for name in ("chaos", "clocks", "full_disk", "kill", "poison", "power", "scheduler", "soak")
-    ),
-)
-"""Folders and files of `tests` whose every test has a marker."""
+ALONE = ("real", *(f"faults/test_{name}.py" for name in ("chaos", "clocks", "scheduler", "soak")))
+"""Folders and files of `tests` whose every test has a marker.
+
+Alone are real parts, whose daemons are one to a machine, and tests that take time for a sign: of a frozen worker, of a
+driver that ends soon, of episodes in so many seconds. Kills and full disks wait for what they need, however long.
+"""
 
 
 def _paths(places: tuple[str, ...]) -> tuple[str, ...]:
@@ -76,11 +74,8 @@ def _paths(places: tuple[str, ...]) -> tuple[str, ...]:
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leave files out whose tests are all slow where none of these are wanted: their imports take seconds."""
-    return (
-        True
-        if config.option.markexpr == "not slow" and (str(collection_path) + os.sep).startswith(_paths(SLOW))
-        else None
-    )
+    is_slow = (str(collection_path) + os.sep).startswith(_paths(SLOW))
+    return True if is_slow and config.option.markexpr == "not slow" else None
 
 
 @pytest.hookimpl(tryfirst=True)
