@@ -18,9 +18,11 @@ docs: $(VENV)/.installed-docs
 # Two processes side by side: each test of a file in the same one.
 PROCESSES ?= 2
 TOGETHER := -n $(PROCESSES) --dist loadfile
+# The fast tests; the examples of `finite` import torch, which takes seconds.
+FAST := -m "not slow" --ignore=pipeline/cntk_pipeline/finite
 
 check: $(VENV)/.installed-test lint
-	$(BIN)/python -m pytest -q -m "not slow" $(TOGETHER)
+	$(BIN)/python -m pytest -q $(FAST) $(TOGETHER)
 
 test: $(VENV)/.installed-test lint
 	tests/run.sh $(BIN)/python "$(TOGETHER)" --ignore=tests/real/test_kubernetes.py
@@ -31,7 +33,7 @@ lower-bounds:
 	@$(PYTHON) -m venv --clear $(LOWEST)
 	@$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check uv
 	@$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable '.[test]'
-	$(LOWEST)/bin/python -m pytest -q -m "not slow" $(TOGETHER)
+	$(LOWEST)/bin/python -m pytest -q $(FAST) $(TOGETHER)
 
 # The real parts alone: SLURM, S3 gateway, ssh and network namespaces, on Debian as root; a missing one fails, where `make test` skips it.
 real: $(VENV)/.installed-test

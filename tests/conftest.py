@@ -35,45 +35,47 @@ SLOW = (
     "faults",
     "real",
     "cli/test_inspection.py",
+    "cli/test_startup.py",
     "cli/test_watch.py",
     "clusters/test_adding.py",
     "clusters/test_memory.py",
+    "clusters/test_progress_page.py",
+    "estimators/test_conventions.py",
+    "estimators/test_memory.py",
+    "finite",
     "gram/test_engines.py",
     "inference/test_adding.py",
+    "inference/test_trained.py",
+    "interactive",
     "kernels/test_planes.py",
     "kernels/test_pooling.py",
-    "interactive/test_running.py",
+    "opened/test_export.py",
     "opened/test_predicting.py",
+    "opened/test_prediction.py",
+    "opened/test_tasks.py",
     "pages",
-    *(
-        f"plots/test_{name}.py"
-        for name in (
-            "deviation",
-            "displays",
-            "kernel_matrix",
-            "learning_curve",
-            "odd_runs",
-            "ridge_path",
-            "spectrum",
-            "training",
-        )
-    ),
+    "plots",
     "rundir/test_lease.py",
-    "solvers/test_adding.py",
     "rundir/test_runs_before_stages.py",
+    "solvers/test_adding.py",
+    "telemetry/test_metrics.py",
 )
-ALONE = (
-    "real",
-    *(
-        f"faults/test_{name}.py"
-        for name in ("chaos", "clocks", "full_disk", "kill", "poison", "power", "scheduler", "soak")
-    ),
-)
-"""Folders and files of `tests` whose every test has a marker."""
+ALONE = ("real", *(f"faults/test_{name}.py" for name in ("chaos", "clocks", "scheduler", "soak")))
+"""Folders and files of `tests` whose every test has a marker.
+
+Alone are real parts, whose daemons are one to a machine, and tests that take time for a sign: of a frozen worker, of a
+driver that ends soon, of episodes in so many seconds. Kills and full disks wait for what they need, however long.
+"""
 
 
 def _paths(places: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(str(TESTS / place) + ("" if place.endswith(".py") else os.sep) for place in places)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave files out whose tests are all slow where none of these are wanted: their imports take seconds."""
+    is_slow = (str(collection_path) + os.sep).startswith(_paths(SLOW))
+    return True if is_slow and config.option.markexpr == "not slow" else None
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -108,9 +109,14 @@ def test_the_page_of_data_structures_shows_a_run_that_anybody_can_make(
     command = re.findall(r"(?m)^\$ cntk (run small\.toml .*)$", text)[0]
     subprocess.run([sys.executable, "-m", "cntk_pipeline", *command.split()], check=True, timeout=200)
     names: dict[str, Any] = {}
-    exec(compile("\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)), "data-structures.md", "exec"), names)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*consolidated.*")
+        code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+        exec(compile(code, "data-structures.md", "exec"), names)
     assert np.array_equal(names["kernel"], names["run"].kernel("depth3-gap-ntk").compute())
     assert names["predictions"].shape == (10, 10)
+    assert {"train", "test", "train_variance", "test_variance"} == set(names["group"].data_vars)
+    assert np.array_equal(names["group"]["test"], names["run"].kernel("depth3-gap-ntk", "test").compute())
 
 
 def test_every_command_that_is_shown_exists() -> None:

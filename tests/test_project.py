@@ -4,6 +4,7 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent
@@ -51,3 +52,13 @@ def test_what_is_imported_is_listed() -> None:
 def test_the_makefile_serves_ci() -> None:
     assert "make test" in (ROOT / ".ci/run").read_text()
     assert re.search(r"^test:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_every_extra_has_its_line_in_the_page_of_the_installation() -> None:
+    listed = re.findall(r"(?m)^\| `([a-z0-9]+)` \|", (ROOT / "docs/install.md").read_text())
+    assert sorted(listed) == sorted(PROJECT["optional-dependencies"])
+
+
+def test_places_that_have_markers_exist(pytestconfig: pytest.Config) -> None:
+    (conftest,) = (plugin for plugin in pytestconfig.pluginmanager.get_plugins() if hasattr(plugin, "ALONE"))
+    assert [place for place in (*conftest.SLOW, *conftest.ALONE) if not (ROOT / "tests" / place).exists()] == []

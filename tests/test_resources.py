@@ -24,6 +24,7 @@ def asked(*before: str) -> tuple[int, int]:
     return cores, memory
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")
 @pytest.mark.skipif(CORES < 2, reason="one core cannot become fewer")
 def test_a_process_bound_to_one_core_counts_one() -> None:
@@ -50,6 +51,7 @@ def group(request):
 INTO = ("sh", "-c", 'echo $$ > "$0"/cgroup.procs; exec "$@"')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", ["cpu"], indirect=True)
 @pytest.mark.skipif(CORES < 2, reason="one core cannot become fewer")
 def test_a_quota_of_a_real_group_counts(group: Path) -> None:
@@ -58,6 +60,7 @@ def test_a_quota_of_a_real_group_counts(group: Path) -> None:
     assert asked()[0] == CORES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", ["memory"], indirect=True)
 def test_a_memory_limit_of_a_real_group_counts(group: Path) -> None:
     (group / "memory.limit_in_bytes").write_text(str(2**30))

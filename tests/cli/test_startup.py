@@ -1,6 +1,7 @@
 """What a command imports before it does anything: exact lists of modules, since times depend on the machine.
 
-Seen to fail: with dask.utils imported at the top of `config.cluster`, and scipy.linalg at that of `solvers.blas`.
+Seen to fail: with dask.utils imported at the top of `config.cluster`, scipy.linalg at that of `solvers.blas`, and
+`kernel_matrix` at that of `estimators.question`.
 """
 
 import os
@@ -28,6 +29,13 @@ except SystemExit as end:
 print(code, *sys.modules, file=sys.stderr)
 """
 
+ESTIMATOR = """
+import sys
+from cntk_pipeline.estimators import KernelClassifier
+from cntk_pipeline.layers import presets
+model = KernelClassifier(presets.fully_connected(2), ridge=1e-3)
+"""
+
 
 def modules_after(code: str, *words: str, **environment: str) -> list[str]:
     """Run Python with words on its command line; return its last line on standard error, in words."""
@@ -41,6 +49,16 @@ def test_the_package_alone_imports_no_library() -> None:
     found = modules_after("import sys, cntk_pipeline; print(*sys.modules, file=sys.stderr)")
     assert "cntk_pipeline.lazy" in found
     assert not (COMPUTING | OTHER_PLACES | WRITING | ARRAYS) & set(found)
+
+
+def test_the_compiler_is_loaded_when_an_estimator_is_fitted_and_not_before() -> None:
+    found = modules_after(f"{ESTIMATOR}\nprint(*sys.modules, file=sys.stderr)")
+    assert "cntk_pipeline.estimators.classifier" in found
+    assert not {"numba", "llvmlite", "dask", "distributed", "zarr"} & set(found)
+    found = modules_after(
+        f"{ESTIMATOR}\nmodel.fit([[0.0, 1.0], [1.0, 0.0]], [0, 1])\nprint(*sys.modules, file=sys.stderr)"
+    )
+    assert "numba" in found
 
 
 @pytest.mark.parametrize(
@@ -66,5 +84,13 @@ def test_a_look_at_a_run_imports_nothing_that_computes_or_writes(
 ) -> None:
     code, *found = modules_after(CALL, command, str(run_small().path))
     assert code == "0"
-    assert set(found) >= {"numpy", "pydantic"}
+    assert set(found) >= {"numpy", "pydantic", "cntk_pipeline.datasets.contents"}
     assert not (COMPUTING | OTHER_PLACES | WRITING) & set(found)
+    assert not {f"cntk_pipeline.datasets.{source}" for source in ("sources", "table", "folder", "cifar10")} & set(found)
+
+
+def test_the_model_of_a_section_is_compiled_when_it_is_first_read() -> None:
+    asked = "from cntk_pipeline.clusters.slurm.options import SlurmOptions as Options"
+    seen = "print(Options.__pydantic_complete__, end=' ', file=sys.stderr)"
+    code = f"import sys\n{asked}\n{seen}\nOptions()\n{seen}\nprint(file=sys.stderr)"
+    assert modules_after(code) == ["False", "True"]

@@ -91,6 +91,7 @@ def test_the_seconds_of_a_report_add_up(run_small: Callable[..., RunDirectory]) 
     assert json.loads(json.dumps(report.to_json()))["timings"][0]["stage"] == "kernel"
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_what_its_stages_took(small_config: Callable[..., RunConfig]) -> None:
     first = runs.start(small_config(), Recorder(), threading.Event())
     before = read_timings(first)

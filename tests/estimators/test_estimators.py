@@ -72,6 +72,7 @@ def test_two_classes_of_any_type_have_one_decision_value() -> None:
     assert model.score(x[60:], y[60:]) > 0.99
 
 
+@pytest.mark.slow
 def test_probabilities_of_digits_are_calibrated() -> None:
     half = len(DIGITS) // 2
     model = KernelClassifier(DENSE).fit(DIGITS[:half], LABELS[:half])
@@ -79,6 +80,7 @@ def test_probabilities_of_digits_are_calibrated() -> None:
     assert model.score(DIGITS[half:], LABELS[half:]) > 0.95
 
 
+@pytest.mark.slow
 def test_flips_average_over_mirror_images() -> None:
     x, y = DIGITS[:80], LABELS[:80]
     shape = {"image_shape": (8, 8, 1), "dtype": "float64"}

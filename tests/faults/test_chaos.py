@@ -8,13 +8,14 @@ import os
 import random
 import signal
 import subprocess
-import threading
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from support.problems import Recorder, whole_matrix
+from support.problems import whole_matrix
 from support.processes import (
     PATIENCE_SECONDS,
     begun,
@@ -27,7 +28,6 @@ from support.processes import (
 )
 
 from cntk_pipeline.rundir.directory import RunDirectory
-from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.report import make_report
 
 KILLS = int(os.environ.get("CNTK_KILLS", "8"))
@@ -51,8 +51,7 @@ ONE = FEW | {
 """A kernel of one tile, which takes seconds."""
 
 
-def undisturbed(tmp_path: Path, kind: str, sections: dict) -> RunDirectory:
-    return runs.start(workflow(tmp_path / "undisturbed", kind, sections), Recorder(), threading.Event())
+Undisturbed = Callable[[dict[str, Any]], RunDirectory]
 
 
 def wrong_numbers(path: Path, truth: RunDirectory) -> int:
@@ -82,9 +81,9 @@ def report(what: str, count: int, path: Path, bound: int, truth: RunDirectory) -
 
 @pytest.mark.timeout(1200)
 def test_workers_killed_again_and_again_cost_the_tiles_in_flight(
-    started: list[subprocess.Popen[bytes]], tmp_path: Path
+    started: list[subprocess.Popen[bytes]], undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
-    truth, path, kills = undisturbed(tmp_path, "local", MANY), tmp_path / "run", 0
+    truth, path, kills = undisturbed(MANY), tmp_path / "run", 0
     total, rng = len(set(begun(truth.path))), random.Random(1)
     while kills < KILLS:  # a run has tiles for some thirty kills
         path = tmp_path / f"run{kills}"
@@ -109,9 +108,9 @@ def kill_one(path: Path, driver: subprocess.Popen[bytes]) -> bool:
 
 @pytest.mark.timeout(1200)
 def test_drivers_killed_again_and_again_cost_the_tile_in_flight(
-    started: list[subprocess.Popen[bytes]], tmp_path: Path
+    started: list[subprocess.Popen[bytes]], undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
-    truth, kills, rng = undisturbed(tmp_path, "serial", FEW), 0, random.Random(2)
+    truth, kills, rng = undisturbed(FEW), 0, random.Random(2)
     path = tmp_path / "run"
     here = 0
     while kills < KILLS:
@@ -134,9 +133,9 @@ def test_drivers_killed_again_and_again_cost_the_tile_in_flight(
 
 
 def test_a_frozen_worker_holds_nothing_up_and_its_late_tile_does_no_harm(
-    started: list[subprocess.Popen[bytes]], tmp_path: Path
+    started: list[subprocess.Popen[bytes]], undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
-    truth, path = undisturbed(tmp_path, "local", FEW), tmp_path / "run"
+    truth, path = undisturbed(FEW), tmp_path / "run"
     kernel = sum(stage in ("train", "test", "variance") for stage, _, _ in set(begun(truth.path)))
     driver = start_driver(tmp_path / "driver", workflow(path, "local", FEW), patience_seconds=2.0)
     started.append(driver)
@@ -150,9 +149,9 @@ def test_a_frozen_worker_holds_nothing_up_and_its_late_tile_does_no_harm(
 
 
 def test_a_worker_frozen_with_the_only_tile_of_its_stage_holds_nothing_up(
-    started: list[subprocess.Popen[bytes]], tmp_path: Path
+    started: list[subprocess.Popen[bytes]], undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
-    truth, path = undisturbed(tmp_path, "local", ONE), tmp_path / "run"
+    truth, path = undisturbed(ONE), tmp_path / "run"
     driver = start_driver(tmp_path / "driver", workflow(path, "local", ONE), patience_seconds=2.0)
     started.append(driver)
     wait_until(lambda: ("train", 0, 0) in begun(path), "the tile to begin")
@@ -166,8 +165,10 @@ def test_a_worker_frozen_with_the_only_tile_of_its_stage_holds_nothing_up(
     report("frozen with the only tile", 1, path, 2, truth)
 
 
-def test_of_drivers_that_start_at_once_one_computes(started: list[subprocess.Popen[bytes]], tmp_path: Path) -> None:
-    truth, path = undisturbed(tmp_path, "serial", FEW), tmp_path / "run"
+def test_of_drivers_that_start_at_once_one_computes(
+    started: list[subprocess.Popen[bytes]], undisturbed: Undisturbed, tmp_path: Path
+) -> None:
+    truth, path = undisturbed(FEW), tmp_path / "run"
     for number in range(4):
         started.append(start_driver(tmp_path / f"driver{number}", workflow(path, "serial", FEW)))
     ends = [driver.wait(PATIENCE_SECONDS) for driver in started]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from faults.test_chaos import report, undisturbed
+from faults.test_chaos import Undisturbed, report
 from support.processes import (
     PATIENCE_SECONDS,
     WORKERS,
@@ -68,7 +68,7 @@ def clock(tmp_path: Path, require: Callable[..., None], monkeypatch: pytest.Monk
 
 @pytest.mark.timeout(600)
 def test_a_run_goes_on_where_the_time_of_day_is_set_back_and_forward(
-    clock: Clock, started: list[subprocess.Popen[bytes]], tmp_path: Path
+    clock: Clock, started: list[subprocess.Popen[bytes]], undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
     path = tmp_path / "run"
     driver = start_driver(tmp_path / "driver", workflow(path, "local", QUICK))
@@ -78,13 +78,13 @@ def test_a_run_goes_on_where_the_time_of_day_is_set_back_and_forward(
         wait_for_receipts(path, 2 * count)
         clock.set(jump)
     assert driver.wait(PATIENCE_SECONDS) == 0, (tmp_path / "driver" / "output.txt").read_text()
-    report("time of day set", len(jumps), path, 0, undisturbed(tmp_path, "serial", QUICK))
+    report("time of day set", len(jumps), path, 0, undisturbed(QUICK))
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("jump", [400 * DAY, -HOUR], ids=["400 days ahead", "an hour behind"])
 def test_a_worker_that_is_killed_comes_back_whatever_the_time_of_day(
-    clock: Clock, started: list[subprocess.Popen[bytes]], tmp_path: Path, jump: int
+    clock: Clock, started: list[subprocess.Popen[bytes]], undisturbed: Undisturbed, tmp_path: Path, jump: int
 ) -> None:
     path = tmp_path / "run"
     driver = start_driver(tmp_path / "driver", workflow(path, "local", QUICK))
@@ -104,7 +104,7 @@ def test_a_worker_that_is_killed_comes_back_whatever_the_time_of_day(
         other.resume()
     assert driver.wait(PATIENCE_SECONDS) == 0, (tmp_path / "driver" / "output.txt").read_text()
     clock.set(0)
-    report("killed in another time", 1, path, 2, undisturbed(tmp_path, "serial", QUICK))
+    report("killed in another time", 1, path, 2, undisturbed(QUICK))
 
 
 def is_other(process: psutil.Process, path: Path, worker: psutil.Process) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from faults.test_chaos import Undisturbed
 from support.problems import Recorder, require_same
 from support.processes import (
     KERNELS,
@@ -44,12 +45,6 @@ FACTOR = {
 """230 tiles of a factor, each quick."""
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
-    config = workflow(tmp_path_factory.mktemp("undisturbed") / "run", "serial")
-    return runs.start(config, Recorder(), threading.Event())
-
-
 @pytest.fixture
 def driver(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[bytes]]:
     """Start a run in processes of its own; what is left of them ends with the test."""
@@ -61,7 +56,7 @@ def driver(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[subproces
 
 
 def test_killed_workers_cost_the_tiles_they_were_computing(
-    driver: subprocess.Popen[bytes], undisturbed: RunDirectory, tmp_path: Path
+    driver: subprocess.Popen[bytes], undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
     path = tmp_path / "run"
     kills = 2
@@ -70,13 +65,13 @@ def test_killed_workers_cost_the_tiles_they_were_computing(
         computing_worker(path, driver).kill()
     assert driver.wait(PATIENCE_SECONDS) == 0
     tiles = begun(path)
-    assert len(set(tiles)) == len(set(begun(undisturbed.path)))
+    assert len(set(tiles)) == len(set(begun(undisturbed(KERNELS).path)))
     assert len(tiles) - len(set(tiles)) <= kills
-    require_same(RunDirectory(path), undisturbed)
+    require_same(RunDirectory(path), undisturbed(KERNELS))
 
 
 def test_a_killed_driver_costs_the_tiles_in_flight(
-    driver: subprocess.Popen[bytes], undisturbed: RunDirectory, tmp_path: Path
+    driver: subprocess.Popen[bytes], undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
     path = tmp_path / "run"
     wait_for_receipts(path, 10)
@@ -90,11 +85,11 @@ def test_a_killed_driver_costs_the_tiles_in_flight(
     tiles = begun(path)
     assert len(tiles) - len(set(tiles)) <= WORKERS
     assert list(path.rglob("*.partial")) == []
-    require_same(run, undisturbed)
+    require_same(run, undisturbed(KERNELS))
 
 
 def test_a_machine_that_goes_down_costs_the_tiles_in_flight(
-    driver: subprocess.Popen[bytes], undisturbed: RunDirectory, tmp_path: Path
+    driver: subprocess.Popen[bytes], undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
     path = tmp_path / "run"
     wait_for_receipts(path, 20)
@@ -103,15 +98,15 @@ def test_a_machine_that_goes_down_costs_the_tiles_in_flight(
     run = runs.resume(path, Recorder(), threading.Event())
     tiles = begun(path)
     assert len(tiles) - len(set(tiles)) <= WORKERS
-    require_same(run, undisturbed)
+    require_same(run, undisturbed(KERNELS))
 
 
 @pytest.mark.parametrize("driver", [ITERATIONS], indirect=True)
 def test_a_worker_and_a_driver_killed_within_iterations_cost_what_was_in_flight_and_no_bit(
-    driver: subprocess.Popen[bytes], tmp_path: Path
+    driver: subprocess.Popen[bytes], undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
-    undisturbed = runs.start(workflow(tmp_path / "undisturbed", "serial", ITERATIONS), Recorder(), threading.Event())
-    path, name = tmp_path / "run", make_report(undisturbed).solves[0].name
+    whole = undisturbed(ITERATIONS)
+    path, name = tmp_path / "run", make_report(whole).solves[0].name
     wait_for_iteration(path, name, 3)
     computing_worker(path, driver).kill()
     wait_for_iteration(path, name, 8)
@@ -119,10 +114,10 @@ def test_a_worker_and_a_driver_killed_within_iterations_cost_what_was_in_flight_
     driver.wait()
     run = runs.start(workflow(path, "serial", ITERATIONS), Recorder(), threading.Event())
     tiles = begun(path)
-    assert set(tiles) == set(begun(undisturbed.path))
+    assert set(tiles) == set(begun(whole.path))
     assert len(tiles) - len(set(tiles)) <= 1 + WORKERS
     # One process and two workers, undisturbed and killed: the same sums in the same order.
-    found, expected = (each.solved(name, "coefficients").read(0, 0) for each in (run, undisturbed))
+    found, expected = (each.solved(name, "coefficients").read(0, 0) for each in (run, whole))
     np.testing.assert_array_equal(found, expected)
     assert make_report(run).complete
 
@@ -134,23 +129,23 @@ def wait_for_iteration(path: Path, name: str, number: int) -> None:
 
 @pytest.mark.parametrize("driver", [FACTOR], indirect=True)
 def test_workers_killed_within_a_factorisation_cost_the_tiles_in_flight_and_no_bit(
-    driver: subprocess.Popen[bytes], tmp_path: Path
+    driver: subprocess.Popen[bytes], undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
-    undisturbed = runs.start(workflow(tmp_path / "undisturbed", "serial", FACTOR), Recorder(), threading.Event())
-    path, name = tmp_path / "run", make_report(undisturbed).solves[0].name
+    whole = undisturbed(FACTOR)
+    path, name = tmp_path / "run", make_report(whole).solves[0].name
     kills = sorted(random.Random(4).sample(range(10, 200), 5))
     for count in kills:
         wait_for_receipts(path, count, "factor")
         computing_worker(path, driver).kill()
     assert driver.wait(PATIENCE_SECONDS) == 0
     tiles = begun(path)
-    assert set(tiles) == set(begun(undisturbed.path))
+    assert set(tiles) == set(begun(whole.path))
     again = len(tiles) - len(set(tiles))
     # A worker computes one tile while it waits for the disk with the one before.
     assert again <= 2 * len(kills)
     print(f"{len(kills)} workers killed among {len(set(tiles))} tiles: {again} computed again")
     run = RunDirectory(path)
-    found, expected = (each.solved(name, "factor") for each in (run, undisturbed))
+    found, expected = (each.solved(name, "factor") for each in (run, whole))
     for tile in lower_tiles(expected.cut(0)):
         # Equal, not only within 1e-12: the same sums in the same order.
         np.testing.assert_array_equal(found.read(tile.row, tile.col), expected.read(tile.row, tile.col))

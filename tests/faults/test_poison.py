@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from faults.test_chaos import report, undisturbed
+from faults.test_chaos import Undisturbed, report
 from support.processes import begun, receipts
 
 from cntk_pipeline.cli.main import COMPLETE, FAILED
@@ -53,8 +53,10 @@ if not hasattr(gram, "poisoned"):  # Dask may load this more than once
 
 
 @pytest.mark.parametrize("how", ["kill", "hoard"])
-def test_a_tile_that_ends_its_workers_is_named_and_the_rest_completes(tmp_path: Path, how: str) -> None:
-    truth, path = undisturbed(tmp_path, "serial", FEW), tmp_path / "run"
+def test_a_tile_that_ends_its_workers_is_named_and_the_rest_completes(
+    undisturbed: Undisturbed, tmp_path: Path, how: str
+) -> None:
+    truth, path = undisturbed(FEW), tmp_path / "run"
     (tmp_path / "workflow.toml").write_text(WORKFLOW)
     (tmp_path / "poison.py").write_text(POISON.format(how=how))
     command = [sys.executable, "-m", "cntk_pipeline.cli"]

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from faults.test_chaos import FEW, report, undisturbed
+from faults.test_chaos import FEW, Undisturbed, report
 from support.processes import PATIENCE_SECONDS, receipts, wait_until
 
 from cntk_pipeline.cli.main import COMPLETE, INCOMPLETE
@@ -74,9 +74,9 @@ def start(folder: Path, module: str, *arguments: str) -> subprocess.Popen[bytes]
 
 @pytest.mark.timeout(3600)
 def test_schedulers_killed_again_and_again_end_their_drivers_and_cost_the_tiles_in_flight(
-    started: list[subprocess.Popen[bytes]], tmp_path: Path
+    started: list[subprocess.Popen[bytes]], undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
-    truth, rng = undisturbed(tmp_path, "serial", FEW), random.Random(5)
+    truth, rng = undisturbed(FEW), random.Random(5)
     (tmp_path / "workflow.toml").write_text(WORKFLOW)
     clusters = iter(started_clusters(tmp_path, started))
     spare, path = next(clusters), tmp_path / "run0"

@@ -54,6 +54,7 @@ def test_only_the_lower_triangle_is_stored(run_small: Run) -> None:
     assert chunks == {"0/0", "1/0", "1/1", "2/0", "2/1", "2/2"}
 
 
+@pytest.mark.slow
 def test_xarray_opens_a_readout_with_named_axes(run_small: Run) -> None:
     run = run_small()
     dataset = xarray.open_zarr(run.kernel_path, group="depth3-gap-ntk", consolidated=False)
@@ -68,6 +69,7 @@ def test_zarr_reads_the_lower_triangle_and_nan_above(run_small: Run) -> None:
     assert np.isnan(values[0, 16:]).all()
 
 
+@pytest.mark.slow
 def test_a_run_in_float64_stores_float64(run_small: Run) -> None:
     run = run_small(kernel={"dtype": "float64"})
     assert run.kernel("depth3-flatten-ntk", "train").dtype == np.float64
@@ -152,6 +154,7 @@ def test_the_specification_spells_networks_as_json_reads_them_back() -> None:
     assert spelling.read(specification.readouts[0].network, LAYERS) == presets.resnet(8)
 
 
+@pytest.mark.slow
 def test_a_worker_of_other_versions_is_refused(run_small: Run) -> None:
     run = run_small()
     with pytest.raises(ConfigError, match=r"differ in numpy \(driver 0.1, worker .*install the same versions"):

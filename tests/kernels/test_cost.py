@@ -49,6 +49,7 @@ def test_a_pair_of_large_pooled_images_is_forecast_in_a_moment():
     assert guess / 10 < found.seconds < 10 * guess
 
 
+@pytest.mark.slow
 def test_the_forecast_from_a_part_is_that_of_the_whole():
     images = np.random.default_rng(0).standard_normal((2, 48, 48, 1)).astype(np.float32)
     net = program(48)

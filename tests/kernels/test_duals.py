@@ -153,6 +153,7 @@ def test_the_duals_stay_within_their_range_and_grow(dtype):
         assert np.diff(dual).min() > -2 * EPS[dtype]
 
 
+@pytest.mark.slow
 @by_dtype
 def test_the_arc_sine_is_that_of_numpy_to_a_few_roundings_of_any_size(dtype):
     x = np.concatenate([grid(dtype), angular_grid(dtype), tiny(dtype)])
@@ -179,6 +180,7 @@ def test_the_arc_sine_of_one_is_a_quarter_turn_and_that_of_zero_is_zero(dtype):
     np.testing.assert_allclose(found[5:], expected[5:], rtol=2 * EPS[dtype])
 
 
+@pytest.mark.slow
 @by_dtype
 def test_the_exponential_is_that_of_numpy_to_a_few_roundings(dtype):
     # As far as neither the result nor its neighbours are denormal or infinite.
@@ -199,6 +201,7 @@ def test_the_exponential_overflows_to_infinity_and_underflows_to_next_to_nothing
     np.testing.assert_array_equal(evaluate(elementary.exponential, [0.0, -0.0, np.nan], dtype)[0], [1, 1, np.nan])
 
 
+@pytest.mark.slow
 @by_dtype
 def test_the_exponential_less_one_is_that_of_numpy_to_a_few_roundings_of_any_size(dtype):
     low = {"float32": -87.0, "float64": -708.0}[dtype]

@@ -61,7 +61,11 @@ def by_hand(monkeypatch):
 # What every engine keeps.
 
 
-@pytest.fixture(params=sorted(ENGINES))
+def is_slow(name):
+    return name == "empirical"  # which imports torch
+
+
+@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] * is_slow(name)) for name in sorted(ENGINES)])
 def kind(request):
     return ENGINES[request.param]
 

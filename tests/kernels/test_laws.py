@@ -146,6 +146,7 @@ def test_normalised_networks_do_not_see_the_size_of_an_image(dtype):
     assert_kernels_close(scaled, plain, max(1e-10, tolerance(dtype).kernel))
 
 
+@pytest.mark.slow
 @settings(max_examples=5, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**16))
 def test_permuting_the_images_permutes_the_bits(whole, seed):
@@ -156,6 +157,7 @@ def test_permuting_the_images_permutes_the_bits(whole, seed):
     assert np.array_equal(permuted, values[:, 21 + rows[:, None], columns])
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_any_tile_has_the_bits_of_the_whole(whole, data):
@@ -172,6 +174,7 @@ def test_any_tile_has_the_bits_of_the_whole(whole, data):
     assert np.array_equal(diagonal_tile, values[:, top:bottom, top:bottom])
 
 
+@pytest.mark.slow
 @by_dtype
 def test_groups_of_any_size_have_the_same_bits(dtype, monkeypatch):
     images = draw_images(COUNT)
@@ -242,6 +245,7 @@ def test_pairs_are_entries_of_the_whole(whole):
     assert np.array_equal(pairs[:, equal], values[:, equal, equal])
 
 
+@pytest.mark.slow
 @by_dtype
 def test_read_outs_of_one_program_have_the_bits_of_each_alone(dtype):
     x, z = draw_images(19), draw_images(11, seed=1)

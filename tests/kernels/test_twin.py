@@ -129,6 +129,7 @@ def test_each_layer_agrees_with_the_naive_twin(network):
     assert_engine_equals_twin(network, images[:2], images[2:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("strides", [1, 2, (1, 3), (3, 2)])
 def test_windows_of_any_size_agree_with_the_naive_twin(strides, padding):

@@ -61,6 +61,7 @@ def test_at_time_zero_nothing_is_learned(r: Regression) -> None:
     np.testing.assert_array_equal(flow.train_mean, np.zeros_like(r.y))
 
 
+@pytest.mark.slow
 @LAW
 @given(regressions(), st.floats(1e-3, 1e3), st.floats(1.0, 10.0))
 def test_the_training_error_falls(r: Regression, t: float, factor: float) -> None:

@@ -141,6 +141,7 @@ def test_a_run_of_an_earlier_version_is_opened_verified_and_resumed_to_the_same_
     assert chunks(run) == truth
 
 
+@pytest.mark.slow
 def test_no_tile_is_added_to_a_kernel_that_another_version_has_computed(whole: Path, tmp_path: Path) -> None:
     run = copied(whole / NAMES[0], tmp_path / "run")
     lost = next(path for path in sorted((run / "kernel.zarr").rglob("c/*/*")) if path.is_file())
@@ -216,6 +217,7 @@ def test_an_error_names_the_field_and_what_to_do() -> None:
         reader.parse(json.dumps(valid | {"slots": 3}).encode(), "timing.json")
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(st.floats(allow_nan=False) | st.floats(0, 1))
 def test_numbers_are_read_as_python_wrote_them(value: float) -> None:
@@ -379,6 +381,7 @@ def test_only_names_that_this_package_writes_are_numbers(tmp_path: LocalPath, na
     assert numbers(tmp_path, ".json") == [7]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stem", ["²²²²²²", "٣٣٣٣٣٣", "9" * 200])
 def test_a_strange_name_in_lease_and_journal_stops_nobody(whole: Path, tmp_path: Path, stem: str) -> None:
     run = copied(whole / "factored", tmp_path / "run")
@@ -416,6 +419,7 @@ def signed(text: bytes) -> bytes:
 RECEIPT = Receipt(Task(Stage("train"), 1, 0), (Chunk("train", 1028, 77, "ab"),), 0.1, 2.0, 0.3, "host")
 
 
+@pytest.mark.slow
 @given(st.binary() | st.sampled_from(GARBAGE) | json_values().map(lambda value: json.dumps(value).encode()))
 def test_a_line_with_a_true_checksum_is_a_receipt_or_an_error(text: bytes) -> None:
     with contextlib.suppress(StoreError):
@@ -425,6 +429,7 @@ def test_a_line_with_a_true_checksum_is_a_receipt_or_an_error(text: bytes) -> No
 FIELDS = list(places(json.loads(to_line(RECEIPT).partition(b"\t")[0])))
 
 
+@pytest.mark.slow
 @given(st.sampled_from(FIELDS), st.sampled_from(JUNK) | json_values(), st.booleans())
 def test_a_receipt_with_a_field_replaced_is_valid_or_an_error(place: tuple[Any, ...], value: Any, remove: bool) -> None:
     valid = json.loads(to_line(RECEIPT).partition(b"\t")[0])

@@ -63,12 +63,14 @@ def test_what_changes_a_result_changes_its_name_and_nothing_else_does(run: RunDi
     assert named(solver="cg") == named(solver="cg", max_iterations=7, rank=256, tolerance=1e-10)
 
 
+@pytest.mark.slow
 def test_a_system_is_read_back_as_it_was_made(run_small: Run) -> None:
     run = run_small(**ONE, solve={"solver": "cg", "rank": 3, "tolerance": 1e-7, "max_iterations": 77})
     system = open_system(run, make_report(run).solves[0].name)
     assert system.method == Method("cg", {"tolerance": 1e-7, "max_iterations": 77, "rank": 3})
 
 
+@pytest.mark.slow
 def test_a_unit_diagonal_solves_the_normalised_kernel(run_small: Run) -> None:
     plain = run_small(readouts=NNGP)
     stored = whole_matrix(plain, "depth3-gap-nngp", "train")

@@ -166,6 +166,7 @@ def test_a_second_driver_adds_to_the_log(run_small: Run) -> None:
     assert len(named(lines_of(again.path / "log"), "driver_ended")) == 2
 
 
+@pytest.mark.slow
 def test_no_handler_is_left_behind(run_small: Run) -> None:
     before = listeners()  # a process that was a worker keeps its last logs open
     run_small()

@@ -104,6 +104,8 @@ class RunView:
 
     def _end(self) -> None:
         if self._live is not None:
+            if out.is_jupyter:
+                self._live.refresh()  # which `stop` does on terminals alone: the last bar would be one of before the end
             self._live.stop()
             self._live = None
 

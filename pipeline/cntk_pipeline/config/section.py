@@ -10,10 +10,10 @@ class Section(BaseModel):
     """A table whose values do not change once they are read; unknown keys are errors.
 
     Types are strict: ``true`` is not a number, "5" is not 5, and 2.0 is not a count. An integer is accepted where a
-    real number is expected.
+    real number is expected. pydantic compiles a table when it is first read: no command reads those of all kinds.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True, defer_build=True)
 
 
 class OpenSection(Section):

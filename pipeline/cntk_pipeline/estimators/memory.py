@@ -11,14 +11,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from cntk_pipeline import kernels  # whose names load the compiler when they are used, which is in `fit`
 from cntk_pipeline.errors import LayerError
 from cntk_pipeline.estimators.folder_memory import FolderMemory
 from cntk_pipeline.estimators.kept import Found, digests
 from cntk_pipeline.estimators.question import KernelQuestion, image_shape_of, thread_count
 from cntk_pipeline.estimators.run_memory import RunMemory
-from cntk_pipeline.kernels import KINDS, NUMERICS_VERSION, kernel_matrices
 from cntk_pipeline.kernels.program import Array
 from cntk_pipeline.layers import Dropout, Layer
+from cntk_pipeline.layers.kinds import KINDS
 from cntk_pipeline.layers.spelling import spell
 
 Places = npt.NDArray[np.intp]
@@ -163,7 +164,7 @@ def _compute(
     first = questions[0]
     networks = [question.network for question in questions]
     kinds = KINDS if all(layer.has_ntk for network in networks for layer in _layers_of(network)) else ("nngp",)
-    values = kernel_matrices(
+    values = kernels.kernel_matrices(
         networks,
         inputs[rows],
         None if rows is columns else inputs[columns],
@@ -186,7 +187,7 @@ def _folder(memory: str | Path, question: KernelQuestion, inputs: Array) -> Fold
         "dtype": question.dtype,
         "flips": question.flips,
         "engine": "cpu",
-        "numerics_version": NUMERICS_VERSION,
+        "numerics_version": kernels.NUMERICS_VERSION,
     }
     return FolderMemory(memory, described, question.dtype)
 

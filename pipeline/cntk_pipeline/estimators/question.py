@@ -7,10 +7,11 @@ from typing import Any
 import joblib
 import numpy as np
 
-from cntk_pipeline.kernels import KINDS, kernel_diagonal, kernel_matrix
+from cntk_pipeline import kernels  # whose names load the compiler when they are used, which is in `fit`
 from cntk_pipeline.kernels.base import read_dtype
 from cntk_pipeline.kernels.program import Array
 from cntk_pipeline.layers import Layer
+from cntk_pipeline.layers.kinds import KINDS
 from cntk_pipeline.resources import core_count
 
 
@@ -69,7 +70,7 @@ class KernelQuestion:
 
     def matrix(self, x1: Array, x2: Array | None = None) -> Array:
         """Evaluate the kernel of two sets of inputs, or of one with itself; ``(n1, n2)``."""
-        return kernel_matrix(
+        return kernels.kernel_matrix(
             self.network,
             x1,
             x2,
@@ -81,7 +82,7 @@ class KernelQuestion:
 
     def diagonal(self, x: Array) -> Array:
         """Evaluate the kernel of each input with itself, ``(n,)``."""
-        return kernel_diagonal(self.network, x, kind=self.kind, dtype=self.dtype, flips=self.flips)
+        return kernels.kernel_diagonal(self.network, x, kind=self.kind, dtype=self.dtype, flips=self.flips)
 
 
 def _require_network(network: Any) -> None:
