@@ -2,8 +2,8 @@
 
 A run directory may belong to somebody else, or be written by others. Everybody can look at its numbers. But a scheduler
 that it names can run code in every client, ``setup`` lines are shell, the specification may name a function to import,
-and the older run that tiles are taken over from may be readable for this user only. So workflow.json carries a signature
-of its writer. docs/security.md has the whole table.
+and the older run that tiles are taken over from may be readable for this user only. So workflow.json carries a
+signature of its writer. docs/security.md has the whole table.
 """
 
 import hashlib

@@ -11,6 +11,7 @@ from cntk_pipeline.kernels import plugin_code
 from cntk_pipeline.kernels.base import Engine, Evaluator, Question, require_finite
 from cntk_pipeline.kernels.program import Array
 from cntk_pipeline.kernels.timing import PairCost, time_call
+from cntk_pipeline.layers import Dropout, Layer
 
 SYMMETRIC = 1e-3
 """Largest difference of K(x, z) and K(z, x), as a share of the largest value: rounding in float32 stays far below."""
@@ -41,7 +42,7 @@ class PluginEngine(Engine):
     Raises
     ------
     LayerError
-        If flips are asked for.
+        If flips are asked for, or the network has a `Dropout`.
     NotTrusted
         If the function was not loaded by the user's word: this class imports nothing.
     """
@@ -55,6 +56,8 @@ class PluginEngine(Engine):
             raise LayerError('the engine "plugin" averages over no flips: leave flips out, or average in the function')
         if not question.readouts:
             raise LayerError("an engine needs at least one read-out, got none")
+        for network, _ in question.readouts:
+            _require_no_dropout(network)
         asked = _require_named(options)
         self._name = asked.plugin
         self._function = plugin_code.loaded_function(asked.plugin, asked.plugin_digest or "")
@@ -185,6 +188,16 @@ class PluginEvaluator(Evaluator):
         block = np.ascontiguousarray(images[chosen], self._question.dtype)
         block.setflags(write=False)
         return block
+
+
+def _require_no_dropout(layer: Layer) -> None:
+    if isinstance(layer, Dropout) and layer.rate:
+        raise LayerError(
+            f'{layer} draws a mask for each sample, and the engine "plugin" does not tell its function which images '
+            "are one sample: leave it out"
+        )
+    for inner in layer.inner:
+        _require_no_dropout(inner)
 
 
 def _require_named(options: Section | None) -> PluginOptions:

@@ -116,6 +116,8 @@ def _split(name: str) -> tuple[str, str]:
     module, colon, function = name.partition(":")
     if not colon or not all(part.isidentifier() for part in (*module.split("."), function)):
         raise ConfigError(f'kernel.plugin is a function as "module:function", got {name!r}')
+    if module == "__main__":  # another one in each process
+        raise ConfigError(f"the plugin {name}: write the function into a file, and name its kernel.plugin_folder")
     return module, function
 
 
