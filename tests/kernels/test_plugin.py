@@ -96,9 +96,10 @@ def test_a_stop_ends_a_tile_after_the_block_at_hand(write):
     [
         (["return x @ z.T + len(set(x[:, 0]))"], {}),  # what else is in the block
         (["return np.einsum('if,jf->ij', x, z) + 1e-9 * np.arange(len(x))[:, None]"], {}),  # the place in the block
+        (["v = np.einsum('if,jf->ij', x, z)", "v[2, 1] += 1e-9", "return v"], {}),
         (["return x @ z.T + np.random.default_rng().standard_normal()"], {"plugin_block": 1}),
     ],
-    ids=["batch", "place", "random"],
+    ids=["batch", "place", "middle", "random"],
 )
 def test_values_that_depend_on_the_tile_are_refused_before_a_run_is_begun(write, lines, options):
     engine = engine_of(write(body(*lines)), **options)
