@@ -31,7 +31,7 @@ from cntk_pipeline.config import ClusterConfig, parse_config
 from cntk_pipeline.driver.driver import Driver
 from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.rundir.directory import RunDirectory
-from cntk_pipeline.rundir.specification import DataSpecification
+from cntk_pipeline.rundir.specification import DataSpecification, EngineRecord
 from cntk_pipeline.solvers import Method, System, make_system, requested_solves
 from cntk_pipeline.solvers.cholesky import factor_jobs
 from cntk_pipeline.workflow.plan import measure_product_rate
@@ -70,7 +70,7 @@ def write_run(path: Path, rows: int, tile: str) -> tuple[RunDirectory, System]:
     )
     readouts = gram.readouts_of(config.network, config.readouts)
     data = DataSpecification("", rows, 1, (1, 1, 1), tuple(map(str, range(CLASSES))), standardize=True)
-    run = RunDirectory.create(path, gram.specify(data, readouts, config.kernel, KERNEL_TILE), {})
+    run = RunDirectory.create(path, gram.specify(data, readouts, config.kernel, EngineRecord(), KERNEL_TILE), {})
     gram.kernel_group(run).create()
     labels = np.random.default_rng(1).integers(0, CLASSES, rows)
     run.stored_data.write({"train_labels": labels, "test_labels": labels[:1]}, {})

@@ -15,6 +15,7 @@ from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.gram.tiles import readouts_of
 from cntk_pipeline.layers import LAYERS, Conv, Flatten, Relu, Residual, Sequential, presets, spelling
 from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.specification import EngineRecord
 from cntk_pipeline.workflow import run as runs
 
 Run = Callable[..., RunDirectory]
@@ -148,7 +149,7 @@ def test_nested_layers_in_a_workflow_make_the_network() -> None:
 
 def test_the_specification_spells_networks_as_json_reads_them_back() -> None:
     readouts = readouts_of(NetworkConfig(preset="resnet"), ReadoutsConfig(depths=[8]))
-    specification = gram.specify(SPECIFICATION.data, readouts, KernelConfig(), 16)
+    specification = gram.specify(SPECIFICATION.data, readouts, KernelConfig(), EngineRecord(), 16)
     record = specification.to_json()
     assert json.loads(json.dumps(record)) == record
     assert spelling.read(specification.readouts[0].network, LAYERS) == presets.resnet(8)

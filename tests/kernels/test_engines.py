@@ -1,6 +1,7 @@
 """Every engine of the table keeps what the protocol promises, and names that are in no table are refused."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -74,8 +75,14 @@ EXACT = sorted(ENGINES.keys() - {"empirical"})
 """The engines of exact kernels; `tests/finite` holds the other one to its limit."""
 
 
+PLUGIN = {"plugin": "exact:kernel", "plugin_folder": str(Path(__file__).parent / "plugins")}
+
+
 def make(kind, dtype="float64", readouts=READOUTS):
-    return kind(Question(readouts, SHAPE, dtype), None if kind.options_type is None else kind.options_type())
+    options = kind.options_type
+    if options is not None:
+        options = kind.load_code(options.model_validate(PLUGIN if kind is ENGINES["plugin"] else {}))
+    return kind(Question(readouts, SHAPE, dtype), options)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -100,8 +107,8 @@ def test_a_pair_has_the_same_bits_in_any_tile(kind):
 
 @pytest.mark.parametrize("network", [NETWORK, MASKED], ids=["plain", "masked"])
 def test_samples_by_themselves_have_a_symmetric_kernel_and_its_diagonal(kind, network):
-    if kind is ENGINES["empirical"] and network is MASKED:
-        pytest.skip("a finite network draws no masks: tests/finite holds that it is refused")
+    if kind in (ENGINES["empirical"], ENGINES["plugin"]) and network is MASKED:
+        pytest.skip("it draws no masks: tests/finite and test_plugin hold that it is refused")
     found, x = make(kind, readouts=((network, "ntk"),)).evaluator(), draw_images(5)
     x[3] = x[1]
     own = found.evaluate(x)
@@ -129,6 +136,8 @@ def test_an_engine_passes_its_own_test(kind):
 
 
 def test_what_is_not_finite_is_refused(kind):
+    if kind is ENGINES["plugin"]:
+        pytest.skip("its function refuses the image itself: test_plugin holds values that are not finite")
     images = draw_images(3)
     images[1, 0, 0, 0] = np.nan
     with pytest.raises(NotFinite, match=r"is nan for pair \(1[01], 2[01]\)"):

@@ -46,7 +46,11 @@ Cluster = Annotated[
     ),
 ]
 Trust = Annotated[
-    bool, typer.Option("--trust", help="Compute where the directory says, although somebody else may have written it.")
+    bool,
+    typer.Option(
+        "--trust",
+        help="Compute where the directory says, by the code that it names, although somebody else may have written it.",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Verify = Annotated[bool, typer.Option("--verify", help="Read and check every finished chunk first.")]

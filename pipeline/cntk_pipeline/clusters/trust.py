@@ -1,9 +1,9 @@
 """Trust in run directories: their settings of where to compute are followed only if this user wrote them.
 
 A run directory may belong to somebody else, or be written by others. Everybody can look at its numbers. But a scheduler
-that it names can run code in every client, ``setup`` lines are shell, and the older run that tiles are taken over from
-may be readable for this user only. So workflow.json carries a signature of its writer. docs/security.md has the whole
-table.
+that it names can run code in every client, ``setup`` lines are shell, the specification may name a function to import,
+and the older run that tiles are taken over from may be readable for this user only. So workflow.json carries a
+signature of its writer. docs/security.md has the whole table.
 """
 
 import hashlib
@@ -14,6 +14,7 @@ from cntk_pipeline.clusters import CLUSTERS
 from cntk_pipeline.config import ClusterConfig, RunConfig
 from cntk_pipeline.config.loopback import is_loopback
 from cntk_pipeline.errors import NotTrusted
+from cntk_pipeline.rundir.code import UserCode, code_of
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.growth import Growth
 from cntk_pipeline.rundir.signature import find_key, is_signed, key_path, sign
@@ -33,25 +34,37 @@ class Trusted:
     ----------
     config : the workflow. It was read only once, so that the checked values are used.
     source : the older run whose tiles are taken over; None where there is none, or its name is not trusted.
+    code : the word to import the code that the specification names; None where it names none.
     refused_source : the older run that is named, but not followed; None where there is none.
     shown : settings that are followed without a signature, one line each, for the user who allowed it.
     """
 
     config: RunConfig
     source: str | None
+    code: UserCode | None = None
     refused_source: str | None = None
     shown: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
         """The digest of the followed settings; a submitted driver gets it, and follows no others."""
-        return digest(self.config.cluster, self.source)
+        return digest(self.config.cluster, self.source, self.code)
 
 
-def digest(cluster: ClusterConfig, source: str | None) -> str:
-    """Digest a cluster table and the older run to take tiles over from, 64 hexadecimal digits."""
+def digest(cluster: ClusterConfig, source: str | None, code: UserCode | None = None) -> str:
+    """Digest what is followed, 64 hexadecimal digits.
+
+    Parameters
+    ----------
+    cluster : the table.
+    source : the older run to take tiles over from.
+    code : to import.
+    """
     # Without defaults: a key that a later version adds must not end all trust.
-    return hashlib.sha256(_canonical([cluster.model_dump(mode="json", exclude_defaults=True), source])).hexdigest()
+    followed: list[object] = [cluster.model_dump(mode="json", exclude_defaults=True), source]
+    if code is not None:
+        followed += [code.name, code.digest, code.folder]
+    return hashlib.sha256(_canonical(followed)).hexdigest()
 
 
 def read_trusted(
@@ -62,43 +75,50 @@ def read_trusted(
     Parameters
     ----------
     run : the run directory.
-    cluster : a table of the user's own, to be used instead.
+    cluster : a table of the user's own, to be used instead; it is no word to import code.
     trust : whether the user wants to follow the directory.
     told : the digest that a submitted driver got from its submitter.
 
     Raises
     ------
     NotTrusted
-        If the table could do harm and this user did not write it, with its effects and the ways out.
+        If the table could do harm or the specification names code, and this user did not write it; with the effects
+        and the ways out.
     RunNotFound
         If a driver stopped before it wrote a workflow.
     """
     config, signature, source = run.workflow(), run.workflow_signature(), _source(run)
+    code = code_of(run, config)
 
     def is_mine(source: str | None) -> bool:
-        known = digest(config.cluster, source)
+        known = digest(config.cluster, source, code)
         return told == known or is_signed(signature, _PURPOSE, run.fingerprint, known)
 
     whole = is_mine(source)
     followed = source if whole or trust else None
     refused = source if followed is None else None
-    shown = tuple(describe(config.cluster, source)) if trust and not whole and cluster is None else ()
+    may_follow = whole or trust or is_mine(None)
+    shown: list[str] = []
+    if trust and not whole:
+        shown = (describe(config.cluster, source) if cluster is None else []) + _deed_of(code)
+    if code is not None and not may_follow:
+        raise NotTrusted(_refusal_of_code(run, code, told))
     if cluster is not None:
         config = config.model_copy(update={"cluster": cluster})
-    elif not (whole or trust or is_mine(None) or is_harmless(config.cluster)):
+    elif not (may_follow or is_harmless(config.cluster)):
         raise NotTrusted(_refusal(run, config.cluster, source, told))
-    return Trusted(config, followed, refused, shown)
+    return Trusted(config, followed, code, refused, tuple(shown))
 
 
 def of_user(run: RunDirectory, config: RunConfig) -> Trusted:
     """Trust a workflow that the user has just given; only the older run to grow from may come from the directory."""
-    source, given = _source(run), config.store.grow_from
+    source, given, code = _source(run), config.store.grow_from, code_of(run, config)
     if source is not None and (given is None or str(open_path(given).absolute()) != source):
         before = run.workflow() if run.has_workflow() else None
-        known = None if before is None else digest(before.cluster, source)
+        known = None if before is None else digest(before.cluster, source, code_of(run, before))
         if known is None or not is_signed(run.workflow_signature(), _PURPOSE, run.fingerprint, known):
-            return Trusted(config, None, source)
-    return Trusted(config, source)
+            return Trusted(config, None, code, source)
+    return Trusted(config, source, code)
 
 
 def write_trusted(run: RunDirectory, trusted: Trusted) -> None:
@@ -116,7 +136,9 @@ def warnings(trusted: Trusted) -> list[str]:
         )
     key = find_key()
     problem = key.problem or ("" if key.secret else f"the key {key_path()} cannot be written")
-    if problem and not is_harmless(trusted.config.cluster):
+    if problem and trusted.code is not None:
+        lines.append(f"{problem}. Without it `cntk resume` asks for --trust: docs/security.md")
+    elif problem and not is_harmless(trusted.config.cluster):
         lines.append(f"{problem}. Without it `cntk resume` asks for --cluster or --trust: docs/security.md")
     return lines
 
@@ -144,6 +166,23 @@ def describe(cluster: ClusterConfig, source: str | None) -> list[str]:
     if source is not None:
         lines.append(f"  and take finished tiles over from {_shown(source)}")
     return lines
+
+
+def _deed_of(code: UserCode | None) -> list[str]:
+    return [] if code is None else [f"this would import and call the function {code}"]
+
+
+def _refusal_of_code(run: RunDirectory, code: UserCode, told: str | None) -> str:
+    record, problem = run.path / "workflow.json", find_key().problem
+    if told is not None:
+        why = f"{record} is not what this driver was submitted with: somebody has changed since what to import"
+    else:
+        why = f"{run.path} is computed by code beside this package, and {record} is not signed by you"
+    return (
+        f"{why}{f' ({problem})' if problem else ''}; {_deed_of(code)[0]}.\nAllow it with the workflow itself (cntk run "
+        f"FILE --store {run.path}), or, if you know who wrote the run, with --trust (in Python, open_run(path, "
+        "trust=True)). docs/security.md says more"
+    )
 
 
 def _refusal(run: RunDirectory, cluster: ClusterConfig, source: str | None, told: str | None) -> str:

@@ -8,6 +8,7 @@ from cntk_pipeline.config import KernelConfig, Section, read_options
 from cntk_pipeline.errors import SpecificationMismatch
 from cntk_pipeline.kernels import Engine, Question
 from cntk_pipeline.layers import LAYERS, spelling
+from cntk_pipeline.rundir.code import UserCode
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.specification import EngineRecord
 
@@ -15,15 +16,44 @@ from cntk_pipeline.rundir.specification import EngineRecord
 def read_engine(kernel: KernelConfig) -> EngineRecord:
     """Read which engine a workflow names, and the engine's own keys, those that are left out by their defaults.
 
+    Code that the workflow names is imported: the workflow must be the user's own, and not one of a run directory.
+
     Raises
     ------
     ConfigError
         If there is no such engine, or a key or a value means nothing to it, with the nearest that is known.
+    SpecificationMismatch
+        If the workflow names a digest, and the code has another one.
     """
     from cntk_pipeline.kernels import find_engine  # the compiler comes with the engines
 
-    model = find_engine(kernel.engine, "kernel.engine").options_type or Section
-    return EngineRecord(kernel.engine, read_options(model, kernel, "kernel").model_dump(mode="json"))
+    engine = find_engine(kernel.engine, "kernel.engine")
+    options = engine.load_code(read_options(engine.options_type or Section, kernel, "kernel"))
+    return EngineRecord(kernel.engine, options.model_dump(mode="json", exclude_none=True))
+
+
+def load_code(run: RunDirectory, code: UserCode) -> None:
+    """Import the code that computes the values of a run, by the user's word.
+
+    Parameters
+    ----------
+    run : its specification names the code and its digest.
+    code : what the user has allowed.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such code on this machine.
+    SpecificationMismatch
+        If its source is another one.
+    """
+    from cntk_pipeline.kernels import find_engine
+
+    _require_known(run)
+    record = run.specification.engine
+    allowed = {"plugin": code.name, "plugin_digest": code.digest, "plugin_folder": code.folder}
+    engine = find_engine(record.name)
+    engine.load_code((engine.options_type or Section).model_validate(record.options | allowed))
 
 
 def make_engine(record: EngineRecord, question: Question) -> Engine:

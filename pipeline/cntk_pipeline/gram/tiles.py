@@ -11,16 +11,17 @@ import numpy as np
 
 from cntk_pipeline.config import KernelConfig, NetworkConfig, ReadoutsConfig
 from cntk_pipeline.errors import ConfigError, CorruptTile, LayerError
-from cntk_pipeline.gram.engines import is_known, open_engine, read_engine, require_numerics
+from cntk_pipeline.gram.engines import is_known, load_code, open_engine, require_numerics
 from cntk_pipeline.gram.networks import layer_count, require_depth, require_option_types, require_size, require_types
 from cntk_pipeline.kernels import Engine
 from cntk_pipeline.layers import LAYERS, Sequential, spelling
 from cntk_pipeline.layers.presets import PRESETS
+from cntk_pipeline.rundir.code import UserCode
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Chunks, Job, Owner, Place
 from cntk_pipeline.rundir.predictions import open_directory
 from cntk_pipeline.rundir.provenance import library_versions
-from cntk_pipeline.rundir.specification import DataSpecification, ReadoutSpecification, Specification
+from cntk_pipeline.rundir.specification import DataSpecification, EngineRecord, ReadoutSpecification, Specification
 from cntk_pipeline.storage.tiled_array import Array, ArraySpec, Group, TiledArray
 from cntk_pipeline.tasks import Chunk, Receipt, Stage, Task, timed
 from cntk_pipeline.tiling import Cut, lower_tiles, pairs_in_tile, rectangle_tiles
@@ -87,11 +88,12 @@ def readouts_of(network: NetworkConfig, readouts: ReadoutsConfig) -> tuple[Reado
     return tuple(built_readouts)
 
 
-def specify(data: DataSpecification, readouts: Sequence[Readout], kernel: KernelConfig, tile: int) -> Specification:
+def specify(
+    data: DataSpecification, readouts: Sequence[Readout], kernel: KernelConfig, engine: EngineRecord, tile: int
+) -> Specification:
     """Write down everything that the values and the layout of the matrices depend on."""
     from cntk_pipeline.kernels import find_engine
 
-    engine = read_engine(kernel)
     return Specification(
         data,
         tuple(ReadoutSpecification(each.name, each.kind, spelling.spell(each.network)) for each in readouts),
@@ -253,15 +255,23 @@ def _chunk_on_disk(array: TiledArray, index: tuple[int, ...]) -> Chunk | None:
         return None
 
 
-def prepare_worker(run_path: str, versions: dict[str, str]) -> None:
+def prepare_worker(run_path: str, versions: dict[str, str], code: UserCode | None = None) -> None:
     """Prepare a worker process: compare versions, compile or load the engine, and let it test itself on two images.
+
+    Parameters
+    ----------
+    run_path : of the run directory.
+    versions : of the driver's libraries.
+    code : the user's own code that the driver may import, and so this process; None for none.
 
     Raises
     ------
     ConfigError
-        If the worker runs other versions than the driver, or computes other numbers.
+        If the worker runs other versions than the driver, or computes other numbers, or has not the user's code.
     SpecificationMismatch
-        If it does not know the engine of the run, of which tiles are missing.
+        If it does not know the engine of the run, of which tiles are missing; or has other code.
+    NotTrusted
+        If the run needs code that it may not import.
     """
     here = library_versions()
     differing = {name: (versions[name], here.get(name)) for name in versions if here.get(name) != versions[name]}
@@ -272,12 +282,15 @@ def prepare_worker(run_path: str, versions: dict[str, str]) -> None:
             + ": install the same versions on both"
         )
     run = _open(run_path)
-    if not is_known(run) and _is_whole(run):
+    needs_more = not is_known(run) or run.specification.engine.code is not None
+    if needs_more and is_whole(run):
         return  # what is left needs no engine
+    if code is not None:
+        load_code(run, code)
     engine_of(run).test(_images(run, "train", (0, min(2, run.specification.data.train))))
 
 
-def _is_whole(run: RunDirectory) -> bool:
+def is_whole(run: RunDirectory) -> bool:
     """Tell whether all tiles of the kernel are there."""
     jobs = kernel_jobs(run)
     if not {job.task for job in jobs} <= {receipt.task for receipt in run.journal.receipts()}:

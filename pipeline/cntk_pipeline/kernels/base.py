@@ -125,12 +125,33 @@ class Engine(ABC):
     """
 
     numerics_version: ClassVar[int]
-    lane_width: ClassVar[int] = 1
+    lane_width: int = 1
     options_type: "ClassVar[type[Section] | None]" = None
 
     def __init__(self, question: Question, options: "Section | None" = None) -> None:
         self.question = question
         self.options = options
+
+    @classmethod
+    def load_code(cls, options: "Section") -> "Section":
+        """Load the code that options name beside this package; called only where the user has allowed it.
+
+        Parameters
+        ----------
+        options : the keys of a workflow, or of a specification.
+
+        Returns
+        -------
+        The options for a specification, which say which code it is.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such code.
+        SpecificationMismatch
+            If it is other code than the options say.
+        """
+        return options
 
     @abstractmethod
     def evaluator(self) -> Evaluator:
@@ -158,6 +179,19 @@ class Engine(ABC):
         sample : standardised images; repeated as often as needed.
         """
         return PairCost(time_pairs(self.evaluator().evaluate, sample, LARGEST_SAMPLE_ROWS, self.lane_width), 1.0)
+
+    def check(self, sample: Array) -> None:  # noqa: B027 - engines of this package are checked by its tests
+        """Refuse, before a run is begun, what shows only in values; takes seconds.
+
+        Parameters
+        ----------
+        sample : up to 32 standardised images.
+
+        Raises
+        ------
+        ConfigError
+            If the values cannot be those of a kernel.
+        """
 
     def test(self, images: Array) -> None:
         """Find out on two images whether this process computes as it should, in seconds.

@@ -28,7 +28,7 @@ class CpuEngine(Engine):
     """
 
     numerics_version: ClassVar[int] = NUMERICS_VERSION
-    lane_width: ClassVar[int] = LANES
+    lane_width = LANES
 
     def __init__(self, question: Question, options: "Section | None" = None) -> None:
         super().__init__(question, options)

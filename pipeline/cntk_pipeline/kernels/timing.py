@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -53,11 +54,16 @@ def time_pairs(evaluate: Callable[[Array, Array], Array], sample: Array, rows_at
     began = time.perf_counter()
     while True:
         left, right = tile(rows), other[:columns]
-        start, used = time.perf_counter(), time.thread_time()
-        evaluate(left, right)
-        passed, used = time.perf_counter() - start, time.thread_time() - used
-        # The core's own time leaves out what other programs took of it; some systems count it in steps of 16 ms.
-        best = min(best, (used if passed > CLOCK_SECONDS else passed) / (rows * columns))
+        best = min(best, time_call(partial(evaluate, left, right)) / (rows * columns))
         if time.perf_counter() - began > SAMPLE_SECONDS:
             return best
         rows, columns = (2 * rows, columns) if rows < rows_at_most else (rows, min(2 * columns, LARGEST_SAMPLE))
+
+
+def time_call(call: Callable[[], object]) -> float:
+    """Time a call on one core, in seconds."""
+    start, used = time.perf_counter(), time.thread_time()
+    call()
+    passed, used = time.perf_counter() - start, time.thread_time() - used
+    # The core's own time leaves out what other programs took of it; some systems count it in steps of 16 ms.
+    return used if passed > CLOCK_SECONDS else passed

@@ -17,6 +17,7 @@ from cntk_pipeline.driver.phases import Phases, View
 from cntk_pipeline.driver.timing import PhaseClock
 from cntk_pipeline.errors import StoreError
 from cntk_pipeline.gram import tiles as gram
+from cntk_pipeline.gram.engines import load_code
 from cntk_pipeline.opened.deviations import deviation_factors, deviations_of
 from cntk_pipeline.opened.new_images import NewImages
 from cntk_pipeline.opened.predicted import predicted_of
@@ -46,7 +47,8 @@ class Question:
     readout : as in `find_readout`.
     ridge : as in `find_system`.
     std : whether the posterior standard deviation is asked for too.
-    trust : whether the cluster settings of the run directory are followed, even if another user wrote them.
+    trust : whether the cluster settings of the run directory are followed and the code that it names is imported, even
+        if another user wrote them.
     """
 
     readout: Readout = None
@@ -120,6 +122,8 @@ def predict_images(
     if there is not None and _is_whole(there, system, question):
         view.say("these images are predicted already: nothing is computed")
     else:
+        if trusted.code is not None:
+            load_code(run, trusted.code)
         engine = require_engine(run, system.readout)
         pairs = len(images) * run.train_cut.count
         seconds = first_cost(engine, images[: engine.lane_width], pairs).seconds_left(pairs) or 0.0
@@ -164,7 +168,7 @@ def _compute(
         record = ImagesRecord(len(images), images.given.origin)
         there = PredictionDirectory.begin(run, digest, system.readout, record)
         _store_images(there, images, view)
-        prepare = partial(prepare_worker, str(there.path.absolute()), library_versions())
+        prepare = partial(prepare_worker, str(there.path.absolute()), library_versions(), trusted.code)
         cluster = trusted.config.cluster
         with (
             recording(there),

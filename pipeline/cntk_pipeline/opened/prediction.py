@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from cntk_pipeline.clusters.trust import read_trusted
 from cntk_pipeline.errors import SpecificationMismatch
-from cntk_pipeline.gram.engines import open_engine, require_numerics
+from cntk_pipeline.gram.engines import load_code, open_engine, require_numerics
 from cntk_pipeline.kernels import Engine
 from cntk_pipeline.kernels.pieces import CostSoFar, compute
 from cntk_pipeline.opened.new_images import NewImages, spans
@@ -32,7 +33,7 @@ def on_stderr(line: str) -> None:
     sys.stderr.write(f"{line}\n")
 
 
-def predict_means(run: RunDirectory, system: System, given: object, say: Say | None) -> Array:
+def predict_means(run: RunDirectory, system: System, given: object, say: Say | None, *, trust: bool = False) -> Array:
     """Evaluate the predictive mean of new images, ``(n, classes)`` float64.
 
     Parameters
@@ -40,6 +41,7 @@ def predict_means(run: RunDirectory, system: System, given: object, say: Say | N
     run, system : of the coefficients.
     given : images, as the source of the run had them.
     say : gets a line with the forecast of the time; None for no line.
+    trust : import the code that computes the run, even if another user wrote the run.
 
     Raises
     ------
@@ -49,10 +51,16 @@ def predict_means(run: RunDirectory, system: System, given: object, say: Say | N
         If the coefficients are not computed yet.
     SpecificationMismatch
         If another version of the engine computed the kernel of the run.
+    NotTrusted
+        If code computes the run, and this user has not allowed it.
     StoreError
         If the run does not hold how its images were standardised, and its data set is not at hand.
     """
     images = NewImages.in_memory(run, given)
+    if run.specification.engine.code is not None:
+        code = read_trusted(run, trust=trust).code
+        assert code is not None
+        load_code(run, code)
     engine = require_engine(run, system.readout)
     alpha = read_whole(run, stored_coefficients(run, system), f"coefficients of {system.label}")
     pairs = len(images) * run.train_cut.count

@@ -37,7 +37,7 @@ class Labels(NamedTuple):
     test: Array | None
 
 
-def open_run(path: str | Path | StorePath) -> "OpenRun":
+def open_run(path: str | Path | StorePath, *, trust: bool = False) -> "OpenRun":
     """Open a run directory, or a run in a bucket, to look at its results; nothing is written.
 
     It works while a driver is at work, and on runs of earlier versions. Each call reads what is there at that moment.
@@ -45,6 +45,8 @@ def open_run(path: str | Path | StorePath) -> "OpenRun":
     Parameters
     ----------
     path : of the run directory, as `cntk run` printed it, or ``s3://bucket/name``.
+    trust : let predictions of new images import the code that the run names (``engine = "plugin"``), even if another
+        user wrote the run. Opening imports nothing.
 
     Raises
     ------
@@ -53,7 +55,7 @@ def open_run(path: str | Path | StorePath) -> "OpenRun":
     StoreError
         If it has the format of another version, or its record is damaged.
     """
-    return OpenRun(RunDirectory(path))
+    return OpenRun(RunDirectory(path), trust=trust)
 
 
 class OpenRun:
@@ -64,10 +66,12 @@ class OpenRun:
     Parameters
     ----------
     directory : the run directory.
+    trust : as in `open_run`.
     """
 
-    def __init__(self, directory: RunDirectory) -> None:
+    def __init__(self, directory: RunDirectory, *, trust: bool = False) -> None:
         self.directory = directory
+        self._trust = trust
 
     @property
     def path(self) -> StorePath:
@@ -257,12 +261,14 @@ class OpenRun:
         NotComputed
             If the coefficients are not computed yet.
         SpecificationMismatch
-            If another version of the package computed the kernel.
+            If another version of the package computed the kernel, or the source of a plugin has changed.
+        NotTrusted
+            If a plugin computed the kernel, and this user has not allowed it: `open_run` with ``trust=True`` does.
         StoreError
             If the run is of an earlier version, which did not store how images were standardised, and its data set is
             not at hand.
         """
-        return predict_means(self.directory, self.system(readout, ridge), images, say)
+        return predict_means(self.directory, self.system(readout, ridge), images, say, trust=self._trust)
 
     def predict(
         self, images: Any, readout: Readout = None, ridge: float | None = None, *, say: Say | None = on_stderr

@@ -39,7 +39,7 @@ from cntk_pipeline.config import RunConfig, parse_config
 from cntk_pipeline.errors import ConfigError, RunNotFound, SpecificationMismatch, StoreError
 from cntk_pipeline.models import STRICT, Json
 from cntk_pipeline.rundir.journal import Journal
-from cntk_pipeline.rundir.specification import Specification, differences, find_solve, fingerprint
+from cntk_pipeline.rundir.specification import Specification, changed_code, differences, find_solve, fingerprint
 from cntk_pipeline.rundir.stored_data import InputName, StoredData
 from cntk_pipeline.storage import StorePath, open_path
 from cntk_pipeline.storage.records import RECORD_BYTES, Record, write_json
@@ -198,6 +198,7 @@ class RunDirectory:
             raise SpecificationMismatch(
                 f"{path} belongs to another specification; its tiles are never mixed with these.\n"
                 + "\n".join(differences(run.specification.to_json(), specification.to_json()))
+                + "".join(f"\n{line}" for line in changed_code(run.specification.engine, specification.engine))
                 + "\nGive another --store, or the workflow that made it."
             )
         run._is_new = is_new

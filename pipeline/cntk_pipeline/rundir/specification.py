@@ -81,6 +81,12 @@ class EngineRecord:
     name: str = DEFAULT_ENGINE
     options: Json = field(default_factory=dict)
 
+    @property
+    def code(self) -> str | None:
+        """The function of a user's own that computes, as "module:function"; None where this package computes."""
+        named = self.options.get("plugin")
+        return None if named is None else str(named)
+
     def __str__(self) -> str:
         options = ", ".join(f"{key} = {json.dumps(value)}" for key, value in self.options.items())
         return f"{self.name} ({options})" if options else self.name
@@ -229,6 +235,17 @@ def differences(stored: Any, wanted: Any, where: str = "") -> list[str]:
             for line in differences(*pair, f"{where}[{k}]")
         ]
     return [] if stored == wanted else [f"  {where}: stored {reprlib.repr(stored)}, wanted {reprlib.repr(wanted)}"]
+
+
+def changed_code(stored: EngineRecord, wanted: EngineRecord) -> list[str]:
+    """Say that the source of a run's plugin has changed, with both digests and what to do; else say nothing."""
+    its, mine = (record.options.get("plugin_digest") for record in (stored, wanted))
+    if stored.code is None or stored.code != wanted.code or its == mine:
+        return []
+    return [
+        f"The source of the plugin {stored.code} has changed since the run was begun: sha256\n  {its} then,\n  {mine} "
+        "now. Bring back the source of then to go on with the run."
+    ]
 
 
 def _by_name(value: Any) -> Any:

@@ -19,9 +19,12 @@ from cntk_pipeline.inference import require_options, require_results
 from cntk_pipeline.kernels import Engine, Question
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.preprocessing import Preprocessing, find_preprocessing
-from cntk_pipeline.rundir.specification import DataSpecification, Specification
+from cntk_pipeline.rundir.specification import DataSpecification, EngineRecord, Specification
 from cntk_pipeline.storage import StorePath
 from cntk_pipeline.tiling import choose_tile, clip_tile
+
+SAMPLE = 32
+"""Training images that an engine is checked and measured on."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +35,42 @@ class Loaded:
     data: Dataset
     digest: str
     readouts: tuple[gram.Readout, ...]
-    engine: Engine
     standardize_first: int
     warnings: tuple[str, ...]
+
+    @cached_property
+    def engine_record(self) -> EngineRecord:
+        """The engine by name, with its options; the user's code is imported where the workflow names some."""
+        return read_engine(self.config.kernel)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The engine of the read-outs."""
+        asked = tuple((readout.network, readout.kind) for readout in self.readouts)
+        kernel = self.config.kernel
+        return make_engine(
+            self.engine_record, Question(asked, self.data.train.images.shape[1:], kernel.dtype, kernel.flips)
+        )
+
+    @cached_property
+    def described(self) -> DataSpecification:
+        """The images, as a specification holds them."""
+        config, data = self.config, self.data
+        assert data.test is not None
+        train = len(data.train.images)
+        return DataSpecification(
+            self.digest,
+            train,
+            len(data.test.images),
+            data.train.images.shape[1:],
+            tuple(data.classes),
+            config.data.standardize,
+            self.standardize_first if self.standardize_first < train else None,  # all images need no number
+            config.data.shuffle,
+            data.task,
+            data.test.labels is not None,
+            data.features,
+        )
 
     @cached_property
     def contents(self) -> Contents:
@@ -67,17 +103,29 @@ class Loaded:
 def load(config: RunConfig) -> Loaded:
     """Load and select the data, and build the read-outs, without writing anything.
 
+    Parameters
+    ----------
+    config : the user's own: code that it names is imported.
+
     Raises
     ------
     ConfigError, DataError, DataNotFound, LayerError
         If the workflow or its data are wrong, or do not fit each other.
     """
     cluster_of(config.cluster)
-    # Before the data are read, which may take long.
+    read_engine(config.kernel)  # before the data are read, which may take long
+    loaded = load_data(config)
+    engine = loaded.engine  # refuses what it cannot compute
+    if loaded.engine_record.code is not None:
+        engine.check(loaded.stored[0].images[:SAMPLE])
+    return loaded
+
+
+def load_data(config: RunConfig) -> Loaded:
+    """Load as `load` does, of a workflow that anybody may have written: no code that it names is imported."""
     keys = config.data.options | {"path": config.data.path, "task": config.data.task}
     loader = datasets.make_loader(config.data.source, keys)
     require_options(config)
-    chosen_engine = read_engine(config.kernel)
     readouts = gram.readouts_of(config.network, config.readouts)
     whole = loader.load()
     if config.data.shuffle is not None:
@@ -95,9 +143,6 @@ def load(config: RunConfig) -> Loaded:
         digest.update(np.ascontiguousarray(part.images).tobytes())
         if part.labels is not None:
             digest.update(part.labels.astype("<i8" if chosen.task == "classification" else "<f8").tobytes())
-    asked = tuple((readout.network, readout.kind) for readout in readouts)
-    question = Question(asked, chosen.train.images.shape[1:], config.kernel.dtype, config.kernel.flips)
-    engine = make_engine(chosen_engine, question)
     ridges = [] if config.solve.ridges == "auto" else config.solve.ridges
     warnings = chosen.notes
     if whole.test is None and config.data.test is None:
@@ -112,7 +157,7 @@ def load(config: RunConfig) -> Loaded:
     idle = [f"cluster.{name}" for name in idle_options(config.cluster)]
     if idle:
         warnings += (f'a cluster of kind "{config.cluster.kind}" does not look at {", ".join(idle)}',)
-    return Loaded(config, chosen, digest.hexdigest(), readouts, engine, first, warnings)
+    return Loaded(config, chosen, digest.hexdigest(), readouts, first, warnings)
 
 
 def slots_of(config: RunConfig) -> int:
@@ -132,22 +177,9 @@ def specification_of(loaded: Loaded, path: StorePath, old: RunDirectory | None =
     elif old is not None:
         tile = old.specification.tile
     else:
-        seconds = loaded.engine.measure(loaded.stored[0].images[:32]).seconds
+        seconds = loaded.engine.measure(loaded.stored[0].images[:SAMPLE]).seconds
         tile = choose_tile(train, test, seconds, slots_of(config), lanes)
-    described = DataSpecification(
-        loaded.digest,
-        train,
-        test,
-        data.train.images.shape[1:],
-        tuple(data.classes),
-        config.data.standardize,
-        loaded.standardize_first if loaded.standardize_first < train else None,  # all images need no number
-        config.data.shuffle,
-        data.task,
-        data.test.labels is not None,
-        data.features,
-    )
-    return gram.specify(described, loaded.readouts, config.kernel, tile)
+    return gram.specify(loaded.described, loaded.readouts, config.kernel, loaded.engine_record, tile)
 
 
 def write_inputs(run: RunDirectory, loaded: Loaded) -> None:
@@ -171,11 +203,10 @@ def read_preprocessing(run: RunDirectory) -> Preprocessing:
     what = f"{run.path} does not hold the mean and deviation of its images, since an earlier version of cntk began it"
     remedy = "Bring the data set back to where the workflow names it"
     try:
-        loaded = load(run.workflow())
-        described = specification_of(loaded, run.path)
+        loaded = load_data(run.workflow())
     except PipelineError as error:
         raise StoreError(errno.ENOENT, f"{what}, and its data set is not at hand: {error}. {remedy}") from error
-    if described.data != run.specification.data:
+    if loaded.described != run.specification.data:
         raise StoreError(errno.EIO, f"{what}, and the data set that the workflow names is another by now. {remedy}")
     return loaded.preprocessing
 
@@ -199,11 +230,10 @@ def mend_inputs(run: RunDirectory, config: RunConfig) -> list[StorePath]:
     what = f"{damaged[0]}{more} gone or damaged"
     remedy = f"Restore {run.inputs_path} from a copy, then `cntk resume {run.path}`"
     try:
-        loaded = load(config)
-        described = specification_of(loaded, run.path)
+        loaded = load_data(config)
     except PipelineError as error:
         raise StoreError(errno.EIO, f"{what}, and cannot be written anew: {error}. {remedy}") from error
-    if (described.data, described.dtype) != (run.specification.data, run.specification.dtype):
+    if (loaded.described, config.kernel.dtype) != (run.specification.data, run.specification.dtype):
         raise StoreError(errno.EIO, f"{what}, and the data set that the workflow names is another by now. {remedy}")
     return run.stored_data.write_again(_arrays(loaded))
 

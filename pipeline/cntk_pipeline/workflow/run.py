@@ -23,7 +23,7 @@ from cntk_pipeline.driver.rounds import Course
 from cntk_pipeline.driver.timing import PhaseClock
 from cntk_pipeline.errors import ConfigError, CorruptTile, PipelineError, RunNotFound, SpecificationMismatch, StoreError
 from cntk_pipeline.gram import tiles as gram
-from cntk_pipeline.gram.engines import read_engine, require_numerics
+from cntk_pipeline.gram.engines import load_code, require_numerics
 from cntk_pipeline.inference import (
     Capacity,
     add_remedies,
@@ -33,6 +33,7 @@ from cntk_pipeline.inference import (
     run_products,
 )
 from cntk_pipeline.rundir import growth, lease
+from cntk_pipeline.rundir.code import UserCode, in_absolute_folder
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.provenance import library_versions, provenance
 from cntk_pipeline.rundir.submissions import clear_earlier, obeying_requests
@@ -96,7 +97,7 @@ def plan(config: RunConfig) -> Plan:
         PlanInputs(
             readouts=loaded.readouts,
             engine=loaded.engine,
-            engine_record=read_engine(config.kernel),
+            engine_record=loaded.engine_record,
             dtype=config.kernel.dtype,
             contents=loaded.contents,
             warnings=loaded.warnings,
@@ -196,6 +197,7 @@ def adopt(run: RunDirectory, trusted: Trusted, memory: WorkerMemory | None) -> N
     RunNotFound, RunLocked, ConfigError
         As in `resume` and `begin_elsewhere`.
     """
+    _load_code(run, trusted)
     require_fitting_tasks(run, trusted.config, memory)
     with _held(run, None):
         write_trusted(run, trusted)
@@ -234,7 +236,7 @@ def resume(
     path : of the run directory.
     view, stop, verify : as in `start`.
     cluster : where to run from now on; None means the last cluster of the run, if this user wrote its settings.
-    trust : accept the cluster settings in the directory, even if another user wrote them.
+    trust : accept the cluster settings in the directory, and the code that it names, even if another user wrote them.
     told : the digest of the cluster settings that the submitter gave to this driver; None where a user started the
         driver. A submitted driver also obeys requests to stop that were made before it began.
 
@@ -243,7 +245,11 @@ def resume(
     RunNotFound
         If there is no run, or it stopped before its data were stored.
     NotTrusted
-        If somebody else wrote the cluster settings, and they could do harm.
+        If somebody else wrote the cluster settings, and they could do harm; or the run names code to import.
+    ConfigError
+        If that code is not on this machine.
+    SpecificationMismatch
+        If its source has changed since the run was begun.
     """
     run = RunDirectory(path)
     with _held(run, view) as held:
@@ -257,6 +263,7 @@ def resume(
         trusted = read_trusted(run, cluster=cluster, trust=trust, told=told)
         for line in trusted.shown:
             view.say(line)
+        _load_code(run, trusted)
         if cluster is not None or trust:
             write_trusted(run, trusted)
         if told is None:
@@ -331,7 +338,7 @@ def _begun(config: RunConfig, view: View) -> Iterator[Begun]:
         if common is not None:
             growth.begin(run, common, view.say)
         _mend(run, config, view)
-        trusted = of_user(run, growth.with_factor_tile(config, run))
+        trusted = of_user(run, in_absolute_folder(growth.with_factor_tile(config, run)))
         write_trusted(run, trusted)
         for line in warnings(trusted):
             view.say(f"warning: {line}")
@@ -403,10 +410,10 @@ def verify(path: str | Path | StorePath) -> Checked:
     return found
 
 
-def prepare_worker(run_path: str, versions: dict[str, str]) -> None:
+def prepare_worker(run_path: str, versions: dict[str, str], code: UserCode | None) -> None:
     """Prepare a process that computes tiles; errors as in `gram.prepare_worker` and `reserve_buffers`."""
     reserve_buffers()
-    gram.prepare_worker(run_path, versions)
+    gram.prepare_worker(run_path, versions, code)
 
 
 def _require_numerics(run: RunDirectory) -> None:
@@ -416,6 +423,12 @@ def _require_numerics(run: RunDirectory) -> None:
     except SpecificationMismatch:
         if any(stage.phase == KERNEL and stage.done < stage.total for stage in make_report(run).stages):
             raise
+
+
+def _load_code(run: RunDirectory, trusted: Trusted) -> None:
+    """Import the user's code that computes a run, where tiles are missing; errors as of `gram.engines.load_code`."""
+    if trusted.code is not None and not gram.is_whole(run):
+        load_code(run, trusted.code)
 
 
 def _mend_inputs(run: RunDirectory, config: RunConfig, verify: bool) -> list[StorePath]:
@@ -433,7 +446,7 @@ def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> N
         view.say(f"{path} was gone or damaged: written anew from the data set")
     _sweep(run, view)
     view.say(cluster_of(config.cluster).preparation)
-    prepare = partial(prepare_worker, str(run.path.absolute()), library_versions())
+    prepare = partial(prepare_worker, str(run.path.absolute()), library_versions(), begun.trusted.code)
     with (
         recording(run),
         obeying_requests(run, stop, view.say),

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.inference import Shown
 from cntk_pipeline.kernels import summary
 from cntk_pipeline.layers import LAYERS, spelling
@@ -89,6 +90,9 @@ class Network(Display):
     def from_run(cls, run: OpenRun, readout: Readout = None, ridge: float | None = None) -> Self:
         """Read the network of a read-out, by default of the last one, which is the deepest; see `Display.from_run`."""
         specification = run.directory.specification
+        code = specification.engine.code
+        if code is not None:  # which need not look at the layers of the workflow
+            raise ConfigError(f"{run.path} has no network to draw: the function {code} computes its kernels")
         name = specification.readouts[-1].name if readout is None else find_readout(run.directory, readout)
         said = next(each for each in specification.readouts if each.name == name)
         found = summary(spelling.read(said.network, LAYERS), specification.data.shape, kind=said.kind)
