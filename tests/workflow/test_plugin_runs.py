@@ -21,10 +21,12 @@ from cntk_pipeline.config import ClusterConfig, RunConfig
 from cntk_pipeline.datasets.unlabelled import Unlabelled
 from cntk_pipeline.errors import ConfigError, LayerError, NotTrusted, SpecificationMismatch
 from cntk_pipeline.gram import tiles as gram
+from cntk_pipeline.gram.engines import load_code
 from cntk_pipeline.kernels import plugin_code
 from cntk_pipeline.opened import open_run
 from cntk_pipeline.opened.predicting import Question, predict_images
 from cntk_pipeline.plots.displays.network import Network as NetworkDisplay
+from cntk_pipeline.rundir.code import UserCode
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.signature import KEY_VARIABLE
 from cntk_pipeline.workflow import handover
@@ -135,7 +137,7 @@ def test_the_exact_engine_through_a_plugin_has_the_same_bits_in_every_command(
 def test_workers_in_processes_of_their_own_import_the_plugin_themselves(
     run_small: Run, run: RunDirectory, plugin: dict[str, Any], tmp_path: Path
 ) -> None:
-    cluster = {"kind": "local", "workers": 2}
+    cluster = {"kind": "local", "workers": 1}
     there = run_small(readouts=READOUTS, kernel=plugin, cluster=cluster, store={"path": str(tmp_path / "local")})
     require_same_kernel(there, run)
 
@@ -213,6 +215,15 @@ def test_a_worker_without_the_code_or_with_other_code_computes_nothing(
     source.write_text("raise SystemExit('imported')")
     with pytest.raises(SpecificationMismatch, match="the source of the plugin own:kernel"):
         gram.prepare_worker(str(run.path), {}, allowed)
+
+
+def test_a_specification_without_a_digest_loads_nothing(
+    run: RunDirectory, folder: Path, elsewhere: Callable[[], None]
+) -> None:
+    elsewhere()
+    with pytest.raises(SpecificationMismatch, match="which does not take these options here: String should match"):
+        load_code(run, UserCode("own:kernel", "None", str(folder)))
+    assert not (folder / "imported").exists()
 
 
 def test_a_local_cluster_whose_workers_lack_the_code_says_so(

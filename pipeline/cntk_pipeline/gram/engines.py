@@ -1,6 +1,7 @@
 """Engines of workflows and of runs: named in ``[kernel]`` by people, and in a specification by who began the run."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 from pydantic import ValidationError
 
@@ -45,7 +46,7 @@ def load_code(run: RunDirectory, code: UserCode) -> None:
     ConfigError
         If there is no such code on this machine.
     SpecificationMismatch
-        If its source is another one.
+        If its source is another one, or this installation does not know the engine with these options.
     """
     from cntk_pipeline.kernels import find_engine
 
@@ -53,7 +54,9 @@ def load_code(run: RunDirectory, code: UserCode) -> None:
     record = run.specification.engine
     allowed = {"plugin": code.name, "plugin_digest": code.digest, "plugin_folder": code.folder}
     engine = find_engine(record.name)
-    engine.load_code((engine.options_type or Section).model_validate(record.options | allowed))
+    with _options_understood(run):
+        options = (engine.options_type or Section).model_validate(record.options | allowed)
+    engine.load_code(options)
 
 
 def make_engine(record: EngineRecord, question: Question) -> Engine:
@@ -88,15 +91,22 @@ def open_engine(run: RunDirectory, numbers: Sequence[int]) -> Engine:
         If this installation does not know the engine, or not with these options.
     """
     _require_known(run)
-    specification, record = run.specification, run.specification.engine
+    specification = run.specification
     chosen = [specification.readouts[number] for number in numbers]
     readouts = tuple((spelling.read(readout.network, LAYERS), readout.kind) for readout in chosen)
     question = Question(readouts, specification.data.shape, specification.dtype, specification.flips)
+    with _options_understood(run):
+        return make_engine(specification.engine, question)
+
+
+@contextlib.contextmanager
+def _options_understood(run: RunDirectory) -> Iterator[None]:
+    """Turn options of another version into an error that names the run."""
     try:
-        return make_engine(record, question)
+        yield
     except ValidationError as error:
         raise SpecificationMismatch(
-            f"{run.path} is computed by the engine {record}, which does not take these options here: "
+            f"{run.path} is computed by the engine {run.specification.engine}, which does not take these options here: "
             f"{error.errors()[0]['msg']}. Finish it with the version that began it, or compute it anew in another "
             "--store"
         ) from None
