@@ -62,15 +62,17 @@ ACTIVATIONS: dict[str, Layer] = {
 }
 """All activations of the algebra."""
 
-DENSE: dict[str, Layer] = {
-    # Small weights keep the tails of exp within the reach of a few networks.
-    **{f"{name}, 1 hidden layer": Sequential(_dense(0.7), layer, Dense()) for name, layer in ACTIVATIONS.items()},
+# Small weights keep the tails of exp within the reach of a few networks.
+HIDDEN = {f"{name}, 1 hidden layer": Sequential(_dense(0.7), layer, Dense()) for name, layer in ACTIVATIONS.items()}
+DEEPER = {
+    "ReLU, 1 hidden layer": HIDDEN["ReLU, 1 hidden layer"],
     **{
         f"{name}, 3 hidden layers": Sequential(*[_dense(), ACTIVATIONS[name]] * 3, Dense())
         for name in ("ReLU", "erf", "GELU", "sin")
     },
     "layer norm, 2 hidden layers": Sequential(*[_dense(), LayerNorm(), Relu()] * 2, Dense()),
 }
+DENSE = HIDDEN | DEEPER
 _BLOCK = Residual(Sequential(Relu(), _conv(), Relu(), _conv()))
 IMAGES: dict[str, Layer] = {
     "CNTK-V, depth 3": presets.cntk(3),
@@ -88,5 +90,5 @@ IMAGES: dict[str, Layer] = {
 NETWORKS = DENSE | IMAGES
 """All architectures: of vectors, and of images."""
 
-WIDEST = dict.fromkeys(DENSE, 8192) | dict.fromkeys(IMAGES, 1024)
+WIDEST = dict.fromkeys(NETWORKS, 1024) | dict.fromkeys(DEEPER, 8192)
 """The largest width of each."""

@@ -24,7 +24,7 @@ from cntk_pipeline.finite import empirical_kernels
 from cntk_pipeline.kernels import KINDS
 from cntk_pipeline.layers import Sign
 from cntk_pipeline.plots.base import Chart, counted
-from cntk_pipeline.plots.drawing import legend_below, tick_log
+from cntk_pipeline.plots.drawing import legend_below, tick_at, tick_log
 from cntk_pipeline.plots.style import COLOURS, INK, MARKERS, MUTED
 
 if TYPE_CHECKING:
@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 DRAWS = 8
-"""Networks whose matrices are averaged, at each width."""
+"""Networks whose matrices are averaged, and the networks of a width from 1,024 on."""
+
+MOST_DRAWS = 96
+"""Networks of a small width, which cost little."""
 
 EXPECTED, ALLOWED = -0.5, 0.15
 """The slope of the logarithm of the error over that of the width, and how far a measured one may be away."""
@@ -50,7 +53,7 @@ class Row:
     error : root of the mean over networks of the squared error; all errors are of Frobenius norms, relative to the
         exact kernel's.
     deviation : standard error of the logarithm of ``error``, by resampling the networks.
-    mean_error : error of the mean of the matrices of the first `DRAWS` networks.
+    mean_error : the same of means of the matrices of `DRAWS` networks.
     seconds : of this process, for both kinds.
     """
 
@@ -86,7 +89,7 @@ def measure(network: str, width: int) -> list[Row]:
     """Draw networks of a width, and compare their kernels with the exact ones: a row for each kind."""
     layer, x = NETWORKS[network], inputs(network)
     kinds = ("nngp",) if Sign() in layer.flattened() else ("nngp", "ntk")
-    draws = min(max(16384 // width, DRAWS), 128)  # more of narrow networks, which cost little
+    draws = min(max(DRAWS * 1024 // width, DRAWS), MOST_DRAWS)
     began = time.process_time()
     seed = 10**5 * list(NETWORKS).index(network) + width  # no two widths or architectures share weights
     found = empirical_kernels(layer, x, kinds=kinds, width=width, seed=seed, draws=draws, dtype="float32")
@@ -96,8 +99,9 @@ def measure(network: str, width: int) -> list[Row]:
         exact = kernel_matrix(layer, x, kind=kind, dtype="float64")
         size = np.linalg.norm(exact)
         errors = np.linalg.norm(found[:, position] - exact, axis=(1, 2)) / size
-        mean_error = np.linalg.norm(found[:DRAWS, position].mean(0) - exact) / size
-        rows.append(Row(network, kind, width, draws, *root_mean_square(errors), float(mean_error), seconds))
+        means = found[:, position].reshape(-1, DRAWS, *exact.shape).mean(1)
+        mean_error, _ = root_mean_square(np.linalg.norm(means - exact, axis=(1, 2)) / size)
+        rows.append(Row(network, kind, width, draws, *root_mean_square(errors), mean_error, seconds))
     return rows
 
 
@@ -164,7 +168,6 @@ class Errors(Chart):
         for axes in panels[:, 0]:
             axes.set_ylabel("relative error")
         for axes in panels.flat:
-            tick_log(axes.xaxis)
             tick_log(axes.yaxis)
         legend_below(figure)
 
@@ -179,7 +182,9 @@ def _draw_errors(axes: "Axes", rows: Sequence[Row], name: str) -> None:
         colour = COLOURS[KINDS.index(kind)]
         heights = [getattr(row, name) for row in own]
         axes.plot([row.width for row in own], heights, color=colour, linewidth=0.8, alpha=0.7, label=kind.upper())
-    ends = np.array([min(row.width for row in rows), max(row.width for row in rows)])
+    widths = sorted({row.width for row in rows})
+    tick_at(axes.xaxis, widths[::2])
+    ends = np.array([widths[0], widths[-1]])
     lowest = min(getattr(row, name) * (row.width / ends[0]) ** -EXPECTED for row in rows)
     guide = 0.7 * lowest * (ends / ends[0]) ** EXPECTED
     axes.plot(ends, guide, color=INK, linestyle="--", label="width to the power -1/2")

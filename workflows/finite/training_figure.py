@@ -1,19 +1,48 @@
-"""The figure of `training.py`."""
+"""The rows and the figure of `training.py`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cntk_pipeline.plots.base import Chart
-from cntk_pipeline.plots.drawing import legend_below, number_text, tick_log
+from cntk_pipeline.plots.drawing import legend_below, number_text, tick_at, tick_log
 from cntk_pipeline.plots.style import COLOURS, INK, MARKERS, MUTED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SHOWN = 3
-"""Of the times, so many are drawn over the width: the first, one in the middle, and the last."""
+
+@dataclass(frozen=True)
+class Row:
+    """The networks of a width at a time of training, on the test digits.
+
+    Attributes
+    ----------
+    width, time, starts : which networks, and how many.
+    distance, distance_deviation : mean over networks, and its standard error: how far the outputs are from those of
+        gradient flow from the same outputs at the beginning, relative to how far the flow went.
+    loss : mean squared error on the training digits.
+    accuracy : mean over networks, on the test digits.
+    mean_ratio : distance of the mean output of all networks from that of the ensemble, relative to the root of the
+        expected square of this distance for so many infinitely wide networks: 1 is chance.
+    variance, exact_variance : of an output over networks and over the ensemble, mean over the test digits.
+    step_distance : of gradient descent with the same steps from gradient flow, at infinite width.
+    seconds : to train a network to the end, of this process.
+    """
+
+    width: int
+    time: float
+    starts: int
+    distance: float
+    distance_deviation: float
+    loss: float
+    accuracy: float
+    mean_ratio: float
+    variance: float
+    exact_variance: float
+    step_distance: float
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -22,10 +51,10 @@ class WideNetworks(Chart):
 
     Attributes
     ----------
-    rows : of `training.Row`, by width and time.
+    rows : by width and time.
     """
 
-    rows: tuple[Any, ...]
+    rows: tuple[Row, ...]
 
     key = "wide_networks"
     title = "Wide networks in training"
@@ -67,7 +96,7 @@ class WideNetworks(Chart):
         legend_below(figure)
 
 
-def _draw_times(axes: "Axes", rows: Sequence[Any], height: Callable[[Any], float]) -> None:
+def _draw_times(axes: "Axes", rows: Sequence[Row], height: Callable[[Row], float]) -> None:
     axes.set_xscale("log")
     for position, width in enumerate(sorted({row.width for row in rows})):
         own = [row for row in rows if row.width == width]
@@ -81,12 +110,12 @@ def _draw_times(axes: "Axes", rows: Sequence[Any], height: Callable[[Any], float
         )
 
 
-def _draw_widths(axes: "Axes", rows: Sequence[Any]) -> None:
+def _draw_widths(axes: "Axes", rows: Sequence[Row]) -> None:
     """Draw the distance at three times, and a guide of slope -1/2 below them."""
     axes.set_xscale("log")
     axes.set_yscale("log")
     times = sorted({row.time for row in rows})
-    chosen = [times[0], times[len(times) // 2], times[-1]][:SHOWN]
+    chosen = [times[0], times[len(times) // 2], times[-1]]
     for position, t in enumerate(chosen):
         own = sorted((row for row in rows if row.time == t), key=lambda row: row.width)
         axes.errorbar(
@@ -103,5 +132,5 @@ def _draw_widths(axes: "Axes", rows: Sequence[Any]) -> None:
     guide = [0.8 * lowest * (width / widths[0]) ** -0.5 for width in widths]
     axes.plot(widths, guide, color=INK, linestyle=":", label="width to the power -1/2")
     axes.set_xlabel("width")
-    tick_log(axes.xaxis)
+    tick_at(axes.xaxis, widths)
     tick_log(axes.yaxis)

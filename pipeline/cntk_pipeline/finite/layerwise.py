@@ -1,9 +1,9 @@
 """Empirical kernels of few inputs, each network by itself, added up layer by layer.
 
-The tangent kernel is a sum over layers. That of a dense layer, ``scale W x + b_std b``, is ``scale^2 (x . x') (d . d') +
-b_std^2 (d . d')``, with d the derivatives of an output of the network by the output of the layer. So one pass forwards
-and one backwards through all inputs give the kernel, and the derivatives by the weights are never written down: at a
-width of 8,192 these are 67 million numbers for an input and a layer.
+The tangent kernel is a sum over layers. That of a dense layer, ``scale W x + b_std b``, is
+``scale^2 (x . x') (d . d') + b_std^2 (d . d')``, with d the derivatives of an output of the network by the output of
+the layer. So one pass forwards and one backwards through all inputs give the kernel, and the derivatives by the weights
+are never written down: at a width of 8,192 these are 67 million numbers for an input and a layer.
 """
 
 from collections.abc import Callable, Iterator, Sequence
