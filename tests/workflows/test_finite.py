@@ -87,7 +87,7 @@ def test_errors_are_of_the_kernels_of_the_networks(convergence: ModuleType, torc
 
 @pytest.mark.parametrize("name", ["erf, 1 hidden layer", "CNTK-GAP, depth 3"])
 def test_rows_that_are_committed_come_out_again(convergence: ModuleType, torch: ModuleType, name: str) -> None:
-    kept = [each for each in convergence.read(FOLDER / "convergence.csv", convergence.Row)]
+    kept = convergence.read(FOLDER / "convergence.csv", convergence.Row)
     again = convergence.measure(name, 32)
     for found in again:
         (before,) = [each for each in kept if (each.network, each.kind, each.width) == (name, found.kind, 32)]
@@ -109,7 +109,7 @@ def test_all_committed_slopes_are_near_one_half(convergence: ModuleType) -> None
     assert {key: slope for key, slope in found.items() if abs(slope.value + 0.5) > 0.15} == {}
     # The mean of eight matrices is about the root of 8 nearer.
     ratios = [each.error / each.mean_error for each in rows]
-    assert 2.2 < np.exp(np.mean(np.log(ratios))) < 8**0.5
+    assert 2.4 < np.exp(np.mean(np.log(ratios))) < 3.2
 
 
 def test_the_figures_of_convergence(convergence: ModuleType) -> None:

@@ -90,5 +90,9 @@ IMAGES: dict[str, Layer] = {
 NETWORKS = DENSE | IMAGES
 """All architectures: of vectors, and of images."""
 
-WIDEST = dict.fromkeys(NETWORKS, 1024) | dict.fromkeys(DEEPER, 8192)
+WIDEST = (
+    dict.fromkeys(NETWORKS, 1024)
+    | dict.fromkeys(DEEPER, 4096)
+    | dict.fromkeys(("ReLU, 1 hidden layer", "ReLU, 3 hidden layers"), 8192)
+)
 """The largest width of each."""

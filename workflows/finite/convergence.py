@@ -232,6 +232,7 @@ class Slopes(Chart):
             )
         axes.set_yticks(range(len(names)), names, fontsize="small")
         axes.set_ylim(len(names) - 0.4, -0.6)
+        axes.locator_params("x", nbins=6)
         axes.set_xlabel("slope: -1/2 is expected")
         legend_below(figure)
 
