@@ -90,9 +90,5 @@ IMAGES: dict[str, Layer] = {
 NETWORKS = DENSE | IMAGES
 """All architectures: of vectors, and of images."""
 
-WIDEST = (
-    dict.fromkeys(NETWORKS, 1024)
-    | dict.fromkeys(DEEPER, 4096)
-    | dict.fromkeys(("ReLU, 1 hidden layer", "ReLU, 3 hidden layers"), 8192)
-)
+WIDEST = dict.fromkeys(NETWORKS, 1024)
 """The largest width of each."""
