@@ -217,8 +217,8 @@ def test_committed_distances_halve_with_a_fourfold_width(training: ModuleType) -
 def test_the_figure_of_training(training: ModuleType) -> None:
     rows = tuple(training.read(FOLDER / "training.csv", training.Row))
     figure = drawn(training.WideNetworks(rows))
-    assert [len(axes.get_lines()) for axes in figure.axes] == [3, 4, 4, 4]
-    assert "width 1,024, 20 networks" in legend_of(figure)
+    assert [len(axes.get_lines()) for axes in figure.axes] == [4, 4, 4, 4]
+    assert "width 4,096, 1 network" in legend_of(figure)
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cntk_pipeline.plots.base import Chart
+from cntk_pipeline.plots.base import Chart, counted
 from cntk_pipeline.plots.drawing import legend_below, number_text, tick_at, tick_log
 from cntk_pipeline.plots.style import COLOURS, INK, MARKERS, MUTED
 
@@ -111,7 +111,7 @@ def _draw_times(axes: "Axes", rows: Sequence[Row], height: Callable[[Row], float
             color=COLOURS[position],
             marker=MARKERS[position],
             markersize=4,
-            label=f"width {width:,}, {own[0].starts} networks",
+            label=f"width {width:,}, {counted(own[0].starts, 'network')}",
         )
 
 
