@@ -90,5 +90,9 @@ IMAGES: dict[str, Layer] = {
 NETWORKS = DENSE | IMAGES
 """All architectures: of vectors, and of images."""
 
-WIDEST = dict.fromkeys(NETWORKS, 1024)
+WIDEST = (
+    dict.fromkeys(NETWORKS, 1024)
+    | dict.fromkeys(DEEPER, 2048)
+    | {"ReLU, 3 hidden layers": 4096, "ReLU, 1 hidden layer": 8192}
+)
 """The largest width of each."""
