@@ -93,6 +93,6 @@ NETWORKS = DENSE | IMAGES
 WIDEST = (
     dict.fromkeys(NETWORKS, 1024)
     | dict.fromkeys(DEEPER, 2048)
-    | {"ReLU, 3 hidden layers": 4096, "ReLU, 1 hidden layer": 8192}
+    | {"ReLU, 1 hidden layer": 8192, "ReLU, 3 hidden layers": 8192}
 )
 """The largest width of each."""
