@@ -6,7 +6,7 @@ import pytest
 from matplotlib.figure import Figure
 from support.figures import legend_of, ticks_of
 
-from cntk_pipeline.plots.drawing import legend_below, log_places, log_ticks, number_text, tick_log
+from cntk_pipeline.plots.drawing import legend_below, log_places, log_ticks, number_text, tick_at, tick_log
 
 
 @pytest.mark.parametrize(
@@ -40,6 +40,15 @@ def test_a_logarithmic_axis_has_its_ticks_and_no_others() -> None:
     axes.plot(list(places.values()), [1, 2, 3])
     tick_log(axes.xaxis, places)
     assert ticks_of(axes, "x") == {0.1: "0", 1.0: "1", 10.0: "10", 100.0: "100", 1000.0: "1,000"}
+    assert list(axes.xaxis.get_minorticklocs()) == []
+
+
+def test_a_logarithmic_axis_has_ticks_at_given_values_alone() -> None:
+    axes = Figure().add_subplot()
+    axes.set_xscale("log")
+    axes.plot([32, 2048], [1, 2])
+    tick_at(axes.xaxis, [32, 256, 2048])
+    assert ticks_of(axes, "x") == {32: "32", 256: "256", 2048: "2,048"}
     assert list(axes.xaxis.get_minorticklocs()) == []
 
 

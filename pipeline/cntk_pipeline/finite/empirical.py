@@ -121,7 +121,7 @@ class Products:
 
     def _mean(self, evaluate: Callable[[Callable[[Array], Array], int], Array], first: Array) -> Array:
         total, count = np.zeros(()), 0
-        with _one_thread():
+        with torch_in_one_thread():
             for module in self.modules():
                 if self.stopped and count:
                     break
@@ -274,7 +274,7 @@ _before = 0
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def torch_in_one_thread() -> Iterator[None]:
     """Let torch compute in the calling thread alone: the bits of its sums depend on how many threads share them."""
     import torch
 

@@ -37,10 +37,10 @@ class Affine(Weighted):
         super().__init__(trained)
         self.hold("weight", weight)
         self.hold("bias", bias)
-        self._scale, self._b_std = scale, b_std
+        self.scale, self.b_std = scale, b_std
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self._scale * functional.linear(x, self.weight) + self._b_std * self.bias
+        return self.scale * functional.linear(x, self.weight) + self.b_std * self.bias
 
 
 class Convolution(Weighted):
@@ -70,15 +70,21 @@ class Convolution(Weighted):
         super().__init__(trained)
         self.hold("weight", weight)
         self.hold("bias", bias)
-        self._scale, self._b_std, self._strides = scale, b_std, strides
+        self.scale, self.b_std, self._strides = scale, b_std, strides
         self._pads, self._mode = pads, "circular" if circular else "constant"
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        padded = functional.pad(x, self._pads, self._mode)
         return (
-            self._scale * functional.conv2d(padded, self.weight, stride=self._strides)
-            + self._b_std * (self.bias[:, None, None])
+            self.scale * functional.conv2d(self._padded(x), self.weight, stride=self._strides)
+            + self.b_std * (self.bias[:, None, None])
         )
+
+    def windows(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the numbers of each window, (n, inputs height width, windows)."""
+        return functional.unfold(self._padded(x), self.weight.shape[2:], stride=self._strides)
+
+    def _padded(self, x: torch.Tensor) -> torch.Tensor:
+        return functional.pad(x, self._pads, self._mode)
 
 
 class Attention(Weighted):

@@ -85,6 +85,12 @@ def tick_log(
     axis.set_minor_locator(_no_ticks())
 
 
+def tick_at(axis: "Axis", values: Sequence[float]) -> None:
+    """Put ticks at some values of a logarithmic axis, and nowhere else."""
+    axis.set_ticks(list(values), [number_text(value) for value in values])
+    axis.set_minor_locator(_no_ticks())
+
+
 def _no_ticks() -> Any:
     from matplotlib.ticker import NullLocator
 
