@@ -3,63 +3,59 @@
 import ctypes
 import shutil
 import subprocess
+import tempfile
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from cntk_pipeline.kernels.cuda.engine import CudaEngine
 from cntk_pipeline.kernels.cuda.layout import Layout
 from cntk_pipeline.kernels.cuda.packing import Packed
 from cntk_pipeline.kernels.cuda.source import write_source
 from cntk_pipeline.kernels.program import Array, Program
 
 LANES = Path(__file__).parent / "lanes_of_cpu.h"
+_FOLDER = tempfile.TemporaryDirectory(prefix="warps-")
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
 
 
-def compile_for_cpu(sources: dict[str, str], folder: Path, options: tuple[str, ...] = ()) -> dict[str, ctypes.CDLL]:
-    """Compile texts by name, one after the other, and load them."""
-    found = {}
-    for name, text in sources.items():
-        source, library = folder / f"{name}.cpp", folder / f"{name}.so"
-        source.write_text(text)
-        command = ["g++", "-O1", "-march=native", "-w", "-fno-math-errno", "-shared", "-fPIC", *options]
-        done = subprocess.run([*command, str(source), "-o", str(library)], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[:3000]
-        found[name] = ctypes.CDLL(str(library))
-    return found
+@cache
+def compile_for_cpu(text: str) -> ctypes.CDLL:
+    """Compile a text and load it."""
+    path = Path(_FOLDER.name) / f"{len(list(Path(_FOLDER.name).iterdir()))}.so"
+    options = ["-O0", "-march=native", "-w", "-shared", "-fPIC", "-xc++", "-", "-o", str(path)]
+    done = subprocess.run(["g++", *options], input=text, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[:3000]
+    return ctypes.CDLL(str(path))
 
 
 class CpuLauncher:
     """Runs the kernel of a program on this machine's CPU."""
 
-    def __init__(self, program: Program, layout: Layout, library: ctypes.CDLL) -> None:
-        self.program, self.layout, self.library = program, layout, library
-
-    @staticmethod
-    def source(program: Program, layout: Layout) -> str:
-        return write_source(program, layout, LANES.read_text())
+    def __init__(self, program: Program, layout: Layout) -> None:
+        self.layout = layout
+        self._readout_count = program.readout_count
+        self._library = compile_for_cpu(write_source(program, layout, LANES.read_text()))
 
     def run(self, left: Packed, right: Packed, pairs: Array) -> Array:
-        """Run pairs, ``(n, 3)`` integers; return read-outs, ``(n, readouts)`` float64."""
-        pairs = np.ascontiguousarray(pairs, np.int32)
-        readouts = np.full((len(pairs), self.program.readout_count), np.nan)
+        readouts = np.full((len(pairs), self._readout_count), np.nan)
         tensors = np.zeros(max(1, self.layout.tensor_size * self.layout.pairs), self.layout.dtype)
-        level_size = right.statistics[0].size
-
-        def pointer(array: Array) -> ctypes.c_void_p:
-            return ctypes.c_void_p(array.ctypes.data)
-
-        self.library.evaluate(
-            pointer(left.pixels),
-            pointer(right.pixels),
-            pointer(left.statistics),
-            pointer(right.statistics),
-            pointer(pairs),
+        listed = np.ascontiguousarray(pairs, np.int32)
+        inputs = [left.pixels, right.pixels, left.statistics, right.statistics, listed]
+        self._library.evaluate(
+            *(ctypes.c_void_p(array.ctypes.data) for array in inputs),
             ctypes.c_int(len(pairs)),
-            ctypes.c_int(level_size),
-            pointer(readouts),
-            pointer(tensors),
+            ctypes.c_int(right.statistics[0].size),
+            *(ctypes.c_void_p(array.ctypes.data) for array in (readouts, tensors)),
         )
         return readouts
+
+
+class CudaEngineOnCpu(CudaEngine):
+    """The engine with this machine's CPU in the place of a device."""
+
+    def launcher(self) -> CpuLauncher:
+        return CpuLauncher(self.program, self.layout)

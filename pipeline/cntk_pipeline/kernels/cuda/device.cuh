@@ -25,7 +25,13 @@ DEVICE float copy_sign(float size, float sign) { return copysignf(size, sign); }
 DEVICE double copy_sign(double size, double sign) { return copysign(size, sign); }
 DEVICE float multiply_add(float x, float y, float z) { return __fmaf_rn(x, y, z); }
 DEVICE double multiply_add(double x, double y, double z) { return __fma_rn(x, y, z); }
-DEVICE real minimum(real x, real bound) { return bound < x ? bound : x; }
+// One instruction, which a comparison and a choice are not; what is not a number stays so.
+DEVICE float minimum(float x, float bound) {
+  float out;
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(out) : "f"(x), "f"(bound));
+  return out;
+}
+DEVICE double minimum(double x, double bound) { return bound < x ? bound : x; }
 DEVICE real where_negative(real x, real negative, real other) { return x < real(0) ? negative : other; }
 DEVICE real where_positive(real x, real positive, real other) { return x > real(0) ? positive : other; }
 DEVICE float nearest(float x) { return rintf(x); }

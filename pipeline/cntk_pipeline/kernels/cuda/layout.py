@@ -119,7 +119,7 @@ def choose_warps(program: Program, dtype: np.dtype) -> int:
     """Count the warps of a block for which the rows of all registers find room among 65,536."""
     words = dtype.itemsize // 4
     rows = max(2 * stage.register_count * stage.height for stage in program.stages) * words
-    return next((warps for warps, limit in ((16, 64), (12, 100), (8, 190)) if rows <= limit), 8)
+    return next((warps for warps, limit in ((16, 40), (12, 72), (8, 190)) if rows <= limit), 8)
 
 
 def _pair_lanes(program: Program) -> int:

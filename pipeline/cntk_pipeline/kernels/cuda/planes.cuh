@@ -81,9 +81,7 @@ DEVICE lane_real sum_columns(lane_real value, const Grid& grid, const lane_real 
     const int distance = k - WINDOWS::left;
     if (distance == 0) continue;
     if (WINDOWS::circular) {
-      lane_int column = grid.column + (distance + W);
-      column = column - W * as_integer(column > W - 1);
-      total = total + from_column<SEGMENT>(value, column);
+      total = total + from_column<SEGMENT>(value, (grid.column + (distance + W)) % W);
     } else if (distance < 0) {
       total = multiply_add(from_left<SEGMENT>(value, -distance), joined[k], total);
     } else {
