@@ -18,7 +18,9 @@ from cntk_pipeline.layers import (
     Abs,
     AvgPool,
     Conv,
+    Dense,
     Dropout,
+    Erf,
     Exp,
     Flatten,
     Gaussian,
@@ -118,11 +120,16 @@ def test_pairs_that_float32_is_too_coarse_for_are_computed_on_the_cpu():
     plain = Question(((network, "ntk"),), x.shape[1:], "float32")
     pairs = [engine(plain).evaluator().evaluate_pairs(x, z) for engine in (CudaEngineOnCpu, CpuEngine)]
     assert np.array_equal(*pairs)
-    with pytest.raises(NotAccurate, match=r"the images of pair \(11, 21\) are so nearly the same"):
-        near = x.copy()
-        near[1] = x[1] * (1 + 1e-15 * np.random.default_rng(2).standard_normal(x[1].shape))
-        exact = Question(((network, "ntk"),), x.shape[1:], "float64")
-        CudaEngineOnCpu(exact).evaluator().evaluate(x, near, first=(10, 20))
+
+
+@needs_compiler
+def test_pairs_that_float64_does_not_tell_apart_either_are_refused_by_their_places():
+    x = np.random.default_rng(0).standard_normal((2, 8))
+    z = np.stack([x[1], x[0] * (1 + 1e-15 * np.arange(8))])
+    network = Sequential(*[Dense(w_std=6.0), Erf()] * 30, Dense())
+    question = Question(((network, "ntk"),), x.shape[1:], "float64")
+    with pytest.raises(NotAccurate, match=r"the images of pair \(10, 21\) are so nearly the same"):
+        CudaEngineOnCpu(question).evaluator().evaluate(x, z, first=(10, 20))
 
 
 # What is refused.
