@@ -61,7 +61,9 @@ def measure(device: Engine, cpu: Engine, images: int, checked: int = 3) -> Found
     evaluator = device.evaluator()
     expected = cpu.evaluator().evaluate(x[:checked])
     error = float(np.abs(evaluator.evaluate(x[:checked]) - expected).max() / np.abs(expected).max())
-    assert error <= BOUNDS[dtype], f"the values differ by {error:.1e} of the largest, and at most {BOUNDS[dtype]} is promised"
+    assert error <= BOUNDS[dtype], (
+        f"the values differ by {error:.1e} of the largest, and at most {BOUNDS[dtype]} is promised"
+    )
     began = time.perf_counter()
     evaluator.evaluate(x[:images], x[images:])
     pair_seconds = (time.perf_counter() - began) / images**2

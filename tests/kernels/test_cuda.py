@@ -146,7 +146,9 @@ def test_golden_networks_are_refused_by_the_layer(name):
 
 
 def test_what_the_kernel_cannot_do_is_refused_by_the_layer():
-    with pytest.raises(LayerError, match=r"layer 2, Conv\(3, strides=2.*: windows that make 4 positions of 7 by strides"):
+    with pytest.raises(
+        LayerError, match=r"layer 2, Conv\(3, strides=2.*: windows that make 4 positions of 7 by strides"
+    ):
         ask(averaged(conv(), Relu(), conv(3, 2), Relu()), (7, 7))
     with pytest.raises(LayerError, match=r"layer 0, Conv\(7.*: a window of 7, and it takes at most 5"):
         ask(averaged(conv(7), Relu()))
@@ -165,7 +167,9 @@ def test_what_the_kernel_cannot_do_is_refused_by_the_layer():
 
 def test_a_machine_without_cuda_core_is_told_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r'needs cuda-core, which is not installed: pip install "cntk-pipeline\[cuda\]"'):
+    with pytest.raises(
+        ConfigError, match=r'needs cuda-core, which is not installed: pip install "cntk-pipeline\[cuda\]"'
+    ):
         compile_cubin("", "sm_90")
 
 

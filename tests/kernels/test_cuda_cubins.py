@@ -55,7 +55,9 @@ def test_deep_networks_with_poolings_and_branches_compile(name):
 
 
 def test_the_model_is_bound_by_what_takes_longest():
-    counts = gpu_model.Counts(168, 0, 45.0, {"FFMA": 23.0, "FMUL": 7.0, "FADD": 3.0, "SHFL": 4.0, "LDG": 2.0, "MUFU": 1.0})
+    counts = gpu_model.Counts(
+        168, 0, 45.0, {"FFMA": 23.0, "FMUL": 7.0, "FADD": 3.0, "SHFL": 4.0, "LDG": 2.0, "MUFU": 1.0}
+    )
     bounds = gpu_model.bounds_seconds(counts, gpu_model.CARDS["H100 SXM"])
     # By hand: 45 instructions a row of 32 entries, 4 a clock on each of 132 multiprocessors at 1.755 GHz.
     assert bounds["issue"] == pytest.approx(45 / (4 * 132 * 1.755e9) / 32)

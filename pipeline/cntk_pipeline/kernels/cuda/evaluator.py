@@ -113,9 +113,7 @@ class CudaEvaluator(Evaluator):
             values[:, start : start + len(a)] = self._run(a, b, same, (own, own), (first[0] + start, first[1] + start))
         return values
 
-    def _run(
-        self, x: Array, z: Array, same: Array, where: tuple[Array, Array], corner: tuple[int, int]
-    ) -> Array:
+    def _run(self, x: Array, z: Array, same: Array, where: tuple[Array, Array], corner: tuple[int, int]) -> Array:
         """Run pairs of some images, given by their rows and columns: ``(readouts, pairs)``."""
         planes, layout = self._cpu.planes, self._launcher.layout
         group = Group(planes, x)

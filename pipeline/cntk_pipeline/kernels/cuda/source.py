@@ -60,9 +60,7 @@ class _Writer:
             self._write_stage(index, stage, first)
             first += len(stage.operations)
         layout, real = self.layout, "float" if self.layout.dtype == np.float32 else "double"
-        duals = "\n".join(
-            print_dual(function, name, layout.dtype) for function, name in self.duals.items()
-        )
+        duals = "\n".join(print_dual(function, name, layout.dtype) for function, name in self.duals.items())
         return "\n".join(
             [
                 f"typedef {real} real;",
@@ -70,7 +68,9 @@ class _Writer:
                 device,
                 read_text("planes.cuh"),
                 duals,
-                _table("PARAMETERS", "real", "parameters_of", [self._parameters(op) for op in operations], layout.dtype),
+                _table(
+                    "PARAMETERS", "real", "parameters_of", [self._parameters(op) for op in operations], layout.dtype
+                ),
                 _table("PARAMETERS", "int", "places_of", [self._places(k, op) for k, op in enumerate(operations)]),
                 _table("TABLE", "real", "weights", self.weights or [0.0], layout.dtype),
                 *self.tables,
@@ -136,9 +136,7 @@ class _Writer:
         body += [f"lane_real {name}[{size}];" for name, size in sorted(_registers(stage))]
         pattern = {k: tiles.marks[k].tobytes() for k in range(len(stage.operations))}
         guards = {k: next((b for j, b in bits.items() if pattern[j] == pattern[k]), None) for k in pattern}
-        calls = [
-            _Call(self._call(stage, op, grids), guards[k]) for k, op in enumerate(stage.operations)
-        ]
+        calls = [_Call(self._call(stage, op, grids), guards[k]) for k, op in enumerate(stage.operations)]
         body += _roll(calls, first)
         self.functions.append(
             _STAGE.format(
@@ -220,8 +218,12 @@ class _Writer:
             return tuple(f"mask(at_zero & (pair.same == 2), {parameters}, {a}, {b});" for a, b in both)
         if op.code is Code.REDUCE:
             assert op.weights is not None
-            weighted = str(not all(np.all(_inside(w, n, stage.circular)) for w, n in zip(
-                op.weights, (here.height, here.width), strict=True))).lower()
+            weighted = str(
+                not all(
+                    np.all(_inside(w, n, stage.circular))
+                    for w, n in zip(op.weights, (here.height, here.width), strict=True)
+                )
+            ).lower()
             return tuple(
                 f"reduce<{size}, {self.layout.group}, {weighted}>({grids[here]}, weights, {places}, {parameters}, "
                 f"{a}, sums, pair, {part});"

@@ -32,7 +32,7 @@ def require_supported(program: Program, readouts: Sequence[tuple[Layer, str]], i
         for op in stage.operations:
             reason = why_not(stage, op)
             if reason:
-                where = find_layer(op.node, readouts, input_shape)
+                where = find_layer(op, readouts, input_shape)
                 raise LayerError(
                     f'the engine "cuda" cannot compute {where}: {reason}. Take engine = "cpu", or another layer'
                 )
@@ -59,11 +59,16 @@ def why_not(stage: Stage, op: Operation) -> str | None:
     return None
 
 
-def find_layer(node: int, readouts: Sequence[tuple[Layer, str]], input_shape: tuple[int, ...]) -> str:
-    """Name the layer that a node of the graph came from: its number, as `cntk network` shows it, and what it is."""
+def find_layer(op: Operation, readouts: Sequence[tuple[Layer, str]], input_shape: tuple[int, ...]) -> str:
+    """Name the layer of an operation: its number, as `cntk network` shows it, and what it is.
+
+    An operation may be two layers, weights and what follows them; then a function without a closed form is named.
+    """
     graph = NetworkGraph()
+    named = op.function if not isinstance(op.function, ClosedForm) else None
     for network, kind in readouts:
         for number, lowered in enumerate(append_network(graph, network, kind, input_shape), -1):
-            if node in lowered.made:
+            is_it = op.node in lowered.made if named is None else lowered.layer == named
+            if is_it:
                 return "the images" if lowered.layer is None else f"layer {number}, {describe(lowered.layer)}"
-    return "these images"
+    return "a layer of a branch" if named else "these images"
