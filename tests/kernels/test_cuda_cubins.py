@@ -24,8 +24,8 @@ pytestmark = [
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90", "sm_100"])
 def test_a_plane_entry_takes_at_most_48_instructions_and_spills_nothing_in_float32(architecture):
     counts = gpu_model.count_gap(architecture, "float32")
-    # Recorded: 45.3 instructions of sm_80 and sm_90, 43.3 of sm_100. Fewer than 42 would mean that something is not counted, since
-    # windows, dual, loads and shuffles of S and T are 42 operations by themselves.
+    # Recorded: 45.3 instructions of sm_80 and sm_90, 43.3 of sm_100. Fewer than 42 would mean that something is not
+    # counted, since windows, dual, loads and shuffles of S and T are 42 operations by themselves.
     assert 42 <= counts.instructions <= 48
     assert counts.spills == 0
     assert 64 < counts.registers <= 168

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from cntk_pipeline.errors import LayerError, NotAccurate
+from cntk_pipeline.errors import LayerError
 from cntk_pipeline.kernels.arithmetic import Group
 from cntk_pipeline.kernels.base import Evaluator, require_finite
 from cntk_pipeline.kernels.cuda.layout import Layout
@@ -95,9 +95,9 @@ class CudaEvaluator(Evaluator):
                 if one_sample:
                     same[rows[:, None] == cols] = ITSELF
                 wanted = rows[:, None] >= cols if symmetric else np.ones(same.shape, bool)
-                where = np.nonzero(wanted)
-                found = self._run(x[rows], z[cols], same, where, (first[0] + top, first[1] + start))
-                values[:, rows[where[0]], cols[where[1]]] = found
+                row_at, col_at = np.nonzero(wanted)
+                found = self._run(x[rows], z[cols], same, (row_at, col_at), (first[0] + top, first[1] + start))
+                values[:, rows[row_at], cols[col_at]] = found
         if symmetric:
             upper = np.triu_indices(len(x), 1)
             values[:, upper[0], upper[1]] = values[:, upper[1], upper[0]]
@@ -131,11 +131,10 @@ class CudaEvaluator(Evaluator):
         found = self._launcher.run(left, right, np.stack([*where, same[where]], axis=1)).T
         with np.errstate(over="ignore"):  # what is not finite is refused where it is returned
             values = found.astype(self._cpu.dtype)
-        again = np.flatnonzero(near[:, where[0], where[1]].any(0))
-        for k in again:
-            row, col = where[0][k], where[1][k]
+        for pair in np.flatnonzero(near[:, where[0], where[1]].any(0)):
+            row, col = int(where[0][pair]), int(where[1][pair])
             other = None if same[row, col] == ITSELF else z[col : col + 1]
-            values[:, k] = self._run_exactly(x[row : row + 1], other, (corner[0] + int(row), corner[1] + int(col)))
+            values[:, pair] = self._run_exactly(x[row : row + 1], other, (corner[0] + row, corner[1] + col))
         return values
 
     def _run_exactly(self, x: Array, z: Array | None, place: tuple[int, int]) -> Array:

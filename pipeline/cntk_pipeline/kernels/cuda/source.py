@@ -12,12 +12,11 @@ import numpy as np
 
 from cntk_pipeline.kernels.cuda.formulas import number, print_dual
 from cntk_pipeline.kernels.cuda.layout import Layout
+from cntk_pipeline.kernels.cuda.operations import Setting, register_name, write_operation
+from cntk_pipeline.kernels.cuda.rolling import Call, roll
 from cntk_pipeline.kernels.cuda.wrapping import Tiles, gather_terms, wrap_visits, wrap_weights
 from cntk_pipeline.kernels.program import Array, Code, Grid, Operation, Program, Stage
 from cntk_pipeline.layers import ClosedForm
-
-LONGEST_PERIOD = 12
-"""Operations of a loop's body at most; those of a residual block of two convolutions are five."""
 
 MOST_MARKS = 30
 """Sets of tiles that are told apart by a bit each. Beyond, an operation runs on all tiles: its sums are the same."""
@@ -136,8 +135,10 @@ class _Writer:
         body += [f"lane_real {name}[{size}];" for name, size in sorted(_registers(stage))]
         pattern = {k: tiles.marks[k].tobytes() for k in range(len(stage.operations))}
         guards = {k: next((b for j, b in bits.items() if pattern[j] == pattern[k]), None) for k in pattern}
-        calls = [_Call(self._call(stage, op, grids), guards[k]) for k, op in enumerate(stage.operations)]
-        body += _roll(calls, first)
+        setting = Setting(self.program, layout, stage, grids)
+        operations = enumerate(stage.operations)
+        calls = [Call(write_operation(setting, op, self._dual(op)), guards[k]) for k, op in operations]
+        body += roll(calls, first)
         self.functions.append(
             _STAGE.format(
                 index=index,
@@ -162,7 +163,7 @@ class _Writer:
             gather_terms(terms, size, pooled, stage.circular, tensor.circular)
             for terms, (size, pooled) in zip(op.terms, axes, strict=True)
         ]
-        names = []
+        names: list[str] = []
         for axis, found, scale in zip(("rows", "columns"), gathered, (op.scale, 1.0), strict=True):
             name = f"{axis}_{op.slot}"
             self.tables.append(_table("TABLE", "int", name, found.places.ravel().tolist()))
@@ -179,93 +180,16 @@ class _Writer:
         self.functions.append(_POOL.format(slot=op.slot, calls="\n".join(lines)))
         self.phases.append(f"pool_{op.slot}(a, batch, warp)")
 
-    def _call(self, stage: Stage, op: Operation, grids: dict[Grid, str]) -> tuple[str, ...]:
-        """Write one operation; ``{i}`` stands for its number."""
-        here, size = op.grid, f"{op.grid.height}, {op.grid.width}"
-        to, to_size = op.target_grid, f"{op.target_grid.height}, {op.target_grid.width}"
-        s, t = (_register(part, op.source, here) for part in "st")
-        s_out, t_out = (_register(part, op.target, to) for part in "st")
-        both = [(s, s_out), (t, t_out)][: 1 + op.tangent]
-        parameters, places = "parameters_of[{i}]", "places_of[{i}]"
-        if op.code is Code.INPUT:
-            text = f"input<{to_size}, {self.program.input_shape[2]}>(a, pair, {grids[to]}, {parameters}, {s_out}, {t_out});"
-            return (text,)
-        if op.code is Code.WEIGH:
-            dual = self._dual(op)
-            own = int(op.own) if op.own in (0, 1) else 2
-            windows = "1, 1, 0, 0, 1, 1, false"
-            if op.windows is not None:
-                rows, columns = op.windows
-                windows = (
-                    f"{rows.window}, {columns.window}, {rows.before}, {columns.before}, {rows.stride}, "
-                    f"{columns.stride}, {str(rows.circular).lower()}"
-                )
-            level = "level_masked" if op.masked else "level"
-            activation = (
-                f"Activation<{dual}, {to.width}>(a, pair, {grids[to]}, {places}, {level}, {parameters}, "
-                f"{self.layout.left_size}, {self.layout.right_size})"
-            )
-            text = (
-                f"weigh<Windows<{windows}>, {size}, {to_size}, {self.layout.segment(stage)}, "
-                f"{str(op.tangent).lower()}, {own}, {dual}>({grids[here]}, {grids[to]}, {parameters},\n"
-                f"        {activation}, {s}, {t}, {s_out}, {t_out});"
-            )
-            return (text,)
-        if op.code is Code.ADD:
-            second = [_register(part, op.other, here) for part in "st"]
-            return tuple(f"add({a}, {b}, {c});" for (a, c), b in zip(both, second, strict=False))
-        if op.code is Code.MASK:
-            return tuple(f"mask(at_zero & (pair.same == 2), {parameters}, {a}, {b});" for a, b in both)
-        if op.code is Code.REDUCE:
-            assert op.weights is not None
-            weighted = str(
-                not all(
-                    np.all(_inside(w, n, stage.circular))
-                    for w, n in zip(op.weights, (here.height, here.width), strict=True)
-                )
-            ).lower()
-            return tuple(
-                f"reduce<{size}, {self.layout.group}, {weighted}>({grids[here]}, weights, {places}, {parameters}, "
-                f"{a}, sums, pair, {part});"
-                for part, (a, _) in enumerate(both)
-            )
-        if op.code is Code.LOAD_SUM:
-            return tuple(
-                f"{b}[0] = load_sum<{self.layout.pair_groups}, {self.layout.slots}>"
-                f"(sums, pair.first_group, 2 * {places}[0] + {part});"
-                for part, (_, b) in enumerate(both)
-            )
-        if op.code is Code.LOAD:
-            targets = self.layout.tensors[op.slot].targets
-            return tuple(
-                f"load<{to_size}>({grids[to]}, a.tensors, pair.tensors + {target}, {b});"
-                for target, (_, b) in zip(targets, both, strict=False)
-            )
-        if op.code is Code.POOL:
-            sources = self.layout.tensors[op.slot].sources
-            return tuple(
-                f"save<{size}>({grids[here]}, a.tensors, pair.tensors + {source}, {a});"
-                for source, (a, _) in zip(sources, both, strict=False)
-            )
-        value = t if op.tangent else s
-        return (
-            f"set_where(pair.counts & {grids[here]}.counts & at_zero, a.readouts, "
-            f"pair.number * {self.program.readout_count} + {places}[0], widen({value}[0]));",
-        )
-
     def _dual(self, op: Operation) -> str:
         if not isinstance(op.function, ClosedForm):
             return "NoDual"
         return self.duals.setdefault(type(op.function), f"{type(op.function).__name__}Dual")
 
-
-def _inside(weights: Array, size: int, circular: bool) -> Array:
-    """Tell which weights of positions in their planes are 1."""
-    return wrap_weights(weights, size, circular) == 1
-
-
-def _register(part: str, register: int, grid: Grid) -> str:
-    return f"{part}{register}_{grid.height}" if register >= 0 else f"{part}_none"
+    def _dual(self, op: Operation) -> str:
+        """Name the struct of an operation's dual, which is printed once."""
+        if not isinstance(op.function, ClosedForm):
+            return "NoDual"
+        return self.duals.setdefault(type(op.function), f"{type(op.function).__name__}Dual{len(self.duals)}")
 
 
 def _registers(stage: Stage) -> set[tuple[str, int]]:
@@ -274,7 +198,7 @@ def _registers(stage: Stage) -> set[tuple[str, int]]:
     for op in stage.operations:
         reads = [(op.source, op.grid), (op.target, op.target_grid)]
         reads += [(op.other, op.grid)] if op.code is Code.ADD else []
-        found |= {(_register(part, r, g), g.height) for r, g in reads if r >= 0 for part in "st"}
+        found |= {(register_name(part, r, g), g.height) for r, g in reads if r >= 0 for part in "st"}
     return found
 
 
@@ -293,51 +217,6 @@ def _mark_bits(tiles: Tiles) -> dict[int, int]:
         if not marks.all() and marks.tobytes() not in bits and len(bits) < MOST_MARKS:
             bits[marks.tobytes()] = (k, len(bits))
     return dict(bits.values())
-
-
-@dataclass(frozen=True)
-class _Call:
-    """The lines of an operation, before its number is written into them."""
-
-    lines: tuple[str, ...]
-    guard: int | None
-
-
-def _roll(calls: Sequence[_Call], first: int) -> list[str]:
-    """Write operations one after the other; those that repeat as a loop."""
-    lines: list[str] = []
-    k = 0
-    while k < len(calls):
-        period, count = _longest_run(calls, k)
-        if count > 1:
-            lines.append("#pragma unroll 1")
-            lines.append(f"for (int i = {first + k}; i < {first + k + period * count}; i += {period}) {{")
-            for j in range(period):
-                lines += [f"  {line}" for line in _write_call(calls[k + j], f"i + {j}" if j else "i")]
-            lines.append("}")
-        else:
-            lines += _write_call(calls[k], str(first + k))
-        k += period * count
-    return lines
-
-
-def _longest_run(calls: Sequence[_Call], k: int) -> tuple[int, int]:
-    """Find the period and the number of repetitions that cover most operations from the k-th on."""
-    best = (1, 1)
-    for period in range(1, LONGEST_PERIOD + 1):
-        count = 1
-        while calls[k + count * period : k + (count + 1) * period] == calls[k : k + period]:
-            count += 1
-        if count > 1 and period * count > best[0] * best[1]:
-            best = (period, count)
-    return best
-
-
-def _write_call(call: _Call, number_text: str) -> list[str]:
-    lines = [line.replace("{i}", number_text) for line in call.lines]
-    if call.guard is None:
-        return lines
-    return [f"if (any((marks >> {call.guard}) & 1)) {{", *(f"  {line}" for line in lines), "}"]
 
 
 def _table(kind: str, element: str, name: str, values: Sequence, dtype: np.dtype | None = None) -> str:

@@ -54,8 +54,6 @@ def why_not(stage: Stage, op: Operation) -> str | None:
                 f"windows that make {axis.count} positions of {axis.size} by strides of {axis.stride}, "
                 f"and it takes those that make {axis.size}/{axis.stride} of them, without a remainder"
             )
-        if axis.circular and axis.stride > 1:
-            return "strides around a circle"
     return None
 
 
