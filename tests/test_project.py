@@ -36,6 +36,7 @@ def test_what_is_imported_is_listed() -> None:
         "scikit-learn": "sklearn",
         "google-crc32c": "google_crc32c",
         "pillow": "PIL",
+        "cuda-core": "cuda",
         "prometheus-client": "prometheus_client",
         "dask-jobqueue": "dask_jobqueue",
         "tomli-w": "tomli_w",

@@ -3,6 +3,7 @@
 import ctypes.util
 import importlib.util
 
+import gpu
 import numpy as np
 import pytest
 from support.networks import GOLDEN, averaged, conv, dense, flattened
@@ -133,6 +134,18 @@ def test_pairs_that_float64_does_not_tell_apart_either_are_refused_by_their_plac
         CudaEngineOnCpu(question).evaluator().evaluate(x, z, first=(10, 20))
 
 
+@needs_compiler
+@pytest.mark.slow
+def test_the_script_for_a_device_compares_and_times():
+    question = Question(((presets.cntk(4, "gap"), "ntk"),), (4, 4, 2), "float64")
+    found = gpu.measure(CudaEngineOnCpu(question), CpuEngine(question), 8)
+    assert 0 < found.error < 1e-10
+    assert found.entry_seconds * CpuEngine(question).plane_entries == pytest.approx(found.pair_seconds)
+    other = Question(((presets.cntk(3, "gap"), "ntk"),), (4, 4, 2), "float64")
+    with pytest.raises(AssertionError, match="of the largest, and at most 1e-10 is promised"):
+        gpu.measure(CudaEngineOnCpu(question), CpuEngine(other), 8)
+
+
 # What is refused.
 
 
@@ -170,6 +183,22 @@ def test_a_machine_without_cuda_core_is_told_what_to_install(monkeypatch):
         ConfigError, match=r'needs cuda-core, which is not installed: pip install "cntk-pipeline\[cuda\]"'
     ):
         compile_cubin("", "sm_90")
+
+
+def test_a_device_of_another_architecture_is_refused(monkeypatch):
+    core = pytest.importorskip("cuda.core")
+
+    class Device:  # a machine of the tests has none
+        arch, name = "80", "A100"
+
+        def set_current(self):
+            pass
+
+    monkeypatch.setattr(core, "Device", Device)
+    engine = ask(averaged(conv(), Relu()))
+    message = r'kernel.architecture is "sm_90", and the device here, A100, is of "sm_80".* write architecture = "sm_80"'
+    with pytest.raises(ConfigError, match=message):
+        engine.launcher()
 
 
 @pytest.mark.skipif(ctypes.util.find_library("cuda") is not None, reason="there is a driver")

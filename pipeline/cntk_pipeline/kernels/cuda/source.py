@@ -181,11 +181,6 @@ class _Writer:
         self.phases.append(f"pool_{op.slot}(a, batch, warp)")
 
     def _dual(self, op: Operation) -> str:
-        if not isinstance(op.function, ClosedForm):
-            return "NoDual"
-        return self.duals.setdefault(type(op.function), f"{type(op.function).__name__}Dual")
-
-    def _dual(self, op: Operation) -> str:
         """Name the struct of an operation's dual, which is printed once."""
         if not isinstance(op.function, ClosedForm):
             return "NoDual"
