@@ -6,7 +6,7 @@ import importlib.util
 import gpu
 import numpy as np
 import pytest
-from support.networks import GOLDEN, averaged, conv, dense, flattened
+from support.networks import GOLDEN, averaged, conv, flattened
 from support.tolerances import DTYPES, assert_kernels_close
 from support.warps import CudaEngineOnCpu, needs_compiler
 
@@ -39,6 +39,9 @@ BOUNDS = {"float32": 1e-5, "float64": 1e-10}
 REFUSED = {"attention": "attention mixes all positions"}
 """The networks of the golden values that the kernel of a device does not compute, and why."""
 
+DENSE = {name: network for name, network in GOLDEN.items() if name.startswith("fc")}
+"""Those of vectors. A compiler takes a second for each text, so these are one."""
+
 FURTHER = {
     "window of 5": averaged(conv(5), Relu(), conv(4), Relu()),
     "window of 1 x 3": flattened(conv((1, 3), b_std=0.1), Abs(), conv((3, 1)), Relu()),
@@ -58,16 +61,16 @@ FURTHER = {
 }
 
 
-def draw_images(network, count, seed=0, size=8):
-    shape = (count, 11) if isinstance(network.layers[0], type(dense())) else (count, size, size, 3)
+def draw_images(network, count, seed=0):
+    shape = (count, 11) if network in DENSE.values() else (count, 8, 8, 3)
     return np.random.default_rng(seed).standard_normal(shape)
 
 
-def compare(network, dtype, size=8, kinds=KINDS):
+def compare(networks, dtype, kinds=KINDS):
     """Compare both engines on images of which two are equal, each with all, and on other images."""
-    x, z = draw_images(network, 4, 0, size), draw_images(network, 3, 1, size)
+    x, z = draw_images(networks[0], 4, 0), draw_images(networks[0], 3, 1)
     x[2] = x[0]
-    question = Question(tuple((network, kind) for kind in kinds), x.shape[1:], dtype)
+    question = Question(tuple((network, kind) for network in networks for kind in kinds), x.shape[1:], dtype)
     device, cpu = CudaEngineOnCpu(question).evaluator(), CpuEngine(question).evaluator()
     for right in (z, None):
         for found, expected in zip(device.evaluate(x, right), cpu.evaluate(x, right), strict=True):
@@ -78,9 +81,16 @@ def compare(network, dtype, size=8, kinds=KINDS):
 @needs_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", sorted(GOLDEN.keys() - REFUSED.keys()))
+@pytest.mark.parametrize("name", sorted(GOLDEN.keys() - REFUSED.keys() - DENSE.keys()))
 def test_golden_networks_have_the_values_of_the_cpu(name, dtype):
-    compare(GOLDEN[name], dtype)
+    compare([GOLDEN[name]], dtype)
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_golden_networks_of_vectors_have_the_values_of_the_cpu_all_in_one_program(dtype):
+    compare(list(DENSE.values()), dtype)
 
 
 @needs_compiler
@@ -88,7 +98,7 @@ def test_golden_networks_have_the_values_of_the_cpu(name, dtype):
 @pytest.mark.parametrize("name", FURTHER)
 def test_further_networks_have_the_values_of_the_cpu(name):
     kinds = ("nngp",) if name == "not trained" else KINDS
-    compare(FURTHER[name], "float64", kinds=kinds)
+    compare([FURTHER[name]], "float64", kinds)
 
 
 @needs_compiler

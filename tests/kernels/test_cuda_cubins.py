@@ -48,7 +48,7 @@ def test_more_warps_than_there_are_registers_for_are_seen_to_spill():
 
 @pytest.mark.parametrize("name", ["myrtle", "resnet"])
 def test_deep_networks_with_poolings_and_branches_compile(name):
-    network = presets.resnet(20) if name == "resnet" else presets.myrtle(5)
+    network = presets.resnet(8) if name == "resnet" else presets.myrtle(5)
     program = lower([(network, "ntk"), (network, "nngp")], (32, 32, 3))
     code = compile_cubin(write_source(program, lay_out(program, np.dtype("float32"))), "sm_90").code
     assert gpu_model.read_registers(bytes(code)) <= 255
