@@ -137,6 +137,7 @@ OTHER_FILES = {
     "estimators/folder_memory.py": {"open", "np.load"},  # archives without pickles, in a folder of the user's
     "kernels/code_cache.py": {"read_bytes"},  # of this package, and its compiled code
     "kernels/plugin_code.py": {"read_bytes"},  # code that a user names
+    "kernels/cuda/source.py": {"read_text"},  # of this package
     "resources.py": {"read_text"},  # of the control groups of this process
     "rundir/signature.py": {"os.open"},  # the user's key
     "cli/streams.py": {"os.open"},  # /dev/null

@@ -25,7 +25,9 @@ def test_conda_users_get_the_dependencies_of_pyproject() -> None:
 def test_every_dependency_has_a_lower_bound() -> None:
     listed = PROJECT["dependencies"] + [d for extra in PROJECT["optional-dependencies"].values() for d in extra]
     for dependency in listed:
-        assert dependency.startswith("cntk-pipeline[") or re.fullmatch(r"[a-z0-9-]+>=\d+\.\d+(\.\d+)?", dependency)
+        assert dependency.startswith("cntk-pipeline[") or re.fullmatch(
+            r"[a-z0-9-]+(\[cu12\])?>=\d+\.\d+(\.\d+)?", dependency
+        )
 
 
 def test_what_is_imported_is_listed() -> None:
@@ -35,6 +37,7 @@ def test_what_is_imported_is_listed() -> None:
         "scikit-learn": "sklearn",
         "google-crc32c": "google_crc32c",
         "pillow": "PIL",
+        "cuda-core": "cuda",
         "prometheus-client": "prometheus_client",
         "dask-jobqueue": "dask_jobqueue",
         "tomli-w": "tomli_w",

@@ -185,7 +185,7 @@ def test_a_run_of_an_engine_that_is_not_here_is_looked_at_and_gets_no_tile(
     before = kernel_files(run)
     assert not make_report(RunDirectory(run.path)).complete
     message = (
-        r"holds a kernel of the engine 'scaled', of which tiles are missing, and this cntk knows cpu, empirical, "
+        r"holds a kernel of the engine 'scaled', of which tiles are missing, and this cntk knows cpu, cuda, empirical, "
         r"plugin\. Finish it with an installation that has the engine, or compute it anew with another kernel.engine"
     )
     with pytest.raises(SpecificationMismatch, match=message):

@@ -106,10 +106,16 @@ _LN_2_HIGH_64, _LN_2_LOW_64 = 0.693147180369123816490, 1.90821492927058770002e-1
 _HALF_PI = 1.5707963267948966
 
 
+CODE: dict[Callable[..., Any], Callable[[bool], Callable[..., Any]]] = {}
+"""The code of each elementary function: given whether the dtype is float32, Python over lanes. Engines print it."""
+
+
 def _define(function: Callable[..., Any]) -> Callable[[Callable[..., Any]], None]:
     """Give an elementary function its code for lanes: ``choose`` returns that for float32 or float64."""
 
     def register(choose: Callable[..., Any]) -> None:
+        CODE[function] = choose
+
         @overload(function, inline="always", jit_options={"fastmath": OPTIONS["fastmath"]})
         def typed(x: Any) -> Any:
             return choose(x.dtype == types.float32) if isinstance(x, LanesType) else None
@@ -121,6 +127,8 @@ def _define_of_two(function: Callable[..., Any]) -> Callable[[Callable[..., Any]
     """Do the same for a function of two numbers."""
 
     def register(choose: Callable[..., Any]) -> None:
+        CODE[function] = choose
+
         @overload(function, inline="always", jit_options={"fastmath": OPTIONS["fastmath"]})
         def typed(x: Any, y: Any) -> Any:
             return choose(x.dtype == types.float32) if isinstance(x, LanesType) else None

@@ -3,12 +3,14 @@
 from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.kernels.base import Engine
 from cntk_pipeline.kernels.cpu import CpuEngine
+from cntk_pipeline.kernels.cuda.engine import CudaEngine
 from cntk_pipeline.kernels.empirical import EmpiricalEngine
 from cntk_pipeline.kernels.plugin import PluginEngine
 from cntk_pipeline.layers import spelling
 
 ENGINES: dict[str, type[Engine]] = {
     "cpu": CpuEngine,
+    "cuda": CudaEngine,
     "empirical": EmpiricalEngine,
     "plugin": PluginEngine,
 }

@@ -93,8 +93,8 @@ class CpuEvaluator(Evaluator):
         NotFinite
             If a value is not finite, with the pair.
         """
-        x = self._planar(left, first[0])
-        z = x if right is None else self._planar(right, first[1])
+        x = self.planar(left, first[0])
+        z = x if right is None else self.planar(right, first[1])
         symmetric = right is None
         values = self._evaluate(x, z, first, symmetric, one_sample=symmetric)
         if self.flips:
@@ -106,7 +106,7 @@ class CpuEvaluator(Evaluator):
     def _evaluate(self, x: Array, z: Array, first: tuple[int, int], symmetric: bool, one_sample: bool) -> Array:
         """Evaluate all pairs of ``(n, C, H, W)``; where the result is ``symmetric``, the lower triangle, mirrored."""
         values = np.empty((self.program.readout_count, len(x), len(z)), self.dtype)
-        x_keys, z_keys = _contents(x), _contents(z)
+        x_keys, z_keys = contents(x), contents(z)
         size = self.group_size
         for top in range(0, len(x), size):
             left = _Left(self, x[top : top + size])
@@ -141,8 +141,8 @@ class CpuEvaluator(Evaluator):
         -------
         (readouts, n) array of the evaluator's dtype.
         """
-        x = self._planar(left, first[0])
-        z = x if right is None else self._planar(right, first[1])
+        x = self.planar(left, first[0])
+        z = x if right is None else self.planar(right, first[1])
         if len(x) != len(z):
             raise LayerError(f"pairs need as many left images as right ones, got {len(x)} and {len(z)}")
         values = self._evaluate_pairs(x, z, first, right is None)
@@ -158,7 +158,7 @@ class CpuEvaluator(Evaluator):
             a, b = x[start : start + LANES], None if one_sample else z[start : start + LANES]
             same = np.full(LANES, ITSELF if b is None else 0, np.int8)
             if b is not None:
-                same[: len(a)] = EQUAL * (_contents(a) == _contents(b))
+                same[: len(a)] = EQUAL * (contents(a) == contents(b))
             corner = first[0] + start, first[1] + start
             readouts, near = _run_lanes(self.planes, a, b, same, corner)
             if near.any():
@@ -166,7 +166,7 @@ class CpuEvaluator(Evaluator):
             values[:, start : start + len(a)] = readouts[:, : len(a)]
         return values
 
-    def _planar(self, images: Array, first: int = 0) -> Array:
+    def planar(self, images: Array, first: int = 0) -> Array:
         """Check images and return them as ``(n, C, H, W)`` of the evaluator's dtype."""
         shape = images.shape[1:] if images.ndim == 4 else (1, 1, *images.shape[1:])
         if shape != self.program.input_shape:
@@ -280,7 +280,7 @@ def require_mirrors(program: Program, flips: bool) -> None:
         )
 
 
-def _contents(x: Array) -> Array:
+def contents(x: Array) -> Array:
     """Give equal images equal keys: their bytes, as objects."""
     keys = np.empty(len(x), object)
     keys[:] = [image.tobytes() for image in x]

@@ -1,0 +1,85 @@
+"""The engine that computes exact kernels on a device: the CPU's program, printed as CUDA C."""
+
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from cntk_pipeline.config.section import Section
+from cntk_pipeline.kernels.base import Engine, Question
+from cntk_pipeline.kernels.cuda.device import DeviceLauncher
+from cntk_pipeline.kernels.cuda.evaluator import CudaEvaluator, Launcher, launch_size
+from cntk_pipeline.kernels.cuda.layout import lay_out
+from cntk_pipeline.kernels.cuda.supported import require_supported
+from cntk_pipeline.kernels.evaluator import require_mirrors
+from cntk_pipeline.kernels.lanes import LANES
+from cntk_pipeline.kernels.lowering import lower
+from cntk_pipeline.kernels.memory import planes_dtype, working_bytes
+
+if TYPE_CHECKING:
+    from cntk_pipeline.kernels.summaries import Summary
+
+
+class CudaOptions(Section):
+    """The keys of ``engine = "cuda"``.
+
+    Attributes
+    ----------
+    architecture : of the devices, since it decides the last digits: ``sm_80`` is A100, ``sm_89`` L4, ``sm_90`` H100
+        and H200, ``sm_100`` B200. Workers with another one are refused.
+    """
+
+    architecture: str = Field(default="sm_90", pattern=r"^sm_[1-9]\d{1,2}$")
+
+
+class CudaEngine(Engine):
+    """Lowers the networks as the CPU's engine does, and runs the program on a device.
+
+    Raises
+    ------
+    LayerError
+        If a network does not accept the shape, or holds what the kernel cannot do: with the layer.
+    """
+
+    numerics_version: ClassVar[int] = 1
+    lane_width: ClassVar[int] = LANES
+    options_type: ClassVar[type[Section]] = CudaOptions
+
+    def __init__(self, question: Question, options: Section | None = None) -> None:
+        super().__init__(question, options)
+        self.program = lower(question.readouts, question.input_shape)
+        require_mirrors(self.program, question.flips)
+        require_supported(self.program, question.readouts, question.input_shape)
+        self.layout = lay_out(self.program, planes_dtype(self.program, np.dtype(question.dtype)))
+        self._architecture = (options if isinstance(options, CudaOptions) else CudaOptions()).architecture
+
+    def evaluator(self) -> CudaEvaluator:
+        return CudaEvaluator(self.program, self.question.dtype, self.question.flips, self.launcher())
+
+    def launcher(self) -> Launcher:
+        """Compile the program's kernel and open the device.
+
+        Raises
+        ------
+        ConfigError
+            If there is none, or cuda-core is not installed.
+        """
+        return DeviceLauncher(self.program, self.layout, self._architecture)
+
+    def working_bytes(self, tile: int) -> int:
+        images = launch_size(self.program, self.layout)
+        pixels = int(np.prod(self.program.input_shape))
+        numbers = images * (2 * self.layout.left_size + 3 * self.layout.right_size + 4 * pixels)
+        pairs = images**2 * (12 + 8 * self.program.readout_count)
+        cpu = working_bytes(self.program, np.dtype(self.question.dtype).itemsize)
+        return numbers * self.layout.dtype.itemsize + pairs + cpu
+
+    @property
+    def plane_entries(self) -> int:
+        return self.program.plane_entries
+
+    def summary(self, number: int) -> "Summary":
+        from cntk_pipeline.kernels.summaries import summary
+
+        network, kind = self.question.readouts[number]
+        return summary(network, self.question.input_shape, kind=kind)

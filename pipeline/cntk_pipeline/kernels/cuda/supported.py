@@ -1,0 +1,72 @@
+"""Which programs the kernel of a device runs, and by which layer of a network another one is refused."""
+
+from collections.abc import Sequence
+
+from cntk_pipeline.errors import LayerError
+from cntk_pipeline.kernels.graph import NetworkGraph
+from cntk_pipeline.kernels.lowering import append_network
+from cntk_pipeline.kernels.program import Code, Operation, Program, Stage
+from cntk_pipeline.kernels.summaries import describe
+from cntk_pipeline.layers import ClosedForm, Layer
+
+LARGEST_SIZE = 32
+"""Rows and columns of an image: a lane has one column, and its rows in registers."""
+
+LARGEST_WINDOW = 5
+"""Rows and columns of a window: further ones are not tested."""
+
+
+def require_supported(program: Program, readouts: Sequence[tuple[Layer, str]], input_shape: tuple[int, ...]) -> None:
+    """Refuse a program that holds what the kernel cannot do.
+
+    Parameters
+    ----------
+    readouts, input_shape : what the program was lowered from, to name the layer.
+
+    Raises
+    ------
+    LayerError
+        With the layer and the reason.
+    """
+    for stage in program.stages:
+        for op in stage.operations:
+            reason = why_not(stage, op)
+            if reason:
+                where = find_layer(op, readouts, input_shape)
+                raise LayerError(
+                    f'the engine "cuda" cannot compute {where}: {reason}. Take engine = "cpu", or another layer'
+                )
+
+
+def why_not(stage: Stage, op: Operation) -> str | None:
+    """Say why the kernel cannot carry out an operation; None where it can."""
+    if max(stage.height, stage.width) > LARGEST_SIZE:
+        return f"images of {stage.height} x {stage.width}, and it takes at most {LARGEST_SIZE} x {LARGEST_SIZE}"
+    if op.code is Code.ATTEND:
+        return "attention mixes all positions"
+    if op.function is not None and not isinstance(op.function, ClosedForm):
+        return f"{type(op.function).__name__} is a series, not a closed form"
+    for axis in op.windows or ():
+        if axis.window > LARGEST_WINDOW:
+            return f"a window of {axis.window}, and it takes at most {LARGEST_WINDOW}"
+        if axis.count * axis.stride != axis.size:
+            return (
+                f"windows that make {axis.count} positions of {axis.size} by strides of {axis.stride}, "
+                f"and it takes those that make {axis.size}/{axis.stride} of them, without a remainder"
+            )
+    return None
+
+
+def find_layer(op: Operation, readouts: Sequence[tuple[Layer, str]], input_shape: tuple[int, ...]) -> str:
+    """Name the layer of an operation: its number, as `cntk network` shows it, and what it is.
+
+    An operation may be two layers, weights and what follows them; then a function without a closed form is named.
+    """
+    graph = NetworkGraph()
+    named = op.function if not isinstance(op.function, ClosedForm) else None
+    for network, kind in readouts:
+        for number, lowered in enumerate(append_network(graph, network, kind, input_shape), -1):
+            is_it = op.node in lowered.made if named is None else lowered.layer == named
+            if is_it:
+                return "the images" if lowered.layer is None else f"layer {number}, {describe(lowered.layer)}"
+    return "a layer of a branch" if named else "these images"

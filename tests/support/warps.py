@@ -1,0 +1,61 @@
+"""The kernel of a device, compiled for the CPU: the same text, with vectors of 32 numbers for the lanes of a warp."""
+
+import ctypes
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cntk_pipeline.kernels.cuda.engine import CudaEngine
+from cntk_pipeline.kernels.cuda.layout import Layout
+from cntk_pipeline.kernels.cuda.packing import Packed
+from cntk_pipeline.kernels.cuda.source import write_source
+from cntk_pipeline.kernels.program import Array, Program
+
+LANES = Path(__file__).parent / "lanes_of_cpu.h"
+_FOLDER = tempfile.TemporaryDirectory(prefix="warps-")
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
+
+
+@cache
+def compile_for_cpu(text: str) -> ctypes.CDLL:
+    """Compile a text and load it."""
+    path = Path(_FOLDER.name) / f"{len(list(Path(_FOLDER.name).iterdir()))}.so"
+    options = ["-O0", "-march=native", "-w", "-shared", "-fPIC", "-xc++", "-", "-o", str(path)]
+    done = subprocess.run(["g++", *options], input=text, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[:3000]
+    return ctypes.CDLL(str(path))
+
+
+class CpuLauncher:
+    """Runs the kernel of a program on this machine's CPU."""
+
+    def __init__(self, program: Program, layout: Layout) -> None:
+        self.layout = layout
+        self._readout_count = program.readout_count
+        self._library = compile_for_cpu(write_source(program, layout, LANES.read_text()))
+
+    def run(self, left: Packed, right: Packed, pairs: Array) -> Array:
+        readouts = np.full((len(pairs), self._readout_count), np.nan)
+        tensors = np.zeros(max(1, self.layout.tensor_size * self.layout.pairs), self.layout.dtype)
+        listed = np.ascontiguousarray(pairs, np.int32)
+        inputs = [left.pixels, right.pixels, left.statistics, right.statistics, listed]
+        self._library.evaluate(
+            *(ctypes.c_void_p(array.ctypes.data) for array in inputs),
+            ctypes.c_int(len(pairs)),
+            ctypes.c_int(right.statistics[0].size),
+            *(ctypes.c_void_p(array.ctypes.data) for array in (readouts, tensors)),
+        )
+        return readouts
+
+
+class CudaEngineOnCpu(CudaEngine):
+    """The engine with this machine's CPU in the place of a device."""
+
+    def launcher(self) -> CpuLauncher:
+        return CpuLauncher(self.program, self.layout)
