@@ -259,9 +259,10 @@ def draw(kernels: list[Kernel], flows: list[Flow], done: Done, study: Study) -> 
                 axes.axhline(100 * kernel.accuracy, color=colour, linestyle="--", label=f"CNTK-{name}")
             right.plot(widths, [mean.seconds for mean in found], color=colour, marker=marker)
             right.axhline(kernel.seconds, color=colour, linestyle="--")
+        all_widths = sorted({trial.width for trial in done if trial.part == "test" and is_of(trial, study)})
         for axes in (left, right):
             axes.set_xscale("log", base=2)
-            axes.set(xlabel="width", xticks=widths, xticklabels=widths)
+            axes.set(xlabel="width", xticks=all_widths, xticklabels=all_widths)
             axes.minorticks_off()
         left.set_ylabel("test accuracy (%)")
         left.legend()
