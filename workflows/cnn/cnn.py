@@ -120,7 +120,7 @@ def solve_kernel(study: Study, dataset: Dataset, pooling: str, scale: float, sto
         flows.append(Flow(**fields, time=number, accuracy=accuracy, train_error=round(error, 4)))
     kernel = Kernel(
         **fields,
-        accuracy=_accuracy(run.predictions(), dataset.test.known_labels),
+        accuracy=_accuracy(run.predictions(ridge=run.best.ridge), dataset.test.known_labels),
         largest_step=float(f"{largest_step / scale**2:.4g}"),
         seconds=round(seconds, 1),
     )
