@@ -125,7 +125,7 @@ def test_a_network_learns_and_its_error_is_that_of_its_outputs(cnn: ModuleType, 
 
 def test_lines_of_files_come_back(results: ModuleType, cnn: ModuleType, tmp_path: Path) -> None:
     of = {name: value for name, value in vars(cnn.DIGITS).items() if name != "epochs"}
-    kernels = [results.Kernel(**of, pooling="gap", accuracy=0.97, largest_step=12.5, seconds=3.0)]
+    kernels = [results.Kernel(**of, pooling="gap", accuracy=0.97, seconds=3.0)]
     flows = [
         results.Flow(**of, pooling="gap", time=time, accuracy=time / 200, train_error=1 / time) for time in (10, 100)
     ]

@@ -38,7 +38,7 @@ from cnn_results import (
 )
 
 import cntk_pipeline
-from cntk_pipeline import finite, kernel_diagonal
+from cntk_pipeline import finite, kernel_diagonal, kernel_matrix
 from cntk_pipeline.datasets import Dataset, Split, load, one_hot_targets, select, standardize
 from cntk_pipeline.layers import presets
 from cntk_pipeline.plots.style import svg_of
@@ -50,8 +50,10 @@ CIFAR10 = Study("cifar10", pixels=16, train=2000, test=1017, depth=3, epochs=40)
 
 POOLINGS = ("flatten", "gap")
 
-SHARES = (0.05, 0.15, 0.45)
+SHARES = (0.1, 0.3)
 """The steps to choose from, as shares of the largest stable step of the infinitely wide network without momentum."""
+
+SAMPLE = 200
 
 CHOICE = 32
 """The width of the networks that the step is chosen by, for all widths."""
@@ -84,7 +86,7 @@ def _shrink(split: Split, pixels: int) -> Split:
     return Split(blocks.mean((2, 4), dtype=np.float64).astype(np.float32), split.labels)
 
 
-def solve_kernel(study: Study, dataset: Dataset, pooling: str, scale: float, store: Path) -> tuple[Kernel, list[Flow]]:
+def solve_kernel(study: Study, dataset: Dataset, pooling: str, step: float, store: Path) -> tuple[Kernel, list[Flow]]:
     """Run a kernel, with a ridge by leave-one-out, and follow its gradient flow; the run standardises the images."""
     assert dataset.test is not None
     began = time.process_time()
@@ -110,21 +112,26 @@ def solve_kernel(study: Study, dataset: Dataset, pooling: str, scale: float, sto
         run.kernel(part=part, missing="raise").compute().astype(np.float64) for part in ("train", "test")
     )
     targets = one_hot_targets(dataset.train.known_labels, len(dataset.classes))
-    largest_step = maximal_learning_rate(k_train, len(dataset.classes))
     fields = {name: value for name, value in vars(study).items() if name != "epochs"} | {"pooling": pooling}
     flows = []
     for number in FLOW_TIMES:
-        flow = gradient_flow(k_train, targets, k_test, number * largest_step)
+        flow = gradient_flow(k_train, targets, k_test, number * step)
         error = float(np.square(flow.train_mean - targets).mean() / np.square(targets).mean())
         accuracy = _accuracy(flow.mean, dataset.test.known_labels)
         flows.append(Flow(**fields, time=number, accuracy=accuracy, train_error=round(error, 4)))
     kernel = Kernel(
         **fields,
         accuracy=_accuracy(run.predictions(ridge=run.best.ridge), dataset.test.known_labels),
-        largest_step=float(f"{largest_step / scale**2:.4g}"),
         seconds=round(seconds, 1),
     )
     return kernel, flows
+
+
+def largest_step(study: Study, dataset: Dataset, pooling: str) -> float:
+    """Estimate the largest stable step of gradient descent without momentum from the kernel of `SAMPLE` images."""
+    network = presets.cntk(study.depth, pooling=pooling)
+    kernel = kernel_matrix(network, dataset.train.images[:SAMPLE], dtype="float64", n_jobs=1)
+    return maximal_learning_rate(kernel, len(dataset.classes))
 
 
 def output_scale(study: Study, dataset: Dataset, pooling: str) -> float:
@@ -186,14 +193,14 @@ def parts_of(trial: Trial, dataset: Dataset) -> tuple[Split, Split]:
     return tuple(Split(dataset.train.images[part], dataset.train.known_labels[part]) for part in (kept, held))
 
 
-def train(trial: Trial, dataset: Dataset, largest_step: float, scale: float) -> Result:
+def train(trial: Trial, dataset: Dataset, largest: float, scale: float) -> Result:
     """Train a network and judge it."""
     trained, judged = parts_of(trial, dataset)
     targets = one_hot_targets(trained.known_labels, len(dataset.classes))
     x, y = torch.from_numpy(trained.images), torch.from_numpy(targets.astype(np.float32))
     network = build(trial, dataset, scale)
     began = time.process_time()
-    descend(network, x, y, trial.share * largest_step, trial.epochs, trial.seed)
+    descend(network, x, y, trial.share * largest, trial.epochs, trial.seed)
     seconds = time.process_time() - began
     reached = outputs(network, trained.images)
     return Result(
@@ -215,21 +222,16 @@ def _accuracy(found: np.ndarray, labels: np.ndarray) -> float:
 
 
 def compare(study: Study, raw: Dataset, poolings: list[str], widths: list[int], seeds: int, folder: Path) -> None:
-    """Compute what the files of a folder do not have yet: kernels, the choice of steps, then the networks by width."""
+    """Compute what the files of a folder do not have yet: the choice of steps, the networks by width, then kernels."""
     dataset = standardize(raw, "float32")[0]
-    kernels, flows, done = read_kernels(folder), read_flows(folder), read_networks(folder)
+    steps = {pooling: largest_step(study, dataset, pooling) for pooling in poolings}
     scales = {pooling: output_scale(study, dataset, pooling) for pooling in poolings}
-    for pooling in poolings:
-        if not any(is_of(kernel, study) and kernel.pooling == pooling for kernel in kernels):
-            store = folder / f"{name_of(study)}-{pooling}"
-            kernel, flow = solve_kernel(study, raw, pooling, scales[pooling], store)
-            kernels, flows = [*kernels, kernel], [*flows, *flow]
-            write_kernels(folder, kernels, flows)
-    steps = {kernel.pooling: kernel.largest_step for kernel in kernels if is_of(kernel, study)}
+    done = read_networks(folder)
 
     def ensure(trial: Trial) -> None:
         if trial not in done:
-            done[trial] = train(trial, dataset, steps[trial.pooling], scales[trial.pooling])
+            step = steps[trial.pooling] / scales[trial.pooling] ** 2
+            done[trial] = train(trial, dataset, step, scales[trial.pooling])
             write_networks(folder, done)
             print(trial, done[trial], flush=True)
 
@@ -242,6 +244,11 @@ def compare(study: Study, raw: Dataset, poolings: list[str], widths: list[int], 
             share = choose(done, study, pooling)
             for seed in range(seeds):
                 ensure(Trial(**vars(study), pooling=pooling, width=width, seed=seed, share=share, part="test"))
+    for pooling in poolings:
+        kernels, flows = read_kernels(folder), read_flows(folder)
+        if not any(is_of(kernel, study) and kernel.pooling == pooling for kernel in kernels):
+            kernel, flow = solve_kernel(study, raw, pooling, steps[pooling], folder / f"{name_of(study)}-{pooling}")
+            write_kernels(folder, [*kernels, kernel], [*flows, *flow])
 
 
 def main() -> None:

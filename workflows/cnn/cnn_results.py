@@ -38,7 +38,6 @@ class Kernel:
 
     Attributes
     ----------
-    largest_step : of stable gradient descent for the network with outputs as large as `Scaled` makes them.
     seconds : of the processor, for kernel and solve.
     """
 
@@ -49,7 +48,6 @@ class Kernel:
     depth: int
     pooling: str
     accuracy: float
-    largest_step: float
     seconds: float
 
 
