@@ -50,7 +50,7 @@ CIFAR10 = Study("cifar10", pixels=16, train=2000, test=1017, depth=3, epochs=40)
 
 POOLINGS = ("flatten", "gap")
 
-SHARES = (0.1, 0.3)
+SHARES = (0.03, 0.1, 0.3)
 """The steps to choose from, as shares of the largest stable step of the infinitely wide network without momentum."""
 
 SAMPLE = 200
