@@ -260,7 +260,7 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=3, help="convolutions and the last layer")
     parser.add_argument("--poolings", nargs="+", default=POOLINGS, choices=POOLINGS, help="of kernels and networks")
     parser.add_argument("--widths", type=int, nargs="+", default=[16, 32, 64], help="channels of the networks")
-    parser.add_argument("--seeds", type=int, default=3, help="networks of each width")
+    parser.add_argument("--seeds", type=int, default=2, help="networks of each width")
     parser.add_argument("--epochs", type=int, help="passes over the training images")
     parser.add_argument("--threads", type=int, default=1, help="of torch; the seconds are those of all threads")
     given = parser.parse_args()
