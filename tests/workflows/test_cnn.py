@@ -89,6 +89,16 @@ def test_the_time_of_training_is_that_of_gradient_flow(cnn: ModuleType) -> None:
     assert np.linalg.norm(found - expected) / np.linalg.norm(expected) < 0.01
 
 
+def test_the_flow_is_that_of_the_package(cnn: ModuleType) -> None:
+    rng = np.random.default_rng(3)
+    x, new, y = rng.standard_normal((12, 20)), rng.standard_normal((5, 20)), rng.standard_normal((12, 2))
+    times = [1.0, 30.0]
+    for time, (train, test) in zip(times, cnn.follow(x @ x.T, new @ x.T, y, times), strict=True):
+        expected = gradient_flow(x @ x.T, y, new @ x.T, time)
+        np.testing.assert_allclose(train, expected.train_mean, rtol=1e-9)
+        np.testing.assert_allclose(test, expected.mean, rtol=1e-9)
+
+
 def test_a_step_is_chosen_without_the_images_that_judge(cnn: ModuleType, digits: Dataset) -> None:
     kept, held = cnn.parts_of(trial(cnn, part="validation"), digits)
     assert (len(kept), len(held)) == (400, 100)
