@@ -156,10 +156,12 @@ def test_lines_of_files_come_back(results: ModuleType, cnn: ModuleType, tmp_path
     assert table[-1].split() == ["CNTK-GAP", "infinite", "97.0%", "0", "3.0"]
 
 
-def test_the_figure_has_all_networks_and_kernels(results: ModuleType) -> None:
+def test_the_readme_and_the_figure_show_the_results_of_the_repository(results: ModuleType) -> None:
     folder = FOLDER / "results"
     kernels, flows, done = results.read_kernels(folder), results.read_flows(folder), results.read_networks(folder)
-    study = results.Study("cifar10", 16, 2000, 1017, 3, 40)
+    study = results.Study("digits", 8, 500, 500, 3, 30)
+    for line in results.lines(kernels, flows, done, study):
+        assert line.rstrip() in (FOLDER / "README.md").read_text()
     figure = results.draw(kernels, flows, done, study)
     left, middle, right = figure.axes
     assert {text.get_text() for text in left.get_legend().texts} == {"CNN-V", "CNN-GAP", "CNTK-V", "CNTK-GAP"}

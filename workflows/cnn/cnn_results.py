@@ -266,6 +266,7 @@ def draw(kernels: list[Kernel], flows: list[Flow], done: Done, study: Study) -> 
         left.legend()
         middle.set_xscale("log")
         middle.set(xlabel="time of training (largest steps)", ylabel="test accuracy (%)")
-        right.set_yscale("log")
+        right.set_yscale("log", base=2)
+        right.yaxis.set_major_formatter("{x:g}")
         right.set_ylabel("processor seconds")
         return figure
