@@ -226,7 +226,7 @@ def lines(kernels: list[Kernel], flows: list[Flow], done: Done, study: Study) ->
     for kernel in (each for each in kernels if is_of(each, study)):
         name, found = NAMES[kernel.pooling], means(done, study, kernel.pooling)
         for mean in found:
-            accuracy = f"{mean.accuracy:.1%} +- {100 * mean.deviation:.1f}"
+            accuracy = f"{mean.accuracy:.1%}" + (f" +- {100 * mean.deviation:.1f}" if mean.count > 1 else "")
             error = f"{mean.train_error:.1%}"
             yield f"{'CNN-' + name:<9} {mean.width:>8} {mean.count:>5} {accuracy:>15} {error:>10} {mean.seconds:>8.1f}"
         own = [flow for flow in flows if is_of(flow, study) and flow.pooling == kernel.pooling]
