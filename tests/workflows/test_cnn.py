@@ -1,7 +1,9 @@
 """The workflow of trained networks: its networks, its training and its bookkeeping against small twins, and the script.
 
-Seen to fail: without the momentum in the time of training, with a step that stays, with test images in the choice of a
-step, with scales of another depth, with a file that is written without its old lines.
+Seen to fail: without the falling step in the time of training, with a step that stays, with tested networks or another
+depth in the choice of a step, with a validation part of another size, with rows of pixels for blocks, with another
+deviation at the beginning, with a flow that is not divided by its eigenvalues, with errors that are no shares, with a
+README of other numbers, and where the script trains again what it has.
 """
 
 import subprocess
