@@ -133,7 +133,7 @@ def test_new_samples_are_predicted_some_at_a_time(monkeypatch: pytest.MonkeyPatc
         asked.append(len(x1))
         return kernel_matrix(network, x1, x2, **options)
 
-    monkeypatch.setattr(questions, "kernel_matrix", counted)
+    monkeypatch.setattr(questions.kernels, "kernel_matrix", counted)
     monkeypatch.setattr(sources, "BLOCK_ROWS", 100)
     parts = [*regressor.predict(x[50:], return_std=True), classifier.decision_function(x[50:])]
     for some, every in zip(parts, whole, strict=True):
@@ -171,7 +171,7 @@ def test_a_gaussian_process_computes_each_matrix_once(monkeypatch: pytest.Monkey
         asked.append((len(x1), None if x2 is None else len(x2)))
         return kernel_matrix(network, x1, x2, **options)
 
-    monkeypatch.setattr(questions, "kernel_matrix", counted)
+    monkeypatch.setattr(questions.kernels, "kernel_matrix", counted)
     prior = ConstantKernel() * NetworkKernel(presets.fully_connected(2, b_std=0.2)) + WhiteKernel()
     process = GaussianProcessRegressor(prior, normalize_y=True).fit(x[:100], y[:100])
     assert process.kernel_.theta.shape == (2,)

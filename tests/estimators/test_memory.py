@@ -34,7 +34,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
         counted.append((len(networks) * len(options["kinds"]), pairs))
         return kernel_matrices(networks, x1, x2, **options)
 
-    monkeypatch.setattr(memories, "kernel_matrices", compute)
+    monkeypatch.setattr(memories.kernels, "kernel_matrices", compute)
     return counted
 
 

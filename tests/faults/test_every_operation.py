@@ -46,6 +46,7 @@ SMALL = {
 def faulty_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setitem(STORAGES, "", FaultyPath)
     monkeypatch.setattr("cntk_pipeline.driver.driver.FIRST_DELAY_SECONDS", 0.001)
+    monkeypatch.setattr("cntk_pipeline.driver.driver.POLL_SECONDS", 0.001)  # nothing comes while the driver waits
     monkeypatch.setattr(retries, "DELAYS_SECONDS", (0.0, 0.0, 0.0))
     # The driver that crashed was this process, which lives on: its lease is taken without a wait.
     monkeypatch.setattr(lease, "PATIENCE_SECONDS", 0.0)

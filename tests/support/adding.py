@@ -40,9 +40,13 @@ class Copy:
 
 
 def copy_package(folder: Path) -> Copy:
-    """Copy the package, without its compiled files."""
-    ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "pipeline" / "cntk_pipeline", folder / "copy" / "cntk_pipeline", ignore=ignored)
+    """Copy the package, without its compiled files but with its machine code, which belongs to sources of any place."""
+    package, copied = ROOT / "pipeline" / "cntk_pipeline", folder / "copy" / "cntk_pipeline"
+    shutil.copytree(package, copied, ignore=shutil.ignore_patterns("__pycache__"))
+    code = Path("kernels", "__pycache__", "cntk")  # of `kernels.code_cache`; without it, a copy compiles for a minute
+    (package / code).mkdir(parents=True, exist_ok=True)
+    (copied / code).parent.mkdir()
+    (copied / code).symlink_to(package / code)
     return Copy(folder)
 
 

@@ -105,7 +105,7 @@ class RunView:
     def _end(self) -> None:
         if self._live is not None:
             if out.is_jupyter:
-                self._live.refresh()  # which `stop` does on terminals alone: the last bar would be one of before the end
+                self._live.refresh()  # `stop` does so on terminals alone, and the last bar would be an older one
             self._live.stop()
             self._live = None
 
