@@ -31,6 +31,8 @@ def pool_terms(windows: Windows, normalize_edges: bool, circular: bool, pooled_c
     found: list[list[tuple[int, int, int, int, float]]] = [[] for _ in axis_offsets(size, circular)]
     for q, (begin, end) in enumerate(bounds):
         for other, (other_begin, other_end) in enumerate(bounds):
+            if windows.contrast and min(end - begin, other_end - other_begin) < 2:
+                continue
             weight = 1 / ((end - begin) * (other_end - other_begin)) if normalize_edges else 1.0
             pooled = other - q
             index = pooled % count if pooled_circular else pooled + count - 1
@@ -40,7 +42,9 @@ def pool_terms(windows: Windows, normalize_edges: bool, circular: bool, pooled_c
                 first, last = max(begin, other_begin - offset), min(end, other_end - offset)
                 shift = 0 if circular else max(0, -offset)
                 row = offset % size if circular else offset + size - 1
-                found[row].append((index, place, first - shift, last - shift, weight))
+                # First less second position: products of unlike ones are subtracted.
+                sign = -1 if windows.contrast and offset != other_begin - begin else 1
+                found[row].append((index, place, first - shift, last - shift, sign * weight))
     flat = [term for terms in found for term in sorted(terms)]
     return AxisTerms(
         np.cumsum([0, *map(len, found)], dtype=np.int64),

@@ -20,10 +20,12 @@ class Preparation:
     Parameters
     ----------
     machine : its tensors and sums are overwritten.
+    dtype : of the planes that statistics are for; that of the machine, or a narrower one.
     """
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, dtype: np.dtype) -> None:
         self._machine = machine
+        self._dtype = dtype
         planes = max(map(plane_count, machine.program.stages))
         self._planes = aligned_zeros((planes,), np.dtype(np.float64))
         self._ring = aligned_zeros((machine.memory.ring.size,), np.dtype(np.float64))
@@ -31,9 +33,8 @@ class Preparation:
     def group_statistics(self, x: Array, statistics_out: Array, rows: Array) -> None:
         """Compute the statistics of left images ``(n, C, H, W)``, image by image, into rows of ``(.., statistics)``."""
         for start in range(0, len(x), LANES):
-            transpose_lanes(
-                self.prepare(x[start : start + LANES]).statistics, statistics_out, rows[start : start + LANES]
-            )
+            block = self.prepare(x[start : start + LANES])
+            transpose_lanes(block.statistics, statistics_out, rows[start : start + LANES])
 
     def prepare(self, x: Array) -> Block:
         """Compute what duals need to know of up to 16 images ``(n, C, H, W)``."""
@@ -50,7 +51,7 @@ class Preparation:
             if len(stage.self_visits.offsets):
                 self._machine.run_stage_of_self(block, s)
             first = last
-        return block
+        return Block(_narrow(block.pixels, self._dtype), _narrow(block.statistics, self._dtype), block.count)
 
     def _run_stage_variances(self, s: int, stage: Stage, first: int, last: int, block: Block) -> None:
         """Compute the statistics of one stage, in pieces between which Python expands series."""
@@ -73,7 +74,7 @@ class Preparation:
                     statistics,
                     block.pixels.reshape(-1),
                     loaded,
-                    np.ascontiguousarray(self._machine.memory.sums[:, 0]),
+                    np.maximum(self._machine.memory.sums[:, 0], 0),  # as loaded ones
                     self._planes,
                     self._ring,
                     place,
@@ -82,7 +83,8 @@ class Preparation:
                 begin = k + 1
             if isinstance(op.function, Series):
                 self._expand_series(op.function, op, stage, self._machine.layout[k], block)
-        _require_range(block.statistics[:, : block.count], self._inverse_deviations(first, last), stage)
+        inverses = self._inverse_deviations(first, last)
+        _require_range(block.statistics[:, : block.count], inverses, stage, self._dtype)
 
     def _variance_addresses(self, first: int, last: int) -> tuple[Array, Array]:
         weigh, statistics = np.zeros((2, len(self._machine.operations)), np.int64)
@@ -105,7 +107,8 @@ class Preparation:
             zero = (0, 0) if tensor.circular else (tensor.height - 1, tensor.width - 1)
             begin = (self._machine.tables.tensors[slot, 0] + tensor.starts[zero]) * LANES
             count = tensor.height * tensor.width * LANES
-            loaded[k, :count] = self._machine.memory.tensors[begin : begin + count]
+            # A difference of two positions that are the same has a variance of 0, which rounding may make negative.
+            loaded[k, :count] = np.maximum(self._machine.memory.tensors[begin : begin + count], 0)
         return loaded
 
     def _expand_series(self, function: Series, op: Operation, stage: Stage, found: Statistics, block: Block) -> None:
@@ -141,11 +144,20 @@ class Preparation:
         return found
 
 
-def _require_range(statistics: Array, inverses: list[slice], stage: Stage) -> None:
+def _narrow(values: Array, dtype: np.dtype) -> Array:
+    """Return lanes in a dtype, at an address that lanes are loaded fast from."""
+    if values.dtype == dtype:
+        return values
+    narrow = aligned_zeros(values.shape, dtype)
+    narrow[:] = values
+    return narrow
+
+
+def _require_range(statistics: Array, inverses: list[slice], stage: Stage, dtype: np.dtype) -> None:
     """Refuse standard deviations whose inverses' product overflows: the correlation would be wrong, not infinite."""
-    smallest = np.finfo(statistics.dtype).tiny ** 0.5
+    smallest = np.finfo(dtype).tiny ** 0.5
     if any(np.any(statistics[place] > 1 / smallest) for place in inverses):
         raise NotFinite(
             f"an image has a standard deviation below {smallest:.0e} in a layer of {stage.height} x {stage.width}, "
-            f"too small for {statistics.dtype}: scale the images or raise w_std, or use float64"
+            f"too small for {dtype}: scale the images or raise w_std, or use float64"
         )

@@ -80,6 +80,39 @@ class Abs(ClosedForm):
 
 
 @dataclass(frozen=True)
+class Maxout(ClosedForm):
+    """The larger one of two channels, which have weights of their own (Goodfellow et al. 2013, arXiv:1302.4389).
+
+    With ``max(u, v) = (u + v) / 2 + |u - v| / 2`` of independent channels, its dual is twice that of `Relu`: it is
+    ReLU behind weights of ``sqrt(2) w_std``.
+
+    Parameters
+    ----------
+    pieces : channels of which the largest one is taken; 2.
+    """
+
+    pieces: int = 2
+
+    statistic_count: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        if self.pieces != 2:
+            raise LayerError(
+                f"Maxout has a closed form for 2 pieces, got {self.pieces!r}: put a Dense layer and another Maxout(2) "
+                "behind it"
+            )
+
+    @staticmethod
+    def statistics(variance: Any, constants: Any) -> tuple[Any, ...]:
+        return inverse_root(variance), square_root(variance), 1.0 * variance
+
+    @staticmethod
+    def dual(covariance: Any, x: Any, z: Any, constants: Any) -> tuple[Any, Any]:
+        half_k0, half_k1 = arc_cosine_halves(covariance * (x[0] * z[0]))
+        return 2.0 * half_k1 * (x[1] * z[1]), 2.0 * half_k0
+
+
+@dataclass(frozen=True)
 class Sign(ClosedForm):
     """``-1``, 0 or 1. Its dual is infinitely steep at correlation 1, so there is no NTK behind it."""
 

@@ -19,6 +19,7 @@ class Windows:
     window, stride, before : in positions; what lies outside the input is zero.
     count : windows, the size of the output.
     circular : positions outside are those at the other end instead.
+    contrast : of windows of two, the first position less the second, and nothing where one of them is outside.
     """
 
     size: int
@@ -27,6 +28,7 @@ class Windows:
     before: int
     count: int
     circular: bool = False
+    contrast: bool = False
 
     @classmethod
     def place(cls, size: int, window: int, stride: int, padding: str) -> "Windows":
@@ -74,12 +76,15 @@ class Windows:
     def weights(self, normalize_edges: bool = False) -> np.ndarray:
         """Return the windows as a matrix, (count, size): 1 inside each window, 0 elsewhere.
 
-        With ``normalize_edges`` each row is divided by its sum.
+        With ``normalize_edges`` each row is divided by its sum. With ``contrast`` a row is 1 and -1, or 0.
         """
         matrix = np.zeros((self.count, self.size))
         for k in range(self.count):
             begin, end = self.bounds(k)
-            matrix[k, begin:end] = 1 / (end - begin) if normalize_edges else 1
+            if self.contrast:
+                matrix[k, begin:end] = (1, -1) if end - begin == 2 else 0
+            else:
+                matrix[k, begin:end] = 1 / (end - begin) if normalize_edges else 1
         return matrix
 
 
