@@ -5,7 +5,6 @@ from support.tape import lowered
 
 from cntk_pipeline.errors import LayerError
 from cntk_pipeline.layers import (
-    Abs,
     AvgPool,
     Flatten,
     GlobalAvgPool,
@@ -16,6 +15,7 @@ from cntk_pipeline.layers import (
     SumPool,
     Windows,
 )
+from cntk_pipeline.layers.rectifiers import AbsDifference
 
 IMAGE = Shape((4, 5), None, gaussian=True, weighted=2)
 LOCAL = [AvgPool(2), SumPool(2), LocalAvgPool(1), MaxPool((1, 2))]
@@ -86,13 +86,16 @@ def test_local_pooling_of_radius_zero_changes_nothing():
     assert lowered(LocalAvgPool(0), IMAGE) == [("pool", 0, rows, columns, 1.0, False)]
 
 
-def test_a_maximum_is_a_mean_and_the_size_of_a_contrast():
-    rows, columns = Windows(4, 1, 1, 0, 4), Windows(5, 2, 2, 0, 2)
+def test_a_maximum_is_a_mean_and_the_size_of_a_difference():
+    rows, ones = Windows(4, 1, 1, 0, 4), (Windows.single(4), Windows.single(2))
     assert lowered(MaxPool((1, 2)), IMAGE) == [
-        ("pool", 0, Windows(4, 1, 1, 0, 4), columns, 1.0, True),
-        ("pool", 0, rows, Windows(5, 2, 2, 0, 2, contrast=True), 1 / 4, False),
-        ("apply", 2, Abs()),
+        ("pool", 0, rows, Windows(5, 2, 2, 0, 2, part="alike"), 1.0, False),
+        ("pool", 0, rows, Windows(5, 2, 2, 0, 2, part="unlike"), 1.0, False),
+        ("weigh", 2, *ones, -1.0, 0.0, 0.0),
         ("add", 1, 3),
+        ("add", 1, 2),
+        ("apply", 4, AbsDifference()),
+        ("add", 5, 6),
     ]
     assert MaxPool((1, 2)).output_shape(IMAGE) == Shape((4, 2), None, False, 2)
     assert MaxPool((2, 1), 1, "SAME").output_shape(IMAGE) == Shape((4, 5), None, False, 2)

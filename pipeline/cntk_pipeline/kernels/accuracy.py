@@ -25,6 +25,7 @@ from cntk_pipeline.kernels.program import Array, Code, Operation, Program, Stage
 from cntk_pipeline.kernels.tables import Statistics
 from cntk_pipeline.layers import Abs, ClosedForm, LeakyRelu, Maxout, Pointwise, Relu, Series
 from cntk_pipeline.layers.pointwise import STEPS_PER_OCTAVE, variance_steps
+from cntk_pipeline.layers.rectifiers import AbsDifference
 
 ROUNDING = 1 / 6
 """The error of a correlation that an operation adds, in units of ``eps``, averaged over the positions of an image.
@@ -89,7 +90,6 @@ class _Deviations:
     mixed : whether a window has averaged over positions.
     flat : whether equal positions alone meet.
     masked : whether a sample with itself is more than two equal images.
-    contrast : whether it holds differences of positions, of which ``variance`` is that before.
     """
 
     variance: Array
@@ -101,7 +101,6 @@ class _Deviations:
     mixed: bool = False
     flat: bool = True
     masked: bool = False
-    contrast: bool = False
 
     def scaled(self, growth: Array | float, variance: Array, lost: Array | float = 0.0) -> "_Deviations":
         """Hand on by an operation that adds a rounding of its own, and may lose something of the kernel."""
@@ -147,11 +146,7 @@ class Accuracy:
         # Without biases, rectifiers treat all images alike; what a difference or a product leaves depends on the image.
         homogeneous = (Relu, LeakyRelu, Abs, Maxout, type(None))
         is_constant = all(
-            op.bias == 0
-            and isinstance(op.function, homogeneous)
-            and op.code is not Code.MULTIPLY
-            and not op.is_contrast
-            for op in operations
+            op.bias == 0 and isinstance(op.function, homogeneous) and op.code is not Code.MULTIPLY for op in operations
         )
         found, _, ends = self._walk(np.ones((3, len(functions), 1)))
         self.flat, self.masked = (np.array([getattr(end, name) for end in ends]) for name in ("flat", "masked"))
@@ -231,14 +226,13 @@ class Accuracy:
                 elif op.code in (Code.POOL, Code.REDUCE, Code.ATTEND):
                     before = slots.get((False, op.other), start) if op.code is Code.ATTEND else found
                     flat, masked = before.flat and _is_trace(op, stage), before.masked or found.masked
-                    contrast = before.contrast or op.is_contrast
-                    slots[is_sum, op.slot] = replace(before, flat=flat, masked=masked, contrast=contrast)
+                    slots[is_sum, op.slot] = replace(before, flat=flat, masked=masked)
                 elif op.code is Code.ADD:
                     found = _add(found, registers.get(op.other, start))
                 elif op.code is Code.MULTIPLY:
                     found = _multiply(found, registers.get(op.other, start))
                 elif op.code is Code.WEIGH and op.function is None:
-                    linear = op.scale * op.window[0] * op.window[1] * found.variance
+                    linear = abs(op.scale) * op.window[0] * op.window[1] * found.variance
                     found = found.scaled(_share(linear, op.bias), linear + op.bias)
                 elif op.code is Code.WEIGH and op.function is not None:
                     found, share = _follow(op, op.function, found, variances[:, len(shares)])
@@ -267,8 +261,8 @@ class Accuracy:
 def _follow(op: Operation, function: Pointwise, before: _Deviations, variances: Array) -> tuple[_Deviations, Array]:
     """Follow weights and the function behind them; return the function's share of the error besides."""
     typical = variances[1]
-    ratio = _contrast_ratio(before, typical) if before.contrast else np.ones(typical.shape)
-    before = replace(before, error=before.error * ratio, steady=before.steady * ratio, contrast=False)
+    ratio = _cancelled(before, typical) if isinstance(function, AbsDifference) else np.ones(typical.shape)
+    before = replace(before, error=before.error * ratio, steady=before.steady * ratio)
     weighted = before.scaled(_share(np.maximum(typical - op.bias, 0), op.bias), typical)
     steps, inverse = np.unique(variance_steps(variances), return_inverse=True)
     known = np.array([_sensitivity(function, int(step)) for step in steps])[inverse.reshape(variances.shape)].max(0)
@@ -294,7 +288,7 @@ def _is_trace(op: Operation, stage: Stage) -> bool:
     return all(len(offsets) == 1 and offsets[0] == at for offsets, at in zip(used, zero, strict=True))
 
 
-def _contrast_ratio(before: _Deviations, variance: Array) -> Array:
+def _cancelled(before: _Deviations, variance: Array) -> Array:
     """Divide a variance by that of its differences: relative to these, errors are larger by as much."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         return np.where(variance > 0, np.maximum(before.variance / variance, 1), 1)

@@ -27,7 +27,9 @@ class Arithmetic:
         self.machine = Machine(program, dtype)
         # The deviation of a difference is the root of what is left of a variance. In float32, half of its digits are
         # too few: where neighbours are nearly equal, values were off by 2e-5.
-        own = Machine(program, np.dtype(np.float64)) if program.is_contrast and dtype != np.float64 else self.machine
+        own = (
+            Machine(program, np.dtype(np.float64)) if program.has_differences and dtype != np.float64 else self.machine
+        )
         self._preparation = Preparation(own, dtype)
         self._accuracy = Accuracy(program, self.machine.layout, float(np.finfo(dtype).eps))
         self._same_enough = np.where(self._accuracy.masked, ITSELF, EQUAL)

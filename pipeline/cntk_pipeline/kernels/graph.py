@@ -122,7 +122,7 @@ class NetworkGraph(Graph):
     def pool(
         self, source: int, rows: Windows, columns: Windows, scale: float = 1.0, normalize_edges: bool = False
     ) -> int:
-        if rows.count == columns.count == 1:
+        if rows.count == columns.count == 1 and not (rows.part or columns.part):
             return self._reduce(source, scale, ((rows, columns, normalize_edges),), traced=False)
         if _is_pointwise((rows, columns)):
             return source if scale == 1 else self.rescale(source, scale)

@@ -74,7 +74,7 @@ class Preparation:
                     statistics,
                     block.pixels.reshape(-1),
                     loaded,
-                    np.maximum(self._machine.memory.sums[:, 0], 0),  # as loaded ones
+                    np.ascontiguousarray(self._machine.memory.sums[:, 0]),
                     self._planes,
                     self._ring,
                     place,
@@ -107,8 +107,7 @@ class Preparation:
             zero = (0, 0) if tensor.circular else (tensor.height - 1, tensor.width - 1)
             begin = (self._machine.tables.tensors[slot, 0] + tensor.starts[zero]) * LANES
             count = tensor.height * tensor.width * LANES
-            # A difference of two positions that are the same has a variance of 0, which rounding may make negative.
-            loaded[k, :count] = np.maximum(self._machine.memory.tensors[begin : begin + count], 0)
+            loaded[k, :count] = self._machine.memory.tensors[begin : begin + count]
         return loaded
 
     def _expand_series(self, function: Series, op: Operation, stage: Stage, found: Statistics, block: Block) -> None:

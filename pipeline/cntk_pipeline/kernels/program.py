@@ -17,6 +17,7 @@ from enum import IntEnum
 import numpy as np
 
 from cntk_pipeline.layers import Pointwise, Windows
+from cntk_pipeline.layers.rectifiers import AbsDifference
 
 Array = np.ndarray
 
@@ -143,12 +144,6 @@ class Operation:
         return self.window != (1, 1)
 
     @property
-    def is_contrast(self) -> bool:
-        """Whether it takes differences of positions: of a few digits, nothing may be left."""
-        parts = [axis.weights for axis in self.terms or ()] + list(self.weights or ())
-        return any(bool(np.any(weights < 0)) for weights in parts)
-
-    @property
     def is_circular(self) -> bool:
         """Whether windows reach around the image."""
         return self.windows is not None and self.windows[0].circular
@@ -262,9 +257,9 @@ class Program:
         return sum(stage.plane_entries for stage in self.stages)
 
     @property
-    def is_contrast(self) -> bool:
-        """Whether a pooling takes differences of positions."""
-        return any(op.is_contrast for stage in self.stages for op in stage.operations)
+    def has_differences(self) -> bool:
+        """Whether an activation is of differences of positions, whose variances have lost digits."""
+        return any(isinstance(op.function, AbsDifference) for stage in self.stages for op in stage.operations)
 
     @property
     def is_masked(self) -> bool:

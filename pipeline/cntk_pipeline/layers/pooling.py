@@ -5,7 +5,7 @@ from numbers import Integral
 
 from cntk_pipeline.errors import LayerError
 from cntk_pipeline.layers.base import Graph, Layer, Shape, read_pair, require_image
-from cntk_pipeline.layers.rectifiers import Abs
+from cntk_pipeline.layers.rectifiers import AbsDifference
 from cntk_pipeline.layers.windows import Windows, check_padding
 
 
@@ -137,9 +137,18 @@ class MaxPool(Layer):
 
     def lower(self, graph: Graph, shape: Shape, source: int) -> int:
         rows, columns = _place(self, shape)
-        mean = graph.pool(source, rows, columns, 1.0, normalize_edges=True)
-        down, right = (replace(windows, contrast=windows.window == 2) for windows in (rows, columns))
-        return graph.add(mean, graph.apply(graph.pool(source, down, right, 1 / 4), Abs()))
+        # With alike = (c11 + c22) / 4 and unlike = (c12 + c21) / 4, the half sum has covariance alike + unlike, and the
+        # half difference alike - unlike. Both poolings together look at each plane as often as one average pooling.
+        alike, unlike = (
+            graph.pool(source, _part_of(rows, part), _part_of(columns, part)) for part in ("alike", "unlike")
+        )
+        ones = Windows.single(rows.count), Windows.single(columns.count)
+        difference = graph.add(alike, graph.weigh(unlike, *ones, scale=-1.0))
+        return graph.add(graph.add(alike, unlike), graph.apply(difference, AbsDifference()))
+
+
+def _part_of(windows: Windows, part: str) -> Windows:
+    return replace(windows, part=part) if windows.window == 2 else windows
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from numbers import Real
 from typing import Any, ClassVar
 
 from cntk_pipeline.errors import LayerError
-from cntk_pipeline.layers.elementary import arc_cosine_halves, clip_correlation, inverse_root, square_root
+from cntk_pipeline.layers.elementary import absolute, arc_cosine_halves, clip_correlation, inverse_root, square_root
 from cntk_pipeline.layers.pointwise import ClosedForm
 
 
@@ -74,6 +74,24 @@ class Abs(ClosedForm):
     @staticmethod
     def dual(covariance: Any, x: Any, z: Any, constants: Any) -> tuple[Any, Any]:
         # LeakyRelu of slope -1.
+        rho = covariance * (x[0] * z[0])
+        half_k0, half_k1 = arc_cosine_halves(rho)
+        return (4.0 * half_k1 - clip_correlation(rho)) * (x[1] * z[1]), 4.0 * half_k0 - 1.0
+
+
+@dataclass(frozen=True)
+class AbsDifference(ClosedForm):
+    """`Abs` of a difference: its variance is one too, and rounding may make a 0 negative. A part of `MaxPool`."""
+
+    statistic_count: ClassVar[int] = 2
+
+    @staticmethod
+    def statistics(variance: Any, constants: Any) -> tuple[Any, ...]:
+        size = absolute(variance)
+        return inverse_root(variance), square_root(size), size
+
+    @staticmethod
+    def dual(covariance: Any, x: Any, z: Any, constants: Any) -> tuple[Any, Any]:
         rho = covariance * (x[0] * z[0])
         half_k0, half_k1 = arc_cosine_halves(rho)
         return (4.0 * half_k1 - clip_correlation(rho)) * (x[1] * z[1]), 4.0 * half_k0 - 1.0

@@ -19,7 +19,8 @@ class Windows:
     window, stride, before : in positions; what lies outside the input is zero.
     count : windows, the size of the output.
     circular : positions outside are those at the other end instead.
-    contrast : of windows of two, the first position less the second, and nothing where one of them is outside.
+    part : of windows of two, which products of positions are averaged: "alike" those of both first and of both second
+        ones, "unlike" the others, "" all. Of a window that is cut to one position, each part is half of all.
     """
 
     size: int
@@ -28,7 +29,7 @@ class Windows:
     before: int
     count: int
     circular: bool = False
-    contrast: bool = False
+    part: str = ""
 
     @classmethod
     def place(cls, size: int, window: int, stride: int, padding: str) -> "Windows":
@@ -76,15 +77,12 @@ class Windows:
     def weights(self, normalize_edges: bool = False) -> np.ndarray:
         """Return the windows as a matrix, (count, size): 1 inside each window, 0 elsewhere.
 
-        With ``normalize_edges`` each row is divided by its sum. With ``contrast`` a row is 1 and -1, or 0.
+        With ``normalize_edges`` each row is divided by its sum.
         """
         matrix = np.zeros((self.count, self.size))
         for k in range(self.count):
             begin, end = self.bounds(k)
-            if self.contrast:
-                matrix[k, begin:end] = (1, -1) if end - begin == 2 else 0
-            else:
-                matrix[k, begin:end] = 1 / (end - begin) if normalize_edges else 1
+            matrix[k, begin:end] = 1 / (end - begin) if normalize_edges else 1
         return matrix
 
 
