@@ -232,7 +232,7 @@ class Accuracy:
                 elif op.code is Code.MULTIPLY:
                     found = _multiply(found, registers.get(op.other, start))
                 elif op.code is Code.WEIGH and op.function is None:
-                    linear = abs(op.scale) * op.window[0] * op.window[1] * found.variance
+                    linear = op.scale * op.window[0] * op.window[1] * found.variance
                     found = found.scaled(_share(linear, op.bias), linear + op.bias)
                 elif op.code is Code.WEIGH and op.function is not None:
                     found, share = _follow(op, op.function, found, variances[:, len(shares)])
@@ -265,7 +265,8 @@ def _follow(op: Operation, function: Pointwise, before: _Deviations, variances: 
     before = replace(before, error=before.error * ratio, steady=before.steady * ratio)
     weighted = before.scaled(_share(np.maximum(typical - op.bias, 0), op.bias), typical)
     steps, inverse = np.unique(variance_steps(variances), return_inverse=True)
-    known = np.array([_sensitivity(function, int(step)) for step in steps])[inverse.reshape(variances.shape)].max(0)
+    kind = Abs() if isinstance(function, AbsDifference) else function
+    known = np.array([_sensitivity(kind, int(step)) for step in steps])[inverse.reshape(variances.shape)].max(0)
     # The steepness at the distance behind the weights, by the next smaller value of the grid.
     nearest = np.ceil(-np.log2(np.maximum(weighted.distance, _GRID[-1])) / _OCTAVES).astype(int)
     # Of a tangent, a difference leaves about as much as of a deviation.

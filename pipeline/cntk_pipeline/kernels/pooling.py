@@ -57,7 +57,7 @@ def _share_of_part(windows: Windows, size: int, other_size: int, alike: bool) ->
     if not windows.part:
         return 1.0
     if size == other_size == 2:
-        return 1 / 4 if alike == (windows.part == "alike") else 0.0
+        return 1 / 4 if alike == (windows.part == "like") else 0.0
     return 1 / (2 * size * other_size)
 
 

@@ -137,14 +137,11 @@ class MaxPool(Layer):
 
     def lower(self, graph: Graph, shape: Shape, source: int) -> int:
         rows, columns = _place(self, shape)
-        # With alike = (c11 + c22) / 4 and unlike = (c12 + c21) / 4, the half sum has covariance alike + unlike, and the
-        # half difference alike - unlike. Both poolings together look at each plane as often as one average pooling.
-        alike, unlike = (
-            graph.pool(source, _part_of(rows, part), _part_of(columns, part)) for part in ("alike", "unlike")
-        )
-        ones = Windows.single(rows.count), Windows.single(columns.count)
-        difference = graph.add(alike, graph.weigh(unlike, *ones, scale=-1.0))
-        return graph.add(graph.add(alike, unlike), graph.apply(difference, AbsDifference()))
+        # Let A = (c11 + c22) / 4 and B = (c12 + c21) / 4. The half sum has covariance A + B and the half difference A - B,
+        # so that the maximum has A + B + |.| = 2 A + (|.| - (A - B)). Both poolings together look at each plane once.
+        like = graph.pool(source, _part_of(rows, "like"), _part_of(columns, "like"), 2.0)
+        unlike = graph.pool(source, _part_of(rows, "unlike"), _part_of(columns, "unlike"), -2.0)
+        return graph.add(like, graph.apply(graph.add(like, unlike), AbsDifference()))
 
 
 def _part_of(windows: Windows, part: str) -> Windows:

@@ -81,20 +81,22 @@ class Abs(ClosedForm):
 
 @dataclass(frozen=True)
 class AbsDifference(ClosedForm):
-    """`Abs` of a difference: its variance is one too, and rounding may make a 0 negative. A part of `MaxPool`."""
+    """``(E|d d'| - E[d d']) / 2`` of differences d, d' of positions: what `MaxPool` adds to the products of like ones.
+
+    Its own variance is 0. That of a difference is one itself, and rounding may make a 0 negative.
+    """
 
     statistic_count: ClassVar[int] = 2
 
     @staticmethod
     def statistics(variance: Any, constants: Any) -> tuple[Any, ...]:
-        size = absolute(variance)
-        return inverse_root(variance), square_root(size), size
+        return inverse_root(variance), square_root(absolute(variance)), 0.0 * variance
 
     @staticmethod
     def dual(covariance: Any, x: Any, z: Any, constants: Any) -> tuple[Any, Any]:
         rho = covariance * (x[0] * z[0])
         half_k0, half_k1 = arc_cosine_halves(rho)
-        return (4.0 * half_k1 - clip_correlation(rho)) * (x[1] * z[1]), 4.0 * half_k0 - 1.0
+        return 0.5 * ((4.0 * half_k1 - clip_correlation(rho)) * (x[1] * z[1]) - covariance), 2.0 * half_k0 - 1.0
 
 
 @dataclass(frozen=True)
