@@ -109,7 +109,7 @@ def standard(layer: Layer, fan_in: float | None = None) -> Layer:
 
 GOLDEN_2: dict[str, Sequential] = {
     "product_glu": Sequential(
-        Product(branch(1.3, Elementwise(sigmoid_like, 64)), branch(1.1)), dense(1.2, 0.2), Relu(), Dense()
+        Product(branch(1.3, Elementwise(sigmoid_like, 256)), branch(1.1)), dense(1.2, 0.2), Relu(), Dense()
     ),
     "product_conv": averaged(
         conv(b_std=0.1), Relu(), Product(conv_branch(1.3, Relu()), conv_branch(1.1, Erf())), conv(b_std=0.1), Relu()
