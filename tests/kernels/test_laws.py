@@ -191,7 +191,7 @@ def test_groups_of_any_size_have_the_same_bits(dtype, monkeypatch):
     images = draw_images(COUNT)
     found = CpuEvaluator(lower([(network, "ntk") for network in (*NETWORKS.values(), MASKED)], SHAPE), dtype)
     sizes, results = [], []
-    for group_bytes in (1, 100_000 * found.dtype.itemsize, 2**40):
+    for group_bytes in (1, 70_000 * found.dtype.itemsize, 2**40):
         monkeypatch.setattr(memory, "GROUP_BYTES", group_bytes)
         sizes.append(found.group_size)
         results.append((found.evaluate(images), found.evaluate(images[20:], images[:30])))
