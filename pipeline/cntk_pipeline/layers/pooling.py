@@ -137,7 +137,7 @@ class MaxPool(Layer):
 
     def lower(self, graph: Graph, shape: Shape, source: int) -> int:
         rows, columns = _place(self, shape)
-        # With A = (c11 + c22) / 4 and B = (c12 + c21) / 4, half the sum has covariance A + B, and half the difference has
+        # With A = (c11 + c22) / 4 and B = (c12 + c21) / 4, half the sum has covariance A + B, half the difference has
         # A - B. The maximum has A + B + |.| = 2 A + (|.| - (A - B)). Both poolings together look at each plane once.
         like = graph.pool(source, _part_of(rows, "like"), _part_of(columns, "like"), 2.0)
         unlike = graph.pool(source, _part_of(rows, "unlike"), _part_of(columns, "unlike"), -2.0)
