@@ -185,6 +185,69 @@ def test_a_residual_branch_is_added_to_its_shortcut():
     np.testing.assert_allclose(found, before + deeper, rtol=1e-12)
 
 
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+@pytest.mark.parametrize(("window", "strides"), [((1, 2), None), ((2, 1), 1), ((1, 2), (2, 3))])
+def test_a_maximum_is_that_of_what_lies_inside(window, strides, padding):
+    _, before = evaluate(Conv(3), X)
+    _, found = evaluate(Sequential(Conv(3), layers.MaxPool(window, strides, padding)), X)
+    framed = np.pad(before, [(0, 0), (0, 1), (0, 1), (0, 0)], constant_values=-np.inf)
+    steps = two(window if strides is None else strides)
+    rows, columns = (place(*each, padding) for each in zip(X.shape[1:3], window, steps, strict=True))
+    expected = framed[:, rows[:, :, None, None], columns[None, None]].max((2, 4))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_maxout_halves_the_channels():
+    _, before = evaluate(Dense(), X, width=6)
+    _, found = evaluate(Sequential(Dense(), layers.Maxout()), X, width=6)
+    np.testing.assert_array_equal(found, np.maximum(before[..., :3], before[..., 3:]))
+    with pytest.raises(LayerError, match=r"layer 1 \(Maxout\): Maxout takes channels by twos, got 5: take an even"):
+        finite.build(Sequential(Dense(), layers.Maxout()), 5, (3,))
+
+
+def test_branches_are_multiplied_and_laid_side_by_side():
+    first, second = Sequential(Dense(), Relu()), Dense(b_std=0.5)
+    module, found = evaluate(layers.Product(first, second), X)
+    branch, gate = (part(torch.tensor(X).permute(0, 3, 1, 2)) for part in (module.body[0].branch, module.body[0].gate))
+    np.testing.assert_array_equal(found, (branch * gate).permute(0, 2, 3, 1).detach().numpy())
+    module, found = evaluate(layers.Concatenate(first, Sequential(Dense(), layers.Maxout()), 0.4), X)
+    assert found.shape[-1] == 6
+    one, other = (part(torch.tensor(X).permute(0, 3, 1, 2)) for part in (module.body[0].first, module.body[0].second))
+    # The mean square over channels has the first branch's at the weight 0.4.
+    expected = 0.4 * (one**2).mean(1) + 0.6 * (other**2).mean(1)
+    np.testing.assert_allclose((found**2).mean(-1), expected.detach().numpy(), rtol=1e-12)
+
+
+def test_branches_of_unequal_width_are_refused():
+    network = layers.Product(Sequential(Dense(), layers.Maxout()), Dense())
+    with pytest.raises(LayerError, match="a finite Product needs branches of equal width, got 2 and 4 channels: put a"):
+        finite.build(network, 4, (3,))
+
+
+def test_a_repeated_block_is_added_to_its_input_each_time():
+    module, found = evaluate(
+        Sequential(Dense(), layers.Repeat(Sequential(Relu(), Dense()), 2, inject=True)), X[:, 0, 0]
+    )
+    first, second = module.body[1].blocks
+    x = module.body[0](torch.tensor(X[:, 0, 0]))
+    np.testing.assert_allclose(found, (second(first(x) + x) + x).detach().numpy(), rtol=1e-12)
+    assert not torch.equal(first[1].weight, second[1].weight)
+
+
+def test_standard_weights_have_their_deviation_themselves_and_nothing_multiplies_them():
+    layer = Dense(w_std=1.5, b_std=0.2, parameterization="standard", fan_in=4)
+    same = Dense(w_std=1.5, b_std=0.2)
+    module, found = evaluate(Sequential(Dense(), layer), X[:, 0, 0])
+    _, expected = evaluate(Sequential(Dense(), same), X[:, 0, 0])
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    affine = module.body[1]
+    np.testing.assert_allclose(
+        found,
+        (affine.weight @ module.body[0](torch.tensor(X[:, 0, 0])).T).T.detach() + affine.bias.detach(),
+        rtol=1e-12,
+    )
+
+
 def test_dropout_drops_a_share_while_training_and_nothing_behind_it():
     torch.manual_seed(0)
     module = finite.build(Sequential(Dense(), layers.Dropout(0.25)), 4000, (3,), seed=0)

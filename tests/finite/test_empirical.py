@@ -11,16 +11,24 @@ from cntk_pipeline.finite import empirical_kernel
 from cntk_pipeline.finite.empirical import Draws, Products
 from cntk_pipeline.kernels import KINDS
 from cntk_pipeline.layers import (
+    Abs,
+    Concatenate,
+    Conv,
     Dense,
     Dropout,
     Elementwise,
     Exp,
     Flatten,
     Gaussian,
+    GlobalAvgPool,
     Hermite,
     LayerNorm,
+    Maxout,
+    MaxPool,
     Polynomial,
+    Product,
     Relu,
+    Repeat,
     Sequential,
     Sign,
     presets,
@@ -93,6 +101,7 @@ def test_layers_that_are_not_trained_add_nothing():
 
 # The limit.
 
+ENDS = GlobalAvgPool(), Dense()
 SERIES = {
     "exp": Sequential(Dense(w_std=0.5), Exp(), Dense()),
     "gaussian": Sequential(Dense(), Gaussian(), Dense()),
@@ -102,6 +111,16 @@ SERIES = {
         name: Sequential(Dense(w_std=0.5), Elementwise(name), Dense())
         for name in ("tanh", "sigmoid", "silu", "softplus")
     },
+    "max-pool": Sequential(Conv(3), MaxPool((1, 2), 1, "SAME"), Conv(3), MaxPool((2, 1)), Conv(2), Relu(), *ENDS),
+    "maxout": Sequential(Dense(b_std=0.2), Maxout(), Dense(), Maxout(), Dense()),
+    "product": Sequential(
+        Conv(3), Relu(), Product(Sequential(Conv(3), Relu()), Conv(3, b_std=0.3)), Conv(2), Relu(), *ENDS
+    ),
+    "concatenate": Sequential(Conv(3), Concatenate(Relu(), Sequential(Conv(3), Abs()), 0.3), Conv(2), Relu(), *ENDS),
+    "repeat": Sequential(Conv(3), Repeat(Sequential(Relu(), Conv(3)), 3, inject=True), Relu(), *ENDS),
+    "standard": Sequential(
+        Dense(b_std=0.3, parameterization="standard"), Relu(), Dense(parameterization="standard", fan_in=20, rate=0.5)
+    ),
     "cntk-v": presets.cntk(4),
     "cntk-gap": presets.cntk(4, "gap"),
     "cntk-lap": presets.cntk(4, "lap1"),

@@ -32,6 +32,7 @@ from cntk_pipeline.layers import (
     Hermite,
     LayerNorm,
     LeakyRelu,
+    Maxout,
     Pointwise,
     Polynomial,
     Rbf,
@@ -43,8 +44,8 @@ from cntk_pipeline.layers import (
 )
 
 FUNCTIONS = [
-    Relu(), LeakyRelu(0.2), Abs(), Sign(), Erf(), Gelu(), Sin(), Cos(), Rbf(0.7), Exp(), Gaussian(), LayerNorm(),
-    Polynomial((0.3, -1.0, 0.5, 0.2)), Hermite((0.0, 0.8, 0.5, 0.3)), Elementwise(np.sin, 64),
+    Relu(), LeakyRelu(0.2), Abs(), Maxout(), Sign(), Erf(), Gelu(), Sin(), Cos(), Rbf(0.7), Exp(), Gaussian(),
+    LayerNorm(), Polynomial((0.3, -1.0, 0.5, 0.2)), Hermite((0.0, 0.8, 0.5, 0.3)), Elementwise(np.sin, 64),
 ]  # fmt: skip
 ERROR = 1e-5
 """What is promised up to depth 21, relative to the largest entry; beyond, errors grow no faster than the depth."""

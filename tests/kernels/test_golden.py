@@ -4,13 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.networks import GOLDEN
+from support.networks import GOLDEN, GOLDEN_2
 from support.tolerances import DTYPES, assert_kernels_close, tolerance
 
 from cntk_pipeline import kernel_matrix
 from cntk_pipeline.kernels import KINDS, CpuEvaluator, lower
 from cntk_pipeline.layers import presets
 
+NETWORKS = GOLDEN | GOLDEN_2
 VALUES = Path(__file__).parents[1] / "golden"
 ARORA = [
     (depth, pooling, ends) for depth in (3, 4, 6, 11, 21) for pooling in ("v", "gap") for ends in ("trained", "fixed")
@@ -28,7 +29,7 @@ def arora():
 
 @pytest.fixture(scope="module")
 def peer():
-    return dict(np.load(VALUES / "neural_tangents.npz"))
+    return dict(np.load(VALUES / "neural_tangents.npz")) | dict(np.load(VALUES / "neural_tangents_2.npz"))
 
 
 def arora_network(depth, pooling, ends):
@@ -64,10 +65,10 @@ def test_one_program_has_all_values_of_the_original_code(arora, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", GOLDEN)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_networks_have_the_values_of_neural_tangents(peer, name, dtype):
     x1, x2 = peer[f"{name}/x1"], peer[f"{name}/x2"]
-    engine = CpuEvaluator(lower([(GOLDEN[name], kind) for kind in KINDS], x1.shape[1:]), dtype)
+    engine = CpuEvaluator(lower([(NETWORKS[name], kind) for kind in KINDS], x1.shape[1:]), dtype)
     for kind, cross, symmetric in zip(KINDS, engine.evaluate(x1, x2), engine.evaluate(x1), strict=True):
         assert_kernels_close(cross, peer[f"{name}/{kind}"], tolerance(dtype).peer)
         assert_kernels_close(symmetric, peer[f"{name}/{kind}_sym"], tolerance(dtype).peer)

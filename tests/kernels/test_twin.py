@@ -13,6 +13,7 @@ from cntk_pipeline.layers import (
     LAYERS,
     Abs,
     AvgPool,
+    Concatenate,
     Conv,
     Cos,
     Dense,
@@ -31,9 +32,13 @@ from cntk_pipeline.layers import (
     LayerNorm,
     LeakyRelu,
     LocalAvgPool,
+    Maxout,
+    MaxPool,
     Polynomial,
+    Product,
     Rbf,
     Relu,
+    Repeat,
     Rescale,
     Residual,
     SelfAttention,
@@ -87,6 +92,7 @@ TYPICAL: dict[type[Layer], Sequential] = {
     Relu: at_pixels(Relu()),
     LeakyRelu: at_pixels(LeakyRelu(0.3)),
     Abs: at_pixels(Abs()),
+    Maxout: at_pixels(Maxout()),
     Sign: at_pixels(Sign()),
     Erf: at_pixels(Erf()),
     Gelu: at_pixels(Gelu()),
@@ -101,6 +107,15 @@ TYPICAL: dict[type[Layer], Sequential] = {
     Flatten: Sequential(Conv(3), Relu(), Flatten(), Flatten(), Dense(), Relu(), Dense()),
     AvgPool: at_pixels(Relu(), AvgPool((2, 3), 1, "SAME"), AvgPool(2, (2, 1), "SAME", True)),
     SumPool: at_pixels(Relu(), SumPool((2, 1)), SumPool((2, 3), (1, 2), "SAME")),
+    MaxPool: at_pixels(
+        Relu(),
+        Conv(2, b_std=0.2),
+        MaxPool((1, 2), 1),
+        Conv(2),
+        MaxPool((2, 1), (3, 1), "SAME"),
+        Dense(),
+        MaxPool((1, 2)),
+    ),
     GlobalAvgPool: Sequential(Conv(3), Relu(), GlobalAvgPool(), Dense(), Relu(), Dense()),
     GlobalSumPool: Sequential(Conv(3), Relu(), GlobalSumPool(), Dense(), Relu(), Dense()),
     LocalAvgPool: at_pixels(Relu(), LocalAvgPool(1), LocalAvgPool(2, True)),
@@ -108,6 +123,20 @@ TYPICAL: dict[type[Layer], Sequential] = {
     Residual: at_pixels(
         Residual(Sequential(Relu(), Conv(3))),
         Residual(Sequential(Relu(), Conv(3, strides=2), Relu(), Conv(2, b_std=0.2)), Conv(1, strides=2)),
+    ),
+    Product: at_pixels(
+        Product(Sequential(Relu(), Conv(3, strides=2)), Sequential(Relu(), AvgPool(2, padding="SAME"))),
+        Dense(b_std=0.2),
+        Product(Sequential(Dense(), Elementwise("sigmoid")), Identity()),
+    ),
+    Concatenate: at_pixels(
+        Concatenate(Relu(), Sequential(Conv(3, padding="CIRCULAR", w_std=1.5), Abs()), 0.3),
+        Conv(2, strides=(1, 2)),
+        Concatenate(Relu(), Sequential(Relu(), AvgPool(3, 1, "SAME"))),
+    ),
+    Repeat: at_pixels(
+        Repeat(Sequential(Relu(), Conv(3, w_std=0.6, b_std=0.1)), 3, inject=True),
+        Repeat(Sequential(Abs(), Conv(2)), 2),
     ),
     LayerNorm: at_pixels(LayerNorm(), Relu()),
     Dropout: at_pixels(Relu(), Dropout(0.3)),
@@ -141,10 +170,40 @@ def test_windows_of_any_size_agree_with_the_naive_twin(strides, padding):
         assert_engine_equals_twin(Sequential(*layers, Conv(size), Relu(), GlobalAvgPool(), Dense()), images)
 
 
+@pytest.mark.parametrize("rate", [1.0, 0.3])
+@pytest.mark.parametrize("b_std", [0.0, 0.2])
+def test_other_parameterizations_agree_with_the_naive_twin(b_std, rate):
+    shared = {"parameterization": "standard", "rate": rate, "b_std": b_std}
+    network = Sequential(
+        *[Conv((3, 2), w_std=1.3, **shared), Relu(), Conv(3, strides=2, fan_in=64, **shared), Relu()],
+        *[Conv(3, padding="CIRCULAR", rate=rate), Relu(), Dense(fan_in=8, trained=False, **shared), Relu()],
+        *[GlobalAvgPool(), Dense(fan_in=7.5, **shared)],
+    )
+    images = np.random.default_rng(5).standard_normal((3, 6, 5, 2)).astype(np.float32)
+    assert_engine_equals_twin(network, images)
+
+
+@pytest.mark.parametrize("padding", PADDINGS[:2])
+@pytest.mark.parametrize("window", [(1, 2), (2, 1)])
+def test_the_maximum_of_any_two_positions_agrees_with_the_naive_twin(window, padding):
+    # Windows side by side, that overlap, that leave gaps, that the edge cuts on either side; and a single one.
+    images = np.random.default_rng(4).standard_normal((3, 4, 5, 2)).astype(np.float32)
+    images[2] = images[0]
+    for strides in (None, 1, 2, (3, 1), (1, 3)):
+        for ends in ((Flatten(),), (GlobalAvgPool(),), (Conv((3, 2)), Relu(), GlobalAvgPool())):
+            layers = [Conv(3, b_std=0.2), MaxPool(window, strides, padding), *ends, Dense()]
+            assert_engine_equals_twin(Sequential(*layers), images[:2], images[2:])
+    around = Sequential(Conv(3, padding="CIRCULAR"), MaxPool(window, 1, padding), Conv(2), Relu(), Flatten(), Dense())
+    assert_engine_equals_twin(around, images)
+    one = Sequential(Conv((2, 1)), MaxPool(window, padding=padding), Flatten(), Dense())
+    assert_engine_equals_twin(one, images[:, : window[0], : window[1]])
+
+
 SIZES = st.integers(1, 4) | st.tuples(st.integers(1, 4), st.integers(1, 4))
 STRIDES = st.sampled_from([1, 1, 1, 2, (1, 2), (3, 1)])
 DEVIATIONS = st.sampled_from([0.7, 1.0, 2**0.5]), st.sampled_from([0.0, 0.1, 0.8])
-WEIGHTED = {"w_std": DEVIATIONS[0], "b_std": DEVIATIONS[1], "trained": st.booleans()}
+RATES = st.sampled_from([1.0, 1.0, 0.0, 2.5])
+WEIGHTED = {"w_std": DEVIATIONS[0], "b_std": DEVIATIONS[1], "trained": st.booleans(), "rate": RATES}
 DENSES = st.builds(Dense, **WEIGHTED)
 CONVS = st.builds(Conv, SIZES, strides=STRIDES, padding=st.sampled_from(PADDINGS), **WEIGHTED)
 ATTENTIONS = st.builds(
@@ -154,7 +213,7 @@ ATTENTIONS = st.builds(
     trained=st.booleans(),
 )
 WEIGHTS = st.one_of(CONVS, CONVS, CONVS, DENSES, DENSES, ATTENTIONS)
-RECTIFIERS = [Relu(), LeakyRelu(0.2), LeakyRelu(-0.5), Abs(), Sign()]
+RECTIFIERS = [Relu(), LeakyRelu(0.2), LeakyRelu(-0.5), Abs(), Sign(), Maxout()]
 SMOOTH = [
     *[Erf(), Gelu(), Sin(), Cos(), Rbf(0.5), Exp(), Polynomial((0.2, 1.0, 0.5)), Hermite((0.0, 1.0, 0.0, 0.3))],
     *[Elementwise("silu", 64), Elementwise(np.tanh, 128)],
@@ -170,6 +229,10 @@ POOLS = st.one_of(
     st.tuples(st.builds(AvgPool, SIZES, st.none() | STRIDES, st.sampled_from(PADDINGS[:2]), st.booleans())),
     st.tuples(st.builds(SumPool, SIZES, st.none() | STRIDES, st.sampled_from(PADDINGS[:2])), st.just(Rescale(0.1))),
     st.tuples(st.builds(LocalAvgPool, st.integers(0, 5), st.booleans())),
+    st.tuples(
+        DENSES,
+        st.builds(MaxPool, st.sampled_from([(1, 2), (2, 1)]), st.none() | STRIDES, st.sampled_from(PADDINGS[:2])),
+    ),
 )
 
 

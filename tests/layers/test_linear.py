@@ -1,5 +1,8 @@
 """Layers with weights: their shapes, what they ask of covariances, and what they refuse."""
 
+from dataclasses import replace
+from functools import partial
+
 import pytest
 from support.tape import lowered
 
@@ -136,3 +139,40 @@ def test_impossible_factors_are_refused(variance):
 def test_unknown_words_are_refused():
     with pytest.raises(LayerError, match='Rescale takes a number, "channels" or "pixels", got \'features\''):
         Rescale("features")
+
+
+# Parameterisations.
+
+
+def test_own_weights_count_by_the_inputs_in_the_standard_parameterization():
+    # own = fan_in area / w_std^2, and a bias counts 1 whatever its deviation.
+    rows, columns = Windows.place(4, 3, 1, "SAME"), Windows.place(5, 3, 1, "SAME")
+    layer = Conv(3, w_std=2.0, b_std=0.5, parameterization="standard", fan_in=8)
+    expected = ("weigh", 0, rows, columns, pytest.approx(4 / 9), 0.25, 18.0, 1 - 18 * 0.25)
+    assert lowered(layer, Shape((4, 5), None)) == [expected]
+    raw = Dense(w_std=2.0, parameterization="standard", rate=0.5)
+    rows, columns = Windows.single(1), Windows.single(1)
+    assert lowered(raw, Shape(None, 7)) == [("weigh", 0, rows, columns, 4.0, 0.0, 7 / 8)]
+    assert lowered(replace(raw, trained=False), Shape(None, 7)) == [("weigh", 0, rows, columns, 4.0, 0.0, 0.0)]
+    assert lowered(Dense(rate=0.3), Shape(None, 7)) == [("weigh", 0, rows, columns, 1.0, 0.0, 0.3)]
+
+
+def test_an_infinitely_wide_input_needs_fan_in():
+    with pytest.raises(LayerError, match=r"Dense needs fan_in in the standard parameterization, .* such as fan_in=512"):
+        Dense(parameterization="standard").output_shape(Shape(None, None))
+    with pytest.raises(LayerError, match="Conv needs fan_in in the standard parameterization"):
+        Conv(3, parameterization="standard").output_shape(Shape((4, 5), None))
+
+
+@pytest.mark.parametrize("make", [Dense, partial(Conv, 3)])
+def test_parameterizations_that_mean_nothing_are_refused(make):
+    with pytest.raises(LayerError, match="parameterization must be one of ntk, standard, got 'mup'"):
+        make(parameterization="mup")
+    with pytest.raises(LayerError, match="rate must be a finite factor >= 0, got -1"):
+        make(rate=-1)
+    with pytest.raises(LayerError, match="fan_in must be a number of input channels > 0, got 0"):
+        make(parameterization="standard", fan_in=0)
+    with pytest.raises(LayerError, match="fan_in changes nothing in the NTK parameterization: give param"):
+        make(fan_in=64)
+    with pytest.raises(LayerError, match="needs w_std > 0, got 0: leave"):
+        make(parameterization="standard", w_std=0)

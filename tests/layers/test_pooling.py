@@ -4,10 +4,21 @@ import pytest
 from support.tape import lowered
 
 from cntk_pipeline.errors import LayerError
-from cntk_pipeline.layers import AvgPool, Flatten, GlobalAvgPool, GlobalSumPool, LocalAvgPool, Shape, SumPool, Windows
+from cntk_pipeline.layers import (
+    AvgPool,
+    Flatten,
+    GlobalAvgPool,
+    GlobalSumPool,
+    LocalAvgPool,
+    MaxPool,
+    Shape,
+    SumPool,
+    Windows,
+)
+from cntk_pipeline.layers.rectifiers import AbsDifference
 
 IMAGE = Shape((4, 5), None, gaussian=True, weighted=2)
-LOCAL = [AvgPool(2), SumPool(2), LocalAvgPool(1)]
+LOCAL = [AvgPool(2), SumPool(2), LocalAvgPool(1), MaxPool((1, 2))]
 GLOBAL = [GlobalAvgPool(), GlobalSumPool()]
 
 
@@ -73,6 +84,34 @@ def test_local_pooling_looks_as_far_in_all_directions():
 def test_local_pooling_of_radius_zero_changes_nothing():
     rows, columns = Windows.single(4), Windows.single(5)
     assert lowered(LocalAvgPool(0), IMAGE) == [("pool", 0, rows, columns, 1.0, False)]
+
+
+def test_a_maximum_is_a_mean_and_the_size_of_a_difference():
+    rows = Windows.single(4)
+    assert lowered(MaxPool((1, 2)), IMAGE) == [
+        ("pool", 0, rows, Windows(5, 2, 2, 0, 2, part="like"), 2.0, False),
+        ("pool", 0, rows, Windows(5, 2, 2, 0, 2, part="unlike"), -2.0, False),
+        ("add", 1, 2),
+        ("apply", 3, AbsDifference()),
+        ("add", 1, 4),
+    ]
+    assert MaxPool((1, 2)).output_shape(IMAGE) == Shape((4, 2), None, False, 2)
+    assert MaxPool((2, 1), 1, "SAME").output_shape(IMAGE) == Shape((4, 5), None, False, 2)
+
+
+@pytest.mark.parametrize("window", [2, (2, 2), (1, 3), (1, 1), 3])
+def test_a_maximum_of_other_than_two_positions_is_refused_with_what_is_exact(window):
+    with pytest.raises(LayerError, match=r"exact for two positions, .* got .*MaxPool\(\(1, 2\)\), Dense\(\), MaxPool"):
+        MaxPool(window)
+
+
+def test_a_maximum_of_what_is_not_gaussian_is_refused():
+    with pytest.raises(
+        LayerError, match=r"MaxPool needs Gaussian inputs, .* one of three numbers: put a Conv or Dense"
+    ):
+        MaxPool((1, 2)).output_shape(Shape((4, 5), None, gaussian=False))
+    with pytest.raises(LayerError, match="MaxPool needs infinitely many channels: put a Conv or Dense"):
+        MaxPool((1, 2)).output_shape(Shape((4, 5), 3))
 
 
 @pytest.mark.parametrize("kind", [AvgPool, SumPool])

@@ -8,7 +8,7 @@ import pytest
 from twin.gaussian import PAIRS, dual, variance_behind
 
 from cntk_pipeline.errors import LayerError
-from cntk_pipeline.layers import Abs, LeakyRelu, Relu, Sign
+from cntk_pipeline.layers import Abs, LeakyRelu, Maxout, Relu, Sign
 
 RECTIFIERS = [Relu(), LeakyRelu(), LeakyRelu(0.3), LeakyRelu(-1.7), Abs()]
 
@@ -111,3 +111,22 @@ def test_an_impossible_slope_is_refused(slope):
 def test_there_is_no_ntk_behind_the_sign_alone():
     assert not Sign.has_ntk
     assert all(layer.has_ntk for layer in RECTIFIERS)
+
+
+def test_maxout_is_relu_behind_weights_that_are_larger_by_the_root_of_two():
+    rho = np.linspace(-1, 1, 21)
+    known = [statistic for statistic in Maxout().statistics(3.0, ())]
+    value, slope = Maxout().dual(3.0 * rho, known, known, ())
+    behind = [statistic for statistic in Relu().statistics(6.0, ())]
+    expected, expected_slope = Relu().dual(6.0 * rho, behind, behind, ())
+    np.testing.assert_allclose(value, expected, rtol=1e-14, atol=1e-14)
+    np.testing.assert_allclose(slope, 2 * expected_slope, rtol=1e-14)  # the chain rule brings the 2
+    assert known[-1] == 3.0
+
+
+@pytest.mark.parametrize("pieces", [1, 3, "2", None])
+def test_maxout_of_other_than_two_pieces_is_refused(pieces):
+    with pytest.raises(
+        LayerError, match=r"Maxout has a closed form for 2 pieces, got .*: put a Dense layer and another"
+    ):
+        Maxout(pieces)

@@ -9,6 +9,7 @@ from cntk_pipeline.errors import LayerError
 from cntk_pipeline.layers import (
     LAYERS,
     AvgPool,
+    Concatenate,
     Conv,
     Dense,
     Elementwise,
@@ -16,8 +17,12 @@ from cntk_pipeline.layers import (
     GlobalAvgPool,
     Identity,
     LayerNorm,
+    Maxout,
+    MaxPool,
     Polynomial,
+    Product,
     Relu,
+    Repeat,
     Residual,
     Sequential,
     presets,
@@ -34,6 +39,19 @@ NETWORKS = {
     "wide_resnet": presets.wide_resnet(10),
     "cnn_gp": presets.cnn_gp(3),
     "nested": Sequential(Conv(3), Residual(Sequential(BLOCK, Conv(3)), Residual(Dense(), Sequential())), Flatten()),
+    "branches": Sequential(
+        *[
+            Conv(3),
+            MaxPool((1, 2)),
+            Dense(),
+            Product(Sequential(Dense(), Relu()), Dense()),
+            Dense(),
+            Maxout(2),
+            Dense(),
+        ],
+        *[Repeat(Sequential(Relu(), Dense()), 4, True), Concatenate(Relu(), Sequential(Dense(), Relu()), 0.25)],
+        Flatten(),
+    ),
     "values": Sequential(Conv((3, 5)), Polynomial((0, 1.5)), Dense(), Elementwise("tanh", 8), AvgPool(2, None)),
 }
 
@@ -175,3 +193,13 @@ def test_a_python_function_cannot_be_spelt():
         r"function: add the function to cntk_pipeline.layers.series.FUNCTIONS on all machines and give its name",
     ):
         spelling.spell(network)
+
+
+def test_fields_that_came_later_are_spelt_where_they_are_changed():
+    # Specifications of runs from before have not got them, and keep their fingerprints.
+    assert spelling.spell(Dense()) == [{"layer": "Dense", "w_std": 1.0, "b_std": 0.0, "trained": True}]
+    changed = Sequential(Dense(rate=0.5), Conv(3, parameterization="standard", fan_in=64))
+    first, second = spelling.spell(changed)
+    assert first == {"layer": "Dense", "w_std": 1.0, "b_std": 0.0, "trained": True, "rate": 0.5}
+    assert (second["parameterization"], second["fan_in"], "rate" in second) == ("standard", 64, False)
+    assert spelling.read([first, second], LAYERS) == changed

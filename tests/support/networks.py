@@ -1,4 +1,8 @@
-"""The networks whose kernels `tests/golden/neural_tangents.npz` holds."""
+"""The networks whose kernels `tests/golden/neural_tangents.npz` and `neural_tangents_2.npz` hold."""
+
+from dataclasses import replace
+
+from scipy import special
 
 from cntk_pipeline.layers import (
     Abs,
@@ -7,6 +11,7 @@ from cntk_pipeline.layers import (
     Cos,
     Dense,
     Dropout,
+    Elementwise,
     Erf,
     Flatten,
     Gelu,
@@ -14,6 +19,7 @@ from cntk_pipeline.layers import (
     Layer,
     LayerNorm,
     LeakyRelu,
+    Product,
     Rbf,
     Relu,
     Residual,
@@ -81,4 +87,42 @@ GOLDEN: dict[str, Sequential] = {
         *[conv(), Relu(), conv(), Relu(), AvgPool(2), conv(), Relu(), AvgPool(2), conv(), Relu(), AvgPool(2)]
     ),
     "attention": averaged(conv(b_std=0.1), Relu(), SelfAttention(b_std=0.1), Relu()),
+}
+
+
+def sigmoid_like(x):
+    """Evaluate the sigmoid of the peer, whose dual is that of Erf."""
+    return 0.5 * special.erf(x / 2.4020563531719796) + 0.5
+
+
+def branch(w_std: float, *layers: Layer) -> Sequential:
+    return Sequential(Dense(w_std=w_std, b_std=0.1), *layers)
+
+
+def conv_branch(w_std: float, *layers: Layer) -> Sequential:
+    return Sequential(Conv(3, w_std=w_std, b_std=0.1), *layers)
+
+
+def standard(layer: Layer, fan_in: float | None = None) -> Layer:
+    return replace(layer, parameterization="standard", fan_in=fan_in)
+
+
+GOLDEN_2: dict[str, Sequential] = {
+    "product_glu": Sequential(
+        Product(branch(1.3, Elementwise(sigmoid_like, 256)), branch(1.1)), dense(1.2, 0.2), Relu(), Dense()
+    ),
+    "product_conv": averaged(
+        conv(b_std=0.1), Relu(), Product(conv_branch(1.3, Relu()), conv_branch(1.1, Erf())), conv(b_std=0.1), Relu()
+    ),
+    "standard_fc": Sequential(
+        *[standard(dense(1.3, 0.1)), Relu(), standard(dense(1.2, 0.2), 256), Relu(), standard(dense(1.1, 0.1), 256)]
+    ),
+    # The peer's widths are 4 x 256 and 4 x 128; it divides the 11 inputs by 4 as well.
+    "standard_fc_s4": Sequential(
+        *[standard(dense(1.3, 0), 11 / 4), Erf(), standard(dense(1.2, 0), 256), Relu(), standard(dense(1.1, 0), 128)]
+    ),
+    "standard_conv": Sequential(
+        *[standard(Conv(3, w_std=1.3, b_std=0.1)), Relu(), standard(Conv(3, w_std=1.2, b_std=0.2), 64), Relu()],
+        *[GlobalAvgPool(), standard(dense(1.1, 0.1), 32)],
+    ),
 }

@@ -18,8 +18,8 @@ class Tape(Graph):
     def rescale(self, source, factor):
         return self._record("rescale", source, factor)
 
-    def weigh(self, source, rows, columns, scale, bias=0.0, own=0.0):
-        return self._record("weigh", source, rows, columns, scale, bias, own)
+    def weigh(self, source, rows, columns, scale, bias=0.0, own=0.0, extra=0.0):
+        return self._record("weigh", source, rows, columns, scale, bias, own, *([extra] if extra else []))
 
     def pool(self, source, rows, columns, scale=1.0, normalize_edges=False):
         return self._record("pool", source, rows, columns, scale, normalize_edges)
@@ -32,6 +32,9 @@ class Tape(Graph):
 
     def add(self, first, second):
         return self._record("add", first, second)
+
+    def multiply(self, first, second):
+        return self._record("multiply", first, second)
 
     def mask(self, source, factor):
         return self._record("mask", source, factor)

@@ -60,6 +60,21 @@ def rectify(pairs: Pairs, below: float) -> Pairs:
     return apply(pairs, dual, slope)
 
 
+def maxout(pairs: Pairs, layer: layers.Maxout) -> Pairs:
+    """Take the larger one of two independent channels: a half of the sum, and a half of the difference's size."""
+
+    def dual(covariance: Array, first: Array, second: Array) -> Array:
+        norm, rho = correlate(covariance, first, second)
+        return covariance / 2 + norm / np.pi * (np.sqrt(1 - rho**2) + rho * np.arcsin(rho))
+
+    def slope(covariance: Array, first: Array, second: Array) -> Array:
+        """Sum the chances that the first channel wins in both, and the second."""
+        _, rho = correlate(covariance, first, second)
+        return 2 * (1 / 4 + np.arcsin(rho) / (2 * np.pi))
+
+    return apply(pairs, dual, slope)
+
+
 def sign(pairs: Pairs, layer: layers.Sign) -> Pairs:
     """Apply the sign. Its NTK does not exist: nan."""
 
@@ -160,6 +175,7 @@ POINTWISE: dict[type[Layer], Step] = {
     layers.Relu: lambda pairs, layer: rectify(pairs, 0.0),
     layers.LeakyRelu: lambda pairs, layer: rectify(pairs, layer.negative_slope),
     layers.Abs: lambda pairs, layer: rectify(pairs, -1.0),
+    layers.Maxout: maxout,
     layers.Sign: sign,
     layers.Erf: erf,
     layers.Gelu: gelu,

@@ -45,8 +45,20 @@ def frame(values: Array) -> Array:
 def weigh(pairs: Pairs, layer: Layer, mix: Function) -> Pairs:
     """Apply weights and biases: the old tangent passes through the weights, the layer's own parameters add theirs."""
     after = pairs.map_all(lambda values: layer.w_std**2 * mix(values))
+    own = own_tangent(pairs, layer, mix) if layer.trained else 0
     after = after.map_covariances(lambda values: values + layer.b_std**2)
-    return replace(after, tangent=after.tangent + (after.xz if layer.trained else 0), channels=None)
+    return replace(after, tangent=after.tangent + own, channels=None)
+
+
+def own_tangent(pairs: Pairs, layer: Layer, mix: Function) -> Array | float:
+    """Sum products of derivatives by a layer's own parameters, each a factor of the forward pass times its input."""
+    inputs = pairs.channels if layer.fan_in is None else layer.fan_in
+    area = math.prod(two(layer.filter_shape)) if isinstance(layer, layers.Conv) else 1
+    # Of ``w_std / sqrt(inputs area) W`` and ``b_std b``, or of W and b as they are.
+    ntk = layer.parameterization == "ntk"
+    by_weights = layer.w_std**2 if ntk else inputs * area
+    by_biases = layer.b_std**2 if ntk else float(layer.b_std > 0)
+    return layer.rate * (by_weights * mix(pairs.xz) + by_biases)
 
 
 def conv(pairs: Pairs, layer: layers.Conv) -> Pairs:
@@ -135,6 +147,50 @@ def avg_pool(pairs: Pairs, layer: layers.AvgPool) -> Pairs:
     return pooled.map_all(lambda values: values / area**2)
 
 
+def max_pool(pairs: Pairs, layer: layers.MaxPool) -> Pairs:
+    """Take the larger one of two positions: gradients go to the winner, by the chances of each pair of winners."""
+    strides = two(layer.window_shape if layer.strides is None else layer.strides)
+    # A window of one position, or what of it lies outside, is that position twice: a maximum of two equal numbers.
+    ends = []
+    for size, window, stride in zip(pairs.size, two(layer.window_shape), strides, strict=True):
+        covered = place(size, window, stride, layer.padding)
+        first = np.where(covered[:, 0] < size, covered[:, 0], covered[:, -1])
+        ends.append((first, np.where(covered[:, -1] < size, covered[:, -1], first)))
+
+    def member(values: Array, first: int, second: int) -> Array:
+        places = (ends[0][first], ends[1][first], ends[0][second], ends[1][second])
+        return values[..., *np.ix_(*places)]
+
+    def own_spread(own: Array) -> Array:
+        """Evaluate the variances of half the differences, (n, windows)."""
+        half = (member(own, 0, 0) + member(own, 1, 1) - 2 * member(own, 0, 1)) / 4
+        return np.einsum("...hwhw->...hw", half)
+
+    def correlation(values: Array, first: Array, second: Array) -> tuple[Array, Array]:
+        half = (member(values, 0, 0) + member(values, 1, 1) - member(values, 0, 1) - member(values, 1, 0)) / 4
+        norm = np.sqrt(np.maximum(first[..., :, :, None, None] * second[..., None, None, :, :], 0))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return norm, np.clip(np.where(norm > 0, half / norm, 0), -1, 1)
+
+    def maximum(values: Array, first: Array, second: Array) -> Array:
+        norm, rho = correlation(values, first, second)
+        mean = sum(member(values, k, m) for k in (0, 1) for m in (0, 1)) / 4
+        return mean + 2 / np.pi * norm * (np.sqrt(1 - rho**2) + rho * np.arcsin(rho))
+
+    x, z = own_spread(pairs.xx), own_spread(pairs.zz)
+    _, rho = correlation(pairs.xz, x[:, None], z)
+    alike = 1 / 4 + np.arcsin(rho) / (2 * np.pi)
+    tangent = alike * (member(pairs.tangent, 0, 0) + member(pairs.tangent, 1, 1))
+    tangent = tangent + (1 / 2 - alike) * (member(pairs.tangent, 0, 1) + member(pairs.tangent, 1, 0))
+    return replace(
+        pairs,
+        xx=maximum(pairs.xx, x, x),
+        zz=maximum(pairs.zz, z, z),
+        xz=maximum(pairs.xz, x[:, None], z),
+        tangent=tangent,
+    )
+
+
 def local_avg_pool(pairs: Pairs, layer: layers.LocalAvgPool) -> Pairs:
     return avg_pool(pairs, layers.AvgPool(2 * layer.radius + 1, 1, "SAME", layer.normalize_edges))
 
@@ -177,6 +233,43 @@ def residual(pairs: Pairs, layer: layers.Residual) -> Pairs:
     )
 
 
+def product(pairs: Pairs, layer: layers.Product) -> Pairs:
+    """Multiply independent branches: the derivative of a product has two terms."""
+    one, other = step(pairs, layer.branch), step(pairs, layer.gate)
+    return replace(
+        one,
+        xx=one.xx * other.xx,
+        zz=one.zz * other.zz,
+        xz=one.xz * other.xz,
+        tangent=one.tangent * other.xz + one.xz * other.tangent,
+    )
+
+
+def concatenate(pairs: Pairs, layer: layers.Concatenate) -> Pairs:
+    """Average over the channels of both branches."""
+    one, other = (step(pairs, branch) for branch in (layer.first, layer.second))
+    p, q = layer.share, 1 - layer.share
+    return replace(
+        one,
+        xx=p * one.xx + q * other.xx,
+        zz=p * one.zz + q * other.zz,
+        xz=p * one.xz + q * other.xz,
+        tangent=p * one.tangent + q * other.tangent,
+    )
+
+
+def repeat(pairs: Pairs, layer: layers.Repeat) -> Pairs:
+    now = pairs
+    for _ in range(layer.times):
+        now = step(now, layer.block)
+        if layer.inject:
+            now = replace(
+                now, xx=now.xx + pairs.xx, zz=now.zz + pairs.zz, xz=now.xz + pairs.xz,
+                tangent=now.tangent + pairs.tangent,
+            )  # fmt: skip
+    return now
+
+
 def sequential(pairs: Pairs, layer: Sequential) -> Pairs:
     for inner in layer.layers:
         pairs = step(pairs, inner)
@@ -191,6 +284,7 @@ STEPS: dict[type[Layer], Step] = {
     layers.SelfAttention: self_attention,
     layers.AvgPool: avg_pool,
     layers.SumPool: sum_pool,
+    layers.MaxPool: max_pool,
     layers.LocalAvgPool: local_avg_pool,
     layers.GlobalAvgPool: global_avg_pool,
     layers.GlobalSumPool: global_sum_pool,
@@ -198,6 +292,9 @@ STEPS: dict[type[Layer], Step] = {
     layers.Dropout: dropout,
     layers.Identity: identity,
     layers.Residual: residual,
+    layers.Product: product,
+    layers.Concatenate: concatenate,
+    layers.Repeat: repeat,
     Sequential: sequential,
 }
 

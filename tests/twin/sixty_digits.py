@@ -48,6 +48,15 @@ def rectifier(c: mpf, a: mpf, b: mpf, below: mpf) -> tuple[mpf, mpf]:
     )
 
 
+def maxout(c: mpf, a: mpf, b: mpf, layer: Layer) -> tuple[mpf, mpf]:
+    """A half of the identity, and a half of the absolute value, whose arc sine comes from Sheppard 1899."""
+    norm = mp.sqrt(a * b)
+    if norm == 0:
+        return mpf(0), mpf(0)
+    rho = max(min(c / norm, mpf(1)), mpf(-1))
+    return c / 2 + norm / mp.pi * (mp.sqrt(1 - rho * rho) + rho * mp.asin(rho)), mpf(1) / 2 + mp.asin(rho) / mp.pi
+
+
 def erf(c: mpf, a: mpf, b: mpf, layer: Layer) -> tuple[mpf, mpf]:
     """Williams 1997."""
     q = (1 + 2 * a) * (1 + 2 * b)
@@ -128,6 +137,7 @@ DUALS: dict[type[Layer], Dual] = {
     layers.Relu: lambda c, a, b, layer: rectifier(c, a, b, mpf(0)),
     layers.LeakyRelu: lambda c, a, b, layer: rectifier(c, a, b, mpf(layer.negative_slope)),
     layers.Abs: lambda c, a, b, layer: rectifier(c, a, b, mpf(-1)),
+    layers.Maxout: maxout,
     layers.Sign: sign,
     layers.Erf: erf,
     layers.Gelu: gelu,

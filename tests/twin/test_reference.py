@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.networks import GOLDEN
+from support.networks import GOLDEN, GOLDEN_2
 from support.tolerances import assert_kernels_close, tolerance
 
 from cntk_pipeline.errors import LayerError
@@ -13,12 +13,14 @@ from twin import reference
 
 # In these each pair of images is thousands of integrals: two images on each side, an equal and an opposite pair
 # among them, do. The nearly parallel pair, with large variances, has the same functions on vectors.
+NETWORKS = GOLDEN | GOLDEN_2
 SLOW = {"cnn_gelu_gap", "cnn_erf_v"}
 
 
 @pytest.fixture(scope="module")
 def peer():
-    return dict(np.load(Path(__file__).parents[1] / "golden" / "neural_tangents.npz"))
+    folder = Path(__file__).parents[1] / "golden"
+    return dict(np.load(folder / "neural_tangents.npz")) | dict(np.load(folder / "neural_tangents_2.npz"))
 
 
 def test_the_twin_knows_every_layer():
@@ -26,19 +28,19 @@ def test_the_twin_knows_every_layer():
 
 
 def test_every_golden_network_is_here_but_the_one_without_pixels(peer):
-    assert {key.split("/")[0] for key in peer} - set(GOLDEN) == {"cnn_valid5"}
+    assert {key.split("/")[0] for key in peer} - set(NETWORKS) == {"cnn_valid5"}
     assert np.isnan(peer["cnn_valid5/nngp"]).all()  # the mean over the 0 x 1 pixels behind two VALID convolutions
     with pytest.raises(LayerError, match="a window of 3 does not fit into 2 pixels"):
         Sequential(Conv(5, padding="VALID"), Relu(), Conv(3, padding="VALID")).output_shape(Shape((6, 7), 3))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", GOLDEN)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_the_naive_twin_has_the_values_of_neural_tangents(peer, name):
     rows, columns = (slice(2), slice(2)) if name in SLOW else (slice(None), slice(None))
     x1, x2 = peer[f"{name}/x1"][rows], peer[f"{name}/x2"][columns]
-    cross = reference.evaluate_both(GOLDEN[name], x1, x2)
-    symmetric = reference.evaluate_both(GOLDEN[name], x1)
+    cross = reference.evaluate_both(NETWORKS[name], x1, x2)
+    symmetric = reference.evaluate_both(NETWORKS[name], x1)
     for kind, forth, own in zip(("nngp", "ntk"), cross, symmetric, strict=True):
         assert_kernels_close(forth, peer[f"{name}/{kind}"][rows, columns], tolerance("float64").peer)
         assert_kernels_close(own, peer[f"{name}/{kind}_sym"][rows, rows], tolerance("float64").peer)

@@ -2,65 +2,33 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from cntk_pipeline import layers
 from cntk_pipeline.errors import LayerError
 from cntk_pipeline.finite.activations import ACTIVATIONS
 from cntk_pipeline.finite.building import require_count
-from cntk_pipeline.finite.modules import Affine, Attention, Convolution, Network, Pointwise, Pool, Sum
+from cntk_pipeline.finite.drawing import Built, Draw, Drawn, Place
+from cntk_pipeline.finite.modules import (
+    Affine,
+    Attention,
+    Concatenation,
+    Convolution,
+    Maxout,
+    MaxPool,
+    Network,
+    Pointwise,
+    Pool,
+    Product,
+    Repeated,
+    Sum,
+)
 from cntk_pipeline.layers import Layer, Sequential, Shape, Windows
 from cntk_pipeline.layers.base import read_pair
-
-
-@dataclass(frozen=True)
-class Draw:
-    """The source of weights.
-
-    Attributes
-    ----------
-    rng : draws them; None makes tensors that have a shape and no values.
-    dtype : of the tensors.
-    """
-
-    rng: np.random.Generator | None
-    dtype: str
-
-    def normal(self, *shape: int) -> torch.Tensor:
-        """Draw unit Gaussians."""
-        if self.rng is None:
-            return torch.empty(shape, device="meta")
-        # Drawn in float64 for both dtypes, so that both have the same network.
-        return self.constant(self.rng.standard_normal(shape))
-
-    def constant(self, values: np.ndarray) -> torch.Tensor:
-        """Make a tensor of given numbers."""
-        return torch.tensor(values, dtype=getattr(torch, self.dtype))
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a layer stands.
-
-    Attributes
-    ----------
-    shape : of its input in the algebra.
-    channels : of its input in the finite network.
-    width : channels that layers with weights make.
-    """
-
-    shape: Shape
-    channels: int
-    width: int
-
-
-Built = tuple[nn.Module, int]
-"""A module, and the channels of its output."""
 
 
 def build_network(
@@ -105,26 +73,27 @@ def _build_layer(layer: Layer, place: Place, draw: Draw) -> Built:
 
 
 def _dense(layer: layers.Dense, place: Place, draw: Draw) -> Built:
-    scale = layer.w_std / math.sqrt(place.channels)
     window = () if place.shape.spatial is None else (1, 1)
-    weight, bias = draw.normal(place.width, place.channels, *window), draw.normal(place.width)
+    drawn = Drawn.draw(layer, place, window, draw)
     kind: type[Affine] | type[Convolution] = Convolution if window else Affine
-    return kind(weight, bias, scale=scale, b_std=layer.b_std, trained=layer.trained), place.width
+    trained = layer.trained and layer.rate > 0
+    module = kind(drawn.weight, drawn.bias, scale=drawn.scale, b_scale=drawn.b_scale, trained=trained)
+    return module, place.width
 
 
 def _conv(layer: layers.Conv, place: Place, draw: Draw) -> Built:
     rows, columns = layer.windows(place.shape)
     window = (rows.window, columns.window)
-    weight, bias = draw.normal(place.width, place.channels, *window), draw.normal(place.width)
+    drawn = Drawn.draw(layer, place, window, draw)
     module = Convolution(
-        weight,
-        bias,
-        scale=layer.w_std / math.sqrt(place.channels * math.prod(window)),
-        b_std=layer.b_std,
+        drawn.weight,
+        drawn.bias,
+        scale=drawn.scale,
+        b_scale=drawn.b_scale,
         strides=(rows.stride, columns.stride),
         pads=(columns.before, _behind(columns), rows.before, _behind(rows)),
         circular=rows.circular,
-        trained=layer.trained,
+        trained=layer.trained and layer.rate > 0,
     )
     return module, place.width
 
@@ -162,7 +131,7 @@ def _pool(rows: np.ndarray, columns: np.ndarray, place: Place, draw: Draw, vecto
     return Pool(draw.constant(rows), draw.constant(columns), vector), place.channels
 
 
-def _windows(layer: layers.AvgPool | layers.SumPool, shape: Shape) -> tuple[Windows, Windows]:
+def _windows(layer: layers.AvgPool | layers.MaxPool | layers.SumPool, shape: Shape) -> tuple[Windows, Windows]:
     window = read_pair("window_shape", layer.window_shape)
     strides = window if layer.strides is None else read_pair("strides", layer.strides)
     rows, columns = (Windows.place(*each, layer.padding) for each in zip(shape.size, window, strides, strict=True))
@@ -181,6 +150,18 @@ def _avg_pool(layer: layers.AvgPool, place: Place, draw: Draw) -> Built:
 def _sum_pool(layer: layers.SumPool, place: Place, draw: Draw) -> Built:
     rows, columns = (each.weights() for each in _windows(layer, place.shape))
     return _pool(rows, columns, place, draw)
+
+
+def _max_pool(layer: layers.MaxPool, place: Place, draw: Draw) -> Built:
+    rows, columns = _windows(layer, place.shape)
+    pads = (columns.before, _behind(columns), rows.before, _behind(rows))
+    return MaxPool((rows.window, columns.window), (rows.stride, columns.stride), pads), place.channels
+
+
+def _maxout(layer: layers.Maxout, place: Place, draw: Draw) -> Built:
+    if place.channels % 2:
+        raise LayerError(f"Maxout takes channels by twos, got {place.channels}: take an even width")
+    return Maxout(), place.channels // 2
 
 
 def _local_avg_pool(layer: layers.LocalAvgPool, place: Place, draw: Draw) -> Built:
@@ -208,11 +189,46 @@ def _identity(layer: layers.Identity, place: Place, draw: Draw) -> Built:
 
 
 def _residual(layer: layers.Residual, place: Place, draw: Draw) -> Built:
-    (branch, channels), (shortcut, others) = (
-        _build_layer(each, place, draw) for each in (layer.branch, layer.shortcut)
-    )
-    assert channels == others  # the algebra refuses a branch of finitely many channels beside infinitely many
+    (branch, channels), (shortcut, others) = _build_branches(layer, place, draw)
+    _require_equal(layer, channels, others)
     return Sum(branch, shortcut), channels
+
+
+def _build_branches(layer: Layer, place: Place, draw: Draw) -> tuple[Built, Built]:
+    first, second = (_build_layer(each, place, draw) for each in layer.inner)
+    return first, second
+
+
+def _require_equal(layer: Layer, channels: int, others: int) -> None:
+    """Refuse branches that have other numbers of channels, though both are infinitely wide in the algebra."""
+    if channels != others:
+        raise LayerError(
+            f"a finite {type(layer).__name__} needs branches of equal width, got {channels} and {others} channels: put "
+            "a Dense layer behind what changes the width (Maxout, Concatenate, Flatten)"
+        )
+
+
+def _product(layer: layers.Product, place: Place, draw: Draw) -> Built:
+    (branch, channels), (gate, others) = _build_branches(layer, place, draw)
+    _require_equal(layer, channels, others)
+    return Product(branch, gate), channels
+
+
+def _concatenate(layer: layers.Concatenate, place: Place, draw: Draw) -> Built:
+    (first, channels), (second, others) = _build_branches(layer, place, draw)
+    total = channels + others
+    scales = math.sqrt(layer.share * total / channels), math.sqrt((1 - layer.share) * total / others)
+    return Concatenation(first, second, scales), total
+
+
+def _repeat(layer: layers.Repeat, place: Place, draw: Draw) -> Built:
+    blocks, channels = [], place.channels
+    for _ in range(layer.times):
+        block, channels = _build_layer(layer.block, replace(place, channels=channels), draw)
+        if layer.inject:
+            _require_equal(layer, channels, place.channels)
+        blocks.append(block)
+    return Repeated(blocks, layer.inject), channels
 
 
 def _sequential(layer: Sequential, place: Place, draw: Draw) -> Built:
@@ -226,6 +242,8 @@ BUILDERS: dict[type[Layer], Callable[[Any, Place, Draw], Built]] = {
     layers.SelfAttention: _attention,
     layers.AvgPool: _avg_pool,
     layers.SumPool: _sum_pool,
+    layers.MaxPool: _max_pool,
+    layers.Maxout: _maxout,
     layers.LocalAvgPool: _local_avg_pool,
     layers.GlobalAvgPool: _global_avg_pool,
     layers.GlobalSumPool: _global_sum_pool,
@@ -233,6 +251,9 @@ BUILDERS: dict[type[Layer], Callable[[Any, Place, Draw], Built]] = {
     layers.Dropout: _dropout,
     layers.Identity: _identity,
     layers.Residual: _residual,
+    layers.Product: _product,
+    layers.Concatenate: _concatenate,
+    layers.Repeat: _repeat,
     Sequential: _sequential,
 }
 """For each layer that is no activation, what makes its module of the layer, its place and a source of weights."""

@@ -55,7 +55,8 @@ def build(
     torch.Size([5, 10])
     """
     require_torch()
-    from cntk_pipeline.finite.builders import Draw, build_network
+    from cntk_pipeline.finite.builders import build_network
+    from cntk_pipeline.finite.drawing import Draw
 
     if dtype not in DTYPES:
         raise LayerError(f'finite networks are of dtype "float32" or "float64", got dtype={dtype!r}')
@@ -84,7 +85,8 @@ def count_weights(
     (769, 704)
     """
     require_torch()
-    from cntk_pipeline.finite.builders import Draw, build_network
+    from cntk_pipeline.finite.builders import build_network
+    from cntk_pipeline.finite.drawing import Draw
     from cntk_pipeline.finite.modules import Weighted
 
     module = build_network(network, width, input_shape, outputs, Draw(None, "float64"))

@@ -1,7 +1,7 @@
 """Empirical kernels of few inputs, each network by itself, added up layer by layer.
 
-The tangent kernel is a sum over layers. That of a dense layer, ``scale W x + b_std b``, is
-``scale^2 (x . x') (d . d') + b_std^2 (d . d')``, with d the derivatives of an output of the network by the output of
+The tangent kernel is a sum over layers. That of a dense layer, ``scale W x + b_scale b``, is
+``scale^2 (x . x') (d . d') + b_scale^2 (d . d')``, with d the derivatives of an output of the network by the output of
 the layer. So one pass forwards and one backwards through all inputs give the kernel, and the derivatives by the weights
 are never written down: at a width of 8,192 these are 67 million numbers for an input and a layer.
 """
@@ -159,7 +159,7 @@ def _slopes(output: "torch.Tensor", by: "list[torch.Tensor]") -> "tuple[torch.Te
 
 def _dense_share(layer: Any, before: "torch.Tensor", slope: "torch.Tensor") -> "torch.Tensor":
     slopes = (slope @ slope.mT).double()
-    return slopes * (layer.scale**2 * (before @ before.mT).double() + layer.b_std**2)
+    return slopes * (layer.scale**2 * (before @ before.mT).double() + layer.b_scale**2)
 
 
 def _window_share(layer: Any, before: "torch.Tensor", slope: "torch.Tensor") -> "torch.Tensor":
@@ -170,7 +170,7 @@ def _window_share(layer: Any, before: "torch.Tensor", slope: "torch.Tensor") -> 
     rows = []
     for window, own in zip(windows, slopes, strict=True):
         # An input against all: (n, positions, positions), the most that is held at once.
-        products = (slopes @ own.mT) * (layer.scale**2 * (windows @ window.mT) + layer.b_std**2)
+        products = (slopes @ own.mT) * (layer.scale**2 * (windows @ window.mT) + layer.b_scale**2)
         rows.append(products.double().sum((1, 2)))
     return torch.stack(rows)
 

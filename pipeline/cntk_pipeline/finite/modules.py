@@ -25,22 +25,24 @@ class Weighted(nn.Module):
 
 
 class Affine(Weighted):
-    """``scale W x + b_std b`` of vectors.
+    """``scale W x + b_scale b`` of vectors.
 
     Parameters
     ----------
-    weight, bias : unit Gaussians, (outputs, inputs) and (outputs,).
-    scale : ``w_std / sqrt(inputs)``.
+    weight, bias : Gaussians, (outputs, inputs) and (outputs,); in the NTK parameterization of deviation 1.
+    scale, b_scale : what multiplies them; in the NTK parameterization ``w_std / sqrt(inputs)`` and ``b_std``.
     """
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor, *, scale: float, b_std: float, trained: bool) -> None:
+    def __init__(
+        self, weight: torch.Tensor, bias: torch.Tensor, *, scale: float, b_scale: float, trained: bool
+    ) -> None:
         super().__init__(trained)
         self.hold("weight", weight)
         self.hold("bias", bias)
-        self.scale, self.b_std = scale, b_std
+        self.scale, self.b_scale = scale, b_scale
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.scale * functional.linear(x, self.weight) + self.b_std * self.bias
+        return self.scale * functional.linear(x, self.weight) + self.b_scale * self.bias
 
 
 class Convolution(Weighted):
@@ -48,8 +50,9 @@ class Convolution(Weighted):
 
     Parameters
     ----------
-    weight, bias : unit Gaussians, (outputs, inputs, height, width) and (outputs,).
-    scale : ``w_std / sqrt(inputs height width)``.
+    weight, bias : Gaussians, (outputs, inputs, height, width) and (outputs,).
+    scale, b_scale : what multiplies them; in the NTK parameterization ``w_std / sqrt(inputs height width)`` and
+        ``b_std``.
     strides : down and right, in pixels.
     pads : pixels outside: left, right, above, below.
     circular : whether the image is repeated outside, instead of zeros.
@@ -61,7 +64,7 @@ class Convolution(Weighted):
         bias: torch.Tensor,
         *,
         scale: float,
-        b_std: float,
+        b_scale: float,
         strides: tuple[int, int] = (1, 1),
         pads: tuple[int, int, int, int] = (0, 0, 0, 0),
         circular: bool = False,
@@ -70,13 +73,13 @@ class Convolution(Weighted):
         super().__init__(trained)
         self.hold("weight", weight)
         self.hold("bias", bias)
-        self.scale, self.b_std, self._strides = scale, b_std, strides
+        self.scale, self.b_scale, self._strides = scale, b_scale, strides
         self._pads, self._mode = pads, "circular" if circular else "constant"
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return (
             self.scale * functional.conv2d(self._padded(x), self.weight, stride=self._strides)
-            + self.b_std * (self.bias[:, None, None])
+            + self.b_scale * (self.bias[:, None, None])
         )
 
     def windows(self, x: torch.Tensor) -> torch.Tensor:
@@ -145,6 +148,31 @@ class Pool(nn.Module):
         return pooled.flatten(1) if self._vector else pooled
 
 
+class MaxPool(nn.Module):
+    """The largest of each window, channel by channel.
+
+    Parameters
+    ----------
+    window, strides : height and width in pixels.
+    pads : pixels outside: left, right, above, below; none of them is the largest.
+    """
+
+    def __init__(self, window: tuple[int, int], strides: tuple[int, int], pads: tuple[int, int, int, int]) -> None:
+        super().__init__()
+        self._window, self._strides, self._pads = window, strides, pads
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return functional.max_pool2d(functional.pad(x, self._pads, value=-torch.inf), self._window, self._strides)
+
+
+class Maxout(nn.Module):
+    """The larger one of each channel of the first half and its counterpart in the second."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first, second = x.chunk(2, 1)
+        return torch.maximum(first, second)
+
+
 class Pointwise(nn.Module):
     """A function of each number by itself, or of the channels of each position."""
 
@@ -165,6 +193,47 @@ class Sum(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.branch(x) + self.shortcut(x)
+
+
+class Product(nn.Module):
+    """The product of a branch and a gate."""
+
+    def __init__(self, branch: nn.Module, gate: nn.Module) -> None:
+        super().__init__()
+        self.branch, self.gate = branch, gate
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.branch(x) * self.gate(x)
+
+
+class Concatenation(nn.Module):
+    """The channels of two branches side by side.
+
+    Parameters
+    ----------
+    scales : factors of both, which give them their shares whatever their widths are.
+    """
+
+    def __init__(self, first: nn.Module, second: nn.Module, scales: tuple[float, float]) -> None:
+        super().__init__()
+        self.first, self.second, self._scales = first, second, scales
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self._scales[0] * self.first(x), self._scales[1] * self.second(x)], 1)
+
+
+class Repeated(nn.Module):
+    """Blocks one after the other, to each of which the first input is added if ``inject``."""
+
+    def __init__(self, blocks: list[nn.Module], inject: bool) -> None:
+        super().__init__()
+        self.blocks, self._inject = nn.ModuleList(blocks), inject
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        z = x
+        for block in self.blocks:
+            z = block(z) + x if self._inject else block(z)
+        return z
 
 
 class Network(nn.Module):

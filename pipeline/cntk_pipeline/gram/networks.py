@@ -11,7 +11,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from cntk_pipeline.errors import ConfigError
-from cntk_pipeline.layers import Layer
+from cntk_pipeline.layers import Layer, Repeat
 from cntk_pipeline.layers.presets import Preset
 
 MOST_LAYERS = 50_000
@@ -95,10 +95,12 @@ def require_size(layers: int, whose: str) -> None:
 
 def layer_count(layer: Layer) -> int:
     """Count a layer and all that it is made of; without recursion, which has a limit of its own."""
-    waiting, count = [layer], 0
+    waiting, count = [(layer, 1)], 0
     while waiting:
-        waiting += waiting.pop().inner
-        count += 1
+        inner, times = waiting.pop()
+        count += times
+        again = inner.times if isinstance(inner, Repeat) else 1
+        waiting += [(part, times * again) for part in inner.inner]
     return count
 
 

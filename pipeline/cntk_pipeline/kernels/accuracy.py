@@ -23,8 +23,9 @@ import numpy as np
 
 from cntk_pipeline.kernels.program import Array, Code, Operation, Program, Stage
 from cntk_pipeline.kernels.tables import Statistics
-from cntk_pipeline.layers import Abs, ClosedForm, LeakyRelu, Pointwise, Relu, Series
+from cntk_pipeline.layers import Abs, ClosedForm, LeakyRelu, Maxout, Pointwise, Relu, Series
 from cntk_pipeline.layers.pointwise import STEPS_PER_OCTAVE, variance_steps
+from cntk_pipeline.layers.rectifiers import AbsDifference
 
 ROUNDING = 1 / 6
 """The error of a correlation that an operation adds, in units of ``eps``, averaged over the positions of an image.
@@ -142,9 +143,11 @@ class Accuracy:
         functions = [place for k, place in sorted(layout.items()) if operations[k].function is not None]
         self._rows = np.array([(place.start, place.start + place.area) for place in functions]).reshape(-1, 2)
         self._coarse: dict[bytes, bool] = {}
-        # Without biases, rectifiers treat all images alike.
-        homogeneous = (Relu, LeakyRelu, Abs, type(None))
-        is_constant = all(op.bias == 0 and isinstance(op.function, homogeneous) for op in operations)
+        # Without biases, rectifiers treat all images alike; what a difference or a product leaves depends on the image.
+        homogeneous = (Relu, LeakyRelu, Abs, Maxout, type(None))
+        is_constant = all(
+            op.bias == 0 and isinstance(op.function, homogeneous) and op.code is not Code.MULTIPLY for op in operations
+        )
         found, _, ends = self._walk(np.ones((3, len(functions), 1)))
         self.flat, self.masked = (np.array([getattr(end, name) for end in ends]) for name in ("flat", "masked"))
         self._constant = found if is_constant else None
@@ -226,6 +229,8 @@ class Accuracy:
                     slots[is_sum, op.slot] = replace(before, flat=flat, masked=masked)
                 elif op.code is Code.ADD:
                     found = _add(found, registers.get(op.other, start))
+                elif op.code is Code.MULTIPLY:
+                    found = _multiply(found, registers.get(op.other, start))
                 elif op.code is Code.WEIGH and op.function is None:
                     linear = op.scale * op.window[0] * op.window[1] * found.variance
                     found = found.scaled(_share(linear, op.bias), linear + op.bias)
@@ -256,12 +261,16 @@ class Accuracy:
 def _follow(op: Operation, function: Pointwise, before: _Deviations, variances: Array) -> tuple[_Deviations, Array]:
     """Follow weights and the function behind them; return the function's share of the error besides."""
     typical = variances[1]
+    ratio = _cancelled(before, typical) if isinstance(function, AbsDifference) else np.ones(typical.shape)
+    before = replace(before, error=before.error * ratio, steady=before.steady * ratio)
     weighted = before.scaled(_share(np.maximum(typical - op.bias, 0), op.bias), typical)
     steps, inverse = np.unique(variance_steps(variances), return_inverse=True)
-    known = np.array([_sensitivity(function, int(step)) for step in steps])[inverse.reshape(variances.shape)].max(0)
+    kind = Abs() if isinstance(function, AbsDifference) else function
+    known = np.array([_sensitivity(kind, int(step)) for step in steps])[inverse.reshape(variances.shape)].max(0)
     # The steepness at the distance behind the weights, by the next smaller value of the grid.
     nearest = np.ceil(-np.log2(np.maximum(weighted.distance, _GRID[-1])) / _OCTAVES).astype(int)
-    share = np.take_along_axis(known[:, 1:].T, nearest, 0) * _capped(weighted)
+    # Of a tangent, a difference leaves about as much as of a deviation.
+    share = np.take_along_axis(known[:, 1:].T, nearest, 0) * _capped(weighted) / np.sqrt(ratio)
     return weighted.scaled(known[:, 0], typical, share), share
 
 
@@ -278,6 +287,12 @@ def _is_trace(op: Operation, stage: Stage) -> bool:
     used = [np.flatnonzero(weights.any(axis=1)) for weights in op.weights]
     zero = [0 if stage.circular else size - 1 for size in (op.grid.height, op.grid.width)]
     return all(len(offsets) == 1 and offsets[0] == at for offsets, at in zip(used, zero, strict=True))
+
+
+def _cancelled(before: _Deviations, variance: Array) -> Array:
+    """Divide a variance by that of its differences: relative to these, errors are larger by as much."""
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        return np.where(variance > 0, np.maximum(before.variance / variance, 1), 1)
 
 
 def _share(linear: Array, bias: float) -> Array:
@@ -299,6 +314,21 @@ def _add(first: _Deviations, second: _Deviations) -> _Deviations:
         mix(first.nearest, second.nearest),
         np.hypot(mix(first.error, second.error), ROUNDING),
         np.hypot(mix(first.steady, second.steady), ROUNDING),
+        np.maximum(first.lost, second.lost),
+        first.mixed or second.mixed,
+        first.flat and second.flat,
+        first.masked or second.masked,
+    )
+
+
+def _multiply(first: _Deviations, second: _Deviations) -> _Deviations:
+    """Follow a product: correlations are multiplied, so that distances and errors add up."""
+    return _Deviations(
+        first.variance * second.variance,
+        np.minimum(first.distance + second.distance, 1),
+        np.minimum(first.nearest + second.nearest, 1),
+        np.hypot(first.error + second.error, ROUNDING),
+        np.hypot(first.steady + second.steady, ROUNDING),
         np.maximum(first.lost, second.lost),
         first.mixed or second.mixed,
         first.flat and second.flat,

@@ -25,7 +25,8 @@ class Arithmetic:
     def __init__(self, program: Program, dtype: np.dtype) -> None:
         self.dtype = dtype
         self.machine = Machine(program, dtype)
-        self._preparation = Preparation(self.machine)
+        needs_exact = program.has_differences and dtype != np.float64
+        self._preparation = Preparation(self.machine, Machine(program, np.dtype(np.float64)) if needs_exact else None)
         self._accuracy = Accuracy(program, self.machine.layout, float(np.finfo(dtype).eps))
         self._same_enough = np.where(self._accuracy.masked, ITSELF, EQUAL)
         functions = [op.function for stage in program.stages for op in stage.operations]

@@ -46,18 +46,19 @@ class Node:
     scale: float = 1.0
     bias: float = 0.0
     own: float = 0.0
+    extra: float = 0.0
 
     @property
     def is_multiple(self) -> bool:
         """Whether it multiplies its source by a number and does nothing else."""
-        return self.code is Code.WEIGH and _is_pointwise(self.windows) and self.bias == 0 and self.own == 0
+        return self.code is Code.WEIGH and _is_pointwise(self.windows) and self.bias == self.own == self.extra == 0
 
     @property
     def is_positionwise(self) -> bool:
         """Whether it looks at one pair of positions alone."""
         if self.code is Code.WEIGH:
             return _is_pointwise(self.windows)
-        return self.code in (Code.APPLY, Code.ADD, Code.MASK)
+        return self.code in (Code.APPLY, Code.ADD, Code.MULTIPLY, Code.MASK)
 
 
 def _is_pointwise(windows: tuple[Windows, Windows] | None) -> bool:
@@ -92,18 +93,23 @@ class NetworkGraph(Graph):
         return self._follow(Code.WEIGH, source, node.grid, scale=factor)
 
     def weigh(
-        self, source: int, rows: Windows, columns: Windows, scale: float, bias: float = 0.0, own: float = 0.0
+        self,
+        source: int,
+        rows: Windows,
+        columns: Windows,
+        scale: float,
+        bias: float = 0.0,
+        own: float = 0.0,
+        extra: float = 0.0,
     ) -> int:
-        windows = (rows, columns)
+        windows, numbers = (rows, columns), {"scale": scale, "bias": bias, "own": own, "extra": extra}
         if _is_pointwise(windows):
-            return self._follow(Code.WEIGH, source, self.nodes[source].grid, scale=scale, bias=bias, own=own)
+            return self._follow(Code.WEIGH, source, self.nodes[source].grid, **numbers)
         if rows.circular:
             # Every window of stride 1, then those that the stride keeps.
             dense = tuple(replace(w, stride=1, count=w.size) for w in windows)
             around = self._move(source, circular=True)
-            node = self._follow(
-                Code.WEIGH, around, self.nodes[around].grid, windows=dense, scale=scale, bias=bias, own=own
-            )
+            node = self._follow(Code.WEIGH, around, self.nodes[around].grid, windows=dense, **numbers)
             if rows.stride == columns.stride == 1:
                 return node
             kept_rows, kept_columns = (replace(w, window=1, before=0, circular=False) for w in windows)
@@ -111,12 +117,12 @@ class NetworkGraph(Graph):
         flat = self._move(source, circular=False)
         step = self.nodes[flat].grid.step
         grid = Grid(rows.count, columns.count, (step[0] * rows.stride, step[1] * columns.stride))
-        return self._follow(Code.WEIGH, flat, grid, windows=windows, scale=scale, bias=bias, own=own)
+        return self._follow(Code.WEIGH, flat, grid, windows=windows, **numbers)
 
     def pool(
         self, source: int, rows: Windows, columns: Windows, scale: float = 1.0, normalize_edges: bool = False
     ) -> int:
-        if rows.count == columns.count == 1:
+        if rows.count == columns.count == 1 and not (rows.part or columns.part):
             return self._reduce(source, scale, ((rows, columns, normalize_edges),), traced=False)
         if _is_pointwise((rows, columns)):
             return source if scale == 1 else self.rescale(source, scale)
@@ -132,11 +138,10 @@ class NetworkGraph(Graph):
         return self._follow(Code.MASK, source, self.nodes[source].grid, scale=factor, masked=True)
 
     def add(self, first: int, second: int) -> int:
-        a, b = self.nodes[first], self.nodes[second]
-        if (a.result, a.grid) != (b.result, b.grid):
-            first, second = self._meet(first, second)
-            a = self.nodes[first]
-        return self.add_node(Node(Code.ADD, (first, second), a.result, a.result, a.grid))
+        return self._join(Code.ADD, first, second)
+
+    def multiply(self, first: int, second: int) -> int:
+        return self._join(Code.MULTIPLY, first, second)
 
     def attend(self, source: int, gain: float) -> int:
         grid = self.nodes[source].grid
@@ -157,6 +162,14 @@ class NetworkGraph(Graph):
         """Add a node in the stage of its source's result."""
         stage = self.nodes[source].result
         return self.add_node(Node(code, (source,), stage, stage, grid, **fields))  # type: ignore[arg-type]
+
+    def _join(self, code: Code, first: int, second: int) -> int:
+        """Add a node of two sources of one size, in a stage where both are at hand."""
+        a, b = self.nodes[first], self.nodes[second]
+        if (a.result, a.grid) != (b.result, b.grid):
+            first, second = self._meet(first, second)
+            a = self.nodes[first]
+        return self.add_node(Node(code, (first, second), a.result, a.result, a.grid))
 
     def _pool(
         self,

@@ -16,6 +16,7 @@ from cntk_pipeline.kernels.planes import (
     add_planes,
     clear_rim,
     copy_plane,
+    multiply_planes,
     pool_plane,
     scale_plane,
     sum_windows,
@@ -25,7 +26,7 @@ from cntk_pipeline.kernels.program import Array, Code
 from cntk_pipeline.kernels.tables import Entry, Kind, StageEntry, Tables, TensorEntry, VisitTables
 from cntk_pipeline.kernels.weighing import Place
 
-_INPUT, _LOAD, _LOAD_SUM, _WEIGH, _ADD, _MASK, _POOL, _REDUCE, _ATTEND, _OUTPUT = (
+_INPUT, _LOAD, _LOAD_SUM, _WEIGH, _ADD, _MULTIPLY, _MASK, _POOL, _REDUCE, _ATTEND, _OUTPUT = (
     int(code)
     for code in (
         Code.INPUT,
@@ -33,6 +34,7 @@ _INPUT, _LOAD, _LOAD_SUM, _WEIGH, _ADD, _MASK, _POOL, _REDUCE, _ATTEND, _OUTPUT 
         Code.LOAD_SUM,
         Code.WEIGH,
         Code.ADD,
+        Code.MULTIPLY,
         Code.MASK,
         Code.POOL,
         Code.REDUCE,
@@ -351,6 +353,9 @@ def run_group(
                             x = address(left_statistics, op[_LEFT] * left_step)
                             z = address(right_statistics, op[_RIGHT] * LANES)
                             call(functions[p], (here, there, pairs[0], pairs[1], x, z, buffer, address(place, 0)))
+                    elif code == _MULTIPLY:
+                        other = address(memory.planes, 2 * op[_OTHER] * plane_size + halo * LANES)
+                        multiply_planes(source, other, target, plane_size, parts, stride, shape)
 
 
 @jit

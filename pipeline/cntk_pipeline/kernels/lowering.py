@@ -205,6 +205,7 @@ class _Assembly:
             scale=node.scale,
             bias=node.bias,
             own=node.own,
+            extra=node.extra,
         )
         circular = node.stage.circular
         if node.code is Code.POOL and node.windows is not None:

@@ -125,7 +125,9 @@ class Machine:
         for k, op in enumerate(self.operations):
             if op.code is Code.WEIGH:
                 kind = None if op.function is None else type(op.function)
-                addresses[k] = plane_function(kind, op.is_plain_3x3, op.tangent, op.begins, by_lane, dtype).address
+                addresses[k] = plane_function(
+                    kind, op.is_plain_3x3, op.tangent, op.begins, by_lane, dtype, op.extra != 0
+                ).address
             elif op.code is Code.INPUT:
                 addresses[k] = input_function(op.tangent, by_lane, dtype).address
             elif op.code is Code.ATTEND:

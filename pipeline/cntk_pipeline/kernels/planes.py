@@ -105,6 +105,27 @@ def add_planes(first: Any, second: Any, target_out: Any, stride: int, shape: tup
 
 
 @jit_inner
+def multiply_planes(
+    first: Any, second: Any, target_out: Any, tangent_step: int, parts: int, stride: int, shape: tuple[int, int]
+) -> None:
+    """Write the product of two registers' S, one of which the target may be; ``T' = T1 S2 + S1 T2`` if ``parts`` is 2.
+
+    Parameters
+    ----------
+    tangent_step : elements from S to T in a register.
+    """
+    for i in range(shape[0]):
+        for j in range(shape[1]):
+            m = i * stride + j * LANES
+            a, b = load(first, m), load(second, m)
+            store(target_out, m, a * b)
+            if parts == 2:
+                t = load(first, tangent_step + m) * b
+                # The source may be the target, whose S is overwritten by now; its T is not.
+                store(target_out, tangent_step + m, multiply_add(a, load(second, tangent_step + m), t))
+
+
+@jit_inner
 def scale_plane(source: Any, target_out: Any, stride: int, shape: tuple[int, int], factors: Any) -> None:
     """Multiply every pixel by 16 factors, one a lane."""
     lanes = load(factors, 0)

@@ -40,7 +40,9 @@ def pool_terms(windows: Windows, normalize_edges: bool, circular: bool, pooled_c
                 first, last = max(begin, other_begin - offset), min(end, other_end - offset)
                 shift = 0 if circular else max(0, -offset)
                 row = offset % size if circular else offset + size - 1
-                found[row].append((index, place, first - shift, last - shift, weight))
+                share = _share_of_part(windows, end - begin, other_end - other_begin, offset == other_begin - begin)
+                if share > 0:
+                    found[row].append((index, place, first - shift, last - shift, share * weight))
     flat = [term for terms in found for term in sorted(terms)]
     return AxisTerms(
         np.cumsum([0, *map(len, found)], dtype=np.int64),
@@ -48,6 +50,15 @@ def pool_terms(windows: Windows, normalize_edges: bool, circular: bool, pooled_c
         np.array([term[4] for term in flat], np.float64),
         len(axis_offsets(count, pooled_circular)),
     )
+
+
+def _share_of_part(windows: Windows, size: int, other_size: int, alike: bool) -> float:
+    """Evaluate the share of products of two windows, at one offset, that belongs to a part; see `Windows`."""
+    if not windows.part:
+        return 1.0
+    if size == other_size == 2:
+        return 1 / 4 if alike == (windows.part == "like") else 0.0
+    return 1 / (2 * size * other_size)
 
 
 def pair_weights(chain: Sequence[tuple[Windows, bool]], size: int, traced: bool, circular: bool) -> Array:

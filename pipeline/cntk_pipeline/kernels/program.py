@@ -17,6 +17,7 @@ from enum import IntEnum
 import numpy as np
 
 from cntk_pipeline.layers import Pointwise, Windows
+from cntk_pipeline.layers.rectifiers import AbsDifference
 
 Array = np.ndarray
 
@@ -31,11 +32,13 @@ class Code(IntEnum):
     LOAD_SUM = 2
     """``S', T'`` = the sums in ``slot``."""
     WEIGH = 3
-    """``S' = scale * window_sum(S) + bias``, ``T' = scale * window_sum(T) + own * S'``; then ``function``."""
+    """``S' = scale * window_sum(S) + bias``, ``T' = scale * window_sum(T) + own * S' + extra``; then ``function``."""
     APPLY = 10
     """A function alone, before it is fused into WEIGH."""
     ADD = 4
     """``S' = S1 + S2``, ``T' = T1 + T2``."""
+    MULTIPLY = 11
+    """``S' = S1 S2``, ``T' = T1 S2 + S1 T2``."""
     MASK = 5
     """At offset 0 of a sample with itself, ``S' = scale * S``, ``T' = scale * T``."""
     POOL = 6
@@ -106,8 +109,8 @@ class Operation:
     begins : whether T of the source is zero and not written: WEIGH of the images themselves.
     masked : whether a MASK lies before, so that equal images are no longer the same.
     node : the number of the graph's node that it begins with; -1 for LOAD and OUTPUT.
-    scale, bias, own : see `Code`; ``own`` is 1 where the layer's own weights are trained. Of ATTEND, ``scale`` is the
-        factor of the logits.
+    scale, bias, own, extra : see `Code`; ``own`` is 1 where the layer's own weights are trained in the NTK
+        parameterisation, and ``extra`` 0. Of ATTEND, ``scale`` is the factor of the logits.
     """
 
     code: Code
@@ -128,6 +131,7 @@ class Operation:
     scale: float = 1.0
     bias: float = 0.0
     own: float = 0.0
+    extra: float = 0.0
 
     @property
     def window(self) -> tuple[int, int]:
@@ -251,6 +255,11 @@ class Program:
     def plane_entries(self) -> int:
         """Count the plane entries per pair over all stages: what the time of a pair is proportional to."""
         return sum(stage.plane_entries for stage in self.stages)
+
+    @property
+    def has_differences(self) -> bool:
+        """Whether an activation is of differences of positions, whose variances have lost digits."""
+        return any(isinstance(op.function, AbsDifference) for stage in self.stages for op in stage.operations)
 
     @property
     def is_masked(self) -> bool:

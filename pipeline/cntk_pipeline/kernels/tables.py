@@ -98,7 +98,7 @@ class Tables(NamedTuple):
     Attributes
     ----------
     codes : (operations, `Entry`) int64.
-    params : (operations, 3 + constants): scale, bias, own, and the constants of the activation.
+    params : (operations, 4 + constants): scale, bias, own, the constants of the activation, and extra.
     exact_params : the same in float64.
     bounds, terms, term_weights : of POOL, all of them one behind the other.
     weights : of REDUCE, likewise.
@@ -192,7 +192,7 @@ def make_tables(program: Program, dtype: np.dtype) -> Tables:
     operations = [(stage, op) for stage in program.stages for op in stage.operations]
     statistics = {s.operation: s for s in lay_out_statistics(program)}
     codes = np.zeros((len(operations), len(Entry)), np.int64)
-    params = np.zeros((len(operations), 3 + CONSTANTS))
+    params = np.zeros((len(operations), 4 + CONSTANTS))
     bounds: list[Array] = []
     terms: list[Array] = []
     term_weights: list[Array] = []
@@ -222,6 +222,7 @@ def make_tables(program: Program, dtype: np.dtype) -> Tables:
         codes[k, Entry.CLEAR] = (op.grid.height, op.grid.width) != (stage.height, stage.width)
         constants = op.function.constants if isinstance(op.function, ClosedForm) else ()
         params[k, : 3 + len(constants)] = (op.scale, op.bias, op.own, *constants)
+        params[k, 3 + CONSTANTS] = op.extra
         if k in statistics:
             found = statistics[k]
             codes[k, Entry.LEFT : Entry.TERMS] = (found.start, found.right_start, found.area, found.right_area)

@@ -9,13 +9,13 @@ from typing import Any
 
 from cntk_pipeline.kernels.jit import jit, jit_inner
 from cntk_pipeline.kernels.lanes import LANES, address, call
-from cntk_pipeline.kernels.planes import add_planes, clear_rim, copy_plane, sum_windows, wrap_rim
+from cntk_pipeline.kernels.planes import add_planes, clear_rim, copy_plane, multiply_planes, sum_windows, wrap_rim
 from cntk_pipeline.kernels.program import Array, Code
 from cntk_pipeline.kernels.tables import Entry, Kind, StageEntry, Tables
 from cntk_pipeline.kernels.weighing import Place
 
-_INPUT, _LOAD, _LOAD_SUM, _WEIGH, _ADD, _MASK = (
-    int(code) for code in (Code.INPUT, Code.LOAD, Code.LOAD_SUM, Code.WEIGH, Code.ADD, Code.MASK)
+_INPUT, _LOAD, _LOAD_SUM, _WEIGH, _ADD, _MULTIPLY, _MASK = (
+    int(code) for code in (Code.INPUT, Code.LOAD, Code.LOAD_SUM, Code.WEIGH, Code.ADD, Code.MULTIPLY, Code.MASK)
 )
 _PLAIN_3X3, _CIRCULAR = int(Kind.PLAIN_3X3), int(Kind.CIRCULAR)
 (
@@ -132,6 +132,9 @@ def run_variances(
         elif code == _ADD:
             other = address(planes, op[_OTHER] * plane_size + halo * LANES)
             add_planes(source, other, target, stride, shape)
+        elif code == _MULTIPLY:
+            other = address(planes, op[_OTHER] * plane_size + halo * LANES)
+            multiply_planes(source, other, target, 0, 1, stride, shape)
         elif code == _MASK:
             for i in range(shape[0]):
                 for m in range(shape[1] * LANES):

@@ -8,7 +8,7 @@ ring : scratch of two rows for S and for T.
 left, right : the statistics of the pair of images at the plane's first pixels. Those of the left image are one number a
     pixel; for 16 pairs of images at once, of images with themselves, they differ by lane like those of the right ones.
 place : `Place`, where things lie.
-factors : scale, bias, own, and the activation's constants.
+factors : scale, bias, own, the activation's constants, and extra.
 """
 
 from collections.abc import Callable
@@ -159,7 +159,13 @@ def _number(dtype: str) -> Any:
 
 @cache
 def plane_function(
-    function: type[Pointwise] | None, convolve: bool, tangent: bool, begins: bool, by_lane: bool, dtype: str
+    function: type[Pointwise] | None,
+    convolve: bool,
+    tangent: bool,
+    begins: bool,
+    by_lane: bool,
+    dtype: str,
+    has_extra: bool = False,
 ) -> Any:
     """Compile the loop for one kind of layer, or load it from disk; its ``address`` is what programs call.
 
@@ -171,6 +177,7 @@ def plane_function(
     begins : T of the source is zero, whatever its register holds.
     by_lane : the left image differs by lane.
     dtype : of planes and statistics.
+    has_extra : add the constant ``extra`` to T.
     """
     if function is None:
         dual, take_left, take_right = _no_dual, _none, _none
@@ -190,12 +197,13 @@ def plane_function(
     def plane(source: Any, target_out: Any, ring: Any, left: Any, right: Any, place: Any, factors: Any) -> None:
         """Apply weights, then the activation, to a register.
 
-        ``S = scale * window_sum(S) + bias`` and ``T = scale * window_sum(T) + own * S``; then S' and the slope of the
-        dual, and ``T' = slope * T``.
+        ``S = scale * window_sum(S) + bias`` and ``T = scale * window_sum(T) + own * S + extra``; then S' and the slope
+        of the dual, and ``T' = slope * T``.
         """
         stride, height, width = place[_STRIDE], place[_HEIGHT], place[_WIDTH]
         scale, bias, own = factors[0], factors[1], factors[2]
         constants = factors[3], factors[4], factors[5]
+        extra = factors[6]
         zero = 0.0 * load(source, 0)
         source_t, target_t = address(source, place[_TANGENT]), address(target_out, place[_TANGENT])
         ring_t = address(ring, place[_RING_TANGENT])
@@ -242,6 +250,8 @@ def plane_function(
                     t = multiply_add(scale, t, own * covariance)
                 elif tangent:
                     t = own * covariance
+                if tangent and has_extra:
+                    t = t + extra
                 if not in_turn:
                     x = take_left(left, i * left_row + j, left_step, terms)
                     z = take_right(right, i * right_row + j, right_step, terms)

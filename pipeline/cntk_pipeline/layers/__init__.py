@@ -6,12 +6,13 @@
 from cntk_pipeline.layers import presets
 from cntk_pipeline.layers.attention import SelfAttention
 from cntk_pipeline.layers.base import Graph, Layer, Shape
+from cntk_pipeline.layers.branches import Concatenate, Product, Repeat
 from cntk_pipeline.layers.gaussian import Gaussian
 from cntk_pipeline.layers.linear import Conv, Dense, Rescale
 from cntk_pipeline.layers.normalization import Dropout, LayerNorm
 from cntk_pipeline.layers.pointwise import ClosedForm, Pointwise, Series
-from cntk_pipeline.layers.pooling import AvgPool, Flatten, GlobalAvgPool, GlobalSumPool, LocalAvgPool, SumPool
-from cntk_pipeline.layers.rectifiers import Abs, LeakyRelu, Relu, Sign
+from cntk_pipeline.layers.pooling import AvgPool, Flatten, GlobalAvgPool, GlobalSumPool, LocalAvgPool, MaxPool, SumPool
+from cntk_pipeline.layers.rectifiers import Abs, LeakyRelu, Maxout, Relu, Sign
 from cntk_pipeline.layers.residual import Identity, Residual
 from cntk_pipeline.layers.sequential import Sequential
 from cntk_pipeline.layers.series import Elementwise, Hermite, Polynomial
@@ -25,6 +26,7 @@ LAYERS: dict[str, type[Layer]] = {
     "Relu": Relu,
     "LeakyRelu": LeakyRelu,
     "Abs": Abs,
+    "Maxout": Maxout,
     "Sign": Sign,
     "Erf": Erf,
     "Gelu": Gelu,
@@ -39,11 +41,15 @@ LAYERS: dict[str, type[Layer]] = {
     "Flatten": Flatten,
     "AvgPool": AvgPool,
     "SumPool": SumPool,
+    "MaxPool": MaxPool,
     "GlobalAvgPool": GlobalAvgPool,
     "GlobalSumPool": GlobalSumPool,
     "LocalAvgPool": LocalAvgPool,
     "Identity": Identity,
     "Residual": Residual,
+    "Product": Product,
+    "Concatenate": Concatenate,
+    "Repeat": Repeat,
     "LayerNorm": LayerNorm,
     "Dropout": Dropout,
     "SelfAttention": SelfAttention,
@@ -54,6 +60,7 @@ __all__ = [
     "Abs",
     "AvgPool",
     "ClosedForm",
+    "Concatenate",
     "Conv",
     "Cos",
     "Dense",
@@ -73,10 +80,14 @@ __all__ = [
     "LayerNorm",
     "LeakyRelu",
     "LocalAvgPool",
+    "MaxPool",
+    "Maxout",
     "Pointwise",
     "Polynomial",
+    "Product",
     "Rbf",
     "Relu",
+    "Repeat",
     "Rescale",
     "Residual",
     "SelfAttention",

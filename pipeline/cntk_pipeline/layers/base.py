@@ -3,11 +3,15 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from numbers import Integral
+from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from cntk_pipeline.errors import LayerError
 from cntk_pipeline.layers.arguments import require_arguments
 from cntk_pipeline.layers.windows import Windows
+
+WHEN_CHANGED = MappingProxyType({"spelt": "when changed"})
+"""Marks a field that files leave out at its default: runs of before the field was there keep their specification."""
 
 if TYPE_CHECKING:
     from cntk_pipeline.layers.pointwise import Pointwise
@@ -71,11 +75,18 @@ class Graph(ABC):
 
     @abstractmethod
     def weigh(
-        self, source: int, rows: Windows, columns: Windows, scale: float, bias: float = 0.0, own: float = 0.0
+        self,
+        source: int,
+        rows: Windows,
+        columns: Windows,
+        scale: float,
+        bias: float = 0.0,
+        own: float = 0.0,
+        extra: float = 0.0,
     ) -> int:
         """Sum both positions over equal shifts in a window.
 
-        ``S' = scale sum S + bias`` and ``T' = scale sum T + own S'``.
+        ``S' = scale sum S + bias`` and ``T' = scale sum T + own S' + extra``.
         """
 
     @abstractmethod
@@ -98,6 +109,10 @@ class Graph(ABC):
     @abstractmethod
     def add(self, first: int, second: int) -> int:
         """``S' = S1 + S2``, ``T' = T1 + T2``."""
+
+    @abstractmethod
+    def multiply(self, first: int, second: int) -> int:
+        """``S' = S1 S2``, ``T' = T1 S2 + S1 T2``."""
 
     @abstractmethod
     def mask(self, source: int, factor: float) -> int:

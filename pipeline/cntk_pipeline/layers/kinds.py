@@ -1,8 +1,9 @@
 """The two kernels of a network, and which networks have them."""
 
+from dataclasses import fields
+
 from cntk_pipeline.errors import LayerError
 from cntk_pipeline.layers.base import Layer, Shape
-from cntk_pipeline.layers.residual import Residual
 
 KINDS = ("nngp", "ntk")
 
@@ -36,7 +37,7 @@ def _require_ntk(layer: Layer, place: str = "") -> None:
     """Refuse a layer behind which there is no NTK, with its position."""
     if not layer.has_ntk:
         raise LayerError(f'{place}{layer} has no NTK, only an NNGP: ask for kind="nngp", or take a smooth activation')
-    names = ("branch", "shortcut") if isinstance(layer, Residual) else ()
     for position, inner in enumerate(layer.inner):
-        name = names[position] if names else f"layer {position} ({type(inner).__name__})"
+        field = next((f.name for f in fields(layer) if getattr(layer, f.name) is inner), "")  # type: ignore[arg-type]
+        name = field or f"layer {position} ({type(inner).__name__})"
         _require_ntk(inner, f"{place}{name}: ")

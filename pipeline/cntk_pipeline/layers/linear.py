@@ -1,12 +1,14 @@
-"""Layers with weights, in the NTK parameterisation: weights are unit Gaussians times ``w_std / sqrt(fan-in)``."""
+"""Layers with weights: in the NTK parameterisation, weights are unit Gaussians times ``w_std / sqrt(fan-in)``."""
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from numbers import Real
 from typing import ClassVar
 
 from cntk_pipeline.errors import LayerError
-from cntk_pipeline.layers.base import Graph, Layer, Shape, read_pair, require_image
+from cntk_pipeline.layers.base import WHEN_CHANGED, Graph, Layer, Shape, read_pair, require_image
 from cntk_pipeline.layers.windows import Windows, check_padding
+
+PARAMETERIZATIONS = ("ntk", "standard")
 
 
 def require_trained(value: object) -> None:
@@ -25,6 +27,50 @@ def _require_weights(layer: "Conv | Dense") -> None:
     require_trained(layer.trained)
     require_deviation("w_std", layer.w_std)
     require_deviation("b_std", layer.b_std)
+    if layer.parameterization not in PARAMETERIZATIONS:
+        raise LayerError(
+            f"parameterization must be one of {', '.join(PARAMETERIZATIONS)}, got {layer.parameterization!r}"
+        )
+    if not isinstance(layer.rate, Real) or not 0 <= layer.rate < float("inf"):
+        raise LayerError(f"rate must be a finite factor >= 0, got {layer.rate!r}")
+    if layer.fan_in is not None:
+        if not isinstance(layer.fan_in, Real) or not 0 < layer.fan_in < float("inf"):
+            raise LayerError(f"fan_in must be a number of input channels > 0, got {layer.fan_in!r}")
+        if layer.parameterization == "ntk":
+            raise LayerError('fan_in changes nothing in the NTK parameterization: give parameterization="standard" too')
+    if layer.parameterization == "standard" and layer.w_std == 0:
+        raise LayerError('parameterization="standard" needs w_std > 0, got 0: leave the layer\'s inputs out instead')
+
+
+def read_fan_in(layer: "Conv | Dense", shape: Shape) -> float:
+    """Read the input channels of the finite layer that one of the standard parameterization stands for.
+
+    Raises
+    ------
+    LayerError
+        If the input is infinitely wide and ``fan_in`` is not given.
+    """
+    fan_in = shape.channels if layer.fan_in is None else layer.fan_in
+    if fan_in is None:
+        raise LayerError(
+            f"{type(layer).__name__} needs fan_in in the standard parameterization, since its input is infinitely "
+            "wide: give the channels of the finite layer before it, such as fan_in=512"
+        )
+    return float(fan_in)
+
+
+def _own_share(layer: "Conv | Dense", shape: Shape, area: int) -> tuple[float, float]:
+    """Evaluate ``own`` and ``extra`` of `Graph.weigh`: what the layer's own weights and biases add to the tangent.
+
+    A derivative by a weight is the input, by a bias 1, both times what multiplies them in the forward pass. In the NTK
+    parameterization this adds up to S' itself; in the standard one to ``fan_in sum S + 1``.
+    """
+    if not layer.trained:
+        return 0.0, 0.0
+    if layer.parameterization == "ntk":
+        return float(layer.rate), 0.0
+    own = layer.rate * read_fan_in(layer, shape) * area / layer.w_std**2
+    return own, (layer.rate if layer.b_std > 0 else 0.0) - own * layer.b_std**2
 
 
 @dataclass(frozen=True)
@@ -42,6 +88,12 @@ class Conv(Layer):
         zeros outside; "CIRCULAR" likewise, the image repeated outside.
     w_std, b_std : standard deviations of weights and biases.
     trained : False fixes this layer's own weights and biases at their initial values: they add nothing to the NTK.
+    parameterization : "ntk", or "standard": weights are Gaussians of deviation ``w_std / sqrt(fan-in)`` themselves, as
+        in most libraries, so that a layer's own weights count in the NTK by the number of its inputs
+        (Sohl-Dickstein et al. 2020, arXiv:2001.07301). The NNGP is the same. There is a bias where ``b_std > 0``.
+    fan_in : with "standard", input channels of the finite layer that this one stands for; the base width n of a layer
+        of s n channels, in a family that grows with s. None counts the channels of raw inputs.
+    rate : factor of the layer's own weights and biases in the NTK, a learning rate beside those of other layers.
     """
 
     spelt_elsewhere: ClassVar[str] = (
@@ -57,6 +109,9 @@ class Conv(Layer):
     w_std: float = 1.0
     b_std: float = 0.0
     trained: bool = True
+    parameterization: str = field(default="ntk", metadata=WHEN_CHANGED)
+    fan_in: float | None = field(default=None, metadata=WHEN_CHANGED)
+    rate: float = field(default=1.0, metadata=WHEN_CHANGED)
 
     def __post_init__(self) -> None:
         _require_weights(self)
@@ -77,12 +132,14 @@ class Conv(Layer):
 
     def output_shape(self, shape: Shape) -> Shape:
         rows, columns = self.windows(shape)
+        _own_share(self, shape, 1)
         return shape.behind_weights((rows.count, columns.count))
 
     def lower(self, graph: Graph, shape: Shape, source: int) -> int:
         rows, columns = self.windows(shape)
         scale = self.w_std**2 / (rows.window * columns.window)
-        return graph.weigh(source, rows, columns, scale, self.b_std**2, float(self.trained))
+        own = _own_share(self, shape, rows.window * columns.window)
+        return graph.weigh(source, rows, columns, scale, self.b_std**2, *own)
 
 
 @dataclass(frozen=True)
@@ -93,6 +150,12 @@ class Dense(Layer):
     ----------
     w_std, b_std : standard deviations of weights and biases.
     trained : False fixes this layer's own weights and biases: they add nothing to the NTK.
+    parameterization : "ntk", or "standard": weights are Gaussians of deviation ``w_std / sqrt(fan-in)`` themselves, as
+        in most libraries, so that a layer's own weights count in the NTK by the number of its inputs
+        (Sohl-Dickstein et al. 2020, arXiv:2001.07301). The NNGP is the same. There is a bias where ``b_std > 0``.
+    fan_in : with "standard", input channels of the finite layer that this one stands for; the base width n of a layer
+        of s n channels, in a family that grows with s. None counts the channels of raw inputs.
+    rate : factor of the layer's own weights and biases in the NTK, a learning rate beside those of other layers.
     """
 
     spelt_elsewhere: ClassVar[str] = (
@@ -104,16 +167,20 @@ class Dense(Layer):
     w_std: float = 1.0
     b_std: float = 0.0
     trained: bool = True
+    parameterization: str = field(default="ntk", metadata=WHEN_CHANGED)
+    fan_in: float | None = field(default=None, metadata=WHEN_CHANGED)
+    rate: float = field(default=1.0, metadata=WHEN_CHANGED)
 
     def __post_init__(self) -> None:
         _require_weights(self)
 
     def output_shape(self, shape: Shape) -> Shape:
+        _own_share(self, shape, 1)
         return shape.behind_weights(shape.spatial)
 
     def lower(self, graph: Graph, shape: Shape, source: int) -> int:
         rows, columns = (Windows.single(size) for size in shape.size)
-        return graph.weigh(source, rows, columns, self.w_std**2, self.b_std**2, float(self.trained))
+        return graph.weigh(source, rows, columns, self.w_std**2, self.b_std**2, *_own_share(self, shape, 1))
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from numbers import Integral
 
 from cntk_pipeline.errors import LayerError
 from cntk_pipeline.layers.base import Graph, Layer, Shape, read_pair, require_image
+from cntk_pipeline.layers.rectifiers import AbsDifference
 from cntk_pipeline.layers.windows import Windows, check_padding
 
 
@@ -23,7 +24,7 @@ class Flatten(Layer):
         return source if shape.spatial is None else graph.trace(source, 1 / (height * width))
 
 
-def _place(layer: "AvgPool | SumPool", shape: Shape) -> tuple[Windows, Windows]:
+def _place(layer: "AvgPool | MaxPool | SumPool", shape: Shape) -> tuple[Windows, Windows]:
     """Lay the windows of a pooling layer over an image."""
     size = require_image(layer, shape)
     window = read_pair("window_shape", layer.window_shape)
@@ -32,7 +33,7 @@ def _place(layer: "AvgPool | SumPool", shape: Shape) -> tuple[Windows, Windows]:
     return rows, columns
 
 
-def _check(layer: "AvgPool | SumPool") -> None:
+def _check(layer: "AvgPool | MaxPool | SumPool") -> None:
     read_pair("window_shape", layer.window_shape)
     if layer.strides is not None:
         read_pair("strides", layer.strides)
@@ -91,6 +92,60 @@ class SumPool(Layer):
 
     def lower(self, graph: Graph, shape: Shape, source: int) -> int:
         return graph.pool(source, *_place(self, shape))
+
+
+@dataclass(frozen=True)
+class MaxPool(Layer):
+    """The larger one of two positions that lie side by side, channel by channel; behind weights.
+
+    With ``max(u, v) = (u + v) / 2 + |u - v| / 2`` it is an average pooling plus the absolute value of half a
+    difference. The products of one with the other have mean 0, so that the covariances of both add up. Behind it,
+    channels are no longer Gaussian: weights must follow before the next activation.
+
+    Parameters
+    ----------
+    window_shape : (1, 2) or (2, 1), height and width in pixels.
+    strides : pixels from a window to the next; None is the window's shape.
+    padding : "VALID" keeps windows inside the image; of a window that reaches outside, "SAME" takes the position
+        inside.
+    """
+
+    window_shape: tuple[int, int]
+    strides: int | tuple[int, int] | None = None
+    padding: str = "VALID"
+
+    def __post_init__(self) -> None:
+        _check(self)
+        window = read_pair("window_shape", self.window_shape)
+        if sorted(window) != [1, 2]:
+            raise LayerError(
+                f"MaxPool is exact for two positions, window_shape (1, 2) or (2, 1), got {self.window_shape!r}: the "
+                "maximum of more correlated Gaussians has no closed form. With weights between two pairs there is one, "
+                "which is another network: MaxPool((1, 2)), Dense(), MaxPool((2, 1))"
+            )
+
+    def output_shape(self, shape: Shape) -> Shape:
+        rows, columns = _place(self, shape)
+        if shape.channels is not None:
+            raise LayerError("MaxPool needs infinitely many channels: put a Conv or Dense layer before it")
+        if not shape.gaussian:
+            raise LayerError(
+                "MaxPool needs Gaussian inputs, and the maximum of two rectified ones is one of three numbers: put a "
+                "Conv or Dense layer between it and the activation before it"
+            )
+        return replace(shape, spatial=(rows.count, columns.count), gaussian=False)
+
+    def lower(self, graph: Graph, shape: Shape, source: int) -> int:
+        rows, columns = _place(self, shape)
+        # With A = (c11 + c22) / 4 and B = (c12 + c21) / 4, half the sum has covariance A + B, half the difference has
+        # A - B. The maximum has A + B + |.| = 2 A + (|.| - (A - B)). Both poolings together look at each plane once.
+        like = graph.pool(source, _part_of(rows, "like"), _part_of(columns, "like"), 2.0)
+        unlike = graph.pool(source, _part_of(rows, "unlike"), _part_of(columns, "unlike"), -2.0)
+        return graph.add(like, graph.apply(graph.add(like, unlike), AbsDifference()))
+
+
+def _part_of(windows: Windows, part: str) -> Windows:
+    return replace(windows, part=part) if windows.window == 2 else windows
 
 
 @dataclass(frozen=True)

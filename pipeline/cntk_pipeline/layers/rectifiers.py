@@ -5,7 +5,7 @@ from numbers import Real
 from typing import Any, ClassVar
 
 from cntk_pipeline.errors import LayerError
-from cntk_pipeline.layers.elementary import arc_cosine_halves, clip_correlation, inverse_root, square_root
+from cntk_pipeline.layers.elementary import absolute, arc_cosine_halves, clip_correlation, inverse_root, square_root
 from cntk_pipeline.layers.pointwise import ClosedForm
 
 
@@ -77,6 +77,59 @@ class Abs(ClosedForm):
         rho = covariance * (x[0] * z[0])
         half_k0, half_k1 = arc_cosine_halves(rho)
         return (4.0 * half_k1 - clip_correlation(rho)) * (x[1] * z[1]), 4.0 * half_k0 - 1.0
+
+
+@dataclass(frozen=True)
+class AbsDifference(ClosedForm):
+    """``(E|d d'| - E[d d']) / 2`` of differences d, d' of positions: what `MaxPool` adds to the products of like ones.
+
+    Its own variance is 0. That of a difference is one itself, and rounding may make a 0 negative.
+    """
+
+    statistic_count: ClassVar[int] = 2
+
+    @staticmethod
+    def statistics(variance: Any, constants: Any) -> tuple[Any, ...]:
+        return inverse_root(variance), square_root(absolute(variance)), 0.0 * variance
+
+    @staticmethod
+    def dual(covariance: Any, x: Any, z: Any, constants: Any) -> tuple[Any, Any]:
+        rho = covariance * (x[0] * z[0])
+        half_k0, half_k1 = arc_cosine_halves(rho)
+        return 0.5 * ((4.0 * half_k1 - clip_correlation(rho)) * (x[1] * z[1]) - covariance), 2.0 * half_k0 - 1.0
+
+
+@dataclass(frozen=True)
+class Maxout(ClosedForm):
+    """The larger one of two channels, which have weights of their own (Goodfellow et al. 2013, arXiv:1302.4389).
+
+    With ``max(u, v) = (u + v) / 2 + |u - v| / 2`` of independent channels, its dual is twice that of `Relu`: it is
+    ReLU behind weights of ``sqrt(2) w_std``.
+
+    Parameters
+    ----------
+    pieces : channels of which the largest one is taken; 2.
+    """
+
+    pieces: int = 2
+
+    statistic_count: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        if self.pieces != 2:
+            raise LayerError(
+                f"Maxout has a closed form for 2 pieces, got {self.pieces!r}: put a Dense layer and another Maxout(2) "
+                "behind it"
+            )
+
+    @staticmethod
+    def statistics(variance: Any, constants: Any) -> tuple[Any, ...]:
+        return inverse_root(variance), square_root(variance), 1.0 * variance
+
+    @staticmethod
+    def dual(covariance: Any, x: Any, z: Any, constants: Any) -> tuple[Any, Any]:
+        half_k0, half_k1 = arc_cosine_halves(covariance * (x[0] * z[0]))
+        return 2.0 * half_k1 * (x[1] * z[1]), 2.0 * half_k0
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cntk_pipeline.errors import LayerError
-from cntk_pipeline.layers.base import Layer
+from cntk_pipeline.layers.base import WHEN_CHANGED, Layer
 from cntk_pipeline.layers.sequential import Sequential
 
 Table = dict[str, Any]
@@ -26,11 +26,7 @@ def spell(network: Layer) -> list[Table]:
         If a field holds a Python function, which no file can.
     """
     layers: Sequence[Any] = network.flattened() if isinstance(network, Sequential) else (network,)
-    return [
-        {"layer": type(layer).__name__}
-        | {field.name: _spell_value(layer, getattr(layer, field.name)) for field in dataclasses.fields(layer)}
-        for layer in layers
-    ]
+    return [_spell_layer(layer) for layer in layers]
 
 
 def read(tables: Sequence[Mapping[str, Any]], layers: Mapping[str, type[Layer]]) -> Sequential:
@@ -54,6 +50,15 @@ def nearest(name: Any, known: Sequence[str]) -> str:
     """End a message about an unknown name with the nearest known one, or with all."""
     near = difflib.get_close_matches(str(name), known, 1, 0.5)
     return f": did you mean {near[0]!r}?" if near else f": known are {', '.join(known) or 'none'}"
+
+
+def _spell_layer(layer: Any) -> Table:
+    table: Table = {"layer": type(layer).__name__}
+    for field in dataclasses.fields(layer):
+        value = getattr(layer, field.name)
+        if field.metadata != WHEN_CHANGED or value != field.default:
+            table[field.name] = _spell_value(layer, value)
+    return table
 
 
 def _spell_value(layer: Layer, value: Any) -> Any:

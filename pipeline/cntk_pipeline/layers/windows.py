@@ -19,6 +19,8 @@ class Windows:
     window, stride, before : in positions; what lies outside the input is zero.
     count : windows, the size of the output.
     circular : positions outside are those at the other end instead.
+    part : of windows of two, which products of positions are averaged: "like" those of both first and of both second
+        ones, "unlike" the others, "" all. Of a window that is cut to one position, each part is half of all.
     """
 
     size: int
@@ -27,6 +29,7 @@ class Windows:
     before: int
     count: int
     circular: bool = False
+    part: str = ""
 
     @classmethod
     def place(cls, size: int, window: int, stride: int, padding: str) -> "Windows":

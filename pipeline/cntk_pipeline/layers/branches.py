@@ -1,0 +1,182 @@
+"""Products of branches, branches side by side, and blocks that are repeated."""
+
+from dataclasses import dataclass, replace
+from numbers import Integral, Real
+
+from cntk_pipeline.errors import LayerError
+from cntk_pipeline.layers.attention import SelfAttention
+from cntk_pipeline.layers.base import Graph, Layer, Shape
+from cntk_pipeline.layers.linear import Conv, Dense
+from cntk_pipeline.layers.residual import Residual
+from cntk_pipeline.layers.sequential import Sequential
+
+MOST_TIMES = 1000
+"""Of `Repeat`: a thousand steps of a contraction by 0.97 leave less of its error than float64 holds."""
+
+
+def renews(layer: Layer) -> bool:
+    """Tell whether weights of its own lie on every way through a layer: what comes out does not depend on the input."""
+    if isinstance(layer, Sequential):
+        return any(map(renews, layer.layers))
+    if isinstance(layer, Residual | Product | Concatenate):
+        return all(map(renews, layer.inner))
+    if isinstance(layer, Repeat):
+        return renews(layer.block) and not layer.inject
+    return isinstance(layer, Conv | Dense | SelfAttention)
+
+
+def _require_layers(layer: Layer, **branches: object) -> None:
+    for name, branch in branches.items():
+        if not isinstance(branch, Layer):
+            raise LayerError(f"the {name} of {type(layer).__name__} must be a layer, got {branch!r}")
+
+
+def _shape_behind(layer: Layer, shape: Shape, **branches: Layer) -> tuple[Shape, Shape]:
+    """Infer the shapes behind two branches, which must agree in positions and in whether they are infinitely wide."""
+    ends = []
+    for name, branch in branches.items():
+        try:
+            ends.append(branch.output_shape(shape))
+        except LayerError as error:
+            raise LayerError(f"{name}: {error}") from None
+    first, second = ends
+    if (first.spatial, first.channels) != (second.spatial, second.channels):
+        raise LayerError(
+            f"{' and '.join(branches)} of {type(layer).__name__} must agree in shape, got {first} and {second}: "
+            "put a Conv with equal strides into both"
+        )
+    return first, second
+
+
+@dataclass(frozen=True)
+class Product(Layer):
+    """Multiply what two branches make of the same input, channel by channel: gates, GLU and SwiGLU (Shazeer 2020).
+
+    One of the branches must have weights of its own on every way through it, so that the two are independent. Behind
+    a product, channels are not Gaussian: weights must follow before the next activation.
+
+    Parameters
+    ----------
+    branch, gate : layers, or sequences of them, with outputs of one shape.
+    """
+
+    branch: Layer
+    gate: Layer
+
+    def __post_init__(self) -> None:
+        _require_layers(self, branch=self.branch, gate=self.gate)
+
+    @property
+    def inner(self) -> tuple[Layer, ...]:
+        return self.branch, self.gate
+
+    def output_shape(self, shape: Shape) -> Shape:
+        branch, gate = _shape_behind(self, shape, branch=self.branch, gate=self.gate)
+        if not (renews(self.branch) or renews(self.gate)):
+            raise LayerError(
+                "branch and gate of Product depend on each other, so that their covariances are no factors: put a Conv "
+                "or Dense layer into one of them"
+            )
+        return replace(branch, gaussian=False, weighted=max(branch.weighted, gate.weighted))
+
+    def lower(self, graph: Graph, shape: Shape, source: int) -> int:
+        return graph.multiply(self.branch.lower(graph, shape, source), self.gate.lower(graph, shape, source))
+
+
+@dataclass(frozen=True)
+class Concatenate(Layer):
+    """Lay the channels of two branches of the same input side by side.
+
+    Covariances are means over channels, so that those of the branches are averaged. What comes out is a mixture of
+    both, not Gaussian: put activations into the branches, and weights behind.
+
+    Parameters
+    ----------
+    first, second : layers, or sequences of them, with outputs of one shape.
+    share : of the channels that are the first branch's, between 0 and 1.
+    """
+
+    first: Layer
+    second: Layer
+    share: float = 0.5
+
+    def __post_init__(self) -> None:
+        _require_layers(self, first=self.first, second=self.second)
+        if not isinstance(self.share, Real) or not 0 < self.share < 1:
+            raise LayerError(f"share must lie between 0 and 1, got {self.share!r}")
+
+    @property
+    def inner(self) -> tuple[Layer, ...]:
+        return self.first, self.second
+
+    def output_shape(self, shape: Shape) -> Shape:
+        first, second = _shape_behind(self, shape, first=self.first, second=self.second)
+        if first.channels is not None:
+            raise LayerError("Concatenate needs infinitely many channels: put a Conv or Dense layer into both branches")
+        return replace(first, gaussian=False, weighted=max(first.weighted, second.weighted))
+
+    def lower(self, graph: Graph, shape: Shape, source: int) -> int:
+        first, second = (branch.lower(graph, shape, source) for branch in self.inner)
+        return graph.add(graph.rescale(first, self.share), graph.rescale(second, 1 - self.share))
+
+
+@dataclass(frozen=True)
+class Repeat(Layer):
+    """Apply a block some times, with weights of its own each time; the kernel is that of tied weights too.
+
+    With ``inject`` the input of the first time is added each time: ``z' = block(z) + x``, from ``z = x`` on. As the
+    times grow, this is a deep equilibrium network (Bai et al. 2019; its NTK: Feng and Kolter 2023, arXiv:2310.14062).
+
+    Parameters
+    ----------
+    block : a layer, or a sequence of them, whose output has the shape of its input.
+    times : a whole number of at least 1. A block that shrinks differences by a factor c has come to within
+        ``c^times`` of its limit.
+    inject : add the input behind each block, which must have weights on every way through it.
+    """
+
+    block: Layer
+    times: int
+    inject: bool = False
+
+    def __post_init__(self) -> None:
+        _require_layers(self, block=self.block)
+        if not isinstance(self.times, Integral) or isinstance(self.times, bool) or not 1 <= self.times <= MOST_TIMES:
+            raise LayerError(f"times must be a whole number from 1 to {MOST_TIMES}, got {self.times!r}")
+        if not isinstance(self.inject, bool):
+            raise LayerError(f"inject must be True or False, got {self.inject!r}")
+
+    @property
+    def inner(self) -> tuple[Layer, ...]:
+        return (self.block,)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        if self.inject and not renews(self.block):
+            raise LayerError(
+                "Repeat adds its input to a block that depends on it, so that their covariances do not add up: end the "
+                "block in a Conv or Dense layer, or leave inject out"
+            )
+        return self._shapes(shape)[-1]
+
+    def lower(self, graph: Graph, shape: Shape, source: int) -> int:
+        node = source
+        for before in self._shapes(shape)[:-1]:
+            node = self.block.lower(graph, before, node)
+            node = graph.add(node, source) if self.inject else node
+        return node
+
+    def _shapes(self, shape: Shape) -> list[Shape]:
+        """List the shapes before each block, and behind the last."""
+        shapes = [shape]
+        for turn in range(self.times):
+            try:
+                behind = self.block.output_shape(shapes[-1])
+            except LayerError as error:
+                raise LayerError(f"block, time {turn + 1}: {error}") from None
+            if (behind.spatial, behind.channels) != (shape.spatial, shape.channels):
+                raise LayerError(
+                    f"the block of Repeat must keep the shape, got {behind} from {shape}: use strides of 1, padding "
+                    "SAME, and a Conv or Dense layer before the Repeat"
+                )
+            shapes.append(replace(behind, gaussian=behind.gaussian and (shape.gaussian or not self.inject)))
+        return shapes
