@@ -1,8 +1,8 @@
 """Every engine of the table keeps what the protocol promises, and names that are in no table are refused."""
 
 import dataclasses
-from pathlib import Path
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest

@@ -22,7 +22,6 @@ from cntk_pipeline.layers import (
     Sign,
     Windows,
 )
-from cntk_pipeline.layers.branches import renews
 from cntk_pipeline.layers.kinds import require_kind
 
 WIDE = Shape((4, 5), None, gaussian=True, weighted=1)
@@ -83,7 +82,7 @@ def test_a_block_is_repeated_and_its_input_injected():
     ids=repr,
 )
 def test_weights_on_every_way_through_a_layer_renew_what_comes_out(layer, expected):
-    assert renews(layer) is expected
+    assert layer.renews is expected
 
 
 @pytest.mark.parametrize("gate", [Identity(), Relu(), LayerNorm(), Residual(Dense())], ids=repr)

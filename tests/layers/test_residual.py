@@ -64,6 +64,8 @@ def test_both_branches_start_from_the_same_node():
         AvgPool(3, 1, "SAME"),
         Sequential(Conv(3), Relu()),
         Sequential(Conv(3), Dropout()),
+        Residual(Conv(3)),  # f(x) + x: twice the input is in the sum, whose covariance counts four times
+        Sequential(Residual(Conv(3)), AvgPool(3, 1, "SAME")),
     ],
     ids=repr,
 )
@@ -74,7 +76,7 @@ def test_branches_that_may_be_correlated_are_refused(branch):
 
 @pytest.mark.parametrize(
     "branch",
-    [Conv(3), Sequential(Conv(3), LayerNorm()), Sequential(Conv(3), AvgPool(3, 1, "SAME")), Residual(Conv(3))],
+    [Conv(3), Sequential(Conv(3), LayerNorm()), Sequential(Conv(3), AvgPool(3, 1, "SAME")), Residual(Conv(3), Dense())],
     ids=repr,
 )
 def test_weights_in_one_branch_make_it_uncorrelated_with_the_other(branch):

@@ -66,4 +66,5 @@ def test_a_cut_outside_of_the_test_images_is_refused(run: cntk_pipeline.OpenRun)
 def test_a_run_that_is_not_there_is_refused(tmp_path: Path) -> None:
     done = _record(str(tmp_path / "none"))
     assert done.returncode == 1
-    assert "error: " in done.stderr and "Traceback" not in done.stderr
+    assert "error: " in done.stderr
+    assert "Traceback" not in done.stderr

@@ -38,6 +38,10 @@ class SelfAttention(Layer):
     b_std: float = 0.0
     trained: bool = True
 
+    @property
+    def renews(self) -> bool:
+        return True
+
     def __post_init__(self) -> None:
         for name in ("w_query_std", "w_key_std", "w_value_std", "w_out_std", "b_std"):
             require_deviation(name, getattr(self, name))

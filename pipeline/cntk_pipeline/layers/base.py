@@ -154,6 +154,11 @@ class Layer(ABC):
         """The layers that this one is made of."""
         return ()
 
+    @property
+    def renews(self) -> bool:
+        """Whether weights of its own lie on every way through it, so that what comes out has no part of its input."""
+        return False
+
 
 def require_image(layer: Layer, shape: Shape) -> tuple[int, int]:
     """Return the spatial shape, or say that ``layer`` needs images."""

@@ -4,25 +4,10 @@ from dataclasses import dataclass, replace
 from numbers import Integral, Real
 
 from cntk_pipeline.errors import LayerError
-from cntk_pipeline.layers.attention import SelfAttention
 from cntk_pipeline.layers.base import Graph, Layer, Shape
-from cntk_pipeline.layers.linear import Conv, Dense
-from cntk_pipeline.layers.residual import Residual
-from cntk_pipeline.layers.sequential import Sequential
 
 MOST_TIMES = 1000
 """Of `Repeat`: a thousand steps of a contraction by 0.97 leave less of its error than float64 holds."""
-
-
-def renews(layer: Layer) -> bool:
-    """Tell whether weights of its own lie on every way through a layer: what comes out does not depend on the input."""
-    if isinstance(layer, Sequential):
-        return any(map(renews, layer.layers))
-    if isinstance(layer, Residual | Product | Concatenate):
-        return all(map(renews, layer.inner))
-    if isinstance(layer, Repeat):
-        return renews(layer.block) and not layer.inject
-    return isinstance(layer, Conv | Dense | SelfAttention)
 
 
 def _require_layers(layer: Layer, **branches: object) -> None:
@@ -70,9 +55,13 @@ class Product(Layer):
     def inner(self) -> tuple[Layer, ...]:
         return self.branch, self.gate
 
+    @property
+    def renews(self) -> bool:
+        return self.branch.renews and self.gate.renews
+
     def output_shape(self, shape: Shape) -> Shape:
         branch, gate = _shape_behind(self, shape, branch=self.branch, gate=self.gate)
-        if not (renews(self.branch) or renews(self.gate)):
+        if not (self.branch.renews or self.gate.renews):
             raise LayerError(
                 "branch and gate of Product depend on each other, so that their covariances are no factors: put a Conv "
                 "or Dense layer into one of them"
@@ -108,6 +97,10 @@ class Concatenate(Layer):
     @property
     def inner(self) -> tuple[Layer, ...]:
         return self.first, self.second
+
+    @property
+    def renews(self) -> bool:
+        return self.first.renews and self.second.renews
 
     def output_shape(self, shape: Shape) -> Shape:
         first, second = _shape_behind(self, shape, first=self.first, second=self.second)
@@ -150,8 +143,12 @@ class Repeat(Layer):
     def inner(self) -> tuple[Layer, ...]:
         return (self.block,)
 
+    @property
+    def renews(self) -> bool:
+        return self.block.renews and not self.inject
+
     def output_shape(self, shape: Shape) -> Shape:
-        if self.inject and not renews(self.block):
+        if self.inject and not self.block.renews:
             raise LayerError(
                 "Repeat adds its input to a block that depends on it, so that their covariances do not add up: end the "
                 "block in a Conv or Dense layer, or leave inject out"

@@ -113,6 +113,10 @@ class Conv(Layer):
     fan_in: float | None = field(default=None, metadata=WHEN_CHANGED)
     rate: float = field(default=1.0, metadata=WHEN_CHANGED)
 
+    @property
+    def renews(self) -> bool:
+        return True
+
     def __post_init__(self) -> None:
         _require_weights(self)
         read_pair("filter_shape", self.filter_shape)
@@ -170,6 +174,10 @@ class Dense(Layer):
     parameterization: str = field(default="ntk", metadata=WHEN_CHANGED)
     fan_in: float | None = field(default=None, metadata=WHEN_CHANGED)
     rate: float = field(default=1.0, metadata=WHEN_CHANGED)
+
+    @property
+    def renews(self) -> bool:
+        return True
 
     def __post_init__(self) -> None:
         _require_weights(self)

@@ -41,6 +41,10 @@ class Residual(Layer):
     def inner(self) -> tuple[Layer, ...]:
         return self.branch, self.shortcut
 
+    @property
+    def renews(self) -> bool:
+        return self.branch.renews and self.shortcut.renews
+
     def output_shape(self, shape: Shape) -> Shape:
         ends = []
         for name, layer in (("branch", self.branch), ("shortcut", self.shortcut)):
@@ -54,7 +58,10 @@ class Residual(Layer):
                 f"branch and shortcut must agree in shape, got {branch} and {shortcut}: "
                 "put a Conv with the branch's strides into the shortcut"
             )
-        if not any(end.gaussian and end.weighted > shape.weighted for end in ends):
+        if not any(
+            layer.renews and end.gaussian and end.weighted > shape.weighted
+            for layer, end in zip(self.inner, ends, strict=True)
+        ):
             raise LayerError(
                 "branch and shortcut are correlated, so that their covariances do not add up: "
                 "end one of them in a Conv or Dense layer"

@@ -30,6 +30,10 @@ class Sequential(Layer):
     def inner(self) -> tuple[Layer, ...]:
         return self.layers
 
+    @property
+    def renews(self) -> bool:
+        return any(layer.renews for layer in self.layers)
+
     def output_shape(self, shape: Shape) -> Shape:
         for position, layer in enumerate(self.layers):
             try:

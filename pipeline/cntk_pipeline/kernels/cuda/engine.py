@@ -42,7 +42,7 @@ class CudaEngine(Engine):
     """
 
     numerics_version: ClassVar[int] = 1
-    lane_width: ClassVar[int] = LANES
+    lane_width = LANES
     options_type: ClassVar[type[Section]] = CudaOptions
 
     def __init__(self, question: Question, options: Section | None = None) -> None:
