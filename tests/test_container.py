@@ -15,8 +15,8 @@ FOLDER = ROOT / "deploy" / "container"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 DOCKERFILE = (FOLDER / "Dockerfile").read_text()
 LOCK = (FOLDER / "requirements.lock").read_text()
-LEFT_OUT = {"docs", "finite", "fuzz", "notebooks", "report", "slurm", "test", "xarray"}
-"""Extras that no driver and no worker needs."""
+LEFT_OUT = {"cuda", "docs", "finite", "fuzz", "notebooks", "report", "slurm", "test", "xarray"}
+"""Extras that the image is without: most drivers and workers need none of them, and some have gigabytes."""
 
 
 def locked() -> dict[str, str]:

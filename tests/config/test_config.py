@@ -153,10 +153,12 @@ def test_the_presets_in_the_readme_of_the_workflows_are_those_there_are() -> Non
     for name, (poolings, options) in rows.items():
         assert tuple(re.findall(r"\w+", poolings)) == PRESETS[name].poolings
         assert tuple(re.findall(r"\w+", options)) == PRESETS[name].options
-    (example,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
-    layers = parse_config(tomllib.loads(example), "example").network.layers
-    assert layers is not None
-    assert spelling.read(layers, LAYERS).output_shape(Shape((32, 32), 3)).spatial is None
+    examples = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    assert len(examples) == 2
+    for example in examples:
+        layers = parse_config(tomllib.loads(example), "example").network.layers
+        assert layers is not None
+        assert spelling.read(layers, LAYERS).output_shape(Shape((32, 32), 3)).spatial is None
 
 
 @pytest.mark.parametrize(

@@ -49,5 +49,5 @@ def test_deviations_are_those_of_the_planes_of_an_image_with_itself(name, dtype)
     found = CpuEvaluator(lower([(Sequential(*body, Relu(), Flatten()), "ntk")], x.shape[1:]), dtype)
     last = list(found.planes.machine.layout.values())[-1]
     start = last.start + last.area  # behind the inverse deviations
-    deviations = found.planes.prepare(found._planar(x)).statistics[start : start + last.area, :3]
+    deviations = found.planes.prepare(found.planar(x)).statistics[start : start + last.area, :3]
     np.testing.assert_allclose((deviations.astype(np.float64) ** 2).mean(0), variances, rtol=tolerance(dtype).kernel)
