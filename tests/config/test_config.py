@@ -154,7 +154,7 @@ def test_the_presets_in_the_readme_of_the_workflows_are_those_there_are() -> Non
         assert tuple(re.findall(r"\w+", poolings)) == PRESETS[name].poolings
         assert tuple(re.findall(r"\w+", options)) == PRESETS[name].options
     examples = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
-    assert len(examples) == 2
+    assert len(examples) == 3
     for example in examples:
         layers = parse_config(tomllib.loads(example), "example").network.layers
         assert layers is not None
