@@ -18,6 +18,7 @@ from cntk_pipeline.kernels.cuda.engine import CudaEngine
 from cntk_pipeline.layers import (
     Abs,
     AvgPool,
+    Concatenate,
     Conv,
     Dense,
     Dropout,
@@ -25,8 +26,12 @@ from cntk_pipeline.layers import (
     Exp,
     Flatten,
     Gaussian,
+    Maxout,
+    MaxPool,
     Polynomial,
+    Product,
     Relu,
+    Repeat,
     Residual,
     Sequential,
     Sign,
@@ -57,6 +62,10 @@ FURTHER = {
     ),
     "local average": flattened(conv(), Relu(), AvgPool(3, 1, "SAME")),
     "dropout": averaged(conv(), Relu(), Dropout(0.3), conv(), Relu()),
+    "maxima": averaged(conv(), MaxPool((1, 2)), conv(1), MaxPool((2, 1), 1, "SAME"), conv(), Relu()),
+    "branches": flattened(
+        conv(), Maxout(), Concatenate(Sequential(conv(), Relu()), Sequential(conv(1), Abs())), Repeat(conv(), 3, True)
+    ),
     "not trained": averaged(Conv(3, w_std=1.4, trained=False), Relu(), conv(), Sign()),
 }
 
@@ -180,6 +189,10 @@ def test_what_the_kernel_cannot_do_is_refused_by_the_layer():
         ask(averaged(conv(), Relu()), (33, 8))
     with pytest.raises(LayerError, match=r"layer 1, Polynomial.*: Polynomial is a series, not a closed form"):
         ask(averaged(conv(), Polynomial((0.0, 1.0, 0.5))))
+    with pytest.raises(LayerError, match=r"layer 1, Product.*: branches are multiplied"):
+        ask(averaged(conv(), Product(conv(), Sequential(conv(), Relu())), conv()))
+    with pytest.raises(LayerError, match=r"layer 2, Conv.*: weights of the standard parameterization"):
+        ask(averaged(conv(), Relu(), Conv(3, parameterization="standard", fan_in=128)))
     with pytest.raises(LayerError, match='Take engine = "cpu", or another layer'):
         ask(averaged(conv(7), Relu()))
     network = Sequential(Conv((1, 2)), Relu(), Flatten())

@@ -40,7 +40,7 @@ def write_operation(setting: Setting, op: Operation, dual: str) -> tuple[str, ..
     ----------
     dual : the name of the struct of its activation.
     """
-    return _WRITERS[op.code](setting, op, dual)
+    return WRITERS[op.code](setting, op, dual)
 
 
 def _parts(op: Operation) -> list[tuple[str, str]]:
@@ -132,7 +132,7 @@ def _output(setting: Setting, op: Operation, dual: str) -> tuple[str, ...]:
     return (f"set_where(pair.counts & {grid}.counts & at_zero, a.readouts, {place}, widen({value}[0]));",)
 
 
-_WRITERS: dict[Code, Callable[[Setting, Operation, str], tuple[str, ...]]] = {
+WRITERS: dict[Code, Callable[[Setting, Operation, str], tuple[str, ...]]] = {
     Code.INPUT: _input,
     Code.LOAD: _load,
     Code.LOAD_SUM: _load_sum,
@@ -143,3 +143,4 @@ _WRITERS: dict[Code, Callable[[Setting, Operation, str], tuple[str, ...]]] = {
     Code.REDUCE: _reduce,
     Code.OUTPUT: _output,
 }
+"""How each operation is written; one that is not here is refused."""

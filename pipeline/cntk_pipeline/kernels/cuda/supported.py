@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from cntk_pipeline.errors import LayerError
+from cntk_pipeline.kernels.cuda.operations import WRITERS
 from cntk_pipeline.kernels.graph import NetworkGraph
 from cntk_pipeline.kernels.lowering import append_network
 from cntk_pipeline.kernels.program import Code, Operation, Program, Stage
@@ -14,6 +15,9 @@ LARGEST_SIZE = 32
 
 LARGEST_WINDOW = 5
 """Rows and columns of a window: further ones are not tested."""
+
+UNWRITTEN = {Code.ATTEND: "attention mixes all positions", Code.MULTIPLY: "branches are multiplied"}
+"""Why operations are refused that have no text."""
 
 
 def require_supported(program: Program, readouts: Sequence[tuple[Layer, str]], input_shape: tuple[int, ...]) -> None:
@@ -42,8 +46,10 @@ def why_not(stage: Stage, op: Operation) -> str | None:
     """Say why the kernel cannot carry out an operation; None where it can."""
     if max(stage.height, stage.width) > LARGEST_SIZE:
         return f"images of {stage.height} x {stage.width}, and it takes at most {LARGEST_SIZE} x {LARGEST_SIZE}"
-    if op.code is Code.ATTEND:
-        return "attention mixes all positions"
+    if op.code not in WRITERS:
+        return UNWRITTEN.get(op.code, f"{op.code.name} has no text for cards")
+    if op.extra:
+        return "weights of the standard parameterization, or with a rate, add a number of their own"
     if op.function is not None and not isinstance(op.function, ClosedForm):
         return f"{type(op.function).__name__} is a series, not a closed form"
     for axis in op.windows or ():
