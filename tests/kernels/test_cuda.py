@@ -66,6 +66,7 @@ FURTHER = {
     "branches": flattened(
         conv(), Maxout(), Concatenate(Sequential(conv(), Relu()), Sequential(conv(1), Abs())), Repeat(conv(), 3, True)
     ),
+    "standard": averaged(conv(), Relu(), Conv(3, parameterization="standard", fan_in=128), Relu()),
     "not trained": averaged(Conv(3, w_std=1.4, trained=False), Relu(), conv(), Sign()),
 }
 
@@ -191,8 +192,8 @@ def test_what_the_kernel_cannot_do_is_refused_by_the_layer():
         ask(averaged(conv(), Polynomial((0.0, 1.0, 0.5))))
     with pytest.raises(LayerError, match=r"layer 1, Product.*: branches are multiplied"):
         ask(averaged(conv(), Product(conv(), Sequential(conv(), Relu())), conv()))
-    with pytest.raises(LayerError, match=r"layer 2, Conv.*: weights of the standard parameterization"):
-        ask(averaged(conv(), Relu(), Conv(3, parameterization="standard", fan_in=128)))
+    with pytest.raises(LayerError, match=r"layer 2, Conv.*: biases of the standard parameterization"):
+        ask(averaged(conv(), Relu(), Conv(3, b_std=0.1, parameterization="standard", fan_in=128)))
     with pytest.raises(LayerError, match='Take engine = "cpu", or another layer'):
         ask(averaged(conv(7), Relu()))
     network = Sequential(Conv((1, 2)), Relu(), Flatten())

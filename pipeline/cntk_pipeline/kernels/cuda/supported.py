@@ -49,7 +49,7 @@ def why_not(stage: Stage, op: Operation) -> str | None:
     if op.code not in WRITERS:
         return UNWRITTEN.get(op.code, f"{op.code.name} has no text for cards")
     if op.extra:
-        return "weights of the standard parameterization, or with a rate, add a number of their own"
+        return "biases of the standard parameterization, or with a rate, add a number of their own"
     if op.function is not None and not isinstance(op.function, ClosedForm):
         return f"{type(op.function).__name__} is a series, not a closed form"
     for axis in op.windows or ():
