@@ -284,7 +284,7 @@ def test_what_went_wrong_in_a_submitted_driver_is_remembered_until_the_next_one(
     (run.path / "inputs.zarr/train_images/c").rename(tmp_path / "aside")
     said = r"gone or damaged, and cannot be written anew: no digits here\. Restore .*inputs\.zarr from a copy"
     with monkeypatch.context() as patch:
-        patch.setattr("cntk_pipeline.workflow.load.load", away)
+        patch.setattr("cntk_pipeline.workflow.load.load_data", away)
         with pytest.raises(PipelineError, match=said):
             handover.drive(run.path, Recorder(), threading.Event())
     assert re.search(said, read_ending(run).message)

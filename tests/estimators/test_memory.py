@@ -139,7 +139,7 @@ def _fit_in_process(memory: Path) -> int:
         computed.append(len(x1))
         return kernel_matrices(networks, x1, x2, **options)
 
-    memories.kernel_matrices = compute  # type: ignore[assignment]
+    memories.kernels.kernel_matrices = compute
     KernelClassifier(NETWORKS[2], memory=memory).fit(DIGITS[:200], LABELS[:200])
     return len(computed)
 

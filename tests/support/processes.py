@@ -94,13 +94,20 @@ def wait_for_receipts(path: Path, count: int, stage: str = "") -> None:
 def computing_worker(
     path: Path, driver: subprocess.Popen[bytes], task: tuple[str, int, int] | None = None
 ) -> psutil.Process:
-    """Find a worker process that has begun a tile, or a certain one."""
-    logs = {
-        int(file.stem.rpartition("-")[2])
-        for file in (path / "log").iterdir()
-        if task is None or task in _begun(file.read_bytes())
-    }
-    return next(child for child in psutil.Process(driver.pid).children(recursive=True) if child.pid in logs)
+    """Find a worker process that has begun a tile, or a certain one; where all were killed, wait for the next."""
+    found: list[psutil.Process] = []
+
+    def is_found() -> bool:
+        logs = {
+            int(file.stem.rpartition("-")[2])
+            for file in (path / "log").iterdir()
+            if task is None or task in _begun(file.read_bytes())
+        }
+        found.extend(child for child in psutil.Process(driver.pid).children(recursive=True) if child.pid in logs)
+        return bool(found)
+
+    wait_until(is_found, "a worker that computes")
+    return found[0]
 
 
 def begun(run: RunDirectory | Path, *stages: str) -> list[tuple[str, int, int]]:
