@@ -26,7 +26,7 @@ def test_every_dependency_has_a_lower_bound() -> None:
     listed = PROJECT["dependencies"] + [d for extra in PROJECT["optional-dependencies"].values() for d in extra]
     for dependency in listed:
         assert dependency.startswith("cntk-pipeline[") or re.fullmatch(
-            r"[a-z0-9-]+(\[cu12\])?>=\d+\.\d+(\.\d+)?", dependency
+            r"[a-z0-9-]+(\[cu13\])?>=\d+\.\d+(\.\d+)?", dependency
         )
 
 
