@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.tolerances import DTYPES, assert_kernels_close, tolerance
 from twin import reference
@@ -202,8 +202,7 @@ def test_the_maximum_of_any_two_positions_agrees_with_the_naive_twin(window, pad
 SIZES = st.integers(1, 4) | st.tuples(st.integers(1, 4), st.integers(1, 4))
 STRIDES = st.sampled_from([1, 1, 1, 2, (1, 2), (3, 1)])
 DEVIATIONS = st.sampled_from([0.7, 1.0, 2**0.5]), st.sampled_from([0.0, 0.1, 0.8])
-RATES = st.sampled_from([1.0, 1.0, 0.0, 2.5])
-WEIGHTED = {"w_std": DEVIATIONS[0], "b_std": DEVIATIONS[1], "trained": st.booleans(), "rate": RATES}
+WEIGHTED = {"w_std": DEVIATIONS[0], "b_std": DEVIATIONS[1], "trained": st.booleans()}
 DENSES = st.builds(Dense, **WEIGHTED)
 CONVS = st.builds(Conv, SIZES, strides=STRIDES, padding=st.sampled_from(PADDINGS), **WEIGHTED)
 ATTENTIONS = st.builds(
@@ -213,7 +212,7 @@ ATTENTIONS = st.builds(
     trained=st.booleans(),
 )
 WEIGHTS = st.one_of(CONVS, CONVS, CONVS, DENSES, DENSES, ATTENTIONS)
-RECTIFIERS = [Relu(), LeakyRelu(0.2), LeakyRelu(-0.5), Abs(), Sign(), Maxout()]
+RECTIFIERS = [Relu(), LeakyRelu(0.2), LeakyRelu(-0.5), Abs(), Sign()]
 SMOOTH = [
     *[Erf(), Gelu(), Sin(), Cos(), Rbf(0.5), Exp(), Polynomial((0.2, 1.0, 0.5)), Hermite((0.0, 1.0, 0.0, 0.3))],
     *[Elementwise("silu", 64), Elementwise(np.tanh, 128)],
@@ -229,10 +228,6 @@ POOLS = st.one_of(
     st.tuples(st.builds(AvgPool, SIZES, st.none() | STRIDES, st.sampled_from(PADDINGS[:2]), st.booleans())),
     st.tuples(st.builds(SumPool, SIZES, st.none() | STRIDES, st.sampled_from(PADDINGS[:2])), st.just(Rescale(0.1))),
     st.tuples(st.builds(LocalAvgPool, st.integers(0, 5), st.booleans())),
-    st.tuples(
-        DENSES,
-        st.builds(MaxPool, st.sampled_from([(1, 2), (2, 1)]), st.none() | STRIDES, st.sampled_from(PADDINGS[:2])),
-    ),
 )
 
 
@@ -299,21 +294,6 @@ def cases(draw):
     return draw(networks(Shape.of_inputs(images.shape), rng)), images
 
 
-def forgets_sizes_of_pixels(network):
-    """Tell whether LayerNorm or Sign comes before windows and biases: of one channel, only signs of pixels are left."""
-    for layer in network.flattened():
-        if isinstance(layer, LayerNorm | Sign):
-            return True
-        is_pointwise = isinstance(layer, Relu | LeakyRelu | Abs | Rescale | Dropout | Identity)
-        if not (is_pointwise or (isinstance(layer, Conv | Dense) and layer.b_std == 0 and spans_a_pixel(layer))):
-            return False
-    return False
-
-
-def spans_a_pixel(layer):
-    return isinstance(layer, Dense) or layer.filter_shape in (1, (1, 1))
-
-
 @pytest.mark.slow
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(case=cases())
@@ -324,7 +304,4 @@ def spans_a_pixel(layer):
     )
 )
 def test_random_networks_agree_with_the_naive_twin(case):
-    network, images = case
-    # A known miss of float32, and a refusal of float64: docs/networks.md, "not reached".
-    assume(not (images.ndim == 4 and images.shape[-1] == 1 and forgets_sizes_of_pixels(network)))
-    assert_engine_equals_twin(network, images)
+    assert_engine_equals_twin(*case)
