@@ -21,19 +21,25 @@ BATCH = 50
 
 
 @dataclass(frozen=True)
-class Study:
-    """What is compared: the images, the depth, and how networks are trained."""
+class Task:
+    """The images, and the depth of the networks: the first columns of all files."""
 
     images: str
     pixels: int
     train: int
     test: int
     depth: int
+
+
+@dataclass(frozen=True)
+class Study(Task):
+    """What is compared: a task, and how networks are trained."""
+
     epochs: int
 
 
 @dataclass(frozen=True)
-class Kernel:
+class Kernel(Task):
     """The result of a kernel: a line of ``kernels.csv``.
 
     Attributes
@@ -41,18 +47,13 @@ class Kernel:
     seconds : of the processor, for kernel and solve.
     """
 
-    images: str
-    pixels: int
-    train: int
-    test: int
-    depth: int
     pooling: str
     accuracy: float
     seconds: float
 
 
 @dataclass(frozen=True)
-class Flow:
+class Flow(Task):
     """The gradient flow of a kernel at one time: a line of ``flows.csv``.
 
     Attributes
@@ -61,11 +62,6 @@ class Flow:
     train_error : squared error on the training images, as a share of the error of no training.
     """
 
-    images: str
-    pixels: int
-    train: int
-    test: int
-    depth: int
     pooling: str
     time: float
     accuracy: float
@@ -73,15 +69,9 @@ class Flow:
 
 
 @dataclass(frozen=True)
-class Trial:
+class Trial(Study):
     """A network to be trained; of a trial for the choice of a step, ``part`` is "validation" instead of "test"."""
 
-    images: str
-    pixels: int
-    train: int
-    test: int
-    depth: int
-    epochs: int
     pooling: str
     width: int
     seed: int
@@ -123,7 +113,7 @@ def choose(done: Done, study: Study, pooling: str) -> float:
     return max(sorted(found), key=lambda share: found[share])
 
 
-def is_of(row: Trial | Kernel, study: Study) -> bool:
+def is_of(row: Task, study: Study) -> bool:
     """Say whether a line belongs to a study: a file may hold several."""
     return all(getattr(row, name) == value for name, value in vars(study).items() if hasattr(row, name))
 

@@ -46,7 +46,7 @@ def remembered_matrix(memory: str | Path, question: KernelQuestion, x1: Array, x
     SpecificationMismatch
         If the run holds kernels of other samples.
     """
-    if any(isinstance(layer, Dropout) for layer in _layers_of(question.network)):
+    if any(isinstance(layer, Dropout) for layer in question.network.walk()):
         return question.matrix(x1, x2)
     wanted = _Wanted(question.dtype, x1, x2)
     is_run = RunMemory.is_run(memory)
@@ -163,7 +163,7 @@ def _compute(
     """Evaluate a rectangle for several networks in one pass, in both kinds where each has an NTK."""
     first = questions[0]
     networks = [question.network for question in questions]
-    kinds = KINDS if all(layer.has_ntk for network in networks for layer in _layers_of(network)) else ("nngp",)
+    kinds = KINDS if all(layer.has_ntk for network in networks for layer in network.walk()) else ("nngp",)
     values = kernels.kernel_matrices(
         networks,
         inputs[rows],
@@ -190,11 +190,3 @@ def _folder(memory: str | Path, question: KernelQuestion, inputs: Array) -> Fold
         "numerics_version": kernels.NUMERICS_VERSION,
     }
     return FolderMemory(memory, described, question.dtype)
-
-
-def _layers_of(network: Layer) -> Iterator[Layer]:
-    waiting = [network]
-    while waiting:
-        layer = waiting.pop()
-        waiting += layer.inner
-        yield layer

@@ -15,8 +15,9 @@ import numpy as np
 from cntk_pipeline.errors import ConfigError, DataError, LayerError
 from cntk_pipeline.finite.building import DTYPES, build, require_count, require_torch
 from cntk_pipeline.inputs import as_array, require_channels_last
-from cntk_pipeline.layers import Dense, Dropout, Layer, Sequential
+from cntk_pipeline.layers import Dense, Layer, Sequential
 from cntk_pipeline.layers.kinds import KINDS, require_kind
+from cntk_pipeline.layers.normalization import find_dropout
 
 if TYPE_CHECKING:
     from torch import nn
@@ -293,11 +294,10 @@ def torch_in_one_thread() -> Iterator[None]:
                 torch.set_num_threads(_before)
 
 
-def _require_no_dropout(layer: Layer) -> None:
-    if isinstance(layer, Dropout) and layer.rate:
+def _require_no_dropout(network: Layer) -> None:
+    dropout = find_dropout(network)
+    if dropout is not None:
         raise LayerError(
-            f"{layer} draws a mask for each sample, so that a finite network has no kernel of two inputs alone: leave "
-            "it out, or take the exact kernel"
+            f"{dropout} draws a mask for each sample, so that a finite network has no kernel of two inputs alone: "
+            "leave it out, or take the exact kernel"
         )
-    for inner in layer.inner:
-        _require_no_dropout(inner)

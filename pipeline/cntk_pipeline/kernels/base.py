@@ -240,6 +240,12 @@ def require_independence(evaluator: Evaluator, images: Array) -> None:
         raise ConfigError("the engine's self-test failed on this worker: a pair's value depends on its tile")
 
 
+def mirror_lower(values: Array) -> None:
+    """Copy values below the diagonal of ``(readouts, n, n)`` above it: in tiles, the later image is the left one."""
+    rows, columns = np.tril_indices(values.shape[-1], -1)
+    values[:, columns, rows] = values[:, rows, columns]
+
+
 def require_finite(values: Array, first: tuple[int, int]) -> None:
     """Refuse values of which one is not finite.
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from cntk_pipeline.errors import LayerError, NotAccurate
 from cntk_pipeline.kernels.arithmetic import Arithmetic, Group
-from cntk_pipeline.kernels.base import Evaluator, read_dtype, require_finite
+from cntk_pipeline.kernels.base import Evaluator, mirror_lower, read_dtype, require_finite
 from cntk_pipeline.kernels.lanes import LANES
 from cntk_pipeline.kernels.machine import EQUAL, ITSELF
 from cntk_pipeline.kernels.memory import group_size, planes_dtype
@@ -124,8 +124,7 @@ class CpuEvaluator(Evaluator):
                 with np.errstate(over="ignore"):  # refused below
                     values[:, top + skipped : top + len(left.images), start : start + len(right)] = found
         if symmetric:
-            upper = np.triu_indices(len(x), 1)
-            values[:, upper[0], upper[1]] = values[:, upper[1], upper[0]]
+            mirror_lower(values)
         return values
 
     def evaluate_pairs(self, left: Array, right: Array | None = None, *, first: tuple[int, int] = (0, 0)) -> Array:

@@ -8,10 +8,11 @@ from pydantic import Field
 from cntk_pipeline.config.section import Place, Section
 from cntk_pipeline.errors import ConfigError, LayerError
 from cntk_pipeline.kernels import plugin_code
-from cntk_pipeline.kernels.base import Engine, Evaluator, Question, require_finite
+from cntk_pipeline.kernels.base import Engine, Evaluator, Question, mirror_lower, require_finite
 from cntk_pipeline.kernels.program import Array
 from cntk_pipeline.kernels.timing import PairCost, time_call
-from cntk_pipeline.layers import Dropout, Layer
+from cntk_pipeline.layers import Layer
+from cntk_pipeline.layers.normalization import find_dropout
 
 SYMMETRIC = 1e-3
 """Largest difference of K(x, z) and K(z, x), as a share of the largest value: rounding in float32 stays far below."""
@@ -142,9 +143,8 @@ class PluginEvaluator(Evaluator):
                     continue
                 found = self._block(left[top : top + edge], others[start : start + edge])
                 values[:, top : top + edge, start : start + edge] = found
-        if right is None:  # a pair has the value of its later image against its earlier one, as in all other tiles
-            rows, columns = np.tril_indices(len(left), -1)
-            values[:, columns, rows] = values[:, rows, columns]
+        if right is None:
+            mirror_lower(values)
         require_finite(values, first)
         return values
 
@@ -190,14 +190,13 @@ class PluginEvaluator(Evaluator):
         return block
 
 
-def _require_no_dropout(layer: Layer) -> None:
-    if isinstance(layer, Dropout) and layer.rate:
+def _require_no_dropout(network: Layer) -> None:
+    dropout = find_dropout(network)
+    if dropout is not None:
         raise LayerError(
-            f'{layer} draws a mask for each sample, and the engine "plugin" does not tell its function which images '
+            f'{dropout} draws a mask for each sample, and the engine "plugin" does not tell its function which images '
             "are one sample: leave it out"
         )
-    for inner in layer.inner:
-        _require_no_dropout(inner)
 
 
 def _require_named(options: Section | None) -> PluginOptions:

@@ -1,6 +1,7 @@
 """What a layer is: a frozen value that knows which shape it turns into which, and what it does to covariances."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from numbers import Integral
 from types import MappingProxyType
@@ -157,7 +158,15 @@ class Layer(ABC):
     @property
     def renews(self) -> bool:
         """Whether weights of its own lie on every way through it, so that what comes out has no part of its input."""
-        return False
+        return bool(self.inner) and all(layer.renews for layer in self.inner)
+
+    def walk(self) -> "Iterator[Layer]":
+        """Yield this layer and all that it is made of; without recursion, which has a limit of its own."""
+        waiting: list[Layer] = [self]
+        while waiting:
+            layer = waiting.pop()
+            waiting += reversed(layer.inner)
+            yield layer
 
 
 def require_image(layer: Layer, shape: Shape) -> tuple[int, int]:

@@ -55,10 +55,6 @@ class Product(Layer):
     def inner(self) -> tuple[Layer, ...]:
         return self.branch, self.gate
 
-    @property
-    def renews(self) -> bool:
-        return self.branch.renews and self.gate.renews
-
     def output_shape(self, shape: Shape) -> Shape:
         branch, gate = _shape_behind(self, shape, branch=self.branch, gate=self.gate)
         if not (self.branch.renews or self.gate.renews):
@@ -97,10 +93,6 @@ class Concatenate(Layer):
     @property
     def inner(self) -> tuple[Layer, ...]:
         return self.first, self.second
-
-    @property
-    def renews(self) -> bool:
-        return self.first.renews and self.second.renews
 
     def output_shape(self, shape: Shape) -> Shape:
         first, second = _shape_behind(self, shape, first=self.first, second=self.second)
@@ -145,7 +137,7 @@ class Repeat(Layer):
 
     @property
     def renews(self) -> bool:
-        return self.block.renews and not self.inject
+        return super().renews and not self.inject
 
     def output_shape(self, shape: Shape) -> Shape:
         if self.inject and not self.block.renews:

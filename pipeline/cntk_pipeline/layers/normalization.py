@@ -56,3 +56,8 @@ class Dropout(Layer):
 
     def lower(self, graph: Graph, shape: Shape, source: int) -> int:
         return graph.mask(source, 1 / (1 - self.rate)) if self.rate else source
+
+
+def find_dropout(network: Layer) -> Dropout | None:
+    """Find the first layer of a network that draws masks; None where there is none."""
+    return next((layer for layer in network.walk() if isinstance(layer, Dropout) and layer.rate), None)

@@ -41,10 +41,6 @@ class Residual(Layer):
     def inner(self) -> tuple[Layer, ...]:
         return self.branch, self.shortcut
 
-    @property
-    def renews(self) -> bool:
-        return self.branch.renews and self.shortcut.renews
-
     def output_shape(self, shape: Shape) -> Shape:
         ends = []
         for name, layer in (("branch", self.branch), ("shortcut", self.shortcut)):

@@ -8,9 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
-from cntk_pipeline.errors import LayerError
 from cntk_pipeline.kernels.arithmetic import Group
-from cntk_pipeline.kernels.base import Evaluator, require_finite
+from cntk_pipeline.kernels.base import mirror_lower
 from cntk_pipeline.kernels.cuda.layout import Layout
 from cntk_pipeline.kernels.cuda.packing import Packed, pack_left, pack_right
 from cntk_pipeline.kernels.evaluator import CpuEvaluator, contents
@@ -41,7 +40,7 @@ def launch_size(program: Program, layout: Layout) -> int:
     return LANES * max(1, min(LAUNCH_BYTES // image_bytes, MOST_IMAGES) // LANES)
 
 
-class CudaEvaluator(Evaluator):
+class CudaEvaluator(CpuEvaluator):
     """A program on a device: for one thread at a time.
 
     Parameters
@@ -51,41 +50,13 @@ class CudaEvaluator(Evaluator):
     """
 
     def __init__(self, program: Program, dtype: str, flips: bool, launcher: Launcher) -> None:
-        self._cpu = CpuEvaluator(program, dtype, flips)
-        self._exact = CpuEvaluator(program, dtype) if flips else self._cpu
+        super().__init__(program, dtype, flips)
         self._launcher = launcher
         self._size = launch_size(program, launcher.layout)
 
-    @property
-    def is_masked(self) -> bool:
-        return self._cpu.is_masked
-
-    def evaluate(self, left: Array, right: Array | None = None, *, first: tuple[int, int] = (0, 0)) -> Array:
-        x = self._cpu.planar(left, first[0])
-        z = x if right is None else self._cpu.planar(right, first[1])
-        own = right is None
-        values = self._evaluate(x, z, first, symmetric=own, one_sample=own)
-        if self._cpu.flips:
-            flipped = self._evaluate(x, np.ascontiguousarray(z[..., ::-1]), first, symmetric=own, one_sample=False)
-            values = (values + flipped) * values.dtype.type(0.5)
-        require_finite(values, first)
-        return values
-
-    def evaluate_pairs(self, left: Array, right: Array | None = None, *, first: tuple[int, int] = (0, 0)) -> Array:
-        x = self._cpu.planar(left, first[0])
-        z = x if right is None else self._cpu.planar(right, first[1])
-        if len(x) != len(z):
-            raise LayerError(f"pairs need as many left images as right ones, got {len(x)} and {len(z)}")
-        values = self._evaluate_pairs(x, z, first, one_sample=right is None)
-        if self._cpu.flips:
-            flipped = self._evaluate_pairs(x, np.ascontiguousarray(z[..., ::-1]), first, one_sample=False)
-            values = (values + flipped) * values.dtype.type(0.5)
-        require_finite(values, first)
-        return values
-
     def _evaluate(self, x: Array, z: Array, first: tuple[int, int], symmetric: bool, one_sample: bool) -> Array:
         """Evaluate all pairs of ``(n, C, H, W)``; where the result is ``symmetric``, the lower triangle, mirrored."""
-        values = np.empty((self._cpu.program.readout_count, len(x), len(z)), self._cpu.dtype)
+        values = np.empty((self.program.readout_count, len(x), len(z)), self.dtype)
         x_keys, z_keys = contents(x), contents(z)
         for start in range(0, len(z), self._size):
             cols = np.arange(start, min(start + self._size, len(z)))
@@ -99,12 +70,11 @@ class CudaEvaluator(Evaluator):
                 found = self._run(x[rows], z[cols], same, (row_at, col_at), (first[0] + top, first[1] + start))
                 values[:, rows[row_at], cols[col_at]] = found
         if symmetric:
-            upper = np.triu_indices(len(x), 1)
-            values[:, upper[0], upper[1]] = values[:, upper[1], upper[0]]
+            mirror_lower(values)
         return values
 
     def _evaluate_pairs(self, x: Array, z: Array, first: tuple[int, int], one_sample: bool) -> Array:
-        values = np.empty((self._cpu.program.readout_count, len(x)), self._cpu.dtype)
+        values = np.empty((self.program.readout_count, len(x)), self.dtype)
         for start in range(0, len(x), LANES):
             a, b = x[start : start + LANES], z[start : start + LANES]
             own = np.arange(len(a))
@@ -115,9 +85,9 @@ class CudaEvaluator(Evaluator):
 
     def _run(self, x: Array, z: Array, same: Array, where: tuple[Array, Array], corner: tuple[int, int]) -> Array:
         """Run pairs of some images, given by their rows and columns: ``(readouts, pairs)``."""
-        planes, layout = self._cpu.planes, self._launcher.layout
+        planes, layout = self.planes, self._launcher.layout
         group = Group(planes, x)
-        near = np.zeros((self._cpu.program.readout_count, *same.shape), bool)
+        near = np.zeros((self.program.readout_count, *same.shape), bool)
         right_statistics = np.empty((len(z), planes.machine.statistics_size), planes.dtype)
         for k in range(0, len(z), LANES):
             block = planes.prepare(z[k : k + LANES])
@@ -130,14 +100,10 @@ class CudaEvaluator(Evaluator):
         right = pack_right(layout, z, right_statistics)
         found = self._launcher.run(left, right, np.stack([*where, same[where]], axis=1)).T
         with np.errstate(over="ignore"):  # what is not finite is refused where it is returned
-            values = found.astype(self._cpu.dtype)
-        for pair in np.flatnonzero(near[:, where[0], where[1]].any(0)):
-            row, col = int(where[0][pair]), int(where[1][pair])
-            other = None if same[row, col] == ITSELF else z[col : col + 1]
-            values[:, pair] = self._run_exactly(x[row : row + 1], other, (corner[0] + row, corner[1] + col))
+            values = found.astype(self.dtype)
+        for number in np.flatnonzero(near[:, where[0], where[1]].any(0)):
+            row, col = int(where[0][number]), int(where[1][number])
+            place = corner[0] + row, corner[1] + col
+            pair = x[row : row + 1], z[col : col + 1]
+            values[:, number] = super()._evaluate_pairs(*pair, place, one_sample=bool(same[row, col] == ITSELF))[:, 0]
         return values
-
-    def _run_exactly(self, x: Array, z: Array | None, place: tuple[int, int]) -> Array:
-        """Compute one pair on the CPU, in float64 as far as it needs that."""
-        given = [None if side is None else side.transpose(0, 2, 3, 1) for side in (x, z)]
-        return self._exact.evaluate_pairs(given[0], given[1], first=place)[:, 0]  # type: ignore[arg-type]
