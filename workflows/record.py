@@ -44,6 +44,13 @@ class Row:
     standard_error: float
 
 
+def read_rows(file: Path) -> list[Row]:
+    """Read a table that was kept."""
+    types: dict[str, Any] = {field.name: field.type for field in fields(Row)}
+    with file.open(newline="") as lines:
+        return [Row(**{name: kind(row[name]) for name, kind in types.items()}) for row in csv.DictReader(lines)]
+
+
 def rows(run: OpenRun, cut: int | None = None) -> Iterator[Row]:
     """Read the accuracies of a finished run, the test images cut in two where asked."""
     train, test = run.labels

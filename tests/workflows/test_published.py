@@ -1,0 +1,63 @@
+"""Runs beside papers: which ridge is taken, what is left out, the files of the repository, and the figure."""
+
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from support.scripts import load_script
+
+FOLDER = Path(__file__).parents[2] / "workflows"
+
+
+@pytest.fixture(scope="module")
+def published() -> ModuleType:
+    load_script(FOLDER / "record.py")  # `published` imports it
+    return load_script(FOLDER / "published.py")
+
+
+def _row(published: ModuleType, accuracy: float, ridge: float = 0.0, images: str = "test", size: int = 100) -> object:
+    return published.Row("depth3-flatten-ntk", ridge, images, 50, size, accuracy, 0.01)
+
+
+def _pairs(published: ModuleType, rows: list[object]) -> list[object]:
+    number = published.Published("run", "depth3-flatten-ntk", 0.5, "a paper")
+    other = published.Published("not run", "depth3-flatten-ntk", 0.5, "a paper")
+    return list(published.pairs({"run": rows}, [number, other]))
+
+
+def test_left_out_images_choose_the_ridge(published: ModuleType) -> None:
+    tested = [_row(published, 0.9, 1e-3), _row(published, 0.6, 1e-2)]
+    left_out = [_row(published, 0.4, 1e-3, "left out"), _row(published, 0.5, 1e-2, "left out")]
+    (pair,) = _pairs(published, tested + left_out)
+    assert (pair.test, pair.left_out) == (tested[1], left_out[1])
+    with pytest.raises(ValueError, match="2 ridges and no leave-one-out"):
+        _pairs(published, tested)
+
+
+def test_fewer_training_images_are_a_curve_and_no_result(published: ModuleType) -> None:
+    rows = [_row(published, 0.7, size=50), _row(published, 0.6)]
+    (pair,) = _pairs(published, rows)
+    assert pair.test.accuracy == 0.6
+    assert published._curves({"run": rows, "other": rows[1:]}) == {"run, depth3": [(50, 0.7), (100, 0.6)]}
+
+
+def test_each_result_is_of_a_workflow_and_each_number_of_a_read_out(published: ModuleType) -> None:
+    results, numbers = published.read_results(), published.read_published()
+    assert set(results) | {number.run for number in numbers} <= {file.stem for file in FOLDER.glob("*.toml")}
+    found = list(published.pairs(results, numbers))
+    assert len(found) == sum(number.run in results for number in numbers) > 0
+    lines = list(published.lines(found))
+    assert len(lines) == len(found) + 1
+    for pair, line in zip(found, lines[1:], strict=True):
+        assert f"{100 * pair.test.accuracy:.2f}%" in line
+        assert abs(pair.test.accuracy - pair.published.accuracy) < 0.03
+
+
+def test_the_figure_has_a_row_a_number_and_a_line_a_curve(published: ModuleType) -> None:
+    pytest.importorskip("matplotlib")
+    rows = [_row(published, 0.7, size=50), _row(published, 0.6)]
+    left, right = published.draw(_pairs(published, rows), {"run": rows}).axes
+    assert [label.get_text() for label in left.get_yticklabels()] == ["run, depth3"]
+    (line,) = right.lines
+    assert line.get_ydata() == pytest.approx([70, 60])
+    assert len(published.draw(_pairs(published, rows[1:]), {"run": rows[1:]}).axes) == 1
