@@ -5,7 +5,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo docs check test lower-bounds real real-kubernetes chaos lint clean
+# Where no bytecode is kept, each process of the tests compiles all sources anew.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: demo docs check fast test lower-bounds real real-kubernetes chaos lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/cntk demo
@@ -15,14 +18,19 @@ docs: $(VENV)/.installed-docs
 	$(BIN)/python -m sphinx -W --keep-going -q -j auto -d build/doctrees -c docs . build/docs
 	@echo "built build/docs/index.html"
 
-# Two processes side by side: each test of a file in the same one.
+# Two processes side by side: each test of a file in the same one, the files of slow tests before the others.
 PROCESSES ?= 2
-TOGETHER := -n $(PROCESSES) --dist loadfile
+TOGETHER := -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
+# Fast tests: whichever process is done takes tests from the other one.
+SHARED := -n $(PROCESSES) --dist worksteal
 # The fast tests; the examples of `finite` import torch, which takes seconds.
 FAST := -m "not slow" --ignore=pipeline/cntk_pipeline/finite
 
-check: $(VENV)/.installed-test lint
-	$(BIN)/python -m pytest -q $(FAST) $(TOGETHER)
+check: $(VENV)/.installed-test
+	@$(MAKE) --no-print-directory --jobs 2 lint fast
+
+fast: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -q $(FAST) $(SHARED)
 
 test: $(VENV)/.installed-test lint
 	tests/run.sh $(BIN)/python "$(TOGETHER)" --ignore=tests/real/test_kubernetes.py
@@ -33,7 +41,7 @@ lower-bounds:
 	@$(PYTHON) -m venv --clear $(LOWEST)
 	@$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check uv
 	@$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable '.[test]'
-	$(LOWEST)/bin/python -m pytest -q $(FAST) $(TOGETHER)
+	$(LOWEST)/bin/python -m pytest -q $(FAST) $(SHARED)
 
 # The real parts alone: SLURM, S3 gateway, ssh and network namespaces, on Debian as root; a missing one fails, where `make test` skips it.
 real: $(VENV)/.installed-test

@@ -80,7 +80,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of whole folders and files, before any are chosen by their markers."""
+    """Mark the tests of whole folders and files, before any are chosen by their markers; the slow ones come first."""
     places = [(pytest.mark.slow, _paths(SLOW)), (pytest.mark.alone, _paths(ALONE))]
     for item in items:
         for marker, paths in places:
@@ -88,6 +88,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(marker)
         if "[bucket" in item.name or "bucket" in getattr(item, "fixturenames", ()):  # which starts a gateway
             item.add_marker(pytest.mark.slow)
+    # Where processes share the tests, the last file should not be a long one.
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(scope="session", autouse=True)

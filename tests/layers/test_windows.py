@@ -1,5 +1,7 @@
 """Where windows lie: the rule of TensorFlow and JAX, by hand."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -67,13 +69,12 @@ def test_normalised_edges_divide_by_the_positions_inside():
     np.testing.assert_allclose(Windows.place(5, 4, 2, "SAME").weights(normalize_edges=True), expected)
 
 
-@pytest.mark.parametrize("size", range(1, 9))
-@pytest.mark.parametrize("window", range(1, 9))
 @pytest.mark.parametrize("stride", range(1, 5))
-def test_no_window_of_same_padding_lies_outside(size, window, stride):
-    windows = Windows.place(size, window, stride, "SAME")
-    assert windows.count == -(-size // stride)
-    assert (windows.weights().sum(axis=1) > 0).all()
+def test_no_window_of_same_padding_lies_outside(stride):
+    for size, window in itertools.product(range(1, 9), repeat=2):
+        windows = Windows.place(size, window, stride, "SAME")
+        assert windows.count == -(-size // stride), (size, window)
+        assert (windows.weights().sum(axis=1) > 0).all(), (size, window)
 
 
 def test_single_and_whole_windows_are_the_identity_and_a_row_of_ones():

@@ -44,10 +44,14 @@ def importing() -> Iterator[None]:
     try:
         yield
     finally:
+        gc.freeze()  # nor is it ever looked through again
         gc.enable()
         if is_heard:
             signal.signal(signal.SIGINT, before)
 
+
+# pydantic looks through all installed distributions for plugins, of which commands use none: a thirtieth of a status.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 try:
     require_usable()

@@ -61,14 +61,14 @@ class RunConfig(Section):
     """
 
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    data: DataConfig = DataConfig()
+    data: DataConfig = Field(default_factory=DataConfig)
     network: NetworkConfig
-    readouts: ReadoutsConfig = ReadoutsConfig()
-    kernel: KernelConfig = KernelConfig()
-    solve: SolveConfig = SolveConfig()
-    inference: InferenceConfig = InferenceConfig()
-    cluster: ClusterConfig = ClusterConfig()
-    store: StoreConfig = StoreConfig()
+    readouts: ReadoutsConfig = Field(default_factory=ReadoutsConfig)
+    kernel: KernelConfig = Field(default_factory=KernelConfig)
+    solve: SolveConfig = Field(default_factory=SolveConfig)
+    inference: InferenceConfig = Field(default_factory=InferenceConfig)
+    cluster: ClusterConfig = Field(default_factory=ClusterConfig)
+    store: StoreConfig = Field(default_factory=StoreConfig)
 
 
 def load_config(
