@@ -1,5 +1,6 @@
 """A program in one dtype: the memory to run it, the images it is run on, and which of these are too near for it."""
 
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -7,10 +8,27 @@ import numpy as np
 from cntk_pipeline.kernels.accuracy import Accuracy
 from cntk_pipeline.kernels.lanes import LANES
 from cntk_pipeline.kernels.machine import EQUAL, ITSELF, Block, Machine
-from cntk_pipeline.kernels.nearness import directions, find_near, find_near_to_themselves
+from cntk_pipeline.kernels.meter import Meter
+from cntk_pipeline.kernels.nearness import directions, find_near, find_near_to_themselves, shift
 from cntk_pipeline.kernels.preparation import Preparation
 from cntk_pipeline.kernels.program import Array, Program
 from cntk_pipeline.layers import LayerNorm, Sign
+
+
+@dataclass(frozen=True)
+class Side:
+    """Left or right images, with what tells which pairs are too near.
+
+    Attributes
+    ----------
+    images : ``(n, C, H, W)``.
+    directions : of the images; see `kernels.nearness.directions`.
+    limits : (readouts, n); see `Arithmetic.limits`.
+    """
+
+    images: Array
+    directions: Array
+    limits: Array
 
 
 class Arithmetic:
@@ -29,6 +47,7 @@ class Arithmetic:
         self._preparation = Preparation(self.machine, Machine(program, np.dtype(np.float64)) if needs_exact else None)
         self._accuracy = Accuracy(program, self.machine.layout, float(np.finfo(dtype).eps))
         self._same_enough = np.where(self._accuracy.masked, ITSELF, EQUAL)
+        self._meters = [Meter(point, dtype) for point in program.points]
         functions = [op.function for stage in program.stages for op in stage.operations]
         self.forgets_sizes = any(isinstance(function, Sign | LayerNorm) for function in functions)
 
@@ -46,7 +65,7 @@ class Arithmetic:
             return np.zeros((self.machine.program.readout_count, statistics.shape[1]))
         return self._accuracy.limits(statistics)
 
-    def find_near(self, images: Array, left: tuple[Array, Array], right: tuple[Array, Array], same: Array) -> Array:
+    def find_near(self, left: Side, right: Side, same: Array, measured: list[tuple[Array, Array]]) -> Array:
         """Find the pairs that planes of this dtype are not exact enough for.
 
         Between equal positions, the correlation of an image with itself is exact. Between others it is near to itself
@@ -54,29 +73,46 @@ class Arithmetic:
 
         Parameters
         ----------
-        images : the left ones, ``(n, C, H, W)``.
-        left, right : `directions` and `limits` of n images and of up to 16.
+        left, right : n images and up to 16.
         same : (n, lanes) int8, how much the pairs are the same.
+        measured : the left images, by `measure`.
 
         Returns
         -------
         (readouts, n, lanes) bool.
         """
-        (x, left_limits), (z, right_limits) = left, right
-        count = len(z)
-        near = np.zeros((len(left_limits), len(x), LANES), bool)
-        near[:, :, :count] = find_near(x, z, left_limits.max(0), right_limits.max(0))
-        if not near.any():
-            return near
-        for readout, (limits, others) in enumerate(zip(left_limits, right_limits, strict=True)):
-            if len(near) > 1:
-                near[readout, :, :count] = find_near(x, z, limits, others)
+        count = len(right.images)
+        near = np.zeros((len(left.limits), len(left.images), LANES), bool)
+        near[:, :, :count] = find_near(left.directions, right.directions, left.limits.max(0), right.limits.max(0))
+        if near.any():
+            for readout, (limits, others) in enumerate(zip(left.limits, right.limits, strict=True)):
+                if len(near) > 1:
+                    near[readout, :, :count] = find_near(left.directions, right.directions, limits, others)
+        for meter, images in zip(self._meters, measured, strict=True):
+            distances = meter.distances(images, right.images, same)[:, :count]
+            for readout in meter.readouts:
+                limits = np.maximum(left.limits[readout][:, None], right.limits[readout])
+                near[readout, :, :count] |= distances < limits
+        for readout, (limits, others) in enumerate(zip(left.limits, right.limits, strict=True)):
             known = same[:, :count] >= self._same_enough[readout]
+            known &= near[readout, :, :count]
             if not self._accuracy.flat[readout] and known.any():
                 rows = np.flatnonzero(known.any(1))
-                known[rows] &= ~find_near_to_themselves(images[rows], limits[rows])[:, None]
+                known[rows] &= ~self._near_to_themselves(left.images[rows], limits[rows], readout)[:, None]
             near[readout, :, :count] &= ~known | (np.maximum(limits[:, None], others) > 1)
         return near
+
+    def measure(self, images: Array) -> list[tuple[Array, Array]]:
+        """Compute what is to be known of left images at each point of the program."""
+        return [meter.prepare(images) for meter in self._meters]
+
+    def _near_to_themselves(self, images: Array, limits: Array, readout: int) -> Array:
+        """Find the images that a shift hardly changes, as wholes or position by position: (n,) bool."""
+        found = find_near_to_themselves(images, limits)
+        for meter in self._meters:
+            if readout in meter.readouts:
+                found |= meter.distances_of_pairs(images, shift(images)) < limits
+        return found
 
     def explain(self, statistics: Array) -> str:
         """Name the layer that makes an image, ``(statistics,)``, the least accurate, and its variance there."""
@@ -104,6 +140,10 @@ class Group:
         """Of all images; see `kernels.nearness.directions`."""
         return directions(self.images)
 
+    @cached_property
+    def _measured(self) -> list[tuple[Array, Array]]:
+        return self.arithmetic.measure(self.images)
+
     def find_near(self, rows: slice | Array, right: Array, block: Block, same: Array) -> Array:
         """Find the pairs of some of the images with a block that are too near: ``(readouts, rows, lanes)`` bool.
 
@@ -117,8 +157,9 @@ class Group:
         limits, right_limits = self._limits[:, rows], self.arithmetic.limits(block.statistics[:, : block.count])
         if not (np.any(limits > 0) or np.any(right_limits > 0)):
             return np.zeros((*limits.shape, LANES), bool)
-        sides = (self.directions[rows], limits), (directions(right), right_limits)
-        return self.arithmetic.find_near(self.images[rows], *sides, same[rows])
+        left = Side(self.images[rows], self.directions[rows], limits)
+        measured = [(pixels[rows], statistics[rows]) for pixels, statistics in self._measured]
+        return self.arithmetic.find_near(left, Side(right, directions(right), right_limits), same[rows], measured)
 
     def run(self, rows: slice | Array, block: Block, same: Array) -> Array:
         """Run some of the images against a block of right ones: ``(rows, readouts, lanes)`` float64."""

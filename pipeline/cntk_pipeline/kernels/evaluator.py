@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cntk_pipeline.errors import LayerError, NotAccurate
-from cntk_pipeline.kernels.arithmetic import Arithmetic, Group
+from cntk_pipeline.kernels.arithmetic import Arithmetic, Group, Side
 from cntk_pipeline.kernels.base import Evaluator, mirror_lower, read_dtype, require_finite
 from cntk_pipeline.kernels.lanes import LANES
 from cntk_pipeline.kernels.machine import EQUAL, ITSELF
@@ -253,9 +253,9 @@ def _run_lanes(
     limits, other_limits = (arithmetic.limits(side.statistics[:, : len(left)]) for side in (block, other))
     near = np.zeros((len(limits), LANES), bool)
     if np.any(np.maximum(limits, other_limits) > 0):
-        there = directions(left)
-        sides = (there, limits), (there if right is None else directions(right), other_limits)
-        found = arithmetic.find_near(left, *sides, np.tile(same[: len(left), None], LANES))
+        a, z = left, left if right is None else right
+        sides = Side(a, directions(a), limits), Side(z, directions(z), other_limits)
+        found = arithmetic.find_near(*sides, np.tile(same[: len(a), None], LANES), arithmetic.measure(a))
         near[:, : len(left)] = np.diagonal(found, axis1=1, axis2=2)
     if arithmetic.dtype == np.float64:
         for lane in np.flatnonzero(near.any(0)):

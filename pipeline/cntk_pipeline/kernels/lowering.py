@@ -12,8 +12,9 @@ import numpy as np
 
 from cntk_pipeline.errors import LayerError
 from cntk_pipeline.kernels.graph import NetworkGraph, Node, StageKey
+from cntk_pipeline.kernels.points import find_points, measure
 from cntk_pipeline.kernels.pooling import axis_offsets, pair_weights, pool_terms
-from cntk_pipeline.kernels.program import Array, Code, Operation, Program, Stage, Tensor, Visits
+from cntk_pipeline.kernels.program import Array, Code, Operation, Point, Program, Stage, Tensor, Visits
 from cntk_pipeline.layers import Layer, Sequential, Shape, Windows
 from cntk_pipeline.layers.kinds import KINDS as KINDS
 from cntk_pipeline.layers.kinds import require_kind
@@ -84,7 +85,16 @@ def append_network(graph: NetworkGraph, network: Layer, kind: str, input_shape: 
 def assemble(graph: NetworkGraph, outputs: Sequence[tuple[int, bool]], input_shape: tuple[int, ...]) -> Program:
     """Turn a graph into a program; ``outputs`` are its results and whether the NTK is asked for, not the NNGP."""
     size = (*input_shape[:2], input_shape[2]) if len(input_shape) == 3 else (1, 1, input_shape[0])
-    return _Assembly(graph, outputs).assemble(size)
+    program = _Assembly(graph, outputs).assemble(size)
+    if size[:2] == (1, 1):
+        return program
+    found = find_points(graph, [node for node, _ in outputs])
+    return replace(program, points=tuple(_point(graph, point, readouts, size) for point, readouts in found))
+
+
+def _point(graph: NetworkGraph, point: int, readouts: tuple[int, ...], size: tuple[int, int, int]) -> Point:
+    measuring, node = measure(graph, point)
+    return Point(_Assembly(measuring, [(node, False)]).assemble(size), readouts)
 
 
 @dataclass(frozen=True)

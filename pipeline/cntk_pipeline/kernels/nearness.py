@@ -33,14 +33,19 @@ def find_near_to_themselves(images: Array, limits: Array) -> Array:
 
     Their positions are as near to each other as those of two images that are nearly the same.
     """
-    height, width = images.shape[2:]
-    shifted = np.roll(images, (height // 3, max(width // 3, int(height < 3))), (2, 3))
+    shifted = shift(images)
     found = np.zeros(len(images), np.bool_)
     for start in range(0, len(images), LANES):
         chosen = slice(start, start + LANES)
         sides = directions(images[chosen]), directions(shifted[chosen])
         found[chosen] = np.diagonal(find_near(*sides, limits[chosen], np.zeros(len(sides[0]))))
     return found
+
+
+def shift(images: Array) -> Array:
+    """Move images ``(n, C, H, W)`` by a third, around their edges."""
+    height, width = images.shape[2:]
+    return np.roll(images, (height // 3, max(width // 3, int(height < 3))), (2, 3))
 
 
 def sizes_differ(x: Array, z: Array) -> bool:

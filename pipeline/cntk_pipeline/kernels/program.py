@@ -242,6 +242,7 @@ class Program:
     tensors : what passes between stages, beside sums.
     sum_count, readout_count : numbers per pair that pass between stages, and that come out.
     mirrors : whether values stay the same when both images are flipped left to right.
+    points : where positions are compared one by one.
     """
 
     input_shape: tuple[int, int, int]
@@ -250,6 +251,7 @@ class Program:
     sum_count: int
     readout_count: int
     mirrors: bool
+    points: "tuple[Point, ...]" = ()
 
     @property
     def plane_entries(self) -> int:
@@ -265,3 +267,17 @@ class Program:
     def is_masked(self) -> bool:
         """Whether a sample with itself differs from two samples with equal images."""
         return any(op.code is Code.MASK for stage in self.stages for op in stage.operations)
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where positions of two images are compared one by one; see `kernels.points`.
+
+    Attributes
+    ----------
+    program : its only read-out is the sum over positions of how steep a slope may be there.
+    readouts : of the whole program, those behind the point.
+    """
+
+    program: Program
+    readouts: tuple[int, ...]
