@@ -39,8 +39,12 @@ class Tape(Graph):
     def mask(self, source, factor):
         return self._record("mask", source, factor)
 
-    def attend(self, source, gain):
-        return self._record("attend", source, gain)
+    def embed(self, source, correlation, variance, own):
+        return self._record("embed", source, correlation, variance, own)
+
+    def attend(self, source, gain, keys=None, mechanism="softmax", plus_identity=False):
+        others = (keys, mechanism, plus_identity)
+        return self._record("attend", source, gain, *(others if others != (None, "softmax", False) else ()))
 
 
 def lowered(layer: Layer, shape: Shape) -> list[tuple[Any, ...]]:

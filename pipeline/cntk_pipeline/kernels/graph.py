@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass, field, replace
 
-from cntk_pipeline.kernels.program import Code, Grid
+from cntk_pipeline.kernels.program import Code, Grid, Mixing
 from cntk_pipeline.layers import Graph, Pointwise, Windows
+from cntk_pipeline.layers.positions import Correlation
 
 
 @dataclass(frozen=True, order=True)
@@ -23,13 +24,15 @@ class Node:
     Attributes
     ----------
     code : POOL, REDUCE and ATTEND end a stage; their result is loaded in a later one.
-    sources : nodes.
+    sources : nodes; of ATTEND the values, and the keys where they are others.
     stage : where the operation runs.
     result : the stage in which the result is at hand.
     grid : positions of the result.
     chain : poolings before the sum of REDUCE: windows of rows, of columns, and whether edges are normalised.
     traced : whether REDUCE sums over equal positions alone.
     masked : whether a MASK lies before.
+    mixing : of ATTEND, how logits become attention.
+    correlation : of EMBED, that of the vectors of two positions.
     """
 
     code: Code
@@ -43,6 +46,8 @@ class Node:
     chain: tuple[tuple[Windows, Windows, bool], ...] = ()
     traced: bool = False
     masked: bool = False
+    mixing: Mixing | None = None
+    correlation: Correlation | None = None
     scale: float = 1.0
     bias: float = 0.0
     own: float = 0.0
@@ -143,17 +148,31 @@ class NetworkGraph(Graph):
     def multiply(self, first: int, second: int) -> int:
         return self._join(Code.MULTIPLY, first, second)
 
-    def attend(self, source: int, gain: float) -> int:
+    def embed(self, source: int, correlation: Correlation, variance: float, own: float) -> int:
+        # Around a circle an offset is that of two pairs of positions, with vectors of two correlations.
+        flat = self._move(source, circular=False)
+        grid = self.nodes[flat].grid
+        return self._follow(Code.EMBED, flat, grid, correlation=correlation, scale=variance, own=own)
+
+    def attend(
+        self,
+        source: int,
+        gain: float,
+        keys: int | None = None,
+        mechanism: str = "softmax",
+        plus_identity: bool = False,
+    ) -> int:
         grid = self.nodes[source].grid
-        whole = self._pool(source, Windows.single(grid.height), Windows.single(grid.width))
-        stage = self.nodes[whole].result
+        whole = tuple(self._hand_over(k, False) for k in ([source] if keys is None else [source, keys]))
+        stage = max(self.nodes[k].result for k in whole)
         return self.add_node(
             Node(
                 Code.ATTEND,
-                (whole,),
+                whole,
                 stage,
                 replace(stage, level=stage.level + 1),
                 Grid(grid.height, grid.width),
+                mixing=Mixing(mechanism, plus_identity),
                 scale=gain,
             )
         )

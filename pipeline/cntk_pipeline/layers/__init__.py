@@ -4,7 +4,7 @@
 """
 
 from cntk_pipeline.layers import presets
-from cntk_pipeline.layers.attention import SelfAttention
+from cntk_pipeline.layers.attention import Attend, SelfAttention
 from cntk_pipeline.layers.base import Graph, Layer, Shape
 from cntk_pipeline.layers.branches import Concatenate, Product, Repeat
 from cntk_pipeline.layers.gaussian import Gaussian
@@ -12,6 +12,7 @@ from cntk_pipeline.layers.linear import Conv, Dense, Rescale
 from cntk_pipeline.layers.normalization import Dropout, LayerNorm
 from cntk_pipeline.layers.pointwise import ClosedForm, Pointwise, Series
 from cntk_pipeline.layers.pooling import AvgPool, Flatten, GlobalAvgPool, GlobalSumPool, LocalAvgPool, MaxPool, SumPool
+from cntk_pipeline.layers.positions import PositionalEmbedding
 from cntk_pipeline.layers.rectifiers import Abs, LeakyRelu, Maxout, Relu, Sign
 from cntk_pipeline.layers.residual import Identity, Residual
 from cntk_pipeline.layers.sequential import Sequential
@@ -53,11 +54,14 @@ LAYERS: dict[str, type[Layer]] = {
     "LayerNorm": LayerNorm,
     "Dropout": Dropout,
     "SelfAttention": SelfAttention,
+    "Attend": Attend,
+    "PositionalEmbedding": PositionalEmbedding,
 }
 
 __all__ = [
     "LAYERS",
     "Abs",
+    "Attend",
     "AvgPool",
     "ClosedForm",
     "Concatenate",
@@ -84,6 +88,7 @@ __all__ = [
     "Maxout",
     "Pointwise",
     "Polynomial",
+    "PositionalEmbedding",
     "Product",
     "Rbf",
     "Relu",

@@ -1,11 +1,86 @@
 """Attention over the positions of an image."""
 
 from dataclasses import KW_ONLY, dataclass
+from numbers import Real
 from typing import ClassVar
 
+from cntk_pipeline.errors import LayerError
 from cntk_pipeline.layers.base import Graph, Layer, Shape, require_image
 from cntk_pipeline.layers.linear import require_deviation, require_trained
+from cntk_pipeline.layers.residual import Identity
 from cntk_pipeline.layers.windows import Windows
+
+MECHANISMS = ("softmax", "identity", "abs", "relu")
+"""What attention is of its logits."""
+
+
+@dataclass(frozen=True)
+class Attend(Layer):
+    """Mix the positions of each image by its attention, without weights of its own.
+
+    The logits are ``gain`` times the covariance of an image's positions with each other: query and key weights are
+    equal at initialisation, and logits are divided by the number of key channels (Hron et al. 2020, arXiv:2006.10540).
+    ``Attend(gain=q * k), Dense(w_std=v), Dense(w_std=o)`` is ``SelfAttention(w_query_std=q, w_key_std=k,
+    w_value_std=v, w_out_std=o)``.
+
+    Parameters
+    ----------
+    gain : what logits are multiplied by: the deviation of query weights times that of key weights.
+    keys : a layer, or a sequence of them, before queries and keys alone; values pass beside it. With
+        ``keys=PositionalEmbedding()`` positions count for the logits and not for the values.
+    mechanism : "softmax" of a position's logits; or "identity", "abs" or "relu" of each logit, which are not
+        normalised.
+    plus_identity : mix by A + I in place of A: the skip connection of the values themselves, as in Yang's Transformer
+        (arXiv:2006.14548). `Residual` is for branches with weights of their own.
+    """
+
+    _: KW_ONLY
+    gain: float = 1.0
+    keys: Layer = Identity()
+    mechanism: str = "softmax"
+    plus_identity: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.gain, Real) or not 0 <= self.gain < float("inf"):
+            raise LayerError(f"gain must be a finite factor >= 0, got {self.gain!r}")
+        if not isinstance(self.keys, Layer):
+            raise LayerError(f"the keys of Attend must be a layer, got {self.keys!r}")
+        if self.mechanism not in MECHANISMS:
+            raise LayerError(f"mechanism must be one of {', '.join(MECHANISMS)}, got {self.mechanism!r}")
+        if not isinstance(self.plus_identity, bool):
+            raise LayerError(f"plus_identity must be True or False, got {self.plus_identity!r}")
+
+    @property
+    def inner(self) -> tuple[Layer, ...]:
+        return (self.keys,)
+
+    @property
+    def renews(self) -> bool:
+        return False
+
+    def output_shape(self, shape: Shape) -> Shape:
+        require_image(self, shape)
+        require_keys(self, self.keys, shape)
+        return shape
+
+    def lower(self, graph: Graph, shape: Shape, source: int) -> int:
+        keys = self.keys.lower(graph, shape, source)
+        if keys == source:
+            return graph.attend(source, self.gain, None, self.mechanism, self.plus_identity)
+        return graph.attend(source, self.gain, keys, self.mechanism, self.plus_identity)
+
+
+def require_keys(layer: Layer, keys: Layer, shape: Shape) -> None:
+    """Refuse layers before queries and keys that do not keep the positions, or do not fit."""
+    try:
+        behind = keys.output_shape(shape)
+    except LayerError as error:
+        raise LayerError(f"keys: {error}") from None
+    if behind.spatial != shape.spatial:
+        raise LayerError(
+            f"the keys of {type(layer).__name__} must keep the positions, got {behind} from {shape}: use strides of 1 "
+            "and padding SAME"
+        )
 
 
 @dataclass(frozen=True)
@@ -17,7 +92,8 @@ class SelfAttention(Layer):
     are layers with weights of their own.
 
     Memory and time of a pair grow with the square and the third power of the number of pixels: use it on small
-    images, or behind strides or pooling.
+    images, or behind strides or pooling. `Attend` is attention in other ways: positions, a skip connection, other
+    functions than the softmax.
 
     Parameters
     ----------
