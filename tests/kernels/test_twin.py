@@ -32,6 +32,7 @@ from cntk_pipeline.layers import (
     Layer,
     LayerNorm,
     LeakyRelu,
+    LinearAttention,
     LocalAvgPool,
     Maxout,
     MaxPool,
@@ -152,6 +153,14 @@ TYPICAL: dict[type[Layer], Sequential] = {
         LayerNorm(),
         Residual(Sequential(Relu(), Attend(keys=PositionalEmbedding(w_std=0.6)), Dense(w_std=0.7))),
         Attend(keys=Sequential(Dense(w_std=1.2), Relu(), AvgPool(3, 1, "SAME")), mechanism="relu", gain=0.3),
+    ),
+    LinearAttention: at_pixels(
+        LayerNorm(),
+        LinearAttention(w_query_std=0.5, w_key_std=0.8, w_value_std=0.9, w_out_std=1.2, b_std=0.3),
+        LayerNorm(),
+        Conv(2, strides=2),
+        LinearAttention(keys=Sequential(Relu(), PositionalEmbedding(w_std=0.6)), trained=False),
+        Residual(Sequential(Relu(), LinearAttention(w_query_std=0.2))),
     ),
     PositionalEmbedding: at_pixels(
         PositionalEmbedding(w_std=0.6),

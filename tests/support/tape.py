@@ -24,6 +24,9 @@ class Tape(Graph):
     def pool(self, source, rows, columns, scale=1.0, normalize_edges=False):
         return self._record("pool", source, rows, columns, scale, normalize_edges)
 
+    def total(self, source):
+        return self._record("total", source)
+
     def trace(self, source, scale):
         return self._record("trace", source, scale)
 

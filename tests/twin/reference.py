@@ -162,6 +162,31 @@ def attend(pairs: Pairs, layer: layers.Attend) -> Pairs:
     )
 
 
+def linear_attention(pairs: Pairs, layer: layers.LinearAttention) -> Pairs:
+    """Average over heads ``(Q_i . K_j) V_j``, whose weights are independent Gaussians of mean 0."""
+    keys = step(pairs, layer.keys)
+    scale = (layer.w_query_std * layer.w_key_std * layer.w_value_std * layer.w_out_std) ** 2
+    bias = layer.b_std**2
+
+    def total(first: Array, second: Array) -> Array:
+        return (first * second).sum((-4, -3, -2, -1), keepdims=True)
+
+    # The derivatives by queries, by keys, by values and by outputs have this same kernel each. What reaches the layers
+    # before passes through queries, which is keys.tangent in the first place, keys in the second, values in the third.
+    forward = scale * keys.xz * total(keys.xz, pairs.xz)
+    below = keys.tangent * total(keys.xz, pairs.xz)
+    below = below + keys.xz * (total(keys.tangent, pairs.xz) + total(keys.xz, pairs.tangent))
+    own = 4 * forward + bias if layer.trained else 0
+    return replace(
+        pairs,
+        xx=scale * keys.xx * total(keys.xx, pairs.xx) + bias,
+        zz=scale * keys.zz * total(keys.zz, pairs.zz) + bias,
+        xz=forward + bias,
+        tangent=scale * below + own,
+        channels=None,
+    )
+
+
 def pool(pairs: Pairs, rows: Array, columns: Array, normalize_edges: bool) -> Pairs:
     """Sum the first position over its window, and the second over its own; or average over what lies inside."""
 
@@ -331,6 +356,7 @@ STEPS: dict[type[Layer], Step] = {
     layers.Rescale: rescale,
     layers.SelfAttention: self_attention,
     layers.Attend: attend,
+    layers.LinearAttention: linear_attention,
     layers.PositionalEmbedding: positional_embedding,
     layers.AvgPool: avg_pool,
     layers.SumPool: sum_pool,

@@ -136,6 +136,9 @@ class NetworkGraph(Graph):
     def trace(self, source: int, scale: float) -> int:
         return self._reduce(source, scale, (), traced=True)
 
+    def total(self, source: int) -> int:
+        return self._reduce(source, 1.0, (), traced=False, grid=self.nodes[source].grid)
+
     def apply(self, source: int, function: Pointwise) -> int:
         return self._follow(Code.APPLY, source, self.nodes[source].grid, function=function)
 
@@ -216,8 +219,18 @@ class NetworkGraph(Graph):
             )
         )
 
-    def _reduce(self, source: int, scale: float, chain: tuple[tuple[Windows, Windows, bool], ...], traced: bool) -> int:
-        """Add a weighted sum over all positions, of what lies before poolings and multiples: they are weights too."""
+    def _reduce(
+        self,
+        source: int,
+        scale: float,
+        chain: tuple[tuple[Windows, Windows, bool], ...],
+        traced: bool,
+        grid: Grid = Grid(1, 1),
+    ) -> int:
+        """Add a weighted sum over all positions, of what lies before poolings and multiples: they are weights too.
+
+        The sum is at hand at each position of ``grid``.
+        """
         node = self.nodes[source]
         while node.code is Code.POOL or node.is_multiple:
             scale *= node.scale
@@ -225,9 +238,10 @@ class NetworkGraph(Graph):
                 chain = ((*node.windows, node.normalize_edges), *chain)
             source = node.sources[0]
             node = self.nodes[source]
-        result = StageKey(node.result.level + 1, 1, 1)
+        result = StageKey(node.result.level + 1, grid.height, grid.width)
+        grid = Grid(grid.height, grid.width)
         return self.add_node(
-            Node(Code.REDUCE, (source,), node.result, result, Grid(1, 1), chain=chain, traced=traced, scale=scale)
+            Node(Code.REDUCE, (source,), node.result, result, grid, chain=chain, traced=traced, scale=scale)
         )
 
     def _hand_over(self, source: int, circular: bool, level: int = 0) -> int:

@@ -16,6 +16,7 @@ from cntk_pipeline.kernels.planes import (
     add_planes,
     clear_rim,
     copy_plane,
+    fill_plane,
     multiply_planes,
     pool_plane,
     scale_plane,
@@ -325,8 +326,8 @@ def run_group(
                             copy_plane(address(memory.tensors, begin * LANES), row, there, stride, shape)
                     elif code == _LOAD_SUM:
                         for part in range(parts):
-                            for lane in range(LANES):
-                                target[part * plane_size + lane] = memory.sums[slot, part, lane]
+                            there = address(target, part * plane_size)
+                            fill_plane(address(memory.sums, (2 * slot + part) * LANES), there, stride, shape)
                     elif code == _ADD:
                         other = address(memory.planes, 2 * op[_OTHER] * plane_size + halo * LANES)
                         for part in range(parts):

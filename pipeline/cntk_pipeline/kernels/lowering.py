@@ -237,7 +237,10 @@ class _Assembly:
         """Read what an earlier stage passes on."""
         node = self.nodes[k]
         if node.code is Code.REDUCE:
-            return Operation(Code.LOAD_SUM, slot=self.sums[k], tangent=self.tangent[k])
+            grid = node.grid
+            return Operation(
+                Code.LOAD_SUM, slot=self.sums[k], tangent=self.tangent[k], grid=grid, target_grid=grid
+            )
         return Operation(
             Code.LOAD, slot=self.tensors[k], tangent=self.tangent[k], grid=node.grid, target_grid=node.grid
         )

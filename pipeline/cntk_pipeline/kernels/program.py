@@ -30,7 +30,7 @@ class Code(IntEnum):
     LOAD = 1
     """``S', T'`` = a plane of the tensor in ``slot``."""
     LOAD_SUM = 2
-    """``S', T'`` = the sums in ``slot``."""
+    """``S', T'`` = the sums in ``slot``, at each position."""
     WEIGH = 3
     """``S' = scale * window_sum(S) + bias``, ``T' = scale * window_sum(T) + own * S' + extra``; then ``function``."""
     APPLY = 10

@@ -13,6 +13,7 @@ from cntk_pipeline.kernels.planes import (
     add_planes,
     clear_rim,
     copy_plane,
+    fill_plane,
     multiply_planes,
     shift_plane,
     sum_windows,
@@ -136,8 +137,7 @@ def run_variances(
         elif code == _LOAD:
             copy_plane(address(loaded, p * loaded.shape[1]), shape[1] * LANES, target, stride, shape)
         elif code == _LOAD_SUM:
-            for lane in range(LANES):
-                target[lane] = sums[op[_SLOT], lane]
+            fill_plane(address(sums, op[_SLOT] * LANES), target, stride, shape)
         elif code == _ADD:
             other = address(planes, op[_OTHER] * plane_size + halo * LANES)
             add_planes(source, other, target, stride, shape)

@@ -4,7 +4,7 @@
 """
 
 from cntk_pipeline.layers import presets
-from cntk_pipeline.layers.attention import Attend, SelfAttention
+from cntk_pipeline.layers.attention import Attend, LinearAttention, SelfAttention
 from cntk_pipeline.layers.base import Graph, Layer, Shape
 from cntk_pipeline.layers.branches import Concatenate, Product, Repeat
 from cntk_pipeline.layers.gaussian import Gaussian
@@ -55,6 +55,7 @@ LAYERS: dict[str, type[Layer]] = {
     "Dropout": Dropout,
     "SelfAttention": SelfAttention,
     "Attend": Attend,
+    "LinearAttention": LinearAttention,
     "PositionalEmbedding": PositionalEmbedding,
 }
 
@@ -83,6 +84,7 @@ __all__ = [
     "Layer",
     "LayerNorm",
     "LeakyRelu",
+    "LinearAttention",
     "LocalAvgPool",
     "MaxPool",
     "Maxout",

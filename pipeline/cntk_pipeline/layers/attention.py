@@ -132,3 +132,66 @@ class SelfAttention(Layer):
         mixed = graph.attend(source, self.w_query_std * self.w_key_std)
         values = graph.weigh(mixed, rows, columns, (self.w_value_std * self.w_out_std) ** 2, 0.0, float(self.trained))
         return graph.weigh(values, rows, columns, 1.0, self.b_std**2, float(self.trained))
+
+
+@dataclass(frozen=True)
+class LinearAttention(Layer):
+    """Infinitely many heads of self-attention without a softmax (Hron et al. 2020, arXiv:2006.10540).
+
+    Logits are divided by the root of the number of key channels and taken as they are; query and key weights are
+    independent. The attention of a head is random then. Behind the output weights, which average over heads, it is
+    ``S' = scale K sum(K S) + b_std**2``, with K the covariance of the keys, and the sum over all pairs of positions.
+    With a softmax there is no closed form. A finite number of heads comes near to this as it grows.
+
+    Nothing is normalised: values grow with the third power of the input, and with the number of positions. Put
+    `LayerNorm` before it.
+
+    Parameters
+    ----------
+    w_query_std, w_key_std, w_value_std, w_out_std, b_std : standard deviations; the bias is the output's.
+    keys : a layer, or a sequence of them, before queries and keys alone, as of `Attend`.
+    trained : False fixes the weights at their initial values.
+    """
+
+    spelt_elsewhere: ClassVar[str] = (
+        "Channels and heads are infinitely many and not given: stax.GlobalSelfAttention(c, k, v, h, "
+        'linear_scaling=False, attention_mechanism="IDENTITY") is LinearAttention()'
+    )
+
+    _: KW_ONLY
+    w_query_std: float = 1.0
+    w_key_std: float = 1.0
+    w_value_std: float = 1.0
+    w_out_std: float = 1.0
+    b_std: float = 0.0
+    keys: Layer = Identity()
+    trained: bool = True
+
+    @property
+    def inner(self) -> tuple[Layer, ...]:
+        return (self.keys,)
+
+    @property
+    def renews(self) -> bool:
+        return True
+
+    def __post_init__(self) -> None:
+        for name in ("w_query_std", "w_key_std", "w_value_std", "w_out_std", "b_std"):
+            require_deviation(name, getattr(self, name))
+        require_trained(self.trained)
+        if not isinstance(self.keys, Layer):
+            raise LayerError(f"the keys of LinearAttention must be a layer, got {self.keys!r}")
+
+    def output_shape(self, shape: Shape) -> Shape:
+        require_image(self, shape)
+        require_keys(self, self.keys, shape)
+        return shape.behind_weights(shape.spatial)
+
+    def lower(self, graph: Graph, shape: Shape, source: int) -> int:
+        rows, columns = (Windows.single(size) for size in shape.size)
+        keys = self.keys.lower(graph, shape, source)
+        mixed = graph.multiply(keys, graph.total(graph.multiply(keys, source)))
+        scale = (self.w_query_std * self.w_key_std * self.w_value_std * self.w_out_std) ** 2
+        # Queries, keys, values and outputs are four layers; own S' counts the bias as often, which is there once.
+        own, extra = (4.0, -3 * self.b_std**2) if self.trained else (0.0, 0.0)
+        return graph.weigh(mixed, rows, columns, scale, self.b_std**2, own, extra)

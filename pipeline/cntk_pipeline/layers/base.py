@@ -105,6 +105,10 @@ class Graph(ABC):
         """Sum over equal positions, times ``scale``."""
 
     @abstractmethod
+    def total(self, source: int) -> int:
+        """Sum over all pairs of positions, and have the sum at each of them."""
+
+    @abstractmethod
     def apply(self, source: int, function: "Pointwise") -> int:
         """Apply a function position by position."""
 
