@@ -166,8 +166,10 @@ class NetworkGraph(Graph):
         plus_identity: bool = False,
     ) -> int:
         grid = self.nodes[source].grid
-        whole = tuple(self._hand_over(k, False) for k in ([source] if keys is None else [source, keys]))
-        stage = max(self.nodes[k].result for k in whole)
+        mixed = (source,) if keys is None else (source, keys)
+        level = 1 + max(self.nodes[k].result.level for k in mixed)
+        whole = tuple(self._hand_over(k, False, level) for k in mixed)
+        stage = self.nodes[whole[0]].result
         return self.add_node(
             Node(
                 Code.ATTEND,
