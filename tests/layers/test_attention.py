@@ -86,7 +86,10 @@ def test_attention_without_weights_depends_on_what_is_beside_it():
         (lambda: Attend(mechanism="max"), "mechanism must be one of softmax, identity, abs, relu, got 'max'"),
         (lambda: Attend(plus_identity=1), "plus_identity must be True or False, got 1"),
         (lambda: Attend().output_shape(Shape(None, None)), r"Attend\(.*\) needs images of shape \(H, W, C\)"),
-        (lambda: Attend(keys=AvgPool(2)).output_shape(IMAGE), r"the keys of Attend must keep the positions, got \(2, 2, "),
+        (
+            lambda: Attend(keys=AvgPool(2)).output_shape(IMAGE),
+            r"the keys of Attend must keep the positions, got \(2, 2, ",
+        ),
         (lambda: Attend(keys=Conv(7, padding="VALID")).output_shape(IMAGE), "keys: .*7"),
         (lambda: LinearAttention(keys=3), "the keys of LinearAttention must be a layer, got 3"),
         (lambda: LinearAttention(w_out_std=-1.0), "w_out_std must be a finite standard deviation >= 0, got -1.0"),
@@ -99,7 +102,10 @@ def test_attention_without_weights_depends_on_what_is_beside_it():
         (lambda: PositionalEmbedding(trained=1), "trained must be True or False, got 1"),
         (lambda: PositionalEmbedding(length=0), "length must be a finite number of pixels > 0, got 0"),
         (lambda: PositionalEmbedding(correlation="far"), "one of equal, gaussian, exponential, sinusoidal, got 'far'"),
-        (lambda: PositionalEmbedding().output_shape(Shape((4, 5), 3)), "infinitely many channels, in which its vectors"),
+        (
+            lambda: PositionalEmbedding().output_shape(Shape((4, 5), 3)),
+            "infinitely many channels, in which its vectors",
+        ),
         (lambda: PositionalEmbedding().output_shape(Shape(None, None)), r"needs images of shape \(H, W, C\)"),
     ],
 )

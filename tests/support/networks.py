@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
-
 from scipy import special
 
 from cntk_pipeline.layers import (

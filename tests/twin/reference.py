@@ -127,7 +127,8 @@ def positional_embedding(pairs: Pairs, layer: layers.PositionalEmbedding) -> Pai
         cosines = [np.cos(axis[..., None] * frequencies) @ share for axis in axes]
         values = sum(cosines) / len(cosines) if cosines else np.ones_like(away)
     else:
-        values = {"equal": away == 0, "gaussian": np.exp(-(away**2) / 2), "exponential": np.exp(-away)}[layer.correlation]
+        known = {"equal": away == 0, "gaussian": np.exp(-(away**2) / 2), "exponential": np.exp(-away)}
+        values = known[layer.correlation]
     added = layer.w_std**2 * values.reshape(height, width, height, width)
     after = pairs.map_covariances(lambda covariance: covariance + added)
     return replace(after, tangent=after.tangent + (added if layer.trained else 0))

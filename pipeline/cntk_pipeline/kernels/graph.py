@@ -227,11 +227,11 @@ class NetworkGraph(Graph):
         scale: float,
         chain: tuple[tuple[Windows, Windows, bool], ...],
         traced: bool,
-        grid: Grid = Grid(1, 1),
+        grid: Grid | None = None,
     ) -> int:
         """Add a weighted sum over all positions, of what lies before poolings and multiples: they are weights too.
 
-        The sum is at hand at each position of ``grid``.
+        The sum is at hand at each position of ``grid``; without one, of a vector.
         """
         node = self.nodes[source]
         while node.code is Code.POOL or node.is_multiple:
@@ -240,10 +240,10 @@ class NetworkGraph(Graph):
                 chain = ((*node.windows, node.normalize_edges), *chain)
             source = node.sources[0]
             node = self.nodes[source]
-        result = StageKey(node.result.level + 1, grid.height, grid.width)
-        grid = Grid(grid.height, grid.width)
+        height, width = (1, 1) if grid is None else (grid.height, grid.width)
+        result, behind = StageKey(node.result.level + 1, height, width), Grid(height, width)
         return self.add_node(
-            Node(Code.REDUCE, (source,), node.result, result, grid, chain=chain, traced=traced, scale=scale)
+            Node(Code.REDUCE, (source,), node.result, result, behind, chain=chain, traced=traced, scale=scale)
         )
 
     def _hand_over(self, source: int, circular: bool, level: int = 0) -> int:

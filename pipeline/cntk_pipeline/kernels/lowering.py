@@ -141,9 +141,7 @@ class _Assembly:
             visits[key] = (self._visit(key, steps[key], wanted, readouts=True), self_visits)
         stages = tuple(self._stage(key, steps[key], *visits[key]) for key in keys)
         # What is for keys alone is there for an image with itself, and not for a pair.
-        tensors = tuple(
-            self._tensor(k, wanted.get(k, np.False_) | self_wanted.get(k, np.False_)) for k in self.tensors
-        )
+        tensors = tuple(self._tensor(k, wanted.get(k, np.False_) | self_wanted.get(k, np.False_)) for k in self.tensors)
         mirrors = all(columns.is_symmetric for node in kept for columns in _column_windows(node))
         return Program(input_shape, stages, tensors, len(self.sums), len(self.outputs), mirrors)
 
@@ -238,9 +236,7 @@ class _Assembly:
         node = self.nodes[k]
         if node.code is Code.REDUCE:
             grid = node.grid
-            return Operation(
-                Code.LOAD_SUM, slot=self.sums[k], tangent=self.tangent[k], grid=grid, target_grid=grid
-            )
+            return Operation(Code.LOAD_SUM, slot=self.sums[k], tangent=self.tangent[k], grid=grid, target_grid=grid)
         return Operation(
             Code.LOAD, slot=self.tensors[k], tangent=self.tangent[k], grid=node.grid, target_grid=node.grid
         )

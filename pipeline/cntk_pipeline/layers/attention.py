@@ -13,6 +13,8 @@ from cntk_pipeline.layers.windows import Windows
 MECHANISMS = ("softmax", "identity", "abs", "relu")
 """What attention is of its logits."""
 
+_INPUT = Identity()
+
 
 @dataclass(frozen=True)
 class Attend(Layer):
@@ -36,7 +38,7 @@ class Attend(Layer):
 
     _: KW_ONLY
     gain: float = 1.0
-    keys: Layer = Identity()
+    keys: Layer = _INPUT
     mechanism: str = "softmax"
     plus_identity: bool = False
 
@@ -164,7 +166,7 @@ class LinearAttention(Layer):
     w_value_std: float = 1.0
     w_out_std: float = 1.0
     b_std: float = 0.0
-    keys: Layer = Identity()
+    keys: Layer = _INPUT
     trained: bool = True
 
     @property
