@@ -17,6 +17,7 @@ from cntk_pipeline.layers import (
     Flatten,
     GlobalAvgPool,
     Identity,
+    MaxPool,
     PositionalEmbedding,
     Relu,
     SelfAttention,
@@ -174,6 +175,26 @@ def test_the_order_of_tokens_means_something_where_positions_do(position_std):
         assert np.abs(plain - other).max() > 1e-3 * size
     else:
         np.testing.assert_allclose(other, plain, atol=1e-13 * size)
+
+
+def test_flipped_images_are_as_near_to_each_other_as_plain_ones():
+    # `flips` computes one flipped image in place of both, where a program says so.
+    x, z = np.random.default_rng(5).standard_normal((2, 3, 4, 6, 2))
+    readouts = [(presets.transformer(1, patch=2, position_std=0.8), kind) for kind in KINDS]
+    assert lower(readouts, x.shape[1:]).mirrors
+    plain = both_kinds(readouts[0][0], x, z)
+    np.testing.assert_allclose(both_kinds(readouts[0][0], x[:, :, ::-1], z[:, :, ::-1]), plain, rtol=1e-12)
+
+
+def test_keys_behind_a_maximum_are_prepared_in_float64():
+    # Neighbours that are nearly equal: their difference has few digits in float32, and so have the logits.
+    rng = np.random.default_rng(1)
+    x = (1 + 1e-3 * rng.standard_normal((4, 3, 6, 1))) * rng.standard_normal((4, 1, 1, 1))
+    keys = Sequential(Conv(3), MaxPool((1, 2), 1, "SAME"))
+    network = Sequential(Conv((2, 1)), Attend(keys=keys, gain=3.0), Conv(2), Relu(), GlobalAvgPool(), Dense())
+    exact, rough = (both_kinds(network, x.astype(np.float32), dtype=dtype) for dtype in ("float64", "float32"))
+    for found, expected in zip(rough, exact, strict=True):
+        assert_kernels_close(found, expected, 1e-5)
 
 
 def test_keys_of_other_layers_are_computed_for_an_image_with_itself_alone():

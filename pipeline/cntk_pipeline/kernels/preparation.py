@@ -168,7 +168,7 @@ def _behind_differences(machine: Machine) -> Array:
         elif op.code is Code.INPUT:
             is_behind = False
         elif op.code is Code.ATTEND:
-            is_behind = passed.get((False, op.other), False)
+            is_behind = passed.get((False, op.other), False) or passed.get((False, op.keys), False)
         if op.code in (Code.POOL, Code.REDUCE, Code.ATTEND):
             passed[is_sum, op.slot] = is_behind
         if op.target >= 0:
