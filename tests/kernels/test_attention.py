@@ -163,15 +163,28 @@ def test_logits_that_are_all_alike_make_a_global_average():
     np.testing.assert_allclose(alone, both_kinds(Sequential(Conv(2), Dense(), *ends), x), rtol=1e-13)
 
 
-@pytest.mark.parametrize("position_std", [0.0, 0.8])
-def test_the_order_of_tokens_means_something_where_positions_do(position_std):
+@pytest.mark.parametrize(
+    ("network", "tells"),
+    [
+        (presets.transformer(2, patch=1), False),
+        (presets.transformer(2, patch=1, position_std=0.8), True),
+        (Sequential(Dense(), Attend(keys=PositionalEmbedding()), Dense(), Relu(), GlobalAvgPool()), False),
+        (
+            Sequential(
+                *[Dense(), Attend(keys=PositionalEmbedding(correlation="exponential"))],
+                *[Dense(), Relu(), GlobalAvgPool()],
+            ),
+            True,
+        ),
+    ],
+)
+def test_the_order_of_tokens_means_something_where_positions_do(network, tells):
     rng = np.random.default_rng(5)
     x, z = rng.standard_normal((2, 3, 2, 3, 4))
-    network = presets.transformer(2, patch=1, position_std=position_std)
     shuffled = z.reshape(3, 6, 4)[:, rng.permutation(6)].reshape(z.shape)
     plain, other = both_kinds(network, x, z), both_kinds(network, x, shuffled)
     size = np.abs(plain).max()
-    if position_std:
+    if tells:
         assert np.abs(plain - other).max() > 1e-3 * size
     else:
         np.testing.assert_allclose(other, plain, atol=1e-13 * size)
