@@ -14,6 +14,7 @@ from cntk_pipeline.errors import ConfigError, LayerError
 from cntk_pipeline.finite.activations import ACTIVATIONS, ELEMENTWISE
 from cntk_pipeline.finite.builders import BUILDERS
 from cntk_pipeline.layers import LAYERS, Conv, Dense, Flatten, GlobalAvgPool, Relu, Residual, Sequential
+from cntk_pipeline.layers.attention import MECHANISMS
 from cntk_pipeline.layers.series import FUNCTIONS
 
 X = np.random.default_rng(5).standard_normal((2, 5, 7, 3))
@@ -72,6 +73,45 @@ def test_attention_mixes_positions_by_the_softmax_of_queries_and_keys():
     mixed = special.softmax(logits, 2) @ (1.2 / np.sqrt(3) * x @ held["value"].T)
     expected = 0.9 / np.sqrt(4) * mixed @ held["out"].T + 0.3 * held["bias"]
     np.testing.assert_allclose(found.reshape(2, 35, 4), expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_attention_without_weights_mixes_positions_by_products_of_their_channels(mechanism):
+    keys = layers.Rescale(4.0)
+    layer = layers.Attend(gain=0.7, keys=keys, mechanism=mechanism, plus_identity=True)
+    _, found = evaluate(layer, X)
+    x = X.reshape(2, 35, 3)
+    logits = 0.7 * 4.0 / 3 * x @ x.transpose(0, 2, 1)
+    functions = {"softmax": lambda v: special.softmax(v, 2), "identity": np.array, "abs": np.abs}
+    attention = functions.get(mechanism, lambda v: np.maximum(v, 0))(logits)
+    np.testing.assert_allclose(found.reshape(2, 35, 3), attention @ x + x, rtol=1e-10)
+
+
+def test_heads_of_one_channel_multiply_queries_by_what_all_positions_hold():
+    layer = layers.LinearAttention(w_query_std=1.5, w_key_std=0.8, w_value_std=1.2, w_out_std=0.9, b_std=0.3)
+    module, found = evaluate(layer, X)
+    held, x = weights_of(module), X.reshape(2, 35, 3)
+    q, k, v = (np.einsum("npc,hc->nph", x, held[name]) for name in ("query", "key", "value"))
+    heads = 1.5 * 0.8 * 1.2 / 3**1.5 * np.einsum("nih,njh,njh->nih", q, k, v)
+    expected = 0.9 / np.sqrt(4) * heads @ held["out"].T + 0.3 * held["bias"]
+    np.testing.assert_allclose(found.reshape(2, 35, 4), expected, rtol=1e-10)
+
+
+def test_vectors_of_positions_are_added_with_their_covariance():
+    layer = layers.PositionalEmbedding(w_std=1.5, correlation="exponential", length=3.0)
+    network = Sequential(Dense(), layer)
+    drawn = []
+    for seed in range(3):
+        module, found = evaluate(network, X, width=2000, seed=seed)
+        weight, bias = (weights_of(module)[name] for name in ("weight", "bias"))
+        added = found - X @ weight.reshape(-1, 3).T / np.sqrt(3) - 0 * bias
+        np.testing.assert_allclose(added[0], added[1], atol=1e-10)  # the same for all images
+        drawn.append(added[0].reshape(35, -1))
+    vectors = np.concatenate(drawn, 1)
+    rows, columns = (index.ravel() for index in np.indices((5, 7)))
+    away = np.hypot(np.subtract.outer(rows, rows), np.subtract.outer(columns, columns))
+    # 6,000 channels: a covariance of 2.25 has a deviation of at most 0.041.
+    np.testing.assert_allclose(vectors @ vectors.T / 6000, 2.25 * np.exp(-away / 3), atol=0.2)
 
 
 def test_weights_are_unit_gaussians_and_those_that_are_not_trained_are_buffers():

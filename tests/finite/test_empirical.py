@@ -12,6 +12,7 @@ from cntk_pipeline.finite.empirical import Draws, Products
 from cntk_pipeline.kernels import KINDS
 from cntk_pipeline.layers import (
     Abs,
+    Attend,
     Concatenate,
     Conv,
     Dense,
@@ -23,9 +24,11 @@ from cntk_pipeline.layers import (
     GlobalAvgPool,
     Hermite,
     LayerNorm,
+    LinearAttention,
     Maxout,
     MaxPool,
     Polynomial,
+    PositionalEmbedding,
     Product,
     Relu,
     Repeat,
@@ -118,6 +121,12 @@ SERIES = {
     ),
     "concatenate": Sequential(Conv(3), Concatenate(Relu(), Sequential(Conv(3), Abs()), 0.3), Conv(2), Relu(), *ENDS),
     "repeat": Sequential(Conv(3), Repeat(Sequential(Relu(), Conv(3)), 3, inject=True), Relu(), *ENDS),
+    "positions": Sequential(
+        *[Conv(3), PositionalEmbedding(w_std=0.8, correlation="gaussian", length=1.5), Attend(plus_identity=True)],
+        *[Dense(), Relu(), Attend(gain=0.7, keys=PositionalEmbedding(trained=False)), Dense(b_std=0.2), Relu(), *ENDS],
+    ),
+    "transformer": presets.transformer(1, patch=(2, 1), position_std=0.5),
+    "heads": Sequential(Conv(3), LayerNorm(), LinearAttention(w_out_std=0.4, b_std=0.3), Relu(), *ENDS),
     "standard": Sequential(
         Dense(b_std=0.3, parameterization="standard"), Relu(), Dense(parameterization="standard", fan_in=20, rate=0.5)
     ),

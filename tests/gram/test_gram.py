@@ -85,6 +85,9 @@ def test_layers_in_a_workflow_make_the_network(run_small: Run) -> None:
         {"layer": "Dense", "rate": 0.5},
         {"layer": "Repeat", "block": [{"layer": "Relu"}, {"layer": "Dense"}], "times": 2, "inject": True},
         {"layer": "Concatenate", "first": {"layer": "Relu"}, "second": {"layer": "Abs"}, "share": 0.25},
+        {"layer": "PositionalEmbedding", "w_std": 0.5, "correlation": "sinusoidal"},
+        {"layer": "LinearAttention", "w_out_std": 0.1},
+        {"layer": "Attend", "keys": [{"layer": "Dense"}, {"layer": "PositionalEmbedding"}], "plus_identity": True},
         {"layer": "GlobalAvgPool"},
         {"layer": "Dense"},
     ]

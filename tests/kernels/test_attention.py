@@ -5,12 +5,25 @@ import pytest
 from numba import njit
 from support.tolerances import DTYPES, assert_kernels_close, tolerance
 
-from cntk_pipeline.kernels import CpuEvaluator, lower
+from cntk_pipeline.kernels import KINDS, CpuEvaluator, lower
 from cntk_pipeline.kernels.attention import pair_index, softmax_rows
 from cntk_pipeline.kernels.lanes import LANES, address, call
-from cntk_pipeline.kernels.program import Tensor
+from cntk_pipeline.kernels.program import Code, Tensor
 from cntk_pipeline.kernels.weighing import Place, attention_function
-from cntk_pipeline.layers import Conv, Dense, Flatten, GlobalAvgPool, SelfAttention, Sequential
+from cntk_pipeline.layers import (
+    Attend,
+    Conv,
+    Dense,
+    Flatten,
+    GlobalAvgPool,
+    Identity,
+    MaxPool,
+    PositionalEmbedding,
+    Relu,
+    SelfAttention,
+    Sequential,
+    presets,
+)
 
 
 def lay_out(height, width, circular, wanted):
@@ -125,3 +138,84 @@ def test_attention_of_an_image_that_is_flat_is_an_average():
     network = Sequential(Conv(1), SelfAttention(w_query_std=3.0), Flatten())
     values = CpuEvaluator(lower([(network, "nngp")], x.shape[1:]), "float64").evaluate(x)
     assert values.item() == pytest.approx(0.49, rel=1e-12)
+
+
+def both_kinds(network, x, z=None, dtype="float64"):
+    return CpuEvaluator(lower([(network, kind) for kind in KINDS], x.shape[1:]), dtype).evaluate(x, z)
+
+
+def test_attention_with_weights_is_attention_and_two_layers_bit_for_bit():
+    x = np.random.default_rng(3).standard_normal((4, 3, 2, 3))
+    one = SelfAttention(w_query_std=1.5, w_key_std=0.8, w_value_std=1.2, w_out_std=0.5, b_std=0.3)
+    others = [Attend(gain=1.5 * 0.8), Dense(w_std=1.2), Dense(w_std=0.5, b_std=0.3)]
+    found, expected = (both_kinds(Sequential(Conv(2), *v, Relu(), Flatten(), Dense()), x) for v in ([one], others))
+    np.testing.assert_allclose(found, expected, rtol=1e-14)
+
+
+def test_logits_that_are_all_alike_make_a_global_average():
+    x = np.random.default_rng(3).standard_normal((4, 3, 2, 3))
+    ends = (Relu(), Flatten(), Dense())
+    found = both_kinds(Sequential(Conv(2), Attend(gain=0.0), Dense(), *ends), x)
+    expected = both_kinds(Sequential(Conv(2), GlobalAvgPool(), Dense(), *ends), x)
+    np.testing.assert_allclose(found, expected, rtol=1e-13)
+    # With vectors of positions in the logits that are long enough, each position looks at itself alone.
+    alone = both_kinds(Sequential(Conv(2), Attend(keys=PositionalEmbedding(w_std=30.0)), Dense(), *ends), x)
+    np.testing.assert_allclose(alone, both_kinds(Sequential(Conv(2), Dense(), *ends), x), rtol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("network", "tells"),
+    [
+        (presets.transformer(2, patch=1), False),
+        (presets.transformer(2, patch=1, position_std=0.8), True),
+        (Sequential(Dense(), Attend(keys=PositionalEmbedding()), Dense(), Relu(), GlobalAvgPool()), False),
+        (
+            Sequential(
+                *[Dense(), Attend(keys=PositionalEmbedding(correlation="exponential"))],
+                *[Dense(), Relu(), GlobalAvgPool()],
+            ),
+            True,
+        ),
+    ],
+)
+def test_the_order_of_tokens_means_something_where_positions_do(network, tells):
+    rng = np.random.default_rng(5)
+    x, z = rng.standard_normal((2, 3, 2, 3, 4))
+    shuffled = z.reshape(3, 6, 4)[:, rng.permutation(6)].reshape(z.shape)
+    plain, other = both_kinds(network, x, z), both_kinds(network, x, shuffled)
+    size = np.abs(plain).max()
+    if tells:
+        assert np.abs(plain - other).max() > 1e-3 * size
+    else:
+        np.testing.assert_allclose(other, plain, atol=1e-13 * size)
+
+
+def test_flipped_images_are_as_near_to_each_other_as_plain_ones():
+    # `flips` computes one flipped image in place of both, where a program says so.
+    x, z = np.random.default_rng(5).standard_normal((2, 3, 4, 6, 2))
+    readouts = [(presets.transformer(1, patch=2, position_std=0.8), kind) for kind in KINDS]
+    assert lower(readouts, x.shape[1:]).mirrors
+    plain = both_kinds(readouts[0][0], x, z)
+    np.testing.assert_allclose(both_kinds(readouts[0][0], x[:, :, ::-1], z[:, :, ::-1]), plain, rtol=1e-12)
+
+
+def test_keys_behind_a_maximum_are_prepared_in_float64():
+    # Neighbours that are nearly equal: their difference has few digits in float32, and so have the logits.
+    rng = np.random.default_rng(1)
+    x = (1 + 1e-3 * rng.standard_normal((4, 3, 6, 1))) * rng.standard_normal((4, 1, 1, 1))
+    keys = Sequential(Conv(3), MaxPool((1, 2), 1, "SAME"))
+    network = Sequential(Conv((2, 1)), Attend(keys=keys, gain=3.0), Conv(2), Relu(), GlobalAvgPool(), Dense())
+    exact, rough = (both_kinds(network, x.astype(np.float32), dtype=dtype) for dtype in ("float64", "float32"))
+    for found, expected in zip(rough, exact, strict=True):
+        assert_kernels_close(found, expected, 1e-5)
+
+
+def test_keys_of_other_layers_are_computed_for_an_image_with_itself_alone():
+    deep = Sequential(Conv(3), Relu(), Conv(3), Relu())
+    program, plain = (
+        lower([(Sequential(Conv(3), Attend(keys=keys), Flatten()), "ntk")], (4, 5, 2)) for keys in (deep, Identity())
+    )
+    # An image costs the keys; a pair of images does not.
+    assert program.plane_entries == plain.plane_entries
+    asked = [op.keys != op.other for stage in program.stages for op in stage.operations if op.code is Code.ATTEND]
+    assert asked == [True]

@@ -17,6 +17,7 @@ from cntk_pipeline.kernels.cuda.device import DeviceLauncher, compile_cubin
 from cntk_pipeline.kernels.cuda.engine import CudaEngine
 from cntk_pipeline.layers import (
     Abs,
+    Attend,
     AvgPool,
     Concatenate,
     Conv,
@@ -26,9 +27,12 @@ from cntk_pipeline.layers import (
     Exp,
     Flatten,
     Gaussian,
+    GlobalAvgPool,
+    LinearAttention,
     Maxout,
     MaxPool,
     Polynomial,
+    PositionalEmbedding,
     Product,
     Relu,
     Repeat,
@@ -177,6 +181,20 @@ def ask(network, size=(8, 8), dtype="float32"):
 def test_golden_networks_are_refused_by_the_layer(name):
     with pytest.raises(LayerError, match=rf'the engine "cuda" cannot compute layer 2, SelfAttention.*{REFUSED[name]}'):
         ask(GOLDEN[name])
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (Attend(plus_identity=True), "attention mixes all positions"),
+        (PositionalEmbedding(), "positions have vectors of their own"),
+        (LinearAttention(), "branches are multiplied"),
+    ],
+)
+def test_attention_of_each_kind_is_refused_by_the_layer(layer, reason):
+    name = type(layer).__name__
+    with pytest.raises(LayerError, match=rf'the engine "cuda" cannot compute layer 1, {name}.*: {reason}'):
+        ask(Sequential(Conv(3), layer, Dense(), Relu(), GlobalAvgPool(), Dense()))
 
 
 def test_what_the_kernel_cannot_do_is_refused_by_the_layer():

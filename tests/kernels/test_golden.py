@@ -9,7 +9,7 @@ from support.tolerances import DTYPES, assert_kernels_close, tolerance
 
 from cntk_pipeline import kernel_matrix
 from cntk_pipeline.kernels import KINDS, CpuEvaluator, lower
-from cntk_pipeline.layers import presets
+from cntk_pipeline.layers import Dense, Relu, Residual, Sequential, presets
 
 NETWORKS = GOLDEN | GOLDEN_2
 VALUES = Path(__file__).parents[1] / "golden"
@@ -72,3 +72,23 @@ def test_networks_have_the_values_of_neural_tangents(peer, name, dtype):
     for kind, cross, symmetric in zip(KINDS, engine.evaluate(x1, x2), engine.evaluate(x1), strict=True):
         assert_kernels_close(cross, peer[f"{name}/{kind}"], tolerance(dtype).peer)
         assert_kernels_close(symmetric, peer[f"{name}/{kind}_sym"], tolerance(dtype).peer)
+
+
+def yang_transformer(blocks, vw):
+    """Build the network in the convention of the original, where own weights are not scaled: those of one input."""
+    network = presets.transformer(blocks, patch=1)
+    if vw == 1:  # both conventions are one
+        return network
+    deep = Dense(w_std=vw**0.5, parameterization="standard", fan_in=1)
+    feed = Residual(Sequential(deep, Relu(), deep))
+    return Sequential(*[feed if isinstance(layer, Residual) else layer for layer in network.layers])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("vw", [1.0, 1.5])
+@pytest.mark.parametrize("blocks", [1, 2, 4])
+def test_the_transformer_has_the_values_of_its_author(blocks, vw, dtype):
+    golden = dict(np.load(VALUES / "yang_transformer.npz"))
+    engine = CpuEvaluator(lower([(yang_transformer(blocks, vw), kind) for kind in KINDS], (2, 3, 5)), dtype)
+    for kind, values in zip(KINDS, engine.evaluate(golden["x"]), strict=True):
+        assert_kernels_close(values, golden[f"blocks{blocks}_vw{vw}/{kind}"], tolerance(dtype).peer)

@@ -7,6 +7,7 @@ import pytest
 from cntk_pipeline.kernels.graph import NetworkGraph, Node, StageKey
 from cntk_pipeline.kernels.program import Code, Grid
 from cntk_pipeline.layers import (
+    Attend,
     AvgPool,
     Conv,
     Dense,
@@ -15,7 +16,9 @@ from cntk_pipeline.layers import (
     GlobalAvgPool,
     GlobalSumPool,
     Identity,
+    LinearAttention,
     LocalAvgPool,
+    PositionalEmbedding,
     Relu,
     Rescale,
     Residual,
@@ -196,6 +199,8 @@ def test_branches_of_one_stage_and_step_are_added_where_they_are():
         (Sequential(Conv(3, padding="CIRCULAR"), Relu(), Conv(3, padding="CIRCULAR")), Sequential(Relu(), Conv(3))),
         (Sequential(SelfAttention(), Dense()), Conv(1)),
         (Sequential(SelfAttention(), Conv(3, strides=2)), AvgPool(2)),
+        (Sequential(Attend(keys=Sequential(Relu(), AvgPool(3, 1, "SAME"))), LinearAttention()), SelfAttention()),
+        (Sequential(Conv(3, padding="CIRCULAR"), PositionalEmbedding(), Attend(), Dense()), Identity()),
     ],
 )
 def test_branches_of_different_stages_meet_behind_both(branches):

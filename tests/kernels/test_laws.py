@@ -13,6 +13,7 @@ from support.tolerances import DTYPES, assert_kernels_close, tolerance
 from cntk_pipeline import kernel_matrix
 from cntk_pipeline.kernels import KINDS, CpuEvaluator, lower, memory
 from cntk_pipeline.layers import (
+    Attend,
     AvgPool,
     Concatenate,
     Conv,
@@ -24,9 +25,11 @@ from cntk_pipeline.layers import (
     GlobalAvgPool,
     LayerNorm,
     LeakyRelu,
+    LinearAttention,
     LocalAvgPool,
     Maxout,
     MaxPool,
+    PositionalEmbedding,
     Product,
     Relu,
     Repeat,
@@ -73,6 +76,11 @@ NETWORKS = HOMOGENEOUS | {
         *[Relu(), GlobalAvgPool(), Dense(b_std=0.1, rate=0.5)],
     ),
     "attention": Sequential(Conv(3, strides=2), LayerNorm(), SelfAttention(), Relu(), GlobalAvgPool(), Dense()),
+    "transformer": presets.transformer(2, patch=(2, 1), position_std=0.7),
+    "heads": Sequential(
+        *[Conv(3, strides=2), LayerNorm(), LinearAttention(w_out_std=0.5), Attend(keys=PositionalEmbedding()), Dense()],
+        *[Relu(), Flatten(), Dense()],
+    ),
     "series": Sequential(
         Conv((1, 2)), Elementwise(np.sin, 32), AvgPool(2), Conv(1, b_std=0.3), Erf(), LocalAvgPool(1, True), Flatten()
     ),

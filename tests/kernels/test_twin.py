@@ -12,6 +12,7 @@ from cntk_pipeline.kernels import CpuEvaluator, lower
 from cntk_pipeline.layers import (
     LAYERS,
     Abs,
+    Attend,
     AvgPool,
     Concatenate,
     Conv,
@@ -31,10 +32,12 @@ from cntk_pipeline.layers import (
     Layer,
     LayerNorm,
     LeakyRelu,
+    LinearAttention,
     LocalAvgPool,
     Maxout,
     MaxPool,
     Polynomial,
+    PositionalEmbedding,
     Product,
     Rbf,
     Relu,
@@ -48,6 +51,8 @@ from cntk_pipeline.layers import (
     Sin,
     SumPool,
 )
+from cntk_pipeline.layers.attention import MECHANISMS
+from cntk_pipeline.layers.positions import CORRELATIONS
 
 PADDINGS = ("SAME", "VALID", "CIRCULAR")
 
@@ -143,6 +148,28 @@ TYPICAL: dict[type[Layer], Sequential] = {
     SelfAttention: at_pixels(
         Relu(), SelfAttention(w_query_std=1.1, w_key_std=0.8, w_value_std=0.9, w_out_std=1.2, b_std=0.3), Relu()
     ),
+    Attend: at_pixels(
+        Attend(gain=0.8, plus_identity=True),
+        LayerNorm(),
+        Residual(Sequential(Relu(), Attend(keys=PositionalEmbedding(w_std=0.6)), Dense(w_std=0.7))),
+        Attend(keys=Sequential(Dense(w_std=1.2), Relu(), AvgPool(3, 1, "SAME")), mechanism="relu", gain=0.3),
+    ),
+    LinearAttention: at_pixels(
+        LayerNorm(),
+        LinearAttention(w_query_std=0.5, w_key_std=0.8, w_value_std=0.9, w_out_std=1.2, b_std=0.3),
+        LayerNorm(),
+        Conv(2, strides=2),
+        LinearAttention(keys=Sequential(Relu(), PositionalEmbedding(w_std=0.6)), trained=False),
+        Residual(Sequential(Relu(), LinearAttention(w_query_std=0.2))),
+    ),
+    PositionalEmbedding: at_pixels(
+        PositionalEmbedding(w_std=0.6),
+        Relu(),
+        Conv(3, strides=(2, 1), padding="CIRCULAR"),
+        PositionalEmbedding(w_std=1.4, correlation="gaussian", length=2.0, trained=False),
+        Conv(2),
+        SelfAttention(),
+    ),
 }
 
 
@@ -181,6 +208,23 @@ def test_other_parameterizations_agree_with_the_naive_twin(b_std, rate):
     )
     images = np.random.default_rng(5).standard_normal((3, 6, 5, 2)).astype(np.float32)
     assert_engine_equals_twin(network, images)
+
+
+@pytest.mark.parametrize("correlation", CORRELATIONS)
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_attention_of_each_kind_agrees_with_the_naive_twin(mechanism, correlation):
+    # The same values are mixed twice, by keys of two depths; shapes with one row, and after a stride.
+    positions = PositionalEmbedding(w_std=0.7, correlation=correlation, length=1.5)
+    shared = {"mechanism": mechanism, "gain": 0.4}
+    network = Sequential(
+        *[Conv(3, b_std=0.2), Residual(Sequential(Attend(keys=positions, **shared), Dense())), positions],
+        *[Attend(plus_identity=True, **shared), LayerNorm(), Relu(), Conv(2, strides=2)],
+        *[Attend(keys=Sequential(LayerNorm(), positions), **shared), Flatten(), Dense()],
+    )
+    for shape in ((4, 3, 2), (1, 5, 2)):
+        images = np.random.default_rng(7).standard_normal((4, *shape)).astype(np.float32)
+        images[3] = images[0]
+        assert_engine_equals_twin(network, images[:2], images[2:])
 
 
 @pytest.mark.parametrize("padding", PADDINGS[:2])

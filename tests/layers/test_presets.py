@@ -7,13 +7,16 @@ from support.tape import lowered
 
 from cntk_pipeline.errors import LayerError
 from cntk_pipeline.layers import (
+    Attend,
     AvgPool,
     Conv,
     Dense,
     Flatten,
     GlobalAvgPool,
     Layer,
+    LayerNorm,
     LocalAvgPool,
+    PositionalEmbedding,
     Relu,
     Rescale,
     Residual,
@@ -23,7 +26,7 @@ from cntk_pipeline.layers import (
 )
 from cntk_pipeline.layers.presets import PRESETS
 
-SMALLEST = {"cntk": 2, "fully_connected": 1, "myrtle": 5, "resnet": 8, "wide_resnet": 10, "cnn_gp": 1}
+SMALLEST = {"cntk": 2, "fully_connected": 1, "myrtle": 5, "resnet": 8, "wide_resnet": 10, "cnn_gp": 1, "transformer": 1}
 CIFAR = Shape((32, 32), 3)
 
 
@@ -186,6 +189,23 @@ def test_the_last_filter_of_the_convnet_gp_is_a_convolution_of_the_image_s_size(
     (_, _, mean), (weigh, *_) = lowered(flat, shape)[0], lowered(whole, shape)
     assert lowered(flat, shape)[1][4:] == (4.0, 0.25, 1.0)
     assert weigh[4:] == (4.0 * mean, 0.25, 1.0)
+
+
+def test_a_block_of_the_transformer_has_attention_and_two_layers_between_norms():
+    weights = Dense(w_std=2.0, b_std=0.1)
+    rest = [Attend(plus_identity=True), LayerNorm(), Residual(Sequential(weights, Relu(), weights)), LayerNorm()]
+    tokens = Conv((2, 4), strides=(2, 4), padding="VALID", w_std=2.0, b_std=0.1)
+    network = presets.transformer(2, patch=(2, 4), position_std=0.5, w_std=2.0, b_std=0.1)
+    embedded = [tokens, PositionalEmbedding(w_std=0.5)]
+    assert network == Sequential(*embedded, *rest, weights, *rest, GlobalAvgPool(), Dense(b_std=0.1))
+    assert presets.transformer(1, "flatten").layers[0] == Conv(4, strides=4, padding="VALID")
+    assert PositionalEmbedding() not in presets.transformer(1).layers
+
+
+@pytest.mark.parametrize("depth", [0, 1.0, None])
+def test_a_transformer_without_blocks_is_refused(depth):
+    with pytest.raises(LayerError, match=f"transformer counts blocks: depth must be a whole number >= 1, got {depth}"):
+        presets.transformer(depth)
 
 
 @pytest.mark.parametrize("depth", [6, 0, None, "5"])

@@ -2,12 +2,15 @@
 
 import json
 import tomllib
+from pathlib import Path
 
 import pytest
 
+from cntk_pipeline import layers
 from cntk_pipeline.errors import LayerError
 from cntk_pipeline.layers import (
     LAYERS,
+    Attend,
     AvgPool,
     Concatenate,
     Conv,
@@ -28,6 +31,7 @@ from cntk_pipeline.layers import (
     presets,
     spelling,
 )
+from cntk_pipeline.layers.refused import PAGE, REFUSED
 
 BLOCK = Residual(Sequential(Relu(), Conv(3, strides=2), Relu(), Conv(3)), Conv(1, strides=2))
 NETWORKS = {
@@ -38,6 +42,8 @@ NETWORKS = {
     "resnet": presets.resnet(8),
     "wide_resnet": presets.wide_resnet(10),
     "cnn_gp": presets.cnn_gp(3),
+    "transformer": presets.transformer(1, position_std=0.5),
+    "keys": Sequential(Attend(keys=Sequential(Dense(), Relu()), mechanism="abs"), Flatten()),
     "nested": Sequential(Conv(3), Residual(Sequential(BLOCK, Conv(3)), Residual(Dense(), Sequential())), Flatten()),
     "branches": Sequential(
         *[
@@ -118,6 +124,34 @@ def test_an_unknown_layer_is_refused_with_the_nearest():
         spelling.read([{"layer": "Dense"}, {"layer": "Rely"}], LAYERS)
     with pytest.raises(LayerError, match=r"^network.layers\[0\]: unknown layer \['Relu'\]"):
         spelling.read([{"layer": ["Relu"]}], LAYERS)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("BatchNorm", r"would depend on the batches that both inputs are in: take LayerNorm\(\)"),
+        ("GRU", "gates over all times has no closed form, and no NTK"),
+        ("LSTM", "gates over all times has no closed form, and no NTK"),
+        ("MaxPool2d", r"more than two correlated Gaussians .* MaxPool\(\(1, 2\)\), Dense\(\), MaxPool\(\(2, 1\)\)"),
+        ("MultiheadAttention", r"finitely many heads is random: take SelfAttention\(\), Attend\(\) or LinearAtt"),
+    ],
+)
+def test_a_layer_of_other_libraries_is_refused_with_the_reason_and_the_page(name, reason):
+    message = f"there is no layer {name}, since .*{reason}.*docs/networks.md#layers-that-are-refused says more"
+    with pytest.raises(LayerError, match=rf"^network.layers\[1\].branch: {message}"):
+        spelling.read([{"layer": "Dense"}, {"layer": "Residual", "branch": {"layer": name}}], LAYERS)
+    with pytest.raises(LayerError, match=f"^{message}"):
+        getattr(layers, name)
+
+
+def test_the_names_of_refused_layers_are_of_no_layer_and_others_are_unknown_as_ever():
+    assert not REFUSED.keys() & LAYERS.keys()
+    assert not hasattr(layers, "Convolve")
+    page, _, section = PAGE.partition("#")
+    text = (Path(__file__).parents[2] / page).read_text()
+    assert f"## {section.replace('-', ' ').capitalize()}\n" in text
+    with pytest.raises(LayerError, match=f"MaxPool is exact for two positions.* {PAGE} says more"):
+        layers.MaxPool((2, 2))
 
 
 @pytest.mark.parametrize("table", [{}, {"w_std": 1.0}, "Relu", 3, [{"layer": "Relu"}]])

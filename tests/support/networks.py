@@ -1,11 +1,13 @@
 """The networks whose kernels `tests/golden/neural_tangents.npz` and `neural_tangents_2.npz` hold."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+import numpy as np
 from scipy import special
 
 from cntk_pipeline.layers import (
     Abs,
+    Attend,
     AvgPool,
     Conv,
     Cos,
@@ -19,6 +21,8 @@ from cntk_pipeline.layers import (
     Layer,
     LayerNorm,
     LeakyRelu,
+    LinearAttention,
+    PositionalEmbedding,
     Product,
     Rbf,
     Relu,
@@ -107,6 +111,29 @@ def standard(layer: Layer, fan_in: float | None = None) -> Layer:
     return replace(layer, parameterization="standard", fan_in=fan_in)
 
 
+@dataclass(frozen=True)
+class PowerDecay:
+    """``1 / (1 + r^4)``, the peer's example, which is no covariance of vectors: it has negative eigenvalues."""
+
+    def table(self, height: int, width: int) -> np.ndarray:
+        away = np.hypot(np.arange(1 - height, height)[:, None], np.arange(1 - width, width))
+        return 1 / (1 + away**4)
+
+
+@dataclass(frozen=True)
+class PeerPositions(Layer):
+    """Positions in the logits with the peer's decay."""
+
+    def output_shape(self, shape):
+        return shape
+
+    def lower(self, graph, shape, source):
+        return graph.embed(source, PowerDecay(), 0.7**2, 1.0)
+
+
+HEAD = {"w_query_std": 0.9, "w_key_std": 1.1, "w_value_std": 1.2, "w_out_std": 1.3, "b_std": 0.1}
+
+
 GOLDEN_2: dict[str, Sequential] = {
     "product_glu": Sequential(
         Product(branch(1.3, Elementwise(sigmoid_like, 256)), branch(1.1)), dense(1.2, 0.2), Relu(), Dense()
@@ -125,4 +152,12 @@ GOLDEN_2: dict[str, Sequential] = {
         *[standard(Conv(3, w_std=1.3, b_std=0.1)), Relu(), standard(Conv(3, w_std=1.2, b_std=0.2), 64), Relu()],
         *[GlobalAvgPool(), standard(dense(1.1, 0.1), 32)],
     ),
+    "attention_pos_sum": averaged(
+        *[conv(b_std=0.1), Relu()],
+        *[Attend(gain=0.9 * 1.1, keys=PeerPositions()), Dense(w_std=1.2), Dense(w_std=1.3, b_std=0.1), Relu()],
+    ),
+    "attention_pos_val": averaged(
+        *[conv(b_std=0.1), Relu(), PositionalEmbedding(w_std=0.7), SelfAttention(**HEAD), Relu()],
+    ),
+    "attention_identity_sqrt": averaged(conv(b_std=0.1), Relu(), LinearAttention(**HEAD), Relu()),
 }

@@ -24,6 +24,9 @@ class Tape(Graph):
     def pool(self, source, rows, columns, scale=1.0, normalize_edges=False):
         return self._record("pool", source, rows, columns, scale, normalize_edges)
 
+    def total(self, source):
+        return self._record("total", source)
+
     def trace(self, source, scale):
         return self._record("trace", source, scale)
 
@@ -39,8 +42,12 @@ class Tape(Graph):
     def mask(self, source, factor):
         return self._record("mask", source, factor)
 
-    def attend(self, source, gain):
-        return self._record("attend", source, gain)
+    def embed(self, source, correlation, variance, own):
+        return self._record("embed", source, correlation, variance, own)
+
+    def attend(self, source, gain, keys=None, mechanism="softmax", plus_identity=False):
+        others = (keys, mechanism, plus_identity)
+        return self._record("attend", source, gain, *(others if others != (None, "softmax", False) else ()))
 
 
 def lowered(layer: Layer, shape: Shape) -> list[tuple[Any, ...]]:

@@ -114,6 +114,80 @@ def self_attention(pairs: Pairs, layer: layers.SelfAttention) -> Pairs:
     )
 
 
+def positional_embedding(pairs: Pairs, layer: layers.PositionalEmbedding) -> Pairs:
+    """Add a covariance of positions that is the same for all images, and is learned."""
+    height, width = pairs.size
+    y, x = (v.ravel() / layer.length for v in np.mgrid[:height, :width])
+    away = np.hypot(np.subtract.outer(y, y), np.subtract.outer(x, x))
+    if layer.correlation == "sinusoidal":
+        # A mean over so many frequencies that it is an integral: those of Vaswani et al. 2017, by Gauss-Legendre.
+        nodes, weights = np.polynomial.legendre.leggauss(400)
+        frequencies, share = 10_000.0 ** (-(nodes + 1) / 2), weights / 2
+        axes = [np.subtract.outer(v, v) for v, size in ((y, height), (x, width)) if size > 1]
+        cosines = [np.cos(axis[..., None] * frequencies) @ share for axis in axes]
+        values = sum(cosines) / len(cosines) if cosines else np.ones_like(away)
+    else:
+        known = {"equal": away == 0, "gaussian": np.exp(-(away**2) / 2), "exponential": np.exp(-away)}
+        values = known[layer.correlation]
+    added = layer.w_std**2 * values.reshape(height, width, height, width)
+    after = pairs.map_covariances(lambda covariance: covariance + added)
+    return replace(after, tangent=after.tangent + (added if layer.trained else 0))
+
+
+def attend(pairs: Pairs, layer: layers.Attend) -> Pairs:
+    """Mix positions by a function of the covariance of an image with itself."""
+    keys = step(pairs, layer.keys)
+    height, width = pairs.size
+
+    def attention(own: Array) -> Array:
+        logits = layer.gain * own.reshape(-1, height * width, height * width)
+        if layer.mechanism == "softmax":
+            exponentials = np.exp(logits - logits.max(-1, keepdims=True))
+            rows = exponentials / exponentials.sum(-1, keepdims=True)
+        else:
+            rows = {"identity": logits, "abs": np.abs(logits), "relu": logits * (logits > 0)}[layer.mechanism]
+        return rows + layer.plus_identity * np.eye(height * width)
+
+    a_x, a_z = attention(keys.xx), attention(keys.zz)
+
+    def mixed(values: Array, first: Array, second: Array) -> Array:
+        flat = values.reshape(*values.shape[:-4], height * width, height * width)
+        return (first @ flat @ np.swapaxes(second, -1, -2)).reshape(values.shape)
+
+    return replace(
+        pairs,
+        xx=mixed(pairs.xx, a_x, a_x),
+        zz=mixed(pairs.zz, a_z, a_z),
+        xz=mixed(pairs.xz, a_x[:, None], a_z),
+        tangent=mixed(pairs.tangent, a_x[:, None], a_z),
+    )
+
+
+def linear_attention(pairs: Pairs, layer: layers.LinearAttention) -> Pairs:
+    """Average over heads ``(Q_i . K_j) V_j``, whose weights are independent Gaussians of mean 0."""
+    keys = step(pairs, layer.keys)
+    scale = (layer.w_query_std * layer.w_key_std * layer.w_value_std * layer.w_out_std) ** 2
+    bias = layer.b_std**2
+
+    def total(first: Array, second: Array) -> Array:
+        return (first * second).sum((-4, -3, -2, -1), keepdims=True)
+
+    # The derivatives by queries, by keys, by values and by outputs have this same kernel each. What reaches the layers
+    # before passes through queries, which is keys.tangent in the first place, keys in the second, values in the third.
+    forward = scale * keys.xz * total(keys.xz, pairs.xz)
+    below = keys.tangent * total(keys.xz, pairs.xz)
+    below = below + keys.xz * (total(keys.tangent, pairs.xz) + total(keys.xz, pairs.tangent))
+    own = 4 * forward + bias if layer.trained else 0
+    return replace(
+        pairs,
+        xx=scale * keys.xx * total(keys.xx, pairs.xx) + bias,
+        zz=scale * keys.zz * total(keys.zz, pairs.zz) + bias,
+        xz=forward + bias,
+        tangent=scale * below + own,
+        channels=None,
+    )
+
+
 def pool(pairs: Pairs, rows: Array, columns: Array, normalize_edges: bool) -> Pairs:
     """Sum the first position over its window, and the second over its own; or average over what lies inside."""
 
@@ -282,6 +356,9 @@ STEPS: dict[type[Layer], Step] = {
     layers.Dense: dense,
     layers.Rescale: rescale,
     layers.SelfAttention: self_attention,
+    layers.Attend: attend,
+    layers.LinearAttention: linear_attention,
+    layers.PositionalEmbedding: positional_embedding,
     layers.AvgPool: avg_pool,
     layers.SumPool: sum_pool,
     layers.MaxPool: max_pool,

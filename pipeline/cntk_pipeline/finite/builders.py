@@ -18,8 +18,11 @@ from cntk_pipeline.finite.modules import (
     Attention,
     Concatenation,
     Convolution,
+    Embedding,
+    LinearHeads,
     Maxout,
     MaxPool,
+    Mixing,
     Network,
     Pointwise,
     Pool,
@@ -116,6 +119,37 @@ def _attention(layer: layers.SelfAttention, place: Place, draw: Draw) -> Built:
     scales = {name: deviation / math.sqrt(place.channels) for name, deviation in deviations.items()}
     scales["out"] = layer.w_out_std / math.sqrt(place.width)
     return Attention(weights, scales, b_std=layer.b_std, trained=layer.trained), place.width
+
+
+def _attend(layer: layers.Attend, place: Place, draw: Draw) -> Built:
+    keys, _ = _build_layer(layer.keys, place, draw)
+    return Mixing(keys, layer.gain, layer.mechanism, layer.plus_identity), place.channels
+
+
+def _linear_attention(layer: layers.LinearAttention, place: Place, draw: Draw) -> Built:
+    keys, channels = _build_layer(layer.keys, place, draw)
+    weights = {
+        "query": draw.normal(place.width, channels),
+        "key": draw.normal(place.width, channels),
+        "value": draw.normal(place.width, place.channels),
+        "out": draw.normal(place.width, place.width),
+        "bias": draw.normal(place.width),
+    }
+    deviations = {"query": layer.w_query_std, "key": layer.w_key_std, "value": layer.w_value_std}
+    scales = {name: deviation / math.sqrt(weights[name].shape[1]) for name, deviation in deviations.items()}
+    scales["out"] = layer.w_out_std / math.sqrt(place.width)
+    return LinearHeads(keys, weights, scales, b_std=layer.b_std, trained=layer.trained), place.width
+
+
+def _positional_embedding(layer: layers.PositionalEmbedding, place: Place, draw: Draw) -> Built:
+    height, width = place.shape.size
+    rows, columns = (index.ravel() for index in np.indices((height, width)))
+    table = layer.covariance.table(height, width)
+    correlation = table[np.subtract.outer(rows, rows) + height - 1, np.subtract.outer(columns, columns) + width - 1]
+    values, vectors = np.linalg.eigh(correlation)
+    root = layer.w_std * vectors * np.sqrt(np.maximum(values, 0))
+    drawn = draw.normal(height * width, place.channels)
+    return Embedding(drawn, draw.constant(root), trained=layer.trained), place.channels
 
 
 def _rescale(layer: layers.Rescale, place: Place, draw: Draw) -> Built:
@@ -240,6 +274,9 @@ BUILDERS: dict[type[Layer], Callable[[Any, Place, Draw], Built]] = {
     layers.Dense: _dense,
     layers.Rescale: _rescale,
     layers.SelfAttention: _attention,
+    layers.Attend: _attend,
+    layers.LinearAttention: _linear_attention,
+    layers.PositionalEmbedding: _positional_embedding,
     layers.AvgPool: _avg_pool,
     layers.SumPool: _sum_pool,
     layers.MaxPool: _max_pool,

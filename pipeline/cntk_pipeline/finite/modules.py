@@ -23,6 +23,10 @@ class Weighted(nn.Module):
         else:
             self.register_buffer(name, values)
 
+    def held(self, name: str) -> torch.Tensor:
+        """Return weights by name."""
+        return self.get_parameter(name) if self._trained else self.get_buffer(name)
+
 
 class Affine(Weighted):
     """``scale W x + b_scale b`` of vectors.
@@ -121,11 +125,90 @@ class Attention(Weighted):
         return mixed.mT.reshape(x.shape[0], -1, *x.shape[2:])
 
     def _apply_weights(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        return self._scales[name] * functional.linear(x, self.get_parameter_or_buffer(name))
+        return self._scales[name] * functional.linear(x, self.held(name))
 
-    def get_parameter_or_buffer(self, name: str) -> torch.Tensor:
-        """Return weights by name."""
-        return self.get_parameter(name) if self._trained else self.get_buffer(name)
+
+MECHANISMS: dict[str, Function] = {
+    "softmax": lambda logits: functional.softmax(logits, -1),
+    "identity": lambda logits: logits,
+    "abs": torch.abs,
+    "relu": torch.relu,
+}
+"""What attention is of its logits, by the names of `Attend`."""
+
+
+class Mixing(nn.Module):
+    """Attention over the positions of an image without weights: logits are products of its channels, over their number.
+
+    Parameters
+    ----------
+    keys : what queries and keys are of the input.
+    mechanism : makes attention of logits that ``gain`` multiplies.
+    plus_identity : whether the input is added.
+    """
+
+    def __init__(self, keys: nn.Module, gain: float, mechanism: str, plus_identity: bool) -> None:
+        super().__init__()
+        self.keys, self._gain = keys, gain
+        self._function, self._plus_identity = MECHANISMS[mechanism], plus_identity
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        keys = self.keys(x).flatten(2).mT
+        attention = self._function(self._gain / keys.shape[-1] * (keys @ keys.mT))
+        mixed = (attention @ x.flatten(2).mT).mT.reshape(x.shape)
+        return x + mixed if self._plus_identity else mixed
+
+
+class LinearHeads(Weighted):
+    """Heads of one channel each, attention without a softmax: ``W_out`` of ``q_i sum_j k_j v_j``, head by head.
+
+    Parameters
+    ----------
+    keys : what queries and keys are of the input.
+    weights : unit Gaussians: query, key and value, (heads, inputs); out, (outputs, heads); bias, (outputs,).
+    scales : of query, key, value and out: deviations divided by the roots of their inputs.
+    """
+
+    def __init__(
+        self,
+        keys: nn.Module,
+        weights: dict[str, torch.Tensor],
+        scales: dict[str, float],
+        *,
+        b_std: float,
+        trained: bool,
+    ) -> None:
+        super().__init__(trained)
+        self.keys = keys
+        for name, values in weights.items():
+            self.hold(name, values)
+        self._scales, self._b_std = scales, b_std
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        keys, values = self.keys(x).flatten(2).mT, x.flatten(2).mT
+        sources = {"query": keys, "key": keys, "value": values}
+        q, k, v = (self._scales[name] * functional.linear(by, self.held(name)) for name, by in sources.items())
+        heads = q * (k * v).sum(-2, keepdim=True)
+        mixed = self._scales["out"] * functional.linear(heads, self.held("out")) + self._b_std * self.held("bias")
+        return mixed.mT.reshape(x.shape[0], -1, *x.shape[2:])
+
+
+class Embedding(Weighted):
+    """Adds vectors of the positions, the same for all images.
+
+    Parameters
+    ----------
+    vectors : unit Gaussians, (positions, channels).
+    root : of the covariance of two positions, (positions, positions).
+    """
+
+    def __init__(self, vectors: torch.Tensor, root: torch.Tensor, *, trained: bool) -> None:
+        super().__init__(trained)
+        self.hold("vectors", vectors)
+        self.register_buffer("root", root)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + (self.get_buffer("root") @ self.held("vectors")).mT.reshape(x.shape[1:])
 
 
 class Pool(nn.Module):

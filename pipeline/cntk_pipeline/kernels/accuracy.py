@@ -146,7 +146,8 @@ class Accuracy:
         # Without biases, rectifiers treat all images alike; what a difference or a product leaves depends on the image.
         homogeneous = (Relu, LeakyRelu, Abs, Maxout, type(None))
         is_constant = all(
-            op.bias == 0 and isinstance(op.function, homogeneous) and op.code is not Code.MULTIPLY for op in operations
+            op.bias == 0 and isinstance(op.function, homogeneous) and op.code not in (Code.MULTIPLY, Code.EMBED)
+            for op in operations
         )
         found, _, ends = self._walk(np.ones((3, len(functions), 1)))
         self.flat, self.masked = (np.array([getattr(end, name) for end in ends]) for name in ("flat", "masked"))
@@ -231,6 +232,8 @@ class Accuracy:
                     found = _add(found, registers.get(op.other, start))
                 elif op.code is Code.MULTIPLY:
                     found = _multiply(found, registers.get(op.other, start))
+                elif op.code is Code.EMBED:  # as a bias: equal positions have more in common
+                    found = found.scaled(_share(found.variance, op.scale), found.variance + op.scale)
                 elif op.code is Code.WEIGH and op.function is None:
                     linear = op.scale * op.window[0] * op.window[1] * found.variance
                     found = found.scaled(_share(linear, op.bias), linear + op.bias)

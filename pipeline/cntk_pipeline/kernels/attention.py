@@ -1,8 +1,10 @@
 """Attention: where the pairs of positions lie that it mixes, and with which weights."""
 
+from collections.abc import Callable
+
 import numpy as np
 
-from cntk_pipeline.kernels.program import Array, Tensor
+from cntk_pipeline.kernels.program import Array, Mixing, Tensor
 
 
 def pair_index(tensor: Tensor) -> Array:
@@ -24,3 +26,20 @@ def softmax_rows(logits: Array) -> Array:
     """Normalise the exponentials of the last axis but one, ``(positions, positions, lanes)``, to a sum of 1."""
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
     return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+MECHANISMS: dict[str, Callable[[Array], Array]] = {
+    "softmax": softmax_rows,
+    "identity": lambda logits: logits,
+    "abs": np.abs,
+    "relu": lambda logits: np.maximum(logits, 0),
+}
+"""What attention is of its logits, ``(positions, positions, lanes)``."""
+
+
+def mix_rows(logits: Array, mixing: Mixing) -> Array:
+    """Evaluate what mixes the positions of images, ``(positions, positions, lanes)``."""
+    attention = MECHANISMS[mixing.mechanism](logits)
+    if mixing.plus_identity:
+        attention = attention + np.eye(len(logits))[:, :, None]
+    return attention

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass, field, replace
 
-from cntk_pipeline.kernels.program import Code, Grid
+from cntk_pipeline.kernels.program import Code, Grid, Mixing
 from cntk_pipeline.layers import Graph, Pointwise, Windows
+from cntk_pipeline.layers.positions import Correlation
 
 
 @dataclass(frozen=True, order=True)
@@ -23,13 +24,15 @@ class Node:
     Attributes
     ----------
     code : POOL, REDUCE and ATTEND end a stage; their result is loaded in a later one.
-    sources : nodes.
+    sources : nodes; of ATTEND the values, and the keys where they are others.
     stage : where the operation runs.
     result : the stage in which the result is at hand.
     grid : positions of the result.
     chain : poolings before the sum of REDUCE: windows of rows, of columns, and whether edges are normalised.
     traced : whether REDUCE sums over equal positions alone.
     masked : whether a MASK lies before.
+    mixing : of ATTEND, how logits become attention.
+    correlation : of EMBED, that of the vectors of two positions.
     """
 
     code: Code
@@ -43,6 +46,8 @@ class Node:
     chain: tuple[tuple[Windows, Windows, bool], ...] = ()
     traced: bool = False
     masked: bool = False
+    mixing: Mixing | None = None
+    correlation: Correlation | None = None
     scale: float = 1.0
     bias: float = 0.0
     own: float = 0.0
@@ -131,6 +136,9 @@ class NetworkGraph(Graph):
     def trace(self, source: int, scale: float) -> int:
         return self._reduce(source, scale, (), traced=True)
 
+    def total(self, source: int) -> int:
+        return self._reduce(source, 1.0, (), traced=False, grid=self.nodes[source].grid)
+
     def apply(self, source: int, function: Pointwise) -> int:
         return self._follow(Code.APPLY, source, self.nodes[source].grid, function=function)
 
@@ -143,17 +151,33 @@ class NetworkGraph(Graph):
     def multiply(self, first: int, second: int) -> int:
         return self._join(Code.MULTIPLY, first, second)
 
-    def attend(self, source: int, gain: float) -> int:
+    def embed(self, source: int, correlation: Correlation, variance: float, own: float) -> int:
+        # Around a circle an offset is that of two pairs of positions, with vectors of two correlations.
+        flat = self._move(source, circular=False)
+        grid = self.nodes[flat].grid
+        return self._follow(Code.EMBED, flat, grid, correlation=correlation, scale=variance, own=own)
+
+    def attend(
+        self,
+        source: int,
+        gain: float,
+        keys: int | None = None,
+        mechanism: str = "softmax",
+        plus_identity: bool = False,
+    ) -> int:
         grid = self.nodes[source].grid
-        whole = self._pool(source, Windows.single(grid.height), Windows.single(grid.width))
-        stage = self.nodes[whole].result
+        mixed = (source,) if keys is None else (source, keys)
+        level = 1 + max(self.nodes[k].result.level for k in mixed)
+        whole = tuple(self._hand_over(k, False, level) for k in mixed)
+        stage = self.nodes[whole[0]].result
         return self.add_node(
             Node(
                 Code.ATTEND,
-                (whole,),
+                whole,
                 stage,
                 replace(stage, level=stage.level + 1),
                 Grid(grid.height, grid.width),
+                mixing=Mixing(mechanism, plus_identity),
                 scale=gain,
             )
         )
@@ -197,8 +221,18 @@ class NetworkGraph(Graph):
             )
         )
 
-    def _reduce(self, source: int, scale: float, chain: tuple[tuple[Windows, Windows, bool], ...], traced: bool) -> int:
-        """Add a weighted sum over all positions, of what lies before poolings and multiples: they are weights too."""
+    def _reduce(
+        self,
+        source: int,
+        scale: float,
+        chain: tuple[tuple[Windows, Windows, bool], ...],
+        traced: bool,
+        grid: Grid | None = None,
+    ) -> int:
+        """Add a weighted sum over all positions, of what lies before poolings and multiples: they are weights too.
+
+        The sum is at hand at each position of ``grid``; without one, of a vector.
+        """
         node = self.nodes[source]
         while node.code is Code.POOL or node.is_multiple:
             scale *= node.scale
@@ -206,9 +240,10 @@ class NetworkGraph(Graph):
                 chain = ((*node.windows, node.normalize_edges), *chain)
             source = node.sources[0]
             node = self.nodes[source]
-        result = StageKey(node.result.level + 1, 1, 1)
+        height, width = (1, 1) if grid is None else (grid.height, grid.width)
+        result, behind = StageKey(node.result.level + 1, height, width), Grid(height, width)
         return self.add_node(
-            Node(Code.REDUCE, (source,), node.result, result, Grid(1, 1), chain=chain, traced=traced, scale=scale)
+            Node(Code.REDUCE, (source,), node.result, result, behind, chain=chain, traced=traced, scale=scale)
         )
 
     def _hand_over(self, source: int, circular: bool, level: int = 0) -> int:

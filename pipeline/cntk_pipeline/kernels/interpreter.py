@@ -16,9 +16,11 @@ from cntk_pipeline.kernels.planes import (
     add_planes,
     clear_rim,
     copy_plane,
+    fill_plane,
     multiply_planes,
     pool_plane,
     scale_plane,
+    shift_plane,
     sum_windows,
     wrap_rim,
 )
@@ -26,7 +28,7 @@ from cntk_pipeline.kernels.program import Array, Code
 from cntk_pipeline.kernels.tables import Entry, Kind, StageEntry, Tables, TensorEntry, VisitTables
 from cntk_pipeline.kernels.weighing import Place
 
-_INPUT, _LOAD, _LOAD_SUM, _WEIGH, _ADD, _MULTIPLY, _MASK, _POOL, _REDUCE, _ATTEND, _OUTPUT = (
+_INPUT, _LOAD, _LOAD_SUM, _WEIGH, _ADD, _MULTIPLY, _MASK, _POOL, _REDUCE, _ATTEND, _OUTPUT, _EMBED = (
     int(code)
     for code in (
         Code.INPUT,
@@ -40,6 +42,7 @@ _INPUT, _LOAD, _LOAD_SUM, _WEIGH, _ADD, _MULTIPLY, _MASK, _POOL, _REDUCE, _ATTEN
         Code.REDUCE,
         Code.ATTEND,
         Code.OUTPUT,
+        Code.EMBED,
     )
 )
 _WINDOWS, _CIRCULAR = int(Kind.WINDOWS), int(Kind.CIRCULAR)
@@ -323,8 +326,8 @@ def run_group(
                             copy_plane(address(memory.tensors, begin * LANES), row, there, stride, shape)
                     elif code == _LOAD_SUM:
                         for part in range(parts):
-                            for lane in range(LANES):
-                                target[part * plane_size + lane] = memory.sums[slot, part, lane]
+                            there = address(target, part * plane_size)
+                            fill_plane(address(memory.sums, (2 * slot + part) * LANES), there, stride, shape)
                     elif code == _ADD:
                         other = address(memory.planes, 2 * op[_OTHER] * plane_size + halo * LANES)
                         for part in range(parts):
@@ -356,6 +359,13 @@ def run_group(
                     elif code == _MULTIPLY:
                         other = address(memory.planes, 2 * op[_OTHER] * plane_size + halo * LANES)
                         multiply_planes(source, other, target, plane_size, parts, stride, shape)
+                    elif code == _EMBED:
+                        table = op[_ROW_TABLE] + row_index * (2 * op[_WIDTH] - 1) + column_index
+                        amount = factors[0] * tables.weights[table]
+                        shift_plane(source, target, stride, shape, amount)
+                        if parts == 2:
+                            here, there = address(source, plane_size), address(target, plane_size)
+                            shift_plane(here, there, stride, shape, factors[2] * amount)
 
 
 @jit

@@ -150,7 +150,8 @@ class _Assembly:
             self_visits = self._visit(key, steps[key], self_wanted, readouts=False)
             visits[key] = (self._visit(key, steps[key], wanted, readouts=True), self_visits)
         stages = tuple(self._stage(key, steps[key], *visits[key]) for key in keys)
-        tensors = tuple(self._tensor(k, wanted[k] | self_wanted.get(k, np.False_)) for k in self.tensors)
+        # What is for keys alone is there for an image with itself, and not for a pair.
+        tensors = tuple(self._tensor(k, wanted.get(k, np.False_) | self_wanted.get(k, np.False_)) for k in self.tensors)
         mirrors = all(columns.is_symmetric for node in kept for columns in _column_windows(node))
         return Program(input_shape, stages, tensors, len(self.sums), len(self.outputs), mirrors)
 
@@ -234,14 +235,18 @@ class _Assembly:
             )
             return replace(operation, slot=self.sums[k], weights=(rows_weights, column_weights))
         if node.code is Code.ATTEND:
-            return replace(operation, slot=self.tensors[k], other=self.tensors[node.sources[0]])
+            values, keys = self.tensors[node.sources[0]], self.tensors[node.sources[-1]]
+            return replace(operation, slot=self.tensors[k], other=values, keys=keys, mixing=node.mixing)
+        if node.correlation is not None:
+            return replace(operation, weights=(node.correlation.table(node.grid.height, node.grid.width),))
         return operation
 
     def _load(self, k: int) -> Operation:
         """Read what an earlier stage passes on."""
         node = self.nodes[k]
         if node.code is Code.REDUCE:
-            return Operation(Code.LOAD_SUM, slot=self.sums[k], tangent=self.tangent[k])
+            grid = node.grid
+            return Operation(Code.LOAD_SUM, slot=self.sums[k], tangent=self.tangent[k], grid=grid, target_grid=grid)
         return Operation(
             Code.LOAD, slot=self.tensors[k], tangent=self.tangent[k], grid=node.grid, target_grid=node.grid
         )
@@ -255,8 +260,7 @@ class _Assembly:
                 at_zero[_zero_index(key)] = True
                 wanted[step.makes] = wanted.get(step.makes, _no_offsets(key)) | at_zero
             elif step.operation.code is Code.ATTEND:
-                source = tensor_nodes[step.operation.other]
-                wanted[source] = ~_no_offsets(key)
+                wanted[tensor_nodes[step.operation.keys]] = ~_no_offsets(key)
 
     def _visit(self, key: StageKey, steps: Sequence[_Step], wanted: dict[int, Array], readouts: bool) -> Visits:
         """Mark backwards at which offsets each step must run; add to ``wanted`` what it must find loaded.

@@ -136,6 +136,25 @@ def scale_plane(source: Any, target_out: Any, stride: int, shape: tuple[int, int
 
 
 @jit_inner
+def shift_plane(source: Any, target_out: Any, stride: int, shape: tuple[int, int], amount: Any) -> None:
+    """Add a number to every pixel."""
+    lanes = broadcast(amount, target_out)
+    for i in range(shape[0]):
+        for j in range(shape[1]):
+            m = i * stride + j * LANES
+            store(target_out, m, load(source, m) + lanes)
+
+
+@jit_inner
+def fill_plane(lanes: Any, target_out: Any, stride: int, shape: tuple[int, int]) -> None:
+    """Write the 16 numbers of the lanes, of any dtype, to every pixel."""
+    for i in range(shape[0]):
+        for j in range(shape[1]):
+            for lane in range(LANES):
+                target_out[i * stride + j * LANES + lane] = lanes[lane]
+
+
+@jit_inner
 def copy_plane(source: Any, source_stride: int, target_out: Any, target_stride: int, shape: tuple[int, int]) -> None:
     """Copy pixels between planes whose rows may differ in length."""
     for i in range(shape[0]):

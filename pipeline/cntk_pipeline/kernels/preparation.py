@@ -3,7 +3,7 @@
 import numpy as np
 
 from cntk_pipeline.errors import NotFinite
-from cntk_pipeline.kernels.attention import pair_index, softmax_rows
+from cntk_pipeline.kernels.attention import mix_rows, pair_index
 from cntk_pipeline.kernels.interpreter import transpose_lanes
 from cntk_pipeline.kernels.lanes import LANES
 from cntk_pipeline.kernels.machine import Block, Machine, aligned_zeros, plane_count
@@ -132,9 +132,11 @@ class Preparation:
 
     def _expand_attention(self, op: Operation, found: Statistics, block: Block) -> None:
         """Write the attention of images from their covariances with themselves."""
-        index = pair_index(self._machine.program.tensors[op.other])
-        tensor = self._machine.memory.tensors.reshape(-1, LANES)[self._machine.tables.tensors[op.other, 0] :]
-        attention = softmax_rows(op.scale * tensor[index].astype(np.float64))
+        if op.mixing is None:
+            raise TypeError(f"{op} is no attention")
+        index = pair_index(self._machine.program.tensors[op.keys])
+        tensor = self._machine.memory.tensors.reshape(-1, LANES)[self._machine.tables.tensors[op.keys, 0] :]
+        attention = mix_rows(op.scale * tensor[index].astype(np.float64), op.mixing)
         block.statistics[found.start : found.start + found.area] = attention.reshape(found.area, LANES)
 
     def _inverse_deviations(self, first: int, last: int) -> list[slice]:
@@ -166,7 +168,7 @@ def _behind_differences(machine: Machine) -> Array:
         elif op.code is Code.INPUT:
             is_behind = False
         elif op.code is Code.ATTEND:
-            is_behind = passed.get((False, op.other), False)
+            is_behind = passed.get((False, op.other), False) or passed.get((False, op.keys), False)
         if op.code in (Code.POOL, Code.REDUCE, Code.ATTEND):
             passed[is_sum, op.slot] = is_behind
         if op.target >= 0:

@@ -30,7 +30,7 @@ class Code(IntEnum):
     LOAD = 1
     """``S', T'`` = a plane of the tensor in ``slot``."""
     LOAD_SUM = 2
-    """``S', T'`` = the sums in ``slot``."""
+    """``S', T'`` = the sums in ``slot``, at each position."""
     WEIGH = 3
     """``S' = scale * window_sum(S) + bias``, ``T' = scale * window_sum(T) + own * S' + extra``; then ``function``."""
     APPLY = 10
@@ -41,6 +41,8 @@ class Code(IntEnum):
     """``S' = S1 S2``, ``T' = T1 S2 + S1 T2``."""
     MASK = 5
     """At offset 0 of a sample with itself, ``S' = scale * S``, ``T' = scale * T``."""
+    EMBED = 12
+    """``S' = S + scale * correlation(offset)``, ``T' = T + own * scale * correlation(offset)``."""
     POOL = 6
     """``tensor += window sums of both positions of (S, T)``."""
     REDUCE = 7
@@ -64,6 +66,14 @@ class Grid:
     height: int
     width: int
     step: tuple[int, int] = (1, 1)
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """What the attention of an image is of its logits; see `Attend`."""
+
+    mechanism: str = "softmax"
+    plus_identity: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,14 +108,17 @@ class Operation:
     Attributes
     ----------
     code : what to do.
-    source, other, target : registers; -1 where there is none. Of ATTEND, ``other`` is a tensor.
+    source, other, target : registers; -1 where there is none. Of ATTEND, ``other`` is the tensor of the values.
+    keys : of ATTEND, the tensor whose covariances of an image with itself are the logits; -1 elsewhere.
     slot : tensor of LOAD, POOL and ATTEND, sum of LOAD_SUM and REDUCE, read-out of OUTPUT; -1 elsewhere.
     tangent : whether T is needed from here on.
     grid, target_grid : positions of the source and of the target.
     windows : of rows and of columns, for WEIGH.
     function : the activation of WEIGH, or None.
     terms : of rows and of columns, for POOL.
-    weights : of rows and of columns for REDUCE, each (offsets, positions) float64.
+    weights : of rows and of columns for REDUCE, each (offsets, positions) float64; for EMBED the correlation alone,
+        (row offsets, column offsets).
+    mixing : of ATTEND, how logits become attention.
     begins : whether T of the source is zero and not written: WEIGH of the images themselves.
     masked : whether a MASK lies before, so that equal images are no longer the same.
     node : the number of the graph's node that it begins with; -1 for LOAD and OUTPUT.
@@ -116,6 +129,7 @@ class Operation:
     code: Code
     source: int = -1
     other: int = -1
+    keys: int = -1
     target: int = -1
     slot: int = -1
     tangent: bool = True
@@ -124,7 +138,8 @@ class Operation:
     windows: tuple[Windows, Windows] | None = None
     function: Pointwise | None = None
     terms: tuple[AxisTerms, AxisTerms] | None = field(default=None, compare=False)
-    weights: tuple[Array, Array] | None = field(default=None, compare=False)
+    weights: tuple[Array, ...] | None = field(default=None, compare=False)
+    mixing: Mixing | None = None
     begins: bool = False
     masked: bool = False
     node: int = field(default=-1, compare=False)

@@ -124,12 +124,10 @@ def describe(layer: Layer) -> str:
     """Write a layer without what is left at its default: ``Conv(3, w_std=1.414)``."""
     if isinstance(layer, Sequential):
         return ", ".join(map(describe, layer.layers))
-    if layer.inner:
-        return f"{type(layer).__name__}({' | '.join(map(describe, layer.inner))})"
-    parts = []
+    parts = [" | ".join(map(describe, layer.inner))] if layer.inner else []
     for position, field in enumerate(dataclasses.fields(layer)):  # type: ignore[arg-type]
         value = getattr(layer, field.name)
-        if value != field.default:
+        if value != field.default and not isinstance(value, Layer):
             text = f"{value:.4g}" if isinstance(value, float) else repr(value)
             parts.append(text if position == 0 else f"{field.name}={text}")
     return f"{type(layer).__name__}({', '.join(parts)})"

@@ -58,7 +58,7 @@ class Entry(IntEnum):
     """Coefficients of a series."""
     ROW_TABLE = 28
     COLUMN_TABLE = 29
-    """Where the bounds of POOL, or the weights of REDUCE, begin; of ATTEND, the places of pairs before and behind."""
+    """Where the bounds of POOL, or the weights of REDUCE and EMBED, begin; of ATTEND, the places of pairs."""
 
 
 class StageEntry(IntEnum):
@@ -101,7 +101,7 @@ class Tables(NamedTuple):
     params : (operations, 4 + constants): scale, bias, own, the constants of the activation, and extra.
     exact_params : the same in float64.
     bounds, terms, term_weights : of POOL, all of them one behind the other.
-    weights : of REDUCE, likewise.
+    weights : of REDUCE and EMBED, likewise.
     tensors : (tensors, `TensorEntry`) int64; starts, widths : theirs, one behind the other.
     pairs : of ATTEND, where the tensors hold each pair of positions.
     input_channels : of the images.

@@ -9,13 +9,23 @@ from typing import Any
 
 from cntk_pipeline.kernels.jit import jit, jit_inner
 from cntk_pipeline.kernels.lanes import LANES, address, call
-from cntk_pipeline.kernels.planes import add_planes, clear_rim, copy_plane, multiply_planes, sum_windows, wrap_rim
+from cntk_pipeline.kernels.planes import (
+    add_planes,
+    clear_rim,
+    copy_plane,
+    fill_plane,
+    multiply_planes,
+    shift_plane,
+    sum_windows,
+    wrap_rim,
+)
 from cntk_pipeline.kernels.program import Array, Code
 from cntk_pipeline.kernels.tables import Entry, Kind, StageEntry, Tables
 from cntk_pipeline.kernels.weighing import Place
 
-_INPUT, _LOAD, _LOAD_SUM, _WEIGH, _ADD, _MULTIPLY, _MASK = (
-    int(code) for code in (Code.INPUT, Code.LOAD, Code.LOAD_SUM, Code.WEIGH, Code.ADD, Code.MULTIPLY, Code.MASK)
+_INPUT, _LOAD, _LOAD_SUM, _WEIGH, _ADD, _MULTIPLY, _MASK, _EMBED = (
+    int(code)
+    for code in (Code.INPUT, Code.LOAD, Code.LOAD_SUM, Code.WEIGH, Code.ADD, Code.MULTIPLY, Code.MASK, Code.EMBED)
 )
 _PLAIN_3X3, _CIRCULAR = int(Kind.PLAIN_3X3), int(Kind.CIRCULAR)
 (
@@ -127,8 +137,7 @@ def run_variances(
         elif code == _LOAD:
             copy_plane(address(loaded, p * loaded.shape[1]), shape[1] * LANES, target, stride, shape)
         elif code == _LOAD_SUM:
-            for lane in range(LANES):
-                target[lane] = sums[op[_SLOT], lane]
+            fill_plane(address(sums, op[_SLOT] * LANES), target, stride, shape)
         elif code == _ADD:
             other = address(planes, op[_OTHER] * plane_size + halo * LANES)
             add_planes(source, other, target, stride, shape)
@@ -139,6 +148,8 @@ def run_variances(
             for i in range(shape[0]):
                 for m in range(shape[1] * LANES):
                     target[i * stride + m] = params[p, 0] * source[i * stride + m]
+        elif code == _EMBED:  # a position is correlated with itself by 1
+            shift_plane(source, target, stride, shape, params[p, 0])
         elif code == _WEIGH:
             kind = op[_KIND]
             if kind != 0:

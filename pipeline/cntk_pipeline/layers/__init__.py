@@ -3,8 +3,11 @@
 ``LAYERS`` is the door of this room: the layers by name, as workflow files and run directories spell them.
 """
 
+from typing import TYPE_CHECKING
+
+from cntk_pipeline.errors import LayerError
 from cntk_pipeline.layers import presets
-from cntk_pipeline.layers.attention import SelfAttention
+from cntk_pipeline.layers.attention import Attend, LinearAttention, SelfAttention
 from cntk_pipeline.layers.base import Graph, Layer, Shape
 from cntk_pipeline.layers.branches import Concatenate, Product, Repeat
 from cntk_pipeline.layers.gaussian import Gaussian
@@ -12,12 +15,23 @@ from cntk_pipeline.layers.linear import Conv, Dense, Rescale
 from cntk_pipeline.layers.normalization import Dropout, LayerNorm
 from cntk_pipeline.layers.pointwise import ClosedForm, Pointwise, Series
 from cntk_pipeline.layers.pooling import AvgPool, Flatten, GlobalAvgPool, GlobalSumPool, LocalAvgPool, MaxPool, SumPool
+from cntk_pipeline.layers.positions import PositionalEmbedding
 from cntk_pipeline.layers.rectifiers import Abs, LeakyRelu, Maxout, Relu, Sign
+from cntk_pipeline.layers.refused import REFUSED, why_not
 from cntk_pipeline.layers.residual import Identity, Residual
 from cntk_pipeline.layers.sequential import Sequential
 from cntk_pipeline.layers.series import Elementwise, Hermite, Polynomial
 from cntk_pipeline.layers.smooth import Cos, Erf, Exp, Gelu, Rbf, Sin
 from cntk_pipeline.layers.windows import Windows
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """Say why a layer that other libraries have is not here."""
+        if name in REFUSED:
+            raise LayerError(why_not(name))
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 LAYERS: dict[str, type[Layer]] = {
     "Conv": Conv,
@@ -53,11 +67,15 @@ LAYERS: dict[str, type[Layer]] = {
     "LayerNorm": LayerNorm,
     "Dropout": Dropout,
     "SelfAttention": SelfAttention,
+    "Attend": Attend,
+    "LinearAttention": LinearAttention,
+    "PositionalEmbedding": PositionalEmbedding,
 }
 
 __all__ = [
     "LAYERS",
     "Abs",
+    "Attend",
     "AvgPool",
     "ClosedForm",
     "Concatenate",
@@ -79,11 +97,13 @@ __all__ = [
     "Layer",
     "LayerNorm",
     "LeakyRelu",
+    "LinearAttention",
     "LocalAvgPool",
     "MaxPool",
     "Maxout",
     "Pointwise",
     "Polynomial",
+    "PositionalEmbedding",
     "Product",
     "Rbf",
     "Relu",

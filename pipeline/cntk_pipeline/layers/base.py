@@ -16,6 +16,7 @@ WHEN_CHANGED = MappingProxyType({"spelt": "when changed"})
 
 if TYPE_CHECKING:
     from cntk_pipeline.layers.pointwise import Pointwise
+    from cntk_pipeline.layers.positions import Correlation
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,10 @@ class Graph(ABC):
         """Sum over equal positions, times ``scale``."""
 
     @abstractmethod
+    def total(self, source: int) -> int:
+        """Sum over all pairs of positions, and have the sum at each of them."""
+
+    @abstractmethod
     def apply(self, source: int, function: "Pointwise") -> int:
         """Apply a function position by position."""
 
@@ -120,11 +125,26 @@ class Graph(ABC):
         """Multiply S and T of a position of a sample with itself by ``factor``."""
 
     @abstractmethod
-    def attend(self, source: int, gain: float) -> int:
+    def embed(self, source: int, correlation: "Correlation", variance: float, own: float) -> int:
+        """Add vectors of the positions, with R their correlation times ``variance``.
+
+        ``S' = S + R`` and ``T' = T + own R``.
+        """
+
+    @abstractmethod
+    def attend(
+        self,
+        source: int,
+        gain: float,
+        keys: int | None = None,
+        mechanism: str = "softmax",
+        plus_identity: bool = False,
+    ) -> int:
         """Mix the positions of each image by its own attention A.
 
-        ``S' = A_x S A_z^T`` and ``T' = A_x T A_z^T``; the rows of A are the softmax of ``gain S`` of an image with
-        itself.
+        ``S' = A_x S A_z^T`` and ``T' = A_x T A_z^T``. The logits of an image are ``gain`` times S of ``keys``, of the
+        image with itself; ``keys`` is the source where None is given. With the mechanism "softmax" the rows of A are
+        their softmax; with "identity", "abs" or "relu", A is this function of them. ``plus_identity`` adds I to A.
         """
 
 

@@ -6,6 +6,7 @@ from numbers import Integral
 from cntk_pipeline.errors import LayerError
 from cntk_pipeline.layers.base import Graph, Layer, Shape, read_pair, require_image
 from cntk_pipeline.layers.rectifiers import AbsDifference
+from cntk_pipeline.layers.refused import PAGE
 from cntk_pipeline.layers.windows import Windows, check_padding
 
 
@@ -121,7 +122,7 @@ class MaxPool(Layer):
             raise LayerError(
                 f"MaxPool is exact for two positions, window_shape (1, 2) or (2, 1), got {self.window_shape!r}: the "
                 "maximum of more correlated Gaussians has no closed form. With weights between two pairs there is one, "
-                "which is another network: MaxPool((1, 2)), Dense(), MaxPool((2, 1))"
+                f"which is another network: MaxPool((1, 2)), Dense(), MaxPool((2, 1)). {PAGE} says more"
             )
 
     def output_shape(self, shape: Shape) -> Shape:

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 
 from cntk_pipeline.errors import LayerError
 from cntk_pipeline.layers.arguments import told_what_fits
+from cntk_pipeline.layers.attention import Attend
 from cntk_pipeline.layers.base import Layer, read_pair
 from cntk_pipeline.layers.linear import Conv, Dense, Rescale
+from cntk_pipeline.layers.normalization import LayerNorm
 from cntk_pipeline.layers.pooling import AvgPool, Flatten, GlobalAvgPool, LocalAvgPool
+from cntk_pipeline.layers.positions import PositionalEmbedding
 from cntk_pipeline.layers.rectifiers import Relu
 from cntk_pipeline.layers.residual import Identity, Residual
 from cntk_pipeline.layers.sequential import Sequential
@@ -202,6 +205,51 @@ def cnn_gp(
     return Sequential(*body, *_join("cnn_gp", pooling), Dense(w_std=var_w**0.5, b_std=var_b**0.5))
 
 
+@told_what_fits(_NO_WIDTH)
+def transformer(
+    depth: int,
+    pooling: str = "gap",
+    *,
+    patch: int | tuple[int, int] = 4,
+    position_std: float = 0.0,
+    w_std: float = 1.0,
+    b_std: float = 0.0,
+) -> Sequential:
+    """Build the Transformer of Yang 2020 (arXiv:2006.14548), whose tokens are patches of an image.
+
+    A block is a layer of weights, attention whose skip connection carries the same values, layer norm, a residual
+    branch of two layers with ReLU between them, and layer norm. The weights of the first block look at patches. The
+    paper's own tokens are pixels, ``patch = 1``. Time and memory of a pair grow with the third and the second power of
+    the number of tokens.
+
+    Parameters
+    ----------
+    depth : number of blocks.
+    pooling : "gap", the mean over tokens, is the paper's; or "flatten", or "lap4" and likewise.
+    patch : side of a patch in pixels, or height and width. What is left over at the right and below is not read.
+    position_std : standard deviation of an embedding of the position that is added to each token. The paper has none:
+        with 0, the order of the tokens changes nothing under "gap".
+    w_std, b_std : standard deviations of the blocks' weights and biases; the read-out has w_std 1 and the same b_std.
+        The logits of attention are proportional to ``w_std**2``.
+
+    Raises
+    ------
+    LayerError
+        If depth is below 1, the pooling is unknown, or a number is none of its kind.
+    """
+    if not isinstance(depth, int) or depth < 1:
+        raise LayerError(f"transformer counts blocks: depth must be a whole number >= 1, got {depth!r}")
+    weights = Dense(w_std=w_std, b_std=b_std)
+    tokens = Conv(patch, strides=patch, padding="VALID", w_std=w_std, b_std=b_std)
+    positions = PositionalEmbedding(w_std=position_std)
+    feed = Residual(Sequential(weights, Relu(), weights))
+    body: list[Layer] = []
+    for block in range(depth):
+        body += [weights] if block else [tokens, *([positions] if position_std else [])]
+        body += [Attend(plus_identity=True), LayerNorm(), feed, LayerNorm()]
+    return Sequential(*body, *_join("transformer", pooling), Dense(b_std=b_std))
+
+
 def _join(preset: str, pooling: object) -> tuple[Layer, ...]:
     """Make a vector of an image as ``pooling`` says."""
     if pooling == "flatten":
@@ -254,4 +302,5 @@ PRESETS = {
     "resnet": Preset(resnet, ("w_std", "b_std"), ("gap", "flatten", "lapN")),
     "wide_resnet": Preset(wide_resnet, ("w_std", "b_std"), ("gap", "flatten", "lapN")),
     "cnn_gp": Preset(cnn_gp, ("filter_shape", "var_w", "var_b"), ("flatten", "gap", "lapN")),
+    "transformer": Preset(transformer, ("patch", "position_std", "w_std", "b_std"), ("gap", "flatten", "lapN")),
 }

@@ -10,6 +10,7 @@ from typing import Any
 
 from cntk_pipeline.errors import LayerError
 from cntk_pipeline.layers.base import WHEN_CHANGED, Layer
+from cntk_pipeline.layers.refused import REFUSED, why_not
 from cntk_pipeline.layers.sequential import Sequential
 
 Table = dict[str, Any]
@@ -89,6 +90,8 @@ def _read_layer(table: Any, layers: Mapping[str, type[Layer]], place: str) -> La
     if not isinstance(table, Mapping) or "layer" not in table:
         raise LayerError(f'{place}: name the layer, like {{layer = "Relu"}}, got {table!r}')
     name = table["layer"]
+    if isinstance(name, str) and name in REFUSED and name not in layers:
+        raise LayerError(f"{place}: {why_not(name)}")
     if not isinstance(name, str) or name not in layers:
         raise LayerError(f"{place}: unknown layer {name!r}{nearest(name, list(layers))}")
     kind: Any = layers[name]

@@ -1,0 +1,34 @@
+"""Layers of other libraries that have no exact kernel, or not one of two inputs alone, and what to take."""
+
+PAGE = "docs/networks.md#layers-that-are-refused"
+
+_BATCHES = "a kernel value would depend on the batches that both inputs are in: take LayerNorm()"
+_GATES = "a product of gates over all times has no closed form, and no NTK of it is known: take a layer without gates"
+_WINDOWS = (
+    "the maximum of more than two correlated Gaussians has no closed form: take AvgPool(2), or two pairs with weights "
+    "between them, MaxPool((1, 2)), Dense(), MaxPool((2, 1))"
+)
+_HEADS = (
+    "with logits over the root of the number of keys, the attention of finitely many heads is random: take "
+    "SelfAttention(), Attend() or LinearAttention()"
+)
+
+REFUSED = {
+    "BatchNorm": _BATCHES,
+    "BatchNorm1d": _BATCHES,
+    "BatchNorm2d": _BATCHES,
+    "BatchNormalization": _BATCHES,
+    "GRU": _GATES,
+    "LSTM": _GATES,
+    "MaxPool2d": _WINDOWS,
+    "MaxPooling2D": _WINDOWS,
+    "GlobalMaxPool": _WINDOWS,
+    "MultiheadAttention": _HEADS,
+    "MultiHeadAttention": _HEADS,
+}
+"""By the names that users of other libraries try: the reason, and what there is."""
+
+
+def why_not(name: str) -> str:
+    """Say why there is no layer of this name, one of `REFUSED`."""
+    return f"there is no layer {name}, since {REFUSED[name]}. {PAGE} says more"
