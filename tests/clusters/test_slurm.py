@@ -67,6 +67,13 @@ def test_the_script_asks_for_what_the_cluster_table_says() -> None:
     assert text.index("trap ") < text.index("module load python") < text.index("exec ")
 
 
+@pytest.mark.parametrize(("workers", "nodes", "each"), [(8, 2, 4), (6, 2, 4), (2, 1, 2)])
+def test_a_job_whose_workers_have_cards_asks_for_one_each(workers: int, nodes: int, each: int) -> None:
+    text = script("/run", Path("/log"), config(workers=workers, gpus_per_node=4, batch_options=["-C h100"]), "0a1b")
+    asked = [f"--nodes={nodes}", f"--ntasks-per-node={each}", f"--gres=gpu:{each}"]
+    assert directives(text)[5:] == [f"--ntasks={workers}", "--cpus-per-task=1", *asked, "-C h100"]
+
+
 @pytest.mark.parametrize("name", ["with space", "$(touch gone)", "a'b", 'a"b', "a;b", "`b`", "50%j"])
 def test_a_run_directory_of_any_name_reaches_the_driver_whole(tmp_path: Path, name: str) -> None:
     directory = tmp_path / name

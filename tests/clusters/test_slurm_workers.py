@@ -36,6 +36,17 @@ def test_an_allocation_without_tasks_holds_as_many_workers_as_cores_allow() -> N
         shares(allocation, threads_per_worker=16)
 
 
+def test_a_node_has_at_most_as_many_workers_as_cards_and_a_job_without_cards_is_refused() -> None:
+    job = {"SLURM_JOB_CPUS_PER_NODE": "64,8,64", "SLURMD_NODENAME": "a"}
+    told = job | {"SLURM_GPUS_ON_NODE": "4"}
+    assert shares(told, gpus_per_node=4) == [NodeShare("a", 4), NodeShare("b", 4), NodeShare("c", 4)]
+    assert shares(told, gpus_per_node=4, workers=5) == [NodeShare("a", 4), NodeShare("b", 1)]
+    with pytest.raises(ConfigError, match="this job of SLURM has no graphics cards: ask for them with --gres"):
+        shares(job, gpus_per_node=4)
+    del job["SLURMD_NODENAME"]  # a shell of salloc is told of no cards
+    assert len(shares(job, gpus_per_node=4)) == 3
+
+
 def test_workers_inherit_the_packages_settings_and_nothing_of_the_users() -> None:
     with dask.config.set({"gateway.auth.token": "do-not-tell"}):
         settings = dask.config.deserialize(inherited_settings())

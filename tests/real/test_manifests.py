@@ -167,10 +167,19 @@ def test_the_manifest_of_the_operator_is_what_the_executor_writes() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"tls": False}, {"volume_claim": None}, {"threads_per_worker": 4}, {"memory_limit": "800 MB"}]
+    "changes", [{"tls": False}, {"volume_claim": None}, {"threads_per_worker": 4}, {"memory_limit": "800 MB"}, {"gpus_per_node": 2}]
 )
 def test_what_the_executor_writes_is_what_the_schemas_allow(changes: dict[str, Any]) -> None:
     validate(cluster_manifest(CLUSTER.model_copy(update=changes), Names("cntk", "default"), 2))
+
+
+def test_a_pod_of_a_worker_asks_for_one_card_and_no_other_pod_for_any() -> None:
+    config = CLUSTER.model_copy(update={"gpus_per_node": 2})
+    made = cluster_manifest(config, Names("cntk", "default"), 4)["spec"]
+    worker, scheduler = (made[part]["spec"]["containers"][0]["resources"] for part in ("worker", "scheduler"))
+    assert worker["limits"]["nvidia.com/gpu"] == "1"
+    driver = job_manifest(config, "a", "default", ["m"])["spec"]["template"]["spec"]["containers"][0]["resources"]
+    assert not any("nvidia.com/gpu" in part for each in (scheduler, driver) for part in each.values())
 
 
 def test_the_certificates_are_a_secret() -> None:

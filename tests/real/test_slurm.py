@@ -1,6 +1,7 @@
 """Runs on a real SLURM of two nodes: what is submitted is finished, whatever is lost on the way, with the same bits."""
 
 import contextlib
+import json
 import math
 import os
 import re
@@ -293,3 +294,40 @@ def test_a_run_driven_from_a_terminal_asks_for_jobs_of_workers_and_replaces_a_lo
 
 def another_job(shell: Shell, known: list[str]) -> bool:
     return bool(set(shell.slurm.ask("squeue", "--noheader", "--format=%i").split()) - set(known))
+
+
+ALL_DEVICES = """\
+import json, os, signal, sys, threading
+from cntk_pipeline.clusters import CLUSTERS
+from cntk_pipeline.config import ClusterConfig
+from support.processes import wait_until
+
+def where():
+    return os.environ["SLURMD_NODENAME"], os.environ.get("CUDA_VISIBLE_DEVICES"), os.getpid()
+
+def ask():
+    return {tuple(place): pid for *place, pid in executor._client.run(where, on_error="ignore").values()}
+
+config = ClusterConfig(kind="slurm", gpus_per_node=2, memory_limit="400MB", interface="lo")
+with CLUSTERS["slurm"].executor(config, print) as executor:
+    before = ask()
+    place = sorted(before)[0]
+    os.kill(before[place], signal.SIGKILL)
+    wait_until(lambda: len(after := ask()) == 4 and after[place] != before[place], "its nanny to restart the worker")
+    print(json.dumps(["devices", sorted(before), sorted(ask())]))
+"""
+
+
+def test_each_worker_of_a_job_with_cards_sees_one_of_them_and_keeps_it(shell: Shell) -> None:
+    """Seen to fail without the option of the steps: each worker sees both cards of its node."""
+    (shell.folder / "ask.py").write_text(ALL_DEVICES)
+    root = Path(__file__).parents[2]
+    asked = ["--nodes=2", "--ntasks=4", "--ntasks-per-node=2", "--cpus-per-task=1", "--gres=gpu:2", "--mem-per-cpu=900M"]
+    output = shell.folder / "output"
+    lines = [f"export PYTHONPATH={root / 'pipeline'}:{root / 'tests'}", f"exec {sys.executable} {shell.folder}/ask.py"]
+    (shell.folder / "job.sh").write_text("\n".join(["#!/bin/bash", *lines]))
+    job = shell.slurm.ask("sbatch", "--parsable", *asked, f"--output={output}", str(shell.folder / "job.sh"))
+    shell.wait_for_state(job, "COMPLETED", "FAILED")
+    (line,) = [line for line in output.read_text().splitlines() if line.startswith('["devices"')]
+    each = [[node, card] for node in ("n1", "n2") for card in ("0", "1")]
+    assert json.loads(line) == ["devices", each, each]

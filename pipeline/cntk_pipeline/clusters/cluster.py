@@ -32,13 +32,18 @@ class Opener(Protocol):
 
 
 def slots_of_workers(config: ClusterConfig) -> int:
-    """Count the tiles that the workers compute at once. If their number is not given, this machine's cores count."""
+    """Count the tiles that the workers compute at once. If their number is not given, this machine counts."""
     threads = config.threads_per_worker
-    return worker_count(config.workers, threads) * threads
+    return worker_count(config.workers or config.gpus_per_node, threads) * threads
 
 
 def unknown_memory(config: ClusterConfig) -> WorkerMemory | None:
     """Return None: the executor will find the memory of its workers."""
+    return None
+
+
+def unknown_machines(config: ClusterConfig) -> int | None:
+    """Return None: a batch system chooses the machines."""
     return None
 
 
@@ -60,6 +65,8 @@ class Cluster:
     computes_here : whether it computes in processes of this machine, and connects to nothing else. Then a table of
         another writer is followed, if it has only harmless keys: `clusters.trust`.
     harmless_options : its own keys that anybody may set.
+    gives_devices : whether it starts workers, and gives each of them a graphics card of its own.
+    machines : counts the machines of a table's workers; None where a batch system chooses them.
     """
 
     executor: Opener
@@ -72,3 +79,5 @@ class Cluster:
     memory: Callable[[ClusterConfig], WorkerMemory | None] = unknown_memory
     computes_here: bool = False
     harmless_options: frozenset[str] = frozenset()
+    gives_devices: bool = True
+    machines: Callable[[ClusterConfig], int | None] = unknown_machines

@@ -61,4 +61,5 @@ SERIAL = Cluster(
     preparation="compiling the kernels, or loading them from the cache",
     slots=one_slot,
     computes_here=True,
+    gives_devices=False,
 )

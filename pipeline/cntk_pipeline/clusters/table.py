@@ -32,8 +32,11 @@ def cluster_of(config: ClusterConfig) -> Cluster:
 
 def idle_options(config: ClusterConfig) -> list[str]:
     """List the keys of a table that its kind of cluster does not use."""
-    own = CLUSTERS[config.kind].options.model_fields
-    return sorted(key for key in config.options if key not in own)
+    cluster = CLUSTERS[config.kind]
+    idle = [key for key in config.options if key not in cluster.options.model_fields]
+    if config.gpus_per_node is not None and not cluster.gives_devices:
+        idle.append("gpus_per_node")
+    return sorted(idle)
 
 
 def require_extras(config: ClusterConfig) -> None:
@@ -49,6 +52,48 @@ def require_extras(config: ClusterConfig) -> None:
         extra.require(f'the "{config.kind}" cluster')
     if config.metrics is not None:
         METRICS.require("cluster.metrics")
+
+
+def require_devices(config: ClusterConfig, engine: str, *, uses_devices: bool) -> None:
+    """Refuse a table whose workers would share graphics cards, or hold cards without use.
+
+    Parameters
+    ----------
+    engine : name of the engine that computes the kernel.
+    uses_devices : whether it computes on cards.
+
+    Raises
+    ------
+    ConfigError
+        With the key to change.
+    """
+    cluster, count = cluster_of(config), config.gpus_per_node
+    if not cluster.gives_devices:
+        return
+    named = f'kernel.engine = "{engine}"'
+    if not uses_devices:
+        if count is not None:
+            raise ConfigError(
+                f"cluster.gpus_per_node = {count}, and {named} computes on no card: leave gpus_per_node out, or take "
+                'kernel.engine = "cuda"'
+            )
+        return
+    if count is None:
+        raise ConfigError(
+            f"{named} needs a card for each worker: set cluster.gpus_per_node to the number of cards of a machine"
+        )
+    if config.threads_per_worker != 1:
+        raise ConfigError(
+            f"cluster.threads_per_worker = {config.threads_per_worker}, and {named} has one card for each worker: its "
+            "threads would wait for one another there. Leave threads_per_worker at 1"
+        )
+    machines = cluster.machines(config)
+    cards = None if machines is None else machines * count
+    if cards is not None and config.workers is not None and config.workers > cards:
+        raise ConfigError(
+            f"cluster.workers = {config.workers}, and with cluster.gpus_per_node = {count} there are {cards} cards: a "
+            "worker has a card of its own. Lower cluster.workers, or leave it out for one worker a card"
+        )
 
 
 def current_job() -> BatchJob | None:

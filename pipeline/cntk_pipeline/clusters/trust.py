@@ -20,7 +20,7 @@ from cntk_pipeline.rundir.growth import Growth
 from cntk_pipeline.rundir.signature import find_key, is_signed, key_path, sign
 from cntk_pipeline.storage import open_path
 
-_HARMLESS = {"kind", "workers", "minimum_workers", "threads_per_worker", "memory_limit"}
+_HARMLESS = {"kind", "workers", "minimum_workers", "threads_per_worker", "gpus_per_node", "memory_limit"}
 """Keys for the amount of computing at once: with kinds that compute here, they are followed from any writer."""
 
 _PURPOSE = "workflow"

@@ -17,6 +17,9 @@ MOST_WORKERS = 100_000
 MOST_THREADS = 1024
 """Largest number of threads of a worker; no machine has so many cores."""
 
+MOST_GPUS = 1024
+"""Largest number of graphics cards of a machine; none has so many, parts of cards included."""
+
 
 def parse_bytes(value: str | float) -> int:
     """Read a number of bytes as Dask writes it ("4GiB").
@@ -87,6 +90,8 @@ class ClusterConfig(OpenSection):
         use, or that the batch job or the hosts have.
     minimum_workers : smallest number of workers while kernel tiles are computed; by default ``workers``.
     threads_per_worker : number of tiles that a process computes at once.
+    gpus_per_node : number of graphics cards of a machine, for kernels of ``engine = "cuda"``: each worker has a card of
+        its own, and a machine at most so many workers. docs/gpu.md says what each kind does.
     memory_limit : memory of one worker, as Dask writes it: bytes ("4GiB"), a share of the machine's memory (0.5), or
         "auto".
     tls : encrypt everything between processes, with certificates of the cluster's own.
@@ -98,6 +103,7 @@ class ClusterConfig(OpenSection):
     workers: int | None = Field(default=None, ge=1, le=MOST_WORKERS)
     minimum_workers: int | None = Field(default=None, ge=1, le=MOST_WORKERS)
     threads_per_worker: int = Field(default=1, ge=1, le=MOST_THREADS)
+    gpus_per_node: int | None = Field(default=None, ge=1, le=MOST_GPUS)
     memory_limit: Annotated[str | float, AfterValidator(read_memory_limit)] = "auto"
     tls: bool = True
     dashboard: Annotated[str, AfterValidator(_read_dashboard)] = "127.0.0.1:0"

@@ -119,6 +119,13 @@ def is_known(run: RunDirectory) -> bool:
     return run.specification.engine.name in ENGINES
 
 
+def uses_devices(run: RunDirectory) -> bool:
+    """Tell whether the engine of a run, which is known here, computes on graphics cards."""
+    from cntk_pipeline.kernels import ENGINES
+
+    return ENGINES[run.specification.engine.name].uses_devices
+
+
 def require_numerics(run: RunDirectory) -> None:
     """Refuse to add tiles to a kernel that another engine has computed, or another version: bits must not be mixed.
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from cntk_pipeline.config import KernelConfig, NetworkConfig, ReadoutsConfig
 from cntk_pipeline.errors import ConfigError, CorruptTile, LayerError
-from cntk_pipeline.gram.engines import is_known, load_code, open_engine, require_numerics
+from cntk_pipeline.gram.engines import is_known, load_code, open_engine, require_numerics, uses_devices
 from cntk_pipeline.gram.networks import layer_count, require_depth, require_option_types, require_size, require_types
 from cntk_pipeline.kernels import Engine
 from cntk_pipeline.layers import LAYERS, Sequential, spelling
@@ -282,7 +282,7 @@ def prepare_worker(run_path: str, versions: dict[str, str], code: UserCode | Non
             + ": install the same versions on both"
         )
     run = _open(run_path)
-    needs_more = not is_known(run) or run.specification.engine.code is not None
+    needs_more = not is_known(run) or run.specification.engine.code is not None or uses_devices(run)
     if needs_more and is_whole(run):
         return  # what is left needs no engine
     if code is not None:

@@ -121,11 +121,13 @@ class Engine(ABC):
     numerics_version : raised by hand whenever the values change in any bit; a run of another version gets no more
         tiles.
     lane_width : tiles are multiples of so many images.
+    uses_devices : whether it computes on graphics cards; then each worker has one.
     options_type : the engine's own keys of ``[kernel]``, all with defaults. A run's specification holds them.
     """
 
     numerics_version: ClassVar[int]
     lane_width: int = 1
+    uses_devices: ClassVar[bool] = False
     options_type: "ClassVar[type[Section] | None]" = None
 
     def __init__(self, question: Question, options: "Section | None" = None) -> None:

@@ -4,11 +4,35 @@ from functools import partial
 
 from cntk_pipeline.clusters import WorkerMemory
 from cntk_pipeline.clusters.memory import Need, TileNeed, kernel_task_bytes
+from cntk_pipeline.clusters.table import require_devices
 from cntk_pipeline.config import RunConfig
+from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.inference import RESULTS, asked_of, inverse_need
+from cntk_pipeline.kernels import find_engine
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.solvers import SystemSize, method_of, options_of, solver_of
+
+
+def require_cards(config: RunConfig, run: RunDirectory | None = None) -> None:
+    """Refuse a cluster whose workers' graphics cards are not those that the engine needs.
+
+    Parameters
+    ----------
+    config : a workflow.
+    run : where it has been begun. Once all tiles of its kernel are there, what is left needs no card.
+
+    Raises
+    ------
+    ConfigError
+        As in `require_devices`.
+    """
+    engine = config.kernel.engine
+    try:
+        require_devices(config.cluster, engine, uses_devices=find_engine(engine, "kernel.engine").uses_devices)
+    except ConfigError:
+        if run is None or not gram.is_whole(run):
+            raise
 
 
 def require_fitting_tasks(run: RunDirectory, config: RunConfig, memory: WorkerMemory | None) -> None:
@@ -32,6 +56,11 @@ def require_fitting_tasks(run: RunDirectory, config: RunConfig, memory: WorkerMe
     needs: list[Need] = []
     if any(job.task not in known for job in gram.kernel_jobs(run)):
         engine = gram.engine_of(run)
+        if engine.uses_devices and memory.slots > 1:
+            raise ConfigError(
+                f"a worker of this cluster computes {memory.slots} tiles at once, and has one graphics card: start it "
+                "with one thread (dask worker --nthreads 1) and with a card of its own: docs/gpu.md"
+            )
         task_bytes = partial(kernel_task_bytes, engine)
         needs.append(TileNeed("kernel tile", "kernel.tile", specification.tile, engine.lane_width, task_bytes))
     solver, options, data = solver_of(method_of(config.solve)), options_of(config.solve), specification.data

@@ -60,7 +60,7 @@ from cntk_pipeline.telemetry.metrics import served as metrics_served
 from cntk_pipeline.workflow.checkup import Checked, check, lines_of, mend
 from cntk_pipeline.workflow.load import load, mend_inputs, slots_of, specification_of, write_inputs
 from cntk_pipeline.workflow.plan import Plan, PlanInputs, make_plan
-from cntk_pipeline.workflow.preflight import require_fitting_tasks
+from cntk_pipeline.workflow.preflight import require_cards, require_fitting_tasks
 from cntk_pipeline.workflow.report import make_report, read_contents
 from cntk_pipeline.workflow.wanted import INFERENCE, KERNEL, SOLVE, find_wanted
 
@@ -88,6 +88,7 @@ class Begun:
 def plan(config: RunConfig) -> Plan:
     """Forecast a run; nothing is written."""
     loaded = load(config)
+    require_cards(config)
     sample = loaded.stored[0].images[:32]
     old = growth.find_source(config, run_path(config))
     tile = config.kernel.tile
@@ -198,6 +199,7 @@ def adopt(run: RunDirectory, trusted: Trusted, memory: WorkerMemory | None) -> N
         As in `resume` and `begin_elsewhere`.
     """
     _load_code(run, trusted)
+    require_cards(trusted.config, run)
     require_fitting_tasks(run, trusted.config, memory)
     with _held(run, None):
         write_trusted(run, trusted)
@@ -264,6 +266,7 @@ def resume(
         for line in trusted.shown:
             view.say(line)
         _load_code(run, trusted)
+        require_cards(trusted.config, run)
         if cluster is not None or trust:
             write_trusted(run, trusted)
         if told is None:
@@ -325,6 +328,7 @@ def _begun(config: RunConfig, view: View) -> Iterator[Begun]:
     view.say(f'loading the data set "{config.data.source}"')
     loaded = load(config)
     path = run_path(config)
+    require_cards(config, RunDirectory(path) if (path / "run.json").exists() else None)
     old = growth.find_source(config, path)
     specification = specification_of(loaded, path, old)
     common = None if old is None else growth.compare(old, specification, *loaded.stored)

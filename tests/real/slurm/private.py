@@ -149,6 +149,7 @@ def private_slurm(folder: Path, *, hosts: bool = False) -> Iterator[PrivateSlurm
     key.write_bytes(os.urandom(1024))
     key.chmod(0o400)
     (folder / "slurm.conf").write_text(configuration(folder, hosts))
+    (folder / "gres.conf").write_text(cards(folder))
     try:
         if hosts:
             _make_hosts()
@@ -211,12 +212,20 @@ def configuration(folder: Path, hosts: bool) -> str:
     }
     if not hosts:
         lines["CommunicationParameters"] = "NoInAddrAny,NoCtldInAddrAny"  # listen on the loopback only
+    lines["GresTypes"] = "gpu"
     text = "".join(f"{key}={value}\n" for key, value in lines.items())
     for number in (1, 2):
         address, port = (f"10.78.0.{number}", daemons[0]) if hosts else ("127.0.0.1", daemons[number - 1])
         text += f"NodeName=n{number} NodeHostname={name} NodeAddr={address} Port={port} CPUs={cores} Sockets=1 "
-        text += f"CoresPerSocket={cores} ThreadsPerCore=1 RealMemory=4000 State=UNKNOWN\n"
+        text += f"CoresPerSocket={cores} ThreadsPerCore=1 RealMemory=4000 Gres=gpu:2 State=UNKNOWN\n"
     return text + "PartitionName=debug Nodes=n[1-2] Default=YES MaxTime=INFINITE State=UP\n"
+
+
+def cards(folder: Path) -> str:
+    """Write gres.conf: two graphics cards a node, whose devices are none; SLURM deals them all the same."""
+    for number, device in enumerate(("/dev/null", "/dev/zero")):
+        (folder / f"gpu{number}").symlink_to(device)  # SLURM takes the number of a card from the end of the name
+    return "".join(f"NodeName=n[1-2] Name=gpu File={folder}/gpu{number}\n" for number in (0, 1))
 
 
 def free_ports(count: int) -> list[int]:

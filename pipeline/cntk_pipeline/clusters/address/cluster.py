@@ -19,4 +19,9 @@ def open_later(
     return open_address(config, prepare, stop)
 
 
-ADDRESS = Cluster(open_later, deed="connect to a Dask scheduler, which can run any code as you", options=AddressOptions)
+ADDRESS = Cluster(
+    open_later,
+    deed="connect to a Dask scheduler, which can run any code as you",
+    options=AddressOptions,
+    gives_devices=False,
+)

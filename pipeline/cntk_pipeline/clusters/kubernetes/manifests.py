@@ -135,6 +135,8 @@ def cluster_manifest(config: ClusterConfig, names: Names, workers: int, owner: O
         ],
     )
     worker["resources"] = resources(config.threads_per_worker, limit + BESIDE_WORKER_BYTES)
+    if config.gpus_per_node is not None:
+        worker["resources"]["limits"] |= {"nvidia.com/gpu": "1"}  # a request for as many goes with it
     worker["env"] = [*worker["env"], {"name": "DASK_SCHEDULER_ADDRESS", "value": names.address(config.tls)}]
     return {
         "apiVersion": "kubernetes.dask.org/v1",

@@ -27,4 +27,15 @@ def memory_given(config: ClusterConfig) -> WorkerMemory | None:
     return WorkerMemory(min(parse_bytes(limit), memory_bytes()), config.threads_per_worker)
 
 
-LOCAL = Cluster(open_later, deed="compute in processes of this machine", memory=memory_given, computes_here=True)
+def this_machine(config: ClusterConfig) -> int | None:
+    """Count one machine."""
+    return 1
+
+
+LOCAL = Cluster(
+    open_later,
+    deed="compute in processes of this machine",
+    memory=memory_given,
+    computes_here=True,
+    machines=this_machine,
+)

@@ -21,6 +21,7 @@ from cntk_pipeline.clusters.dask.scaling import Scalable, Scaling, bounds
 from cntk_pipeline.clusters.dask.settings import SETTINGS
 from cntk_pipeline.clusters.dask.signing import make_pem
 from cntk_pipeline.clusters.dask.starting import start_explained
+from cntk_pipeline.clusters.devices import NanniesWithDevices, cores_of_worker, visible_devices
 from cntk_pipeline.clusters.local.scripts import without_script
 from cntk_pipeline.config import ClusterConfig
 from cntk_pipeline.resources import require_room, worker_count, worker_memory
@@ -80,7 +81,8 @@ def open_local(
         prepare()
 
     require_no_stop(stop)
-    workers = worker_count(config.workers, config.threads_per_worker)
+    devices = visible_devices(config.gpus_per_node) if config.gpus_per_node else None
+    workers = worker_count(config.workers or config.gpus_per_node, config.threads_per_worker)
     minimum, maximum = bounds(config, workers)
     needed = SCHEDULER_BYTES + maximum * NANNY_BYTES
     require_room(needed, f"a cluster of {maximum} workers needs here", 'take fewer workers, or cluster.kind = "serial"')
@@ -92,11 +94,12 @@ def open_local(
                 n_workers=minimum,
                 threads_per_worker=config.threads_per_worker,
                 processes=True,
+                worker_class=NanniesWithDevices(devices) if devices else distributed.Nanny,
                 host="127.0.0.1",
                 protocol="tls://" if config.tls else "tcp://",
                 security=security_of(*make_pem()) if config.tls else None,
                 dashboard_address=config.dashboard,
-                memory_limit=worker_memory(config.memory_limit, config.threads_per_worker),
+                memory_limit=worker_memory(config.memory_limit, cores_of_worker(config.threads_per_worker, config.gpus_per_node)),
                 silence_logs=logging.CRITICAL,
             )
         try:

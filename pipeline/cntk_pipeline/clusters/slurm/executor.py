@@ -91,7 +91,7 @@ def _open_jobs(config: ClusterConfig, prepare: Callable[[], None], stop: threadi
                 protocol="tcp://" if security is None else "tls://",
                 security=security,
                 python=options.python or sys.executable,
-                job_extra_directives=list(options.batch_options),
+                job_extra_directives=[*(["--gres=gpu:1"] if config.gpus_per_node else []), *options.batch_options],
                 job_script_prologue=[*options.setup, f"export {INHERITED}={inherited_settings()}"],
                 worker_extra_args=["--dashboard-address", LOOPBACK],
                 scheduler_options={"dashboard_address": config.dashboard},
@@ -152,7 +152,7 @@ def _open_allocation(
             environment = os.environ | {INHERITED: inherited_settings()}
             with (
                 client_within(cluster) as client,
-                WorkerSteps(shares, command, environment) as steps,
+                WorkerSteps(shares, command, environment, cards=config.gpus_per_node is not None) as steps,
             ):
                 _wait_for_workers(client, count, lambda: steps.all_given_up, stop)
                 where = f"job {os.environ['SLURM_JOB_ID']} on {len(shares)} nodes"
@@ -200,8 +200,10 @@ def allocation_shares(config: ClusterConfig, environment: Mapping[str, str], nod
     Raises
     ------
     ConfigError
-        If the allocation has no room for a worker.
+        If the allocation has no room for a worker, or no graphics cards where workers need them.
     """
+    if config.gpus_per_node is not None:
+        _require_cards(environment)
     if "SLURM_NTASKS" in environment:
         tasks = _repeated(environment["SLURM_TASKS_PER_NODE"])
     else:
@@ -209,13 +211,30 @@ def allocation_shares(config: ClusterConfig, environment: Mapping[str, str], nod
     left = sum(tasks) if config.workers is None else config.workers
     shares = []
     for node, room in zip(nodes, tasks, strict=True):
-        taken = min(room, left)
+        taken = min(room, left, config.gpus_per_node or room)
         left -= taken
         if taken:
             shares.append(NodeShare(node, taken))
     if not shares:
         raise ConfigError(f"the allocation has no {config.threads_per_worker} cores for a worker on any node")
     return shares
+
+
+def _require_cards(environment: Mapping[str, str]) -> None:
+    """Refuse a batch job without graphics cards, in which `srun` would try for minutes to start workers.
+
+    Raises
+    ------
+    ConfigError
+        With the option that asks for them.
+    """
+    # SLURM's daemon names the cards to what it starts on a node, also to a batch job, but not to a shell of salloc.
+    is_told = "SLURMD_NODENAME" in environment
+    if is_told and not {"SLURM_GPUS_ON_NODE", "SLURM_JOB_GPUS"} & environment.keys():
+        raise ConfigError(
+            "cluster.gpus_per_node is given, and this job of SLURM has no graphics cards: ask for them with "
+            "--gres=gpu:NUMBER, as `cntk submit` does"
+        )
 
 
 def _repeated(text: str) -> list[int]:

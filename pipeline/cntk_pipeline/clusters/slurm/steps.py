@@ -29,10 +29,15 @@ class WorkerSteps:
     shares : nodes and their workers.
     command : of one worker.
     environment : of the workers.
+    cards : whether each worker has a graphics card of its own.
     """
 
-    def __init__(self, shares: list[NodeShare], command: list[str], environment: dict[str, str]) -> None:
-        self._steps = [_Step(share, command, environment) for share in shares]
+    def __init__(
+        self, shares: list[NodeShare], command: list[str], environment: dict[str, str], *, cards: bool = False
+    ) -> None:
+        # SLURM shows each task its card alone. The task is a nanny, so that a restarted worker has the same one.
+        options = ["--gpus-per-task=1"] if cards else []
+        self._steps = [_Step(share, [*options, *command], environment) for share in shares]
         self._ending = threading.Event()
         self._watchdog = threading.Thread(target=self._watch, name="worker-steps", daemon=True)
 

@@ -215,6 +215,7 @@ def _options(logs: Path, config: RunConfig) -> list[list[str]]:
         f"--signal=B:TERM@{_drain_seconds(cluster)}",
         f"--ntasks={cluster.workers}",
         f"--cpus-per-task={cluster.threads_per_worker}",
+        *_card_options(cluster.workers, cluster.gpus_per_node),
     ]
     limit = memory_limit(cluster)
     if limit is not None:
@@ -228,6 +229,14 @@ def _options(logs: Path, config: RunConfig) -> list[list[str]]:
     if asked.time_limit is not None:
         options.append(f"--time={asked.time_limit}")
     return [[option] for option in options] + [_batch_option(option) for option in asked.batch_options]
+
+
+def _card_options(workers: int, gpus_per_node: int | None) -> list[str]:
+    """List the options that give each worker a card: as few nodes as possible, and on each as many tasks as cards."""
+    if gpus_per_node is None:
+        return []
+    each = min(workers, gpus_per_node)
+    return [f"--nodes={-(-workers // each)}", f"--ntasks-per-node={each}", f"--gres=gpu:{each}"]
 
 
 def _batch_option(text: str) -> list[str]:

@@ -20,10 +20,16 @@ def open_later(
     return open_ssh(config, prepare, stop)
 
 
+def hosts_named(config: ClusterConfig) -> int | None:
+    """Count the hosts of a table."""
+    return len(SshOptions.of(config).hosts)
+
+
 SSH = Cluster(
     open_later,
     deed="log in on hosts as you, and start processes there",
     options=SshOptions,
     submitter=SshSubmitter(),
     extra=EXTRA,
+    machines=hosts_named,
 )

@@ -60,6 +60,7 @@ def open_ssh(
         scheduler=None,
         workers=None,
         threads=config.threads_per_worker,
+        gpus=config.gpus_per_node,
         memory_limit=config.memory_limit,
     )
     remotes = Remotes(options.python or sys.executable)

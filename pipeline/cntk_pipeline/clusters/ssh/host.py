@@ -21,6 +21,7 @@ import distributed
 from distributed.utils import get_ip_interface
 
 from cntk_pipeline.clusters.dask.clock import keep_steady
+from cntk_pipeline.clusters.devices import VISIBLE, cores_of_worker, visible_devices
 from cntk_pipeline.clusters.ssh.messages import Announcement, Order
 from cntk_pipeline.resources import worker_count, worker_memory
 
@@ -65,16 +66,20 @@ def make_scheduler(order: Order, host: str) -> Any:
 
 
 def make_worker(order: Order, host: str, number: int) -> Any:
-    """Make a worker's nanny, not yet started; it listens on ``host``, its metrics on the loopback."""
+    """Make a worker's nanny, not yet started; it listens on ``host``, its metrics on the loopback.
+
+    ``number`` counts the workers of this host. With the number goes a graphics card, where they have one each.
+    """
     return distributed.Nanny(
         order.scheduler,
         name=f"{order.name}-{number}",
         nthreads=order.threads,
-        memory_limit=worker_memory(order.memory_limit, order.threads),
+        memory_limit=worker_memory(order.memory_limit, cores_of_worker(order.threads, order.gpus)),
         host=host,
         protocol=order.protocol,
         security=order.security,
         dashboard_address="127.0.0.1:0",
+        env={VISIBLE: visible_devices(order.gpus)[number]} if order.gpus else None,
     )
 
 
@@ -86,7 +91,8 @@ async def serve(order: Order, pulse: Pulse, tell: Callable[[Announcement], None]
             tell(Announcement(scheduler.address, 0))
             await _first_of(scheduler.finished(), pulse.stops())
         return
-    nannies = [make_worker(order, host, number) for number in range(worker_count(order.workers, order.threads))]
+    count = worker_count(order.workers or order.gpus, order.threads)
+    nannies = [make_worker(order, host, number) for number in range(count)]
     try:
         await asyncio.gather(*nannies)
         tell(Announcement(host, len(nannies)))

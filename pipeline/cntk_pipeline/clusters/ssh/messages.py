@@ -33,6 +33,7 @@ class Order:
     scheduler : address to join with workers; None asks for the scheduler.
     workers : number of workers; None is one for every ``threads`` cores.
     threads, memory_limit : of each worker.
+    gpus : number of the host's graphics cards, of which each worker has one; None where workers need none.
     """
 
     settings: dict[str, Any]
@@ -44,6 +45,7 @@ class Order:
     workers: int | None
     threads: int
     memory_limit: str | float
+    gpus: int | None = None
 
     def line(self) -> str:
         """Write the order as one line."""
