@@ -47,6 +47,8 @@ class Node:
     bias: float = 0.0
     own: float = 0.0
     extra: float = 0.0
+    recurrence: float = 0.0
+    backward: bool = False
 
     @property
     def is_multiple(self) -> bool:
@@ -142,6 +144,20 @@ class NetworkGraph(Graph):
 
     def multiply(self, first: int, second: int) -> int:
         return self._join(Code.MULTIPLY, first, second)
+
+    def recur(
+        self,
+        source: int,
+        function: Pointwise,
+        recurrence: float,
+        scale: float,
+        bias: float = 0.0,
+        own: float = 0.0,
+        backward: bool = False,
+    ) -> int:
+        flat = self._move(source, circular=False)
+        numbers = {"scale": scale, "bias": bias, "own": own, "recurrence": recurrence, "backward": backward}
+        return self._follow(Code.RECUR, flat, self.nodes[flat].grid, function=function, **numbers)
 
     def attend(self, source: int, gain: float) -> int:
         grid = self.nodes[source].grid

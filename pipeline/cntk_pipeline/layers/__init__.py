@@ -13,6 +13,7 @@ from cntk_pipeline.layers.normalization import Dropout, LayerNorm
 from cntk_pipeline.layers.pointwise import ClosedForm, Pointwise, Series
 from cntk_pipeline.layers.pooling import AvgPool, Flatten, GlobalAvgPool, GlobalSumPool, LocalAvgPool, MaxPool, SumPool
 from cntk_pipeline.layers.rectifiers import Abs, LeakyRelu, Maxout, Relu, Sign
+from cntk_pipeline.layers.recurrent import Bidirectional, LastState, Recurrent
 from cntk_pipeline.layers.residual import Identity, Residual
 from cntk_pipeline.layers.sequential import Sequential
 from cntk_pipeline.layers.series import Elementwise, Hermite, Polynomial
@@ -53,12 +54,16 @@ LAYERS: dict[str, type[Layer]] = {
     "LayerNorm": LayerNorm,
     "Dropout": Dropout,
     "SelfAttention": SelfAttention,
+    "Recurrent": Recurrent,
+    "Bidirectional": Bidirectional,
+    "LastState": LastState,
 }
 
 __all__ = [
     "LAYERS",
     "Abs",
     "AvgPool",
+    "Bidirectional",
     "ClosedForm",
     "Concatenate",
     "Conv",
@@ -76,6 +81,7 @@ __all__ = [
     "Graph",
     "Hermite",
     "Identity",
+    "LastState",
     "Layer",
     "LayerNorm",
     "LeakyRelu",
@@ -86,6 +92,7 @@ __all__ = [
     "Polynomial",
     "Product",
     "Rbf",
+    "Recurrent",
     "Relu",
     "Repeat",
     "Rescale",

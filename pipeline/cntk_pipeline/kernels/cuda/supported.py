@@ -16,7 +16,11 @@ LARGEST_SIZE = 32
 LARGEST_WINDOW = 5
 """Rows and columns of a window: further ones are not tested."""
 
-UNWRITTEN = {Code.ATTEND: "attention mixes all positions", Code.MULTIPLY: "branches are multiplied"}
+UNWRITTEN = {
+    Code.ATTEND: "attention mixes all positions",
+    Code.MULTIPLY: "branches are multiplied",
+    Code.RECUR: "a step waits for the one before it",
+}
 """Why operations are refused that have no text."""
 
 
