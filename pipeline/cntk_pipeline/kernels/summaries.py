@@ -11,7 +11,7 @@ from cntk_pipeline.kernels.graph import NetworkGraph
 from cntk_pipeline.kernels.lowering import append_network, assemble
 from cntk_pipeline.kernels.memory import working_bytes
 from cntk_pipeline.kernels.program import Code
-from cntk_pipeline.layers import Layer, Sequential, Shape
+from cntk_pipeline.layers import Layer, Recurrent, Sequential, Shape
 
 
 @dataclass(frozen=True)
@@ -124,12 +124,13 @@ def describe(layer: Layer) -> str:
     """Write a layer without what is left at its default: ``Conv(3, w_std=1.414)``."""
     if isinstance(layer, Sequential):
         return ", ".join(map(describe, layer.layers))
-    if layer.inner:
+    if layer.inner and not isinstance(layer, Recurrent):
         return f"{type(layer).__name__}({' | '.join(map(describe, layer.inner))})"
     parts = []
     for position, field in enumerate(dataclasses.fields(layer)):  # type: ignore[arg-type]
         value = getattr(layer, field.name)
         if value != field.default:
             text = f"{value:.4g}" if isinstance(value, float) else repr(value)
+            text = describe(value) if isinstance(value, Layer) else text
             parts.append(text if position == 0 else f"{field.name}={text}")
     return f"{type(layer).__name__}({', '.join(parts)})"

@@ -3,6 +3,8 @@
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import ClassVar
 
+import numpy as np
+
 from cntk_pipeline.errors import LayerError
 from cntk_pipeline.layers.base import Graph, Layer, Shape
 from cntk_pipeline.layers.linear import require_deviation, require_trained
@@ -138,8 +140,14 @@ class Bidirectional(Layer):
         return replace(self.recurrent.output_shape(shape), gaussian=False)
 
     def lower(self, graph: Graph, shape: Shape, source: int) -> int:
-        forward, backward = (graph.rescale(each.lower(graph, shape, source), 0.5) for each in self.directions)
-        return graph.add(forward, backward)
+        forward, backward = (each.lower(graph, shape, source) for each in self.directions)
+        return graph.rescale(graph.add(forward, backward), 0.5)
+
+
+def read_sequences(network: Layer, inputs: np.ndarray) -> np.ndarray:
+    """Lay sequences ``(n, T, C)`` as images of one row, if ``network`` has a layer of sequences; other inputs stay."""
+    is_sequential = any(isinstance(layer, Recurrent | Bidirectional | LastState) for layer in network.walk())
+    return inputs[:, None] if inputs.ndim == 3 and is_sequential else inputs
 
 
 def _require_direction(value: object) -> None:
