@@ -122,7 +122,9 @@ def test_sequences_become_images_of_one_row(save):
     np.testing.assert_array_equal(data.train.images, steps[:, None])
     data = load("npz", save(x_train=steps[:, :, 0], y_train=TRAIN["y_train"]), options=options)
     np.testing.assert_array_equal(data.train.images, steps[:, None, :, :1])
-    with pytest.raises(DataError, match=r"expected shape \(n, T, C\) or \(n, T\), .*got \(4, 1, 8, 8\); leave data.layout"):
+    with pytest.raises(
+        DataError, match=r"expected shape \(n, T, C\) or \(n, T\), .*got \(4, 1, 8, 8\); leave data.layout"
+    ):
         load("npz", save(x_train=steps[:, None], y_train=TRAIN["y_train"]), options=options)
 
 

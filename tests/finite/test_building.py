@@ -253,7 +253,9 @@ def test_a_recurrent_layer_hands_its_state_to_the_next_step(backward):
 def test_both_directions_have_weights_of_their_own_and_half_of_the_channels_each():
     layer = layers.Bidirectional(layers.Recurrent(Relu()))
     module, found = evaluate(layer, X[:, :1])
-    one, other = (each(torch.tensor(X[:, :1]).permute(0, 3, 1, 2)) for each in (module.body[0].first, module.body[0].second))
+    one, other = (
+        each(torch.tensor(X[:, :1]).permute(0, 3, 1, 2)) for each in (module.body[0].first, module.body[0].second)
+    )
     np.testing.assert_allclose(found, torch.cat([one, other], 1).permute(0, 2, 3, 1).detach().numpy(), rtol=1e-12)
     assert not torch.equal(module.body[0].first.input, module.body[0].second.input)
 

@@ -58,7 +58,11 @@ def test_the_nngp_is_that_of_the_covariances_of_states(golden, dtype):
     x, states = golden["erf/x"][:, None], golden["erf/state_covariance"]
     w_std, u_std, b_std, out_std = np.sqrt(golden["erf/params_variances"])
     layer = Recurrent(Erf(), w_std=w_std, u_std=u_std, b_std=b_std)
-    expected = {LastState: states[:, :, -1, -1], GlobalAvgPool: states.mean((2, 3)), Flatten: np.einsum("xztt->xz", states) / 7}
+    expected = {
+        LastState: states[:, :, -1, -1],
+        GlobalAvgPool: states.mean((2, 3)),
+        Flatten: np.einsum("xztt->xz", states) / 7,
+    }
     for readout, values in expected.items():
         network = Sequential(layer, readout(), Dense(w_std=out_std))
         found = kernel_matrix(network, x, kind="nngp", dtype=dtype)
@@ -122,7 +126,9 @@ def test_flips_and_cards_are_refused():
     with pytest.raises(LayerError, match="averaging over flips needs a network that does not tell left from right"):
         kernel_matrix(network, SEQUENCES, flips=True)
     program = lower([(network, "ntk")], (1, 6, 2))
-    with pytest.raises(LayerError, match='"cuda" cannot compute layer 0, Recurrent.*a step waits for the one before it'):
+    with pytest.raises(
+        LayerError, match=r'"cuda" cannot compute layer 0, Recurrent.*a step waits for the one before it'
+    ):
         require_supported(program, [(network, "ntk")], (1, 6, 2))
 
 

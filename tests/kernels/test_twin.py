@@ -80,7 +80,9 @@ def at_pixels(*layers):
 
 def at_steps(*layers):
     """Put layers of sequences behind what makes one of three steps, and weights and a ReLU behind a vector."""
-    return Sequential(Conv(3, w_std=1.2, b_std=0.3), Relu(), AvgPool((4, 1)), *layers, Dense(b_std=0.1), Relu(), Dense())
+    return Sequential(
+        Conv(3, w_std=1.2, b_std=0.3), Relu(), AvgPool((4, 1)), *layers, Dense(b_std=0.1), Relu(), Dense()
+    )
 
 
 TYPICAL: dict[type[Layer], Sequential] = {

@@ -49,7 +49,7 @@ def test_states_are_behind_the_activation_at_every_step():
 
 
 def test_an_activation_behind_states_is_refused():
-    with pytest.raises(LayerError, match="layer 1 .*Relu needs Gaussian inputs: put a Conv or Dense layer between"):
+    with pytest.raises(LayerError, match=r"layer 1 .*Relu needs Gaussian inputs: put a Conv or Dense layer between"):
         Sequential(LAYER, Relu()).output_shape(SEQUENCE)
 
 
@@ -61,7 +61,9 @@ def test_states_are_no_branch_beside_their_input():
 @pytest.mark.parametrize("layer", [LAYER, Bidirectional(LAYER), LastState()])
 @pytest.mark.parametrize("shape", [Shape((2, 5), 3), Shape(None, 3)])
 def test_other_inputs_than_sequences_are_refused_with_what_to_write(layer, shape):
-    with pytest.raises(LayerError, match=r"needs sequences, which are images of one row, \(1, T, C\), got .*x\[:, None\]"):
+    with pytest.raises(
+        LayerError, match=r"needs sequences, which are images of one row, \(1, T, C\), got .*x\[:, None\]"
+    ):
         layer.output_shape(shape)
 
 

@@ -82,7 +82,14 @@ _RECURRENCE = 4 + CONSTANTS
 
 @jit_inner
 def _scan_variances(
-    source: Any, target_out: Any, statistics_out: Any, function: int, steps: int, backward: bool, place: Array, factors: Any
+    source: Any,
+    target_out: Any,
+    statistics_out: Any,
+    function: int,
+    steps: int,
+    backward: bool,
+    place: Array,
+    factors: Any,
 ) -> None:
     """Write the variances behind each step of a recurrent layer, and statistics on the way.
 
@@ -179,9 +186,7 @@ def run_variances(
             place[_RIGHT_STATISTIC] = op[_AREA]
             factors = address(params, p * params.shape[1])
             out = address(statistics_out, op[_LEFT] * LANES)
-            _scan_variances(
-                source, target, out, statistics_functions[p], shape[1], op[_BACKWARD] != 0, place, factors
-            )
+            _scan_variances(source, target, out, statistics_functions[p], shape[1], op[_BACKWARD] != 0, place, factors)
         elif code == _WEIGH:
             kind = op[_KIND]
             if kind != 0:
