@@ -37,14 +37,26 @@ from cntk_pipeline.kernels.lanes import LANES, address, call
 from cntk_pipeline.kernels.machine import aligned_zeros
 from cntk_pipeline.kernels.program import Array
 from cntk_pipeline.kernels.weighing import Place, plane_function
-from cntk_pipeline.layers import AvgPool, Erf, Gelu, Layer, Relu, Sequential, presets
+from cntk_pipeline.layers import (
+    AvgPool,
+    Dense,
+    Erf,
+    Gelu,
+    GlobalAvgPool,
+    LastState,
+    Layer,
+    Recurrent,
+    Relu,
+    Sequential,
+    presets,
+)
 
 FLOOR_PASSES = 20_000
 
 
 @dataclass(frozen=True)
 class Case:
-    """A network with a tile: left images, right images, and pixels along an edge."""
+    """A network with a tile: left images, right images, and pixels along an edge; ``height`` where the other differs."""
 
     name: str
     network: Sequential
@@ -52,6 +64,17 @@ class Case:
     columns: int
     size: int = 32
     dtype: str = "float32"
+    height: int | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of an image."""
+        return (self.size if self.height is None else self.height), self.size, 3
+
+
+def recurrent(readout: Layer) -> Sequential:
+    """Build a recurrent network of one layer."""
+    return Sequential(Recurrent(Relu(), w_std=2**0.5, u_std=0.5, b_std=0.1), readout, Dense())
 
 
 def pooled_resnet() -> Sequential:
@@ -90,6 +113,8 @@ def cases() -> list[Case]:
         Case("CNTK-V depth 11, Gelu", with_function(v(11), Gelu()), 128, 128),
         Case("CNTK-GAP depth 11, Erf", with_function(gap(11), Erf()), 2, 16),
         Case("CNTK-GAP depth 11, Gelu", with_function(gap(11), Gelu()), 2, 16),
+        Case("Recurrent, all times", recurrent(GlobalAvgPool()), 8, 16, size=150, height=1, dtype="float64"),
+        Case("Recurrent, last state", recurrent(LastState()), 128, 128, size=150, height=1, dtype="float64"),
     ]
 
 
@@ -132,10 +157,9 @@ def measure_floor(dtype: str, size: int = 32) -> float:
 
 def prepare(case: Case) -> tuple[Callable[[], object], int]:
     """Return what computes the tile of a case, compiled, and plane entries in all."""
-    shape = (case.size, case.size, 3)
-    program = lower([(case.network, "ntk")], shape)
+    program = lower([(case.network, "ntk")], case.shape)
     engine, random = CpuEvaluator(program, case.dtype), np.random.default_rng(1)
-    left, right = (random.standard_normal((n, *shape)).astype(case.dtype) for n in (case.rows, case.columns))
+    left, right = (random.standard_normal((n, *case.shape)).astype(case.dtype) for n in (case.rows, case.columns))
     engine.evaluate(left[:1], right[:1])
     return lambda: engine.evaluate(left, right), program.plane_entries * case.rows * case.columns
 
@@ -239,9 +263,9 @@ def main() -> None:
     for case in listed[: 4 if arguments.quick else None]:
         reference = listed[0] if case.name.startswith("CNTK-V") else listed[1]
         found = measure(case, reference, arguments.turns)
-        seconds = found.taken * 1e-9 * lower([(case.network, "ntk")], (case.size, case.size, 3)).plane_entries
+        seconds = found.taken * 1e-9 * lower([(case.network, "ntk")], case.shape).plane_entries
         cost = f"{1e6 * seconds:.1f} us" if seconds < 1e-3 else f"{1e3 * seconds:.2f} ms"
-        shape = (f"{case.size} x {case.size}", case.dtype, f"{case.rows} x {case.columns}")
+        shape = (f"{case.shape[0]} x {case.size}", case.dtype, f"{case.rows} x {case.columns}")
         ratios = (f"{found.taken:.2f}", f"{found.floor:.2f}", f"{found.to_floor:.2f}", f"{found.to_reference:.2f}")
         table.add_row(case.name, *shape, *ratios, cost)
     console.print(table)

@@ -47,6 +47,11 @@ def require_channels_last(name: str, shape: tuple[int, ...]) -> None:
         )
 
 
+def as_sequences(array: np.ndarray) -> np.ndarray:
+    """Lay sequences ``(n, T, C)``, or ``(n, T)`` of one channel, as images of one row, ``(n, 1, T, C)``."""
+    return array[:, None, :, None] if array.ndim == 2 else array[:, None]
+
+
 def as_array(name: str, given: Any) -> np.ndarray:
     """Make a plain array of an argument; see `require_plain`."""
     require_plain(name, given)

@@ -115,6 +115,19 @@ def test_vectors_have_no_channels_to_turn(save):
         load("npz", save(x=np.zeros((4, 5)), y=TRAIN["y_train"]), options={"layout": "channels_first"})
 
 
+def test_sequences_become_images_of_one_row(save):
+    steps = np.random.default_rng(0).random((4, 8, 8))  # which would be grayscale images, or channels first
+    options = {"layout": "sequences"}
+    data = load("npz", save(x_train=steps, y_train=TRAIN["y_train"]), options=options)
+    np.testing.assert_array_equal(data.train.images, steps[:, None])
+    data = load("npz", save(x_train=steps[:, :, 0], y_train=TRAIN["y_train"]), options=options)
+    np.testing.assert_array_equal(data.train.images, steps[:, None, :, :1])
+    with pytest.raises(
+        DataError, match=r"expected shape \(n, T, C\) or \(n, T\), .*got \(4, 1, 8, 8\); leave data.layout"
+    ):
+        load("npz", save(x_train=steps[:, None], y_train=TRAIN["y_train"]), options=options)
+
+
 def test_labels_in_a_column_are_those_of_a_row(save):
     data = load("npz", save(x_train=TRAIN["x_train"], y_train=TRAIN["y_train"][:, np.newaxis]))
     assert data.train.labels.tolist() == [0, 1, 2, 1]

@@ -93,6 +93,16 @@ def test_pictures_and_arrays_are_read_like_others(tmp_path: Path) -> None:
     Image.fromarray(IMAGES[0, :4]).save(tmp_path / "b.png")
     assert open_images(tmp_path, Like(Wanted((3, 2), "L"))).read(0, 2).shape == (2, 3, 2, 1)
     np.save(tmp_path / "first.npy", IMAGES.transpose(0, 3, 1, 2))
-    found = open_images(tmp_path / "first.npy", Like(channels_first=True))
+    found = open_images(tmp_path / "first.npy", Like(layout="channels_first"))
     np.testing.assert_array_equal(found.read(2, 5), IMAGES[2:5])
     assert found.shape == IMAGES.shape
+
+
+def test_sequences_are_read_like_others(tmp_path: Path) -> None:
+    steps = np.random.default_rng(0).random((5, 4, 4))
+    np.save(tmp_path / "steps.npy", steps)
+    found = open_images(tmp_path / "steps.npy", Like(layout="sequences"))
+    np.testing.assert_array_equal(found.read(1, 3), steps[1:3, None])
+    (tmp_path / "steps.csv").write_text("a,b\n1,2\n3,4\n")
+    found = open_images(tmp_path / "steps.csv", Like(layout="sequences", features=("b", "a")))
+    np.testing.assert_array_equal(found.read(0, 2), [[[[2], [1]]], [[[4], [3]]]])

@@ -274,6 +274,32 @@ def test_a_repeated_block_is_added_to_its_input_each_time():
     assert not torch.equal(first[1].weight, second[1].weight)
 
 
+@pytest.mark.parametrize("backward", [False, True])
+def test_a_recurrent_layer_hands_its_state_to_the_next_step(backward):
+    layer = layers.Recurrent(Relu(), w_std=1.3, u_std=0.8, b_std=0.7, backward=backward)
+    module, found = evaluate(layer, X[:, :1])
+    weights = weights_of(module)
+    state, expected = np.zeros((2, 4)), np.empty((2, 1, 7, 4))
+    for step in reversed(range(7)) if backward else range(7):
+        given = 0.8 / np.sqrt(3) * X[:, 0, step] @ weights["input"].T + 0.7 * weights["bias"]
+        state = np.maximum(1.3 / 2 * state @ weights["recurrent"].T + given, 0)
+        expected[:, 0, step] = state
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+    kept = layers.LastState(backward)
+    _, last = evaluate(Sequential(layer, kept), X[:, :1])
+    np.testing.assert_array_equal(last, found[:, 0, 0 if backward else 6])
+
+
+def test_both_directions_have_weights_of_their_own_and_half_of_the_channels_each():
+    layer = layers.Bidirectional(layers.Recurrent(Relu()))
+    module, found = evaluate(layer, X[:, :1])
+    one, other = (
+        each(torch.tensor(X[:, :1]).permute(0, 3, 1, 2)) for each in (module.body[0].first, module.body[0].second)
+    )
+    np.testing.assert_allclose(found, torch.cat([one, other], 1).permute(0, 2, 3, 1).detach().numpy(), rtol=1e-12)
+    assert not torch.equal(module.body[0].first.input, module.body[0].second.input)
+
+
 def test_standard_weights_have_their_deviation_themselves_and_nothing_multiplies_them():
     layer = Dense(w_std=1.5, b_std=0.2, parameterization="standard", fan_in=4)
     same = Dense(w_std=1.5, b_std=0.2)

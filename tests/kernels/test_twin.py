@@ -14,6 +14,7 @@ from cntk_pipeline.layers import (
     Abs,
     Attend,
     AvgPool,
+    Bidirectional,
     Concatenate,
     Conv,
     Cos,
@@ -29,6 +30,7 @@ from cntk_pipeline.layers import (
     GlobalSumPool,
     Hermite,
     Identity,
+    LastState,
     Layer,
     LayerNorm,
     LeakyRelu,
@@ -40,6 +42,7 @@ from cntk_pipeline.layers import (
     PositionalEmbedding,
     Product,
     Rbf,
+    Recurrent,
     Relu,
     Repeat,
     Rescale,
@@ -78,6 +81,13 @@ def assert_engine_equals_twin(network, left, right=None):
 def at_pixels(*layers):
     """Put layers behind a convolution, and weights and a ReLU behind them, which make every covariance count."""
     return Sequential(Conv(3, w_std=1.2, b_std=0.3), *layers, Conv(2, b_std=0.1), Relu(), GlobalAvgPool(), Dense())
+
+
+def at_steps(*layers):
+    """Put layers of sequences behind what makes one of three steps, and weights and a ReLU behind a vector."""
+    return Sequential(
+        Conv(3, w_std=1.2, b_std=0.3), Relu(), AvgPool((4, 1)), *layers, Dense(b_std=0.1), Relu(), Dense()
+    )
 
 
 TYPICAL: dict[type[Layer], Sequential] = {
@@ -169,6 +179,25 @@ TYPICAL: dict[type[Layer], Sequential] = {
         PositionalEmbedding(w_std=1.4, correlation="gaussian", length=2.0, trained=False),
         Conv(2),
         SelfAttention(),
+    ),
+    Recurrent: at_steps(
+        Recurrent(Relu(), w_std=1.3, u_std=0.8, b_std=0.2),
+        Conv((1, 2), padding="CIRCULAR"),
+        Recurrent(Erf(), w_std=0.7, backward=True),
+        GlobalAvgPool(),
+    ),
+    Bidirectional: at_steps(
+        Bidirectional(Recurrent(Erf(), w_std=1.2, b_std=0.2)),
+        Conv((1, 2), strides=(1, 2)),
+        Bidirectional(Recurrent(Relu(), trained=False)),
+        Flatten(),
+    ),
+    LastState: at_steps(
+        Recurrent(Elementwise("tanh", 256), w_std=0.5, u_std=0.5),
+        Concatenate(
+            Sequential(Recurrent(Relu()), LastState()),
+            Sequential(Recurrent(Elementwise("tanh", 256), w_std=0.5, backward=True), LastState(backward=True)),
+        ),
     ),
 }
 

@@ -9,18 +9,21 @@ from cntk_pipeline.errors import LayerError
 from cntk_pipeline.layers import (
     LAYERS,
     AvgPool,
+    Bidirectional,
     ClosedForm,
     Concatenate,
     Conv,
     Dense,
     Elementwise,
     Hermite,
+    LastState,
     Layer,
     LocalAvgPool,
     MaxPool,
     Pointwise,
     Polynomial,
     Product,
+    Recurrent,
     Relu,
     Repeat,
     Residual,
@@ -44,6 +47,8 @@ ARGUMENTS = {
     Product: (Sequential(Relu(), Dense()), Relu()),
     Concatenate: (Relu(), Sequential(Conv(3), Relu())),
     Repeat: (Sequential(Relu(), Dense()), 2, True),
+    Recurrent: (Relu(),),
+    Bidirectional: (Recurrent(Relu(), b_std=0.1),),
 }
 MEMBERS = [kind(*ARGUMENTS.get(kind, ())) for kind in LAYERS.values()]
 
@@ -106,7 +111,8 @@ def test_every_layer_prints_as_it_is_written(layer):
 
 @pytest.mark.parametrize("layer", MEMBERS, ids=repr)
 def test_every_layer_infers_a_shape_and_lowers_to_its_last_node(layer):
-    shape = Shape((6, 6), None, gaussian=True, weighted=1)
+    size = (1, 6) if isinstance(layer, Recurrent | Bidirectional | LastState) else (6, 6)
+    shape = Shape(size, None, gaussian=True, weighted=1)
     if repr(layer).startswith("Rescale"):
         shape = Shape((6, 6), 3)
     assert isinstance(layer.output_shape(shape), Shape)

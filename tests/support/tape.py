@@ -33,6 +33,9 @@ class Tape(Graph):
     def apply(self, source, function):
         return self._record("apply", source, function)
 
+    def recur(self, source, function, recurrence, scale, bias=0.0, own=0.0, backward=False):
+        return self._record("recur", source, function, recurrence, scale, bias, own, backward)
+
     def add(self, first, second):
         return self._record("add", first, second)
 

@@ -344,6 +344,41 @@ def repeat(pairs: Pairs, layer: layers.Repeat) -> Pairs:
     return now
 
 
+def recurrent(pairs: Pairs, layer: layers.Recurrent) -> Pairs:
+    """Unroll a recurrent layer: after as many turns as there are steps, each state has seen all steps before it."""
+    steps = pairs.size[1]
+
+    def handed_on(states: Array) -> Array:
+        """Give both positions of a pair what is known one step before; nothing is known before the first."""
+        moved = np.zeros_like(states)
+        if layer.backward:
+            moved[..., :, :-1, :, :-1] = states[..., :, 1:, :, 1:]
+        else:
+            moved[..., :, 1:, :, 1:] = states[..., :, :-1, :, :-1]
+        return layer.w_std**2 * moved
+
+    states = pairs.map_all(np.zeros_like)
+    for _ in range(steps):
+        xx, zz, xz = (
+            handed_on(before) + layer.u_std**2 * given + layer.b_std**2
+            for before, given in ((states.xx, pairs.xx), (states.zz, pairs.zz), (states.xz, pairs.xz))
+        )
+        # A derivative by a weight is its input, times its deviation: all of them together are the covariance itself.
+        own = xz if layer.trained else 0
+        tangent = handed_on(states.tangent) + layer.u_std**2 * pairs.tangent + own
+        states = step(replace(pairs, xx=xx, zz=zz, xz=xz, tangent=tangent, channels=None), layer.activation)
+    return states
+
+
+def bidirectional(pairs: Pairs, layer: layers.Bidirectional) -> Pairs:
+    return concatenate(pairs, layers.Concatenate(layer.recurrent, replace(layer.recurrent, backward=True)))
+
+
+def last_state(pairs: Pairs, layer: layers.LastState) -> Pairs:
+    kept = slice(0, 1) if layer.backward else slice(-1, None)
+    return pairs.map_all(lambda values: values[..., :, kept, :, kept])
+
+
 def sequential(pairs: Pairs, layer: Sequential) -> Pairs:
     for inner in layer.layers:
         pairs = step(pairs, inner)
@@ -372,6 +407,9 @@ STEPS: dict[type[Layer], Step] = {
     layers.Product: product,
     layers.Concatenate: concatenate,
     layers.Repeat: repeat,
+    layers.Recurrent: recurrent,
+    layers.Bidirectional: bidirectional,
+    layers.LastState: last_state,
     Sequential: sequential,
 }
 

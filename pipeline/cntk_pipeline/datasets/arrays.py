@@ -11,12 +11,12 @@ import numpy.typing as npt
 from cntk_pipeline.datasets.base import Dataset, Split, as_split
 from cntk_pipeline.datasets.targets import assemble
 from cntk_pipeline.errors import DataError
-from cntk_pipeline.inputs import require_channels_last
+from cntk_pipeline.inputs import as_sequences, require_channels_last
 from cntk_pipeline.models import AskedTask
 
 EXPECTED = "an .npz archive of plain arrays (numpy.savez)"
 
-Layout = Literal["channels_last", "channels_first"]
+Layout = Literal["channels_last", "channels_first", "sequences"]
 
 SYNONYMS = {"x": "x_train", "y": "y_train", "targets": "classes"}
 """Other names of the arrays."""
@@ -87,8 +87,8 @@ def dataset_of(arrays: Arrays, name: str, path: Path, task: AskedTask, layout: L
         The file, for messages.
     task : str
         What the labels are.
-    layout : "channels_last" or "channels_first"
-        The order of the axes of images.
+    layout : "channels_last", "channels_first" or "sequences"
+        What the axes are: images in one of two orders, or sequences, which become images of one row.
 
     Raises
     ------
@@ -118,7 +118,14 @@ def _renamed(arrays: Arrays, path: Path) -> dict[str, npt.NDArray[Any]]:
 def _split(arrays: Arrays, part: str, path: Path, layout: Layout) -> Split:
     """Take one part, with its channels last."""
     images = arrays[f"x_{part}"]
-    if layout == "channels_first":
+    if layout == "sequences":
+        if images.ndim not in (2, 3):
+            raise DataError(
+                f'{path}: x_{part}: expected shape (n, T, C) or (n, T), as data.layout = "sequences" says, got '
+                f"{images.shape}; leave data.layout out"
+            )
+        images = np.ascontiguousarray(as_sequences(images))
+    elif layout == "channels_first":
         if images.ndim != 4:
             raise DataError(
                 f'{path}: x_{part}: expected shape (n, C, H, W), as data.layout = "channels_first" says, got '

@@ -36,8 +36,9 @@ class Npz(Loader):
     ----------
     path : str
         The file.
-    layout : "channels_last" or "channels_first"
-        The order of the axes of images: (n, H, W, C) or (n, C, H, W).
+    layout : "channels_last", "channels_first" or "sequences"
+        What the axes are: images (n, H, W, C), images (n, C, H, W), or sequences of T steps, (n, T, C) or, of one
+        channel, (n, T). Sequences become images of one row, (n, 1, T, C).
 
     Raises
     ------
@@ -69,7 +70,7 @@ class Npy(Loader):
         ``y.npy``. Or the file of the images.
     labels : str, optional
         The file of the labels, where ``path`` is a file.
-    layout : "channels_last" or "channels_first"
+    layout : "channels_last", "channels_first" or "sequences"
         As of "npz".
 
     Raises

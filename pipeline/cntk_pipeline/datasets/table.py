@@ -4,7 +4,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Literal, final
 
 from cntk_pipeline.datasets.base import Dataset, Split, as_split
 from cntk_pipeline.datasets.columns import encode, feature_names, find_values, is_picture, listed, read_labels_of
@@ -13,6 +13,7 @@ from cntk_pipeline.datasets.reading import existing_path, reading
 from cntk_pipeline.datasets.table_files import ENDINGS, class_names, read_table
 from cntk_pipeline.datasets.targets import assemble
 from cntk_pipeline.errors import DataError
+from cntk_pipeline.inputs import as_sequences
 
 USUAL_TARGETS = ("target", "label", "labels", "class", "y")
 """Names of the label column; the first existing one is taken where none is given."""
@@ -41,6 +42,9 @@ class Table(PictureLoader):
     features : [str, ...], optional
         The columns of features; all others by default. The name of a column of pictures is given here too, where a
         table has several.
+    layout : "features" or "sequences"
+        What the columns are: features of their own, or the steps of a sequence of one channel, in the order of the
+        table. Sequences of T steps become images of one row, (n, 1, T, 1).
 
     Raises
     ------
@@ -55,6 +59,7 @@ class Table(PictureLoader):
     test_path: str | None = None
     target: str | tuple[str, ...] | None = None
     features: tuple[str, ...] | None = None
+    layout: Literal["features", "sequences"] = "features"
 
     def load(self) -> Dataset:
         """Read the tables and make images or features of them."""
@@ -78,6 +83,8 @@ class Table(PictureLoader):
             features: tuple[str, ...] = ()
         else:
             splits, features, notes = _vectors(tables, columns, labels, str(path))
+            if self.layout == "sequences":
+                splits = {part: replace(split, images=as_sequences(split.images)) for part, split in splits.items()}
         data = assemble(
             f"table {path}",
             splits["train"],

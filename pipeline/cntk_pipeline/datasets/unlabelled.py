@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, final
 import numpy as np
 import numpy.typing as npt
 
-from cntk_pipeline.datasets.arrays import EXPECTED, read_array
+from cntk_pipeline.datasets.arrays import EXPECTED, Layout, read_array
 from cntk_pipeline.datasets.folder import SUFFIXES
 from cntk_pipeline.datasets.images import AS_IT_IS, Wanted, decode_as
 from cntk_pipeline.datasets.npz import BROKEN
@@ -19,7 +19,7 @@ from cntk_pipeline.datasets.reading import open_file, reading, require_memory
 from cntk_pipeline.datasets.table_files import ENDINGS, read_table
 from cntk_pipeline.datasets.unlabelled_tables import features_of, picture_column
 from cntk_pipeline.errors import DataError, DataNotFound
-from cntk_pipeline.inputs import require_channels_last
+from cntk_pipeline.inputs import as_sequences, require_channels_last
 
 KEYS = ("x", "images", "x_test")
 """Names of the images in an archive, the first that is there counts; of an archive with one array, any name does."""
@@ -35,13 +35,13 @@ class Like:
     Attributes
     ----------
     pictures : their size and mode; what is not wanted stays as a picture has it.
-    channels_first : whether arrays are (n, C, H, W).
+    layout : what the axes of arrays are, as of "npz".
     features : names of the features of a table, as `datasets.columns.feature_names` writes them; none takes all columns
         of numbers.
     """
 
     pictures: Wanted = AS_IT_IS
-    channels_first: bool = False
+    layout: Layout = "channels_last"
     features: tuple[str, ...] = ()
 
 
@@ -73,8 +73,10 @@ class Unlabelled:
     @classmethod
     def of(cls, images: _Array, origin: str, like: Like = PLAIN) -> "Unlabelled":
         """Take images in memory, or a mapped file."""
-        if like.channels_first and images.ndim == 4:
+        if like.layout == "channels_first" and images.ndim == 4:
             images = images.transpose(0, 2, 3, 1)
+        if like.layout == "sequences" and images.ndim in (2, 3):
+            images = as_sequences(images)
         names = list(map(str, range(len(images)))) if images.ndim else []
         return cls(origin, names, images.shape, images.dtype, lambda begin, end: np.asarray(images[begin:end]))
 
@@ -136,7 +138,7 @@ def _npz(path: Path, like: Like) -> Unlabelled:
 
 
 def _checked(images: _Array, origin: str, like: Like) -> Unlabelled:
-    if not like.channels_first:
+    if like.layout == "channels_last":
         require_channels_last(origin, images.shape)
     return Unlabelled.of(images, origin, like)
 
@@ -146,7 +148,7 @@ def _table(path: Path, like: Like) -> Unlabelled:
     table = read_table(path)
     column = None if like.features else picture_column(table, str(path))
     if column is None:
-        return Unlabelled.of(features_of(table, like.features, str(path)), str(path))
+        return Unlabelled.of(features_of(table, like.features, str(path)), str(path), like)
     cells = table.column(column).to_pylist()
     contents = [(cell.get("bytes") if isinstance(cell, dict) else cell) or b"" for cell in cells]
     names = [str(row) for row in range(len(cells))]

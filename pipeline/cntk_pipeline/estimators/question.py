@@ -12,6 +12,7 @@ from cntk_pipeline.kernels.base import read_dtype
 from cntk_pipeline.kernels.program import Array
 from cntk_pipeline.layers import Layer
 from cntk_pipeline.layers.kinds import KINDS
+from cntk_pipeline.layers.recurrent import read_sequences
 from cntk_pipeline.resources import core_count
 
 
@@ -51,7 +52,7 @@ class KernelQuestion:
         thread_count(self.n_jobs)
 
     def inputs(self, x: Array) -> Array:
-        """Make a network's inputs of features ``(n, d)``; images ``(n, H, W, C)`` stay.
+        """Make a network's inputs of features ``(n, d)``, or of sequences; images ``(n, H, W, C)`` stay.
 
         Raises
         ------
@@ -59,7 +60,7 @@ class KernelQuestion:
             If they do not fit ``image_shape``.
         """
         if self.image_shape is None:
-            return x
+            return read_sequences(self.network, x)
         shape = self.image_shape
         if x.shape[1:] != shape and (x.ndim != 2 or x.shape[1] != np.prod(shape)):
             raise ValueError(

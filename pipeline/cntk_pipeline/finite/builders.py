@@ -27,6 +27,7 @@ from cntk_pipeline.finite.modules import (
     Pointwise,
     Pool,
     Product,
+    Recurrence,
     Repeated,
     Sum,
 )
@@ -265,6 +266,34 @@ def _repeat(layer: layers.Repeat, place: Place, draw: Draw) -> Built:
     return Repeated(blocks, layer.inject), channels
 
 
+def _recurrent(layer: layers.Recurrent, place: Place, draw: Draw) -> Built:
+    if type(layer.activation) not in ACTIVATIONS:
+        raise LayerError(f"a finite Recurrent layer has no activation {layer.activation}: take another one")
+    weights = {
+        "recurrent": draw.normal(place.width, place.width),
+        "input": draw.normal(place.width, place.channels),
+        "bias": draw.normal(place.width),
+    }
+    scales = {
+        "recurrent": layer.w_std / math.sqrt(place.width),
+        "input": layer.u_std / math.sqrt(place.channels),
+        "bias": layer.b_std,
+    }
+    function = ACTIVATIONS[type(layer.activation)](layer.activation)
+    module = Recurrence(weights, scales, function, backward=layer.backward, trained=layer.trained)
+    return module, place.width
+
+
+def _bidirectional(layer: layers.Bidirectional, place: Place, draw: Draw) -> Built:
+    return _concatenate(layers.Concatenate(*layer.directions), place, draw)
+
+
+def _last_state(layer: layers.LastState, place: Place, draw: Draw) -> Built:
+    steps = place.shape.size[1]
+    kept = np.eye(steps)[[0 if layer.backward else steps - 1]]
+    return _pool(np.eye(1), kept, place, draw, vector=True)
+
+
 def _sequential(layer: Sequential, place: Place, draw: Draw) -> Built:
     return _build_chain(layer.layers, place, draw, [place.width] * len(layer.layers))
 
@@ -291,6 +320,9 @@ BUILDERS: dict[type[Layer], Callable[[Any, Place, Draw], Built]] = {
     layers.Product: _product,
     layers.Concatenate: _concatenate,
     layers.Repeat: _repeat,
+    layers.Recurrent: _recurrent,
+    layers.Bidirectional: _bidirectional,
+    layers.LastState: _last_state,
     Sequential: _sequential,
 }
 """For each layer that is no activation, what makes its module of the layer, its place and a source of weights."""

@@ -18,6 +18,7 @@ from cntk_pipeline.inputs import as_array, require_channels_last
 from cntk_pipeline.layers import Dense, Layer, Sequential
 from cntk_pipeline.layers.kinds import KINDS, require_kind
 from cntk_pipeline.layers.normalization import find_dropout
+from cntk_pipeline.layers.recurrent import read_sequences
 
 if TYPE_CHECKING:
     from torch import nn
@@ -210,6 +211,7 @@ def empirical_kernel(
         raise DataError(f"x and z must hold at least one input each, all of one shape, got {got}")
     if isinstance(network, Layer):
         require_channels_last("x", left.shape)
+        left, right = read_sequences(network, left), None if right is None else read_sequences(network, right)
         if width is None:
             raise LayerError("an empirical kernel needs the width of its finite networks, such as width=512")
         modules = Draws(network, kind, width, left.shape[1:], seed, draws, dtype).modules

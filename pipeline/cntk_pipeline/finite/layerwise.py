@@ -18,6 +18,7 @@ from cntk_pipeline.finite.empirical import Draws, torch_in_one_thread
 from cntk_pipeline.inputs import as_array, require_channels_last
 from cntk_pipeline.layers import Layer
 from cntk_pipeline.layers.kinds import KINDS
+from cntk_pipeline.layers.recurrent import read_sequences
 
 if TYPE_CHECKING:
     import torch
@@ -79,6 +80,7 @@ def empirical_kernels(
     if inputs.size == 0:
         raise DataError(f"x must hold at least one input, got {inputs.shape}")
     require_channels_last("x", inputs.shape)
+    inputs = read_sequences(network, inputs)
     if not kinds:
         raise LayerError('empirical kernels are of at least one kind, "nngp" or "ntk", got none')
     sets = [Draws(network, kind, width, inputs.shape[1:], seed, draws, dtype) for kind in kinds]

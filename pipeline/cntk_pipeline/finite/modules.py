@@ -267,6 +267,41 @@ class Pointwise(nn.Module):
         return self._function(x)
 
 
+class Recurrence(Weighted):
+    """The states of a recurrent layer at all steps, which are the columns of an image of one row.
+
+    Parameters
+    ----------
+    weights : unit Gaussians, "recurrent" (units, units), "input" (units, inputs) and "bias" (units,).
+    scales : what multiplies them: deviations, those of weights divided by the roots of what they sum over.
+    function : the activation, of ``(n, units)``.
+    backward : from the last step to the first.
+    """
+
+    def __init__(
+        self,
+        weights: dict[str, torch.Tensor],
+        scales: dict[str, float],
+        function: Function,
+        *,
+        backward: bool,
+        trained: bool,
+    ) -> None:
+        super().__init__(trained)
+        for name, values in weights.items():
+            self.hold(name, values)
+        self._scales, self._function, self._backward = scales, function, backward
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weights = {name: scale * getattr(self, name) for name, scale in self._scales.items()}
+        given = functional.linear(x[:, :, 0].mT, weights["input"], weights["bias"])  # (n, steps, units)
+        state, states = torch.zeros_like(given[:, 0]), []
+        for each in given.flip(1).unbind(1) if self._backward else given.unbind(1):
+            state = self._function(each + functional.linear(state, weights["recurrent"]))
+            states.append(state)
+        return torch.stack(states[::-1] if self._backward else states, 2)[:, :, None]
+
+
 class Sum(nn.Module):
     """The sum of a branch and a shortcut."""
 

@@ -143,10 +143,13 @@ class Accuracy:
         functions = [place for k, place in sorted(layout.items()) if operations[k].function is not None]
         self._rows = np.array([(place.start, place.start + place.area) for place in functions]).reshape(-1, 2)
         self._coarse: dict[bytes, bool] = {}
-        # Without biases, rectifiers treat all images alike; what a difference or a product leaves depends on the image.
+        # Without biases, rectifiers treat all images alike; what a difference, a product or earlier steps leave depends
+        # on the image.
         homogeneous = (Relu, LeakyRelu, Abs, Maxout, type(None))
         is_constant = all(
-            op.bias == 0 and isinstance(op.function, homogeneous) and op.code not in (Code.MULTIPLY, Code.EMBED)
+            op.bias == 0
+            and isinstance(op.function, homogeneous)
+            and op.code not in (Code.MULTIPLY, Code.EMBED, Code.RECUR)
             for op in operations
         )
         found, _, ends = self._walk(np.ones((3, len(functions), 1)))
@@ -240,6 +243,9 @@ class Accuracy:
                 elif op.code is Code.WEIGH and op.function is not None:
                     found, share = _follow(op, op.function, found, variances[:, len(shares)])
                     shares.append((op.function, share))
+                elif op.code is Code.RECUR and op.function is not None:
+                    found, share = _recur(op, op.function, found, variances[:, len(shares)])
+                    shares.append((op.function, share))
                 elif op.code is Code.OUTPUT:
                     limits[op.slot], ends[op.slot] = self._limits_of(found, op.tangent), found
                 if op.mixes:
@@ -275,6 +281,18 @@ def _follow(op: Operation, function: Pointwise, before: _Deviations, variances: 
     # Of a tangent, a difference leaves about as much as of a deviation.
     share = np.take_along_axis(known[:, 1:].T, nearest, 0) * _capped(weighted) / np.sqrt(ratio)
     return weighted.scaled(known[:, 0], typical, share), share
+
+
+def _recur(op: Operation, function: Pointwise, before: _Deviations, variances: Array) -> tuple[_Deviations, Array]:
+    """Follow all steps of a recurrent layer: a step has a share of what the one before it hands on, and of its input."""
+    inputs = replace(before, variance=op.scale * before.variance)
+    found, share = _follow(op, function, inputs, variances)
+    total = share
+    for _ in range(1, op.grid.width):
+        handed = replace(found, variance=op.recurrence * found.variance)
+        found, share = _follow(op, function, _add(inputs, handed), variances)
+        total = total + share
+    return found, total
 
 
 def _variance(inverse: Array) -> Array:

@@ -52,6 +52,8 @@ class Node:
     bias: float = 0.0
     own: float = 0.0
     extra: float = 0.0
+    recurrence: float = 0.0
+    backward: bool = False
 
     @property
     def is_multiple(self) -> bool:
@@ -156,6 +158,20 @@ class NetworkGraph(Graph):
         flat = self._move(source, circular=False)
         grid = self.nodes[flat].grid
         return self._follow(Code.EMBED, flat, grid, correlation=correlation, scale=variance, own=own)
+
+    def recur(
+        self,
+        source: int,
+        function: Pointwise,
+        recurrence: float,
+        scale: float,
+        bias: float = 0.0,
+        own: float = 0.0,
+        backward: bool = False,
+    ) -> int:
+        flat = self._move(source, circular=False)
+        numbers = {"scale": scale, "bias": bias, "own": own, "recurrence": recurrence, "backward": backward}
+        return self._follow(Code.RECUR, flat, self.nodes[flat].grid, function=function, **numbers)
 
     def attend(
         self,

@@ -28,7 +28,7 @@ from cntk_pipeline.kernels.program import Array, Code
 from cntk_pipeline.kernels.tables import Entry, Kind, StageEntry, Tables, TensorEntry, VisitTables
 from cntk_pipeline.kernels.weighing import Place
 
-_INPUT, _LOAD, _LOAD_SUM, _WEIGH, _ADD, _MULTIPLY, _MASK, _POOL, _REDUCE, _ATTEND, _OUTPUT, _EMBED = (
+_INPUT, _LOAD, _LOAD_SUM, _WEIGH, _ADD, _MULTIPLY, _RECUR, _MASK, _POOL, _REDUCE, _ATTEND, _OUTPUT, _EMBED = (
     int(code)
     for code in (
         Code.INPUT,
@@ -37,6 +37,7 @@ _INPUT, _LOAD, _LOAD_SUM, _WEIGH, _ADD, _MULTIPLY, _MASK, _POOL, _REDUCE, _ATTEN
         Code.WEIGH,
         Code.ADD,
         Code.MULTIPLY,
+        Code.RECUR,
         Code.MASK,
         Code.POOL,
         Code.REDUCE,
@@ -77,6 +78,7 @@ _WINDOWS, _CIRCULAR = int(Kind.WINDOWS), int(Kind.CIRCULAR)
     _TERMS,
     _ROW_TABLE,
     _COLUMN_TABLE,
+    _BACKWARD,
 ) = (int(entry) for entry in Entry)
 (
     _STAGE_HEIGHT,
@@ -188,7 +190,7 @@ def run_group(
 
     Parameters
     ----------
-    functions : (operations,) int64, addresses of the loops of INPUT, WEIGH and ATTEND.
+    functions : (operations,) int64, addresses of the loops of INPUT, WEIGH, RECUR and ATTEND.
     left : pixels ``(n, C H W left_step)`` and statistics ``(n, statistics left_step)``.
     left_step : numbers to a pixel of the left images: 1, or 16 for as many left images at once, one for each lane.
     right : pixels ``(C H W lanes,)``, the same of images that are laid twice in each direction, for circular stages,
@@ -248,7 +250,7 @@ def run_group(
                     shape = (height, width)
                     place[_PLACE_HEIGHT], place[_PLACE_WIDTH] = height, width
                     place[_PLACE_TERMS] = op[_TERMS]
-                    if code == _WEIGH:
+                    if code == _WEIGH or code == _RECUR:
                         kind = op[_KIND]
                         height, x_row, z_row, row_index = _offset(op[_TO_STEP_ROWS], op[_TO_HEIGHT], oy, circular)
                         width, x_column, z_column, column_index = _offset(

@@ -19,6 +19,9 @@ from cntk_pipeline.layers import Layer, Sequential, Shape, Windows
 from cntk_pipeline.layers.kinds import KINDS as KINDS
 from cntk_pipeline.layers.kinds import require_kind
 
+_WEIGHTS = (Code.WEIGH, Code.RECUR)
+"""What has weights of its own, and takes T of the images to be zero."""
+
 
 def lower(readouts: Sequence[tuple[Layer, str]], input_shape: tuple[int, ...]) -> Program:
     """Lower networks to one program whose read-outs are theirs, in order.
@@ -153,6 +156,7 @@ class _Assembly:
         # What is for keys alone is there for an image with itself, and not for a pair.
         tensors = tuple(self._tensor(k, wanted.get(k, np.False_) | self_wanted.get(k, np.False_)) for k in self.tensors)
         mirrors = all(columns.is_symmetric for node in kept for columns in _column_windows(node))
+        mirrors &= all(node.code is not Code.RECUR for node in kept)
         return Program(input_shape, stages, tensors, len(self.sums), len(self.outputs), mirrors)
 
     def _schedule(self, key: StageKey) -> list[_Step]:
@@ -196,7 +200,7 @@ class _Assembly:
 
     def _needs_tangent(self, k: int) -> bool:
         """Tell whether a node must write T: that of the images is zero, which weights that read it know."""
-        if self.nodes[k].code is Code.INPUT and all(self.nodes[r].code is Code.WEIGH for r in self.readers[k]):
+        if self.nodes[k].code is Code.INPUT and all(self.nodes[r].code in _WEIGHTS for r in self.readers[k]):
             return False
         return self.tangent[k]
 
@@ -206,7 +210,7 @@ class _Assembly:
         operation = Operation(
             Code.WEIGH if node.code is Code.APPLY else node.code,
             tangent=self._needs_tangent(k),
-            begins=node.code is Code.WEIGH and self.nodes[node.sources[0]].code is Code.INPUT,
+            begins=node.code in _WEIGHTS and self.nodes[node.sources[0]].code is Code.INPUT,
             grid=self.nodes[node.sources[0]].grid if node.sources else node.grid,
             target_grid=node.grid,
             windows=node.windows if node.code is Code.WEIGH else None,
@@ -217,6 +221,8 @@ class _Assembly:
             bias=node.bias,
             own=node.own,
             extra=node.extra,
+            recurrence=node.recurrence,
+            backward=node.backward,
         )
         circular = node.stage.circular
         if node.code is Code.POOL and node.windows is not None:

@@ -7,6 +7,7 @@ import numpy as np
 from cntk_pipeline.kernels.interpreter import Memory, run_group
 from cntk_pipeline.kernels.lanes import LANES
 from cntk_pipeline.kernels.program import Array, Code, Program, Stage
+from cntk_pipeline.kernels.recurrence import recurrence_function
 from cntk_pipeline.kernels.tables import VisitTables, lay_out_statistics, make_tables, make_visit_tables
 from cntk_pipeline.kernels.weighing import Place, attention_function, input_function, plane_function
 
@@ -127,6 +128,10 @@ class Machine:
                 kind = None if op.function is None else type(op.function)
                 addresses[k] = plane_function(
                     kind, op.is_plain_3x3, op.tangent, op.begins, by_lane, dtype, op.extra != 0
+                ).address
+            elif op.code is Code.RECUR:
+                addresses[k] = recurrence_function(
+                    type(op.function), op.tangent, op.begins, op.backward, by_lane, dtype
                 ).address
             elif op.code is Code.INPUT:
                 addresses[k] = input_function(op.tangent, by_lane, dtype).address

@@ -17,6 +17,7 @@ from cntk_pipeline.kernels.engines import find_engine
 from cntk_pipeline.kernels.pieces import PIECE_SECONDS, CostSoFar, Tell, compute
 from cntk_pipeline.kernels.program import Array
 from cntk_pipeline.layers import Layer
+from cntk_pipeline.layers.recurrent import read_sequences
 from cntk_pipeline.resources import core_count
 
 logger = logging.getLogger(__name__)
@@ -129,8 +130,8 @@ def kernel_matrices(
         raise LayerError(f"kernel_matrices takes a list of networks, got one {type(networks).__name__}: put it in []")
     if isinstance(kinds, str):
         raise LayerError(f'kinds is a list, got {kinds!r}: write kinds=("{kinds}",)')
-    left = _require_inputs("x1", x1)
-    right = None if x2 is None else _require_inputs("x2", x2)
+    left = _require_inputs("x1", x1, networks)
+    right = None if x2 is None else _require_inputs("x2", x2, networks)
     if right is not None and right.shape[1:] != left.shape[1:]:
         raise DataError(f"x1 and x2 must hold inputs of one shape, got {left.shape[1:]} and {right.shape[1:]}")
     threads = _thread_count(n_jobs)
@@ -167,7 +168,7 @@ def kernel_diagonal(
     >>> kernel_diagonal(presets.fully_connected(1), np.array([[3.0, 4.0], [0.0, 1.0]]))
     array([12.5,  0.5], dtype=float32)
     """
-    inputs = _require_inputs("x", x)
+    inputs = _require_inputs("x", x, [network])
     computing = _ask(Question(((network, kind),), inputs.shape[1:], read_dtype(dtype).name, flips), engine)
     return computing.evaluator().evaluate_pairs(inputs)[0]
 
@@ -224,15 +225,20 @@ class _Announcement:
         )
 
 
-def _require_inputs(name: str, inputs: Array) -> Array:
-    array = as_array(name, inputs)
+def _require_inputs(name: str, inputs: Array, networks: Sequence[Layer]) -> Array:
+    array = given = as_array(name, inputs)
+    for network in networks:
+        array = read_sequences(network, array)
     if array.dtype.kind not in "uif":
         raise DataError(f"{name} must hold real numbers, got dtype {array.dtype}")
     if array.ndim not in (2, 4):
-        raise DataError(f"{name} must be of shape (n, H, W, C) or (n, features), got {array.shape}: add missing axes")
+        raise DataError(
+            f"{name} must be of shape (n, H, W, C) or (n, features), got {array.shape}: add missing axes. Sequences "
+            f"(n, T, C) are images of one row, {name}[:, None]"
+        )
     if array.size == 0:
         raise DataError(f"{name} must hold at least one input, got shape {array.shape}")
-    require_channels_last(name, array.shape)
+    require_channels_last(name, given.shape)
     bad = np.argwhere(~np.isfinite(array))
     if len(bad):
         raise DataError(

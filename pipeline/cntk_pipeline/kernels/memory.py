@@ -4,7 +4,7 @@ import numpy as np
 
 from cntk_pipeline.kernels.lanes import LANES
 from cntk_pipeline.kernels.machine import plane_count
-from cntk_pipeline.kernels.program import Program
+from cntk_pipeline.kernels.program import Code, Program
 from cntk_pipeline.kernels.tables import lay_out_statistics
 
 GROUP_BYTES = 16 * 2**20
@@ -12,9 +12,15 @@ GROUP_BYTES = 16 * 2**20
 
 
 def planes_dtype(program: Program, dtype: np.dtype) -> np.dtype:
-    """Return the dtype of planes for kernels of a dtype: float64 also where no window mixes positions."""
-    mixes = any(op.mixes for stage in program.stages for op in stage.operations)
-    return dtype if mixes else np.dtype(np.float64)
+    """Return the dtype of planes for kernels of a dtype.
+
+    It is float64 also where no window mixes positions, and where a layer is recurrent: roundings of a state are handed
+    on from step to step.
+    """
+    operations = [op for stage in program.stages for op in stage.operations]
+    is_recurrent = any(op.code is Code.RECUR for op in operations)
+    mixes = any(op.mixes for op in operations)
+    return dtype if mixes and not is_recurrent else np.dtype(np.float64)
 
 
 def group_size(program: Program, item_bytes: int) -> int:

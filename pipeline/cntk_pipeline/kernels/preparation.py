@@ -97,8 +97,8 @@ class Preparation:
             op = self._machine.operations[k]
             if op.code is Code.WEIGH:
                 weigh[k] = plane_function(None, op.is_plain_3x3, False, False, False, "float64").address
-                if isinstance(op.function, ClosedForm):
-                    statistics[k] = statistics_function(type(op.function), self._machine.dtype.name).address
+            if op.code in (Code.WEIGH, Code.RECUR) and isinstance(op.function, ClosedForm):
+                statistics[k] = statistics_function(type(op.function), self._machine.dtype.name).address
         return weigh, statistics
 
     def _loaded_variances(self, first: int, last: int) -> Array:
@@ -122,13 +122,15 @@ class Preparation:
         plane = self._planes[op.target * height * width : (op.target + 1) * height * width].reshape(height, width)
         begin, end = stage.halo * LANES, (stage.halo + found.width) * LANES
         variance = plane[: found.height, begin:end].reshape(found.height, found.width, LANES)
-        scale, series = function.expand(variance)
+        if op.code is Code.RECUR:
+            scale, series, behind = _expand_steps(function, op, variance)
+        else:
+            scale, series, behind = _expand(function, variance)
         rows = block.statistics[found.start : found.start + found.count * found.area]
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused where it is read out
             rows[: 2 * found.area].reshape(2, found.area, LANES)[:] = scale.reshape(found.area, LANES)
             rows[2 * found.area :] = series.reshape(-1, LANES)
-            powers = (variance * scale * scale) ** np.arange(function.terms).reshape(-1, 1, 1, 1)
-            plane[: found.height, begin:end] = np.sum(series**2 * powers, axis=0).reshape(found.height, -1)
+        plane[: found.height, begin:end] = behind.reshape(found.height, -1)
 
     def _expand_attention(self, op: Operation, found: Statistics, block: Block) -> None:
         """Write the attention of images from their covariances with themselves."""
@@ -148,6 +150,27 @@ class Preparation:
                 begin = self._machine.layout[k].start
                 found.append(slice(begin, begin + self._machine.layout[k].area))
         return found
+
+
+def _expand(function: Series, variance: Array) -> tuple[Array, Array, Array]:
+    """Expand a series at variances ``(height, width, lanes)``; return the variances behind it besides."""
+    scale, series = function.expand(variance)
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused where it is read out
+        powers = (variance * scale * scale) ** np.arange(function.terms).reshape(-1, 1, 1, 1)
+        return scale, series, np.sum(series**2 * powers, axis=0)
+
+
+def _expand_steps(function: Series, op: Operation, variance: Array) -> tuple[Array, Array, Array]:
+    """Do the same step by step: to the variance of a step comes what the step before it hands on."""
+    steps = [variance[:, j : j + 1] for j in range(variance.shape[1])]
+    expanded: list[tuple[Array, Array, Array]] = []
+    for step in reversed(steps) if op.backward else steps:
+        before = expanded[-1][2] if expanded else 0.0
+        expanded.append(_expand(function, step + op.recurrence * before))
+    if op.backward:
+        expanded.reverse()
+    scale, series, behind = (np.concatenate(parts, axis=-2) for parts in zip(*expanded, strict=True))
+    return scale, series, behind
 
 
 def _behind_differences(machine: Machine) -> Array:

@@ -39,6 +39,8 @@ class Code(IntEnum):
     """``S' = S1 + S2``, ``T' = T1 + T2``."""
     MULTIPLY = 11
     """``S' = S1 S2``, ``T' = T1 S2 + S1 T2``."""
+    RECUR = 13
+    """Along a row ``H = recurrence S'_before + scale S + bias`` with S' = ``function`` of H, and T' likewise."""
     MASK = 5
     """At offset 0 of a sample with itself, ``S' = scale * S``, ``T' = scale * T``."""
     EMBED = 12
@@ -114,16 +116,17 @@ class Operation:
     tangent : whether T is needed from here on.
     grid, target_grid : positions of the source and of the target.
     windows : of rows and of columns, for WEIGH.
-    function : the activation of WEIGH, or None.
+    function : the activation of WEIGH, or None; that of RECUR.
     terms : of rows and of columns, for POOL.
     weights : of rows and of columns for REDUCE, each (offsets, positions) float64; for EMBED the correlation alone,
         (row offsets, column offsets).
     mixing : of ATTEND, how logits become attention.
-    begins : whether T of the source is zero and not written: WEIGH of the images themselves.
+    begins : whether T of the source is zero and not written: WEIGH or RECUR of the images themselves.
     masked : whether a MASK lies before, so that equal images are no longer the same.
     node : the number of the graph's node that it begins with; -1 for LOAD and OUTPUT.
     scale, bias, own, extra : see `Code`; ``own`` is 1 where the layer's own weights are trained in the NTK
         parameterisation, and ``extra`` 0. Of ATTEND, ``scale`` is the factor of the logits.
+    recurrence, backward : of RECUR: the variance of the weights between steps, and whether the last step comes first.
     """
 
     code: Code
@@ -147,6 +150,8 @@ class Operation:
     bias: float = 0.0
     own: float = 0.0
     extra: float = 0.0
+    recurrence: float = 0.0
+    backward: bool = False
 
     @property
     def window(self) -> tuple[int, int]:
@@ -222,7 +227,7 @@ class Stage:
         return sum(
             int(marks @ self.areas(op.target_grid))
             for op, marks in zip(self.operations, self.visits.marks, strict=True)
-            if op.code is Code.WEIGH
+            if op.code in (Code.WEIGH, Code.RECUR)
         )
 
 

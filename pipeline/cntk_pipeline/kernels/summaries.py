@@ -111,7 +111,7 @@ def summary(network: Layer, input_shape: tuple[int, ...], *, kind: str = "ntk") 
             if op.node >= 0:
                 position = owner[op.node]
                 offsets[position] = max(offsets[position], int(marks.sum()))
-                if op.code is Code.WEIGH:
+                if op.code in (Code.WEIGH, Code.RECUR):
                     entries[position] += int(marks @ stage.areas(op.target_grid))
     rows = tuple(
         SummaryRow("input" if step.layer is None else describe(step.layer), step.shape, offsets[k], entries[k])

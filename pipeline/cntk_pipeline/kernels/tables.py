@@ -59,6 +59,8 @@ class Entry(IntEnum):
     ROW_TABLE = 28
     COLUMN_TABLE = 29
     """Where the bounds of POOL, or the weights of REDUCE and EMBED, begin; of ATTEND, the places of pairs."""
+    BACKWARD = 30
+    """Whether RECUR runs from the last position to the first."""
 
 
 class StageEntry(IntEnum):
@@ -98,7 +100,7 @@ class Tables(NamedTuple):
     Attributes
     ----------
     codes : (operations, `Entry`) int64.
-    params : (operations, 4 + constants): scale, bias, own, the constants of the activation, and extra.
+    params : (operations, 5 + constants): scale, bias, own, the constants of the activation, extra, and recurrence.
     exact_params : the same in float64.
     bounds, terms, term_weights : of POOL, all of them one behind the other.
     weights : of REDUCE and EMBED, likewise.
@@ -192,7 +194,7 @@ def make_tables(program: Program, dtype: np.dtype) -> Tables:
     operations = [(stage, op) for stage in program.stages for op in stage.operations]
     statistics = {s.operation: s for s in lay_out_statistics(program)}
     codes = np.zeros((len(operations), len(Entry)), np.int64)
-    params = np.zeros((len(operations), 4 + CONSTANTS))
+    params = np.zeros((len(operations), 5 + CONSTANTS))
     bounds: list[Array] = []
     terms: list[Array] = []
     term_weights: list[Array] = []
@@ -218,11 +220,11 @@ def make_tables(program: Program, dtype: np.dtype) -> Tables:
             codes[k, Entry.ROW_WINDOW : Entry.CLEAR] = [
                 value for w in op.windows for value in (w.window, w.stride, w.before)
             ]
-        codes[k, Entry.BEGINS] = op.begins
+        codes[k, Entry.BEGINS], codes[k, Entry.BACKWARD] = op.begins, op.backward
         codes[k, Entry.CLEAR] = (op.grid.height, op.grid.width) != (stage.height, stage.width)
         constants = op.function.constants if isinstance(op.function, ClosedForm) else ()
         params[k, : 3 + len(constants)] = (op.scale, op.bias, op.own, *constants)
-        params[k, 3 + CONSTANTS] = op.extra
+        params[k, 3 + CONSTANTS :] = op.extra, op.recurrence
         if k in statistics:
             found = statistics[k]
             codes[k, Entry.LEFT : Entry.TERMS] = (found.start, found.right_start, found.area, found.right_area)

@@ -21,11 +21,21 @@ from cntk_pipeline.kernels.planes import (
 )
 from cntk_pipeline.kernels.program import Array, Code
 from cntk_pipeline.kernels.tables import Entry, Kind, StageEntry, Tables
-from cntk_pipeline.kernels.weighing import Place
+from cntk_pipeline.kernels.weighing import CONSTANTS, Place
 
-_INPUT, _LOAD, _LOAD_SUM, _WEIGH, _ADD, _MULTIPLY, _MASK, _EMBED = (
+_INPUT, _LOAD, _LOAD_SUM, _WEIGH, _ADD, _MULTIPLY, _RECUR, _MASK, _EMBED = (
     int(code)
-    for code in (Code.INPUT, Code.LOAD, Code.LOAD_SUM, Code.WEIGH, Code.ADD, Code.MULTIPLY, Code.MASK, Code.EMBED)
+    for code in (
+        Code.INPUT,
+        Code.LOAD,
+        Code.LOAD_SUM,
+        Code.WEIGH,
+        Code.ADD,
+        Code.MULTIPLY,
+        Code.RECUR,
+        Code.MASK,
+        Code.EMBED,
+    )
 )
 _PLAIN_3X3, _CIRCULAR = int(Kind.PLAIN_3X3), int(Kind.CIRCULAR)
 (
@@ -47,6 +57,7 @@ _PLAIN_3X3, _CIRCULAR = int(Kind.PLAIN_3X3), int(Kind.CIRCULAR)
     _COLUMNS_BEFORE,
     _LEFT,
     _AREA,
+    _BACKWARD,
 ) = (
     int(entry)
     for entry in (
@@ -68,12 +79,44 @@ _PLAIN_3X3, _CIRCULAR = int(Kind.PLAIN_3X3), int(Kind.CIRCULAR)
         Entry.COLUMNS_BEFORE,
         Entry.LEFT,
         Entry.AREA,
+        Entry.BACKWARD,
     )
 )
 _STAGE_HEIGHT, _STAGE_WIDTH, _HALO = (int(entry) for entry in (StageEntry.HEIGHT, StageEntry.WIDTH, StageEntry.HALO))
 _STRIDE, _PLACE_HEIGHT, _PLACE_WIDTH, _RIGHT_ROW, _RIGHT_STATISTIC = (
     int(place) for place in (Place.STRIDE, Place.HEIGHT, Place.WIDTH, Place.RIGHT_ROW, Place.RIGHT_STATISTIC)
 )
+
+_RECURRENCE = 4 + CONSTANTS
+
+
+@jit_inner
+def _scan_variances(
+    source: Any,
+    target_out: Any,
+    statistics_out: Any,
+    function: int,
+    steps: int,
+    backward: bool,
+    place: Array,
+    factors: Any,
+) -> None:
+    """Write the variances behind each step of a recurrent layer, and statistics on the way.
+
+    Of a series, whose statistics Python expands step by step, write ``scale S + bias`` alone: ``function`` is 0.
+    """
+    place[_PLACE_HEIGHT], place[_PLACE_WIDTH] = 1, 1
+    before = target_out
+    for step in range(steps):
+        j = steps - 1 - step if backward else step
+        here = address(target_out, j * LANES)
+        for lane in range(LANES):
+            here[lane] = factors[0] * source[j * LANES + lane] + factors[1]
+            if step > 0 and function != 0:
+                here[lane] += factors[_RECURRENCE] * before[lane]
+        if function != 0:
+            call(function, (here, address(statistics_out, j * LANES), address(place, 0), factors))
+        before = here
 
 
 @jit_inner
@@ -150,6 +193,11 @@ def run_variances(
                     target[i * stride + m] = params[p, 0] * source[i * stride + m]
         elif code == _EMBED:  # a position is correlated with itself by 1
             shift_plane(source, target, stride, shape, params[p, 0])
+        elif code == _RECUR:
+            place[_RIGHT_STATISTIC] = op[_AREA]
+            factors = address(params, p * params.shape[1])
+            out = address(statistics_out, op[_LEFT] * LANES)
+            _scan_variances(source, target, out, statistics_functions[p], shape[1], op[_BACKWARD] != 0, place, factors)
         elif code == _WEIGH:
             kind = op[_KIND]
             if kind != 0:

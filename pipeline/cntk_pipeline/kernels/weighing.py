@@ -8,7 +8,7 @@ ring : scratch of two rows for S and for T.
 left, right : the statistics of the pair of images at the plane's first pixels. Those of the left image are one number a
     pixel; for 16 pairs of images at once, of images with themselves, they differ by lane like those of the right ones.
 place : `Place`, where things lie.
-factors : scale, bias, own, the activation's constants, and extra.
+factors : scale, bias, own, the activation's constants, extra, and recurrence.
 """
 
 from collections.abc import Callable
@@ -153,8 +153,21 @@ def _series_dual(covariance: Any, x: Any, z: Any, constants: Any) -> Any:
     return value, slope * (get_left(left, i + left_step) * get_right(right, j + right_step))
 
 
-def _number(dtype: str) -> Any:
+def number_type(dtype: str) -> Any:
+    """Return numba's type of a dtype."""
     return types.float32 if dtype == "float32" else types.float64
+
+
+def find_dual(function: type[Pointwise] | None, by_lane: bool) -> tuple[Any, Any, Any]:
+    """Find the dual of a function for jitted code, and what reads its statistics of the left and the right image."""
+    if function is None:
+        return _no_dual, _none, _none
+    if issubclass(function, Series):
+        return _series_dual, _series_by_lane if by_lane else _series_repeated, _series_by_lane
+    if issubclass(function, ClosedForm):
+        take_right = _BY_LANE[function.statistic_count]
+        return pasted(function.dual), take_right if by_lane else _REPEATED[function.statistic_count], take_right
+    raise TypeError(f"{function.__name__} is neither a closed form nor a series")
 
 
 @cache
@@ -179,16 +192,7 @@ def plane_function(
     dtype : of planes and statistics.
     has_extra : add the constant ``extra`` to T.
     """
-    if function is None:
-        dual, take_left, take_right = _no_dual, _none, _none
-    elif issubclass(function, Series):
-        dual, take_left, take_right = _series_dual, _series_by_lane if by_lane else _series_repeated, _series_by_lane
-    elif issubclass(function, ClosedForm):
-        take_right = _BY_LANE[function.statistic_count]
-        take_left = take_right if by_lane else _REPEATED[function.statistic_count]
-        dual = pasted(function.dual)
-    else:
-        raise TypeError(f"{function.__name__} is neither a closed form nor a series")
+    dual, take_left, take_right = find_dual(function, by_lane)
     # A row's sums and its activation in one loop want more than 16 registers; where there are no more, one after the
     # other on a row in L1 is faster (1.35 -> 1.1 ns a pixel with AVX2).
     carried = tangent and not begins
@@ -271,7 +275,7 @@ def plane_function(
                     if tangent:
                         store(target_t, m, load(target_t, m) * slope)
 
-    numbers = types.CPointer(_number(dtype))
+    numbers = types.CPointer(number_type(dtype))
     signature = types.void(numbers, numbers, numbers, numbers, numbers, types.CPointer(types.int64), numbers)
     return jit_pointers(signature, plane)
 
@@ -303,7 +307,7 @@ def input_function(tangent: bool, by_lane: bool, dtype: str) -> Any:
                 if tangent:
                     store(target_out, tangent_step + m, zero)
 
-    numbers = types.CPointer(_number(dtype))
+    numbers = types.CPointer(number_type(dtype))
     return jit_pointers(types.void(numbers, numbers, numbers, types.CPointer(types.int64), numbers), plane)
 
 
@@ -336,7 +340,7 @@ def attention_function(by_lane: bool, dtype: str) -> Any:
                         total = multiply_add(load(buffer, q * LANES), weight, total)
                     store(tensor_out, index_out[row * count + column] * LANES, total)
 
-    numbers, integers = types.CPointer(_number(dtype)), types.CPointer(types.int64)
+    numbers, integers = types.CPointer(number_type(dtype)), types.CPointer(types.int64)
     signature = types.void(numbers, numbers, integers, integers, numbers, numbers, numbers, integers)
     return jit_pointers(signature, attend)
 
@@ -388,5 +392,5 @@ def statistics_function(function: type[ClosedForm], dtype: str) -> Any:
                 store(variances, i * stride + j * LANES, after)
 
     double = types.CPointer(types.float64)
-    signature = types.void(double, types.CPointer(_number(dtype)), types.CPointer(types.int64), double)
+    signature = types.void(double, types.CPointer(number_type(dtype)), types.CPointer(types.int64), double)
     return jit_pointers(signature, plane)

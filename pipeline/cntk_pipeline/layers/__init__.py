@@ -17,6 +17,7 @@ from cntk_pipeline.layers.pointwise import ClosedForm, Pointwise, Series
 from cntk_pipeline.layers.pooling import AvgPool, Flatten, GlobalAvgPool, GlobalSumPool, LocalAvgPool, MaxPool, SumPool
 from cntk_pipeline.layers.positions import PositionalEmbedding
 from cntk_pipeline.layers.rectifiers import Abs, LeakyRelu, Maxout, Relu, Sign
+from cntk_pipeline.layers.recurrent import Bidirectional, LastState, Recurrent
 from cntk_pipeline.layers.refused import REFUSED, why_not
 from cntk_pipeline.layers.residual import Identity, Residual
 from cntk_pipeline.layers.sequential import Sequential
@@ -70,6 +71,9 @@ LAYERS: dict[str, type[Layer]] = {
     "Attend": Attend,
     "LinearAttention": LinearAttention,
     "PositionalEmbedding": PositionalEmbedding,
+    "Recurrent": Recurrent,
+    "Bidirectional": Bidirectional,
+    "LastState": LastState,
 }
 
 __all__ = [
@@ -77,6 +81,7 @@ __all__ = [
     "Abs",
     "Attend",
     "AvgPool",
+    "Bidirectional",
     "ClosedForm",
     "Concatenate",
     "Conv",
@@ -94,6 +99,7 @@ __all__ = [
     "Graph",
     "Hermite",
     "Identity",
+    "LastState",
     "Layer",
     "LayerNorm",
     "LeakyRelu",
@@ -106,6 +112,7 @@ __all__ = [
     "PositionalEmbedding",
     "Product",
     "Rbf",
+    "Recurrent",
     "Relu",
     "Repeat",
     "Rescale",

@@ -113,6 +113,24 @@ class Graph(ABC):
         """Apply a function position by position."""
 
     @abstractmethod
+    def recur(
+        self,
+        source: int,
+        function: "Pointwise",
+        recurrence: float,
+        scale: float,
+        bias: float = 0.0,
+        own: float = 0.0,
+        backward: bool = False,
+    ) -> int:
+        """Scan both positions of a pair together along the row of an image, with a function at each step.
+
+        ``H = recurrence S'(p - 1, p' - 1) + scale S + bias`` and S' is the dual of the function at H;
+        ``T' = slope (recurrence T'(p - 1, p' - 1) + scale T + own H)`` with the dual of its derivative. Before the
+        first position there are zeros; with ``backward`` the scan runs from the last position to the first.
+        """
+
+    @abstractmethod
     def add(self, first: int, second: int) -> int:
         """``S' = S1 + S2``, ``T' = T1 + T2``."""
 

@@ -102,7 +102,7 @@ def like_of(run: RunDirectory) -> Like:
     resize = options.get("resize")
     return Like(
         Wanted(None if resize is None else tuple(resize), options.get("mode")),
-        options.get("layout") == "channels_first",
+        options.get("layout", "channels_last"),
         run.specification.data.features,
     )
 

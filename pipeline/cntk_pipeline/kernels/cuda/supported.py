@@ -20,6 +20,7 @@ UNWRITTEN = {
     Code.ATTEND: "attention mixes all positions",
     Code.MULTIPLY: "branches are multiplied",
     Code.EMBED: "positions have vectors of their own",
+    Code.RECUR: "a step waits for the one before it",
 }
 """Why operations are refused that have no text."""
 
