@@ -176,7 +176,7 @@ def _with_centres(config: RunConfig, data: Dataset) -> tuple[Dataset, int]:
     if centres.count > train:
         raise ConfigError(
             f"solve.centres = {centres.count} of {train} training images: give at most {train}; with all of them, "
-            'solver = "cholesky" computes half as many entries'
+            'solver = "cholesky" computes the same pairs'
         )
     rows = np.arange(centres.count)
     if centres.seed is not None:
