@@ -7,7 +7,7 @@ The leading block of a Cholesky factor is the factor of the leading block, and s
 import itertools
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import AfterValidator, with_config
@@ -50,7 +50,10 @@ DEFAULT_SIZES, SMALLEST_SIZE = 10, 10
 @with_config(STRICT)
 @dataclass(frozen=True)
 class LearningCurveRecord:
-    """The test results of the first training images, for some sizes."""
+    """The test results of the first training images, or of the first centres, for some sizes.
+
+    ``counted`` says which of the two.
+    """
 
     sizes: tuple[Positive, ...]
     absolute_ridge: float
@@ -58,6 +61,7 @@ class LearningCurveRecord:
     squared_error: tuple[NotNegative, ...]
     exact_match: tuple[Share, ...] | None = None
     r2: tuple[float, ...] | None = None
+    counted: Literal["training images", "centres"] = "training images"
 
     def __post_init__(self) -> None:
         require_one_length(self.sizes, self.accuracy, self.squared_error, self.exact_match, self.r2)
@@ -184,7 +188,7 @@ def _summary(run: RunDirectory, system: System, stage: Stage, sizes: Sequence[in
         "sizes": list(sizes),
         "absolute_ridge": system.absolute_ridge,
         "squared_error": [each.squared_error for each in scores],
-    } | score_lists(scores)
+    } | (score_lists(scores) | ({"counted": "centres"} if run.specification.centres is not None else {}))
 
 
 def _rising(value: bool | list[int]) -> bool | list[int]:
@@ -230,5 +234,6 @@ class LearningCurveResult(Result):
             for name, record, several in scores
             for size, each, error in zip(record.sizes, several, record.squared_error, strict=True)
         ]
-        columns = ("training images", *shown, "squared error", "absolute ridge")
+        counted = " or ".join(sorted({record.counted for _, record in found}, reverse=True))
+        columns = (counted, *shown, "squared error", "absolute ridge")
         return Shown("learning curve (one absolute ridge, that of the full system)", columns, tuple(rows))
