@@ -3,6 +3,7 @@
 import re
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,21 @@ import scipy.linalg
 from support.problems import TEST, TRAIN, Recorder, flip_bit, stop_after, whole_matrix
 from support.systems import ONE
 
+from cntk_pipeline.cli.display import show_plan
+from cntk_pipeline.clusters import WorkerMemory
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.datasets import one_hot_targets
 from cntk_pipeline.errors import ConfigError, NotFinite, NotPositiveDefinite
+from cntk_pipeline.estimators.kept import digests
+from cntk_pipeline.estimators.question import KernelQuestion
+from cntk_pipeline.estimators.run_memory import RunMemory
+from cntk_pipeline.layers import LAYERS, spelling
+from cntk_pipeline.opened.export import plan_export, write_export
 from cntk_pipeline.opened.run import open_run
+from cntk_pipeline.pages.sections import gather
 from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.solvers.centres import CentresNeed
+from cntk_pipeline.solvers.forecast import SystemSize
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.report import make_report
 
@@ -135,7 +146,10 @@ def test_random_centres_are_stored_first_and_drawn_by_the_seed(
     ("sections", "message"),
     [
         ({"solve": {"centres": 38}}, r"solve\.centres = 38 of 37 training images: give at most 37"),
-        ({"solve": {"centres": 31}}, r"the training rows 20 and 30, counted from 0, are the same image.*solve\.centre_j"),
+        (
+            {"solve": {"centres": 31}},
+            r"the training rows 20 and 30, counted from 0, are the same image.*solve\.centre_j",
+        ),
         ({"solve": {"centres": 0}}, r"solve\.centres: .*greater than or equal to 1"),
         ({"solve": {"centre_seed": 1}}, 'centre_seed belongs to centre_choice = "random": leave out one of them'),
         ({"solve": {"centre_choice": "best"}}, r"solve\.centre_choice: .*'first' or 'random'"),
@@ -213,3 +227,65 @@ def test_new_images_are_predicted_with_their_deviations(
     inner = dense.low_rank + dense.ridge * np.eye(TRAIN)
     factor = np.einsum("ij,ij->j", dense.targets, np.linalg.solve(inner, dense.targets)).mean() / TRAIN
     np.testing.assert_allclose(found.std, np.sqrt(dense.variance * factor), rtol=1e-6)
+
+
+def test_a_plan_counts_the_tasks_and_the_bytes_of_the_run_and_the_pairs_that_are_saved(
+    on_centres: Callable[..., RunDirectory], small_config: Callable[..., RunConfig], capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = runs.plan(small_config(**ONE, solve=SOLVE, inference=ALL))
+    stages = {stage.stage: stage for stage in make_report(on_centres(inference=ALL)).stages}
+    assert {stage.stage: stage.tasks for stage in plan.stages} == {kind: each.total for kind, each in stages.items()}
+    stayed = {kind: each.bytes for kind, each in stages.items() if kind != "normal_equations"}
+    for stage in plan.stages:
+        if stage.stage in stayed:
+            assert stage.written_bytes == pytest.approx(stayed[stage.stage], rel=0.3, abs=200), stage.stage
+    saved = TRAIN - CENTRES
+    assert plan.pairs == CENTRES * (CENTRES + 1) // 2 + saved * CENTRES + saved + TEST * CENTRES + TEST
+    show_plan(plan)
+    assert f"21 centres: {100 * plan.pairs / plan.all_pairs:.3g} % of the " in capsys.readouterr().out
+
+
+def test_too_many_centres_for_the_memory_are_refused_with_the_number_that_fits(
+    small_config: Callable[..., RunConfig],
+) -> None:
+    size = SystemSize(60_000, 0, 10, 256, 4096, "float32", centres=20_000)
+    need, memory = CentresNeed(size), WorkerMemory(8 * 10**9, 2)
+    with pytest.raises(
+        ConfigError, match=r"20000 centres hold 25,6\d\d MB .*set solve\.centres = (\d+) at most"
+    ) as caught:
+        need.require(memory)
+    fits = int(re.findall(r"centres = (\d+)", str(caught.value))[0])
+    CentresNeed(replace(size, centres=fits)).require(memory)
+    with pytest.raises(ConfigError):
+        CentresNeed(replace(size, centres=fits + 1)).require(memory)
+
+
+def test_a_run_on_centres_is_opened_exported_and_reported_and_figures_of_the_whole_kernel_are_refused(
+    on_centres: Callable[..., RunDirectory], tmp_path: Path
+) -> None:
+    few = {"solve": SOLVE | {"centres": 3}, "inference": {"learning_curve": [2, 3]}}  # so few make mistakes
+    run = open_run(on_centres(**few).path)
+    whole = whole_matrix(run.directory, run.readouts[0], "train")
+    assert run.to_xarray()["train_kernel"].dims == ("readout", "train", "centre")
+    np.testing.assert_array_equal(run.to_xarray()["train_kernel"][0], whole)
+    assert run.to_xarray()["coefficients"].shape[2:] == (3, 3)
+    write_export(run.directory, plan_export(run.directory, (), "npz", kernels=True), tmp_path / "out", lambda _: None)
+    with np.load(tmp_path / "out" / f"kernel-{run.readouts[0]}.npz") as exported:
+        np.testing.assert_array_equal(exported["train"], whole)
+    sections, lacking = gather(run)
+    assert {"learning_curve", "mistakes"} <= {section.key for section in sections}, lacking
+    reasons = {each.key: each.reason for each in lacking}
+    for key in ("spectrum", "kernel_matrix"):
+        assert "has the kernel's columns of 3 centres" in reasons[key].replace("the run has", "has")
+    (curve,) = (section for section in sections if section.key == "learning_curve")
+    assert curve.tables[1].columns[0] == "centres"
+
+
+def test_a_memory_of_a_run_on_centres_gives_the_values_that_it_has(on_centres: Callable[..., RunDirectory]) -> None:
+    run = on_centres()
+    images = np.asarray(run.inputs("train_images")[:])
+    readout = run.specification.readouts[0]
+    question = KernelQuestion(spelling.read(readout.network, LAYERS), dtype="float64")
+    found = RunMemory(str(run.path), question, run.specification.data.shape).load("ntk", digests(images, "float64"))
+    assert not found.is_known[CENTRES:, CENTRES:][:9, :9].any()  # behind them are images that equal a centre
+    np.testing.assert_array_equal(found.values[:CENTRES, :CENTRES], whole_matrix(run, readout.name, "train")[:CENTRES])

@@ -93,7 +93,7 @@ def require_sizes(sizes: Sequence[int], count: int) -> None:
     if max(sizes) > count:
         raise ConfigError(
             f"inference.learning_curve asks for {max(sizes)} training images and there are {count}: name fewer, or "
-            "write true for a choice of sizes; with solver = \"centres\" its sizes are numbers of centres"
+            'write true for a choice of sizes; with solver = "centres" its sizes are numbers of centres'
         )
 
 

@@ -202,7 +202,7 @@ def _why_no_block(old: RunDirectory, specification: Specification, images: Array
     if any(each is not None and each.choice == "random" for each in centres):
         return (
             'the training images differ in every tile; centre_choice = "random" draws among all training images, and '
-            "stores the drawn ones first: a run that is to grow takes data.shuffle with \"first\" on a fixed order"
+            'stores the drawn ones first: a run that is to grow takes data.shuffle with "first" on a fixed order'
         )
     orders = ["none" if part.shuffle is None else part.shuffle for part in (data, specification.data)]
     if orders[0] != orders[1]:

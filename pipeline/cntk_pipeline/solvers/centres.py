@@ -193,7 +193,7 @@ class CentresNeed:
 
     def _bytes_of(self, count: int) -> int:
         square, parts = 8 * count * (count + self.size.classes), self.size.cut.pieces
-        return max(3 * 8 * min(self.size.tile, self.size.train) * count + 3 * square, (4 + parts.bit_length()) * square)
+        return max(3 * 8 * min(self.size.tile, self.size.train) * count + 4 * square, (4 + parts.bit_length()) * square)
 
     def require(self, memory: WorkerMemory) -> None:
         """Refuse centres that do not fit beside the other tasks of a worker.
