@@ -80,7 +80,7 @@ def again(path: Path) -> int:
 
 
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize(("sections", "step"), [(SMALL, STEP), (CENTRES, 3 * STEP)], ids=["factor", "centres"])
+@pytest.mark.parametrize(("sections", "step"), [(SMALL, STEP), (CENTRES, 5 * STEP)], ids=["factor", "centres"])
 def test_a_process_that_ends_at_any_operation_costs_the_tile_in_flight(
     small_config: Config, tmp_path: Path, sections: dict[str, Any], step: int
 ) -> None:
