@@ -49,7 +49,9 @@ KEYS = dict(keys(RunConfig))
 for _solver in SOLVERS.values():
     KEYS |= {f"solve.{key}": annotation for key, annotation in keys(_solver.options)}
 KEYS |= {f"inference.{key}": result.option for key, result in RESULTS.items()}
-OF_ANOTHER_SOLVER = {"solve.rank": ("solve.solver=cg",)}
+OF_ANOTHER_SOLVER = {"solve.rank": ("solve.solver=cg",), "solve.centres": ("solve.solver=centres",)} | {
+    f"solve.centre_{key}": ("solve.solver=centres", "solve.centres=5") for key in ("choice", "seed", "jitter")
+}
 WRONG = [
     (key, text)
     for key, annotation in KEYS.items()

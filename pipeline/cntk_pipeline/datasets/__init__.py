@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from cntk_pipeline.datasets.consistency import equal_images, uneven_features, warnings_of
     from cntk_pipeline.datasets.contents import ClassCount, Contents
     from cntk_pipeline.datasets.preprocessing import Standardization, one_hot_targets, standardize, target_mean
-    from cntk_pipeline.datasets.selection import bring_first, draw, row_count, select, shuffle
+    from cntk_pipeline.datasets.selection import row_count, select, shuffle
     from cntk_pipeline.datasets.sources import DATASETS, load, make_loader
     from cntk_pipeline.datasets.targets import assemble
 
@@ -26,8 +26,6 @@ __all__ = [
     "Standardization",
     "as_split",
     "assemble",
-    "bring_first",
-    "draw",
     "equal_images",
     "load",
     "make_loader",
@@ -53,8 +51,6 @@ __getattr__ = lazy_names(
         "Standardization": "preprocessing",
         "as_split": "base",
         "assemble": "targets",
-        "bring_first": "selection",
-        "draw": "selection",
         "equal_images": "consistency",
         "load": "sources",
         "make_loader": "sources",

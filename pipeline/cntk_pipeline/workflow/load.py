@@ -12,6 +12,7 @@ from cntk_pipeline import datasets
 from cntk_pipeline.clusters.table import cluster_of, idle_options
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.datasets import Contents, Dataset, Split, Standardization
+from cntk_pipeline.datasets.selection import bring_first, draw
 from cntk_pipeline.errors import ConfigError, PipelineError, StoreError
 from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.gram.engines import make_engine, read_engine
@@ -180,8 +181,8 @@ def _with_centres(config: RunConfig, data: Dataset) -> tuple[Dataset, int]:
         )
     rows = np.arange(centres.count)
     if centres.seed is not None:
-        rows = datasets.draw(train, centres.count, centres.seed)
-        data = datasets.bring_first(data, rows)
+        rows = draw(train, centres.count, centres.seed)
+        data = bring_first(data, rows)
     first: dict[bytes, int] = {}
     for row, image in zip(rows.tolist(), data.train.images[: centres.count], strict=True):
         other = first.setdefault(hashlib.sha256(np.ascontiguousarray(image).tobytes()).digest(), row)
