@@ -51,9 +51,16 @@ class Cut:
         return stop - start
 
 
-def lower_tiles(cut: Cut) -> Iterator[Tile]:
-    """List the tiles on and below the diagonal, row by row."""
-    return (Tile(row, col) for row in range(cut.pieces) for col in range(row + 1))
+def lower_tiles(cut: Cut, columns: int | None = None) -> Iterator[Tile]:
+    """List the tiles on and below the diagonal, row by row; of the first columns of tiles alone, where they are given.
+
+    Examples
+    --------
+    >>> [(tile.row, tile.col) for tile in lower_tiles(Cut(12, 4), 1)]
+    [(0, 0), (1, 0), (2, 0)]
+    """
+    last = cut.pieces if columns is None else columns
+    return (Tile(row, col) for row in range(cut.pieces) for col in range(min(row + 1, last)))
 
 
 def rectangle_tiles(rows: Cut, cols: Cut) -> Iterator[Tile]:
@@ -67,9 +74,15 @@ def pairs_in_tile(rows: Cut, cols: Cut, tile: Tile, symmetric: bool) -> int:
     return height * (height + 1) // 2 if symmetric and tile.row == tile.col else height * width
 
 
-def total_pairs(train: int, test: int) -> int:
-    """Count the pairs of a run: the train triangle, test against train, and each test image with itself."""
-    return train * (train + 1) // 2 + test * train + test
+def total_pairs(train: int, test: int, centres: int | None = None) -> int:
+    """Count the pairs of a run: the train triangle, test against train, and each test image with itself.
+
+    With centres, the triangle ends at their column, and each training image behind them meets itself too. The last of
+    them may end within a tile on the diagonal; the pairs behind them in that tile are not counted.
+    """
+    columns = train if centres is None else centres
+    behind = train - columns
+    return columns * (columns + 1) // 2 + behind * (columns + 1) + test * columns + test
 
 
 def clip_tile(tile: int, train: int, test: int, lane_width: int = LANE_WIDTH) -> int:
@@ -78,7 +91,9 @@ def clip_tile(tile: int, train: int, test: int, lane_width: int = LANE_WIDTH) ->
     return min(tile, largest)
 
 
-def choose_tile(train: int, test: int, pair_seconds: float, slots: int, lane_width: int = LANE_WIDTH) -> int:
+def choose_tile(
+    train: int, test: int, pair_seconds: float, slots: int, lane_width: int = LANE_WIDTH, centres: int | None = None
+) -> int:
     """Choose the kernel's tile size in samples from what a pair costs.
 
     It is the largest size that leaves `TASKS_PER_SLOT` tiles to each slot, with a tile's time inside its bounds.
@@ -89,8 +104,9 @@ def choose_tile(train: int, test: int, pair_seconds: float, slots: int, lane_wid
     pair_seconds : measured or predicted time of one pair on one core.
     slots : tiles computed at once.
     lane_width : of the engine; tiles are multiples of it.
+    centres : columns of the kernel, where they are not all training images.
     """
-    share = total_pairs(train, test) * pair_seconds / (TASKS_PER_SLOT * max(slots, 1))
+    share = total_pairs(train, test, centres) * pair_seconds / (TASKS_PER_SLOT * max(slots, 1))
     seconds = min(max(share, SHORTEST_SECONDS), LONGEST_SECONDS)
     side = math.sqrt(seconds / pair_seconds)
     return clip_tile(max(lane_width, int(side) // lane_width * lane_width), train, test, lane_width)

@@ -58,6 +58,10 @@ WORKFLOWS: dict[str, dict[str, Any]] = {
             "times": [1.0, "inf"],
         },
     },
+    "centres": {
+        "solve": {"solver": "centres", "centres": 12},
+        "inference": {"leave_one_out": True, "learning_curve": True, "variance": True},
+    },
     "grown": {"data": {"standardize_first": 16}},
 }
 NOT_LOOKED_AT = ("log", "lease", "timing.json")

@@ -13,6 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from faults import faulty
@@ -39,6 +40,11 @@ SMALL = {
     "readouts": {"depths": [3], "poolings": ["flatten"], "kinds": ["ntk"]},
     "kernel": {"tile": 8},
     "solve": {"ridges": [1e-2], "tile": 8},
+}
+
+CENTRES = SMALL | {
+    "solve": SMALL["solve"] | {"solver": "centres", "centres": 6},
+    "inference": {"leave_one_out": True, "learning_curve": True, "posterior_variance": True},
 }
 
 
@@ -74,13 +80,16 @@ def again(path: Path) -> int:
 
 
 @pytest.mark.timeout(1200)
-def test_a_process_that_ends_at_any_operation_costs_the_tile_in_flight(small_config: Config, tmp_path: Path) -> None:
-    whole = small_config(**SMALL, store={"path": str(tmp_path / "whole")})
+@pytest.mark.parametrize(("sections", "step"), [(SMALL, STEP), (CENTRES, 5 * STEP)], ids=["factor", "centres"])
+def test_a_process_that_ends_at_any_operation_costs_the_tile_in_flight(
+    small_config: Config, tmp_path: Path, sections: dict[str, Any], step: int
+) -> None:
+    whole = small_config(**sections, store={"path": str(tmp_path / "whole")})
     truth = contents(run_to_the_end(whole))
     forget()
     operations = recomputed = beyond = wrong = 0
-    for k in itertools.count(1, STEP):  # to the first run that ends before: a slow one asks more often whether to stop
-        config = small_config(**SMALL, store={"path": str(tmp_path / str(k))})
+    for k in itertools.count(1, step):  # to the first run that ends before: a slow one asks more often whether to stop
+        config = small_config(**sections, store={"path": str(tmp_path / str(k))})
         follow(Plan(crash_at=k))
         try:
             runs.start(config, Recorder(), threading.Event())
@@ -101,7 +110,7 @@ def test_a_process_that_ends_at_any_operation_costs_the_tile_in_flight(small_con
         f"{operations} faults injected, {recomputed} tiles recomputed, {beyond} beyond the bound, "
         f"{wrong} wrong numbers readable as done"
     )
-    assert operations > 100 // STEP
+    assert operations > 100 // step
     assert (beyond, wrong) == (0, 0)
 
 

@@ -17,6 +17,7 @@ from support.processes import kernel_tiles_begun
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.errors import ConfigError, Interrupted, RunNotFound, SpecificationMismatch
 from cntk_pipeline.gram import tiles as gram
+from cntk_pipeline.gram.tiles import KERNEL_OWNERS
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.growth import Growth
 from cntk_pipeline.storage import LocalPath
@@ -191,6 +192,36 @@ def test_appended_test_images_compute_their_rows_only(compute: Compute, older: C
     # The system is the same, so nothing is solved again; only new rows are predicted.
     assert computed(new) == {"test": 5, "variance": 1, "mean": 1}
     assert_same_bits(new, scratch())
+
+
+CENTRES = {"solver": "centres", "centres": 12}  # of the second tile of columns, the first half
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "kernel_tiles"),
+    [
+        ({"data": {"train": 20}, "solve": CENTRES}, {"solve": CENTRES}, {"train": 6, "train_variance": 3}),
+        ({"solve": CENTRES}, {"solve": CENTRES | {"centres": 21}}, {"train": 7, "test": 4}),
+        ({}, {"solve": CENTRES | {"centres": 16}}, {}),
+        ({"solve": CENTRES | {"centres": 16}}, {}, {"train": 6, "test": 6}),
+    ],
+    ids=["more rows", "more centres", "from the whole kernel", "to the whole kernel"],
+)
+def test_a_kernel_of_centres_grows_like_any_other(
+    compute: Compute, older: Compute, scratch: Compute, before: Sections, after: Sections, kernel_tiles: dict[str, int]
+) -> None:
+    older(**before)
+    new = compute("new", grow_from="old", **after)
+    found = {kind: count for kind, count in computed(new).items() if kind in (owner.kind for owner in KERNEL_OWNERS)}
+    assert found == kernel_tiles
+    assert_same_bits(new, scratch(**after))
+
+
+def test_centres_drawn_among_more_images_have_nothing_in_common(compute: Compute, older: Compute) -> None:
+    drawn = {"solve": CENTRES | {"centre_choice": "random", "centre_seed": 2}}
+    older(data={"train": 20}, **drawn)
+    with pytest.raises(SpecificationMismatch, match='centre_choice = "random" draws among all training images'):
+        compute("new", grow_from="old", **drawn)
 
 
 def test_another_test_set_keeps_the_training_kernel_and_its_solution(

@@ -152,6 +152,11 @@ def show_plan(plan: "Plan") -> None:
         f"{count_text(plan.pairs)} pairs at {seconds_text(plan.pair_seconds)} a pair and core (measured{part})"
         f"{entries}; {plan.slots} at once"
     )
+    if plan.centres is not None:
+        out.print(
+            f"{plan.centres} centres: {100 * plan.pairs / plan.all_pairs:.3g} % of the {count_text(plan.all_pairs)} "
+            "pairs of the whole kernel"
+        )
     table = Table("stage", "tiles", "written", "time", box=None, pad_edge=False)
     for stage in plan.stages:
         table.add_row(stage.stage, str(stage.tasks), bytes_text(stage.written_bytes), seconds_text(stage.seconds))

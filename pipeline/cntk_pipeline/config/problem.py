@@ -148,9 +148,9 @@ class SolveConfig(OpenSection):
         training images.
     ridge_mode : "relative" multiplies them by trace(K) / n, "absolute" takes them as they are.
     solver : "cholesky" factors, n^3 / 3 operations; "cg", conjugate gradients, streams the stored kernel once an
-        iteration. docs/solving.md compares the two.
-    tile : samples along the edge of a tile of the factor, or of a block of "cg", rounded to whole kernel tiles; "auto"
-        chooses.
+        iteration; "centres" computes the kernel's columns of some training images alone. docs/solving.md compares them.
+    tile : samples along the edge of a tile of the factor, or of a block of the other solvers, rounded to whole kernel
+        tiles; "auto" chooses.
     unit_diagonal : regress on ``K_ij / sqrt(K_ii K_jj)``; the stored kernel stays as it is.
     """
 

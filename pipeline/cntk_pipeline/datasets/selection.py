@@ -92,6 +92,17 @@ def shuffle(dataset: Dataset, seed: int) -> Dataset:
     return replace(dataset, train=mixed(dataset.train), test=None if dataset.test is None else mixed(dataset.test))
 
 
+def draw(total: int, count: int, seed: int) -> npt.NDArray[np.int64]:
+    """Draw some of the rows of a part, all different; the same for the same seed and number of rows."""
+    return np.random.RandomState(seed).permutation(total)[:count].astype(np.int64)  # RandomState as in `shuffle`
+
+
+def bring_first(dataset: Dataset, rows: npt.NDArray[np.int64]) -> Dataset:
+    """Bring some training rows to the front, in their order; the others follow in the order that they have."""
+    others = np.setdiff1d(np.arange(len(dataset.train), dtype=np.int64), rows)
+    return replace(dataset, train=_take(dataset.train, np.concatenate([rows, others])))
+
+
 def row_count(wanted: int | None, available: int, key: str, name: str) -> int:
     """Resolve a number of rows, all by default.
 

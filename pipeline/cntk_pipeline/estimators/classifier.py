@@ -12,10 +12,10 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from cntk_pipeline.datasets.preprocessing import one_hot_targets
+from cntk_pipeline.estimators.fitted import fit_samples
 from cntk_pipeline.estimators.source import KernelSource, is_precomputed, read_samples
 from cntk_pipeline.layers import Layer
 from cntk_pipeline.regression.arguments import RidgeMode
-from cntk_pipeline.regression.fitting import fit
 from cntk_pipeline.regression.probabilities import fit_probabilities
 
 
@@ -50,13 +50,16 @@ class KernelClassifier(ClassifierMixin, BaseEstimator):
     memory : str or Path, optional
         A folder that keeps kernel values, so that the fits of a search compute each value once; or a run directory,
         whose kernel is read.
+    n_centres : int, optional
+        Computes the kernel of all training samples with the first ``n_centres`` of them alone, and regresses on these:
+        ``n n_centres`` values instead of ``n^2 / 2``. Shuffle samples that are sorted. docs/solving.md says more.
 
     Attributes
     ----------
     classes_ : array, (c,)
         The classes, sorted.
     X_fit_ : array
-        The training samples.
+        The training samples; with ``n_centres``, those that are centres.
     dual_coef_ : float64 array, (n, c)
         Decision values of more than two classes are ``K(x, X_fit_) @ dual_coef_``.
     ridge_, absolute_ridge_ : float
@@ -91,6 +94,7 @@ class KernelClassifier(ClassifierMixin, BaseEstimator):
         image_shape: tuple[int, int, int] | None = None,
         n_jobs: int | None = None,
         memory: str | Path | None = None,
+        n_centres: int | None = None,
     ) -> None:
         self.network = network
         self.kind = kind
@@ -101,6 +105,7 @@ class KernelClassifier(ClassifierMixin, BaseEstimator):
         self.image_shape = image_shape
         self.n_jobs = n_jobs
         self.memory = memory
+        self.n_centres = n_centres
 
     def fit(self, X: npt.ArrayLike, y: npt.ArrayLike) -> Self:
         """Fit the classifier.
@@ -126,9 +131,8 @@ class KernelClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError(
                 f"KernelClassifier needs samples of at least two classes, got one class only: {self.classes_[0]}"
             )
-        self.X_fit_ = source.samples(values)
         targets = one_hot_targets(labels, len(self.classes_))
-        fitted = fit(source.train(self.X_fit_), targets, ridge=self.ridge, ridge_mode=self.ridge_mode)
+        self.X_fit_, fitted = fit_samples(self, source, source.samples(values), targets)
         self.ridge_, self.absolute_ridge_, self.ridge_path_ = fitted.ridge, fitted.absolute_ridge, fitted.path
         self.dual_coef_, self.leave_one_out_ = fitted.coefficients, fitted.leave_one_out
         self.probabilities_ = fit_probabilities(fitted.leave_one_out, labels)

@@ -10,11 +10,11 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from cntk_pipeline.estimators.fitted import fit_samples
 from cntk_pipeline.estimators.source import KernelSource, is_precomputed, read_samples
 from cntk_pipeline.layers import Layer
 from cntk_pipeline.regression.arguments import MEASURED_RIDGES, RidgeMode
-from cntk_pipeline.regression.factors import posterior_covariance, posterior_variance
-from cntk_pipeline.regression.fitting import fit
+from cntk_pipeline.regression.centres import FittedCentres
 from cntk_pipeline.regression.posterior import signal_variance
 
 Floats = npt.NDArray[np.float64]
@@ -28,13 +28,13 @@ class KernelRegressor(RegressorMixin, BaseEstimator):
 
     Parameters
     ----------
-    network, kind, ridge, ridge_mode, dtype, flips, image_shape, n_jobs, memory
+    network, kind, ridge, ridge_mode, dtype, flips, image_shape, n_jobs, memory, n_centres
         As of `KernelClassifier`; a ridge of "auto" may also be 10 or 100.
 
     Attributes
     ----------
     X_fit_ : array
-        The training samples.
+        The training samples; with ``n_centres``, those that are centres.
     dual_coef_ : float64 array, (n,) or (n, outputs)
         Predictions are ``K(x, X_fit_) @ dual_coef_ + y_mean_``.
     y_mean_ : float64 array, () or (outputs,)
@@ -69,6 +69,7 @@ class KernelRegressor(RegressorMixin, BaseEstimator):
         image_shape: tuple[int, int, int] | None = None,
         n_jobs: int | None = None,
         memory: str | Path | None = None,
+        n_centres: int | None = None,
     ) -> None:
         self.network = network
         self.kind = kind
@@ -79,6 +80,7 @@ class KernelRegressor(RegressorMixin, BaseEstimator):
         self.image_shape = image_shape
         self.n_jobs = n_jobs
         self.memory = memory
+        self.n_centres = n_centres
 
     def fit(self, X: npt.ArrayLike, y: npt.ArrayLike) -> Self:
         """Fit the regressor.
@@ -101,17 +103,18 @@ class KernelRegressor(RegressorMixin, BaseEstimator):
             self, X, y, dtype="numeric", allow_nd=True, multi_output=True, y_numeric=True, ensure_min_samples=2
         )
         targets = np.asarray(y, np.float64)
-        self.X_fit_ = source.samples(values)
         self.y_mean_ = targets.mean(axis=0)
         centred = targets - self.y_mean_
-        fitted = fit(
-            source.train(self.X_fit_), centred, ridge=self.ridge, ridge_mode=self.ridge_mode, auto=MEASURED_RIDGES
-        )
+        self.X_fit_, fitted = fit_samples(self, source, source.samples(values), centred, MEASURED_RIDGES)
         self.ridge_, self.absolute_ridge_, self.ridge_path_ = fitted.ridge, fitted.absolute_ridge, fitted.path
-        self.dual_coef_ = fitted.coefficients.reshape(targets.shape)
+        self.dual_coef_ = fitted.coefficients.reshape(-1, *targets.shape[1:])
         self.leave_one_out_ = fitted.leave_one_out.reshape(targets.shape) + self.y_mean_
         columns = centred.reshape(len(targets), -1)
-        self.signal_variance_ = signal_variance(columns, fitted.coefficients).reshape(self.y_mean_.shape)
+        if isinstance(fitted, FittedCentres):
+            signal = fitted.signal_variance
+        else:
+            signal = signal_variance(columns, fitted.coefficients)
+        self.signal_variance_ = signal.reshape(self.y_mean_.shape)
         self._fitted = fitted
         return self
 
@@ -148,14 +151,14 @@ class KernelRegressor(RegressorMixin, BaseEstimator):
         samples = read_samples(source, values, self.X_fit_.shape[1:])
         if return_cov:
             cross = source.cross(samples, self.X_fit_).astype(np.float64, copy=False)
-            covariance = posterior_covariance(self._fitted.lower, cross, source.covariance(samples))
+            covariance = self._fitted.posterior_covariance(cross, source.covariance(samples))
             mean = cross @ self.dual_coef_ + self.y_mean_
             return mean, np.multiply.outer(covariance, self.signal_variance_)
         means, variances = [], []
         for rows, cross in source.cross_blocks(samples, self.X_fit_):
             means.append(cross @ self.dual_coef_ + self.y_mean_)
             if return_std:
-                variances.append(posterior_variance(self._fitted.lower, cross, source.variances(samples[rows])))
+                variances.append(self._fitted.posterior_variance(cross, source.variances(samples[rows])))
         mean = np.concatenate(means)
         if return_std:
             return mean, np.sqrt(np.multiply.outer(np.concatenate(variances), self.signal_variance_))

@@ -71,7 +71,7 @@ class RunMemory(Kept):
 
     def _read(self, readout: str, part: Literal["train", "test"], samples: Sequence[bytes], found: Found) -> None:
         array = self._run.kernel(readout, part)
-        columns = self._asked("train", samples, self._run.train_cut)
+        columns = self._asked("train", samples, self._run.column_cut)
         for row, (mine, inside) in self._asked(part, samples, array.cut(0)).items():
             for column, (others, within) in columns.items():
                 if part == "train" and column > row:
@@ -85,7 +85,7 @@ class RunMemory(Kept):
     def _asked(self, part: str, samples: Sequence[bytes], cut: Cut) -> dict[int, tuple[Array, Array]]:
         """Return by pieces of the images which samples are asked for, and where they are in the piece."""
         rows = np.array([self._places[part].get(sample, -1) for sample in samples])
-        asked = np.flatnonzero(rows >= 0)
+        asked = np.flatnonzero((rows >= 0) & (rows < cut.count))  # images behind the centres are no columns
         piece = rows[asked] // cut.size
         return {int(p): (asked[piece == p], rows[asked[piece == p]] % cut.size) for p in np.unique(piece)}
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cntk_pipeline.gram.tiles import TEST, TEST_TEST, TRAIN, VARIANCE
+from cntk_pipeline.gram.tiles import TEST, TEST_TEST, TRAIN, TRAIN_VARIANCE, VARIANCE, list_kernel_jobs
 from cntk_pipeline.storage.tiled_array import CRC_BYTES
 from cntk_pipeline.tasks import StageForecast
 from cntk_pipeline.tiling import Cut
@@ -20,6 +20,7 @@ class KernelSize:
     tile : samples along the edge of a tile.
     dtype : of the values.
     readouts : number of kernels in one pass.
+    centres : columns of the kernel, where they are not all training images.
     """
 
     train: int
@@ -27,6 +28,7 @@ class KernelSize:
     tile: int
     dtype: str
     readouts: int
+    centres: int | None = None
 
 
 def forecast_kernel(size: KernelSize, pair_seconds: float, *, test_kernel: bool) -> list[StageForecast]:
@@ -45,6 +47,8 @@ def forecast_kernel(size: KernelSize, pair_seconds: float, *, test_kernel: bool)
         tiles = pieces * (pieces + 1) // 2
         return StageForecast(kind, tiles, tiles * chunk * size.readouts, count * (count + 1) / 2 * pair_seconds)
 
+    if size.centres is not None:
+        return _forecast_columns(size, size.centres, pair_seconds)
     train = triangle(TRAIN.kind, size.train, rows)
     found = [
         StageForecast(train.kind, train.tasks, train.written_bytes + rows * line * size.readouts, train.core_seconds),
@@ -54,3 +58,19 @@ def forecast_kernel(size: KernelSize, pair_seconds: float, *, test_kernel: bool)
         StageForecast(VARIANCE.kind, columns, columns * line * size.readouts, size.test * pair_seconds),
     ]
     return [*found, triangle(TEST_TEST.kind, size.test, columns)] if test_kernel else found
+
+
+def _forecast_columns(size: KernelSize, centres: int, pair_seconds: float) -> list[StageForecast]:
+    """Forecast the stages of a kernel of some columns, by its tasks."""
+    cut, item = Cut(size.train, size.tile), np.dtype(size.dtype).itemsize
+    chunk, line = size.tile**2 * item + CRC_BYTES, size.tile * item + CRC_BYTES
+    found = []
+    jobs = list_kernel_jobs(cut, Cut(size.test, size.tile), Cut(centres, size.tile))
+    for owner in (TRAIN, TEST, VARIANCE, TRAIN_VARIANCE):
+        mine = [job for job in jobs if job.owner is owner]
+        written = len(mine) * (chunk if owner in (TRAIN, TEST) else line)
+        if owner is TRAIN:
+            written += sum(job.task.row == job.task.col for job in mine) * line
+        seconds = sum(job.entries for job in mine) * pair_seconds
+        found.append(StageForecast(owner.kind, len(mine), written * size.readouts, seconds))
+    return found

@@ -21,7 +21,13 @@ from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Chunks, Job, Owner, Place
 from cntk_pipeline.rundir.predictions import open_directory
 from cntk_pipeline.rundir.provenance import library_versions
-from cntk_pipeline.rundir.specification import DataSpecification, EngineRecord, ReadoutSpecification, Specification
+from cntk_pipeline.rundir.specification import (
+    CentreSpecification,
+    DataSpecification,
+    EngineRecord,
+    ReadoutSpecification,
+    Specification,
+)
 from cntk_pipeline.storage.tiled_array import Array, ArraySpec, Group, TiledArray
 from cntk_pipeline.tasks import Chunk, Receipt, Stage, Task, timed
 from cntk_pipeline.tiling import Cut, lower_tiles, pairs_in_tile, rectangle_tiles
@@ -89,7 +95,12 @@ def readouts_of(network: NetworkConfig, readouts: ReadoutsConfig) -> tuple[Reado
 
 
 def specify(
-    data: DataSpecification, readouts: Sequence[Readout], kernel: KernelConfig, engine: EngineRecord, tile: int
+    data: DataSpecification,
+    readouts: Sequence[Readout],
+    kernel: KernelConfig,
+    engine: EngineRecord,
+    tile: int,
+    centres: CentreSpecification | None = None,
 ) -> Specification:
     """Write down everything that the values and the layout of the matrices depend on."""
     from cntk_pipeline.kernels import find_engine
@@ -102,18 +113,20 @@ def specify(
         tile,
         find_engine(engine.name).numerics_version,
         engine,
+        centres,
     )
 
 
 def kernel_group(run: RunDirectory) -> Group:
     """Describe the empty matrices of all read-outs: chunks are tiles, axes are named, nothing is filled."""
-    train, test = run.train_cut, run.test_cut
+    train, test, columns = run.train_cut, run.test_cut, run.column_cut
     dtype = run.specification.dtype
+    rows_axis, axis = ("train_row", "train") if run.specification.centres is None else ("train", "centre")
     specs = []
     for readout in run.specification.readouts:
         for part, sizes, axes in (
-            ("train", (train, train), ("train_row", "train")),
-            ("test", (test, train), ("test", "train")),
+            ("train", (train, columns), (rows_axis, axis)),
+            ("test", (test, columns), ("test", axis)),
             ("train_variance", (train,), ("train",)),
             ("test_variance", (test,), ("test",)),
         ):
@@ -124,21 +137,25 @@ def kernel_group(run: RunDirectory) -> Group:
 
 def kernel_jobs(run: RunDirectory) -> list[Job]:
     """List all tiles of the kernel matrices; longest first, since the short diagonal tiles fill the gaps at the end."""
-    return list_kernel_jobs(run.train_cut, run.test_cut)
+    return list_kernel_jobs(run.train_cut, run.test_cut, run.column_cut)
 
 
-def list_kernel_jobs(train: Cut, test: Cut) -> list[Job]:
-    """List the tasks as `kernel_jobs` does, for a run that need not exist."""
-    stages, jobs = [Stage(owner.kind) for owner in (TRAIN, TEST, VARIANCE)], []
-    for tile in lower_tiles(train):
-        entries = pairs_in_tile(train, train, tile, symmetric=True)
+def list_kernel_jobs(train: Cut, test: Cut, columns: Cut | None = None) -> list[Job]:
+    """List the tasks as `kernel_jobs` does, for a run that need not exist; ``columns`` are the training images."""
+    columns = columns or train
+    stages, jobs = [Stage(owner.kind) for owner in (TRAIN, TEST, VARIANCE, TRAIN_VARIANCE)], []
+    for tile in lower_tiles(train, columns.pieces):
+        entries = pairs_in_tile(train, train if tile.row == tile.col else columns, tile, symmetric=True)
         jobs.append(Job(Task(stages[0], tile.row, tile.col), TRAIN, entries, (-entries, tile.row, tile.col)))
-    for tile in rectangle_tiles(test, train):
-        entries = pairs_in_tile(test, train, tile, symmetric=False)
+    for tile in rectangle_tiles(test, columns):
+        entries = pairs_in_tile(test, columns, tile, symmetric=False)
         jobs.append(Job(Task(stages[1], tile.row, tile.col), TEST, entries, (-entries, tile.row, tile.col)))
     for row in range(test.pieces):
         entries = test.length(row)
         jobs.append(Job(Task(stages[2], row, 0), VARIANCE, entries, (-entries, row, 0)))
+    for row in range(columns.pieces, train.pieces):  # the rows above have tiles on the diagonal
+        entries = train.length(row)
+        jobs.append(Job(Task(stages[3], row, 0), TRAIN_VARIANCE, entries, (-entries, row, 0)))
     return jobs
 
 
@@ -192,7 +209,8 @@ def compute(run_path: str, task: Task) -> Receipt:
     missing = tuple(number for number in range(count) if None in found[number::count])
     values, read_seconds, compute_seconds = _evaluate(run_path, task, missing)
     on_diagonal = task.stage.kind == "train" and task.row == task.col
-    parts = iter([*values] + ([np.diagonal(value) for value in values] if on_diagonal else []))
+    width = run.column_cut.length(task.col) if on_diagonal else None  # the last of the centres end within a tile
+    parts = iter([*(v[..., :width] for v in values)] + ([np.diagonal(v) for v in values] if on_diagonal else []))
 
     def write() -> tuple[Chunk, ...]:
         return tuple(
@@ -210,15 +228,20 @@ def _places(run: RunDirectory, task: Task) -> list[Place]:
     kind, square, line = task.stage.kind, (task.row, task.col), (task.row,)
     if kind == "variance":
         return [(run.kernel(name, "test_variance"), line) for name in names]
+    if kind == "train_variance":
+        return [(run.kernel(name, kind), line) for name in names]
     places: list[Place] = [(run.kernel(name, kind), square) for name in names]
     if kind == "train" and task.row == task.col:
         places += [(run.kernel(name, "train_variance"), line) for name in names]
     return places
 
 
-KERNEL_OWNERS = tuple(Owner(kind, compute, _places) for kind in ("train", "test", "variance", "test_test"))
-TRAIN, TEST, VARIANCE, TEST_TEST = KERNEL_OWNERS
-"""The matrices K(train, train), K(test, train) and K(test, test), and the variances K(x, x) of the test images."""
+KERNEL_OWNERS = tuple(
+    Owner(kind, compute, _places) for kind in ("train", "test", "variance", "train_variance", "test_test")
+)
+TRAIN, TEST, VARIANCE, TRAIN_VARIANCE, TEST_TEST = KERNEL_OWNERS
+"""The matrices K(train, train), K(test, train) and K(test, test), and the variances K(x, x) of the test images; with
+centres also those of the training images that have no tile on the diagonal."""
 
 
 def _evaluate(run_path: str, task: Task, numbers: tuple[int, ...]) -> tuple[Sequence[Array], float, float]:
@@ -228,17 +251,17 @@ def _evaluate(run_path: str, task: Task, numbers: tuple[int, ...]) -> tuple[Sequ
     run = _open(run_path)
     require_numerics(run)
     train, test = run.train_cut, run.test_cut
-    rows = train if task.stage.kind == "train" else test
+    rows = train if task.stage.kind in ("train", "train_variance") else test
     row_bounds = rows.bounds(task.row)
     row_images, read_seconds = timed(lambda: _images(run, "train" if rows is train else "test", row_bounds))
     corner = (row_bounds[0], row_bounds[0])
     evaluator = _engine(run_path, numbers).evaluator()
-    if task.stage.kind == "variance":
+    if task.stage.kind in ("variance", "train_variance"):
         values, compute_seconds = timed(lambda: evaluator.evaluate_pairs(row_images, first=corner))
     elif task.stage.kind in ("train", "test_test") and task.row == task.col:
         values, compute_seconds = timed(lambda: evaluator.evaluate(row_images, first=corner))
     else:
-        cols, part = (test, "test") if task.stage.kind == "test_test" else (train, "train")
+        cols, part = (test, "test") if task.stage.kind == "test_test" else (run.column_cut, "train")
         col_bounds = cols.bounds(task.col)
         col_images, seconds = timed(lambda: _images(run, part, col_bounds))
         read_seconds += seconds

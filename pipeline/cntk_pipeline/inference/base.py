@@ -122,6 +122,7 @@ class Result(ABC):
     needs_factor : whether it is computed from the factor in float64.
     needs_test_kernel : whether it reads K(test, test).
     needs_test_labels : whether it compares predictions with the labels of the test images.
+    knows_centres : whether it is computed where the kernel has the columns of the centres alone.
     """
 
     key: ClassVar[str]
@@ -132,6 +133,7 @@ class Result(ABC):
     needs_factor: ClassVar[bool] = False
     needs_test_kernel: ClassVar[bool] = False
     needs_test_labels: ClassVar[bool] = False
+    knows_centres: ClassVar[bool] = False
 
     def require(self, value: Any, train: int, kinds: Set[str]) -> None:  # noqa: B027 - most have nothing to refuse
         """Raise `ConfigError` where a value does not fit the number of training images, or the kinds of read-outs."""

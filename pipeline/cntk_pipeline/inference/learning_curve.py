@@ -5,9 +5,9 @@ The leading block of a Cholesky factor is the factor of the leading block, and s
 """
 
 import itertools
-from collections.abc import Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import AfterValidator, with_config
@@ -35,12 +35,14 @@ from cntk_pipeline.models import STRICT, Json, NotNegative, Positive, Share
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Job, Owner, Place
 from cntk_pipeline.solvers import System, SystemSize
+from cntk_pipeline.solvers.nystroem import read_features, whiten
 from cntk_pipeline.solvers.scores import Scoring, score_columns, score_lists, score_texts, scores_of
 from cntk_pipeline.solvers.systems import factor_cut, with_target_mean
-from cntk_pipeline.solvers.work import open_work
+from cntk_pipeline.solvers.work import Work, open_work
 from cntk_pipeline.storage.records import Record
-from cntk_pipeline.storage.tiled_array import ArraySpec
+from cntk_pipeline.storage.tiled_array import Array, ArraySpec
 from cntk_pipeline.tasks import Receipt, Stage, StageForecast, Task
+from cntk_pipeline.tiling import Cut
 
 DEFAULT_SIZES, SMALLEST_SIZE = 10, 10
 
@@ -48,7 +50,10 @@ DEFAULT_SIZES, SMALLEST_SIZE = 10, 10
 @with_config(STRICT)
 @dataclass(frozen=True)
 class LearningCurveRecord:
-    """The test results of the first training images, for some sizes."""
+    """The test results of the first training images, or of the first centres, for some sizes.
+
+    ``counted`` says which of the two.
+    """
 
     sizes: tuple[Positive, ...]
     absolute_ridge: float
@@ -56,6 +61,7 @@ class LearningCurveRecord:
     squared_error: tuple[NotNegative, ...]
     exact_match: tuple[Share, ...] | None = None
     r2: tuple[float, ...] | None = None
+    counted: Literal["training images", "centres"] = "training images"
 
     def __post_init__(self) -> None:
         require_one_length(self.sizes, self.accuracy, self.squared_error, self.exact_match, self.r2)
@@ -87,7 +93,7 @@ def require_sizes(sizes: Sequence[int], count: int) -> None:
     if max(sizes) > count:
         raise ConfigError(
             f"inference.learning_curve asks for {max(sizes)} training images and there are {count}: name fewer, or "
-            "write true for a choice of sizes"
+            'write true for a choice of sizes; with solver = "centres" its sizes are numbers of centres'
         )
 
 
@@ -96,6 +102,8 @@ def learning_curve_product(run: RunDirectory, system: System, sizes: Sequence[in
 
     The full system's ridge is used at every size, also where it was given relative to trace(K) / n; likewise the mean
     of all training targets of a regression.
+
+    With centres it is a curve over their number: all training images are used at every size, with the first m centres.
     """
     cols, rows = factor_cut(run, system), whitened_cut(run, system)
     classes, axis = len(run.specification.data.classes), run.specification.data.column_axis
@@ -108,7 +116,7 @@ def learning_curve_product(run: RunDirectory, system: System, sizes: Sequence[in
             LEARNING_CURVE,
             len(sizes) * rows.length(row) * classes,
             (order, LAST, cols.pieces, row),
-            after_row(system, row, cols),
+            after_row(system, row, cols) if run.specification.centres is None else (),
         )
         for row in range(rows.pieces)
     )
@@ -133,12 +141,11 @@ def predict_by_size(run_path: str, task: Task) -> Receipt:
     if digest_of(sizes) != task.stage.parameters:
         where = work.run.inferred_path(solve, name)
         raise StoreError(f"{where}/zarr.json was edited: its sizes are not those of its name: restore it from a copy")
-    whitened, forward = work.run.inferred(solve, "whitened", "test"), work.solved("forward")
-    mean = np.zeros((whitened.cut(0).length(task.row), forward.shape[0]))
+    panels, cut = _panels(work, task.row)
+    mean = np.zeros((whitened_cut(work.run, work.system).length(task.row), len(work.run.specification.data.classes)))
     means = []
-    panels = work.ahead(lambda k: (whitened.read(task.row, k), forward.read(0, k)), range(work.cut.pieces))
     for k, (v, z) in enumerate(panels):
-        begin, end = work.cut.bounds(k)
+        begin, end = cut.bounds(k)
         stops = [size - begin for size in sizes if begin < size <= end]
         for low, high in itertools.pairwise([0, *stops]):
             mean = mean + v[:, low:high] @ z[:, low:high].T
@@ -146,6 +153,17 @@ def predict_by_size(run_path: str, task: Task) -> Receipt:
         rest = slice(stops[-1] if stops else 0, None)
         mean = mean + v[:, rest] @ z[:, rest].T
     return work.write(LEARNING_CURVE, with_target_mean(work.run, np.stack(means)))
+
+
+def _panels(work: Work, row: int) -> tuple[Iterable[tuple[Array, Array]], Cut]:
+    """Return the pieces of the whitened kernel of a block of test images with those of ``L^-1 Y``, and their cut."""
+    forward = work.solved("forward")
+    if work.run.specification.centres is not None:
+        bounds, count = whitened_cut(work.run, work.system).bounds(row), work.run.column_cut.count
+        whitened = whiten(work.run, work.system, read_features(work.run, work.system, "test", bounds))
+        return [(whitened, forward.read(0, 0))], Cut(count, count)
+    stored = work.run.inferred(work.system.fingerprint, "whitened", "test")
+    return work.ahead(lambda k: (stored.read(row, k), forward.read(0, k)), range(work.cut.pieces)), work.cut
 
 
 def _places(run: RunDirectory, task: Task) -> list[Place]:
@@ -170,7 +188,7 @@ def _summary(run: RunDirectory, system: System, stage: Stage, sizes: Sequence[in
         "sizes": list(sizes),
         "absolute_ridge": system.absolute_ridge,
         "squared_error": [each.squared_error for each in scores],
-    } | score_lists(scores)
+    } | (score_lists(scores) | ({"counted": "centres"} if run.specification.centres is not None else {}))
 
 
 def _rising(value: bool | list[int]) -> bool | list[int]:
@@ -188,19 +206,24 @@ class LearningCurveResult(Result):
     record = _RECORD
     needs_factor = True
     needs_test_labels = True
+    knows_centres = True
 
     def require(self, value: bool | list[int], train: int, kinds: Set[str]) -> None:
         if isinstance(value, list):
             require_sizes(value, train)
 
     def of_system(self, run: RunDirectory, system: System, value: bool | list[int], order: int) -> list[Product]:
-        sizes = default_sizes(run.train_cut.count) if isinstance(value, bool) else value
-        return [whitened_product(run, system, order), learning_curve_product(run, system, sizes, order)]
+        sizes = default_sizes(run.column_cut.count) if isinstance(value, bool) else value
+        needed = [whitened_product(run, system, order)] if run.specification.centres is None else []
+        return [*needed, learning_curve_product(run, system, sizes, order)]
 
     def forecast(self, asked: Asked, size: SystemSize) -> list[StageForecast]:
         value = asked[self.key]
-        sizes = len(default_sizes(size.train) if isinstance(value, bool) else value)
-        numbers, seconds = size.test * size.classes, 2.0 * size.train * size.test * size.classes / size.product_rate
+        sizes = len(default_sizes(size.columns) if isinstance(value, bool) else value)
+        numbers, seconds = size.test * size.classes, 2.0 * size.columns * size.test * size.classes / size.product_rate
+        if size.centres is not None:
+            seconds += 2.0 * size.test * size.columns**2 / size.product_rate
+            return [StageForecast(self.key, count_test_blocks(size), 8 * sizes * numbers, seconds)]
         return [forecast_whitened(size), StageForecast(self.key, count_test_blocks(size), 8 * sizes * numbers, seconds)]
 
     def show(self, found: Found) -> Shown:
@@ -211,5 +234,6 @@ class LearningCurveResult(Result):
             for name, record, several in scores
             for size, each, error in zip(record.sizes, several, record.squared_error, strict=True)
         ]
-        columns = ("training images", *shown, "squared error", "absolute ridge")
+        counted = " or ".join(sorted({record.counted for _, record in found}, reverse=True))
+        columns = (counted, *shown, "squared error", "absolute ridge")
         return Shown("learning curve (one absolute ridge, that of the full system)", columns, tuple(rows))

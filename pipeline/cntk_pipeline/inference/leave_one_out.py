@@ -3,12 +3,14 @@
 import numpy as np
 
 from cntk_pipeline.clusters.memory import Need, TileNeed
+from cntk_pipeline.errors import NotFinite
 from cntk_pipeline.inference.base import AGAIN, LAST, Asked, Found, Product, Result, Shown
 from cntk_pipeline.models import Json
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Job, Owner, Place
 from cntk_pipeline.solvers import System, SystemSize
 from cntk_pipeline.solvers.blas import solve_right, subtract_product
+from cntk_pipeline.solvers.nystroem import read_features, whiten
 from cntk_pipeline.solvers.scores import Scores, score, score_columns, score_texts
 from cntk_pipeline.solvers.systems import factor_cut, read_targets, with_target_mean
 from cntk_pipeline.solvers.work import Work, float64, open_work
@@ -19,6 +21,9 @@ from cntk_pipeline.tasks import Receipt, Stage, StageForecast, Task
 SLICE_TILES = 6
 """Memory of the columns of the inverse that are computed at once, in tiles of the factor."""
 
+
+SMALLEST_REST = 1e-12
+"""Of 1 minus a leverage: less leaves no digit of the difference that leave-one-out divides by."""
 
 _RECORD: Record[Scores] = Record(Scores, AGAIN)
 
@@ -40,16 +45,19 @@ def leave_one_out_product(run: RunDirectory, system: System, order: int) -> Prod
     takes ``n^3 / 3`` operations in all, as many as the factor; only its n numbers are kept. A ridge r that was given
     relative to trace(K) / n is computed from the whole matrix. So is the mean of the targets of a regression, which the
     left-out image is part of.
+
+    With centres it is ``y_i - (y_i - f_i) / (1 - h_i)`` with the leverage ``h_i = |v_i|^2`` of `nystroem`, in
+    ``2 n m^2`` operations. A centre that is left out loses its target and stays a centre.
     """
     cut, stage = factor_cut(run, system), Stage("leave_one_out", solve=system.fingerprint)
     classes, axis = len(run.specification.data.classes), run.specification.data.column_axis
     arrays = (
-        ArraySpec("inverse_diagonal", (cut.count,), (cut.size,), "float64", ("train",)),
+        ArraySpec(_first_array(run), (cut.count,), (cut.size,), "float64", ("train",)),
         ArraySpec("prediction", (cut.count, classes), (cut.size, classes), "float64", ("train", axis)),
     )
     jobs = tuple(
         # The first block column is the longest, so it begins first.
-        Job(Task(stage, col, 0), LEAVE_ONE_OUT, _entries(cut.count, *cut.bounds(col)), (order, LAST, col))
+        Job(Task(stage, col, 0), LEAVE_ONE_OUT, _entries(run, *cut.bounds(col)), (order, LAST, col))
         for col in range(cut.pieces)
     )
     return Product(
@@ -61,6 +69,8 @@ def leave_out(run_path: str, task: Task) -> Receipt:
     """Compute a block of the diagonal of ``(L L^T)^-1`` and of the leave-one-out predictions."""
     work = open_work(run_path, task)
     begin, end = work.cut.bounds(task.row)
+    if work.run.specification.centres is not None:
+        return _leave_out_of_centres(work, begin, end)
     width = max(1, SLICE_TILES * work.cut.size**2 // (work.cut.count - begin))
     diagonal = np.concatenate(
         [_column_squares(work, task.row, low, min(low + width, end)) for low in range(begin, end, width)]
@@ -70,10 +80,30 @@ def leave_out(run_path: str, task: Task) -> Receipt:
     return work.write(LEAVE_ONE_OUT, diagonal, with_target_mean(work.run, prediction))
 
 
+def _leave_out_of_centres(work: Work, begin: int, end: int) -> Receipt:
+    """Compute a block of the leverages and of the leave-one-out predictions of a system on centres."""
+    whitened = whiten(work.run, work.system, read_features(work.run, work.system, "train", (begin, end)))
+    leverage = np.einsum("ij,ij->i", whitened, whitened)
+    closest = int(leverage.argmax())
+    if 1.0 - leverage[closest] <= SMALLEST_REST:
+        raise NotFinite(
+            f"{work.system.label}: expected leverages below 1 for leave-one-out, and training image {begin + closest} "
+            f"has {leverage[closest]:.17g}: nothing predicts it but itself. Give a larger ridge, or fewer centres"
+        )
+    targets = read_targets(work.run, (begin, end))
+    fitted = whitened @ work.solved("forward").read(0, 0).T
+    prediction = targets - (targets - fitted) / (1.0 - leverage)[:, None]
+    return work.write(LEAVE_ONE_OUT, leverage, with_target_mean(work.run, prediction))
+
+
+def _first_array(run: RunDirectory) -> str:
+    return "inverse_diagonal" if run.specification.centres is None else "leverage"
+
+
 def _places(run: RunDirectory, task: Task) -> list[Place]:
     solve, name = task.stage.solve, task.stage.name
     return [
-        (run.inferred(solve, name, "inverse_diagonal"), (task.row,)),
+        (run.inferred(solve, name, _first_array(run)), (task.row,)),
         (run.inferred(solve, name, "prediction"), (task.row, 0)),
     ]
 
@@ -102,9 +132,10 @@ def _column_squares(work: Work, first: int, low: int, high: int) -> Array:
     return np.einsum("ij,ij->i", x, x)
 
 
-def _entries(count: int, begin: int, end: int) -> int:
-    """Count the entries of ``L^-1`` in a block column; its time is nearly proportional to them."""
-    return (end - begin) * (count - begin)
+def _entries(run: RunDirectory, begin: int, end: int) -> int:
+    """Count the entries of ``L^-1`` in a block column, or the features; its time is nearly proportional to them."""
+    width = run.train_cut.count - begin if run.specification.centres is None else run.column_cut.count
+    return (end - begin) * width
 
 
 def _summary(run: RunDirectory, solve: str) -> Json:
@@ -122,16 +153,18 @@ class LeaveOneOutResult(Result):
     owner = LEAVE_ONE_OUT
     record = _RECORD
     needs_factor = True
+    knows_centres = True
 
     def of_system(self, run: RunDirectory, system: System, value: bool, order: int) -> list[Product]:
         return [leave_one_out_product(run, system, order)]
 
     def forecast(self, asked: Asked, size: SystemSize) -> list[StageForecast]:
-        written, seconds = 8 * size.train * (size.classes + 1), size.train**3 / 3 / size.product_rate
+        operations = size.train**3 / 3 if size.centres is None else 2.0 * size.train * size.columns**2
+        written, seconds = 8 * size.train * (size.classes + 1), operations / size.product_rate
         return [StageForecast(self.key, size.cut.pieces, written, seconds)]
 
     def needs(self, size: SystemSize) -> list[Need]:
-        return [inverse_need(size)]
+        return [inverse_need(size)] if size.centres is None else []  # else as much as a task of the solver
 
     def show(self, found: Found) -> Shown:
         columns = score_columns([record for _, record in found])

@@ -17,6 +17,7 @@ from cntk_pipeline.models import STRICT, Json
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Job, Owner, Place
 from cntk_pipeline.solvers import System, SystemSize
+from cntk_pipeline.solvers.nystroem import read_features, whiten
 from cntk_pipeline.solvers.systems import factor_cut
 from cntk_pipeline.solvers.work import open_work
 from cntk_pipeline.storage.records import Record
@@ -41,6 +42,10 @@ def variance_product(run: RunDirectory, system: System, order: int) -> Product:
     """Describe the posterior variance of each test image; it needs the whitened kernel V.
 
     ``k(x, x) - sum V^2`` (Rasmussen and Williams 2006, equation 2.26): of the function, without the ridge as noise.
+
+    With centres it is an approximation, and needs no whitened kernel: ``k(x, x) - |b|^2 + ridge |v|^2`` with b and v of
+    `nystroem` (the deterministic training conditional, Quinonero-Candela and Rasmussen 2005, equation 20b). The first
+    difference is what the centres do not know of the image.
     """
     rows, cols = whitened_cut(run, system), factor_cut(run, system)
     stage = Stage("posterior_variance", solve=system.fingerprint)
@@ -50,7 +55,7 @@ def variance_product(run: RunDirectory, system: System, order: int) -> Product:
             POSTERIOR_VARIANCE,
             rows.length(row),
             (order, LAST, cols.pieces, row),
-            after_row(system, row, cols),
+            after_row(system, row, cols) if run.specification.centres is None else (),
         )
         for row in range(rows.pieces)
     )
@@ -60,9 +65,21 @@ def variance_product(run: RunDirectory, system: System, order: int) -> Product:
     )
 
 
+def variance_products(run: RunDirectory, system: System, order: int) -> list[Product]:
+    """List the posterior variance of each test image, and before it the product that it needs."""
+    needed = [whitened_product(run, system, order)] if run.specification.centres is None else []
+    return [*needed, variance_product(run, system, order)]
+
+
 def evaluate_variance(run_path: str, task: Task) -> Receipt:
     """Evaluate the posterior variance of a block of test images."""
     work = open_work(run_path, task)
+    if work.run.specification.centres is not None:
+        bounds = whitened_cut(work.run, work.system).bounds(task.row)
+        features = read_features(work.run, work.system, "test", bounds)
+        seen, left = (np.einsum("ij,ij->i", x, x) for x in (features, whiten(work.run, work.system, features)))
+        variance = work.kernel.variance("test", bounds) - seen + work.system.absolute_ridge * left
+        return work.write(POSTERIOR_VARIANCE, variance)
     whitened = work.run.inferred(work.system.fingerprint, "whitened", "test")
     variance = work.kernel.variance("test", whitened.cut(0).bounds(task.row))
     for v in work.ahead(lambda k: whitened.read(task.row, k), range(work.cut.pieces)):
@@ -91,11 +108,15 @@ class PosteriorVarianceResult(Result):
     owner = POSTERIOR_VARIANCE
     record = VARIANCES
     needs_factor = True
+    knows_centres = True
 
     def of_system(self, run: RunDirectory, system: System, value: bool, order: int) -> list[Product]:
-        return [whitened_product(run, system, order), variance_product(run, system, order)]
+        return variance_products(run, system, order)
 
     def forecast(self, asked: Asked, size: SystemSize) -> list[StageForecast]:
+        if size.centres is not None:
+            seconds = 2.0 * size.test * size.columns**2 / size.product_rate
+            return [StageForecast(self.key, count_test_blocks(size), 8 * size.test, seconds)]
         seconds = 2.0 * size.train * size.test / size.product_rate
         return [forecast_whitened(size), StageForecast(self.key, count_test_blocks(size), 8 * size.test, seconds)]
 

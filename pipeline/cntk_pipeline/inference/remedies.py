@@ -22,7 +22,8 @@ def add_remedies(run: RunDirectory, outcome: Outcome, run_jobs: RunJobs) -> None
     """
     known: dict[tuple[str, bool], str] = {}
     for task, error in outcome.failed.items():
-        if not isinstance(error, NotPositiveDefinite):
+        # With centres the kernel of all images is not there, and the solver has named a remedy.
+        if not isinstance(error, NotPositiveDefinite) or run.specification.centres is not None:
             continue
         system = open_system(run, task.stage.solve)
         mean_diagonal = SystemKernel(run, system).mean_diagonal()

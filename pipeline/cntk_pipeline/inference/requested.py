@@ -18,7 +18,7 @@ from cntk_pipeline.inference.spectrum import SpectrumResult
 from cntk_pipeline.inference.whitened import WHITENED
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Owner
-from cntk_pipeline.solvers import System, SystemSize, has_exact_factor, options_of
+from cntk_pipeline.solvers import System, SystemSize, centres_of, has_exact_factor, options_of
 from cntk_pipeline.tasks import StageForecast
 
 RESULTS: dict[str, Result] = {
@@ -82,6 +82,14 @@ def require_options(config: RunConfig) -> None:
         raise ConfigError(
             f'solve.ridges = "auto" compares the leave-one-out of factors: {EXACT_FACTOR}, or give ridges'
         )
+    if centres_of(config.solve) is not None:
+        for key in asked:
+            if not RESULTS[key].knows_centres:
+                raise ConfigError(
+                    f'inference.{key} needs the kernel of all training images, of which solver = "centres" computes '
+                    'some columns: leave it out, or take solver = "cholesky"'
+                )
+        return
     if wanted and not has_exact_factor(config.solve):
         verb = "needs" if len(wanted) == 1 else "need"
         raise ConfigError(f"{' and '.join(wanted)} {verb} the factor of the solve: {EXACT_FACTOR}")

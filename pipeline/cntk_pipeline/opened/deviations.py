@@ -17,7 +17,13 @@ def deviation_factors(run: RunDirectory, system: System) -> Array:
     The columns of a classification are parts of one answer, so that all together have one factor, ``()``.
     """
     coefficients = read_whole(run, stored_coefficients(run, system), f"the solution of {system.label}")
-    factors = signal_variance(read_targets(run, (0, run.train_cut.count)), coefficients)
+    targets = read_targets(run, (0, run.train_cut.count))
+    if run.specification.centres is None:
+        factors = signal_variance(targets, coefficients)
+    else:
+        # y^T (B B^T + ridge I)^-1 y by the matrix inversion lemma; `require_factor` has refused a ridge of zero.
+        explained = np.square(run.solved(system.fingerprint, "forward").read(0, 0)).sum(axis=1)
+        factors = (np.square(targets).sum(axis=0) - explained) / (system.absolute_ridge * len(targets))
     return factors if run.specification.data.task == "regression" else factors.mean()
 
 

@@ -125,10 +125,11 @@ def predict_images(
         if trusted.code is not None:
             load_code(run, trusted.code)
         engine = require_engine(run, system.readout)
-        pairs = len(images) * run.train_cut.count
+        columns = run.column_cut.count
+        pairs = len(images) * columns
         seconds = first_cost(engine, images[: engine.lane_width], pairs).seconds_left(pairs) or 0.0
         slots = cluster_of(trusted.config.cluster).slots(trusted.config.cluster)
-        view.say(cost_line(len(images), run.train_cut.count, seconds / slots, slots))
+        view.say(cost_line(len(images), columns, seconds / slots, slots))
         there = _compute(run, digest, images, system, question, trusted, view, stop)
     return _read(run, there, images, system, question)
 

@@ -63,10 +63,11 @@ def predict_means(run: RunDirectory, system: System, given: object, say: Say | N
         load_code(run, code)
     engine = require_engine(run, system.readout)
     alpha = read_whole(run, stored_coefficients(run, system), f"coefficients of {system.label}")
-    pairs = len(images) * run.train_cut.count
+    columns = run.column_cut.count
+    pairs = len(images) * columns
     cost = first_cost(engine, images[: engine.lane_width], pairs)
     if say is not None:
-        say(cost_line(len(images), run.train_cut.count, cost.seconds_left(pairs / core_count()) or 0.0, core_count()))
+        say(cost_line(len(images), columns, cost.seconds_left(pairs / core_count()) or 0.0, core_count()))
     means = np.zeros((len(images), alpha.shape[1]))
     for begin, end in spans(len(images), run.specification.tile, images.shape[1:], BLOCK_BYTES):
         means[begin:end] = _means(run, system, engine, cost, images[begin:end], alpha)
@@ -111,7 +112,7 @@ def cost_line(images: int, train: int, seconds: float, cores: int) -> str:
 
 def _means(run: RunDirectory, system: System, engine: Engine, cost: CostSoFar, block: Array, alpha: Array) -> Array:
     """Evaluate the means of one block of standardised images, tile by tile as a run does."""
-    cut, kernel, tile = run.train_cut, SystemKernel(run, system), run.specification.tile
+    cut, kernel, tile = run.column_cut, SystemKernel(run, system), run.specification.tile
     left = np.ones(len(block))
     if system.unit_diagonal:
         left = unit_scale(engine.evaluator().evaluate_pairs(block)[0].astype(float))

@@ -41,9 +41,12 @@ class Stored:
 
     @property
     def is_symmetric(self) -> bool:
-        """Whether the last two axes have the same samples, so that only tiles on and below the diagonal are stored."""
+        """Whether only tiles on and below the diagonal are stored, since those above it are their mirror images.
+
+        The last two axes have the same samples then, or the second those of the first that are centres.
+        """
         names = self.spec.dimensions[-2:]
-        return len(names) == 2 and names[0] == f"{names[1]}{ROW}"
+        return len(names) == 2 and (names[0] == f"{names[1]}{ROW}" or names == ("train", "centre"))
 
     @property
     def cuts(self) -> tuple[Cut, ...]:
@@ -92,7 +95,8 @@ class Stored:
             if array.chunk_path(*index).exists():
                 raise
             return self._missing(block_id)
-        return values.swapaxes(-1, -2) if mirrored else values
+        # The last of the centres may end within a tile, and its mirror image has more columns.
+        return values.swapaxes(-1, -2)[..., : self.cuts[-1].length(block_id[-1])] if mirrored else values
 
     def _missing(self, block_id: tuple[int, ...]) -> Array:
         shape = tuple(cut.length(piece) for cut, piece in zip(self.cuts, block_id, strict=True))

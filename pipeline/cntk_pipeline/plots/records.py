@@ -48,6 +48,22 @@ def records_of(run: OpenRun, key: str, readout: Readout, ridge: float | None) ->
     return found
 
 
+def require_whole_kernel(run: OpenRun) -> None:
+    """Refuse what is drawn from the kernel of all training images, where a run has the columns of centres alone.
+
+    Raises
+    ------
+    ConfigError
+        With the remedy.
+    """
+    centres = run.directory.specification.centres
+    if centres is not None:
+        raise ConfigError(
+            f"{run.path} has the kernel's columns of {centres.count} centres, and this figure is of the kernel of all "
+            'training images: a run with solver = "cholesky" has it'
+        )
+
+
 def readout_of_kernel(run: OpenRun, readout: Readout) -> str:
     """Find a read-out; where none is named, the best, or the first as long as nothing is solved."""
     if readout is not None:

@@ -17,7 +17,15 @@ from cntk_pipeline.regression.arguments import (
     as_targets,
     as_train_kernel,
 )
-from cntk_pipeline.regression.factors import cholesky, eigenbasis, is_definite, left_out, solve
+from cntk_pipeline.regression.factors import (
+    cholesky,
+    eigenbasis,
+    is_definite,
+    left_out,
+    posterior_covariance,
+    posterior_variance,
+    solve,
+)
 from cntk_pipeline.regression.selection import RidgePath, path_of_basis
 
 Ridge = float | Sequence[float] | Literal["auto"]
@@ -46,6 +54,14 @@ class Fitted:
     coefficients: Array
     leave_one_out: Array
     path: RidgePath | None
+
+    def posterior_covariance(self, cross: Array, prior: Array) -> Array:
+        """Evaluate the covariance of new samples, from their kernels with the training samples and each other."""
+        return posterior_covariance(self.lower, cross, prior)
+
+    def posterior_variance(self, cross: Array, prior_diagonal: Array) -> Array:
+        """Evaluate the diagonal of `posterior_covariance`."""
+        return posterior_variance(self.lower, cross, prior_diagonal)
 
 
 def fit(
@@ -90,8 +106,8 @@ def fit(
     kernel = as_train_kernel(k_train)
     targets = as_targets(y, kernel)
     path, chosen = None, ridge
-    if isinstance(ridge, str | Sequence | np.ndarray):
-        path = _path(kernel, targets, _candidates(ridge, ridge_mode, auto), ridge_mode)
+    if not is_one_ridge(ridge):
+        path = _path(kernel, targets, candidates_of(ridge, ridge_mode, auto), ridge_mode)
         chosen = path.best
     absolute = as_absolute_ridge(kernel, cast(float, chosen), ridge_mode)
     lower = cholesky(kernel, absolute)
@@ -100,8 +116,15 @@ def fit(
     return Fitted(float(cast(float, chosen)), absolute, lower, coefficients, predictions, path)
 
 
-def _candidates(ridge: Sequence[float] | str, ridge_mode: RidgeMode, auto: Sequence[float]) -> Sequence[float]:
+def is_one_ridge(ridge: Ridge) -> bool:
+    """Tell whether a ridge is given, and not several to choose from."""
+    return not isinstance(ridge, str | Sequence | np.ndarray)
+
+
+def candidates_of(ridge: Ridge, ridge_mode: RidgeMode, auto: Sequence[float]) -> Sequence[float]:
+    """List the ridges to choose from; errors as of `fit`."""
     if not isinstance(ridge, str):
+        ridge = cast(Sequence[float], ridge)
         if not len(ridge):
             raise ConfigError("the list of ridges is empty: give at least one, or ridge='auto'")
         return ridge

@@ -229,6 +229,11 @@ class RunDirectory:
         return self.specification.train_cut
 
     @property
+    def column_cut(self) -> Cut:
+        """How the columns of the kernel are cut into tiles: the training images, or the centres among them."""
+        return self.specification.column_cut
+
+    @property
     def test_cut(self) -> Cut:
         """How the test images are cut into kernel tiles."""
         return self.specification.test_cut

@@ -198,6 +198,12 @@ def _why_no_block(old: RunDirectory, specification: Specification, images: Array
     its, mine = np.asarray(old.inputs("train_images")[:count]), images[:count]
     if its.tobytes() == mine.tobytes():
         return f"the first training images are the same, but in one of the runs they are fewer than a tile of {tile}"
+    centres = [part.centres for part in (old.specification, specification)]
+    if any(each is not None and each.choice == "random" for each in centres):
+        return (
+            'the training images differ in every tile; centre_choice = "random" draws among all training images, and '
+            'stores the drawn ones first: a run that is to grow takes data.shuffle with "first" on a fixed order'
+        )
     orders = ["none" if part.shuffle is None else part.shuffle for part in (data, specification.data)]
     if orders[0] != orders[1]:
         return f"the training images differ in every tile; data.shuffle was {orders[0]} there and is {orders[1]} here"

@@ -94,6 +94,25 @@ class EngineRecord:
 
 @with_config(STRICT)
 @dataclass(frozen=True)
+class CentreSpecification:
+    """The centres of a run: the training images whose columns of the kernel are computed, and no others.
+
+    They are the first of the stored training images.
+
+    Attributes
+    ----------
+    count : of the centres.
+    choice : "first" takes the first training images of the source, "random" draws them and stores them first.
+    seed : of the draw; None where nothing is drawn.
+    """
+
+    count: Positive
+    choice: Literal["first", "random"]
+    seed: Count | None = None
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
 class Specification:
     """Everything that the values and the layout of a run's kernels depend on: the record in run.json.
 
@@ -106,6 +125,7 @@ class Specification:
     tile : samples along the edge of a tile.
     numerics_version : of the engine; values of two versions differ in their last bits.
     engine : what computes the values; written down where it is another than "cpu".
+    centres : the columns of the kernel, where they are not all training images.
     """
 
     data: DataSpecification
@@ -115,6 +135,7 @@ class Specification:
     tile: Positive
     numerics_version: int
     engine: EngineRecord = EngineRecord()
+    centres: CentreSpecification | None = None
 
     def __post_init__(self) -> None:
         rows, cols = (-(-count // self.tile) for count in (self.data.train + self.data.test, self.data.train))
@@ -122,12 +143,16 @@ class Specification:
             raise ValueError(f"tiles of {self.tile} cut these images into more than {TILES} tiles")
         if not self.readouts or not self.data.classes:
             raise ValueError("it names no read-out, or no class")
+        if self.centres is not None and self.centres.count > self.data.train:
+            raise ValueError(f"it has {self.centres.count} centres among {self.data.train} training images")
 
     def to_json(self) -> Json:
         """Write a specification as plain values; a field that is not given is left out, as in runs of all versions."""
         plain = _plain(asdict(self)) | {"data": self.data.to_json()}
         if self.engine == EngineRecord():  # as before there were others, so that no fingerprint changes
             del plain["engine"]
+        if self.centres is None:
+            del plain["centres"]
         return plain
 
     @property
@@ -139,6 +164,11 @@ class Specification:
     def train_cut(self) -> Cut:
         """How the training images are cut into tiles."""
         return Cut(self.data.train, self.tile)
+
+    @property
+    def column_cut(self) -> Cut:
+        """How the columns of the kernel are cut into tiles: the training images, or the centres among them."""
+        return self.train_cut if self.centres is None else Cut(self.centres.count, self.tile)
 
     @property
     def test_cut(self) -> Cut:

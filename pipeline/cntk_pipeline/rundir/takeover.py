@@ -20,8 +20,8 @@ from cntk_pipeline.storage import StorePath
 from cntk_pipeline.tasks import Chunk, Receipt, Stage, Task
 from cntk_pipeline.tiling import Cut
 
-_KERNEL_STAGES = ("train", "test", "variance")
-_SOLUTION_STAGES = ("coefficients", "mean", "residual")
+_KERNEL_STAGES = ("train", "test", "variance", "train_variance")
+_SOLUTION_STAGES = ("centre_factor", "normal_factor", "coefficients", "mean", "residual")
 
 _STAGES = (*_KERNEL_STAGES, "factor", *_SOLUTION_STAGES)
 """Stages whose tiles may be the same in two runs. Tiles of iterations and inference are not taken over."""
@@ -135,8 +135,14 @@ class _Source:
         return [None if name is None else found.get(self.old.kernel(name, part).path) for name, part in names]
 
     def _kernel_twin(self, task: Task) -> Task | None:
-        rows = self.growth.train if task.stage.kind == "train" else self.growth.test
-        same = task.row in rows and (task.stage.kind == "variance" or task.col in self.growth.train)
+        kind, row, col = task.stage.kind, task.row, task.col
+        its, mine = self.old.column_cut, self.run.column_cut
+        if kind == "train_variance":  # where the older run has more columns, the diagonal is part of a tile there
+            there = Task(Stage("train"), row, row) if row < its.pieces else task
+            return there if row in self.growth.train else None
+        same = row in (self.growth.train if kind == "train" else self.growth.test)
+        if kind != "variance":  # the last of the centres end within a tile
+            same = same and col in self.growth.train and col < its.pieces and its.bounds(col) == mine.bounds(col)
         return task if same else None
 
     def _solve_twin(self, task: Task) -> Task | None:

@@ -6,6 +6,7 @@ from cntk_pipeline.solvers.forecast import SystemSize
 from cntk_pipeline.solvers.prediction import MEAN, METRICS, RESIDUAL, forecast_predictions, metrics, prediction_jobs
 from cntk_pipeline.solvers.requested import (
     SOLVERS,
+    centres_of,
     has_exact_factor,
     make_system,
     method_of,
@@ -41,6 +42,7 @@ __all__ = [
     "Solver",
     "System",
     "SystemSize",
+    "centres_of",
     "coefficients_task",
     "forecast_predictions",
     "forget_tiles",

@@ -9,7 +9,7 @@ from cntk_pipeline.config import Section
 from cntk_pipeline.models import Json
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Job, Owner
-from cntk_pipeline.rundir.specification import BESIDE_THE_RESULT
+from cntk_pipeline.rundir.specification import BESIDE_THE_RESULT, CentreSpecification
 from cntk_pipeline.solvers.forecast import IterationForecast, SystemSize
 from cntk_pipeline.solvers.states import Iterations
 from cntk_pipeline.solvers.systems import System
@@ -39,6 +39,10 @@ class Solver(ABC):
     def has_exact_factor(self, options: Any) -> bool:
         """Tell whether a factor is stored with no more rounding than that of float64 arithmetic."""
         return False
+
+    def centres(self, options: Any) -> CentreSpecification | None:
+        """Return the training images whose columns of the kernel are computed; None for all."""
+        return None
 
     @abstractmethod
     def choose_tile(self, train: int, kernel_tile: int, wanted: Literal["auto"] | int) -> int:

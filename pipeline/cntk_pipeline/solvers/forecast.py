@@ -39,6 +39,7 @@ class SystemSize:
     dtype : of the kernel.
     product_rate : of float64 matrix products, floating-point operations a second and core; 0 where it is not measured
         because only memory is forecast.
+    centres : columns of the kernel, where they are not all training images.
     """
 
     train: int
@@ -48,6 +49,12 @@ class SystemSize:
     tile: int
     dtype: str
     product_rate: float = 0.0
+    centres: int | None = None
+
+    @property
+    def columns(self) -> int:
+        """The number of columns of the kernel."""
+        return self.train if self.centres is None else self.centres
 
     @property
     def cut(self) -> Cut:

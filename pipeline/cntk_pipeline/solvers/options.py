@@ -58,6 +58,30 @@ class ConjugateGradientOptions(Section):
     rank: int = Field(default=DEFAULT_RANK, ge=0)
 
 
+class CentresOptions(Section):
+    """The keys of ``solver = "centres"``.
+
+    Attributes
+    ----------
+    centres : number of the centres, m: training images whose columns of the kernel are computed, and no others.
+    centre_choice : "first" takes the first training images; "random" draws them, and the run stores them first.
+    centre_seed : of the draw; 0 by default.
+    centre_jitter : added to the diagonal of the centres' own kernel, in units of its mean, before that is factored. By
+        default nothing is added, and centres that do not differ are refused.
+    """
+
+    centres: int = Field(ge=1)
+    centre_choice: Literal["first", "random"] = "first"
+    centre_seed: int | None = Field(default=None, ge=0, lt=2**32)
+    centre_jitter: float = Field(default=0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _a_seed_draws(self) -> "CentresOptions":
+        if self.centre_choice != "random" and self.centre_seed is not None:
+            raise ValueError('centre_seed belongs to centre_choice = "random": leave out one of them')
+        return self
+
+
 @dataclass(frozen=True)
 class IterationOptions:
     """The options of conjugate gradients, from the keys of either solver.

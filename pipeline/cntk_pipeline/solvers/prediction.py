@@ -10,11 +10,12 @@ from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Job, Owner, Place
 from cntk_pipeline.rundir.specification import AGAIN
 from cntk_pipeline.solvers.forecast import SystemSize
+from cntk_pipeline.solvers.nystroem import relative_residual, residual_of_centres
 from cntk_pipeline.solvers.scores import score
-from cntk_pipeline.solvers.systems import coefficients_task, read_targets, with_target_mean
+from cntk_pipeline.solvers.systems import coefficients_task, open_system, read_targets, with_target_mean
 from cntk_pipeline.solvers.work import open_work
 from cntk_pipeline.storage.records import Record
-from cntk_pipeline.storage.tiled_array import Array
+from cntk_pipeline.storage.tiled_array import Array, ArraySpec
 from cntk_pipeline.tasks import Receipt, Stage, StageForecast, Task
 
 
@@ -60,9 +61,12 @@ def prediction_jobs(run: RunDirectory, solve: str, order: int) -> list[Job]:
 
 
 def predict_rows(run_path: str, task: Task) -> Receipt:
-    """Evaluate the predictive mean ``K(test, train) alpha``, plus the targets' mean, for one block of test images."""
+    """Evaluate the predictive mean ``K(test, train) alpha``, plus the targets' mean, for one block of test images.
+
+    With centres, only they are columns.
+    """
     work = open_work(run_path, task)
-    alpha, rows, columns = work.solved("coefficients").read(0, 0), work.run.test_cut, work.run.train_cut
+    alpha, rows, columns = work.solved("coefficients").read(0, 0), work.run.test_cut, work.run.column_cut
     mean = sum(
         work.kernel.test(rows.bounds(task.row), columns.bounds(col)) @ alpha[slice(*columns.bounds(col))]
         for col in range(columns.pieces)
@@ -71,8 +75,13 @@ def predict_rows(run_path: str, task: Task) -> Receipt:
 
 
 def residual_rows(run_path: str, task: Task) -> Receipt:
-    """Evaluate ``(K + ridge I) alpha - Y`` for one block of training images, from the stored kernel in float64."""
+    """Evaluate ``(K + ridge I) alpha - Y`` for one block of training images, from the stored kernel in float64.
+
+    With centres, it is their share in `relative_residual`.
+    """
     work = open_work(run_path, task)
+    if work.run.specification.centres is not None:
+        return work.write(RESIDUAL, residual_of_centres(work.run, work.system, work.run.train_cut.bounds(task.row)))
     alpha, cut = work.solved("coefficients").read(0, 0), work.run.train_cut
     mine = slice(*cut.bounds(task.row))
     rest = work.system.absolute_ridge * alpha[mine] - read_targets(work.run, cut.bounds(task.row))
@@ -88,18 +97,33 @@ def _places(run: RunDirectory, task: Task) -> list[Place]:
 MEAN, RESIDUAL = Owner("mean", predict_rows, _places), Owner("residual", residual_rows, _places)
 
 
+def residual_array(run: RunDirectory) -> ArraySpec:
+    """Describe the array of the residuals: a row a training image; with centres, a row a centre in each block."""
+    data, tile, classes = run.specification.data, run.specification.tile, len(run.specification.data.classes)
+    if run.specification.centres is None:
+        shape, chunk, axis = (data.train, classes), (tile, classes), "train"
+    else:
+        count = run.column_cut.count
+        shape, chunk, axis = (run.train_cut.pieces * count, classes), (count, classes), "block_and_centre"
+    return ArraySpec("residual", shape, chunk, "float64", (axis, data.column_axis))
+
+
 def metrics(run: RunDirectory, solve: str) -> Json:
     """Summarise a finished solve: scores of the test images, relative residual, extreme pivots.
 
     Returns
     -------
     The scores as `MetricsRecord` has them; ``relative_residual``, ``||(K + ridge I) alpha - Y|| / ||Y||`` in the
-    Frobenius norm; and, where a factor is stored, ``smallest_pivot`` and ``largest_pivot`` of its diagonal.
+    Frobenius norm, or that of `nystroem.relative_residual`; and, where a factor is stored, ``smallest_pivot`` and
+    ``largest_pivot`` of its diagonal.
     """
+    if run.specification.centres is not None:
+        relative = {"relative_residual": relative_residual(run, open_system(run, solve))}
+        return _scores(run, solve) | relative | _pivots(run, solve, "centre_factor")
     targets = read_targets(run, (0, run.train_cut.count))
     residual = np.linalg.norm(_all_rows(run, solve, "residual"))
     relative = {"relative_residual": float(residual / (np.linalg.norm(targets) or 1.0))}
-    return _scores(run, solve) | relative | _pivots(run, solve)
+    return _scores(run, solve) | relative | _pivots(run, solve, "factor")
 
 
 def _scores(run: RunDirectory, solve: str) -> Json:
@@ -110,10 +134,10 @@ def _scores(run: RunDirectory, solve: str) -> Json:
     return {"accuracy": scores.accuracy} if data.task == "classification" else scores.to_json()
 
 
-def _pivots(run: RunDirectory, solve: str) -> Json:
-    if not run.has_solved(solve, "factor"):
+def _pivots(run: RunDirectory, solve: str, part: str) -> Json:
+    if not run.has_solved(solve, part):
         return {}
-    factor = run.solved(solve, "factor")
+    factor = run.solved(solve, part)
     pivots = np.concatenate([np.diagonal(factor.read(k, k)) for k in range(factor.cut(0).pieces)])
     return {"smallest_pivot": float(pivots.min()), "largest_pivot": float(pivots.max())}
 
@@ -126,8 +150,11 @@ def _all_rows(run: RunDirectory, solve: str, part: str) -> Array:
 def forecast_predictions(size: SystemSize) -> list[StageForecast]:
     """Forecast the predictions and the residuals of one system."""
     rate, tile = size.product_rate, size.kernel_tile
-    rows = ((MEAN.kind, size.test), (RESIDUAL.kind, size.train))
-    return [
-        StageForecast(kind, -(-count // tile), 8 * count * size.classes, 2.0 * count * size.train * size.classes / rate)
-        for kind, count in rows
-    ]
+    rows = ((MEAN.kind, size.test, 1), (RESIDUAL.kind, size.train, 1 if size.centres is None else 2))
+    found = []
+    for kind, count, passes in rows:
+        pieces = -(-count // tile)
+        written = 8 * size.classes * (count if passes == 1 else pieces * size.columns)
+        seconds = 2.0 * passes * count * size.columns * size.classes / rate
+        found.append(StageForecast(kind, pieces, written, seconds))
+    return found

@@ -7,10 +7,12 @@ from cntk_pipeline.config import RunConfig, SolveConfig, read_options
 from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.models import Json
 from cntk_pipeline.rundir.directory import RunDirectory
-from cntk_pipeline.rundir.specification import BESIDE_THE_RESULT
+from cntk_pipeline.rundir.specification import BESIDE_THE_RESULT, CentreSpecification
 from cntk_pipeline.solvers.base import Solver
+from cntk_pipeline.solvers.centres import Centres
 from cntk_pipeline.solvers.cholesky import Cholesky
 from cntk_pipeline.solvers.conjugate_gradient import ConjugateGradient
+from cntk_pipeline.solvers.prediction import residual_array
 from cntk_pipeline.solvers.systems import (
     Method,
     System,
@@ -26,6 +28,7 @@ from cntk_pipeline.storage.tiled_array import ArraySpec, Group
 SOLVERS: dict[str, Solver] = {
     "cholesky": Cholesky(),
     "cg": ConjugateGradient(),
+    "centres": Centres(),
 }
 """Solvers by their name in a workflow."""
 
@@ -64,6 +67,11 @@ def has_exact_factor(solve: SolveConfig) -> bool:
     return solver_of(Method(solve.solver)).has_exact_factor(options_of(solve))
 
 
+def centres_of(solve: SolveConfig) -> CentreSpecification | None:
+    """Read the training images whose columns of the kernel a workflow has computed; None for all."""
+    return solver_of(Method(solve.solver)).centres(options_of(solve))
+
+
 def method_of(solve: SolveConfig) -> Method:
     """Read the method by which a workflow wants its systems solved."""
     return Method(solve.solver, options_of(solve).model_dump(mode="json", exclude_none=True))
@@ -73,7 +81,18 @@ def requested_solves(run: RunDirectory, config: RunConfig) -> list[Json]:
     """List the specifications of the systems that a workflow asks for: every ridge of every read-out.
 
     With ridges = "auto", the list has the chosen ridge only; it is empty where none is chosen yet.
+
+    Raises
+    ------
+    ConfigError
+        If the solver reads other columns of the kernel than the run has.
     """
+    wanted = centres_of(config.solve)
+    if wanted != run.specification.centres:
+        raise ConfigError(
+            f'solve.solver = "{config.solve.solver}" reads {_columns_text(wanted)}, and {run.path} has '
+            f"{_columns_text(run.specification.centres)}: bring back its [solve], or give another --store"
+        )
     if config.solve.ridges == "auto":
         selections = requested_selections(run, config)
         choices = [read_choice(run, selection) for selection in selections]
@@ -94,6 +113,13 @@ def requested_selections(run: RunDirectory, config: RunConfig) -> list[Json]:
         | {"ridge": "auto", "candidates": list(ridge_candidates(run.specification.data.task))}
         for readout in run.specification.readouts
     ]
+
+
+def _columns_text(centres: CentreSpecification | None) -> str:
+    if centres is None:
+        return "the kernel of all training images"
+    seed = "" if centres.seed is None else f", seed {centres.seed}"
+    return f"the columns of {centres.count} centres ({centres.choice}{seed})"
 
 
 def _solve_specification(run: RunDirectory, readout: str, ridge: float, solve: SolveConfig) -> Json:
@@ -129,11 +155,12 @@ def make_system(run: RunDirectory, specification: Json, method: Method) -> Syste
 def system_group(run: RunDirectory, system: System, record: Json) -> Group:
     """Describe the empty arrays of a system; ``record`` is its solve.json."""
     data, kernel_tile = run.specification.data, run.specification.tile
-    train, test, classes, axis = data.train, data.test, len(data.classes), data.column_axis
+    columns, test, classes, axis = run.column_cut.count, data.test, len(data.classes), data.column_axis
+    column_axis = "train" if run.specification.centres is None else "centre"
     arrays = [
-        ArraySpec("coefficients", (train, classes), (train, classes), "float64", ("train", axis)),
+        ArraySpec("coefficients", (columns, classes), (columns, classes), "float64", (column_axis, axis)),
         ArraySpec("mean", (test, classes), (kernel_tile, classes), "float64", ("test", axis)),
-        ArraySpec("residual", (train, classes), (kernel_tile, classes), "float64", ("train", axis)),
+        residual_array(run),
         *solver_of(system.method).arrays(run, system),
     ]
     attributes = {key: value for key, value in record.items() if key not in BESIDE_THE_RESULT}

@@ -12,7 +12,8 @@ from cntk_pipeline import datasets
 from cntk_pipeline.clusters.table import cluster_of, idle_options
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.datasets import Contents, Dataset, Split, Standardization
-from cntk_pipeline.errors import PipelineError, StoreError
+from cntk_pipeline.datasets.selection import bring_first, draw
+from cntk_pipeline.errors import ConfigError, PipelineError, StoreError
 from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.gram.engines import make_engine, read_engine
 from cntk_pipeline.inference import require_options, require_results
@@ -20,6 +21,7 @@ from cntk_pipeline.kernels import Engine, Question
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.preprocessing import Preprocessing, find_preprocessing
 from cntk_pipeline.rundir.specification import DataSpecification, EngineRecord, Specification
+from cntk_pipeline.solvers import centres_of, options_of
 from cntk_pipeline.storage import StorePath
 from cntk_pipeline.tiling import choose_tile, clip_tile
 
@@ -131,9 +133,10 @@ def load_data(config: RunConfig) -> Loaded:
     if config.data.shuffle is not None:
         whole = datasets.shuffle(whole, config.data.shuffle)
     chosen = datasets.select(whole, config.data.train, config.data.test, config.data.train_blocks)
+    chosen, columns = _with_centres(config, chosen)
     assert chosen.test is not None
     kinds = {readout.kind for readout in readouts}
-    require_results(config.inference, len(chosen.train), kinds, chosen.test.labels is not None)
+    require_results(config.inference, columns, kinds, chosen.test.labels is not None)
     first = datasets.row_count(
         config.data.standardize_first, len(chosen.train.images), "standardize_first", chosen.name
     )
@@ -160,6 +163,38 @@ def load_data(config: RunConfig) -> Loaded:
     return Loaded(config, chosen, digest.hexdigest(), readouts, first, warnings)
 
 
+def _with_centres(config: RunConfig, data: Dataset) -> tuple[Dataset, int]:
+    """Bring the centres of a workflow to the front of the training images, and count the columns of its kernel.
+
+    Raises
+    ------
+    ConfigError
+        If there are more centres than training images, or two centres are the same image, with their rows.
+    """
+    centres, train = centres_of(config.solve), len(data.train)
+    if centres is None:
+        return data, train
+    if centres.count > train:
+        raise ConfigError(
+            f"solve.centres = {centres.count} of {train} training images: give at most {train}; with all of them, "
+            'solver = "cholesky" computes the same pairs'
+        )
+    rows = np.arange(centres.count)
+    if centres.seed is not None:
+        rows = draw(train, centres.count, centres.seed)
+        data = bring_first(data, rows)
+    first: dict[bytes, int] = {}
+    for row, image in zip(rows.tolist(), data.train.images[: centres.count], strict=True):
+        other = first.setdefault(hashlib.sha256(np.ascontiguousarray(image).tobytes()).digest(), row)
+        if other != row and not options_of(config.solve).centre_jitter:
+            raise ConfigError(
+                f"{data.name}: expected centres that differ, and the training rows {other} and {row}, counted from 0, "
+                "are the same image: leave one of them out, take other centres (solve.centre_choice, solve.centre_seed), "
+                "or give solve.centre_jitter, such as 1e-6"
+            )
+    return data, centres.count
+
+
 def slots_of(config: RunConfig) -> int:
     """Count the tiles that a workflow's own cluster computes at once; an existing scheduler counts as this machine."""
     return cluster_of(config.cluster).slots(config.cluster)
@@ -178,8 +213,10 @@ def specification_of(loaded: Loaded, path: StorePath, old: RunDirectory | None =
         tile = old.specification.tile
     else:
         seconds = loaded.engine.measure(loaded.stored[0].images[:SAMPLE]).seconds
-        tile = choose_tile(train, test, seconds, slots_of(config), lanes)
-    return gram.specify(loaded.described, loaded.readouts, config.kernel, loaded.engine_record, tile)
+        centres = centres_of(config.solve)
+        tile = choose_tile(train, test, seconds, slots_of(config), lanes, None if centres is None else centres.count)
+    centres = centres_of(config.solve)
+    return gram.specify(loaded.described, loaded.readouts, config.kernel, loaded.engine_record, tile, centres)
 
 
 def write_inputs(run: RunDirectory, loaded: Loaded) -> None:

@@ -15,7 +15,7 @@ from cntk_pipeline.gram.tiles import Readout
 from cntk_pipeline.inference import RESULTS, asked_of, forecast_choice, forecast_results, needs_test_kernel
 from cntk_pipeline.kernels import Engine
 from cntk_pipeline.rundir.specification import EngineRecord
-from cntk_pipeline.solvers import SystemSize, forecast_predictions, method_of, options_of, solver_of
+from cntk_pipeline.solvers import SystemSize, centres_of, forecast_predictions, method_of, options_of, solver_of
 from cntk_pipeline.solvers.forecast import IterationForecast
 from cntk_pipeline.storage.tiled_array import Array
 from cntk_pipeline.tasks import StageForecast
@@ -73,6 +73,7 @@ class Plan:
     memory_bytes : the largest need of one worker.
     iteration : of conjugate gradients; None where none run.
     engine, numerics_version : what computes the values.
+    centres : columns of the kernel; None where they are all training images.
     """
 
     contents: Contents
@@ -93,6 +94,12 @@ class Plan:
     iteration: IterationPlan | None
     engine: EngineRecord
     numerics_version: int
+    centres: int | None = None
+
+    @property
+    def all_pairs(self) -> int:
+        """The pairs of images of the whole kernel, which a run without centres computes."""
+        return total_pairs(self.train, self.test)
 
     @property
     def seconds(self) -> float:
@@ -136,17 +143,19 @@ def make_plan(inputs: PlanInputs) -> Plan:
     rate = measure_product_rate()
     train, test, slots = inputs.contents.train, inputs.contents.test, inputs.slots
     lanes = engine.lane_width
+    centres = centres_of(inputs.solve)
+    columns = None if centres is None else centres.count
     if inputs.tile is None:
-        tile = choose_tile(train, test, cost.seconds, slots, lanes)
+        tile = choose_tile(train, test, cost.seconds, slots, lanes, columns)
     else:
         tile = clip_tile(inputs.tile, train, test, lanes)
     method, count = method_of(inputs.solve), len(inputs.readouts)
     solver, options = solver_of(method), options_of(inputs.solve)
     factor_tile = solver.choose_tile(train, tile, inputs.solve.tile)
-    size = SystemSize(train, test, inputs.contents.columns, tile, factor_tile, inputs.dtype, rate)
+    size = SystemSize(train, test, inputs.contents.columns, tile, factor_tile, inputs.dtype, rate, columns)
     chooses = inputs.solve.ridges == "auto"
     systems = count * (1 if inputs.solve.ridges == "auto" else len(inputs.solve.ridges))
-    kernel = KernelSize(train, test, tile, inputs.dtype, count)
+    kernel = KernelSize(train, test, tile, inputs.dtype, count, columns)
     stages = [
         *forecast_kernel(kernel, cost.seconds, test_kernel=needs_test_kernel(inputs.inference)),
         *([forecast_choice(size) * count] if chooses else []),
@@ -166,7 +175,7 @@ def make_plan(inputs: PlanInputs) -> Plan:
         tuple(readout.name for readout in inputs.readouts),
         tile,
         factor_tile,
-        total_pairs(train, test),
+        total_pairs(train, test, columns),
         engine.plane_entries,
         cost.seconds,
         cost.share,
@@ -177,6 +186,7 @@ def make_plan(inputs: PlanInputs) -> Plan:
         None if iteration is None else _plan_iteration(iteration, systems, slots),
         inputs.engine_record,
         engine.numerics_version,
+        columns,
     )
 
 

@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.inference import Product
-from cntk_pipeline.inference.posterior_variance import variance_product
+from cntk_pipeline.inference.posterior_variance import variance_products as variance_products_of
 from cntk_pipeline.inference.requested import EXACT_FACTOR
-from cntk_pipeline.inference.whitened import whitened_product
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Job
 from cntk_pipeline.rundir.predictions import PredictionDirectory, find_predictions
@@ -49,8 +48,8 @@ def variance_jobs(view: PredictionDirectory, system: System) -> list[Job]:
 
 
 def variance_products(view: PredictionDirectory, system: System) -> list[Product]:
-    """Describe the whitened kernel of the new images, and their posterior variance."""
-    return [whitened_product(view, system, 0), variance_product(view, system, 0)]
+    """Describe the posterior variance of the new images, behind the whitened kernel where it needs that."""
+    return variance_products_of(view, system, 0)
 
 
 def require_factor(run: RunDirectory, system: System) -> None:
@@ -62,6 +61,13 @@ def require_factor(run: RunDirectory, system: System) -> None:
         If there is none.
     """
     solver = solver_of(system.method)
+    if run.specification.centres is not None:
+        if not system.absolute_ridge:
+            raise ConfigError(
+                f"the standard deviation with centres needs a ridge, and {system.label} has none: give solve.ridges a "
+                "number above 0 and run the workflow again; the kernel is kept"
+            )
+        return
     options = solver.options.model_validate(system.method.options)
     if not (solver.has_exact_factor(options) and run.has_solved(system.fingerprint, "factor")):
         raise ConfigError(
@@ -97,7 +103,7 @@ def begun_jobs(view: PredictionDirectory) -> list[Job]:
             continue
         system = open_system(view, solve)
         jobs += mean_jobs(view, system)
-        if is_made(view.inferred_path(solve, "whitened")):
+        if is_made(view.inferred_path(solve, variance_products(view, system)[0].stage.name)):
             jobs += variance_jobs(view, system)
     return jobs
 

@@ -65,7 +65,10 @@ def require_fitting_tasks(run: RunDirectory, config: RunConfig, memory: WorkerMe
         needs.append(TileNeed("kernel tile", "kernel.tile", specification.tile, engine.lane_width, task_bytes))
     solver, options, data = solver_of(method_of(config.solve)), options_of(config.solve), specification.data
     tile = solver.choose_tile(data.train, specification.tile, config.solve.tile)
-    size = SystemSize(data.train, data.test, len(data.classes), specification.tile, tile, specification.dtype)
+    size = SystemSize(
+        *(data.train, data.test, len(data.classes), specification.tile, tile, specification.dtype),
+        centres=None if specification.centres is None else specification.centres.count,
+    )
     needs += [need for key in asked_of(config.inference) for need in RESULTS[key].needs(size)]
     if config.solve.ridges == "auto":
         needs.append(inverse_need(size))

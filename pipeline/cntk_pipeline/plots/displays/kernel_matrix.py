@@ -13,7 +13,7 @@ from cntk_pipeline.opened import OpenRun
 from cntk_pipeline.opened.systems import Readout
 from cntk_pipeline.opened.tiles import Stored, next_step
 from cntk_pipeline.plots.base import Display, counted, plain, shortened
-from cntk_pipeline.plots.records import readout_of_kernel
+from cntk_pipeline.plots.records import readout_of_kernel, require_whole_kernel
 from cntk_pipeline.plots.style import DENSE, MUTED
 from cntk_pipeline.plots.tile_sample import Groups, Reading, TileSample, choose_rows, read_sample
 from cntk_pipeline.storage.tiled_array import Array
@@ -76,6 +76,7 @@ class KernelMatrix(Display):
         limit_bytes : largest number of bytes of tiles that are read. A larger kernel is shown by a sample: tiles among
             evenly spaced blocks of the training images.
         """
+        require_whole_kernel(run)
         name = readout_of_kernel(run, readout)
         group = kernel_group(run.directory)
         kernel, variance = (Stored.of(group, f"{name}/{part}") for part in ("train", "train_variance"))

@@ -60,6 +60,7 @@ class LearningCurve(Display):
     error: str
     guess: float
     curves: tuple[Curve, ...]
+    counted: str = "training images"
 
     key = "learning_curve"
     title = "Learning curve"
@@ -80,7 +81,7 @@ class LearningCurve(Display):
             raise ConfigError(
                 f"{run.path} has one class, or one test image: there is no error over the training images"
             )
-        return cls("1 - R2" if regression else "error", guess, tuple(curves))
+        return cls("1 - R2" if regression else "error", guess, tuple(curves), found[0][1].counted)
 
     @property
     def drawn(self) -> tuple[Curve, ...]:
@@ -92,9 +93,9 @@ class LearningCurve(Display):
     def alt(self) -> str:
         best = min(self.curves, key=lambda curve: curve.errors[-1])
         text = (
-            f"The {self.error} on the test images over the number of training images, of "
+            f"The {self.error} on the test images over the number of {self.counted}, of "
             f"{counted(len(self.curves), 'system')}. The smallest with all images is {self._text(best.errors[-1])}, of "
-            f"{best.system}; with {counted(best.sizes[0], 'image')} it is {self._text(best.errors[0])}."
+            f"{best.system}; with {counted(best.sizes[0], self._one)} it is {self._text(best.errors[0])}."
         )
         if best.law is not None:
             text += f" The error falls like a power of {-best.law.exponent:.2f} +- {best.law.exponent_error:.2f}."
@@ -120,9 +121,13 @@ class LearningCurve(Display):
                 axes.plot(grid, curve.law.at(grid), color=colour, linestyle="--", linewidth=1.2)
         tick_log(axes.xaxis)
         tick_log(axes.yaxis, text=number_text if self.error == "1 - R2" else lambda error: number_text(100 * error))
-        axes.set_xlabel("training images")
+        axes.set_xlabel(self.counted)
         axes.set_ylabel("1 - R2 on test images" if self.error == "1 - R2" else "error on test images (%)")
         legend_below(figure)
+
+    @property
+    def _one(self) -> str:
+        return "centre" if self.counted == "centres" else "image"
 
     def _text(self, error: float) -> str:
         return f"{error:.4g}" if self.error == "1 - R2" else f"{100 * error:.2f}%"
@@ -139,10 +144,10 @@ class LearningCurve(Display):
             else (curve.system, "none", "", f"fewer than {FEWEST_SIZES} sizes with an error to fit", "")
             for curve in self.curves
         ]
-        columns = ("exponent", "floor", f"{self.error} of m training images", "fitted to")
+        columns = ("exponent", "floor", f"{self.error} of m {self.counted}", "fitted to")
         return (
             Shown("power laws (least squares on logarithms)", columns, tuple(laws)),
-            Shown("errors over the training images", ("training images", self.error), tuple(errors)),
+            Shown(f"errors over the {self.counted}", (self.counted, self.error), tuple(errors)),
         )
 
 

@@ -174,9 +174,12 @@ class Mistakes(Display):
 
 
 def _nearest(run: OpenRun, system: System, rows: Array) -> tuple[Array, Array]:
-    """Find the nearest training images of some test images: their indices and correlations, (rows, neighbours)."""
+    """Find the nearest training images of some test images: their indices and correlations, (rows, neighbours).
+
+    With centres, the nearest of them: they are the first training images.
+    """
     values: Any = run.kernel(system.readout, "test")[rows].compute(scheduler="synchronous")  # one tile at a time
-    train = np.asarray(run.kernel(system.readout, "train_variance"), np.float64)
+    train = np.asarray(run.kernel(system.readout, "train_variance")[: values.shape[1]], np.float64)
     test = np.asarray(run.kernel(system.readout, "test_variance"), np.float64)[rows]
     scale = np.sqrt(np.outer(test, train))
     correlations = np.where(scale > 0, values / np.where(scale > 0, scale, 1), -np.inf)

@@ -15,7 +15,7 @@ from cntk_pipeline.opened.systems import Readout
 from cntk_pipeline.opened.tiles import Stored
 from cntk_pipeline.plots.base import Display, counted
 from cntk_pipeline.plots.drawing import tick_log
-from cntk_pipeline.plots.records import readout_of_kernel, records_of
+from cntk_pipeline.plots.records import readout_of_kernel, records_of, require_whole_kernel
 from cntk_pipeline.plots.style import COLOURS, INK, MARKERS, MUTED
 from cntk_pipeline.solvers import read_choice
 from cntk_pipeline.solvers.systems import ridge_candidates, unit_scale
@@ -87,6 +87,7 @@ class Spectrum(Display):
         ----------
         limit_bytes : largest number of bytes of tiles that are read.
         """
+        require_whole_kernel(run)
         name, train = readout_of_kernel(run, readout), run.directory.train_cut.count
         kernel = Stored.of(kernel_group(run.directory), f"{name}/train")
         if train <= DENSE_IMAGES and kernel.read_bytes <= limit_bytes:

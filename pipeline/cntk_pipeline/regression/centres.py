@@ -1,0 +1,162 @@
+"""A fit of kernel regression on centres in memory, from their columns of the kernel.
+
+It is what ``solver = "centres"`` of a run solves, by eigenvectors instead of factors: directions in which the centres
+do not differ, up to rounding, are left out, so that equal centres do no harm.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+
+from cntk_pipeline.errors import NotPositiveDefinite
+from cntk_pipeline.regression.arguments import (
+    AUTO_RIDGES,
+    Array,
+    RidgeMode,
+    TrainKernel,
+    as_absolute_ridge,
+    as_finite,
+    as_real,
+    as_train_kernel,
+)
+from cntk_pipeline.regression.fitting import Ridge, candidates_of, is_one_ridge
+from cntk_pipeline.regression.scores import accuracy, classes_of, mean_square
+from cntk_pipeline.regression.selection import RidgePath
+
+SMALLEST_REST = 1e-12
+"""Of 1 minus a leverage: less leaves no digit of the difference that leave-one-out divides by."""
+
+
+@dataclass(frozen=True, eq=False)
+class FittedCentres:
+    """A solved system on m centres among n samples; `Fitted` has the fields that both have.
+
+    Attributes
+    ----------
+    ridge, absolute_ridge, path : as of `Fitted`.
+    coefficients : float64 array, (m, c)
+        A prediction is ``K(x, centres)`` times them.
+    leave_one_out : float64 array, (n, c)
+        The prediction of each training sample from all the others, with fixed centres.
+    to_features : float64 array, (m, k)
+        ``K(x, centres)`` times them are the features b(x), whose products stand for the kernel.
+    to_whitened : float64 array, (k, k)
+        ``b(x)`` times them is v(x), so that the products of v are those of b with ``(B^T B + ridge I)^-1`` between.
+    signal_variance : float64 array, (c,)
+        ``y^T (B B^T + ridge I)^-1 y / n``; infinite without a ridge, where the targets are not reached.
+    """
+
+    ridge: float
+    absolute_ridge: float
+    coefficients: Array
+    leave_one_out: Array
+    path: RidgePath | None
+    to_features: Array
+    to_whitened: Array
+    signal_variance: Array
+
+    def posterior_covariance(self, cross: Array, prior: Array) -> Array:
+        """Evaluate ``K** - B* B*^T + ridge V* V*^T``: the deterministic training conditional."""
+        features = cross @ self.to_features
+        whitened = features @ self.to_whitened
+        return prior - features @ features.T + self.absolute_ridge * (whitened @ whitened.T)
+
+    def posterior_variance(self, cross: Array, prior_diagonal: Array) -> Array:
+        """Evaluate the diagonal of `posterior_covariance`, ``(n_test,)``; rounding never makes it negative."""
+        features = cross @ self.to_features
+        whitened = features @ self.to_whitened
+        seen, left = (np.einsum("ij,ij->i", x, x) for x in (features, whitened))
+        return np.maximum(prior_diagonal - seen + self.absolute_ridge * left, 0.0)
+
+
+def fit_centres(
+    columns: npt.ArrayLike,
+    diagonal: npt.ArrayLike,
+    y: Array,
+    *,
+    ridge: Ridge = "auto",
+    ridge_mode: RidgeMode = "relative",
+    auto: Sequence[float] = AUTO_RIDGES,
+) -> FittedCentres:
+    """Solve kernel regression on centres, with the ridge that leave-one-out prefers where several are given.
+
+    Parameters
+    ----------
+    columns : array, (n, m)
+        The kernel of all training samples and the centres, which are the first m of them.
+    diagonal : array, (n,)
+        The kernel of each training sample with itself, for relative ridges.
+    y : float64 array, (n, c)
+        Targets.
+    ridge, ridge_mode, auto : as of `fit`.
+
+    Raises
+    ------
+    ConfigError, NotFinite
+        As of `fit`.
+    NotPositiveDefinite
+        If the kernel of the centres is zero, or leave-one-out is undefined with each of the ridges.
+
+    Examples
+    --------
+    With all samples as centres it is `fit`:
+
+    >>> import numpy as np
+    >>> fitted = fit_centres(0.1 * np.eye(3) + 1, np.full(3, 1.1), np.array([[1.0], [1], [0]]), ridge=0.9 / 1.1)
+    >>> fitted.coefficients.ravel().round(3)
+    array([ 0.5,  0.5, -0.5])
+    """
+    given = as_real(columns, "columns")
+    kernel, count = as_finite(given, "columns"), given.shape[1]
+    corner = as_train_kernel(given[:count], "the kernel of the centres")
+    values, vectors = scipy.linalg.eigh(corner.values, check_finite=False)
+    kept = values > count * corner.eps * values.max()
+    if not values.max() > 0:
+        raise NotPositiveDefinite("the kernel of the centres is zero: a network without trained layers, or inputs of zeros")
+    to_features = vectors[:, kept] / np.sqrt(values[kept])
+    left, singular, right = scipy.linalg.svd(kernel @ to_features, full_matrices=False, check_finite=False)
+    mean = as_finite(as_real(diagonal, "diagonal"), "diagonal").mean()
+    unit = TrainKernel(np.full((1, 1), mean), corner.eps, "the kernel")  # all that a relative ridge asks of it
+    ridges = [ridge] if is_one_ridge(ridge) else list(candidates_of(ridge, ridge_mode, auto))
+    absolute = [as_absolute_ridge(unit, float(each), ridge_mode) for each in ridges]
+    squares, rotated = np.square(singular), left.T @ y
+    errors = [_left_out_errors(left, squares / (squares + each), rotated, y) for each in absolute]
+    usable = [k for k, error in enumerate(errors) if error is not None]
+    if not usable:
+        raise NotPositiveDefinite(
+            f"leave-one-out on {count} centres is undefined with any of the ridges {', '.join(f'{r:g}' for r in ridges)}, "
+            f"{ridge_mode}: nothing predicts some sample but itself. Give a larger ridge, or fewer centres"
+        )
+    path = None if is_one_ridge(ridge) else _path(ridges, absolute, errors, usable, y)
+    chosen = ridges.index(path.best) if path is not None else 0
+    error, added = errors[chosen], absolute[chosen]
+    assert error is not None
+    inverse = right.T / np.sqrt(squares + added)
+    beta = right.T @ ((singular / (squares + added))[:, None] * rotated)
+    rest = np.square(y).sum(axis=0) - np.square(rotated).sum(axis=0)
+    outside = rest / added if added else np.where(rest > 0, np.inf, 0.0)
+    signal = (outside + (np.square(rotated) / (squares + added)[:, None]).sum(axis=0)) / len(y)
+    return FittedCentres(float(ridges[chosen]), added, to_features @ beta, y - error, path, to_features, inverse, signal)
+
+
+def _left_out_errors(left: Array, shares: Array, rotated: Array, targets: Array) -> Array | None:
+    """Evaluate the targets minus the leave-one-out predictions; None where a leverage is 1 up to rounding."""
+    rest = 1.0 - np.square(left) @ shares
+    if rest.min() <= SMALLEST_REST:
+        return None
+    return np.asarray((targets - left @ (shares[:, None] * rotated)) / rest[:, None])
+
+
+def _path(
+    ridges: Sequence[float], absolute: Sequence[float], errors: Sequence[Array | None], usable: Sequence[int], y: Array
+) -> RidgePath:
+    classes, found = classes_of(y), [error for error in errors if error is not None]
+    return RidgePath(
+        np.array([ridges[k] for k in usable], dtype=np.float64),
+        np.array([absolute[k] for k in usable]),
+        np.array([mean_square(error) for error in found]),
+        np.array([accuracy(y - error, classes) for error in found]),
+    )

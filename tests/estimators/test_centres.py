@@ -1,0 +1,97 @@
+"""Estimators on centres, against the dense subset of regressors and against those with the whole kernel."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_diabetes, load_digits
+
+from cntk_pipeline import kernel_matrix
+from cntk_pipeline.datasets import one_hot_targets
+from cntk_pipeline.errors import NotPositiveDefinite
+from cntk_pipeline.estimators import KernelClassifier, KernelRegressor
+from cntk_pipeline.layers import presets
+from cntk_pipeline.regression.centres import fit_centres
+
+NETWORK = presets.fully_connected(3, b_std=0.1)
+DIGITS, LABELS = load_digits(return_X_y=True)
+X, Y = load_diabetes(return_X_y=True)
+X, Y = X * 20, np.column_stack([Y, np.sqrt(Y)]) / 50
+COUNT, CENTRES = 60, 15
+
+
+def low_rank(x: np.ndarray, count: int = COUNT) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The kernel that the centres stand for, of all samples: low-rank; the exact one; the columns."""
+    kernel = kernel_matrix(NETWORK, x, dtype="float64")
+    columns = kernel[:, :CENTRES]
+    return columns @ np.linalg.solve(kernel[:CENTRES, :CENTRES], columns.T), kernel, columns
+
+
+@pytest.mark.parametrize("ridge", [1e-2, [10.0, 1e-1, 1e-2, 1e-3]])
+def test_a_regressor_on_centres_is_a_gaussian_process_of_their_low_rank_kernel(ridge: Any) -> None:
+    x, y = X[:80], Y[:80]
+    model = KernelRegressor(NETWORK, ridge=ridge, dtype="float64", n_centres=CENTRES).fit(x[:COUNT], y[:COUNT])
+    rank, kernel, _ = low_rank(x)
+    train, cross = rank[:COUNT, :COUNT], rank[COUNT:, :COUNT]
+    absolute = model.ridge_ * np.trace(kernel[:COUNT, :COUNT]) / COUNT
+    inner, centred = train + absolute * np.eye(COUNT), y[:COUNT] - y[:COUNT].mean(axis=0)
+    mean, std = model.predict(x[COUNT:], return_std=True)
+    np.testing.assert_allclose(mean, cross @ np.linalg.solve(inner, centred) + y[:COUNT].mean(axis=0), atol=1e-9)
+    factor = np.einsum("ij,ij->j", centred, np.linalg.solve(inner, centred)) / COUNT
+    covariance = kernel[COUNT:, COUNT:] - cross @ np.linalg.solve(inner, cross.T)
+    np.testing.assert_allclose(std, np.sqrt(np.multiply.outer(np.diagonal(covariance), factor)), rtol=1e-7)
+    _, found = model.predict(x[COUNT:], return_cov=True)
+    np.testing.assert_allclose(found, np.multiply.outer(covariance, factor), atol=1e-9)
+    left_out = np.empty_like(centred)
+    for row in range(COUNT):
+        rest = np.arange(COUNT) != row
+        left_out[row] = train[row, rest] @ np.linalg.solve(inner[np.ix_(rest, rest)], centred[rest])
+    np.testing.assert_allclose(model.leave_one_out_, left_out + y[:COUNT].mean(axis=0), atol=1e-9)
+    if model.ridge_path_ is not None:
+        errors = [KernelRegressor(NETWORK, ridge=r, dtype="float64", n_centres=CENTRES) for r in ridge]
+        squares = [np.square(each.fit(x[:COUNT], y[:COUNT]).leave_one_out_ - y[:COUNT]).mean() for each in errors]
+        np.testing.assert_allclose(model.ridge_path_.squared_error, squares, rtol=1e-9)
+        assert model.ridge_ == ridge[int(np.argmin(squares))]
+
+
+def test_with_all_samples_as_centres_a_classifier_is_the_one_without() -> None:
+    x, y = DIGITS[:90] / 16, LABELS[:90]
+    whole, centred = (
+        KernelClassifier(NETWORK, ridge=1e-3, dtype="float64", n_centres=count).fit(x[:60], y[:60])
+        for count in (None, 60)
+    )
+    np.testing.assert_allclose(centred.decision_function(x[60:]), whole.decision_function(x[60:]), atol=1e-8)
+    np.testing.assert_allclose(centred.leave_one_out_, whole.leave_one_out_, atol=1e-8)
+    np.testing.assert_allclose(centred.predict_proba(x[60:]), whole.predict_proba(x[60:]), atol=1e-6)
+
+
+def test_equal_centres_do_no_harm_and_a_kernel_of_zeros_is_named() -> None:
+    x, y = DIGITS[:40] / 16, one_hot_targets(LABELS[:40], 10)
+    kernel = kernel_matrix(NETWORK, np.concatenate([x[:1], x]), dtype="float64")[:, :CENTRES]
+    once, twice = kernel[1:, 1:], kernel
+    found = fit_centres(twice, np.ones(41), np.concatenate([y[:1], y]), ridge=1e-3)
+    # The first sample counts twice on both sides; as a centre it counts once.
+    again = np.concatenate([once, once[:1]])
+    expected = fit_centres(again, np.ones(41), np.concatenate([y, y[:1]]), ridge=1e-3)
+    np.testing.assert_allclose(twice @ found.coefficients, kernel[:, 1:] @ expected.coefficients, atol=1e-8)
+    with pytest.raises(NotPositiveDefinite, match="the kernel of the centres is zero"):
+        fit_centres(np.zeros((4, 2)), np.ones(4), np.ones((4, 1)))
+    with pytest.raises(NotPositiveDefinite, match="leave-one-out on 3 centres is undefined.*larger ridge"):
+        fit_centres(np.eye(3), np.ones(3), np.ones((3, 1)), ridge=0.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"n_centres": 0}, ValueError, "n_centres must be from 1 to the 20 samples of the fit, got 0"),
+        ({"n_centres": 21}, ValueError, "from 1 to the 20 samples"),
+        ({"n_centres": 2.5}, TypeError, "n_centres must be a whole number or None, got 2.5"),
+        ({"n_centres": 3, "network": "precomputed"}, ValueError, "n_centres=3 saves kernel values, and with network="),
+    ],
+)
+def test_a_number_of_centres_that_does_not_fit_is_refused(
+    options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    model = KernelClassifier(**({"network": NETWORK} | options))
+    with pytest.raises(error, match=message):
+        model.fit(DIGITS[:20], LABELS[:20])
