@@ -4,6 +4,7 @@
 """
 
 from cntk_pipeline.layers import presets
+from cntk_pipeline.layers.aggregation import Aggregate, GraphConv
 from cntk_pipeline.layers.attention import SelfAttention
 from cntk_pipeline.layers.base import Graph, Layer, Shape
 from cntk_pipeline.layers.branches import Concatenate, Product, Repeat
@@ -53,11 +54,14 @@ LAYERS: dict[str, type[Layer]] = {
     "LayerNorm": LayerNorm,
     "Dropout": Dropout,
     "SelfAttention": SelfAttention,
+    "Aggregate": Aggregate,
+    "GraphConv": GraphConv,
 }
 
 __all__ = [
     "LAYERS",
     "Abs",
+    "Aggregate",
     "AvgPool",
     "ClosedForm",
     "Concatenate",
@@ -74,6 +78,7 @@ __all__ = [
     "GlobalAvgPool",
     "GlobalSumPool",
     "Graph",
+    "GraphConv",
     "Hermite",
     "Identity",
     "Layer",
