@@ -13,6 +13,8 @@ from cntk_pipeline.kernels.node_loops import (
     Passes,
     Right,
     gather_statistics,
+    know_graphs,
+    lay_out,
     run_block,
     run_self,
 )
@@ -23,6 +25,9 @@ from cntk_pipeline.layers import Series
 
 CACHE_BYTES = 2**19
 """Of registers that a pass walks through: right graphs are taken together up to here, one at least."""
+
+MOST_SLOTS = 8
+"""Neighbours of a node that are added up by all columns together, most of which have fewer in a social graph."""
 
 MOST_COLUMNS = 512
 """Of a pass: more gain nothing, and with a triangle they cost."""
@@ -93,20 +98,20 @@ class NodeEvaluator(Evaluator):
 
     def _know(self, graphs: Graphs, first: int) -> "_Known":
         """Run each graph with itself: activations must know the variances of its nodes."""
-        known = self.program.statistic_count
-        lefts = Left(graphs.features, graphs.starts, graphs.neighbours, np.zeros(known * int(graphs.offsets[-1])))
+        known, nodes = self.program.statistic_count, int(graphs.offsets[-1])
+        lefts = Left(graphs.features, graphs.starts, graphs.neighbours, np.zeros(known * nodes))
         found = _Known(graphs, lefts)
-        for g in range(len(graphs)) if known else ():
-            begin, end = graphs.offsets[g : g + 2]
-            left = Left(
-                lefts.features[begin:end],
-                lefts.starts[begin : end + 1],
-                lefts.neighbours,
-                lefts.statistics[known * begin : known * end],
-            )
-            right = self._right(found, g, g + 1, gather=False)
-            self._run_self(left, right)
-            self._require_range(left, first + g)
+        if not known:
+            return found
+        if any(isinstance(function, Series) for function in self.program.functions):
+            for g in range(len(graphs)):
+                self._run_self(found.graph(g), self._right(found, g, g + 1, gather=False))
+        else:
+            largest = int(graphs.sizes.max())
+            memory = self._memory(largest, -(-largest // LANES) * LANES)
+            values = np.empty((self.program.readout_count, 1))
+            know_graphs(self._passes, lefts, graphs.offsets, _slots(graphs.degrees), memory, values)
+        self._require_range(found, first)
         return found
 
     def _run_self(self, left: Left, right: Right) -> None:
@@ -115,10 +120,10 @@ class NodeEvaluator(Evaluator):
         unused, begin, count = np.empty((self.program.readout_count, 1)), 0, len(self.program.codes)
         for p, function in enumerate(self.program.functions):
             if isinstance(function, Series) and self.program.codes[p, NodeEntry.COUNT]:
-                run_self(self._passes, begin, p + 1, left, right, _resumes(self.program, begin), memory, unused)
+                run_self(self._passes, begin, p + 1, left, right, begin > 0, memory, unused)
                 self._expand(p, function, left, right, memory)
                 begin = p
-        run_self(self._passes, begin, count, left, right, _resumes(self.program, begin), memory, unused)
+        run_self(self._passes, begin, count, left, right, begin > 0, memory, unused)
 
     def _expand(self, p: int, function: Series, left: Left, right: Right, memory: NodeMemory) -> None:
         """Write what a series must know of a graph, from the variances behind the weights of operation p."""
@@ -131,49 +136,56 @@ class NodeEvaluator(Evaluator):
         right.statistics[first : first + count, :rows] = values
         left.statistics[first * nodes : first * nodes + count * rows] = values.reshape(-1)
 
-    def _require_range(self, left: Left, number: int) -> None:
+    def _require_range(self, known: "_Known", first: int) -> None:
         """Refuse standard deviations whose inverses' product overflows: the correlation would be wrong."""
-        nodes = len(left.features)
-        for op in self.program.codes:
-            if op[NodeEntry.COUNT]:
+        statistics, largest = known.left.statistics, np.finfo(np.float64).tiny ** -0.5
+        if np.all(statistics <= largest):
+            return
+        for g in range(len(known.graphs)):
+            left = known.graph(g)
+            nodes = len(left.features)
+            for op in self.program.codes[self.program.codes[:, NodeEntry.COUNT] > 0]:
                 begin = op[NodeEntry.STATISTIC] * nodes
                 inverses = left.statistics[begin : begin + (1 if op[NodeEntry.JOINED] else nodes)]
-                if np.any(inverses > np.finfo(np.float64).tiny ** -0.5) or np.isnan(inverses).any():
+                if not np.all(inverses <= largest):
                     raise NotFinite(
-                        f"graph {number} has a standard deviation in a layer that is no number, or below 1e-154: scale "
-                        "the features or w_std"
+                        f"graph {first + g} has a standard deviation in a layer that is no number, or below 1e-154: "
+                        "scale the features or w_std"
                     )
 
     def _right(self, known: "_Known", begin: int, end: int, gather: bool = True) -> Right:
         """Lay some graphs side by side as columns."""
         graphs = known.graphs
-        first, last = int(graphs.offsets[begin]), int(graphs.offsets[end])
-        columns = -(-(last - first) // LANES) * LANES
-        features = np.zeros((graphs.features.shape[1], columns))
-        features[:, : last - first] = graphs.features[first:last].T
-        starts = np.full(columns + 1, graphs.starts[last] - graphs.starts[first])
-        starts[: last - first] = graphs.starts[first:last] - graphs.starts[first]
-        offsets = graphs.offsets[begin : end + 1] - first
-        degrees = np.diff(graphs.starts[graphs.offsets[begin : end + 1]])
-        neighbours = graphs.neighbours[graphs.starts[first] : graphs.starts[last]] + np.repeat(offsets[:-1], degrees)
-        right = Right(features, offsets, starts, neighbours, np.zeros((self.program.statistic_count, columns)))
+        first, last = (int(offset) for offset in graphs.offsets[[begin, end]])
+        columns, degrees = -(-(last - first) // LANES) * LANES, graphs.degrees[first:last]
+        slots = _slots(degrees)
+        right = Right(
+            np.empty((graphs.features.shape[1], columns)),
+            np.empty(end - begin + 1, np.int64),
+            np.empty((slots, columns), np.uint64),
+            np.empty(columns, np.int64),
+            np.empty(columns, np.int64),
+            np.empty(int(degrees.sum()), np.int64),
+            np.flatnonzero(degrees > slots),
+            np.empty((self.program.statistic_count, columns)),
+        )
+        lay_out(known.left, graphs.offsets, begin, right)
         if gather:
             gather_statistics(self.program.codes, known.left, graphs.offsets, begin, right)
         return right
 
     def _columns_at_most(self, rows: int) -> int:
-        row_bytes = 8 * rows * (self.program.register_count * (2 if self.program.has_tangent else 1) + 1)
+        row_bytes = 8 * rows * (self.program.register_count * (2 if self.program.has_tangent else 1))
         return min(CACHE_BYTES // row_bytes, MOST_COLUMNS)
 
     def _memory(self, rows: int, columns: int) -> NodeMemory:
         """Return registers of so many rows and columns; they are made anew where those there are too small."""
         count = self.program.register_count * (2 if self.program.has_tangent else 1)
         size = rows * columns
-        if len(self._registers) < (count + 1) * size:
-            self._registers = np.zeros((count + 1) * size)
-        used = self._registers[: (count + 1) * size].reshape(count + 1, size)
-        registers = used[:count].reshape(self.program.register_count, -1, size)
-        return NodeMemory(registers, used[count], self._place)
+        if len(self._registers) < count * size:
+            self._registers = np.zeros(count * size)
+        registers = self._registers[: count * size].reshape(self.program.register_count, -1, size)
+        return NodeMemory(registers, np.zeros(columns + 1), self._place)
 
 
 class _Known:
@@ -182,10 +194,17 @@ class _Known:
     def __init__(self, graphs: Graphs, left: Left) -> None:
         self.graphs, self.left = graphs, left
 
+    def graph(self, number: int) -> Left:
+        """Take one of them."""
+        begin, end = self.graphs.offsets[number : number + 2]
+        known = len(self.left.statistics) // len(self.left.features)
+        statistics = self.left.statistics[known * begin : known * end]
+        return Left(self.left.features[begin:end], self.left.starts[begin : end + 1], self.left.neighbours, statistics)
 
-def _resumes(program: NodeProgram, begin: int) -> bool:
-    """Tell whether an operation is begun behind its weights."""
-    return begin > 0
+
+def _slots(degrees: Array) -> int:
+    """Choose how many neighbours of each node are added up by all columns together."""
+    return int(min(max(degrees.max(), 1), MOST_SLOTS))
 
 
 def _blocks(sizes: Array, columns: int) -> list[tuple[int, int]]:

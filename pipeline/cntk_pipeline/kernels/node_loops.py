@@ -5,7 +5,9 @@ numbered through. Activations go down the rows of 16 columns at a time (`kernels
 another graph, and sums have one order, so that a pair has the same bits beside any others.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+import numpy as np
 
 from cntk_pipeline.kernels.jit import jit, jit_inner
 from cntk_pipeline.kernels.lanes import LANES, address, call
@@ -17,7 +19,7 @@ from cntk_pipeline.kernels.weighing import Place
     int(code)
     for code in (Code.INPUT, Code.WEIGH, Code.ADD, Code.MULTIPLY, Code.AGGREGATE, Code.REDUCE, Code.OUTPUT)
 )
-(_CODE, _SOURCE, _OTHER, _TARGET, _JOINED, _AVERAGE, _STATISTIC, _COUNT, _TERMS, _SLOT, _OF_TANGENT) = (
+(_CODE, _SOURCE, _OTHER, _TARGET, _JOINED, _AVERAGE, _STATISTIC, _COUNT, _TERMS, _SLOT, _OF_TANGENT, _BARE) = (
     int(entry) for entry in NodeEntry
 )
 (_STRIDE, _TANGENT, _HEIGHT, _WIDTH, _LEFT_ROW, _RIGHT_ROW, _LEFT_STATISTIC, _RIGHT_STATISTIC, _SERIES_TERMS) = (
@@ -37,14 +39,14 @@ from cntk_pipeline.kernels.weighing import Place
 
 
 class Left(NamedTuple):
-    """One graph.
+    """Graphs whose nodes are rows.
 
     Attributes
     ----------
     features : (nodes, F) float64.
     starts, neighbours : int64, of each node, (nodes + 1,) and by number within the graph.
-    statistics : (statistics nodes,) float64, those of an activation one behind the other, each of all nodes; behind the
-        sum over nodes there is one of each.
+    statistics : (statistics nodes,) float64, graph by graph, those of an activation one behind the other, each of all
+        nodes of the graph; behind the sum over nodes there is one of each.
     """
 
     features: Array
@@ -60,14 +62,20 @@ class Right(NamedTuple):
     ----------
     features : (F, columns) float64; columns are whole lanes, those without a node are 0.
     offsets : (graphs + 1,) int64, the first column of each graph.
-    starts, neighbours : int64, of each column, (columns + 1,) and by column.
+    slots : (slots, columns) uint64, the first neighbours of each column; the number of columns where it has fewer.
+    degrees : (columns,) int64.
+    starts, neighbours : int64, the first neighbour of each column, and all of them by column.
+    crowded : int64, columns that have more neighbours than slots.
     statistics : (statistics, columns) float64; behind the sum over nodes a graph is a column.
     """
 
     features: Array
     offsets: Array
+    slots: Array
+    degrees: Array
     starts: Array
     neighbours: Array
+    crowded: Array
     statistics: Array
 
 
@@ -77,7 +85,7 @@ class NodeMemory(NamedTuple):
     Attributes
     ----------
     registers : (registers, 1 or 2, rows columns) float64, S and, where a read-out needs it, T.
-    buffer : (rows columns,) float64, scratch.
+    buffer : (columns + 1,) float64 at least, scratch.
     place : `Place`, scratch.
     """
 
@@ -116,29 +124,31 @@ def _start(left: Left, right: Right, scale: float, width: int, target_out: Array
 
 
 @jit_inner
-def _aggregate(
-    left: Left, right: Right, average: bool, width: int, source: Array, buffer: Array, target_out: Array
-) -> None:
-    """Write ``A_x S A_z^T``: rows are added up into the buffer, then columns of each of its rows."""
+def _aggregate(left: Left, right: Right, average: bool, width: int, source: Array, line: Array, target_out: Array) -> None:
+    """Write ``A_x S A_z^T``: rows are added up into a line, then columns of it."""
     columns = right.features.shape[1]
+    slot_count = right.slots.shape[0]
+    line[columns] = 0.0
     for i in range(len(left.features)):
         row = i * columns
         for m in range(width):
-            buffer[row + m] = source[row + m]
+            line[m] = source[row + m]
         for e in range(left.starts[i], left.starts[i + 1]):
             other = left.neighbours[e] * columns
             for m in range(width):
-                buffer[row + m] += source[other + m]
-    for i in range(len(left.features)):
-        row = i * columns
-        share = 1.0 / (1 + left.starts[i + 1] - left.starts[i]) if average else 1.0
+                line[m] += source[other + m]
         for m in range(width):
-            total = buffer[row + m]
-            for e in range(right.starts[m], right.starts[m + 1]):
-                total += buffer[row + right.neighbours[e]]
-            if average:
-                total *= share / (1 + right.starts[m + 1] - right.starts[m])
-            target_out[row + m] = total
+            target_out[row + m] = line[m]
+        for d in range(slot_count):
+            for m in range(width):
+                target_out[row + m] += line[right.slots[d, m]]
+        for m in right.crowded:
+            for e in range(right.starts[m] + slot_count, right.starts[m] + right.degrees[m]):
+                target_out[row + m] += line[right.neighbours[e]]
+        if average:
+            share = 1.0 / (1 + left.starts[i + 1] - left.starts[i])
+            for m in range(width):
+                target_out[row + m] *= share / (1 + right.degrees[m])
 
 
 @jit_inner
@@ -239,8 +249,11 @@ def _run(
         if code == _INPUT:
             _start(left, right, passes.params[p, 0], whole, target)
         elif code == _AGGREGATE:
-            for k in range(matrices):
+            for k in range(1 if op[_BARE] else matrices):
                 _aggregate(left, right, op[_AVERAGE] != 0, whole, source[k], memory.buffer, target[k])
+            if op[_BARE] and matrices == 2:
+                for m in range(nodes * columns):
+                    target[1, m] = 0.0
         elif code == _REDUCE:
             for k in range(matrices):
                 _join(right, nodes, count, op[_AVERAGE] != 0, passes.params[p, 0], source[k], memory.buffer, target[k])
@@ -273,6 +286,42 @@ def _run(
                 values_out[op[_SLOT], g] = source[op[_OF_TANGENT], g]
 
 
+@jit_inner
+def _graph(lefts: Left, offsets: Array, number: int) -> Left:
+    """Take one graph of all."""
+    known = len(lefts.statistics) // len(lefts.features)
+    begin, end = offsets[number], offsets[number + 1]
+    statistics = lefts.statistics[known * begin : known * end]
+    return Left(lefts.features[begin:end], lefts.starts[begin : end + 1], lefts.neighbours, statistics)
+
+
+@jit
+def lay_out(lefts: Left, offsets: Array, first: int, right_out: Right) -> None:
+    """Lay some graphs, from ``first`` on, side by side as columns; statistics are 0, and ``crowded`` stays."""
+    columns = right_out.features.shape[1]
+    right_out.features[:] = 0.0
+    right_out.slots[:] = columns
+    right_out.degrees[:] = 0
+    right_out.starts[:] = 0
+    right_out.statistics[:] = 0.0
+    begin = offsets[first]
+    for g in range(len(right_out.offsets)):
+        right_out.offsets[g] = offsets[first + g] - begin
+    edge = 0
+    for g in range(len(right_out.offsets) - 1):
+        for m in range(right_out.offsets[g], right_out.offsets[g + 1]):
+            for c in range(right_out.features.shape[0]):
+                right_out.features[c, m] = lefts.features[begin + m, c]
+            right_out.starts[m] = edge
+            for e in range(lefts.starts[begin + m], lefts.starts[begin + m + 1]):
+                other = right_out.offsets[g] + lefts.neighbours[e]
+                if right_out.degrees[m] < right_out.slots.shape[0]:
+                    right_out.slots[right_out.degrees[m], m] = np.uint64(other)
+                right_out.neighbours[edge] = other
+                right_out.degrees[m] += 1
+                edge += 1
+
+
 @jit
 def run_self(
     passes: Passes,
@@ -294,6 +343,42 @@ def run_self(
     values_out : (readouts, 1).
     """
     _run(passes, first, last, left, right, 1, True, resumes, memory, values_out)
+
+
+@jit
+def know_graphs(passes: Passes, lefts: Left, offsets: Array, slots: int, memory: NodeMemory, values_out: Array) -> None:
+    """Run each graph with itself, of a program without series; write what activations must know of it.
+
+    Parameters
+    ----------
+    lefts, offsets : all graphs, one behind the other, and their first nodes; their statistics are written.
+    slots : of `Right`.
+    values_out : (readouts, 1), scratch.
+    """
+    known = len(lefts.statistics) // len(lefts.features)
+    for g in range(len(offsets) - 1):
+        left = _graph(lefts, offsets, g)
+        nodes = len(left.features)
+        columns, edges = -(-nodes // LANES) * LANES, left.starts[nodes] - left.starts[0]
+        degrees = np.zeros(columns, np.int64)
+        crowded = np.empty(nodes, np.int64)
+        count = 0
+        for m in range(nodes):
+            if left.starts[m + 1] - left.starts[m] > slots:
+                crowded[count] = m
+                count += 1
+        right = Right(
+            np.empty((left.features.shape[1], columns)),
+            np.empty(2, np.int64),
+            np.empty((slots, columns), np.uint64),
+            degrees,
+            np.empty(columns, np.int64),
+            np.empty(edges, np.int64),
+            crowded[:count],
+            np.empty((known, columns)),
+        )
+        lay_out(lefts, offsets, g, right)
+        _run(passes, 0, len(passes.codes), left, right, 1, True, False, memory, values_out)
 
 
 @jit
@@ -319,17 +404,10 @@ def run_block(
     stop : (1,), a number other than 0 ends the run.
     values_out : (left graphs, readouts, right graphs).
     """
-    known = len(lefts.statistics) // len(lefts.features)
     for row in range(rows[0], rows[1]):
         if stop[0] != 0:
             return
-        begin, end = offsets[row], offsets[row + 1]
-        left = Left(
-            lefts.features[begin:end],
-            lefts.starts[begin : end + 1],
-            lefts.neighbours,
-            lefts.statistics[known * begin : known * end],
-        )
+        left = _graph(lefts, offsets, row)
         count = len(right.offsets) - 1
         if triangle >= 0:
             count = min(count, row - triangle + 1)

@@ -16,7 +16,7 @@ from cntk_pipeline.kernels.graph import NetworkGraph, Node
 from cntk_pipeline.kernels.lowering import append_network
 from cntk_pipeline.kernels.program import Array, Code
 from cntk_pipeline.kernels.weighing import CONSTANTS, plane_function, statistics_function
-from cntk_pipeline.layers import ClosedForm, Layer, Pointwise, Series
+from cntk_pipeline.layers import ClosedForm, Layer, Pointwise, Series, Windows
 
 COMPUTED = (Code.INPUT, Code.WEIGH, Code.APPLY, Code.ADD, Code.MULTIPLY, Code.AGGREGATE, Code.REDUCE)
 DTYPE = "float64"
@@ -41,6 +41,8 @@ class NodeEntry(IntEnum):
     SLOT = 9
     TANGENT = 10
     """Of OUTPUT."""
+    BARE = 11
+    """Of AGGREGATE: whether T of the source is 0."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +70,39 @@ class NodeProgram:
     has_tangent: bool
 
 
+class NodeGraph(NetworkGraph):
+    """Nodes of which sums over positions come before weights.
+
+    Weights without biases may change places with sums. Behind them, they go together with the activation, or work on
+    a number for each pair of graphs.
+    """
+
+    def aggregate(self, source: int, average: bool) -> int:
+        inner = self._before_weights(source, average)
+        if inner < 0:
+            return super().aggregate(source, average)
+        return self._weigh_again(source, self.aggregate(inner, average))
+
+    def pool(
+        self, source: int, rows: Windows, columns: Windows, scale: float = 1.0, normalize_edges: bool = False
+    ) -> int:
+        inner = self._before_weights(source, normalize_edges)
+        if inner < 0:
+            return super().pool(source, rows, columns, scale, normalize_edges)
+        return self._weigh_again(source, self.pool(inner, rows, columns, scale, normalize_edges))
+
+    def _before_weights(self, source: int, average: bool) -> int:
+        """Return the source of weights that may change places with sums or, with ``average``, with means; else -1."""
+        node = self.nodes[source]
+        fits = node.code is Code.WEIGH and (average or node.bias == node.extra == 0)
+        return node.sources[0] if fits else -1
+
+    def _weigh_again(self, weights: int, source: int) -> int:
+        node, behind = self.nodes[weights], self.nodes[source]
+        moved = replace(node, sources=(source,), stage=behind.result, result=behind.result, grid=behind.grid)
+        return self.add_node(moved)
+
+
 def lower_nodes(readouts: Sequence[tuple[Layer, str]], input_shape: tuple[int, ...]) -> NodeProgram:
     """Lower networks on graphs to one program whose read-outs are theirs, in order.
 
@@ -78,7 +113,7 @@ def lower_nodes(readouts: Sequence[tuple[Layer, str]], input_shape: tuple[int, .
     """
     if not readouts:
         raise LayerError("a program needs at least one read-out, got none")
-    graph = NetworkGraph()
+    graph = NodeGraph()
     outputs = []
     for network, kind in readouts:
         lowered = append_network(graph, network, kind, input_shape)
@@ -104,6 +139,7 @@ def _assemble(nodes: Sequence[Node], outputs: Sequence[tuple[int, bool]]) -> Nod
     steps = _schedule(nodes, outputs)
     places, register_count = _give_registers(steps)
     joined: set[int] = set()
+    bare: set[int] = set()
     codes, params = np.zeros((len(steps), len(NodeEntry)), np.int64), np.zeros((len(steps), 4 + CONSTANTS))
     addresses, statistic = np.zeros((len(steps), 3), np.int64), 0
     tangent = any(is_ntk for _, is_ntk in outputs)
@@ -113,10 +149,13 @@ def _assemble(nodes: Sequence[Node], outputs: Sequence[tuple[int, bool]]) -> Nod
         is_joined = any(read in joined for read in step.reads)
         if code is Code.REDUCE or is_joined:
             joined.add(step.makes)
+        is_bare = code in (Code.INPUT, Code.AGGREGATE) and all(read in bare for read in step.reads)
+        if is_bare:
+            bare.add(step.makes)
         count = _statistic_count(function)
         average = node.normalize_edges if code is Code.AGGREGATE else any(edges for *_, edges in node.chain)
         terms = function.terms if isinstance(function, Series) else 0
-        row[:] = (code, *place, is_joined, average, statistic, count, terms, step.slot, step.tangent)
+        row[:] = (code, *place, is_joined, average, statistic, count, terms, step.slot, step.tangent, is_bare)
         constants = function.constants if isinstance(function, ClosedForm) else ()
         param[: 3 + len(constants)] = (node.scale, node.bias, node.own, *constants)
         param[-1] = node.extra
@@ -164,7 +203,7 @@ def _schedule(nodes: Sequence[Node], outputs: Sequence[tuple[int, bool]]) -> lis
 def _give_registers(steps: Sequence[_Step]) -> tuple[list[tuple[int, int, int]], int]:
     """Give registers to nodes: source, other and target of each step; a register is free again after its last reader.
 
-    A step may write where it reads.
+    A step may write where it reads, but for AGGREGATE.
     """
     last_reader = {read: position for position, step in enumerate(steps) for read in step.reads}
     free: list[int] = []
@@ -172,13 +211,17 @@ def _give_registers(steps: Sequence[_Step]) -> tuple[list[tuple[int, int, int]],
     places, count = [], 0
     for position, step in enumerate(steps):
         sources = [home[read] for read in step.reads]
-        free += sorted({home[read] for read in step.reads if last_reader[read] == position})
+        dying = sorted({home[read] for read in step.reads if last_reader[read] == position})
+        if step.node.code is not Code.AGGREGATE:
+            free += dying
         target = -1
         if step.makes >= 0:
             if not free:
                 free.append(count)
                 count += 1
             target = home[step.makes] = free.pop()
+        if step.node.code is Code.AGGREGATE:
+            free += dying
         source, other = (*sources, -1, -1)[:2]
         places.append((source, other, target))
     return places, count
