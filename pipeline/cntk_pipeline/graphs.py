@@ -24,7 +24,7 @@ LARGEST_NUMBER = 2**24
 
 def is_graph(shape: Sequence[int]) -> bool:
     """Tell whether the shape of one input is that of a packed graph."""
-    return len(shape) == 4
+    return len(shape) == 4 and tuple(shape[:2]) == (1, 1)
 
 
 @dataclass(frozen=True, eq=False)

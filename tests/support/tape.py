@@ -42,6 +42,9 @@ class Tape(Graph):
     def attend(self, source, gain):
         return self._record("attend", source, gain)
 
+    def aggregate(self, source, average):
+        return self._record("aggregate", source, average)
+
 
 def lowered(layer: Layer, shape: Shape) -> list[tuple[Any, ...]]:
     """List the operations of a layer."""

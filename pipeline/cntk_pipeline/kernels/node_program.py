@@ -161,7 +161,7 @@ def _assemble(nodes: Sequence[Node], outputs: Sequence[tuple[int, bool]]) -> Nod
         param[-1] = node.extra
         if code is Code.WEIGH:
             loops = (None if function is None else type(function)), None
-            address[:2] = [plane_function(f, False, tangent, False, False, DTYPE, True).address for f in loops]
+            address[:2] = [plane_function(f, False, tangent, False, False, DTYPE, node.extra != 0).address for f in loops]
             if isinstance(function, ClosedForm):
                 address[2] = statistics_function(type(function), DTYPE).address
         statistic += count
