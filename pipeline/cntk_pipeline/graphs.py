@@ -107,6 +107,46 @@ def pack(edges: Sequence[Any], features: Sequence[Any], rows: int | None = None)
     return (single if np.array_equal(single, packed) else packed).reshape(len(packed), 1, 1, -1, width)
 
 
+def encode_labels(labels: Sequence[Any], known: Array) -> list[Array]:
+    """Make one-hot features of the classes of nodes.
+
+    Parameters
+    ----------
+    labels : of the nodes of each graph, (N,).
+    known : all classes, a column each: those of the training graphs, so that those of new graphs are numbered alike.
+
+    Returns
+    -------
+    Of each graph (N, classes) float32.
+
+    Raises
+    ------
+    DataError
+        If a class is not among them, with the number of the graph.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cntk_pipeline.graphs import encode_labels
+    >>> encode_labels([["C", "N"]], np.array(["C", "N", "O"]))[0].tolist()
+    [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
+    """
+    columns = {value: column for column, value in enumerate(known.tolist())}
+    found = []
+    for number, given in enumerate(labels):
+        values = np.asarray(given).tolist()
+        unknown = [value for value in values if value not in columns]
+        if unknown:
+            raise DataError(
+                f"graph {number}: a node is of class {unknown[0]!r}, which is not among those known, "
+                f"{', '.join(map(repr, columns))}: a kernel knows only the features that it was trained on"
+            )
+        one_hot = np.zeros((len(values), len(columns)), np.float32)
+        one_hot[np.arange(len(values)), [columns[value] for value in values]] = 1
+        found.append(one_hot)
+    return found
+
+
 def unpack(packed: Array, first: int = 0) -> Graphs:
     """Unpack graphs.
 
