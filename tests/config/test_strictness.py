@@ -49,17 +49,11 @@ KEYS = dict(keys(RunConfig))
 for _solver in SOLVERS.values():
     KEYS |= {f"solve.{key}": annotation for key, annotation in keys(_solver.options)}
 KEYS |= {f"inference.{key}": result.option for key, result in RESULTS.items()}
-<<<<<<< HEAD
-OF_ANOTHER_SOLVER = {"solve.rank": ("solve.solver=cg",)}
-WRONG = {
-    key: [text for text in VALUES if not fits(annotation, eval(text, {"true": True}))]
-=======
 OF_ANOTHER_SOLVER = {"solve.rank": ("solve.solver=cg",), "solve.centres": ("solve.solver=centres",)} | {
     f"solve.centre_{key}": ("solve.solver=centres", "solve.centres=5") for key in ("choice", "seed", "jitter")
 }
-WRONG = [
-    (key, text)
->>>>>>> nh6
+WRONG = {
+    key: [text for text in VALUES if not fits(annotation, eval(text, {"true": True}))]
     for key, annotation in KEYS.items()
 }
 

@@ -12,6 +12,7 @@ from cntk_pipeline.kernels import CpuEvaluator, lower
 from cntk_pipeline.layers import (
     LAYERS,
     Abs,
+    Aggregate,
     Attend,
     AvgPool,
     Bidirectional,
@@ -28,6 +29,7 @@ from cntk_pipeline.layers import (
     Gelu,
     GlobalAvgPool,
     GlobalSumPool,
+    GraphConv,
     Hermite,
     Identity,
     LastState,
@@ -152,6 +154,7 @@ TYPICAL: dict[type[Layer], Sequential] = {
     Repeat: at_pixels(
         Repeat(Sequential(Relu(), Conv(3, w_std=0.6, b_std=0.1)), 3, inject=True),
         Repeat(Sequential(Abs(), Conv(2)), 2),
+        Repeat(Sequential(Abs(), Conv(2)), 2, jump=True),
     ),
     LayerNorm: at_pixels(LayerNorm(), Relu()),
     Dropout: at_pixels(Relu(), Dropout(0.3)),
@@ -203,7 +206,7 @@ TYPICAL: dict[type[Layer], Sequential] = {
 
 
 def test_every_layer_has_a_typical_network():
-    assert set(TYPICAL) == set(LAYERS.values())
+    assert set(TYPICAL) | {Aggregate, GraphConv} == set(LAYERS.values())  # test_node_evaluator has those on graphs
 
 
 @pytest.mark.parametrize("network", TYPICAL.values(), ids=[layer.__name__ for layer in TYPICAL])

@@ -9,15 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import scipy.linalg
-from support.problems import TEST, TRAIN, Recorder, flip_bit, stop_after, whole_matrix
+from support.problems import TEST, TRAIN, Recorder, whole_matrix
 from support.systems import ONE
 
 from cntk_pipeline.cli.display import show_plan
 from cntk_pipeline.clusters import WorkerMemory
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.datasets import one_hot_targets
-from cntk_pipeline.errors import ConfigError, NotFinite, NotPositiveDefinite
+from cntk_pipeline.errors import ConfigError, NotPositiveDefinite
 from cntk_pipeline.estimators.kept import digests
 from cntk_pipeline.estimators.question import KernelQuestion
 from cntk_pipeline.estimators.run_memory import RunMemory

@@ -38,6 +38,7 @@ def write_formats(folder: Path) -> None:
     for name, values in (("images-idx3", IMAGES[..., 0]), ("labels-idx1", np.arange(6, dtype=np.uint8) % 2)):
         header = bytes([0, 0, 8, values.ndim]) + np.array(values.shape, ">u4").tobytes()
         (folder / f"mnist/train-{name}-ubyte").write_bytes(header + values.tobytes())
+    write_tudataset(folder / "toy")
 
 
 def encoded(image: np.ndarray) -> bytes:
@@ -45,3 +46,18 @@ def encoded(image: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def write_tudataset(folder: Path) -> Path:
+    """Write a star of four nodes, a path of three and a pair in the format of the TUDataset collection."""
+    folder.mkdir(exist_ok=True)
+    edges = [(1, 2), (1, 3), (1, 4), (5, 6), (6, 7), (8, 9)]
+    both = sorted([*edges, *((b, a) for a, b in edges)])
+    (folder / "TOY_A.txt").write_text("".join(f"{a}, {b}\n" for a, b in both))
+    for name, numbers in {
+        "graph_indicator": [1] * 4 + [2] * 3 + [3] * 2,
+        "graph_labels": [1, -1, 1],
+        "node_labels": [0, 2, 2, 2, 2, 0, 2, 0, 0],
+    }.items():
+        (folder / f"TOY_{name}.txt").write_text("".join(f"{number}\n" for number in numbers))
+    return folder

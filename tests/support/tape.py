@@ -52,6 +52,9 @@ class Tape(Graph):
         others = (keys, mechanism, plus_identity)
         return self._record("attend", source, gain, *(others if others != (None, "softmax", False) else ()))
 
+    def aggregate(self, source, average):
+        return self._record("aggregate", source, average)
+
 
 def lowered(layer: Layer, shape: Shape) -> list[tuple[Any, ...]]:
     """List the operations of a layer."""

@@ -21,6 +21,8 @@ class Pairs:
     tangent : the NTK of the pairs accumulated so far, (n, m, H, W, H, W).
     same : which pairs are a sample with itself, (n, m).
     channels : of the inputs so far; None where infinite.
+    neighbours : of a pair of graphs, whose nodes are images of one column: the adjacency matrices of both, with 1 on
+        the diagonal.
     """
 
     xx: Array
@@ -29,6 +31,7 @@ class Pairs:
     tangent: Array
     same: Array
     channels: int | None
+    neighbours: tuple[Array, Array] | None = None
 
     def map_covariances(self, function: Callable[[Array], Array]) -> "Pairs":
         """Apply a function to the covariances."""

@@ -333,15 +333,45 @@ def concatenate(pairs: Pairs, layer: layers.Concatenate) -> Pairs:
 
 
 def repeat(pairs: Pairs, layer: layers.Repeat) -> Pairs:
-    now = pairs
+    now = joined = pairs
     for _ in range(layer.times):
         now = step(now, layer.block)
-        if layer.inject:
-            now = replace(
-                now, xx=now.xx + pairs.xx, zz=now.zz + pairs.zz, xz=now.xz + pairs.xz,
-                tangent=now.tangent + pairs.tangent,
-            )  # fmt: skip
-    return now
+        now = added(now, pairs) if layer.inject else now
+        joined = added(joined, now)
+    return joined if layer.jump else now
+
+
+def added(pairs: Pairs, others: Pairs) -> Pairs:
+    return replace(
+        pairs,
+        xx=pairs.xx + others.xx,
+        zz=pairs.zz + others.zz,
+        xz=pairs.xz + others.xz,
+        tangent=pairs.tangent + others.tangent,
+    )
+
+
+def aggregate(pairs: Pairs, layer: layers.Aggregate | layers.GraphConv) -> Pairs:
+    """Mix the nodes of each graph by its adjacency matrix, as they are or each row divided by its sum."""
+    x, z = pairs.neighbours
+    if layer.scaling == "degree":
+        x, z = x / x.sum(1, keepdims=True), z / z.sum(1, keepdims=True)
+
+    def mixed(values: Array, first: Array, second: Array) -> Array:
+        return np.einsum("ip,...phqw,jq->...ihjw", first, values, second)
+
+    return replace(
+        pairs,
+        xx=mixed(pairs.xx, x, x),
+        zz=mixed(pairs.zz, z, z),
+        xz=mixed(pairs.xz, x, z),
+        tangent=mixed(pairs.tangent, x, z),
+    )
+
+
+def graph_conv(pairs: Pairs, layer: layers.GraphConv) -> Pairs:
+    dense_layer = layers.Dense(w_std=layer.w_std, b_std=layer.b_std, trained=layer.trained)
+    return dense(aggregate(pairs, layer), dense_layer)
 
 
 def recurrent(pairs: Pairs, layer: layers.Recurrent) -> Pairs:
@@ -410,6 +440,8 @@ STEPS: dict[type[Layer], Step] = {
     layers.Recurrent: recurrent,
     layers.Bidirectional: bidirectional,
     layers.LastState: last_state,
+    layers.Aggregate: aggregate,
+    layers.GraphConv: graph_conv,
     Sequential: sequential,
 }
 
@@ -439,6 +471,23 @@ def evaluate_both(network: Layer, left: Array, right: Array | None = None) -> tu
     end = step(raw, network)
     assert end.size == (1, 1), f"the network ends in images of {end.size} pixels"
     return end.xz[..., 0, 0, 0, 0], end.tangent[..., 0, 0, 0, 0]
+
+
+def evaluate_graphs(network: Layer, graphs: list[tuple[Array, Array]]) -> tuple[Array, Array]:
+    """Evaluate NNGP and NTK of graphs, pair by pair; each is its adjacency matrix, (N, N), and features, (N, F)."""
+    found = np.empty((2, len(graphs), len(graphs)))
+    for row, col in np.ndindex(found.shape[1:]):
+        (x_mix, x), (z_mix, z) = ((a + np.eye(len(a)), np.asarray(f, np.float64)) for a, f in (graphs[row], graphs[col]))
+
+        def inner(a: Array, b: Array) -> Array:
+            return (a[:, None] * b[None]).sum(-1)[None, :, None, :, None] / a.shape[1]
+
+        xz = inner(x, z)[None]
+        same = np.array([[row == col]])
+        raw = Pairs(inner(x, x), inner(z, z), xz, np.zeros_like(xz), same, x.shape[1], (x_mix, z_mix))
+        end = step(raw, network)
+        found[:, row, col] = end.xz.item(), end.tangent.item()
+    return found[0], found[1]
 
 
 def evaluate(network: Layer, left: Array, right: Array | None, kind: str) -> Array:

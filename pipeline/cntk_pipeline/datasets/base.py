@@ -14,6 +14,7 @@ from pydantic import ConfigDict
 
 from cntk_pipeline.datasets.labels import check_numbers, read_labels, why_no_labels, why_outside
 from cntk_pipeline.errors import ConfigError, DataError
+from cntk_pipeline.graphs import is_graph, unpack
 from cntk_pipeline.inputs import as_array
 from cntk_pipeline.models import STRICT, AskedTask, TaskName
 
@@ -28,7 +29,7 @@ class Split:
 
     Parameters
     ----------
-    images : array, (n, H, W, C) or (n, features)
+    images : array, (n, H, W, C) or (n, features), or graphs as `graphs.pack` makes them
         Channels last; uint8, float16, float32 or float64.
     labels : int64 array, (n,), or float64 array, (n, targets), or None
         In a classification, positions in the data set's `classes`; otherwise a column for each of them. None where they
@@ -165,7 +166,7 @@ def _check_images(images: npt.NDArray[Any], where: str) -> None:
             f"{where} images: expected uint8, float16, float32 or float64 pixels, got {images.dtype}; "
             "convert them, for example with images.astype('float32')"
         )
-    if images.ndim not in (2, 4):
+    if images.ndim not in (2, 4) and not is_graph(images.shape[1:]):
         raise DataError(
             f"{where} images: expected shape (n, H, W, C), (n, H, W) for grayscale or (n, features), "
             f"got {images.shape}; reshape them"
@@ -213,6 +214,10 @@ def _check_labels_below(labels: npt.NDArray[np.int64], class_count: int, where: 
 
 def _check_finite(images: npt.NDArray[Any], where: str) -> None:
     """Raise `DataError` naming the first pixel that is NaN or infinite."""
+    if is_graph(images.shape[1:]):
+        for start in range(0, len(images), ROWS_PER_BLOCK):
+            _require_graphs(images[start : start + ROWS_PER_BLOCK], start, where)
+        return
     if images.dtype.kind != "f":
         return
     for start in range(0, len(images), ROWS_PER_BLOCK):
@@ -225,6 +230,14 @@ def _check_finite(images: npt.NDArray[Any], where: str) -> None:
                 f"{where} images: expected finite pixels, got {block[row, *pixel]} in image {start + row} "
                 f"at {axes} = ({', '.join(map(str, pixel))}); drop or repair that image"
             )
+
+
+def _require_graphs(packed: npt.NDArray[Any], first: int, where: str) -> None:
+    """Raise `DataError` naming the first row that is no graph."""
+    try:
+        unpack(packed, first)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
 
 
 def _check_alike(train: npt.NDArray[Any], test: npt.NDArray[Any], name: str) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cntk_pipeline.datasets.base import Dataset
+from cntk_pipeline.graphs import is_graph
 from cntk_pipeline.models import TaskName
 
 SHOWN_CLASSES = 12
@@ -111,7 +112,10 @@ class Contents:
             if size
             else f"{last} features"
         )
-        sizes = f"{self.train} training and {self.test} test images of {what}, {self._labels_text}"
+        if is_graph(self.shape):
+            what = f"{last} feature{'' if last == 1 else 's'} a node"
+        samples = "graphs" if is_graph(self.shape) else "images"
+        sizes = f"{self.train} training and {self.test} test {samples} of {what}, {self._labels_text}"
         lines = [sizes if self.has_test_labels else f"{sizes}; the test images have no labels"]
         if self.task == "regression":
             shown = self.targets[:SHOWN_CLASSES]

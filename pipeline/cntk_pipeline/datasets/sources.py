@@ -16,6 +16,7 @@ from cntk_pipeline.datasets.idx import Idx
 from cntk_pipeline.datasets.npz import Npy, Npz
 from cntk_pipeline.datasets.sklearn_tables import SklearnTable
 from cntk_pipeline.datasets.table import Table
+from cntk_pipeline.datasets.tudataset import TUDataset
 from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.models import AskedTask
 
@@ -28,6 +29,7 @@ DATASETS: Mapping[str, type[Loader]] = {
     "table": Table,
     "idx": Idx,
     "sklearn": SklearnTable,
+    "tudataset": TUDataset,
 }
 
 

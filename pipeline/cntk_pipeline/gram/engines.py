@@ -79,7 +79,7 @@ def make_engine(record: EngineRecord, question: Question) -> Engine:
 
     engine = find_engine(record.name)
     options = (engine.options_type or Section).model_validate(record.options)
-    return engine(question, options if engine.options_type else None)
+    return engine.ask(question, options if engine.options_type else None)
 
 
 def open_engine(run: RunDirectory, numbers: Sequence[int]) -> Engine:

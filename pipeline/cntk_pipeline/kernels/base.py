@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cntk_pipeline.errors import ConfigError, LayerError, NotFinite
+from cntk_pipeline.graphs import is_graph
 from cntk_pipeline.kernels.program import Array
 from cntk_pipeline.kernels.timing import PairCost, time_pairs
 from cntk_pipeline.layers import Layer
@@ -123,16 +124,25 @@ class Engine(ABC):
     lane_width : tiles are multiples of so many images.
     uses_devices : whether it computes on graphics cards; then each worker has one.
     options_type : the engine's own keys of ``[kernel]``, all with defaults. A run's specification holds them.
+    takes_graphs : whether it computes kernels of graphs; others refuse them.
     """
 
     numerics_version: ClassVar[int]
     lane_width: int = 1
     uses_devices: ClassVar[bool] = False
     options_type: "ClassVar[type[Section] | None]" = None
+    takes_graphs: ClassVar[bool] = False
 
     def __init__(self, question: Question, options: "Section | None" = None) -> None:
+        if is_graph(question.input_shape) and not self.takes_graphs:
+            raise LayerError(f'{type(self).__name__} computes no kernels of graphs: take engine = "cpu"')
         self.question = question
         self.options = options
+
+    @classmethod
+    def ask(cls, question: Question, options: "Section | None" = None) -> "Engine":
+        """Put a question to the engine, or to the part of it that answers such questions."""
+        return cls(question, options)
 
     @classmethod
     def load_code(cls, options: "Section") -> "Section":

@@ -4,12 +4,14 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from cntk_pipeline.graphs import is_graph
 from cntk_pipeline.kernels.base import Engine, Question, require_independence
 from cntk_pipeline.kernels.cost import guess_pair_seconds, measure_pair, quick_part
 from cntk_pipeline.kernels.evaluator import NUMERICS_VERSION, CpuEvaluator, require_mirrors
 from cntk_pipeline.kernels.lanes import LANES
 from cntk_pipeline.kernels.lowering import lower
 from cntk_pipeline.kernels.memory import working_bytes
+from cntk_pipeline.kernels.node_engine import NodeEngine
 from cntk_pipeline.kernels.program import Array
 from cntk_pipeline.kernels.summaries import Summary, summary
 from cntk_pipeline.kernels.timing import PairCost
@@ -29,6 +31,11 @@ class CpuEngine(Engine):
 
     numerics_version: ClassVar[int] = NUMERICS_VERSION
     lane_width = LANES
+    takes_graphs = True
+
+    @classmethod
+    def ask(cls, question: Question, options: "Section | None" = None) -> Engine:
+        return NodeEngine(question, options) if is_graph(question.input_shape) else cls(question, options)
 
     def __init__(self, question: Question, options: "Section | None" = None) -> None:
         super().__init__(question, options)

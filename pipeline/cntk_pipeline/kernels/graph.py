@@ -198,6 +198,9 @@ class NetworkGraph(Graph):
             )
         )
 
+    def aggregate(self, source: int, average: bool) -> int:
+        return self._follow(Code.AGGREGATE, source, self.nodes[source].grid, normalize_edges=average)
+
     def _follow(self, code: Code, source: int, grid: Grid, **fields: object) -> int:
         """Add a node in the stage of its source's result."""
         stage = self.nodes[source].result

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cntk_pipeline.errors import LayerError
+from cntk_pipeline.graphs import is_graph
 from cntk_pipeline.kernels.graph import NetworkGraph, Node, StageKey
 from cntk_pipeline.kernels.points import find_points, measure
 from cntk_pipeline.kernels.pooling import axis_offsets, pair_weights, pool_terms
@@ -39,6 +40,8 @@ def lower(readouts: Sequence[tuple[Layer, str]], input_shape: tuple[int, ...]) -
     """
     if not readouts:
         raise LayerError("a program needs at least one read-out, got none")
+    if is_graph(input_shape):
+        raise LayerError('graphs have no planes of offsets: take engine="cpu", which knows another way')
     graph = NetworkGraph()
     outputs = [
         (append_network(graph, network, kind, input_shape)[-1].node, kind == "ntk") for network, kind in readouts

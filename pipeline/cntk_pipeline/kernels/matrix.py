@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cntk_pipeline.errors import ConfigError, DataError, LayerError
+from cntk_pipeline.graphs import fill_rows, is_graph
 from cntk_pipeline.inputs import as_array, require_channels_last
 from cntk_pipeline.kernels.base import Engine, Question, read_dtype
 from cntk_pipeline.kernels.engines import find_engine
@@ -46,7 +47,8 @@ def kernel_matrix(
     Parameters
     ----------
     network : a layer, or a `Sequential` of layers, that ends in a vector.
-    x1, x2 : inputs, ``(n, H, W, C)`` or ``(n, features)``; None for ``x2`` means ``x1``.
+    x1, x2 : inputs, ``(n, H, W, C)`` or ``(n, features)``, or graphs as `cntk_pipeline.graphs.pack` makes them; None
+        for ``x2`` means ``x1``.
     kind : "ntk", or "nngp" for the kernel of the network with only its last layer trained.
     dtype : "float32" or "float64", of the computation and the result.
     flips : average over x2 and its images flipped left to right.
@@ -132,6 +134,9 @@ def kernel_matrices(
         raise LayerError(f'kinds is a list, got {kinds!r}: write kinds=("{kinds}",)')
     left = _require_inputs("x1", x1, networks)
     right = None if x2 is None else _require_inputs("x2", x2, networks)
+    if right is not None and is_graph(left.shape[1:]) and is_graph(right.shape[1:]):
+        rows = max(left.shape[3], right.shape[3])
+        left, right = fill_rows(left, rows), fill_rows(right, rows)
     if right is not None and right.shape[1:] != left.shape[1:]:
         raise DataError(f"x1 and x2 must hold inputs of one shape, got {left.shape[1:]} and {right.shape[1:]}")
     threads = _thread_count(n_jobs)
@@ -175,7 +180,7 @@ def kernel_diagonal(
 
 def _ask(question: Question, engine: str) -> Engine:
     chosen = find_engine(engine)
-    return chosen(question, None if chosen.options_type is None else chosen.options_type())
+    return chosen.ask(question, None if chosen.options_type is None else chosen.options_type())
 
 
 def _thread_count(n_jobs: int | None) -> int:
@@ -231,7 +236,7 @@ def _require_inputs(name: str, inputs: Array, networks: Sequence[Layer]) -> Arra
         array = read_sequences(network, array)
     if array.dtype.kind not in "uif":
         raise DataError(f"{name} must hold real numbers, got dtype {array.dtype}")
-    if array.ndim not in (2, 4):
+    if array.ndim not in (2, 4) and not is_graph(array.shape[1:]):
         raise DataError(
             f"{name} must be of shape (n, H, W, C) or (n, features), got {array.shape}: add missing axes. Sequences "
             f"(n, T, C) are images of one row, {name}[:, None]"

@@ -53,6 +53,8 @@ class Code(IntEnum):
     """Make the tensor in ``slot`` from the one in ``other``, mixing positions by the images' attention."""
     OUTPUT = 9
     """Read-out ``slot`` = S or, where ``tangent`` is set, T."""
+    AGGREGATE = 12
+    """``S' = A_x S A_z^T`` between the nodes of graphs, T' likewise; `node_program` alone."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from cntk_pipeline.errors import LayerError
 from cntk_pipeline.layers import presets
+from cntk_pipeline.layers.aggregation import Aggregate, GraphConv
 from cntk_pipeline.layers.attention import Attend, LinearAttention, SelfAttention
 from cntk_pipeline.layers.base import Graph, Layer, Shape
 from cntk_pipeline.layers.branches import Concatenate, Product, Repeat
@@ -74,11 +75,14 @@ LAYERS: dict[str, type[Layer]] = {
     "Recurrent": Recurrent,
     "Bidirectional": Bidirectional,
     "LastState": LastState,
+    "Aggregate": Aggregate,
+    "GraphConv": GraphConv,
 }
 
 __all__ = [
     "LAYERS",
     "Abs",
+    "Aggregate",
     "Attend",
     "AvgPool",
     "Bidirectional",
@@ -97,6 +101,7 @@ __all__ = [
     "GlobalAvgPool",
     "GlobalSumPool",
     "Graph",
+    "GraphConv",
     "Hermite",
     "Identity",
     "LastState",

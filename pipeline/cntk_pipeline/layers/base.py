@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from cntk_pipeline.errors import LayerError
+from cntk_pipeline.graphs import is_graph
 from cntk_pipeline.layers.arguments import require_arguments
 from cntk_pipeline.layers.windows import Windows
 
@@ -29,16 +30,20 @@ class Shape:
     channels : number of input channels or features; None once a layer with weights has made it infinite.
     gaussian : whether the channels are independent Gaussians of mean zero, as layers with weights make them.
     weighted : how many layers with weights lie before.
+    is_graph : whether the positions are the nodes of a graph, of which graphs may have any number.
     """
 
     spatial: tuple[int, int] | None
     channels: int | None
     gaussian: bool = False
     weighted: int = 0
+    is_graph: bool = False
 
     @classmethod
     def of_inputs(cls, shape: tuple[int, ...]) -> "Shape":
-        """Read off the shape of an array of inputs, ``(n, H, W, C)`` or ``(n, features)``."""
+        """Read off the shape of an array of inputs, ``(n, H, W, C)``, ``(n, features)``, or of `graphs.pack`."""
+        if is_graph(shape[1:]):
+            return cls((1, 1), shape[-1], is_graph=True)
         if len(shape) == 4:
             return cls((shape[1], shape[2]), shape[3])
         if len(shape) == 2:
@@ -52,14 +57,16 @@ class Shape:
 
     def behind_weights(self, spatial: tuple[int, int] | None) -> "Shape":
         """Return the shape that a layer with weights makes of this one."""
-        return Shape(spatial, None, True, self.weighted + 1)
+        return replace(self.with_spatial(spatial), channels=None, gaussian=True, weighted=self.weighted + 1)
 
     def with_spatial(self, spatial: tuple[int, int] | None) -> "Shape":
         """Return the shape with other positions and the same channels."""
-        return replace(self, spatial=spatial)
+        return replace(self, spatial=spatial, is_graph=self.is_graph and spatial is not None)
 
     def __str__(self) -> str:
         width = "inf" if self.channels is None else str(self.channels)
+        if self.is_graph:
+            return f"(nodes, {width})"
         return f"({width},)" if self.spatial is None else f"({self.spatial[0]}, {self.spatial[1]}, {width})"
 
 
@@ -165,6 +172,14 @@ class Graph(ABC):
         their softmax; with "identity", "abs" or "relu", A is this function of them. ``plus_identity`` adds I to A.
         """
 
+    @abstractmethod
+    def aggregate(self, source: int, average: bool) -> int:
+        """Sum over each node of a graph and its neighbours.
+
+        ``S' = A_x S A_z^T`` and ``T' = A_x T A_z^T``; A is the adjacency matrix plus 1 on the diagonal. With
+        ``average`` its rows are divided by their sums.
+        """
+
 
 class Layer(ABC):
     """One step of a network. Subclasses are frozen dataclasses, final, and compare by value."""
@@ -209,6 +224,16 @@ class Layer(ABC):
 
 def require_image(layer: Layer, shape: Shape) -> tuple[int, int]:
     """Return the spatial shape, or say that ``layer`` needs images."""
+    if shape.is_graph:
+        raise LayerError(
+            f"{layer} needs images of shape (H, W, C), got graphs of shape {shape}: take Aggregate or GraphConv between "
+            "nodes, and GlobalSumPool or GlobalAvgPool behind them"
+        )
+    return require_positions(layer, shape)
+
+
+def require_positions(layer: Layer, shape: Shape) -> tuple[int, int]:
+    """Return the spatial shape, or say that ``layer`` needs images or graphs."""
     if shape.spatial is None:
         raise LayerError(f"{layer} needs images of shape (H, W, C), got vectors of shape {shape}")
     return shape.spatial

@@ -1,10 +1,10 @@
 """Products of branches, branches side by side, and blocks that are repeated."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 
 from cntk_pipeline.errors import LayerError
-from cntk_pipeline.layers.base import Graph, Layer, Shape
+from cntk_pipeline.layers.base import WHEN_CHANGED, Graph, Layer, Shape
 
 MOST_TIMES = 1000
 """Of `Repeat`: a thousand steps of a contraction by 0.97 leave less of its error than float64 holds."""
@@ -112,17 +112,22 @@ class Repeat(Layer):
     With ``inject`` the input of the first time is added each time: ``z' = block(z) + x``, from ``z = x`` on. As the
     times grow, this is a deep equilibrium network (Bai et al. 2019; its NTK: Feng and Kolter 2023, arXiv:2310.14062).
 
+    With ``jump`` the input and what is behind each block lie side by side at the end: jumping knowledge (Xu et al.
+    2018, arXiv:1806.03536). Their covariances add up, as behind read-outs with weights of their own.
+
     Parameters
     ----------
     block : a layer, or a sequence of them, whose output has the shape of its input.
     times : a whole number of at least 1. A block that shrinks differences by a factor c has come to within
         ``c^times`` of its limit.
     inject : add the input behind each block, which must have weights on every way through it.
+    jump : join the input and the outputs of all blocks at the end. Weights must follow before the next activation.
     """
 
     block: Layer
     times: int
     inject: bool = False
+    jump: bool = field(default=False, metadata=WHEN_CHANGED)
 
     def __post_init__(self) -> None:
         _require_layers(self, block=self.block)
@@ -130,6 +135,8 @@ class Repeat(Layer):
             raise LayerError(f"times must be a whole number from 1 to {MOST_TIMES}, got {self.times!r}")
         if not isinstance(self.inject, bool):
             raise LayerError(f"inject must be True or False, got {self.inject!r}")
+        if not isinstance(self.jump, bool):
+            raise LayerError(f"jump must be True or False, got {self.jump!r}")
 
     @property
     def inner(self) -> tuple[Layer, ...]:
@@ -137,7 +144,7 @@ class Repeat(Layer):
 
     @property
     def renews(self) -> bool:
-        return super().renews and not self.inject
+        return super().renews and not (self.inject or self.jump)
 
     def output_shape(self, shape: Shape) -> Shape:
         if self.inject and not self.block.renews:
@@ -145,14 +152,18 @@ class Repeat(Layer):
                 "Repeat adds its input to a block that depends on it, so that their covariances do not add up: end the "
                 "block in a Conv or Dense layer, or leave inject out"
             )
-        return self._shapes(shape)[-1]
+        end = self._shapes(shape)[-1]
+        if self.jump and end.channels is not None:
+            raise LayerError("Repeat with jump needs infinitely many channels: put a Conv or Dense layer before it")
+        return replace(end, gaussian=False) if self.jump else end
 
     def lower(self, graph: Graph, shape: Shape, source: int) -> int:
-        node = source
+        node = joined = source
         for before in self._shapes(shape)[:-1]:
             node = self.block.lower(graph, before, node)
             node = graph.add(node, source) if self.inject else node
-        return node
+            joined = graph.add(joined, node) if self.jump else node
+        return joined
 
     def _shapes(self, shape: Shape) -> list[Shape]:
         """List the shapes before each block, and behind the last."""

@@ -27,6 +27,10 @@ def require_kind(network: Layer, kind: str, input_shape: tuple[int, ...]) -> Non
     if kind == "ntk":
         _require_ntk(network)
     end = network.output_shape(Shape.of_inputs((1, *input_shape)))
+    if end.is_graph:
+        raise LayerError(
+            f"the network ends in the nodes of graphs, {end}: end it with GlobalSumPool() or GlobalAvgPool()"
+        )
     if end.spatial is not None:
         raise LayerError(
             f"the network ends in images of shape {end}: end it with Flatten() or GlobalAvgPool(), then Dense()"

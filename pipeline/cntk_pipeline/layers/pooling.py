@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from numbers import Integral
 
 from cntk_pipeline.errors import LayerError
-from cntk_pipeline.layers.base import Graph, Layer, Shape, read_pair, require_image
+from cntk_pipeline.layers.base import Graph, Layer, Shape, read_pair, require_image, require_positions
 from cntk_pipeline.layers.rectifiers import AbsDifference
 from cntk_pipeline.layers.refused import PAGE
 from cntk_pipeline.layers.windows import Windows, check_padding
@@ -15,7 +15,7 @@ class Flatten(Layer):
     """Lay all pixels side by side as features. Only covariances of equal positions survive; vectors pass unchanged."""
 
     def output_shape(self, shape: Shape) -> Shape:
-        height, width = shape.size
+        height, width = shape.size if shape.spatial is None else require_image(self, shape)
         return replace(
             shape, spatial=None, channels=None if shape.channels is None else shape.channels * height * width
         )
@@ -151,27 +151,29 @@ def _part_of(windows: Windows, part: str) -> Windows:
 
 @dataclass(frozen=True)
 class GlobalAvgPool(Layer):
-    """Average over all pixels. The covariance is the mean over all pairs of positions."""
+    """Average over all pixels, or all nodes of a graph. The covariance is the mean over all pairs of positions."""
 
     def output_shape(self, shape: Shape) -> Shape:
-        require_image(self, shape)
+        require_positions(self, shape)
         return shape.with_spatial(None)
 
     def lower(self, graph: Graph, shape: Shape, source: int) -> int:
-        height, width = require_image(self, shape)
+        height, width = require_positions(self, shape)
+        if shape.is_graph:  # each has its own number of nodes
+            return graph.pool(source, Windows.whole(height), Windows.whole(width), normalize_edges=True)
         return graph.pool(source, Windows.whole(height), Windows.whole(width), 1 / (height * width) ** 2)
 
 
 @dataclass(frozen=True)
 class GlobalSumPool(Layer):
-    """Sum over all pixels."""
+    """Sum over all pixels, or all nodes of a graph."""
 
     def output_shape(self, shape: Shape) -> Shape:
-        require_image(self, shape)
+        require_positions(self, shape)
         return shape.with_spatial(None)
 
     def lower(self, graph: Graph, shape: Shape, source: int) -> int:
-        height, width = require_image(self, shape)
+        height, width = require_positions(self, shape)
         return graph.pool(source, Windows.whole(height), Windows.whole(width))
 
 

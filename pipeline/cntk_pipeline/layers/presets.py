@@ -5,12 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cntk_pipeline.errors import LayerError
+from cntk_pipeline.layers.aggregation import Aggregate
 from cntk_pipeline.layers.arguments import told_what_fits
 from cntk_pipeline.layers.attention import Attend
 from cntk_pipeline.layers.base import Layer, read_pair
+from cntk_pipeline.layers.branches import Repeat
 from cntk_pipeline.layers.linear import Conv, Dense, Rescale
 from cntk_pipeline.layers.normalization import LayerNorm
-from cntk_pipeline.layers.pooling import AvgPool, Flatten, GlobalAvgPool, LocalAvgPool
+from cntk_pipeline.layers.pooling import AvgPool, Flatten, GlobalAvgPool, GlobalSumPool, LocalAvgPool
 from cntk_pipeline.layers.positions import PositionalEmbedding
 from cntk_pipeline.layers.rectifiers import Relu
 from cntk_pipeline.layers.residual import Identity, Residual
@@ -250,6 +252,37 @@ def transformer(
     return Sequential(*body, *_join("transformer", pooling), Dense(b_std=b_std))
 
 
+@told_what_fits(_NO_WIDTH)
+def gntk(depth: int, pooling: str = "sum", *, dense_layers: int = 1, scaling: str = "sum", jump: bool = False) -> Sequential:
+    """Build the graph network of Du et al. 2019 (arXiv:1905.13192), with the original code's values.
+
+    Blocks of a sum over neighbours and ``dense_layers`` dense layers, with ReLU before each, then the sum over all
+    nodes, twice. The original code takes sums over features, and calls ``depth + 1`` its number of layers.
+
+    Parameters
+    ----------
+    depth : number of blocks.
+    pooling : "sum" or "mean" over nodes; the paper's is "sum".
+    dense_layers : in each block.
+    scaling : of `Aggregate`.
+    jump : jumping knowledge: the read-out sees the input and what is behind each block.
+
+    Raises
+    ------
+    LayerError
+        If depth or dense_layers are below 1, or pooling or scaling are unknown.
+    """
+    for name, value in (("depth", depth), ("dense_layers", dense_layers)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise LayerError(f"gntk: {name} must be a whole number >= 1, got {value!r}")
+    if pooling not in ("sum", "mean"):
+        raise LayerError(f'gntk knows pooling "sum" and "mean", got {pooling!r}')
+    block = Sequential(Aggregate(scaling), *[Relu(), Dense(w_std=SQRT_2)] * dense_layers)
+    join = GlobalSumPool() if pooling == "sum" else GlobalAvgPool()
+    blocks: tuple[Layer, ...] = (Repeat(block, depth, jump=True),) if jump else (block,) * depth
+    return Sequential(Rescale("channels"), Dense(), *blocks, join, Rescale(2.0))
+
+
 def _join(preset: str, pooling: object) -> tuple[Layer, ...]:
     """Make a vector of an image as ``pooling`` says."""
     if pooling == "flatten":
@@ -303,4 +336,5 @@ PRESETS = {
     "wide_resnet": Preset(wide_resnet, ("w_std", "b_std"), ("gap", "flatten", "lapN")),
     "cnn_gp": Preset(cnn_gp, ("filter_shape", "var_w", "var_b"), ("flatten", "gap", "lapN")),
     "transformer": Preset(transformer, ("patch", "position_std", "w_std", "b_std"), ("gap", "flatten", "lapN")),
+    "gntk": Preset(gntk, ("dense_layers", "scaling", "jump"), ("sum", "mean")),
 }

@@ -1,6 +1,6 @@
 """Sums of branches."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cntk_pipeline.errors import LayerError
 from cntk_pipeline.layers.base import Graph, Layer, Shape
@@ -62,11 +62,10 @@ class Residual(Layer):
                 "branch and shortcut are correlated, so that their covariances do not add up: "
                 "end one of them in a Conv or Dense layer"
             )
-        return Shape(
-            branch.spatial,
-            branch.channels,
-            branch.gaussian and shortcut.gaussian,
-            max(branch.weighted, shortcut.weighted),
+        return replace(
+            branch,
+            gaussian=branch.gaussian and shortcut.gaussian,
+            weighted=max(branch.weighted, shortcut.weighted),
         )
 
     def lower(self, graph: Graph, shape: Shape, source: int) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import ConfigDict, with_config
 
 from cntk_pipeline.errors import CorruptTile, StoreError
+from cntk_pipeline.graphs import is_graph
 from cntk_pipeline.rundir.specification import DataSpecification
 from cntk_pipeline.storage import StorePath
 from cntk_pipeline.storage.records import Record
@@ -228,6 +229,8 @@ def _spec(name: str, shape: tuple[int, ...], dtype: np.dtype) -> ArraySpec:
     axis = name.partition("_")[0]
     last = "target" if name.endswith("targets") else "feature"
     axes = (axis, "height", "width", "channel") if len(shape) == 4 else (axis, last)[: len(shape)]
+    if is_graph(shape[1:]):
+        axes = (axis, "first", "second", "row", "feature")
     return ArraySpec(name, shape, (rows, *shape[1:]), dtype.name, axes)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.solvers.blas import solve_right
-from cntk_pipeline.solvers.systems import Bounds, SystemKernel, System, read_targets
+from cntk_pipeline.solvers.systems import Bounds, System, SystemKernel, read_targets
 from cntk_pipeline.storage.tiled_array import Array
 
 

@@ -16,6 +16,7 @@ from cntk_pipeline.datasets.selection import bring_first, draw
 from cntk_pipeline.errors import ConfigError, PipelineError, StoreError
 from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.gram.engines import make_engine, read_engine
+from cntk_pipeline.graphs import is_graph
 from cntk_pipeline.inference import require_options, require_results
 from cntk_pipeline.kernels import Engine, Question
 from cntk_pipeline.rundir.directory import RunDirectory
@@ -137,6 +138,8 @@ def load_data(config: RunConfig) -> Loaded:
     assert chosen.test is not None
     kinds = {readout.kind for readout in readouts}
     require_results(config.inference, columns, kinds, chosen.test.labels is not None)
+    if is_graph(chosen.train.images.shape[1:]) and config.data.standardize:
+        raise ConfigError(f"{chosen.name}: graphs are not standardised: set data.standardize = false")
     first = datasets.row_count(
         config.data.standardize_first, len(chosen.train.images), "standardize_first", chosen.name
     )

@@ -12,6 +12,7 @@ from cntk_pipeline.config.reading import parse_toml
 from cntk_pipeline.datasets import Contents, Dataset, make_loader, select, shuffle
 from cntk_pipeline.datasets.recognition import Keys, recognise
 from cntk_pipeline.errors import ConfigError
+from cntk_pipeline.graphs import is_graph
 
 TEST_SHARE = 0.2
 """Share of the rows that are tested on where the data have no test part."""
@@ -124,11 +125,18 @@ def _data_table(keys: Keys, data: Dataset) -> str:
         lines.append("shuffle = 0              # a seed: the rows in a random order before they are divided")
     if data.train.images.ndim == 2 and data.train.images.dtype.kind == "f":
         lines.append('standardize = "per_feature"')
+    if is_graph(data.train.images.shape[1:]):
+        lines.append("standardize = false")
     return "\n".join(lines) + "\n"
 
 
 def _network_table(data: Dataset) -> str:
     """Choose convolutions for images, dense layers for vectors and for images of a few pixels."""
+    if is_graph(data.train.images.shape[1:]):
+        return (
+            '[network]\npreset = "gntk"\n\n[readouts]               # all come out of one pass\ndepths = [1, 2]\n'
+            'kinds = ["ntk"]          # and "nngp"\n'
+        )
     is_image = data.train.images.ndim == 4 and min(data.train.images.shape[1:3]) >= SMALLEST_SIDE
     preset, depths = ("cntk", [3, 6]) if is_image else ("fully_connected", [2, 3, 5])
     lines = [

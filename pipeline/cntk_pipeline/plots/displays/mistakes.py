@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from cntk_pipeline.errors import ConfigError
+from cntk_pipeline.graphs import is_graph, unpack
 from cntk_pipeline.inference import Shown
 from cntk_pipeline.models import Json
 from cntk_pipeline.opened import OpenRun
@@ -129,10 +130,10 @@ class Mistakes(Display):
 
     @property
     def height(self) -> float:
-        return 1.3 * -(-len(self.mistakes) // 2) if self.samples.ndim == 5 else 1.2 * len(self.mistakes)
+        return 1.3 * -(-len(self.mistakes) // 2) if self.samples.ndim > 3 else 1.2 * len(self.mistakes)
 
     def draw(self, figure: "Figure") -> None:
-        columns = 2 if self.samples.ndim == 5 else 1
+        columns = 2 if self.samples.ndim > 3 else 1
         rows, width = -(-len(self.mistakes) // columns), self.samples.shape[1]
         ratios = ([1.0] * width + [0.3]) * columns  # a gap behind each mistake
         grid = figure.add_gridspec(rows, len(ratios), width_ratios=ratios)
@@ -188,8 +189,21 @@ def _nearest(run: OpenRun, system: System, rows: Array) -> tuple[Array, Array]:
     return order, np.take_along_axis(correlations, order, axis=1)
 
 
+def _draw_graph(axes: "Axes", sample: Array) -> None:
+    """Draw the nodes of a graph on a circle, and its edges."""
+    graph = unpack(sample[None])
+    angles = 2 * np.pi * np.arange(graph.sizes[0]) / graph.sizes[0]
+    places = np.stack([np.cos(angles), np.sin(angles)])
+    ends = np.stack([np.repeat(np.arange(graph.sizes[0]), graph.degrees), graph.neighbours])
+    axes.plot(*places[:, ends], color=COLOURS[0], linewidth=0.6)
+    axes.plot(*places, ".", color=COLOURS[4], markersize=2)
+    axes.set_aspect("equal")
+
+
 def _draw_sample(axes: "Axes", sample: Array) -> None:
-    if sample.ndim == 3:
+    if is_graph(sample.shape):
+        _draw_graph(axes, sample)
+    elif sample.ndim == 3:
         axes.imshow(as_picture(sample), interpolation="none")
     else:
         axes.plot(sample, color=COLOURS[0], linewidth=1)

@@ -1,0 +1,266 @@
+"""Graphs as arrays: a graph is a row of numbers, so that all that carries images carries graphs.
+
+A packed graph of F features a node is an array ``(1, 1, rows, F)``. Its numbers in C order are: the number of nodes N,
+the number of edges E, the two nodes of each edge, the smaller number first, the F features of each node, and zeros
+up to the end. Graphs of one array have equally many rows, those of the largest. Four axes tell graphs from images,
+``(H, W, C)``, and vectors.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cntk_pipeline.errors import DataError
+from cntk_pipeline.inputs import as_array
+
+Array = npt.NDArray[Any]
+
+LARGEST_NUMBER = 2**24
+"""Whole numbers up to here are exact in float32, in which a run may store its graphs."""
+
+
+def is_graph(shape: Sequence[int]) -> bool:
+    """Tell whether the shape of one input is that of a packed graph."""
+    return len(shape) == 4 and tuple(shape[:2]) == (1, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Graphs:
+    """Unpacked graphs, one behind the other.
+
+    Attributes
+    ----------
+    features : (nodes, F) float64.
+    offsets : (n + 1,) int64, the first node of each graph, and one past the last.
+    starts : (nodes + 1,) int64, the first neighbour of each node.
+    neighbours : int64, of each node, by their numbers within the graph, rising.
+    """
+
+    features: Array
+    offsets: Array
+    starts: Array
+    neighbours: Array
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def degrees(self) -> Array:
+        """Count the neighbours of each node, (nodes,) int64."""
+        return np.diff(self.starts)
+
+    @property
+    def sizes(self) -> Array:
+        """Count the nodes of each graph, (n,) int64."""
+        return np.diff(self.offsets)
+
+
+def pack(edges: Sequence[Any], features: Sequence[Any], rows: int | None = None) -> Array:
+    """Pack graphs into one array.
+
+    Parameters
+    ----------
+    edges : of each graph its adjacency matrix, (N, N) of 0 and 1, dense or of SciPy; or its edges, (2 E, 2), the
+        numbers of two nodes, each edge in both directions. Without edges from a node to itself: layers add them.
+    features : of each graph, (N, F).
+    rows : of the array, at least as many as the largest graph needs: those of another array, for one kernel of both.
+
+    Returns
+    -------
+    (n, 1, 1, rows, F) float32, or float64 where a feature is no float32.
+
+    Raises
+    ------
+    DataError
+        A graph without nodes or edges, an edge in one direction alone, twice, to itself or to no node, or features
+        that are not finite or of another width, with the number of the graph.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cntk_pipeline.graphs import pack
+    >>> path = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]])
+    >>> pack([path], [np.eye(3)]).shape
+    (1, 1, 1, 6, 3)
+    """
+    if len(edges) != len(features) or not len(edges):
+        raise DataError(
+            f"graphs: expected edges and features of as many graphs, at least one, got {len(edges)} and {len(features)}"
+        )
+    width = np.shape(features[0])[-1] if np.ndim(features[0]) == 2 else 0
+    streams = []
+    for number, (given, of_nodes) in enumerate(zip(edges, features, strict=True)):
+        nodes = _read_features(of_nodes, width, number)
+        pairs = _read_edges(given, len(nodes), number)
+        streams.append(np.concatenate([[len(nodes), len(pairs)], pairs.reshape(-1), nodes.reshape(-1)]))
+    needed = -(-max(map(len, streams)) // width)
+    if rows is not None and rows < needed:
+        raise DataError(f"graphs: the largest graph needs {needed} rows of {width} numbers, got rows={rows}")
+    packed = np.zeros((len(streams), (rows or needed) * width))
+    for row, stream in zip(packed, streams, strict=True):
+        row[: len(stream)] = stream
+    with np.errstate(over="ignore"):
+        single = packed.astype(np.float32)
+    return (single if np.array_equal(single, packed) else packed).reshape(len(packed), 1, 1, -1, width)
+
+
+def encode_labels(labels: Sequence[Any], known: Array) -> list[Array]:
+    """Make one-hot features of the classes of nodes.
+
+    Parameters
+    ----------
+    labels : of the nodes of each graph, (N,).
+    known : all classes, a column each: those of the training graphs, so that those of new graphs are numbered alike.
+
+    Returns
+    -------
+    Of each graph (N, classes) float32.
+
+    Raises
+    ------
+    DataError
+        If a class is not among them, with the number of the graph.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cntk_pipeline.graphs import encode_labels
+    >>> encode_labels([["C", "N"]], np.array(["C", "N", "O"]))[0].tolist()
+    [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
+    """
+    columns = {value: column for column, value in enumerate(known.tolist())}
+    found = []
+    for number, given in enumerate(labels):
+        values = np.asarray(given).tolist()
+        unknown = [value for value in values if value not in columns]
+        if unknown:
+            raise DataError(
+                f"graph {number}: a node is of class {unknown[0]!r}, which is not among those known, "
+                f"{', '.join(map(repr, columns))}: a kernel knows only the features that it was trained on"
+            )
+        one_hot = np.zeros((len(values), len(columns)), np.float32)
+        one_hot[np.arange(len(values)), [columns[value] for value in values]] = 1
+        found.append(one_hot)
+    return found
+
+
+def unpack(packed: Array, first: int = 0) -> Graphs:
+    """Unpack graphs.
+
+    Parameters
+    ----------
+    packed : (n, 1, 1, rows, F), as `pack` makes it.
+    first : the number of the first graph, for errors.
+
+    Raises
+    ------
+    DataError
+        If an item is no packed graph, with its number.
+    """
+    flat = packed.reshape(len(packed), -1).astype(np.float64, copy=False)
+    width, length = packed.shape[-1], flat.shape[1]
+    header = flat[:, :2]
+    with np.errstate(invalid="ignore"):
+        known = (header >= 1) & (header < LARGEST_NUMBER) & (header == np.floor(header))
+        used = 2 + 2 * header[:, 1] + width * header[:, 0]
+    _require(known.all(axis=1) & (used <= length), first)
+    sizes, edge_counts = header.astype(np.int64).T
+    places = np.arange(length)
+    ends = 2 + 2 * edge_counts
+    is_edge = (places >= 2) & (places < ends[:, None])
+    pairs = flat[is_edge].reshape(-1, 2)
+    owner = np.repeat(np.arange(len(flat)), edge_counts)
+    low, high = pairs.T
+    fine = (low >= 0) & (low < high) & (high < sizes[owner]) & (pairs == np.floor(pairs)).all(axis=1)
+    _require(np.bincount(owner, ~fine, len(flat)) == 0, first)
+    features = flat[(places >= ends[:, None]) & (places < used[:, None])].reshape(-1, width)
+    _require(np.isfinite(flat).all(axis=1), first)
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    begins = np.concatenate([low, high]).astype(np.int64) + offsets[np.tile(owner, 2)]
+    ends_of_edges = np.concatenate([high, low]).astype(np.int64)
+    order = np.lexsort((ends_of_edges, begins))
+    begins, neighbours = begins[order], ends_of_edges[order]
+    twice = (begins[1:] == begins[:-1]) & (neighbours[1:] == neighbours[:-1])
+    _require(np.bincount(np.searchsorted(offsets, begins[1:][twice], "right") - 1, minlength=len(flat)) == 0, first)
+    starts = np.concatenate([[0], np.cumsum(np.bincount(begins, minlength=offsets[-1]))])
+    return Graphs(features, offsets, starts, neighbours)
+
+
+def fill_rows(packed: Array, rows: int) -> Array:
+    """Append zeros to packed graphs, up to so many rows."""
+    return np.pad(packed, [(0, 0)] * 3 + [(0, rows - packed.shape[3]), (0, 0)])
+
+
+def _require(fine: Array, first: int) -> None:
+    if not fine.all():
+        raise DataError(
+            f"graph {first + int(np.argmin(fine))} is no packed graph: make arrays of graphs by "
+            "cntk_pipeline.graphs.pack, and do not standardise them"
+        )
+
+
+def _read_features(given: Any, width: int, number: int) -> Array:
+    features = as_array(f"features of graph {number}", given)
+    if features.ndim != 2 or features.dtype.kind not in "biuf":
+        raise DataError(
+            f"graph {number}: expected features of shape (nodes, F), got {features.dtype} of shape {features.shape}"
+        )
+    if not len(features):
+        raise DataError(f"graph {number} has no nodes: leave it out")
+    if features.shape[1] != width or not width:
+        raise DataError(
+            f"graph {number}: expected {width or 'at least one'} features a node, as of graph 0, got "
+            f"{features.shape[1]}; classes of nodes must be numbered alike in all graphs"
+        )
+    if not np.isfinite(features).all():
+        node = int(np.argwhere(~np.isfinite(features))[0, 0])
+        raise DataError(f"graph {number}: expected finite features, got others at node {node}")
+    return features.astype(np.float64)
+
+
+def _read_edges(given: Any, nodes: int, number: int) -> Array:
+    """Return edges once each, (E, 2), the smaller node first, in rising order."""
+    if nodes >= LARGEST_NUMBER:
+        raise DataError(f"graph {number} has {nodes} nodes, and at most {LARGEST_NUMBER - 1} can be packed")
+    found = np.stack(given.nonzero(), 1) if hasattr(given, "tocoo") else as_array(f"edges of graph {number}", given)
+    if not hasattr(given, "tocoo") and found.shape == (nodes, nodes) and not (nodes == 2 and _is_list(found)):
+        if not np.isin(found, (0, 1)).all():
+            raise DataError(f"graph {number}: expected an adjacency matrix of 0 and 1, got other numbers")
+        found = np.argwhere(found)
+    if found.size == 0:
+        raise DataError(f"graph {number} has no edges: leave it out, or join its nodes")
+    if found.ndim != 2 or found.shape[1] != 2 or found.dtype.kind not in "iu":
+        raise DataError(
+            f"graph {number}: expected an adjacency matrix of shape {(nodes, nodes)}, or edges of shape (2 E, 2) as "
+            f"whole numbers, got {found.dtype} of shape {found.shape}"
+        )
+    found = found.astype(np.int64)
+    if found.min() < 0 or found.max() >= nodes:
+        raise DataError(f"graph {number}: expected edges between nodes 0 to {nodes - 1}, got node {found.max()}")
+    loops = found[found[:, 0] == found[:, 1]]
+    if len(loops):
+        raise DataError(
+            f"graph {number}: node {loops[0, 0]} has an edge to itself: leave it out, since layers count each node "
+            "among its own neighbours"
+        )
+    keys = found[:, 0] * nodes + found[:, 1]
+    unique, counts = np.unique(keys, return_counts=True)
+    if counts.max() > 1:
+        a, b = divmod(int(unique[counts.argmax()]), nodes)
+        raise DataError(f"graph {number}: the edge from node {a} to node {b} is there twice")
+    alone = np.setdiff1d(unique, found[:, 1] * nodes + found[:, 0])
+    if len(alone):
+        a, b = divmod(int(alone[0]), nodes)
+        raise DataError(
+            f"graph {number}: its adjacency is not symmetric: there is an edge from node {a} to node {b}, and none "
+            "back; give each edge in both directions"
+        )
+    return np.stack(divmod(unique[unique // nodes < unique % nodes], nodes), 1)
+
+
+def _is_list(found: Array) -> bool:
+    """Tell the edges of two nodes, 0 to 1 and back, from their adjacency matrix, which has the same shape."""
+    return np.array_equal(found, [[1, 0], [0, 1]])

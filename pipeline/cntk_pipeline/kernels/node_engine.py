@@ -1,0 +1,57 @@
+"""The part of the engine "cpu" that answers questions about graphs."""
+
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from cntk_pipeline.errors import LayerError
+from cntk_pipeline.kernels.base import Engine, Question
+from cntk_pipeline.kernels.evaluator import NUMERICS_VERSION
+from cntk_pipeline.kernels.lanes import LANES
+from cntk_pipeline.kernels.node_evaluator import CACHE_BYTES, NodeEvaluator
+from cntk_pipeline.kernels.node_program import lower_nodes
+from cntk_pipeline.kernels.program import Array
+from cntk_pipeline.kernels.timing import PairCost, time_call
+
+if TYPE_CHECKING:
+    from cntk_pipeline.config.section import Section
+
+SAMPLE_GRAPHS = 16
+"""Of a measurement: they meet each other, so that large graphs count as often as they are there."""
+
+
+class NodeEngine(Engine):
+    """Lowers networks on graphs once, and runs all pairs of nodes of two graphs in compiled loops.
+
+    Raises
+    ------
+    LayerError
+        If a network does not accept graphs of the shape, or flips are asked for.
+    """
+
+    numerics_version: ClassVar[int] = NUMERICS_VERSION
+    lane_width = LANES
+    takes_graphs = True
+
+    def __init__(self, question: Question, options: "Section | None" = None) -> None:
+        super().__init__(question, options)
+        if question.flips:
+            raise LayerError("graphs have no left and right: leave flips out")
+        self.program = lower_nodes(question.readouts, question.input_shape)
+
+    def evaluator(self) -> NodeEvaluator:
+        return NodeEvaluator(self.program, self.question.dtype)
+
+    def working_bytes(self, tile: int) -> int:
+        # A graph of so many rows has fewer nodes, since its edges take room too.
+        *_, rows, features = self.question.input_shape
+        matrices = self.program.register_count * 2 + 1
+        known = 2 * tile * (self.program.statistic_count + features + 4) * rows
+        return 8 * (matrices * (rows * (rows + LANES)) + known) + CACHE_BYTES
+
+    def measure(self, sample: Array) -> PairCost:
+        chosen = sample[np.arange(min(len(sample), SAMPLE_GRAPHS))]
+        evaluator = self.evaluator()
+        evaluator.evaluate(chosen[:1], chosen[:1])  # compiles
+        seconds = min(time_call(lambda: evaluator.evaluate(chosen, chosen)) for _ in range(2))
+        return PairCost(seconds / len(chosen) ** 2, 1.0)

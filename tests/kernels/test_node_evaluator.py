@@ -1,0 +1,210 @@
+"""Kernels of graphs: against golden values, the naive twin, and what an evaluator promises."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.graphs import draw_graphs
+from support.tolerances import DTYPES, assert_kernels_close, tolerance
+from twin import reference
+
+from cntk_pipeline import kernel_diagonal, kernel_matrices, kernel_matrix
+from cntk_pipeline.errors import DataError, LayerError, NotFinite
+from cntk_pipeline.graphs import pack
+from cntk_pipeline.kernels import ENGINES, CpuEngine, Question, find_engine
+from cntk_pipeline.layers import (
+    Abs,
+    Aggregate,
+    AvgPool,
+    Concatenate,
+    Conv,
+    Dense,
+    Dropout,
+    Elementwise,
+    Erf,
+    Flatten,
+    GlobalAvgPool,
+    GlobalSumPool,
+    GraphConv,
+    Identity,
+    LayerNorm,
+    LocalAvgPool,
+    Product,
+    Relu,
+    Repeat,
+    Rescale,
+    Residual,
+    SelfAttention,
+    Sequential,
+    Sign,
+    presets,
+)
+
+GOLDEN = dict(np.load(Path(__file__).parents[1] / "golden" / "graphs.npz"))
+SETTINGS = [key.partition("/")[2] for key in GOLDEN if key.startswith("ntk/")]
+PLAIN = presets.gntk(3)
+
+
+@pytest.fixture(scope="module")
+def graphs():
+    """Draw graphs of few and of many nodes, two of them equal; one node has more neighbours than there are slots."""
+    found = draw_graphs([5, 3, 2, 17, 6, 24, 5], features=3, seed=1)
+    star = np.zeros((24, 24), int)
+    star[0, 1:] = star[1:, 0] = 1
+    found[5] = star, found[5][1]
+    found[6] = found[0]
+    return found
+
+
+@pytest.fixture(scope="module")
+def packed(graphs):
+    return pack([adjacency for adjacency, _ in graphs], [features for _, features in graphs])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_the_preset_has_the_values_of_the_code_of_its_authors(setting, dtype):
+    layers, dense, scaling, jump = setting.split("_")
+    x = pack(*([GOLDEN[f"graph{k}/{what}"] for k in range(12)] for what in ("edges", "features")))
+    network = presets.gntk(
+        int(layers.removeprefix("layers")) - 1,
+        dense_layers=int(dense.removeprefix("mlp")),
+        scaling={"uniform": "sum", "degree": "degree"}[scaling],
+        jump=jump == "jk1",
+    )
+    golden = GOLDEN["ntk/" + setting]
+    np.testing.assert_allclose(kernel_matrix(network, x, dtype=dtype), golden, rtol=tolerance(dtype).golden)
+
+
+def at_nodes(*layers):
+    """Put layers between two that make every covariance count."""
+    return Sequential(GraphConv(w_std=1.2, b_std=0.3), *layers, GraphConv("degree", b_std=0.1), Relu(), GlobalSumPool())
+
+
+NETWORKS = {
+    "sums": Sequential(Dense(), Relu(), Dense(), Aggregate(), Relu(), Dense(), GlobalSumPool()),
+    "biases": at_nodes(Relu(), Dense(b_std=0.2), Aggregate(), Relu(), Dense(b_std=0.2), Aggregate("degree")),
+    "means": Sequential(GraphConv("degree"), Relu(), Dense(b_std=0.3), GlobalAvgPool(), Dense(), Relu(), Dense()),
+    "fixed": Sequential(GraphConv(trained=False), Abs(), GraphConv(), Relu(), GlobalSumPool(), Dense(trained=False)),
+    "jump": Sequential(Dense(), Repeat(Sequential(Aggregate(), Relu(), Dense()), 3, jump=True), GlobalSumPool(), Dense()),
+    "residual": at_nodes(Residual(Sequential(Relu(), GraphConv("degree")), Identity()), LayerNorm(), Erf(), Dense()),
+    "joined": at_nodes(Concatenate(Relu(), Sequential(GraphConv(), Abs()), 0.3), Dense()),
+    "product": at_nodes(Product(Sequential(Relu(), GraphConv()), Relu()), Rescale(0.4), Dense()),
+    "series": at_nodes(LayerNorm(), Elementwise("sigmoid"), GraphConv("degree"), LayerNorm(), Elementwise("tanh"), Dense()),
+    "standard": Sequential(Dense(parameterization="standard", b_std=0.1), Aggregate(), Relu(), GlobalSumPool()),
+}
+
+
+@pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
+def test_every_layer_between_nodes_agrees_with_the_naive_twin(network, graphs, packed):
+    expected = reference.evaluate_graphs(network, graphs)
+    for dtype in DTYPES:
+        found = kernel_matrices([network], packed, kinds=("nngp", "ntk"), dtype=dtype, n_jobs=1)[0]
+        for actual, values in zip(found, expected, strict=True):
+            assert_kernels_close(actual, values, tolerance(dtype).parallel)
+    alone = kernel_matrix(network, packed, kind="nngp", dtype="float64", n_jobs=1)
+    assert_kernels_close(alone, expected[0], tolerance("float64").parallel)
+
+
+def ask(network, packed, dtype="float64", kind="ntk"):
+    return CpuEngine.ask(Question(((network, kind), (PLAIN, "nngp")), packed.shape[1:], dtype))
+
+
+@pytest.mark.parametrize("network", [NETWORKS["biases"], NETWORKS["series"]], ids=["closed forms", "series"])
+def test_a_pair_has_the_same_bits_in_any_tile(network, packed, monkeypatch):
+    found = ask(network, packed).evaluator()
+    whole = found.evaluate(packed, packed)
+    own = found.evaluate(packed)
+    assert np.array_equal(own, own.mT)
+    assert np.array_equal(np.tril(own), np.tril(whole))
+    for row, col in np.ndindex(whole.shape[1:]):
+        assert np.array_equal(found.evaluate(packed[[row]], packed[[col]])[:, 0, 0], whole[:, row, col])
+    assert np.array_equal(found.evaluate_pairs(packed, packed[::-1]), np.einsum("rii->ri", whole[:, :, ::-1]))
+    assert np.array_equal(found.evaluate_pairs(packed), np.einsum("rii->ri", whole))
+    monkeypatch.setattr("cntk_pipeline.kernels.node_evaluator.MOST_COLUMNS", 20)
+    assert np.array_equal(found.evaluate(packed), own)
+    assert not found.is_masked
+    ask(network, packed).test(packed[:2])
+
+
+def test_the_order_of_nodes_does_not_matter_and_equal_graphs_are_one(graphs, packed):
+    shuffled = np.random.default_rng(0).permutation(17)
+    again = [(a[shuffled][:, shuffled], f[shuffled]) if len(a) == 17 else (a, f) for a, f in graphs]
+    turned = pack([a for a, _ in again], [f for _, f in again])
+    k = kernel_matrix(PLAIN, packed, dtype="float64")
+    assert_kernels_close(kernel_matrix(PLAIN, turned, dtype="float64"), k, tolerance("float64").parallel)
+    assert_kernels_close(k[0], k[6], tolerance("float64").kernel)
+    assert np.linalg.eigvalsh(k[:6, :6]).min() > 0
+    assert np.array_equal(kernel_diagonal(PLAIN, packed, dtype="float64"), np.diagonal(k))
+
+
+def test_arrays_of_unequal_rows_have_a_kernel(graphs, packed):
+    small = pack([a for a, _ in graphs[:3]], [f for _, f in graphs[:3]])
+    assert small.shape[3] < packed.shape[3]
+    whole = kernel_matrix(PLAIN, packed, dtype="float64")
+    assert np.array_equal(kernel_matrix(PLAIN, packed, small, dtype="float64")[3:], whole[3:, :3])
+
+
+def test_an_engine_says_what_a_pair_of_graphs_takes(packed):
+    found = ask(PLAIN, packed)
+    assert 0 < found.measure(packed).seconds < 1
+    held = found.evaluator()
+    held.evaluate(packed)
+    assert held._registers.nbytes < found.working_bytes(16) < 2**28
+
+
+# Refusals.
+
+
+@pytest.mark.parametrize(
+    ("layer", "told"),
+    [
+        (Conv(1), r"Conv\(.* needs images .*take Aggregate or GraphConv between"),
+        (Flatten(), r"Flatten\(\) needs images"),
+        (AvgPool(1), r"AvgPool\(.* needs images"),
+        (LocalAvgPool(1), r"LocalAvgPool\(.* needs images"),
+        (SelfAttention(), r"SelfAttention\(.* needs images .* got graphs of shape \(nodes, inf\)"),
+        (Rescale("pixels"), r"Rescale\(.*'pixels'\) needs images"),
+        (Dropout(0.5), r"Dropout\(rate=0.5\) is not computed between the nodes of graphs"),
+        (GlobalSumPool(), r"needs graphs, got an input of shape \(inf,\)"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_graphs_do_not_have_is_refused(layer, told, packed):
+    network = Sequential(Dense(), layer, Aggregate(), Dense(), Relu(), GlobalSumPool())
+    with pytest.raises(LayerError, match=told):
+        kernel_matrix(network, packed)
+
+
+def test_a_network_must_join_nodes_and_images_have_no_neighbours(packed):
+    with pytest.raises(LayerError, match=r"ends in the nodes of graphs, \(nodes, inf\): end it with GlobalSumPool"):
+        kernel_matrix(Sequential(GraphConv(), Relu()), packed)
+    with pytest.raises(LayerError, match=r"Aggregate\(scaling='sum'\) needs graphs, got an input of shape \(4, 4, 1\)"):
+        kernel_matrix(Sequential(Aggregate(), Dense(), Flatten()), np.ones((2, 4, 4, 1)))
+    with pytest.raises(LayerError, match="NTK"):
+        kernel_matrix(at_nodes(Sign()), packed)
+    with pytest.raises(LayerError, match="at least one read-out"):
+        CpuEngine.ask(Question((), packed.shape[1:]))
+
+
+@pytest.mark.parametrize("engine", sorted(ENGINES.keys() - {"cpu"}))
+def test_other_engines_refuse_graphs(engine, packed):
+    kind = find_engine(engine)
+    with pytest.raises(LayerError, match=f'{kind.__name__} computes no kernels of graphs: take engine = "cpu"'):
+        kind.ask(Question(((PLAIN, "ntk"),), packed.shape[1:]))
+
+
+def test_flips_values_of_no_size_and_rows_that_are_no_graphs_are_refused(packed):
+    with pytest.raises(LayerError, match="graphs have no left and right: leave flips out"):
+        kernel_matrix(PLAIN, packed, flips=True)
+    with pytest.raises(DataError, match=r"graph 2 is no packed graph: make arrays of graphs by cntk_pipeline.graphs.pack"):
+        broken = packed.copy()
+        broken[2] *= 0.9
+        kernel_matrix(PLAIN, broken)
+    with pytest.raises(NotFinite, match="graph 1 has a standard deviation in a layer that is no number, or below 1e-154"):
+        tiny = packed.astype(np.float64)
+        edges = int(tiny[1].flat[1])
+        tiny[1].reshape(-1)[2 + 2 * edges :] *= 1e-160
+        kernel_matrix(Sequential(GraphConv(), Relu(), GlobalSumPool()), tiny)
+    with pytest.raises(NotFinite, match="for pair"):
+        kernel_matrix(Sequential(GraphConv(w_std=1e30), Relu(), Dense(w_std=1e30), GlobalSumPool()), packed)
