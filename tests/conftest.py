@@ -1,6 +1,7 @@
 """Fixtures of the tests of the system: a small problem, and a run of it in this process."""
 
 import contextlib
+import gc
 import os
 import shutil
 import signal
@@ -59,12 +60,13 @@ SLOW = (
     "rundir/test_runs_before_stages.py",
     "solvers/test_adding.py",
     "telemetry/test_metrics.py",
+    "workflows",
 )
-ALONE = ("real", *(f"faults/test_{name}.py" for name in ("chaos", "clocks", "scheduler", "soak")))
+ALONE = ("real",)
 """Folders and files of `tests` whose every test has a marker.
 
-Alone are real parts, whose daemons are one to a machine, and tests that take time for a sign: of a frozen worker, of a
-driver that ends soon, of episodes in so many seconds. Kills and full disks wait for what they need, however long.
+Alone are real parts, whose daemons are one to a machine, and tests of frozen workers, which take time for a sign.
+Kills, clocks that are set and full disks wait for what they need, however long.
 """
 
 
@@ -76,6 +78,17 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """Leave files out whose tests are all slow where none of these are wanted: their imports take seconds."""
     is_slow = (str(collection_path) + os.sep).startswith(_paths(SLOW))
     return True if is_slow and config.option.markexpr == "not slow" else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Leave what is imported and collected out of the search for garbage, which would find none in it each time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)
