@@ -93,7 +93,7 @@ def pytest_collection() -> Iterator[None]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of whole folders and files, before any are chosen by their markers; the slow ones come first."""
+    """Mark the tests of whole folders and files, before any are chosen by their markers; slow files come first."""
     places = [(pytest.mark.slow, _paths(SLOW)), (pytest.mark.alone, _paths(ALONE))]
     for item in items:
         for marker, paths in places:
@@ -102,7 +102,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "[bucket" in item.name or "bucket" in getattr(item, "fixturenames", ()):  # which starts a gateway
             item.add_marker(pytest.mark.slow)
     # Where processes share the tests, the last file should not be a long one.
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session", autouse=True)
