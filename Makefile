@@ -18,11 +18,12 @@ docs: $(VENV)/.installed-docs
 	$(BIN)/python -m sphinx -W --keep-going -q -j auto -d build/doctrees -c docs . build/docs
 	@echo "built build/docs/index.html"
 
-# Two processes side by side: each test of a file in the same one, the files of slow tests before the others.
+# Fast tests are shared by two processes; the one that is done first takes tests from the other one.
 PROCESSES ?= 2
-TOGETHER := -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
-# Fast tests: whichever process is done takes tests from the other one.
-SHARED := -n $(PROCESSES) --dist worksteal
+SHARED = -n $(PROCESSES) --dist worksteal
+# All tests: those of a file in the same process, files of slow ones first. Slow ones wait for others, so one process more.
+test: PROCESSES = 3
+TOGETHER = -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 # The fast tests; the examples of `finite` import torch, which takes seconds.
 FAST := -m "not slow" --ignore=pipeline/cntk_pipeline/finite
 

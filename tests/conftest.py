@@ -1,6 +1,7 @@
 """Fixtures of the tests of the system: a small problem, and a run of it in this process."""
 
 import contextlib
+import gc
 import os
 import shutil
 import signal
@@ -59,12 +60,13 @@ SLOW = (
     "rundir/test_runs_before_stages.py",
     "solvers/test_adding.py",
     "telemetry/test_metrics.py",
+    "workflows",
 )
-ALONE = ("real", *(f"faults/test_{name}.py" for name in ("chaos", "clocks", "scheduler", "soak")))
+ALONE = ("real",)
 """Folders and files of `tests` whose every test has a marker.
 
-Alone are real parts, whose daemons are one to a machine, and tests that take time for a sign: of a frozen worker, of a
-driver that ends soon, of episodes in so many seconds. Kills and full disks wait for what they need, however long.
+Alone are real parts, whose daemons are one to a machine, and tests of frozen workers, which take time for a sign.
+Kills, clocks that are set and full disks wait for what they need, however long.
 """
 
 
@@ -78,9 +80,20 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if is_slow and config.option.markexpr == "not slow" else None
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Leave what is imported and collected out of the search for garbage, which would find none in it each time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of whole folders and files, before any are chosen by their markers; the slow ones come first."""
+    """Mark the tests of whole folders and files, before any are chosen by their markers; slow files come first."""
     places = [(pytest.mark.slow, _paths(SLOW)), (pytest.mark.alone, _paths(ALONE))]
     for item in items:
         for marker, paths in places:
@@ -89,7 +102,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "[bucket" in item.name or "bucket" in getattr(item, "fixturenames", ()):  # which starts a gateway
             item.add_marker(pytest.mark.slow)
     # Where processes share the tests, the last file should not be a long one.
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session", autouse=True)

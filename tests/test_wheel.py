@@ -22,6 +22,9 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 BUILD = "import sys; from hatchling import build; print(getattr(build, sys.argv[1])(sys.argv[2]))"
 HOSTILE = "raise SystemExit('a file of the user was run')\n"
+MACHINE_CODE = ROOT / "pipeline" / "cntk_pipeline" / "kernels" / "__pycache__"
+"""Of `kernels.code_cache`, which belongs to sources of any place; without it, an installation compiles for a minute."""
+
 FEW = ("--set", "data.train=60", "--set", "data.test=20", "--set", "readouts.depths=[3]")
 
 
@@ -97,6 +100,7 @@ def elsewhere(tmp_path: Path) -> Path:
 def call(installed: Path, folder: Path, *command: object) -> subprocess.CompletedProcess[str]:
     program, *words = map(str, command)
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    environment.setdefault("NUMBA_CACHE_DIR", str(MACHINE_CODE))
     return subprocess.run(
         [installed / program, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=240
     )

@@ -93,10 +93,10 @@ def test_inspect_shows_results_and_lines_that_open_the_arrays(folder: Path) -> N
     assert "fingerprint" in result.stdout
     openers = [line.strip() for line in result.stdout.splitlines() if "open_" in line]
     assert len(openers) == 4
-    for line in openers:
-        code = f"import cntk_pipeline, zarr, xarray; print({line.partition('  #')[0]})"
-        opened = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=60)
-        assert opened.returncode == 0, opened.stderr
+    opened = [f"print({line.partition('  #')[0]})" for line in openers]
+    code = "\n".join(["import cntk_pipeline, zarr, xarray", *opened])
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.usefixtures("finished")

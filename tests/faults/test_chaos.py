@@ -30,7 +30,7 @@ from support.processes import (
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.workflow.report import make_report
 
-KILLS = int(os.environ.get("CNTK_KILLS", "8"))
+KILLS = int(os.environ.get("CNTK_KILLS", "4"))
 
 MANY = {
     "data": {"source": "digits", "train": 1500, "test": 30},
@@ -45,7 +45,7 @@ FEW = {
 }
 
 ONE = FEW | {
-    "readouts": {"depths": [100], "poolings": ["gap"]},
+    "readouts": {"depths": [50], "poolings": ["gap"]},
     "kernel": {"tile": 150},
 }
 """A kernel of one tile, which takes seconds."""
@@ -132,6 +132,7 @@ def test_drivers_killed_again_and_again_cost_the_tile_in_flight(
     report("drivers killed", here, path, here, truth)
 
 
+@pytest.mark.alone  # a tile that takes two seconds is given to another worker too
 def test_a_frozen_worker_holds_nothing_up_and_its_late_tile_does_no_harm(
     started: list[subprocess.Popen[bytes]], undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
@@ -148,6 +149,7 @@ def test_a_frozen_worker_holds_nothing_up_and_its_late_tile_does_no_harm(
     report("frozen", 1, path, 4, truth)
 
 
+@pytest.mark.alone  # a tile that takes two seconds is given to another worker too
 def test_a_worker_frozen_with_the_only_tile_of_its_stage_holds_nothing_up(
     started: list[subprocess.Popen[bytes]], undisturbed: Undisturbed, tmp_path: Path
 ) -> None:

@@ -24,7 +24,7 @@ from support.processes import PATIENCE_SECONDS, receipts, wait_until
 
 from cntk_pipeline.cli.main import COMPLETE, INCOMPLETE
 
-KILLS = int(os.environ.get("CNTK_KILLS", "8"))
+KILLS = int(os.environ.get("CNTK_KILLS", "4"))
 
 END_SECONDS = 60.0
 """How long a driver may take to end whose scheduler is gone."""
@@ -76,7 +76,7 @@ def start(folder: Path, module: str, *arguments: str) -> subprocess.Popen[bytes]
 def test_schedulers_killed_again_and_again_end_their_drivers_and_cost_the_tiles_in_flight(
     started: list[subprocess.Popen[bytes]], undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
-    truth, rng = undisturbed(FEW), random.Random(5)
+    truth, rng = undisturbed(FEW), random.Random(8)  # of whose first four kills one is of a whole job
     (tmp_path / "workflow.toml").write_text(WORKFLOW)
     clusters = iter(started_clusters(tmp_path, started))
     spare, path = next(clusters), tmp_path / "run0"

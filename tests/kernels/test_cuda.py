@@ -115,6 +115,7 @@ def test_further_networks_have_the_values_of_the_cpu(name):
     compare([FURTHER[name]], "float64", kinds)
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize("size", [(4, 4), (5, 7)])
 def test_images_of_any_size_have_the_values_of_the_cpu(size):
@@ -135,6 +136,7 @@ def test_a_tile_of_32_columns_and_many_depths_has_the_values_of_the_cpu():
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_pairs_that_float32_is_too_coarse_for_are_computed_on_the_cpu():
     network = presets.cntk(3)
@@ -148,6 +150,7 @@ def test_pairs_that_float32_is_too_coarse_for_are_computed_on_the_cpu():
     assert np.array_equal(*pairs)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_pairs_that_float64_does_not_tell_apart_either_are_refused_by_their_places():
     x = np.random.default_rng(0).standard_normal((2, 8))

@@ -5,10 +5,10 @@ from functools import cache
 
 import numpy as np
 import pytest
-from numba import njit
 from support.tolerances import DTYPES, tolerance
 
 from cntk_pipeline.kernels import duals, fit_duals
+from cntk_pipeline.kernels.jit import jit
 from cntk_pipeline.kernels.lanes import LANES, address, load, store
 from cntk_pipeline.layers import elementary
 
@@ -30,7 +30,7 @@ def compiled(function, results):
     """Compile a loop over 16 numbers a turn."""
     if results == 2:
 
-        @njit
+        @jit
         def fill(x, out):
             for m in range(0, len(x), LANES):
                 first, second = function(load(address(x, 0), m))
@@ -39,7 +39,7 @@ def compiled(function, results):
 
     else:
 
-        @njit
+        @jit
         def fill(x, out):
             for m in range(0, len(x), LANES):
                 store(address(out, 0), m, function(load(address(x, 0), m)))
@@ -59,7 +59,7 @@ def evaluate(function, x, dtype, results=1):
 def compiled_of_two(function):
     """Compile the same of two numbers."""
 
-    @njit
+    @jit
     def fill(x, y, out):
         for m in range(0, len(x), LANES):
             store(address(out, 0), m, function(load(address(x, 0), m), load(address(y, 0), m)))

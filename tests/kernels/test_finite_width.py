@@ -20,7 +20,7 @@ READOUT = Dense(w_std=0.9, b_std=0.1)
 NETWORK = Sequential(
     ENTRY, Residual(Sequential(Relu(), BLOCK)), Relu(), AvgPool(2), STRIDED, Relu(), GlobalAvgPool(), READOUT
 )
-DRAWS = {64: 64, 128: 48, 256: 32, 512: 16, 1024: 12}
+DRAWS = {32: 64, 64: 64, 128: 48, 256: 32, 512: 24}
 """How many networks of each width."""
 
 
@@ -127,6 +127,6 @@ def test_finite_networks_approach_the_kernel_at_the_rate_of_the_central_limit(im
     errors = [np.sqrt(np.mean((drawn - kernel) ** 2) / np.mean(kernel**2)) for drawn in finite[kind]]
     slope = np.polyfit(np.log(list(DRAWS)), np.log(errors), 1)[0]
     assert -0.7 < slope < -0.35, errors
-    assert errors[-1] < 0.07, errors
+    assert errors[-1] < 0.1, errors
     # The mean over the draws is nearer still, and tells small mistakes: a missing bias of 0.2 moves it by 0.08.
     np.testing.assert_allclose(finite[kind][-1].mean(0), kernel, rtol=0, atol=0.03 * kernel.max())

@@ -2,17 +2,18 @@
 
 import numpy as np
 import pytest
-from numba import cfunc, njit, types
+from numba import cfunc, types
 from support.tolerances import DTYPES
 
 from cntk_pipeline.kernels import lanes
+from cntk_pipeline.kernels.jit import jit
 from cntk_pipeline.kernels.lanes import LANES, address, broadcast, call, load, load_repeated, narrow, store, widen
 
 SHIFTS = [0, 1, 3]
 ROWS = 21
 
 
-@njit
+@jit
 def apply_all(x, y, scalar, shift, out):
     """Write the results of every operation, one to a row of ``out``, from ``shift`` on."""
     a, b = load(address(x, shift), 0), load(address(y, 0), shift)
@@ -88,7 +89,7 @@ def test_operations_are_those_of_numpy_in_every_lane(dtype, shift, scalar_dtype)
     assert np.all(out[:, shift + LANES :] == 99)
 
 
-@njit
+@jit
 def choose_and_round(x, out):
     a = load(address(x, 0), 0)
     store(address(out, 0), 0, lanes.where_negative(a, 1.0, 0.0))
@@ -117,7 +118,7 @@ def test_halves_are_rounded_to_the_even_number(dtype):
     np.testing.assert_array_equal(out[2 * LANES : 3 * LANES], np.repeat([-8, -6, -4, -2, 0, 2, 4, 6, 8], 2)[1:-1])
 
 
-@njit
+@jit
 def raise_two(n, out):
     for m in range(0, len(n), LANES):
         store(address(out, 0), m, lanes.power_of_two(load(address(n, 0), m)))
@@ -131,7 +132,7 @@ def test_powers_of_two_are_exact_over_all_normal_exponents(dtype, least, most):
     np.testing.assert_array_equal(out, np.ldexp(np.ones_like(n), n.astype(int)))
 
 
-@njit
+@jit
 def add_wide(x, sums_out):
     store(address(sums_out, 0), 0, load(address(sums_out, 0), 0) + widen(load(address(x, 0), 0)))
 
@@ -143,7 +144,7 @@ def test_widened_lanes_add_up_in_float64(dtype):
     np.testing.assert_array_equal(sums, 1e9 + x.astype(np.float64))
 
 
-@njit
+@jit
 def convert(x, out):
     store(address(out, 0), 0, narrow(load(address(x, 0), 0), address(out, 0)))
 
@@ -155,7 +156,7 @@ def test_narrowed_lanes_are_rounded_to_the_dtype_of_the_pointer(dtype):
     np.testing.assert_array_equal(out, x.astype(dtype))
 
 
-@njit
+@jit
 def read_repeated(x, index, out):
     store(address(out, 0), 0, load_repeated(address(x, index), 1))
 
@@ -167,7 +168,7 @@ def test_one_number_can_be_read_into_all_lanes(dtype):
     np.testing.assert_array_equal(out, np.full(LANES, x[7]))
 
 
-@njit
+@jit
 def step_twice(x, out):
     store(address(address(out, 2), 3), 1, load(address(address(x, 1), 2), 3))
 
@@ -184,7 +185,7 @@ def double_and_count(values, count):
     count[0] += 1
 
 
-@njit
+@jit
 def call_each(functions, values, count):
     for k in range(len(functions)):
         call(functions[k], (address(values, 0), address(count, 0)))
@@ -202,7 +203,7 @@ def test_a_compiled_function_is_called_by_its_address(dtype):
     assert count[0] == 3
 
 
-@njit
+@jit
 def add_two(x, y, out):
     store(address(out, 0), 0, load(address(x, 0), 0) + load(address(y, 0), 0))
 

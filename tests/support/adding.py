@@ -40,12 +40,13 @@ class Copy:
 
 
 def copy_package(folder: Path) -> Copy:
-    """Copy the package, without its compiled files but with its machine code, which belongs to sources of any place."""
+    """Copy the package with its bytecode, and with its machine code, which belongs to sources of any place."""
     package, copied = ROOT / "pipeline" / "cntk_pipeline", folder / "copy" / "cntk_pipeline"
-    shutil.copytree(package, copied, ignore=shutil.ignore_patterns("__pycache__"))
+    # Files that another process is about to rename may be gone before they are copied.
+    shutil.copytree(package, copied, ignore=shutil.ignore_patterns("*.pyc.*", "cntk"))
     code = Path("kernels", "__pycache__", "cntk")  # of `kernels.code_cache`; without it, a copy compiles for a minute
     (package / code).mkdir(parents=True, exist_ok=True)
-    (copied / code).parent.mkdir()
+    (copied / code).parent.mkdir(exist_ok=True)
     (copied / code).symlink_to(package / code)
     return Copy(folder)
 

@@ -51,7 +51,6 @@ def test_pixels_are_means_of_blocks(cnn: ModuleType) -> None:
     assert (found.shape, found.dtype) == ((2, 2, 2, 3), np.float32)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["flatten", "gap"])
 def test_outputs_begin_with_the_deviation_that_is_said(cnn: ModuleType, digits: Dataset, pooling: str) -> None:
     scale = cnn.output_scale(cnn.DIGITS, digits, pooling)
@@ -63,7 +62,6 @@ def test_outputs_begin_with_the_deviation_that_is_said(cnn: ModuleType, digits: 
     assert np.sqrt(np.mean(np.square(found))) == pytest.approx(0.1, rel=0.15)
 
 
-@pytest.mark.slow
 def test_training_is_gradient_descent_with_momentum_and_a_falling_step(cnn: ModuleType) -> None:
     rng = np.random.default_rng(1)
     x, y, start = rng.standard_normal((8, 3)), rng.standard_normal((8, 2)), rng.standard_normal((2, 3))
@@ -78,7 +76,6 @@ def test_training_is_gradient_descent_with_momentum_and_a_falling_step(cnn: Modu
     np.testing.assert_allclose(network.weight.detach().numpy(), weight, rtol=1e-12)
 
 
-@pytest.mark.slow
 def test_the_time_of_training_is_that_of_gradient_flow(cnn: ModuleType) -> None:
     rng = np.random.default_rng(2)
     x, y = rng.standard_normal((50, 60)) * np.linspace(0.05, 1, 60), rng.standard_normal((50, 2))
@@ -124,7 +121,6 @@ def test_a_step_is_chosen_without_the_images_that_judge(cnn: ModuleType, digits:
     assert cnn.choose(done, cnn.DIGITS, "gap") == 0.3
 
 
-@pytest.mark.slow
 def test_a_network_learns_and_its_error_is_that_of_its_outputs(cnn: ModuleType, digits: Dataset) -> None:
     few = replace(digits, train=Split(digits.train.images[:100], digits.train.known_labels[:100]))
     asked = trial(cnn, pooling="flatten", train=100, epochs=30, width=8)
@@ -177,7 +173,6 @@ def test_the_readme_and_the_figure_show_the_results_of_the_repository(results: M
     assert [axes.get_xlabel() for axes in (left, right)] == ["width", "width"]
 
 
-@pytest.mark.slow
 def test_the_script_compares_and_goes_on_where_it_was(tmp_path: Path) -> None:
     command = [sys.executable, str(FOLDER / "cnn.py"), "--epochs", "2", "--seeds", "1", "--out", str(tmp_path)]
 

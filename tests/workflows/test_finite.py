@@ -126,7 +126,6 @@ def test_the_figures_of_convergence(convergence: ModuleType) -> None:
     assert [text.get_text() for text in axes.get_yticklabels()] == list(convergence.NETWORKS)
 
 
-@pytest.mark.slow
 def test_the_script_of_convergence_goes_on_where_it_was(tmp_path: Path, torch: ModuleType) -> None:
     table = tmp_path / "table.csv"
     networks = ["--networks", "sign, 1 hidden layer", "attention", "--out", str(table)]
@@ -185,7 +184,6 @@ def test_networks_of_infinite_width_would_be_at_distance_zero(training: ModuleTy
     assert rows[-1].loss < 0.02 < rows[0].loss
 
 
-@pytest.mark.slow
 def test_a_network_is_trained_once_and_is_near_the_flow(
     training: ModuleType, torch: ModuleType, tmp_path: Path
 ) -> None:
@@ -221,7 +219,6 @@ def test_the_figure_of_training(training: ModuleType) -> None:
     assert "width 4,096, 1 network" in legend_of(figure)
 
 
-@pytest.mark.slow
 def test_the_script_of_training_compares_networks(tmp_path: Path, torch: ModuleType) -> None:
     command = [sys.executable, str(FOLDER / "training.py"), "--widths", "64", "--starts", "2"]
     places = ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "t.csv"), "--figures", str(tmp_path)]

@@ -14,7 +14,6 @@ from cntk_pipeline.workflow import run as runs
 FOLDER = Path(__file__).parents[2] / "workflows" / "plugin"
 
 
-@pytest.mark.slow
 def test_a_run_holds_the_products_of_the_slopes_of_the_users_network(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     changed = ("kernel.plugin_block=16", "kernel.dtype=float64", "data.train=20", "data.test=6", "cluster.kind=serial")

@@ -34,7 +34,6 @@ def test_figures_of_a_method_that_knows_the_noise(regression: ModuleType) -> Non
     assert found.log_loss == pytest.approx(norm(scale=0.5).entropy(), abs=0.02)
 
 
-@pytest.mark.slow
 def test_the_script_compares_all_methods_on_all_tables() -> None:
     said = subprocess.run(
         [sys.executable, str(SCRIPT), "--rows", "120"], capture_output=True, text=True, timeout=280, check=True

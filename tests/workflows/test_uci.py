@@ -62,7 +62,6 @@ def test_tables_with_folds_are_read(uci: ModuleType, tmp_path: Path) -> None:
     assert (table.name, table.choice[1].tolist(), table.folds[3][1].tolist()) == ("small", [4, 5, 6, 7], [3, 4, 5])
 
 
-@pytest.mark.slow
 def test_the_script_compares_all_methods_on_scikit_learn_s_tables(tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPT), "--most-rows", "160", "--out", str(tmp_path / "scores.csv")]
     said = subprocess.run(command, capture_output=True, text=True, timeout=280, check=True).stdout
