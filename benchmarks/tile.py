@@ -56,7 +56,7 @@ FLOOR_PASSES = 20_000
 
 @dataclass(frozen=True)
 class Case:
-    """A network with a tile: left images, right images, and pixels along an edge; ``height`` where the other differs."""
+    """A network with a tile: left images, right images, and pixels along an edge, and along another of ``height``."""
 
     name: str
     network: Sequential

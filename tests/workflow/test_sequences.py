@@ -35,5 +35,5 @@ def test_a_run_of_sequences_has_the_kernel_of_its_network_and_predicts_new_ones(
     (readout,) = run.readouts
     expected = kernel_matrix(network, (x[:20] - mean) / std, dtype="float64")
     np.testing.assert_allclose(dense(run, readout), expected, rtol=1e-12)
-    found = run.predict(x[20:])
-    np.testing.assert_array_equal(found.scores, run.predictions(readout))
+    found = run.decision_function(x[20:], readout, say=None)
+    np.testing.assert_array_equal(found, run.predictions(readout))

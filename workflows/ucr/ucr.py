@@ -2,8 +2,8 @@
 
     python workflows/ucr/ucr.py FOLDER GunPoint ECG200 --out workflows/ucr/ucr.csv
 
-FOLDER holds the archive's own files, NAME_TRAIN and NAME_TEST, .tsv or .ts, also in folders below. Options are chosen by
-leave-one-out on the training part alone, and scored once on the test part.
+FOLDER holds the archive's own files, NAME_TRAIN and NAME_TEST, .tsv or .ts, also in folders below. Options are chosen
+by leave-one-out on the training part alone, and scored once on the test part.
 """
 
 import argparse

@@ -284,7 +284,7 @@ def _follow(op: Operation, function: Pointwise, before: _Deviations, variances: 
 
 
 def _recur(op: Operation, function: Pointwise, before: _Deviations, variances: Array) -> tuple[_Deviations, Array]:
-    """Follow all steps of a recurrent layer: a step has a share of what the one before it hands on, and of its input."""
+    """Follow all steps of a recurrent layer: a step has a share of what the one before hands on, and of its input."""
     inputs = replace(before, variance=op.scale * before.variance)
     found, share = _follow(op, function, inputs, variances)
     total = share
