@@ -4,7 +4,20 @@ import pytest
 import rich.console
 
 from cntk_pipeline.kernels import summary
-from cntk_pipeline.layers import presets
+from cntk_pipeline.kernels.summaries import describe
+from cntk_pipeline.layers import (
+    Abs,
+    Attend,
+    Concatenate,
+    Dense,
+    LinearAttention,
+    PositionalEmbedding,
+    Relu,
+    Repeat,
+    Residual,
+    Sequential,
+    presets,
+)
 
 
 def test_a_summary_is_the_same_text_in_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -13,3 +26,23 @@ def test_a_summary_is_the_same_text_in_a_notebook(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(rich.console, "_is_jupyter", lambda: True)  # the library then shows a table at once
     assert str(table) == elsewhere
     assert elsewhere.splitlines()[-1].startswith("8,193 plane entries a pair in 2 stages")
+
+
+@pytest.mark.parametrize(
+    ("layer", "text"),
+    [
+        (Dense(w_std=2.0), "Dense(w_std=2)"),
+        (Residual(Sequential(Relu(), Dense())), "Residual(Relu(), Dense() | Identity())"),
+        (Repeat(Sequential(Relu(), Dense()), 3), "Repeat(Relu(), Dense(), times=3)"),
+        (Concatenate(Relu(), Abs()), "Concatenate(Relu() | Abs())"),
+        (Concatenate(Relu(), Abs(), 0.25), "Concatenate(Relu() | Abs(), share=0.25)"),
+        (Attend(plus_identity=True), "Attend(plus_identity=True)"),
+        (LinearAttention(w_out_std=0.5), "LinearAttention(w_out_std=0.5)"),
+        (
+            Attend(gain=2.0, keys=PositionalEmbedding(correlation="gaussian")),
+            "Attend(PositionalEmbedding(correlation='gaussian'), gain=2)",
+        ),
+    ],
+)
+def test_a_layer_is_written_with_its_branches_and_what_is_not_at_its_default(layer, text) -> None:
+    assert describe(layer) == text

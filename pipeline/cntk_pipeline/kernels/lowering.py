@@ -157,7 +157,8 @@ class _Assembly:
             visits[key] = (self._visit(key, steps[key], wanted, readouts=True), self_visits)
         stages = tuple(self._stage(key, steps[key], *visits[key]) for key in keys)
         # What is for keys alone is there for an image with itself, and not for a pair.
-        tensors = tuple(self._tensor(k, wanted.get(k, np.False_) | self_wanted.get(k, np.False_)) for k in self.tensors)
+        nowhere = {k: _no_offsets(self.nodes[k].result) for k in self.tensors}
+        tensors = tuple(self._tensor(k, wanted.get(k, no) | self_wanted.get(k, no)) for k, no in nowhere.items())
         mirrors = all(columns.is_symmetric for node in kept for columns in _column_windows(node))
         mirrors &= all(node.code is not Code.RECUR for node in kept)
         return Program(input_shape, stages, tensors, len(self.sums), len(self.outputs), mirrors)

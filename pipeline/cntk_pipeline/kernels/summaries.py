@@ -129,5 +129,5 @@ def describe(layer: Layer) -> str:
         value = getattr(layer, field.name)
         if value != field.default and not isinstance(value, Layer):
             text = f"{value:.4g}" if isinstance(value, float) else repr(value)
-            parts.append(text if position == 0 else f"{field.name}={text}")
+            parts.append(text if position == 0 and not field.kw_only else f"{field.name}={text}")
     return f"{type(layer).__name__}({', '.join(parts)})"

@@ -54,7 +54,7 @@ class Attend(Layer):
 
     @property
     def inner(self) -> tuple[Layer, ...]:
-        return (self.keys,)
+        return () if self.keys == _INPUT else (self.keys,)
 
     @property
     def renews(self) -> bool:
@@ -171,7 +171,7 @@ class LinearAttention(Layer):
 
     @property
     def inner(self) -> tuple[Layer, ...]:
-        return (self.keys,)
+        return () if self.keys == _INPUT else (self.keys,)
 
     @property
     def renews(self) -> bool:
