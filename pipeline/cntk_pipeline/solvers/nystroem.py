@@ -1,9 +1,9 @@
 """Images as the centres see them: the features ``b(x) = L^-1 k(x)``, whose products stand for the kernel.
 
 k(x) holds the kernel of x with the m centres, and ``L L^T`` their own kernel, so that ``b(x)^T b(z)`` is the Nystroem
-approximation of the kernel: exact where x or z is a centre. Behind them come ``v(x) = M^-1 b(x)`` with ``M M^T = B^T B +
-ridge I``, B being the features of all training images, a row each. L and M are lower triangular: the first entries of
-b and v belong to the first centres alone. (Quinonero-Candela and Rasmussen 2005, JMLR 6, section 5.)
+approximation of the kernel: exact where x or z is a centre. Behind them come ``v(x) = M^-1 b(x)`` with ``M M^T = B^T
+B + ridge I``, B being the features of all training images, a row each. L and M are lower triangular: the first entries
+of b and v belong to the first centres alone. (Quinonero-Candela and Rasmussen 2005, JMLR 6, section 5.)
 """
 
 from typing import Literal
@@ -12,7 +12,7 @@ import numpy as np
 
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.solvers.blas import solve_right
-from cntk_pipeline.solvers.systems import Bounds, SystemKernel, System, read_targets
+from cntk_pipeline.solvers.systems import Bounds, System, SystemKernel, read_targets
 from cntk_pipeline.storage.tiled_array import Array
 
 
