@@ -76,7 +76,7 @@ def test_equal_centres_do_no_harm_and_a_kernel_of_zeros_is_named() -> None:
     np.testing.assert_allclose(twice @ found.coefficients, kernel[:, 1:] @ expected.coefficients, atol=1e-8)
     with pytest.raises(NotPositiveDefinite, match="the kernel of the centres is zero"):
         fit_centres(np.zeros((4, 2)), np.ones(4), np.ones((4, 1)))
-    with pytest.raises(NotPositiveDefinite, match="leave-one-out on 3 centres is undefined.*larger ridge"):
+    with pytest.raises(NotPositiveDefinite, match=r"leave-one-out on 3 centres is undefined.*larger ridge"):
         fit_centres(np.eye(3), np.ones(3), np.ones((3, 1)), ridge=0.0)
 
 

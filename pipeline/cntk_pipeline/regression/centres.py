@@ -115,7 +115,9 @@ def fit_centres(
     values, vectors = scipy.linalg.eigh(corner.values, check_finite=False)
     kept = values > count * corner.eps * values.max()
     if not values.max() > 0:
-        raise NotPositiveDefinite("the kernel of the centres is zero: a network without trained layers, or inputs of zeros")
+        raise NotPositiveDefinite(
+            "the kernel of the centres is zero: a network without trained layers, or inputs of zeros"
+        )
     to_features = vectors[:, kept] / np.sqrt(values[kept])
     left, singular, right = scipy.linalg.svd(kernel @ to_features, full_matrices=False, check_finite=False)
     mean = as_finite(as_real(diagonal, "diagonal"), "diagonal").mean()
@@ -127,8 +129,8 @@ def fit_centres(
     usable = [k for k, error in enumerate(errors) if error is not None]
     if not usable:
         raise NotPositiveDefinite(
-            f"leave-one-out on {count} centres is undefined with any of the ridges {', '.join(f'{r:g}' for r in ridges)}, "
-            f"{ridge_mode}: nothing predicts some sample but itself. Give a larger ridge, or fewer centres"
+            f"leave-one-out on {count} centres is undefined with any of the ridges "
+            f"{', '.join(f'{each:g}' for each in ridges)}, {ridge_mode}: nothing predicts some sample but itself. Give a larger ridge, or fewer centres"
         )
     path = None if is_one_ridge(ridge) else _path(ridges, absolute, errors, usable, y)
     chosen = ridges.index(path.best) if path is not None else 0
@@ -139,7 +141,9 @@ def fit_centres(
     rest = np.square(y).sum(axis=0) - np.square(rotated).sum(axis=0)
     outside = rest / added if added else np.where(rest > 0, np.inf, 0.0)
     signal = (outside + (np.square(rotated) / (squares + added)[:, None]).sum(axis=0)) / len(y)
-    return FittedCentres(float(ridges[chosen]), added, to_features @ beta, y - error, path, to_features, inverse, signal)
+    return FittedCentres(
+        float(ridges[chosen]), added, to_features @ beta, y - error, path, to_features, inverse, signal
+    )
 
 
 def _left_out_errors(left: Array, shares: Array, rotated: Array, targets: Array) -> Array | None:

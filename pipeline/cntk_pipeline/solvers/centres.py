@@ -6,9 +6,9 @@ The prediction is ``k(z)^T alpha`` over the centres alone. With the features B o
     (B^T B + ridge I) beta = B^T Y,    alpha = L^-T beta,
 
 the subset of regressors (Quinonero-Candela and Rasmussen 2005): kernel regression with ``B B^T`` instead of the kernel.
-With all images as centres it is kernel regression itself. A task for each block of rows writes its part of ``B^T B`` and
-``B^T Y``; one task sums the parts in a fixed tree, so that no bit depends on the workers, and factors the sum. Matrices
-of m x m are held in memory.
+With all images as centres it is kernel regression itself. A task for each block of rows writes its part of ``B^T B``
+and ``B^T Y``; one task sums the parts in a fixed tree, so that no bit depends on the workers, and factors the sum.
+Matrices of m x m are held in memory.
 """
 
 from collections.abc import Iterator, Sequence
@@ -134,8 +134,8 @@ def _dependent(work: Work, kernel: Array, row: int) -> NotPositiveDefinite:
     enough = round_up(2.0 * short / (float(diagonal.mean()) or 1.0))
     return NotPositiveDefinite(
         f"{work.system.label}: expected centres that differ, and centre {row} (training image {row} of the run) adds "
-        f"nothing: {reason}. Leave that image out, take other centres (solve.centre_choice, solve.centre_seed), or give "
-        f"solve.centre_jitter = {enough:.1e}, which changes all results by a little",
+        f"nothing: {reason}. Leave that image out, take other centres (solve.centre_choice, solve.centre_seed), or "
+        f"give solve.centre_jitter = {enough:.1e}, which changes all results by a little",
         row,
         0.0,
     )
@@ -212,9 +212,9 @@ class CentresNeed:
             low, high = (middle, high) if self._bytes_of(middle) <= share else (low, middle)
         advice = f"set solve.centres = {low} at most, or give" if low else "give"
         raise ConfigError(
-            f"{count} centres hold {self.bytes / 1e6:,.0f} MB in a task, and of a worker's {memory.bytes / 1e6:,.0f} MB "
-            f"each of {memory.slots} tasks at once may hold {max(share, 0) / 1e6:,.0f} MB: {advice} workers more memory "
-            "(cluster.memory_limit) or fewer threads"
+            f"{count} centres hold {self.bytes / 1e6:,.0f} MB in a task, and of a worker's "
+            f"{memory.bytes / 1e6:,.0f} MB each of {memory.slots} tasks at once may hold {max(share, 0) / 1e6:,.0f} MB: "
+            f"{advice} workers more memory (cluster.memory_limit) or fewer threads"
         )
 
 

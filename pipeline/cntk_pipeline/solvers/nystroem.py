@@ -1,9 +1,9 @@
 """Images as the centres see them: the features ``b(x) = L^-1 k(x)``, whose products stand for the kernel.
 
 k(x) holds the kernel of x with the m centres, and ``L L^T`` their own kernel, so that ``b(x)^T b(z)`` is the Nystroem
-approximation of the kernel: exact where x or z is a centre. Behind them come ``v(x) = M^-1 b(x)`` with ``M M^T = B^T B +
-ridge I``, B being the features of all training images, a row each. L and M are lower triangular: the first entries of
-b and v belong to the first centres alone. (Quinonero-Candela and Rasmussen 2005, JMLR 6, section 5.)
+approximation of the kernel: exact where x or z is a centre. Behind them come ``v(x) = M^-1 b(x)`` with ``M M^T = B^T
+B + ridge I``, B being the features of all training images, a row each. L and M are lower triangular: the first entries
+of b and v belong to the first centres alone. (Quinonero-Candela and Rasmussen 2005, JMLR 6, section 5.)
 """
 
 from typing import Literal

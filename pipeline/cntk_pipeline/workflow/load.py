@@ -192,8 +192,8 @@ def _with_centres(config: RunConfig, data: Dataset) -> tuple[Dataset, int]:
         if other != row and not options_of(config.solve).centre_jitter:
             raise ConfigError(
                 f"{data.name}: expected centres that differ, and the training rows {other} and {row}, counted from 0, "
-                "are the same image: leave one of them out, take other centres (solve.centre_choice, solve.centre_seed), "
-                "or give solve.centre_jitter, such as 1e-6"
+                "are the same image: leave one of them out, take other centres (solve.centre_choice, "
+                "solve.centre_seed), or give solve.centre_jitter, such as 1e-6"
             )
     return data, centres.count
 
