@@ -76,7 +76,7 @@ def test_the_rim_is_cleared_where_planes_are_smaller_than_those_of_their_stage()
 def test_factors_are_the_layers_numbers_in_the_dtype_of_planes(dtype):
     tables = make_tables(PROGRAM, np.dtype(dtype))
     leaky = next(k for k, op in enumerate(OPERATIONS) if isinstance(op.function, LeakyRelu))
-    np.testing.assert_array_equal(tables.exact_params[leaky], [1.5**2 / 9, 0.25, 1, 0.5, 0.25, 0.625, 0])
+    np.testing.assert_array_equal(tables.exact_params[leaky], [1.5**2 / 9, 0.25, 1, 0.5, 0.25, 0.625, 0, 0])
     np.testing.assert_array_equal(tables.params, tables.exact_params.astype(dtype))
     assert tables.params.dtype == tables.weights.dtype == tables.term_weights.dtype == dtype
 

@@ -1,4 +1,4 @@
-"""The workflow of time series: files of the archive, dynamic time warping by its definition, and the scores of a set."""
+"""The workflow of time series: the archive's files, dynamic time warping by its definition, and scores of a set."""
 
 from pathlib import Path
 from types import ModuleType

@@ -129,7 +129,7 @@ class Machine:
                 addresses[k] = plane_function(
                     kind, op.is_plain_3x3, op.tangent, op.begins, by_lane, dtype, op.extra != 0
                 ).address
-            elif op.code is Code.RECUR:
+            elif op.code is Code.RECUR and op.function is not None:
                 addresses[k] = recurrence_function(
                     type(op.function), op.tangent, op.begins, op.backward, by_lane, dtype
                 ).address

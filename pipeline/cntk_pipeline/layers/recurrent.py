@@ -17,7 +17,8 @@ def _require_sequence(layer: Layer, shape: Shape) -> int:
     if shape.spatial is None or shape.spatial[0] != 1:
         raise LayerError(
             f"{type(layer).__name__} needs sequences, which are images of one row, (1, T, C), got {shape}: give arrays "
-            "(n, T, C) as x[:, None], and put no Flatten or pooling of all steps before it"
+            '(n, T, C) as x[:, None], and those of files with data.layout = "sequences"; put no Flatten or pooling of '
+            "all steps before it"
         )
     return shape.spatial[1]
 
