@@ -122,8 +122,9 @@ SERIES = {
     "concatenate": Sequential(Conv(3), Concatenate(Relu(), Sequential(Conv(3), Abs()), 0.3), Conv(2), Relu(), *ENDS),
     "repeat": Sequential(Conv(3), Repeat(Sequential(Relu(), Conv(3)), 3, inject=True), Relu(), *ENDS),
     "positions": Sequential(
-        *[Conv(3), PositionalEmbedding(w_std=0.8, correlation="gaussian", length=1.5), Attend(plus_identity=True)],
-        *[Dense(), Relu(), Attend(gain=0.7, keys=PositionalEmbedding(trained=False)), Dense(b_std=0.2), Relu(), *ENDS],
+        *[Conv(3), LayerNorm(), PositionalEmbedding(w_std=0.5, correlation="gaussian", length=1.5)],
+        *[Attend(gain=0.5, plus_identity=True), Dense(w_std=0.7), Relu()],
+        *[Attend(gain=0.5, keys=PositionalEmbedding(w_std=0.5)), Dense(b_std=0.2), Relu(), *ENDS],
     ),
     "transformer": presets.transformer(1, patch=(2, 1), position_std=0.5),
     "heads": Sequential(Conv(3), LayerNorm(), LinearAttention(w_out_std=0.4, b_std=0.3), Relu(), *ENDS),
