@@ -39,7 +39,9 @@ def images(kind):
     elif kind == "brightness":
         drawn = colours * sizes
     elif kind == "half of the brightness":
-        drawn = np.where(np.arange(SIZE)[:, None, None] < SIZE // 2, colours * sizes, rng.standard_normal((4, SIZE, SIZE, 3)))
+        drawn = np.where(
+            np.arange(SIZE)[:, None, None] < SIZE // 2, colours * sizes, rng.standard_normal((4, SIZE, SIZE, 3))
+        )
     else:
         drawn = colours * np.repeat(np.repeat(sizes[:, ::2, ::2], 2, 1), 2, 2)
     return drawn.astype(np.float32)

@@ -6,9 +6,9 @@ import numpy as np
 
 from cntk_pipeline.kernels.base import Engine, Question, require_independence
 from cntk_pipeline.kernels.cost import guess_pair_seconds, measure_pair, quick_part
-from cntk_pipeline.kernels.evaluator import NUMERICS_VERSION, POINTS_VERSION, CpuEvaluator, require_mirrors
+from cntk_pipeline.kernels.evaluator import NUMERICS_VERSION, REVISED, CpuEvaluator, require_mirrors
 from cntk_pipeline.kernels.lanes import LANES
-from cntk_pipeline.kernels.lowering import has_points, lower
+from cntk_pipeline.kernels.lowering import is_revised, lower
 from cntk_pipeline.kernels.memory import working_bytes
 from cntk_pipeline.kernels.program import Array
 from cntk_pipeline.kernels.summaries import Summary, summary
@@ -37,8 +37,8 @@ class CpuEngine(Engine):
 
     @classmethod
     def version_for(cls, question: Question) -> int:
-        is_affected = question.dtype == "float32" and has_points(question.readouts, question.input_shape)
-        return cls.numerics_version + POINTS_VERSION * is_affected
+        is_later = question.dtype == "float32" and is_revised(question.readouts, question.input_shape)
+        return cls.numerics_version + REVISED * is_later
 
     def evaluator(self) -> CpuEvaluator:
         return CpuEvaluator(self.program, self.question.dtype, self.question.flips)

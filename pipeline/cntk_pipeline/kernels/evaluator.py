@@ -25,8 +25,8 @@ from cntk_pipeline.kernels.program import Array, Program
 NUMERICS_VERSION = 3
 """Raised by hand whenever the values change in any bit; a run directory of another version is refused."""
 
-POINTS_VERSION = 1
-"""Added where pairs are compared at points too, which version 3 did not do at first: more pairs are of float64."""
+REVISED = 1
+"""Added for programs of which more pairs are of float64 than when the version began; see `lowering.is_revised`."""
 
 
 class CpuEvaluator(Evaluator):

@@ -29,9 +29,7 @@ class Meter:
         program = _in_dtype(point.program, dtype)
         self._machine = Machine(program, dtype)
         needs_exact = program.has_differences and dtype != np.float64
-        self._preparation = Preparation(
-            self._machine, Machine(program, np.dtype(np.float64)) if needs_exact else None
-        )
+        self._preparation = Preparation(self._machine, Machine(program, np.dtype(np.float64)) if needs_exact else None)
         (place,) = (
             place
             for k, place in self._machine.layout.items()
