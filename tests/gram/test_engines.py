@@ -222,6 +222,23 @@ def test_a_run_of_another_numerics_version_of_its_engine_gets_no_tile(
         runs.resume(str(run.path), Recorder(), threading.Event())
 
 
+def test_a_network_of_which_more_pairs_are_of_float64_than_before_has_a_later_version(
+    run_small: Run, small_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ({"layer": "Conv", "filter_shape": 1}, {"layer": "LayerNorm"}, {"layer": "Flatten"}, {"layer": "Dense"})
+    network = {"preset": None, "layers": list(names)}
+    changes = {"network": network, "readouts": {"depths": [], "poolings": []}}
+    exact, _ = runs.begin_elsewhere(small_config(**changes, kernel={"dtype": "float64"}), Recorder(), None)
+    assert exact.specification.numerics_version == NUMERICS_VERSION
+    run = run_small(**changes, store={"path": str(exact.path) + "-single"})
+    assert run.specification.numerics_version == NUMERICS_VERSION + 1
+    assert runs.plan(small_config(**changes)).numerics_version == NUMERICS_VERSION + 1
+    kernel_files(run)[0].unlink()
+    monkeypatch.setattr(CpuEngine, "numerics_version", NUMERICS_VERSION - 1)
+    with pytest.raises(SpecificationMismatch, match=r"holds a kernel of numerics version 4, .* computes version 3"):
+        runs.resume(str(run.path), Recorder(), threading.Event())
+
+
 @pytest.mark.usefixtures("scaled")
 def test_options_that_an_engine_does_not_know_any_more_are_refused(
     run_small: Run, monkeypatch: pytest.MonkeyPatch

@@ -1,11 +1,11 @@
-"""Maxima against random channels, and repeated blocks against their limit: no recursion involved."""
+"""Maxima against random channels, repeated blocks against their limit, channels side by side by hand."""
 
 import numpy as np
 import pytest
 from support.tolerances import DTYPES
 
 from cntk_pipeline import kernel_matrix
-from cntk_pipeline.layers import Dense, Flatten, Maxout, MaxPool, Relu, Repeat, Sequential
+from cntk_pipeline.layers import Concatenate, Dense, Flatten, Maxout, MaxPool, Relu, Repeat, Sequential
 
 DRAWS = 400_000
 RNG = np.random.default_rng(6)
@@ -65,3 +65,25 @@ def test_a_block_that_is_repeated_with_its_input_comes_to_the_equilibrium(dtype)
     for kind, expected in (("nngp", s), ("ntk", s / (1 - slope))):
         found = kernel_matrix(Sequential(*body), x, kind=kind, dtype=dtype)[0, 1]
         assert found == pytest.approx(expected, rel=1e-12 if dtype == "float64" else 1e-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_channels_side_by_side_have_the_values_by_hand(dtype):
+    # A third of the channels are ReLU of z = w x, two thirds have weights of their own: a mixture of both covariances.
+    x = IMAGES.reshape(3, 10)
+    s = 1.2**2 * x @ x.T / 10
+    size = np.sqrt(np.outer(np.diag(s), np.diag(s)))
+    angle = np.arccos(np.clip(s / size, -1, 1))
+    relu, slope = size * (np.sin(angle) + (np.pi - angle) * np.cos(angle)) / (2 * np.pi), (np.pi - angle) / (2 * np.pi)
+    inner, tangent_inner = 0.7**2 * s + 0.2**2, 0.7**2 * s + (0.7**2 * s + 0.2**2)
+    mixed, tangent = relu / 3 + 2 / 3 * inner, slope * s / 3 + 2 / 3 * tangent_inner
+    network = Sequential(
+        Dense(w_std=1.2), Concatenate(Relu(), Dense(w_std=0.7, b_std=0.2), 1 / 3), Dense(w_std=1.5, b_std=0.1)
+    )
+    nngp = 1.5**2 * mixed + 0.1**2
+    for kind, expected in (("nngp", nngp), ("ntk", nngp + 1.5**2 * tangent)):
+        found = kernel_matrix(network, x, kind=kind, dtype=dtype)
+        # arccos of a correlation of 1 - 1e-16 is off by 1e-8: these are the errors of the right side.
+        np.testing.assert_allclose(
+            found, expected, rtol=0, atol=(1e-7 if dtype == "float64" else 1e-6) * expected.max()
+        )

@@ -181,12 +181,13 @@ def _folder(memory: str | Path, question: KernelQuestion, inputs: Array) -> Fold
         network = spell(question.network)
     except LayerError as error:
         raise LayerError(f"memory: {error}; or leave memory out") from error
+    asked = kernels.Question(((question.network, "nngp"),), inputs.shape[1:], question.dtype, question.flips)
     described = {
         "network": network,
         "input_shape": list(inputs.shape[1:]),
         "dtype": question.dtype,
         "flips": question.flips,
         "engine": "cpu",
-        "numerics_version": kernels.NUMERICS_VERSION,
+        "numerics_version": kernels.find_engine("cpu").version_for(asked),
     }
     return FolderMemory(memory, described, question.dtype)

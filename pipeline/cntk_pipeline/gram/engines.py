@@ -1,7 +1,9 @@
 """Engines of workflows and of runs: named in ``[kernel]`` by people, and in a specification by who began the run."""
 
 import contextlib
+import json
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 from pydantic import ValidationError
 
@@ -99,6 +101,20 @@ def open_engine(run: RunDirectory, numbers: Sequence[int]) -> Engine:
         return make_engine(specification.engine, question)
 
 
+@lru_cache(maxsize=16)
+def _version_of(
+    engine: type[Engine],
+    numerics_version: int,
+    readouts: tuple[tuple[str, str], ...],
+    shape: tuple[int, ...],
+    dtype: str,
+    flips: bool,
+) -> int:
+    """Ask an engine of a version for that of a run's values, once for networks in JSON: every tile asks."""
+    networks = tuple((spelling.read(json.loads(network), LAYERS), kind) for network, kind in readouts)
+    return engine.version_for(Question(networks, shape, dtype, flips))
+
+
 @contextlib.contextmanager
 def _options_understood(run: RunDirectory) -> Iterator[None]:
     """Turn options of another version into an error that names the run."""
@@ -137,11 +153,15 @@ def require_numerics(run: RunDirectory) -> None:
     from cntk_pipeline.kernels import ENGINES
 
     _require_known(run)
-    version, here = run.specification.numerics_version, ENGINES[run.specification.engine.name]
-    if version != here.numerics_version:
+    specification, version = run.specification, run.specification.numerics_version
+    engine = ENGINES[specification.engine.name]
+    readouts = tuple((json.dumps(readout.network), readout.kind) for readout in specification.readouts)
+    numbers = specification.data.shape, specification.dtype, specification.flips
+    here = _version_of(engine, engine.numerics_version, readouts, *numbers)
+    if version != here:
         raise SpecificationMismatch(
             f"{run.path} holds a kernel of numerics version {version}, of which tiles are missing, and this cntk "
-            f"computes version {here.numerics_version}: values would be mixed. Finish it with the version that began "
+            f"computes version {here}: values would be mixed. Finish it with the version that began "
             "it, or compute it anew in another --store"
         )
 

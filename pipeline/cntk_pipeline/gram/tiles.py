@@ -13,7 +13,7 @@ from cntk_pipeline.config import KernelConfig, NetworkConfig, ReadoutsConfig
 from cntk_pipeline.errors import ConfigError, CorruptTile, LayerError
 from cntk_pipeline.gram.engines import is_known, load_code, open_engine, require_numerics, uses_devices
 from cntk_pipeline.gram.networks import layer_count, require_depth, require_option_types, require_size, require_types
-from cntk_pipeline.kernels import Engine
+from cntk_pipeline.kernels import Engine, Question
 from cntk_pipeline.layers import LAYERS, Sequential, spelling
 from cntk_pipeline.layers.presets import PRESETS
 from cntk_pipeline.rundir.code import UserCode
@@ -105,13 +105,15 @@ def specify(
     """Write down everything that the values and the layout of the matrices depend on."""
     from cntk_pipeline.kernels import find_engine
 
+    networks = tuple((each.network, each.kind) for each in readouts)
+    question = Question(networks, data.shape, kernel.dtype, kernel.flips)
     return Specification(
         data,
         tuple(ReadoutSpecification(each.name, each.kind, spelling.spell(each.network)) for each in readouts),
         kernel.dtype,
         kernel.flips,
         tile,
-        find_engine(engine.name).numerics_version,
+        find_engine(engine.name).version_for(question),
         engine,
         centres,
     )

@@ -145,6 +145,11 @@ class Engine(ABC):
         return cls(question, options)
 
     @classmethod
+    def version_for(cls, question: Question) -> int:
+        """Return the numerics version of the values of a question: `numerics_version` unless some have a later one."""
+        return cls.numerics_version
+
+    @classmethod
     def load_code(cls, options: "Section") -> "Section":
         """Load the code that options name beside this package; called only where the user has allowed it.
 

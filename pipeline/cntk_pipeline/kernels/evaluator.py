@@ -25,6 +25,9 @@ from cntk_pipeline.kernels.program import Array, Program
 NUMERICS_VERSION = 3
 """Raised by hand whenever the values change in any bit; a run directory of another version is refused."""
 
+REVISED = 1
+"""Added for programs of which more pairs are of float64 than when the version began; see `lowering.is_revised`."""
+
 
 class CpuEvaluator(Evaluator):
     """A program with the memory to run it: for one thread at a time.
@@ -238,9 +241,10 @@ def _require_apart(
     """
     if arithmetic.forgets_sizes or not sizes_differ(*pair):
         raise NotAccurate(
-            f"the images of pair {place} are so nearly the same that float64 does not tell them apart as "
-            f"this network does, above all {arithmetic.explain(statistics)}: the kernel would be further than 1e-5 "
-            "from the truth. Scale the images down, take smaller w_std or fewer layers, or leave one of them out"
+            f"the images of pair {place} are so nearly the same, as wholes or position by position up to factors, "
+            "that float64 does not tell them apart as this network does, above all "
+            f"{arithmetic.explain(statistics)}: the kernel would be further than 1e-5 from the truth. Scale the images "
+            "down, take smaller w_std or fewer layers, or leave one of them out"
         )
 
 

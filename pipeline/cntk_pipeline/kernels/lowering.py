@@ -49,6 +49,15 @@ def lower(readouts: Sequence[tuple[Layer, str]], input_shape: tuple[int, ...]) -
     return assemble(graph, outputs, input_shape)
 
 
+def is_revised(readouts: Sequence[tuple[Layer, str]], input_shape: tuple[int, ...]) -> bool:
+    """Tell whether values in float32 are later than the numerics version: of points, and of windows over one pixel."""
+    graph = NetworkGraph()
+    outputs = [append_network(graph, network, kind, input_shape)[-1].node for network, kind in readouts]
+    if input_shape[:2] == (1, 1) or len(input_shape) == 1:
+        return any(node.code is Code.WEIGH and node.windows is not None for node in graph.nodes)
+    return bool(find_points(graph, outputs))
+
+
 @dataclass(frozen=True)
 class Lowered:
     """What a layer became in a graph.

@@ -46,8 +46,9 @@ def working_bytes(program: Program, item_bytes: int) -> int:
     images = group_size(program, item_bytes)
     pixels = int(np.prod(program.input_shape))
     sizes = {planes_dtype(program, np.dtype(f"f{item_bytes}")).itemsize, 8}
-    # Directions are of float32.
-    return 4 * (images + 2 * LANES) * pixels + sum(_arithmetic_bytes(program, images, size) for size in sizes)
+    programs = (program, *(point.program for point in program.points))
+    arithmetic = sum(_arithmetic_bytes(each, images, size) for each in programs for size in sizes)
+    return 4 * (images + 2 * LANES) * pixels + arithmetic  # directions are of float32
 
 
 def _arithmetic_bytes(program: Program, images: int, item_bytes: int) -> int:

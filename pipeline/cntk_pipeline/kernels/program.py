@@ -163,7 +163,7 @@ class Operation:
     @property
     def mixes(self) -> bool:
         """Whether it averages over positions, so that roundings of float32 average out as well."""
-        return self.window != (1, 1)
+        return self.window != (1, 1) and (self.grid.height, self.grid.width) != (1, 1)
 
     @property
     def is_circular(self) -> bool:

@@ -185,7 +185,7 @@ def make_plan(inputs: PlanInputs) -> Plan:
         PROCESS_BYTES + max([kernel_task_bytes(engine, tile), *(need.bytes for need in needs)]),
         None if iteration is None else _plan_iteration(iteration, systems, slots),
         inputs.engine_record,
-        engine.numerics_version,
+        engine.version_for(engine.question),
         columns,
     )
 

@@ -11,9 +11,9 @@ from cntk_pipeline.kernels.cuda.device import DeviceLauncher
 from cntk_pipeline.kernels.cuda.evaluator import CudaEvaluator, Launcher, launch_size
 from cntk_pipeline.kernels.cuda.layout import lay_out
 from cntk_pipeline.kernels.cuda.supported import require_supported
-from cntk_pipeline.kernels.evaluator import require_mirrors
+from cntk_pipeline.kernels.evaluator import REVISED, require_mirrors
 from cntk_pipeline.kernels.lanes import LANES
-from cntk_pipeline.kernels.lowering import lower
+from cntk_pipeline.kernels.lowering import is_revised, lower
 from cntk_pipeline.kernels.memory import planes_dtype, working_bytes
 
 if TYPE_CHECKING:
@@ -53,6 +53,11 @@ class CudaEngine(Engine):
         require_supported(self.program, question.readouts, question.input_shape)
         self.layout = lay_out(self.program, planes_dtype(self.program, np.dtype(question.dtype)))
         self._architecture = (options if isinstance(options, CudaOptions) else CudaOptions()).architecture
+
+    @classmethod
+    def version_for(cls, question: Question) -> int:
+        is_later = question.dtype == "float32" and is_revised(question.readouts, question.input_shape)
+        return cls.numerics_version + REVISED * is_later
 
     def evaluator(self) -> CudaEvaluator:
         return CudaEvaluator(self.program, self.question.dtype, self.question.flips, self.launcher())
