@@ -112,17 +112,27 @@ def test_the_kernel_of_a_run_on_centres_is_the_first_columns_of_the_whole_kernel
     assert stages["train_variance"] == (1, 1)
 
 
+@pytest.mark.parametrize(
+    ("data", "solve"), [({}, {}), ({}, {"unit_diagonal": True}), ({"task": "regression"}, {})], ids=str
+)
 def test_with_all_images_as_centres_the_results_are_those_of_the_cholesky_solver(
-    on_centres: Callable[..., RunDirectory], run_small: Callable[..., RunDirectory], tmp_path: Path
+    on_centres: Callable[..., RunDirectory],
+    run_small: Callable[..., RunDirectory],
+    tmp_path: Path,
+    data: dict[str, Any],
+    solve: dict[str, Any],
 ) -> None:
     inference = {key: value for key, value in ALL.items() if key != "learning_curve"}
-    few = {"data": {"train": 30}}  # the image behind them is equal to another
-    run = open_run(on_centres(**few, solve=SOLVE | {"centres": 30}, inference=inference).path)
-    more = {"solve": {"ridges": [1e-3]}, "store": {"path": str(tmp_path / "other")}}
-    other = open_run(run_small(**ONE, **few, **more, inference=inference).path)
+    few = {"data": data | {"train": 30}, "inference": inference}  # the image behind them is equal to another
+    run = open_run(on_centres(**few, solve=SOLVE | solve | {"centres": 30}).path)
+    more = {"solve": solve | {"ridges": [1e-3]}, "store": {"path": str(tmp_path / "other")}}
+    other = open_run(run_small(**ONE, **few, **more).path)
     np.testing.assert_allclose(run.predictions(), other.predictions(), rtol=0, atol=1e-9)
     for key, part in (("leave_one_out", "prediction"), ("posterior_variance", "variance")):
         np.testing.assert_allclose(run.result(key)[part], other.result(key)[part], rtol=0, atol=1e-9)
+    images = np.asarray(np.load(run.directory.workflow().data.path)["x_test"])
+    mine, its = (each.decision_function(images, say=None) for each in (run, other))
+    np.testing.assert_allclose(mine, its, rtol=0, atol=1e-9)
 
 
 def test_random_centres_are_stored_first_and_drawn_by_the_seed(

@@ -40,8 +40,9 @@ def fit_samples(
         )
     if not isinstance(count, Integral) or isinstance(count, bool):
         raise TypeError(f"n_centres must be a whole number or None, got {count!r}")
+    count = int(count)
     if not 1 <= count <= len(samples):
         raise ValueError(f"n_centres must be from 1 to the {len(samples)} samples of the fit, got {count}")
-    centres = samples[: int(count)]
+    centres = samples[:count]
     columns = source.cross(samples, centres)
     return centres, fit_centres(columns, source.variances(samples), targets.reshape(len(targets), -1), **asked)

@@ -6,6 +6,7 @@ do not differ, up to rounding, are left out, so that equal centres do no harm.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -122,17 +123,19 @@ def fit_centres(
     left, singular, right = scipy.linalg.svd(kernel @ to_features, full_matrices=False, check_finite=False)
     mean = as_finite(as_real(diagonal, "diagonal"), "diagonal").mean()
     unit = TrainKernel(np.full((1, 1), mean), corner.eps, "the kernel")  # all that a relative ridge asks of it
-    ridges = [ridge] if is_one_ridge(ridge) else list(candidates_of(ridge, ridge_mode, auto))
-    absolute = [as_absolute_ridge(unit, float(each), ridge_mode) for each in ridges]
+    several = not is_one_ridge(ridge)
+    ridges = list(candidates_of(ridge, ridge_mode, auto)) if several else [cast(float, ridge)]
+    absolute = [as_absolute_ridge(unit, each, ridge_mode) for each in ridges]
     squares, rotated = np.square(singular), left.T @ y
     errors = [_left_out_errors(left, squares / (squares + each), rotated, y) for each in absolute]
     usable = [k for k, error in enumerate(errors) if error is not None]
     if not usable:
         raise NotPositiveDefinite(
             f"leave-one-out on {count} centres is undefined with any of the ridges "
-            f"{', '.join(f'{each:g}' for each in ridges)}, {ridge_mode}: nothing predicts some sample but itself. Give a larger ridge, or fewer centres"
+            f"{', '.join(f'{each:g}' for each in ridges)}, {ridge_mode}: nothing predicts some sample but itself. "
+            "Give a larger ridge, or fewer centres"
         )
-    path = None if is_one_ridge(ridge) else _path(ridges, absolute, errors, usable, y)
+    path = _path(ridges, absolute, errors, usable, y) if several else None
     chosen = ridges.index(path.best) if path is not None else 0
     error, added = errors[chosen], absolute[chosen]
     assert error is not None

@@ -212,9 +212,9 @@ class CentresNeed:
             low, high = (middle, high) if self._bytes_of(middle) <= share else (low, middle)
         advice = f"set solve.centres = {low} at most, or give" if low else "give"
         raise ConfigError(
-            f"{count} centres hold {self.bytes / 1e6:,.0f} MB in a task, and of a worker's "
-            f"{memory.bytes / 1e6:,.0f} MB each of {memory.slots} tasks at once may hold {max(share, 0) / 1e6:,.0f} MB: "
-            f"{advice} workers more memory (cluster.memory_limit) or fewer threads"
+            f"{count} centres hold {self.bytes / 1e6:,.0f} MB in a task, and of a worker's {memory.bytes / 1e6:,.0f} "
+            f"MB each of {memory.slots} tasks at once may hold {max(share, 0) / 1e6:,.0f} MB: {advice} workers more "
+            "memory (cluster.memory_limit) or fewer threads"
         )
 
 
