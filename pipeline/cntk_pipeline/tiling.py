@@ -78,7 +78,9 @@ def clip_tile(tile: int, train: int, test: int, lane_width: int = LANE_WIDTH) ->
     return min(tile, largest)
 
 
-def choose_tile(train: int, test: int, pair_seconds: float, slots: int, lane_width: int = LANE_WIDTH) -> int:
+def choose_tile(
+    train: int, test: int, pair_seconds: float, slots: int, lane_width: int = LANE_WIDTH, least_pairs: int = 1
+) -> int:
     """Choose the kernel's tile size in samples from what a pair costs.
 
     It is the largest size that leaves `TASKS_PER_SLOT` tiles to each slot, with a tile's time inside its bounds.
@@ -89,10 +91,11 @@ def choose_tile(train: int, test: int, pair_seconds: float, slots: int, lane_wid
     pair_seconds : measured or predicted time of one pair on one core.
     slots : tiles computed at once.
     lane_width : of the engine; tiles are multiples of it.
+    least_pairs : that a tile should have for the engine, also where this leaves fewer tiles to each slot.
     """
     share = total_pairs(train, test) * pair_seconds / (TASKS_PER_SLOT * max(slots, 1))
     seconds = min(max(share, SHORTEST_SECONDS), LONGEST_SECONDS)
-    side = math.sqrt(seconds / pair_seconds)
+    side = math.sqrt(max(seconds / pair_seconds, least_pairs))
     return clip_tile(max(lane_width, int(side) // lane_width * lane_width), train, test, lane_width)
 
 

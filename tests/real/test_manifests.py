@@ -167,7 +167,14 @@ def test_the_manifest_of_the_operator_is_what_the_executor_writes() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"tls": False}, {"volume_claim": None}, {"threads_per_worker": 4}, {"memory_limit": "800 MB"}, {"gpus_per_node": 2}]
+    "changes",
+    [
+        {"tls": False},
+        {"volume_claim": None},
+        {"threads_per_worker": 4},
+        {"memory_limit": "800 MB"},
+        {"gpus_per_node": 2},
+    ],
 )
 def test_what_the_executor_writes_is_what_the_schemas_allow(changes: dict[str, Any]) -> None:
     validate(cluster_manifest(CLUSTER.model_copy(update=changes), Names("cntk", "default"), 2))

@@ -322,7 +322,14 @@ def test_each_worker_of_a_job_with_cards_sees_one_of_them_and_keeps_it(shell: Sh
     """Seen to fail without the option of the steps: each worker sees both cards of its node."""
     (shell.folder / "ask.py").write_text(ALL_DEVICES)
     root = Path(__file__).parents[2]
-    asked = ["--nodes=2", "--ntasks=4", "--ntasks-per-node=2", "--cpus-per-task=1", "--gres=gpu:2", "--mem-per-cpu=900M"]
+    asked = [
+        "--nodes=2",
+        "--ntasks=4",
+        "--ntasks-per-node=2",
+        "--cpus-per-task=1",
+        "--gres=gpu:2",
+        "--mem-per-cpu=900M",
+    ]
     output = shell.folder / "output"
     lines = [f"export PYTHONPATH={root / 'pipeline'}:{root / 'tests'}", f"exec {sys.executable} {shell.folder}/ask.py"]
     (shell.folder / "job.sh").write_text("\n".join(["#!/bin/bash", *lines]))

@@ -178,7 +178,7 @@ def specification_of(loaded: Loaded, path: StorePath, old: RunDirectory | None =
         tile = old.specification.tile
     else:
         seconds = loaded.engine.measure(loaded.stored[0].images[:SAMPLE]).seconds
-        tile = choose_tile(train, test, seconds, slots_of(config), lanes)
+        tile = choose_tile(train, test, seconds, slots_of(config), lanes, loaded.engine.least_pairs)
     return gram.specify(loaded.described, loaded.readouts, config.kernel, loaded.engine_record, tile)
 
 

@@ -66,7 +66,7 @@ class Plan:
     pairs : of images, each computed once for all read-outs.
     plane_entries : per pair, what the time of a pair is proportional to; None where the engine counts none.
     pair_seconds : of one pair on one core, measured on a sample; the rest is derived.
-    measured_share : of a pair's work, which was computed to find out.
+    measured_share : of a pair's work, which was computed to find out; 0 where its seconds are counted.
     product_rate : float64 matrix product, floating-point operations a second and core, measured.
     slots : tiles at once.
     stages : what happens, in order, iterations aside.
@@ -137,7 +137,7 @@ def make_plan(inputs: PlanInputs) -> Plan:
     train, test, slots = inputs.contents.train, inputs.contents.test, inputs.slots
     lanes = engine.lane_width
     if inputs.tile is None:
-        tile = choose_tile(train, test, cost.seconds, slots, lanes)
+        tile = choose_tile(train, test, cost.seconds, slots, lanes, engine.least_pairs)
     else:
         tile = clip_tile(inputs.tile, train, test, lanes)
     method, count = method_of(inputs.solve), len(inputs.readouts)

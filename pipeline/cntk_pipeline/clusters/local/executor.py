@@ -99,7 +99,9 @@ def open_local(
                 protocol="tls://" if config.tls else "tcp://",
                 security=security_of(*make_pem()) if config.tls else None,
                 dashboard_address=config.dashboard,
-                memory_limit=worker_memory(config.memory_limit, cores_of_worker(config.threads_per_worker, config.gpus_per_node)),
+                memory_limit=worker_memory(
+                    config.memory_limit, cores_of_worker(config.threads_per_worker, config.gpus_per_node)
+                ),
                 silence_logs=logging.CRITICAL,
             )
         try:
