@@ -12,10 +12,10 @@ SIDE, DOWN, RIGHT = 5, 2, 1  # pixels of an image in both directions, and the of
 
 TITLE = "A wrapped tile: four planes in one square"
 DESCRIPTION = (
-    "Two panels, for images of five by five pixels and the tile of offset (2, 1). One: row r of image x meets row r + 2 "
-    "of image z, counted from the start again behind row 4. So rows 0, 1 and 2 have the offset 2, and rows 3 and 4 the "
-    "offset minus 3; between them lies a seam. Two: columns do the same with the offsets 1 and minus 4, and the tile "
-    "of five by five entries holds four whole planes: (2, 1) with 12 entries, (2, -4) with 3, (-3, 1) with 8 and "
+    "Two panels, for images of five by five pixels and the tile of offset (2, 1). One: row r of image x meets row "
+    "r + 2 of image z, counted from the start again behind row 4. So rows 0, 1 and 2 have the offset 2, and rows 3 and "
+    "4 the offset minus 3; between them lies a seam. Two: columns do the same with the offsets 1 and minus 4, and the "
+    "tile of five by five entries holds four whole planes: (2, 1) with 12 entries, (2, -4) with 3, (-3, 1) with 8 and "
     "(-3, -4) with 2. A window of three by three at row 2 and column 1 reads its own row and the row above; the three "
     "entries below lie behind the seam and have the factor 0."
 )

@@ -112,7 +112,7 @@ def lose(x: np.ndarray) -> None:
 def test_without_another_process_a_lost_card_stops_the_run() -> None:
     pytest.importorskip("cuda.core")
     x = np.random.default_rng(0).standard_normal((2, 4, 4, 1))
-    with pytest.raises(DeviceLost, match="the graphics card of this process failed, .*: CUDA_ERROR_LAUNCH_FAILED"):
+    with pytest.raises(DeviceLost, match=r"the graphics card of this process failed, .*: CUDA_ERROR_LAUNCH_FAILED"):
         lose(x)
     executor = SerialExecutor()
     executor.submit(("a",), lose, x)

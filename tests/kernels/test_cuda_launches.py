@@ -1,4 +1,4 @@
-"""What a launch on a graphics card takes, how often a kernel is compiled, and what is known where no card is at hand."""
+"""The memory of a launch on a graphics card, how often a kernel is compiled, and plans where no card is at hand."""
 
 from concurrent.futures import ThreadPoolExecutor
 
