@@ -19,6 +19,7 @@ from support.warps import CudaEngineOnCpu, needs_compiler
 
 from cntk_pipeline import kernel_matrix
 from cntk_pipeline.cli.main import COMPLETE
+from cntk_pipeline.clusters import WorkerMemory
 from cntk_pipeline.clusters.serial import SerialExecutor
 from cntk_pipeline.config import parse_config
 from cntk_pipeline.errors import ConfigError, DeviceLost, SpecificationMismatch, WorkersLost
@@ -137,3 +138,9 @@ def test_a_cluster_whose_cards_are_not_those_of_the_engine_is_refused_and_nothin
         with pytest.raises(ConfigError, match=message):
             refused(config)
     assert not list(tmp_path.iterdir())
+
+
+def test_workers_of_another_scheduler_that_would_share_a_card_by_threads_are_refused(tmp_path: Path) -> None:
+    tables = WORKFLOW | {"cluster": {"kind": "address", "address": "tcp://a:1"}, "store": {"path": f"{tmp_path}/run"}}
+    with pytest.raises(ConfigError, match=r"computes 2 tiles at once, and has one graphics card: .*--nthreads 1"):
+        runs.begin_elsewhere(parse_config(tables, "test"), Recorder(), WorkerMemory(2**34, 2))
