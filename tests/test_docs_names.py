@@ -46,7 +46,7 @@ def test_a_page_has_every_public_name_of_its_room(page: str) -> None:
     assert [name for name in shown if not hasattr(room, name)] == []
 
 
-@pytest.mark.parametrize("name", ["how_it_works", "planes", "way_of_a_tile"])
+@pytest.mark.parametrize("name", ["how_it_works", "planes", "way_of_a_tile", "wrapped_tile"])
 def test_a_figure_is_what_its_script_draws(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [str(DOCS / "figures"), *sys.path])
     figure = runpy.run_path(str(DOCS / "figures" / f"{name}.py"))["figure"]

@@ -97,6 +97,10 @@ class KillsWorkers(PipelineError, RuntimeError):
     """A tile ends the process of every worker that computes it."""
 
 
+class DeviceLost(PipelineError, RuntimeError):
+    """A graphics card failed; this process cannot use it any more, another one may."""
+
+
 class TilesFailed(PipelineError, RuntimeError):
     """Some tiles could not be computed; the others are kept."""
 

@@ -92,7 +92,14 @@ def clip_tile(tile: int, train: int, test: int, lane_width: int = LANE_WIDTH) ->
 
 
 def choose_tile(
-    train: int, test: int, pair_seconds: float, slots: int, lane_width: int = LANE_WIDTH, centres: int | None = None
+    train: int,
+    test: int,
+    pair_seconds: float,
+    slots: int,
+    lane_width: int = LANE_WIDTH,
+    *,
+    least_pairs: int = 1,
+    centres: int | None = None,
 ) -> int:
     """Choose the kernel's tile size in samples from what a pair costs.
 
@@ -104,11 +111,12 @@ def choose_tile(
     pair_seconds : measured or predicted time of one pair on one core.
     slots : tiles computed at once.
     lane_width : of the engine; tiles are multiples of it.
+    least_pairs : that a tile should have for the engine, also where this leaves fewer tiles to each slot.
     centres : columns of the kernel, where they are not all training images.
     """
     share = total_pairs(train, test, centres) * pair_seconds / (TASKS_PER_SLOT * max(slots, 1))
     seconds = min(max(share, SHORTEST_SECONDS), LONGEST_SECONDS)
-    side = math.sqrt(seconds / pair_seconds)
+    side = math.sqrt(max(seconds / pair_seconds, least_pairs))
     return clip_tile(max(lane_width, int(side) // lane_width * lane_width), train, test, lane_width)
 
 

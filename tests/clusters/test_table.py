@@ -105,8 +105,8 @@ def test_an_unknown_kind_is_refused_with_those_that_there_are() -> None:
         ({"worker": 2}, "unknown key cluster.worker: did you mean 'workers'?"),
         (
             {"kind": "ssh", "zzz": 1},
-            "unknown key cluster.zzz: known are kind, workers, minimum_workers, threads_per_worker, memory_limit, tls, "
-            "dashboard, metrics, hosts, interface, python",
+            "unknown key cluster.zzz: known are kind, workers, minimum_workers, threads_per_worker, gpus_per_node, "
+            "memory_limit, tls, dashboard, metrics, hosts, interface, python",
         ),
     ],
 )

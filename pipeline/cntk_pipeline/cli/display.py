@@ -146,10 +146,11 @@ def show_plan(plan: "Plan") -> None:
         )
     )
     out.print(escape("  " + ", ".join(plan.readouts)))
-    part = "" if plan.measured_share == 1 else f" on {100 * plan.measured_share:.2g} % of a pair"
+    part = "measured" if plan.measured_share == 1 else f"measured on {100 * plan.measured_share:.2g} % of a pair"
+    part = part if plan.measured_share else "counted, not measured: no graphics card is at hand here"
     entries = "" if plan.plane_entries is None else f", {count_text(plan.plane_entries)} plane entries each"
     out.print(
-        f"{count_text(plan.pairs)} pairs at {seconds_text(plan.pair_seconds)} a pair and core (measured{part})"
+        f"{count_text(plan.pairs)} pairs at {seconds_text(plan.pair_seconds)} a pair and core ({part})"
         f"{entries}; {plan.slots} at once"
     )
     if plan.centres is not None:

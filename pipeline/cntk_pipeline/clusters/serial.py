@@ -10,6 +10,7 @@ from typing import Any
 from cntk_pipeline.clusters.base import Completion, Executor, WorkerMemory
 from cntk_pipeline.clusters.cluster import Cluster
 from cntk_pipeline.config import ClusterConfig
+from cntk_pipeline.errors import DeviceLost, WorkersLost
 from cntk_pipeline.resources import memory_bytes
 
 
@@ -31,6 +32,8 @@ class SerialExecutor(Executor):
         key, function, arguments = self._queue.popleft()
         try:
             return [Completion(key, result=function(*arguments))]
+        except DeviceLost as error:
+            raise WorkersLost(f"{error}. Finished tiles are kept, `cntk resume` goes on in another process") from error
         except Exception as error:  # the driver judges any error of a call
             return [Completion(key, error=error)]
 

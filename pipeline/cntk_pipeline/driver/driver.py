@@ -328,7 +328,8 @@ class _Batch:
         self.quarantined += 1
         error = self.outcome.failed[task] = KillsWorkers(
             "its workers died again and again, also with nothing beside it: either for want of memory, then give them "
-            "more (cluster.memory_limit) or take fewer, or by a crash, which the log of their host tells of"
+            "more (cluster.memory_limit) or take fewer, or by a crash, which the log of their host tells of, or by a "
+            "graphics card that failed, which the log of the run tells of"
         )
         emit(Event("quarantined", task, describe_error(error)))
 

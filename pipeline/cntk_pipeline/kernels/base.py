@@ -179,6 +179,11 @@ class Engine(ABC):
         """Bytes that an evaluator holds for tiles of an edge, beside the images and results it is given."""
 
     @property
+    def least_pairs(self) -> int:
+        """The pairs of a tile below which a part of the hardware would wait."""
+        return 1
+
+    @property
     def plane_entries(self) -> int | None:
         """What the time of a pair is proportional to; None where that says nothing."""
         return None

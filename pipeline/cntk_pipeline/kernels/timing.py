@@ -26,7 +26,7 @@ class PairCost:
     Attributes
     ----------
     seconds : on one core.
-    share : of the pair's work that was computed to find out.
+    share : of the pair's work that was computed to find out; 0 where the seconds are counted, not measured.
     """
 
     seconds: float

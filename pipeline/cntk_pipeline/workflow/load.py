@@ -217,7 +217,15 @@ def specification_of(loaded: Loaded, path: StorePath, old: RunDirectory | None =
     else:
         seconds = loaded.engine.measure(loaded.stored[0].images[:SAMPLE]).seconds
         centres = centres_of(config.solve)
-        tile = choose_tile(train, test, seconds, slots_of(config), lanes, None if centres is None else centres.count)
+        tile = choose_tile(
+            train,
+            test,
+            seconds,
+            slots_of(config),
+            lanes,
+            least_pairs=loaded.engine.least_pairs,
+            centres=None if centres is None else centres.count,
+        )
     centres = centres_of(config.solve)
     return gram.specify(loaded.described, loaded.readouts, config.kernel, loaded.engine_record, tile, centres)
 

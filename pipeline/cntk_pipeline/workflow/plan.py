@@ -66,7 +66,7 @@ class Plan:
     pairs : of images, each computed once for all read-outs.
     plane_entries : per pair, what the time of a pair is proportional to; None where the engine counts none.
     pair_seconds : of one pair on one core, measured on a sample; the rest is derived.
-    measured_share : of a pair's work, which was computed to find out.
+    measured_share : of a pair's work, which was computed to find out; 0 where its seconds are counted.
     product_rate : float64 matrix product, floating-point operations a second and core, measured.
     slots : tiles at once.
     stages : what happens, in order, iterations aside.
@@ -146,7 +146,9 @@ def make_plan(inputs: PlanInputs) -> Plan:
     centres = centres_of(inputs.solve)
     columns = None if centres is None else centres.count
     if inputs.tile is None:
-        tile = choose_tile(train, test, cost.seconds, slots, lanes, columns)
+        tile = choose_tile(
+            train, test, cost.seconds, slots, lanes, least_pairs=engine.least_pairs, centres=columns
+        )
     else:
         tile = clip_tile(inputs.tile, train, test, lanes)
     method, count = method_of(inputs.solve), len(inputs.readouts)

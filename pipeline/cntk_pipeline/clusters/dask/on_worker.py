@@ -1,5 +1,7 @@
 """Code in Dask's workers: their preparation, and calls that send their results to the driver."""
 
+import logging
+import os
 import pickle
 import time
 import traceback
@@ -11,11 +13,15 @@ import distributed
 from distributed.diagnostics.plugin import WorkerPlugin
 
 from cntk_pipeline.clusters.dask.clock import keep_steady
+from cntk_pipeline.errors import DeviceLost
 from cntk_pipeline.storage.tiled_array import MAPPED_BYTES, limit_mapped_tiles
 from cntk_pipeline.telemetry.events import close_logs
 
 REFUSAL_SECONDS = 10.0
 """Time that an unprepared worker holds a call before it refuses it: other workers take the next calls meanwhile."""
+
+DEVICE_LOST = 74
+"""Exit code of a worker whose graphics card failed: that of an error of a device (EX_IOERR)."""
 
 DEEPEST_TRACEBACK = 100
 """Largest depth of a traceback that is sent: Dask pickles tracebacks frame within frame."""
@@ -53,6 +59,8 @@ class Preparation(WorkerPlugin):  # type: ignore[misc]
 def send_result(topic: str, key: tuple[Any, ...], function: Callable[..., Any], *arguments: Any) -> None:
     """Run a call on a worker and send its result to the subscriber of ``topic``.
 
+    A lost graphics card ends the worker, so that its nanny starts another one and the call is tried again.
+
     Raises
     ------
     ConnectionError
@@ -65,6 +73,10 @@ def send_result(topic: str, key: tuple[Any, ...], function: Callable[..., Any], 
         raise ConnectionError(f"the worker {worker.address} takes no tile: {problem}")
     try:
         result = function(*arguments)
+    except DeviceLost as error:
+        logging.getLogger("distributed.worker").critical("the worker %s ends: %s", worker.address, error)
+        close_logs()  # the event that tells of the error may wait to be sent
+        os._exit(DEVICE_LOST)
     except Exception as error:
         failed = sendable(error)
     else:

@@ -82,6 +82,7 @@ def open_local(
 
     require_no_stop(stop)
     devices = visible_devices(config.gpus_per_node) if config.gpus_per_node else None
+    cores = cores_of_worker(config.threads_per_worker, config.gpus_per_node)
     workers = worker_count(config.workers or config.gpus_per_node, config.threads_per_worker)
     minimum, maximum = bounds(config, workers)
     needed = SCHEDULER_BYTES + maximum * NANNY_BYTES
@@ -99,9 +100,7 @@ def open_local(
                 protocol="tls://" if config.tls else "tcp://",
                 security=security_of(*make_pem()) if config.tls else None,
                 dashboard_address=config.dashboard,
-                memory_limit=worker_memory(
-                    config.memory_limit, cores_of_worker(config.threads_per_worker, config.gpus_per_node)
-                ),
+                memory_limit=worker_memory(config.memory_limit, cores),
                 silence_logs=logging.CRITICAL,
             )
         try:

@@ -1,18 +1,26 @@
 """The kernel of a program on a device of this machine, by cuda-core: compiling, memory, launches."""
 
 import importlib.util
+import threading
 from typing import Any
 
 import numpy as np
 
 from cntk_pipeline.errors import ConfigError
+from cntk_pipeline.kernels.cuda.buffers import BLOCKS_PER_MULTIPROCESSOR, launch_bytes
 from cntk_pipeline.kernels.cuda.layout import Layout
 from cntk_pipeline.kernels.cuda.packing import Packed
 from cntk_pipeline.kernels.cuda.source import write_source
 from cntk_pipeline.kernels.program import Array, Program
 
-BLOCKS_PER_MULTIPROCESSOR = 2
-"""Blocks that are launched for each multiprocessor. Each takes pairs until there are none; more would only wait."""
+
+def errors_of_driver() -> tuple[type[Exception], ...]:
+    """Return the type of the errors of CUDA's driver; none where cuda-core is not installed."""
+    try:
+        from cuda.core._utils.cuda_utils import CUDAError  # it has no public name
+    except ImportError:
+        return ()
+    return (CUDAError,)
 
 
 def require_compiler() -> None:
@@ -56,7 +64,7 @@ def compile_cubin(source: str, architecture: str) -> Any:
 
 
 class DeviceLauncher:
-    """Runs the kernel of a program on the first device that the process sees.
+    """Runs the kernel of a program on the first device that the process sees; any number of threads may share it.
 
     Parameters
     ----------
@@ -65,7 +73,7 @@ class DeviceLauncher:
     Raises
     ------
     ConfigError
-        If there is no driver, no device, or one of another architecture.
+        If there is no driver, no device, one of another architecture, or one without the memory of a launch.
     """
 
     def __init__(self, program: Program, layout: Layout, architecture: str) -> None:
@@ -73,14 +81,21 @@ class DeviceLauncher:
         self.layout = layout
         self._readout_count = program.readout_count
         self._device = _open_device(architecture)
+        multiprocessors = self._device.properties.multiprocessor_count
+        require_memory(launch_bytes(program, layout, multiprocessors), *_memory_here(), self._device.name)
+        self._lock = threading.Lock()  # threads would share the stream, and need the memory of a launch each
         self._stream = self._device.create_stream()
         # Kept, since the kernel is a part of it.
         self._code = compile_cubin(write_source(program, layout), architecture)
         self._kernel = self._code.get_kernel("evaluate")
-        self._blocks = BLOCKS_PER_MULTIPROCESSOR * self._device.properties.multiprocessor_count
+        self._blocks = BLOCKS_PER_MULTIPROCESSOR * multiprocessors
 
     def run(self, left: Packed, right: Packed, pairs: Array) -> Array:
         """Run pairs; see `Launcher.run`."""
+        with self._lock:
+            return self._run(left, right, pairs)
+
+    def _run(self, left: Packed, right: Packed, pairs: Array) -> Array:
         from cuda.core import LaunchConfig, launch
 
         self._device.set_current()  # this may be another thread
@@ -121,7 +136,7 @@ def _open_device(architecture: str) -> Any:
     try:
         device = Device()
         device.set_current()
-    except RuntimeError as error:  # what cuda-core raises for each of its reasons
+    except (RuntimeError, *errors_of_driver()) as error:  # there is no driver, or it finds no device
         raise ConfigError(
             f'the engine "cuda" found no device: {error} Compute on a machine that has one, or take engine = "cpu"'
         ) from None
@@ -133,3 +148,29 @@ def _open_device(architecture: str) -> Any:
             f'architecture, or write architecture = "{found}" and compute anew in another --store'
         )
     return device
+
+
+def _memory_here() -> tuple[int, int]:
+    """Ask the driver for the free and for all bytes of the current device."""
+    from cuda.bindings import driver
+
+    status, free, total = driver.cuMemGetInfo()
+    if status != driver.CUresult.CUDA_SUCCESS:
+        raise ConfigError(f"the graphics card does not say how much memory it has: {status.name}. Take another card")
+    return free, total
+
+
+def require_memory(needed_bytes: int, free_bytes: int, total_bytes: int, name: str) -> None:
+    """Refuse a device that has no room for a launch, before a tile is computed.
+
+    Raises
+    ------
+    ConfigError
+        With the need and what is free.
+    """
+    if needed_bytes > free_bytes:
+        raise ConfigError(
+            f"a launch of this kernel holds {needed_bytes / 1e6:,.0f} MB on a graphics card, and of the "
+            f"{total_bytes / 1e6:,.0f} MB of {name}, {free_bytes / 1e6:,.0f} MB are free: end what else computes on "
+            "it, or give each worker a larger card"
+        )

@@ -1,20 +1,26 @@
 """The engine that computes exact kernels on a device: the CPU's program, printed as CUDA C."""
 
+import threading
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from pydantic import Field
 
 from cntk_pipeline.config.section import Section
+from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.kernels.base import Engine, Question
+from cntk_pipeline.kernels.cuda.buffers import PAIR_BYTES, VALUE_BYTES, feeding_pairs, launch_size
+from cntk_pipeline.kernels.cuda.counted import count_pair_seconds
 from cntk_pipeline.kernels.cuda.device import DeviceLauncher
-from cntk_pipeline.kernels.cuda.evaluator import CudaEvaluator, Launcher, launch_size
+from cntk_pipeline.kernels.cuda.evaluator import CudaEvaluator, Launcher
 from cntk_pipeline.kernels.cuda.layout import lay_out
 from cntk_pipeline.kernels.cuda.supported import require_supported
 from cntk_pipeline.kernels.evaluator import REVISED, require_mirrors
 from cntk_pipeline.kernels.lanes import LANES
 from cntk_pipeline.kernels.lowering import is_revised, lower
 from cntk_pipeline.kernels.memory import planes_dtype, working_bytes
+from cntk_pipeline.kernels.program import Array
+from cntk_pipeline.kernels.timing import PairCost
 
 if TYPE_CHECKING:
     from cntk_pipeline.kernels.summaries import Summary
@@ -53,6 +59,8 @@ class CudaEngine(Engine):
         require_supported(self.program, question.readouts, question.input_shape)
         self.layout = lay_out(self.program, planes_dtype(self.program, np.dtype(question.dtype)))
         self._architecture = (options if isinstance(options, CudaOptions) else CudaOptions()).architecture
+        self._kept: Launcher | None = None
+        self._lock = threading.Lock()
 
     @classmethod
     def version_for(cls, question: Question) -> int:
@@ -60,7 +68,10 @@ class CudaEngine(Engine):
         return cls.numerics_version + REVISED * is_later
 
     def evaluator(self) -> CudaEvaluator:
-        return CudaEvaluator(self.program, self.question.dtype, self.question.flips, self.launcher())
+        with self._lock:
+            if self._kept is None:  # compiling takes seconds, and every tile asks for an evaluator
+                self._kept = self.launcher()
+        return CudaEvaluator(self.program, self.question.dtype, self.question.flips, self._kept)
 
     def launcher(self) -> Launcher:
         """Compile the program's kernel and open the device.
@@ -76,9 +87,21 @@ class CudaEngine(Engine):
         images = launch_size(self.program, self.layout)
         pixels = int(np.prod(self.program.input_shape))
         numbers = images * (2 * self.layout.left_size + 3 * self.layout.right_size + 4 * pixels)
-        pairs = images**2 * (12 + 8 * self.program.readout_count)
+        pairs = images**2 * (PAIR_BYTES + VALUE_BYTES * self.program.readout_count)
         cpu = working_bytes(self.program, np.dtype(self.question.dtype).itemsize)
         return numbers * self.layout.dtype.itemsize + pairs + cpu
+
+    @property
+    def least_pairs(self) -> int:
+        return feeding_pairs(self.layout)
+
+    def measure(self, sample: Array) -> PairCost:
+        """Measure the seconds of a pair; a machine without a device of the architecture takes counted ones."""
+        try:
+            self.evaluator()
+        except ConfigError:  # a login node of a cluster, say: its workers are asked for their devices
+            return PairCost(count_pair_seconds(self.program, self.layout.dtype, self._architecture), 0.0)
+        return super().measure(sample)
 
     @property
     def plane_entries(self) -> int:

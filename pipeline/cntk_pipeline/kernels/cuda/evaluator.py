@@ -8,20 +8,17 @@ from typing import Protocol
 
 import numpy as np
 
+from cntk_pipeline.errors import DeviceLost
 from cntk_pipeline.kernels.arithmetic import Group
 from cntk_pipeline.kernels.base import mirror_lower
+from cntk_pipeline.kernels.cuda.buffers import launch_size
+from cntk_pipeline.kernels.cuda.device import errors_of_driver
 from cntk_pipeline.kernels.cuda.layout import Layout
 from cntk_pipeline.kernels.cuda.packing import Packed, pack_left, pack_right
 from cntk_pipeline.kernels.evaluator import CpuEvaluator, contents
 from cntk_pipeline.kernels.lanes import LANES
 from cntk_pipeline.kernels.machine import EQUAL, ITSELF
 from cntk_pipeline.kernels.program import Array, Program
-
-LAUNCH_BYTES = 64 * 2**20
-"""Memory for the left images of a launch; right ones take four times as much."""
-
-MOST_IMAGES = 1024
-"""Left or right images of a launch: a million pairs, a second of CNTK-V."""
 
 
 class Launcher(Protocol):
@@ -34,12 +31,6 @@ class Launcher(Protocol):
         ...
 
 
-def launch_size(program: Program, layout: Layout) -> int:
-    """Count the left, or right, images of a launch, in whole blocks."""
-    image_bytes = (layout.left_size + int(np.prod(program.input_shape))) * layout.dtype.itemsize
-    return LANES * max(1, min(LAUNCH_BYTES // image_bytes, MOST_IMAGES) // LANES)
-
-
 class CudaEvaluator(CpuEvaluator):
     """A program on a device: for one thread at a time.
 
@@ -47,6 +38,11 @@ class CudaEvaluator(CpuEvaluator):
     ----------
     program, dtype, flips : as of `CpuEvaluator`.
     launcher : of the program's kernel.
+
+    Raises
+    ------
+    DeviceLost
+        By its methods, if the device fails: most errors of CUDA leave a process that can do nothing more on it.
     """
 
     def __init__(self, program: Program, dtype: str, flips: bool, launcher: Launcher) -> None:
@@ -98,7 +94,10 @@ class CudaEvaluator(CpuEvaluator):
             near[:, :, lanes] = group.find_near(slice(None), z[lanes], block, same_lanes)[:, :, : block.count]
         left = pack_left(layout, x, group.statistics(slice(None)).T)
         right = pack_right(layout, z, right_statistics)
-        found = self._launcher.run(left, right, np.stack([*where, same[where]], axis=1)).T
+        try:
+            found = self._launcher.run(left, right, np.stack([*where, same[where]], axis=1)).T
+        except errors_of_driver() as error:
+            raise DeviceLost(f"the graphics card of this process failed, and is lost to it: {error}") from error
         with np.errstate(over="ignore"):  # what is not finite is refused where it is returned
             values = found.astype(self.dtype)
         for number in np.flatnonzero(near[:, where[0], where[1]].any(0)):
