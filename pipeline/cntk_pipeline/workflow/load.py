@@ -13,9 +13,9 @@ from cntk_pipeline.clusters.table import cluster_of, idle_options
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.datasets import Contents, Dataset, Split, Standardization
 from cntk_pipeline.errors import ConfigError, PipelineError, StoreError
-from cntk_pipeline.graphs import is_graph
 from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.gram.engines import make_engine, read_engine
+from cntk_pipeline.graphs import is_graph
 from cntk_pipeline.inference import require_options, require_results
 from cntk_pipeline.kernels import Engine, Question
 from cntk_pipeline.rundir.directory import RunDirectory

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from cntk_pipeline.errors import ConfigError
+from cntk_pipeline.graphs import is_graph, unpack
 from cntk_pipeline.inference import Shown
 from cntk_pipeline.models import Json
-from cntk_pipeline.graphs import is_graph, unpack
 from cntk_pipeline.opened import OpenRun
 from cntk_pipeline.opened.pictures import as_picture, read_samples
 from cntk_pipeline.opened.systems import Readout
