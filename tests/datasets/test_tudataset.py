@@ -68,10 +68,10 @@ def test_files_that_do_not_fit_are_refused(folder, name, text, told):
 def test_what_is_not_there_is_refused(folder, tmp_path):
     with pytest.raises(ConfigError, match="data source 'tudataset': expected a path, got none"):
         load("tudataset")
-    with pytest.raises(DataNotFound, match="expected a folder with the files NAME_A.txt"):
+    with pytest.raises(DataNotFound, match=r"expected a folder with the files NAME_A\.txt"):
         load("tudataset", str(tmp_path / "nothing"))
     (folder / "TWO_A.txt").write_text("")
-    with pytest.raises(DataError, match="expected one file NAME_A.txt, got TOY_A.txt, TWO_A.txt"):
+    with pytest.raises(DataError, match=r"expected one file NAME_A\.txt, got TOY_A\.txt, TWO_A\.txt"):
         load("tudataset", str(folder))
     (folder / "TWO_A.txt").unlink()
     (folder / "TOY_graph_labels.txt").unlink()

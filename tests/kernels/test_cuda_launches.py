@@ -45,7 +45,7 @@ def test_a_tile_keeps_the_blocks_of_a_card_at_work_however_little_a_pair_costs()
     assert engine.least_pairs == feeding_pairs(engine.layout) == 16 * 2 * 148 * engine.layout.pairs
     slow, lanes = 0.1, engine.lane_width  # s a pair: by its time alone a tile would have few pairs
     assert choose_tile(50_000, 10_000, slow, 8, lanes) < 32
-    tile = choose_tile(50_000, 10_000, slow, 8, lanes, engine.least_pairs)
+    tile = choose_tile(50_000, 10_000, slow, 8, lanes, least_pairs=engine.least_pairs)
     assert tile**2 <= engine.least_pairs < (tile + lanes) ** 2
 
 

@@ -8,10 +8,10 @@ from support.graphs import draw_graphs
 from support.tolerances import DTYPES, assert_kernels_close, tolerance
 from twin import reference
 
-from cntk_pipeline import kernel_diagonal, kernel_matrices, kernel_matrix
+from cntk_pipeline import kernel_diagonal, kernel_matrices, kernel_matrix, summary
 from cntk_pipeline.errors import DataError, LayerError, NotFinite
 from cntk_pipeline.graphs import pack
-from cntk_pipeline.kernels import ENGINES, CpuEngine, Question, find_engine
+from cntk_pipeline.kernels import ENGINES, CpuEngine, Question, find_engine, lower
 from cntk_pipeline.layers import (
     Abs,
     Aggregate,
@@ -86,11 +86,15 @@ NETWORKS = {
     "biases": at_nodes(Relu(), Dense(b_std=0.2), Aggregate(), Relu(), Dense(b_std=0.2), Aggregate("degree")),
     "means": Sequential(GraphConv("degree"), Relu(), Dense(b_std=0.3), GlobalAvgPool(), Dense(), Relu(), Dense()),
     "fixed": Sequential(GraphConv(trained=False), Abs(), GraphConv(), Relu(), GlobalSumPool(), Dense(trained=False)),
-    "jump": Sequential(Dense(), Repeat(Sequential(Aggregate(), Relu(), Dense()), 3, jump=True), GlobalSumPool(), Dense()),
+    "jump": Sequential(
+        Dense(), Repeat(Sequential(Aggregate(), Relu(), Dense()), 3, jump=True), GlobalSumPool(), Dense()
+    ),
     "residual": at_nodes(Residual(Sequential(Relu(), GraphConv("degree")), Identity()), LayerNorm(), Erf(), Dense()),
     "joined": at_nodes(Concatenate(Relu(), Sequential(GraphConv(), Abs()), 0.3), Dense()),
     "product": at_nodes(Product(Sequential(Relu(), GraphConv()), Relu()), Rescale(0.4), Dense()),
-    "series": at_nodes(LayerNorm(), Elementwise("sigmoid"), GraphConv("degree"), LayerNorm(), Elementwise("tanh"), Dense()),
+    "series": at_nodes(
+        LayerNorm(), Elementwise("sigmoid"), GraphConv("degree"), LayerNorm(), Elementwise("tanh"), Dense()
+    ),
     "standard": Sequential(Dense(parameterization="standard", b_std=0.1), Aggregate(), Relu(), GlobalSumPool()),
 }
 
@@ -183,6 +187,10 @@ def test_a_network_must_join_nodes_and_images_have_no_neighbours(packed):
         kernel_matrix(Sequential(Aggregate(), Dense(), Flatten()), np.ones((2, 4, 4, 1)))
     with pytest.raises(LayerError, match="NTK"):
         kernel_matrix(at_nodes(Sign()), packed)
+    with pytest.raises(LayerError, match="there is no table of a network on graphs"):
+        summary(PLAIN, packed.shape[1:])
+    with pytest.raises(LayerError, match='graphs have no planes of offsets: take engine="cpu"'):
+        lower([(PLAIN, "ntk")], packed.shape[1:])
     with pytest.raises(LayerError, match="at least one read-out"):
         CpuEngine.ask(Question((), packed.shape[1:]))
 
@@ -197,14 +205,14 @@ def test_other_engines_refuse_graphs(engine, packed):
 def test_flips_values_of_no_size_and_rows_that_are_no_graphs_are_refused(packed):
     with pytest.raises(LayerError, match="graphs have no left and right: leave flips out"):
         kernel_matrix(PLAIN, packed, flips=True)
-    with pytest.raises(DataError, match=r"graph 2 is no packed graph: make arrays of graphs by cntk_pipeline.graphs.pack"):
-        broken = packed.copy()
-        broken[2] *= 0.9
+    broken = packed.copy()
+    broken[2] *= 0.9
+    with pytest.raises(DataError, match=r"graph 2 is no packed graph: make arrays of graphs by cntk_pipeline.graphs"):
         kernel_matrix(PLAIN, broken)
-    with pytest.raises(NotFinite, match="graph 1 has a standard deviation in a layer that is no number, or below 1e-154"):
-        tiny = packed.astype(np.float64)
-        edges = int(tiny[1].flat[1])
-        tiny[1].reshape(-1)[2 + 2 * edges :] *= 1e-160
-        kernel_matrix(Sequential(GraphConv(), Relu(), GlobalSumPool()), tiny)
+    tiny = packed.astype(np.float64)
+    tiny[1].reshape(-1)[2 + 2 * int(tiny[1].flat[1]) :] *= 1e-160
+    network = Sequential(GraphConv(), Relu(), GlobalSumPool())
+    with pytest.raises(NotFinite, match="graph 1 has a standard deviation in a layer that is no number, or below"):
+        kernel_matrix(network, tiny)
     with pytest.raises(NotFinite, match="for pair"):
         kernel_matrix(Sequential(GraphConv(w_std=1e30), Relu(), Dense(w_std=1e30), GlobalSumPool()), packed)

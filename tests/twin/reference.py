@@ -477,7 +477,9 @@ def evaluate_graphs(network: Layer, graphs: list[tuple[Array, Array]]) -> tuple[
     """Evaluate NNGP and NTK of graphs, pair by pair; each is its adjacency matrix, (N, N), and features, (N, F)."""
     found = np.empty((2, len(graphs), len(graphs)))
     for row, col in np.ndindex(found.shape[1:]):
-        (x_mix, x), (z_mix, z) = ((a + np.eye(len(a)), np.asarray(f, np.float64)) for a, f in (graphs[row], graphs[col]))
+        (x_mix, x), (z_mix, z) = (
+            (a + np.eye(len(a)), np.asarray(f, np.float64)) for a, f in (graphs[row], graphs[col])
+        )
 
         def inner(a: Array, b: Array) -> Array:
             return (a[:, None] * b[None]).sum(-1)[None, :, None, :, None] / a.shape[1]

@@ -47,7 +47,9 @@ def config_of(archive: Path, **changes: dict[str, object]) -> RunConfig:
         "cluster": {"kind": "serial"},
         "store": {"path": str(archive.parent / "run")},
     }
-    return parse_config({"name": "graphs"} | {key: value | changes.get(key, {}) for key, value in tables.items()}, "test")
+    return parse_config(
+        {"name": "graphs"} | {key: value | changes.get(key, {}) for key, value in tables.items()}, "test"
+    )
 
 
 def test_a_run_on_graphs_is_stopped_resumed_verified_and_mended(archive: Path) -> None:
@@ -80,9 +82,9 @@ def test_new_graphs_are_predicted_and_the_run_is_reported(archive: Path, tmp_pat
     scores = run.decision_function(PACKED[40:], readout="depth2-sum-ntk")
     np.testing.assert_array_equal(scores, run.predictions("depth2-sum-ntk"))
     assert "40 training and 12 test graphs" in str(make_report_page(run).html)
+    broken = PACKED[40:].copy()
+    broken[1] *= 0.5
     with pytest.raises(DataError, match="graph 1 is no packed graph"):
-        broken = PACKED[40:].copy()
-        broken[1] *= 0.5
         run.decision_function(broken, readout="depth2-sum-ntk")
 
 

@@ -1,6 +1,7 @@
 """Graphs in the text format of the TUDataset collection."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -54,14 +55,16 @@ class TUDataset(Loader):
         edges = _read(found[0], np.int64, 2) - 1
         owner = _read(Path(stem + "graph_indicator.txt"), np.int64, 1)[:, 0] - 1
         labels = _read(Path(stem + "graph_labels.txt"), np.float64, 1)
-        if (len(owner) and (np.diff(owner) < 0).any()) or not np.array_equal(np.unique(owner), np.arange(len(labels))):
+        if (np.diff(owner) < 0).any() or not np.array_equal(np.unique(owner), np.arange(len(labels))):
             raise DataError(f"{stem}graph_indicator.txt: expected nodes graph by graph, of {len(labels)} graphs")
         if edges.size and (edges.min() < 0 or edges.max() >= len(owner)):
             raise DataError(f"{found[0]}: expected edges between nodes 1 to {len(owner)}, got node {edges.max() + 1}")
         across = owner[edges[:, 0]] != owner[edges[:, 1]]
         if across.any():
             a, b = edges[across.argmax()] + 1
-            raise DataError(f"{found[0]}: expected edges within a graph, got one between nodes {a} and {b} of two graphs")
+            raise DataError(
+                f"{found[0]}: expected edges within a graph, got one between nodes {a} and {b} of two graphs"
+            )
         offsets = np.searchsorted(owner, np.arange(len(labels) + 1))
         by_graph = _split(edges, owner, offsets)
         of_nodes = self._one_hot(Path(stem + "node_labels.txt"), edges, offsets)
@@ -69,9 +72,7 @@ class TUDataset(Loader):
         train = as_split(pack(by_graph, of_nodes), labels[:, 0].astype(np.int64) if whole else labels[:, 0])
         return assemble(f"tudataset {Path(stem).name.rstrip('_')}", train, None, task=self.task, names=None)
 
-    def _one_hot(
-        self, path: Path, edges: npt.NDArray[Any], offsets: npt.NDArray[Any]
-    ) -> list[npt.NDArray[np.float32]]:
+    def _one_hot(self, path: Path, edges: npt.NDArray[Any], offsets: npt.NDArray[Any]) -> list[npt.NDArray[np.float32]]:
         nodes = int(offsets[-1])
         if self.features == "labels" and not path.exists():
             raise ConfigError(
@@ -83,7 +84,7 @@ class TUDataset(Loader):
                 raise DataError(f"{path}: expected {nodes} labels, one for each node, got {len(numbers)}")
         else:
             numbers = np.bincount(edges[:, 0], minlength=nodes)
-        parts = [numbers[begin:end] for begin, end in zip(offsets[:-1], offsets[1:], strict=True)]
+        parts = [numbers[begin:end] for begin, end in pairwise(offsets)]
         return encode_labels(parts, np.unique(numbers))
 
 
@@ -93,7 +94,7 @@ def _split(edges: npt.NDArray[Any], owner: npt.NDArray[Any], offsets: npt.NDArra
     order = np.argsort(of_graph, kind="stable")
     local = (edges - offsets[of_graph][:, None])[order]
     bounds = np.searchsorted(of_graph[order], np.arange(len(offsets)))
-    return [local[begin:end] for begin, end in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [local[begin:end] for begin, end in pairwise(bounds)]
 
 
 def _read(path: Path, dtype: type, columns: int) -> npt.NDArray[Any]:

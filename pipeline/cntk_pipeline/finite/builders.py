@@ -40,6 +40,8 @@ def build_network(
 ) -> nn.Module:
     """Build a whole network; see `finite.build`."""
     shape = Shape.of_inputs((1, *input_shape))
+    if shape.is_graph:
+        raise LayerError("finite networks on graphs are not built: take images or vectors")
     network.output_shape(shape)
     place = Place(shape, input_shape[-1], require_count("width", width))
     steps = network.flattened() if isinstance(network, Sequential) else (network,)
@@ -256,7 +258,13 @@ def _concatenate(layer: layers.Concatenate, place: Place, draw: Draw) -> Built:
     return Concatenation(first, second, scales), total
 
 
+def _graph_layer(layer: layers.Aggregate | layers.GraphConv, place: Place, draw: Draw) -> Built:
+    raise LayerError(f"{layer} is of graphs, on which finite networks are not built")
+
+
 def _repeat(layer: layers.Repeat, place: Place, draw: Draw) -> Built:
+    if layer.jump:
+        raise LayerError("finite networks with jump=True are not built: leave it out")
     blocks, channels = [], place.channels
     for _ in range(layer.times):
         block, channels = _build_layer(layer.block, replace(place, channels=channels), draw)
@@ -323,6 +331,8 @@ BUILDERS: dict[type[Layer], Callable[[Any, Place, Draw], Built]] = {
     layers.Recurrent: _recurrent,
     layers.Bidirectional: _bidirectional,
     layers.LastState: _last_state,
+    layers.Aggregate: _graph_layer,
+    layers.GraphConv: _graph_layer,
     Sequential: _sequential,
 }
 """For each layer that is no activation, what makes its module of the layer, its place and a source of weights."""

@@ -8,6 +8,7 @@ from cntk_pipeline.graphs import Graphs, unpack
 from cntk_pipeline.kernels.base import Evaluator, mirror_lower, read_dtype, require_finite
 from cntk_pipeline.kernels.lanes import LANES
 from cntk_pipeline.kernels.node_loops import (
+    SLOT_GROUP,
     Left,
     NodeMemory,
     Passes,
@@ -204,7 +205,7 @@ class _Known:
 
 def _slots(degrees: Array) -> int:
     """Choose how many neighbours of each node are added up by all columns together."""
-    return int(min(max(degrees.max(), 1), MOST_SLOTS))
+    return SLOT_GROUP if degrees.max() <= SLOT_GROUP else MOST_SLOTS
 
 
 def _blocks(sizes: Array, columns: int) -> list[tuple[int, int]]:

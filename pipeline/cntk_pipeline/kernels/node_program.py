@@ -1,8 +1,8 @@
 """Networks on graphs as a program: what is done to the covariances of all nodes of two graphs, step by step.
 
 All pairs of nodes of two graphs depend on each other, so there are no planes of offsets as between images
-(`kernels.program`): a register holds S and T of every node of one left graph with every node of some right graphs. Behind
-the sum over nodes it holds a number for each pair of graphs.
+(`kernels.program`): a register holds S and T of every node of one left graph with every node of some right graphs.
+Behind the sum over nodes it holds a number for each pair of graphs.
 """
 
 from collections.abc import Sequence
@@ -161,7 +161,9 @@ def _assemble(nodes: Sequence[Node], outputs: Sequence[tuple[int, bool]]) -> Nod
         param[-1] = node.extra
         if code is Code.WEIGH:
             loops = (None if function is None else type(function)), None
-            address[:2] = [plane_function(f, False, tangent, False, False, DTYPE, node.extra != 0).address for f in loops]
+            address[:2] = [
+                plane_function(f, False, tangent, False, False, DTYPE, node.extra != 0).address for f in loops
+            ]
             if isinstance(function, ClosedForm):
                 address[2] = statistics_function(type(function), DTYPE).address
         statistic += count

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
+from cntk_pipeline.errors import LayerError
+from cntk_pipeline.graphs import is_graph
 from cntk_pipeline.kernels.graph import NetworkGraph
 from cntk_pipeline.kernels.lowering import append_network, assemble
 from cntk_pipeline.kernels.memory import working_bytes
@@ -101,6 +103,8 @@ def summary(network: Layer, input_shape: tuple[int, ...], *, kind: str = "ntk") 
     6  Dense()               (inf,)             1               1
     8,193 plane entries a pair in 2 stages, 6 MiB a thread
     """
+    if is_graph(input_shape):
+        raise LayerError("there is no table of a network on graphs, which have any number of nodes")
     graph = NetworkGraph()
     lowered = append_network(graph, network, kind, input_shape)
     program = assemble(graph, [(lowered[-1].node, kind == "ntk")], input_shape)

@@ -226,8 +226,8 @@ def require_image(layer: Layer, shape: Shape) -> tuple[int, int]:
     """Return the spatial shape, or say that ``layer`` needs images."""
     if shape.is_graph:
         raise LayerError(
-            f"{layer} needs images of shape (H, W, C), got graphs of shape {shape}: take Aggregate or GraphConv between "
-            "nodes, and GlobalSumPool or GlobalAvgPool behind them"
+            f"{layer} needs images of shape (H, W, C), got graphs of shape {shape}: take Aggregate or GraphConv "
+            "between nodes, and GlobalSumPool or GlobalAvgPool behind them"
         )
     return require_positions(layer, shape)
 

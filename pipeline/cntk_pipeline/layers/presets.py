@@ -253,7 +253,9 @@ def transformer(
 
 
 @told_what_fits(_NO_WIDTH)
-def gntk(depth: int, pooling: str = "sum", *, dense_layers: int = 1, scaling: str = "sum", jump: bool = False) -> Sequential:
+def gntk(
+    depth: int, pooling: str = "sum", *, dense_layers: int = 1, scaling: str = "sum", jump: bool = False
+) -> Sequential:
     """Build the graph network of Du et al. 2019 (arXiv:1905.13192), with the original code's values.
 
     Blocks of a sum over neighbours and ``dense_layers`` dense layers, with ReLU before each, then the sum over all
