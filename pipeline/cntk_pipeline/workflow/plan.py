@@ -146,9 +146,7 @@ def make_plan(inputs: PlanInputs) -> Plan:
     centres = centres_of(inputs.solve)
     columns = None if centres is None else centres.count
     if inputs.tile is None:
-        tile = choose_tile(
-            train, test, cost.seconds, slots, lanes, least_pairs=engine.least_pairs, centres=columns
-        )
+        tile = choose_tile(train, test, cost.seconds, slots, lanes, least_pairs=engine.least_pairs, centres=columns)
     else:
         tile = clip_tile(inputs.tile, train, test, lanes)
     method, count = method_of(inputs.solve), len(inputs.readouts)
