@@ -7,6 +7,7 @@ from twin import reference
 
 from cntk_pipeline.errors import NotAccurate
 from cntk_pipeline.kernels import CpuEvaluator, lower
+from cntk_pipeline.kernels.lowering import is_revised
 from cntk_pipeline.layers import (
     AvgPool,
     Conv,
@@ -53,9 +54,9 @@ def images(kind):
         *[(kind, head) for kind in ("one channel", "brightness") for head in ((LayerNorm(),), (LayerNorm(), Relu()))],
         *[(kind, (Sign(),)) for kind in ("one channel", "half of the brightness")],
         ("one channel", (Relu(), Conv(1), Relu(), Conv(1), Relu())),
-        ("one channel", (SelfAttention(), LayerNorm(), Relu())),
+        ("one channel", (SelfAttention(), Sign())),
         ("one channel", (AvgPool((1, 2)), LayerNorm(), Relu())),
-        ("brightness", (Residual(Sequential(LayerNorm(), Conv(1))), LayerNorm(), Relu())),
+        ("brightness", (Residual(Sequential(LayerNorm(), Conv(1))), Sign())),
         ("brightness by blocks", (AvgPool(2), LayerNorm())),
         ("brightness by blocks", (Conv(2, strides=2), LayerNorm(), Relu())),
     ],
@@ -97,3 +98,11 @@ def test_networks_that_begin_with_windows_have_no_points():
     for network in (presets.cntk(3, pooling="gap"), presets.myrtle(5), presets.resnet(8), gated):
         assert not lower([(network, "ntk")], (32, 32, 3)).points
     assert not lower([(Sequential(Dense(), LayerNorm(), Dense()), "ntk")], (5,)).points
+
+
+def test_a_window_over_a_single_pixel_averages_no_rounding_out():
+    network = Sequential(Conv(3), Relu(), Flatten(), Dense())
+    for size, planes in ((1, np.float64), (2, np.float32)):
+        program = lower([(network, "ntk")], (size, size, 3))
+        assert CpuEvaluator(program).planes.dtype == planes
+        assert is_revised([(network, "ntk")], (size, size, 3)) == (size == 1)

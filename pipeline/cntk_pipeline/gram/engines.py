@@ -1,7 +1,6 @@
 """Engines of workflows and of runs: named in ``[kernel]`` by people, and in a specification by who began the run."""
 
 import contextlib
-import json
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
@@ -93,26 +92,22 @@ def open_engine(run: RunDirectory, numbers: Sequence[int]) -> Engine:
         If this installation does not know the engine, or not with these options.
     """
     _require_known(run)
+    question = _question(run, numbers)
+    with _options_understood(run):
+        return make_engine(run.specification.engine, question)
+
+
+def _question(run: RunDirectory, numbers: Sequence[int]) -> Question:
     specification = run.specification
     chosen = [specification.readouts[number] for number in numbers]
     readouts = tuple((spelling.read(readout.network, LAYERS), readout.kind) for readout in chosen)
-    question = Question(readouts, specification.data.shape, specification.dtype, specification.flips)
-    with _options_understood(run):
-        return make_engine(specification.engine, question)
+    return Question(readouts, specification.data.shape, specification.dtype, specification.flips)
 
 
-@lru_cache(maxsize=16)
-def _version_of(
-    engine: type[Engine],
-    numerics_version: int,
-    readouts: tuple[tuple[str, str], ...],
-    shape: tuple[int, ...],
-    dtype: str,
-    flips: bool,
-) -> int:
-    """Ask an engine of a version for that of a run's values, once for networks in JSON: every tile asks."""
-    networks = tuple((spelling.read(json.loads(network), LAYERS), kind) for network, kind in readouts)
-    return engine.version_for(Question(networks, shape, dtype, flips))
+@lru_cache(maxsize=4)
+def _version_of(run: RunDirectory, engine: type[Engine], numerics_version: int) -> int:
+    """Ask an engine of a version for that of a run's values, once for a run that is open: every tile asks."""
+    return engine.version_for(_question(run, range(len(run.specification.readouts))))
 
 
 @contextlib.contextmanager
@@ -153,11 +148,8 @@ def require_numerics(run: RunDirectory) -> None:
     from cntk_pipeline.kernels import ENGINES
 
     _require_known(run)
-    specification, version = run.specification, run.specification.numerics_version
-    engine = ENGINES[specification.engine.name]
-    readouts = tuple((json.dumps(readout.network), readout.kind) for readout in specification.readouts)
-    numbers = specification.data.shape, specification.dtype, specification.flips
-    here = _version_of(engine, engine.numerics_version, readouts, *numbers)
+    engine, version = ENGINES[run.specification.engine.name], run.specification.numerics_version
+    here = _version_of(run, engine, engine.numerics_version)
     if version != here:
         raise SpecificationMismatch(
             f"{run.path} holds a kernel of numerics version {version}, of which tiles are missing, and this cntk "
