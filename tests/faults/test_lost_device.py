@@ -33,7 +33,7 @@ WORKFLOW: dict[str, Any] = {
     "network": {"preset": "cntk"},
     "readouts": {"depths": [3]},
     "kernel": {"engine": "cuda", "architecture": "sm_90", "tile": 32, "dtype": "float64"},
-    "cluster": {"kind": "local", "gpus_per_node": 2},
+    "cluster": {"kind": "local", "gpus_per_node": 1},
 }
 
 DEVICE = """

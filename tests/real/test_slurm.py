@@ -319,7 +319,7 @@ with CLUSTERS["slurm"].executor(config, print) as executor:
 
 
 def test_each_worker_of_a_job_with_cards_sees_one_of_them_and_keeps_it(shell: Shell) -> None:
-    """Seen to fail without the option of the steps: each worker sees both cards of its node."""
+    """Without the option of the steps, SLURM shows each worker both cards of its node."""
     (shell.folder / "ask.py").write_text(ALL_DEVICES)
     root = Path(__file__).parents[2]
     asked = [

@@ -133,10 +133,12 @@ def _host(array: Array) -> Any:
 def _open_device(architecture: str) -> Any:
     from cuda.core import Device
 
+    # There is no driver, or it finds no device.
+    refusals: tuple[type[Exception], ...] = (RuntimeError, *errors_of_driver())
     try:
         device = Device()
         device.set_current()
-    except (RuntimeError, *errors_of_driver()) as error:  # there is no driver, or it finds no device
+    except refusals as error:
         raise ConfigError(
             f'the engine "cuda" found no device: {error} Compute on a machine that has one, or take engine = "cpu"'
         ) from None
