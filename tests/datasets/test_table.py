@@ -57,6 +57,13 @@ def test_text_is_a_feature_for_each_value_and_the_names_are_kept(save, name):
     assert data.notes == (f"{data.name[6:]}: column 'colour' of text is 3 features of 0 and 1: blue, green, red",)
 
 
+def test_columns_may_be_the_steps_of_sequences(save):
+    path = save("steps.csv", "a,b,c,kind\n1,2,3,cup\n4,5,6,pot\n")
+    data = load("table", path, options={"target": "kind", "layout": "sequences"})
+    assert data.train.images.tolist() == [[[[1], [2], [3]]], [[[4], [5], [6]]]]
+    assert data.features == ("a", "b", "c")
+
+
 def test_features_may_be_named_and_targets_may_be_numbers(save):
     data = load("table", save("t.csv", CSV), options={"target": "size", "features": ["sold", "kind"]})
     assert data.features == ("sold", "kind=cup", "kind=pot")
