@@ -178,9 +178,10 @@ TYPICAL: dict[type[Layer], Sequential] = {
     PositionalEmbedding: at_pixels(
         PositionalEmbedding(w_std=0.6),
         Relu(),
-        Conv(3, strides=(2, 1), padding="CIRCULAR"),
+        Conv(3, padding="CIRCULAR"),
         PositionalEmbedding(w_std=1.4, correlation="gaussian", length=2.0, trained=False),
-        Conv(2),
+        Conv(2, strides=(2, 1)),
+        PositionalEmbedding(w_std=0.5, correlation="exponential"),
         SelfAttention(),
     ),
     Recurrent: at_steps(
