@@ -56,3 +56,8 @@ def test_a_tile_larger_than_the_data_is_cut_down() -> None:
 def test_a_factor_tile_is_whole_kernel_tiles_and_no_larger_than_the_data(train: int, tile: int, wanted: int) -> None:
     assert choose_factor_tile(train, tile) == wanted
     assert choose_factor_tile(train, tile, 1000) % tile == 0
+
+
+def test_tiles_are_no_wider_than_the_columns_of_the_centres() -> None:
+    assert choose_tile(4000, 100, 1e-6, 1) > 112
+    assert choose_tile(4000, 100, 1e-6, 1, centres=100) == 112

@@ -117,7 +117,9 @@ def choose_tile(
     share = total_pairs(train, test, centres) * pair_seconds / (TASKS_PER_SLOT * max(slots, 1))
     seconds = min(max(share, SHORTEST_SECONDS), LONGEST_SECONDS)
     side = math.sqrt(max(seconds / pair_seconds, least_pairs))
-    return clip_tile(max(lane_width, int(side) // lane_width * lane_width), train, test, lane_width)
+    tile = max(lane_width, int(side) // lane_width * lane_width)
+    # A tile that is wider than the columns of the centres would be mostly padding.
+    return clip_tile(tile, train, test, lane_width) if centres is None else clip_tile(tile, centres, 0, lane_width)
 
 
 FACTOR_PIECES, SMALLEST_FACTOR_TILE, LARGEST_FACTOR_TILE = 24, 1024, 2048

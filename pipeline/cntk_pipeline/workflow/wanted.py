@@ -33,7 +33,11 @@ OWNERS: dict[str, Owner] = {
     for owner in (
         *KERNEL_OWNERS,
         RIDGE_PATH,
-        *(owner for solver in SOLVERS.values() for owner in solver.owners),
+        # The coefficients end every solve.
+        *sorted(
+            (each for solver in SOLVERS.values() for each in solver.owners),
+            key=lambda each: each.kind == "coefficients",
+        ),
         MEAN,
         RESIDUAL,
         *owners(),
