@@ -38,8 +38,8 @@ class TUDataset(Loader):
     DataNotFound
         The folder does not exist.
     DataError
-        A file is missing, or does not fit the others; or a graph has no edges, or is not symmetric, with its number
-        from 0 on.
+        A file is missing, or does not fit the others; or a graph has no edges, or is not symmetric, with its number,
+        counted from 0.
     """
 
     features: Literal["auto", "labels", "degrees"] = "auto"
