@@ -21,6 +21,7 @@ ROOMS = {
     "finite": "cntk_pipeline.finite",
     "plots": "cntk_pipeline.plots",
     "datasets": "cntk_pipeline.datasets",
+    "graphs": "cntk_pipeline.graphs",
     "config": "cntk_pipeline.config",
     "errors": "cntk_pipeline.errors",
 }

@@ -16,6 +16,8 @@ import numpy.typing as npt
 from cntk_pipeline.errors import DataError
 from cntk_pipeline.inputs import as_array
 
+__all__ = ["Graphs", "encode_labels", "pack", "unpack"]
+
 Array = npt.NDArray[Any]
 
 LARGEST_NUMBER = 2**24
@@ -194,7 +196,7 @@ def fill_rows(packed: Array, rows: int) -> Array:
     return np.pad(packed, [(0, 0)] * 3 + [(0, rows - packed.shape[3]), (0, 0)])
 
 
-def _require(fine: Array, first: int) -> None:
+def _require(fine: Any, first: int) -> None:
     if not fine.all():
         raise DataError(
             f"graph {first + int(np.argmin(fine))} is no packed graph: make arrays of graphs by "

@@ -35,6 +35,13 @@ def test_every_layer_has_its_translation():
     assert ELEMENTWISE.keys() == FUNCTIONS.keys()
 
 
+def test_graphs_and_joined_outputs_are_refused():
+    with pytest.raises(LayerError, match="finite networks on graphs are not built: take images or vectors"):
+        finite.build(layers.GraphConv(), 5, (1, 1, 6, 3))
+    with pytest.raises(LayerError, match=r"layer 1 .*finite networks with jump=True are not built: leave it out"):
+        finite.build(Sequential(Dense(), layers.Repeat(Sequential(Relu(), Dense()), 2, jump=True)), 5, (3,))
+
+
 # Layers with weights.
 
 

@@ -110,6 +110,26 @@ def test_every_layer_between_nodes_agrees_with_the_naive_twin(network, graphs, p
     assert_kernels_close(alone, expected[0], tolerance("float64").parallel)
 
 
+@pytest.mark.parametrize("scaling", ["sum", "degree"])
+def test_random_channels_have_the_kernels_as_their_means(scaling, graphs, packed):
+    """Draw first-layer weights w of many channels: their outputs' products and their gradients', on average."""
+    weights = np.random.default_rng(5).standard_normal((3, 40_000))
+    outputs, gradients = [], []
+    for adjacency, features in graphs[:5]:
+        mix = adjacency + np.eye(len(adjacency))
+        mix = mix / mix.sum(1, keepdims=True) if scaling == "degree" else mix
+        seen = mix @ features / np.sqrt(3)
+        hidden = seen @ weights
+        outputs.append((mix @ np.maximum(hidden, 0)).sum(0))
+        gradients.append(np.einsum("i,ic,if->cf", mix.sum(0), hidden > 0, seen, optimize=True))
+    nngp = np.array([[np.mean(a * b) for b in outputs] for a in outputs])
+    ntk = nngp + np.array([[np.mean((a * b).sum(1)) for b in gradients] for a in gradients])
+    network = Sequential(GraphConv(scaling), Relu(), GraphConv(scaling), GlobalSumPool())
+    found = kernel_matrices([network], packed[:5], kinds=("nngp", "ntk"), dtype="float64", n_jobs=1)[0]
+    for actual, expected in zip(found, (nngp, ntk), strict=True):
+        assert_kernels_close(actual, expected, 0.02)  # some deviations of a mean of so many
+
+
 def ask(network, packed, dtype="float64", kind="ntk"):
     return CpuEngine.ask(Question(((network, kind), (PLAIN, "nngp")), packed.shape[1:], dtype))
 

@@ -27,6 +27,7 @@ from cntk_pipeline.layers import (
 from cntk_pipeline.layers.presets import PRESETS
 
 SMALLEST = {"cntk": 2, "fully_connected": 1, "myrtle": 5, "resnet": 8, "wide_resnet": 10, "cnn_gp": 1, "transformer": 1}
+SMALLEST = {"cntk": 2, "fully_connected": 1, "myrtle": 5, "resnet": 8, "wide_resnet": 10, "cnn_gp": 1, "gntk": 1}
 CIFAR = Shape((32, 32), 3)
 
 
@@ -248,7 +249,7 @@ def test_a_filter_that_is_none_is_refused():
         presets.cnn_gp(3, filter_shape="7")
 
 
-@pytest.mark.parametrize("name", [name for name, preset in PRESETS.items() if preset.poolings])
+@pytest.mark.parametrize("name", [name for name, preset in PRESETS.items() if "flatten" in preset.poolings])
 @pytest.mark.parametrize("pooling", ["max", "v", None, "lap", "lap-1", "lap1.5", "lap4x", "Lap4", "lapN"])
 def test_an_unknown_pooling_is_refused(name, pooling):
     message = f'{name} knows pooling "flatten", "gap", and "lap4" or likewise with another radius, got {pooling!r}'
@@ -256,10 +257,25 @@ def test_an_unknown_pooling_is_refused(name, pooling):
         PRESETS[name].build(SMALLEST[name], pooling)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"depth": 0}, "gntk: depth must be a whole number >= 1, got 0"),
+        ({"depth": 1, "dense_layers": 1.5}, "gntk: dense_layers must be a whole number >= 1, got 1.5"),
+        ({"depth": 1, "pooling": "gap"}, 'gntk knows pooling "sum" and "mean", got \'gap\''),
+        ({"depth": 1, "scaling": "max"}, "scaling must be one of sum, degree, got 'max'"),
+    ],
+)
+def test_what_the_network_of_graphs_does_not_know_is_refused(arguments, told):
+    with pytest.raises(LayerError, match=told):
+        presets.gntk(**arguments)
+
+
 @pytest.mark.parametrize(("name", "preset"), PRESETS.items(), ids=PRESETS)
 def test_every_preset_builds_a_vector_network_from_a_depth_and_each_pooling(name, preset):
     for choice in [{"pooling": pooling.replace("N", "2")} for pooling in preset.poolings] or [{}]:
-        shape = preset.build(SMALLEST[name], **choice).output_shape(Shape((8, 8), 3))
+        inputs = Shape((1, 1), 3, is_graph=True) if name == "gntk" else Shape((8, 8), 3)
+        shape = preset.build(SMALLEST[name], **choice).output_shape(inputs)
         assert (shape.spatial, shape.channels, shape.gaussian) == (None, None, True)
 
 

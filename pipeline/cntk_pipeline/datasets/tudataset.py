@@ -38,8 +38,8 @@ class TUDataset(Loader):
     DataNotFound
         The folder does not exist.
     DataError
-        A file is missing, or does not fit the others; or a graph has no edges, or is not symmetric, with its number
-        from 0 on.
+        A file is missing, or does not fit the others; or a graph has no edges, or is not symmetric, with its number,
+        counted from 0.
     """
 
     features: Literal["auto", "labels", "degrees"] = "auto"
@@ -100,7 +100,7 @@ def _split(edges: npt.NDArray[Any], owner: npt.NDArray[Any], offsets: npt.NDArra
 def _read(path: Path, dtype: type, columns: int) -> npt.NDArray[Any]:
     """Read numbers, some a line, with commas between them."""
     with reading(path, f"lines of {columns} numbers", ValueError), open_file(path) as file:
-        found = np.loadtxt(file, dtype, delimiter=",", ndmin=2)
+        found: npt.NDArray[Any] = np.loadtxt(file, dtype, delimiter=",", ndmin=2)
     if found.size and found.shape[1] != columns:
         raise DataError(f"{path}: expected lines of {columns} numbers, got {found.shape[1]}")
     return found.reshape(-1, columns)

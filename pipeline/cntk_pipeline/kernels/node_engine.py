@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 SAMPLE_GRAPHS = 16
 """Of a measurement: they meet each other, so that large graphs count as often as they are there."""
 
+USUAL_SHARE = 0.6
+"""Of the nodes of the largest graph that a graph has."""
+
+ENTRY_SECONDS = 3e-9
+"""About what an operation on a pair of nodes costs a core; see `benchmarks/molecules.py`."""
+
 
 class NodeEngine(Engine):
     """Lowers networks on graphs once, and runs all pairs of nodes of two graphs in compiled loops.
@@ -49,6 +55,13 @@ class NodeEngine(Engine):
         matrices = self.program.register_count * 2 + 1
         known = 2 * tile * (self.program.statistic_count + features + 4) * rows
         return 8 * (matrices * (rows * (rows + LANES)) + known) + CACHE_BYTES
+
+    @property
+    def guessed_pair_seconds(self) -> float:
+        # The largest graph fills its rows with features and, in most data sets, about as many edges as nodes.
+        *_, rows, features = self.question.input_shape
+        nodes = USUAL_SHARE * rows * features / (features + 2)
+        return nodes**2 * len(self.program.codes) * ENTRY_SECONDS
 
     def measure(self, sample: Array) -> PairCost:
         chosen = sample[np.arange(min(len(sample), SAMPLE_GRAPHS))]
