@@ -26,8 +26,10 @@ from cntk_pipeline.layers import (
 )
 from cntk_pipeline.layers.presets import PRESETS
 
-SMALLEST = {"cntk": 2, "fully_connected": 1, "myrtle": 5, "resnet": 8, "wide_resnet": 10, "cnn_gp": 1, "transformer": 1}
-SMALLEST = {"cntk": 2, "fully_connected": 1, "myrtle": 5, "resnet": 8, "wide_resnet": 10, "cnn_gp": 1, "gntk": 1}
+SMALLEST = {
+    "cntk": 2, "fully_connected": 1, "myrtle": 5, "resnet": 8, "wide_resnet": 10,
+    "cnn_gp": 1, "transformer": 1, "gntk": 1,
+}  # fmt: skip
 CIFAR = Shape((32, 32), 3)
 
 
