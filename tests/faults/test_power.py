@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from faults.faulty import Crash, FaultyPath, Plan, follow
-from faults.test_every_operation import SMALL, STEP, contents
+from faults.test_every_operation import SMALL, contents
 from support.problems import Recorder
 from support.restarts import forget
 
@@ -29,7 +29,7 @@ from cntk_pipeline.storage import STORAGES
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.report import make_report
 
-CASES = 200 // STEP
+CASES = 200
 
 
 class Disk:
