@@ -63,7 +63,7 @@ def find_points(graph: NetworkGraph, outputs: Sequence[int]) -> list[tuple[int, 
     for k, node in enumerate(graph.nodes):
         apart[k] = all(apart[s] for s in node.sources) and not _overlaps(node)
         seen[k], forgot[k] = (any(flags[s] for s in node.sources) for flags in (seen, forgot))
-        behind[k] = set().union(*(behind[s] for s in node.sources))
+        behind[k] = {point for s in node.sources for point in behind[s]}
         if node.code is Code.APPLY:
             forgets = isinstance(node.function, LayerNorm | Sign)
             if apart[k] and (not seen[k] or (forgets and not forgot[k])):
