@@ -66,7 +66,6 @@ def test_a_machine_without_a_card_plans_by_counted_seconds_and_says_so(monkeypat
 
 @needs_compiler
 def test_a_kernel_is_compiled_once_for_all_tiles_and_threads_of_a_process():
-    """Seen to fail, with a kernel for each evaluator, where the engine keeps none."""
     made = []
 
     class Engine(CudaEngineOnCpu):
