@@ -86,7 +86,7 @@ def pack(edges: Sequence[Any], features: Sequence[Any], rows: int | None = None)
     >>> from cntk_pipeline.graphs import pack
     >>> path = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]])
     >>> pack([path], [np.eye(3)]).shape
-    (1, 1, 1, 6, 3)
+    (1, 1, 1, 5, 3)
     """
     if len(edges) != len(features) or not len(edges):
         raise DataError(

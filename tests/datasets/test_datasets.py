@@ -28,7 +28,7 @@ def test_a_source_of_files_needs_a_path(source):
 
 def test_a_key_of_another_source_is_refused_with_the_source_that_has_it():
     with pytest.raises(
-        ConfigError, match=r"unknown key data.layout: it belongs to source = 'npz' or 'npy', not to 'dig"
+        ConfigError, match=r"unknown key data.layout: it belongs to source = 'npz' or 'npy' or 'table', not to 'dig"
     ):
         load("digits", options={"layout": "channels_first"})
 
@@ -46,7 +46,9 @@ def test_an_unknown_key_is_compared_with_the_general_keys_too():
 
 
 def test_a_wrong_value_of_a_key_is_named():
-    with pytest.raises(ConfigError, match=r"data.layout: Input should be 'channels_last' or .*, got 'first'"):
+    with pytest.raises(
+        ConfigError, match=r"data.layout: Input should be 'channels_last', .* or 'sequences', got 'first'"
+    ):
         load("npz", "x.npz", options={"layout": "first"})
 
 
