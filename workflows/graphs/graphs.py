@@ -2,19 +2,22 @@
 
     python workflows/graphs/graphs.py MUTAG PROTEINS --out graphs.csv   # folders with the text files
 
-For each network of a grid, a support vector machine with its kernel is cross-validated in ten stratified folds. The
-paper, as others before it, gives the accuracy of the penalty that is best on the validation folds themselves, which is
-too high: it was chosen by them. So the table also has that of a penalty chosen within the training folds alone.
+For each network of a grid, a support vector machine with its kernel is cross-validated in ten stratified folds, in
+three ways: with the penalty that is best on each validation fold, with the one that is best on all of them, and with
+penalties that are chosen within the training folds. The first two are too high: what is measured has chosen them.
 """
 
 import argparse
 import csv
 import itertools
 import time
+import warnings
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.svm import SVC
 
@@ -22,10 +25,10 @@ from cntk_pipeline import kernel_matrices
 from cntk_pipeline.datasets import load
 from cntk_pipeline.layers.presets import gntk
 
-PENALTIES = np.logspace(-2, 4, 13)
-"""The range of the authors, of kernels as they are: with sums over nodes, their diagonals are ten thousands."""
+PENALTIES = np.logspace(-6, 2, 17)
+"""For kernels as they are: with sums over nodes, their diagonals are ten thousands."""
 
-MOST_STEPS = 200_000
+MOST_STEPS = 20_000
 """Of the solver of a support vector machine; large penalties on kernels without structure would take hours."""
 
 DEPTHS, DENSE_LAYERS, SCALINGS = (1, 2, 3, 4), (1, 2), ("sum", "degree")
@@ -38,9 +41,10 @@ class Row:
     Attributes
     ----------
     folds_seed : of the folds.
-    best : percent, of the penalty that is best on the validation folds.
-    best_deviation : over the folds.
+    best_by_fold : percent, of the penalty that is best on each validation fold.
+    best : percent, of the penalty that is best on all validation folds.
     nested : percent, of penalties that are chosen within the training folds.
+    nested_deviation : of the last, over the folds.
     kernel_seconds : processor time of the kernels of all networks, which come out of one pass.
     """
 
@@ -51,26 +55,31 @@ class Row:
     scaling: str
     jump: bool
     folds_seed: int
+    best_by_fold: float
     best: float
-    best_deviation: float
     nested: float
+    nested_deviation: float
     kernel_seconds: float
 
 
-def score(kernel: np.ndarray, labels: np.ndarray, seed: int) -> tuple[float, float, float]:
-    """Cross-validate a kernel: mean and deviation of the best penalty, and the mean with nested choice, in percent."""
-    outer = StratifiedKFold(10, shuffle=True, random_state=seed)
-    machine = SVC(kernel="precomputed", cache_size=500, max_iter=MOST_STEPS)
-    grid = {"C": PENALTIES}
-    search = GridSearchCV(machine, grid, cv=outer, refit=False).fit(kernel, labels)
-    best = int(search.cv_results_["mean_test_score"].argmax())
-    nested = []
-    for train, test in outer.split(kernel, labels):
-        inner = GridSearchCV(machine, grid, cv=StratifiedKFold(3, shuffle=True, random_state=seed))
-        inner.fit(kernel[np.ix_(train, train)], labels[train])
-        nested.append(inner.score(kernel[np.ix_(test, train)], labels[test]))
-    deviation = search.cv_results_["std_test_score"][best]
-    return 100 * search.cv_results_["mean_test_score"][best], 100 * deviation, 100 * float(np.mean(nested))
+def score(kernel: np.ndarray, labels: np.ndarray, seed: int) -> tuple[float, float, float, float]:
+    """Cross-validate a kernel, in percent: see the accuracies of `Row`."""
+    machine = SVC(kernel="precomputed", max_iter=MOST_STEPS)
+    by_fold, nested = [], []
+    for train, test in StratifiedKFold(10, shuffle=True, random_state=seed).split(kernel, labels):
+        inner = StratifiedKFold(3, shuffle=True, random_state=seed)
+        search = GridSearchCV(machine, {"C": PENALTIES}, cv=inner)
+        search.fit(kernel[np.ix_(train, train)], labels[train])
+        nested.append(search.score(kernel[np.ix_(test, train)], labels[test]))
+        fitted = (clone(machine).set_params(C=c).fit(kernel[np.ix_(train, train)], labels[train]) for c in PENALTIES)
+        by_fold.append([each.score(kernel[np.ix_(test, train)], labels[test]) for each in fitted])
+    found = np.array(by_fold)
+    return (
+        100 * float(found.max(axis=1).mean()),
+        100 * float(found.mean(axis=0).max()),
+        100 * float(np.mean(nested)),
+        100 * float(np.std(nested)),
+    )
 
 
 def measure(folder: Path, seeds: int, jump: bool) -> list[Row]:
@@ -99,11 +108,15 @@ def main() -> None:
     parser.add_argument("--jump", action="store_true", help="jumping knowledge")
     parser.add_argument("--out", type=Path, default=Path("graphs.csv"))
     asked = parser.parse_args()
+    warnings.simplefilter("ignore", ConvergenceWarning)  # large penalties, which do not win
     rows = [row for folder in asked.folders for row in measure(folder, asked.seeds, asked.jump)]
     with asked.out.open("w", newline="") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+        writer.writerows(
+            {key: round(value, 3) if isinstance(value, float) else value for key, value in asdict(row).items()}
+            for row in rows
+        )
 
 
 if __name__ == "__main__":

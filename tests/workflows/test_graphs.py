@@ -1,0 +1,60 @@
+"""The workflow of graphs: accuracies of kernels whose answers are known, and the script on a small set."""
+
+import csv
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from support.scripts import load_script
+
+SCRIPT = Path(__file__).parents[2] / "workflows" / "graphs" / "graphs.py"
+
+
+@pytest.fixture(scope="module")
+def graphs() -> ModuleType:
+    return load_script(SCRIPT)
+
+
+def test_a_kernel_of_the_labels_is_right_and_chance_is_flattered_by_the_folds(graphs: ModuleType) -> None:
+    labels = np.arange(60) % 2
+    signs = 2.0 * labels - 1
+    assert graphs.score(np.outer(signs, signs) + np.eye(60), labels, 0) == (100, 100, 100, 0)
+    noise = np.random.default_rng(0).normal(size=(60, 5))
+    by_fold, best, nested, _ = graphs.score(noise @ noise.T, labels, 0)
+    assert by_fold > best > nested
+
+
+def test_rings_are_told_from_paths(graphs: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    edges: list[tuple[int, int]] = []
+    owners: list[int] = []
+    for graph in range(24):
+        first, size = len(owners) + 1, 4 + graph // 2 % 4
+        pairs = [(first + k, first + (k + 1) % size) for k in range(size - graph % 2)]  # every second one is open
+        edges += pairs + [(b, a) for a, b in pairs]
+        owners += [graph + 1] * size
+    folder = tmp_path / "RINGS"
+    folder.mkdir()
+    files = {
+        "A": [f"{a}, {b}" for a, b in edges],
+        "graph_indicator": owners,
+        "graph_labels": [k % 2 for k in range(24)],
+    }
+    for name, lines in files.items():
+        (folder / f"RINGS_{name}.txt").write_text("".join(f"{line}\n" for line in lines))
+    for name, values in {"DEPTHS": (2,), "DENSE_LAYERS": (1,), "SCALINGS": ("sum",)}.items():
+        monkeypatch.setattr(graphs, name, values)
+    (row,) = graphs.measure(folder, seeds=1, jump=False)
+    assert (row.data, row.graphs, row.depth) == ("RINGS", 24, 2)
+    assert row.nested > 90
+
+
+def test_the_table_of_mutag_is_that_of_the_page(graphs: ModuleType) -> None:
+    with (SCRIPT.parent / "mutag.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    page = (SCRIPT.parent / "README.md").read_text()
+    shown = [("1", "1", "sum"), ("2", "1", "sum"), ("2", "2", "sum"), ("4", "1", "sum"), ("2", "1", "degree")]
+    for depth, dense, scaling in shown:
+        own = [row for row in rows if (row["depth"], row["dense_layers"], row["scaling"]) == (depth, dense, scaling)]
+        means = [np.mean([float(row[key]) for row in own]) for key in ("best_by_fold", "best", "nested")]
+        assert f"| {depth} | {dense} | {scaling} | {' | '.join(f'{mean:.1f}%' for mean in means)} |" in page
