@@ -3,7 +3,9 @@
 PAGE = "docs/networks.md#layers-that-are-refused"
 
 _BATCHES = "a kernel value would depend on the batches that both inputs are in: take LayerNorm()"
-_GATES = "a product of gates over all times has no closed form, and no NTK of it is known: take Recurrent(), which has no gates"
+_GATES = (
+    "a product of gates over all times has no closed form, and no NTK of it is known: take Recurrent, which has none"
+)
 _WINDOWS = (
     "the maximum of more than two correlated Gaussians has no closed form: take AvgPool(2), or two pairs with weights "
     "between them, MaxPool((1, 2)), Dense(), MaxPool((2, 1))"
