@@ -282,7 +282,8 @@ def test_every_key_of_a_cluster_is_decided_and_said_to_be() -> None:
     said = {name.strip(" `").removeprefix("cluster."): row[3].strip() for row in rows for name in row[1].split(",")}
     keys = {*ClusterConfig.model_fields, *(key for each in CLUSTERS.values() for key in each.options.model_fields)}
     assert set(said) == keys
-    free = {"kind", "workers", "minimum_workers", "threads_per_worker", "memory_limit", "drain_seconds", "resubmit"}
+    free = {"kind", "workers", "minimum_workers", "threads_per_worker", "gpus_per_node", "memory_limit"}
+    free |= {"drain_seconds", "resubmit"}
     assert {name for name, consent in said.items() if consent == "no"} == free - {"kind"}
     for name in keys - free - {"dashboard", "metrics"}:
         value = {"tls": False, "hosts": ["h"], "batch_options": ["-x a"], "setup": ["x"], "address": "tcp://h:1"}.get(

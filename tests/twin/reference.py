@@ -129,9 +129,13 @@ def positional_embedding(pairs: Pairs, layer: layers.PositionalEmbedding) -> Pai
     else:
         known = {"equal": away == 0, "gaussian": np.exp(-(away**2) / 2), "exponential": np.exp(-away)}
         values = known[layer.correlation]
-    added = layer.w_std**2 * values.reshape(height, width, height, width)
+    return embed(pairs, layer.w_std**2 * values.reshape(height, width, height, width), layer.trained)
+
+
+def embed(pairs: Pairs, added: Array, trained: bool) -> Pairs:
+    """Add a covariance of positions, ``(H, W, H, W)``."""
     after = pairs.map_covariances(lambda covariance: covariance + added)
-    return replace(after, tangent=after.tangent + (added if layer.trained else 0))
+    return replace(after, tangent=after.tangent + (added if trained else 0))
 
 
 def attend(pairs: Pairs, layer: layers.Attend) -> Pairs:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.networks import GOLDEN, GOLDEN_2
+from support.networks import GOLDEN, GOLDEN_2, PeerPositions, PowerDecay
 from support.tolerances import assert_kernels_close, tolerance
 
 from cntk_pipeline.errors import LayerError
@@ -17,6 +17,21 @@ NETWORKS = GOLDEN | GOLDEN_2
 SLOW = {"cnn_gelu_gap", "cnn_erf_v"}
 
 
+def peer_positions(pairs, layer):
+    height, width = pairs.size
+    rows, columns = (np.arange(size)[:, None] - np.arange(size) for size in pairs.size)
+    table = PowerDecay().table(height, width)
+    values = table[rows[:, None, :, None] + height - 1, columns[None, :, None, :] + width - 1]
+    return reference.embed(pairs, 0.7**2 * values, trained=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def layer_of_the_tests():
+    reference.STEPS[PeerPositions] = peer_positions
+    yield
+    del reference.STEPS[PeerPositions]
+
+
 @pytest.fixture(scope="module")
 def peer():
     folder = Path(__file__).parents[1] / "golden"
@@ -24,7 +39,7 @@ def peer():
 
 
 def test_the_twin_knows_every_layer():
-    assert set(LAYERS.values()) | {Sequential} == set(reference.STEPS)
+    assert set(LAYERS.values()) | {Sequential, PeerPositions} == set(reference.STEPS)
 
 
 def test_every_golden_network_is_here_but_the_one_without_pixels(peer):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from cntk_pipeline.errors import ConfigError
+from cntk_pipeline.graphs import is_graph
 from cntk_pipeline.inference import Shown
 from cntk_pipeline.kernels import summary
 from cntk_pipeline.layers import LAYERS, spelling
@@ -93,6 +94,8 @@ class Network(Display):
         code = specification.engine.code
         if code is not None:  # which need not look at the layers of the workflow
             raise ConfigError(f"{run.path} has no network to draw: the function {code} computes its kernels")
+        if is_graph(specification.data.shape):
+            raise ConfigError(f"{run.path} has no network to draw: it is of graphs, which have any number of nodes")
         name = specification.readouts[-1].name if readout is None else find_readout(run.directory, readout)
         said = next(each for each in specification.readouts if each.name == name)
         found = summary(spelling.read(said.network, LAYERS), specification.data.shape, kind=said.kind)
