@@ -10,18 +10,16 @@ Function = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Weighted(nn.Module):
-    """A module with weights: parameters where they are trained, buffers where they are fixed."""
+    """A module with weights, by their names: parameters where they are trained, buffers where they are fixed."""
 
-    def __init__(self, trained: bool) -> None:
+    def __init__(self, weights: dict[str, torch.Tensor], trained: bool) -> None:
         super().__init__()
         self._trained = trained
-
-    def hold(self, name: str, values: torch.Tensor) -> None:
-        """Keep weights under a name."""
-        if self._trained:
-            self.register_parameter(name, nn.Parameter(values))
-        else:
-            self.register_buffer(name, values)
+        for name, values in weights.items():
+            if trained:
+                self.register_parameter(name, nn.Parameter(values))
+            else:
+                self.register_buffer(name, values)
 
     def held(self, name: str) -> torch.Tensor:
         """Return weights by name."""
@@ -40,9 +38,7 @@ class Affine(Weighted):
     def __init__(
         self, weight: torch.Tensor, bias: torch.Tensor, *, scale: float, b_scale: float, trained: bool
     ) -> None:
-        super().__init__(trained)
-        self.hold("weight", weight)
-        self.hold("bias", bias)
+        super().__init__({"weight": weight, "bias": bias}, trained)
         self.scale, self.b_scale = scale, b_scale
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -74,9 +70,7 @@ class Convolution(Weighted):
         circular: bool = False,
         trained: bool,
     ) -> None:
-        super().__init__(trained)
-        self.hold("weight", weight)
-        self.hold("bias", bias)
+        super().__init__({"weight": weight, "bias": bias}, trained)
         self.scale, self.b_scale, self._strides = scale, b_scale, strides
         self._pads, self._mode = pads, "circular" if circular else "constant"
 
@@ -112,9 +106,7 @@ class Attention(Weighted):
         b_std: float,
         trained: bool,
     ) -> None:
-        super().__init__(trained)
-        for name, values in weights.items():
-            self.hold(name, values)
+        super().__init__(weights, trained)
         self._scales, self._b_std = scales, b_std
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -178,10 +170,8 @@ class LinearHeads(Weighted):
         b_std: float,
         trained: bool,
     ) -> None:
-        super().__init__(trained)
+        super().__init__(weights, trained)
         self.keys = keys
-        for name, values in weights.items():
-            self.hold(name, values)
         self._scales, self._b_std = scales, b_std
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -203,8 +193,7 @@ class Embedding(Weighted):
     """
 
     def __init__(self, vectors: torch.Tensor, root: torch.Tensor, *, trained: bool) -> None:
-        super().__init__(trained)
-        self.hold("vectors", vectors)
+        super().__init__({"vectors": vectors}, trained)
         self.register_buffer("root", root)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -287,9 +276,7 @@ class Recurrence(Weighted):
         backward: bool,
         trained: bool,
     ) -> None:
-        super().__init__(trained)
-        for name, values in weights.items():
-            self.hold(name, values)
+        super().__init__(weights, trained)
         self._scales, self._function, self._backward = scales, function, backward
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

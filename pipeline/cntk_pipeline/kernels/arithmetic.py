@@ -84,15 +84,16 @@ class Arithmetic:
         count = len(right.images)
         near = np.zeros((len(left.limits), len(left.images), LANES), bool)
         near[:, :, :count] = find_near(left.directions, right.directions, left.limits.max(0), right.limits.max(0))
-        if near.any():
+        if len(near) > 1 and near.any():
             for readout, (limits, others) in enumerate(zip(left.limits, right.limits, strict=True)):
-                if len(near) > 1:
-                    near[readout, :, :count] = find_near(left.directions, right.directions, limits, others)
+                near[readout, :, :count] = find_near(left.directions, right.directions, limits, others)
         for meter, images in zip(self._meters, measured, strict=True):
             distances = meter.distances(images, right.images, same)[:, :count]
             for readout in meter.readouts:
                 limits = np.maximum(left.limits[readout][:, None], right.limits[readout])
                 near[readout, :, :count] |= distances < limits
+        if not near.any():
+            return near
         for readout, (limits, others) in enumerate(zip(left.limits, right.limits, strict=True)):
             known = same[:, :count] >= self._same_enough[readout]
             known &= near[readout, :, :count]

@@ -7,9 +7,9 @@ import numpy as np
 from cntk_pipeline.graphs import is_graph
 from cntk_pipeline.kernels.base import Engine, Question, require_independence
 from cntk_pipeline.kernels.cost import guess_pair_seconds, measure_pair, quick_part
-from cntk_pipeline.kernels.evaluator import NUMERICS_VERSION, REVISED, CpuEvaluator, require_mirrors
+from cntk_pipeline.kernels.evaluator import NUMERICS_VERSION, CpuEvaluator, require_mirrors
 from cntk_pipeline.kernels.lanes import LANES
-from cntk_pipeline.kernels.lowering import is_revised, lower
+from cntk_pipeline.kernels.lowering import count_revisions, lower
 from cntk_pipeline.kernels.memory import working_bytes
 from cntk_pipeline.kernels.node_engine import NodeEngine
 from cntk_pipeline.kernels.program import Array
@@ -44,8 +44,7 @@ class CpuEngine(Engine):
 
     @classmethod
     def version_for(cls, question: Question) -> int:
-        is_later = question.dtype == "float32" and is_revised(question.readouts, question.input_shape)
-        return cls.numerics_version + REVISED * is_later
+        return cls.numerics_version + count_revisions(question.readouts, question.input_shape, question.dtype)
 
     def evaluator(self) -> CpuEvaluator:
         return CpuEvaluator(self.program, self.question.dtype, self.question.flips)

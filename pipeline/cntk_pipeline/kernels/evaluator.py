@@ -25,9 +25,6 @@ from cntk_pipeline.kernels.program import Array, Program
 NUMERICS_VERSION = 3
 """Raised by hand whenever the values change in any bit; a run directory of another version is refused."""
 
-REVISED = 1
-"""Added for programs of which more pairs are of float64 than when the version began; see `lowering.is_revised`."""
-
 
 class CpuEvaluator(Evaluator):
     """A program with the memory to run it: for one thread at a time.

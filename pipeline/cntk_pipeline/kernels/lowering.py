@@ -49,6 +49,11 @@ def lower(readouts: Sequence[tuple[Layer, str]], input_shape: tuple[int, ...]) -
     return assemble(graph, outputs, input_shape)
 
 
+def count_revisions(readouts: Sequence[tuple[Layer, str]], input_shape: tuple[int, ...], dtype: str) -> int:
+    """Count by how much values are later than an engine's numerics version: 1 if more pairs are of float64 by now."""
+    return int(dtype == "float32" and is_revised(readouts, input_shape))
+
+
 def is_revised(readouts: Sequence[tuple[Layer, str]], input_shape: tuple[int, ...]) -> bool:
     """Tell whether values in float32 are later than the numerics version: of points, and of windows over one pixel."""
     graph = NetworkGraph()

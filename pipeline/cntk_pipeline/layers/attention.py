@@ -45,8 +45,7 @@ class Attend(Layer):
     def __post_init__(self) -> None:
         if not isinstance(self.gain, Real) or not 0 <= self.gain < float("inf"):
             raise LayerError(f"gain must be a finite factor >= 0, got {self.gain!r}")
-        if not isinstance(self.keys, Layer):
-            raise LayerError(f"the keys of Attend must be a layer, got {self.keys!r}")
+        _require_layer(self, self.keys)
         if self.mechanism not in MECHANISMS:
             raise LayerError(f"mechanism must be one of {', '.join(MECHANISMS)}, got {self.mechanism!r}")
         if not isinstance(self.plus_identity, bool):
@@ -54,7 +53,7 @@ class Attend(Layer):
 
     @property
     def inner(self) -> tuple[Layer, ...]:
-        return () if self.keys == _INPUT else (self.keys,)
+        return _layers_of(self.keys)
 
     @property
     def renews(self) -> bool:
@@ -67,9 +66,23 @@ class Attend(Layer):
 
     def lower(self, graph: Graph, shape: Shape, source: int) -> int:
         keys = self.keys.lower(graph, shape, source)
-        if keys == source:
-            return graph.attend(source, self.gain, None, self.mechanism, self.plus_identity)
-        return graph.attend(source, self.gain, keys, self.mechanism, self.plus_identity)
+        return graph.attend(source, self.gain, None if keys == source else keys, self.mechanism, self.plus_identity)
+
+
+def _require_layer(layer: Layer, keys: object) -> None:
+    if not isinstance(keys, Layer):
+        raise LayerError(f"the keys of {type(layer).__name__} must be a layer, got {keys!r}")
+
+
+def _layers_of(keys: Layer) -> tuple[Layer, ...]:
+    """Name what lies before queries and keys alone, if that is anything."""
+    return () if keys == _INPUT else (keys,)
+
+
+def _require_weights(layer: "SelfAttention | LinearAttention") -> None:
+    for name in ("w_query_std", "w_key_std", "w_value_std", "w_out_std", "b_std"):
+        require_deviation(name, getattr(layer, name))
+    require_trained(layer.trained)
 
 
 def require_keys(layer: Layer, keys: Layer, shape: Shape) -> None:
@@ -121,9 +134,7 @@ class SelfAttention(Layer):
         return True
 
     def __post_init__(self) -> None:
-        for name in ("w_query_std", "w_key_std", "w_value_std", "w_out_std", "b_std"):
-            require_deviation(name, getattr(self, name))
-        require_trained(self.trained)
+        _require_weights(self)
 
     def output_shape(self, shape: Shape) -> Shape:
         require_image(self, shape)
@@ -171,18 +182,15 @@ class LinearAttention(Layer):
 
     @property
     def inner(self) -> tuple[Layer, ...]:
-        return () if self.keys == _INPUT else (self.keys,)
+        return _layers_of(self.keys)
 
     @property
     def renews(self) -> bool:
         return True
 
     def __post_init__(self) -> None:
-        for name in ("w_query_std", "w_key_std", "w_value_std", "w_out_std", "b_std"):
-            require_deviation(name, getattr(self, name))
-        require_trained(self.trained)
-        if not isinstance(self.keys, Layer):
-            raise LayerError(f"the keys of LinearAttention must be a layer, got {self.keys!r}")
+        _require_weights(self)
+        _require_layer(self, self.keys)
 
     def output_shape(self, shape: Shape) -> Shape:
         require_image(self, shape)

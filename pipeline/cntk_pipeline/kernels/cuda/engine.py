@@ -15,9 +15,9 @@ from cntk_pipeline.kernels.cuda.device import DeviceLauncher
 from cntk_pipeline.kernels.cuda.evaluator import CudaEvaluator, Launcher
 from cntk_pipeline.kernels.cuda.layout import lay_out
 from cntk_pipeline.kernels.cuda.supported import require_supported
-from cntk_pipeline.kernels.evaluator import REVISED, require_mirrors
+from cntk_pipeline.kernels.evaluator import require_mirrors
 from cntk_pipeline.kernels.lanes import LANES
-from cntk_pipeline.kernels.lowering import is_revised, lower
+from cntk_pipeline.kernels.lowering import count_revisions, lower
 from cntk_pipeline.kernels.memory import planes_dtype, working_bytes
 from cntk_pipeline.kernels.program import Array
 from cntk_pipeline.kernels.timing import PairCost
@@ -64,8 +64,7 @@ class CudaEngine(Engine):
 
     @classmethod
     def version_for(cls, question: Question) -> int:
-        is_later = question.dtype == "float32" and is_revised(question.readouts, question.input_shape)
-        return cls.numerics_version + REVISED * is_later
+        return cls.numerics_version + count_revisions(question.readouts, question.input_shape, question.dtype)
 
     def evaluator(self) -> CudaEvaluator:
         with self._lock:
