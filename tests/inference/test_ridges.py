@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 from support.problems import TRAIN, Recorder, Stopper, scale_an_entry, whole_matrix
 
+from cntk_pipeline.cli.display import state_lines
 from cntk_pipeline.clusters import WorkerMemory
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.datasets import one_hot_targets
 from cntk_pipeline.errors import ConfigError, Interrupted, NotPositiveDefinite
 from cntk_pipeline.inference.auto_ridge import Capacity, in_memory
+from cntk_pipeline.opened.description import describe
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.solvers.systems import ridge_candidates
 from cntk_pipeline.workflow import run as runs
@@ -92,6 +94,28 @@ def test_a_choice_that_is_made_is_not_made_again(run_small: Run, take: Callable[
     view = Recorder()
     run_small(view, **AUTO, inference={"variance": True})  # with nothing left to do, nothing would be begun
     assert view.stages == ["kernel", "solve", "inference"]
+
+
+@WAYS
+def test_choices_are_a_row_of_the_plan_and_of_the_status(
+    small_config: Config, take: Callable[[str], None], way: str
+) -> None:
+    take(way)
+    config = small_config(**(AUTO | {"readouts": {"poolings": ["flatten", "gap"], "kinds": ["nngp"]}}))
+    view = Stopper(lambda view: view.moments[-1].done == view.moments[-1].total)
+    with pytest.raises(Interrupted):
+        runs.start(config, view, view.stop)
+    run = RunDirectory(runs.run_path(config))
+    assert describe(run)[2] == "ridge path: 0 of 2 tiles; no driver is at work"
+    assert not [line for line in state_lines(make_report(run)) if "gone" in line]
+    view = Recorder()
+    runs.resume(run.path, view, threading.Event())
+    (row,) = (stage for stage in make_report(run).stages if stage.phase == "ridge path")
+    (planned,) = (stage for stage in runs.plan(config).stages if stage.stage == row.stage)
+    assert (row.done, row.total) == (2, planned.tasks) == (2, 2)
+    if way == "eigenvalues":
+        assert row.compute_seconds > 0
+        assert view.stages == ["kernel", "ridge path", "solve"]  # side by side, in one phase
 
 
 def test_a_stopped_choice_goes_on_with_the_candidate_it_was_at(

@@ -141,8 +141,8 @@ def show_plan(plan: "Plan") -> None:
     show_contents(plan.contents.lines, plan.warnings)
     out.print(
         escape(
-            f"{len(plan.readouts)} read-outs in one pass of the engine {plan.engine}, "
-            f"numerics version {plan.numerics_version}:"
+            f"{len(plan.readouts)} {'read-out' if len(plan.readouts) == 1 else 'read-outs'} in one pass of the engine "
+            f"{plan.engine}, numerics version {plan.numerics_version}:"
         )
     )
     out.print(escape("  " + ", ".join(plan.readouts)))
@@ -306,7 +306,7 @@ def unwritten(report: "RunReport") -> list[str]:
     """Name the records that are gone though every tile that they sum up is there."""
     if any(stage.done < stage.total for stage in report.stages):
         return []
-    lines = [f"the choice of a ridge for {path.readout} is gone" for path in report.ridge_paths if path.record is None]
+    lines: list[str] = []
     for solve in report.solves:
         if solve.absolute_ridge is None or solve.relative_residual is None:
             lines.append(f"the record of {_system(solve)} is gone")

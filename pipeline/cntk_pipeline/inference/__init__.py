@@ -7,9 +7,10 @@ from typing import Any
 
 from cntk_pipeline import regression
 from cntk_pipeline.inference.auto_ridge import (
+    CHOICE,
     RIDGE_PATH,
     Capacity,
-    choose_ridge,
+    choose_ridges,
     forecast_choice,
     path_product,
     show_choices,
@@ -31,6 +32,7 @@ from cntk_pipeline.inference.requested import (
 )
 
 __all__ = [
+    "CHOICE",
     "RESULTS",
     "RIDGE_PATH",
     "Capacity",
@@ -41,7 +43,7 @@ __all__ = [
     "add_remedies",
     "asked_of",
     "blocks",
-    "choose_ridge",
+    "choose_ridges",
     "forecast_choice",
     "forecast_results",
     "inverse_need",

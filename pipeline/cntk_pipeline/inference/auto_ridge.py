@@ -42,6 +42,9 @@ from cntk_pipeline.solvers.work import open_work
 from cntk_pipeline.storage.tiled_array import ArraySpec
 from cntk_pipeline.tasks import Receipt, Stage, StageForecast, Task
 
+CHOICE = "ridge path"
+"""The phase of a run in which ridges are chosen."""
+
 EIGEN_MATRICES = 6
 """Largest number of n^2 matrices that `ridge_path` holds at once."""
 
@@ -60,28 +63,33 @@ class Capacity:
     memory: WorkerMemory | None
 
 
-def choose_ridge(run: RunDirectory, selection: Json, capacity: Capacity, run_jobs: RunJobs) -> Outcome:
-    """Evaluate the ridge path of one read-out and record it with the chosen ridge, unless the record exists.
+def choose_ridges(run: RunDirectory, selections: Sequence[Json], capacity: Capacity, run_jobs: RunJobs) -> Outcome:
+    """Evaluate the ridge path of each read-out and record it with the chosen ridge, unless the record exists.
 
     The smallest mean squared leave-one-out error wins; of equals, the largest ridge. Candidates with which the kernel
-    is not positive definite are left out.
+    is not positive definite are left out. Choices in memory are made side by side, since each takes one core.
 
     Parameters
     ----------
     run : its kernel must be done.
-    selection : specification of the choice, as in `requested_selections`.
+    selections : specifications of the choices, as in `requested_selections`.
     capacity : of the workers; it decides which method is quicker.
-    run_jobs : runs jobs of a named stage.
+    run_jobs : runs jobs of a named phase.
 
     Returns
     -------
-    The outcome of the jobs; if none failed, the record of the choice is written.
+    The failures of the jobs. The record of a choice is written if none of its own jobs failed.
     """
-    if read_choice(run, selection) is not None:
-        return Outcome()
-    if in_memory(run.train_cut.count, selection["tile"], capacity):
-        return _choose_in_memory(run, selection, run_jobs)
-    return _choose_by_factors(run, selection, capacity.slots, run_jobs)
+    by_method: dict[bool, list[Json]] = {True: [], False: []}
+    for selection in selections:
+        if read_choice(run, selection) is None:
+            by_method[in_memory(run.train_cut.count, selection["tile"], capacity)].append(selection)
+    outcome = Outcome()
+    if by_method[True]:
+        outcome.failed.update(_choose_in_memory(run, by_method[True], run_jobs).failed)
+    for selection in by_method[False]:
+        outcome.failed.update(_choose_by_factors(run, selection, capacity.slots, run_jobs).failed)
+    return outcome
 
 
 def in_memory(count: int, tile: int, capacity: Capacity) -> bool:
@@ -159,12 +167,14 @@ def _scores_of_errors(run: RunDirectory, labels: np.ndarray, targets: np.ndarray
     return replace(scores, squared_error=mean_square(errors))
 
 
-def _choose_in_memory(run: RunDirectory, selection: Json, run_jobs: RunJobs) -> Outcome:
-    product = path_product(run, selection)
-    product.create(run)
-    outcome = run_jobs("ridge path", product.jobs)
-    if not outcome.failed:
-        product.finish(run)
+def _choose_in_memory(run: RunDirectory, selections: Sequence[Json], run_jobs: RunJobs) -> Outcome:
+    products = [path_product(run, selection) for selection in selections]
+    for product in products:
+        product.create(run)
+    outcome = run_jobs(CHOICE, [job for product in products for job in product.jobs])
+    for product in products:
+        if all(job.task in outcome.done for job in product.jobs):
+            product.finish(run)
     return outcome
 
 

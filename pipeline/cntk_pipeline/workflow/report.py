@@ -10,17 +10,18 @@ from typing import Any
 from cntk_pipeline.datasets import Contents
 from cntk_pipeline.driver.timing import read_timings
 from cntk_pipeline.errors import StoreError
+from cntk_pipeline.inference import CHOICE, RIDGE_PATH
 from cntk_pipeline.rundir import lease
 from cntk_pipeline.rundir.directory import Provenance, RunDirectory
 from cntk_pipeline.rundir.growth import Growth
 from cntk_pipeline.rundir.owners import Chunks
 from cntk_pipeline.rundir.specification import DataSpecification, EngineRecord
 from cntk_pipeline.rundir.verification import spent, with_arrays
-from cntk_pipeline.solvers import METRICS, RidgeChoice, read_choice, solver_of
-from cntk_pipeline.tasks import Receipt, Task
+from cntk_pipeline.solvers import METRICS, RidgeChoice, read_choice, solve_name, solver_of
+from cntk_pipeline.tasks import Receipt, Stage, Task
 from cntk_pipeline.telemetry.driver_log import find_executor
 from cntk_pipeline.workflow.predictions import PredictionReport, report_predictions
-from cntk_pipeline.workflow.wanted import WantedSolve, WantedStage, find_wanted
+from cntk_pipeline.workflow.wanted import KERNEL, Wanted, WantedSolve, WantedStage, find_wanted
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,9 @@ class StageReport:
 
     Attributes
     ----------
-    phase : "kernel", "solve" or "inference".
+    phase : "kernel", "ridge path", "solve" or "inference".
     stage : its kind.
-    done, total : tiles.
+    done, total : tiles; of "ridge_path" read-outs, of which each has one choice.
     seconds : core-seconds spent in its tasks, the sum of the three that follow.
     read_seconds, compute_seconds, write_seconds : the parts of ``seconds``; reading counts only while a task waits.
     bytes : written.
@@ -220,7 +221,10 @@ def make_report(run: RunDirectory) -> RunReport:
     """Summarise a run directory."""
     wanted = find_wanted(run, run.workflow())
     receipts = {receipt.task: receipt for receipt in run.journal.receipts()}
+    choices = [RidgePathReport(each["readout"], read_choice(run, each)) for each in wanted.selections]
     stages = [_stage_report(run, stage, receipts) for stage in wanted.stages()]
+    if choices:
+        stages.insert(sum(stage.phase == KERNEL for stage in stages), _choice_stage(wanted, choices, receipts))
     solves = [_solve_report(run, solve) for solve in wanted.solves]
     trained = [TrainedReport(product.label, product.stage.kind, product.read(run)) for product in wanted.run_products]
     growth, driver = Growth.of(run), lease.holder(run.lease_path)
@@ -241,7 +245,7 @@ def make_report(run: RunDirectory) -> RunReport:
         lost_inputs=tuple(map(str, run.stored_data.lost())),
         stages=tuple(stages),
         timings=tuple(TimingReport(**asdict(timing), efficiency=timing.efficiency) for timing in read_timings(run)),
-        ridge_paths=tuple(RidgePathReport(each["readout"], read_choice(run, each)) for each in wanted.selections),
+        ridge_paths=tuple(choices),
         solves=tuple(solves),
         trained=tuple(trained),
         predictions=tuple(report_predictions(run)),
@@ -279,16 +283,30 @@ def _stage_report(run: RunDirectory, stage: WantedStage, receipts: dict[Task, Re
     there = {job.task for job in made if None not in [chunks.size(array, index) for array, index in job.places(run)]}
     there |= used_up & receipts.keys()
     mine = [receipts[job.task] for job in stage.jobs if job.task in there]
+    done = len(mine) + sum(task not in receipts for task in used_up)
+    return _stage_of(stage.phase, stage.kind, done, len(stage.jobs), mine)
+
+
+def _choice_stage(wanted: Wanted, choices: Sequence[RidgePathReport], receipts: dict[Task, Receipt]) -> StageReport:
+    # Choices made by factors have no task of their own; those tasks are no part of what a workflow asks for.
+    tasks = [Task(Stage(RIDGE_PATH.kind, solve=solve_name(selection)), 0, 0) for selection in wanted.selections]
+    mine = [receipts[task] for task in tasks if task in receipts]
+    made = sum(choice.record is not None for choice in choices)
+    return _stage_of(CHOICE, RIDGE_PATH.kind, made, len(choices), mine)
+
+
+def _stage_of(phase: str, stage: str, done: int, total: int, receipts: Sequence[Receipt]) -> StageReport:
+    """Add up what the receipts of a stage say."""
     return StageReport(
-        phase=stage.phase,
-        stage=stage.kind,
-        done=len(mine) + sum(task not in receipts for task in used_up),
-        total=len(stage.jobs),
-        seconds=sum(receipt.seconds for receipt in mine),
-        read_seconds=sum(receipt.read_seconds for receipt in mine),
-        compute_seconds=sum(receipt.compute_seconds for receipt in mine),
-        write_seconds=sum(receipt.write_seconds for receipt in mine),
-        bytes=sum(receipt.written_bytes for receipt in mine),
+        phase=phase,
+        stage=stage,
+        done=done,
+        total=total,
+        seconds=sum(receipt.seconds for receipt in receipts),
+        read_seconds=sum(receipt.read_seconds for receipt in receipts),
+        compute_seconds=sum(receipt.compute_seconds for receipt in receipts),
+        write_seconds=sum(receipt.write_seconds for receipt in receipts),
+        bytes=sum(receipt.written_bytes for receipt in receipts),
     )
 
 

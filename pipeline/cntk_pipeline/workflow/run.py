@@ -27,7 +27,7 @@ from cntk_pipeline.gram.engines import load_code, require_numerics
 from cntk_pipeline.inference import (
     Capacity,
     add_remedies,
-    choose_ridge,
+    choose_ridges,
     needs_test_kernel,
     requested_products,
     run_products,
@@ -508,11 +508,8 @@ def _retracting(run: RunDirectory) -> Iterator[None]:
 
 def _choose_ridges(phases: Phases, config: RunConfig) -> Outcome:
     """Choose a ridge for each read-out, where the workflow leaves that to leave-one-out."""
-    outcome = Outcome()
     capacity = Capacity(phases.executor.slots, phases.executor.memory())
-    for selection in requested_selections(phases.run, config):
-        found = choose_ridge(phases.run, selection, capacity, phases.run_jobs)
-        outcome.failed.update(found.failed)
+    outcome = choose_ridges(phases.run, requested_selections(phases.run, config), capacity, phases.run_jobs)
     add_remedies(phases.run, outcome, phases.run_jobs)
     return outcome
 
