@@ -244,7 +244,7 @@ def test_a_plan_foretells_the_tasks_around_and_in_an_iteration(folder: Path) -> 
         (["run"], 2, "Missing argument"),
         (["run", "small.toml", "--store", "done", "--set", "readouts.depths=[4]"], 1, "depth3-gap-ntk: only stored"),
         (["run", "small.toml", "--set", "solve={solver='cg', max_iterations=1, rank=0}"], 1, "solve.max_iterations"),
-        (["run", "small.toml", "--set", "data.source=npz", "--set", "data.path=gone.npz"], 1, "gone.npz"),
+        (["run", "small.toml", "--set", "data.source=npz", "--set", "data.path=gone.npz"], 2, "gone.npz"),
     ],
 )
 @pytest.mark.usefixtures("finished")

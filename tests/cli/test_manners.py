@@ -113,6 +113,11 @@ def test_a_run_that_is_not_there_is_wrong_usage(cntk: Cntk, tmp_path: Path, name
     assert list(tmp_path.iterdir()) == []
 
 
+def test_data_that_are_not_there_are_wrong_usage(cntk: Cntk, tmp_path: Path) -> None:
+    code, _, said = cntk("init", tmp_path / "nowhere")
+    assert (code, said.startswith(f"error: {tmp_path}/nowhere: expected a file or folder of data")) == (2, True)
+
+
 def test_an_unknown_command_is_wrong_usage(cntk: Cntk) -> None:
     code, _, said = cntk("rnu")
     assert (code, "No such command 'rnu'" in said) == (2, True)

@@ -1,6 +1,7 @@
 """What a run will cost, said before it runs, and in a moment."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -47,7 +48,11 @@ def test_a_plan_of_small_pairs_measures_them_whole(small_config, capsys):
     plan = runs.plan(small_config())
     assert plan.measured_share == 1
     show_plan(plan)
-    assert "a pair and core (measured), " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "a pair and core (measured), " in said
+    assert "\n4 read-outs in one pass of the engine cpu" in said
+    show_plan(replace(plan, readouts=plan.readouts[:1]))
+    assert "\n1 read-out in one pass of the engine cpu" in capsys.readouterr().out
 
 
 @pytest.mark.slow

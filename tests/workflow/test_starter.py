@@ -96,6 +96,19 @@ def test_what_is_not_recognised_is_refused_with_what_is(tmp_path: Path, kind: st
         recognise(str(tmp_path / name))
 
 
+def test_a_path_is_written_without_dots_unless_links_make_another_place_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_formats(tmp_path)
+    for name in ("work", "far/away"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "away")
+    (tmp_path / "far" / "shapes.npz").write_bytes((tmp_path / "shapes.npz").read_bytes())
+    monkeypatch.chdir(tmp_path / "work")
+    assert recognise("../shapes.npz")["path"] == str(tmp_path / "shapes.npz")
+    assert recognise("../link/../shapes.npz")["path"] == str(tmp_path / "work" / "../link/../shapes.npz")
+
+
 def test_a_file_that_is_there_is_never_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "iris.toml").write_text("mine")

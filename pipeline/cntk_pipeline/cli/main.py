@@ -33,7 +33,15 @@ with importing():
     from cntk_pipeline.cli.pages import can_draw, compare, report, write_report
     from cntk_pipeline.cli.results import export, predict
     from cntk_pipeline.cli.streams import guard_streams, lost_output
-    from cntk_pipeline.errors import ConfigError, Interrupted, NotTrusted, PipelineError, RunNotFound, WorkersLost
+    from cntk_pipeline.errors import (
+        ConfigError,
+        DataNotFound,
+        Interrupted,
+        NotTrusted,
+        PipelineError,
+        RunNotFound,
+        WorkersLost,
+    )
 
 COMPLETE, FAILED, INCOMPLETE = 0, 1, 3
 
@@ -400,7 +408,7 @@ def _command() -> int:
     except WorkersLost as error:
         err.print(f"[red]incomplete:[/] {escape(str(error))}")
         return INCOMPLETE
-    except (ConfigError, NotTrusted, RunNotFound) as error:
+    except (ConfigError, DataNotFound, NotTrusted, RunNotFound) as error:
         err.print(f"[red]error:[/] {escape(str(error))}")
         return USAGE
     except PipelineError as error:

@@ -81,7 +81,7 @@ EARLIER_DEFAULTS: dict[str, Any] = {
 class ClusterConfig(OpenSection):
     """``[cluster]``: where tiles are computed. No number in the results depends on it.
 
-    These keys are common to all kinds. Further keys belong to one kind, which reads them from ``options``.
+    These keys are common to all kinds. Further keys belong to one kind.
 
     Attributes
     ----------

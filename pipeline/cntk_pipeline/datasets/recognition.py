@@ -1,5 +1,6 @@
 """The recognition of a data set by its files: the keys of ``[data]`` that read it."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,13 @@ def recognise(given: str) -> Keys:
             "nothing there; correct the name"
         )
     found = _folder(path) if path.is_dir() else _file(path)
-    return {"source": found.pop("source"), "path": str(path.absolute())} | found
+    return {"source": found.pop("source"), "path": _place(path)} | found
+
+
+def _place(path: Path) -> str:
+    """Write the whole path of a file or folder, without ".." unless links make another place of it."""
+    whole = Path(os.path.abspath(path))
+    return str(whole if whole.exists() and whole.samefile(path) else path.absolute())
 
 
 def _file(path: Path) -> Keys:
@@ -77,7 +84,7 @@ def _partner(path: Path, words: Sequence[tuple[str, str]], every: bool = False) 
             f"{path}: expected a file of labels beside it, named alike with {words[0][1]} for {words[0][0]}, got none; "
             'rename it, or write the workflow by hand with data.labels = "FILE"'
         )
-    return str(partner.absolute())
+    return _place(partner)
 
 
 def _target(path: Path) -> Keys:

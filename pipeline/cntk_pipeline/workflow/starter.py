@@ -103,7 +103,7 @@ def _write(name: str, keys: Keys, data: Dataset) -> str:
         f"name = {json.dumps(name)}\n",
         _data_table(keys, data),
         _network_table(data),
-        '[solve]\nridges = "auto"           # by leave-one-out on the training images; or a list, like [1e-4, 1e-2]\n',
+        '[solve]\nridges = "auto"          # by leave-one-out on the training images; or a list, like [1e-4, 1e-2]\n',
         "[inference]              # further results; remove the # of those that you want\n"
         "# leave_one_out = true\n"
         + ("# learning_curve = true\n" if data.test is None or data.test.labels is not None else "")
