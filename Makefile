@@ -36,13 +36,15 @@ fast: $(VENV)/.installed-test
 test: $(VENV)/.installed-test lint
 	tests/run.sh $(BIN)/python "$(TOGETHER)" --ignore=tests/real/test_kubernetes.py
 
-# The fast tests with the lowest version of each dependency that pyproject.toml allows, in an environment of their own.
+# The fast tests, and scikit-learn's own checks of estimators, with the lowest version of each dependency that
+# pyproject.toml allows, in an environment of their own.
 LOWEST := $(VENV)-lowest
 lower-bounds:
 	@$(PYTHON) -m venv --clear $(LOWEST)
 	@$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check uv
 	@$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable '.[test]'
 	$(LOWEST)/bin/python -m pytest -q $(FAST) $(SHARED)
+	$(LOWEST)/bin/python -m pytest -q tests/estimators/test_conventions.py
 
 # The real parts alone: SLURM, S3 gateway, ssh and network namespaces, on Debian as root; a missing one fails, where `make test` skips it.
 real: $(VENV)/.installed-test
