@@ -41,6 +41,7 @@ SLOW = (
     "clusters/test_adding.py",
     "clusters/test_memory.py",
     "clusters/test_progress_page.py",
+    "datasets/test_adding.py",
     "estimators/test_conventions.py",
     "estimators/test_memory.py",
     "finite",

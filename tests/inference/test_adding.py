@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from support.adding import Copy, add, copy_package
+from support.adding import ROOT, Copy, add, copy_package
 
 WORKFLOW = """
 name = "small"
@@ -47,6 +47,11 @@ def test_an_added_result_is_seen_in_plan_run_status_inspect_and_verify(copy: Cop
     assert "confusion matrix" in copy.cntk("resume", "run")
     assert "0 are bad" in copy.cntk("verify", "run")
     assert "confusion matrix" in copy.cntk("inspect", "--all", "run")
+
+
+def test_an_added_result_is_in_the_page_of_workflows(copy: Copy) -> None:
+    page = copy.python(str(ROOT / "docs" / "make_workflow_page.py"))
+    assert "| `confusion` | true or false | `false` | The test images by true and predicted class. |" in page
 
 
 def test_a_key_near_an_added_result_is_refused_with_it(copy: Copy) -> None:
