@@ -46,8 +46,8 @@ def time_pairs(evaluate: Callable[[Array, Array], Array], sample: Array, rows_at
     rows_at_most : left images of the largest tile.
     lane_width : right images of the smallest one.
     """
-    # An image and its copy may be computed in float64, as few pairs of a run are: right images are others. Their seed is
-    # no usual one, since people try the program with random images, and copies of those would cost four times as much.
+    # An image and its copy may be computed in float64, as few pairs of a run are: right images are others. Their seed
+    # is no usual one, since people try the program with random images: copies of those cost four times as much.
     other = np.random.default_rng(SEED).standard_normal((LARGEST_SAMPLE, *sample.shape[1:])) * max(sample.std(), 1e-3)
 
     def tile(size: int) -> Array:
