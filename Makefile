@@ -98,4 +98,6 @@ TORCH ?= torch==2.13.0
 $(VENV)/.installed-test: pyproject.toml | $(BIN)/python
 	@echo "installing the package, what it needs, and what its tests need (a minute or two)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[finite,test]' '$(TORCH)'
+	@# Apart: where widgets are installed, pages and notebooks show them.
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/widgets ipywidgets
 	@touch $@ $(VENV)/.installed $(VENV)/.installed-docs

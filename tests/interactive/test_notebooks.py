@@ -1,10 +1,13 @@
 """The progress of a run in a notebook: a widget where ipywidgets is installed, lines elsewhere.
 
-ipywidgets is in no extra: pages of the site and the notebooks in `examples` show lines. The test of the widget is run
-where it is installed by hand, or lies on PYTHONPATH.
+ipywidgets is in no extra, since pages of the site and the notebooks in `examples` show lines. The Makefile puts it into
+a folder of its own beside the libraries.
 """
 
+import os
 import re
+import sys
+from pathlib import Path
 from typing import Any
 
 import nbformat
@@ -23,6 +26,7 @@ import importlib.util
 find = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *more: None if name == "ipywidgets" else find(name, *more)
 """
+WIDGETS = Path(sys.prefix) / "widgets"
 VIEW, STATE = "application/vnd.jupyter.widget-view+json", "application/vnd.jupyter.widget-state+json"
 
 
@@ -48,8 +52,9 @@ def test_without_ipywidgets_a_notebook_shows_lines_without_controls() -> None:
 
 
 @pytest.mark.slow
-def test_with_ipywidgets_each_phase_has_a_widget_that_ends_with_its_last_bar() -> None:
-    pytest.importorskip("ipywidgets")
+@pytest.mark.skipif(not WIDGETS.is_dir(), reason="make check and make test install ipywidgets there")
+def test_with_ipywidgets_each_phase_has_a_widget_that_ends_with_its_last_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(WIDGETS), *filter(None, [os.environ.get("PYTHONPATH")])]))
     notebook = executed(SMALL, RUN)
     views = [
         output["data"][VIEW]["model_id"] for output in notebook.cells[-1].outputs if VIEW in output.get("data", {})
