@@ -25,7 +25,7 @@ def test_a_kernel_of_the_labels_is_right_and_chance_is_flattered_by_the_folds(gr
     assert by_fold > best > nested
 
 
-def test_rings_are_told_from_paths(graphs: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rings_are_told_from_paths(graphs: ModuleType, tmp_path: Path) -> None:
     edges: list[tuple[int, int]] = []
     owners: list[int] = []
     for graph in range(24):
@@ -42,9 +42,7 @@ def test_rings_are_told_from_paths(graphs: ModuleType, tmp_path: Path, monkeypat
     }
     for name, lines in files.items():
         (folder / f"RINGS_{name}.txt").write_text("".join(f"{line}\n" for line in lines))
-    for name, values in {"DEPTHS": (2,), "DENSE_LAYERS": (1,), "SCALINGS": ("sum",)}.items():
-        monkeypatch.setattr(graphs, name, values)
-    (row,) = graphs.measure(folder, seeds=1, jump=False)
+    (row,) = graphs.measure(folder, [(2, 1, "sum")], seeds=1, jump=False)
     assert (row.data, row.graphs, row.depth) == ("RINGS", 24, 2)
     assert row.nested > 90
 
