@@ -1,7 +1,7 @@
 """The cutting of a matrix into tiles, and the choice of their size."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 LANE_WIDTH = 16
@@ -100,6 +100,7 @@ def choose_tile(
     *,
     least_pairs: int = 1,
     centres: int | None = None,
+    costliest: Callable[[int], float] | None = None,
 ) -> int:
     """Choose the kernel's tile size in samples from what a pair costs.
 
@@ -113,11 +114,14 @@ def choose_tile(
     lane_width : of the engine; tiles are multiples of it.
     least_pairs : that a tile should have for the engine, also where this leaves fewer tiles to each slot.
     centres : columns of the kernel, where they are not all training images.
+    costliest : the cost of the costliest tile of a size in pairs, where pairs differ: it keeps the longest time too.
     """
     share = total_pairs(train, test, centres) * pair_seconds / (TASKS_PER_SLOT * max(slots, 1))
     seconds = min(max(share, SHORTEST_SECONDS), LONGEST_SECONDS)
     side = math.sqrt(max(seconds / pair_seconds, least_pairs))
     tile = max(lane_width, int(side) // lane_width * lane_width)
+    while costliest and tile > lane_width and costliest(tile) * pair_seconds > LONGEST_SECONDS:
+        tile -= lane_width
     # A tile that is wider than the columns of the centres would be mostly padding.
     return clip_tile(tile, train, test, lane_width) if centres is None else clip_tile(tile, centres, 0, lane_width)
 
