@@ -198,7 +198,7 @@ def test_group(run: RunDirectory) -> Group:
     return Group(run.test_kernel_path, tuple(specs), {"layout": note})
 
 
-def test_kernel_jobs(run: RunDirectory, nodes: NodeCounts | None = None) -> list[Job]:
+def test_kernel_jobs(run: RunDirectory, nodes: NodeCounts | None) -> list[Job]:
     """List all tiles of K(test, test), on and below the diagonal; ``nodes`` as of `kernel_jobs`."""
     stage, jobs = Stage(TEST_TEST.kind), []
     for tile in lower_tiles(run.test_cut):

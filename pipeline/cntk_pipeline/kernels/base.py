@@ -19,7 +19,7 @@ from cntk_pipeline.layers import Layer
 
 if TYPE_CHECKING:  # a kernel in memory needs no workflow, whose tables take a quarter of a second to import
     from cntk_pipeline.config.section import Section
-    from cntk_pipeline.kernels.summaries import Summary
+    from cntk_pipeline.kernels.summaries import NodeSummary, Summary
 
 DTYPES = ("float32", "float64")
 
@@ -229,7 +229,7 @@ class Engine(ABC):
         """
         require_independence(self.evaluator(), images)
 
-    def summary(self, number: int) -> "Summary | None":
+    def summary(self, number: int) -> "Summary | NodeSummary | None":
         """Lay out the network of a read-out, by number; None where the engine has no table of that."""
         return None
 

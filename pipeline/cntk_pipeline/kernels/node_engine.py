@@ -13,6 +13,7 @@ from cntk_pipeline.kernels.lanes import LANES
 from cntk_pipeline.kernels.node_evaluator import CACHE_BYTES, NodeEvaluator
 from cntk_pipeline.kernels.node_program import lower_nodes
 from cntk_pipeline.kernels.program import Array
+from cntk_pipeline.kernels.summaries import NodeSummary, Summary, summary
 from cntk_pipeline.kernels.timing import SAMPLE_SECONDS, PairCost, time_call
 
 if TYPE_CHECKING:
@@ -70,6 +71,10 @@ class NodeEngine(Engine):
         *_, rows, features = self.question.input_shape
         nodes = USUAL_SHARE * rows * features / (features + 2)
         return nodes**2 * len(self.program.codes) * ENTRY_SECONDS
+
+    def summary(self, number: int) -> NodeSummary | Summary:
+        network, kind = self.question.readouts[number]
+        return summary(network, self.question.input_shape, kind=kind)
 
     def measure(self, sample: Array) -> PairCost:
         nodes = count_nodes(sample)

@@ -27,7 +27,7 @@ def kernel_group(view: PredictionDirectory) -> Group:
 
 
 def kernel_jobs(view: PredictionDirectory, nodes: NodeCounts | None = None) -> list[Job]:
-    """List the tiles of K(new, train), and the variances of the new images; ``nodes`` as of `gram.tiles.kernel_jobs`."""
+    """List the tiles of K(new, train), and the variances of the new images; ``nodes`` as of `gram.kernel_jobs`."""
     return [job for job in gram.kernel_jobs(view, nodes) if job.owner in (gram.TEST, gram.VARIANCE)]
 
 

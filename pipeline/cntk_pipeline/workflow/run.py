@@ -65,7 +65,7 @@ from cntk_pipeline.workflow.report import make_report, read_contents
 from cntk_pipeline.workflow.wanted import INFERENCE, KERNEL, SOLVE, find_wanted
 
 if TYPE_CHECKING:
-    from cntk_pipeline.kernels import Summary
+    from cntk_pipeline.kernels import NodeSummary, Summary
 
 REPAIRS = 3
 """How often a run goes back to compute tiles that turned out to be damaged."""
@@ -111,7 +111,7 @@ def plan(config: RunConfig) -> Plan:
     )
 
 
-def costliest_network(config: RunConfig) -> "tuple[str, Summary]":
+def costliest_network(config: RunConfig) -> "tuple[str, Summary | NodeSummary]":
     """Lay out the network of the read-out that costs most, by name; nothing is computed or written.
 
     Raises
