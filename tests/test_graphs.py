@@ -58,6 +58,7 @@ def test_features_that_are_no_float32_stay_float64():
         ([[0, 1], [1, 0], [0, 1]], ONES, "graph 1: the edge from node 0 to node 1 is there twice"),
         (PATH + np.eye(3, dtype=int), ONES, "graph 1: node 0 has an edge to itself: leave it out, since layers count"),
         ([[0, 3], [3, 0]], ONES, "graph 1: expected edges between nodes 0 to 2, got node 3"),
+        ([[0, -1], [-1, 0]], ONES, "graph 1: expected edges between nodes 0 to 2, got node -1"),
         (0.5 * PATH, ONES, "graph 1: expected an adjacency matrix of 0 and 1, got other numbers"),
         (
             np.ones((2, 3)),

@@ -283,7 +283,8 @@ def _read_edges(given: Any, nodes: int, number: int) -> Array:
         )
     found = found.astype(np.int64)
     if found.min() < 0 or found.max() >= nodes:
-        raise DataError(f"graph {number}: expected edges between nodes 0 to {nodes - 1}, got node {found.max()}")
+        wrong = int(found.min() if found.min() < 0 else found.max())
+        raise DataError(f"graph {number}: expected edges between nodes 0 to {nodes - 1}, got node {wrong}")
     loops = found[found[:, 0] == found[:, 1]]
     if len(loops):
         raise DataError(

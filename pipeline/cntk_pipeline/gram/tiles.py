@@ -165,10 +165,10 @@ def kernel_jobs(run: RunDirectory, nodes: NodeCounts | None = None) -> list[Job]
     ----------
     nodes : of graphs, where their tiles are to be computed: a job's entries are pairs of nodes then.
     """
-    return _weighed(list_kernel_jobs(run.train_cut, run.test_cut, run.column_cut), run, nodes)
+    return list_kernel_jobs(run.train_cut, run.test_cut, run.column_cut, nodes)
 
 
-def list_kernel_jobs(train: Cut, test: Cut, columns: Cut | None = None) -> list[Job]:
+def list_kernel_jobs(train: Cut, test: Cut, columns: Cut | None = None, nodes: NodeCounts | None = None) -> list[Job]:
     """List the tasks as `kernel_jobs` does, for a run that need not exist; ``columns`` are the training images."""
     columns = columns or train
     stages, jobs = [Stage(owner.kind) for owner in (TRAIN, TEST, VARIANCE, TRAIN_VARIANCE)], []
@@ -184,7 +184,7 @@ def list_kernel_jobs(train: Cut, test: Cut, columns: Cut | None = None) -> list[
     for row in range(columns.pieces, train.pieces):  # the rows above have tiles on the diagonal
         entries = train.length(row)
         jobs.append(Job(Task(stages[3], row, 0), TRAIN_VARIANCE, entries, (-entries, row, 0)))
-    return jobs
+    return jobs if nodes is None else _weighed(jobs, columns, nodes)
 
 
 def test_group(run: RunDirectory) -> Group:
@@ -204,17 +204,15 @@ def test_kernel_jobs(run: RunDirectory, nodes: NodeCounts | None) -> list[Job]:
     for tile in lower_tiles(run.test_cut):
         entries = pairs_in_tile(run.test_cut, run.test_cut, tile, symmetric=True)
         jobs.append(Job(Task(stage, tile.row, tile.col), TEST_TEST, entries, (-entries, tile.row, tile.col)))
-    return _weighed(jobs, run, nodes)
+    return jobs if nodes is None else _weighed(jobs, run.column_cut, nodes)
 
 
-def _weighed(jobs: list[Job], run: RunDirectory, nodes: NodeCounts | None) -> list[Job]:
+def _weighed(jobs: list[Job], columns: Cut, nodes: NodeCounts) -> list[Job]:
     """Count the entries of jobs on graphs in pairs of nodes, as they cost: the costliest tile is the first."""
-    if nodes is None:
-        return jobs
-    size, centres = run.train_cut.size, run.column_cut.count
-    sums = {part: piece_sums(values, size) for part, values in (("train", nodes.train), ("test", nodes.test))}
-    squares = {part: piece_sums(values**2, size) for part, values in (("train", nodes.train), ("test", nodes.test))}
-    columns = {"train": piece_sums(nodes.train[:centres], size), "test": sums["test"]}
+    counts = {"train": nodes.train, "test": nodes.test}
+    sums = {part: piece_sums(values, columns.size) for part, values in counts.items()}
+    squares = {part: piece_sums(values**2, columns.size) for part, values in counts.items()}
+    of_columns = {"train": piece_sums(nodes.train[: columns.count], columns.size), "test": sums["test"]}
     found = []
     for job in jobs:
         row, col = job.task.row, job.task.col
@@ -224,7 +222,7 @@ def _weighed(jobs: list[Job], run: RunDirectory, nodes: NodeCounts | None) -> li
         elif job.owner in (TRAIN, TEST_TEST) and row == col:
             entries = int(sums[rows][row] ** 2 + squares[rows][row]) // 2
         else:
-            entries = int(sums[rows][row] * columns["test" if job.owner is TEST_TEST else "train"][col])
+            entries = int(sums[rows][row] * of_columns["test" if job.owner is TEST_TEST else "train"][col])
         found.append(replace(job, entries=entries, priority=(-entries, row, col)))
     return found
 
