@@ -47,12 +47,19 @@ def test_rings_are_told_from_paths(graphs: ModuleType, tmp_path: Path) -> None:
     assert row.nested > 90
 
 
-def test_the_table_of_mutag_is_that_of_the_page(graphs: ModuleType) -> None:
-    with (SCRIPT.parent / "mutag.csv").open() as file:
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("mutag", [("1", "1", "sum"), ("2", "1", "sum"), ("2", "2", "sum"), ("4", "1", "sum"), ("2", "1", "degree")]),
+        ("proteins", [("1", "1", "sum"), ("2", "1", "sum")]),
+    ],
+)
+def test_the_table_of_a_data_set_is_that_of_the_page(name: str, shown: list[tuple[str, str, str]]) -> None:
+    with (SCRIPT.parent / f"{name}.csv").open() as file:
         rows = list(csv.DictReader(file))
-    page = (SCRIPT.parent / "README.md").read_text()
-    shown = [("1", "1", "sum"), ("2", "1", "sum"), ("2", "2", "sum"), ("4", "1", "sum"), ("2", "1", "degree")]
+    page = (SCRIPT.parent / "README.md").read_text().partition(f"### {name.upper()}")[2].partition("###")[0]
     for depth, dense, scaling in shown:
         own = [row for row in rows if (row["depth"], row["dense_layers"], row["scaling"]) == (depth, dense, scaling)]
         means = [np.mean([float(row[key]) for row in own]) for key in ("best_by_fold", "best", "nested")]
         assert f"| {depth} | {dense} | {scaling} | {' | '.join(f'{mean:.1f}%' for mean in means)} |" in page
+    assert page.count("sum |") + page.count("degree |") == len(shown)
