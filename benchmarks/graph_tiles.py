@@ -20,6 +20,9 @@ from cntk_pipeline.layers.presets import gntk
 from cntk_pipeline.rundir.owners import Job
 from cntk_pipeline.tiling import Cut, choose_tile
 
+PAIR_SECONDS = 50e-6
+"""Of a mean pair, for the choice of the tile."""
+
 MEASURED = 16
 """Graphs of each side of a tile that is computed."""
 
@@ -35,7 +38,7 @@ def idle_share(costs: Sequence[int], slots: int) -> float:
 def describe(nodes: NodeCounts, slots: int) -> str:
     """Write the unevenness of the tiles and the share of waiting in both orders."""
     train, test = len(nodes.train), len(nodes.test)
-    tile = choose_tile(train, test, 50e-6, slots)
+    tile = choose_tile(train, test, PAIR_SECONDS, slots, costliest=nodes.costliest)
     cuts = Cut(train, tile), Cut(test, tile)
     plain, weighed = list_kernel_jobs(*cuts), list_kernel_jobs(*cuts, nodes=nodes)
     cost = {job.task: job.entries for job in weighed}

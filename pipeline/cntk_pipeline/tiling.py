@@ -14,6 +14,10 @@ TASKS_PER_SLOT = 12
 """Number of tiles of a stage for each slot, so that the last tiles do not leave other slots idle."""
 
 
+LARGEST_SHARE = 1 / 4
+"""Of what a slot computes: a tile that took longer than the others together would keep them waiting."""
+
+
 @dataclass(frozen=True, order=True)
 class Tile:
     """The tile at ``row``, ``col``, counted in tiles."""
@@ -114,13 +118,16 @@ def choose_tile(
     lane_width : of the engine; tiles are multiples of it.
     least_pairs : that a tile should have for the engine, also where this leaves fewer tiles to each slot.
     centres : columns of the kernel, where they are not all training images.
-    costliest : the cost of the costliest tile of a size in pairs, where pairs differ: it keeps the longest time too.
+    costliest : the cost of the costliest tile of a size in pairs, where pairs differ: it keeps the longest time too,
+        and is no more than `LARGEST_SHARE` of what a slot computes.
     """
-    share = total_pairs(train, test, centres) * pair_seconds / (TASKS_PER_SLOT * max(slots, 1))
+    of_slot = total_pairs(train, test, centres) * pair_seconds / max(slots, 1)
+    share = of_slot / TASKS_PER_SLOT
     seconds = min(max(share, SHORTEST_SECONDS), LONGEST_SECONDS)
     side = math.sqrt(max(seconds / pair_seconds, least_pairs))
     tile = max(lane_width, int(side) // lane_width * lane_width)
-    while costliest and tile > lane_width and costliest(tile) * pair_seconds > LONGEST_SECONDS:
+    longest = min(max(of_slot * LARGEST_SHARE, SHORTEST_SECONDS), LONGEST_SECONDS)
+    while costliest and tile > lane_width and costliest(tile) * pair_seconds > longest:
         tile -= lane_width
     # A tile that is wider than the columns of the centres would be mostly padding.
     return clip_tile(tile, train, test, lane_width) if centres is None else clip_tile(tile, centres, 0, lane_width)
