@@ -140,7 +140,6 @@ SERIES = {
     "graphs": Sequential(
         *[GraphConv(b_std=0.3), Relu(), Aggregate("degree"), Dense(), Relu(), GraphConv(), GlobalSumPool(), Dense()]
     ),
-    "gntk": presets.gntk(2),
     "cntk-v": presets.cntk(4),
     "cntk-gap": presets.cntk(4, "gap"),
     "cntk-lap": presets.cntk(4, "lap1"),
@@ -148,8 +147,6 @@ SERIES = {
 NETWORKS = {name: each for name, each in (GOLDEN | SERIES).items() if name != "fc_dropout"}
 FLAT = {name for name, network in NETWORKS.items() if isinstance(network.layers[0], Dense)}
 """The networks of vectors."""
-
-OF_GRAPHS = {"graphs", "gntk"}
 
 WIDE, NARROW = {32: 48, 128: 24, 384: 12}, {16: 64, 48: 40, 144: 20}
 """How many networks of each width, of vectors and of images."""
@@ -160,7 +157,7 @@ WIDE, NARROW = {32: 48, 128: 24, 384: 12}, {16: 64, 48: 40, 144: 20}
 @pytest.mark.parametrize("name", NETWORKS)
 def test_errors_fall_with_the_root_of_the_width(name, kind):
     network, seeds = NETWORKS[name], WIDE if name in FLAT else NARROW
-    x = GRAPHS if name in OF_GRAPHS else VECTORS if name in FLAT else LARGER if name == "myrtle5" else IMAGES
+    x = GRAPHS if name == "graphs" else VECTORS if name in FLAT else LARGER if name == "myrtle5" else IMAGES
     exact = kernel_matrix(network, x, kind=kind, dtype="float64")
     drawn = {
         width: np.array([empirical_kernel(network, x, kind=kind, width=width, seed=seed) for seed in range(count)])
