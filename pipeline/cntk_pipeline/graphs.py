@@ -16,7 +16,7 @@ import numpy.typing as npt
 from cntk_pipeline.errors import DataError
 from cntk_pipeline.inputs import as_array
 
-__all__ = ["Graphs", "NodeCounts", "count_nodes", "encode_labels", "pack", "unpack"]
+__all__ = ["Graphs", "encode_labels", "pack", "unpack"]
 
 Array = npt.NDArray[Any]
 
