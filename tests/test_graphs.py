@@ -6,7 +6,7 @@ import scipy.sparse
 from support.graphs import draw_graphs
 
 from cntk_pipeline.errors import DataError
-from cntk_pipeline.graphs import encode_labels, fill_rows, is_graph, pack, unpack
+from cntk_pipeline.graphs import NodeCounts, count_nodes, encode_labels, fill_rows, is_graph, pack, unpack
 
 PATH = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]])
 ONES = np.ones((3, 2))
@@ -58,6 +58,7 @@ def test_features_that_are_no_float32_stay_float64():
         ([[0, 1], [1, 0], [0, 1]], ONES, "graph 1: the edge from node 0 to node 1 is there twice"),
         (PATH + np.eye(3, dtype=int), ONES, "graph 1: node 0 has an edge to itself: leave it out, since layers count"),
         ([[0, 3], [3, 0]], ONES, "graph 1: expected edges between nodes 0 to 2, got node 3"),
+        ([[0, -1], [-1, 0]], ONES, "graph 1: expected edges between nodes 0 to 2, got node -1"),
         (0.5 * PATH, ONES, "graph 1: expected an adjacency matrix of 0 and 1, got other numbers"),
         (
             np.ones((2, 3)),
@@ -96,3 +97,14 @@ def test_classes_of_nodes_that_training_has_not_are_refused_by_their_graph():
     assert encode_labels([[6, 3]], known)[0].tolist() == [[0, 1, 0], [1, 0, 0]]
     with pytest.raises(DataError, match="graph 1: a node is of class 7, which is not among those known, 3, 6, 8"):
         encode_labels([[6], [3, 7]], known)
+
+
+def test_nodes_are_counted_by_graph_and_by_tile() -> None:
+    counts = NodeCounts(np.array([1, 2, 3, 30, 4]), np.array([5, 7]))
+    assert (counts.largest, counts.heaviest(2), counts.heaviest(1), counts.test_weight) == (30, 33, 30, 0.75)
+    assert counts.costliest(2) == 33 * 33 / 8**2
+    assert NodeCounts(np.array([4, 4]), np.array([40])).costliest(1) == 4 * 40 / 4**2
+    no_test = NodeCounts(np.array([1, 2]), np.zeros(0, int))
+    assert (no_test.heaviest(1), no_test.test_weight) == (2, 1.0)
+    packed = pack([[[0, 1], [1, 0]], np.ones((3, 3)) - np.eye(3)], [np.ones((2, 1)), np.ones((3, 1))])
+    assert count_nodes(packed).tolist() == [2, 3]

@@ -42,6 +42,16 @@ def test_a_chosen_tile_is_whole_lanes_within_the_data_and_not_too_long(
     assert tile == 16 or tile**2 * pair <= LONGEST_SECONDS * 1.001
 
 
+def test_the_costliest_tile_keeps_the_longest_time_too() -> None:
+    plain = choose_tile(10**5, 0, 1e-4, 2)
+    assert plain**2 * 1e-4 == pytest.approx(LONGEST_SECONDS, rel=0.05)
+    uneven = choose_tile(10**5, 0, 1e-4, 2, costliest=lambda tile: 9.0 * tile**2)
+    assert uneven**2 * 9e-4 <= LONGEST_SECONDS < (uneven + 16) ** 2 * 9e-4
+    small = choose_tile(2000, 0, 1e-4, 8, costliest=lambda tile: 9.0 * tile**2)
+    of_slot = 2000 * 2001 / 2 * 1e-4 / 8
+    assert small**2 * 9e-4 <= of_slot / 4 < (small + 16) ** 2 * 9e-4
+
+
 def test_more_slots_choose_smaller_tiles() -> None:
     assert choose_tile(2000, 1000, 4e-5, 64) < choose_tile(2000, 1000, 4e-5, 2)
 

@@ -60,6 +60,48 @@ class Graphs:
         return np.diff(self.offsets)
 
 
+@dataclass(frozen=True, eq=False)
+class NodeCounts:
+    """The nodes of each graph of a run: a pair of graphs costs about the product of both numbers.
+
+    Attributes
+    ----------
+    train, test : (n,) int64.
+    """
+
+    train: Array
+    test: Array
+
+    @property
+    def largest(self) -> int:
+        """The nodes of the largest graph."""
+        return int(max(part.max(initial=0) for part in (self.train, self.test)))
+
+    @property
+    def test_weight(self) -> float:
+        """The mean nodes of a test graph, in those of a training graph."""
+        return float(self.test.mean() / self.train.mean()) if len(self.test) else 1.0
+
+    def heaviest(self, tile: int) -> int:
+        """Return the most nodes that one side of a tile has, of tiles of so many graphs."""
+        return int(max(piece_sums(part, tile).max(initial=0) for part in (self.train, self.test)))
+
+    def costliest(self, tile: int) -> float:
+        """Return the cost of the costliest tile of so many graphs, in mean pairs of training graphs."""
+        heaviest = piece_sums(self.train, tile).max(initial=0)
+        return float(heaviest / self.train.mean()) * (self.heaviest(tile) / float(self.train.mean()))
+
+
+def count_nodes(packed: Array) -> Array:
+    """Count the nodes of packed graphs, (n,) int64."""
+    return packed.reshape(len(packed), -1)[:, 0].astype(np.int64)
+
+
+def piece_sums(values: Array, size: int) -> Array:
+    """Add up pieces of so many values, the last one ragged."""
+    return np.add.reduceat(values, np.arange(0, len(values), size)) if len(values) else values
+
+
 def pack(edges: Sequence[Any], features: Sequence[Any], rows: int | None = None) -> Array:
     """Pack graphs into one array.
 
@@ -241,7 +283,8 @@ def _read_edges(given: Any, nodes: int, number: int) -> Array:
         )
     found = found.astype(np.int64)
     if found.min() < 0 or found.max() >= nodes:
-        raise DataError(f"graph {number}: expected edges between nodes 0 to {nodes - 1}, got node {found.max()}")
+        wrong = int(found.min() if found.min() < 0 else found.max())
+        raise DataError(f"graph {number}: expected edges between nodes 0 to {nodes - 1}, got node {wrong}")
     loops = found[found[:, 0] == found[:, 1]]
     if len(loops):
         raise DataError(

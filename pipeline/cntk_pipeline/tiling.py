@@ -1,7 +1,7 @@
 """The cutting of a matrix into tiles, and the choice of their size."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 LANE_WIDTH = 16
@@ -12,6 +12,10 @@ SHORTEST_SECONDS, LONGEST_SECONDS = 0.5, 60.0
 
 TASKS_PER_SLOT = 12
 """Number of tiles of a stage for each slot, so that the last tiles do not leave other slots idle."""
+
+
+LARGEST_SHARE = 1 / 4
+"""Of what a slot computes: a tile that took longer than the others together would keep them waiting."""
 
 
 @dataclass(frozen=True, order=True)
@@ -100,6 +104,7 @@ def choose_tile(
     *,
     least_pairs: int = 1,
     centres: int | None = None,
+    costliest: Callable[[int], float] | None = None,
 ) -> int:
     """Choose the kernel's tile size in samples from what a pair costs.
 
@@ -113,11 +118,17 @@ def choose_tile(
     lane_width : of the engine; tiles are multiples of it.
     least_pairs : that a tile should have for the engine, also where this leaves fewer tiles to each slot.
     centres : columns of the kernel, where they are not all training images.
+    costliest : the cost of the costliest tile of a size in pairs, where pairs differ: it keeps the longest time too,
+        and is no more than `LARGEST_SHARE` of what a slot computes.
     """
-    share = total_pairs(train, test, centres) * pair_seconds / (TASKS_PER_SLOT * max(slots, 1))
+    of_slot = total_pairs(train, test, centres) * pair_seconds / max(slots, 1)
+    share = of_slot / TASKS_PER_SLOT
     seconds = min(max(share, SHORTEST_SECONDS), LONGEST_SECONDS)
     side = math.sqrt(max(seconds / pair_seconds, least_pairs))
     tile = max(lane_width, int(side) // lane_width * lane_width)
+    longest = min(max(of_slot * LARGEST_SHARE, SHORTEST_SECONDS), LONGEST_SECONDS)
+    while costliest and tile > lane_width and costliest(tile) * pair_seconds > longest:
+        tile -= lane_width
     # A tile that is wider than the columns of the centres would be mostly padding.
     return clip_tile(tile, train, test, lane_width) if centres is None else clip_tile(tile, centres, 0, lane_width)
 

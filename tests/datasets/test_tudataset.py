@@ -37,6 +37,13 @@ def test_degrees_are_features_where_nodes_have_no_classes_or_where_they_are_aske
         load("tudataset", str(folder), options={"features": "labels"})
 
 
+def test_a_node_alone_is_a_node_of_no_neighbours(folder):
+    (folder / "TOY_A.txt").write_text("1, 2\n2, 1\n5, 6\n6, 5\n8, 9\n9, 8\n")  # nodes 3, 4 and 7 are alone
+    found = unpack(load("tudataset", str(folder), options={"features": "degrees"}).train.images)
+    assert found.degrees.tolist() == [1, 1, 0, 0, 1, 1, 0, 1, 1]
+    assert found.features[:3].tolist() == [[0, 1], [0, 1], [1, 0]]
+
+
 def test_other_labels_are_targets(folder):
     (folder / "TOY_graph_labels.txt").write_text("0.5\n1.5\n2.5\n")
     data = load("tudataset", str(folder))
@@ -48,6 +55,9 @@ def test_other_labels_are_targets(folder):
     [
         ("A", "1, 2\n2, 1\n5, 6\n6, 5\n8, 9\n9, 8\n", "graph 0: "),
         ("A", "1, 2\n2, 1\n5, 6\n6, 5\n", "graph 2 has no edges"),
+        ("A", "", "graph 0 has no edges: leave it out, or join its nodes"),
+        ("A", "1, -4\n-4, 1\n", "expected edges between nodes 1 to 9, got node -4"),
+        ("graph_labels", "", "expected nodes graph by graph, of 0 graphs"),
         ("A", "1, 5\n5, 1\n", "got one between nodes 1 and 5 of two graphs"),
         ("A", "1, 10\n10, 1\n", "expected edges between nodes 1 to 9, got node 10"),
         ("A", "1, 2, 3\n", "expected lines of 2 numbers, got 3"),
@@ -75,5 +85,5 @@ def test_what_is_not_there_is_refused(folder, tmp_path):
         load("tudataset", str(folder))
     (folder / "TWO_A.txt").unlink()
     (folder / "TOY_graph_labels.txt").unlink()
-    with pytest.raises(DataError, match=r"TOY_graph_labels.txt: expected lines of 1 numbers, got FileNotFoundError"):
+    with pytest.raises(DataError, match=r"TOY_graph_labels.txt is not there: a data set NAME has NAME_A.txt,"):
         load("tudataset", str(folder))

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 from scipy import special
+from support.graphs import draw_graphs
 from twin.reference import place, two
 
 from cntk_pipeline import finite, layers
 from cntk_pipeline.errors import ConfigError, LayerError
 from cntk_pipeline.finite.activations import ACTIVATIONS, ELEMENTWISE
 from cntk_pipeline.finite.builders import BUILDERS
+from cntk_pipeline.graphs import pack
 from cntk_pipeline.layers import LAYERS, Conv, Dense, Flatten, GlobalAvgPool, Relu, Residual, Sequential
 from cntk_pipeline.layers.attention import MECHANISMS
 from cntk_pipeline.layers.series import FUNCTIONS
@@ -35,11 +37,42 @@ def test_every_layer_has_its_translation():
     assert ELEMENTWISE.keys() == FUNCTIONS.keys()
 
 
-def test_graphs_and_joined_outputs_are_refused():
-    with pytest.raises(LayerError, match="finite networks on graphs are not built: take images or vectors"):
-        finite.build(layers.GraphConv(), 5, (1, 1, 6, 3))
+def test_joined_outputs_are_refused():
     with pytest.raises(LayerError, match=r"layer 1 .*finite networks with jump=True are not built: leave it out"):
         finite.build(Sequential(Dense(), layers.Repeat(Sequential(Relu(), Dense()), 2, jump=True)), 5, (3,))
+
+
+# Graphs.
+
+
+@pytest.mark.parametrize("scaling", ["sum", "degree"])
+@pytest.mark.parametrize("join", [layers.GlobalSumPool(), layers.GlobalAvgPool()])
+def test_the_nodes_of_graphs_see_their_neighbours_and_those_that_fill_up_are_nothing(scaling, join):
+    drawn = draw_graphs([5, 1 + 1, 8], features=3, seed=2)
+    packed = pack([a for a, _ in drawn], [f for _, f in drawn])
+    graph_conv = layers.GraphConv(scaling, w_std=1.3, b_std=0.7)
+    network = Sequential(Dense(b_std=0.4), graph_conv, Relu(), layers.Aggregate(scaling))
+    shape = packed.shape[1:]
+    module = finite.build(network, 4, shape, seed=3)
+    joined = finite.build(Sequential(*network.layers, join), 4, shape, seed=3)
+    found = module(torch.tensor(packed, dtype=torch.float64)).detach().numpy()
+    vectors = joined(torch.tensor(packed, dtype=torch.float64)).detach().numpy()
+    assert found.shape == (3, 8, 4)
+    first, second = module.body[0], module.body[1][1]
+    weights = [each.weight.detach().numpy().reshape(4, -1) for each in (first, second)]
+    biases = [each.bias.detach().numpy() for each in (first, second)]
+    for number, (adjacency, features) in enumerate(drawn):
+        mixing = adjacency + np.eye(len(adjacency))
+        if scaling == "degree":
+            mixing /= mixing.sum(1, keepdims=True)
+        expected = features @ weights[0].T / np.sqrt(3) + 0.4 * biases[0]
+        expected = 1.3 / np.sqrt(4) * mixing @ expected @ weights[1].T + 0.7 * biases[1]
+        expected = mixing @ np.maximum(expected, 0)
+        np.testing.assert_allclose(found[number, : len(expected)], expected, rtol=1e-12, atol=1e-12)
+        assert not found[number, len(expected) :].any()
+        total = expected.sum(0) if join == layers.GlobalSumPool() else expected.mean(0)
+        np.testing.assert_allclose(vectors[number], total, rtol=1e-12, atol=1e-12)
+    assert finite.count_weights(network, 4, shape) == (4 * 3 + 4 + 4 * 4 + 4,) * 2
 
 
 # Layers with weights.

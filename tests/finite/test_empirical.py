@@ -3,15 +3,18 @@
 import numpy as np
 import pytest
 import torch
+from support.graphs import draw_graphs
 from support.networks import GOLDEN
 
 from cntk_pipeline import finite, kernel_matrix
 from cntk_pipeline.errors import ConfigError, DataError, LayerError
 from cntk_pipeline.finite import empirical_kernel
 from cntk_pipeline.finite.empirical import Draws, Products
+from cntk_pipeline.graphs import pack
 from cntk_pipeline.kernels import KINDS
 from cntk_pipeline.layers import (
     Abs,
+    Aggregate,
     Attend,
     Concatenate,
     Conv,
@@ -22,6 +25,8 @@ from cntk_pipeline.layers import (
     Flatten,
     Gaussian,
     GlobalAvgPool,
+    GlobalSumPool,
+    GraphConv,
     Hermite,
     LayerNorm,
     LinearAttention,
@@ -41,6 +46,7 @@ RNG = np.random.default_rng(8)
 VECTORS = RNG.standard_normal((4, 6))
 IMAGES = RNG.standard_normal((3, 4, 4, 2))
 LARGER = RNG.standard_normal((3, 8, 8, 2))
+GRAPHS = pack(*zip(*draw_graphs([4, 2, 5], features=3, seed=6), strict=True))
 HIDDEN = Sequential(Dense(w_std=1.4, b_std=0.2), Relu(), Dense(w_std=0.9, b_std=0.3))
 
 
@@ -131,6 +137,9 @@ SERIES = {
     "standard": Sequential(
         Dense(b_std=0.3, parameterization="standard"), Relu(), Dense(parameterization="standard", fan_in=20, rate=0.5)
     ),
+    "graphs": Sequential(
+        *[GraphConv(b_std=0.3), Relu(), Aggregate("degree"), Dense(), Relu(), GraphConv(), GlobalSumPool(), Dense()]
+    ),
     "cntk-v": presets.cntk(4),
     "cntk-gap": presets.cntk(4, "gap"),
     "cntk-lap": presets.cntk(4, "lap1"),
@@ -148,7 +157,7 @@ WIDE, NARROW = {32: 48, 128: 24, 384: 12}, {16: 64, 48: 40, 144: 20}
 @pytest.mark.parametrize("name", NETWORKS)
 def test_errors_fall_with_the_root_of_the_width(name, kind):
     network, seeds = NETWORKS[name], WIDE if name in FLAT else NARROW
-    x = VECTORS if name in FLAT else LARGER if name == "myrtle5" else IMAGES
+    x = GRAPHS if name == "graphs" else VECTORS if name in FLAT else LARGER if name == "myrtle5" else IMAGES
     exact = kernel_matrix(network, x, kind=kind, dtype="float64")
     drawn = {
         width: np.array([empirical_kernel(network, x, kind=kind, width=width, seed=seed) for seed in range(count)])

@@ -3,18 +3,35 @@
 import numpy as np
 import pytest
 import torch
+from support.graphs import draw_graphs
 from support.networks import GOLDEN
 from support.tolerances import tolerance
 
 from cntk_pipeline.errors import DataError, LayerError
 from cntk_pipeline.finite import empirical_kernel, empirical_kernels
+from cntk_pipeline.graphs import pack
 from cntk_pipeline.kernels import KINDS
-from cntk_pipeline.layers import Conv, Dense, Dropout, Exp, Flatten, LayerNorm, Relu, Sequential, Sign, presets
+from cntk_pipeline.layers import (
+    Aggregate,
+    Conv,
+    Dense,
+    Dropout,
+    Exp,
+    Flatten,
+    GlobalSumPool,
+    GraphConv,
+    LayerNorm,
+    Relu,
+    Sequential,
+    Sign,
+    presets,
+)
 
 RNG = np.random.default_rng(11)
 VECTORS = RNG.standard_normal((4, 6))
 IMAGES = RNG.standard_normal((3, 4, 4, 2))
 LARGER = RNG.standard_normal((2, 8, 8, 2))
+GRAPHS = pack(*zip(*draw_graphs([4, 2, 7], features=3, seed=6), strict=True))
 
 NETWORKS = {name: network for name, network in GOLDEN.items() if name != "fc_dropout"} | {
     "exp": Sequential(Dense(w_std=0.5), Exp(), Dense()),
@@ -22,13 +39,14 @@ NETWORKS = {name: network for name, network in GOLDEN.items() if name != "fc_dro
     "last layer fixed": Sequential(Dense(b_std=0.4), Relu(), Dense(trained=False)),
     "nothing trained": Sequential(Dense(trained=False), Relu(), Dense(trained=False)),
     "ends of CNTK-GAP fixed": presets.cntk(3, "gap"),
+    "graphs": Sequential(GraphConv(b_std=0.3), Relu(), Aggregate("degree"), Dense(), Relu(), GlobalSumPool(), Dense()),
     "ends in an activation": Sequential(Conv(3), LayerNorm(), Relu(), Flatten()),
 }
 
 
 def inputs_of(name: str) -> np.ndarray:
-    if name == "myrtle5":
-        return LARGER
+    if name in ("myrtle5", "graphs"):
+        return LARGER if name == "myrtle5" else GRAPHS
     images = any(isinstance(layer, Conv) for layer in NETWORKS[name].flattened())
     return IMAGES if images else VECTORS
 

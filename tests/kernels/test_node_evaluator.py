@@ -207,12 +207,33 @@ def test_a_network_must_join_nodes_and_images_have_no_neighbours(packed):
         kernel_matrix(Sequential(Aggregate(), Dense(), Flatten()), np.ones((2, 4, 4, 1)))
     with pytest.raises(LayerError, match="NTK"):
         kernel_matrix(at_nodes(Sign()), packed)
-    with pytest.raises(LayerError, match="there is no table of a network on graphs"):
-        summary(PLAIN, packed.shape[1:])
     with pytest.raises(LayerError, match='graphs have no planes of offsets: take engine="cpu"'):
         lower([(PLAIN, "ntk")], packed.shape[1:])
     with pytest.raises(LayerError, match="at least one read-out"):
         CpuEngine.ask(Question((), packed.shape[1:]))
+
+
+def test_a_network_is_a_table_of_the_operations_on_pairs_of_nodes(packed):
+    shape = packed.shape[1:]
+    net = Sequential(
+        Aggregate("degree"), Dense(), Relu(), GraphConv(w_std=2.0, b_std=0.5), Relu(), GlobalSumPool(), Dense()
+    )
+    assert str(summary(net, shape)).splitlines() == [
+        "   layer                          output        operations a pair of nodes",
+        "   input                          (nodes, 3)                             1",
+        "0  Aggregate('degree')            (nodes, 3)                             1",
+        "1  Dense()                        (nodes, inf)",
+        "2  Relu()                         (nodes, inf)                           1",
+        "3  GraphConv(w_std=2, b_std=0.5)  (nodes, inf)                           1",
+        "4  Relu()                         (nodes, inf)                           1",
+        "5  GlobalSumPool()                (inf,)                                 1",
+        "6  Dense()                        (inf,)",
+        "6 operations on every pair of nodes of two graphs",
+    ]
+    branches = Sequential(Dense(), Residual(Sequential(Relu(), GraphConv())), GlobalAvgPool())
+    assert [row.entries for row in summary(branches, shape).rows] == [1, 1, 4, 1]
+    engine = CpuEngine.ask(Question(((branches, "ntk"), (net, "nngp")), shape))
+    assert [engine.summary(number).entries for number in (0, 1)] == [7, 6]
 
 
 @pytest.mark.parametrize("engine", sorted(ENGINES.keys() - {"cpu"}))

@@ -2,6 +2,7 @@
 
 import threading
 import tomllib
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,15 @@ from support.graphs import draw_graphs
 from support.problems import Recorder, flip_bit, stop_after, whole_matrix
 
 from cntk_pipeline import kernel_matrix
+from cntk_pipeline.clusters import WorkerMemory
+from cntk_pipeline.clusters.memory import PROCESS_BYTES, USABLE, kernel_task_bytes
 from cntk_pipeline.config import RunConfig, parse_config
 from cntk_pipeline.errors import ConfigError, DataError, Interrupted, LayerError
 from cntk_pipeline.estimators import KernelClassifier
-from cntk_pipeline.graphs import pack
+from cntk_pipeline.gram import tiles as gram
+from cntk_pipeline.graphs import NodeCounts, count_nodes, pack
+from cntk_pipeline.kernels import Question
+from cntk_pipeline.kernels.cpu import CpuEngine
 from cntk_pipeline.layers import presets
 from cntk_pipeline.opened import open_run
 from cntk_pipeline.pages import make_report_page
@@ -82,15 +88,79 @@ def test_new_graphs_are_predicted_and_the_run_is_reported(archive: Path, tmp_pat
     scores = run.decision_function(PACKED[40:], readout="depth2-sum-ntk")
     np.testing.assert_array_equal(scores, run.predictions("depth2-sum-ntk"))
     assert "40 training and 12 test graphs" in str(make_report_page(run).html)
+    told = r"expected graphs of 3 features .* got 3 in .*: pack them by .* with rows=\d+;"
+    with pytest.raises(DataError, match=told):
+        run.decision_function(PACKED[40:, :, :, :-5], readout="depth2-sum-ntk")
+    with pytest.raises(DataError, match=r"got 2 in .*: features must be numbered as those of the run"):
+        run.decision_function(PACKED[40:, ..., :2], readout="depth2-sum-ntk")
     broken = PACKED[40:].copy()
     broken[1] *= 0.5
     with pytest.raises(DataError, match="graph 1 is no packed graph"):
         run.decision_function(broken, readout="depth2-sum-ntk")
 
 
+def test_a_tile_costs_the_pairs_of_nodes_that_it_has_and_the_costliest_is_the_first(archive: Path) -> None:
+    config = config_of(archive, inference={"posterior_covariance": True})
+    view, stop = stop_after(1)
+    with pytest.raises(Interrupted):
+        runs.start(config, view, stop)
+    run = RunDirectory(str(config.store.path))
+    nodes = gram.node_counts(run)
+    assert nodes is not None
+    sizes = np.array([len(features) for _, features in GRAPHS])
+    products = np.outer(sizes, sizes)
+    jobs = gram.kernel_jobs(run, nodes) + gram.test_kernel_jobs(run, nodes)
+    for job in jobs:
+        rows = slice(16 * job.task.row, min(16 * job.task.row + 16, 40))
+        cols = slice(16 * job.task.col, min(16 * job.task.col + 16, 40))
+        kind = job.task.stage.kind
+        expected = {
+            "train": lambda: np.tril(products[:40, :40])[rows, cols].sum(),  # noqa: B023
+            "test": lambda: products[40:, cols].sum(),  # noqa: B023
+            "variance": lambda: np.diagonal(products)[40:].sum(),
+            "test_test": lambda: np.tril(products[40:, 40:]).sum(),
+        }[kind]()
+        assert (job.entries, job.priority[0]) == (expected, -expected)
+    first = next(moment.receipt.task for moment in view.moments if moment.receipt)
+    assert first == max(gram.kernel_jobs(run, nodes), key=lambda job: job.entries).task
+    runs.resume(run.path, Recorder(), threading.Event())
+    assert gram.node_counts(run) is None  # nothing is left to hand out, and no graph is read
+
+
+def test_a_tile_needs_the_memory_of_its_graphs_and_not_that_of_graphs_that_fill_the_rows(
+    archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(archive)
+    networks = tuple((presets.gntk(depth), "ntk") for depth in (1, 2))
+    engine = CpuEngine.ask(Question(networks, PACKED.shape[1:], "float64"))
+    nodes = NodeCounts(count_nodes(PACKED[:40]), count_nodes(PACKED[40:]))
+    assert nodes.largest == max(len(features) for _, features in GRAPHS) < PACKED.shape[3] / 1.5
+    needed = kernel_task_bytes(engine, 16, nodes)
+    assert needed < kernel_task_bytes(engine, 16)
+    tracemalloc.start()
+    engine.evaluator().evaluate(PACKED[:16], PACKED[16:32])
+    used = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert used < needed
+    memory = [WorkerMemory(int((needed + 1000 * change + PROCESS_BYTES) / USABLE), 1) for change in (-1, 1)]
+    monkeypatch.setattr("cntk_pipeline.clusters.serial.SerialExecutor.memory", lambda self: memory[0])
+    with pytest.raises(ConfigError, match="a kernel tile of 16 samples holds"):
+        runs.start(config, Recorder(), threading.Event())
+    monkeypatch.setattr("cntk_pipeline.clusters.serial.SerialExecutor.memory", lambda self: memory[1])
+    assert make_report(runs.start(config, Recorder(), threading.Event())).complete
+
+
 def test_a_plan_costs_what_graphs_cost(archive: Path) -> None:
     plan = runs.plan(config_of(archive, kernel={"tile": "auto"}))
     assert 1e-7 < plan.pair_seconds < 1e-2
+
+
+def test_a_measurement_is_of_a_mean_pair_of_all_graphs_however_they_are_sorted() -> None:
+    drawn = draw_graphs([3] * 60 + [50] * 20, features=3)
+    graphs = pack([a for a, _ in drawn], [f for _, f in drawn])
+    engine = CpuEngine.ask(Question(((NETWORK, "ntk"),), graphs.shape[1:], "float64"))
+    small_first, large_first = (engine.measure(each).seconds for each in (graphs, graphs[::-1]))
+    assert 1 / 3 < small_first / large_first < 3  # of the first graphs alone it would be a hundred
 
 
 def test_a_starter_of_graphs_is_a_workflow(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ def test_a_kernel_of_the_labels_is_right_and_chance_is_flattered_by_the_folds(gr
     assert by_fold > best > nested
 
 
-def test_rings_are_told_from_paths(graphs: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rings_are_told_from_paths(graphs: ModuleType, tmp_path: Path) -> None:
     edges: list[tuple[int, int]] = []
     owners: list[int] = []
     for graph in range(24):
@@ -42,19 +42,24 @@ def test_rings_are_told_from_paths(graphs: ModuleType, tmp_path: Path, monkeypat
     }
     for name, lines in files.items():
         (folder / f"RINGS_{name}.txt").write_text("".join(f"{line}\n" for line in lines))
-    for name, values in {"DEPTHS": (2,), "DENSE_LAYERS": (1,), "SCALINGS": ("sum",)}.items():
-        monkeypatch.setattr(graphs, name, values)
-    (row,) = graphs.measure(folder, seeds=1, jump=False)
+    (row,) = graphs.measure(folder, [(2, 1, "sum")], seeds=1, jump=False)
     assert (row.data, row.graphs, row.depth) == ("RINGS", 24, 2)
     assert row.nested > 90
 
 
-def test_the_table_of_mutag_is_that_of_the_page(graphs: ModuleType) -> None:
-    with (SCRIPT.parent / "mutag.csv").open() as file:
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("mutag", [("1", "1", "sum"), ("2", "1", "sum"), ("2", "2", "sum"), ("4", "1", "sum"), ("2", "1", "degree")]),
+        ("proteins", [("1", "1", "sum"), ("2", "1", "sum")]),
+    ],
+)
+def test_the_table_of_a_data_set_is_that_of_the_page(name: str, shown: list[tuple[str, str, str]]) -> None:
+    with (SCRIPT.parent / f"{name}.csv").open() as file:
         rows = list(csv.DictReader(file))
-    page = (SCRIPT.parent / "README.md").read_text()
-    shown = [("1", "1", "sum"), ("2", "1", "sum"), ("2", "2", "sum"), ("4", "1", "sum"), ("2", "1", "degree")]
+    page = (SCRIPT.parent / "README.md").read_text().partition(f"### {name.upper()}")[2].partition("###")[0]
     for depth, dense, scaling in shown:
         own = [row for row in rows if (row["depth"], row["dense_layers"], row["scaling"]) == (depth, dense, scaling)]
         means = [np.mean([float(row[key]) for row in own]) for key in ("best_by_fold", "best", "nested")]
         assert f"| {depth} | {dense} | {scaling} | {' | '.join(f'{mean:.1f}%' for mean in means)} |" in page
+    assert page.count("sum |") + page.count("degree |") == len(shown)

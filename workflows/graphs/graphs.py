@@ -1,6 +1,7 @@
 """Graph neural tangent kernels on graphs of the TUDataset collection, as in Du et al. 2019 (arXiv:1905.13192).
 
-    python workflows/graphs/graphs.py MUTAG PROTEINS --out graphs.csv   # folders with the text files
+    python workflows/graphs/graphs.py MUTAG --out mutag.csv   # folders with the text files
+    python workflows/graphs/graphs.py PROTEINS --depths 1 2 --dense-layers 1 --scalings sum --seeds 1 --out proteins.csv
 
 For each network of a grid, a support vector machine with its kernel is cross-validated in ten stratified folds, in
 three ways: with the penalty that is best on each validation fold, with the one that is best on all of them, and with
@@ -12,6 +13,7 @@ import csv
 import itertools
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -82,10 +84,9 @@ def score(kernel: np.ndarray, labels: np.ndarray, seed: int) -> tuple[float, flo
     )
 
 
-def measure(folder: Path, seeds: int, jump: bool) -> list[Row]:
-    """Cross-validate all networks of the grid on one data set."""
+def measure(folder: Path, grid: Sequence[tuple[int, int, str]], seeds: int, jump: bool) -> list[Row]:
+    """Cross-validate all networks of a grid of depths, dense layers and scalings on one data set."""
     data = load("tudataset", str(folder)).train
-    grid = list(itertools.product(DEPTHS, DENSE_LAYERS, SCALINGS))
     networks = [gntk(depth, dense_layers=dense, scaling=scaling, jump=jump) for depth, dense, scaling in grid]
     kernel_matrices(networks, data.images[:2], dtype="float64")  # compiles
     began = time.process_time()
@@ -104,12 +105,16 @@ def main() -> None:
     """Measure the data sets that are named."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--depths", nargs="+", type=int, default=DEPTHS)
+    parser.add_argument("--dense-layers", nargs="+", type=int, default=DENSE_LAYERS)
+    parser.add_argument("--scalings", nargs="+", choices=SCALINGS, default=SCALINGS)
     parser.add_argument("--seeds", type=int, default=3, help="divisions into folds")
     parser.add_argument("--jump", action="store_true", help="jumping knowledge")
     parser.add_argument("--out", type=Path, default=Path("graphs.csv"))
     asked = parser.parse_args()
     warnings.simplefilter("ignore", ConvergenceWarning)  # large penalties, which do not win
-    rows = [row for folder in asked.folders for row in measure(folder, asked.seeds, asked.jump)]
+    grid = list(itertools.product(asked.depths, asked.dense_layers, asked.scalings))
+    rows = [row for folder in asked.folders for row in measure(folder, grid, asked.seeds, asked.jump)]
     with asked.out.open("w", newline="") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
         writer.writeheader()

@@ -133,7 +133,8 @@ def plan(file: WorkflowFile, overrides: Overrides = None, as_json: AsJson = Fals
 def network(file: WorkflowFile, overrides: Overrides = None) -> None:
     """Show the costliest network of a workflow as a table.
 
-    The table has the shapes of all layers, their offsets, and the plane entries that a pair of images costs.
+    The table has the shapes of all layers, their offsets, and the plane entries that a pair of images costs; of graphs
+    the operations that a pair of nodes costs.
     """
     with importing():
         from cntk_pipeline.cli.driving import read_workflow

@@ -1,5 +1,6 @@
 """Graphs in the text format of the TUDataset collection."""
 
+import warnings
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -58,7 +59,8 @@ class TUDataset(Loader):
         if (np.diff(owner) < 0).any() or not np.array_equal(np.unique(owner), np.arange(len(labels))):
             raise DataError(f"{stem}graph_indicator.txt: expected nodes graph by graph, of {len(labels)} graphs")
         if edges.size and (edges.min() < 0 or edges.max() >= len(owner)):
-            raise DataError(f"{found[0]}: expected edges between nodes 1 to {len(owner)}, got node {edges.max() + 1}")
+            wrong = 1 + int(edges.min() if edges.min() < 0 else edges.max())
+            raise DataError(f"{found[0]}: expected edges between nodes 1 to {len(owner)}, got node {wrong}")
         across = owner[edges[:, 0]] != owner[edges[:, 1]]
         if across.any():
             a, b = edges[across.argmax()] + 1
@@ -99,7 +101,13 @@ def _split(edges: npt.NDArray[Any], owner: npt.NDArray[Any], offsets: npt.NDArra
 
 def _read(path: Path, dtype: type, columns: int) -> npt.NDArray[Any]:
     """Read numbers, some a line, with commas between them."""
-    with reading(path, f"lines of {columns} numbers", ValueError), open_file(path) as file:
+    if not path.exists():
+        raise DataError(
+            f"{path} is not there: a data set NAME has NAME_A.txt, NAME_graph_indicator.txt and "
+            "NAME_graph_labels.txt; copy the file to the others"
+        )
+    with reading(path, f"lines of {columns} numbers", ValueError), open_file(path) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a file without lines, which does not fit the others
         found: npt.NDArray[Any] = np.loadtxt(file, dtype, delimiter=",", ndmin=2)
     if found.size and found.shape[1] != columns:
         raise DataError(f"{path}: expected lines of {columns} numbers, got {found.shape[1]}")

@@ -60,7 +60,7 @@ class Progress:
     Attributes
     ----------
     done, total : numbers of tasks; both include tasks done before this driver began.
-    entries_done, entries_total : matrix entries, likewise.
+    entries_done, entries_total : matrix entries, of a kernel of graphs pairs of nodes, likewise.
     entries_now : entries computed by this driver.
     elapsed_seconds : since this driver began.
     retries, quarantined : tiles tried again, and tiles given up because they kill their workers.

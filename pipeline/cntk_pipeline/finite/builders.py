@@ -31,6 +31,7 @@ from cntk_pipeline.finite.modules import (
     Repeated,
     Sum,
 )
+from cntk_pipeline.finite.nodes import Aggregation, Batch, GraphNetwork, Join
 from cntk_pipeline.layers import Layer, Sequential, Shape, Windows
 from cntk_pipeline.layers.base import read_pair
 
@@ -40,10 +41,9 @@ def build_network(
 ) -> nn.Module:
     """Build a whole network; see `finite.build`."""
     shape = Shape.of_inputs((1, *input_shape))
-    if shape.is_graph:
-        raise LayerError("finite networks on graphs are not built: take images or vectors")
     network.output_shape(shape)
-    place = Place(shape, input_shape[-1], require_count("width", width))
+    batch = Batch() if shape.is_graph else None
+    place = Place(shape, input_shape[-1], require_count("width", width), batch)
     steps = network.flattened() if isinstance(network, Sequential) else (network,)
     last = place.width if outputs is None else require_count("outputs", outputs)
     if outputs is not None and not (steps and isinstance(steps[-1], layers.Dense)):
@@ -52,7 +52,8 @@ def build_network(
             f"outputs={outputs} is the width of a last layer Dense, but the network ends in {end}: add one"
         )
     widths = [place.width] * (len(steps) - 1) + [last]
-    return Network(_build_chain(steps, place, draw, widths)[0])
+    body, _ = _build_chain(steps, place, draw, widths)
+    return Network(body) if batch is None else GraphNetwork(body, batch)
 
 
 def _build_chain(steps: tuple[Layer, ...], place: Place, draw: Draw, widths: list[int]) -> Built:
@@ -208,11 +209,15 @@ def _local_avg_pool(layer: layers.LocalAvgPool, place: Place, draw: Draw) -> Bui
 
 
 def _global_avg_pool(layer: layers.GlobalAvgPool, place: Place, draw: Draw) -> Built:
+    if place.batch is not None:
+        return Join(place.batch, average=True), place.channels
     rows, columns = (_mean(Windows.whole(size), False) for size in place.shape.size)
     return _pool(rows, columns, place, draw, vector=True)
 
 
 def _global_sum_pool(layer: layers.GlobalSumPool, place: Place, draw: Draw) -> Built:
+    if place.batch is not None:
+        return Join(place.batch, average=False), place.channels
     rows, columns = (Windows.whole(size).weights() for size in place.shape.size)
     return _pool(rows, columns, place, draw, vector=True)
 
@@ -258,8 +263,16 @@ def _concatenate(layer: layers.Concatenate, place: Place, draw: Draw) -> Built:
     return Concatenation(first, second, scales), total
 
 
-def _graph_layer(layer: layers.Aggregate | layers.GraphConv, place: Place, draw: Draw) -> Built:
-    raise LayerError(f"{layer} is of graphs, on which finite networks are not built")
+def _aggregate(layer: layers.Aggregate | layers.GraphConv, place: Place, draw: Draw) -> Built:
+    assert place.batch is not None  # other inputs are refused by the layer
+    return Aggregation(place.batch, average=layer.scaling == "degree"), place.channels
+
+
+def _graph_conv(layer: layers.GraphConv, place: Place, draw: Draw) -> Built:
+    aggregation, _ = _aggregate(layer, place, draw)
+    weights = layers.Dense(w_std=layer.w_std, b_std=layer.b_std, trained=layer.trained)
+    module, channels = _dense(weights, place, draw)
+    return nn.Sequential(aggregation, module), channels
 
 
 def _repeat(layer: layers.Repeat, place: Place, draw: Draw) -> Built:
@@ -331,8 +344,8 @@ BUILDERS: dict[type[Layer], Callable[[Any, Place, Draw], Built]] = {
     layers.Recurrent: _recurrent,
     layers.Bidirectional: _bidirectional,
     layers.LastState: _last_state,
-    layers.Aggregate: _graph_layer,
-    layers.GraphConv: _graph_layer,
+    layers.Aggregate: _aggregate,
+    layers.GraphConv: _graph_conv,
     Sequential: _sequential,
 }
 """For each layer that is no activation, what makes its module of the layer, its place and a source of weights."""

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from cntk_pipeline.finite.nodes import Batch
 from cntk_pipeline.layers import Conv, Dense, Shape
 from cntk_pipeline.layers.linear import read_fan_in
 
@@ -45,11 +46,13 @@ class Place:
     shape : of its input in the algebra.
     channels : of its input in the finite network.
     width : channels that layers with weights make.
+    batch : of graphs, those that the network is given; None where its inputs are images or vectors.
     """
 
     shape: Shape
     channels: int
     width: int
+    batch: Batch | None = None
 
 
 Built = tuple[nn.Module, int]

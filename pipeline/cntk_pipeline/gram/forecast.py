@@ -21,6 +21,7 @@ class KernelSize:
     dtype : of the values.
     readouts : number of kernels in one pass.
     centres : columns of the kernel, where they are not all training images.
+    test_weight : the cost of a test image in that of a training image; graphs differ.
     """
 
     train: int
@@ -29,6 +30,7 @@ class KernelSize:
     dtype: str
     readouts: int
     centres: int | None = None
+    test_weight: float = 1.0
 
 
 def forecast_kernel(size: KernelSize, pair_seconds: float, *, test_kernel: bool) -> list[StageForecast]:
@@ -43,21 +45,22 @@ def forecast_kernel(size: KernelSize, pair_seconds: float, *, test_kernel: bool)
     item = np.dtype(size.dtype).itemsize
     chunk, line = size.tile**2 * item + CRC_BYTES, size.tile * item + CRC_BYTES
 
-    def triangle(kind: str, count: int, pieces: int) -> StageForecast:
+    def triangle(kind: str, count: int, pieces: int, seconds: float) -> StageForecast:
         tiles = pieces * (pieces + 1) // 2
-        return StageForecast(kind, tiles, tiles * chunk * size.readouts, count * (count + 1) / 2 * pair_seconds)
+        return StageForecast(kind, tiles, tiles * chunk * size.readouts, count * (count + 1) / 2 * seconds)
 
     if size.centres is not None:
         return _forecast_columns(size, size.centres, pair_seconds)
-    train = triangle(TRAIN.kind, size.train, rows)
+    of_test = pair_seconds * size.test_weight, pair_seconds * size.test_weight**2
+    train = triangle(TRAIN.kind, size.train, rows, pair_seconds)
     found = [
         StageForecast(train.kind, train.tasks, train.written_bytes + rows * line * size.readouts, train.core_seconds),
         StageForecast(
-            TEST.kind, rows * columns, rows * columns * chunk * size.readouts, size.test * size.train * pair_seconds
+            TEST.kind, rows * columns, rows * columns * chunk * size.readouts, size.test * size.train * of_test[0]
         ),
-        StageForecast(VARIANCE.kind, columns, columns * line * size.readouts, size.test * pair_seconds),
+        StageForecast(VARIANCE.kind, columns, columns * line * size.readouts, size.test * of_test[1]),
     ]
-    return [*found, triangle(TEST_TEST.kind, size.test, columns)] if test_kernel else found
+    return [*found, triangle(TEST_TEST.kind, size.test, columns, of_test[1])] if test_kernel else found
 
 
 def _forecast_columns(size: KernelSize, centres: int, pair_seconds: float) -> list[StageForecast]:
@@ -71,6 +74,7 @@ def _forecast_columns(size: KernelSize, centres: int, pair_seconds: float) -> li
         written = len(mine) * (chunk if owner in (TRAIN, TEST) else line)
         if owner is TRAIN:
             written += sum(job.task.row == job.task.col for job in mine) * line
-        seconds = sum(job.entries for job in mine) * pair_seconds
+        weight = {TEST: size.test_weight, VARIANCE: size.test_weight**2}.get(owner, 1.0)
+        seconds = sum(job.entries for job in mine) * pair_seconds * weight
         found.append(StageForecast(owner.kind, len(mine), written * size.readouts, seconds))
     return found

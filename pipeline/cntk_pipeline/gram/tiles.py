@@ -3,7 +3,7 @@
 import itertools
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -13,6 +13,7 @@ from cntk_pipeline.config import KernelConfig, NetworkConfig, ReadoutsConfig
 from cntk_pipeline.errors import ConfigError, CorruptTile, LayerError
 from cntk_pipeline.gram.engines import is_known, load_code, open_engine, require_numerics, uses_devices
 from cntk_pipeline.gram.networks import layer_count, require_depth, require_option_types, require_size, require_types
+from cntk_pipeline.graphs import NodeCounts, count_nodes, is_graph, piece_sums
 from cntk_pipeline.kernels import Engine, Question
 from cntk_pipeline.layers import LAYERS, Sequential, spelling
 from cntk_pipeline.layers.presets import PRESETS
@@ -137,12 +138,37 @@ def kernel_group(run: RunDirectory) -> Group:
     return Group(run.kernel_path, tuple(specs), {"specification": run.specification.to_json(), "layout": _LAYOUT_NOTE})
 
 
-def kernel_jobs(run: RunDirectory) -> list[Job]:
-    """List all tiles of the kernel matrices; longest first, since the short diagonal tiles fill the gaps at the end."""
-    return list_kernel_jobs(run.train_cut, run.test_cut, run.column_cut)
+def node_counts(run: RunDirectory) -> NodeCounts | None:
+    """Count the nodes of the graphs of a run, all of which are read.
+
+    None where there are images or vectors, or every tile of the kernel has its receipt: then they are not needed.
+    """
+    if not is_graph(run.specification.data.shape) or not missing_jobs(run):
+        return None
+    parts: list[Array] = []
+    for part, cut in (("train", run.train_cut), ("test", run.test_cut)):
+        pieces = [count_nodes(_images(run, part, cut.bounds(piece))) for piece in range(cut.pieces)]
+        parts.append(np.concatenate(pieces) if pieces else np.zeros(0, np.int64))
+    return NodeCounts(*parts)
 
 
-def list_kernel_jobs(train: Cut, test: Cut, columns: Cut | None = None) -> list[Job]:
+def missing_jobs(run: RunDirectory) -> list[Job]:
+    """List the tiles of the kernel matrices that have no receipt."""
+    known = {receipt.task for receipt in run.journal.receipts()}
+    return [job for job in kernel_jobs(run) if job.task not in known]
+
+
+def kernel_jobs(run: RunDirectory, nodes: NodeCounts | None = None) -> list[Job]:
+    """List all tiles of the kernel matrices; longest first, since short ones fill the gaps at the end.
+
+    Parameters
+    ----------
+    nodes : of graphs, where their tiles are to be computed: a job's entries are pairs of nodes then.
+    """
+    return list_kernel_jobs(run.train_cut, run.test_cut, run.column_cut, nodes)
+
+
+def list_kernel_jobs(train: Cut, test: Cut, columns: Cut | None = None, nodes: NodeCounts | None = None) -> list[Job]:
     """List the tasks as `kernel_jobs` does, for a run that need not exist; ``columns`` are the training images."""
     columns = columns or train
     stages, jobs = [Stage(owner.kind) for owner in (TRAIN, TEST, VARIANCE, TRAIN_VARIANCE)], []
@@ -158,7 +184,7 @@ def list_kernel_jobs(train: Cut, test: Cut, columns: Cut | None = None) -> list[
     for row in range(columns.pieces, train.pieces):  # the rows above have tiles on the diagonal
         entries = train.length(row)
         jobs.append(Job(Task(stages[3], row, 0), TRAIN_VARIANCE, entries, (-entries, row, 0)))
-    return jobs
+    return jobs if nodes is None else _weighed(jobs, columns, nodes)
 
 
 def test_group(run: RunDirectory) -> Group:
@@ -172,13 +198,33 @@ def test_group(run: RunDirectory) -> Group:
     return Group(run.test_kernel_path, tuple(specs), {"layout": note})
 
 
-def test_kernel_jobs(run: RunDirectory) -> list[Job]:
-    """List all tiles of K(test, test), on and below the diagonal."""
+def test_kernel_jobs(run: RunDirectory, nodes: NodeCounts | None) -> list[Job]:
+    """List all tiles of K(test, test), on and below the diagonal; ``nodes`` as of `kernel_jobs`."""
     stage, jobs = Stage(TEST_TEST.kind), []
     for tile in lower_tiles(run.test_cut):
         entries = pairs_in_tile(run.test_cut, run.test_cut, tile, symmetric=True)
         jobs.append(Job(Task(stage, tile.row, tile.col), TEST_TEST, entries, (-entries, tile.row, tile.col)))
-    return jobs
+    return jobs if nodes is None else _weighed(jobs, run.column_cut, nodes)
+
+
+def _weighed(jobs: list[Job], columns: Cut, nodes: NodeCounts) -> list[Job]:
+    """Count the entries of jobs on graphs in pairs of nodes, as they cost: the costliest tile is the first."""
+    counts = {"train": nodes.train, "test": nodes.test}
+    sums = {part: piece_sums(values, columns.size) for part, values in counts.items()}
+    squares = {part: piece_sums(values**2, columns.size) for part, values in counts.items()}
+    of_columns = {"train": piece_sums(nodes.train[: columns.count], columns.size), "test": sums["test"]}
+    found = []
+    for job in jobs:
+        row, col = job.task.row, job.task.col
+        rows = "train" if job.owner in (TRAIN, TRAIN_VARIANCE) else "test"
+        if job.owner in (VARIANCE, TRAIN_VARIANCE):
+            entries = int(squares[rows][row])
+        elif job.owner in (TRAIN, TEST_TEST) and row == col:
+            entries = int(sums[rows][row] ** 2 + squares[rows][row]) // 2
+        else:
+            entries = int(sums[rows][row] * of_columns["test" if job.owner is TEST_TEST else "train"][col])
+        found.append(replace(job, entries=entries, priority=(-entries, row, col)))
+    return found
 
 
 def engine_of(run: RunDirectory) -> Engine:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cntk_pipeline.kernels.matrix import kernel_diagonal, kernel_matrices, kernel_matrix
     from cntk_pipeline.kernels.memory import group_size, working_bytes
     from cntk_pipeline.kernels.program import Program
-    from cntk_pipeline.kernels.summaries import Summary, summary
+    from cntk_pipeline.kernels.summaries import NodeSummary, Summary, summary
     from cntk_pipeline.kernels.timing import PairCost
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "CpuEvaluator",
     "Engine",
     "Evaluator",
+    "NodeSummary",
     "PairCost",
     "Program",
     "Question",
@@ -54,6 +55,7 @@ __getattr__ = lazy_names(
         "CpuEvaluator": "evaluator",
         "Engine": "base",
         "Evaluator": "base",
+        "NodeSummary": "summaries",
         "PairCost": "timing",
         "Program": "program",
         "Question": "base",

@@ -12,14 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from cntk_pipeline.errors import ConfigError, LayerError, NotFinite
-from cntk_pipeline.graphs import is_graph
+from cntk_pipeline.graphs import NodeCounts, is_graph
 from cntk_pipeline.kernels.program import Array
 from cntk_pipeline.kernels.timing import PairCost, time_pairs
 from cntk_pipeline.layers import Layer
 
 if TYPE_CHECKING:  # a kernel in memory needs no workflow, whose tables take a quarter of a second to import
     from cntk_pipeline.config.section import Section
-    from cntk_pipeline.kernels.summaries import Summary
+    from cntk_pipeline.kernels.summaries import NodeSummary, Summary
 
 DTYPES = ("float32", "float64")
 
@@ -178,6 +178,10 @@ class Engine(ABC):
     def working_bytes(self, tile: int) -> int:
         """Bytes that an evaluator holds for tiles of an edge, beside the images and results it is given."""
 
+    def bytes_of_graphs(self, tile: int, nodes: NodeCounts) -> int:
+        """Bytes likewise for the graphs of a run, of which `working_bytes` knows only how many rows they have."""
+        return self.working_bytes(tile)
+
     @property
     def least_pairs(self) -> int:
         """The pairs of a tile below which a part of the hardware would wait."""
@@ -198,7 +202,7 @@ class Engine(ABC):
 
         Parameters
         ----------
-        sample : standardised images; repeated as often as needed.
+        sample : standardised images; repeated as often as needed. Of graphs all: what is returned is of a mean pair.
         """
         return PairCost(time_pairs(self.evaluator().evaluate, sample, LARGEST_SAMPLE_ROWS, self.lane_width), 1.0)
 
@@ -225,7 +229,7 @@ class Engine(ABC):
         """
         require_independence(self.evaluator(), images)
 
-    def summary(self, number: int) -> "Summary | None":
+    def summary(self, number: int) -> "Summary | NodeSummary | None":
         """Lay out the network of a read-out, by number; None where the engine has no table of that."""
         return None
 

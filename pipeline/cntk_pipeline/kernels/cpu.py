@@ -13,7 +13,7 @@ from cntk_pipeline.kernels.lowering import count_revisions, lower
 from cntk_pipeline.kernels.memory import working_bytes
 from cntk_pipeline.kernels.node_engine import NodeEngine
 from cntk_pipeline.kernels.program import Array
-from cntk_pipeline.kernels.summaries import Summary, summary
+from cntk_pipeline.kernels.summaries import NodeSummary, Summary, summary
 from cntk_pipeline.kernels.timing import PairCost
 
 if TYPE_CHECKING:
@@ -69,6 +69,6 @@ class CpuEngine(Engine):
         part = quick_part(self.program, dtype, flips)  # a pair of large images may take minutes
         require_independence(CpuEvaluator(part, dtype, flips), images)
 
-    def summary(self, number: int) -> Summary:
+    def summary(self, number: int) -> Summary | NodeSummary:
         network, kind = self.question.readouts[number]
         return summary(network, self.question.input_shape, kind=kind)

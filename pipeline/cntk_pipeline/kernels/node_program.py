@@ -13,7 +13,7 @@ import numpy as np
 
 from cntk_pipeline.errors import LayerError
 from cntk_pipeline.kernels.graph import NetworkGraph, Node
-from cntk_pipeline.kernels.lowering import append_network
+from cntk_pipeline.kernels.lowering import Lowered, append_network
 from cntk_pipeline.kernels.program import Array, Code
 from cntk_pipeline.kernels.weighing import CONSTANTS, plane_function, statistics_function
 from cntk_pipeline.layers import ClosedForm, Layer, Pointwise, Series, Windows
@@ -116,12 +116,41 @@ def lower_nodes(readouts: Sequence[tuple[Layer, str]], input_shape: tuple[int, .
     graph = NodeGraph()
     outputs = []
     for network, kind in readouts:
-        lowered = append_network(graph, network, kind, input_shape)
-        for step in lowered:
-            if any(graph.nodes[node].code not in COMPUTED for node in step.made):
-                raise LayerError(f"{step.layer} is not computed between the nodes of graphs: leave it out")
+        lowered = _append(graph, network, kind, input_shape)
         outputs.append((lowered[-1].node, kind == "ntk"))
     return _assemble(graph.nodes, outputs)
+
+
+def count_operations(network: Layer, kind: str, input_shape: tuple[int, ...]) -> list[tuple[Lowered, int]]:
+    """Count for the input and each layer how many operations work on every pair of nodes of two graphs.
+
+    Weights are counted with the activation behind them, or with the sums that they change places with. What comes
+    behind the sum over all nodes counts for nothing.
+
+    Raises
+    ------
+    LayerError
+        As of `lower_nodes`.
+    """
+    graph = NodeGraph()
+    lowered = _append(graph, network, kind, input_shape)
+    outputs = [(lowered[-1].node, kind == "ntk")]
+    counts = [0] * len(lowered)
+    owner = {node: position for position, step in enumerate(lowered) for node in step.made}
+    codes = _assemble(graph.nodes, outputs).codes
+    for step, code in zip(_schedule(graph.nodes, outputs), codes, strict=True):
+        if step.makes < 0 or (code[NodeEntry.JOINED] and step.node.code is not Code.REDUCE):
+            continue
+        counts[owner[step.makes]] += 1
+    return list(zip(lowered, counts, strict=True))
+
+
+def _append(graph: NodeGraph, network: Layer, kind: str, input_shape: tuple[int, ...]) -> list[Lowered]:
+    lowered = append_network(graph, network, kind, input_shape)
+    for step in lowered:
+        if any(graph.nodes[node].code not in COMPUTED for node in step.made):
+            raise LayerError(f"{step.layer} is not computed between the nodes of graphs: leave it out")
+    return lowered
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,17 @@
 
 import dataclasses
 import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
 
-from cntk_pipeline.errors import LayerError
 from cntk_pipeline.graphs import is_graph
 from cntk_pipeline.kernels.graph import NetworkGraph
-from cntk_pipeline.kernels.lowering import append_network, assemble
+from cntk_pipeline.kernels.lowering import Lowered, append_network, assemble
 from cntk_pipeline.kernels.memory import working_bytes
+from cntk_pipeline.kernels.node_program import count_operations
 from cntk_pipeline.kernels.program import Code
 from cntk_pipeline.layers import Layer, Sequential, Shape
 
@@ -53,33 +54,67 @@ class Summary:
     memory_bytes: int
 
     def __str__(self) -> str:
-        table = Table(box=None, pad_edge=False)
-        for name, justify in (("", "right"), ("layer", "left"), ("output", "left"), ("offsets", "right")):
-            table.add_column(name, justify=justify)  # type: ignore[arg-type]
-        table.add_column("entries a pair", justify="right")
-        for position, row in enumerate(self.rows, -1):
-            counts = (f"{row.offsets:,}" if row.offsets else "", f"{row.entries:,}" if row.entries else "")
-            table.add_row(str(position) if position >= 0 else "", row.layer, str(row.shape), *counts)
-        console = Console(file=io.StringIO(), width=110, color_system=None, highlight=False, force_jupyter=False)
-        console.print(table)
-        console.print(
+        counts = {
+            "offsets": [row.offsets for row in self.rows],
+            "entries a pair": [row.entries for row in self.rows],
+        }
+        total = (
             f"{self.entries:,} plane entries a pair in {self.stages} stages, "
             f"{self.memory_bytes / 2**20:,.0f} MiB a thread"
         )
-        lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
-        return "\n".join(line.rstrip() for line in lines)
+        return _print(self.rows, counts, total)
 
     __repr__ = __str__
 
 
-def summary(network: Layer, input_shape: tuple[int, ...], *, kind: str = "ntk") -> Summary:
+@dataclass(frozen=True)
+class NodeSummary:
+    """What a network on graphs is, and what a pair of graphs costs; prints as a table.
+
+    Attributes
+    ----------
+    rows : the input, and a row a layer. There are no offsets, and entries are operations on every pair of nodes.
+    entries : operations in all: the time of a pair of graphs is about proportional to them and to both numbers of
+        nodes.
+    """
+
+    rows: tuple[SummaryRow, ...]
+    entries: int
+
+    def __str__(self) -> str:
+        counts = {"operations a pair of nodes": [row.entries for row in self.rows]}
+        return _print(self.rows, counts, f"{self.entries} operations on every pair of nodes of two graphs")
+
+    __repr__ = __str__
+
+
+def _print(rows: Sequence[SummaryRow], counts: Mapping[str, Sequence[int]], total: str) -> str:
+    """Print layers as a table with columns of counts, in which 0 is left out, and a line below it."""
+    table = Table(box=None, pad_edge=False)
+    for name, justify in (("", "right"), ("layer", "left"), ("output", "left"), *((name, "right") for name in counts)):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for position, row in enumerate(rows, -1):
+        shown = (f"{column[position + 1]:,}" if column[position + 1] else "" for column in counts.values())
+        table.add_row(str(position) if position >= 0 else "", row.layer, str(row.shape), *shown)
+    console = Console(file=io.StringIO(), width=110, color_system=None, highlight=False, force_jupyter=False)
+    console.print(table)
+    console.print(total)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def summary(network: Layer, input_shape: tuple[int, ...], *, kind: str = "ntk") -> Summary | NodeSummary:
     """Lay out a network for inputs of a shape, without computing anything.
 
     Parameters
     ----------
     network : a layer, or a `Sequential` of layers, that ends in a vector.
-    input_shape : of one input, (H, W, C) or (features,).
+    input_shape : of one input, (H, W, C), (features,), or (1, 1, rows, features) of a packed graph.
     kind : "ntk" or "nngp".
+
+    Returns
+    -------
+    `NodeSummary` of graphs, whose time depends on their numbers of nodes, else `Summary`.
 
     Raises
     ------
@@ -104,7 +139,9 @@ def summary(network: Layer, input_shape: tuple[int, ...], *, kind: str = "ntk") 
     8,193 plane entries a pair in 2 stages, 6 MiB a thread
     """
     if is_graph(input_shape):
-        raise LayerError("there is no table of a network on graphs, which have any number of nodes")
+        counted = count_operations(network, kind, input_shape)
+        of_nodes = tuple(SummaryRow(_name(step), step.shape, 0, count) for step, count in counted)
+        return NodeSummary(of_nodes, sum(row.entries for row in of_nodes))
     graph = NetworkGraph()
     lowered = append_network(graph, network, kind, input_shape)
     program = assemble(graph, [(lowered[-1].node, kind == "ntk")], input_shape)
@@ -117,11 +154,12 @@ def summary(network: Layer, input_shape: tuple[int, ...], *, kind: str = "ntk") 
                 offsets[position] = max(offsets[position], int(marks.sum()))
                 if op.code in (Code.WEIGH, Code.RECUR):
                     entries[position] += int(marks @ stage.areas(op.target_grid))
-    rows = tuple(
-        SummaryRow("input" if step.layer is None else describe(step.layer), step.shape, offsets[k], entries[k])
-        for k, step in enumerate(lowered)
-    )
+    rows = tuple(SummaryRow(_name(step), step.shape, offsets[k], entries[k]) for k, step in enumerate(lowered))
     return Summary(rows, len(program.stages), program.plane_entries, working_bytes(program, 4))
+
+
+def _name(step: Lowered) -> str:
+    return "input" if step.layer is None else describe(step.layer)
 
 
 def describe(layer: Layer) -> str:

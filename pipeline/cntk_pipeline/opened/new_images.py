@@ -9,6 +9,7 @@ import numpy as np
 from cntk_pipeline.datasets.images import Wanted
 from cntk_pipeline.datasets.unlabelled import Like, Unlabelled
 from cntk_pipeline.errors import DataError
+from cntk_pipeline.graphs import is_graph
 from cntk_pipeline.inputs import as_array
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.preprocessing import Preprocessing
@@ -119,6 +120,14 @@ def _require_alike(run: RunDirectory, steps: Preprocessing, given: Unlabelled) -
     if found == shape:
         raise DataError(f"{given.origin}: {expected}, got one image of shape {found}; give images[None]")
     is_grayscale = len(found) == len(shape) and shape[-1] == 1
+    if is_graph(shape) and is_graph(found[1:]) and found[1:] != shape:
+        wanted = f"expected graphs of {shape[3]} features a node in {shape[2]} rows, as those of {run.path}"
+        remedy = "features must be numbered as those of the run"
+        if found[-1] == shape[-1]:
+            remedy = (
+                f"pack them by cntk_pipeline.graphs.pack with rows={shape[2]}; larger graphs have no place in this run"
+            )
+        raise DataError(f"{given.origin}: {wanted}, got {found[4]} in {found[3]}: {remedy}")
     if (*found, 1)[1:] != shape if is_grayscale else found[1:] != shape:
         raise DataError(f"{given.origin}: {expected}, got {found}; resize or reshape them")
     if not found[0]:

@@ -197,7 +197,7 @@ def _compute(
 
 def _phases(there: PredictionDirectory, system: System, question: Question) -> list[tuple[str, list[Job]]]:
     tasks.mean_group(there, system).create()
-    found = [("kernel", tasks.kernel_jobs(there)), ("predict", tasks.mean_jobs(there, system))]
+    found = [("kernel", tasks.kernel_jobs(there, gram.node_counts(there))), ("predict", tasks.mean_jobs(there, system))]
     if question.std:
         for product in tasks.variance_products(there, system):
             product.create(there)
@@ -221,8 +221,11 @@ def _require_room(there: PredictionDirectory, memory: WorkerMemory | None) -> No
     """Refuse tiles that the workers have no memory for, with a `ConfigError`."""
     if memory is not None:
         engine = gram.engine_of(there)
-        task_bytes = partial(kernel_task_bytes, engine)
-        tile = there.specification.tile
+        nodes, tile = gram.node_counts(there), there.specification.tile
+
+        def task_bytes(tile: int) -> int:
+            return kernel_task_bytes(engine, tile, nodes)
+
         TileNeed("kernel tile", "kernel.tile", tile, engine.lane_width, task_bytes).require(memory)
 
 

@@ -75,7 +75,7 @@ class Job:
     ----------
     task : the tile to make.
     owner : of its stage.
-    entries : matrix entries to compute, for the progress.
+    entries : matrix entries to compute, of graphs pairs of nodes, for the progress.
     priority : of the ready jobs, the smallest priority runs first.
     after : tasks that must be done before it.
     only_for : the one task that uses its result and deletes it; once that is done, this task need not be done.

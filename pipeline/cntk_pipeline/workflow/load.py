@@ -16,7 +16,7 @@ from cntk_pipeline.datasets.selection import bring_first, draw
 from cntk_pipeline.errors import ConfigError, PipelineError, StoreError
 from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.gram.engines import make_engine, read_engine
-from cntk_pipeline.graphs import is_graph
+from cntk_pipeline.graphs import NodeCounts, count_nodes, is_graph
 from cntk_pipeline.inference import require_options, require_results
 from cntk_pipeline.kernels import Engine, Question
 from cntk_pipeline.rundir.directory import RunDirectory
@@ -24,10 +24,11 @@ from cntk_pipeline.rundir.preprocessing import Preprocessing, find_preprocessing
 from cntk_pipeline.rundir.specification import DataSpecification, EngineRecord, Specification
 from cntk_pipeline.solvers import centres_of, options_of
 from cntk_pipeline.storage import StorePath
+from cntk_pipeline.storage.tiled_array import Array
 from cntk_pipeline.tiling import choose_tile, clip_tile
 
 SAMPLE = 32
-"""Training images that an engine is checked and measured on."""
+"""Training images that an engine is checked and measured on; of graphs all are looked at."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,18 @@ class Loaded:
     def preprocessing(self) -> Preprocessing:
         """The steps from an image of the source to an image of the run."""
         return Preprocessing.of(self.data.train.images, self._standardized[1])
+
+    @property
+    def sample(self) -> Array:
+        """The training images that an engine is measured on: the first ones, or all graphs, since they differ."""
+        images = self.stored[0].images
+        return images if is_graph(images.shape[1:]) else images[:SAMPLE]
+
+    @property
+    def nodes(self) -> NodeCounts | None:
+        """The nodes of the graphs; None where there are images or vectors."""
+        train, test = (part.images for part in self.stored)
+        return NodeCounts(count_nodes(train), count_nodes(test)) if is_graph(train.shape[1:]) else None
 
     @cached_property
     def stored(self) -> tuple[Split, Split]:
@@ -215,7 +228,7 @@ def specification_of(loaded: Loaded, path: StorePath, old: RunDirectory | None =
     elif old is not None:
         tile = old.specification.tile
     else:
-        seconds = loaded.engine.measure(loaded.stored[0].images[:SAMPLE]).seconds
+        seconds = loaded.engine.measure(loaded.sample).seconds
         centres = centres_of(config.solve)
         tile = choose_tile(
             train,
@@ -225,6 +238,7 @@ def specification_of(loaded: Loaded, path: StorePath, old: RunDirectory | None =
             lanes,
             least_pairs=loaded.engine.least_pairs,
             centres=None if centres is None else centres.count,
+            costliest=None if loaded.nodes is None else loaded.nodes.costliest,
         )
     centres = centres_of(config.solve)
     return gram.specify(loaded.described, loaded.readouts, config.kernel, loaded.engine_record, tile, centres)

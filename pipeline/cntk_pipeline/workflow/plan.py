@@ -12,6 +12,7 @@ from cntk_pipeline.config import InferenceConfig, SolveConfig
 from cntk_pipeline.datasets import Contents
 from cntk_pipeline.gram.forecast import KernelSize, forecast_kernel
 from cntk_pipeline.gram.tiles import Readout
+from cntk_pipeline.graphs import NodeCounts
 from cntk_pipeline.inference import RESULTS, asked_of, forecast_choice, forecast_results, needs_test_kernel
 from cntk_pipeline.kernels import Engine
 from cntk_pipeline.rundir.specification import EngineRecord
@@ -120,7 +121,8 @@ class Plan:
 class PlanInputs:
     """The inputs of a plan.
 
-    ``tile`` is None where it is to be chosen; ``sample`` holds a few standardised images.
+    ``tile`` is None where it is to be chosen; ``sample`` holds a few standardised images, or all graphs, whose
+    ``nodes`` are counted.
     """
 
     readouts: tuple[Readout, ...]
@@ -134,6 +136,7 @@ class PlanInputs:
     tile: int | None
     slots: int
     sample: Array
+    nodes: NodeCounts | None = None
 
 
 def make_plan(inputs: PlanInputs) -> Plan:
@@ -145,8 +148,18 @@ def make_plan(inputs: PlanInputs) -> Plan:
     lanes = engine.lane_width
     centres = centres_of(inputs.solve)
     columns = None if centres is None else centres.count
+    nodes = inputs.nodes
     if inputs.tile is None:
-        tile = choose_tile(train, test, cost.seconds, slots, lanes, least_pairs=engine.least_pairs, centres=columns)
+        tile = choose_tile(
+            train,
+            test,
+            cost.seconds,
+            slots,
+            lanes,
+            least_pairs=engine.least_pairs,
+            centres=columns,
+            costliest=None if nodes is None else nodes.costliest,
+        )
     else:
         tile = clip_tile(inputs.tile, train, test, lanes)
     method, count = method_of(inputs.solve), len(inputs.readouts)
@@ -155,7 +168,7 @@ def make_plan(inputs: PlanInputs) -> Plan:
     size = SystemSize(train, test, inputs.contents.columns, tile, factor_tile, inputs.dtype, rate, columns)
     chooses = inputs.solve.ridges == "auto"
     systems = count * (1 if inputs.solve.ridges == "auto" else len(inputs.solve.ridges))
-    kernel = KernelSize(train, test, tile, inputs.dtype, count, columns)
+    kernel = KernelSize(train, test, tile, inputs.dtype, count, columns, 1.0 if nodes is None else nodes.test_weight)
     stages = [
         *forecast_kernel(kernel, cost.seconds, test_kernel=needs_test_kernel(inputs.inference)),
         *([forecast_choice(size) * count] if chooses else []),
@@ -182,7 +195,7 @@ def make_plan(inputs: PlanInputs) -> Plan:
         rate,
         slots,
         tuple(_plan_stage(row, slots) for row in sorted(stages, key=lambda row: list(OWNERS).index(row.kind))),
-        PROCESS_BYTES + max([kernel_task_bytes(engine, tile), *(need.bytes for need in needs)]),
+        PROCESS_BYTES + max([kernel_task_bytes(engine, tile, nodes), *(need.bytes for need in needs)]),
         None if iteration is None else _plan_iteration(iteration, systems, slots),
         inputs.engine_record,
         engine.version_for(engine.question),

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.gram import tiles as gram
+from cntk_pipeline.graphs import NodeCounts
 from cntk_pipeline.inference import Product
 from cntk_pipeline.inference.posterior_variance import variance_products as variance_products_of
 from cntk_pipeline.inference.requested import EXACT_FACTOR
@@ -25,9 +26,9 @@ def kernel_group(view: PredictionDirectory) -> Group:
     return replace(group, arrays=mine)
 
 
-def kernel_jobs(view: PredictionDirectory) -> list[Job]:
-    """List the tiles of K(new, train), and the variances of the new images."""
-    return [job for job in gram.kernel_jobs(view) if job.owner in (gram.TEST, gram.VARIANCE)]
+def kernel_jobs(view: PredictionDirectory, nodes: NodeCounts | None = None) -> list[Job]:
+    """List the tiles of K(new, train), and the variances of the new images; ``nodes`` as of `gram.kernel_jobs`."""
+    return [job for job in gram.kernel_jobs(view, nodes) if job.owner in (gram.TEST, gram.VARIANCE)]
 
 
 def mean_group(view: PredictionDirectory, system: System) -> Group:

@@ -1,7 +1,5 @@
 """Reasons to refuse a run before anything is computed."""
 
-from functools import partial
-
 from cntk_pipeline.clusters import WorkerMemory
 from cntk_pipeline.clusters.memory import Need, TileNeed, kernel_task_bytes
 from cntk_pipeline.clusters.table import require_devices
@@ -55,16 +53,19 @@ def require_fitting_tasks(run: RunDirectory, config: RunConfig, memory: WorkerMe
     if memory is None:
         return
     specification = run.specification
-    known = {receipt.task for receipt in run.journal.receipts()}
     needs: list[Need] = []
-    if any(job.task not in known for job in gram.kernel_jobs(run)):
+    if gram.missing_jobs(run):
         engine = gram.engine_of(run)
         if engine.uses_devices and memory.slots > 1:
             raise ConfigError(
                 f"a worker of this cluster computes {memory.slots} tiles at once, and has one graphics card: start it "
                 "with one thread (dask worker --nthreads 1) and with a card of its own: docs/gpu.md"
             )
-        task_bytes = partial(kernel_task_bytes, engine)
+        nodes = gram.node_counts(run)
+
+        def task_bytes(tile: int) -> int:
+            return kernel_task_bytes(engine, tile, nodes)
+
         needs.append(TileNeed("kernel tile", "kernel.tile", specification.tile, engine.lane_width, task_bytes))
     solver, options, data = solver_of(method_of(config.solve)), options_of(config.solve), specification.data
     tile = solver.choose_tile(data.train, specification.tile, config.solve.tile)

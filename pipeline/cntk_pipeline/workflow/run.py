@@ -65,7 +65,7 @@ from cntk_pipeline.workflow.report import make_report, read_contents
 from cntk_pipeline.workflow.wanted import INFERENCE, KERNEL, SOLVE, find_wanted
 
 if TYPE_CHECKING:
-    from cntk_pipeline.kernels import Summary
+    from cntk_pipeline.kernels import NodeSummary, Summary
 
 REPAIRS = 3
 """How often a run goes back to compute tiles that turned out to be damaged."""
@@ -89,7 +89,6 @@ def plan(config: RunConfig) -> Plan:
     """Forecast a run; nothing is written."""
     loaded = load(config)
     require_cards(config)
-    sample = loaded.stored[0].images[:32]
     old = growth.find_source(config, run_path(config))
     tile = config.kernel.tile
     if old is not None and tile == "auto":
@@ -106,12 +105,13 @@ def plan(config: RunConfig) -> Plan:
             inference=config.inference,
             tile=None if tile == "auto" else tile,
             slots=slots_of(config),
-            sample=sample,
+            sample=loaded.sample,
+            nodes=loaded.nodes,
         )
     )
 
 
-def costliest_network(config: RunConfig) -> "tuple[str, Summary]":
+def costliest_network(config: RunConfig) -> "tuple[str, Summary | NodeSummary]":
     """Lay out the network of the read-out that costs most, by name; nothing is computed or written.
 
     Raises
@@ -437,8 +437,7 @@ def _load_code(run: RunDirectory, trusted: Trusted) -> None:
 
 def _mend_inputs(run: RunDirectory, config: RunConfig, verify: bool) -> list[StorePath]:
     """Check all chunks of the data set if tiles are still to be computed from it; otherwise only look for lost ones."""
-    receipted = {receipt.task for receipt in run.journal.receipts()}
-    if verify or run.stored_data.lost() or any(job.task not in receipted for job in gram.kernel_jobs(run)):
+    if verify or run.stored_data.lost() or gram.missing_jobs(run):
         return mend_inputs(run, config)
     return []
 
@@ -467,16 +466,17 @@ def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> N
             if not is_loopback((config.cluster.metrics or "").rpartition(":")[0]):
                 view.say("warning: whoever reaches this host can read cluster.metrics; 127.0.0.1 keeps them to it")
         require_fitting_tasks(run, config, executor.memory())
+        nodes = gram.node_counts(run)
         gram.kernel_group(run).create()
         clock = PhaseClock(run, lambda: executor.slots)
         board = Board.shown_by(executor, str(run.path))
         phases = Phases(run, executor, view, clock, board, stop, verify, begun.lease, begun.trusted.source)
         try:
             for _ in range(REPAIRS):
-                kernel_jobs = gram.kernel_jobs(run)
+                kernel_jobs = gram.kernel_jobs(run, nodes)
                 if needs_test_kernel(config.inference):
                     gram.test_group(run).create()
-                    kernel_jobs += gram.test_kernel_jobs(run)
+                    kernel_jobs += gram.test_kernel_jobs(run, nodes)
                 executor.adapt()
                 phases.run_jobs(KERNEL, kernel_jobs).require()
                 executor.hold(stop)

@@ -125,7 +125,7 @@ def find_wanted(run: RunDirectory, config: RunConfig) -> Wanted:
     """List all that a workflow asks for. Reads small records only, and works beside a running driver."""
     kernel = kernel_jobs(run)
     if needs_test_kernel(config.inference):
-        kernel += test_kernel_jobs(run)
+        kernel += test_kernel_jobs(run, None)
     method, solves = method_of(config.solve), []
     for order, specification in enumerate(requested_solves(run, config)):
         system = planned_system(specification, method)

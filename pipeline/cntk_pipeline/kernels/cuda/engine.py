@@ -23,7 +23,7 @@ from cntk_pipeline.kernels.program import Array
 from cntk_pipeline.kernels.timing import PairCost
 
 if TYPE_CHECKING:
-    from cntk_pipeline.kernels.summaries import Summary
+    from cntk_pipeline.kernels.summaries import NodeSummary, Summary
 
 
 class CudaOptions(Section):
@@ -106,7 +106,7 @@ class CudaEngine(Engine):
     def plane_entries(self) -> int:
         return self.program.plane_entries
 
-    def summary(self, number: int) -> "Summary":
+    def summary(self, number: int) -> "Summary | NodeSummary":
         from cntk_pipeline.kernels.summaries import summary
 
         network, kind = self.question.readouts[number]
