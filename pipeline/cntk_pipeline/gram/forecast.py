@@ -21,6 +21,7 @@ class KernelSize:
     dtype : of the values.
     readouts : number of kernels in one pass.
     centres : columns of the kernel, where they are not all training images.
+    symmetric : whether these are the leading training images.
     """
 
     train: int
@@ -29,6 +30,7 @@ class KernelSize:
     dtype: str
     readouts: int
     centres: int | None = None
+    symmetric: bool = True
 
 
 def forecast_kernel(size: KernelSize, pair_seconds: float, *, test_kernel: bool) -> list[StageForecast]:
@@ -65,12 +67,12 @@ def _forecast_columns(size: KernelSize, centres: int, pair_seconds: float) -> li
     cut, item = Cut(size.train, size.tile), np.dtype(size.dtype).itemsize
     chunk, line = size.tile**2 * item + CRC_BYTES, size.tile * item + CRC_BYTES
     found = []
-    jobs = list_kernel_jobs(cut, Cut(size.test, size.tile), Cut(centres, size.tile))
+    jobs = list_kernel_jobs(cut, Cut(size.test, size.tile), Cut(centres, size.tile), symmetric=size.symmetric)
     for owner in (TRAIN, TEST, VARIANCE, TRAIN_VARIANCE):
         mine = [job for job in jobs if job.owner is owner]
         written = len(mine) * (chunk if owner in (TRAIN, TEST) else line)
         if owner is TRAIN:
-            written += sum(job.task.row == job.task.col for job in mine) * line
+            written += sum(size.symmetric and job.task.row == job.task.col for job in mine) * line
         seconds = sum(job.entries for job in mine) * pair_seconds
         found.append(StageForecast(owner.kind, len(mine), written * size.readouts, seconds))
     return found

@@ -14,6 +14,7 @@ from typing import Any
 
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.errors import CorruptTile, StoreError
+from cntk_pipeline.gram.pivots import CHOICE_OWNERS, choice_group
 from cntk_pipeline.gram.tiles import TEST, TEST_TEST, TRAIN, VARIANCE, kernel_group, test_group
 from cntk_pipeline.inference import Product, needs_test_kernel, path_product, requested_products
 from cntk_pipeline.models import Json
@@ -145,6 +146,8 @@ def _groups(run: RunDirectory, config: RunConfig, wanted: Wanted) -> Iterator[Gr
         (run.stored_data.group(), kernel),  # tiles are computed from it
         (kernel_group(run), kernel),
     ]
+    if run.specification.has_pivots:
+        groups.append((choice_group(run), {Stage(owner.kind) for owner in CHOICE_OWNERS}))
     if needs_test_kernel(config.inference):
         groups.append((test_group(run), test_kernel))
     for solve in wanted.solves:

@@ -11,6 +11,7 @@ from cntk_pipeline.clusters.memory import PROCESS_BYTES, kernel_task_bytes
 from cntk_pipeline.config import InferenceConfig, SolveConfig
 from cntk_pipeline.datasets import Contents
 from cntk_pipeline.gram.forecast import KernelSize, forecast_kernel
+from cntk_pipeline.gram.pivots import forecast_pivots
 from cntk_pipeline.gram.tiles import Readout
 from cntk_pipeline.inference import RESULTS, asked_of, forecast_choice, forecast_results, needs_test_kernel
 from cntk_pipeline.kernels import Engine
@@ -146,7 +147,10 @@ def make_plan(inputs: PlanInputs) -> Plan:
     centres = centres_of(inputs.solve)
     columns = None if centres is None else centres.count
     if inputs.tile is None:
-        tile = choose_tile(train, test, cost.seconds, slots, lanes, least_pairs=engine.least_pairs, centres=columns)
+        widest, least = None if centres is None else centres.widest_tile, engine.least_pairs
+        tile = choose_tile(
+            train, test, cost.seconds, slots, lanes, least_pairs=least, centres=columns, widest=widest
+        )
     else:
         tile = clip_tile(inputs.tile, train, test, lanes)
     method, count = method_of(inputs.solve), len(inputs.readouts)
@@ -155,9 +159,11 @@ def make_plan(inputs: PlanInputs) -> Plan:
     size = SystemSize(train, test, inputs.contents.columns, tile, factor_tile, inputs.dtype, rate, columns)
     chooses = inputs.solve.ridges == "auto"
     systems = count * (1 if inputs.solve.ridges == "auto" else len(inputs.solve.ridges))
-    kernel = KernelSize(train, test, tile, inputs.dtype, count, columns)
+    has_pivots = centres is not None and centres.are_pivots
+    kernel = KernelSize(train, test, tile, inputs.dtype, count, columns, symmetric=not has_pivots)
     stages = [
         *forecast_kernel(kernel, cost.seconds, test_kernel=needs_test_kernel(inputs.inference)),
+        *(forecast_pivots(kernel, cost.seconds, rate) if has_pivots else []),
         *([forecast_choice(size) * count] if chooses else []),
         *(row * systems for row in (*solver.forecast(size, options), *forecast_predictions(size))),
         *forecast_results(inputs.inference, size, systems, count),
@@ -175,7 +181,7 @@ def make_plan(inputs: PlanInputs) -> Plan:
         tuple(readout.name for readout in inputs.readouts),
         tile,
         factor_tile,
-        total_pairs(train, test, columns),
+        total_pairs(train, test, columns, symmetric=not has_pivots),
         engine.plane_entries,
         cost.seconds,
         cost.share,
