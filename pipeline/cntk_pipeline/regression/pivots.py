@@ -144,7 +144,7 @@ def features_of(columns: Array, factors: Iterator[tuple[Array, Array]]) -> Array
 
 
 @dataclass(frozen=True, eq=False)
-class Centres:
+class ChosenCentres:
     """The centres of a kernel, as randomly pivoted Cholesky has drawn them.
 
     Attributes
@@ -170,7 +170,7 @@ def choose_centres(
     seed: int = 0,
     tolerance: float = 0.0,
     width: int | None = None,
-) -> Centres:
+) -> ChosenCentres:
     """Choose centres by randomly pivoted Cholesky, from the columns of the kernel that it draws.
 
     Parameters
@@ -223,7 +223,7 @@ def choose_centres(
         rows, columns = np.concatenate([rows, block.rows]), np.concatenate([columns, new.astype(dtype)], axis=1)
         residual = residual_of(variance, features, rows, every)
         errors.append(float(residual.sum() / variance.sum()))
-    return Centres(rows, columns, tuple(errors))
+    return ChosenCentres(rows, columns, tuple(errors))
 
 
 def residual_of(variance: Array, features: Array, centres: Rows, samples: Rows) -> Array:

@@ -75,6 +75,7 @@ class Plan:
     iteration : of conjugate gradients; None where none run.
     engine, numerics_version : what computes the values.
     centres : columns of the kernel; None where they are all training images.
+    are_pivots : whether the kernel itself chooses these centres.
     """
 
     contents: Contents
@@ -96,6 +97,18 @@ class Plan:
     engine: EngineRecord
     numerics_version: int
     centres: int | None = None
+    are_pivots: bool = False
+
+    @property
+    def pilot(self) -> str:
+        """Why no loss by the centres is forecast, where the kernel itself chooses them; empty elsewhere."""
+        if not self.are_pivots:
+            return ""
+        return (
+            f"a pilot cannot estimate what is lost by {self.centres} centres: among a few hundred images so many are "
+            "nearly all, and of fewer nothing follows for more. The run says its trace error behind each block of "
+            "columns; solve.centres_tolerance ends it there, and inference.learning_curve = true shows the loss"
+        )
 
     @property
     def all_pairs(self) -> int:
@@ -193,6 +206,7 @@ def make_plan(inputs: PlanInputs) -> Plan:
         inputs.engine_record,
         engine.version_for(engine.question),
         columns,
+        has_pivots,
     )
 
 
