@@ -364,6 +364,8 @@ def _column_images(run: RunDirectory, run_path: str, columns: tuple[int, int]) -
     rows = run.column_rows
     if rows is None:
         return run.column_images(columns)
+    if len(rows) <= columns[0]:
+        raise CorruptTile(f"{run.pivots_path}: the pivots of column {columns[0]} are damaged, or gone")
     return _pivot_images(run_path, columns, tuple(rows[slice(*columns)].tolist()))
 
 

@@ -38,7 +38,7 @@ import numpy as np
 from pydantic import ConfigDict, with_config
 
 from cntk_pipeline.config import RunConfig, parse_config
-from cntk_pipeline.errors import ConfigError, RunNotFound, SpecificationMismatch, StoreError
+from cntk_pipeline.errors import ConfigError, CorruptTile, RunNotFound, SpecificationMismatch, StoreError
 from cntk_pipeline.models import STRICT, Json
 from cntk_pipeline.rundir.journal import Journal
 from cntk_pipeline.rundir.specification import Specification, changed_code, differences, find_solve, fingerprint
@@ -282,21 +282,14 @@ class RunDirectory:
         return self._array(self.pivots_path / part)
 
     def pivots_of(self, block: int) -> Array | None:
-        """Read the training images of a column of tiles, ``(w,)``; None where they are not drawn yet.
+        """Read the training images of a column of tiles, ``(w,)``; None where they are not drawn yet, or damaged.
 
         Behind the last column of tiles, which may be short, none are drawn: ``(0,)``.
-
-        Raises
-        ------
-        CorruptTile
-            If the chunk is damaged.
         """
-        if not is_made(self.pivots_path):
+        try:
+            found = self.pivoting("pivots").read(block)
+        except (CorruptTile, StoreError):
             return None
-        array = self.pivoting("pivots")
-        if not array.chunk_path(block).exists():
-            return None
-        found = array.read(block)
         return found[found >= 0]
 
     @property

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import with_config
 
 from cntk_pipeline.datasets import one_hot_targets
-from cntk_pipeline.errors import NotPositiveDefinite, StoreError
+from cntk_pipeline.errors import CorruptTile, NotPositiveDefinite, StoreError
 from cntk_pipeline.models import STRICT, Json, Share, TaskName
 from cntk_pipeline.regression.arguments import AUTO_RIDGES, MEASURED_RIDGES
 from cntk_pipeline.rundir.directory import RunDirectory
@@ -204,6 +204,8 @@ class SystemKernel:
         return sum(float(self.variance("train", cut.bounds(piece)).sum()) for piece in range(cut.pieces)) / cut.count
 
     def _read(self, part: str, rows: Bounds, cols: Bounds) -> Array:
+        if self.run.specification.has_pivots and not self.run.has_all_pivots:
+            raise CorruptTile(f"{self.run.pivots_path}: a chunk of the pivots is damaged, or gone")
         symmetric = part == "test_test" or (part == "train" and not self.run.specification.has_pivots)
         block = self.run.kernel(self.system.readout, part).read_region(rows, cols, symmetric=symmetric)
         return self._normalised(block.astype(np.float64, copy=False), part, rows, cols)

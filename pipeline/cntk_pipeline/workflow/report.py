@@ -278,7 +278,7 @@ def _report_centres(run: RunDirectory) -> CentresReport | None:
         return None
     try:
         errors = tuple(trace_errors(run))
-    except CorruptTile:  # a resume computes it again
+    except (CorruptTile, StoreError):  # a resume computes it again
         errors = ()
     return CentresReport(len(rows), centres.count, centres.tolerance, errors, run.has_all_pivots)
 

@@ -518,6 +518,8 @@ def _choose_centres(phases: Phases, config: RunConfig) -> Outcome:
     *_, last = choice_jobs(run)
     course = Course("centres", choice_rounds(run), last, ())
     outcome, _ = phases.run_courses(KERNEL, [course], lambda: _choice_text(run))
+    if not outcome.failed and not run.has_all_pivots:
+        outcome.failed[last.task] = CorruptTile(f"{run.pivots_path}: a chunk of the pivots is damaged")
     if run.has_all_pivots:
         _mend(run, config, None)  # where there are fewer centres than there may be, all arrays become smaller
         run.forget_arrays()
