@@ -55,11 +55,10 @@ def fit_samples(
         raise ValueError(f"n_centres must be from 1 to the {len(samples)} samples of the fit, got {count}")
     diagonal, rows = source.variances(samples), np.arange(count)
     if estimator.centre_choice == "rpcholesky":
-
         if source.question is not None and any(isinstance(each, Dropout) for each in source.question.network.walk()):
             raise ValueError(
-                "centre_choice='rpcholesky' computes columns in the order of their draw, where Dropout does not tell a "
-                "sample from an equal one: give 'random', or leave Dropout out"
+                "centre_choice='rpcholesky' computes columns in the order of their draw, where Dropout tells no "
+                "sample from an equal one: give another choice, or no Dropout"
             )
 
         def kernel(some: Rows, others: Rows) -> Array:

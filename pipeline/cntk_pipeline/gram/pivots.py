@@ -1,9 +1,9 @@
 """The choice of centres by the kernel itself, as tasks: randomly pivoted Cholesky, a column of tiles after the other.
 
-``regression.pivots`` has the algorithm, and `choice_group` the arrays. For each column of tiles, the task "pivots" draws
-its training images by what the columns before leave of the kernel's diagonal; the tiles of "train" are computed for
-them; and a task "residual_diagonal" for each row of tiles says what is left. The task "pivots" behind the last column
-draws none, and ends the choice. With several read-outs, the first one chooses for all.
+``regression.pivots`` has the algorithm, and `choice_group` describes the arrays. For each column of tiles, the task
+"pivots" draws its training images by what the columns before it leave of the kernel's diagonal. Then the tiles of
+"train" are computed for these images, and a task "residual_diagonal" for each row of tiles says what is left. The task
+"pivots" behind the last column draws none, and ends the choice. With several read-outs, the first one chooses for all.
 
 A draw depends on the seed, the column and the stored kernel alone, so no worker and no interruption changes it.
 """

@@ -41,8 +41,8 @@ class Labels(NamedTuple):
 class Centres(NamedTuple):
     """The centres of a run: the training images of the kernel's columns, ``(m,)``, in the order of these columns.
 
-    Where the kernel itself chose them, ``trace_errors`` are the relative trace errors before the first block of columns,
-    which is 1, and behind each block; elsewhere it is empty.
+    Where the kernel itself chose them, ``trace_errors`` are the relative trace errors before the first block of
+    columns, which is 1, and behind each block; elsewhere it is empty.
     """
 
     rows: Array

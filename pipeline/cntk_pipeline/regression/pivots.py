@@ -1,14 +1,14 @@
 """Centres by randomly pivoted Cholesky: the kernel's own columns say which samples stand for all others.
 
 A sample is drawn with a probability proportional to what the centres before it leave of its variance, the residual
-``d_i = K_ii - |b_i|^2`` with the features b of the centres. The sum of all d, divided by trace(K), is the relative trace
-error of the approximation ``B B^T``; only the columns of the centres are computed. (Chen, Epperly, Tropp and Webber
-2025, Communications on Pure and Applied Mathematics 78, algorithm 4.1, arXiv:2207.06503.)
+``d_i = K_ii - |b_i|^2`` with the features b of the centres. The sum of all d, divided by trace(K), is the relative
+trace error of the approximation ``B B^T``. Only the columns of the centres are computed. (Chen, Epperly, Tropp and
+Webber, arXiv:2207.06503.)
 
 Columns are computed in blocks. A block is drawn by rejection: samples are proposed by the residuals before the block,
 and each proposal is accepted with the probability that its residual by now, in the block, is of its residual before.
-Accepted samples are distributed as if drawn one after another. (Epperly, Tropp and Webber 2024, arXiv:2410.03969,
-algorithm 2.1.) Proposals are `PROPOSALS` times as many as a block has columns. Where they do not fill it, the rest is
+Accepted samples are distributed as if drawn one after another. (Epperly, Tropp and Webber 2024, arXiv:2410.03969.)
+Proposals are `PROPOSALS` times as many as a block has columns. Where they do not fill it, the rest is
 drawn among them, with the same ratio as weight: a block is short only where nothing is left to draw.
 """
 
@@ -201,9 +201,7 @@ def choose_centres(
     first = np.asarray(diagonal)
     variance = first.astype(np.float64)
     if not variance.sum() > 0:
-        raise NotPositiveDefinite(
-            "the kernel is zero everywhere: its network trains no layer, or all samples are zero"
-        )
+        raise NotPositiveDefinite("the kernel is zero everywhere: its network trains no layer, or all samples are zero")
     dtype = first.dtype.name if first.dtype.kind == "f" else "float64"
     smallest, size, every = smallest_residual(count, dtype) * variance, len(variance), np.arange(len(variance))
     step = width or block_width(count)

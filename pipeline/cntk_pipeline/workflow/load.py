@@ -217,8 +217,8 @@ def _require_places(config: RunConfig, readouts: Sequence[gram.Readout]) -> None
     for readout in readouts:
         if any(isinstance(layer, Dropout) for layer in readout.network.walk()):
             raise ConfigError(
-                f'{readout.name}: solve.centre_choice = "rpcholesky" computes columns in the order of their draw, where '
-                'Dropout does not tell an image from an equal one: take centre_choice = "random", or leave Dropout out'
+                f'{readout.name}: solve.centre_choice = "rpcholesky" computes columns in the order of their draw, and '
+                "there Dropout does not tell an image from an equal one: take another centre_choice, or no Dropout"
             )
 
 

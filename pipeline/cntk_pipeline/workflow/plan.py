@@ -161,9 +161,7 @@ def make_plan(inputs: PlanInputs) -> Plan:
     columns = None if centres is None else centres.count
     if inputs.tile is None:
         widest, least = None if centres is None else centres.widest_tile, engine.least_pairs
-        tile = choose_tile(
-            train, test, cost.seconds, slots, lanes, least_pairs=least, centres=columns, widest=widest
-        )
+        tile = choose_tile(train, test, cost.seconds, slots, lanes, least_pairs=least, centres=columns, widest=widest)
     else:
         tile = clip_tile(inputs.tile, train, test, lanes)
     method, count = method_of(inputs.solve), len(inputs.readouts)

@@ -528,8 +528,8 @@ def _choose_centres(phases: Phases, config: RunConfig) -> Outcome:
 
 def _choice_text(run: RunDirectory) -> str:
     """Describe how far the choice of centres is, where it has begun."""
-    errors, rows = trace_errors(run), run.column_rows
-    return "" if not errors or rows is None else f"{len(rows)} centres, relative trace error {errors[-1]:.1e} before them"
+    errors = trace_errors(run)
+    return f"block {len(errors)}, relative trace error {errors[-1]:.1e} before it" if errors else ""
 
 
 def _choose_ridges(phases: Phases, config: RunConfig) -> Outcome:
