@@ -11,7 +11,7 @@ from cntk_pipeline.clusters.memory import PROCESS_BYTES, kernel_task_bytes
 from cntk_pipeline.config import InferenceConfig, SolveConfig
 from cntk_pipeline.datasets import Contents
 from cntk_pipeline.gram.forecast import KernelSize, forecast_kernel
-from cntk_pipeline.gram.pivots import forecast_pivots
+from cntk_pipeline.gram.pivots import PIVOTS, forecast_pivots
 from cntk_pipeline.gram.tiles import Readout
 from cntk_pipeline.inference import RESULTS, asked_of, forecast_choice, forecast_results, needs_test_kernel
 from cntk_pipeline.kernels import Engine
@@ -198,7 +198,10 @@ def make_plan(inputs: PlanInputs) -> Plan:
         cost.share,
         rate,
         slots,
-        tuple(_plan_stage(row, slots) for row in sorted(stages, key=lambda row: list(OWNERS).index(row.kind))),
+        tuple(
+            _plan_stage(row, 1 if row.kind == PIVOTS.kind else slots)  # a draw waits for the columns before it
+            for row in sorted(stages, key=lambda row: list(OWNERS).index(row.kind))
+        ),
         PROCESS_BYTES + max([kernel_task_bytes(engine, tile), *(need.bytes for need in needs)]),
         None if iteration is None else _plan_iteration(iteration, systems, slots),
         inputs.engine_record,

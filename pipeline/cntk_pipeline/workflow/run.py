@@ -528,7 +528,10 @@ def _choose_centres(phases: Phases, config: RunConfig) -> Outcome:
 
 def _choice_text(run: RunDirectory) -> str:
     """Describe how far the choice of centres is, where it has begun."""
-    errors = trace_errors(run)
+    try:
+        errors = trace_errors(run)
+    except CorruptTile:  # the task that reads it finds it too, and it is computed again
+        errors = []
     return f"block {len(errors)}, relative trace error {errors[-1]:.1e} before it" if errors else ""
 
 
