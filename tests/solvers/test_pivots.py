@@ -154,7 +154,7 @@ def test_a_run_that_is_stopped_and_damaged_within_the_choice_ends_with_the_same_
     forget()
 
     def has_block(view: Stopper) -> bool:
-        done = {stage.stage.kind: stage.done for stage in view.moments[-1].stages}
+        done = {stage.stage: stage.done for stage in view.moments[-1].stages}
         return done.get("residual_diagonal", 0) >= 3
 
     view = Stopper(has_block)
@@ -197,7 +197,10 @@ def test_a_draw_that_comes_out_otherwise_than_before_is_refused(
             'centres_tolerance belongs to centre_choice = "rpcholesky"',
         ),
         (
-            {"network": {"layers": [{"layer": "Dropout", "rate": 0.5}, {"layer": "Flatten"}, {"layer": "Dense"}]}},
+            {
+                "network": {"preset": None, "layers": [{"layer": "Flatten"}, {"layer": "Dropout"}, {"layer": "Dense"}]},
+                "readouts": {"depths": [], "poolings": [], "kinds": ["ntk"]},
+            },
             r"rpcholesky.*there Dropout does not tell an image from an equal one",
         ),
     ],
@@ -205,12 +208,7 @@ def test_a_draw_that_comes_out_otherwise_than_before_is_refused(
 def test_what_does_not_fit_is_refused_before_anything_is_written(
     small_config: Callable[..., RunConfig], tmp_path: Path, sections: dict[str, Any], message: str
 ) -> None:
-    options: dict[str, Any] = ONE | {"solve": SOLVE | sections.get("solve", {})}
-    if "network" in sections:
-        options |= {"network": sections["network"], "readouts": {"kinds": ["ntk"], "depths": [], "poolings": []}}
-    config = small_config(**options)
-    if "network" in sections:
-        config = config.model_copy(update={"network": type(config.network)(layers=sections["network"]["layers"])})
+    config = small_config(**(ONE | sections | {"solve": SOLVE | sections.get("solve", {})}))
     with pytest.raises(ConfigError, match=message):
         runs.start(config, Recorder(), threading.Event())
     assert not (tmp_path / "run").exists()
