@@ -10,7 +10,7 @@ from cntk_pipeline import kernel_matrix
 from cntk_pipeline.datasets import one_hot_targets
 from cntk_pipeline.errors import NotPositiveDefinite
 from cntk_pipeline.estimators import KernelClassifier, KernelRegressor
-from cntk_pipeline.layers import Dense, Dropout, Sequential, presets
+from cntk_pipeline.layers import Dense, Dropout, Relu, Sequential, presets
 from cntk_pipeline.regression import choose_centres
 from cntk_pipeline.regression.centres import fit_centres
 
@@ -132,7 +132,11 @@ def test_equal_centres_do_no_harm_and_a_kernel_of_zeros_is_named() -> None:
             "centres_tolerance must be a number between 0 and 1, or None, got 2",
         ),
         (
-            {"n_centres": 3, "centre_choice": "rpcholesky", "network": Sequential(Dropout(0.9), Dense())},
+            {
+                "n_centres": 3,
+                "centre_choice": "rpcholesky",
+                "network": Sequential(Dense(), Relu(), Dropout(0.9), Dense()),
+            },
             ValueError,
             "Dropout tells no sample from an equal one",
         ),

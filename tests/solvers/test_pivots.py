@@ -198,7 +198,10 @@ def test_a_draw_that_comes_out_otherwise_than_before_is_refused(
         ),
         (
             {
-                "network": {"preset": None, "layers": [{"layer": "Flatten"}, {"layer": "Dropout"}, {"layer": "Dense"}]},
+                "network": {
+                    "preset": None,
+                    "layers": [{"layer": name} for name in ("Flatten", "Dense", "Relu", "Dropout", "Dense")],
+                },
                 "readouts": {"depths": [], "poolings": [], "kinds": ["ntk"]},
             },
             r"rpcholesky.*there Dropout does not tell an image from an equal one",
