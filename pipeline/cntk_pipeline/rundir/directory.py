@@ -290,7 +290,7 @@ class RunDirectory:
             found = self.pivoting("pivots").read(block)
         except (CorruptTile, StoreError):
             return None
-        return found[found >= 0]
+        return found[found >= 0] if found.max(initial=-1) < self.specification.data.train else None
 
     @property
     def has_all_pivots(self) -> bool:
