@@ -102,7 +102,8 @@ def _choose(
     random: np.random.RandomState,
 ) -> Block:
     """Choose the samples of a block among rows whose first ``taken`` are in it already; ``proposed`` counts behind."""
-    left, columns, chosen = np.diagonal(kernel).astype(np.float64), np.zeros((len(rows), width)), []
+    left, columns = np.diagonal(kernel).astype(np.float64), np.zeros((len(rows), width))
+    chosen: list[int] = []
 
     def take(k: int) -> None:
         done = len(chosen)
