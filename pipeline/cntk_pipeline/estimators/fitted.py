@@ -79,11 +79,11 @@ def _require_choice(estimator: Any) -> None:
     choice, seed, tolerance = estimator.centre_choice, estimator.centre_seed, estimator.centres_tolerance
     if choice not in CHOICES:
         raise ValueError(f"centre_choice must be one of {', '.join(map(repr, CHOICES))}, got {choice!r}")
-    if not isinstance(seed, Integral) or isinstance(seed, bool) or not 0 <= seed < 2**32:
+    if not isinstance(seed, Integral) or isinstance(seed, bool) or not 0 <= int(seed) < 2**32:
         raise ValueError(f"centre_seed must be a whole number from 0 to 2**32 - 1, got {seed!r}")
     if tolerance is None:
         return
     if choice != "rpcholesky":
         raise ValueError(f"centres_tolerance belongs to centre_choice='rpcholesky', got centre_choice={choice!r}")
-    if not isinstance(tolerance, Real) or isinstance(tolerance, bool) or not 0 < tolerance < 1:
+    if not isinstance(tolerance, Real) or isinstance(tolerance, bool) or not 0 < float(tolerance) < 1:
         raise ValueError(f"centres_tolerance must be a number between 0 and 1, or None, got {tolerance!r}")
