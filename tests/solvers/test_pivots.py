@@ -139,6 +139,7 @@ def test_the_choice_ends_by_the_tolerance_and_by_the_rank_and_arrays_are_as_smal
     assert opened.is_complete
     assert opened.kernel(part="test", missing="raise").shape == (TEST, 32)
     assert opened.coefficients().shape == (32, 3)
+    assert RunDirectory(ended.path).kernel(opened.readouts[0], "train").shape == (TRAIN, 32)  # as any zarr reads it
     assert opened.learning_curve().summary.sizes == (5, 32)
     forget()
     view = Recorder()  # nothing is left to do
