@@ -10,6 +10,9 @@ LANE_WIDTH = 16
 SHORTEST_SECONDS, LONGEST_SECONDS = 0.5, 60.0
 """Bounds of a tile's predicted time: below, Dask's millisecond per task matters; above, a lost worker costs minutes."""
 
+LEAST_BLOCKS = 10
+"""Blocks of columns at least in which the kernel itself chooses centres: each block learns from those before it."""
+
 TASKS_PER_SLOT = 12
 """Number of tiles of a stage for each slot, so that the last tiles do not leave other slots idle."""
 
@@ -78,13 +81,18 @@ def pairs_in_tile(rows: Cut, cols: Cut, tile: Tile, symmetric: bool) -> int:
     return height * (height + 1) // 2 if symmetric and tile.row == tile.col else height * width
 
 
-def total_pairs(train: int, test: int, centres: int | None = None) -> int:
+def total_pairs(train: int, test: int, centres: int | None = None, *, symmetric: bool = True) -> int:
     """Count the pairs of a run: the train triangle, test against train, and each test image with itself.
 
     With centres, the triangle ends at their column, and each training image behind them meets itself too. The last of
     them may end within a tile on the diagonal; the pairs behind them in that tile are not counted.
+
+    Where the columns are not those of the leading images (not ``symmetric``), all their pairs are computed, and each
+    training image meets itself once more.
     """
     columns = train if centres is None else centres
+    if not symmetric:
+        return train * columns + train + test * columns + test
     behind = train - columns
     return columns * (columns + 1) // 2 + behind * (columns + 1) + test * columns + test
 
@@ -105,6 +113,7 @@ def choose_tile(
     least_pairs: int = 1,
     centres: int | None = None,
     costliest: Callable[[int], float] | None = None,
+    widest: int | None = None,
 ) -> int:
     """Choose the kernel's tile size in samples from what a pair costs.
 
@@ -120,6 +129,7 @@ def choose_tile(
     centres : columns of the kernel, where they are not all training images.
     costliest : the cost of the costliest tile of a size in pairs, where pairs differ: it keeps the longest time too,
         and is no more than `LARGEST_SHARE` of what a slot computes.
+    widest : the largest useful tile there; ``centres`` by default.
     """
     of_slot = total_pairs(train, test, centres) * pair_seconds / max(slots, 1)
     share = of_slot / TASKS_PER_SLOT
@@ -130,7 +140,13 @@ def choose_tile(
     while costliest and tile > lane_width and costliest(tile) * pair_seconds > longest:
         tile -= lane_width
     # A tile that is wider than the columns of the centres would be mostly padding.
-    return clip_tile(tile, train, test, lane_width) if centres is None else clip_tile(tile, centres, 0, lane_width)
+    widest = centres if widest is None else widest
+    return clip_tile(tile, train, test, lane_width) if widest is None else clip_tile(tile, widest, 0, lane_width)
+
+
+def block_width(centres: int) -> int:
+    """Choose the number of columns of a block, of the centres that the kernel itself chooses."""
+    return max(1, centres // LEAST_BLOCKS)
 
 
 FACTOR_PIECES, SMALLEST_FACTOR_TILE, LARGEST_FACTOR_TILE = 24, 1024, 2048

@@ -50,7 +50,8 @@ for _solver in SOLVERS.values():
     KEYS |= {f"solve.{key}": annotation for key, annotation in keys(_solver.options)}
 KEYS |= {f"inference.{key}": result.option for key, result in RESULTS.items()}
 OF_ANOTHER_SOLVER = {"solve.rank": ("solve.solver=cg",), "solve.centres": ("solve.solver=centres",)} | {
-    f"solve.centre_{key}": ("solve.solver=centres", "solve.centres=5") for key in ("choice", "seed", "jitter")
+    f"solve.{key}": ("solve.solver=centres", "solve.centres=5")
+    for key in ("centre_choice", "centre_seed", "centre_jitter", "centres_tolerance")
 }
 WRONG = {
     key: [text for text in VALUES if not fits(annotation, eval(text, {"true": True}))]

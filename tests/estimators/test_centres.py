@@ -10,7 +10,8 @@ from cntk_pipeline import kernel_matrix
 from cntk_pipeline.datasets import one_hot_targets
 from cntk_pipeline.errors import NotPositiveDefinite
 from cntk_pipeline.estimators import KernelClassifier, KernelRegressor
-from cntk_pipeline.layers import presets
+from cntk_pipeline.layers import Dense, Dropout, Relu, Sequential, presets
+from cntk_pipeline.regression import choose_centres
 from cntk_pipeline.regression.centres import fit_centres
 
 NETWORK = presets.fully_connected(3, b_std=0.1)
@@ -65,6 +66,34 @@ def test_with_all_samples_as_centres_a_classifier_is_the_one_without() -> None:
     np.testing.assert_allclose(centred.predict_proba(x[60:]), whole.predict_proba(x[60:]), atol=1e-6)
 
 
+@pytest.mark.parametrize("choice", ["random", "rpcholesky"])
+def test_chosen_centres_are_those_of_the_kernel_and_the_regression_is_on_them(choice: str) -> None:
+    x, y = X[:80], Y[:80]
+    options: dict[str, Any] = {"n_centres": CENTRES, "centre_choice": choice, "centre_seed": 5}
+    model = KernelRegressor(NETWORK, ridge=1e-2, dtype="float64", **options).fit(x[:COUNT], y[:COUNT])
+    kernel = kernel_matrix(NETWORK, x, dtype="float64")
+    train = kernel[:COUNT, :COUNT]
+    rows = np.random.RandomState(5).permutation(COUNT)[:CENTRES]
+    if choice == "rpcholesky":
+        rows = choose_centres(np.diagonal(train), lambda a, b: train[np.ix_(a, b)], CENTRES, seed=5).rows
+    np.testing.assert_array_equal(model.X_fit_, x[rows])
+    columns, corner = train[:, rows], train[np.ix_(rows, rows)]
+    absolute, centred = 1e-2 * np.trace(train) / COUNT, y[:COUNT] - y[:COUNT].mean(axis=0)
+    alpha = np.linalg.solve(columns.T @ columns + absolute * corner, columns.T @ centred)
+    mean = kernel[COUNT:, rows] @ alpha + y[:COUNT].mean(axis=0)
+    np.testing.assert_allclose(model.predict(x[COUNT:]), mean, rtol=0, atol=1e-7)
+
+
+def test_the_tolerance_ends_the_choice_of_an_estimator() -> None:
+    x, y = DIGITS[:60] / 16, LABELS[:60]
+    options: dict[str, Any] = {"n_centres": 60, "centre_choice": "rpcholesky", "ridge": 1e-3, "dtype": "float64"}
+    few = KernelClassifier(NETWORK, centres_tolerance=0.05, **options).fit(x, y)
+    train = kernel_matrix(NETWORK, x, dtype="float64")
+    found = choose_centres(np.diagonal(train), lambda a, b: train[np.ix_(a, b)], 60, tolerance=0.05)
+    assert found.trace_errors[-1] <= 0.05 < found.trace_errors[-2]
+    np.testing.assert_array_equal(few.X_fit_, x[found.rows])
+
+
 def test_equal_centres_do_no_harm_and_a_kernel_of_zeros_is_named() -> None:
     x, y = DIGITS[:40] / 16, one_hot_targets(LABELS[:40], 10)
     kernel = kernel_matrix(NETWORK, np.concatenate([x[:1], x]), dtype="float64")[:, :CENTRES]
@@ -86,6 +115,31 @@ def test_equal_centres_do_no_harm_and_a_kernel_of_zeros_is_named() -> None:
         ({"n_centres": 0}, ValueError, "n_centres must be from 1 to the 20 samples of the fit, got 0"),
         ({"n_centres": 21}, ValueError, "from 1 to the 20 samples"),
         ({"n_centres": 2.5}, TypeError, "n_centres must be a whole number or None, got 2.5"),
+        (
+            {"centre_choice": "best"},
+            ValueError,
+            "centre_choice must be one of 'first', 'random', 'rpcholesky', got 'best'",
+        ),
+        ({"n_centres": 3, "centre_seed": -1}, ValueError, r"centre_seed must be a whole number from 0 to .*, got -1"),
+        (
+            {"n_centres": 3, "centres_tolerance": 0.1},
+            ValueError,
+            "belongs to centre_choice='rpcholesky', got .*'first'",
+        ),
+        (
+            {"n_centres": 3, "centre_choice": "rpcholesky", "centres_tolerance": 2},
+            ValueError,
+            "centres_tolerance must be a number between 0 and 1, or None, got 2",
+        ),
+        (
+            {
+                "n_centres": 3,
+                "centre_choice": "rpcholesky",
+                "network": Sequential(Dense(), Relu(), Dropout(0.9), Dense()),
+            },
+            ValueError,
+            "Dropout tells no sample from an equal one",
+        ),
         ({"n_centres": 3, "network": "precomputed"}, ValueError, "n_centres=3 saves kernel values, and with network="),
     ],
 )

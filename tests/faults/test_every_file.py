@@ -62,6 +62,11 @@ WORKFLOWS: dict[str, dict[str, Any]] = {
         "solve": {"solver": "centres", "centres": 12},
         "inference": {"leave_one_out": True, "learning_curve": True, "variance": True},
     },
+    "pivots": {
+        "data": {"train": 20, "test": 5},
+        "solve": {"solver": "centres", "centres": 20, "centre_choice": "rpcholesky", "centres_tolerance": 0.2},
+        "kernel": {"tile": 8},
+    },
     "grown": {"data": {"standardize_first": 16}},
 }
 NOT_LOOKED_AT = ("log", "lease", "timing.json")
@@ -118,7 +123,7 @@ def contents(path: Path) -> dict[str, bytes]:
     return {
         str(file.relative_to(path)): file.read_bytes()
         for file in found
-        if file.relative_to(path).parts[0] in ("inputs.zarr", "kernel.zarr", "test_kernel.zarr", "solve")
+        if file.relative_to(path).parts[0] in ("inputs.zarr", "kernel.zarr", "pivots.zarr", "test_kernel.zarr", "solve")
     }
 
 

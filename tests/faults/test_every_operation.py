@@ -48,6 +48,9 @@ CENTRES = SMALL | {
 }
 
 
+PIVOTS = SMALL | {"solve": CENTRES["solve"] | {"centres": 12, "centre_choice": "rpcholesky"}}
+
+
 @pytest.fixture(autouse=True)
 def faulty_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setitem(STORAGES, "", FaultyPath)
@@ -80,7 +83,11 @@ def again(path: Path) -> int:
 
 
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize(("sections", "step"), [(SMALL, STEP), (CENTRES, 5 * STEP)], ids=["factor", "centres"])
+@pytest.mark.parametrize(
+    ("sections", "step"),
+    [(SMALL, STEP), (CENTRES, 5 * STEP), (PIVOTS, 5 * STEP)],
+    ids=["factor", "centres", "pivots"],
+)
 def test_a_process_that_ends_at_any_operation_costs_the_tile_in_flight(
     small_config: Config, tmp_path: Path, sections: dict[str, Any], step: int
 ) -> None:

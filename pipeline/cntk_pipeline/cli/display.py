@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # a display of a state needs neither the driver nor a plan
 
     from cntk_pipeline.driver.driver import Progress as DriverProgress
     from cntk_pipeline.workflow.plan import Plan
-    from cntk_pipeline.workflow.report import RunReport, SolveReport
+    from cntk_pipeline.workflow.report import CentresReport, RunReport, SolveReport
 
 PLAIN_SECONDS, PLAIN_SHARE, QUIET_SECONDS = 30.0, 0.05, 600.0
 """Distance of progress lines where the output is no terminal: at least half a minute and a twentieth of the stage, but
@@ -158,6 +158,8 @@ def show_plan(plan: "Plan") -> None:
             f"{plan.centres} centres: {100 * plan.pairs / plan.all_pairs:.3g} % of the {count_text(plan.all_pairs)} "
             "pairs of the whole kernel"
         )
+        if plan.pilot:
+            out.print(escape(plan.pilot))
     table = Table("stage", "tiles", "written", "time", box=None, pad_edge=False)
     for stage in plan.stages:
         table.add_row(stage.stage, str(stage.tasks), bytes_text(stage.written_bytes), seconds_text(stage.seconds))
@@ -179,6 +181,13 @@ def show_plan(plan: "Plan") -> None:
     )
 
 
+def centres_text(found: "CentresReport") -> str:
+    """Say how far the choice of centres by the kernel itself is."""
+    most = f"{found.count} centres" if found.is_over else f"{found.count} of at most {found.most} centres so far"
+    wanted = "" if found.tolerance is None else f" (tolerance {found.tolerance:g})"
+    return f"{most}, relative trace error {found.trace_errors[-1]:.2e}{wanted}" if found.trace_errors else most
+
+
 def show_contents(lines: Sequence[str], warnings: Sequence[str]) -> None:
     """Show the loaded data set, and warnings about it."""
     for line in (*lines, *(f"warning: {line}" for line in warnings)):
@@ -188,6 +197,8 @@ def show_contents(lines: Sequence[str], warnings: Sequence[str]) -> None:
 def show_stages(report: "RunReport") -> None:
     """Show the progress of each stage, and its cost."""
     out.print(stages_table(report))
+    if report.centres is not None:
+        out.print(escape(centres_text(report.centres)))
     for timing in report.timings:
         if timing.efficiency is not None:
             slots = timing.slot_seconds / timing.wall_seconds

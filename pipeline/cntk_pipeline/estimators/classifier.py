@@ -12,7 +12,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from cntk_pipeline.datasets.preprocessing import one_hot_targets
-from cntk_pipeline.estimators.fitted import fit_samples
+from cntk_pipeline.estimators.fitted import CentreChoice, fit_samples
 from cntk_pipeline.estimators.source import KernelSource, is_precomputed, read_samples
 from cntk_pipeline.layers import Layer
 from cntk_pipeline.regression.arguments import RidgeMode
@@ -51,8 +51,15 @@ class KernelClassifier(ClassifierMixin, BaseEstimator):
         A folder that keeps kernel values, so that the fits of a search compute each value once; or a run directory,
         whose kernel is read.
     n_centres : int, optional
-        Computes the kernel of all training samples with the first ``n_centres`` of them alone, and regresses on these:
-        ``n n_centres`` values instead of ``n^2 / 2``. Shuffle samples that are sorted. docs/solving.md says more.
+        Computes the kernel of all training samples with ``n_centres`` of them alone, and regresses on these: ``n
+        n_centres`` values instead of ``n^2 / 2``. docs/solving.md says more.
+    centre_choice : {"first", "random", "rpcholesky"}
+        The first samples are the centres, which should not be sorted then; or random ones; or those that say most of
+        all others, by randomly pivoted Cholesky, at most ``n_centres``.
+    centre_seed : int
+        Of the random numbers of both draws.
+    centres_tolerance : float, optional
+        With "rpcholesky", no more centres are drawn once the relative trace error is this small.
 
     Attributes
     ----------
@@ -95,6 +102,9 @@ class KernelClassifier(ClassifierMixin, BaseEstimator):
         n_jobs: int | None = None,
         memory: str | Path | None = None,
         n_centres: int | None = None,
+        centre_choice: CentreChoice = "first",
+        centre_seed: int = 0,
+        centres_tolerance: float | None = None,
     ) -> None:
         self.network = network
         self.kind = kind
@@ -106,6 +116,9 @@ class KernelClassifier(ClassifierMixin, BaseEstimator):
         self.n_jobs = n_jobs
         self.memory = memory
         self.n_centres = n_centres
+        self.centre_choice = centre_choice
+        self.centre_seed = centre_seed
+        self.centres_tolerance = centres_tolerance
 
     def fit(self, X: npt.ArrayLike, y: npt.ArrayLike) -> Self:
         """Fit the classifier.

@@ -1,14 +1,22 @@
-"""The fit of an estimator: with all training samples, or with the first of them as centres."""
+"""The fit of an estimator: with all training samples, or with some of them as centres."""
 
 from collections.abc import Sequence
-from numbers import Integral
-from typing import Any
+from numbers import Integral, Real
+from typing import Any, Literal
 
+import numpy as np
+
+from cntk_pipeline.datasets.selection import draw
 from cntk_pipeline.estimators.source import PRECOMPUTED, KernelSource
 from cntk_pipeline.kernels.program import Array
+from cntk_pipeline.layers import Dropout
 from cntk_pipeline.regression.arguments import AUTO_RIDGES
 from cntk_pipeline.regression.centres import FittedCentres, fit_centres
 from cntk_pipeline.regression.fitting import Fitted, fit
+from cntk_pipeline.regression.pivots import Rows, choose_centres
+
+CentreChoice = Literal["first", "random", "rpcholesky"]
+CHOICES: tuple[CentreChoice, ...] = ("first", "random", "rpcholesky")
 
 
 def fit_samples(
@@ -26,12 +34,14 @@ def fit_samples(
     Raises
     ------
     TypeError, ValueError
-        If ``n_centres`` is no number of the samples, or X is a kernel matrix beside it.
+        If ``n_centres`` is no number of the samples, or X is a kernel matrix beside it; or a parameter of their choice
+        is not one, or belongs to another choice.
     ConfigError, NotFinite, NotPositiveDefinite
         As of `fit` and `fit_centres`.
     """
     asked: dict[str, Any] = {"ridge": estimator.ridge, "ridge_mode": estimator.ridge_mode, "auto": auto}
     count = estimator.n_centres
+    _require_choice(estimator)
     if count is None:
         return samples, fit(source.train(samples), targets, **asked)
     if source.question is None:
@@ -43,6 +53,37 @@ def fit_samples(
     count = int(count)
     if not 1 <= count <= len(samples):
         raise ValueError(f"n_centres must be from 1 to the {len(samples)} samples of the fit, got {count}")
-    centres = samples[:count]
-    columns = source.cross(samples, centres)
-    return centres, fit_centres(columns, source.variances(samples), targets.reshape(len(targets), -1), **asked)
+    diagonal, rows = source.variances(samples), np.arange(count)
+    if estimator.centre_choice == "rpcholesky":
+        if source.question is not None and any(isinstance(each, Dropout) for each in source.question.network.walk()):
+            raise ValueError(
+                "centre_choice='rpcholesky' computes columns in the order of their draw, where Dropout tells no "
+                "sample from an equal one: give another choice, or no Dropout"
+            )
+
+        def kernel(some: Rows, others: Rows) -> Array:
+            return source.cross(samples[some], samples[others])
+
+        limit, seed = estimator.centres_tolerance or 0.0, int(estimator.centre_seed)
+        chosen = choose_centres(diagonal, kernel, count, seed=seed, tolerance=limit)
+        rows, columns = chosen.rows, chosen.columns
+    else:
+        if estimator.centre_choice == "random":
+            rows = draw(len(samples), count, int(estimator.centre_seed))
+        columns = source.cross(samples, samples[rows])
+    fitted = fit_centres(columns, diagonal, targets.reshape(len(targets), -1), centres=rows, **asked)
+    return samples[rows], fitted
+
+
+def _require_choice(estimator: Any) -> None:
+    choice, seed, tolerance = estimator.centre_choice, estimator.centre_seed, estimator.centres_tolerance
+    if choice not in CHOICES:
+        raise ValueError(f"centre_choice must be one of {', '.join(map(repr, CHOICES))}, got {choice!r}")
+    if not isinstance(seed, Integral) or isinstance(seed, bool) or not 0 <= int(seed) < 2**32:
+        raise ValueError(f"centre_seed must be a whole number from 0 to 2**32 - 1, got {seed!r}")
+    if tolerance is None:
+        return
+    if choice != "rpcholesky":
+        raise ValueError(f"centres_tolerance belongs to centre_choice='rpcholesky', got centre_choice={choice!r}")
+    if not isinstance(tolerance, Real) or isinstance(tolerance, bool) or not 0 < float(tolerance) < 1:
+        raise ValueError(f"centres_tolerance must be a number between 0 and 1, or None, got {tolerance!r}")

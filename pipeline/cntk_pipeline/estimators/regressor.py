@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from cntk_pipeline.estimators.fitted import fit_samples
+from cntk_pipeline.estimators.fitted import CentreChoice, fit_samples
 from cntk_pipeline.estimators.source import KernelSource, is_precomputed, read_samples
 from cntk_pipeline.layers import Layer
 from cntk_pipeline.regression.arguments import MEASURED_RIDGES, RidgeMode
@@ -28,7 +28,8 @@ class KernelRegressor(RegressorMixin, BaseEstimator):
 
     Parameters
     ----------
-    network, kind, ridge, ridge_mode, dtype, flips, image_shape, n_jobs, memory, n_centres
+    network, kind, ridge, ridge_mode, dtype, flips, image_shape, n_jobs, memory, n_centres, centre_choice, centre_seed,
+    centres_tolerance
         As of `KernelClassifier`; a ridge of "auto" may also be 10 or 100.
 
     Attributes
@@ -70,6 +71,9 @@ class KernelRegressor(RegressorMixin, BaseEstimator):
         n_jobs: int | None = None,
         memory: str | Path | None = None,
         n_centres: int | None = None,
+        centre_choice: CentreChoice = "first",
+        centre_seed: int = 0,
+        centres_tolerance: float | None = None,
     ) -> None:
         self.network = network
         self.kind = kind
@@ -81,6 +85,9 @@ class KernelRegressor(RegressorMixin, BaseEstimator):
         self.n_jobs = n_jobs
         self.memory = memory
         self.n_centres = n_centres
+        self.centre_choice = centre_choice
+        self.centre_seed = centre_seed
+        self.centres_tolerance = centres_tolerance
 
     def fit(self, X: npt.ArrayLike, y: npt.ArrayLike) -> Self:
         """Fit the regressor.

@@ -71,16 +71,26 @@ class RunMemory(Kept):
 
     def _read(self, readout: str, part: Literal["train", "test"], samples: Sequence[bytes], found: Found) -> None:
         array = self._run.kernel(readout, part)
-        columns = self._asked("train", samples, self._run.column_cut)
+        columns, rows = self._asked("train", samples, self._run.column_cut), self._run.column_rows
+        if rows is not None:
+            columns = self._asked_pivots(samples, rows)
         for row, (mine, inside) in self._asked(part, samples, array.cut(0)).items():
             for column, (others, within) in columns.items():
-                if part == "train" and column > row:
+                if part == "train" and rows is None and column > row:
                     continue
                 try:
                     tile = array.read(row, column)
                 except CorruptTile:  # not computed yet, or damaged
                     continue
                 found.put(mine, others, tile[np.ix_(inside, within)])
+
+    def _asked_pivots(self, samples: Sequence[bytes], rows: Array) -> dict[int, tuple[Array, Array]]:
+        """Return what `_asked` does by pieces of the columns, where these are of training images that lie apart."""
+        size, columns = self._run.specification.tile, {row: column for column, row in enumerate(rows.tolist())}
+        places = np.array([columns.get(self._places["train"].get(sample, -1), -1) for sample in samples])
+        asked = np.flatnonzero(places >= 0)
+        piece = places[asked] // size
+        return {int(p): (asked[piece == p], places[asked[piece == p]] % size) for p in np.unique(piece)}
 
     def _asked(self, part: str, samples: Sequence[bytes], cut: Cut) -> dict[int, tuple[Array, Array]]:
         """Return by pieces of the images which samples are asked for, and where they are in the piece."""

@@ -22,6 +22,7 @@ class KernelSize:
     readouts : number of kernels in one pass.
     centres : columns of the kernel, where they are not all training images.
     test_weight : the cost of a test image in that of a training image; graphs differ.
+    symmetric : whether these are the leading training images.
     """
 
     train: int
@@ -31,6 +32,7 @@ class KernelSize:
     readouts: int
     centres: int | None = None
     test_weight: float = 1.0
+    symmetric: bool = True
 
 
 def forecast_kernel(size: KernelSize, pair_seconds: float, *, test_kernel: bool) -> list[StageForecast]:
@@ -68,12 +70,12 @@ def _forecast_columns(size: KernelSize, centres: int, pair_seconds: float) -> li
     cut, item = Cut(size.train, size.tile), np.dtype(size.dtype).itemsize
     chunk, line = size.tile**2 * item + CRC_BYTES, size.tile * item + CRC_BYTES
     found = []
-    jobs = list_kernel_jobs(cut, Cut(size.test, size.tile), Cut(centres, size.tile))
+    jobs = list_kernel_jobs(cut, Cut(size.test, size.tile), Cut(centres, size.tile), symmetric=size.symmetric)
     for owner in (TRAIN, TEST, VARIANCE, TRAIN_VARIANCE):
         mine = [job for job in jobs if job.owner is owner]
         written = len(mine) * (chunk if owner in (TRAIN, TEST) else line)
         if owner is TRAIN:
-            written += sum(job.task.row == job.task.col for job in mine) * line
+            written += sum(size.symmetric and job.task.row == job.task.col for job in mine) * line
         weight = {TEST: size.test_weight, VARIANCE: size.test_weight**2}.get(owner, 1.0)
         seconds = sum(job.entries for job in mine) * pair_seconds * weight
         found.append(StageForecast(owner.kind, len(mine), written * size.readouts, seconds))

@@ -34,6 +34,7 @@ from cntk_pipeline.tasks import Chunk, Receipt, Stage, Task, timed
 from cntk_pipeline.tiling import Cut, lower_tiles, pairs_in_tile, rectangle_tiles
 
 _LAYOUT_NOTE = "train holds the tiles on and below the diagonal, the others stay NaN; diagonal tiles are whole"
+_PIVOTS_NOTE = "column j of train and test is of training image pivots[j] of pivots.zarr; all tiles are there"
 
 
 @dataclass(frozen=True)
@@ -123,8 +124,8 @@ def specify(
 def kernel_group(run: RunDirectory) -> Group:
     """Describe the empty matrices of all read-outs: chunks are tiles, axes are named, nothing is filled."""
     train, test, columns = run.train_cut, run.test_cut, run.column_cut
-    dtype = run.specification.dtype
-    rows_axis, axis = ("train_row", "train") if run.specification.centres is None else ("train", "centre")
+    dtype, axis = run.specification.dtype, run.specification.column_axis
+    rows_axis = "train_row" if axis == "train" else "train"
     specs = []
     for readout in run.specification.readouts:
         for part, sizes, axes in (
@@ -135,7 +136,8 @@ def kernel_group(run: RunDirectory) -> Group:
         ):
             shape, tile = tuple(cut.count for cut in sizes), tuple(cut.size for cut in sizes)
             specs.append(ArraySpec(f"{readout.name}/{part}", shape, tile, dtype, axes))
-    return Group(run.kernel_path, tuple(specs), {"specification": run.specification.to_json(), "layout": _LAYOUT_NOTE})
+    note = _PIVOTS_NOTE if run.specification.has_pivots else _LAYOUT_NOTE
+    return Group(run.kernel_path, tuple(specs), {"specification": run.specification.to_json(), "layout": note})
 
 
 def node_counts(run: RunDirectory) -> NodeCounts | None:
@@ -163,17 +165,26 @@ def kernel_jobs(run: RunDirectory, nodes: NodeCounts | None = None) -> list[Job]
 
     Parameters
     ----------
-    nodes : of graphs, where their tiles are to be computed: a job's entries are pairs of nodes then.
+    nodes : of graphs, where their tiles are to be computed: a job's entries are pairs of nodes then. Not so where the
+        kernel itself chooses its columns, whose graphs are known one column of tiles after the other.
     """
-    return list_kernel_jobs(run.train_cut, run.test_cut, run.column_cut, nodes)
+    symmetric = not run.specification.has_pivots
+    counts = nodes if symmetric else None
+    return list_kernel_jobs(run.train_cut, run.test_cut, run.column_cut, counts, symmetric=symmetric)
 
 
-def list_kernel_jobs(train: Cut, test: Cut, columns: Cut | None = None, nodes: NodeCounts | None = None) -> list[Job]:
-    """List the tasks as `kernel_jobs` does, for a run that need not exist; ``columns`` are the training images."""
+def list_kernel_jobs(
+    train: Cut, test: Cut, columns: Cut | None = None, nodes: NodeCounts | None = None, *, symmetric: bool = True
+) -> list[Job]:
+    """List the tasks as `kernel_jobs` does, for a run that need not exist; ``columns`` are the training images.
+
+    Columns that are not those of the leading images are not ``symmetric``: all their tiles are computed.
+    """
     columns = columns or train
     stages, jobs = [Stage(owner.kind) for owner in (TRAIN, TEST, VARIANCE, TRAIN_VARIANCE)], []
-    for tile in lower_tiles(train, columns.pieces):
-        entries = pairs_in_tile(train, train if tile.row == tile.col else columns, tile, symmetric=True)
+    for tile in lower_tiles(train, columns.pieces) if symmetric else rectangle_tiles(train, columns):
+        width = train if symmetric and tile.row == tile.col else columns
+        entries = pairs_in_tile(train, width, tile, symmetric=symmetric)
         jobs.append(Job(Task(stages[0], tile.row, tile.col), TRAIN, entries, (-entries, tile.row, tile.col)))
     for tile in rectangle_tiles(test, columns):
         entries = pairs_in_tile(test, columns, tile, symmetric=False)
@@ -181,7 +192,7 @@ def list_kernel_jobs(train: Cut, test: Cut, columns: Cut | None = None, nodes: N
     for row in range(test.pieces):
         entries = test.length(row)
         jobs.append(Job(Task(stages[2], row, 0), VARIANCE, entries, (-entries, row, 0)))
-    for row in range(columns.pieces, train.pieces):  # the rows above have tiles on the diagonal
+    for row in range(columns.pieces if symmetric else 0, train.pieces):  # the rows above have tiles on the diagonal
         entries = train.length(row)
         jobs.append(Job(Task(stages[3], row, 0), TRAIN_VARIANCE, entries, (-entries, row, 0)))
     return jobs if nodes is None else _weighed(jobs, columns, nodes)
@@ -204,7 +215,7 @@ def test_kernel_jobs(run: RunDirectory, nodes: NodeCounts | None) -> list[Job]:
     for tile in lower_tiles(run.test_cut):
         entries = pairs_in_tile(run.test_cut, run.test_cut, tile, symmetric=True)
         jobs.append(Job(Task(stage, tile.row, tile.col), TEST_TEST, entries, (-entries, tile.row, tile.col)))
-    return jobs if nodes is None else _weighed(jobs, run.column_cut, nodes)
+    return jobs if nodes is None or run.specification.has_pivots else _weighed(jobs, run.column_cut, nodes)
 
 
 def _weighed(jobs: list[Job], columns: Cut, nodes: NodeCounts) -> list[Job]:
@@ -229,13 +240,14 @@ def _weighed(jobs: list[Job], columns: Cut, nodes: NodeCounts) -> list[Job]:
 
 def engine_of(run: RunDirectory) -> Engine:
     """Put the read-outs of a run to its engine, once per process; errors as of `open_engine`."""
-    return _engine(str(run.path.absolute()), tuple(range(len(run.specification.readouts))))
+    return engines_once(str(run.path.absolute()), tuple(range(len(run.specification.readouts))))
 
 
 def forget_runs() -> None:
     """Forget the runs that this process has open: one of them is about to get another specification."""
-    _open.cache_clear()
-    _engine.cache_clear()
+    open_once.cache_clear()
+    _pivot_images.cache_clear()
+    engines_once.cache_clear()
 
 
 def compute(run_path: str, task: Task) -> Receipt:
@@ -249,15 +261,17 @@ def compute(run_path: str, task: Task) -> Receipt:
     NotFinite
         If a value is not finite; nothing is written then.
     """
-    run = _open(run_path)
+    run = open_once(run_path)
     places = _places(run, task)
     # The variances follow all matrices, as in `_places`: place k belongs to read-out k % count.
     count = len(run.specification.readouts)
     found, found_seconds = timed(lambda: [_chunk_on_disk(array, index) for array, index in places])
     missing = tuple(number for number in range(count) if None in found[number::count])
     values, read_seconds, compute_seconds = _evaluate(run_path, task, missing)
-    on_diagonal = task.stage.kind == "train" and task.row == task.col
+    on_diagonal = _is_on_diagonal(run, task)
     width = run.column_cut.length(task.col) if on_diagonal else None  # the last of the centres end within a tile
+    if run.specification.has_pivots and task.stage.kind in ("train", "test"):
+        values = [_filled_up(value, run.specification.tile) for value in values]
     parts = iter([*(v[..., :width] for v in values)] + ([np.diagonal(v) for v in values] if on_diagonal else []))
 
     def write() -> tuple[Chunk, ...]:
@@ -270,6 +284,16 @@ def compute(run_path: str, task: Task) -> Receipt:
     return Receipt(task, chunks, found_seconds + read_seconds, compute_seconds, write_seconds, socket.gethostname())
 
 
+def _is_on_diagonal(run: RunDirectory, task: Task) -> bool:
+    """Tell whether a tile is of images with themselves, so that it holds their variances."""
+    return task.stage.kind == "train" and task.row == task.col and not run.specification.has_pivots
+
+
+def _filled_up(values: Array, width: int) -> Array:
+    """Fill a tile up with columns of zeros: when pivots end within it is known only after it is computed."""
+    return np.pad(values, ((0, 0), (0, width - values.shape[1])))
+
+
 def _places(run: RunDirectory, task: Task) -> list[Place]:
     """List the chunks of a tile: a matrix a read-out, and behind them all the diagonals of a tile on the diagonal."""
     names = [readout.name for readout in run.specification.readouts]
@@ -279,7 +303,7 @@ def _places(run: RunDirectory, task: Task) -> list[Place]:
     if kind == "train_variance":
         return [(run.kernel(name, kind), line) for name in names]
     places: list[Place] = [(run.kernel(name, kind), square) for name in names]
-    if kind == "train" and task.row == task.col:
+    if _is_on_diagonal(run, task):
         places += [(run.kernel(name, "train_variance"), line) for name in names]
     return places
 
@@ -296,22 +320,24 @@ def _evaluate(run_path: str, task: Task, numbers: tuple[int, ...]) -> tuple[Sequ
     """Evaluate a tile of some read-outs, by number; return also the seconds of reading and of computing."""
     if not numbers:
         return (), 0.0, 0.0
-    run = _open(run_path)
+    run = open_once(run_path)
     require_numerics(run)
     train, test = run.train_cut, run.test_cut
     rows = train if task.stage.kind in ("train", "train_variance") else test
     row_bounds = rows.bounds(task.row)
     row_images, read_seconds = timed(lambda: _images(run, "train" if rows is train else "test", row_bounds))
     corner = (row_bounds[0], row_bounds[0])
-    evaluator = _engine(run_path, numbers).evaluator()
+    evaluator = engines_once(run_path, numbers).evaluator()
     if task.stage.kind in ("variance", "train_variance"):
         values, compute_seconds = timed(lambda: evaluator.evaluate_pairs(row_images, first=corner))
-    elif task.stage.kind in ("train", "test_test") and task.row == task.col:
+    elif _is_on_diagonal(run, task) or (task.stage.kind == "test_test" and task.row == task.col):
         values, compute_seconds = timed(lambda: evaluator.evaluate(row_images, first=corner))
     else:
-        cols, part = (test, "test") if task.stage.kind == "test_test" else (run.column_cut, "train")
-        col_bounds = cols.bounds(task.col)
-        col_images, seconds = timed(lambda: _images(run, part, col_bounds))
+        of_test = task.stage.kind == "test_test"
+        col_bounds = (test if of_test else run.column_cut).bounds(task.col)
+        col_images, seconds = timed(
+            lambda: _images(run, "test", col_bounds) if of_test else _column_images(run, run_path, col_bounds)
+        )
         read_seconds += seconds
         corner = (row_bounds[0], col_bounds[0])
         values, compute_seconds = timed(lambda: evaluator.evaluate(row_images, col_images, first=corner))
@@ -352,7 +378,7 @@ def prepare_worker(run_path: str, versions: dict[str, str], code: UserCode | Non
             + ", ".join(f"{name} (driver {there}, worker {mine})" for name, (there, mine) in differing.items())
             + ": install the same versions on both"
         )
-    run = _open(run_path)
+    run = open_once(run_path)
     needs_more = not is_known(run) or run.specification.engine.code is not None or uses_devices(run)
     if needs_more and is_whole(run):
         return  # what is left needs no engine
@@ -363,6 +389,8 @@ def prepare_worker(run_path: str, versions: dict[str, str], code: UserCode | Non
 
 def is_whole(run: RunDirectory) -> bool:
     """Tell whether all tiles of the kernel are there."""
+    if run.specification.has_pivots and not run.has_all_pivots:
+        return False
     jobs = kernel_jobs(run)
     if not {job.task for job in jobs} <= {receipt.task for receipt in run.journal.receipts()}:
         return False
@@ -371,15 +399,30 @@ def is_whole(run: RunDirectory) -> bool:
 
 
 @lru_cache(maxsize=4)
-def _open(run_path: str) -> RunDirectory:
+def open_once(run_path: str) -> RunDirectory:
     """Open a run once per process."""
     return open_directory(run_path)
 
 
 @lru_cache(maxsize=8)
-def _engine(run_path: str, numbers: tuple[int, ...]) -> Engine:
+def engines_once(run_path: str, numbers: tuple[int, ...]) -> Engine:
     """Put some read-outs, by number, to the engine of a run, once per process."""
-    return open_engine(_open(run_path), numbers)
+    return open_engine(open_once(run_path), numbers)
+
+
+def _column_images(run: RunDirectory, run_path: str, columns: tuple[int, int]) -> Array:
+    """Read the images of some columns of the kernel; those of pivots lie apart, and are kept for the next tile."""
+    rows = run.column_rows
+    if rows is None:
+        return run.column_images(columns)
+    if len(rows) <= columns[0]:
+        raise CorruptTile(f"{run.pivots_path}: the pivots of column {columns[0]} are damaged, or gone")
+    return _pivot_images(run_path, columns, tuple(rows[slice(*columns)].tolist()))
+
+
+@lru_cache(maxsize=2)
+def _pivot_images(run_path: str, columns: tuple[int, int], _rows: tuple[int, ...]) -> Array:
+    return open_once(run_path).column_images(columns)
 
 
 def _images(run: RunDirectory, part: str, bounds: tuple[int, int]) -> Array:

@@ -213,7 +213,10 @@ class LearningCurveResult(Result):
             require_sizes(value, train)
 
     def of_system(self, run: RunDirectory, system: System, value: bool | list[int], order: int) -> list[Product]:
-        sizes = default_sizes(run.column_cut.count) if isinstance(value, bool) else value
+        count = run.column_cut.count
+        sizes = default_sizes(count) if isinstance(value, bool) else value
+        if run.specification.has_pivots:  # which may be fewer in the end than the workflow allows
+            sizes = sorted({min(size, count) for size in sizes})
         needed = [whitened_product(run, system, order)] if run.specification.centres is None else []
         return [*needed, learning_curve_product(run, system, sizes, order)]
 

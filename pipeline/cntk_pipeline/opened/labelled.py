@@ -44,6 +44,8 @@ def to_dataset(run: RunDirectory) -> Any:
     names = readout_names(run)
     data, variables = run.specification.data, dict(_kernels(run, names))
     coordinates: dict[str, Any] = {"readout": names, data.column_axis: list(data.classes)}
+    if run.specification.has_pivots and run.has_all_pivots:
+        coordinates["pivot"] = run.column_rows
     if run.has_inputs():
         coordinates |= dict(_labels(run))
     if run.has_workflow():

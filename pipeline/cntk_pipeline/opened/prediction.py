@@ -118,11 +118,11 @@ def _means(run: RunDirectory, system: System, engine: Engine, cost: CostSoFar, b
         left = unit_scale(engine.evaluator().evaluate_pairs(block)[0].astype(float))
     means = np.zeros((len(block), alpha.shape[1]))
     for begin, end in spans(cut.count, cut.size, block.shape[1:], BLOCK_BYTES):
-        images = run.inputs("train_images")[begin:end]
+        images = run.column_images((begin, end))
         values = compute(engine, block, images, cost, core_count(), lambda *_: None)[0]
         for col in range(begin // cut.size, -(-end // cut.size)):
             low, high = cut.bounds(col)
-            right = kernel.scale("train", (low, high))
+            right = kernel.column_scale((low, high))
             for top in range(0, len(block), tile):
                 rows = slice(top, min(top + tile, len(block)))
                 part = values[rows, low - begin : high - begin].astype(np.float64)

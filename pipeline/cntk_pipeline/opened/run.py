@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from cntk_pipeline.errors import ConfigError
+from cntk_pipeline.gram.pivots import trace_errors
 from cntk_pipeline.gram.tiles import kernel_group, test_group
 from cntk_pipeline.inference import RESULTS
 from cntk_pipeline.layers import spelling
@@ -35,6 +36,17 @@ class Labels(NamedTuple):
 
     train: Array
     test: Array | None
+
+
+class Centres(NamedTuple):
+    """The centres of a run: the training images of the kernel's columns, ``(m,)``, in the order of these columns.
+
+    Where the kernel itself chose them, ``trace_errors`` are the relative trace errors before the first block of
+    columns, which is 1, and behind each block; elsewhere it is empty.
+    """
+
+    rows: Array
+    trace_errors: tuple[float, ...]
 
 
 def open_run(path: str | Path | StorePath, *, trust: bool = False) -> "OpenRun":
@@ -102,6 +114,16 @@ class OpenRun:
         return Labels(train, self.directory.labels("test"))
 
     @property
+    def centres(self) -> Centres | None:
+        """The centres, see `Centres`, as far as they are drawn; None where all training images are columns."""
+        centres, rows = self.directory.specification.centres, self.directory.column_rows
+        if centres is None:
+            return None
+        if rows is None:
+            return Centres(np.arange(centres.count), ())
+        return Centres(rows, tuple(trace_errors(self.directory)))
+
+    @property
     def is_complete(self) -> bool:
         """Whether nothing is left to do."""
         return make_report(self.directory).complete
@@ -115,7 +137,8 @@ class OpenRun:
         ----------
         readout : a name of `readouts`, or depth, pooling and kind as in ``(3, "gap", "ntk")``; None where the run has
             only one.
-        part : "train" for K(train, train), symmetric, though only its lower tiles are stored; "test" for
+        part : "train" for K(train, train), symmetric, though only its lower tiles are stored, or its columns of
+            `centres`; "test" for
             K(test, train); "test_test" for K(test, test), if a posterior covariance was asked for; "train_variance"
             and "test_variance" for K(x, x) of each image.
         missing : "nan" lets tiles that are not computed yet be NaN; "raise" refuses them.

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from cntk_pipeline.regression.dynamics import Flow, gradient_flow, maximal_learning_rate
     from cntk_pipeline.regression.eigenvalues import Spectrum, spectrum
     from cntk_pipeline.regression.ensembles import Blocks, ensemble
+    from cntk_pipeline.regression.pivots import ChosenCentres, choose_centres
     from cntk_pipeline.regression.posterior import Predictive, gp_posterior
     from cntk_pipeline.regression.selection import (
         LearningCurve,
@@ -20,12 +21,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Blocks",
+    "ChosenCentres",
     "Flow",
     "LearningCurve",
     "LeaveOneOut",
     "Predictive",
     "RidgePath",
     "Spectrum",
+    "choose_centres",
     "ensemble",
     "gp_posterior",
     "gradient_flow",
@@ -40,12 +43,14 @@ __getattr__ = lazy_names(
     __name__,
     {
         "Blocks": "ensembles",
+        "ChosenCentres": "pivots",
         "Flow": "dynamics",
         "LearningCurve": "selection",
         "LeaveOneOut": "selection",
         "Predictive": "posterior",
         "RidgePath": "selection",
         "Spectrum": "eigenvalues",
+        "choose_centres": "pivots",
         "ensemble": "ensembles",
         "gp_posterior": "posterior",
         "gradient_flow": "dynamics",

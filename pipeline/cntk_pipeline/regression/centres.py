@@ -81,18 +81,21 @@ def fit_centres(
     ridge: Ridge = "auto",
     ridge_mode: RidgeMode = "relative",
     auto: Sequence[float] = AUTO_RIDGES,
+    centres: npt.NDArray[np.int64] | None = None,
 ) -> FittedCentres:
     """Solve kernel regression on centres, with the ridge that leave-one-out prefers where several are given.
 
     Parameters
     ----------
     columns : array, (n, m)
-        The kernel of all training samples and the centres, which are the first m of them.
+        The kernel of all training samples and the centres.
     diagonal : array, (n,)
         The kernel of each training sample with itself, for relative ridges.
     y : float64 array, (n, c)
         Targets.
     ridge, ridge_mode, auto : as of `fit`.
+    centres : int64 array, (m,), optional
+        The samples that are centres; the first m by default.
 
     Raises
     ------
@@ -112,7 +115,7 @@ def fit_centres(
     """
     given = as_real(columns, "columns")
     kernel, count = as_finite(given, "columns"), given.shape[1]
-    corner = as_train_kernel(given[:count], "the kernel of the centres")
+    corner = as_train_kernel(given[:count] if centres is None else given[centres], "the kernel of the centres")
     values, vectors = scipy.linalg.eigh(corner.values, check_finite=False)
     kept = values > count * corner.eps * values.max()
     if not values.max() > 0:

@@ -14,6 +14,7 @@
       timing.json           the use of the slots, stage by stage
       kernel.zarr/NAME/     a group a read-out: train, test, train_variance, test_variance
       test_kernel.zarr/NAME test against test, where a posterior covariance was asked for
+      pivots.zarr/          where the kernel chooses the centres: pivots, factor, trace_error, residual_diagonal
       solve/FINGERPRINT/    solve.json, factor.zarr, metrics.json: one ridge of one read-out
         work.zarr/          while conjugate gradients run: the last two iterations, which iterations.json counts
         ridge_path.json     instead of a solve: the choice among ridges
@@ -33,10 +34,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
 
+import numpy as np
 from pydantic import ConfigDict, with_config
 
 from cntk_pipeline.config import RunConfig, parse_config
-from cntk_pipeline.errors import ConfigError, RunNotFound, SpecificationMismatch, StoreError
+from cntk_pipeline.errors import ConfigError, CorruptTile, RunNotFound, SpecificationMismatch, StoreError
 from cntk_pipeline.models import STRICT, Json
 from cntk_pipeline.rundir.journal import Journal
 from cntk_pipeline.rundir.specification import Specification, changed_code, differences, find_solve, fingerprint
@@ -55,7 +57,7 @@ _SOLVE = re.compile(r"[0-9a-f]{16}")
 """Name of the directory of a solve."""
 
 _FOLDERS = (
-    *("inputs.zarr", "kernel.zarr", "test_kernel.zarr", "solve", "predictions"),
+    *("inputs.zarr", "kernel.zarr", "test_kernel.zarr", "pivots.zarr", "solve", "predictions"),
     *("journal", "lease", "log", "quarantine", "submissions"),
 )
 """Folders that a driver writes into, and deletes from."""
@@ -164,6 +166,7 @@ class RunDirectory:
         self._require_names()
         self.journal = Journal(self.path / "journal")
         self._arrays: dict[StorePath, TiledArray] = {}
+        self._pivots: Array | None = None
         self._is_new = False
 
     @classmethod
@@ -230,8 +233,14 @@ class RunDirectory:
 
     @property
     def column_cut(self) -> Cut:
-        """How the columns of the kernel are cut into tiles: the training images, or the centres among them."""
-        return self.specification.column_cut
+        """How the columns of the kernel are cut into tiles: the training images, or the centres among them.
+
+        Where the kernel chooses the centres, it is of all columns that there may be until they are chosen.
+        """
+        specification = self.specification
+        if specification.has_pivots and self.has_all_pivots:
+            return Cut(len(self._read_pivots()[0]), specification.tile)
+        return specification.column_cut
 
     @property
     def test_cut(self) -> Cut:
@@ -260,6 +269,57 @@ class RunDirectory:
         if part == "test_test":
             return self._array(self.test_kernel_path / readout)
         return self._array(self.kernel_path / readout / part)
+
+    # The centres that the kernel itself chooses.
+
+    @property
+    def pivots_path(self) -> StorePath:
+        """The zarr group of the choice of centres by the kernel."""
+        return self.root / "pivots.zarr"
+
+    def pivoting(self, part: str) -> TiledArray:
+        """Open an array of the choice: "pivots", "factor", "trace_error" or "residual_diagonal"."""
+        return self._array(self.pivots_path / part)
+
+    def pivots_of(self, block: int) -> Array | None:
+        """Read the training images of a column of tiles, ``(w,)``; None where they are not drawn yet, or damaged.
+
+        Behind the last column of tiles, which may be short, none are drawn: ``(0,)``.
+        """
+        try:
+            found = self.pivoting("pivots").read(block)
+        except (CorruptTile, StoreError):
+            return None
+        return found[found >= 0] if found.max(initial=-1) < self.specification.data.train else None
+
+    @property
+    def has_all_pivots(self) -> bool:
+        """Whether no more centres will be drawn by the kernel."""
+        return self._read_pivots()[1]
+
+    @property
+    def column_rows(self) -> Array | None:
+        """The training images of the kernel's columns, as far as they are drawn; None where they are the first ones."""
+        return self._read_pivots()[0] if self.specification.has_pivots else None
+
+    def column_images(self, columns: tuple[int, int]) -> Array:
+        """Read the images of some columns of the kernel, from the first to one before the last."""
+        images, rows = self.inputs("train_images"), self.column_rows
+        if rows is None:
+            return images[slice(*columns)]
+        return np.concatenate([images[row : row + 1] for row in rows[slice(*columns)].tolist()])
+
+    def _read_pivots(self) -> tuple[Array, bool]:
+        """Read all pivots that are drawn, and tell whether these are all."""
+        if self._pivots is not None:
+            return self._pivots, True
+        blocks: list[Array] = [np.zeros(0, np.int64)]
+        while (found := self.pivots_of(len(blocks) - 1)) is not None:
+            blocks.append(found)
+            if not len(found):
+                self._pivots = np.concatenate(blocks)
+                return self._pivots, True
+        return np.concatenate(blocks), False
 
     def solve_path(self, solve: str) -> StorePath:
         """The directory of one system, by its fingerprint."""
@@ -306,6 +366,10 @@ class RunDirectory:
     def scratch(self, solve: str, part: str) -> TiledArray:
         """Open an array of a solve that is deleted once it is finished."""
         return self._array(self.scratch_path(solve) / part)
+
+    def forget_arrays(self) -> None:
+        """Forget the shapes of the arrays that were opened: their descriptions were written anew."""
+        self._arrays.clear()
 
     def _array(self, path: StorePath) -> TiledArray:
         if path not in self._arrays:

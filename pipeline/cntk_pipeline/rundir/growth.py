@@ -95,6 +95,14 @@ def compare(old: RunDirectory, specification: Specification, train: Split, test:
     SpecificationMismatch
         If there is nothing to take over, with the reason.
     """
+    if old.specification.has_pivots or specification.has_pivots:
+        raise _nothing(
+            old,
+            [
+                'centre_choice = "rpcholesky" draws its centres among all training images, by the kernel: columns of '
+                "two runs are of other images"
+            ],
+        )
     lines = _kernel_differences(old.specification, specification)
     if lines:
         raise _nothing(old, lines)

@@ -120,6 +120,9 @@ class PredictionDirectory(RunDirectory):
     def solved(self, solve: str, part: str) -> TiledArray:
         return super().solved(solve, part) if part == "mean" else self.run.solved(solve, part)
 
+    def pivoting(self, part: str) -> TiledArray:
+        return self.run.pivoting(part)
+
     def has_solved(self, solve: str, part: str) -> bool:
         return self.run.has_solved(solve, part)
 

@@ -14,7 +14,7 @@ from cntk_pipeline.errors import StoreError
 from cntk_pipeline.models import STRICT, Count, Json, Positive, TaskName
 from cntk_pipeline.storage import StorePath
 from cntk_pipeline.storage.records import Record
-from cntk_pipeline.tiling import Cut
+from cntk_pipeline.tiling import Cut, block_width
 
 TILES = 10**7
 """Tiles of a matrix at most: a specification that asks for more was not written by this package."""
@@ -97,18 +97,31 @@ class EngineRecord:
 class CentreSpecification:
     """The centres of a run: the training images whose columns of the kernel are computed, and no others.
 
-    They are the first of the stored training images.
+    They are the first of the stored training images, but where the kernel itself chooses them.
 
     Attributes
     ----------
-    count : of the centres.
+    count : of the centres; at most so many where the kernel chooses.
     choice : "first" takes the first training images of the source, "random" draws them and stores them first.
+        "rpcholesky" draws them from the kernel, by randomly pivoted Cholesky: any of the stored training images.
     seed : of the draw; None where nothing is drawn.
+    tolerance : relative trace error from which on no more are drawn; None where there is no such limit.
     """
 
     count: Positive
-    choice: Literal["first", "random"]
+    choice: Literal["first", "random", "rpcholesky"]
     seed: Count | None = None
+    tolerance: Annotated[float, Field(gt=0, lt=1)] | None = None
+
+    @property
+    def are_pivots(self) -> bool:
+        """Whether the kernel itself chooses the centres, so that they are known only once its columns are computed."""
+        return self.choice == "rpcholesky"
+
+    @property
+    def widest_tile(self) -> int:
+        """The largest useful edge of a tile: behind each column of tiles, pivots are drawn anew."""
+        return block_width(self.count) if self.are_pivots else self.count
 
 
 @with_config(STRICT)
@@ -153,6 +166,8 @@ class Specification:
             del plain["engine"]
         if self.centres is None:
             del plain["centres"]
+        elif self.centres.tolerance is None:  # as before there was one
+            del plain["centres"]["tolerance"]
         return plain
 
     @property
@@ -169,6 +184,18 @@ class Specification:
     def column_cut(self) -> Cut:
         """How the columns of the kernel are cut into tiles: the training images, or the centres among them."""
         return self.train_cut if self.centres is None else Cut(self.centres.count, self.tile)
+
+    @property
+    def has_pivots(self) -> bool:
+        """Whether the kernel itself chooses the training images of its columns; see `CentreSpecification`."""
+        return self.centres is not None and self.centres.are_pivots
+
+    @property
+    def column_axis(self) -> str:
+        """The name of the axis of the kernel's columns: "train", "centre", or "pivot" where the kernel chooses."""
+        if self.centres is None:
+            return "train"
+        return "pivot" if self.centres.are_pivots else "centre"
 
     @property
     def test_cut(self) -> Cut:

@@ -57,8 +57,7 @@ def factor_centres(run_path: str, task: Task) -> Receipt:
         image of norm zero. The message names the centre and a sufficient jitter.
     """
     work = open_work(run_path, task)
-    every = (0, work.run.column_cut.count)
-    kernel = work.kernel.train(every, every)
+    kernel = work.kernel.centres()
     factor = kernel.copy()
     factor[np.diag_indices(len(factor))] += _options(work.system).centre_jitter * np.diagonal(kernel).mean()
     stopped = factor_lower(factor)
@@ -121,7 +120,8 @@ def _sum_in_tree(parts: TiledArray, begin: int, end: int) -> Array:
 
 def _dependent(work: Work, kernel: Array, row: int) -> NotPositiveDefinite:
     """Make the error of a centre that adds nothing to the centres before it."""
-    diagonal = np.diagonal(kernel)
+    diagonal, rows = np.diagonal(kernel), work.run.column_rows
+    image = row if rows is None else rows[row]
     same = np.flatnonzero((kernel[row, :row] == diagonal[row]) & (diagonal[:row] == diagonal[row]))
     if diagonal[row] == 0:
         reason = "its kernel with itself is zero: an image without any pixel"
@@ -133,7 +133,7 @@ def _dependent(work: Work, kernel: Array, row: int) -> NotPositiveDefinite:
     short = max(-smallest, 0.0) + len(kernel) * _EPS * float(diagonal.max())
     enough = round_up(2.0 * short / (float(diagonal.mean()) or 1.0))
     return NotPositiveDefinite(
-        f"{work.system.label}: expected centres that differ, and centre {row} (training image {row} of the run) adds "
+        f"{work.system.label}: expected centres that differ, and centre {row} (training image {image} of the run) adds "
         f"nothing: {reason}. Leave that image out, take other centres (solve.centre_choice, solve.centre_seed), or "
         f"give solve.centre_jitter = {enough:.1e}, which changes all results by a little",
         row,
@@ -231,8 +231,8 @@ class Centres(Solver):
         )
 
     def centres(self, options: CentresOptions) -> CentreSpecification:
-        seed = (options.centre_seed or 0) if options.centre_choice == "random" else None
-        return CentreSpecification(options.centres, options.centre_choice, seed)
+        seed = None if options.centre_choice == "first" else options.centre_seed or 0
+        return CentreSpecification(options.centres, options.centre_choice, seed, options.centres_tolerance)
 
     def choose_tile(self, train: int, kernel_tile: int, wanted: Literal["auto"] | int) -> int:
         return choose_product_tile(train, kernel_tile, None if wanted == "auto" else wanted)

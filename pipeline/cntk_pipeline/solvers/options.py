@@ -65,20 +65,27 @@ class CentresOptions(Section):
     ----------
     centres : number of the centres, m: training images whose columns of the kernel are computed, and no others.
     centre_choice : "first" takes the first training images; "random" draws them, and the run stores them first.
+        "rpcholesky" draws those that say most of all others, from the kernel of the first read-out: by randomly pivoted
+        Cholesky, in ten blocks of columns or more.
     centre_seed : of the draw; 0 by default.
+    centres_tolerance : of "rpcholesky": no more centres are drawn once the relative trace error of the kernel that they
+        stand for is this small. ``centres`` is the largest number then.
     centre_jitter : added to the diagonal of the centres' own kernel, in units of its mean, before that is factored. By
         default nothing is added, and centres that do not differ are refused.
     """
 
     centres: int = Field(ge=1)
-    centre_choice: Literal["first", "random"] = "first"
+    centre_choice: Literal["first", "random", "rpcholesky"] = "first"
     centre_seed: int | None = Field(default=None, ge=0, lt=2**32)
+    centres_tolerance: float | None = Field(default=None, gt=0, lt=1)
     centre_jitter: float = Field(default=0.0, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _a_seed_draws(self) -> "CentresOptions":
-        if self.centre_choice != "random" and self.centre_seed is not None:
-            raise ValueError('centre_seed belongs to centre_choice = "random": leave out one of them')
+        if self.centre_choice == "first" and self.centre_seed is not None:
+            raise ValueError('centre_seed belongs to centre_choice = "random" or "rpcholesky": leave out one of them')
+        if self.centre_choice != "rpcholesky" and self.centres_tolerance is not None:
+            raise ValueError('centres_tolerance belongs to centre_choice = "rpcholesky": leave out one of them')
         return self
 
 

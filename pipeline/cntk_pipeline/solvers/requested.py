@@ -119,7 +119,8 @@ def _columns_text(centres: CentreSpecification | None) -> str:
     if centres is None:
         return "the kernel of all training images"
     seed = "" if centres.seed is None else f", seed {centres.seed}"
-    return f"the columns of {centres.count} centres ({centres.choice}{seed})"
+    tolerance = "" if centres.tolerance is None else f", tolerance {centres.tolerance:g}"
+    return f"the columns of {centres.count} centres ({centres.choice}{seed}{tolerance})"
 
 
 def _solve_specification(run: RunDirectory, readout: str, ridge: float, solve: SolveConfig) -> Json:
@@ -156,7 +157,7 @@ def system_group(run: RunDirectory, system: System, record: Json) -> Group:
     """Describe the empty arrays of a system; ``record`` is its solve.json."""
     data, kernel_tile = run.specification.data, run.specification.tile
     columns, test, classes, axis = run.column_cut.count, data.test, len(data.classes), data.column_axis
-    column_axis = "train" if run.specification.centres is None else "centre"
+    column_axis = run.specification.column_axis
     arrays = [
         ArraySpec("coefficients", (columns, classes), (columns, classes), "float64", (column_axis, axis)),
         ArraySpec("mean", (test, classes), (kernel_tile, classes), "float64", ("test", axis)),

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import with_config
 
 from cntk_pipeline.datasets import one_hot_targets
-from cntk_pipeline.errors import NotPositiveDefinite, StoreError
+from cntk_pipeline.errors import CorruptTile, NotPositiveDefinite, StoreError
 from cntk_pipeline.models import STRICT, Json, Share, TaskName
 from cntk_pipeline.regression.arguments import AUTO_RIDGES, MEASURED_RIDGES
 from cntk_pipeline.rundir.directory import RunDirectory
@@ -143,8 +143,23 @@ class SystemKernel:
     system: System
 
     def train(self, rows: Bounds, cols: Bounds) -> Array:
-        """Read a rectangle of K(train, train); entries above the diagonal come from their mirror images."""
+        """Read a rectangle of K(train, train), whose columns may be those of centres.
+
+        Entries above the diagonal come from their mirror images, where only tiles below it are stored.
+        """
         return self._read("train", rows, cols)
+
+    def centres(self) -> Array:
+        """Read the kernel of the images of all columns with each other."""
+        every, rows = (0, self.run.column_cut.count), self.run.column_rows
+        if rows is None:
+            return self.train(every, every)
+        found, cut = np.empty((len(rows), len(rows))), self.run.train_cut
+        for piece in np.unique(rows // cut.size).tolist():
+            begin, end = cut.bounds(piece)
+            inside = (rows >= begin) & (rows < end)
+            found[inside] = self.train((begin, end), every)[rows[inside] - begin]
+        return found
 
     def test(self, rows: Bounds, cols: Bounds) -> Array:
         """Read a rectangle of K(test, train): test images are rows."""
@@ -176,20 +191,30 @@ class SystemKernel:
             return np.ones(rows[1] - rows[0])
         return unit_scale(self._stored_variance(part, rows))
 
+    def column_scale(self, cols: Bounds) -> Array:
+        """Return the factors for some columns of K(train, train) and K(test, train), ``(m,)``, as `scale` does."""
+        rows = self.run.column_rows
+        if rows is None or not self.system.unit_diagonal:
+            return self.scale("train", cols)
+        return unit_scale(self._stored_variance("train", (0, self.run.train_cut.count))[rows[slice(*cols)]])
+
     def mean_diagonal(self) -> float:
         """Evaluate trace(K) / n, the unit of a relative ridge."""
         cut = self.run.train_cut
         return sum(float(self.variance("train", cut.bounds(piece)).sum()) for piece in range(cut.pieces)) / cut.count
 
     def _read(self, part: str, rows: Bounds, cols: Bounds) -> Array:
-        block = self.run.kernel(self.system.readout, part).read_region(rows, cols, symmetric=part != "test")
+        if self.run.specification.has_pivots and not self.run.has_all_pivots:
+            raise CorruptTile(f"{self.run.pivots_path}: a chunk of the pivots is damaged, or gone")
+        symmetric = part == "test_test" or (part == "train" and not self.run.specification.has_pivots)
+        block = self.run.kernel(self.system.readout, part).read_region(rows, cols, symmetric=symmetric)
         return self._normalised(block.astype(np.float64, copy=False), part, rows, cols)
 
     def _normalised(self, block: Array, part: str, rows: Bounds, cols: Bounds) -> Array:
         if not self.system.unit_diagonal:
             return block
         left = self.scale("train" if part == "train" else "test", rows)
-        right = self.scale("test" if part == "test_test" else "train", cols)
+        right = self.scale("test", cols) if part == "test_test" else self.column_scale(cols)
         return block * left[:, None] * right
 
     def _stored_variance(self, part: str, rows: Bounds) -> Array:

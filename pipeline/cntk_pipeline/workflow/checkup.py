@@ -14,6 +14,7 @@ from typing import Any
 
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.errors import CorruptTile, StoreError
+from cntk_pipeline.gram.pivots import CHOICE_OWNERS, choice_group
 from cntk_pipeline.gram.tiles import TEST, TEST_TEST, TRAIN, VARIANCE, kernel_group, test_group
 from cntk_pipeline.inference import Product, needs_test_kernel, path_product, requested_products
 from cntk_pipeline.models import Json
@@ -81,8 +82,9 @@ def lines_of(found: Checked) -> list[str]:
 
 def mend(run: RunDirectory, config: RunConfig) -> list[StorePath]:
     """Write anew the descriptions of arrays that are gone or damaged; return them. Called with the lease held."""
+    mended = _mend_choice(run)  # first: it tells how many columns all others have
     wanted = find_wanted(run, config)
-    mended = [path for group in _groups(run, config, wanted) for path in group.mend()]
+    mended += [path for group in _groups(run, config, wanted) for path in group.mend()]
     # Records of systems are left out: they need the kernel's variances.
     for product in _products_of_no_system(run, wanted):
         is_begun = run.has_record(product.record) or run.inferred_path(product.solve, product.stage.name).exists()
@@ -90,6 +92,14 @@ def mend(run: RunDirectory, config: RunConfig) -> list[StorePath]:
             product.specify(run)
             mended.append(run.solve_path(product.solve) / "solve.json")
     return mended
+
+
+def _mend_choice(run: RunDirectory) -> list[StorePath]:
+    """Mend the arrays by which the kernel itself chooses the centres, where these were begun."""
+    if not run.specification.has_pivots:
+        return []
+    begun = {receipt.task.stage.kind for receipt in run.journal.receipts()} & {owner.kind for owner in CHOICE_OWNERS}
+    return choice_group(run).mend() if begun or run.pivots_path.exists() else []
 
 
 def _products_of_no_system(run: RunDirectory, wanted: Wanted) -> list[Product]:

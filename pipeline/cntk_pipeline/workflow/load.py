@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -19,6 +20,7 @@ from cntk_pipeline.gram.engines import make_engine, read_engine
 from cntk_pipeline.graphs import NodeCounts, count_nodes, is_graph
 from cntk_pipeline.inference import require_options, require_results
 from cntk_pipeline.kernels import Engine, Question
+from cntk_pipeline.layers import Dropout
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.preprocessing import Preprocessing, find_preprocessing
 from cntk_pipeline.rundir.specification import DataSpecification, EngineRecord, Specification
@@ -148,6 +150,7 @@ def load_data(config: RunConfig) -> Loaded:
         whole = datasets.shuffle(whole, config.data.shuffle)
     chosen = datasets.select(whole, config.data.train, config.data.test, config.data.train_blocks)
     chosen, columns = _with_centres(config, chosen)
+    _require_places(config, readouts)
     assert chosen.test is not None
     kinds = {readout.kind for readout in readouts}
     require_results(config.inference, columns, kinds, chosen.test.labels is not None)
@@ -195,6 +198,8 @@ def _with_centres(config: RunConfig, data: Dataset) -> tuple[Dataset, int]:
             f"solve.centres = {centres.count} of {train} training images: give at most {train}; with all of them, "
             'solver = "cholesky" computes the same pairs'
         )
+    if centres.are_pivots:
+        return data, centres.count  # drawn by the run: equal images are never drawn twice
     rows = np.arange(centres.count)
     if centres.seed is not None:
         rows = draw(train, centres.count, centres.seed)
@@ -209,6 +214,25 @@ def _with_centres(config: RunConfig, data: Dataset) -> tuple[Dataset, int]:
                 "solve.centre_seed), or give solve.centre_jitter, such as 1e-6"
             )
     return data, centres.count
+
+
+def _require_places(config: RunConfig, readouts: Sequence[gram.Readout]) -> None:
+    """Refuse networks that know an image by its place, where the kernel chooses the images of its columns.
+
+    Raises
+    ------
+    ConfigError
+        If there is one.
+    """
+    centres = centres_of(config.solve)
+    if centres is None or not centres.are_pivots:
+        return
+    for readout in readouts:
+        if any(isinstance(layer, Dropout) for layer in readout.network.walk()):
+            raise ConfigError(
+                f'{readout.name}: solve.centre_choice = "rpcholesky" computes columns in the order of their draw, and '
+                "there Dropout does not tell an image from an equal one: take another centre_choice, or no Dropout"
+            )
 
 
 def slots_of(config: RunConfig) -> int:
@@ -239,6 +263,7 @@ def specification_of(loaded: Loaded, path: StorePath, old: RunDirectory | None =
             least_pairs=loaded.engine.least_pairs,
             centres=None if centres is None else centres.count,
             costliest=None if loaded.nodes is None else loaded.nodes.costliest,
+            widest=None if centres is None else centres.widest_tile,
         )
     centres = centres_of(config.solve)
     return gram.specify(loaded.described, loaded.readouts, config.kernel, loaded.engine_record, tile, centres)

@@ -11,6 +11,7 @@ from cntk_pipeline.clusters.memory import PROCESS_BYTES, kernel_task_bytes
 from cntk_pipeline.config import InferenceConfig, SolveConfig
 from cntk_pipeline.datasets import Contents
 from cntk_pipeline.gram.forecast import KernelSize, forecast_kernel
+from cntk_pipeline.gram.pivots import PIVOTS, forecast_pivots
 from cntk_pipeline.gram.tiles import Readout
 from cntk_pipeline.graphs import NodeCounts
 from cntk_pipeline.inference import RESULTS, asked_of, forecast_choice, forecast_results, needs_test_kernel
@@ -75,6 +76,7 @@ class Plan:
     iteration : of conjugate gradients; None where none run.
     engine, numerics_version : what computes the values.
     centres : columns of the kernel; None where they are all training images.
+    are_pivots : whether the kernel itself chooses these centres.
     """
 
     contents: Contents
@@ -96,6 +98,18 @@ class Plan:
     engine: EngineRecord
     numerics_version: int
     centres: int | None = None
+    are_pivots: bool = False
+
+    @property
+    def pilot(self) -> str:
+        """Why no loss by the centres is forecast, where the kernel itself chooses them; empty elsewhere."""
+        if not self.are_pivots:
+            return ""
+        return (
+            f"a pilot cannot estimate what is lost by {self.centres} centres: among a few hundred images so many are "
+            "nearly all, and of fewer nothing follows for more. The run says its trace error behind each block of "
+            "columns; solve.centres_tolerance ends it there, and inference.learning_curve = true shows the loss"
+        )
 
     @property
     def all_pairs(self) -> int:
@@ -150,14 +164,16 @@ def make_plan(inputs: PlanInputs) -> Plan:
     columns = None if centres is None else centres.count
     nodes = inputs.nodes
     if inputs.tile is None:
+        widest, least = None if centres is None else centres.widest_tile, engine.least_pairs
         tile = choose_tile(
             train,
             test,
             cost.seconds,
             slots,
             lanes,
-            least_pairs=engine.least_pairs,
+            least_pairs=least,
             centres=columns,
+            widest=widest,
             costliest=None if nodes is None else nodes.costliest,
         )
     else:
@@ -168,9 +184,12 @@ def make_plan(inputs: PlanInputs) -> Plan:
     size = SystemSize(train, test, inputs.contents.columns, tile, factor_tile, inputs.dtype, rate, columns)
     chooses = inputs.solve.ridges == "auto"
     systems = count * (1 if inputs.solve.ridges == "auto" else len(inputs.solve.ridges))
-    kernel = KernelSize(train, test, tile, inputs.dtype, count, columns, 1.0 if nodes is None else nodes.test_weight)
+    has_pivots = centres is not None and centres.are_pivots
+    weight = 1.0 if nodes is None else nodes.test_weight
+    kernel = KernelSize(train, test, tile, inputs.dtype, count, columns, weight, symmetric=not has_pivots)
     stages = [
         *forecast_kernel(kernel, cost.seconds, test_kernel=needs_test_kernel(inputs.inference)),
+        *(forecast_pivots(kernel, cost.seconds, rate) if has_pivots else []),
         *([forecast_choice(size) * count] if chooses else []),
         *(row * systems for row in (*solver.forecast(size, options), *forecast_predictions(size))),
         *forecast_results(inputs.inference, size, systems, count),
@@ -188,18 +207,22 @@ def make_plan(inputs: PlanInputs) -> Plan:
         tuple(readout.name for readout in inputs.readouts),
         tile,
         factor_tile,
-        total_pairs(train, test, columns),
+        total_pairs(train, test, columns, symmetric=not has_pivots),
         engine.plane_entries,
         cost.seconds,
         cost.share,
         rate,
         slots,
-        tuple(_plan_stage(row, slots) for row in sorted(stages, key=lambda row: list(OWNERS).index(row.kind))),
+        tuple(
+            _plan_stage(row, 1 if row.kind == PIVOTS.kind else slots)  # a draw waits for the columns before it
+            for row in sorted(stages, key=lambda row: list(OWNERS).index(row.kind))
+        ),
         PROCESS_BYTES + max([kernel_task_bytes(engine, tile, nodes), *(need.bytes for need in needs)]),
         None if iteration is None else _plan_iteration(iteration, systems, slots),
         inputs.engine_record,
         engine.version_for(engine.question),
         columns,
+        has_pivots,
     )
 
 

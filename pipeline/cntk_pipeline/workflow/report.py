@@ -9,7 +9,8 @@ from typing import Any
 
 from cntk_pipeline.datasets import Contents
 from cntk_pipeline.driver.timing import read_timings
-from cntk_pipeline.errors import StoreError
+from cntk_pipeline.errors import CorruptTile, StoreError
+from cntk_pipeline.gram.pivots import trace_errors
 from cntk_pipeline.inference import CHOICE, RIDGE_PATH
 from cntk_pipeline.rundir import lease
 from cntk_pipeline.rundir.directory import Provenance, RunDirectory
@@ -122,6 +123,25 @@ class SolveReport:
 
 
 @dataclass(frozen=True)
+class CentresReport:
+    """The centres that the kernel itself chooses, as far as they are drawn.
+
+    Attributes
+    ----------
+    count, most : centres so far, and at most.
+    tolerance : relative trace error at which the choice ends; None where there is no such limit.
+    trace_errors : the relative trace error before the first block of columns, which is 1, and behind each block.
+    is_over : whether no more are drawn.
+    """
+
+    count: int
+    most: int
+    tolerance: float | None
+    trace_errors: tuple[float, ...]
+    is_over: bool
+
+
+@dataclass(frozen=True)
 class RunReport:
     """A run directory, summarised.
 
@@ -144,6 +164,7 @@ class RunReport:
     trained : ensembles of networks in training, where times were asked for.
     predictions : of new images, by `cntk predict`; they are no part of the run, and ``complete`` does not ask for them.
     openers : lines of Python that open the arrays with zarr and with xarray.
+    centres : the choice of centres by the kernel itself; None where it chooses none.
     """
 
     path: str
@@ -167,6 +188,7 @@ class RunReport:
     trained: tuple[TrainedReport, ...]
     predictions: tuple[PredictionReport, ...]
     openers: tuple[str, ...]
+    centres: CentresReport | None = None
 
     @property
     def complete(self) -> bool:
@@ -197,11 +219,11 @@ class RunReport:
 
 
 def _present(fields: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make a dictionary without scores that a classification does not have."""
-    return {name: value for name, value in fields if value is not None or name not in OTHER_SCORES}
+    """Make a dictionary without scores that a classification does not have, and parts that only some runs have."""
+    return {name: value for name, value in fields if value is not None or name not in LEFT_OUT}
 
 
-OTHER_SCORES = ("squared_error", "exact_match", "r2", "r2_of_targets")
+LEFT_OUT = ("squared_error", "exact_match", "r2", "r2_of_targets", "centres")
 
 
 def read_contents(run: RunDirectory) -> Contents | None:
@@ -250,7 +272,19 @@ def make_report(run: RunDirectory) -> RunReport:
         trained=tuple(trained),
         predictions=tuple(report_predictions(run)),
         openers=_openers(run, [report.name for report in solves if report.relative_residual is not None]),
+        centres=_report_centres(run),
     )
+
+
+def _report_centres(run: RunDirectory) -> CentresReport | None:
+    centres, rows = run.specification.centres, run.column_rows
+    if centres is None or rows is None:
+        return None
+    try:
+        errors = tuple(trace_errors(run))
+    except (CorruptTile, StoreError):  # a resume computes it again
+        errors = ()
+    return CentresReport(len(rows), centres.count, centres.tolerance, errors, run.has_all_pivots)
 
 
 def _solve_report(run: RunDirectory, solve: WantedSolve) -> SolveReport:
@@ -312,9 +346,10 @@ def _stage_of(phase: str, stage: str, done: int, total: int, receipts: Sequence[
 
 def _openers(run: RunDirectory, solved: Sequence[str]) -> tuple[str, ...]:
     readout, kernels = run.specification.readouts[0].name, run.kernel_path.zarr_expression()
+    layout = "a column a pivot" if run.specification.has_pivots else "lower tiles; the others are NaN"
     lines = [
         f'cntk_pipeline.open_run("{run.path}").to_xarray()',
-        f'zarr.open_array({kernels}, path="{readout}/train", mode="r")  # lower tiles; the others are NaN',
+        f'zarr.open_array({kernels}, path="{readout}/train", mode="r")  # {layout}',
         f'xarray.open_zarr({kernels}, group="{readout}", consolidated=False)',
     ]
     if solved:

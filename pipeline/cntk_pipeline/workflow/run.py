@@ -24,6 +24,7 @@ from cntk_pipeline.driver.timing import PhaseClock
 from cntk_pipeline.errors import ConfigError, CorruptTile, PipelineError, RunNotFound, SpecificationMismatch, StoreError
 from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.gram.engines import load_code, require_numerics
+from cntk_pipeline.gram.pivots import choice_group, choice_jobs, choice_rounds, trace_errors
 from cntk_pipeline.inference import (
     Capacity,
     add_remedies,
@@ -473,14 +474,16 @@ def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> N
         phases = Phases(run, executor, view, clock, board, stop, verify, begun.lease, begun.trusted.source)
         try:
             for _ in range(REPAIRS):
-                kernel_jobs = gram.kernel_jobs(run, nodes)
+                test_kernel_jobs = []
                 if needs_test_kernel(config.inference):
                     gram.test_group(run).create()
-                    kernel_jobs += gram.test_kernel_jobs(run, nodes)
+                    test_kernel_jobs = gram.test_kernel_jobs(run, nodes)
                 executor.adapt()
-                phases.run_jobs(KERNEL, kernel_jobs).require()
-                executor.hold(stop)
-                outcomes = [_choose_ridges(phases, config), _solve(phases, config), _infer(phases, config)]
+                outcomes = [_choose_centres(phases, config)]
+                if not outcomes[0].failed:
+                    phases.run_jobs(KERNEL, gram.kernel_jobs(run, nodes) + test_kernel_jobs).require()
+                    executor.hold(stop)
+                    outcomes += [_choose_ridges(phases, config), _solve(phases, config), _infer(phases, config)]
                 failed = [error for outcome in outcomes for error in outcome.failed.values()]
                 damaged = [error for error in failed if isinstance(error, CorruptTile)]
                 if not damaged:
@@ -504,6 +507,32 @@ def _retracting(run: RunDirectory) -> Iterator[None]:
         run.retract()  # only where nothing is computed yet
         gram.forget_runs()
         raise
+
+
+def _choose_centres(phases: Phases, config: RunConfig) -> Outcome:
+    """Let the kernel itself choose the centres, and compute its columns, where the workflow asks for that."""
+    run = phases.run
+    if not run.specification.has_pivots:
+        return Outcome()
+    choice_group(run).create()
+    *_, last = choice_jobs(run)
+    course = Course("centres", choice_rounds(run), last, ())
+    outcome, _ = phases.run_courses(KERNEL, [course], lambda: _choice_text(run))
+    if not outcome.failed and not run.has_all_pivots:
+        outcome.failed[last.task] = CorruptTile(f"{run.pivots_path}: a chunk of the pivots is damaged")
+    if run.has_all_pivots:
+        _mend(run, config, None)  # where there are fewer centres than there may be, all arrays become smaller
+        run.forget_arrays()
+    return outcome
+
+
+def _choice_text(run: RunDirectory) -> str:
+    """Describe how far the choice of centres is, where it has begun."""
+    try:
+        errors = trace_errors(run)
+    except CorruptTile:  # the task that reads it finds it too, and it is computed again
+        errors = []
+    return f"block {len(errors)}, relative trace error {errors[-1]:.1e} before it" if errors else ""
 
 
 def _choose_ridges(phases: Phases, config: RunConfig) -> Outcome:

@@ -177,16 +177,18 @@ class Mistakes(Display):
 def _nearest(run: OpenRun, system: System, rows: Array) -> tuple[Array, Array]:
     """Find the nearest training images of some test images: their indices and correlations, (rows, neighbours).
 
-    With centres, the nearest of them: they are the first training images.
+    With centres, the nearest of them.
     """
     values: Any = run.kernel(system.readout, "test")[rows].compute(scheduler="synchronous")  # one tile at a time
-    train = np.asarray(run.kernel(system.readout, "train_variance")[: values.shape[1]], np.float64)
+    pivots = run.directory.column_rows
+    images = np.arange(values.shape[1]) if pivots is None else pivots
+    train = np.asarray(run.kernel(system.readout, "train_variance"), np.float64)[images]
     test = np.asarray(run.kernel(system.readout, "test_variance"), np.float64)[rows]
     scale = np.sqrt(np.outer(test, train))
     correlations = np.where(scale > 0, values / np.where(scale > 0, scale, 1), -np.inf)
     correlations = np.where(np.isfinite(correlations), correlations, -np.inf)
     order = np.argsort(-correlations, axis=1, kind="stable")[:, :NEIGHBOURS]
-    return order, np.take_along_axis(correlations, order, axis=1)
+    return images[order], np.take_along_axis(correlations, order, axis=1)
 
 
 def _draw_graph(axes: "Axes", sample: Array) -> None:
