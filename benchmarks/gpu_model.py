@@ -23,15 +23,15 @@ import numpy as np
 
 from cntk_pipeline.kernels import Program, lower
 from cntk_pipeline.kernels.cuda.device import compile_cubin
-from cntk_pipeline.kernels.cuda.layout import lay_out
+from cntk_pipeline.kernels.cuda.layout import Layout, lane_columns, lay_out
 from cntk_pipeline.kernels.cuda.source import write_source
 from cntk_pipeline.layers import presets
 
 _REGISTER_COUNT = (4, 0x2F)
 """How a cubin marks the number of registers: the format of an attribute that has a length, and the attribute."""
 
-ROWS = 32
-"""Rows of a tile: each instruction of a warp is for one row of 32 entries."""
+SIZES = (32, 64)
+"""Rows and columns of the images whose loops are counted. A lane has one column of a tile, or two of the larger ones."""
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,13 @@ class Counts:
     Attributes
     ----------
     registers : of a thread.
-    spills : loads and stores of spilled registers inside the loop, in all.
+    spills : loads and stores of spilled registers inside the loop, a row of 32 entries.
     instructions : a row of 32 entries.
     by_name : the same by the name of the instruction, without its modifiers.
     """
 
     registers: int
-    spills: int
+    spills: float
     instructions: float
     by_name: dict[str, float]
 
@@ -92,8 +92,13 @@ def find_disassembler() -> str | None:
     return found
 
 
-def count_loop(cubin: bytes) -> Counts:
-    """Count the instructions of the loop over layers: the smallest loop with most of the arithmetic."""
+def count_loop(cubin: bytes, rows: int) -> Counts:
+    """Count the instructions of the loop over layers: the smallest loop with most of the arithmetic.
+
+    Parameters
+    ----------
+    rows : of 32 entries that a warp takes through the loop: those of a tile, times the columns of a lane.
+    """
     disassembler = find_disassembler()
     assert disassembler is not None, "nvdisasm is not installed: pip install nvidia-cuda-nvdisasm"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
@@ -114,9 +119,9 @@ def count_loop(cubin: bytes) -> Counts:
     holding = [(end - begin, begin, end) for begin, end in loops if arithmetic[end] - arithmetic[begin] > 0.4 * most]
     _, begin, end = min(holding)
     body = Counter(listed[begin:end])
-    spills = body["LDL"] + body["STL"]
-    by_name = {name: count / ROWS for name, count in sorted(body.items())}
-    return Counts(read_registers(cubin), spills, (end - begin) / ROWS, by_name)
+    spills = (body["LDL"] + body["STL"]) / rows
+    by_name = {name: count / rows for name, count in sorted(body.items())}
+    return Counts(read_registers(cubin), spills, (end - begin) / rows, by_name)
 
 
 def read_registers(cubin: bytes) -> int:
@@ -135,16 +140,22 @@ def read_registers(cubin: bytes) -> int:
     raise ValueError("the cubin does not say how many registers its kernel has")
 
 
-def gap_program(depth: int = 11) -> Program:
-    """Lower CNTK-GAP of a depth for images of CIFAR-10."""
-    return lower([(presets.cntk(depth, "gap"), "ntk")], (32, 32, 3))
+def gap_program(size: int = 32) -> Program:
+    """Lower CNTK-GAP of depth 11 for images of so many rows and columns, in three colours."""
+    return lower([(presets.cntk(11, "gap"), "ntk")], (size, size, 3))
 
 
-def count_gap(architecture: str, dtype: str) -> Counts:
+def count_program(program: Program, layout: Layout, architecture: str) -> Counts:
+    """Compile a program for an architecture, and count its first stage."""
+    stage = program.stages[0]
+    cubin = bytes(compile_cubin(write_source(program, layout), architecture).code)
+    return count_loop(cubin, stage.height * lane_columns(stage))
+
+
+def count_gap(architecture: str, dtype: str, size: int = 32) -> Counts:
     """Compile CNTK-GAP of depth 11 for an architecture, and count."""
-    program = gap_program()
-    layout = lay_out(program, np.dtype(dtype))
-    return count_loop(bytes(compile_cubin(write_source(program, layout), architecture).code))
+    program = gap_program(size)
+    return count_program(program, lay_out(program, np.dtype(dtype)), architecture)
 
 
 def bounds_seconds(counts: Counts, card: Card) -> dict[str, float]:

@@ -10,8 +10,8 @@ from cntk_pipeline.kernels.program import Code, Operation, Program, Stage
 from cntk_pipeline.kernels.summaries import describe
 from cntk_pipeline.layers import ClosedForm, Layer
 
-LARGEST_SIZE = 32
-"""Rows and columns of an image: a lane has one column, and its rows in registers."""
+LARGEST_SIZE = 64
+"""Rows and columns of an image: a lane has at most two columns of up to so many rows; larger ones are not tested."""
 
 LARGEST_WINDOW = 5
 """Rows and columns of a window: further ones are not tested."""
