@@ -17,6 +17,7 @@ import sysconfig
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -167,23 +168,24 @@ def bounds_seconds(counts: Counts, card: Card) -> dict[str, float]:
         "float32": single / 4,
         "float64": double * 32 / card.double_lanes,
         "roots": counts.of("MUFU") * 2,
-        # A load of 8 bytes a thread passes twice, a shuffle once; float64 has twice the bytes and its own shuffles.
-        "shuffles and loads": counts.of("SHFL") + 2 * counts.of("LDG") * (2 if double else 1),
+        # A load of 8 bytes a thread passes twice, a shuffle once; float64 has twice the bytes and its own shuffles. Of
+        # spills at least one pass each: the nearest cache is supposed to hold them.
+        "shuffles and loads": counts.of("SHFL") + 2 * counts.of("LDG") * (2 if double else 1) + counts.spills,
     }
     return {unit: clock / (32 * card.multiprocessors * card.clock_hertz) for unit, clock in clocks.items()}
 
 
 def main() -> None:
-    """Print a table a dtype: counts, and the time that follows on each card."""
-    entries = gap_program().plane_entries
-    print("counted from compiled code, not measured: CNTK-GAP of depth 11 on images of 32 x 32\n")
-    for dtype in ("float32", "float64"):
-        counted = {arch: count_gap(arch, dtype) for arch in sorted({card.architecture for card in CARDS.values()})}
+    """Print a table a size and dtype: counts, and the time that follows on each card."""
+    for size, dtype in product(SIZES, ("float32", "float64")):
+        entries = gap_program(size).plane_entries
+        print(f"counted from compiled code, not measured: CNTK-GAP of depth 11 on images of {size} x {size}\n")
+        counted = {arch: count_gap(arch, dtype, size) for arch in sorted({card.architecture for card in CARDS.values()})}
         print(f"{dtype:9}  architecture  registers  spills  instructions  FMA+MUL+ADD  SHFL  LDG  MUFU")
         for architecture, counts in counted.items():
             arithmetic = counts.of("FFMA", "FMUL", "FADD", "DFMA", "DMUL", "DADD")
             print(
-                f"{'':9}  {architecture:12}  {counts.registers:9}  {counts.spills:6}  {counts.instructions:12.1f}  "
+                f"{'':9}  {architecture:12}  {counts.registers:9}  {counts.spills:6.1f}  {counts.instructions:12.1f}  "
                 f"{arithmetic:11.1f}  {counts.of('SHFL'):4.1f}  {counts.of('LDG'):3.1f}  {counts.of('MUFU'):4.1f}"
             )
         print(f"\n{'':9}  card       bound by              ps an entry and layer   us a pair, at least")

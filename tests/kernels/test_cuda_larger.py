@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from support.networks import averaged, conv, flattened
+from support.networks import BLOCK, averaged, conv, flattened
 from support.tolerances import DTYPES, assert_kernels_close
 from support.warps import CudaEngineOnCpu, needs_compiler
 
@@ -32,7 +32,7 @@ CASES = {
         ],
     ),
     "circular strides": ((64, 64), [averaged(conv(5, 8, "CIRCULAR"), Relu(), conv(3, 2, "CIRCULAR"), Relu())]),
-    "residual": ((48, 48), [averaged(conv(3, 2), Relu(), STRIDED, Relu(), Residual(conv(b_std=0.1)), Relu())]),
+    "residual": ((48, 48), [averaged(conv(3, 2), Relu(), STRIDED, BLOCK, Relu())]),
     "pooling": ((34, 36), [averaged(conv(), Relu(), AvgPool(2), conv(), Relu())]),
 }
 """Images, and networks of one program. Strides first keep the offsets few."""
@@ -79,5 +79,5 @@ def test_small_images_have_several_pairs_a_block_and_large_ones_one():
 @pytest.mark.parametrize("size", [(65, 64), (64, 65)])
 def test_images_of_more_than_64_pixels_are_refused(size):
     height, width = size
-    with pytest.raises(LayerError, match=f"these images: images of {height} x {width}, and it takes at most 64 x 64"):
+    with pytest.raises(LayerError, match=f'"cuda" cannot compute images of {height} x {width}: it takes at most 64 x 64'):
         ask(size)
