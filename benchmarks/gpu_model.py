@@ -32,7 +32,7 @@ _REGISTER_COUNT = (4, 0x2F)
 """How a cubin marks the number of registers: the format of an attribute that has a length, and the attribute."""
 
 SIZES = (32, 64)
-"""Rows and columns of the images whose loops are counted. A lane has one column of a tile, or two of the larger ones."""
+"""Rows and columns of the images whose loops are counted: with one column of a tile a lane, and with two."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,9 @@ def main() -> None:
     for size, dtype in product(SIZES, ("float32", "float64")):
         entries = gap_program(size).plane_entries
         print(f"counted from compiled code, not measured: CNTK-GAP of depth 11 on images of {size} x {size}\n")
-        counted = {arch: count_gap(arch, dtype, size) for arch in sorted({card.architecture for card in CARDS.values()})}
+        counted = {
+            arch: count_gap(arch, dtype, size) for arch in sorted({card.architecture for card in CARDS.values()})
+        }
         print(f"{dtype:9}  architecture  registers  spills  instructions  FMA+MUL+ADD  SHFL  LDG  MUFU")
         for architecture, counts in counted.items():
             arithmetic = counts.of("FFMA", "FMUL", "FADD", "DFMA", "DMUL", "DADD")

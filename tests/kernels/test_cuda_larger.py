@@ -79,5 +79,7 @@ def test_small_images_have_several_pairs_a_block_and_large_ones_one():
 @pytest.mark.parametrize("size", [(65, 64), (64, 65)])
 def test_images_of_more_than_64_pixels_are_refused(size):
     height, width = size
-    with pytest.raises(LayerError, match=f'"cuda" cannot compute images of {height} x {width}: it takes at most 64 x 64'):
+    with pytest.raises(
+        LayerError, match=f'"cuda" cannot compute images of {height} x {width}: it takes at most 64 x 64'
+    ):
         ask(size)

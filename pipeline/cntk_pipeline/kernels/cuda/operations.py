@@ -77,8 +77,8 @@ def _weigh(setting: Setting, op: Operation, dual: str) -> tuple[str, ...]:
     return (
         f"weigh<Windows<{windows}>, {_size(op.grid)}, {_size(op.target_grid)}, {segment(setting.stage)}, "
         f"{str(op.tangent).lower()}, {own}, {dual}>({here}, {to}, {_PARAMETERS},\n"
-        f"        Activation<{dual}, {op.target_grid.width}, {lane_columns(setting.stage)}>(a, pair, {to}, {_PLACES}, {level}, {_PARAMETERS}, "
-        f"{layout.left_size}, {layout.right_size}), {', '.join(registers)});",
+        f"        Activation<{dual}, {op.target_grid.width}, {lane_columns(setting.stage)}>(a, pair, {to}, {_PLACES}, "
+        f"{level}, {_PARAMETERS}, {layout.left_size}, {layout.right_size}), {', '.join(registers)});",
     )
 
 
