@@ -35,7 +35,8 @@ def test_a_plane_entry_takes_at_most_48_instructions_and_spills_nothing_in_float
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90", "sm_100"])
 def test_a_plane_entry_of_two_columns_a_lane_takes_no_more_and_spills_little(architecture):
     counts = gpu_model.count_gap(architecture, "float32", 64)
-    # Recorded: 45.7 instructions of sm_90, of which 2.6 are spills. There are 2 shuffles fewer than with one column.
+    # Recorded: 46.4, 45.7 and 42.9 instructions, of which 2.4, 2.6 and 1.8 are spills. There are 2 shuffles fewer than
+    # with one column.
     assert 40 <= counts.instructions <= 48
     assert 0 < counts.spills <= 3
     assert (counts.of("SHFL"), counts.of("LDG"), counts.of("MUFU")) == (2, 2, 1)
