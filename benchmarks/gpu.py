@@ -18,17 +18,18 @@ from cntk_pipeline.kernels import CpuEngine, Engine, Question
 from cntk_pipeline.kernels.cuda.engine import CudaEngine, CudaOptions
 from cntk_pipeline.layers import Layer, presets
 
-CASES: dict[str, tuple[Layer, str, int]] = {
-    "CNTK-V, depth 11": (presets.cntk(11, "flatten"), "float32", 1024),
-    "CNTK-GAP, depth 11": (presets.cntk(11, "gap"), "float32", 256),
-    "CNTK-GAP, depth 21": (presets.cntk(21, "gap"), "float32", 256),
-    "Myrtle-5": (presets.myrtle(5), "float32", 128),
-    "ResNet-20": (presets.resnet(20), "float32", 128),
-    "CNTK-GAP, depth 11, float64": (presets.cntk(11, "gap"), "float64", 128),
+CASES: dict[str, tuple[Layer, str, int, int]] = {
+    "CNTK-V, depth 11": (presets.cntk(11, "flatten"), "float32", 1024, 32),
+    "CNTK-GAP, depth 11": (presets.cntk(11, "gap"), "float32", 256, 32),
+    "CNTK-GAP, depth 21": (presets.cntk(21, "gap"), "float32", 256, 32),
+    "Myrtle-5": (presets.myrtle(5), "float32", 128, 32),
+    "ResNet-20": (presets.resnet(20), "float32", 128, 32),
+    "CNTK-GAP, depth 11, float64": (presets.cntk(11, "gap"), "float64", 128, 32),
+    "CNTK-GAP, depth 11, 64 x 64": (presets.cntk(11, "gap"), "float32", 64, 64),
+    "ResNet-8, 48 x 48": (presets.resnet(8), "float32", 64, 48),
 }
-"""A network, the dtype, and the images of each side of the tile that is timed."""
+"""A network, the dtype, the images of each side of the tile that is timed, and their rows and columns."""
 
-SHAPE = (32, 32, 3)
 BOUNDS = {"float32": 1e-5, "float64": 1e-10}
 
 
@@ -79,8 +80,8 @@ def main() -> None:
     from cuda.core import Device
 
     print(f"{Device().name}\n\n| network | error | a pair | a plane entry and layer |\n|---|---|---|---|")
-    for name, (network, dtype, images) in CASES.items():
-        question = Question(((network, "ntk"),), SHAPE, dtype)
+    for name, (network, dtype, images, size) in CASES.items():
+        question = Question(((network, "ntk"),), (size, size, 3), dtype)
         found = measure(CudaEngine(question, options), CpuEngine(question), images)
         print(
             f"| {name} | {found.error:.1e} | {found.pair_seconds * 1e6:.3g} us | {found.entry_seconds * 1e12:.3g} ps |",

@@ -17,21 +17,22 @@ import sysconfig
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 
 from cntk_pipeline.kernels import Program, lower
 from cntk_pipeline.kernels.cuda.device import compile_cubin
-from cntk_pipeline.kernels.cuda.layout import lay_out
+from cntk_pipeline.kernels.cuda.layout import Layout, lane_columns, lay_out
 from cntk_pipeline.kernels.cuda.source import write_source
 from cntk_pipeline.layers import presets
 
 _REGISTER_COUNT = (4, 0x2F)
 """How a cubin marks the number of registers: the format of an attribute that has a length, and the attribute."""
 
-ROWS = 32
-"""Rows of a tile: each instruction of a warp is for one row of 32 entries."""
+SIZES = (32, 64)
+"""Rows and columns of the images whose loops are counted: with one column of a tile a lane, and with two."""
 
 
 @dataclass(frozen=True)
@@ -68,13 +69,13 @@ class Counts:
     Attributes
     ----------
     registers : of a thread.
-    spills : loads and stores of spilled registers inside the loop, in all.
+    spills : loads and stores of spilled registers inside the loop, a row of 32 entries.
     instructions : a row of 32 entries.
     by_name : the same by the name of the instruction, without its modifiers.
     """
 
     registers: int
-    spills: int
+    spills: float
     instructions: float
     by_name: dict[str, float]
 
@@ -92,8 +93,13 @@ def find_disassembler() -> str | None:
     return found
 
 
-def count_loop(cubin: bytes) -> Counts:
-    """Count the instructions of the loop over layers: the smallest loop with most of the arithmetic."""
+def count_loop(cubin: bytes, rows: int) -> Counts:
+    """Count the instructions of the loop over layers: the smallest loop with most of the arithmetic.
+
+    Parameters
+    ----------
+    rows : of 32 entries that a warp takes through the loop: those of a tile, times the columns of a lane.
+    """
     disassembler = find_disassembler()
     assert disassembler is not None, "nvdisasm is not installed: pip install nvidia-cuda-nvdisasm"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
@@ -114,9 +120,9 @@ def count_loop(cubin: bytes) -> Counts:
     holding = [(end - begin, begin, end) for begin, end in loops if arithmetic[end] - arithmetic[begin] > 0.4 * most]
     _, begin, end = min(holding)
     body = Counter(listed[begin:end])
-    spills = body["LDL"] + body["STL"]
-    by_name = {name: count / ROWS for name, count in sorted(body.items())}
-    return Counts(read_registers(cubin), spills, (end - begin) / ROWS, by_name)
+    spills = (body["LDL"] + body["STL"]) / rows
+    by_name = {name: count / rows for name, count in sorted(body.items())}
+    return Counts(read_registers(cubin), spills, (end - begin) / rows, by_name)
 
 
 def read_registers(cubin: bytes) -> int:
@@ -135,16 +141,22 @@ def read_registers(cubin: bytes) -> int:
     raise ValueError("the cubin does not say how many registers its kernel has")
 
 
-def gap_program(depth: int = 11) -> Program:
-    """Lower CNTK-GAP of a depth for images of CIFAR-10."""
-    return lower([(presets.cntk(depth, "gap"), "ntk")], (32, 32, 3))
+def gap_program(size: int = 32) -> Program:
+    """Lower CNTK-GAP of depth 11 for images of so many rows and columns, in three colours."""
+    return lower([(presets.cntk(11, "gap"), "ntk")], (size, size, 3))
 
 
-def count_gap(architecture: str, dtype: str) -> Counts:
+def count_program(program: Program, layout: Layout, architecture: str) -> Counts:
+    """Compile a program for an architecture, and count its first stage."""
+    stage = program.stages[0]
+    cubin = bytes(compile_cubin(write_source(program, layout), architecture).code)
+    return count_loop(cubin, stage.height * lane_columns(stage))
+
+
+def count_gap(architecture: str, dtype: str, size: int = 32) -> Counts:
     """Compile CNTK-GAP of depth 11 for an architecture, and count."""
-    program = gap_program()
-    layout = lay_out(program, np.dtype(dtype))
-    return count_loop(bytes(compile_cubin(write_source(program, layout), architecture).code))
+    program = gap_program(size)
+    return count_program(program, lay_out(program, np.dtype(dtype)), architecture)
 
 
 def bounds_seconds(counts: Counts, card: Card) -> dict[str, float]:
@@ -156,23 +168,26 @@ def bounds_seconds(counts: Counts, card: Card) -> dict[str, float]:
         "float32": single / 4,
         "float64": double * 32 / card.double_lanes,
         "roots": counts.of("MUFU") * 2,
-        # A load of 8 bytes a thread passes twice, a shuffle once; float64 has twice the bytes and its own shuffles.
-        "shuffles and loads": counts.of("SHFL") + 2 * counts.of("LDG") * (2 if double else 1),
+        # A load of 8 bytes a thread passes twice, a shuffle once; float64 has twice the bytes and its own shuffles. Of
+        # spills at least one pass each: the nearest cache is supposed to hold them.
+        "shuffles and loads": counts.of("SHFL") + 2 * counts.of("LDG") * (2 if double else 1) + counts.spills,
     }
     return {unit: clock / (32 * card.multiprocessors * card.clock_hertz) for unit, clock in clocks.items()}
 
 
 def main() -> None:
-    """Print a table a dtype: counts, and the time that follows on each card."""
-    entries = gap_program().plane_entries
-    print("counted from compiled code, not measured: CNTK-GAP of depth 11 on images of 32 x 32\n")
-    for dtype in ("float32", "float64"):
-        counted = {arch: count_gap(arch, dtype) for arch in sorted({card.architecture for card in CARDS.values()})}
+    """Print a table a size and dtype: counts, and the time that follows on each card."""
+    for size, dtype in product(SIZES, ("float32", "float64")):
+        entries = gap_program(size).plane_entries
+        print(f"counted from compiled code, not measured: CNTK-GAP of depth 11 on images of {size} x {size}\n")
+        counted = {
+            arch: count_gap(arch, dtype, size) for arch in sorted({card.architecture for card in CARDS.values()})
+        }
         print(f"{dtype:9}  architecture  registers  spills  instructions  FMA+MUL+ADD  SHFL  LDG  MUFU")
         for architecture, counts in counted.items():
             arithmetic = counts.of("FFMA", "FMUL", "FADD", "DFMA", "DMUL", "DADD")
             print(
-                f"{'':9}  {architecture:12}  {counts.registers:9}  {counts.spills:6}  {counts.instructions:12.1f}  "
+                f"{'':9}  {architecture:12}  {counts.registers:9}  {counts.spills:6.1f}  {counts.instructions:12.1f}  "
                 f"{arithmetic:11.1f}  {counts.of('SHFL'):4.1f}  {counts.of('LDG'):3.1f}  {counts.of('MUFU'):4.1f}"
             )
         print(f"\n{'':9}  card       bound by              ps an entry and layer   us a pair, at least")

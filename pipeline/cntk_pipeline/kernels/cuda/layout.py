@@ -81,14 +81,15 @@ class Layout:
         """Sums of a block, in numbers."""
         return max(1, self.slots) * 32 * self.warps // self.group
 
-    def segment(self, stage: Stage) -> int:
-        """Threads of a tile: the least power of two that holds a row."""
-        return segment(stage)
+
+def lane_columns(stage: Stage) -> int:
+    """Count the columns of a tile that a thread has: two that lie side by side where a warp has too few threads."""
+    return -(-stage.width // 32)
 
 
 def segment(stage: Stage) -> int:
-    """Count the threads of a stage's tile."""
-    return 1 << (stage.width - 1).bit_length()
+    """Count the threads of a stage's tile: the least power of two that holds a row."""
+    return 1 << (-(-stage.width // lane_columns(stage)) - 1).bit_length()
 
 
 def lay_out(program: Program, dtype: np.dtype, warps: int | None = None) -> Layout:
@@ -116,9 +117,13 @@ def lay_out(program: Program, dtype: np.dtype, warps: int | None = None) -> Layo
 
 
 def choose_warps(program: Program, dtype: np.dtype) -> int:
-    """Count the warps of a block for which the rows of all registers find room among 65,536."""
+    """Count the warps of a block for which the rows of all registers find room among 65,536, or else the fewest.
+
+    A thread has at most 255 registers, so fewer warps would leave it no more: what finds no room, as of images of
+    64 x 64, lies in the thread's own memory, which the nearest cache holds.
+    """
     words = dtype.itemsize // 4
-    rows = max(2 * stage.register_count * stage.height for stage in program.stages) * words
+    rows = max(2 * stage.register_count * stage.height * lane_columns(stage) for stage in program.stages) * words
     return next((warps for warps, limit in ((16, 40), (12, 72), (8, 190)) if rows <= limit), 8)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cntk_pipeline.kernels.cuda.layout import Layout
+from cntk_pipeline.kernels.cuda.layout import Layout, lane_columns, segment
 from cntk_pipeline.kernels.cuda.wrapping import wrap_weights
 from cntk_pipeline.kernels.program import Code, Grid, Operation, Program, Stage
 
@@ -75,10 +75,10 @@ def _weigh(setting: Setting, op: Operation, dual: str) -> tuple[str, ...]:
     registers = [register_name(part, op.source, op.grid) for part in "st"]
     registers += [register_name(part, op.target, op.target_grid) for part in "st"]
     return (
-        f"weigh<Windows<{windows}>, {_size(op.grid)}, {_size(op.target_grid)}, {layout.segment(setting.stage)}, "
+        f"weigh<Windows<{windows}>, {_size(op.grid)}, {_size(op.target_grid)}, {segment(setting.stage)}, "
         f"{str(op.tangent).lower()}, {own}, {dual}>({here}, {to}, {_PARAMETERS},\n"
-        f"        Activation<{dual}, {op.target_grid.width}>(a, pair, {to}, {_PLACES}, {level}, {_PARAMETERS}, "
-        f"{layout.left_size}, {layout.right_size}), {', '.join(registers)});",
+        f"        Activation<{dual}, {op.target_grid.width}, {lane_columns(setting.stage)}>(a, pair, {to}, {_PLACES}, "
+        f"{level}, {_PARAMETERS}, {layout.left_size}, {layout.right_size}), {', '.join(registers)});",
     )
 
 
@@ -105,7 +105,7 @@ def _reduce(setting: Setting, op: Operation, dual: str) -> tuple[str, ...]:
 def _load_sum(setting: Setting, op: Operation, dual: str) -> tuple[str, ...]:
     template = f"{setting.layout.pair_groups}, {setting.layout.slots}"
     return tuple(
-        f"{b}[0] = load_sum<{template}>(sums, pair.first_group, 2 * {_PLACES}[0] + {part});"
+        f"{b}[0][0] = load_sum<{template}>(sums, pair.first_group, 2 * {_PLACES}[0] + {part});"
         for part, (_, b) in enumerate(_parts(op))
     )
 
@@ -129,7 +129,7 @@ def _save(setting: Setting, op: Operation, dual: str) -> tuple[str, ...]:
 def _output(setting: Setting, op: Operation, dual: str) -> tuple[str, ...]:
     value, grid = _parts(op)[-1][0], setting.grids[op.grid]
     place = f"pair.number * {setting.program.readout_count} + {_PLACES}[0]"
-    return (f"set_where(pair.counts & {grid}.counts & at_zero, a.readouts, {place}, widen({value}[0]));",)
+    return (f"set_where(pair.counts & {grid}.counts[0] & at_zero, a.readouts, {place}, widen({value}[0][0]));",)
 
 
 WRITERS: dict[Code, Callable[[Setting, Operation, str], tuple[str, ...]]] = {

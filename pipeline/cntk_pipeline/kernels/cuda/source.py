@@ -11,7 +11,7 @@ from importlib.resources import files
 import numpy as np
 
 from cntk_pipeline.kernels.cuda.formulas import number, print_dual
-from cntk_pipeline.kernels.cuda.layout import Layout
+from cntk_pipeline.kernels.cuda.layout import Layout, lane_columns, segment
 from cntk_pipeline.kernels.cuda.operations import Setting, register_name, write_operation
 from cntk_pipeline.kernels.cuda.rolling import Call, roll
 from cntk_pipeline.kernels.cuda.wrapping import Tiles, gather_terms, wrap_visits, wrap_weights
@@ -122,17 +122,18 @@ class _Writer:
         return self.known_tables[key]
 
     def _write_stage(self, index: int, stage: Stage, first: int) -> None:
-        tiles, layout = wrap_visits(stage), self.layout
+        tiles, layout, columns = wrap_visits(stage), self.layout, lane_columns(stage)
         bits = _mark_bits(tiles)
         self.tables.append(_table("TABLE", "int", f"tiles_{index}", tiles.numbers.tolist()))
         words = [sum(int(tiles.marks[k, t]) << b for k, b in bits.items()) for t in range(len(tiles.numbers))]
         self.tables.append(_table("TABLE", "int", f"marks_{index}", words))
         grids = {g: f"grid_{n}" for n, g in enumerate(_grids(stage))}
         body = [
-            f"const Grid {name} = make_grid<{g.height}, {g.width}, {g.step[0]}, {g.step[1]}>(dy, dx, lane, counts);"
+            f"const Grid<{columns}> {name} = make_grid<{columns}, {g.height}, {g.width}, {g.step[0]}, {g.step[1]}>"
+            "(dy, dx, lane, counts);"
             for g, name in grids.items()
         ]
-        body += [f"lane_real {name}[{size}];" for name, size in sorted(_registers(stage))]
+        body += [f"lane_real {name}[{size}][{columns}];" for name, size in sorted(_registers(stage))]
         pattern = {k: tiles.marks[k].tobytes() for k in range(len(stage.operations))}
         guards = {k: next((b for j, b in bits.items() if pattern[j] == pattern[k]), None) for k in pattern}
         setting = Setting(self.program, layout, stage, grids)
@@ -143,10 +144,10 @@ class _Writer:
             _STAGE.format(
                 index=index,
                 width=stage.width,
-                segment=layout.segment(stage),
-                segments=layout.pair_lanes // layout.segment(stage),
+                segment=segment(stage),
+                segments=layout.pair_lanes // segment(stage),
                 count=len(tiles.numbers),
-                rounds=-(-len(tiles.numbers) * layout.segment(stage) // layout.pair_lanes),
+                rounds=-(-len(tiles.numbers) * segment(stage) // layout.pair_lanes),
                 body="\n".join(f"    {line}" for line in body),
             )
         )

@@ -6,12 +6,12 @@ from cntk_pipeline.errors import LayerError
 from cntk_pipeline.kernels.cuda.operations import WRITERS
 from cntk_pipeline.kernels.graph import NetworkGraph
 from cntk_pipeline.kernels.lowering import append_network
-from cntk_pipeline.kernels.program import Code, Operation, Program, Stage
+from cntk_pipeline.kernels.program import Code, Operation, Program
 from cntk_pipeline.kernels.summaries import describe
 from cntk_pipeline.layers import ClosedForm, Layer
 
-LARGEST_SIZE = 32
-"""Rows and columns of an image: a lane has one column, and its rows in registers."""
+LARGEST_SIZE = 64
+"""Rows and columns of an image: a lane has at most two columns of up to so many rows; larger ones are not tested."""
 
 LARGEST_WINDOW = 5
 """Rows and columns of a window: further ones are not tested."""
@@ -35,11 +35,17 @@ def require_supported(program: Program, readouts: Sequence[tuple[Layer, str]], i
     Raises
     ------
     LayerError
-        With the layer and the reason.
+        With the layer and the reason, or the size of the images.
     """
+    height, width, _ = program.input_shape
+    if max(height, width) > LARGEST_SIZE:
+        raise LayerError(
+            f'the engine "cuda" cannot compute images of {height} x {width}: it takes at most {LARGEST_SIZE} x '
+            f'{LARGEST_SIZE}. Take engine = "cpu", or smaller images'
+        )
     for stage in program.stages:
         for op in stage.operations:
-            reason = why_not(stage, op)
+            reason = why_not(op)
             if reason:
                 where = find_layer(op, readouts, input_shape)
                 raise LayerError(
@@ -47,10 +53,8 @@ def require_supported(program: Program, readouts: Sequence[tuple[Layer, str]], i
                 )
 
 
-def why_not(stage: Stage, op: Operation) -> str | None:
+def why_not(op: Operation) -> str | None:
     """Say why the kernel cannot carry out an operation; None where it can."""
-    if max(stage.height, stage.width) > LARGEST_SIZE:
-        return f"images of {stage.height} x {stage.width}, and it takes at most {LARGEST_SIZE} x {LARGEST_SIZE}"
     if op.code not in WRITERS:
         return UNWRITTEN.get(op.code, f"{op.code.name} has no text for cards")
     if op.extra:
