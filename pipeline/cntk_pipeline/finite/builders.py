@@ -262,6 +262,13 @@ def _graph_layer(layer: layers.Aggregate | layers.GraphConv, place: Place, draw:
     raise LayerError(f"{layer} is of graphs, on which finite networks are not built")
 
 
+def _padded(layer: layers.Padded, place: Place, draw: Draw) -> Built:
+    raise LayerError(
+        "finite networks of sequences of unequal lengths are not built: leave Padded() out, and build the network for "
+        "each length, with one seed; its weights are the same for all lengths, but for those behind Flatten"
+    )
+
+
 def _repeat(layer: layers.Repeat, place: Place, draw: Draw) -> Built:
     if layer.jump:
         raise LayerError("finite networks with jump=True are not built: leave it out")
@@ -331,6 +338,7 @@ BUILDERS: dict[type[Layer], Callable[[Any, Place, Draw], Built]] = {
     layers.Recurrent: _recurrent,
     layers.Bidirectional: _bidirectional,
     layers.LastState: _last_state,
+    layers.Padded: _padded,
     layers.Aggregate: _graph_layer,
     layers.GraphConv: _graph_layer,
     Sequential: _sequential,

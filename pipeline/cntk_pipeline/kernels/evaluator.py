@@ -188,7 +188,6 @@ class CpuEvaluator(Evaluator):
         _require_size(images, self.dtype, first)
         return np.ascontiguousarray(images.reshape(len(images), *shape).transpose(0, 3, 1, 2), self.dtype)
 
-
     def _with_presence(self, images: Array, first: int) -> Array:
         """Put 0 at absent steps of sequences, and append a channel that is 1 at the others."""
         present = np.ones(images.shape[:3], bool)
