@@ -152,7 +152,7 @@ def test_networks_that_do_not_know_absent_steps_are_refused():
         (Conv((1, 3), strides=(1, 2)), r"layer 2 \(Conv\) .*take strides=1 and padding=\"SAME\""),
         (Conv((1, 3), padding="VALID"), r"layer 2 \(Conv\) .*take strides=1 and padding=\"SAME\""),
         (Conv((1, 3), padding="CIRCULAR"), r"layer 2 \(Conv\) .*take strides=1 and padding=\"SAME\""),
-        (Padded(), "Padded .*is the first layer of the whole network: put it first"),
+        (Padded(), r"Padded .*is the first layer of the whole network: put it first"),
     ],
 )
 def test_layers_that_would_count_absent_steps_are_refused_by_name_and_place(layer, said):
@@ -163,7 +163,7 @@ def test_layers_that_would_count_absent_steps_are_refused_by_name_and_place(laye
 def test_padded_is_first_and_of_sequences():
     branch = Sequential(Padded(), FORWARD, LastState())
     for network in (Sequential(FORWARD, branch), Concatenate(branch, branch)):
-        with pytest.raises(LayerError, match="Padded .*is the first layer of the whole network: put it first"):
+        with pytest.raises(LayerError, match=r"Padded .*is the first layer of the whole network: put it first"):
             kernel_matrix(Sequential(network, Dense()), X[:2])
     with pytest.raises(LayerError, match=r"Padded needs sequences, which are images of one row"):
         kernel_matrix(network_of("windows"), np.ones((2, 3, 3, 1)))
@@ -183,7 +183,7 @@ def test_a_layer_of_the_user_that_sums_over_absent_steps_is_refused():
         lambda: graph.recur(steps, Relu(), 1.0, 1.0),
         lambda: graph.attend(steps, 1.0),
     ):
-        with pytest.raises(LayerError, match="does not know that steps of sequences may be absent: call Graph.gate"):
+        with pytest.raises(LayerError, match=r"does not know that steps of sequences may be absent: call Graph.gate"):
             mix()
 
 

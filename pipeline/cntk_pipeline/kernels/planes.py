@@ -156,12 +156,8 @@ def gate_row(source: Any, target_out: Any, left: Any, left_step: int, right: Any
     """
     for j in range(width):
         m = j * LANES
-        factors = load(right, m)
-        if left_step == 1:
-            factors = load_repeated(left, j) * factors
-        else:
-            factors = load(left, m) * factors
-        store(target_out, m, factors * load(source, m))
+        factors = load_repeated(left, j) if left_step == 1 else load(left, m)
+        store(target_out, m, factors * load(right, m) * load(source, m))
 
 
 @jit_inner
