@@ -76,8 +76,9 @@ class Dataset:
     Raises
     ------
     DataError
-        Pixels that are not finite or not numbers, but for absent steps behind the end of a sequence, a rank other than 2 and 4, an empty part, two parts of unequal image
-        size, labels that do not fit the task, the images or the classes, or a training part without labels.
+        Pixels that are not finite or not numbers, but for absent steps behind the end of a sequence, a rank other than
+        2 and 4, an empty part, two parts of unequal image size, labels that do not fit the task, the images or the
+        classes, or a training part without labels.
     """
 
     name: str
