@@ -37,7 +37,7 @@ RIDGES = tuple(10.0**exponent for exponent in range(-6, 1))
 
 @dataclass(frozen=True)
 class Series:
-    """A data set: standardised series ``(n, steps, channels)``, NaN behind the end of shorter ones, and their classes."""
+    """A data set: standardised series ``(n, steps, channels)``, NaN behind the ends of shorter ones, and classes."""
 
     name: str
     x_train: np.ndarray
