@@ -255,7 +255,9 @@ def test_a_scheduler_that_dies_with_a_message_under_way_leaves_no_traceback(
     dask_logger.addHandler(caplog.handler)
     with distributed.Client(scheduler_file=str(file), timeout=30) as client:
         prepared(client, nothing, ExecutorTraits("a scheduler alone"))
-        client.scheduler_comm.interval = 0.5  # s for which the client gathers messages; the second call waits so long
+        # For so many seconds the client gathers messages, and the second call waits. The scheduler must be killed by
+        # then, also on a busy machine: else nothing is under way, and nothing is found lost.
+        client.scheduler_comm.interval = 3
         sent = client.submit(add, 1, 2)
         time.sleep(0.1)
         waiting = client.submit(add, 1, 3)
