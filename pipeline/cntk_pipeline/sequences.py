@@ -110,10 +110,10 @@ def read_lengths(name: str, images: Array, first: int = 0) -> npt.NDArray[np.int
         As of `lengths`, with the number of the sequence and of the step.
     """
     absent = np.isnan(images[:, 0])
-    is_absent = absent.all(-1)
+    is_absent: Array = np.asarray(absent.all(-1))
     counts = (~is_absent).sum(1)
     _refuse(
-        absent.any(-1) & ~is_absent,
+        np.asarray(absent.any(-1)) & ~is_absent,
         "at step {step} some channels are NaN and others are not: a step is absent as a whole; fill the channel in",
         (name, first),
     )
