@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "pipeline" / "cntk_pipeline"
 TIERS = [
     {"errors"},
     {"environment", "inputs", "lazy", "models", "resources", "tiling", "units"},
-    {"graphs", "tasks"},
+    {"graphs", "sequences", "tasks"},
     {"layers", "datasets", "config", "storage", "regression"},
     {"finite"},
     {"kernels", "rundir", "telemetry"},

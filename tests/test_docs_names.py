@@ -22,6 +22,7 @@ ROOMS = {
     "plots": "cntk_pipeline.plots",
     "datasets": "cntk_pipeline.datasets",
     "graphs": "cntk_pipeline.graphs",
+    "sequences": "cntk_pipeline.sequences",
     "config": "cntk_pipeline.config",
     "errors": "cntk_pipeline.errors",
 }

@@ -22,6 +22,7 @@ from cntk_pipeline.layers import (
     Layer,
     LocalAvgPool,
     MaxPool,
+    Padded,
     Pointwise,
     Polynomial,
     Product,
@@ -113,10 +114,10 @@ def test_every_layer_prints_as_it_is_written(layer):
 
 @pytest.mark.parametrize("layer", MEMBERS, ids=repr)
 def test_every_layer_infers_a_shape_and_lowers_to_its_last_node(layer):
-    size = (1, 6) if isinstance(layer, Recurrent | Bidirectional | LastState) else (6, 6)
+    size = (1, 6) if isinstance(layer, Recurrent | Bidirectional | LastState | Padded) else (6, 6)
     shape = Shape(size, None, gaussian=True, weighted=1)
-    if repr(layer).startswith("Rescale"):
-        shape = Shape((6, 6), 3)
+    if repr(layer).startswith(("Rescale", "Padded")):
+        shape = Shape(size, 3)
     if isinstance(layer, Aggregate | GraphConv):
         shape = Shape((1, 1), 3, is_graph=True)
     assert isinstance(layer.output_shape(shape), Shape)

@@ -33,8 +33,9 @@ class Tape(Graph):
     def apply(self, source, function):
         return self._record("apply", source, function)
 
-    def recur(self, source, function, recurrence, scale, bias=0.0, own=0.0, backward=False):
-        return self._record("recur", source, function, recurrence, scale, bias, own, backward)
+    def recur(self, source, function, recurrence, scale, bias=0.0, own=0.0, backward=False, padded=False):
+        numbers = (recurrence, scale, bias, own, backward)
+        return self._record("recur", source, function, *numbers, *([padded] if padded else []))
 
     def add(self, first, second):
         return self._record("add", first, second)
@@ -48,9 +49,16 @@ class Tape(Graph):
     def embed(self, source, correlation, variance, own):
         return self._record("embed", source, correlation, variance, own)
 
-    def attend(self, source, gain, keys=None, mechanism="softmax", plus_identity=False):
-        others = (keys, mechanism, plus_identity)
-        return self._record("attend", source, gain, *(others if others != (None, "softmax", False) else ()))
+    def attend(self, source, gain, keys=None, mechanism="softmax", plus_identity=False, padded=False):
+        others = (keys, mechanism, plus_identity, padded)
+        shown = others if others != (None, "softmax", False, False) else ()
+        return self._record("attend", source, gain, *(shown if padded else shown[:3]))
+
+    def pad(self, source):
+        return self._record("pad", source)
+
+    def gate(self, source, weights):
+        return self._record("gate", source, weights)
 
     def aggregate(self, source, average):
         return self._record("aggregate", source, average)

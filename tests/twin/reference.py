@@ -63,13 +63,14 @@ def own_tangent(pairs: Pairs, layer: Layer, mix: Function) -> Array | float:
 
 def conv(pairs: Pairs, layer: layers.Conv) -> Pairs:
     window, strides = two(layer.filter_shape), two(layer.strides)
-    rows, columns = (place(*axis, layer.padding) for axis in zip(pairs.size, window, strides, strict=True))
 
     def average(values: Array) -> Array:
         """Average over equal shifts of both positions within a window."""
         framed = frame(values)
+        axes = zip(values.shape[-4:], window * 2, strides * 2, strict=True)
+        rows, columns, z_rows, z_columns = (place(*axis, layer.padding) for axis in axes)
         shifts = [(i, j) for i in range(window[0]) for j in range(window[1])]
-        grids = [np.ix_(rows[:, i], columns[:, j], rows[:, i], columns[:, j]) for i, j in shifts]
+        grids = [np.ix_(rows[:, i], columns[:, j], z_rows[:, i], z_columns[:, j]) for i, j in shifts]
         return sum(framed[..., *grid] for grid in grids) / len(shifts)
 
     return weigh(pairs, layer, average)
@@ -141,21 +142,21 @@ def embed(pairs: Pairs, added: Array, trained: bool) -> Pairs:
 def attend(pairs: Pairs, layer: layers.Attend) -> Pairs:
     """Mix positions by a function of the covariance of an image with itself."""
     keys = step(pairs, layer.keys)
-    height, width = pairs.size
 
     def attention(own: Array) -> Array:
-        logits = layer.gain * own.reshape(-1, height * width, height * width)
+        count = math.prod(own.shape[-2:])
+        logits = layer.gain * own.reshape(-1, count, count)
         if layer.mechanism == "softmax":
             exponentials = np.exp(logits - logits.max(-1, keepdims=True))
             rows = exponentials / exponentials.sum(-1, keepdims=True)
         else:
             rows = {"identity": logits, "abs": np.abs(logits), "relu": logits * (logits > 0)}[layer.mechanism]
-        return rows + layer.plus_identity * np.eye(height * width)
+        return rows + layer.plus_identity * np.eye(count)
 
     a_x, a_z = attention(keys.xx), attention(keys.zz)
 
     def mixed(values: Array, first: Array, second: Array) -> Array:
-        flat = values.reshape(*values.shape[:-4], height * width, height * width)
+        flat = values.reshape(*values.shape[:-4], math.prod(values.shape[-4:-2]), math.prod(values.shape[-2:]))
         return (first @ flat @ np.swapaxes(second, -1, -2)).reshape(values.shape)
 
     return replace(
@@ -283,7 +284,14 @@ def global_sum_pool(pairs: Pairs, layer: layers.GlobalSumPool) -> Pairs:
 
 def flatten(pairs: Pairs, layer: layers.Flatten) -> Pairs:
     height, width = pairs.size
-    flat = pairs.map_all(lambda values: np.einsum("...hwhw->...", values)[..., None, None, None, None] / height / width)
+
+    def trace(values: Array) -> Array:
+        """Sum over the positions that both have; an input of N positions is divided by the root of N."""
+        h, w = np.minimum(values.shape[-4:-2], values.shape[-2:])
+        total = np.einsum("...hwhw->...", values[..., :h, :w, :h, :w])[..., None, None, None, None]
+        return total / math.sqrt(math.prod(values.shape[-4:]))
+
+    flat = pairs.map_all(trace)
     return replace(flat, channels=None if pairs.channels is None else pairs.channels * height * width)
 
 
@@ -380,7 +388,7 @@ def graph_conv(pairs: Pairs, layer: layers.GraphConv) -> Pairs:
 
 def recurrent(pairs: Pairs, layer: layers.Recurrent) -> Pairs:
     """Unroll a recurrent layer: after as many turns as there are steps, each state has seen all steps before it."""
-    steps = pairs.size[1]
+    steps = max(pairs.xx.shape[-1], pairs.zz.shape[-1])
 
     def handed_on(states: Array) -> Array:
         """Give both positions of a pair what is known one step before; nothing is known before the first."""
@@ -444,6 +452,7 @@ STEPS: dict[type[Layer], Step] = {
     layers.Recurrent: recurrent,
     layers.Bidirectional: bidirectional,
     layers.LastState: last_state,
+    layers.Padded: identity,
     layers.Aggregate: aggregate,
     layers.GraphConv: graph_conv,
     Sequential: sequential,
@@ -491,6 +500,22 @@ def evaluate_graphs(network: Layer, graphs: list[tuple[Array, Array]]) -> tuple[
         xz = inner(x, z)[None]
         same = np.array([[row == col]])
         raw = Pairs(inner(x, x), inner(z, z), xz, np.zeros_like(xz), same, x.shape[1], (x_mix, z_mix))
+        end = step(raw, network)
+        found[:, row, col] = end.xz.item(), end.tangent.item()
+    return found[0], found[1]
+
+
+def evaluate_sequences(network: Layer, left: list[Array], right: list[Array]) -> tuple[Array, Array]:
+    """Evaluate NNGP and NTK of sequences of any lengths, ``(T, C)`` each, pair by pair, without padding."""
+    found = np.empty((2, len(left), len(right)))
+    for row, col in np.ndindex(found.shape[1:]):
+        x, z = (np.asarray(v, np.float64)[None] for v in (left[row], right[col]))
+
+        def inner(a: Array, b: Array) -> Array:
+            return (a[:, :, None, None] * b[None, None]).sum(-1)[None] / a.shape[-1]
+
+        xz = inner(x, z)[None]
+        raw = Pairs(inner(x, x), inner(z, z), xz, np.zeros_like(xz), np.array([[False]]), x.shape[-1])
         end = step(raw, network)
         found[:, row, col] = end.xz.item(), end.tangent.item()
     return found[0], found[1]

@@ -2,8 +2,9 @@
 
     python workflows/ucr/ucr.py FOLDER GunPoint ECG200 --out workflows/ucr/ucr.csv
 
-FOLDER holds the archive's own files, NAME_TRAIN and NAME_TEST, .tsv or .ts, also in folders below. Options are chosen
-by leave-one-out on the training part alone, and scored once on the test part.
+FOLDER holds the archive's own files, NAME_TRAIN and NAME_TEST, .tsv or .ts, also in folders below; series may be of
+unequal lengths, and of several channels. Options are chosen by leave-one-out on the training part alone, and scored
+once on the test part.
 """
 
 import argparse
@@ -19,7 +20,8 @@ import numpy as np
 
 from cntk_pipeline.estimators import KernelClassifier
 from cntk_pipeline.kernels import kernel_diagonal, kernel_matrices
-from cntk_pipeline.layers import Dense, Flatten, GlobalAvgPool, LastState, Layer, Recurrent, Relu, Sequential
+from cntk_pipeline.layers import Dense, Flatten, GlobalAvgPool, LastState, Layer, Padded, Recurrent, Relu, Sequential
+from cntk_pipeline.sequences import lengths, pad
 
 READOUTS: dict[str, Layer] = {
     "last state": LastState(),
@@ -35,7 +37,7 @@ RIDGES = tuple(10.0**exponent for exponent in range(-6, 1))
 
 @dataclass(frozen=True)
 class Series:
-    """A data set: series ``(n, steps, 1)`` of mean 0 and deviation 1 each, and their classes."""
+    """A data set: standardised series ``(n, steps, channels)``, NaN behind the ends of shorter ones, and classes."""
 
     name: str
     x_train: np.ndarray
@@ -46,43 +48,63 @@ class Series:
 
 def read_series(folder: Path, name: str) -> Series:
     """Read the two parts of a data set of the archive."""
-    parts = []
+    parts: list[tuple[list[np.ndarray], list[int]]] = []
     for part in ("TRAIN", "TEST"):
         found = [path for ending in (".tsv", ".ts") for path in sorted(folder.rglob(f"{name}_{part}{ending}"))]
         if not found:
             raise SystemExit(
                 f"{folder}: expected {name}_{part}.tsv or .ts, got no such file; see workflows/ucr/README.md"
             )
-        rows = np.array(list(_rows(found[0])))
-        if not np.isfinite(rows).all():
+        series, labels = map(list, zip(*_rows(found[0]), strict=True))
+        if not all(np.isfinite(each).all() for each in series):
             raise SystemExit(f"{found[0]}: expected series without gaps, got missing values; leave {name} out")
-        x = rows[:, 1:] - rows[:, 1:].mean(1, keepdims=True)
-        deviation = x.std(1, keepdims=True)
-        parts += [(x / np.where(deviation > 0, deviation, 1))[..., None], rows[:, 0].astype(int)]
-    return Series(name, *parts)
+        parts.append((series, labels))
+    every = np.concatenate(parts[0][0])
+    steps = max(len(each) for series, _ in parts for each in series)
+    arrays = []
+    for series, labels in parts:
+        # Series of one channel each by itself, as is usual in the archive; channels by the whole training part.
+        scaled = [_standardized(each, each if each.shape[1] == 1 else every) for each in series]
+        arrays += [pad(scaled, steps), np.array(labels)]
+    return Series(name, *arrays)
 
 
-def _rows(file: Path) -> Iterator[list[float]]:
-    """Read a class and the values behind it from each line; files .ts have a head, and classes at the ends of lines."""
+def _standardized(series: np.ndarray, measured: np.ndarray) -> np.ndarray:
+    """Bring channels to mean 0 and deviation 1, both of ``measured``, ``(steps, channels)``."""
+    mean, deviation = measured.mean(0), measured.std(0)
+    return (series - mean) / np.where(deviation > 0, deviation, 1)
+
+
+def _rows(file: Path) -> Iterator[tuple[np.ndarray, int]]:
+    """Read a series ``(steps, channels)`` and its class from each line.
+
+    Files .ts have a head, channels one behind the other, and classes at the ends of lines; files .tsv have NaN behind
+    the ends of shorter series.
+    """
     for line in file.read_text().splitlines():
         if file.suffix == ".tsv":
-            yield [float(text) for text in line.split("\t")]
+            label, *texts = line.split("\t")
+            values = np.array([[float(text)] for text in texts])
+            present = np.flatnonzero(~np.isnan(values))
+            yield values[: present[-1] + 1 if len(present) else 0], int(float(label))
         elif line and line[0] not in "#@":
-            values, label = line.rsplit(":", 1)
-            yield [float(text) for text in (label, *values.split(","))]
+            *channels, label = line.split(":")
+            numbers = [[float(text) for text in channel.replace("?", "nan").split(",")] for channel in channels]
+            yield np.array(numbers).T, int(float(label))
 
 
-def networks(readout: Layer) -> list[Sequential]:
-    """List recurrent networks of one layer with ReLU."""
+def networks(readout: Layer, padded: bool) -> list[Sequential]:
+    """List recurrent networks of one layer with ReLU; ``padded`` tells whether series are of unequal lengths."""
+    first = [Padded()] if padded else []
     return [
-        Sequential(Recurrent(Relu(), w_std=w, u_std=u, b_std=b), readout, Dense())
+        Sequential(*first, Recurrent(Relu(), w_std=w, u_std=u, b_std=b), readout, Dense())
         for w, u, b in itertools.product(W_STDS, U_STDS, B_STDS)
     ]
 
 
 def score_readout(data: Series, readout: Layer) -> tuple[float, str]:
     """Choose a network and a ridge by leave-one-out on the training part, and score them on the test part."""
-    candidates = networks(readout)
+    candidates = networks(readout, bool(np.isnan(data.x_train).any() or np.isnan(data.x_test).any()))
     kernels = kernel_matrices(candidates, data.x_train, dtype="float64", n_jobs=1)[:, 0]
     roots = [np.sqrt(np.diagonal(kernel)) for kernel in kernels]
     unit = [kernel / np.outer(root, root) for kernel, root in zip(kernels, roots, strict=True)]
@@ -94,7 +116,7 @@ def score_readout(data: Series, readout: Layer) -> tuple[float, str]:
     kernel = kernel_matrices([network], data.x_test, data.x_train, dtype="float64", n_jobs=1)[0, 0]
     own = np.sqrt(kernel_diagonal(network, data.x_test, dtype="float64"))
     accuracy = models[best].score(kernel / np.outer(own, roots[best]), data.y_test)
-    layer = network.layers[0]
+    layer = network.layers[-3]
     assert isinstance(layer, Recurrent)
     chosen = f"w = {layer.w_std:.3g}, u = {layer.u_std:g}, b = {layer.b_std:g}, ridge = {models[best].ridge_:g}"
     return float(accuracy), chosen
@@ -102,7 +124,10 @@ def score_readout(data: Series, readout: Layer) -> tuple[float, str]:
 
 @numba.njit
 def warping_distance(x: np.ndarray, z: np.ndarray) -> float:
-    """Sum squared differences along the best alignment of two series: dynamic time warping with a full window."""
+    """Sum squared differences along the best alignment of two series, ``(steps, channels)``.
+
+    This is dynamic time warping with a full window.
+    """
     row = np.full(len(z) + 1, np.inf)
     row[0] = 0.0
     for i in range(len(x)):
@@ -110,13 +135,18 @@ def warping_distance(x: np.ndarray, z: np.ndarray) -> float:
         for j in range(len(z)):
             step = min(corner, row[j], row[j + 1])
             corner = row[j + 1]
-            row[j + 1] = step + (x[i] - z[j]) ** 2
+            for channel in range(x.shape[1]):
+                step += (x[i, channel] - z[j, channel]) ** 2
+            row[j + 1] = step
     return row[-1]
 
 
 def score_nearest(data: Series) -> tuple[float, str]:
     """Give each test series the class of the training series that is nearest by dynamic time warping."""
-    distances = [[warping_distance(x, z) for z in data.x_train[..., 0]] for x in data.x_test[..., 0]]
+    known, new = (
+        [each[:count] for each, count in zip(x, lengths(x), strict=True)] for x in (data.x_train, data.x_test)
+    )
+    distances = [[warping_distance(x, z) for z in known] for x in new]
     return float(np.mean(data.y_train[np.argmin(distances, 1)] == data.y_test)), "full window"
 
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from cntk_pipeline.datasets.base import ROWS_PER_BLOCK, Dataset, Split
 from cntk_pipeline.datasets.selection import row_count
 from cntk_pipeline.errors import ConfigError, DataError
+from cntk_pipeline.sequences import has_absent_steps
 
 
 @final
@@ -69,7 +70,7 @@ def standardize(
     for everything, or with ``per="feature"`` one for each feature. They are computed in float64, the standard deviation
     in a second pass. uint8 pixels are divided by 255 first, which does not matter to the result but keeps the constants
     in the usual units. A channel or feature that is constant over the training images becomes 0: its standard deviation
-    is taken to be 1. Black images are legal.
+    is taken to be 1. Black images are legal. Absent steps of sequences count for nothing, and stay absent.
 
     Parameters
     ----------
@@ -182,13 +183,17 @@ def _measure(images: npt.NDArray[Any], name: str, channel_count: int) -> Standar
     """Compute mean and standard deviation of each channel: of every ``channel_count``-th value of an image."""
     width = images[0].size
     value_count = images.size // channel_count
+    if is_padded := has_absent_steps(images):
+        value_count -= int(np.isnan(images[..., 0]).sum())
     total, squares = np.zeros(width), np.zeros(width)
     low, high = np.full(width, np.inf), np.full(width, -np.inf)
     with np.errstate(over="ignore", invalid="ignore"):  # an overflow is refused below
         for _, block in _blocks(images):
-            total += block.sum(axis=0)
-            np.minimum(low, block.min(axis=0), out=low)
-            np.maximum(high, block.max(axis=0), out=high)
+            absent = np.isnan(block) if is_padded else None
+            total += (block if absent is None else np.where(absent, 0, block)).sum(axis=0)
+            # These two pass over NaN.
+            np.fmin(low, block.min(axis=0) if absent is None else np.fmin.reduce(block), out=low)
+            np.fmax(high, block.max(axis=0) if absent is None else np.fmax.reduce(block), out=high)
         low, high = low.reshape(-1, channel_count).min(axis=0), high.reshape(-1, channel_count).max(axis=0)
         # Compared by extremes: the mean of a constant like 0.1 has a rounding error, so the deviation would be 1e-17
         # instead of 0, and the rounding error would be divided by it.
@@ -196,7 +201,8 @@ def _measure(images: npt.NDArray[Any], name: str, channel_count: int) -> Standar
         mean = np.where(constant, low, total.reshape(-1, channel_count).sum(axis=0) / value_count)
         centre = np.tile(mean, width // channel_count)
         for _, block in _blocks(images):
-            squares += np.square(block - centre).sum(axis=0)
+            deviations = np.square(block - centre)
+            squares += (np.where(np.isnan(block), 0, deviations) if is_padded else deviations).sum(axis=0)
         variance = squares.reshape(-1, channel_count).sum(axis=0) / value_count
         std = np.where(constant, 1.0, np.sqrt(variance))
     if not (np.isfinite(mean).all() and np.isfinite(std).all() and std.all()):

@@ -137,7 +137,15 @@ class KernelClassifier(ClassifierMixin, BaseEstimator):
             If the kernel is not positive definite with any ridge.
         """
         source = KernelSource.of(self)
-        values, y = validate_data(self, X, y, dtype="numeric", allow_nd=True, ensure_min_samples=2)
+        values, y = validate_data(
+            self,
+            X,
+            y,
+            dtype="numeric",
+            allow_nd=True,
+            ensure_min_samples=2,
+            ensure_all_finite=source.needed_numbers,
+        )
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
@@ -177,7 +185,9 @@ class KernelClassifier(ClassifierMixin, BaseEstimator):
     def _means(self, x: npt.ArrayLike) -> npt.NDArray[np.float64]:
         check_is_fitted(self)
         source = KernelSource.of(self)
-        values = validate_data(self, x, dtype="numeric", allow_nd=True, reset=False)
+        values = validate_data(
+            self, x, dtype="numeric", allow_nd=True, reset=False, ensure_all_finite=source.needed_numbers
+        )
         samples = read_samples(source, values, self.X_fit_.shape[1:])
         return np.concatenate([cross @ self.dual_coef_ for _, cross in source.cross_blocks(samples, self.X_fit_)])
 

@@ -107,7 +107,15 @@ class KernelRegressor(RegressorMixin, BaseEstimator):
         """
         source = KernelSource.of(self)
         values, y = validate_data(
-            self, X, y, dtype="numeric", allow_nd=True, multi_output=True, y_numeric=True, ensure_min_samples=2
+            self,
+            X,
+            y,
+            dtype="numeric",
+            allow_nd=True,
+            multi_output=True,
+            y_numeric=True,
+            ensure_min_samples=2,
+            ensure_all_finite=source.needed_numbers,
         )
         targets = np.asarray(y, np.float64)
         self.y_mean_ = targets.mean(axis=0)
@@ -154,7 +162,9 @@ class KernelRegressor(RegressorMixin, BaseEstimator):
             raise ValueError("at most one of return_std and return_cov can be asked for")
         check_is_fitted(self)
         source = KernelSource.of(self)
-        values = validate_data(self, X, dtype="numeric", allow_nd=True, reset=False)
+        values = validate_data(
+            self, X, dtype="numeric", allow_nd=True, reset=False, ensure_all_finite=source.needed_numbers
+        )
         samples = read_samples(source, values, self.X_fit_.shape[1:])
         if return_cov:
             cross = source.cross(samples, self.X_fit_).astype(np.float64, copy=False)

@@ -10,6 +10,7 @@ import numpy as np
 from cntk_pipeline.estimators.memory import remembered_matrix
 from cntk_pipeline.estimators.question import KernelQuestion, image_shape_of
 from cntk_pipeline.kernels.program import Array
+from cntk_pipeline.layers.recurrent import takes_padding
 
 PRECOMPUTED = "precomputed"
 """In the place of a network: X is a kernel matrix."""
@@ -54,6 +55,11 @@ class KernelSource:
             estimator.n_jobs,
         )
         return cls(question, memory)
+
+    @property
+    def needed_numbers(self) -> bool | str:
+        """Which numbers samples may hold, as scikit-learn's checks name it: finite ones, or NaN at absent steps too."""
+        return "allow-nan" if self.question is not None and takes_padding(self.question.network) else True
 
     def samples(self, x: Array) -> Array:
         """Make a network's inputs of features; a kernel matrix stays.

@@ -275,6 +275,13 @@ def _graph_conv(layer: layers.GraphConv, place: Place, draw: Draw) -> Built:
     return nn.Sequential(aggregation, module), channels
 
 
+def _padded(layer: layers.Padded, place: Place, draw: Draw) -> Built:
+    raise LayerError(
+        "finite networks of sequences of unequal lengths are not built: leave Padded() out, and build the network for "
+        "each length, with one seed; its weights are the same for all lengths, but for those behind Flatten"
+    )
+
+
 def _repeat(layer: layers.Repeat, place: Place, draw: Draw) -> Built:
     if layer.jump:
         raise LayerError("finite networks with jump=True are not built: leave it out")
@@ -344,6 +351,7 @@ BUILDERS: dict[type[Layer], Callable[[Any, Place, Draw], Built]] = {
     layers.Recurrent: _recurrent,
     layers.Bidirectional: _bidirectional,
     layers.LastState: _last_state,
+    layers.Padded: _padded,
     layers.Aggregate: _aggregate,
     layers.GraphConv: _graph_conv,
     Sequential: _sequential,

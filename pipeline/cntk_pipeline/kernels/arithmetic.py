@@ -103,13 +103,21 @@ class Arithmetic:
             near[readout, :, :count] &= ~known | (np.maximum(limits[:, None], others) > 1)
         return near
 
+    def directions(self, images: Array) -> Array:
+        """Evaluate `nearness.directions` of images, without what says which steps are there."""
+        return directions(self.numbers(images))
+
+    def numbers(self, images: Array) -> Array:
+        """Return images ``(n, C, H, W)`` without the channel that says which steps are there."""
+        return images[:, : self.machine.program.input_shape[2]]
+
     def measure(self, images: Array) -> list[tuple[Array, Array]]:
         """Compute what is to be known of left images at each point of the program."""
         return [meter.prepare(images) for meter in self._meters]
 
     def _near_to_themselves(self, images: Array, limits: Array, readout: int) -> Array:
         """Find the images that a shift hardly changes, as wholes or position by position: (n,) bool."""
-        found = find_near_to_themselves(images, limits)
+        found = find_near_to_themselves(self.numbers(images), limits)
         for meter in self._meters:
             if readout in meter.readouts:
                 found |= meter.distances_of_pairs(images, shift(images)) < limits
@@ -138,8 +146,8 @@ class Group:
 
     @cached_property
     def directions(self) -> Array:
-        """Of all images; see `kernels.nearness.directions`."""
-        return directions(self.images)
+        """Of all images; see `Arithmetic.directions`."""
+        return self.arithmetic.directions(self.images)
 
     @cached_property
     def _measured(self) -> list[tuple[Array, Array]]:
@@ -160,7 +168,8 @@ class Group:
             return np.zeros((*limits.shape, LANES), bool)
         left = Side(self.images[rows], self.directions[rows], limits)
         measured = [(pixels[rows], statistics[rows]) for pixels, statistics in self._measured]
-        return self.arithmetic.find_near(left, Side(right, directions(right), right_limits), same[rows], measured)
+        right_side = Side(right, self.arithmetic.directions(right), right_limits)
+        return self.arithmetic.find_near(left, right_side, same[rows], measured)
 
     def run(self, rows: slice | Array, block: Block, same: Array) -> Array:
         """Run some of the images against a block of right ones: ``(rows, readouts, lanes)`` float64."""

@@ -37,9 +37,16 @@ MECHANISMS: dict[str, Callable[[Array], Array]] = {
 """What attention is of its logits, ``(positions, positions, lanes)``."""
 
 
-def mix_rows(logits: Array, mixing: Mixing) -> Array:
-    """Evaluate what mixes the positions of images, ``(positions, positions, lanes)``."""
+def mix_rows(logits: Array, mixing: Mixing, present: Array | None = None) -> Array:
+    """Evaluate what mixes the positions of images, ``(positions, positions, lanes)``.
+
+    ``present``, (positions, lanes) bool, tells which positions are there; the others are given no weight.
+    """
+    if present is not None and mixing.mechanism == "softmax":
+        logits = np.where(present, logits, -np.inf)
     attention = MECHANISMS[mixing.mechanism](logits)
+    if present is not None:
+        attention = np.where(present, attention, 0.0)
     if mixing.plus_identity:
         attention = attention + np.eye(len(logits))[:, :, None]
     return attention

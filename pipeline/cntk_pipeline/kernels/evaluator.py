@@ -19,11 +19,18 @@ from cntk_pipeline.kernels.base import Evaluator, mirror_lower, read_dtype, requ
 from cntk_pipeline.kernels.lanes import LANES
 from cntk_pipeline.kernels.machine import EQUAL, ITSELF
 from cntk_pipeline.kernels.memory import group_size, planes_dtype
-from cntk_pipeline.kernels.nearness import directions, sizes_differ
+from cntk_pipeline.kernels.nearness import sizes_differ
 from cntk_pipeline.kernels.program import Array, Program
+from cntk_pipeline.sequences import has_absent_steps, read_lengths
 
 NUMERICS_VERSION = 3
 """Raised by hand whenever the values change in any bit; a run directory of another version is refused."""
+
+
+NEEDS_PADDED = (
+    "a sequence has absent steps, which hold NaN, and a network that does not take them: put Padded() first in each "
+    "network, or cut all sequences to one length"
+)
 
 
 class CpuEvaluator(Evaluator):
@@ -166,14 +173,31 @@ class CpuEvaluator(Evaluator):
         return values
 
     def planar(self, images: Array, first: int = 0) -> Array:
-        """Check images and return them as ``(n, C, H, W)`` of the evaluator's dtype."""
+        """Check images and return them as ``(n, C, H, W)`` of the evaluator's dtype.
+
+        Of a program that takes absent steps, these are 0, and a last channel is 1 at the steps that are there.
+        """
         shape = images.shape[1:] if images.ndim == 4 else (1, 1, *images.shape[1:])
         if shape != self.program.input_shape:
             raise LayerError(
                 f"expected images of shape {self.program.input_shape}, got an array of shape {images.shape}"
             )
+        if self.program.is_padded:
+            images = self._with_presence(images, first)
+            shape = (*shape[:2], shape[2] + 1)
         _require_size(images, self.dtype, first)
         return np.ascontiguousarray(images.reshape(len(images), *shape).transpose(0, 3, 1, 2), self.dtype)
+
+    def _with_presence(self, images: Array, first: int) -> Array:
+        """Put 0 at absent steps of sequences, and append a channel that is 1 at the others."""
+        present = np.ones(images.shape[:3], bool)
+        if has_absent_steps(images):
+            if not self.program.takes_padding:
+                raise LayerError(NEEDS_PADDED)
+            counts = read_lengths("images", images, first)
+            present = np.arange(images.shape[2]) < counts[:, None, None]
+            images = np.where(present[..., None], images, 0)
+        return np.concatenate([images, present[..., None].astype(images.dtype)], axis=-1)
 
 
 class _Left:
@@ -236,7 +260,8 @@ def _require_apart(
     Images of different size are apart where it does so, even if one is a multiple of the other: a network that is
     linear does not, and another tells sizes, unless a layer forgets them.
     """
-    if arithmetic.forgets_sizes or not sizes_differ(*pair):
+    x, z = (arithmetic.numbers(image[None]) for image in pair)
+    if arithmetic.forgets_sizes or not sizes_differ(x, z):
         raise NotAccurate(
             f"the images of pair {place} are so nearly the same, as wholes or position by position up to factors, "
             "that float64 does not tell them apart as this network does, above all "
@@ -255,7 +280,7 @@ def _run_lanes(
     near = np.zeros((len(limits), LANES), bool)
     if np.any(np.maximum(limits, other_limits) > 0):
         a, z = left, left if right is None else right
-        sides = Side(a, directions(a), limits), Side(z, directions(z), other_limits)
+        sides = Side(a, arithmetic.directions(a), limits), Side(z, arithmetic.directions(z), other_limits)
         found = arithmetic.find_near(*sides, np.tile(same[: len(a), None], LANES), arithmetic.measure(a))
         near[:, : len(left)] = np.diagonal(found, axis1=1, axis2=2)
     if arithmetic.dtype == np.float64:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
+from cntk_pipeline.errors import LayerError
 from cntk_pipeline.kernels.program import Code, Grid, Mixing
 from cntk_pipeline.layers import Graph, Pointwise, Windows
 from cntk_pipeline.layers.positions import Correlation
@@ -33,6 +34,8 @@ class Node:
     masked : whether a MASK lies before.
     mixing : of ATTEND, how logits become attention.
     correlation : of EMBED, that of the vectors of two positions.
+    padded : whether some positions are steps that one of the sequences does not have.
+    steps : of GATE, how steps are weighed; see `Graph.gate`.
     """
 
     code: Code
@@ -54,6 +57,8 @@ class Node:
     extra: float = 0.0
     recurrence: float = 0.0
     backward: bool = False
+    padded: bool = False
+    steps: str = ""
 
     @property
     def is_multiple(self) -> bool:
@@ -66,6 +71,17 @@ class Node:
         if self.code is Code.WEIGH:
             return _is_pointwise(self.windows)
         return self.code in (Code.APPLY, Code.ADD, Code.MULTIPLY, Code.MASK)
+
+    @property
+    def is_empty_behind_ends(self) -> bool:
+        """Whether what it holds at absent steps is 0."""
+        return not self.padded or self.code in (Code.INPUT, Code.GATE, Code.RECUR)
+
+
+_UNAWARE = (
+    "a layer mixes positions and does not know that steps of sequences may be absent: call Graph.gate before, as "
+    "GlobalAvgPool does, or leave Padded() out"
+)
 
 
 def _is_pointwise(windows: tuple[Windows, Windows] | None) -> bool:
@@ -83,6 +99,9 @@ class NetworkGraph(Graph):
         """Return the number of a node, a new one where there is none like it."""
         if any(self.nodes[source].masked for source in node.sources):
             node = replace(node, masked=True)
+        joins = node.code is Code.REDUCE and node.result.width == 1
+        if any(self.nodes[source].padded for source in node.sources) and not joins:
+            node = replace(node, padded=True)
         if node not in self.index:
             self.index[node] = len(self.nodes)
             self.nodes.append(node)
@@ -112,6 +131,7 @@ class NetworkGraph(Graph):
         windows, numbers = (rows, columns), {"scale": scale, "bias": bias, "own": own, "extra": extra}
         if _is_pointwise(windows):
             return self._follow(Code.WEIGH, source, self.nodes[source].grid, **numbers)
+        source = self._without_needless_gate(source)
         if rows.circular:
             # Every window of stride 1, then those that the stride keeps.
             dense = tuple(replace(w, stride=1, count=w.size) for w in windows)
@@ -129,6 +149,7 @@ class NetworkGraph(Graph):
     def pool(
         self, source: int, rows: Windows, columns: Windows, scale: float = 1.0, normalize_edges: bool = False
     ) -> int:
+        self._require_gated(source)
         if rows.count == columns.count == 1 and not (rows.part or columns.part):
             return self._reduce(source, scale, ((rows, columns, normalize_edges),), traced=False)
         if _is_pointwise((rows, columns)):
@@ -136,9 +157,11 @@ class NetworkGraph(Graph):
         return self._pool(source, rows, columns, scale, normalize_edges)
 
     def trace(self, source: int, scale: float) -> int:
+        self._require_gated(source)
         return self._reduce(source, scale, (), traced=True)
 
     def total(self, source: int) -> int:
+        self._require_gated(source)
         return self._reduce(source, 1.0, (), traced=False, grid=self.nodes[source].grid)
 
     def apply(self, source: int, function: Pointwise) -> int:
@@ -168,7 +191,10 @@ class NetworkGraph(Graph):
         bias: float = 0.0,
         own: float = 0.0,
         backward: bool = False,
+        padded: bool = False,
     ) -> int:
+        if self.nodes[source].padded != padded:
+            raise LayerError(_UNAWARE)
         flat = self._move(source, circular=False)
         numbers = {"scale": scale, "bias": bias, "own": own, "recurrence": recurrence, "backward": backward}
         return self._follow(Code.RECUR, flat, self.nodes[flat].grid, function=function, **numbers)
@@ -180,7 +206,10 @@ class NetworkGraph(Graph):
         keys: int | None = None,
         mechanism: str = "softmax",
         plus_identity: bool = False,
+        padded: bool = False,
     ) -> int:
+        if self.nodes[source].padded != padded:
+            raise LayerError(_UNAWARE)
         grid = self.nodes[source].grid
         mixed = (source,) if keys is None else (source, keys)
         level = 1 + max(self.nodes[k].result.level for k in mixed)
@@ -197,6 +226,32 @@ class NetworkGraph(Graph):
                 scale=gain,
             )
         )
+
+    def pad(self, source: int) -> int:
+        node = self.nodes[source]
+        if node.code is not Code.INPUT:
+            raise LayerError("Padded needs the inputs themselves: put it first")
+        return self.add_node(replace(node, padded=True))
+
+    def gate(self, source: int, weights: str) -> int:
+        node = self.nodes[source]
+        if not node.padded or (weights == "present" and node.code is Code.GATE):
+            return source
+        return self._follow(Code.GATE, source, node.grid, steps=weights)
+
+    def _require_gated(self, source: int) -> None:
+        """Refuse sums over absent steps, of a layer that does not know of them."""
+        node = self.nodes[source]
+        if node.padded and node.code is not Code.GATE:
+            raise LayerError(_UNAWARE)
+
+    def _without_needless_gate(self, source: int) -> int:
+        """Return what windows read, which must be 0 at absent steps: without a gate where it is so already."""
+        node = self.nodes[source]
+        if not node.is_empty_behind_ends:
+            raise LayerError(_UNAWARE)
+        is_needless = node.steps == "present" and self.nodes[node.sources[0]].is_empty_behind_ends
+        return node.sources[0] if is_needless else source
 
     def aggregate(self, source: int, average: bool) -> int:
         return self._follow(Code.AGGREGATE, source, self.nodes[source].grid, normalize_edges=average)

@@ -17,6 +17,7 @@ from cntk_pipeline.kernels.planes import (
     clear_rim,
     copy_plane,
     fill_plane,
+    gate_row,
     multiply_planes,
     pool_plane,
     scale_plane,
@@ -28,7 +29,7 @@ from cntk_pipeline.kernels.program import Array, Code
 from cntk_pipeline.kernels.tables import Entry, Kind, StageEntry, Tables, TensorEntry, VisitTables
 from cntk_pipeline.kernels.weighing import Place
 
-_INPUT, _LOAD, _LOAD_SUM, _WEIGH, _ADD, _MULTIPLY, _RECUR, _MASK, _POOL, _REDUCE, _ATTEND, _OUTPUT, _EMBED = (
+_INPUT, _LOAD, _LOAD_SUM, _WEIGH, _ADD, _MULTIPLY, _RECUR, _MASK, _POOL, _REDUCE, _ATTEND, _OUTPUT, _EMBED, _GATE = (
     int(code)
     for code in (
         Code.INPUT,
@@ -44,6 +45,7 @@ _INPUT, _LOAD, _LOAD_SUM, _WEIGH, _ADD, _MULTIPLY, _RECUR, _MASK, _POOL, _REDUCE
         Code.ATTEND,
         Code.OUTPUT,
         Code.EMBED,
+        Code.GATE,
     )
 )
 _WINDOWS, _CIRCULAR = int(Kind.WINDOWS), int(Kind.CIRCULAR)
@@ -79,6 +81,7 @@ _WINDOWS, _CIRCULAR = int(Kind.WINDOWS), int(Kind.CIRCULAR)
     _ROW_TABLE,
     _COLUMN_TABLE,
     _BACKWARD,
+    _PRESENT,
 ) = (int(entry) for entry in Entry)
 (
     _STAGE_HEIGHT,
@@ -368,6 +371,12 @@ def run_group(
                         if parts == 2:
                             here, there = address(source, plane_size), address(target, plane_size)
                             shift_plane(here, there, stride, shape, factors[2] * amount)
+                    elif code == _GATE:
+                        x = address(left_statistics, (op[_LEFT] + x_column) * left_step)
+                        z = address(right_statistics, (op[_RIGHT] + z_column) * LANES)
+                        for part in range(parts):
+                            here, there = address(source, part * plane_size), address(target, part * plane_size)
+                            gate_row(here, there, x, left_step, z, width)
 
 
 @jit

@@ -15,11 +15,13 @@ from cntk_pipeline.graphs import fill_rows, is_graph
 from cntk_pipeline.inputs import as_array, require_channels_last
 from cntk_pipeline.kernels.base import Engine, Question, read_dtype
 from cntk_pipeline.kernels.engines import find_engine
+from cntk_pipeline.kernels.evaluator import NEEDS_PADDED
 from cntk_pipeline.kernels.pieces import PIECE_SECONDS, CostSoFar, Tell, compute
 from cntk_pipeline.kernels.program import Array
 from cntk_pipeline.layers import Layer
-from cntk_pipeline.layers.recurrent import read_sequences
+from cntk_pipeline.layers.recurrent import read_sequences, takes_padding
 from cntk_pipeline.resources import core_count
+from cntk_pipeline.sequences import fill_steps, has_absent_steps, read_lengths
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +49,8 @@ def kernel_matrix(
     Parameters
     ----------
     network : a layer, or a `Sequential` of layers, that ends in a vector.
-    x1, x2 : inputs, ``(n, H, W, C)`` or ``(n, features)``, or graphs as `cntk_pipeline.graphs.pack` makes them; None
-        for ``x2`` means ``x1``.
+    x1, x2 : inputs, ``(n, H, W, C)`` or ``(n, features)``, graphs as `cntk_pipeline.graphs.pack` makes them, or
+        sequences ``(n, T, C)``, also of unequal lengths; see `Padded`. None for ``x2`` means ``x1``.
     kind : "ntk", or "nngp" for the kernel of the network with only its last layer trained.
     dtype : "float32" or "float64", of the computation and the result.
     flips : average over x2 and its images flipped left to right.
@@ -137,6 +139,9 @@ def kernel_matrices(
     if right is not None and is_graph(left.shape[1:]) and is_graph(right.shape[1:]):
         rows = max(left.shape[3], right.shape[3])
         left, right = fill_rows(left, rows), fill_rows(right, rows)
+    if right is not None and left.ndim == right.ndim == 4 and all(map(takes_padding, networks)):
+        steps = max(left.shape[2], right.shape[2])
+        left, right = fill_steps(left, steps), fill_steps(right, steps)
     if right is not None and right.shape[1:] != left.shape[1:]:
         raise DataError(f"x1 and x2 must hold inputs of one shape, got {left.shape[1:]} and {right.shape[1:]}")
     threads = _thread_count(n_jobs)
@@ -244,7 +249,13 @@ def _require_inputs(name: str, inputs: Array, networks: Sequence[Layer]) -> Arra
     if array.size == 0:
         raise DataError(f"{name} must hold at least one input, got shape {array.shape}")
     require_channels_last(name, given.shape)
-    bad = np.argwhere(~np.isfinite(array))
+    is_wrong = ~np.isfinite(array)
+    if has_absent_steps(array):
+        if not all(map(takes_padding, networks)):
+            raise LayerError(f"{name}: {NEEDS_PADDED}")
+        counts = read_lengths(name, array)
+        is_wrong &= (np.arange(array.shape[2]) < counts[:, None])[:, None, :, None]
+    bad = np.argwhere(is_wrong)
     if len(bad):
         raise DataError(
             f"{name} holds {array[tuple(bad[0])]} at index {tuple(map(int, bad[0]))}: inputs must be finite"

@@ -44,7 +44,7 @@ def working_bytes(program: Program, item_bytes: int) -> int:
     item_bytes : of a number of the result, 4 or 8.
     """
     images = group_size(program, item_bytes)
-    pixels = int(np.prod(program.input_shape))
+    pixels = program.pixel_count
     sizes = {planes_dtype(program, np.dtype(f"f{item_bytes}")).itemsize, 8}
     programs = (program, *(point.program for point in program.points))
     arithmetic = sum(_arithmetic_bytes(each, images, size) for each in programs for size in sizes)
@@ -54,7 +54,7 @@ def working_bytes(program: Program, item_bytes: int) -> int:
 def _arithmetic_bytes(program: Program, images: int, item_bytes: int) -> int:
     """Bytes of an arithmetic: planes, tensors, a group of so many images, its tables."""
     known = sum(found.count * found.right_area for found in lay_out_statistics(program))
-    group = (images + 4 * LANES) * (known + int(np.prod(program.input_shape))) * item_bytes
+    group = (images + 4 * LANES) * (known + program.pixel_count) * item_bytes
     planes = max(map(plane_count, program.stages)) * (2 * item_bytes + 8)
     tensors = 2 * sum(tensor.size for tensor in program.tensors) * LANES * item_bytes
     marks = sum(v.marks.size + 2 * v.offsets.size * 8 for s in program.stages for v in (s.visits, s.self_visits))

@@ -36,6 +36,9 @@ class Meter:
             if isinstance(self._machine.operations[k].function, Steepness)
         )
         self._inverses = slice(place.start, place.start + place.area)
+        gates = (p for k, p in self._machine.layout.items() if self._machine.operations[k].steps == "present")
+        # The one before the sum; those before windows come first.
+        self._present = next((slice(p.start, p.start + p.area) for p in reversed(list(gates))), None)
 
     def prepare(self, images: Array) -> tuple[Array, Array]:
         """Return what is to be known of images ``(n, C, H, W)``: their numbers and their statistics, a row each."""
@@ -54,6 +57,8 @@ class Meter:
         block = self._preparation.prepare(right.astype(self._machine.dtype, copy=False))
         sums = self._machine.run(*left, block, same, 0)[:, 0]
         filled = left[1][:, self._inverses] > 0, block.statistics[self._inverses] > 0
+        if self._present is not None:
+            filled = filled[0] & (left[1][:, self._present] > 0), filled[1] & (block.statistics[self._present] > 0)
         counts = filled[0].astype(np.float64) @ filled[1].astype(np.float64)
         return np.where(counts > 0, np.square(counts / np.where(counts > 0, sums, 1)), 1.0)
 

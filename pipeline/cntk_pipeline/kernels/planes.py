@@ -14,7 +14,7 @@ Planes come as pointers to their first pixel: an array passed to a function cost
 from typing import Any
 
 from cntk_pipeline.kernels.jit import jit_inner
-from cntk_pipeline.kernels.lanes import LANES, address, broadcast, load, multiply_add, store, widen
+from cntk_pipeline.kernels.lanes import LANES, address, broadcast, load, load_repeated, multiply_add, store, widen
 from cntk_pipeline.kernels.program import Array
 
 
@@ -143,6 +143,21 @@ def shift_plane(source: Any, target_out: Any, stride: int, shape: tuple[int, int
         for j in range(shape[1]):
             m = i * stride + j * LANES
             store(target_out, m, load(source, m) + lanes)
+
+
+@jit_inner
+def gate_row(source: Any, target_out: Any, left: Any, left_step: int, right: Any, width: int) -> None:
+    """Multiply each step of a row by a factor of the left sequence and one of each right sequence.
+
+    Parameters
+    ----------
+    left, right : the factors at the row's first step; of the left sequence one a step if ``left_step`` is 1, else one
+        for each lane.
+    """
+    for j in range(width):
+        m = j * LANES
+        factors = load_repeated(left, j) if left_step == 1 else load(left, m)
+        store(target_out, m, factors * load(right, m) * load(source, m))
 
 
 @jit_inner

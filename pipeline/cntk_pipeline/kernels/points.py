@@ -78,7 +78,7 @@ def find_points(graph: NetworkGraph, outputs: Sequence[int]) -> list[tuple[int, 
 def measure(graph: NetworkGraph, point: int) -> tuple[NetworkGraph, int]:
     """Write the sum of the steepness at a point behind a copy of a graph; return its node besides."""
     copied = NetworkGraph(list(graph.nodes), dict(graph.index))
-    return copied, copied.trace(copied.apply(point, Steepness()), 1.0)
+    return copied, copied.trace(copied.gate(copied.apply(point, Steepness()), "present"), 1.0)
 
 
 def _overlaps(node: Node) -> bool:

@@ -45,12 +45,13 @@ class Preparation:
         pixels = aligned_zeros((int(np.prod(x.shape[1:])), LANES), self._machine.dtype)
         pixels[:, : len(x)] = x.reshape(len(x), -1).T
         block = Block(pixels, aligned_zeros((self._machine.statistics_size, LANES), self._machine.dtype), len(x))
+        self._weigh_steps(block, x)
         self._machine.memory.tensors[:] = 0
         self._machine.memory.sums[:] = 0
-        first = 0
+        first, operations = 0, self._machine.operations
         for s, stage in enumerate(self._machine.program.stages):
             last = first + len(stage.operations)
-            if any(k in self._machine.layout for k in range(first, last)):
+            if any(k in self._machine.layout and operations[k].code is not Code.GATE for k in range(first, last)):
                 self._run_stage_variances(s, stage, first, last, block)
             if len(stage.self_visits.offsets):
                 self._machine.run_stage_of_self(block, s)
@@ -58,6 +59,15 @@ class Preparation:
         if self._exact is not None:
             block.statistics[self._refined] = self._exact.prepare(x).statistics[self._refined]
         return block
+
+    def _weigh_steps(self, block: Block, x: Array) -> None:
+        """Write how each gate weighs the steps of images, and which steps are there for recurrent layers."""
+        for k, found in self._machine.layout.items():
+            op = self._machine.operations[k]
+            if op.code is Code.GATE or (op.code is Code.RECUR and op.padded):
+                weights = weigh_steps(x[:, -1, 0], op.steps or "present")
+                last = found.start + (found.count - 1) * found.area
+                block.statistics[last : last + found.area, : len(x)] = weights.T
 
     def _run_stage_variances(self, s: int, stage: Stage, first: int, last: int, block: Block) -> None:
         """Compute the statistics of one stage, in pieces between which Python expands series."""
@@ -69,7 +79,7 @@ class Preparation:
         for k in range(first, last):
             op = self._machine.operations[k]
             if op.code is Code.ATTEND:
-                self._expand_attention(op, self._machine.layout[k], block)
+                self._expand_attention(op, self._machine.layout[k], block, self._present(op, block))
             if k + 1 == last or isinstance(op.function, Series):
                 run_variances(
                     self._machine.tables,
@@ -122,23 +132,33 @@ class Preparation:
         plane = self._planes[op.target * height * width : (op.target + 1) * height * width].reshape(height, width)
         begin, end = stage.halo * LANES, (stage.halo + found.width) * LANES
         variance = plane[: found.height, begin:end].reshape(found.height, found.width, LANES)
+        rows = block.statistics[found.start : found.start + (2 + function.terms) * found.area]
         if op.code is Code.RECUR:
-            scale, series, behind = _expand_steps(function, op, variance)
+            last = block.statistics[found.start + (found.count - 1) * found.area :][: found.area]
+            present = last.astype(np.float64).reshape(variance.shape) if op.padded else None
+            scale, series, behind = _expand_steps(function, op, variance, present)
         else:
             scale, series, behind = _expand(function, variance)
-        rows = block.statistics[found.start : found.start + found.count * found.area]
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused where it is read out
             rows[: 2 * found.area].reshape(2, found.area, LANES)[:] = scale.reshape(found.area, LANES)
             rows[2 * found.area :] = series.reshape(-1, LANES)
         plane[: found.height, begin:end] = behind.reshape(found.height, -1)
 
-    def _expand_attention(self, op: Operation, found: Statistics, block: Block) -> None:
+    def _present(self, op: Operation, block: Block) -> Array | None:
+        """Tell which steps of images are there, (positions, lanes) bool; None where all are."""
+        if not op.padded:
+            return None
+        present = block.pixels[-op.target_grid.width :] > 0
+        present[:, block.count :] = True  # a softmax over nothing is no number
+        return present
+
+    def _expand_attention(self, op: Operation, found: Statistics, block: Block, present: Array | None) -> None:
         """Write the attention of images from their covariances with themselves."""
         if op.mixing is None:
             raise TypeError(f"{op} is no attention")
         index = pair_index(self._machine.program.tensors[op.keys])
         tensor = self._machine.memory.tensors.reshape(-1, LANES)[self._machine.tables.tensors[op.keys, 0] :]
-        attention = mix_rows(op.scale * tensor[index].astype(np.float64), op.mixing)
+        attention = mix_rows(op.scale * tensor[index].astype(np.float64), op.mixing, present)
         block.statistics[found.start : found.start + found.area] = attention.reshape(found.area, LANES)
 
     def _inverse_deviations(self, first: int, last: int) -> list[slice]:
@@ -152,6 +172,15 @@ class Preparation:
         return found
 
 
+def weigh_steps(present: Array, weights: str) -> Array:
+    """Evaluate the weights of steps, (n, T), of which ``present`` is 1 where a step is there; see `Graph.gate`."""
+    flags = present.astype(np.float64)
+    counts = flags.sum(1, keepdims=True)
+    if weights == "last":
+        return np.asarray(flags * (np.cumsum(flags, 1) == counts))
+    return flags / {"present": 1.0, "mean": counts, "root": np.sqrt(counts)}[weights]
+
+
 def _expand(function: Series, variance: Array) -> tuple[Array, Array, Array]:
     """Expand a series at variances ``(height, width, lanes)``; return the variances behind it besides."""
     scale, series = function.expand(variance)
@@ -160,13 +189,19 @@ def _expand(function: Series, variance: Array) -> tuple[Array, Array, Array]:
         return scale, series, np.sum(series**2 * powers, axis=0)
 
 
-def _expand_steps(function: Series, op: Operation, variance: Array) -> tuple[Array, Array, Array]:
-    """Do the same step by step: to the variance of a step comes what the step before it hands on."""
-    steps = [variance[:, j : j + 1] for j in range(variance.shape[1])]
+def _expand_steps(
+    function: Series, op: Operation, variance: Array, present: Array | None
+) -> tuple[Array, Array, Array]:
+    """Do the same step by step: to the variance of a step comes what the step before it hands on.
+
+    ``present`` is 1 at the steps that are there, of the shape of ``variance``; None means all.
+    """
+    numbers = range(variance.shape[1])
     expanded: list[tuple[Array, Array, Array]] = []
-    for step in reversed(steps) if op.backward else steps:
+    for j in reversed(numbers) if op.backward else numbers:
         before = expanded[-1][2] if expanded else 0.0
-        expanded.append(_expand(function, step + op.recurrence * before))
+        scale, series, behind = _expand(function, variance[:, j : j + 1] + op.recurrence * before)
+        expanded.append((scale, series, behind if present is None else behind * present[:, j : j + 1]))
     if op.backward:
         expanded.reverse()
     scale, series, behind = (np.concatenate(parts, axis=-2) for parts in zip(*expanded, strict=True))

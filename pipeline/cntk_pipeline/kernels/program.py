@@ -41,6 +41,8 @@ class Code(IntEnum):
     """``S' = S1 S2``, ``T' = T1 S2 + S1 T2``."""
     RECUR = 13
     """Along a row ``H = recurrence S'_before + scale S + bias`` with S' = ``function`` of H, and T' likewise."""
+    GATE = 14
+    """``S' = g_x(p) g_z(p') S``, T' likewise, with g of the present steps of each sequence; see `Graph.gate`."""
     MASK = 5
     """At offset 0 of a sample with itself, ``S' = scale * S``, ``T' = scale * T``."""
     EMBED = 12
@@ -125,6 +127,8 @@ class Operation:
     mixing : of ATTEND, how logits become attention.
     begins : whether T of the source is zero and not written: WEIGH or RECUR of the images themselves.
     masked : whether a MASK lies before, so that equal images are no longer the same.
+    padded : of INPUT, RECUR and ATTEND, whether steps of sequences may be absent.
+    steps : of GATE, how they are weighed.
     node : the number of the graph's node that it begins with; -1 for LOAD and OUTPUT.
     scale, bias, own, extra : see `Code`; ``own`` is 1 where the layer's own weights are trained in the NTK
         parameterisation, and ``extra`` 0. Of ATTEND, ``scale`` is the factor of the logits.
@@ -147,6 +151,8 @@ class Operation:
     mixing: Mixing | None = None
     begins: bool = False
     masked: bool = False
+    padded: bool = False
+    steps: str = ""
     node: int = field(default=-1, compare=False)
     scale: float = 1.0
     bias: float = 0.0
@@ -284,6 +290,23 @@ class Program:
     def has_differences(self) -> bool:
         """Whether an activation is of differences of positions, whose variances have lost digits."""
         return any(isinstance(op.function, AbsDifference) for stage in self.stages for op in stage.operations)
+
+    @property
+    def is_padded(self) -> bool:
+        """Whether a network takes sequences of unequal lengths: images have one channel more, 1 at present steps."""
+        return any(op.code is Code.INPUT and op.padded for stage in self.stages for op in stage.operations)
+
+    @property
+    def takes_padding(self) -> bool:
+        """Whether every network does."""
+        inputs = [op.padded for stage in self.stages for op in stage.operations if op.code is Code.INPUT]
+        return bool(inputs) and all(inputs)
+
+    @property
+    def pixel_count(self) -> int:
+        """Count the numbers of an image, with those that say which steps are present."""
+        height, width, channels = self.input_shape
+        return height * width * (channels + self.is_padded)
 
     @property
     def is_masked(self) -> bool:

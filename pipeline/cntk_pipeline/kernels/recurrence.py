@@ -10,8 +10,8 @@ from numba import types
 
 from cntk_pipeline.kernels.jit import jit_pointers
 from cntk_pipeline.kernels.lanes import LANES, address, broadcast, load, multiply_add, store
-from cntk_pipeline.kernels.weighing import CONSTANTS, Place, find_dual, number_type
-from cntk_pipeline.layers import Pointwise
+from cntk_pipeline.kernels.weighing import CONSTANTS, Place, find_dual, get_by_lane, get_repeated, number_type
+from cntk_pipeline.layers import ClosedForm, Pointwise
 
 _TANGENT, _WIDTH, _LEFT_STATISTIC, _RIGHT_STATISTIC, _TERMS = (
     int(entry) for entry in (Place.TANGENT, Place.WIDTH, Place.LEFT_STATISTIC, Place.RIGHT_STATISTIC, Place.TERMS)
@@ -21,7 +21,13 @@ _RECURRENCE = 4 + CONSTANTS
 
 @cache
 def recurrence_function(
-    function: type[Pointwise], tangent: bool, begins: bool, backward: bool, by_lane: bool, dtype: str
+    function: type[Pointwise],
+    tangent: bool,
+    begins: bool,
+    backward: bool,
+    by_lane: bool,
+    dtype: str,
+    padded: bool = False,
 ) -> Any:
     """Compile the scan of one kind of recurrent layer, or load it from disk; called as `weighing.plane_function` is.
 
@@ -33,9 +39,12 @@ def recurrence_function(
     backward : from the last position to the first.
     by_lane : the left image differs by lane.
     dtype : of planes and statistics.
+    padded : states are 0 at steps that either sequence does not have; the last statistic is 1 where a step is present.
     """
     dual, take_left, take_right = find_dual(function, by_lane)
     carried = tangent and not begins
+    get_left = get_by_lane if by_lane else get_repeated
+    own_statistics = function.statistic_count if issubclass(function, ClosedForm) else 2
 
     def scan(source: Any, target_out: Any, ring: Any, left: Any, right: Any, place: Any, factors: Any) -> None:
         """Scan a register of one row; ``H = recurrence S'_before + scale S + bias``, and T likewise; see `Code`."""
@@ -43,6 +52,7 @@ def recurrence_function(
         left_step, right_step = place[_LEFT_STATISTIC], place[_RIGHT_STATISTIC]
         scale, bias, own, recurrence = factors[0], factors[1], factors[2], factors[_RECURRENCE]
         constants = factors[3], factors[4], factors[5]
+        present = own_statistics + terms  # closed forms have no terms
         source_t, target_t = address(source, place[_TANGENT]), address(target_out, place[_TANGENT])
         state, t = broadcast(0.0, source), broadcast(0.0, source)
         for step in range(width):
@@ -52,6 +62,9 @@ def recurrence_function(
             x = take_left(left, j, left_step, terms)
             z = take_right(right, j, right_step, terms)
             state, slope = dual(covariance, x, z, constants)
+            if padded:
+                here = get_left(left, j + present * left_step) * get_by_lane(right, j + present * right_step)
+                state, slope = here * state, here * slope
             if tangent:
                 t = multiply_add(recurrence, t, own * covariance)
                 if carried:

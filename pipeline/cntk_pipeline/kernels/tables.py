@@ -61,6 +61,8 @@ class Entry(IntEnum):
     """Where the bounds of POOL, or the weights of REDUCE and EMBED, begin; of ATTEND, the places of pairs."""
     BACKWARD = 30
     """Whether RECUR runs from the last position to the first."""
+    PRESENT = 31
+    """Of RECUR, the statistics before that of present steps; 0 where all steps are."""
 
 
 class StageEntry(IntEnum):
@@ -164,7 +166,7 @@ class Statistics:
 
 
 def lay_out_statistics(program: Program) -> tuple[Statistics, ...]:
-    """Give each activation, and each attention, room for what it needs to know of an image."""
+    """Give each activation, attention and gate room for what it needs to know of an image."""
     found: list[Statistics] = []
     index, start, right_start = 0, 0, 0
     for stage in program.stages:
@@ -182,11 +184,12 @@ def lay_out_statistics(program: Program) -> tuple[Statistics, ...]:
 
 
 def _statistic_count(op: Operation) -> int:
-    if op.code is Code.ATTEND:
+    if op.code in (Code.ATTEND, Code.GATE):
         return 1
+    present = op.code is Code.RECUR and op.padded  # the last statistic
     if isinstance(op.function, ClosedForm):
-        return op.function.statistic_count
-    return 2 + op.function.terms if isinstance(op.function, Series) else 0
+        return op.function.statistic_count + present
+    return 2 + op.function.terms + present if isinstance(op.function, Series) else 0
 
 
 def make_tables(program: Program, dtype: np.dtype) -> Tables:
@@ -221,6 +224,7 @@ def make_tables(program: Program, dtype: np.dtype) -> Tables:
                 value for w in op.windows for value in (w.window, w.stride, w.before)
             ]
         codes[k, Entry.BEGINS], codes[k, Entry.BACKWARD] = op.begins, op.backward
+        codes[k, Entry.PRESENT] = statistics[k].count - 1 if op.code is Code.RECUR and op.padded else 0
         codes[k, Entry.CLEAR] = (op.grid.height, op.grid.width) != (stage.height, stage.width)
         constants = op.function.constants if isinstance(op.function, ClosedForm) else ()
         params[k, : 3 + len(constants)] = (op.scale, op.bias, op.own, *constants)

@@ -23,7 +23,7 @@ from cntk_pipeline.kernels.program import Array, Code
 from cntk_pipeline.kernels.tables import Entry, Kind, StageEntry, Tables
 from cntk_pipeline.kernels.weighing import CONSTANTS, Place
 
-_INPUT, _LOAD, _LOAD_SUM, _WEIGH, _ADD, _MULTIPLY, _RECUR, _MASK, _EMBED = (
+_INPUT, _LOAD, _LOAD_SUM, _WEIGH, _ADD, _MULTIPLY, _RECUR, _MASK, _EMBED, _GATE = (
     int(code)
     for code in (
         Code.INPUT,
@@ -35,6 +35,7 @@ _INPUT, _LOAD, _LOAD_SUM, _WEIGH, _ADD, _MULTIPLY, _RECUR, _MASK, _EMBED = (
         Code.RECUR,
         Code.MASK,
         Code.EMBED,
+        Code.GATE,
     )
 )
 _PLAIN_3X3, _CIRCULAR = int(Kind.PLAIN_3X3), int(Kind.CIRCULAR)
@@ -58,6 +59,7 @@ _PLAIN_3X3, _CIRCULAR = int(Kind.PLAIN_3X3), int(Kind.CIRCULAR)
     _LEFT,
     _AREA,
     _BACKWARD,
+    _PRESENT,
 ) = (
     int(entry)
     for entry in (
@@ -80,6 +82,7 @@ _PLAIN_3X3, _CIRCULAR = int(Kind.PLAIN_3X3), int(Kind.CIRCULAR)
         Entry.LEFT,
         Entry.AREA,
         Entry.BACKWARD,
+        Entry.PRESENT,
     )
 )
 _STAGE_HEIGHT, _STAGE_WIDTH, _HALO = (int(entry) for entry in (StageEntry.HEIGHT, StageEntry.WIDTH, StageEntry.HALO))
@@ -98,12 +101,14 @@ def _scan_variances(
     function: int,
     steps: int,
     backward: bool,
+    present: int,
     place: Array,
     factors: Any,
 ) -> None:
     """Write the variances behind each step of a recurrent layer, and statistics on the way.
 
     Of a series, whose statistics Python expands step by step, write ``scale S + bias`` alone: ``function`` is 0.
+    Where ``present`` is not 0, so many numbers of ``statistics_out`` lie before those that say which steps are there.
     """
     place[_PLACE_HEIGHT], place[_PLACE_WIDTH] = 1, 1
     before = target_out
@@ -116,6 +121,9 @@ def _scan_variances(
                 here[lane] += factors[_RECURRENCE] * before[lane]
         if function != 0:
             call(function, (here, address(statistics_out, j * LANES), address(place, 0), factors))
+            if present != 0:
+                for lane in range(LANES):
+                    here[lane] *= statistics_out[present + j * LANES + lane]
         before = here
 
 
@@ -191,13 +199,18 @@ def run_variances(
             for i in range(shape[0]):
                 for m in range(shape[1] * LANES):
                     target[i * stride + m] = params[p, 0] * source[i * stride + m]
+        elif code == _GATE:
+            weights = address(statistics_out, op[_LEFT] * LANES)
+            for m in range(shape[1] * LANES):
+                target[m] = weights[m] * weights[m] * source[m]
         elif code == _EMBED:  # a position is correlated with itself by 1
             shift_plane(source, target, stride, shape, params[p, 0])
         elif code == _RECUR:
             place[_RIGHT_STATISTIC] = op[_AREA]
             factors = address(params, p * params.shape[1])
             out = address(statistics_out, op[_LEFT] * LANES)
-            _scan_variances(source, target, out, statistics_functions[p], shape[1], op[_BACKWARD] != 0, place, factors)
+            present, backward = op[_PRESENT] * op[_AREA] * LANES, op[_BACKWARD] != 0
+            _scan_variances(source, target, out, statistics_functions[p], shape[1], backward, present, place, factors)
         elif code == _WEIGH:
             kind = op[_KIND]
             if kind != 0:

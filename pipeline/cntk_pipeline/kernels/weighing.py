@@ -109,23 +109,23 @@ _BY_LANE: dict[int, Callable[..., Any]] = {1: _one, 2: _two, 3: _three}
 
 
 @pasted
-def _get_repeated(pointer: Any, pixel: int) -> Any:
+def get_repeated(pointer: Any, pixel: int) -> Any:
     return load_repeated(pointer, pixel)
 
 
 @pasted
-def _get_by_lane(pointer: Any, pixel: int) -> Any:
+def get_by_lane(pointer: Any, pixel: int) -> Any:
     return load(pointer, pixel * LANES)
 
 
 @pasted
 def _series_repeated(pointer: Any, pixel: int, step: int, terms: int) -> Any:
-    return _get_repeated, pointer, pixel, step, terms
+    return get_repeated, pointer, pixel, step, terms
 
 
 @pasted
 def _series_by_lane(pointer: Any, pixel: int, step: int, terms: int) -> Any:
-    return _get_by_lane, pointer, pixel, step, terms
+    return get_by_lane, pointer, pixel, step, terms
 
 
 @pasted
@@ -287,7 +287,7 @@ def input_function(tangent: bool, by_lane: bool, dtype: str) -> Any:
     Its parameters are those of the other loops but ``source``; ``left`` and ``right`` are the first pixels of the
     images, a statistic is a channel, and there are ``terms`` of them.
     """
-    get_left = _get_by_lane if by_lane else _get_repeated
+    get_left = get_by_lane if by_lane else get_repeated
 
     def plane(target_out: Any, left: Any, right: Any, place: Any, factors: Any) -> None:
         # Read once: for all the compiler knows, every store might change them.
@@ -319,7 +319,7 @@ def attention_function(by_lane: bool, dtype: str) -> Any:
     where it is not needed; the attention of the left image and of the right ones, ``(positions, positions)``; scratch
     of as many lanes as there are positions; and `Place`, whose ``TERMS`` is the number of positions.
     """
-    get_left = _get_by_lane if by_lane else _get_repeated
+    get_left = get_by_lane if by_lane else get_repeated
 
     def attend(
         tensor: Any, tensor_out: Any, index: Any, index_out: Any, left: Any, right: Any, buffer: Any, place: Any

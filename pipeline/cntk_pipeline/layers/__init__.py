@@ -18,7 +18,7 @@ from cntk_pipeline.layers.pointwise import ClosedForm, Pointwise, Series
 from cntk_pipeline.layers.pooling import AvgPool, Flatten, GlobalAvgPool, GlobalSumPool, LocalAvgPool, MaxPool, SumPool
 from cntk_pipeline.layers.positions import PositionalEmbedding
 from cntk_pipeline.layers.rectifiers import Abs, LeakyRelu, Maxout, Relu, Sign
-from cntk_pipeline.layers.recurrent import Bidirectional, LastState, Recurrent
+from cntk_pipeline.layers.recurrent import Bidirectional, LastState, Padded, Recurrent
 from cntk_pipeline.layers.refused import REFUSED, why_not
 from cntk_pipeline.layers.residual import Identity, Residual
 from cntk_pipeline.layers.sequential import Sequential
@@ -75,6 +75,7 @@ LAYERS: dict[str, type[Layer]] = {
     "Recurrent": Recurrent,
     "Bidirectional": Bidirectional,
     "LastState": LastState,
+    "Padded": Padded,
     "Aggregate": Aggregate,
     "GraphConv": GraphConv,
 }
@@ -112,6 +113,7 @@ __all__ = [
     "LocalAvgPool",
     "MaxPool",
     "Maxout",
+    "Padded",
     "Pointwise",
     "Polynomial",
     "PositionalEmbedding",

@@ -60,13 +60,14 @@ class Attend(Layer):
         return False
 
     def output_shape(self, shape: Shape) -> Shape:
-        require_image(self, shape)
+        require_image(self, shape, padded=True)
         require_keys(self, self.keys, shape)
         return shape
 
     def lower(self, graph: Graph, shape: Shape, source: int) -> int:
         keys = self.keys.lower(graph, shape, source)
-        return graph.attend(source, self.gain, None if keys == source else keys, self.mechanism, self.plus_identity)
+        apart = None if keys == source else keys
+        return graph.attend(source, self.gain, apart, self.mechanism, self.plus_identity, shape.padded)
 
 
 def _require_layer(layer: Layer, keys: object) -> None:
@@ -137,12 +138,12 @@ class SelfAttention(Layer):
         _require_weights(self)
 
     def output_shape(self, shape: Shape) -> Shape:
-        require_image(self, shape)
+        require_image(self, shape, padded=True)
         return shape.behind_weights(shape.spatial)
 
     def lower(self, graph: Graph, shape: Shape, source: int) -> int:
         rows, columns = (Windows.single(size) for size in shape.size)
-        mixed = graph.attend(source, self.w_query_std * self.w_key_std)
+        mixed = graph.attend(source, self.w_query_std * self.w_key_std, padded=shape.padded)
         values = graph.weigh(mixed, rows, columns, (self.w_value_std * self.w_out_std) ** 2, 0.0, float(self.trained))
         return graph.weigh(values, rows, columns, 1.0, self.b_std**2, float(self.trained))
 
@@ -193,14 +194,17 @@ class LinearAttention(Layer):
         _require_layer(self, self.keys)
 
     def output_shape(self, shape: Shape) -> Shape:
-        require_image(self, shape)
+        require_image(self, shape, padded=True)
         require_keys(self, self.keys, shape)
         return shape.behind_weights(shape.spatial)
 
     def lower(self, graph: Graph, shape: Shape, source: int) -> int:
         rows, columns = (Windows.single(size) for size in shape.size)
         keys = self.keys.lower(graph, shape, source)
-        mixed = graph.multiply(keys, graph.total(graph.multiply(keys, source)))
+        products = graph.multiply(keys, source)
+        if shape.padded:
+            products = graph.gate(products, "present")
+        mixed = graph.multiply(keys, graph.total(products))
         scale = (self.w_query_std * self.w_key_std * self.w_value_std * self.w_out_std) ** 2
         # Queries, keys, values and outputs are four layers; own S' counts the bias as often, which is there once.
         own, extra = (4.0, -3 * self.b_std**2) if self.trained else (0.0, 0.0)

@@ -31,6 +31,7 @@ class Shape:
     gaussian : whether the channels are independent Gaussians of mean zero, as layers with weights make them.
     weighted : how many layers with weights lie before.
     is_graph : whether the positions are the nodes of a graph, of which graphs may have any number.
+    padded : whether the positions are steps, some of which are absent where a sequence is shorter; see `Padded`.
     """
 
     spatial: tuple[int, int] | None
@@ -38,6 +39,7 @@ class Shape:
     gaussian: bool = False
     weighted: int = 0
     is_graph: bool = False
+    padded: bool = False
 
     @classmethod
     def of_inputs(cls, shape: tuple[int, ...]) -> "Shape":
@@ -61,7 +63,8 @@ class Shape:
 
     def with_spatial(self, spatial: tuple[int, int] | None) -> "Shape":
         """Return the shape with other positions and the same channels."""
-        return replace(self, spatial=spatial, is_graph=self.is_graph and spatial is not None)
+        is_graph, padded = (flag and spatial is not None for flag in (self.is_graph, self.padded))
+        return replace(self, spatial=spatial, is_graph=is_graph, padded=padded)
 
     def __str__(self) -> str:
         width = "inf" if self.channels is None else str(self.channels)
@@ -129,12 +132,14 @@ class Graph(ABC):
         bias: float = 0.0,
         own: float = 0.0,
         backward: bool = False,
+        padded: bool = False,
     ) -> int:
         """Scan both positions of a pair together along the row of an image, with a function at each step.
 
         ``H = recurrence S'(p - 1, p' - 1) + scale S + bias`` and S' is the dual of the function at H;
         ``T' = slope (recurrence T'(p - 1, p' - 1) + scale T + own H)`` with the dual of its derivative. Before the
-        first position there are zeros; with ``backward`` the scan runs from the last position to the first.
+        first position there are zeros; with ``backward`` the scan runs from the last position to the first. With
+        ``padded``, S' and T' are 0 where a step of either sequence is absent.
         """
 
     @abstractmethod
@@ -164,12 +169,26 @@ class Graph(ABC):
         keys: int | None = None,
         mechanism: str = "softmax",
         plus_identity: bool = False,
+        padded: bool = False,
     ) -> int:
         """Mix the positions of each image by its own attention A.
 
         ``S' = A_x S A_z^T`` and ``T' = A_x T A_z^T``. The logits of an image are ``gain`` times S of ``keys``, of the
         image with itself; ``keys`` is the source where None is given. With the mechanism "softmax" the rows of A are
-        their softmax; with "identity", "abs" or "relu", A is this function of them. ``plus_identity`` adds I to A.
+        their softmax; with "identity", "abs" or "relu", A is this function of them. ``plus_identity`` adds I to A. With
+        ``padded``, the columns of A of absent steps are 0, and a softmax is one over the others.
+        """
+
+    @abstractmethod
+    def pad(self, source: int) -> int:
+        """Read the images again, as sequences whose absent steps hold NaN; ``source`` is the images themselves."""
+
+    @abstractmethod
+    def gate(self, source: int, weights: str) -> int:
+        """Weigh the steps of each sequence: ``S' = g_x(p) g_z(p') S``, and T' likewise.
+
+        ``weights`` say what g is, with L present steps: "present" 1 at each of them and 0 at the others; "mean" 1 / L;
+        "root" the root of 1 / L; "last" 1 at the last one alone.
         """
 
     @abstractmethod
@@ -222,8 +241,13 @@ class Layer(ABC):
             yield layer
 
 
-def require_image(layer: Layer, shape: Shape) -> tuple[int, int]:
-    """Return the spatial shape, or say that ``layer`` needs images."""
+def require_image(layer: Layer, shape: Shape, padded: bool = False) -> tuple[int, int]:
+    """Return the spatial shape, or say that ``layer`` needs images; ``padded`` tells whether it knows absent steps."""
+    if shape.padded and not padded:
+        raise LayerError(
+            f"{layer} does not take sequences of unequal lengths, whose absent steps it would count: leave it out, or "
+            "leave Padded() out and cut all sequences to one length"
+        )
     if shape.is_graph:
         raise LayerError(
             f"{layer} needs images of shape (H, W, C), got graphs of shape {shape}: take Aggregate or GraphConv "

@@ -4,6 +4,7 @@ from dataclasses import fields
 
 from cntk_pipeline.errors import LayerError
 from cntk_pipeline.layers.base import Layer, Shape
+from cntk_pipeline.layers.recurrent import takes_padding
 
 KINDS = ("nngp", "ntk")
 
@@ -19,11 +20,12 @@ def require_kind(network: Layer, kind: str, input_shape: tuple[int, ...]) -> Non
     Raises
     ------
     LayerError
-        If the network does not accept the shape, ends in an image, has no NTK where one is asked for, or the kind is
-        unknown.
+        If the network does not accept the shape, ends in an image, has no NTK where one is asked for, has a `Padded`
+        that is not its first layer, or the kind is unknown.
     """
     if kind not in KINDS:
         raise LayerError(f'a kernel is "nngp" or "ntk", got kind={kind!r}')
+    takes_padding(network)
     if kind == "ntk":
         _require_ntk(network)
     end = network.output_shape(Shape.of_inputs((1, *input_shape)))

@@ -130,7 +130,12 @@ class Conv(Layer):
 
     def windows(self, shape: Shape) -> tuple[Windows, Windows]:
         """Lay the windows over the rows and columns of an image."""
-        size, strides = require_image(self, shape), read_pair("strides", self.strides)
+        size, strides = require_image(self, shape, padded=True), read_pair("strides", self.strides)
+        if shape.padded and (strides != (1, 1) or self.padding != "SAME"):
+            raise LayerError(
+                f"{self} on sequences of unequal lengths would have other windows than on each sequence alone: take "
+                'strides=1 and padding="SAME"'
+            )
         rows, columns = (Windows.place(*v, self.padding) for v in zip(size, self.window, strides, strict=True))
         return rows, columns
 
@@ -143,6 +148,8 @@ class Conv(Layer):
         rows, columns = self.windows(shape)
         scale = self.w_std**2 / (rows.window * columns.window)
         own = _own_share(self, shape, rows.window * columns.window)
+        if shape.padded and columns.window > 1:  # what lies behind the end is 0, as outside
+            source = graph.gate(source, "present")
         return graph.weigh(source, rows, columns, scale, self.b_std**2, *own)
 
 

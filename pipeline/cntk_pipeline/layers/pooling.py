@@ -12,16 +12,26 @@ from cntk_pipeline.layers.windows import Windows, check_padding
 
 @dataclass(frozen=True)
 class Flatten(Layer):
-    """Lay all pixels side by side as features. Only covariances of equal positions survive; vectors pass unchanged."""
+    """Lay all pixels side by side as features. Only covariances of equal positions survive; vectors pass unchanged.
+
+    Of sequences of unequal lengths, the steps that both have are equal positions; a sequence of L steps is divided by
+    the root of L.
+    """
 
     def output_shape(self, shape: Shape) -> Shape:
-        height, width = shape.size if shape.spatial is None else require_image(self, shape)
-        return replace(
-            shape, spatial=None, channels=None if shape.channels is None else shape.channels * height * width
-        )
+        height, width = shape.size if shape.spatial is None else require_image(self, shape, padded=True)
+        if shape.padded and shape.channels is not None:
+            raise LayerError(
+                "Flatten of sequences of unequal lengths needs infinitely many channels: put a Conv, Dense or "
+                "Recurrent layer before it"
+            )
+        channels = None if shape.channels is None else shape.channels * height * width
+        return replace(shape.with_spatial(None), channels=channels)
 
     def lower(self, graph: Graph, shape: Shape, source: int) -> int:
         height, width = shape.size
+        if shape.padded:  # each sequence has its own number of steps
+            return graph.trace(graph.gate(source, "root"), 1.0)
         return source if shape.spatial is None else graph.trace(source, 1 / (height * width))
 
 
@@ -161,6 +171,8 @@ class GlobalAvgPool(Layer):
         height, width = require_positions(self, shape)
         if shape.is_graph:  # each has its own number of nodes
             return graph.pool(source, Windows.whole(height), Windows.whole(width), normalize_edges=True)
+        if shape.padded:
+            return graph.pool(graph.gate(source, "mean"), Windows.whole(height), Windows.whole(width))
         return graph.pool(source, Windows.whole(height), Windows.whole(width), 1 / (height * width) ** 2)
 
 
@@ -174,6 +186,8 @@ class GlobalSumPool(Layer):
 
     def lower(self, graph: Graph, shape: Shape, source: int) -> int:
         height, width = require_positions(self, shape)
+        if shape.padded:
+            source = graph.gate(source, "present")
         return graph.pool(source, Windows.whole(height), Windows.whole(width))
 
 

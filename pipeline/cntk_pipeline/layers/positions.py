@@ -110,7 +110,7 @@ class PositionalEmbedding(Layer):
         return Correlation(self.correlation, float(self.length))
 
     def output_shape(self, shape: Shape) -> Shape:
-        require_image(self, shape)
+        require_image(self, shape, padded=True)
         if shape.channels is not None:
             raise LayerError(
                 "PositionalEmbedding needs infinitely many channels, in which its vectors and the input have nothing "

@@ -9,6 +9,7 @@ from cntk_pipeline.errors import LayerError
 from cntk_pipeline.layers.base import Graph, Layer, Shape
 from cntk_pipeline.layers.linear import require_deviation, require_trained
 from cntk_pipeline.layers.pointwise import Pointwise
+from cntk_pipeline.layers.sequential import Sequential
 from cntk_pipeline.layers.windows import Windows
 
 
@@ -80,12 +81,14 @@ class Recurrent(Layer):
     def lower(self, graph: Graph, shape: Shape, source: int) -> int:
         assert isinstance(self.activation, Pointwise)
         variances = self.w_std**2, self.u_std**2, self.b_std**2
-        return graph.recur(source, self.activation, *variances, float(self.trained), self.backward)
+        return graph.recur(source, self.activation, *variances, float(self.trained), self.backward, shape.padded)
 
 
 @dataclass(frozen=True)
 class LastState(Layer):
     """Keep the last step of a sequence alone: behind a `Recurrent` layer, the state that has seen every step.
+
+    Of sequences of unequal lengths that is the last present step of each.
 
     Parameters
     ----------
@@ -99,10 +102,14 @@ class LastState(Layer):
 
     def output_shape(self, shape: Shape) -> Shape:
         _require_sequence(self, shape)
-        return replace(shape, spatial=None)
+        return shape.with_spatial(None)
 
     def lower(self, graph: Graph, shape: Shape, source: int) -> int:
         steps = _require_sequence(self, shape)
+        if shape.padded and not self.backward:
+            return graph.pool(graph.gate(source, "last"), Windows.single(1), Windows.whole(steps))
+        if shape.padded:  # the first step of each is there
+            source = graph.gate(source, "present")
         kept = 0 if self.backward else steps - 1
         return graph.pool(source, Windows.single(1), Windows(steps, 1, 1, -kept, 1))
 
@@ -145,9 +152,45 @@ class Bidirectional(Layer):
         return graph.rescale(graph.add(forward, backward), 0.5)
 
 
+@dataclass(frozen=True)
+class Padded(Layer):
+    """Take sequences of unequal lengths; the first layer of a network.
+
+    Steps of the input that hold NaN in all channels are absent; they lie behind those that are present, as
+    `sequences.pad` lays them. An absent step adds nothing anywhere: a state there is 0, windows of convolutions find
+    zeros, attention gives it no weight, and means are over a sequence's own steps. A kernel value is that of the two
+    sequences alone, whatever the array's number of steps.
+    """
+
+    def output_shape(self, shape: Shape) -> Shape:
+        _require_sequence(self, shape)
+        if shape.channels is None:
+            raise LayerError("Padded needs the inputs themselves: put it first")
+        return replace(shape, padded=True)
+
+    def lower(self, graph: Graph, shape: Shape, source: int) -> int:
+        return graph.pad(source)
+
+
+def takes_padding(network: Layer) -> bool:
+    """Tell whether a network takes sequences of unequal lengths.
+
+    Raises
+    ------
+    LayerError
+        If it has a `Padded` that is not its first layer.
+    """
+    count = sum(isinstance(layer, Padded) for layer in network.walk())
+    steps = network.flattened() if isinstance(network, Sequential) else (network,)
+    is_first = bool(steps) and isinstance(steps[0], Padded)
+    if count > is_first:
+        raise LayerError("Padded says what the inputs are, and is the first layer of the whole network: put it first")
+    return is_first
+
+
 def read_sequences(network: Layer, inputs: np.ndarray) -> np.ndarray:
     """Lay sequences ``(n, T, C)`` as images of one row, if ``network`` has a layer of sequences; other inputs stay."""
-    is_sequential = any(isinstance(layer, Recurrent | Bidirectional | LastState) for layer in network.walk())
+    is_sequential = any(isinstance(layer, Recurrent | Bidirectional | LastState | Padded) for layer in network.walk())
     return inputs[:, None] if inputs.ndim == 3 and is_sequential else inputs
 
 

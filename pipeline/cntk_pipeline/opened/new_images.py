@@ -13,6 +13,7 @@ from cntk_pipeline.graphs import is_graph
 from cntk_pipeline.inputs import as_array
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.preprocessing import Preprocessing
+from cntk_pipeline.sequences import has_absent_steps, read_lengths
 from cntk_pipeline.storage.tiled_array import Array
 from cntk_pipeline.workflow.load import read_preprocessing
 
@@ -75,7 +76,11 @@ class NewImages:
             If a pixel is not finite.
         """
         images = self.given.read(start, stop).reshape(-1, *self.shape[1:])
-        bad = np.argwhere(~np.isfinite(images))
+        broken = ~np.isfinite(images)
+        if has_absent_steps(images):
+            counts = read_lengths(self.given.origin, images, start)
+            broken &= (np.arange(images.shape[2]) < counts[:, None])[:, None, :, None]
+        bad = np.argwhere(broken)
         if len(bad):
             row, *pixel = map(int, bad[0])
             name = self.given.names[start + row]

@@ -212,7 +212,8 @@ class StoredData:
         array = TiledArray(self.path / name)
         for index in _indices(array):
             try:
-                yield array.chunk_path(*index), array.describe(index).xxh3
+                # Absent steps of sequences hold NaN.
+                yield array.chunk_path(*index), array.describe(index, nan=name.endswith("images")).xxh3
             except CorruptTile:
                 yield array.chunk_path(*index), None
 

@@ -222,11 +222,12 @@ class TiledArray:
             values[tuple(into)] = source[tuple(out_of)]
         return values
 
-    def describe(self, index: tuple[int, ...]) -> Chunk:
-        """Check a chunk on disk and describe it as `write` does."""
+    def describe(self, index: tuple[int, ...], nan: bool = False) -> Chunk:
+        """Check a chunk on disk and describe it as `write` does; with ``nan`` some of its values may be NaN."""
         path = self.chunk_path(*index)
         payload = self._checked(self._content(path), path)
-        if not np.all(np.isfinite(self._shaped(payload, index))):
+        values = self._shaped(payload, index)
+        if not np.all(np.isfinite(values) | (nan & np.isnan(values))):
             raise CorruptTile(f"{path} holds values that are not finite")
         return Chunk(self.path.name, self.chunk_bytes, google_crc32c.value(payload), digest(payload.data))
 

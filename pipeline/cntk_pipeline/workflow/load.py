@@ -21,9 +21,11 @@ from cntk_pipeline.graphs import NodeCounts, count_nodes, is_graph
 from cntk_pipeline.inference import require_options, require_results
 from cntk_pipeline.kernels import Engine, Question
 from cntk_pipeline.layers import Dropout
+from cntk_pipeline.layers.recurrent import takes_padding
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.preprocessing import Preprocessing, find_preprocessing
 from cntk_pipeline.rundir.specification import DataSpecification, EngineRecord, Specification
+from cntk_pipeline.sequences import has_absent_steps
 from cntk_pipeline.solvers import centres_of, options_of
 from cntk_pipeline.storage import StorePath
 from cntk_pipeline.storage.tiled_array import Array
@@ -156,6 +158,12 @@ def load_data(config: RunConfig) -> Loaded:
     require_results(config.inference, columns, kinds, chosen.test.labels is not None)
     if is_graph(chosen.train.images.shape[1:]) and config.data.standardize:
         raise ConfigError(f"{chosen.name}: graphs are not standardised: set data.standardize = false")
+    is_padded = any(has_absent_steps(part.images) for part in (chosen.train, chosen.test))
+    if is_padded and not all(takes_padding(readout.network) for readout in readouts):
+        raise ConfigError(
+            f"{chosen.name}: some sequences have absent steps, which hold NaN, and the network does not take them: put "
+            '{layer = "Padded"} first in network.layers, or cut all sequences to one length'
+        )
     first = datasets.row_count(
         config.data.standardize_first, len(chosen.train.images), "standardize_first", chosen.name
     )
