@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from cntk_pipeline.regression.dynamics import Flow, gradient_flow, maximal_learning_rate
     from cntk_pipeline.regression.eigenvalues import Spectrum, spectrum
     from cntk_pipeline.regression.ensembles import Blocks, ensemble
+    from cntk_pipeline.regression.likelihood import Evidence, evidence
     from cntk_pipeline.regression.posterior import Predictive, gp_posterior
     from cntk_pipeline.regression.selection import (
         LearningCurve,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Blocks",
+    "Evidence",
     "Flow",
     "LearningCurve",
     "LeaveOneOut",
@@ -27,6 +29,7 @@ __all__ = [
     "RidgePath",
     "Spectrum",
     "ensemble",
+    "evidence",
     "gp_posterior",
     "gradient_flow",
     "learning_curve",
@@ -40,6 +43,7 @@ __getattr__ = lazy_names(
     __name__,
     {
         "Blocks": "ensembles",
+        "Evidence": "likelihood",
         "Flow": "dynamics",
         "LearningCurve": "selection",
         "LeaveOneOut": "selection",
@@ -47,6 +51,7 @@ __getattr__ = lazy_names(
         "RidgePath": "selection",
         "Spectrum": "eigenvalues",
         "ensemble": "ensembles",
+        "evidence": "likelihood",
         "gp_posterior": "posterior",
         "gradient_flow": "dynamics",
         "learning_curve": "selection",
