@@ -10,6 +10,7 @@ from cntk_pipeline.config import InferenceConfig, RunConfig, Section, read_optio
 from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.inference.base import Product, Result
 from cntk_pipeline.inference.ensemble import EnsembleResult
+from cntk_pipeline.inference.evidence import EvidenceResult
 from cntk_pipeline.inference.learning_curve import LearningCurveResult
 from cntk_pipeline.inference.leave_one_out import LeaveOneOutResult
 from cntk_pipeline.inference.posterior_covariance import PosteriorCovarianceResult
@@ -23,6 +24,7 @@ from cntk_pipeline.tasks import StageForecast
 
 RESULTS: dict[str, Result] = {
     "leave_one_out": LeaveOneOutResult(),
+    "evidence": EvidenceResult(),
     "learning_curve": LearningCurveResult(),
     "posterior_variance": PosteriorVarianceResult(),
     "posterior_covariance": PosteriorCovarianceResult(),
@@ -77,6 +79,8 @@ def require_options(config: RunConfig) -> None:
         If a key is unknown or a value invalid, or a result needs another solver.
     """
     asked, _ = asked_of(config.inference), options_of(config.solve)
+    for key in asked:
+        RESULTS[key].require_solve(config.solve)
     wanted = [f"inference.{key}" for key in asked if RESULTS[key].needs_factor]
     if config.solve.ridges == "auto" and not has_exact_factor(config.solve):
         raise ConfigError(
