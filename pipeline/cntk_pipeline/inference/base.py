@@ -134,6 +134,7 @@ class Result(ABC):
     needs_factor: ClassVar[bool] = False
     needs_test_kernel: ClassVar[bool] = False
     needs_test_labels: ClassVar[bool] = False
+    needs_classes: ClassVar[bool] = False
     knows_centres: ClassVar[bool] = False
 
     def require(self, value: Any, train: int, kinds: Set[str]) -> None:  # noqa: B027 - most have nothing to refuse

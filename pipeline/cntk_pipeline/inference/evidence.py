@@ -113,7 +113,7 @@ def column_scales(run: RunDirectory, system: System, coefficients: Array) -> Arr
 
 
 def kernel_scales(data: DataSpecification, scales: Array) -> Array:
-    """Join the factors of the columns, where they are parts of one answer: ``(columns,)``, or ``()`` for all classes."""
+    """Join the factors of columns that are parts of one answer: ``(columns,)``, or ``()`` for all classes."""
     return scales if data.task == "regression" else scales.mean()
 
 

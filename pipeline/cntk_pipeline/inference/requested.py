@@ -9,6 +9,7 @@ from pydantic import AliasChoices, Field, create_model
 from cntk_pipeline.config import InferenceConfig, RunConfig, Section, read_options
 from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.inference.base import Product, Result
+from cntk_pipeline.inference.calibration import CalibrationResult
 from cntk_pipeline.inference.ensemble import EnsembleResult
 from cntk_pipeline.inference.evidence import EvidenceResult
 from cntk_pipeline.inference.learning_curve import LearningCurveResult
@@ -25,6 +26,7 @@ from cntk_pipeline.tasks import StageForecast
 RESULTS: dict[str, Result] = {
     "leave_one_out": LeaveOneOutResult(),
     "evidence": EvidenceResult(),
+    "calibration": CalibrationResult(),
     "learning_curve": LearningCurveResult(),
     "posterior_variance": PosteriorVarianceResult(),
     "posterior_covariance": PosteriorCovarianceResult(),
@@ -99,8 +101,10 @@ def require_options(config: RunConfig) -> None:
         raise ConfigError(f"{' and '.join(wanted)} {verb} the factor of the solve: {EXACT_FACTOR}")
 
 
-def require_results(config: InferenceConfig, train: int, kinds: Set[str], has_test_labels: bool = True) -> None:
-    """Refuse results that do not fit the training images, the kinds of read-outs, or a test part without labels.
+def require_results(
+    config: InferenceConfig, train: int, kinds: Set[str], has_test_labels: bool = True, has_classes: bool = True
+) -> None:
+    """Refuse results that do not fit the training images, the kinds of read-outs, the labels, or the task.
 
     Raises
     ------
@@ -111,6 +115,11 @@ def require_results(config: InferenceConfig, train: int, kinds: Set[str], has_te
         if RESULTS[key].needs_test_labels and not has_test_labels:
             raise ConfigError(
                 f"inference.{key} compares predictions with labels of the test images, and they have none: leave it out"
+            )
+        if RESULTS[key].needs_classes and not has_classes:
+            raise ConfigError(
+                f"inference.{key} needs a classification with one class an image, of at least two classes, and this is "
+                "none: leave it out"
             )
         RESULTS[key].require(value, train, kinds)
 

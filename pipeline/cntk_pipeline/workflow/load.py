@@ -137,7 +137,8 @@ def load_data(config: RunConfig) -> Loaded:
     chosen, columns = _with_centres(config, chosen)
     assert chosen.test is not None
     kinds = {readout.kind for readout in readouts}
-    require_results(config.inference, columns, kinds, chosen.test.labels is not None)
+    has_classes = chosen.task == "classification" and len(chosen.classes) > 1
+    require_results(config.inference, columns, kinds, chosen.test.labels is not None, has_classes)
     if is_graph(chosen.train.images.shape[1:]) and config.data.standardize:
         raise ConfigError(f"{chosen.name}: graphs are not standardised: set data.standardize = false")
     first = datasets.row_count(

@@ -3,7 +3,7 @@
 Reads the directory only and changes nothing, so it works beside a running driver.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -99,7 +99,8 @@ class SolveReport:
 
     ``iterations`` counts the iterations of conjugate gradients so far, ``iteration_residual`` is their last residual;
     both are None where none run. The scores are as in `MetricsRecord`; the pivots stay None where no factor is stored.
-    ``inferred`` holds the products of ``[inference]``.
+    ``inferred`` holds the products of ``[inference]``. The scores of probabilities on the test images are there with
+    ``inference.calibration``, and ``log_evidence``, with the best factor of the kernel, with ``inference.evidence``.
     """
 
     readout: str
@@ -117,6 +118,10 @@ class SolveReport:
     exact_match: float | None = None
     r2: float | None = None
     r2_of_targets: tuple[float, ...] | None = None
+    negative_log_likelihood: float | None = None
+    brier_score: float | None = None
+    calibration_error: float | None = None
+    log_evidence: float | None = None
     inferred: tuple[InferredReport, ...] = ()
 
 
@@ -200,7 +205,10 @@ def _present(fields: list[tuple[str, Any]]) -> dict[str, Any]:
     return {name: value for name, value in fields if value is not None or name not in OTHER_SCORES}
 
 
-OTHER_SCORES = ("squared_error", "exact_match", "r2", "r2_of_targets")
+OTHER_SCORES = (
+    *("squared_error", "exact_match", "r2", "r2_of_targets"),
+    *("negative_log_likelihood", "brier_score", "calibration_error", "log_evidence"),
+)
 
 
 def read_contents(run: RunDirectory) -> Contents | None:
@@ -253,6 +261,7 @@ def _solve_report(run: RunDirectory, solve: WantedSolve) -> SolveReport:
     far = solver_of(solve.system.method).iterations(run, solve.system)
     record = run.solve_record(solve.name) or {}
     results = run.read_record(f"solve/{solve.name}/metrics.json", METRICS)
+    inferred = {item.stage.kind: item.read(run) for item in solve.products if item.summarise is not None}
     return SolveReport(
         solve.system.readout,
         solve.system.ridge,
@@ -262,12 +271,16 @@ def _solve_report(run: RunDirectory, solve: WantedSolve) -> SolveReport:
         None if far is None else far.count,
         None if far is None or not far.residuals else far.residuals[-1],
         **({} if results is None else asdict(results)),
-        inferred=tuple(
-            InferredReport(product.stage.kind, product.read(run))
-            for product in solve.products
-            if product.summarise is not None
-        ),
+        **_further_scores(inferred),
+        inferred=tuple(InferredReport(kind, record) for kind, record in inferred.items()),
     )
+
+
+def _further_scores(inferred: Mapping[str, Any]) -> dict[str, Any]:
+    """Pick the scores of a solve from its records of inference, by the kind of their product."""
+    evidence, calibration = inferred.get("evidence"), inferred.get("calibration")
+    scores = {} if calibration is None or calibration.test is None else asdict(calibration.test)
+    return scores | ({} if evidence is None else {"log_evidence": evidence.best_log_evidence})
 
 
 def _stage_report(run: RunDirectory, stage: WantedStage, receipts: dict[Task, Receipt]) -> StageReport:
