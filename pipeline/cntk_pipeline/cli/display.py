@@ -221,6 +221,9 @@ def show_results(report: "RunReport") -> None:
     """Show the scores of every read-out and ridge."""
     out.print()
     out.print(results_table(report.solves))
+    if report.choose_by is not None and report.best is not None:
+        measure = report.choose_by.replace("_", "-")
+        out.print(escape(f"chosen by {measure}: {_system(report.best)}"))
 
 
 def results_table(solves: "Sequence[SolveReport]") -> Table:

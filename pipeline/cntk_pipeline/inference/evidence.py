@@ -1,8 +1,8 @@
 """The evidence of a solved system: the likelihood of its training targets, from its existing factor."""
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 from pydantic import with_config
@@ -36,13 +36,27 @@ class EvidenceRecord:
     log_evidence : of all columns of the targets, with the kernel as it is.
     scales : the factors of the kernel with which the targets are most likely: one for each target of a regression, one
         for all classes of a classification.
-    best_log_evidence : with these factors; None where one is zero, since all targets of its column are equal.
+    best_log_evidence : with these factors. A column whose targets are all equal is left out, since its best factor is
+        zero; None where no column is left.
     """
 
     log_determinant: float
     log_evidence: float
     scales: tuple[NotNegative, ...]
     best_log_evidence: float | None
+
+    @classmethod
+    def of(cls, data: DataSpecification, found: Evidence) -> Self:
+        """Make the record of a system of a data set."""
+        scales = np.atleast_1d(kernel_scales(data, found.scales))
+        varied = found if len(scales) == 1 else replace(found, scales=found.scales[found.scales > 0])
+        best = scales[scales > 0]
+        return cls(found.log_determinant, found.at(), tuple(scales.tolist()), varied.at(best) if len(best) else None)
+
+    @property
+    def chosen_by(self) -> float:
+        """What systems are compared by: the evidence with the best factors, or as it is where all targets are equal."""
+        return self.log_evidence if self.best_log_evidence is None else self.best_log_evidence
 
 
 _RECORD: Record[EvidenceRecord] = Record(EvidenceRecord, AGAIN)
@@ -126,18 +140,9 @@ EVIDENCE = Owner("evidence", evaluate_evidence, _places)
 
 def _summary(run: RunDirectory, solve: str) -> Json:
     determinant, scales = (run.inferred(solve, "evidence", part).read(0) for part in ("log_determinant", "scales"))
-    return record_of(run.specification.data, Evidence(run.train_cut.count, float(determinant[0]), scales))
-
-
-def record_of(data: DataSpecification, found: Evidence) -> Json:
-    """Make the record of the evidence of a system of a data set."""
-    best = np.atleast_1d(kernel_scales(data, found.scales))
-    return {
-        "log_determinant": found.log_determinant,
-        "log_evidence": found.at(),
-        "scales": best.tolist(),
-        "best_log_evidence": found.at(best) if best.all() else None,
-    }
+    return asdict(
+        EvidenceRecord.of(run.specification.data, Evidence(run.train_cut.count, float(determinant[0]), scales))
+    )
 
 
 class EvidenceResult(Result):

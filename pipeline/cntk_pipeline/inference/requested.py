@@ -81,6 +81,12 @@ def require_options(config: RunConfig) -> None:
         If a key is unknown or a value invalid, or a result needs another solver.
     """
     asked, _ = asked_of(config.inference), options_of(config.solve)
+    measure = config.solve.choose_by
+    if measure is not None and measure not in asked:
+        raise ConfigError(
+            f'solve.choose_by = "{measure}" compares inference.{measure} of all systems: set {measure} = true under '
+            "[inference]"
+        )
     for key in asked:
         RESULTS[key].require_solve(config.solve)
     wanted = [f"inference.{key}" for key in asked if RESULTS[key].needs_factor]

@@ -152,12 +152,15 @@ class OpenRun:
 
     @property
     def best(self) -> System:
-        """The solved system with the highest score by leave-one-out, or by the test images without leave-one-out.
+        """The best solved system: by ``solve.choose_by`` that of the largest evidence, or of the best leave-one-out.
+
+        Without ``choose_by`` it is the highest score of leave-one-out where all systems have it, and of the test images
+        otherwise.
 
         Raises
         ------
         NotComputed
-            If no system is solved yet.
+            If no system is solved yet, or what they are compared by is not computed.
         """
         return find_best(self.directory)
 

@@ -1,14 +1,22 @@
 """The evidence of a kernel and a ridge: the likelihood of the training targets under the Gaussian process."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from cntk_pipeline.errors import ConfigError, NotPositiveDefinite
-from cntk_pipeline.regression.arguments import Array, RidgeMode, as_absolute_ridge, as_targets, as_train_kernel
-from cntk_pipeline.regression.factors import cholesky, solve
+from cntk_pipeline.regression.arguments import (
+    Array,
+    RidgeMode,
+    TrainKernel,
+    as_absolute_ridge,
+    as_targets,
+    as_train_kernel,
+)
+from cntk_pipeline.regression.factors import cholesky, eigenbasis, expect_definite, solve
 from cntk_pipeline.regression.posterior import signal_variance
 
 
@@ -89,6 +97,23 @@ def evidence(
     lower = cholesky(kernel, absolute)
     determinant = log_determinant(np.diagonal(lower), np.diagonal(kernel.values) + absolute, kernel.name)
     return Evidence(kernel.count, determinant, signal_variance(targets, solve(lower, targets)))
+
+
+def evidences(kernel: TrainKernel, targets: Array, absolute: Array) -> Iterator[Evidence]:
+    """Evaluate the evidence of each absolute ridge, from one eigendecomposition.
+
+    Raises
+    ------
+    NotPositiveDefinite
+        If the smallest ridge is too small, with a sufficient one.
+    """
+    basis = eigenbasis(kernel)
+    expect_definite(kernel, basis, float(absolute.min()))
+    squares = np.square(basis.vectors.T @ targets)
+    for ridge in absolute:
+        values = basis.values + ridge
+        scales = (squares / values[:, None]).sum(axis=0) / kernel.count
+        yield Evidence(kernel.count, float(np.log(values).sum()), scales)
 
 
 def log_determinant(pivots: Array, diagonal: Array, name: str) -> float:

@@ -3,6 +3,7 @@
 Reads the directory only and changes nothing, so it works beside a running driver.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from cntk_pipeline.rundir.owners import Chunks
 from cntk_pipeline.rundir.specification import DataSpecification, EngineRecord
 from cntk_pipeline.rundir.verification import spent, with_arrays
 from cntk_pipeline.solvers import METRICS, RidgeChoice, read_choice, solver_of
+from cntk_pipeline.solvers.scores import main_score
 from cntk_pipeline.tasks import Receipt, Task
 from cntk_pipeline.telemetry.driver_log import find_executor
 from cntk_pipeline.workflow.predictions import PredictionReport, report_predictions
@@ -148,6 +150,7 @@ class RunReport:
     trained : ensembles of networks in training, where times were asked for.
     predictions : of new images, by `cntk predict`; they are no part of the run, and ``complete`` does not ask for them.
     openers : lines of Python that open the arrays with zarr and with xarray.
+    choose_by : what the training images choose a system by, where the workflow says it.
     """
 
     path: str
@@ -171,6 +174,27 @@ class RunReport:
     trained: tuple[TrainedReport, ...]
     predictions: tuple[PredictionReport, ...]
     openers: tuple[str, ...]
+    choose_by: str | None = None
+
+    @property
+    def best(self) -> SolveReport | None:
+        """The solved system that the training images choose, or the test images where none of its measures is there.
+
+        By `choose_by`; without it by leave-one-out where all systems have it, otherwise by the test images. Of equals
+        the first; None where no system is solved, or the measure asked for is not computed yet.
+        """
+        solved = [each for each in self.solves if each.relative_residual is not None]
+        if self.choose_by is not None and None in [_record_of(each, self.choose_by) for each in solved]:
+            return None
+        left_out = [_left_out_score(each) for each in solved]
+        if self.choose_by == "evidence":
+            scores = [_record_of(each, "evidence").chosen_by for each in solved]
+        elif self.choose_by == "leave_one_out" or None not in left_out:
+            scores = left_out
+        else:
+            scores = [main_score(each) for each in solved]
+        ranked = [-math.inf if score is None else score for score in scores]
+        return solved[ranked.index(max(ranked))] if solved else None
 
     @property
     def complete(self) -> bool:
@@ -196,8 +220,15 @@ class RunReport:
         return next(((name, done, total) for name, (done, total) in parts.items() if done < total), None)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the report as plain values, with ``complete``; scores that the task does not have are left out."""
-        return asdict(self, dict_factory=_present) | {"data": self.data.to_json(), "complete": self.complete}
+        """Return the report as plain values, with ``complete`` and ``best``, the name of the best system.
+
+        Scores that the task does not have are left out.
+        """
+        return asdict(self, dict_factory=_present) | {
+            "data": self.data.to_json(),
+            "complete": self.complete,
+            "best": None if self.best is None else self.best.name,
+        }
 
 
 def _present(fields: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -207,6 +238,7 @@ def _present(fields: list[tuple[str, Any]]) -> dict[str, Any]:
 
 OTHER_SCORES = (
     *("squared_error", "exact_match", "r2", "r2_of_targets"),
+    "choose_by",
     *("negative_log_likelihood", "brier_score", "calibration_error", "log_evidence"),
 )
 
@@ -254,6 +286,7 @@ def make_report(run: RunDirectory) -> RunReport:
         trained=tuple(trained),
         predictions=tuple(report_predictions(run)),
         openers=_openers(run, [report.name for report in solves if report.relative_residual is not None]),
+        choose_by=run.workflow().solve.choose_by,
     )
 
 
@@ -274,6 +307,15 @@ def _solve_report(run: RunDirectory, solve: WantedSolve) -> SolveReport:
         **_further_scores(inferred),
         inferred=tuple(InferredReport(kind, record) for kind, record in inferred.items()),
     )
+
+
+def _record_of(solve: SolveReport, product: str) -> Any:
+    return next((item.record for item in solve.inferred if item.product == product), None)
+
+
+def _left_out_score(solve: SolveReport) -> float | None:
+    record = _record_of(solve, "leave_one_out")
+    return None if record is None else main_score(record)
 
 
 def _further_scores(inferred: Mapping[str, Any]) -> dict[str, Any]:
