@@ -29,7 +29,8 @@ def make_report_page(run: OpenRun) -> Page:
         If matplotlib or tomli-w is not installed.
     """
     report = make_report(run.directory)
-    sections, lacking = gather(run)
+    drawn, lacking = gather(run)
+    sections = [*drawn, *_compared(report)]
     path, images, state = describe(run.directory)
     name = run.directory.workflow().name
     sentence = _sentence(run, report, images)
@@ -40,7 +41,7 @@ def make_report_page(run: OpenRun) -> Page:
         state=state,
         complete=report.complete,
         sentence=sentence,
-        sections=[*sections, *_compared(report), _work(report)],
+        sections=[*sections, _work(report)],
         lacking=lacking,
         facts=_facts(run, report),
         workflow=_toml(run),
@@ -52,7 +53,7 @@ def make_report_page(run: OpenRun) -> Page:
         "sentence": sentence,
         "state": state,
         "status": report.to_json(),
-        "sections": {section.key: section.numbers for section in (*sections, *_compared(report))},
+        "sections": {section.key: section.numbers for section in sections},
         "lacking": {each.key: each.reason for each in lacking},
     }
     return Page(html, plain(numbers))
