@@ -24,7 +24,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +45,7 @@ from cntk_pipeline.layers import (
     GlobalAvgPool,
     LastState,
     Layer,
+    MaxPool,
     Recurrent,
     Relu,
     Sequential,
@@ -56,7 +57,10 @@ FLOOR_PASSES = 20_000
 
 @dataclass(frozen=True)
 class Case:
-    """A network with a tile: left images, right images, and pixels along an edge, and along another of ``height``."""
+    """A network with a tile: left images, right images, and pixels along an edge, and along another of ``height``.
+
+    It is measured by turns with ``beside``, or with CNTK-V or CNTK-GAP of depth 11.
+    """
 
     name: str
     network: Sequential
@@ -65,6 +69,7 @@ class Case:
     size: int = 32
     dtype: str = "float32"
     height: int | None = None
+    beside: Sequential | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -83,6 +88,13 @@ def pooled_resnet() -> Sequential:
     # The strided blocks are the fifth and the eighth; a plain one and a pooling take their place.
     plain = flat[1]
     return Sequential(flat[0], *[plain] * 3, AvgPool(2), *[plain] * 3, AvgPool(2), *[plain] * 3, *flat[10:])
+
+
+def with_fifth(*instead: Layer) -> Sequential:
+    """Build CNTK-GAP of depth 11 with other layers in the place of the fifth of its ten ReLUs."""
+    flat = presets.cntk(11, "gap").flattened()
+    fifth = [place for place, layer in enumerate(flat) if isinstance(layer, Relu)][4]
+    return Sequential(*flat[:fifth], *instead, *flat[fifth + 1 :])
 
 
 def with_function(network: Sequential, function: Layer) -> Sequential:
@@ -113,6 +125,8 @@ def cases() -> list[Case]:
         Case("CNTK-V depth 11, Gelu", with_function(v(11), Gelu()), 128, 128),
         Case("CNTK-GAP depth 11, Erf", with_function(gap(11), Erf()), 2, 16),
         Case("CNTK-GAP depth 11, Gelu", with_function(gap(11), Gelu()), 2, 16),
+        # The maximum of a pair is a nonlinearity itself, and takes the place of a ReLU.
+        Case("MaxPool to AvgPool", with_fifth(MaxPool((1, 2))), 2, 16, beside=with_fifth(Relu(), AvgPool((1, 2)))),
         Case("Recurrent, all times", recurrent(GlobalAvgPool()), 8, 16, size=150, height=1, dtype="float64"),
         Case("Recurrent, last state", recurrent(LastState()), 128, 128, size=150, height=1, dtype="float64"),
     ]
@@ -258,10 +272,12 @@ def main() -> None:
         print_memory(arguments.memory)
         return
     console = Console(width=110)
-    table = Table("network", "pixels", "dtype", "tile", "ns", "floor ns", "to floor", "to CNTK", "a kernel entry")
+    table = Table("network", "pixels", "dtype", "tile", "ns", "floor ns", "to floor", "to other", "a kernel entry")
     listed = cases()
     for case in listed[: 4 if arguments.quick else None]:
         reference = listed[0] if case.name.startswith("CNTK-V") else listed[1]
+        if case.beside is not None:
+            reference = replace(case, network=case.beside)
         found = measure(case, reference, arguments.turns)
         seconds = found.taken * 1e-9 * lower([(case.network, "ntk")], case.shape).plane_entries
         cost = f"{1e6 * seconds:.1f} us" if seconds < 1e-3 else f"{1e3 * seconds:.2f} ms"

@@ -8,9 +8,9 @@ said=$(mktemp -d)
 trap 'rm -r "$said"' EXIT
 
 # shellcheck disable=SC2086 # several options
-"$python" -m pytest -m "not alone" $together "$@" | tee "$said/first"
+"$python" -m pytest -m "not alone" --durations=40 $together "$@" | tee "$said/first"
 first=$?
-"$python" -m pytest -m alone "$@" | tee "$said/second"
+"$python" -m pytest -m alone --durations=10 "$@" | tee "$said/second"
 second=$?
 
 echo
