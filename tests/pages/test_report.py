@@ -114,8 +114,9 @@ def test_what_the_training_images_chose_stands_in_the_page(tmp_path: Path) -> No
     (numbers,) = page.numbers["sections"]["calibration"].values()
     assert numbers["test"]["calibration_error"] == run.metrics[0].calibration_error
     assert page.numbers["status"]["best"] == run.best.fingerprint
-    done = CliRunner().invoke(cli.app, ["status", str(run.path)])
-    assert f"chosen by evidence: depth3-gap-ntk, ridge {run.best.ridge:g} relative" in done.output
+    for words in (["inspect"], ["inspect", "--all"]):
+        done = CliRunner().invoke(cli.app, [*words, str(run.path)])
+        assert f"chosen by evidence: depth3-gap-ntk, ridge {run.best.ridge:g} relative" in done.output
 
 
 def test_the_workflow_of_a_report_can_be_run(pictured_run: OpenRun, tmp_path: Path) -> None:
