@@ -192,7 +192,10 @@ def test_inference_is_asked_for_in_a_workflow(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("solve", ["{solver='cg'}", "{factor_dtype='float32'}"])
-@pytest.mark.parametrize("option", ["leave_one_out", "learning_curve", "posterior_variance", "posterior_covariance"])
+@pytest.mark.parametrize(
+    "option",
+    ["leave_one_out", "evidence", "calibration", "learning_curve", "posterior_variance", "posterior_covariance"],
+)
 def test_what_needs_an_exact_factor_is_refused_without_one(workflow: Path, solve: str, option: str) -> None:
     message = (
         rf'inference.{option} needs the factor of the solve: take solver = "cholesky" with factor_dtype = "float64"'

@@ -47,10 +47,13 @@ WORKFLOWS: dict[str, dict[str, Any]] = {
     "iterations": {"solve": {"solver": "cg", "rank": 4}},
     "factor in float32": {"solve": {"factor_dtype": "float32"}},
     "automatic ridge": {"solve": {"ridges": "auto"}},
+    "ridge by evidence": {"solve": {"ridges": "auto", "choose_by": "evidence"}, "inference": {"evidence": True}},
     "inference": {
         "readouts": {"kinds": ["ntk", "nngp"]},
         "inference": {
             "leave_one_out": True,
+            "evidence": True,
+            "calibration": True,
             "learning_curve": True,
             "variance": True,
             "covariance": True,

@@ -44,7 +44,13 @@ SMALL = {
 
 CENTRES = SMALL | {
     "solve": SMALL["solve"] | {"solver": "centres", "centres": 6},
-    "inference": {"leave_one_out": True, "learning_curve": True, "posterior_variance": True},
+    "inference": {
+        "leave_one_out": True,
+        "learning_curve": True,
+        "posterior_variance": True,
+        "calibration": True,
+        "evidence": True,
+    },
 }
 
 

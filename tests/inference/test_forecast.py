@@ -14,11 +14,11 @@ pytestmark = pytest.mark.slow
 Run = Callable[..., RunDirectory]
 Config = Callable[..., RunConfig]
 
-RESULTS = ("leave_one_out", "learning_curve", "posterior_variance", "posterior_covariance")
+RESULTS = ("leave_one_out", "evidence", "calibration", "learning_curve", "posterior_variance", "posterior_covariance")
 EVERYTHING = dict.fromkeys(RESULTS, True) | {"spectrum": 2, "ensemble": [1.0, 2.0]}
 
 
-@pytest.mark.parametrize("inference", [{}, {"posterior_variance": True}, EVERYTHING])
+@pytest.mark.parametrize("inference", [{}, {"posterior_variance": True}, {"calibration": True}, EVERYTHING])
 def test_plan_and_status_have_the_same_rows_with_the_same_tasks(
     run_small: Run, small_config: Config, inference: dict[str, Any]
 ) -> None:

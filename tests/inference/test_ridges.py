@@ -11,6 +11,7 @@ from cntk_pipeline.config import RunConfig
 from cntk_pipeline.datasets import one_hot_targets
 from cntk_pipeline.errors import ConfigError, Interrupted, NotPositiveDefinite
 from cntk_pipeline.inference.auto_ridge import Capacity, in_memory
+from cntk_pipeline.opened import OpenRun
 from cntk_pipeline.opened.description import describe
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.solvers.systems import ridge_candidates
@@ -85,6 +86,57 @@ def test_both_ways_give_the_same_path(run_small: Run, small_config: Config, take
     for name in ("absolute_ridges", "accuracy", "chosen"):
         assert getattr(paths[0], name) == pytest.approx(getattr(paths[1], name), rel=1e-12)
     assert paths[0].squared_error == pytest.approx(paths[1].squared_error, rel=1e-7)
+
+
+EVIDENCE = {
+    "solve": AUTO["solve"] | {"choose_by": "evidence"},
+    "readouts": {"poolings": ["gap"], "kinds": ["nngp", "ntk"]},
+    "inference": {"evidence": True},
+}
+
+
+def profile(kernel: np.ndarray, targets: np.ndarray, ridge: float) -> float:
+    """Evaluate the log evidence with the best factor of the kernel, by its definition."""
+    count, columns = targets.shape
+    system = kernel + ridge * np.eye(count)
+    scale = np.sum(targets * np.linalg.solve(system, targets)) / (count * columns)
+    whole = np.linalg.slogdet(scale * system)[1] + count + count * np.log(2 * np.pi)
+    return float(-columns / 2 * whole)
+
+
+@WAYS
+def test_the_ridge_and_the_read_out_of_the_largest_evidence_are_taken(
+    run_small: Run, take: Callable[[str], None], way: str
+) -> None:
+    take(way)
+    run = run_small(**EVIDENCE)
+    report, opened = make_report(run), OpenRun(run)
+    targets = one_hot_targets(np.asarray(run.inputs("train_labels")[:]), 3)
+    for path in report.ridge_paths:
+        assert path.record is not None
+        kernel = whole_matrix(run, path.readout, "train").astype(float)
+        values = [profile(kernel, targets, ridge) for ridge in path.record.absolute_ridges]
+        np.testing.assert_allclose(path.record.log_evidence, values, rtol=1e-7)
+        assert path.record.chosen == ridge_candidates()[int(np.argmax(values))]
+    assert report.complete
+    largest = max(report.solves, key=lambda solve: solve.log_evidence or -np.inf)
+    for solve, path in zip(report.solves, report.ridge_paths, strict=True):
+        assert solve.log_evidence == pytest.approx(max(path.record.log_evidence), rel=1e-7)
+    assert opened.best.fingerprint == largest.name == report.to_json()["best"]
+    assert factor_files(run) == 12  # of the chosen ones alone
+    assert runs.verify(run.path).bad == ()
+    # The chosen system is the same solve, whatever chose it.
+    again = run_small(**EVIDENCE | {"solve": {"ridges": [largest.ridge], "tile": 16}})
+    assert largest.name in [solve.name for solve in make_report(again).solves]
+
+
+@pytest.mark.parametrize("measure", ["evidence", "leave_one_out"])
+def test_a_measure_that_inference_does_not_compute_is_refused(small_config: Config, measure: str) -> None:
+    config = small_config(solve={"ridges": [1.0, 0.1], "choose_by": measure})
+    with pytest.raises(
+        ConfigError, match=rf"solve.choose_by = \"{measure}\".*set {measure} = true under \[inference\]"
+    ):
+        runs.load(config)
 
 
 @WAYS

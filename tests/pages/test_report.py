@@ -97,6 +97,28 @@ def test_a_report_has_its_sections_in_order_and_every_number_in_json(pictured_ru
     ]
 
 
+def test_what_the_training_images_chose_stands_in_the_page(tmp_path: Path) -> None:
+    asked = {"leave_one_out": False, "evidence": True, "calibration": True}
+    solve = {"ridges": "auto", "choose_by": "evidence"}
+    readouts = {"depths": [3], "poolings": ["gap"]}
+    run = pictured.start(tmp_path / "run", readouts=readouts, solve=solve, inference=asked)
+    page = make_report_page(run)
+    assert f"The training images choose depth3-gap-ntk with ridge {run.best.ridge:g}, by evidence." in page.html
+    assert {"evidence", "calibration"} <= set(sections_of(page))
+    reader = require_sound(page)
+    said = reader.said("td")
+    assert "log evidence" in reader.said("th")
+    record = run.calibration().summary
+    assert f"{record.test.brier_score:.4f}" in said
+    assert f"{run.evidence().summary.best_log_evidence:.6g}" in said
+    (numbers,) = page.numbers["sections"]["calibration"].values()
+    assert numbers["test"]["calibration_error"] == run.metrics[0].calibration_error
+    assert page.numbers["status"]["best"] == run.best.fingerprint
+    for words in (["inspect"], ["inspect", "--all"]):
+        done = CliRunner().invoke(cli.app, [*words, str(run.path)])
+        assert f"chosen by evidence: depth3-gap-ntk, ridge {run.best.ridge:g} relative" in done.output
+
+
 def test_the_workflow_of_a_report_can_be_run(pictured_run: OpenRun, tmp_path: Path) -> None:
     (text,) = re.findall(r"<pre[^>]*><code>(.*?)</code>", make_report_page(pictured_run).html, re.DOTALL)
     (tmp_path / "copied.toml").write_text(html.unescape(text))

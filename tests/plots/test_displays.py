@@ -179,6 +179,11 @@ def test_reliability_is_that_of_the_probabilities(pictured_run: OpenRun) -> None
     np.testing.assert_allclose(np.nansum(display.counts * display.accuracy), np.sum(probabilities.argmax(1) == labels))
     gaps = np.nansum(display.counts * np.abs(display.accuracy - display.confidence)) / len(labels)
     assert display.error == pytest.approx(gaps) == pytest.approx(calibration_error(probabilities, labels))
+    right = probabilities[np.arange(len(labels)), labels]
+    assert display.negative_log_likelihood == pytest.approx(-np.log(right).mean())
+    squares = np.square(probabilities - np.eye(probabilities.shape[1])[labels]).sum(1).mean()
+    assert display.brier_score == pytest.approx(squares)
+    assert f"Brier score {squares:.4f}" in display.tables()[0].title
 
 
 def test_a_network_is_drawn_with_its_repetitions_counted(pictured_run: OpenRun) -> None:

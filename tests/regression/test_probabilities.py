@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
+import scipy.optimize
 import scipy.special
+import sklearn.metrics
 
 from cntk_pipeline.errors import ConfigError, NotFinite
-from cntk_pipeline.regression.probabilities import calibration_error, fit_probabilities
+from cntk_pipeline.regression.probabilities import Probabilities, calibration_error, fit_probabilities
 
 
 def drawn(scale: float, count: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
@@ -55,3 +57,28 @@ def test_the_calibration_error_is_that_of_its_definition() -> None:
 def test_wrong_means_and_labels_are_named(means: np.ndarray, labels: list, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         fit_probabilities(means, labels)
+
+
+def test_the_scale_is_the_one_of_a_descent_over_all_scales() -> None:
+    means, labels = drawn(3.0, 500)
+    smoothed = np.full(means.shape, 1 / (3 * 502))
+    smoothed[np.arange(500), labels] += 501 / 502
+    found = scipy.optimize.minimize(
+        lambda scale: -np.sum(smoothed * scipy.special.log_softmax(scale * means, axis=1)), x0=[1.0], tol=1e-10
+    )
+    assert fit_probabilities(means, labels).scale == pytest.approx(found.x.item(), rel=1e-5)
+
+
+def test_the_scores_of_probabilities_are_those_of_scikit_learn() -> None:
+    means, labels = drawn(2.0, 300)
+    probabilities = Probabilities(2.0)
+    scores, chances = probabilities.scores(means, labels), probabilities.of(means)
+    assert scores.negative_log_likelihood == pytest.approx(sklearn.metrics.log_loss(labels, chances), rel=1e-12)
+    by_class = [sklearn.metrics.brier_score_loss(labels == k, chances[:, k]) for k in range(3)]
+    assert scores.brier_score == pytest.approx(sum(by_class), rel=1e-12)
+    assert scores.calibration_error == calibration_error(chances, labels)
+
+
+def test_a_probability_that_rounds_to_zero_has_a_finite_logarithm() -> None:
+    scores = Probabilities(1e6).scores([[1.0, 0.0]], [1])
+    assert (scores.negative_log_likelihood, scores.brier_score) == (1e6, 2.0)

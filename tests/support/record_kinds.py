@@ -43,6 +43,18 @@ def kinds() -> dict[str, tuple[Record[Any], Any]]:
             dict(accuracy=None, relative_residual=0.0, squared_error=2.0, r2=0.5, r2_of_targets=[0.25, 0.75]),
         ),
         "leave_one_out": (RESULTS["leave_one_out"].record, dict(squared_error=0.1, accuracy=None)),
+        "evidence": (
+            RESULTS["evidence"].record,
+            dict(log_determinant=-3.0, log_evidence=-9.0, scales=[0.5], best_log_evidence=None),
+        ),
+        "calibration": (
+            RESULTS["calibration"].record,
+            dict(
+                softmax_scale=3.0,
+                left_out=dict(negative_log_likelihood=0.5, brier_score=0.25, calibration_error=0.1),
+                test=None,
+            ),
+        ),
         "learning_curve": (
             RESULTS["learning_curve"].record,
             dict(sizes=[1, 2], absolute_ridge=0.1, accuracy=[0.5, 1.0], squared_error=[0.1, 0.2]),

@@ -232,6 +232,16 @@ def show_results(report: "RunReport") -> None:
     """Show the scores of every read-out and ridge."""
     out.print()
     out.print(results_table(report.solves))
+    for line in chosen_lines(report):
+        out.print(escape(line))
+
+
+def chosen_lines(report: "RunReport") -> list[str]:
+    """Say which system the training images choose; nothing where the workflow does not ask for it."""
+    best = report.best
+    if report.choose_by is None or best is None:
+        return []
+    return [f"chosen by {report.choose_by.replace('_', '-')}: {_system(best)}"]
 
 
 def results_table(solves: "Sequence[SolveReport]") -> Table:

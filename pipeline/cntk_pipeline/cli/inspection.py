@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from cntk_pipeline.cli.console import escape, out
 from cntk_pipeline.cli.display import (
+    chosen_lines,
     results_table,
     show_contents,
     show_inferred,
@@ -32,7 +33,7 @@ def show_summary(report: "RunReport", contents: "Contents | None") -> None:
     """Show a run on one screen: what was computed, its scores, what it lacks, and where things lie."""
     head = [report.path, *_wrapped(_sentence(report)), ""]
     head += [] if report.solves else _wrapped(f"no ridge is chosen yet for {', '.join(report.readouts)}")
-    tail = ["", *_lacking(report, contents), *_further(report), "", *_places(report)]
+    tail = [*chosen_lines(report), "", *_lacking(report, contents), *_further(report), "", *_places(report)]
     taken = sum(max(1, math.ceil(len(line) / out.width)) for line in (*head, *tail))
     room = max(FEWEST_ROWS, SUMMARY_LINES - 1 - taken - 2)
     shown = best_of(report.solves, room)

@@ -152,6 +152,9 @@ class SolveConfig(OpenSection):
     tile : samples along the edge of a tile of the factor, or of a block of the other solvers, rounded to whole kernel
         tiles; "auto" chooses.
     unit_diagonal : regress on ``K_ij / sqrt(K_ii K_jj)``; the stored kernel stays as it is.
+    choose_by : what the training images choose by: "leave_one_out", or "evidence", the log marginal likelihood with the
+        best factor of the kernel. It chooses among the ridges of "auto" and among all systems of the run, and needs the
+        key of the same name in [inference]. By default, leave-one-out chooses where the run has it.
     """
 
     ridges: Literal["auto"] | Annotated[list[float], Field(min_length=1)] = Field(default=[0.0])
@@ -159,6 +162,7 @@ class SolveConfig(OpenSection):
     solver: str = "cholesky"
     tile: Literal["auto"] | int = "auto"
     unit_diagonal: bool = False
+    choose_by: Literal["leave_one_out", "evidence"] | None = None
 
     @model_validator(mode="after")
     def _ridges_are_not_negative(self) -> "SolveConfig":

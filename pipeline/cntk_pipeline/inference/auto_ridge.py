@@ -1,12 +1,14 @@
-"""The choice of a ridge by leave-one-out on the training images, never by the test images.
+"""The choice of a ridge by leave-one-out or by evidence, on the training images, never by the test images.
 
 Two methods give the same numbers. One eigendecomposition in memory serves all candidates. Beyond some thousand images,
-a factor and a leave-one-out for each candidate, tile by tile on all workers, is quicker and needs less memory.
+a factor of each candidate and what is compared, tile by tile on all workers, is quicker and needs less memory.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -16,10 +18,12 @@ from cntk_pipeline.driver.driver import Outcome
 from cntk_pipeline.errors import NotPositiveDefinite
 from cntk_pipeline.inference.base import Found, Product, Shown
 from cntk_pipeline.inference.ensemble import EIGEN_OPERATIONS
+from cntk_pipeline.inference.evidence import EvidenceRecord, evidence_product
 from cntk_pipeline.inference.leave_one_out import leave_one_out_product
 from cntk_pipeline.inference.remedies import RunJobs
 from cntk_pipeline.models import Json
-from cntk_pipeline.regression.arguments import as_train_kernel
+from cntk_pipeline.regression.arguments import TrainKernel, as_train_kernel
+from cntk_pipeline.regression.likelihood import evidences
 from cntk_pipeline.regression.scores import mean_square
 from cntk_pipeline.regression.selection import left_out_errors
 from cntk_pipeline.rundir.directory import RunDirectory
@@ -39,7 +43,7 @@ from cntk_pipeline.solvers.systems import (
     with_target_mean,
 )
 from cntk_pipeline.solvers.work import open_work
-from cntk_pipeline.storage.tiled_array import ArraySpec
+from cntk_pipeline.storage.tiled_array import Array, ArraySpec
 from cntk_pipeline.tasks import Receipt, Stage, StageForecast, Task
 
 CHOICE = "ridge path"
@@ -66,8 +70,9 @@ class Capacity:
 def choose_ridges(run: RunDirectory, selections: Sequence[Json], capacity: Capacity, run_jobs: RunJobs) -> Outcome:
     """Evaluate the ridge path of each read-out and record it with the chosen ridge, unless the record exists.
 
-    The smallest mean squared leave-one-out error wins; of equals, the largest ridge. Candidates with which the kernel
-    is not positive definite are left out. Choices in memory are made side by side, since each takes one core.
+    The smallest mean squared leave-one-out error wins, or the largest evidence; of equals, the largest ridge.
+    Candidates with which the kernel is not positive definite are left out. Choices in memory are made side by side,
+    since each takes one core.
 
     Parameters
     ----------
@@ -102,10 +107,11 @@ def in_memory(count: int, tile: int, capacity: Capacity) -> bool:
 
 
 def evaluate_path(run_path: str, task: Task) -> Receipt:
-    """Evaluate leave-one-out for all candidates from one eigendecomposition: a row for each, the largest ridge first.
+    """Evaluate all candidates from one eigendecomposition: a row for each, the largest ridge first.
 
     The columns are the absolute ridge, 1 where the kernel is positive definite with it, squared error, and accuracy; or
-    R2 in the accuracy's place, in a regression.
+    R2 in the accuracy's place, in a regression. In a choice by evidence the third column is the log evidence, and the
+    last is zero.
 
     Raises
     ------
@@ -124,17 +130,17 @@ def evaluate_path(run_path: str, task: Task) -> Receipt:
     candidates = ridge_candidates(work.run.specification.data.task)
     table = np.zeros((len(candidates), 4))
     table[:, 0] = unit * np.array(candidates)
+    evaluate = _evidence_rows if _is_by_evidence(work.run, task.stage.solve) else _left_out_rows
     try:
-        scores = _definite_path(work.run, kernel, targets, table[:, 0].tolist())
+        rows = _definite_path(partial(evaluate, work.run), kernel, targets, table[:, 0].tolist())
     except NotPositiveDefinite as error:
         raise NotPositiveDefinite(
             f"{work.system.readout}: the kernel is not positive definite with any of the ridges {candidates[0]:g}, "
             f"{candidates[1]:g}, ..., 1e-7",
             pivot=error.pivot,
         ) from None
-    for row, each in enumerate(scores):
-        # One class only has no accuracy, and one image no R2: the summary knows that.
-        table[row, 1:] = 1.0, each.squared_error, next((x for x in (each.accuracy, each.r2) if x is not None), 0.0)
+    for number, row in enumerate(rows):
+        table[number, 1:] = 1.0, *row
     return work.write(RIDGE_PATH, table)
 
 
@@ -145,20 +151,44 @@ def _places(run: RunDirectory, task: Task) -> list[Place]:
 RIDGE_PATH = Owner("ridge_path", evaluate_path, _places)
 
 
-def _definite_path(run: RunDirectory, kernel: np.ndarray, targets: np.ndarray, ridges: Sequence[float]) -> list[Scores]:
+_Rows = list[tuple[float, float]]
+"""The last two columns of the table of candidates."""
+
+
+def _definite_path(
+    evaluate: Callable[[TrainKernel, Array, Array], _Rows], kernel: Array, targets: Array, ridges: Sequence[float]
+) -> _Rows:
     """Evaluate the path of falling absolute ridges, without ridges that leave the kernel not positive definite."""
-    labels = run.labels("train")
-    assert labels is not None
     while True:
         try:
-            errors = left_out_errors(as_train_kernel(kernel), targets, np.array(ridges))
-            return [_scores_of_errors(run, labels, targets, each) for each in errors]
+            return evaluate(as_train_kernel(kernel), targets, np.array(ridges))
         except NotPositiveDefinite as error:
             smallest = error.pivot - ridges[-1]
             enough = [ridge for ridge in ridges[:-1] if ridge + smallest > 0]
             if not enough:
                 raise
             ridges = enough
+
+
+def _left_out_rows(run: RunDirectory, kernel: TrainKernel, targets: Array, ridges: Array) -> _Rows:
+    labels = run.labels("train")
+    assert labels is not None
+    errors = left_out_errors(kernel, targets, ridges)
+    scores = [_scores_of_errors(run, labels, targets, each) for each in errors]
+    # One class only has no accuracy, and one image no R2: the summary knows that.
+    figures = [next((x for x in (each.accuracy, each.r2) if x is not None), 0.0) for each in scores]
+    return [(each.squared_error or 0.0, figure) for each, figure in zip(scores, figures, strict=True)]
+
+
+def _evidence_rows(run: RunDirectory, kernel: TrainKernel, targets: Array, ridges: Array) -> _Rows:
+    found = (EvidenceRecord.of(run.specification.data, each) for each in evidences(kernel, targets, ridges))
+    return [(record.chosen_by, 0.0) for record in found]
+
+
+def _is_by_evidence(run: RunDirectory, solve: str) -> bool:
+    record = run.solve_record(solve)
+    assert record is not None
+    return record.get("choose_by") == "evidence"
 
 
 def _scores_of_errors(run: RunDirectory, labels: np.ndarray, targets: np.ndarray, errors: np.ndarray) -> Scores:
@@ -187,12 +217,12 @@ def path_product(run: RunDirectory, selection: Json) -> Product:
 
     def summarise(run: RunDirectory) -> Json:
         table = run.inferred(name, "ridge_path", "candidates").read(0, 0)
-        data = run.specification.data
-        scores = [
-            _candidate_scores(data, error, figure) if definite else None
-            for _, definite, error, figure in table.tolist()
+        data, by_evidence = run.specification.data, "choose_by" in selection
+        values = [
+            None if not definite else value if by_evidence else _candidate_scores(data, value, figure)
+            for _, definite, value, figure in table.tolist()
         ]
-        return _path_record(data, list(zip(table[:, 0].tolist(), scores, strict=True)))
+        return _path_record(data, by_evidence, list(zip(table[:, 0].tolist(), values, strict=True)))
 
     return Product(
         stage,
@@ -212,13 +242,13 @@ def _choose_by_factors(run: RunDirectory, selection: Json, slots: int, run_jobs:
 
     After a ridge with which the kernel is not positive definite, no smaller one is tried.
     """
-    found: list[tuple[float, Scores | None]] = []
+    found: list[tuple[float, Scores | float | None]] = []
     best: tuple[float, System] | None = None
-    outcome = Outcome()
+    outcome, by_evidence = Outcome(), "choose_by" in selection
     candidates = ridge_candidates(run.specification.data.task)
     for ridge in candidates:
         system = make_system(run, with_ridge(selection, ridge), Method())
-        product = leave_one_out_product(run, system, 0)
+        product = (evidence_product if by_evidence else leave_one_out_product)(run, system, 0)
         if product.read(run) is None:
             product.create(run)
             jobs = [*factor_jobs(run, system, 0, slots), *_after_solve(product, system)]
@@ -229,20 +259,20 @@ def _choose_by_factors(run: RunDirectory, selection: Json, slots: int, run_jobs:
                 release_factor(run, system.fingerprint)
                 break
             product.finish(run)
-        left_out: Scores = product.read(run)
-        assert left_out.squared_error is not None
-        found.append((system.absolute_ridge, left_out))
-        if best is None or left_out.squared_error < best[0]:
+        record = product.read(run)
+        loss = -record.chosen_by if by_evidence else record.squared_error
+        found.append((system.absolute_ridge, record.chosen_by if by_evidence else record))
+        if best is None or loss < best[0]:
             if best is not None:
                 release_factor(run, best[1].fingerprint)
-            best = left_out.squared_error, system
+            best = loss, system
         else:
             release_factor(run, system.fingerprint)
     if best is None:
         return outcome
     unit = found[0][0] / candidates[0]
     found += [(unit * ridge, None) for ridge in candidates[len(found) :]]
-    run.write_record(path_product(run, selection).record, _path_record(run.specification.data, found))
+    run.write_record(path_product(run, selection).record, _path_record(run.specification.data, by_evidence, found))
     return Outcome()
 
 
@@ -259,17 +289,29 @@ def _candidate_scores(data: DataSpecification, error: float, figure: float) -> S
     return Scores(error, None if data.task == "classification" and len(data.classes) == 1 else figure)
 
 
-def _path_record(data: DataSpecification, found: Sequence[tuple[float, Scores | None]]) -> Json:
-    """Make the record of the path and the candidate with the smallest error; the largest ridge wins among equals."""
-    errors = [math.inf if each is None or each.squared_error is None else each.squared_error for _, each in found]
-    candidates = ridge_candidates(data.task)
-    r2 = [None if left_out is None else left_out.r2 for _, left_out in found]
+def _path_record(
+    data: DataSpecification, by_evidence: bool, found: Sequence[tuple[float, Scores | float | None]]
+) -> Json:
+    """Make the record of the path and of the best candidate; the largest ridge wins among equals."""
+    path = {"ridges": list(ridge_candidates(data.task)), "absolute_ridges": [absolute for absolute, _ in found]}
+    values = [value for _, value in found]
+    return path | (_evidence_part(path["ridges"], values) if by_evidence else _left_out_part(data, values))
+
+
+def _evidence_part(candidates: Sequence[float], values: Sequence[Any]) -> Json:
+    none = [None] * len(candidates)
+    losses = [math.inf if value is None else -value for value in values]
+    chosen = candidates[int(np.argmin(losses))]
+    return {"squared_error": none, "accuracy": none, "log_evidence": list(values), "chosen": chosen}
+
+
+def _left_out_part(data: DataSpecification, scores: Sequence[Any]) -> Json:
+    errors = [math.inf if each is None or each.squared_error is None else each.squared_error for each in scores]
+    r2 = [None if each is None else each.r2 for each in scores]
     return {
-        "ridges": list(candidates),
-        "absolute_ridges": [absolute for absolute, _ in found],
-        "squared_error": [None if left_out is None else left_out.squared_error for _, left_out in found],
-        "accuracy": [None if left_out is None else left_out.accuracy for _, left_out in found],
-        "chosen": candidates[int(np.argmin(errors))],
+        "squared_error": [None if each is None else each.squared_error for each in scores],
+        "accuracy": [None if each is None else each.accuracy for each in scores],
+        "chosen": ridge_candidates(data.task)[int(np.argmin(errors))],
     } | ({"r2": r2} if data.task == "regression" else {})
 
 
@@ -281,6 +323,8 @@ def forecast_choice(size: SystemSize) -> StageForecast:
 
 def show_choices(found: Found) -> Shown:
     """Lay out the candidates of each read-out, and the chosen one, as a table."""
+    if any(path.log_evidence is not None for _, path in found):
+        return _show_evidences(found)
     shown = ("R2",) if any(path.r2 for _, path in found) else ("accuracy",)
     rows = []
     for readout, path in found:
@@ -294,3 +338,19 @@ def show_choices(found: Found) -> Shown:
             rows.append((readout, f"{ridge:g}", f"{absolute:.3g}", *numbers, chosen))
     columns = ("relative ridge", "absolute", *shown, "squared error", "")
     return Shown("ridges by leave-one-out on the training images", columns, tuple(rows))
+
+
+def _show_evidences(found: Found) -> Shown:
+    rows = [
+        (
+            readout,
+            f"{ridge:g}",
+            f"{absolute:.3g}",
+            "not definite" if value is None else f"{value:.6g}",
+            "chosen" if ridge == path.chosen else "",
+        )
+        for readout, path in found
+        for ridge, absolute, value in zip(path.ridges, path.absolute_ridges, path.log_evidence, strict=True)
+    ]
+    columns = ("relative ridge", "absolute", "log evidence", "")
+    return Shown("ridges by evidence on the training images", columns, tuple(rows))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from cntk_pipeline.clusters.memory import Need
+from cntk_pipeline.config import SolveConfig
 from cntk_pipeline.models import Json
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Job, Owner
@@ -133,10 +134,14 @@ class Result(ABC):
     needs_factor: ClassVar[bool] = False
     needs_test_kernel: ClassVar[bool] = False
     needs_test_labels: ClassVar[bool] = False
+    needs_classes: ClassVar[bool] = False
     knows_centres: ClassVar[bool] = False
 
     def require(self, value: Any, train: int, kinds: Set[str]) -> None:  # noqa: B027 - most have nothing to refuse
         """Raise `ConfigError` where a value does not fit the number of training images, or the kinds of read-outs."""
+
+    def require_solve(self, solve: SolveConfig) -> None:  # noqa: B027 - most have nothing to refuse
+        """Raise `ConfigError` where a result has no meaning for the systems of ``[solve]``."""
 
     def of_system(self, run: RunDirectory, system: System, value: Any, order: int) -> list[Product]:
         """List the products for one system, each after products it needs; ``order`` ranks the system among others."""

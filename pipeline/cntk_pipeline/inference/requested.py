@@ -9,7 +9,9 @@ from pydantic import AliasChoices, Field, create_model
 from cntk_pipeline.config import InferenceConfig, RunConfig, Section, read_options
 from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.inference.base import Product, Result
+from cntk_pipeline.inference.calibration import CalibrationResult
 from cntk_pipeline.inference.ensemble import EnsembleResult
+from cntk_pipeline.inference.evidence import EvidenceResult
 from cntk_pipeline.inference.learning_curve import LearningCurveResult
 from cntk_pipeline.inference.leave_one_out import LeaveOneOutResult
 from cntk_pipeline.inference.posterior_covariance import PosteriorCovarianceResult
@@ -23,6 +25,8 @@ from cntk_pipeline.tasks import StageForecast
 
 RESULTS: dict[str, Result] = {
     "leave_one_out": LeaveOneOutResult(),
+    "evidence": EvidenceResult(),
+    "calibration": CalibrationResult(),
     "learning_curve": LearningCurveResult(),
     "posterior_variance": PosteriorVarianceResult(),
     "posterior_covariance": PosteriorCovarianceResult(),
@@ -77,6 +81,14 @@ def require_options(config: RunConfig) -> None:
         If a key is unknown or a value invalid, or a result needs another solver.
     """
     asked, _ = asked_of(config.inference), options_of(config.solve)
+    measure = config.solve.choose_by
+    if measure is not None and measure not in asked:
+        raise ConfigError(
+            f'solve.choose_by = "{measure}" compares inference.{measure} of all systems: set {measure} = true under '
+            "[inference]"
+        )
+    for key in asked:
+        RESULTS[key].require_solve(config.solve)
     wanted = [f"inference.{key}" for key in asked if RESULTS[key].needs_factor]
     if config.solve.ridges == "auto" and not has_exact_factor(config.solve):
         raise ConfigError(
@@ -95,8 +107,10 @@ def require_options(config: RunConfig) -> None:
         raise ConfigError(f"{' and '.join(wanted)} {verb} the factor of the solve: {EXACT_FACTOR}")
 
 
-def require_results(config: InferenceConfig, train: int, kinds: Set[str], has_test_labels: bool = True) -> None:
-    """Refuse results that do not fit the training images, the kinds of read-outs, or a test part without labels.
+def require_results(
+    config: InferenceConfig, train: int, kinds: Set[str], has_test_labels: bool = True, has_classes: bool = True
+) -> None:
+    """Refuse results that do not fit the training images, the kinds of read-outs, the labels, or the task.
 
     Raises
     ------
@@ -107,6 +121,11 @@ def require_results(config: InferenceConfig, train: int, kinds: Set[str], has_te
         if RESULTS[key].needs_test_labels and not has_test_labels:
             raise ConfigError(
                 f"inference.{key} compares predictions with labels of the test images, and they have none: leave it out"
+            )
+        if RESULTS[key].needs_classes and not has_classes:
+            raise ConfigError(
+                f"inference.{key} needs a classification with one class an image, of at least two classes, and this is "
+                "none: leave it out"
             )
         RESULTS[key].require(value, train, kinds)
 

@@ -11,7 +11,7 @@ import numpy as np
 from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.gram.pivots import trace_errors
 from cntk_pipeline.gram.tiles import kernel_group, test_group
-from cntk_pipeline.inference import RESULTS
+from cntk_pipeline.inference import RESULTS, asked_of
 from cntk_pipeline.layers import spelling
 from cntk_pipeline.opened.description import describe
 from cntk_pipeline.opened.predicted import predicted_of
@@ -175,12 +175,15 @@ class OpenRun:
 
     @property
     def best(self) -> System:
-        """The solved system with the highest score by leave-one-out, or by the test images without leave-one-out.
+        """The best solved system: by ``solve.choose_by`` that of the largest evidence, or of the best leave-one-out.
+
+        Without ``choose_by`` it is the highest score of leave-one-out where all systems have it, and of the test images
+        otherwise.
 
         Raises
         ------
         NotComputed
-            If no system is solved yet.
+            If no system is solved yet, or what they are compared by is not computed.
         """
         return find_best(self.directory)
 
@@ -208,7 +211,7 @@ class OpenRun:
     def probabilities(self, readout: Readout = None, ridge: float | None = None) -> Array:
         """Evaluate the probabilities of the classes of the test images, as `predict_proba` does for new images."""
         system = self.system(readout, ridge)
-        return self._calibrated(system).of(self.predictions(system.readout, system.ridge))
+        return self.calibrated(system).of(self.predictions(system.readout, system.ridge))
 
     def coefficients(self, readout: Readout = None, ridge: float | None = None) -> Array:
         """Read the coefficients alpha of ``(K + ridge I) alpha = Y``; arguments and errors as in `predictions`.
@@ -318,14 +321,17 @@ class OpenRun:
         Raises
         ------
         ConfigError
-            If the workflow of the run did not ask for ``inference.leave_one_out``, there is one class only, or the run
-            is no classification with one class an image.
+            If the workflow of the run asked neither for ``inference.calibration`` nor for ``inference.leave_one_out``,
+            there is one class only, or the run is no classification with one class an image.
         """
-        return self._calibrated(self.system(readout, ridge)).of(self.decision_function(images, readout, ridge, say=say))
+        return self.calibrated(self.system(readout, ridge)).of(self.decision_function(images, readout, ridge, say=say))
 
-    def _calibrated(self, system: System) -> Probabilities:
+    def calibrated(self, system: System) -> Probabilities:
+        """Return the map from predictive means to probabilities of a system; errors are as in `predict_proba`."""
         if self.directory.specification.data.task != "classification":
             raise ConfigError(f"{self.path} has no probabilities: they are of a classification with one class an image")
+        if "calibration" in asked_of(self.directory.workflow().inference):
+            return Probabilities(self.result("calibration", system.readout, system.ridge).summary.softmax_scale)
         left_out = self.result("leave_one_out", system.readout, system.ridge)["prediction"]
         return fit_probabilities(np.asarray(left_out), self.labels.train)
 

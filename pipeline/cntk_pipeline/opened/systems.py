@@ -7,8 +7,7 @@ from cntk_pipeline.errors import ConfigError, NotComputed
 from cntk_pipeline.layers import spelling
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.solvers import System, open_system
-from cntk_pipeline.solvers.scores import main_score
-from cntk_pipeline.workflow.report import SolveReport, make_report
+from cntk_pipeline.workflow.report import make_report
 from cntk_pipeline.workflow.wanted import find_wanted
 
 Readout = str | Sequence[object] | None
@@ -90,31 +89,21 @@ def find_system(run: RunDirectory, readout: str, ridge: float | None) -> System:
 
 
 def find_best(run: RunDirectory) -> System:
-    """Find the solved system with the highest score; of equals, the first.
-
-    The score is that of leave-one-out where all systems have it, otherwise that of the test images: an accuracy, or R2.
-    Without either, it is the first solved system.
+    """Find the best solved system; see `RunReport.best`.
 
     Raises
     ------
     NotComputed
-        If no system is solved yet.
+        If no system is solved yet, or what they are compared by is not computed.
     """
-    solved = [each for each in make_report(run).solves if each.relative_residual is not None]
-    if not solved:
+    report = make_report(run)
+    if report.best is None:
+        solved = any(each.relative_residual is not None for each in report.solves)
+        lacking = f"{report.choose_by} of all systems is not computed yet" if solved else "no system is solved yet"
         raise NotComputed(
-            f"{run.path}: no system is solved yet; `cntk status {run.path}` says how far it is, "
-            f"`cntk resume {run.path}` goes on"
+            f"{run.path}: {lacking}; `cntk status {run.path}` says how far it is, `cntk resume {run.path}` goes on"
         )
-    left_out = [_left_out_score(each) for each in solved]
-    scores = [main_score(each) for each in solved] if None in left_out else left_out
-    ranked = [-math.inf if score is None else score for score in scores]
-    return open_system(run, solved[ranked.index(max(ranked))].name)
-
-
-def _left_out_score(solve: SolveReport) -> float | None:
-    records = [item.record for item in solve.inferred if item.product == "leave_one_out" and item.record is not None]
-    return main_score(records[0]) if records else None
+    return open_system(run, report.best.name)
 
 
 def _opened(run: RunDirectory, system: System) -> System:

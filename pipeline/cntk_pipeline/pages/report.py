@@ -7,7 +7,7 @@ from typing import Any
 
 from cntk_pipeline import __version__
 from cntk_pipeline.errors import ConfigError
-from cntk_pipeline.inference import Shown
+from cntk_pipeline.inference import RESULTS, Shown, show_choices
 from cntk_pipeline.opened import OpenRun
 from cntk_pipeline.opened.description import describe
 from cntk_pipeline.pages.page import Page
@@ -29,7 +29,8 @@ def make_report_page(run: OpenRun) -> Page:
         If matplotlib or tomli-w is not installed.
     """
     report = make_report(run.directory)
-    sections, lacking = gather(run)
+    drawn, lacking = gather(run)
+    sections = [*drawn, *_compared(report)]
     path, images, state = describe(run.directory)
     name = run.directory.workflow().name
     sentence = _sentence(run, report, images)
@@ -64,6 +65,9 @@ def _sentence(run: OpenRun, report: RunReport, images: str) -> str:
     noun = kinds.pop().upper() if len(kinds) == 1 else "kernel"
     said = f"{counted(len(report.readouts), noun)} of {images}, in {report.dtype}."
     scored = [(score, solve) for solve in report.solves if (score := main_score(solve)) is not None]
+    if report.choose_by is not None and report.best is not None:
+        measure = report.choose_by.replace("_", "-")
+        said += f" The training images choose {report.best.readout} with ridge {report.best.ridge:g}, by {measure}."
     if not scored:
         return said
     score, best = max(scored, key=lambda pair: pair[0])
@@ -72,6 +76,25 @@ def _sentence(run: OpenRun, report: RunReport, images: str) -> str:
         f"{said} The best on the test images is {best.readout} with ridge {best.ridge:g}: {name} "
         f"{score_text(name, score)}."
     )
+
+
+def _compared(report: RunReport) -> list[Section]:
+    """Lay out the evidence and the probabilities of all systems, as far as they are there."""
+    found = []
+    for key, title in (("evidence", "Evidence"), ("calibration", "Probabilities of all systems")):
+        records = [
+            (f"{solve.readout}, ridge {solve.ridge:g}", item.record)
+            for solve in report.solves
+            for item in solve.inferred
+            if item.product == key and item.record is not None
+        ]
+        tables = [RESULTS[key].show(records)] if records else []
+        paths = [(path.readout, path.record) for path in report.ridge_paths if path.record is not None]
+        if key == "evidence" and any(path.log_evidence is not None for _, path in paths):
+            tables.append(show_choices(paths))
+        if tables:
+            found.append(Section(key, title, None, tuple(tables), {label: asdict(record) for label, record in records}))
+    return found
 
 
 def _work(report: RunReport) -> Section:

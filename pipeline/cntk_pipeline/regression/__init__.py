@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from cntk_pipeline.regression.dynamics import Flow, gradient_flow, maximal_learning_rate
     from cntk_pipeline.regression.eigenvalues import Spectrum, spectrum
     from cntk_pipeline.regression.ensembles import Blocks, ensemble
+    from cntk_pipeline.regression.likelihood import Evidence, evidence
     from cntk_pipeline.regression.pivots import ChosenCentres, choose_centres
     from cntk_pipeline.regression.posterior import Predictive, gp_posterior
     from cntk_pipeline.regression.selection import (
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Blocks",
     "ChosenCentres",
+    "Evidence",
     "Flow",
     "LearningCurve",
     "LeaveOneOut",
@@ -30,6 +32,7 @@ __all__ = [
     "Spectrum",
     "choose_centres",
     "ensemble",
+    "evidence",
     "gp_posterior",
     "gradient_flow",
     "learning_curve",
@@ -44,6 +47,7 @@ __getattr__ = lazy_names(
     {
         "Blocks": "ensembles",
         "ChosenCentres": "pivots",
+        "Evidence": "likelihood",
         "Flow": "dynamics",
         "LearningCurve": "selection",
         "LeaveOneOut": "selection",
@@ -52,6 +56,7 @@ __getattr__ = lazy_names(
         "Spectrum": "eigenvalues",
         "choose_centres": "pivots",
         "ensemble": "ensembles",
+        "evidence": "likelihood",
         "gp_posterior": "posterior",
         "gradient_flow": "dynamics",
         "learning_curve": "selection",

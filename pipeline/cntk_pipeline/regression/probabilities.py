@@ -6,12 +6,31 @@ import numpy as np
 import numpy.typing as npt
 import scipy.optimize
 import scipy.special
+from pydantic import with_config
 
 from cntk_pipeline.errors import ConfigError
+from cntk_pipeline.models import STRICT
 from cntk_pipeline.regression.arguments import Array, as_finite, as_real
 
 _EXPONENTS = (-4.0, 6.0)
 """Decimal exponents of the smallest and the largest scale: beyond, probabilities are equal, or 0 and 1, to rounding."""
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class ProbabilityScores:
+    """The scores of probabilities; smaller is better.
+
+    Attributes
+    ----------
+    negative_log_likelihood : mean over the samples of minus the logarithm of the right class's probability, in nats.
+    brier_score : mean over the samples of the squared distance from the one-hot label, from 0 to 2 (Brier 1950).
+    calibration_error : the expected calibration error in 15 bins, a share; see `calibration_error`.
+    """
+
+    negative_log_likelihood: float
+    brier_score: float
+    calibration_error: float
 
 
 @dataclass(frozen=True)
@@ -38,6 +57,34 @@ class Probabilities:
             Rows add up to 1.
         """
         return scipy.special.softmax(self.scale * _as_means(means), axis=1)
+
+    def scores(self, means: npt.ArrayLike, labels: npt.ArrayLike) -> ProbabilityScores:
+        """Compare the probabilities with the truth.
+
+        Parameters
+        ----------
+        means : array, (n, c)
+        labels : int array, (n,)
+            The right columns.
+
+        Raises
+        ------
+        ConfigError, NotFinite
+            As in `fit_probabilities`.
+        """
+        values = _as_means(means)
+        columns = _as_columns(labels, *values.shape)
+        every = np.arange(len(values))
+        # The logarithm of a probability that rounds to zero would be infinite.
+        likelihoods = scipy.special.log_softmax(self.scale * values, axis=1)[every, columns]
+        probabilities = self.of(values)
+        missing = probabilities.copy()
+        missing[every, columns] -= 1.0
+        return ProbabilityScores(
+            -float(likelihoods.mean()),
+            float(np.square(missing).sum(axis=1).mean()),
+            calibration_error(probabilities, columns),
+        )
 
 
 def fit_probabilities(means: npt.ArrayLike, labels: npt.ArrayLike) -> Probabilities:
@@ -69,13 +116,9 @@ def fit_probabilities(means: npt.ArrayLike, labels: npt.ArrayLike) -> Probabilit
     >>> probabilities.of([[0.9, 0.1]]).round(2)
     array([[0.84, 0.16]])
     """
-    values, columns = _as_means(means), np.asarray(labels)
+    values = _as_means(means)
     count, classes = values.shape
-    if columns.shape != (count,) or columns.dtype.kind not in "iu" or not np.isin(columns, range(classes)).all():
-        raise ConfigError(
-            f"labels must be {count} whole numbers from 0 to {classes - 1}, a column of the means each, got "
-            f"{columns.dtype} of shape {columns.shape}"
-        )
+    columns = _as_columns(labels, count, classes)
     targets = np.full(values.shape, 1 / (classes * (count + 2)))
     targets[np.arange(count), columns] += (count + 1) / (count + 2)
 
@@ -120,6 +163,16 @@ def confidence_bins(
     counts = np.bincount(place, minlength=bins)
     summed, right = (np.bincount(place, weights=each, minlength=bins) for each in (confidence, hits))
     return counts, summed, right
+
+
+def _as_columns(labels: npt.ArrayLike, count: int, classes: int) -> npt.NDArray[np.integer]:
+    columns = np.asarray(labels)
+    if columns.shape != (count,) or columns.dtype.kind not in "iu" or not np.isin(columns, range(classes)).all():
+        raise ConfigError(
+            f"labels must be {count} whole numbers from 0 to {classes - 1}, a column of the means each, got "
+            f"{columns.dtype} of shape {columns.shape}"
+        )
+    return columns
 
 
 def _as_means(means: npt.ArrayLike) -> Array:

@@ -219,6 +219,7 @@ class _SolveRecord(TypedDict):
     method: NotRequired[Json]
     unit_diagonal: NotRequired[bool]
     candidates: NotRequired[list[float]]
+    choose_by: NotRequired[Literal["evidence"]]
     network: NotRequired[str]
     nngp: NotRequired[str]
     times: NotRequired[list[str]]

@@ -137,9 +137,15 @@ def _scores(run: RunDirectory, solve: str) -> Json:
 def _pivots(run: RunDirectory, solve: str, part: str) -> Json:
     if not run.has_solved(solve, part):
         return {}
-    factor = run.solved(solve, part)
-    pivots = np.concatenate([np.diagonal(factor.read(k, k)) for k in range(factor.cut(0).pieces)])
+    pivots = read_pivots(run, solve, part)
     return {"smallest_pivot": float(pivots.min()), "largest_pivot": float(pivots.max())}
+
+
+def read_pivots(run: RunDirectory, solve: str, part: str) -> Array:
+    """Read the diagonal of a factor, ``(n,)``, one diagonal tile after the other; ``part`` names the factor."""
+    factor = run.solved(solve, part)
+    # A view would keep its tile in memory until all are read.
+    return np.concatenate([np.diagonal(factor.read(k, k)).astype(np.float64) for k in range(factor.cut(0).pieces)])
 
 
 def _all_rows(run: RunDirectory, solve: str, part: str) -> Array:

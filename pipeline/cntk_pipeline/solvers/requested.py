@@ -108,9 +108,12 @@ def requested_selections(run: RunDirectory, config: RunConfig) -> list[Json]:
     """List the specifications of the choices of a ridge that a workflow asks for, one a read-out."""
     if config.solve.ridges != "auto":
         return []
+    # Leave-one-out is not named, so that choices of earlier versions keep their names.
+    measure = {"choose_by": "evidence"} if config.solve.choose_by == "evidence" else {}
     return [
         _solve_specification(run, readout.name, 0.0, config.solve)
         | {"ridge": "auto", "candidates": list(ridge_candidates(run.specification.data.task))}
+        | measure
         for readout in run.specification.readouts
     ]
 

@@ -50,9 +50,12 @@ class RidgeChoice:
     ----------
     ridges, absolute_ridges : the candidates, relative to trace(K) / n and in absolute terms.
     squared_error, accuracy : of leave-one-out with each candidate; None where the kernel is not positive definite with
-        it. An accuracy is also None where there is one class only, and in a regression.
-    chosen : the candidate with the smallest error.
+        it. An accuracy is also None where there is one class only, and in a regression. All are None in a choice by
+        evidence.
+    chosen : the candidate with the smallest error, or the largest evidence.
     r2 : of leave-one-out with each candidate, in a regression.
+    log_evidence : of each candidate, with the best factor of the kernel, in a choice by evidence; None where the kernel
+        is not positive definite with it.
     """
 
     ridges: tuple[float, ...]
@@ -61,14 +64,23 @@ class RidgeChoice:
     accuracy: tuple[Share | None, ...]
     chosen: float
     r2: tuple[float | None, ...] | None = None
+    log_evidence: tuple[float | None, ...] | None = None
 
     def __post_init__(self) -> None:
-        columns = (self.ridges, self.absolute_ridges, self.squared_error, self.accuracy, self.r2 or self.ridges)
-        if len({len(column) for column in columns}) > 1:
+        columns = (self.ridges, self.absolute_ridges, self.squared_error, self.accuracy, self.r2, self.log_evidence)
+        if len({len(column) for column in columns if column is not None}) > 1:
             raise ValueError("its lists are not of one length")
-        errors = [math.inf if error is None else error for error in self.squared_error]
-        if not errors or self.chosen != self.ridges[errors.index(min(errors))]:
-            raise ValueError(f"{self.chosen!r} is not the ridge of the smallest error")
+        losses = self.losses
+        if not losses or self.chosen != self.ridges[losses.index(min(losses))]:
+            measure = "smallest error" if self.log_evidence is None else "largest evidence"
+            raise ValueError(f"{self.chosen!r} is not the ridge of the {measure}")
+
+    @property
+    def losses(self) -> list[float]:
+        """What is smallest for the chosen candidate; infinite where the kernel is not positive definite."""
+        if self.log_evidence is not None:
+            return [math.inf if value is None else -value for value in self.log_evidence]
+        return [math.inf if error is None else error for error in self.squared_error]
 
 
 RIDGE_CHOICE: Record[RidgeChoice] = Record(RidgeChoice, "delete it, then `cntk resume` chooses again")
@@ -223,7 +235,7 @@ class SystemKernel:
 
 def with_ridge(selection: Json, ridge: float) -> Json:
     """Make the specification of the system with one of the candidate ridges of a selection."""
-    return {key: value for key, value in selection.items() if key != "candidates"} | {"ridge": ridge}
+    return {key: value for key, value in selection.items() if key not in ("candidates", "choose_by")} | {"ridge": ridge}
 
 
 def solve_name(specification: Json) -> str:

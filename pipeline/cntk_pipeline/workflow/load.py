@@ -155,7 +155,8 @@ def load_data(config: RunConfig) -> Loaded:
     _require_places(config, readouts)
     assert chosen.test is not None
     kinds = {readout.kind for readout in readouts}
-    require_results(config.inference, columns, kinds, chosen.test.labels is not None)
+    has_classes = chosen.task == "classification" and len(chosen.classes) > 1
+    require_results(config.inference, columns, kinds, chosen.test.labels is not None, has_classes)
     if is_graph(chosen.train.images.shape[1:]) and config.data.standardize:
         raise ConfigError(f"{chosen.name}: graphs are not standardised: set data.standardize = false")
     is_padded = any(has_absent_steps(part.images) for part in (chosen.train, chosen.test))

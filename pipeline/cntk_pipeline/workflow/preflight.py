@@ -74,7 +74,7 @@ def require_fitting_tasks(run: RunDirectory, config: RunConfig, memory: WorkerMe
         centres=None if specification.centres is None else specification.centres.count,
     )
     needs += [need for key in asked_of(config.inference) for need in RESULTS[key].needs(size)]
-    if config.solve.ridges == "auto":
+    if config.solve.ridges == "auto" and config.solve.choose_by != "evidence":
         needs.append(inverse_need(size))
     for need in (*needs, *solver.needs(size, options)):
         need.require(memory)

@@ -3,7 +3,8 @@
 Reads the directory only and changes nothing, so it works beside a running driver.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from cntk_pipeline.rundir.owners import Chunks
 from cntk_pipeline.rundir.specification import DataSpecification, EngineRecord
 from cntk_pipeline.rundir.verification import spent, with_arrays
 from cntk_pipeline.solvers import METRICS, RidgeChoice, read_choice, solve_name, solver_of
+from cntk_pipeline.solvers.scores import main_score
 from cntk_pipeline.tasks import Receipt, Stage, Task
 from cntk_pipeline.telemetry.driver_log import find_executor
 from cntk_pipeline.workflow.predictions import PredictionReport, report_predictions
@@ -101,7 +103,8 @@ class SolveReport:
 
     ``iterations`` counts the iterations of conjugate gradients so far, ``iteration_residual`` is their last residual;
     both are None where none run. The scores are as in `MetricsRecord`; the pivots stay None where no factor is stored.
-    ``inferred`` holds the products of ``[inference]``.
+    ``inferred`` holds the products of ``[inference]``. The scores of probabilities on the test images are there with
+    ``inference.calibration``, and ``log_evidence``, with the best factor of the kernel, with ``inference.evidence``.
     """
 
     readout: str
@@ -119,6 +122,10 @@ class SolveReport:
     exact_match: float | None = None
     r2: float | None = None
     r2_of_targets: tuple[float, ...] | None = None
+    negative_log_likelihood: float | None = None
+    brier_score: float | None = None
+    calibration_error: float | None = None
+    log_evidence: float | None = None
     inferred: tuple[InferredReport, ...] = ()
 
 
@@ -165,6 +172,7 @@ class RunReport:
     predictions : of new images, by `cntk predict`; they are no part of the run, and ``complete`` does not ask for them.
     openers : lines of Python that open the arrays with zarr and with xarray.
     centres : the choice of centres by the kernel itself; None where it chooses none.
+    choose_by : what the training images choose a system by, where the workflow says it.
     """
 
     path: str
@@ -189,6 +197,27 @@ class RunReport:
     predictions: tuple[PredictionReport, ...]
     openers: tuple[str, ...]
     centres: CentresReport | None = None
+    choose_by: str | None = None
+
+    @property
+    def best(self) -> SolveReport | None:
+        """The solved system that the training images choose, or the test images where none of its measures is there.
+
+        By `choose_by`; without it by leave-one-out where all systems have it, otherwise by the test images. Of equals
+        the first; None where no system is solved, or the measure asked for is not computed yet.
+        """
+        solved = [each for each in self.solves if each.relative_residual is not None]
+        if self.choose_by is not None and None in [_record_of(each, self.choose_by) for each in solved]:
+            return None
+        left_out = [_left_out_score(each) for each in solved]
+        if self.choose_by == "evidence":
+            scores = [_record_of(each, "evidence").chosen_by for each in solved]
+        elif self.choose_by == "leave_one_out" or None not in left_out:
+            scores = left_out
+        else:
+            scores = [main_score(each) for each in solved]
+        ranked = [-math.inf if score is None else score for score in scores]
+        return solved[ranked.index(max(ranked))] if solved else None
 
     @property
     def complete(self) -> bool:
@@ -214,16 +243,27 @@ class RunReport:
         return next(((name, done, total) for name, (done, total) in parts.items() if done < total), None)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the report as plain values, with ``complete``; scores that the task does not have are left out."""
-        return asdict(self, dict_factory=_present) | {"data": self.data.to_json(), "complete": self.complete}
+        """Return the report as plain values, with ``complete`` and ``best``, the name of the best system.
+
+        Scores that the task does not have are left out.
+        """
+        return asdict(self, dict_factory=_present) | {
+            "data": self.data.to_json(),
+            "complete": self.complete,
+            "best": None if self.best is None else self.best.name,
+        }
 
 
 def _present(fields: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make a dictionary without scores that a classification does not have, and parts that only some runs have."""
-    return {name: value for name, value in fields if value is not None or name not in LEFT_OUT}
+    """Make a dictionary without scores and parts that only some runs have."""
+    return {name: value for name, value in fields if value is not None or name not in OPTIONAL_FIELDS}
 
 
-LEFT_OUT = ("squared_error", "exact_match", "r2", "r2_of_targets", "centres")
+OPTIONAL_FIELDS = (
+    *("squared_error", "exact_match", "r2", "r2_of_targets"),
+    *("centres", "choose_by"),
+    *("negative_log_likelihood", "brier_score", "calibration_error", "log_evidence"),
+)
 
 
 def read_contents(run: RunDirectory) -> Contents | None:
@@ -273,6 +313,7 @@ def make_report(run: RunDirectory) -> RunReport:
         predictions=tuple(report_predictions(run)),
         openers=_openers(run, [report.name for report in solves if report.relative_residual is not None]),
         centres=_report_centres(run),
+        choose_by=run.workflow().solve.choose_by,
     )
 
 
@@ -291,6 +332,7 @@ def _solve_report(run: RunDirectory, solve: WantedSolve) -> SolveReport:
     far = solver_of(solve.system.method).iterations(run, solve.system)
     record = run.solve_record(solve.name) or {}
     results = run.read_record(f"solve/{solve.name}/metrics.json", METRICS)
+    inferred = {item.stage.kind: item.read(run) for item in solve.products if item.summarise is not None}
     return SolveReport(
         solve.system.readout,
         solve.system.ridge,
@@ -300,12 +342,25 @@ def _solve_report(run: RunDirectory, solve: WantedSolve) -> SolveReport:
         None if far is None else far.count,
         None if far is None or not far.residuals else far.residuals[-1],
         **({} if results is None else asdict(results)),
-        inferred=tuple(
-            InferredReport(product.stage.kind, product.read(run))
-            for product in solve.products
-            if product.summarise is not None
-        ),
+        **_further_scores(inferred),
+        inferred=tuple(InferredReport(kind, record) for kind, record in inferred.items()),
     )
+
+
+def _record_of(solve: SolveReport, product: str) -> Any:
+    return next((item.record for item in solve.inferred if item.product == product), None)
+
+
+def _left_out_score(solve: SolveReport) -> float | None:
+    record = _record_of(solve, "leave_one_out")
+    return None if record is None else main_score(record)
+
+
+def _further_scores(inferred: Mapping[str, Any]) -> dict[str, Any]:
+    """Pick the scores of a solve from its records of inference, by the kind of their product."""
+    evidence, calibration = inferred.get("evidence"), inferred.get("calibration")
+    scores = {} if calibration is None or calibration.test is None else asdict(calibration.test)
+    return scores | ({} if evidence is None else {"log_evidence": evidence.best_log_evidence})
 
 
 def _stage_report(run: RunDirectory, stage: WantedStage, receipts: dict[Task, Receipt]) -> StageReport:

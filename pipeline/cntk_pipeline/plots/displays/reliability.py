@@ -31,6 +31,7 @@ class Reliability(Display):
     counts : (bins,) int64 array of test images in a bin.
     confidence, accuracy : (bins,) float64 arrays, means over a bin; NaN of an empty one.
     error : the expected calibration error, a share.
+    negative_log_likelihood, brier_score : of the probabilities, as in `ProbabilityScores`.
     """
 
     system: str
@@ -38,6 +39,8 @@ class Reliability(Display):
     confidence: Array
     accuracy: Array
     error: float
+    negative_log_likelihood: float
+    brier_score: float
 
     key = "reliability"
     title = "Probabilities"
@@ -47,11 +50,15 @@ class Reliability(Display):
         """Evaluate the probabilities of the test images of a system; see `Display.from_run`."""
         require_classes(run, "a probability")
         system, labels = the_system(run, readout, ridge), known_labels(run)
-        probabilities = run.probabilities(system.readout, system.ridge)
+        calibrated, means = run.calibrated(system), run.predictions(system.readout, system.ridge)
+        probabilities, scores = calibrated.of(means), calibrated.scores(means, labels)
         counts, confidence, hits = confidence_bins(probabilities, labels, BINS)
         shares = np.where(counts > 0, counts, np.nan)
         error = calibration_error(probabilities, labels, BINS)
-        return cls(system.label, counts, confidence / shares, hits / shares, error)
+        return cls(
+            system.label, counts, confidence / shares, hits / shares, error,
+            scores.negative_log_likelihood, scores.brier_score,
+        )  # fmt: skip
 
     @property
     def alt(self) -> str:
@@ -84,5 +91,8 @@ class Reliability(Display):
             for k, (count, mean, rate) in enumerate(zip(self.counts, self.confidence, self.accuracy, strict=True))
             if count
         ]
-        title = f"{self.system}: expected calibration error {100 * self.error:.2f}%"
+        title = (
+            f"{self.system}: expected calibration error {100 * self.error:.2f}%, negative log-likelihood "
+            f"{self.negative_log_likelihood:.4f}, Brier score {self.brier_score:.4f}"
+        )
         return (Shown(title, ("test images", "mean confidence", "accuracy"), tuple(rows), first="confidence"),)

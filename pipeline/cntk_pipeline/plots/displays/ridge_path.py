@@ -90,7 +90,8 @@ class RidgePath(Display):
     def from_run(cls, run: OpenRun, readout: Readout = None, ridge: float | None = None) -> Self:
         """Read leave-one-out of a run; see `Display.from_run`."""
         workflow = run.directory.workflow()
-        if workflow.solve.ridges != "auto" and "leave_one_out" not in asked_of(workflow.inference):
+        is_compared = workflow.solve.ridges == "auto" and workflow.solve.choose_by != "evidence"
+        if not is_compared and "leave_one_out" not in asked_of(workflow.inference):
             raise ConfigError(
                 f'{run.path} was not asked for leave-one-out: write ridges = "auto" under [solve], or leave_one_out = '
                 "true under [inference], and run the workflow again; what is computed is kept"
@@ -239,7 +240,7 @@ def _choices(run: OpenRun, readout: Readout) -> dict[str, RidgeChoice]:
     name = None if readout is None else find_readout(run.directory, readout)
     selections = find_wanted(run.directory, run.directory.workflow()).selections
     made = {each["readout"]: read_choice(run.directory, each) for each in selections if name in (None, each["readout"])}
-    return {readout: choice for readout, choice in made.items() if choice is not None}
+    return {readout: choice for readout, choice in made.items() if choice is not None and choice.log_evidence is None}
 
 
 def _chosen_path(readout: str, choice: RidgeChoice) -> ReadoutPath:
