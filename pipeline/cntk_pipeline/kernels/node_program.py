@@ -7,7 +7,7 @@ Behind the sum over nodes it holds a number for each pair of graphs.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from enum import IntEnum
+from enum import IntEnum, unique
 
 import numpy as np
 
@@ -23,6 +23,7 @@ DTYPE = "float64"
 """Of registers: nodes of two graphs that look alike are frequent, and float32 is too coarse for them."""
 
 
+@unique
 class NodeEntry(IntEnum):
     """The columns of an operation's numbers."""
 

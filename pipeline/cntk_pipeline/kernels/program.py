@@ -12,7 +12,7 @@ the image's size, and every plane is whole.
 """
 
 from dataclasses import dataclass, field
-from enum import IntEnum
+from enum import IntEnum, unique
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from cntk_pipeline.layers.rectifiers import AbsDifference
 Array = np.ndarray
 
 
+@unique
 class Code(IntEnum):
     """What one operation does; ``S, T`` are its source register's planes, primes mark its target's."""
 
@@ -55,7 +56,7 @@ class Code(IntEnum):
     """Make the tensor in ``slot`` from the one in ``other``, mixing positions by the images' attention."""
     OUTPUT = 9
     """Read-out ``slot`` = S or, where ``tangent`` is set, T."""
-    AGGREGATE = 12
+    AGGREGATE = 15
     """``S' = A_x S A_z^T`` between the nodes of graphs, T' likewise; `node_program` alone."""
 
 

@@ -1,7 +1,7 @@
 """Programs as plain arrays of numbers, as compiled code reads them."""
 
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import IntEnum, unique
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ from cntk_pipeline.kernels.weighing import CONSTANTS
 from cntk_pipeline.layers import ClosedForm, Series
 
 
+@unique
 class Kind(IntEnum):
     """How WEIGH sums windows."""
 
@@ -21,6 +22,7 @@ class Kind(IntEnum):
     CIRCULAR = 3
 
 
+@unique
 class Entry(IntEnum):
     """The columns of an operation's numbers; see `Operation`."""
 
@@ -65,6 +67,7 @@ class Entry(IntEnum):
     """Of RECUR, the statistics before that of present steps; 0 where all steps are."""
 
 
+@unique
 class StageEntry(IntEnum):
     """The columns of a stage's numbers; see `Stage`."""
 
@@ -81,6 +84,7 @@ class StageEntry(IntEnum):
     FIRST_MARK = 9
 
 
+@unique
 class TensorEntry(IntEnum):
     """The columns of a tensor's numbers; see `Tensor`."""
 

@@ -12,7 +12,7 @@ factors : scale, bias, own, the activation's constants, extra, and recurrence.
 """
 
 from collections.abc import Callable
-from enum import IntEnum
+from enum import IntEnum, unique
 from functools import cache
 from typing import Any
 
@@ -28,6 +28,7 @@ CONSTANTS = 3
 """Constants an activation may have."""
 
 
+@unique
 class Place(IntEnum):
     """Where things lie: entries of an array that the interpreter fills."""
 
