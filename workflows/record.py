@@ -52,7 +52,7 @@ def read_rows(file: Path) -> list[Row]:
 
 
 def rows(run: OpenRun, cut: int | None = None) -> Iterator[Row]:
-    """Read the accuracies of a finished run, the test images cut in two where asked."""
+    """Read the accuracies of a run whose systems are solved, the test images cut in two where asked."""
     train, test = run.labels
     if test is None or test.ndim > 1 or run.directory.specification.data.task == "regression":
         raise ConfigError(f"{run.path} has no accuracy: that takes test images with one class each")
@@ -73,7 +73,7 @@ def _accuracies(
     if cut is not None:
         yield f"test before {cut}", cut, train, right[:cut].mean()
         yield f"test from {cut}", len(test) - cut, train, right[cut:].mean()
-    found = {each.product: each.record for each in solve.inferred}
+    found = {each.product: each.record for each in solve.inferred if each.record is not None}  # the others are not done
     if "leave_one_out" in found:
         yield "left out", train, train, found["leave_one_out"].accuracy
     if "learning_curve" in found:
