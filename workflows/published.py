@@ -38,10 +38,19 @@ class Published:
 
 @dataclass(frozen=True)
 class Pair:
-    """A published number, and what the run has: on its test images and, where it was asked for, leave-one-out."""
+    """A published number, and what the run has: on its test images and, where they were asked for, on others.
+
+    Attributes
+    ----------
+    published : the number of the paper.
+    test : all test images.
+    first : the test images before the cut of ``record.py --cut``: of cifar10-v those that are not re-encoded.
+    left_out : leave-one-out on the training images.
+    """
 
     published: Published
     test: Row
+    first: Row | None
     left_out: Row | None
 
 
@@ -72,17 +81,17 @@ def pairs(results: dict[str, list[Row]], published: list[Published]) -> Iterator
             raise ValueError(f"{number.run} has {len(tested)} ridges and no leave-one-out that chooses one of them")
         if tested:
             chosen = max(tested, key=lambda row: left_out[row.ridge].accuracy if left_out else 0.0)
-            yield Pair(number, chosen, left_out.get(chosen.ridge))
+            first = {row.ridge: row for row in own if row.images.startswith("test before ")}
+            yield Pair(number, chosen, first.get(chosen.ridge), left_out.get(chosen.ridge))
 
 
 def lines(found: list[Pair]) -> Iterator[str]:
     """Print what was found as a table."""
-    yield f"{'':<16}{'':<20} {'published':>9} {'here':>15} {'leave-one-out':>15}"
+    yield f"{'':<16}{'':<20} {'published':>9} {'here':>14} {'before the cut':>14} {'leave-one-out':>14}"
     for pair in found:
-        left_out = "" if pair.left_out is None else _percent(pair.left_out)
         published = f"{100 * pair.published.accuracy:.2f}%"
-        names = f"{pair.published.run:<16}{pair.published.readout:<20}"
-        yield f"{names} {published:>9} {_percent(pair.test):>15} {left_out:>15}".rstrip()
+        ours = " ".join(f"{'' if row is None else _percent(row):>14}" for row in (pair.test, pair.first, pair.left_out))
+        yield f"{pair.published.run:<16}{pair.published.readout:<20} {published:>9} {ours}".rstrip()
 
 
 def _percent(row: Row) -> str:
