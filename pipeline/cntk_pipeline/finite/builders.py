@@ -11,7 +11,6 @@ from torch import nn
 from cntk_pipeline import layers
 from cntk_pipeline.errors import LayerError
 from cntk_pipeline.finite.activations import ACTIVATIONS
-from cntk_pipeline.finite.building import require_count
 from cntk_pipeline.finite.drawing import Built, Draw, Drawn, Place
 from cntk_pipeline.finite.modules import (
     Affine,
@@ -33,6 +32,7 @@ from cntk_pipeline.finite.modules import (
 )
 from cntk_pipeline.finite.nodes import Aggregation, Batch, GraphNetwork, Join
 from cntk_pipeline.layers import Layer, Sequential, Shape, Windows
+from cntk_pipeline.layers.arguments import require_count
 from cntk_pipeline.layers.base import read_pair
 
 

@@ -1,7 +1,6 @@
 """From a network of the algebra to the finite network of a width: one translation a layer, in the table `BUILDERS`."""
 
 import importlib.util
-from numbers import Integral
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -105,16 +104,3 @@ def require_torch() -> None:
     """
     if importlib.util.find_spec("torch") is None:
         raise ConfigError("finite networks need torch: pip install 'cntk-pipeline[finite]'")
-
-
-def require_count(name: str, value: object, least: int = 1) -> int:
-    """Return a whole number; refuse what is none.
-
-    Raises
-    ------
-    LayerError
-        With ``name``.
-    """
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-        raise LayerError(f"{name} must be a whole number of at least {least}, got {value!r}")
-    return int(value)

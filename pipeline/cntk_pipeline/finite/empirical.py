@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cntk_pipeline.errors import ConfigError, DataError, LayerError
-from cntk_pipeline.finite.building import DTYPES, build, require_count, require_torch
+from cntk_pipeline.finite.building import DTYPES, build, require_torch
 from cntk_pipeline.inputs import as_array, require_channels_last
 from cntk_pipeline.layers import Dense, Layer, Sequential
+from cntk_pipeline.layers.arguments import require_count
 from cntk_pipeline.layers.kinds import KINDS, require_kind
 from cntk_pipeline.layers.normalization import find_dropout
 from cntk_pipeline.layers.recurrent import read_sequences

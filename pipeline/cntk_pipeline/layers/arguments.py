@@ -5,6 +5,7 @@ import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import wraps
+from numbers import Integral
 from typing import Any, ParamSpec, TypeVar
 
 from cntk_pipeline.errors import LayerError
@@ -58,3 +59,16 @@ def told_what_fits(elsewhere: str) -> Callable[[Callable[_Arguments, _Built]], C
         return told
 
     return decorate
+
+
+def require_count(name: str, value: object, least: int = 1) -> int:
+    """Return a whole number; refuse what is none.
+
+    Raises
+    ------
+    LayerError
+        With ``name``.
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise LayerError(f"{name} must be a whole number of at least {least}, got {value!r}")
+    return int(value)
