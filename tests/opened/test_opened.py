@@ -30,6 +30,8 @@ EVERYTHING = {
     "posterior_covariance": True,
     "spectrum": 3,
     "ensemble": [1.0, 2.0],
+    "evidence": True,
+    "calibration": True,
 }
 ONE = {"poolings": ["gap"], "kinds": ["ntk"]}
 

@@ -28,9 +28,10 @@ class KernelRegressor(RegressorMixin, BaseEstimator):
 
     Parameters
     ----------
-    network, kind, ridge, ridge_mode, dtype, flips, image_shape, n_jobs, memory, n_centres, centre_choice, centre_seed,
-    centres_tolerance
+    network, kind, ridge, ridge_mode, dtype, flips, image_shape, n_jobs, memory
         As of `KernelClassifier`; a ridge of "auto" may also be 10 or 100.
+    n_centres, centre_choice, centre_seed, centres_tolerance
+        As of `KernelClassifier`.
 
     Attributes
     ----------

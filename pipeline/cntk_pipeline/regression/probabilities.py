@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import scipy.optimize
-import scipy.special
+import scipy
 from pydantic import with_config
 
 from cntk_pipeline.errors import ConfigError
