@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from cntk_pipeline.kernels import CpuEvaluator, lower, measure_pair, quick_part
+from cntk_pipeline.kernels import CpuEvaluator, cost, lower, measure_pair, quick_part
 from cntk_pipeline.kernels.cost import guess_pair_seconds, part_of
 from cntk_pipeline.layers import presets
 
@@ -47,6 +47,18 @@ def test_a_pair_of_large_pooled_images_is_forecast_in_a_moment():
     assert 0 < found.share < 0.01
     guess = guess_pair_seconds(large, "float32", False)
     assert guess / 10 < found.seconds < 10 * guess
+
+
+def test_parts_that_show_no_planes_leave_the_rest_to_counting(monkeypatch):
+    images = np.random.default_rng(0).standard_normal((2, 8, 8, 1)).astype(np.float32)
+    small = program(8)
+    for name, value in (("LONGEST_WHOLE_SECONDS", 0), ("SAMPLE_SECONDS", 1e-15), ("CLEARLY_MORE", 0)):
+        monkeypatch.setattr(cost, name, value)
+    found = measure_pair(small, "float32", False, images)
+    least = part_of(small, 0).plane_entries
+    assert found.share == least / small.plane_entries
+    counted = (1 - found.share) * guess_pair_seconds(small, "float32", False)
+    assert counted < found.seconds < counted + 0.1
 
 
 @pytest.mark.slow

@@ -47,33 +47,29 @@ def measure_pair(program: Program, dtype: str, flips: bool, sample: Array) -> Pa
     ----------
     sample : standardised images; repeated as often as needed.
     """
-    part = quick_part(program, dtype, flips)
-    if part is program:
+    if quick_part(program, dtype, flips) is program:
         return PairCost(_measure(program, dtype, flips, sample), 1.0)
     least = part_of(program, 0)
+    # Kept where the planes' own time is lost in all else, however large the part.
+    entry_seconds = guess_pair_seconds(program, dtype, flips) / program.plane_entries
     for times_larger in LARGER_PARTS:
-        part = part_of(program, times_larger * _quick_share(program, dtype, flips))
+        part = quick_part(program, dtype, flips, times_larger)
         # In turns, the shorter time of each: other programs, and memory that is touched for the first time, only add.
         turns = [[_measure(some, dtype, flips, sample) for some in (part, least)] for _ in range(TURNS)]
         seconds, base = (min(times) for times in zip(*turns, strict=True))
-        if seconds > CLEARLY_MORE * base:
+        more = part.plane_entries - least.plane_entries
+        if more and seconds > CLEARLY_MORE * base:
+            entry_seconds = (seconds - base) / more
             break
-    if seconds > CLEARLY_MORE * base:
-        entry_seconds = (seconds - base) / (part.plane_entries - least.plane_entries)
-    else:  # the planes' own time is lost in what else happens
-        entry_seconds = guess_pair_seconds(program, dtype, flips) / program.plane_entries
     rest = (program.plane_entries - part.plane_entries) * entry_seconds
     return PairCost(seconds + rest, part.plane_entries / program.plane_entries)
 
 
-def quick_part(program: Program, dtype: str, flips: bool) -> Program:
-    """Cut a program down to what computes 16 pairs in a moment; return it as it is where it does so itself."""
+def quick_part(program: Program, dtype: str, flips: bool, times_larger: int = 1) -> Program:
+    """Cut a program down to what computes 16 pairs in a moment, or in some moments; return one that does so itself."""
     guessed = LANES * guess_pair_seconds(program, dtype, flips)
-    return program if guessed < LONGEST_WHOLE_SECONDS else part_of(program, _quick_share(program, dtype, flips))
-
-
-def _quick_share(program: Program, dtype: str, flips: bool) -> float:
-    return SAMPLE_SECONDS / 2 / (LANES * guess_pair_seconds(program, dtype, flips))
+    share = times_larger * SAMPLE_SECONDS / 2 / guessed
+    return program if guessed < LONGEST_WHOLE_SECONDS else part_of(program, share)
 
 
 def part_of(program: Program, share: float) -> Program:
