@@ -9,8 +9,8 @@ from cntk_pipeline.errors import NotPositiveDefinite
 from cntk_pipeline.regression.arguments import TrainKernel, as_train_kernel
 from cntk_pipeline.regression.factors import (
     cholesky,
+    definite_basis,
     eigenbasis,
-    expect_definite,
     expect_semidefinite,
     inverse_diagonal,
     solve,
@@ -55,7 +55,7 @@ def test_the_suggested_ridge_is_enough_as_it_is_printed(make: type[TrainKernel],
     kernel = make(n, dtype)  # type: ignore[call-arg, arg-type]
     smallest = float(np.linalg.eigvalsh(kernel.values)[0])
     short = max(0.0, -0.9 * smallest) if make is indefinite else 0.0  # type: ignore[comparison-overlap]
-    for refuse in (cholesky, lambda k, ridge: expect_definite(k, eigenbasis(k), ridge)):
+    for refuse in (cholesky, definite_basis):
         try:
             refuse(kernel, short)
         except NotPositiveDefinite as error:
@@ -63,7 +63,7 @@ def test_the_suggested_ridge_is_enough_as_it_is_printed(make: type[TrainKernel],
             assert found
             for ridge in (float(found[1]), float(found[2]) * kernel.mean_diagonal):
                 cholesky(kernel, ridge)
-                expect_definite(kernel, eigenbasis(kernel), ridge)
+                definite_basis(kernel, ridge)
         else:
             assert smallest > 0, "rounding alone made it definite"
 
@@ -73,7 +73,7 @@ def test_a_kernel_of_zeros_says_why() -> None:
     with pytest.raises(NotPositiveDefinite, match=r"ntk\.train is zero everywhere: its network trains no layer"):
         cholesky(zeros, 0.0)
     with pytest.raises(NotPositiveDefinite, match=r"its smallest eigenvalue is 0\. ntk\.train is zero everywhere"):
-        expect_definite(zeros, eigenbasis(zeros), 0.0)
+        definite_basis(zeros, 0.0)
 
 
 def test_no_relative_ridge_is_suggested_where_the_trace_is_not_positive() -> None:

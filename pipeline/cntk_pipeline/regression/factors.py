@@ -116,14 +116,15 @@ def is_definite(basis: Eigenbasis, ridge: float) -> bool:
     return bool(basis.values[0] + ridge > np.finfo(np.float64).eps * basis.values[-1])
 
 
-def expect_definite(kernel: TrainKernel, basis: Eigenbasis, ridge: float) -> None:
-    """Refuse ``K + ridge I`` where `cholesky` would, to rounding.
+def definite_basis(kernel: TrainKernel, ridge: float) -> Eigenbasis:
+    """Diagonalise K, and refuse ``K + ridge I`` where `cholesky` would, to rounding.
 
     Raises
     ------
     NotPositiveDefinite
         If it is not positive definite, with the smallest eigenvalue and a sufficient ridge.
     """
+    basis = eigenbasis(kernel)
     if not is_definite(basis, ridge):
         smallest = float(basis.values[0])
         raise NotPositiveDefinite(
@@ -131,6 +132,7 @@ def expect_definite(kernel: TrainKernel, basis: Eigenbasis, ridge: float) -> Non
             f"{smallest + ridge:.3g}. " + _remedy(kernel, smallest),
             pivot=smallest + ridge,
         )
+    return basis
 
 
 def expect_semidefinite(kernel: TrainKernel, basis: Eigenbasis) -> None:

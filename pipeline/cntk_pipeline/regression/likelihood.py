@@ -16,7 +16,7 @@ from cntk_pipeline.regression.arguments import (
     as_targets,
     as_train_kernel,
 )
-from cntk_pipeline.regression.factors import cholesky, eigenbasis, expect_definite, solve
+from cntk_pipeline.regression.factors import cholesky, definite_basis, solve
 from cntk_pipeline.regression.posterior import signal_variance
 
 
@@ -107,8 +107,7 @@ def evidences(kernel: TrainKernel, targets: Array, absolute: Array) -> Iterator[
     NotPositiveDefinite
         If the smallest ridge is too small, with a sufficient one.
     """
-    basis = eigenbasis(kernel)
-    expect_definite(kernel, basis, float(absolute.min()))
+    basis = definite_basis(kernel, float(absolute.min()))
     squares = np.square(basis.vectors.T @ targets)
     for ridge in absolute:
         values = basis.values + ridge

@@ -17,7 +17,7 @@ from cntk_pipeline.regression.arguments import (
     as_targets,
     as_train_kernel,
 )
-from cntk_pipeline.regression.factors import Eigenbasis, cholesky, eigenbasis, expect_definite, left_out, solve
+from cntk_pipeline.regression.factors import Eigenbasis, cholesky, definite_basis, left_out, solve
 from cntk_pipeline.regression.scores import accuracy, as_truth, classes_of, mean_square
 
 
@@ -156,8 +156,7 @@ def ridge_path(
     if not len(ridges):
         raise ConfigError("ridges is empty: at least one was expected")
     absolute = np.array([as_absolute_ridge(kernel, ridge, ridge_mode) for ridge in ridges])
-    basis = eigenbasis(kernel)
-    expect_definite(kernel, basis, float(absolute.min()))
+    basis = definite_basis(kernel, float(absolute.min()))
     return path_of_basis(basis, targets, ridges, absolute)
 
 
@@ -186,8 +185,7 @@ def left_out_errors(kernel: TrainKernel, targets: Array, absolute: Array) -> Ite
     NotPositiveDefinite
         If the smallest ridge is too small, with a sufficient one.
     """
-    basis = eigenbasis(kernel)
-    expect_definite(kernel, basis, float(absolute.min()))
+    basis = definite_basis(kernel, float(absolute.min()))
     yield from _errors_of_basis(basis, targets, absolute)
 
 
