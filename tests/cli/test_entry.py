@@ -37,6 +37,24 @@ def test_ctrl_c_while_everything_is_imported_is_130_without_a_traceback(
     assert b"Traceback" not in (tmp_path / "said").read_bytes()
 
 
+INTERRUPT = "import os, signal; interrupt = lambda *_, **__: os.kill(os.getpid(), signal.SIGINT)\n"
+MOMENTS = {
+    # An import in the middle of one turns it into an error of its own.
+    "before the command": "import typer\ndef call(*_, **__):\n    try:\n        interrupt()\n"
+    "    except BaseException as error:\n        raise RuntimeError from error\ntyper.Typer.__call__ = call",
+    "between two lines": "from cntk_pipeline.cli import main; main.lost_output = interrupt",
+    "at the end": "import atexit; atexit.register(interrupt)",
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_ctrl_c_at_any_moment_is_130_without_a_traceback(tmp_path: Path, moment: str) -> None:
+    script = f"{INTERRUPT}{MOMENTS[moment]}\nfrom cntk_pipeline.cli.entry import main\nmain()"
+    command = [sys.executable, "-c", script, "status", "nowhere"]
+    result = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60)
+    assert (result.returncode, "Traceback" in result.stderr) == (130, False)
+
+
 def test_ctrl_c_while_workers_start_is_130_without_a_traceback(tmp_path: Path) -> None:
     (tmp_path / "w.toml").write_text(
         'network.preset = "cntk"\nreadouts.depths = [2]\ndata = {train = 9, test = 9}\n'

@@ -527,8 +527,24 @@ def test_a_workflow_of_a_run_that_names_no_known_cluster_is_refused(whole: Path,
     assert command("resume", str(run)) is None  # nothing is left to do
     for metrics in (run / "solve").glob("*/metrics.json"):
         metrics.unlink()
-    assert "unknown cluster.kind 'nothing': known are" in str(command("resume", str(run)))
+    said = str(command("resume", str(run)))
+    assert f"{run}/workflow.json:\n  unknown cluster.kind 'nothing': known are" in said
+    assert "delete it, then `cntk run`" in said
     command("status", str(run))
+
+
+@pytest.mark.parametrize("key", ["solver", "factor_dtype", "ridge_mode"])
+def test_a_workflow_of_a_run_with_an_unknown_value_is_named_with_what_to_do(
+    whole: Path, tmp_path: Path, key: str
+) -> None:
+    run = copied(whole / "factored", tmp_path / "run")
+    record = json.loads((run / "workflow.json").read_text())
+    put(run / "workflow.json", json.dumps(record | {"solve": record["solve"] | {key: "float36"}}).encode())
+    for name in ("resume", "status", "verify"):
+        said = str(command(name, str(run)))
+        assert said.startswith(f"{run}/workflow.json:\n")
+        assert f"solve.{key}" in said
+        assert said.endswith("delete it, then `cntk run` with the workflow file writes it anew")
 
 
 def test_a_solve_is_of_the_system_that_its_folder_is_named_by(whole: Path, tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
 """Runs the command: ``python -m cntk_pipeline.cli``."""
 
-from cntk_pipeline.cli.main import main
+from cntk_pipeline.cli.entry import main
 
 main()

@@ -11,37 +11,35 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
+import typer
+
+from cntk_pipeline import __version__
+from cntk_pipeline.cli.console import err, escape, out
 from cntk_pipeline.cli.entry import STOPPED, USAGE, importing
-
-with importing():
-    import typer
-
-    from cntk_pipeline import __version__
-    from cntk_pipeline.cli.console import err, escape, out
-    from cntk_pipeline.cli.options import (
-        AsJson,
-        Cluster,
-        GrowFrom,
-        Overrides,
-        RunPath,
-        Store,
-        Trust,
-        Verify,
-        WorkflowFile,
-        read_place,
-    )
-    from cntk_pipeline.cli.pages import can_draw, compare, report, write_report
-    from cntk_pipeline.cli.results import export, predict
-    from cntk_pipeline.cli.streams import guard_streams, lost_output
-    from cntk_pipeline.errors import (
-        ConfigError,
-        DataNotFound,
-        Interrupted,
-        NotTrusted,
-        PipelineError,
-        RunNotFound,
-        WorkersLost,
-    )
+from cntk_pipeline.cli.options import (
+    AsJson,
+    Cluster,
+    GrowFrom,
+    Overrides,
+    RunPath,
+    Store,
+    Trust,
+    Verify,
+    WorkflowFile,
+    read_place,
+)
+from cntk_pipeline.cli.pages import can_draw, compare, report, write_report
+from cntk_pipeline.cli.results import export, predict
+from cntk_pipeline.cli.streams import guard_streams, lost_output
+from cntk_pipeline.errors import (
+    ConfigError,
+    DataNotFound,
+    Interrupted,
+    NotTrusted,
+    PipelineError,
+    RunNotFound,
+    WorkersLost,
+)
 
 COMPLETE, FAILED, INCOMPLETE = 0, 1, 3
 

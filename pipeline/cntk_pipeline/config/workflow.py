@@ -2,12 +2,14 @@
 
 import copy
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import date, time
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, PrivateAttr, ValidationError
 
 from cntk_pipeline.config.cluster import ClusterConfig
 from cntk_pipeline.config.problem import (
@@ -52,6 +54,18 @@ class StoreConfig(Section):
     grow_from: Place | None = None
 
 
+@dataclass(frozen=True)
+class _Origin:
+    """Where a workflow was written. Workflows of one content are equal, wherever they were written."""
+
+    name: str = field(default="", compare=False)
+    mend: str = field(default="", compare=False)
+
+    def say(self, problems: Sequence[str]) -> str:
+        """Write a message about values: the place, each problem, and what to do."""
+        return "\n  ".join([f"{self.name}:", *problems, *([self.mend] if self.mend else [])])
+
+
 class RunConfig(Section):
     """A whole workflow file.
 
@@ -69,6 +83,22 @@ class RunConfig(Section):
     inference: InferenceConfig = Field(default_factory=InferenceConfig)
     cluster: ClusterConfig = Field(default_factory=ClusterConfig)
     store: StoreConfig = Field(default_factory=StoreConfig)
+    _origin: _Origin = PrivateAttr(default_factory=_Origin)
+
+    def model_post_init(self, context: Any) -> None:
+        """Keep where the workflow was written: keys that belong to a kind are read later."""
+        if isinstance(context, _Origin):
+            self._origin = context
+
+    @contextmanager
+    def named_in_errors(self) -> Iterator[None]:
+        """Add to each `ConfigError` where the workflow was written, and what to do, as `parse_config` does."""
+        try:
+            yield
+        except ConfigError as error:
+            if type(error) is not ConfigError or not self._origin.name:
+                raise
+            raise ConfigError(self._origin.say(str(error).splitlines())) from None
 
 
 def load_config(
@@ -162,16 +192,16 @@ def load_cluster(path: str | Path) -> ClusterConfig:
     table = read_toml(path, "cluster file")
     if set(table) != {"cluster"}:
         raise ConfigError(f"{path} must hold a [cluster] table and nothing else, got {', '.join(table) or 'nothing'}")
-    return _parse(_ClusterFile, table, str(path)).cluster
+    return _parse(_ClusterFile, table, _Origin(str(path))).cluster
 
 
 class _ClusterFile(Section):
     cluster: ClusterConfig
 
 
-def parse_config(table: dict[str, Any], origin: str) -> RunConfig:
-    """Validate a workflow given as nested tables; ``origin`` names it in errors."""
-    return _parse(RunConfig, table, origin)
+def parse_config(table: dict[str, Any], origin: str, mend: str = "") -> RunConfig:
+    """Validate a workflow given as nested tables; ``origin`` names it in errors, and ``mend`` says what to do then."""
+    return _parse(RunConfig, table, _Origin(origin, mend))
 
 
 def read_options(model: type[_Parsed], section: OpenSection, name: str) -> _Parsed:
@@ -201,12 +231,12 @@ def unknown_key(where: str, known: Sequence[str], listed: Sequence[str]) -> str:
     return f"unknown key {where}: " + (f"did you mean {near[0]!r}?" if near else f"known are {', '.join(listed)}")
 
 
-def _parse(model: type[_Parsed], table: dict[str, Any], origin: str) -> _Parsed:
+def _parse(model: type[_Parsed], table: dict[str, Any], origin: _Origin) -> _Parsed:
     try:
-        return model.model_validate(table)
+        return model.model_validate(table, context=origin)
     except ValidationError as error:
-        lines = [_explain(dict(problem), _known_keys(problem["loc"][:-1])) for problem in error.errors()]
-        raise ConfigError(f"{origin}:\n" + "\n".join(f"  {line}" for line in lines)) from None
+        problems = [_explain(dict(problem), _known_keys(problem["loc"][:-1])) for problem in error.errors()]
+        raise ConfigError(origin.say(problems)) from None
 
 
 def _read_override(override: str) -> tuple[str, Any]:

@@ -442,10 +442,7 @@ class RunDirectory:
         if record is None:
             raise RunNotFound(f"{self.path} stopped before it began: start it again with `cntk run`")
         table = {name: value for name, value in record.items() if name != SIGNATURE}
-        try:
-            return parse_config(table, str(self.path / "workflow.json"))
-        except ConfigError as error:
-            raise ConfigError(f"{error}\n  {_MEND_WORKFLOW}") from None
+        return parse_config(table, str(self.path / "workflow.json"), _MEND_WORKFLOW)
 
     def has_workflow(self) -> bool:
         """Tell whether a driver has written a workflow."""

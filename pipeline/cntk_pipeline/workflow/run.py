@@ -262,7 +262,11 @@ def resume(
         if _is_done(run, run.workflow(), view, verify):
             clear_earlier(run)
             return run
-        cluster_of(run.workflow().cluster if cluster is None else cluster)  # anybody may have edited the file
+        if cluster is None:
+            with run.workflow().named_in_errors():
+                cluster_of(run.workflow().cluster)  # anybody may have edited the file
+        else:
+            cluster_of(cluster)
         trusted = read_trusted(run, cluster=cluster, trust=trust, told=told)
         for line in trusted.shown:
             view.say(line)

@@ -124,7 +124,18 @@ class Wanted:
 
 
 def find_wanted(run: RunDirectory, config: RunConfig) -> Wanted:
-    """List all that a workflow asks for. Reads small records only, and works beside a running driver."""
+    """List all that a workflow asks for. Reads small records only, and works beside a running driver.
+
+    Raises
+    ------
+    ConfigError
+        If it asks for what is not known or does not fit, with the place of the workflow.
+    """
+    with config.named_in_errors():
+        return _find(run, config)
+
+
+def _find(run: RunDirectory, config: RunConfig) -> Wanted:
     kernel = kernel_jobs(run) + choice_jobs(run)
     if needs_test_kernel(config.inference):
         kernel += test_kernel_jobs(run, None)
