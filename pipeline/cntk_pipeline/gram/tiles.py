@@ -166,7 +166,7 @@ def kernel_jobs(run: RunDirectory, nodes: NodeCounts | None = None) -> list[Job]
     Parameters
     ----------
     nodes : of graphs, where their tiles are to be computed: a job's entries are pairs of nodes then. Not so where the
-        kernel itself chooses its columns, whose graphs are known one column of tiles after the other.
+        kernel itself draws its columns, whose graphs are known one column of tiles after the other.
     """
     symmetric = not run.specification.has_pivots
     counts = nodes if symmetric else None

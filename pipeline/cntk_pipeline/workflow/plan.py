@@ -76,7 +76,7 @@ class Plan:
     iteration : of conjugate gradients; None where none run.
     engine, numerics_version : what computes the values.
     centres : columns of the kernel; None where they are all training images.
-    are_pivots : whether the kernel itself chooses these centres.
+    are_pivots : whether the kernel itself draws these centres.
     """
 
     contents: Contents
@@ -102,7 +102,7 @@ class Plan:
 
     @property
     def pilot(self) -> str:
-        """Why no loss by the centres is forecast, where the kernel itself chooses them; empty elsewhere."""
+        """Why no loss by the centres is forecast, where the kernel itself draws them; empty elsewhere."""
         if not self.are_pivots:
             return ""
         return (

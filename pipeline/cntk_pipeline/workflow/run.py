@@ -24,7 +24,7 @@ from cntk_pipeline.driver.timing import PhaseClock
 from cntk_pipeline.errors import ConfigError, CorruptTile, PipelineError, RunNotFound, SpecificationMismatch, StoreError
 from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.gram.engines import load_code, require_numerics
-from cntk_pipeline.gram.pivots import choice_group, choice_jobs, choice_rounds, trace_errors
+from cntk_pipeline.gram.pivots import pivot_jobs, pivot_rounds, pivots_group, trace_errors
 from cntk_pipeline.inference import (
     Capacity,
     add_remedies,
@@ -483,7 +483,7 @@ def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> N
                     gram.test_group(run).create()
                     test_kernel_jobs = gram.test_kernel_jobs(run, nodes)
                 executor.adapt()
-                outcomes = [_choose_centres(phases, config)]
+                outcomes = [_draw_centres(phases, config)]
                 if not outcomes[0].failed:
                     phases.run_jobs(KERNEL, gram.kernel_jobs(run, nodes) + test_kernel_jobs).require()
                     executor.hold(stop)
@@ -513,15 +513,15 @@ def _retracting(run: RunDirectory) -> Iterator[None]:
         raise
 
 
-def _choose_centres(phases: Phases, config: RunConfig) -> Outcome:
-    """Let the kernel itself choose the centres, and compute its columns, where the workflow asks for that."""
+def _draw_centres(phases: Phases, config: RunConfig) -> Outcome:
+    """Let the kernel itself draw the centres, and compute its columns, where the workflow asks for that."""
     run = phases.run
     if not run.specification.has_pivots:
         return Outcome()
-    choice_group(run).create()
-    *_, last = choice_jobs(run)
-    course = Course("centres", choice_rounds(run), last, ())
-    outcome, _ = phases.run_courses(KERNEL, [course], lambda: _choice_text(run))
+    pivots_group(run).create()
+    *_, last = pivot_jobs(run)
+    course = Course("centres", pivot_rounds(run), last, ())
+    outcome, _ = phases.run_courses(KERNEL, [course], lambda: _pivots_text(run))
     if not outcome.failed and not run.has_all_pivots:
         outcome.failed[last.task] = CorruptTile(f"{run.pivots_path}: a chunk of the pivots is damaged")
     if run.has_all_pivots:
@@ -530,8 +530,8 @@ def _choose_centres(phases: Phases, config: RunConfig) -> Outcome:
     return outcome
 
 
-def _choice_text(run: RunDirectory) -> str:
-    """Describe how far the choice of centres is, where it has begun."""
+def _pivots_text(run: RunDirectory) -> str:
+    """Describe how far the draw of centres is, where it has begun."""
     try:
         errors = trace_errors(run)
     except CorruptTile:  # the task that reads it finds it too, and it is computed again
