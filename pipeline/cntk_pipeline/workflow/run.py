@@ -53,6 +53,7 @@ from cntk_pipeline.solvers import (
     reserve_buffers,
     solve_name,
     solver_of,
+    with_older_tile,
 )
 from cntk_pipeline.storage import StorePath, open_path
 from cntk_pipeline.storage.durable import store_explained
@@ -63,7 +64,7 @@ from cntk_pipeline.workflow.load import load, mend_inputs, slots_of, specificati
 from cntk_pipeline.workflow.plan import Plan, PlanInputs, make_plan
 from cntk_pipeline.workflow.preflight import require_cards, require_fitting_tasks
 from cntk_pipeline.workflow.report import make_report, read_contents
-from cntk_pipeline.workflow.wanted import INFERENCE, KERNEL, SOLVE, find_wanted
+from cntk_pipeline.workflow.wanted import INFERENCE, KERNEL, NESTED, SOLVE, find_wanted
 
 if TYPE_CHECKING:
     from cntk_pipeline.kernels import NodeSummary, Summary
@@ -336,7 +337,7 @@ def _begun(config: RunConfig, view: View) -> Iterator[Begun]:
     require_cards(config, RunDirectory(path) if (path / "run.json").exists() else None)
     old = growth.find_source(config, path)
     specification = specification_of(loaded, path, old)
-    common = None if old is None else growth.compare(old, specification, *loaded.stored)
+    common = None if old is None else growth.compare(old, specification, *loaded.stored, NESTED)
     with store_explained(path):
         run = RunDirectory.create(path, specification, provenance())
     for line in loaded.contents.lines:
@@ -347,7 +348,7 @@ def _begun(config: RunConfig, view: View) -> Iterator[Begun]:
         if common is not None:
             growth.begin(run, common, view.say)
         _mend(run, config, view)
-        trusted = of_user(run, in_absolute_folder(growth.with_factor_tile(config, run)))
+        trusted = of_user(run, in_absolute_folder(with_older_tile(config, run)))
         write_trusted(run, trusted)
         for line in warnings(trusted):
             view.say(f"warning: {line}")

@@ -47,6 +47,9 @@ OWNERS: dict[str, Owner] = {
 }
 """The owners of all stages by their kind, in the order in which a plan and a status show them."""
 
+NESTED = frozenset(kind for kind, owner in OWNERS.items() if owner.is_nested)
+"""The kinds of the stages whose leading block rows a larger run may take over."""
+
 
 @dataclass(frozen=True)
 class WantedSolve:
