@@ -26,7 +26,7 @@ from cntk_pipeline.clusters.local.submitter import LocalSubmitter
 from cntk_pipeline.clusters.submitter import Cause, Succession
 from cntk_pipeline.config import ClusterConfig, RunConfig, StoreConfig, parse_config
 from cntk_pipeline.errors import DataNotFound, Interrupted, PipelineError, RunLocked, RunNotFound, SubmissionFailed
-from cntk_pipeline.kernels import Engine
+from cntk_pipeline.kernels.cpu import CpuEngine
 from cntk_pipeline.rundir import lease
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.submissions import (
@@ -110,9 +110,9 @@ def test_a_driver_is_seen_to_run_from_the_first_moment(tmp_path: Path, monkeypat
 def test_the_command_reads_the_data_and_measures_a_pair_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Seen to fail where the run behind the forecast loads and measures anew: its tile may be another one then."""
     calls: list[str] = []
-    read, measure = load.load_data, Engine.measure
+    read, measure = load.load_data, CpuEngine.measure
     monkeypatch.setattr(load, "load_data", lambda config: calls.append("read") or read(config))
-    monkeypatch.setattr(Engine, "measure", lambda *given: calls.append("measured") or measure(*given))
+    monkeypatch.setattr(CpuEngine, "measure", lambda *given: calls.append("measured") or measure(*given))
     tables = workflow(tmp_path / "run").model_dump(mode="json", exclude_defaults=True)
     (tmp_path / "w.toml").write_text(toml(tables | {"kernel": {"tile": "auto"}}))
     done = CliRunner().invoke(app, ["submit", str(tmp_path / "w.toml")])
