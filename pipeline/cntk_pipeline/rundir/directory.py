@@ -14,7 +14,7 @@
       timing.json           the use of the slots, stage by stage
       kernel.zarr/NAME/     a group a read-out: train, test, train_variance, test_variance
       test_kernel.zarr/NAME test against test, where a posterior covariance was asked for
-      pivots.zarr/          where the kernel chooses the centres: pivots, factor, trace_error, residual_diagonal
+      pivots.zarr/          where the kernel draws the centres: pivots, factor, trace_error, residual_diagonal
       solve/FINGERPRINT/    solve.json, factor.zarr, metrics.json: one ridge of one read-out
         work.zarr/          while conjugate gradients run: the last two iterations, which iterations.json counts
         ridge_path.json     instead of a solve: the choice among ridges
@@ -235,7 +235,7 @@ class RunDirectory:
     def column_cut(self) -> Cut:
         """How the columns of the kernel are cut into tiles: the training images, or the centres among them.
 
-        Where the kernel chooses the centres, it is of all columns that there may be until they are chosen.
+        Where the kernel draws the centres, it is of all columns that there may be until they are drawn.
         """
         specification = self.specification
         if specification.has_pivots and self.has_all_pivots:

@@ -14,7 +14,9 @@ _BESIDE_THE_SYSTEM = ("kernel", "readout", "ridge", "ridge_mode", "mean_diagonal
 
 
 class Twins:
-    """Compares a run with the older run that it grows from.
+    """Compares a run with the older run that it grows from: networks, systems, images, and labels of the training part.
+
+    The labels of the test part are not compared, so a stage that reads them has no twins.
 
     Parameters
     ----------

@@ -231,7 +231,7 @@ class Centres(Solver):
     owners = (CENTRE_FACTOR, NORMAL_EQUATIONS, NORMAL_FACTOR, COEFFICIENTS)
 
     def specification(self, options: CentresOptions) -> Json:
-        """Return what the run's own specification, which has the choice of the centres, does not say."""
+        """Return what the run's own specification, which has the centres, does not say."""
         return {"centres": options.centres} | (
             {"centre_jitter": options.centre_jitter} if options.centre_jitter else {}
         )
