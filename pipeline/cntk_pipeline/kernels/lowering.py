@@ -174,7 +174,7 @@ class _Assembly:
         nowhere = {k: _no_offsets(self.nodes[k].result) for k in self.tensors}
         tensors = tuple(self._tensor(k, wanted.get(k, no) | self_wanted.get(k, no)) for k, no in nowhere.items())
         mirrors = all(columns.is_symmetric for node in kept for columns in _column_windows(node))
-        mirrors &= all(node.code is not Code.RECUR and not node.padded for node in kept)
+        mirrors &= all(node.code is not Code.RECUR and node.present is None for node in kept)
         return Program(input_shape, stages, tensors, len(self.sums), len(self.outputs), mirrors)
 
     def _schedule(self, key: StageKey) -> list[_Step]:
@@ -234,8 +234,8 @@ class _Assembly:
             windows=node.windows if node.code is Code.WEIGH else None,
             function=node.function,
             masked=node.masked,
-            padded=node.padded and node.code in (Code.INPUT, Code.RECUR, Code.ATTEND),
-            steps=node.steps,
+            present=node.present if node.code in (Code.INPUT, Code.RECUR, Code.ATTEND) else None,
+            gate=node.gate,
             node=k,
             scale=node.scale,
             bias=node.bias,

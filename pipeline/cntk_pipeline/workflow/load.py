@@ -21,7 +21,7 @@ from cntk_pipeline.graphs import NodeCounts, count_nodes, is_graph
 from cntk_pipeline.inference import require_options, require_results
 from cntk_pipeline.kernels import Engine, Question
 from cntk_pipeline.layers import Dropout
-from cntk_pipeline.layers.recurrent import takes_padding
+from cntk_pipeline.layers.absent import takes_padding
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.preprocessing import Preprocessing, find_preprocessing
 from cntk_pipeline.rundir.specification import DataSpecification, EngineRecord, Specification

@@ -21,7 +21,7 @@ UNWRITTEN = {
     Code.MULTIPLY: "branches are multiplied",
     Code.EMBED: "positions have vectors of their own",
     Code.RECUR: "a step waits for the one before it",
-    Code.GATE: "each sequence has its own number of steps",
+    Code.GATE: "each input has its own positions that are there",
 }
 """Why operations are refused that have no text."""
 
