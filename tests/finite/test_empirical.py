@@ -152,8 +152,12 @@ SERIES = {
     "graphs": Sequential(
         *[GraphConv(b_std=0.3), Relu(), Aggregate("degree"), Dense(), Relu(), GraphConv(), GlobalSumPool(), Dense()]
     ),
-    "jumps": Sequential(Dense(b_std=0.2), Repeat(Sequential(Relu(), Dense(b_std=0.3)), 2, jump=True), Relu(), Dense()),
-    "jumps of graphs": presets.gntk(3, jump=True),
+    "jumps": Sequential(
+        *[Dense(b_std=0.2), Repeat(Sequential(Relu(), Dense(b_std=0.3)), 2, jump=True), Dense(), Relu(), Dense()]
+    ),
+    "jumps of graphs": Sequential(
+        *[Dense(), Repeat(Sequential(Aggregate(), Relu(), Dense(w_std=0.7)), 2, jump=True), GlobalSumPool(), Dense()]
+    ),
     "padded states": Sequential(
         Padded(), Recurrent(Relu(), w_std=1.2, u_std=0.8, b_std=0.2), Bidirectional(Recurrent(Erf())), *ENDS
     ),

@@ -46,7 +46,7 @@ NETWORKS = {name: network for name, network in GOLDEN.items() if name != "fc_dro
     "ends of CNTK-GAP fixed": presets.cntk(3, "gap"),
     "graphs": Sequential(GraphConv(b_std=0.3), Relu(), Aggregate("degree"), Dense(), Relu(), GlobalSumPool(), Dense()),
     "padded": Sequential(Padded(), Conv((1, 3), b_std=0.3), Recurrent(Relu(), b_std=0.2), Conv(2), Flatten(), Dense()),
-    "jumps": Sequential(Dense(), Repeat(Sequential(Relu(), Dense(b_std=0.3)), 2, jump=True), Relu(), Dense()),
+    "jumps": Sequential(Dense(), Repeat(Sequential(Relu(), Dense(b_std=0.3)), 2, jump=True), Dense()),
     "ends in an activation": Sequential(Conv(3), LayerNorm(), Relu(), Flatten()),
 }
 
