@@ -136,7 +136,29 @@ def has_absent_steps(images: Array) -> bool:
 
 def has_absent_pixels(images: Array) -> bool:
     """Tell whether an array of images, ``(n, H, W, C)``, holds NaN."""
-    return images.ndim == 4 and images.dtype.kind == "f" and bool(np.isnan(images).any())
+    return images.ndim == 4 and images.dtype.kind == "f" and images.size > 0 and bool(np.isnan(images.min()))
+
+
+def find_broken(name: str, images: Array, first: int = 0) -> npt.NDArray[np.bool_]:
+    """Find numbers of inputs that are not finite, but for those of absent positions, bool of their shape.
+
+    Parameters
+    ----------
+    name, first : as of `read_presence`.
+
+    Raises
+    ------
+    DataError
+        As of `lengths`, for sequences.
+    """
+    broken: npt.NDArray[np.bool_] = ~np.isfinite(images)
+    if has_absent_steps(images):
+        broken &= read_presence(name, images, False, first)[..., None]
+    elif images.ndim == 4 and images.shape[1] > 1 and has_absent_pixels(images):
+        present = ~np.isnan(images).all(-1)
+        present[~present.any((1, 2))] = True  # an image without pixels is broken
+        broken &= present[..., None]
+    return broken
 
 
 def read_presence(name: str, images: Array, anywhere: bool, first: int = 0) -> npt.NDArray[np.bool_]:
