@@ -155,7 +155,7 @@ def find_broken(name: str, images: Array, first: int = 0) -> npt.NDArray[np.bool
     if has_absent_steps(images):
         broken &= read_presence(name, images, False, first)[..., None]
     elif images.ndim == 4 and images.shape[1] > 1 and has_absent_pixels(images):
-        present = ~np.isnan(images).all(-1)
+        present = ~np.asarray(np.isnan(images).all(-1))
         present[~present.any((1, 2))] = True  # an image without pixels is broken
         broken &= present[..., None]
     return broken
@@ -178,7 +178,7 @@ def read_presence(name: str, images: Array, anywhere: bool, first: int = 0) -> n
     if not anywhere:
         return np.arange(images.shape[2]) < read_lengths(name, images, first)[:, None, None]
     absent = np.isnan(images)
-    present: npt.NDArray[np.bool_] = ~absent.all(-1)
+    present: npt.NDArray[np.bool_] = ~np.asarray(absent.all(-1))
     partly = np.argwhere(absent.any(-1) & present)
     if len(partly):
         image, row, column = map(int, partly[0])

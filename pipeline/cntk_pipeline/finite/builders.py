@@ -202,10 +202,12 @@ def _mean(windows: Windows, normalize_edges: bool) -> np.ndarray:
 
 
 def _average(windows: tuple[Windows, Windows], normalize_edges: bool, place: Place, draw: Draw) -> Built:
-    if place.here is None or not normalize_edges:
-        return _pool(*(_mean(each, normalize_edges) for each in windows), place, draw)
-    sums, channels = _pool(*(each.weights() for each in windows), place, draw)
-    return nn.Sequential(sums, Weighing(place.here, "share", windows)), channels
+    counted = place.here is not None and normalize_edges
+    rows, columns = (each.weights() if counted else _mean(each, normalize_edges) for each in windows)
+    module, channels = _pool(rows, columns, place, draw)
+    if place.here is not None and counted:  # divided by the positions that are there
+        module = nn.Sequential(module, Weighing(place.here, "share", windows))
+    return module, channels
 
 
 def _avg_pool(layer: layers.AvgPool, place: Place, draw: Draw) -> Built:
@@ -238,7 +240,8 @@ def _global_avg_pool(layer: layers.GlobalAvgPool, place: Place, draw: Draw) -> B
     if place.batch is not None:
         return Join(place.batch, average=True), place.channels
     if place.here is not None:  # each input has its own number of positions
-        return _pool(*(np.ones((1, size)) for size in place.shape.size), place, draw, vector=True, weights="mean")
+        rows, columns = (Windows.whole(size).weights() for size in place.shape.size)
+        return _pool(rows, columns, place, draw, vector=True, weights="mean")
     rows, columns = (_mean(Windows.whole(size), False) for size in place.shape.size)
     return _pool(rows, columns, place, draw, vector=True)
 
