@@ -201,9 +201,18 @@ class CpuEvaluator(Evaluator):
                 raise LayerError(NEEDS_PADDED if has_absent_steps(images) else NEEDS_MASKED)
             present = read_presence("images", images, self.program.takes_gaps, first)
             images = np.where(present[..., None], images, 0)
+            if self.program.lies_at_end:
+                images, present = _move_to_end(images, present)
         for presence, size in self.program.presences:
             _require_present(presence, presence.select(present, size), first)
         return np.concatenate([images, present[..., None].astype(images.dtype)], axis=-1)
+
+
+def _move_to_end(images: Array, present: Array) -> tuple[Array, Array]:
+    """Lay sequences (n, 1, T, C) with their last steps below each other, and what says which steps are there."""
+    steps = images.shape[2]
+    places = (np.arange(steps) + present.sum(2)) % steps
+    return np.take_along_axis(images, places[:, None, :, None], 2), np.take_along_axis(present, places[:, None], 2)
 
 
 def _require_present(presence: Presence, present: Array, first: int) -> None:

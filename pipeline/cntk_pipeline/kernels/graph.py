@@ -246,11 +246,11 @@ class NetworkGraph(Graph):
             )
         )
 
-    def pad(self, source: int, anywhere: bool = False) -> int:
+    def pad(self, source: int, present: Presence) -> int:
         node = self.nodes[source]
         if node.code is not Code.INPUT:
-            raise LayerError(f"{'Masked' if anywhere else 'Padded'} needs the inputs themselves: put it first")
-        return self.add_node(replace(node, present=Presence(anywhere)))
+            raise LayerError("what says which positions are there needs the inputs themselves: put it first")
+        return self.add_node(replace(node, present=present))
 
     def gate(self, source: int, weights: str) -> int:
         node = self.nodes[source]

@@ -309,6 +309,11 @@ class Program:
         return bool(self._inputs) and all(present is not None and present.anywhere for present in self._inputs)
 
     @property
+    def lies_at_end(self) -> bool:
+        """Whether sequences lie with their last steps below each other."""
+        return any(present is not None and present.at_end for present in self._inputs)
+
+    @property
     def _inputs(self) -> list[Presence | None]:
         return [op.present for stage in self.stages for op in stage.operations if op.code is Code.INPUT]
 

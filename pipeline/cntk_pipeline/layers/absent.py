@@ -24,7 +24,7 @@ class Padded(Layer):
         return replace(shape, present=Presence(anywhere=False))
 
     def lower(self, graph: Graph, shape: Shape, source: int) -> int:
-        return graph.pad(source)
+        return graph.pad(source, Presence(anywhere=False))
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Masked(Layer):
         return replace(shape, present=Presence(anywhere=True))
 
     def lower(self, graph: Graph, shape: Shape, source: int) -> int:
-        return graph.pad(source, anywhere=True)
+        return graph.pad(source, Presence(anywhere=True))
 
 
 def takes_padding(network: Layer) -> bool:

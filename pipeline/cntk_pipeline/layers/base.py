@@ -202,11 +202,8 @@ class Graph(ABC):
         """
 
     @abstractmethod
-    def pad(self, source: int, anywhere: bool = False) -> int:
-        """Read the images again, as some whose absent positions hold NaN; ``source`` is the images themselves.
-
-        They are sequences, with absent steps behind all others, or with ``anywhere`` images.
-        """
+    def pad(self, source: int, present: Presence) -> int:
+        """Read the images again, as some whose absent positions hold NaN; ``source`` is the images themselves."""
 
     @abstractmethod
     def gate(self, source: int, weights: str) -> int:

@@ -1,6 +1,6 @@
 """Which positions inside a network are there, where inputs have absent ones, and how positions are weighed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 
 import numpy as np
@@ -36,19 +36,21 @@ class Presence:
     ----------
     anywhere : whether any pixel may be absent; otherwise they are steps, and absent ones lie behind all others.
     lattices : the pixels that tell.
+    at_end : whether sequences lie with their last steps below each other, and absent ones before all others.
     """
 
     anywhere: bool
     lattices: tuple[Lattice, ...] = (Lattice(),)
+    at_end: bool = False
 
     def behind(self, rows: Windows, columns: Windows) -> "Presence":
         """Return the presence of what windows over these positions make."""
-        return Presence(self.anywhere, tuple(lattice.behind(rows, columns) for lattice in self.lattices))
+        return replace(self, lattices=tuple(lattice.behind(rows, columns) for lattice in self.lattices))
 
     def either(self, other: "Presence") -> "Presence":
         """Return the presence of a sum of two branches."""
         new = tuple(lattice for lattice in other.lattices if lattice not in self.lattices)
-        return Presence(self.anywhere and other.anywhere, self.lattices + new)
+        return replace(self, lattices=self.lattices + new)
 
     def select(self, of_input: Array, size: tuple[int, int]) -> Array:
         """Read which of the positions are there.

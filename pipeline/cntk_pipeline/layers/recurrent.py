@@ -1,5 +1,6 @@
 """Layers of sequences. A sequence of T steps is an image of one row, ``(1, T, C)``; its columns are the steps."""
 
+from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import ClassVar
 
@@ -8,8 +9,11 @@ import numpy as np
 from cntk_pipeline.errors import LayerError
 from cntk_pipeline.layers.absent import Padded
 from cntk_pipeline.layers.base import Graph, Layer, Shape, require_sequence
-from cntk_pipeline.layers.linear import require_deviation, require_trained
+from cntk_pipeline.layers.branches import Concatenate, Product, Repeat
+from cntk_pipeline.layers.linear import Conv, Dense, require_deviation, require_trained
 from cntk_pipeline.layers.pointwise import Pointwise
+from cntk_pipeline.layers.residual import Identity, Residual
+from cntk_pipeline.layers.sequential import Sequential
 from cntk_pipeline.layers.windows import Windows
 
 
@@ -95,9 +99,9 @@ class LastState(Layer):
 
     def lower(self, graph: Graph, shape: Shape, source: int) -> int:
         steps = require_sequence(self, shape)
-        if shape.is_padded and not self.backward:
+        if shape.present is not None and not self.backward and not shape.present.at_end:
             return graph.pool(graph.gate(source, "last"), Windows.single(1), Windows.whole(steps))
-        if shape.is_padded:  # the first step of each is there
+        if shape.is_padded:  # the step that is kept is there in each
             source = graph.gate(source, "present")
         kept = 0 if self.backward else steps - 1
         return graph.pool(source, Windows.single(1), Windows(steps, 1, 1, -kept, 1))
@@ -139,6 +143,34 @@ class Bidirectional(Layer):
     def lower(self, graph: Graph, shape: Shape, source: int) -> int:
         forward, backward = (each.lower(graph, shape, source) for each in self.directions)
         return graph.rescale(graph.add(forward, backward), 0.5)
+
+
+AT_ANY_PLACE = (
+    Bidirectional | Concatenate | Conv | Dense | Identity | Pointwise | Product | Recurrent | Repeat | Residual
+)
+"""Layers whose values do not depend, in any bit, on where in an array a sequence lies."""
+
+
+def compares_last_states(networks: Iterable[Layer]) -> bool:
+    """Tell whether networks of sequences look at last states alone.
+
+    Sequences of unequal lengths then lie with their last steps below each other, so that one offset is enough.
+    """
+    return all(map(_ends_in_last_state, networks))
+
+
+def _ends_in_last_state(network: Layer) -> bool:
+    steps = network.flattened() if isinstance(network, Sequential) else (network,)
+    inner = [layer for step in steps[1:] for layer in step.walk() if not isinstance(layer, Sequential)]
+    states = [layer for layer in inner if isinstance(layer, LastState)]
+    others = [layer for layer in inner if not isinstance(layer, LastState)]
+    return (
+        bool(steps and states)
+        and isinstance(steps[0], Padded)
+        and any(isinstance(layer, Recurrent) for layer in others)
+        and all(isinstance(layer, AT_ANY_PLACE) for layer in others)
+        and not any(state.backward for state in states)
+    )
 
 
 def read_sequences(network: Layer, inputs: np.ndarray) -> np.ndarray:
