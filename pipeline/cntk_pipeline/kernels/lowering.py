@@ -106,8 +106,8 @@ def append_network(
         before = len(graph.nodes)
         behind = layer.output_shape(shape)
         if at_end and isinstance(layer, Padded) and behind.present is not None:
-            behind = replace(behind, present=replace(behind.present, at_end=True))
-            node = graph.pad(node, behind.present)
+            present = replace(behind.present, at_end=True)
+            behind, node = replace(behind, present=present), graph.pad(node, present)
         else:
             node = layer.lower(graph, shape, node)
         shape = behind
