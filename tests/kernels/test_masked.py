@@ -1,4 +1,7 @@
-"""Images with absent pixels: against the naive twin with a mask, by laws, and what is refused."""
+"""Images with absent pixels: against the naive twin with a mask, another system, by laws, and what is refused."""
+
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -99,6 +102,36 @@ def test_pairs_are_those_of_the_naive_twin_with_a_mask(body):
             assert_kernels_close(values, truth, getattr(tolerance(dtype), bound))
         assert (found[:, 2, 2] == found[:, 5, 5]).all()  # the same image
         assert (found[:, 2, 5] == found[:, 2, 2]).all()
+
+
+OF_PEER = Conv(3, w_std=1.3, b_std=0.3)
+PEER = {
+    "windows": [OF_PEER, Relu(), replace(OF_PEER, filter_shape=(3, 2)), *ENDS],
+    "valid": [OF_PEER, Relu(), replace(OF_PEER, filter_shape=(3, 2), padding="VALID"), *ENDS],
+    "strides": [OF_PEER, Relu(), replace(OF_PEER, strides=2), Erf(), replace(OF_PEER, filter_shape=2), *ENDS],
+    "average": [OF_PEER, Relu(), AvgPool(2, padding="SAME"), OF_PEER, *ENDS],
+    "sum": [OF_PEER, Relu(), SumPool((2, 3), 1), Dense(w_std=1.3, b_std=0.3), Relu(), GlobalSumPool()],
+    "branch": [OF_PEER, Residual(Sequential(Relu(), OF_PEER)), *ENDS],
+    "middles": [
+        *[OF_PEER, Relu(), Residual(replace(OF_PEER, strides=2), replace(OF_PEER, filter_shape=1, strides=2))],
+        *[Relu(), OF_PEER, *ENDS],
+    ],
+    "attention": [OF_PEER, Relu(), SelfAttention(b_std=0.1), *ENDS],
+    "flatten": [OF_PEER, Relu(), OF_PEER, Relu(), Flatten()],
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", PEER)
+def test_values_are_those_of_the_masks_of_neural_tangents(name, dtype):
+    golden = np.load(Path(__file__).parents[1] / "golden" / "neural_tangents_masks.npz")
+    x, expected = golden["x"], golden[name]
+    end = Dense(b_std=0.1 if isinstance(PEER[name][-1], GlobalAvgPool) else 0.0)
+    found = kernel_matrices([Sequential(Masked(), *PEER[name], end)], x, kinds=("nngp", "ntk"), dtype=dtype)[0]
+    if name == "flatten":  # where it divides by the number of all pixels
+        roots = np.sqrt((~np.isnan(x[..., 0])).sum((1, 2)))
+        found = found * np.outer(roots, roots) / (6 * 7)
+    assert_kernels_close(found, expected, tolerance(dtype).golden)
 
 
 @pytest.mark.parametrize("body", BODIES)
