@@ -1,8 +1,9 @@
-"""Sequences of unequal lengths as arrays: steps that a sequence does not have hold NaN, behind its last one.
+"""Sequences of unequal lengths, and images with absent pixels, as arrays: NaN stands for what is not there.
 
-Such an array ``(n, T, C)`` has the steps of its longest sequence. A step is absent where all of its channels are NaN;
-absent steps lie behind those that are present, and each sequence has at least one. Inside the package sequences are
-images of one row, ``(n, 1, T, C)``.
+Steps that a sequence does not have lie behind its last one. Such an array ``(n, T, C)`` has the steps of its longest
+sequence. A step is absent where all of its channels are NaN; absent steps lie behind those that are present, and each
+sequence has at least one. Inside the package sequences are images of one row, ``(n, 1, T, C)``. A pixel of an image is
+absent likewise where all of its channels are NaN, wherever it lies.
 """
 
 from collections.abc import Sequence
@@ -131,6 +132,64 @@ def has_absent_steps(images: Array) -> bool:
     """Tell whether an array is of sequences, ``(n, 1, T, C)``, of which one has not all steps: its last one is NaN."""
     is_sequences = images.ndim == 4 and images.shape[1] == 1 and images.dtype.kind == "f" and images.size > 0
     return is_sequences and bool(np.isnan(images[:, 0, -1]).any())
+
+
+def has_absent_pixels(images: Array) -> bool:
+    """Tell whether an array of images, ``(n, H, W, C)``, holds NaN."""
+    return images.ndim == 4 and images.dtype.kind == "f" and images.size > 0 and bool(np.isnan(images.min()))
+
+
+def find_broken(name: str, images: Array, first: int = 0) -> npt.NDArray[np.bool_]:
+    """Find numbers of inputs that are not finite, but for those of absent positions, bool of their shape.
+
+    Parameters
+    ----------
+    name, first : as of `read_presence`.
+
+    Raises
+    ------
+    DataError
+        As of `lengths`, for sequences.
+    """
+    broken: npt.NDArray[np.bool_] = ~np.isfinite(images)
+    if has_absent_steps(images):
+        broken &= read_presence(name, images, False, first)[..., None]
+    elif images.ndim == 4 and images.shape[1] > 1 and has_absent_pixels(images):
+        present = ~np.asarray(np.isnan(images).all(-1))
+        present[~present.any((1, 2))] = True  # an image without pixels is broken
+        broken &= present[..., None]
+    return broken
+
+
+def read_presence(name: str, images: Array, anywhere: bool, first: int = 0) -> npt.NDArray[np.bool_]:
+    """Tell which pixels of images ``(n, H, W, C)`` are there, (n, H, W).
+
+    Parameters
+    ----------
+    name : of the array, for messages.
+    anywhere : whether any pixel may be absent. Otherwise they are sequences, whose absent steps lie behind all others.
+    first : the number of the first image, for messages.
+
+    Raises
+    ------
+    DataError
+        As of `lengths`; or if a pixel lacks some of its channels alone, or an image has no pixel, with its place.
+    """
+    if not anywhere:
+        return np.arange(images.shape[2]) < read_lengths(name, images, first)[:, None, None]
+    absent = np.isnan(images)
+    present: npt.NDArray[np.bool_] = ~np.asarray(absent.all(-1))
+    partly = np.argwhere(absent.any(-1) & present)
+    if len(partly):
+        image, row, column = map(int, partly[0])
+        raise DataError(
+            f"{name}: image {first + image}: at row {row}, column {column} some channels are NaN and others are not: a "
+            "pixel is absent as a whole; fill the channel in"
+        )
+    empty = np.flatnonzero(~present.any((1, 2)))
+    if len(empty):
+        raise DataError(f"{name}: image {first + int(empty[0])}: no pixel is there: leave it out")
+    return present
 
 
 def fill_steps(images: Array, steps: int) -> Array:

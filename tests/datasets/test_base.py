@@ -48,12 +48,21 @@ def test_an_empty_part_is_refused(shape):
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("count", [4, 3000])
 def test_a_pixel_that_is_not_finite_is_named(value, count):
-    broken = images(count, np.float32)
+    broken = images(count, np.float32, (2, 3, 2))
     broken[count - 1, 1, 2, 0] = value
     with pytest.raises(
         DataError, match=rf"train images: .* got {value} in image {count - 1} at \(row, column, channel\) = \(1, 2, 0\)"
     ):
         make(broken)
+
+
+def test_pixels_that_are_absent_in_all_channels_are_kept_but_some_are_there_in_each_image():
+    absent = images(4, np.float32, (2, 3, 2))
+    absent[1, 0, :2], absent[3, :, 2] = np.nan, np.nan
+    np.testing.assert_array_equal(make(absent).train.images, absent)
+    absent[2] = np.nan
+    with pytest.raises(DataError, match=r"got nan in image 2 at .* = \(0, 0, 0\); drop or repair"):
+        make(absent)
 
 
 def test_a_feature_that_is_not_finite_is_named():

@@ -11,13 +11,14 @@ from support.graphs import draw_graphs
 from twin.reference import place, two
 
 from cntk_pipeline import finite, layers
-from cntk_pipeline.errors import ConfigError, LayerError
+from cntk_pipeline.errors import ConfigError, DataError, LayerError
 from cntk_pipeline.finite.activations import ACTIVATIONS, ELEMENTWISE
 from cntk_pipeline.finite.builders import BUILDERS
 from cntk_pipeline.graphs import pack
 from cntk_pipeline.layers import LAYERS, Conv, Dense, Flatten, GlobalAvgPool, Relu, Residual, Sequential
 from cntk_pipeline.layers.attention import MECHANISMS
 from cntk_pipeline.layers.series import FUNCTIONS
+from cntk_pipeline.sequences import pad
 
 X = np.random.default_rng(5).standard_normal((2, 5, 7, 3))
 
@@ -37,9 +38,102 @@ def test_every_layer_has_its_translation():
     assert ELEMENTWISE.keys() == FUNCTIONS.keys()
 
 
-def test_joined_outputs_are_refused():
-    with pytest.raises(LayerError, match=r"layer 1 .*finite networks with jump=True are not built: leave it out"):
-        finite.build(Sequential(Dense(), layers.Repeat(Sequential(Relu(), Dense()), 2, jump=True)), 5, (3,))
+# Absent positions.
+
+SEQUENCES = [np.random.default_rng(steps).standard_normal((steps, 2)) for steps in (3, 5, 1, 4)]
+RECURRENT = layers.Recurrent(Relu(), w_std=1.2, u_std=0.8, b_std=0.3)
+KEYS = Sequential(Conv((1, 2), b_std=0.4))
+STATES = {
+    "last states": [RECURRENT, layers.Recurrent(Relu(), b_std=0.2), layers.LastState()],
+    "first states": [layers.Recurrent(Relu(), b_std=0.2, backward=True), layers.LastState(backward=True)],
+    "both directions": [layers.Bidirectional(RECURRENT), GlobalAvgPool()],
+    "windows": [Conv((1, 3), b_std=0.3), Relu(), Conv(2, b_std=0.2), Relu(), layers.GlobalSumPool()],
+    "attention": [Dense(b_std=0.4), layers.SelfAttention(b_std=0.1), Relu(), GlobalAvgPool()],
+    "other attention": [KEYS, layers.Attend(mechanism="abs", plus_identity=True, keys=KEYS), GlobalAvgPool()],
+    "linear attention": [KEYS, layers.LinearAttention(b_std=0.1, keys=KEYS), GlobalAvgPool()],
+    "jumps": [Dense(), layers.Repeat(Sequential(Relu(), KEYS), 2, jump=True), GlobalAvgPool()],
+}
+
+
+@pytest.mark.parametrize("body", STATES)
+def test_padded_sequences_have_the_outputs_that_they_have_alone(body):
+    network = Sequential(*STATES[body], Dense(b_std=0.1))
+    padded = finite.build(Sequential(layers.Padded(), *network.layers), 6, (1, 7, 2), seed=1)
+    found = padded(torch.tensor(pad(SEQUENCES, 7).astype(np.float64)[:, None]))
+    for each, values in zip(SEQUENCES, found, strict=True):
+        alone = finite.build(network, 6, (1, len(each), 2), seed=1)
+        x = pad([each]).astype(np.float64)  # rounded as that array
+        torch.testing.assert_close(alone(torch.tensor(x[:, None]))[0], values, rtol=1e-12, atol=1e-12)
+
+
+def test_steps_that_are_laid_side_by_side_are_divided_by_the_root_of_their_number():
+    body = Sequential(Conv((1, 3), b_std=0.3), Relu())
+    padded = finite.build(Sequential(layers.Padded(), body, Flatten()), 6, (1, 7, 2), seed=1)
+    found = padded(torch.tensor(pad(SEQUENCES, 7).astype(np.float64)[:, None])).reshape(4, 6, 7).detach().numpy()
+    for each, values in zip(SEQUENCES, found, strict=True):
+        steps = len(each)
+        alone = finite.build(body, 6, (1, steps, 2), seed=1)(torch.tensor(pad([each]).astype(np.float64)[:, None]))
+        expected = alone[0, 0].detach().numpy().T  # what follows divides by the root of 7
+        np.testing.assert_allclose(values[:, :steps] / 7**0.5, expected / steps**0.5, rtol=1e-12, atol=1e-12)
+        assert not values[:, steps:].any()
+
+
+FRAME = np.random.default_rng(3).standard_normal((2, 5, 7, 3))
+FRAME[0, 3:], FRAME[0, :, 4:] = np.nan, np.nan
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        [Conv(3, b_std=0.3), Relu(), Conv((3, 2), b_std=0.2), Relu(), GlobalAvgPool()],
+        [Conv(3, b_std=0.3), Relu(), layers.LocalAvgPool(1, normalize_edges=True), Conv(3), layers.GlobalSumPool()],
+        [Conv(3, b_std=0.3), Residual(Sequential(Relu(), Conv(3))), layers.LocalAvgPool(1), GlobalAvgPool()],
+        [Conv(3, b_std=0.3), layers.AvgPool(1, 2), Conv(2, b_std=0.2), GlobalAvgPool()],
+    ],
+)
+def test_an_image_in_a_larger_frame_has_the_outputs_that_it_has_alone(body):
+    network = Sequential(*body, Dense(b_std=0.1))
+    framed = finite.build(Sequential(layers.Masked(), *network.layers), 6, FRAME.shape[1:], seed=1)
+    found = framed(torch.tensor(FRAME))
+    for x, values in zip((FRAME[:1, :3, :4], FRAME[1:]), found, strict=True):
+        alone = finite.build(network, 6, x.shape[1:], seed=1)
+        torch.testing.assert_close(alone(torch.tensor(x))[0], values, rtol=1e-12, atol=1e-12)
+
+
+def test_what_is_read_at_absent_positions_is_nothing_and_bad_inputs_are_refused_with_the_place():
+    module = finite.build(Sequential(layers.Masked(), Conv(3, strides=2, b_std=0.3)), 4, FRAME.shape[1:], seed=0)
+    found = module(torch.tensor(FRAME)).detach().numpy()
+    # The middles of windows lie at rows 0, 2, 4 and columns 0, 2, 4, 6.
+    there = np.zeros((3, 4), bool)
+    there[:2, :2] = True
+    np.testing.assert_array_equal(np.any(found[0], axis=-1), there)
+    assert found[1].any(-1).all()
+    bad = FRAME.copy()
+    bad[1, 2, 3, 1] = np.nan
+    with pytest.raises(DataError, match="image 1: at row 2, column 3 some channels are NaN and others are not"):
+        module(torch.tensor(bad))
+    sequences = pad(SEQUENCES)
+    sequences[1, 2] = np.nan
+    with pytest.raises(DataError, match="sequence 1: step 2 is absent, and a later one is there"):
+        finite.build(Sequential(layers.Padded(), RECURRENT), 4, (1, 5, 2))(torch.tensor(sequences[:, None]))
+
+
+def test_the_input_and_all_blocks_lie_side_by_side_behind_jumps():
+    module, found = evaluate(
+        Sequential(Dense(), layers.Repeat(Sequential(layers.Maxout(), Dense()), 2, jump=True), Dense()), X[:, 0, 0]
+    )
+    body, last = module.body[1], module.body[2]
+    x = module.body[0](torch.tensor(X[:, 0, 0]))
+    first = body.blocks[0](x)
+    joined = torch.cat([x, first, body.blocks[1](first)], 1)
+    # Three parts of equal width: the layer behind divides by all channels, and their covariances add up.
+    assert last.weight.shape == (4, 12)
+    expected = joined @ last.weight.mT / 4**0.5
+    np.testing.assert_allclose(found, expected.detach().numpy(), rtol=1e-12)
+    unequal = layers.Repeat(Sequential(Dense(), layers.Maxout()), 2, jump=True)
+    module, found = evaluate(Sequential(Dense(), unequal), X[:, 0, 0])
+    joined = module.body[1].blocks[0](module.body[0](torch.tensor(X[:, 0, 0]))).detach().numpy()
+    np.testing.assert_allclose((found[:, 4:6] ** 2).sum(1) / 8, (joined**2).sum(1) / 2, rtol=1e-12)
 
 
 # Graphs.

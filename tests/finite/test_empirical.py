@@ -16,11 +16,14 @@ from cntk_pipeline.layers import (
     Abs,
     Aggregate,
     Attend,
+    AvgPool,
+    Bidirectional,
     Concatenate,
     Conv,
     Dense,
     Dropout,
     Elementwise,
+    Erf,
     Exp,
     Flatten,
     Gaussian,
@@ -30,23 +33,32 @@ from cntk_pipeline.layers import (
     Hermite,
     LayerNorm,
     LinearAttention,
+    LocalAvgPool,
+    Masked,
     Maxout,
     MaxPool,
+    Padded,
     Polynomial,
     PositionalEmbedding,
     Product,
+    Recurrent,
     Relu,
     Repeat,
+    Residual,
     Sequential,
     Sign,
     presets,
 )
+from cntk_pipeline.sequences import pad
 
 RNG = np.random.default_rng(8)
 VECTORS = RNG.standard_normal((4, 6))
 IMAGES = RNG.standard_normal((3, 4, 4, 2))
 LARGER = RNG.standard_normal((3, 8, 8, 2))
 GRAPHS = pack(*zip(*draw_graphs([4, 2, 5], features=3, seed=6), strict=True))
+SEQUENCES = pad([RNG.standard_normal((steps, 2)) for steps in (4, 2, 3)]).astype(np.float64)
+HOLES = IMAGES.copy()
+HOLES[0, 1:3, 1], HOLES[1, 2:] = np.nan, np.nan
 HIDDEN = Sequential(Dense(w_std=1.4, b_std=0.2), Relu(), Dense(w_std=0.9, b_std=0.3))
 
 
@@ -140,12 +152,40 @@ SERIES = {
     "graphs": Sequential(
         *[GraphConv(b_std=0.3), Relu(), Aggregate("degree"), Dense(), Relu(), GraphConv(), GlobalSumPool(), Dense()]
     ),
+    "jumps": Sequential(
+        *[Dense(b_std=0.2), Repeat(Sequential(Relu(), Dense(b_std=0.3)), 2, jump=True), Dense(), Relu(), Dense()]
+    ),
+    "jumps of graphs": Sequential(
+        *[Dense(), Repeat(Sequential(Aggregate(), Relu(), Dense(w_std=0.7)), 2, jump=True), GlobalSumPool(), Dense()]
+    ),
+    "padded states": Sequential(
+        Padded(), Recurrent(Relu(), w_std=1.2, u_std=0.8, b_std=0.2), Bidirectional(Recurrent(Erf())), *ENDS
+    ),
+    "padded windows": Sequential(
+        *[Padded(), Conv((1, 3), b_std=0.3), Relu(), Conv((1, 2)), Relu(), Flatten(), Dense(b_std=0.1)]
+    ),
+    "masked": Sequential(
+        *[Masked(), Conv(3, b_std=0.3), Relu(), AvgPool(2, normalize_edges=True), Conv(2, b_std=0.2), Relu(), *ENDS]
+    ),
+    "masked branches": Sequential(
+        *[Masked(), Conv(2, b_std=0.3), Residual(Sequential(Relu(), Conv(3, strides=2)), Conv(1, strides=2)), Relu()],
+        *[LocalAvgPool(1), Dense(b_std=0.2), Relu(), Flatten(), Dense()],
+    ),
     "cntk-v": presets.cntk(4),
     "cntk-gap": presets.cntk(4, "gap"),
     "cntk-lap": presets.cntk(4, "lap1"),
 }
 NETWORKS = {name: each for name, each in (GOLDEN | SERIES).items() if name != "fc_dropout"}
-FLAT = {name for name, network in NETWORKS.items() if isinstance(network.layers[0], Dense)}
+GIVEN = {
+    "myrtle5": LARGER,
+    "graphs": GRAPHS,
+    "jumps of graphs": GRAPHS,
+    "padded states": SEQUENCES,
+    "padded windows": SEQUENCES,
+    "masked": HOLES,
+    "masked branches": HOLES,
+}
+FLAT = {name for name, network in NETWORKS.items() if isinstance(network.layers[0], Dense)} - GIVEN.keys()
 """The networks of vectors."""
 
 WIDE, NARROW = {32: 48, 128: 24, 384: 12}, {16: 64, 48: 40, 144: 20}
@@ -157,7 +197,7 @@ WIDE, NARROW = {32: 48, 128: 24, 384: 12}, {16: 64, 48: 40, 144: 20}
 @pytest.mark.parametrize("name", NETWORKS)
 def test_errors_fall_with_the_root_of_the_width(name, kind):
     network, seeds = NETWORKS[name], WIDE if name in FLAT else NARROW
-    x = GRAPHS if name == "graphs" else VECTORS if name in FLAT else LARGER if name == "myrtle5" else IMAGES
+    x = GIVEN.get(name, VECTORS if name in FLAT else IMAGES)
     exact = kernel_matrix(network, x, kind=kind, dtype="float64")
     drawn = {
         width: np.array([empirical_kernel(network, x, kind=kind, width=width, seed=seed) for seed in range(count)])

@@ -21,15 +21,20 @@ from cntk_pipeline.layers import (
     GlobalSumPool,
     GraphConv,
     LayerNorm,
+    Padded,
+    Recurrent,
     Relu,
+    Repeat,
     Sequential,
     Sign,
     presets,
 )
+from cntk_pipeline.sequences import pad
 
 RNG = np.random.default_rng(11)
 VECTORS = RNG.standard_normal((4, 6))
 IMAGES = RNG.standard_normal((3, 4, 4, 2))
+SEQUENCES = pad([RNG.standard_normal((steps, 2)) for steps in (4, 2, 3)])
 LARGER = RNG.standard_normal((2, 8, 8, 2))
 GRAPHS = pack(*zip(*draw_graphs([4, 2, 7], features=3, seed=6), strict=True))
 
@@ -40,6 +45,8 @@ NETWORKS = {name: network for name, network in GOLDEN.items() if name != "fc_dro
     "nothing trained": Sequential(Dense(trained=False), Relu(), Dense(trained=False)),
     "ends of CNTK-GAP fixed": presets.cntk(3, "gap"),
     "graphs": Sequential(GraphConv(b_std=0.3), Relu(), Aggregate("degree"), Dense(), Relu(), GlobalSumPool(), Dense()),
+    "padded": Sequential(Padded(), Conv((1, 3), b_std=0.3), Recurrent(Relu(), b_std=0.2), Conv(2), Flatten(), Dense()),
+    "jumps": Sequential(Dense(), Repeat(Sequential(Relu(), Dense(b_std=0.3)), 2, jump=True), Dense()),
     "ends in an activation": Sequential(Conv(3), LayerNorm(), Relu(), Flatten()),
 }
 
@@ -47,6 +54,8 @@ NETWORKS = {name: network for name, network in GOLDEN.items() if name != "fc_dro
 def inputs_of(name: str) -> np.ndarray:
     if name in ("myrtle5", "graphs"):
         return LARGER if name == "myrtle5" else GRAPHS
+    if name == "padded":
+        return SEQUENCES
     images = any(isinstance(layer, Conv) for layer in NETWORKS[name].flattened())
     return IMAGES if images else VECTORS
 

@@ -11,7 +11,7 @@ from cntk_pipeline import kernel_diagonal, kernel_matrices, kernel_matrix
 from cntk_pipeline.errors import DataError, LayerError
 from cntk_pipeline.estimators import KernelClassifier, KernelRegressor
 from cntk_pipeline.finite import build
-from cntk_pipeline.kernels import CpuEvaluator, lower
+from cntk_pipeline.kernels import CpuEvaluator, lower, lowering
 from cntk_pipeline.kernels.cuda.supported import require_supported
 from cntk_pipeline.kernels.graph import NetworkGraph
 from cntk_pipeline.layers import (
@@ -21,6 +21,7 @@ from cntk_pipeline.layers import (
     Concatenate,
     Conv,
     Dense,
+    Erf,
     Flatten,
     GlobalAvgPool,
     GlobalSumPool,
@@ -31,9 +32,13 @@ from cntk_pipeline.layers import (
     MaxPool,
     Padded,
     Polynomial,
+    Presence,
+    Product,
     Recurrent,
     Relu,
+    Repeat,
     Rescale,
+    Residual,
     SelfAttention,
     Sequential,
     SumPool,
@@ -101,6 +106,46 @@ def test_laws_of_padding(body):
     expected = kernel_matrix(bare, whole[:, None], dtype="float64")
     np.testing.assert_allclose(kernel_matrix(network, whole, dtype="float64"), expected, rtol=1e-13)
     assert np.linalg.eigvalsh(values[[0, 1, 2, 3, 5]][:, [0, 1, 2, 3, 5]]).min() > 0
+
+
+LAST_STATES = {
+    "last state": BODIES["last state"],
+    "windows and sums of branches": [
+        *[Conv((1, 3), b_std=0.3), Residual(Sequential(Relu(), Conv((1, 2), b_std=0.2))), LayerNorm(), Erf()],
+        *[Repeat(Sequential(Conv((1, 3)), Relu()), 2), FORWARD, LastState()],
+    ],
+    "series": [Recurrent(Polynomial((0.5, 0.4)), w_std=0.7, b_std=0.3), LastState(), Dense(), Polynomial((0.1, 0.5))],
+    "both directions": [
+        Bidirectional(FORWARD),
+        Concatenate(Sequential(FORWARD, LastState()), Sequential(FORWARD, LastState())),
+    ],
+    "product": [FORWARD, Product(Dense(), Sequential(Dense(), Relu())), BACKWARD, LastState()],
+}
+
+
+@pytest.mark.parametrize("body", LAST_STATES)
+def test_last_states_have_the_bits_of_all_offsets_from_one(body, monkeypatch):
+    network = Sequential(Padded(), *LAST_STATES[body], Dense(b_std=0.1))
+    asked = [(network, kind) for kind in ("nngp", "ntk")]
+    assert lower(asked, (1, 5, 2)).lies_at_end
+    found = {dtype: kernel_matrices([network], X, kinds=("nngp", "ntk"), dtype=dtype) for dtype in DTYPES}
+    entries = lower(asked, (1, 40, 2)).plane_entries
+    expected = reference.evaluate_sequences(network, SEQUENCES, SEQUENCES)
+    assert_kernels_close(found["float64"][0], np.array(expected), tolerance("float64").parallel)
+    monkeypatch.setattr(lowering, "compares_last_states", lambda networks: False)
+    for dtype, values in found.items():
+        np.testing.assert_array_equal(kernel_matrices([network], X, kinds=("nngp", "ntk"), dtype=dtype), values)
+    assert lower(asked, (1, 40, 2)).plane_entries > 15 * entries
+
+
+def test_what_compares_other_steps_lies_at_the_beginning():
+    for body in ("first state", "both directions", "equal times", "windows", "attention"):
+        assert not lower([(network_of(body), "ntk")], (1, 5, 2)).lies_at_end
+    both = [(network_of("last state"), "ntk"), (network_of("equal times"), "ntk")]
+    assert not lower(both, (1, 5, 2)).lies_at_end
+    together = kernel_matrices([network for network, _ in both], X, dtype="float64")
+    for (network, _), values in zip(both, together[:, 0], strict=True):
+        np.testing.assert_array_equal(kernel_matrix(network, X, dtype="float64"), values)
 
 
 def test_nan_of_any_sign_and_payload_is_one():
@@ -175,7 +220,9 @@ def test_padded_is_first_and_of_sequences():
 
 def test_a_layer_of_the_user_that_sums_over_absent_steps_is_refused():
     graph = NetworkGraph()
-    steps = graph.apply(graph.weigh(graph.pad(graph.add_input((1, 5), 1.0)), *2 * [Windows.single(1)], 1.0), Relu())
+    steps = graph.apply(
+        graph.weigh(graph.pad(graph.add_input((1, 5), 1.0), Presence(False)), *2 * [Windows.single(1)], 1.0), Relu()
+    )
     whole, window = Windows.whole(5), Windows.place(5, 3, 1, "SAME")
     for mix in (
         lambda: graph.pool(steps, Windows.whole(1), whole),
@@ -185,7 +232,7 @@ def test_a_layer_of_the_user_that_sums_over_absent_steps_is_refused():
         lambda: graph.recur(steps, Relu(), 1.0, 1.0),
         lambda: graph.attend(steps, 1.0),
     ):
-        with pytest.raises(LayerError, match=r"does not know that steps of sequences may be absent: call Graph.gate"):
+        with pytest.raises(LayerError, match=r"does not know that some may be absent: call Graph.gate"):
             mix()
 
 
@@ -206,14 +253,13 @@ def test_arrays_that_are_no_padded_sequences_are_refused_with_the_place():
         kernel_matrix(network, bad)
 
 
-def test_flips_cards_and_finite_networks_are_refused():
+def test_flips_and_cards_are_refused():
     network = network_of("windows")
     with pytest.raises(LayerError, match="averaging over flips needs a network that does not tell left from right"):
         kernel_matrix(network, X, flips=True)
-    with pytest.raises(LayerError, match=r'"cuda" cannot compute layer .*each sequence has its own number of steps'):
-        require_supported(lower([(network, "ntk")], (1, 5, 2)), [(network, "ntk")], (1, 5, 2))
-    with pytest.raises(LayerError, match=r"layer 0 \(Padded\): finite networks of sequences of unequal lengths"):
-        build(network, 4, (1, 5, 2))
+    asked = [(network, "ntk")]
+    with pytest.raises(LayerError, match=r'"cuda" cannot compute layer .*input has its own positions that are there'):
+        require_supported(lower(asked, (1, 5, 2)), asked, (1, 5, 2))
 
 
 @pytest.mark.slow

@@ -38,6 +38,7 @@ from cntk_pipeline.layers import (
     LeakyRelu,
     LinearAttention,
     LocalAvgPool,
+    Masked,
     Maxout,
     MaxPool,
     Padded,
@@ -208,7 +209,8 @@ TYPICAL: dict[type[Layer], Sequential] = {
 
 
 def test_every_layer_has_a_typical_network():
-    elsewhere = {Aggregate, GraphConv, Padded}  # test_node_evaluator has those on graphs, test_padded this one
+    # test_node_evaluator has those on graphs, test_padded and test_masked the others.
+    elsewhere = {Aggregate, GraphConv, Padded, Masked}
     assert set(TYPICAL) | elsewhere == set(LAYERS.values())
 
 

@@ -116,7 +116,7 @@ def test_every_layer_prints_as_it_is_written(layer):
 def test_every_layer_infers_a_shape_and_lowers_to_its_last_node(layer):
     size = (1, 6) if isinstance(layer, Recurrent | Bidirectional | LastState | Padded) else (6, 6)
     shape = Shape(size, None, gaussian=True, weighted=1)
-    if repr(layer).startswith(("Rescale", "Padded")):
+    if repr(layer).startswith(("Rescale", "Padded", "Masked")):
         shape = Shape(size, 3)
     if isinstance(layer, Aggregate | GraphConv):
         shape = Shape((1, 1), 3, is_graph=True)

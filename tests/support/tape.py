@@ -54,8 +54,8 @@ class Tape(Graph):
         shown = others if others != (None, "softmax", False, False) else ()
         return self._record("attend", source, gain, *(shown if padded else shown[:3]))
 
-    def pad(self, source):
-        return self._record("pad", source)
+    def pad(self, source, present):
+        return self._record("pad", source, present)
 
     def gate(self, source, weights):
         return self._record("gate", source, weights)

@@ -453,6 +453,7 @@ STEPS: dict[type[Layer], Step] = {
     layers.Bidirectional: bidirectional,
     layers.LastState: last_state,
     layers.Padded: identity,
+    layers.Masked: identity,  # twin.masks knows more
     layers.Aggregate: aggregate,
     layers.GraphConv: graph_conv,
     Sequential: sequential,

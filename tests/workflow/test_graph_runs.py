@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sklearn.model_selection import cross_val_score
+from support.figures import drawn
 from support.graphs import draw_graphs
 from support.problems import Recorder, flip_bit, stop_after, whole_matrix
 
@@ -24,6 +25,7 @@ from cntk_pipeline.kernels.cpu import CpuEngine
 from cntk_pipeline.layers import presets
 from cntk_pipeline.opened import open_run
 from cntk_pipeline.pages import make_report_page
+from cntk_pipeline.plots import Network
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.report import make_report
@@ -87,7 +89,17 @@ def test_new_graphs_are_predicted_and_the_run_is_reported(archive: Path, tmp_pat
     run = open_run(runs.start(config_of(archive), Recorder(), threading.Event()).path)
     scores = run.decision_function(PACKED[40:], readout="depth2-sum-ntk")
     np.testing.assert_array_equal(scores, run.predictions("depth2-sum-ntk"))
-    assert "40 training and 12 test graphs" in str(make_report_page(run).html)
+    page = str(make_report_page(run).html)
+    assert "40 training and 12 test graphs" in page
+    display = Network.from_run(run)
+    assert display.layers[0].shape == "(nodes, 3)"
+    assert display.entries == sum(row.entries for row in display.layers) > 0
+    assert f"each pair of nodes of two graphs costs {display.entries} operations." in display.alt
+    assert display.alt in page
+    (table,) = display.tables()
+    assert table.columns == ("layer", "output", "operations a pair of nodes")
+    assert {len(row) for row in table.rows} == {1 + len(table.columns)}
+    drawn(display)
     told = r"expected graphs of 3 features .* got 3 in .*: pack them by .* with rows=\d+;"
     with pytest.raises(DataError, match=told):
         run.decision_function(PACKED[40:, :, :, :-5], readout="depth2-sum-ntk")

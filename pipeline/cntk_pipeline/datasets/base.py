@@ -17,7 +17,7 @@ from cntk_pipeline.errors import ConfigError, DataError
 from cntk_pipeline.graphs import is_graph, unpack
 from cntk_pipeline.inputs import as_array
 from cntk_pipeline.models import STRICT, AskedTask, TaskName
-from cntk_pipeline.sequences import has_absent_steps, read_lengths
+from cntk_pipeline.sequences import find_broken
 
 # Rows looked at together: a mask of all of CIFAR-10 would take 184 MB, one of 1,024 images 3 MB.
 ROWS_PER_BLOCK = 1024
@@ -31,7 +31,8 @@ class Split:
     Parameters
     ----------
     images : array, (n, H, W, C) or (n, features), or graphs as `graphs.pack` makes them
-        Channels last; uint8, float16, float32 or float64. Absent steps of sequences, (n, 1, T, C), hold NaN.
+        Channels last; uint8, float16, float32 or float64. Absent steps of sequences, (n, 1, T, C), hold NaN, and so do
+        absent pixels in all channels.
     labels : int64 array, (n,), or float64 array, (n, targets), or None
         In a classification, positions in the data set's `classes`; otherwise a column for each of them. None where they
         are not known, which a test part may leave open.
@@ -76,9 +77,9 @@ class Dataset:
     Raises
     ------
     DataError
-        Pixels that are not finite or not numbers, but for absent steps behind the end of a sequence, a rank other than
-        2 and 4, an empty part, two parts of unequal image size, labels that do not fit the task, the images or the
-        classes, or a training part without labels.
+        Pixels that are not finite or not numbers, but for absent pixels, and absent steps behind the end of a sequence,
+        a rank other than 2 and 4, an empty part, two parts of unequal image size, labels that do not fit the task, the
+        images or the classes, or a training part without labels.
     """
 
     name: str
@@ -224,10 +225,7 @@ def _check_finite(images: npt.NDArray[Any], where: str) -> None:
         return
     for start in range(0, len(images), ROWS_PER_BLOCK):
         block = images[start : start + ROWS_PER_BLOCK]
-        broken = ~np.isfinite(block)
-        if has_absent_steps(block):
-            counts = read_lengths(where, block, start)
-            broken &= (np.arange(block.shape[2]) < counts[:, None])[:, None, :, None]
+        broken = find_broken(where, block, start)
         if broken.any():
             row, *pixel = (int(k) for k in np.unravel_index(broken.argmax(), broken.shape))
             axes = "(row, column, channel)" if images.ndim == 4 else "(feature)"

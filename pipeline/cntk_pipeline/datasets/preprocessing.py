@@ -10,7 +10,7 @@ import numpy.typing as npt
 from cntk_pipeline.datasets.base import ROWS_PER_BLOCK, Dataset, Split
 from cntk_pipeline.datasets.selection import row_count
 from cntk_pipeline.errors import ConfigError, DataError
-from cntk_pipeline.sequences import has_absent_steps
+from cntk_pipeline.sequences import has_absent_pixels
 
 
 @final
@@ -70,7 +70,7 @@ def standardize(
     for everything, or with ``per="feature"`` one for each feature. They are computed in float64, the standard deviation
     in a second pass. uint8 pixels are divided by 255 first, which does not matter to the result but keeps the constants
     in the usual units. A channel or feature that is constant over the training images becomes 0: its standard deviation
-    is taken to be 1. Black images are legal. Absent steps of sequences count for nothing, and stay absent.
+    is taken to be 1. Black images are legal. Absent steps and pixels count for nothing, and stay absent.
 
     Parameters
     ----------
@@ -183,13 +183,13 @@ def _measure(images: npt.NDArray[Any], name: str, channel_count: int) -> Standar
     """Compute mean and standard deviation of each channel: of every ``channel_count``-th value of an image."""
     width = images[0].size
     value_count = images.size // channel_count
-    if is_padded := has_absent_steps(images):
+    if has_absent := has_absent_pixels(images):
         value_count -= int(np.isnan(images[..., 0]).sum())
     total, squares = np.zeros(width), np.zeros(width)
     low, high = np.full(width, np.inf), np.full(width, -np.inf)
     with np.errstate(over="ignore", invalid="ignore"):  # an overflow is refused below
         for _, block in _blocks(images):
-            absent = np.isnan(block) if is_padded else None
+            absent = np.isnan(block) if has_absent else None
             total += (block if absent is None else np.where(absent, 0, block)).sum(axis=0)
             # These two pass over NaN.
             np.fmin(low, block.min(axis=0) if absent is None else np.fmin.reduce(block), out=low)
@@ -202,7 +202,7 @@ def _measure(images: npt.NDArray[Any], name: str, channel_count: int) -> Standar
         centre = np.tile(mean, width // channel_count)
         for _, block in _blocks(images):
             deviations = np.square(block - centre)
-            squares += (np.where(np.isnan(block), 0, deviations) if is_padded else deviations).sum(axis=0)
+            squares += (np.where(np.isnan(block), 0, deviations) if has_absent else deviations).sum(axis=0)
         variance = squares.reshape(-1, channel_count).sum(axis=0) / value_count
         std = np.where(constant, 1.0, np.sqrt(variance))
     if not (np.isfinite(mean).all() and np.isfinite(std).all() and std.all()):

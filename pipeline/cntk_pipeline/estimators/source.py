@@ -10,7 +10,7 @@ import numpy as np
 from cntk_pipeline.estimators.memory import remembered_matrix
 from cntk_pipeline.estimators.question import KernelQuestion, image_shape_of
 from cntk_pipeline.kernels.program import Array
-from cntk_pipeline.layers.recurrent import takes_padding
+from cntk_pipeline.layers.absent import takes_padding
 
 PRECOMPUTED = "precomputed"
 """In the place of a network: X is a kernel matrix."""

@@ -10,6 +10,7 @@ from torch import nn
 
 from cntk_pipeline import layers
 from cntk_pipeline.errors import LayerError
+from cntk_pipeline.finite.absent import Inputs, Taking, Weighing
 from cntk_pipeline.finite.activations import ACTIVATIONS
 from cntk_pipeline.finite.drawing import Built, Draw, Drawn, Place
 from cntk_pipeline.finite.modules import (
@@ -32,6 +33,7 @@ from cntk_pipeline.finite.modules import (
 )
 from cntk_pipeline.finite.nodes import Aggregation, Batch, GraphNetwork, Join
 from cntk_pipeline.layers import Layer, Sequential, Shape, Windows
+from cntk_pipeline.layers.absent import takes_gaps, takes_padding
 from cntk_pipeline.layers.arguments import require_count
 from cntk_pipeline.layers.base import read_pair
 
@@ -41,18 +43,20 @@ def build_network(
 ) -> nn.Module:
     """Build a whole network; see `finite.build`."""
     shape = Shape.of_inputs((1, *input_shape))
-    network.output_shape(shape)
+    end = network.output_shape(shape)
     batch = Batch() if shape.is_graph else None
-    place = Place(shape, input_shape[-1], require_count("width", width), batch)
+    inputs = Inputs(takes_gaps(network)) if takes_padding(network) else None
+    place = Place(shape, input_shape[-1], require_count("width", width), batch, inputs)
     steps = network.flattened() if isinstance(network, Sequential) else (network,)
     last = place.width if outputs is None else require_count("outputs", outputs)
     if outputs is not None and not (steps and isinstance(steps[-1], layers.Dense)):
-        end = steps[-1] if steps else network
         raise LayerError(
-            f"outputs={outputs} is the width of a last layer Dense, but the network ends in {end}: add one"
+            f"outputs={outputs} is the width of a last layer Dense, but the network ends in "
+            f"{steps[-1] if steps else network}: add one"
         )
     widths = [place.width] * (len(steps) - 1) + [last]
     body, _ = _build_chain(steps, place, draw, widths)
+    body = _gated(body, replace(place, shape=end))
     return Network(body) if batch is None else GraphNetwork(body, batch)
 
 
@@ -102,7 +106,18 @@ def _conv(layer: layers.Conv, place: Place, draw: Draw) -> Built:
         circular=rows.circular,
         trained=layer.trained and layer.rate > 0,
     )
-    return module, place.width
+    is_pointwise = all(windows == Windows.single(windows.size) for windows in (rows, columns))
+    return module if is_pointwise else _without_absent(module, place), place.width
+
+
+def _without_absent(module: nn.Module, place: Place, weights: str = "present", scale: float = 1.0) -> nn.Module:
+    """Put before a module that joins positions what weighs them, where some may be absent."""
+    return module if place.here is None else nn.Sequential(Weighing(place.here, weights, scale=scale), module)
+
+
+def _gated(module: nn.Module, place: Place) -> nn.Module:
+    """Put 0 at absent positions behind a module; ``place`` is the one behind it."""
+    return module if place.here is None else nn.Sequential(module, Weighing(place.here, "present"))
 
 
 def _behind(windows: Windows) -> int:
@@ -122,12 +137,12 @@ def _attention(layer: layers.SelfAttention, place: Place, draw: Draw) -> Built:
     deviations = {"query": layer.w_query_std, "key": layer.w_key_std, "value": layer.w_value_std}
     scales = {name: deviation / math.sqrt(place.channels) for name, deviation in deviations.items()}
     scales["out"] = layer.w_out_std / math.sqrt(place.width)
-    return Attention(weights, scales, b_std=layer.b_std, trained=layer.trained), place.width
+    return Attention(weights, scales, b_std=layer.b_std, trained=layer.trained, here=place.here), place.width
 
 
 def _attend(layer: layers.Attend, place: Place, draw: Draw) -> Built:
     keys, _ = _build_layer(layer.keys, place, draw)
-    return Mixing(keys, layer.gain, layer.mechanism, layer.plus_identity), place.channels
+    return Mixing(keys, layer.gain, layer.mechanism, layer.plus_identity, place.here), place.channels
 
 
 def _linear_attention(layer: layers.LinearAttention, place: Place, draw: Draw) -> Built:
@@ -142,7 +157,8 @@ def _linear_attention(layer: layers.LinearAttention, place: Place, draw: Draw) -
     deviations = {"query": layer.w_query_std, "key": layer.w_key_std, "value": layer.w_value_std}
     scales = {name: deviation / math.sqrt(weights[name].shape[1]) for name, deviation in deviations.items()}
     scales["out"] = layer.w_out_std / math.sqrt(place.width)
-    return LinearHeads(keys, weights, scales, b_std=layer.b_std, trained=layer.trained), place.width
+    module = LinearHeads(keys, weights, scales, b_std=layer.b_std, trained=layer.trained, here=place.here)
+    return module, place.width
 
 
 def _positional_embedding(layer: layers.PositionalEmbedding, place: Place, draw: Draw) -> Built:
@@ -162,11 +178,16 @@ def _rescale(layer: layers.Rescale, place: Place, draw: Draw) -> Built:
 
 
 def _flatten(layer: layers.Flatten, place: Place, draw: Draw) -> Built:
-    return nn.Flatten(), place.channels * math.prod(place.shape.size)
+    positions = math.prod(place.shape.size)
+    # An input is divided by the root of its own positions: what follows divides by that of all.
+    return _without_absent(nn.Flatten(), place, "root", math.sqrt(positions)), place.channels * positions
 
 
-def _pool(rows: np.ndarray, columns: np.ndarray, place: Place, draw: Draw, vector: bool = False) -> Built:
-    return Pool(draw.constant(rows), draw.constant(columns), vector), place.channels
+def _pool(
+    rows: np.ndarray, columns: np.ndarray, place: Place, draw: Draw, vector: bool = False, weights: str = "present"
+) -> Built:
+    module = Pool(draw.constant(rows), draw.constant(columns), vector)
+    return _without_absent(module, place, weights), place.channels
 
 
 def _windows(layer: layers.AvgPool | layers.MaxPool | layers.SumPool, shape: Shape) -> tuple[Windows, Windows]:
@@ -180,9 +201,17 @@ def _mean(windows: Windows, normalize_edges: bool) -> np.ndarray:
     return windows.weights(normalize_edges) / (1 if normalize_edges else windows.window)
 
 
+def _average(windows: tuple[Windows, Windows], normalize_edges: bool, place: Place, draw: Draw) -> Built:
+    counted = place.here is not None and normalize_edges
+    rows, columns = (each.weights() if counted else _mean(each, normalize_edges) for each in windows)
+    module, channels = _pool(rows, columns, place, draw)
+    if place.here is not None and counted:  # divided by the positions that are there
+        module = nn.Sequential(module, Weighing(place.here, "share", windows))
+    return module, channels
+
+
 def _avg_pool(layer: layers.AvgPool, place: Place, draw: Draw) -> Built:
-    rows, columns = (_mean(each, layer.normalize_edges) for each in _windows(layer, place.shape))
-    return _pool(rows, columns, place, draw)
+    return _average(_windows(layer, place.shape), layer.normalize_edges, place, draw)
 
 
 def _sum_pool(layer: layers.SumPool, place: Place, draw: Draw) -> Built:
@@ -203,14 +232,16 @@ def _maxout(layer: layers.Maxout, place: Place, draw: Draw) -> Built:
 
 
 def _local_avg_pool(layer: layers.LocalAvgPool, place: Place, draw: Draw) -> Built:
-    windows = (Windows.place(size, 2 * layer.radius + 1, 1, "SAME") for size in place.shape.size)
-    rows, columns = (_mean(each, layer.normalize_edges) for each in windows)
-    return _pool(rows, columns, place, draw)
+    rows, columns = (Windows.place(size, 2 * layer.radius + 1, 1, "SAME") for size in place.shape.size)
+    return _average((rows, columns), layer.normalize_edges, place, draw)
 
 
 def _global_avg_pool(layer: layers.GlobalAvgPool, place: Place, draw: Draw) -> Built:
     if place.batch is not None:
         return Join(place.batch, average=True), place.channels
+    if place.here is not None:  # each input has its own number of positions
+        rows, columns = (Windows.whole(size).weights() for size in place.shape.size)
+        return _pool(rows, columns, place, draw, vector=True, weights="mean")
     rows, columns = (_mean(Windows.whole(size), False) for size in place.shape.size)
     return _pool(rows, columns, place, draw, vector=True)
 
@@ -237,7 +268,12 @@ def _residual(layer: layers.Residual, place: Place, draw: Draw) -> Built:
 
 
 def _build_branches(layer: Layer, place: Place, draw: Draw) -> tuple[Built, Built]:
+    ends = [replace(place, shape=each.output_shape(place.shape)) for each in layer.inner]
     first, second = (_build_layer(each, place, draw) for each in layer.inner)
+    if ends[0].shape.present != ends[1].shape.present:  # each is nothing where it is absent itself
+        first, second = (
+            (_gated(module, end), width) for (module, width), end in zip((first, second), ends, strict=True)
+        )
     return first, second
 
 
@@ -275,23 +311,23 @@ def _graph_conv(layer: layers.GraphConv, place: Place, draw: Draw) -> Built:
     return nn.Sequential(aggregation, module), channels
 
 
-def _padded(layer: layers.Padded, place: Place, draw: Draw) -> Built:
-    raise LayerError(
-        "finite networks of sequences of unequal lengths are not built: leave Padded() out, and build the network for "
-        "each length, with one seed; its weights are the same for all lengths, but for those behind Flatten"
-    )
+def _padded(layer: layers.Padded | layers.Masked, place: Place, draw: Draw) -> Built:
+    assert place.inputs is not None  # it is the first layer of the network, or is refused
+    return Taking(place.inputs), place.channels
 
 
 def _repeat(layer: layers.Repeat, place: Place, draw: Draw) -> Built:
-    if layer.jump:
-        raise LayerError("finite networks with jump=True are not built: leave it out")
-    blocks, channels = [], place.channels
+    blocks, widths = [], [place.channels]
     for _ in range(layer.times):
-        block, channels = _build_layer(layer.block, replace(place, channels=channels), draw)
+        block, channels = _build_layer(layer.block, replace(place, channels=widths[-1]), draw)
         if layer.inject:
             _require_equal(layer, channels, place.channels)
         blocks.append(block)
-    return Repeated(blocks, layer.inject), channels
+        widths.append(channels)
+    if not layer.jump:
+        return Repeated(blocks, layer.inject), widths[-1]
+    total = sum(widths)  # what follows divides by it, and each covariance counts in full
+    return Repeated(blocks, layer.inject, [math.sqrt(total / channels) for channels in widths]), total
 
 
 def _recurrent(layer: layers.Recurrent, place: Place, draw: Draw) -> Built:
@@ -308,7 +344,7 @@ def _recurrent(layer: layers.Recurrent, place: Place, draw: Draw) -> Built:
         "bias": layer.b_std,
     }
     function = ACTIVATIONS[type(layer.activation)](layer.activation)
-    module = Recurrence(weights, scales, function, backward=layer.backward, trained=layer.trained)
+    module = Recurrence(weights, scales, function, backward=layer.backward, trained=layer.trained, here=place.here)
     return module, place.width
 
 
@@ -318,6 +354,8 @@ def _bidirectional(layer: layers.Bidirectional, place: Place, draw: Draw) -> Bui
 
 def _last_state(layer: layers.LastState, place: Place, draw: Draw) -> Built:
     steps = place.shape.size[1]
+    if place.here is not None and not layer.backward:  # the last step of each sequence
+        return _pool(np.eye(1), np.ones((1, steps)), place, draw, vector=True, weights="last")
     kept = np.eye(steps)[[0 if layer.backward else steps - 1]]
     return _pool(np.eye(1), kept, place, draw, vector=True)
 
@@ -352,6 +390,7 @@ BUILDERS: dict[type[Layer], Callable[[Any, Place, Draw], Built]] = {
     layers.Bidirectional: _bidirectional,
     layers.LastState: _last_state,
     layers.Padded: _padded,
+    layers.Masked: _padded,
     layers.Aggregate: _aggregate,
     layers.GraphConv: _graph_conv,
     Sequential: _sequential,

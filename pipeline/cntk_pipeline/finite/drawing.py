@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from cntk_pipeline.finite.absent import Here, Inputs
 from cntk_pipeline.finite.nodes import Batch
 from cntk_pipeline.layers import Conv, Dense, Shape
 from cntk_pipeline.layers.linear import read_fan_in
@@ -47,12 +48,21 @@ class Place:
     channels : of its input in the finite network.
     width : channels that layers with weights make.
     batch : of graphs, those that the network is given; None where its inputs are images or vectors.
+    inputs : those that the network is given, where they may have absent positions.
     """
 
     shape: Shape
     channels: int
     width: int
     batch: Batch | None = None
+    inputs: Inputs | None = None
+
+    @property
+    def here(self) -> Here | None:
+        """The positions, where some may be absent."""
+        if self.inputs is None or self.shape.present is None:
+            return None
+        return Here(self.inputs, self.shape.present, self.shape.size)
 
 
 Built = tuple[nn.Module, int]

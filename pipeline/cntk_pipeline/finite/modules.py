@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from cntk_pipeline.finite.absent import Here
+
 Function = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -96,6 +98,7 @@ class Attention(Weighted):
     query, key, value, out : unit Gaussians, (outputs, inputs) each; ``key`` equals ``query`` at the beginning.
     bias : unit Gaussians, (outputs,), of the output.
     scales : of query, key, value and out: deviations divided by the roots of their inputs.
+    here : the positions, where some may be absent; these get no weight.
     """
 
     def __init__(
@@ -105,14 +108,15 @@ class Attention(Weighted):
         *,
         b_std: float,
         trained: bool,
+        here: Here | None = None,
     ) -> None:
         super().__init__(weights, trained)
-        self._scales, self._b_std = scales, b_std
+        self._scales, self._b_std, self._here = scales, b_std, here
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         positions = x.flatten(2).mT
         query, key, value = (self._apply_weights(name, positions) for name in ("query", "key", "value"))
-        attention = functional.softmax(query @ key.mT / query.shape[-1], -1)
+        attention = _attend("softmax", query @ key.mT / query.shape[-1], self._here)
         mixed = self._apply_weights("out", attention @ value) + self._b_std * self.bias
         return mixed.mT.reshape(x.shape[0], -1, *x.shape[2:])
 
@@ -129,6 +133,15 @@ MECHANISMS: dict[str, Function] = {
 """What attention is of its logits, by the names of `Attend`."""
 
 
+def _attend(mechanism: str, logits: torch.Tensor, here: Here | None) -> torch.Tensor:
+    """Make attention of logits (n, positions, positions), in which absent positions have no weight."""
+    if here is None:
+        return MECHANISMS[mechanism](logits)
+    present = here.flags().flatten(1)[:, None]
+    hidden = logits.masked_fill(~present, -torch.inf) if mechanism == "softmax" else logits
+    return MECHANISMS[mechanism](hidden) * present
+
+
 class Mixing(nn.Module):
     """Attention over the positions of an image without weights: logits are products of its channels, over their number.
 
@@ -137,16 +150,19 @@ class Mixing(nn.Module):
     keys : what queries and keys are of the input.
     mechanism : makes attention of logits that ``gain`` multiplies.
     plus_identity : whether the input is added.
+    here : the positions, where some may be absent; these get no weight.
     """
 
-    def __init__(self, keys: nn.Module, gain: float, mechanism: str, plus_identity: bool) -> None:
+    def __init__(
+        self, keys: nn.Module, gain: float, mechanism: str, plus_identity: bool, here: Here | None = None
+    ) -> None:
         super().__init__()
         self.keys, self._gain = keys, gain
-        self._function, self._plus_identity = MECHANISMS[mechanism], plus_identity
+        self._mechanism, self._plus_identity, self._here = mechanism, plus_identity, here
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         keys = self.keys(x).flatten(2).mT
-        attention = self._function(self._gain / keys.shape[-1] * (keys @ keys.mT))
+        attention = _attend(self._mechanism, self._gain / keys.shape[-1] * (keys @ keys.mT), self._here)
         mixed = (attention @ x.flatten(2).mT).mT.reshape(x.shape)
         return x + mixed if self._plus_identity else mixed
 
@@ -159,6 +175,7 @@ class LinearHeads(Weighted):
     keys : what queries and keys are of the input.
     weights : unit Gaussians: query, key and value, (heads, inputs); out, (outputs, heads); bias, (outputs,).
     scales : of query, key, value and out: deviations divided by the roots of their inputs.
+    here : the positions, where some may be absent; these are left out of the sum.
     """
 
     def __init__(
@@ -169,16 +186,18 @@ class LinearHeads(Weighted):
         *,
         b_std: float,
         trained: bool,
+        here: Here | None = None,
     ) -> None:
         super().__init__(weights, trained)
         self.keys = keys
-        self._scales, self._b_std = scales, b_std
+        self._scales, self._b_std, self._here = scales, b_std, here
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         keys, values = self.keys(x).flatten(2).mT, x.flatten(2).mT
         sources = {"query": keys, "key": keys, "value": values}
         q, k, v = (self._scales[name] * functional.linear(by, self.held(name)) for name, by in sources.items())
-        heads = q * (k * v).sum(-2, keepdim=True)
+        held = k * v if self._here is None else k * v * self._here.flags().flatten(1)[:, :, None]
+        heads = q * held.sum(-2, keepdim=True)
         mixed = self._scales["out"] * functional.linear(heads, self.held("out")) + self._b_std * self.held("bias")
         return mixed.mT.reshape(x.shape[0], -1, *x.shape[2:])
 
@@ -265,6 +284,7 @@ class Recurrence(Weighted):
     scales : what multiplies them: deviations, those of weights divided by the roots of what they sum over.
     function : the activation, of ``(n, units)``.
     backward : from the last step to the first.
+    here : the steps, where some may be absent; states are 0 there.
     """
 
     def __init__(
@@ -275,18 +295,20 @@ class Recurrence(Weighted):
         *,
         backward: bool,
         trained: bool,
+        here: Here | None = None,
     ) -> None:
         super().__init__(weights, trained)
-        self._scales, self._function, self._backward = scales, function, backward
+        self._scales, self._function, self._backward, self._here = scales, function, backward, here
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         weights = {name: scale * getattr(self, name) for name, scale in self._scales.items()}
         given = functional.linear(x[:, :, 0].mT, weights["input"], weights["bias"])  # (n, steps, units)
-        state, states = torch.zeros_like(given[:, 0]), []
-        for each in given.flip(1).unbind(1) if self._backward else given.unbind(1):
-            state = self._function(each + functional.linear(state, weights["recurrent"]))
-            states.append(state)
-        return torch.stack(states[::-1] if self._backward else states, 2)[:, :, None]
+        present = None if self._here is None else self._here.flags()[:, 0]
+        state, states, steps = torch.zeros_like(given[:, 0]), {}, range(given.shape[1])
+        for step in reversed(steps) if self._backward else steps:
+            state = self._function(given[:, step] + functional.linear(state, weights["recurrent"]))
+            states[step] = state = state if present is None else state * present[:, step, None]
+        return torch.stack([states[step] for step in steps], 2)[:, :, None]
 
 
 class Sum(nn.Module):
@@ -328,17 +350,25 @@ class Concatenation(nn.Module):
 
 
 class Repeated(nn.Module):
-    """Blocks one after the other, to each of which the first input is added if ``inject``."""
+    """Blocks one after the other, to each of which the first input is added if ``inject``.
 
-    def __init__(self, blocks: list[nn.Module], inject: bool) -> None:
+    Parameters
+    ----------
+    scales : of the input and of what is behind each block, which lie side by side at the end; None keeps the last.
+    """
+
+    def __init__(self, blocks: list[nn.Module], inject: bool, scales: list[float] | None = None) -> None:
         super().__init__()
-        self.blocks, self._inject = nn.ModuleList(blocks), inject
+        self.blocks, self._inject, self._scales = nn.ModuleList(blocks), inject, scales
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        z = x
+        seen = [x]
         for block in self.blocks:
-            z = block(z) + x if self._inject else block(z)
-        return z
+            z = block(seen[-1])
+            seen.append(z + x if self._inject else z)
+        if self._scales is None:
+            return seen[-1]
+        return torch.cat([scale * z for scale, z in zip(self._scales, seen, strict=True)], 1)
 
 
 class Network(nn.Module):

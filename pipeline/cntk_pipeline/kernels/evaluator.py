@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from cntk_pipeline.errors import LayerError, NotAccurate
+from cntk_pipeline.errors import DataError, LayerError, NotAccurate
 from cntk_pipeline.kernels.arithmetic import Arithmetic, Group, Side
 from cntk_pipeline.kernels.base import Evaluator, mirror_lower, read_dtype, require_finite
 from cntk_pipeline.kernels.lanes import LANES
@@ -21,7 +21,8 @@ from cntk_pipeline.kernels.machine import EQUAL, ITSELF
 from cntk_pipeline.kernels.memory import group_size, planes_dtype
 from cntk_pipeline.kernels.nearness import sizes_differ
 from cntk_pipeline.kernels.program import Array, Program
-from cntk_pipeline.sequences import has_absent_steps, read_lengths
+from cntk_pipeline.layers import Presence
+from cntk_pipeline.sequences import has_absent_pixels, has_absent_steps, read_presence
 
 NUMERICS_VERSION = 3
 """Raised by hand whenever the values change in any bit; a run directory of another version is refused."""
@@ -30,6 +31,10 @@ NUMERICS_VERSION = 3
 NEEDS_PADDED = (
     "a sequence has absent steps, which hold NaN, and a network that does not take them: put Padded() first in each "
     "network, or cut all sequences to one length"
+)
+NEEDS_MASKED = (
+    "an image has absent pixels, which hold NaN in all channels, and a network that does not take them: put Masked() "
+    "first in each network, or fill the pixels in"
 )
 
 
@@ -175,7 +180,7 @@ class CpuEvaluator(Evaluator):
     def planar(self, images: Array, first: int = 0) -> Array:
         """Check images and return them as ``(n, C, H, W)`` of the evaluator's dtype.
 
-        Of a program that takes absent steps, these are 0, and a last channel is 1 at the steps that are there.
+        Of a program that takes absent pixels, these are 0, and a last channel is 1 at the pixels that are there.
         """
         shape = images.shape[1:] if images.ndim == 4 else (1, 1, *images.shape[1:])
         if shape != self.program.input_shape:
@@ -189,15 +194,41 @@ class CpuEvaluator(Evaluator):
         return np.ascontiguousarray(images.reshape(len(images), *shape).transpose(0, 3, 1, 2), self.dtype)
 
     def _with_presence(self, images: Array, first: int) -> Array:
-        """Put 0 at absent steps of sequences, and append a channel that is 1 at the others."""
+        """Put 0 at absent pixels, and append a channel that is 1 at the others."""
         present = np.ones(images.shape[:3], bool)
-        if has_absent_steps(images):
+        if has_absent_pixels(images):
             if not self.program.takes_padding:
-                raise LayerError(NEEDS_PADDED)
-            counts = read_lengths("images", images, first)
-            present = np.arange(images.shape[2]) < counts[:, None, None]
+                raise LayerError(NEEDS_PADDED if has_absent_steps(images) else NEEDS_MASKED)
+            present = read_presence("images", images, self.program.takes_gaps, first)
             images = np.where(present[..., None], images, 0)
+            if self.program.lies_at_end:
+                images, present = _move_to_end(images, present)
+        for presence, size in self.program.presences:
+            _require_present(presence, presence.select(present, size), first)
         return np.concatenate([images, present[..., None].astype(images.dtype)], axis=-1)
+
+
+def _move_to_end(images: Array, present: Array) -> tuple[Array, Array]:
+    """Lay sequences (n, 1, T, C) with their last steps below each other, and what says which steps are there."""
+    steps = images.shape[2]
+    places = (np.arange(steps) + present.sum(2)) % steps
+    return np.take_along_axis(images, places[:, None, :, None], 2), np.take_along_axis(present, places[:, None], 2)
+
+
+def _require_present(presence: Presence, present: Array, first: int) -> None:
+    """Refuse images of which nothing is there behind strides; ``present`` is (n, H, W) bool."""
+    empty = np.flatnonzero(~present.any((1, 2)))
+    if len(empty):
+        height, width = present.shape[1:]
+        pixels = " or ".join(
+            f"rows {each.first[0]}, every {each.step[0]}, columns {each.first[1]}, every {each.step[1]}"
+            for each in presence.lattices
+        )
+        raise DataError(
+            f"image {first + int(empty[0])}: no position is there where the network has {height} x {width} of them, "
+            f"which are in the middle of windows at {pixels} of the input, and all of these pixels are absent: take "
+            "smaller strides, or leave the image out"
+        )
 
 
 class _Left:

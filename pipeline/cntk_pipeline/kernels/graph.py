@@ -1,11 +1,13 @@
 """Networks as one graph of results, in which equal prefixes are one: the first half of lowering."""
 
 from dataclasses import dataclass, field, replace
+from functools import reduce
 
 from cntk_pipeline.errors import LayerError
 from cntk_pipeline.kernels.program import Code, Grid, Mixing
-from cntk_pipeline.layers import Graph, Pointwise, Windows
+from cntk_pipeline.layers import Graph, Pointwise, Presence, Windows
 from cntk_pipeline.layers.positions import Correlation
+from cntk_pipeline.layers.presence import Gate
 
 
 @dataclass(frozen=True, order=True)
@@ -34,8 +36,8 @@ class Node:
     masked : whether a MASK lies before.
     mixing : of ATTEND, how logits become attention.
     correlation : of EMBED, that of the vectors of two positions.
-    padded : whether some positions are steps that one of the sequences does not have.
-    steps : of GATE, how steps are weighed; see `Graph.gate`.
+    present : which positions of the result are there, where some may be absent.
+    gate : of GATE, how positions are weighed.
     """
 
     code: Code
@@ -57,8 +59,8 @@ class Node:
     extra: float = 0.0
     recurrence: float = 0.0
     backward: bool = False
-    padded: bool = False
-    steps: str = ""
+    present: Presence | None = None
+    gate: Gate | None = None
 
     @property
     def is_multiple(self) -> bool:
@@ -73,14 +75,19 @@ class Node:
         return self.code in (Code.APPLY, Code.ADD, Code.MULTIPLY, Code.MASK)
 
     @property
-    def is_empty_behind_ends(self) -> bool:
-        """Whether what it holds at absent steps is 0."""
-        return not self.padded or self.code in (Code.INPUT, Code.GATE, Code.RECUR)
+    def is_gated(self) -> bool:
+        """Whether no position is absent, or absent ones were weighed by 0."""
+        return self.present is None or (self.gate is not None and self.gate.windows is None)
+
+    @property
+    def is_empty_where_absent(self) -> bool:
+        """Whether what it holds at absent positions is 0."""
+        return self.is_gated or self.code in (Code.INPUT, Code.RECUR)
 
 
 _UNAWARE = (
-    "a layer mixes positions and does not know that steps of sequences may be absent: call Graph.gate before, as "
-    "GlobalAvgPool does, or leave Padded() out"
+    "a layer mixes positions and does not know that some may be absent: call Graph.gate before, as GlobalAvgPool does, "
+    "or leave Padded() and Masked() out"
 )
 
 
@@ -99,13 +106,22 @@ class NetworkGraph(Graph):
         """Return the number of a node, a new one where there is none like it."""
         if any(self.nodes[source].masked for source in node.sources):
             node = replace(node, masked=True)
-        joins = node.code is Code.REDUCE and node.result.width == 1
-        if any(self.nodes[source].padded for source in node.sources) and not joins:
-            node = replace(node, padded=True)
+        if node.sources:
+            node = replace(node, present=self._presence_of(node))
         if node not in self.index:
             self.index[node] = len(self.nodes)
             self.nodes.append(node)
         return self.index[node]
+
+    def _presence_of(self, node: Node) -> Presence | None:
+        """Tell which positions of a node are there, from those of its sources."""
+        if node.code is Code.REDUCE and node.result.height == node.result.width == 1:
+            return None
+        known = [present for source in node.sources if (present := self.nodes[source].present) is not None]
+        if not known:
+            return None
+        present = reduce(Presence.either, known)
+        return present if node.windows is None else present.behind(*node.windows)
 
     def add_input(self, size: tuple[int, int], scale: float, circular: bool = False) -> int:
         """Add the images themselves."""
@@ -150,6 +166,11 @@ class NetworkGraph(Graph):
         self, source: int, rows: Windows, columns: Windows, scale: float = 1.0, normalize_edges: bool = False
     ) -> int:
         self._require_gated(source)
+        present = self.nodes[source].present
+        if normalize_edges and present is not None and not _is_pointwise((rows, columns)):
+            sums = self._pool(source, rows, columns, scale)
+            gate = Gate("share", present, (rows, columns))
+            return self._follow(Code.GATE, sums, self.nodes[sums].grid, gate=gate)
         if rows.count == columns.count == 1 and not (rows.part or columns.part):
             return self._reduce(source, scale, ((rows, columns, normalize_edges),), traced=False)
         if _is_pointwise((rows, columns)):
@@ -193,8 +214,7 @@ class NetworkGraph(Graph):
         backward: bool = False,
         padded: bool = False,
     ) -> int:
-        if self.nodes[source].padded != padded:
-            raise LayerError(_UNAWARE)
+        self._require_aware(source, padded)
         flat = self._move(source, circular=False)
         numbers = {"scale": scale, "bias": bias, "own": own, "recurrence": recurrence, "backward": backward}
         return self._follow(Code.RECUR, flat, self.nodes[flat].grid, function=function, **numbers)
@@ -208,8 +228,7 @@ class NetworkGraph(Graph):
         plus_identity: bool = False,
         padded: bool = False,
     ) -> int:
-        if self.nodes[source].padded != padded:
-            raise LayerError(_UNAWARE)
+        self._require_aware(source, padded)
         grid = self.nodes[source].grid
         mixed = (source,) if keys is None else (source, keys)
         level = 1 + max(self.nodes[k].result.level for k in mixed)
@@ -227,30 +246,35 @@ class NetworkGraph(Graph):
             )
         )
 
-    def pad(self, source: int) -> int:
+    def pad(self, source: int, present: Presence) -> int:
         node = self.nodes[source]
         if node.code is not Code.INPUT:
-            raise LayerError("Padded needs the inputs themselves: put it first")
-        return self.add_node(replace(node, padded=True))
+            raise LayerError("what says which positions are there needs the inputs themselves: put it first")
+        return self.add_node(replace(node, present=present))
 
     def gate(self, source: int, weights: str) -> int:
         node = self.nodes[source]
-        if not node.padded or (weights == "present" and node.code is Code.GATE):
+        if node.present is None or (weights == "present" and node.is_gated):
             return source
-        return self._follow(Code.GATE, source, node.grid, steps=weights)
+        return self._follow(Code.GATE, source, node.grid, gate=Gate(weights, node.present))
 
     def _require_gated(self, source: int) -> None:
-        """Refuse sums over absent steps, of a layer that does not know of them."""
-        node = self.nodes[source]
-        if node.padded and node.code is not Code.GATE:
+        """Refuse sums over absent positions, of a layer that does not know of them."""
+        if not self.nodes[source].is_gated:
+            raise LayerError(_UNAWARE)
+
+    def _require_aware(self, source: int, padded: bool) -> None:
+        """Refuse a layer that does not know whether positions may be absent."""
+        if (self.nodes[source].present is not None) != padded:
             raise LayerError(_UNAWARE)
 
     def _without_needless_gate(self, source: int) -> int:
-        """Return what windows read, which must be 0 at absent steps: without a gate where it is so already."""
+        """Return what windows read, which must be 0 at absent positions: without a gate where it is so already."""
         node = self.nodes[source]
-        if not node.is_empty_behind_ends:
+        if not node.is_empty_where_absent:
             raise LayerError(_UNAWARE)
-        is_needless = node.steps == "present" and self.nodes[node.sources[0]].is_empty_behind_ends
+        is_plain = node.gate is not None and node.gate.weights == "present"
+        is_needless = is_plain and self.nodes[node.sources[0]].is_empty_where_absent
         return node.sources[0] if is_needless else source
 
     def aggregate(self, source: int, average: bool) -> int:
@@ -263,6 +287,9 @@ class NetworkGraph(Graph):
 
     def _join(self, code: Code, first: int, second: int) -> int:
         """Add a node of two sources of one size, in a stage where both are at hand."""
+        one, other = self.nodes[first].present, self.nodes[second].present
+        if one is not None and other is not None and one != other:  # each is nothing where it is absent itself
+            first, second = self.gate(first, "present"), self.gate(second, "present")
         a, b = self.nodes[first], self.nodes[second]
         if (a.result, a.grid) != (b.result, b.grid):
             first, second = self._meet(first, second)

@@ -17,7 +17,7 @@ from cntk_pipeline.kernels.planes import (
     clear_rim,
     copy_plane,
     fill_plane,
-    gate_row,
+    gate_plane,
     multiply_planes,
     pool_plane,
     scale_plane,
@@ -372,11 +372,12 @@ def run_group(
                             here, there = address(source, plane_size), address(target, plane_size)
                             shift_plane(here, there, stride, shape, factors[2] * amount)
                     elif code == _GATE:
-                        x = address(left_statistics, (op[_LEFT] + x_column) * left_step)
-                        z = address(right_statistics, (op[_RIGHT] + z_column) * LANES)
+                        row = op[_WIDTH]
+                        x = address(left_statistics, (op[_LEFT] + x_row * row + x_column) * left_step)
+                        z = address(right_statistics, (op[_RIGHT] + z_row * row + z_column) * LANES)
                         for part in range(parts):
                             here, there = address(source, part * plane_size), address(target, part * plane_size)
-                            gate_row(here, there, x, left_step, z, width)
+                            gate_plane(here, there, stride, shape, x, left_step, z, row)
 
 
 @jit

@@ -16,9 +16,10 @@ from cntk_pipeline.kernels.graph import NetworkGraph, Node, StageKey
 from cntk_pipeline.kernels.points import find_points, measure
 from cntk_pipeline.kernels.pooling import axis_offsets, pair_weights, pool_terms
 from cntk_pipeline.kernels.program import Array, Code, Operation, Point, Program, Stage, Tensor, Visits
-from cntk_pipeline.layers import Layer, Sequential, Shape, Windows
+from cntk_pipeline.layers import Layer, Padded, Sequential, Shape, Windows
 from cntk_pipeline.layers.kinds import KINDS as KINDS
 from cntk_pipeline.layers.kinds import require_kind
+from cntk_pipeline.layers.recurrent import compares_last_states
 
 _WEIGHTS = (Code.WEIGH, Code.RECUR)
 """What has weights of its own, and takes T of the images to be zero."""
@@ -42,9 +43,10 @@ def lower(readouts: Sequence[tuple[Layer, str]], input_shape: tuple[int, ...]) -
         raise LayerError("a program needs at least one read-out, got none")
     if is_graph(input_shape):
         raise LayerError('graphs have no planes of offsets: take engine="cpu", which knows another way')
-    graph = NetworkGraph()
+    graph, at_end = NetworkGraph(), compares_last_states(network for network, _ in readouts)
     outputs = [
-        (append_network(graph, network, kind, input_shape)[-1].node, kind == "ntk") for network, kind in readouts
+        (append_network(graph, network, kind, input_shape, at_end)[-1].node, kind == "ntk")
+        for network, kind in readouts
     ]
     return assemble(graph, outputs, input_shape)
 
@@ -81,8 +83,14 @@ class Lowered:
     made: range
 
 
-def append_network(graph: NetworkGraph, network: Layer, kind: str, input_shape: tuple[int, ...]) -> list[Lowered]:
+def append_network(
+    graph: NetworkGraph, network: Layer, kind: str, input_shape: tuple[int, ...], at_end: bool = False
+) -> list[Lowered]:
     """Write a network as nodes, layer by layer; the last result is the network's.
+
+    Parameters
+    ----------
+    at_end : whether sequences of unequal lengths lie with their last steps below each other.
 
     Raises
     ------
@@ -96,8 +104,13 @@ def append_network(graph: NetworkGraph, network: Layer, kind: str, input_shape: 
     lowered = [Lowered(None, shape, node, range(before, len(graph.nodes)))]
     for layer in network.flattened() if isinstance(network, Sequential) else (network,):
         before = len(graph.nodes)
-        node = layer.lower(graph, shape, node)
-        shape = layer.output_shape(shape)
+        behind = layer.output_shape(shape)
+        if at_end and isinstance(layer, Padded) and behind.present is not None:
+            present = replace(behind.present, at_end=True)
+            behind, node = replace(behind, present=present), graph.pad(node, present)
+        else:
+            node = layer.lower(graph, shape, node)
+        shape = behind
         lowered.append(Lowered(layer, shape, node, range(before, len(graph.nodes))))
     return lowered
 
@@ -174,7 +187,7 @@ class _Assembly:
         nowhere = {k: _no_offsets(self.nodes[k].result) for k in self.tensors}
         tensors = tuple(self._tensor(k, wanted.get(k, no) | self_wanted.get(k, no)) for k, no in nowhere.items())
         mirrors = all(columns.is_symmetric for node in kept for columns in _column_windows(node))
-        mirrors &= all(node.code is not Code.RECUR and not node.padded for node in kept)
+        mirrors &= all(node.code is not Code.RECUR and node.present is None for node in kept)
         return Program(input_shape, stages, tensors, len(self.sums), len(self.outputs), mirrors)
 
     def _schedule(self, key: StageKey) -> list[_Step]:
@@ -234,8 +247,8 @@ class _Assembly:
             windows=node.windows if node.code is Code.WEIGH else None,
             function=node.function,
             masked=node.masked,
-            padded=node.padded and node.code in (Code.INPUT, Code.RECUR, Code.ATTEND),
-            steps=node.steps,
+            present=node.present if node.code in (Code.INPUT, Code.RECUR, Code.ATTEND) else None,
+            gate=node.gate,
             node=k,
             scale=node.scale,
             bias=node.bias,

@@ -131,7 +131,7 @@ class Machine:
                 ).address
             elif op.code is Code.RECUR and op.function is not None:
                 addresses[k] = recurrence_function(
-                    type(op.function), op.tangent, op.begins, op.backward, by_lane, dtype, op.padded
+                    type(op.function), op.tangent, op.begins, op.backward, by_lane, dtype, op.present is not None
                 ).address
             elif op.code is Code.INPUT:
                 addresses[k] = input_function(op.tangent, by_lane, dtype).address

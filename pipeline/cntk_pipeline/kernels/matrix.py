@@ -15,13 +15,14 @@ from cntk_pipeline.graphs import fill_rows, is_graph
 from cntk_pipeline.inputs import as_array, require_channels_last
 from cntk_pipeline.kernels.base import Engine, Question, read_dtype
 from cntk_pipeline.kernels.engines import find_engine
-from cntk_pipeline.kernels.evaluator import NEEDS_PADDED
+from cntk_pipeline.kernels.evaluator import NEEDS_MASKED, NEEDS_PADDED
 from cntk_pipeline.kernels.pieces import PIECE_SECONDS, CostSoFar, Tell, compute
 from cntk_pipeline.kernels.program import Array
 from cntk_pipeline.layers import Layer
-from cntk_pipeline.layers.recurrent import read_sequences, takes_padding
+from cntk_pipeline.layers.absent import takes_gaps, takes_padding
+from cntk_pipeline.layers.recurrent import read_sequences
 from cntk_pipeline.resources import core_count
-from cntk_pipeline.sequences import fill_steps, has_absent_steps, read_lengths
+from cntk_pipeline.sequences import fill_steps, has_absent_pixels, has_absent_steps, read_presence
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,8 @@ def kernel_matrix(
     ----------
     network : a layer, or a `Sequential` of layers, that ends in a vector.
     x1, x2 : inputs, ``(n, H, W, C)`` or ``(n, features)``, graphs as `cntk_pipeline.graphs.pack` makes them, or
-        sequences ``(n, T, C)``, also of unequal lengths; see `Padded`. None for ``x2`` means ``x1``.
+        sequences ``(n, T, C)``, also of unequal lengths; see `Padded`. Absent pixels hold NaN; see `Masked`. None for
+        ``x2`` means ``x1``.
     kind : "ntk", or "nngp" for the kernel of the network with only its last layer trained.
     dtype : "float32" or "float64", of the computation and the result.
     flips : average over x2 and its images flipped left to right.
@@ -139,7 +141,8 @@ def kernel_matrices(
     if right is not None and is_graph(left.shape[1:]) and is_graph(right.shape[1:]):
         rows = max(left.shape[3], right.shape[3])
         left, right = fill_rows(left, rows), fill_rows(right, rows)
-    if right is not None and left.ndim == right.ndim == 4 and all(map(takes_padding, networks)):
+    is_padded = all(takes_padding(network) and not takes_gaps(network) for network in networks)
+    if right is not None and left.ndim == right.ndim == 4 and is_padded:
         steps = max(left.shape[2], right.shape[2])
         left, right = fill_steps(left, steps), fill_steps(right, steps)
     if right is not None and right.shape[1:] != left.shape[1:]:
@@ -250,14 +253,15 @@ def _require_inputs(name: str, inputs: Array, networks: Sequence[Layer]) -> Arra
         raise DataError(f"{name} must hold at least one input, got shape {array.shape}")
     require_channels_last(name, given.shape)
     is_wrong = ~np.isfinite(array)
-    if has_absent_steps(array):
+    gaps = all(map(takes_gaps, networks))
+    if has_absent_steps(array) or (gaps and has_absent_pixels(array)):
         if not all(map(takes_padding, networks)):
             raise LayerError(f"{name}: {NEEDS_PADDED}")
-        counts = read_lengths(name, array)
-        is_wrong &= (np.arange(array.shape[2]) < counts[:, None])[:, None, :, None]
+        is_wrong &= read_presence(name, array, gaps)[..., None]
     bad = np.argwhere(is_wrong)
     if len(bad):
-        raise DataError(
-            f"{name} holds {array[tuple(bad[0])]} at index {tuple(map(int, bad[0]))}: inputs must be finite"
-        )
+        place = tuple(map(int, bad[0]))
+        absent = array.ndim == 4 and bool(np.isnan(array[place[:3]]).all())
+        remedy = f". Or it is an absent pixel: {NEEDS_MASKED}" if absent else ""
+        raise DataError(f"{name} holds {array[place]} at index {place}: inputs must be finite{remedy}")
     return array

@@ -8,7 +8,7 @@ from cntk_pipeline.kernels.lanes import LANES
 from cntk_pipeline.kernels.machine import Machine
 from cntk_pipeline.kernels.points import Steepness
 from cntk_pipeline.kernels.preparation import Preparation
-from cntk_pipeline.kernels.program import Array, Point, Program
+from cntk_pipeline.kernels.program import Array, Operation, Point, Program
 
 
 class Meter:
@@ -36,7 +36,7 @@ class Meter:
             if isinstance(self._machine.operations[k].function, Steepness)
         )
         self._inverses = slice(place.start, place.start + place.area)
-        gates = (p for k, p in self._machine.layout.items() if self._machine.operations[k].steps == "present")
+        gates = (p for k, p in self._machine.layout.items() if _is_plain(self._machine.operations[k]))
         # The one before the sum; those before windows come first.
         self._present = next((slice(p.start, p.start + p.area) for p in reversed(list(gates))), None)
 
@@ -70,6 +70,10 @@ class Meter:
             same = np.zeros((len(left[chosen]), LANES), np.int8)
             found[chosen] = np.diagonal(self.distances(self.prepare(left[chosen]), right[chosen], same))
         return found
+
+
+def _is_plain(op: Operation) -> bool:
+    return op.gate is not None and op.gate.weights == "present"
 
 
 def _in_dtype(program: Program, dtype: np.dtype) -> Program:

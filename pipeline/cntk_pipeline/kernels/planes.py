@@ -146,18 +146,22 @@ def shift_plane(source: Any, target_out: Any, stride: int, shape: tuple[int, int
 
 
 @jit_inner
-def gate_row(source: Any, target_out: Any, left: Any, left_step: int, right: Any, width: int) -> None:
-    """Multiply each step of a row by a factor of the left sequence and one of each right sequence.
+def gate_plane(
+    source: Any, target_out: Any, stride: int, shape: tuple[int, int], left: Any, left_step: int, right: Any, row: int
+) -> None:
+    """Multiply each position by a factor of the left image and one of each right image.
 
     Parameters
     ----------
-    left, right : the factors at the row's first step; of the left sequence one a step if ``left_step`` is 1, else one
-        for each lane.
+    left, right : the factors at the plane's first position; of the left image one a position if ``left_step`` is 1,
+        else one for each lane.
+    row : factors from a row to the next.
     """
-    for j in range(width):
-        m = j * LANES
-        factors = load_repeated(left, j) if left_step == 1 else load(left, m)
-        store(target_out, m, factors * load(right, m) * load(source, m))
+    for i in range(shape[0]):
+        for j in range(shape[1]):
+            m, k = i * stride + j * LANES, i * row + j
+            factors = load_repeated(left, k) if left_step == 1 else load(left, k * LANES)
+            store(target_out, m, factors * load(right, k * LANES) * load(source, m))
 
 
 @jit_inner

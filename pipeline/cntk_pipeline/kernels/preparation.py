@@ -12,6 +12,7 @@ from cntk_pipeline.kernels.tables import Statistics
 from cntk_pipeline.kernels.variances import run_variances
 from cntk_pipeline.kernels.weighing import Place, plane_function, statistics_function
 from cntk_pipeline.layers import ClosedForm, Series
+from cntk_pipeline.layers.presence import Gate
 from cntk_pipeline.layers.rectifiers import AbsDifference
 
 
@@ -45,7 +46,7 @@ class Preparation:
         pixels = aligned_zeros((int(np.prod(x.shape[1:])), LANES), self._machine.dtype)
         pixels[:, : len(x)] = x.reshape(len(x), -1).T
         block = Block(pixels, aligned_zeros((self._machine.statistics_size, LANES), self._machine.dtype), len(x))
-        self._weigh_steps(block, x)
+        self._weigh_positions(block, x)
         self._machine.memory.tensors[:] = 0
         self._machine.memory.sums[:] = 0
         first, operations = 0, self._machine.operations
@@ -60,14 +61,15 @@ class Preparation:
             block.statistics[self._refined] = self._exact.prepare(x).statistics[self._refined]
         return block
 
-    def _weigh_steps(self, block: Block, x: Array) -> None:
-        """Write how each gate weighs the steps of images, and which steps are there for recurrent layers."""
+    def _weigh_positions(self, block: Block, x: Array) -> None:
+        """Write how each gate weighs the positions of images, and which steps are there for recurrent layers."""
         for k, found in self._machine.layout.items():
             op = self._machine.operations[k]
-            if op.code is Code.GATE or (op.code is Code.RECUR and op.padded):
-                weights = weigh_steps(x[:, -1, 0], op.steps or "present")
+            gate = Gate("present", op.present) if op.code is Code.RECUR and op.present is not None else op.gate
+            if gate is not None:
+                weights = gate.evaluate(x[:, -1] > 0, (found.height, found.width))
                 last = found.start + (found.count - 1) * found.area
-                block.statistics[last : last + found.area, : len(x)] = weights.T
+                block.statistics[last : last + found.area, : len(x)] = weights.reshape(len(x), -1).T
 
     def _run_stage_variances(self, s: int, stage: Stage, first: int, last: int, block: Block) -> None:
         """Compute the statistics of one stage, in pieces between which Python expands series."""
@@ -135,7 +137,7 @@ class Preparation:
         rows = block.statistics[found.start : found.start + (2 + function.terms) * found.area]
         if op.code is Code.RECUR:
             last = block.statistics[found.start + (found.count - 1) * found.area :][: found.area]
-            present = last.astype(np.float64).reshape(variance.shape) if op.padded else None
+            present = last.astype(np.float64).reshape(variance.shape) if op.present is not None else None
             scale, series, behind = _expand_steps(function, op, variance, present)
         else:
             scale, series, behind = _expand(function, variance)
@@ -145,12 +147,14 @@ class Preparation:
         plane[: found.height, begin:end] = behind.reshape(found.height, -1)
 
     def _present(self, op: Operation, block: Block) -> Array | None:
-        """Tell which steps of images are there, (positions, lanes) bool; None where all are."""
-        if not op.padded:
+        """Tell which positions of images are there, (positions, lanes) bool; None where all are."""
+        if op.present is None:
             return None
-        present = block.pixels[-op.target_grid.width :] > 0
-        present[:, block.count :] = True  # a softmax over nothing is no number
-        return present
+        height, width, _ = self._machine.program.input_shape
+        of_input = block.pixels[-height * width :].T.reshape(LANES, height, width) > 0
+        of_input[block.count :] = True  # a softmax over nothing is no number
+        present: Array = op.present.select(of_input, (op.target_grid.height, op.target_grid.width))
+        return present.reshape(LANES, -1).T
 
     def _expand_attention(self, op: Operation, found: Statistics, block: Block, present: Array | None) -> None:
         """Write the attention of images from their covariances with themselves."""
@@ -170,15 +174,6 @@ class Preparation:
                 begin = self._machine.layout[k].start
                 found.append(slice(begin, begin + self._machine.layout[k].area))
         return found
-
-
-def weigh_steps(present: Array, weights: str) -> Array:
-    """Evaluate the weights of steps, (n, T), of which ``present`` is 1 where a step is there; see `Graph.gate`."""
-    flags = present.astype(np.float64)
-    counts = flags.sum(1, keepdims=True)
-    if weights == "last":
-        return np.asarray(flags * (np.cumsum(flags, 1) == counts))
-    return flags / {"present": 1.0, "mean": counts, "root": np.sqrt(counts)}[weights]
 
 
 def _expand(function: Series, variance: Array) -> tuple[Array, Array, Array]:

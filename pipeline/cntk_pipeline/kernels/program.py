@@ -16,7 +16,8 @@ from enum import IntEnum, unique
 
 import numpy as np
 
-from cntk_pipeline.layers import Pointwise, Windows
+from cntk_pipeline.layers import Pointwise, Presence, Windows
+from cntk_pipeline.layers.presence import Gate
 from cntk_pipeline.layers.rectifiers import AbsDifference
 
 Array = np.ndarray
@@ -43,7 +44,7 @@ class Code(IntEnum):
     RECUR = 13
     """Along a row ``H = recurrence S'_before + scale S + bias`` with S' = ``function`` of H, and T' likewise."""
     GATE = 14
-    """``S' = g_x(p) g_z(p') S``, T' likewise, with g of the present steps of each sequence; see `Graph.gate`."""
+    """``S' = g_x(p) g_z(p') S``, T' likewise, with g of the positions of each input that are there; see `Gate`."""
     MASK = 5
     """At offset 0 of a sample with itself, ``S' = scale * S``, ``T' = scale * T``."""
     EMBED = 12
@@ -128,8 +129,8 @@ class Operation:
     mixing : of ATTEND, how logits become attention.
     begins : whether T of the source is zero and not written: WEIGH or RECUR of the images themselves.
     masked : whether a MASK lies before, so that equal images are no longer the same.
-    padded : of INPUT, RECUR and ATTEND, whether steps of sequences may be absent.
-    steps : of GATE, how they are weighed.
+    present : of INPUT, RECUR and ATTEND, which positions are there, where some may be absent.
+    gate : of GATE, how they are weighed.
     node : the number of the graph's node that it begins with; -1 for LOAD and OUTPUT.
     scale, bias, own, extra : see `Code`; ``own`` is 1 where the layer's own weights are trained in the NTK
         parameterisation, and ``extra`` 0. Of ATTEND, ``scale`` is the factor of the logits.
@@ -152,8 +153,8 @@ class Operation:
     mixing: Mixing | None = None
     begins: bool = False
     masked: bool = False
-    padded: bool = False
-    steps: str = ""
+    present: Presence | None = None
+    gate: Gate | None = None
     node: int = field(default=-1, compare=False)
     scale: float = 1.0
     bias: float = 0.0
@@ -294,18 +295,41 @@ class Program:
 
     @property
     def is_padded(self) -> bool:
-        """Whether a network takes sequences of unequal lengths: images have one channel more, 1 at present steps."""
-        return any(op.code is Code.INPUT and op.padded for stage in self.stages for op in stage.operations)
+        """Whether a network takes absent positions: images have one channel more, 1 at pixels that are there."""
+        return any(self._inputs)
 
     @property
     def takes_padding(self) -> bool:
         """Whether every network does."""
-        inputs = [op.padded for stage in self.stages for op in stage.operations if op.code is Code.INPUT]
-        return bool(inputs) and all(inputs)
+        return bool(self._inputs) and all(self._inputs)
+
+    @property
+    def takes_gaps(self) -> bool:
+        """Whether every network takes absent pixels anywhere."""
+        return bool(self._inputs) and all(present is not None and present.anywhere for present in self._inputs)
+
+    @property
+    def lies_at_end(self) -> bool:
+        """Whether sequences lie with their last steps below each other."""
+        return any(present is not None and present.at_end for present in self._inputs)
+
+    @property
+    def _inputs(self) -> list[Presence | None]:
+        return [op.present for stage in self.stages for op in stage.operations if op.code is Code.INPUT]
+
+    @property
+    def presences(self) -> set[tuple[Presence, tuple[int, int]]]:
+        """List the positions of which some of each input must be there, and how many rows and columns they have."""
+        found = set()
+        for op in (op for stage in self.stages for op in stage.operations):
+            present = op.gate.present if op.gate is not None and op.gate.windows is None else op.present
+            if present is not None:
+                found.add((present, (op.target_grid.height, op.target_grid.width)))
+        return found
 
     @property
     def pixel_count(self) -> int:
-        """Count the numbers of an image, with those that say which steps are present."""
+        """Count the numbers of an image, with those that say which pixels are there."""
         height, width, channels = self.input_shape
         return height * width * (channels + self.is_padded)
 

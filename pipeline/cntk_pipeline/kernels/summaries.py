@@ -15,6 +15,7 @@ from cntk_pipeline.kernels.memory import working_bytes
 from cntk_pipeline.kernels.node_program import count_operations
 from cntk_pipeline.kernels.program import Code
 from cntk_pipeline.layers import Layer, Sequential, Shape
+from cntk_pipeline.layers.recurrent import compares_last_states
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def summary(network: Layer, input_shape: tuple[int, ...], *, kind: str = "ntk") 
         of_nodes = tuple(SummaryRow(_name(step), step.shape, 0, count) for step, count in counted)
         return NodeSummary(of_nodes, sum(row.entries for row in of_nodes))
     graph = NetworkGraph()
-    lowered = append_network(graph, network, kind, input_shape)
+    lowered = append_network(graph, network, kind, input_shape, compares_last_states([network]))
     program = assemble(graph, [(lowered[-1].node, kind == "ntk")], input_shape)
     owner = {node: position for position, step in enumerate(lowered) for node in step.made}
     offsets, entries = [0] * len(lowered), [0] * len(lowered)

@@ -190,7 +190,7 @@ def lay_out_statistics(program: Program) -> tuple[Statistics, ...]:
 def _statistic_count(op: Operation) -> int:
     if op.code in (Code.ATTEND, Code.GATE):
         return 1
-    present = op.code is Code.RECUR and op.padded  # the last statistic
+    present = op.code is Code.RECUR and op.present is not None  # the last statistic
     if isinstance(op.function, ClosedForm):
         return op.function.statistic_count + present
     return 2 + op.function.terms + present if isinstance(op.function, Series) else 0
@@ -228,7 +228,7 @@ def make_tables(program: Program, dtype: np.dtype) -> Tables:
                 value for w in op.windows for value in (w.window, w.stride, w.before)
             ]
         codes[k, Entry.BEGINS], codes[k, Entry.BACKWARD] = op.begins, op.backward
-        codes[k, Entry.PRESENT] = statistics[k].count - 1 if op.code is Code.RECUR and op.padded else 0
+        codes[k, Entry.PRESENT] = statistics[k].count - 1 if op.code is Code.RECUR and op.present is not None else 0
         codes[k, Entry.CLEAR] = (op.grid.height, op.grid.width) != (stage.height, stage.width)
         constants = op.function.constants if isinstance(op.function, ClosedForm) else ()
         params[k, : 3 + len(constants)] = (op.scale, op.bias, op.own, *constants)

@@ -201,8 +201,10 @@ def run_variances(
                     target[i * stride + m] = params[p, 0] * source[i * stride + m]
         elif code == _GATE:
             weights = address(statistics_out, op[_LEFT] * LANES)
-            for m in range(shape[1] * LANES):
-                target[m] = weights[m] * weights[m] * source[m]
+            for i in range(shape[0]):
+                for m in range(shape[1] * LANES):
+                    weight = weights[i * shape[1] * LANES + m]
+                    target[i * stride + m] = weight * weight * source[i * stride + m]
         elif code == _EMBED:  # a position is correlated with itself by 1
             shift_plane(source, target, stride, shape, params[p, 0])
         elif code == _RECUR:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from cntk_pipeline.errors import LayerError
 from cntk_pipeline.layers import presets
+from cntk_pipeline.layers.absent import Masked, Padded
 from cntk_pipeline.layers.aggregation import Aggregate, GraphConv
 from cntk_pipeline.layers.attention import Attend, LinearAttention, SelfAttention
 from cntk_pipeline.layers.base import Graph, Layer, Shape
@@ -17,8 +18,9 @@ from cntk_pipeline.layers.normalization import Dropout, LayerNorm
 from cntk_pipeline.layers.pointwise import ClosedForm, Pointwise, Series
 from cntk_pipeline.layers.pooling import AvgPool, Flatten, GlobalAvgPool, GlobalSumPool, LocalAvgPool, MaxPool, SumPool
 from cntk_pipeline.layers.positions import PositionalEmbedding
+from cntk_pipeline.layers.presence import Presence
 from cntk_pipeline.layers.rectifiers import Abs, LeakyRelu, Maxout, Relu, Sign
-from cntk_pipeline.layers.recurrent import Bidirectional, LastState, Padded, Recurrent
+from cntk_pipeline.layers.recurrent import Bidirectional, LastState, Recurrent
 from cntk_pipeline.layers.refused import REFUSED, why_not
 from cntk_pipeline.layers.residual import Identity, Residual
 from cntk_pipeline.layers.sequential import Sequential
@@ -76,6 +78,7 @@ LAYERS: dict[str, type[Layer]] = {
     "Bidirectional": Bidirectional,
     "LastState": LastState,
     "Padded": Padded,
+    "Masked": Masked,
     "Aggregate": Aggregate,
     "GraphConv": GraphConv,
 }
@@ -111,12 +114,14 @@ __all__ = [
     "LeakyRelu",
     "LinearAttention",
     "LocalAvgPool",
+    "Masked",
     "MaxPool",
     "Maxout",
     "Padded",
     "Pointwise",
     "Polynomial",
     "PositionalEmbedding",
+    "Presence",
     "Product",
     "Rbf",
     "Recurrent",

@@ -67,7 +67,7 @@ class Attend(Layer):
     def lower(self, graph: Graph, shape: Shape, source: int) -> int:
         keys = self.keys.lower(graph, shape, source)
         apart = None if keys == source else keys
-        return graph.attend(source, self.gain, apart, self.mechanism, self.plus_identity, shape.padded)
+        return graph.attend(source, self.gain, apart, self.mechanism, self.plus_identity, shape.is_padded)
 
 
 def _require_layer(layer: Layer, keys: object) -> None:
@@ -143,7 +143,7 @@ class SelfAttention(Layer):
 
     def lower(self, graph: Graph, shape: Shape, source: int) -> int:
         rows, columns = (Windows.single(size) for size in shape.size)
-        mixed = graph.attend(source, self.w_query_std * self.w_key_std, padded=shape.padded)
+        mixed = graph.attend(source, self.w_query_std * self.w_key_std, padded=shape.is_padded)
         values = graph.weigh(mixed, rows, columns, (self.w_value_std * self.w_out_std) ** 2, 0.0, float(self.trained))
         return graph.weigh(values, rows, columns, 1.0, self.b_std**2, float(self.trained))
 
@@ -202,7 +202,7 @@ class LinearAttention(Layer):
         rows, columns = (Windows.single(size) for size in shape.size)
         keys = self.keys.lower(graph, shape, source)
         products = graph.multiply(keys, source)
-        if shape.padded:
+        if shape.is_padded:
             products = graph.gate(products, "present")
         mixed = graph.multiply(keys, graph.total(products))
         scale = (self.w_query_std * self.w_key_std * self.w_value_std * self.w_out_std) ** 2

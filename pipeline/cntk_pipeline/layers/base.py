@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from cntk_pipeline.errors import LayerError
 from cntk_pipeline.graphs import is_graph
 from cntk_pipeline.layers.arguments import require_arguments
+from cntk_pipeline.layers.presence import Presence
 from cntk_pipeline.layers.windows import Windows
 
 WHEN_CHANGED = MappingProxyType({"spelt": "when changed"})
@@ -31,7 +32,7 @@ class Shape:
     gaussian : whether the channels are independent Gaussians of mean zero, as layers with weights make them.
     weighted : how many layers with weights lie before.
     is_graph : whether the positions are the nodes of a graph, of which graphs may have any number.
-    padded : whether the positions are steps, some of which are absent where a sequence is shorter; see `Padded`.
+    present : which positions are there, where some may be absent; see `Padded` and `Masked`.
     """
 
     spatial: tuple[int, int] | None
@@ -39,7 +40,7 @@ class Shape:
     gaussian: bool = False
     weighted: int = 0
     is_graph: bool = False
-    padded: bool = False
+    present: Presence | None = None
 
     @classmethod
     def of_inputs(cls, shape: tuple[int, ...]) -> "Shape":
@@ -57,14 +58,34 @@ class Shape:
         """Height and width; a vector is an image of one pixel."""
         return self.spatial or (1, 1)
 
+    @property
+    def is_padded(self) -> bool:
+        """Whether positions may be absent."""
+        return self.present is not None
+
+    @property
+    def has_gaps(self) -> bool:
+        """Whether they may be absent anywhere; see `Masked`."""
+        return self.present is not None and self.present.anywhere
+
+    def present_in_either(self, other: "Shape") -> Presence | None:
+        """Return the presence of a sum of this branch and another one."""
+        one, second = self.present, other.present
+        return one if one is None or second is None else one.either(second)
+
     def behind_weights(self, spatial: tuple[int, int] | None) -> "Shape":
         """Return the shape that a layer with weights makes of this one."""
         return replace(self.with_spatial(spatial), channels=None, gaussian=True, weighted=self.weighted + 1)
 
     def with_spatial(self, spatial: tuple[int, int] | None) -> "Shape":
         """Return the shape with other positions and the same channels."""
-        is_graph, padded = (flag and spatial is not None for flag in (self.is_graph, self.padded))
-        return replace(self, spatial=spatial, is_graph=is_graph, padded=padded)
+        is_graph, present = self.is_graph and spatial is not None, None if spatial is None else self.present
+        return replace(self, spatial=spatial, is_graph=is_graph, present=present)
+
+    def behind_windows(self, rows: Windows, columns: Windows) -> "Shape":
+        """Return the shape that windows make of this one, with the same channels."""
+        present = None if self.present is None else self.present.behind(rows, columns)
+        return replace(self, spatial=(rows.count, columns.count), present=present)
 
     def __str__(self) -> str:
         width = "inf" if self.channels is None else str(self.channels)
@@ -107,7 +128,8 @@ class Graph(ABC):
     ) -> int:
         """Sum each position over its own window, times ``scale``.
 
-        With ``normalize_edges`` sums are divided by the positions of the window that lie inside the image.
+        With ``normalize_edges`` sums are divided by the positions of the window that lie inside the image, and are
+        there.
         """
 
     @abstractmethod
@@ -180,15 +202,15 @@ class Graph(ABC):
         """
 
     @abstractmethod
-    def pad(self, source: int) -> int:
-        """Read the images again, as sequences whose absent steps hold NaN; ``source`` is the images themselves."""
+    def pad(self, source: int, present: Presence) -> int:
+        """Read the images again, as some whose absent positions hold NaN; ``source`` is the images themselves."""
 
     @abstractmethod
     def gate(self, source: int, weights: str) -> int:
-        """Weigh the steps of each sequence: ``S' = g_x(p) g_z(p') S``, and T' likewise.
+        """Weigh the positions of each input: ``S' = g_x(p) g_z(p') S``, and T' likewise.
 
-        ``weights`` say what g is, with L present steps: "present" 1 at each of them and 0 at the others; "mean" 1 / L;
-        "root" the root of 1 / L; "last" 1 at the last one alone.
+        ``weights`` say what g is, with L positions that are there: "present" 1 at each of them and 0 at the others;
+        "mean" 1 / L; "root" the root of 1 / L; "last" 1 at the last one alone, of a sequence.
         """
 
     @abstractmethod
@@ -241,9 +263,20 @@ class Layer(ABC):
             yield layer
 
 
-def require_image(layer: Layer, shape: Shape, padded: bool = False) -> tuple[int, int]:
-    """Return the spatial shape, or say that ``layer`` needs images; ``padded`` tells whether it knows absent steps."""
-    if shape.padded and not padded:
+def require_image(layer: Layer, shape: Shape, padded: bool = False, gaps: bool = False) -> tuple[int, int]:
+    """Return the spatial shape, or say that ``layer`` needs images.
+
+    Parameters
+    ----------
+    padded : whether the layer knows absent steps, of `Padded`.
+    gaps : whether it knows absent pixels, of `Masked`.
+    """
+    if shape.has_gaps and not (padded or gaps):
+        raise LayerError(
+            f"{layer} does not take images with absent pixels, which it would count: leave it out, or leave Masked() "
+            "out and fill the pixels in"
+        )
+    if shape.is_padded and not shape.has_gaps and not padded:
         raise LayerError(
             f"{layer} does not take sequences of unequal lengths, whose absent steps it would count: leave it out, or "
             "leave Padded() out and cut all sequences to one length"
@@ -261,6 +294,22 @@ def require_positions(layer: Layer, shape: Shape) -> tuple[int, int]:
     if shape.spatial is None:
         raise LayerError(f"{layer} needs images of shape (H, W, C), got vectors of shape {shape}")
     return shape.spatial
+
+
+def require_sequence(layer: Layer, shape: Shape) -> int:
+    """Return the number of steps, or say that ``layer`` needs sequences."""
+    if shape.spatial is None or shape.spatial[0] != 1:
+        raise LayerError(
+            f"{type(layer).__name__} needs sequences, which are images of one row, (1, T, C), got {shape}: give arrays "
+            '(n, T, C) as x[:, None], and those of files with data.layout = "sequences"; put no Flatten or pooling of '
+            "all steps before it"
+        )
+    if shape.has_gaps:
+        raise LayerError(
+            f"{type(layer).__name__} needs sequences without gaps, and behind Masked() any step may be absent: put "
+            "Padded() in its place, which takes sequences of unequal lengths"
+        )
+    return shape.spatial[1]
 
 
 def read_pair(name: str, value: object) -> tuple[int, int]:

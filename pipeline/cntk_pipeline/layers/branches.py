@@ -33,6 +33,12 @@ def _shape_behind(layer: Layer, shape: Shape, **branches: Layer) -> tuple[Shape,
     return first, second
 
 
+def _joined(first: Shape, second: Shape) -> Shape:
+    """Return the shape of what is made of two branches and is not Gaussian."""
+    weighted = max(first.weighted, second.weighted)
+    return replace(first, gaussian=False, weighted=weighted, present=first.present_in_either(second))
+
+
 @dataclass(frozen=True)
 class Product(Layer):
     """Multiply what two branches make of the same input, channel by channel: gates, GLU and SwiGLU (Shazeer 2020).
@@ -62,7 +68,7 @@ class Product(Layer):
                 "branch and gate of Product depend on each other, so that their covariances are no factors: put a Conv "
                 "or Dense layer into one of them"
             )
-        return replace(branch, gaussian=False, weighted=max(branch.weighted, gate.weighted))
+        return _joined(branch, gate)
 
     def lower(self, graph: Graph, shape: Shape, source: int) -> int:
         return graph.multiply(self.branch.lower(graph, shape, source), self.gate.lower(graph, shape, source))
@@ -98,7 +104,7 @@ class Concatenate(Layer):
         first, second = _shape_behind(self, shape, first=self.first, second=self.second)
         if first.channels is not None:
             raise LayerError("Concatenate needs infinitely many channels: put a Conv or Dense layer into both branches")
-        return replace(first, gaussian=False, weighted=max(first.weighted, second.weighted))
+        return _joined(first, second)
 
     def lower(self, graph: Graph, shape: Shape, source: int) -> int:
         first, second = (branch.lower(graph, shape, source) for branch in self.inner)

@@ -3,8 +3,8 @@
 from dataclasses import fields
 
 from cntk_pipeline.errors import LayerError
+from cntk_pipeline.layers.absent import takes_padding
 from cntk_pipeline.layers.base import Layer, Shape
-from cntk_pipeline.layers.recurrent import takes_padding
 
 KINDS = ("nngp", "ntk")
 
@@ -20,8 +20,8 @@ def require_kind(network: Layer, kind: str, input_shape: tuple[int, ...]) -> Non
     Raises
     ------
     LayerError
-        If the network does not accept the shape, ends in an image, has no NTK where one is asked for, has a `Padded`
-        that is not its first layer, or the kind is unknown.
+        If the network does not accept the shape, ends in an image, has no NTK where one is asked for, has a `Padded` or
+        `Masked` that is not its first layer, or the kind is unknown.
     """
     if kind not in KINDS:
         raise LayerError(f'a kernel is "nngp" or "ntk", got kind={kind!r}')

@@ -131,7 +131,9 @@ class Conv(Layer):
     def windows(self, shape: Shape) -> tuple[Windows, Windows]:
         """Lay the windows over the rows and columns of an image."""
         size, strides = require_image(self, shape, padded=True), read_pair("strides", self.strides)
-        if shape.padded and (strides != (1, 1) or self.padding != "SAME"):
+        if shape.has_gaps and self.padding == "CIRCULAR":
+            raise LayerError(f'{self} on images with absent pixels would join their ends: take padding="SAME"')
+        if shape.is_padded and not shape.has_gaps and (strides != (1, 1) or self.padding != "SAME"):
             raise LayerError(
                 f"{self} on sequences of unequal lengths would have other windows than on each sequence alone: take "
                 'strides=1 and padding="SAME"'
@@ -142,13 +144,15 @@ class Conv(Layer):
     def output_shape(self, shape: Shape) -> Shape:
         rows, columns = self.windows(shape)
         _own_share(self, shape, 1)
-        return shape.behind_weights((rows.count, columns.count))
+        behind = shape.behind_windows(rows, columns)
+        return behind.behind_weights(behind.spatial)
 
     def lower(self, graph: Graph, shape: Shape, source: int) -> int:
         rows, columns = self.windows(shape)
         scale = self.w_std**2 / (rows.window * columns.window)
         own = _own_share(self, shape, rows.window * columns.window)
-        if shape.padded and columns.window > 1:  # what lies behind the end is 0, as outside
+        is_pointwise = all(windows == Windows.single(windows.size) for windows in (rows, columns))
+        if shape.is_padded and not is_pointwise:  # what is absent is 0, as outside
             source = graph.gate(source, "present")
         return graph.weigh(source, rows, columns, scale, self.b_std**2, *own)
 

@@ -14,34 +14,44 @@ from cntk_pipeline.layers.windows import Windows, check_padding
 class Flatten(Layer):
     """Lay all pixels side by side as features. Only covariances of equal positions survive; vectors pass unchanged.
 
-    Of sequences of unequal lengths, the steps that both have are equal positions; a sequence of L steps is divided by
-    the root of L.
+    Of inputs with absent positions, those that both have are equal positions; an input with L positions that are there
+    is divided by the root of L.
     """
 
     def output_shape(self, shape: Shape) -> Shape:
         height, width = shape.size if shape.spatial is None else require_image(self, shape, padded=True)
-        if shape.padded and shape.channels is not None:
+        if shape.is_padded and shape.channels is not None:
+            what = "images with absent pixels" if shape.has_gaps else "sequences of unequal lengths"
             raise LayerError(
-                "Flatten of sequences of unequal lengths needs infinitely many channels: put a Conv, Dense or "
-                "Recurrent layer before it"
+                f"Flatten of {what} needs infinitely many channels: put a Conv, Dense or Recurrent layer before it"
             )
         channels = None if shape.channels is None else shape.channels * height * width
         return replace(shape.with_spatial(None), channels=channels)
 
     def lower(self, graph: Graph, shape: Shape, source: int) -> int:
         height, width = shape.size
-        if shape.padded:  # each sequence has its own number of steps
+        if shape.is_padded:  # each input has its own number of positions
             return graph.trace(graph.gate(source, "root"), 1.0)
         return source if shape.spatial is None else graph.trace(source, 1 / (height * width))
 
 
 def _place(layer: "AvgPool | MaxPool | SumPool", shape: Shape) -> tuple[Windows, Windows]:
     """Lay the windows of a pooling layer over an image."""
-    size = require_image(layer, shape)
+    size = require_image(layer, shape, gaps=not isinstance(layer, MaxPool))
     window = read_pair("window_shape", layer.window_shape)
     strides = window if layer.strides is None else read_pair("strides", layer.strides)
     rows, columns = (Windows.place(*values, layer.padding) for values in zip(size, window, strides, strict=True))
+    if shape.is_padded and rows.count == columns.count == 1:
+        raise LayerError(
+            f"{layer} leaves one position of images with absent pixels, whose presence would be lost: take "
+            "GlobalAvgPool() or GlobalSumPool() instead"
+        )
     return rows, columns
+
+
+def _without_absent(graph: Graph, shape: Shape, source: int) -> int:
+    """Return what windows read, of which absent positions count for nothing."""
+    return graph.gate(source, "present") if shape.is_padded else source
 
 
 def _check(layer: "AvgPool | MaxPool | SumPool") -> None:
@@ -60,7 +70,8 @@ class AvgPool(Layer):
     window_shape : height and width in pixels; one number means a square.
     strides : pixels from a window to the next; None is the window's shape.
     padding : "VALID" keeps windows inside the image; "SAME" lets them reach outside, into zeros.
-    normalize_edges : divide by the pixels inside the image, not by those of the window.
+    normalize_edges : divide by the pixels inside the image, not by those of the window. Of images with absent pixels,
+        divide by those that are there.
     """
 
     window_shape: int | tuple[int, int]
@@ -72,13 +83,12 @@ class AvgPool(Layer):
         _check(self)
 
     def output_shape(self, shape: Shape) -> Shape:
-        rows, columns = _place(self, shape)
-        return shape.with_spatial((rows.count, columns.count))
+        return shape.behind_windows(*_place(self, shape))
 
     def lower(self, graph: Graph, shape: Shape, source: int) -> int:
         rows, columns = _place(self, shape)
         scale = 1.0 if self.normalize_edges else 1 / (rows.window * columns.window) ** 2
-        return graph.pool(source, rows, columns, scale, self.normalize_edges)
+        return graph.pool(_without_absent(graph, shape, source), rows, columns, scale, self.normalize_edges)
 
 
 @dataclass(frozen=True)
@@ -98,11 +108,10 @@ class SumPool(Layer):
         _check(self)
 
     def output_shape(self, shape: Shape) -> Shape:
-        rows, columns = _place(self, shape)
-        return shape.with_spatial((rows.count, columns.count))
+        return shape.behind_windows(*_place(self, shape))
 
     def lower(self, graph: Graph, shape: Shape, source: int) -> int:
-        return graph.pool(source, *_place(self, shape))
+        return graph.pool(_without_absent(graph, shape, source), *_place(self, shape))
 
 
 @dataclass(frozen=True)
@@ -171,7 +180,7 @@ class GlobalAvgPool(Layer):
         height, width = require_positions(self, shape)
         if shape.is_graph:  # each has its own number of nodes
             return graph.pool(source, Windows.whole(height), Windows.whole(width), normalize_edges=True)
-        if shape.padded:
+        if shape.is_padded:
             return graph.pool(graph.gate(source, "mean"), Windows.whole(height), Windows.whole(width))
         return graph.pool(source, Windows.whole(height), Windows.whole(width), 1 / (height * width) ** 2)
 
@@ -186,9 +195,7 @@ class GlobalSumPool(Layer):
 
     def lower(self, graph: Graph, shape: Shape, source: int) -> int:
         height, width = require_positions(self, shape)
-        if shape.padded:
-            source = graph.gate(source, "present")
-        return graph.pool(source, Windows.whole(height), Windows.whole(width))
+        return graph.pool(_without_absent(graph, shape, source), Windows.whole(height), Windows.whole(width))
 
 
 @dataclass(frozen=True)
@@ -201,7 +208,8 @@ class LocalAvgPool(Layer):
     Parameters
     ----------
     radius : in pixels; the window is 2 radius + 1 high and wide.
-    normalize_edges : divide by the pixels inside the image, not by those of the window.
+    normalize_edges : divide by the pixels inside the image, not by those of the window. Of images with absent pixels,
+        divide by those that are there.
     """
 
     radius: int
@@ -212,11 +220,14 @@ class LocalAvgPool(Layer):
             raise LayerError(f"radius must be a whole number of pixels >= 0, got {self.radius!r}")
 
     def output_shape(self, shape: Shape) -> Shape:
-        require_image(self, shape)
-        return shape
+        return shape.behind_windows(*self._windows(shape))
 
     def lower(self, graph: Graph, shape: Shape, source: int) -> int:
-        window = 2 * self.radius + 1
-        rows, columns = (Windows.place(size, window, 1, "SAME") for size in require_image(self, shape))
-        scale = 1.0 if self.normalize_edges else 1 / window**4
-        return graph.pool(source, rows, columns, scale, self.normalize_edges)
+        rows, columns = self._windows(shape)
+        scale = 1.0 if self.normalize_edges else 1 / rows.window**4
+        return graph.pool(_without_absent(graph, shape, source), rows, columns, scale, self.normalize_edges)
+
+    def _windows(self, shape: Shape) -> tuple[Windows, Windows]:
+        size = require_image(self, shape, gaps=True)
+        rows, columns = (Windows.place(each, 2 * self.radius + 1, 1, "SAME") for each in size)
+        return rows, columns

@@ -1,27 +1,20 @@
 """Layers of sequences. A sequence of T steps is an image of one row, ``(1, T, C)``; its columns are the steps."""
 
+from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 
 from cntk_pipeline.errors import LayerError
-from cntk_pipeline.layers.base import Graph, Layer, Shape
-from cntk_pipeline.layers.linear import require_deviation, require_trained
+from cntk_pipeline.layers.absent import Padded
+from cntk_pipeline.layers.base import Graph, Layer, Shape, require_sequence
+from cntk_pipeline.layers.branches import Concatenate, Product, Repeat
+from cntk_pipeline.layers.linear import Conv, Dense, require_deviation, require_trained
 from cntk_pipeline.layers.pointwise import Pointwise
+from cntk_pipeline.layers.residual import Identity, Residual
 from cntk_pipeline.layers.sequential import Sequential
 from cntk_pipeline.layers.windows import Windows
-
-
-def _require_sequence(layer: Layer, shape: Shape) -> int:
-    """Return the number of steps, or say that ``layer`` needs sequences."""
-    if shape.spatial is None or shape.spatial[0] != 1:
-        raise LayerError(
-            f"{type(layer).__name__} needs sequences, which are images of one row, (1, T, C), got {shape}: give arrays "
-            '(n, T, C) as x[:, None], and those of files with data.layout = "sequences"; put no Flatten or pooling of '
-            "all steps before it"
-        )
-    return shape.spatial[1]
 
 
 @dataclass(frozen=True)
@@ -75,13 +68,13 @@ class Recurrent(Layer):
         return True
 
     def output_shape(self, shape: Shape) -> Shape:
-        _require_sequence(self, shape)
+        require_sequence(self, shape)
         return self.activation.output_shape(shape.behind_weights(shape.spatial))
 
     def lower(self, graph: Graph, shape: Shape, source: int) -> int:
         assert isinstance(self.activation, Pointwise)
         variances = self.w_std**2, self.u_std**2, self.b_std**2
-        return graph.recur(source, self.activation, *variances, float(self.trained), self.backward, shape.padded)
+        return graph.recur(source, self.activation, *variances, float(self.trained), self.backward, shape.is_padded)
 
 
 @dataclass(frozen=True)
@@ -101,14 +94,14 @@ class LastState(Layer):
         _require_direction(self.backward)
 
     def output_shape(self, shape: Shape) -> Shape:
-        _require_sequence(self, shape)
+        require_sequence(self, shape)
         return shape.with_spatial(None)
 
     def lower(self, graph: Graph, shape: Shape, source: int) -> int:
-        steps = _require_sequence(self, shape)
-        if shape.padded and not self.backward:
+        steps = require_sequence(self, shape)
+        if shape.present is not None and not self.backward and not shape.present.at_end:
             return graph.pool(graph.gate(source, "last"), Windows.single(1), Windows.whole(steps))
-        if shape.padded:  # the first step of each is there
+        if shape.is_padded:  # the step that is kept is there in each
             source = graph.gate(source, "present")
         kept = 0 if self.backward else steps - 1
         return graph.pool(source, Windows.single(1), Windows(steps, 1, 1, -kept, 1))
@@ -144,7 +137,7 @@ class Bidirectional(Layer):
         return (self.recurrent,)
 
     def output_shape(self, shape: Shape) -> Shape:
-        _require_sequence(self, shape)
+        require_sequence(self, shape)
         return replace(self.recurrent.output_shape(shape), gaussian=False)
 
     def lower(self, graph: Graph, shape: Shape, source: int) -> int:
@@ -152,40 +145,32 @@ class Bidirectional(Layer):
         return graph.rescale(graph.add(forward, backward), 0.5)
 
 
-@dataclass(frozen=True)
-class Padded(Layer):
-    """Take sequences of unequal lengths; the first layer of a network.
+AT_ANY_PLACE = (
+    Bidirectional | Concatenate | Conv | Dense | Identity | Pointwise | Product | Recurrent | Repeat | Residual
+)
+"""Layers whose values do not depend, in any bit, on where in an array a sequence lies."""
 
-    Steps of the input that hold NaN in all channels are absent; they lie behind those that are present, as
-    `sequences.pad` lays them. An absent step adds nothing anywhere: a state there is 0, windows of convolutions find
-    zeros, attention gives it no weight, and means are over a sequence's own steps. A kernel value is that of the two
-    sequences alone, whatever the array's number of steps.
+
+def compares_last_states(networks: Iterable[Layer]) -> bool:
+    """Tell whether networks of sequences look at last states alone.
+
+    Sequences of unequal lengths then lie with their last steps below each other, so that one offset is enough.
     """
-
-    def output_shape(self, shape: Shape) -> Shape:
-        _require_sequence(self, shape)
-        if shape.channels is None:
-            raise LayerError("Padded needs the inputs themselves: put it first")
-        return replace(shape, padded=True)
-
-    def lower(self, graph: Graph, shape: Shape, source: int) -> int:
-        return graph.pad(source)
+    return all(map(_ends_in_last_state, networks))
 
 
-def takes_padding(network: Layer) -> bool:
-    """Tell whether a network takes sequences of unequal lengths.
-
-    Raises
-    ------
-    LayerError
-        If it has a `Padded` that is not its first layer.
-    """
-    count = sum(isinstance(layer, Padded) for layer in network.walk())
+def _ends_in_last_state(network: Layer) -> bool:
     steps = network.flattened() if isinstance(network, Sequential) else (network,)
-    is_first = bool(steps) and isinstance(steps[0], Padded)
-    if count > is_first:
-        raise LayerError("Padded says what the inputs are, and is the first layer of the whole network: put it first")
-    return is_first
+    inner = [layer for step in steps[1:] for layer in step.walk() if not isinstance(layer, Sequential)]
+    states = [layer for layer in inner if isinstance(layer, LastState)]
+    others = [layer for layer in inner if not isinstance(layer, LastState)]
+    return (
+        bool(steps and states)
+        and isinstance(steps[0], Padded)
+        and any(isinstance(layer, Recurrent) for layer in others)
+        and all(isinstance(layer, AT_ANY_PLACE) for layer in others)
+        and not any(state.backward for state in states)
+    )
 
 
 def read_sequences(network: Layer, inputs: np.ndarray) -> np.ndarray:

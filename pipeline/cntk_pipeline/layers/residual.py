@@ -65,6 +65,7 @@ class Residual(Layer):
         return replace(
             branch,
             gaussian=branch.gaussian and shortcut.gaussian,
+            present=branch.present_in_either(shortcut),
             weighted=max(branch.weighted, shortcut.weighted),
         )
 

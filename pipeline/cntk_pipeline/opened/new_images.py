@@ -11,9 +11,11 @@ from cntk_pipeline.datasets.unlabelled import Like, Unlabelled
 from cntk_pipeline.errors import DataError
 from cntk_pipeline.graphs import is_graph
 from cntk_pipeline.inputs import as_array
+from cntk_pipeline.layers import LAYERS, spelling
+from cntk_pipeline.layers.absent import takes_gaps
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.preprocessing import Preprocessing
-from cntk_pipeline.sequences import has_absent_steps, read_lengths
+from cntk_pipeline.sequences import find_broken, has_absent_pixels
 from cntk_pipeline.storage.tiled_array import Array
 from cntk_pipeline.workflow.load import read_preprocessing
 
@@ -31,12 +33,14 @@ class NewImages:
     steps : the steps from there to the images of the run.
     shape : ``(n, H, W, C)`` or ``(n, features)``.
     dtype : of the images of the run.
+    gaps : whether the run takes images with absent pixels.
     """
 
     given: Unlabelled
     steps: Preprocessing
     shape: tuple[int, ...]
     dtype: np.dtype
+    gaps: bool
 
     @classmethod
     def of(cls, run: RunDirectory, given: Unlabelled) -> "NewImages":
@@ -52,7 +56,8 @@ class NewImages:
         steps = read_preprocessing(run)
         _require_alike(run, steps, given)
         shape = (given.shape[0], *run.specification.data.shape)
-        return cls(given, steps, shape, np.dtype(run.specification.dtype))
+        gaps = all(takes_gaps(spelling.read(each.network, LAYERS)) for each in run.specification.readouts)
+        return cls(given, steps, shape, np.dtype(run.specification.dtype), gaps)
 
     @classmethod
     def in_memory(cls, run: RunDirectory, images: object) -> "NewImages":
@@ -76,10 +81,9 @@ class NewImages:
             If a pixel is not finite.
         """
         images = self.given.read(start, stop).reshape(-1, *self.shape[1:])
-        broken = ~np.isfinite(images)
-        if has_absent_steps(images):
-            counts = read_lengths(self.given.origin, images, start)
-            broken &= (np.arange(images.shape[2]) < counts[:, None])[:, None, :, None]
+        broken = find_broken(self.given.origin, images, start)
+        if not self.gaps and self.shape[1:2] != (1,) and has_absent_pixels(images):
+            broken |= np.isnan(images)
         bad = np.argwhere(broken)
         if len(bad):
             row, *pixel = map(int, bad[0])

@@ -49,12 +49,12 @@ def as_picture(sample: Array) -> Array:
 
     Returns
     -------
-    (H, W, 3) uint8 array. Of 1, 2, or more than 3 channels it is the mean, in grey.
+    (H, W, 3) uint8 array. Of 1, 2, or more than 3 channels it is the mean, in grey. Absent pixels are white.
     """
-    low, high = float(sample.min()), float(sample.max())
+    low, high = float(np.nanmin(sample)), float(np.nanmax(sample))
     tolerance = 1e-3  # of rounding to float32 and back
     if low < -tolerance or high > 1 + tolerance:
         sample = (sample - low) / (high - low) if high > low else np.zeros_like(sample)
     if sample.shape[-1] != 3:
         sample = np.repeat(sample.mean(axis=-1, keepdims=True), 3, axis=-1)
-    return np.round(255 * np.clip(sample, 0, 1)).astype(np.uint8)
+    return np.round(255 * np.clip(np.nan_to_num(sample, nan=1.0), 0, 1)).astype(np.uint8)

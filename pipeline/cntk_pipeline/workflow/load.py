@@ -14,18 +14,18 @@ from cntk_pipeline.clusters.table import cluster_of, idle_options
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.datasets import Contents, Dataset, Split, Standardization
 from cntk_pipeline.datasets.selection import bring_first, draw
-from cntk_pipeline.errors import ConfigError, PipelineError, StoreError
+from cntk_pipeline.errors import ConfigError, DataError, PipelineError, StoreError
 from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.gram.engines import make_engine, read_engine
 from cntk_pipeline.graphs import NodeCounts, count_nodes, is_graph
 from cntk_pipeline.inference import require_options, require_results
 from cntk_pipeline.kernels import Engine, PairCost, Question
 from cntk_pipeline.layers import Dropout
-from cntk_pipeline.layers.recurrent import takes_padding
+from cntk_pipeline.layers.absent import takes_gaps, takes_padding
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.preprocessing import Preprocessing, find_preprocessing
 from cntk_pipeline.rundir.specification import DataSpecification, EngineRecord, Specification
-from cntk_pipeline.sequences import has_absent_steps
+from cntk_pipeline.sequences import has_absent_pixels, has_absent_steps
 from cntk_pipeline.solvers import centres_of, options_of
 from cntk_pipeline.storage import StorePath
 from cntk_pipeline.storage.tiled_array import Array
@@ -170,6 +170,8 @@ def load_data(config: RunConfig) -> Loaded:
             f"{chosen.name}: some sequences have absent steps, which hold NaN, and the network does not take them: put "
             '{layer = "Padded"} first in network.layers, or cut all sequences to one length'
         )
+    if not all(takes_gaps(readout.network) for readout in readouts):
+        _require_pixels(chosen)
     first = datasets.row_count(
         config.data.standardize_first, len(chosen.train.images), "standardize_first", chosen.name
     )
@@ -228,6 +230,18 @@ def _with_centres(config: RunConfig, data: Dataset) -> tuple[Dataset, int]:
                 "solve.centre_seed), or give solve.centre_jitter, such as 1e-6"
             )
     return data, centres.count
+
+
+def _require_pixels(dataset: Dataset) -> None:
+    """Refuse images with absent pixels, of a network that does not take them."""
+    for part, split in (("train", dataset.train), ("test", dataset.test)):
+        if split is not None and split.images.shape[1] > 1 and has_absent_pixels(split.images):
+            row, *pixel = map(int, np.argwhere(np.isnan(split.images))[0])
+            raise DataError(
+                f"{dataset.name}: {part} images: expected finite pixels, got nan in image {row} at (row, column, "
+                f"channel) = ({', '.join(map(str, pixel))}); drop or repair that image, or put "
+                '{layer = "Masked"} first in network.layers, which takes images with absent pixels'
+            )
 
 
 def _require_places(config: RunConfig, readouts: Sequence[gram.Readout]) -> None:

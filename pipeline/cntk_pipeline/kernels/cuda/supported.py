@@ -9,6 +9,7 @@ from cntk_pipeline.kernels.lowering import append_network
 from cntk_pipeline.kernels.program import Code, Operation, Program
 from cntk_pipeline.kernels.summaries import describe
 from cntk_pipeline.layers import ClosedForm, Layer
+from cntk_pipeline.layers.recurrent import compares_last_states
 
 LARGEST_SIZE = 64
 """Rows and columns of an image: a lane has at most two columns of up to so many rows; larger ones are not tested."""
@@ -21,7 +22,7 @@ UNWRITTEN = {
     Code.MULTIPLY: "branches are multiplied",
     Code.EMBED: "positions have vectors of their own",
     Code.RECUR: "a step waits for the one before it",
-    Code.GATE: "each sequence has its own number of steps",
+    Code.GATE: "each input has its own positions that are there",
 }
 """Why operations are refused that have no text."""
 
@@ -78,10 +79,10 @@ def find_layer(op: Operation, readouts: Sequence[tuple[Layer, str]], input_shape
 
     An operation may be two layers, weights and what follows them; then a function without a closed form is named.
     """
-    graph = NetworkGraph()
+    graph, at_end = NetworkGraph(), compares_last_states(network for network, _ in readouts)
     named = op.function if not isinstance(op.function, ClosedForm) else None
     for network, kind in readouts:
-        for number, lowered in enumerate(append_network(graph, network, kind, input_shape), -1):
+        for number, lowered in enumerate(append_network(graph, network, kind, input_shape, at_end), -1):
             is_it = op.node in lowered.made if named is None else lowered.layer == named
             if is_it:
                 return "the images" if lowered.layer is None else f"layer {number}, {describe(lowered.layer)}"

@@ -40,7 +40,7 @@ class LayerRow:
     layer : as text.
     shape : of its output.
     offsets : how many differences of positions it is computed at.
-    entries : numbers a pair of images costs.
+    entries : numbers a pair of images costs; of graphs, operations on each pair of nodes.
     """
 
     layer: str
@@ -75,7 +75,8 @@ class Network(Display):
     kind : "ntk" or "nngp".
     layers : the input and the layers.
     blocks : the same with repetitions counted.
-    entries : numbers that a pair of images costs.
+    entries : numbers that a pair of images costs; of graphs, operations on each pair of nodes.
+    of_graphs : whether the inputs are graphs, whose positions have no offsets.
     """
 
     readout: str
@@ -83,6 +84,7 @@ class Network(Display):
     layers: tuple[LayerRow, ...]
     blocks: tuple[Block, ...]
     entries: int
+    of_graphs: bool = False
 
     key = "network"
     title = "Network"
@@ -94,20 +96,24 @@ class Network(Display):
         code = specification.engine.code
         if code is not None:  # which need not look at the layers of the workflow
             raise ConfigError(f"{run.path} has no network to draw: the function {code} computes its kernels")
-        if is_graph(specification.data.shape):
-            raise ConfigError(f"{run.path} has no network to draw: it is of graphs, which have any number of nodes")
         name = specification.readouts[-1].name if readout is None else find_readout(run.directory, readout)
         said = next(each for each in specification.readouts if each.name == name)
         found = summary(spelling.read(said.network, LAYERS), specification.data.shape, kind=said.kind)
         rows = tuple(LayerRow(row.layer, str(row.shape), row.offsets, row.entries) for row in found.rows)
-        return cls(name, said.kind, rows, repeated(rows), found.entries)
+        return cls(name, said.kind, rows, repeated(rows), found.entries, is_graph(specification.data.shape))
 
     @property
     def alt(self) -> str:
         return (
             f"The network of {self.readout}, {counted(len(self.layers) - 1, 'layer')}, from {self.layers[0].shape} to "
-            f"{self.layers[-1].shape}; a pair of images costs {self.entries:,} numbers."
+            f"{self.layers[-1].shape}; {self._cost}."
         )
+
+    @property
+    def _cost(self) -> str:
+        if self.of_graphs:
+            return f"each pair of nodes of two graphs costs {counted(self.entries, 'operation')}"
+        return f"a pair of images costs {self.entries:,} numbers"
 
     @property
     def height(self) -> float:
@@ -143,10 +149,16 @@ class Network(Display):
                 )
 
     def tables(self) -> tuple[Shown, ...]:
-        rows = tuple(
-            ("input" if k == 0 else str(k), row.layer if k else "", row.shape, _count(row.offsets), _count(row.entries))
-            for k, row in enumerate(self.layers)
-        )
+        named = [
+            ("input" if k == 0 else str(k), row.layer if k else "", row.shape) for k, row in enumerate(self.layers)
+        ]
+        entries = [_count(row.entries) for row in self.layers]
+        if self.of_graphs:
+            title = f"{self.readout}: {counted(self.entries, 'operation')} a pair of nodes"
+            of_nodes = tuple((*name, count) for name, count in zip(named, entries, strict=True))
+            return (Shown(title, ("layer", "output", "operations a pair of nodes"), of_nodes, first="position"),)
+        offsets = [_count(row.offsets) for row in self.layers]
+        rows = tuple((*name, *counts) for name, *counts in zip(named, offsets, entries, strict=True))
         title = f"{self.readout}: {self.entries:,} numbers a pair"
         return (Shown(title, ("layer", "output", "offsets", "entries a pair"), rows, first="position"),)
 
