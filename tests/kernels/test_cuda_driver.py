@@ -1,0 +1,138 @@
+"""Launches, copies and memory, by the real cuda-core on a driver that is this machine's CPU.
+
+That driver carries a stream out as late as the host allows, and fills new memory with nan. So a buffer that is reused
+too early, read too early, or given back too early shows in the values. A card's own behaviour it does not show.
+"""
+
+import pytest
+from support.cards import needs_card, run_on_card
+
+pytestmark = [pytest.mark.slow, *needs_card]
+
+SMALL = "buffers.MOST_IMAGES = 32; buffers.ROUNDS = 1; buffers.MOST_MULTIPROCESSORS = 1\n"
+"""Launches of few images, so that a tile has many."""
+
+
+def test_a_tile_of_many_launches_has_the_values_of_the_cpu_and_holds_the_memory_that_was_counted() -> None:
+    found = run_on_card(SMALL + """
+x, z = draw(100), draw(70, seed=1)
+engine = engine_of(presets.cntk(3), x)
+engine.evaluator()
+tell({
+    "error": max(error_of(engine, x, z), error_of(engine, x), error_of(engine, x[:1], z[:1])),
+    "launches": CARD.card_launches(),
+    "bytes": [CARD.card_most_bytes(), buffers.launch_bytes(engine.program, engine.layout, 2)],
+    "pinned": [CARD.card_pinned_bytes(), 2 * buffers.slot_bytes(engine.program, engine.layout)],
+})
+""")
+    assert found["error"] < 1e-5
+    assert found["launches"] == 4 * 3 + (4 + 3 + 2 + 1) + 1
+    for most, counted in (found["bytes"], found["pinned"]):
+        assert 0.5 * counted < most <= counted
+
+
+def test_launches_share_the_tensors_of_poolings_one_after_the_other() -> None:
+    found = run_on_card(SMALL + """
+x = draw(64, 8)
+engine = engine_of(averaged(conv(), Relu(), AvgPool(2), conv(), Relu()), x, "float64")
+launcher = engine.evaluator()._launcher
+error = error_of(engine, x)
+evaluator = engine.evaluator()
+first, second = list(evaluator._tile(*[evaluator.planar(x[:33])] * 2, False, False))[:2]
+before = CARD.card_launches_done()
+flights = [launcher.start(*launch.packed, launch.pairs) for launch in (first, second)]
+assert launcher.start(*first.packed, first.pairs, wait=False) is None
+assert CARD.card_launches_done() == before
+launcher.finish(flights[1])
+tell({
+    "error": error,
+    "done": CARD.card_launches_done() - before,
+    "bytes": [CARD.card_most_bytes(), buffers.launch_bytes(engine.program, engine.layout, 2)],
+})
+""")
+    assert found["error"] < 1e-10
+    assert found["done"] == 2  # the second one waits for the first
+    most, counted = found["bytes"]
+    assert 0.5 * counted < most <= counted
+
+
+def test_threads_that_share_a_card_have_the_values_of_the_cpu() -> None:
+    """Seen to hang where a thread with a launch under way waits for room."""
+    found = run_on_card(SMALL + """
+from cntk_pipeline.kernels import engines
+x = draw(300)
+network = presets.cntk(3, "gap")
+engine_of(network, x, flips=True)
+asked = {"flips": True, "dtype": "float32"}
+own, expected = (kernel_matrices([network], x, engine=name, n_jobs=6, **asked) for name in ("cuda", "cpu"))
+tell({"error": float(abs(own - expected).max() / abs(expected).max()), "launches": CARD.card_launches()})
+""")
+    assert found["error"] < 1e-5
+    assert found["launches"] > 20
+
+
+@pytest.mark.parametrize("fails_at", [1, 3])
+def test_a_launch_that_fails_loses_the_device_and_leaves_no_thread_waiting(fails_at: int) -> None:
+    told = run_on_card(
+        SMALL + """
+x = draw(300)
+engine_of(presets.cntk(3), x)
+try:
+    kernel_matrices([presets.cntk(3)], x, engine="cuda", n_jobs=4)
+except DeviceLost as error:
+    tell(str(error))
+""",
+        fails_at=fails_at,
+    )
+    assert "the graphics card of this process failed" in told
+    assert "CUDA_ERROR_ILLEGAL_ADDRESS" in told
+
+
+def test_an_image_that_is_refused_while_a_launch_is_under_way_leaves_room_for_the_next_tile() -> None:
+    found = run_on_card(SMALL + """
+from cntk_pipeline.layers import Dense, Erf, Sequential
+x = np.random.default_rng(0).standard_normal((96, 8))
+z = x.copy()
+z[:] = np.random.default_rng(1).standard_normal(z.shape)
+bad = z.copy()
+bad[90] = x[95] * (1 + 1e-15 * np.arange(8))
+engine = engine_of(Sequential(*[Dense(w_std=6.0), Erf()] * 30, Dense()), x, "float64")
+refused = 0
+for _ in range(3):
+    try:
+        engine.evaluator().evaluate(x, bad)
+    except NotAccurate:
+        refused += 1
+tell([refused, error_of(engine, x, z)])
+""")
+    assert found[0] == 3
+    assert found[1] < 1e-10
+
+
+def test_a_card_without_the_memory_is_refused_and_so_is_a_driver_that_is_too_old() -> None:
+    script = """
+try:
+    engine_of(presets.cntk(3), draw(2)).evaluator()
+except ConfigError as error:
+    tell(str(error))
+"""
+    assert "of the 1 MB of card of the tests, 1 MB are free" in run_on_card(script, bytes=10**6)
+    assert "does not load the kernel: CUDA_ERROR_INVALID_IMAGE" in run_on_card(script, is_old=1)
+
+
+def test_the_time_of_a_pair_is_that_of_the_clock() -> None:
+    found = run_on_card("""
+import time
+x = draw(3)
+engine = engine_of(presets.cntk(3), x)
+launcher = engine.launcher()
+finish = launcher.finish
+
+def sleeping(flight):
+    time.sleep(0.2)
+    return finish(flight)
+
+launcher.finish, engine._kept = sleeping, launcher
+tell(engine.measure(x).seconds)
+""")
+    assert found >= 0.2 / 64  # the core itself has hardly worked
