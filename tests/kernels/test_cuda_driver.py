@@ -4,8 +4,18 @@ That driver carries a stream out as late as the host allows, and fills new memor
 too early, read too early, or given back too early shows in the values. A card's own behaviour it does not show.
 """
 
+import os
+import subprocess
+import sys
+
+import gpu
 import pytest
-from support.cards import needs_card, run_on_card
+from support.cards import compile_driver, needs_card, run_on_card
+from support.warps import LANES, compile_for_cpu
+
+from cntk_pipeline.kernels import Question
+from cntk_pipeline.kernels.cuda.engine import CudaEngine
+from cntk_pipeline.kernels.cuda.source import write_source
 
 pytestmark = [pytest.mark.slow, *needs_card]
 
@@ -14,7 +24,9 @@ SMALL = "buffers.MOST_IMAGES = 32; buffers.ROUNDS = 1; buffers.MOST_MULTIPROCESS
 
 
 def test_a_tile_of_many_launches_has_the_values_of_the_cpu_and_holds_the_memory_that_was_counted() -> None:
-    found = run_on_card(SMALL + """
+    found = run_on_card(
+        SMALL
+        + """
 x, z = draw(100), draw(70, seed=1)
 engine = engine_of(presets.cntk(3), x)
 engine.evaluator()
@@ -24,7 +36,8 @@ tell({
     "bytes": [CARD.card_most_bytes(), buffers.launch_bytes(engine.program, engine.layout, 2)],
     "pinned": [CARD.card_pinned_bytes(), 2 * buffers.slot_bytes(engine.program, engine.layout)],
 })
-""")
+"""
+    )
     assert found["error"] < 1e-5
     assert found["launches"] == 4 * 3 + (4 + 3 + 2 + 1) + 1
     for most, counted in (found["bytes"], found["pinned"]):
@@ -32,13 +45,15 @@ tell({
 
 
 def test_launches_share_the_tensors_of_poolings_one_after_the_other() -> None:
-    found = run_on_card(SMALL + """
+    found = run_on_card(
+        SMALL
+        + """
 x = draw(64, 8)
 engine = engine_of(averaged(conv(), Relu(), AvgPool(2), conv(), Relu()), x, "float64")
-launcher = engine.evaluator()._launcher
+launcher = engine.evaluator().launcher
 error = error_of(engine, x)
 evaluator = engine.evaluator()
-first, second = list(evaluator._tile(*[evaluator.planar(x[:33])] * 2, False, False))[:2]
+first, second = list(evaluator.launches(*[evaluator.planar(x[:33])] * 2))[:2]
 before = CARD.card_launches_done()
 flights = [launcher.start(*launch.packed, launch.pairs) for launch in (first, second)]
 assert launcher.start(*first.packed, first.pairs, wait=False) is None
@@ -49,7 +64,8 @@ tell({
     "done": CARD.card_launches_done() - before,
     "bytes": [CARD.card_most_bytes(), buffers.launch_bytes(engine.program, engine.layout, 2)],
 })
-""")
+"""
+    )
     assert found["error"] < 1e-10
     assert found["done"] == 2  # the second one waits for the first
     most, counted = found["bytes"]
@@ -58,7 +74,9 @@ tell({
 
 def test_threads_that_share_a_card_have_the_values_of_the_cpu() -> None:
     """Seen to hang where a thread with a launch under way waits for room."""
-    found = run_on_card(SMALL + """
+    found = run_on_card(
+        SMALL
+        + """
 from cntk_pipeline.kernels import engines
 x = draw(300)
 network = presets.cntk(3, "gap")
@@ -66,7 +84,8 @@ engine_of(network, x, flips=True)
 asked = {"flips": True, "dtype": "float32"}
 own, expected = (kernel_matrices([network], x, engine=name, n_jobs=6, **asked) for name in ("cuda", "cpu"))
 tell({"error": float(abs(own - expected).max() / abs(expected).max()), "launches": CARD.card_launches()})
-""")
+"""
+    )
     assert found["error"] < 1e-5
     assert found["launches"] > 20
 
@@ -74,7 +93,8 @@ tell({"error": float(abs(own - expected).max() / abs(expected).max()), "launches
 @pytest.mark.parametrize("fails_at", [1, 3])
 def test_a_launch_that_fails_loses_the_device_and_leaves_no_thread_waiting(fails_at: int) -> None:
     told = run_on_card(
-        SMALL + """
+        SMALL
+        + """
 x = draw(300)
 engine_of(presets.cntk(3), x)
 try:
@@ -89,7 +109,9 @@ except DeviceLost as error:
 
 
 def test_an_image_that_is_refused_while_a_launch_is_under_way_leaves_room_for_the_next_tile() -> None:
-    found = run_on_card(SMALL + """
+    found = run_on_card(
+        SMALL
+        + """
 from cntk_pipeline.layers import Dense, Erf, Sequential
 x = np.random.default_rng(0).standard_normal((96, 8))
 z = x.copy()
@@ -104,7 +126,8 @@ for _ in range(3):
     except NotAccurate:
         refused += 1
 tell([refused, error_of(engine, x, z)])
-""")
+"""
+    )
     assert found[0] == 3
     assert found[1] < 1e-10
 
@@ -136,3 +159,43 @@ launcher.finish, engine._kept = sleeping, launcher
 tell(engine.measure(x).seconds)
 """)
     assert found >= 0.2 / 64  # the core itself has hardly worked
+
+
+def run_script(**settings: int) -> tuple[int, str]:
+    """Run the script for a device on its smallest network; return its exit code and what it says."""
+    name, (network, dtype, _, size) = next(iter(gpu.CASES.items()))
+    engine = CudaEngine(Question(((network, "ntk"),), (size, size, 3), dtype))
+    kernel = compile_for_cpu(write_source(engine.program, engine.layout, LANES.read_text()))
+    environment = {f"CARD_{key.upper()}": str(value) for key, value in settings.items()}
+    environment |= {"CARD_KERNEL": str(kernel), "LD_LIBRARY_PATH": str(compile_driver().parent)}
+    environment |= {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, gpu.__file__, name],
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=280,
+    )
+    return done.returncode, done.stdout
+
+
+def test_the_script_for_a_device_says_what_it_found_there() -> None:
+    code, told = run_script()
+    assert code == 0, told
+    assert "card of the tests, sm_90, 2 multiprocessors\n8.6 of 8.6 GB free; driver of CUDA 13.0\n" in told
+    (row,) = [line for line in told.splitlines() if line.startswith(f"| {next(iter(gpu.CASES))} | ")]
+    cells = row.strip("| ").split(" | ")
+    assert len(cells) == gpu.HEAD.splitlines()[0].count("|") - 1
+    assert float(cells[1]) < 1e-10
+    assert cells[2] == "same"
+    assert all(float(cell) > 0 for cell in cells[3:])
+    assert "1 of 1 networks" in told
+
+
+def test_a_network_of_the_script_that_fails_costs_its_own_row() -> None:
+    code, told = run_script(fails_at=3)
+    assert code == 1
+    assert "CUDA_ERROR_ILLEGAL_ADDRESS" in told
+    assert f"FAILED: {next(iter(gpu.CASES))}: " in told
+    assert "0 of 1 networks" in told

@@ -1,4 +1,4 @@
-"""Runs a script in a process of its own, whose driver of CUDA is this machine's CPU: cuda-core and all before it is real."""
+"""Runs a script in a process of its own, whose driver of CUDA is this machine's CPU; cuda-core is the real one."""
 
 import importlib.util
 import json
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from support.warps import needs_compiler
 
 DRIVER = Path(__file__).parent / "driver_of_cpu.cpp"

@@ -16,6 +16,8 @@
 
 namespace {
 
+const int LOST = 700;  // an illegal address
+
 struct Stream;
 struct Event {
   Stream* stream = nullptr;
@@ -32,6 +34,7 @@ std::recursive_mutex& lock = *new std::recursive_mutex;
 
 std::map<void*, size_t>& sizes = *new std::map<void*, size_t>;  // of memory of the device
 size_t used_bytes, most_bytes, pinned_bytes, launch_count, done_count;
+bool is_lost;  // as a card is behind a launch that failed: what the host asks next is told
 void* context;
 
 Stream* stream_of(void* handle) {
@@ -50,6 +53,7 @@ void run_until(Stream* stream, uint64_t number) {
 
 int add(void* handle, std::function<void()> command) {
   LOCKED;
+  if (is_lost) return LOST;
   Stream* stream = stream_of(handle);
   stream->commands.push_back(std::move(command));
   ++stream->queued;
@@ -91,7 +95,7 @@ typedef void (*Evaluate)(void*, void*, void*, void*, void*, int, int, void*, voi
 
 int launch(void* stream, void* kernel, void** parameters) {
   LOCKED;
-  if (++launch_count == size_t(setting("CARD_FAILS_AT", 0))) return 700;  // an illegal address
+  ++launch_count;
   const Evaluate evaluate = reinterpret_cast<Evaluate>(kernel);
   void* pointers[7];
   int numbers[2];
@@ -101,7 +105,7 @@ int launch(void* stream, void* kernel, void** parameters) {
   return add(stream, [=] {
     evaluate(pointers[0], pointers[1], pointers[2], pointers[3], pointers[4], numbers[0], numbers[1], pointers[5],
              pointers[6]);
-    ++done_count;
+    is_lost |= ++done_count == size_t(setting("CARD_FAILS_AT", 0));
   });
 }
 
@@ -128,7 +132,7 @@ int cuGetProcAddress(const char* name, void** out, int version, unsigned long lo
 int cuGetErrorName(int code, const char** out) {
   *out = code == 2     ? "CUDA_ERROR_OUT_OF_MEMORY"
          : code == 200 ? "CUDA_ERROR_INVALID_IMAGE"
-         : code == 700 ? "CUDA_ERROR_ILLEGAL_ADDRESS"
+         : code == LOST ? "CUDA_ERROR_ILLEGAL_ADDRESS"
                        : "CUDA_ERROR_UNKNOWN";
   return 0;
 }
@@ -196,14 +200,14 @@ int cuStreamDestroy(void*) { return 0; }  // events may still name it
 int cuStreamSynchronize(void* handle) {
   LOCKED;
   Stream* stream = stream_of(handle);
-  return run_until(stream, stream->queued), 0;
+  return run_until(stream, stream->queued), is_lost ? LOST : 0;
 }
 int cuStreamIsCapturing(void*, int* out) { return *out = 0, 0; }
 int cuStreamGetCtx(void*, void** out) { return *out = context, 0; }
 int cuEventCreate(void** out, unsigned) { return *out = new Event(), 0; }
 int cuEventDestroy(void* event) { return delete static_cast<Event*>(event), 0; }
 int cuEventRecord(void* handle, void* stream) {
-  add(stream, [] {});
+  if (add(stream, [] {})) return LOST;
   Event* event = static_cast<Event*>(handle);
   event->stream = stream_of(stream);
   return event->number = event->stream->queued, 0;
@@ -216,7 +220,7 @@ int cuEventSynchronize(void* handle) {
   LOCKED;
   const Event* event = static_cast<Event*>(handle);
   if (event->stream) run_until(event->stream, event->number);
-  return 0;
+  return is_lost ? LOST : 0;
 }
 
 // A cubin stands for the same text, compiled for the CPU.

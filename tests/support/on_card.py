@@ -9,15 +9,14 @@ import numpy as np
 
 CARD = ctypes.CDLL(os.environ["CARD_DRIVER"])  # before cuda-core looks for one
 
-from support.networks import averaged, conv, flattened  # noqa: E402
-from support.warps import LANES, compile_for_cpu  # noqa: E402
-
 from cntk_pipeline.errors import ConfigError, DeviceLost, NotAccurate, NotFinite  # noqa: E402
 from cntk_pipeline.kernels import CpuEngine, Question, kernel_matrices  # noqa: E402
 from cntk_pipeline.kernels.cuda import buffers  # noqa: E402
 from cntk_pipeline.kernels.cuda.engine import CudaEngine  # noqa: E402
 from cntk_pipeline.kernels.cuda.source import write_source  # noqa: E402
 from cntk_pipeline.layers import AvgPool, Dropout, GlobalAvgPool, Relu, presets  # noqa: E402
+from support.networks import averaged, conv, flattened  # noqa: E402
+from support.warps import LANES, compile_for_cpu  # noqa: E402
 
 __all__ = [
     "CARD",

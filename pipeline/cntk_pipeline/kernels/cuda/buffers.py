@@ -23,11 +23,14 @@ MOST_MULTIPROCESSORS, ROUNDS = 148, 16
 most a sixteenth of a tile's time passes while the last ones end."""
 
 
+KEPT_BYTES = 2**30
+"""Host memory for left images of a tile that stay prepared while launches against other right images need them."""
+
 SLOTS = 2
 """Launches at once: one computes, and the other one's images are copied. Each has buffers of its own."""
 
 BANDS = 4
-"""Launches that a tile is cut into where it has the pairs for it, so that only the first one's images are waited for."""
+"""Launches that a tile is cut into where it has the pairs for it: only the images of the first one are waited for."""
 
 
 def launch_size(program: Program, layout: Layout) -> int:
@@ -52,11 +55,29 @@ def band_size(program: Program, layout: Layout, rows: int, cols: int) -> int:
     return min(LANES * -(-wanted // LANES), size)
 
 
+def kept_images(program: Program, layout: Layout, rows: int) -> int:
+    """Count the left images of a tile of so many that stay prepared for all its launches."""
+    return min(rows, KEPT_BYTES // _left_bytes(program, layout))
+
+
+def kept_bytes(program: Program, layout: Layout, rows: int) -> int:
+    """Count the bytes of left images that stay prepared."""
+    return kept_images(program, layout, rows) * _left_bytes(program, layout)
+
+
+def _left_bytes(program: Program, layout: Layout) -> int:
+    """Count the bytes of a left image that is prepared, for the device and for the CPU, with its directions."""
+    pixels = int(np.prod(program.input_shape))
+    return 2 * (layout.left_size + pixels) * layout.dtype.itemsize + 4 * pixels
+
+
 def side_bytes(program: Program, layout: Layout) -> int:
     """Count the bytes of the images and statistics of the largest launch."""
     pixels = int(np.prod(program.input_shape))
     # Rows of right images are there twice, and their statistics in two levels.
-    return launch_size(program, layout) * (3 * pixels + layout.left_size + 2 * layout.right_size) * layout.dtype.itemsize
+    return (
+        launch_size(program, layout) * (3 * pixels + layout.left_size + 2 * layout.right_size) * layout.dtype.itemsize
+    )
 
 
 def slot_bytes(program: Program, layout: Layout) -> int:

@@ -9,7 +9,7 @@ from pydantic import Field
 from cntk_pipeline.config.section import Section
 from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.kernels.base import Engine, Question
-from cntk_pipeline.kernels.cuda.buffers import SLOTS, feeding_pairs, launch_size, slot_bytes
+from cntk_pipeline.kernels.cuda.buffers import SLOTS, feeding_pairs, kept_bytes, launch_size, slot_bytes
 from cntk_pipeline.kernels.cuda.counted import count_pair_seconds
 from cntk_pipeline.kernels.cuda.device import DeviceLauncher
 from cntk_pipeline.kernels.cuda.evaluator import CudaEvaluator, Launcher
@@ -86,7 +86,8 @@ class CudaEngine(Engine):
         # Pinned memory, and the launch that is prepared: its images, statistics before and after packing, its pairs.
         pinned = SLOTS * slot_bytes(self.program, self.layout)
         cpu = working_bytes(self.program, np.dtype(self.question.dtype).itemsize)
-        return pinned + 2 * slot_bytes(self.program, self.layout) + cpu
+        kept = kept_bytes(self.program, self.layout, tile)
+        return pinned + 2 * slot_bytes(self.program, self.layout) + kept + cpu
 
     @property
     def least_pairs(self) -> int:

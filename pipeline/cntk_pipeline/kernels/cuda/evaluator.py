@@ -1,8 +1,8 @@
 """Pairs of images on a device; what they need besides is computed on the CPU, as the CPU's engine does.
 
 The CPU prepares the statistics of each image, and computes the pairs that planes of float32 are not exact enough for.
-Such pairs are few, and have the bits that the engine "cpu" gives them. It does both while the device computes: a tile is
-cut into launches, of which the next one is prepared and started before the one under way is waited for.
+Such pairs are few, and have the bits that the engine "cpu" gives them. It does both while the device computes: a tile
+is cut into launches, of which the next one is prepared and started before the one under way is waited for.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import numpy as np
 from cntk_pipeline.errors import DeviceLost
 from cntk_pipeline.kernels.arithmetic import Group
 from cntk_pipeline.kernels.base import mirror_lower
-from cntk_pipeline.kernels.cuda.buffers import band_size, launch_size
+from cntk_pipeline.kernels.cuda.buffers import band_size, kept_images, launch_size
 from cntk_pipeline.kernels.cuda.device import errors_of_driver
 from cntk_pipeline.kernels.cuda.layout import Layout
 from cntk_pipeline.kernels.cuda.packing import Packed, pack_left, pack_right
@@ -51,6 +51,14 @@ class Launcher(Protocol):
 
 
 @dataclass(frozen=True)
+class _Left:
+    """Left images as the CPU and as the device reads them."""
+
+    group: Group
+    packed: Packed
+
+
+@dataclass(frozen=True)
 class _Right:
     """Right images that several launches have, as the CPU and as the device reads them."""
 
@@ -60,7 +68,7 @@ class _Right:
 
 
 @dataclass(frozen=True)
-class _Launch:
+class Launch:
     """A launch, prepared.
 
     Attributes
@@ -90,6 +98,10 @@ class CudaEvaluator(CpuEvaluator):
     program, dtype, flips : as of `CpuEvaluator`.
     launcher : of the program's kernel.
 
+    Attributes
+    ----------
+    launcher : shared with other evaluators.
+
     Raises
     ------
     DeviceLost
@@ -98,13 +110,14 @@ class CudaEvaluator(CpuEvaluator):
 
     def __init__(self, program: Program, dtype: str, flips: bool, launcher: Launcher) -> None:
         super().__init__(program, dtype, flips)
-        self._launcher = launcher
+        self.launcher = launcher
         self._size = launch_size(program, launcher.layout)
 
     def _evaluate(self, x: Array, z: Array, first: tuple[int, int], symmetric: bool, one_sample: bool) -> Array:
         """Evaluate all pairs of ``(n, C, H, W)``; where the result is ``symmetric``, the lower triangle, mirrored."""
         values = np.empty((self.program.readout_count, len(x), len(z)), self.dtype)
-        for launch, found in self._run(self._tile(x, z, symmetric, one_sample), first):
+        launches = self.launches(x, z, symmetric=symmetric, one_sample=one_sample)
+        for launch, found in self._run(launches, first):
             values[:, launch.rows, launch.cols][:, launch.wanted] = found
         if symmetric:
             mirror_lower(values)
@@ -116,10 +129,19 @@ class CudaEvaluator(CpuEvaluator):
             values[:, launch.rows] = found
         return values
 
-    def _tile(self, x: Array, z: Array, symmetric: bool, one_sample: bool) -> Iterator[_Launch]:
-        """Prepare the launches of a tile, one when it is asked for."""
+    def launches(self, x: Array, z: Array, *, symmetric: bool = False, one_sample: bool = False) -> Iterator[Launch]:
+        """Prepare the launches of a tile, one when it is asked for.
+
+        Parameters
+        ----------
+        x, z : ``(n, C, H, W)``, of `planar`.
+        symmetric : of pairs on and below the diagonal alone.
+        one_sample : images of one number are one sample.
+        """
         x_keys, z_keys = _number_contents(x, z)
-        height = band_size(self.program, self._launcher.layout, len(x), len(z))
+        layout, kept = self.launcher.layout, dict[int, _Left]()
+        height = band_size(self.program, layout, len(x), len(z))
+        most = kept_images(self.program, layout, len(x)) if len(z) > self._size else 0
         for start in range(0, len(z), self._size):
             cols = slice(start, min(start + self._size, len(z)))
             right = self._prepare_right(z[cols])
@@ -130,19 +152,21 @@ class CudaEvaluator(CpuEvaluator):
                 if one_sample:
                     same[row_numbers == col_numbers] = ITSELF
                 wanted = row_numbers >= col_numbers if symmetric else np.ones(same.shape, bool)
-                group = Group(self.planes, x[rows])
+                left = kept.get(top) or self._prepare_left(x[rows])
+                if rows.stop <= most:
+                    kept[top] = left
                 near = np.zeros(same.shape, bool)
                 for k, block in zip(range(0, len(right.images), LANES), right.blocks, strict=True):
                     lanes = slice(k, k + block.count)
-                    found = self._find_near(group, slice(None), right.images[lanes], block, same[:, lanes])
+                    found = self._find_near(left.group, slice(None), right.images[lanes], block, same[:, lanes])
                     near[:, lanes] = found
-                yield self._launch(group, right, same, rows, cols, wanted, near)
+                yield self._launch(left, right, same, rows, cols, wanted, near)
 
-    def _diagonal(self, x: Array, z: Array, one_sample: bool) -> Iterator[_Launch]:
+    def _diagonal(self, x: Array, z: Array, one_sample: bool) -> Iterator[Launch]:
         """Prepare the launches of pairs of one number, one when it is asked for."""
         for start in range(0, len(x), self._size):
             rows = slice(start, min(start + self._size, len(x)))
-            group, right = Group(self.planes, x[rows]), self._prepare_right(z[rows])
+            left, right = self._prepare_left(x[rows]), self._prepare_right(z[rows])
             keys = _number_contents(x[rows], z[rows])
             same = np.full(len(right.images), ITSELF, np.int8)
             if not one_sample:
@@ -151,32 +175,35 @@ class CudaEvaluator(CpuEvaluator):
             for k, block in zip(range(0, len(same), LANES), right.blocks, strict=True):
                 lanes = slice(k, k + block.count)
                 square = np.diag(same[lanes])
-                found = self._find_near(group, lanes, right.images[lanes], block, square)
+                found = self._find_near(left.group, lanes, right.images[lanes], block, square)
                 near[lanes] = np.diagonal(found)
-            yield self._launch(group, right, same, rows, rows, None, near)
+            yield self._launch(left, right, same, rows, rows, None, near)
 
     def _launch(
-        self, group: Group, right: _Right, same: Array, rows: slice, cols: slice, wanted: Array | None, near: Array
-    ) -> _Launch:
-        left = pack_left(self._launcher.layout, group.images, group.statistics(slice(None)).T)
+        self, left: _Left, right: _Right, same: Array, rows: slice, cols: slice, wanted: Array | None, near: Array
+    ) -> Launch:
         places = np.indices(same.shape, np.int32) if wanted is not None else [np.arange(len(same))] * 2
         listed = np.stack([*places, same], axis=-1, dtype=np.int32, casting="unsafe")
         chosen = np.ones(same.shape, bool) if wanted is None else wanted
-        return _Launch(
+        return Launch(
             rows,
             cols,
             wanted,
-            (group.images, right.images),
-            (left, right.packed),
+            (left.group.images, right.images),
+            (left.packed, right.packed),
             listed.reshape(-1, 3) if chosen.all() else listed[chosen],
             np.flatnonzero(near[chosen]),
         )
+
+    def _prepare_left(self, images: Array) -> _Left:
+        group = Group(self.planes, images)
+        return _Left(group, pack_left(self.launcher.layout, images, group.statistics(slice(None)).T))
 
     def _prepare_right(self, images: Array) -> _Right:
         starts = range(0, len(images), LANES)
         blocks = [self.planes.prepare(images[k : k + LANES]) for k in starts]
         statistics = np.concatenate([block.statistics[:, : block.count].T for block in blocks])
-        return _Right(images, blocks, pack_right(self._launcher.layout, images, statistics))
+        return _Right(images, blocks, pack_right(self.launcher.layout, images, statistics))
 
     def _find_near(self, group: Group, rows: slice, right: Array, block: Block, same: Array) -> Array:
         """Find the pairs with a block that are too near for the planes' dtype in any read-out: ``(rows, block)``."""
@@ -184,12 +211,12 @@ class CudaEvaluator(CpuEvaluator):
         lanes[rows, : block.count] = same
         return group.find_near(rows, right, block, lanes)[:, :, : block.count].any(0)
 
-    def _run(self, launches: Iterator[_Launch], first: tuple[int, int]) -> Iterator[tuple[_Launch, Array]]:
+    def _run(self, launches: Iterator[Launch], first: tuple[int, int]) -> Iterator[tuple[Launch, Array]]:
         """Run launches and return their values, ``(readouts, pairs)``; each is started before the last one is read.
 
         Only a thread that has none under way waits for room, or two threads could wait for each other.
         """
-        under_way: tuple[_Launch, Any] | None = None
+        under_way: tuple[Launch, Any] | None = None
         try:
             for launch in launches:
                 if self.planes.machine.memory.stop[0]:  # see `interrupt`
@@ -208,16 +235,16 @@ class CudaEvaluator(CpuEvaluator):
         finally:
             if under_way is not None:  # its room is another thread's from here on
                 with _losing_devices():
-                    self._launcher.finish(under_way[1])
+                    self.launcher.finish(under_way[1])
 
-    def _start(self, launch: _Launch, wait: bool) -> Any:
+    def _start(self, launch: Launch, wait: bool) -> Any:
         with _losing_devices():
-            return self._launcher.start(*launch.packed, launch.pairs, wait=wait)
+            return self.launcher.start(*launch.packed, launch.pairs, wait=wait)
 
-    def _finish(self, launch: _Launch, flight: Any, first: tuple[int, int]) -> tuple[_Launch, Array]:
+    def _finish(self, launch: Launch, flight: Any, first: tuple[int, int]) -> tuple[Launch, Array]:
         """Wait for a launch; compute the pairs that are too near for its dtype."""
         with _losing_devices():
-            found = self._launcher.finish(flight).T
+            found = self.launcher.finish(flight).T
         with np.errstate(over="ignore"):  # what is not finite is refused where it is returned
             values = found.astype(self.dtype)
         x, z = launch.images
