@@ -83,7 +83,7 @@ FURTHER = {
     "standard": averaged(conv(), Relu(), Conv(3, parameterization="standard", fan_in=128), Relu()),
     "biases with a rate": averaged(
         *[Conv(3, w_std=1.3, b_std=0.2, rate=0.5), Relu()],
-        *[Residual(Sequential(Conv(3, 2, b_std=0.1, parameterization="standard", fan_in=64), Relu()), conv(1, 2))],
+        *[Residual(Sequential(Conv(3, strides=2, b_std=0.1, parameterization="standard", fan_in=64), Relu()), conv(1, 2))],
     ),
     "not trained": averaged(Conv(3, w_std=1.4, trained=False), Relu(), conv(), Sign()),
 }
