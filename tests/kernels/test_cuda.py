@@ -50,7 +50,7 @@ NETWORKS = GOLDEN | GOLDEN_2
 
 REFUSED = {
     "attention": r"layer 2, SelfAttention.*: attention mixes all positions",
-    "attention_pos_sum": r"layer 2, Attend.*: attention mixes all positions",
+    "attention_pos_sum": r"layer 2, Attend.*: positions have vectors of their own",
     "attention_pos_val": r"layer 2, PositionalEmbedding.*: positions have vectors of their own",
     "attention_identity_sqrt": r"layer 2, LinearAttention.*: branches are multiplied",
     "product_glu": r"Elementwise is a series, not a closed form",
@@ -83,7 +83,7 @@ FURTHER = {
     "standard": averaged(conv(), Relu(), Conv(3, parameterization="standard", fan_in=128), Relu()),
     "biases with a rate": averaged(
         *[Conv(3, w_std=1.3, b_std=0.2, rate=0.5), Relu()],
-        *[Residual(Sequential(Conv(3, strides=2, b_std=0.1, parameterization="standard", fan_in=64), Relu()), conv(1, 2))],
+        Residual(Sequential(Conv(3, strides=2, b_std=0.1, parameterization="standard", fan_in=64), Relu()), conv(1, 2)),
     ),
     "not trained": averaged(Conv(3, w_std=1.4, trained=False), Relu(), conv(), Sign()),
 }

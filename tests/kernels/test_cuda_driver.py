@@ -34,7 +34,7 @@ tell({
     "error": max(error_of(engine, x, z), error_of(engine, x), error_of(engine, x[:1], z[:1])),
     "launches": CARD.card_launches(),
     "bytes": [CARD.card_most_bytes(), buffers.launch_bytes(engine.program, engine.layout, 2)],
-    "pinned": [CARD.card_pinned_bytes(), 2 * buffers.slot_bytes(engine.program, engine.layout)],
+    "pinned": [CARD.card_most_pinned_bytes(), 2 * buffers.slot_bytes(engine.program, engine.layout)],
 })
 """
     )
@@ -155,10 +155,23 @@ def sleeping(flight):
     time.sleep(0.2)
     return finish(flight)
 
-launcher.finish, engine._kept = sleeping, launcher
+launcher.finish, engine.launcher = sleeping, lambda: launcher
 tell(engine.measure(x).seconds)
 """)
     assert found >= 0.2 / 64  # the core itself has hardly worked
+
+
+def test_a_process_that_has_measured_leaves_the_memory_of_the_card_to_its_workers() -> None:
+    found = run_on_card("""
+x = draw(3, 8)
+engine = engine_of(averaged(conv(), Relu(), AvgPool(2), conv(), Relu()), x)
+cost = engine.measure(x)
+tell([cost.share, CARD.card_most_bytes(), CARD.card_used_bytes(), error_of(engine, x), CARD.card_used_bytes()])
+""")
+    share, most, left, error, used = found
+    assert share == 1
+    assert error < 1e-5
+    assert left == 0 < used <= most
 
 
 def run_script(**settings: int) -> tuple[int, str]:

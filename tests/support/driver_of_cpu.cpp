@@ -26,6 +26,7 @@ struct Event {
 struct Stream {
   std::deque<std::function<void()>> commands;
   uint64_t queued = 0, done = 0;
+  bool is_closed = false;  // a card carries out what is left
 };
 
 // Never destroyed: cuda-core gives memory back when the process has almost ended.
@@ -33,7 +34,8 @@ std::recursive_mutex& lock = *new std::recursive_mutex;
 #define LOCKED std::lock_guard<std::recursive_mutex> guard(lock)
 
 std::map<void*, size_t>& sizes = *new std::map<void*, size_t>;  // of memory of the device
-size_t used_bytes, most_bytes, pinned_bytes, launch_count, done_count;
+std::map<void*, size_t>& pinned = *new std::map<void*, size_t>;  // of memory of the host
+size_t used_bytes, most_bytes, pinned_bytes, most_pinned_bytes, launch_count, done_count;
 bool is_lost;  // as a card is behind a launch that failed: what the host asks next is told
 void* context;
 
@@ -57,6 +59,7 @@ int add(void* handle, std::function<void()> command) {
   Stream* stream = stream_of(handle);
   stream->commands.push_back(std::move(command));
   ++stream->queued;
+  if (stream->is_closed) run_until(stream, stream->queued);
   return 0;
 }
 
@@ -115,7 +118,8 @@ extern "C" {
 
 // What tests ask.
 size_t card_most_bytes() { return most_bytes; }
-size_t card_pinned_bytes() { return pinned_bytes; }
+size_t card_most_pinned_bytes() { return most_pinned_bytes; }
+size_t card_used_bytes() { return used_bytes + pinned_bytes; }
 size_t card_launches() { return launch_count; }
 size_t card_launches_done() { return done_count; }
 
@@ -179,8 +183,21 @@ int cuMemAllocAsync(void** out, size_t size, void*) { return allocate(out, size)
 int cuMemAlloc(void** out, size_t size) { return allocate(out, size); }
 int cuMemFreeAsync(void* memory, void* stream) { return add(stream, [=] { give_back(memory); }); }
 int cuMemFree(void* memory) { return give_back(memory), 0; }
-int cuMemAllocHost(void** out, size_t size) { return *out = malloc(size), pinned_bytes += size, 0; }
-int cuMemFreeHost(void* memory) { return free(memory), 0; }
+int cuMemAllocHost(void** out, size_t size) {
+  LOCKED;
+  *out = malloc(size);
+  pinned[*out] = size;
+  pinned_bytes += size;
+  if (pinned_bytes > most_pinned_bytes) most_pinned_bytes = pinned_bytes;
+  return 0;
+}
+int cuMemFreeHost(void* memory) {
+  LOCKED;
+  pinned_bytes -= pinned[memory];
+  memset(memory, 0xff, pinned[memory]);
+  pinned.erase(memory);
+  return free(memory), 0;
+}
 
 int cuMemcpyAsync(void* to, const void* from, size_t size, void* stream) {
   return add(stream, [=] { memcpy(to, from, size); });
@@ -196,7 +213,12 @@ int cuMemsetD8Async(void* memory, unsigned char value, size_t count, void* strea
 }
 
 int cuStreamCreateWithPriority(void** out, unsigned, int) { return *out = new Stream(), 0; }
-int cuStreamDestroy(void*) { return 0; }  // events may still name it
+int cuStreamDestroy(void* handle) {  // the struct stays: events may still name it
+  LOCKED;
+  Stream* stream = stream_of(handle);
+  stream->is_closed = true;
+  return run_until(stream, stream->queued), 0;
+}
 int cuStreamSynchronize(void* handle) {
   LOCKED;
   Stream* stream = stream_of(handle);

@@ -4,6 +4,7 @@ import importlib.util
 import queue
 import threading
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -41,8 +42,9 @@ def require_compiler() -> None:
         )
 
 
+@lru_cache(maxsize=2)
 def compile_cubin(source: str, architecture: str) -> Any:
-    """Compile the text of a kernel; needs no device.
+    """Compile the text of a kernel, once for all who ask; needs no device.
 
     Parameters
     ----------

@@ -96,9 +96,10 @@ class CudaEngine(Engine):
     def measure(self, sample: Array) -> PairCost:
         """Measure the seconds of a pair; a machine without a device of the architecture takes counted ones."""
         try:
-            evaluator = self.evaluator()
+            launcher = self.launcher()  # not kept: the workers of this machine need its memory on the device
         except ConfigError:  # a login node of a cluster, say: its workers are asked for their devices
             return PairCost(count_pair_seconds(self.program, self.layout.dtype, self._architecture), 0.0)
+        evaluator = CudaEvaluator(self.program, self.question.dtype, self.question.flips, launcher)
         rows = launch_size(self.program, self.layout)
         return PairCost(time_pairs(evaluator.evaluate, sample, rows, self.lane_width, time_by_clock), 1.0)
 
