@@ -7,6 +7,7 @@ too early, read too early, or given back too early shows in the values. A card's
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import gpu
 import pytest
@@ -108,16 +109,36 @@ except DeviceLost as error:
     assert "CUDA_ERROR_ILLEGAL_ADDRESS" in told
 
 
+def test_a_card_that_is_lost_says_so_to_all_who_ask_afterwards() -> None:
+    """Seen to hang where a launch that cannot be started keeps its slot."""
+    told = run_on_card(
+        SMALL
+        + """
+x, told = draw(100), []
+engine = engine_of(presets.cntk(3), x)
+for _ in range(4):
+    try:
+        engine.evaluator().evaluate(x)
+    except DeviceLost as error:
+        told.append(str(error))
+tell(told)
+""",
+        fails_at=2,
+    )
+    assert len(told) == 4
+    assert all("CUDA_ERROR_ILLEGAL_ADDRESS" in each for each in told)
+
+
 def test_an_image_that_is_refused_while_a_launch_is_under_way_leaves_room_for_the_next_tile() -> None:
+    """Seen to hang where the launch under way keeps its slot."""
     found = run_on_card(
         SMALL
         + """
 from cntk_pipeline.layers import Dense, Erf, Sequential
 x = np.random.default_rng(0).standard_normal((96, 8))
-z = x.copy()
-z[:] = np.random.default_rng(1).standard_normal(z.shape)
+z = np.random.default_rng(1).standard_normal(x.shape)
 bad = z.copy()
-bad[90] = x[95] * (1 + 1e-15 * np.arange(8))
+bad[10] = x[20] * (1 + 1e-15 * np.arange(8))
 engine = engine_of(Sequential(*[Dense(w_std=6.0), Erf()] * 30, Dense()), x, "float64")
 refused = 0
 for _ in range(3):
@@ -172,6 +193,32 @@ tell([cost.share, CARD.card_most_bytes(), CARD.card_used_bytes(), error_of(engin
     assert share == 1
     assert error < 1e-5
     assert left == 0 < used <= most
+
+
+def test_a_whole_run_on_a_card_has_the_values_of_the_cpu(tmp_path: Path) -> None:
+    error, launches = run_on_card(f"""
+import threading
+from support.problems import Recorder, whole_matrix
+from cntk_pipeline.config import parse_config
+from cntk_pipeline.workflow import run as runs
+
+path = {str(tmp_path / "run")!r}
+tables = {{
+    "data": {{"source": "digits", "train": 64, "test": 16}},
+    "network": {{"preset": "cntk"}},
+    "readouts": {{"depths": [3]}},
+    "kernel": {{"engine": "cuda", "architecture": "sm_90", "tile": 32, "dtype": "float64"}},
+    "cluster": {{"kind": "serial"}},
+    "store": {{"path": path}},
+}}
+engine_of(presets.cntk(3), np.zeros((1, 8, 8, 1)), "float64")
+run = runs.start(parse_config(tables, "test"), Recorder(), threading.Event())
+found = np.tril(whole_matrix(run, run.specification.readouts[0].name, "train"))
+expected = np.tril(kernel_matrices([presets.cntk(3)], run.inputs("train_images")[:], dtype="float64")[0, 0])
+tell([float(abs(found - expected).max() / abs(expected).max()), CARD.card_launches()])
+""")
+    assert error < 1e-10
+    assert launches > 6
 
 
 def run_script(**settings: int) -> tuple[int, str]:
