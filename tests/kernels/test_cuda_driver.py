@@ -130,7 +130,7 @@ tell(told)
 
 
 def test_an_image_that_is_refused_while_a_launch_is_under_way_leaves_room_for_the_next_tile() -> None:
-    """Seen to hang where the launch under way keeps its slot."""
+    """Seen to fail where the launch under way keeps its slot."""
     found = run_on_card(
         SMALL
         + """
