@@ -107,7 +107,7 @@ def measure(device: CudaEngine, cpu: Engine, images: int, checked: int = 3) -> F
         _time_launch(evaluator, x, z),
         _time_preparation(evaluator, x, z),
         pair_seconds / entries,
-        np.array_equal(*tiles),
+        np.array_equal(tiles[0], tiles[1]),
     )
 
 

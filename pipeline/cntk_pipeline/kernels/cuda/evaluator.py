@@ -209,7 +209,8 @@ class CudaEvaluator(CpuEvaluator):
         """Find the pairs with a block that are too near for the planes' dtype in any read-out: ``(rows, block)``."""
         lanes = np.zeros((len(group.images), LANES), np.int8)
         lanes[rows, : block.count] = same
-        return group.find_near(rows, right, block, lanes)[:, :, : block.count].any(0)
+        near = group.find_near(rows, right, block, lanes)[:, :, : block.count]
+        return np.logical_or.reduce(near)
 
     def _run(self, launches: Iterator[Launch], first: tuple[int, int]) -> Iterator[tuple[Launch, Array]]:
         """Run launches and return their values, ``(readouts, pairs)``; each is started before the last one is read.
@@ -226,9 +227,9 @@ class CudaEvaluator(CpuEvaluator):
                     last, under_way = under_way, None
                     yield self._finish(*last, first)
                     flight = self._start(launch, wait=True)
-                last, under_way = under_way, (launch, flight)
-                if last is not None:
-                    yield self._finish(*last, first)
+                before, under_way = under_way, (launch, flight)
+                if before is not None:
+                    yield self._finish(*before, first)
             if under_way is not None:
                 last, under_way = under_way, None
                 yield self._finish(*last, first)

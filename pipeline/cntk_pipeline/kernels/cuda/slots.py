@@ -26,7 +26,7 @@ class _Memory:
         """Show the beginning of the pinned memory as an array."""
         size = int(np.prod(shape)) * dtype.itemsize
         found = (ctypes.c_byte * size).from_address(int(self.host.handle))
-        return np.frombuffer(found, dtype).reshape(shape)
+        return np.frombuffer(memoryview(found), dtype).reshape(shape)
 
 
 class Slot:
