@@ -169,8 +169,8 @@ def bounds_seconds(counts: Counts, card: Card) -> dict[str, float]:
         "float64": double * 32 / card.double_lanes,
         "roots": counts.of("MUFU") * 2,
         # A load of 8 bytes a thread passes twice, a shuffle once; float64 has twice the bytes and its own shuffles. Of
-        # spills at least one pass each: the nearest cache is supposed to hold them.
-        "shuffles and loads": counts.of("SHFL") + 2 * counts.of("LDG") * (2 if double else 1) + counts.spills,
+        # spills as many passes as they have words: the nearest cache is supposed to hold them.
+        "shuffles and loads": counts.of("SHFL") + (2 * counts.of("LDG") + counts.spills) * (2 if double else 1),
     }
     return {unit: clock / (32 * card.multiprocessors * card.clock_hertz) for unit, clock in clocks.items()}
 

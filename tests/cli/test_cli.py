@@ -180,6 +180,24 @@ def test_network_shows_the_costliest_network_with_its_shapes(folder: Path) -> No
     assert "plane entries a pair in 2 stages" in lines[-1]
 
 
+def test_network_says_of_cards_what_they_compute_and_by_which_layer_they_refuse(folder: Path) -> None:
+    cards = ["--set", 'kernel.engine="cuda"', "--set", "cluster.gpus_per_node=1"]
+    result = cntk("network", "small.toml", *cards, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert "plane entries a pair" in result.stdout
+    (folder / "wide.toml").write_text(
+        '[data]\nsource = "digits"\ntrain = 40\ntest = 40\n'
+        '[[network.layers]]\nlayer = "Conv"\nfilter_shape = [7, 7]\n[[network.layers]]\nlayer = "Relu"\n'
+        '[[network.layers]]\nlayer = "GlobalAvgPool"\n[[network.layers]]\nlayer = "Dense"\n'
+    )
+    assert cntk("network", "wide.toml", cwd=folder).returncode == 0
+    refused = cntk("network", "wide.toml", *cards, cwd=folder)
+    assert refused.returncode == 1
+    said = " ".join(refused.stderr.split())
+    assert 'the engine "cuda" cannot compute layer 0, Conv((7, 7)' in said
+    assert 'Take engine = "cpu", or another layer' in said
+
+
 def test_a_grown_run_says_what_it_took_over_and_is_resumed_without_its_source(folder: Path) -> None:
     fixed = ["--set", "data.standardize=false", "--set", "solve.tile=16"]
     assert cntk("run", "small.toml", "--store", "few", "--set", "data.train=40", *fixed, cwd=folder).returncode == 0

@@ -43,7 +43,7 @@ from cntk_pipeline.kernels.cuda.engine import CudaEngine
 from support.warps import CpuLauncher
 
 class FailsOnce(CpuLauncher):
-    def run(self, left, right, pairs):
+    def start(self, left, right, pairs, **options):
         if len(pairs) > 3:  # a tile, not the test of two images at the start
             try:
                 Path({failed!r}).touch(exist_ok=False)
@@ -51,7 +51,7 @@ class FailsOnce(CpuLauncher):
                 pass
             else:
                 raise CUDAError("CUDA_ERROR_ILLEGAL_ADDRESS: a load or store was out of bounds")
-        return super().run(left, right, pairs)
+        return super().start(left, right, pairs, **options)
 
 CudaEngine.launcher = lambda self: FailsOnce(self.program, self.layout)
 """
@@ -95,7 +95,7 @@ class Fails:
     def __init__(self, engine: CudaEngineOnCpu) -> None:
         self.layout = engine.layout
 
-    def run(self, *_: object) -> None:
+    def start(self, *_: object, **__: object) -> None:
         from cuda.core._utils.cuda_utils import CUDAError
 
         raise CUDAError("CUDA_ERROR_LAUNCH_FAILED: an exception occurred on the device")

@@ -42,12 +42,27 @@ def test_a_plane_entry_of_two_columns_a_lane_takes_no_more_and_spills_little(arc
     assert (counts.of("SHFL"), counts.of("LDG"), counts.of("MUFU")) == (2, 2, 1)
 
 
-def test_a_plane_entry_in_float64_spills_nothing():
-    counts = gpu_model.count_gap("sm_80", "float64")
-    assert counts.instructions <= 115
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90", "sm_100"])
+def test_a_plane_entry_in_float64_spills_nothing(architecture):
+    """Seen to fail, with 170 and 176 instructions, where numbers are parts of the text."""
+    counts = gpu_model.count_gap(architecture, "float64")
+    # Recorded: 109.1, 111.9 and 113.0 instructions. Arithmetic, shuffles and loads alone are 72.
+    assert 72 <= counts.instructions <= 116
     assert counts.spills == 0
     assert 128 < counts.registers <= 255
-    assert counts.of("SHFL") == 8
+    assert counts.of("DFMA", "DMUL", "DADD") == pytest.approx(61.9, abs=0.2)
+    assert (counts.of("SHFL"), counts.of("LDG")) == (8, 2)
+
+
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90", "sm_100"])
+def test_a_plane_entry_in_float64_of_two_columns_a_lane_keeps_its_planes_in_memory(architecture):
+    counts = gpu_model.count_gap(architecture, "float64", 64)
+    # Recorded: 115.1, 121.4 and 111.9 instructions, of which 6.8, 5.4 and 3.7 are spills, with 80, 128 and 128
+    # registers. S and T are 512 registers: each layer loads and stores them, which is 4 spills.
+    assert 72 <= counts.instructions <= 126
+    assert 3 < counts.spills <= 7
+    assert 64 < counts.registers <= 255
+    assert (counts.of("SHFL"), counts.of("LDG")) == (4, 2)
 
 
 def test_more_warps_than_there_are_registers_for_are_seen_to_spill():

@@ -23,28 +23,39 @@ needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is 
 
 
 @cache
-def compile_for_cpu(text: str) -> ctypes.CDLL:
-    """Compile a text and load it."""
+def compile_for_cpu(text: str) -> Path:
+    """Compile a text to a library."""
     path = Path(_FOLDER.name) / f"{len(list(Path(_FOLDER.name).iterdir()))}.so"
     options = ["-O0", "-march=native", "-w", "-shared", "-fPIC", "-xc++", "-", "-o", str(path)]
     done = subprocess.run(["g++", *options], input=text, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[:3000]
-    return ctypes.CDLL(str(path))
+    return path
+
+
+@cache
+def load_for_cpu(text: str) -> ctypes.CDLL:
+    """Compile a text and load it."""
+    return ctypes.CDLL(str(compile_for_cpu(text)))
 
 
 class CpuLauncher:
-    """Runs the kernel of a program on this machine's CPU."""
+    """Runs the kernel of a program on this machine's CPU: each launch as late as may be, when it is waited for."""
 
     def __init__(self, program: Program, layout: Layout) -> None:
         self.layout = layout
         self._readout_count = program.readout_count
-        self._library = compile_for_cpu(write_source(program, layout, LANES.read_text()))
+        self._library = load_for_cpu(write_source(program, layout, LANES.read_text()))
 
-    def run(self, left: Packed, right: Packed, pairs: Array) -> Array:
+    def start(self, left: Packed, right: Packed, pairs: Array, *, wait: bool = True) -> tuple[Packed, Packed, Array]:
+        return left, right, pairs
+
+    def finish(self, flight: tuple[Packed, Packed, Array]) -> Array:
+        left, right, pairs = flight
         readouts = np.full((len(pairs), self._readout_count), np.nan)
         tensors = np.zeros(max(1, self.layout.tensor_size * self.layout.pairs), self.layout.dtype)
-        listed = np.ascontiguousarray(pairs, np.int32)
-        inputs = [left.pixels, right.pixels, left.statistics, right.statistics, listed]
+        inputs = [left.pixels, right.pixels, left.statistics, right.statistics, pairs]
+        assert pairs.dtype == np.int32
+        assert all(array.flags.c_contiguous for array in inputs)
         self._library.evaluate(
             *(ctypes.c_void_p(array.ctypes.data) for array in inputs),
             ctypes.c_int(len(pairs)),

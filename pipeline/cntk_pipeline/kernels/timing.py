@@ -36,7 +36,29 @@ class PairCost:
     share: float
 
 
-def time_pairs(evaluate: Callable[[Array, Array], Array], sample: Array, rows_at_most: int, lane_width: int) -> float:
+def time_call(call: Callable[[], object]) -> float:
+    """Time a call on one core, in seconds."""
+    start, used = time.perf_counter(), time.thread_time()
+    call()
+    passed, used = time.perf_counter() - start, time.thread_time() - used
+    # The core's own time leaves out what other programs took of it; some systems count it in steps of 16 ms.
+    return used if passed > CLOCK_SECONDS else passed
+
+
+def time_by_clock(call: Callable[[], object]) -> float:
+    """Time a call by the clock, in seconds: of what a device computes, the core's own time is only the wait."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def time_pairs(
+    evaluate: Callable[[Array, Array], Array],
+    sample: Array,
+    rows_at_most: int,
+    lane_width: int,
+    time_one: Callable[[Callable[[], object]], float] = time_call,
+) -> float:
     """Time a pair, after compilation, in the fastest of tiles that grow as long as the time allows.
 
     Parameters
@@ -45,6 +67,7 @@ def time_pairs(evaluate: Callable[[Array, Array], Array], sample: Array, rows_at
     sample : standardised images, left ones; repeated as often as needed.
     rows_at_most : left images of the largest tile.
     lane_width : right images of the smallest one.
+    time_one : times a call in seconds.
     """
     # An image and its copy may be computed in float64, as few pairs of a run are: right images are others. Their seed
     # is no usual one, since people try the program with random images: copies of those cost four times as much.
@@ -58,16 +81,7 @@ def time_pairs(evaluate: Callable[[Array, Array], Array], sample: Array, rows_at
     began = time.perf_counter()
     while True:
         left, right = tile(rows), other[:columns]
-        best = min(best, time_call(partial(evaluate, left, right)) / (rows * columns))
+        best = min(best, time_one(partial(evaluate, left, right)) / (rows * columns))
         if time.perf_counter() - began > SAMPLE_SECONDS:
             return best
         rows, columns = (2 * rows, columns) if rows < rows_at_most else (rows, min(2 * columns, LARGEST_SAMPLE))
-
-
-def time_call(call: Callable[[], object]) -> float:
-    """Time a call on one core, in seconds."""
-    start, used = time.perf_counter(), time.thread_time()
-    call()
-    passed, used = time.perf_counter() - start, time.thread_time() - used
-    # The core's own time leaves out what other programs took of it; some systems count it in steps of 16 ms.
-    return used if passed > CLOCK_SECONDS else passed

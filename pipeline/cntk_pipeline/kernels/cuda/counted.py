@@ -5,9 +5,9 @@ import numpy as np
 from cntk_pipeline.kernels.program import Program
 
 LEAST_SECONDS = {
-    "sm_80": (2.32e-12, 13.1e-12),
-    "sm_89": (2.99e-12, 270e-12),
-    "sm_90": (1.53e-12, 5.74e-12),
+    "sm_80": (2.33e-12, 13.1e-12),
+    "sm_89": (3.00e-12, 270e-12),
+    "sm_90": (1.53e-12, 4.31e-12),
 }
 """The least seconds of a plane entry in float32 and float64 on A100, L4 and H100, of ``benchmarks/gpu_model.py``."""
 

@@ -1,15 +1,19 @@
 """The kernel of a program on a device of this machine, by cuda-core: compiling, memory, launches."""
 
 import importlib.util
+import queue
 import threading
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from cntk_pipeline.errors import ConfigError
-from cntk_pipeline.kernels.cuda.buffers import BLOCKS_PER_MULTIPROCESSOR, launch_bytes
+from cntk_pipeline.kernels.cuda.buffers import BLOCKS_PER_MULTIPROCESSOR, SLOTS, launch_bytes
 from cntk_pipeline.kernels.cuda.layout import Layout
 from cntk_pipeline.kernels.cuda.packing import Packed
+from cntk_pipeline.kernels.cuda.slots import Slot
 from cntk_pipeline.kernels.cuda.source import write_source
 from cntk_pipeline.kernels.program import Array, Program
 
@@ -38,8 +42,9 @@ def require_compiler() -> None:
         )
 
 
+@lru_cache(maxsize=2)
 def compile_cubin(source: str, architecture: str) -> Any:
-    """Compile the text of a kernel; needs no device.
+    """Compile the text of a kernel, once for all who ask; needs no device.
 
     Parameters
     ----------
@@ -63,8 +68,26 @@ def compile_cubin(source: str, architecture: str) -> Any:
     return CudaProgram(source, "c++", options).compile("cubin")
 
 
+@dataclass(frozen=True)
+class Flight:
+    """A launch that was started.
+
+    Attributes
+    ----------
+    slot : its own until it is finished.
+    done : event behind the last of its copies.
+    values : (pairs, readouts) float64 in pinned memory, to be read behind ``done``.
+    """
+
+    slot: Slot
+    done: Any
+    values: Array
+
+
 class DeviceLauncher:
     """Runs the kernel of a program on the first device that the process sees; any number of threads may share it.
+
+    Launches have a stream each, `SLOTS` of them at once: while one computes, the images of the next one are copied.
 
     Parameters
     ----------
@@ -73,7 +96,7 @@ class DeviceLauncher:
     Raises
     ------
     ConfigError
-        If there is no driver, no device, one of another architecture, or one without the memory of a launch.
+        If there is no driver, no device, one of another architecture, or one without the memory of the launches.
     """
 
     def __init__(self, program: Program, layout: Layout, architecture: str) -> None:
@@ -83,51 +106,84 @@ class DeviceLauncher:
         self._device = _open_device(architecture)
         multiprocessors = self._device.properties.multiprocessor_count
         require_memory(launch_bytes(program, layout, multiprocessors), *_memory_here(), self._device.name)
-        self._lock = threading.Lock()  # threads would share the stream, and need the memory of a launch each
-        self._stream = self._device.create_stream()
         # Kept, since the kernel is a part of it.
         self._code = compile_cubin(write_source(program, layout), architecture)
-        self._kernel = self._code.get_kernel("evaluate")
+        self._kernel = _load(self._code, self._device.name)
         self._blocks = BLOCKS_PER_MULTIPROCESSOR * multiprocessors
+        self._free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
+        for _ in range(SLOTS):
+            self._free.put(Slot(self._device))
+        self._order = threading.Lock()
+        self._tensors: Any = None
+        self._last: Any = None  # event behind the launch that had the tensors
 
-    def run(self, left: Packed, right: Packed, pairs: Array) -> Array:
-        """Run pairs; see `Launcher.run`."""
-        with self._lock:
-            return self._run(left, right, pairs)
+    def start(self, left: Packed, right: Packed, pairs: Array, *, wait: bool = True) -> Flight | None:
+        """Start pairs; see `Launcher.start`."""
+        try:
+            slot = self._free.get(block=wait)
+        except queue.Empty:
+            return None
+        try:
+            return self._start(slot, left, right, pairs)
+        except BaseException:
+            self._free.put(slot)
+            raise
 
-    def _run(self, left: Packed, right: Packed, pairs: Array) -> Array:
-        from cuda.core import LaunchConfig, launch
+    def finish(self, flight: Flight) -> Array:
+        """Wait for a launch; see `Launcher.finish`."""
+        try:
+            flight.done.sync()
+            return flight.values.copy()
+        finally:
+            self._free.put(flight.slot)
+
+    def _start(self, slot: Slot, left: Packed, right: Packed, pairs: Array) -> Flight:
+        from cuda.core import EventOptions, LaunchConfig, launch
 
         self._device.set_current()  # this may be another thread
-        sent = [left.pixels, right.pixels, left.statistics, right.statistics, np.ascontiguousarray(pairs, np.int32)]
-        inputs = [self._send(array) for array in sent]
-        readouts = np.empty((len(pairs), self._readout_count))
+        sent = {"left pixels": left.pixels, "right pixels": right.pixels, "left": left.statistics}
+        sent |= {"right": right.statistics, "pairs": pairs}
+        inputs = [slot.send(name, array) for name, array in sent.items()]
+        shape = len(pairs), self._readout_count
+        outputs = slot.reserve("values", 8 * len(pairs) * self._readout_count)
         blocks = max(1, min(self._blocks, -(-len(pairs) // self.layout.pairs)))
-        outputs = self._allocate(readouts.nbytes)
-        tensors = self._allocate(blocks * self.layout.pairs * self.layout.tensor_size * self.layout.dtype.itemsize)
-        tensors.fill(0, stream=self._stream)  # what is read there beyond what was written has weight 0
         config = LaunchConfig(grid=blocks, block=32 * self.layout.warps)
         sizes = np.int32(len(pairs)), np.int32(right.statistics[0].size)
-        launch(self._stream, config, self._kernel, *inputs, *sizes, outputs, tensors)
-        _host(readouts).copy_from(outputs, stream=self._stream)
-        self._stream.sync()
-        return readouts
+        with self._order:
+            tensors = self._clear_tensors(slot) if self.layout.tensor_size else outputs  # a pointer that is not used
+            launch(slot.stream, config, self._kernel, *inputs, *sizes, outputs, tensors)
+            if self.layout.tensor_size:
+                self._last = slot.stream.record()
+        values = slot.fetch("values", shape, np.dtype(np.float64))
+        # A thread that waits leaves its core to the others: they prepare images.
+        return Flight(slot, slot.stream.record(options=EventOptions(blocking_sync=True)), values)
 
-    def _send(self, array: Array) -> Any:
-        buffer = self._allocate(array.nbytes)
-        if array.nbytes:
-            buffer.copy_from(_host(array), stream=self._stream)
-        return buffer
+    def _clear_tensors(self, slot: Slot) -> Any:
+        """Return the tensors of all blocks, behind the launch before: they are too large to be there for each slot."""
+        if self._tensors is None:
+            numbers = self._blocks * self.layout.pairs * self.layout.tensor_size
+            self._tensors = self._device.allocate(numbers * self.layout.dtype.itemsize, stream=slot.stream)
+        else:
+            slot.stream.wait(self._last)
+        self._tensors.fill(0, stream=slot.stream)  # what is read there beyond what was written has weight 0
+        return self._tensors
 
-    def _allocate(self, size_bytes: int) -> Any:
-        return self._device.allocate(max(size_bytes, 16), stream=self._stream)
 
+def _load(code: Any, name: str) -> Any:
+    """Load the kernel of a cubin.
 
-def _host(array: Array) -> Any:
-    """Show an array of NumPy to cuda-core as memory."""
-    from cuda.core import Buffer
-
-    return Buffer.from_handle(array.ctypes.data, array.nbytes, owner=array)
+    Raises
+    ------
+    ConfigError
+        If the driver takes no such code.
+    """
+    try:
+        return code.get_kernel("evaluate")
+    except errors_of_driver() as error:
+        raise ConfigError(
+            f"the driver of {name} does not load the kernel: {error} A driver must be as new as the compiler: update "
+            "it, or install the cuda-core for the driver at hand: docs/gpu.md"
+        ) from None
 
 
 def _open_device(architecture: str) -> Any:

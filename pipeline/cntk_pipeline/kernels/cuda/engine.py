@@ -9,7 +9,7 @@ from pydantic import Field
 from cntk_pipeline.config.section import Section
 from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.kernels.base import Engine, Question
-from cntk_pipeline.kernels.cuda.buffers import PAIR_BYTES, VALUE_BYTES, feeding_pairs, launch_size
+from cntk_pipeline.kernels.cuda.buffers import SLOTS, feeding_pairs, kept_bytes, launch_size, slot_bytes
 from cntk_pipeline.kernels.cuda.counted import count_pair_seconds
 from cntk_pipeline.kernels.cuda.device import DeviceLauncher
 from cntk_pipeline.kernels.cuda.evaluator import CudaEvaluator, Launcher
@@ -20,7 +20,7 @@ from cntk_pipeline.kernels.lanes import LANES
 from cntk_pipeline.kernels.lowering import count_revisions, lower
 from cntk_pipeline.kernels.memory import planes_dtype, working_bytes
 from cntk_pipeline.kernels.program import Array
-from cntk_pipeline.kernels.timing import PairCost
+from cntk_pipeline.kernels.timing import PairCost, time_by_clock, time_pairs
 
 if TYPE_CHECKING:
     from cntk_pipeline.kernels.summaries import NodeSummary, Summary
@@ -83,12 +83,11 @@ class CudaEngine(Engine):
         return DeviceLauncher(self.program, self.layout, self._architecture)
 
     def working_bytes(self, tile: int) -> int:
-        images = launch_size(self.program, self.layout)
-        pixels = int(np.prod(self.program.input_shape))
-        numbers = images * (2 * self.layout.left_size + 3 * self.layout.right_size + 4 * pixels)
-        pairs = images**2 * (PAIR_BYTES + VALUE_BYTES * self.program.readout_count)
+        # Pinned memory, and the launch that is prepared: its images, statistics before and after packing, its pairs.
+        pinned = SLOTS * slot_bytes(self.program, self.layout)
         cpu = working_bytes(self.program, np.dtype(self.question.dtype).itemsize)
-        return numbers * self.layout.dtype.itemsize + pairs + cpu
+        kept = kept_bytes(self.program, self.layout, tile)
+        return pinned + 2 * slot_bytes(self.program, self.layout) + kept + cpu
 
     @property
     def least_pairs(self) -> int:
@@ -97,10 +96,12 @@ class CudaEngine(Engine):
     def measure(self, sample: Array) -> PairCost:
         """Measure the seconds of a pair; a machine without a device of the architecture takes counted ones."""
         try:
-            self.evaluator()
+            launcher = self.launcher()  # not kept: the workers of this machine need its memory on the device
         except ConfigError:  # a login node of a cluster, say: its workers are asked for their devices
             return PairCost(count_pair_seconds(self.program, self.layout.dtype, self._architecture), 0.0)
-        return super().measure(sample)
+        evaluator = CudaEvaluator(self.program, self.question.dtype, self.question.flips, launcher)
+        rows = launch_size(self.program, self.layout)
+        return PairCost(time_pairs(evaluator.evaluate, sample, rows, self.lane_width, time_by_clock), 1.0)
 
     @property
     def plane_entries(self) -> int:

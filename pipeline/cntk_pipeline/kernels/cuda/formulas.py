@@ -3,6 +3,7 @@
 So a dual has one source on all engines. Each operation that a formula carries out becomes a line of C.
 """
 
+import struct
 from collections.abc import Callable, Sequence
 from types import FunctionType, ModuleType
 from typing import Any
@@ -68,15 +69,20 @@ class Lines:
     Parameters
     ----------
     dtype : of the numbers.
+    table : the name of a table for numbers of float64. An instruction takes the upper half of such a number alone, or
+        all of it from memory for constants; else two more instructions would build it up each time.
 
     Attributes
     ----------
     text : one line an operation.
+    listed : the numbers of the table, with their places.
     """
 
-    def __init__(self, dtype: np.dtype) -> None:
+    def __init__(self, dtype: np.dtype, table: str) -> None:
         self.text: list[str] = []
+        self.listed: dict[float, int] = {}
         self._dtype = dtype
+        self._table = table
 
     def keep(self, expression: str) -> Value:
         """Write an expression into a line and return its name."""
@@ -113,7 +119,11 @@ class Lines:
         return self._rewrite(formula)(*arguments)
 
     def _name(self, value: Value | float) -> str:
-        return value.name if isinstance(value, Value) else f"spread({number(value, self._dtype)})"
+        if isinstance(value, Value):
+            return value.name
+        if self._dtype == np.float64 and struct.unpack("<I", struct.pack("<d", value)[:4])[0]:
+            return f"spread({self._table}[{self.listed.setdefault(float(value), len(self.listed))}])"
+        return f"spread({number(value, self._dtype)})"
 
     def _rewrite(self, formula: Callable[..., Any]) -> Callable[..., Any]:
         """Return a function of Python whose names mean the functions of C."""
@@ -160,12 +170,15 @@ def print_dual(function: type[ClosedForm], name: str, dtype: np.dtype) -> str:
     name : of the struct.
     dtype : of planes.
     """
-    lines, count = Lines(dtype), function.statistic_count
+    table = f"numbers_of_{name}"
+    lines, count = Lines(dtype, table), function.statistic_count
     x, z = (tuple(Value(lines, f"{side}[{k}]") for k in range(count)) for side in "xz")
     constants = tuple(Value(lines, f"spread(constants[{k}])") for k in range(3))
     value, slope = lines.run(function.dual, Value(lines, "covariance"), x, z, constants)
     body = "\n".join(f"    {line}" for line in lines.text)
-    return f"""struct {name} {{  // {function.__name__}
+    numbers = ", ".join(number(value, dtype) for value in lines.listed or [0.0])
+    return f"""PARAMETERS real {table}[{max(1, len(lines.listed))}] = {{{numbers}}};
+struct {name} {{  // {function.__name__}
   static const int count = {count};
   static DEVICE void at(lane_real covariance, const lane_real (&x)[{count}], const lane_real (&z)[{count}],
                         const real* constants, lane_real& value, lane_real& slope) {{

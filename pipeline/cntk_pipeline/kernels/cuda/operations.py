@@ -76,7 +76,7 @@ def _weigh(setting: Setting, op: Operation, dual: str) -> tuple[str, ...]:
     registers += [register_name(part, op.target, op.target_grid) for part in "st"]
     return (
         f"weigh<Windows<{windows}>, {_size(op.grid)}, {_size(op.target_grid)}, {segment(setting.stage)}, "
-        f"{str(op.tangent).lower()}, {own}, {dual}>({here}, {to}, {_PARAMETERS},\n"
+        f"{str(op.tangent).lower()}, {own}, {str(op.extra != 0).lower()}, {dual}>({here}, {to}, {_PARAMETERS},\n"
         f"        Activation<{dual}, {op.target_grid.width}, {lane_columns(setting.stage)}>(a, pair, {to}, {_PLACES}, "
         f"{level}, {_PARAMETERS}, {layout.left_size}, {layout.right_size}), {', '.join(registers)});",
     )

@@ -30,21 +30,20 @@ def pack_left(layout: Layout, images: Array, statistics: Array) -> Packed:
     """Pack left images ``(n, C, H, W)`` and what `prepare_statistics` found."""
     packed = np.zeros((len(images), layout.left_size), layout.dtype)
     for place in layout.statistics.values():
-        packed[:, place.left : place.left + place.known.count * place.known.area] = _side_by_side(place, statistics)
+        _view(packed, place.left, place)[...] = _side_by_side(place, statistics)
     return Packed(np.ascontiguousarray(images, layout.dtype), packed)
 
 
 def pack_right(layout: Layout, images: Array, statistics: Array) -> Packed:
     """Pack right images: rows twice, one below the other, and inverse deviations a second time, raised."""
     packed = np.zeros((2, len(images), layout.right_size), layout.dtype)
-    for place in layout.statistics.values():
-        size = place.known.count * place.known.area
-        found = _side_by_side(place, statistics)
-        for level in range(2):
-            if level:
-                found[:, :: place.known.count] *= layout.dtype.type(RAISE)
-            packed[level, :, place.right : place.right + size] = found
-            packed[level, :, place.right + size : place.right + 2 * size] = found
+    ranges = [(place, place.right, place.known.count * place.known.area) for place in layout.statistics.values()]
+    for place, begin, size in ranges:
+        _view(packed[0], begin, place)[...] = _side_by_side(place, statistics)
+        packed[0, :, begin + size : begin + 2 * size] = packed[0, :, begin : begin + size]
+    packed[1] = packed[0]
+    for place, begin, size in ranges:
+        packed[1, :, begin : begin + 2 * size : place.known.count] *= layout.dtype.type(RAISE)
     return Packed(np.concatenate([images, images], axis=2).astype(layout.dtype, copy=False), packed)
 
 
@@ -56,7 +55,14 @@ def prepare_statistics(arithmetic: Arithmetic, images: Array) -> Array:
 
 
 def _side_by_side(place: Place, statistics: Array) -> Array:
-    """Return the statistics of one operation with those of a position side by side: a copy."""
+    """Show the statistics of one operation with those of a position side by side: ``(n, positions, statistics)``."""
     known = place.known
     own = statistics[:, known.start : known.start + known.count * known.area]
-    return own.reshape(-1, known.count, known.area).transpose(0, 2, 1).reshape(len(own), -1).copy()
+    return own.reshape(len(own), known.count, known.area).transpose(0, 2, 1)
+
+
+def _view(packed: Array, begin: int, place: Place) -> Array:
+    """Show the place of the statistics of one operation in the same way."""
+    known = place.known
+    found = packed[:, begin : begin + known.count * known.area]
+    return found.reshape(len(packed), known.area, known.count)  # no copy: its last axis is cut

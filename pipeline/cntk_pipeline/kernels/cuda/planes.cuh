@@ -211,8 +211,9 @@ template <int W, int COLUMNS> struct Activation<NoDual, W, COLUMNS> {
   DEVICE void apply(int, int, lane_real&, lane_real& slope) const { slope = spread(1); }
 };
 
-// S = scale * window_sum(S) + bias, T = scale * window_sum(T) + own * S; then S' and T' = slope * T.
-template <class WINDOWS, int H, int W, int TO_H, int TO_W, int SEGMENT, bool TANGENT, int OWN, class DUAL, int COLUMNS>
+// S = scale * window_sum(S) + bias, T = scale * window_sum(T) + own * S + extra; then S' and T' = slope * T.
+template <class WINDOWS, int H, int W, int TO_H, int TO_W, int SEGMENT, bool TANGENT, int OWN, bool EXTRA, class DUAL,
+          int COLUMNS>
 DEVICE void weigh(const Grid<COLUMNS>& from, const Grid<COLUMNS>& to, const real* parameters,
                   const Activation<DUAL, TO_W, COLUMNS>& activation, const lane_real (&s)[H][COLUMNS],
                   const lane_real (&t)[H][COLUMNS], lane_real (&s_out)[TO_H][COLUMNS],
@@ -254,6 +255,7 @@ DEVICE void weigh(const Grid<COLUMNS>& from, const Grid<COLUMNS>& to, const real
       if (TANGENT && OWN == 0) tangent = parameters[0] * tangent;
       if (TANGENT && OWN == 1) tangent = multiply_add(spread(parameters[0]), tangent, covariance);
       if (TANGENT && OWN == 2) tangent = multiply_add(spread(parameters[0]), tangent, parameters[2] * covariance);
+      if (TANGENT && EXTRA) tangent = tangent + parameters[6];
       activation.apply(r, j, covariance, slope);
       s_out[r][j] = covariance;
       if (TANGENT) t_out[r][j] = tangent * slope;

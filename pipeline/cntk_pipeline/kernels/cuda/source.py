@@ -92,7 +92,7 @@ class _Writer:
 
     def _parameters(self, op: Operation) -> list[float]:
         constants = op.function.constants if isinstance(op.function, ClosedForm) else ()
-        return [op.scale, op.bias, op.own, *constants, *[0.0] * (3 - len(constants))]
+        return [op.scale, op.bias, op.own, *constants, *[0.0] * (3 - len(constants)), op.extra]
 
     def _places(self, index: int, op: Operation) -> list[int]:
         if op.code is Code.REDUCE and op.weights is not None:

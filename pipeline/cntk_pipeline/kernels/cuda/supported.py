@@ -59,8 +59,6 @@ def why_not(op: Operation) -> str | None:
     """Say why the kernel cannot carry out an operation; None where it can."""
     if op.code not in WRITERS:
         return UNWRITTEN.get(op.code, f"{op.code.name} has no text for cards")
-    if op.extra:
-        return "biases of the standard parameterization, or with a rate, add a number of their own"
     if op.function is not None and not isinstance(op.function, ClosedForm):
         return f"{type(op.function).__name__} is a series, not a closed form"
     for axis in op.windows or ():
