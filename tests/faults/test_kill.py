@@ -21,6 +21,7 @@ from support.processes import (
     WORKERS,
     begun,
     computing_worker,
+    receipts,
     start_driver,
     wait_for_receipts,
     wait_until,
@@ -43,6 +44,26 @@ FACTOR = {
     "solve": {"ridges": [1e-2], "tile": 60},
 }
 """230 tiles of a factor, each quick."""
+
+ON_CENTRES = {"solver": "centres", "centres": 60, "ridges": [1e-2], "tile": 16}
+CHOICES = {
+    choice: {
+        "data": {"source": "digits", "train": 300, "test": 30},
+        "readouts": {"depths": [3], "poolings": ["gap"]},
+        "solve": ON_CENTRES | {"centre_choice": choice},
+        "inference": {"leave_one_out": True},
+    }
+    for choice in ("first", "random", "rpcholesky")
+}
+STAGES = {
+    choice: (*drawn, "train", *of_draw, "test", "centre_factor", "normal_equations", "normal_factor", "coefficients")
+    for choice, drawn, of_draw in (
+        ("first", (), ()),
+        ("random", (), ()),
+        ("rpcholesky", ("pivots",), ("residual_diagonal",)),
+    )
+}
+"""The stages of a run on centres, in the order in which they begin."""
 
 
 @pytest.fixture
@@ -150,3 +171,54 @@ def test_workers_killed_within_a_factorisation_cost_the_tiles_in_flight_and_no_b
         # Equal, not only within 1e-12: the same sums in the same order.
         np.testing.assert_array_equal(found.read(tile.row, tile.col), expected.read(tile.row, tile.col))
     assert make_report(run).complete
+
+
+def wait_for_stage(path: Path, driver: subprocess.Popen[bytes], stage: str) -> None:
+    """Wait until a tile of a stage is done, or the driver has ended, which was too fast to be killed there."""
+    wait_until(lambda: receipts(path, stage) > 0 or driver.poll() is not None, f"a tile of {stage}")
+
+
+def chunks(path: Path) -> dict[str, bytes]:
+    """Read all chunks of a run."""
+    files = (file for file in path.rglob("*") if "c" in file.parts and file.is_file())
+    return {str(file.relative_to(path)): file.read_bytes() for file in files if "quarantine" not in file.parts}
+
+
+@pytest.mark.parametrize(("driver", "choice"), [(CHOICES[name], name) for name in CHOICES], indirect=["driver"])
+def test_workers_killed_within_each_stage_of_a_run_on_centres_cost_the_tiles_in_flight_and_no_bit(
+    driver: subprocess.Popen[bytes], choice: str, undisturbed: Undisturbed, tmp_path: Path
+) -> None:
+    whole, path, kills = undisturbed(CHOICES[choice]), tmp_path / "run", 0
+    for stage in STAGES[choice]:
+        wait_for_stage(path, driver, stage)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if driver.poll() is None:
+                computing_worker(path, driver).kill()
+                kills += 1
+    assert driver.wait(PATIENCE_SECONDS) == 0
+    assert kills > len(STAGES[choice]) // 2
+    tiles = begun(path)
+    assert set(tiles) == set(begun(whole.path))
+    assert len(tiles) - len(set(tiles)) <= 2 * kills
+    assert chunks(path) == chunks(Path(str(whole.path)))
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_drivers_killed_within_each_stage_of_a_run_on_centres_cost_the_tiles_in_flight_and_no_bit(
+    choice: str, undisturbed: Undisturbed, tmp_path: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
+    whole, path, kills = undisturbed(CHOICES[choice]), tmp_path / "run", 0
+    for stage in STAGES[choice]:
+        driver = start_driver(tmp_path, workflow(path, "local", CHOICES[choice]))
+        started.append(driver)
+        wait_for_stage(path, driver, stage)
+        if driver.poll() is None:
+            os.killpg(driver.pid, signal.SIGKILL)
+            kills += 1
+        driver.wait()
+    assert kills > len(STAGES[choice]) // 2
+    runs.start(workflow(path, "serial", CHOICES[choice]), Recorder(), threading.Event())
+    tiles = begun(path)
+    assert set(tiles) == set(begun(whole.path))
+    assert len(tiles) - len(set(tiles)) <= 2 * WORKERS * kills
+    assert chunks(path) == chunks(Path(str(whole.path)))

@@ -42,6 +42,7 @@ from cntk_pipeline.rundir.verification import finished
 from cntk_pipeline.solvers import (
     METRICS,
     System,
+    factor_tiles,
     forget_tiles,
     make_system,
     method_of,
@@ -53,6 +54,7 @@ from cntk_pipeline.solvers import (
     reserve_buffers,
     solve_name,
     solver_of,
+    with_factor_tile,
 )
 from cntk_pipeline.storage import StorePath, open_path
 from cntk_pipeline.storage.durable import store_explained
@@ -347,7 +349,7 @@ def _begun(config: RunConfig, view: View) -> Iterator[Begun]:
         if common is not None:
             growth.begin(run, common, view.say)
         _mend(run, config, view)
-        trusted = of_user(run, in_absolute_folder(growth.with_factor_tile(config, run)))
+        trusted = of_user(run, in_absolute_folder(_with_factor_tile(config, run)))
         write_trusted(run, trusted)
         for line in warnings(trusted):
             view.say(f"warning: {line}")
@@ -355,6 +357,13 @@ def _begun(config: RunConfig, view: View) -> Iterator[Begun]:
             write_inputs(run, loaded)
         del loaded  # not needed while the run computes, and as large as the data set
         yield Begun(run, trusted, held)
+
+
+def _with_factor_tile(config: RunConfig, run: RunDirectory) -> RunConfig:
+    """Set a factor tile of "auto" to that of the older run that is grown from, or to what suits the cluster."""
+    config = growth.with_factor_tile(config, run)
+    solve = with_factor_tile(config.solve, run.train_cut, slots_of(config), factor_tiles(run))
+    return config.model_copy(update={"solve": solve})
 
 
 @contextlib.contextmanager
