@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,8 @@ from threadpoolctl import threadpool_limits
 
 from cntk_pipeline.kernels import cost, lower
 from cntk_pipeline.layers import presets
-from cntk_pipeline.solvers.blas import factor_lower, solve_right, subtract_product, subtract_square
+from cntk_pipeline.solvers.blas import factor_lower, reserve_buffers, solve_right, subtract_product, subtract_square
+from cntk_pipeline.storage import open_path
 from cntk_pipeline.storage.tiled_array import ArraySpec, TiledArray, create_arrays
 
 LARGEST_TILE = 2048
@@ -79,6 +79,7 @@ def measure_rates(size: int, cores: int = os.cpu_count() or 1) -> Rates:
 
         return operations / _best_seconds(run, tiles)
 
+    reserve_buffers()  # loads SciPy's BLAS, which a limit does not find before
     with threadpool_limits(1):
         product = rate(2 * size**3, lambda tile: subtract_product(a, a, tile))
         square = rate(size**3, lambda tile: subtract_square(a, tile))
@@ -91,7 +92,7 @@ def _measure_store(tile: np.ndarray, cores: int) -> tuple[float, float, float]:
     """Return the bytes a second at which a core checks tiles in memory, writes them by the clock, and by its time."""
     size = len(tile)
     with tempfile.TemporaryDirectory() as folder:
-        group = Path(folder) / "tiles.zarr"
+        group = open_path(folder) / "tiles.zarr"
         create_arrays(group, [ArraySpec("tile", (size * cores, size), tile.shape, "float64", ("row", "column"))], {})
 
         def write(row: int, timer: Callable[[], float] = time.perf_counter) -> float:
@@ -104,7 +105,8 @@ def _measure_store(tile: np.ndarray, cores: int) -> tuple[float, float, float]:
             return write(row, time.thread_time)
 
         def check(row: int) -> float:
-            array = TiledArray(group / "tile")  # which has mapped nothing yet
+            array = TiledArray(group / "tile")
+            array.write((row, 0), tile)  # a process checks each tile only once
             start = time.thread_time()
             array.read_mapped(row, 0)
             return time.thread_time() - start

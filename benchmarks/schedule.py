@@ -9,8 +9,8 @@ The model of `simulate`, for tasks that wait for one another:
   factor has given its slot away when it writes, as `release_slot` does; then its seconds are those of the disk.
 * Bytes flow through the shared store. All flows share its bandwidth, or what their nodes can take, equally at every
   moment; events happen where a flow ends, so this is exact. Flows are taken to spread evenly over the nodes.
-* A node's page cache holds tiles, and a slot maps some, checked once. Both forget the block row that was used longest
-  ago. A task asks for all its tiles when it begins.
+* A node's page cache holds tiles, and forgets the block row that was used longest ago. A slot checks each tile once. A
+  task asks for all its tiles when it begins.
 """
 
 import heapq
@@ -33,7 +33,7 @@ class Cluster:
     store_bandwidth, node_bandwidth : bytes a second, of the shared store in all and of one node to it.
     dispatch_seconds : of driver and scheduler, a task.
     window : tasks in flight, a slot.
-    node_tiles, slot_tiles : tiles that a node's page cache and a slot's mappings hold.
+    node_tiles : tiles that a node's page cache holds.
     """
 
     slots: int
@@ -43,7 +43,6 @@ class Cluster:
     dispatch_seconds: float = 0.0
     window: int = 2
     node_tiles: float = math.inf
-    slot_tiles: float = 2
 
     @property
     def nodes(self) -> int:
@@ -231,7 +230,7 @@ class _Simulation:
         self.halves: dict[int, int] = {}
         self.slot_of: dict[int, int] = {}
         self.nodes = [_Cache(cluster.node_tiles) for _ in range(cluster.nodes)]
-        self.mapped = [_Cache(cluster.slot_tiles) for _ in range(cluster.slots)]
+        self.checked = [_Cache(math.inf) for _ in range(cluster.slots)]
         self.core_seconds = self.busy_seconds = self.read_bytes = self.written_bytes = 0.0
         self.idle_seconds = {"dispatch": 0.0, "dependencies": 0.0, "tail": 0.0}
 
@@ -281,7 +280,7 @@ class _Simulation:
             self.slot_of[task] = slot
             step, node = self.graph.steps[task], self.nodes[slot // self.cluster.slots_per_node]
             fetched = sum(node.take(span) for span in step.reads) * self.graph.tile_bytes
-            checked = sum(self.mapped[slot].take(span) for span in step.reads) * self.graph.check_seconds
+            checked = sum(self.checked[slot].take(span) for span in step.reads) * self.graph.check_seconds
             computing = Phase(step.computing.bytes + fetched, step.computing.seconds + checked)
             self.phases[task] = [step.writing, computing, step.opening]
             self.read_bytes += step.opening.bytes + computing.bytes

@@ -24,7 +24,6 @@ from schedule import Cluster, Outcome, simulate
 
 from cntk_pipeline.driver.driver import WINDOW_PER_SLOT
 from cntk_pipeline.solvers.cholesky import split_reach
-from cntk_pipeline.storage.tiled_array import MAPPED_BYTES
 from cntk_pipeline.tiling import Cut, choose_factor_tile, choose_tile
 from cntk_pipeline.workflow.plan import TASK_SECONDS
 
@@ -39,7 +38,7 @@ ROWS = {
 }
 
 POOLINGS = ("flatten", "gap")
-MEASURED_TILES, FACTOR_TILES = (512, 1024, 2048), (512, 1024, 2048, 4096, 8192)
+MEASURED_TILES, FACTOR_TILES = (512, 768, 1024, 2048), (512, 768, 1024, 2048, 4096, 8192)
 CHECKED_TILE = 1024
 FEWEST_BLOCK_ROWS, MOST_BLOCK_ROWS = 4, 250
 """What other tiles are tried within: fewer leave slots idle, more make 10^5 tasks and a minute of simulation."""
@@ -79,9 +78,7 @@ class Machine:
     def factor(self, count: int, slots: int, tile: int, split: bool) -> Factored:
         """Simulate one way to factor."""
         costs = self.costs(count, tile)
-        slot_tiles = max(2, MAPPED_BYTES // costs.chunk_bytes)
-        node_tiles = self.node_bytes / costs.chunk_bytes
-        cluster = replace(self.cluster, slots=slots, node_tiles=node_tiles, slot_tiles=slot_tiles)
+        cluster = replace(self.cluster, slots=slots, node_tiles=self.node_bytes / costs.chunk_bytes)
         return Factored(tile, split, simulate(factor_graph(costs, slots if split else 1), cluster))
 
     def kernel(self, count: int, slots: int, pooling: str) -> tuple[int, Outcome]:

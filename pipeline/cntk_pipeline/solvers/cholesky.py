@@ -102,8 +102,9 @@ def list_factor_jobs(cut: Cut, solve: str, classes: int, order: int = 0, slots: 
 def split_reach(cut: Cut, slots: int) -> int:
     """Return how many tiles of a column, from the diagonal on, are two tasks.
 
-    Those are one more than there are slots, all of which work near the diagonal while the others wait for it. A bulk
-    costs its writing, so that splitting all tiles of 12 block rows took two slots 2.3 of 15.8 core seconds.
+    Those are one more than there are slots, so that each slot finds work that does not wait for the column before. More
+    would only be written, synced and read once more: with 24 block rows on two slots, splitting all of them is slower than
+    splitting none (``benchmarks/simulate.py``).
     """
     return slots + 1 if slots > 1 and cut.size >= SMALLEST_SPLIT_TILE else 0
 
