@@ -194,6 +194,7 @@ def test_appended_test_images_compute_their_rows_only(compute: Compute, older: C
     assert_same_bits(new, scratch())
 
 
+PLAIN = {"standardize": False, "standardize_first": None}
 DRAWN = {"centre_choice": "random", "centre_seed": 2}
 CENTRES = {"solver": "centres", "centres": 12}  # of the second tile of columns, the first half
 
@@ -209,9 +210,9 @@ CENTRES = {"solver": "centres", "centres": 12}  # of the second tile of columns,
             {"train": 10, "train_variance": 2, "test": 4},
         ),
         (
-            {"solve": CENTRES | DRAWN},
-            {"solve": CENTRES | DRAWN | {"centres": 21}},
-            {},
+            {"data": PLAIN, "solve": CENTRES | DRAWN | {"centre_seed": 5}},
+            {"data": PLAIN, "solve": CENTRES | DRAWN | {"centre_seed": 5, "centres": 21}},
+            {"train": 11, "train_variance": 2, "test": 4},
         ),
         ({}, {"solve": CENTRES | {"centres": 16}}, {}),
         ({"solve": CENTRES | {"centres": 16}}, {}, {"train": 6, "test": 6}),

@@ -103,8 +103,8 @@ def split_reach(cut: Cut, slots: int) -> int:
     """Return how many tiles of a column, from the diagonal on, are two tasks.
 
     Those are one more than there are slots, so that each slot finds work that does not wait for the column before. More
-    would only be written, synced and read once more: with 24 block rows on two slots, splitting all of them is slower than
-    splitting none (``benchmarks/simulate.py``).
+    would only be written, synced and read once more: with 24 block rows on two slots, splitting all of them is as slow
+    as splitting none (``benchmarks/simulate.py``).
     """
     return slots + 1 if slots > 1 and cut.size >= SMALLEST_SPLIT_TILE else 0
 
