@@ -96,7 +96,7 @@ ON_CENTRES = {"solver": "centres", "centres": 60, "ridges": [1e-2], "tile": 32}
 def test_a_run_in_a_bucket_whose_processes_are_killed_equals_one_on_disk(
     url: str, sections: dict[str, Any], tmp_path: Path
 ) -> None:
-    on_disk = runs.start(workflow(str(tmp_path / "disk"), "serial", **sections), Recorder(), threading.Event())
+    on_disk = runs.start(workflow(str(tmp_path / "disk"), "local", **sections), Recorder(), threading.Event())
     (tmp_path / "workflow.json").write_text(workflow(url, "local", **sections).model_dump_json())
     (tmp_path / "drive.py").write_text(DRIVE)
     process = subprocess.Popen(
