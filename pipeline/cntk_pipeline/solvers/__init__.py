@@ -17,6 +17,7 @@ from cntk_pipeline.solvers.requested import (
     solver_of,
     system_group,
     with_factor_tile,
+    with_older_tile,
 )
 from cntk_pipeline.solvers.scores import Scores, score_columns, score_texts
 from cntk_pipeline.solvers.systems import (
@@ -67,4 +68,5 @@ __all__ = [
     "solver_of",
     "system_group",
     "with_factor_tile",
+    "with_older_tile",
 ]
