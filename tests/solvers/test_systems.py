@@ -166,6 +166,8 @@ def test_a_run_goes_on_with_the_tile_that_was_chosen_for_it(
     assert factor_tiles(before) == {48}
     assert before.workflow().solve.tile == "auto"
     run = runs.start(small_config(**ONE), Recorder(), threading.Event())
+    runs.start(small_config(**ONE), view, threading.Event())
+    assert view.stages == []
     monkeypatch.undo()
     assert factor_tiles(run) == {16} == {run.workflow().solve.tile}
     view = Recorder()

@@ -156,7 +156,7 @@ def start(config: RunConfig, view: View, stop: threading.Event, *, verify: bool 
     with _beginning(run_path(config)) as has_begun, _begun(config, view) as begun, _retracting(begun.run):
         has_begun.set()
         clear_earlier(begun.run)
-        if not _is_done(begun.run, config, view, verify):
+        if not _is_done(begun.run, begun.config, view, verify):
             _execute(begun, view, stop, verify)
     return begun.run
 
