@@ -36,9 +36,6 @@ def factor_of(block_rows: int, split: bool) -> Graph:
     return only_arithmetic(factor_graph(costs, block_rows if split else 1))
 
 
-COSTS_OF_30 = FactorCosts(Cut(512 * 30, 512), EQUAL_RATES, RATE, classes=1)
-
-
 def only_arithmetic(graph: Graph) -> Graph:
     steps = [
         replace(each, opening=Phase(), computing=Phase(0.0, each.ideal_seconds), writing=Phase(), reads=())
@@ -156,13 +153,12 @@ def test_a_task_that_gives_its_slot_away_writes_while_the_next_computes() -> Non
     assert simulate(chain, Cluster(2)).seconds == pytest.approx(2 * 8.0)  # a tile is there when it is written
 
 
-def test_splitting_next_to_the_diagonal_is_as_good_for_few_slots_as_splitting_everywhere() -> None:
-    for slots in (2, 4, 8):
-        near, everywhere = (
-            simulate(only_arithmetic(factor_graph(COSTS_OF_30, wide)), Cluster(slots, window=1)).efficiency
-            for wide in (slots, 30)
-        )
-        assert near > everywhere - 0.01
+@pytest.mark.parametrize("slots", [2, 4, 8])
+def test_splitting_next_to_the_diagonal_is_as_good_for_few_slots_as_splitting_everywhere(slots: int) -> None:
+    graph = factor_graph(FactorCosts(Cut(512 * 30, 512), EQUAL_RATES, RATE, classes=1), slots)
+    assert len(graph.steps) < len(factor_of(30, split=True).steps)
+    # All split, the earlier simulation found 0.97 on 8 slots.
+    assert simulate(only_arithmetic(graph), Cluster(slots, window=1)).efficiency > 0.96
 
 
 def test_reads_hide_behind_products() -> None:
