@@ -190,8 +190,8 @@ def wait_for_stage(path: Path, driver: subprocess.Popen[bytes], stage: str) -> N
 
 
 def chunks(path: Path) -> dict[str, bytes]:
-    """Read all chunks of a run."""
-    files = (file for file in path.rglob("*") if "c" in file.parts and file.is_file())
+    """Read all chunks of a run, without what a killed writer left half-written, which the next driver sweeps."""
+    files = (file for file in path.rglob("*") if "c" in file.parts and file.is_file() and file.suffix != ".partial")
     return {str(file.relative_to(path)): file.read_bytes() for file in files if "quarantine" not in file.parts}
 
 
