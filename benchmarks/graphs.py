@@ -70,10 +70,11 @@ class FactorCosts:
         return Step(
             operations / self.peak,
             Phase(opened, opened / rates.check),
-            Phase(0.0, seconds + TASK_SECONDS),
+            Phase(0.0, seconds + TASK_SECONDS + written / rates.encode),
             Phase(written, written / rates.write),
             tuple(span for span in reads if span.stop > span.start),
             makes,
+            writes_in_slot=False,
         )
 
     def _length(self, row: int) -> int:
@@ -89,9 +90,8 @@ class FactorCosts:
 
 
 @lru_cache(maxsize=4)
-def factor_graph(costs: FactorCosts, split: bool) -> Graph:
-    """Build the graph of a factorisation and its solves from the package's own list of tasks."""
-    slots = costs.cut.pieces + 1 if split else 1  # so many that tiles are split
+def factor_graph(costs: FactorCosts, slots: int) -> Graph:
+    """Build the graph of a factorisation and its solves from the package's own list of tasks, split for some slots."""
     jobs = list_factor_jobs(costs.cut, "0" * 16, costs.classes, slots=slots)
     number = {job.task: k for k, job in enumerate(jobs)}
     ranks = [0] * len(jobs)

@@ -9,9 +9,8 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,8 @@ from threadpoolctl import threadpool_limits
 
 from cntk_pipeline.kernels import cost, lower
 from cntk_pipeline.layers import presets
-from cntk_pipeline.solvers.blas import factor_lower, solve_right, subtract_product, subtract_square
+from cntk_pipeline.solvers.blas import factor_lower, reserve_buffers, solve_right, subtract_product, subtract_square
+from cntk_pipeline.storage import open_path
 from cntk_pipeline.storage.tiled_array import ArraySpec, TiledArray, create_arrays
 
 LARGEST_TILE = 2048
@@ -37,6 +37,7 @@ class Rates:
     product, square, solve, factor : floating-point operations a second of the four operations on a tile.
     check : bytes a second of mapping a tile that is in memory, and its checksum.
     write : bytes a second of writing a tile, with its digest and fsync.
+    encode : bytes a second of a core that writes: of checksum, digest and copying to the system.
     """
 
     product: float
@@ -45,11 +46,18 @@ class Rates:
     factor: float
     check: float
     write: float
+    encode: float
 
     def at(self, product: float) -> "Rates":
         """Return the rates of a core whose product runs at another rate, and the other operations in proportion."""
         factor = product / self.product
-        return Rates(product, self.square * factor, self.solve * factor, self.factor * factor, self.check, self.write)
+        return replace(
+            self,
+            product=product,
+            square=self.square * factor,
+            solve=self.solve * factor,
+            factor=self.factor * factor,
+        )
 
 
 @lru_cache
@@ -71,36 +79,42 @@ def measure_rates(size: int, cores: int = os.cpu_count() or 1) -> Rates:
 
         return operations / _best_seconds(run, tiles)
 
+    reserve_buffers()  # loads SciPy's BLAS, which a limit does not find before
     with threadpool_limits(1):
         product = rate(2 * size**3, lambda tile: subtract_product(a, a, tile))
         square = rate(size**3, lambda tile: subtract_square(a, tile))
         solve = rate(size**3, lambda tile: solve_right(factor, tile))
         factored = rate(size**3 / 3, factor_lower)
-    check, write = _measure_store(a, cores)
-    return Rates(product, square, solve, factored, check, write)
+    return Rates(product, square, solve, factored, *_measure_store(a, cores))
 
 
-def _measure_store(tile: np.ndarray, cores: int) -> tuple[float, float]:
-    """Return the bytes a second at which a core checks tiles in memory, and writes them."""
+def _measure_store(tile: np.ndarray, cores: int) -> tuple[float, float, float]:
+    """Return the bytes a second at which a core checks tiles in memory, writes them by the clock, and by its time."""
     size = len(tile)
     with tempfile.TemporaryDirectory() as folder:
-        group = Path(folder) / "tiles.zarr"
+        group = open_path(folder) / "tiles.zarr"
         create_arrays(group, [ArraySpec("tile", (size * cores, size), tile.shape, "float64", ("row", "column"))], {})
 
-        def write(row: int) -> float:
+        def write(row: int, timer: Callable[[], float] = time.perf_counter) -> float:
             array = TiledArray(group / "tile")
-            start = time.perf_counter()
+            start = timer()
             array.write((row, 0), tile)
-            return time.perf_counter() - start
+            return timer() - start
+
+        def encode(row: int) -> float:
+            return write(row, time.thread_time)
 
         def check(row: int) -> float:
-            array = TiledArray(group / "tile")  # which has mapped nothing yet
+            array = TiledArray(group / "tile")
+            array.write((row, 0), tile)  # a process checks each tile only once
             start = time.thread_time()
             array.read_mapped(row, 0)
             return time.thread_time() - start
 
-        rates = [tile.nbytes / _best_seconds(action, range(cores)) for action in (write, check)]
-    return rates[1], rates[0]
+        written, encoded, checked = (
+            tile.nbytes / _best_seconds(action, range(cores)) for action in (write, encode, check)
+        )
+    return checked, written, encoded
 
 
 def _best_seconds(action: Callable[[Any], float], subjects: Sequence[Any]) -> float:

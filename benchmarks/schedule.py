@@ -5,11 +5,12 @@ The model of `simulate`, for tasks that wait for one another:
 * The driver keeps ``window`` tasks a slot in flight, the first by priority. Handing over is a serial server: each task
   takes ``dispatch_seconds`` of it, then waits for a slot, first come, first served, as in Dask.
 * A task has three phases: it opens (reads what its sums begin with), computes while a thread reads tiles, and writes.
-  A phase ends when both its bytes and its seconds of a core are through, so reads hide behind products.
+  A phase ends when both its bytes and its seconds of a core are through, so reads hide behind products. A task of a
+  factor has given its slot away when it writes, as `release_slot` does; then its seconds are those of the disk.
 * Bytes flow through the shared store. All flows share its bandwidth, or what their nodes can take, equally at every
   moment; events happen where a flow ends, so this is exact. Flows are taken to spread evenly over the nodes.
-* A node's page cache holds tiles, and a slot maps some, checked once. Both forget the block row that was used longest
-  ago. A task asks for all its tiles when it begins.
+* A node's page cache holds tiles, and forgets the block row that was used longest ago. A slot checks each tile once. A
+  task asks for all its tiles when it begins.
 """
 
 import heapq
@@ -32,7 +33,7 @@ class Cluster:
     store_bandwidth, node_bandwidth : bytes a second, of the shared store in all and of one node to it.
     dispatch_seconds : of driver and scheduler, a task.
     window : tasks in flight, a slot.
-    node_tiles, slot_tiles : tiles that a node's page cache and a slot's mappings hold.
+    node_tiles : tiles that a node's page cache holds.
     """
 
     slots: int
@@ -42,7 +43,6 @@ class Cluster:
     dispatch_seconds: float = 0.0
     window: int = 2
     node_tiles: float = math.inf
-    slot_tiles: float = 2
 
     @property
     def nodes(self) -> int:
@@ -87,6 +87,7 @@ class Step:
     opening, computing, writing : its phases; the bytes of ``reads`` come on top of the second.
     reads : tiles read while it computes, as far as they are not cached.
     makes : the tile that it leaves in its node's cache.
+    writes_in_slot : whether no other task has the slot while it writes.
     """
 
     ideal_seconds: float
@@ -95,6 +96,7 @@ class Step:
     writing: Phase
     reads: tuple[Span, ...] = ()
     makes: Span | None = None
+    writes_in_slot: bool = True
 
 
 @dataclass(frozen=True)
@@ -228,7 +230,7 @@ class _Simulation:
         self.halves: dict[int, int] = {}
         self.slot_of: dict[int, int] = {}
         self.nodes = [_Cache(cluster.node_tiles) for _ in range(cluster.nodes)]
-        self.mapped = [_Cache(cluster.slot_tiles) for _ in range(cluster.slots)]
+        self.checked = [_Cache(math.inf) for _ in range(cluster.slots)]
         self.core_seconds = self.busy_seconds = self.read_bytes = self.written_bytes = 0.0
         self.idle_seconds = {"dispatch": 0.0, "dependencies": 0.0, "tail": 0.0}
 
@@ -278,18 +280,22 @@ class _Simulation:
             self.slot_of[task] = slot
             step, node = self.graph.steps[task], self.nodes[slot // self.cluster.slots_per_node]
             fetched = sum(node.take(span) for span in step.reads) * self.graph.tile_bytes
-            checked = sum(self.mapped[slot].take(span) for span in step.reads) * self.graph.check_seconds
+            checked = sum(self.checked[slot].take(span) for span in step.reads) * self.graph.check_seconds
             computing = Phase(step.computing.bytes + fetched, step.computing.seconds + checked)
             self.phases[task] = [step.writing, computing, step.opening]
             self.read_bytes += step.opening.bytes + computing.bytes
             self.written_bytes += step.writing.bytes
-            self.core_seconds += step.opening.seconds + computing.seconds + step.writing.seconds
+            self.core_seconds += step.opening.seconds + computing.seconds
+            if step.writes_in_slot:
+                self.core_seconds += step.writing.seconds
             self.halves[task] = 0
             self._next_phase(task)
 
     def _next_phase(self, task: int) -> None:
         while self.phases[task] and not self.halves[task]:
             phase = self.phases[task].pop()
+            if not self.phases[task] and not self.graph.steps[task].writes_in_slot:
+                self.idle.append(self.slot_of[task])
             if phase.bytes and not self.unlimited:
                 heapq.heappush(self.flows, (self.served + phase.bytes, task))
                 self.halves[task] += 1
@@ -310,7 +316,8 @@ class _Simulation:
         made = self.graph.steps[task].makes
         if made is not None:
             self.nodes[slot // self.cluster.slots_per_node].take(made)
-        self.idle.append(slot)
+        if self.graph.steps[task].writes_in_slot:
+            self.idle.append(slot)
         self.in_flight -= 1
         for waiter in self.graph.releases[task]:
             self.waits[waiter] -= 1

@@ -23,8 +23,7 @@ from rich.table import Table
 from schedule import Cluster, Outcome, simulate
 
 from cntk_pipeline.driver.driver import WINDOW_PER_SLOT
-from cntk_pipeline.solvers.cholesky import are_tiles_split
-from cntk_pipeline.storage.tiled_array import MAPPED_BYTES
+from cntk_pipeline.solvers.cholesky import split_reach
 from cntk_pipeline.tiling import Cut, choose_factor_tile, choose_tile
 from cntk_pipeline.workflow.plan import TASK_SECONDS
 
@@ -39,7 +38,7 @@ ROWS = {
 }
 
 POOLINGS = ("flatten", "gap")
-MEASURED_TILES, FACTOR_TILES = (512, 1024, 2048), (512, 1024, 2048, 4096, 8192)
+MEASURED_TILES, FACTOR_TILES = (512, 768, 1024, 2048), (512, 768, 1024, 2048, 4096, 8192)
 CHECKED_TILE = 1024
 FEWEST_BLOCK_ROWS, MOST_BLOCK_ROWS = 4, 250
 """What other tiles are tried within: fewer leave slots idle, more make 10^5 tasks and a minute of simulation."""
@@ -79,10 +78,8 @@ class Machine:
     def factor(self, count: int, slots: int, tile: int, split: bool) -> Factored:
         """Simulate one way to factor."""
         costs = self.costs(count, tile)
-        slot_tiles = max(2, MAPPED_BYTES // costs.chunk_bytes)
-        node_tiles = self.node_bytes / costs.chunk_bytes
-        cluster = replace(self.cluster, slots=slots, node_tiles=node_tiles, slot_tiles=slot_tiles)
-        return Factored(tile, split, simulate(factor_graph(costs, split), cluster))
+        cluster = replace(self.cluster, slots=slots, node_tiles=self.node_bytes / costs.chunk_bytes)
+        return Factored(tile, split, simulate(factor_graph(costs, slots if split else 1), cluster))
 
     def kernel(self, count: int, slots: int, pooling: str) -> tuple[int, Outcome]:
         """Simulate a kernel stage with the tile that the package chooses."""
@@ -152,22 +149,22 @@ class FactorRow:
 
 
 def factor_rows(machine: Machine, count: int, widths: tuple[int, ...]) -> list[FactorRow]:
-    """Try the package's tile whole and split, and others as it would do them; a graph serves all numbers of slots."""
+    """Try the package's tile whole and split, and others as it would do them."""
     kernel_tiles = {slots: choose_tile(count, TEST, machine.pair_seconds["gap"], slots) for slots in widths}
-    chosen = {slots: choose_factor_tile(count, kernel_tiles[slots]) for slots in widths}
+    chosen = {slots: choose_factor_tile(count, kernel_tiles[slots], slots=slots) for slots in widths}
     tried: dict[int, list[Factored]] = {slots: [] for slots in widths}
     for tile in sorted({*chosen.values(), *FACTOR_TILES}):
         cut = Cut(count, tile)
         for split in (False, True):
             for slots in widths:
-                as_ruled, possible = are_tiles_split(cut, slots) == split, slots > 1 or not split
+                as_ruled, possible = (split_reach(cut, slots) > 0) == split, slots > 1 or not split
                 feasible = FEWEST_BLOCK_ROWS <= cut.pieces <= MOST_BLOCK_ROWS
                 mine = tile == chosen[slots] and possible and (as_ruled or feasible)
                 if mine or (tile in FACTOR_TILES and feasible and as_ruled):
                     tried[slots].append(machine.factor(count, slots, tile, split))
     rows = []
     for slots in widths:
-        split = are_tiles_split(Cut(count, chosen[slots]), slots)
+        split = split_reach(Cut(count, chosen[slots]), slots) > 0
         mine = {way.split: way for way in tried[slots] if way.tile == chosen[slots]}
         best = min(tried[slots], key=lambda way: way.outcome.seconds)
         rows.append(FactorRow(count, slots, mine[split], mine.get(not split), best))
@@ -214,7 +211,7 @@ def print_check(console: Console, machine: Machine, count: int) -> None:
     slots = 2
     # One node with a disk of its own, which the rate of writing is of; what was written is in its memory.
     here = replace(machine, cluster=Cluster(slots, dispatch_seconds=machine.cluster.dispatch_seconds))
-    split = are_tiles_split(Cut(count, CHECKED_TILE), slots)
+    split = split_reach(Cut(count, CHECKED_TILE), slots) > 0
     predicted = here.factor(count, slots, CHECKED_TILE, split).outcome
     cores = slots * predicted.seconds * (predicted.shares.products + predicted.shares.task_cost)
     clock, processors = time_factor(count, CHECKED_TILE, slots)
@@ -235,7 +232,7 @@ def main() -> None:
     parser.add_argument("--slots-per-node", type=int, default=32, help="(default 32)")
     parser.add_argument("--node-cache", type=float, default=64.0, help="GB of a node that keep tiles (default 64)")
     parser.add_argument("--dispatch-seconds", type=float, default=1.5e-3, help="a task, serially (default 0.0015)")
-    parser.add_argument("--window", type=int, default=WINDOW_PER_SLOT, help="tasks in flight a slot (default 2)")
+    parser.add_argument("--window", type=int, default=WINDOW_PER_SLOT, help="tasks in flight a slot (default 3)")
     parser.add_argument("--rows", type=int, nargs="+", default=list(ROWS), choices=list(ROWS), help="of which n")
     parser.add_argument("--check", type=int, nargs="?", const=8192, metavar="N", help="factor this many rows, really")
     arguments = parser.parse_args()

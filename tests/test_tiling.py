@@ -68,6 +68,32 @@ def test_a_factor_tile_is_whole_kernel_tiles_and_no_larger_than_the_data(train: 
     assert choose_factor_tile(train, tile, 1000) % tile == 0
 
 
+@pytest.mark.parametrize(
+    ("train", "tile", "slots", "wanted"),
+    [
+        (12_287, 512, 64, 1024),  # takes seconds with any tile
+        (12_288, 128, 64, 768),
+        (24_576, 512, 2, 1024),
+        (24_576, 128, 32, 768),
+        (60_000, 512, 8, 2048),
+        (60_000, 512, 32, 1024),
+        (60_000, 256, 512, 768),
+        (200_000, 128, 4096, 2048),  # more block rows would read more than a store gives
+        (60_000, 3000, 32, 3000),
+    ],
+)
+def test_a_factor_on_known_slots_has_block_rows_for_them(train: int, tile: int, slots: int, wanted: int) -> None:
+    assert choose_factor_tile(train, tile, slots=slots) == wanted
+
+
+@given(train=st.integers(1, 10**6), tile=st.integers(1, 150).map(lambda lanes: 16 * lanes), slots=st.integers(1, 4000))
+def test_more_slots_never_choose_larger_factor_tiles(train: int, tile: int, slots: int) -> None:
+    few, more = (choose_factor_tile(train, tile, slots=count) for count in (slots, slots + 1))
+    assert more <= few
+    assert few % tile == 0
+    assert few <= max(tile, 2048)
+
+
 def test_tiles_are_no_wider_than_the_columns_of_the_centres() -> None:
     assert choose_tile(4000, 100, 1e-6, 1) > 112
     assert choose_tile(4000, 100, 1e-6, 1, centres=100) == 112

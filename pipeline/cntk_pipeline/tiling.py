@@ -151,19 +151,37 @@ def block_width(centres: int) -> int:
 
 FACTOR_PIECES, SMALLEST_FACTOR_TILE, LARGEST_FACTOR_TILE = 24, 1024, 2048
 
+PIECES_OF_SLOTS, MOST_SHARED_PIECES, SMALLEST_SHARED_TILE = 6, 100, 768
+"""Of a factor on many slots. With N block rows, the chain of its columns allows a speed-up of ``N^1.5 / 5`` (see
+`solvers.cholesky.finish_width`), which is s for ``3 s^(2/3)`` block rows; twice as many leave room. More than 100 read
+more than a store of 10 GB/s gives, and smaller tiles take as long beside their arithmetic as within it."""
 
-def choose_factor_tile(train: int, kernel_tile: int, wanted: int | None = None) -> int:
+LEAST_SHARED_ROWS = 16 * SMALLEST_SHARED_TILE
+"""Factors of fewer samples take seconds with any tile, so the number of slots changes nothing in them."""
+
+
+def choose_factor_tile(train: int, kernel_tile: int, wanted: int | None = None, slots: int = 1) -> int:
     """Choose the factor's tile size, a multiple of the kernel's: about 24 block rows of 1,024 to 2,048 samples.
 
-    With 24 block rows two slots wait for one another 3 % of the time. A larger tile does more arithmetic for its
-    bytes: 12,288 rows take 7.6 s in tiles of 1,024 and 8.9 s in tiles of 512, because of the cost of tasks beside their
-    arithmetic; 2,048 in float64 is 32 MB a tile, some 160 MB a task. A ``wanted`` size is only rounded to whole
-    kernel tiles.
+    A larger tile does more arithmetic for its bytes: 12,288 rows take 7.6 s in tiles of 1,024 and 8.9 s in tiles of
+    512, because of the cost of tasks beside their arithmetic; 2,048 in float64 is 32 MB a tile, some 230 MB a task.
+
+    Parameters
+    ----------
+    train : number of samples.
+    kernel_tile : samples along the edge of a tile of the kernel.
+    wanted : a size that is only rounded to whole kernel tiles.
+    slots : tiles computed at once. Many would wait for one another with few block rows, so there are at least
+        ``6 slots^(2/3)``, up to 100, where samples are many: ``benchmarks/simulate.py``.
     """
     if wanted is not None:
         return max(1, round(wanted / kernel_tile)) * kernel_tile
     size = min(max(train // FACTOR_PIECES, SMALLEST_FACTOR_TILE), LARGEST_FACTOR_TILE)
-    return min(max(size // kernel_tile, 1), -(-train // kernel_tile)) * kernel_tile
+    count = min(max(size // kernel_tile, 1), -(-train // kernel_tile))
+    if train >= LEAST_SHARED_ROWS:
+        shared = max(train / min(PIECES_OF_SLOTS * slots ** (2 / 3), MOST_SHARED_PIECES), SMALLEST_SHARED_TILE)
+        count = max(1, min(count, round(shared / kernel_tile)))
+    return count * kernel_tile
 
 
 PRODUCT_PIECES, SMALLEST_PRODUCT_TILE, LARGEST_PRODUCT_TILE = 16, 2048, 8192

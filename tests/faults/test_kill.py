@@ -7,7 +7,7 @@ import random
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from support.processes import (
     WORKERS,
     begun,
     computing_worker,
+    receipts,
     start_driver,
     wait_for_receipts,
     wait_until,
@@ -43,6 +44,20 @@ FACTOR = {
     "solve": {"ridges": [1e-2], "tile": 60},
 }
 """230 tiles of a factor, each quick."""
+
+ON_CENTRES = {"solver": "centres", "centres": 60, "ridges": [1e-2], "tile": 16}
+CHOICES = {
+    choice: {
+        "data": {"source": "digits", "train": 300, "test": 30},
+        "readouts": {"depths": [3], "poolings": ["gap"]},
+        "solve": ON_CENTRES | {"centre_choice": choice},
+        "inference": {"leave_one_out": True},
+    }
+    for choice in ("random", "rpcholesky")
+}
+SOLVED = ("test", "centre_factor", "normal_equations", "normal_factor", "coefficients")
+STAGES = {"random": ("train", *SOLVED), "rpcholesky": ("pivots", "train", "residual_diagonal", *SOLVED)}
+"""The stages of a run on centres, in the order in which they begin."""
 
 
 @pytest.fixture
@@ -150,3 +165,73 @@ def test_workers_killed_within_a_factorisation_cost_the_tiles_in_flight_and_no_b
         # Equal, not only within 1e-12: the same sums in the same order.
         np.testing.assert_array_equal(found.read(tile.row, tile.col), expected.read(tile.row, tile.col))
     assert make_report(run).complete
+
+
+@pytest.fixture(scope="module")
+def on_workers(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return what makes the run of a choice of centres on workers, once, undisturbed.
+
+    A run in this process would use all cores in a product, and end with other last bits.
+    """
+    made: dict[str, Path] = {}
+
+    def find(choice: str) -> Path:
+        if choice not in made:
+            made[choice] = tmp_path_factory.mktemp("on-workers") / "run"
+            runs.start(workflow(made[choice], "local", CHOICES[choice]), Recorder(), threading.Event())
+        return made[choice]
+
+    return find
+
+
+def wait_for_stage(path: Path, driver: subprocess.Popen[bytes], stage: str) -> None:
+    """Wait until a tile of a stage is done, or the driver has ended, which was too fast to be killed there."""
+    wait_until(lambda: receipts(path, stage) > 0 or driver.poll() is not None, f"a tile of {stage}")
+
+
+def chunks(path: Path) -> dict[str, bytes]:
+    """Read all chunks of a run, without what a killed writer left half-written, which the next driver sweeps."""
+    files = (file for file in path.rglob("*") if "c" in file.parts and file.is_file() and file.suffix != ".partial")
+    return {str(file.relative_to(path)): file.read_bytes() for file in files if "quarantine" not in file.parts}
+
+
+@pytest.mark.parametrize(("driver", "choice"), [(CHOICES[name], name) for name in CHOICES], indirect=["driver"])
+def test_workers_killed_within_each_stage_of_a_run_on_centres_cost_the_tiles_in_flight_and_no_bit(
+    driver: subprocess.Popen[bytes], choice: str, on_workers: Callable[[str], Path], tmp_path: Path
+) -> None:
+    whole, path, kills = on_workers(choice), tmp_path / "run", 0
+    for stage in STAGES[choice]:
+        wait_for_stage(path, driver, stage)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if driver.poll() is None:
+                computing_worker(path, driver).kill()
+                kills += 1
+    assert driver.wait(PATIENCE_SECONDS) == 0
+    assert kills > len(STAGES[choice]) // 2
+    tiles = begun(path)
+    assert set(tiles) == set(begun(whole))
+    assert len(tiles) - len(set(tiles)) <= 2 * kills
+    print(f"{kills} workers killed: {len(tiles) - len(set(tiles))} of {len(set(tiles))} tiles computed again")
+    assert chunks(path) == chunks(whole)
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_drivers_killed_within_each_stage_of_a_run_on_centres_cost_the_tiles_in_flight_and_no_bit(
+    choice: str, on_workers: Callable[[str], Path], tmp_path: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
+    whole, path, kills = on_workers(choice), tmp_path / "run", 0
+    for stage in STAGES[choice]:
+        driver = start_driver(tmp_path, workflow(path, "local", CHOICES[choice]))
+        started.append(driver)
+        wait_for_stage(path, driver, stage)
+        if driver.poll() is None:
+            os.killpg(driver.pid, signal.SIGKILL)
+            kills += 1
+        driver.wait()
+    assert kills > len(STAGES[choice]) // 2
+    runs.start(workflow(path, "local", CHOICES[choice]), Recorder(), threading.Event())
+    tiles = begun(path)
+    assert set(tiles) == set(begun(whole))
+    assert len(tiles) - len(set(tiles)) <= 2 * WORKERS * kills
+    print(f"{kills} drivers killed: {len(tiles) - len(set(tiles))} of {len(set(tiles))} tiles computed again")
+    assert chunks(path) == chunks(whole)

@@ -7,6 +7,7 @@ import threading
 import time
 import uuid
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import obstore.store
@@ -80,10 +81,23 @@ def receipts(url: str) -> int:
     return sum(1 for _ in RunDirectory(url).journal.receipts()) if open_path(url).exists() else 0
 
 
+ON_CENTRES = {"solver": "centres", "centres": 60, "ridges": [1e-2], "tile": 32}
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {},
+        {"solve": ON_CENTRES | {"centre_choice": "random"}},
+        {"solve": ON_CENTRES | {"centre_choice": "rpcholesky"}},
+    ],
+    ids=["cholesky", "centres", "pivots"],
+)
 def test_a_run_in_a_bucket_whose_processes_are_killed_equals_one_on_disk(
-    url: str, on_disk: RunDirectory, tmp_path: Path
+    url: str, sections: dict[str, Any], tmp_path: Path
 ) -> None:
-    (tmp_path / "workflow.json").write_text(workflow(url, "local").model_dump_json())
+    on_disk = runs.start(workflow(str(tmp_path / "disk"), "local", **sections), Recorder(), threading.Event())
+    (tmp_path / "workflow.json").write_text(workflow(url, "local", **sections).model_dump_json())
     (tmp_path / "drive.py").write_text(DRIVE)
     process = subprocess.Popen(
         [sys.executable, "drive.py"], cwd=tmp_path, env=os.environ | PATHS, start_new_session=True

@@ -194,6 +194,8 @@ def test_appended_test_images_compute_their_rows_only(compute: Compute, older: C
     assert_same_bits(new, scratch())
 
 
+PLAIN = {"standardize": False, "standardize_first": None}
+DRAWN = {"centre_choice": "random", "centre_seed": 2}
 CENTRES = {"solver": "centres", "centres": 12}  # of the second tile of columns, the first half
 
 
@@ -202,10 +204,20 @@ CENTRES = {"solver": "centres", "centres": 12}  # of the second tile of columns,
     [
         ({"data": {"train": 20}, "solve": CENTRES}, {"solve": CENTRES}, {"train": 6, "train_variance": 3}),
         ({"solve": CENTRES}, {"solve": CENTRES | {"centres": 21}}, {"train": 7, "test": 4}),
+        (
+            {"data": {"train": 20}, "solve": CENTRES},
+            {"solve": CENTRES | {"centres": 21}},
+            {"train": 10, "train_variance": 2, "test": 4},
+        ),
+        (
+            {"data": PLAIN, "solve": CENTRES | DRAWN | {"centre_seed": 5}},
+            {"data": PLAIN, "solve": CENTRES | DRAWN | {"centre_seed": 5, "centres": 21}},
+            {"train": 11, "train_variance": 2, "test": 4},
+        ),
         ({}, {"solve": CENTRES | {"centres": 16}}, {}),
         ({"solve": CENTRES | {"centres": 16}}, {}, {"train": 6, "test": 6}),
     ],
-    ids=["more rows", "more centres", "from the whole kernel", "to the whole kernel"],
+    ids=["more rows", "more centres", "more of both", "more of a draw", "from the whole kernel", "to the whole kernel"],
 )
 def test_a_kernel_of_centres_grows_like_any_other(
     compute: Compute, older: Compute, scratch: Compute, before: Sections, after: Sections, kernel_tiles: dict[str, int]
@@ -218,7 +230,7 @@ def test_a_kernel_of_centres_grows_like_any_other(
 
 
 def test_centres_drawn_among_more_images_have_nothing_in_common(compute: Compute, older: Compute) -> None:
-    drawn = {"solve": CENTRES | {"centre_choice": "random", "centre_seed": 2}}
+    drawn = {"solve": CENTRES | DRAWN}
     older(data={"train": 20}, **drawn)
     with pytest.raises(SpecificationMismatch, match='centre_choice = "random" draws among all training images'):
         compute("new", grow_from="old", **drawn)

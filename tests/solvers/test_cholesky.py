@@ -160,8 +160,9 @@ def test_split_tiles_have_the_same_bits_and_leave_nothing_behind(
     assert begun_tiles(whole, "bulk") == []
     split_everything(monkeypatch)
     run = run_small(**SPLIT)
-    # 8 block rows, of which the finish covers 2 columns.
-    assert sorted(begun_tiles(run, "bulk")) == [(row, col) for row in range(8) for col in range(3, row + 1)]
+    # 8 block rows, of which the finish covers 2 columns; two slots split three tiles of a column.
+    near = [(row, col) for row in range(8) for col in range(3, row + 1) if row - col < 3]
+    assert sorted(begun_tiles(run, "bulk")) == near
     np.testing.assert_array_equal(factor_values(run), factor_values(whole))
     assert list(run.solve_path(make_report(run).solves[0].name).glob("factor.zarr/partial/c/*/*")) == []
     assert runs.verify(run.path).bad == ()

@@ -1,17 +1,22 @@
 """What names a solve, since run directories outlive versions of this package, and what it reads of the kernel."""
 
+import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
-from support.problems import TEST, TRAIN, whole_matrix
+from support.problems import TEST, TRAIN, Recorder, whole_matrix
 from support.systems import ONE
 
+from cntk_pipeline import tiling
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.datasets import one_hot_targets
 from cntk_pipeline.rundir.directory import RunDirectory
-from cntk_pipeline.solvers import Method, open_system, requested_solves, solve_name
+from cntk_pipeline.solvers import Method, factor_tiles, open_system, requested_solves, solve_name, with_factor_tile
 from cntk_pipeline.solvers.systems import SystemKernel
+from cntk_pipeline.tiling import Cut
+from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.report import make_report
 
 Run = Callable[..., RunDirectory]
@@ -125,3 +130,48 @@ def test_a_rectangle_is_read_across_tiles_and_above_the_diagonal(run_small: Run)
     kernel = SystemKernel(run, open_system(run, make_report(run).solves[0].name))
     whole = whole_matrix(run, "depth3-gap-nngp", "train").astype(float)
     np.testing.assert_array_equal(kernel.train((3, 20), (10, 37)), whole[3:20, 10:37])
+
+
+@pytest.mark.parametrize(
+    ("solve", "slots", "kept", "tile"),
+    [
+        ({}, 2, (), "auto"),  # 2,048 as without slots
+        ({}, 32, (), 1024),
+        ({}, 32, (2048,), "auto"),  # of an earlier version
+        ({}, 2, (1024,), 1024),
+        ({}, 32, (512, 4096), 1024),  # which "auto" never means
+        ({"tile": 512}, 32, (), 512),
+        ({"solver": "cg"}, 32, (), "auto"),
+    ],
+)
+def test_the_tile_of_a_factor_is_of_the_slots_that_its_run_begins_with(
+    solve: dict[str, object], slots: int, kept: tuple[int, ...], tile: object, small_config: Config
+) -> None:
+    config = small_config(solve=solve).solve
+    assert with_factor_tile(config, Cut(60_000, 128), slots, kept) == config.model_copy(update={"tile": tile})
+
+
+def test_a_run_goes_on_with_the_tile_that_was_chosen_for_it(
+    small_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_config(**ONE, store={"path": str(tmp_path / "before")})
+    before = runs.start(config, Recorder(), threading.Event())
+    # The small problem as if it were large, on a cluster as if it had many slots.
+    for name, value in (("LEAST_SHARED_ROWS", 16), ("SMALLEST_SHARED_TILE", 16), ("PIECES_OF_SLOTS", 0.5)):
+        monkeypatch.setattr(tiling, name, value)
+    monkeypatch.setattr(runs, "slots_of", lambda _: 32)
+    view = Recorder()
+    runs.start(config, view, threading.Event())
+    assert view.stages == []  # nothing is left to do: its factor is of the tile of then
+    assert factor_tiles(before) == {48}
+    assert before.workflow().solve.tile == "auto"
+    run = runs.start(small_config(**ONE), Recorder(), threading.Event())
+    runs.start(small_config(**ONE), view, threading.Event())
+    assert view.stages == []
+    monkeypatch.undo()
+    assert factor_tiles(run) == {16} == {run.workflow().solve.tile}
+    view = Recorder()
+    assert make_report(runs.resume(run.path, view, threading.Event())).complete
+    assert view.stages == []
+    (mine, its) = (each.solved(name_with(each, each.workflow()), "coefficients").read(0, 0) for each in (run, before))
+    np.testing.assert_allclose(mine, its, rtol=1e-9)

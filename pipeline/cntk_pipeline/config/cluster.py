@@ -79,7 +79,7 @@ EARLIER_DEFAULTS: dict[str, Any] = {
 
 
 class ClusterConfig(OpenSection):
-    """``[cluster]``: where tiles are computed. No number in the results depends on it.
+    """``[cluster]``: where tiles are computed. No number in the results depends on it, beyond rounding.
 
     These keys are common to all kinds. Further keys belong to one kind.
 

@@ -150,7 +150,8 @@ class SolveConfig(OpenSection):
     solver : "cholesky" factors, n^3 / 3 operations; "cg", conjugate gradients, streams the stored kernel once an
         iteration; "centres" computes the kernel's columns of some training images alone. docs/solving.md compares them.
     tile : samples along the edge of a tile of the factor, or of a block of the other solvers, rounded to whole kernel
-        tiles; "auto" chooses.
+        tiles; "auto" chooses when the run begins. From 12,288 training samples on, the tile of a factor follows the
+        number of tiles computed at once, and with it the last bits of a solution.
     unit_diagonal : regress on ``K_ij / sqrt(K_ii K_jj)``; the stored kernel stays as it is.
     choose_by : what the training images choose by: "leave_one_out", or "evidence", the log marginal likelihood with the
         best factor of the kernel. It chooses among the ridges of "auto" and among all systems of the run, and needs the

@@ -7,6 +7,7 @@ from cntk_pipeline.solvers.prediction import MEAN, METRICS, RESIDUAL, forecast_p
 from cntk_pipeline.solvers.requested import (
     SOLVERS,
     centres_of,
+    factor_tiles,
     has_exact_factor,
     make_system,
     method_of,
@@ -15,6 +16,7 @@ from cntk_pipeline.solvers.requested import (
     requested_solves,
     solver_of,
     system_group,
+    with_factor_tile,
     with_older_tile,
 )
 from cntk_pipeline.solvers.scores import Scores, score_columns, score_texts
@@ -45,6 +47,7 @@ __all__ = [
     "SystemSize",
     "centres_of",
     "coefficients_task",
+    "factor_tiles",
     "forecast_predictions",
     "forget_tiles",
     "has_exact_factor",
@@ -64,5 +67,6 @@ __all__ = [
     "solve_name",
     "solver_of",
     "system_group",
+    "with_factor_tile",
     "with_older_tile",
 ]

@@ -5,9 +5,9 @@ written once: no temporaries, and every task can be run again. Reads grow as n^3
 The targets are appended as one more block row, so that ``L^-1 Y`` costs nothing extra; the other solve is one
 pass over L. (Left-looking out of core: D'Azevedo and Dongarra 2000, LAPACK working note 118.)
 
-A tile can only be finished after the tile to its left, so many slots would wait for one another. With more than one
-slot for eight block rows, a tile is two tasks. The *bulk* sums the products with all but the last columns early and
-keeps the sum aside; the *finish* does the rest. The order of the sums is the same, and so are the bits.
+A tile can only be finished after the tile to its left, so slots would wait for one another. Next to the diagonal, where
+the next column waits, a tile is therefore two tasks. The *bulk* sums the products with all but the last columns early
+and keeps the sum aside; the *finish* does the rest. The order of the sums is the same, and so are the bits.
 """
 
 import math
@@ -50,9 +50,6 @@ from cntk_pipeline.storage.tiled_array import CRC_BYTES, Array, ArraySpec, Group
 from cntk_pipeline.tasks import Receipt, Stage, StageForecast, Task
 from cntk_pipeline.tiling import Cut, choose_factor_tile
 
-BLOCK_ROWS_PER_SLOT = 8
-"""With fewer block rows per slot tiles are split: slots would wait a third of the time and more (simulated)."""
-
 SMALLEST_SPLIT_TILE = 512
 """Smaller tiles are not split: their product takes less than the 12 ms that a task costs beside its arithmetic."""
 
@@ -72,7 +69,7 @@ def factor_jobs(run: RunDirectory, system: System, order: int, slots: int = 1) -
     ----------
     run, system : the system that is factored.
     order : ranks this system among others.
-    slots : tasks that run at once; they decide whether tiles are split.
+    slots : tasks that run at once; they decide which tiles are split.
     """
     classes = len(run.specification.data.classes)
     return list_factor_jobs(factor_cut(run, system), system.fingerprint, classes, order, slots)
@@ -80,7 +77,7 @@ def factor_jobs(run: RunDirectory, system: System, order: int, slots: int = 1) -
 
 def list_factor_jobs(cut: Cut, solve: str, classes: int, order: int = 0, slots: int = 1) -> list[Job]:
     """List the tasks as `factor_jobs` does, for a run that need not exist."""
-    width = finish_width(cut.pieces) if are_tiles_split(cut, slots) else cut.pieces
+    width, reach = finish_width(cut.pieces), split_reach(cut, slots)
     stage, bulks, jobs = Stage("factor", solve=solve), Stage("bulk", solve=solve), []
     for row in range(cut.pieces + 1):
         height = classes if row == cut.pieces else cut.length(row)
@@ -91,7 +88,7 @@ def list_factor_jobs(cut: Cut, solve: str, classes: int, order: int = 0, slots: 
                 before.append(Task(stage, col, col))
             # Column by column; in a column the diagonal first, then the tiles that the next diagonal waits for.
             priority = (order, 3 * col + min(row - col, 2), row)
-            if col > width and row < cut.pieces:
+            if col > width and row < cut.pieces and row - col < reach:
                 bulk = Task(bulks, row, col)
                 ready = {Task(stage, line, col - width - 1) for line in (row, col)}
                 jobs.append(Job(bulk, BULK, 0, priority, tuple(sorted(ready)), only_for=factor))
@@ -103,9 +100,14 @@ def list_factor_jobs(cut: Cut, solve: str, classes: int, order: int = 0, slots: 
     return jobs
 
 
-def are_tiles_split(cut: Cut, slots: int) -> bool:
-    """Tell whether so many slots exist that a tile is two tasks."""
-    return slots > 1 and BLOCK_ROWS_PER_SLOT * slots > cut.pieces and cut.size >= SMALLEST_SPLIT_TILE
+def split_reach(cut: Cut, slots: int) -> int:
+    """Return how many tiles of a column, from the diagonal on, are two tasks.
+
+    Those are one more than there are slots, so that each slot finds work that does not wait for the column before. More
+    would only be written, synced and read once more: with 24 block rows on two slots, splitting all of them is as slow
+    as splitting none (``benchmarks/simulate.py``).
+    """
+    return slots + 1 if slots > 1 and cut.size >= SMALLEST_SPLIT_TILE else 0
 
 
 def finish_width(block_rows: int) -> int:

@@ -1,5 +1,6 @@
 """The systems that a workflow asks for, and the table of the solvers that solve them."""
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +26,10 @@ from cntk_pipeline.solvers.systems import (
     with_ridge,
 )
 from cntk_pipeline.storage.tiled_array import ArraySpec, Group
+from cntk_pipeline.tiling import Cut, choose_factor_tile
+
+MANY_SLOTS = 10**6
+"""So many that the smallest tile is chosen."""
 
 SMALLEST_SHARE = 1 / 4
 """Smallest tile of an older run that is kept, as a share of the tile that would be chosen anew.
@@ -82,6 +87,30 @@ def centres_of(solve: SolveConfig) -> CentreSpecification | None:
 def method_of(solve: SolveConfig) -> Method:
     """Read the method by which a workflow wants its systems solved."""
     return Method(solve.solver, options_of(solve).model_dump(mode="json", exclude_none=True))
+
+
+def with_factor_tile(solve: SolveConfig, cut: Cut, slots: int, kept: Collection[int] = ()) -> SolveConfig:
+    """Set a tile "auto" of factors to what suits the slots; for the other solvers it does not depend on them.
+
+    Parameters
+    ----------
+    solve : of a workflow.
+    cut : of the training samples, by the kernel's tile.
+    slots : tiles computed at once.
+    kept : tiles of factors that the run has. A tile that "auto" has meant once stays, also on other slots, and runs of
+        earlier versions keep that of one slot.
+    """
+    if solve.solver != "cholesky" or solve.tile != "auto":
+        return solve
+    smallest, chosen, largest = (choose_factor_tile(cut.count, cut.size, slots=k) for k in (MANY_SLOTS, slots, 1))
+    tile = max((each for each in kept if smallest <= each <= largest), default=chosen)
+    return solve if tile == largest else solve.model_copy(update={"tile": tile})
+
+
+def factor_tiles(run: RunDirectory) -> set[int]:
+    """List the tiles of the factors that a run has begun."""
+    records = run.solves().values()
+    return {record["tile"] for record in records if record.get("method", {}).get("solver", "cholesky") == "cholesky"}
 
 
 def requested_solves(run: RunDirectory, config: RunConfig) -> list[Json]:

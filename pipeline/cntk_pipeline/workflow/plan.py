@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,10 +14,18 @@ from cntk_pipeline.gram.forecast import KernelSize, forecast_kernel
 from cntk_pipeline.gram.pivots import PIVOTS, forecast_pivots
 from cntk_pipeline.inference import RESULTS, asked_of, forecast_choice, forecast_results, needs_test_kernel
 from cntk_pipeline.rundir.specification import EngineRecord
-from cntk_pipeline.solvers import SystemSize, centres_of, forecast_predictions, method_of, options_of, solver_of
+from cntk_pipeline.solvers import (
+    SystemSize,
+    centres_of,
+    forecast_predictions,
+    method_of,
+    options_of,
+    solver_of,
+    with_factor_tile,
+)
 from cntk_pipeline.solvers.forecast import IterationForecast
 from cntk_pipeline.tasks import StageForecast
-from cntk_pipeline.tiling import total_pairs
+from cntk_pipeline.tiling import Cut, total_pairs
 from cntk_pipeline.workflow.load import Loaded, slots_of
 from cntk_pipeline.workflow.wanted import OWNERS
 
@@ -127,13 +136,14 @@ class Plan:
         return asdict(self) | {"seconds": self.seconds, "written_bytes": self.written_bytes}
 
 
-def make_plan(loaded: Loaded, tile: int) -> Plan:
+def make_plan(loaded: Loaded, tile: int, kept: Collection[int] = ()) -> Plan:
     """Measure what a pair and a matrix product cost here, and add up what all owners forecast.
 
     Parameters
     ----------
     loaded : the workflow with its data.
     tile : edge of the kernel's tiles.
+    kept : tiles of the factors that the run has, where it is begun.
     """
     config, engine, nodes, contents = loaded.config, loaded.engine, loaded.nodes, loaded.contents
     cost, rate, slots = loaded.cost, measure_product_rate(), slots_of(config)
@@ -142,7 +152,7 @@ def make_plan(loaded: Loaded, tile: int) -> Plan:
     columns = None if centres is None else centres.count
     method, count = method_of(config.solve), len(loaded.readouts)
     solver, options = solver_of(method), options_of(config.solve)
-    factor_tile = solver.choose_tile(train, tile, config.solve.tile)
+    factor_tile = solver.choose_tile(train, tile, with_factor_tile(config.solve, Cut(train, tile), slots, kept).tile)
     size = SystemSize(train, test, contents.columns, tile, factor_tile, dtype, rate, columns)
     chooses = config.solve.ridges == "auto"
     systems = count * (1 if config.solve.ridges == "auto" else len(config.solve.ridges))

@@ -42,6 +42,7 @@ from cntk_pipeline.rundir.verification import finished
 from cntk_pipeline.solvers import (
     METRICS,
     System,
+    factor_tiles,
     forget_tiles,
     make_system,
     method_of,
@@ -53,6 +54,7 @@ from cntk_pipeline.solvers import (
     reserve_buffers,
     solve_name,
     solver_of,
+    with_factor_tile,
     with_older_tile,
 )
 from cntk_pipeline.storage import LocalPath, StorePath, open_path
@@ -60,7 +62,7 @@ from cntk_pipeline.storage.durable import store_explained
 from cntk_pipeline.telemetry.events import Event, emit
 from cntk_pipeline.telemetry.metrics import served as metrics_served
 from cntk_pipeline.workflow.checkup import Checked, check, lines_of, mend
-from cntk_pipeline.workflow.load import Loaded, load, mend_inputs, specification_of, tile_of, write_inputs
+from cntk_pipeline.workflow.load import Loaded, load, mend_inputs, slots_of, specification_of, tile_of, write_inputs
 from cntk_pipeline.workflow.plan import Plan, make_plan
 from cntk_pipeline.workflow.preflight import require_cards, require_fitting_tasks
 from cntk_pipeline.workflow.report import make_report, read_contents
@@ -98,7 +100,9 @@ def forecast(loaded: Loaded) -> Plan:
     require_cards(loaded.config)
     old = growth.find_source(loaded.config, path)
     # A bucket that is not there yet is no reason against a forecast.
-    return make_plan(loaded, tile_of(loaded, path if isinstance(path, LocalPath) else None, old))
+    begun = path if isinstance(path, LocalPath) else None
+    kept = factor_tiles(RunDirectory(begun)) if begun is not None and (begun / "run.json").exists() else ()
+    return make_plan(loaded, tile_of(loaded, begun, old), kept)
 
 
 def costliest_network(config: RunConfig) -> "tuple[str, Summary | NodeSummary]":
@@ -152,7 +156,7 @@ def start(config: RunConfig, view: View, stop: threading.Event, *, verify: bool 
     with _beginning(run_path(config)) as has_begun, _begun(config, view) as begun, _retracting(begun.run):
         has_begun.set()
         clear_earlier(begun.run)
-        if not _is_done(begun.run, config, view, verify):
+        if not _is_done(begun.run, begun.config, view, verify):
             _execute(begun, view, stop, verify)
     return begun.run
 
@@ -340,7 +344,7 @@ def _begun(config: RunConfig, view: View, loaded: Loaded | None = None) -> Itera
         if common is not None:
             growth.begin(run, common, view.say)
         _mend(run, config, view)
-        trusted = of_user(run, in_absolute_folder(with_older_tile(config, run)))
+        trusted = of_user(run, in_absolute_folder(_with_factor_tile(config, run)))
         write_trusted(run, trusted)
         for line in warnings(trusted):
             view.say(f"warning: {line}")
@@ -348,6 +352,13 @@ def _begun(config: RunConfig, view: View, loaded: Loaded | None = None) -> Itera
             write_inputs(run, loaded)
         del loaded  # not needed while the run computes, and as large as the data set
         yield Begun(run, trusted, held)
+
+
+def _with_factor_tile(config: RunConfig, run: RunDirectory) -> RunConfig:
+    """Set a factor tile of "auto" to that of the older run that is grown from, or to what suits the cluster."""
+    config = with_older_tile(config, run)
+    solve = with_factor_tile(config.solve, run.train_cut, slots_of(config), factor_tiles(run))
+    return config.model_copy(update={"solve": solve})
 
 
 @contextlib.contextmanager
