@@ -16,6 +16,7 @@ from cntk_pipeline.models import Json
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.growth import Growth, same_readouts
 from cntk_pipeline.rundir.owners import Job
+from cntk_pipeline.rundir.specification import BESIDE_THE_RESULT, CAME_OUT
 from cntk_pipeline.storage import StorePath
 from cntk_pipeline.tasks import Chunk, Receipt, Stage, Task
 from cntk_pipeline.tiling import Cut
@@ -26,7 +27,7 @@ _SOLUTION_STAGES = ("centre_factor", "normal_factor", "coefficients", "mean", "r
 _STAGES = (*_KERNEL_STAGES, "factor", *_SOLUTION_STAGES)
 """Stages whose tiles may be the same in two runs. Tiles of iterations and inference are not taken over."""
 
-_BESIDE_THE_SYSTEM = ("kernel", "readout", "ridge", "ridge_mode", "mean_diagonal", "max_iterations")
+_BESIDE_THE_SYSTEM = ("kernel", "readout", "ridge", "ridge_mode", "mean_diagonal", *BESIDE_THE_RESULT)
 """Parts of a solve's record that may differ between equal systems of two runs; the absolute ridge is not among them."""
 
 
@@ -238,5 +239,5 @@ def _system_of(record: Json, readout: str | None) -> Json:
 
 def _asked_of(record: Json, readout: str | None) -> Json:
     """Return the part of a solve's record that the workflow sets, without values from the images or the chosen tile."""
-    came_out = ("kernel", "tile", "absolute_ridge", "mean_diagonal", "max_iterations")
+    came_out = ("kernel", "tile", *CAME_OUT)
     return {name: value for name, value in record.items() if name not in came_out} | {"readout": readout}

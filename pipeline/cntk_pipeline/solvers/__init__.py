@@ -8,6 +8,8 @@ from cntk_pipeline.solvers.requested import (
     SOLVERS,
     centres_of,
     has_exact_factor,
+    kept_tiles_of,
+    kernel_bytes_of,
     make_system,
     method_of,
     options_of,
@@ -15,6 +17,7 @@ from cntk_pipeline.solvers.requested import (
     requested_solves,
     solver_of,
     system_group,
+    tile_of,
 )
 from cntk_pipeline.solvers.scores import Scores, score_columns, score_texts
 from cntk_pipeline.solvers.systems import (
@@ -47,6 +50,8 @@ __all__ = [
     "forecast_predictions",
     "forget_tiles",
     "has_exact_factor",
+    "kept_tiles_of",
+    "kernel_bytes_of",
     "make_system",
     "method_of",
     "metrics",
@@ -63,4 +68,5 @@ __all__ = [
     "solve_name",
     "solver_of",
     "system_group",
+    "tile_of",
 ]

@@ -41,6 +41,7 @@ from cntk_pipeline.solvers.states import (
 )
 from cntk_pipeline.solvers.systems import (
     System,
+    SystemKernel,
     coefficients_places,
     coefficients_task,
     factor_cut,
@@ -48,10 +49,10 @@ from cntk_pipeline.solvers.systems import (
     read_targets,
     round_up,
 )
-from cntk_pipeline.solvers.work import open_work
+from cntk_pipeline.solvers.work import Work, open_work
 from cntk_pipeline.storage.tiled_array import Array, Group
 from cntk_pipeline.tasks import Receipt, Stage, StageForecast, Task
-from cntk_pipeline.tiling import Cut, choose_product_tile
+from cntk_pipeline.tiling import Cut, KeptTiles, Tile, choose_product_tile
 
 STAGNATION = 0.5
 """A fresh start that leaves the true residual above this share of the one before has reached the rounding level."""
@@ -185,6 +186,28 @@ def write_coefficients(run_path: str, task: Task) -> Receipt:
     return work.write(COEFFICIENTS, read_state(work.run, work.system, iterations.last).solution)
 
 
+def residual_of_iterations(work: Work, piece: int) -> Array:
+    """Return ``(K + ridge I) alpha - Y`` for one tile of rows, ``(rows, classes)``, where tiles are computed.
+
+    The pass that has shown the convergence gave it. Where its state is deleted, the rows are computed again: the sums
+    of a pass, in its order, so that the bits are the same.
+    """
+    run, system, tiles = work.run, work.system, work.run.train_cut
+    bounds = tiles.bounds(piece)
+    iterations = read_iterations(run, system.fingerprint)
+    if iterations is not None and not iterations.finished:
+        return -read_state(run, system, iterations.last).residual[slice(*bounds)]
+    alpha, cut = work.solved("coefficients").read(0, 0), work.cut
+    total = np.zeros((tiles.length(piece), alpha.shape[1]))
+    for block in range(cut.pieces):
+        part = np.zeros_like(total)
+        for col in _pieces(tiles, cut.bounds(block)):
+            part += work.kernel.train_tile(piece, col) @ alpha[slice(*tiles.bounds(col))]
+        total += part
+    product = total + system.absolute_ridge * alpha[slice(*bounds)]
+    return -(read_targets(run, bounds) - product)
+
+
 def _product_places(run: RunDirectory, task: Task) -> list[Place]:
     return [(run.scratch(task.stage.solve, "products"), (task.row, task.col, 0, 0))]
 
@@ -200,12 +223,19 @@ COEFFICIENTS = Owner("coefficients", write_coefficients, coefficients_places)
 
 def _product_jobs(run: RunDirectory, system: System, order: int, number: int) -> list[Job]:
     cut, stage, jobs = factor_cut(run, system), Stage("product", solve=system.fingerprint), []
+    tiles, kept = run.train_cut, SystemKernel(run, system).kept
     for block in range(cut.pieces * (cut.pieces + 1) // 2):
         row, col = _block(block)
         entries = cut.length(row) * cut.length(col) // (2 if row == col else 1)
-        task = Task(stage, number, block)
-        jobs.append(Job(task, PRODUCT, entries, (order, -entries, block)))  # diagonal blocks fill the end
+        # Diagonal blocks fill the end; where tiles are computed, so do blocks whose tiles are all stored.
+        cost = entries if kept is None or _computes(tiles, kept, cut.bounds(row), cut.bounds(col)) else 0
+        jobs.append(Job(Task(stage, number, block), PRODUCT, entries, (order, -cost, block)))
     return jobs
+
+
+def _computes(tiles: Cut, kept: KeptTiles, rows: tuple[int, int], cols: tuple[int, int]) -> bool:
+    """Tell whether a block has tiles that are not stored."""
+    return any(Tile(row, col) not in kept for row in _pieces(tiles, rows) for col in _pieces(tiles, cols))
 
 
 def _step_job(run: RunDirectory, system: System, order: int, number: int, after: Sequence[Task]) -> Job:
@@ -283,6 +313,9 @@ class ConjugateGradient(Solver):
 
     options = ConjugateGradientOptions
     owners = (SKETCH, BASIS, PRODUCT, STEP, COEFFICIENTS)
+
+    def kernel_bytes(self, options: ConjugateGradientOptions) -> int | None:
+        return options.kernel_bytes
 
     def choose_tile(self, train: int, kernel_tile: int, wanted: Literal["auto"] | int) -> int:
         return choose_product_tile(train, kernel_tile, None if wanted == "auto" else wanted)

@@ -7,6 +7,10 @@ Appl. 44, 2023): with ``K Omega`` for a Gaussian ``Omega`` of ``rank`` columns, 
 
 flattens the largest eigenvalues to the size of the last. ``K Omega`` is one pass over the kernel. A pivoted Cholesky
 factorisation of the same rank would read a whole column of tiles for each of its pivots, one after the other.
+
+Where a part of the kernel is computed again in each pass, that pass would compute every tile twice. ``Omega`` is then
+made of ``rank`` columns of the identity, drawn at random, so that ``K Omega`` has ``n rank`` entries of the kernel
+(Williams and Seeger 2001, NIPS 13; as a preconditioner: Cutajar, Osborne, Cunningham and Filippone 2016, ICML).
 """
 
 from functools import partial
@@ -47,20 +51,26 @@ def sketch_jobs(run: RunDirectory, system: System, order: int) -> list[Job]:
         return []
     stage = Stage("sketch", solve=system.fingerprint)
     rows = [Task(stage, row, 0) for row in range(cut.pieces)]
-    jobs = [Job(task, SKETCH, cut.length(task.row) * cut.count, (order, 0, task.row)) for task in rows]
+    width = rank if iteration_options(system.method).by_columns else cut.count
+    jobs = [Job(task, SKETCH, cut.length(task.row) * width, (order, 0, task.row)) for task in rows]
     basis = Task(Stage("basis", solve=system.fingerprint), 0, 0)
     return [*jobs, Job(basis, BASIS, cut.count * rank, (order, 0, cut.pieces), tuple(rows))]
 
 
 def sketch_rows(run_path: str, task: Task) -> Receipt:
-    """Multiply one block row of the kernel by Omega.
+    """Multiply one block row of the kernel by Omega: by Gaussian vectors, or by unit vectors, which picks columns.
 
-    Each tile off the diagonal is read by two block rows, while products read it once. But with so many columns the
-    arithmetic takes longer than the reading, and there are no partial sums of ``rank`` columns to keep.
+    With Gaussian vectors, each tile off the diagonal is read by two block rows, while products read it once. But with
+    so many columns the arithmetic takes longer than the reading, and there are no partial sums of ``rank`` columns to
+    keep.
     """
     work = open_work(run_path, task)
     rank, tiles = _rank(work.run, work.system), work.run.train_cut
     start, stop = work.cut.bounds(task.row)
+    if iteration_options(work.system.method).by_columns:
+        columns = _columns(tiles.count, rank)
+        pieces = range(start // tiles.size, -(-stop // tiles.size))
+        return work.write(SKETCH, np.concatenate([work.kernel.train_columns(piece, columns) for piece in pieces]))
     sketch = np.zeros((stop - start, rank))
     for col in range(tiles.pieces):
         random = _random_rows(col, tiles.length(col), rank, tiles.count)
@@ -80,9 +90,12 @@ def make_basis(run_path: str, task: Task) -> Receipt:
     rank, cut, tiles = _rank(work.run, work.system), work.cut, work.run.train_cut
     sketch = _all_rows(work, "sketch")
     core = np.zeros((rank, rank))
-    for col in range(tiles.pieces):
-        random = _random_rows(col, tiles.length(col), rank, tiles.count)
-        core += random.T @ sketch[slice(*tiles.bounds(col))]
+    if iteration_options(work.system.method).by_columns:
+        core = sketch[_columns(cut.count, rank)]
+    else:
+        for col in range(tiles.pieces):
+            random = _random_rows(col, tiles.length(col), rank, tiles.count)
+            core += random.T @ sketch[slice(*tiles.bounds(col))]
     values, vectors = scipy.linalg.eigh((core + core.T) / 2)
     kept = values > np.sqrt(cut.count) * np.finfo(float).eps * np.abs(values).max()
     root = sketch @ (vectors[:, kept] / np.sqrt(values[kept]))
@@ -158,6 +171,11 @@ def _rank(run: RunDirectory, system: System) -> int:
 def _random_rows(piece: int, length: int, rank: int, count: int) -> Array:
     """Return the rows of Omega that belong to one kernel tile; its columns have expected norm 1."""
     return np.random.default_rng([SEED, piece]).standard_normal((length, rank)) / np.sqrt(count)
+
+
+def _columns(count: int, rank: int) -> Array:
+    """Draw the training images whose columns of the kernel are the sketch, rising."""
+    return np.sort(np.random.default_rng(SEED).choice(count, rank, replace=False))
 
 
 def _all_rows(work: Work, part: str) -> Array:

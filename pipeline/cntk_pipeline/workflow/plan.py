@@ -17,7 +17,15 @@ from cntk_pipeline.graphs import NodeCounts
 from cntk_pipeline.inference import RESULTS, asked_of, forecast_choice, forecast_results, needs_test_kernel
 from cntk_pipeline.kernels import Engine
 from cntk_pipeline.rundir.specification import EngineRecord
-from cntk_pipeline.solvers import SystemSize, centres_of, forecast_predictions, method_of, options_of, solver_of
+from cntk_pipeline.solvers import (
+    SystemSize,
+    centres_of,
+    forecast_predictions,
+    method_of,
+    options_of,
+    solver_of,
+    tile_of,
+)
 from cntk_pipeline.solvers.forecast import IterationForecast
 from cntk_pipeline.storage.tiled_array import Array
 from cntk_pipeline.tasks import StageForecast
@@ -180,7 +188,7 @@ def make_plan(inputs: PlanInputs) -> Plan:
         tile = clip_tile(inputs.tile, train, test, lanes)
     method, count = method_of(inputs.solve), len(inputs.readouts)
     solver, options = solver_of(method), options_of(inputs.solve)
-    factor_tile = solver.choose_tile(train, tile, inputs.solve.tile)
+    factor_tile = tile_of(inputs.solve, train, tile)
     size = SystemSize(train, test, inputs.contents.columns, tile, factor_tile, inputs.dtype, rate, columns)
     chooses = inputs.solve.ridges == "auto"
     systems = count * (1 if inputs.solve.ridges == "auto" else len(inputs.solve.ridges))
