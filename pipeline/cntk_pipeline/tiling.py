@@ -74,6 +74,11 @@ class KeptTiles:
     pieces: int
     room: int
 
+    @classmethod
+    def within(cls, room_bytes: int, pieces: int, tile_bytes: int) -> "KeptTiles":
+        """Choose as many tiles as there is room for."""
+        return cls(pieces, room_bytes // tile_bytes)
+
     def __contains__(self, tile: Tile) -> bool:
         row, col = max(tile.row, tile.col), min(tile.row, tile.col)  # a tile above the diagonal is read from below
         return row == col or row * (row - 1) // 2 + col < self.room - self.pieces

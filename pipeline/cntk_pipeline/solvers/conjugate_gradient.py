@@ -334,8 +334,11 @@ class ConjugateGradient(Solver):
 
     def forecast(self, size: SystemSize, options: ConjugateGradientOptions) -> list[StageForecast]:
         rank, rate = min(options.rank, size.train), size.product_rate
+        sketching = 2.0 * size.train**2 * rank / rate
+        if options.sketch == "columns":  # stored columns are read, which the rate of a disk decides
+            sketching = 0.0 if size.kept is None else size.train * rank * size.pair_seconds
         making = [
-            StageForecast("sketch", size.cut.pieces, 0, 2.0 * size.train**2 * rank / rate),
+            StageForecast("sketch", size.cut.pieces, 0, sketching),
             StageForecast("basis", 1, 0, BASIS_OPERATIONS * size.train * rank**2 / rate),
         ]
         kept = size.train * size.classes * 8

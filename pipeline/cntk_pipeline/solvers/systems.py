@@ -150,8 +150,7 @@ def kept_tiles(specification: Specification, kernel_bytes: int | None) -> KeptTi
     if kernel_bytes is None:
         return None
     chunk = specification.tile**2 * np.dtype(specification.dtype).itemsize + CRC_BYTES
-    room = kernel_bytes // (chunk * len(specification.readouts))
-    return KeptTiles(specification.train_cut.pieces, room)
+    return KeptTiles.within(kernel_bytes, specification.train_cut.pieces, chunk * len(specification.readouts))
 
 
 @dataclass(frozen=True)

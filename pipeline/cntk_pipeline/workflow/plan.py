@@ -21,6 +21,7 @@ from cntk_pipeline.solvers import (
     SystemSize,
     centres_of,
     forecast_predictions,
+    kernel_bytes_of,
     method_of,
     options_of,
     solver_of,
@@ -31,6 +32,7 @@ from cntk_pipeline.storage.tiled_array import Array
 from cntk_pipeline.tasks import StageForecast
 from cntk_pipeline.tiling import choose_tile, clip_tile, total_pairs
 from cntk_pipeline.workflow.wanted import OWNERS
+from cntk_pipeline.workflow.ways import PASSES, Way, compare_ways
 
 TASK_SECONDS = 0.012
 """Cost of a task beside its arithmetic: scheduling, opening arrays, fsync. Measured on tasks without arithmetic."""
@@ -85,6 +87,7 @@ class Plan:
     engine, numerics_version : what computes the values.
     centres : columns of the kernel; None where they are all training images.
     are_pivots : whether the kernel itself chooses these centres.
+    ways : to the systems, where conjugate gradients solve them, with their costs.
     """
 
     contents: Contents
@@ -107,6 +110,7 @@ class Plan:
     numerics_version: int
     centres: int | None = None
     are_pivots: bool = False
+    ways: tuple[Way, ...] = ()
 
     @property
     def pilot(self) -> str:
@@ -144,7 +148,7 @@ class PlanInputs:
     """The inputs of a plan.
 
     ``tile`` is None where it is to be chosen; ``sample`` holds a few standardised images, or all graphs, whose
-    ``nodes`` are counted.
+    ``nodes`` are counted. ``free_bytes`` is the room of the disk, where that is known.
     """
 
     readouts: tuple[Readout, ...]
@@ -159,6 +163,7 @@ class PlanInputs:
     slots: int
     sample: Array
     nodes: NodeCounts | None = None
+    free_bytes: int | None = None
 
 
 def make_plan(inputs: PlanInputs) -> Plan:
@@ -186,27 +191,22 @@ def make_plan(inputs: PlanInputs) -> Plan:
         )
     else:
         tile = clip_tile(inputs.tile, train, test, lanes)
-    method, count = method_of(inputs.solve), len(inputs.readouts)
-    solver, options = solver_of(method), options_of(inputs.solve)
-    factor_tile = tile_of(inputs.solve, train, tile)
-    size = SystemSize(train, test, inputs.contents.columns, tile, factor_tile, inputs.dtype, rate, columns)
-    chooses = inputs.solve.ridges == "auto"
-    systems = count * (1 if inputs.solve.ridges == "auto" else len(inputs.solve.ridges))
     has_pivots = centres is not None and centres.are_pivots
-    weight = 1.0 if nodes is None else nodes.test_weight
-    kernel = KernelSize(train, test, tile, inputs.dtype, count, columns, weight, symmetric=not has_pivots)
-    stages = [
-        *forecast_kernel(kernel, cost.seconds, test_kernel=needs_test_kernel(inputs.inference)),
-        *(forecast_pivots(kernel, cost.seconds, rate) if has_pivots else []),
-        *([forecast_choice(size) * count] if chooses else []),
-        *(row * systems for row in (*solver.forecast(size, options), *forecast_predictions(size))),
-        *forecast_results(inputs.inference, size, systems, count),
-    ]
+    run = _forecast(inputs, inputs.solve, tile, cost.seconds, rate)
+    size = run.size
     needs = [
-        *solver.needs(size, options),
+        *solver_of(method_of(inputs.solve)).needs(size, options_of(inputs.solve)),
         *(need for result in asked_of(inputs.inference) for need in RESULTS[result].needs(size)),
     ]
-    iteration = solver.forecast_iteration(size, options)
+
+    def cost_of(solve: SolveConfig) -> tuple[float, int]:
+        other = _forecast(inputs, solve, tile, cost.seconds, rate)
+        stages = other.stage_plans(slots)
+        passes = (
+            0.0 if other.iteration is None else PASSES * _plan_iteration(other.iteration, other.systems, slots).seconds
+        )
+        return sum(each.seconds for each in stages) + passes, sum(each.written_bytes for each in stages)
+
     return Plan(
         inputs.contents,
         inputs.warnings,
@@ -214,24 +214,65 @@ def make_plan(inputs: PlanInputs) -> Plan:
         test,
         tuple(readout.name for readout in inputs.readouts),
         tile,
-        factor_tile,
+        size.tile,
         total_pairs(train, test, columns, symmetric=not has_pivots),
         engine.plane_entries,
         cost.seconds,
         cost.share,
         rate,
         slots,
-        tuple(
-            _plan_stage(row, 1 if row.kind == PIVOTS.kind else slots)  # a draw waits for the columns before it
-            for row in sorted(stages, key=lambda row: list(OWNERS).index(row.kind))
-        ),
+        run.stage_plans(slots),
         PROCESS_BYTES + max([kernel_task_bytes(engine, tile, nodes), *(need.bytes for need in needs)]),
-        None if iteration is None else _plan_iteration(iteration, systems, slots),
+        None if run.iteration is None else _plan_iteration(run.iteration, run.systems, slots),
         inputs.engine_record,
         engine.version_for(engine.question),
         columns,
         has_pivots,
+        compare_ways(inputs.solve, train, cost_of, inputs.free_bytes),
     )
+
+
+@dataclass(frozen=True)
+class _Forecast:
+    """The stages of a run, the size of its systems and their number, and an iteration where there are any."""
+
+    stages: tuple[StageForecast, ...]
+    size: SystemSize
+    systems: int
+    iteration: IterationForecast | None
+
+    def stage_plans(self, slots: int) -> tuple[StagePlan, ...]:
+        """Spread the stages over the slots, in the order in which they are shown."""
+        return tuple(
+            _plan_stage(row, 1 if row.kind == PIVOTS.kind else slots)  # a draw waits for the columns before it
+            for row in sorted(self.stages, key=lambda row: list(OWNERS).index(row.kind))
+        )
+
+
+def _forecast(inputs: PlanInputs, solve: SolveConfig, tile: int, pair_seconds: float, rate: float) -> _Forecast:
+    """Add up what the owners of all stages forecast for a ``[solve]``."""
+    train, test, count, nodes = inputs.contents.train, inputs.contents.test, len(inputs.readouts), inputs.nodes
+    solver, options, centres = solver_of(method_of(solve)), options_of(solve), centres_of(solve)
+    columns, has_pivots = None if centres is None else centres.count, centres is not None and centres.are_pivots
+    kernel = KernelSize(
+        *(train, test, tile, inputs.dtype, count, columns, 1.0 if nodes is None else nodes.test_weight),
+        symmetric=not has_pivots,
+        kernel_bytes=kernel_bytes_of(solve),
+    )
+    size = SystemSize(
+        *(train, test, inputs.contents.columns, tile, tile_of(solve, train, tile), inputs.dtype, rate, columns),
+        kept=kernel.kept,
+        pair_seconds=pair_seconds,
+    )
+    systems = count * (1 if solve.ridges == "auto" else len(solve.ridges))
+    stages = (
+        *forecast_kernel(kernel, pair_seconds, test_kernel=needs_test_kernel(inputs.inference)),
+        *(forecast_pivots(kernel, pair_seconds, rate) if has_pivots else []),
+        *([forecast_choice(size) * count] if solve.ridges == "auto" else []),
+        *(row * systems for row in (*solver.forecast(size, options), *forecast_predictions(size))),
+        *forecast_results(inputs.inference, size, systems, count),
+    )
+    return _Forecast(stages, size, systems, solver.forecast_iteration(size, options))
 
 
 def _plan_stage(row: StageForecast, slots: int) -> StagePlan:

@@ -110,6 +110,7 @@ def plan(config: RunConfig) -> Plan:
             slots=slots_of(config),
             sample=loaded.sample,
             nodes=loaded.nodes,
+            free_bytes=run_path(config).free_bytes(),
         )
     )
 
