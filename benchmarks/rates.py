@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_limits
 from cntk_pipeline.kernels import cost, lower
 from cntk_pipeline.layers import presets
 from cntk_pipeline.solvers.blas import factor_lower, solve_right, subtract_product, subtract_square
+from cntk_pipeline.storage import open_path
 from cntk_pipeline.storage.tiled_array import ArraySpec, TiledArray, create_arrays
 
 LARGEST_TILE = 2048
@@ -35,7 +36,7 @@ class Rates:
     Attributes
     ----------
     product, square, solve, factor : floating-point operations a second of the four operations on a tile.
-    check : bytes a second of mapping a tile that is in memory, and its checksum.
+    check : bytes a second of reading a tile that is in memory, and its checksum.
     write : bytes a second of writing a tile, with its digest and fsync.
     """
 
@@ -84,7 +85,7 @@ def _measure_store(tile: np.ndarray, cores: int) -> tuple[float, float]:
     """Return the bytes a second at which a core checks tiles in memory, and writes them."""
     size = len(tile)
     with tempfile.TemporaryDirectory() as folder:
-        group = Path(folder) / "tiles.zarr"
+        group = open_path(Path(folder) / "tiles.zarr")
         create_arrays(group, [ArraySpec("tile", (size * cores, size), tile.shape, "float64", ("row", "column"))], {})
 
         def write(row: int) -> float:
@@ -94,9 +95,9 @@ def _measure_store(tile: np.ndarray, cores: int) -> tuple[float, float]:
             return time.perf_counter() - start
 
         def check(row: int) -> float:
-            array = TiledArray(group / "tile")  # which has mapped nothing yet
+            array = TiledArray(group / "tile")
             start = time.thread_time()
-            array.read_mapped(row, 0)
+            array.read(row, 0)  # a mapped tile is checked in the first turn only
             return time.thread_time() - start
 
         rates = [tile.nbytes / _best_seconds(action, range(cores)) for action in (write, check)]
