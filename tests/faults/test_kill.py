@@ -9,6 +9,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -36,6 +37,8 @@ ITERATIONS = {
     "readouts": {"depths": [3], "poolings": ["flatten"]},
     "solve": {"ridges": [1e-2], "solver": "cg", "tile": 32, "rank": 8},
 }
+COMPUTED = ITERATIONS | {"solve": ITERATIONS["solve"] | {"kernel_bytes": 0}}
+"""The same, with tiles of the kernel that each pass computes."""
 FACTOR = {
     "data": {"source": "digits", "train": 1200, "test": 30},
     "readouts": {"depths": [2], "poolings": ["flatten"]},
@@ -101,18 +104,23 @@ def test_a_machine_that_goes_down_costs_the_tiles_in_flight(
     require_same(run, undisturbed(KERNELS))
 
 
-@pytest.mark.parametrize("driver", [ITERATIONS], indirect=True)
+@pytest.mark.parametrize(
+    ("driver", "sections"),
+    [(ITERATIONS, ITERATIONS), (COMPUTED, COMPUTED)],
+    indirect=["driver"],
+    ids=["read", "computed"],
+)
 def test_a_worker_and_a_driver_killed_within_iterations_cost_what_was_in_flight_and_no_bit(
-    driver: subprocess.Popen[bytes], undisturbed: Undisturbed, tmp_path: Path
+    driver: subprocess.Popen[bytes], sections: dict[str, Any], undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
-    whole = undisturbed(ITERATIONS)
+    whole = undisturbed(sections)
     path, name = tmp_path / "run", make_report(whole).solves[0].name
     wait_for_iteration(path, name, 3)
     computing_worker(path, driver).kill()
     wait_for_iteration(path, name, 8)
     os.killpg(driver.pid, signal.SIGKILL)
     driver.wait()
-    run = runs.start(workflow(path, "serial", ITERATIONS), Recorder(), threading.Event())
+    run = runs.start(workflow(path, "serial", sections), Recorder(), threading.Event())
     tiles = begun(path)
     assert set(tiles) == set(begun(whole.path))
     assert len(tiles) - len(set(tiles)) <= 1 + WORKERS

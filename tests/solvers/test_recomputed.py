@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,21 @@ from support.problems import SPECIFICATION, TRAIN, Recorder, Stopper, flip_bit, 
 from support.processes import begun
 from support.systems import ONE
 
+from cntk_pipeline.cli.display import show_plan
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.errors import ConfigError, Interrupted, NotPositiveDefinite
+from cntk_pipeline.opened import open_run
+from cntk_pipeline.opened.export import plan_export
+from cntk_pipeline.plots.displays.kernel_matrix import KernelMatrix
 from cntk_pipeline.rundir.directory import RunDirectory
-from cntk_pipeline.solvers import open_system
+from cntk_pipeline.solvers import SOLVERS, SystemSize, open_system
+from cntk_pipeline.solvers.options import ConjugateGradientOptions
 from cntk_pipeline.solvers.systems import SystemKernel, kept_tiles
 from cntk_pipeline.tasks import Stage, Task
 from cntk_pipeline.tiling import KeptTiles, Tile, lower_tiles
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.report import make_report
+from cntk_pipeline.workflow.ways import Way, cheapest
 
 Run = Callable[..., RunDirectory]
 Config = Callable[..., RunConfig]
@@ -93,10 +100,11 @@ def test_a_kernel_of_which_a_part_is_stored_has_the_bits_of_the_whole(
 def test_each_of_several_read_outs_has_its_bits_in_float32(
     run_small: Run, beside: Callable[[str], dict[str, str]]
 ) -> None:
-    sections = {"kernel": {"tile": 16}}
-    stored = run_small(**sections, solve=STORED, store=beside("stored"))
-    run = run_small(**sections, solve=COMPUTED)
-    assert len(run.specification.readouts) == 4
+    readouts = {"depths": [3], "poolings": ["flatten", "gap"], "kinds": ["nngp"]}
+    sections = {"readouts": readouts, "kernel": {"tile": 16}}
+    stored = run_small(**sections, solve=STORED | {"ridges": [1.0]}, store=beside("stored"))
+    run = run_small(**sections, solve=COMPUTED | {"ridges": [1.0]})
+    assert len(run.specification.readouts) == 2
     for mine, its in zip(make_report(run).solves, make_report(stored).solves, strict=True):
         assert tiles_of(run, mine.readout) == {(0, 0), (1, 1), (2, 2)}
         arrays = (each.solved(mine.name, "coefficients").read(0, 0) for each in (run, stored))
@@ -132,6 +140,19 @@ def test_a_resume_may_store_more_and_less_and_goes_on_from_its_state(run_small: 
     less = run_small(**ONE, solve=COMPUTED)
     assert make_report(less).complete
     assert len(begun(less, "step")) == len(begun(stored, "step"))
+
+
+@pytest.mark.slow
+def test_a_solve_that_began_on_a_stored_kernel_goes_on_with_a_part_of_it(run_small: Run, small_config: Config) -> None:
+    path = Path(str(small_config().store.path))
+    stored = run_small(**ONE, solve=STORED, store={"path": f"{path}-stored"})
+    view = Stopper(lambda view: sum("iteration 4," in moment.note for moment in view.moments) > 3)
+    with pytest.raises(Interrupted):
+        runs.start(small_config(**ONE, solve=STORED), view, view.stop)
+    run = run_small(**ONE, solve=COMPUTED)
+    require_same_results(run, stored)
+    assert len(begun(run, "step")) == len(begun(stored, "step"))
+    assert 0 < len(begun(run, "sum")) < 3 * len(begun(run, "step"))
 
 
 @pytest.mark.slow
@@ -196,6 +217,62 @@ def test_options_that_do_not_fit_are_refused(run_small: Run, solve: dict[str, An
 def test_results_that_read_the_whole_kernel_are_refused_by_name(run_small: Run, key: str) -> None:
     with pytest.raises(ConfigError, match=rf"inference\.{key} reads the whole kernel .* solve\.kernel_bytes"):
         run_small(**ONE, solve=COMPUTED, inference={key: {"spectrum": 3, "ensemble": ["inf"]}[key]})
+
+
+@pytest.mark.slow
+def test_who_reads_the_whole_kernel_of_such_a_run_is_told_how_to_store_it(run_small: Run) -> None:
+    run = run_small(**ONE, solve=COMPUTED)
+    opened = open_run(run.path)
+    message = r"needs the whole kernel .* solve\.kernel_bytes has a part stored, 3 of 6 tiles: leave the key out"
+    with pytest.raises(ConfigError, match=message):
+        opened.kernel(missing="raise")
+    with pytest.raises(ConfigError, match=message):
+        plan_export(run, (), "npz", kernels=True)
+    with pytest.raises(ConfigError, match=message):
+        KernelMatrix.from_run(opened)
+    assert plan_export(run, (), "npz", kernels=False).predictions
+    assert np.isnan(opened.kernel().compute()).sum() == 2 * 16 * 16 + 2 * 2 * 16 * 5
+    assert any("3 of 6 lower tiles; the others are NaN" in line for line in make_report(run).openers)
+    whole = run_small(**ONE, solve=STORED)
+    assert not np.isnan(opened.kernel(missing="raise").compute()).any()
+    assert plan_export(whole, (), "npz", kernels=True).kernels
+
+
+@pytest.mark.slow
+def test_a_plan_compares_the_ways_and_names_the_cheapest(
+    small_config: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = runs.plan(small_config(**ONE, solve=COMPUTED))
+    ways = {way.name: way for way in plan.ways}
+    assert set(ways) == {"stored", "recomputed", "centres"}
+    pieces = 3
+    assert {stage.stage: stage.tasks for stage in plan.stages}["train"] == pieces
+    assert ways["stored"].written_bytes - ways["recomputed"].written_bytes == CHUNK * pieces * (pieces - 1) // 2
+    assert plan.iteration is not None
+    assert plan.iteration.read_bytes == CHUNK * pieces
+    show_plan(plan)
+    said = capsys.readouterr().out
+    assert "computed again in each of 40 passes" in said
+    assert "\ncheapest: " in said
+    stored = Way("stored", 3.0, 9, fits=False)
+    others = (Way("recomputed", 5.0, 2, fits=True), Way("centres", 1.0, 1, fits=True))
+    assert cheapest((stored, *others), exact=True) is others[0]
+    assert cheapest((stored, *others), exact=False) is others[1]
+    assert cheapest((stored,), exact=False) is None
+    assert runs.plan(small_config(**ONE)).ways == ()
+
+
+def test_a_pass_is_forecast_with_the_pairs_that_it_computes() -> None:
+    size = SystemSize(1000, 10, 2, 100, 100, "float32", 1e10, kept=KeptTiles(10, 10), pair_seconds=1.0)
+    solver, options = SOLVERS["cg"], ConjugateGradientOptions(kernel_bytes=0, rank=7)
+    pairs = 1000 * 1001 / 2 * 45 / 55
+    iteration = solver.forecast_iteration(size, options)
+    assert iteration is not None
+    assert pairs < iteration.product_seconds < pairs + 10
+    assert {row.kind: row.core_seconds for row in solver.forecast(size, options)}["sketch"] == 7 * 1000
+    stored = solver.forecast_iteration(replace(size, kept=None), ConjugateGradientOptions())
+    assert stored is not None
+    assert stored.product_seconds < 10
 
 
 def test_room_is_counted_in_tiles_of_all_read_outs() -> None:
