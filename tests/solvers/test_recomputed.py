@@ -203,7 +203,7 @@ def test_a_kernel_that_is_not_positive_definite_is_named_without_its_eigenvalues
             {"solver": "cg", "kernel_bytes": "some"},
             r'kernel_bytes: .*expected bytes \("40GB"\), at least 0, got \'some\'',
         ),
-        ({"solver": "cg", "kernel_bytes": True}, "expected bytes"),
+        ({"solver": "cg", "kernel_bytes": True}, "solve.kernel_bytes"),
         ({"solver": "cg", "kernel_bytes": 0, "sketch": "gaussian"}, 'sketch = "gaussian" reads the whole kernel'),
         ({"solver": "cg", "sketch": "rows"}, "sketch"),
     ],

@@ -367,7 +367,7 @@ class ConjugateGradient(Solver):
     owners = (SKETCH, BASIS, PRODUCT, SUM, STEP, COEFFICIENTS)
 
     def kernel_bytes(self, options: ConjugateGradientOptions) -> int | None:
-        return options.kernel_bytes
+        return None if options.kernel_bytes is None else int(options.kernel_bytes)
 
     def choose_tile(self, train: int, kernel_tile: int, wanted: Literal["auto"] | int) -> int:
         return choose_product_tile(train, kernel_tile, None if wanted == "auto" else wanted)

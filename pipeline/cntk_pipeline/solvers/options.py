@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from cntk_pipeline.config import Section, parse_bytes
 from cntk_pipeline.solvers.systems import Method
@@ -42,16 +42,14 @@ class CholeskyOptions(Section):
         return self
 
 
-def _read_kernel_bytes(value: object) -> int:
+def _read_kernel_bytes(value: str | int) -> int:
     try:
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise ValueError
-        size = parse_bytes(value)
-        if size < 0:
-            raise ValueError
+        size = parse_bytes(value) if isinstance(value, str) else value
+        if size >= 0:
+            return size
     except (ValueError, OverflowError):
-        raise ValueError(f'expected bytes ("40GB"), at least 0, got {value!r}') from None
-    return size
+        pass
+    raise ValueError(f'expected bytes ("40GB"), at least 0, got {value!r}')
 
 
 class ConjugateGradientOptions(Section):
@@ -73,7 +71,7 @@ class ConjugateGradientOptions(Section):
     tolerance: float = Field(default=DEFAULT_TOLERANCE, gt=0, lt=1)
     max_iterations: int = Field(default=DEFAULT_MAX_ITERATIONS, ge=1, le=100_000)
     rank: int = Field(default=DEFAULT_RANK, ge=0)
-    kernel_bytes: Annotated[int, BeforeValidator(_read_kernel_bytes)] | None = None
+    kernel_bytes: Annotated[str | int, AfterValidator(_read_kernel_bytes)] | None = None
     sketch: Literal["gaussian", "columns"] | None = None
 
     @model_validator(mode="before")
