@@ -17,7 +17,8 @@ from cntk_pipeline.solvers.requested import (
     requested_solves,
     solver_of,
     system_group,
-    tile_of,
+    tile_of_solve,
+    with_older_tile,
 )
 from cntk_pipeline.solvers.scores import Scores, score_columns, score_texts
 from cntk_pipeline.solvers.systems import (
@@ -68,5 +69,6 @@ __all__ = [
     "solve_name",
     "solver_of",
     "system_group",
-    "tile_of",
+    "tile_of_solve",
+    "with_older_tile",
 ]

@@ -7,6 +7,7 @@ from cntk_pipeline.config import RunConfig, SolveConfig, read_options
 from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.models import Json
 from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.growth import Growth
 from cntk_pipeline.rundir.specification import BESIDE_THE_RESULT, CentreSpecification
 from cntk_pipeline.solvers.base import Solver
 from cntk_pipeline.solvers.centres import Centres
@@ -26,6 +27,12 @@ from cntk_pipeline.solvers.systems import (
 )
 from cntk_pipeline.storage.tiled_array import ArraySpec, Group
 from cntk_pipeline.tiling import KeptTiles
+
+SMALLEST_SHARE = 1 / 4
+"""Smallest tile of an older run that is kept, as a share of the tile that would be chosen anew.
+
+With smaller tiles tasks are small, and the older factor saves little of the work.
+"""
 
 SOLVERS: dict[str, Solver] = {
     "cholesky": Cholesky(),
@@ -84,7 +91,7 @@ def kept_tiles_of(run: RunDirectory, solve: SolveConfig) -> KeptTiles | None:
     return kept_tiles(run.specification, kernel_bytes_of(solve))
 
 
-def tile_of(solve: SolveConfig, train: int, kernel_tile: int) -> int:
+def tile_of_solve(solve: SolveConfig, train: int, kernel_tile: int) -> int:
     """Choose the edge of the tiles or blocks that a workflow's solver works on.
 
     Where tiles are computed again in each pass, a task computes one of them: the kernel's tile has the time of a task
@@ -157,13 +164,27 @@ def _solve_specification(run: RunDirectory, readout: str, ridge: float, solve: S
         "readout": readout,
         "ridge": ridge,
         "ridge_mode": solve.ridge_mode,
-        "tile": tile_of(solve, run.train_cut.count, run.train_cut.size),
+        "tile": tile_of_solve(solve, run.train_cut.count, run.train_cut.size),
         "targets": targets_of(run.specification.data),
     }
     # Only options that differ from a plain factor, so that solves of earlier versions keep their names.
     said = solver.specification(options)
     method = {"method": {"solver": solve.solver} | said} if said or solve.solver != "cholesky" else {}
     return specification | method | ({"unit_diagonal": True} if solve.unit_diagonal else {})
+
+
+def with_older_tile(config: RunConfig, run: RunDirectory) -> RunConfig:
+    """Set a ``solve.tile`` of "auto" to that of the older run of a grown one, where this keeps some of its factors."""
+    growth = Growth.of(run)
+    if growth is None or growth.factor_tile is None or config.solve.tile != "auto":
+        return config
+    ridges, solver = config.solve.ridges, solver_of(Method(config.solve.solver))
+    a_ridge_stays = config.solve.ridge_mode == "absolute" or (ridges != "auto" and 0.0 in ridges)
+    if not a_ridge_stays or not any(owner.is_nested for owner in solver.owners):
+        return config
+    if growth.factor_tile < SMALLEST_SHARE * solver.choose_tile(run.train_cut.count, run.train_cut.size, "auto"):
+        return config
+    return config.model_copy(update={"solve": config.solve.model_copy(update={"tile": growth.factor_tile})})
 
 
 def make_system(run: RunDirectory, specification: Json, method: Method) -> System:

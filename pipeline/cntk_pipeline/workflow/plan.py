@@ -8,14 +8,11 @@ from typing import Any
 import numpy as np
 
 from cntk_pipeline.clusters.memory import PROCESS_BYTES, kernel_task_bytes
-from cntk_pipeline.config import InferenceConfig, SolveConfig
+from cntk_pipeline.config import SolveConfig
 from cntk_pipeline.datasets import Contents
 from cntk_pipeline.gram.forecast import KernelSize, forecast_kernel
 from cntk_pipeline.gram.pivots import PIVOTS, forecast_pivots
-from cntk_pipeline.gram.tiles import Readout
-from cntk_pipeline.graphs import NodeCounts
 from cntk_pipeline.inference import RESULTS, asked_of, forecast_choice, forecast_results, needs_test_kernel
-from cntk_pipeline.kernels import Engine
 from cntk_pipeline.rundir.specification import EngineRecord
 from cntk_pipeline.solvers import (
     SystemSize,
@@ -25,12 +22,12 @@ from cntk_pipeline.solvers import (
     method_of,
     options_of,
     solver_of,
-    tile_of,
+    tile_of_solve,
 )
 from cntk_pipeline.solvers.forecast import IterationForecast
-from cntk_pipeline.storage.tiled_array import Array
 from cntk_pipeline.tasks import StageForecast
-from cntk_pipeline.tiling import choose_tile, clip_tile, total_pairs
+from cntk_pipeline.tiling import total_pairs
+from cntk_pipeline.workflow.load import Loaded, slots_of
 from cntk_pipeline.workflow.wanted import OWNERS
 from cntk_pipeline.workflow.ways import PASSES, Way, compare_ways
 
@@ -86,7 +83,7 @@ class Plan:
     iteration : of conjugate gradients; None where none run.
     engine, numerics_version : what computes the values.
     centres : columns of the kernel; None where they are all training images.
-    are_pivots : whether the kernel itself chooses these centres.
+    are_pivots : whether the kernel itself draws these centres.
     ways : to the systems, where conjugate gradients solve them, with their costs.
     """
 
@@ -114,7 +111,7 @@ class Plan:
 
     @property
     def pilot(self) -> str:
-        """Why no loss by the centres is forecast, where the kernel itself chooses them; empty elsewhere."""
+        """Why no loss by the centres is forecast, where the kernel itself draws them; empty elsewhere."""
         if not self.are_pivots:
             return ""
         return (
@@ -143,76 +140,40 @@ class Plan:
         return asdict(self) | {"seconds": self.seconds, "written_bytes": self.written_bytes}
 
 
-@dataclass(frozen=True)
-class PlanInputs:
-    """The inputs of a plan.
+def make_plan(loaded: Loaded, tile: int, free_bytes: int | None = None) -> Plan:
+    """Measure what a pair and a matrix product cost here, and add up what all owners forecast.
 
-    ``tile`` is None where it is to be chosen; ``sample`` holds a few standardised images, or all graphs, whose
-    ``nodes`` are counted. ``free_bytes`` is the room of the disk, where that is known.
+    Parameters
+    ----------
+    loaded : the workflow with its data.
+    tile : edge of the kernel's tiles.
+    free_bytes : of the disk of the run; None where no limit is known.
     """
-
-    readouts: tuple[Readout, ...]
-    engine: Engine
-    engine_record: EngineRecord
-    dtype: str
-    contents: Contents
-    warnings: tuple[str, ...]
-    solve: SolveConfig
-    inference: InferenceConfig
-    tile: int | None
-    slots: int
-    sample: Array
-    nodes: NodeCounts | None = None
-    free_bytes: int | None = None
-
-
-def make_plan(inputs: PlanInputs) -> Plan:
-    """Measure what a pair and a matrix product cost here, choose the tiles, and add up what all owners forecast."""
-    engine = inputs.engine
-    cost = engine.measure(inputs.sample)
-    rate = measure_product_rate()
-    train, test, slots = inputs.contents.train, inputs.contents.test, inputs.slots
-    lanes = engine.lane_width
-    centres = centres_of(inputs.solve)
+    config, engine, nodes, contents = loaded.config, loaded.engine, loaded.nodes, loaded.contents
+    cost, rate, slots = loaded.cost, measure_product_rate(), slots_of(config)
+    train, test = contents.train, contents.test
+    centres = centres_of(config.solve)
     columns = None if centres is None else centres.count
-    nodes = inputs.nodes
-    if inputs.tile is None:
-        widest, least = None if centres is None else centres.widest_tile, engine.least_pairs
-        tile = choose_tile(
-            train,
-            test,
-            cost.seconds,
-            slots,
-            lanes,
-            least_pairs=least,
-            centres=columns,
-            widest=widest,
-            costliest=None if nodes is None else nodes.costliest,
-        )
-    else:
-        tile = clip_tile(inputs.tile, train, test, lanes)
     has_pivots = centres is not None and centres.are_pivots
-    run = _forecast(inputs, inputs.solve, tile, cost.seconds, rate)
+    run = _forecast(loaded, config.solve, tile, rate)
     size = run.size
     needs = [
-        *solver_of(method_of(inputs.solve)).needs(size, options_of(inputs.solve)),
-        *(need for result in asked_of(inputs.inference) for need in RESULTS[result].needs(size)),
+        *solver_of(method_of(config.solve)).needs(size, options_of(config.solve)),
+        *(need for result in asked_of(config.inference) for need in RESULTS[result].needs(size)),
     ]
 
     def cost_of(solve: SolveConfig) -> tuple[float, int]:
-        other = _forecast(inputs, solve, tile, cost.seconds, rate)
-        stages = other.stage_plans(slots)
-        passes = (
-            0.0 if other.iteration is None else PASSES * _plan_iteration(other.iteration, other.systems, slots).seconds
-        )
+        other = _forecast(loaded, solve, tile, rate)
+        stages, one = other.stage_plans(slots), other.iteration
+        passes = 0.0 if one is None else PASSES * _plan_iteration(one, other.systems, slots).seconds
         return sum(each.seconds for each in stages) + passes, sum(each.written_bytes for each in stages)
 
     return Plan(
-        inputs.contents,
-        inputs.warnings,
+        contents,
+        loaded.warnings,
         train,
         test,
-        tuple(readout.name for readout in inputs.readouts),
+        tuple(readout.name for readout in loaded.readouts),
         tile,
         size.tile,
         total_pairs(train, test, columns, symmetric=not has_pivots),
@@ -224,11 +185,11 @@ def make_plan(inputs: PlanInputs) -> Plan:
         run.stage_plans(slots),
         PROCESS_BYTES + max([kernel_task_bytes(engine, tile, nodes), *(need.bytes for need in needs)]),
         None if run.iteration is None else _plan_iteration(run.iteration, run.systems, slots),
-        inputs.engine_record,
+        loaded.engine_record,
         engine.version_for(engine.question),
         columns,
         has_pivots,
-        compare_ways(inputs.solve, train, cost_of, inputs.free_bytes),
+        compare_ways(config.solve, train, cost_of, free_bytes),
     )
 
 
@@ -249,28 +210,29 @@ class _Forecast:
         )
 
 
-def _forecast(inputs: PlanInputs, solve: SolveConfig, tile: int, pair_seconds: float, rate: float) -> _Forecast:
-    """Add up what the owners of all stages forecast for a ``[solve]``."""
-    train, test, count, nodes = inputs.contents.train, inputs.contents.test, len(inputs.readouts), inputs.nodes
+def _forecast(loaded: Loaded, solve: SolveConfig, tile: int, rate: float) -> _Forecast:
+    """Add up what the owners of all stages forecast for a ``[solve]``, which need not be that of the workflow."""
+    config, contents, nodes, count = loaded.config, loaded.contents, loaded.nodes, len(loaded.readouts)
+    train, test, dtype, pair_seconds = contents.train, contents.test, config.kernel.dtype, loaded.cost.seconds
     solver, options, centres = solver_of(method_of(solve)), options_of(solve), centres_of(solve)
     columns, has_pivots = None if centres is None else centres.count, centres is not None and centres.are_pivots
     kernel = KernelSize(
-        *(train, test, tile, inputs.dtype, count, columns, 1.0 if nodes is None else nodes.test_weight),
+        *(train, test, tile, dtype, count, columns, 1.0 if nodes is None else nodes.test_weight),
         symmetric=not has_pivots,
         kernel_bytes=kernel_bytes_of(solve),
     )
     size = SystemSize(
-        *(train, test, inputs.contents.columns, tile, tile_of(solve, train, tile), inputs.dtype, rate, columns),
+        *(train, test, contents.columns, tile, tile_of_solve(solve, train, tile), dtype, rate, columns),
         kept=kernel.kept,
         pair_seconds=pair_seconds,
     )
     systems = count * (1 if solve.ridges == "auto" else len(solve.ridges))
     stages = (
-        *forecast_kernel(kernel, pair_seconds, test_kernel=needs_test_kernel(inputs.inference)),
+        *forecast_kernel(kernel, pair_seconds, test_kernel=needs_test_kernel(config.inference)),
         *(forecast_pivots(kernel, pair_seconds, rate) if has_pivots else []),
         *([forecast_choice(size) * count] if solve.ridges == "auto" else []),
         *(row * systems for row in (*solver.forecast(size, options), *forecast_predictions(size))),
-        *forecast_results(inputs.inference, size, systems, count),
+        *forecast_results(config.inference, size, systems, count),
     )
     return _Forecast(stages, size, systems, solver.forecast_iteration(size, options))
 

@@ -10,7 +10,7 @@ from cntk_pipeline.gram.engines import is_known
 from cntk_pipeline.inference import RESULTS, asked_of, inverse_need
 from cntk_pipeline.kernels import find_engine
 from cntk_pipeline.rundir.directory import RunDirectory
-from cntk_pipeline.solvers import SystemSize, kernel_bytes_of, method_of, options_of, solver_of, tile_of
+from cntk_pipeline.solvers import SystemSize, kernel_bytes_of, method_of, options_of, solver_of, tile_of_solve
 
 
 def require_cards(config: RunConfig, run: RunDirectory | None = None) -> None:
@@ -71,7 +71,7 @@ def require_fitting_tasks(run: RunDirectory, config: RunConfig, memory: WorkerMe
 
         needs.append(TileNeed("kernel tile", "kernel.tile", specification.tile, engine.lane_width, task_bytes))
     solver, options, data = solver_of(method_of(config.solve)), options_of(config.solve), specification.data
-    tile = tile_of(config.solve, data.train, specification.tile)
+    tile = tile_of_solve(config.solve, data.train, specification.tile)
     size = SystemSize(
         *(data.train, data.test, len(data.classes), specification.tile, tile, specification.dtype),
         centres=None if specification.centres is None else specification.centres.count,

@@ -12,7 +12,7 @@ from cntk_pipeline.datasets import Contents
 from cntk_pipeline.driver.timing import read_timings
 from cntk_pipeline.errors import CorruptTile, StoreError
 from cntk_pipeline.gram.pivots import trace_errors
-from cntk_pipeline.inference import CHOICE, RIDGE_PATH
+from cntk_pipeline.inference import RIDGE_PATH, RIDGE_PHASE
 from cntk_pipeline.rundir import lease
 from cntk_pipeline.rundir.directory import Provenance, RunDirectory
 from cntk_pipeline.rundir.growth import Growth
@@ -131,12 +131,12 @@ class SolveReport:
 
 @dataclass(frozen=True)
 class CentresReport:
-    """The centres that the kernel itself chooses, as far as they are drawn.
+    """The centres that the kernel itself draws, as far as they are drawn.
 
     Attributes
     ----------
     count, most : centres so far, and at most.
-    tolerance : relative trace error at which the choice ends; None where there is no such limit.
+    tolerance : relative trace error at which the draw ends; None where there is no such limit.
     trace_errors : the relative trace error before the first block of columns, which is 1, and behind each block.
     is_over : whether no more are drawn.
     """
@@ -171,7 +171,7 @@ class RunReport:
     trained : ensembles of networks in training, where times were asked for.
     predictions : of new images, by `cntk predict`; they are no part of the run, and ``complete`` does not ask for them.
     openers : lines of Python that open the arrays with zarr and with xarray.
-    centres : the choice of centres by the kernel itself; None where it chooses none.
+    centres : the centres that the kernel itself draws; None where it draws none.
     choose_by : what the training images choose a system by, where the workflow says it.
     """
 
@@ -286,7 +286,7 @@ def make_report(run: RunDirectory) -> RunReport:
     choices = [RidgePathReport(each["readout"], read_choice(run, each)) for each in wanted.selections]
     stages = [_stage_report(run, stage, receipts) for stage in wanted.stages()]
     if choices:
-        stages.insert(sum(stage.phase == KERNEL for stage in stages), _choice_stage(wanted, choices, receipts))
+        stages.insert(sum(stage.phase == KERNEL for stage in stages), _ridge_stage(wanted, choices, receipts))
     solves = [_solve_report(run, solve) for solve in wanted.solves]
     trained = [TrainedReport(product.label, product.stage.kind, product.read(run)) for product in wanted.run_products]
     growth, driver = Growth.of(run), lease.holder(run.lease_path)
@@ -376,12 +376,12 @@ def _stage_report(run: RunDirectory, stage: WantedStage, receipts: dict[Task, Re
     return _stage_of(stage.phase, stage.kind, done, len(stage.jobs), mine)
 
 
-def _choice_stage(wanted: Wanted, choices: Sequence[RidgePathReport], receipts: dict[Task, Receipt]) -> StageReport:
+def _ridge_stage(wanted: Wanted, choices: Sequence[RidgePathReport], receipts: dict[Task, Receipt]) -> StageReport:
     # Choices made by factors have no task of their own; those tasks are no part of what a workflow asks for.
     tasks = [Task(Stage(RIDGE_PATH.kind, solve=solve_name(selection)), 0, 0) for selection in wanted.selections]
     mine = [receipts[task] for task in tasks if task in receipts]
     made = sum(choice.record is not None for choice in choices)
-    return _stage_of(CHOICE, RIDGE_PATH.kind, made, len(choices), mine)
+    return _stage_of(RIDGE_PHASE, RIDGE_PATH.kind, made, len(choices), mine)
 
 
 def _stage_of(phase: str, stage: str, done: int, total: int, receipts: Sequence[Receipt]) -> StageReport:
