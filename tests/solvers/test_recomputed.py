@@ -8,7 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.problems import SPECIFICATION, TRAIN, Recorder, Stopper, flip_bit, receive, whole_matrix
+from support.problems import (
+    SPECIFICATION,
+    TRAIN,
+    Recorder,
+    Stopper,
+    flip_bit,
+    receive,
+    require_same_kernel,
+    whole_matrix,
+)
 from support.processes import begun
 from support.systems import ONE
 
@@ -181,6 +190,19 @@ def test_damaged_kept_tiles_and_variances_are_computed_again(run_small: Run) -> 
     assert tiles_of(again) == {(0, 0), (1, 0), (1, 1), (2, 2)}
     for part, values in found(again).items():
         np.testing.assert_array_equal(values, before[part])
+
+
+@pytest.mark.slow
+def test_a_run_grows_from_one_of_which_a_part_is_stored(
+    run_small: Run, beside: Callable[[str], dict[str, str]]
+) -> None:
+    data = {"standardize_first": 32}
+    old = run_small(**ONE, data=data | {"train": 32}, solve=COMPUTED, store=beside("old"))
+    fresh = run_small(**ONE, data=data, solve=STORED, store=beside("fresh"))
+    grown = run_small(**ONE, data=data, solve=STORED, store=beside("grown") | {"grow_from": str(old.path)})
+    require_same_kernel(grown, fresh)
+    assert len(begun(grown, "train")) == 6 - 2
+    np.testing.assert_array_equal(found(grown)["coefficients"], found(fresh)["coefficients"])
 
 
 @pytest.mark.slow
