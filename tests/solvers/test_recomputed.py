@@ -121,14 +121,15 @@ def test_each_of_several_read_outs_has_its_bits_in_float32(
 
 
 @pytest.mark.slow
-def test_columns_of_a_kernel_are_those_of_its_matrix(run_small: Run) -> None:
+def test_columns_of_a_kernel_are_those_of_its_matrix(run_small: Run, beside: Callable[[str], dict[str, str]]) -> None:
     columns, unit = np.array([0, 15, 16, 20, 36]), {"unit_diagonal": True}
-    run = run_small(**ONE, solve=STORED | unit)
+    run = run_small(**ONE, solve=STORED | unit, store=beside("stored"))
     stored = SystemKernel(run, open_system(run, make_report(run).solves[0].name))
     whole = stored.train((0, TRAIN), (0, TRAIN))
     expected = [stored.train_columns(piece, columns) for piece in range(3)]
     run = run_small(**ONE, solve=COMPUTED | unit)
     kernel = SystemKernel(run, open_system(run, make_report(run).solves[0].name))
+    assert kernel.kept == KeptTiles(3, 0)
     for piece in range(3):
         found = kernel.train_columns(piece, columns)
         # A tile above the diagonal is the mirror image of a tile that is normalised below it, in every bit.
