@@ -12,10 +12,11 @@ from graphs import FactorCosts, factor_graph, fetch_once, kernel_groups
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rates import Rates
+from recomputed import Costs, pass_graph
 from schedule import Cluster, Graph, Phase, Span, Step, simulate
 
 from cntk_pipeline.gram.tiles import list_kernel_jobs
-from cntk_pipeline.tiling import Cut
+from cntk_pipeline.tiling import Cut, KeptTiles
 from cntk_pipeline.workflow.plan import TASK_SECONDS
 
 RATE = 1e10
@@ -223,6 +224,22 @@ def test_where_the_time_went_adds_up() -> None:
     parts = astuple(outcome.shares)
     assert sum(parts) == pytest.approx(1.0)
     assert min(parts) >= 0
+
+
+@pytest.mark.parametrize("room", [0, 12, 21])
+def test_a_pass_that_computes_tiles_has_the_tasks_of_the_package_and_waits_for_its_step(room: int) -> None:
+    costs = Costs(Cut(600, 100), KeptTiles(6, room), 1e-3, EQUAL_RATES, open_seconds=0.0, rank=0)
+    graph = pass_graph(costs)
+    assert len(graph.steps) == 21 + 6 + 1
+    computed = 21 - costs.kept.count
+    assert sum(step.ideal_seconds for step in graph.steps) == pytest.approx(computed * 100**2 * 1e-3)
+    one = simulate(graph, Cluster(1))
+    assert one.seconds == pytest.approx(sum(step.computing.seconds for step in graph.steps))
+    many = simulate(graph, Cluster(1000))
+    longest = max(step.computing.seconds for step in graph.steps[:21])
+    assert many.seconds == pytest.approx(
+        longest + graph.steps[21].computing.seconds + graph.steps[-1].computing.seconds
+    )
 
 
 @settings(max_examples=50)

@@ -58,6 +58,42 @@ class Cut:
         return stop - start
 
 
+@dataclass(frozen=True)
+class KeptTiles:
+    """The tiles of a symmetric matrix that a store keeps, where others are computed each time they are needed.
+
+    The tiles on the diagonal are always kept: they hold the variances. Of the others, the first ones are, row by row.
+    So the choice depends on nothing but the number of tiles that there is room for.
+
+    Attributes
+    ----------
+    pieces : of the rows of the matrix.
+    room : number of tiles that there is room for, those on the diagonal included.
+    """
+
+    pieces: int
+    room: int
+
+    @classmethod
+    def within(cls, room_bytes: int, pieces: int, tile_bytes: int) -> "KeptTiles":
+        """Choose as many tiles as there is room for."""
+        return cls(pieces, room_bytes // tile_bytes)
+
+    def __contains__(self, tile: Tile) -> bool:
+        row, col = max(tile.row, tile.col), min(tile.row, tile.col)  # a tile above the diagonal is read from below
+        return row == col or row * (row - 1) // 2 + col < self.room - self.pieces
+
+    @property
+    def count(self) -> int:
+        """The number of kept tiles on and below the diagonal."""
+        return min(max(self.room, self.pieces), self.total)
+
+    @property
+    def total(self) -> int:
+        """The number of tiles on and below the diagonal."""
+        return self.pieces * (self.pieces + 1) // 2
+
+
 def lower_tiles(cut: Cut, columns: int | None = None) -> Iterator[Tile]:
     """List the tiles on and below the diagonal, row by row; of the first columns of tiles alone, where they are given.
 

@@ -45,6 +45,7 @@ BASE = {
 WORKFLOWS: dict[str, dict[str, Any]] = {
     "factor": {},
     "iterations": {"solve": {"solver": "cg", "rank": 4}},
+    "iterations on tiles that are computed": {"kernel": {"tile": 16}, "solve": {"solver": "cg", "kernel_bytes": 0}},
     "factor in float32": {"solve": {"factor_dtype": "float32"}},
     "automatic ridge": {"solve": {"ridges": "auto"}},
     "ridge by evidence": {"solve": {"ridges": "auto", "choose_by": "evidence"}, "inference": {"evidence": True}},

@@ -178,6 +178,31 @@ SMALL = {
 }
 
 
+def test_a_run_in_a_bucket_that_computes_its_kernel_in_each_pass_equals_one_on_disk(url: str, tmp_path: Path) -> None:
+    solve = {"ridges": [1e-2], "solver": "cg", "rank": 8, "tile": 16}
+    sections = SMALL | {"solve": solve | {"kernel_bytes": 0}, "inference": {}}
+    (tmp_path / "workflow.json").write_text(workflow(url, "local", **sections).model_dump_json())
+    (tmp_path / "drive.py").write_text(DRIVE)
+    process = subprocess.Popen(
+        [sys.executable, "drive.py"], cwd=tmp_path, env=os.environ | PATHS, start_new_session=True
+    )
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while receipts(url) < 40:  # of 4 on the diagonal, 5 of the test images, and 10 products and 4 sums a pass
+        assert time.monotonic() < deadline, "40 receipts never came"
+        assert process.poll() is None, "the driver ended early"
+        time.sleep(0.05)
+    os.killpg(process.pid, 9)
+    process.wait()
+    run = runs.resume(url, Recorder(), threading.Event())
+    stored = SMALL | {"solve": solve | {"sketch": "columns"}, "inference": {}}
+    on_disk = runs.start(workflow(str(tmp_path / "run"), "serial", **stored), Recorder(), threading.Event())
+    (mine,), (its,) = make_report(run).solves, make_report(on_disk).solves
+    assert mine.name == its.name
+    for part in ("coefficients", "mean"):
+        np.testing.assert_array_equal(*(each.solved(mine.name, part).read(0, 0) for each in (run, on_disk)))
+    assert runs.verify(url).bad == ()
+
+
 @pytest.mark.parametrize("share", [0.05, 0.2])
 def test_a_server_that_fails_some_requests_costs_time_and_no_bit(url: str, share: float, tmp_path: Path) -> None:
     """Fails where `create_new` trusts its own first answer, or where errors of the store are not asked again."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # a display of a state needs neither the driver nor a plan
     from cntk_pipeline.driver.driver import Progress as DriverProgress
     from cntk_pipeline.workflow.plan import Plan
     from cntk_pipeline.workflow.report import CentresReport, RunReport, SolveReport
+    from cntk_pipeline.workflow.ways import Way
 
 PLAIN_SECONDS, PLAIN_SHARE, QUIET_SECONDS = 30.0, 0.05, 600.0
 """Distance of progress lines where the output is no terminal: at least half a minute and a twentieth of the stage, but
@@ -175,10 +176,37 @@ def show_plan(plan: "Plan") -> None:
             f"{bytes_text(each.read_bytes)} of kernel read, {seconds_text(each.seconds)}; "
             "how many it takes is not known beforehand"
         )
+    if plan.ways:
+        _show_ways(plan.ways, plan.train)
     out.print(
         f"tiles of {plan.tile} samples, in the solve {plan.factor_tile}; "
         f"memory per worker about {bytes_text(plan.memory_bytes)}"
     )
+
+
+def _show_ways(ways: "tuple[Way, ...]", train: int) -> None:
+    """Show what the systems cost with the kernel stored, computed again in each pass, or of centres."""
+    from cntk_pipeline.workflow.ways import CENTRES, PASSES, cheapest
+
+    said = {
+        "stored": "stored as a whole",
+        "recomputed": f"computed again in each of {PASSES} passes",
+        "centres": f"of {min(CENTRES, train):,} centres, another regression",
+    }
+    table = Table("the kernel", "written", "time", "", box=None, pad_edge=False)
+    for way in ways:
+        fits = "" if way.fits else "more than is free on the disk"
+        table.add_row(said[way.name], bytes_text(way.written_bytes), seconds_text(way.seconds), fits)
+    for column in table.columns[1:3]:
+        column.justify = "right"
+    out.print(table)
+    best, exact = cheapest(ways, exact=False), cheapest(ways, exact=True)
+    if best is None:
+        out.print("no way fits the disk")
+    elif exact is None or exact is best:
+        out.print(f"cheapest: {said[best.name]}" + ("; no exact way fits the disk" if exact is None else ""))
+    else:
+        out.print(f"cheapest: {said[best.name]}; of the exact ways: {said[exact.name]}")
 
 
 def centres_text(found: "CentresReport") -> str:

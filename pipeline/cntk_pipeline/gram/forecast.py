@@ -7,7 +7,7 @@ import numpy as np
 from cntk_pipeline.gram.tiles import TEST, TEST_TEST, TRAIN, TRAIN_VARIANCE, VARIANCE, list_kernel_jobs
 from cntk_pipeline.storage.tiled_array import CRC_BYTES
 from cntk_pipeline.tasks import StageForecast
-from cntk_pipeline.tiling import Cut
+from cntk_pipeline.tiling import Cut, KeptTiles
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class KernelSize:
     centres : columns of the kernel, where they are not all training images.
     test_weight : the cost of a test image in that of a training image; graphs differ.
     symmetric : whether these are the leading training images.
+    kernel_bytes : room for the stored tiles of K(train, train); None where all are stored.
     """
 
     train: int
@@ -33,6 +34,19 @@ class KernelSize:
     centres: int | None = None
     test_weight: float = 1.0
     symmetric: bool = True
+    kernel_bytes: int | None = None
+
+    @property
+    def chunk_bytes(self) -> int:
+        """The bytes of a tile of one read-out on disk."""
+        return self.tile**2 * np.dtype(self.dtype).itemsize + CRC_BYTES
+
+    @property
+    def kept(self) -> KeptTiles | None:
+        """The tiles of K(train, train) that are stored; None where all are."""
+        if self.kernel_bytes is None:
+            return None
+        return KeptTiles.within(self.kernel_bytes, Cut(self.train, self.tile).pieces, self.chunk_bytes * self.readouts)
 
 
 def forecast_kernel(size: KernelSize, pair_seconds: float, *, test_kernel: bool) -> list[StageForecast]:
@@ -44,8 +58,7 @@ def forecast_kernel(size: KernelSize, pair_seconds: float, *, test_kernel: bool)
     test_kernel : whether K(test, test) is computed.
     """
     rows, columns = Cut(size.train, size.tile).pieces, Cut(size.test, size.tile).pieces
-    item = np.dtype(size.dtype).itemsize
-    chunk, line = size.tile**2 * item + CRC_BYTES, size.tile * item + CRC_BYTES
+    chunk, line = size.chunk_bytes, size.tile * np.dtype(size.dtype).itemsize + CRC_BYTES
 
     def triangle(kind: str, count: int, pieces: int, seconds: float) -> StageForecast:
         tiles = pieces * (pieces + 1) // 2
@@ -55,6 +68,10 @@ def forecast_kernel(size: KernelSize, pair_seconds: float, *, test_kernel: bool)
         return _forecast_columns(size, size.centres, pair_seconds)
     of_test = pair_seconds * size.test_weight, pair_seconds * size.test_weight**2
     train = triangle(TRAIN.kind, size.train, rows, pair_seconds)
+    if size.kept is not None:
+        share = size.kept.count / size.kept.total
+        written = size.kept.count * chunk * size.readouts
+        train = StageForecast(train.kind, size.kept.count, written, train.core_seconds * share)
     found = [
         StageForecast(train.kind, train.tasks, train.written_bytes + rows * line * size.readouts, train.core_seconds),
         StageForecast(
@@ -68,7 +85,7 @@ def forecast_kernel(size: KernelSize, pair_seconds: float, *, test_kernel: bool)
 def _forecast_columns(size: KernelSize, centres: int, pair_seconds: float) -> list[StageForecast]:
     """Forecast the stages of a kernel of some columns, by its tasks."""
     cut, item = Cut(size.train, size.tile), np.dtype(size.dtype).itemsize
-    chunk, line = size.tile**2 * item + CRC_BYTES, size.tile * item + CRC_BYTES
+    chunk, line = size.chunk_bytes, size.tile * item + CRC_BYTES
     found = []
     jobs = list_kernel_jobs(cut, Cut(size.test, size.tile), Cut(centres, size.tile), symmetric=size.symmetric)
     for owner in (TRAIN, TEST, VARIANCE, TRAIN_VARIANCE):

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from cntk_pipeline.config import KernelConfig, NetworkConfig, ReadoutsConfig
-from cntk_pipeline.errors import ConfigError, CorruptTile, LayerError
+from cntk_pipeline.errors import ConfigError, CorruptTile, LayerError, NotFinite
 from cntk_pipeline.gram.engines import is_known, load_code, open_engine, require_numerics, uses_devices
 from cntk_pipeline.gram.networks import layer_count, require_depth, require_option_types, require_size, require_types
 from cntk_pipeline.graphs import NodeCounts, count_nodes, is_graph, piece_sums
@@ -32,7 +32,7 @@ from cntk_pipeline.rundir.specification import (
 from cntk_pipeline.rundir.twins import Twins
 from cntk_pipeline.storage.tiled_array import Array, ArraySpec, Group, TiledArray
 from cntk_pipeline.tasks import Chunk, Receipt, Stage, Task, timed
-from cntk_pipeline.tiling import Cut, lower_tiles, pairs_in_tile, rectangle_tiles
+from cntk_pipeline.tiling import Cut, KeptTiles, Tile, lower_tiles, pairs_in_tile, rectangle_tiles
 
 _LAYOUT_NOTE = "train holds the tiles on and below the diagonal, the others stay NaN; diagonal tiles are whole"
 _PIVOTS_NOTE = "column j of train and test is of training image pivots[j] of pivots.zarr; all tiles are there"
@@ -161,17 +161,21 @@ def missing_jobs(run: RunDirectory) -> list[Job]:
     return [job for job in kernel_jobs(run) if job.task not in known]
 
 
-def kernel_jobs(run: RunDirectory, nodes: NodeCounts | None = None) -> list[Job]:
+def kernel_jobs(run: RunDirectory, nodes: NodeCounts | None = None, kept: KeptTiles | None = None) -> list[Job]:
     """List all tiles of the kernel matrices; longest first, since short ones fill the gaps at the end.
 
     Parameters
     ----------
     nodes : of graphs, where their tiles are to be computed: a job's entries are pairs of nodes then. Not so where the
         kernel itself draws its columns, whose graphs are known one column of tiles after the other.
+    kept : the tiles of K(train, train) that are stored; None for all.
     """
     symmetric = not run.specification.has_pivots
     counts = nodes if symmetric else None
-    return list_kernel_jobs(run.train_cut, run.test_cut, run.column_cut, counts, symmetric=symmetric)
+    jobs = list_kernel_jobs(run.train_cut, run.test_cut, run.column_cut, counts, symmetric=symmetric)
+    if kept is None:
+        return jobs
+    return [job for job in jobs if job.owner is not TRAIN or Tile(job.task.row, job.task.col) in kept]
 
 
 def list_kernel_jobs(
@@ -239,9 +243,10 @@ def _weighed(jobs: list[Job], columns: Cut, nodes: NodeCounts) -> list[Job]:
     return found
 
 
-def engine_of(run: RunDirectory) -> Engine:
-    """Put the read-outs of a run to its engine, once per process; errors as of `open_engine`."""
-    return engines_once(str(run.path.absolute()), tuple(range(len(run.specification.readouts))))
+def engine_of(run: RunDirectory, numbers: tuple[int, ...] | None = None) -> Engine:
+    """Put read-outs of a run, by number or all, to its engine, once per process; errors as of `open_engine`."""
+    all_of_them = tuple(range(len(run.specification.readouts)))
+    return engines_once(str(run.path.absolute()), all_of_them if numbers is None else numbers)
 
 
 def forget_runs() -> None:
@@ -283,6 +288,70 @@ def compute(run_path: str, task: Task) -> Receipt:
 
     chunks, write_seconds = timed(write)
     return Receipt(task, chunks, found_seconds + read_seconds, compute_seconds, write_seconds, socket.gethostname())
+
+
+def compute_train_tile(run: RunDirectory, readout: str, tile: Tile) -> Array:
+    """Compute a tile of K(train, train) of one read-out and write nothing.
+
+    Parameters
+    ----------
+    tile : on or below the diagonal.
+
+    Returns
+    -------
+    (rows, columns) array of the run's dtype, with the bits that `compute` writes.
+
+    Raises
+    ------
+    SpecificationMismatch
+        If this installation computes other bits than those of the run.
+    NotFinite
+        If a value is not finite.
+    """
+    task = Task(Stage(TRAIN.kind), tile.row, tile.col)
+    values, _, _ = _evaluate(str(run.path.absolute()), task, (_number_of(run, readout),))
+    return values[0]
+
+
+def compute_train_pairs(run: RunDirectory, readout: str, later: Array, earlier: Array) -> Array:
+    """Compute the kernel of some training images with some that come before all of them, and write nothing.
+
+    Parameters
+    ----------
+    later, earlier : numbers of training images, rising, ``(m,)`` and ``(k,)``.
+
+    Returns
+    -------
+    (m, k) array of the run's dtype, with the bits that `compute` writes: the later image of a pair is on the left.
+
+    Raises
+    ------
+    SpecificationMismatch, NotFinite
+        As in `compute_train_tile`.
+    """
+    require_numerics(run)
+    evaluator = engine_of(run, (_number_of(run, readout),)).evaluator()
+    try:
+        return evaluator.evaluate(_train_images(run, later), _train_images(run, earlier))[0]
+    except NotFinite as error:
+        places = "the pair is counted among some training images, of which the first are"
+        raise NotFinite(f"{error} ({places} {later[0]} and {earlier[0]})") from None
+
+
+def _train_images(run: RunDirectory, samples: Array) -> Array:
+    """Read some training images, those of one tile at once."""
+    cut, images = run.train_cut, run.inputs("train_images")
+    pieces = samples // cut.size
+    return np.concatenate(
+        [
+            images[slice(*cut.bounds(piece))][samples[pieces == piece] - piece * cut.size]
+            for piece in np.unique(pieces).tolist()
+        ]
+    )
+
+
+def _number_of(run: RunDirectory, readout: str) -> int:
+    return [each.name for each in run.specification.readouts].index(readout)
 
 
 def _is_on_diagonal(run: RunDirectory, task: Task) -> bool:

@@ -26,6 +26,8 @@ def add_remedies(run: RunDirectory, outcome: Outcome, run_jobs: RunJobs) -> None
         if not isinstance(error, NotPositiveDefinite) or run.specification.centres is not None:
             continue
         system = open_system(run, task.stage.solve)
+        if SystemKernel(run, system).kept is not None:
+            continue  # eigenvalues need the whole kernel
         mean_diagonal = SystemKernel(run, system).mean_diagonal()
         if mean_diagonal == 0:
             continue  # for a zero kernel no ridge helps

@@ -20,7 +20,7 @@ from cntk_pipeline.inference.spectrum import SpectrumResult
 from cntk_pipeline.inference.whitened import WHITENED
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Owner
-from cntk_pipeline.solvers import System, SystemSize, centres_of, has_exact_factor, options_of
+from cntk_pipeline.solvers import System, SystemSize, centres_of, has_exact_factor, kernel_bytes_of, options_of
 from cntk_pipeline.tasks import StageForecast
 
 RESULTS: dict[str, Result] = {
@@ -93,6 +93,11 @@ def require_options(config: RunConfig) -> None:
     if config.solve.ridges == "auto" and not has_exact_factor(config.solve):
         raise ConfigError(
             f'solve.ridges = "auto" compares the leave-one-out of factors: {EXACT_FACTOR}, or give ridges'
+        )
+    if asked and not wanted and kernel_bytes_of(config.solve) is not None:
+        raise ConfigError(
+            f"inference.{next(iter(asked))} reads the whole kernel of the training images, of which "
+            "solve.kernel_bytes stores a part: leave out one of them"
         )
     if centres_of(config.solve) is not None:
         for key in asked:

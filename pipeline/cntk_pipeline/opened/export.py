@@ -19,7 +19,7 @@ from cntk_pipeline.gram.tiles import kernel_group, test_group
 from cntk_pipeline.inference import needs_test_kernel
 from cntk_pipeline.opened.predicted import named_columns
 from cntk_pipeline.opened.systems import find_readout, readout_names
-from cntk_pipeline.opened.tiles import Stored, next_step
+from cntk_pipeline.opened.tiles import Stored, next_step, require_stored_kernel
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.specification import DataSpecification
 from cntk_pipeline.solvers import METRICS, System, system_group
@@ -117,6 +117,8 @@ def plan_export(run: RunDirectory, readouts: Sequence[str], form: Format, *, ker
         for system, stored in zip(systems, means, strict=True)
     ]
     export = Export(chosen, predictions, form)
+    for matrix in (each for group in chosen.values() for each in group if each.name == "train"):
+        require_stored_kernel(run, matrix.stored, f"an export of {matrix.label} (--no-kernels goes without)")
     _require_whole(run, export, [name for name in names if name not in {system.readout for system in systems}])
     return export
 

@@ -19,7 +19,7 @@ from cntk_pipeline.opened.prediction import Say, on_stderr, predict_means
 from cntk_pipeline.opened.results import Inferred, read_result
 from cntk_pipeline.opened.systems import Readout, find_best, find_readout, find_system, readout_names
 from cntk_pipeline.opened.tables import Table
-from cntk_pipeline.opened.tiles import Stored, read_whole, require_whole
+from cntk_pipeline.opened.tiles import Stored, read_whole, require_stored_kernel, require_whole
 from cntk_pipeline.regression.probabilities import Probabilities, fit_probabilities
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.solvers import System, system_group
@@ -141,12 +141,14 @@ class OpenRun:
             `centres`; "test" for
             K(test, train); "test_test" for K(test, test), if a posterior covariance was asked for; "train_variance"
             and "test_variance" for K(x, x) of each image.
-        missing : "nan" lets tiles that are not computed yet be NaN; "raise" refuses them.
+        missing : "nan" lets tiles that are not computed yet be NaN, or not stored by ``solve.kernel_bytes``; "raise"
+            refuses them.
 
         Raises
         ------
         ConfigError
-            If there is no such read-out or part.
+            If there is no such read-out or part; with ``missing="raise"`` also if the workflow has a part of
+            K(train, train) stored.
         NotComputed
             With ``missing="raise"``, if tiles are missing, with how far it is.
         """
@@ -155,6 +157,8 @@ class OpenRun:
         name = find_readout(self.directory, readout)
         stored = self._kernel(name, part)
         if missing == "raise":
+            if part == "train":
+                require_stored_kernel(self.directory, stored, f'kernel("{name}", "{part}")')
             require_whole(self.directory, stored, f'kernel("{name}", "{part}")')
         return stored.lazy()
 

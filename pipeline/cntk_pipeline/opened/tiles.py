@@ -9,9 +9,10 @@ from typing import Any
 import dask.array
 import numpy as np
 
-from cntk_pipeline.errors import CorruptTile, NotComputed
+from cntk_pipeline.errors import ConfigError, CorruptTile, NotComputed
 from cntk_pipeline.rundir import lease
 from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.solvers import kept_tiles_of
 from cntk_pipeline.storage import open_path
 from cntk_pipeline.storage.tiled_array import CRC_BYTES, GROUP_RECORD, Array, ArraySpec, Group, TiledArray
 from cntk_pipeline.tiling import Cut
@@ -127,6 +128,26 @@ def require_whole(run: RunDirectory, stored: Stored, what: str) -> None:
     if there < total:
         raise NotComputed(
             f"{run.path}: {what} is not computed yet, {there} of {total} tiles are there. {next_step(run)}"
+        )
+
+
+def require_stored_kernel(run: RunDirectory, stored: Stored, what: str) -> None:
+    """Refuse K(train, train) of a run whose workflow has a part of it stored, unless all tiles are there anyway.
+
+    Raises
+    ------
+    ConfigError
+        With the remedy.
+    """
+    kept = kept_tiles_of(run, run.workflow().solve) if run.has_workflow() else None
+    if kept is None or kept.count == kept.total:
+        return
+    there, total = stored.count()
+    if there < total:
+        raise ConfigError(
+            f"{run.path}: {what} needs the whole kernel of the training images, and solve.kernel_bytes has a part "
+            f"stored, {there} of {total} tiles: leave the key out of the workflow and run it again, which computes the "
+            "others and stores them"
         )
 
 

@@ -4,10 +4,11 @@ import math
 from typing import Any
 
 from cntk_pipeline.errors import ConfigError, NotComputed
+from cntk_pipeline.gram.tiles import kernel_group
 from cntk_pipeline.opened import OpenRun
 from cntk_pipeline.opened.results import require_key
 from cntk_pipeline.opened.systems import Readout, find_readout
-from cntk_pipeline.opened.tiles import next_step
+from cntk_pipeline.opened.tiles import Stored, next_step, require_stored_kernel
 from cntk_pipeline.workflow.wanted import WantedSolve, find_wanted
 
 
@@ -56,6 +57,8 @@ def require_whole_kernel(run: OpenRun) -> None:
     ConfigError
         With the remedy.
     """
+    for readout in run.readouts:
+        require_stored_kernel(run.directory, Stored.of(kernel_group(run.directory), f"{readout}/train"), "this figure")
     centres = run.directory.specification.centres
     if centres is not None:
         raise ConfigError(

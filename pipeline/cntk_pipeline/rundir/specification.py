@@ -216,6 +216,7 @@ class _SolveRecord(TypedDict):
     absolute_ridge: float
     mean_diagonal: NotRequired[float]
     max_iterations: NotRequired[Positive]
+    kernel_bytes: NotRequired[Count]
     method: NotRequired[Json]
     unit_diagonal: NotRequired[bool]
     candidates: NotRequired[list[float]]
@@ -233,7 +234,7 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-BESIDE_THE_RESULT = ("max_iterations",)
+BESIDE_THE_RESULT = ("max_iterations", "kernel_bytes")
 """Options that no result depends on: a solve.json holds them beside the specification, and a resume may change them."""
 
 CAME_OUT = ("absolute_ridge", "mean_diagonal", *BESIDE_THE_RESULT)

@@ -16,6 +16,7 @@ from cntk_pipeline.models import Json
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.growth import Growth
 from cntk_pipeline.rundir.owners import Job
+from cntk_pipeline.rundir.specification import CAME_OUT
 from cntk_pipeline.rundir.twins import Twins
 from cntk_pipeline.storage import StorePath
 from cntk_pipeline.tasks import Chunk, Receipt, Stage
@@ -180,5 +181,5 @@ def _open_source(growth: Growth, say: Callable[[str], None]) -> RunDirectory | N
 
 def _asked_of(record: Json, readout: str | None) -> Json:
     """Return the part of a solve's record that the workflow sets, without values from the images or the chosen tile."""
-    came_out = ("kernel", "tile", "absolute_ridge", "mean_diagonal", "max_iterations")
+    came_out = ("kernel", "tile", *CAME_OUT)
     return {name: value for name, value in record.items() if name not in came_out} | {"readout": readout}

@@ -6,10 +6,11 @@ Each owner of a stage says by `Owner.twin` where a task of it has one. It asks a
 from cntk_pipeline.models import Json
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.growth import Growth, same_readouts
+from cntk_pipeline.rundir.specification import BESIDE_THE_RESULT
 from cntk_pipeline.tasks import Stage, Task
 from cntk_pipeline.tiling import Cut
 
-_BESIDE_THE_SYSTEM = ("kernel", "readout", "ridge", "ridge_mode", "mean_diagonal", "max_iterations")
+_BESIDE_THE_SYSTEM = ("kernel", "readout", "ridge", "ridge_mode", "mean_diagonal", *BESIDE_THE_RESULT)
 """Parts of a solve's record that may differ between equal systems of two runs; the absolute ridge is not among them."""
 
 

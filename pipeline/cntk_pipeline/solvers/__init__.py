@@ -9,6 +9,8 @@ from cntk_pipeline.solvers.requested import (
     centres_of,
     factor_tiles,
     has_exact_factor,
+    kept_tiles_of,
+    kernel_bytes_of,
     make_system,
     method_of,
     options_of,
@@ -16,6 +18,7 @@ from cntk_pipeline.solvers.requested import (
     requested_solves,
     solver_of,
     system_group,
+    tile_of_solve,
     with_factor_tile,
     with_older_tile,
 )
@@ -51,6 +54,8 @@ __all__ = [
     "forecast_predictions",
     "forget_tiles",
     "has_exact_factor",
+    "kept_tiles_of",
+    "kernel_bytes_of",
     "make_system",
     "method_of",
     "metrics",
@@ -67,6 +72,7 @@ __all__ = [
     "solve_name",
     "solver_of",
     "system_group",
+    "tile_of_solve",
     "with_factor_tile",
     "with_older_tile",
 ]

@@ -44,6 +44,10 @@ class Solver(ABC):
         """Return the training images whose columns of the kernel are computed; None for all."""
         return None
 
+    def kernel_bytes(self, options: Any) -> int | None:
+        """Return the bytes of K(train, train) that are stored, while a solve computes the rest; None for all."""
+        return None
+
     @abstractmethod
     def choose_tile(self, train: int, kernel_tile: int, wanted: Literal["auto"] | int) -> int:
         """Choose the edge of the tiles or blocks that the solver works on; ``wanted`` is ``solve.tile``."""

@@ -7,7 +7,7 @@ import google_crc32c
 import numpy as np
 
 from cntk_pipeline.storage.tiled_array import CRC_BYTES
-from cntk_pipeline.tiling import Cut
+from cntk_pipeline.tiling import Cut, KeptTiles
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,8 @@ class IterationForecast:
     Attributes
     ----------
     tasks : products, and the step after them.
-    read_bytes : of the kernel's lower tiles, each read once.
-    product_seconds : core-seconds of all products, on any number of slots.
+    read_bytes : of the kernel's lower tiles, each read once; of those that are stored.
+    product_seconds : core-seconds of all products, on any number of slots, and of the tiles that are computed.
     step_seconds : of the step, on one slot.
     """
 
@@ -40,6 +40,9 @@ class SystemSize:
     product_rate : of float64 matrix products, floating-point operations a second and core; 0 where it is not measured
         because only memory is forecast.
     centres : columns of the kernel, where they are not all training images.
+    kept : the tiles of K(train, train) that are stored, while each pass computes the others; None where all are.
+    pair_seconds : of a pair that a pass computes, on one core; of several read-outs it is the time of all, since what
+        one of them takes alone is not measured.
     """
 
     train: int
@@ -50,6 +53,16 @@ class SystemSize:
     dtype: str
     product_rate: float = 0.0
     centres: int | None = None
+    kept: KeptTiles | None = None
+    pair_seconds: float = 0.0
+
+    @property
+    def computed_seconds(self) -> float:
+        """Core-seconds of the tiles that each pass computes."""
+        if self.kept is None:
+            return 0.0
+        pairs = self.train * (self.train + 1) / 2
+        return pairs * (1 - self.kept.count / self.kept.total) * self.pair_seconds
 
     @property
     def columns(self) -> int:
@@ -105,7 +118,8 @@ def measure_stream(dtype: str, classes: int, side: int = 768) -> StreamRate:
 def forecast_streaming(size: SystemSize, factor_dtype: str | None, rank: int) -> IterationForecast:
     """Forecast an iteration of conjugate gradients, preconditioned by a factor of a dtype or to a given rank."""
     tiles, blocks = Cut(size.train, size.kernel_tile).pieces, size.triangle
-    kernel_bytes = tiles * (tiles + 1) // 2 * (size.kernel_tile**2 * np.dtype(size.dtype).itemsize + CRC_BYTES)
+    stored = tiles * (tiles + 1) // 2 if size.kept is None else size.kept.count
+    kernel_bytes = stored * (size.kernel_tile**2 * np.dtype(size.dtype).itemsize + CRC_BYTES)
     partial_bytes = 2 * blocks * size.tile * size.classes * 8
     rate = measure_stream(size.dtype, size.classes)
     streamed = size.train * (size.train + 1) / 2 * rate.entry_seconds
@@ -118,6 +132,6 @@ def forecast_streaming(size: SystemSize, factor_dtype: str | None, rank: int) ->
     return IterationForecast(
         blocks + 1,
         kernel_bytes,
-        kernel_bytes * rate.byte_seconds + streamed,
+        kernel_bytes * rate.byte_seconds + streamed + size.computed_seconds,
         partial_bytes * rate.byte_seconds + applied,
     )

@@ -1,11 +1,11 @@
 """The keys of ``[solve]`` that belong to one solver each, and the options of iterations among them."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from cntk_pipeline.config import Section
+from cntk_pipeline.config import Section, parse_bytes
 from cntk_pipeline.solvers.systems import Method
 
 DEFAULT_TOLERANCE, DEFAULT_MAX_ITERATIONS = 1e-10, 1000
@@ -42,6 +42,16 @@ class CholeskyOptions(Section):
         return self
 
 
+def _read_kernel_bytes(value: str | int) -> int:
+    try:
+        size = parse_bytes(value) if isinstance(value, str) else value
+        if size >= 0:
+            return size
+    except (ValueError, OverflowError):
+        pass
+    raise ValueError(f'expected bytes ("40GB"), at least 0, got {value!r}')
+
+
 class ConjugateGradientOptions(Section):
     """The keys of ``solver = "cg"``.
 
@@ -51,11 +61,35 @@ class ConjugateGradientOptions(Section):
     max_iterations : number of iterations after which they give up; raise it and resume to go on.
     rank : number of the largest eigenvalues that the preconditioner flattens. It takes one pass of ``n^2 rank``
         operations, and ``n rank`` numbers in memory. With 0 it is the diagonal only.
+    kernel_bytes : bytes of K(train, train) that are stored, such as "40GB"; each pass computes the other tiles again.
+        No result depends on it, and a resume may change it. The tiles on the diagonal are always stored. By default
+        the whole kernel is.
+    sketch : the preconditioner sees the kernel by its products with "gaussian" vectors, in a pass of its own, or by the
+        "columns" of `rank` training images. By default "columns" with ``kernel_bytes``, and "gaussian" without.
     """
 
     tolerance: float = Field(default=DEFAULT_TOLERANCE, gt=0, lt=1)
     max_iterations: int = Field(default=DEFAULT_MAX_ITERATIONS, ge=1, le=100_000)
     rank: int = Field(default=DEFAULT_RANK, ge=0)
+    kernel_bytes: Annotated[str | int, AfterValidator(_read_kernel_bytes)] | None = None
+    sketch: Literal["gaussian", "columns"] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_spelling_of_a_sketch(cls, given: Any) -> Any:
+        """Write the same preconditioner the same way, since the options name the solve."""
+        if not isinstance(given, dict):
+            return given
+        sketch = given.get("sketch")
+        if given.get("kernel_bytes") is not None:
+            if sketch == "gaussian":
+                raise ValueError(
+                    'sketch = "gaussian" reads the whole kernel, of which kernel_bytes stores a part: leave out one of '
+                    "them"
+                )
+            sketch = sketch or "columns"
+        without = given.get("rank") == 0 and sketch in ("gaussian", "columns")
+        return given | {"sketch": None if without or sketch == "gaussian" else sketch}
 
 
 class CentresOptions(Section):
@@ -99,19 +133,22 @@ class IterationOptions:
     max_iterations : number of iterations after which they give up. No result depends on it.
     rank : of a low-rank preconditioner; 0 is the diagonal.
     is_factored : whether a stored factor is the preconditioner instead.
+    by_columns : whether a low-rank preconditioner is made of columns of the kernel.
     """
 
     tolerance: float
     max_iterations: int
     rank: int
     is_factored: bool
+    by_columns: bool = False
 
 
 def iteration_options(method: Method) -> IterationOptions:
     """Read the options of conjugate gradients from the method of a system."""
     if method.solver == "cg":
         cg = ConjugateGradientOptions.model_validate(method.options)
-        return IterationOptions(cg.tolerance, cg.max_iterations, cg.rank, is_factored=False)
+        by_columns = cg.sketch == "columns"
+        return IterationOptions(cg.tolerance, cg.max_iterations, cg.rank, is_factored=False, by_columns=by_columns)
     cholesky = CholeskyOptions.model_validate(method.options)
     tolerance, limit = cholesky.tolerance or DEFAULT_TOLERANCE, cholesky.max_iterations or DEFAULT_MAX_ITERATIONS
     return IterationOptions(tolerance, limit, 0, is_factored=True)

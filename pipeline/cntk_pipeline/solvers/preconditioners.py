@@ -7,6 +7,10 @@ Appl. 44, 2023): with ``K Omega`` for a Gaussian ``Omega`` of ``rank`` columns, 
 
 flattens the largest eigenvalues to the size of the last. ``K Omega`` is one pass over the kernel. A pivoted Cholesky
 factorisation of the same rank would read a whole column of tiles for each of its pivots, one after the other.
+
+Where a part of the kernel is computed again in each pass, that pass would compute every tile twice. ``Omega`` is then
+made of ``rank`` columns of the identity, drawn at random, so that ``K Omega`` has ``n rank`` entries of the kernel
+(Williams and Seeger 2001, NIPS 13; as a preconditioner: Cutajar, Osborne, Cunningham and Filippone 2016, ICML).
 """
 
 from functools import partial
@@ -47,23 +51,29 @@ def sketch_jobs(run: RunDirectory, system: System, order: int) -> list[Job]:
         return []
     stage = Stage("sketch", solve=system.fingerprint)
     rows = [Task(stage, row, 0) for row in range(cut.pieces)]
-    jobs = [Job(task, SKETCH, cut.length(task.row) * cut.count, (order, 0, task.row)) for task in rows]
+    width = rank if iteration_options(system.method).by_columns else cut.count
+    jobs = [Job(task, SKETCH, cut.length(task.row) * width, (order, 0, task.row)) for task in rows]
     basis = Task(Stage("basis", solve=system.fingerprint), 0, 0)
     return [*jobs, Job(basis, BASIS, cut.count * rank, (order, 0, cut.pieces), tuple(rows))]
 
 
 def sketch_rows(run_path: str, task: Task) -> Receipt:
-    """Multiply one block row of the kernel by Omega.
+    """Multiply one block row of the kernel by Omega: by Gaussian vectors, or by unit vectors, which picks columns.
 
-    Each tile off the diagonal is read by two block rows, while products read it once. But with so many columns the
-    arithmetic takes longer than the reading, and there are no partial sums of ``rank`` columns to keep.
+    With Gaussian vectors, each tile off the diagonal is read by two block rows, while products read it once. But with
+    so many columns the arithmetic takes longer than the reading, and there are no partial sums of ``rank`` columns to
+    keep.
     """
     work = open_work(run_path, task)
     rank, tiles = _rank(work.run, work.system), work.run.train_cut
     start, stop = work.cut.bounds(task.row)
+    if iteration_options(work.system.method).by_columns:
+        columns = drawn_columns(tiles.count, rank)
+        pieces = range(start // tiles.size, -(-stop // tiles.size))
+        return work.write(SKETCH, np.concatenate([work.kernel.train_columns(piece, columns) for piece in pieces]))
     sketch = np.zeros((stop - start, rank))
     for col in range(tiles.pieces):
-        random = _random_rows(col, tiles.length(col), rank, tiles.count)
+        random = random_rows(col, tiles.length(col), rank, tiles.count)
         for row in range(start // tiles.size, -(-stop // tiles.size)):
             low, high = tiles.bounds(row)
             sketch[low - start : high - start] += work.kernel.train_tile(row, col) @ random
@@ -71,27 +81,46 @@ def sketch_rows(run_path: str, task: Task) -> Receipt:
 
 
 def make_basis(run_path: str, task: Task) -> Receipt:
-    """Turn the sketch into orthonormal ``U`` and eigenvalues, largest first.
-
-    Directions with eigenvalues below the rounding level, negative ones among them, are left out: their columns of ``U``
-    are zero. So the iteration, which knows the ridge, finds a kernel that is not positive definite; this task does not.
-    """
+    """Turn the sketch into orthonormal ``U`` and eigenvalues."""
     work = open_work(run_path, task)
     rank, cut, tiles = _rank(work.run, work.system), work.cut, work.run.train_cut
     sketch = _all_rows(work, "sketch")
     core = np.zeros((rank, rank))
-    for col in range(tiles.pieces):
-        random = _random_rows(col, tiles.length(col), rank, tiles.count)
-        core += random.T @ sketch[slice(*tiles.bounds(col))]
+    if iteration_options(work.system.method).by_columns:
+        core = sketch[drawn_columns(cut.count, rank)]
+    else:
+        for col in range(tiles.pieces):
+            random = random_rows(col, tiles.length(col), rank, tiles.count)
+            core += random.T @ sketch[slice(*tiles.bounds(col))]
+    basis, eigenvalues = low_rank(sketch, core)
+    return work.write(BASIS, *(basis[slice(*cut.bounds(row))] for row in range(cut.pieces)), eigenvalues)
+
+
+def low_rank(sketch: Array, core: Array) -> tuple[Array, Array]:
+    """Approximate a positive semi-definite ``K`` by its products with some vectors.
+
+    Directions with eigenvalues below the rounding level, negative ones among them, are left out: their columns of ``U``
+    are zero. So the iteration, which knows the ridge, finds a kernel that is not positive definite; this does not.
+
+    Parameters
+    ----------
+    sketch, core : ``K Omega``, ``(n, rank)``, and ``Omega^T K Omega``.
+
+    Returns
+    -------
+    ``U``, ``(n, rank)`` with orthonormal columns, and ``lambda``, ``(rank,)``, largest first, of
+    ``K ~ U diag(lambda) U^T``.
+    """
+    count, rank = sketch.shape
     values, vectors = scipy.linalg.eigh((core + core.T) / 2)
-    kept = values > np.sqrt(cut.count) * np.finfo(float).eps * np.abs(values).max()
+    kept = values > np.sqrt(count) * np.finfo(float).eps * np.abs(values).max()
     root = sketch @ (vectors[:, kept] / np.sqrt(values[kept]))
-    basis, eigenvalues = np.zeros((cut.count, rank)), np.zeros(rank)
+    basis, eigenvalues = np.zeros((count, rank)), np.zeros(rank)
     if kept.any():
         columns, singular, _ = scipy.linalg.svd(root, full_matrices=False, overwrite_a=True, check_finite=False)
         basis[:, : len(singular)], eigenvalues[: len(singular)] = columns, singular**2
         eigenvalues[len(singular) :] = singular[-1] ** 2
-    return work.write(BASIS, *(basis[slice(*cut.bounds(row))] for row in range(cut.pieces)), eigenvalues)
+    return basis, eigenvalues
 
 
 def _sketch_places(run: RunDirectory, task: Task) -> list[Place]:
@@ -114,7 +143,7 @@ def open_preconditioner(work: Work) -> Precondition:
     if _rank(work.run, work.system):
         eigenvalues = work.run.scratch(work.system.fingerprint, "eigenvalues").read(0) + work.system.absolute_ridge
         if eigenvalues[0] > 0:
-            return partial(_apply_low_rank, _all_rows(work, "basis"), eigenvalues[-1] / eigenvalues)
+            return partial(apply_low_rank, _all_rows(work, "basis"), eigenvalues[-1] / eigenvalues)
     diagonal = work.kernel.variance("train", (0, work.cut.count)) + work.system.absolute_ridge
     # An image of variance zero without ridge has a row of zeros: the iteration names it.
     return partial(_divide, np.where(diagonal > 0, diagonal, 1.0)[:, None])
@@ -124,7 +153,7 @@ def _divide(diagonal: Array, residual: Array) -> Array:
     return residual / diagonal
 
 
-def _apply_low_rank(basis: Array, shrink: Array, residual: Array) -> Array:
+def apply_low_rank(basis: Array, shrink: Array, residual: Array) -> Array:
     inside = basis.T @ residual
     return residual + basis @ (shrink[:, None] * inside - inside)
 
@@ -155,9 +184,14 @@ def _rank(run: RunDirectory, system: System) -> int:
     return min(iteration_options(system.method).rank, run.train_cut.count)
 
 
-def _random_rows(piece: int, length: int, rank: int, count: int) -> Array:
+def random_rows(piece: int, length: int, rank: int, count: int) -> Array:
     """Return the rows of Omega that belong to one kernel tile; its columns have expected norm 1."""
     return np.random.default_rng([SEED, piece]).standard_normal((length, rank)) / np.sqrt(count)
+
+
+def drawn_columns(count: int, rank: int) -> Array:
+    """Draw the training images whose columns of the kernel are the sketch, rising."""
+    return np.sort(np.random.default_rng(SEED).choice(count, rank, replace=False))
 
 
 def _all_rows(work: Work, part: str) -> Array:

@@ -10,6 +10,7 @@ from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Job, Owner, Place
 from cntk_pipeline.rundir.specification import AGAIN
 from cntk_pipeline.rundir.twins import Twins
+from cntk_pipeline.solvers.conjugate_gradient import residual_of_iterations
 from cntk_pipeline.solvers.forecast import SystemSize
 from cntk_pipeline.solvers.nystroem import relative_residual, residual_of_centres
 from cntk_pipeline.solvers.scores import score
@@ -78,9 +79,12 @@ def predict_rows(run_path: str, task: Task) -> Receipt:
 def residual_rows(run_path: str, task: Task) -> Receipt:
     """Evaluate ``(K + ridge I) alpha - Y`` for one block of training images, from the stored kernel in float64.
 
-    With centres, it is their share in `relative_residual`.
+    With centres, it is their share in `relative_residual`. Where a part of the kernel is stored, it is that of the last
+    pass.
     """
     work = open_work(run_path, task)
+    if work.kernel.kept is not None:
+        return work.write(RESIDUAL, residual_of_iterations(work, task.row))
     if work.run.specification.centres is not None:
         return work.write(RESIDUAL, residual_of_centres(work.run, work.system, work.run.train_cut.bounds(task.row)))
     alpha, cut = work.solved("coefficients").read(0, 0), work.run.train_cut

@@ -19,6 +19,7 @@ from cntk_pipeline.solvers.systems import (
     Method,
     System,
     SystemKernel,
+    kept_tiles,
     planned_system,
     read_choice,
     ridge_candidates,
@@ -26,10 +27,11 @@ from cntk_pipeline.solvers.systems import (
     with_ridge,
 )
 from cntk_pipeline.storage.tiled_array import ArraySpec, Group
-from cntk_pipeline.tiling import Cut, choose_factor_tile
+from cntk_pipeline.tiling import Cut, KeptTiles, choose_factor_tile
 
 MANY_SLOTS = 10**6
 """So many that the smallest tile is chosen."""
+
 
 SMALLEST_SHARE = 1 / 4
 """Smallest tile of an older run that is kept, as a share of the tile that would be chosen anew.
@@ -82,6 +84,27 @@ def has_exact_factor(solve: SolveConfig) -> bool:
 def centres_of(solve: SolveConfig) -> CentreSpecification | None:
     """Read the training images whose columns of the kernel a workflow has computed; None for all."""
     return solver_of(Method(solve.solver)).centres(options_of(solve))
+
+
+def kernel_bytes_of(solve: SolveConfig) -> int | None:
+    """Read the bytes of K(train, train) that a workflow has stored, while its solves compute the rest; None for all."""
+    return solver_of(Method(solve.solver)).kernel_bytes(options_of(solve))
+
+
+def kept_tiles_of(run: RunDirectory, solve: SolveConfig) -> KeptTiles | None:
+    """Choose the tiles of K(train, train) that a workflow has stored; None for all."""
+    return kept_tiles(run.specification, kernel_bytes_of(solve))
+
+
+def tile_of_solve(solve: SolveConfig, train: int, kernel_tile: int) -> int:
+    """Choose the edge of the tiles or blocks that a workflow's solver works on.
+
+    Where tiles are computed again in each pass, a task computes one of them: the kernel's tile has the time of a task
+    that leaves no slot idle, and a larger block would have the time of many.
+    """
+    if solve.tile == "auto" and kernel_bytes_of(solve) is not None:
+        return kernel_tile
+    return solver_of(Method(solve.solver)).choose_tile(train, kernel_tile, solve.tile)
 
 
 def method_of(solve: SolveConfig) -> Method:
@@ -170,7 +193,7 @@ def _solve_specification(run: RunDirectory, readout: str, ridge: float, solve: S
         "readout": readout,
         "ridge": ridge,
         "ridge_mode": solve.ridge_mode,
-        "tile": solver.choose_tile(run.train_cut.count, run.train_cut.size, solve.tile),
+        "tile": tile_of_solve(solve, run.train_cut.count, run.train_cut.size),
         "targets": targets_of(run.specification.data),
     }
     # Only options that differ from a plain factor, so that solves of earlier versions keep their names.

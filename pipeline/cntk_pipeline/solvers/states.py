@@ -14,7 +14,7 @@ from cntk_pipeline.models import STRICT, Count
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Chunks, Place
 from cntk_pipeline.solvers.iteration import State
-from cntk_pipeline.solvers.systems import System, factor_cut
+from cntk_pipeline.solvers.systems import System, SystemKernel, factor_cut
 from cntk_pipeline.storage.records import Record
 from cntk_pipeline.storage.tiled_array import Array, ArraySpec
 from cntk_pipeline.tasks import Task
@@ -64,7 +64,8 @@ def record_iterations(run: RunDirectory, solve: str, iterations: Iterations) -> 
     if iterations.finished:
         run.scratch_path(solve).remove_tree()
         return
-    for part, kept in (("products", iterations.last), *((part, iterations.last - 1) for part in STATE)):
+    passed = (("products", iterations.last), ("sums", iterations.last))
+    for part, kept in (*passed, *((part, iterations.last - 1) for part in STATE)):
         for path in (run.scratch_path(solve) / part / "c").children():
             if re.fullmatch(r"[0-9]{1,10}", path.name) and int(path.name) < kept:
                 path.remove_tree()
@@ -77,7 +78,8 @@ def spent_by_iterations(run: RunDirectory, tasks: Sequence[Task], _chunks: Chunk
         iterations = read_iterations(run, stage.solve)
         if iterations is not None:
             first = iterations.first
-            kept = {"product": max(iterations.last, first), "step": max(iterations.last - 1, first)}.get(stage.kind, 0)
+            last = max(iterations.last, first)
+            kept = {"product": last, "sum": last, "step": max(iterations.last - 1, first)}.get(stage.kind, 0)
             found |= {task for task in mine if iterations.finished or task.row < kept}
     return found
 
@@ -98,6 +100,8 @@ def state_arrays(run: RunDirectory, system: System) -> list[ArraySpec]:
 
     products = ((blocks, double, classes), (1, double, classes), ("block", "row", "class"))
     arrays = [numbered("products", *products)]
+    if SystemKernel(run, system).kept is not None:
+        arrays.append(numbered("sums", (count, classes), (cut.size, classes), ("train", "class")))
     for name, shape, axes in (
         ("vectors", (3, count, classes), ("vector", "train", "class")),
         ("direction", (count, classes), ("train", "class")),

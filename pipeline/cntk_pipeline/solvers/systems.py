@@ -9,15 +9,16 @@ from pydantic import with_config
 
 from cntk_pipeline.datasets import one_hot_targets
 from cntk_pipeline.errors import CorruptTile, NotPositiveDefinite, StoreError
+from cntk_pipeline.gram.tiles import compute_train_pairs, compute_train_tile
 from cntk_pipeline.models import STRICT, Json, Share, TaskName
 from cntk_pipeline.regression.arguments import AUTO_RIDGES, MEASURED_RIDGES
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Place
-from cntk_pipeline.rundir.specification import BESIDE_THE_RESULT, DataSpecification, fingerprint
+from cntk_pipeline.rundir.specification import BESIDE_THE_RESULT, DataSpecification, Specification, fingerprint
 from cntk_pipeline.storage.records import Record
-from cntk_pipeline.storage.tiled_array import Array
+from cntk_pipeline.storage.tiled_array import CRC_BYTES, Array
 from cntk_pipeline.tasks import Stage, Task
-from cntk_pipeline.tiling import Cut
+from cntk_pipeline.tiling import Cut, KeptTiles, Tile
 
 TARGETS = "one-hot minus 1 / classes"
 """Arora et al. 2019 encode ten classes as 0.9 and -0.1."""
@@ -139,12 +140,26 @@ Bounds = tuple[int, int]
 """The first sample of a range and one past its last."""
 
 
+def kept_tiles(specification: Specification, kernel_bytes: int | None) -> KeptTiles | None:
+    """Choose the tiles of K(train, train) that are stored, of all read-outs alike; None where all are.
+
+    Parameters
+    ----------
+    kernel_bytes : room for them, as `solve.kernel_bytes` says; None for any.
+    """
+    if kernel_bytes is None:
+        return None
+    chunk = specification.tile**2 * np.dtype(specification.dtype).itemsize + CRC_BYTES
+    return KeptTiles.within(kernel_bytes, specification.train_cut.pieces, chunk * len(specification.readouts))
+
+
 @dataclass(frozen=True)
 class SystemKernel:
     """A read-out's kernel as a system reads it: any rectangle, float64, normalised where the system asks for it.
 
     The stored kernel stays as it is. With a unit diagonal, an image whose variance is zero (all black, not
-    standardised) keeps its row of zeros.
+    standardised) keeps its row of zeros. Where a part of K(train, train) is stored, `train_tile` and `train_columns`
+    compute the rest, with the same bits; nothing else can read it then.
 
     Parameters
     ----------
@@ -189,8 +204,50 @@ class SystemKernel:
         if row < col:
             return self.train_tile(col, row).T
         cut = self.run.train_cut
-        tile = self.run.kernel(self.system.readout, "train").read_mapped(row, col).astype(np.float64, copy=False)
-        return self._normalised(tile, "train", cut.bounds(row), cut.bounds(col))
+        if self._is_kept(row, col):
+            tile = self.run.kernel(self.system.readout, "train").read_mapped(row, col)
+        else:
+            tile = compute_train_tile(self.run, self.system.readout, Tile(row, col))
+        return self._normalised(tile.astype(np.float64, copy=False), "train", cut.bounds(row), cut.bounds(col))
+
+    @property
+    def kept(self) -> KeptTiles | None:
+        """The tiles of K(train, train) that are stored, while the solve computes the others; None where all are."""
+        return kept_tiles(self.run.specification, self.system.method.options.get("kernel_bytes"))
+
+    def _is_kept(self, row: int, col: int) -> bool:
+        kept = self.kept
+        return kept is None or Tile(row, col) in kept
+
+    def train_columns(self, piece: int, columns: Array) -> Array:
+        """Return the columns of some training images for one piece of the rows of K(train, train), ``(rows, m)``.
+
+        Parameters
+        ----------
+        piece : of the rows, counted in tiles.
+        columns : numbers of the images, rising, ``(m,)``.
+        """
+        cut = self.run.train_cut
+        rows, pieces = np.arange(*cut.bounds(piece)), columns // cut.size
+        found = np.empty((len(rows), len(columns)))
+        is_stored = np.array([self._is_kept(piece, col) for col in pieces.tolist()], bool)
+        for col in np.unique(pieces[is_stored]).tolist():
+            here = pieces == col
+            found[:, here] = self.train_tile(piece, col)[:, columns[here] - col * cut.size]
+        # The later image is on the left, and its factor comes first: so have the stored tiles their bits.
+        before, behind = ~is_stored & (pieces < piece), ~is_stored & (pieces > piece)
+        if before.any():
+            found[:, before] = self._computed_pairs(rows, columns[before])
+        if behind.any():
+            found[:, behind] = self._computed_pairs(columns[behind], rows).T
+        return found
+
+    def _computed_pairs(self, later: Array, earlier: Array) -> Array:
+        block = compute_train_pairs(self.run, self.system.readout, later, earlier).astype(np.float64, copy=False)
+        if not self.system.unit_diagonal:
+            return block
+        scale = self.scale("train", (0, self.run.train_cut.count))
+        return block * scale[later][:, None] * scale[earlier]
 
     def variance(self, part: str, rows: Bounds) -> Array:
         """Read K(x, x) of some images, ``(m,)``; ``part`` is "train" or "test"."""

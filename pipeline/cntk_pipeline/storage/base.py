@@ -190,6 +190,10 @@ class StorePath(ABC):
         """List the guarantees of a store that this place lacks, one line each, for people; none where all is well."""
         return ()
 
+    def free_bytes(self) -> int | None:
+        """Count the bytes that are free where this place is, or will be; None where no limit is known."""
+        return None
+
     # For zarr, as a reader of this package's arrays.
 
     @abstractmethod

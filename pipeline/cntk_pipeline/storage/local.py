@@ -223,6 +223,10 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
             "its power, more than the tiles in flight may be computed again",
         )
 
+    def free_bytes(self) -> int | None:
+        place = next((each for each in (Path(self.absolute()), *Path(self.absolute()).parents) if each.exists()), None)
+        return None if place is None else shutil.disk_usage(place).free
+
     def zarr_store(self) -> Any:
         return str(self)
 

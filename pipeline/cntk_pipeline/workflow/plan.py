@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from cntk_pipeline.clusters.memory import PROCESS_BYTES, kernel_task_bytes
+from cntk_pipeline.config import SolveConfig
 from cntk_pipeline.datasets import Contents
 from cntk_pipeline.gram.forecast import KernelSize, forecast_kernel
 from cntk_pipeline.gram.pivots import PIVOTS, forecast_pivots
@@ -18,9 +19,11 @@ from cntk_pipeline.solvers import (
     SystemSize,
     centres_of,
     forecast_predictions,
+    kernel_bytes_of,
     method_of,
     options_of,
     solver_of,
+    tile_of_solve,
     with_factor_tile,
 )
 from cntk_pipeline.solvers.forecast import IterationForecast
@@ -28,6 +31,7 @@ from cntk_pipeline.tasks import StageForecast
 from cntk_pipeline.tiling import Cut, total_pairs
 from cntk_pipeline.workflow.load import Loaded, slots_of
 from cntk_pipeline.workflow.wanted import OWNERS
+from cntk_pipeline.workflow.ways import PASSES, Way, compare_ways
 
 TASK_SECONDS = 0.012
 """Cost of a task beside its arithmetic: scheduling, opening arrays, fsync. Measured on tasks without arithmetic."""
@@ -82,6 +86,7 @@ class Plan:
     engine, numerics_version : what computes the values.
     centres : columns of the kernel; None where they are all training images.
     are_pivots : whether the kernel itself draws these centres.
+    ways : to the systems, where conjugate gradients solve them, with their costs.
     """
 
     contents: Contents
@@ -104,6 +109,7 @@ class Plan:
     numerics_version: int
     centres: int | None = None
     are_pivots: bool = False
+    ways: tuple[Way, ...] = ()
 
     @property
     def pilot(self) -> str:
@@ -136,7 +142,7 @@ class Plan:
         return asdict(self) | {"seconds": self.seconds, "written_bytes": self.written_bytes}
 
 
-def make_plan(loaded: Loaded, tile: int, kept: Collection[int] = ()) -> Plan:
+def make_plan(loaded: Loaded, tile: int, kept: Collection[int] = (), free_bytes: int | None = None) -> Plan:
     """Measure what a pair and a matrix product cost here, and add up what all owners forecast.
 
     Parameters
@@ -144,33 +150,27 @@ def make_plan(loaded: Loaded, tile: int, kept: Collection[int] = ()) -> Plan:
     loaded : the workflow with its data.
     tile : edge of the kernel's tiles.
     kept : tiles of the factors that the run has, where it is begun.
+    free_bytes : of the disk of the run; None where no limit is known.
     """
     config, engine, nodes, contents = loaded.config, loaded.engine, loaded.nodes, loaded.contents
     cost, rate, slots = loaded.cost, measure_product_rate(), slots_of(config)
-    train, test, dtype = contents.train, contents.test, config.kernel.dtype
+    train, test = contents.train, contents.test
     centres = centres_of(config.solve)
     columns = None if centres is None else centres.count
-    method, count = method_of(config.solve), len(loaded.readouts)
-    solver, options = solver_of(method), options_of(config.solve)
-    factor_tile = solver.choose_tile(train, tile, with_factor_tile(config.solve, Cut(train, tile), slots, kept).tile)
-    size = SystemSize(train, test, contents.columns, tile, factor_tile, dtype, rate, columns)
-    chooses = config.solve.ridges == "auto"
-    systems = count * (1 if config.solve.ridges == "auto" else len(config.solve.ridges))
     has_pivots = centres is not None and centres.are_pivots
-    weight = 1.0 if nodes is None else nodes.test_weight
-    kernel = KernelSize(train, test, tile, dtype, count, columns, weight, symmetric=not has_pivots)
-    stages = [
-        *forecast_kernel(kernel, cost.seconds, test_kernel=needs_test_kernel(config.inference)),
-        *(forecast_pivots(kernel, cost.seconds, rate) if has_pivots else []),
-        *([forecast_choice(size) * count] if chooses else []),
-        *(row * systems for row in (*solver.forecast(size, options), *forecast_predictions(size))),
-        *forecast_results(config.inference, size, systems, count),
-    ]
+    run = _forecast(loaded, with_factor_tile(config.solve, Cut(train, tile), slots, kept), tile, rate)
+    size = run.size
     needs = [
-        *solver.needs(size, options),
+        *solver_of(method_of(config.solve)).needs(size, options_of(config.solve)),
         *(need for result in asked_of(config.inference) for need in RESULTS[result].needs(size)),
     ]
-    iteration = solver.forecast_iteration(size, options)
+
+    def cost_of(solve: SolveConfig) -> tuple[float, int]:
+        other = _forecast(loaded, with_factor_tile(solve, Cut(train, tile), slots), tile, rate)
+        stages, one = other.stage_plans(slots), other.iteration
+        passes = 0.0 if one is None else PASSES * _plan_iteration(one, other.systems, slots).seconds
+        return sum(each.seconds for each in stages) + passes, sum(each.written_bytes for each in stages)
+
     return Plan(
         contents,
         loaded.warnings,
@@ -178,24 +178,66 @@ def make_plan(loaded: Loaded, tile: int, kept: Collection[int] = ()) -> Plan:
         test,
         tuple(readout.name for readout in loaded.readouts),
         tile,
-        factor_tile,
+        size.tile,
         total_pairs(train, test, columns, symmetric=not has_pivots),
         engine.plane_entries,
         cost.seconds,
         cost.share,
         rate,
         slots,
-        tuple(
-            _plan_stage(row, 1 if row.kind == PIVOTS.kind else slots)  # a draw waits for the columns before it
-            for row in sorted(stages, key=lambda row: list(OWNERS).index(row.kind))
-        ),
+        run.stage_plans(slots),
         PROCESS_BYTES + max([kernel_task_bytes(engine, tile, nodes), *(need.bytes for need in needs)]),
-        None if iteration is None else _plan_iteration(iteration, systems, slots),
+        None if run.iteration is None else _plan_iteration(run.iteration, run.systems, slots),
         loaded.engine_record,
         engine.version_for(engine.question),
         columns,
         has_pivots,
+        compare_ways(config.solve, train, cost_of, free_bytes),
     )
+
+
+@dataclass(frozen=True)
+class _Forecast:
+    """The stages of a run, the size of its systems and their number, and an iteration where there are any."""
+
+    stages: tuple[StageForecast, ...]
+    size: SystemSize
+    systems: int
+    iteration: IterationForecast | None
+
+    def stage_plans(self, slots: int) -> tuple[StagePlan, ...]:
+        """Spread the stages over the slots, in the order in which they are shown."""
+        return tuple(
+            _plan_stage(row, 1 if row.kind == PIVOTS.kind else slots)  # a draw waits for the columns before it
+            for row in sorted(self.stages, key=lambda row: list(OWNERS).index(row.kind))
+        )
+
+
+def _forecast(loaded: Loaded, solve: SolveConfig, tile: int, rate: float) -> _Forecast:
+    """Add up what the owners of all stages forecast for a ``[solve]``, which need not be that of the workflow."""
+    config, contents, nodes, count = loaded.config, loaded.contents, loaded.nodes, len(loaded.readouts)
+    train, test, dtype, pair_seconds = contents.train, contents.test, config.kernel.dtype, loaded.cost.seconds
+    solver, options, centres = solver_of(method_of(solve)), options_of(solve), centres_of(solve)
+    columns, has_pivots = None if centres is None else centres.count, centres is not None and centres.are_pivots
+    kernel = KernelSize(
+        *(train, test, tile, dtype, count, columns, 1.0 if nodes is None else nodes.test_weight),
+        symmetric=not has_pivots,
+        kernel_bytes=kernel_bytes_of(solve),
+    )
+    size = SystemSize(
+        *(train, test, contents.columns, tile, tile_of_solve(solve, train, tile), dtype, rate, columns),
+        kept=kernel.kept,
+        pair_seconds=pair_seconds,
+    )
+    systems = count * (1 if solve.ridges == "auto" else len(solve.ridges))
+    stages = (
+        *forecast_kernel(kernel, pair_seconds, test_kernel=needs_test_kernel(config.inference)),
+        *(forecast_pivots(kernel, pair_seconds, rate) if has_pivots else []),
+        *([forecast_choice(size) * count] if solve.ridges == "auto" else []),
+        *(row * systems for row in (*solver.forecast(size, options), *forecast_predictions(size))),
+        *forecast_results(config.inference, size, systems, count),
+    )
+    return _Forecast(stages, size, systems, solver.forecast_iteration(size, options))
 
 
 def _plan_stage(row: StageForecast, slots: int) -> StagePlan:

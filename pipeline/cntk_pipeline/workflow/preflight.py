@@ -10,7 +10,7 @@ from cntk_pipeline.gram.engines import is_known
 from cntk_pipeline.inference import RESULTS, asked_of, inverse_need
 from cntk_pipeline.kernels import find_engine
 from cntk_pipeline.rundir.directory import RunDirectory
-from cntk_pipeline.solvers import SystemSize, method_of, options_of, solver_of
+from cntk_pipeline.solvers import SystemSize, kernel_bytes_of, method_of, options_of, solver_of, tile_of_solve
 
 
 def require_cards(config: RunConfig, run: RunDirectory | None = None) -> None:
@@ -63,12 +63,15 @@ def require_fitting_tasks(run: RunDirectory, config: RunConfig, memory: WorkerMe
             )
         nodes = gram.node_counts(run)
 
+        # A pass that computes a tile holds it in float64 too, as it is and normalised.
+        promoted = 0 if kernel_bytes_of(config.solve) is None else 2 * 8
+
         def task_bytes(tile: int) -> int:
-            return kernel_task_bytes(engine, tile, nodes)
+            return kernel_task_bytes(engine, tile, nodes) + promoted * tile**2
 
         needs.append(TileNeed("kernel tile", "kernel.tile", specification.tile, engine.lane_width, task_bytes))
     solver, options, data = solver_of(method_of(config.solve)), options_of(config.solve), specification.data
-    tile = solver.choose_tile(data.train, specification.tile, config.solve.tile)
+    tile = tile_of_solve(config.solve, data.train, specification.tile)
     size = SystemSize(
         *(data.train, data.test, len(data.classes), specification.tile, tile, specification.dtype),
         centres=None if specification.centres is None else specification.centres.count,

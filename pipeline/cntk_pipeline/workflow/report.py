@@ -19,7 +19,7 @@ from cntk_pipeline.rundir.growth import Growth
 from cntk_pipeline.rundir.owners import Chunks
 from cntk_pipeline.rundir.specification import DataSpecification, EngineRecord
 from cntk_pipeline.rundir.verification import spent, with_arrays
-from cntk_pipeline.solvers import METRICS, RidgeChoice, read_choice, solve_name, solver_of
+from cntk_pipeline.solvers import METRICS, RidgeChoice, kept_tiles_of, read_choice, solve_name, solver_of
 from cntk_pipeline.solvers.scores import main_score
 from cntk_pipeline.tasks import Receipt, Stage, Task
 from cntk_pipeline.telemetry.driver_log import find_executor
@@ -402,6 +402,9 @@ def _stage_of(phase: str, stage: str, done: int, total: int, receipts: Sequence[
 def _openers(run: RunDirectory, solved: Sequence[str]) -> tuple[str, ...]:
     readout, kernels = run.specification.readouts[0].name, run.kernel_path.zarr_expression()
     layout = "a column a pivot" if run.specification.has_pivots else "lower tiles; the others are NaN"
+    kept = kept_tiles_of(run, run.workflow().solve)
+    if kept is not None:
+        layout = f"{kept.count} of {kept.total} lower tiles; the others are NaN"
     lines = [
         f'cntk_pipeline.open_run("{run.path}").to_xarray()',
         f'zarr.open_array({kernels}, path="{readout}/train", mode="r")  # {layout}',

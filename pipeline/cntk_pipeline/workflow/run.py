@@ -44,6 +44,8 @@ from cntk_pipeline.solvers import (
     System,
     factor_tiles,
     forget_tiles,
+    kept_tiles_of,
+    kernel_bytes_of,
     make_system,
     method_of,
     metrics,
@@ -102,7 +104,7 @@ def forecast(loaded: Loaded) -> Plan:
     # A bucket that is not there yet is no reason against a forecast.
     begun = path if isinstance(path, LocalPath) else None
     kept = factor_tiles(RunDirectory(begun)) if begun is not None and (begun / "run.json").exists() else ()
-    return make_plan(loaded, tile_of(loaded, begun, old), kept)
+    return make_plan(loaded, tile_of(loaded, begun, old), kept, path.free_bytes())
 
 
 def costliest_network(config: RunConfig) -> "tuple[str, Summary | NodeSummary]":
@@ -425,6 +427,7 @@ def verify(path: str | Path | StorePath) -> Checked:
 
 def prepare_worker(run_path: str, versions: dict[str, str], code: UserCode | None) -> None:
     """Prepare a process that computes tiles; errors as in `gram.prepare_worker` and `reserve_buffers`."""
+    forget_tiles()  # an earlier driver's solves may have had other options beside the result
     reserve_buffers()
     gram.prepare_worker(run_path, versions, code)
 
@@ -434,7 +437,9 @@ def _require_numerics(run: RunDirectory) -> None:
     try:
         require_numerics(run)
     except SpecificationMismatch:
-        if any(stage.phase == KERNEL and stage.done < stage.total for stage in make_report(run).stages):
+        stages = make_report(run).stages
+        computes = kernel_bytes_of(run.workflow().solve) is not None
+        if any((computes or stage.phase == KERNEL) and stage.done < stage.total for stage in stages):
             raise
 
 
@@ -489,7 +494,8 @@ def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> N
                 executor.adapt()
                 outcomes = [_draw_centres(phases, config)]
                 if not outcomes[0].failed:
-                    phases.run_jobs(KERNEL, gram.kernel_jobs(run, nodes) + test_kernel_jobs).require()
+                    kernel_jobs = gram.kernel_jobs(run, nodes, kept_tiles_of(run, config.solve))
+                    phases.run_jobs(KERNEL, kernel_jobs + test_kernel_jobs).require()
                     executor.hold(stop)
                     outcomes += [_choose_ridges(phases, config), _solve(phases, config), _infer(phases, config)]
                 failed = [error for outcome in outcomes for error in outcome.failed.values()]

@@ -18,6 +18,7 @@ from cntk_pipeline.solvers import (
     RESIDUAL,
     SOLVERS,
     System,
+    kept_tiles_of,
     method_of,
     planned_system,
     prediction_jobs,
@@ -139,7 +140,7 @@ def find_wanted(run: RunDirectory, config: RunConfig) -> Wanted:
 
 
 def _find(run: RunDirectory, config: RunConfig) -> Wanted:
-    kernel = kernel_jobs(run) + pivot_jobs(run)
+    kernel = kernel_jobs(run, kept=kept_tiles_of(run, config.solve)) + pivot_jobs(run)
     if needs_test_kernel(config.inference):
         kernel += test_kernel_jobs(run, None)
     method, solves = method_of(config.solve), []
