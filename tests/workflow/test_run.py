@@ -364,7 +364,7 @@ def test_a_run_directory_that_never_began_says_so(tmp_path: Path, small_config: 
     with pytest.raises(RunNotFound, match="holds no run"):
         runs.resume(tmp_path, Recorder(), threading.Event())
     loaded = runs.load(small_config())
-    RunDirectory.create(tmp_path / "x", specification_of(loaded, tmp_path / "x"), {})
+    RunDirectory.create(tmp_path / "x", specification_of(loaded, 16), {})
     with pytest.raises(RunNotFound, match="stopped before it began"):
         runs.resume(tmp_path / "x", Recorder(), threading.Event())
 
