@@ -113,6 +113,10 @@ class FaultyPath(LocalPath):
         plan.meet(self, "listing")
         return super().listing()
 
+    def sizes(self) -> Iterator[tuple[str, int]]:
+        plan.meet(self, "sizes")
+        return super().sizes()
+
     def write_whole(self, *parts: Buffer) -> None:
         plan.meet(self, "write_whole", lambda: self._leave_half(b"".join(map(bytes, parts))))
         super().write_whole(*parts)

@@ -106,7 +106,7 @@ def compare(old: RunDirectory, specification: Specification, train: Split, test:
     lines = _kernel_differences(old.specification, specification)
     if lines:
         raise _nothing(old, lines)
-    stages = {receipt.task.stage for receipt in old.journal.receipts()}
+    stages = old.journal.receipts().stages()
     if Stage("train") not in stages:
         raise _nothing(old, ["none of its tiles is finished yet"])
     tile = specification.tile

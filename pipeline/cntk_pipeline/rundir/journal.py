@@ -5,12 +5,13 @@ writes a segment of its own; lines carry a checksum, and one that was torn by a 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import google_crc32c
 
 from cntk_pipeline.errors import StoreError
+from cntk_pipeline.rundir.receipts import Receipts
 from cntk_pipeline.storage import Appender, Listed, StorePath
 from cntk_pipeline.storage.records import RECORD_BYTES, Record, numbers
 from cntk_pipeline.tasks import Receipt
@@ -50,7 +51,6 @@ class _Segment:
     version: tuple[Any, ...] = ()
     first_line: bytes = b""
     bytes_read: int = 0
-    receipts: list[Receipt] = field(default_factory=list)
 
 
 class Journal:
@@ -65,18 +65,44 @@ class Journal:
         self.folder = folder
         self._segment: Appender | None = None
         self._known: dict[str, _Segment] = {}
+        self._receipts = Receipts()
 
-    def receipts(self) -> Iterator[Receipt]:
-        """Read all whole lines of all segments, oldest first; a tile may occur more than once.
+    def receipts(self) -> Receipts:
+        """Read all whole lines of all segments; a tile may occur more than once.
 
-        Lines that were read before are remembered: a solver that iterates asks once an iteration.
+        Lines that were read before are remembered: a solver that iterates asks once an iteration. What was returned
+        before grows with it.
         """
         listing = self.folder.listing()
-        for name in sorted(name for name in listing if name.endswith(_SUFFIX)):
+        names = sorted(name for name in listing if name.endswith(_SUFFIX))
+        if not self._known.keys() <= set(names):  # a segment was deleted
+            self._forget()
+        for name in names:
             known = self._known.setdefault(name, _Segment())
-            if listing[name].version != known.version:
-                known = self._known[name] = _read_on(self.folder / name, listing[name], known)
-            yield from list(known.receipts)
+            if listing[name].version != known.version and not self._read_on(name, listing[name], known):
+                self._forget()
+                return self.receipts()
+        return self._receipts
+
+    def _forget(self) -> None:
+        self._known, self._receipts = {}, Receipts()
+
+    def _read_on(self, name: str, listed: Listed, known: _Segment) -> bool:
+        """Read the lines that were added to a segment; False where what was read before is gone."""
+        path = self.folder / name
+        try:
+            if listed.bytes < known.bytes_read or path.read_from(0, len(known.first_line)) != known.first_line:
+                return False
+            for line in _whole_lines(path, known.bytes_read, listed.bytes):
+                receipt = from_line(line, f"{path}, the line at byte {known.bytes_read},")
+                known.first_line = known.first_line or line
+                known.bytes_read += len(line)
+                if receipt is not None:
+                    self._receipts.add(receipt)
+        except FileNotFoundError:  # deleted since it was listed
+            return not known.bytes_read
+        known.version = listed.version
+        return True
 
     def append(self, receipts: Sequence[Receipt]) -> None:
         """Write receipts to this driver's segment and wait until they are safe.
@@ -117,23 +143,6 @@ class Journal:
 
 
 _SUFFIX = ".jsonl"
-
-
-def _read_on(path: StorePath, listed: Listed, known: _Segment) -> _Segment:
-    """Read the lines that were added to a segment, or all of one that stands in the place of another."""
-    try:
-        if listed.bytes < known.bytes_read or path.read_from(0, len(known.first_line)) != known.first_line:
-            known = _Segment()
-        for line in _whole_lines(path, known.bytes_read, listed.bytes):
-            receipt = from_line(line, f"{path}, the line at byte {known.bytes_read},")
-            known.first_line = known.first_line or line
-            known.bytes_read += len(line)
-            if receipt is not None:
-                known.receipts.append(receipt)
-    except FileNotFoundError:  # deleted since it was listed
-        return _Segment()
-    known.version = listed.version
-    return known
 
 
 def _whole_lines(path: StorePath, position: int, end: int) -> Iterator[bytes]:

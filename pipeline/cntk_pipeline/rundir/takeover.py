@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from cntk_pipeline.errors import RunNotFound
 from cntk_pipeline.models import Json
 from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.grids import Jobs
 from cntk_pipeline.rundir.growth import Growth, same_readouts
 from cntk_pipeline.rundir.owners import Job
 from cntk_pipeline.storage import StorePath
@@ -44,30 +45,33 @@ def take_over(run: RunDirectory, source: str, jobs: Sequence[Job], say: Callable
     jobs : of any stages, some of which are never taken over; the arrays of their solves exist.
     say : receives a line for each stage that was taken over.
     """
-    jobs = [job for job in jobs if job.task.stage.kind in _STAGES]
-    growth = Growth.of(run) if jobs else None
+    of_kind = {kind: mine for kind, mine in Jobs(jobs).by_kind().items() if kind in _STAGES}
+    growth = Growth.of(run) if of_kind else None
     if growth is None or growth.path != source:
         return
-    here = {receipt.task for receipt in run.journal.receipts()}
-    missing = sorted((job for job in jobs if job.task not in here), key=lambda job: job.task)
-    old = _open_source(growth, say) if missing else None
+    receipts, every = run.journal.receipts(), Jobs(*of_kind.values())
+    here, stages_here = receipts.tasks, receipts.stages()
+    grids = [grid for grid in every.grids if grid.count_in(here)[0] < len(grid)]
+    listed = sorted((job for job in every.listed if job.task not in here), key=lambda job: job.task)
+    old = _open_source(growth, say) if grids or listed else None
     if old is None:
         return
     older = _Source(run, old, growth)
     whole: Counter[str] = Counter()
     partly: Counter[str] = Counter()
+    missing = itertools.chain((job for grid in grids for job in grid if job.task not in here), listed)
     for (stage, _), row in itertools.groupby(missing, key=lambda job: (job.task.stage, job.task.row)):
-        receipts, partial_count = _link(older, row)
-        if receipts:
-            run.journal.append(receipts)
-        whole[stage.kind] += len(receipts)
+        linked, partial_count = _link(older, row)
+        if linked:
+            run.journal.append(linked)
+        whole[stage.kind] += len(linked)
         partly[stage.kind] += partial_count
-    begun = {task.stage.kind for task in here}
-    for kind, total in Counter(job.task.stage.kind for job in jobs).items():
+    begun = {stage.kind for stage in stages_here}
+    for kind, mine in of_kind.items():
         more = f", and {older.shared} of {partly[kind]} more" if partly[kind] else ""
         if whole[kind] or more or kind not in begun:
-            say(f"taken over {whole[kind]} of {total} tiles of {kind}{more}")
-    for line in older.why_factors_are_new({job.task.stage for job in missing} - {task.stage for task in here}):
+            say(f"taken over {whole[kind]} of {len(mine)} tiles of {kind}{more}")
+    for line in older.why_factors_are_new({job.task.stage for job in listed} - stages_here):
         say(line)
 
 
@@ -100,7 +104,7 @@ class _Source:
 
     def __init__(self, run: RunDirectory, old: RunDirectory, growth: Growth) -> None:
         self.run, self.old, self.growth = run, old, growth
-        self._receipts = {receipt.task: receipt for receipt in old.journal.receipts()}
+        self._receipts = old.journal.receipts()
         self._readouts = same_readouts(old.specification, run.specification)
         self._solves, self._old_solves = run.solves(), old.solves()
         its = {name: _system_of(record, record["readout"]) for name, record in self._old_solves.items()}
@@ -176,7 +180,7 @@ class _Source:
     def why_factors_are_new(self, stages: Iterable[Stage]) -> list[str]:
         """List reasons why factors of the older run are not kept: another absolute ridge, or another tile."""
         lines: list[str] = []
-        factored = {task.stage.solve for task in self._receipts if task.stage.kind == "factor"}
+        factored = {stage.solve for stage in self._receipts.stages() if stage.kind == "factor"}
         for solve in sorted(stage.solve for stage in stages if stage.kind == "factor"):
             mine = self._solves[solve]
             for its in (self._old_solves[name] for name in sorted(factored) if solve not in self._twins):

@@ -137,6 +137,10 @@ class StorePath(ABC):
         """List all files below a folder, by their names relative to it ("c/0/1"), in one sweep."""
 
     @abstractmethod
+    def sizes(self) -> Iterator[tuple[str, int]]:
+        """List the names and bytes of all files below a folder, as `listing` does; there may be millions."""
+
+    @abstractmethod
     def leads_out_of(self, root: "StorePath") -> bool:
         """Tell whether links lead from here to a place that does not lie below ``root``."""
 
