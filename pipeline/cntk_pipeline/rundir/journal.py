@@ -16,7 +16,7 @@ from cntk_pipeline.storage import Appender, Listed, StorePath
 from cntk_pipeline.storage.records import RECORD_BYTES, Record, numbers
 from cntk_pipeline.tasks import Receipt
 
-BLOCK_BYTES = 8 * 2**20
+BLOCK_BYTES = 2**20
 """Bytes of a segment that are read at a time."""
 
 _REMEDY = "move that file away: tiles without a receipt are read, and taken for done where they are whole"

@@ -19,8 +19,8 @@ from cntk_pipeline.tasks import Chunk, Receipt, Stage, Task
 _TASKS_A_TURN = 64
 """Number of tasks that a thread takes at once."""
 
-_TASKS_A_BATCH = 2**14
-"""Number of tasks that are looked at before their chunks are asked: some ten megabytes, and 256 turns."""
+_TASKS_A_BATCH = 2**12
+"""Number of tasks that are looked at before their chunks are asked: some three megabytes, and 64 turns."""
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
