@@ -3,7 +3,7 @@
 import errno
 import os
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,11 @@ class FaultyPath(LocalPath):
     def read_from(self, offset: int, limit: int | None = None) -> bytes:
         plan.meet(self, "read_from")
         return super().read_from(offset, limit)
+
+    def read_each(self, names: Sequence[str], offset: int, limit: int) -> list[bytes | None]:
+        for name in names:
+            plan.meet(self / name, "read_from")
+        return super().read_each(names, offset, limit)
 
     def mapped(
         self, known: tuple[Any, ...] | None = None, limit: int | None = None

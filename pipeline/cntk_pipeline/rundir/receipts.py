@@ -48,6 +48,13 @@ class Receipts:
         columns = self._stages[task.stage]
         return columns.receipt(task.stage, columns.newest_of_row(task.row)[task.col])
 
+    def chunks_of(self, task: Task) -> tuple[Chunk, ...] | None:
+        """Make the chunks of a task's newest receipt alone; None where it has none."""
+        if task not in self.tasks:
+            return None
+        columns = self._stages[task.stage]
+        return columns.chunks(columns.newest_of_row(task.row)[task.col])
+
     def all_of(self, task: Task) -> list[Receipt]:
         """Make all receipts of a task, the newest last."""
         if task not in self.tasks:
@@ -115,10 +122,12 @@ class _Columns:
         return number
 
     def receipt(self, stage: Stage, k: int) -> Receipt:
-        chunks = tuple(map(self._chunk, range(self._ends[k - 1] if k else 0, self._ends[k])))
         read, compute, write = self._seconds[3 * k : 3 * k + 3]
         host, adopted = self._names[self._hosts[k]], bool(self._adopted[k])
-        return Receipt(Task(stage, self.rows[k], self.cols[k]), chunks, read, compute, write, host, adopted)
+        return Receipt(Task(stage, self.rows[k], self.cols[k]), self.chunks(k), read, compute, write, host, adopted)
+
+    def chunks(self, k: int) -> tuple[Chunk, ...]:
+        return tuple(map(self._chunk, range(self._ends[k - 1] if k else 0, self._ends[k])))
 
     def _chunk(self, k: int) -> Chunk:
         digest = self._other_digests.get(k) if self._other_digests else None

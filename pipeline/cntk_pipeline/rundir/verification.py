@@ -5,7 +5,7 @@ import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from cntk_pipeline.errors import CorruptTile, StoreError
 from cntk_pipeline.rundir.directory import RunDirectory
@@ -21,6 +21,9 @@ _TASKS_A_TURN = 64
 
 _TASKS_A_BATCH = 2**12
 """Number of tasks that are looked at before their chunks are asked: some three megabytes, and 64 turns."""
+
+_Claimed: TypeAlias = tuple[Task, list[tuple[TiledArray, tuple[int, ...], Chunk]]]
+"""A task, and the chunks that its receipt names."""
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -48,13 +51,10 @@ def finished(run: RunDirectory, jobs: Sequence[Job], *, verify: bool = False) ->
         return done, bad
     known, chunks = run.journal.receipts(), Chunks(len(jobs))
     deleted = spent(run, jobs, chunks)
-    # Whole chunks are read one after the other: some at once may be more than the memory of a login node.
-    at_once = 1 if verify else run.path.at_once
     for some in _batches(jobs, deleted):
         look = _look(run, some, known, chunks)
-        answers = _ask(lambda written: _match(written, verify), [written for _, written in look.claimed], at_once)
-        for (task, written), matches in zip(look.claimed, answers, strict=True):
-            if matches:
+        for (task, written), is_whole in zip(look.claimed, _match(look.claimed, verify, run.path.at_once), strict=True):
+            if is_whole:
                 done.add(task)
             else:
                 look.bad[task] = [(array, index) for array, index, _ in written]
@@ -79,7 +79,7 @@ class _Look:
     bad : the chunks of tasks where these are not whole.
     """
 
-    claimed: list[tuple[Task, list[tuple[TiledArray, tuple[int, ...], Chunk]]]]
+    claimed: list[_Claimed]
     adopted: list[Receipt]
     bad: dict[Task, list[Place]]
 
@@ -96,14 +96,14 @@ def _look(run: RunDirectory, jobs: Sequence[Job], known: Receipts, chunks: Chunk
     for job in jobs:
         task, places = job.task, job.places(run)
         sizes = [chunks.size(array, index) for array, index in places]
-        receipt = known.get(task)
-        if receipt is None and None in sizes:
+        receipted = known.chunks_of(task)
+        if receipted is None and None in sizes:
             continue
         if sizes.count(None) == len(sizes) and job.owner.is_released(run, task):
             continue
-        if receipt is not None:
-            if sizes == [chunk.bytes for chunk in receipt.chunks]:
-                written = [(*place, chunk) for place, chunk in zip(places, receipt.chunks, strict=True)]
+        if receipted is not None:
+            if sizes == [chunk.bytes for chunk in receipted]:
+                written = [(*place, chunk) for place, chunk in zip(places, receipted, strict=True)]
                 found.claimed.append((task, written))
             else:
                 found.bad[task] = places
@@ -146,23 +146,35 @@ def spent(run: RunDirectory, jobs: Sequence[Job], chunks: Chunks) -> set[Task]:
     return {task for owner, tasks in by_owner.items() for task in owner.spent(run, tasks, chunks)}
 
 
-def _match(written: Sequence[tuple[TiledArray, tuple[int, ...], Chunk]], verify: bool) -> bool:
-    """Tell whether chunks of the right size are intact: by the checksum they carry, or by a digest of their values."""
+def _match(claimed: Sequence[_Claimed], verify: bool, at_once: int) -> list[bool]:
+    """Tell which tasks have intact chunks: by a digest of their values, or by the checksums that they carry."""
+    if verify:  # one after the other: some whole chunks at once may be more than the memory of a login node
+        return [_is_whole(written) for _, written in claimed]
+    matches = [True] * len(claimed)
+    by_array: dict[TiledArray, list[tuple[int, tuple[int, ...], Chunk]]] = {}
+    for task, (_, written) in enumerate(claimed):
+        for array, index, chunk in written:
+            by_array.setdefault(array, []).append((task, index, chunk))
+    for array, chunks in by_array.items():
+        found = _ask(array.checksums, [index for _, index, _ in chunks], at_once)
+        for (task, _, chunk), checksum in zip(chunks, found, strict=True):
+            matches[task] &= checksum == chunk.crc32c
+    return matches
+
+
+def _is_whole(written: Sequence[tuple[TiledArray, tuple[int, ...], Chunk]]) -> bool:
     try:
-        return all(
-            array.describe(index).xxh3 == chunk.xxh3 if verify else array.checksum(index) == chunk.crc32c
-            for array, index, chunk in written
-        )
+        return all(array.describe(index).xxh3 == chunk.xxh3 for array, index, chunk in written)
     except CorruptTile:
         return False
 
 
-def _ask(question: Callable[[_T], _R], items: Sequence[_T], at_once: int) -> Iterator[_R]:
+def _ask(question: Callable[[Sequence[_T]], list[_R]], items: Sequence[_T], at_once: int) -> Iterator[_R]:
     """Ask about items, some at once where that pays, and answer in their order."""
     if at_once == 1 or len(items) <= _TASKS_A_TURN:
-        yield from map(question, items)
+        yield from question(items)
         return
     turns = [items[begin : begin + _TASKS_A_TURN] for begin in range(0, len(items), _TASKS_A_TURN)]
     with ThreadPoolExecutor(at_once) as threads:
-        for answers in threads.map(lambda turn: [question(item) for item in turn], turns):
+        for answers in threads.map(question, turns):
             yield from answers
