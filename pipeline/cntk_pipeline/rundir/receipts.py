@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -9,6 +10,33 @@ from cntk_pipeline.rundir.sets import TaskSet
 from cntk_pipeline.tasks import Chunk, Receipt, Stage, Task
 
 _DIGEST_BYTES = 16
+
+
+RECEIPT = np.dtype(
+    [("row", "<i4"), ("col", "<i4"), ("host", "<i4"), ("chunks", "<i4"), ("adopted", "|u1"), ("seconds", "<f8", 3)]
+)
+CHUNK = np.dtype([("array", "<i4"), ("bytes", "<i8"), ("crc32c", "<u4"), ("digest", "|u1", _DIGEST_BYTES)])
+"""What a block holds of a receipt and of a chunk; ``host`` and ``array`` are places in the names of the block."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some receipts of a stage, oldest first.
+
+    Attributes
+    ----------
+    stage : of all.
+    names : of arrays and hosts.
+    receipts : (n,) of `RECEIPT`.
+    chunks : (m,) of `CHUNK`, those of the first receipt first.
+    other_digests : texts of digests that are no 32 hexadecimal digits, by the place of their chunk.
+    """
+
+    stage: Stage
+    names: tuple[str, ...]
+    receipts: np.ndarray
+    chunks: np.ndarray
+    other_digests: dict[int, str]
 
 
 class Receipts:
@@ -27,6 +55,20 @@ class Receipts:
         if stage not in self._stages:
             self._stages[stage] = _Columns(self._names, self._numbers)
         self._stages[stage].add(receipt)
+
+    def add_block(self, block: Block) -> None:
+        """Add the receipts of a block, newer than those before."""
+        if block.stage not in self._stages:
+            self._stages[block.stage] = _Columns(self._names, self._numbers)
+        self._stages[block.stage].add_block(block)
+        for row, col in block.receipts[["row", "col"]].tolist():
+            self.tasks.add(Task(block.stage, row, col))
+
+    def blocks(self, most: int) -> Iterator[Block]:
+        """Cut the receipts into blocks of at most so many, each of one stage."""
+        for stage, columns in self._stages.items():
+            for begin in range(0, len(columns), most):
+                yield columns.block(stage, begin, min(begin + most, len(columns)))
 
     def stages(self) -> set[Stage]:
         """Return the stages that have a receipt."""
@@ -120,6 +162,36 @@ class _Columns:
             number = self._numbers[name] = len(self._names)
             self._names.append(name)
         return number
+
+    def add_block(self, block: Block) -> None:
+        numbers = np.array([self._number(name) for name in block.names] or [0], np.int32)
+        receipts, chunks, before = block.receipts, block.chunks, len(self._arrays)
+        self.rows.frombytes(receipts["row"].tobytes())
+        self.cols.frombytes(receipts["col"].tobytes())
+        self._seconds.frombytes(receipts["seconds"].tobytes())
+        self._hosts.frombytes(numbers[receipts["host"]].tobytes())
+        self._adopted += receipts["adopted"].tobytes()
+        self._ends.frombytes((before + np.cumsum(receipts["chunks"], dtype=np.int64)).tobytes())
+        self._arrays.frombytes(numbers[chunks["array"]].tobytes())
+        self._bytes.frombytes(chunks["bytes"].tobytes())
+        self._crc32c.frombytes(chunks["crc32c"].tobytes())
+        self._digests += chunks["digest"].tobytes()
+        self._other_digests.update({before + k: text for k, text in block.other_digests.items()})
+
+    def block(self, stage: Stage, begin: int, end: int) -> Block:
+        first, behind = self._ends[begin - 1] if begin else 0, self._ends[end - 1]
+        receipts, chunks = np.zeros(end - begin, RECEIPT), np.zeros(behind - first, CHUNK)
+        receipts["row"], receipts["col"] = self.rows[begin:end], self.cols[begin:end]
+        receipts["chunks"] = np.diff(self._ends[begin:end], prepend=first)
+        receipts["adopted"] = np.frombuffer(bytes(self._adopted[begin:end]), np.uint8)
+        receipts["seconds"] = np.reshape(self._seconds[3 * begin : 3 * end], (-1, 3))
+        chunks["bytes"], chunks["crc32c"] = self._bytes[first:behind], self._crc32c[first:behind]
+        digests = bytes(self._digests[_DIGEST_BYTES * first : _DIGEST_BYTES * behind])
+        chunks["digest"] = np.frombuffer(digests, np.uint8).reshape(-1, _DIGEST_BYTES)
+        used, places = np.unique([*self._hosts[begin:end], *self._arrays[first:behind]], return_inverse=True)
+        receipts["host"], chunks["array"] = places[: end - begin], places[end - begin :]
+        others = {k - first: text for k, text in self._other_digests.items() if first <= k < behind}
+        return Block(stage, tuple(self._names[k] for k in used.tolist()), receipts, chunks, others)
 
     def receipt(self, stage: Stage, k: int) -> Receipt:
         read, compute, write = self._seconds[3 * k : 3 * k + 3]

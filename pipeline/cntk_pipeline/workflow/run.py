@@ -454,6 +454,7 @@ def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> N
     for path in _mend_inputs(run, config, verify):
         view.say(f"{path} was gone or damaged: written anew from the data set")
     _sweep(run, view)
+    run.journal.compact()
     view.say(cluster_of(config.cluster).preparation)
     prepare = partial(prepare_worker, str(run.path.absolute()), library_versions(), begun.trusted.code)
     with (
