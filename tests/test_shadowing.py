@@ -1,6 +1,7 @@
 """Files in the current directory take no module's place: neither this package's nor a library's.
 
-Seen to fail: for submitted drivers, without -P in `driver_command`, where a user's own file was run as the driver.
+Seen to fail: for submitted drivers, without -P in `driver_command`, where a user's own file was run as the driver. On
+SLURM, through ssh and by the manifests of Kubernetes, `tests/real` holds the same.
 """
 
 import os
@@ -9,15 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.hostile import hostile_run, lay_hostile
 from support.processes import wait_until
 
 from cntk_pipeline.clusters.submitter import driver_command
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.workflow.report import make_report
-
-HOSTILE = (
-    "from pathlib import Path\nPath(__file__ + '.was-run').touch()\nraise SystemExit('a file of the user was run')\n"
-)
 
 WORKFLOW = """
 name = "small"
@@ -33,9 +31,7 @@ cluster = {{ kind = "{kind}" }}
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     """A current directory that holds files called like modules."""
-    for name in ("cntk_pipeline", "numpy", "distributed", "tornado", "pickle_me"):
-        (tmp_path / f"{name}.py").write_text(HOSTILE)
-    return tmp_path
+    return lay_hostile(tmp_path)
 
 
 def command(place: Path, *words: object) -> subprocess.CompletedProcess[str]:
@@ -59,7 +55,7 @@ def test_a_run_imports_nothing_from_where_it_is_started(place: Path, small_npz: 
     said = command(place, verb, "small.toml", "--store", "run")
     assert said.returncode == 0, said.stderr
     wait_until(lambda: make_report(RunDirectory(place / "run")).complete, "the end of the run")
-    assert list(place.glob("*.was-run")) == []
+    assert hostile_run(place) == []
 
 
 def test_every_python_that_is_started_leaves_the_current_directory_alone() -> None:

@@ -11,7 +11,7 @@ SHORTEST_SECONDS, LONGEST_SECONDS = 0.5, 60.0
 """Bounds of a tile's predicted time: below, Dask's millisecond per task matters; above, a lost worker costs minutes."""
 
 LEAST_BLOCKS = 10
-"""Blocks of columns at least in which the kernel itself chooses centres: each block learns from those before it."""
+"""Blocks of columns at least in which the kernel itself draws centres: each block learns from those before it."""
 
 TASKS_PER_SLOT = 12
 """Number of tiles of a stage for each slot, so that the last tiles do not leave other slots idle."""
@@ -134,7 +134,7 @@ def choose_tile(
 
 
 def block_width(centres: int) -> int:
-    """Choose the number of columns of a block, of the centres that the kernel itself chooses."""
+    """Choose the number of columns of a block, of the centres that the kernel itself draws."""
     return max(1, centres // LEAST_BLOCKS)
 
 

@@ -16,14 +16,17 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from support.problems import Recorder, Stopper, require_same_kernel, stop_at, whole_matrix
+from support.problems import Recorder, Stopper, require_same_kernel, stop_at, toml, whole_matrix
 from support.processes import PATIENCE_SECONDS, receipts, wait_until
+from typer.testing import CliRunner
 
+from cntk_pipeline.cli.main import app
 from cntk_pipeline.clusters import CLUSTERS
 from cntk_pipeline.clusters.local.submitter import LocalSubmitter
 from cntk_pipeline.clusters.submitter import Cause, Succession
 from cntk_pipeline.config import ClusterConfig, RunConfig, StoreConfig, parse_config
 from cntk_pipeline.errors import DataNotFound, Interrupted, PipelineError, RunLocked, RunNotFound, SubmissionFailed
+from cntk_pipeline.kernels.cpu import CpuEngine
 from cntk_pipeline.rundir import lease
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.submissions import (
@@ -35,7 +38,7 @@ from cntk_pipeline.rundir.submissions import (
     submissions,
 )
 from cntk_pipeline.storage import open_path
-from cntk_pipeline.workflow import handover
+from cntk_pipeline.workflow import handover, load
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.report import make_report
 
@@ -101,6 +104,24 @@ def test_a_driver_is_seen_to_run_from_the_first_moment(tmp_path: Path, monkeypat
         mine = submission("local", job, str(tmp_path / "run"))
         assert submitter.state(mine) == "running"
         assert submitter.withdraw(mine, now=True)
+
+
+@pytest.mark.usefixtures("ended")
+def test_the_command_reads_the_data_and_measures_a_pair_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen to fail where the run behind the forecast loads and measures anew: its tile may be another one then."""
+    calls: list[str] = []
+    read, measure = load.load_data, CpuEngine.measure
+    monkeypatch.setattr(load, "load_data", lambda config: calls.append("read") or read(config))
+    monkeypatch.setattr(CpuEngine, "measure", lambda *given: calls.append("measured") or measure(*given))
+    tables = workflow(tmp_path / "run").model_dump(mode="json", exclude_defaults=True)
+    (tmp_path / "w.toml").write_text(toml(tables | {"kernel": {"tile": "auto"}}))
+    done = CliRunner().invoke(app, ["submit", str(tmp_path / "w.toml")])
+    assert done.exit_code == 0, done.output
+    assert calls == ["read", "measured"]
+    run = RunDirectory(tmp_path / "run")
+    assert f"tiles of {run.specification.tile} samples" in done.output
+    wait_until(lambda: read_ending(run) is not None, "the driver's end")
+    assert make_report(run).complete
 
 
 @pytest.mark.usefixtures("ended")

@@ -49,6 +49,29 @@ def test_an_added_result_is_seen_in_plan_run_status_inspect_and_verify(copy: Cop
     assert "confusion matrix" in copy.cntk("inspect", "--all", "run")
 
 
+def test_tiles_of_an_added_stage_are_taken_over_where_its_own_file_says_which(copy: Copy) -> None:
+    """Seen to fail without the owner's ``twin``."""
+    file = copy.folder / "copy" / "cntk_pipeline" / "inference" / "confusion.py"
+    text, owner = file.read_text(), 'CONFUSION = Owner("confusion", count_confusions, _places)'
+    assert owner in text
+    # The test labels are the same in both runs here, which a `Twins` does not know.
+    import_line = "from cntk_pipeline.rundir.twins import Twins\n"
+    file.write_text(text.replace(owner, f"{import_line}{owner[:-1]}, twin=Twins.of_solution)"))
+    try:
+        absolute = ("--set", "solve.ridge_mode=absolute")
+        copy.cntk("run", "w.toml", "--store", "older", *absolute)
+        more = ("--set", 'readouts.poolings=["flatten", "gap"]', *absolute)
+        said = copy.cntk("run", "w.toml", "--store", "grown", "--from", "older", *more)
+    finally:
+        file.write_text(text)
+    assert "taken over 2 of 4 tiles of confusion" in said
+    assert "tiles of spectrum" not in said
+    assert "0 are bad" in copy.cntk("verify", "grown")
+    path = "inference/confusion.zarr/counts/c/0/0"
+    shared = [chunk.stat().st_nlink for chunk in sorted((copy.folder / "grown" / "solve").glob(f"*/{path}"))]
+    assert sorted(shared) == [1, 1, 2, 2]
+
+
 def test_an_added_result_is_in_the_page_of_workflows(copy: Copy) -> None:
     page = copy.python(str(ROOT / "docs" / "make_workflow_page.py"))
     assert "| `confusion` | true or false | `false` | The test images by true and predicted class. |" in page

@@ -17,6 +17,7 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
+from support.hostile import hostile_run, lay_hostile
 from support.processes import wait_until
 
 from cntk_pipeline.clusters import CLUSTERS
@@ -32,6 +33,7 @@ from cntk_pipeline.clusters.kubernetes.manifests import (
     job_manifest,
     secret_manifest,
 )
+from cntk_pipeline.clusters.submitter import driver_command
 from cntk_pipeline.config import ClusterConfig, load_cluster, parse_config
 from cntk_pipeline.errors import ConfigError
 
@@ -276,7 +278,11 @@ def free_port() -> int:
 
 @pytest.fixture
 def started(tmp_path: Path) -> Iterator[tuple[str, Certificates, Manifest]]:
-    """Start the scheduler and a worker of plain.yaml as processes; only paths and ports are others."""
+    """Start the scheduler and a worker of plain.yaml as processes; only paths and ports are others.
+
+    The folder that they begin in holds files that are called like modules: seen to fail without -P in either command.
+    """
+    lay_hostile(tmp_path)
     made = Certificates.create(tmp_path / "tls")
     scheduler, worker = (
         pods(DOCUMENTS[f"plain.yaml:Deployment:cntk-{name}"])[0]["containers"][0] for name in ("scheduler", "worker")
@@ -296,6 +302,7 @@ def started(tmp_path: Path) -> Iterator[tuple[str, Certificates, Manifest]]:
         process.terminate()
     for process in processes:
         process.wait(60)
+    assert hostile_run(tmp_path) == []
 
 
 def settings_here() -> tuple[dict[str, Any], dict[str, str | None]]:
@@ -319,3 +326,22 @@ def test_the_commands_of_the_pods_make_a_cluster_with_our_settings(
     assert variables == {name: str(SETTINGS[f"distributed.nanny.pre-spawn-environ.{name}"]) for name in variables}
     assert (worker["name"], worker["nthreads"], worker["memory_limit"]) == ("w1", 1, 4 * 2**30)
     wait_until(lambda: subprocess.run(extra["probe"], capture_output=True).returncode == 0, "the readiness probe")
+
+
+def drivers() -> dict[str, Manifest]:
+    """The containers that a person starts or that a submission makes, and that are no part of Dask, by their name."""
+    made = {"driver.yaml": DOCUMENTS["driver.yaml:Job:cntk-driver"]}
+    cluster = load_cluster(FOLDER / "cluster.toml")
+    made["a submission"] = job_manifest(cluster, "cntk-a-0a1b2c", "default", driver_command("/runs/cifar10")[2:])
+    return {name: pods(document)[0]["containers"][0] for name, document in made.items()}
+
+
+@pytest.mark.parametrize("name", ["driver.yaml", "a submission"])
+def test_the_commands_of_drivers_leave_files_alone_that_are_called_like_modules(name: str, tmp_path: Path) -> None:
+    """They begin, and say what is not there. Seen to fail without -P in either command."""
+    moved = {"/workflow": str(tmp_path / "workflow"), "/runs": str(tmp_path / "runs"), "/tmp/numba": str(tmp_path)}
+    command, environment = process_of(drivers()[name], moved)
+    environment |= {"PYTHONPATH": str(FOLDER.parents[1] / "pipeline")}
+    done = subprocess.run(command, env=environment, cwd=lay_hostile(tmp_path), capture_output=True, timeout=120)
+    assert (done.returncode, hostile_run(tmp_path)) == (2, []), done.stderr
+    assert str(tmp_path).encode() in done.stderr.replace(b"\n", b"")

@@ -25,6 +25,7 @@ from real.slurm.shell import (
     promptly,
     submitted,
 )
+from support.hostile import hostile_run, lay_hostile
 from support.problems import Recorder, require_same_kernel, stop_at, toml
 from support.processes import PATIENCE_SECONDS, begun
 from support.s3_server import SECRET
@@ -88,6 +89,8 @@ def require_same(path: Path | StorePath, undisturbed: RunDirectory) -> None:
 def test_what_is_submitted_is_finished_though_the_one_who_submitted_is_gone(
     shell: Shell, undisturbed: RunDirectory
 ) -> None:
+    """Seen to fail without -P in the command of the workers, and in that of the driver: files beside the workflow."""
+    lay_hostile(shell.folder)
     shell.write()
     said = shell.cntk("submit", "workflow.toml", "--cluster", "cluster.toml", "--store", shell.run)
     job = submitted(said)  # and the process that submitted it has ended
@@ -99,6 +102,7 @@ def test_what_is_submitted_is_finished_though_the_one_who_submitted_is_gone(
     shell.wait_for_state(job, "COMPLETED")
     assert "2 workers of SLURM job" in shell.log()
     assert "Traceback" not in shell.log()
+    assert hostile_run(shell.folder) == []
     require_same(shell.run, undisturbed)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from support.hostile import hostile_run, lay_hostile
 from support.problems import Recorder, whole_matrix
 from support.processes import PATIENCE_SECONDS, begun, receipts, wait_until, workflow
 
@@ -236,6 +237,32 @@ def elsewhere(folder: Path) -> Path:
     script.write_text(f'#!/bin/sh\nexec unshare --mount sh -c \'{mount} && exec {sys.executable} "$@"\' sh "$@"\n')
     script.chmod(0o755)
     return script
+
+
+def hostile_home(folder: Path) -> Path:
+    """Write a Python that begins in a folder of files that are called like modules, as in a home that holds them."""
+    lay_hostile(folder)
+    script = folder / "python"
+    script.write_text(f'#!/bin/sh\ncd {shlex.quote(str(folder))} && exec {sys.executable} "$@"\n')
+    script.chmod(0o755)
+    return script
+
+
+@pytest.mark.usefixtures("drivers")
+def test_files_in_the_home_of_the_hosts_take_no_modules_place(
+    servers: Servers, hosts: list[str], small_config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    """Seen to fail without -P in each of the three commands: of the first host, the hosts, and the driver."""
+    home = tmp_path / "home"
+    home.mkdir()
+    cluster = {"kind": "ssh", "hosts": hosts, "workers": 2, "python": str(hostile_home(home))}
+    run, _ = handover.submit(small_config(cluster=cluster), Recorder())
+    wait_until(
+        lambda: make_report(RunDirectory(run.path)).complete or hostile_run(home),
+        "the end of the run, or a file's turn",
+    )
+    wait_until(lambda: handover.whereabouts(run).state == "gone", "the driver's end")
+    assert hostile_run(home) == []
 
 
 def test_command_lines_and_environments_on_the_hosts_hold_no_secret(servers: Servers, hosts: list[str]) -> None:

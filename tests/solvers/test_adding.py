@@ -43,6 +43,19 @@ def test_an_added_solver_is_seen_in_plan_run_status_and_verify_and_solves_the_sa
     assert "0 are bad" in copy.cntk("verify", "run")
 
 
+def test_what_an_added_solver_solved_is_taken_over_by_a_run_that_grows(copy: Copy) -> None:
+    """Seen to fail without ``twin`` in the added file."""
+    dense = ("--set", "solve.solver=dense", "--set", "solve.ridge_mode=absolute", "--set", "data.standardize_first=24")
+    copy.cntk("run", "w.toml", "--store", "older", *dense)
+    grown = ("--from", "older", *dense, "--set", "data.test=16")
+    said = copy.cntk("run", "w.toml", "--store", "grown", *grown)
+    assert "taken over 1 of 1 tiles of coefficients" in said
+    more = copy.cntk("run", "w.toml", "--store", "longer", *grown, "--set", "data.train=32")
+    assert "taken over 0 of 1 tiles of coefficients" in more
+    for store in ("grown", "longer"):
+        assert "0 are bad" in copy.cntk("verify", store)
+
+
 def test_keys_of_an_added_solver_belong_to_it_alone(copy: Copy) -> None:
     said = copy.cntk("run", "w.toml", "--store", "refused", "--set", "solve.refinements=2", code=2)
     assert 'solve.refinements belongs to solver = "dense", not to "cholesky": leave it out' in said

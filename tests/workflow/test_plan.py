@@ -55,6 +55,16 @@ def test_a_plan_of_small_pairs_measures_them_whole(small_config, capsys):
     assert "\n1 read-out in one pass of the engine cpu" in capsys.readouterr().out
 
 
+def test_a_plan_of_a_run_that_was_begun_has_its_tile(small_config, tmp_path):
+    """Seen to fail where a tile of "auto" is chosen anew."""
+    automatic = {"kernel": {"tile": "auto"}}
+    chosen = runs.plan(small_config(**automatic)).tile
+    begun = 8 if chosen != 8 else 16
+    runs.begin_elsewhere(small_config(kernel={"tile": begun}), Recorder(), None)
+    assert runs.plan(small_config(**automatic)).tile == begun
+    assert runs.plan(small_config(**automatic, store={"path": str(tmp_path / "other")})).tile != begun
+
+
 @pytest.mark.slow
 def test_a_run_of_large_images_begins_and_its_workers_are_prepared_in_seconds(photographs):
     began = time.monotonic()

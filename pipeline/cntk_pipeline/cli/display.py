@@ -182,7 +182,7 @@ def show_plan(plan: "Plan") -> None:
 
 
 def centres_text(found: "CentresReport") -> str:
-    """Say how far the choice of centres by the kernel itself is."""
+    """Say how far the draw of centres by the kernel itself is."""
     most = f"{found.count} centres" if found.is_over else f"{found.count} of at most {found.most} centres so far"
     wanted = "" if found.tolerance is None else f" (tolerance {found.tolerance:g})"
     return f"{most}, relative trace error {found.trace_errors[-1]:.2e}{wanted}" if found.trace_errors else most

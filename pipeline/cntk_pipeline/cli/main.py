@@ -182,11 +182,12 @@ def submit(
         from cntk_pipeline.cli.driving import read_workflow, say_how_to_follow
         from cntk_pipeline.workflow import handover
         from cntk_pipeline.workflow import run as runs
+        from cntk_pipeline.workflow.load import load
 
-    config = read_workflow(file, overrides, store, grow_from, cluster)
-    show_plan(runs.plan(config))
+    loaded = load(read_workflow(file, overrides, store, grow_from, cluster))
+    show_plan(runs.forecast(loaded))
     with RunView() as view:
-        run, submission = handover.submit(config, view)
+        run, submission = handover.submit(loaded.config, view, loaded)
     out.print(f"\nsubmitted as {escape(str(submission))}; the run lies in [bold]{escape(str(run.path))}[/]")
     say_how_to_follow(run)
 

@@ -1,9 +1,9 @@
-"""The choice of centres by the kernel itself, as tasks: randomly pivoted Cholesky, a column of tiles after the other.
+"""The draw of centres by the kernel itself, as tasks: randomly pivoted Cholesky, a column of tiles after the other.
 
-``regression.pivots`` has the algorithm, and `choice_group` describes the arrays. For each column of tiles, the task
+``regression.pivots`` has the algorithm, and `pivots_group` describes the arrays. For each column of tiles, the task
 "pivots" draws its training images by what the columns before it leave of the kernel's diagonal. Then the tiles of
 "train" are computed for these images, and a task "residual_diagonal" for each row of tiles says what is left. The task
-"pivots" behind the last column draws none, and ends the choice. With several read-outs, the first one chooses for all.
+"pivots" behind the last column draws none, and ends the draw. With several read-outs, the first one draws for all.
 
 A draw depends on the seed, the column and the stored kernel alone, so no worker and no interruption changes it.
 """
@@ -26,8 +26,8 @@ from cntk_pipeline.tasks import Receipt, Stage, StageForecast, Task, timed
 from cntk_pipeline.tiling import Cut
 
 
-def choice_group(run: RunDirectory) -> Group:
-    """Describe the empty arrays of the choice.
+def pivots_group(run: RunDirectory) -> Group:
+    """Describe the empty arrays of the draw.
 
     They are ``pivots``, the training images in the order of their draw, a chunk a column of tiles, filled up with -1;
     ``trace_error``, the sum of what is left of the diagonal before each column, divided by its sum; ``factor``, the
@@ -48,7 +48,7 @@ def choice_group(run: RunDirectory) -> Group:
 
 
 def draw_pivots(run_path: str, task: Task) -> Receipt:
-    """Draw the training images of a column of tiles; none where the choice is over.
+    """Draw the training images of a column of tiles; none where the draw is over.
 
     Raises
     ------
@@ -132,8 +132,8 @@ def trace_errors(run: RunDirectory) -> list[float]:
     return [float(run.pivoting("trace_error").read(block)[0]) for block in range(len(blocks))]
 
 
-def choice_rounds(run: RunDirectory) -> Iterator[list[Job]]:
-    """Yield the jobs of the choice, a column of tiles at a time; `choice_group` and the kernel's arrays exist."""
+def pivot_rounds(run: RunDirectory) -> Iterator[list[Job]]:
+    """Yield the jobs of the draw, a column of tiles at a time; `pivots_group` and the kernel's arrays exist."""
     jobs = list(list_kernel_jobs(run.train_cut, Cut(0, 1), run.specification.column_cut, symmetric=False))
     diagonal = [job for job in jobs if job.owner is TRAIN_VARIANCE]
     yield [*diagonal, _pivots_job(run, 0, diagonal)]
@@ -146,8 +146,8 @@ def choice_rounds(run: RunDirectory) -> Iterator[list[Job]]:
         yield [*tiles, *residuals, _pivots_job(run, block + 1, residuals)]
 
 
-def choice_jobs(run: RunDirectory) -> list[Job]:
-    """List the jobs of the choice, tiles of the kernel aside: all that there may be until it is over."""
+def pivot_jobs(run: RunDirectory) -> list[Job]:
+    """List the jobs of the draw, tiles of the kernel aside: all that there may be until it is over."""
     if not run.specification.has_pivots:
         return []
     cut, rows = run.column_cut, range(run.train_cut.pieces)
@@ -159,7 +159,7 @@ def choice_jobs(run: RunDirectory) -> list[Job]:
 
 
 def forecast_pivots(size: KernelSize, pair_seconds: float, product_rate: float) -> list[StageForecast]:
-    """Forecast the stages of the choice of all centres, tiles of the kernel aside.
+    """Forecast the stages of the draw of all centres, tiles of the kernel aside.
 
     Parameters
     ----------
@@ -200,7 +200,7 @@ def _residual_places(run: RunDirectory, task: Task) -> list[Place]:
 
 PIVOTS = Owner("pivots", draw_pivots, _pivots_places)
 RESIDUAL_DIAGONAL = Owner("residual_diagonal", measure_residual, _residual_places)
-CHOICE_OWNERS = (PIVOTS, RESIDUAL_DIAGONAL)
+PIVOT_OWNERS = (PIVOTS, RESIDUAL_DIAGONAL)
 """The draws of centres by the kernel itself, and what each column of tiles leaves of the kernel's diagonal."""
 
 

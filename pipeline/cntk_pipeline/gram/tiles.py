@@ -30,8 +30,9 @@ from cntk_pipeline.rundir.specification import (
     ReadoutSpecification,
     Specification,
 )
+from cntk_pipeline.rundir.twins import Twins
 from cntk_pipeline.storage.tiled_array import Array, ArraySpec, Group, TiledArray
-from cntk_pipeline.tasks import Chunk, Receipt, Task, timed
+from cntk_pipeline.tasks import Chunk, Receipt, Stage, Task, timed
 from cntk_pipeline.tiling import Cut
 
 _LAYOUT_NOTE = "train holds the tiles on and below the diagonal, the others stay NaN; diagonal tiles are whole"
@@ -167,7 +168,7 @@ def kernel_jobs(run: RunDirectory, nodes: NodeCounts | None = None) -> Jobs:
     Parameters
     ----------
     nodes : of graphs, where their tiles are to be computed: a job's entries are pairs of nodes then. Not so where the
-        kernel itself chooses its columns, whose graphs are known one column of tiles after the other.
+        kernel itself draws its columns, whose graphs are known one column of tiles after the other.
     """
     symmetric = not run.specification.has_pivots
     counts = nodes if symmetric else None
@@ -307,10 +308,32 @@ def _places(run: RunDirectory, task: Task) -> list[Place]:
     return places
 
 
-KERNEL_OWNERS = tuple(
-    Owner(kind, compute, _places) for kind in ("train", "test", "variance", "train_variance", "test_test")
-)
-TRAIN, TEST, VARIANCE, TRAIN_VARIANCE, TEST_TEST = KERNEL_OWNERS
+def _train_twin(twins: Twins, task: Task) -> Task | None:
+    return task if task.row in twins.growth.train and twins.has_same_column(task.col) else None
+
+
+def _test_twin(twins: Twins, task: Task) -> Task | None:
+    return task if task.row in twins.growth.test and twins.has_same_column(task.col) else None
+
+
+def _variance_twin(twins: Twins, task: Task) -> Task | None:
+    return task if task.row in twins.growth.test else None
+
+
+def _train_variance_twin(twins: Twins, task: Task) -> Task | None:
+    row = task.row
+    if row not in twins.growth.train:
+        return None
+    # Where the older run has more columns, the diagonal is a part of a tile there.
+    return Task(Stage(TRAIN.kind), row, row) if row < twins.old.column_cut.pieces else task
+
+
+TRAIN = Owner("train", compute, _places, twin=_train_twin)
+TEST = Owner("test", compute, _places, twin=_test_twin)
+VARIANCE = Owner("variance", compute, _places, twin=_variance_twin)
+TRAIN_VARIANCE = Owner("train_variance", compute, _places, twin=_train_variance_twin)
+TEST_TEST = Owner("test_test", compute, _places)
+KERNEL_OWNERS = (TRAIN, TEST, VARIANCE, TRAIN_VARIANCE, TEST_TEST)
 """The matrices K(train, train), K(test, train) and K(test, test), and the variances K(x, x) of the test images; with
 centres also those of the training images that have no tile on the diagonal."""
 

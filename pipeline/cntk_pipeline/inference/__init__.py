@@ -7,8 +7,8 @@ from typing import Any
 
 from cntk_pipeline import regression
 from cntk_pipeline.inference.auto_ridge import (
-    CHOICE,
     RIDGE_PATH,
+    RIDGE_PHASE,
     Capacity,
     choose_ridges,
     forecast_choice,
@@ -32,9 +32,9 @@ from cntk_pipeline.inference.requested import (
 )
 
 __all__ = [
-    "CHOICE",
     "RESULTS",
     "RIDGE_PATH",
+    "RIDGE_PHASE",
     "Capacity",
     "EnsembleRecord",
     "Product",

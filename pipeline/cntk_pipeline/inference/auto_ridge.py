@@ -46,7 +46,7 @@ from cntk_pipeline.solvers.work import open_work
 from cntk_pipeline.storage.tiled_array import Array, ArraySpec
 from cntk_pipeline.tasks import Receipt, Stage, StageForecast, Task
 
-CHOICE = "ridge path"
+RIDGE_PHASE = "ridge path"
 """The phase of a run in which ridges are chosen."""
 
 EIGEN_MATRICES = 6
@@ -201,7 +201,7 @@ def _choose_in_memory(run: RunDirectory, selections: Sequence[Json], run_jobs: R
     products = [path_product(run, selection) for selection in selections]
     for product in products:
         product.create(run)
-    outcome = run_jobs(CHOICE, [job for product in products for job in product.jobs])
+    outcome = run_jobs(RIDGE_PHASE, [job for product in products for job in product.jobs])
     for product in products:
         if all(job.task in outcome.done for job in product.jobs):
             product.finish(run)

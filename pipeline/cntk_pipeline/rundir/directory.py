@@ -273,15 +273,15 @@ class RunDirectory:
             found = self._kernels[readout, part] = self._array(folder)
         return found
 
-    # The centres that the kernel itself chooses.
+    # The centres that the kernel itself draws.
 
     @property
     def pivots_path(self) -> StorePath:
-        """The zarr group of the choice of centres by the kernel."""
+        """The zarr group of the centres that the kernel draws."""
         return self.root / "pivots.zarr"
 
     def pivoting(self, part: str) -> TiledArray:
-        """Open an array of the choice: "pivots", "factor", "trace_error" or "residual_diagonal"."""
+        """Open an array of the draw: "pivots", "factor", "trace_error" or "residual_diagonal"."""
         return self._array(self.pivots_path / part)
 
     def pivots_of(self, block: int) -> Array | None:

@@ -5,7 +5,7 @@ on its two images, its network, the engine, the dtype and flips alone: a tile wh
 the same tile, and `rundir.takeover` takes it over instead of computing it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,14 +22,7 @@ from cntk_pipeline.rundir.specification import Specification, differences
 from cntk_pipeline.storage import StorePath, open_path
 from cntk_pipeline.storage.records import Record
 from cntk_pipeline.storage.tiled_array import Array
-from cntk_pipeline.tasks import Stage
-from cntk_pipeline.tiling import Cut, choose_factor_tile
-
-SMALLEST_SHARE = 1 / 4
-"""Smallest tile of an older factor that is kept, as a share of the tile that would be chosen anew.
-
-With smaller tiles tasks are small, and the older factor saves little of the work.
-"""
+from cntk_pipeline.tiling import Cut
 
 
 @with_config(STRICT)
@@ -81,7 +74,9 @@ def find_source(config: RunConfig, path: StorePath) -> RunDirectory | None:
     return None if known is not None and known.path == str(source) else RunDirectory(source)
 
 
-def compare(old: RunDirectory, specification: Specification, train: Split, test: Split) -> Growth:
+def compare(
+    old: RunDirectory, specification: Specification, train: Split, test: Split, nested: Collection[str]
+) -> Growth:
     """Find the common part of a new run and an older one, from their specifications and their images.
 
     Parameters
@@ -89,6 +84,7 @@ def compare(old: RunDirectory, specification: Specification, train: Split, test:
     old : the older run.
     specification : of the new run.
     train, test : its images as they will be stored, and its labels.
+    nested : the kinds of the stages whose `Owner.is_nested`.
 
     Raises
     ------
@@ -107,7 +103,7 @@ def compare(old: RunDirectory, specification: Specification, train: Split, test:
     if lines:
         raise _nothing(old, lines)
     stages = old.journal.receipts().stages()
-    if Stage("train") not in stages:
+    if not stages:
         raise _nothing(old, ["none of its tiles is finished yet"])
     tile = specification.tile
     blocks = _same_blocks(old.inputs("train_images"), train.images, tile)
@@ -118,7 +114,8 @@ def compare(old: RunDirectory, specification: Specification, train: Split, test:
         if _same_labels(old, train, specification)
         else ()
     )
-    factor_tiles = [record["tile"] for solve, record in old.solves().items() if Stage("factor", solve=solve) in stages]
+    factored = {stage.solve for stage in stages if stage.kind in nested}
+    factor_tiles = [record["tile"] for solve, record in old.solves().items() if solve in factored]
     return Growth(
         path=str(old.path.absolute()),
         fingerprint=old.fingerprint,
@@ -151,19 +148,6 @@ def begin(run: RunDirectory, growth: Growth, say: Callable[[str], None]) -> None
     working = lease.holder(old.lease_path)
     if working:
         say(f"a driver works on {old.path} ({working}): what it finishes after this is not taken over")
-
-
-def with_factor_tile(config: RunConfig, run: RunDirectory) -> RunConfig:
-    """Set a factor tile of "auto" to the older run's tile, where this keeps some of its factors."""
-    growth = Growth.of(run)
-    ridges = config.solve.ridges
-    a_ridge_stays = config.solve.ridge_mode == "absolute" or (ridges != "auto" and 0.0 in ridges)
-    wanted = config.solve.solver == "cholesky" and config.solve.tile == "auto" and a_ridge_stays
-    if growth is None or growth.factor_tile is None or not wanted:
-        return config
-    if growth.factor_tile < SMALLEST_SHARE * choose_factor_tile(run.train_cut.count, run.train_cut.size):
-        return config
-    return config.model_copy(update={"solve": config.solve.model_copy(update={"tile": growth.factor_tile})})
 
 
 def same_readouts(stored: Specification, wanted: Specification) -> dict[str, str]:

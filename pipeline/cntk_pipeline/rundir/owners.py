@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.sets import NumberSets
+from cntk_pipeline.rundir.twins import Twins
 from cntk_pipeline.storage import StorePath
 from cntk_pipeline.storage.tiled_array import TiledArray
 from cntk_pipeline.tasks import Receipt, Task
@@ -83,6 +84,11 @@ class Owner:
     places : the chunks that a task writes, in the order of its receipt. `StoreError` where an array is gone.
     spent : picks from a list the tasks whose chunks later tasks have used and deleted.
     is_released : whether the chunks of a task were deleted, so that it is neither done nor damaged.
+    twin : finds the task of an older run whose chunks a grown run may take over instead of computing a task; None where
+        a bit may differ. The chunks of both have the same names in their read-outs, or in their solves. Without a
+        ``twin``, a grown run computes all tasks.
+    is_nested : whether the tiles of leading block rows are the same in a larger system with the same ``solve.tile``, so
+        that a grown run prefers the tile of the older one.
     """
 
     kind: str
@@ -90,6 +96,8 @@ class Owner:
     places: Callable[[RunDirectory, Task], list[Place]]
     spent: Callable[[RunDirectory, Sequence[Task], Chunks], set[Task]] = _none
     is_released: Callable[[RunDirectory, Task], bool] = _never
+    twin: Callable[[Twins, Task], Task | None] | None = None
+    is_nested: bool = False
 
 
 @dataclass(frozen=True)

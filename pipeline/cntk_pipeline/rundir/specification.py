@@ -97,7 +97,7 @@ class EngineRecord:
 class CentreSpecification:
     """The centres of a run: the training images whose columns of the kernel are computed, and no others.
 
-    They are the first of the stored training images, but where the kernel itself chooses them.
+    They are the first of the stored training images, but where the kernel itself draws them.
 
     Attributes
     ----------
@@ -115,7 +115,7 @@ class CentreSpecification:
 
     @property
     def are_pivots(self) -> bool:
-        """Whether the kernel itself chooses the centres, so that they are known only once its columns are computed."""
+        """Whether the kernel itself draws the centres, so that they are known only once its columns are computed."""
         return self.choice == "rpcholesky"
 
     @property
@@ -187,7 +187,7 @@ class Specification:
 
     @property
     def has_pivots(self) -> bool:
-        """Whether the kernel itself chooses the training images of its columns; see `CentreSpecification`."""
+        """Whether the kernel itself draws the training images of its columns; see `CentreSpecification`."""
         return self.centres is not None and self.centres.are_pivots
 
     @property

@@ -15,6 +15,7 @@ from cntk_pipeline.solvers.requested import (
     requested_solves,
     solver_of,
     system_group,
+    with_older_tile,
 )
 from cntk_pipeline.solvers.scores import Scores, score_columns, score_texts
 from cntk_pipeline.solvers.systems import (
@@ -63,4 +64,5 @@ __all__ = [
     "solve_name",
     "solver_of",
     "system_group",
+    "with_older_tile",
 ]

@@ -25,6 +25,7 @@ from cntk_pipeline.models import Json
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Chunks, Job, Owner, Place
 from cntk_pipeline.rundir.specification import CentreSpecification
+from cntk_pipeline.rundir.twins import Twins
 from cntk_pipeline.solvers.base import Solver
 from cntk_pipeline.solvers.blas import factor_lower
 from cntk_pipeline.solvers.forecast import SystemSize
@@ -165,10 +166,15 @@ def _spent_parts(run: RunDirectory, tasks: Sequence[Task], chunks: Chunks) -> se
     return {task for task in tasks if task.stage.solve in summed}
 
 
-CENTRE_FACTOR = Owner("centre_factor", factor_centres, _solved_places("centre_factor"))
+CENTRE_FACTOR = Owner("centre_factor", factor_centres, _solved_places("centre_factor"), twin=Twins.of_solution)
 NORMAL_EQUATIONS = Owner("normal_equations", sum_products, _part_places, _spent_parts)
-NORMAL_FACTOR = Owner("normal_factor", factor_normal_equations, _solved_places("normal_factor", "forward"))
-COEFFICIENTS = Owner("coefficients", solve_coefficients, coefficients_places)
+NORMAL_FACTOR = Owner(
+    "normal_factor",
+    factor_normal_equations,
+    _solved_places("normal_factor", "forward"),
+    twin=Twins.of_solution,
+)
+COEFFICIENTS = Owner("coefficients", solve_coefficients, coefficients_places, twin=Twins.of_solution)
 
 
 def _normal_factor_task(solve: str) -> Task:

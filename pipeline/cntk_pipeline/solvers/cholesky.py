@@ -23,6 +23,7 @@ from cntk_pipeline.clusters.memory import Need, TileNeed
 from cntk_pipeline.models import Json
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Chunks, Job, Owner, Place
+from cntk_pipeline.rundir.twins import Twins
 from cntk_pipeline.solvers.base import Solver
 from cntk_pipeline.solvers.blas import BLOCK, factor_lower, solve_right, subtract_product, subtract_square
 from cntk_pipeline.solvers.conjugate_gradient import (
@@ -221,9 +222,9 @@ def _is_released(run: RunDirectory, task: Task) -> bool:
     return (run.solve_path(task.stage.solve) / "released.json").exists()
 
 
-FACTOR = Owner("factor", factor_tile, _factor_places, is_released=_is_released)
+FACTOR = Owner("factor", factor_tile, _factor_places, is_released=_is_released, twin=Twins.of_block_row, is_nested=True)
 BULK = Owner("bulk", sum_bulk, _bulk_places, _spent_bulks)
-COEFFICIENTS = Owner("coefficients", solve_coefficients, coefficients_places)
+COEFFICIENTS = Owner("coefficients", solve_coefficients, coefficients_places, twin=Twins.of_solution)
 
 
 def _require_positive(k: int, block: Array, work: Work) -> None:

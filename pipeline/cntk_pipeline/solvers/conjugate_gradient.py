@@ -21,6 +21,7 @@ from cntk_pipeline.clusters.memory import IterationNeed, Need
 from cntk_pipeline.errors import CorruptTile, NotConverged, NotFinite
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Job, Owner, Place
+from cntk_pipeline.rundir.twins import Twins
 from cntk_pipeline.solvers.base import Solver
 from cntk_pipeline.solvers.forecast import IterationForecast, SystemSize, forecast_streaming
 from cntk_pipeline.solvers.iteration import Indefinite, advance, begin
@@ -195,7 +196,7 @@ def _step_places(run: RunDirectory, task: Task) -> list[Place]:
 
 PRODUCT = Owner("product", product_block, _product_places, spent_by_iterations)
 STEP = Owner("step", take_step, _step_places, spent_by_iterations)
-COEFFICIENTS = Owner("coefficients", write_coefficients, coefficients_places)
+COEFFICIENTS = Owner("coefficients", write_coefficients, coefficients_places, twin=Twins.of_solution)
 
 
 def _product_jobs(run: RunDirectory, system: System, order: int, number: int) -> list[Job]:

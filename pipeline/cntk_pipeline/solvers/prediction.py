@@ -9,6 +9,7 @@ from cntk_pipeline.models import STRICT, Json, NotNegative, Share
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Job, Owner, Place
 from cntk_pipeline.rundir.specification import AGAIN
+from cntk_pipeline.rundir.twins import Twins
 from cntk_pipeline.solvers.forecast import SystemSize
 from cntk_pipeline.solvers.nystroem import relative_residual, residual_of_centres
 from cntk_pipeline.solvers.scores import score
@@ -94,7 +95,12 @@ def _places(run: RunDirectory, task: Task) -> list[Place]:
     return [(run.solved(task.stage.solve, task.stage.kind), (task.row, 0))]
 
 
-MEAN, RESIDUAL = Owner("mean", predict_rows, _places), Owner("residual", residual_rows, _places)
+def _mean_twin(twins: Twins, task: Task) -> Task | None:
+    return twins.of_solution(task) if task.row in twins.growth.test else None
+
+
+MEAN = Owner("mean", predict_rows, _places, twin=_mean_twin)
+RESIDUAL = Owner("residual", residual_rows, _places, twin=Twins.of_solution)
 
 
 def residual_array(run: RunDirectory) -> ArraySpec:

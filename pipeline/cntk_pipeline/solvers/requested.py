@@ -7,6 +7,7 @@ from cntk_pipeline.config import RunConfig, SolveConfig, read_options
 from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.models import Json
 from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.growth import Growth
 from cntk_pipeline.rundir.specification import BESIDE_THE_RESULT, CentreSpecification
 from cntk_pipeline.solvers.base import Solver
 from cntk_pipeline.solvers.centres import Centres
@@ -24,6 +25,12 @@ from cntk_pipeline.solvers.systems import (
     with_ridge,
 )
 from cntk_pipeline.storage.tiled_array import ArraySpec, Group
+
+SMALLEST_SHARE = 1 / 4
+"""Smallest tile of an older run that is kept, as a share of the tile that would be chosen anew.
+
+With smaller tiles tasks are small, and the older factor saves little of the work.
+"""
 
 SOLVERS: dict[str, Solver] = {
     "cholesky": Cholesky(),
@@ -141,6 +148,20 @@ def _solve_specification(run: RunDirectory, readout: str, ridge: float, solve: S
     said = solver.specification(options)
     method = {"method": {"solver": solve.solver} | said} if said or solve.solver != "cholesky" else {}
     return specification | method | ({"unit_diagonal": True} if solve.unit_diagonal else {})
+
+
+def with_older_tile(config: RunConfig, run: RunDirectory) -> RunConfig:
+    """Set a ``solve.tile`` of "auto" to that of the older run of a grown one, where this keeps some of its factors."""
+    growth = Growth.of(run)
+    if growth is None or growth.factor_tile is None or config.solve.tile != "auto":
+        return config
+    ridges, solver = config.solve.ridges, solver_of(Method(config.solve.solver))
+    a_ridge_stays = config.solve.ridge_mode == "absolute" or (ridges != "auto" and 0.0 in ridges)
+    if not a_ridge_stays or not any(owner.is_nested for owner in solver.owners):
+        return config
+    if growth.factor_tile < SMALLEST_SHARE * solver.choose_tile(run.train_cut.count, run.train_cut.size, "auto"):
+        return config
+    return config.model_copy(update={"solve": config.solve.model_copy(update={"tile": growth.factor_tile})})
 
 
 def make_system(run: RunDirectory, specification: Json, method: Method) -> System:

@@ -14,7 +14,7 @@ from typing import Any
 
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.errors import CorruptTile, StoreError
-from cntk_pipeline.gram.pivots import CHOICE_OWNERS, choice_group
+from cntk_pipeline.gram.pivots import PIVOT_OWNERS, pivots_group
 from cntk_pipeline.gram.tiles import TEST, TEST_TEST, TRAIN, VARIANCE, kernel_group, test_group
 from cntk_pipeline.inference import Product, needs_test_kernel, path_product, requested_products
 from cntk_pipeline.models import Json
@@ -83,7 +83,7 @@ def lines_of(found: Checked) -> list[str]:
 
 def mend(run: RunDirectory, config: RunConfig) -> list[StorePath]:
     """Write anew the descriptions of arrays that are gone or damaged; return them. Called with the lease held."""
-    mended = _mend_choice(run)  # first: it tells how many columns all others have
+    mended = _mend_pivots(run)  # first: it tells how many columns all others have
     wanted = find_wanted(run, config)
     mended += [path for group in _groups(run, config, wanted) for path in group.mend()]
     # Records of systems are left out: they need the kernel's variances.
@@ -95,12 +95,12 @@ def mend(run: RunDirectory, config: RunConfig) -> list[StorePath]:
     return mended
 
 
-def _mend_choice(run: RunDirectory) -> list[StorePath]:
-    """Mend the arrays by which the kernel itself chooses the centres, where these were begun."""
+def _mend_pivots(run: RunDirectory) -> list[StorePath]:
+    """Mend the arrays by which the kernel itself draws the centres, where these were begun."""
     if not run.specification.has_pivots:
         return []
-    begun = {stage.kind for stage in run.journal.receipts().stages()} & {owner.kind for owner in CHOICE_OWNERS}
-    return choice_group(run).mend() if begun or run.pivots_path.exists() else []
+    begun = {stage.kind for stage in run.journal.receipts().stages()} & {owner.kind for owner in PIVOT_OWNERS}
+    return pivots_group(run).mend() if begun or run.pivots_path.exists() else []
 
 
 def _products_of_no_system(run: RunDirectory, wanted: Wanted) -> list[Product]:

@@ -33,11 +33,18 @@ from cntk_pipeline.storage import StorePath
 from cntk_pipeline.storage.durable import store_explained
 from cntk_pipeline.telemetry.redaction import redact
 from cntk_pipeline.workflow import run as runs
+from cntk_pipeline.workflow.load import Loaded
 from cntk_pipeline.workflow.whereabouts import submitter_of, whereabouts
 
 
-def submit(config: RunConfig, view: View) -> tuple[RunDirectory, Submission]:
+def submit(config: RunConfig, view: View, loaded: Loaded | None = None) -> tuple[RunDirectory, Submission]:
     """Check a workflow, begin its run directory, and hand its driver to the cluster.
+
+    Parameters
+    ----------
+    config : the workflow.
+    view : shows the progress.
+    loaded : the workflow with its data; None loads them.
 
     Raises
     ------
@@ -53,7 +60,7 @@ def submit(config: RunConfig, view: View) -> tuple[RunDirectory, Submission]:
     submitter.check_place(path, config)
     if (path / "run.json").is_file():
         _require_no_other(RunDirectory(path))
-    run, trusted = runs.begin_elsewhere(config, view, cluster.memory(config.cluster))
+    run, trusted = runs.begin_elsewhere(config, view, cluster.memory(config.cluster), loaded)
     try:
         return run, _hand_over(run, submitter, trusted)
     except SubmissionFailed:

@@ -19,7 +19,7 @@ from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.gram.engines import make_engine, read_engine
 from cntk_pipeline.graphs import NodeCounts, count_nodes, is_graph
 from cntk_pipeline.inference import require_options, require_results
-from cntk_pipeline.kernels import Engine, Question
+from cntk_pipeline.kernels import Engine, PairCost, Question
 from cntk_pipeline.layers import Dropout
 from cntk_pipeline.layers.recurrent import takes_padding
 from cntk_pipeline.rundir.directory import RunDirectory
@@ -104,7 +104,12 @@ class Loaded:
         images = self.stored[0].images
         return images if is_graph(images.shape[1:]) else images[:SAMPLE]
 
-    @property
+    @cached_property
+    def cost(self) -> PairCost:
+        """The cost of a pair; measured once, so that a forecast and the run behind it choose the same tile."""
+        return self.engine.measure(self.sample)
+
+    @cached_property
     def nodes(self) -> NodeCounts | None:
         """The nodes of the graphs; None where there are images or vectors."""
         train, test = (part.images for part in self.stored)
@@ -249,31 +254,41 @@ def slots_of(config: RunConfig) -> int:
     return cluster_of(config.cluster).slots(config.cluster)
 
 
-def specification_of(loaded: Loaded, path: StorePath, old: RunDirectory | None = None) -> Specification:
-    """Make the specification of a run; a tile that is not given is taken from the run or from ``old``, or measured."""
-    config, data = loaded.config, loaded.data
+def tile_of(loaded: Loaded, path: StorePath | None, old: RunDirectory | None = None) -> int:
+    """Choose the edge of the kernel's tiles.
+
+    Parameters
+    ----------
+    loaded : the workflow with its data.
+    path : of the run directory; the tile of a run that was begun there stays. None does not look for one.
+    old : the older run that it grows from, whose tile it takes.
+    """
+    config, data, lanes = loaded.config, loaded.data, loaded.engine.lane_width
     assert data.test is not None
-    train, test, lanes = len(data.train.images), len(data.test.images), loaded.engine.lane_width
+    train, test = len(data.train.images), len(data.test.images)
     if config.kernel.tile != "auto":
-        tile = clip_tile(config.kernel.tile, train, test, lanes)
-    elif (path / "run.json").exists():
-        tile = RunDirectory(path).specification.tile  # a tile that was chosen once stays
-    elif old is not None:
-        tile = old.specification.tile
-    else:
-        seconds = loaded.engine.measure(loaded.sample).seconds
-        centres = centres_of(config.solve)
-        tile = choose_tile(
-            train,
-            test,
-            seconds,
-            slots_of(config),
-            lanes,
-            least_pairs=loaded.engine.least_pairs,
-            centres=None if centres is None else centres.count,
-            costliest=None if loaded.nodes is None else loaded.nodes.costliest,
-            widest=None if centres is None else centres.widest_tile,
-        )
+        return clip_tile(config.kernel.tile, train, test, lanes)
+    if path is not None and (path / "run.json").exists():
+        return RunDirectory(path).specification.tile
+    if old is not None:
+        return old.specification.tile
+    centres = centres_of(config.solve)
+    return choose_tile(
+        train,
+        test,
+        loaded.cost.seconds,
+        slots_of(config),
+        lanes,
+        least_pairs=loaded.engine.least_pairs,
+        centres=None if centres is None else centres.count,
+        costliest=None if loaded.nodes is None else loaded.nodes.costliest,
+        widest=None if centres is None else centres.widest_tile,
+    )
+
+
+def specification_of(loaded: Loaded, tile: int) -> Specification:
+    """Make the specification of a run with tiles of some edge."""
+    config = loaded.config
     centres = centres_of(config.solve)
     return gram.specify(loaded.described, loaded.readouts, config.kernel, loaded.engine_record, tile, centres)
 

@@ -8,20 +8,16 @@ from typing import Any
 import numpy as np
 
 from cntk_pipeline.clusters.memory import PROCESS_BYTES, kernel_task_bytes
-from cntk_pipeline.config import InferenceConfig, SolveConfig
 from cntk_pipeline.datasets import Contents
 from cntk_pipeline.gram.forecast import KernelSize, forecast_kernel
 from cntk_pipeline.gram.pivots import PIVOTS, forecast_pivots
-from cntk_pipeline.gram.tiles import Readout
-from cntk_pipeline.graphs import NodeCounts
 from cntk_pipeline.inference import RESULTS, asked_of, forecast_choice, forecast_results, needs_test_kernel
-from cntk_pipeline.kernels import Engine
 from cntk_pipeline.rundir.specification import EngineRecord
 from cntk_pipeline.solvers import SystemSize, centres_of, forecast_predictions, method_of, options_of, solver_of
 from cntk_pipeline.solvers.forecast import IterationForecast
-from cntk_pipeline.storage.tiled_array import Array
 from cntk_pipeline.tasks import StageForecast
-from cntk_pipeline.tiling import choose_tile, clip_tile, total_pairs
+from cntk_pipeline.tiling import total_pairs
+from cntk_pipeline.workflow.load import Loaded, slots_of
 from cntk_pipeline.workflow.wanted import OWNERS
 
 TASK_SECONDS = 0.012
@@ -76,7 +72,7 @@ class Plan:
     iteration : of conjugate gradients; None where none run.
     engine, numerics_version : what computes the values.
     centres : columns of the kernel; None where they are all training images.
-    are_pivots : whether the kernel itself chooses these centres.
+    are_pivots : whether the kernel itself draws these centres.
     """
 
     contents: Contents
@@ -102,7 +98,7 @@ class Plan:
 
     @property
     def pilot(self) -> str:
-        """Why no loss by the centres is forecast, where the kernel itself chooses them; empty elsewhere."""
+        """Why no loss by the centres is forecast, where the kernel itself draws them; empty elsewhere."""
         if not self.are_pivots:
             return ""
         return (
@@ -131,80 +127,46 @@ class Plan:
         return asdict(self) | {"seconds": self.seconds, "written_bytes": self.written_bytes}
 
 
-@dataclass(frozen=True)
-class PlanInputs:
-    """The inputs of a plan.
+def make_plan(loaded: Loaded, tile: int) -> Plan:
+    """Measure what a pair and a matrix product cost here, and add up what all owners forecast.
 
-    ``tile`` is None where it is to be chosen; ``sample`` holds a few standardised images, or all graphs, whose
-    ``nodes`` are counted.
+    Parameters
+    ----------
+    loaded : the workflow with its data.
+    tile : edge of the kernel's tiles.
     """
-
-    readouts: tuple[Readout, ...]
-    engine: Engine
-    engine_record: EngineRecord
-    dtype: str
-    contents: Contents
-    warnings: tuple[str, ...]
-    solve: SolveConfig
-    inference: InferenceConfig
-    tile: int | None
-    slots: int
-    sample: Array
-    nodes: NodeCounts | None = None
-
-
-def make_plan(inputs: PlanInputs) -> Plan:
-    """Measure what a pair and a matrix product cost here, choose the tiles, and add up what all owners forecast."""
-    engine = inputs.engine
-    cost = engine.measure(inputs.sample)
-    rate = measure_product_rate()
-    train, test, slots = inputs.contents.train, inputs.contents.test, inputs.slots
-    lanes = engine.lane_width
-    centres = centres_of(inputs.solve)
+    config, engine, nodes, contents = loaded.config, loaded.engine, loaded.nodes, loaded.contents
+    cost, rate, slots = loaded.cost, measure_product_rate(), slots_of(config)
+    train, test, dtype = contents.train, contents.test, config.kernel.dtype
+    centres = centres_of(config.solve)
     columns = None if centres is None else centres.count
-    nodes = inputs.nodes
-    if inputs.tile is None:
-        widest, least = None if centres is None else centres.widest_tile, engine.least_pairs
-        tile = choose_tile(
-            train,
-            test,
-            cost.seconds,
-            slots,
-            lanes,
-            least_pairs=least,
-            centres=columns,
-            widest=widest,
-            costliest=None if nodes is None else nodes.costliest,
-        )
-    else:
-        tile = clip_tile(inputs.tile, train, test, lanes)
-    method, count = method_of(inputs.solve), len(inputs.readouts)
-    solver, options = solver_of(method), options_of(inputs.solve)
-    factor_tile = solver.choose_tile(train, tile, inputs.solve.tile)
-    size = SystemSize(train, test, inputs.contents.columns, tile, factor_tile, inputs.dtype, rate, columns)
-    chooses = inputs.solve.ridges == "auto"
-    systems = count * (1 if inputs.solve.ridges == "auto" else len(inputs.solve.ridges))
+    method, count = method_of(config.solve), len(loaded.readouts)
+    solver, options = solver_of(method), options_of(config.solve)
+    factor_tile = solver.choose_tile(train, tile, config.solve.tile)
+    size = SystemSize(train, test, contents.columns, tile, factor_tile, dtype, rate, columns)
+    chooses = config.solve.ridges == "auto"
+    systems = count * (1 if config.solve.ridges == "auto" else len(config.solve.ridges))
     has_pivots = centres is not None and centres.are_pivots
     weight = 1.0 if nodes is None else nodes.test_weight
-    kernel = KernelSize(train, test, tile, inputs.dtype, count, columns, weight, symmetric=not has_pivots)
+    kernel = KernelSize(train, test, tile, dtype, count, columns, weight, symmetric=not has_pivots)
     stages = [
-        *forecast_kernel(kernel, cost.seconds, test_kernel=needs_test_kernel(inputs.inference)),
+        *forecast_kernel(kernel, cost.seconds, test_kernel=needs_test_kernel(config.inference)),
         *(forecast_pivots(kernel, cost.seconds, rate) if has_pivots else []),
         *([forecast_choice(size) * count] if chooses else []),
         *(row * systems for row in (*solver.forecast(size, options), *forecast_predictions(size))),
-        *forecast_results(inputs.inference, size, systems, count),
+        *forecast_results(config.inference, size, systems, count),
     ]
     needs = [
         *solver.needs(size, options),
-        *(need for result in asked_of(inputs.inference) for need in RESULTS[result].needs(size)),
+        *(need for result in asked_of(config.inference) for need in RESULTS[result].needs(size)),
     ]
     iteration = solver.forecast_iteration(size, options)
     return Plan(
-        inputs.contents,
-        inputs.warnings,
+        contents,
+        loaded.warnings,
         train,
         test,
-        tuple(readout.name for readout in inputs.readouts),
+        tuple(readout.name for readout in loaded.readouts),
         tile,
         factor_tile,
         total_pairs(train, test, columns, symmetric=not has_pivots),
@@ -219,7 +181,7 @@ def make_plan(inputs: PlanInputs) -> Plan:
         ),
         PROCESS_BYTES + max([kernel_task_bytes(engine, tile, nodes), *(need.bytes for need in needs)]),
         None if iteration is None else _plan_iteration(iteration, systems, slots),
-        inputs.engine_record,
+        loaded.engine_record,
         engine.version_for(engine.question),
         columns,
         has_pivots,

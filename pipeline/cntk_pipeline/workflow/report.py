@@ -12,7 +12,7 @@ from cntk_pipeline.datasets import Contents
 from cntk_pipeline.driver.timing import read_timings
 from cntk_pipeline.errors import CorruptTile, StoreError
 from cntk_pipeline.gram.pivots import trace_errors
-from cntk_pipeline.inference import CHOICE, RIDGE_PATH
+from cntk_pipeline.inference import RIDGE_PATH, RIDGE_PHASE
 from cntk_pipeline.rundir import lease
 from cntk_pipeline.rundir.directory import Provenance, RunDirectory
 from cntk_pipeline.rundir.growth import Growth
@@ -132,12 +132,12 @@ class SolveReport:
 
 @dataclass(frozen=True)
 class CentresReport:
-    """The centres that the kernel itself chooses, as far as they are drawn.
+    """The centres that the kernel itself draws, as far as they are drawn.
 
     Attributes
     ----------
     count, most : centres so far, and at most.
-    tolerance : relative trace error at which the choice ends; None where there is no such limit.
+    tolerance : relative trace error at which the draw ends; None where there is no such limit.
     trace_errors : the relative trace error before the first block of columns, which is 1, and behind each block.
     is_over : whether no more are drawn.
     """
@@ -172,7 +172,7 @@ class RunReport:
     trained : ensembles of networks in training, where times were asked for.
     predictions : of new images, by `cntk predict`; they are no part of the run, and ``complete`` does not ask for them.
     openers : lines of Python that open the arrays with zarr and with xarray.
-    centres : the choice of centres by the kernel itself; None where it chooses none.
+    centres : the centres that the kernel itself draws; None where it draws none.
     choose_by : what the training images choose a system by, where the workflow says it.
     """
 
@@ -287,7 +287,7 @@ def make_report(run: RunDirectory) -> RunReport:
     choices = [RidgePathReport(each["readout"], read_choice(run, each)) for each in wanted.selections]
     stages = [_stage_report(run, stage, receipts) for stage in wanted.stages()]
     if choices:
-        stages.insert(sum(stage.phase == KERNEL for stage in stages), _choice_stage(wanted, choices, receipts))
+        stages.insert(sum(stage.phase == KERNEL for stage in stages), _ridge_stage(wanted, choices, receipts))
     solves = [_solve_report(run, solve) for solve in wanted.solves]
     trained = [TrainedReport(product.label, product.stage.kind, product.read(run)) for product in wanted.run_products]
     growth, driver = Growth.of(run), lease.holder(run.lease_path)
@@ -379,13 +379,13 @@ def _stage_report(run: RunDirectory, stage: WantedStage, receipts: Receipts) -> 
     return found.report(stage.phase, stage.kind, len(stage.jobs))
 
 
-def _choice_stage(wanted: Wanted, choices: Sequence[RidgePathReport], receipts: Receipts) -> StageReport:
+def _ridge_stage(wanted: Wanted, choices: Sequence[RidgePathReport], receipts: Receipts) -> StageReport:
     # Choices made by factors have no task of their own; those tasks are no part of what a workflow asks for.
     found = _Sum()
     for selection in wanted.selections:
         found.add(receipts.get(Task(Stage(RIDGE_PATH.kind, solve=solve_name(selection)), 0, 0)))
     found.done = sum(choice.record is not None for choice in choices)
-    return found.report(CHOICE, RIDGE_PATH.kind, len(choices))
+    return found.report(RIDGE_PHASE, RIDGE_PATH.kind, len(choices))
 
 
 @dataclass

@@ -24,7 +24,7 @@ from cntk_pipeline.driver.timing import PhaseClock
 from cntk_pipeline.errors import ConfigError, CorruptTile, PipelineError, RunNotFound, SpecificationMismatch, StoreError
 from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.gram.engines import load_code, require_numerics
-from cntk_pipeline.gram.pivots import choice_group, choice_jobs, choice_rounds, trace_errors
+from cntk_pipeline.gram.pivots import pivot_jobs, pivot_rounds, pivots_group, trace_errors
 from cntk_pipeline.inference import (
     Capacity,
     add_remedies,
@@ -54,17 +54,18 @@ from cntk_pipeline.solvers import (
     reserve_buffers,
     solve_name,
     solver_of,
+    with_older_tile,
 )
-from cntk_pipeline.storage import StorePath, open_path
+from cntk_pipeline.storage import LocalPath, StorePath, open_path
 from cntk_pipeline.storage.durable import store_explained
 from cntk_pipeline.telemetry.events import Event, emit
 from cntk_pipeline.telemetry.metrics import served as metrics_served
 from cntk_pipeline.workflow.checkup import Checked, check, lines_of, mend
-from cntk_pipeline.workflow.load import load, mend_inputs, slots_of, specification_of, write_inputs
-from cntk_pipeline.workflow.plan import Plan, PlanInputs, make_plan
+from cntk_pipeline.workflow.load import Loaded, load, mend_inputs, specification_of, tile_of, write_inputs
+from cntk_pipeline.workflow.plan import Plan, make_plan
 from cntk_pipeline.workflow.preflight import require_cards, require_fitting_tasks
 from cntk_pipeline.workflow.report import make_report, read_contents
-from cntk_pipeline.workflow.wanted import INFERENCE, KERNEL, SOLVE, find_wanted
+from cntk_pipeline.workflow.wanted import INFERENCE, KERNEL, NESTED, SOLVE, find_wanted
 
 if TYPE_CHECKING:
     from cntk_pipeline.kernels import NodeSummary, Summary
@@ -89,28 +90,16 @@ class Begun:
 
 def plan(config: RunConfig) -> Plan:
     """Forecast a run; nothing is written."""
-    loaded = load(config)
-    require_cards(config)
-    old = growth.find_source(config, run_path(config))
-    tile = config.kernel.tile
-    if old is not None and tile == "auto":
-        tile = old.specification.tile
-    return make_plan(
-        PlanInputs(
-            readouts=loaded.readouts,
-            engine=loaded.engine,
-            engine_record=loaded.engine_record,
-            dtype=config.kernel.dtype,
-            contents=loaded.contents,
-            warnings=loaded.warnings,
-            solve=config.solve,
-            inference=config.inference,
-            tile=None if tile == "auto" else tile,
-            slots=slots_of(config),
-            sample=loaded.sample,
-            nodes=loaded.nodes,
-        )
-    )
+    return forecast(load(config))
+
+
+def forecast(loaded: Loaded) -> Plan:
+    """Forecast a run as `plan` does, of data that are loaded."""
+    path = run_path(loaded.config)
+    require_cards(loaded.config)
+    old = growth.find_source(loaded.config, path)
+    # A bucket that is not there yet is no reason against a forecast.
+    return make_plan(loaded, tile_of(loaded, path if isinstance(path, LocalPath) else None, old))
 
 
 def costliest_network(config: RunConfig) -> "tuple[str, Summary | NodeSummary]":
@@ -169,7 +158,9 @@ def start(config: RunConfig, view: View, stop: threading.Event, *, verify: bool 
     return begun.run
 
 
-def begin_elsewhere(config: RunConfig, view: View, memory: WorkerMemory | None) -> tuple[RunDirectory, Trusted]:
+def begin_elsewhere(
+    config: RunConfig, view: View, memory: WorkerMemory | None, loaded: Loaded | None = None
+) -> tuple[RunDirectory, Trusted]:
     """Begin a run directory with everything that a driver elsewhere needs to run it, its images included.
 
     Parameters
@@ -177,6 +168,7 @@ def begin_elsewhere(config: RunConfig, view: View, memory: WorkerMemory | None) 
     config : the workflow.
     view : shows the progress.
     memory : of the future workers; tiles that do not fit are refused. None where it is not known yet.
+    loaded : the workflow with its data; None loads them.
 
     Raises
     ------
@@ -185,7 +177,7 @@ def begin_elsewhere(config: RunConfig, view: View, memory: WorkerMemory | None) 
     ConfigError
         If a tile does not fit into the memory.
     """
-    with _beginning(run_path(config)) as has_begun, _begun(config, view) as begun, _retracting(begun.run):
+    with _beginning(run_path(config)) as has_begun, _begun(config, view, loaded) as begun, _retracting(begun.run):
         has_begun.set()
         clear_earlier(begun.run)
         require_fitting_tasks(begun.run, begun.config, memory)
@@ -328,16 +320,17 @@ def _holds_images(path: StorePath) -> bool:
 
 
 @contextlib.contextmanager
-def _begun(config: RunConfig, view: View) -> Iterator[Begun]:
+def _begun(config: RunConfig, view: View, loaded: Loaded | None = None) -> Iterator[Begun]:
     """Hold the lease of a run directory that has its specification, its workflow and its images."""
     require_extras(config.cluster)
-    view.say(f'loading the data set "{config.data.source}"')
-    loaded = load(config)
+    if loaded is None:
+        view.say(f'loading the data set "{config.data.source}"')
+        loaded = load(config)
     path = run_path(config)
     require_cards(config, RunDirectory(path) if (path / "run.json").exists() else None)
     old = growth.find_source(config, path)
-    specification = specification_of(loaded, path, old)
-    common = None if old is None else growth.compare(old, specification, *loaded.stored)
+    specification = specification_of(loaded, tile_of(loaded, path, old))
+    common = None if old is None else growth.compare(old, specification, *loaded.stored, NESTED)
     with store_explained(path):
         run = RunDirectory.create(path, specification, provenance())
     for line in loaded.contents.lines:
@@ -348,7 +341,7 @@ def _begun(config: RunConfig, view: View) -> Iterator[Begun]:
         if common is not None:
             growth.begin(run, common, view.say)
         _mend(run, config, view)
-        trusted = of_user(run, in_absolute_folder(growth.with_factor_tile(config, run)))
+        trusted = of_user(run, in_absolute_folder(with_older_tile(config, run)))
         write_trusted(run, trusted)
         for line in warnings(trusted):
             view.say(f"warning: {line}")
@@ -485,7 +478,7 @@ def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> N
                     gram.test_group(run).create()
                     test_kernel_jobs = gram.test_kernel_jobs(run, nodes)
                 executor.adapt()
-                outcomes = [_choose_centres(phases, config)]
+                outcomes = [_draw_centres(phases, config)]
                 if not outcomes[0].failed:
                     phases.run_jobs(KERNEL, gram.kernel_jobs(run, nodes) + test_kernel_jobs).require()
                     executor.hold(stop)
@@ -515,15 +508,15 @@ def _retracting(run: RunDirectory) -> Iterator[None]:
         raise
 
 
-def _choose_centres(phases: Phases, config: RunConfig) -> Outcome:
-    """Let the kernel itself choose the centres, and compute its columns, where the workflow asks for that."""
+def _draw_centres(phases: Phases, config: RunConfig) -> Outcome:
+    """Let the kernel itself draw the centres, and compute its columns, where the workflow asks for that."""
     run = phases.run
     if not run.specification.has_pivots:
         return Outcome()
-    choice_group(run).create()
-    *_, last = choice_jobs(run)
-    course = Course("centres", choice_rounds(run), last, ())
-    outcome, _ = phases.run_courses(KERNEL, [course], lambda: _choice_text(run))
+    pivots_group(run).create()
+    *_, last = pivot_jobs(run)
+    course = Course("centres", pivot_rounds(run), last, ())
+    outcome, _ = phases.run_courses(KERNEL, [course], lambda: _pivots_text(run))
     if not outcome.failed and not run.has_all_pivots:
         outcome.failed[last.task] = CorruptTile(f"{run.pivots_path}: a chunk of the pivots is damaged")
     if run.has_all_pivots:
@@ -532,8 +525,8 @@ def _choose_centres(phases: Phases, config: RunConfig) -> Outcome:
     return outcome
 
 
-def _choice_text(run: RunDirectory) -> str:
-    """Describe how far the choice of centres is, where it has begun."""
+def _pivots_text(run: RunDirectory) -> str:
+    """Describe how far the draw of centres is, where it has begun."""
     try:
         errors = trace_errors(run)
     except CorruptTile:  # the task that reads it finds it too, and it is computed again

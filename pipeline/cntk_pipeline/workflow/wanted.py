@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cntk_pipeline.config import RunConfig
-from cntk_pipeline.gram.pivots import CHOICE_OWNERS, choice_jobs
+from cntk_pipeline.gram.pivots import PIVOT_OWNERS, pivot_jobs
 from cntk_pipeline.gram.tiles import KERNEL_OWNERS, kernel_jobs, test_kernel_jobs
 from cntk_pipeline.inference import RIDGE_PATH, Product, needs_test_kernel, owners, requested_products, run_products
 from cntk_pipeline.models import Json
@@ -34,7 +34,7 @@ OWNERS: dict[str, Owner] = {
     owner.kind: owner
     for owner in (
         *KERNEL_OWNERS,
-        *CHOICE_OWNERS,
+        *PIVOT_OWNERS,
         RIDGE_PATH,
         # The coefficients end every solve.
         *sorted(
@@ -47,6 +47,9 @@ OWNERS: dict[str, Owner] = {
     )
 }
 """The owners of all stages by their kind, in the order in which a plan and a status show them."""
+
+NESTED = frozenset(kind for kind, owner in OWNERS.items() if owner.is_nested)
+"""The kinds of the stages whose leading block rows a larger run may take over."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ class Wanted:
 
     Attributes
     ----------
-    kernel : tiles of the kernel matrices, and the choice of centres where the kernel itself chooses them.
+    kernel : tiles of the kernel matrices, and the draw of centres where the kernel itself draws them.
     selections : choices of a ridge.
     solves : systems; none of a read-out whose ridge is not chosen yet.
     run_products : products that belong to no system.
@@ -135,7 +138,7 @@ def find_wanted(run: RunDirectory, config: RunConfig) -> Wanted:
 
 
 def _find(run: RunDirectory, config: RunConfig) -> Wanted:
-    kernel = kernel_jobs(run) + choice_jobs(run)
+    kernel = kernel_jobs(run) + pivot_jobs(run)
     if needs_test_kernel(config.inference):
         kernel += test_kernel_jobs(run, None)
     method, solves = method_of(config.solve), []

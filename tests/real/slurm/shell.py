@@ -51,7 +51,7 @@ class Shell:
         return self.folder / "a run"
 
     def cntk(self, *arguments: object, code: int = 0) -> str:
-        command = [sys.executable, "-m", "cntk_pipeline.cli", *map(str, arguments)]
+        command = [sys.executable, "-P", "-m", "cntk_pipeline.cli", *map(str, arguments)]
         root = str(Path(__file__).parents[3] / "pipeline")
         environment = os.environ | self.slurm.environment | {"PYTHONPATH": root, "COLUMNS": "120", "NO_COLOR": "1"}
         done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=240, env=environment)
