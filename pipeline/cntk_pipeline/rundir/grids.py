@@ -17,7 +17,7 @@ Array = np.ndarray
 
 @dataclass(frozen=True, eq=False)
 class JobGrid(Sequence[Job]):
-    """The jobs of the tiles of a matrix, row by row; none of them waits for another task.
+    """The jobs of the tiles of a matrix, row by row; none waits for another task, and no later task uses its chunks up.
 
     The tile at row i and column j has ``heights[i] * widths[j]`` entries.
 
