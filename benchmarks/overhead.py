@@ -1,47 +1,38 @@
-"""Measures what the system itself costs: a tile, a resume, and the slots that stand idle.
+"""Measures what the system itself costs: a tile, and the slots that stand idle.
 
-Run: ``python benchmarks/overhead.py``, parts of it with ``tiles``, ``resume``, ``efficiency``.
+Run: ``python benchmarks/overhead.py``, parts of it with ``tiles``, ``efficiency``; what a resume costs: `finished.py`.
 
 ``tiles`` sends 20,000 tiles that compute and write nothing through the real driver to 8 worker processes, with the
 journal and the logs as in any run. Driver and scheduler share a process here, so their cost is its processor time
-over the tiles, whatever else the machine does. ``resume`` makes a run directory with 100,000 finished tiles and goes
-on with it, until the driver of the kernel stage begins. ``efficiency`` computes tiles of 20 seconds on 2 processes:
+over the tiles, whatever else the machine does. ``efficiency`` computes tiles of 20 seconds on 2 processes:
 the share of the two slots' time that was spent in tiles. Each figure stands beside its target.
 """
 
 import argparse
-import contextlib
 import cProfile
 import importlib
-import math
 import pstats
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import psutil
-import xxhash
 from rich.console import Console
 from rich.table import Table
 
 from cntk_pipeline.clusters import CLUSTERS
 from cntk_pipeline.clusters.dask.executor import DaskExecutor
-from cntk_pipeline.config import ClusterConfig, parse_config
+from cntk_pipeline.config import ClusterConfig
 from cntk_pipeline.driver.driver import WINDOW_PER_SLOT, Driver, Progress
 from cntk_pipeline.driver.observed import recording
-from cntk_pipeline.errors import Interrupted
-from cntk_pipeline.gram.tiles import kernel_jobs
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Job, Owner, Place
 from cntk_pipeline.rundir.specification import DataSpecification, ReadoutSpecification, Specification
-from cntk_pipeline.storage.tiled_array import encode_chunk
 from cntk_pipeline.tasks import Chunk, Receipt, Stage, Task
-from cntk_pipeline.workflow import run as runs
 
 SPECIFICATION = Specification(
     DataSpecification("", 1, 1, (1,), ("0",), standardize=False),
@@ -53,12 +44,11 @@ SPECIFICATION = Specification(
 )
 
 WORKERS, TILES = 8, 20_000
-TARGET_MILLISECONDS = 2.0
+TARGET_MILLISECONDS = 1.5
 TARGET_TILE_BYTES = 250
 """What the driver's memory may grow by a tile once a quarter are done. Set after measuring, to hold what was reached:
 the set of finished tiles, which grows by doubling."""
 
-RESUMED, TARGET_RESUME_SECONDS = 100_000, 20.0
 LONG_SECONDS, LONG_TILES, SLOTS, TARGET_EFFICIENCY = 20.0, 12, 2, 0.98
 
 
@@ -136,85 +126,9 @@ def measure_tiles(folder: Path, tiles: int, profile: bool) -> list[Figure]:
     ]
 
 
-class Stopper:
-    """A view that stops the run where its first stage begins, and notes when that was."""
-
-    def __init__(self) -> None:
-        self.stop, self.began = threading.Event(), 0.0
-
-    def say(self, text: str) -> None:
-        """Show nothing."""
-
-    def begin(self, stage: str) -> None:
-        """Stop: what is done is known, and the driver is about to begin."""
-        if not self.stop.is_set():
-            self.began = time.perf_counter()
-        self.stop.set()
-
-    def progress(self, progress: Progress) -> None:
-        """Show nothing."""
-
-
-def measure_resume(folder: Path, profile: bool) -> list[Figure]:
-    """Go on with a run directory whose kernel is finished."""
-    side = int(math.sqrt(2 * RESUMED))  # of a triangle of tiles of one sample
-    images = np.random.default_rng(5).standard_normal((side + 1, 4, 4, 1)).astype(np.float32)
-    labels = np.arange(side + 1) % 2
-    np.savez(
-        folder / "images.npz", x_train=images[:side], y_train=labels[:side], x_test=images[side:], y_test=labels[side:]
-    )
-    config = parse_config(
-        {
-            "data": {"source": "npz", "path": str(folder / "images.npz")},
-            "network": {"preset": "fully_connected"},
-            "readouts": {"depths": [2]},
-            "kernel": {"tile": 1},
-            "cluster": {"kind": "serial"},
-            "store": {"path": str(folder / "resume")},
-        },
-        "overhead",
-    )
-    start(lambda view: runs.start(config, view, view.stop))
-    run = RunDirectory(folder / "resume")
-    jobs = kernel_jobs(run)
-    finish(run, jobs)
-    began = time.perf_counter()
-    view = profiled(lambda: start(lambda view: runs.resume(run.path, view, view.stop)), profile)
-    seconds = view.began - began
-    name = f"resume of {len(jobs):,} finished tiles"
-    target = f"{TARGET_RESUME_SECONDS:.0f} s"
-    return [Figure(name, f"{seconds:.1f} s", target, seconds <= TARGET_RESUME_SECONDS)]
-
-
-def start(action: Callable[[Stopper], object]) -> Stopper:
-    """Run until the first stage begins."""
-    view = Stopper()
-    with contextlib.suppress(Interrupted):
-        action(view)
-    return view
-
-
 def nowhere(_run: RunDirectory, _task: Task) -> list[Place]:
     """Name no chunks: these tasks write nothing."""
     return []
-
-
-def finish(run: RunDirectory, jobs: Sequence[Job]) -> None:
-    """Write the chunks of jobs, without waiting for the disk, and their receipts."""
-    receipts = []
-    for job in jobs:
-        chunks = []
-        for array, index in job.places(run):
-            payload, checksum = encode_chunk(np.ones(array.tile, array.dtype), array.tile, array.dtype)
-            path = Path(str(array.chunk_path(*index)))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            content = bytes(payload) + bytes(checksum)
-            path.write_bytes(content)
-            crc = int.from_bytes(bytes(checksum), "little")
-            chunks.append(Chunk(array.path.name, len(content), crc, xxhash.xxh3_128_hexdigest(bytes(payload))))
-        receipts.append(Receipt(job.task, tuple(chunks), 0.1, 20.0, 0.2, "host"))
-    run.journal.append(receipts)
-    run.journal.close()
 
 
 def measure_efficiency(folder: Path) -> list[Figure]:
@@ -253,18 +167,16 @@ def profiled(action: Callable[[], _T], profile: bool) -> _T:
 def main() -> None:
     """Measure the parts that are asked for, and show them in a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", choices=["tiles", "resume", "efficiency", []], default=[])
+    parser.add_argument("parts", nargs="*", choices=["tiles", "efficiency", []], default=[])
     parser.add_argument("--tiles", type=int, default=TILES, help="how many that do nothing")
     parser.add_argument("--profile", action="store_true", help="print where the driver's time goes")
     options = parser.parse_args()
-    parts = options.parts or ["tiles", "resume", "efficiency"]
+    parts = options.parts or ["tiles", "efficiency"]
     figures = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if "tiles" in parts:
             figures += measure_tiles(folder, options.tiles, options.profile)
-        if "resume" in parts:
-            figures += measure_resume(folder, options.profile)
         if "efficiency" in parts:
             figures += measure_efficiency(folder)
     table = Table("", "measured", "at most, or at least", "", box=None, pad_edge=False)

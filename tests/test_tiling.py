@@ -2,15 +2,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cntk_pipeline.gram.tiles import list_kernel_jobs
 from cntk_pipeline.tiling import (
     LONGEST_SECONDS,
     Cut,
     choose_factor_tile,
     choose_tile,
     clip_tile,
-    lower_tiles,
-    pairs_in_tile,
-    rectangle_tiles,
     total_pairs,
 )
 
@@ -26,10 +24,8 @@ def test_pieces_cover_all_samples_once(count: int, size: int) -> None:
 
 @given(train=sizes, test=sizes, size=st.integers(1, 64))
 def test_tiles_of_a_run_compute_every_pair_once(train: int, test: int, size: int) -> None:
-    rows, columns = Cut(train, size), Cut(test, size)
-    lower = sum(pairs_in_tile(rows, rows, tile, symmetric=True) for tile in lower_tiles(rows))
-    rectangle = sum(pairs_in_tile(columns, rows, tile, symmetric=False) for tile in rectangle_tiles(columns, rows))
-    assert lower + rectangle + test == total_pairs(train, test)
+    jobs = list_kernel_jobs(Cut(train, size), Cut(test, size))
+    assert sum(job.entries for job in jobs) == total_pairs(train, test)
 
 
 @given(train=st.integers(1, 10**5), test=sizes, pair=st.floats(1e-7, 10), slots=st.integers(1, 4096))

@@ -66,12 +66,16 @@ def _read_stage(value: object) -> object:
     return Stage.parse(value) if isinstance(value, str) else value
 
 
+StageText = Annotated[Stage, BeforeValidator(_read_stage), PlainSerializer(str)]
+"""A stage that a record spells as its text."""
+
+
 @with_config(STRICT)
 @dataclass(frozen=True, order=True, slots=True)
 class Task:
     """One unit of work and of resume: a tile of a stage."""
 
-    stage: Annotated[Stage, BeforeValidator(_read_stage), PlainSerializer(str)]
+    stage: StageText
     row: Count
     col: Count
 

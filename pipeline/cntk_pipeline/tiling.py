@@ -106,17 +106,6 @@ def lower_tiles(cut: Cut, columns: int | None = None) -> Iterator[Tile]:
     return (Tile(row, col) for row in range(cut.pieces) for col in range(min(row + 1, last)))
 
 
-def rectangle_tiles(rows: Cut, cols: Cut) -> Iterator[Tile]:
-    """List all tiles of a rectangle, row by row."""
-    return (Tile(row, col) for row in range(rows.pieces) for col in range(cols.pieces))
-
-
-def pairs_in_tile(rows: Cut, cols: Cut, tile: Tile, symmetric: bool) -> int:
-    """Count the pairs that a tile computes; a diagonal tile of a symmetric matrix computes one triangle."""
-    height, width = rows.length(tile.row), cols.length(tile.col)
-    return height * (height + 1) // 2 if symmetric and tile.row == tile.col else height * width
-
-
 def total_pairs(train: int, test: int, centres: int | None = None, *, symmetric: bool = True) -> int:
     """Count the pairs of a run: the train triangle, test against train, and each test image with itself.
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import dask.config
 import dask.utils
@@ -25,6 +26,10 @@ pytestmark = pytest.mark.slow
 
 def nothing() -> None:
     pass
+
+
+def double(number: int) -> int:
+    return 2 * number
 
 
 def add(a: int, b: int) -> int:
@@ -129,6 +134,28 @@ def test_calls_come_back_under_their_keys(executor: Executor) -> None:
         executor.submit(key, add, key[1], 1)
     ended = collect(executor, 10)
     assert {key: ended[key].result for key in keys} == {key: key[1] + 1 for key in keys}
+
+
+def test_calls_of_neighbouring_ranks_share_a_message_and_a_withdrawn_one_is_not_sent(
+    scheduler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with CLUSTERS["address"].executor(ClusterConfig(kind="address", address=scheduler), nothing) as executor:
+        assert isinstance(executor, DaskExecutor)
+        sent: list[tuple[list[int], int]] = []
+        send = executor._client.map
+
+        def note(*columns: Any, key: list[tuple[Any, ...]], priority: int, **options: Any) -> Any:
+            sent.append(([row for _, row, *_ in key], priority))
+            return send(*columns, key=key, priority=priority, **options)
+
+        monkeypatch.setattr(executor._client, "map", note)
+        for row, rank in enumerate((5, 6, 7, 3, 9, 10)):
+            executor.submit(("stage", row, 0, 3), add, row, 1, rank=rank)
+        executor.submit(("stage", 6, 0, 3), double, 6, rank=11)
+        executor.forget(("stage", 2, 0, 3))
+        ended = collect(executor, 6)
+        assert sent == [([0, 1], -5), ([3], -3), ([4, 5], -9), ([6], -11)]
+        assert {row: each.result for (_, row, *_), each in ended.items()} == {0: 1, 1: 2, 3: 4, 4: 5, 5: 6, 6: 12}
 
 
 def test_an_error_comes_back_as_it_was_raised(executor: Executor) -> None:

@@ -3,7 +3,7 @@
 import errno
 import os
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,11 @@ class FaultyPath(LocalPath):
         plan.meet(self, "read_from")
         return super().read_from(offset, limit)
 
+    def read_each(self, names: Sequence[str], offset: int, limit: int) -> list[bytes | None]:
+        for name in names:
+            plan.meet(self / name, "read_from")
+        return super().read_each(names, offset, limit)
+
     def mapped(
         self, known: tuple[Any, ...] | None = None, limit: int | None = None
     ) -> tuple[tuple[Any, ...], np.ndarray] | None:
@@ -112,6 +117,10 @@ class FaultyPath(LocalPath):
     def listing(self) -> dict[str, Listed]:
         plan.meet(self, "listing")
         return super().listing()
+
+    def sizes(self) -> Iterator[tuple[str, int]]:
+        plan.meet(self, "sizes")
+        return super().sizes()
 
     def write_whole(self, *parts: Buffer) -> None:
         plan.meet(self, "write_whole", lambda: self._leave_half(b"".join(map(bytes, parts))))

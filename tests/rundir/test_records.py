@@ -283,7 +283,8 @@ def test_what_is_no_file_of_ours_is_named_and_not_read(tmp_path: LocalPath, stra
 def test_a_file_that_grows_while_it_is_read_is_bounded(tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "record.json"
     path.write_bytes(b"x" * 100)
-    monkeypatch.setattr(LocalPath, "_require_file", lambda *_: None)  # it was small when it was looked at
+    # It was small when it was looked at.
+    monkeypatch.setattr("cntk_pipeline.storage.local._require_file", lambda *_: None)
     assert path.read_bytes(100) == b"x" * 100
     with pytest.raises(ForeignFile, match="has more than the 99 bytes that belong there"):
         path.read_bytes(99)

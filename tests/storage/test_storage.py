@@ -82,6 +82,13 @@ def test_what_is_not_there_is_not_found(place: StorePath) -> None:
     assert place.listing() == {}
 
 
+def test_the_same_bytes_of_many_files_are_read_and_what_is_no_file_is_none(place: StorePath) -> None:
+    names = ["c/0/1", "c/0/0", "c/10/2"]
+    for name in names:
+        (place / name).write_whole(name.encode())
+    assert place.read_each([*names, "c/7", "c/0"], 2, 3) == [b"0/1", b"0/0", b"10/", None, None]
+
+
 def test_one_of_many_creators_wins(place: StorePath) -> None:
     begin, won = threading.Barrier(8), []
 
@@ -114,6 +121,8 @@ def test_folders_are_listed_one_by_one_and_whole(place: StorePath) -> None:
         "zarr.json": 9,
     }
     assert listing["c/0/1"].version == (place / "c/0/1").version()
+    assert dict(place.sizes()) == {name: listed.bytes for name, listed in listing.items()}
+    assert list((place / "none").sizes()) == []
     (place / "c").remove_tree()
     assert list(place.listing()) == ["zarr.json"]
 

@@ -2,7 +2,8 @@
 
 The driver itself keeps the state of the tiles, ready or done, which Dask would otherwise hold in worker memory. It
 keeps a heap of ready tiles, a window of three per slot in flight, and writes each receipt to the journal
-before it releases the tiles that waited for this one. A lost worker then costs the tiles it was computing, never their
+before it releases the tiles that waited for this one. Of a whole matrix only the next tile is in the heap: its job
+is made when it is sent, and forgotten when it is done. A lost worker then costs the tiles it was computing, never their
 ancestors, and a new driver goes on from the journal. A tile without a sign of life is given to another worker too;
 the first receipt counts.
 """
@@ -14,7 +15,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, MutableSet, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,8 +32,10 @@ from cntk_pipeline.errors import (
     TilesFailed,
     WorkersLost,
 )
+from cntk_pipeline.rundir.grids import Jobs
 from cntk_pipeline.rundir.journal import Journal
 from cntk_pipeline.rundir.owners import Job
+from cntk_pipeline.rundir.sets import TaskSet
 from cntk_pipeline.storage.durable import disk_full, is_disk_full
 from cntk_pipeline.tasks import Receipt, Task
 from cntk_pipeline.telemetry.events import Event, describe_error, emit
@@ -101,7 +104,7 @@ class Outcome:
     blocked : tasks that waited for a failed one.
     """
 
-    done: set[Task] = field(default_factory=set)
+    done: MutableSet[Task] = field(default_factory=TaskSet)
     failed: dict[Task, BaseException] = field(default_factory=dict)
     blocked: list[Task] = field(default_factory=list)
 
@@ -183,12 +186,18 @@ class Driver:
 class _Batch:
     """The state of one call of `Driver.run`."""
 
-    def __init__(self, driver: Driver, jobs: Sequence[Job], done: Collection[Task]) -> None:
+    def __init__(self, driver: Driver, jobs: Sequence[Job], given: Collection[Task]) -> None:
         self.driver = driver
-        self.jobs = {job.task: job for job in jobs if job.only_for not in done}
+        done = given if isinstance(given, TaskSet) else TaskSet(given)
+        every = Jobs(jobs)
+        grids, listed = every.grids, [job for job in every.listed if job.only_for not in done]
+        # Of the grids only the jobs under way are added.
+        self.jobs = {job.task: job for job in listed}
         # All else may wait for a tile that becomes ready late: it overtakes tiles in flight that have not begun.
-        self.ranks = {job.task: rank for rank, job in enumerate(sorted(self.jobs.values(), key=lambda j: j.priority))}
-        self.outcome = Outcome({task for task in self.jobs if task in done})
+        self.ranks = {job.task: rank for rank, job in enumerate(sorted(listed, key=lambda job: job.priority))}
+        self.next_rank = itertools.count(len(listed))
+        self.outcome = Outcome(done.of_stages({grid.stage for grid in grids}))
+        self.outcome.done |= {task for task in self.jobs if task in done}
         self.waiting_for = {
             task: {t for t in job.after if t not in self.outcome.done}
             for task, job in self.jobs.items()
@@ -200,6 +209,7 @@ class _Batch:
                 self.waited_by.setdefault(other, []).append(task)
         self.ready = [(job.priority, task) for task, job in self.jobs.items() if self.waiting_for.get(task) == set()]
         heapq.heapify(self.ready)
+        self.sources: dict[Task, Iterator[Job]] = {}
         self.delayed: list[tuple[float, Task]] = []
         self.in_flight: dict[tuple[Any, ...], _Flight] = {}
         self.copies: dict[Task, list[tuple[Any, ...]]] = {}
@@ -210,13 +220,40 @@ class _Batch:
         self.retries = 0
         self.quarantined = 0
         self.entries_now = 0
-        self.entries_before = sum(self.jobs[task].entries for task in self.outcome.done)
-        self.entries_total = sum(job.entries for job in self.jobs.values())
-        done_of = Counter(task.stage.kind for task in self.outcome.done)
-        totals = Counter(task.stage.kind for task in self.jobs)
-        self.stages = {kind: StageProgress(kind, done_of[kind], total) for kind, total in totals.items()}
+        before = [job for job in listed if job.task in self.outcome.done]
+        self.total, self.entries_total = len(listed), sum(job.entries for job in listed)
+        self.entries_before = sum(job.entries for job in before)
+        done_of = Counter(job.task.stage.kind for job in before)
+        totals = Counter(job.task.stage.kind for job in listed)
+        for grid in grids:
+            self._pull(grid.missing(done))
+            count, entries = grid.count_in(done)
+            self.total += len(grid)
+            self.entries_before += entries
+            self.entries_total += grid.total_entries()
+            done_of[grid.stage.kind] += count
+            totals[grid.stage.kind] += len(grid)
+        order = dict.fromkeys([*(part[0].task.stage.kind for part in every.parts), *totals])
+        self.stages = {kind: StageProgress(kind, done_of[kind], totals[kind]) for kind in order if kind in totals}
         self.began = self.looked = driver._clock()
         self.abort: PipelineError | None = None
+
+    def _pull(self, source: Iterator[Job]) -> None:
+        """Make the next job of a grid ready, if there is one more; the job after it follows when it is sent."""
+        job = next(source, None)
+        if job is not None:
+            self.jobs[job.task] = job
+            self.sources[job.task] = source
+            heapq.heappush(self.ready, (job.priority, job.task))
+
+    def _pop(self) -> Task:
+        """Take the first ready task."""
+        task = heapq.heappop(self.ready)[1]
+        source = self.sources.pop(task, None)
+        if source is not None:
+            self.ranks[task] = next(self.next_rank)
+            self._pull(source)
+        return task
 
     def run(self) -> Outcome:
         self._show(None)
@@ -239,12 +276,12 @@ class _Batch:
         if self.abort is not None:
             raise self.abort
         if stopped is not None:
-            emit(Event("drained", details={"done": len(self.outcome.done), "total": len(self.jobs)}))
-        if stopped is not None and len(self.outcome.done) < len(self.jobs):
+            emit(Event("drained", details={"done": len(self.outcome.done), "total": self.total}))
+        if stopped is not None and len(self.outcome.done) < self.total:
             left = f"; {len(self.copies)} tiles under way took too long and are left" if self.copies else ""
             raise Interrupted(f"stopped; every finished tile is kept{left}")
-        finished = self.outcome.done | self.outcome.failed.keys()
-        self.outcome.blocked = [task for task in self.jobs if task not in finished]
+        done, failed = self.outcome.done, self.outcome.failed
+        self.outcome.blocked = [task for task in self.jobs if task not in done and task not in failed]
         return self.outcome
 
     def _submit(self, now: float) -> None:
@@ -253,7 +290,7 @@ class _Batch:
             heapq.heappush(self.ready, (self.jobs[task].priority, task))
         alone = not self.copies.keys().isdisjoint(self.heard)
         while self.ready and not alone and len(self.in_flight) < WINDOW_PER_SLOT * self.driver._executor.slots:
-            self._send(heapq.heappop(self.ready)[1], now)
+            self._send(self._pop(), now)
         if self.suspects and not self.in_flight and not self.delayed:
             self.heard.add(self.suspects[0])
             self._send(self.suspects.pop(0), now)
@@ -308,8 +345,10 @@ class _Batch:
 
     def _finish(self, receipt: Receipt) -> None:
         job = self.jobs[receipt.task]
-        task = job.task  # the receipt's own copy would be kept for every tile
+        task = job.task
         self.outcome.done.add(task)
+        if task not in self.waiting_for:  # of a grid
+            del self.jobs[task], self.ranks[task]
         self.stages[task.stage.kind] = self.stages[task.stage.kind].plus(1, 0, receipt.written_bytes)
         self.entries_now += job.entries
         for waiter in self.waited_by.get(task, []):
@@ -355,7 +394,7 @@ class _Batch:
         self.driver._on_progress(
             Progress(
                 done=len(self.outcome.done),
-                total=len(self.jobs),
+                total=self.total,
                 entries_done=self.entries_before + self.entries_now,
                 entries_total=self.entries_total,
                 entries_now=self.entries_now,

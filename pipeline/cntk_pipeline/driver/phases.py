@@ -11,11 +11,12 @@ from cntk_pipeline.driver.driver import Driver, Outcome, Progress
 from cntk_pipeline.driver.rounds import Course, Tally, run_rounds
 from cntk_pipeline.driver.timing import PhaseClock
 from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.grids import Jobs
 from cntk_pipeline.rundir.lease import Lease
 from cntk_pipeline.rundir.owners import Job
+from cntk_pipeline.rundir.sets import TaskSet
 from cntk_pipeline.rundir.takeover import take_over
 from cntk_pipeline.rundir.verification import finished
-from cntk_pipeline.tasks import Task
 
 
 class View(Protocol):
@@ -90,14 +91,17 @@ class Phases:
         path = str(self.run.path.absolute())
         return Driver(path, self.executor, self.run.journal, on_progress, self.stop, self.lease.require)
 
-    def _look_up(self, jobs: Sequence[Job]) -> set[Task]:
+    def _look_up(self, jobs: Sequence[Job]) -> TaskSet:
         """Find the jobs that are done, and report damaged ones."""
-        lasting = [job for job in jobs if job.only_for is None]
+        every = Jobs(jobs)
+        listed = every.listed
+        lasting = Jobs(*every.grids, [job for job in listed if job.only_for is None])
         self.take_over(lasting)
         done, quarantined = finished(self.run, lasting, verify=self.verify)
         # Chunks that served only tasks that are done were deleted.
-        serving = [job for job in jobs if job.only_for is not None and job.only_for not in done]
+        serving = [job for job in listed if job.only_for is not None and job.only_for not in done]
         served, damaged = finished(self.run, serving, verify=self.verify)
         for task in quarantined + damaged:
             self.view.say(f"{task} was damaged on disk: moved to quarantine, computed again")
-        return done | served
+        done |= served
+        return done

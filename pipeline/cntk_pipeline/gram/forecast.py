@@ -89,11 +89,12 @@ def _forecast_columns(size: KernelSize, centres: int, pair_seconds: float) -> li
     found = []
     jobs = list_kernel_jobs(cut, Cut(size.test, size.tile), Cut(centres, size.tile), symmetric=size.symmetric)
     for owner in (TRAIN, TEST, VARIANCE, TRAIN_VARIANCE):
-        mine = [job for job in jobs if job.owner is owner]
-        written = len(mine) * (chunk if owner in (TRAIN, TEST) else line)
-        if owner is TRAIN:
-            written += sum(size.symmetric and job.task.row == job.task.col for job in mine) * line
+        mine = [grid for grid in jobs.grids if grid.owner is owner]
+        count = sum(map(len, mine))
+        written = count * (chunk if owner in (TRAIN, TEST) else line)
+        if owner is TRAIN and size.symmetric:
+            written += min(cut.pieces, Cut(centres, size.tile).pieces) * line  # the diagonal
         weight = {TEST: size.test_weight, VARIANCE: size.test_weight**2}.get(owner, 1.0)
-        seconds = sum(job.entries for job in mine) * pair_seconds * weight
-        found.append(StageForecast(owner.kind, len(mine), written * size.readouts, seconds))
+        seconds = sum(grid.total_entries() for grid in mine) * pair_seconds * weight
+        found.append(StageForecast(owner.kind, count, written * size.readouts, seconds))
     return found

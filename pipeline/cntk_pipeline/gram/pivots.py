@@ -134,7 +134,7 @@ def trace_errors(run: RunDirectory) -> list[float]:
 
 def pivot_rounds(run: RunDirectory) -> Iterator[list[Job]]:
     """Yield the jobs of the draw, a column of tiles at a time; `pivots_group` and the kernel's arrays exist."""
-    jobs = list_kernel_jobs(run.train_cut, Cut(0, 1), run.specification.column_cut, symmetric=False)
+    jobs = list(list_kernel_jobs(run.train_cut, Cut(0, 1), run.specification.column_cut, symmetric=False))
     diagonal = [job for job in jobs if job.owner is TRAIN_VARIANCE]
     yield [*diagonal, _pivots_job(run, 0, diagonal)]
     for block in range(run.specification.column_cut.pieces):
@@ -268,7 +268,7 @@ def _factors(run: RunDirectory, blocks: list[Array]) -> Iterator[tuple[Array, Ar
 def _require_as_before(run: RunDirectory, task: Task, pivots: Array) -> None:
     """Refuse a draw that differs from an earlier one of the same column: tiles are computed for the images of then."""
     payload, _ = encode_chunk(pivots, pivots.shape, pivots.dtype)
-    earlier = {receipt.chunks[0].xxh3 for receipt in run.journal.receipts() if receipt.task == task}
+    earlier = {receipt.chunks[0].xxh3 for receipt in run.journal.receipts().all_of(task)}
     if earlier - {digest(payload)}:
         raise SpecificationMismatch(
             f"the pivots of column {task.row} of {run.path} are gone, and drawn anew here they are others, by another "

@@ -3,7 +3,7 @@
 import itertools
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
@@ -19,7 +19,8 @@ from cntk_pipeline.layers import LAYERS, Sequential, spelling
 from cntk_pipeline.layers.presets import PRESETS
 from cntk_pipeline.rundir.code import UserCode
 from cntk_pipeline.rundir.directory import RunDirectory
-from cntk_pipeline.rundir.owners import Chunks, Job, Owner, Place
+from cntk_pipeline.rundir.grids import JobGrid, Jobs
+from cntk_pipeline.rundir.owners import Chunks, Owner, Place
 from cntk_pipeline.rundir.predictions import open_directory
 from cntk_pipeline.rundir.provenance import library_versions
 from cntk_pipeline.rundir.specification import (
@@ -32,7 +33,7 @@ from cntk_pipeline.rundir.specification import (
 from cntk_pipeline.rundir.twins import Twins
 from cntk_pipeline.storage.tiled_array import Array, ArraySpec, Group, TiledArray
 from cntk_pipeline.tasks import Chunk, Receipt, Stage, Task, timed
-from cntk_pipeline.tiling import Cut, KeptTiles, Tile, lower_tiles, pairs_in_tile, rectangle_tiles
+from cntk_pipeline.tiling import Cut, KeptTiles, Tile
 
 _LAYOUT_NOTE = "train holds the tiles on and below the diagonal, the others stay NaN; diagonal tiles are whole"
 _PIVOTS_NOTE = "column j of train and test is of training image pivots[j] of pivots.zarr; all tiles are there"
@@ -146,7 +147,7 @@ def node_counts(run: RunDirectory) -> NodeCounts | None:
 
     None where there are images or vectors, or every tile of the kernel has its receipt: then they are not needed.
     """
-    if not is_graph(run.specification.data.shape) or not missing_jobs(run):
+    if not is_graph(run.specification.data.shape) or not is_missing_tiles(run):
         return None
     parts: list[Array] = []
     for part, cut in (("train", run.train_cut), ("test", run.test_cut)):
@@ -155,13 +156,13 @@ def node_counts(run: RunDirectory) -> NodeCounts | None:
     return NodeCounts(*parts)
 
 
-def missing_jobs(run: RunDirectory) -> list[Job]:
-    """List the tiles of the kernel matrices that have no receipt."""
-    known = {receipt.task for receipt in run.journal.receipts()}
-    return [job for job in kernel_jobs(run) if job.task not in known]
+def is_missing_tiles(run: RunDirectory) -> bool:
+    """Tell whether tiles of the kernel matrices have no receipt."""
+    known = run.journal.receipts().tasks
+    return any(grid.count_in(known)[0] < len(grid) for grid in kernel_jobs(run).grids)
 
 
-def kernel_jobs(run: RunDirectory, nodes: NodeCounts | None = None, kept: KeptTiles | None = None) -> list[Job]:
+def kernel_jobs(run: RunDirectory, nodes: NodeCounts | None = None, kept: KeptTiles | None = None) -> Jobs:
     """List all tiles of the kernel matrices; longest first, since short ones fill the gaps at the end.
 
     Parameters
@@ -175,32 +176,55 @@ def kernel_jobs(run: RunDirectory, nodes: NodeCounts | None = None, kept: KeptTi
     jobs = list_kernel_jobs(run.train_cut, run.test_cut, run.column_cut, counts, symmetric=symmetric)
     if kept is None:
         return jobs
-    return [job for job in jobs if job.owner is not TRAIN or Tile(job.task.row, job.task.col) in kept]
+    # Where a part is stored, tiles are large and few.
+    stored = [job for job in jobs if job.owner is TRAIN and Tile(job.task.row, job.task.col) in kept]
+    return Jobs(stored, *(grid for grid in jobs.grids if grid.owner is not TRAIN))
 
 
 def list_kernel_jobs(
     train: Cut, test: Cut, columns: Cut | None = None, nodes: NodeCounts | None = None, *, symmetric: bool = True
-) -> list[Job]:
+) -> Jobs:
     """List the tasks as `kernel_jobs` does, for a run that need not exist; ``columns`` are the training images.
 
     Columns that are not those of the leading images are not ``symmetric``: all their tiles are computed.
     """
     columns = columns or train
-    stages, jobs = [Stage(owner.kind) for owner in (TRAIN, TEST, VARIANCE, TRAIN_VARIANCE)], []
-    for tile in lower_tiles(train, columns.pieces) if symmetric else rectangle_tiles(train, columns):
-        width = train if symmetric and tile.row == tile.col else columns
-        entries = pairs_in_tile(train, width, tile, symmetric=symmetric)
-        jobs.append(Job(Task(stages[0], tile.row, tile.col), TRAIN, entries, (-entries, tile.row, tile.col)))
-    for tile in rectangle_tiles(test, columns):
-        entries = pairs_in_tile(test, columns, tile, symmetric=False)
-        jobs.append(Job(Task(stages[1], tile.row, tile.col), TEST, entries, (-entries, tile.row, tile.col)))
-    for row in range(test.pieces):
-        entries = test.length(row)
-        jobs.append(Job(Task(stages[2], row, 0), VARIANCE, entries, (-entries, row, 0)))
-    for row in range(columns.pieces if symmetric else 0, train.pieces):  # the rows above have tiles on the diagonal
-        entries = train.length(row)
-        jobs.append(Job(Task(stages[3], row, 0), TRAIN_VARIANCE, entries, (-entries, row, 0)))
-    return jobs if nodes is None else _weighed(jobs, columns, nodes)
+    train_nodes, test_nodes = (None, None) if nodes is None else (nodes.train, nodes.test)
+    rows, tests = _Weights.of(train, train_nodes), _Weights.of(test, test_nodes)
+    widths = _Weights.of(columns, None if train_nodes is None else train_nodes[: columns.count]).sums
+    one = np.ones(1, np.int64)
+    matrix = (
+        JobGrid(TRAIN, rows.sums, widths, rows.triangles, lower=True)
+        if symmetric
+        else JobGrid(TRAIN, rows.sums, widths)
+    )
+    # The rows above have tiles on the diagonal.
+    behind = JobGrid(TRAIN_VARIANCE, rows.alone, one, first_row=columns.pieces if symmetric else 0)
+    return Jobs(matrix, JobGrid(TEST, tests.sums, widths), JobGrid(VARIANCE, tests.alone, one), behind)
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """The entries that pieces of a cut stand for: numbers of images, or of graphs their nodes, as these cost.
+
+    Attributes
+    ----------
+    sums : (pieces,) int64, of all that are in a piece.
+    alone : (pieces,) int64, the pairs of each with itself.
+    triangles : (pieces,) int64, the pairs on and below the diagonal of a piece with itself.
+    """
+
+    sums: Array
+    alone: Array
+    triangles: Array
+
+    @classmethod
+    def of(cls, cut: Cut, nodes: Array | None) -> "_Weights":
+        if nodes is None:
+            sums = np.array([cut.length(piece) for piece in range(cut.pieces)], np.int64)
+            return cls(sums, sums, sums * (sums + 1) // 2)
+        sums, alone = piece_sums(nodes, cut.size), piece_sums(nodes**2, cut.size)
+        return cls(sums, alone, (sums**2 + alone) // 2)
 
 
 def test_group(run: RunDirectory) -> Group:
@@ -214,33 +238,10 @@ def test_group(run: RunDirectory) -> Group:
     return Group(run.test_kernel_path, tuple(specs), {"layout": note})
 
 
-def test_kernel_jobs(run: RunDirectory, nodes: NodeCounts | None) -> list[Job]:
+def test_kernel_jobs(run: RunDirectory, nodes: NodeCounts | None) -> Jobs:
     """List all tiles of K(test, test), on and below the diagonal; ``nodes`` as of `kernel_jobs`."""
-    stage, jobs = Stage(TEST_TEST.kind), []
-    for tile in lower_tiles(run.test_cut):
-        entries = pairs_in_tile(run.test_cut, run.test_cut, tile, symmetric=True)
-        jobs.append(Job(Task(stage, tile.row, tile.col), TEST_TEST, entries, (-entries, tile.row, tile.col)))
-    return jobs if nodes is None or run.specification.has_pivots else _weighed(jobs, run.column_cut, nodes)
-
-
-def _weighed(jobs: list[Job], columns: Cut, nodes: NodeCounts) -> list[Job]:
-    """Count the entries of jobs on graphs in pairs of nodes, as they cost: the costliest tile is the first."""
-    counts = {"train": nodes.train, "test": nodes.test}
-    sums = {part: piece_sums(values, columns.size) for part, values in counts.items()}
-    squares = {part: piece_sums(values**2, columns.size) for part, values in counts.items()}
-    of_columns = {"train": piece_sums(nodes.train[: columns.count], columns.size), "test": sums["test"]}
-    found = []
-    for job in jobs:
-        row, col = job.task.row, job.task.col
-        rows = "train" if job.owner in (TRAIN, TRAIN_VARIANCE) else "test"
-        if job.owner in (VARIANCE, TRAIN_VARIANCE):
-            entries = int(squares[rows][row])
-        elif job.owner in (TRAIN, TEST_TEST) and row == col:
-            entries = int(sums[rows][row] ** 2 + squares[rows][row]) // 2
-        else:
-            entries = int(sums[rows][row] * of_columns["test" if job.owner is TEST_TEST else "train"][col])
-        found.append(replace(job, entries=entries, priority=(-entries, row, col)))
-    return found
+    weights = _Weights.of(run.test_cut, None if nodes is None or run.specification.has_pivots else nodes.test)
+    return Jobs(JobGrid(TEST_TEST, weights.sums, weights.sums, weights.triangles, lower=True))
 
 
 def engine_of(run: RunDirectory, numbers: tuple[int, ...] | None = None) -> Engine:
@@ -483,9 +484,9 @@ def is_whole(run: RunDirectory) -> bool:
     """Tell whether all tiles of the kernel are there."""
     if run.specification.has_pivots and not run.has_all_pivots:
         return False
-    jobs = kernel_jobs(run)
-    if not {job.task for job in jobs} <= {receipt.task for receipt in run.journal.receipts()}:
+    if is_missing_tiles(run):
         return False
+    jobs = kernel_jobs(run)
     chunks = Chunks(len(jobs))
     return all(chunks.size(*place) is not None for job in jobs for place in job.places(run))
 

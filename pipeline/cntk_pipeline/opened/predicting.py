@@ -1,6 +1,7 @@
 """Predictions for new images on the cluster of a run, kept in the run directory, resumable like the run itself."""
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -195,9 +196,12 @@ def _compute(
     return there
 
 
-def _phases(there: PredictionDirectory, system: System, question: Question) -> list[tuple[str, list[Job]]]:
+def _phases(there: PredictionDirectory, system: System, question: Question) -> list[tuple[str, Sequence[Job]]]:
     tasks.mean_group(there, system).create()
-    found = [("kernel", tasks.kernel_jobs(there, gram.node_counts(there))), ("predict", tasks.mean_jobs(there, system))]
+    found: list[tuple[str, Sequence[Job]]] = [
+        ("kernel", tasks.kernel_jobs(there, gram.node_counts(there))),
+        ("predict", tasks.mean_jobs(there, system)),
+    ]
     if question.std:
         for product in tasks.variance_products(there, system):
             product.create(there)

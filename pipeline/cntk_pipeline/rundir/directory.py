@@ -166,6 +166,7 @@ class RunDirectory:
         self._require_names()
         self.journal = Journal(self.path / "journal")
         self._arrays: dict[StorePath, TiledArray] = {}
+        self._kernels: dict[tuple[str, str], TiledArray] = {}
         self._pivots: Array | None = None
         self._is_new = False
 
@@ -266,9 +267,11 @@ class RunDirectory:
 
     def kernel(self, readout: str, part: str) -> TiledArray:
         """Open a kernel array: part "train", "test", "test_test", "train_variance" or "test_variance"."""
-        if part == "test_test":
-            return self._array(self.test_kernel_path / readout)
-        return self._array(self.kernel_path / readout / part)
+        found = self._kernels.get((readout, part))
+        if found is None:  # a resume asks for each tile, and making a path takes longer than a look at its chunk
+            folder = self.test_kernel_path / readout if part == "test_test" else self.kernel_path / readout / part
+            found = self._kernels[readout, part] = self._array(folder)
+        return found
 
     # The centres that the kernel itself draws.
 
@@ -370,6 +373,7 @@ class RunDirectory:
     def forget_arrays(self) -> None:
         """Forget the shapes of the arrays that were opened: their descriptions were written anew."""
         self._arrays.clear()
+        self._kernels.clear()
 
     def _array(self, path: StorePath) -> TiledArray:
         if path not in self._arrays:

@@ -1,18 +1,22 @@
 """Owners of stages: each knows where the tasks of one kind of stage write, and how to compute them."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.sets import NumberSets
 from cntk_pipeline.rundir.twins import Twins
-from cntk_pipeline.storage import Listed, StorePath
+from cntk_pipeline.storage import StorePath
 from cntk_pipeline.storage.tiled_array import TiledArray
 from cntk_pipeline.tasks import Receipt, Task
 
 Place: TypeAlias = tuple[TiledArray, tuple[int, ...]]
 """An array, and the index of one of its chunks."""
 
+
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")
 
 SWEEP_TASKS = 64
 """From this number of tasks on, listing whole arrays is faster than asking for each chunk, by far so in a bucket."""
@@ -28,16 +32,37 @@ class Chunks:
 
     def __init__(self, tasks: int) -> None:
         self._sweeps = tasks >= SWEEP_TASKS
-        self._listings: dict[StorePath, dict[str, Listed]] = {}
+        self._listings: dict[StorePath, _Listing] = {}
 
     def size(self, array: TiledArray, index: tuple[int, ...]) -> int | None:
         """Return the bytes of a chunk; None where there is none."""
         if not self._sweeps:
             return array.chunk_path(*index).size()
-        if array.path not in self._listings:
-            self._listings[array.path] = (array.path / "c").listing()
-        listed = self._listings[array.path].get("/".join(map(str, index)))
-        return None if listed is None else listed.bytes
+        listing = self._listings.get(array.path)
+        if listing is None:
+            listing = self._listings[array.path] = _Listing(array)
+        return listing.size(index)
+
+
+class _Listing:
+    """The sizes of the chunks of an array, listed once; a bit each where they have the size of a whole chunk."""
+
+    def __init__(self, array: TiledArray) -> None:
+        self._bytes = array.chunk_bytes
+        self._whole = NumberSets()
+        self._others: dict[str, int] = {}
+        for name, size in (array.path / "c").sizes():
+            folder, _, last = name.rpartition("/")
+            if size == self._bytes and _NUMBER.fullmatch(last):
+                self._whole.add(folder, int(last))
+            else:
+                self._others[name] = size
+
+    def size(self, index: tuple[int, ...]) -> int | None:
+        names = [str(k) for k in index]
+        if self._whole.has("/".join(names[:-1]), index[-1]):
+            return self._bytes
+        return self._others.get("/".join(names)) if self._others else None
 
 
 def _none(_run: RunDirectory, _tasks: Sequence[Task], _chunks: Chunks) -> set[Task]:

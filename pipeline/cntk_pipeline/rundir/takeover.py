@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from cntk_pipeline.errors import RunNotFound
 from cntk_pipeline.models import Json
 from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.grids import Jobs
 from cntk_pipeline.rundir.growth import Growth
 from cntk_pipeline.rundir.owners import Job
 from cntk_pipeline.rundir.specification import CAME_OUT
@@ -36,30 +37,34 @@ def take_over(run: RunDirectory, source: str, jobs: Sequence[Job], say: Callable
     jobs : of any stages, some of which are never taken over; the arrays of their solves exist.
     say : receives a line for each stage that was taken over.
     """
-    jobs = [job for job in jobs if job.owner.twin is not None]
-    growth = Growth.of(run) if jobs else None
+    of_twins = (grid for grid in Jobs(jobs).grids if grid.owner.twin is not None)
+    every = Jobs(*of_twins, [job for job in Jobs(jobs).listed if job.owner.twin is not None])
+    growth = Growth.of(run) if every else None
     if growth is None or growth.path != source:
         return
-    here = {receipt.task for receipt in run.journal.receipts()}
-    missing = sorted((job for job in jobs if job.task not in here), key=lambda job: job.task)
-    old = _open_source(growth, say) if missing else None
+    receipts = run.journal.receipts()
+    here, stages_here = receipts.tasks, receipts.stages()
+    grids = [grid for grid in every.grids if grid.count_in(here)[0] < len(grid)]
+    listed = sorted((job for job in every.listed if job.task not in here), key=lambda job: job.task)
+    old = _open_source(growth, say) if grids or listed else None
     if old is None:
         return
     older = _Source(run, old, growth)
     whole: Counter[str] = Counter()
     partly: Counter[str] = Counter()
+    missing = itertools.chain((job for grid in grids for job in grid if job.task not in here), listed)
     for (stage, _), row in itertools.groupby(missing, key=lambda job: (job.task.stage, job.task.row)):
-        receipts, partial_count = _link(older, row)
-        if receipts:
-            run.journal.append(receipts)
-        whole[stage.kind] += len(receipts)
+        linked, partial_count = _link(older, row)
+        if linked:
+            run.journal.append(linked)
+        whole[stage.kind] += len(linked)
         partly[stage.kind] += partial_count
-    begun = {task.stage.kind for task in here}
-    for kind, total in Counter(job.task.stage.kind for job in jobs).items():
+    begun = {stage.kind for stage in stages_here}
+    for kind, mine in every.by_kind().items():
         more = f", and {older.shared} of {partly[kind]} more" if partly[kind] else ""
         if whole[kind] or more or kind not in begun:
-            say(f"taken over {whole[kind]} of {total} tiles of {kind}{more}")
-    nested = {job.task.stage for job in missing if job.owner.is_nested} - {task.stage for task in here}
+            say(f"taken over {whole[kind]} of {len(mine)} tiles of {kind}{more}")
+    nested = {job.task.stage for job in listed if job.owner.is_nested} - stages_here  # no grid is of a nested stage
     for line in older.why_nested_are_new(nested):
         say(line)
 
@@ -94,7 +99,7 @@ class _Source:
     def __init__(self, run: RunDirectory, old: RunDirectory, growth: Growth) -> None:
         self.run, self.old, self.growth = run, old, growth
         self.twins = Twins(run, old, growth)
-        self._receipts = {receipt.task: receipt for receipt in old.journal.receipts()}
+        self._receipts = old.journal.receipts()
 
     @property
     def shared(self) -> str:
@@ -125,7 +130,7 @@ class _Source:
         lines: list[str] = []
         old_solves, solves = self.old.solves(), self.run.solves()
         for stage in sorted(stages, key=lambda stage: stage.solve):
-            mine, old_stages = solves[stage.solve], {task.stage for task in self._receipts}
+            mine, old_stages = solves[stage.solve], self._receipts.stages()
             there = {other.solve for other in old_stages if other.kind == stage.kind}
             for its in (old_solves[name] for name in sorted(there) if stage.solve not in self.twins.solves):
                 asked = _asked_of(its, its["readout"]) == _asked_of(mine, self.twins.readouts.get(mine["readout"]))

@@ -1,27 +1,39 @@
 """The finished tiles of a run: chunks on disk, compared with the receipts."""
 
+import itertools
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import TypeAlias, TypeVar
 
 from cntk_pipeline.errors import CorruptTile, StoreError
 from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.grids import JobGrid, Jobs
 from cntk_pipeline.rundir.owners import Chunks, Job, Owner, Place
+from cntk_pipeline.rundir.receipts import Receipts
+from cntk_pipeline.rundir.sets import TaskSet
 from cntk_pipeline.storage.tiled_array import TiledArray
 from cntk_pipeline.tasks import Chunk, Receipt, Stage, Task
 
 _TASKS_A_TURN = 64
 """Number of tasks that a thread takes at once."""
 
+_TASKS_A_BATCH = 2**12
+"""Number of tasks that are looked at before their chunks are asked: some three megabytes, and 64 turns."""
+
+_Claimed: TypeAlias = tuple[Task, list[tuple[TiledArray, tuple[int, ...], Chunk]]]
+"""A task, and the chunks that its receipt names."""
+
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
-def finished(run: RunDirectory, jobs: Iterable[Job], *, verify: bool = False) -> tuple[set[Task], list[Task]]:
+def finished(run: RunDirectory, jobs: Sequence[Job], *, verify: bool = False) -> tuple[TaskSet, list[Task]]:
     """Find out which jobs are done; adopt whole tiles without a receipt, set bad ones aside.
 
-    A tile that was deleted on purpose is neither done nor bad.
+    A tile that was deleted on purpose is neither done nor bad. Jobs are looked at a row of tiles at a time, so that
+    ten million of them need no more memory than their set.
 
     Parameters
     ----------
@@ -34,91 +46,135 @@ def finished(run: RunDirectory, jobs: Iterable[Job], *, verify: bool = False) ->
     done : the finished tasks. Receipts of adopted tiles are written to the journal.
     quarantined : tasks whose chunks were moved to quarantine.
     """
-    jobs = list(jobs)
+    done, bad = TaskSet(), list[Task]()
     if not jobs:
-        return set(), []
-    known, chunks = {receipt.task: receipt for receipt in run.journal.receipts()}, Chunks(len(jobs))
+        return done, bad
+    known, chunks = run.journal.receipts(), Chunks(len(jobs))
     deleted = spent(run, jobs, chunks)
-    done: set[Task] = set()
-    adopted: list[Receipt] = []
-    bad: dict[Task, list[Place]] = {}
-    claimed: dict[Task, list[tuple[TiledArray, tuple[int, ...], Chunk]]] = {}
+    for some in _batches(jobs, deleted):
+        look = _look(run, some, known, chunks)
+        for (task, written), is_whole in zip(look.claimed, _match(look.claimed, verify, run.path.at_once), strict=True):
+            if is_whole:
+                done.add(task)
+            else:
+                look.bad[task] = [(array, index) for array, index, _ in written]
+        for places in look.bad.values():
+            run.set_aside(array.chunk_path(*index) for array, index in places)
+        if look.adopted:
+            run.journal.append(look.adopted)
+        for receipt in look.adopted:
+            done.add(receipt.task)
+        bad += look.bad
+    return done, sorted(bad)
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What was found out about some jobs without a look into chunks that have receipts.
+
+    Attributes
+    ----------
+    claimed : tasks with the chunks that their receipts name, all of the right size.
+    adopted : new receipts of tasks that had none, and whose chunks are whole.
+    bad : the chunks of tasks where these are not whole.
+    """
+
+    claimed: list[_Claimed]
+    adopted: list[Receipt]
+    bad: dict[Task, list[Place]]
+
+
+def _batches(jobs: Iterable[Job], deleted: set[Task]) -> Iterator[list[Job]]:
+    """Cut jobs into lists of some thousands, without jobs whose chunks were deleted."""
+    left = (job for job in jobs if job.task not in deleted) if deleted else iter(jobs)
+    while some := list(itertools.islice(left, _TASKS_A_BATCH)):
+        yield some
+
+
+def _look(run: RunDirectory, jobs: Sequence[Job], known: Receipts, chunks: Chunks) -> _Look:
+    found = _Look([], [], {})
     for job in jobs:
-        task = job.task
-        if task in deleted:
-            continue
-        places = job.places(run)
+        task, places = job.task, job.places(run)
         sizes = [chunks.size(array, index) for array, index in places]
-        receipt = known.get(task)
-        if receipt is None and None in sizes:
+        receipted = known.chunks_of(task)
+        if receipted is None and None in sizes:
             continue
         if sizes.count(None) == len(sizes) and job.owner.is_released(run, task):
             continue
-        if receipt is not None:
-            if sizes == [chunk.bytes for chunk in receipt.chunks]:
-                claimed[task] = [(*place, chunk) for place, chunk in zip(places, receipt.chunks, strict=True)]
+        if receipted is not None:
+            if sizes == [chunk.bytes for chunk in receipted]:
+                written = [(*place, chunk) for place, chunk in zip(places, receipted, strict=True)]
+                found.claimed.append((task, written))
             else:
-                bad[task] = places
+                found.bad[task] = places
             continue
         try:
-            found = tuple(array.describe(index) for array, index in places)
+            described = tuple(array.describe(index) for array, index in places)
         except CorruptTile:
-            bad[task] = places
+            found.bad[task] = places
         else:
-            adopted.append(Receipt(task, found, host=socket.gethostname(), adopted=True))
-    # Whole chunks are read one after the other: some at once may be more than the memory of a login node.
-    at_once = 1 if verify else run.path.at_once
-    answers = _ask(lambda written: _match(written, verify), list(claimed.values()), at_once)
-    for (task, written), matches in zip(claimed.items(), answers, strict=True):
-        if matches:
-            done.add(task)
-        else:
-            bad[task] = [(array, index) for array, index, _ in written]
-    for places in bad.values():
-        run.set_aside(array.chunk_path(*index) for array, index in places)
-    if adopted:
-        run.journal.append(adopted)
-    return done | {receipt.task for receipt in adopted}, sorted(bad)
+            found.adopted.append(Receipt(task, described, host=socket.gethostname(), adopted=True))
+    return found
 
 
-def with_arrays(run: RunDirectory, jobs: Iterable[Job]) -> list[Job]:
+def with_arrays(run: RunDirectory, jobs: Sequence[Job]) -> Jobs:
     """List the jobs whose arrays exist; the others have not begun, or have lost all that they wrote."""
-    jobs = list(jobs)
     known: dict[Stage, bool] = {}
-    for job in jobs:
+
+    def has_arrays(job: Job) -> bool:
         if job.task.stage not in known:
             try:
                 known[job.task.stage] = bool(job.places(run))
             except StoreError:
                 known[job.task.stage] = False
-    return [job for job in jobs if known[job.task.stage]]
+        return known[job.task.stage]
+
+    parts: list[Sequence[Job]] = []
+    for part in Jobs(jobs).parts:
+        if not isinstance(part, JobGrid):
+            parts.append([job for job in part if has_arrays(job)])
+        elif has_arrays(part[0]):
+            parts.append(part)
+    return Jobs(*parts)
 
 
-def spent(run: RunDirectory, jobs: Iterable[Job], chunks: Chunks) -> set[Task]:
-    """Pick the tasks whose chunks later tasks have used and deleted."""
+def spent(run: RunDirectory, jobs: Sequence[Job], chunks: Chunks) -> set[Task]:
+    """Pick the tasks whose chunks later tasks have used and deleted; none of a whole matrix are."""
     by_owner: dict[Owner, list[Task]] = {}
-    for job in jobs:
+    for job in Jobs(jobs).listed:
         by_owner.setdefault(job.owner, []).append(job.task)
     return {task for owner, tasks in by_owner.items() for task in owner.spent(run, tasks, chunks)}
 
 
-def _match(written: Sequence[tuple[TiledArray, tuple[int, ...], Chunk]], verify: bool) -> bool:
-    """Tell whether chunks of the right size are intact: by the checksum they carry, or by a digest of their values."""
+def _match(claimed: Sequence[_Claimed], verify: bool, at_once: int) -> list[bool]:
+    """Tell which tasks have intact chunks: by a digest of their values, or by the checksums that they carry."""
+    if verify:  # one after the other: some whole chunks at once may be more than the memory of a login node
+        return [_is_whole(written) for _, written in claimed]
+    matches = [True] * len(claimed)
+    by_array: dict[TiledArray, list[tuple[int, tuple[int, ...], Chunk]]] = {}
+    for task, (_, written) in enumerate(claimed):
+        for array, index, chunk in written:
+            by_array.setdefault(array, []).append((task, index, chunk))
+    for array, chunks in by_array.items():
+        found = _ask(array.checksums, [index for _, index, _ in chunks], at_once)
+        for (task, _, chunk), checksum in zip(chunks, found, strict=True):
+            matches[task] &= checksum == chunk.crc32c
+    return matches
+
+
+def _is_whole(written: Sequence[tuple[TiledArray, tuple[int, ...], Chunk]]) -> bool:
     try:
-        return all(
-            array.describe(index).xxh3 == chunk.xxh3 if verify else array.checksum(index) == chunk.crc32c
-            for array, index, chunk in written
-        )
+        return all(array.describe(index).xxh3 == chunk.xxh3 for array, index, chunk in written)
     except CorruptTile:
         return False
 
 
-def _ask(question: Callable[[_T], _R], items: Sequence[_T], at_once: int) -> Iterator[_R]:
+def _ask(question: Callable[[Sequence[_T]], list[_R]], items: Sequence[_T], at_once: int) -> Iterator[_R]:
     """Ask about items, some at once where that pays, and answer in their order."""
     if at_once == 1 or len(items) <= _TASKS_A_TURN:
-        yield from map(question, items)
+        yield from question(items)
         return
     turns = [items[begin : begin + _TASKS_A_TURN] for begin in range(0, len(items), _TASKS_A_TURN)]
     with ThreadPoolExecutor(at_once) as threads:
-        for answers in threads.map(lambda turn: [question(item) for item in turn], turns):
+        for answers in threads.map(question, turns):
             yield from answers

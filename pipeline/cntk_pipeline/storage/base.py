@@ -5,10 +5,12 @@ Methods have the names of `pathlib` where it has a method for the same. No file 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+
+from cntk_pipeline.errors import ForeignFile
 
 Buffer = bytes | memoryview
 
@@ -118,6 +120,16 @@ class StorePath(ABC):
         With a ``limit``, at most so many bytes, and the first of them must be there.
         """
 
+    def read_each(self, names: Sequence[str], offset: int, limit: int) -> list[bytes | None]:
+        """Read the same bytes of files below a folder, as `read_from` does; None where no file lies in the place."""
+        found: list[bytes | None] = []
+        for name in names:
+            try:
+                found.append((self / name).read_from(offset, limit))
+            except (FileNotFoundError, ForeignFile):
+                found.append(None)
+        return found
+
     @abstractmethod
     def mapped(
         self, known: tuple[Any, ...] | None = None, limit: int | None = None
@@ -135,6 +147,10 @@ class StorePath(ABC):
     @abstractmethod
     def listing(self) -> dict[str, Listed]:
         """List all files below a folder, by their names relative to it ("c/0/1"), in one sweep."""
+
+    @abstractmethod
+    def sizes(self) -> Iterator[tuple[str, int]]:
+        """List the names and bytes of all files below a folder, as `listing` does; there may be millions."""
 
     @abstractmethod
     def leads_out_of(self, root: "StorePath") -> bool:

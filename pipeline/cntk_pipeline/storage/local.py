@@ -9,7 +9,7 @@ import re
 import shutil
 import stat
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PosixPath
 from typing import Any, BinaryIO
 
@@ -31,6 +31,8 @@ _KINDS = {
 """Kinds of objects that may lie in the place of a file."""
 
 _PIECE_BYTES = 2**16
+
+_PARTIAL = ".partial"
 
 _ASIDE = re.compile(r".+\.[0-9a-f]{32}\.partial", re.DOTALL)
 """Names of files being written; only `LocalPath.sweep` looks at them. Foreign files may have similar names."""
@@ -66,6 +68,22 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
             return file.read() if limit is None else file.read(limit)
 
     @patient
+    def read_each(self, names: Sequence[str], offset: int, limit: int) -> list[bytes | None]:
+        # A resume reads every chunk so: a path and a file of Python for each would take longer than the rest of it.
+        found: list[bytes | None] = []
+        for name in names:
+            try:
+                descriptor = _open(f"{self}/{name}")
+            except (FileNotFoundError, ForeignFile):
+                found.append(None)
+                continue
+            try:
+                found.append(os.pread(descriptor, limit, offset))
+            finally:
+                os.close(descriptor)
+        return found
+
+    @patient
     def mapped(
         self, known: tuple[Any, ...] | None = None, limit: int | None = None
     ) -> tuple[tuple[Any, ...], np.ndarray] | None:
@@ -85,21 +103,35 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
             return iter(())
         return (self / name for name in names if not _ASIDE.fullmatch(name))
 
-    @patient
     def listing(self) -> dict[str, Listed]:
-        found: dict[str, Listed] = {}
+        return {name: Listed(status.st_size, _version(status)) for name, status in self._files()}
+
+    def sizes(self) -> Iterator[tuple[str, int]]:
+        return ((name, status.st_size) for name, status in self._files())
+
+    def _files(self) -> Iterator[tuple[str, os.stat_result]]:
+        """List all files below, a folder at a time."""
         folders = [""]
         while folders:
             below = folders.pop()
-            with contextlib.suppress(FileNotFoundError), os.scandir(self / below) as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append(f"{below}{entry.name}/")
-                    elif not _ASIDE.fullmatch(entry.name):
-                        with contextlib.suppress(FileNotFoundError):
-                            status = entry.stat(follow_symlinks=False)
-                            found[below + entry.name] = Listed(status.st_size, _version(status))
-        return found
+            names, found = self._folder(below)
+            folders += names
+            yield from found
+
+    @patient
+    def _folder(self, below: str) -> tuple[list[str], list[tuple[str, os.stat_result]]]:
+        """List the folders and the files in a folder, by their names relative to this one."""
+        folders, files = [], []
+        with contextlib.suppress(FileNotFoundError), os.scandir(self / below) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(f"{below}{entry.name}/")
+                elif not entry.name.endswith(_PARTIAL) or not _ASIDE.fullmatch(entry.name):
+                    try:  # contextlib.suppress would take as long as the look
+                        files.append((below + entry.name, entry.stat(follow_symlinks=False)))
+                    except FileNotFoundError:
+                        continue
+        return folders, files
 
     def leads_out_of(self, root: StorePath) -> bool:
         return not Path(os.path.realpath(self)).is_relative_to(os.path.realpath(str(root)))
@@ -241,22 +273,8 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
             return None
 
     def _opened(self, limit: int | None = None) -> BinaryIO:
-        """Open a file for reading. A pipe is not waited for; other objects are not even opened."""
-        self._require_file(self.lstat(), limit)
-        descriptor = os.open(self, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            self._require_file(os.fstat(descriptor), limit)  # another object may lie there by now
-        except BaseException:
-            os.close(descriptor)
-            raise
-        return os.fdopen(descriptor, "rb")
-
-    def _require_file(self, status: os.stat_result, limit: int | None) -> None:
-        if not stat.S_ISREG(status.st_mode):
-            kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
-            raise ForeignFile(f"{self} is {kind} where a file belongs: move it away")
-        if limit is not None and status.st_size > limit:
-            raise _too_large(self, limit)
+        """Open a file for reading, as a file of Python."""
+        return os.fdopen(_open(str(self), limit), "rb")
 
     def _aside(self) -> "LocalPath":
         return self.with_name(f"{self.name}.{uuid.uuid4().hex}.partial")
@@ -309,6 +327,26 @@ def _make_folder(path: Path) -> None:
     LocalPath(path.parent).sync()
 
 
+def _open(path: str, limit: int | None = None) -> int:
+    """Open a file for reading. A pipe is not waited for; other objects are not even opened."""
+    _require_file(path, os.lstat(path), limit)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        _require_file(path, os.fstat(descriptor), limit)  # another object may lie there by now
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _require_file(path: str, status: os.stat_result, limit: int | None) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
+        raise ForeignFile(f"{path} is {kind} where a file belongs: move it away")
+    if limit is not None and status.st_size > limit:
+        raise _too_large(path, limit)
+
+
 def _version(status: os.stat_result) -> tuple[Any, ...]:
     return status.st_ino, status.st_mtime_ns, status.st_size
 
@@ -326,7 +364,7 @@ def _whole(file: BinaryIO, path: Path, limit: int | None) -> bytes:
     return bytes(content)
 
 
-def _too_large(path: Path, limit: int) -> ForeignFile:
+def _too_large(path: Path | str, limit: int) -> ForeignFile:
     return ForeignFile(f"{path} has more than the {limit} bytes that belong there: move it away")
 
 

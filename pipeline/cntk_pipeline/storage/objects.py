@@ -162,6 +162,15 @@ class ObjectPath(StorePath):
             for entry in page
         }
 
+    def sizes(self) -> Iterator[tuple[str, int]]:
+        begin = len(self.key) + 1
+
+        def ask(obstore: Any, store: Any) -> list[tuple[str, int]]:
+            pages = obstore.list(store, f"{self.key}/", chunk_size=1000)
+            return [(entry["path"][begin:], int(entry["size"])) for page in pages for entry in page]
+
+        return iter(self._ask(ask))
+
     def leads_out_of(self, root: StorePath) -> bool:
         return False
 

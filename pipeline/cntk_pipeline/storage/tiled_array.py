@@ -231,21 +231,11 @@ class TiledArray:
             raise CorruptTile(f"{path} holds values that are not finite")
         return Chunk(self.path.name, self.chunk_bytes, google_crc32c.value(payload), digest(payload.data))
 
-    def checksum(self, index: tuple[int, ...]) -> int:
-        """Read only the checksum of a chunk.
-
-        Raises
-        ------
-        CorruptTile
-            If the chunk is missing, or no file.
-        """
-        path = self.chunk_path(*index)
-        try:
-            return int.from_bytes(path.read_from(self.chunk_bytes - CRC_BYTES, CRC_BYTES), "little")
-        except FileNotFoundError:
-            raise self._missing(path) from None
-        except ForeignFile as error:
-            raise CorruptTile(str(error)) from None
+    def checksums(self, indices: Sequence[tuple[int, ...]]) -> list[int | None]:
+        """Read only the checksums of some chunks; None where a chunk is missing, or is no file."""
+        names = ["/".join(("c", *map(str, index))) for index in indices]
+        found = self.path.read_each(names, self.chunk_bytes - CRC_BYTES, CRC_BYTES)
+        return [None if content is None else int.from_bytes(content, "little") for content in found]
 
     def _content(self, path: StorePath) -> Array:
         try:

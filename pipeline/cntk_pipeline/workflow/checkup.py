@@ -20,6 +20,7 @@ from cntk_pipeline.inference import Product, needs_test_kernel, path_product, re
 from cntk_pipeline.models import Json
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Chunks, Job
+from cntk_pipeline.rundir.sets import TaskSet
 from cntk_pipeline.rundir.verification import finished, spent, with_arrays
 from cntk_pipeline.solvers import METRICS, metrics, open_system, solver_of, system_group
 from cntk_pipeline.storage import StorePath
@@ -98,7 +99,7 @@ def _mend_pivots(run: RunDirectory) -> list[StorePath]:
     """Mend the arrays by which the kernel itself draws the centres, where these were begun."""
     if not run.specification.has_pivots:
         return []
-    begun = {receipt.task.stage.kind for receipt in run.journal.receipts()} & {owner.kind for owner in PIVOT_OWNERS}
+    begun = {stage.kind for stage in run.journal.receipts().stages()} & {owner.kind for owner in PIVOT_OWNERS}
     return pivots_group(run).mend() if begun or run.pivots_path.exists() else []
 
 
@@ -129,7 +130,7 @@ def check(run: RunDirectory, config: RunConfig) -> Checked:
         run.stored_data.pin()
     wanted = find_wanted(run, config)
     jobs = wanted.jobs()
-    tasks = {job.task for job in jobs}
+    tasks = TaskSet(job.task for job in jobs)
     begun = with_arrays(run, jobs)
     done, bad = finished(run, begun, verify=True)
     left_over, unneeded = finished(run, _left_over(run, tasks), verify=True)
@@ -142,14 +143,14 @@ def check(run: RunDirectory, config: RunConfig) -> Checked:
         contradicted=tuple(contradicted),
         unneeded=tuple(unneeded),
         mended=tuple(mended),
-        missing=len(tasks - done - spent(run, jobs, Chunks(len(jobs)))),
+        missing=len(tasks) - len(done) - sum(task not in done for task in spent(run, jobs, Chunks(len(jobs)))),
         predicted=tuple(line for _, line in predicted if line),
     )
 
 
 def _groups(run: RunDirectory, config: RunConfig, wanted: Wanted) -> Iterator[Group]:
     """List the groups of arrays that were begun."""
-    receipted = {receipt.task.stage for receipt in run.journal.receipts()}
+    receipted = run.journal.receipts().stages()
     kernel, test_kernel = {Stage(owner.kind) for owner in (TRAIN, TEST, VARIANCE)}, {Stage(TEST_TEST.kind)}
     groups: list[tuple[Group, set[Stage]]] = [
         (run.stored_data.group(), kernel),  # tiles are computed from it
@@ -171,10 +172,10 @@ def _groups(run: RunDirectory, config: RunConfig, wanted: Wanted) -> Iterator[Gr
     return (group for group, stages in groups if group.path.exists() or not receipted.isdisjoint(stages))
 
 
-def _left_over(run: RunDirectory, wanted: set[Task]) -> list[Job]:
+def _left_over(run: RunDirectory, wanted: TaskSet) -> list[Job]:
     """List receipted tasks that the workflow does not ask for, and of which a chunk is still there."""
     found = []
-    for task in sorted({receipt.task for receipt in run.journal.receipts()} - wanted):
+    for task in sorted(task for task in run.journal.receipts().tasks if task not in wanted):
         owner = OWNERS.get(task.stage.kind)
         if owner is None:  # of a newer version
             continue

@@ -228,7 +228,7 @@ def _hand_over(run: RunDirectory, submitter: Submitter, trusted: Trusted) -> Sub
 
 
 def _receipt_count(run: RunDirectory) -> int:
-    return sum(1 for _ in run.journal.receipts())
+    return len(run.journal.receipts())
 
 
 def _end(run: RunDirectory, message: str, job: str | None) -> None:

@@ -10,6 +10,7 @@ from cntk_pipeline.inference import Product
 from cntk_pipeline.inference.posterior_variance import variance_products as variance_products_of
 from cntk_pipeline.inference.requested import EXACT_FACTOR
 from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.grids import Jobs
 from cntk_pipeline.rundir.owners import Job
 from cntk_pipeline.rundir.predictions import PredictionDirectory, find_predictions
 from cntk_pipeline.rundir.verification import finished, with_arrays
@@ -26,9 +27,9 @@ def kernel_group(view: PredictionDirectory) -> Group:
     return replace(group, arrays=mine)
 
 
-def kernel_jobs(view: PredictionDirectory, nodes: NodeCounts | None = None) -> list[Job]:
+def kernel_jobs(view: PredictionDirectory, nodes: NodeCounts | None = None) -> Jobs:
     """List the tiles of K(new, train), and the variances of the new images; ``nodes`` as of `gram.kernel_jobs`."""
-    return [job for job in gram.kernel_jobs(view, nodes) if job.owner in (gram.TEST, gram.VARIANCE)]
+    return Jobs(*(grid for grid in gram.kernel_jobs(view, nodes).grids if grid.owner in (gram.TEST, gram.VARIANCE)))
 
 
 def mean_group(view: PredictionDirectory, system: System) -> Group:
@@ -96,7 +97,7 @@ class PredictionReport:
     total: int
 
 
-def begun_jobs(view: PredictionDirectory) -> list[Job]:
+def begun_jobs(view: PredictionDirectory) -> Jobs:
     """List the tasks of all predictions of a view that were begun."""
     jobs = kernel_jobs(view)
     for solve in view.solves_begun():
@@ -112,7 +113,7 @@ def begun_jobs(view: PredictionDirectory) -> list[Job]:
 def report_predictions(run: RunDirectory) -> Iterator[PredictionReport]:
     """Tell how far the predictions in a run directory are, by their receipts; nothing is changed."""
     for view in find_predictions(run):
-        jobs, known = begun_jobs(view), {receipt.task for receipt in view.journal.receipts()}
+        jobs, known = begun_jobs(view), view.journal.receipts().tasks
         done = sum(job.task in known for job in jobs)
         yield PredictionReport(view.images.origin, view.images.count, view.readout, done, len(jobs))
 

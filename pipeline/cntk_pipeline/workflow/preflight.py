@@ -54,7 +54,7 @@ def require_fitting_tasks(run: RunDirectory, config: RunConfig, memory: WorkerMe
         return
     specification = run.specification
     needs: list[Need] = []
-    if gram.missing_jobs(run):
+    if gram.is_missing_tiles(run):
         engine = gram.engine_of(run)
         if engine.uses_devices and memory.slots > 1:
             raise ConfigError(

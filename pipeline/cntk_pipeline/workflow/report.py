@@ -17,6 +17,7 @@ from cntk_pipeline.rundir import lease
 from cntk_pipeline.rundir.directory import Provenance, RunDirectory
 from cntk_pipeline.rundir.growth import Growth
 from cntk_pipeline.rundir.owners import Chunks
+from cntk_pipeline.rundir.receipts import Receipts
 from cntk_pipeline.rundir.specification import DataSpecification, EngineRecord
 from cntk_pipeline.rundir.verification import spent, with_arrays
 from cntk_pipeline.solvers import METRICS, RidgeChoice, kept_tiles_of, read_choice, solve_name, solver_of
@@ -282,7 +283,7 @@ def read_contents(run: RunDirectory) -> Contents | None:
 def make_report(run: RunDirectory) -> RunReport:
     """Summarise a run directory."""
     wanted = find_wanted(run, run.workflow())
-    receipts = {receipt.task: receipt for receipt in run.journal.receipts()}
+    receipts = run.journal.receipts()
     choices = [RidgePathReport(each["readout"], read_choice(run, each)) for each in wanted.selections]
     stages = [_stage_report(run, stage, receipts) for stage in wanted.stages()]
     if choices:
@@ -363,40 +364,54 @@ def _further_scores(inferred: Mapping[str, Any]) -> dict[str, Any]:
     return scores | ({} if evidence is None else {"log_evidence": evidence.best_log_evidence})
 
 
-def _stage_report(run: RunDirectory, stage: WantedStage, receipts: dict[Task, Receipt]) -> StageReport:
+def _stage_report(run: RunDirectory, stage: WantedStage, receipts: Receipts) -> StageReport:
     # A receipt whose chunk is gone (quarantined, deleted) does not count, unless it was there until it was used up;
     # then the receipt may be gone as well, damaged in the journal.
     chunks = Chunks(len(stage.jobs))
     used_up = spent(run, stage.jobs, chunks)
-    made = with_arrays(run, [job for job in stage.jobs if job.task in receipts and job.task not in used_up])
-    there = {job.task for job in made if None not in [chunks.size(array, index) for array, index in job.places(run)]}
-    there |= used_up & receipts.keys()
-    mine = [receipts[job.task] for job in stage.jobs if job.task in there]
-    done = len(mine) + sum(task not in receipts for task in used_up)
-    return _stage_of(stage.phase, stage.kind, done, len(stage.jobs), mine)
+    found = _Sum(sum(task not in receipts.tasks for task in used_up))
+    for job in with_arrays(run, stage.jobs):
+        receipt = None if job.task in used_up else receipts.get(job.task)
+        if receipt is not None and None not in [chunks.size(*place) for place in job.places(run)]:
+            found.add(receipt)
+    for task in used_up:
+        found.add(receipts.get(task))
+    return found.report(stage.phase, stage.kind, len(stage.jobs))
 
 
-def _ridge_stage(wanted: Wanted, choices: Sequence[RidgePathReport], receipts: dict[Task, Receipt]) -> StageReport:
+def _ridge_stage(wanted: Wanted, choices: Sequence[RidgePathReport], receipts: Receipts) -> StageReport:
     # Choices made by factors have no task of their own; those tasks are no part of what a workflow asks for.
-    tasks = [Task(Stage(RIDGE_PATH.kind, solve=solve_name(selection)), 0, 0) for selection in wanted.selections]
-    mine = [receipts[task] for task in tasks if task in receipts]
-    made = sum(choice.record is not None for choice in choices)
-    return _stage_of(RIDGE_PHASE, RIDGE_PATH.kind, made, len(choices), mine)
+    found = _Sum()
+    for selection in wanted.selections:
+        found.add(receipts.get(Task(Stage(RIDGE_PATH.kind, solve=solve_name(selection)), 0, 0)))
+    found.done = sum(choice.record is not None for choice in choices)
+    return found.report(RIDGE_PHASE, RIDGE_PATH.kind, len(choices))
 
 
-def _stage_of(phase: str, stage: str, done: int, total: int, receipts: Sequence[Receipt]) -> StageReport:
-    """Add up what the receipts of a stage say."""
-    return StageReport(
-        phase=phase,
-        stage=stage,
-        done=done,
-        total=total,
-        seconds=sum(receipt.seconds for receipt in receipts),
-        read_seconds=sum(receipt.read_seconds for receipt in receipts),
-        compute_seconds=sum(receipt.compute_seconds for receipt in receipts),
-        write_seconds=sum(receipt.write_seconds for receipt in receipts),
-        bytes=sum(receipt.written_bytes for receipt in receipts),
-    )
+@dataclass
+class _Sum:
+    """Adds up what the receipts of a stage say."""
+
+    done: int = 0
+    read_seconds: float = 0.0
+    compute_seconds: float = 0.0
+    write_seconds: float = 0.0
+    bytes: int = 0
+
+    def add(self, receipt: Receipt | None) -> None:
+        """Add a finished tile; nothing where its receipt is not known."""
+        if receipt is not None:
+            self.done += 1
+            self.read_seconds += receipt.read_seconds
+            self.compute_seconds += receipt.compute_seconds
+            self.write_seconds += receipt.write_seconds
+            self.bytes += receipt.written_bytes
+
+    def report(self, phase: str, stage: str, total: int) -> StageReport:
+        """Report the stage."""
+        seconds = self.read_seconds + self.compute_seconds + self.write_seconds
+        parts = self.read_seconds, self.compute_seconds, self.write_seconds
+        return StageReport(phase, stage, self.done, total, seconds, *parts, self.bytes)
 
 
 def _openers(run: RunDirectory, solved: Sequence[str]) -> tuple[str, ...]:

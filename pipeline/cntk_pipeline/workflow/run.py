@@ -36,6 +36,7 @@ from cntk_pipeline.inference import (
 from cntk_pipeline.rundir import growth, lease
 from cntk_pipeline.rundir.code import UserCode, in_absolute_folder
 from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.grids import Jobs
 from cntk_pipeline.rundir.provenance import library_versions, provenance
 from cntk_pipeline.rundir.submissions import clear_earlier, obeying_requests
 from cntk_pipeline.rundir.verification import finished
@@ -451,7 +452,7 @@ def _load_code(run: RunDirectory, trusted: Trusted) -> None:
 
 def _mend_inputs(run: RunDirectory, config: RunConfig, verify: bool) -> list[StorePath]:
     """Check all chunks of the data set if tiles are still to be computed from it; otherwise only look for lost ones."""
-    if verify or run.stored_data.lost() or gram.missing_jobs(run):
+    if verify or run.stored_data.lost() or gram.is_missing_tiles(run):
         return mend_inputs(run, config)
     return []
 
@@ -462,6 +463,7 @@ def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> N
     for path in _mend_inputs(run, config, verify):
         view.say(f"{path} was gone or damaged: written anew from the data set")
     _sweep(run, view)
+    run.journal.compact()
     view.say(cluster_of(config.cluster).preparation)
     prepare = partial(prepare_worker, str(run.path.absolute()), library_versions(), begun.trusted.code)
     with (
@@ -487,7 +489,7 @@ def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> N
         phases = Phases(run, executor, view, clock, board, stop, verify, begun.lease, begun.trusted.source)
         try:
             for _ in range(REPAIRS):
-                test_kernel_jobs = []
+                test_kernel_jobs = Jobs()
                 if needs_test_kernel(config.inference):
                     gram.test_group(run).create()
                     test_kernel_jobs = gram.test_kernel_jobs(run, nodes)

@@ -12,6 +12,7 @@ from cntk_pipeline.gram.tiles import KERNEL_OWNERS, kernel_jobs, test_kernel_job
 from cntk_pipeline.inference import RIDGE_PATH, Product, needs_test_kernel, owners, requested_products, run_products
 from cntk_pipeline.models import Json
 from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.grids import Jobs
 from cntk_pipeline.rundir.owners import Job, Owner
 from cntk_pipeline.solvers import (
     MEAN,
@@ -80,7 +81,7 @@ class WantedStage:
 
     phase: str
     kind: str
-    jobs: tuple[Job, ...]
+    jobs: Jobs
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class Wanted:
     run_products : products that belong to no system.
     """
 
-    kernel: tuple[Job, ...]
+    kernel: Jobs
     selections: tuple[Json, ...]
     solves: tuple[WantedSolve, ...]
     run_products: tuple[Product, ...]
@@ -111,20 +112,18 @@ class Wanted:
         """Group the jobs by the kind of their stage, in the order of `OWNERS`."""
         phases = (
             (KERNEL, self.kernel),
-            (SOLVE, [job for solve in self.solves for job in solve.jobs]),
-            (INFERENCE, [job for product in self.products for job in product.jobs]),
+            (SOLVE, Jobs(*(solve.jobs for solve in self.solves))),
+            (INFERENCE, Jobs(*(product.jobs for product in self.products))),
         )
         found = []
         for phase, jobs in phases:
-            by_kind: dict[str, list[Job]] = {}
-            for job in jobs:
-                by_kind.setdefault(job.task.stage.kind, []).append(job)
-            found += [WantedStage(phase, kind, tuple(by_kind[kind])) for kind in OWNERS if kind in by_kind]
+            by_kind = jobs.by_kind()
+            found += [WantedStage(phase, kind, by_kind[kind]) for kind in OWNERS if kind in by_kind]
         return found
 
-    def jobs(self) -> list[Job]:
+    def jobs(self) -> Jobs:
         """List all jobs."""
-        return [job for stage in self.stages() for job in stage.jobs]
+        return Jobs(*(stage.jobs for stage in self.stages()))
 
 
 def find_wanted(run: RunDirectory, config: RunConfig) -> Wanted:
@@ -150,4 +149,4 @@ def _find(run: RunDirectory, config: RunConfig) -> Wanted:
         products = requested_products(run, system, config.inference, order)
         solves.append(WantedSolve(specification, system, tuple(jobs), tuple(products)))
     selections, of_run = requested_selections(run, config), run_products(run, config.inference)
-    return Wanted(tuple(kernel), tuple(selections), tuple(solves), tuple(of_run))
+    return Wanted(kernel, tuple(selections), tuple(solves), tuple(of_run))

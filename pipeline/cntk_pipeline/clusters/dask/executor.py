@@ -7,8 +7,9 @@ import pickle
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import distributed
@@ -67,6 +68,28 @@ class ExecutorTraits:
     scheduler_end: Callable[[], str] = str
 
 
+@dataclass(frozen=True)
+class _Call:
+    """A call as `Executor.submit` takes it."""
+
+    key: tuple[Any, ...]
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    rank: int
+
+
+def _neighbours(calls: Sequence[_Call]) -> Iterator[list[_Call]]:
+    """Cut calls into lists that may share a message: nothing else is ranked between them."""
+    some: list[_Call] = []
+    for call in calls:
+        if some and (call.rank != some[-1].rank + 1 or len(call.arguments) != len(some[-1].arguments)):
+            yield some
+            some = []
+        some.append(call)
+    if some:
+        yield some
+
+
 class DaskExecutor(Executor):
     """An executor on a Dask cluster; the scheduler passes the results, receipts, on as soon as they are made.
 
@@ -86,6 +109,7 @@ class DaskExecutor(Executor):
         self._client = client
         self._traits = traits
         self._workers_seen = self._looked = time.monotonic()
+        self._unsent: list[_Call] = []
         self._futures: dict[tuple[Any, ...], distributed.Future] = {}
         self._ended: queue.SimpleQueue[tuple[tuple[Any, ...], Completion | None]] = queue.SimpleQueue()
         self._unheard: frozenset[tuple[Any, ...]] = frozenset()
@@ -96,14 +120,36 @@ class DaskExecutor(Executor):
             self.slots = max(1, sum(client.nthreads().values()))
 
     def submit(self, key: tuple[Any, ...], function: Callable[..., Any], *arguments: Any, rank: int = 0) -> None:
-        with answered():
-            future = self._client.submit(
-                send_result, self._topic, key, function, *arguments, key=key, pure=False, retries=0, priority=-rank
-            )
-        self._futures[key] = future
-        future.add_done_callback(lambda _: self._ended.put((key, None)))
+        self._unsent.append(_Call(key, function, arguments, rank))
+
+    def _send(self) -> None:
+        """Send the calls that were submitted since the last time, neighbours together.
+
+        Calls alone took 2.6 ms of driver and scheduler each with 8 workers, calls that share messages 1.5.
+        """
+        calls, self._unsent = self._unsent, []
+        for some in _neighbours(calls):
+            keys = [call.key for call in some]
+            columns = [keys, [call.function for call in some], *zip(*(call.arguments for call in some), strict=True)]
+            with answered():
+                futures = self._client.map(
+                    send_result,
+                    [self._topic] * len(some),
+                    *columns,
+                    key=keys,
+                    pure=False,
+                    retries=0,
+                    priority=-some[0].rank,  # within a message, Dask keeps their order
+                )
+            for key, future in zip(keys, futures, strict=True):
+                self._futures[key] = future
+                future.add_done_callback(partial(self._note_end, key))
+
+    def _note_end(self, key: tuple[Any, ...], _future: distributed.Future) -> None:
+        self._ended.put((key, None))
 
     def wait(self, timeout_seconds: float) -> list[Completion]:
+        self._send()
         ended = []
         try:
             ended.append(self._complete(*self._ended.get(timeout=timeout_seconds)))
@@ -120,6 +166,7 @@ class DaskExecutor(Executor):
         self._ended.put((key, Completion(key, result=result)))
 
     def forget(self, key: tuple[Any, ...]) -> None:
+        self._unsent = [call for call in self._unsent if call.key != key]
         future = self._futures.pop(key, None)
         if future is not None:
             future.release()
