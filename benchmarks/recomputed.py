@@ -21,7 +21,7 @@ from schedule import Cluster, Graph, Outcome, Phase, Step, simulate
 from cntk_pipeline.solvers.conjugate_gradient import BASIS_OPERATIONS
 from cntk_pipeline.solvers.options import DEFAULT_RANK
 from cntk_pipeline.storage.tiled_array import CRC_BYTES
-from cntk_pipeline.tiling import Cut, KeptTiles, Tile, choose_tile, lower_tiles, pairs_in_tile
+from cntk_pipeline.tiling import Cut, KeptTiles, Tile, choose_tile, lower_tiles
 from cntk_pipeline.workflow.plan import TASK_SECONDS
 from cntk_pipeline.workflow.ways import PASSES
 
@@ -64,7 +64,8 @@ class Costs:
 
     def product(self, tile: Tile) -> Step:
         """Say what a product takes: a tile is read or computed, and multiplied twice."""
-        pairs = pairs_in_tile(self.cut, self.cut, tile, symmetric=True)
+        height, width = self.cut.length(tile.row), self.cut.length(tile.col)
+        pairs = height * (height + 1) // 2 if tile.row == tile.col else height * width
         entries = self.cut.length(tile.row) * self.cut.length(tile.col)
         seconds = 4 * entries * CLASSES / self.rates.product + TASK_SECONDS
         ideal = pairs * self.pair_seconds

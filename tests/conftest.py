@@ -75,6 +75,10 @@ def _paths(places: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(str(TESTS / place) + ("" if place.endswith(".py") else os.sep) for place in places)
 
 
+collect_ignore = ["support/on_card.py"]
+"""Imported by scripts alone: it replaces the driver of the graphics cards of its process."""
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leave files out whose tests are all slow where none of these are wanted: their imports take seconds."""
     is_slow = (str(collection_path) + os.sep).startswith(_paths(SLOW))

@@ -49,9 +49,13 @@ KEYS = dict(keys(RunConfig))
 for _solver in SOLVERS.values():
     KEYS |= {f"solve.{key}": annotation for key, annotation in keys(_solver.options)}
 KEYS |= {f"inference.{key}": result.option for key, result in RESULTS.items()}
-OF_ANOTHER_SOLVER = {"solve.rank": ("solve.solver=cg",), "solve.centres": ("solve.solver=centres",)} | {
-    f"solve.{key}": ("solve.solver=centres", "solve.centres=5")
-    for key in ("centre_choice", "centre_seed", "centre_jitter", "centres_tolerance")
+OF_ANOTHER_SOLVER = {
+    **dict.fromkeys(("solve.rank", "solve.kernel_bytes", "solve.sketch"), ("solve.solver=cg",)),
+    "solve.centres": ("solve.solver=centres",),
+    **dict.fromkeys(
+        ("solve.centre_choice", "solve.centre_seed", "solve.centre_jitter", "solve.centres_tolerance"),
+        ("solve.solver=centres", "solve.centres=5"),
+    ),
 }
 WRONG = {
     key: [text for text in VALUES if not fits(annotation, eval(text, {"true": True}))]
