@@ -130,6 +130,21 @@ def test_a_cluster_that_nobody_described_is_wrong_usage(cntk: Cntk, tmp_path: Pa
     assert (code, "no cluster is called 'nowhere': known are local, serial" in said) == (2, True)
 
 
+@pytest.mark.parametrize("name", WITH_FILE)
+def test_a_network_that_cannot_be_computed_is_wrong_usage(
+    cntk: Cntk, tmp_path: Path, small_npz: Path, name: str
+) -> None:
+    path = tmp_path / "w.toml"
+    path.write_text(
+        f'data = {{ source = "npz", path = "{small_npz}", train = 12, test = 3 }}\n'
+        'network.layers = [{layer = "Conv", filter_shape = [1, 2]}, {layer = "Flatten"}]\nkernel.flips = true\n'
+        f'store.path = "{tmp_path}/run"\n'
+    )
+    code, _, said = cntk(name, path)
+    assert (code, said.startswith("error: averaging over flips needs a network")) == (2, True)
+    assert not (tmp_path / "run").exists()
+
+
 WORKFLOW = """
 data = {{ source = "npz", path = "{data}", train = 12, test = 3 }}
 network = {{ preset = "cntk" }}

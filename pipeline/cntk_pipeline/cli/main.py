@@ -35,6 +35,7 @@ from cntk_pipeline.errors import (
     ConfigError,
     DataNotFound,
     Interrupted,
+    LayerError,
     NotTrusted,
     PipelineError,
     RunNotFound,
@@ -408,7 +409,7 @@ def _command() -> int:
     except WorkersLost as error:
         err.print(f"[red]incomplete:[/] {escape(str(error))}")
         return INCOMPLETE
-    except (ConfigError, DataNotFound, NotTrusted, RunNotFound) as error:
+    except (ConfigError, DataNotFound, LayerError, NotTrusted, RunNotFound) as error:
         err.print(f"[red]error:[/] {escape(str(error))}")
         return USAGE
     except PipelineError as error:
