@@ -3,7 +3,8 @@
     python workflows/record.py runs/cifar10-v --cut 1017 --out workflows/results/cifar10-v.csv
 
 A row is the accuracy of one read-out and ridge on one set of images: all test images, those before and behind a cut,
-the training images left out one by one, and the test images again for each size of the learning curve.
+the training images left out one by one, and the test images again for each size of the learning curve. The column
+"columns" counts the training images that a prediction reads the kernel of: all of them, or the centres.
 """
 
 import argparse
@@ -31,6 +32,7 @@ class Row:
     images : "test", "test before N", "test from N", or "left out".
     count : how many images these are.
     training_images : that the system was solved with.
+    columns : training images that a prediction reads the kernel of: all of those, or the centres.
     accuracy : share of the images whose class is right.
     standard_error : of this share, by the binomial distribution.
     """
@@ -40,6 +42,7 @@ class Row:
     images: str
     count: int
     training_images: int
+    columns: int
     accuracy: float
     standard_error: float
 
@@ -58,24 +61,25 @@ def rows(run: OpenRun, cut: int | None = None) -> Iterator[Row]:
         raise ConfigError(f"{run.path} has no accuracy: that takes test images with one class each")
     if cut is not None and not 0 < cut < len(test):
         raise ConfigError(f"--cut lies between 0 and the {len(test)} test images, got {cut}")
+    has_centres = run.directory.specification.centres is not None
     for each in run.metrics:
-        for images, count, size, accuracy in _accuracies(run, each, len(train), test, cut):
+        for images, count, columns, accuracy in _accuracies(run, each, test, cut):
             error = (accuracy * (1 - accuracy) / count) ** 0.5
-            yield Row(each.readout, each.ridge, images, count, size, float(accuracy), error)
+            size = len(train) if has_centres else columns
+            yield Row(each.readout, each.ridge, images, count, size, columns, float(accuracy), error)
 
 
-def _accuracies(
-    run: OpenRun, solve: Any, train: int, test: np.ndarray, cut: int | None
-) -> Iterator[tuple[str, int, int, float]]:
-    """Name the images, count them and the training images, and give the accuracy, of each row of a system."""
+def _accuracies(run: OpenRun, solve: Any, test: np.ndarray, cut: int | None) -> Iterator[tuple[str, int, int, float]]:
+    """Name the images, count them and the columns of the kernel, and give the accuracy, of each row of a system."""
+    train, columns = run.directory.train_cut.count, run.directory.column_cut.count
     right = run.predictions(solve.readout, solve.ridge).argmax(axis=1) == test
-    yield "test", len(test), train, right.mean()
+    yield "test", len(test), columns, right.mean()
     if cut is not None:
-        yield f"test before {cut}", cut, train, right[:cut].mean()
-        yield f"test from {cut}", len(test) - cut, train, right[cut:].mean()
+        yield f"test before {cut}", cut, columns, right[:cut].mean()
+        yield f"test from {cut}", len(test) - cut, columns, right[cut:].mean()
     found = {each.product: each.record for each in solve.inferred if each.record is not None}  # the others are not done
     if "leave_one_out" in found:
-        yield "left out", train, train, found["leave_one_out"].accuracy
+        yield "left out", train, columns, found["leave_one_out"].accuracy
     if "learning_curve" in found:
         curve = found["learning_curve"]
         for size, accuracy in zip(curve.sizes[:-1], curve.accuracy, strict=False):  # the last one is "test"

@@ -16,7 +16,7 @@ def published() -> ModuleType:
 
 
 def _row(published: ModuleType, accuracy: float, ridge: float = 0.0, images: str = "test", size: int = 100) -> object:
-    return published.Row("depth3-flatten-ntk", ridge, images, 50, size, accuracy, 0.01)
+    return published.Row("depth3-flatten-ntk", ridge, images, 50, size, size, accuracy, 0.01)
 
 
 def _pairs(published: ModuleType, rows: list[object]) -> list[object]:

@@ -14,22 +14,26 @@ from cntk_pipeline.datasets import load
 SCRIPT = Path(__file__).parents[2] / "workflows" / "record.py"
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> cntk_pipeline.OpenRun:
+def _run(path: Path, **solve: object) -> cntk_pipeline.OpenRun:
     digits = load("digits").train
     return cntk_pipeline.run(
         {
             "network": {"preset": "cntk"},
             "readouts": {"depths": [2], "poolings": ["flatten"]},
-            "solve": {"ridges": [1e-2]},
+            "solve": {"ridges": [1e-2], **solve},
             "inference": {"leave_one_out": True, "learning_curve": True},
             "cluster": {"kind": "serial"},
         },
         data={"x_train": digits.images[:160], "y_train": digits.labels[:160]},
         data__train=100,
-        store__path=str(tmp_path_factory.mktemp("record") / "run"),
+        store__path=str(path),
         progress=False,
     )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> cntk_pipeline.OpenRun:
+    return _run(tmp_path_factory.mktemp("record") / "run")
 
 
 def _record(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -55,6 +59,17 @@ def test_the_table_counts_right_images(run: cntk_pipeline.OpenRun, tmp_path: Pat
         assert float(whole[images]["standard_error"]) == pytest.approx(error, rel=1e-5)
     smaller = [int(row["training_images"]) for row in table if row["training_images"] != "100"]
     assert smaller == list(run.learning_curve().summary.sizes[:-1])
+    assert [row["columns"] for row in table] == [row["training_images"] for row in table]
+
+
+def test_centres_are_columns_and_no_training_images(tmp_path: Path) -> None:
+    run = _run(tmp_path / "run", solver="centres", centres=40)
+    done = _record(str(run.path))
+    table = list(csv.DictReader(done.stdout.splitlines()))
+    assert {row["training_images"] for row in table} == {"100"}
+    sizes = [int(row["columns"]) for row in table if row["images"] == "test"]
+    assert sorted(sizes) == list(run.learning_curve().summary.sizes)
+    assert max(sizes) == 40
 
 
 def test_a_cut_outside_of_the_test_images_is_refused(run: cntk_pipeline.OpenRun) -> None:
