@@ -188,6 +188,7 @@ def test_a_call_that_kills_its_worker_is_told_apart() -> None:
 def test_a_result_outlives_its_worker(tmp_path: Path) -> None:
     with CLUSTERS["local"].executor(ClusterConfig(workers=1), nothing) as executor:
         executor.submit(("stage", 0, 0, 0), return_and_die, str(tmp_path / "gone"))
+        assert executor.wait(0) == []  # sends it
         wait_until((tmp_path / "gone").exists, "the worker's end")
         began = time.monotonic()
         (completion,) = collect(executor, 1).values()

@@ -94,10 +94,18 @@ def wait_for_receipts(path: Path, count: int, stage: str = "") -> None:
 def computing_worker(
     path: Path, driver: subprocess.Popen[bytes], task: tuple[str, int, int] | None = None
 ) -> psutil.Process:
-    """Find a worker process that has begun a tile, or a certain one; where all were killed, wait for the next."""
+    """Find a worker process that has begun a tile, or a certain one; where all were killed, wait for the next.
+
+    Raises
+    ------
+    psutil.NoSuchProcess
+        If the driver ends first.
+    """
     found: list[psutil.Process] = []
 
     def is_found() -> bool:
+        if driver.poll() is not None:
+            raise psutil.NoSuchProcess(driver.pid, msg="the driver has ended")
         logs = {
             int(file.stem.rpartition("-")[2])
             for file in (path / "log").iterdir()

@@ -60,7 +60,10 @@ class Executor(ABC):
 
     @abstractmethod
     def submit(self, key: tuple[Any, ...], function: Callable[..., Any], *arguments: Any, rank: int = 0) -> None:
-        """Submit a call of an importable function with plain, small arguments; smaller ranks wait less."""
+        """Submit a call of an importable function with plain, small arguments; smaller ranks wait less.
+
+        The next `wait` sends it, together with others.
+        """
 
     @abstractmethod
     def wait(self, timeout_seconds: float) -> list[Completion]:
