@@ -49,6 +49,7 @@ SLOW = (
     "inference/test_adding.py",
     "inference/test_trained.py",
     "interactive",
+    "kernels/test_masked.py",
     "kernels/test_planes.py",
     "kernels/test_pooling.py",
     "opened/test_export.py",

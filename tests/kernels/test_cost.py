@@ -49,6 +49,7 @@ def test_a_pair_of_large_pooled_images_is_forecast_in_a_moment():
     assert guess / 10 < found.seconds < 10 * guess
 
 
+@pytest.mark.slow
 def test_parts_that_show_no_planes_leave_the_rest_to_counting(monkeypatch):
     images = np.random.default_rng(0).standard_normal((2, 8, 8, 1)).astype(np.float32)
     small = program(8)

@@ -147,6 +147,7 @@ def test_the_choice_ends_by_the_tolerance_and_by_the_rank_and_arrays_are_as_smal
     assert view.stages == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["pivots", "residual_diagonal", "train"])
 def test_a_run_that_is_stopped_and_damaged_within_the_choice_ends_with_the_same_bits(
     chosen: Run, small_config: Callable[..., RunConfig], tmp_path: Path, moment: str
