@@ -41,7 +41,7 @@ main()
 WINDOWS = """
 import os, sys
 os.name = "nt"
-from cntk_pipeline.cli.entry import main
+from cntk_pipeline.cli.__main__ import main
 """
 
 

@@ -1,5 +1,5 @@
 """Runs the command: ``python -m cntk_pipeline``."""
 
-from cntk_pipeline.cli.entry import main
+from cntk_pipeline.cli.__main__ import main
 
 main()

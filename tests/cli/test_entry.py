@@ -49,7 +49,7 @@ MOMENTS = {
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_ctrl_c_at_any_moment_is_130_without_a_traceback(tmp_path: Path, moment: str) -> None:
-    script = f"{INTERRUPT}{MOMENTS[moment]}\nfrom cntk_pipeline.cli.entry import main\nmain()"
+    script = f"{INTERRUPT}{MOMENTS[moment]}\nfrom cntk_pipeline.cli.__main__ import main\nmain()"
     command = [sys.executable, "-c", script, "status", "nowhere"]
     result = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60)
     assert (result.returncode, "Traceback" in result.stderr) == (130, False)

@@ -23,11 +23,12 @@ from cntk_pipeline.environment import require_usable  # noqa: E402 - other modul
 from cntk_pipeline.errors import ConfigError  # noqa: E402
 
 
-def _leave(_number: int, _frame: Any) -> None:
+def leave(_number: int, _frame: Any) -> None:
+    """End the process at once, as a handler of Ctrl-C."""
     os._exit(STOPPED)  # nothing has begun yet; an exception would come out of a half-imported module
 
 
-def _on_interrupt(handler: Any) -> None:
+def on_interrupt(handler: Any) -> None:
     """Set what Ctrl-C does; a shell starts background commands with Ctrl-C ignored, and it stays so."""
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, handler)
@@ -36,27 +37,14 @@ def _on_interrupt(handler: Any) -> None:
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
     """Let Ctrl-C end the process at once while a command imports what it needs; nothing has begun yet."""
-    _on_interrupt(_leave)
+    on_interrupt(leave)
     gc.disable()  # nothing that is imported is garbage, and the search for it took a tenth of the time
     try:
         yield
     finally:
         gc.freeze()  # nor is it ever looked through again
         gc.enable()
-        _on_interrupt(signal.default_int_handler)
-
-
-def main() -> None:
-    """Run the command `cntk`. Ctrl-C ends it without a traceback, also before it begins and when it is at its end."""
-    with importing():
-        from cntk_pipeline.cli.main import main as run
-    _on_interrupt(_leave)  # until the command has imported what it needs
-    try:
-        run()
-    except KeyboardInterrupt:  # between two lines that nothing else guards
-        sys.exit(STOPPED)
-    finally:
-        _on_interrupt(_leave)  # only the interpreter is still to be taken down
+        on_interrupt(signal.default_int_handler)
 
 
 # pydantic looks through all installed distributions for plugins, of which commands use none: a thirtieth of a status.
