@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from faults import faulty
 from faults.faulty import Crash, FaultyPath, Plan, follow
-from support.problems import Recorder
+from support.problems import Recorder, chunks_of
 from support.processes import begun
 from support.restarts import forget
 
@@ -71,12 +71,6 @@ def faulty_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     forget()
 
 
-def contents(path: Path) -> dict[str, bytes]:
-    """Read all chunks of a run."""
-    files = (file for file in path.rglob("*") if "c" in file.parts and file.is_file())
-    return {str(file.relative_to(path)): file.read_bytes() for file in files if "quarantine" not in file.parts}
-
-
 def run_to_the_end(config: RunConfig) -> Path:
     run = runs.start(config, Recorder(), threading.Event())
     assert make_report(run).complete
@@ -98,7 +92,7 @@ def test_a_process_that_ends_at_any_operation_costs_the_tile_in_flight(
     small_config: Config, tmp_path: Path, sections: dict[str, Any], step: int
 ) -> None:
     whole = small_config(**sections, store={"path": str(tmp_path / "whole")})
-    truth = contents(run_to_the_end(whole))
+    truth = chunks_of(run_to_the_end(whole))
     forget()
     operations = recomputed = beyond = wrong = 0
     for k in itertools.count(1, step):  # to the first run that ends before: a slow one asks more often whether to stop
@@ -113,7 +107,7 @@ def test_a_process_that_ends_at_any_operation_costs_the_tile_in_flight(
         follow(Plan())
         path = run_to_the_end(config)
         forget()
-        found = contents(path)
+        found = chunks_of(path)
         assert found.keys() == truth.keys(), f"crash at {k}: {sorted(found.keys() ^ truth.keys())}"
         wrong += sum(found[name] != truth[name] for name in truth)
         recomputed += again(path)
@@ -131,7 +125,7 @@ def test_a_process_that_ends_at_any_operation_costs_the_tile_in_flight(
 def test_operations_of_workers_that_fail_for_the_moment_are_tried_again(
     small_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
 ) -> None:
-    truth = contents(run_to_the_end(small_config(**SMALL, store={"path": str(tmp_path / "whole")})))
+    truth = chunks_of(run_to_the_end(small_config(**SMALL, store={"path": str(tmp_path / "whole")})))
     wait = SerialExecutor.wait
 
     def wait_on_a_flaky_store(self: SerialExecutor, timeout_seconds: float) -> list[Completion]:
@@ -157,7 +151,7 @@ def test_operations_of_workers_that_fail_for_the_moment_are_tried_again(
                 continue
             finally:
                 retries += max(moment.retries for moment in view.moments)
-        assert contents(tmp_path / str(seed)) == truth
+        assert chunks_of(tmp_path / str(seed)) == truth
         faults += plan.failed
     print(
         f"{share:.0%}: {faults} faults injected, {retries} retries, {runs_begun} runs begun for 10, "
@@ -169,7 +163,7 @@ def test_operations_of_workers_that_fail_for_the_moment_are_tried_again(
 def test_operations_of_the_driver_that_fail_for_the_moment_are_tried_again(
     small_config: Config, tmp_path: Path
 ) -> None:
-    truth = contents(run_to_the_end(small_config(**SMALL, store={"path": str(tmp_path / "whole")})))
+    truth = chunks_of(run_to_the_end(small_config(**SMALL, store={"path": str(tmp_path / "whole")})))
     faults = runs_begun = 0
     for seed in range(10):
         config = small_config(**SMALL, store={"path": str(tmp_path / str(seed))})
@@ -182,7 +176,7 @@ def test_operations_of_the_driver_that_fail_for_the_moment_are_tried_again(
             if ended:
                 break
         follow(Plan())
-        assert contents(tmp_path / str(seed)) == truth
+        assert chunks_of(tmp_path / str(seed)) == truth
     print(
         f"5%: {faults} faults injected, {runs_begun} runs begun for 10, 0 tiles recomputed beyond the bound, "
         "0 wrong numbers readable as done"
@@ -205,7 +199,7 @@ def ends_well(config: RunConfig) -> bool:
 def test_an_operation_that_goes_on_failing_ends_a_run_with_an_error_that_says_where(
     small_config: Config, tmp_path: Path
 ) -> None:
-    truth = contents(run_to_the_end(small_config(**SMALL, store={"path": str(tmp_path / "whole")})))
+    truth = chunks_of(run_to_the_end(small_config(**SMALL, store={"path": str(tmp_path / "whole")})))
     operations = ended = recomputed = beyond = wrong = 0
     for k in itertools.count(1, 2 * STEP):
         forget()
@@ -218,7 +212,7 @@ def test_an_operation_that_goes_on_failing_ends_a_run_with_an_error_that_says_wh
         follow(Plan())
         forget()
         path = run_to_the_end(config)
-        found = contents(path)
+        found = chunks_of(path)
         wrong += sum(found.get(name) != content for name, content in truth.items())
         recomputed, beyond = recomputed + again(path), beyond + max(again(path) - 2, 0)
     print(

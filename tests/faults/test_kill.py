@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 from faults.test_chaos import Undisturbed
-from support.problems import Recorder, require_same
+from support.problems import Recorder, chunks_of, require_same
 from support.processes import (
     KERNELS,
     PATIENCE_SECONDS,
@@ -201,10 +201,9 @@ def wait_for_stage(path: Path, driver: subprocess.Popen[bytes], stage: str) -> N
     wait_until(lambda: receipts(path, stage) > 0 or driver.poll() is not None, f"a tile of {stage}")
 
 
-def chunks(path: Path) -> dict[str, bytes]:
+def whole_chunks_of(path: Path) -> dict[str, bytes]:
     """Read all chunks of a run, without what a killed writer left half-written, which the next driver sweeps."""
-    files = (file for file in path.rglob("*") if "c" in file.parts and file.is_file() and file.suffix != ".partial")
-    return {str(file.relative_to(path)): file.read_bytes() for file in files if "quarantine" not in file.parts}
+    return {name: content for name, content in chunks_of(path).items() if not name.endswith(".partial")}
 
 
 @pytest.mark.parametrize(("driver", "choice"), [(CHOICES[name], name) for name in CHOICES], indirect=["driver"])
@@ -224,7 +223,7 @@ def test_workers_killed_within_each_stage_of_a_run_on_centres_cost_the_tiles_in_
     assert set(tiles) == set(begun(whole))
     assert len(tiles) - len(set(tiles)) <= 2 * kills
     print(f"{kills} workers killed: {len(tiles) - len(set(tiles))} of {len(set(tiles))} tiles computed again")
-    assert chunks(path) == chunks(whole)
+    assert whole_chunks_of(path) == whole_chunks_of(whole)
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -246,4 +245,4 @@ def test_drivers_killed_within_each_stage_of_a_run_on_centres_cost_the_tiles_in_
     assert set(tiles) == set(begun(whole))
     assert len(tiles) - len(set(tiles)) <= 2 * WORKERS * kills
     print(f"{kills} drivers killed: {len(tiles) - len(set(tiles))} of {len(set(tiles))} tiles computed again")
-    assert chunks(path) == chunks(whole)
+    assert whole_chunks_of(path) == whole_chunks_of(whole)

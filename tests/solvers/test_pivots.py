@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.problems import TEST, TRAIN, Recorder, Stopper, flip_bit, whole_matrix
+from support.problems import TEST, TRAIN, Recorder, Stopper, chunks_of, flip_bit, whole_matrix
 from support.restarts import forget
 from support.systems import ONE
 
@@ -46,12 +46,6 @@ def chosen(run_small: Run) -> Run:
 
 def kernel_of(run: RunDirectory, part: str = "train") -> np.ndarray:
     return whole_matrix(run, run.specification.readouts[0].name, part).astype(float)
-
-
-def contents(run: RunDirectory) -> dict[str, bytes]:
-    """Read all chunks of a run."""
-    files = (file for file in Path(str(run.path)).rglob("*") if "c" in file.parts and file.is_file())
-    return {str(file.relative_to(str(run.path))): file.read_bytes() for file in files if "quarantine" not in file.parts}
 
 
 def test_a_run_draws_what_is_drawn_in_memory_and_solves_on_it(
@@ -152,7 +146,7 @@ def test_the_choice_ends_by_the_tolerance_and_by_the_rank_and_arrays_are_as_smal
 def test_a_run_that_is_stopped_and_damaged_within_the_choice_ends_with_the_same_bits(
     chosen: Run, small_config: Callable[..., RunConfig], tmp_path: Path, moment: str
 ) -> None:
-    truth = contents(chosen(store={"path": str(tmp_path / "whole")}))
+    truth = chunks_of(Path(str(chosen(store={"path": str(tmp_path / "whole")}).path)))
     forget()
 
     def has_block(view: Stopper) -> bool:
@@ -174,7 +168,7 @@ def test_a_run_that_is_stopped_and_damaged_within_the_choice_ends_with_the_same_
     flip_bit(path)
     run = runs.start(config, Recorder(), threading.Event())
     assert make_report(run).complete
-    assert contents(run) == truth
+    assert chunks_of(Path(str(run.path))) == truth
 
 
 def test_a_draw_that_comes_out_otherwise_than_before_is_refused(

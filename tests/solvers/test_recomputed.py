@@ -57,6 +57,13 @@ def test_the_kept_tiles_are_the_diagonal_and_then_the_first_rows() -> None:
     assert KeptTiles(4, 0).total == 10
 
 
+def interrupt_iterations(config: RunConfig) -> None:
+    """Begin a run, and stop it when its system is at the fourth iteration."""
+    view = Stopper(lambda view: sum("iteration 4," in moment.note for moment in view.moments) > 3)
+    with pytest.raises(Interrupted):
+        runs.start(config, view, view.stop)
+
+
 def found(run: RunDirectory) -> dict[str, np.ndarray]:
     """Read the results of the first solve of a run."""
     name = make_report(run).solves[0].name
@@ -141,9 +148,7 @@ def test_columns_of_a_kernel_are_those_of_its_matrix(run_small: Run, beside: Cal
 def test_a_resume_may_store_more_and_less_and_goes_on_from_its_state(run_small: Run, small_config: Config) -> None:
     path = Path(str(small_config().store.path))
     stored = run_small(**ONE, solve=STORED, store={"path": f"{path}-stored"})
-    view = Stopper(lambda view: sum("iteration 4," in moment.note for moment in view.moments) > 3)
-    with pytest.raises(Interrupted):
-        runs.start(small_config(**ONE, solve=COMPUTED), view, view.stop)
+    interrupt_iterations(small_config(**ONE, solve=COMPUTED))
     steps = len(begun(RunDirectory(path), "step"))
     assert steps >= 3
     more = run_small(**ONE, solve=STORED)
@@ -159,9 +164,7 @@ def test_a_resume_may_store_more_and_less_and_goes_on_from_its_state(run_small: 
 def test_a_solve_that_began_on_a_stored_kernel_goes_on_with_a_part_of_it(run_small: Run, small_config: Config) -> None:
     path = Path(str(small_config().store.path))
     stored = run_small(**ONE, solve=STORED, store={"path": f"{path}-stored"})
-    view = Stopper(lambda view: sum("iteration 4," in moment.note for moment in view.moments) > 3)
-    with pytest.raises(Interrupted):
-        runs.start(small_config(**ONE, solve=STORED), view, view.stop)
+    interrupt_iterations(small_config(**ONE, solve=STORED))
     run = run_small(**ONE, solve=COMPUTED)
     require_same_results(run, stored)
     assert len(begun(run, "step")) == len(begun(stored, "step"))

@@ -133,3 +133,9 @@ def toml(tables: dict[str, Any]) -> str:
 def owner_of(function: Callable[[str, Task], Receipt], kind: str = "train") -> Owner:
     """Make the owner of tasks that a test computes by a function, and that write nowhere."""
     return Owner(kind, function, lambda _run, _task: [])
+
+
+def chunks_of(path: Path) -> dict[str, bytes]:
+    """Read all chunks of a run, by their places in its directory."""
+    files = (file for file in path.rglob("*") if "c" in file.parts and file.is_file())
+    return {str(file.relative_to(path)): file.read_bytes() for file in files if "quarantine" not in file.parts}

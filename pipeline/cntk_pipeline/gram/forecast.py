@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cntk_pipeline.gram.tiles import TEST, TEST_TEST, TRAIN, TRAIN_VARIANCE, VARIANCE, list_kernel_jobs
-from cntk_pipeline.storage.tiled_array import CRC_BYTES
+from cntk_pipeline.storage.tiled_array import CRC_BYTES, chunk_bytes
 from cntk_pipeline.tasks import StageForecast
 from cntk_pipeline.tiling import Cut, KeptTiles
 
@@ -39,7 +39,7 @@ class KernelSize:
     @property
     def chunk_bytes(self) -> int:
         """The bytes of a tile of one read-out on disk."""
-        return self.tile**2 * np.dtype(self.dtype).itemsize + CRC_BYTES
+        return chunk_bytes((self.tile, self.tile), self.dtype)
 
     @property
     def kept(self) -> KeptTiles | None:

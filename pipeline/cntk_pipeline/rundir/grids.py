@@ -1,6 +1,7 @@
 """Jobs of whole matrices, made as they are needed: a list of the jobs of ten million tiles would take gigabytes."""
 
 import bisect
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,8 +16,32 @@ from cntk_pipeline.tasks import Stage, Task
 Array = np.ndarray
 
 
+class _Numbered(Sequence[Job]):
+    """Jobs that are found by their number."""
+
+    @property
+    def _what(self) -> str:
+        """What the numbers are of, for messages."""
+        return "jobs"
+
+    @abstractmethod
+    def _at(self, place: int) -> Job:
+        """Find the job of a number, which is not negative and smaller than that of all jobs."""
+
+    @overload
+    def __getitem__(self, place: int) -> Job: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Job]: ...
+    def __getitem__(self, place: int | slice) -> Job | Sequence[Job]:
+        if isinstance(place, slice):
+            return [self[k] for k in range(*place.indices(len(self)))]
+        if not -len(self) <= place < len(self):
+            raise IndexError(f"there are {len(self)} {self._what}, got number {place}")
+        return self._at(place % len(self))
+
+
 @dataclass(frozen=True, eq=False)
-class JobGrid(Sequence[Job]):
+class JobGrid(_Numbered):
     """The jobs of the tiles of a matrix, row by row; none waits for another task, and no later task uses its chunks up.
 
     The tile at row i and column j has ``heights[i] * widths[j]`` entries.
@@ -42,6 +67,10 @@ class JobGrid(Sequence[Job]):
     def stage(self) -> Stage:
         """The stage of all jobs."""
         return Stage(self.owner.kind)
+
+    @property
+    def _what(self) -> str:
+        return f"tiles of {self.stage}"
 
     @cached_property
     def _ends(self) -> list[int]:
@@ -69,16 +98,7 @@ class JobGrid(Sequence[Job]):
             for col, entries in enumerate(self.entries(row).tolist()):
                 yield self._job(row, col, entries)
 
-    @overload
-    def __getitem__(self, place: int) -> Job: ...
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[Job]: ...
-    def __getitem__(self, place: int | slice) -> Job | Sequence[Job]:
-        if isinstance(place, slice):
-            return [self[k] for k in range(*place.indices(len(self)))]
-        if not -len(self) <= place < len(self):
-            raise IndexError(f"there are {len(self)} tiles of {self.stage}, got number {place}")
-        place %= len(self)
+    def _at(self, place: int) -> Job:
         row = bisect.bisect_right(self._ends, place)
         col = place - (self._ends[row] - self.length(row))
         if self.diagonal is not None and row == col:
@@ -119,7 +139,7 @@ class JobGrid(Sequence[Job]):
         return found.astype(np.uint32) if begin < 2**32 else found
 
 
-class Jobs(Sequence[Job]):
+class Jobs(_Numbered):
     """Jobs of several stages, as grids and as lists, one after the other.
 
     Parameters
@@ -166,16 +186,9 @@ class Jobs(Sequence[Job]):
         for part in self.parts:
             yield from part
 
-    @overload
-    def __getitem__(self, place: int) -> Job: ...
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[Job]: ...
-    def __getitem__(self, place: int | slice) -> Job | Sequence[Job]:
-        if isinstance(place, slice):
-            return [self[k] for k in range(*place.indices(len(self)))]
-        left = place + len(self) if place < 0 else place
+    def _at(self, place: int) -> Job:
         for part in self.parts:
-            if 0 <= left < len(part):
-                return part[left]
-            left -= len(part)
-        raise IndexError(f"there are {len(self)} jobs, got number {place}")
+            if place < len(part):
+                break
+            place -= len(part)
+        return part[place]

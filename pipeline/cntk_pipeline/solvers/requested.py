@@ -32,7 +32,6 @@ from cntk_pipeline.tiling import Cut, KeptTiles, choose_factor_tile
 MANY_SLOTS = 10**6
 """So many that the smallest tile is chosen."""
 
-
 SMALLEST_SHARE = 1 / 4
 """Smallest tile of an older run that is kept, as a share of the tile that would be chosen anew.
 
@@ -202,18 +201,18 @@ def _solve_specification(run: RunDirectory, readout: str, ridge: float, solve: S
     return specification | method | ({"unit_diagonal": True} if solve.unit_diagonal else {})
 
 
-def with_older_tile(config: RunConfig, run: RunDirectory) -> RunConfig:
-    """Set a ``solve.tile`` of "auto" to that of the older run of a grown one, where this keeps some of its factors."""
+def with_older_tile(solve: SolveConfig, run: RunDirectory) -> SolveConfig:
+    """Set a tile "auto" to that of the older run of a grown one, where this keeps some of its factors."""
     growth = Growth.of(run)
-    if growth is None or growth.factor_tile is None or config.solve.tile != "auto":
-        return config
-    ridges, solver = config.solve.ridges, solver_of(Method(config.solve.solver))
-    a_ridge_stays = config.solve.ridge_mode == "absolute" or (ridges != "auto" and 0.0 in ridges)
+    if growth is None or growth.factor_tile is None or solve.tile != "auto":
+        return solve
+    solver = solver_of(Method(solve.solver))
+    a_ridge_stays = solve.ridge_mode == "absolute" or (solve.ridges != "auto" and 0.0 in solve.ridges)
     if not a_ridge_stays or not any(owner.is_nested for owner in solver.owners):
-        return config
+        return solve
     if growth.factor_tile < SMALLEST_SHARE * solver.choose_tile(run.train_cut.count, run.train_cut.size, "auto"):
-        return config
-    return config.model_copy(update={"solve": config.solve.model_copy(update={"tile": growth.factor_tile})})
+        return solve
+    return solve.model_copy(update={"tile": growth.factor_tile})
 
 
 def make_system(run: RunDirectory, specification: Json, method: Method) -> System:

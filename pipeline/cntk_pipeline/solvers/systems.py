@@ -16,7 +16,7 @@ from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Place
 from cntk_pipeline.rundir.specification import BESIDE_THE_RESULT, DataSpecification, Specification, fingerprint
 from cntk_pipeline.storage.records import Record
-from cntk_pipeline.storage.tiled_array import CRC_BYTES, Array
+from cntk_pipeline.storage.tiled_array import Array, chunk_bytes
 from cntk_pipeline.tasks import Stage, Task
 from cntk_pipeline.tiling import Cut, KeptTiles, Tile
 
@@ -149,7 +149,7 @@ def kept_tiles(specification: Specification, kernel_bytes: int | None) -> KeptTi
     """
     if kernel_bytes is None:
         return None
-    chunk = specification.tile**2 * np.dtype(specification.dtype).itemsize + CRC_BYTES
+    chunk = chunk_bytes((specification.tile, specification.tile), specification.dtype)
     return KeptTiles.within(kernel_bytes, specification.train_cut.pieces, chunk * len(specification.readouts))
 
 

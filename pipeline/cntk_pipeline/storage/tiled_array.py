@@ -5,6 +5,7 @@ fsynced, renamed. Any zarr reads them.
 """
 
 import errno
+import math
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +35,12 @@ MAPPED_BYTES = 640 * 2**20
 """Largest size of all mapped tiles of a process: two block rows of most factors. The system owns the pages."""
 
 Array = np.ndarray
+
+
+def chunk_bytes(tile: tuple[int, ...], dtype: str | np.dtype[Any]) -> int:
+    """Count the bytes of a chunk on disk, its checksum included."""
+    return math.prod(tile) * np.dtype(dtype).itemsize + CRC_BYTES
+
 
 _ZARR = ConfigDict(strict=True)
 """Other keys are ignored: zarr.json holds more than this package reads."""
@@ -140,7 +147,7 @@ class TiledArray:
     @property
     def chunk_bytes(self) -> int:
         """The bytes of one chunk on disk."""
-        return int(np.prod(self.tile)) * self.dtype.itemsize + CRC_BYTES
+        return chunk_bytes(self.tile, self.dtype)
 
     def write(self, index: tuple[int, ...], values: Array) -> Chunk:
         """Write a tile so that it is there whole or not at all, and survives a power cut.

@@ -166,7 +166,7 @@ def make_plan(loaded: Loaded, tile: int, kept: Collection[int] = (), free_bytes:
     ]
 
     def cost_of(solve: SolveConfig) -> tuple[float, int]:
-        other = _forecast(loaded, with_factor_tile(solve, Cut(train, tile), slots), tile, rate)
+        other = _forecast(loaded, solve, tile, rate)
         stages, one = other.stage_plans(slots), other.iteration
         passes = 0.0 if one is None else PASSES * _plan_iteration(one, other.systems, slots).seconds
         return sum(each.seconds for each in stages) + passes, sum(each.written_bytes for each in stages)

@@ -258,12 +258,13 @@ def resume(
         contents = read_contents(run)
         for line in () if contents is None else contents.lines:
             view.say(line)
-        if _is_done(run, run.workflow(), view, verify):
+        config = run.workflow()
+        if _is_done(run, config, view, verify):
             clear_earlier(run)
             return run
         if cluster is None:
-            with run.workflow().named_in_errors():
-                cluster_of(run.workflow().cluster)  # anybody may have edited the file
+            with config.named_in_errors():
+                cluster_of(config.cluster)  # anybody may have edited the file
         else:
             cluster_of(cluster)
         trusted = read_trusted(run, cluster=cluster, trust=trust, told=told)
@@ -359,8 +360,8 @@ def _begun(config: RunConfig, view: View, loaded: Loaded | None = None) -> Itera
 
 def _with_factor_tile(config: RunConfig, run: RunDirectory) -> RunConfig:
     """Set a factor tile of "auto" to that of the older run that is grown from, or to what suits the cluster."""
-    config = with_older_tile(config, run)
-    solve = with_factor_tile(config.solve, run.train_cut, slots_of(config), factor_tiles(run))
+    solve = with_older_tile(config.solve, run)
+    solve = with_factor_tile(solve, run.train_cut, slots_of(config), factor_tiles(run))
     return config.model_copy(update={"solve": solve})
 
 
