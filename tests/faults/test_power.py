@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 from faults.faulty import Crash, FaultyPath, Plan, follow
-from faults.test_every_operation import SMALL, contents
-from support.problems import Recorder
+from faults.test_every_operation import SMALL
+from support.problems import Recorder, chunks_of
 from support.restarts import forget
 
 from cntk_pipeline.config import RunConfig
@@ -110,7 +110,7 @@ def test_a_power_cut_costs_the_tile_in_flight(
     caplog.set_level("INFO", "cntk_pipeline.worker")
     counting = follow(Plan())
     runs.start(small_config(**SMALL, store={"path": str(tmp_path / "whole")}), Recorder(), threading.Event())
-    truth, operations = contents(tmp_path / "whole"), counting.count
+    truth, operations = chunks_of(tmp_path / "whole"), counting.count
     forget()
     losses = recomputed = beyond = wrong = 0
     for case in range(CASES):
@@ -135,7 +135,7 @@ def test_a_power_cut_costs_the_tile_in_flight(
         again = begun.total() - len(begun)
         recomputed, beyond = recomputed + again, beyond + max(again - 2, 0)
         assert make_report(RunDirectory(str(path))).complete
-        found = contents(path)
+        found = chunks_of(path)
         assert found.keys() == truth.keys()
         wrong += sum(found[name] != content for name, content in truth.items())
         shutil.rmtree(tmp_path / "disk")

@@ -14,8 +14,8 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
-from faults.test_every_operation import SMALL, again, contents
-from support.problems import Recorder
+from faults.test_every_operation import SMALL, again
+from support.problems import Recorder, chunks_of
 from support.restarts import forget
 
 from cntk_pipeline.config import RunConfig
@@ -87,7 +87,7 @@ class Breaking(Recorder):
 def truth(small_config: Config, tmp_path: Path) -> dict[str, bytes]:
     runs.start(small_config(**SMALL, store={"path": str(tmp_path / "whole")}), Recorder(), threading.Event())
     forget()
-    return contents(tmp_path / "whole")
+    return chunks_of(tmp_path / "whole")
 
 
 def test_a_store_that_cannot_be_written_is_refused_before_anything_is_computed(
@@ -136,7 +136,7 @@ def test_a_store_that_is_lost_in_the_middle_of_a_run_costs_the_tile_in_flight(
         assert make_report(RunDirectory(path)).complete
         recomputed += again(path)
         beyond += max(again(path) - 4, 0)  # one tile in flight, which is tried up to four times
-        found = contents(path)
+        found = chunks_of(path)
         wrong += sum(found.get(name) != content for name, content in truth.items())
     print(
         f"{how.__name__}: {TIMES} faults injected, {recomputed} tiles recomputed, {beyond} beyond the bound, "

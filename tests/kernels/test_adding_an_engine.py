@@ -61,7 +61,7 @@ def test_a_plan_is_of_the_engine_and_measures_it(extended: Copy) -> None:
 
 
 def test_what_the_engine_refuses_is_refused_before_anything_is_written(extended: Copy) -> None:
-    said = extended.cntk("run", "workflow.toml", "--store", "flipped", "--set", "kernel.flips=true", code=1)
+    said = extended.cntk("run", "workflow.toml", "--store", "flipped", "--set", "kernel.flips=true", code=2)
     assert 'the engine "twin" averages over no flips: leave flips out' in said
     assert not (extended.folder / "flipped").exists()
 

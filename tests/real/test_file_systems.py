@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from faults.test_every_operation import SMALL, contents
-from support.problems import Recorder
+from faults.test_every_operation import SMALL
+from support.problems import Recorder, chunks_of
 from support.restarts import forget
 
 from cntk_pipeline.config import RunConfig
@@ -163,7 +163,7 @@ def test_a_run_on_a_file_system_that_lacks_something_has_the_same_bits(
     forget()
     view = Recorder()
     runs.start(here, view, threading.Event())
-    assert contents(disk / "run") == contents(tmp_path / "whole")
+    assert chunks_of(disk / "run") == chunks_of(tmp_path / "whole")
     assert not any("file system" in line for line in view.lines)
     assert runs.verify(disk / "run").bad == ()
     more = {"data": {"train": 20, "test": 3, "standardize_first": 12}}
