@@ -68,9 +68,12 @@ def memory_bytes(groups: Path = _GROUPS, own_groups: Path = _OWN_GROUPS) -> int:
     ----------
     groups, own_groups : as in `core_count`.
     """
-    import distributed.system  # takes 0.2 s, and is not needed where only cores are counted
+    import psutil  # is not needed where only cores are counted
 
-    limit = int(distributed.system.memory_limit())
+    limit = int(psutil.virtual_memory().total)
+    resident = resource.getrlimit(resource.RLIMIT_RSS)[1]
+    if resident != resource.RLIM_INFINITY:
+        limit = min(limit, resident)
     for folder in _own_folders("memory", groups, own_groups):
         for name in ("memory.limit_in_bytes", "memory.max", "memory.high"):
             found = _number(folder / name)

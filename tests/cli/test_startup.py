@@ -1,7 +1,7 @@
 """What a command imports before it does anything: exact lists of modules, since times depend on the machine.
 
 Seen to fail: with dask.utils imported at the top of `config.cluster`, scipy.linalg at that of `solvers.blas`, and
-`kernel_matrix` at that of `estimators.question`.
+`kernel_matrix` at that of `estimators.question`; with digits loaded by scikit-learn, and memory measured by Dask.
 """
 
 import os
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.problems import toml
 
 from cntk_pipeline.rundir.directory import RunDirectory
 
@@ -87,6 +88,23 @@ def test_a_look_at_a_run_imports_nothing_that_computes_or_writes(
     assert set(found) >= {"numpy", "pydantic", "cntk_pipeline.datasets.contents"}
     assert not (COMPUTING | OTHER_PLACES | WRITING) & set(found)
     assert not {f"cntk_pipeline.datasets.{source}" for source in ("sources", "table", "folder", "cifar10")} & set(found)
+
+
+@pytest.mark.slow
+def test_a_run_in_one_process_imports_neither_scikit_learn_nor_a_cluster(tmp_path: Path) -> None:
+    workflow = {
+        "data": {"source": "digits", "train": 6, "test": 2},
+        "network": {"preset": "cntk"},
+        "readouts": {"depths": [2], "poolings": ["flatten"]},
+        "solve": {"ridges": [0.1]},
+        "cluster": {"kind": "serial"},
+        "store": {"path": str(tmp_path / "run")},
+    }
+    (tmp_path / "workflow.toml").write_text(toml(workflow))
+    code, *found = modules_after(CALL, "run", str(tmp_path / "workflow.toml"))
+    assert code == "0"
+    assert {"numba", "zarr"} <= set(found)
+    assert not {"sklearn", "distributed", "scipy.stats", "pandas"} & set(found)
 
 
 def test_the_model_of_a_section_is_compiled_when_it_is_first_read() -> None:

@@ -1,9 +1,12 @@
 """The handwritten digits that come with scikit-learn: real images, and no file to fetch."""
 
+import importlib.util
 from dataclasses import dataclass
-from typing import final
+from pathlib import Path
+from typing import Any, final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cntk_pipeline.datasets.base import Dataset, Loader, as_split
 from cntk_pipeline.errors import ConfigError
@@ -46,9 +49,23 @@ class Digits(Loader):
                 f"data source 'digits': expected no path, got {self.path!r}; remove data.path "
                 "(the images come with scikit-learn), or choose the source 'npz' or 'folder'"
             )
-        # Imported here because scikit-learn takes a second, which `cntk --help` should not pay.
-        from sklearn.datasets import load_digits
+        images, labels = _read()
+        return Dataset("digits", tuple("0123456789"), as_split(images, labels))
 
-        digits = load_digits()
-        train = as_split(digits.images.astype(np.float32), digits.target)
-        return Dataset("digits", tuple("0123456789"), train)
+
+def _read() -> tuple[NDArray[np.float32], NDArray[Any]]:
+    """Read the images and labels from scikit-learn's file.
+
+    scikit-learn itself takes a second to import, which each command would pay; it is asked only where its file has
+    another place.
+    """
+    package = importlib.util.find_spec("sklearn")
+    if package is not None and package.origin is not None:
+        file = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
+        if file.is_file():
+            table = np.loadtxt(file, delimiter=",", dtype=np.float32)
+            return table[:, :64].reshape(-1, 8, 8), table[:, 64].astype(np.int64)
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    return digits.images.astype(np.float32), digits.target
