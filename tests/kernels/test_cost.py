@@ -7,6 +7,7 @@ import pytest
 
 from cntk_pipeline.kernels import CpuEvaluator, cost, lower, measure_pair, quick_part
 from cntk_pipeline.kernels.cost import guess_pair_seconds, part_of
+from cntk_pipeline.kernels.timing import time_pairs
 from cntk_pipeline.layers import presets
 
 
@@ -82,3 +83,14 @@ def test_the_forecast_from_a_part_is_that_of_the_whole():
 def test_small_pairs_are_measured_whole():
     images = np.ones((2, 8, 8, 1), np.float32)
     assert measure_pair(program(8), "float32", False, images).share == 1
+
+
+def test_right_images_lack_what_the_left_ones_lack() -> None:
+    sample = np.random.default_rng(0).standard_normal((3, 1, 6, 2))
+    sample[1, 0, 4:] = sample[2, 0, 1:] = np.nan
+    pairs: list[tuple[np.ndarray, np.ndarray]] = []
+    time_pairs(lambda left, right: pairs.append((left, right)) or left, sample, 4, 8)
+    left, right = pairs[-1]
+    rows = np.arange(len(right)) % 3
+    np.testing.assert_array_equal(np.isnan(right), np.isnan(sample)[rows])
+    assert 0.5 < np.nanstd(right) / np.nanstd(sample) < 2

@@ -12,6 +12,7 @@ from cntk_pipeline.cli.main import app, main
 from cntk_pipeline.config import load_config
 from cntk_pipeline.datasets.recognition import recognise
 from cntk_pipeline.errors import ConfigError, DataError, DataNotFound
+from cntk_pipeline.sequences import pad
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.starter import make_starter, write_starter
 
@@ -67,6 +68,30 @@ def test_images_get_convolutions_and_few_rows_of_many(tmp_path: Path) -> None:
     config = make_starter(str(tmp_path / "many.npz")).config
     assert config.network.preset == "cntk"
     assert (config.data.train, config.data.test, config.data.shuffle) == (5000, 1000, 0)
+
+
+@pytest.mark.parametrize("lengths", [[5, 5, 5], [5, 3, 4]], ids=["equal", "unequal"])
+def test_sequences_get_a_recurrent_layer_and_unequal_ones_get_padded(tmp_path: Path, lengths: list[int]) -> None:
+    rng = np.random.default_rng(0)
+    x = pad([rng.standard_normal((steps, 2)) for steps in lengths * 4])
+    np.savez(tmp_path / "steps.npz", x=x, y=np.arange(12) % 2)
+    starter = make_starter(str(tmp_path / "steps.npz"), {"layout": "sequences"})
+    assert [layer["layer"] for layer in starter.config.network.layers] == [
+        *(["Padded"] if len(set(lengths)) > 1 else []),
+        "Recurrent",
+        "GlobalAvgPool",
+        "Dense",
+    ]
+    assert runs.plan(starter.config).readouts
+
+
+def test_images_with_absent_pixels_get_a_network_that_takes_them(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((12, 8, 8, 1))
+    x[10, 2:4, 3] = np.nan
+    np.savez(tmp_path / "gaps.npz", x_train=x[:8], y_train=np.arange(8) % 2, x_test=x[8:], y_test=np.arange(4) % 2)
+    starter = make_starter(str(tmp_path / "gaps.npz"))
+    assert starter.config.network.layers[0] == {"layer": "Masked"}
+    assert runs.plan(starter.config).readouts
 
 
 def test_pictures_of_mixed_sizes_are_refused_with_the_key_that_helps(tmp_path: Path) -> None:

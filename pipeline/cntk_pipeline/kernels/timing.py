@@ -71,10 +71,13 @@ def time_pairs(
     """
     # An image and its copy may be computed in float64, as few pairs of a run are: right images are others. Their seed
     # is no usual one, since people try the program with random images: copies of those cost four times as much.
-    other = np.random.default_rng(SEED).standard_normal((LARGEST_SAMPLE, *sample.shape[1:])) * max(sample.std(), 1e-3)
+    other = np.random.default_rng(SEED).standard_normal((LARGEST_SAMPLE, *sample.shape[1:]))
+    other *= max(np.nanstd(sample), 1e-3)
 
     def tile(size: int) -> Array:
         return sample[np.arange(size) % len(sample)]
+
+    other[np.isnan(tile(LARGEST_SAMPLE))] = np.nan  # what is absent in the left ones
 
     evaluate(sample[:1], other[:1])  # compiles
     rows, columns, best = 1, min(lane_width, LARGEST_SAMPLE), float("inf")

@@ -13,6 +13,7 @@ from cntk_pipeline.datasets import Contents, Dataset, make_loader, select, shuff
 from cntk_pipeline.datasets.recognition import Keys, recognise
 from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.graphs import is_graph
+from cntk_pipeline.sequences import has_absent_pixels, has_absent_steps
 
 TEST_SHARE = 0.2
 """Share of the rows that are tested on where the data have no test part."""
@@ -22,6 +23,21 @@ FIRST_ROWS, FIRST_TESTS = 5000, 1000
 
 SMALLEST_SIDE = 6
 """Images with a shorter side are taken as vectors: convolutions of 3 x 3 see all of them at once."""
+
+RECURRENT = """\
+    {layer = "Recurrent", activation = {layer = "Relu"}, w_std = 1.0, u_std = 1.0, b_std = 0.1},
+    {layer = "GlobalAvgPool"},  # all steps; LastState takes the last one
+    {layer = "Dense"},
+"""
+
+CONVOLUTIONS = """\
+    {layer = "Conv", filter_shape = 3, w_std = 1.41421356},
+    {layer = "Relu"},
+    {layer = "Conv", filter_shape = 3, w_std = 1.41421356},
+    {layer = "Relu"},
+    {layer = "Flatten"},        # GlobalAvgPool is more accurate and takes some hundred times as long
+    {layer = "Dense"},
+"""
 
 
 @dataclass(frozen=True)
@@ -102,7 +118,7 @@ def _write(name: str, keys: Keys, data: Dataset) -> str:
     parts = [
         f"name = {json.dumps(name)}\n",
         _data_table(keys, data),
-        _network_table(data),
+        _network_table(keys, data),
         '[solve]\nridges = "auto"          # by leave-one-out on the training images; or a list, like [1e-4, 1e-2]\n',
         "[inference]              # further results; remove the # of those that you want\n"
         "# leave_one_out = true\n"
@@ -130,8 +146,14 @@ def _data_table(keys: Keys, data: Dataset) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _network_table(data: Dataset) -> str:
-    """Choose convolutions for images, dense layers for vectors and for images of a few pixels."""
+def _network_table(keys: Keys, data: Dataset) -> str:
+    """Choose convolutions for images, recurrent layers for sequences, dense layers for vectors and for small images."""
+    parts = [part.images for part in (data.train, data.test) if part is not None]
+    if keys.get("layout") == "sequences":
+        padded = '    {layer = "Padded"},         # steps that hold NaN are absent\n'
+        return _layers_table((padded if any(map(has_absent_steps, parts)) else "") + RECURRENT)
+    if data.train.images.ndim == 4 and any(map(has_absent_pixels, parts)):
+        return _layers_table(f'    {{layer = "Masked"}},         # pixels that hold NaN are absent\n{CONVOLUTIONS}')
     if is_graph(data.train.images.shape[1:]):
         return (
             '[network]\npreset = "gntk"\n\n[readouts]               # all come out of one pass\ndepths = [1, 2]\n'
@@ -150,6 +172,11 @@ def _network_table(data: Dataset) -> str:
         lines.append('poolings = ["flatten"]   # "gap" is more accurate and takes some hundred times as long')
     lines.append('kinds = ["ntk"]          # and "nngp"')
     return "\n".join(lines) + "\n"
+
+
+def _layers_table(layers: str) -> str:
+    """Write a network by its layers, which no preset has."""
+    return f'[network]\nlayers = [\n{layers}]\n\n[readouts]\nkinds = ["ntk"]          # and "nngp"\n'
 
 
 def _toml(value: Any) -> str:
