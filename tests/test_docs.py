@@ -202,6 +202,8 @@ def test_every_key_of_a_workflow_has_a_type_and_a_meaning() -> None:
     nameless = [(table.section, table.kind, key.name) for table in tables for key in table.keys if not key.meaning]
     assert nameless == []
     assert [key.name for table in tables for key in table.keys if not key.type] == []
+    numbers = [key for table in tables for key in table.keys if key.type in ("number", "whole number")]
+    assert [key.name for key in numbers if key.default.startswith('"')] == []  # a text
     assert {table.section for table in tables} == {"", *RunConfig.model_fields} - {"name"}
 
 

@@ -229,6 +229,8 @@ def _type_of(default: Any) -> str:
     """Write the type of an option of a preset, from its default."""
     if default is None or isinstance(default, bool):
         return "true or false"
+    if isinstance(default, str):
+        return _TYPES["string"]
     return _TYPES["integer" if isinstance(default, int) else "number"]
 
 
