@@ -251,7 +251,7 @@ def engine_of(run: RunDirectory, numbers: tuple[int, ...] | None = None) -> Engi
 
 
 def forget_runs() -> None:
-    """Forget the runs that this process has open: one of them is about to get another specification."""
+    """Forget the runs that this process has open: another one may have lain at the path of the next."""
     open_once.cache_clear()
     _pivot_images.cache_clear()
     engines_once.cache_clear()
@@ -448,6 +448,8 @@ def _chunk_on_disk(array: TiledArray, index: tuple[int, ...]) -> Chunk | None:
 def prepare_worker(run_path: str, versions: dict[str, str], code: UserCode | None = None) -> None:
     """Prepare a worker process: compare versions, compile or load the engine, and let it test itself on two images.
 
+    The process may have served an earlier driver, and forgets its runs.
+
     Parameters
     ----------
     run_path : of the run directory.
@@ -471,6 +473,7 @@ def prepare_worker(run_path: str, versions: dict[str, str], code: UserCode | Non
             + ", ".join(f"{name} (driver {there}, worker {mine})" for name, (there, mine) in differing.items())
             + ": install the same versions on both"
         )
+    forget_runs()
     run = open_once(run_path)
     needs_more = not is_known(run) or run.specification.engine.code is not None or uses_devices(run)
     if needs_more and is_whole(run):

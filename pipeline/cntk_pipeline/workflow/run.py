@@ -460,6 +460,7 @@ def _mend_inputs(run: RunDirectory, config: RunConfig, verify: bool) -> list[Sto
 
 def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> None:
     run, config = begun.run, begun.config
+    gram.forget_runs()
     _require_numerics(run)
     for path in _mend_inputs(run, config, verify):
         view.say(f"{path} was gone or damaged: written anew from the data set")
@@ -522,7 +523,6 @@ def _retracting(run: RunDirectory) -> Iterator[None]:
         yield
     except ConfigError:
         run.retract()  # only where nothing is computed yet
-        gram.forget_runs()
         raise
 
 
