@@ -73,7 +73,9 @@ def test_another_run_at_a_path_that_standing_workers_have_used_is_computed_with_
         first = run_small(cluster=workers)
         shutil.rmtree(str(first.path))
         again = kernel_of(run_small(cluster=workers, network={"options": {"trained_ends": False}}))
-    expected = kernel_of(run_small(network={"options": {"trained_ends": False}}, store={"path": f"{first.path}-elsewhere"}))
+    expected = kernel_of(
+        run_small(network={"options": {"trained_ends": False}}, store={"path": f"{first.path}-elsewhere"})
+    )
     np.testing.assert_array_equal(again, expected)
 
 
