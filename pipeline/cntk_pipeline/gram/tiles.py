@@ -445,7 +445,9 @@ def _chunk_on_disk(array: TiledArray, index: tuple[int, ...]) -> Chunk | None:
         return None
 
 
-def prepare_worker(run_path: str, versions: dict[str, str], code: UserCode | None = None) -> None:
+def prepare_worker(
+    run_path: str, versions: dict[str, str], code: UserCode | None = None, computes: bool = False
+) -> None:
     """Prepare a worker process: compare versions, compile or load the engine, and let it test itself on two images.
 
     The process may have served an earlier driver, and forgets its runs.
@@ -455,6 +457,7 @@ def prepare_worker(run_path: str, versions: dict[str, str], code: UserCode | Non
     run_path : of the run directory.
     versions : of the driver's libraries.
     code : the user's own code that the driver may import, and so this process; None for none.
+    computes : whether solves compute tiles that are not stored: the engine is needed with a whole kernel too.
 
     Raises
     ------
@@ -476,7 +479,7 @@ def prepare_worker(run_path: str, versions: dict[str, str], code: UserCode | Non
     forget_runs()
     run = open_once(run_path)
     needs_more = not is_known(run) or run.specification.engine.code is not None or uses_devices(run)
-    if needs_more and is_whole(run):
+    if needs_more and not computes and is_whole(run):
         return  # what is left needs no engine
     if code is not None:
         load_code(run, code)
