@@ -137,7 +137,7 @@ def test_a_recursion_that_converges_with_the_last_iteration_allowed_is_checked(r
     needed = make_report(RunDirectory(path)).solves[0].iterations
     again = run_small(**ONE, solve=CG | {"max_iterations": needed - 1}, store={"path": f"{path}-few"})
     assert make_report(again).complete
-    with pytest.raises(NotConverged, match="Raise solve.max_iterations"):
+    with pytest.raises(NotConverged, match=r"Raise solve\.max_iterations"):
         run_small(**ONE, solve=CG | {"max_iterations": needed - 2}, store={"path": f"{path}-fewer"})
 
 
