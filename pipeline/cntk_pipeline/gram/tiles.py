@@ -267,6 +267,8 @@ def compute(run_path: str, task: Task) -> Receipt:
     ------
     NotFinite
         If a value is not finite; nothing is written then.
+    SpecificationMismatch
+        If another run lies there by now; nothing is written either.
     """
     run = open_once(run_path)
     places = _places(run, task)
@@ -282,6 +284,7 @@ def compute(run_path: str, task: Task) -> Receipt:
     parts = iter([*(v[..., :width] for v in values)] + ([np.diagonal(v) for v in values] if on_diagonal else []))
 
     def write() -> tuple[Chunk, ...]:
+        run.require_same()
         return tuple(
             array.write(index, next(parts)) if k % count in missing else chunk
             for k, ((array, index), chunk) in enumerate(zip(places, found, strict=True))
