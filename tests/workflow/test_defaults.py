@@ -1,7 +1,7 @@
 """Every kind of input through plan and run with nothing given but the data and the network.
 
-Other tests give the tile and the ridge, so that a default that fails is seen here. Seen to fail: with pairs of sequences
-of unequal lengths measured on sequences without a step.
+Other tests give the tile and the ridge, so that a default that fails is seen here. Seen to fail: with pairs
+measured on sequences without a step.
 """
 
 import threading
