@@ -193,6 +193,19 @@ def test_a_late_tile_of_a_run_that_was_deleted_is_not_written_into_the_next_one_
         gram.compute(str(run.path), late)
 
 
+def test_the_engine_of_a_run_is_its_own_whatever_run_lay_at_its_path(
+    run_small: Run, small_config: Callable[..., RunConfig]
+) -> None:
+    first = run_small()
+    before = gram.engine_of(first).question.readouts
+    shutil.rmtree(str(first.path))
+    run, _ = runs.begin_elsewhere(small_config(readouts={"depths": [4]}), Recorder(), None)
+    assert gram.engine_of(run).question.readouts == tuple(
+        (each.network, each.kind) for each in readouts_of(run.workflow().network, run.workflow().readouts)
+    )
+    assert gram.engine_of(run).question.readouts != before
+
+
 def test_fewer_training_images_than_a_tile_are_fine(run_small: Run) -> None:
     run = run_small(data={"train": 3, "test": 1})
     assert run.kernel("depth3-gap-ntk", "train").read(0, 0).shape == (3, 3)

@@ -246,8 +246,10 @@ def test_kernel_jobs(run: RunDirectory, nodes: NodeCounts | None) -> Jobs:
 
 def engine_of(run: RunDirectory, numbers: tuple[int, ...] | None = None) -> Engine:
     """Put read-outs of a run, by number or all, to its engine, once per process; errors as of `open_engine`."""
-    all_of_them = tuple(range(len(run.specification.readouts)))
-    return engines_once(str(run.path.absolute()), all_of_them if numbers is None else numbers)
+    path, all_of_them = str(run.path.absolute()), tuple(range(len(run.specification.readouts)))
+    if open_once(path).fingerprint != run.fingerprint:
+        forget_runs()
+    return engines_once(path, all_of_them if numbers is None else numbers)
 
 
 def forget_runs() -> None:

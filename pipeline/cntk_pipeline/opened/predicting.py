@@ -167,7 +167,6 @@ def _compute(
     """Store the images and compute what is asked for."""
     with store_explained(run.path), lease.hold(run.lease_path, current_job()) as held:
         clear_earlier(run)
-        gram.forget_runs()
         record = ImagesRecord(len(images), images.given.origin)
         there = PredictionDirectory.begin(run, digest, system.readout, record)
         _store_images(there, images, view)

@@ -461,7 +461,6 @@ def _mend_inputs(run: RunDirectory, config: RunConfig, verify: bool) -> list[Sto
 
 def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> None:
     run, config = begun.run, begun.config
-    gram.forget_runs()
     _require_numerics(run)
     for path in _mend_inputs(run, config, verify):
         view.say(f"{path} was gone or damaged: written anew from the data set")
