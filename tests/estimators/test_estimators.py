@@ -22,7 +22,7 @@ from cntk_pipeline.datasets import one_hot_targets
 from cntk_pipeline.estimators import KernelClassifier, KernelRegressor, NetworkKernel
 from cntk_pipeline.estimators import question as questions
 from cntk_pipeline.estimators import source as sources
-from cntk_pipeline.layers import Dense, Relu, presets
+from cntk_pipeline.layers import Dense, Dropout, Relu, Sequential, presets
 from cntk_pipeline.regression import gp_posterior, leave_one_out
 from cntk_pipeline.regression.probabilities import calibration_error
 
@@ -161,6 +161,18 @@ def test_a_kernel_serves_support_vectors_and_gaussian_processes() -> None:
     np.testing.assert_allclose(found, expected, atol=1e-5)
     process = GaussianProcessClassifier(ConstantKernel() * NetworkKernel(DENSE, kind="nngp"), random_state=0)
     assert process.fit(x[:200], y[:200]).score(x[200:], y[200:]) > 0.9
+
+
+def test_the_fit_of_a_support_vector_machine_knows_samples_from_their_copies() -> None:
+    network = Sequential(Dense(), Relu(), Dropout(0.5), Dense())
+    x, y = DIGITS[:90], LABELS[:90] % 2
+    train, cross = kernel_matrix(network, x[:60], dtype="float64"), kernel_matrix(network, x, x[:60], dtype="float64")
+    kernel = NetworkKernel(network, dtype="float64")
+    expected = SVC(kernel="precomputed", C=10).fit(train, y[:60]).decision_function(cross)
+    found = SVC(kernel=kernel, C=10).fit(x[:60], y[:60]).decision_function(x)
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+    np.testing.assert_array_equal(np.diagonal(kernel(x, x)), kernel.diag(x))
+    np.testing.assert_array_equal(kernel(x, x.copy()), kernel_matrix(network, x, x.copy(), dtype="float64"))
 
 
 def test_a_gaussian_process_computes_each_matrix_once(monkeypatch: pytest.MonkeyPatch) -> None:

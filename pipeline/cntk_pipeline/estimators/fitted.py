@@ -71,6 +71,7 @@ def fit_samples(
         if estimator.centre_choice == "random":
             rows = draw(len(samples), count, int(estimator.centre_seed))
         columns = source.cross(samples, samples[rows])
+        columns[rows, np.arange(count)] = diagonal[rows]  # for Dropout: a centre is one sample with itself
     fitted = fit_centres(columns, diagonal, targets.reshape(len(targets), -1), centres=rows, **asked)
     return samples[rows], fitted
 

@@ -75,7 +75,8 @@ class NetworkKernel(Kernel):
         Parameters
         ----------
         X, Y : array, (n, features) or (n, H, W, C)
-            None for ``Y`` means ``X``.
+            None for ``Y`` means ``X``, and so does the array ``X`` itself. `Dropout` tells these from a copy of ``X``, whose
+            samples are others.
         eval_gradient : also return the gradient by the hyperparameters, of which there are none: ``(n, n, 0)``.
 
         Returns
@@ -90,6 +91,7 @@ class NetworkKernel(Kernel):
         if eval_gradient and Y is not None:
             raise ValueError("a gradient can only be evaluated where Y is None")
         source = KernelSource.of(self)
+        Y = None if Y is X else Y  # as the fit of a support vector machine asks
         left = source.samples(np.asarray(X))
         right = None if Y is None else source.samples(np.asarray(Y))
         values = _RECENT.matrix(source, left, right)
