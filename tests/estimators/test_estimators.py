@@ -19,6 +19,7 @@ from sklearn.svm import SVC
 
 from cntk_pipeline import kernel_matrix
 from cntk_pipeline.datasets import one_hot_targets
+from cntk_pipeline.errors import NotPositiveDefinite
 from cntk_pipeline.estimators import KernelClassifier, KernelRegressor, NetworkKernel
 from cntk_pipeline.estimators import question as questions
 from cntk_pipeline.estimators import source as sources
@@ -285,3 +286,28 @@ def test_a_kernel_without_hyperparameters_has_an_empty_gradient() -> None:
     assert not kernel.is_stationary()
     with pytest.raises(ValueError, match="a gradient can only be evaluated where Y is None"):
         kernel(X, X, eval_gradient=True)
+
+
+@pytest.mark.parametrize("kind", [KernelClassifier, KernelRegressor])
+def test_a_fit_that_fails_leaves_no_fit_or_the_one_before(kind: Any) -> None:
+    zeros, later = np.zeros((20, 64)), Y + 10
+    model = kind(presets.fully_connected(2), ridge=0.0)
+    with pytest.raises(NotPositiveDefinite):
+        model.fit(zeros, Y)
+    with pytest.raises(NotFittedError, match="not fitted yet"):
+        model.predict(X)
+    model.set_params(ridge=1e-2).fit(X, Y)
+    before = model.predict(X)
+    with pytest.raises(NotPositiveDefinite):
+        model.fit(zeros, later)
+    np.testing.assert_array_equal(model.predict(X), before)
+
+
+@pytest.mark.parametrize("kind", [KernelClassifier, KernelRegressor])
+@pytest.mark.parametrize("count", [None, 10])
+def test_a_fit_has_samples_of_its_own(kind: Any, count: int | None) -> None:
+    own = X.copy()
+    model = kind(DENSE, n_centres=count, dtype="float64").fit(own, Y)
+    before = model.predict(DIGITS[:40])
+    own *= -3
+    np.testing.assert_array_equal(model.predict(DIGITS[:40]), before)

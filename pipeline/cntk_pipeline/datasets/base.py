@@ -15,7 +15,7 @@ from pydantic import ConfigDict
 from cntk_pipeline.datasets.labels import check_numbers, read_labels, why_no_labels, why_outside
 from cntk_pipeline.errors import ConfigError, DataError
 from cntk_pipeline.graphs import is_graph, unpack
-from cntk_pipeline.inputs import as_array
+from cntk_pipeline.inputs import as_array, require_plain
 from cntk_pipeline.models import STRICT, AskedTask, TaskName
 from cntk_pipeline.sequences import find_broken
 
@@ -164,6 +164,7 @@ def as_split(images: npt.ArrayLike, labels: npt.ArrayLike | None) -> Split:
 
 def _check_images(images: npt.NDArray[Any], where: str) -> None:
     """Raise `DataError` unless the images of one part have a usable type and shape."""
+    require_plain(f"{where} images", images)
     if not (images.dtype == np.uint8 or (images.dtype.kind == "f" and images.dtype.itemsize <= 8)):
         raise DataError(
             f"{where} images: expected uint8, float16, float32 or float64 pixels, got {images.dtype}; "
@@ -183,6 +184,7 @@ def _check_labels(split: Split, task: TaskName, column_count: int, where: str) -
     labels = split.labels
     if labels is None:
         return
+    require_plain(f"{where} labels", labels)
     if task == "classification" and (labels.dtype != np.int64 or labels.ndim != 1):
         raise DataError(
             f"{where} labels: expected integers of shape (n,), got {labels.dtype} of shape {labels.shape}; "

@@ -43,6 +43,8 @@ def fit_samples(
     count = estimator.n_centres
     _require_choice(estimator)
     if count is None:
+        if source.question is not None:
+            samples = samples.copy()  # they may be the caller's own array, and predictions read them
         return samples, fit(source.train(samples), targets, **asked)
     if source.question is None:
         raise ValueError(

@@ -17,6 +17,7 @@ from cntk_pipeline.estimators.folder_memory import FolderMemory
 from cntk_pipeline.estimators.kept import Found, digests
 from cntk_pipeline.estimators.question import KernelQuestion, image_shape_of, thread_count
 from cntk_pipeline.estimators.run_memory import RunMemory
+from cntk_pipeline.inputs import as_array
 from cntk_pipeline.kernels.program import Array
 from cntk_pipeline.layers import Dropout, Layer
 from cntk_pipeline.layers.kinds import KINDS
@@ -93,7 +94,7 @@ def fill_memory(
     questions = [KernelQuestion(network, "nngp", dtype, flips, shape, n_jobs) for network in networks]
     if not questions:
         return
-    inputs = questions[0].inputs(np.asarray(x))
+    inputs = questions[0].inputs(as_array("x", x))
     wanted = _Wanted(dtype, inputs, None)
     folders = {
         folder.path: (folder, question) for question in questions for folder in [_folder(memory, question, inputs)]

@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from cntk_pipeline.estimators.fitted import CentreChoice, fit_samples
 from cntk_pipeline.estimators.source import KernelSource, is_precomputed, read_samples
+from cntk_pipeline.inputs import require_plain
 from cntk_pipeline.layers import Layer
 from cntk_pipeline.regression.arguments import MEASURED_RIDGES, RidgeMode
 from cntk_pipeline.regression.centres import FittedCentres
@@ -107,6 +108,8 @@ class KernelRegressor(RegressorMixin, BaseEstimator):
             If the kernel is not positive definite with any ridge.
         """
         source = KernelSource.of(self)
+        require_plain("X", X)
+        require_plain("y", y)
         values, y = validate_data(
             self,
             X,
@@ -119,9 +122,11 @@ class KernelRegressor(RegressorMixin, BaseEstimator):
             ensure_all_finite=source.needed_numbers,
         )
         targets = np.asarray(y, np.float64)
-        self.y_mean_ = targets.mean(axis=0)
-        centred = targets - self.y_mean_
-        self.X_fit_, fitted = fit_samples(self, source, source.samples(values), centred, MEASURED_RIDGES)
+        mean = targets.mean(axis=0)
+        centred = targets - mean
+        samples, fitted = fit_samples(self, source, source.samples(values), centred, MEASURED_RIDGES)
+        # Only now: behind a fit that fails, predictions are still those of the one before.
+        self.y_mean_, self.X_fit_ = mean, samples
         self.ridge_, self.absolute_ridge_, self.ridge_path_ = fitted.ridge, fitted.absolute_ridge, fitted.path
         self.dual_coef_ = fitted.coefficients.reshape(-1, *targets.shape[1:])
         self.leave_one_out_ = fitted.leave_one_out.reshape(targets.shape) + self.y_mean_
@@ -161,8 +166,9 @@ class KernelRegressor(RegressorMixin, BaseEstimator):
         """
         if return_std and return_cov:
             raise ValueError("at most one of return_std and return_cov can be asked for")
-        check_is_fitted(self)
+        check_is_fitted(self, "dual_coef_")
         source = KernelSource.of(self)
+        require_plain("X", X)
         values = validate_data(
             self, X, dtype="numeric", allow_nd=True, reset=False, ensure_all_finite=source.needed_numbers
         )
