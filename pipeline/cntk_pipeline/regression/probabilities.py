@@ -8,8 +8,8 @@ import scipy
 from pydantic import with_config
 
 from cntk_pipeline.errors import ConfigError
-from cntk_pipeline.models import STRICT
 from cntk_pipeline.inputs import as_array
+from cntk_pipeline.models import STRICT
 from cntk_pipeline.regression.arguments import Array, as_finite, as_real
 
 _EXPONENTS = (-4.0, 6.0)
