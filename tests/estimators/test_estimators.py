@@ -240,6 +240,13 @@ X, Y = DIGITS[:20], LABELS[:20]
         ({"ridge_mode": "rel"}, ValueError, r"rel"),
         ({"image_shape": (8, 8)}, TypeError, r"image_shape must be \(height, width, channels\), .*got \(8, 8\)"),
         ({"image_shape": (4, 8, 1)}, ValueError, r"asks for X of shape \(n, 32\) or \(n, 4, 8, 1\), got \(20, 64\)"),
+        ({"flips": "no"}, TypeError, r"flips must be True or False, got 'no'"),
+        ({"flips": 2}, TypeError, r"flips must be True or False, got 2"),
+        (
+            {"flips": True},
+            ValueError,
+            r"X of shape \(20, 64\) holds vectors: give image_shape=\(height, width, channels",
+        ),
         ({"n_jobs": 0}, ValueError, r"n_jobs must be a whole number other than 0"),
         ({"n_jobs": 1.5}, ValueError, r"n_jobs must be a whole number other than 0, .*got 1\.5"),
         ({"memory": 3}, TypeError, r"memory must be the path of a folder or of a run directory, or None, got 3"),

@@ -42,7 +42,7 @@ class KernelClassifier(ClassifierMixin, BaseEstimator):
     dtype : {"float32", "float64"}
         Of the kernel; the regression is done in float64.
     flips : bool
-        Average the kernel over images flipped left to right.
+        Average the kernel over images flipped left to right; not of vectors.
     image_shape : tuple of int, optional
         (H, W, C) of the images that the features are, channels last. Without it, features are vectors, and X may also
         be images ``(n, H, W, C)``.

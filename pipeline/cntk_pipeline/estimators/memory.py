@@ -187,7 +187,7 @@ def _folder(memory: str | Path, question: KernelQuestion, inputs: Array) -> Fold
         "network": network,
         "input_shape": list(inputs.shape[1:]),
         "dtype": question.dtype,
-        "flips": question.flips,
+        "flips": bool(question.flips),
         "engine": "cpu",
         "numerics_version": kernels.find_engine("cpu").version_for(asked),
     }

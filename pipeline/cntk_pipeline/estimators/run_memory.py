@@ -44,7 +44,8 @@ class RunMemory(Kept):
         self._run, self._network = RunDirectory(path), spell(question.network)
         specification = self._run.specification
         asked = (input_shape, question.dtype, question.flips)
-        stored = (specification.data.shape, specification.dtype, specification.flips)
+        flips = specification.flips and len(specification.data.shape) > 1  # of vectors they changed nothing
+        stored = (specification.data.shape, specification.dtype, flips)
         if asked != stored:
             raise SpecificationMismatch(
                 f"the run in {path} cannot serve as memory: it holds kernels of samples of shape {stored[0]} in "

@@ -41,7 +41,7 @@ class Question:
     Raises
     ------
     LayerError
-        If the dtype is another.
+        If the dtype is another, or flips are neither True nor False.
     """
 
     readouts: tuple[tuple[Layer, str], ...]
@@ -52,6 +52,8 @@ class Question:
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise LayerError(f'kernels are computed in "float32" or "float64", got dtype={self.dtype!r}')
+        if not isinstance(self.flips, bool | np.bool_):
+            raise LayerError(f"flips must be True or False, got {self.flips!r}")
 
 
 class Evaluator(ABC):

@@ -52,7 +52,7 @@ def kernel_matrix(
         ``x2`` means ``x1``.
     kind : "ntk", or "nngp" for the kernel of the network with only its last layer trained.
     dtype : "float32" or "float64", of the computation and the result.
-    flips : average over x2 and its images flipped left to right.
+    flips : average over x2 and its images flipped left to right; vectors have none.
     progress : True shows a bar on stderr; a function is called in this thread with the pairs that are done and those
         in all, again and again. What it raises stops the computation.
     engine : what computes it, a name in `kernels.ENGINES`; docs/extending.md shows how to add one.
@@ -65,7 +65,7 @@ def kernel_matrix(
     Raises
     ------
     LayerError
-        If the network does not accept the inputs' shape, or kind or dtype are unknown.
+        If the network does not accept the inputs' shape, kind or dtype are unknown, or flips are asked of vectors.
     DataError
         If the inputs are not finite numbers or differ in shape.
     ConfigError
@@ -184,6 +184,11 @@ def kernel_diagonal(
 
 
 def _ask(question: Question, engine: str) -> Engine:
+    if question.flips and len(question.input_shape) == 1:
+        raise LayerError(
+            "flips average over images flipped left to right, and these inputs are vectors: leave flips out, or give "
+            "images (n, H, W, C)"
+        )
     chosen = find_engine(engine)
     return chosen.ask(question, None if chosen.options_type is None else chosen.options_type())
 
