@@ -46,6 +46,15 @@ def test_classes_of_the_test_part_alone_are_classes_too():
     assert data.test.labels.tolist() == [2, 0]
 
 
+@pytest.mark.parametrize("test", [np.array([7, 9], np.int64), np.array([7.0, 9.0])])
+def test_large_numbers_of_two_types_stay_apart(test):
+    large = [2**63 + 1, 2**63 + 5]  # one number in float64
+    data = labelled(np.array([*large, 7], np.uint64), test)
+    assert data.classes == ("7", "9", *map(str, large))
+    assert data.train.labels.tolist() == [2, 3, 0]
+    assert data.test.labels.tolist() == [0, 1]
+
+
 def test_given_names_of_classes_number_text():
     data = labelled(["dog", "cat"], names=("dog", "cat"))
     assert data.train.labels.tolist() == [0, 1]

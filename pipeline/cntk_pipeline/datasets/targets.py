@@ -161,7 +161,8 @@ def _classify(
         raise DataError(f"{name}: expected labels of one type, got text and numbers; convert one part's labels")
     if not is_text and any(labels.dtype.kind == "b" for labels in given.values()) and names is None:
         return ("False", "True"), {part: labels.astype(np.int64) for part, labels in given.items()}
-    together = np.concatenate(list(given.values()))
+    exact = _kept_apart(given)
+    together = np.concatenate(list(exact.values()))
     values = np.unique(together)
     if names is not None:
         numbers = {text: number for number, text in enumerate(names)}
@@ -180,7 +181,16 @@ def _classify(
         counted = tuple(str(number) for number in range(int(values[-1]) + 1))
         return counted, {part: labels.astype(np.int64) for part, labels in given.items()}
     texts = tuple(str(value) if is_text else str(int(value)) for value in values)
-    return texts, {part: np.searchsorted(values, labels).astype(np.int64) for part, labels in given.items()}
+    return texts, {part: np.searchsorted(values, labels).astype(np.int64) for part, labels in exact.items()}
+
+
+def _kept_apart(given: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    """Turn labels into Python's numbers where their joint dtype is a float one, in which large integers are equal."""
+    whole = [labels for labels in given.values() if labels.dtype.kind in "iu"]
+    largest = max((max(int(labels.max()), -int(labels.min())) for labels in whole), default=0)
+    if np.result_type(*given.values()).kind != "f" or largest <= 2**53:
+        return given
+    return {part: labels.astype(object) for part, labels in given.items()}
 
 
 def _columns(
