@@ -5,8 +5,9 @@ check it again.
 """
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, final, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -79,7 +80,9 @@ class Dataset:
     DataError
         Pixels that are not finite or not numbers, but for absent pixels, and absent steps behind the end of a sequence,
         a rank other than 2 and 4, an empty part, two parts of unequal image size, labels that do not fit the task, the
-        images or the classes, or a training part without labels.
+        images or the classes, a training part without labels, or two classes of one name.
+    ConfigError
+        If there is no such task.
     """
 
     name: str
@@ -92,6 +95,8 @@ class Dataset:
 
     def __post_init__(self) -> None:
         """Refuse data that a kernel cannot be computed from."""
+        require_task(self.task, get_args(TaskName), self.name)
+        _check_names(self.classes, self.name)
         if self.train.labels is None:
             raise DataError(f"{self.name}: expected labels of the training images, got none; add them")
         for part, split in (("train", self.train), ("test", self.test)):
@@ -160,6 +165,25 @@ def as_split(images: npt.ArrayLike, labels: npt.ArrayLike | None) -> Split:
     if images.ndim == 3:
         images = images[..., np.newaxis]
     return Split(images, None if labels is None else read_labels(labels))
+
+
+def require_task(task: str, known: tuple[str, ...], name: str) -> None:
+    """Refuse an unknown task, with those that are ``known``.
+
+    Raises
+    ------
+    ConfigError
+        With ``name``, that of the data set.
+    """
+    if task not in known:
+        raise ConfigError(f"{name}: expected a task among {', '.join(map(repr, known))}, got {task!r}")
+
+
+def _check_names(names: tuple[str, ...], name: str) -> None:
+    """Raise `DataError` where two classes, or two targets, have one name."""
+    again = next((each for each, count in Counter(names).items() if count > 1), None)
+    if again is not None:
+        raise DataError(f"{name}: expected classes of different names, got {again!r} twice; rename one of them")
 
 
 def _check_images(images: npt.NDArray[Any], where: str) -> None:

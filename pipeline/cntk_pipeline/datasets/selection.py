@@ -1,6 +1,7 @@
 """The selection of a data set's rows for a run."""
 
 from dataclasses import replace
+from numbers import Integral
 
 import numpy as np
 import numpy.typing as npt
@@ -82,7 +83,14 @@ def shuffle(dataset: Dataset, seed: int) -> Dataset:
     dataset : Dataset
     seed : int
         From 0 to 2**32 - 1.
+
+    Raises
+    ------
+    ConfigError
+        If the seed is another one.
     """
+    if not isinstance(seed, Integral) or isinstance(seed, bool) or not 0 <= seed < 2**32:
+        raise ConfigError(f"{dataset.name}: expected a seed from 0 to 2**32 - 1, a whole number, got {seed!r}")
 
     def mixed(part: Split) -> Split:
         # RandomState, since NumPy promises the same numbers in all future versions. A Generator's numbers may change,
