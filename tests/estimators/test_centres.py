@@ -122,6 +122,16 @@ def test_equal_centres_do_no_harm_and_a_kernel_of_zeros_is_named() -> None:
         fit_centres(np.eye(3), np.ones(3), np.ones((3, 1)), ridge=0.0)
 
 
+def test_centres_that_do_not_reach_the_targets_have_no_deviation_without_a_ridge() -> None:
+    x, y = X[:20], Y[:20]
+    model = KernelRegressor(NETWORK, ridge=0.0, dtype="float64", n_centres=3).fit(x, y)
+    assert np.isinf(model.signal_variance_).all()
+    for asked in ({"return_std": True}, {"return_cov": True}):
+        with pytest.raises(ValueError, match=r"no deviations with ridge=0 and n_centres=3: .*Give a ridge above 0"):
+            model.predict(x, **asked)
+    assert np.isfinite(model.predict(x)).all()
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [

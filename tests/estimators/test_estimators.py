@@ -176,6 +176,13 @@ def test_the_fit_of_a_support_vector_machine_knows_samples_from_their_copies() -
     np.testing.assert_array_equal(kernel(x, x.copy()), kernel_matrix(network, x, x.copy(), dtype="float64"))
 
 
+def test_a_kernel_of_a_network_needs_one() -> None:
+    kernel = NetworkKernel("precomputed")  # type: ignore[arg-type]
+    for call in (lambda: kernel(X), lambda: kernel(X, X[:3]), lambda: kernel.diag(X)):
+        with pytest.raises(ValueError, match=r"kernels of a network, got network='precomputed': give a layer"):
+            call()
+
+
 def test_a_gaussian_process_computes_each_matrix_once(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = load_diabetes(return_X_y=True)
     asked = []

@@ -110,6 +110,14 @@ def test_dropout_is_computed_anew_since_copies_are_no_sample(tmp_path: Path, pas
     assert passes == []
 
 
+def test_a_memory_is_not_filled_with_what_it_is_not_asked_for(tmp_path: Path, passes: list[tuple[int, int]]) -> None:
+    network = Sequential(Dense(), Relu(), Dropout(0.5), Dense())
+    fill_memory(tmp_path, [network, NETWORKS[0]], DIGITS[:20])
+    assert passes == [(2, 210)]
+    fill_memory(tmp_path / "other", [network], DIGITS[:20])
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_damaged_file_is_named_and_its_values_come_again(tmp_path: Path, passes: list[tuple[int, int]]) -> None:
     model = KernelClassifier(NETWORKS[1], memory=tmp_path).fit(DIGITS[:30], LABELS[:30])
     (path,) = tmp_path.rglob("000001.npz")

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import xxhash
 from sklearn.gaussian_process.kernels import Kernel
 
-from cntk_pipeline.estimators.source import KernelSource
+from cntk_pipeline.estimators.source import KernelSource, is_precomputed
 from cntk_pipeline.inputs import as_array
 from cntk_pipeline.layers import Layer
 
@@ -91,7 +91,7 @@ class NetworkKernel(Kernel):
         """
         if eval_gradient and Y is not None:
             raise ValueError("a gradient can only be evaluated where Y is None")
-        source = KernelSource.of(self)
+        source = self._source()
         Y = None if Y is X else Y  # as the fit of a support vector machine asks
         left = source.samples(as_array("X", X))
         right = None if Y is None else source.samples(as_array("Y", Y))
@@ -100,12 +100,20 @@ class NetworkKernel(Kernel):
 
     def diag(self, X: npt.ArrayLike) -> Floats:
         """Evaluate the kernel of each sample with itself, ``(n,)``."""
-        source = KernelSource.of(self)
+        source = self._source()
         return source.variances(source.samples(as_array("X", X))).astype(np.float64)
 
     def is_stationary(self) -> bool:
         """Tell that values depend on more than the difference of two samples."""
         return False
+
+    def _source(self) -> KernelSource:
+        if is_precomputed(self.network):
+            raise ValueError(
+                f"NetworkKernel computes kernels of a network, got network={self.network!r}: give a layer; estimators "
+                "that take matrices have kernel='precomputed' of their own"
+            )
+        return KernelSource.of(self)
 
     def __repr__(self) -> str:
         return f"NetworkKernel({self.network}, kind={self.kind!r})"

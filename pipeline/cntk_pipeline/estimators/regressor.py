@@ -46,7 +46,8 @@ class KernelRegressor(RegressorMixin, BaseEstimator):
     leave_one_out_ : float64 array, shaped like y
         The prediction of each training sample from all the others, with ``y_mean_`` of all samples.
     signal_variance_ : float64 array, () or (outputs,)
-        The factor of the kernel under which the targets are most likely; standard deviations contain its root.
+        The factor of the kernel under which the targets are most likely; standard deviations contain its root. It is
+        infinite without a ridge where centres do not reach the targets.
     n_features_in_, feature_names_in_ : as scikit-learn has them.
 
     Examples
@@ -162,11 +163,16 @@ class KernelRegressor(RegressorMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If both are asked for, or X does not fit.
+            If both are asked for, X does not fit, or ``signal_variance_`` is infinite.
         """
         if return_std and return_cov:
             raise ValueError("at most one of return_std and return_cov can be asked for")
         check_is_fitted(self, "dual_coef_")
+        if (return_std or return_cov) and not np.isfinite(self.signal_variance_).all():
+            raise ValueError(
+                f"there are no deviations with ridge=0 and n_centres={self.n_centres}: without noise, centres that do "
+                "not reach the targets make signal_variance_ infinite. Give a ridge above 0, or leave n_centres out"
+            )
         source = KernelSource.of(self)
         require_plain("X", X)
         values = validate_data(
