@@ -53,7 +53,7 @@ def test_there_is_at_least_one_block(data):
         select(data, train=3, train_blocks=0)
 
 
-@pytest.mark.parametrize("train", [0, -1, 21])
+@pytest.mark.parametrize("train", [0, -1, 21, True, 2.5])
 def test_training_rows_that_are_not_there_are_refused(train):
     with pytest.raises(ConfigError, match=f"toy: expected data.train from 1 to the 20 rows there are, got {train}"):
         select(WITH_TEST, train=train)

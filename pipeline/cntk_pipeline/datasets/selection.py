@@ -126,11 +126,11 @@ def row_count(wanted: int | None, available: int, key: str, name: str) -> int:
     Raises
     ------
     ConfigError
-        If fewer than one row, or more than exist, are wanted.
+        If fewer than one row, or more than exist, are wanted, or that is no whole number.
     """
     if wanted is None:
         return available
-    if not 1 <= wanted <= available:
+    if not isinstance(wanted, Integral) or isinstance(wanted, bool) or not 1 <= wanted <= available:
         raise ConfigError(f"{name}: expected data.{key} from 1 to the {available} rows there are, got {wanted}")
     return wanted
 
