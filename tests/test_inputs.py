@@ -4,12 +4,17 @@ import numpy as np
 import pytest
 
 from cntk_pipeline import kernel_matrix
-from cntk_pipeline.datasets import as_split, load
+from cntk_pipeline.datasets import Dataset, Split, as_split, load
 from cntk_pipeline.errors import DataError
+from cntk_pipeline.estimators import KernelClassifier, KernelRegressor, NetworkKernel, fill_memory
 from cntk_pipeline.inputs import require_channels_last
 from cntk_pipeline.layers import Conv, Dense, GlobalAvgPool, Relu, Sequential
+from cntk_pipeline.regression import choose_centres, gp_posterior
+from cntk_pipeline.regression.probabilities import fit_probabilities
 
 NETWORK = Sequential(Conv(3), Relu(), GlobalAvgPool(), Dense())
+MASKED = np.ma.masked_greater(np.arange(12.0).reshape(3, 4), 9)
+DENSE = Sequential(Dense(), Relu(), Dense())
 CHANNELS_FIRST = [(4, 3, 32, 32), (4, 1, 8, 8), (4, 4, 8, 8), (4, 3, 6, 9), (2, 2, 5, 5)]
 CHANNELS_LAST = [
     (4, 8, 8, 3),
@@ -59,3 +64,42 @@ def test_masked_images_are_refused_in_memory_and_in_a_data_set():
 def test_masked_labels_are_refused():
     with pytest.raises(DataError, match="labels: expected a plain array, got a masked one, 1 of whose 3 values"):
         as_split(np.zeros((3, 4)), np.ma.masked_equal([0, 1, 2], 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("X", lambda: KernelClassifier(DENSE).fit(MASKED, [0, 1, 1])),
+        ("y", lambda: KernelClassifier(DENSE).fit(MASKED.data, np.ma.masked_equal([0, 1, 2], 2))),
+        ("X", lambda: KernelClassifier(DENSE).fit(MASKED.data, [0, 1, 1]).predict(MASKED)),
+        ("X", lambda: KernelRegressor(DENSE).fit(MASKED, [0, 1, 1])),
+        ("y", lambda: KernelRegressor(DENSE).fit(MASKED.data, MASKED[:, 1:])),
+        ("X", lambda: KernelRegressor(DENSE).fit(MASKED.data, [0, 1, 1]).predict(MASKED)),
+        ("X", lambda: NetworkKernel(DENSE)(MASKED)),
+        ("Y", lambda: NetworkKernel(DENSE)(MASKED.data, MASKED)),
+        ("X", lambda: NetworkKernel(DENSE).diag(MASKED)),
+        ("x", lambda: fill_memory("nowhere", [DENSE], MASKED)),
+        ("k_train", lambda: gp_posterior(np.ma.masked_equal(np.eye(3), 1), [0, 1, 1], np.eye(3))),
+        ("y", lambda: gp_posterior(np.eye(3), MASKED, np.eye(3))),
+        ("k_test_train", lambda: gp_posterior(np.eye(4), np.eye(4), MASKED)),
+        ("labels", lambda: fit_probabilities(MASKED.data, np.ma.masked_equal([0, 1, 2], 2))),
+        ("diagonal", lambda: choose_centres(MASKED[2], np.outer, 1)),
+        ("pets: train images", lambda: Dataset("pets", ("a",), Split(MASKED, np.zeros(3, np.int64)))),
+        ("pets: train labels", lambda: Dataset("pets", ("a",), Split(MASKED.data, np.ma.masked_equal([0, 1, 2], 2)))),
+    ],
+)
+def test_masked_arrays_are_refused_wherever_arrays_are_taken(name, call):
+    with pytest.raises(DataError, match=f"^{name}: expected a plain array, got a masked one"):
+        call()
+
+
+@pytest.mark.parametrize("missing", [float("nan"), np.float32("nan")])
+def test_a_missing_text_is_no_class(missing):
+    labels = ["a", "b", missing]
+    with pytest.raises(DataError, match=r"^labels\[2\]: expected a text, got nan, a missing one; drop its row"):
+        as_split(np.zeros((3, 2)), labels)
+    with pytest.raises(DataError, match=r"^labels\[1\]: expected a text"):
+        as_split(np.zeros((2, 2)), [["a"], [missing]])
+    with pytest.raises(DataError, match=r"^y\[2\]: expected a text"):
+        KernelClassifier(DENSE).fit(np.eye(3), labels)
+    assert as_split(np.zeros((3, 2)), ["a", "nan", "b"]).labels.tolist() == ["a", "nan", "b"]

@@ -22,6 +22,22 @@ def require_plain(name: str, array: object) -> None:
         )
 
 
+def require_no_missing_text(name: str, given: object) -> None:
+    """Refuse NaN in a list of texts, where it stands for a missing one: NumPy would make the text "nan" of it.
+
+    Raises
+    ------
+    DataError
+        With ``name`` and the place.
+    """
+    if not isinstance(given, list | tuple) or np.asarray(given).dtype.kind not in "US":
+        return
+    values = np.asarray(given, object)
+    for place in np.ndindex(values.shape):
+        if isinstance(values[place], float | np.floating) and np.isnan(values[place]):
+            raise DataError(f"{name}[{place[0]}]: expected a text, got nan, a missing one; drop its row, or fill it in")
+
+
 def require_channels_last(name: str, shape: tuple[int, ...]) -> None:
     """Refuse a shape ``(n, C, H, W)``, as other libraries have it.
 
@@ -53,6 +69,7 @@ def as_sequences(array: np.ndarray) -> np.ndarray:
 
 
 def as_array(name: str, given: Any) -> np.ndarray:
-    """Make a plain array of an argument; see `require_plain`."""
+    """Make a plain array of an argument; see `require_plain` and `require_no_missing_text`."""
     require_plain(name, given)
+    require_no_missing_text(name, given)
     return np.asarray(given)

@@ -172,3 +172,24 @@ def test_targets_sum_to_zero_and_point_to_the_label():
 def test_a_label_without_a_column_is_named(label):
     with pytest.raises(DataError, match=f"labels: expected 0 to 2, got {label} at row 1; check class_count"):
         one_hot_targets(np.array([0, label]), 3)
+
+
+@pytest.mark.parametrize(
+    ("labels", "advice"),
+    [
+        (np.array([True, False]), r"bool of shape \(2,\); give numbers, False being class 0"),
+        ([0.0, 1.0], r"float64 of shape \(2,\); they are whole numbers"),
+        ([[0], [1]], r"int64 of shape \(2, 1\); each image has one class"),
+        (["a", "b"], r"<U1 of shape \(2,\); give numbers"),
+    ],
+)
+def test_targets_are_of_whole_numbers(labels, advice):
+    with pytest.raises(DataError, match=f"labels: expected whole numbers of shape .n,., got {advice}"):
+        one_hot_targets(labels, 2)
+    assert one_hot_targets([0, 1], 2).tolist() == [[0.5, -0.5], [-0.5, 0.5]]
+
+
+@pytest.mark.parametrize("per", ["features", None, True])
+def test_another_unit_of_standardisation_is_refused(per):
+    with pytest.raises(ConfigError, match=f"expected per = 'channel' or 'feature' for .*, got {per!r}"):
+        standardize(Dataset("toy", ("a",), as_split(np.eye(3), np.zeros(3, int))), "float32", per=per)

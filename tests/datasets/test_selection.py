@@ -53,7 +53,7 @@ def test_there_is_at_least_one_block(data):
         select(data, train=3, train_blocks=0)
 
 
-@pytest.mark.parametrize("train", [0, -1, 21])
+@pytest.mark.parametrize("train", [0, -1, 21, True, 2.5])
 def test_training_rows_that_are_not_there_are_refused(train):
     with pytest.raises(ConfigError, match=f"toy: expected data.train from 1 to the 20 rows there are, got {train}"):
         select(WITH_TEST, train=train)
@@ -134,3 +134,9 @@ def test_a_share_of_the_rows_is_tested_on(share, count):
 def test_a_share_leaves_rows_for_both_parts(share, count):
     with pytest.raises(ConfigError, match=f"expected data.test from 1 to the 19 rows there are, got {count}"):
         select(WITHOUT_TEST, test=share)
+
+
+@pytest.mark.parametrize("seed", [None, True, 1.0, -1, 2**32, [1, 2]])
+def test_the_seed_of_an_order_is_a_whole_number(seed):
+    with pytest.raises(ConfigError, match=r"expected a seed from 0 to 2\*\*32 - 1, a whole number, got"):
+        shuffle(WITH_TEST, seed)

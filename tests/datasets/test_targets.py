@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cntk_pipeline.datasets import Dataset, Split, as_split, assemble
-from cntk_pipeline.errors import DataError
+from cntk_pipeline.errors import ConfigError, DataError
 
 
 def split(labels):
@@ -44,6 +44,15 @@ def test_classes_of_the_test_part_alone_are_classes_too():
     data = labelled(["cat", "cow"], ["dog", "cat"])
     assert data.classes == ("cat", "cow", "dog")
     assert data.test.labels.tolist() == [2, 0]
+
+
+@pytest.mark.parametrize("test", [np.array([7, 9], np.int64), np.array([7.0, 9.0])])
+def test_large_numbers_of_two_types_stay_apart(test):
+    large = [2**63 + 1, 2**63 + 5]  # one number in float64
+    data = labelled(np.array([*large, 7], np.uint64), test)
+    assert data.classes == ("7", "9", *map(str, large))
+    assert data.train.labels.tolist() == [2, 3, 0]
+    assert data.test.labels.tolist() == [0, 1]
 
 
 def test_given_names_of_classes_number_text():
@@ -143,3 +152,26 @@ def test_a_data_set_of_numbers_has_a_float_column_for_each_name(labels, columns)
 def test_a_data_set_of_numbers_is_checked(value, task):
     with pytest.raises(DataError, match=rf"toy: train labels: expected .*, got {value:g} at image 1, column 0"):
         Dataset("toy", ("a",), Split(np.zeros((2, 3)), np.array([[1.0], [value]])), task=task)
+
+
+@pytest.mark.parametrize("labels", [[0, 1], [1, 2], ["a", "b"]])
+def test_an_unknown_task_is_named(labels):
+    with pytest.raises(ConfigError, match=r"toy: expected a task among 'auto', .*, got 'clasification'"):
+        labelled(labels, task="clasification")
+    with pytest.raises(ConfigError, match=r"toy: expected a task among 'classification', .*, got 'auto'"):
+        Dataset("toy", ("a", "b"), split([0, 1]), task="auto")
+
+
+def test_two_classes_have_two_names():
+    with pytest.raises(DataError, match="toy: expected classes of different names, got 'a' twice; rename"):
+        labelled([0, 1, 2], names=("a", "b", "a"))
+    with pytest.raises(DataError, match="toy: expected classes of different names, got 'a' twice"):
+        Dataset("toy", ("a", "a"), split([0, 1]))
+
+
+def test_bytes_that_are_no_text_never_become_one_class():
+    told = r"labels: expected texts of bytes in UTF-8, and b'\\xe4' and b'\\xf6' would both be one class; decode them"
+    with pytest.raises(DataError, match=f"train {told}"):
+        labelled(np.array([b"\xe4", b"\xf6", b"a"]))
+    with pytest.raises(DataError, match=f"test {told}"):
+        labelled(np.array([b"\xe4", b"a"]), np.array([b"\xf6", b"a"]))

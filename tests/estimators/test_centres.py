@@ -66,6 +66,19 @@ def test_with_all_samples_as_centres_a_classifier_is_the_one_without() -> None:
     np.testing.assert_allclose(centred.predict_proba(x[60:]), whole.predict_proba(x[60:]), atol=1e-6)
 
 
+@pytest.mark.parametrize("choice", ["first", "random"])
+def test_a_centre_is_one_sample_with_itself_where_dropout_tells_it_from_an_equal_one(choice: Any) -> None:
+    network = Sequential(Dense(), Relu(), Dropout(0.5), Dense())
+    x, y = X[:30].repeat(2, axis=0), Y[:60]  # of two equal samples each is one with itself alone
+    whole, centred = (
+        KernelRegressor(network, ridge=0.1, dtype="float64", n_centres=count, centre_choice=choice).fit(x, y)
+        for count in (None, 60)
+    )
+    np.testing.assert_allclose(centred.leave_one_out_, whole.leave_one_out_, atol=1e-9)
+    found, expected = (model.predict(X[25:40], return_std=True) for model in (centred, whole))
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
 @pytest.mark.parametrize("choice", ["random", "rpcholesky"])
 def test_chosen_centres_are_those_of_the_kernel_and_the_regression_is_on_them(choice: str) -> None:
     x, y = X[:80], Y[:80]
@@ -107,6 +120,16 @@ def test_equal_centres_do_no_harm_and_a_kernel_of_zeros_is_named() -> None:
         fit_centres(np.zeros((4, 2)), np.ones(4), np.ones((4, 1)))
     with pytest.raises(NotPositiveDefinite, match=r"leave-one-out on 3 centres is undefined.*larger ridge"):
         fit_centres(np.eye(3), np.ones(3), np.ones((3, 1)), ridge=0.0)
+
+
+def test_centres_that_do_not_reach_the_targets_have_no_deviation_without_a_ridge() -> None:
+    x, y = X[:20], Y[:20]
+    model = KernelRegressor(NETWORK, ridge=0.0, dtype="float64", n_centres=3).fit(x, y)
+    assert np.isinf(model.signal_variance_).all()
+    for asked in ({"return_std": True}, {"return_cov": True}):
+        with pytest.raises(ValueError, match=r"no deviations with ridge=0 and n_centres=3: .*Give a ridge above 0"):
+            model.predict(x, **asked)
+    assert np.isfinite(model.predict(x)).all()
 
 
 @pytest.mark.parametrize(

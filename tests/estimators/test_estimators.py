@@ -19,10 +19,11 @@ from sklearn.svm import SVC
 
 from cntk_pipeline import kernel_matrix
 from cntk_pipeline.datasets import one_hot_targets
+from cntk_pipeline.errors import NotPositiveDefinite
 from cntk_pipeline.estimators import KernelClassifier, KernelRegressor, NetworkKernel
 from cntk_pipeline.estimators import question as questions
 from cntk_pipeline.estimators import source as sources
-from cntk_pipeline.layers import Dense, Relu, presets
+from cntk_pipeline.layers import Dense, Dropout, Relu, Sequential, presets
 from cntk_pipeline.regression import gp_posterior, leave_one_out
 from cntk_pipeline.regression.probabilities import calibration_error
 
@@ -163,6 +164,25 @@ def test_a_kernel_serves_support_vectors_and_gaussian_processes() -> None:
     assert process.fit(x[:200], y[:200]).score(x[200:], y[200:]) > 0.9
 
 
+def test_the_fit_of_a_support_vector_machine_knows_samples_from_their_copies() -> None:
+    network = Sequential(Dense(), Relu(), Dropout(0.5), Dense())
+    x, y = DIGITS[:90], LABELS[:90] % 2
+    train, cross = kernel_matrix(network, x[:60], dtype="float64"), kernel_matrix(network, x, x[:60], dtype="float64")
+    kernel = NetworkKernel(network, dtype="float64")
+    expected = SVC(kernel="precomputed", C=10).fit(train, y[:60]).decision_function(cross)
+    found = SVC(kernel=kernel, C=10).fit(x[:60], y[:60]).decision_function(x)
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+    np.testing.assert_array_equal(np.diagonal(kernel(x, x)), kernel.diag(x))
+    np.testing.assert_array_equal(kernel(x, x.copy()), kernel_matrix(network, x, x.copy(), dtype="float64"))
+
+
+def test_a_kernel_of_a_network_needs_one() -> None:
+    kernel = NetworkKernel("precomputed")  # type: ignore[arg-type]
+    for call in (lambda: kernel(X), lambda: kernel(X, X[:3]), lambda: kernel.diag(X)):
+        with pytest.raises(ValueError, match=r"kernels of a network, got network='precomputed': give a layer"):
+            call()
+
+
 def test_a_gaussian_process_computes_each_matrix_once(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = load_diabetes(return_X_y=True)
     asked = []
@@ -227,6 +247,13 @@ X, Y = DIGITS[:20], LABELS[:20]
         ({"ridge_mode": "rel"}, ValueError, r"rel"),
         ({"image_shape": (8, 8)}, TypeError, r"image_shape must be \(height, width, channels\), .*got \(8, 8\)"),
         ({"image_shape": (4, 8, 1)}, ValueError, r"asks for X of shape \(n, 32\) or \(n, 4, 8, 1\), got \(20, 64\)"),
+        ({"flips": "no"}, TypeError, r"flips must be True or False, got 'no'"),
+        ({"flips": 2}, TypeError, r"flips must be True or False, got 2"),
+        (
+            {"flips": True},
+            ValueError,
+            r"X of shape \(20, 64\) holds vectors: give image_shape=\(height, width, channels",
+        ),
         ({"n_jobs": 0}, ValueError, r"n_jobs must be a whole number other than 0"),
         ({"n_jobs": 1.5}, ValueError, r"n_jobs must be a whole number other than 0, .*got 1\.5"),
         ({"memory": 3}, TypeError, r"memory must be the path of a folder or of a run directory, or None, got 3"),
@@ -273,3 +300,28 @@ def test_a_kernel_without_hyperparameters_has_an_empty_gradient() -> None:
     assert not kernel.is_stationary()
     with pytest.raises(ValueError, match="a gradient can only be evaluated where Y is None"):
         kernel(X, X, eval_gradient=True)
+
+
+@pytest.mark.parametrize("kind", [KernelClassifier, KernelRegressor])
+def test_a_fit_that_fails_leaves_no_fit_or_the_one_before(kind: Any) -> None:
+    zeros, later = np.zeros((20, 64)), Y + 10
+    model = kind(presets.fully_connected(2), ridge=0.0)
+    with pytest.raises(NotPositiveDefinite):
+        model.fit(zeros, Y)
+    with pytest.raises(NotFittedError, match="not fitted yet"):
+        model.predict(X)
+    model.set_params(ridge=1e-2).fit(X, Y)
+    before = model.predict(X)
+    with pytest.raises(NotPositiveDefinite):
+        model.fit(zeros, later)
+    np.testing.assert_array_equal(model.predict(X), before)
+
+
+@pytest.mark.parametrize("kind", [KernelClassifier, KernelRegressor])
+@pytest.mark.parametrize("count", [None, 10])
+def test_a_fit_has_samples_of_its_own(kind: Any, count: int | None) -> None:
+    own = X.copy()
+    model = kind(DENSE, n_centres=count, dtype="float64").fit(own, Y)
+    before = model.predict(DIGITS[:40])
+    own *= -3
+    np.testing.assert_array_equal(model.predict(DIGITS[:40]), before)

@@ -14,6 +14,7 @@ from cntk_pipeline import kernel_matrices, kernel_matrix
 from cntk_pipeline.errors import DataError, LayerError, SpecificationMismatch
 from cntk_pipeline.estimators import KernelClassifier, KernelRegressor, fill_memory
 from cntk_pipeline.estimators import memory as memories
+from cntk_pipeline.kernels import CpuEngine
 from cntk_pipeline.layers import LAYERS, Dense, Dropout, Elementwise, Relu, Sequential, Sign, presets
 from cntk_pipeline.layers.spelling import read
 from cntk_pipeline.rundir.directory import RunDirectory
@@ -109,6 +110,14 @@ def test_dropout_is_computed_anew_since_copies_are_no_sample(tmp_path: Path, pas
     assert passes == []
 
 
+def test_a_memory_is_not_filled_with_what_it_is_not_asked_for(tmp_path: Path, passes: list[tuple[int, int]]) -> None:
+    network = Sequential(Dense(), Relu(), Dropout(0.5), Dense())
+    fill_memory(tmp_path, [network, NETWORKS[0]], DIGITS[:20])
+    assert passes == [(2, 210)]
+    fill_memory(tmp_path / "other", [network], DIGITS[:20])
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_damaged_file_is_named_and_its_values_come_again(tmp_path: Path, passes: list[tuple[int, int]]) -> None:
     model = KernelClassifier(NETWORKS[1], memory=tmp_path).fit(DIGITS[:30], LABELS[:30])
     (path,) = tmp_path.rglob("000001.npz")
@@ -182,6 +191,27 @@ def test_a_run_s_kernel_is_read_and_not_computed(
     assert passes == []
     model.predict(np.concatenate([new, new[:1] + 1]))  # a sample that the run does not have
     assert [pairs for _, pairs in passes] == [len(np.unique(x, axis=0))]
+
+
+def test_a_run_whose_kernel_is_not_the_exact_one_of_this_version_is_no_memory(
+    run: RunDirectory,
+    run_small: Callable[..., RunDirectory],
+    small_data: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    passes: list[Any],
+) -> None:
+    pytest.importorskip("torch")
+    x, y, network = small_data["x_train"], small_data["y_train"], presets.cntk(3, "gap")
+    readouts = {"depths": [3], "poolings": ["gap"], "kinds": ["ntk"]}
+    kernel, store = {"engine": "empirical", "width": 4}, {"path": str(tmp_path / "empirical")}
+    finite = run_small(data={"standardize": False}, readouts=readouts, kernel=kernel, store=store)
+    with pytest.raises(SpecificationMismatch, match=r"empirical cannot serve as memory: .*exact kernels.*'empirical'"):
+        KernelClassifier(network, memory=finite.path).fit(x, y)
+    monkeypatch.setattr(CpuEngine, "numerics_version", CpuEngine.numerics_version + 1)
+    with pytest.raises(SpecificationMismatch, match=r"of numerics version .*Or give a folder as memory"):
+        KernelClassifier(network, memory=run.path).fit(x, y)
+    assert passes == []
 
 
 def test_tiles_that_a_run_lacks_are_computed(run: RunDirectory, small_data: Any, passes: list[tuple[int, int]]) -> None:

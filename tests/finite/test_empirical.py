@@ -8,7 +8,7 @@ from support.networks import GOLDEN
 
 from cntk_pipeline import finite, kernel_matrix
 from cntk_pipeline.errors import ConfigError, DataError, LayerError
-from cntk_pipeline.finite import empirical_kernel
+from cntk_pipeline.finite import empirical_kernel, empirical_kernels
 from cntk_pipeline.finite.empirical import Draws, Products
 from cntk_pipeline.graphs import pack
 from cntk_pipeline.kernels import KINDS
@@ -300,6 +300,53 @@ def test_a_network_that_ends_in_images_is_refused():
     with pytest.raises(LayerError, match="the network ends in images of shape"):
         empirical_kernel(Dense(), IMAGES, width=4)
     assert empirical_kernel(Sequential(Dense(), Flatten()), IMAGES, width=4).shape == (3, 3)
+
+
+BROKEN = [
+    (np.full((3, 6), np.nan), DataError, r"{} holds nan at index \(0, 0\): inputs must be finite"),
+    (np.full((4, 6), np.inf), DataError, r"{} holds inf at index \(0, 0\): inputs must be finite"),
+    (VECTORS + 1j, DataError, "{} must hold real numbers, got dtype complex128"),
+    (VECTORS.astype(object), DataError, "{} must hold real numbers, got dtype object"),
+    (VECTORS.astype(str), DataError, "{} must hold real numbers, got dtype <U"),
+]
+
+
+@pytest.mark.parametrize(("inputs", "error", "message"), BROKEN)
+def test_inputs_that_are_no_finite_numbers_are_refused(inputs, error, message):
+    with pytest.raises(error, match=message.format("x")):
+        empirical_kernel(HIDDEN, inputs, width=4)
+    with pytest.raises(error, match=message.format("z")):
+        empirical_kernel(HIDDEN, VECTORS, inputs, width=4)
+    with pytest.raises(error, match=message.format("x")):
+        empirical_kernels(HIDDEN, inputs, width=4)
+
+
+def test_absent_positions_are_refused_where_the_network_does_not_take_them():
+    network = Sequential(Conv(3), Relu(), GlobalAvgPool(), Dense())
+    for kernel in (empirical_kernel, empirical_kernels):
+        with pytest.raises(LayerError, match=r"x: a sequence has absent steps.*put Padded\(\) first"):
+            kernel(network, SEQUENCES[:, None], width=4)
+        with pytest.raises(DataError, match=r"x holds nan at index .*put Masked\(\) first"):
+            kernel(network, HOLES, width=4)
+
+
+def test_what_is_no_network_is_refused():
+    for kernel in (empirical_kernel, empirical_kernels):
+        with pytest.raises(LayerError, match=r"a layer of cntk_pipeline\.layers.*, got 'cntk'"):
+            kernel("cntk", VECTORS, width=4)
+
+
+def test_a_module_with_an_embedding_gets_whole_numbers_and_another_one_numbers_of_its_own_dtype():
+    words = np.array([[0, 2, 1], [3, 3, 0]], np.uint8)
+    module = torch.nn.Sequential(torch.nn.Embedding(4, 5), torch.nn.Flatten(), torch.nn.Linear(15, 1)).double()
+    rows = module[0].weight.detach().numpy()[words].reshape(2, -1)
+    weights = module[2].weight.detach().numpy().reshape(3, 5)
+    alike = sum(
+        (words[:, None, i] == words[None, :, j]) * (weights[i] @ weights[j]) for i in range(3) for j in range(3)
+    )
+    np.testing.assert_allclose(empirical_kernel(module, words), rows @ rows.T + 1 + alike, rtol=1e-12)
+    linear = torch.nn.Linear(3, 1, bias=False).double()
+    np.testing.assert_array_equal(empirical_kernel(linear, words), empirical_kernel(linear, words.astype(float)))
 
 
 def test_a_module_has_no_width_to_be_given():

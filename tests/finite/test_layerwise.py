@@ -113,5 +113,5 @@ def test_a_kernel_that_no_finite_network_has_is_refused(network, options, messag
 
 
 def test_no_input_is_refused() -> None:
-    with pytest.raises(DataError, match=r"x must hold at least one input, got \(0, 6\)"):
+    with pytest.raises(DataError, match=r"x must hold at least one input, got shape \(0, 6\)"):
         empirical_kernels(GOLDEN["fc2_erf"], VECTORS[:0], width=4)

@@ -80,8 +80,11 @@ def test_other_arrays_never_take_their_place(tmp_path: Path, arrays: dict) -> No
     before = sorted((tmp_path / "run" / "arrays").iterdir())
     with pytest.raises(SpecificationMismatch, match="belongs to another specification"):
         cntk_pipeline.run(TABLES, data=arrays | {"x_train": arrays["x_train"] + 1}, **place)
-    assert before[0] in (tmp_path / "run" / "arrays").iterdir()
+    assert sorted((tmp_path / "run" / "arrays").iterdir()) == before
     assert run.is_complete
+    with pytest.raises(ConfigError, match=r"readouts\.depths is empty"):
+        cntk_pipeline.run(TABLES, data=arrays | {"y_test": arrays["y_test"][::-1]}, readouts__depths=[], **place)
+    assert sorted((tmp_path / "run" / "arrays").iterdir()) == before
 
 
 def test_what_is_wrong_is_refused_and_nothing_written(tmp_path: Path, arrays: dict) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cntk_pipeline import kernel_matrices, kernel_matrix
 from cntk_pipeline.errors import LayerError, NotAccurate, NotFinite
-from cntk_pipeline.kernels import pieces
+from cntk_pipeline.kernels import kernel_diagonal, pieces
 from cntk_pipeline.kernels.lanes import LANES
 from cntk_pipeline.kernels.pieces import BAND, CostSoFar, Cutter
 from cntk_pipeline.layers import Conv, Dense, Dropout, Flatten, Relu, Sequential, presets
@@ -235,3 +235,16 @@ def test_a_cost_is_known_from_the_least_of_some_pieces():
         cost.learn(10, seconds)
     assert cost.seconds_left(10) == 2
     assert CostSoFar(1.0, is_measured=True).seconds_left(10) == 10
+
+
+@pytest.mark.parametrize("flips", ["False", 2, None, 1.0])
+def test_flips_are_true_or_false(flips):
+    with pytest.raises(LayerError, match=f"flips must be True or False, got {flips!r}"):
+        kernel_matrix(presets.cntk(3), np.ones((2, 4, 4, 1)), flips=flips)
+
+
+def test_flips_of_vectors_are_refused():
+    for kernel in (kernel_matrix, kernel_diagonal):
+        with pytest.raises(LayerError, match=r"flips average over images flipped .* these inputs are vectors: leave"):
+            kernel(presets.fully_connected(2), np.eye(3), flips=True)
+    assert kernel_matrix(presets.cntk(3), np.ones((2, 4, 4, 1)), flips=np.bool_(True)).shape == (2, 2)

@@ -59,6 +59,19 @@ def test_a_kernel_is_that_in_memory_and_symmetric(run_small: Run) -> None:
     )
 
 
+def test_a_kernel_of_the_test_images_is_asked_for_or_refused(run_small: Run, small_config: Config) -> None:
+    run = open_run(run_small(readouts=ONE).path)
+    for missing in ("nan", "raise"):
+        with pytest.raises(
+            ConfigError, match=r'"test_test"\) is .*: run it again with inference\.posterior_covariance = t'
+        ):
+            run.kernel(part="test_test", missing=missing)
+    runs.start(small_config(readouts=ONE, inference={"posterior_covariance": True}), Recorder(), threading.Event())
+    assert np.isfinite(run.kernel(part="test_test", missing="raise")).all()
+    runs.start(small_config(readouts=ONE), Recorder(), threading.Event())  # its tiles stay
+    assert np.isfinite(run.kernel(part="test_test")).all()
+
+
 def test_predictions_and_coefficients_are_those_of_the_dense_system(run_small: Run) -> None:
     run = open_run(run_small(kernel={"dtype": "float64"}, readouts=ONE, solve={"ridges": [1e-2, 1.0]}).path)
     kernel, test = run.kernel().compute(), run.kernel(part="test").compute()

@@ -33,6 +33,14 @@ from cntk_pipeline.workflow.report import make_report
 CENTRES = 21  # ends within a tile of 16
 SOLVE = {"solver": "centres", "centres": CENTRES, "ridges": [1e-3], "tile": 16}
 SEED = 2  # draws one of two equal images
+DROPOUT = {
+    "network": {
+        "preset": None,
+        "layers": [{"layer": each} for each in ("Flatten", "Dense", "Relu", "Dropout", "Dense")],
+    },
+    "readouts": {"depths": [], "poolings": [], "kinds": ["ntk"]},
+    "kernel": ONE["kernel"],
+}
 ALL = {"leave_one_out": True, "learning_curve": [5, CENTRES], "posterior_variance": True}
 
 
@@ -113,7 +121,14 @@ def test_the_kernel_of_a_run_on_centres_is_the_first_columns_of_the_whole_kernel
 
 
 @pytest.mark.parametrize(
-    ("data", "solve"), [({}, {}), ({}, {"unit_diagonal": True}), ({"task": "regression"}, {})], ids=str
+    ("data", "solve", "network"),
+    [
+        ({}, {}, ONE),
+        ({}, {"unit_diagonal": True}, ONE),
+        ({"task": "regression"}, {}, ONE),
+        ({}, {}, DROPOUT),
+    ],
+    ids=["plain", "unit_diagonal", "regression", "dropout"],
 )
 def test_with_all_images_as_centres_the_results_are_those_of_the_cholesky_solver(
     on_centres: Callable[..., RunDirectory],
@@ -121,12 +136,13 @@ def test_with_all_images_as_centres_the_results_are_those_of_the_cholesky_solver
     tmp_path: Path,
     data: dict[str, Any],
     solve: dict[str, Any],
+    network: dict[str, Any],
 ) -> None:
     inference = {key: value for key, value in ALL.items() if key != "learning_curve"}
     few = {"data": data | {"train": 30}, "inference": inference}  # the image behind them is equal to another
-    run = open_run(on_centres(**few, solve=SOLVE | solve | {"centres": 30}).path)
+    run = open_run(on_centres(**few, **network, solve=SOLVE | solve | {"centres": 30}).path)
     more = {"solve": solve | {"ridges": [1e-3]}, "store": {"path": str(tmp_path / "other")}}
-    other = open_run(run_small(**ONE, **few, **more).path)
+    other = open_run(run_small(**few, **network, **more).path)
     np.testing.assert_allclose(run.predictions(), other.predictions(), rtol=0, atol=1e-9)
     for key, part in (("leave_one_out", "prediction"), ("posterior_variance", "variance")):
         np.testing.assert_allclose(run.result(key)[part], other.result(key)[part], rtol=0, atol=1e-9)

@@ -31,6 +31,7 @@ from cntk_pipeline.errors import (
     TilesFailed,
 )
 from cntk_pipeline.layers import LAYERS, spelling
+from cntk_pipeline.opened import open_run
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.tasks import Stage, Task
 from cntk_pipeline.workflow import run as runs
@@ -490,6 +491,35 @@ def test_a_run_over_flips_holds_the_mean_with_the_flipped_images(run_small: Run,
     variances = run.kernel(name, "test_variance").read_region((0, len(images) - train))
     assert_kernels_close(variances, np.diagonal(expected)[train:], tolerance("float32").kernel)
     assert np.array_equal(np.diagonal(held), run.kernel(name, "train_variance").read_region((0, train)))
+
+
+def test_flips_of_vectors_are_refused_unless_a_run_was_begun_with_them(
+    small_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors = {"x_train": np.random.default_rng(0).standard_normal((20, 6)), "x_test": np.eye(6)[:5]}
+    dense = {"network": {"preset": "fully_connected"}, "readouts": {"depths": [2], "poolings": [], "kinds": ["ntk"]}}
+    config = small_config(data={"path": damaged_npz(tmp_path, **vectors)}, kernel={"flips": True}, **dense)
+    for call in (lambda: runs.plan(config), lambda: runs.start(config, Recorder(), threading.Event())):
+        with pytest.raises(ConfigError, match=r"flips = true .* vectors of shape \(6,\): leave kernel\.flips out"):
+            call()
+        assert not (tmp_path / "run").exists()
+    with monkeypatch.context() as earlier:
+        earlier.setattr(runs, "_require_images", lambda *_: None)
+        run = runs.start(config, Recorder(), threading.Event())
+    (name,) = [each.name for each in run.specification.readouts]
+    held = whole_matrix(run, name, "train")
+    chunk = run.kernel(name, "train").chunk_path(1, 0)
+    for go_on in (
+        lambda: runs.resume(run.path, Recorder(), threading.Event()),
+        lambda: runs.start(config, Recorder(), threading.Event()),
+    ):
+        chunk.unlink()
+        go_on()
+        np.testing.assert_array_equal(whole_matrix(run, name, "train"), held)
+    runs.plan(config)
+    opened = open_run(run.path)
+    found = opened.decision_function(vectors["x_test"], say=None)
+    np.testing.assert_allclose(found, opened.predictions(), rtol=0, atol=1e-5)
 
 
 def test_equal_images_with_different_labels_are_refused_before_anything_is_written(

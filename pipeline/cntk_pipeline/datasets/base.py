@@ -5,8 +5,9 @@ check it again.
 """
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, final, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from pydantic import ConfigDict
 from cntk_pipeline.datasets.labels import check_numbers, read_labels, why_no_labels, why_outside
 from cntk_pipeline.errors import ConfigError, DataError
 from cntk_pipeline.graphs import is_graph, unpack
-from cntk_pipeline.inputs import as_array
+from cntk_pipeline.inputs import as_array, require_plain
 from cntk_pipeline.models import STRICT, AskedTask, TaskName
 from cntk_pipeline.sequences import find_broken
 
@@ -79,7 +80,9 @@ class Dataset:
     DataError
         Pixels that are not finite or not numbers, but for absent pixels, and absent steps behind the end of a sequence,
         a rank other than 2 and 4, an empty part, two parts of unequal image size, labels that do not fit the task, the
-        images or the classes, or a training part without labels.
+        images or the classes, a training part without labels, or two classes of one name.
+    ConfigError
+        If there is no such task.
     """
 
     name: str
@@ -92,6 +95,8 @@ class Dataset:
 
     def __post_init__(self) -> None:
         """Refuse data that a kernel cannot be computed from."""
+        require_task(self.task, get_args(TaskName), self.name)
+        _check_names(self.classes, self.name)
         if self.train.labels is None:
             raise DataError(f"{self.name}: expected labels of the training images, got none; add them")
         for part, split in (("train", self.train), ("test", self.test)):
@@ -162,8 +167,28 @@ def as_split(images: npt.ArrayLike, labels: npt.ArrayLike | None) -> Split:
     return Split(images, None if labels is None else read_labels(labels))
 
 
+def require_task(task: str, known: tuple[str, ...], name: str) -> None:
+    """Refuse an unknown task, with those that are ``known``.
+
+    Raises
+    ------
+    ConfigError
+        With ``name``, that of the data set.
+    """
+    if task not in known:
+        raise ConfigError(f"{name}: expected a task among {', '.join(map(repr, known))}, got {task!r}")
+
+
+def _check_names(names: tuple[str, ...], name: str) -> None:
+    """Raise `DataError` where two classes, or two targets, have one name."""
+    again = next((each for each, count in Counter(names).items() if count > 1), None)
+    if again is not None:
+        raise DataError(f"{name}: expected classes of different names, got {again!r} twice; rename one of them")
+
+
 def _check_images(images: npt.NDArray[Any], where: str) -> None:
     """Raise `DataError` unless the images of one part have a usable type and shape."""
+    require_plain(f"{where} images", images)
     if not (images.dtype == np.uint8 or (images.dtype.kind == "f" and images.dtype.itemsize <= 8)):
         raise DataError(
             f"{where} images: expected uint8, float16, float32 or float64 pixels, got {images.dtype}; "
@@ -183,6 +208,7 @@ def _check_labels(split: Split, task: TaskName, column_count: int, where: str) -
     labels = split.labels
     if labels is None:
         return
+    require_plain(f"{where} labels", labels)
     if task == "classification" and (labels.dtype != np.int64 or labels.ndim != 1):
         raise DataError(
             f"{where} labels: expected integers of shape (n,), got {labels.dtype} of shape {labels.shape}; "

@@ -8,8 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cntk_pipeline.datasets.base import ROWS_PER_BLOCK, Dataset, Split
+from cntk_pipeline.datasets.labels import why_no_labels
 from cntk_pipeline.datasets.selection import row_count
 from cntk_pipeline.errors import ConfigError, DataError
+from cntk_pipeline.inputs import as_array
 from cntk_pipeline.sequences import has_absent_pixels
 
 
@@ -92,14 +94,16 @@ def standardize(
     Raises
     ------
     ConfigError
-        If the dtype is another one, `first` is not between 1 and the number of training images, or ``per="feature"`` is
-        given for images.
+        If the dtype is another one, `first` is not between 1 and the number of training images, ``per`` is no such
+        word, or ``per="feature"`` is given for images.
     DataError
         If pixels are so large, or so close together, that their squares leave the range of float64.
     """
     # NumPy takes None for float64.
     if dtype is None or dtype not in (np.float32, np.float64, "float32", "float64", np.dtype("f4"), np.dtype("f8")):
         raise ConfigError(f"expected 'float32' or 'float64' for the standardised images, got {dtype!r}")
+    if per not in ("channel", "feature"):
+        raise ConfigError(f"expected per = 'channel' or 'feature' for the standardised images, got {per!r}")
     measured = row_count(first, len(dataset.train), "standardize_first", dataset.name)
     images = dataset.train.images
     if per == "feature" and images.ndim != 2:
@@ -117,7 +121,7 @@ def standardize(
     return replace(dataset, train=apply(dataset.train), test=test), constants
 
 
-def one_hot_targets(labels: npt.NDArray[np.int64], class_count: int) -> npt.NDArray[np.float64]:
+def one_hot_targets(labels: npt.ArrayLike, class_count: int) -> npt.NDArray[np.float64]:
     """Make regression targets: 1 - 1/classes in the column of the label, -1/classes elsewhere.
 
     With ten classes that is 0.9 and -0.1, as in Arora et al. (2019), On Exact Computation with an Infinitely Wide
@@ -137,14 +141,20 @@ def one_hot_targets(labels: npt.NDArray[np.int64], class_count: int) -> npt.NDAr
     Raises
     ------
     DataError
-        If a label is outside of that range.
+        If a label is outside of that range, or labels are no whole numbers of shape (n,).
 
     Examples
     --------
-    >>> one_hot_targets(np.array([1, 0]), 2)
+    >>> one_hot_targets([1, 0], 2)
     array([[-0.5,  0.5],
            [ 0.5, -0.5]])
     """
+    labels = as_array("labels", labels)
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise DataError(
+            f"labels: expected whole numbers of shape (n,), got {labels.dtype} of shape {labels.shape}; "
+            f"{why_no_labels(labels)}"
+        )
     outside = (labels < 0) | (labels >= class_count)
     if outside.any():
         row = int(outside.argmax())

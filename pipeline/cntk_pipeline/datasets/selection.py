@@ -1,6 +1,7 @@
 """The selection of a data set's rows for a run."""
 
 from dataclasses import replace
+from numbers import Integral
 
 import numpy as np
 import numpy.typing as npt
@@ -82,7 +83,14 @@ def shuffle(dataset: Dataset, seed: int) -> Dataset:
     dataset : Dataset
     seed : int
         From 0 to 2**32 - 1.
+
+    Raises
+    ------
+    ConfigError
+        If the seed is another one.
     """
+    if not isinstance(seed, Integral) or isinstance(seed, bool) or not 0 <= seed < 2**32:
+        raise ConfigError(f"{dataset.name}: expected a seed from 0 to 2**32 - 1, a whole number, got {seed!r}")
 
     def mixed(part: Split) -> Split:
         # RandomState, since NumPy promises the same numbers in all future versions. A Generator's numbers may change,
@@ -118,11 +126,11 @@ def row_count(wanted: int | None, available: int, key: str, name: str) -> int:
     Raises
     ------
     ConfigError
-        If fewer than one row, or more than exist, are wanted.
+        If fewer than one row, or more than exist, are wanted, or that is no whole number.
     """
     if wanted is None:
         return available
-    if not 1 <= wanted <= available:
+    if not isinstance(wanted, Integral) or isinstance(wanted, bool) or not 1 <= wanted <= available:
         raise ConfigError(f"{name}: expected data.{key} from 1 to the {available} rows there are, got {wanted}")
     return wanted
 

@@ -1,12 +1,12 @@
 """Labels of any type: class numbers for a classification, columns of numbers for the other tasks."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from cntk_pipeline.datasets.base import Dataset, Split
+from cntk_pipeline.datasets.base import Dataset, Split, require_task
 from cntk_pipeline.datasets.labels import is_one_hot
 from cntk_pipeline.errors import DataError
 from cntk_pipeline.models import AskedTask, TaskName
@@ -51,6 +51,8 @@ def assemble(
     ------
     DataError
         If the labels do not fit the task or the names, or `Dataset` refuses the data.
+    ConfigError
+        If there is no such task.
 
     Examples
     --------
@@ -60,8 +62,10 @@ def assemble(
     >>> data.classes, data.train.labels
     (('cat', 'dog'), array([1, 0, 1]))
     """
+    require_task(task, get_args(AskedTask), name)
     parts = {"train": train} if test is None else {"train": train, "test": test}
-    given = {part: _row(split.labels) for part, split in parts.items() if split.labels is not None}
+    columns = {part: _row(split.labels) for part, split in parts.items() if split.labels is not None}
+    given = _decoded(columns, name)
     if "train" not in given:
         raise DataError(f"{name}: expected labels of the training images, got none; add them")
     for part, labels in given.items():
@@ -84,9 +88,25 @@ def is_matrix(labels: npt.NDArray[Any]) -> bool:
 
 
 def _row(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Turn a single column into a row, and bytes into text."""
-    labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
-    return np.char.decode(labels, "utf-8", "replace") if labels.dtype.kind == "S" else labels
+    """Turn a single column into a row."""
+    return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+
+
+def _decoded(given: dict[str, npt.NDArray[Any]], name: str) -> dict[str, npt.NDArray[Any]]:
+    """Turn bytes into text; `DataError` where different ones become one text, as they are not UTF-8."""
+    if not any(labels.dtype.kind == "S" for labels in given.values()):
+        return given
+    found = {p: np.char.decode(x, "utf-8", "replace") if x.dtype.kind == "S" else x for p, x in given.items()}
+    texts: dict[str, bytes] = {}
+    for part, labels in given.items():
+        for raw in np.unique(labels).tolist() if labels.dtype.kind == "S" else ():
+            text = raw.decode("utf-8", "replace")
+            if texts.setdefault(text, raw) != raw:
+                raise DataError(
+                    f"{name}: {part} labels: expected texts of bytes in UTF-8, and {texts[text]!r} and {raw!r} would "
+                    'both be one class; decode them, for example with numpy.char.decode(labels, "latin-1")'
+                )
+    return found
 
 
 def _task_of(labels: Sequence[npt.NDArray[Any]], name: str, are_named: bool) -> tuple[TaskName, tuple[str, ...]]:
@@ -161,7 +181,8 @@ def _classify(
         raise DataError(f"{name}: expected labels of one type, got text and numbers; convert one part's labels")
     if not is_text and any(labels.dtype.kind == "b" for labels in given.values()) and names is None:
         return ("False", "True"), {part: labels.astype(np.int64) for part, labels in given.items()}
-    together = np.concatenate(list(given.values()))
+    exact = _kept_apart(given)
+    together = np.concatenate(list(exact.values()))
     values = np.unique(together)
     if names is not None:
         numbers = {text: number for number, text in enumerate(names)}
@@ -180,7 +201,16 @@ def _classify(
         counted = tuple(str(number) for number in range(int(values[-1]) + 1))
         return counted, {part: labels.astype(np.int64) for part, labels in given.items()}
     texts = tuple(str(value) if is_text else str(int(value)) for value in values)
-    return texts, {part: np.searchsorted(values, labels).astype(np.int64) for part, labels in given.items()}
+    return texts, {part: np.searchsorted(values, labels).astype(np.int64) for part, labels in exact.items()}
+
+
+def _kept_apart(given: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    """Turn labels into Python's numbers where their joint dtype is a float one, in which large integers are equal."""
+    whole = [labels for labels in given.values() if labels.dtype.kind in "iu"]
+    largest = max((max(int(labels.max()), -int(labels.min())) for labels in whole), default=0)
+    if np.result_type(*given.values()).kind != "f" or largest <= 2**53:
+        return given
+    return {part: labels.astype(object) for part, labels in given.items()}
 
 
 def _columns(

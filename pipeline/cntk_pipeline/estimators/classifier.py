@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from cntk_pipeline.datasets.preprocessing import one_hot_targets
 from cntk_pipeline.estimators.fitted import CentreChoice, fit_samples
 from cntk_pipeline.estimators.source import KernelSource, is_precomputed, read_samples
+from cntk_pipeline.inputs import require_no_missing_text, require_plain
 from cntk_pipeline.layers import Layer
 from cntk_pipeline.regression.arguments import RidgeMode
 from cntk_pipeline.regression.probabilities import fit_probabilities
@@ -41,7 +42,7 @@ class KernelClassifier(ClassifierMixin, BaseEstimator):
     dtype : {"float32", "float64"}
         Of the kernel; the regression is done in float64.
     flips : bool
-        Average the kernel over images flipped left to right.
+        Average the kernel over images flipped left to right; not of vectors.
     image_shape : tuple of int, optional
         (H, W, C) of the images that the features are, channels last. Without it, features are vectors, and X may also
         be images ``(n, H, W, C)``.
@@ -137,6 +138,9 @@ class KernelClassifier(ClassifierMixin, BaseEstimator):
             If the kernel is not positive definite with any ridge.
         """
         source = KernelSource.of(self)
+        require_plain("X", X)
+        require_plain("y", y)
+        require_no_missing_text("y", y)
         values, y = validate_data(
             self,
             X,
@@ -147,16 +151,18 @@ class KernelClassifier(ClassifierMixin, BaseEstimator):
             ensure_all_finite=source.needed_numbers,
         )
         check_classification_targets(y)
-        self.classes_, labels = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
+        classes, labels = np.unique(y, return_inverse=True)
+        if len(classes) < 2:
             raise ValueError(
-                f"KernelClassifier needs samples of at least two classes, got one class only: {self.classes_[0]}"
+                f"KernelClassifier needs samples of at least two classes, got one class only: {classes[0]}"
             )
-        targets = one_hot_targets(labels, len(self.classes_))
-        self.X_fit_, fitted = fit_samples(self, source, source.samples(values), targets)
+        targets = one_hot_targets(labels, len(classes))
+        samples, fitted = fit_samples(self, source, source.samples(values), targets)
+        probabilities = fit_probabilities(fitted.leave_one_out, labels)
+        # Only now: behind a fit that fails, predictions are still those of the one before.
+        self.classes_, self.X_fit_, self.probabilities_ = classes, samples, probabilities
         self.ridge_, self.absolute_ridge_, self.ridge_path_ = fitted.ridge, fitted.absolute_ridge, fitted.path
         self.dual_coef_, self.leave_one_out_ = fitted.coefficients, fitted.leave_one_out
-        self.probabilities_ = fit_probabilities(fitted.leave_one_out, labels)
         return self
 
     def decision_function(self, X: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -183,8 +189,9 @@ class KernelClassifier(ClassifierMixin, BaseEstimator):
         return self.probabilities_.of(means)
 
     def _means(self, x: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        check_is_fitted(self)
+        check_is_fitted(self, "dual_coef_")
         source = KernelSource.of(self)
+        require_plain("X", x)
         values = validate_data(
             self, x, dtype="numeric", allow_nd=True, reset=False, ensure_all_finite=source.needed_numbers
         )

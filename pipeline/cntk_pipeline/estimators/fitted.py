@@ -43,6 +43,8 @@ def fit_samples(
     count = estimator.n_centres
     _require_choice(estimator)
     if count is None:
+        if source.question is not None:
+            samples = samples.copy()  # they may be the caller's own array, and predictions read them
         return samples, fit(source.train(samples), targets, **asked)
     if source.question is None:
         raise ValueError(
@@ -71,6 +73,7 @@ def fit_samples(
         if estimator.centre_choice == "random":
             rows = draw(len(samples), count, int(estimator.centre_seed))
         columns = source.cross(samples, samples[rows])
+        columns[rows, np.arange(count)] = diagonal[rows]  # for Dropout: a centre is one sample with itself
     fitted = fit_centres(columns, diagonal, targets.reshape(len(targets), -1), centres=rows, **asked)
     return samples[rows], fitted
 

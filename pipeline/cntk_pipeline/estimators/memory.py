@@ -17,9 +17,11 @@ from cntk_pipeline.estimators.folder_memory import FolderMemory
 from cntk_pipeline.estimators.kept import Found, digests
 from cntk_pipeline.estimators.question import KernelQuestion, image_shape_of, thread_count
 from cntk_pipeline.estimators.run_memory import RunMemory
+from cntk_pipeline.inputs import as_array
 from cntk_pipeline.kernels.program import Array
-from cntk_pipeline.layers import Dropout, Layer
+from cntk_pipeline.layers import Layer
 from cntk_pipeline.layers.kinds import KINDS
+from cntk_pipeline.layers.normalization import find_dropout
 from cntk_pipeline.layers.spelling import spell
 
 Places = npt.NDArray[np.intp]
@@ -46,7 +48,7 @@ def remembered_matrix(memory: str | Path, question: KernelQuestion, x1: Array, x
     SpecificationMismatch
         If the run holds kernels of other samples.
     """
-    if any(isinstance(layer, Dropout) for layer in question.network.walk()):
+    if find_dropout(question.network) is not None:
         return question.matrix(x1, x2)
     wanted = _Wanted(question.dtype, x1, x2)
     is_run = RunMemory.is_run(memory)
@@ -73,7 +75,8 @@ def fill_memory(
     """Compute the kernels of several networks in one pass, for estimators with the same ``memory``.
 
     What networks have in common from the inputs on is computed once, so all depths of one body cost little more than
-    the deepest alone. Pairs that are kept already are not computed again.
+    the deepest alone. Pairs that are kept already are not computed again. Networks with `Dropout` are left out, since
+    their kernels are computed anew each time.
 
     Parameters
     ----------
@@ -90,10 +93,11 @@ def fill_memory(
     if RunMemory.is_run(memory):
         raise ValueError(f"{memory} is a run directory, which is only read: give another folder")
     shape = image_shape_of(image_shape)
-    questions = [KernelQuestion(network, "nngp", dtype, flips, shape, n_jobs) for network in networks]
+    asked = [KernelQuestion(network, "nngp", dtype, flips, shape, n_jobs) for network in networks]
+    questions = [question for question in asked if find_dropout(question.network) is None]
     if not questions:
         return
-    inputs = questions[0].inputs(np.asarray(x))
+    inputs = questions[0].inputs(as_array("x", x))
     wanted = _Wanted(dtype, inputs, None)
     folders = {
         folder.path: (folder, question) for question in questions for folder in [_folder(memory, question, inputs)]
@@ -186,7 +190,7 @@ def _folder(memory: str | Path, question: KernelQuestion, inputs: Array) -> Fold
         "network": network,
         "input_shape": list(inputs.shape[1:]),
         "dtype": question.dtype,
-        "flips": question.flips,
+        "flips": bool(question.flips),
         "engine": "cpu",
         "numerics_version": kernels.find_engine("cpu").version_for(asked),
     }

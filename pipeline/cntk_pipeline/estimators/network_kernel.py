@@ -9,7 +9,8 @@ import numpy.typing as npt
 import xxhash
 from sklearn.gaussian_process.kernels import Kernel
 
-from cntk_pipeline.estimators.source import KernelSource
+from cntk_pipeline.estimators.source import KernelSource, is_precomputed
+from cntk_pipeline.inputs import as_array
 from cntk_pipeline.layers import Layer
 
 Floats = npt.NDArray[np.float64]
@@ -75,7 +76,8 @@ class NetworkKernel(Kernel):
         Parameters
         ----------
         X, Y : array, (n, features) or (n, H, W, C)
-            None for ``Y`` means ``X``.
+            None for ``Y`` means ``X``, and so does the array ``X`` itself. Samples of a copy of ``X`` are others, which
+            only `Dropout` tells.
         eval_gradient : also return the gradient by the hyperparameters, of which there are none: ``(n, n, 0)``.
 
         Returns
@@ -89,20 +91,29 @@ class NetworkKernel(Kernel):
         """
         if eval_gradient and Y is not None:
             raise ValueError("a gradient can only be evaluated where Y is None")
-        source = KernelSource.of(self)
-        left = source.samples(np.asarray(X))
-        right = None if Y is None else source.samples(np.asarray(Y))
+        source = self._source()
+        Y = None if Y is X else Y  # as the fit of a support vector machine asks
+        left = source.samples(as_array("X", X))
+        right = None if Y is None else source.samples(as_array("Y", Y))
         values = _RECENT.matrix(source, left, right)
         return (values, np.empty((*values.shape, 0))) if eval_gradient else values
 
     def diag(self, X: npt.ArrayLike) -> Floats:
         """Evaluate the kernel of each sample with itself, ``(n,)``."""
-        source = KernelSource.of(self)
-        return source.variances(source.samples(np.asarray(X))).astype(np.float64)
+        source = self._source()
+        return source.variances(source.samples(as_array("X", X))).astype(np.float64)
 
     def is_stationary(self) -> bool:
         """Tell that values depend on more than the difference of two samples."""
         return False
+
+    def _source(self) -> KernelSource:
+        if is_precomputed(self.network):
+            raise ValueError(
+                f"NetworkKernel computes kernels of a network, got network={self.network!r}: give a layer; estimators "
+                "that take matrices have kernel='precomputed' of their own"
+            )
+        return KernelSource.of(self)
 
     def __repr__(self) -> str:
         return f"NetworkKernel({self.network}, kind={self.kind!r})"

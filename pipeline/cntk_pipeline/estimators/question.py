@@ -32,7 +32,7 @@ class KernelQuestion:
     Raises
     ------
     TypeError
-        If the network is no layer.
+        If the network is no layer, or flips are neither True nor False.
     ValueError
         If kind, dtype or n_jobs are unknown.
     """
@@ -49,6 +49,8 @@ class KernelQuestion:
         if self.kind not in KINDS:
             raise ValueError(f"kind must be one of {', '.join(map(repr, KINDS))}, got {self.kind!r}")
         read_dtype(self.dtype)
+        if not isinstance(self.flips, bool | np.bool_):
+            raise TypeError(f"flips must be True or False, got {self.flips!r}")
         thread_count(self.n_jobs)
 
     def inputs(self, x: Array) -> Array:
@@ -57,9 +59,14 @@ class KernelQuestion:
         Raises
         ------
         ValueError
-            If they do not fit ``image_shape``.
+            If they do not fit ``image_shape``, or are vectors where flips are asked for.
         """
         if self.image_shape is None:
+            if self.flips and x.ndim == 2:
+                raise ValueError(
+                    f"flips=True averages over images flipped left to right, and X of shape {x.shape} holds vectors: "
+                    "give image_shape=(height, width, channels), or leave flips out"
+                )
             return read_sequences(self.network, x)
         shape = self.image_shape
         if x.shape[1:] != shape and (x.ndim != 2 or x.shape[1] != np.prod(shape)):

@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from cntk_pipeline.estimators.fitted import CentreChoice, fit_samples
 from cntk_pipeline.estimators.source import KernelSource, is_precomputed, read_samples
+from cntk_pipeline.inputs import require_plain
 from cntk_pipeline.layers import Layer
 from cntk_pipeline.regression.arguments import MEASURED_RIDGES, RidgeMode
 from cntk_pipeline.regression.centres import FittedCentres
@@ -45,7 +46,8 @@ class KernelRegressor(RegressorMixin, BaseEstimator):
     leave_one_out_ : float64 array, shaped like y
         The prediction of each training sample from all the others, with ``y_mean_`` of all samples.
     signal_variance_ : float64 array, () or (outputs,)
-        The factor of the kernel under which the targets are most likely; standard deviations contain its root.
+        The factor of the kernel under which the targets are most likely; standard deviations contain its root. It is
+        infinite without a ridge where centres do not reach the targets.
     n_features_in_, feature_names_in_ : as scikit-learn has them.
 
     Examples
@@ -107,6 +109,8 @@ class KernelRegressor(RegressorMixin, BaseEstimator):
             If the kernel is not positive definite with any ridge.
         """
         source = KernelSource.of(self)
+        require_plain("X", X)
+        require_plain("y", y)
         values, y = validate_data(
             self,
             X,
@@ -119,9 +123,11 @@ class KernelRegressor(RegressorMixin, BaseEstimator):
             ensure_all_finite=source.needed_numbers,
         )
         targets = np.asarray(y, np.float64)
-        self.y_mean_ = targets.mean(axis=0)
-        centred = targets - self.y_mean_
-        self.X_fit_, fitted = fit_samples(self, source, source.samples(values), centred, MEASURED_RIDGES)
+        mean = targets.mean(axis=0)
+        centred = targets - mean
+        samples, fitted = fit_samples(self, source, source.samples(values), centred, MEASURED_RIDGES)
+        # Only now: behind a fit that fails, predictions are still those of the one before.
+        self.y_mean_, self.X_fit_ = mean, samples
         self.ridge_, self.absolute_ridge_, self.ridge_path_ = fitted.ridge, fitted.absolute_ridge, fitted.path
         self.dual_coef_ = fitted.coefficients.reshape(-1, *targets.shape[1:])
         self.leave_one_out_ = fitted.leave_one_out.reshape(targets.shape) + self.y_mean_
@@ -157,12 +163,18 @@ class KernelRegressor(RegressorMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If both are asked for, or X does not fit.
+            If both are asked for, X does not fit, or ``signal_variance_`` is infinite.
         """
         if return_std and return_cov:
             raise ValueError("at most one of return_std and return_cov can be asked for")
-        check_is_fitted(self)
+        check_is_fitted(self, "dual_coef_")
+        if (return_std or return_cov) and not np.isfinite(self.signal_variance_).all():
+            raise ValueError(
+                f"there are no deviations with ridge=0 and n_centres={self.n_centres}: without noise, centres that do "
+                "not reach the targets make signal_variance_ infinite. Give a ridge above 0, or leave n_centres out"
+            )
         source = KernelSource.of(self)
+        require_plain("X", X)
         values = validate_data(
             self, X, dtype="numeric", allow_nd=True, reset=False, ensure_all_finite=source.needed_numbers
         )

@@ -7,9 +7,11 @@ from typing import Literal
 
 import numpy as np
 
+from cntk_pipeline import kernels
 from cntk_pipeline.errors import CorruptTile, SpecificationMismatch
 from cntk_pipeline.estimators.kept import Found, Kept, digests
 from cntk_pipeline.estimators.question import KernelQuestion
+from cntk_pipeline.gram.engines import require_numerics
 from cntk_pipeline.kernels.program import Array
 from cntk_pipeline.layers.spelling import spell
 from cntk_pipeline.rundir.directory import RunDirectory
@@ -33,7 +35,7 @@ class RunMemory(Kept):
     ------
     SpecificationMismatch
         If the run has images of another shape or values of another dtype, or averages over flips where the question
-        does not; with both.
+        does not, with both; if its engine computes no exact kernels, or another version of it has computed the run.
     RunNotFound, StoreError
         As of `RunDirectory`.
     """
@@ -42,7 +44,8 @@ class RunMemory(Kept):
         self._run, self._network = RunDirectory(path), spell(question.network)
         specification = self._run.specification
         asked = (input_shape, question.dtype, question.flips)
-        stored = (specification.data.shape, specification.dtype, specification.flips)
+        flips = specification.flips and len(specification.data.shape) > 1  # of vectors they changed nothing
+        stored = (specification.data.shape, specification.dtype, flips)
         if asked != stored:
             raise SpecificationMismatch(
                 f"the run in {path} cannot serve as memory: it holds kernels of samples of shape {stored[0]} in "
@@ -100,6 +103,20 @@ class RunMemory(Kept):
         return {int(p): (asked[piece == p], rows[asked[piece == p]] % cut.size) for p in np.unique(piece)}
 
 
+def _require_exact(run: RunDirectory) -> None:
+    """Refuse a run whose values are not those that estimators compute for pairs that it lacks."""
+    try:
+        require_numerics(run)
+    except SpecificationMismatch as error:
+        raise SpecificationMismatch(f"no memory of estimators: {error}. Or give a folder as memory") from None
+    name = run.specification.engine.name
+    if not kernels.find_engine(name).is_exact:
+        raise SpecificationMismatch(
+            f"the run in {run.path} cannot serve as memory: estimators expect exact kernels, and its engine {name!r} "
+            "computes others. Give a folder as memory, or a run of another engine"
+        )
+
+
 @lru_cache(maxsize=1)
 def _read_places(path: str, fingerprint: str) -> dict[str, dict[bytes, int]]:
     """Find the place of each image of a run by its digest, for both parts; a search asks for it at every fit.
@@ -107,6 +124,7 @@ def _read_places(path: str, fingerprint: str) -> dict[str, dict[bytes, int]]:
     The fingerprint, which contains the digest of the data set, tells a run from a later one at the same path.
     """
     run = RunDirectory(path)
+    _require_exact(run)
     found: dict[str, dict[bytes, int]] = {"train": {}, "test": {}}
     for part, places in found.items():
         images = run.inputs("train_images" if part == "train" else "test_images")

@@ -14,12 +14,12 @@ import numpy as np
 
 from cntk_pipeline.errors import ConfigError, DataError, LayerError
 from cntk_pipeline.finite.building import DTYPES, build, require_torch
-from cntk_pipeline.inputs import as_array, require_channels_last
+from cntk_pipeline.inputs import as_array
 from cntk_pipeline.layers import Dense, Layer, Sequential
 from cntk_pipeline.layers.arguments import require_count
 from cntk_pipeline.layers.kinds import KINDS, require_kind
 from cntk_pipeline.layers.normalization import find_dropout
-from cntk_pipeline.layers.recurrent import read_sequences
+from cntk_pipeline.layers.reading import require_inputs
 
 if TYPE_CHECKING:
     from torch import nn
@@ -171,7 +171,8 @@ def empirical_kernel(
     Parameters
     ----------
     network : a network of the algebra that ends in a vector; or a module with weights of its own, which takes a batch
-        of inputs as they are given, and is used as it is: call its ``eval()`` first where it has dropout.
+        of inputs of the shape that is given, and is used as it is: call its ``eval()`` first where it has dropout. It
+        gets numbers of its parameters' dtype; a module with an ``nn.Embedding`` gets whole numbers as they are.
     x, z : inputs, ``(n, H, W, C)`` or ``(n, features)``, for a module of any shape; None for ``z`` means ``x``.
     kind : "ntk" or "nngp".
     width : channels of each layer with weights.
@@ -186,9 +187,10 @@ def empirical_kernel(
     Raises
     ------
     LayerError
-        If the network has no such kernel, or width or draws are not whole numbers of at least 1.
+        If the network is none or has no such kernel, or width or draws are not whole numbers of at least 1.
     DataError
-        If inputs do not agree.
+        If inputs do not agree, or are no real numbers; for a network also if they are not finite, but for absent
+        positions.
     ConfigError
         If torch is not installed, or a module is given a width or draws.
 
@@ -203,6 +205,8 @@ def empirical_kernel(
     True
     """
     require_torch()
+    import torch
+
     if kind not in KINDS:
         raise LayerError(f'a kernel is "nngp" or "ntk", got kind={kind!r}')
     modules: Callable[[], Iterator[Any]]
@@ -210,12 +214,17 @@ def empirical_kernel(
     if left.size == 0 or (right is not None and (right.size == 0 or right.shape[1:] != left.shape[1:])):
         got = left.shape if right is None else f"{left.shape} and {right.shape}"
         raise DataError(f"x and z must hold at least one input each, all of one shape, got {got}")
+    for name, given in (("x", left), ("z", right)):
+        if given is not None and given.dtype.kind not in "biuf":
+            raise DataError(f"{name} must hold real numbers, got dtype {given.dtype}")
     if isinstance(network, Layer):
-        require_channels_last("x", left.shape)
-        left, right = read_sequences(network, left), None if right is None else read_sequences(network, right)
+        left = require_inputs("x", left, [network])
+        right = None if right is None else require_inputs("z", right, [network])
         if width is None:
             raise LayerError("an empirical kernel needs the width of its finite networks, such as width=512")
         modules = Draws(network, kind, width, left.shape[1:], seed, draws, dtype).modules
+    elif not isinstance(network, torch.nn.Module):
+        raise LayerError(f"network must be a layer of cntk_pipeline.layers or a module of torch, got {network!r}")
     elif width is not None or draws != 1:
         raise ConfigError("a module of torch has a width and weights of its own: leave out width and draws")
     else:
@@ -268,8 +277,10 @@ def _outputs(module: "nn.Module", image: Array) -> Any:
     import torch
 
     dtype = next((each.dtype for each in module.parameters()), torch.float64)
+    if image.dtype.kind in "iu" and any(isinstance(each, torch.nn.Embedding) for each in module.modules()):
+        dtype = torch.int64
     # By itself: the bits of a product of matrices depend on how many inputs go through at once.
-    return module(torch.tensor(np.asarray(image)[None], dtype=dtype)).reshape(-1)
+    return module(torch.tensor(image[None], dtype=dtype)).reshape(-1)
 
 
 _lock = Lock()

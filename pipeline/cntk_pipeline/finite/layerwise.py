@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cntk_pipeline.errors import DataError, LayerError
+from cntk_pipeline.errors import LayerError
 from cntk_pipeline.finite.building import build, require_torch
 from cntk_pipeline.finite.empirical import Draws, torch_in_one_thread
-from cntk_pipeline.inputs import as_array, require_channels_last
 from cntk_pipeline.layers import Layer
 from cntk_pipeline.layers.kinds import KINDS
-from cntk_pipeline.layers.recurrent import read_sequences
+from cntk_pipeline.layers.reading import require_inputs
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +59,7 @@ def empirical_kernels(
     LayerError
         If the network has no such kernel, no kind is asked for, or a number is not a whole number of at least 1.
     DataError
-        If there is no input.
+        If inputs are not finite real numbers, but for absent positions, or there is none.
     ConfigError
         If torch is not installed.
 
@@ -76,11 +75,7 @@ def empirical_kernels(
     True
     """
     require_torch()
-    inputs = as_array("x", x)
-    if inputs.size == 0:
-        raise DataError(f"x must hold at least one input, got {inputs.shape}")
-    require_channels_last("x", inputs.shape)
-    inputs = read_sequences(network, inputs)
+    inputs = require_inputs("x", x, [network])
     if not kinds:
         raise LayerError('empirical kernels are of at least one kind, "nngp" or "ntk", got none')
     sets = [Draws(network, kind, width, inputs.shape[1:], seed, draws, dtype) for kind in kinds]

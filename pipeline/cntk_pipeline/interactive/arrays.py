@@ -10,7 +10,7 @@ import numpy as np
 
 from cntk_pipeline.errors import ConfigError, DataError, PipelineError
 from cntk_pipeline.inputs import as_array
-from cntk_pipeline.rundir.directory import ARRAYS
+from cntk_pipeline.rundir.directory import ARRAYS, RunDirectory
 from cntk_pipeline.storage import LocalPath, StorePath
 
 
@@ -19,7 +19,7 @@ def stored(arrays: Mapping[str, object], place: StorePath) -> Iterator[Path]:
     """Store arrays in a run directory for a ``with`` block that begins the run; yield the archive's path.
 
     The archive is named by its content, so that arrays of another call never take its place. It is deleted again where
-    the run is refused before it began.
+    the call is refused before the run's workflow names it.
 
     Parameters
     ----------
@@ -47,12 +47,20 @@ def stored(arrays: Mapping[str, object], place: StorePath) -> Iterator[Path]:
     try:
         yield Path(path.absolute())
     except PipelineError:
-        if is_new and not (place / "run.json").exists():
+        if is_new and not _is_named(path.name, place):
             path.unlink(missing_ok=True)
             for empty in (folder, place):
                 with contextlib.suppress(OSError):
                     empty.rmdir()
         raise
+
+
+def _is_named(name: str, place: LocalPath) -> bool:
+    """Tell whether the workflow of a run reads an archive."""
+    if not (place / "run.json").exists():
+        return False
+    run = RunDirectory(place)
+    return run.has_workflow() and Path(run.workflow().data.path or "").name == name
 
 
 def _archive(arrays: Mapping[str, object]) -> bytes:

@@ -41,7 +41,7 @@ class Question:
     Raises
     ------
     LayerError
-        If the dtype is another.
+        If the dtype is another, or flips are neither True nor False.
     """
 
     readouts: tuple[tuple[Layer, str], ...]
@@ -52,6 +52,8 @@ class Question:
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise LayerError(f'kernels are computed in "float32" or "float64", got dtype={self.dtype!r}')
+        if not isinstance(self.flips, bool | np.bool_):
+            raise LayerError(f"flips must be True or False, got {self.flips!r}")
 
 
 class Evaluator(ABC):
@@ -125,6 +127,8 @@ class Engine(ABC):
     uses_devices : whether it computes on graphics cards; then each worker has one.
     options_type : the engine's own keys of ``[kernel]``, all with defaults. A run's specification holds them.
     takes_graphs : whether it computes kernels of graphs; others refuse them.
+    is_exact : whether values are those of the networks' exact kernels, of the accuracy that the package promises. Only
+        then a run that it computes is a memory of estimators.
     """
 
     numerics_version: ClassVar[int]
@@ -132,6 +136,7 @@ class Engine(ABC):
     uses_devices: ClassVar[bool] = False
     options_type: "ClassVar[type[Section] | None]" = None
     takes_graphs: ClassVar[bool] = False
+    is_exact: ClassVar[bool] = False
 
     def __init__(self, question: Question, options: "Section | None" = None) -> None:
         if is_graph(question.input_shape) and not self.takes_graphs:

@@ -32,6 +32,7 @@ class CpuEngine(Engine):
     numerics_version: ClassVar[int] = NUMERICS_VERSION
     lane_width = LANES
     takes_graphs = True
+    is_exact = True
 
     @classmethod
     def ask(cls, question: Question, options: "Section | None" = None) -> Engine:

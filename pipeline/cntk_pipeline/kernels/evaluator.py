@@ -22,20 +22,11 @@ from cntk_pipeline.kernels.memory import group_size, planes_dtype
 from cntk_pipeline.kernels.nearness import sizes_differ
 from cntk_pipeline.kernels.program import Array, Program
 from cntk_pipeline.layers import Presence
+from cntk_pipeline.layers.absent import NEEDS_MASKED, NEEDS_PADDED
 from cntk_pipeline.sequences import has_absent_pixels, has_absent_steps, read_presence
 
 NUMERICS_VERSION = 3
 """Raised by hand whenever the values change in any bit; a run directory of another version is refused."""
-
-
-NEEDS_PADDED = (
-    "a sequence has absent steps, which hold NaN, and a network that does not take them: put Padded() first in each "
-    "network, or cut all sequences to one length"
-)
-NEEDS_MASKED = (
-    "an image has absent pixels, which hold NaN in all channels, and a network that does not take them: put Masked() "
-    "first in each network, or fill the pixels in"
-)
 
 
 class CpuEvaluator(Evaluator):

@@ -6,23 +6,20 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from numbers import Integral
 
-import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cntk_pipeline.errors import ConfigError, DataError, LayerError
 from cntk_pipeline.graphs import fill_rows, is_graph
-from cntk_pipeline.inputs import as_array, require_channels_last
 from cntk_pipeline.kernels.base import Engine, Question, read_dtype
 from cntk_pipeline.kernels.engines import find_engine
-from cntk_pipeline.kernels.evaluator import NEEDS_MASKED, NEEDS_PADDED
 from cntk_pipeline.kernels.pieces import PIECE_SECONDS, CostSoFar, Tell, compute
 from cntk_pipeline.kernels.program import Array
 from cntk_pipeline.layers import Layer
 from cntk_pipeline.layers.absent import takes_gaps, takes_padding
-from cntk_pipeline.layers.recurrent import read_sequences
+from cntk_pipeline.layers.reading import require_inputs
 from cntk_pipeline.resources import core_count
-from cntk_pipeline.sequences import fill_steps, has_absent_pixels, has_absent_steps, read_presence
+from cntk_pipeline.sequences import fill_steps
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +52,7 @@ def kernel_matrix(
         ``x2`` means ``x1``.
     kind : "ntk", or "nngp" for the kernel of the network with only its last layer trained.
     dtype : "float32" or "float64", of the computation and the result.
-    flips : average over x2 and its images flipped left to right.
+    flips : average over x2 and its images flipped left to right; vectors have none.
     progress : True shows a bar on stderr; a function is called in this thread with the pairs that are done and those
         in all, again and again. What it raises stops the computation.
     engine : what computes it, a name in `kernels.ENGINES`; docs/extending.md shows how to add one.
@@ -68,7 +65,7 @@ def kernel_matrix(
     Raises
     ------
     LayerError
-        If the network does not accept the inputs' shape, or kind or dtype are unknown.
+        If the network does not accept the inputs' shape, kind or dtype are unknown, or flips are asked of vectors.
     DataError
         If the inputs are not finite numbers or differ in shape.
     ConfigError
@@ -136,8 +133,8 @@ def kernel_matrices(
         raise LayerError(f"kernel_matrices takes a list of networks, got one {type(networks).__name__}: put it in []")
     if isinstance(kinds, str):
         raise LayerError(f'kinds is a list, got {kinds!r}: write kinds=("{kinds}",)')
-    left = _require_inputs("x1", x1, networks)
-    right = None if x2 is None else _require_inputs("x2", x2, networks)
+    left = require_inputs("x1", x1, networks)
+    right = None if x2 is None else require_inputs("x2", x2, networks)
     if right is not None and is_graph(left.shape[1:]) and is_graph(right.shape[1:]):
         rows = max(left.shape[3], right.shape[3])
         left, right = fill_rows(left, rows), fill_rows(right, rows)
@@ -181,12 +178,17 @@ def kernel_diagonal(
     >>> kernel_diagonal(presets.fully_connected(1), np.array([[3.0, 4.0], [0.0, 1.0]]))
     array([12.5,  0.5], dtype=float32)
     """
-    inputs = _require_inputs("x", x, [network])
+    inputs = require_inputs("x", x, [network])
     computing = _ask(Question(((network, kind),), inputs.shape[1:], read_dtype(dtype).name, flips), engine)
     return computing.evaluator().evaluate_pairs(inputs)[0]
 
 
 def _ask(question: Question, engine: str) -> Engine:
+    if question.flips and len(question.input_shape) == 1:
+        raise LayerError(
+            "flips average over images flipped left to right, and these inputs are vectors: leave flips out, or give "
+            "images (n, H, W, C)"
+        )
     chosen = find_engine(engine)
     return chosen.ask(question, None if chosen.options_type is None else chosen.options_type())
 
@@ -236,32 +238,3 @@ class _Announcement:
         logger.warning(
             f"kernel: {total - done:,} of {total:,} pairs left, about {left} (h:mm:ss); progress=True shows a bar"
         )
-
-
-def _require_inputs(name: str, inputs: Array, networks: Sequence[Layer]) -> Array:
-    array = given = as_array(name, inputs)
-    for network in networks:
-        array = read_sequences(network, array)
-    if array.dtype.kind not in "uif":
-        raise DataError(f"{name} must hold real numbers, got dtype {array.dtype}")
-    if array.ndim not in (2, 4) and not is_graph(array.shape[1:]):
-        raise DataError(
-            f"{name} must be of shape (n, H, W, C) or (n, features), got {array.shape}: add missing axes. Sequences "
-            f"(n, T, C) are images of one row, {name}[:, None]"
-        )
-    if array.size == 0:
-        raise DataError(f"{name} must hold at least one input, got shape {array.shape}")
-    require_channels_last(name, given.shape)
-    is_wrong = ~np.isfinite(array)
-    gaps = all(map(takes_gaps, networks))
-    if has_absent_steps(array) or (gaps and has_absent_pixels(array)):
-        if not all(map(takes_padding, networks)):
-            raise LayerError(f"{name}: {NEEDS_PADDED}")
-        is_wrong &= read_presence(name, array, gaps)[..., None]
-    bad = np.argwhere(is_wrong)
-    if len(bad):
-        place = tuple(map(int, bad[0]))
-        absent = array.ndim == 4 and bool(np.isnan(array[place[:3]]).all())
-        remedy = f". Or it is an absent pixel: {NEEDS_MASKED}" if absent else ""
-        raise DataError(f"{name} holds {array[place]} at index {place}: inputs must be finite{remedy}")
-    return array

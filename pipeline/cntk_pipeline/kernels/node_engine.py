@@ -41,6 +41,7 @@ class NodeEngine(Engine):
     numerics_version: ClassVar[int] = NUMERICS_VERSION
     lane_width = LANES
     takes_graphs = True
+    is_exact = True
 
     def __init__(self, question: Question, options: "Section | None" = None) -> None:
         super().__init__(question, options)

@@ -7,6 +7,15 @@ from cntk_pipeline.layers.base import Graph, Layer, Shape, require_image, requir
 from cntk_pipeline.layers.presence import Presence
 from cntk_pipeline.layers.sequential import Sequential
 
+NEEDS_PADDED = (
+    "a sequence has absent steps, which hold NaN, and a network that does not take them: put Padded() first in each "
+    "network, or cut all sequences to one length"
+)
+NEEDS_MASKED = (
+    "an image has absent pixels, which hold NaN in all channels, and a network that does not take them: put Masked() "
+    "first in each network, or fill the pixels in"
+)
+
 
 @dataclass(frozen=True)
 class Padded(Layer):

@@ -11,7 +11,7 @@ import numpy as np
 from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.gram.pivots import trace_errors
 from cntk_pipeline.gram.tiles import kernel_group, test_group
-from cntk_pipeline.inference import RESULTS, asked_of
+from cntk_pipeline.inference import RESULTS, asked_of, needs_test_kernel
 from cntk_pipeline.layers import spelling
 from cntk_pipeline.opened.description import describe
 from cntk_pipeline.opened.predicted import predicted_of
@@ -147,8 +147,8 @@ class OpenRun:
         Raises
         ------
         ConfigError
-            If there is no such read-out or part; with ``missing="raise"`` also if the workflow has a part of
-            K(train, train) stored.
+            If there is no such read-out or part, or no workflow asked for K(test, test); with ``missing="raise"`` also
+            if the workflow has a part of K(train, train) stored.
         NotComputed
             With ``missing="raise"``, if tiles are missing, with how far it is.
         """
@@ -164,12 +164,22 @@ class OpenRun:
 
     def _kernel(self, readout: str, part: str) -> Stored:
         if part == "test_test":
-            return Stored.of(test_group(self.directory), readout)
+            return self._test_kernel(readout)
         group = kernel_group(self.directory)
         parts = [spec.name.split("/")[1] for spec in group.arrays if spec.name.split("/")[0] == readout]
         if part not in parts:
             raise ConfigError(f"a kernel has no part {part!r}{spelling.nearest(part, [*parts, 'test_test'])}")
         return Stored.of(group, f"{readout}/{part}")
+
+    def _test_kernel(self, readout: str) -> Stored:
+        stored, run = Stored.of(test_group(self.directory), readout), self.directory
+        is_asked = run.has_workflow() and needs_test_kernel(run.workflow().inference)
+        if not is_asked and not stored.count()[0]:
+            raise ConfigError(
+                f'{run.path}: kernel("{readout}", "test_test") is the kernel of the test images with each other, for '
+                "which no workflow has asked: run it again with inference.posterior_covariance = true"
+            )
+        return stored
 
     # Solves.
 

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cntk_pipeline.errors import ConfigError, NotFinite
+from cntk_pipeline.inputs import as_array
 
 Array = npt.NDArray[np.float64]
 
@@ -155,8 +156,8 @@ def as_absolute_ridge(kernel: TrainKernel, ridge: float, mode: RidgeMode) -> flo
 
 
 def as_real(values: npt.ArrayLike, name: str) -> npt.NDArray[Any]:
-    """Return an array unchanged; `ConfigError` if its dtype is not of real numbers."""
-    given = np.asarray(values)
+    """Return an array unchanged; `ConfigError` if its dtype is not of real numbers, `DataError` if it is masked."""
+    given = as_array(name, values)
     if given.dtype.kind not in "fiub":
         raise ConfigError(f"{name} must hold real numbers, got dtype {given.dtype}")
     return given

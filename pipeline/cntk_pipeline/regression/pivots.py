@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cntk_pipeline.errors import NotPositiveDefinite
+from cntk_pipeline.inputs import as_array
 from cntk_pipeline.tiling import block_width
 
 PROPOSALS = 2
@@ -199,7 +200,7 @@ def choose_centres(
     >>> len(found.rows), found.trace_errors[-1] < 1e-12
     (2, True)
     """
-    first = np.asarray(diagonal)
+    first = as_array("diagonal", diagonal)
     variance = first.astype(np.float64)
     if not variance.sum() > 0:
         raise NotPositiveDefinite("the kernel is zero everywhere: its network trains no layer, or all samples are zero")

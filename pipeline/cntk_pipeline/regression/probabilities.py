@@ -8,6 +8,7 @@ import scipy
 from pydantic import with_config
 
 from cntk_pipeline.errors import ConfigError
+from cntk_pipeline.inputs import as_array
 from cntk_pipeline.models import STRICT
 from cntk_pipeline.regression.arguments import Array, as_finite, as_real
 
@@ -157,7 +158,7 @@ def confidence_bins(
     -------
     (bins,) arrays: the number of samples in each bin, the sum of their confidence, and the number of right ones.
     """
-    confidence, hits = probabilities.max(1), probabilities.argmax(1) == np.asarray(labels)
+    confidence, hits = probabilities.max(1), probabilities.argmax(1) == as_array("labels", labels)
     place = np.minimum((confidence * bins).astype(int), bins - 1)
     counts = np.bincount(place, minlength=bins)
     summed, right = (np.bincount(place, weights=each, minlength=bins) for each in (confidence, hits))
@@ -165,7 +166,7 @@ def confidence_bins(
 
 
 def _as_columns(labels: npt.ArrayLike, count: int, classes: int) -> npt.NDArray[np.integer]:
-    columns = np.asarray(labels)
+    columns = as_array("labels", labels)
     if columns.shape != (count,) or columns.dtype.kind not in "iu" or not np.isin(columns, range(classes)).all():
         raise ConfigError(
             f"labels must be {count} whole numbers from 0 to {classes - 1}, a column of the means each, got "

@@ -104,6 +104,7 @@ def forecast(loaded: Loaded) -> Plan:
     old = growth.find_source(loaded.config, path)
     # A bucket that is not there yet is no reason against a forecast.
     begun = path if isinstance(path, LocalPath) else None
+    _require_images(loaded, begun)
     kept = factor_tiles(RunDirectory(begun)) if begun is not None and (begun / "run.json").exists() else ()
     return make_plan(loaded, tile_of(loaded, begun, old), kept, path.free_bytes())
 
@@ -334,6 +335,7 @@ def _begun(config: RunConfig, view: View, loaded: Loaded | None = None) -> Itera
         view.say(f'loading the data set "{config.data.source}"')
         loaded = load(config)
     path = run_path(config)
+    _require_images(loaded, path)
     require_cards(config, RunDirectory(path) if (path / "run.json").exists() else None)
     old = growth.find_source(config, path)
     specification = specification_of(loaded, tile_of(loaded, path, old))
@@ -356,6 +358,23 @@ def _begun(config: RunConfig, view: View, loaded: Loaded | None = None) -> Itera
             write_inputs(run, loaded)
         del loaded  # not needed while the run computes, and as large as the data set
         yield Begun(run, trusted, held)
+
+
+def _require_images(loaded: Loaded, path: StorePath | None) -> None:
+    """Refuse flips of vectors, which change nothing, unless an earlier version has begun the run with them.
+
+    Raises
+    ------
+    ConfigError
+        With the shape.
+    """
+    shape = loaded.data.train.images.shape[1:]
+    if not loaded.config.kernel.flips or len(shape) != 1 or (path is not None and (path / "run.json").exists()):
+        return
+    raise ConfigError(
+        f"{loaded.data.name}: kernel.flips = true averages over images flipped left to right, and these are vectors of "
+        f"shape {shape}: leave kernel.flips out, or give images (n, H, W, C)"
+    )
 
 
 def _with_factor_tile(config: RunConfig, run: RunDirectory) -> RunConfig:

@@ -50,6 +50,7 @@ class CudaEngine(Engine):
     numerics_version: ClassVar[int] = 1
     lane_width = LANES
     uses_devices: ClassVar[bool] = True
+    is_exact: ClassVar[bool] = True
     options_type: ClassVar[type[Section]] = CudaOptions
 
     def __init__(self, question: Question, options: Section | None = None) -> None:
