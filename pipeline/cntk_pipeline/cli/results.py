@@ -15,7 +15,8 @@ from cntk_pipeline.errors import ConfigError, Interrupted
 def predict(
     directory: RunPath,
     images: Annotated[
-        Path, typer.Argument(metavar="IMAGES", help="New images: a folder of pictures, .npy, .npz, .csv, .tsv or .parquet.")
+        Path,
+        typer.Argument(metavar="IMAGES", help="New images: a folder of pictures, .npy, .npz, .csv, .tsv or .parquet."),
     ],
     output: Annotated[
         str,
