@@ -68,7 +68,7 @@ def as_array(name: str, given: Any) -> np.ndarray:
     except ValueError as error:
         raise DataError(
             f"{name}: expected an array, or lists whose entries are of one length, got a {type(given).__name__} of "
-            f"which NumPy makes no array ({error}); sequences of unequal lengths are laid out by cntk_pipeline.sequences.pad"
+            f"which NumPy makes no array ({error}); cntk_pipeline.sequences.pad lays out sequences of unequal lengths"
         ) from None
     if array.dtype == object and array.size and all(isinstance(each, str) for each in array.flat):
         return array.astype(str)

@@ -1,6 +1,7 @@
 """The estimators against the functions of the package and of scikit-learn."""
 
 import pickle
+from pathlib import Path
 from typing import Any
 
 import joblib
@@ -242,6 +243,16 @@ def test_a_wrong_parameter_is_named_when_it_is_used(
     model = kind(**({"network": DENSE} | parameters))  # as scikit-learn wants it, making it checks nothing
     with pytest.raises(error, match=message):
         model.fit(X, Y)
+
+
+@pytest.mark.parametrize("kind", [KernelClassifier, KernelRegressor])
+def test_truth_values_count_as_zero_and_one(kind: Any, tmp_path: Path) -> None:
+    x = X > 0.4
+    expected = kind(DENSE, ridge=0.1).fit(x.astype(float), Y).predict(x.astype(float))
+    np.testing.assert_array_equal(kind(DENSE, ridge=0.1).fit(x, Y).predict(x), expected)
+    kept = kind(DENSE, ridge=0.1, memory=tmp_path)
+    np.testing.assert_allclose(kept.fit(x, Y).predict(x.astype(float)), expected, rtol=1e-4)
+    np.testing.assert_array_equal(NetworkKernel(DENSE)(x), kernel_matrix(DENSE, x.astype(float)))
 
 
 def test_what_does_not_fit_the_fit_is_named() -> None:

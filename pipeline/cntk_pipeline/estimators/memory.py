@@ -89,12 +89,14 @@ def fill_memory(
     """
     if RunMemory.is_run(memory):
         raise ValueError(f"{memory} is a run directory, which is only read: give another folder")
+    if isinstance(networks, Layer):
+        raise TypeError(f"fill_memory takes a list of networks, got one {type(networks).__name__}: put it in []")
     shape = image_shape_of(image_shape)
     questions = [KernelQuestion(network, "nngp", dtype, flips, shape, n_jobs) for network in networks]
     if not questions:
         return
     inputs = questions[0].inputs(np.asarray(x))
-    wanted = _Wanted(dtype, inputs, None)
+    wanted = _Wanted(questions[0].dtype, inputs, None)
     folders = {
         folder.path: (folder, question) for question in questions for folder in [_folder(memory, question, inputs)]
     }

@@ -13,7 +13,6 @@ from cntk_pipeline.inputs import as_array, describe_objects
 from cntk_pipeline.rundir.directory import ARRAYS
 from cntk_pipeline.storage import LocalPath, StorePath
 
-
 NO_NAMES = ("file", "allow_pickle")
 """Arguments of `numpy.savez`, which writes the archive."""
 
