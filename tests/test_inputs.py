@@ -82,9 +82,9 @@ def test_a_missing_label_among_text_is_named():
 
 @pytest.mark.parametrize("ragged", [[[0.0, 1.0], [2.0]], [np.zeros((2, 2)), np.zeros((2, 3))]])
 def test_lists_of_unequal_lengths_are_refused(ragged):
-    with pytest.raises(DataError, match="x1: expected .* whose entries are of one length, got a list"):
+    with pytest.raises(DataError, match=r"x1: expected .* whose entries are of one length, got a list"):
         kernel_matrix(NETWORK, ragged)
-    with pytest.raises(DataError, match="images: expected .* whose entries are of one length, got a list"):
+    with pytest.raises(DataError, match=r"images: expected .* whose entries are of one length, got a list"):
         as_split(ragged, [0, 1])
-    with pytest.raises(DataError, match="labels: expected .* whose entries are of one length, got a list"):
+    with pytest.raises(DataError, match=r"labels: expected .* whose entries are of one length, got a list"):
         as_split(np.zeros((2, 2)), ragged)

@@ -31,6 +31,8 @@ def parse_bytes(value: str | float) -> int:
     """
     from dask.utils import parse_bytes as parse  # most tables have none, and Dask is slow to import
 
+    if isinstance(value, str) and not any(character.isdigit() for character in value):  # Dask reads one byte or unit
+        raise ValueError(f"no number of bytes: {value!r}")
     return int(parse(value))
 
 
