@@ -297,10 +297,11 @@ def _join(preset: str, pooling: object) -> tuple[Layer, ...]:
 
 def _count_blocks(preset: str, depth: object, others: int) -> int:
     """Return n where ``depth`` is ``6 n + others``."""
-    if not isinstance(depth, Integral) or depth <= others or (depth - others) % 6:
+    count = int(depth) if isinstance(depth, Integral) else 0
+    if count <= others or (count - others) % 6:
         possible = ", ".join(str(6 * n + others) for n in range(1, 5))
         raise LayerError(f"{preset}: depth must be 6 n + {others}, one of {possible}, ..., got {depth!r}")
-    return int(depth - others) // 6
+    return (count - others) // 6
 
 
 def _block(strides: int, shortcut: Layer, w_std: float, b_std: float) -> Residual:
