@@ -3,12 +3,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cntk_pipeline.gram.tiles import list_kernel_jobs
+from cntk_pipeline.rundir.specification import (
+    CentreSpecification,
+    DataSpecification,
+    ReadoutSpecification,
+    Specification,
+)
 from cntk_pipeline.tiling import (
     LONGEST_SECONDS,
+    MOST_TILES,
     Cut,
     choose_factor_tile,
     choose_tile,
     clip_tile,
+    count_tiles,
+    lower_tiles,
     total_pairs,
 )
 
@@ -35,7 +44,8 @@ def test_a_chosen_tile_is_whole_lanes_within_the_data_and_not_too_long(
     tile = choose_tile(train, test, pair, slots)
     assert tile % 16 == 0
     assert 16 <= tile < max(train, test) + 16
-    assert tile == 16 or tile**2 * pair <= LONGEST_SECONDS * 1.001
+    smaller_are_too_many = tile > 16 and count_tiles(train, test, tile - 16) > MOST_TILES
+    assert tile == 16 or smaller_are_too_many or tile**2 * pair <= LONGEST_SECONDS * 1.001
 
 
 def test_the_costliest_tile_keeps_the_longest_time_too() -> None:
@@ -93,3 +103,23 @@ def test_more_slots_never_choose_larger_factor_tiles(train: int, tile: int, slot
 def test_tiles_are_no_wider_than_the_columns_of_the_centres() -> None:
     assert choose_tile(4000, 100, 1e-6, 1) > 112
     assert choose_tile(4000, 100, 1e-6, 1, centres=100) == 112
+
+
+@pytest.mark.parametrize(("train", "test", "centres"), [(10, 3, None), (11, 0, None), (12, 5, 7), (4, 4, 4)])
+def test_tiles_are_counted(train: int, test: int, centres: int | None) -> None:
+    cut = Cut(train, 4)
+    columns = cut.pieces if centres is None else Cut(centres, 4).pieces
+    rows = list(lower_tiles(cut)) if centres is None else [(r, c) for r in range(cut.pieces) for c in range(columns)]
+    assert count_tiles(train, test, 4, centres) == len(rows) + Cut(test, 4).pieces * columns
+
+
+@pytest.mark.parametrize("centres", [None, 2000])
+@pytest.mark.parametrize("train", [300_000, 1_000_000, 5_000_000])
+def test_a_chosen_tile_never_cuts_a_kernel_into_more_than_a_run_may_have(train: int, centres: int | None) -> None:
+    tile = choose_tile(train, 10_000, 5e-3, 64, centres=centres)
+    assert count_tiles(train, 10_000, tile, centres) <= MOST_TILES
+    data = DataSpecification("", train, 10_000, (32, 32, 3), ("a", "b"), False)
+    chosen = None if centres is None else CentreSpecification(centres, "first")
+    Specification(data, (ReadoutSpecification("x", "ntk", []),), "float32", False, tile, 1, centres=chosen)
+    with pytest.raises(ValueError, match="more than 10000000 tiles"):
+        Specification(data, (ReadoutSpecification("x", "ntk", []),), "float32", False, 1, 1, centres=chosen)

@@ -16,9 +16,11 @@ LEAST_BLOCKS = 10
 TASKS_PER_SLOT = 12
 """Number of tiles of a stage for each slot, so that the last tiles do not leave other slots idle."""
 
-
 LARGEST_SHARE = 1 / 4
 """Of what a slot computes: a tile that took longer than the others together would keep them waiting."""
+
+MOST_TILES = 10**7
+"""Largest number of tiles of a kernel. A driver that resumes knows each of them, and lists those that are not done."""
 
 
 @dataclass(frozen=True, order=True)
@@ -122,6 +124,14 @@ def total_pairs(train: int, test: int, centres: int | None = None, *, symmetric:
     return columns * (columns + 1) // 2 + behind * (columns + 1) + test * columns + test
 
 
+def count_tiles(train: int, test: int, tile: int, centres: int | None = None) -> int:
+    """Count the tiles of a kernel: of the train triangle or the columns of its centres, and of the test part."""
+    rows, test_rows = Cut(train, tile).pieces, Cut(test, tile).pieces
+    if centres is None:
+        return rows * (rows + 1) // 2 + test_rows * rows
+    return (rows + test_rows) * Cut(centres, tile).pieces
+
+
 def clip_tile(tile: int, train: int, test: int, lane_width: int = LANE_WIDTH) -> int:
     """Cut a tile down to the data, rounded up to whole lanes, so that a chunk is not mostly padding."""
     largest = -(-max(train, test) // lane_width) * lane_width
@@ -142,7 +152,8 @@ def choose_tile(
 ) -> int:
     """Choose the kernel's tile size in samples from what a pair costs.
 
-    It is the largest size that leaves `TASKS_PER_SLOT` tiles to each slot, with a tile's time inside its bounds.
+    It is the largest size that leaves `TASKS_PER_SLOT` tiles to each slot, with a tile's time inside its bounds, unless
+    these are more than `MOST_TILES`.
 
     Parameters
     ----------
@@ -164,6 +175,8 @@ def choose_tile(
     longest = min(max(of_slot * LARGEST_SHARE, SHORTEST_SECONDS), LONGEST_SECONDS)
     while costliest and tile > lane_width and costliest(tile) * pair_seconds > longest:
         tile -= lane_width
+    while count_tiles(train, test, tile, centres) > MOST_TILES:
+        tile += lane_width
     # A tile that is wider than the columns of the centres would be mostly padding.
     widest = centres if widest is None else widest
     return clip_tile(tile, train, test, lane_width) if widest is None else clip_tile(tile, widest, 0, lane_width)

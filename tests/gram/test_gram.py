@@ -1,4 +1,5 @@
 import json
+import shutil
 import threading
 from collections.abc import Callable
 
@@ -10,12 +11,13 @@ from support.problems import SPECIFICATION, TEST, TRAIN, Recorder, whole_matrix
 
 from cntk_pipeline import kernel_matrix
 from cntk_pipeline.config import KernelConfig, NetworkConfig, ReadoutsConfig, RunConfig
-from cntk_pipeline.errors import ConfigError
+from cntk_pipeline.errors import ConfigError, SpecificationMismatch, StoreError
 from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.gram.tiles import readouts_of
 from cntk_pipeline.layers import LAYERS, Conv, Flatten, Relu, Residual, Sequential, presets, spelling
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.specification import EngineRecord
+from cntk_pipeline.tasks import Stage, Task
 from cntk_pipeline.workflow import run as runs
 
 Run = Callable[..., RunDirectory]
@@ -168,6 +170,40 @@ def test_a_worker_of_other_versions_is_refused(run_small: Run) -> None:
     run = run_small()
     with pytest.raises(ConfigError, match=r"differ in numpy \(driver 0.1, worker .*install the same versions"):
         gram.prepare_worker(str(run.path), {"numpy": "0.1"})
+
+
+def test_a_late_tile_of_a_run_that_was_deleted_is_not_written_into_the_next_one_there(
+    run_small: Run, small_config: Callable[..., RunConfig]
+) -> None:
+    run = run_small()
+    gram.compute(str(run.path), Task(Stage("train"), 0, 0))  # a worker that knows the run
+    shutil.rmtree(str(run.path))
+    config = small_config(network={"options": {"trained_ends": False}})
+    runs.begin_elsewhere(config, Recorder(), None)
+    gram.kernel_group(RunDirectory(run.path)).create()
+    late = Task(Stage("train"), 1, 0)
+    with pytest.raises(
+        SpecificationMismatch, match="another run by now, or none: what was computed for the one before"
+    ):
+        gram.compute(str(run.path), late)
+    places = RunDirectory(run.path).kernel("depth3-gap-ntk", "train")
+    assert not places.chunk_path(1, 0).exists()
+    shutil.rmtree(str(run.path))
+    with pytest.raises((SpecificationMismatch, StoreError)):
+        gram.compute(str(run.path), late)
+
+
+def test_the_engine_of_a_run_is_its_own_whatever_run_lay_at_its_path(
+    run_small: Run, small_config: Callable[..., RunConfig]
+) -> None:
+    first = run_small()
+    before = gram.engine_of(first).question.readouts
+    shutil.rmtree(str(first.path))
+    run, _ = runs.begin_elsewhere(small_config(readouts={"depths": [4]}), Recorder(), None)
+    assert gram.engine_of(run).question.readouts == tuple(
+        (each.network, each.kind) for each in readouts_of(run.workflow().network, run.workflow().readouts)
+    )
+    assert gram.engine_of(run).question.readouts != before
 
 
 def test_fewer_training_images_than_a_tile_are_fine(run_small: Run) -> None:

@@ -15,7 +15,7 @@ from support.problems import TEST, TRAIN, Recorder, flip_bit, stop_after
 from support.processes import kernel_tiles_begun
 
 from cntk_pipeline.config import RunConfig
-from cntk_pipeline.errors import ConfigError, Interrupted, RunNotFound, SpecificationMismatch
+from cntk_pipeline.errors import ConfigError, Interrupted, RunNotFound, SpecificationMismatch, StoreError
 from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.gram.tiles import KERNEL_OWNERS
 from cntk_pipeline.rundir.directory import RunDirectory
@@ -621,6 +621,22 @@ def test_another_run_in_the_place_of_the_source_is_not_taken_for_it(compute: Com
     assert f"{old.path} holds another run by now: what was not taken over from it is computed" in view.lines
     assert make_report(again).complete
     assert Growth.of(new) == Growth.of(again)
+
+
+@pytest.mark.parametrize("field", ["train", "test", "targets", "factor_tile"])
+def test_a_record_that_names_other_blocks_takes_no_tile_of_other_images_over(
+    older: Compute, small_config: Config, tmp_path: Path, field: str
+) -> None:
+    older(data={"train": 34})
+    store = {"path": str(tmp_path / "new"), "grow_from": str(tmp_path / "old")}
+    runs.begin_elsewhere(small_config(**sections(), store=store), Recorder(), None)
+    file = tmp_path / "new" / "growth.json"
+    record = json.loads(file.read_text())
+    file.write_text(json.dumps(record | {field: 8 if field == "factor_tile" else [0, 2]}))
+    with pytest.raises(StoreError, match=r"growth\.json was edited: .* delete it: what is not taken over"):
+        runs.resume(tmp_path / "new", Recorder(), threading.Event())
+    file.unlink()
+    assert make_report(runs.resume(tmp_path / "new", Recorder(), threading.Event())).complete
 
 
 def test_a_grown_run_takes_nothing_over_again(compute: Compute, older: Compute) -> None:

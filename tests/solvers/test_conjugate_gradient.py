@@ -14,6 +14,7 @@ from cntk_pipeline.config import RunConfig
 from cntk_pipeline.errors import Interrupted, NotConverged, NotPositiveDefinite
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.solvers.states import read_iterations
+from cntk_pipeline.storage.local import LocalPath
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.report import make_report
 
@@ -129,6 +130,27 @@ def test_too_few_iterations_are_an_error_with_the_way_on_and_more_go_on_from_the
     solve = make_report(run).solves[0]
     require_dense_solution(run, solve)
     assert len(begun(run, "product")) == 6 * (solve.iterations or 0)
+
+
+def test_a_recursion_that_converges_with_the_last_iteration_allowed_is_checked(run_small: Run) -> None:
+    path = run_small(**ONE, solve=CG).path
+    needed = make_report(RunDirectory(path)).solves[0].iterations
+    again = run_small(**ONE, solve=CG | {"max_iterations": needed - 1}, store={"path": f"{path}-few"})
+    assert make_report(again).complete
+    with pytest.raises(NotConverged, match=r"Raise solve\.max_iterations"):
+        run_small(**ONE, solve=CG | {"max_iterations": needed - 2}, store={"path": f"{path}-fewer"})
+
+
+def test_what_a_driver_has_left_of_finished_iterations_is_deleted(
+    run_small: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalPath, "remove_tree", lambda _path: None)  # it ends between its record and this
+        run = run_small(**ONE, solve=CG)
+    left = run.scratch_path(make_report(run).solves[0].name)
+    assert left.exists()
+    run_small(**ONE, solve=CG | {"ridges": [*CG["ridges"], 10.0]})
+    assert not left.exists()
 
 
 def test_a_tolerance_below_rounding_is_an_error_with_one_to_ask_for(run_small: Run) -> None:

@@ -9,6 +9,7 @@ from support.problems import Recorder
 
 from cntk_pipeline.cli.display import show_plan
 from cntk_pipeline.config import parse_config
+from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.rundir.provenance import library_versions
 from cntk_pipeline.workflow import run as runs
@@ -72,3 +73,24 @@ def test_a_run_of_large_images_begins_and_its_workers_are_prepared_in_seconds(ph
     assert run.specification.tile == 16
     gram.prepare_worker(str(run.path), library_versions())
     assert time.monotonic() - began < 30
+
+
+def test_a_tile_that_cuts_a_kernel_into_too_many_is_refused_by_plan_and_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("cntk_pipeline.workflow.load.MOST_TILES", 5)
+    table = {
+        "data": {"source": "digits", "train": 60, "test": 10},
+        "network": {"preset": "cntk"},
+        "readouts": {"depths": [2]},
+        "kernel": {"tile": 16},
+        "cluster": {"kind": "serial"},
+        "store": {"path": str(tmp_path / "run")},
+    }
+    config, said = (
+        parse_config(table, "test"),
+        r"kernel\.tile = 16 cuts this kernel into 14 tiles, and a run has at most 5",
+    )
+    with pytest.raises(ConfigError, match=said):
+        runs.plan(config)
+    with pytest.raises(ConfigError, match=said):
+        runs.start(config, Recorder(), None)
+    assert not (tmp_path / "run").exists()

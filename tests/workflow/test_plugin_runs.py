@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.problems import Recorder, flip_bit, require_same, require_same_kernel
+from support.problems import Recorder, Stopper, flip_bit, require_same, require_same_kernel
 from typer.testing import CliRunner
 
 import cntk_pipeline
@@ -19,7 +19,7 @@ from cntk_pipeline.cli import main as cli
 from cntk_pipeline.clusters import trust
 from cntk_pipeline.config import ClusterConfig, RunConfig
 from cntk_pipeline.datasets.unlabelled import Unlabelled
-from cntk_pipeline.errors import ConfigError, LayerError, NotTrusted, SpecificationMismatch
+from cntk_pipeline.errors import ConfigError, Interrupted, LayerError, NotTrusted, SpecificationMismatch
 from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.gram.engines import load_code
 from cntk_pipeline.kernels import plugin_code
@@ -215,6 +215,23 @@ def test_a_worker_without_the_code_or_with_other_code_computes_nothing(
     source.write_text("raise SystemExit('imported')")
     with pytest.raises(SpecificationMismatch, match="the source of the plugin own:kernel"):
         gram.prepare_worker(str(run.path), {}, allowed)
+
+
+@pytest.mark.parametrize("cluster", [{"kind": "serial"}, {"kind": "local", "workers": 1}], ids=["serial", "local"])
+def test_a_stored_kernel_whose_solve_computes_its_tiles_again_goes_on_in_a_new_process(
+    small_config: Config, plugin: dict[str, Any], elsewhere: Callable[[], None], cluster: dict[str, Any]
+) -> None:
+    solve = {"solver": "cg", "tile": 16, "rank": 5, "sketch": "columns"}
+    given: dict[str, Any] = {"readouts": READOUTS | {"kinds": ["ntk"]}, "kernel": plugin}
+    config = small_config(**given, solve=solve | {"ridges": [1e-2]})
+    runs.start(config, Recorder(), threading.Event())
+    later = small_config(**given, solve=solve | {"ridges": [1e-3], "kernel_bytes": 0})
+    view = Stopper(lambda view: sum("iteration 2," in moment.note for moment in view.moments) > 1)
+    with pytest.raises(Interrupted):
+        runs.start(later, view, view.stop)
+    elsewhere()
+    run = runs.resume(config.store.path, Recorder(), threading.Event(), cluster=ClusterConfig(**cluster))
+    assert make_report(run).complete
 
 
 def test_a_specification_without_a_digest_loads_nothing(

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import distributed
 import numpy as np
 import pytest
 from PIL import Image
@@ -49,6 +50,33 @@ def test_a_finished_run_computes_nothing_again(run_small: Run) -> None:
     assert len(kernel_tiles_begun(again)) == count
     assert view.lines[-1] == "nothing is left to do: every tile and every result is there"
     assert view.stages == []
+
+
+def kernel_of(run: RunDirectory) -> np.ndarray:
+    return whole_matrix(run, "depth3-flatten-ntk", "train")
+
+
+def test_another_run_at_a_path_that_this_process_has_used_is_computed_with_its_own_network(run_small: Run) -> None:
+    first = run_small()
+    before = kernel_of(first)
+    shutil.rmtree(str(first.path))
+    fixed = {"network": {"options": {"trained_ends": False}}}
+    again = kernel_of(run_small(**fixed))
+    expected = kernel_of(run_small(**fixed, store={"path": f"{first.path}-elsewhere"}))
+    np.testing.assert_array_equal(again, expected)
+    assert not np.allclose(again, before)
+
+
+def test_another_run_at_a_path_that_standing_workers_have_used_is_computed_with_its_own_network(run_small: Run) -> None:
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as standing:
+        workers = {"kind": "address", "address": standing.scheduler_address, "tls": False}
+        first = run_small(cluster=workers)
+        shutil.rmtree(str(first.path))
+        again = kernel_of(run_small(cluster=workers, network={"options": {"trained_ends": False}}))
+    expected = kernel_of(
+        run_small(network={"options": {"trained_ends": False}}, store={"path": f"{first.path}-elsewhere"})
+    )
+    np.testing.assert_array_equal(again, expected)
 
 
 def test_a_finished_run_is_recognised_before_a_cluster_is_connected_to(run_small: Run) -> None:

@@ -55,7 +55,7 @@ def draw_pivots(run_path: str, task: Task) -> Receipt:
     NotPositiveDefinite
         If the kernel is zero everywhere.
     SpecificationMismatch
-        If the draw is another than the one of before whose chunk is gone.
+        If the draw is another than the one of before whose chunk is gone, or another run lies there by now.
     """
     run, block = open_once(run_path), task.row
     require_numerics(run)
@@ -95,6 +95,7 @@ def draw_pivots(run_path: str, task: Task) -> Receipt:
 
     (pivots, factor), compute_seconds = timed(draw)
     _require_as_before(run, task, pivots)
+    run.require_same()
     values = (pivots, np.array([error]), factor)
     chunks, write_seconds = timed(
         lambda: tuple(
@@ -121,6 +122,7 @@ def measure_residual(run_path: str, task: Task) -> Receipt:
             variance, features_of(columns, _factors(run, before)), np.concatenate(before), np.arange(*rows)
         )
     )
+    run.require_same()
     ((array, index),) = _residual_places(run, task)
     chunk, write_seconds = timed(lambda: array.write(index, residual[None]))
     return Receipt(task, (chunk,), read_seconds, compute_seconds, write_seconds, socket.gethostname())

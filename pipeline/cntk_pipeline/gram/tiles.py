@@ -246,12 +246,14 @@ def test_kernel_jobs(run: RunDirectory, nodes: NodeCounts | None) -> Jobs:
 
 def engine_of(run: RunDirectory, numbers: tuple[int, ...] | None = None) -> Engine:
     """Put read-outs of a run, by number or all, to its engine, once per process; errors as of `open_engine`."""
-    all_of_them = tuple(range(len(run.specification.readouts)))
-    return engines_once(str(run.path.absolute()), all_of_them if numbers is None else numbers)
+    path, all_of_them = str(run.path.absolute()), tuple(range(len(run.specification.readouts)))
+    if open_once(path).fingerprint != run.fingerprint:
+        forget_runs()
+    return engines_once(path, all_of_them if numbers is None else numbers)
 
 
 def forget_runs() -> None:
-    """Forget the runs that this process has open: one of them is about to get another specification."""
+    """Forget the runs that this process has open: another one may have lain at the path of the next."""
     open_once.cache_clear()
     _pivot_images.cache_clear()
     engines_once.cache_clear()
@@ -267,6 +269,8 @@ def compute(run_path: str, task: Task) -> Receipt:
     ------
     NotFinite
         If a value is not finite; nothing is written then.
+    SpecificationMismatch
+        If another run lies there by now; nothing is written either.
     """
     run = open_once(run_path)
     places = _places(run, task)
@@ -282,6 +286,7 @@ def compute(run_path: str, task: Task) -> Receipt:
     parts = iter([*(v[..., :width] for v in values)] + ([np.diagonal(v) for v in values] if on_diagonal else []))
 
     def write() -> tuple[Chunk, ...]:
+        run.require_same()
         return tuple(
             array.write(index, next(parts)) if k % count in missing else chunk
             for k, ((array, index), chunk) in enumerate(zip(places, found, strict=True))
@@ -445,14 +450,19 @@ def _chunk_on_disk(array: TiledArray, index: tuple[int, ...]) -> Chunk | None:
         return None
 
 
-def prepare_worker(run_path: str, versions: dict[str, str], code: UserCode | None = None) -> None:
+def prepare_worker(
+    run_path: str, versions: dict[str, str], code: UserCode | None = None, computes: bool = False
+) -> None:
     """Prepare a worker process: compare versions, compile or load the engine, and let it test itself on two images.
+
+    The process may have served an earlier driver, and forgets its runs.
 
     Parameters
     ----------
     run_path : of the run directory.
     versions : of the driver's libraries.
     code : the user's own code that the driver may import, and so this process; None for none.
+    computes : whether solves compute tiles that are not stored: the engine is needed with a whole kernel too.
 
     Raises
     ------
@@ -471,9 +481,10 @@ def prepare_worker(run_path: str, versions: dict[str, str], code: UserCode | Non
             + ", ".join(f"{name} (driver {there}, worker {mine})" for name, (there, mine) in differing.items())
             + ": install the same versions on both"
         )
+    forget_runs()
     run = open_once(run_path)
     needs_more = not is_known(run) or run.specification.engine.code is not None or uses_devices(run)
-    if needs_more and is_whole(run):
+    if needs_more and not computes and is_whole(run):
         return  # what is left needs no engine
     if code is not None:
         load_code(run, code)

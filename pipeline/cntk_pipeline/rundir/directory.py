@@ -208,6 +208,20 @@ class RunDirectory:
         run._is_new = is_new
         return run
 
+    def require_same(self) -> None:
+        """Refuse to write where another run lies by now: somebody deleted this one while a process computed for it.
+
+        Raises
+        ------
+        SpecificationMismatch
+            If run.json is another one, or gone.
+        """
+        record = self.root / "run.json"
+        if self.fingerprint.encode() not in (record.read_bytes(RECORD_BYTES) if record.exists() else b""):
+            raise SpecificationMismatch(
+                f"{self.root} holds another run by now, or none: what was computed for the one before is not written"
+            )
+
     def retract(self) -> None:
         """Delete a run that `create` has begun, so that another run can take its place; an older run is not touched.
 

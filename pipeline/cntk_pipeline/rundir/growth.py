@@ -14,11 +14,11 @@ from pydantic import with_config
 
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.datasets import Split, target_mean
-from cntk_pipeline.errors import ConfigError, SpecificationMismatch
+from cntk_pipeline.errors import ConfigError, SpecificationMismatch, StoreError
 from cntk_pipeline.models import STRICT, Count, Positive
 from cntk_pipeline.rundir import lease
 from cntk_pipeline.rundir.directory import RunDirectory
-from cntk_pipeline.rundir.specification import Specification, differences
+from cntk_pipeline.rundir.specification import Specification, differences, fingerprint
 from cntk_pipeline.storage import StorePath, open_path
 from cntk_pipeline.storage.records import Record
 from cntk_pipeline.storage.tiled_array import Array
@@ -37,6 +37,7 @@ class Growth:
     train, test : numbers of the blocks of images, a kernel tile's edge each, that are the same in the same place.
     targets : numbers of the training blocks whose labels are the same as well.
     factor_tile : the largest tile of the older run's factors; None where it has none.
+    checksum : a digest of the other fields, since a tile of other images would not show; None in older runs.
     """
 
     path: str
@@ -45,14 +46,38 @@ class Growth:
     test: tuple[Count, ...]
     targets: tuple[Count, ...]
     factor_tile: Positive | None
+    checksum: str | None = None
 
     @classmethod
     def of(cls, run: RunDirectory) -> "Growth | None":
-        """Read the record of a run; None where it does not grow from another."""
-        return run.read_record("growth.json", _GROWTH)
+        """Read the record of a run; None where it does not grow from another.
+
+        Raises
+        ------
+        StoreError
+            If it is damaged or was edited.
+        """
+        found = run.read_record(_FILE, _GROWTH)
+        if found is not None and found.checksum not in (None, found._digest()):
+            raise StoreError(f"{run.path / _FILE} was edited: it is not what its checksum is of: {_REMEDY}")
+        return found
+
+    def write(self, run: RunDirectory) -> None:
+        """Write the record of a run."""
+        run.write_record(_FILE, self._fields() | {"checksum": self._digest()})
+
+    def _digest(self) -> str:
+        return fingerprint(self._fields())
+
+    def _fields(self) -> dict[str, Any]:
+        fields = asdict(self)
+        del fields["checksum"]
+        return fields
 
 
-_GROWTH: Record[Growth] = Record(Growth, "delete it: what is not taken over yet is computed")
+_FILE = "growth.json"
+_REMEDY = "delete it: what is not taken over yet is computed"
+_GROWTH: Record[Growth] = Record(Growth, _REMEDY)
 
 
 def find_source(config: RunConfig, path: StorePath) -> RunDirectory | None:
@@ -138,7 +163,7 @@ def _same_labels(old: RunDirectory, train: Split, specification: Specification) 
 
 def begin(run: RunDirectory, growth: Growth, say: Callable[[str], None]) -> None:
     """Record the older run that a run grows from, and report their common part."""
-    run.write_record("growth.json", asdict(growth))
+    growth.write(run)
     old = RunDirectory(growth.path)
     kept = [sum(map(cut.length, same)) for cut, same in ((run.train_cut, growth.train), (run.test_cut, growth.test))]
     say(

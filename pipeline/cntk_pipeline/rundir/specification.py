@@ -14,10 +14,7 @@ from cntk_pipeline.errors import StoreError
 from cntk_pipeline.models import STRICT, Count, Json, Positive, TaskName
 from cntk_pipeline.storage import StorePath
 from cntk_pipeline.storage.records import Record
-from cntk_pipeline.tiling import Cut, block_width
-
-TILES = 10**7
-"""Tiles of a matrix at most: a specification that asks for more was not written by this package."""
+from cntk_pipeline.tiling import MOST_TILES, Cut, block_width, count_tiles
 
 
 @with_config(STRICT)
@@ -151,9 +148,9 @@ class Specification:
     centres: CentreSpecification | None = None
 
     def __post_init__(self) -> None:
-        rows, cols = (-(-count // self.tile) for count in (self.data.train + self.data.test, self.data.train))
-        if rows * cols > TILES:
-            raise ValueError(f"tiles of {self.tile} cut these images into more than {TILES} tiles")
+        centres = None if self.centres is None else self.centres.count
+        if count_tiles(self.data.train, self.data.test, self.tile, centres) > MOST_TILES:
+            raise ValueError(f"tiles of {self.tile} cut these images into more than {MOST_TILES} tiles")
         if not self.readouts or not self.data.classes:
             raise ValueError("it names no read-out, or no class")
         if self.centres is not None and self.centres.count > self.data.train:

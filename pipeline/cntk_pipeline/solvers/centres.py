@@ -122,6 +122,13 @@ def _sum_in_tree(parts: TiledArray, begin: int, end: int) -> Array:
 def _dependent(work: Work, kernel: Array, row: int) -> NotPositiveDefinite:
     """Make the error of a centre that adds nothing to the centres before it."""
     diagonal, rows = np.diagonal(kernel), work.run.column_rows
+    if not diagonal.any():
+        return NotPositiveDefinite(
+            f"{work.system.label}: the kernel of the centres is zero everywhere: its network trains no layer, or they "
+            "are images without any pixel; take others (solve.centre_choice)",
+            row,
+            0.0,
+        )
     image = row if rows is None else rows[row]
     same = np.flatnonzero((kernel[row, :row] == diagonal[row]) & (diagonal[:row] == diagonal[row]))
     if diagonal[row] == 0:
@@ -132,7 +139,7 @@ def _dependent(work: Work, kernel: Array, row: int) -> NotPositiveDefinite:
         reason = "it is a combination of the centres before it, up to rounding"
     smallest = float(scipy.linalg.eigvalsh(kernel, subset_by_index=(0, 0))[0])
     short = max(-smallest, 0.0) + len(kernel) * _EPS * float(diagonal.max())
-    enough = round_up(2.0 * short / (float(diagonal.mean()) or 1.0))
+    enough = round_up(2.0 * short / float(diagonal.mean()))
     return NotPositiveDefinite(
         f"{work.system.label}: expected centres that differ, and centre {row} (training image {image} of the run) adds "
         f"nothing: {reason}. Leave that image out, take other centres (solve.centre_choice, solve.centre_seed), or "

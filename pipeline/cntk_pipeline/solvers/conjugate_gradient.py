@@ -28,7 +28,7 @@ from cntk_pipeline.rundir.owners import Job, Owner, Place
 from cntk_pipeline.rundir.twins import Twins
 from cntk_pipeline.solvers.base import Solver
 from cntk_pipeline.solvers.forecast import IterationForecast, SystemSize, forecast_streaming
-from cntk_pipeline.solvers.iteration import Indefinite, advance, begin
+from cntk_pipeline.solvers.iteration import MARGIN, Indefinite, advance, begin
 from cntk_pipeline.solvers.options import ConjugateGradientOptions, iteration_options
 from cntk_pipeline.solvers.preconditioners import BASIS, SKETCH, open_preconditioner, sketch_arrays, sketch_jobs
 from cntk_pipeline.solvers.states import (
@@ -84,6 +84,7 @@ def iteration_rounds(run: RunDirectory, system: System, order: int, preparation:
     if (iterations is None or iterations.finished) and _are_coefficients_there(run, system):
         # A factor stays, for runs that grow from this one; a damaged factor is computed again.
         lasting = preparation if iterations is not None and iteration_options(system.method).is_factored else []
+        run.scratch_path(system.fingerprint).remove_tree()  # a driver may have ended before it did so
         yield [*lasting, *coefficients]
         return
     group = scratch_group(run, system)
@@ -306,7 +307,9 @@ def _converged(run: RunDirectory, system: System, iterations: Iterations) -> boo
             f"{system.label}: {iterations.count} iterations reached {reached}, and more do not help: float64 rounds "
             f"off the rest. Try a larger ridge, or solve.tolerance = {enough:.1e}; the kernel is kept"
         )
-    if iterations.count >= method.max_iterations:
+    # A product behind the last iteration allowed gives the true residual of a recursion that has converged.
+    is_to_be_checked = not checked[0] and np.all(relative <= MARGIN * method.tolerance)
+    if iterations.count >= method.max_iterations and not is_to_be_checked:
         better = "" if method.is_factored else f", or solve.rank above {method.rank}"
         raise NotConverged(
             f"{system.label}: {iterations.count} iterations reached {reached}. "

@@ -29,7 +29,7 @@ from cntk_pipeline.sequences import has_absent_pixels, has_absent_steps
 from cntk_pipeline.solvers import centres_of, options_of
 from cntk_pipeline.storage import StorePath
 from cntk_pipeline.storage.tiled_array import Array
-from cntk_pipeline.tiling import choose_tile, clip_tile
+from cntk_pipeline.tiling import MOST_TILES, choose_tile, clip_tile, count_tiles
 
 SAMPLE = 32
 """Training images that an engine is checked and measured on; of graphs all are looked at."""
@@ -294,17 +294,29 @@ def tile_of(loaded: Loaded, path: StorePath | None, old: RunDirectory | None = N
     loaded : the workflow with its data.
     path : of the run directory; the tile of a run that was begun there stays. None does not look for one.
     old : the older run that it grows from, whose tile it takes.
+
+    Raises
+    ------
+    ConfigError
+        If a given tile cuts the kernel into too many of them.
     """
     config, data, lanes = loaded.config, loaded.data, loaded.engine.lane_width
     assert data.test is not None
     train, test = len(data.train.images), len(data.test.images)
+    centres = centres_of(config.solve)
+    columns = None if centres is None else centres.count
     if config.kernel.tile != "auto":
-        return clip_tile(config.kernel.tile, train, test, lanes)
+        tile = clip_tile(config.kernel.tile, train, test, lanes)
+        if (count := count_tiles(train, test, tile, columns)) > MOST_TILES:
+            raise ConfigError(
+                f"kernel.tile = {config.kernel.tile} cuts this kernel into {count:,} tiles, and a run has at most "
+                f'{MOST_TILES:,}: give a larger one, or "auto"'
+            )
+        return tile
     if path is not None and (path / "run.json").exists():
         return RunDirectory(path).specification.tile
     if old is not None:
         return old.specification.tile
-    centres = centres_of(config.solve)
     return choose_tile(
         train,
         test,
@@ -312,7 +324,7 @@ def tile_of(loaded: Loaded, path: StorePath | None, old: RunDirectory | None = N
         slots_of(config),
         lanes,
         least_pairs=loaded.engine.least_pairs,
-        centres=None if centres is None else centres.count,
+        centres=columns,
         costliest=None if loaded.nodes is None else loaded.nodes.costliest,
         widest=None if centres is None else centres.widest_tile,
     )

@@ -13,13 +13,18 @@ from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.solvers import SystemSize, kernel_bytes_of, method_of, options_of, solver_of, tile_of_solve
 
 
+def needs_engine(run: RunDirectory, config: RunConfig) -> bool:
+    """Tell whether pairs may still be computed: tiles are not there, or solves compute those that are not stored."""
+    return kernel_bytes_of(config.solve) is not None or not gram.is_whole(run)
+
+
 def require_cards(config: RunConfig, run: RunDirectory | None = None) -> None:
     """Refuse a cluster whose workers' graphics cards are not those that the engine needs.
 
     Parameters
     ----------
     config : a workflow.
-    run : where it has been begun. Once all tiles of its kernel are there, what is left needs no card.
+    run : where it has been begun. Once no pair is left to be computed, what is left needs no card.
 
     Raises
     ------
@@ -32,12 +37,12 @@ def require_cards(config: RunConfig, run: RunDirectory | None = None) -> None:
     try:
         require_devices(config.cluster, engine, uses_devices=find_engine(engine, "kernel.engine").uses_devices)
     except ConfigError:
-        if run is None or not gram.is_whole(run):
+        if run is None or needs_engine(run, config):
             raise
 
 
 def require_fitting_tasks(run: RunDirectory, config: RunConfig, memory: WorkerMemory | None) -> None:
-    """Refuse a run whose tasks the workers have no memory for; kernel tiles only where some are still to be computed.
+    """Refuse a run whose tasks the workers have no memory for; kernel tiles only where some may still be computed.
 
     Parameters
     ----------
@@ -54,7 +59,8 @@ def require_fitting_tasks(run: RunDirectory, config: RunConfig, memory: WorkerMe
         return
     specification = run.specification
     needs: list[Need] = []
-    if gram.is_missing_tiles(run):
+    computed = kernel_bytes_of(config.solve) is not None
+    if computed or gram.is_missing_tiles(run):
         engine = gram.engine_of(run)
         if engine.uses_devices and memory.slots > 1:
             raise ConfigError(
@@ -64,7 +70,7 @@ def require_fitting_tasks(run: RunDirectory, config: RunConfig, memory: WorkerMe
         nodes = gram.node_counts(run)
 
         # A pass that computes a tile holds it in float64 too, as it is and normalised.
-        promoted = 0 if kernel_bytes_of(config.solve) is None else 2 * 8
+        promoted = 2 * 8 if computed else 0
 
         def task_bytes(tile: int) -> int:
             return kernel_task_bytes(engine, tile, nodes) + promoted * tile**2

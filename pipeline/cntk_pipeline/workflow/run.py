@@ -67,7 +67,7 @@ from cntk_pipeline.telemetry.metrics import served as metrics_served
 from cntk_pipeline.workflow.checkup import Checked, check, lines_of, mend
 from cntk_pipeline.workflow.load import Loaded, load, mend_inputs, slots_of, specification_of, tile_of, write_inputs
 from cntk_pipeline.workflow.plan import Plan, make_plan
-from cntk_pipeline.workflow.preflight import require_cards, require_fitting_tasks
+from cntk_pipeline.workflow.preflight import needs_engine, require_cards, require_fitting_tasks
 from cntk_pipeline.workflow.report import make_report, read_contents
 from cntk_pipeline.workflow.wanted import INFERENCE, KERNEL, NESTED, SOLVE, find_wanted
 
@@ -427,11 +427,11 @@ def verify(path: str | Path | StorePath) -> Checked:
     return found
 
 
-def prepare_worker(run_path: str, versions: dict[str, str], code: UserCode | None) -> None:
-    """Prepare a process that computes tiles; errors as in `gram.prepare_worker` and `reserve_buffers`."""
+def prepare_worker(run_path: str, versions: dict[str, str], code: UserCode | None, computes: bool = False) -> None:
+    """Prepare a process that computes tiles; parameters and errors as in `gram.prepare_worker`, `reserve_buffers`."""
     forget_tiles()  # an earlier driver's solves may have had other options beside the result
     reserve_buffers()
-    gram.prepare_worker(run_path, versions, code)
+    gram.prepare_worker(run_path, versions, code, computes)
 
 
 def _require_numerics(run: RunDirectory) -> None:
@@ -446,14 +446,15 @@ def _require_numerics(run: RunDirectory) -> None:
 
 
 def _load_code(run: RunDirectory, trusted: Trusted) -> None:
-    """Import the user's code that computes a run, where tiles are missing; errors as of `gram.engines.load_code`."""
-    if trusted.code is not None and not gram.is_whole(run):
+    """Import the user's code that computes a run, where pairs are left; errors as of `gram.engines.load_code`."""
+    if trusted.code is not None and needs_engine(run, trusted.config):
         load_code(run, trusted.code)
 
 
 def _mend_inputs(run: RunDirectory, config: RunConfig, verify: bool) -> list[StorePath]:
-    """Check all chunks of the data set if tiles are still to be computed from it; otherwise only look for lost ones."""
-    if verify or run.stored_data.lost() or gram.is_missing_tiles(run):
+    """Check all chunks of the data set if pairs may still be computed from it; otherwise only look for lost ones."""
+    computes = kernel_bytes_of(config.solve) is not None or gram.is_missing_tiles(run)
+    if verify or computes or run.stored_data.lost():
         return mend_inputs(run, config)
     return []
 
@@ -466,7 +467,8 @@ def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> N
     _sweep(run, view)
     run.journal.compact()
     view.say(cluster_of(config.cluster).preparation)
-    prepare = partial(prepare_worker, str(run.path.absolute()), library_versions(), begun.trusted.code)
+    computes = kernel_bytes_of(config.solve) is not None
+    prepare = partial(prepare_worker, str(run.path.absolute()), library_versions(), begun.trusted.code, computes)
     with (
         recording(run),
         obeying_requests(run, stop, view.say),
@@ -522,7 +524,6 @@ def _retracting(run: RunDirectory) -> Iterator[None]:
         yield
     except ConfigError:
         run.retract()  # only where nothing is computed yet
-        gram.forget_runs()
         raise
 
 
