@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from cntk_pipeline import kernel_matrix
-from cntk_pipeline.datasets import Dataset, Split, as_split, load
+from cntk_pipeline.datasets import Dataset, Split, as_split, assemble, load
 from cntk_pipeline.errors import DataError
 from cntk_pipeline.estimators import KernelClassifier, KernelRegressor, NetworkKernel, fill_memory
-from cntk_pipeline.inputs import require_channels_last
+from cntk_pipeline.inputs import as_array, require_channels_last
 from cntk_pipeline.layers import Conv, Dense, GlobalAvgPool, Relu, Sequential
 from cntk_pipeline.regression import choose_centres, gp_posterior
 from cntk_pipeline.regression.probabilities import fit_probabilities
@@ -103,3 +103,32 @@ def test_a_missing_text_is_no_class(missing):
     with pytest.raises(DataError, match=r"^y\[2\]: expected a text"):
         KernelClassifier(DENSE).fit(np.eye(3), labels)
     assert as_split(np.zeros((3, 2)), ["a", "nan", "b"]).labels.tolist() == ["a", "nan", "b"]
+
+
+@pytest.mark.parametrize("kind", ["object", "str", "category"])
+def test_a_column_of_text_of_pandas_is_text(kind):
+    pandas = pytest.importorskip("pandas")
+    labels = pandas.Series(["dog", "cat", "dog"], dtype=kind)
+    data = assemble("pets", as_split(np.zeros((3, 2)), labels))
+    assert data.classes == ("cat", "dog")
+    assert data.train.labels.tolist() == [1, 0, 1]
+    assert as_array("labels", labels).dtype == "<U3"
+
+
+def test_a_missing_label_among_text_is_named():
+    labels = np.array(["dog", "cat", None, "dog"], dtype=object)
+    told = (
+        r"expected numbers or .* got Python objects, such as None at number 2, of shape \(4,\); drop the rows without"
+    )
+    with pytest.raises(DataError, match=told):
+        assemble("pets", as_split(np.zeros((4, 2)), labels))
+
+
+@pytest.mark.parametrize("ragged", [[[0.0, 1.0], [2.0]], [np.zeros((2, 2)), np.zeros((2, 3))]])
+def test_lists_of_unequal_lengths_are_refused(ragged):
+    with pytest.raises(DataError, match=r"x1: expected .* whose entries are of one length, got a list"):
+        kernel_matrix(NETWORK, ragged)
+    with pytest.raises(DataError, match=r"images: expected .* whose entries are of one length, got a list"):
+        as_split(ragged, [0, 1])
+    with pytest.raises(DataError, match=r"labels: expected .* whose entries are of one length, got a list"):
+        as_split(np.zeros((2, 2)), ragged)

@@ -69,7 +69,31 @@ def as_sequences(array: np.ndarray) -> np.ndarray:
 
 
 def as_array(name: str, given: Any) -> np.ndarray:
-    """Make a plain array of an argument; see `require_plain` and `require_no_missing_text`."""
+    """Make a plain array of an argument; see `require_plain` and `require_no_missing_text`.
+
+    Text that Python objects hold becomes text of NumPy: columns of text of pandas are such objects.
+
+    Raises
+    ------
+    DataError
+        If it is masked, lacks a text, or is a list whose entries differ in length.
+    """
     require_plain(name, given)
+    try:
+        array = np.asarray(given)
+    except ValueError as error:
+        raise DataError(
+            f"{name}: expected an array, or lists whose entries are of one length, got a {type(given).__name__} of "
+            f"which NumPy makes no array ({error}); cntk_pipeline.sequences.pad lays out sequences of unequal lengths"
+        ) from None
     require_no_missing_text(name, given)
-    return np.asarray(given)
+    if array.dtype == object and array.size and all(isinstance(each, str) for each in array.flat):
+        return array.astype(str)
+    return array
+
+
+def describe_objects(array: np.ndarray) -> str:
+    """Say what an array of Python objects holds: the first one that is of another type than the first one."""
+    values = array.ravel()
+    place = next((k for k, value in enumerate(values) if type(value) is not type(values[0])), 0)
+    return f"Python objects, such as {values[place]!r} at number {place}" if len(values) else "no value"

@@ -3,9 +3,10 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from cntk_pipeline.config import RunConfig, load_config, parse_config
+from cntk_pipeline.config import RunConfig, load_config, make_config, parse_config
 from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.inference import asked_of, require_options
 from cntk_pipeline.layers import LAYERS, Shape, spelling
@@ -213,3 +214,12 @@ def test_what_needs_the_kernel_only_is_allowed_without_a_factor(workflow: Path, 
 def test_an_idle_option_is_warned_of(small_config: Callable[..., RunConfig]) -> None:
     config = small_config(cluster={"kind": "serial", "hosts": ["a"], "time_limit": "1:00:00"})
     assert load(config).warnings == ('a cluster of kind "serial" does not look at cluster.hosts, cluster.time_limit',)
+
+
+def test_values_of_python_may_be_numbers_and_arrays_of_numpy() -> None:
+    tables = {"network": {"preset": "cntk"}, "readouts": {"depths": np.arange(3, 5)}}
+    given = {"solve.ridges": np.logspace(-1, 1, 3), "data.train": np.int64(7), "kernel.flips": np.bool_(True)}
+    config = make_config(tables, given | {"readouts.kinds": ("ntk",)})
+    plain = {"solve.ridges": [0.1, 1.0, 10.0], "data.train": 7, "kernel.flips": True, "readouts.kinds": ["ntk"]}
+    assert config == make_config(tables | {"readouts": {"depths": [3, 4]}}, plain)
+    assert isinstance(tables["readouts"]["depths"], np.ndarray)  # what was given is not changed

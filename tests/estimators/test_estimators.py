@@ -1,6 +1,7 @@
 """The estimators against the functions of the package and of scikit-learn."""
 
 import pickle
+from pathlib import Path
 from typing import Any
 
 import joblib
@@ -244,6 +245,9 @@ X, Y = DIGITS[:20], LABELS[:20]
         ({"dtype": "float16"}, ValueError, r"float16"),
         ({"ridge": -1}, ValueError, r"at least 0, got -1"),
         ({"ridge": "best"}, ValueError, r"or 'auto', got 'best'"),
+        ({"ridge": None}, ValueError, r"or 'auto', got None"),
+        ({"ridge": None, "n_centres": 3}, ValueError, r"or 'auto', got None"),
+        ({"ridge": [0.1, None]}, ValueError, r"at least 0, got None"),
         ({"ridge_mode": "rel"}, ValueError, r"rel"),
         ({"image_shape": (8, 8)}, TypeError, r"image_shape must be \(height, width, channels\), .*got \(8, 8\)"),
         ({"image_shape": (4, 8, 1)}, ValueError, r"asks for X of shape \(n, 32\) or \(n, 4, 8, 1\), got \(20, 64\)"),
@@ -266,6 +270,16 @@ def test_a_wrong_parameter_is_named_when_it_is_used(
     model = kind(**({"network": DENSE} | parameters))  # as scikit-learn wants it, making it checks nothing
     with pytest.raises(error, match=message):
         model.fit(X, Y)
+
+
+@pytest.mark.parametrize("kind", [KernelClassifier, KernelRegressor])
+def test_truth_values_count_as_zero_and_one(kind: Any, tmp_path: Path) -> None:
+    x = X > 0.4
+    expected = kind(DENSE, ridge=0.1).fit(x.astype(float), Y).predict(x.astype(float))
+    np.testing.assert_array_equal(kind(DENSE, ridge=0.1).fit(x, Y).predict(x), expected)
+    kept = kind(DENSE, ridge=0.1, memory=tmp_path)
+    np.testing.assert_allclose(kept.fit(x, Y).predict(x.astype(float)), expected, rtol=1e-4)
+    np.testing.assert_array_equal(NetworkKernel(DENSE)(x), kernel_matrix(DENSE, x.astype(float)))
 
 
 def test_what_does_not_fit_the_fit_is_named() -> None:

@@ -7,15 +7,29 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.model_selection import GridSearchCV, cross_val_score
 
 from cntk_pipeline import kernel_matrices, kernel_matrix
 from cntk_pipeline.errors import DataError, LayerError, SpecificationMismatch
-from cntk_pipeline.estimators import KernelClassifier, KernelRegressor, fill_memory
+from cntk_pipeline.estimators import KernelClassifier, KernelRegressor, NetworkKernel, fill_memory
 from cntk_pipeline.estimators import memory as memories
 from cntk_pipeline.kernels import CpuEngine
-from cntk_pipeline.layers import LAYERS, Dense, Dropout, Elementwise, Relu, Sequential, Sign, presets
+from cntk_pipeline.layers import (
+    LAYERS,
+    Conv,
+    Dense,
+    Dropout,
+    Elementwise,
+    Flatten,
+    LocalAvgPool,
+    Relu,
+    Repeat,
+    Sequential,
+    Sign,
+    presets,
+)
 from cntk_pipeline.layers.spelling import read
 from cntk_pipeline.rundir.directory import RunDirectory
 
@@ -74,6 +88,70 @@ def test_samples_are_added_to_what_is_kept(tmp_path: Path, passes: list[tuple[in
         expected = direct.fit(DIGITS[rows], LABELS[rows]).predict(DIGITS[new])
         np.testing.assert_allclose(found, expected, rtol=1e-9)
     assert entries(passes) == 2 * 60 * 61 // 2
+
+
+@pytest.mark.parametrize("dtype", [np.float32, "f4", np.dtype("f4"), ">f4", np.dtype("<f4")], ids=repr)
+def test_other_names_of_a_dtype_ask_for_the_same_values(
+    tmp_path: Path, passes: list[tuple[int, int]], dtype: Any
+) -> None:
+    x, y = DIGITS[:20], LABELS[:20]
+    fill_memory(tmp_path, [NETWORKS[1]], x, dtype="float32")
+    fill_memory(tmp_path, [NETWORKS[1]], x, dtype=dtype)
+    model = KernelClassifier(NETWORKS[1], memory=tmp_path, dtype=dtype).fit(x, y)
+    assert len(passes) == 1
+    assert clone(model).dtype == dtype
+    kernel = NetworkKernel(NETWORKS[1], memory=tmp_path, dtype=dtype)
+    np.testing.assert_array_equal(kernel(x), kernel_matrix(NETWORKS[1], x))
+
+
+def test_networks_made_with_numbers_of_numpy_ask_for_the_same_values(
+    tmp_path: Path, passes: list[tuple[int, int]]
+) -> None:
+    x, y, shape = DIGITS[:12], LABELS[:12], (8, 8, 1)
+    plain = Sequential(Conv(3, w_std=1.5), LocalAvgPool(1), Flatten(), Repeat(Sequential(Dense(), Relu()), 2), Dense())
+    given = Sequential(
+        Conv(np.int64(3), w_std=np.float32(1.5)),
+        LocalAvgPool(np.int64(1)),
+        Flatten(),
+        Repeat(Sequential(Dense(), Relu()), np.int64(2)),
+        Dense(),
+    )
+    model = KernelClassifier(plain, memory=tmp_path, image_shape=shape).fit(x, y)
+    other = KernelClassifier(given, memory=tmp_path, image_shape=shape).fit(x, y)
+    assert len(passes) == 1
+    np.testing.assert_array_equal(other.dual_coef_, model.dual_coef_)
+
+
+@pytest.mark.parametrize("place", ["file", "file/within"])
+def test_a_memory_that_can_be_no_folder_is_refused(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match=rf"memory: expected a local folder, or a run directory, got .*{place}"):
+        KernelClassifier(NETWORKS[1], memory=tmp_path / place).fit(DIGITS[:20], LABELS[:20])
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.slow
+def test_a_memory_in_a_bucket_is_refused(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ValueError, match=rf"memory: expected a local folder, or a run directory, got s3://{bucket}/memory"
+    ):
+        KernelClassifier(NETWORKS[1], memory=f"s3://{bucket}/memory").fit(DIGITS[:20], LABELS[:20])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_memory_may_lie_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    KernelClassifier(NETWORKS[1], memory="~/kept").fit(DIGITS[:20], LABELS[:20])
+    fill_memory("~/filled", [NETWORKS[1]], DIGITS[:20])
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+    assert sorted(path.name for path in (tmp_path / "home").iterdir()) == ["filled", "kept"]
+
+
+def test_one_network_in_the_place_of_several_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"takes a list of networks, got one Sequential: put it in \[\]"):
+        fill_memory(tmp_path, NETWORKS[0], DIGITS[:20])  # type: ignore[arg-type]
 
 
 def test_equal_samples_are_one_and_a_zero_has_no_sign(tmp_path: Path, passes: list[tuple[int, int]]) -> None:
@@ -211,6 +289,18 @@ def test_a_run_whose_kernel_is_not_the_exact_one_of_this_version_is_no_memory(
     monkeypatch.setattr(CpuEngine, "numerics_version", CpuEngine.numerics_version + 1)
     with pytest.raises(SpecificationMismatch, match=r"of numerics version .*Or give a folder as memory"):
         KernelClassifier(network, memory=run.path).fit(x, y)
+    assert passes == []
+
+
+def test_a_run_is_a_memory_for_other_names_of_its_dtype_and_from_home(
+    run: RunDirectory, small_data: Any, passes: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readout, place = run.specification.readouts[0], Path(run.path).absolute()
+    monkeypatch.setenv("HOME", str(place.parent))
+    model = KernelClassifier(
+        read(readout.network, LAYERS), kind=readout.kind, dtype=np.float32, memory=f"~/{place.name}"
+    )
+    model.fit(small_data["x_train"], small_data["y_train"])
     assert passes == []
 
 

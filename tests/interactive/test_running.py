@@ -87,6 +87,14 @@ def test_other_arrays_never_take_their_place(tmp_path: Path, arrays: dict) -> No
     assert sorted((tmp_path / "run" / "arrays").iterdir()) == before
 
 
+def test_labels_may_be_a_column_of_text_of_pandas(tmp_path: Path, arrays: dict) -> None:
+    names = np.array(["cat", "dog", "eel"])
+    texts = {key: names[value].astype(object) for key, value in arrays.items() if key.startswith("y_")}
+    run = cntk_pipeline.run(TABLES, data=arrays | texts, progress=False, store__path=tmp_path / "run")
+    assert run.classes == ("cat", "dog", "eel")
+    np.testing.assert_array_equal(run.labels.train, arrays["y_train"])
+
+
 def test_what_is_wrong_is_refused_and_nothing_written(tmp_path: Path, arrays: dict) -> None:
     place = {"store__path": tmp_path / "run", "progress": False}
     for workflow, given, error, message in (
@@ -99,8 +107,11 @@ def test_what_is_wrong_is_refused_and_nothing_written(tmp_path: Path, arrays: di
             TABLES,
             {"data": arrays | {"y_train": [None, {}]}},
             DataError,
-            r"data\['y_train'\]: expected an array of numbers",
+            r"data\['y_train'\]: expected an array of numbers or texts, got Python objects, such as {} at number 1",
         ),
+        (TABLES, {"data": arrays | {"x_train": [[1.0, 2.0], [3.0]]}}, DataError, r"data\['x_train'\]: .* one length"),
+        (TABLES, {"data": arrays | {"file": [1]}}, DataError, "expected names of arrays like .*, got 'file'"),
+        (TABLES, {"data": arrays | {1: [1]}}, DataError, "expected names of arrays like .*, got 1"),
         (TABLES, {"data": arrays | {"x_train": np.full((2, 3), np.nan)}}, DataError, "expected"),
         (TABLES | {"readouts": {"depths": []}}, {"data": arrays}, ConfigError, "readouts.depths is empty"),
     ):

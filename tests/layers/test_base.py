@@ -1,7 +1,10 @@
 """Shapes, and what all layers have in common."""
 
 import dataclasses
+import json
+from fractions import Fraction
 
+import numpy as np
 import pytest
 from support.tape import lowered
 
@@ -36,6 +39,7 @@ from cntk_pipeline.layers import (
     SumPool,
 )
 from cntk_pipeline.layers.base import read_pair
+from cntk_pipeline.layers.spelling import spell
 
 ARGUMENTS = {
     Conv: (3,),
@@ -145,3 +149,51 @@ def test_only_normalisation_keeps_gaussians():
 @pytest.mark.parametrize(("name", "layer"), LAYERS.items())
 def test_the_table_names_layers_as_python_does(name, layer):
     assert layer.__name__ == name
+
+
+def in_numpy(value):
+    """Give numbers as NumPy has them, and tuples as lists."""
+    if isinstance(value, tuple):
+        return [in_numpy(each) for each in value]
+    kinds = {bool: np.bool_, int: np.int64, float: np.float64, str: np.str_}
+    return kinds[type(value)](value) if type(value) in kinds else value
+
+
+@pytest.mark.parametrize("layer", MEMBERS, ids=lambda layer: type(layer).__name__)
+def test_numbers_of_numpy_make_the_same_layer(layer):
+    given = {field.name: in_numpy(getattr(layer, field.name)) for field in dataclasses.fields(layer)}
+    same = Sequential(*given["layers"]) if isinstance(layer, Sequential) else type(layer)(**given)
+    assert same == layer
+    assert hash(same) == hash(layer)
+    assert json.dumps(spell(same)) == json.dumps(spell(layer))
+
+
+@pytest.mark.parametrize(
+    ("given", "plain"),
+    [
+        (Conv([3, np.int64(1)]), Conv((3, 1))),
+        (Dense(w_std=np.float32(0.1)), Dense(w_std=float(np.float32(0.1)))),
+        (Dense(w_std=Fraction(1, 3)), Dense(w_std=1 / 3)),
+        (Dense(w_std=np.longdouble(1.5)), Dense(w_std=1.5)),
+    ],
+)
+def test_a_layer_holds_plain_numbers_whatever_it_is_made_with(given, plain):
+    assert repr(given) == repr(plain)
+    assert lowered(Sequential(given), Shape((4, 4), 1)) == lowered(Sequential(plain), Shape((4, 4), 1))
+
+
+def test_a_layer_of_one_s_own_holds_plain_numbers_before_its_checks_see_them():
+    @dataclasses.dataclass(frozen=True)
+    class Doubled(Layer):
+        factor: float
+
+        def __post_init__(self):
+            assert type(self.factor) is float
+
+        def output_shape(self, shape):
+            return shape
+
+        def lower(self, graph, shape, source):
+            return graph.rescale(source, self.factor)
+
+    assert spell(Doubled(np.float32(0.5))) == [{"layer": "Doubled", "factor": 0.5}]

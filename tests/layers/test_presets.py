@@ -2,6 +2,7 @@
 
 import inspect
 
+import numpy as np
 import pytest
 from support.tape import lowered
 
@@ -25,6 +26,7 @@ from cntk_pipeline.layers import (
     presets,
 )
 from cntk_pipeline.layers.presets import PRESETS
+from cntk_pipeline.layers.spelling import spell
 
 SMALLEST = {
     "cntk": 2, "fully_connected": 1, "myrtle": 5, "resnet": 8, "wide_resnet": 10,
@@ -87,12 +89,12 @@ def test_the_fully_connected_network_counts_dense_layers():
 
 @pytest.mark.parametrize("depth", [1, 0, -2, 3.5])
 def test_a_cntk_without_convolutions_is_refused(depth):
-    with pytest.raises(LayerError, match=f"depth must be a whole number >= 2, got {depth}"):
+    with pytest.raises(LayerError, match=f"depth must be a whole number of at least 2, got {depth}"):
         presets.cntk(depth)
 
 
 def test_a_fully_connected_network_without_layers_is_refused():
-    with pytest.raises(LayerError, match="depth must be a whole number >= 1, got 0"):
+    with pytest.raises(LayerError, match="depth must be a whole number of at least 1, got 0"):
         presets.fully_connected(0)
 
 
@@ -207,7 +209,9 @@ def test_a_block_of_the_transformer_has_attention_and_two_layers_between_norms()
 
 @pytest.mark.parametrize("depth", [0, 1.0, None])
 def test_a_transformer_without_blocks_is_refused(depth):
-    with pytest.raises(LayerError, match=f"transformer counts blocks: depth must be a whole number >= 1, got {depth}"):
+    with pytest.raises(
+        LayerError, match=f"transformer counts blocks: depth must be a whole number of at least 1, got {depth}"
+    ):
         presets.transformer(depth)
 
 
@@ -235,7 +239,9 @@ def test_a_wide_resnet_of_another_depth_is_refused_with_those_there_are(depth):
 
 @pytest.mark.parametrize("depth", [0, -1, 2.0])
 def test_a_convnet_gp_without_layers_is_refused(depth):
-    with pytest.raises(LayerError, match=f"cnn_gp counts convolutions: depth must be a whole number >= 1, got {depth}"):
+    with pytest.raises(
+        LayerError, match=f"cnn_gp counts convolutions: depth must be a whole number of at least 1, got {depth}"
+    ):
         presets.cnn_gp(depth)
 
 
@@ -262,8 +268,8 @@ def test_an_unknown_pooling_is_refused(name, pooling):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ({"depth": 0}, "gntk: depth must be a whole number >= 1, got 0"),
-        ({"depth": 1, "dense_layers": 1.5}, "gntk: dense_layers must be a whole number >= 1, got 1.5"),
+        ({"depth": 0}, "gntk: depth must be a whole number of at least 1, got 0"),
+        ({"depth": 1, "dense_layers": 1.5}, "gntk: dense_layers must be a whole number of at least 1, got 1.5"),
         ({"depth": 1, "pooling": "gap"}, 'gntk knows pooling "sum" and "mean", got \'gap\''),
         ({"depth": 1, "scaling": "max"}, "scaling must be one of sum, degree, got 'max'"),
     ],
@@ -292,3 +298,21 @@ def test_the_options_of_a_preset_are_arguments_of_its_builder(name, preset):
     parameters = inspect.signature(preset.build).parameters
     assert list(parameters) == ["depth", *(["pooling"] if preset.poolings else []), *preset.options]
     preset.build(SMALLEST[name], **{option: parameters[option].default for option in preset.options})
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_a_depth_may_be_a_number_of_numpy(name):
+    network = PRESETS[name].build(np.int64(SMALLEST[name]))
+    assert spell(network) == spell(PRESETS[name].build(SMALLEST[name]))
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+@pytest.mark.parametrize("depth", [[5], True, "3", np.float64(5)])
+def test_a_depth_that_is_no_whole_number_is_refused(name, depth):
+    with pytest.raises(LayerError, match="depth must be"):
+        PRESETS[name].build(depth)
+
+
+def test_variances_of_a_convnet_gp_may_be_numbers_of_numpy():
+    rounded = float(np.float32(2.79))
+    assert presets.cnn_gp(2, var_w=np.float32(2.79), var_b=np.int64(1)) == presets.cnn_gp(2, var_w=rounded, var_b=1)

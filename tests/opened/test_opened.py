@@ -53,6 +53,7 @@ def test_a_kernel_is_that_in_memory_and_symmetric(run_small: Run) -> None:
     assert lazy.chunks == ((16, 16, 5), (16, 16, 5))
     np.testing.assert_array_equal(lazy.compute(scheduler="synchronous"), expected)
     np.testing.assert_array_equal(run.kernel((3, "gap", "ntk"), missing="raise")[20:, :4], expected[20:, :4])
+    np.testing.assert_array_equal(run.kernel((np.int64(3), "gap", "ntk"))[20:, :4], expected[20:, :4])
     np.testing.assert_array_equal(run.kernel("depth3-gap-ntk", "train_variance"), np.diagonal(expected))
     np.testing.assert_array_equal(
         run.kernel("depth3-gap-ntk", "test"), whole_matrix(directory, "depth3-gap-ntk", "test")
@@ -195,6 +196,14 @@ def test_wrong_names_are_refused_with_the_nearest(run_small: Run) -> None:
         run.predictions("depth3-gap-ntk")
     with pytest.raises(ConfigError, match=r"no ridge 0.1 of depth3-gap-ntk: it has 0.01 \(relative\)"):
         run.predictions("depth3-gap-ntk", 0.1)
+    with pytest.raises(ConfigError, match=r"ridge must be one of the numbers in solve\.ridges, .* got 'auto'"):
+        run.predictions("depth3-gap-ntk", "auto")  # type: ignore[arg-type]
+    with pytest.raises(
+        ConfigError, match=r"by its name, .* got 0\.01; a ridge and a part are given by name, as ridge="
+    ):
+        run.predictions(0.01)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"by its name, .* got 2;"):
+        run.kernel(2)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"was not asked for inference\.spectrum: add it to the workflow"):
         run.spectrum("depth3-gap-ntk", 1.0)
     with pytest.raises(ConfigError, match="no result 'leave_one' of inference: did you mean 'leave_one_out'"):

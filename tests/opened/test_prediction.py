@@ -102,6 +102,8 @@ def test_the_cost_is_said_first(run_small: Run, source: dict, capsys: pytest.Cap
     assert f"predicting {TEST} images: {TEST * TRAIN} pairs with the training images, less than a second on" in said
     lines: list[str] = []
     run.predict(source["x_test"], say=lines.append)
+    with pytest.raises(ConfigError, match="say must be a function that takes a line, or None for no line, got True"):
+        run.predict(source["x_test"], say=True)  # type: ignore[arg-type]
     assert lines == [said.rstrip("\n")]
     assert prediction.cost_line(1000, 50_000, 3725.0, 2).endswith("about 1:02:05 (h:mm:ss) on 2 cores")
 

@@ -10,7 +10,7 @@ from support.figures import TRAIN, dense, drawn, pictures, run_of, stopped
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.errors import ConfigError, NotComputed
 from cntk_pipeline.opened import OpenRun
-from cntk_pipeline.plots import Spectrum, spectrum
+from cntk_pipeline.plots import Accuracy, Spectrum, spectrum
 from cntk_pipeline.plots.displays import spectrum as module
 
 RIDGES = [0.0, 1e-3, 0.5]
@@ -40,6 +40,13 @@ def test_all_eigenvalues_and_the_effective_dimension_are_those_of_numpy(run: Ope
         assert each.absolute_ridge == pytest.approx(ridge * expected.mean())
         assert each.low == each.high == pytest.approx(dimension(expected, each.absolute_ridge))
     assert [row[0] for row in display.tables()[1].rows] == ["0", "0.001", "0.5"]
+
+
+def test_a_ridge_that_is_no_number_is_refused(run: OpenRun) -> None:
+    with pytest.raises(ConfigError, match="ridge must be a number, or be left out, got 'auto'"):
+        Spectrum.from_run(run, ridge="auto")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"one of the numbers in solve\.ridges, or be left out, got 'auto'"):
+        Accuracy.from_run(run, ridge="auto")  # type: ignore[arg-type]
 
 
 def test_eigenvalues_are_drawn_with_the_ridges(run: OpenRun) -> None:

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 
@@ -89,9 +91,10 @@ def test_a_ridge_is_relative_to_the_mean_of_the_diagonal_or_absolute() -> None:
     assert as_absolute_ridge(KERNEL, 0.5, "absolute") == 0.5
 
 
-@pytest.mark.parametrize("ridge", [-1e-9, np.nan, np.inf])
+@pytest.mark.parametrize("ridge", [-1e-9, np.nan, np.inf, "0.1", None, [0.1], 1j, np.array([0.1])], ids=repr)
 def test_a_ridge_is_a_finite_number_of_at_least_zero(ridge: float) -> None:
-    with pytest.raises(ConfigError, match="a ridge must be a finite number of at least 0, got"):
+    message = f"a ridge must be a finite number of at least 0, got {ridge!r}"
+    with pytest.raises(ConfigError, match=re.escape(message)):
         as_absolute_ridge(KERNEL, ridge, "absolute")
 
 

@@ -124,13 +124,13 @@ def test_a_direction_below_zero_by_rounding_is_neither_learned_nor_blown_up() ->
         gradient_flow(kernel, [1.0, 1.0], kernel, 1e7)
 
 
-@pytest.mark.parametrize("t", [-1e-3, np.nan, -np.inf])
+@pytest.mark.parametrize("t", [-1e-3, np.nan, -np.inf, "1", [1.0], 1j])
 def test_a_time_is_at_least_zero(t: float) -> None:
     with pytest.raises(ConfigError, match=r"t must be a time of at least 0, or None for the end of training, got"):
         gradient_flow(np.eye(2), [1, 2], np.eye(2), t)
 
 
-@pytest.mark.parametrize("rate", [0.0, -1.0, np.inf, np.nan])
+@pytest.mark.parametrize("rate", [0.0, -1.0, np.inf, np.nan, "1", None])
 def test_a_learning_rate_is_positive_and_finite(rate: float) -> None:
     with pytest.raises(ConfigError, match="learning_rate must be a finite number above 0, got"):
         gradient_flow(np.eye(2), [1, 2], np.eye(2), 1.0, learning_rate=rate)

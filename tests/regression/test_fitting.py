@@ -1,3 +1,7 @@
+import re
+from fractions import Fraction
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -6,6 +10,7 @@ from support.regressions import LAW, Regression, make_regression, regressions
 
 from cntk_pipeline.errors import ConfigError, NotPositiveDefinite
 from cntk_pipeline.regression import gp_posterior, leave_one_out, ridge_path
+from cntk_pipeline.regression.centres import fit_centres
 from cntk_pipeline.regression.factors import posterior_covariance, posterior_variance
 from cntk_pipeline.regression.fitting import fit
 from cntk_pipeline.regression.posterior import signal_variance
@@ -67,8 +72,25 @@ def test_the_factor_of_the_kernel_is_that_of_the_largest_likelihood() -> None:
         ({"ridge_mode": "absolute"}, r"ridge='auto' chooses among relative ridges: leave ridge_mode='absolute' out"),
         ({"ridge": -1.0}, r"a ridge must be a finite number of at least 0, got -1"),
         ({"ridge": [1.0, float("nan")]}, r"a ridge must be a finite number of at least 0, got nan"),
+        *[
+            ({"ridge": each}, rf"a number of at least 0, a list of such, or 'auto', got {re.escape(repr(each))}")
+            for each in (None, {0.1}, 1j, [[0.1, 1]], {0.1: 1}, np.array("1"))
+        ],
+        ({"ridge": [0.1, None]}, r"a ridge must be a finite number of at least 0, got None"),
+        ({"ridge": ["a"]}, r"a ridge must be a finite number of at least 0, got 'a'"),
+        ({"ridge": [[0.1], [1, 2]]}, r"a ridge must be a finite number of at least 0, got \[0\.1\]"),
     ],
 )
 def test_a_wrong_ridge_is_named(arguments: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         fit(np.eye(2), [1.0, 2.0], **arguments)
+    with pytest.raises(ConfigError, match=message):
+        fit_centres(np.eye(2), np.ones(2), np.array([[1.0], [2.0]]), **arguments)
+
+
+@pytest.mark.parametrize("ridge", [np.float32(0.5), np.array(0.5), Fraction(1, 2), [np.array(0.5)], np.array([0.5])])
+def test_a_ridge_may_be_any_real_number(ridge: Any) -> None:
+    plain = fit(np.eye(2), [1.0, 2.0], ridge=0.5)
+    given = fit(np.eye(2), [1.0, 2.0], ridge=ridge)
+    assert (given.ridge, given.absolute_ridge) == (plain.ridge, plain.absolute_ridge) == (0.5, 0.5)
+    np.testing.assert_array_equal(given.coefficients, plain.coefficients)

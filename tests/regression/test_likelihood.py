@@ -63,3 +63,5 @@ def test_a_factor_must_be_positive() -> None:
     silent = Evidence(2, 0.0, np.zeros(1))  # of targets that are zero
     with pytest.raises(ConfigError, match=r"factor of a kernel must be a positive number, got 0\.0"):
         silent.at(silent.scale)
+    with pytest.raises(ConfigError, match="scales must hold real numbers, got dtype <U1"):
+        silent.at("1")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cntk_pipeline.errors import NotPositiveDefinite
+from cntk_pipeline.errors import ConfigError, NotFinite, NotPositiveDefinite
 from cntk_pipeline.regression import ChosenCentres, choose_centres, pivots
 
 
@@ -132,3 +132,15 @@ def test_few_samples_apart_from_a_crowd_are_found() -> None:
 def test_a_kernel_of_zeros_is_refused() -> None:
     with pytest.raises(NotPositiveDefinite, match="the kernel is zero everywhere"):
         chosen(np.zeros((4, 4)), 2)
+
+
+def test_a_diagonal_that_is_no_row_of_finite_numbers_is_refused() -> None:
+    def never(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        raise AssertionError
+
+    with pytest.raises(NotFinite, match=r"diagonal\[1\] is nan: finite numbers were expected"):
+        choose_centres([1.0, np.nan, 2.0], never, 2)
+    with pytest.raises(ConfigError, match=r"diagonal must be \(n,\), .* got shape \(3, 3\)"):
+        choose_centres(np.eye(3), never, 2)
+    with pytest.raises(ConfigError, match="diagonal must hold real numbers, got dtype"):
+        choose_centres(["1", "2"], never, 2)

@@ -81,6 +81,9 @@ def test_a_ridge_path_refuses_what_leave_one_out_refuses() -> None:
         ridge_path(kernel, y, [1.0, 0.0])
     with pytest.raises(ConfigError, match="ridges is empty: at least one was expected"):
         ridge_path(kernel, y, [])
+    for wrong in ("auto", 0.1, np.array(0.1), [[0.1]]):
+        with pytest.raises(ConfigError, match="ridges must be a list of numbers of at least 0, got"):
+            ridge_path(kernel, y, wrong)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="a ridge must be a finite number of at least 0, got -1"):
         ridge_path(kernel, y, [1.0, -1.0])
 

@@ -238,6 +238,9 @@ def test_a_kernel_that_is_not_positive_definite_is_named_without_its_eigenvalues
         ({"solver": "cg", "kernel_bytes": True}, "solve.kernel_bytes"),
         ({"solver": "cg", "kernel_bytes": 0, "sketch": "gaussian"}, 'sketch = "gaussian" reads the whole kernel'),
         ({"solver": "cg", "sketch": "rows"}, "sketch"),
+        ({"solver": "cg", "kernel_bytes": ""}, r"kernel_bytes: .*expected bytes .* got ''"),
+        ({"solver": "cg", "kernel_bytes": " "}, r"kernel_bytes: .*expected bytes .* got ' '"),
+        ({"solver": "cg", "kernel_bytes": "GB"}, r"kernel_bytes: .*expected bytes .* got 'GB'"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(run_small: Run, solve: dict[str, Any], message: str) -> None:
@@ -292,6 +295,27 @@ def test_a_plan_compares_the_ways_and_names_the_cheapest(
     assert cheapest((stored, *others), exact=False) is others[1]
     assert cheapest((stored,), exact=False) is None
     assert runs.plan(small_config(**ONE)).ways == ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("inference", "allowed"),
+    [
+        ({"spectrum": 3}, {"stored"}),
+        ({"ensemble": ["inf"]}, {"stored"}),
+        ({}, {"stored", "recomputed", "centres"}),
+    ],
+    ids=repr,
+)
+def test_a_plan_compares_no_way_that_the_workflow_would_refuse(
+    small_config: Config, inference: dict[str, Any], allowed: set[str]
+) -> None:
+    tables: dict[str, Any] = {"stored": STORED, "recomputed": COMPUTED, "centres": {"solver": "centres", "centres": 9}}
+    rest: dict[str, Any] = {"readouts": {"poolings": ["gap"]}, "inference": inference}
+    assert {way.name for way in runs.plan(small_config(**rest, solve=STORED)).ways} == allowed
+    for name in tables.keys() - allowed:
+        with pytest.raises(ConfigError, match=next(iter(inference))):
+            runs.plan(small_config(**rest, solve={"ridges": [1.0]} | tables[name]))
 
 
 def test_a_pass_is_forecast_with_the_pairs_that_it_computes() -> None:

@@ -1,6 +1,7 @@
 """The ``[cluster]`` table, for the place where tiles are computed."""
 
 import math
+import re
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, model_validator
@@ -31,6 +32,8 @@ def parse_bytes(value: str | float) -> int:
     """
     from dask.utils import parse_bytes as parse  # most tables have none, and Dask is slow to import
 
+    if isinstance(value, str) and not re.search("[0-9]", value):  # Dask reads one byte, or one unit
+        raise ValueError(f"no number of bytes: {value!r}")
     return int(parse(value))
 
 

@@ -1,6 +1,5 @@
 """Workflow and cluster files: TOML in, a frozen and validated `RunConfig` out."""
 
-import copy
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,6 +8,7 @@ from datetime import date, time
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from pydantic import Field, PrivateAttr, ValidationError
 
 from cntk_pipeline.config.cluster import ClusterConfig
@@ -170,15 +170,24 @@ def make_config(workflow: "str | Path | Mapping[str, Any] | RunConfig", given: M
     elif isinstance(workflow, RunConfig):
         table, origin = workflow.model_dump(mode="json"), "the workflow"
     elif isinstance(workflow, Mapping):
-        table, origin = copy.deepcopy(dict(workflow)), "the workflow"
+        table, origin = _plain(workflow), "the workflow"
     else:
         raise ConfigError(
             "a workflow is the name of a TOML file, a dictionary of tables or a RunConfig, got "
             f"{type(workflow).__name__}"
         )
     for key, value in given.items():
-        _put(table, key, str(value) if isinstance(value, Path) else value, key)
+        _put(table, key, str(value) if isinstance(value, Path) else _plain(value), key)
     return parse_config(table, origin)
+
+
+def _plain(value: Any) -> Any:
+    """Copy tables and lists, with numbers and arrays of NumPy as files spell them."""
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
 
 
 def load_cluster(path: str | Path) -> ClusterConfig:

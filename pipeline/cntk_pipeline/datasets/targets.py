@@ -9,6 +9,7 @@ import numpy.typing as npt
 from cntk_pipeline.datasets.base import Dataset, Split, require_task
 from cntk_pipeline.datasets.labels import is_one_hot
 from cntk_pipeline.errors import DataError
+from cntk_pipeline.inputs import describe_objects
 from cntk_pipeline.models import AskedTask, TaskName
 
 MANY_CLASSES, MANY_SHARE = 20, 0.1
@@ -136,10 +137,12 @@ def _task_of(labels: Sequence[npt.NDArray[Any]], name: str, are_named: bool) -> 
 def _check_type(labels: npt.NDArray[Any], where: str) -> None:
     """Raise `DataError` where labels are of a type or shape that no task can use, or one is missing."""
     kind, what = labels.dtype.kind, f"{labels.dtype} of shape {labels.shape}"
+    if kind == "O":
+        what = f"{describe_objects(labels)}, of shape {labels.shape}"
     if kind not in "biufU" or labels.ndim not in ((1,) if kind == "U" else (1, 2)) or labels.size == 0:
         raise DataError(
             f"{where} labels: expected numbers or truth values of shape (n,) or (n, columns), or text of shape (n,), "
-            f"got {what}; convert them"
+            f"got {what}; drop the rows without a label, and convert the others"
         )
     if kind == "f" and not np.isfinite(labels).all():
         row = int(np.argwhere(~np.isfinite(labels))[0][0])

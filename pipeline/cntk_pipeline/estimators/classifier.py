@@ -45,7 +45,7 @@ class KernelClassifier(ClassifierMixin, BaseEstimator):
         Average the kernel over images flipped left to right; not of vectors.
     image_shape : tuple of int, optional
         (H, W, C) of the images that the features are, channels last. Without it, features are vectors, and X may also
-        be images ``(n, H, W, C)``.
+        be images ``(n, H, W, C)``. X has one of these shapes in `fit` and `predict` alike.
     n_jobs : int, optional
         Number of threads; None means all cores, or one inside a worker of joblib.
     memory : str or Path, optional
@@ -128,7 +128,7 @@ class KernelClassifier(ClassifierMixin, BaseEstimator):
         ----------
         X : array, (n, features) or (n, H, W, C); with "precomputed", (n, n).
         y : array, (n,)
-            Classes of any type that sorts; at least two.
+            Classes of any type that scikit-learn takes: numbers, text or truth values; at least two.
 
         Raises
         ------

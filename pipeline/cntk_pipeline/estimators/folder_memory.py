@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cntk_pipeline.errors import DataError
+from cntk_pipeline.errors import ConfigError, DataError
 from cntk_pipeline.estimators.kept import Found, Kept
 from cntk_pipeline.kernels.program import Array
 from cntk_pipeline.models import Json
@@ -35,10 +35,18 @@ class FolderMemory(Kept):
     folder : made when something is kept.
     question : all that values depend on, as plain values.
     dtype : of values.
+
+    Raises
+    ------
+    ConfigError
+        If the folder cannot be one, since it is a file or lies in a bucket.
     """
 
     def __init__(self, folder: str | Path, question: Json, dtype: str) -> None:
-        self.path = Path(folder) / fingerprint(question)[:16]
+        place = Path(os.path.expanduser(folder))  # as `open_path` does
+        if "://" in str(folder) or next(each for each in (place, *place.absolute().parents) if each.exists()).is_file():
+            raise ConfigError(f"memory: expected a local folder, or a run directory, got {folder}: give another path")
+        self.path = place / fingerprint(question)[:16]
         self._question, self._dtype = question, dtype
 
     def load(self, kind: str, samples: Sequence[bytes]) -> Found:

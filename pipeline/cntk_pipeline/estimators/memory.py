@@ -92,13 +92,15 @@ def fill_memory(
     """
     if RunMemory.is_run(memory):
         raise ValueError(f"{memory} is a run directory, which is only read: give another folder")
+    if isinstance(networks, Layer):
+        raise TypeError(f"fill_memory takes a list of networks, got one {type(networks).__name__}: put it in []")
     shape = image_shape_of(image_shape)
     asked = [KernelQuestion(network, "nngp", dtype, flips, shape, n_jobs) for network in networks]
     questions = [question for question in asked if find_dropout(question.network) is None]
     if not questions:
         return
     inputs = questions[0].inputs(as_array("x", x))
-    wanted = _Wanted(dtype, inputs, None)
+    wanted = _Wanted(questions[0].dtype, inputs, None)
     folders = {
         folder.path: (folder, question) for question in questions for folder in [_folder(memory, question, inputs)]
     }

@@ -24,7 +24,7 @@ class KernelQuestion:
     ----------
     network : of the inputs.
     kind : "ntk" or "nngp".
-    dtype : "float32" or "float64".
+    dtype : "float32" or "float64"; kept as such where NumPy's type is given.
     flips : average over images and their mirror images.
     image_shape : (H, W, C) of the images that features are; None for vectors, and for images ``(n, H, W, C)``.
     n_jobs : number of threads; None means all cores.
@@ -48,7 +48,7 @@ class KernelQuestion:
         _require_network(self.network)
         if self.kind not in KINDS:
             raise ValueError(f"kind must be one of {', '.join(map(repr, KINDS))}, got {self.kind!r}")
-        read_dtype(self.dtype)
+        object.__setattr__(self, "dtype", read_dtype(self.dtype).name)
         if not isinstance(self.flips, bool | np.bool_):
             raise TypeError(f"flips must be True or False, got {self.flips!r}")
         thread_count(self.n_jobs)
@@ -56,11 +56,15 @@ class KernelQuestion:
     def inputs(self, x: Array) -> Array:
         """Make a network's inputs of features ``(n, d)``, or of sequences; images ``(n, H, W, C)`` stay.
 
+        Truth values become 0 and 1.
+
         Raises
         ------
         ValueError
             If they do not fit ``image_shape``, or are vectors where flips are asked for.
         """
+        if x.dtype.kind == "b":
+            x = x.astype(np.uint8)
         if self.image_shape is None:
             if self.flips and x.ndim == 2:
                 raise ValueError(

@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from cntk_pipeline.errors import ConfigError, DataError, PipelineError
-from cntk_pipeline.inputs import as_array
+from cntk_pipeline.inputs import as_array, describe_objects
 from cntk_pipeline.rundir.directory import ARRAYS, RunDirectory
 from cntk_pipeline.storage import LocalPath, StorePath
+
+NO_NAMES = ("file", "allow_pickle")
+"""Arguments of `numpy.savez`, which writes the archive."""
 
 
 @contextlib.contextmanager
@@ -70,11 +73,13 @@ def _archive(arrays: Mapping[str, object]) -> bytes:
         )
     plain: dict[str, np.ndarray] = {}
     for name, given in arrays.items():
+        if not isinstance(name, str) or name in NO_NAMES:
+            raise DataError(f"data: expected names of arrays like x_train and y_train, got {name!r}: leave it out")
         array = as_array(f"data[{name!r}]", given)
         if array.dtype.hasobject:
             raise DataError(
-                f"data[{name!r}]: expected an array of numbers or texts, got Python objects of shape {array.shape}; "
-                "convert it, for example with numpy.array(values, dtype=float)"
+                f"data[{name!r}]: expected an array of numbers or texts, got {describe_objects(array)}; drop "
+                "what has no value, and convert numbers with numpy.array(values, dtype=float)"
             )
         plain[name] = array
     buffer = io.BytesIO()

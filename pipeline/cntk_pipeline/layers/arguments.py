@@ -5,8 +5,10 @@ import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import wraps
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
 
 from cntk_pipeline.errors import LayerError
 
@@ -59,6 +61,20 @@ def told_what_fits(elsewhere: str) -> Callable[[Callable[_Arguments, _Built]], C
         return told
 
     return decorate
+
+
+def as_plain(value: Any) -> Any:
+    """Return a number as Python's int, float or bool, a list as a tuple, and all else as it is.
+
+    `np.float32` would be squared in float32, and no file can hold it.
+    """
+    if isinstance(value, tuple | list):
+        return tuple(as_plain(each) for each in value)
+    if isinstance(value, np.bool_ | np.str_):
+        return value.item()
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
 
 
 def require_count(name: str, value: object, least: int = 1) -> int:

@@ -2,14 +2,15 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import wraps
 from numbers import Integral
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from cntk_pipeline.errors import LayerError
 from cntk_pipeline.graphs import is_graph
-from cntk_pipeline.layers.arguments import require_arguments
+from cntk_pipeline.layers.arguments import as_plain, require_arguments
 from cntk_pipeline.layers.presence import Presence
 from cntk_pipeline.layers.windows import Windows
 
@@ -235,6 +236,24 @@ class Layer(ABC):
         if values or named:  # a copy and what is unpickled are made without
             require_arguments(cls.__name__, cls.__init__, values, named, cls.spelt_elsewhere)
         return super().__new__(cls)
+
+    def __init_subclass__(cls) -> None:
+        """Have the fields of every layer be plain before its own checks, which thus need not think of it."""
+        super().__init_subclass__()
+        checks = cls.__dict__.get("__post_init__")
+        if checks is not None:
+
+            @wraps(checks)
+            def plain_first(self: Layer) -> None:
+                Layer.__post_init__(self)
+                checks(self)
+
+            cls.__post_init__ = plain_first  # type: ignore[method-assign]
+
+    def __post_init__(self) -> None:
+        """Make numbers of NumPy Python's, and tuples of lists: files can hold them, and equal layers compute equal."""
+        for field in fields(self):  # type: ignore[arg-type]
+            object.__setattr__(self, field.name, as_plain(getattr(self, field.name)))
 
     @abstractmethod
     def output_shape(self, shape: Shape) -> Shape:

@@ -3,10 +3,11 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 from cntk_pipeline.errors import LayerError
 from cntk_pipeline.layers.aggregation import Aggregate
-from cntk_pipeline.layers.arguments import told_what_fits
+from cntk_pipeline.layers.arguments import as_plain, require_count, told_what_fits
 from cntk_pipeline.layers.attention import Attend
 from cntk_pipeline.layers.base import Layer, read_pair
 from cntk_pipeline.layers.branches import Repeat
@@ -47,8 +48,7 @@ def cntk(depth: int, pooling: str = "flatten", *, trained_ends: bool | None = No
     LayerError
         If depth is below 2 or the pooling is unknown.
     """
-    if not isinstance(depth, int) or depth < 2:
-        raise LayerError(f"cntk counts convolutions plus one: depth must be a whole number >= 2, got {depth!r}")
+    depth = require_count("cntk counts convolutions plus one: depth", depth, 2)
     flat = pooling == "flatten"
     trained = flat if trained_ends is None else trained_ends
     body: list[Layer] = []
@@ -73,8 +73,7 @@ def fully_connected(depth: int, *, w_std: float = SQRT_2, b_std: float = 0.0) ->
     LayerError
         If depth is below 1.
     """
-    if not isinstance(depth, int) or depth < 1:
-        raise LayerError(f"fully_connected counts dense layers: depth must be a whole number >= 1, got {depth!r}")
+    depth = require_count("fully_connected counts dense layers: depth", depth)
     body: list[Layer] = []
     for _ in range(depth - 1):
         body += [Dense(w_std=w_std, b_std=b_std), Relu()]
@@ -100,7 +99,7 @@ def myrtle(depth: int, pooling: str = "gap", *, w_std: float = SQRT_2, b_std: fl
     LayerError
         If there is no such depth or pooling.
     """
-    if depth not in _MYRTLE_BLOCKS:
+    if not isinstance(depth, Integral) or depth not in _MYRTLE_BLOCKS:
         raise LayerError(f"myrtle: depth must be one of {', '.join(map(str, _MYRTLE_BLOCKS))}, got {depth!r}")
     body: list[Layer] = []
     for count in _MYRTLE_BLOCKS[depth]:
@@ -195,11 +194,11 @@ def cnn_gp(
     LayerError
         If depth is below 1, the pooling is unknown, or a variance is negative.
     """
-    if not isinstance(depth, int) or depth < 1:
-        raise LayerError(f"cnn_gp counts convolutions: depth must be a whole number >= 1, got {depth!r}")
+    depth = require_count("cnn_gp counts convolutions: depth", depth)
     for name, value in (("var_w", var_w), ("var_b", var_b)):
-        if not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        if not isinstance(value, Real) or not 0 <= value < float("inf"):
             raise LayerError(f"cnn_gp needs a finite {name} >= 0, got {value!r}")
+    var_w, var_b = as_plain(var_w), as_plain(var_b)
     height, width = read_pair("filter_shape", filter_shape)
     # In the NTK parameterisation w_std**2 is the sum over the window; var_w is a single weight's.
     conv = Conv(filter_shape, w_std=(height * width * var_w) ** 0.5, b_std=var_b**0.5)
@@ -239,8 +238,7 @@ def transformer(
     LayerError
         If depth is below 1, the pooling is unknown, or a number is none of its kind.
     """
-    if not isinstance(depth, int) or depth < 1:
-        raise LayerError(f"transformer counts blocks: depth must be a whole number >= 1, got {depth!r}")
+    depth = require_count("transformer counts blocks: depth", depth)
     weights = Dense(w_std=w_std, b_std=b_std)
     tokens = Conv(patch, strides=patch, padding="VALID", w_std=w_std, b_std=b_std)
     positions = PositionalEmbedding(w_std=position_std)
@@ -274,9 +272,7 @@ def gntk(
     LayerError
         If depth or dense_layers are below 1, or pooling or scaling are unknown.
     """
-    for name, value in (("depth", depth), ("dense_layers", dense_layers)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise LayerError(f"gntk: {name} must be a whole number >= 1, got {value!r}")
+    depth, dense_layers = require_count("gntk: depth", depth), require_count("gntk: dense_layers", dense_layers)
     if pooling not in ("sum", "mean"):
         raise LayerError(f'gntk knows pooling "sum" and "mean", got {pooling!r}')
     block = Sequential(Aggregate(scaling), *[Relu(), Dense(w_std=SQRT_2)] * dense_layers)
@@ -301,10 +297,11 @@ def _join(preset: str, pooling: object) -> tuple[Layer, ...]:
 
 def _count_blocks(preset: str, depth: object, others: int) -> int:
     """Return n where ``depth`` is ``6 n + others``."""
-    if not isinstance(depth, int) or depth <= others or (depth - others) % 6:
+    count = int(depth) if isinstance(depth, Integral) else 0
+    if count <= others or (count - others) % 6:
         possible = ", ".join(str(6 * n + others) for n in range(1, 5))
         raise LayerError(f"{preset}: depth must be 6 n + {others}, one of {possible}, ..., got {depth!r}")
-    return (depth - others) // 6
+    return (count - others) // 6
 
 
 def _block(strides: int, shortcut: Layer, w_std: float, b_std: float) -> Residual:

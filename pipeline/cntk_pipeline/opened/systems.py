@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 
 from cntk_pipeline.errors import ConfigError, NotComputed
 from cntk_pipeline.layers import spelling
+from cntk_pipeline.regression.arguments import is_number
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.solvers import System, open_system
 from cntk_pipeline.workflow.report import make_report
@@ -38,6 +40,11 @@ def find_readout(run: RunDirectory, asked: Readout) -> str:
         if len(names) == 1:
             return names[0]
         raise ConfigError(f"{run.path} has {len(names)} read-outs, name one of them: {', '.join(names)}")
+    if not isinstance(asked, str | Sequence):
+        raise ConfigError(
+            f'a read-out is given by its name, or by depth, pooling and kind as in (3, "gap", "ntk"), got {asked!r}; '
+            "a ridge and a part are given by name, as ridge=0.01"
+        )
     name = asked if isinstance(asked, str) else "-".join(_part(part) for part in asked if part is not None)
     if name not in names:
         near = spelling.nearest(name, names)
@@ -47,7 +54,7 @@ def find_readout(run: RunDirectory, asked: Readout) -> str:
 
 
 def _part(part: object) -> str:
-    return f"depth{part}" if isinstance(part, int) else str(part)
+    return f"depth{part}" if isinstance(part, Integral) else str(part)
 
 
 def find_system(run: RunDirectory, readout: str, ridge: float | None) -> System:
@@ -80,12 +87,25 @@ def find_system(run: RunDirectory, readout: str, ridge: float | None) -> System:
         return wanted[0]
     known = [*wanted, *_earlier(run, readout, {system.fingerprint for system in wanted})]
     for system in known:
-        if math.isclose(system.ridge, ridge, rel_tol=1e-9):
+        if has_ridge(system, ridge):
             return system
     raise ConfigError(
         f"{run.path} has no ridge {ridge:g} of {readout}: it has {_ridges(known) or 'none yet'}. Add it to solve.ridges"
         " and run the workflow again; the kernel is kept"
     )
+
+
+def has_ridge(system: System, ridge: float) -> bool:
+    """Tell whether a system has the ridge that people give.
+
+    Raises
+    ------
+    ConfigError
+        If it is no number.
+    """
+    if not is_number(ridge):
+        raise ConfigError(f"ridge must be one of the numbers in solve.ridges, or be left out, got {ridge!r}")
+    return math.isclose(system.ridge, ridge, rel_tol=1e-9)
 
 
 def find_best(run: RunDirectory) -> System:

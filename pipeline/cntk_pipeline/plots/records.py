@@ -1,13 +1,12 @@
 """The records of ``[inference]`` that a figure compares: of all systems of a run."""
 
-import math
 from typing import Any
 
 from cntk_pipeline.errors import ConfigError, NotComputed
 from cntk_pipeline.gram.tiles import kernel_group
 from cntk_pipeline.opened import OpenRun
 from cntk_pipeline.opened.results import require_key
-from cntk_pipeline.opened.systems import Readout, find_readout
+from cntk_pipeline.opened.systems import Readout, find_readout, has_ridge
 from cntk_pipeline.opened.tiles import Stored, next_step, require_stored_kernel
 from cntk_pipeline.workflow.wanted import WantedSolve, find_wanted
 
@@ -23,7 +22,7 @@ def wanted_solves(run: OpenRun, readout: Readout, ridge: float | None) -> list[W
     name = None if readout is None else find_readout(run.directory, readout)
     solves = find_wanted(run.directory, run.directory.workflow()).solves
     mine = [solve for solve in solves if name in (None, solve.system.readout)]
-    found = [solve for solve in mine if ridge is None or math.isclose(solve.system.ridge, ridge, rel_tol=1e-9)]
+    found = [solve for solve in mine if ridge is None or has_ridge(solve.system, ridge)]
     if mine and not found:
         known = ", ".join(f"{each:g}" for each in sorted({solve.system.ridge for solve in mine}))
         raise ConfigError(f"{run.path} has no ridge {ridge:g}: its workflow has {known}")

@@ -1,6 +1,7 @@
 """Checks of the arguments of this package's functions: results are float64, and errors name the argument."""
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -140,6 +141,16 @@ def as_targets(values: npt.ArrayLike, kernel: TrainKernel, name: str = "y") -> A
     return as_finite(columns, name)
 
 
+def is_number(value: object) -> bool:
+    """Tell whether a value is one real number; an array without axes is one."""
+    return isinstance(value, Real) or (isinstance(value, np.ndarray) and not value.ndim and value.dtype.kind in "fiu")
+
+
+def is_list(value: object) -> bool:
+    """Tell whether a value is a list of something, an array with one axis, or the like."""
+    return np.asarray(value, object).ndim == 1
+
+
 def as_absolute_ridge(kernel: TrainKernel, ridge: float, mode: RidgeMode) -> float:
     """Return the value to add to the diagonal: ``ridge``, times trace(K) / n where it is relative.
 
@@ -150,8 +161,8 @@ def as_absolute_ridge(kernel: TrainKernel, ridge: float, mode: RidgeMode) -> flo
     """
     if mode not in ("relative", "absolute"):
         raise ConfigError(f"ridge_mode must be 'relative' (to trace(K)/n) or 'absolute', got {mode!r}")
-    if not (np.isfinite(ridge) and ridge >= 0):
-        raise ConfigError(f"a ridge must be a finite number of at least 0, got {ridge}")
+    if not is_number(ridge) or not 0 <= ridge < np.inf:
+        raise ConfigError(f"a ridge must be a finite number of at least 0, got {ridge!r}")
     return float(ridge) * kernel.mean_diagonal if mode == "relative" else float(ridge)
 
 

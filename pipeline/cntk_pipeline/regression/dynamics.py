@@ -12,7 +12,14 @@ import numpy.typing as npt
 import scipy
 
 from cntk_pipeline.errors import ConfigError, NotPositiveDefinite
-from cntk_pipeline.regression.arguments import Array, TrainKernel, as_cross_kernel, as_targets, as_train_kernel
+from cntk_pipeline.regression.arguments import (
+    Array,
+    TrainKernel,
+    as_cross_kernel,
+    as_targets,
+    as_train_kernel,
+    is_number,
+)
 from cntk_pipeline.regression.factors import cholesky, eigenbasis, expect_semidefinite, solve, sufficient_ridge
 
 if TYPE_CHECKING:
@@ -88,8 +95,8 @@ def gradient_flow(
     kernel = as_train_kernel(k_train)
     targets = as_targets(y, kernel)
     cross = as_cross_kernel(k_test_train, kernel)
-    if not (np.isfinite(learning_rate) and learning_rate > 0):
-        raise ConfigError(f"learning_rate must be a finite number above 0, got {learning_rate}")
+    if not is_number(learning_rate) or not 0 < learning_rate < np.inf:
+        raise ConfigError(f"learning_rate must be a finite number above 0, got {learning_rate!r}")
     time = flow_time(t, targets.size, learning_rate)
     if np.isinf(time):
         return Flow(cross @ solve(cholesky(kernel, 0.0), targets), targets.copy())
@@ -149,8 +156,8 @@ def flow_time(t: float | None, entries: int, learning_rate: float = 1.0) -> floa
     """
     if t is None:
         return float("inf")
-    if not t >= 0:
-        raise ConfigError(f"t must be a time of at least 0, or None for the end of training, got {t}")
+    if not is_number(t) or not t >= 0:
+        raise ConfigError(f"t must be a time of at least 0, or None for the end of training, got {t!r}")
     return float(t) * (learning_rate / entries)
 
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
-import numpy as np
 import numpy.typing as npt
 
 from cntk_pipeline.errors import ConfigError, NotPositiveDefinite
@@ -16,6 +15,8 @@ from cntk_pipeline.regression.arguments import (
     as_absolute_ridge,
     as_targets,
     as_train_kernel,
+    is_list,
+    is_number,
 )
 from cntk_pipeline.regression.factors import (
     cholesky,
@@ -118,17 +119,17 @@ def fit(
 
 def is_one_ridge(ridge: Ridge) -> bool:
     """Tell whether a ridge is given, and not several to choose from."""
-    return not isinstance(ridge, str | Sequence | np.ndarray)
+    return is_number(ridge)
 
 
 def candidates_of(ridge: Ridge, ridge_mode: RidgeMode, auto: Sequence[float]) -> Sequence[float]:
     """List the ridges to choose from; errors as of `fit`."""
-    if not isinstance(ridge, str):
-        ridge = cast(Sequence[float], ridge)
-        if not len(ridge):
+    if is_list(ridge):
+        ridges = cast(Sequence[float], ridge)
+        if not len(ridges):
             raise ConfigError("the list of ridges is empty: give at least one, or ridge='auto'")
-        return ridge
-    if ridge != "auto":
+        return ridges
+    if not isinstance(ridge, str) or ridge != "auto":
         raise ConfigError(f"ridge must be a number of at least 0, a list of such, or 'auto', got {ridge!r}")
     if ridge_mode != "relative":
         raise ConfigError(f"ridge='auto' chooses among relative ridges: leave ridge_mode={ridge_mode!r} out")
@@ -138,8 +139,8 @@ def candidates_of(ridge: Ridge, ridge_mode: RidgeMode, auto: Sequence[float]) ->
 def _path(kernel: TrainKernel, targets: Array, ridges: Sequence[float], ridge_mode: RidgeMode) -> RidgePath:
     """Evaluate leave-one-out for the ridges with which the kernel is positive definite."""
     basis = eigenbasis(kernel)
-    absolute = {ridge: as_absolute_ridge(kernel, ridge, ridge_mode) for ridge in ridges}
-    usable = [ridge for ridge in ridges if is_definite(basis, absolute[ridge])]
+    absolute = [as_absolute_ridge(kernel, ridge, ridge_mode) for ridge in ridges]
+    usable = [place for place, each in enumerate(absolute) if is_definite(basis, each)]
     if not usable:
         raise NotPositiveDefinite(
             f"{kernel.name} is not positive definite with any of the ridges {', '.join(f'{r:g}' for r in ridges)}, "
@@ -147,4 +148,4 @@ def _path(kernel: TrainKernel, targets: Array, ridges: Sequence[float], ridge_mo
             "(a network without trained layers, or inputs of zeros) has none",
             pivot=float(basis.values[0]),
         )
-    return path_of_basis(basis, targets, usable, [absolute[ridge] for ridge in usable])
+    return path_of_basis(basis, targets, [ridges[place] for place in usable], [absolute[place] for place in usable])

@@ -13,6 +13,7 @@ from cntk_pipeline.regression.arguments import (
     RidgeMode,
     TrainKernel,
     as_absolute_ridge,
+    as_real,
     as_targets,
     as_train_kernel,
 )
@@ -57,7 +58,7 @@ class Evidence:
         ConfigError
             If a factor is not positive. The best factor of a column of zeros is zero, and makes it infinitely likely.
         """
-        chosen = np.asarray(scales, np.float64)
+        chosen = as_real(scales, "scales").astype(np.float64)
         if not (np.isfinite(chosen).all() and (chosen > 0).all()):
             raise ConfigError(f"the factor of a kernel must be a positive number, got {chosen.tolist()}")
         constant = self.log_determinant + self.count * math.log(2 * math.pi)

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from cntk_pipeline.errors import NotPositiveDefinite
-from cntk_pipeline.inputs import as_array
+from cntk_pipeline.errors import ConfigError, NotPositiveDefinite
+from cntk_pipeline.regression.arguments import as_finite, as_real
 from cntk_pipeline.tiling import block_width
 
 PROPOSALS = 2
@@ -187,6 +187,8 @@ def choose_centres(
 
     Raises
     ------
+    ConfigError, NotFinite
+        If the diagonal is no row of finite real numbers.
     NotPositiveDefinite
         If the kernel is zero everywhere.
 
@@ -200,8 +202,10 @@ def choose_centres(
     >>> len(found.rows), found.trace_errors[-1] < 1e-12
     (2, True)
     """
-    first = as_array("diagonal", diagonal)
-    variance = first.astype(np.float64)
+    first = as_real(diagonal, "diagonal")
+    variance = as_finite(first, "diagonal")
+    if variance.ndim != 1:
+        raise ConfigError(f"diagonal must be (n,), the kernel of each sample with itself, got shape {variance.shape}")
     if not variance.sum() > 0:
         raise NotPositiveDefinite("the kernel is zero everywhere: its network trains no layer, or all samples are zero")
     dtype = first.dtype.name if first.dtype.kind == "f" else "float64"

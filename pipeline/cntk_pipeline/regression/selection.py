@@ -16,6 +16,7 @@ from cntk_pipeline.regression.arguments import (
     as_cross_kernel,
     as_targets,
     as_train_kernel,
+    is_list,
 )
 from cntk_pipeline.regression.factors import Eigenbasis, cholesky, definite_basis, left_out, solve
 from cntk_pipeline.regression.scores import accuracy, as_truth, classes_of, mean_square
@@ -153,6 +154,8 @@ def ridge_path(
     """
     kernel = as_train_kernel(k_train)
     targets = as_targets(y, kernel)
+    if not is_list(ridges):
+        raise ConfigError(f"ridges must be a list of numbers of at least 0, got {ridges!r}")
     if not len(ridges):
         raise ConfigError("ridges is empty: at least one was expected")
     absolute = np.array([as_absolute_ridge(kernel, ridge, ridge_mode) for ridge in ridges])

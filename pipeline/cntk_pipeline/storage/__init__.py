@@ -1,5 +1,6 @@
 """Stores of run directories. ``STORAGES`` is the interface of this package: functions that open a place, by scheme."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ STORAGES: dict[str, Callable[[str], StorePath]] = {"": LocalPath, "s3": ObjectPa
 
 
 def open_path(place: str | Path | StorePath) -> StorePath:
-    """Open a place by its name: a local path, or ``s3://bucket/name``.
+    """Open a place by its name: a local path, whose ``~`` is the home folder, or ``s3://bucket/name``.
 
     Raises
     ------
@@ -26,7 +27,7 @@ def open_path(place: str | Path | StorePath) -> StorePath:
     if scheme not in STORAGES:
         known = ", ".join(f"{name}://" for name in STORAGES if name)
         raise ConfigError(f"{scheme}:// is no store that is known: give a local directory, or one of {known}")
-    return STORAGES[scheme](str(place))
+    return STORAGES[scheme](str(place) if scheme else os.path.expanduser(place))
 
 
 __all__ = ["STORAGES", "Appender", "Buffer", "Listed", "LocalPath", "ObjectPath", "StorePath", "open_path"]

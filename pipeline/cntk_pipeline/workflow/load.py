@@ -11,7 +11,7 @@ import numpy as np
 
 from cntk_pipeline import datasets
 from cntk_pipeline.clusters.table import cluster_of, idle_options
-from cntk_pipeline.config import RunConfig
+from cntk_pipeline.config import RunConfig, SolveConfig
 from cntk_pipeline.datasets import Contents, Dataset, Split, Standardization
 from cntk_pipeline.datasets.selection import bring_first, draw
 from cntk_pipeline.errors import ConfigError, DataError, PipelineError, StoreError
@@ -158,10 +158,8 @@ def load_data(config: RunConfig) -> Loaded:
     chosen = datasets.select(whole, config.data.train, config.data.test, config.data.train_blocks)
     chosen, columns = _with_centres(config, chosen)
     _require_places(config, readouts)
+    _require_results(config, chosen, columns, readouts)
     assert chosen.test is not None
-    kinds = {readout.kind for readout in readouts}
-    has_classes = chosen.task == "classification" and len(chosen.classes) > 1
-    require_results(config.inference, columns, kinds, chosen.test.labels is not None, has_classes)
     if is_graph(chosen.train.images.shape[1:]) and config.data.standardize:
         raise ConfigError(f"{chosen.name}: graphs are not standardised: set data.standardize = false")
     is_padded = any(has_absent_steps(part.images) for part in (chosen.train, chosen.test))
@@ -196,6 +194,26 @@ def load_data(config: RunConfig) -> Loaded:
     if idle:
         warnings += (f'a cluster of kind "{config.cluster.kind}" does not look at {", ".join(idle)}',)
     return Loaded(config, chosen, digest.hexdigest(), readouts, first, warnings)
+
+
+def allows(loaded: Loaded, solve: SolveConfig) -> bool:
+    """Tell whether the results of a workflow allow another ``[solve]``, and so do its networks."""
+    config, centres = loaded.config.model_copy(update={"solve": solve}), centres_of(solve)
+    try:
+        require_options(config)
+        _require_places(config, loaded.readouts)
+        columns = len(loaded.data.train) if centres is None else centres.count
+        _require_results(config, loaded.data, columns, loaded.readouts)
+    except ConfigError:
+        return False
+    return True
+
+
+def _require_results(config: RunConfig, data: Dataset, columns: int, readouts: Sequence[gram.Readout]) -> None:
+    assert data.test is not None
+    kinds = {readout.kind for readout in readouts}
+    has_classes = data.task == "classification" and len(data.classes) > 1
+    require_results(config.inference, columns, kinds, data.test.labels is not None, has_classes)
 
 
 def _with_centres(config: RunConfig, data: Dataset) -> tuple[Dataset, int]:

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from cntk_pipeline.solvers import (
 from cntk_pipeline.solvers.forecast import IterationForecast
 from cntk_pipeline.tasks import StageForecast
 from cntk_pipeline.tiling import Cut, total_pairs
-from cntk_pipeline.workflow.load import Loaded, slots_of
+from cntk_pipeline.workflow.load import Loaded, allows, slots_of
 from cntk_pipeline.workflow.wanted import OWNERS
 from cntk_pipeline.workflow.ways import PASSES, Way, compare_ways
 
@@ -192,7 +193,7 @@ def make_plan(loaded: Loaded, tile: int, kept: Collection[int] = (), free_bytes:
         engine.version_for(engine.question),
         columns,
         has_pivots,
-        compare_ways(config.solve, train, cost_of, free_bytes),
+        compare_ways(config.solve, train, partial(allows, loaded), cost_of, free_bytes),
     )
 
 

@@ -41,13 +41,18 @@ class Way:
 
 
 def compare_ways(
-    solve: SolveConfig, train: int, cost: Callable[[SolveConfig], tuple[float, int]], free_bytes: int | None
+    solve: SolveConfig,
+    train: int,
+    allows: Callable[[SolveConfig], bool],
+    cost: Callable[[SolveConfig], tuple[float, int]],
+    free_bytes: int | None,
 ) -> tuple[Way, ...]:
     """Compare the ways to the systems of a workflow; none where its solver is another than conjugate gradients.
 
     Parameters
     ----------
     train : number of training images.
+    allows : tells whether the rest of the workflow allows another ``[solve]``; ways that it refuses are left out.
     cost : evaluates seconds and bytes of a run with another ``[solve]``.
     free_bytes : of the disk; None where no limit is known.
     """
@@ -64,7 +69,10 @@ def compare_ways(
     }
     found = []
     for name, table in tables.items():
-        seconds, written = cost(SolveConfig.model_validate(shared | table))
+        other = SolveConfig.model_validate(shared | table)
+        if not allows(other):
+            continue
+        seconds, written = cost(other)
         found.append(Way(name, seconds, written, free_bytes is None or written <= free_bytes))
     return tuple(found)
 
