@@ -183,7 +183,9 @@ def _check_names(names: tuple[str, ...], name: str) -> None:
     """Raise `DataError` where two classes, or two targets, have one name."""
     again = next((each for each, count in Counter(names).items() if count > 1), None)
     if again is not None:
-        raise DataError(f"{name}: expected classes of different names, got {again!r} twice; rename one of them")
+        raise DataError(
+            f"{name}: expected different names of the classes, or of the targets, got {again!r} twice; rename one"
+        )
 
 
 def _check_images(images: npt.NDArray[Any], where: str) -> None:

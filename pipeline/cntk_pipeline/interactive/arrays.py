@@ -59,11 +59,14 @@ def stored(arrays: Mapping[str, object], place: StorePath) -> Iterator[Path]:
 
 
 def _is_named(name: str, place: LocalPath) -> bool:
-    """Tell whether the workflow of a run reads an archive."""
+    """Tell whether the workflow of a run reads an archive; where it cannot be read, yes."""
     if not (place / "run.json").exists():
         return False
-    run = RunDirectory(place)
-    return run.has_workflow() and Path(run.workflow().data.path or "").name == name
+    try:
+        run = RunDirectory(place)
+        return run.has_workflow() and Path(run.workflow().data.path or "").name == name
+    except PipelineError:
+        return True
 
 
 def _archive(arrays: Mapping[str, object]) -> bytes:
