@@ -202,13 +202,16 @@ def test_a_kernel_with_a_centre_of_zero_is_refused_by_its_name(
         on_centres(data=data)
 
 
-def test_centres_whose_kernel_is_zero_say_why(on_centres: Callable[..., RunDirectory], small_npz: Path) -> None:
+def test_centres_whose_kernel_is_zero_say_why(
+    on_centres: Callable[..., RunDirectory], small_npz: Path, tmp_path: Path
+) -> None:
     with np.load(small_npz) as stored:
         arrays = dict(stored)
     arrays["x_train"][0] = 0
-    np.savez(small_npz, **arrays)
+    np.savez(tmp_path / "black.npz", **arrays)
+    data = {"path": str(tmp_path / "black.npz"), "standardize": False}
     with pytest.raises(NotPositiveDefinite, match=r"kernel of the centres is zero everywhere.* images without any"):
-        on_centres(data={"standardize": False}, solve=SOLVE | {"centres": 1})
+        on_centres(data=data, solve=SOLVE | {"centres": 1})
 
 
 def test_leave_one_out_needs_leverages_below_one(on_centres: Callable[..., RunDirectory]) -> None:
