@@ -134,6 +134,7 @@ def kernel_matrices(
     """
     if isinstance(networks, Layer):
         raise LayerError(f"kernel_matrices takes a list of networks, got one {type(networks).__name__}: put it in []")
+    _require_networks(networks)
     if isinstance(kinds, str):
         raise LayerError(f'kinds is a list, got {kinds!r}: write kinds=("{kinds}",)')
     left = _require_inputs("x1", x1, networks)
@@ -181,9 +182,19 @@ def kernel_diagonal(
     >>> kernel_diagonal(presets.fully_connected(1), np.array([[3.0, 4.0], [0.0, 1.0]]))
     array([12.5,  0.5], dtype=float32)
     """
+    _require_networks([network])
     inputs = _require_inputs("x", x, [network])
     computing = _ask(Question(((network, kind),), inputs.shape[1:], read_dtype(dtype).name, flips), engine)
     return computing.evaluator().evaluate_pairs(inputs)[0]
+
+
+def _require_networks(networks: Sequence[object]) -> None:
+    for network in networks:
+        if not isinstance(network, Layer):
+            raise LayerError(
+                "a network is a layer of cntk_pipeline.layers, like Sequential(Dense(), Relu(), Dense()) or "
+                f"presets.cntk(3), got {network!r}; kernel_matrices takes a list of several"
+            )
 
 
 def _ask(question: Question, engine: str) -> Engine:
