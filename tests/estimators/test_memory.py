@@ -130,11 +130,18 @@ def test_a_memory_that_can_be_no_folder_is_refused(tmp_path: Path, place: str) -
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_a_memory_without_a_name_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"memory: expected a local folder, or a run directory, got ''"):
+        KernelClassifier(NETWORKS[1], memory="").fit(DIGITS[:20], LABELS[:20])
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_a_memory_in_a_bucket_is_refused(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
-        ValueError, match=rf"memory: expected a local folder, or a run directory, got s3://{bucket}/memory"
+        ValueError, match=rf"memory: expected a local folder, or a run directory, got 's3://{bucket}/memory'"
     ):
         KernelClassifier(NETWORKS[1], memory=f"s3://{bucket}/memory").fit(DIGITS[:20], LABELS[:20])
     assert not list(tmp_path.iterdir())

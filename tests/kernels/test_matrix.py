@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cntk_pipeline import kernel_matrices, kernel_matrix
+from cntk_pipeline import kernel_diagonal, kernel_matrices, kernel_matrix
 from cntk_pipeline.errors import LayerError, NotAccurate, NotFinite
 from cntk_pipeline.kernels import kernel_diagonal, pieces
 from cntk_pipeline.kernels.lanes import LANES
@@ -84,6 +84,7 @@ def test_kernels_of_one_pass_have_the_bits_of_each_alone(right):
     ("networks", "kinds", "message"),
     [
         (presets.cntk(2), ("ntk",), r"takes a list of networks, got one Sequential: put it in \[\]"),
+        ("cntk", ("ntk",), r"a network is a layer of cntk_pipeline\.layers, like .*, got 'c'"),
         ([presets.cntk(2)], "ntk", r'kinds is a list, got \'ntk\': write kinds=\("ntk",\)'),
         ([presets.cntk(2)], ("cntk",), "got kind='cntk'"),
         ([], ("ntk",), "at least one read-out"),
@@ -93,6 +94,13 @@ def test_kernels_of_one_pass_have_the_bits_of_each_alone(right):
 def test_what_is_no_list_of_kernels_is_refused(networks, kinds, message):
     with pytest.raises(LayerError, match=message):
         kernel_matrices(networks, X, kinds=kinds)
+
+
+@pytest.mark.parametrize("network", [None, "cntk", [presets.cntk(2)]])
+@pytest.mark.parametrize("kernel", [kernel_matrix, kernel_diagonal])
+def test_what_is_no_network_is_refused(kernel, network):
+    with pytest.raises(LayerError, match=r"a network is a layer of cntk_pipeline\.layers, .* takes a list of several"):
+        kernel(network, X)
 
 
 @pytest.mark.parametrize(("right", "total"), [(None, 37 * 38 // 2), (X[:9], 37 * 9)])

@@ -133,3 +133,10 @@ def test_a_pooling_window_beyond_the_image_is_refused():
 def test_a_radius_that_is_no_number_of_pixels_is_refused(radius):
     with pytest.raises(LayerError, match=f"radius must be a whole number of pixels >= 0, got {radius!r}"):
         LocalAvgPool(radius)
+
+
+@pytest.mark.parametrize("value", ["no", 2, None, [True]])
+def test_normalize_edges_is_true_or_false(value):
+    for kind, window in ((AvgPool, 2), (LocalAvgPool, 1)):
+        with pytest.raises(LayerError, match=r"normalize_edges must be True or False, got"):
+            kind(window, normalize_edges=value)

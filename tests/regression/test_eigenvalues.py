@@ -108,10 +108,10 @@ def test_a_search_without_success_says_so(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_wrong_arguments_are_refused() -> None:
-    for count in (0, -1, 2.5):
+    for count in (0, -1, 2.5, True):
         with pytest.raises(ConfigError, match=r"count must be an integer of at least 1, or None for all"):
             spectrum(MATRIX, count)  # type: ignore[arg-type]
-    for smallest in (-1, 0.5):
+    for smallest in (-1, 0.5, True):
         with pytest.raises(ConfigError, match=r"smallest must be an integer of at least 0"):
             spectrum(MATRIX, 1, smallest=smallest)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"k_train must be square, \(n, n\), got an operator of shape \(3, 2\)"):

@@ -144,3 +144,21 @@ def test_a_diagonal_that_is_no_row_of_finite_numbers_is_refused() -> None:
         choose_centres(np.eye(3), never, 2)
     with pytest.raises(ConfigError, match="diagonal must hold real numbers, got dtype"):
         choose_centres(["1", "2"], never, 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"count": 0}, r"count must be a whole number from 1 .*, got 0"),
+        ({"count": "2"}, r"count must be a whole number from 1 .*, got '2'"),
+        ({"count": 2.0}, r"count must be a whole number from 1 .*, got 2\.0"),
+        ({"seed": -1}, r"seed must be a whole number from 0 to 2\*\*32 - 1, got -1"),
+        ({"seed": None}, r"seed must be a whole number .*, got None"),
+        ({"width": 0}, r"width must be a whole number from 1 .*, got 0"),
+        ({"tolerance": "0.1"}, r"tolerance must be a number from 0, and below 1, got '0\.1'"),
+        ({"tolerance": 1.0}, r"tolerance must be a number from 0, and below 1, got 1\.0"),
+    ],
+)
+def test_numbers_of_a_choice_that_are_out_of_range_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        chosen(smooth(5), **({"count": 2} | options))  # type: ignore[arg-type]

@@ -39,13 +39,14 @@ class FolderMemory(Kept):
     Raises
     ------
     ConfigError
-        If the folder cannot be one, since it is a file or lies in a bucket.
+        If it can be no folder: it has no name, is a file, or lies in a bucket.
     """
 
     def __init__(self, folder: str | Path, question: Json, dtype: str) -> None:
         place = Path(os.path.expanduser(folder))  # as `open_path` does
-        if "://" in str(folder) or next(each for each in (place, *place.absolute().parents) if each.exists()).is_file():
-            raise ConfigError(f"memory: expected a local folder, or a run directory, got {folder}: give another path")
+        there = next(each for each in (place, *place.absolute().parents) if each.exists())
+        if not str(folder) or "://" in str(folder) or there.is_file():
+            raise ConfigError(f"memory: expected a local folder, or a run directory, got {str(folder)!r}")
         self.path = place / fingerprint(question)[:16]
         self._question, self._dtype = question, dtype
 

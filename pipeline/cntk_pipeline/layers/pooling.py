@@ -59,6 +59,13 @@ def _check(layer: "AvgPool | MaxPool | SumPool") -> None:
     if layer.strides is not None:
         read_pair("strides", layer.strides)
     check_padding(layer.padding, ("SAME", "VALID"))
+    if isinstance(layer, AvgPool):
+        _require_edges(layer.normalize_edges)
+
+
+def _require_edges(value: object) -> None:
+    if value not in (True, False):  # 1 and 0 of older files too
+        raise LayerError(f"normalize_edges must be True or False, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -218,6 +225,7 @@ class LocalAvgPool(Layer):
     def __post_init__(self) -> None:
         if not isinstance(self.radius, Integral) or isinstance(self.radius, bool) or self.radius < 0:
             raise LayerError(f"radius must be a whole number of pixels >= 0, got {self.radius!r}")
+        _require_edges(self.normalize_edges)
 
     def output_shape(self, shape: Shape) -> Shape:
         return shape.behind_windows(*self._windows(shape))

@@ -35,8 +35,8 @@ def require_inputs(name: str, inputs: Any, networks: Sequence[Layer]) -> npt.NDA
     for network in networks:
         if not isinstance(network, Layer):
             raise LayerError(
-                "a network is a layer of cntk_pipeline.layers, like Sequential(Dense(), Relu(), Dense()), got "
-                f"{network!r}"
+                "a network is a layer of cntk_pipeline.layers, like Sequential(Dense(), Relu(), Dense()) or "
+                f"presets.cntk(3), got {network!r}"
             )
         array = read_sequences(network, array)
     if array.dtype.kind not in "uif":

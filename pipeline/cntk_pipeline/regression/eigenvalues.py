@@ -88,7 +88,7 @@ def spectrum(k_train: npt.ArrayLike | LinearOperator, count: int | None = None, 
 
 
 def _counts(value: object, least: int) -> bool:
-    return isinstance(value, int | np.integer) and bool(value >= least)
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= least)
 
 
 def _in_float64(operator: LinearOperator) -> LinearOperator:

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import scipy
 
 from cntk_pipeline.errors import ConfigError
+from cntk_pipeline.inputs import as_array
 from cntk_pipeline.regression.arguments import (
     Array,
     RidgeMode,
@@ -268,7 +269,7 @@ def learning_curve(
 
 
 def _as_sizes(sizes: Sequence[int], count: int) -> list[int]:
-    given = np.asarray(sizes)
+    given = as_array("sizes", sizes)
     rising = given.ndim == 1 and given.size and given.dtype.kind in "iu" and np.all(np.diff(given) > 0)
     if not rising or given[0] < 1 or given[-1] > count:
         raise ConfigError(f"sizes must be rising integers from 1 to {count}, as k_train has samples, got {sizes}")
