@@ -90,3 +90,12 @@ def test_the_command_writes_the_comparison(pictured_run: OpenRun, other_run: Ope
         "run": str(pictured_run.path), "other": str(other_run.path)
     }  # fmt: skip
     assert "What differs" in out.read_text()
+
+
+def test_a_comparison_replaces_no_file_of_a_run(pictured_run: OpenRun, other_run: OpenRun) -> None:
+    before = (pictured_run.path / "run.json").read_bytes()
+    out = pictured_run.path / "run.html"
+    done = CliRunner().invoke(cli.app, ["compare", str(pictured_run.path), str(other_run.path), "--out", str(out)])
+    assert "could replace a file of the run" in str(done.exception)
+    assert (pictured_run.path / "run.json").read_bytes() == before
+    assert not out.exists()

@@ -259,6 +259,32 @@ def test_a_page_with_another_ending_is_refused_before_anything_is_read(pictured_
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["run", "workflow", "growth", "Run", "mine"])
+def test_no_page_replaces_a_file_of_a_run(pictured_run: OpenRun, name: str) -> None:
+    before = {path.name: path.read_bytes() for path in Path(str(pictured_run.path)).iterdir() if path.is_file()}
+    out = pictured_run.path / f"{name}.html"
+    done = CliRunner().invoke(cli.app, ["report", str(pictured_run.path), "--out", str(out)])
+    assert isinstance(done.exception, ConfigError)
+    expected = rf"{name}.html: the page's numbers, {name}.json, could replace a file of the run .* report.html or"
+    assert re.search(expected, str(done.exception))
+    with pytest.raises(ConfigError, match=expected):
+        write_page(Page("", {}), out)
+    assert {path.name: path.read_bytes() for path in Path(str(pictured_run.path)).iterdir() if path.is_file()} == before
+
+
+def test_numbers_replace_those_of_an_older_page_only(tmp_path: Path) -> None:
+    theirs = tmp_path / "package.json"
+    theirs.write_text("mine")
+    with pytest.raises(ConfigError, match=r"would replace .*package.json, which belongs to no page: move that file"):
+        write_page(Page("", {}), open_path(tmp_path / "package.html"))
+    assert theirs.read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["package.json"]
+    for number in (1, 2):
+        write_page(Page(f"page {number}", {"number": number}), open_path(tmp_path / "page.html"))
+        assert (tmp_path / "page.html").read_text() == f"page {number}"
+        assert json.loads((tmp_path / "page.json").read_text()) == {"number": number}
+
+
 def test_a_run_in_a_bucket_has_a_report(small_config: Callable[..., RunConfig], bucket: str) -> None:
     place = f"s3://{bucket}/reported"
     config = small_config(readouts={"poolings": ["gap"], "kinds": ["ntk"]}, store={"path": place})
