@@ -115,6 +115,18 @@ def test_one_target_keeps_its_unit(tmp_path: Path) -> None:
     assert display.unit == "in the unit of the target"
 
 
+def test_a_constant_target_keeps_its_unit_too(tmp_path: Path) -> None:
+    """The deviation of eleven times 0.1 is 1e-17, not 0: no unit to measure errors in."""
+    data = numbers(2)
+    for part in ("y_train", "y_test"):
+        data[part] = data[part].copy()
+        data[part][:, 1] = 0.1
+    data["y_test"][:, 1] = 0.3
+    display = Deviation.from_run(run_of(tmp_path, data, data={"task": "regression"}, **ASKED))
+    assert data["y_train"].std(axis=0)[1] > 0
+    assert display.targets[1].errors == pytest.approx(0.2, rel=1e-12)
+
+
 def test_many_targets_share_the_points() -> None:
     """A figure has some hundred points, whatever the data."""
     from cntk_pipeline.plots.displays.deviation import POINTS

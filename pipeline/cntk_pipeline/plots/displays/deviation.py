@@ -131,8 +131,9 @@ class Deviation(Display):
         """Compare deviations and errors ``(m, targets)``; several targets each in the unit of its own spread."""
         spread, unit = np.ones(errors.shape[1]), "in the unit of the target"
         if errors.shape[1] > 1:
-            spread, unit = np.asarray(run.labels.train).std(axis=0), "in standard deviations of each target"
-            spread = np.where(spread > 0, spread, 1.0)
+            train, unit = np.asarray(run.labels.train), "in standard deviations of each target"
+            # By extremes: the deviation of a constant like 0.1 is 1e-17, since its mean has a rounding error.
+            spread = np.where(np.ptp(train, axis=0) > 0, train.std(axis=0), 1.0)
         errors = np.abs(errors) / spread
         deviations, noisy = (deviations_of(each, factors) / spread for each in (variances, variances + ridge))
         order = np.argsort(variances, kind="stable")
