@@ -137,9 +137,7 @@ def test_each_target_of_a_regression_has_a_factor(tmp_path: Path, constant: floa
 
 
 @pytest.mark.parametrize("way", ["eigenvalues", "factors"])
-def test_a_constant_target_has_no_say_in_the_ridge(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
-) -> None:
+def test_a_constant_target_has_no_say_in_the_ridge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     monkeypatch.setattr("cntk_pipeline.inference.auto_ridge.in_memory", lambda *_: way == "eigenvalues")
     data = numbers(0.1)
     varied = data | {part: data[part][:, :2] for part in ("y_train", "y_test")}

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import pictured
+from support.problems import flip_bit
 from typer.testing import CliRunner
 
 from cntk_pipeline.cli import main as cli
@@ -73,6 +74,17 @@ def test_a_regression_and_a_classification_share_only_keys_and_costs(pictured_ru
     page = make_comparison([pictured_run, pictured.start(tmp_path / "numbers", data, **vectors)])
     assert set(page.numbers["sections"]) == {"differences", "costs"}
     assert "compare runs of one task" in page.numbers["lacking"]["scores"]
+
+
+def test_a_damaged_tile_costs_its_test_only(pictured_run: OpenRun, tmp_path: Path) -> None:
+    damaged = pictured.start(tmp_path / "damaged", **ONE)
+    (tile,) = (tmp_path / "damaged").glob("solve/*/factor.zarr/mean/c/0/0")
+    flip_bit(tile)
+    page = make_comparison([pictured_run, damaged])
+    assert {"differences", "scores", "costs"} <= set(page.numbers["sections"])
+    (reason,) = page.numbers["lacking"].values()
+    assert "does not match its checksum" in reason
+    assert f"`cntk resume --verify {damaged.path}` computes it again" in reason
 
 
 def test_one_run_and_the_same_run_twice_are_refused(pictured_run: OpenRun) -> None:

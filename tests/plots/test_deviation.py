@@ -1,5 +1,6 @@
 """The figure of the posterior deviation, against the posterior by hand."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,13 +8,15 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 from support.figures import RIDGE, TEST, dense, drawn, legend_of, numbers, pictures, run_of, stopped
+from support.problems import flip_bit
 
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.datasets import one_hot_targets
 from cntk_pipeline.errors import ConfigError, NotComputed
-from cntk_pipeline.opened import OpenRun
+from cntk_pipeline.opened import OpenRun, open_run
 from cntk_pipeline.plots import Deviation, deviation
 from cntk_pipeline.plots.displays.deviation import wilson
+from cntk_pipeline.workflow import run as runs
 
 ASKED = {"inference": {"posterior_variance": True}}
 
@@ -146,3 +149,16 @@ def test_an_unfinished_run_says_so(small_config: Callable[..., RunConfig]) -> No
 def test_a_run_that_was_not_asked_says_what_to_add(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"was not asked for inference.posterior_variance: add it to the workflow"):
         Deviation.from_run(run_of(tmp_path, pictures()))
+
+
+@pytest.mark.parametrize("name", ["run", "regression"])
+def test_variances_in_quarantine_are_not_computed_yet(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """They would be NaN, and no error lies within NaN; the record of their mean is still there."""
+    whole: OpenRun = request.getfixturevalue(name)
+    copy = open_run(shutil.copytree(str(whole.path), tmp_path / "copy"))
+    flip_bit(max((tmp_path / "copy").glob("solve/*/inference/posterior_variance.zarr/variance/c/*")))
+    assert [task.stage.kind for task in runs.verify(copy.path).bad] == ["posterior_variance"]
+    with pytest.raises(NotComputed, match=r"tiles of the posterior variances of depth2-ntk.* missing. .*`cntk resume"):
+        Deviation.from_run(copy)

@@ -43,4 +43,4 @@ def test_a_constant_target_beside_another_leaves_the_mean_r2_between_0_and_1() -
     y = np.arange(ROWS, dtype=float)
     targets = np.stack([y, np.full(ROWS, 0.1)], axis=1)
     assert scored(targets, targets).r2 == 1.0
-    assert scored(targets, targets + [0.0, 0.001]).r2 == 0.5
+    assert scored(targets, targets + np.array([0.0, 0.001])).r2 == 0.5

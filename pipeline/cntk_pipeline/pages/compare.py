@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from cntk_pipeline import __version__
-from cntk_pipeline.errors import ConfigError, NotComputed, StoreError
+from cntk_pipeline.errors import ConfigError, PipelineError
 from cntk_pipeline.inference import Shown
 from cntk_pipeline.opened import OpenRun
 from cntk_pipeline.pages.page import Page
@@ -41,7 +41,7 @@ def make_comparison(runs: Sequence[OpenRun]) -> Page:
     sections, lacking = [_differences(named)], []
     try:
         sections.append(Section.of(Comparison.of(named)))
-    except (ConfigError, NotComputed, StoreError) as error:
+    except PipelineError as error:
         lacking.append(Lacking("scores", "Scores", str(error)))
     tests, refused = _tests(named)
     sections += [tests] if tests else []
@@ -122,7 +122,7 @@ def _tests(named: Named) -> tuple[Section | None, list[Lacking]]:
                 lacking.append(Lacking(key, f"McNemar's test of {pair}", "their test images or labels differ"))
                 continue
             found.append(mcnemar((name, other_name), _right(run), _right(other)))
-        except (ConfigError, NotComputed, StoreError) as error:
+        except PipelineError as error:
             lacking.append(Lacking(key, f"McNemar's test of {pair}", short(run, short(other, str(error)))))
     if not found:
         return None, lacking

@@ -45,8 +45,8 @@ def require_page(path: StorePath) -> StorePath:
         return path
     if (path.parent / "run.json").exists():
         raise ConfigError(
-            f"--out {path}: the page's numbers, {_numbers_of(path).name}, could replace a file of the run {path.parent}: "
-            f"name the page {' or '.join(NAMES)}, or give another folder"
+            f"--out {path}: the page's numbers, {_numbers_of(path).name}, could replace a file of the run "
+            f"{path.parent}: name the page {' or '.join(NAMES)}, or give another folder"
         )
     if _numbers_of(path).exists() and not path.exists():
         raise ConfigError(
