@@ -75,7 +75,8 @@ def pairs(results: dict[str, list[Row]], published: list[Published]) -> Iterator
     for number in published:
         own = [row for row in results.get(number.run, ()) if row.readout == number.readout]
         whole = max((row.training_images for row in own), default=0)
-        tested = [row for row in own if row.images == "test" and row.training_images == whole]
+        columns = max((row.columns for row in own), default=0)  # fewer of them are a learning curve over centres
+        tested = [row for row in own if row.images == "test" and (row.training_images, row.columns) == (whole, columns)]
         left_out = {row.ridge: row for row in own if row.images == "left out"}
         if len(tested) > len(left_out) and len(tested) > 1:
             raise ValueError(f"{number.run} has {len(tested)} ridges and no leave-one-out that chooses one of them")

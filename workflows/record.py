@@ -82,8 +82,9 @@ def _accuracies(run: OpenRun, solve: Any, test: np.ndarray, cut: int | None) -> 
         yield "left out", train, columns, found["leave_one_out"].accuracy
     if "learning_curve" in found:
         curve = found["learning_curve"]
-        for size, accuracy in zip(curve.sizes[:-1], curve.accuracy, strict=False):  # the last one is "test"
-            yield "test", len(test), size, accuracy
+        for size, accuracy in zip(curve.sizes, curve.accuracy, strict=True):
+            if size < columns:  # all of them are the first row
+                yield "test", len(test), size, accuracy
 
 
 def main() -> None:

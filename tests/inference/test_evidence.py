@@ -94,28 +94,58 @@ def test_the_centres_have_the_evidence_of_their_own_kernel(run_small: Run) -> No
     assert record.best_log_evidence == pytest.approx(by_scikit_learn(scale * kernel, targets, scale * ridge), rel=1e-9)
 
 
-def test_each_target_of_a_regression_has_a_factor(tmp_path: Path) -> None:
+def numbers(constant: float) -> dict[str, np.ndarray]:
+    """Draw vectors with two targets that vary, of unequal scales, and one that does not."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((30, 4))
-    y = np.stack([x @ [1.0, 2.0, 0.0, 0.5], 100 * x[:, 0] ** 2, np.full(30, 7.0)], 1)
-    run = cntk_pipeline.run(
-        {"network": {"preset": "fully_connected"}, "readouts": {"depths": [2]}, "inference": ASKED},
-        data={"x_train": x[:20], "y_train": y[:20], "x_test": x[20:], "y_test": y[20:]},
-        store__path=tmp_path / "run", solve__ridges=[0.1], kernel__dtype="float64", cluster__kind="serial",
+    y = np.stack([x @ [1.0, 2.0, 0.0, 0.5], 100 * x[:, 0] ** 2, np.full(30, constant)], 1)
+    return {"x_train": x[:20], "y_train": y[:20], "x_test": x[20:], "y_test": y[20:]}
+
+
+def run_numbers(path: Path, data: dict[str, np.ndarray], **solve: Any) -> OpenRun:
+    return cntk_pipeline.run(
+        {"network": {"preset": "fully_connected"}, "readouts": {"depths": [2]}, "inference": ASKED, "solve": solve},
+        data=data, store__path=path / "run", kernel__dtype="float64", cluster__kind="serial",
         progress=False,
     )  # fmt: skip
+
+
+# The mean of twenty times 0.1 is not 0.1, so that the centred target is not 0.
+@pytest.mark.parametrize("constant", [7.0, 0.1])
+@pytest.mark.parametrize("solver", [{}, {"solver": "centres", "centres": 9}])
+def test_each_target_of_a_regression_has_a_factor(tmp_path: Path, constant: float, solver: dict[str, Any]) -> None:
+    data = numbers(constant)
+    y = data["y_train"]
+    assert (y.mean(axis=0)[2] == constant) == (constant == 7.0)
+    run = run_numbers(tmp_path, data, ridges=[0.1], **solver)
     record = run.evidence().summary
     kernel = np.asarray(run.kernel())
-    noise = 0.1 * np.trace(kernel) / 20
-    centred = y[:20] - y[:20].mean(0)
-    assert record.log_evidence == pytest.approx(by_scikit_learn(kernel, centred, noise), rel=1e-10)
+    if solver:
+        kernel = kernel @ np.linalg.solve(kernel[:9], kernel.T)
+        kernel = (kernel + kernel.T) / 2
+    (noise,) = (row.absolute_ridge for row in run.metrics)
+    centred = y - y.mean(0)
+    assert record.log_evidence == pytest.approx(by_scikit_learn(kernel, centred, noise), rel=1e-9)
     assert record.scales[1] > 100 * record.scales[0]
     assert record.scales[2] == 0
     # The constant target would be infinitely likely, and is left out.
     parts = zip(centred.T[:2], record.scales[:2], strict=True)
     best = sum(by_scikit_learn(scale * kernel, y, scale * noise) for y, scale in parts)
-    assert record.best_log_evidence == pytest.approx(best, rel=1e-10)
+    assert record.best_log_evidence == pytest.approx(best, rel=1e-9)
     assert " to " in repr(run.evidence())
+    assert deviation_factors(run.directory, run.system()).tolist() == list(record.scales)
+
+
+@pytest.mark.parametrize("way", ["eigenvalues", "factors"])
+def test_a_constant_target_has_no_say_in_the_ridge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    monkeypatch.setattr("cntk_pipeline.inference.auto_ridge.in_memory", lambda *_: way == "eigenvalues")
+    data = numbers(0.1)
+    varied = data | {part: data[part][:, :2] for part in ("y_train", "y_test")}
+    (row,), (expected,) = (
+        run_numbers(tmp_path / name, each, ridges="auto", choose_by="evidence").metrics
+        for name, each in (("all", data), ("varied", varied))
+    )
+    assert row.ridge == expected.ridge
 
 
 def chunks(run: RunDirectory) -> dict[str, bytes]:

@@ -21,10 +21,30 @@ def test_lanczos_finds_all_eigenvalues_of_a_small_matrix() -> None:
     assert residuals.max() < 1e-10
 
 
-def test_lanczos_stops_where_its_space_is_exhausted() -> None:
+def test_lanczos_begins_anew_where_its_space_is_exhausted() -> None:
     values, residuals = lanczos(lambda vector: 3 * vector, 50, 96)
-    np.testing.assert_allclose(values, [3.0])
+    np.testing.assert_allclose(values, np.full(50, 3.0))
     assert residuals.max() < 1e-12
+    values, residuals = lanczos(lambda vector: 0 * vector, 500, 20)
+    assert values.tolist() == residuals.tolist() == [0.0] * 20
+
+
+@pytest.mark.parametrize("rank", [1, 4, 8, 30])
+@pytest.mark.parametrize("rest", [0.0, 0.25])
+def test_lanczos_finds_both_ends_of_a_kernel_of_low_rank(rank: int, rest: float) -> None:
+    """The first vector reaches as many eigenvalues as there are different ones, fewer than both ends together."""
+    n, ends = 5000, 10
+    eigenvalues = np.full(n, rest)
+    eigenvalues[:rank] += 4.0 * n / rank * np.linspace(0.5, 1.5, rank) if rank > 1 else 4.0 * n
+    basis = np.linalg.qr(np.random.default_rng(2).standard_normal((n, rank)))[0]
+    values, residuals = lanczos(
+        lambda vector: basis @ ((eigenvalues[:rank] - rest) * (basis.T @ vector)) + rest * vector, n, 96
+    )
+    true = np.sort(eigenvalues)
+    np.testing.assert_allclose(values[-ends:], true[-ends:], atol=1e-9)
+    np.testing.assert_allclose(values[:ends], true[:ends], atol=1e-9)
+    assert residuals[-ends:].max() < 1e-9
+    assert residuals[:ends].max() < 1e-9
 
 
 def test_an_eigenvalue_lies_within_its_residual_also_before_lanczos_has_converged() -> None:

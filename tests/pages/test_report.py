@@ -14,7 +14,7 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 from support import earlier_runs, pictured
-from support.problems import Recorder, stop_at
+from support.problems import Recorder, flip_bit, stop_at
 from typer.testing import CliRunner
 
 from cntk_pipeline.cli import main as cli
@@ -175,9 +175,11 @@ def several_labels() -> dict[str, Any]:
     return {"x_train": x[:30], "y_train": y[:30], "x_test": x[30:], "y_test": y[30:]}
 
 
+NEED_CLASSES = {"confusion_matrix", "mistakes", "reliability"}
+
 ODD: dict[str, tuple[Callable[[], dict[str, Any]], dict[str, Any], set[str], set[str]]] = {
     "no test labels": (without_test_labels, ONE, {"network", "timeline"}, {"accuracy", "confusion_matrix", "mistakes"}),
-    "one class": (lambda: labelled(20, 1), ONE, {"network", "timeline"}, {"accuracy", "confusion_matrix"}),
+    "one class": (lambda: labelled(20, 1), ONE, {"network", "timeline"}, {"accuracy", *NEED_CLASSES}),
     "1,000 classes": (lambda: labelled(1000, 1000), ONE, {"accuracy", "confusion_matrix", "mistakes"}, set()),
     "2 images": (lambda: labelled(2, 2), ONE, {"accuracy", "confusion_matrix"}, set()),
     "vectors": (lambda: labelled(30, 3, (5,)), VECTORS, {"accuracy", "confusion_matrix", "mistakes"}, set()),
@@ -197,6 +199,9 @@ def test_each_run_makes_a_sensible_page(name: str, tmp_path: Path) -> None:
     for reason in page.numbers["lacking"].values():
         assert "Traceback" not in reason
         assert str(run.path) not in reason
+    if name == "one class":
+        for key in NEED_CLASSES:
+            assert "has one class: " in page.numbers["lacking"][key]
 
 
 def test_an_unfinished_run_shows_what_is_there(small_config: Callable[..., RunConfig]) -> None:
@@ -233,6 +238,30 @@ def test_a_damaged_image_costs_its_section_only(tmp_path: Path) -> None:
     assert "confusion_matrix" in page.numbers["sections"]
 
 
+def test_a_damaged_tile_costs_its_sections_only(tmp_path: Path) -> None:
+    run = pictured.start(tmp_path / "run", **ONE)
+    (tile,) = (tmp_path / "run").glob("solve/*/factor.zarr/mean/c/0/0")
+    flip_bit(tile)
+    page = make_report_page(run)
+    require_sound(page)
+    lacking = page.numbers["lacking"]
+    assert {"confusion_matrix", "mistakes", "reliability"} <= set(lacking)
+    for key in ("confusion_matrix", "mistakes", "reliability"):
+        assert "does not match its checksum" in lacking[key]
+        assert lacking[key].count(f"`cntk resume --verify {run.path}` computes it again") == 1
+    assert {"accuracy", "kernel_matrix", "timeline"} <= set(page.numbers["sections"])
+
+
+def test_left_out_predictions_that_are_gone_cost_their_section_only(tmp_path: Path) -> None:
+    run = pictured.start(tmp_path / "run", **ONE)
+    (tile,) = (tmp_path / "run").glob("solve/*/inference/leave_one_out.zarr/prediction/c/0/0")
+    tile.unlink()
+    page = make_report_page(run)
+    require_sound(page)
+    assert f"`cntk resume --verify {run.path}` computes" in page.numbers["lacking"]["reliability"]
+    assert "mistakes" in page.numbers["sections"]
+
+
 def test_the_command_writes_the_page_and_its_numbers(pictured_run: OpenRun, tmp_path: Path) -> None:
     out = tmp_path / "page.html"
     done = CliRunner().invoke(cli.app, ["report", str(pictured_run.path), "--out", str(out)])
@@ -257,6 +286,32 @@ def test_a_page_with_another_ending_is_refused_before_anything_is_read(pictured_
     assert done.exit_code != 0
     assert re.search(r"page.pdf: expected a file that ends in .html", str(done.exception))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["run", "workflow", "growth", "Run", "mine"])
+def test_no_page_replaces_a_file_of_a_run(pictured_run: OpenRun, name: str) -> None:
+    before = {path.name: path.read_bytes() for path in Path(str(pictured_run.path)).iterdir() if path.is_file()}
+    out = pictured_run.path / f"{name}.html"
+    done = CliRunner().invoke(cli.app, ["report", str(pictured_run.path), "--out", str(out)])
+    assert isinstance(done.exception, ConfigError)
+    expected = rf"{name}.html: the page's numbers, {name}.json, could replace a file of the run .* report.html or"
+    assert re.search(expected, str(done.exception))
+    with pytest.raises(ConfigError, match=expected):
+        write_page(Page("", {}), out)
+    assert {path.name: path.read_bytes() for path in Path(str(pictured_run.path)).iterdir() if path.is_file()} == before
+
+
+def test_numbers_replace_those_of_an_older_page_only(tmp_path: Path) -> None:
+    theirs = tmp_path / "package.json"
+    theirs.write_text("mine")
+    with pytest.raises(ConfigError, match=r"would replace .*package.json, which belongs to no page: move that file"):
+        write_page(Page("", {}), open_path(tmp_path / "package.html"))
+    assert theirs.read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["package.json"]
+    for number in (1, 2):
+        write_page(Page(f"page {number}", {"number": number}), open_path(tmp_path / "page.html"))
+        assert (tmp_path / "page.html").read_text() == f"page {number}"
+        assert json.loads((tmp_path / "page.json").read_text()) == {"number": number}
 
 
 def test_a_run_in_a_bucket_has_a_report(small_config: Callable[..., RunConfig], bucket: str) -> None:

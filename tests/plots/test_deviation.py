@@ -1,5 +1,6 @@
 """The figure of the posterior deviation, against the posterior by hand."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,13 +8,15 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 from support.figures import RIDGE, TEST, dense, drawn, legend_of, numbers, pictures, run_of, stopped
+from support.problems import flip_bit
 
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.datasets import one_hot_targets
 from cntk_pipeline.errors import ConfigError, NotComputed
-from cntk_pipeline.opened import OpenRun
+from cntk_pipeline.opened import OpenRun, open_run
 from cntk_pipeline.plots import Deviation, deviation
 from cntk_pipeline.plots.displays.deviation import wilson
+from cntk_pipeline.workflow import run as runs
 
 ASKED = {"inference": {"posterior_variance": True}}
 
@@ -115,6 +118,18 @@ def test_one_target_keeps_its_unit(tmp_path: Path) -> None:
     assert display.unit == "in the unit of the target"
 
 
+def test_a_constant_target_keeps_its_unit_too(tmp_path: Path) -> None:
+    """The deviation of eleven times 0.1 is 1e-17, not 0: no unit to measure errors in."""
+    data = numbers(2)
+    for part in ("y_train", "y_test"):
+        data[part] = data[part].copy()
+        data[part][:, 1] = 0.1
+    data["y_test"][:, 1] = 0.3
+    display = Deviation.from_run(run_of(tmp_path, data, data={"task": "regression"}, **ASKED))
+    assert data["y_train"].std(axis=0)[1] > 0
+    assert display.targets[1].errors == pytest.approx(0.2, rel=1e-12)
+
+
 def test_many_targets_share_the_points() -> None:
     """A figure has some hundred points, whatever the data."""
     from cntk_pipeline.plots.displays.deviation import POINTS
@@ -134,3 +149,16 @@ def test_an_unfinished_run_says_so(small_config: Callable[..., RunConfig]) -> No
 def test_a_run_that_was_not_asked_says_what_to_add(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"was not asked for inference.posterior_variance: add it to the workflow"):
         Deviation.from_run(run_of(tmp_path, pictures()))
+
+
+@pytest.mark.parametrize("name", ["run", "regression"])
+def test_variances_in_quarantine_are_not_computed_yet(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """They would be NaN, and no error lies within NaN; the record of their mean is still there."""
+    whole: OpenRun = request.getfixturevalue(name)
+    copy = open_run(shutil.copytree(str(whole.path), tmp_path / "copy"))
+    flip_bit(max((tmp_path / "copy").glob("solve/*/inference/posterior_variance.zarr/variance/c/*")))
+    assert [task.stage.kind for task in runs.verify(copy.path).bad] == ["posterior_variance"]
+    with pytest.raises(NotComputed, match=r"tiles of the posterior variances of depth2-ntk.* missing. .*`cntk resume"):
+        Deviation.from_run(copy)

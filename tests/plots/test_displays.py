@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -139,6 +140,16 @@ def test_mistakes_are_the_largest_margins_and_their_neighbours_the_largest_corre
         assert mistake.true == data["y_test"][mistake.index]
         np.testing.assert_array_equal(as_picture(samples[0]), data["x_test"][mistake.index])
         np.testing.assert_array_equal(as_picture(samples[2]), data["x_train"][mistake.neighbours[1].index])
+
+
+@pytest.mark.parametrize("part", ["test", "train_variance", "test_variance"])
+def test_missing_tiles_of_a_kernel_do_not_drop_neighbours(pictured_run: OpenRun, part: str, tmp_path: Path) -> None:
+    """Their values are NaN, so that an image would be no neighbour of any, and the page would not say so."""
+    copy = open_run(shutil.copytree(str(pictured_run.path), tmp_path / "copy"))
+    tiles = (tmp_path / "copy" / "kernel.zarr" / SYSTEM[0] / part / "c").rglob("*")
+    next(path for path in tiles if path.is_file()).unlink()
+    with pytest.raises(NotComputed, match=rf"tiles of depth4-gap-ntk/{part} are missing. .*`cntk resume"):
+        Mistakes.from_run(copy, *SYSTEM)
 
 
 def test_a_run_without_mistakes_says_so(tmp_path: Path) -> None:

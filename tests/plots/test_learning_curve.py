@@ -83,6 +83,15 @@ def test_tables_have_every_size_and_every_law(run: OpenRun) -> None:
     assert laws.rows[0][1] == f"{-law.exponent:.3f} ± {law.exponent_error:.3f}"
 
 
+@pytest.mark.parametrize(("of", "said"), [("training images", "11 images"), ("centres", "11 centres")])
+def test_the_text_names_the_largest_size_that_was_asked_for(of: str, said: str) -> None:
+    """It need not be all training images, and with centres it is none of them."""
+    curves = (Curve("a", (5, 11), (0.6, 0.3), None), Curve("b", (5, 11), (0.5, 0.4), None))
+    display = LearningCurve("error", 0.9, curves, of)
+    assert f"The smallest with {said} is 30.00%, of a; with 5 " in display.alt
+    assert "all images" not in display.alt
+
+
 def test_an_error_of_zero_is_in_the_table_only() -> None:
     display = LearningCurve("error", 0.9, (Curve("a", (10, 20, 40), (0.2, 0.1, 0.0), None),))
     (line,) = drawn(display).axes[0].lines

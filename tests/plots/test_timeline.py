@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.figures import drawn
 
 from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.opened import OpenRun
@@ -90,6 +91,23 @@ def test_a_long_log_is_read_in_pieces(tmp_path: LocalPath, monkeypatch: pytest.M
     monkeypatch.setattr("cntk_pipeline.telemetry.log_tail.PIECE_BYTES", 200)
     write_log(tmp_path / "log", "a-1", *(line for k in range(9) for line in tile(100 + k, 1, row=k)))
     assert [span.begin for span in read_tile_log(tmp_path / "log").spans] == [100 + k for k in range(9)]
+
+
+@pytest.mark.parametrize("workers", [1, 8])
+def test_the_legend_of_many_stages_lies_in_the_figure(run_with_logs: OpenRun, tmp_path: Path, workers: int) -> None:
+    stages = [f"posterior_stage_{k}" for k in range(14)]
+    for worker in range(workers):
+        lines = [line for k, stage in enumerate(stages) for line in tile(100 + k, 1, stage)]
+        write_log(tmp_path / "log", f"a-{worker}", *lines)
+    figure = drawn(Timeline.from_run(run_with_logs))
+    (legend,), (axes,) = figure.legends, figure.axes
+    box, (width, height) = legend.get_window_extent(), figure.bbox.size
+    assert [text.get_text() for text in legend.get_texts()] == stages
+    assert len({tuple(bars.get_facecolor()[0]) for bars in axes.collections}) == len(stages)
+    assert 0 <= box.x0 < box.x1 <= width
+    assert 0 <= box.y0 < box.y1 <= height
+    assert axes.get_window_extent().y1 <= box.y0
+    assert axes.get_window_extent().height >= 25 * workers
 
 
 def test_a_run_without_logs_says_so(run_with_logs: OpenRun) -> None:

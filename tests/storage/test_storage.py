@@ -7,6 +7,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 from support.processes import wait_until
 
 from cntk_pipeline.errors import ConfigError, StoreError, StoreUnavailable
-from cntk_pipeline.storage import LocalPath, ObjectPath, StorePath, lacking, open_path, retries
+from cntk_pipeline.storage import LocalPath, ObjectPath, StorePath, lacking, objects, open_path, retries
 
 
 @pytest.fixture(params=["local", "bucket"])
@@ -238,6 +239,24 @@ def test_a_bucket_without_credentials_says_what_to_set() -> None:
     nobody = {"AWS_METADATA_ENDPOINT": "http://127.0.0.1:9", "AWS_ALLOW_HTTP": "true"}
     said = ask("s3://some-bucket/run", environment | nobody)
     assert said.startswith("StoreError no credentials for s3://some-bucket/run: set AWS_ACCESS_KEY_ID")
+
+
+def test_credentials_are_those_of_the_environment_at_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A notebook that is told to set them sets them, and temporary ones are renewed."""
+    obstore = pytest.importorskip("obstore")
+
+    def signed(prefix: str) -> str:
+        return str(obstore.sign(objects._open_bucket("some-bucket", prefix), "GET", "key", timedelta(minutes=1)))
+
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-a-secret-of-anybody")
+    for name in ("first", "second", "first"):
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", name)
+        for prefix in ("", "run"):
+            assert f"X-Amz-Credential={name}%2F" in signed(prefix)
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "renewed")
+    assert "X-Amz-Security-Token=renewed" in signed("")
+    assert objects._open_bucket("some-bucket", "") is objects._open_bucket("some-bucket", "")
 
 
 @pytest.mark.usefixtures("bucket")

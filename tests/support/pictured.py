@@ -38,5 +38,5 @@ def start(path: Path, arrays: dict[str, np.ndarray] | None = None, **sections: A
     table = {name: dict(value) if isinstance(value, dict) else value for name, value in WORKFLOW.items()}
     for name, value in sections.items():
         table[name] = table.get(name, {}) | value if isinstance(value, dict) else value
-    table["store"] = {"path": str(path)}
+    table["store"] = table.get("store", {}) | {"path": str(path)}
     return cntk_pipeline.run(table, data=picture_data() if arrays is None else arrays, progress=False)

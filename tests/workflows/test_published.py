@@ -41,6 +41,16 @@ def test_fewer_training_images_are_a_curve_and_no_result(published: ModuleType) 
     assert published._curves({"run": rows, "other": rows[1:]}) == {"run, depth3": [(50, 0.7), (100, 0.6)]}
 
 
+def test_a_curve_over_centres_has_one_result(published: ModuleType) -> None:
+    """Each of its sizes is a system of all training images, with fewer columns."""
+    rows = [
+        published.Row("depth3-flatten-ntk", 0.0, images, 50, 100, columns, accuracy, 0.01)
+        for images, columns, accuracy in (("test", 10, 0.8), ("test", 40, 0.6), ("left out", 40, 0.5))
+    ]
+    (pair,) = _pairs(published, rows)
+    assert (pair.test, pair.left_out) == (rows[1], rows[2])
+
+
 def test_each_result_is_of_a_workflow_and_each_number_of_a_read_out(published: ModuleType) -> None:
     results, numbers = published.read_results(), published.read_published()
     assert set(results) | {number.run for number in numbers} <= {file.stem for file in FOLDER.glob("*.toml")}

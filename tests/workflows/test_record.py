@@ -14,14 +14,14 @@ from cntk_pipeline.datasets import load
 SCRIPT = Path(__file__).parents[2] / "workflows" / "record.py"
 
 
-def _run(path: Path, **solve: object) -> cntk_pipeline.OpenRun:
+def _run(path: Path, curve: object = True, **solve: object) -> cntk_pipeline.OpenRun:
     digits = load("digits").train
     return cntk_pipeline.run(
         {
             "network": {"preset": "cntk"},
             "readouts": {"depths": [2], "poolings": ["flatten"]},
             "solve": {"ridges": [1e-2], **solve},
-            "inference": {"leave_one_out": True, "learning_curve": True},
+            "inference": {"leave_one_out": True, "learning_curve": curve},
             "cluster": {"kind": "serial"},
         },
         data={"x_train": digits.images[:160], "y_train": digits.labels[:160]},
@@ -70,6 +70,15 @@ def test_centres_are_columns_and_no_training_images(tmp_path: Path) -> None:
     sizes = [int(row["columns"]) for row in table if row["images"] == "test"]
     assert sorted(sizes) == list(run.learning_curve().summary.sizes)
     assert max(sizes) == 40
+
+
+def test_a_curve_that_ends_before_the_whole_has_all_its_sizes(tmp_path: Path) -> None:
+    run = _run(tmp_path / "run", [20, 50])
+    table = list(csv.DictReader(_record(str(run.path)).stdout.splitlines()))
+    tested = {int(row["training_images"]): float(row["accuracy"]) for row in table if row["images"] == "test"}
+    curve = run.learning_curve().summary
+    assert tested == pytest.approx(dict(zip(curve.sizes, curve.accuracy, strict=True)) | {100: run.metrics[0].accuracy})
+    assert len(table) == 4
 
 
 def test_a_cut_outside_of_the_test_images_is_refused(run: cntk_pipeline.OpenRun) -> None:

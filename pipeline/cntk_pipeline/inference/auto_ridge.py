@@ -18,7 +18,7 @@ from cntk_pipeline.driver.driver import Outcome
 from cntk_pipeline.errors import NotPositiveDefinite
 from cntk_pipeline.inference.base import Found, Product, Shown
 from cntk_pipeline.inference.ensemble import EIGEN_OPERATIONS
-from cntk_pipeline.inference.evidence import EvidenceRecord, evidence_product
+from cntk_pipeline.inference.evidence import EvidenceRecord, evidence_product, without_constants
 from cntk_pipeline.inference.leave_one_out import leave_one_out_product
 from cntk_pipeline.inference.remedies import RunJobs
 from cntk_pipeline.models import Json
@@ -181,8 +181,12 @@ def _left_out_rows(run: RunDirectory, kernel: TrainKernel, targets: Array, ridge
 
 
 def _evidence_rows(run: RunDirectory, kernel: TrainKernel, targets: Array, ridges: Array) -> _Rows:
-    found = (EvidenceRecord.of(run.specification.data, each) for each in evidences(kernel, targets, ridges))
-    return [(record.chosen_by, 0.0) for record in found]
+    data = run.specification.data
+    found = (
+        replace(each, scales=without_constants(data, targets, each.scales))
+        for each in evidences(kernel, targets, ridges)
+    )
+    return [(EvidenceRecord.of(data, each).chosen_by, 0.0) for each in found]
 
 
 def _is_by_evidence(run: RunDirectory, solve: str) -> bool:

@@ -66,7 +66,7 @@ def blocks(run_path: str | Path, readout: str) -> Blocks:
     -------
     Blocks
         In the dtype of the run, which tells those functions its rounding. ``test`` is None where the run was not asked
-        for ``inference.covariance``.
+        for ``inference.posterior_covariance``.
 
     Raises
     ------

@@ -111,12 +111,13 @@ def column_scales(run: RunDirectory, system: System, coefficients: Array) -> Arr
     NotFinite
         With centres, if rounding hides what they leave of the targets.
     """
-    targets = read_targets(run, (0, run.train_cut.count))
+    targets, data = read_targets(run, (0, run.train_cut.count)), run.specification.data
     if run.specification.centres is None:
-        return signal_variance(targets, coefficients)
+        return without_constants(data, targets, signal_variance(targets, coefficients))
     # y^T (B B^T + ridge I)^-1 y by the matrix inversion lemma; a ridge of zero is refused before.
     explained = np.square(run.solved(system.fingerprint, "forward").read(0, 0)).sum(axis=1)
     whole = np.square(targets).sum(axis=0)
+    whole, explained = (without_constants(data, targets, each) for each in (whole, explained))
     hidden = whole - explained < len(targets) * np.finfo(np.float64).eps * whole
     if hidden.any():
         raise NotFinite(
@@ -124,6 +125,15 @@ def column_scales(run: RunDirectory, system: System, coefficients: Array) -> Arr
             f"{int(np.flatnonzero(hidden)[0])} rounding hides it. Give a larger ridge, or fewer centres"
         )
     return (whole - explained) / (system.absolute_ridge * len(targets))
+
+
+def without_constants(data: DataSpecification, targets: Array, scales: Array) -> Array:
+    """Set values of the columns, ``(columns,)``, to 0 where the target is constant.
+
+    Its mean has a rounding error, as that of 0.1, so that the centred target is 1e-17 everywhere, and not 0. Targets of
+    a classification are not centred, so that a column without a change counts as the others.
+    """
+    return scales if data.task == "classification" else np.where(np.ptp(targets, axis=0) > 0, scales, 0.0)
 
 
 def kernel_scales(data: DataSpecification, scales: Array) -> Array:

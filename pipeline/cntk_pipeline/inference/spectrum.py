@@ -32,7 +32,14 @@ ROUNDING = 4.0
 @with_config(STRICT)
 @dataclass(frozen=True)
 class SpectrumRecord:
-    """Eigenvalues at both ends of a kernel, the largest first, with bounds of their errors."""
+    """Eigenvalues at both ends of a kernel, with bounds of their errors.
+
+    Attributes
+    ----------
+    largest, largest_residuals : falling, and the bound of each.
+    smallest, smallest_residuals : rising, and the bound of each.
+    maximal_learning_rate : of gradient descent; None where the largest eigenvalue is not above 0.
+    """
 
     largest: tuple[float, ...]
     largest_residuals: tuple[float, ...]
@@ -72,7 +79,7 @@ def spectrum_product(run: RunDirectory, system: System, count: int, order: int) 
 
 
 def find_ends(run_path: str, task: Task) -> Receipt:
-    """Compute eigenvalues at both ends, the largest first, and below them a row of error bounds."""
+    """Compute eigenvalues: the largest ones, falling, then the smallest ones, rising; below them, their bounds."""
     work = open_work(run_path, task)
     n = work.cut.count
     ends = _ends(work.run, task).shape[1] // 2
@@ -121,15 +128,17 @@ def lanczos(product: Callable[[Array], Array], n: int, steps: int) -> tuple[Arra
 
     ARPACK restarts until it has converged, or gives nothing. Here a product reads the whole kernel from the disk, and
     an eigenvalue with an error bound is worth more than a converged one after a day. All vectors are kept, ``8 n
-    steps`` bytes, and each is orthogonalised against all others, twice.
+    steps`` bytes, and each is orthogonalised against all others, twice. A vector reaches one copy of each eigenvalue;
+    where there are no more, another one is drawn, orthogonal to all before.
 
     Returns
     -------
-    values : Ritz values, rising.
+    values : ``min(steps, n)`` Ritz values, rising.
     residuals : of each value; an eigenvalue lies within this distance of it.
     """
     basis = np.empty((min(steps, n), n))
-    vector = np.random.default_rng(0).standard_normal(n)  # the same answer every time
+    rng = np.random.default_rng(0)  # the same answer every time
+    vector = rng.standard_normal(n)
     vector /= np.linalg.norm(vector)
     diagonal: list[float] = []
     beside: list[float] = []
@@ -140,9 +149,16 @@ def lanczos(product: Callable[[Array], Array], n: int, steps: int) -> tuple[Arra
         for _ in range(2):
             vector -= basis[: step + 1].T @ (basis[: step + 1] @ vector)
         beside.append(float(np.linalg.norm(vector)))
-        if beside[-1] <= np.finfo(np.float64).eps * max(map(abs, diagonal)):
-            break  # the space is exhausted: the values are exact
-        vector /= beside[-1]
+        if step + 1 < len(basis) and beside[-1] <= np.finfo(np.float64).eps * max(map(abs, diagonal)):
+            # The space is exhausted, its values are exact. A vector beside it finds the other copies of eigenvalues:
+            # without them, the ends of a kernel of low rank would have too few values.
+            beside[-1] = 0.0
+            vector = rng.standard_normal(n)
+            for _ in range(2):
+                vector -= basis[: step + 1].T @ (basis[: step + 1] @ vector)
+            vector /= np.linalg.norm(vector)
+        elif beside[-1] > 0:
+            vector /= beside[-1]
     values, vectors = scipy.linalg.eigh_tridiagonal(diagonal, beside[:-1])
     return values, np.abs(beside[-1] * vectors[-1]) + np.finfo(np.float64).eps * np.abs(values).max()
 

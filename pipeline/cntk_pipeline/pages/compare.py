@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from cntk_pipeline import __version__
-from cntk_pipeline.errors import ConfigError, NotComputed, StoreError
+from cntk_pipeline.errors import ConfigError, PipelineError
 from cntk_pipeline.inference import Shown
 from cntk_pipeline.opened import OpenRun
 from cntk_pipeline.pages.page import Page
@@ -17,6 +17,7 @@ from cntk_pipeline.plots.base import plain
 from cntk_pipeline.plots.comparison import Comparison, McNemar, have_equal_tests, mcnemar
 from cntk_pipeline.units import bytes_text, seconds_text
 from cntk_pipeline.workflow.report import make_report
+from cntk_pipeline.workflow.wanted import KERNEL
 
 _OWN = ("store.path", "store.grow_from", "name")
 """Keys of workflows that differ between any two runs."""
@@ -41,7 +42,7 @@ def make_comparison(runs: Sequence[OpenRun]) -> Page:
     sections, lacking = [_differences(named)], []
     try:
         sections.append(Section.of(Comparison.of(named)))
-    except (ConfigError, NotComputed, StoreError) as error:
+    except PipelineError as error:
         lacking.append(Lacking("scores", "Scores", str(error)))
     tests, refused = _tests(named)
     sections += [tests] if tests else []
@@ -122,7 +123,7 @@ def _tests(named: Named) -> tuple[Section | None, list[Lacking]]:
                 lacking.append(Lacking(key, f"McNemar's test of {pair}", "their test images or labels differ"))
                 continue
             found.append(mcnemar((name, other_name), _right(run), _right(other)))
-        except (ConfigError, NotComputed, StoreError) as error:
+        except PipelineError as error:
             lacking.append(Lacking(key, f"McNemar's test of {pair}", short(run, short(other, str(error)))))
     if not found:
         return None, lacking
@@ -148,14 +149,18 @@ def _right(run: OpenRun) -> np.ndarray:
 
 
 def _costs(named: Named) -> Section:
-    """Lay out what each run took."""
+    """Lay out what each run took: all tiles that it computed, also those of ridges that it tried and did not take."""
     rows, numbers = [], {}
     for name, run in named:
         report = make_report(run.directory)
-        seconds = sum(stage.seconds for stage in report.stages)
-        kernel = sum(stage.seconds for stage in report.stages if stage.phase == "kernel")
+        kinds = {stage.stage for stage in report.stages if stage.phase == KERNEL}
+        seconds, kernel, written = 0.0, 0.0, 0
+        for receipt in run.directory.journal.receipts():
+            if not receipt.adopted:
+                seconds += receipt.seconds
+                kernel += receipt.seconds if receipt.task.stage.kind in kinds else 0.0
+                written += receipt.written_bytes
         wall = sum(each.wall_seconds for each in report.timings)
-        written = sum(stage.bytes for stage in report.stages)
         state = "complete" if report.complete else "not complete"
         rows.append((name, state, *map(seconds_text, (seconds, kernel, wall)), bytes_text(written)))
         numbers[name] = {
@@ -166,4 +171,5 @@ def _costs(named: Named) -> Section:
             "written_bytes": written,
         }
     columns = ("state", "core time", "of the kernel", "by the clock", "written")
-    return Section("costs", "Costs", None, (Shown("what each run took", columns, tuple(rows), first="run"),), numbers)
+    title = "what each run took, without tiles that it took over from another"
+    return Section("costs", "Costs", None, (Shown(title, columns, tuple(rows), first="run"),), numbers)

@@ -1,6 +1,5 @@
 """The report of a run: one page with what came out, whether it can be trusted, and where the time went."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from cntk_pipeline import __version__
 from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.inference import RESULTS, Shown, show_choices
+from cntk_pipeline.inference.auto_ridge import RIDGE_PHASE
 from cntk_pipeline.opened import OpenRun
 from cntk_pipeline.opened.description import describe
 from cntk_pipeline.pages.page import Page
@@ -99,32 +99,27 @@ def _compared(report: RunReport) -> list[Section]:
 
 def _work(report: RunReport) -> Section:
     """Lay out the stages: how far they are, and what they cost."""
-    rows = tuple(
-        (
-            stage.stage,
-            f"{stage.done:,} of {stage.total:,}",
-            *map(seconds_text, (stage.seconds, stage.read_seconds, stage.compute_seconds, stage.write_seconds)),
-            bytes_text(stage.bytes),
-        )
-        for stage in report.stages
-    )
+    rows = []
+    for stage in report.stages:
+        times = map(seconds_text, (stage.seconds, stage.read_seconds, stage.compute_seconds, stage.write_seconds))
+        costs: tuple[str, ...] = (*times, bytes_text(stage.bytes))
+        if stage.phase == RIDGE_PHASE and not stage.seconds and stage.done:
+            # Made by a factor of each candidate: each is a phase of its own, and no stage of the workflow.
+            costs = ("by phase below", *[""] * 4)
+        rows.append((stage.stage, f"{stage.done:,} of {stage.total:,}", *costs))
     columns = ("tiles", "core time", "reading", "computing", "writing", "written")
-    tables = [Shown("stages", columns, rows, first="stage")]
+    tables = [Shown("stages", columns, tuple(rows), first="stage")]
     if report.timings:
-        done = Counter[str]()
-        for stage in report.stages:
-            done[stage.phase] += stage.done
         busy = tuple(
             (
                 each.stage,
                 seconds_text(each.wall_seconds),
                 seconds_text(each.core_seconds),
                 "none" if each.efficiency is None else f"{100 * each.efficiency:.0f}%",
-                f"{done[each.stage] / each.wall_seconds:.3g}" if each.wall_seconds else "none",
             )
             for each in report.timings
         )
-        names = ("by the clock", "in tiles", "busy", "tiles a second")
+        names = ("by the clock", "in tiles", "busy")
         tables.append(Shown("how busy the workers were", names, busy, first="phase"))
     return Section("stages", "Stages", None, tuple(tables), {})
 

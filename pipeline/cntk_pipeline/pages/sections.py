@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from cntk_pipeline.errors import ConfigError, NotComputed, StoreError
+from cntk_pipeline.errors import CorruptTile, NotFinite, PipelineError
 from cntk_pipeline.inference import Shown
 from cntk_pipeline.models import Json
 from cntk_pipeline.opened import OpenRun
@@ -53,6 +53,9 @@ class Section:
         return cls(chart.key, chart.title, Picture(source, chart.alt), chart.tables(), chart.to_json())
 
 
+REPAIR = "cntk resume --verify"
+"""The command that looks for damaged tiles, and computes them again."""
+
 _SAFE = " !$&'()*+,-./:;=?@[]^_`{|}~"
 """Characters that stay as they are in a data address between double quotes: a page is a third of its size in base64."""
 
@@ -76,7 +79,7 @@ class Lacking:
 def gather(
     run: OpenRun, displays: Sequence[type[Display]] = tuple(DISPLAYS.values())
 ) -> tuple[Sequence[Section], Sequence[Lacking]]:
-    """Draw all figures that a run has; each other one is named with its reason.
+    """Draw all figures that a run has; each other one is named with its reason: it was not asked for, or is damaged.
 
     A run at work changes between two figures; each shows what is there when it is drawn.
     """
@@ -84,9 +87,17 @@ def gather(
     for display in displays:
         try:
             sections.append(Section.of(display.from_run(run)))
-        except (ConfigError, NotComputed, StoreError) as error:
-            lacking.append(Lacking(display.key, display.title, short(run, str(error))))
+        except PipelineError as error:
+            lacking.append(Lacking(display.key, display.title, reason(run, error)))
     return sections, lacking
+
+
+def reason(run: OpenRun, error: PipelineError) -> str:
+    """Say why a part of a page is not there, and what to do."""
+    said = short(run, str(error))
+    if isinstance(error, CorruptTile | NotFinite) and REPAIR not in said:
+        said += f". `{REPAIR} {run.path}` computes it again"
+    return said
 
 
 def short(run: OpenRun, message: str) -> str:

@@ -1,8 +1,11 @@
-"""The system and the labels that a figure of one system shows."""
+"""What a figure of one system shows: the system, the labels, and arrays without missing tiles."""
 
-from cntk_pipeline.errors import ConfigError
+import numpy as np
+
+from cntk_pipeline.errors import ConfigError, NotComputed
 from cntk_pipeline.opened import OpenRun
 from cntk_pipeline.opened.systems import Readout
+from cntk_pipeline.opened.tiles import next_step
 from cntk_pipeline.solvers import System
 from cntk_pipeline.storage.tiled_array import Array
 
@@ -13,16 +16,18 @@ def the_system(run: OpenRun, readout: Readout, ridge: float | None) -> System:
 
 
 def require_classes(run: OpenRun, what: str) -> None:
-    """Refuse a run that is no classification with one class an image.
+    """Refuse a run that is no classification of at least two classes, with one class an image.
 
     Raises
     ------
     ConfigError
-        With the task of the run.
+        With the task of the run, or its one class.
     """
     task = run.directory.specification.data.task
     if task != "classification":
         raise ConfigError(f"{run.path} has the task {task}: {what} is of a classification with one class an image")
+    if len(run.classes) < 2:
+        raise ConfigError(f"{run.path} has one class: {what} is of at least two")
 
 
 def known_labels(run: OpenRun) -> Array:
@@ -37,3 +42,20 @@ def known_labels(run: OpenRun) -> Array:
     if labels is None or not len(labels):
         raise ConfigError(f"{run.path} has no labels of test images")
     return labels
+
+
+def require_computed(run: OpenRun, values: Array, what: str) -> Array:
+    """Return values that were read from a run, unless tiles are missing, such as one in quarantine: they read as NaN.
+
+    Parameters
+    ----------
+    what : names the array in the error.
+
+    Raises
+    ------
+    NotComputed
+        With what to do.
+    """
+    if np.isnan(values).any():
+        raise NotComputed(f"{run.path}: tiles of {what} are missing. {next_step(run.directory)}")
+    return values

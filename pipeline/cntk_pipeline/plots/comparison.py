@@ -12,6 +12,7 @@ from cntk_pipeline.opened import OpenRun
 from cntk_pipeline.opened.pictures import read_samples
 from cntk_pipeline.plots.base import Chart, shortened
 from cntk_pipeline.plots.displays.accuracy import Accuracy, Point
+from cntk_pipeline.plots.drawing import legend_inches
 from cntk_pipeline.plots.scores import R2, score_heights, score_label, score_text
 from cntk_pipeline.plots.style import COLOURS, MARKERS
 
@@ -80,7 +81,9 @@ class Comparison(Chart):
 
     @property
     def height(self) -> float:
-        return 1.3 + 0.28 * len(self._rows)
+        # Runs stand below each other in half of a row.
+        row = max(0.28, 0.08 * len(self.runs))
+        return 1.3 + row * len(self._rows) + legend_inches(-(-len(self.runs) // 2))
 
     @property
     def _rows(self) -> list[str]:
@@ -97,7 +100,8 @@ class Comparison(Chart):
             axes.errorbar(
                 score_heights(self.score, shares.tolist()), places, xerr=errors, linestyle="none",
                 color=COLOURS[position % len(COLOURS)],
-                marker=MARKERS[position % len(MARKERS)], capsize=2, label=shortened([run.name], 30)[0],
+                marker=MARKERS[(position + position // len(COLOURS)) % len(MARKERS)],  # no two runs have both alike
+                capsize=2, label=shortened([run.name], 30)[0],
             )  # fmt: skip
         axes.set_yticks(range(len(rows)), shortened(rows, 24))
         axes.set_ylim(len(rows) - 0.5, -0.5)

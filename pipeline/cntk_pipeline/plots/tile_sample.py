@@ -110,6 +110,7 @@ class Reading:
     ----------
     picture : (m, m) float32 array, the values among m chosen images; NaN where a tile is not computed yet.
     means : (g, g) float64 array over all pairs of different images in two groups; NaN where there are none.
+    pairs : (g, g) float64 array, their numbers; of one group each pair counts twice.
     normalised : whether values are ``K(x, y) / sqrt(K(x, x) K(y, y))``; where no variance is computed yet they are the
         kernel itself.
     missing, tiles : number of tiles that are not computed yet, and of all tiles of the sample.
@@ -117,6 +118,7 @@ class Reading:
 
     picture: Array
     means: Array
+    pairs: Array
     normalised: bool
     missing: int
     tiles: int
@@ -163,7 +165,7 @@ def read_sample(sample: TileSample, groups: Groups, rows: Array) -> Reading:
         sums += added
         pairs += number
     means = np.where(pairs > 0, sums / np.maximum(pairs, 1), np.nan)
-    return Reading(picture, means, normalised, missing, tiles)
+    return Reading(picture, means, pairs, normalised, missing, tiles)
 
 
 def _paint(picture_out: Array, rows: Array, corner: tuple[Bounds, Bounds], values: Array) -> None:

@@ -15,6 +15,9 @@ from cntk_pipeline.storage.tiled_array import Array
 THRESHOLD = 0.5
 """A class of several an image is predicted where the prediction of its 0 or 1 is above."""
 
+_ROUNDING = 64 * float(np.finfo(np.float64).eps)
+"""The share of a constant target by which a prediction may differ that meets it."""
+
 
 @with_config(STRICT)
 @dataclass(frozen=True)
@@ -91,12 +94,18 @@ def score(data: DataSpecification, labels: Array, predictions: Array) -> Scores:
 
 
 def _r2(squares: Array, targets: Array) -> tuple[float, ...] | None:
-    """Return R2 of each target; as in scikit-learn, a constant target gives 1 if it is met exactly, otherwise 0."""
+    """Return R2 of each target; as in scikit-learn, a constant target gives 1 if it is met, otherwise 0.
+
+    It is met up to rounding, since predictions are the training mean plus a part of the kernel.
+    """
     if len(targets) < 2:
         return None
+    # Compared by extremes: the mean of a constant like 0.1 has a rounding error, so the spread would be 1e-33.
+    varied = np.ptp(targets, axis=0) > 0
     spread = np.sum((targets - targets.mean(axis=0)) ** 2, axis=0)
-    constant = np.where(squares == 0, 1.0, 0.0)
-    return tuple(np.where(spread > 0, 1 - squares / np.where(spread > 0, spread, 1), constant).tolist())
+    met = squares <= len(targets) * (_ROUNDING * targets[0]) ** 2
+    shares = np.where(varied, 1 - squares / np.where(spread > 0, spread, 1), met)
+    return tuple(shares.tolist())
 
 
 class Scored(Protocol):

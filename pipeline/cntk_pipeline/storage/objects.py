@@ -7,6 +7,7 @@ versions in different ways, some not at all. Obstore repeats requests after tran
 
 import contextlib
 import json
+import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -362,10 +363,15 @@ def _obstore() -> Any:
     return obstore
 
 
-@cache
 def _open_bucket(bucket: str, prefix: str) -> Any:
-    """Open a bucket once per process and prefix; the environment has its endpoint and the credentials."""
+    """Open a bucket; the environment has its endpoint and the credentials."""
     _obstore()
+    return _open(bucket, prefix, tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_"))))
+
+
+@cache
+def _open(bucket: str, prefix: str, environment: tuple[tuple[str, str], ...]) -> Any:
+    """Open a bucket once per process, prefix and environment, which a program may set anew: tokens end after hours."""
     from obstore.store import S3Store
 
     return S3Store(bucket, prefix=prefix or None)

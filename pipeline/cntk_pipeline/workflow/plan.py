@@ -135,7 +135,7 @@ class Plan:
 
     @property
     def written_bytes(self) -> int:
-        """Bytes that the run leaves on disk, inputs included."""
+        """Bytes that all stages leave on disk; the stored data set is not among them."""
         return sum(stage.written_bytes for stage in self.stages)
 
     def to_json(self) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.inference import Shown
 from cntk_pipeline.opened import OpenRun
 from cntk_pipeline.opened.systems import Readout
@@ -50,8 +49,6 @@ class ConfusionMatrix(Display):
         predicted = run.predictions(system.readout, system.ridge).argmax(1)
         count = len(run.classes)
         counts = np.bincount(labels * count + predicted, minlength=count**2).reshape(count, count)
-        if count < 2:
-            raise ConfigError(f"{run.path} has one class: there is nothing to confuse")
         return cls(system.label, run.classes, counts)
 
     @property

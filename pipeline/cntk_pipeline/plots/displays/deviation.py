@@ -12,7 +12,7 @@ from cntk_pipeline.opened import OpenRun
 from cntk_pipeline.opened.deviations import deviation_factors, deviations_of
 from cntk_pipeline.opened.systems import Readout
 from cntk_pipeline.plots.base import Display, counted
-from cntk_pipeline.plots.chosen import known_labels, the_system
+from cntk_pipeline.plots.chosen import known_labels, require_computed, the_system
 from cntk_pipeline.plots.drawing import DRAWN, legend_below, legend_inches, number_text
 from cntk_pipeline.plots.sampling import take_evenly
 from cntk_pipeline.plots.scores import ACCURACY
@@ -114,7 +114,8 @@ class Deviation(Display):
         if data.task == "classification" and len(data.classes) < 2:
             raise ConfigError(f"{run.path} has one class: no prediction is wrong")
         means = run.predictions(system.readout, system.ridge)
-        variances, factors = np.asarray(found["variance"]), deviation_factors(run.directory, system)
+        variances = require_computed(run, np.asarray(found["variance"]), f"the posterior variances of {system.label}")
+        factors = deviation_factors(run.directory, system)
         if data.task == "regression":
             return cls._of_regression(run, system.label, system.absolute_ridge, variances, factors, means - labels)
         right = (
@@ -131,8 +132,9 @@ class Deviation(Display):
         """Compare deviations and errors ``(m, targets)``; several targets each in the unit of its own spread."""
         spread, unit = np.ones(errors.shape[1]), "in the unit of the target"
         if errors.shape[1] > 1:
-            spread, unit = np.asarray(run.labels.train).std(axis=0), "in standard deviations of each target"
-            spread = np.where(spread > 0, spread, 1.0)
+            train, unit = np.asarray(run.labels.train), "in standard deviations of each target"
+            # By extremes: the deviation of a constant like 0.1 is 1e-17, since its mean has a rounding error.
+            spread = np.where(np.ptp(train, axis=0) > 0, train.std(axis=0), 1.0)
         errors = np.abs(errors) / spread
         deviations, noisy = (deviations_of(each, factors) / spread for each in (variances, variances + ridge))
         order = np.argsort(variances, kind="stable")

@@ -96,13 +96,14 @@ class KernelMatrix(Display):
 
     @property
     def alike(self) -> tuple[float, float]:
-        """The means over all pairs of images in one group, and in two; NaN where there are none.
+        """The means over all pairs of images in one group, and in two; NaN where there are none."""
+        own = np.eye(len(self.groups), dtype=bool)
+        return self._mean(own), self._mean(~own)
 
-        Every pair of groups counts once.
-        """
-        means = self.reading.means
-        own, others = np.diagonal(means), means[~np.eye(len(means), dtype=bool)]
-        return _mean(own), _mean(others)
+    def _mean(self, chosen: Array) -> float:
+        """Average over the pairs of images in some pairs of groups, ``(g, g)`` bool."""
+        pairs = np.where(chosen, self.reading.pairs, 0.0)
+        return float(np.nansum(self.reading.means * pairs) / pairs.sum()) if pairs.any() else float("nan")
 
     @property
     def alt(self) -> str:
@@ -199,11 +200,6 @@ class KernelMatrix(Display):
             "train": self.train,
             "missing_tiles": self.reading.missing,
         }
-
-
-def _mean(values: Array) -> float:
-    known = values[np.isfinite(values)]
-    return float(known.mean()) if known.size else float("nan")
 
 
 def groups_of(run: OpenRun) -> Groups:

@@ -85,17 +85,18 @@ class LearningCurve(Display):
 
     @property
     def drawn(self) -> tuple[Curve, ...]:
-        """The curves in the figure: those of the smallest errors with all training images."""
+        """The curves in the figure: those of the smallest errors at the largest size that was asked for."""
         best = sorted(self.curves, key=lambda curve: curve.errors[-1])[:DRAWN]
         return tuple(curve for curve in self.curves if curve in best)
 
     @property
     def alt(self) -> str:
         best = min(self.curves, key=lambda curve: curve.errors[-1])
+        most, fewest = (counted(best.sizes[k], self._one) for k in (-1, 0))
         text = (
             f"The {self.error} on the test images over the number of {self.counted}, of "
-            f"{counted(len(self.curves), 'system')}. The smallest with all images is {self._text(best.errors[-1])}, of "
-            f"{best.system}; with {counted(best.sizes[0], self._one)} it is {self._text(best.errors[0])}."
+            f"{counted(len(self.curves), 'system')}. The smallest with {most} is {self._text(best.errors[-1])}, of "
+            f"{best.system}; with {fewest} it is {self._text(best.errors[0])}."
         )
         if best.law is not None:
             text += f" The error falls like a power of {-best.law.exponent:.2f} +- {best.law.exponent_error:.2f}."

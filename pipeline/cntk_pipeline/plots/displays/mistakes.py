@@ -1,7 +1,7 @@
 """The most confident mistakes, each beside its nearest training images under the kernel."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from cntk_pipeline.opened import OpenRun
 from cntk_pipeline.opened.pictures import as_picture, read_samples
 from cntk_pipeline.opened.systems import Readout
 from cntk_pipeline.plots.base import Display, counted, plain, shortened
-from cntk_pipeline.plots.chosen import known_labels, require_classes, the_system
+from cntk_pipeline.plots.chosen import known_labels, require_classes, require_computed, the_system
 from cntk_pipeline.plots.style import COLOURS
 from cntk_pipeline.solvers import System
 from cntk_pipeline.storage.tiled_array import Array
@@ -179,14 +179,15 @@ def _nearest(run: OpenRun, system: System, rows: Array) -> tuple[Array, Array]:
 
     With centres, the nearest of them.
     """
-    values: Any = run.kernel(system.readout, "test")[rows].compute(scheduler="synchronous")  # one tile at a time
-    pivots = run.directory.column_rows
+
+    def read(part: str, chosen: Array | slice = slice(None)) -> Array:
+        found = run.kernel(system.readout, part)[chosen].compute(scheduler="synchronous")  # one tile at a time
+        return require_computed(run, np.asarray(found, np.float64), f"{system.readout}/{part}")
+
+    values, pivots = read("test", rows), run.directory.column_rows
     images = np.arange(values.shape[1]) if pivots is None else pivots
-    train = np.asarray(run.kernel(system.readout, "train_variance"), np.float64)[images]
-    test = np.asarray(run.kernel(system.readout, "test_variance"), np.float64)[rows]
-    scale = np.sqrt(np.outer(test, train))
+    scale = np.sqrt(np.outer(read("test_variance")[rows], read("train_variance")[images]))
     correlations = np.where(scale > 0, values / np.where(scale > 0, scale, 1), -np.inf)
-    correlations = np.where(np.isfinite(correlations), correlations, -np.inf)
     order = np.argsort(-correlations, axis=1, kind="stable")[:, :NEIGHBOURS]
     return images[order], np.take_along_axis(correlations, order, axis=1)
 

@@ -13,6 +13,7 @@ from cntk_pipeline.models import Json
 from cntk_pipeline.opened import OpenRun
 from cntk_pipeline.opened.systems import Readout
 from cntk_pipeline.plots.base import Display, counted, shortened
+from cntk_pipeline.plots.drawing import legend_inches
 from cntk_pipeline.plots.style import COLOURS, MUTED
 from cntk_pipeline.storage.tiled_array import Array
 from cntk_pipeline.telemetry.tile_log import TileSpan, read_tile_log
@@ -20,6 +21,9 @@ from cntk_pipeline.units import bytes_text, seconds_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+LEGEND_COLUMNS = 3
+"""Number of columns of the legend: more names of stages are wider than the figure."""
 
 NAMED_WORKERS = 24
 """Number of workers up to which each row bears a name."""
@@ -138,7 +142,7 @@ class Timeline(Display):
 
     @property
     def height(self) -> float:
-        return 1.3 + min(0.25 * len(self.workers), 5.0)
+        return 1.3 + min(0.25 * len(self.workers), 5.0) + legend_inches(-(-len(self.stages) // LEGEND_COLUMNS))
 
     def draw(self, figure: "Figure") -> None:
         axes = figure.add_subplot()
@@ -151,7 +155,7 @@ class Timeline(Display):
                 mine = (self.stage == position) & (self.worker == row)
                 bars = axes.broken_barh(
                     list(zip(self.begin[mine] / unit, self.seconds[mine] / unit, strict=True)), (row - 0.4, 0.8),
-                    facecolor=COLOURS[position % len(COLOURS)], alpha=0.85 if position < len(COLOURS) else 0.45,
+                    facecolor=COLOURS[position % len(COLOURS)], alpha=0.85 / 2 ** (position // len(COLOURS)),
                     label=label,
                 )  # fmt: skip
                 bars.set_rasterized(len(self.worker) > DENSE_SPANS)
@@ -166,7 +170,7 @@ class Timeline(Display):
         axes.set_xlim(0, max(self.length / unit, 1e-9))
         axes.set_xlabel(f"{name} since {self.started}{', without pauses' if self.pauses else ''}")
         axes.grid(False)
-        figure.legend(loc="outside upper center", ncols=5)
+        figure.legend(loc="outside upper center", ncols=LEGEND_COLUMNS)
 
     def tables(self) -> tuple[Shown, ...]:
         found = [self._stage_table(), self._worker_table()]
