@@ -41,6 +41,7 @@ from cntk_pipeline.errors import (
     RunNotFound,
     WorkersLost,
 )
+from cntk_pipeline.units import shell_word
 
 COMPLETE, FAILED, INCOMPLETE = 0, 1, 3
 
@@ -107,7 +108,7 @@ def init(
     made = starter.make_starter(data, read_overrides(overrides or [], "data"))
     starter.write_starter(made, path)
     show_contents(made.contents.lines, [*made.notes, *made.contents.warnings])
-    out.print(f"written: [bold]{escape(str(path))}[/]; forecast it with: cntk plan {escape(str(path))}")
+    out.print(f"written: [bold]{escape(str(path))}[/]; forecast it with: cntk plan {escape(shell_word(path))}")
 
 
 @app.command()
@@ -264,7 +265,7 @@ def cancel(
     if make_report(RunDirectory(directory)).complete:
         out.print("it is complete")
     else:
-        out.print(f"go on with: cntk resume {escape(str(directory))}")
+        out.print(f"go on with: cntk resume {escape(shell_word(directory))}")
 
 
 @app.command()
@@ -368,7 +369,7 @@ def verify(directory: RunPath) -> None:
     rest = f", {found.missing:,} are still to be computed" if found.missing else ""
     out.print(f"{found.whole:,} tiles are whole, {len(found.bad):,} are bad{rest}")
     if found.needs_resume:
-        out.print(f"make it whole again: cntk resume {escape(str(directory))}")
+        out.print(f"make it whole again: cntk resume {escape(shell_word(directory))}")
         raise typer.Exit(INCOMPLETE)
 
 

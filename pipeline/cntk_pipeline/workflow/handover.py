@@ -32,6 +32,7 @@ from cntk_pipeline.rundir.submissions import (
 from cntk_pipeline.storage import StorePath
 from cntk_pipeline.storage.durable import store_explained
 from cntk_pipeline.telemetry.redaction import redact
+from cntk_pipeline.units import shell_word
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.load import Loaded
 from cntk_pipeline.workflow.whereabouts import submitter_of, whereabouts
@@ -217,7 +218,7 @@ def _require_no_other(run: RunDirectory) -> None:
     if found.awaited:
         raise SubmissionFailed(
             f"{found.submission} is {found.state} for {run.path} already: look at it with `cntk status`, "
-            f"end it with `cntk cancel {run.path}`"
+            f"end it with `cntk cancel {shell_word(run.path)}`"
         )
 
 
