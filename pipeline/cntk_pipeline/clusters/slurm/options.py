@@ -3,6 +3,7 @@
 from pydantic import Field
 
 from cntk_pipeline.clusters.options import ClusterOptions
+from cntk_pipeline.config.section import Place
 
 BESIDE_WORKER_BYTES = 512 * 2**20
 """Memory that a job requests beyond each worker's limit: for the worker's nanny, and on one node for the driver."""
@@ -21,7 +22,8 @@ class SlurmOptions(ClusterOptions):
     drain_seconds : time before the time limit in which tiles in flight finish and no further tile is begun.
     resubmit : continue a job that met its time limit in a next job, until the run is complete.
     interface : the network interface by which nodes reach one another ("ib0").
-    python : the Python on the nodes that has this package; by default the path of this one.
+    python : the Python on the nodes that has this package; by default the path of this one. ``~`` is this user's home
+        here.
     """
 
     partition: str | None = None
@@ -32,4 +34,4 @@ class SlurmOptions(ClusterOptions):
     drain_seconds: float = Field(default=120.0, ge=0)
     resubmit: bool = False
     interface: str | None = None
-    python: str | None = None
+    python: Place | None = None
