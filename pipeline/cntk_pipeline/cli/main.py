@@ -198,7 +198,7 @@ def submit(
 def resume(directory: RunPath, cluster: Cluster = None, trust: Trust = False, verify: Verify = False) -> None:
     """Go on with a run, as it was last run or on another cluster.
 
-    A run that was submitted is submitted again.
+    A run that was submitted to slurm, ssh or kubernetes is submitted again; others go on in this terminal.
     """
     with importing():
         from cntk_pipeline.cli.display import RunView
@@ -215,8 +215,7 @@ def resume(directory: RunPath, cluster: Cluster = None, trust: Trust = False, ve
     # A batch system runs its driver itself; without --cluster only if the run was submitted before.
     if handover.drives_itself(table) and (chosen is not None or submissions(run)):
         with RunView() as view:
-            done = runs.is_done(run, view, verify=verify)
-            submission = None if done else handover.resubmit(directory, view, chosen, trust=trust)
+            submission = handover.resubmit(directory, view, chosen, trust=trust, verify=verify)
         if submission is not None:
             out.print(f"submitted as {escape(str(submission))}")
             say_how_to_follow(run)
@@ -348,9 +347,12 @@ def list_runs(
 
     found = listing.list_runs(folder)
     if as_json:
-        _print_json([run.to_json() for run in found])
+        _print_json([run.to_json() for run in found.runs])
     else:
-        show_runs(folder, found)
+        show_runs(folder, found.runs)
+    if found.closed:
+        more = "" if len(found.closed) == 1 else f" and {len(found.closed) - 1} more"
+        err.print(f"left out, since you may not read it: {escape(found.closed[0])}{more}")
 
 
 @app.command()
