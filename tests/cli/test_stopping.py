@@ -94,6 +94,11 @@ pytestmark = [pytest.mark.timeout(60), pytest.mark.slow]
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
+def heed_hang_ups() -> None:
+    """Take away what a process has from these tests, where they were begun by nohup themselves."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.fixture
 def start() -> Iterator[Start]:
     processes: list[subprocess.Popen[str]] = []
@@ -105,6 +110,7 @@ def start() -> Iterator[Start]:
             stdout=subprocess.PIPE,
             text=True,
             env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent / "pipeline")])},
+            preexec_fn=heed_hang_ups,
         )
         processes.append(process)
         assert process.stdout is not None
@@ -181,6 +187,7 @@ def test_a_terminal_that_is_closed_lets_tiles_in_flight_finish(
         stderr=terminal,
         start_new_session=True,
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent / "pipeline")])},
+        preexec_fn=heed_hang_ups,
     )
     os.close(terminal)
     wait_until(lambda: receipts(tmp_path / "run") > 0, "a tile")
