@@ -5,22 +5,27 @@ of a command that is longer than its line; with a dry run that began its run dir
 as complete whose result of inference was gone.
 """
 
+import ast
 import json
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import typer
-from support.problems import Recorder
+from support.problems import Recorder, stop_after
 from support.processes import as_nobody
 
 from cntk_pipeline import __version__
 from cntk_pipeline.cli import main as cli
 from cntk_pipeline.config import RunConfig
-from cntk_pipeline.errors import StoreError
+from cntk_pipeline.errors import Interrupted, StoreError
+from cntk_pipeline.rundir import lease
 from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.units import shell_word
+from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.listing import list_runs
 
 Cntk = Callable[..., tuple[int, str, str]]
@@ -286,3 +291,56 @@ def test_a_run_at_work_is_listed_as_running_and_says_where_it_computes(
     run_small(Looker())
     assert set(seen) == {("running", "this process")}
     assert make_report(RunDirectory(path)).executor is None
+
+
+PRINTED = re.compile(
+    r"cntk (?:cancel|inspect|plan|report|resume|status)(?: --\w+)* (?P<place>'(?:[^']|'\"'\"')*'|[^\s-]\S*)"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [r"""my runs/it's é "\a""", "runs/plain-1_a.b"])
+def test_commands_that_are_printed_can_be_typed(
+    cntk: Cntk,
+    tmp_path: Path,
+    small_config: Callable[..., RunConfig],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    """Seen to fail with the path as it is: a shell takes its parts for several arguments."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(lease, "PATIENCE_SECONDS", 0.0)
+    view, stop = stop_after(3)
+    config = small_config(store={"path": name})
+    with pytest.raises(Interrupted):
+        runs.start(config, view, stop)
+    acts = ["inspect", "inspect --all", "status", "verify", "cancel", "resume", "inspect --all"]
+    said = " ".join(" ".join(cntk(*act.split(), name)[1:]) for act in acts)
+    assert cntk("list", "runs" if "plain" in name else "my runs")[0] == 0
+    places = [shlex.split(match["place"].strip("`")) for match in PRINTED.finditer(said)]
+    assert len(places) >= 5
+    assert {tuple(place) for place in places} == {(name,)}
+    opened = re.findall(r"open_run\((.*)\)", said)
+    assert len(opened) >= 3
+    assert {ast.literal_eval(text.partition(").")[0]) for text in opened} == {name}
+    if "plain" in name:
+        assert f'cntk_pipeline.open_run("{name}")' in said
+        assert f"cntk inspect {name}" in said
+
+
+def test_each_command_with_a_path_is_written_as_a_shell_reads_it() -> None:
+    """Seen to fail with ``cntk resume {run.path}`` in any file of the package."""
+    package = Path(cli.__file__).parents[1]
+    acts = "|".join(COMMANDS)
+    bare = re.compile(rf"cntk (?:{acts})(?: --\w+)* \{{(?!escape\(shell_word\(|shell_word\(|word\b|\{{ word)")
+    files = [*package.rglob("*.py"), *package.rglob("*.html"), *package.rglob("*.j2")]
+    assert [f"{file}: {line}" for file in files for line in file.read_text().splitlines() if bare.search(line)] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "word"),
+    [("runs/a", "runs/a"), ("s3://bucket/a-b", "s3://bucket/a-b"), ("a b", "'a b'"), ("-a", "./-a"), ("", "''")],
+)
+def test_a_path_is_one_word_of_a_shell(path: str, word: str) -> None:
+    assert shell_word(path) == word
+    assert shlex.split(word) in ([path], [f"./{path}"])
