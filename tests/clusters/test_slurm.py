@@ -13,6 +13,7 @@ from clusters.test_handover import submission
 from support.processes import wait_until
 
 from cntk_pipeline.clusters import CLUSTERS
+from cntk_pipeline.clusters.base import DRAIN_SECONDS
 from cntk_pipeline.clusters.slurm.submitter import script, time_limit_seconds
 from cntk_pipeline.clusters.table import current_job
 from cntk_pipeline.config import RunConfig, load_cluster, parse_config
@@ -268,3 +269,9 @@ def test_the_job_has_as_much_memory_as_a_number_says() -> None:
     memory = CLUSTERS["slurm"].memory(config(memory_limit=2**32).cluster)
     assert memory is not None
     assert memory.bytes == 2**32
+
+
+@pytest.mark.parametrize(("drain", "waited"), [(300, 240), (120, 60), (90, 45), (2, 1)])
+def test_a_driver_waits_for_tiles_as_long_as_its_job_has_to_drain(drain: float, waited: float) -> None:
+    assert CLUSTERS["slurm"].drain_seconds(config(drain_seconds=drain).cluster) == waited
+    assert CLUSTERS["local"].drain_seconds(config(kind="local").cluster) == DRAIN_SECONDS
