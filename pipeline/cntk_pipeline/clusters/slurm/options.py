@@ -27,8 +27,8 @@ class SlurmOptions(ClusterOptions):
         minute, or its last half, is for what follows: workers are given back, and the next job is asked for.
     resubmit : continue a job that met its time limit in a next job, until the run is complete.
     interface : the network interface by which nodes reach one another ("ib0").
-    python : the Python on the nodes that has this package; by default the path of this one. ``~`` is this user's home
-        here.
+    python : the Python on the nodes that has this package; by default the path of this one. ``~`` is the home of
+        this user on this machine.
     """
 
     partition: str | None = None

@@ -16,8 +16,8 @@ class SshOptions(ClusterOptions):
     ----------
     hosts : the hosts of the workers; the first one runs the scheduler.
     interface : the network interface by which hosts reach one another ("ib0").
-    python : the Python on the hosts that has this package; by default the path of this one. ``~`` is this user's home
-        here.
+    python : the Python on the hosts that has this package; by default the path of this one. ``~`` is the home of
+        this user on this machine.
     """
 
     hosts: list[str] = Field(default=[])
