@@ -40,8 +40,9 @@ class Activity:
         """Take new lines in; lines without a valid time, an event and a process are left out."""
         for line in lines:
             moment, event, process = line.get("time"), line.get("event"), line.get("worker")
-            is_time = isinstance(moment, float | int) and 0 <= moment < LAST_MOMENT  # false for NaN too
-            if is_time and isinstance(event, str) and isinstance(process, str):
+            if not isinstance(moment, float | int) or not 0 <= moment < LAST_MOMENT:  # NaN is none either
+                continue
+            if isinstance(event, str) and isinstance(process, str):
                 self._take(float(moment), event, process, line)
 
     def _take(self, moment: float, event: str, process: str, line: Line) -> None:
