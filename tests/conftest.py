@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -197,6 +198,17 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(lease, "PATIENCE_SECONDS", 0.0)
     yield
     forget()
+
+
+@pytest.fixture
+def no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this user be a number that the machine has no entry of."""
+
+    def unknown(number: int) -> None:
+        raise KeyError(number)
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.delenv("HOME", raising=False)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,7 @@
-"""Numbers for people, in suitable units."""
+"""Texts for people: numbers in suitable units, and paths in commands to be typed."""
+
+import json
+import shlex
 
 
 def count_text(value: float) -> str:
@@ -27,3 +30,27 @@ def seconds_text(value: float) -> str:
         return f"{value:.1f} s"
     hours, rest = divmod(round(value), 3600)
     return f"{hours} h {rest // 60:02d} min" if hours else f"{rest // 60} min {rest % 60:02d} s"
+
+
+def shell_word(path: object) -> str:
+    """Write a path as one word of a shell, so that a command with it can be typed as it is printed.
+
+    Examples
+    --------
+    >>> print(shell_word("runs/digits"), shell_word("my runs/digits"))
+    runs/digits 'my runs/digits'
+    """
+    text = str(path)
+    # A leading minus would be taken for an option.
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
+
+
+def python_text(path: object) -> str:
+    r"""Write a path as a text of Python, in double quotes.
+
+    Examples
+    --------
+    >>> print(python_text('a "run"'))
+    "a \"run\""
+    """
+    return json.dumps(str(path), ensure_ascii=False)  # JSON escapes by pairs of surrogates are not Python's

@@ -33,9 +33,10 @@ kind = "serial"
 """
 
 
-def cntk(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+def cntk(*arguments: object, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "cntk_pipeline.cli", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240, env=environment())
+    given = environment() | variables
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240, env=given)
 
 
 def environment() -> dict[str, str]:
@@ -97,6 +98,15 @@ def test_inspect_shows_results_and_lines_that_open_the_arrays(folder: Path) -> N
     code = "\n".join(["import cntk_pipeline, zarr, xarray", *opened])
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.usefixtures("finished")
+@pytest.mark.parametrize("command", ["inspect", "status"])
+def test_a_terminal_of_unknown_size_is_written_to(folder: Path, command: str) -> None:
+    """Seen to fail with the size as it is said: "invalid width 0", and no line at all."""
+    usual = cntk(command, "done", cwd=folder, COLUMNS="80").stdout
+    assert "depth3-gap" in usual or "complete" in usual
+    assert cntk(command, "done", cwd=folder, COLUMNS="0", LINES="0").stdout == usual
 
 
 @pytest.mark.usefixtures("finished")

@@ -5,20 +5,27 @@ of a command that is longer than its line; with a dry run that began its run dir
 as complete whose result of inference was gone.
 """
 
+import ast
 import json
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import typer
-from support.problems import Recorder
+from support.problems import Recorder, stop_after
+from support.processes import as_nobody
 
 from cntk_pipeline import __version__
 from cntk_pipeline.cli import main as cli
 from cntk_pipeline.config import RunConfig
+from cntk_pipeline.errors import Interrupted, StoreError
+from cntk_pipeline.rundir import lease
 from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.units import shell_word
+from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.listing import list_runs
 
 Cntk = Callable[..., tuple[int, str, str]]
@@ -188,6 +195,45 @@ def test_a_folder_without_runs_is_said_to_have_none(cntk: Cntk, tmp_path: Path) 
     assert (code, said) == (0, f"no run lies in {tmp_path} or in its folders: give another FOLDER\n")
     code, _, problem = cntk("list", tmp_path / "nowhere")
     assert (code, "there is no folder" in problem) == (2, True)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    for name in ("file", "dangling"):
+        assert cntk("list", tmp_path / name)[0] == 2
+
+
+@pytest.mark.slow
+def test_a_list_follows_a_link_that_is_named(
+    cntk: Cntk, tmp_path: Path, run_small: Callable[..., RunDirectory]
+) -> None:
+    """Seen to fail where each link is left out: "no run lies in link", with ``runs -> /scratch/me/runs``."""
+    run_small(store={"path": str(tmp_path / "runs" / "a")})
+    (tmp_path / "link").symlink_to("runs")
+    for given in (f"{tmp_path}/link", f"{tmp_path}/link/"):
+        assert [run.path for run in list_runs(given).runs] == [f"{tmp_path}/link/a"]
+    assert [run.path for run in list_runs(str(tmp_path)).runs] == [f"{tmp_path}/runs/a"]
+
+
+@pytest.mark.slow
+def test_a_closed_folder_of_another_user_is_left_out_and_named(
+    cntk: Cntk, tmp_path: Path, run_small: Callable[..., RunDirectory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen to fail where the first such folder ends the list, and where one inside a run does."""
+    tmp_path.chmod(0o755)
+    for name in ("b", "half"):
+        run_small(store={"path": str(tmp_path / name)})
+    for name, mode in (("a", 0), ("c", 0o444), ("d/e", 0o700), ("half/log", 0)):
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).chmod(mode)
+    monkeypatch.chdir(tmp_path)
+    with as_nobody():
+        found = list_runs(".")
+        code, said, problem = cntk("list", ".")
+    assert [(run.path, run.state) for run in found.runs] == [("b", "complete"), ("half", "damaged")]
+    assert found.closed == ("a", "c", "d/e")
+    assert (code, problem) == (0, "left out, since you may not read it: a and 2 more\n")
+    assert len(said.splitlines()) == 3
+    with as_nobody(), pytest.raises(StoreError, match="Permission denied"):
+        list_runs("a")
 
 
 @pytest.mark.slow
@@ -202,7 +248,7 @@ def test_a_list_has_each_run_below_a_folder_with_its_best_accuracy(
     (runs / "loop").symlink_to(runs)
     next(Path(cut.path).glob("solve/*/inference/leave_one_out.json")).unlink()
     (Path(damaged.path) / "run.json").write_text("{}")
-    found = {run.path: run for run in list_runs(str(runs))}
+    found = {run.path: run for run in list_runs(str(runs)).runs}
     assert {Path(path).relative_to(runs).as_posix(): run.state for path, run in found.items()} == {
         "a": "complete",
         "b/whole": "complete",
@@ -227,7 +273,7 @@ def test_a_list_reads_no_tile(tmp_path: Path, run_small: Callable[..., RunDirect
     run = run_small()
     for array in ("kernel.zarr", "inputs.zarr", "journal"):
         (Path(run.path) / array).rename(tmp_path / array)
-    assert [found.state for found in list_runs(str(run.path))] == ["complete"]
+    assert [found.state for found in list_runs(str(run.path)).runs] == ["complete"]
 
 
 @pytest.mark.slow
@@ -240,8 +286,61 @@ def test_a_run_at_work_is_listed_as_running_and_says_where_it_computes(
 
     class Looker(Recorder):
         def progress(self, progress: object) -> None:
-            seen.append((list_runs(path)[0].state, make_report(RunDirectory(path)).executor))
+            seen.append((list_runs(path).runs[0].state, make_report(RunDirectory(path)).executor))
 
     run_small(Looker())
     assert set(seen) == {("running", "this process")}
     assert make_report(RunDirectory(path)).executor is None
+
+
+PRINTED = re.compile(
+    r"cntk (?:cancel|inspect|plan|report|resume|status)(?: --\w+)* (?P<place>'(?:[^']|'\"'\"')*'|[^\s-]\S*)"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [r"""my runs/it's é "\a""", "runs/plain-1_a.b"])
+def test_commands_that_are_printed_can_be_typed(
+    cntk: Cntk,
+    tmp_path: Path,
+    small_config: Callable[..., RunConfig],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    """Seen to fail with the path as it is: a shell takes its parts for several arguments."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(lease, "PATIENCE_SECONDS", 0.0)
+    view, stop = stop_after(3)
+    config = small_config(store={"path": name})
+    with pytest.raises(Interrupted):
+        runs.start(config, view, stop)
+    acts = ["inspect", "inspect --all", "status", "verify", "cancel", "resume", "inspect --all"]
+    said = " ".join(" ".join(cntk(*act.split(), name)[1:]) for act in acts)
+    assert cntk("list", "runs" if "plain" in name else "my runs")[0] == 0
+    places = [shlex.split(match["place"].strip("`")) for match in PRINTED.finditer(said)]
+    assert len(places) >= 5
+    assert {tuple(place) for place in places} == {(name,)}
+    opened = re.findall(r"open_run\((.*)\)", said)
+    assert len(opened) >= 3
+    assert {ast.literal_eval(text.partition(").")[0]) for text in opened} == {name}
+    if "plain" in name:
+        assert f'cntk_pipeline.open_run("{name}")' in said
+        assert f"cntk inspect {name}" in said
+
+
+def test_each_command_with_a_path_is_written_as_a_shell_reads_it() -> None:
+    """Seen to fail with ``cntk resume {run.path}`` in any file of the package."""
+    package = Path(cli.__file__).parents[1]
+    acts = "|".join(COMMANDS)
+    bare = re.compile(rf"cntk (?:{acts})(?: --\w+)* \{{(?!escape\(shell_word\(|shell_word\(|word\b|\{{ word)")
+    files = [*package.rglob("*.py"), *package.rglob("*.html"), *package.rglob("*.j2")]
+    assert [f"{file}: {line}" for file in files for line in file.read_text().splitlines() if bare.search(line)] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "word"),
+    [("runs/a", "runs/a"), ("s3://bucket/a-b", "s3://bucket/a-b"), ("a b", "'a b'"), ("-a", "./-a"), ("", "''")],
+)
+def test_a_path_is_one_word_of_a_shell(path: str, word: str) -> None:
+    assert shell_word(path) == word
+    assert shlex.split(word) in ([path], [f"./{path}"])

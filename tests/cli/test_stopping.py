@@ -3,13 +3,15 @@
 Seen to fail: with handlers alone, as Python runs them (each process goes on until it is killed).
 """
 
+import json
 import os
+import pty
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from support.processes import receipts, wait_until
 
 from cntk_pipeline.cli.stopping import STOPPED
 from cntk_pipeline.config import RunConfig
+from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.report import make_report
 
@@ -72,6 +75,24 @@ with stopping.stop_on_signals(lambda line: print(line, flush=True)) as stop:
     runs.start(parse_config(json.loads(sys.argv[3]), "test"), Recorder(), stop)
 """
 
+HUNG_UP = """
+import json, sys
+from cntk_pipeline.cli import main
+from cntk_pipeline.cli.driving import run_shown
+from cntk_pipeline.cli.streams import guard_streams
+from cntk_pipeline.config import parse_config
+from cntk_pipeline.errors import Interrupted
+from cntk_pipeline.workflow import run as runs
+
+if __name__ == "__main__":
+    guard_streams()
+    config = parse_config(json.loads(sys.argv[1]), "test")
+    try:
+        run_shown(runs.run_path(config), lambda view, stop: runs.start(config, view, stop))
+    except Interrupted:
+        sys.exit(main.STOPPED)
+"""
+
 ENDED = "ended: what was under way did not stop in time; every finished tile is kept, `cntk resume` goes on\n"
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.slow]
@@ -79,17 +100,23 @@ pytestmark = [pytest.mark.timeout(60), pytest.mark.slow]
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
+def heed_hang_ups() -> None:
+    """Take away what a process has from these tests, where they were begun by nohup themselves."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.fixture
 def start() -> Iterator[Start]:
     processes: list[subprocess.Popen[str]] = []
 
-    def begin(code: str, *arguments: object) -> "subprocess.Popen[str]":
+    def begin(code: str, *arguments: object, before: Sequence[str] = ()) -> "subprocess.Popen[str]":
         tests = Path(__file__).parents[1]
         process = subprocess.Popen(
-            [sys.executable, "-c", STUCK + code, *map(str, arguments)],
+            [*before, sys.executable, "-c", STUCK + code, *map(str, arguments)],
             stdout=subprocess.PIPE,
             text=True,
             env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent / "pipeline")])},
+            preexec_fn=heed_hang_ups,
         )
         processes.append(process)
         assert process.stdout is not None
@@ -112,7 +139,7 @@ def end_of(process: "subprocess.Popen[str]") -> tuple[int, str]:
     return process.returncode, left
 
 
-@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_first_signal_is_told_at_once_and_ends_a_stuck_process_in_its_time(start: Start, first: int) -> None:
     process = start(ALONE, 0.2, 600)
     process.send_signal(first)
@@ -151,10 +178,53 @@ def test_a_stop_that_was_asked_for_in_the_run_directory_ends_a_stuck_process_too
     assert end_of(start(ASKED, 0.2, 600)) == (STOPPED, ENDED)
 
 
+@pytest.mark.parametrize(("before", "ignored"), [([], False), (["nohup"], True)])
+def test_a_driver_that_was_told_to_ignore_a_hang_up_does_so(start: Start, before: list[str], ignored: bool) -> None:
+    """Seen to fail where the signal is handled in any case: a closed terminal would stop what nohup began."""
+    process = start(ALONE, 600, 600, before=before)
+    hang_up = 1 << (signal.SIGHUP - 1)
+    assert bool(mask_of(process, "SigIgn") & hang_up) is ignored
+    assert bool(mask_of(process, "SigCgt") & hang_up) is not ignored
+
+
+def test_a_terminal_that_is_closed_lets_tiles_in_flight_finish(
+    small_config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    """Seen to fail without a handler (the driver ends by the signal), and with workers that end by it."""
+    config = small_config(cluster={"kind": "local", "workers": 1}, readouts={"depths": [40], "poolings": ["gap"]})
+    master, terminal = pty.openpty()
+    tests = Path(__file__).parents[1]
+    process = subprocess.Popen(
+        [sys.executable, "-c", HUNG_UP, config.model_dump_json()],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        start_new_session=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent / "pipeline")])},
+        preexec_fn=heed_hang_ups,
+    )
+    os.close(terminal)
+    wait_until(lambda: receipts(tmp_path / "run") > 0, "a tile")
+    os.close(master)
+    os.killpg(process.pid, signal.SIGHUP)  # a shell does so for its jobs
+    assert process.wait(50) == STOPPED
+    files = (tmp_path / "run" / "log").glob("*.jsonl")
+    lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    events = [line["event"] for line in lines]
+    assert events.count("began") == events.count("finished") == receipts(tmp_path / "run")
+    assert "worker_lost" not in events
+    assert not make_report(RunDirectory(tmp_path / "run")).complete
+
+
 def pending(process: "subprocess.Popen[str]") -> bool:
     """Tell whether a signal waits to be given to a process; a second one of its kind would be lost."""
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    return any(int(line.split()[1], 16) for line in status.splitlines() if line.startswith("ShdPnd"))
+    return mask_of(process, "ShdPnd") != 0
+
+
+def mask_of(process: "subprocess.Popen[str]", name: str) -> int:
+    """Read a set of signals of a process, a bit each: those that wait, are ignored or are handled."""
+    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    return next(int(line.split()[1], 16) for line in lines if line.startswith(f"{name}:"))
 
 
 def test_a_run_that_was_ended_so_keeps_its_tiles_and_goes_on(

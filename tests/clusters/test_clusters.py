@@ -1,6 +1,8 @@
+import os
 from pathlib import Path
 
 import pytest
+from support.processes import as_nobody
 
 from cntk_pipeline.config import ClusterConfig, load_cluster, load_config
 from cntk_pipeline.config.cluster_files import find_cluster
@@ -59,3 +61,43 @@ def test_this_machine_is_a_cluster_that_needs_no_file_and_a_file_of_its_name_com
     assert load_cluster(find_cluster(kind)) == ClusterConfig(kind=kind)
     (folder / f"{kind}.toml").write_text('[cluster]\nkind = "local"\nworkers = 3\n')
     assert load_cluster(find_cluster(kind)).workers == 3
+
+
+def test_a_closed_home_has_no_cluster_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen to fail with `Path.is_file`, which raises there (PermissionError)."""
+    folder = tmp_path / ".config" / "cntk" / "clusters"
+    folder.mkdir(parents=True)
+    (folder / "local.toml").write_text('[cluster]\nkind = "local"\nworkers = 3\n')
+    monkeypatch.delenv("CNTK_CLUSTERS", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for closed in (folder, tmp_path / ".config"):
+        assert load_cluster(find_cluster("local")).workers == 3
+        closed.chmod(0)
+        with as_nobody():
+            assert load_cluster(find_cluster("local")) == ClusterConfig(kind="local")
+            with pytest.raises(
+                ConfigError, match=r"no cluster is called 'far': known are local, serial\. Put far\.toml"
+            ):
+                find_cluster("far")
+            with pytest.raises(ConfigError, match="there is no cluster file"):
+                find_cluster(str(folder / "local.toml"))
+        closed.chmod(0o755)
+
+
+@pytest.mark.usefixtures("no_home")
+def test_a_user_without_a_home_has_the_clusters_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen to fail where the home is asked for without a guard (RuntimeError)."""
+    monkeypatch.delenv("CNTK_CLUSTERS", raising=False)
+    with pytest.raises(RuntimeError):
+        Path.home()
+    assert load_cluster(find_cluster("serial")) == ClusterConfig(kind="serial")
+    message = r"known are local, serial\. Put far\.toml with a \[cluster\] table into a folder, and name it in \$CNTK"
+    with pytest.raises(ConfigError, match=message):
+        find_cluster("far")
+
+
+def test_a_name_that_no_file_can_have_is_no_cluster(folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no cluster is called 'a{300}'"):
+        find_cluster("a" * 300)
+    with pytest.raises(ConfigError, match="there is no cluster file"):
+        find_cluster(os.sep + "a" * 300)

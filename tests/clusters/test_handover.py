@@ -16,16 +16,25 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from support.problems import Recorder, Stopper, require_same_kernel, stop_at, toml, whole_matrix
+from support.problems import Recorder, Stopper, flip_bit, require_same_kernel, stop_at, toml, whole_matrix
 from support.processes import PATIENCE_SECONDS, receipts, wait_until
 from typer.testing import CliRunner
 
 from cntk_pipeline.cli.main import app
 from cntk_pipeline.clusters import CLUSTERS
 from cntk_pipeline.clusters.local.submitter import LocalSubmitter
+from cntk_pipeline.clusters.slurm.submitter import SlurmSubmitter
 from cntk_pipeline.clusters.submitter import Cause, Succession
 from cntk_pipeline.config import ClusterConfig, RunConfig, StoreConfig, parse_config
-from cntk_pipeline.errors import DataNotFound, Interrupted, PipelineError, RunLocked, RunNotFound, SubmissionFailed
+from cntk_pipeline.errors import (
+    ConfigError,
+    DataNotFound,
+    Interrupted,
+    PipelineError,
+    RunLocked,
+    RunNotFound,
+    SubmissionFailed,
+)
 from cntk_pipeline.kernels.cpu import CpuEngine
 from cntk_pipeline.rundir import lease
 from cntk_pipeline.rundir.directory import RunDirectory
@@ -130,6 +139,8 @@ def test_a_driver_drains_on_request_whoever_asks_and_is_resumed(tmp_path: Path) 
     run, _ = handover.submit(config, Recorder())
     with pytest.raises(SubmissionFailed, match=r"is running for .* already: .*cntk cancel"):
         handover.submit(config, Recorder())
+    with pytest.raises(SubmissionFailed, match=r"is running for .* already"):  # before it is locked to be read
+        handover.resubmit(run.path, Recorder(), verify=True)
     wait_until(lambda: receipts(run.path) >= 3, "three tiles")
     assert "finishes the tiles in flight" in handover.cancel(run.path)
     wait_until(lambda: read_ending(run) is not None, "the driver's end")
@@ -167,12 +178,30 @@ def test_a_driver_in_a_terminal_cannot_be_ended_from_elsewhere_and_that_is_said(
     assert "no driver works on it" in handover.cancel(run.path, now=True)
 
 
+def test_a_job_that_has_ended_is_not_said_to_be_ended_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen to fail where the state is not looked at: "was ended at once", while the driver in a terminal went on."""
+    run, asked = begun_run(tmp_path / "run"), tmp_path / "asked"
+    programs = {"squeue": "echo 'COMPLETED|n1|0:00|N/A|None'", "scancel": f"touch {asked}"}
+    lay_programs(tmp_path / "bin", programs)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    add_submission(run, "slurm", "4711")
+    with lease.hold(run.lease_path):  # as `cntk resume --cluster local` holds it
+        assert f"it is process {os.getpid()} on {socket.gethostname()}" in handover.cancel(run.path, now=True)
+    assert "no driver works on it" in handover.cancel(run.path, now=True)
+    assert not asked.exists()
+    lay_programs(tmp_path / "bin", {"squeue": "echo 'RUNNING|n1|9:00|N/A|None'"})
+    assert handover.cancel(run.path, now=True) == "slurm 4711 was ended at once"
+    assert asked.exists()
+
+
 def test_what_a_cluster_refuses_leaves_no_run_and_no_image_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Seen to fail where only run.json was taken back: the next run, of other images, computed those of the first."""
     config = workflow(tmp_path / "run", "slurm", memory_limit="1GiB")
-    monkeypatch.setenv("PATH", str(refusing_slurm(tmp_path / "bin")))
+    refuse = '[ "$1" = --version ] || { echo no such partition >&2; exit 1; }'  # as in tests/real/test_slurm.py
+    lay_programs(tmp_path / "bin", {"sbatch": refuse})
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     with pytest.raises(SubmissionFailed, match="sbatch refused: no such partition"):
         handover.submit(config, Recorder())
     with pytest.raises(RunNotFound):
@@ -184,12 +213,27 @@ def test_what_a_cluster_refuses_leaves_no_run_and_no_image_of_it(
     require_same_kernel(mine, its)
 
 
-def refusing_slurm(folder: Path) -> Path:
-    """Make an ``sbatch`` that refuses, as the real one does in tests/real/test_slurm.py."""
-    folder.mkdir()
-    (folder / "sbatch").write_text('#!/bin/sh\n[ "$1" = --version ] || { echo no such partition >&2; exit 1; }\n')
-    (folder / "sbatch").chmod(0o755)
-    return folder
+def test_a_place_that_the_script_cannot_name_leaves_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen to fail where only a refusal by SLURM itself takes the run back: a whole run directory was left."""
+    lay_programs(tmp_path / "bin", {"sbatch": "true"})
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    place = tmp_path / "a\N{NO-BREAK SPACE}b" / "run"
+    for checked in (True, False):
+        if not checked:
+            monkeypatch.setattr(SlurmSubmitter, "check_place", LocalSubmitter.check_place)  # the script refuses
+        with pytest.raises(ConfigError, match="the run directory must be one line of printable characters"):
+            handover.submit(workflow(place, "slurm", memory_limit="1GiB"), Recorder())
+        assert place.parent.exists() is not checked
+        with pytest.raises(RunNotFound):
+            RunDirectory(place)
+
+
+def lay_programs(folder: Path, programs: dict[str, str]) -> None:
+    """Write programs of the shell, by their names, into a folder."""
+    folder.mkdir(exist_ok=True)
+    for name, text in programs.items():
+        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+        (folder / name).chmod(0o755)
 
 
 def begun_run(path: Path) -> RunDirectory:
@@ -217,6 +261,42 @@ def followed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setitem(CLUSTERS, "serial", replace(CLUSTERS["serial"], submitter=Followed(cause)))
 
     return follow
+
+
+class Driving(LocalSubmitter):
+    """A cluster that runs its drivers itself, on this machine."""
+
+    drives_itself = True
+
+
+@pytest.mark.usefixtures("ended")
+@pytest.mark.parametrize("complete", [False, True])
+def test_a_run_that_is_handed_over_again_is_verified_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, complete: bool
+) -> None:
+    """Seen to fail where a run with results to come is not read: a resume that compares stored sums goes on with it."""
+    monkeypatch.setitem(CLUSTERS, "local", replace(CLUSTERS["local"], submitter=Driving()))
+    config = workflow(tmp_path / "run", "serial")
+    view, stop = stop_at(20)
+    if complete:
+        run = runs.start(config, view, threading.Event())
+    else:
+        with pytest.raises(Interrupted):
+            runs.start(config, view, stop)
+        run = RunDirectory(tmp_path / "run")
+    chunk = next(Path(run.path).glob("kernel.zarr/depth3-gap-ntk/train/c/*/*"))
+    content = chunk.read_bytes()
+    flip_bit(chunk)
+    said = CliRunner().invoke(app, ["resume", str(run.path), "--verify", "--cluster", "local"])
+    assert said.exit_code == 0, said.output
+    words = " ".join((said.output + said.stderr).split())
+    assert "was damaged on disk: moved to quarantine" in words
+    assert "submitted as local" in words
+    wait_until(lambda: handover.whereabouts(run).state == "gone", "the driver's end")
+    assert make_report(run).complete
+    assert chunk.read_bytes() == content
+    said = CliRunner().invoke(app, ["resume", str(run.path), "--verify", "--cluster", "local"])
+    assert "nothing is left to do" in " ".join((said.output + said.stderr).split())
 
 
 def test_a_job_that_begins_after_it_was_cancelled_computes_nothing(tmp_path: Path) -> None:

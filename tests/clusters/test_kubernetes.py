@@ -113,6 +113,7 @@ def test_a_bucket_and_a_claim_are_seen_by_all_pods() -> None:
         ({"image": None}, "needs cluster.image"),
         ({"workers": None}, "needs cluster.workers"),
         ({"memory_limit": "auto"}, r"memory_limit of a worker in bytes"),
+        ({"memory_limit": 0.5}, r"memory_limit of a worker in bytes \(\"4GiB\"\), got 0.5"),
         ({"minimum_workers": 3}, "must be at most cluster.workers"),
     ],
 )

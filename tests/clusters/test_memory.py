@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from support.problems import Recorder
 
-from cntk_pipeline.clusters import WorkerMemory
+from cntk_pipeline.clusters import CLUSTERS, WorkerMemory
 from cntk_pipeline.clusters.memory import PROCESS_BYTES, USABLE, TileNeed
-from cntk_pipeline.config import RunConfig
+from cntk_pipeline.config import ClusterConfig, RunConfig
 from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.solvers import SystemSize
 from cntk_pipeline.solvers.cholesky import factor_task_bytes
@@ -94,3 +94,12 @@ def test_iterations_beyond_the_workers_are_refused_before_anything_is_computed_w
     # Blocks of any size: a product reads tile by tile.
     config = small_config(solve={"solver": "cg", "rank": 3, "tile": 4800})
     assert make_report(runs.start(config, Recorder(), threading.Event())).complete
+
+
+@pytest.mark.parametrize("kind", ["local", "slurm", "kubernetes"])
+@pytest.mark.parametrize("limit", ["200MB", 200_000_000, 2e8])
+def test_bytes_are_bytes_with_and_without_a_unit(kind: str, limit: str | float) -> None:
+    """Seen to fail for numbers: kubernetes refused them, and local did not look whether tiles fit."""
+    memory = CLUSTERS[kind].memory(ClusterConfig(kind=kind, memory_limit=limit))
+    assert memory is not None
+    assert memory.bytes == 200_000_000

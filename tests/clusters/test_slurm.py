@@ -19,6 +19,7 @@ from cntk_pipeline.clusters.table import current_job
 from cntk_pipeline.config import RunConfig, load_cluster, parse_config
 from cntk_pipeline.errors import ConfigError, SubmissionFailed
 from cntk_pipeline.resources import BatchJob
+from cntk_pipeline.storage import LocalPath, open_path
 
 SUBMITTER = CLUSTERS["slurm"].submitter
 
@@ -168,6 +169,7 @@ def test_time_limits_are_read_as_slurm_reads_them(text: str, seconds: float) -> 
         ({"setup": ["a\nb"]}, "cluster.setup must be one line"),
         ({"memory_limit": 0.5}, r'must be bytes \("4GiB"\) or "auto", got 0.5'),
         ({"memory_limit": "much"}, "got 'much'"),
+        ({"python": "~nobody-of-this-name/python"}, "cluster.python: the home folder that ~ stands for is not known"),
     ],
 )
 def test_what_slurm_would_not_take_is_refused_before_it_is_asked(cluster: dict[str, Any], message: str) -> None:
@@ -226,6 +228,47 @@ def test_the_file_that_operators_edit_makes_a_job_as_it_is() -> None:
     shipped = load_cluster(Path(__file__).parent.parent.parent / "deploy/slurm/cluster.toml")
     text = script("/run", Path("/run/log"), config().model_copy(update={"cluster": shipped}), "")
     assert {"--ntasks=64", "--time=24:00:00", "--signal=B:TERM@300", "--requeue"} <= set(directives(text))
+
+
+def test_a_tilde_is_expanded_since_the_script_quotes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen to fail as it was given: bash looked for a program in a folder named "~", after the wait in the queue."""
+    monkeypatch.setenv("HOME", "/somebody")
+    text = script("/run", Path("/log"), config(python="~/venv/bin/python"), "")
+    assert "exec /somebody/venv/bin/python -P" in text
+
+
+def test_a_place_that_the_script_cannot_name_is_refused_before_a_run_is_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match=r"the run directory must be one line of printable characters, got .*a\\xa0b"):
+        SUBMITTER.check_place(LocalPath(tmp_path / "a\N{NO-BREAK SPACE}b"), config())
+    SUBMITTER.check_place(LocalPath(tmp_path / "a b"), config())
+    (tmp_path / "c\nd").mkdir()
+    monkeypatch.chdir(tmp_path / "c\nd")
+    with pytest.raises(ConfigError, match=r"the run directory must be"):
+        SUBMITTER.check_place(LocalPath("run"), config())
+    with pytest.raises(ConfigError, match=r"the current directory, which has the output of the job, must be"):
+        SUBMITTER.check_place(open_path("s3://bucket/run"), config())
+
+
+def test_slurm_is_asked_with_the_token_of_the_site_and_without_the_options_of_this_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen to fail where the token is left out with the options: sites without munge refuse the request."""
+    (tmp_path / "squeue").write_text(f"#!/bin/sh\n/usr/bin/env > {tmp_path}/given\n")
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for name in ("SLURM_JWT", "SLURM_CONF", "SLURM_JOB_ID", "SBATCH_PARTITION"):
+        monkeypatch.setenv(name, "x")
+    SUBMITTER.state(submission("slurm", "17"))
+    given = {line.partition("=")[0] for line in (tmp_path / "given").read_text().splitlines()}
+    assert {name for name in given if name.startswith(("SLURM", "SBATCH"))} == {"SLURM_JWT", "SLURM_CONF"}
+
+
+def test_the_job_has_as_much_memory_as_a_number_says() -> None:
+    memory = CLUSTERS["slurm"].memory(config(memory_limit=2**32).cluster)
+    assert memory is not None
+    assert memory.bytes == 2**32
 
 
 @pytest.mark.parametrize(("drain", "waited"), [(300, 240), (120, 60), (90, 45), (2, 1)])

@@ -95,6 +95,15 @@ def test_jobs_of_workers_need_to_know_how_many_and_how_large(
         pass
 
 
+@pytest.mark.usefixtures("no_home")
+def test_certificates_need_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen to fail where the home is asked for without a guard (RuntimeError)."""
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    config = ClusterConfig(kind="slurm", workers=1, memory_limit="1GiB")
+    with pytest.raises(ConfigError, match=r"no home .*set HOME"), CLUSTERS["slurm"].executor(config, lambda: None):
+        pass
+
+
 @pytest.mark.slow
 def test_ctrl_c_is_left_as_it_is_where_jobs_are_asked_for() -> None:
     # The import of dask-jobqueue makes it leave Python at once: tiles in flight would be lost.

@@ -1,18 +1,24 @@
 import asyncio
 import io
+import json
 import os
 import re
+import threading
 import time
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+from support.processes import wait_until
 
 from cntk_pipeline.clusters import CLUSTERS
 from cntk_pipeline.clusters.ssh.executor import shares
 from cntk_pipeline.clusters.ssh.host import Pulse
 from cntk_pipeline.clusters.ssh.login import Host
+from cntk_pipeline.clusters.ssh.messages import Announcement, Order
 from cntk_pipeline.clusters.ssh.options import SshOptions
+from cntk_pipeline.clusters.ssh.remote import Remote, Remotes
 from cntk_pipeline.clusters.table import cluster_of
 from cntk_pipeline.config import ClusterConfig, parse_config
 from cntk_pipeline.errors import ConfigError
@@ -87,6 +93,69 @@ def test_a_host_gives_up_a_driver_whose_link_ends() -> None:
     os.close(writer)
     with io.FileIO(reader) as heard:
         asyncio.run(asyncio.wait_for(Pulse(heard, 3600).stops(), 10))
+
+
+class Loopback(Host):
+    """A host on this machine, at a port of a server whose key is in no list."""
+
+    def connect(self) -> Any:
+        import asyncssh
+
+        return asyncssh.connect("127.0.0.1", self.port, known_hosts=None, username="me", client_keys=None)
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_bytes_that_are_no_text_do_not_end_a_host(stream: str) -> None:
+    """Seen to fail where they are read as UTF-8 alone: UnicodeDecodeError ended the connection, and so the workers."""
+    asyncssh = pytest.importorskip("asyncssh")
+    announcement = json.dumps({"address": "tls://host:1", "workers": 2}).encode()
+    ended = threading.Event()
+
+    class Open(asyncssh.SSHServer):  # type: ignore[name-defined, misc]
+        def begin_auth(self, username: str) -> bool:
+            return False
+
+    async def answer(process: Any) -> None:
+        await process.stdin.readline()
+        process.stdout.write(announcement + b"\n")
+        getattr(process, stream).write(b"caf\xe9\n")
+        process.stderr.write(b"and more\n")
+        await asyncio.to_thread(ended.wait, 30)
+        process.exit(3)
+
+    async def listen() -> Any:
+        key = asyncssh.generate_private_key("ssh-ed25519")
+        return await asyncssh.listen(
+            "127.0.0.1", 0, server_factory=Open, server_host_keys=[key], process_factory=answer, encoding=None
+        )
+
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    server = asyncio.run_coroutine_threadsafe(listen(), loop).result(30)
+    order = Order({}, (), "here", None, "127.0.0.1:0", "tls://host:2", 2, 1, "auto")
+    remote = Remote(Loopback("here", "here", None, server.get_port()), order)
+    remotes = Remotes("python")
+    try:
+        remotes.start_workers([remote], None)
+        wait_until(lambda: "and more" in remote.said, "the last line", remote.explain, 30)
+        assert (remote.problem, remote.announced) == ("", Announcement("tls://host:1", 2))
+        assert ("caf\N{REPLACEMENT CHARACTER}" in remote.said) is (stream == "stderr")
+        ended.set()
+        wait_until(lambda: bool(remote.problem), "the end", seconds=30)
+        assert remote.problem == "its process ended with status 3"
+    finally:
+        ended.set()
+        remotes.close()
+        loop.call_soon_threadsafe(server.close)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+
+
+def test_a_tilde_is_this_users_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen to fail as it was given: the command line of a host quotes it."""
+    monkeypatch.setenv("HOME", "/somebody")
+    assert SshOptions.of(ClusterConfig(kind="ssh", python="~/venv/bin/python")).python == "/somebody/venv/bin/python"
 
 
 def test_the_cluster_file_that_an_operator_edits_is_valid() -> None:

@@ -1,11 +1,12 @@
 """Runs in processes of their own, for tests that kill them: starting one, and what its directory says of it."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ import psutil
 
 from cntk_pipeline.config import RunConfig, parse_config
 from cntk_pipeline.rundir.directory import RunDirectory
+
+NOBODY = 65534
+"""Number of a user without rights."""
 
 WORKERS = 2
 PATIENCE_SECONDS = 240.0
@@ -32,6 +36,19 @@ if __name__ == "__main__":
     config = parse_config(json.load(open("workflow.json")), "test")
     runs.start(config, Recorder(), threading.Event())
 """
+
+
+@contextlib.contextmanager
+def as_nobody() -> Iterator[None]:
+    """Reach only the files that anybody may, for the length of a ``with`` block; root would reach all."""
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
 
 
 def workflow(path: Path, kind: str, sections: dict[str, Any] = KERNELS) -> RunConfig:

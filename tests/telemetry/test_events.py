@@ -138,6 +138,26 @@ def test_what_is_no_credential_stays(text: str) -> None:
     assert redact(text) == text
 
 
+@pytest.mark.parametrize(
+    ("value", "text", "said"),
+    [
+        ("test", "8 training and 4 test images", "8 training and 4 test images"),
+        ("minio", "cntk resume runs/minio", "cntk resume runs/minio"),
+        ("Pass1", "key Pass1: refused; see Pass12 and myPass1", "key ***: refused; see Pass12 and myPass1"),
+        ("a.b*", "a.b* axb", "*** axb"),
+        ("abcdefghijklmnop", "xabcdefghijklmnopx", "x***x"),
+        ("wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", "k=wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEYs", "k=***s"),
+        ("abc", "abc", "abc"),
+    ],
+)
+def test_a_short_key_of_a_trial_is_masked_as_a_word_and_no_common_word_is(
+    value: str, text: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen to fail where each value is masked wherever it occurs: "8 training and 4 *** images"."""
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", value)
+    assert redact(text) == said
+
+
 def test_a_run_logs_each_tile_and_each_stage(run_small: Run) -> None:
     run = run_small()
     lines = lines_of(run.path / "log")

@@ -135,7 +135,13 @@ def test_events_are_counted_and_the_latest_kept_in_the_order_of_time() -> None:
     assert [each["attempt"] for each in activity.latest] == list(range(21 - LATEST, 21))
 
 
-@pytest.mark.parametrize("damaged", [{}, {"time": "soon"}, {"event": 3}, {"worker": None}, {"time": None}])
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        *({}, {"time": "soon"}, {"event": 3}, {"worker": None}, {"time": None}),
+        *({"time": moment} for moment in (1e20, 10**400, -1, float("inf"), float("nan"))),
+    ],
+)
 def test_lines_that_are_no_events_are_left_out(damaged: dict[str, Any]) -> None:
     activity = Activity()
     activity.take([line(1, "retry") | damaged if damaged else {}])

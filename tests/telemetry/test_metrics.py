@@ -166,7 +166,10 @@ def test_a_driver_serves_its_own_metrics_where_it_is_told_to(small_config: Confi
     assert 'cntk_stage_tiles{stage="solve",state="left"} 0.0' in view.text
 
 
-@pytest.mark.parametrize("address", ["9464", "host", ":9464", "a:http", "127.0.0.1:²", "a:٣", "a:65536"])
+@pytest.mark.parametrize(
+    "address",
+    ["9464", "host", ":9464", "a:http", "127.0.0.1:²", "a:٣", "a:65536", "a..b:9464", ".a:1", f"{'a' * 64}:1"],
+)
 def test_an_address_that_is_none_is_refused(address: str) -> None:
     message = r'cluster.metrics: expected "HOST:PORT" \("127.0.0.1:9464"\) with a port of at most 65535, got'
     with pytest.raises(ConfigError, match=message), served(address):

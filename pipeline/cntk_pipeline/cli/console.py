@@ -1,9 +1,15 @@
 """The two outputs of a command, and text that is safe to print."""
 
+import os
+
 from rich import markup
 from rich.console import Console
 
 from cntk_pipeline.telemetry.redaction import redact
+
+for _name in ("COLUMNS", "LINES"):
+    if not os.environ.get(_name, "80").strip("0"):  # a size that is not known; Rich would print nothing
+        del os.environ[_name]
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)

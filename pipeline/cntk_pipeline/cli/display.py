@@ -13,7 +13,7 @@ from cntk_pipeline.cli.console import err, escape, out
 from cntk_pipeline.inference import RESULTS, Shown, show_choices
 from cntk_pipeline.solvers import score_columns, score_texts
 from cntk_pipeline.telemetry.pace import Pace
-from cntk_pipeline.units import bytes_text, count_text, seconds_text
+from cntk_pipeline.units import bytes_text, count_text, seconds_text, shell_word
 
 if TYPE_CHECKING:  # a display of a state needs neither the driver nor a plan
     from rich.console import RenderableType
@@ -347,7 +347,7 @@ def state_lines(report: "RunReport", awaited: bool = False) -> list[str]:
     elif report.complete:
         lines.append("complete: every tile and every result is there")
     elif not awaited:
-        lines.append(f"incomplete: cntk resume {report.path}")
+        lines.append(f"incomplete: cntk resume {shell_word(report.path)}")
     return lines
 
 

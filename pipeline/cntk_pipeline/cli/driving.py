@@ -14,6 +14,7 @@ from cntk_pipeline.config.cluster_files import find_cluster
 from cntk_pipeline.errors import ConfigError, Interrupted
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.storage import StorePath
+from cntk_pipeline.units import shell_word
 from cntk_pipeline.workflow.report import make_report, read_contents
 
 
@@ -59,7 +60,7 @@ def run_shown(
         try:
             run = action(view, stop)
         except Interrupted as error:
-            raise Interrupted(f"{error}. Go on with: cntk resume {path}") from None
+            raise Interrupted(f"{error}. Go on with: cntk resume {shell_word(path)}") from None
     report, contents = make_report(run), read_contents(run)
     show_results(report)
     if contents is not None and contents.warnings:
@@ -67,12 +68,12 @@ def run_shown(
         show_contents((), contents.warnings)
     show_inferred(report, SCREEN_ROWS)
     out.print(f"\nthe run lies in [bold]{escape(report.path)}[/] ({time.monotonic() - began:.1f} s)")
-    out.print(f"look at it with: cntk inspect {escape(report.path)}")
-    out.print(f"see its figures with: cntk report {escape(report.path)}")
+    out.print(f"look at it with: cntk inspect {escape(shell_word(report.path))}")
+    out.print(f"see its figures with: cntk report {escape(shell_word(report.path))}")
 
 
 def say_how_to_follow(run: RunDirectory) -> None:
     """Say how to follow a run whose driver works elsewhere."""
-    out.print(f"watch it with: cntk status --watch {escape(str(run.path))}")
-    where = f"cntk status {escape(str(run.path))}"
+    out.print(f"watch it with: cntk status --watch {escape(shell_word(run.path))}")
+    where = f"cntk status {escape(shell_word(run.path))}"
     out.print(f"the address of its dashboard, as soon as it has its workers: {where}")

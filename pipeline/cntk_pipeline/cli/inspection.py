@@ -17,6 +17,7 @@ from cntk_pipeline.cli.display import (
     state_lines,
 )
 from cntk_pipeline.solvers.scores import main_score
+from cntk_pipeline.units import python_text
 
 if TYPE_CHECKING:
     from cntk_pipeline.datasets import Contents
@@ -110,7 +111,7 @@ def _further(report: "RunReport") -> list[str]:
 def _places(report: "RunReport") -> list[str]:
     return [
         "kernel.zarr has the kernels, solve/ the results, log/ the events",
-        f'in Python: cntk_pipeline.open_run("{report.path}")',
+        f"in Python: cntk_pipeline.open_run({python_text(report.path)})",
         "everything, stage by stage: cntk inspect --all",
     ]
 

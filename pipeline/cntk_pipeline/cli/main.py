@@ -41,6 +41,7 @@ from cntk_pipeline.errors import (
     RunNotFound,
     WorkersLost,
 )
+from cntk_pipeline.units import shell_word
 
 COMPLETE, FAILED, INCOMPLETE = 0, 1, 3
 
@@ -107,7 +108,7 @@ def init(
     made = starter.make_starter(data, read_overrides(overrides or [], "data"))
     starter.write_starter(made, path)
     show_contents(made.contents.lines, [*made.notes, *made.contents.warnings])
-    out.print(f"written: [bold]{escape(str(path))}[/]; forecast it with: cntk plan {escape(str(path))}")
+    out.print(f"written: [bold]{escape(str(path))}[/]; forecast it with: cntk plan {escape(shell_word(path))}")
 
 
 @app.command()
@@ -199,7 +200,7 @@ def submit(
 def resume(directory: RunPath, cluster: Cluster = None, trust: Trust = False, verify: Verify = False) -> None:
     """Go on with a run, as it was last run or on another cluster.
 
-    A run that was submitted is submitted again.
+    A run that was submitted to slurm, ssh or kubernetes is submitted again; others go on in this terminal.
     """
     with importing():
         from cntk_pipeline.cli.display import RunView
@@ -216,8 +217,7 @@ def resume(directory: RunPath, cluster: Cluster = None, trust: Trust = False, ve
     # A batch system runs its driver itself; without --cluster only if the run was submitted before.
     if handover.drives_itself(table) and (chosen is not None or submissions(run)):
         with RunView() as view:
-            done = runs.is_done(run, view, verify=verify)
-            submission = None if done else handover.resubmit(directory, view, chosen, trust=trust)
+            submission = handover.resubmit(directory, view, chosen, trust=trust, verify=verify)
         if submission is not None:
             out.print(f"submitted as {escape(str(submission))}")
             say_how_to_follow(run)
@@ -270,7 +270,7 @@ def cancel(
     if make_report(RunDirectory(directory)).complete:
         out.print("it is complete")
     else:
-        out.print(f"go on with: cntk resume {escape(str(directory))}")
+        out.print(f"go on with: cntk resume {escape(shell_word(directory))}")
 
 
 @app.command()
@@ -353,9 +353,12 @@ def list_runs(
 
     found = listing.list_runs(folder)
     if as_json:
-        _print_json([run.to_json() for run in found])
+        _print_json([run.to_json() for run in found.runs])
     else:
-        show_runs(folder, found)
+        show_runs(folder, found.runs)
+    if found.closed:
+        more = "" if len(found.closed) == 1 else f" and {len(found.closed) - 1} more"
+        err.print(f"left out, since you may not read it: {escape(found.closed[0])}{more}")
 
 
 @app.command()
@@ -374,7 +377,7 @@ def verify(directory: RunPath) -> None:
     rest = f", {found.missing:,} are still to be computed" if found.missing else ""
     out.print(f"{found.whole:,} tiles are whole, {len(found.bad):,} are bad{rest}")
     if found.needs_resume:
-        out.print(f"make it whole again: cntk resume {escape(str(directory))}")
+        out.print(f"make it whole again: cntk resume {escape(shell_word(directory))}")
         raise typer.Exit(INCOMPLETE)
 
 

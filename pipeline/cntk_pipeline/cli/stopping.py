@@ -31,7 +31,10 @@ AGAIN_SECONDS = 20.0
 
 POLL_SECONDS = 1.0
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (
+    *(signal.SIGINT, signal.SIGTERM),
+    *([] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [signal.SIGHUP]),  # nohup has it ignored
+)
 
 
 @contextlib.contextmanager

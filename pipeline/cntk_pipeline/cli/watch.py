@@ -18,6 +18,7 @@ from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.telemetry.activity import Activity
 from cntk_pipeline.telemetry.log_tail import LogTail
 from cntk_pipeline.telemetry.pace import Pace, Range, rate_text
+from cntk_pipeline.units import shell_word
 from cntk_pipeline.workflow.report import RunReport, StageReport, make_report
 from cntk_pipeline.workflow.whereabouts import Whereabouts, whereabouts
 
@@ -218,7 +219,7 @@ def _facts(look: Look) -> list[tuple[str, str]]:
         facts.append(("dashboard", dashboard))
     facts += [("", line) for line in _about(report, look.where, timed=True)]
     if not report.complete and not report.driver and not look.where.awaited:
-        facts.append(("go on with", f"cntk resume {report.path}"))
+        facts.append(("go on with", f"cntk resume {shell_word(report.path)}"))
     return facts
 
 

@@ -19,6 +19,7 @@ from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.growth import Growth
 from cntk_pipeline.rundir.signature import find_key, is_signed, key_path, sign
 from cntk_pipeline.storage import open_path
+from cntk_pipeline.units import shell_word
 
 _HARMLESS = {"kind", "workers", "minimum_workers", "threads_per_worker", "gpus_per_node", "memory_limit"}
 """Keys for the amount of computing at once: with kinds that compute here, they are followed from any writer."""
@@ -180,8 +181,8 @@ def _refusal_of_code(run: RunDirectory, code: UserCode, told: str | None) -> str
         why = f"{run.path} is computed by code beside this package, and {record} is not signed by you"
     return (
         f"{why}{f' ({problem})' if problem else ''}; {_deed_of(code)[0]}.\nAllow it with the workflow itself (cntk run "
-        f"FILE --store {run.path}), or, if you know who wrote the run, with --trust (in Python, open_run(path, "
-        "trust=True)). docs/security.md says more"
+        f"FILE --store {shell_word(run.path)}), or, if you know who wrote the run, with --trust (in Python, "
+        "open_run(path, trust=True)). docs/security.md says more"
     )
 
 
@@ -192,7 +193,7 @@ def _refusal(run: RunDirectory, cluster: ClusterConfig, source: str | None, told
     else:
         why = f"{record} is not signed by you, so it is not followed in where to compute"
     first, *rest = describe(cluster, source)
-    resume = f"cntk resume {run.path}"
+    resume = f"cntk resume {shell_word(run.path)}"
     lines = [
         f"{why}{f' ({problem})' if problem else ''}; {first}",
         *rest,

@@ -3,7 +3,7 @@
 An unknown key is an error that names the nearest known one; every value is checked before anything runs.
 """
 
-from cntk_pipeline.config.cluster import ClusterConfig, parse_bytes
+from cntk_pipeline.config.cluster import ClusterConfig, memory_limit_bytes, parse_bytes
 from cntk_pipeline.config.listening import read_address, read_listener
 from cntk_pipeline.config.problem import (
     DEFAULT_ENGINE,
@@ -44,6 +44,7 @@ __all__ = [
     "load_cluster",
     "load_config",
     "make_config",
+    "memory_limit_bytes",
     "parse_bytes",
     "parse_config",
     "read_address",

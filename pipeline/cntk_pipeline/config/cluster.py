@@ -59,6 +59,13 @@ def read_memory_limit(value: str | float) -> str | float:
     )
 
 
+def memory_limit_bytes(limit: str | float) -> int | None:
+    """Return the memory of a worker, as `read_memory_limit` takes it, in bytes; None where it is a share or "auto"."""
+    if limit == "auto" or (not isinstance(limit, str) and limit <= 1):
+        return None
+    return parse_bytes(limit)
+
+
 def _read_metrics(text: str) -> str:
     read_listener(text)
     return text

@@ -24,18 +24,34 @@ def find_cluster(name: str) -> Path:
     """
     if name.endswith(".toml") or os.sep in name:
         path = Path(_expanded(name))
-        if not path.is_file():
+        if not _is_file(path):
             raise ConfigError(f"there is no cluster file {path}: write one with a [cluster] table, see deploy/")
         return path
     folder = cluster_folder()
-    found = [path for path in (folder / f"{name}.toml", _OURS / f"{name}.toml") if path.is_file()]
+    folders = [_OURS] if folder is None else [folder, _OURS]
+    found = [path for path in (each / f"{name}.toml" for each in folders) if _is_file(path)]
     if not found:
-        known = ", ".join(sorted({file.stem for each in (folder, _OURS) for file in each.glob("*.toml")}))
+        known = ", ".join(sorted({stem for each in folders for stem in _stems(each)}))
+        place = "a folder" if folder is None else str(folder)
+        other = "it" if folder is None else "another folder"
         raise ConfigError(
-            f"no cluster is called {name!r}: known are {known}. Put {name}.toml with a [cluster] table into {folder}, "
-            f"or name another folder in ${FOLDERS_VARIABLE}"
+            f"no cluster is called {name!r}: known are {known}. Put {name}.toml with a [cluster] table into {place}, "
+            f"{'and' if folder is None else 'or'} name {other} in ${FOLDERS_VARIABLE}"
         )
     return found[0]
+
+
+def _is_file(path: Path) -> bool:
+    """Tell whether there is a file that this user can see: a home of another user may be closed."""
+    return os.path.isfile(path)  # unlike a path's own method, it raises nothing
+
+
+def _stems(folder: Path) -> list[str]:
+    """List the names of the cluster files in a folder; none where it may not be read."""
+    try:
+        return [name.removesuffix(".toml") for name in os.listdir(folder) if name.endswith(".toml")]
+    except OSError:
+        return []
 
 
 def _expanded(text: str) -> str:
@@ -45,7 +61,12 @@ def _expanded(text: str) -> str:
         raise ConfigError(f"cluster file {text!r}: {error}") from None
 
 
-def cluster_folder() -> Path:
-    """Return the folder of cluster files."""
+def cluster_folder() -> Path | None:
+    """Return the folder of cluster files; None where none is named and this user has no home."""
     given = os.environ.get(FOLDERS_VARIABLE)
-    return Path(_expanded(given)) if given else Path.home() / ".config" / "cntk" / "clusters"
+    if given:
+        return Path(_expanded(given))
+    try:
+        return Path.home() / ".config" / "cntk" / "clusters"
+    except RuntimeError:
+        return None

@@ -37,6 +37,13 @@ def read_listener(text: str) -> tuple[str, int]:
         If it is invalid; neither the machine nor the network is asked.
     """
     found = _LISTENER.fullmatch(text)
-    if found is None or int(found["port"]) > 65535:
+    if found is None or int(found["port"]) > 65535 or not _is_name(found["host"]):
         raise ValueError(f'expected "HOST:PORT" ("127.0.0.1:9464") with a port of at most 65535, got {text!r}')
     return found["host"].strip("[]"), int(found["port"])
+
+
+def _is_name(host: str) -> bool:
+    """Tell whether a host can be asked for: the network's names have no empty part, nor one of more than 63 letters."""
+    if host.startswith("["):
+        return True
+    return all(0 < len(part) < 64 for part in host.removesuffix(".").split("."))

@@ -41,7 +41,7 @@ def expand_place(text: str) -> str:
         If it is empty, invalid for a file system, or below an unknown home folder.
     """
     if not text:
-        raise ValueError("expected the name of a file or folder, got an empty one")
+        raise ValueError("expected the name of a file or folder")
     if "\0" in text:
         raise ValueError("a name of a file or folder holds no NUL")
     try:

@@ -14,6 +14,7 @@ from cntk_pipeline.driver.phases import View
 from cntk_pipeline.errors import ConfigError, Interrupted
 from cntk_pipeline.interactive.arrays import stored
 from cntk_pipeline.opened import OpenRun, open_run
+from cntk_pipeline.units import shell_word
 from cntk_pipeline.workflow import run as runs
 
 
@@ -90,7 +91,8 @@ def _run(config: RunConfig, view: View) -> OpenRun:
         try:
             return open_run(runs.start(config, view, stop).path)
         except Interrupted as error:
-            raise Interrupted(f"{error}. The same call goes on, or: cntk resume {runs.run_path(config)}") from None
+            resume = f"cntk resume {shell_word(runs.run_path(config))}"
+            raise Interrupted(f"{error}. The same call goes on, or: {resume}") from None
 
 
 def _key(name: str) -> str:

@@ -9,6 +9,7 @@ from cntk_pipeline.layers import spelling
 from cntk_pipeline.regression.arguments import is_number
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.solvers import System, open_system
+from cntk_pipeline.units import shell_word
 from cntk_pipeline.workflow.report import make_report
 from cntk_pipeline.workflow.wanted import find_wanted
 
@@ -78,10 +79,7 @@ def find_system(run: RunDirectory, readout: str, ridge: float | None) -> System:
     wanted = [_opened(run, system) for system in wanted]
     if ridge is None:
         if not wanted:
-            raise NotComputed(
-                f"{run.path}: the ridge of {readout} is not chosen yet; `cntk status {run.path}` says how far it is, "
-                f"`cntk resume {run.path}` goes on"
-            )
+            raise NotComputed(f"{run.path}: the ridge of {readout} is not chosen yet; {_how_far(run)}")
         if len(wanted) > 1:
             raise ConfigError(f"{readout} has several ridges, give one of them: {_ridges(wanted)}")
         return wanted[0]
@@ -120,9 +118,7 @@ def find_best(run: RunDirectory) -> System:
     if report.best is None:
         solved = any(each.relative_residual is not None for each in report.solves)
         lacking = f"{report.choose_by} of all systems is not computed yet" if solved else "no system is solved yet"
-        raise NotComputed(
-            f"{run.path}: {lacking}; `cntk status {run.path}` says how far it is, `cntk resume {run.path}` goes on"
-        )
+        raise NotComputed(f"{run.path}: {lacking}; {_how_far(run)}")
     return open_system(run, report.best.name)
 
 
@@ -142,3 +138,8 @@ def _earlier(run: RunDirectory, readout: str, wanted: set[str]) -> list[System]:
 
 def _ridges(systems: Sequence[System]) -> str:
     return ", ".join(f"{system.ridge:g} ({system.ridge_mode})" for system in systems)
+
+
+def _how_far(run: RunDirectory) -> str:
+    word = shell_word(run.path)
+    return f"`cntk status {word}` says how far it is, `cntk resume {word}` goes on"

@@ -16,6 +16,7 @@ from cntk_pipeline.solvers import kept_tiles_of
 from cntk_pipeline.storage import open_path
 from cntk_pipeline.storage.tiled_array import CRC_BYTES, GROUP_RECORD, Array, ArraySpec, Group, TiledArray
 from cntk_pipeline.tiling import Cut
+from cntk_pipeline.units import shell_word
 
 ROW = "_row"
 """The end of the name of an axis that has the same samples as the axis behind it: only lower tiles are stored then."""
@@ -155,8 +156,9 @@ def next_step(run: RunDirectory) -> str:
     """Say what to do where a part of a run is not computed yet."""
     driver = lease.holder(run.lease_path)
     if driver is not None:
-        return f"The driver {driver} is at work: ask again later, or watch it with `cntk status --watch {run.path}`"
-    return f"No driver is at work: `cntk resume {run.path}` goes on"
+        watch = f"cntk status --watch {shell_word(run.path)}"
+        return f"The driver {driver} is at work: ask again later, or watch it with `{watch}`"
+    return f"No driver is at work: `cntk resume {shell_word(run.path)}` goes on"
 
 
 def read_whole(run: RunDirectory, stored: Stored, what: str) -> Array:
@@ -173,4 +175,4 @@ def read_whole(run: RunDirectory, stored: Stored, what: str) -> Array:
         require_whole(run, stored, what)
         return np.asarray(stored.lazy().compute(scheduler="threads"))
     except CorruptTile as error:
-        raise CorruptTile(f"{error}. `cntk resume --verify {run.path}` computes it again") from None
+        raise CorruptTile(f"{error}. `cntk resume --verify {shell_word(run.path)}` computes it again") from None

@@ -16,7 +16,7 @@ from cntk_pipeline.pages.templates import render
 from cntk_pipeline.plots.base import counted, plain
 from cntk_pipeline.plots.scores import score_name, score_text
 from cntk_pipeline.solvers.scores import main_score
-from cntk_pipeline.units import bytes_text, seconds_text
+from cntk_pipeline.units import bytes_text, seconds_text, shell_word
 from cntk_pipeline.workflow.report import RunReport, make_report
 
 
@@ -38,6 +38,7 @@ def make_report_page(run: OpenRun) -> Page:
         "report.html",
         title=name,
         path=path,
+        word=shell_word(path),
         state=state,
         complete=report.complete,
         sentence=sentence,

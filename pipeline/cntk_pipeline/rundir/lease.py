@@ -27,6 +27,7 @@ from cntk_pipeline.models import STRICT, Count
 from cntk_pipeline.resources import BatchJob
 from cntk_pipeline.storage import StorePath
 from cntk_pipeline.storage.records import Record, numbers
+from cntk_pipeline.units import shell_word
 
 RENEW_SECONDS, PATIENCE_SECONDS = 1.0, 8.0
 
@@ -204,7 +205,7 @@ def _renew(
                     lease.reason = StoreError(
                         error.errno,
                         f"the run directory {folder.parent} cannot be written any more: {why}. Every finished tile is "
-                        f"kept: bring it back, then `cntk resume {folder.parent}`",
+                        f"kept: bring it back, then `cntk resume {shell_word(folder.parent)}`",
                     )
         if lease.reason is not None:
             lease.lost.set()

@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import itertools
-import json
 import os
 import re
 import shutil
@@ -19,6 +18,7 @@ from cntk_pipeline.errors import ForeignFile, StoreError
 from cntk_pipeline.storage.base import Appender, Buffer, Listed, StorePath
 from cntk_pipeline.storage.lacking import NO_LINK, give_name, keep_names, map_file
 from cntk_pipeline.storage.retries import explained, patient, patiently
+from cntk_pipeline.units import python_text
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -263,7 +263,7 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
         return str(self)
 
     def zarr_expression(self) -> str:
-        return json.dumps(str(self), ensure_ascii=False)  # JSON escapes by pairs of surrogates are not Python's
+        return python_text(self)
 
     @patient
     def _status(self) -> os.stat_result | None:

@@ -6,7 +6,6 @@ versions in different ways, some not at all. Obstore repeats requests after tran
 """
 
 import contextlib
-import json
 import os
 import re
 import threading
@@ -18,6 +17,7 @@ import numpy as np
 
 from cntk_pipeline.errors import ConfigError, ForeignFile, PipelineError, StoreError, StoreUnavailable
 from cntk_pipeline.storage.base import Appender, Buffer, Listed, StorePath
+from cntk_pipeline.units import python_text
 
 SEGMENT_BYTES = 256 * 2**10
 """A log is an object that each `append` writes anew; at this size another one is begun."""
@@ -239,7 +239,7 @@ class ObjectPath(StorePath):
         return ObjectStore(_open_bucket(self.bucket, self.key), read_only=True)
 
     def zarr_expression(self) -> str:
-        store = f"obstore.store.S3Store({json.dumps(self.bucket)}, prefix={json.dumps(self.key)})"
+        store = f"obstore.store.S3Store({python_text(self.bucket)}, prefix={python_text(self.key)})"
         return f"zarr.storage.ObjectStore({store}, read_only=True)"
 
     def _copy_to(self, target: StorePath, *, overwrite: bool) -> None:

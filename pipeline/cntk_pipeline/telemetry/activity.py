@@ -15,6 +15,9 @@ TILE_EVENTS = ("began", "finished", "failed")
 LATEST = 5
 """Latest events that are kept."""
 
+LAST_MOMENT = 2.0**33
+"""Seconds since 1970 that no log reaches; a calendar does not know all later times."""
+
 _Tile = tuple[str, int, int]
 
 
@@ -34,10 +37,12 @@ class Activity:
         self._heard: dict[str, float] = {}
 
     def take(self, lines: Iterable[Line]) -> None:
-        """Take new lines in; lines without a time, an event and a process are left out."""
+        """Take new lines in; lines without a valid time, an event and a process are left out."""
         for line in lines:
             moment, event, process = line.get("time"), line.get("event"), line.get("worker")
-            if isinstance(moment, float | int) and isinstance(event, str) and isinstance(process, str):
+            if not isinstance(moment, float | int) or not 0 <= moment < LAST_MOMENT:  # NaN is none either
+                continue
+            if isinstance(event, str) and isinstance(process, str):
                 self._take(float(moment), event, process, line)
 
     def _take(self, moment: float, event: str, process: str, line: Line) -> None:

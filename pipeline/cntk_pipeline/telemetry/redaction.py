@@ -9,6 +9,9 @@ _SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_K
 
 _NAME = r"(?:aws[_-]?)?(?:secret[_-]?access[_-]?key|access[_-]?key[_-]?id|session[_-]?token|security[_-]?token)"
 
+KEY_CHARACTERS = 16
+"""Fewest characters of a key of AWS; a shorter value of its variables is of a server for trials."""
+
 _PATTERNS = (
     # scheme://user:password@host, or a token in place of both
     (re.compile(r"(?<=://)[^/\s@'\"]+(?=@)"), MASK),
@@ -31,9 +34,16 @@ def redact(text: str) -> str:
     'cannot reach https://***@host/bucket with ***'
     """
     for variable in _SECRET_VARIABLES:
-        value = os.environ.get(variable, "")
-        if len(value) >= 4:  # shorter values are no credentials, and would occur in words
-            text = text.replace(value, MASK)
+        text = _without(os.environ.get(variable, ""), text)
     for pattern, replacement in _PATTERNS:
         text = pattern.sub(replacement, text)
     return text
+
+
+def _without(value: str, text: str) -> str:
+    """Mask a value of a variable; a short one may also be a common word ("test", "minio"), and is part of others."""
+    if len(value) >= KEY_CHARACTERS:
+        return text.replace(value, MASK)
+    if len(value) < 4 or re.fullmatch("[a-z]+", value):
+        return text
+    return re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", MASK, text)

@@ -10,6 +10,7 @@ from cntk_pipeline.clusters.trust import Trusted, read_trusted, warnings
 from cntk_pipeline.config import ClusterConfig, RunConfig
 from cntk_pipeline.driver.phases import View
 from cntk_pipeline.errors import (
+    ConfigError,
     Interrupted,
     NotTrusted,
     PipelineError,
@@ -32,6 +33,7 @@ from cntk_pipeline.rundir.submissions import (
 from cntk_pipeline.storage import StorePath
 from cntk_pipeline.storage.durable import store_explained
 from cntk_pipeline.telemetry.redaction import redact
+from cntk_pipeline.units import shell_word
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.load import Loaded
 from cntk_pipeline.workflow.whereabouts import submitter_of, whereabouts
@@ -51,8 +53,10 @@ def submit(config: RunConfig, view: View, loaded: Loaded | None = None) -> tuple
     SubmissionFailed
         If a driver of this run already works or waits, or the cluster refuses this one; the begun run directory is
         taken back.
-    SpecificationMismatch, RunLocked, ConfigError
+    SpecificationMismatch, RunLocked
         As in `workflow.run.begin_elsewhere`; then nothing was handed over.
+    ConfigError
+        As there, or if the cluster cannot take a value; the begun run directory is taken back.
     """
     cluster, path = cluster_of(config.cluster), runs.run_path(config)
     submitter = cluster.submitter
@@ -63,15 +67,29 @@ def submit(config: RunConfig, view: View, loaded: Loaded | None = None) -> tuple
     run, trusted = runs.begin_elsewhere(config, view, cluster.memory(config.cluster), loaded)
     try:
         return run, _hand_over(run, submitter, trusted)
-    except SubmissionFailed:
+    except (SubmissionFailed, ConfigError):
         run.retract()
         raise
 
 
 def resubmit(
-    path: str | StorePath, view: View, cluster: ClusterConfig | None = None, *, trust: bool = False
-) -> Submission:
+    path: str | StorePath,
+    view: View,
+    cluster: ClusterConfig | None = None,
+    *,
+    trust: bool = False,
+    verify: bool = False,
+) -> Submission | None:
     """Hand a driver of a run that was begun before to the cluster it was run on last, or to another one.
+
+    Parameters
+    ----------
+    path, view, cluster, trust : as in `workflow.run.resume`.
+    verify : read every finished chunk here and compare its checksums first; the driver computes bad tiles again.
+
+    Returns
+    -------
+    submission : None where nothing is left to do.
 
     Raises
     ------
@@ -79,6 +97,10 @@ def resubmit(
         As in `submit` and `workflow.run.resume`.
     """
     run = RunDirectory(path)
+    if verify:
+        _require_no_other(run)  # one that begins meanwhile would find the run locked
+    if runs.is_done(run, view, verify=verify):
+        return None
     trusted = read_trusted(run, cluster=cluster, trust=trust)
     for line in trusted.shown:
         view.say(line)
@@ -106,7 +128,8 @@ def cancel(path: str | StorePath, *, now: bool = False) -> str:
     found = whereabouts(run)
     job = found.submission
     submitter = None if job is None else submitter_of(job)
-    if job is not None and job.is_mine and (found.awaited or now) and submitter is not None:
+    can_be_ended = found.awaited or (now and found.state != "gone")
+    if job is not None and job.is_mine and can_be_ended and submitter is not None:
         withdrawn = submitter.withdraw(job, now=now)
         if withdrawn and (now or found.state == "queued"):
             return f"{job} was ended at once" if now else f"{job} had not begun: it is out of the queue"
@@ -217,7 +240,7 @@ def _require_no_other(run: RunDirectory) -> None:
     if found.awaited:
         raise SubmissionFailed(
             f"{found.submission} is {found.state} for {run.path} already: look at it with `cntk status`, "
-            f"end it with `cntk cancel {run.path}`"
+            f"end it with `cntk cancel {shell_word(run.path)}`"
         )
 
 

@@ -1,11 +1,12 @@
 """The runs below a folder, each in a few words: read from small records alone, so that hundreds take a moment."""
 
+import errno
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Literal
 
 from cntk_pipeline.config import RunConfig
-from cntk_pipeline.errors import PipelineError, RunNotFound
+from cntk_pipeline.errors import PipelineError, RunNotFound, StoreError
 from cntk_pipeline.inference import asked_of
 from cntk_pipeline.models import Json
 from cntk_pipeline.rundir import lease
@@ -48,34 +49,60 @@ class ListedRun:
         return asdict(self)
 
 
-def list_runs(folder: str) -> list[ListedRun]:
-    """Describe the runs below a folder, in the order of their names.
+@dataclass(frozen=True)
+class Listing:
+    """The runs below a folder.
+
+    Attributes
+    ----------
+    runs : in the order of their names.
+    closed : folders that this user may not read, such as those of others; no run in them is listed.
+    """
+
+    runs: tuple[ListedRun, ...]
+    closed: tuple[str, ...]
+
+
+def list_runs(folder: str) -> Listing:
+    """Describe the runs below a folder, which may be a link.
 
     Raises
     ------
     RunNotFound
         If there is no folder.
+    StoreError
+        If this folder itself cannot be read.
     """
     place = open_path(folder)
-    if not place.exists():
+    if not (place.is_dir() if isinstance(place, LocalPath) else place.exists()):
         raise RunNotFound(f"there is no folder {folder}: give the folder that holds your run directories")
-    return [_describe(path) for path in _find(place, DEEPEST)]
+    closed: list[str] = []
+    runs = tuple(_describe(path) for path in _find(place, DEEPEST, closed))
+    return Listing(runs, tuple(closed))
 
 
-def _find(folder: StorePath, levels: int) -> Iterator[StorePath]:
-    if isinstance(folder, LocalPath) and (folder.is_symlink() or not folder.is_dir()):
-        return  # a link may lead to where the search has been
+def _find(folder: StorePath, levels: int, closed: list[str]) -> Iterator[StorePath]:
+    """Find the run directories in a folder and below; folders that may not be read are added to ``closed``."""
     if (folder / "run.json").is_file():
         yield folder
     elif levels:
         for child in folder.children():
-            if not child.name.startswith("."):
-                yield from _find(child, levels - 1)
+            # A link may lead to where the search has been.
+            is_other = isinstance(child, LocalPath) and (child.is_symlink() or not child.is_dir())
+            if is_other or child.name.startswith("."):
+                continue
+            try:
+                yield from _find(child, levels - 1, closed)
+            except StoreError as error:
+                if error.errno not in (errno.EACCES, errno.EPERM):
+                    raise
+                closed.append(str(child))
 
 
 def _describe(path: StorePath) -> ListedRun:
-    size = sum(file.bytes for file in path.listing().values())
+    size = 0
     try:
+        size = sum(file.bytes for file in path.listing().values())
         run = RunDirectory(path)
         state, accuracy, r2 = _results(run)
         return ListedRun(str(path), state, len(run.specification.readouts), accuracy, r2, size, run.provenance.created)

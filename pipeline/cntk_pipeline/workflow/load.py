@@ -30,6 +30,7 @@ from cntk_pipeline.solvers import centres_of, options_of
 from cntk_pipeline.storage import StorePath
 from cntk_pipeline.storage.tiled_array import Array
 from cntk_pipeline.tiling import MOST_TILES, choose_tile, clip_tile, count_tiles
+from cntk_pipeline.units import shell_word
 
 SAMPLE = 32
 """Training images that an engine is checked and measured on; of graphs all are looked at."""
@@ -383,7 +384,7 @@ def mend_inputs(run: RunDirectory, config: RunConfig) -> list[StorePath]:
         return []
     more = f" and {len(damaged) - 1:,} more chunks of the data set are" if len(damaged) > 1 else " is"
     what = f"{damaged[0]}{more} gone or damaged"
-    remedy = f"Restore {run.inputs_path} from a copy, then `cntk resume {run.path}`"
+    remedy = f"Restore {run.inputs_path} from a copy, then `cntk resume {shell_word(run.path)}`"
     try:
         loaded = load_data(config)
     except PipelineError as error:

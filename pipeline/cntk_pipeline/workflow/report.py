@@ -24,6 +24,7 @@ from cntk_pipeline.solvers import METRICS, RidgeChoice, kept_tiles_of, read_choi
 from cntk_pipeline.solvers.scores import main_score
 from cntk_pipeline.tasks import Receipt, Stage, Task
 from cntk_pipeline.telemetry.driver_log import find_executor
+from cntk_pipeline.units import python_text
 from cntk_pipeline.workflow.predictions import PredictionReport, report_predictions
 from cntk_pipeline.workflow.wanted import KERNEL, Wanted, WantedSolve, WantedStage, find_wanted
 
@@ -421,7 +422,7 @@ def _openers(run: RunDirectory, solved: Sequence[str]) -> tuple[str, ...]:
     if kept is not None:
         layout = f"{kept.count} of {kept.total} lower tiles; the others are NaN"
     lines = [
-        f'cntk_pipeline.open_run("{run.path}").to_xarray()',
+        f"cntk_pipeline.open_run({python_text(run.path)}).to_xarray()",
         f'zarr.open_array({kernels}, path="{readout}/train", mode="r")  # {layout}',
         f'xarray.open_zarr({kernels}, group="{readout}", consolidated=False)',
     ]

@@ -212,12 +212,13 @@ def is_done(run: RunDirectory, view: View, *, verify: bool = False) -> bool:
 
     Parameters
     ----------
-    view, verify : as in `start`.
+    view : as in `start`.
+    verify : read every finished chunk and compare its checksums, also where it is clear that something is left to do.
     """
-    if not _may_be_done(run, run.workflow()):
+    if not verify and not _may_be_done(run, run.workflow()):
         return False
     with _held(run, view):
-        return _is_done(run, run.workflow(), view, verify)
+        return _is_whole(run, run.workflow(), view, verify)
 
 
 def resume(
@@ -415,8 +416,10 @@ def _may_be_done(run: RunDirectory, config: RunConfig) -> bool:
 
 def _is_done(run: RunDirectory, config: RunConfig, view: View, verify: bool) -> bool:
     """Tell whether every result is there and no finished tile is bad, before anything is started or connected to."""
-    if not _may_be_done(run, config):
-        return False
+    return _may_be_done(run, config) and _is_whole(run, config, view, verify)
+
+
+def _is_whole(run: RunDirectory, config: RunConfig, view: View, verify: bool) -> bool:
     if verify:
         found = check(run, config)
         for line in lines_of(found):

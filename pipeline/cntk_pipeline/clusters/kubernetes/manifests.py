@@ -8,7 +8,7 @@ from typing import Any
 from cntk_pipeline.clusters.dask.certificates import AUTHORITY, CERTIFICATE, KEY, Certificates
 from cntk_pipeline.clusters.dask.settings import SETTINGS
 from cntk_pipeline.clusters.kubernetes.options import KubernetesOptions
-from cntk_pipeline.config import ClusterConfig, parse_bytes
+from cntk_pipeline.config import ClusterConfig, memory_limit_bytes
 from cntk_pipeline.errors import ConfigError
 
 PORT, DASHBOARD = 8786, "127.0.0.1:8787"
@@ -268,10 +268,10 @@ def memory_limit(config: ClusterConfig) -> int:
     ConfigError
         If it is not given in bytes.
     """
-    limit = config.memory_limit
-    try:
-        return parse_bytes(limit if isinstance(limit, str) and limit != "auto" else "none")
-    except ValueError:
+    limit = memory_limit_bytes(config.memory_limit)
+    if limit is None:
         raise ConfigError(
-            f'the "kubernetes" cluster needs cluster.memory_limit of a worker in bytes ("4GiB"), got {limit!r}'
-        ) from None
+            'the "kubernetes" cluster needs cluster.memory_limit of a worker in bytes ("4GiB"), '
+            f"got {config.memory_limit!r}"
+        )
+    return limit

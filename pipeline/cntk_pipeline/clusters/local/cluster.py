@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 
 from cntk_pipeline.clusters.base import Executor, WorkerMemory
 from cntk_pipeline.clusters.cluster import Cluster
-from cntk_pipeline.config import ClusterConfig, parse_bytes
+from cntk_pipeline.config import ClusterConfig, memory_limit_bytes
 from cntk_pipeline.resources import memory_bytes
 
 
@@ -21,10 +21,8 @@ def open_later(
 
 def memory_given(config: ClusterConfig) -> WorkerMemory | None:
     """Return a worker's memory if the table gives it in bytes; other values are left to Dask and the executor."""
-    limit = config.memory_limit
-    if not isinstance(limit, str) or limit == "auto":
-        return None
-    return WorkerMemory(min(parse_bytes(limit), memory_bytes()), config.threads_per_worker)
+    limit = memory_limit_bytes(config.memory_limit)
+    return None if limit is None else WorkerMemory(min(limit, memory_bytes()), config.threads_per_worker)
 
 
 def this_machine(config: ClusterConfig) -> int | None:

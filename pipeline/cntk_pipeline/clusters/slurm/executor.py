@@ -271,7 +271,14 @@ def _certificates(config: ClusterConfig) -> Iterator[Certificates | None]:
         yield None
         return
     # Not in the run directory, which colleagues may read, and which may be a bucket.
-    folder = Path.home() / ".cache" / "cntk" / f"slurm-{os.environ.get('SLURM_JOB_ID', 'jobs')}-{uuid.uuid4().hex[:8]}"
+    try:
+        home = Path.home()
+    except RuntimeError as error:
+        raise ConfigError(
+            "this user has no home for the certificates of the cluster: set HOME to a folder of your own that all "
+            "nodes see"
+        ) from error
+    folder = home / ".cache" / "cntk" / f"slurm-{os.environ.get('SLURM_JOB_ID', 'jobs')}-{uuid.uuid4().hex[:8]}"
     try:
         yield Certificates.create(folder, lifetime=None)
     finally:

@@ -4,6 +4,7 @@ from pydantic import Field
 
 from cntk_pipeline.clusters.options import ClusterOptions
 from cntk_pipeline.config import ClusterConfig
+from cntk_pipeline.config.section import Place
 
 HAND_OVER_SECONDS = 60.0
 """Time that a batch job needs behind its last tile: workers are given back, the cluster is closed, the job requeued."""
@@ -26,7 +27,8 @@ class SlurmOptions(ClusterOptions):
         minute, or its last half, is for what follows: workers are given back, and the next job is asked for.
     resubmit : continue a job that met its time limit in a next job, until the run is complete.
     interface : the network interface by which nodes reach one another ("ib0").
-    python : the Python on the nodes that has this package; by default the path of this one.
+    python : the Python on the nodes that has this package; by default the path of this one. ``~`` is the home of
+        this user on this machine.
     """
 
     partition: str | None = None
@@ -37,7 +39,7 @@ class SlurmOptions(ClusterOptions):
     drain_seconds: float = Field(default=120.0, ge=0)
     resubmit: bool = False
     interface: str | None = None
-    python: str | None = None
+    python: Place | None = None
 
 
 def drain_seconds(config: ClusterConfig) -> float:

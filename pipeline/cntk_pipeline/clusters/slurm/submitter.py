@@ -24,11 +24,11 @@ from cntk_pipeline.clusters.submitter import (
     driver_command,
     log_folder,
 )
-from cntk_pipeline.config import ClusterConfig, RunConfig, parse_bytes
+from cntk_pipeline.config import ClusterConfig, RunConfig, memory_limit_bytes
 from cntk_pipeline.errors import ConfigError, SubmissionFailed
 from cntk_pipeline.resources import BatchJob
 from cntk_pipeline.rundir.submissions import Submission
-from cntk_pipeline.storage import StorePath
+from cntk_pipeline.storage import LocalPath, StorePath
 
 EARLY_SECONDS = 90.0
 """Margin for SLURM's signal, which comes up to a minute early."""
@@ -68,6 +68,11 @@ class SlurmSubmitter(Submitter):
     def check(self, config: RunConfig) -> None:
         script("s3://bucket/run", Path("/"), config, "")
         _ask(["sbatch", "--version"])
+
+    def check_place(self, place: StorePath, config: RunConfig) -> None:
+        _one_line("the run directory", str(place.absolute()))
+        if not isinstance(place, LocalPath):
+            _one_line("the current directory, which has the output of the job,", os.getcwd())
 
     def submit(self, place: StorePath, config: RunConfig, told: str) -> str:
         said = _ask(["sbatch", "--parsable"], script(str(place), log_folder(place), config, told))
@@ -281,15 +286,12 @@ def _drain_seconds(cluster: ClusterConfig) -> int:
 
 def memory_limit(cluster: ClusterConfig) -> int | None:
     """Return a worker's memory in bytes; None where the cluster's default decides."""
-    limit = cluster.memory_limit
-    if limit == "auto":
-        return None
-    if isinstance(limit, float) and limit <= 1:
-        raise ConfigError(f'cluster.memory_limit of a "slurm" job must be bytes ("4GiB") or "auto", got {limit}')
-    try:
-        return parse_bytes(limit)
-    except ValueError as error:
-        raise ConfigError(f'cluster.memory_limit must be bytes ("4GiB") or "auto", got {limit!r}') from error
+    limit = memory_limit_bytes(cluster.memory_limit)
+    if limit is None and cluster.memory_limit != "auto":
+        raise ConfigError(
+            f'cluster.memory_limit of a "slurm" job must be bytes ("4GiB") or "auto", got {cluster.memory_limit}'
+        )
+    return limit
 
 
 def _one_line(what: str, text: str) -> str:
@@ -311,7 +313,7 @@ def _ask(command: Sequence[str], text: str | None = None, *, patient: bool = Tru
     environment = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("SLURM_", "SBATCH_")) or name == "SLURM_CONF"
+        if not name.startswith(("SLURM_", "SBATCH_")) or name in ("SLURM_CONF", "SLURM_JWT")
     }
     try:
         done = subprocess.run(

@@ -4,6 +4,7 @@ from pydantic import Field
 
 from cntk_pipeline.clusters.extras import Extra
 from cntk_pipeline.clusters.options import ClusterOptions
+from cntk_pipeline.config.section import Place
 
 EXTRA = Extra("ssh", ("asyncssh",))
 
@@ -15,9 +16,10 @@ class SshOptions(ClusterOptions):
     ----------
     hosts : the hosts of the workers; the first one runs the scheduler.
     interface : the network interface by which hosts reach one another ("ib0").
-    python : the Python on the hosts that has this package; by default the path of this one.
+    python : the Python on the hosts that has this package; by default the path of this one. ``~`` is the home of
+        this user on this machine.
     """
 
     hosts: list[str] = Field(default=[])
     interface: str | None = None
-    python: str | None = None
+    python: Place | None = None

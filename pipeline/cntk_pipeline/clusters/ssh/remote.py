@@ -150,7 +150,7 @@ class Remotes:
         try:
             async with (
                 remote.host.connect() as connection,
-                connection.create_process(self._command) as process,
+                connection.create_process(self._command, errors="replace") as process,
             ):
                 await _follow(remote, process)
                 remote.problem = f"its process ended with status {process.exit_status}"
