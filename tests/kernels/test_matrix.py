@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cntk_pipeline import kernel_diagonal, kernel_matrices, kernel_matrix
 from cntk_pipeline.errors import LayerError, NotAccurate, NotFinite
-from cntk_pipeline.kernels import kernel_diagonal, pieces
+from cntk_pipeline.kernels import pieces
 from cntk_pipeline.kernels.lanes import LANES
 from cntk_pipeline.kernels.pieces import BAND, CostSoFar, Cutter
 from cntk_pipeline.layers import Conv, Dense, Dropout, Flatten, Relu, Sequential, presets
