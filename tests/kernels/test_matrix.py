@@ -96,10 +96,13 @@ def test_what_is_no_list_of_kernels_is_refused(networks, kinds, message):
         kernel_matrices(networks, X, kinds=kinds)
 
 
-@pytest.mark.parametrize("network", [None, "cntk", [presets.cntk(2)]])
+@pytest.mark.parametrize(
+    ("network", "got"),
+    [(None, "got None$"), ("cntk", "got 'cntk'$"), ([presets.cntk(2)], "kernel_matrices takes a list of several$")],
+)
 @pytest.mark.parametrize("kernel", [kernel_matrix, kernel_diagonal])
-def test_what_is_no_network_is_refused(kernel, network):
-    with pytest.raises(LayerError, match=r"a network is a layer of cntk_pipeline\.layers, .* takes a list of several"):
+def test_what_is_no_network_is_refused(kernel, network, got):
+    with pytest.raises(LayerError, match=rf"a network is a layer of cntk_pipeline\.layers, .* {got}"):
         kernel(network, X)
 
 

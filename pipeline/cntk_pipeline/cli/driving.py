@@ -8,6 +8,7 @@ from pathlib import Path
 from cntk_pipeline.cli.console import err, escape, out
 from cntk_pipeline.cli.display import SCREEN_ROWS, RunView, show_contents, show_inferred, show_results
 from cntk_pipeline.cli.stopping import stop_on_signals
+from cntk_pipeline.clusters.base import DRAIN_SECONDS
 from cntk_pipeline.clusters.table import cluster_of
 from cntk_pipeline.config import ClusterConfig, RunConfig, load_cluster, load_config
 from cntk_pipeline.config.cluster_files import find_cluster
@@ -51,12 +52,20 @@ def read_cluster(path: Path) -> ClusterConfig:
     return table
 
 
+def drain_seconds_of(cluster: ClusterConfig) -> float:
+    """Return how long a driver on a cluster waits for its tiles; of an unknown kind, the driver will tell of that."""
+    try:
+        return cluster_of(cluster).drain_seconds(cluster)
+    except ConfigError:
+        return DRAIN_SECONDS
+
+
 def run_shown(
     path: str | StorePath, action: Callable[[RunView, threading.Event], RunDirectory], cluster: ClusterConfig
 ) -> None:
     """Run with progress and Ctrl-C handling, then show the results."""
     began = time.monotonic()
-    with stop_on_signals(err.print, cluster_of(cluster).drain_seconds(cluster)) as stop, RunView() as view:
+    with stop_on_signals(err.print, drain_seconds_of(cluster)) as stop, RunView() as view:
         try:
             run = action(view, stop)
         except Interrupted as error:

@@ -34,8 +34,8 @@ def predict(
     """
     with importing():
         from cntk_pipeline.cli.display import RunView
+        from cntk_pipeline.cli.driving import drain_seconds_of
         from cntk_pipeline.cli.stopping import stop_on_signals
-        from cntk_pipeline.clusters.table import cluster_of
         from cntk_pipeline.datasets.unlabelled import open_images
         from cntk_pipeline.opened.new_images import like_of
         from cntk_pipeline.opened.output import require_output, write_predictions
@@ -45,8 +45,7 @@ def predict(
     began = time.monotonic()
     path = require_output(output, force=force)
     run, question = RunDirectory(directory), Question(readout, ridge, std, trust)
-    cluster = run.workflow().cluster
-    drain_seconds = cluster_of(cluster).drain_seconds(cluster)
+    drain_seconds = drain_seconds_of(run.workflow().cluster)
     with stop_on_signals(err.print, drain_seconds) as stop, RunView() as view:
         try:
             found = predict_images(run, open_images(images, like_of(run)), question, view, stop)

@@ -34,9 +34,10 @@ def require_inputs(name: str, inputs: Any, networks: Sequence[Layer]) -> npt.NDA
     array = given = as_array(name, inputs)
     for network in networks:
         if not isinstance(network, Layer):
+            several = "; kernel_matrices takes a list of several" if isinstance(network, list | tuple) else ""
             raise LayerError(
                 "a network is a layer of cntk_pipeline.layers, like Sequential(Dense(), Relu(), Dense()) or "
-                f"presets.cntk(3), got {network!r}"
+                f"presets.cntk(3), got {network!r}{several}"
             )
         array = read_sequences(network, array)
     if array.dtype.kind not in "uif":
