@@ -3,6 +3,7 @@
 Seen to fail: with handlers alone, as Python runs them (each process goes on until it is killed).
 """
 
+import contextlib
 import json
 import os
 import pty
@@ -88,7 +89,7 @@ if __name__ == "__main__":
     guard_streams()
     config = parse_config(json.loads(sys.argv[1]), "test")
     try:
-        run_shown(runs.run_path(config), lambda view, stop: runs.start(config, view, stop))
+        run_shown(runs.run_path(config), lambda view, stop: runs.start(config, view, stop), config.cluster)
     except Interrupted:
         sys.exit(main.STOPPED)
 """
@@ -187,6 +188,7 @@ def test_a_driver_that_was_told_to_ignore_a_hang_up_does_so(start: Start, before
     assert bool(mask_of(process, "SigCgt") & hang_up) is not ignored
 
 
+@pytest.mark.timeout(300)
 def test_a_terminal_that_is_closed_lets_tiles_in_flight_finish(
     small_config: Callable[..., RunConfig], tmp_path: Path
 ) -> None:
@@ -204,10 +206,19 @@ def test_a_terminal_that_is_closed_lets_tiles_in_flight_finish(
         preexec_fn=heed_hang_ups,
     )
     os.close(terminal)
-    wait_until(lambda: receipts(tmp_path / "run") > 0, "a tile")
+    os.set_blocking(master, False)
+    said = bytearray()
+
+    def has_a_tile() -> bool:
+        with contextlib.suppress(OSError):
+            said.extend(os.read(master, 2**16))  # a full terminal would hold the driver
+        assert process.poll() is None, said.decode()
+        return receipts(tmp_path / "run") > 0
+
+    wait_until(has_a_tile, "a tile", said.decode)
     os.close(master)
     os.killpg(process.pid, signal.SIGHUP)  # a shell does so for its jobs
-    assert process.wait(50) == STOPPED
+    assert process.wait(200) == STOPPED
     files = (tmp_path / "run" / "log").glob("*.jsonl")
     lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
     events = [line["event"] for line in lines]

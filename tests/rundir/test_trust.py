@@ -452,9 +452,11 @@ def test_a_foreign_submission_is_named_but_neither_asked_about_nor_ended(
 
 
 def test_jobs_reach_the_commands_of_slurm_as_numbers_behind_the_end_of_options(
-    run_small: Run, tools: Callable[[], list[str]]
+    run_small: Run, tools: Callable[[], list[str]], tmp_path: Path
 ) -> None:
     run = run_small()
+    with (tmp_path / "bin" / "squeue").open("a") as file:
+        file.write("echo 'RUNNING|n1|9:00|N/A|None'\n")  # one that has ended is not ended again
     for job in ("--user=root", "1 2", "0", "", "1,2", "17_[1-9]"):  # as if this user's own record were broken
         add_submission(run, "slurm", job)
         handover.cancel(run.path, now=True)
