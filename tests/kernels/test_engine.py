@@ -10,15 +10,22 @@ from cntk_pipeline.kernels import CpuEvaluator, group_size, lower, memory, worki
 from cntk_pipeline.kernels.lanes import LANES
 from cntk_pipeline.kernels.machine import aligned_zeros
 from cntk_pipeline.layers import (
+    AvgPool,
     Conv,
     Dense,
     Elementwise,
+    Erf,
     Exp,
     Flatten,
+    Gaussian,
     LayerNorm,
+    LinearAttention,
+    Polynomial,
     Relu,
+    Residual,
     SelfAttention,
     Sequential,
+    Sign,
     presets,
 )
 
@@ -234,6 +241,42 @@ def test_empty_lanes_are_not_refused_for_what_a_zero_image_would_be():
     assert np.isfinite(kernel_matrix(network, draw_images(3))).all()
     with pytest.raises(NotFinite, match="standard deviation below 1e-19"):
         kernel_matrix(network, np.zeros((1, 4, 4, 2)))
+
+
+LOUD, QUIET = Conv(3, w_std=1e15), Conv(3, w_std=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("layers", "size"),
+    [
+        ([Conv(3), LinearAttention(), LinearAttention(), LayerNorm()], 80.0),
+        ([Conv(3), Polynomial((0.0, 0.0, 0.0, 1.0)), Conv(3), LayerNorm()], 2e6),
+        ([LOUD, LayerNorm()], 1e5),
+        ([LOUD, QUIET, LayerNorm()], 1e5),
+        ([LOUD, AvgPool(2), LayerNorm()], 1e5),
+        ([LOUD, AvgPool(2), QUIET, LayerNorm()], 1e5),
+        ([LOUD, Relu(), Conv(3, w_std=1e5), LayerNorm()], 1.0),
+        ([LOUD, Residual(LOUD), Sign()], 1e-8),
+        ([Conv(3), Erf()], 1e19),
+        ([Conv(3, w_std=1e20), LayerNorm()], 1e-15),  # the variance fits, but not the factor
+        ([Conv(3, w_std=1e20), QUIET, LayerNorm()], 1e-15),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_a_covariance_that_overflows_in_float32_is_refused_and_does_not_become_a_correlation_of_one(layers, size):
+    x = size * np.abs(np.random.default_rng(0).standard_normal((3, 4, 4, 1)))
+    network = Sequential(*layers, Flatten(), Dense())
+    with pytest.raises(NotFinite, match=r"above 3e\+38.* (scale the images or w_std down|smaller w_std).* use float64"):
+        kernel_matrix(network, x, kind="nngp")
+    assert np.isfinite(kernel_matrix(network, x, kind="nngp", dtype="float64")).all()
+
+
+def test_an_overflow_is_that_of_an_image_and_not_of_the_empty_lanes_beside_it():
+    network = Sequential(Conv(3), Gaussian(), Conv(3, w_std=3e19), Relu(), Flatten())
+    x = 20 * np.ones((1, 4, 4, 2))  # behind a Gaussian, the smaller the input the larger the variance
+    assert kernel_matrix(network, x).shape == (1, 1)
+    with pytest.raises(NotFinite, match="a variance above 3e"):
+        kernel_matrix(network, 0 * x)
 
 
 def test_an_exponential_that_overflows_is_refused():

@@ -41,8 +41,9 @@ FOLDERS_KEPT = 16
 
 _CHECKSUM_BYTES = 16
 
-_KNOWN = tuple(f"{Path(file).parent}{os.sep}" for file in (nb.__file__, llvmlite.__file__, np.__file__)) + (
-    f"{Path(__file__).parent.parent}{os.sep}",
+_KNOWN = tuple(
+    f"{folder}{os.sep}"
+    for folder in (Path(__file__).parent.parent, *(Path(str(m.__file__)).parent for m in (nb, llvmlite, np)))
 )
 """Where sources lie that `code_folder` knows, by their versions or, those of this package, themselves."""
 
