@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -171,6 +172,25 @@ def test_every_signature_and_every_closure_has_a_file_of_its_own(tmp_path):
     assert len(list(tmp_path.glob("*.code"))) == 3
     function, hits = compiled(tmp_path, "f8(f8)", 3.0)
     assert (function(4.0), hits) == (12, 1)
+
+
+def test_no_two_sets_of_closed_over_values_share_a_file(tmp_path):
+    # Equal values are one object here, and so may be those of two cells.
+    codegen = njit(lambda x: x).targetctx.codegen()
+
+    def one(x):
+        return x + 1
+
+    def two(x):
+        return x + 2
+
+    def closing_over(*values):
+        a, b, c = values
+        return lambda x: (a, b, c, x)
+
+    sets = [*product((True, False), repeat=3), *product((one, two), repeat=3), (1, 1, 0), (1, 1.0, 0), ((1, 1), 1, 0)]
+    paths = [CodeCache(tmp_path, closing_over(*values))._path((types.float64,), codegen) for values in sets]
+    assert len(set(paths)) == len(sets)
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut short", "other bytes"])

@@ -116,12 +116,15 @@ def _parts_of(function: Callable[..., Any]) -> Iterator[bytes]:
         If a value cannot be written as bytes.
     """
     waiting: list[tuple[Any, frozenset[str]]] = [(function, frozenset())]
-    seen: dict[tuple[int, frozenset[str]], object] = {}
+    seen: list[tuple[Any, frozenset[str]]] = []
     while waiting:
         value, names = waiting.pop()
-        if (id(value), names) in seen:
-            continue
-        seen[id(value), names] = value  # kept, so that no other value gets its identity
+        if isinstance(value, Dispatcher | FunctionType | ModuleType | type):
+            number = next((k for k, (one, read) in enumerate(seen) if one is value and read == names), len(seen))
+            yield str(number).encode()
+            if number < len(seen):
+                continue
+            seen.append((value, names))
         if isinstance(value, Dispatcher):
             yield repr(sorted(value.targetoptions.items())).encode()
             waiting.append((value.py_func, frozenset()))
@@ -145,7 +148,7 @@ def _parts_of(function: Callable[..., Any]) -> Iterator[bytes]:
 
 def _described(code: CodeType) -> tuple[Any, ...]:
     constants = [_described(each) if isinstance(each, CodeType) else each for each in code.co_consts]
-    return code.co_code, constants, code.co_names, code.co_firstlineno
+    return code.co_code, constants, code.co_names, code.co_freevars, code.co_firstlineno
 
 
 def _names(code: CodeType) -> Iterator[str]:
