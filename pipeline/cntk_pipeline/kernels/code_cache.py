@@ -119,6 +119,8 @@ def _parts_of(function: Callable[..., Any]) -> Iterator[bytes]:
     seen: list[tuple[Any, frozenset[str]]] = []
     while waiting:
         value, names = waiting.pop()
+        if isinstance(value, FunctionType):
+            names = frozenset(_names(value.__code__))
         if isinstance(value, Dispatcher | FunctionType | ModuleType | type):
             number = next((k for k, (one, read) in enumerate(seen) if one is value and read == names), len(seen))
             yield str(number).encode()
@@ -133,8 +135,7 @@ def _parts_of(function: Callable[..., Any]) -> Iterator[bytes]:
             waiting += [(cell.cell_contents, names) for cell in value.__closure__ or ()]
             waiting.append(((value.__defaults__, sorted((value.__kwdefaults__ or {}).items())), names))
             if not value.__code__.co_filename.startswith(_KNOWN):
-                read = frozenset(_names(value.__code__))
-                waiting += [(value.__globals__[n], read) for n in sorted(read & value.__globals__.keys())]
+                waiting += [(value.__globals__[n], names) for n in sorted(names & value.__globals__.keys())]
         elif isinstance(value, ModuleType | type):
             yield value.__name__.encode()
             if not str(vars(value).get("__file__")).startswith(_KNOWN):

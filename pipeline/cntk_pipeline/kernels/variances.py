@@ -95,12 +95,12 @@ _RECURRENCE = 4 + CONSTANTS
 
 @jit_inner
 def _has_beyond(limit: float, plane: Any, stride: int, shape: tuple[int, int], count: int) -> bool:
-    """Tell whether a plane of ``count`` images holds more than ``limit``, or what is no number."""
+    """Tell whether a plane of ``count`` images holds more than ``limit``."""
     found = False
     for i in range(shape[0]):
         for j in range(shape[1]):
             for lane in range(count):
-                found |= not plane[i * stride + j * LANES + lane] <= limit
+                found |= plane[i * stride + j * LANES + lane] > limit
     return found
 
 
