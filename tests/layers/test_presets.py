@@ -292,3 +292,8 @@ def test_the_options_of_a_preset_are_arguments_of_its_builder(name, preset):
     parameters = inspect.signature(preset.build).parameters
     assert list(parameters) == ["depth", *(["pooling"] if preset.poolings else []), *preset.options]
     preset.build(SMALLEST[name], **{option: parameters[option].default for option in preset.options})
+
+
+def test_a_jump_that_is_no_truth_value_is_refused():
+    with pytest.raises(LayerError, match="gntk: jump must be True or False, got 'no'"):
+        presets.gntk(2, jump="no")

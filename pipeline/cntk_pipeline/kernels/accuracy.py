@@ -22,7 +22,7 @@ from functools import cache
 
 import numpy as np
 
-from cntk_pipeline.errors import NotAccurate
+from cntk_pipeline.errors import NotAccurate, NotFinite
 from cntk_pipeline.kernels.program import Array, Code, Operation, Program, Stage
 from cntk_pipeline.kernels.tables import Statistics
 from cntk_pipeline.layers import Abs, ClosedForm, LeakyRelu, Maxout, Pointwise, Relu, Series
@@ -201,9 +201,20 @@ class Accuracy:
         return self._coarse[key]
 
     def explain(self, statistics: Array) -> str:
-        """Name the layer that makes an image, ``(statistics,)``, the least accurate, and its variance there."""
+        """Name the layer that makes an image, ``(statistics,)``, the least accurate, and its variance there.
+
+        Raises
+        ------
+        NotFinite
+            If the network has no activation: then its own factors overflow.
+        """
         variances = self._variances(statistics[:, None])
         _, shares, _ = self._walk(variances)
+        if not shares:
+            raise NotFinite(
+                "covariances in the network are beyond the range of float64, or so are the images: scale the images, "
+                "or take w_std nearer to 1"
+            )
         worst = int(np.argmax([share.max() for _, share in shares]))
         return f"{shares[worst][0]} at a variance of {variances[:, worst, 0].max():.3g}"
 

@@ -20,7 +20,7 @@ from cntk_pipeline.kernels.pieces import PIECE_SECONDS, CostSoFar, Tell, compute
 from cntk_pipeline.kernels.program import Array
 from cntk_pipeline.layers import Layer
 from cntk_pipeline.layers.absent import takes_gaps, takes_padding
-from cntk_pipeline.layers.recurrent import read_sequences
+from cntk_pipeline.layers.recurrent import read_sequences, takes_sequences
 from cntk_pipeline.resources import core_count
 from cntk_pipeline.sequences import fill_steps, has_absent_pixels, has_absent_steps, read_presence
 
@@ -136,6 +136,7 @@ def kernel_matrices(
         raise LayerError(f"kernel_matrices takes a list of networks, got one {type(networks).__name__}: put it in []")
     if isinstance(kinds, str):
         raise LayerError(f'kinds is a list, got {kinds!r}: write kinds=("{kinds}",)')
+    networks, kinds = tuple(networks), tuple(kinds)  # generators end
     left = _require_inputs("x1", x1, networks)
     right = None if x2 is None else _require_inputs("x2", x2, networks)
     if right is not None and is_graph(left.shape[1:]) and is_graph(right.shape[1:]):
@@ -251,7 +252,8 @@ def _require_inputs(name: str, inputs: Array, networks: Sequence[Layer]) -> Arra
         )
     if array.size == 0:
         raise DataError(f"{name} must hold at least one input, got shape {array.shape}")
-    require_channels_last(name, given.shape)
+    if not any(map(takes_sequences, networks)):  # of sequences of T steps and T channels, no axis can be mistaken
+        require_channels_last(name, given.shape)
     is_wrong = ~np.isfinite(array)
     gaps = all(map(takes_gaps, networks))
     if has_absent_steps(array) or (gaps and has_absent_pixels(array)):

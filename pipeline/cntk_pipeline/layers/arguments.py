@@ -5,7 +5,7 @@ import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import wraps
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, ParamSpec, TypeVar
 
 from cntk_pipeline.errors import LayerError
@@ -59,6 +59,23 @@ def told_what_fits(elsewhere: str) -> Callable[[Callable[_Arguments, _Built]], C
         return told
 
     return decorate
+
+
+def is_number(value: Any) -> bool:
+    """Tell whether a value is a real number; True and False are none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def require_truth(name: str, value: object) -> None:
+    """Refuse what is neither True nor False.
+
+    Raises
+    ------
+    LayerError
+        With ``name``.
+    """
+    if not isinstance(value, bool):
+        raise LayerError(f"{name} must be True or False, got {value!r}")
 
 
 def require_count(name: str, value: object, least: int = 1) -> int:

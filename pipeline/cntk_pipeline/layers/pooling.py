@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from numbers import Integral
 
 from cntk_pipeline.errors import LayerError
+from cntk_pipeline.layers.arguments import require_truth
 from cntk_pipeline.layers.base import Graph, Layer, Shape, read_pair, require_image, require_positions
 from cntk_pipeline.layers.rectifiers import AbsDifference
 from cntk_pipeline.layers.refused import PAGE
@@ -59,6 +60,8 @@ def _check(layer: "AvgPool | MaxPool | SumPool") -> None:
     if layer.strides is not None:
         read_pair("strides", layer.strides)
     check_padding(layer.padding, ("SAME", "VALID"))
+    if isinstance(layer, AvgPool):
+        require_truth("normalize_edges", layer.normalize_edges)
 
 
 @dataclass(frozen=True)
@@ -218,6 +221,7 @@ class LocalAvgPool(Layer):
     def __post_init__(self) -> None:
         if not isinstance(self.radius, Integral) or isinstance(self.radius, bool) or self.radius < 0:
             raise LayerError(f"radius must be a whole number of pixels >= 0, got {self.radius!r}")
+        require_truth("normalize_edges", self.normalize_edges)
 
     def output_shape(self, shape: Shape) -> Shape:
         return shape.behind_windows(*self._windows(shape))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from cntk_pipeline.errors import LayerError
 from cntk_pipeline.layers.aggregation import Aggregate
-from cntk_pipeline.layers.arguments import told_what_fits
+from cntk_pipeline.layers.arguments import require_truth, told_what_fits
 from cntk_pipeline.layers.attention import Attend
 from cntk_pipeline.layers.base import Layer, read_pair
 from cntk_pipeline.layers.branches import Repeat
@@ -279,6 +279,7 @@ def gntk(
             raise LayerError(f"gntk: {name} must be a whole number >= 1, got {value!r}")
     if pooling not in ("sum", "mean"):
         raise LayerError(f'gntk knows pooling "sum" and "mean", got {pooling!r}')
+    require_truth("gntk: jump", jump)
     block = Sequential(Aggregate(scaling), *[Relu(), Dense(w_std=SQRT_2)] * dense_layers)
     join = GlobalSumPool() if pooling == "sum" else GlobalAvgPool()
     blocks: tuple[Layer, ...] = (Repeat(block, depth, jump=True),) if jump else (block,) * depth
