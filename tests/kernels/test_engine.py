@@ -24,6 +24,7 @@ from cntk_pipeline.layers import (
     LayerNorm,
     LinearAttention,
     Polynomial,
+    Product,
     Relu,
     Repeat,
     Residual,
@@ -286,8 +287,9 @@ def test_values_that_are_small_beside_others_and_kernels_of_zero_are_right():
         np.testing.assert_allclose(values, np.eye(len(values)) * images.any((1, 2, 3)) / 4)
     linear = Sequential(Flatten(), Dense())
     assert not kernel_matrix(linear, orthogonal[:1], orthogonal[1:]).any()
-    cubic = Sequential(Dense(), Polynomial((0.0, 0.0, 0.0, 1.0)), Dense())  # 15 rho^3 and the like, of a rho of 1e-17
-    assert abs(kernel_matrix(cubic, np.array([[1.0, 1e-14]]), np.array([[1e-14, 1.0]]), kind="nngp")) < 1e-27
+    cubic = Sequential(Product(Dense(), Product(Dense(), Dense())), Dense())  # c^3, of a covariance c of 2e-14
+    near = np.sqrt(2) * np.array([[1.0, 1e-14], [1e-14, 1.0]])
+    assert 0 < kernel_matrix(cubic, near[:1], near[1:], kind="nngp")[0, 0] < 1e-40
     fixed = Sequential(Conv(3, trained=False), Relu(), Flatten(), Dense(trained=False))
     assert not kernel_matrix(fixed, ONES).any()
     assert not kernel_diagonal(fixed, ONES).any()
@@ -324,11 +326,12 @@ def test_values_that_changed_for_large_biases_have_a_version_of_their_own():
     assert version(pointwise, "ntk") == version(usual, "ntk") == 0
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     "network",
     [
-        Sequential(Flatten(), Repeat(Dense(w_std=2.0), 600)),
+        Sequential(Flatten(), Dense(), Repeat(Dense(w_std=2.0), 600)),
         Sequential(Dense(w_std=1e100), Dense(w_std=1e100), Flatten()),
     ],
 )

@@ -56,7 +56,7 @@ def test_standard_deviations_whose_squares_are_no_numbers_are_refused(value):
 
 @pytest.mark.parametrize("make", [lambda: Rescale(True), lambda: Dense(rate=True)])
 def test_truth_values_are_no_numbers(make):
-    with pytest.raises(LayerError, match="finite .*, got True"):
+    with pytest.raises(LayerError, match=r"finite .*, got True"):
         make()
 
 

@@ -203,7 +203,7 @@ def test_an_unknown_function_is_refused():
 
 
 def test_a_function_that_cannot_be_hashed_is_refused():
-    with pytest.raises(LayerError, match="Elementwise needs a function that can be hashed, .*wrap it, as in lambda x"):
+    with pytest.raises(LayerError, match=r"Elementwise needs a function that can be hashed, .*wrap it, as in lambda x"):
         Elementwise(np.polynomial.Polynomial([0, 1]))
 
 

@@ -226,6 +226,7 @@ class Accuracy:
             found[:, k] = inverse.max(0), inverse.mean(0), inverse.min(0)
         return _variance(found)
 
+    @np.errstate(over="ignore", invalid="ignore")  # networks that overflow are refused, by their values
     def _walk(self, variances: Array) -> tuple[Array, list[tuple[Pointwise, Array]], list[_Deviations]]:
         """Follow the deviations of images through the program.
 
