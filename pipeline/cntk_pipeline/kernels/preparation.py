@@ -247,11 +247,15 @@ def _require_range(statistics: Array, inverses: list[slice], stage: Stage, is_be
         largest = float(np.finfo(statistics.dtype).max)
         raise NotFinite(
             f"an image has a variance above {largest:.0e}, or a sum of them, before or in a layer of {stage.height} x "
-            f"{stage.width}, too large for {statistics.dtype}: scale the images or w_std down, or use float64"
+            f"{stage.width}, too large for {statistics.dtype}: scale the images or w_std down{_or_float64(statistics)}"
         )
     smallest = np.finfo(statistics.dtype).tiny ** 0.5
     if any(np.any(statistics[place] > 1 / smallest) for place in inverses):
         raise NotFinite(
             f"an image has a standard deviation below {smallest:.0e} in a layer of {stage.height} x {stage.width}, "
-            f"too small for {statistics.dtype}: scale the images or raise w_std, or use float64"
+            f"too small for {statistics.dtype}: scale the images or raise w_std{_or_float64(statistics)}"
         )
+
+
+def _or_float64(statistics: Array) -> str:
+    return "" if statistics.dtype == np.float64 else ", or use float64"
