@@ -101,6 +101,10 @@ class DeviceLost(PipelineError, RuntimeError):
     """A graphics card failed; this process cannot use it any more, another one may."""
 
 
+class NotPrepared(PipelineError, ConnectionError):
+    """A worker takes no tile, since it could not be prepared; the tile itself was not tried."""
+
+
 class TilesFailed(PipelineError, RuntimeError):
     """Some tiles could not be computed; the others are kept."""
 

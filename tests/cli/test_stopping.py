@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -36,6 +37,11 @@ stopping.OVERRUN_SECONDS, stopping.AGAIN_SECONDS = float(sys.argv[1]), float(sys
 
 ALONE = """
 with stopping.stop_on_signals(lambda line: print(line, flush=True)):
+    get_stuck()
+"""
+
+ALONE_AND_PATIENT = """
+with stopping.stop_on_signals(lambda line: print(line, flush=True), stopping.DRAIN_SECONDS + 2):
     get_stuck()
 """
 
@@ -114,6 +120,14 @@ def test_a_first_signal_is_told_at_once_and_ends_a_stuck_process_in_its_time(sta
     code, left = end_of(process)
     assert code == STOPPED
     assert left == ENDED
+
+
+def test_a_stop_that_may_drain_for_longer_is_ended_later(start: Start) -> None:
+    process = start(ALONE_AND_PATIENT, 0.2, 600)
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert end_of(process)[0] == STOPPED
+    assert time.monotonic() - began > 2
 
 
 @pytest.mark.parametrize(("again_seconds", "signals"), [(0.2, 1), (600, 2)])

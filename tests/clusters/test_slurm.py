@@ -13,6 +13,7 @@ from clusters.test_handover import submission
 from support.processes import wait_until
 
 from cntk_pipeline.clusters import CLUSTERS
+from cntk_pipeline.clusters.base import DRAIN_SECONDS
 from cntk_pipeline.clusters.slurm.submitter import script, time_limit_seconds
 from cntk_pipeline.clusters.table import current_job
 from cntk_pipeline.config import RunConfig, load_cluster, parse_config
@@ -225,3 +226,9 @@ def test_the_file_that_operators_edit_makes_a_job_as_it_is() -> None:
     shipped = load_cluster(Path(__file__).parent.parent.parent / "deploy/slurm/cluster.toml")
     text = script("/run", Path("/run/log"), config().model_copy(update={"cluster": shipped}), "")
     assert {"--ntasks=64", "--time=24:00:00", "--signal=B:TERM@300", "--requeue"} <= set(directives(text))
+
+
+@pytest.mark.parametrize(("drain", "waited"), [(300, 240), (120, 60), (90, 45), (2, 1)])
+def test_a_driver_waits_for_tiles_as_long_as_its_job_has_to_drain(drain: float, waited: float) -> None:
+    assert CLUSTERS["slurm"].drain_seconds(config(drain_seconds=drain).cluster) == waited
+    assert CLUSTERS["local"].drain_seconds(config(kind="local").cluster) == DRAIN_SECONDS

@@ -11,9 +11,18 @@ from distributed.utils import key_split_group
 from support.problems import owner_of
 
 from cntk_pipeline.clusters import Completion, Executor
+from cntk_pipeline.clusters.base import DRAIN_SECONDS
 from cntk_pipeline.driver import driver as drivers
 from cntk_pipeline.driver.driver import Driver, Outcome, Progress
-from cntk_pipeline.errors import Interrupted, NotPositiveDefinite, RunLocked, StoreError, TilesFailed, WorkersLost
+from cntk_pipeline.errors import (
+    Interrupted,
+    NotPositiveDefinite,
+    NotPrepared,
+    RunLocked,
+    StoreError,
+    TilesFailed,
+    WorkersLost,
+)
 from cntk_pipeline.rundir.journal import Journal
 from cntk_pipeline.rundir.owners import Job
 from cntk_pipeline.tasks import Receipt, Stage, Task
@@ -148,6 +157,30 @@ def test_an_error_that_lasts_gives_the_task_up_and_the_rest_goes_on(drive: Calla
     assert executor.calls.count(jobs[0].task) == drivers.MAX_ATTEMPTS
     assert len(outcome.done) == 2
     with pytest.raises(TilesFailed, match=r"(?s)1 tiles could not be computed.*train tile \(0, 0\): OSError.*broken"):
+        outcome.require()
+
+
+def refuses(key: tuple[Any, ...]) -> Completion:
+    return Completion(key, error=NotPrepared("the worker w takes no tile: another version"))
+
+
+def test_a_worker_that_takes_no_tile_costs_no_tile_of_the_others(drive: Callable[..., Outcome]) -> None:
+    jobs = independent(5)
+    executor = Script(endings={jobs[0].task: [refuses] * 3 * drivers.MAX_ATTEMPTS})
+    outcome = drive(executor, jobs)
+    assert len(outcome.done) == 5
+    # Errors of the tile itself are counted apart.
+    flaky = [refuses, fails(OSError(errno.EIO, "flaky"))] * (drivers.MAX_ATTEMPTS - 1)
+    assert len(drive(Script(endings={jobs[0].task: flaky}), jobs).done) == 5
+
+
+def test_tiles_that_every_worker_refuses_are_given_up_in_the_end(tmp_path: Path) -> None:
+    executor = Silent(set())
+    executor.endings = {job.task: [refuses] * 10**6 for job in independent(8)[3:]}
+    outcome = drive_silent(tmp_path, executor, threading.Event(), lambda: True)
+    assert len(outcome.done) == 3
+    assert executor.now > drivers.REFUSED_SECONDS
+    with pytest.raises(TilesFailed, match=r"5 tiles could not be computed(?s:.*)takes no tile: another version"):
         outcome.require()
 
 
@@ -323,7 +356,10 @@ def test_a_tile_alone_in_its_stage_is_given_on_where_its_worker_is_not_heard_of(
     assert least < executor.now < least + 10
 
 
-def test_a_stop_does_not_wait_for_ever_for_a_tile_of_which_nothing_is_heard(tmp_path: Path) -> None:
+@pytest.mark.parametrize("drain_seconds", [DRAIN_SECONDS, 300.0, 5.0])
+def test_a_stop_does_not_wait_for_ever_for_a_tile_of_which_nothing_is_heard(
+    tmp_path: Path, drain_seconds: float
+) -> None:
     stop = threading.Event()
     stop.set()
     executor = Silent(set())
@@ -331,6 +367,7 @@ def test_a_stop_does_not_wait_for_ever_for_a_tile_of_which_nothing_is_heard(tmp_
         drive_silent(tmp_path, executor, stop, lambda: True)
     stop.clear()
     executor = Silent({independent(8)[0].task})
+    executor.drain_seconds = drain_seconds
     wait = executor.wait
 
     def wait_and_stop(timeout_seconds: float) -> list[Completion]:
@@ -340,7 +377,7 @@ def test_a_stop_does_not_wait_for_ever_for_a_tile_of_which_nothing_is_heard(tmp_
     executor.wait = wait_and_stop  # type: ignore[method-assign]
     with pytest.raises(Interrupted, match="1 tiles under way took too long and are left"):
         drive_silent(tmp_path, executor, stop, lambda: True)
-    assert drivers.DRAIN_SECONDS < executor.now < drivers.DRAIN_SECONDS + 2
+    assert drain_seconds < executor.now < drain_seconds + 2
 
 
 def test_a_driver_that_lost_its_lease_stops_at_once(tmp_path: Path) -> None:

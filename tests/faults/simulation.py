@@ -403,7 +403,7 @@ def _drive(world: World, cluster: Cluster, jobs: Sequence[Job], quiet: bool) -> 
         outcome = driver.run(jobs, done)
     except (DriverCrash, Interrupted, RunLocked, WorkersLost) as error:
         if isinstance(error, Interrupted):
-            assert world.now - stopped[0] <= drivers.DRAIN_SECONDS + 2 * LATE_SECONDS, (
+            assert world.now - stopped[0] <= cluster.drain_seconds + 2 * LATE_SECONDS, (
                 "the drain took longer than it may"
             )
         world.faults[type(error).__name__] += 1

@@ -50,10 +50,12 @@ def read_cluster(path: Path) -> ClusterConfig:
     return table
 
 
-def run_shown(path: str | StorePath, action: Callable[[RunView, threading.Event], RunDirectory]) -> None:
+def run_shown(
+    path: str | StorePath, action: Callable[[RunView, threading.Event], RunDirectory], cluster: ClusterConfig
+) -> None:
     """Run with progress and Ctrl-C handling, then show the results."""
     began = time.monotonic()
-    with stop_on_signals(err.print) as stop, RunView() as view:
+    with stop_on_signals(err.print, cluster_of(cluster).drain_seconds(cluster)) as stop, RunView() as view:
         try:
             run = action(view, stop)
         except Interrupted as error:

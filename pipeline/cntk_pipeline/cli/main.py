@@ -82,7 +82,7 @@ def demo(store: Store = None, overrides: Overrides = None) -> None:
 
     config = read_workflow(shipped_workflow("digits.toml"), overrides, store)
     path = runs.run_path(config)
-    run_shown(path, lambda view, stop: runs.start(config, view, stop))
+    run_shown(path, lambda view, stop: runs.start(config, view, stop), config.cluster)
     if can_draw():
         write_report(str(path))
 
@@ -163,7 +163,9 @@ def run_workflow(
     if dry_run:
         show_plan(runs.plan(config))
     else:
-        run_shown(runs.run_path(config), lambda view, stop: runs.start(config, view, stop, verify=verify))
+        run_shown(
+            runs.run_path(config), lambda view, stop: runs.start(config, view, stop, verify=verify), config.cluster
+        )
 
 
 @app.command()
@@ -220,10 +222,12 @@ def resume(directory: RunPath, cluster: Cluster = None, trust: Trust = False, ve
             out.print(f"submitted as {escape(str(submission))}")
             say_how_to_follow(run)
         else:
-            run_shown(directory, lambda view, stop: run)
+            run_shown(directory, lambda view, stop: run, table)
         return
     run_shown(
-        directory, lambda view, stop: runs.resume(directory, view, stop, verify=verify, cluster=chosen, trust=trust)
+        directory,
+        lambda view, stop: runs.resume(directory, view, stop, verify=verify, cluster=chosen, trust=trust),
+        table,
     )
 
 
@@ -236,10 +240,12 @@ def drive(
     """Drive a run that was submitted, as a batch job does."""
     with importing():
         from cntk_pipeline.cli.driving import run_shown
+        from cntk_pipeline.rundir.directory import RunDirectory
         from cntk_pipeline.workflow import handover
 
     try:
-        run_shown(directory, lambda view, stop: handover.drive(directory, view, stop, told))
+        table = RunDirectory(directory).workflow().cluster
+        run_shown(directory, lambda view, stop: handover.drive(directory, view, stop, told), table)
     except PipelineError as error:
         if not settle or not handover.is_settled(directory, error):
             raise

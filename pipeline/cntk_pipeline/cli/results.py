@@ -35,6 +35,7 @@ def predict(
     with importing():
         from cntk_pipeline.cli.display import RunView
         from cntk_pipeline.cli.stopping import stop_on_signals
+        from cntk_pipeline.clusters.table import cluster_of
         from cntk_pipeline.datasets.unlabelled import open_images
         from cntk_pipeline.opened.new_images import like_of
         from cntk_pipeline.opened.output import require_output, write_predictions
@@ -44,7 +45,9 @@ def predict(
     began = time.monotonic()
     path = require_output(output, force=force)
     run, question = RunDirectory(directory), Question(readout, ridge, std, trust)
-    with stop_on_signals(err.print) as stop, RunView() as view:
+    cluster = run.workflow().cluster
+    drain_seconds = cluster_of(cluster).drain_seconds(cluster)
+    with stop_on_signals(err.print, drain_seconds) as stop, RunView() as view:
         try:
             found = predict_images(run, open_images(images, like_of(run)), question, view, stop)
         except Interrupted as error:

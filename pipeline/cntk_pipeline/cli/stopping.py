@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from cntk_pipeline.driver.driver import DRAIN_SECONDS
+from cntk_pipeline.clusters.base import DRAIN_SECONDS
 from cntk_pipeline.errors import Interrupted
 
 STOPPED = 130
@@ -24,7 +24,7 @@ STOPPED = 130
 
 OVERRUN_SECONDS = DRAIN_SECONDS + 180.0
 """Time limit of a stop: tiles in flight are waited for, workers are given back, and a batch job arranges the next one,
-which a busy SLURM may delay."""
+which a busy SLURM may delay. It is longer where tiles are waited for longer."""
 
 AGAIN_SECONDS = 20.0
 """Time limit after a second Ctrl-C; one more ends the process at once."""
@@ -35,13 +35,15 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextlib.contextmanager
-def stop_on_signals(say: Callable[[str], None]) -> Iterator[threading.Event]:
+def stop_on_signals(say: Callable[[str], None], drain_seconds: float = DRAIN_SECONDS) -> Iterator[threading.Event]:
     """Yield an event that the first Ctrl-C or SIGTERM sets; a second Ctrl-C raises `Interrupted`; an overrun ends all.
 
     Parameters
     ----------
     say : shows a line to people.
+    drain_seconds : how long the driver waits for tiles in flight.
     """
+    overrun = OVERRUN_SECONDS + max(drain_seconds - DRAIN_SECONDS, 0.0)
     stop, told = threading.Event(), False
 
     def first(number: int, _frame: Any) -> None:
@@ -55,7 +57,7 @@ def stop_on_signals(say: Callable[[str], None]) -> Iterator[threading.Event]:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     told_before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    watcher = threading.Thread(target=_watch, args=(reader, stop, say), name="signals", daemon=True)
+    watcher = threading.Thread(target=_watch, args=(reader, stop, say, overrun), name="signals", daemon=True)
     watcher.start()
     try:
         yield stop
@@ -70,7 +72,7 @@ def stop_on_signals(say: Callable[[str], None]) -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _watch(reader: int, stop: threading.Event, say: Callable[[str], None]) -> None:
+def _watch(reader: int, stop: threading.Event, say: Callable[[str], None], overrun: float) -> None:
     """Read the numbers of signals until their pipe is closed; end the process if a stop overruns."""
     deadline, again = math.inf, 0
     while True:
@@ -88,7 +90,7 @@ def _watch(reader: int, stop: threading.Event, say: Callable[[str], None]) -> No
                 again += 1
                 deadline = min(deadline, time.monotonic() + (AGAIN_SECONDS if again == 1 else 0.0))
         if stop.is_set():  # also by a request in the run directory
-            deadline = min(deadline, time.monotonic() + OVERRUN_SECONDS)
+            deadline = min(deadline, time.monotonic() + overrun)
         if time.monotonic() >= deadline:
             say("ended: what was under way did not stop in time; every finished tile is kept, `cntk resume` goes on")
             os._exit(STOPPED)

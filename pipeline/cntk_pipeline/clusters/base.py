@@ -11,6 +11,9 @@ from typing import Any
 from cntk_pipeline.errors import Interrupted
 from cntk_pipeline.telemetry.progress import RunProgress
 
+DRAIN_SECONDS = 120.0
+"""How long a driver that is to stop waits for tiles in flight, where nothing else is asked for."""
+
 
 @dataclass(frozen=True)
 class Completion:
@@ -53,10 +56,12 @@ class Executor(ABC):
     ----------
     slots : number of calls that run at once; it may change.
     warnings : lines for people about settings that are less safe than possible.
+    drain_seconds : how long a driver that is to stop waits for calls that have begun.
     """
 
     slots: int
     warnings: tuple[str, ...] = ()
+    drain_seconds: float = DRAIN_SECONDS
 
     @abstractmethod
     def submit(self, key: tuple[Any, ...], function: Callable[..., Any], *arguments: Any, rank: int = 0) -> None:

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from cntk_pipeline.clusters.base import Executor, WorkerMemory
+from cntk_pipeline.clusters.base import DRAIN_SECONDS, Executor, WorkerMemory
 from cntk_pipeline.clusters.extras import Extra
 from cntk_pipeline.clusters.local.submitter import BACKGROUND
 from cntk_pipeline.clusters.options import ClusterOptions, NoOptions
@@ -47,6 +47,11 @@ def unknown_machines(config: ClusterConfig) -> int | None:
     return None
 
 
+def usual_drain(config: ClusterConfig) -> float:
+    """Return the usual wait of a driver that is to stop."""
+    return DRAIN_SECONDS
+
+
 @dataclass(frozen=True)
 class Cluster:
     """A kind of cluster.
@@ -67,6 +72,7 @@ class Cluster:
     harmless_options : its own keys that anybody may set.
     gives_devices : whether it starts workers, and gives each of them a graphics card of its own.
     machines : counts the machines of a table's workers; None where a batch system chooses them.
+    drain_seconds : how long a driver that is to stop waits for tiles that have begun.
     """
 
     executor: Opener
@@ -81,3 +87,4 @@ class Cluster:
     harmless_options: frozenset[str] = frozenset()
     gives_devices: bool = True
     machines: Callable[[ClusterConfig], int | None] = unknown_machines
+    drain_seconds: Callable[[ClusterConfig], float] = usual_drain

@@ -27,6 +27,7 @@ from cntk_pipeline.errors import (
     KillsWorkers,
     NotConverged,
     NotPositiveDefinite,
+    NotPrepared,
     PipelineError,
     StoreError,
     TilesFailed,
@@ -52,8 +53,8 @@ POLL_SECONDS = 0.2
 LOOK_SECONDS = 1.0
 """How often the driver looks for tiles that it has waited for too long."""
 
-DRAIN_SECONDS = 120.0
-"""How long a driver that is to stop waits for tiles in flight."""
+REFUSED_SECONDS = 600.0
+"""How long tiles are refused by workers that are not prepared, without a receipt meanwhile, before that is an error."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ class Driver:
     executor : where jobs run.
     journal : where receipts go.
     on_progress : called after each receipt.
-    stop : set it to let tiles in flight finish, for `DRAIN_SECONDS`, and then raise `Interrupted`.
+    stop : set it to let tiles in flight finish, for the executor's ``drain_seconds``, and then raise `Interrupted`.
     require_lease : raises where this driver does not hold the run's lease any more.
     clock : the source of time.
     """
@@ -172,7 +173,7 @@ class Driver:
         Raises
         ------
         Interrupted
-            If ``stop`` was set. Tiles in flight were finished first, within `DRAIN_SECONDS`.
+            If ``stop`` was set. Tiles in flight were finished first, within the executor's ``drain_seconds``.
         RunLocked
             If another driver has taken over the run.
         WorkersLost
@@ -214,6 +215,7 @@ class _Batch:
         self.in_flight: dict[tuple[Any, ...], _Flight] = {}
         self.copies: dict[Task, list[tuple[Any, ...]]] = {}
         self.attempts: dict[Task, int] = {}
+        self.refused_since: float | None = None
         # Tiles on the same worker as a tile that kills it are blamed too: each gets one more try, alone.
         self.suspects: list[Task] = []
         self.heard: set[Task] = set()
@@ -270,7 +272,7 @@ class _Batch:
                     stopped = now
                     if self.abort is None:
                         emit(Event("stop_requested", details={"in_flight": len(self.in_flight)}))
-                if not self.in_flight or now - stopped > DRAIN_SECONDS:
+                if not self.in_flight or now - stopped > self.driver._executor.drain_seconds:
                     break
             self._take(self.driver._executor.wait(POLL_SECONDS))
         if self.abort is not None:
@@ -339,6 +341,7 @@ class _Batch:
             if not self.copies[task]:
                 del self.copies[task]
         if receipts:
+            self.refused_since = None
             self.driver._journal.append(receipts)
         for receipt in receipts:
             self._finish(receipt)
@@ -376,19 +379,32 @@ class _Batch:
         if is_disk_full(error):
             self.abort = disk_full(self.driver._run_path)
             return
+        if isinstance(error, NotPrepared) and self._awaits_another_worker(task):
+            self._try_again(task, error, self.attempts.get(task, 0), FIRST_DELAY_SECONDS)
+            return
         attempts = self.attempts[task] = self.attempts.get(task, 0) + 1
         # Also where the store refused: this worker may be the only one without permission to write there.
         transient = isinstance(error, StoreError) or (
             isinstance(error, OSError) and not isinstance(error, PipelineError)
         )
         if transient and attempts < MAX_ATTEMPTS:
-            self.retries += 1
-            delay = FIRST_DELAY_SECONDS * DELAY_FACTOR ** (attempts - 1) * random.uniform(0.75, 1.25)
-            heapq.heappush(self.delayed, (self.driver._clock() + delay, task))
-            emit(Event("retry", task, describe_error(error), {"attempt": attempts, "delay_seconds": round(delay, 3)}))
+            self._try_again(task, error, attempts, FIRST_DELAY_SECONDS * DELAY_FACTOR ** (attempts - 1))
         else:
             self.outcome.failed[task] = error
             emit(Event("gave_up", task, describe_error(error), {"attempt": attempts}))
+
+    def _try_again(self, task: Task, error: BaseException, attempts: int, delay: float) -> None:
+        self.retries += 1
+        delay *= random.uniform(0.75, 1.25)
+        heapq.heappush(self.delayed, (self.driver._clock() + delay, task))
+        emit(Event("retry", task, describe_error(error), {"attempt": attempts, "delay_seconds": round(delay, 3)}))
+
+    def _awaits_another_worker(self, task: Task) -> bool:
+        """Tell whether a tile that a worker refused should wait for another one: others have finished tiles lately."""
+        now = self.driver._clock()
+        if self.refused_since is None:
+            self.refused_since = now
+        return now - self.refused_since < max(REFUSED_SECONDS, self.driver._patience.seconds(task, 1))
 
     def _show(self, receipt: Receipt | None) -> None:
         self.driver._on_progress(

@@ -14,7 +14,7 @@ from typing import Any
 
 import distributed
 
-from cntk_pipeline.clusters.base import Completion, Executor, WorkerMemory, require_no_stop
+from cntk_pipeline.clusters.base import DRAIN_SECONDS, Completion, Executor, WorkerMemory, require_no_stop
 from cntk_pipeline.clusters.dask.clock import keep_steady
 from cntk_pipeline.clusters.dask.on_scheduler import WorkerState, worker_states
 from cntk_pipeline.clusters.dask.on_worker import Preparation, send_result
@@ -66,6 +66,7 @@ class ExecutorTraits:
     scaling: Scaling | None = None
     dashboard: str = ""
     scheduler_end: Callable[[], str] = str
+    drain_seconds: float = DRAIN_SECONDS
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class DaskExecutor(Executor):
     """
 
     def __init__(self, client: distributed.Client, traits: ExecutorTraits, preparation: str, page: str = "") -> None:
-        self.warnings = traits.warnings
+        self.warnings, self.drain_seconds = traits.warnings, traits.drain_seconds
         self._client = client
         self._traits = traits
         self._workers_seen = self._looked = time.monotonic()

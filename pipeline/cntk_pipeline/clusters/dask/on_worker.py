@@ -13,7 +13,7 @@ import distributed
 from distributed.diagnostics.plugin import WorkerPlugin
 
 from cntk_pipeline.clusters.dask.clock import keep_steady
-from cntk_pipeline.errors import DeviceLost
+from cntk_pipeline.errors import DeviceLost, NotPrepared
 from cntk_pipeline.storage.tiled_array import MAPPED_BYTES, limit_mapped_tiles
 from cntk_pipeline.telemetry.events import close_logs
 
@@ -63,14 +63,14 @@ def send_result(topic: str, key: tuple[Any, ...], function: Callable[..., Any], 
 
     Raises
     ------
-    ConnectionError
+    NotPrepared
         If the worker came late and could not be prepared; another worker may be.
     """
     worker = distributed.get_worker()
     problem = worker.plugins[topic].problem if topic in worker.plugins else "it is not prepared"
     if problem:
         time.sleep(REFUSAL_SECONDS)
-        raise ConnectionError(f"the worker {worker.address} takes no tile: {problem}")
+        raise NotPrepared(f"the worker {worker.address} takes no tile: {problem}")
     try:
         result = function(*arguments)
     except DeviceLost as error:

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 
 from cntk_pipeline.clusters.base import Executor, WorkerMemory
 from cntk_pipeline.clusters.cluster import Cluster
-from cntk_pipeline.clusters.slurm.options import SlurmOptions
+from cntk_pipeline.clusters.slurm.options import SlurmOptions, drain_seconds
 from cntk_pipeline.clusters.slurm.submitter import SlurmSubmitter, memory_limit
 from cntk_pipeline.config import ClusterConfig
 
@@ -33,4 +33,5 @@ SLURM = Cluster(
     submitter=SlurmSubmitter(),
     memory=memory_asked_for,
     harmless_options=frozenset({"drain_seconds", "resubmit"}),
+    drain_seconds=drain_seconds,
 )

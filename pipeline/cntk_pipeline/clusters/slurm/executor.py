@@ -28,7 +28,7 @@ from cntk_pipeline.clusters.dask.dashboard import dashboard_warnings
 from cntk_pipeline.clusters.dask.executor import ExecutorTraits, client_within, count_workers, prepared
 from cntk_pipeline.clusters.dask.scaling import Scalable, Scaling, bounds
 from cntk_pipeline.clusters.dask.settings import SETTINGS
-from cntk_pipeline.clusters.slurm.options import BESIDE_WORKER_BYTES, SlurmOptions
+from cntk_pipeline.clusters.slurm.options import BESIDE_WORKER_BYTES, SlurmOptions, drain_seconds
 from cntk_pipeline.clusters.slurm.steps import CLOSE_SECONDS, NodeShare, WorkerSteps
 from cntk_pipeline.config import ClusterConfig, parse_bytes
 from cntk_pipeline.errors import ConfigError, WorkersLost
@@ -107,7 +107,13 @@ def _open_jobs(config: ClusterConfig, prepare: Callable[[], None], stop: threadi
                 label = f"up to {most} workers in jobs of SLURM"
                 scaling = Scaling(_Jobs(cluster), least, most, config.threads_per_worker)
                 # Lost workers are requested again, and may wait in the queue for any time.
-                traits = ExecutorTraits(label, warnings=warnings, scaling=scaling, dashboard=cluster.dashboard_link)
+                traits = ExecutorTraits(
+                    label,
+                    warnings=warnings,
+                    scaling=scaling,
+                    dashboard=cluster.dashboard_link,
+                    drain_seconds=drain_seconds(config),
+                )
                 yield prepared(client, prepare, traits)
         finally:
             # Dask raises the assertion for jobs that SLURM refused.
@@ -161,6 +167,7 @@ def _open_allocation(
                     FIRST_WORKER_SECONDS,
                     dashboard_warnings(config.dashboard),
                     dashboard=cluster.dashboard_link,
+                    drain_seconds=drain_seconds(config),
                 )
                 try:
                     yield prepared(client, prepare, traits)

@@ -3,6 +3,10 @@
 from pydantic import Field
 
 from cntk_pipeline.clusters.options import ClusterOptions
+from cntk_pipeline.config import ClusterConfig
+
+HAND_OVER_SECONDS = 60.0
+"""Time that a batch job needs behind its last tile: workers are given back, the cluster is closed, the job requeued."""
 
 BESIDE_WORKER_BYTES = 512 * 2**20
 """Memory that a job requests beyond each worker's limit: for the worker's nanny, and on one node for the driver."""
@@ -18,7 +22,8 @@ class SlurmOptions(ClusterOptions):
     time_limit : the time limit of a job, as SLURM writes it ("1-00:00:00").
     batch_options : further lines of the batch job, each an option as sbatch takes it ("--constraint=avx512").
     setup : shell lines that run first in the batch job ("module load python").
-    drain_seconds : time before the time limit in which tiles in flight finish and no further tile is begun.
+    drain_seconds : time before the time limit in which tiles in flight finish and no further tile is begun; its last
+        minute, or its last half, is for what follows: workers are given back, and the next job is asked for.
     resubmit : continue a job that met its time limit in a next job, until the run is complete.
     interface : the network interface by which nodes reach one another ("ib0").
     python : the Python on the nodes that has this package; by default the path of this one.
@@ -33,3 +38,9 @@ class SlurmOptions(ClusterOptions):
     resubmit: bool = False
     interface: str | None = None
     python: str | None = None
+
+
+def drain_seconds(config: ClusterConfig) -> float:
+    """Return how long a driver that is to stop waits for tiles: what `HAND_OVER_SECONDS` leave of the time to drain."""
+    asked = SlurmOptions.of(config).drain_seconds
+    return max(asked - HAND_OVER_SECONDS, asked / 2)
