@@ -61,6 +61,16 @@ def test_features_that_are_no_float32_stay_float64():
         ([[0, -1], [-1, 0]], ONES, "graph 1: expected edges between nodes 0 to 2, got node -1"),
         (0.5 * PATH, ONES, "graph 1: expected an adjacency matrix of 0 and 1, got other numbers"),
         (
+            scipy.sparse.csr_array(0.3 * PATH),
+            ONES,
+            "graph 1: expected an adjacency matrix of 0 and 1, got other numbers",
+        ),
+        (
+            scipy.sparse.csr_array(PATH[:2, :2]),
+            ONES,
+            r"graph 1: expected .* of shape \(3, 3\), got a sparse one of .*2\)",
+        ),
+        (
             np.ones((2, 3)),
             ONES,
             r"graph 1: expected an adjacency matrix of shape \(3, 3\), or edges of shape \(2 E, 2\)",
@@ -108,3 +118,12 @@ def test_nodes_are_counted_by_graph_and_by_tile() -> None:
     assert (no_test.heaviest(1), no_test.test_weight) == (2, 1.0)
     packed = pack([[[0, 1], [1, 0]], np.ones((3, 3)) - np.eye(3)], [np.ones((2, 1)), np.ones((3, 1))])
     assert count_nodes(packed).tolist() == [2, 3]
+
+
+def test_rows_that_are_no_whole_number_are_refused():
+    with pytest.raises(DataError, match=r"graphs: rows must be a whole number, got 7\.5"):
+        pack([PATH], [ONES], rows=7.5)
+
+
+def test_known_classes_may_be_a_list():
+    assert encode_labels([["N", "C"]], ["C", "N"])[0].tolist() == [[0, 1], [1, 0]]

@@ -57,3 +57,8 @@ def test_too_few_steps_and_other_arrays_are_refused():
     hole[0, 1] = np.nan
     with pytest.raises(DataError, match="sequences: sequence 0: step 1 is absent, and a later one is there"):
         lengths(hole)
+
+
+def test_steps_that_are_no_whole_number_are_refused():
+    with pytest.raises(DataError, match=r"sequences: steps must be a whole number, got 3\.5"):
+        pad([[1.0, 2.0, 3.0]], steps=3.5)

@@ -8,6 +8,7 @@ up to the end. Graphs of one array have equally many rows, those of the largest.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -141,6 +142,8 @@ def pack(edges: Sequence[Any], features: Sequence[Any], rows: int | None = None)
         pairs = _read_edges(given, len(nodes), number)
         streams.append(np.concatenate([[len(nodes), len(pairs)], pairs.reshape(-1), nodes.reshape(-1)]))
     needed = -(-max(map(len, streams)) // width)
+    if rows is not None and (isinstance(rows, bool) or not isinstance(rows, Integral)):
+        raise DataError(f"graphs: rows must be a whole number, got {rows!r}")
     if rows is not None and rows < needed:
         raise DataError(f"graphs: the largest graph needs {needed} rows of {width} numbers, got rows={rows}")
     packed = np.zeros((len(streams), (rows or needed) * width))
@@ -151,13 +154,14 @@ def pack(edges: Sequence[Any], features: Sequence[Any], rows: int | None = None)
     return (single if np.array_equal(single, packed) else packed).reshape(len(packed), 1, 1, -1, width)
 
 
-def encode_labels(labels: Sequence[Any], known: Array) -> list[Array]:
+def encode_labels(labels: Sequence[Any], known: npt.ArrayLike) -> list[Array]:
     """Make one-hot features of the classes of nodes.
 
     Parameters
     ----------
     labels : of the nodes of each graph, (N,).
-    known : all classes, a column each: those of the training graphs, so that those of new graphs are numbered alike.
+    known : (classes,), all of them, a column each: those of the training graphs, so that those of new graphs are
+        numbered alike.
 
     Returns
     -------
@@ -175,7 +179,7 @@ def encode_labels(labels: Sequence[Any], known: Array) -> list[Array]:
     >>> encode_labels([["C", "N"]], np.array(["C", "N", "O"]))[0].tolist()
     [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
     """
-    columns = {value: column for column, value in enumerate(known.tolist())}
+    columns = {value: column for column, value in enumerate(np.asarray(known).tolist())}
     found = []
     for number, given in enumerate(labels):
         values = np.asarray(given).tolist()
@@ -269,11 +273,13 @@ def _read_edges(given: Any, nodes: int, number: int) -> Array:
     """Return edges once each, (E, 2), the smaller node first, in rising order."""
     if nodes >= LARGEST_NUMBER:
         raise DataError(f"graph {number} has {nodes} nodes, and at most {LARGEST_NUMBER - 1} can be packed")
-    found = np.stack(given.nonzero(), 1) if hasattr(given, "tocoo") else as_array(f"edges of graph {number}", given)
-    if not hasattr(given, "tocoo") and found.shape == (nodes, nodes) and not (nodes == 2 and _is_list(found)):
-        if not np.isin(found, (0, 1)).all():
-            raise DataError(f"graph {number}: expected an adjacency matrix of 0 and 1, got other numbers")
-        found = np.argwhere(found)
+    if hasattr(given, "tocoo"):
+        found = _read_sparse(given, nodes, number)
+    else:
+        found = as_array(f"edges of graph {number}", given)
+        if found.shape == (nodes, nodes) and not (nodes == 2 and _is_list(found)):
+            _require_zeros_and_ones(found, number)
+            found = np.argwhere(found)
     if found.size == 0:
         raise DataError(f"graph {number} has no edges: leave it out, or join its nodes")
     if found.ndim != 2 or found.shape[1] != 2 or found.dtype.kind not in "iu":
@@ -304,6 +310,25 @@ def _read_edges(given: Any, nodes: int, number: int) -> Array:
             "back; give each edge in both directions"
         )
     return np.stack(divmod(unique[unique // nodes < unique % nodes], nodes), 1)
+
+
+def _read_sparse(given: Any, nodes: int, number: int) -> Array:
+    """Return the places of ones in a sparse adjacency matrix, (2 E, 2)."""
+    if given.shape != (nodes, nodes):
+        raise DataError(
+            f"graph {number}: expected an adjacency matrix of shape {(nodes, nodes)}, got a sparse one of shape "
+            f"{given.shape}"
+        )
+    _require_zeros_and_ones(given.tocoo().data, number)
+    return np.stack(given.nonzero(), 1)
+
+
+def _require_zeros_and_ones(values: Array, number: int) -> None:
+    if not np.isin(values, (0, 1)).all():
+        raise DataError(
+            f"graph {number}: expected an adjacency matrix of 0 and 1, got other numbers: layers of graphs know no "
+            "weights of edges"
+        )
 
 
 def _is_list(found: Array) -> bool:

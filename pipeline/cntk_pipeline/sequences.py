@@ -7,6 +7,7 @@ absent likewise where all of its channels are NaN, wherever it lies.
 """
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,8 @@ def pad(sequences: Sequence[Any], steps: int | None = None) -> Array:
             f"sequence {wrong}: expected {channels} channels, as of sequence 0, got {read[wrong].shape[1]}: sequences "
             "are (T, C), steps first; transpose those that have their channels first"
         )
+    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, Integral)):
+        raise DataError(f"sequences: steps must be a whole number, got {steps!r}")
     if steps is not None and steps < longest:
         raise DataError(f"sequences: the longest one has {longest} steps, got steps={steps}: leave steps out")
     padded = np.full((len(read), steps or longest, channels), np.nan)

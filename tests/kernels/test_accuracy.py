@@ -42,6 +42,7 @@ from cntk_pipeline.layers import (
     Sin,
     presets,
 )
+from cntk_pipeline.layers.series import FUNCTIONS as FUNCTIONS_BY_NAME
 
 FUNCTIONS = [
     Relu(), LeakyRelu(0.2), Abs(), Maxout(), Sign(), Erf(), Gelu(), Sin(), Cos(), Rbf(0.7), Exp(), Gaussian(),
@@ -244,6 +245,36 @@ def test_images_whose_squares_are_no_numbers_are_refused(network):
 def test_a_quadrature_that_has_not_converged_ends_in_an_error(scale):
     with pytest.raises(NotAccurate, match=r"Elementwise.* is not accurate at a variance of"):
         kernel_matrix(Sequential(Dense(), Elementwise("tanh"), Dense()), np.full((1, 3), scale))
+
+
+PROMISED = [("tanh", 64, 1.0), ("sigmoid", 64, 4.0), ("silu", 64, 4.0), ("softplus", 64, 8.0), ("tanh", 256, 4.0),
+            ("silu", 256, 32.0), ("tanh", 16, 0.25)]  # fmt: skip
+"""Functions, nodes, and the largest variance that docs/networks.md promises; the last is below the variance 1."""
+SLOPES = {
+    "tanh": lambda x: 1 - np.tanh(x) ** 2,
+    "sigmoid": lambda x: 0.25 / np.cosh(x / 2) ** 2,
+    "silu": lambda x: (1 + np.tanh(x / 2)) / 2 + x / 4 / np.cosh(x / 2) ** 2,
+    "softplus": lambda x: (1 + np.tanh(x / 2)) / 2,
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("weights", [Dense(), Conv((1, 3), padding="CIRCULAR")], ids=["vectors", "images"])
+@pytest.mark.parametrize(("name", "nodes", "variance"), PROMISED)
+def test_a_quadrature_takes_the_variances_that_are_promised_and_is_right_there(name, nodes, variance, weights, dtype):
+    directions = np.array([[1.0, 1.0], [1.2, 0.56**0.5]])  # of correlation 0.97
+    x = math.sqrt(variance) * (1 - 1e-6) * directions
+    if isinstance(weights, Conv):
+        x = np.repeat(x[:, None, None], 4, axis=2)
+    network = Sequential(weights, Elementwise(name, nodes), Flatten(), Dense())
+    grid = np.arange(-10, 10, 0.05)
+    density = np.exp(-(grid**2) / 2) / math.sqrt(2 * math.pi) * 0.05
+    rho = directions[0] @ directions[1] / 2
+    first = math.sqrt(variance) * grid[:, None]
+    second = math.sqrt(variance) * (rho * grid[:, None] + math.sqrt(1 - rho**2) * grid)
+    value, slope = (density @ (f(first) * f(second)) @ density for f in (FUNCTIONS_BY_NAME[name], SLOPES[name]))
+    assert kernel_matrix(network, x, kind="nngp", dtype=dtype)[0, 1] == pytest.approx(value, rel=1e-5)
+    assert kernel_matrix(network, x, dtype=dtype)[0, 1] == pytest.approx(value + rho * variance * slope, rel=1e-5)
 
 
 def test_images_that_float64_does_not_tell_apart_either_are_refused_with_layer_and_variance():

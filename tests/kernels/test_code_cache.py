@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -173,6 +174,25 @@ def test_every_signature_and_every_closure_has_a_file_of_its_own(tmp_path):
     assert (function(4.0), hits) == (12, 1)
 
 
+def test_no_two_sets_of_closed_over_values_share_a_file(tmp_path):
+    # Equal values are one object here, and so may be those of two cells.
+    codegen = njit(lambda x: x).targetctx.codegen()
+
+    def one(x):
+        return x + 1
+
+    def two(x):
+        return x + 2
+
+    def closing_over(*values):
+        a, b, c = values
+        return lambda x: (a, b, c, x)
+
+    sets = [*product((True, False), repeat=3), *product((one, two), repeat=3), (1, 1, 0), (1, 1.0, 0), ((1, 1), 1, 0)]
+    paths = [CodeCache(tmp_path, closing_over(*values))._path((types.float64,), codegen) for values in sets]
+    assert len(set(paths)) == len(sets)
+
+
 @pytest.mark.parametrize("damage", ["empty", "cut short", "other bytes"])
 def test_damaged_code_is_compiled_again(tmp_path, damage):
     compiled(tmp_path, "f8(f8)")
@@ -211,6 +231,87 @@ def _closing_over(path, text):
         return dual(x)
 
     return loop
+
+
+OWN_LAYER = """
+import math
+from dataclasses import dataclass
+import numpy as np
+import constants
+from constants import FACTOR, TABLE
+from cntk_pipeline.kernels.jit import pasted
+from cntk_pipeline.layers.elementary import inverse_root
+from cntk_pipeline.layers.pointwise import ClosedForm
+from helpers import helper
+
+@pasted
+def near(x):
+    return helper(x)
+
+@dataclass(frozen=True)
+class Own(ClosedForm):
+    statistic_count = 1
+
+    @staticmethod
+    def statistics(variance, constants):
+        return inverse_root(variance), variance
+
+    @staticmethod
+    def dual(covariance, x, z, unused):
+        value = near(covariance) * (FACTOR * TABLE[1] * constants.OTHER * math.pi / np.pi)
+        return value, 0.0 * value
+"""
+OWN_HELPER = """
+from cntk_pipeline.kernels.jit import pasted
+from deepest import DEEPEST
+
+@pasted
+def helper(x):
+    return x * DEEPEST
+"""
+OWN_PROBE = """
+import numpy as np
+from own_layer import Own
+from cntk_pipeline.kernels import jit
+from cntk_pipeline.kernels.code_cache import CodeCache
+from cntk_pipeline.kernels import kernel_matrix
+from cntk_pipeline.layers import Dense, Sequential
+
+found = []
+load = CodeCache._load_overload
+
+def counted(self, *asked):
+    found.append(load(self, *asked))
+    return found[-1]
+
+CodeCache._load_overload = counted
+network = Sequential(Dense(), Own(), Dense())
+value = kernel_matrix(network, np.array([[1.0, 2.0], [3.0, 1.0]]), kind="nngp", dtype="float64", n_jobs=1)[0, 1]
+print(value, None not in found)
+"""
+
+
+def test_a_layer_of_one_s_own_follows_the_constants_that_it_and_its_helpers_import(tmp_path):
+    texts = {"own_layer": OWN_LAYER, "helpers": OWN_HELPER, "deepest": "DEEPEST = 1.0\n", "probe": OWN_PROBE}
+    texts["constants"] = "FACTOR = 1.0\nTABLE = (0.0, 1.0)\nOTHER = 1.0\n"
+    for name, text in texts.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONDONTWRITEBYTECODE": "1"}
+
+    def compute():
+        asked = [sys.executable, "probe.py"]
+        value, loaded = subprocess.check_output(asked, cwd=tmp_path, env=environment, text=True).split()
+        return float(value), loaded == "True"
+
+    assert compute() == (2.5, False)
+    assert compute() == (2.5, True)
+    expected = 2.5
+    changes = ("constants", "FACTOR = 1"), ("constants", "0.0, 1"), ("constants", "OTHER = 1"), ("deepest", "= 1")
+    for file, end in changes:
+        path = tmp_path / f"{file}.py"
+        path.write_text(path.read_text().replace(end, f"{end[:-1]}3"))
+        expected *= 3
+        assert compute() == (expected, False), end
 
 
 def test_only_the_sets_of_sources_that_were_used_last_keep_their_code(tmp_path, monkeypatch):

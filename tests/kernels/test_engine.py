@@ -4,21 +4,33 @@ import numpy as np
 import pytest
 from support.tolerances import DTYPES, assert_kernels_close, tolerance
 
-from cntk_pipeline import kernel_matrix
+from cntk_pipeline import kernel_diagonal, kernel_matrices, kernel_matrix
 from cntk_pipeline.errors import DataError, LayerError, NotAccurate, NotFinite
-from cntk_pipeline.kernels import CpuEvaluator, group_size, lower, memory, working_bytes
+from cntk_pipeline.kernels import KINDS, CpuEvaluator, group_size, lower, memory, working_bytes
+from cntk_pipeline.kernels.base import Question
+from cntk_pipeline.kernels.cpu import CpuEngine
 from cntk_pipeline.kernels.lanes import LANES
 from cntk_pipeline.kernels.machine import aligned_zeros
 from cntk_pipeline.layers import (
+    AvgPool,
     Conv,
     Dense,
     Elementwise,
+    Erf,
     Exp,
     Flatten,
+    Gaussian,
+    GlobalAvgPool,
     LayerNorm,
+    LinearAttention,
+    Polynomial,
+    Product,
     Relu,
+    Repeat,
+    Residual,
     SelfAttention,
     Sequential,
+    Sign,
     presets,
 )
 
@@ -116,6 +128,8 @@ def test_an_unknown_dtype_is_refused():
         CpuEvaluator(PROGRAM, "float16")
     with pytest.raises(LayerError, match="got dtype='float16'"):
         kernel_matrix(NETWORK, draw_images(1), dtype="float16")
+    with pytest.raises(LayerError, match="got dtype=None"):
+        kernel_matrix(NETWORK, draw_images(1), dtype=None)
 
 
 @pytest.mark.parametrize("shape", [(3, 4, 5, 2), (3, 4, 4, 3), (3, 32), (3, 4, 4)])
@@ -208,8 +222,13 @@ def test_values_that_are_not_finite_are_refused_with_their_pair(dtype):
 
 
 def test_values_beyond_the_dtype_are_refused():
-    with pytest.raises(NotFinite, match="out of range"):
-        kernel_matrix(NETWORK, np.full((1, 4, 4, 2), 1e20))
+    images = np.full((1, 4, 4, 2), 1e20)
+    with pytest.raises(
+        NotFinite, match=r"a variance above 3e\+38, .* layer of 4 x 4, too large for float32: scale the"
+    ):
+        kernel_matrix(NETWORK, images)
+    with pytest.raises(NotFinite, match=r"read-out 0 is (inf|nan) for pair \(0, 0\): .* out of range"):
+        kernel_matrix(Sequential(Conv(3), Flatten()), images)
 
 
 def test_images_too_small_for_float32_are_refused_and_fine_in_float64():
@@ -232,8 +251,139 @@ def test_a_zero_image_has_no_variance_behind_an_odd_function():
 def test_empty_lanes_are_not_refused_for_what_a_zero_image_would_be():
     network = Sequential(Conv(3), Elementwise(lambda x: x**4, 8), Conv(3), Relu(), Flatten())
     assert np.isfinite(kernel_matrix(network, draw_images(3))).all()
-    with pytest.raises(NotFinite, match="standard deviation below 1e-19"):
+    with pytest.raises(NotFinite, match=r"standard deviation below 1e-19 .* raise w_std, or use float64$"):
         kernel_matrix(network, np.zeros((1, 4, 4, 2)))
+
+
+ONES = np.abs(np.random.default_rng(0).standard_normal((3, 4, 4, 1)))
+TOO_SMALL = [
+    Sequential(Flatten(), *[Dense(), Relu()] * 160, Dense()),
+    presets.fully_connected(200, w_std=1.0),
+    presets.fully_connected(140, w_std=1.0),  # denormal numbers, that have lost digits
+    Sequential(*[Conv(3, w_std=0.01)] * 12, GlobalAvgPool(), Dense()),  # 0 within planes of float32
+]
+
+
+@pytest.mark.parametrize("network", TOO_SMALL)
+@pytest.mark.parametrize("kind", KINDS)
+def test_kernels_below_the_range_of_float32_are_refused_and_not_zero(network, kind):
+    x = ONES.reshape(3, -1) if isinstance(network.layers[0], Dense) else ONES
+    told = (
+        r"a kernel has no value above [1-9]e-\d\d.* numbers of float32 below 1e-38 lose their digits or are 0: .* use f"
+    )
+    with pytest.raises(NotAccurate, match=told):
+        kernel_matrix(network, x, kind=kind)
+    with pytest.raises(NotAccurate, match=told):
+        kernel_matrix(network, x[:1], x[1:], kind=kind)
+    with pytest.raises(NotAccurate, match=told):
+        kernel_diagonal(network, x, kind=kind)
+    assert (kernel_matrix(network, x, kind=kind, dtype="float64") > 0).all()
+
+
+def test_values_that_are_small_beside_others_and_kernels_of_zero_are_right():
+    orthogonal = np.eye(4)[:, None, :, None]
+    for images in (orthogonal, np.concatenate([0 * orthogonal, orthogonal])):
+        values = kernel_matrix(Sequential(Conv((1, 1)), Flatten(), Dense()), images, kind="nngp")
+        np.testing.assert_allclose(values, np.eye(len(values)) * images.any((1, 2, 3)) / 4)
+    linear = Sequential(Flatten(), Dense())
+    assert not kernel_matrix(linear, orthogonal[:1], orthogonal[1:]).any()
+    cubic = Sequential(Product(Dense(), Product(Dense(), Dense())), Dense())  # c^3, of a covariance c of 2e-14
+    near = np.sqrt(2) * np.array([[1.0, 1e-14], [1e-14, 1.0]])
+    assert 0 < kernel_matrix(cubic, near[:1], near[1:], kind="nngp")[0, 0] < 1e-40
+    fixed = Sequential(Conv(3, trained=False), Relu(), Flatten(), Dense(trained=False))
+    assert not kernel_matrix(fixed, ONES).any()
+    assert not kernel_diagonal(fixed, ONES).any()
+    assert not kernel_matrix(NETWORK, 0 * draw_images(2)).any()
+
+
+STANDARD = {"parameterization": "standard", "fan_in": 512}
+CANCELLING = [
+    Sequential(Conv(3, w_std=0.01, b_std=1.0, **STANDARD), Flatten()),
+    Sequential(
+        Conv(3, b_std=30.0, parameterization="standard"),
+        Relu(),
+        Conv(3, trained=False),
+        GlobalAvgPool(),
+        Dense(trained=False),
+    ),
+]
+
+
+@pytest.mark.parametrize("network", CANCELLING)
+def test_large_biases_of_the_standard_parameterization_cost_float32_no_digits(network):
+    x = np.random.default_rng(0).standard_normal((3, 4, 4, 1)).astype(np.float32)
+    exact = kernel_matrix(network, x, dtype="float64")
+    assert np.abs(kernel_matrix(network, x) - exact).max() < 2e-6 * exact.max()
+
+
+def test_values_that_changed_for_large_biases_have_a_version_of_their_own():
+    def version(network, kind, shape=(4, 4, 1), dtype="float32"):
+        return CpuEngine.version_for(Question(((network, kind),), shape, dtype)) - CpuEngine.numerics_version
+
+    for network in CANCELLING:
+        assert [version(network, "ntk"), version(network, "nngp")] == [1, 0]
+        assert version(network, "ntk", dtype="float64") == 0
+        assert CpuEvaluator(lower([(network, "ntk")], (4, 4, 1))).planes.dtype == np.float64
+        assert CpuEvaluator(lower([(network, "nngp")], (4, 4, 1))).planes.dtype == np.float32
+    pointwise = Sequential(Conv(1, w_std=0.01, b_std=1.0, **STANDARD), Flatten())  # of float64 ever since
+    usual = Sequential(Conv(3, b_std=0.1, **STANDARD), Relu(), Conv(3, b_std=0.1, **STANDARD), Flatten())
+    assert version(pointwise, "ntk") == version(usual, "ntk") == 0
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "network",
+    [
+        Sequential(Flatten(), Dense(), Repeat(Dense(w_std=2.0), 600)),
+        Sequential(Dense(w_std=1e100), Dense(w_std=1e100), Flatten()),
+    ],
+)
+def test_a_linear_network_that_overflows_float64_is_refused(network, dtype):
+    with pytest.raises(NotFinite, match=r"above 3e\+38|beyond the range of float64|out of range"):
+        kernel_matrix(network, ONES, dtype=dtype)
+
+
+def test_networks_and_kinds_may_be_generators():
+    x, networks = draw_images(2), [NETWORK, presets.cntk(2)]
+    found = kernel_matrices(iter(networks), x, kinds=iter(KINDS))
+    np.testing.assert_array_equal(found, kernel_matrices(networks, x, kinds=KINDS))
+
+
+LOUD, QUIET = Conv(3, w_std=1e15), Conv(3, w_std=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("layers", "size"),
+    [
+        ([Conv(3), LinearAttention(), LinearAttention(), LayerNorm()], 80.0),
+        ([Conv(3), Polynomial((0.0, 0.0, 0.0, 1.0)), Conv(3), LayerNorm()], 2e6),
+        ([LOUD, LayerNorm()], 1e5),
+        ([LOUD, QUIET, LayerNorm()], 1e5),
+        ([LOUD, AvgPool(2), LayerNorm()], 1e5),
+        ([LOUD, AvgPool(2), QUIET, LayerNorm()], 1e5),
+        ([LOUD, Relu(), Conv(3, w_std=1e5), LayerNorm()], 1.0),
+        ([LOUD, Residual(LOUD), Sign()], 1e-8),
+        ([Conv(3), Erf()], 1e19),
+        ([Conv(3, w_std=1e20), LayerNorm()], 1e-15),  # the variance fits, but not the factor
+        ([Conv(3, w_std=1e20), QUIET, LayerNorm()], 1e-15),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_a_covariance_that_overflows_in_float32_is_refused_and_does_not_become_a_correlation_of_one(layers, size):
+    x = size * np.abs(np.random.default_rng(0).standard_normal((3, 4, 4, 1)))
+    network = Sequential(*layers, Flatten(), Dense())
+    with pytest.raises(NotFinite, match=r"above 3e\+38.* (scale the images or w_std down|smaller w_std).* use float64"):
+        kernel_matrix(network, x, kind="nngp")
+    assert np.isfinite(kernel_matrix(network, x, kind="nngp", dtype="float64")).all()
+
+
+def test_an_overflow_is_that_of_an_image_and_not_of_the_empty_lanes_beside_it():
+    network = Sequential(Conv(3), Gaussian(), Conv(3, w_std=3e19), Relu(), Flatten())
+    x = 20 * np.ones((1, 4, 4, 2))  # behind a Gaussian, the smaller the input the larger the variance
+    assert kernel_matrix(network, x, kind="nngp").shape == (1, 1)
+    with pytest.raises(NotFinite, match="a variance above 3e"):
+        kernel_matrix(network, 0 * x, kind="nngp")
 
 
 def test_an_exponential_that_overflows_is_refused():

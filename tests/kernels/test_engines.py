@@ -156,6 +156,8 @@ def test_what_is_not_finite_is_refused(kind):
 def test_an_unknown_engine_is_refused_with_those_there_are():
     with pytest.raises(ConfigError, match=r"unknown engine 'cpuu': did you mean 'cpu'\? \(known are cpu"):
         find_engine("cpuu")
+    with pytest.raises(ConfigError, match=r"engine is the name of one, cpu.*, got \['cpu'\]"):
+        find_engine(["cpu"])
     with pytest.raises(ConfigError, match="unknown engine 'xyz': known are cpu"):
         kernel_matrix(NETWORK, draw_images(2), engine="xyz")
     with pytest.raises(ConfigError, match="unknown engine 'xyz': known are cpu"):

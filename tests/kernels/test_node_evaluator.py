@@ -9,7 +9,7 @@ from support.tolerances import DTYPES, assert_kernels_close, tolerance
 from twin import reference
 
 from cntk_pipeline import kernel_diagonal, kernel_matrices, kernel_matrix, summary
-from cntk_pipeline.errors import DataError, LayerError, NotFinite
+from cntk_pipeline.errors import DataError, LayerError, NotAccurate, NotFinite
 from cntk_pipeline.graphs import pack
 from cntk_pipeline.kernels import ENGINES, CpuEngine, Question, find_engine, lower
 from cntk_pipeline.layers import (
@@ -241,6 +241,16 @@ def test_other_engines_refuse_graphs(engine, packed):
     kind = find_engine(engine)
     with pytest.raises(LayerError, match=f'{kind.__name__} computes no kernels of graphs: take engine = "cpu"'):
         kind.ask(Question(((PLAIN, "ntk"),), packed.shape[1:]))
+
+
+def test_kernels_of_graphs_below_the_range_of_float32_are_refused_and_not_zero(packed):
+    network = Sequential(*[GraphConv(w_std=0.001), Relu()] * 12, GlobalSumPool())
+    for compute in (kernel_matrix, kernel_diagonal):
+        with pytest.raises(NotAccurate, match=r"a kernel has no value above .* numbers of float32 below 1e-38 lose"):
+            compute(network, packed)
+        assert (compute(network, packed, dtype="float64") > 0).all()
+    fixed = Sequential(GraphConv(trained=False), GlobalSumPool())
+    assert not kernel_matrix(fixed, packed).any()
 
 
 def test_flips_values_of_no_size_and_rows_that_are_no_graphs_are_refused(packed):

@@ -41,10 +41,23 @@ def test_a_convolution_of_vectors_is_refused():
 
 @pytest.mark.parametrize("layer", [Dense, lambda **values: Conv(3, **values)])
 @pytest.mark.parametrize("name", ["w_std", "b_std"])
-@pytest.mark.parametrize("value", [-0.1, float("inf"), float("nan"), "2"])
+@pytest.mark.parametrize("value", [-0.1, float("inf"), float("nan"), "2", True])
 def test_impossible_standard_deviations_are_refused(layer, name, value):
     with pytest.raises(LayerError, match=rf"{name} must be a finite standard deviation >= 0, got {value!r}"):
         layer(**{name: value})
+
+
+@pytest.mark.parametrize("value", [1e200, 1e154, 10**200])
+def test_standard_deviations_whose_squares_are_no_numbers_are_refused(value):
+    with pytest.raises(LayerError, match=r"b_std must be below 1e\+154, or its square is no number of float64; got 1"):
+        Dense(b_std=value)
+    assert Dense(w_std=1e153).w_std ** 2 < float("inf")
+
+
+@pytest.mark.parametrize("make", [lambda: Rescale(True), lambda: Dense(rate=True)])
+def test_truth_values_are_no_numbers(make):
+    with pytest.raises(LayerError, match=r"finite .*, got True"):
+        make()
 
 
 def test_a_trained_that_is_no_truth_value_is_refused():

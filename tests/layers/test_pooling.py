@@ -81,6 +81,12 @@ def test_local_pooling_looks_as_far_in_all_directions():
     assert LocalAvgPool(2).output_shape(IMAGE) == IMAGE
 
 
+@pytest.mark.parametrize("make", [AvgPool, LocalAvgPool])
+def test_a_normalize_edges_that_is_no_truth_value_is_refused(make):
+    with pytest.raises(LayerError, match="normalize_edges must be True or False, got 'no'"):
+        make(1, normalize_edges="no")
+
+
 def test_local_pooling_of_radius_zero_changes_nothing():
     rows, columns = Windows.single(4), Windows.single(5)
     assert lowered(LocalAvgPool(0), IMAGE) == [("pool", 0, rows, columns, 1.0, False)]

@@ -316,3 +316,8 @@ def test_a_depth_that_is_no_whole_number_is_refused(name, depth):
 def test_variances_of_a_convnet_gp_may_be_numbers_of_numpy():
     rounded = float(np.float32(2.79))
     assert presets.cnn_gp(2, var_w=np.float32(2.79), var_b=np.int64(1)) == presets.cnn_gp(2, var_w=rounded, var_b=1)
+
+
+def test_a_jump_that_is_no_truth_value_is_refused():
+    with pytest.raises(LayerError, match="gntk: jump must be True or False, got 'no'"):
+        presets.gntk(2, jump="no")

@@ -124,7 +124,7 @@ def test_maxout_is_relu_behind_weights_that_are_larger_by_the_root_of_two():
     assert known[-1] == 3.0
 
 
-@pytest.mark.parametrize("pieces", [1, 3, "2", None])
+@pytest.mark.parametrize("pieces", [1, 3, "2", None, 2.0])
 def test_maxout_of_other_than_two_pieces_is_refused(pieces):
     with pytest.raises(
         LayerError, match=r"Maxout has a closed form for 2 pieces, got .*: put a Dense layer and another"

@@ -1,8 +1,10 @@
 """Layers of sequences."""
 
+import numpy as np
 import pytest
 from support.tape import lowered
 
+from cntk_pipeline import kernel_matrix
 from cntk_pipeline.errors import LayerError
 from cntk_pipeline.layers import (
     Bidirectional,
@@ -10,6 +12,7 @@ from cntk_pipeline.layers import (
     Erf,
     LastState,
     LayerNorm,
+    Padded,
     Recurrent,
     Relu,
     Residual,
@@ -65,6 +68,19 @@ def test_other_inputs_than_sequences_are_refused_with_what_to_write(layer, shape
         LayerError, match=r"needs sequences, which are images of one row, \(1, T, C\), got .*x\[:, None\]"
     ):
         layer.output_shape(shape)
+
+
+@pytest.mark.parametrize("layer", [LAYER, Bidirectional(LAYER), LastState(), Padded()])
+def test_graphs_are_no_sequences_of_one_step(layer):
+    # The last state of a graph was the sum of its nodes.
+    with pytest.raises(LayerError, match=rf"{type(layer).__name__} needs sequences, .*got \(nodes, inf\)"):
+        layer.output_shape(Shape((1, 1), None, is_graph=True))
+
+
+def test_sequences_of_as_many_channels_as_steps_are_no_images_with_channels_first():
+    x = np.random.default_rng(0).standard_normal((3, 8, 8))
+    network = Sequential(LAYER, LastState(), Dense())
+    np.testing.assert_array_equal(kernel_matrix(network, x[:, None]), kernel_matrix(network, x))
 
 
 @pytest.mark.parametrize("activation", [Dense(), Sequential(Relu()), "tanh"])

@@ -202,6 +202,11 @@ def test_an_unknown_function_is_refused():
         Elementwise(3)
 
 
+def test_a_function_that_cannot_be_hashed_is_refused():
+    with pytest.raises(LayerError, match=r"Elementwise needs a function that can be hashed, .*wrap it, as in lambda x"):
+        Elementwise(np.polynomial.Polynomial([0, 1]))
+
+
 @pytest.mark.parametrize("nodes", [0, 257, 3.0, True, None])
 def test_an_impossible_number_of_nodes_is_refused(nodes):
     with pytest.raises(LayerError, match=f"Elementwise needs 1 to 256 nodes, got {nodes}"):

@@ -16,11 +16,13 @@ The kernel's error falls with u; `Accuracy.limits` says for an image from which 
 mixes positions, vectors above all, no average takes the roundings out, and float32 is not taken at all.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
 
+from cntk_pipeline.errors import NotAccurate, NotFinite
 from cntk_pipeline.kernels.program import Array, Code, Operation, Program, Stage
 from cntk_pipeline.kernels.tables import Statistics
 from cntk_pipeline.layers import Abs, ClosedForm, LeakyRelu, Maxout, Pointwise, Relu, Series
@@ -49,7 +51,8 @@ def _sensitivity(function: Pointwise, step: int) -> Array:
 
     Parameters
     ----------
-    step : of the variance before the function; see `variance_steps`.
+    step : of the variance before the function; see `variance_steps`. Beyond what a series takes, it is the largest
+        that it takes.
 
     Returns
     -------
@@ -63,7 +66,7 @@ def _sensitivity(function: Pointwise, step: int) -> Array:
             *known, _ = function.statistics(variance, function.constants)
             values, slopes = function.dual(variance * near, known, known, function.constants)
         elif isinstance(function, Series):
-            scale, series = function.expand(variance[None])
+            scale, series = _expand_at_most(function, step)
             powers = np.arange(function.terms)[:, None]
             values = np.sum(series**2 * near**powers, 0)
             slopes = np.sum((powers * series**2)[1:] * near ** powers[:-1], 0) * scale**2
@@ -73,6 +76,19 @@ def _sensitivity(function: Pointwise, step: int) -> Array:
         inner, outer = np.split(slopes[2:], 2)
         steepness = np.abs(inner - outer) / (1.5 * _GRID) / slopes[0] if slopes[0] > 0 else np.zeros(len(_GRID))
     return np.nan_to_num(np.array([growth, *steepness]), posinf=0.0)
+
+
+def _expand_at_most(function: Series, step: int) -> tuple[Array, Array]:
+    """Expand a series at a step of the variance, or at the next lower one that it takes.
+
+    A step here may be larger than that of any image, of which a series refuses those that it does not take: it is
+    doubled in `Accuracy.are_all_accurate`, and a variance that went through float32 may lie above its own step. Where
+    a series takes none at all, no image is left, and it counts as 0.
+    """
+    for lower in range(step, int(variance_steps(np.zeros(()))) - 1, -1):
+        with suppress(NotAccurate):
+            return function.expand(np.array([2.0 ** (lower / STEPS_PER_OCTAVE)]))
+    return np.ones(1), np.zeros((function.terms, 1))
 
 
 @dataclass(frozen=True)
@@ -185,9 +201,20 @@ class Accuracy:
         return self._coarse[key]
 
     def explain(self, statistics: Array) -> str:
-        """Name the layer that makes an image, ``(statistics,)``, the least accurate, and its variance there."""
+        """Name the layer that makes an image, ``(statistics,)``, the least accurate, and its variance there.
+
+        Raises
+        ------
+        NotFinite
+            If the network has no activation: then its own factors overflow.
+        """
         variances = self._variances(statistics[:, None])
         _, shares, _ = self._walk(variances)
+        if not shares:
+            raise NotFinite(
+                "covariances in the network are beyond the range of float64, or so are the images: scale the images, "
+                "or take w_std nearer to 1"
+            )
         worst = int(np.argmax([share.max() for _, share in shares]))
         return f"{shares[worst][0]} at a variance of {variances[:, worst, 0].max():.3g}"
 
@@ -199,6 +226,7 @@ class Accuracy:
             found[:, k] = inverse.max(0), inverse.mean(0), inverse.min(0)
         return _variance(found)
 
+    @np.errstate(over="ignore", invalid="ignore")  # networks that overflow are refused, by their values
     def _walk(self, variances: Array) -> tuple[Array, list[tuple[Pointwise, Array]], list[_Deviations]]:
         """Follow the deviations of images through the program.
 

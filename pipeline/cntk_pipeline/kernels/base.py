@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from cntk_pipeline.errors import ConfigError, LayerError, NotFinite
+from cntk_pipeline.errors import ConfigError, LayerError, NotAccurate, NotFinite
 from cntk_pipeline.graphs import NodeCounts, is_graph
 from cntk_pipeline.kernels.program import Array
 from cntk_pipeline.kernels.timing import PairCost, time_pairs
@@ -248,7 +248,7 @@ def read_dtype(dtype: npt.DTypeLike) -> np.dtype:
         If it is neither float32 nor float64.
     """
     try:
-        found = np.dtype(dtype)
+        found = None if dtype is None else np.dtype(dtype)  # to NumPy, None is float64
     except TypeError:
         found = None
     if found is None or found.name not in DTYPES:
@@ -275,6 +275,34 @@ def mirror_lower(values: Array) -> None:
     """Copy values below the diagonal of ``(readouts, n, n)`` above it: in tiles, the later image is the left one."""
     rows, columns = np.tril_indices(values.shape[-1], -1)
     values[:, columns, rows] = values[:, rows, columns]
+
+
+def require_scale(scale: float, dtype: np.dtype) -> None:
+    """Refuse kernels of which one value, and so each, is no normal number of the dtype, but is not 0 either.
+
+    Parameters
+    ----------
+    scale : the root of the product of the largest values of images with themselves, in float64: a bound of the others.
+
+    Raises
+    ------
+    NotAccurate
+        With the remedy.
+    """
+    smallest = float(np.finfo(dtype).tiny)
+    if 0 < scale < smallest:
+        remedy = "scale the images or raise w_std" + (", or use float64" if dtype == np.float32 else "")
+        raise NotAccurate(
+            f"a kernel has no value above {scale:.1g}, and numbers of {dtype} below {smallest:.0e} lose their digits "
+            f"or are 0: {remedy}"
+        )
+
+
+def is_all_small(values: Array) -> Array:
+    """Tell of which read-outs no value is a normal number, (readouts,) bool; costs one pass."""
+    axes = tuple(range(1, values.ndim))
+    largest = np.maximum(values.max(axes, initial=0), -values.min(axes, initial=0))
+    return np.asarray(largest < np.finfo(values.dtype).tiny)
 
 
 def require_finite(values: Array, first: tuple[int, int]) -> None:

@@ -9,7 +9,6 @@ delete after a change, and nothing that two processes could write differently.
 
 import contextlib
 import hashlib
-import inspect
 import logging
 import multiprocessing
 import os
@@ -22,6 +21,8 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
+from pickle import PicklingError
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import llvmlite
@@ -30,6 +31,7 @@ import numpy as np
 import pooch
 from numba.core.caching import Cache
 from numba.core.compiler import CompileResult
+from numba.core.dispatcher import Dispatcher
 from numba.core.serialize import dumps
 
 logger = logging.getLogger(__name__)
@@ -38,6 +40,12 @@ FOLDERS_KEPT = 16
 """Sets of sources whose code is kept, by when a process last started with them; one is 3 to 10 MB."""
 
 _CHECKSUM_BYTES = 16
+
+_KNOWN = tuple(
+    f"{folder}{os.sep}"
+    for folder in (Path(__file__).parent.parent, *(Path(str(m.__file__)).parent for m in (nb, llvmlite, np)))
+)
+"""Where sources lie that `code_folder` knows, by their versions or, those of this package, themselves."""
 
 
 class CodeCache(Cache):
@@ -56,8 +64,11 @@ class CodeCache(Cache):
 
     def _load_overload(self, sig: Any, target_context: Any) -> Any:
         """Load the code of a signature; None where there is none, or its file is damaged."""
+        path = self._path(sig, target_context.codegen())
+        if path is None:
+            return None
         try:
-            content = self._path(sig, target_context.codegen()).read_bytes()
+            content = path.read_bytes()
         except OSError:
             return None
         checksum, code = content[:_CHECKSUM_BYTES], content[_CHECKSUM_BYTES:]
@@ -71,6 +82,8 @@ class CodeCache(Cache):
             return  # it holds addresses of this process
         code = dumps(data._reduce())
         path = self._path(sig, data.codegen)
+        if path is None:
+            return
         aside = path.with_suffix(f".{uuid.uuid4().hex}")
         with contextlib.suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)  # another process may have pruned it
@@ -80,14 +93,71 @@ class CodeCache(Cache):
             finally:
                 aside.unlink(missing_ok=True)
 
-    def _path(self, sig: Any, codegen: Any) -> Path:
-        code = self._py_func.__code__
-        cells = [cell.cell_contents for cell in self._py_func.__closure__ or ()]
-        files = {code.co_filename} | {inspect.getfile(value) for value in cells if hasattr(value, "__code__")}
-        parts = [repr((sig, codegen.magic_tuple())).encode(), code.co_code, dumps(cells)]
-        parts += [_source(name) for name in sorted(files)]  # of layers and loops outside the package
-        name = f"{self._py_func.__module__}.{self._py_func.__name__}-{code.co_firstlineno}"
+    def _path(self, sig: Any, codegen: Any) -> Path | None:
+        """Name the file of a signature by all that its code is made from; None where something of it has no bytes."""
+        try:
+            parts = [repr((sig, codegen.magic_tuple())).encode(), *_parts_of(self._py_func)]
+        except (PicklingError, TypeError):
+            return None
+        name = f"{self._py_func.__module__}.{self._py_func.__name__}-{self._py_func.__code__.co_firstlineno}"
         return self._folder / f"{name}-{_digest(*parts).hex()}.code"
+
+
+def _parts_of(function: Callable[..., Any]) -> Iterator[bytes]:
+    """Yield all that the machine code of a function may be made from.
+
+    numba compiles in the values of the globals that a function reads, and those that the functions it calls read:
+    constants that were imported from elsewhere, helpers, attributes of modules. All are followed, but for the globals
+    of this package, whose sources the folder knows, and of numba and NumPy, whose versions it knows.
+
+    Raises
+    ------
+    PicklingError, TypeError
+        If a value cannot be written as bytes.
+    """
+    waiting: list[tuple[Any, frozenset[str]]] = [(function, frozenset())]
+    seen: list[tuple[Any, frozenset[str]]] = []
+    while waiting:
+        value, names = waiting.pop()
+        if isinstance(value, FunctionType):
+            names = frozenset(_names(value.__code__))
+        if isinstance(value, Dispatcher | FunctionType | ModuleType | type):
+            number = next((k for k, (one, read) in enumerate(seen) if one is value and read == names), len(seen))
+            yield str(number).encode()
+            if number < len(seen):
+                continue
+            seen.append((value, names))
+        if isinstance(value, Dispatcher):
+            yield repr(sorted(value.targetoptions.items())).encode()
+            waiting.append((value.py_func, frozenset()))
+        elif isinstance(value, FunctionType):
+            yield from (repr(_described(value.__code__)).encode(), _source(value.__code__.co_filename))
+            waiting += [(cell.cell_contents, names) for cell in value.__closure__ or ()]
+            waiting.append(((value.__defaults__, sorted((value.__kwdefaults__ or {}).items())), names))
+            if not value.__code__.co_filename.startswith(_KNOWN):
+                waiting += [(value.__globals__[n], names) for n in sorted(names & value.__globals__.keys())]
+        elif isinstance(value, ModuleType | type):
+            yield value.__name__.encode()
+            if not str(vars(value).get("__file__")).startswith(_KNOWN):
+                waiting += [(vars(value)[n], names) for n in sorted(names & vars(value).keys())]
+        elif isinstance(value, tuple | list):
+            yield repr((type(value), len(value))).encode()
+            waiting += [(each, names) for each in value]
+        else:
+            yield dumps(value)
+
+
+def _described(code: CodeType) -> tuple[Any, ...]:
+    constants = [_described(each) if isinstance(each, CodeType) else each for each in code.co_consts]
+    return code.co_code, constants, code.co_names, code.co_freevars, code.co_firstlineno
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    """Yield the names of globals and attributes that a function reads, and of those within it."""
+    yield from code.co_names
+    for each in code.co_consts:
+        if isinstance(each, CodeType):
+            yield from _names(each)
 
 
 def code_folder(sources: Iterable[Path]) -> Path | None:

@@ -29,6 +29,8 @@ def find_engine(name: str, what: str = "engine") -> type[Engine]:
     ConfigError
         If there is none, with those that there are.
     """
+    if not isinstance(name, str):
+        raise ConfigError(f"{what} is the name of one, {', '.join(ENGINES)}, got {name!r}")
     if name not in ENGINES:
         near = spelling.nearest(name, list(ENGINES))
         known = "" if "known are" in near else f" (known are {', '.join(ENGINES)})"

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from cntk_pipeline.errors import DataError, LayerError, NotAccurate
 from cntk_pipeline.kernels.arithmetic import Arithmetic, Group, Side
-from cntk_pipeline.kernels.base import Evaluator, mirror_lower, read_dtype, require_finite
+from cntk_pipeline.kernels.base import Evaluator, is_all_small, mirror_lower, read_dtype, require_finite, require_scale
 from cntk_pipeline.kernels.lanes import LANES
 from cntk_pipeline.kernels.machine import EQUAL, ITSELF
 from cntk_pipeline.kernels.memory import group_size, planes_dtype
@@ -92,7 +92,7 @@ class CpuEvaluator(Evaluator):
         LayerError
             If the images are not of the program's shape.
         NotAccurate
-            If a value would be further than 1e-5 from the truth in float64 as well, or an image is too small.
+            If a value would be further than 1e-5 from the truth in float64 as well, or images or values are too small.
         NotFinite
             If a value is not finite, with the pair.
         """
@@ -104,7 +104,30 @@ class CpuEvaluator(Evaluator):
             flipped = self._evaluate(x, np.ascontiguousarray(z[..., ::-1]), first, symmetric, one_sample=False)
             values = (values + flipped) * values.dtype.type(0.5)
         require_finite(values, first)
+        self._require_scale(values, x, z)
         return values
+
+    def _require_scale(self, values: Array, x: Array, z: Array) -> None:
+        """Refuse kernels that are below the range of the dtype, from images with themselves in float64.
+
+        What is small beside these, as between orthogonal images, is right, and so is a kernel that is 0 by its network.
+        """
+        small = is_all_small(values)
+        if not small.any() or self.planes.machine.memory.stop[0]:
+            return
+        left = self._largest(x)
+        right = left if z is x else self._largest(z)
+        for a, b in zip(left[small], right[small], strict=True):
+            require_scale(float(np.sqrt(a) * np.sqrt(b)), self.dtype)
+
+    def _largest(self, images: Array) -> Array:
+        """Evaluate the largest value of images with themselves in float64, (readouts,)."""
+        found = np.zeros(self.program.readout_count)
+        for start in range(0, len(images), LANES):
+            block = self.exact.prepare(images[start : start + LANES])
+            own = self.exact.machine.run_lanes(block, block, np.full(LANES, ITSELF, np.int8))
+            found = np.maximum(found, own[:, : block.count].max(1))
+        return found
 
     def _evaluate(self, x: Array, z: Array, first: tuple[int, int], symmetric: bool, one_sample: bool) -> Array:
         """Evaluate all pairs of ``(n, C, H, W)``; where the result is ``symmetric``, the lower triangle, mirrored."""
@@ -152,6 +175,7 @@ class CpuEvaluator(Evaluator):
             flipped = self._evaluate_pairs(x, np.ascontiguousarray(z[..., ::-1]), first, False)
             values = (values + flipped) * values.dtype.type(0.5)
         require_finite(values, first)
+        self._require_scale(values, x, z)
         return values
 
     def _evaluate_pairs(self, x: Array, z: Array, first: tuple[int, int], one_sample: bool) -> Array:
@@ -322,8 +346,8 @@ def require_mirrors(program: Program, flips: bool) -> None:
     """
     if flips and not program.mirrors:
         raise LayerError(
-            "averaging over flips needs a network that does not tell left from right: use odd windows, and strides "
-            "and poolings whose windows lie the same seen from either side"
+            "averaging over flips needs a network that does not tell left from right: use odd windows, strides and "
+            "poolings whose windows lie the same seen from either side, and no recurrent layer, Padded() or Masked()"
         )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from cntk_pipeline.errors import LayerError
 from cntk_pipeline.graphs import is_graph
 from cntk_pipeline.kernels.graph import NetworkGraph, Node, StageKey
+from cntk_pipeline.kernels.memory import cancels
 from cntk_pipeline.kernels.points import find_points, measure
 from cntk_pipeline.kernels.pooling import axis_offsets, pair_weights, pool_terms
 from cntk_pipeline.kernels.program import Array, Code, Operation, Point, Program, Stage, Tensor, Visits
@@ -52,8 +53,30 @@ def lower(readouts: Sequence[tuple[Layer, str]], input_shape: tuple[int, ...]) -
 
 
 def count_revisions(readouts: Sequence[tuple[Layer, str]], input_shape: tuple[int, ...], dtype: str) -> int:
-    """Count by how much values are later than an engine's numerics version: 1 if more pairs are of float64 by now."""
-    return int(dtype == "float32" and is_revised(readouts, input_shape))
+    """Count by how much values are later than an engine's numerics version: how often more pairs became of float64."""
+    if dtype != "float32":
+        return 0
+    return int(is_revised(readouts, input_shape)) + int(_has_cancelling_weights(readouts, input_shape))
+
+
+def _has_cancelling_weights(readouts: Sequence[tuple[Layer, str]], input_shape: tuple[int, ...]) -> bool:
+    """Tell whether planes are of float64 for `memory.cancels` alone; see `memory.planes_dtype`."""
+    graph, of_ntk = NetworkGraph(), NetworkGraph()
+    for network, kind in readouts:
+        append_network(graph, network, kind, input_shape)
+        if kind == "ntk":
+            append_network(of_ntk, network, kind, input_shape)
+    mixes = any(_mixes(graph, node) for node in graph.nodes)
+    is_recurrent = any(node.code is Code.RECUR for node in graph.nodes)
+    return mixes and not is_recurrent and any(node.code is Code.WEIGH and cancels(node) for node in of_ntk.nodes)
+
+
+def _mixes(graph: NetworkGraph, node: Node) -> bool:
+    """Tell whether the operation of a node averages over positions; see `Operation.mixes`."""
+    if node.code is not Code.WEIGH or node.windows is None:
+        return False
+    grid = graph.nodes[node.sources[0]].grid
+    return any(each.window > 1 for each in node.windows) and (grid.height, grid.width) != (1, 1)
 
 
 def is_revised(readouts: Sequence[tuple[Layer, str]], input_shape: tuple[int, ...]) -> bool:

@@ -133,6 +133,7 @@ def kernel_matrices(
         raise LayerError(f"kernel_matrices takes a list of networks, got one {type(networks).__name__}: put it in []")
     if isinstance(kinds, str):
         raise LayerError(f'kinds is a list, got {kinds!r}: write kinds=("{kinds}",)')
+    networks, kinds = tuple(networks), tuple(kinds)  # generators end
     left = require_inputs("x1", x1, networks)
     right = None if x2 is None else require_inputs("x2", x2, networks)
     if right is not None and is_graph(left.shape[1:]) and is_graph(right.shape[1:]):

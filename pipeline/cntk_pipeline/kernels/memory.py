@@ -2,10 +2,14 @@
 
 import numpy as np
 
+from cntk_pipeline.kernels.graph import Node
 from cntk_pipeline.kernels.lanes import LANES
 from cntk_pipeline.kernels.machine import plane_count
-from cntk_pipeline.kernels.program import Code, Program
+from cntk_pipeline.kernels.program import Code, Operation, Program
 from cntk_pipeline.kernels.tables import lay_out_statistics
+
+MOST_CANCELLED = 50
+"""By how much a bias may exceed what is left without it: roundings in float32 are 6e-8, and 1e-5 is promised."""
 
 GROUP_BYTES = 16 * 2**20
 """Memory for what is known of a group of left images; the larger, the fewer times right images are prepared."""
@@ -14,13 +18,22 @@ GROUP_BYTES = 16 * 2**20
 def planes_dtype(program: Program, dtype: np.dtype) -> np.dtype:
     """Return the dtype of planes for kernels of a dtype.
 
-    It is float64 also where no window mixes positions, and where a layer is recurrent: roundings of a state are handed
-    on from step to step.
+    It is float64 also where no window mixes positions, where a layer is recurrent, since roundings of a state are
+    handed on from step to step, and where an NTK is what a large bias leaves of a covariance; see `cancels`.
     """
     operations = [op for stage in program.stages for op in stage.operations]
-    is_recurrent = any(op.code is Code.RECUR for op in operations)
+    is_exact = any(op.code is Code.RECUR or (op.tangent and cancels(op)) for op in operations)
     mixes = any(op.mixes for op in operations)
-    return dtype if mixes and not is_recurrent else np.dtype(np.float64)
+    return dtype if mixes and not is_exact else np.dtype(np.float64)
+
+
+def cancels(layer: Node | Operation) -> bool:
+    """Tell whether the tangent of weights is the small difference of S' and its bias, in the standard parameterization.
+
+    ``own S' + extra`` is ``own (scale sum S + bias) - own bias + 1``, in which the share of the bias is rounded. The
+    covariances before count as 1: activations and standardised images have such.
+    """
+    return layer.extra != 0 and layer.own * layer.bias > MOST_CANCELLED * max(1.0, layer.own * layer.scale)
 
 
 def group_size(program: Program, item_bytes: int) -> int:

@@ -5,7 +5,7 @@ import numpy.typing as npt
 
 from cntk_pipeline.errors import LayerError, NotFinite
 from cntk_pipeline.graphs import Graphs, unpack
-from cntk_pipeline.kernels.base import Evaluator, mirror_lower, read_dtype, require_finite
+from cntk_pipeline.kernels.base import Evaluator, is_all_small, mirror_lower, read_dtype, require_finite, require_scale
 from cntk_pipeline.kernels.lanes import LANES
 from cntk_pipeline.kernels.node_loops import (
     SLOT_GROUP,
@@ -79,6 +79,7 @@ class NodeEvaluator(Evaluator):
         if right is None:
             mirror_lower(result)
         require_finite(result, first)
+        self._require_scale(result, x, z)
         return result
 
     def evaluate_pairs(self, left: Array, right: Array | None = None, *, first: tuple[int, int] = (0, 0)) -> Array:
@@ -87,15 +88,28 @@ class NodeEvaluator(Evaluator):
         z = x if right is None else self._know(unpack(right, first[1]), first[1])
         if len(x.graphs) != len(z.graphs):
             raise LayerError(f"pairs need as many left graphs as right ones, got {len(x.graphs)} and {len(z.graphs)}")
+        with np.errstate(over="ignore"):
+            result = self._run_pairs(x, z).astype(self.dtype)
+        require_finite(result, first)
+        self._require_scale(result, x, z)
+        return result
+
+    def _run_pairs(self, x: "_Known", z: "_Known") -> Array:
+        """Evaluate the pairs of graphs of the same number, (readouts, n) float64."""
         values = np.empty((len(x.graphs), self.program.readout_count, 1))
         for k in range(len(x.graphs)):
             block = self._right(z, k, k + 1)
             memory = self._memory(int(x.graphs.sizes[k]), block.features.shape[1])
             run_block(self._passes, x.left, x.graphs.offsets, (k, k + 1), block, -1, self._stop, memory, values)
-        with np.errstate(over="ignore"):
-            result = np.ascontiguousarray(values[:, :, 0].T).astype(self.dtype)
-        require_finite(result, first)
-        return result
+        return np.ascontiguousarray(values[:, :, 0].T)
+
+    def _require_scale(self, values: Array, x: "_Known", z: "_Known") -> None:
+        """Refuse kernels that are below the range of the dtype; what is small beside a graph with itself is right."""
+        small = is_all_small(values)
+        if small.any() and not self._stop[0]:
+            left, right = (np.maximum(self._run_pairs(side, side), 0).max(1)[small] for side in (x, z))
+            for a, b in zip(left, right, strict=True):
+                require_scale(float(np.sqrt(a) * np.sqrt(b)), self.dtype)
 
     def _know(self, graphs: Graphs, first: int) -> "_Known":
         """Run each graph with itself: activations must know the variances of its nodes."""

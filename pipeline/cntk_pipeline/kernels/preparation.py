@@ -77,13 +77,14 @@ class Preparation:
         loaded = self._loaded_variances(first, last)
         place = np.zeros(len(Place), np.int64)
         row = self._machine.visits.stages[s]
-        begin = first
+        limit = float(np.finfo(self._machine.dtype).max)
+        begin, is_beyond = first, False
         for k in range(first, last):
             op = self._machine.operations[k]
             if op.code is Code.ATTEND:
                 self._expand_attention(op, self._machine.layout[k], block, self._present(op, block))
             if k + 1 == last or isinstance(op.function, Series):
-                run_variances(
+                is_beyond |= run_variances(
                     self._machine.tables,
                     row,
                     begin,
@@ -96,12 +97,14 @@ class Preparation:
                     self._planes,
                     self._ring,
                     place,
+                    limit,
+                    block.count,
                     block.statistics.reshape(-1, LANES),
                 )
                 begin = k + 1
             if isinstance(op.function, Series):
                 self._expand_series(op.function, op, stage, self._machine.layout[k], block)
-        _require_range(block.statistics[:, : block.count], self._inverse_deviations(first, last), stage)
+        _require_range(block.statistics[:, : block.count], self._inverse_deviations(first, last), stage, is_beyond)
 
     def _variance_addresses(self, first: int, last: int) -> tuple[Array, Array]:
         weigh, statistics = np.zeros((2, len(self._machine.operations)), np.int64)
@@ -232,11 +235,27 @@ def _behind_differences(machine: Machine) -> Array:
     return behind
 
 
-def _require_range(statistics: Array, inverses: list[slice], stage: Stage) -> None:
-    """Refuse standard deviations whose inverses' product overflows: the correlation would be wrong, not infinite."""
+def _require_range(statistics: Array, inverses: list[slice], stage: Stage, is_beyond: bool) -> None:
+    """Refuse variances that overflow, and deviations whose inverses do: the correlation would be wrong, not infinite.
+
+    Raises
+    ------
+    NotFinite
+        With the layer's size.
+    """
+    if is_beyond:
+        largest = float(np.finfo(statistics.dtype).max)
+        raise NotFinite(
+            f"an image has a variance above {largest:.0e}, or a sum of them, before or in a layer of {stage.height} x "
+            f"{stage.width}, too large for {statistics.dtype}: scale the images or w_std down{_or_float64(statistics)}"
+        )
     smallest = np.finfo(statistics.dtype).tiny ** 0.5
     if any(np.any(statistics[place] > 1 / smallest) for place in inverses):
         raise NotFinite(
             f"an image has a standard deviation below {smallest:.0e} in a layer of {stage.height} x {stage.width}, "
-            f"too small for {statistics.dtype}: scale the images or raise w_std, or use float64"
+            f"too small for {statistics.dtype}: scale the images or raise w_std{_or_float64(statistics)}"
         )
+
+
+def _or_float64(statistics: Array) -> str:
+    return "" if statistics.dtype == np.float64 else ", or use float64"

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cntk_pipeline.errors import NotFinite
 from cntk_pipeline.kernels.attention import pair_index
 from cntk_pipeline.kernels.program import Array, Code, Operation, Program, Stage, Visits
 from cntk_pipeline.kernels.weighing import CONSTANTS
@@ -261,7 +262,7 @@ def make_tables(program: Program, dtype: np.dtype) -> Tables:
         width += len(tensor.widths)
     return Tables(
         codes,
-        params.astype(dtype),
+        _in_dtype(params, dtype),
         params,
         _join(bounds, np.int64),
         np.concatenate([np.zeros((0, 4), np.int64), *terms]),
@@ -273,6 +274,22 @@ def make_tables(program: Program, dtype: np.dtype) -> Tables:
         _join(pairs, np.int64),
         program.input_shape[2],
     )
+
+
+def _in_dtype(params: Array, dtype: np.dtype) -> Array:
+    """Return the factors of operations in the dtype of planes; refuse those of S that overflow there.
+
+    Those of T make the NTK infinite, which is refused where it is read out.
+    """
+    largest = float(np.finfo(dtype).max)
+    beyond = params[:, :2][params[:, :2] > largest]
+    if len(beyond):
+        raise NotFinite(
+            f"a layer multiplies covariances by {beyond[0]:.0e}, or adds that, which is above {largest:.0e}, the "
+            f"largest number of {dtype}: take a smaller w_std or b_std, or use float64"
+        )
+    with np.errstate(over="ignore"):
+        return params.astype(dtype)
 
 
 def make_visit_tables(program: Program, of_self: bool) -> VisitTables:

@@ -94,6 +94,17 @@ _RECURRENCE = 4 + CONSTANTS
 
 
 @jit_inner
+def _has_beyond(limit: float, plane: Any, stride: int, shape: tuple[int, int], count: int) -> bool:
+    """Tell whether a plane of ``count`` images holds more than ``limit``."""
+    found = False
+    for i in range(shape[0]):
+        for j in range(shape[1]):
+            for lane in range(count):
+                found |= plane[i * stride + j * LANES + lane] > limit
+    return found
+
+
+@jit_inner
 def _scan_variances(
     source: Any,
     target_out: Any,
@@ -104,14 +115,17 @@ def _scan_variances(
     present: int,
     place: Array,
     factors: Any,
-) -> None:
+    limit: float,
+    count: int,
+) -> bool:
     """Write the variances behind each step of a recurrent layer, and statistics on the way.
 
     Of a series, whose statistics Python expands step by step, write ``scale S + bias`` alone: ``function`` is 0.
     Where ``present`` is not 0, so many numbers of ``statistics_out`` lie before those that say which steps are there.
+    Return whether a variance before the function is beyond ``limit``.
     """
     place[_PLACE_HEIGHT], place[_PLACE_WIDTH] = 1, 1
-    before = target_out
+    before, is_beyond = target_out, False
     for step in range(steps):
         j = steps - 1 - step if backward else step
         here = address(target_out, j * LANES)
@@ -119,12 +133,14 @@ def _scan_variances(
             here[lane] = factors[0] * source[j * LANES + lane] + factors[1]
             if step > 0 and function != 0:
                 here[lane] += factors[_RECURRENCE] * before[lane]
+        is_beyond |= _has_beyond(limit, here, 0, (1, 1), count)
         if function != 0:
             call(function, (here, address(statistics_out, j * LANES), address(place, 0), factors))
             if present != 0:
                 for lane in range(LANES):
                     here[lane] *= statistics_out[present + j * LANES + lane]
         before = here
+    return is_beyond
 
 
 @jit_inner
@@ -156,8 +172,10 @@ def run_variances(
     planes: Array,
     ring: Array,
     place: Array,
+    limit: float,
+    count: int,
     statistics_out: Array,
-) -> None:
+) -> bool:
     """Run a few operations of a stage on the variances of up to 16 images; write the statistics of activations.
 
     Parameters
@@ -170,13 +188,21 @@ def run_variances(
     sums : (sums, lanes) float64, the images' variance in each sum.
     planes, ring : float64, scratch; planes keep their contents from call to call.
     place : `Place`, scratch.
+    limit : the largest number of the planes' dtype.
+    count : of images; the other lanes are empty.
     statistics_out : (statistics, lanes).
+
+    Returns
+    -------
+    Whether a variance, or a sum over a window, is beyond ``limit``: an infinite covariance, times inverse deviations,
+    would be cut to a correlation of 1.
     """
     codes, params = tables.codes, tables.exact_params
     halo = stage[_HALO]
     stride = (stage[_STAGE_WIDTH] + 2 * halo) * LANES
     plane_size = (stage[_STAGE_HEIGHT] + halo) * stride
     place[_STRIDE] = stride
+    is_beyond = False
     for p in range(first, last):
         op = codes[p]
         code = op[_CODE]
@@ -211,10 +237,14 @@ def run_variances(
             place[_RIGHT_STATISTIC] = op[_AREA]
             factors = address(params, p * params.shape[1])
             out = address(statistics_out, op[_LEFT] * LANES)
-            present, backward = op[_PRESENT] * op[_AREA] * LANES, op[_BACKWARD] != 0
-            _scan_variances(source, target, out, statistics_functions[p], shape[1], backward, present, place, factors)
+            present, backward, function = op[_PRESENT] * op[_AREA] * LANES, op[_BACKWARD] != 0, statistics_functions[p]
+            is_beyond |= _scan_variances(
+                source, target, out, function, shape[1], backward, present, place, factors, limit, count
+            )
         elif code == _WEIGH:
             kind = op[_KIND]
+            area = op[_ROW_WINDOW] * op[_COLUMN_WINDOW] if kind != 0 else 1
+            is_beyond |= _has_beyond(limit / area, source, stride, shape, count)
             if kind != 0:
                 if kind == _CIRCULAR:
                     wrap_rim(source, stride, shape, halo)
@@ -233,6 +263,8 @@ def run_variances(
             factors = address(params, p * params.shape[1])
             unused = address(planes, 0)
             call(weigh_functions[p], (source, target, address(ring, 0), unused, unused, address(place, 0), factors))
+            is_beyond |= _has_beyond(limit, target, stride, to_shape, count)
             if statistics_functions[p] != 0:
                 out = address(statistics_out, op[_LEFT] * LANES)
                 call(statistics_functions[p], (target, out, address(place, 0), factors))
+    return is_beyond

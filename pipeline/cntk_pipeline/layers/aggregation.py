@@ -3,8 +3,9 @@
 from dataclasses import KW_ONLY, dataclass
 
 from cntk_pipeline.errors import LayerError
+from cntk_pipeline.layers.arguments import require_truth
 from cntk_pipeline.layers.base import Graph, Layer, Shape
-from cntk_pipeline.layers.linear import require_deviation, require_trained
+from cntk_pipeline.layers.linear import require_deviation
 from cntk_pipeline.layers.windows import Windows
 
 SCALINGS = ("sum", "degree")
@@ -67,7 +68,7 @@ class GraphConv(Layer):
         _require_scaling(self.scaling)
         require_deviation("w_std", self.w_std)
         require_deviation("b_std", self.b_std)
-        require_trained(self.trained)
+        require_truth("trained", self.trained)
 
     @property
     def renews(self) -> bool:

@@ -77,6 +77,23 @@ def as_plain(value: Any) -> Any:
     return int(value) if isinstance(value, Integral) else float(value)
 
 
+def is_number(value: Any) -> bool:
+    """Tell whether a value is a real number; True and False are none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def require_truth(name: str, value: object) -> None:
+    """Refuse what is neither True nor False.
+
+    Raises
+    ------
+    LayerError
+        With ``name``.
+    """
+    if not isinstance(value, bool):
+        raise LayerError(f"{name} must be True or False, got {value!r}")
+
+
 def require_count(name: str, value: object, least: int = 1) -> int:
     """Return a whole number; refuse what is none.
 

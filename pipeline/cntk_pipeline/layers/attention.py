@@ -1,12 +1,12 @@
 """Attention over the positions of an image."""
 
 from dataclasses import KW_ONLY, dataclass
-from numbers import Real
 from typing import ClassVar
 
 from cntk_pipeline.errors import LayerError
+from cntk_pipeline.layers.arguments import is_number, require_truth
 from cntk_pipeline.layers.base import Graph, Layer, Shape, require_image
-from cntk_pipeline.layers.linear import require_deviation, require_trained
+from cntk_pipeline.layers.linear import require_deviation
 from cntk_pipeline.layers.residual import Identity
 from cntk_pipeline.layers.windows import Windows
 
@@ -43,7 +43,7 @@ class Attend(Layer):
     plus_identity: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.gain, Real) or not 0 <= self.gain < float("inf"):
+        if not is_number(self.gain) or not 0 <= self.gain < float("inf"):
             raise LayerError(f"gain must be a finite factor >= 0, got {self.gain!r}")
         _require_layer(self, self.keys)
         if self.mechanism not in MECHANISMS:
@@ -83,7 +83,7 @@ def _layers_of(keys: Layer) -> tuple[Layer, ...]:
 def _require_weights(layer: "SelfAttention | LinearAttention") -> None:
     for name in ("w_query_std", "w_key_std", "w_value_std", "w_out_std", "b_std"):
         require_deviation(name, getattr(layer, name))
-    require_trained(layer.trained)
+    require_truth("trained", layer.trained)
 
 
 def require_keys(layer: Layer, keys: Layer, shape: Shape) -> None:

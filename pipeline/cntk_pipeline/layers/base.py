@@ -317,7 +317,7 @@ def require_positions(layer: Layer, shape: Shape) -> tuple[int, int]:
 
 def require_sequence(layer: Layer, shape: Shape) -> int:
     """Return the number of steps, or say that ``layer`` needs sequences."""
-    if shape.spatial is None or shape.spatial[0] != 1:
+    if shape.is_graph or shape.spatial is None or shape.spatial[0] != 1:
         raise LayerError(
             f"{type(layer).__name__} needs sequences, which are images of one row, (1, T, C), got {shape}: give arrays "
             '(n, T, C) as x[:, None], and those of files with data.layout = "sequences"; put no Flatten or pooling of '

@@ -1,9 +1,10 @@
 """Products of branches, branches side by side, and blocks that are repeated."""
 
 from dataclasses import dataclass, field, replace
-from numbers import Integral, Real
+from numbers import Integral
 
 from cntk_pipeline.errors import LayerError
+from cntk_pipeline.layers.arguments import is_number
 from cntk_pipeline.layers.base import WHEN_CHANGED, Graph, Layer, Shape
 
 MOST_TIMES = 1000
@@ -93,7 +94,7 @@ class Concatenate(Layer):
 
     def __post_init__(self) -> None:
         _require_layers(self, first=self.first, second=self.second)
-        if not isinstance(self.share, Real) or not 0 < self.share < 1:
+        if not is_number(self.share) or not 0 < self.share < 1:
             raise LayerError(f"share must lie between 0 and 1, got {self.share!r}")
 
     @property

@@ -1,40 +1,41 @@
 """Layers with weights: in the NTK parameterisation, weights are unit Gaussians times ``w_std / sqrt(fan-in)``."""
 
 from dataclasses import KW_ONLY, dataclass, field
-from numbers import Real
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from cntk_pipeline.errors import LayerError
+from cntk_pipeline.layers.arguments import is_number, require_truth
 from cntk_pipeline.layers.base import WHEN_CHANGED, Graph, Layer, Shape, read_pair, require_image
 from cntk_pipeline.layers.windows import Windows, check_padding
+
+LARGEST_DEVIATION = 1e154
+"""Its square is still a number of float64."""
 
 PARAMETERIZATIONS = ("ntk", "standard")
 
 
-def require_trained(value: object) -> None:
-    """Refuse a ``trained`` that is no truth value."""
-    if not isinstance(value, bool):
-        raise LayerError(f"trained must be True or False, got {value!r}")
-
-
-def require_deviation(name: str, value: object) -> None:
-    """Refuse what is no standard deviation."""
-    if not isinstance(value, Real) or not 0 <= float(value) < float("inf"):
+def require_deviation(name: str, value: Any) -> None:
+    """Refuse what is no standard deviation, or has a variance that is no number of float64."""
+    if not is_number(value) or not 0 <= value < float("inf"):
         raise LayerError(f"{name} must be a finite standard deviation >= 0, got {value!r}")
+    if value >= LARGEST_DEVIATION:
+        raise LayerError(
+            f"{name} must be below {LARGEST_DEVIATION:.0e}, or its square is no number of float64; got {value!r}"
+        )
 
 
 def _require_weights(layer: "Conv | Dense") -> None:
-    require_trained(layer.trained)
+    require_truth("trained", layer.trained)
     require_deviation("w_std", layer.w_std)
     require_deviation("b_std", layer.b_std)
     if layer.parameterization not in PARAMETERIZATIONS:
         raise LayerError(
             f"parameterization must be one of {', '.join(PARAMETERIZATIONS)}, got {layer.parameterization!r}"
         )
-    if not isinstance(layer.rate, Real) or not 0 <= layer.rate < float("inf"):
+    if not is_number(layer.rate) or not 0 <= layer.rate < float("inf"):
         raise LayerError(f"rate must be a finite factor >= 0, got {layer.rate!r}")
     if layer.fan_in is not None:
-        if not isinstance(layer.fan_in, Real) or not 0 < layer.fan_in < float("inf"):
+        if not is_number(layer.fan_in) or not 0 < layer.fan_in < float("inf"):
             raise LayerError(f"fan_in must be a number of input channels > 0, got {layer.fan_in!r}")
         if layer.parameterization == "ntk":
             raise LayerError('fan_in changes nothing in the NTK parameterization: give parameterization="standard" too')
@@ -219,7 +220,7 @@ class Rescale(Layer):
         if isinstance(self.variance, str):
             if self.variance not in ("channels", "pixels"):
                 raise LayerError(f'Rescale takes a number, "channels" or "pixels", got {self.variance!r}')
-        elif not isinstance(self.variance, Real) or not 0 < self.variance < float("inf"):
+        elif not is_number(self.variance) or not 0 < self.variance < float("inf"):
             raise LayerError(f"Rescale needs a finite variance > 0, got {self.variance!r}")
 
     def factor(self, shape: Shape) -> float:

@@ -1,10 +1,10 @@
 """Layers that change what the channels of a position are as a whole."""
 
 from dataclasses import dataclass, replace
-from numbers import Real
 from typing import Any, ClassVar
 
 from cntk_pipeline.errors import LayerError
+from cntk_pipeline.layers.arguments import is_number
 from cntk_pipeline.layers.base import Graph, Layer, Shape
 from cntk_pipeline.layers.elementary import clip_correlation, inverse_root, square_root
 from cntk_pipeline.layers.pointwise import ClosedForm
@@ -46,7 +46,7 @@ class Dropout(Layer):
     rate: float = 0.5
 
     def __post_init__(self) -> None:
-        if not isinstance(self.rate, Real) or not 0 <= self.rate < 1:
+        if not is_number(self.rate) or not 0 <= self.rate < 1:
             raise LayerError(f"Dropout needs the share that is dropped, 0 <= rate < 1, got {self.rate!r}")
 
     def output_shape(self, shape: Shape) -> Shape:

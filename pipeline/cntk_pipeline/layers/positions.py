@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
-from numbers import Real
 from typing import ClassVar
 
 import numpy as np
 
 from cntk_pipeline.errors import LayerError
+from cntk_pipeline.layers.arguments import is_number, require_truth
 from cntk_pipeline.layers.base import Graph, Layer, Shape, require_image
-from cntk_pipeline.layers.linear import require_deviation, require_trained
+from cntk_pipeline.layers.linear import require_deviation
 
 Array = np.ndarray
 
@@ -98,10 +98,10 @@ class PositionalEmbedding(Layer):
 
     def __post_init__(self) -> None:
         require_deviation("w_std", self.w_std)
-        require_trained(self.trained)
+        require_truth("trained", self.trained)
         if self.correlation not in CORRELATIONS:
             raise LayerError(f"correlation must be one of {', '.join(CORRELATIONS)}, got {self.correlation!r}")
-        if not isinstance(self.length, Real) or not 0 < self.length < float("inf"):
+        if not is_number(self.length) or not 0 < self.length < float("inf"):
             raise LayerError(f"length must be a finite number of pixels > 0, got {self.length!r}")
 
     @property

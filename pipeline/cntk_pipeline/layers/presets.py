@@ -7,7 +7,7 @@ from numbers import Integral, Real
 
 from cntk_pipeline.errors import LayerError
 from cntk_pipeline.layers.aggregation import Aggregate
-from cntk_pipeline.layers.arguments import as_plain, require_count, told_what_fits
+from cntk_pipeline.layers.arguments import as_plain, require_count, require_truth, told_what_fits
 from cntk_pipeline.layers.attention import Attend
 from cntk_pipeline.layers.base import Layer, read_pair
 from cntk_pipeline.layers.branches import Repeat
@@ -275,6 +275,7 @@ def gntk(
     depth, dense_layers = require_count("gntk: depth", depth), require_count("gntk: dense_layers", dense_layers)
     if pooling not in ("sum", "mean"):
         raise LayerError(f'gntk knows pooling "sum" and "mean", got {pooling!r}')
+    require_truth("gntk: jump", jump)
     block = Sequential(Aggregate(scaling), *[Relu(), Dense(w_std=SQRT_2)] * dense_layers)
     join = GlobalSumPool() if pooling == "sum" else GlobalAvgPool()
     blocks: tuple[Layer, ...] = (Repeat(block, depth, jump=True),) if jump else (block,) * depth

@@ -11,7 +11,7 @@ from cntk_pipeline.graphs import is_graph
 from cntk_pipeline.inputs import as_array, require_channels_last
 from cntk_pipeline.layers.absent import NEEDS_MASKED, NEEDS_PADDED, takes_gaps, takes_padding
 from cntk_pipeline.layers.base import Layer
-from cntk_pipeline.layers.recurrent import read_sequences
+from cntk_pipeline.layers.recurrent import read_sequences, takes_sequences
 from cntk_pipeline.sequences import has_absent_pixels, has_absent_steps, read_presence
 
 
@@ -49,7 +49,8 @@ def require_inputs(name: str, inputs: Any, networks: Sequence[Layer]) -> npt.NDA
         )
     if array.size == 0:
         raise DataError(f"{name} must hold at least one input, got shape {array.shape}")
-    require_channels_last(name, given.shape)
+    if not any(map(takes_sequences, networks)):  # of sequences of T steps and T channels, no axis can be mistaken
+        require_channels_last(name, given.shape)
     is_wrong = ~np.isfinite(array)
     gaps = all(map(takes_gaps, networks))
     if has_absent_steps(array) or (gaps and has_absent_pixels(array)):

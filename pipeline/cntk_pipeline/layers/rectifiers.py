@@ -1,10 +1,11 @@
 """Piecewise linear activations: their duals are arc-cosine kernels (Cho and Saul 2009)."""
 
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral
 from typing import Any, ClassVar
 
 from cntk_pipeline.errors import LayerError
+from cntk_pipeline.layers.arguments import is_number
 from cntk_pipeline.layers.elementary import absolute, arc_cosine_halves, clip_correlation, inverse_root, square_root
 from cntk_pipeline.layers.pointwise import ClosedForm
 
@@ -39,7 +40,7 @@ class LeakyRelu(ClosedForm):
     statistic_count: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        if not isinstance(self.negative_slope, Real) or not abs(self.negative_slope) < float("inf"):
+        if not is_number(self.negative_slope) or not abs(self.negative_slope) < float("inf"):
             raise LayerError(f"negative_slope must be a finite number, got {self.negative_slope!r}")
 
     @property
@@ -116,7 +117,7 @@ class Maxout(ClosedForm):
     statistic_count: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        if self.pieces != 2:
+        if not isinstance(self.pieces, Integral) or self.pieces != 2:
             raise LayerError(
                 f"Maxout has a closed form for 2 pieces, got {self.pieces!r}: put a Dense layer and another Maxout(2) "
                 "behind it"

@@ -8,9 +8,10 @@ import numpy as np
 
 from cntk_pipeline.errors import LayerError
 from cntk_pipeline.layers.absent import Padded
+from cntk_pipeline.layers.arguments import require_truth
 from cntk_pipeline.layers.base import Graph, Layer, Shape, require_sequence
 from cntk_pipeline.layers.branches import Concatenate, Product, Repeat
-from cntk_pipeline.layers.linear import Conv, Dense, require_deviation, require_trained
+from cntk_pipeline.layers.linear import Conv, Dense, require_deviation
 from cntk_pipeline.layers.pointwise import Pointwise
 from cntk_pipeline.layers.residual import Identity, Residual
 from cntk_pipeline.layers.sequential import Sequential
@@ -56,7 +57,7 @@ class Recurrent(Layer):
             )
         for name in ("w_std", "u_std", "b_std"):
             require_deviation(name, getattr(self, name))
-        require_trained(self.trained)
+        require_truth("trained", self.trained)
         _require_direction(self.backward)
 
     @property
@@ -175,8 +176,12 @@ def _ends_in_last_state(network: Layer) -> bool:
 
 def read_sequences(network: Layer, inputs: np.ndarray) -> np.ndarray:
     """Lay sequences ``(n, T, C)`` as images of one row, if ``network`` has a layer of sequences; other inputs stay."""
-    is_sequential = any(isinstance(layer, Recurrent | Bidirectional | LastState | Padded) for layer in network.walk())
-    return inputs[:, None] if inputs.ndim == 3 and is_sequential else inputs
+    return inputs[:, None] if inputs.ndim == 3 and takes_sequences(network) else inputs
+
+
+def takes_sequences(network: Layer) -> bool:
+    """Tell whether a network has a layer of sequences, and so takes nothing else."""
+    return any(isinstance(layer, Recurrent | Bidirectional | LastState | Padded) for layer in network.walk())
 
 
 def _require_direction(value: object) -> None:

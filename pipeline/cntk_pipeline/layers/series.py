@@ -1,14 +1,15 @@
 """Activations whose duals are power series of the correlation."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import cache
-from numbers import Integral, Real
+from numbers import Integral
 
 import numpy as np
 
 from cntk_pipeline.errors import LayerError, NotAccurate
+from cntk_pipeline.layers.arguments import is_number
 from cntk_pipeline.layers.pointwise import STEPS_PER_OCTAVE, Array, Series, variance_steps
 
 FUNCTIONS: dict[str, Callable[[Array], Array]] = {
@@ -41,7 +42,7 @@ def _read_coefficients(name: str, values: object) -> tuple[float, ...]:
     if len(values) > MOST_TERMS:
         raise LayerError(f"{name} takes at most {MOST_TERMS} coefficients, got {len(values)}")
     for value in values:
-        if not isinstance(value, Real) or not math.isfinite(value):
+        if not is_number(value) or not math.isfinite(value):
             raise LayerError(f"{name} needs finite coefficients, got {value!r}")
     return tuple(float(value) for value in values)
 
@@ -159,6 +160,11 @@ class Elementwise(Series):
             raise LayerError(f"Elementwise knows {', '.join(FUNCTIONS)} by name, got {self.function!r}")
         if not isinstance(self.function, str) and not callable(self.function):
             raise LayerError(f"Elementwise needs a function of NumPy arrays or its name, got {self.function!r}")
+        if not isinstance(self.function, Hashable):
+            raise LayerError(
+                f"Elementwise needs a function that can be hashed, as networks are, got {self.function!r}: wrap it, as "
+                "in lambda x: f(x)"
+            )
         if not isinstance(self.nodes, Integral) or isinstance(self.nodes, bool) or not 1 <= self.nodes <= MOST_NODES:
             raise LayerError(f"Elementwise needs 1 to {MOST_NODES} nodes, got {self.nodes!r}")
 

@@ -8,10 +8,10 @@ knows of itself. With s and t the standard deviations, ``1 - rho^2 = (1 - rho) (
 
 import math
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any, ClassVar
 
 from cntk_pipeline.errors import LayerError
+from cntk_pipeline.layers.arguments import is_number
 from cntk_pipeline.layers.elementary import (
     absolute,
     arc_sine,
@@ -142,7 +142,7 @@ class Rbf(ClosedForm):
     statistic_count: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        if not isinstance(self.gamma, Real) or not 0 < self.gamma < float("inf"):
+        if not is_number(self.gamma) or not 0 < self.gamma < float("inf"):
             raise LayerError(f"Rbf needs a finite gamma > 0, got {self.gamma!r}")
 
     @property
