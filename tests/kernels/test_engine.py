@@ -251,7 +251,7 @@ def test_a_zero_image_has_no_variance_behind_an_odd_function():
 def test_empty_lanes_are_not_refused_for_what_a_zero_image_would_be():
     network = Sequential(Conv(3), Elementwise(lambda x: x**4, 8), Conv(3), Relu(), Flatten())
     assert np.isfinite(kernel_matrix(network, draw_images(3))).all()
-    with pytest.raises(NotFinite, match="standard deviation below 1e-19 .* raise w_std, or use float64$"):
+    with pytest.raises(NotFinite, match=r"standard deviation below 1e-19 .* raise w_std, or use float64$"):
         kernel_matrix(network, np.zeros((1, 4, 4, 2)))
 
 

@@ -246,7 +246,7 @@ def test_other_engines_refuse_graphs(engine, packed):
 def test_kernels_of_graphs_below_the_range_of_float32_are_refused_and_not_zero(packed):
     network = Sequential(*[GraphConv(w_std=0.001), Relu()] * 12, GlobalSumPool())
     for compute in (kernel_matrix, kernel_diagonal):
-        with pytest.raises(NotAccurate, match="a kernel has no value above .* numbers of float32 below 1e-38 lose"):
+        with pytest.raises(NotAccurate, match=r"a kernel has no value above .* numbers of float32 below 1e-38 lose"):
             compute(network, packed)
         assert (compute(network, packed, dtype="float64") > 0).all()
     fixed = Sequential(GraphConv(trained=False), GlobalSumPool())
