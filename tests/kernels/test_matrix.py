@@ -187,7 +187,7 @@ def test_an_error_names_images_by_their_places_in_what_was_given(other, monkeypa
     monkeypatch.setattr(pieces, "_height", lambda pairs: 8)
     x = np.random.default_rng(0).standard_normal((60, 4, 4, 2))
     x[43] *= 1e20
-    with pytest.raises(NotFinite, match="^image 43 has a variance above"):
+    with pytest.raises(NotFinite, match=r"^image 43 has a variance above"):
         kernel_matrix(presets.cntk(2), x, x.copy() if other else None)
     x[43] *= 1e-45
     with pytest.raises(NotAccurate, match=r"^image 43 holds no number"):
