@@ -188,7 +188,7 @@ def test_ctrl_c_stops_sixteen_pairs_that_are_computed_at_once():
 
 
 def test_an_error_in_a_thread_reaches_the_caller():
-    with pytest.raises(ArithmeticError, match="out of range"):
+    with pytest.raises(ArithmeticError, match="image 0 has a variance above"):
         kernel_matrix(presets.cntk(2), np.full((20, 4, 4, 2), 1e20))
     assert not computing()
 
@@ -198,7 +198,7 @@ def test_an_error_names_images_by_their_places_in_what_was_given(other, monkeypa
     monkeypatch.setattr(pieces, "_height", lambda pairs: 8)
     x = np.random.default_rng(0).standard_normal((60, 4, 4, 2))
     x[43] *= 1e20
-    with pytest.raises(NotFinite, match=r"for pair \((43, \d+|\d+, 43)\)"):
+    with pytest.raises(NotFinite, match=r"^image 43 has a variance above"):
         kernel_matrix(presets.cntk(2), x, x.copy() if other else None)
     x[43] *= 1e-45
     with pytest.raises(NotAccurate, match=r"^image 43 holds no number"):

@@ -1,4 +1,4 @@
-"""Machine code on disk, which is loaded only where all sources that went into it are still the same.
+"""Machine code on disk, which is loaded only where all sources and values that went into it are still the same.
 
 numba's own cache looks at the file of the function alone, so after an update an old inner loop would live on inside an
 unchanged caller, and compute other numbers than the sources say. It also keeps an index beside the code, and two

@@ -8,12 +8,14 @@ too near for them is computed in float64. So is every pair of a network whose po
 there, no average takes the roundings out, and float64 costs a tenth to a third more.
 """
 
+import contextlib
+from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from cntk_pipeline.errors import DataError, LayerError, NotAccurate
+from cntk_pipeline.errors import DataError, LayerError, NotAccurate, NotFinite
 from cntk_pipeline.kernels.arithmetic import Arithmetic, Group, Side
 from cntk_pipeline.kernels.base import Evaluator, is_all_small, mirror_lower, read_dtype, require_finite, require_scale
 from cntk_pipeline.kernels.lanes import LANES
@@ -99,13 +101,28 @@ class CpuEvaluator(Evaluator):
         x = self.planar(left, first[0])
         z = x if right is None else self.planar(right, first[1])
         symmetric = right is None
-        values = self._evaluate(x, z, first, symmetric, one_sample=symmetric)
-        if self.flips:
-            flipped = self._evaluate(x, np.ascontiguousarray(z[..., ::-1]), first, symmetric, one_sample=False)
-            values = (values + flipped) * values.dtype.type(0.5)
+        with self._naming_images(x, z, first):
+            values = self._evaluate(x, z, first, symmetric, one_sample=symmetric)
+            if self.flips:
+                flipped = self._evaluate(x, np.ascontiguousarray(z[..., ::-1]), first, symmetric, one_sample=False)
+                values = (values + flipped) * values.dtype.type(0.5)
         require_finite(values, first)
         self._require_scale(values, x, z)
         return values
+
+    @contextlib.contextmanager
+    def _naming_images(self, x: Array, z: Array, first: tuple[int, int]) -> Iterator[None]:
+        """Say which image's preparation failed: the first one that fails by itself."""
+        try:
+            yield
+        except NotFinite:
+            for images, begin in ((x, first[0]), (z, first[1])):
+                for k, image in enumerate(images):
+                    try:
+                        self.planes.prepare(image[None])
+                    except NotFinite as error:
+                        raise NotFinite(str(error).replace("an image", f"image {begin + k}", 1)) from None
+            raise
 
     def _require_scale(self, values: Array, x: Array, z: Array) -> None:
         """Refuse kernels that are below the range of the dtype, from images with themselves in float64.
@@ -170,10 +187,11 @@ class CpuEvaluator(Evaluator):
         z = x if right is None else self.planar(right, first[1])
         if len(x) != len(z):
             raise LayerError(f"pairs need as many left images as right ones, got {len(x)} and {len(z)}")
-        values = self._evaluate_pairs(x, z, first, right is None)
-        if self.flips:
-            flipped = self._evaluate_pairs(x, np.ascontiguousarray(z[..., ::-1]), first, False)
-            values = (values + flipped) * values.dtype.type(0.5)
+        with self._naming_images(x, z, first):
+            values = self._evaluate_pairs(x, z, first, right is None)
+            if self.flips:
+                flipped = self._evaluate_pairs(x, np.ascontiguousarray(z[..., ::-1]), first, False)
+                values = (values + flipped) * values.dtype.type(0.5)
         require_finite(values, first)
         self._require_scale(values, x, z)
         return values
