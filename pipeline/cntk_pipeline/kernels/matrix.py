@@ -101,6 +101,9 @@ def kernel_matrices(
 ) -> Array:
     """Evaluate the kernels of several networks in one pass, bit for bit those of `kernel_matrix`.
 
+    Where one of the networks needs float64 within, as recurrent layers do, all are computed so: float32 values of the
+    others may differ in their last bits then, and are no less exact.
+
     What networks have in common from the inputs on is computed once: all depths and poolings of one body, and both
     kinds, cost little more than the deepest alone.
 
