@@ -158,13 +158,14 @@ def wait_for_iteration(path: Path, number: int) -> None:
 def test_workers_killed_within_a_factorisation_cost_the_tiles_in_flight_and_no_bit(
     driver: subprocess.Popen[bytes], undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
-    whole = undisturbed(FACTOR)
-    path, name = tmp_path / "run", make_report(whole).solves[0].name
+    path = tmp_path / "run"
     kills = sorted(random.Random(4).sample(range(10, 200), 5))
     for count in kills:
         wait_for_receipts(path, count, "factor")
         computing_worker(path, driver).kill()
     assert driver.wait(PATIENCE_SECONDS) == 0
+    whole = undisturbed(FACTOR)  # not before: the driver would be at its end by then
+    name = make_report(whole).solves[0].name
     tiles = begun(path)
     assert set(tiles) == set(begun(whole.path))
     again = len(tiles) - len(set(tiles))
@@ -210,7 +211,7 @@ def whole_chunks_of(path: Path) -> dict[str, bytes]:
 def test_workers_killed_within_each_stage_of_a_run_on_centres_cost_the_tiles_in_flight_and_no_bit(
     driver: subprocess.Popen[bytes], choice: str, on_workers: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    whole, path, kills = on_workers(choice), tmp_path / "run", 0
+    path, kills = tmp_path / "run", 0
     for stage in STAGES[choice]:
         wait_for_stage(path, driver, stage)
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -219,6 +220,7 @@ def test_workers_killed_within_each_stage_of_a_run_on_centres_cost_the_tiles_in_
                 kills += 1
     assert driver.wait(PATIENCE_SECONDS) == 0
     assert kills > len(STAGES[choice]) // 2
+    whole = on_workers(choice)  # not before: the driver would be at its end by then
     tiles = begun(path)
     assert set(tiles) == set(begun(whole))
     assert len(tiles) - len(set(tiles)) <= 2 * kills
