@@ -176,7 +176,7 @@ def test_a_worker_that_takes_no_tile_costs_no_tile_of_the_others(drive: Callable
 
 def test_tiles_that_every_worker_refuses_are_given_up_in_the_end(tmp_path: Path) -> None:
     executor = Silent(set())
-    executor.endings = {job.task: [refuses] * 10**6 for job in independent(8)[3:]}
+    executor.endings = {job.task: [refuses] * 10**4 for job in independent(8)[3:]}
     outcome = drive_silent(tmp_path, executor, threading.Event(), lambda: True)
     assert len(outcome.done) == 3
     assert executor.now > drivers.REFUSED_SECONDS

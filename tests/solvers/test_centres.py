@@ -30,6 +30,8 @@ from cntk_pipeline.solvers.forecast import SystemSize
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.report import make_report
 
+pytestmark = pytest.mark.slow
+
 CENTRES = 21  # ends within a tile of 16
 SOLVE = {"solver": "centres", "centres": CENTRES, "ridges": [1e-3], "tile": 16}
 SEED = 2  # draws one of two equal images

@@ -30,6 +30,8 @@ from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.report import make_report
 
+pytestmark = pytest.mark.slow
+
 SOLVE = {"solver": "centres", "centres": 37, "centre_choice": "rpcholesky", "centre_seed": 3, "ridges": [1e-3]}
 FEW = SOLVE | {"centres": 21}  # ends within the second tile of 16
 
