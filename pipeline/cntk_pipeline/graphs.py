@@ -8,14 +8,13 @@ up to the end. Graphs of one array have equally many rows, those of the largest.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from cntk_pipeline.errors import DataError
-from cntk_pipeline.inputs import as_array
+from cntk_pipeline.inputs import as_array, is_whole_number
 
 __all__ = ["Graphs", "encode_labels", "pack", "unpack"]
 
@@ -142,7 +141,7 @@ def pack(edges: Sequence[Any], features: Sequence[Any], rows: int | None = None)
         pairs = _read_edges(given, len(nodes), number)
         streams.append(np.concatenate([[len(nodes), len(pairs)], pairs.reshape(-1), nodes.reshape(-1)]))
     needed = -(-max(map(len, streams)) // width)
-    if rows is not None and (isinstance(rows, bool) or not isinstance(rows, Integral)):
+    if rows is not None and not is_whole_number(rows):
         raise DataError(f"graphs: rows must be a whole number, got {rows!r}")
     if rows is not None and rows < needed:
         raise DataError(f"graphs: the largest graph needs {needed} rows of {width} numbers, got rows={rows}")

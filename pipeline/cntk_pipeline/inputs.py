@@ -1,10 +1,16 @@
 """Checks of arrays from users, for data sets and for `kernel_matrix` alike."""
 
-from typing import Any
+from numbers import Integral
+from typing import Any, TypeGuard
 
 import numpy as np
 
 from cntk_pipeline.errors import DataError
+
+
+def is_whole_number(value: object) -> TypeGuard[int]:
+    """Tell whether a value is a whole number, also one of NumPy; True and False are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def require_plain(name: str, array: object) -> None:

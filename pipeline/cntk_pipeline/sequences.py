@@ -7,14 +7,13 @@ absent likewise where all of its channels are NaN, wherever it lies.
 """
 
 from collections.abc import Sequence
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from cntk_pipeline.errors import DataError
-from cntk_pipeline.inputs import as_array
+from cntk_pipeline.inputs import as_array, is_whole_number
 
 __all__ = ["lengths", "pad"]
 
@@ -58,7 +57,7 @@ def pad(sequences: Sequence[Any], steps: int | None = None) -> Array:
             f"sequence {wrong}: expected {channels} channels, as of sequence 0, got {read[wrong].shape[1]}: sequences "
             "are (T, C), steps first; transpose those that have their channels first"
         )
-    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, Integral)):
+    if steps is not None and not is_whole_number(steps):
         raise DataError(f"sequences: steps must be a whole number, got {steps!r}")
     if steps is not None and steps < longest:
         raise DataError(f"sequences: the longest one has {longest} steps, got steps={steps}: leave steps out")

@@ -31,10 +31,9 @@ AGAIN_SECONDS = 20.0
 
 POLL_SECONDS = 1.0
 
-_SIGNALS = (
-    *(signal.SIGINT, signal.SIGTERM),
-    *([] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [signal.SIGHUP]),  # nohup has it ignored
-)
+_SIGNALS: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
+if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
+    _SIGNALS += (signal.SIGHUP,)
 
 
 @contextlib.contextmanager

@@ -1,13 +1,13 @@
 """The selection of a data set's rows for a run."""
 
 from dataclasses import replace
-from numbers import Integral
 
 import numpy as np
 import numpy.typing as npt
 
 from cntk_pipeline.datasets.base import Dataset, Split
 from cntk_pipeline.errors import ConfigError
+from cntk_pipeline.inputs import is_whole_number
 
 
 def select(
@@ -89,7 +89,7 @@ def shuffle(dataset: Dataset, seed: int) -> Dataset:
     ConfigError
         If the seed is another one.
     """
-    if not isinstance(seed, Integral) or isinstance(seed, bool) or not 0 <= seed < 2**32:
+    if not is_whole_number(seed) or not 0 <= seed < 2**32:
         raise ConfigError(f"{dataset.name}: expected a seed from 0 to 2**32 - 1, a whole number, got {seed!r}")
 
     def mixed(part: Split) -> Split:
@@ -130,7 +130,7 @@ def row_count(wanted: int | None, available: int, key: str, name: str) -> int:
     """
     if wanted is None:
         return available
-    if not isinstance(wanted, Integral) or isinstance(wanted, bool) or not 1 <= wanted <= available:
+    if not is_whole_number(wanted) or not 1 <= wanted <= available:
         raise ConfigError(f"{name}: expected data.{key} from 1 to the {available} rows there are, got {wanted}")
     return wanted
 

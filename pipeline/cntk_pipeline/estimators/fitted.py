@@ -1,13 +1,14 @@
 """The fit of an estimator: with all training samples, or with some of them as centres."""
 
 from collections.abc import Sequence
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
 
 from cntk_pipeline.datasets.selection import draw
 from cntk_pipeline.estimators.source import PRECOMPUTED, KernelSource
+from cntk_pipeline.inputs import is_whole_number
 from cntk_pipeline.kernels.program import Array
 from cntk_pipeline.layers import Dropout
 from cntk_pipeline.regression.arguments import AUTO_RIDGES
@@ -50,7 +51,7 @@ def fit_samples(
         raise ValueError(
             f"n_centres={count} saves kernel values, and with network={PRECOMPUTED!r} they are there: leave one out"
         )
-    if not isinstance(count, Integral) or isinstance(count, bool):
+    if not is_whole_number(count):
         raise TypeError(f"n_centres must be a whole number or None, got {count!r}")
     count = int(count)
     if not 1 <= count <= len(samples):
@@ -82,7 +83,7 @@ def _require_choice(estimator: Any) -> None:
     choice, seed, tolerance = estimator.centre_choice, estimator.centre_seed, estimator.centres_tolerance
     if choice not in CHOICES:
         raise ValueError(f"centre_choice must be one of {', '.join(map(repr, CHOICES))}, got {choice!r}")
-    if not isinstance(seed, Integral) or isinstance(seed, bool) or not 0 <= int(seed) < 2**32:
+    if not is_whole_number(seed) or not 0 <= int(seed) < 2**32:
         raise ValueError(f"centre_seed must be a whole number from 0 to 2**32 - 1, got {seed!r}")
     if tolerance is None:
         return

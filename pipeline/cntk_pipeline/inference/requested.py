@@ -20,7 +20,7 @@ from cntk_pipeline.inference.spectrum import SpectrumResult
 from cntk_pipeline.inference.whitened import WHITENED
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Owner
-from cntk_pipeline.solvers import System, SystemSize, centres_of, has_exact_factor, kernel_bytes_of, options_of
+from cntk_pipeline.solvers import System, SystemSize, centres_of, computes_tiles, has_exact_factor, options_of
 from cntk_pipeline.tasks import StageForecast
 
 RESULTS: dict[str, Result] = {
@@ -94,7 +94,7 @@ def require_options(config: RunConfig) -> None:
         raise ConfigError(
             f'solve.ridges = "auto" compares the leave-one-out of factors: {EXACT_FACTOR}, or give ridges'
         )
-    if asked and not wanted and kernel_bytes_of(config.solve) is not None:
+    if asked and not wanted and computes_tiles(config.solve):
         raise ConfigError(
             f"inference.{next(iter(asked))} reads the whole kernel of the training images, of which "
             "solve.kernel_bytes stores a part: leave out one of them"

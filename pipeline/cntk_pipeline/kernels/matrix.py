@@ -4,13 +4,13 @@ import contextlib
 import datetime
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from numbers import Integral
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cntk_pipeline.errors import ConfigError, DataError, LayerError
 from cntk_pipeline.graphs import fill_rows, is_graph
+from cntk_pipeline.inputs import is_whole_number
 from cntk_pipeline.kernels.base import Engine, Question, read_dtype
 from cntk_pipeline.kernels.engines import find_engine
 from cntk_pipeline.kernels.pieces import PIECE_SECONDS, CostSoFar, Tell, compute
@@ -200,7 +200,7 @@ def _ask(question: Question, engine: str) -> Engine:
 def _thread_count(n_jobs: int | None) -> int:
     if n_jobs is None:
         return core_count()
-    if isinstance(n_jobs, bool) or not isinstance(n_jobs, Integral) or n_jobs < 1:
+    if not is_whole_number(n_jobs) or n_jobs < 1:
         raise ConfigError(f"n_jobs must be a whole number of at least 1, or None for all cores, got {n_jobs!r}")
     return int(n_jobs)
 

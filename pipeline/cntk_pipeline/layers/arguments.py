@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 
 from cntk_pipeline.errors import LayerError
+from cntk_pipeline.inputs import is_whole_number
 
 _Arguments = ParamSpec("_Arguments")
 _Built = TypeVar("_Built")
@@ -102,6 +103,6 @@ def require_count(name: str, value: object, least: int = 1) -> int:
     LayerError
         With ``name``.
     """
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+    if not is_whole_number(value) or value < least:
         raise LayerError(f"{name} must be a whole number of at least {least}, got {value!r}")
     return int(value)

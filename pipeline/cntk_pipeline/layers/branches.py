@@ -1,9 +1,9 @@
 """Products of branches, branches side by side, and blocks that are repeated."""
 
 from dataclasses import dataclass, field, replace
-from numbers import Integral
 
 from cntk_pipeline.errors import LayerError
+from cntk_pipeline.inputs import is_whole_number
 from cntk_pipeline.layers.arguments import is_number
 from cntk_pipeline.layers.base import WHEN_CHANGED, Graph, Layer, Shape
 
@@ -138,7 +138,7 @@ class Repeat(Layer):
 
     def __post_init__(self) -> None:
         _require_layers(self, block=self.block)
-        if not isinstance(self.times, Integral) or isinstance(self.times, bool) or not 1 <= self.times <= MOST_TIMES:
+        if not is_whole_number(self.times) or not 1 <= self.times <= MOST_TIMES:
             raise LayerError(f"times must be a whole number from 1 to {MOST_TIMES}, got {self.times!r}")
         if not isinstance(self.inject, bool):
             raise LayerError(f"inject must be True or False, got {self.inject!r}")

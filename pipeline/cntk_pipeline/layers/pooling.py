@@ -1,9 +1,9 @@
 """Layers that average, sum or join positions."""
 
 from dataclasses import dataclass, replace
-from numbers import Integral
 
 from cntk_pipeline.errors import LayerError
+from cntk_pipeline.inputs import is_whole_number
 from cntk_pipeline.layers.base import Graph, Layer, Shape, read_pair, require_image, require_positions
 from cntk_pipeline.layers.rectifiers import AbsDifference
 from cntk_pipeline.layers.refused import PAGE
@@ -223,7 +223,7 @@ class LocalAvgPool(Layer):
     normalize_edges: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.radius, Integral) or isinstance(self.radius, bool) or self.radius < 0:
+        if not is_whole_number(self.radius) or self.radius < 0:
             raise LayerError(f"radius must be a whole number of pixels >= 0, got {self.radius!r}")
         _require_edges(self.normalize_edges)
 

@@ -4,11 +4,11 @@ import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import cache
-from numbers import Integral
 
 import numpy as np
 
 from cntk_pipeline.errors import LayerError, NotAccurate
+from cntk_pipeline.inputs import is_whole_number
 from cntk_pipeline.layers.arguments import is_number
 from cntk_pipeline.layers.pointwise import STEPS_PER_OCTAVE, Array, Series, variance_steps
 
@@ -165,7 +165,7 @@ class Elementwise(Series):
                 f"Elementwise needs a function that can be hashed, as networks are, got {self.function!r}: wrap it, as "
                 "in lambda x: f(x)"
             )
-        if not isinstance(self.nodes, Integral) or isinstance(self.nodes, bool) or not 1 <= self.nodes <= MOST_NODES:
+        if not is_whole_number(self.nodes) or not 1 <= self.nodes <= MOST_NODES:
             raise LayerError(f"Elementwise needs 1 to {MOST_NODES} nodes, got {self.nodes!r}")
 
     @property

@@ -11,6 +11,7 @@ from cntk_pipeline.opened import OpenRun
 from cntk_pipeline.plots import DISPLAYS, Display
 from cntk_pipeline.plots.base import Chart
 from cntk_pipeline.plots.style import svg_of
+from cntk_pipeline.units import shell_word
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,6 @@ class Section:
         return cls(chart.key, chart.title, Picture(source, chart.alt), chart.tables(), chart.to_json())
 
 
-REPAIR = "cntk resume --verify"
-"""The command that looks for damaged tiles, and computes them again."""
-
 _SAFE = " !$&'()*+,-./:;=?@[]^_`{|}~"
 """Characters that stay as they are in a data address between double quotes: a page is a third of its size in base64."""
 
@@ -95,8 +93,8 @@ def gather(
 def reason(run: OpenRun, error: PipelineError) -> str:
     """Say why a part of a page is not there, and what to do."""
     said = short(run, str(error))
-    if isinstance(error, CorruptTile | NotFinite) and REPAIR not in said:
-        said += f". `{REPAIR} {run.path}` computes it again"
+    if isinstance(error, CorruptTile | NotFinite) and "cntk resume --verify" not in said:
+        said += f". `cntk resume --verify {shell_word(run.path)}` computes it again"
     return said
 
 

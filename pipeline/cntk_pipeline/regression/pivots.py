@@ -14,12 +14,12 @@ drawn among them, with the same ratio as weight: a block is short only where not
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from numbers import Integral
 
 import numpy as np
 import numpy.typing as npt
 
 from cntk_pipeline.errors import ConfigError, NotPositiveDefinite
+from cntk_pipeline.inputs import is_whole_number
 from cntk_pipeline.regression.arguments import as_finite, as_real, is_number
 from cntk_pipeline.tiling import block_width
 
@@ -208,7 +208,7 @@ def choose_centres(
     if variance.ndim != 1:
         raise ConfigError(f"diagonal must be (n,), the kernel of each sample with itself, got shape {variance.shape}")
     for name, number, least in (("count", count, 1), ("width", 1 if width is None else width, 1), ("seed", seed, 0)):
-        if not isinstance(number, Integral) or isinstance(number, bool) or not least <= number < 2**32:
+        if not is_whole_number(number) or not least <= number < 2**32:
             raise ConfigError(f"{name} must be a whole number from {least} to 2**32 - 1, got {number!r}")
     if not is_number(tolerance) or not 0 <= tolerance < 1:
         raise ConfigError(f"tolerance must be a number from 0, and below 1, got {tolerance!r}")

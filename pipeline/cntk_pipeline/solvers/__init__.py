@@ -7,6 +7,7 @@ from cntk_pipeline.solvers.prediction import MEAN, METRICS, RESIDUAL, forecast_p
 from cntk_pipeline.solvers.requested import (
     SOLVERS,
     centres_of,
+    computes_tiles,
     factor_tiles,
     has_exact_factor,
     kept_tiles_of,
@@ -50,6 +51,7 @@ __all__ = [
     "SystemSize",
     "centres_of",
     "coefficients_task",
+    "computes_tiles",
     "factor_tiles",
     "forecast_predictions",
     "forget_tiles",

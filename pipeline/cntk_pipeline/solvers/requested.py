@@ -90,6 +90,11 @@ def kernel_bytes_of(solve: SolveConfig) -> int | None:
     return solver_of(Method(solve.solver)).kernel_bytes(options_of(solve))
 
 
+def computes_tiles(solve: SolveConfig) -> bool:
+    """Tell whether the solves of a workflow compute tiles of K(train, train) that are not stored."""
+    return kernel_bytes_of(solve) is not None
+
+
 def kept_tiles_of(run: RunDirectory, solve: SolveConfig) -> KeptTiles | None:
     """Choose the tiles of K(train, train) that a workflow has stored; None for all."""
     return kept_tiles(run.specification, kernel_bytes_of(solve))
@@ -101,7 +106,7 @@ def tile_of_solve(solve: SolveConfig, train: int, kernel_tile: int) -> int:
     Where tiles are computed again in each pass, a task computes one of them: the kernel's tile has the time of a task
     that leaves no slot idle, and a larger block would have the time of many.
     """
-    if solve.tile == "auto" and kernel_bytes_of(solve) is not None:
+    if solve.tile == "auto" and computes_tiles(solve):
         return kernel_tile
     return solver_of(Method(solve.solver)).choose_tile(train, kernel_tile, solve.tile)
 

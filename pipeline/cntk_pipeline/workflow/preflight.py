@@ -10,12 +10,12 @@ from cntk_pipeline.gram.engines import is_known
 from cntk_pipeline.inference import RESULTS, asked_of, inverse_need
 from cntk_pipeline.kernels import find_engine
 from cntk_pipeline.rundir.directory import RunDirectory
-from cntk_pipeline.solvers import SystemSize, kernel_bytes_of, method_of, options_of, solver_of, tile_of_solve
+from cntk_pipeline.solvers import SystemSize, computes_tiles, method_of, options_of, solver_of, tile_of_solve
 
 
 def needs_engine(run: RunDirectory, config: RunConfig) -> bool:
     """Tell whether pairs may still be computed: tiles are not there, or solves compute those that are not stored."""
-    return kernel_bytes_of(config.solve) is not None or not gram.is_whole(run)
+    return computes_tiles(config.solve) or not gram.is_whole(run)
 
 
 def require_cards(config: RunConfig, run: RunDirectory | None = None) -> None:
@@ -59,7 +59,7 @@ def require_fitting_tasks(run: RunDirectory, config: RunConfig, memory: WorkerMe
         return
     specification = run.specification
     needs: list[Need] = []
-    computed = kernel_bytes_of(config.solve) is not None
+    computed = computes_tiles(config.solve)
     if computed or gram.is_missing_tiles(run):
         engine = gram.engine_of(run)
         if engine.uses_devices and memory.slots > 1:

@@ -43,10 +43,10 @@ from cntk_pipeline.rundir.verification import finished
 from cntk_pipeline.solvers import (
     METRICS,
     System,
+    computes_tiles,
     factor_tiles,
     forget_tiles,
     kept_tiles_of,
-    kernel_bytes_of,
     make_system,
     method_of,
     metrics,
@@ -462,7 +462,7 @@ def _require_numerics(run: RunDirectory) -> None:
         require_numerics(run)
     except SpecificationMismatch:
         stages = make_report(run).stages
-        computes = kernel_bytes_of(run.workflow().solve) is not None
+        computes = computes_tiles(run.workflow().solve)
         if any((computes or stage.phase == KERNEL) and stage.done < stage.total for stage in stages):
             raise
 
@@ -475,7 +475,7 @@ def _load_code(run: RunDirectory, trusted: Trusted) -> None:
 
 def _mend_inputs(run: RunDirectory, config: RunConfig, verify: bool) -> list[StorePath]:
     """Check all chunks of the data set if pairs may still be computed from it; otherwise only look for lost ones."""
-    computes = kernel_bytes_of(config.solve) is not None or gram.is_missing_tiles(run)
+    computes = computes_tiles(config.solve) or gram.is_missing_tiles(run)
     if verify or computes or run.stored_data.lost():
         return mend_inputs(run, config)
     return []
@@ -489,7 +489,7 @@ def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> N
     _sweep(run, view)
     run.journal.compact()
     view.say(cluster_of(config.cluster).preparation)
-    computes = kernel_bytes_of(config.solve) is not None
+    computes = computes_tiles(config.solve)
     prepare = partial(prepare_worker, str(run.path.absolute()), library_versions(), begun.trusted.code, computes)
     with (
         recording(run),
