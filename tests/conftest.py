@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.linalg  # noqa: F401 - loads a BLAS of its own beside NumPy's
 from hypothesis import settings
 from support.browser import browser
 from support.problems import TEST, TRAIN, Recorder
 from support.restarts import forget
 from support.s3_server import PROGRAMS, s3_server
+from threadpoolctl import threadpool_limits
 
 from cntk_pipeline.config import RunConfig, parse_config
 from cntk_pipeline.rundir import lease
@@ -65,12 +67,16 @@ SLOW = (
     "telemetry/test_metrics.py",
     "workflows",
 )
-ALONE = ("real",)
+REAL = ("real/test_bucket.py", "real/test_file_systems.py", "real/test_hosts.py", "real/test_slurm.py", "real/test_ssh.py")
+ALONE = ("real/test_hosts.py",)
 """Folders and files of `tests` whose every test has a marker.
 
-Alone are real parts, whose daemons are one to a machine, and tests of frozen workers, which take time for a sign.
-Kills, clocks that are set and full disks wait for what they need, however long.
+Real parts start daemons and mount disks, and mostly wait. Alone are tests which take time for a sign: of a worker that
+is frozen, of a link that is cut. Kills, clocks that are set and full disks wait for what they need, however long.
 """
+
+LONGEST = ("test_site.py", "faults/test_kill.py", "faults/test_power.py", "faults/test_every_operation.py")
+"""Files that take minutes: one that began late would be waited for at the end, when other processes have no more."""
 
 
 def _paths(places: tuple[str, ...]) -> tuple[str, ...]:
@@ -101,7 +107,7 @@ def pytest_collection() -> Iterator[None]:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests of whole folders and files, before any are chosen by their markers; slow files come first."""
-    places = [(pytest.mark.slow, _paths(SLOW)), (pytest.mark.alone, _paths(ALONE))]
+    places = [(pytest.mark.slow, _paths(SLOW)), (pytest.mark.real, _paths(REAL)), (pytest.mark.alone, _paths(ALONE))]
     for item in items:
         for marker, paths in places:
             if str(item.path).startswith(paths):
@@ -110,7 +116,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
     # Where processes share the tests, the last file should not be a long one.
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    longest = _paths(LONGEST)
+    items.sort(key=lambda item: (not str(item.path).startswith(longest), item.path not in slow))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -118,6 +125,16 @@ def key_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     """Sign with a key of the tests' own, in the processes that they start too, and leave the user's alone."""
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv(KEY_VARIABLE, str(tmp_path_factory.mktemp("configuration") / "key"))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread_a_product() -> Iterator[None]:
+    """Let the BLAS of this process use one core, as several processes share them: threads that wait for others spin.
+
+    Processes that tests start have their own setting.
+    """
+    with threadpool_limits(1, user_api="blas"):
         yield
 
 

@@ -1,20 +1,36 @@
 #!/usr/bin/env bash
-# Runs all tests in two steps, those marked `alone` behind the others, and fails where either does. For `make test`:
-# tests/run.sh PYTHON "OPTIONS OF THE FIRST STEP" [OPTIONS OF BOTH]
+# Runs all tests in three steps: side by side; those marked `real`, two files at a time; those marked `alone`. Fails
+# where one of the steps does. For `make test`: tests/run.sh PYTHON "OPTIONS OF THE FIRST STEP" [OPTIONS OF ALL]
 set -uo pipefail
 python=$1 together=$2
 shift 2
 said=$(mktemp -d)
-trap 'rm -r "$said"' EXIT
+
+# Where there is room, folders of the first step lie in memory: their runs would wait for a disk half of the time.
+# Those of the other steps lie on the disk, and meet one.
+memory=
+if (($(df --output=avail --block-size=1G /dev/shm 2>/dev/null | tail -n 1) >= 4)); then
+  memory=$(mktemp -d -p /dev/shm)
+  printf '#!/bin/sh\n' >"$memory/program" && chmod +x "$memory/program"
+  if ! "$memory/program" 2>/dev/null; then # nothing may be executed there
+    rm -r "$memory"
+    memory=
+  fi
+fi
+trap 'rm -rf "$said" $memory' EXIT
 
 # shellcheck disable=SC2086 # several options
-"$python" -m pytest -m "not alone" --durations=40 $together "$@" | tee "$said/first"
+PYTEST_DEBUG_TEMPROOT=$memory "$python" -m pytest -m "not real and not alone" --durations=40 $together "$@" |
+  tee "$said/first"
 first=$?
-"$python" -m pytest -m alone --durations=10 "$@" | tee "$said/second"
+"$python" -m pytest -m "real and not alone" --durations=20 -n 2 --dist loadfile "$@" | tee "$said/second"
 second=$?
+"$python" -m pytest -m alone "$@" | tee "$said/third"
+third=$?
 
 echo
-grep -hE '^(FAILED|ERROR) ' "$said/first" "$said/second"
+grep -hE '^(FAILED|ERROR) ' "$said/first" "$said/second" "$said/third"
 echo "side by side: $(tail -n 1 "$said/first")"
-echo "alone:        $(tail -n 1 "$said/second")"
-exit $((first || second))
+echo "real parts:   $(tail -n 1 "$said/second")"
+echo "alone:        $(tail -n 1 "$said/third")"
+exit $((first || second || third))

@@ -81,10 +81,9 @@ def test_its_metadata_say_what_pyproject_says(wheel: Path) -> None:
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The programs of a new environment that has the wheel, and the libraries of this one behind it."""
     folder = tmp_path_factory.mktemp("environment")
-    venv.create(folder, with_pip=True, symlinks=True)
-    python = folder / "bin" / "python"
-    pip = [python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--disable-pip-version-check", wheel]
-    subprocess.run(pip, check=True, timeout=120)
+    venv.create(folder, with_pip=False, symlinks=True)
+    pip = [sys.executable, "-m", "pip", "--python", folder / "bin" / "python", "--disable-pip-version-check"]
+    subprocess.run([*pip, "install", "--quiet", "--no-deps", "--no-index", wheel], check=True, timeout=120)
     (site,) = folder.glob("lib/python*/site-packages")
     # Installing the libraries needs an index: `alone` does that.
     (site / "libraries.pth").write_text(f"{sysconfig.get_path('purelib')}\n")

@@ -3,13 +3,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
+from support.processes import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -297,9 +297,7 @@ def test_a_second_run_is_refused_and_ctrl_c_drains_the_first_and_says_how_to_res
         start_new_session=True,
     )
     journal = folder / "stopped" / "journal"
-    deadline = time.monotonic() + 120
-    while not any(journal.glob("*.jsonl")) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: any(journal.glob("*.jsonl")), "the journal of the first run")
     second = cntk("resume", "stopped", cwd=folder)
     assert (second.returncode, "another driver works on stopped" in second.stderr) == (1, True)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: driver and workers get it

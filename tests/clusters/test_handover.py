@@ -108,7 +108,7 @@ def test_a_driver_is_seen_to_run_from_the_first_moment(tmp_path: Path, monkeypat
     quick.chmod(0o700)
     monkeypatch.setattr(sys, "executable", str(quick))  # begins in an instant
     submitter, config = CLUSTERS["local"].submitter, workflow(tmp_path / "run")
-    for _ in range(1000):
+    for _ in range(200):
         job = submitter.submit(open_path(tmp_path / "run"), config, "")
         mine = submission("local", job, str(tmp_path / "run"))
         assert submitter.state(mine) == "running"

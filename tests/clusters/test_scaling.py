@@ -10,6 +10,7 @@ from support.problems import Recorder
 
 from cntk_pipeline.clusters import CLUSTERS, Executor
 from cntk_pipeline.clusters.dask.scaling import RELEASE_SECONDS, RESTORE_SECONDS, Scalable, Scaling, bounds
+from cntk_pipeline.clusters.local.executor import CLOSE_SECONDS
 from cntk_pipeline.config import ClusterConfig
 from cntk_pipeline.errors import ConfigError, Interrupted
 from cntk_pipeline.rundir.directory import RunDirectory
@@ -161,7 +162,7 @@ def test_closing_does_not_wait_for_a_worker_that_is_being_restarted() -> None:
             pass
         psutil.Process(ended[0].result).kill()
         began = time.monotonic()
-    assert time.monotonic() - began < 12
+    assert time.monotonic() - began < CLOSE_SECONDS + 10  # on a machine that others use too
 
 
 def test_a_run_scales_for_its_kernel_and_holds_for_its_solve(

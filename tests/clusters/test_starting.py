@@ -70,6 +70,7 @@ def test_a_worker_that_is_killed_while_it_starts_is_told_in_a_line(tmp_path: Pat
                             return child.kill()
                     except psutil.Error:
                         pass
+                time.sleep(0.001)
 
         threading.Thread(target=kill, daemon=True).start()
         """,

@@ -9,7 +9,6 @@ import random
 import signal
 import subprocess
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,19 +90,11 @@ def test_workers_killed_again_and_again_cost_the_tiles_in_flight(
         started.append(driver)
         here = sorted(rng.sample(range(10, total - 40), min(30, KILLS - kills)))
         for count in here:
-            wait_for_receipts(path, count)
-            wait_until(partial(kill_one, path, driver), "a worker to come back")
+            wait_for_receipts(path, driver, count)
+            computing_worker(path, driver).kill()
         assert driver.wait(PATIENCE_SECONDS) == 0
         kills += len(here)
         report("workers killed", len(here), path, 2 * len(here), truth)
-
-
-def kill_one(path: Path, driver: subprocess.Popen[bytes]) -> bool:
-    try:
-        computing_worker(path, driver).kill()
-    except StopIteration:
-        return False
-    return True
 
 
 @pytest.mark.timeout(1200)
@@ -140,10 +131,10 @@ def test_a_frozen_worker_holds_nothing_up_and_its_late_tile_does_no_harm(
     kernel = sum(stage in ("train", "test", "variance") for stage, _, _ in set(begun(truth.path)))
     driver = start_driver(tmp_path / "driver", workflow(path, "local", FEW), patience_seconds=2.0)
     started.append(driver)
-    wait_for_receipts(path, 20)
+    wait_for_receipts(path, driver, 20)
     worker = computing_worker(path, driver)
     worker.suspend()
-    wait_for_receipts(path, kernel)  # also the tiles that the worker holds
+    wait_for_receipts(path, driver, kernel)  # also the tiles that the worker holds
     worker.resume()
     assert driver.wait(PATIENCE_SECONDS) == 0
     report("frozen", 1, path, 4, truth)
@@ -160,7 +151,7 @@ def test_a_worker_frozen_with_the_only_tile_of_its_stage_holds_nothing_up(
     worker = computing_worker(path, driver, ("train", 0, 0))
     worker.suspend()
     assert receipts(path, "train") == 0
-    wait_for_receipts(path, 1, "train")
+    wait_for_receipts(path, driver, 1, "train")
     assert begun(path).count(("train", 0, 0)) == 2
     worker.resume()
     assert driver.wait(PATIENCE_SECONDS) == 0

@@ -26,6 +26,7 @@ from support.processes import (
     start_driver,
     wait_for_receipts,
     wait_until,
+    wait_while,
     workflow,
 )
 
@@ -58,9 +59,11 @@ CHOICES = {
     }
     for choice in ("random", "rpcholesky")
 }
-SOLVED = ("test", "centre_factor", "normal_equations", "normal_factor", "coefficients")
-STAGES = {"random": ("train", *SOLVED), "rpcholesky": ("pivots", "train", "residual_diagonal", *SOLVED)}
-"""The stages of a run on centres, in the order in which they begin."""
+STAGES = {
+    "random": ("train", "centre_factor", "normal_factor"),
+    "rpcholesky": ("pivots", "residual_diagonal", "test", "normal_equations", "coefficients"),
+}
+"""The stages of a run on centres, in the order in which they begin, each with one of the choices."""
 
 
 @pytest.fixture
@@ -79,7 +82,7 @@ def test_killed_workers_cost_the_tiles_they_were_computing(
     path = tmp_path / "run"
     kills = 2
     for kill in range(kills):
-        wait_for_receipts(path, 8 * (kill + 1))
+        wait_for_receipts(path, driver, 8 * (kill + 1))
         computing_worker(path, driver).kill()
     assert driver.wait(PATIENCE_SECONDS) == 0
     tiles = begun(path)
@@ -92,7 +95,7 @@ def test_a_killed_driver_costs_the_tiles_in_flight(
     driver: subprocess.Popen[bytes], undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
     path = tmp_path / "run"
-    wait_for_receipts(path, 10)
+    wait_for_receipts(path, driver, 10)
     children = psutil.Process(driver.pid).children(recursive=True)
     driver.kill()
     driver.wait()
@@ -110,7 +113,7 @@ def test_a_machine_that_goes_down_costs_the_tiles_in_flight(
     driver: subprocess.Popen[bytes], undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
     path = tmp_path / "run"
-    wait_for_receipts(path, 20)
+    wait_for_receipts(path, driver, 20)
     os.killpg(driver.pid, signal.SIGKILL)
     driver.wait()
     run = runs.resume(path, Recorder(), threading.Event())
@@ -129,9 +132,9 @@ def test_a_worker_and_a_driver_killed_within_iterations_cost_what_was_in_flight_
     driver: subprocess.Popen[bytes], sections: dict[str, Any], undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
     path = tmp_path / "run"
-    wait_for_iteration(path, 3)
+    wait_for_iteration(path, driver, 3)
     computing_worker(path, driver).kill()
-    wait_for_iteration(path, 8)
+    wait_for_iteration(path, driver, 8)
     os.killpg(driver.pid, signal.SIGKILL)
     driver.wait()
     whole = undisturbed(sections)  # not before: the driver would be at its end by then
@@ -146,9 +149,10 @@ def test_a_worker_and_a_driver_killed_within_iterations_cost_what_was_in_flight_
     assert make_report(run).complete
 
 
-def wait_for_iteration(path: Path, number: int) -> None:
+def wait_for_iteration(path: Path, driver: subprocess.Popen[bytes], number: int) -> None:
     """Wait until the only solve of a run has come so far."""
-    wait_until(
+    wait_while(
+        driver,
         lambda: any(json.loads(file.read_text())["last"] >= number for file in path.glob("solve/*/iterations.json")),
         f"iteration {number}",
     )
@@ -161,7 +165,7 @@ def test_workers_killed_within_a_factorisation_cost_the_tiles_in_flight_and_no_b
     path = tmp_path / "run"
     kills = sorted(random.Random(4).sample(range(10, 200), 5))
     for count in kills:
-        wait_for_receipts(path, count, "factor")
+        wait_for_receipts(path, driver, count, "factor")
         computing_worker(path, driver).kill()
     assert driver.wait(PATIENCE_SECONDS) == 0
     whole = undisturbed(FACTOR)  # not before: the driver would be at its end by then

@@ -26,7 +26,7 @@ from faults.test_clocks import DAY, HOUR, LIBRARIES, Clock
 from faults.test_every_file import DAMAGES, WORKFLOWS, contents, is_same, sections_of
 from faults.test_full_disk import fill
 
-SECONDS = float(os.environ.get("CNTK_SOAK_SECONDS", "20"))
+SECONDS = float(os.environ.get("CNTK_SOAK_SECONDS", "5"))
 SEED = int(os.environ.get("CNTK_SOAK_SEED", str(time.time_ns() % 10**6)))
 COMMAND_SECONDS = 240.0
 """A command that has not ended by then waits for ever."""

@@ -221,7 +221,7 @@ def test_a_partition_costs_the_tiles_of_its_host_which_comes_back(
     require_same(RunDirectory(path), undisturbed)
 
 
-def test_a_slow_link_slows_nothing_but_receipts(
+def test_a_host_behind_a_slow_link_computes_and_no_tile_twice(
     cluster: Cluster, driven: tuple[subprocess.Popen[bytes], Path], undisturbed: RunDirectory
 ) -> None:
     driver, path = driven

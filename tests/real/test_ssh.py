@@ -268,7 +268,8 @@ def test_files_in_the_home_of_the_hosts_take_no_modules_place(
 def test_command_lines_and_environments_on_the_hosts_hold_no_secret(servers: Servers, hosts: list[str]) -> None:
     config = ClusterConfig(kind="ssh", hosts=hosts, workers=2)
     with CLUSTERS["ssh"].executor(config, nothing) as executor:
-        assert len({answer(executor, ("stage", number, 0, 0), where) for number in range(4)}) >= 1
+        for number in range(4):
+            answer(executor, ("stage", number, 0, 0), where)
         commands = [process.cmdline() for process in running(servers)]
         python = [sys.executable, "-P", "-m", "cntk_pipeline.clusters.ssh.host"]
         assert commands.count(python) == 3  # a scheduler and two hosts of workers

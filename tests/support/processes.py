@@ -103,9 +103,21 @@ def wait_until(
         time.sleep(0.02)
 
 
-def wait_for_receipts(path: Path, count: int, stage: str = "") -> None:
-    """Wait until the journal of a run holds so many receipts."""
-    wait_until(lambda: receipts(path, stage) >= count, f"{count} receipts of {stage or 'any stage'}")
+def wait_for_receipts(path: Path, driver: subprocess.Popen[bytes], count: int, stage: str = "") -> None:
+    """Wait until the journal of a run holds so many receipts; a driver that fails before is shown."""
+    wait_while(driver, lambda: receipts(path, stage) >= count, f"{count} receipts of {stage or 'any stage'}")
+
+
+def wait_while(driver: subprocess.Popen[bytes], condition: Callable[[], bool], what: str) -> None:
+    """Wait for a condition to hold; fail at once where the driver has ended without."""
+
+    def is_over() -> bool:
+        ended = driver.poll() is not None  # asked first: what it did last is seen below
+        holds = condition()
+        assert holds or not ended, f"the driver ended with {driver.returncode} before {what}: output.txt says why"
+        return holds
+
+    wait_until(is_over, what)
 
 
 def computing_worker(
@@ -128,7 +140,8 @@ def computing_worker(
             for file in (path / "log").iterdir()
             if task is None or task in _begun(file.read_bytes())
         }
-        found.extend(child for child in psutil.Process(driver.pid).children(recursive=True) if child.pid in logs)
+        children = psutil.Process(driver.pid).children(recursive=True)
+        found.extend(child for child in children if child.pid in logs and child.status() != psutil.STATUS_ZOMBIE)
         return bool(found)
 
     wait_until(is_found, "a worker that computes")
