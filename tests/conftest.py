@@ -67,7 +67,13 @@ SLOW = (
     "telemetry/test_metrics.py",
     "workflows",
 )
-REAL = ("real/test_bucket.py", "real/test_file_systems.py", "real/test_hosts.py", "real/test_slurm.py", "real/test_ssh.py")
+REAL = (
+    "real/test_bucket.py",
+    "real/test_file_systems.py",
+    "real/test_hosts.py",
+    "real/test_slurm.py",
+    "real/test_ssh.py",
+)
 ALONE = ("real/test_hosts.py",)
 """Folders and files of `tests` whose every test has a marker.
 

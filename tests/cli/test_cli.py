@@ -1,14 +1,17 @@
+import functools
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
+from support.commands import Commands
 from support.processes import wait_until
 
 pytestmark = pytest.mark.slow
@@ -33,10 +36,20 @@ kind = "serial"
 """
 
 
-def cntk(*arguments: object, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+def cntk(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    with tempfile.TemporaryDirectory() as scratch:
+        return commands().run(*arguments, folder=cwd, scratch=Path(scratch))
+
+
+def started_anew(*arguments: object, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "cntk_pipeline.cli", *map(str, arguments)]
     given = environment() | variables
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240, env=given)
+
+
+@functools.cache
+def commands() -> Commands:
+    return Commands(environment())
 
 
 def environment() -> dict[str, str]:
@@ -56,7 +69,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(folder: Path) -> subprocess.CompletedProcess[str]:
-    return cntk("run", "small.toml", "--store", "done", cwd=folder)
+    return started_anew("run", "small.toml", "--store", "done", cwd=folder)
 
 
 def test_a_run_ends_with_accuracies_and_where_it_lies(finished: subprocess.CompletedProcess[str]) -> None:
@@ -104,9 +117,9 @@ def test_inspect_shows_results_and_lines_that_open_the_arrays(folder: Path) -> N
 @pytest.mark.parametrize("command", ["inspect", "status"])
 def test_a_terminal_of_unknown_size_is_written_to(folder: Path, command: str) -> None:
     """Seen to fail with the size as it is said: "invalid width 0", and no line at all."""
-    usual = cntk(command, "done", cwd=folder, COLUMNS="80").stdout
+    usual = started_anew(command, "done", cwd=folder, COLUMNS="80").stdout
     assert "depth3-gap" in usual or "complete" in usual
-    assert cntk(command, "done", cwd=folder, COLUMNS="0", LINES="0").stdout == usual
+    assert started_anew(command, "done", cwd=folder, COLUMNS="0", LINES="0").stdout == usual
 
 
 @pytest.mark.usefixtures("finished")
@@ -311,7 +324,7 @@ def test_a_second_run_is_refused_and_ctrl_c_drains_the_first_and_says_how_to_res
 
 
 def test_the_demo_is_a_shipped_workflow(folder: Path) -> None:
-    result = cntk("demo", "--store", "demo", "--set", "data.train=40", "--set", "data.test=20", cwd=folder)
+    result = started_anew("demo", "--store", "demo", "--set", "data.train=40", "--set", "data.test=20", cwd=folder)
     assert result.returncode == 0, result.stderr
     shipped = tomllib.loads((Path(__file__).parents[2] / "workflows/digits.toml").read_text())
     record = json.loads(cntk("inspect", "demo", "--json", cwd=folder).stdout)

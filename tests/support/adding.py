@@ -11,6 +11,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from support.commands import Commands
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -27,16 +29,35 @@ class Copy:
 
     def cntk(self, *words: str, code: int = 0) -> str:
         """Run a command of the copy, and require its exit code; return all it said."""
-        return self.python("-m", "cntk_pipeline.cli", *words, code=code)
+        done = _commands(self).run(*words, folder=self.folder, scratch=self.folder / "copy")
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
 
     def python(self, *words: str, code: int = 0) -> str:
         """Run Python with the copy and what the tests share, and require its exit code; return all it said."""
-        places = os.pathsep.join(map(str, (self.folder / "copy", ROOT / "tests")))
-        environment = os.environ | {"PYTHONPATH": places, "COLUMNS": "200", "NO_COLOR": "1"}
-        command = [sys.executable, *words]
-        done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=240)
+        command, given = [sys.executable, *words], self.environment
+        done = subprocess.run(command, cwd=self.folder, env=given, capture_output=True, text=True, timeout=240)
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables of what runs with the copy."""
+        places = os.pathsep.join(map(str, (self.folder / "copy", ROOT / "tests")))
+        return os.environ | {"PYTHONPATH": places, "COLUMNS": "200", "NO_COLOR": "1"}
+
+
+_running: dict[tuple[object, ...], Commands] = {}
+"""The commands of the copy that was asked last, as its files were."""
+
+
+def _commands(copy: Copy) -> Commands:
+    files = sorted((copy.folder / "copy").rglob("*.py"))
+    state = (copy, tuple((file, file.stat().st_mtime_ns) for file in files))
+    if state not in _running:
+        _running.clear()
+        _running[state] = Commands(copy.environment)
+    return _running[state]
 
 
 def copy_package(folder: Path) -> Copy:
