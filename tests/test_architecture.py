@@ -146,6 +146,7 @@ OTHER_FILES = {
     "config/reading.py": {"open", "os.open", "tomllib.loads"},  # that a user names
     "clusters/address/access.py": {"read_bytes"},
     "clusters/dask/certificates.py": {"os.open"},
+    "clusters/slurm/jobs.py": {"open"},  # the end of a job's log
     "clusters/ssh/remote.py": {"isdecimal"},
     "estimators/folder_memory.py": {"open", "np.load"},  # archives without pickles, in a folder of the user's
     "kernels/code_cache.py": {"read_bytes"},  # of this package, and its compiled code

@@ -1,14 +1,22 @@
 """What is said and refused of drivers on Kubernetes; `tests/real/test_kubernetes.py` has a real API server."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from clusters.test_handover import begun_run, cntk, receipts, submission
+from support.problems import toml
+from support.processes import PATIENCE_SECONDS, wait_until
 
 from cntk_pipeline.clusters import CLUSTERS
+from cntk_pipeline.clusters.base import DRAIN_SECONDS
+from cntk_pipeline.clusters.kubernetes.manifests import job_manifest
 from cntk_pipeline.clusters.kubernetes.submitter import describe_pods
+from cntk_pipeline.clusters.submitter import driver_command
 from cntk_pipeline.config import RunConfig, parse_config
 from cntk_pipeline.errors import (
     ConfigError,
@@ -22,9 +30,11 @@ from cntk_pipeline.errors import (
     TilesFailed,
     WorkersLost,
 )
+from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.submissions import clear_earlier, request_stop
 from cntk_pipeline.storage import LocalPath, open_path
 from cntk_pipeline.workflow import handover
+from cntk_pipeline.workflow.report import make_report
 
 SUBMITTER = CLUSTERS["kubernetes"].submitter
 
@@ -88,13 +98,28 @@ RUNNING = {"phase": "Running"} | container(state={"running": {"startedAt": "now"
             ],
             "driver running (CrashLoopBackOff; OOMKilled: exit code 137)",
         ),
+        (
+            [
+                pod(
+                    "driver",
+                    phase="Failed",
+                    reason="Evicted",
+                    message="The node was low on resource: memory. ",
+                    conditions=[
+                        {"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet"},
+                        {"type": "PodScheduled", "status": "True"},
+                    ],
+                )
+            ],
+            "driver failed (Evicted: The node was low on resource: memory.; TerminationByKubelet)",
+        ),
     ],
 )
 def test_pods_are_described_with_the_reasons_that_kubernetes_gives(pods: list[Any], said: str) -> None:
     assert describe_pods(pods) == said
 
 
-@pytest.mark.parametrize("place", ["runs/here", "/runs", "/data/runs/one"])
+@pytest.mark.parametrize("place", ["runs/here", "/runs", "/data/runs/one", "/runs/../home/me/x", "/home/../runs/x"])
 def test_a_place_that_no_pod_sees_is_refused_with_what_to_do(place: str) -> None:
     with pytest.raises(ConfigError, match=r"no pod can see .*(--store s3://BUCKET/NAME).*Secret cntk-s3.*desk.yaml"):
         SUBMITTER.check_place(LocalPath(place), workflow(volume_claim="cntk-runs"))
@@ -105,6 +130,46 @@ def test_a_bucket_and_a_claim_are_seen_by_all_pods() -> None:
     SUBMITTER.check_place(LocalPath("/runs/one"), workflow(volume_claim="cntk-runs"))
     with pytest.raises(ConfigError, match="no pod can see /runs/one"):
         SUBMITTER.check_place(LocalPath("/runs/one"), workflow())
+
+
+def test_a_dollar_in_a_place_is_no_variable_of_the_pod() -> None:
+    """Seen to fail as it was: Kubernetes puts the name of the Job in the place of "$(CNTK_JOB)"."""
+    command = driver_command("/runs/$(CNTK_JOB)$x")[2:]
+    job = job_manifest(workflow().cluster, "cntk-a", "default", command)
+    (driver,) = job["spec"]["template"]["spec"]["containers"]
+    assert driver["command"][-1] == "/runs/$$(CNTK_JOB)$$x"
+
+
+def test_the_driver_to_apply_by_hand_drains_and_stays_away_after_a_cancel_as_a_submitted_one() -> None:
+    manifest = yaml.safe_load((Path(__file__).parents[2] / "deploy" / "kubernetes" / "driver.yaml").read_text())
+    by_hand = manifest["spec"]["template"]["spec"]
+    submitted = job_manifest(workflow().cluster, "cntk-a", "default", [])["spec"]["template"]["spec"]
+    for key in ("restartPolicy", "terminationGracePeriodSeconds"):
+        assert by_hand[key] == submitted[key]
+    assert by_hand["terminationGracePeriodSeconds"] > DRAIN_SECONDS
+    assert "--end-on-cancel" in by_hand["containers"][0]["command"]
+
+
+@pytest.mark.slow
+def test_a_run_that_was_cancelled_ends_well_where_it_would_be_started_again(tmp_path: Path) -> None:
+    """Seen to fail without the option: 130, upon which Kubernetes starts the driver anew, and that one computes on."""
+    tables = {
+        "data": {"source": "digits", "train": 60, "test": 20},
+        "network": {"preset": "cntk"},
+        "readouts": {"depths": [60], "poolings": ["gap"]},
+        "kernel": {"tile": 4},
+        "cluster": {"kind": "serial"},
+    }
+    (tmp_path / "w.toml").write_text(toml(tables))
+    path = open_path(tmp_path / "run")
+    command = [sys.executable, "-m", "cntk_pipeline.cli", "run", "w.toml", "--store", "run", "--end-on-cancel"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as driver:
+        wait_until(lambda: receipts(path) > 0, "a tile")
+        handover.cancel(path)
+        said = driver.communicate(timeout=PATIENCE_SECONDS)[1]
+    assert driver.returncode == 0, said
+    assert "every finished tile is kept" in said
+    assert not make_report(RunDirectory(path)).complete
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from support.processes import wait_until
 
 from cntk_pipeline.clusters import CLUSTERS
 from cntk_pipeline.clusters.base import DRAIN_SECONDS
-from cntk_pipeline.clusters.slurm.submitter import script, time_limit_seconds
+from cntk_pipeline.clusters.slurm.directives import time_limit_seconds
+from cntk_pipeline.clusters.slurm.submitter import script
 from cntk_pipeline.clusters.table import current_job
 from cntk_pipeline.config import RunConfig, load_cluster, parse_config
 from cntk_pipeline.errors import ConfigError, SubmissionFailed
@@ -166,6 +167,10 @@ def test_time_limits_are_read_as_slurm_reads_them(text: str, seconds: float) -> 
         ({"batch_options": ["-Ha1"]}, "-Ha1 is set by the submission itself"),
         ({"batch_options": ["--constraint=avx512 --wra=x"]}, "--wra is set by the submission itself"),
         ({"batch_options": ["--"]}, "-- is set by the submission itself"),
+        ({"batch_options": ["--clusters=c2"]}, "--clusters hands the job to another cluster"),
+        ({"batch_options": ["--cl=c2"]}, "--cl hands the job to another cluster"),
+        ({"batch_options": ["-M c2"]}, "-M hands the job to another cluster"),
+        ({"batch_options": ["-HMc2"]}, "-HMc2 is set by the submission itself"),
         ({"setup": ["a\nb"]}, "cluster.setup must be one line"),
         ({"memory_limit": 0.5}, r'must be bytes \("4GiB"\) or "auto", got 0.5'),
         ({"memory_limit": "much"}, "got 'much'"),
@@ -178,8 +183,14 @@ def test_what_slurm_would_not_take_is_refused_before_it_is_asked(cluster: dict[s
 
 
 def test_options_that_only_look_like_those_of_the_submission_are_taken() -> None:
-    options = ["--wait-all-nodes=1", "-Cavx512", "-x node-a,node-c", "-pa", "--gres=gpu:1 -H"]
-    assert {*options[:4]} <= set(directives(script("/run", Path("/run"), config(batch_options=options), "")))
+    options = ["--wait-all-nodes=1", "-Cavx512", "-x node-a,node-c", "-pa", "--cluster-constraint=a", "--gres=gpu:1 -H"]
+    assert {*options[:5]} <= set(directives(script("/run", Path("/run"), config(batch_options=options), "")))
+
+
+@pytest.mark.parametrize("zero", ["0", "0:00", "0-0"])
+def test_a_time_limit_of_zero_is_none_as_slurm_reads_it(zero: str) -> None:
+    """Seen to fail: it was refused as a job without time besides draining."""
+    assert f"--time={zero}" in directives(script("/run", Path("/run"), config(time_limit=zero), ""))
 
 
 def test_a_machine_without_slurm_says_where_to_submit_from(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

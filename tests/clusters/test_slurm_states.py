@@ -28,6 +28,13 @@ from cntk_pipeline.clusters.submitter import JobStatus
             "waits: nodes that it needs are down or reserved (ReqNodeNotAvail, UnavailableNodes:n[1-2])",
             "",
         ),
+        (
+            "PENDING||10:00|N/A|DependencyNeverSatisfied",
+            "queued",
+            "waits: the job that it waits for has failed: cntk cancel (DependencyNeverSatisfied)",
+            "",
+        ),
+        ("PENDING||10:00|N/A|Dependency", "queued", "waits: another job has to end first (Dependency)", ""),
         ("PENDING||10:00|N/A|OfNoOldName", "queued", "waits: SLURM says why (OfNoOldName)", ""),
         ("RUNNING|n[1-2]|9:41|2026-11-25T14:45:52|None", "running", "runs on n[1-2]", "9:41 left"),
         ("RUNNING|n1|UNLIMITED|2026-11-25T14:45:52|None", "running", "runs on n1", ""),
@@ -37,6 +44,13 @@ from cntk_pipeline.clusters.submitter import JobStatus
             "FAILED|n1|9:00|2026-11-25T14:45:52|NonZeroExitCode",
             "gone",
             "has stopped or failed: slurm-7.log says why (FAILED on n1)",
+            "",
+        ),
+        (
+            "FAILED|n1|9:00|2026-11-25T14:45:52|RaisedSignal:53(Real-time_signal_19)",
+            "gone",
+            "could not write its log slurm-7.log: its node does not see that folder (the run directory; of a run in a "
+            "bucket, the folder that it was submitted from) (FAILED, RaisedSignal:53(Real-time_signal_19) on n1)",
             "",
         ),
         (

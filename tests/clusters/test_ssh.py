@@ -3,6 +3,7 @@ import io
 import json
 import os
 import re
+import socket
 import threading
 import time
 import tomllib
@@ -19,9 +20,10 @@ from cntk_pipeline.clusters.ssh.login import Host
 from cntk_pipeline.clusters.ssh.messages import Announcement, Order
 from cntk_pipeline.clusters.ssh.options import SshOptions
 from cntk_pipeline.clusters.ssh.remote import Remote, Remotes
+from cntk_pipeline.clusters.ssh.submitter import _run as ask_host
 from cntk_pipeline.clusters.table import cluster_of
 from cntk_pipeline.config import ClusterConfig, parse_config
-from cntk_pipeline.errors import ConfigError
+from cntk_pipeline.errors import ConfigError, SubmissionFailed
 
 
 def nothing() -> None:
@@ -50,6 +52,42 @@ def test_a_host_is_a_name_with_a_user_and_a_port(text: str, parts: tuple[str, st
 def test_what_is_no_host_is_named(text: str) -> None:
     with pytest.raises(ConfigError, match=r"is no host: write \"node1\""):
         Host.parse(text)
+
+
+@pytest.mark.parametrize("text", ["n:0", "n:65536", "me@[::1]:99999"])
+def test_a_port_that_there_is_none_of_is_refused(text: str) -> None:
+    """Seen to fail: the connection raised OverflowError, which nobody caught, or took port 22 for port 0."""
+    with pytest.raises(ConfigError, match=r"expected a port from 1 to 65535, got \d+"):
+        Host.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "command"),
+    [
+        ("node1", "ssh node1"),
+        ("me@node3:2222", "ssh -p 2222 me@node3"),
+        ("me@[fe80::1%eth0]:22", "ssh -p 22 me@fe80::1%eth0"),
+    ],
+)
+def test_a_host_is_printed_as_the_command_that_logs_in(text: str, command: str) -> None:
+    assert Host.parse(text).command == command
+
+
+def test_a_host_that_cannot_be_asked_is_named_with_the_command_to_try() -> None:
+    """Seen to fail with the host as the table has it: ssh takes no port behind a colon."""
+    pytest.importorskip("asyncssh")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+        with pytest.raises(SubmissionFailed, match=rf"Try `ssh -p {port} me@127\.0\.0\.1` by hand"):
+            ask_host(Host.parse(f"me@127.0.0.1:{port}"), "true")
+
+
+def test_every_card_of_every_host_computes_a_tile() -> None:
+    """Seen to fail where the cards of one host were counted: the forecast was three times too long."""
+    table = ClusterConfig(kind="ssh", hosts=["a", "b", "c"], gpus_per_node=4)
+    assert CLUSTERS["ssh"].slots(table) == 12
+    assert CLUSTERS["ssh"].slots(table.model_copy(update={"workers": 5})) == 5
 
 
 def test_an_ssh_cluster_needs_hosts() -> None:

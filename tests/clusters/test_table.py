@@ -1,6 +1,7 @@
 """Whose the keys of a ``[cluster]`` table are, and what is refused of them before anything begins."""
 
 import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,49 @@ def test_a_key_of_no_kind_is_refused_with_the_nearest_one_before_anything_is_wri
         with pytest.raises(ConfigError) as caught:
             act()
         assert str(caught.value) == message
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kind", CLUSTERS)
+def test_more_workers_at_least_than_at_most_mean_nothing_to_any_kind(kind: str) -> None:
+    """Seen to fail: three kinds looked at it when the run was begun, and three never."""
+    with pytest.raises(ConfigError, match=r"minimum_workers = 5 must be at most cluster.workers, here 2"):
+        cluster_of(ClusterConfig(kind=kind, workers=2, minimum_workers=5))
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"kind": "local", "minimum_workers": 5000}, "minimum_workers = 5000 must be at most"),
+        ({"kind": "address"}, "needs cluster.address .* or cluster.scheduler_file"),
+        ({"kind": "address", "address": "tcp://10.0.0.1:1"}, "is not encrypted"),
+        ({"kind": "address", "address": "tls://10.0.0.1:1"}, "but cluster.tls_ca_file and cluster.tls_cert and"),
+        (
+            {"kind": "address", "scheduler_file": "scheduler.json", "tls_ca_file": "/nonexistent"},
+            "cannot read cluster.tls_ca_file = '/nonexistent': No such file",
+        ),
+        ({"kind": "ssh"}, "needs cluster.hosts"),
+        ({"kind": "ssh", "hosts": ["a:0"]}, "expected a port from 1 to 65535, got 0"),
+        ({"kind": "slurm", "workers": 2}, "needs cluster.workers and cluster.memory_limit"),
+        ({"kind": "kubernetes", "workers": 2, "memory_limit": "1GiB"}, "needs cluster.image"),
+    ],
+)
+def test_a_table_that_cannot_be_computed_on_is_refused_before_anything_is_written(
+    small_config: Callable[..., RunConfig],
+    table: dict[str, Any],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Seen to fail where only the executor refused: the images of the run were written by then."""
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    config = small_config(cluster=table, store={"path": str(tmp_path / "run")})
+    acts: list[Callable[[], object]] = [lambda: runs.start(config, Recorder(), threading.Event())]
+    if not CLUSTERS[table["kind"]].submitter.drives_itself:
+        acts.append(lambda: handover.submit(config, Recorder()))
+    for act in acts:
+        with pytest.raises(ConfigError, match=message):
+            act()
     assert not (tmp_path / "run").exists()
 
 

@@ -153,20 +153,29 @@ def run_workflow(
     overrides: Overrides = None,
     verify: Verify = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only forecast, as `cntk plan` does.")] = False,
+    end_on_cancel: Annotated[
+        bool, typer.Option("--end-on-cancel", help="End with 0 where `cntk cancel` stopped it.")
+    ] = False,
 ) -> None:
     """Run a workflow, or go on with a run that was begun."""
     with importing():
         from cntk_pipeline.cli.display import show_plan
         from cntk_pipeline.cli.driving import read_workflow, run_shown
+        from cntk_pipeline.workflow import handover
         from cntk_pipeline.workflow import run as runs
 
     config = read_workflow(file, overrides, store, grow_from, cluster)
     if dry_run:
         show_plan(runs.plan(config))
-    else:
-        run_shown(
-            runs.run_path(config), lambda view, stop: runs.start(config, view, stop, verify=verify), config.cluster
-        )
+        return
+    path = runs.run_path(config)
+    try:
+        run_shown(path, lambda view, stop: runs.start(config, view, stop, verify=verify), config.cluster)
+    except Interrupted as error:
+        # Otherwise what restarts failed drivers would start it again, and the new one obeys no earlier request.
+        if not end_on_cancel or not handover.is_settled(path, error):
+            raise
+        err.print(escape(str(error)))
 
 
 @app.command()

@@ -47,6 +47,10 @@ def unknown_machines(config: ClusterConfig) -> int | None:
     return None
 
 
+def refuse_nothing(config: ClusterConfig) -> None:
+    """Accept every table."""
+
+
 def usual_drain(config: ClusterConfig) -> float:
     """Return the usual wait of a driver that is to stop."""
     return DRAIN_SECONDS
@@ -73,6 +77,8 @@ class Cluster:
     gives_devices : whether it starts workers, and gives each of them a graphics card of its own.
     machines : counts the machines of a table's workers; None where a batch system chooses them.
     drain_seconds : how long a driver that is to stop waits for tiles that have begun.
+    check : refuses, with `ConfigError`, a table that a driver in this process could not compute on, before it begins a
+        run; it may read files that the table names, and waits for nothing. A driver elsewhere has `Submitter.check`.
     """
 
     executor: Opener
@@ -88,3 +94,4 @@ class Cluster:
     gives_devices: bool = True
     machines: Callable[[ClusterConfig], int | None] = unknown_machines
     drain_seconds: Callable[[ClusterConfig], float] = usual_drain
+    check: Callable[[ClusterConfig], None] = refuse_nothing

@@ -2,6 +2,7 @@
 
 from cntk_pipeline.clusters import CLUSTERS
 from cntk_pipeline.clusters.cluster import Cluster
+from cntk_pipeline.clusters.dask.scaling import bounds
 from cntk_pipeline.clusters.extras import METRICS
 from cntk_pipeline.config import ClusterConfig, unknown_key
 from cntk_pipeline.errors import ConfigError
@@ -27,6 +28,8 @@ def cluster_of(config: ClusterConfig) -> Cluster:
     if unknown:
         raise ConfigError("\n  ".join(unknown))
     cluster.options.of(config)
+    if config.workers is not None:
+        bounds(config, config.workers)
     return cluster
 
 

@@ -61,6 +61,8 @@ def submit(config: RunConfig, view: View, loaded: Loaded | None = None) -> tuple
     cluster, path = cluster_of(config.cluster), runs.run_path(config)
     submitter = cluster.submitter
     submitter.check(config)
+    if not submitter.drives_itself:
+        cluster.check(config.cluster)  # the driver starts on this machine
     submitter.check_place(path, config)
     if (path / "run.json").is_file():
         _require_no_other(RunDirectory(path))
@@ -107,6 +109,8 @@ def resubmit(
     kind = cluster_of(trusted.config.cluster)
     submitter = kind.submitter
     submitter.check(trusted.config)
+    if not submitter.drives_itself:
+        kind.check(trusted.config.cluster)
     submitter.check_place(run.path, trusted.config)
     _require_no_other(run)
     runs.adopt(run, trusted, kind.memory(trusted.config.cluster))

@@ -157,11 +157,15 @@ def start(config: RunConfig, view: View, stop: threading.Event, *, verify: bool 
     NotConverged
         If conjugate gradients did not reach the residual asked for; the other systems are solved.
     """
-    with _beginning(run_path(config)) as has_begun, _begun(config, view) as begun, _retracting(begun.run):
-        has_begun.set()
-        clear_earlier(begun.run)
-        if not _is_done(begun.run, begun.config, view, verify):
-            _execute(begun, view, stop, verify)
+    path = run_path(config)
+    with _beginning(path) as has_begun:
+        if not (path / "run.json").exists():  # otherwise nothing may be left to do, and no cluster be needed
+            cluster_of(config.cluster).check(config.cluster)
+        with _begun(config, view) as begun, _retracting(begun.run):
+            has_begun.set()
+            clear_earlier(begun.run)
+            if not _is_done(begun.run, begun.config, view, verify):
+                _execute(begun, view, stop, verify)
     return begun.run
 
 
@@ -274,6 +278,7 @@ def resume(
             view.say(line)
         _load_code(run, trusted)
         require_cards(trusted.config, run)
+        cluster_of(trusted.config.cluster).check(trusted.config.cluster)
         if cluster is not None or trust:
             write_trusted(run, trusted)
         if told is None:

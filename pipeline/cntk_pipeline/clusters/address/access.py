@@ -22,6 +22,24 @@ from cntk_pipeline.storage.records import RECORD_BYTES, Record
 POLL_SECONDS = 0.1
 
 
+def require_access(config: ClusterConfig) -> None:
+    """Check all of the access to a scheduler that needs neither the scheduler nor the file that it writes.
+
+    Raises
+    ------
+    ConfigError
+        If there is neither an address nor a scheduler file, the address is not encrypted although ``cluster.tls`` is
+        true, or certificates are not named, cannot be read, or are not valid today.
+    """
+    options = AddressOptions.of(config)
+    if options.address or not options.scheduler_file:
+        address = scheduler_address(config)
+        require_encrypted(address, config)
+        client_security(address, config)
+    else:  # whether it asks for certificates, the scheduler has not said yet
+        _require_readable(_named_certificates(options))
+
+
 def scheduler_address(config: ClusterConfig) -> str:
     """Find the address of the scheduler of an "address" cluster; `tls://` where the table names certificates.
 
@@ -90,24 +108,16 @@ def client_security(address: str, config: ClusterConfig) -> tuple[Security | Non
     """
     if not address.startswith("tls://"):
         return None, ()
-    options = AddressOptions.of(config)
-    named = {"tls_ca_file": options.tls_ca_file, "tls_cert": options.tls_cert, "tls_key": options.tls_key}
-    if not any(named.values()) and dask.config.get("distributed.comm.tls.ca-file"):
+    paths = _named_certificates(AddressOptions.of(config))
+    if not paths and dask.config.get("distributed.comm.tls.ca-file"):
         return Security(require_encryption=True), ()
-    absent = [f"cluster.{name}" for name, path in named.items() if not path]
+    absent = [f"cluster.{name}" for name in _CERTIFICATES if name not in paths]
     if absent:
         raise ConfigError(
             f"the scheduler at {address} asks for certificates, but {' and '.join(absent)} "
             f"{'is' if len(absent) == 1 else 'are'} not set: name the PEM files that it was started with"
         )
-    paths = {name: Path(path) for name, path in named.items() if path}
-    for name, path in paths.items():
-        try:
-            path.read_bytes()
-        except OSError as error:
-            raise ConfigError(f"cannot read cluster.{name} = {str(path)!r}: {error.strerror}") from error
-    for name in ("tls_ca_file", "tls_cert"):
-        _require_valid(f"cluster.{name}", paths[name])
+    _require_readable(paths)
     warnings: tuple[str, ...] = ()
     if paths["tls_key"].stat().st_mode & stat.S_IROTH:
         warnings = (f"everybody on this machine can read the key {paths['tls_key']}: chmod 600 it",)
@@ -118,6 +128,36 @@ def client_security(address: str, config: ClusterConfig) -> tuple[Security | Non
         tls_client_key=str(paths["tls_key"]),
     )
     return security, warnings
+
+
+_CERTIFICATES = ("tls_ca_file", "tls_cert", "tls_key")
+"""Keys that name PEM files."""
+
+
+def _named_certificates(options: AddressOptions) -> dict[str, Path]:
+    named = zip(_CERTIFICATES, (options.tls_ca_file, options.tls_cert, options.tls_key), strict=True)
+    return {name: Path(path) for name, path in named if path}
+
+
+def _require_readable(paths: dict[str, Path]) -> None:
+    """Refuse PEM files that cannot be read, and certificates that are not valid today.
+
+    Parameters
+    ----------
+    paths : the files, by the keys that name them.
+
+    Raises
+    ------
+    ConfigError
+        If a file is refused.
+    """
+    for name, path in paths.items():
+        try:
+            path.read_bytes()
+        except OSError as error:
+            raise ConfigError(f"cannot read cluster.{name} = {str(path)!r}: {error.strerror}") from error
+        if name != "tls_key":
+            _require_valid(f"cluster.{name}", path)
 
 
 def _require_valid(what: str, path: Path) -> None:

@@ -19,9 +19,17 @@ def open_later(
     return open_address(config, prepare, stop)
 
 
+def require_access(config: ClusterConfig) -> None:
+    """Refuse a table that leads to no scheduler, or names certificates that cannot be used."""
+    from cntk_pipeline.clusters.address import access
+
+    access.require_access(config)
+
+
 ADDRESS = Cluster(
     open_later,
     deed="connect to a Dask scheduler, which can run any code as you",
     options=AddressOptions,
     gives_devices=False,
+    check=require_access,
 )

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 
 from cntk_pipeline.clusters.base import Executor, WorkerMemory
 from cntk_pipeline.clusters.cluster import Cluster
+from cntk_pipeline.clusters.kubernetes.api import require_described
 from cntk_pipeline.clusters.kubernetes.manifests import memory_limit
 from cntk_pipeline.clusters.kubernetes.options import EXTRA, KubernetesOptions
 from cntk_pipeline.clusters.kubernetes.submitter import KubernetesSubmitter
@@ -26,6 +27,11 @@ def memory_of_pods(config: ClusterConfig) -> WorkerMemory | None:
     return WorkerMemory(memory_limit(config), config.threads_per_worker)
 
 
+def require_pods(config: ClusterConfig) -> None:
+    """Refuse a table by which no pods can be described."""
+    require_described(config)
+
+
 KUBERNETES = Cluster(
     open_later,
     deed="make pods with your rights in Kubernetes, of the image that is named",
@@ -33,4 +39,5 @@ KUBERNETES = Cluster(
     submitter=KubernetesSubmitter(),
     extra=EXTRA,
     memory=memory_of_pods,
+    check=require_pods,
 )

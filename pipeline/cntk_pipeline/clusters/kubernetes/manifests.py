@@ -164,7 +164,8 @@ def job_manifest(config: ClusterConfig, name: str, namespace: str, command: Sequ
     when somebody has removed the node.
     """
     config = config.model_copy(update={"tls": False})  # it makes the certificates, so it mounts none
-    driver = container(config, "driver", list(command))
+    # Kubernetes would take "$(NAME)" in a word for a variable of the pod.
+    driver = container(config, "driver", [word.replace("$", "$$") for word in command])
     driver["env"] = [
         *driver["env"],
         {"name": _JOB, "value": name},

@@ -64,7 +64,10 @@ class KubernetesSubmitter(Submitter):
     def check_place(self, place: StorePath, config: RunConfig) -> None:
         options = KubernetesOptions.of(config.cluster)
         claim = options.volume_claim
-        if not isinstance(place, LocalPath) or (claim and os.fspath(place.absolute()).startswith(f"{RUNS_FOLDER}/")):
+        if not isinstance(place, LocalPath):
+            return
+        named = os.fspath(place.absolute())
+        if claim and all(name.startswith(f"{RUNS_FOLDER}/") for name in (named, os.path.normpath(named))):
             return
         raise ConfigError(
             f"no pod can see {place}. Give the run a place in a bucket (--store s3://BUCKET/NAME), with its "
@@ -208,11 +211,13 @@ def _condition(pod: Manifest) -> str:
     if _is_running(pod):
         return "running"
     status = pod.get("status", {})
-    said = [
-        ": ".join(part for part in (condition.get("reason"), condition.get("message")) if part)
+    conditions = [
+        condition
         for condition in status.get("conditions", [])
-        if condition["type"] == "PodScheduled" and condition["status"] == "False"
+        if (condition["type"], condition["status"]) in (("PodScheduled", "False"), ("DisruptionTarget", "True"))
     ]
+    # The status itself has the reason why a pod was evicted; its containers may have left none.
+    said = [words for words in map(_reason, (status, *conditions)) if words]
     for container in _containers(pod):
         for state in (container.get("state", {}), container.get("lastState", {})):
             for kind in ("waiting", "terminated"):
@@ -222,6 +227,10 @@ def _condition(pod: Manifest) -> str:
                     words = (found.get("reason"), code, (found.get("message") or "").strip())
                     said.append(": ".join(word for word in words if word))
     return " ".join([status.get("phase", "Pending").lower(), *([f"({'; '.join(said)})"] if said else [])])
+
+
+def _reason(told: Manifest) -> str:
+    return ": ".join(part for part in (told.get("reason"), (told.get("message") or "").strip()) if part)
 
 
 def _slug(name: str) -> str:

@@ -6,8 +6,10 @@ from contextlib import AbstractContextManager
 
 from cntk_pipeline.clusters.base import Executor, WorkerMemory
 from cntk_pipeline.clusters.cluster import Cluster
+from cntk_pipeline.clusters.dask.scaling import bounds
+from cntk_pipeline.clusters.devices import visible_devices
 from cntk_pipeline.config import ClusterConfig, memory_limit_bytes
-from cntk_pipeline.resources import memory_bytes
+from cntk_pipeline.resources import memory_bytes, worker_count
 
 
 def open_later(
@@ -30,10 +32,18 @@ def this_machine(config: ClusterConfig) -> int | None:
     return 1
 
 
+def require_possible(config: ClusterConfig) -> None:
+    """Refuse more workers at least than at most, and more cards than this process may use."""
+    if config.gpus_per_node is not None:
+        visible_devices(config.gpus_per_node)
+    bounds(config, worker_count(config.workers or config.gpus_per_node, config.threads_per_worker))
+
+
 LOCAL = Cluster(
     open_later,
     deed="compute in processes of this machine",
     memory=memory_given,
     computes_here=True,
     machines=this_machine,
+    check=require_possible,
 )

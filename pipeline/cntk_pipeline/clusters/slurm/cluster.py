@@ -1,13 +1,15 @@
 """The kind "slurm": jobs of SLURM."""
 
+import os
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from cntk_pipeline.clusters.base import Executor, WorkerMemory
 from cntk_pipeline.clusters.cluster import Cluster
+from cntk_pipeline.clusters.slurm.directives import memory_limit, require_jobs_of_workers
 from cntk_pipeline.clusters.slurm.options import SlurmOptions, drain_seconds
-from cntk_pipeline.clusters.slurm.submitter import SlurmSubmitter, memory_limit
+from cntk_pipeline.clusters.slurm.submitter import SlurmSubmitter
 from cntk_pipeline.config import ClusterConfig
 
 
@@ -26,12 +28,19 @@ def memory_asked_for(config: ClusterConfig) -> WorkerMemory | None:
     return None if limit is None else WorkerMemory(limit, config.threads_per_worker)
 
 
+def require_described(config: ClusterConfig) -> None:
+    """Refuse a table by which no job of a worker can be asked for, where this process is in no allocation."""
+    if "SLURM_JOB_ID" not in os.environ:
+        require_jobs_of_workers(config)
+
+
 SLURM = Cluster(
     open_later,
     deed="hand a batch job to SLURM as you, whose setup lines are shell",
     options=SlurmOptions,
     submitter=SlurmSubmitter(),
     memory=memory_asked_for,
+    check=require_described,
     harmless_options=frozenset({"drain_seconds", "resubmit"}),
     drain_seconds=drain_seconds,
 )

@@ -28,6 +28,15 @@ _ENDINGS = {
     "DEADLINE": "could not end before its deadline",
 }
 
+_NO_LOG, _CANNOT_WRITE_LOG = (
+    "RaisedSignal:53",
+    (
+        "could not write its log slurm-{job}.log: its node does not see that folder (the run directory; of a run in a "
+        "bucket, the folder that it was submitted from)"
+    ),
+)
+"""SLURM's reason for the end of a job whose output it could not open, and its words."""
+
 _SAY_NOTHING = {"None", "NonZeroExitCode", "TimeLimit", "OutOfMemory"}
 """Reasons of an end that add nothing to the name of the state."""
 
@@ -36,6 +45,7 @@ _REASONS = {
     "Resources": "nodes are busy",
     "Priority": "jobs of higher priority come first",
     "BeginTime": "its time has not come yet, which after a restart takes up to two minutes",
+    "DependencyNeverSatisfied": "the job that it waits for has failed: cntk cancel",
     "Dependency": "another job has to end first",
     "Licenses": "licences are in use",
     "Reservation": "its reservation has not begun",
@@ -68,6 +78,8 @@ def read_queue(line: str, job: str) -> JobStatus:
         bounded = left[:1].isdigit() and state != "COMPLETING"
         return JobStatus("running", _RUNNING[state] + where, f"{left} left" if bounded else "")
     why = "" if reason in _SAY_NOTHING else f", {reason}"
+    if state == "FAILED" and reason.startswith(_NO_LOG):
+        return JobStatus("gone", f"{_CANNOT_WRITE_LOG.format(job=job)} ({state}{why}{where})")
     return ended(state, job, why + where)
 
 

@@ -1,10 +1,12 @@
 """Job steps of SLURM with workers, and the watchdog that restarts lost ones."""
 
+import contextlib
 import subprocess
 import threading
 import time
 from dataclasses import dataclass
 
+from cntk_pipeline.errors import WorkersLost
 from cntk_pipeline.telemetry.events import Details, Event, emit
 
 MAX_RESTARTS, FIRST_DELAY_SECONDS, HEALTHY_SECONDS = 5, 2.0, 600.0
@@ -42,8 +44,13 @@ class WorkerSteps:
         self._watchdog = threading.Thread(target=self._watch, name="worker-steps", daemon=True)
 
     def __enter__(self) -> "WorkerSteps":
-        for step in self._steps:
-            step.start()
+        try:
+            for step in self._steps:
+                step.start()
+        except OSError as error:
+            for step in self._steps:
+                step.end(0.0)
+            raise WorkersLost(f"srun cannot be started: {error.strerror}") from error
         self._watchdog.start()
         return self
 
@@ -108,11 +115,13 @@ class _Step:
         elif lived > FIRST_DELAY_SECONDS * 2**self._restarts:
             self._restarts += 1
             emit(Event("workers_restarted", details=details))
-            self.start()
+            with contextlib.suppress(OSError):  # no process is to be had right now: it is tried again later
+                self.start()
 
     def end(self, deadline: float) -> None:
         """Wait for the workers to leave until the deadline, then kill them."""
-        assert self._process is not None
+        if self._process is None:
+            return
         try:
             self._process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:

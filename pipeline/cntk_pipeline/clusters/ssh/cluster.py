@@ -5,7 +5,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from cntk_pipeline.clusters.base import Executor
-from cntk_pipeline.clusters.cluster import Cluster
+from cntk_pipeline.clusters.cluster import Cluster, slots_of_workers
+from cntk_pipeline.clusters.ssh.login import parse_hosts
 from cntk_pipeline.clusters.ssh.options import EXTRA, SshOptions
 from cntk_pipeline.clusters.ssh.submitter import SshSubmitter
 from cntk_pipeline.config import ClusterConfig
@@ -25,11 +26,25 @@ def hosts_named(config: ClusterConfig) -> int | None:
     return len(SshOptions.of(config).hosts)
 
 
+def slots_of_hosts(config: ClusterConfig) -> int:
+    """Count the tiles that the workers compute at once: where each card has one, those of all hosts."""
+    if config.workers is None and config.gpus_per_node is not None:
+        return len(SshOptions.of(config).hosts) * config.gpus_per_node * config.threads_per_worker
+    return slots_of_workers(config)
+
+
+def require_hosts(config: ClusterConfig) -> None:
+    """Refuse a table without hosts, or with one that cannot be named."""
+    parse_hosts(SshOptions.of(config).hosts)
+
+
 SSH = Cluster(
     open_later,
     deed="log in on hosts as you, and start processes there",
     options=SshOptions,
     submitter=SshSubmitter(),
     extra=EXTRA,
+    slots=slots_of_hosts,
     machines=hosts_named,
+    check=require_hosts,
 )

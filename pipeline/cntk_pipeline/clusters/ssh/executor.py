@@ -21,12 +21,12 @@ from cntk_pipeline.clusters.dask.dashboard import dashboard_warnings
 from cntk_pipeline.clusters.dask.executor import ExecutorTraits, count_workers, prepared
 from cntk_pipeline.clusters.dask.settings import SETTINGS
 from cntk_pipeline.clusters.dask.signing import make_pem
-from cntk_pipeline.clusters.ssh.login import Host
+from cntk_pipeline.clusters.ssh.login import parse_hosts
 from cntk_pipeline.clusters.ssh.messages import Order
 from cntk_pipeline.clusters.ssh.options import EXTRA, SshOptions
 from cntk_pipeline.clusters.ssh.remote import LAST_DELAY_SECONDS, Remote, Remotes
 from cntk_pipeline.config import ClusterConfig
-from cntk_pipeline.errors import ConfigError, WorkersLost
+from cntk_pipeline.errors import WorkersLost
 
 PATIENCE_SECONDS = 10 * LAST_DELAY_SECONDS
 """Time without any host after which the run stops; hosts that went away are tried every minute."""
@@ -46,10 +46,8 @@ def open_ssh(
         If hosts do not start, with the message of each, or the scheduler cannot be reached from here.
     """
     options = SshOptions.of(config)
-    if not options.hosts:
-        raise ConfigError('the "ssh" cluster needs cluster.hosts, like ["node1", "user@node2:2222"]')
+    hosts = parse_hosts(options.hosts)
     EXTRA.require('the "ssh" cluster')
-    hosts = [Host.parse(text) for text in options.hosts]
     pem = make_pem() if config.tls else ()
     order = Order(
         settings=SETTINGS,

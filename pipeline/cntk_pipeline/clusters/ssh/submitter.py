@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from cntk_pipeline.clusters.ssh.login import Host
+from cntk_pipeline.clusters.ssh.login import Host, parse_hosts
 from cntk_pipeline.clusters.ssh.options import EXTRA, SshOptions
 from cntk_pipeline.clusters.submitter import State, Submitter, is_driver
 from cntk_pipeline.config import RunConfig
@@ -36,12 +36,8 @@ class SshSubmitter(Submitter):
     drives_itself = True
 
     def check(self, config: RunConfig) -> None:
-        hosts = SshOptions.of(config.cluster).hosts
-        if not hosts:
-            raise ConfigError('the "ssh" cluster needs cluster.hosts, like ["node1", "user@node2:2222"]')
+        parse_hosts(SshOptions.of(config.cluster).hosts)
         EXTRA.require('the "ssh" cluster')
-        for text in hosts:
-            Host.parse(text)
 
     def check_place(self, place: StorePath, config: RunConfig) -> None:
         hosts, content = SshOptions.of(config.cluster).hosts, uuid.uuid4().hex
@@ -54,7 +50,8 @@ class SshSubmitter(Submitter):
             raise SubmissionFailed(
                 f"{first} does not see {place} as it is seen here: {found['problem']}. The run must lie on a file "
                 "system that this machine and all hosts have under the same path, or in a bucket (--store s3://...) "
-                f"whose credentials they have. Where the hosts alone share it, type this there: ssh {first}"
+                f"whose credentials they have. Where the hosts alone share it, type this there: "
+                f"{Host.parse(first).command}"
             )
         away = found["away"]
         if first in away or (away and config.cluster.minimum_workers is None):
@@ -158,5 +155,5 @@ def _run(host: Host, command: str, request: dict[str, Any] | None = None) -> Any
         return asyncio.run(within_time())
     except (OSError, asyncssh.Error, ValueError) as error:
         raise SubmissionFailed(
-            f"cannot ask {host.text}: {type(error).__name__}: {error}. Try `ssh {host.text}` by hand"
+            f"cannot ask {host.text}: {type(error).__name__}: {error}. Try `{host.command}` by hand"
         ) from error
