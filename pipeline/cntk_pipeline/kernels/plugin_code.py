@@ -7,6 +7,7 @@ which imports nothing.
 import hashlib
 import importlib
 import importlib.util
+import math
 import os
 import socket
 import sys
@@ -18,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from cntk_pipeline.errors import ConfigError, NotTrusted, SpecificationMismatch
 from cntk_pipeline.layers import spelling
 
@@ -27,7 +30,7 @@ LOCK = threading.Lock()
 """Held while a user's function runs: it need not know of threads."""
 
 _loaded: dict[tuple[str, str], Function] = {}
-"""The functions that this process has loaded, by name and digest: like ``sys.modules``, it only grows."""
+"""The functions that this process has loaded, by name and digest: the last of each."""
 
 _imported: dict[str, str] = {}
 """The digests of packages when this process imported them: Python imports a package once and never again."""
@@ -63,6 +66,9 @@ class Source:
 def load_function(name: str, folder: str | None, expected: str | None = None) -> str:
     """Import the function of a user, by the user's word.
 
+    A module in one file is executed each time: what it reads, such as weights beside it, may have changed, or lie in
+    another folder.
+
     Parameters
     ----------
     name : "module:function".
@@ -76,7 +82,8 @@ def load_function(name: str, folder: str | None, expected: str | None = None) ->
     Raises
     ------
     ConfigError
-        If there is no such module or function, or it cannot be imported.
+        If there is no such module or function, or it cannot be imported; or if this process holds a package whose files
+        have changed.
     SpecificationMismatch
         If the source has another digest; then nothing is imported.
     """
@@ -89,9 +96,8 @@ def load_function(name: str, folder: str | None, expected: str | None = None) ->
             f"expected is\n  {expected}: values of two sources are never mixed. Bring back the source that the run was "
             "begun with, on every machine; or compute it anew in another --store"
         )
-    if (name, digest) not in _loaded:
-        found = _import_package(name, module, source, digest) if source.is_package else _execute(name, source, digest)
-        _loaded[name, digest] = _function_of(name, found, function)
+    found = _import_package(name, module, source, digest) if source.is_package else _execute(name, source, digest)
+    _loaded[name, digest] = _function_of(name, found, function)
     return digest
 
 
@@ -179,6 +185,8 @@ def _execute(name: str, source: Source, digest: str) -> types.ModuleType:
 
 
 def _import_package(name: str, module: str, source: Source, digest: str) -> types.ModuleType:
+    if str(source.main) not in _imported:
+        _require_imported_as_it_is(name, module.partition(".")[0])
     before = _imported.setdefault(str(source.main), digest)
     if before != digest:
         raise ConfigError(
@@ -189,6 +197,32 @@ def _import_package(name: str, module: str, source: Source, digest: str) -> type
         return importlib.import_module(module)
     except Exception as error:
         raise ConfigError(f"the plugin {name} cannot be imported: {told(error)}") from error
+
+
+def _require_imported_as_it_is(name: str, top: str) -> None:
+    """Refuse a package of which this process holds modules whose files may be others by now.
+
+    Python keeps neither the source of a module nor the time of its import. So only files that are older than the
+    process are known to be those that it imported.
+    """
+    began = psutil.Process().create_time()
+    held = [each for key, each in list(sys.modules.items()) if key.partition(".")[0] == top]
+    for file in (vars(each).get("__file__") for each in held):
+        if file is not None and _changed_at(Path(file)) > began:
+            raise ConfigError(
+                f"the plugin {name}: this process imported {file} before, by itself, and the file has changed since "
+                "the process began, so the values could be those of the old source: start Python again. A module in "
+                "one file, in kernel.plugin_folder, is read anew each time"
+            )
+
+
+def _changed_at(file: Path) -> float:
+    """Return when a file was changed or put in its place; the time of a file that is gone is infinite."""
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return math.inf
+    return max(found.st_mtime, found.st_ctime)  # copies may keep the first one
 
 
 def _function_of(name: str, module: types.ModuleType, function: str) -> Function:
