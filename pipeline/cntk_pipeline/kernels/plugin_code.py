@@ -5,23 +5,20 @@ which imports nothing.
 """
 
 import hashlib
-import importlib
 import importlib.util
-import math
 import os
 import socket
 import sys
 import threading
 import traceback
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from cntk_pipeline.errors import ConfigError, NotTrusted, SpecificationMismatch
+from cntk_pipeline.kernels.plugin_packages import Package, import_digested
 from cntk_pipeline.layers import spelling
 
 Function = Callable[..., Any]
@@ -32,9 +29,6 @@ LOCK = threading.Lock()
 _loaded: dict[tuple[str, str], Function] = {}
 """The functions that this process has loaded, by name and digest: the last of each."""
 
-_imported: dict[str, str] = {}
-"""The digests of packages when this process imported them: Python imports a package once and never again."""
-
 
 @dataclass(frozen=True)
 class Source:
@@ -43,23 +37,29 @@ class Source:
     Attributes
     ----------
     main : the file of the module, or of its package.
-    files : what the digest covers: the one file of a module, or all files ``.py`` of a package.
+    digests : the sha256 of the one file of a module, or of all files ``.py`` of a package.
     is_package : whether the module belongs to a package.
     """
 
     main: Path
-    files: tuple[Path, ...]
+    digests: Mapping[Path, bytes]
     is_package: bool
+
+    @classmethod
+    def read(cls, main: Path, is_package: bool) -> "Source":
+        """Digest the files as they are now."""
+        files = sorted(main.parent.rglob("*.py")) if is_package else [main]
+        return cls(main, {file: hashlib.sha256(file.read_bytes()).digest() for file in files}, is_package)
 
     @property
     def digest(self) -> str:
         """The sha256 of the file; of a package, of the names of its files and the sha256 of each."""
         if not self.is_package:
-            return hashlib.sha256(self.main.read_bytes()).hexdigest()
+            return self.digests[self.main].hex()
         root, whole = self.main.parent, hashlib.sha256()
-        for file in self.files:
+        for file, digest in self.digests.items():
             whole.update(f"{file.relative_to(root).as_posix()}\0".encode())
-            whole.update(hashlib.sha256(file.read_bytes()).digest())
+            whole.update(digest)
         return whole.hexdigest()
 
 
@@ -96,7 +96,7 @@ def load_function(name: str, folder: str | None, expected: str | None = None) ->
             f"expected is\n  {expected}: values of two sources are never mixed. Bring back the source that the run was "
             "begun with, on every machine; or compute it anew in another --store"
         )
-    found = _import_package(name, module, source, digest) if source.is_package else _execute(name, source, digest)
+    found = _import_package(name, module, source) if source.is_package else _execute(name, source, digest)
     _loaded[name, digest] = _function_of(name, found, function)
     return digest
 
@@ -140,7 +140,7 @@ def _in_folder(name: str, module: str, folder: str) -> Source:
             f"the plugin {name}: there is no file {file} on {socket.gethostname()}; kernel.plugin_folder names the "
             "folder that holds it, on every machine that computes"
         )
-    return Source(file, (file,), is_package=False)
+    return Source.read(file, is_package=False)
 
 
 def _installed(name: str, module: str) -> Source:
@@ -165,7 +165,7 @@ def _installed(name: str, module: str) -> Source:
             f"the plugin {name}: {main} lies in the current directory, which is never searched: another folder would "
             'give another module. Name the folder of the file as kernel.plugin_folder ("." is possible), or install it'
         )
-    return Source(main, tuple(sorted(main.parent.rglob("*.py"))) if is_package else (main,), is_package)
+    return Source.read(main, is_package)
 
 
 def _execute(name: str, source: Source, digest: str) -> types.ModuleType:
@@ -184,45 +184,13 @@ def _execute(name: str, source: Source, digest: str) -> types.ModuleType:
     return module
 
 
-def _import_package(name: str, module: str, source: Source, digest: str) -> types.ModuleType:
-    if str(source.main) not in _imported:
-        _require_imported_as_it_is(name, module.partition(".")[0])
-    before = _imported.setdefault(str(source.main), digest)
-    if before != digest:
-        raise ConfigError(
-            f"the plugin {name}: the files of {source.main.parent} have changed since this process imported them: "
-            "start Python again"
-        )
+def _import_package(name: str, module: str, source: Source) -> types.ModuleType:
     try:
-        return importlib.import_module(module)
+        return import_digested(name, module, Package(source.main.parent, source.digests))
+    except ConfigError:
+        raise
     except Exception as error:
         raise ConfigError(f"the plugin {name} cannot be imported: {told(error)}") from error
-
-
-def _require_imported_as_it_is(name: str, top: str) -> None:
-    """Refuse a package of which this process holds modules whose files may be others by now.
-
-    Python keeps neither the source of a module nor the time of its import. So only files that are older than the
-    process are known to be those that it imported.
-    """
-    began = psutil.Process().create_time()
-    held = [each for key, each in list(sys.modules.items()) if key.partition(".")[0] == top]
-    for file in (vars(each).get("__file__") for each in held):
-        if file is not None and _changed_at(Path(file)) > began:
-            raise ConfigError(
-                f"the plugin {name}: this process imported {file} before, by itself, and the file has changed since "
-                "the process began, so the values could be those of the old source: start Python again. A module in "
-                "one file, in kernel.plugin_folder, is read anew each time"
-            )
-
-
-def _changed_at(file: Path) -> float:
-    """Return when a file was changed or put in its place; the time of a file that is gone is infinite."""
-    try:
-        found = file.stat()
-    except FileNotFoundError:
-        return math.inf
-    return max(found.st_mtime, found.st_ctime)  # copies may keep the first one
 
 
 def _function_of(name: str, module: types.ModuleType, function: str) -> Function:
