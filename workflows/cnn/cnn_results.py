@@ -213,8 +213,8 @@ def stopped(flows: list[Flow], time: float) -> tuple[float, float]:
 def lines(kernels: list[Kernel], flows: list[Flow], done: Done, study: Study) -> Iterator[str]:
     """Write the comparison as a table.
 
-    Behind "+-" stands the standard deviation of the accuracy over seeds, "error left" is the squared error on the training
-    images.
+    Behind "+-" stands the standard deviation of the accuracy over seeds; "error left" is the squared error on the
+    training images.
     """
     yield f"{'':<9} {'width':>8} {'seeds':>5} {'accuracy':>15} {'error left':>10} {'seconds':>8}"
     for kernel in (each for each in kernels if is_of(each, study)):
@@ -233,7 +233,7 @@ def lines(kernels: list[Kernel], flows: list[Flow], done: Done, study: Study) ->
 def draw(kernels: list[Kernel], flows: list[Flow], done: Done, study: Study) -> "Figure":
     """Draw accuracy over width, accuracy over the time of training, and processor seconds over width.
 
-    Networks are points, kernels are lines: dashed ones at the end of training. Bars are the standard deviation over seeds.
+    Networks are points, kernels are lines: dashed ones at the end of training. Bars are standard deviations over seeds.
     """
     with styled():
         figure = new_figure(11.0, 3.8)
