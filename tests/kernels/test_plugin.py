@@ -8,6 +8,7 @@ import py_compile
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -355,8 +356,17 @@ def test_a_part_that_is_imported_late_and_has_changed_or_is_new_is_refused(packa
     package(kern=SCALED.format(source.format(folder.name)).replace("return from", "from"))
     engine = engine_of(None, f"{folder.name}.kern:kernel")
     package(**{late: "scale = 3\n"}, kern=(folder / "kern.py").read_text())
-    with pytest.raises(ConfigError, match=rf"ImportError: .*{late}.py has changed since its package was digested"):
+    what = {"parts": "has changed since", "more": "was not there when"}[late]
+    with pytest.raises(ConfigError, match=rf"ImportError: .*{late}.py {what} its package was digested: start Python"):
         engine.evaluator().evaluate(draw(2))
+
+
+def test_a_package_in_an_archive_has_no_files_to_digest(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "code.zip", "w") as archive:
+        archive.writestr("cntk_test_zipped/__init__.py", LINEAR)
+    monkeypatch.syspath_prepend(tmp_path / "code.zip")
+    with pytest.raises(ConfigError, match="'cntk_test_zipped' has no source in Python, in a file of its own"):
+        plugin_code.load_function("cntk_test_zipped:kernel", None)
 
 
 def test_code_of_other_folders_and_other_files_beside_it_are_read_each_time(tmp_path):

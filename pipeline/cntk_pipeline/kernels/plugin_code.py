@@ -155,8 +155,10 @@ def _installed(name: str, module: str) -> Source:
             f"the plugin {name}: no module {top!r} is installed on {socket.gethostname()}. Install it on every machine "
             "that computes, or name the folder of its file as kernel.plugin_folder"
         )
-    if spec.origin is None or not spec.origin.endswith(".py"):
-        raise ConfigError(f"the plugin {name}: the module {top!r} has no source in Python, so it cannot be digested")
+    if spec.origin is None or not spec.origin.endswith(".py") or not Path(spec.origin).is_file():  # in an archive
+        raise ConfigError(
+            f"the plugin {name}: the module {top!r} has no source in Python, in a file of its own, to be digested"
+        )
     main = Path(spec.origin)
     is_package = spec.submodule_search_locations is not None
     place = main.parent.parent if is_package else main.parent

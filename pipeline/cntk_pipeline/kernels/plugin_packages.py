@@ -99,7 +99,8 @@ class _Loader(SourceFileLoader):
     def get_code(self, fullname: str) -> types.CodeType:
         content = self.get_data(self.path)
         if hashlib.sha256(content).digest() != self._digest:
-            raise ImportError(f"{self.path} has changed since its package was digested: start Python again")
+            what = "has changed since" if self._digest else "was not there when"
+            raise ImportError(f"{self.path} {what} its package was digested: start Python again")
         return self.source_to_code(content, self.path)
 
 
