@@ -1,6 +1,7 @@
 """Finite networks layer by layer: against NumPy, where a layer is a formula, and what is refused."""
 
 import importlib.util
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -267,6 +268,29 @@ def test_counts_are_those_of_the_weights_that_are_built():
     assert trained == 8 * 8 * 9 + 8 + 2 * (8 * 2 * 2) + 2
 
 
+@pytest.mark.parametrize(
+    "network",
+    [
+        Sequential(Dense(), layers.PositionalEmbedding(), Dense(), GlobalAvgPool(), Dense()),
+        Sequential(Dense(), layers.PositionalEmbedding(trained=False), Dense(trained=False), Flatten(), Dense()),
+        Sequential(Dense(), layers.LinearAttention(keys=Dense(trained=False)), GlobalAvgPool(), Dense()),
+    ],
+    ids=["positions", "fixed positions", "keys of their own"],
+)
+def test_constants_are_no_weights_and_weights_count_once(network):
+    module = finite.build(network, 8, (4, 4, 3), outputs=1, seed=0)
+    constants = ("root", "rows", "columns")  # of positions and of poolings
+    weights = sum(values.numel() for name, values in module.state_dict().items() if not name.endswith(constants))
+    trained = sum(each.numel() for each in module.parameters())
+    assert finite.count_weights(network, 8, (4, 4, 3), outputs=1) == (weights, trained)
+
+
+def test_the_weights_of_a_network_with_positions_are_counted_by_hand():
+    network = Sequential(Dense(), layers.PositionalEmbedding(), Dense(), GlobalAvgPool(), Dense())
+    weights = (8 * 3 + 8) + 16 * 8 + (8 * 8 + 8) + (8 + 1)
+    assert finite.count_weights(network, 8, (4, 4, 3), outputs=1) == (weights, weights)
+
+
 def test_a_seed_makes_the_same_network_in_both_dtypes():
     network = Sequential(Dense(), Relu(), Dense())
     one, same, single, other = (
@@ -448,6 +472,35 @@ def test_standard_weights_have_their_deviation_themselves_and_nothing_multiplies
     )
 
 
+def test_sequences_are_images_of_one_row():
+    network = Sequential(layers.Recurrent(layers.Erf()), layers.LastState(), Dense())
+    of_images = finite.build(network, 4, (1, 3, 3), seed=0)
+    of_sequences = finite.build(network, 4, (3, 3), seed=0)
+    x = torch.tensor(X[:1, :3, :3].reshape(3, 1, 3, 3))  # as many as steps and channels
+    expected = of_images(x)
+    for module in (of_images, of_sequences):
+        for given in (x, x[:, 0]):
+            assert torch.equal(module(given), expected)
+    assert finite.count_weights(network, 4, (3, 3)) == finite.count_weights(network, 4, (1, 3, 3))
+
+
+@pytest.mark.parametrize(
+    ("network", "shape", "given"),
+    [
+        (Sequential(Conv(3), Relu(), GlobalAvgPool(), Dense()), (5, 5, 5), (5, 5, 5)),  # one image for a batch
+        (Sequential(Conv(3), Relu()), (5, 5, 3), (2, 5, 7, 3)),
+        (Dense(), (4,), (2, 3, 4)),
+        (Dense(), (4,), (4,)),
+        (Sequential(layers.Recurrent(Relu()), layers.LastState()), (5, 3), (5, 3)),
+    ],
+)
+def test_inputs_of_another_shape_are_refused(network, shape, given):
+    module, expected = finite.build(network, 4, shape), str((1, *shape) if len(shape) == 2 else shape)
+    with pytest.raises(DataError, match=re.escape(f"got an array of shape {given}")) as error:
+        module(torch.zeros(given, dtype=torch.float64))
+    assert expected.strip("(),") in str(error.value)
+
+
 def test_dropout_drops_a_share_while_training_and_nothing_behind_it():
     torch.manual_seed(0)
     module = finite.build(Sequential(Dense(), layers.Dropout(0.25)), 4000, (3,), seed=0)
@@ -488,11 +541,23 @@ class Unknown(layers.Layer):
             r"layer 1 \(Elementwise\): .* which torch cannot differentiate: name one of tanh, sigmoid",
         ),
         ((Relu(), 4, (3,)), "Relu needs infinitely many channels"),
+        (("cntk", 4, (3,)), r"network must be a layer of cntk_pipeline\.layers, such as presets.cntk\(3\), got 'cntk'"),
+        ((Dense(), 4, 3), r"input_shape is that of one input, such as x.shape\[1:\], got 3"),
+        ((Dense(), 4, (-3,)), r"input_shape is that of one input, .* got \(-3,\)"),
+        ((Dense(), 4, (3.0,)), r"input_shape is that of one input, .* got \(3\.0,\)"),
+        ((Dense(), 4, (4, 3)), r"expected inputs of shape \(n, H, W, C\) or \(n, features\), got \(1, 4, 3\)"),
     ],
 )
 def test_a_network_that_cannot_be_built_is_refused_with_the_place(arguments, message):
-    with pytest.raises(LayerError, match=message):
-        finite.build(*arguments)
+    for function in (finite.build, finite.count_weights):
+        with pytest.raises(LayerError, match=message):
+            function(*arguments)
+
+
+@pytest.mark.parametrize("seed", [-1, "a", 1.5, True, (0, -1)])
+def test_a_seed_that_is_no_whole_number_is_refused(seed):
+    with pytest.raises(LayerError, match="seed must be a whole number of at least 0, got"):
+        finite.build(Dense(), 4, (3,), seed=seed)
 
 
 def test_outputs_belong_to_a_last_dense_layer():

@@ -7,7 +7,7 @@ from support.graphs import draw_graphs
 from support.networks import GOLDEN
 
 from cntk_pipeline import finite, kernel_matrix
-from cntk_pipeline.errors import ConfigError, DataError, LayerError
+from cntk_pipeline.errors import ConfigError, DataError, LayerError, NotFinite
 from cntk_pipeline.finite import empirical_kernel, empirical_kernels
 from cntk_pipeline.finite.empirical import Draws, Products
 from cntk_pipeline.graphs import pack
@@ -349,9 +349,65 @@ def test_a_module_with_an_embedding_gets_whole_numbers_and_another_one_numbers_o
     np.testing.assert_array_equal(empirical_kernel(linear, words), empirical_kernel(linear, words.astype(float)))
 
 
-def test_a_module_has_no_width_to_be_given():
-    with pytest.raises(ConfigError, match="a module of torch has a width and weights of its own: leave out width"):
-        empirical_kernel(torch.nn.Linear(6, 1), VECTORS, width=4)
+@pytest.mark.parametrize("given", [{"width": 4}, {"seed": 5}, {"draws": 2}, {"dtype": "float32"}, {"dtype": "number"}])
+def test_a_module_has_no_width_seed_draws_or_dtype_to_be_given(given):
+    with pytest.raises(ConfigError, match="a module of torch has a width, weights and a dtype of its own: leave out"):
+        empirical_kernel(torch.nn.Linear(6, 1), VECTORS, **given)
+
+
+@pytest.mark.parametrize("block_bytes", [0, -5, 1e6, "1GB"])
+def test_bytes_are_a_whole_number(block_bytes):
+    with pytest.raises(LayerError, match="block_bytes must be a whole number of at least 1, got"):
+        empirical_kernel(HIDDEN, VECTORS, width=4, block_bytes=block_bytes)
+
+
+def test_a_kernel_that_is_not_finite_is_refused():
+    network = Sequential(Dense(w_std=1e30), Dense(w_std=1e30))
+    for kernel, kind in ((empirical_kernel, {}), (empirical_kernel, {"kind": "nngp"}), (empirical_kernels, {})):
+        with pytest.raises(NotFinite, match=r"the kernel is \S+ for inputs 0 and 0: .* w_std, b_std are out of range"):
+            kernel(network, VECTORS, width=4, dtype="float32", **kind)
+    broken = torch.nn.Sequential(torch.nn.Linear(6, 1), torch.nn.Threshold(np.inf, np.nan))
+    with pytest.raises(NotFinite, match="the kernel is nan for inputs 0 and 0: what the module computes of them"):
+        empirical_kernel(broken, VECTORS, kind="nngp")
+
+
+def test_a_module_that_returns_no_tensor_is_refused():
+    with pytest.raises(LayerError, match="a module must return one tensor, got tuple: wrap it in one that returns"):
+        empirical_kernel(torch.nn.LSTM(6, 1), VECTORS)
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (torch.nn.BatchNorm2d(2), r"BatchNorm2d '1' takes statistics of a batch: call its eval\(\) first"),
+        (torch.nn.InstanceNorm2d(2, track_running_stats=True), "InstanceNorm2d '1' takes statistics of a batch"),
+        (torch.nn.Dropout(0.5), r"Dropout '1' draws random numbers: call its eval\(\) first"),
+        (torch.nn.RReLU(), "RReLU '1' draws random numbers"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, torch.nn.Module) else "",
+)
+def test_a_module_is_no_function_of_one_input_while_it_is_trained(layer, message):
+    module = torch.nn.Sequential(torch.nn.Conv2d(4, 2, 1), layer, torch.nn.Flatten(), torch.nn.Linear(16, 1))
+    images, before = IMAGES.reshape(3, 4, 4, 2), {name: each.clone() for name, each in module.state_dict().items()}
+    with pytest.raises(LayerError, match=message):
+        empirical_kernel(module, images)
+    assert np.isfinite(empirical_kernel(module.eval(), images)).all()
+    assert all(torch.equal(each, before[name]) for name, each in module.state_dict().items())
+
+
+def test_a_module_of_numbers_that_numpy_does_not_have_is_refused():
+    with pytest.raises(LayerError, match=r"got 'weight' of torch.bfloat16: call its float\(\) first"):
+        empirical_kernel(torch.nn.Linear(6, 1).bfloat16(), VECTORS)
+
+
+def test_derivatives_do_not_depend_on_what_the_caller_has_switched_off():
+    module = torch.nn.Linear(6, 1)
+    expected, each = empirical_kernel(module, VECTORS), empirical_kernels(HIDDEN, VECTORS, width=4)
+    for off in (torch.no_grad, torch.inference_mode):
+        with off():
+            np.testing.assert_array_equal(empirical_kernel(module, VECTORS), expected)
+            np.testing.assert_array_equal(empirical_kernels(HIDDEN, VECTORS, width=4), each)
+            assert not torch.is_grad_enabled()
 
 
 def test_inputs_that_do_not_agree_are_refused():

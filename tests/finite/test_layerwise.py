@@ -102,6 +102,7 @@ def test_torch_gets_its_threads_back() -> None:
         (GOLDEN["fc2_erf"], {"width": 0}, "width must be a whole number of at least 1, got 0"),
         (GOLDEN["fc2_erf"], {"draws": 0}, "draws must be a whole number of at least 1, got 0"),
         (GOLDEN["fc2_erf"], {"kinds": ()}, 'at least one kind, "nngp" or "ntk", got none'),
+        (GOLDEN["fc2_erf"], {"kinds": "ntk"}, r'kinds is a list, got .ntk.: write kinds=\("ntk",\)'),
         (GOLDEN["fc2_erf"], {"kinds": ("nkt",)}, 'a kernel is "nngp" or "ntk", got kind=\'nkt\''),
         (Sequential(Dense(), Sign(), Dense()), {}, r"Sign\(\) has no NTK, only an NNGP"),
         (Sequential(Dense(), Dropout(0.5), Dense()), {}, r"Dropout\(rate=0.5\) draws a mask for each sample"),

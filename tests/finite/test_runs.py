@@ -11,6 +11,7 @@ from support.problems import Recorder, require_same_kernel, whole_matrix
 from cntk_pipeline import kernel_matrix
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.errors import ConfigError, LayerError, SpecificationMismatch
+from cntk_pipeline.finite import empirical as finite
 from cntk_pipeline.finite import empirical_kernel
 from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.kernels import ENGINES, Question
@@ -96,6 +97,21 @@ def test_memory_holds_the_weights_and_two_rows_of_derivatives() -> None:
     # Of 8,192 channels there are 67 million weights in the middle: 16 bytes each, and four rows of 8.
     assert bytes_of(64) < 2**29
     assert 67e6 * 48 < bytes_of(8192) < 69e6 * 48 + 2**29
+
+
+def test_memory_holds_the_derivatives_of_all_outputs_where_no_dense_layer_is_the_last() -> None:
+    def bytes_of(dtype: str, kind: str) -> int:
+        engine, network = ENGINES["empirical"], Sequential(Dense(), Relu(), Dense(), Relu())
+        options = engine.options_type.model_validate({"width": 1024})  # type: ignore[union-attr]
+        return engine(Question(((network, kind),), (64,), dtype), options).working_bytes(64)
+
+    row = 1024 * (1024 * 64 + 1024 * 1024 + 2048)
+    draws = finite.Draws(Sequential(Dense(), Relu(), Dense(), Relu()), "ntk", 16, (64,), dtype="float32")
+    held = finite._tangent_row(next(draws.modules()))(np.ones(64))
+    assert (held.size, held.itemsize) == (16 * (16 * 64 + 16 * 16 + 32), 8)  # whatever the dtype of the network
+    assert 4 * 8 * row < bytes_of("float64", "ntk") < 4 * 8 * row + 2**29
+    assert 3 * 8 * row < bytes_of("float32", "ntk") < 3 * 8 * row + 2**29
+    assert bytes_of("float64", "nngp") < 2**29
 
 
 @pytest.mark.parametrize(

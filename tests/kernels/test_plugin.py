@@ -1,17 +1,23 @@
 """Functions of users as an engine: how they are found, what they are given, and what is refused."""
 
 import hashlib
+import importlib
+import json
+import os
+import py_compile
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from cntk_pipeline import kernel_matrix
 from cntk_pipeline.errors import ConfigError, LayerError, NotFinite, NotTrusted, SpecificationMismatch
-from cntk_pipeline.kernels import ENGINES, Question, plugin_code
+from cntk_pipeline.kernels import ENGINES, Question, plugin_code, plugin_packages
 from cntk_pipeline.kernels.plugin import PluginEngine, PluginOptions
 from cntk_pipeline.layers import Dense, Dropout, Relu, Residual, Sequential, presets
 
@@ -28,7 +34,7 @@ def draw(count, seed=0):
 
 def engine_of(folder, name="own:kernel", dtype="float64", readouts=((NETWORK, "ntk"),), **options):
     """Load a function and put a question to it, as a workflow does."""
-    asked = PluginOptions.model_validate({"plugin": name, "plugin_folder": str(folder)} | options)
+    asked = PluginOptions.model_validate({"plugin": name, "plugin_folder": folder and str(folder)} | options)
     return PluginEngine(Question(readouts, SHAPE, dtype), PluginEngine.load_code(asked))
 
 
@@ -113,6 +119,15 @@ def test_values_of_one_order_of_images_alone_are_refused(write):
         engine.check(draw(32))
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_kernel_of_zeros_is_symmetric_and_hides_no_other_one(write):
+    lines = ["v = np.einsum('if,jf->ij', x, z) + x[:, :1]", "return v if kind == 'ntk' else np.zeros_like(v)"]
+    readouts = ((NETWORK, "nngp"), (NETWORK, "ntk"))
+    engine_of(write(body(*lines)), dtype="float32", readouts=readouts[:1]).check(draw(32))
+    with pytest.raises(ConfigError, match=r"is not symmetric: K\(x, z\) and K\(z, x\) differ by .* of the largest"):
+        engine_of(write(body(*lines)), dtype="float32", readouts=readouts).check(draw(32))
+
+
 @pytest.mark.parametrize("block", [1, 3, 32, 64])
 def test_values_of_two_images_alone_pass(write, block):
     engine = engine_of(write(LINEAR), plugin_block=block)
@@ -125,12 +140,20 @@ def test_a_wrong_shape_a_wrong_type_and_an_error_are_told_with_the_function(writ
     for line, message in (
         ("return x @ x.T[:, :2]", r"must return an array of \(32, 32\) real numbers .* got shape \(32, 2\)"),
         ("return (x @ z.T).astype(complex)", r"got shape \(32, 32\) and dtype complex128"),
+        ("return np.ma.masked_array(x @ z.T, mask=True)", r"got a masked one of shape \(32, 32\) and dtype float64"),
         ("return 1 / 0", r"own:kernel failed: ZeroDivisionError: division by zero \(.*own.py, line 3\)"),
     ):
         with pytest.raises(ConfigError, match=message):
             engine_of(write(body(line))).evaluator().evaluate(draw(2))
-    with pytest.raises(NotFinite, match=r"read-out 0 is nan for pair \(10, 20\)"):
+    told = (
+        r"read-out 0 is {} for pair \(10, 20\): the plugin own:kernel returned it, and its values must be finite in {}"
+    )
+    with pytest.raises(NotFinite, match=told.format("nan", "float64")):
         engine_of(write(body("return x @ z.T * np.nan"))).evaluator().evaluate(draw(2), first=(10, 20))
+    large = engine_of(write(body("return np.full((32, 32), 1e300)")), dtype="float32").evaluator()
+    for evaluate in (large.evaluate, large.evaluate_pairs):
+        with pytest.raises(NotFinite, match=told.replace("20", "[12]0").format("inf", "float32")):
+            evaluate(draw(2), first=(10, 20))
     with pytest.raises(MemoryError):
         engine_of(write(body("raise MemoryError"))).evaluator().evaluate(draw(2))
 
@@ -267,6 +290,95 @@ def test_a_package_that_changed_since_it_was_imported_is_refused(tmp_path, monke
     (package / "__init__.py").write_text(LINEAR + "# changed\n")
     with pytest.raises(ConfigError, match="have changed since this process imported them: start Python again"):
         plugin_code.load_function("cntk_test_package:kernel", None)
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """Write files of a package that can be imported; return its name."""
+    name = f"cntk_{hashlib.sha256(str(tmp_path).encode()).hexdigest()[:16]}"
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def write(**files):
+        (tmp_path / name).mkdir(exist_ok=True)
+        for file, source in ({"__init__": ""} | files).items():
+            (tmp_path / name / f"{file}.py").write_text(source)
+        importlib.invalidate_caches()
+        return tmp_path / name
+
+    yield write
+    for key in [key for key in sys.modules if key.startswith(name)]:
+        del sys.modules[key]
+
+
+SCALED = "def kernel(x, z, *, network, kind):\n    return {}\n"
+
+
+def test_a_package_that_somebody_imported_before_is_refused_once_files_are_younger_than_the_process(package):
+    folder = package(kern=SCALED.format(1))
+    importlib.import_module(f"{folder.name}.kern")  # as a notebook does
+    (folder / "kern.py").write_text(SCALED.format(5))
+    with pytest.raises(ConfigError, match=r"this process imported .*\.py before, .* start Python again"):
+        plugin_code.load_function(f"{folder.name}.kern:kernel", None)
+
+
+def test_a_file_has_changed_also_where_a_copy_has_kept_its_time_or_it_is_gone(tmp_path):
+    file, began = tmp_path / "kern.py", psutil.Process().create_time()
+    assert plugin_packages._changed_at(Path(json.__file__)) < began
+    file.write_text("")
+    os.utime(file, (1e9, 1e9))
+    assert plugin_packages._changed_at(file) > began
+    file.unlink()
+    assert plugin_packages._changed_at(file) > began
+
+
+def test_a_package_that_somebody_imported_before_is_taken_where_its_files_are_older_than_the_process():
+    assert "json" in sys.modules
+    digest = plugin_code.load_function("json:dumps", None)
+    assert plugin_code.loaded_function("json:dumps", digest) is json.dumps
+
+
+def test_the_source_of_a_package_runs_and_no_compiled_cache_of_another_one(package):
+    folder = package(kern=SCALED.format(1))
+    file = folder / "kern.py"
+    py_compile.compile(file, invalidation_mode=py_compile.PycInvalidationMode.TIMESTAMP)
+    times = file.stat()
+    file.write_text(SCALED.format(5))  # of the same size
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    name = f"{folder.name}.kern:kernel"
+    found = plugin_code.loaded_function(name, plugin_code.load_function(name, None))
+    assert found(None, None, network=None, kind=None) == 5
+
+
+@pytest.mark.parametrize("late", ["parts", "more"])
+def test_a_part_that_is_imported_late_and_has_changed_or_is_new_is_refused(package, late):
+    source = f"from {{}}.{late} import scale\n    return scale * x @ z.T"
+    folder = package(parts="scale = 2\n")
+    package(kern=SCALED.format(source.format(folder.name)).replace("return from", "from"))
+    engine = engine_of(None, f"{folder.name}.kern:kernel")
+    package(**{late: "scale = 3\n"}, kern=(folder / "kern.py").read_text())
+    what = {"parts": "has changed since", "more": "was not there when"}[late]
+    with pytest.raises(ConfigError, match=rf"ImportError: .*{late}.py {what} its package was digested: start Python"):
+        engine.evaluator().evaluate(draw(2))
+
+
+def test_a_package_in_an_archive_has_no_files_to_digest(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "code.zip", "w") as archive:
+        archive.writestr("cntk_test_zipped/__init__.py", LINEAR)
+    monkeypatch.syspath_prepend(tmp_path / "code.zip")
+    with pytest.raises(ConfigError, match="'cntk_test_zipped' has no source in Python, in a file of its own"):
+        plugin_code.load_function("cntk_test_zipped:kernel", None)
+
+
+def test_code_of_other_folders_and_other_files_beside_it_are_read_each_time(tmp_path):
+    source = "import numpy as np\nfrom pathlib import Path\n"
+    source += "scale = float((Path(__file__).parent / 'scale.txt').read_text())\n"
+    source += "def kernel(x, z, *, network, kind):\n    return scale * np.einsum('if,jf->ij', x, z)\n"
+    x = draw(3)
+    for folder, scale in (("one", 1), ("two", 7), ("one", 2)):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "own.py").write_text(source)
+        (tmp_path / folder / "scale.txt").write_text(f"{scale}")
+        np.testing.assert_allclose(engine_of(tmp_path / folder).evaluator().evaluate(x)[0], scale * x @ x.T)
 
 
 def test_a_module_in_one_file_is_found_among_the_installed_ones(tmp_path, monkeypatch):

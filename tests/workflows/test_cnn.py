@@ -173,6 +173,26 @@ def test_the_readme_and_the_figure_show_the_results_of_the_repository(results: M
     assert [axes.get_xlabel() for axes in (left, right)] == ["width", "width"]
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--pixels", "8"], "--pixels is the side of the images of CIFAR-10: give their folder as --data"),
+        (["--data", "nowhere", "--pixels", "12"], "argument --pixels: invalid choice: 12"),
+    ],
+)
+def test_pixels_belong_to_cifar10(
+    cnn: ModuleType,
+    options: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["cnn.py", *options])
+    with pytest.raises(SystemExit):
+        cnn.main()
+    assert message in capsys.readouterr().err
+
+
 def test_the_script_compares_and_goes_on_where_it_was(tmp_path: Path) -> None:
     command = [sys.executable, str(FOLDER / "cnn.py"), "--epochs", "2", "--seeds", "1", "--out", str(tmp_path)]
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -219,10 +220,25 @@ def test_the_figure_of_training(training: ModuleType) -> None:
     assert "width 4,096, 1 network" in legend_of(figure)
 
 
+def test_rows_of_other_widths_stay_in_a_table(training: ModuleType, tmp_path: Path) -> None:
+    whole, table = (FOLDER / "training.csv").read_text(), tmp_path / "table.csv"
+    table.write_text(whole)
+    rows = training.read(table, training.Row)
+    of_width = [replace(each, starts=3) for each in rows if each.width == 256]
+    found = training.write(table, of_width)
+    # As text, since nan is unequal to itself.
+    assert str(found) == str([replace(each, starts=3) if each.width == 256 else each for each in rows])
+    training.write(table, [each for each in rows if each.width == 256])
+    assert table.read_text() == whole
+    assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
+
+
 def test_the_script_of_training_compares_networks(tmp_path: Path, torch: ModuleType) -> None:
     command = [sys.executable, str(FOLDER / "training.py"), "--widths", "64", "--starts", "2"]
-    places = ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "t.csv"), "--figures", str(tmp_path)]
+    study = (FOLDER / "training.csv").read_bytes()
+    places = ["--work", str(tmp_path / "work"), "--figures", str(tmp_path)]
     said = subprocess.run([*command, *places], capture_output=True, text=True, timeout=280, check=True).stdout
     assert said.count(" +- ") == 10
-    assert (tmp_path / "t.csv").read_text().count("\n64,") == 10
+    assert (tmp_path / "work" / "training.csv").read_text().count("\n64,") == 10
+    assert (FOLDER / "training.csv").read_bytes() == study
     assert (tmp_path / "training.svg").stat().st_size > 10_000

@@ -172,7 +172,7 @@ def _write(path: Path, rows: list[dict[str, Any]]) -> None:
 
 @dataclass(frozen=True)
 class Mean:
-    """Networks of one width: means over seeds, and the deviation of their accuracies; ``time`` is that of training."""
+    """Networks of one width: means over seeds, the standard deviation of accuracies, and the time of training."""
 
     width: int
     count: int
@@ -211,7 +211,11 @@ def stopped(flows: list[Flow], time: float) -> tuple[float, float]:
 
 
 def lines(kernels: list[Kernel], flows: list[Flow], done: Done, study: Study) -> Iterator[str]:
-    """Write the comparison as a table; "error left" is the squared error on the training images."""
+    """Write the comparison as a table.
+
+    Behind "+-" stands the standard deviation of the accuracy over seeds; "error left" is the squared error on the
+    training images.
+    """
     yield f"{'':<9} {'width':>8} {'seeds':>5} {'accuracy':>15} {'error left':>10} {'seconds':>8}"
     for kernel in (each for each in kernels if is_of(each, study)):
         name, found = NAMES[kernel.pooling], means(done, study, kernel.pooling)
@@ -229,7 +233,7 @@ def lines(kernels: list[Kernel], flows: list[Flow], done: Done, study: Study) ->
 def draw(kernels: list[Kernel], flows: list[Flow], done: Done, study: Study) -> "Figure":
     """Draw accuracy over width, accuracy over the time of training, and processor seconds over width.
 
-    Networks are points, kernels are lines: dashed ones at the end of training.
+    Networks are points, kernels are lines: dashed ones at the end of training. Bars are standard deviations over seeds.
     """
     with styled():
         figure = new_figure(11.0, 3.8)
@@ -252,7 +256,7 @@ def draw(kernels: list[Kernel], flows: list[Flow], done: Done, study: Study) -> 
             axes.set_xscale("log", base=2)
             axes.set(xlabel="width", xticks=all_widths, xticklabels=all_widths)
             axes.minorticks_off()
-        left.set_ylabel("test accuracy (%)")
+        left.set_ylabel("test accuracy (%), and its deviation over seeds")
         left.legend()
         middle.set_xscale("log")
         middle.set(xlabel="time of training (largest steps)", ylabel="test accuracy (%)")

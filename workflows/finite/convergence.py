@@ -238,7 +238,7 @@ class Slopes(Chart):
 
 
 def lines(rows: Sequence[Row]) -> Iterator[str]:
-    """Write a table: the slope of each architecture, and the errors of its widest networks."""
+    """Write a table: the slope of each architecture with its standard error, and the errors of its widest networks."""
     yield f"{'network':<28} {'kind':<5} {'slope':>15} {'widest':>6} {'error':>8} {f'mean of {DRAWS}':>9}"
     found = slopes(rows)
     for (network, kind), own in by_network(rows).items():

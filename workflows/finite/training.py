@@ -1,11 +1,12 @@
 """Wide networks in training beside the gradient flow of their limit: the distance falls with the width.
 
     python workflows/finite/training.py                          # everything that is not trained yet
-    python workflows/finite/training.py --widths 64 256 --starts 3 --out small.csv
+    python workflows/finite/training.py --widths 64 256 --starts 3 --work runs/small
 
 Networks of two hidden layers learn 100 digits by gradient descent with small steps on the squared error. Infinitely
 wide ones follow a linear equation (Lee et al. 2019, arXiv:1902.06720), which `gradient_flow` and `ensemble` solve. Each
-trained network leaves a file in the folder of ``--work``; networks that are there are not trained again.
+trained network leaves a file in the folder of ``--work``; networks that are there are not trained again. The table lies
+there too; ``training.csv`` beside this script is that of the whole study.
 """
 
 import argparse
@@ -187,7 +188,7 @@ def compare(width: int, outputs: np.ndarray, seconds: float) -> list[Row]:
 
 
 def lines(rows: Sequence[Row]) -> Iterator[str]:
-    """Write a table."""
+    """Write a table; behind ``+-`` stands the standard error of the mean over networks."""
     yield f"{'width':>6} {'time':>6} {'starts':>6} {'distance':>15} {'loss':>8} {'mean':>6} {'variance':>15}"
     for row in rows:
         distance = f"{row.distance:.4f} +- {row.distance_deviation:.4f}"
@@ -197,13 +198,23 @@ def lines(rows: Sequence[Row]) -> Iterator[str]:
     yield "mean: distance of the mean of all from that of the ensemble, 1 is chance; in brackets: its variance"
 
 
+def write(path: Path, rows: Sequence[Row]) -> list[Row]:
+    """Write rows in the place of those of the same widths; return all rows of the file."""
+    kept = [row for row in read(path, Row) if row.width not in {each.width for each in rows}]
+    half = path.with_suffix(".half")
+    half.unlink(missing_ok=True)
+    append(half, sorted([*kept, *rows], key=lambda row: (row.width, row.time)))
+    os.replace(half, path)
+    return read(path, Row)
+
+
 def main() -> None:
     """Train what is missing, print the table, write it, and draw the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--widths", type=int, nargs="+", default=list(STARTS), choices=list(STARTS), help="only these")
     parser.add_argument("--starts", type=int, default=max(STARTS.values()), help="networks of a width, at most")
     parser.add_argument("--work", type=Path, default=Path("runs/finite-training"), help="folder of trained networks")
-    parser.add_argument("--out", type=Path, default=HERE / "training.csv", help="CSV file")
+    parser.add_argument("--out", type=Path, help="CSV file, training.csv in the folder of --work; other widths stay")
     parser.add_argument("--figures", type=Path, help="folder for the figure, training.svg")
     given = parser.parse_args()
     rows: list[Row] = []
@@ -214,9 +225,8 @@ def main() -> None:
             print(f"width {width}, start {start}: {found[-1][1]:.1f} s", flush=True)
         outputs, seconds = zip(*found, strict=True)
         rows += compare(width, np.array(outputs), float(np.mean(seconds)))
-    given.out.unlink(missing_ok=True)
-    append(given.out, rows)
-    print("\n".join(lines(read(given.out, Row))))
+    rows = write(given.out or given.work / "training.csv", rows)
+    print("\n".join(lines(rows)))
     if given.figures is not None:
         given.figures.mkdir(parents=True, exist_ok=True)
         WideNetworks(tuple(rows)).plot().savefig(given.figures / "training.svg")

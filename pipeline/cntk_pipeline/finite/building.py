@@ -1,12 +1,14 @@
 """From a network of the algebra to the finite network of a width: one translation a layer, in the table `BUILDERS`."""
 
 import importlib.util
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cntk_pipeline.errors import ConfigError, LayerError
 from cntk_pipeline.layers import Layer
+from cntk_pipeline.layers.arguments import require_count
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,15 +34,17 @@ def build(
     ----------
     network : a layer, or a `Sequential` of layers.
     width : channels that each layer with weights makes.
-    input_shape : of one input, (H, W, C) or (features,). The module takes a batch of such inputs.
+    input_shape : of one input, (H, W, C) or (features,); where the network takes sequences also (T, C), which is (1, T,
+        C). The module takes a batch of such inputs.
     outputs : channels of the last layer, which must be `Dense` then; None is the width.
-    seed : of the weights; None draws others each time.
+    seed : of the weights, a whole number of at least 0 or several; None draws others each time.
     dtype : "float32" or "float64", of the weights; both have the same ones, up to rounding.
 
     Raises
     ------
     LayerError
-        If the network does not accept the shape, or a layer has no finite counterpart, with its place.
+        If the network is none or does not accept the shape, a layer has no finite counterpart, with its place, or an
+        argument is not what it must be.
     ConfigError
         If torch is not installed.
 
@@ -59,7 +63,10 @@ def build(
 
     if dtype not in DTYPES:
         raise LayerError(f'finite networks are of dtype "float32" or "float64", got dtype={dtype!r}')
-    return build_network(network, width, input_shape, outputs, Draw(np.random.default_rng(seed), dtype))
+    several = seed if isinstance(seed, tuple | list) else () if seed is None else (seed,)
+    for number in several:
+        require_count("seed", number, 0)
+    return build_network(network, width, input_shape, outputs, Draw(np.random.default_rng(seed), dtype))[0]
 
 
 def count_weights(
@@ -83,15 +90,35 @@ def count_weights(
     >>> count_weights(Sequential(Dense(), Relu(), Dense(trained=False)), 64, (10,), outputs=1)
     (769, 704)
     """
+    counts = count_numbers(network, width, input_shape, outputs)
+    return counts.weights, counts.trained
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many numbers a finite network has.
+
+    Attributes
+    ----------
+    weights, trained : all weights, and those that are trained.
+    outputs : channels of its output.
+    """
+
+    weights: int
+    trained: int
+    outputs: int
+
+
+def count_numbers(network: Layer, width: int, input_shape: tuple[int, ...], outputs: int | None) -> Counts:
+    """Count the numbers of a finite network; see `count_weights`."""
     require_torch()
     from cntk_pipeline.finite.builders import build_network
     from cntk_pipeline.finite.drawing import Draw
     from cntk_pipeline.finite.modules import Weighted
 
-    module = build_network(network, width, input_shape, outputs, Draw(None, "float64"))
-    trained = sum(each.numel() for each in module.parameters())
-    weighted = (each for each in module.modules() if isinstance(each, Weighted))
-    return trained + sum(each.numel() for module in weighted for each in module.buffers()), trained
+    module, channels = build_network(network, width, input_shape, outputs, Draw(None, "float64"))
+    weights = sum(each.count() for each in module.modules() if isinstance(each, Weighted))
+    return Counts(weights, sum(each.numel() for each in module.parameters()), channels)
 
 
 def require_torch() -> None:

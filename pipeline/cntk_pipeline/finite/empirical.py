@@ -5,15 +5,14 @@ network, that of the NTK the derivatives of the outputs by all parameters.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cntk_pipeline.errors import ConfigError, DataError, LayerError
+from cntk_pipeline.errors import ConfigError, DataError, LayerError, NotFinite
 from cntk_pipeline.finite.building import DTYPES, build, require_torch
+from cntk_pipeline.finite.calling import outputs_of, require_steady, torch_by_itself
 from cntk_pipeline.inputs import as_array
 from cntk_pipeline.layers import Dense, Layer, Sequential
 from cntk_pipeline.layers.arguments import require_count
@@ -124,7 +123,7 @@ class Products:
 
     def _mean(self, evaluate: Callable[[Callable[[Array], Array], int], Array], first: Array) -> Array:
         total, count = np.zeros(()), 0
-        with torch_in_one_thread():
+        with torch_by_itself():
             for module in self.modules():
                 if self.stopped and count:
                     break
@@ -171,8 +170,9 @@ def empirical_kernel(
     Parameters
     ----------
     network : a network of the algebra that ends in a vector; or a module with weights of its own, which takes a batch
-        of inputs of the shape that is given, and is used as it is: call its ``eval()`` first where it has dropout. It
-        gets numbers of its parameters' dtype; a module with an ``nn.Embedding`` gets whole numbers as they are.
+        of inputs of the shape that is given, and is used as it is: call its ``eval()`` first where it has dropout or
+        batch normalisation. It gets one input after the other, as numbers of its parameters' dtype; a module with an
+        ``nn.Embedding`` gets whole numbers as they are.
     x, z : inputs, ``(n, H, W, C)`` or ``(n, features)``, for a module of any shape; None for ``z`` means ``x``.
     kind : "ntk" or "nngp".
     width : channels of each layer with weights.
@@ -187,12 +187,15 @@ def empirical_kernel(
     Raises
     ------
     LayerError
-        If the network is none or has no such kernel, or width or draws are not whole numbers of at least 1.
+        If the network is none or has no such kernel; if width, draws or block_bytes is no whole number of at least 1;
+        if a module draws random numbers, takes statistics of a batch, or returns something else than one tensor.
     DataError
         If inputs do not agree, or are no real numbers; for a network also if they are not finite, but for absent
         positions.
     ConfigError
-        If torch is not installed, or a module is given a width or draws.
+        If torch is not installed, or a module is given a width, a seed, draws or a dtype.
+    NotFinite
+        If a value is not finite, with its inputs.
 
     Examples
     --------
@@ -209,6 +212,7 @@ def empirical_kernel(
 
     if kind not in KINDS:
         raise LayerError(f'a kernel is "nngp" or "ntk", got kind={kind!r}')
+    require_count("block_bytes", block_bytes)
     modules: Callable[[], Iterator[Any]]
     left, right = as_array("x", x), None if z is None else as_array("z", z)
     if left.size == 0 or (right is not None and (right.size == 0 or right.shape[1:] != left.shape[1:])):
@@ -225,11 +229,34 @@ def empirical_kernel(
         modules = Draws(network, kind, width, left.shape[1:], seed, draws, dtype).modules
     elif not isinstance(network, torch.nn.Module):
         raise LayerError(f"network must be a layer of cntk_pipeline.layers or a module of torch, got {network!r}")
-    elif width is not None or draws != 1:
-        raise ConfigError("a module of torch has a width and weights of its own: leave out width and draws")
+    elif (width, seed, draws, dtype) != (None, 0, 1, "float64"):
+        raise ConfigError(
+            "a module of torch has a width, weights and a dtype of its own: leave out width, seed, draws and dtype"
+        )
     else:
+        require_steady(network)
         modules = lambda: iter([network])  # noqa: E731 - a generator of one
-    return Products(modules, kind, block_bytes).of_all(left, right)
+    with np.errstate(over="ignore", invalid="ignore"):  # refused below
+        values = Products(modules, kind, block_bytes).of_all(left, right)
+    require_finite(values, network)
+    return values
+
+
+def require_finite(values: Array, network: "Layer | nn.Module") -> None:
+    """Refuse values (..., n, n) of which one is not finite.
+
+    Raises
+    ------
+    NotFinite
+        With the numbers of its inputs.
+    """
+    bad = np.argwhere(~np.isfinite(values))
+    if len(bad):
+        place = tuple(bad[0])
+        cause = "the inputs or the network's w_std, b_std are out of range"
+        if not isinstance(network, Layer):
+            cause = "what the module computes of them, or a derivative of it, is not finite"
+        raise NotFinite(f"the kernel is {values[place]} for inputs {int(place[-2])} and {int(place[-1])}: {cause}")
 
 
 def _multiply(left: Array, right: Array) -> Array:
@@ -246,7 +273,7 @@ def _output_row(module: "nn.Module") -> Callable[[Array], Array]:
 
     def row(image: Array) -> Array:
         with torch.no_grad():
-            outputs = _outputs(module, image)
+            outputs = outputs_of(module, image)
         return np.asarray(outputs.numpy()) / np.sqrt(len(outputs))
 
     return row
@@ -258,7 +285,7 @@ def _tangent_row(module: "nn.Module") -> Callable[[Array], Array]:
     parameters = [each for each in module.parameters() if each.requires_grad]
 
     def row(image: Array) -> Array:
-        outputs = _outputs(module, image)
+        outputs = outputs_of(module, image)
         if not outputs.requires_grad:
             return np.zeros(1)  # nothing is trained
         found = []
@@ -271,41 +298,6 @@ def _tangent_row(module: "nn.Module") -> Callable[[Array], Array]:
 
 
 _ROWS = {"nngp": _output_row, "ntk": _tangent_row}
-
-
-def _outputs(module: "nn.Module", image: Array) -> Any:
-    import torch
-
-    dtype = next((each.dtype for each in module.parameters()), torch.float64)
-    if image.dtype.kind in "iu" and any(isinstance(each, torch.nn.Embedding) for each in module.modules()):
-        dtype = torch.int64
-    # By itself: the bits of a product of matrices depend on how many inputs go through at once.
-    return module(torch.tensor(image[None], dtype=dtype)).reshape(-1)
-
-
-_lock = Lock()
-_inside = 0
-_before = 0
-
-
-@contextmanager
-def torch_in_one_thread() -> Iterator[None]:
-    """Let torch compute in the calling thread alone: the bits of its sums depend on how many threads share them."""
-    import torch
-
-    global _inside, _before
-    with _lock:
-        if _inside == 0:
-            _before = torch.get_num_threads()
-        _inside += 1
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        with _lock:
-            _inside -= 1
-            if _inside == 0:
-                torch.set_num_threads(_before)
 
 
 def _require_no_dropout(network: Layer) -> None:

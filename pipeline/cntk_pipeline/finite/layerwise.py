@@ -14,7 +14,8 @@ import numpy as np
 
 from cntk_pipeline.errors import LayerError
 from cntk_pipeline.finite.building import build, require_torch
-from cntk_pipeline.finite.empirical import Draws, torch_in_one_thread
+from cntk_pipeline.finite.calling import torch_by_itself
+from cntk_pipeline.finite.empirical import Draws, require_finite
 from cntk_pipeline.layers import Layer
 from cntk_pipeline.layers.kinds import KINDS
 from cntk_pipeline.layers.reading import require_inputs
@@ -62,6 +63,8 @@ def empirical_kernels(
         If inputs are not finite real numbers, but for absent positions, or there is none.
     ConfigError
         If torch is not installed.
+    NotFinite
+        If a value is not finite, with its inputs.
 
     Examples
     --------
@@ -76,16 +79,19 @@ def empirical_kernels(
     """
     require_torch()
     inputs = require_inputs("x", x, [network])
+    if isinstance(kinds, str):
+        raise LayerError(f'kinds is a list, got {kinds!r}: write kinds=("{kinds}",)')
     if not kinds:
         raise LayerError('empirical kernels are of at least one kind, "nngp" or "ntk", got none')
     sets = [Draws(network, kind, width, inputs.shape[1:], seed, draws, dtype) for kind in kinds]
     # The first output of a network of many is the output of the network of one: NumPy draws its weights first.
     outputs = next((each.outputs for each in sets if each.kind == "nngp"), sets[0].outputs)
     found = np.empty((draws, len(kinds), len(inputs), len(inputs)))
-    with torch_in_one_thread():
+    with torch_by_itself():
         for draw in range(draws):
             module = build(network, width, inputs.shape[1:], outputs=outputs, seed=(seed, draw), dtype=dtype)
             found[draw] = [_KERNELS[each.kind](module, inputs, dtype, each.ends_in_dense) for each in sets]
+    require_finite(found, network)
     return found
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from cntk_pipeline.errors import DataError
 from cntk_pipeline.finite.absent import Here
 
 Function = Callable[[torch.Tensor], torch.Tensor]
@@ -16,7 +17,7 @@ class Weighted(nn.Module):
 
     def __init__(self, weights: dict[str, torch.Tensor], trained: bool) -> None:
         super().__init__()
-        self._trained = trained
+        self._trained, self._names = trained, tuple(weights)
         for name, values in weights.items():
             if trained:
                 self.register_parameter(name, nn.Parameter(values))
@@ -26,6 +27,10 @@ class Weighted(nn.Module):
     def held(self, name: str) -> torch.Tensor:
         """Return weights by name."""
         return self.get_parameter(name) if self._trained else self.get_buffer(name)
+
+    def count(self) -> int:
+        """Count its own weights: not those of modules in it, and not its constants."""
+        return sum(self.held(name).numel() for name in self._names)
 
 
 class Affine(Weighted):
@@ -372,12 +377,25 @@ class Repeated(nn.Module):
 
 
 class Network(nn.Module):
-    """A whole network; takes and returns images as the kernels do, ``(n, H, W, channels)``."""
+    """A whole network; takes and returns images as the kernels do, ``(n, H, W, channels)``.
 
-    def __init__(self, body: nn.Module) -> None:
+    Parameters
+    ----------
+    body : takes images ``(n, channels, H, W)``, or vectors.
+    input_shape : of one input, (H, W, C) or (features,).
+    sequences : whether ``(n, T, C)`` are sequences, which are images of one row.
+    """
+
+    def __init__(self, body: nn.Module, input_shape: tuple[int, ...], sequences: bool) -> None:
         super().__init__()
-        self.body = body
+        self.body, self._input_shape, self._sequences = body, input_shape, sequences
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        given = tuple(x.shape)
+        if self._sequences and x.ndim == 3:
+            x = x[:, None]
+        if tuple(x.shape[1:]) != self._input_shape:  # torch would take one image for many rows of channels
+            expected = ", ".join(map(str, self._input_shape))
+            raise DataError(f"the network takes a batch of inputs, (n, {expected}), got an array of shape {given}")
         found = self.body(x.permute(0, 3, 1, 2) if x.ndim == 4 else x)
         return found.permute(0, 2, 3, 1) if found.ndim == 4 else found

@@ -307,13 +307,17 @@ def is_all_small(values: Array) -> Array:
     return np.asarray(largest < smallest)
 
 
-def require_finite(values: Array, first: tuple[int, int]) -> None:
+OUT_OF_RANGE = "the images or the network's w_std, b_std are out of range"
+
+
+def require_finite(values: Array, first: tuple[int, int], cause: str = OUT_OF_RANGE) -> None:
     """Refuse values of which one is not finite.
 
     Parameters
     ----------
     values : of `Evaluator.evaluate` or `Evaluator.evaluate_pairs`.
     first : the place of the first pair, for errors.
+    cause : where such a value comes from, for errors.
 
     Raises
     ------
@@ -324,6 +328,5 @@ def require_finite(values: Array, first: tuple[int, int]) -> None:
     if len(bad):
         row, col = int(bad[0][1]), int(bad[0][-1])  # the same number for pairs in a row
         raise NotFinite(
-            f"read-out {bad[0][0]} is {values[tuple(bad[0])]} for pair {(first[0] + row, first[1] + col)}: "
-            "the images or the network's w_std, b_std are out of range"
+            f"read-out {bad[0][0]} is {values[tuple(bad[0])]} for pair {(first[0] + row, first[1] + col)}: {cause}"
         )

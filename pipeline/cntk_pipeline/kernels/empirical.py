@@ -7,7 +7,7 @@ from pydantic import Field
 
 from cntk_pipeline.config.section import Section
 from cntk_pipeline.errors import LayerError
-from cntk_pipeline.finite import count_weights
+from cntk_pipeline.finite.building import Counts, count_numbers
 from cntk_pipeline.finite.empirical import BLOCK_BYTES, Draws, Products
 from cntk_pipeline.kernels.base import Engine, Evaluator, Question, require_finite
 from cntk_pipeline.kernels.program import Array
@@ -56,18 +56,22 @@ class EmpiricalEngine(Engine):
             Draws(network, kind, asked.width, question.input_shape, asked.seed, asked.draws, question.dtype)
             for network, kind in question.readouts
         ]
-        self._counts = [
-            count_weights(each.network, each.width, each.input_shape, outputs=each.outputs) for each in self.draws
-        ]
+        self._counts = [count_numbers(each.network, each.width, each.input_shape, each.outputs) for each in self.draws]
 
     def evaluator(self) -> "EmpiricalEvaluator":
         return EmpiricalEvaluator(self.draws, self.question.dtype)
 
     def working_bytes(self, tile: int) -> int:
         itemsize = np.dtype(self.question.dtype).itemsize
-        # One network at a time: its weights, the normals that they are made of, and two rows of derivatives at least.
+
+        def bytes_of(kind: str, counts: Counts) -> int:
+            """Count one network: its weights, the normals that they are made of, and two rows of derivatives."""
+            row = counts.trained * (counts.outputs if kind == "ntk" else 1)  # of one output behind the other
+            # Rows are of float64; one is held while torch has the other one twice and makes it a row.
+            return (itemsize + 8) * counts.weights + max(BLOCK_BYTES, (2 * itemsize + 16) * row)
+
         return TORCH_BYTES + max(
-            (itemsize + 8) * weights + max(BLOCK_BYTES, 4 * itemsize * trained) for weights, trained in self._counts
+            bytes_of(each.kind, counts) for each, counts in zip(self.draws, self._counts, strict=True)
         )
 
 

@@ -96,11 +96,13 @@ class PluginEngine(Engine):
         self._require_same(whole[:, -1:, :1], alone, "the pair is in a block by itself")
         own = np.stack([np.diagonal(values) for values in whole])[:, :, None]
         self._require_same(own, evaluator.evaluate_pairs(images)[:, :, None], "only the diagonal is asked for")
-        asymmetry = np.abs(whole - whole.mT).max(axis=(1, 2)) / np.abs(whole).max(axis=(1, 2)).clip(1e-300)
-        if asymmetry.max() > SYMMETRIC:
+        difference, largest = (np.abs(values).max(axis=(1, 2)) for values in (whole - whole.mT, whole))
+        bad = np.flatnonzero(difference > SYMMETRIC * largest)
+        if len(bad):
+            share = difference[bad[0]] / largest[bad[0]]
             raise ConfigError(
-                f"the plugin {self._name} is not symmetric: K(x, z) and K(z, x) differ by {asymmetry.max():.2g} of the "
-                "largest value. Of K(train, train) only one of both is computed"
+                f"the plugin {self._name} is not symmetric: K(x, z) and K(z, x) differ by {share:.2g} of the largest "
+                "value. Of K(train, train) only one of both is computed"
             )
 
     def _require_same(self, whole: Array, cut: Array, how: str) -> None:
@@ -129,6 +131,7 @@ class PluginEvaluator(Evaluator):
     def __init__(self, question: Question, name: str, function: plugin_code.Function, edge: int) -> None:
         self._question, self._name, self._function, self._edge = question, name, function, edge
         self._stopped = False
+        self._cause = f"the plugin {name} returned it, and its values must be finite in {question.dtype}"
 
     @property
     def is_masked(self) -> bool:
@@ -145,7 +148,7 @@ class PluginEvaluator(Evaluator):
                 values[:, top : top + edge, start : start + edge] = found
         if right is None:
             mirror_lower(values)
-        require_finite(values, first)
+        require_finite(values, first, self._cause)
         return values
 
     def evaluate_pairs(self, left: Array, right: Array | None = None, *, first: tuple[int, int] = (0, 0)) -> Array:
@@ -154,7 +157,7 @@ class PluginEvaluator(Evaluator):
         for top in range(0, len(left), edge):
             found = self._block(left[top : top + edge], others[top : top + edge])
             values[:, top : top + edge] = np.einsum("rii->ri", found)
-        require_finite(values, first)
+        require_finite(values, first, self._cause)
         return values
 
     def interrupt(self) -> None:
@@ -169,15 +172,18 @@ class PluginEvaluator(Evaluator):
                 break
             try:
                 with plugin_code.LOCK:
-                    found = np.asarray(self._function(x, z, network=network, kind=kind))
+                    given = self._function(x, z, network=network, kind=kind)
+                    found = np.asarray(given)
             except MemoryError:
                 raise
             except Exception as error:  # of any class: the code is the user's
                 raise ConfigError(f"the plugin {self._name} failed: {plugin_code.told(error)}") from error
-            if found.shape != (len(x), len(z)) or found.dtype.kind not in "fiu":
+            is_masked = isinstance(given, np.ma.MaskedArray)
+            if found.shape != (len(x), len(z)) or found.dtype.kind not in "fiu" or is_masked:
                 raise ConfigError(
                     f"the plugin {self._name} must return an array of {(len(x), len(z))} real numbers for "
-                    f"{len(x)} and {len(z)} images, got shape {found.shape} and dtype {found.dtype}"
+                    f"{len(x)} and {len(z)} images, got {'a masked one of ' if is_masked else ''}shape {found.shape} "
+                    f"and dtype {found.dtype}"
                 )
             with np.errstate(over="ignore"):  # refused by the caller
                 values[number] = found[: len(left), : len(right)]

@@ -5,7 +5,6 @@ which imports nothing.
 """
 
 import hashlib
-import importlib
 import importlib.util
 import os
 import socket
@@ -13,12 +12,13 @@ import sys
 import threading
 import traceback
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cntk_pipeline.errors import ConfigError, NotTrusted, SpecificationMismatch
+from cntk_pipeline.kernels.plugin_packages import Package, import_digested
 from cntk_pipeline.layers import spelling
 
 Function = Callable[..., Any]
@@ -27,10 +27,7 @@ LOCK = threading.Lock()
 """Held while a user's function runs: it need not know of threads."""
 
 _loaded: dict[tuple[str, str], Function] = {}
-"""The functions that this process has loaded, by name and digest: like ``sys.modules``, it only grows."""
-
-_imported: dict[str, str] = {}
-"""The digests of packages when this process imported them: Python imports a package once and never again."""
+"""The functions that this process has loaded, by name and digest: the last of each."""
 
 
 @dataclass(frozen=True)
@@ -40,28 +37,37 @@ class Source:
     Attributes
     ----------
     main : the file of the module, or of its package.
-    files : what the digest covers: the one file of a module, or all files ``.py`` of a package.
+    digests : the sha256 of the one file of a module, or of all files ``.py`` of a package.
     is_package : whether the module belongs to a package.
     """
 
     main: Path
-    files: tuple[Path, ...]
+    digests: Mapping[Path, bytes]
     is_package: bool
+
+    @classmethod
+    def read(cls, main: Path, is_package: bool) -> "Source":
+        """Digest the files as they are now."""
+        files = sorted(main.parent.rglob("*.py")) if is_package else [main]
+        return cls(main, {file: hashlib.sha256(file.read_bytes()).digest() for file in files}, is_package)
 
     @property
     def digest(self) -> str:
         """The sha256 of the file; of a package, of the names of its files and the sha256 of each."""
         if not self.is_package:
-            return hashlib.sha256(self.main.read_bytes()).hexdigest()
+            return self.digests[self.main].hex()
         root, whole = self.main.parent, hashlib.sha256()
-        for file in self.files:
+        for file, digest in self.digests.items():
             whole.update(f"{file.relative_to(root).as_posix()}\0".encode())
-            whole.update(hashlib.sha256(file.read_bytes()).digest())
+            whole.update(digest)
         return whole.hexdigest()
 
 
 def load_function(name: str, folder: str | None, expected: str | None = None) -> str:
     """Import the function of a user, by the user's word.
+
+    A module in one file is executed each time: what it reads, such as weights beside it, may have changed, or lie in
+    another folder.
 
     Parameters
     ----------
@@ -76,7 +82,8 @@ def load_function(name: str, folder: str | None, expected: str | None = None) ->
     Raises
     ------
     ConfigError
-        If there is no such module or function, or it cannot be imported.
+        If there is no such module or function, or it cannot be imported; or if this process holds a package whose files
+        have changed.
     SpecificationMismatch
         If the source has another digest; then nothing is imported.
     """
@@ -89,9 +96,8 @@ def load_function(name: str, folder: str | None, expected: str | None = None) ->
             f"expected is\n  {expected}: values of two sources are never mixed. Bring back the source that the run was "
             "begun with, on every machine; or compute it anew in another --store"
         )
-    if (name, digest) not in _loaded:
-        found = _import_package(name, module, source, digest) if source.is_package else _execute(name, source, digest)
-        _loaded[name, digest] = _function_of(name, found, function)
+    found = _import_package(name, module, source) if source.is_package else _execute(name, source, digest)
+    _loaded[name, digest] = _function_of(name, found, function)
     return digest
 
 
@@ -134,7 +140,7 @@ def _in_folder(name: str, module: str, folder: str) -> Source:
             f"the plugin {name}: there is no file {file} on {socket.gethostname()}; kernel.plugin_folder names the "
             "folder that holds it, on every machine that computes"
         )
-    return Source(file, (file,), is_package=False)
+    return Source.read(file, is_package=False)
 
 
 def _installed(name: str, module: str) -> Source:
@@ -149,8 +155,10 @@ def _installed(name: str, module: str) -> Source:
             f"the plugin {name}: no module {top!r} is installed on {socket.gethostname()}. Install it on every machine "
             "that computes, or name the folder of its file as kernel.plugin_folder"
         )
-    if spec.origin is None or not spec.origin.endswith(".py"):
-        raise ConfigError(f"the plugin {name}: the module {top!r} has no source in Python, so it cannot be digested")
+    if spec.origin is None or not spec.origin.endswith(".py") or not Path(spec.origin).is_file():  # in an archive
+        raise ConfigError(
+            f"the plugin {name}: the module {top!r} has no source in Python, in a file of its own, to be digested"
+        )
     main = Path(spec.origin)
     is_package = spec.submodule_search_locations is not None
     place = main.parent.parent if is_package else main.parent
@@ -159,7 +167,7 @@ def _installed(name: str, module: str) -> Source:
             f"the plugin {name}: {main} lies in the current directory, which is never searched: another folder would "
             'give another module. Name the folder of the file as kernel.plugin_folder ("." is possible), or install it'
         )
-    return Source(main, tuple(sorted(main.parent.rglob("*.py"))) if is_package else (main,), is_package)
+    return Source.read(main, is_package)
 
 
 def _execute(name: str, source: Source, digest: str) -> types.ModuleType:
@@ -178,15 +186,11 @@ def _execute(name: str, source: Source, digest: str) -> types.ModuleType:
     return module
 
 
-def _import_package(name: str, module: str, source: Source, digest: str) -> types.ModuleType:
-    before = _imported.setdefault(str(source.main), digest)
-    if before != digest:
-        raise ConfigError(
-            f"the plugin {name}: the files of {source.main.parent} have changed since this process imported them: "
-            "start Python again"
-        )
+def _import_package(name: str, module: str, source: Source) -> types.ModuleType:
     try:
-        return importlib.import_module(module)
+        return import_digested(name, module, Package(source.main.parent, source.digests))
+    except ConfigError:
+        raise
     except Exception as error:
         raise ConfigError(f"the plugin {name} cannot be imported: {told(error)}") from error
 
