@@ -185,8 +185,8 @@ def confidence_bins(
     values = _as_means(probabilities, "probabilities")
     if values.min() < -ROUNDED or values.max() > 1 + ROUNDED:
         raise ConfigError(
-            f"probabilities must be from 0 to 1, got {values.min():.6g} to {values.max():.6g}: those of `predict_proba`, "
-            "and not of `decision_function`"
+            f"probabilities must be from 0 to 1, got {values.min():.6g} to {values.max():.6g}: those of "
+            "`predict_proba`, and not of `decision_function`"
         )
     columns = _as_columns(labels, *values.shape) if classes is None else _columns_of(labels, classes, *values.shape)
     confidence, hits = values.max(1), values.argmax(1) == columns
@@ -227,9 +227,9 @@ def _as_columns(labels: npt.ArrayLike, count: int, classes: int) -> npt.NDArray[
 
 def _outside(columns: npt.NDArray[Any], classes: int) -> str:
     """Show the values of labels that are whole numbers, where one of them is no column."""
-    if columns.dtype.kind not in "iu" or not columns.size or 0 <= columns.min() and columns.max() < classes:
-        return ""
-    return f", from {columns.min()} to {columns.max()}"
+    if columns.dtype.kind in "iu" and columns.size and (columns.min() < 0 or columns.max() >= classes):
+        return f", from {columns.min()} to {columns.max()}"
+    return ""
 
 
 def _as_means(means: npt.ArrayLike, name: str = "means") -> Array:
