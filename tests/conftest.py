@@ -184,6 +184,14 @@ def small_npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def black(small_npz: Path, tmp_path: Path) -> dict[str, Any]:
+    """The section ``data`` of the small problem with black pictures, whose kernels without biases are zero."""
+    with np.load(small_npz) as stored:
+        np.savez(tmp_path / "black.npz", **{key: stored[key] * (key[0] != "x") for key in stored})
+    return {"path": str(tmp_path / "black.npz"), "standardize": False}
+
+
+@pytest.fixture
 def small_config(small_npz: Path, tmp_path: Path) -> Callable[..., RunConfig]:
     """Make the workflow of the small problem; keyword arguments replace or extend its sections."""
 

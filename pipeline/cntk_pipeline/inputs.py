@@ -44,6 +44,31 @@ def require_no_missing_text(name: str, given: object) -> None:
             raise DataError(f"{name}[{place[0]}]: expected a text, got nan, a missing one; drop its row, or fill it in")
 
 
+MISSING_TYPES = ("NoneType", "NAType", "NaTType")
+"""Names of the types of missing values: Python's None, and those of pandas, which need not be installed."""
+
+
+def require_no_missing(name: str, given: object) -> None:
+    """Refuse missing values among labels or targets: None, NaN beside text, and pandas' NA, which compare with nothing.
+
+    Raises
+    ------
+    DataError
+        With ``name`` and the place.
+    """
+    require_no_missing_text(name, given)
+    values = np.asarray(given)
+    if values.dtype != object:
+        return
+    for place in np.ndindex(values.shape):
+        value = values[place]
+        if type(value).__name__ in MISSING_TYPES or (isinstance(value, float | np.floating) and np.isnan(value)):
+            at = ", ".join(map(str, place))
+            raise DataError(
+                f"{name}[{at}]: expected a value, got {value!r}, a missing one; drop its row, or fill it in"
+            )
+
+
 def require_channels_last(name: str, shape: tuple[int, ...]) -> None:
     """Refuse a shape ``(n, C, H, W)``, as other libraries have it.
 

@@ -1,5 +1,6 @@
 """Estimators on centres, against the dense subset of regressors and against those with the whole kernel."""
 
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -127,9 +128,29 @@ def test_centres_that_do_not_reach_the_targets_have_no_deviation_without_a_ridge
     model = KernelRegressor(NETWORK, ridge=0.0, dtype="float64", n_centres=3).fit(x, y)
     assert np.isinf(model.signal_variance_).all()
     for asked in ({"return_std": True}, {"return_cov": True}):
-        with pytest.raises(ValueError, match=r"no deviations with ridge=0 and n_centres=3: .*Give a ridge above 0"):
+        with pytest.raises(ValueError, match=r"no deviations with ridge=0 and 3 centres: .*Give a ridge above 0"):
             model.predict(x, **asked)
     assert np.isfinite(model.predict(x)).all()
+
+
+def test_the_signal_is_right_where_centres_reach_the_targets_and_the_ridge_is_tiny() -> None:
+    x, rng = X[:60] - X[:60].mean(axis=0), np.random.default_rng(0)
+    y = x @ rng.standard_normal(10)  # linear, so that 12 centres of a linear network reach it
+    options: dict[str, Any] = {"network": Sequential(Dense()), "dtype": "float64"}
+    expected = KernelRegressor(ridge=1e-9, **options).fit(x, y).signal_variance_
+    for ridge in (1e-12, 1e-14, 1e-16, 0.0):
+        model = KernelRegressor(ridge=ridge, n_centres=12, **options).fit(x, y)
+        assert model.signal_variance_ == pytest.approx(expected, rel=1e-5)
+        assert np.isfinite(model.predict(x[:2], return_std=True)[1]).all()
+    hidden = KernelRegressor(ridge=1e-40, n_centres=12, **options).fit(x, y)
+    assert np.isnan(hidden.signal_variance_)
+    with pytest.raises(ValueError, match=r"no deviations with ridge=1e-40 and 12 centres: rounding hides .*a ridge ab"):
+        hidden.predict(x, return_std=True)
+
+
+def test_ridges_of_any_type_of_number_are_chosen_among_centres() -> None:
+    model = KernelRegressor(NETWORK, ridge=[Fraction(1, 3), np.float32(0.1)], n_centres=4).fit(X[:20], Y[:20])
+    assert model.ridge_ in (1 / 3, float(np.float32(0.1)))
 
 
 @pytest.mark.parametrize(

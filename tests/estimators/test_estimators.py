@@ -20,7 +20,7 @@ from sklearn.svm import SVC
 
 from cntk_pipeline import kernel_matrix
 from cntk_pipeline.datasets import one_hot_targets
-from cntk_pipeline.errors import NotPositiveDefinite
+from cntk_pipeline.errors import DataError, NotPositiveDefinite
 from cntk_pipeline.estimators import KernelClassifier, KernelRegressor, NetworkKernel
 from cntk_pipeline.estimators import question as questions
 from cntk_pipeline.estimators import source as sources
@@ -78,7 +78,8 @@ def test_two_classes_of_any_type_have_one_decision_value() -> None:
 def test_probabilities_of_digits_are_calibrated() -> None:
     half = len(DIGITS) // 2
     model = KernelClassifier(DENSE).fit(DIGITS[:half], LABELS[:half])
-    assert calibration_error(model.predict_proba(DIGITS[half:]), LABELS[half:]) <= 0.02
+    chances = model.predict_proba(DIGITS[half:])
+    assert calibration_error(chances, LABELS[half:], classes=model.classes_) <= 0.02
     assert model.score(DIGITS[half:], LABELS[half:]) > 0.95
 
 
@@ -234,6 +235,111 @@ def test_workers_of_joblib_give_the_same_scores() -> None:
 X, Y = DIGITS[:20], LABELS[:20]
 
 
+@pytest.mark.parametrize("kind", [KernelClassifier, KernelRegressor])
+@pytest.mark.parametrize(
+    "later",
+    [{"kind": "nngp"}, {"network": CONVOLUTIONAL}, {"network": "precomputed"}, {"dtype": "float64"}, {"flips": True}],
+)
+def test_parameters_that_are_set_after_a_fit_are_those_of_the_next_one(kind: Any, later: dict[str, Any]) -> None:
+    model = kind(DENSE, ridge=0.1).fit(X, Y)
+    expected = model.predict(DIGITS[20:40])
+    np.testing.assert_array_equal(model.set_params(**later, n_jobs=1).predict(DIGITS[20:40]), expected)
+    copy = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(copy.predict(DIGITS[20:40]), expected)
+
+
+def test_memory_and_threads_may_be_set_after_a_fit(tmp_path: Path) -> None:
+    model = KernelRegressor(DENSE, ridge=0.1).fit(X, Y)
+    expected = model.predict(DIGITS[20:40])
+    np.testing.assert_allclose(model.set_params(memory=tmp_path).predict(DIGITS[20:40]), expected, rtol=1e-5)
+    assert list(tmp_path.rglob("*.npz"))
+    with pytest.raises(ValueError, match="n_jobs must be a whole number other than 0"):
+        model.set_params(n_jobs=0).predict(X)
+
+
+@pytest.mark.parametrize("model", [KernelClassifier(DENSE, ridge=0.1), KernelRegressor("precomputed", ridge=0.1)])
+def test_a_model_that_an_earlier_version_has_pickled_predicts(model: Any) -> None:
+    x = X if model.network is DENSE else kernel_matrix(DENSE, X)
+    model = clone(model).fit(x, Y)
+    expected = model.predict(x)
+    del model._source
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).predict(x), expected)
+
+
+@pytest.mark.parametrize("kind", [KernelClassifier, KernelRegressor])
+def test_a_fit_that_fails_leaves_the_model_as_it_was(kind: Any) -> None:
+    pandas = pytest.importorskip("pandas")
+    names = [f"pixel{k}" for k in range(64)]
+    table = pandas.DataFrame(X, columns=names)
+    model = kind(DENSE, ridge=0.1).fit(table, Y)
+    expected = model.predict(table)
+    with pytest.raises(ValueError, match="a ridge must be a finite number of at least 0"):
+        model.set_params(ridge=-1.0).fit(X[:, :30], Y)
+    assert model.n_features_in_ == 64
+    assert model.feature_names_in_.tolist() == names
+    np.testing.assert_array_equal(model.predict(table), expected)
+    fresh = kind(DENSE, ridge=-1.0)
+    with pytest.raises(ValueError, match="a ridge must be a finite number of at least 0"):
+        fresh.fit(X, Y)
+    with pytest.raises(NotFittedError):
+        fresh.predict(X)
+    assert not hasattr(fresh, "n_features_in_")
+
+
+@pytest.mark.parametrize("kind", [KernelClassifier, KernelRegressor])
+@pytest.mark.parametrize(
+    ("parameters", "error", "message"),
+    [
+        ({"kind": "bogus"}, ValueError, "kind must be one of .*, got 'bogus'"),
+        ({"dtype": "f2"}, ValueError, "f2"),
+        ({"n_jobs": 0}, ValueError, "n_jobs must be a whole number other than 0"),
+        ({"flips": "x"}, TypeError, "flips must be True or False, got 'x'"),
+        ({"image_shape": 3}, TypeError, "image_shape must be .*got 3"),
+        ({"image_shape": (8, 8, True)}, TypeError, "image_shape must be .*got .*True"),
+        (
+            {"flips": True},
+            ValueError,
+            "flips=True is about the kernel of a network, and with network='precomputed'",
+        ),
+        ({"image_shape": (8, 8, 1)}, ValueError, r"image_shape=\(8, 8, 1\) is about the kernel of a network"),
+        ({"memory": "x"}, ValueError, "memory='x' is about the kernel of a network"),
+    ],
+)
+def test_parameters_beside_a_given_kernel_are_looked_at(
+    kind: Any, parameters: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        kind("precomputed", **parameters).fit(kernel_matrix(DENSE, X), Y)
+
+
+@pytest.mark.parametrize("options", [{}, {"n_centres": 5}])
+def test_a_network_that_trains_no_layer_is_refused_before_its_pairs(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = Sequential(Dense(trained=False), Relu(), Dense(rate=0.0))
+    assert not kernel_matrix(network, X).any()  # as a kernel it is a legitimate value
+    monkeypatch.setattr(questions.kernels, "kernel_matrix", None)
+    monkeypatch.setattr(questions.kernels, "kernel_diagonal", None)
+    with pytest.raises(ValueError, match=r"no layer of the network is trained, .*zero everywhere: give kind='nngp'"):
+        KernelRegressor(network, **options).fit(X, Y)
+
+
+def test_missing_labels_are_named() -> None:
+    pandas = pytest.importorskip("pandas")
+    texts = ["p", "q"] * 10
+    for missing in (pandas.NA, None, np.nan):
+        gap = pandas.Series([*texts[:3], missing, *texts[4:]], dtype=object)
+        for y in (gap, gap.tolist(), gap.astype("string"), gap.astype("category")):
+            with pytest.raises(DataError, match=r"y\[3\]: expected a .*, got (<NA>|None|nan), a missing one; drop"):
+                KernelClassifier(DENSE).fit(X, y)
+    with pytest.raises(DataError, match=r"y\[2\]: expected a value, got <NA>, a missing one"):
+        KernelRegressor(DENSE).fit(X, pandas.Series([1, 2, pandas.NA, *range(17)], dtype=object))
+    with pytest.raises(DataError, match=r"y\[2, 0\]: expected a value, got None, a missing one"):
+        KernelRegressor(DENSE).fit(X, [[1.0], [2.0], [None], *([3.0] for _ in range(17))])
+    with pytest.raises(ValueError, match="y: expected classes of one type, numbers or texts, got Python objects, such"):
+        KernelClassifier(DENSE).fit(X, np.array(["p", 1] * 10, object))
+
+
 @pytest.mark.parametrize(
     ("parameters", "error", "message"),
     [
@@ -246,6 +352,9 @@ X, Y = DIGITS[:20], LABELS[:20]
         ({"ridge": -1}, ValueError, r"at least 0, got -1"),
         ({"ridge": "best"}, ValueError, r"or 'auto', got 'best'"),
         ({"ridge": None}, ValueError, r"or 'auto', got None"),
+        ({"ridge": True}, ValueError, r"or 'auto', got True"),
+        ({"ridge": [True, 0.1]}, ValueError, r"at least 0, got True"),
+        ({"ridge": np.array([True, False])}, ValueError, r"at least 0, got np\.True_"),
         ({"ridge": None, "n_centres": 3}, ValueError, r"or 'auto', got None"),
         ({"ridge": [0.1, None]}, ValueError, r"at least 0, got None"),
         ({"ridge_mode": "rel"}, ValueError, r"rel"),

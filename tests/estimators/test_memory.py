@@ -1,6 +1,8 @@
 """Kernels that are kept: which values are computed, and that they are those of the kernel."""
 
+import errno
 import multiprocessing
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import GridSearchCV, cross_val_score
 
 from cntk_pipeline import kernel_matrices, kernel_matrix
-from cntk_pipeline.errors import DataError, LayerError, SpecificationMismatch
+from cntk_pipeline.errors import DataError, LayerError, SpecificationMismatch, StoreError
 from cntk_pipeline.estimators import KernelClassifier, KernelRegressor, NetworkKernel, fill_memory
 from cntk_pipeline.estimators import memory as memories
 from cntk_pipeline.kernels import CpuEngine
@@ -161,6 +163,63 @@ def test_one_network_in_the_place_of_several_is_refused(tmp_path: Path) -> None:
         fill_memory(tmp_path, NETWORKS[0], DIGITS[:20])  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"memory": None}, TypeError, "fill_memory needs the path of a folder, got None"),
+        ({"memory": 3}, TypeError, "memory must be the path of a folder .*got 3"),
+        ({"networks": None}, TypeError, "fill_memory takes a list of networks, got None"),
+        ({"networks": [3]}, TypeError, "network must be a layer of cntk_pipeline.layers, .*got 3"),
+        (
+            {"x": DIGITS[0]},
+            ValueError,
+            r"expected samples \(n, features\) .*of shape \(64,\): of one sample give x",
+        ),
+    ],
+)
+def test_what_a_memory_cannot_be_filled_with_is_named(
+    tmp_path: Path, arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    given = {"memory": tmp_path, "networks": [NETWORKS[0]], "x": DIGITS[:5]} | arguments
+    with pytest.raises(error, match=message):
+        fill_memory(**given)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the disk be full when kernel values are written: what NumPy writes is cut off."""
+
+    def cut_off(file: Any, **arrays: np.ndarray) -> None:
+        file.write(b"PK")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(np, "savez", cut_off)
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_a_fit_goes_on_where_its_values_cannot_be_kept(tmp_path: Path) -> None:
+    x, y = DIGITS[:20], LABELS[:20]
+    with pytest.warns(RuntimeWarning, match=rf"cannot be kept in {tmp_path}.*No space left.*leave memory out. The fit"):
+        model = KernelClassifier(NETWORKS[1], memory=tmp_path).fit(x, y)
+    np.testing.assert_array_equal(model.dual_coef_, KernelClassifier(NETWORKS[1]).fit(x, y).dual_coef_)
+    with pytest.raises(StoreError, match=rf"cannot be kept in {tmp_path}.*No space left on device\): give a folder"):
+        fill_memory(tmp_path, [NETWORKS[1]], x)
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["lock", "question.json"]
+
+
+def test_a_memory_that_cannot_be_written_is_refused_before_anything_is_computed(
+    tmp_path: Path, passes: list[tuple[int, int]]
+) -> None:
+    model = KernelClassifier(NETWORKS[1], memory=tmp_path).fit(DIGITS[:20], LABELS[:20])
+    (lock,) = tmp_path.rglob("lock")
+    lock.unlink()
+    lock.mkdir()  # as a folder of another user: permissions hold nobody off who runs tests as root
+    with pytest.raises(StoreError, match=rf"cannot be kept in {lock.parent} \(Is a directory\): give a folder that"):
+        model.fit(DIGITS[:30], LABELS[:30])
+    assert len(passes) == 1
+
+
 def test_equal_samples_are_one_and_a_zero_has_no_sign(tmp_path: Path, passes: list[tuple[int, int]]) -> None:
     x = np.array([[1.0, 0.0], [1.0, -0.0], [0.5, 2.0], [1.0, 0.0]])
     model = KernelRegressor(NETWORKS[1], memory=tmp_path, ridge=0.1).fit(x, [1.0, 2.0, 3.0, 4.0])
@@ -184,6 +243,34 @@ def test_a_network_without_ntk_keeps_its_nngp(tmp_path: Path, passes: list[tuple
     network = Sequential(Dense(), Sign(), Dense())
     KernelClassifier(network, kind="nngp", memory=tmp_path).fit(DIGITS[:20], LABELS[:20])
     assert passes == [(1, 210)]
+
+
+def test_a_network_without_ntk_is_named_as_without_a_memory(tmp_path: Path) -> None:
+    network = Sequential(Dense(), Sign(), Dense())
+    for memory in (None, tmp_path):
+        with pytest.raises(LayerError, match=r"layer 1 \(Sign\): Sign\(\) has no NTK, only an NNGP: ask for kind="):
+            KernelClassifier(network, memory=memory).fit(DIGITS[:20], LABELS[:20])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_without_ntk_takes_it_from_no_other_one(tmp_path: Path, passes: list[tuple[int, int]]) -> None:
+    fill_memory(tmp_path, [NETWORKS[1], Sequential(Dense(), Sign(), Dense()), NETWORKS[0]], DIGITS[:20])
+    assert sorted(passes) == [(1, 210), (4, 210)]
+    KernelClassifier(NETWORKS[1], memory=tmp_path).fit(DIGITS[:20], LABELS[:20])
+    assert len(passes) == 2
+
+
+def test_an_ntk_that_an_earlier_version_left_out_is_filled_in(tmp_path: Path, passes: list[tuple[int, int]]) -> None:
+    fill_memory(tmp_path, [NETWORKS[1]], DIGITS[:20])
+    (path,) = tmp_path.rglob("000001.npz")
+    with np.load(path) as file:
+        values = dict(file)
+    del values["ntk"]
+    np.savez(path, **values)
+    fill_memory(tmp_path, [NETWORKS[1]], DIGITS[:20])
+    assert passes == [(2, 210), (2, 210)]
+    KernelClassifier(NETWORKS[1], memory=tmp_path).fit(DIGITS[:20], LABELS[:20])
+    assert len(passes) == 2
 
 
 def test_dropout_is_computed_anew_since_copies_are_no_sample(tmp_path: Path, passes: list[tuple[int, int]]) -> None:
@@ -249,6 +336,12 @@ def test_a_python_function_cannot_be_kept(tmp_path: Path) -> None:
     with pytest.raises(LayerError, match=r"memory: .*holds a Python function.*; or leave memory out"):
         KernelClassifier(network, kind="nngp", memory=tmp_path).fit(DIGITS[:20], LABELS[:20])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_python_function_is_in_no_run(run: RunDirectory, small_data: Any) -> None:
+    network = Sequential(Flatten(), Dense(), Elementwise(np.tanh), Dense())
+    with pytest.raises(LayerError, match=r"memory: .*holds a Python function.*; or leave memory out"):
+        KernelClassifier(network, memory=run.path).fit(small_data["x_train"], small_data["y_train"])
 
 
 @pytest.fixture

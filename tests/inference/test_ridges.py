@@ -229,10 +229,12 @@ def test_a_kernel_that_no_candidate_saves_says_what_would(
 
 
 @WAYS
-def test_no_ridge_is_chosen_for_a_kernel_that_is_zero(run_small: Run, take: Callable[[str], None], way: str) -> None:
+def test_no_ridge_is_chosen_for_a_kernel_that_is_zero(
+    run_small: Run, black: dict, take: Callable[[str], None], way: str
+) -> None:
     take(way)
     with pytest.raises(NotPositiveDefinite, match="the kernel is zero everywhere: its network trains no layer"):
-        run_small(solve=AUTO["solve"], readouts={"depths": [2], "poolings": ["gap"], "kinds": ["ntk"]})
+        run_small(data=black, solve=AUTO["solve"], readouts={"poolings": ["gap"], "kinds": ["ntk"]})
 
 
 def test_the_quicker_way_is_taken() -> None:

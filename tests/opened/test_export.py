@@ -74,6 +74,31 @@ def test_csv_holds_predictions_and_kernels_only_where_asked(run_small: Run, tmp_
     np.testing.assert_array_equal(train, whole_matrix(directory, name, "train"))
 
 
+def test_targets_with_names_of_other_columns_overwrite_none(run_small: Run, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    columns = {"a": rng.standard_normal(12), "image": np.arange(12.0), "std_image": rng.standard_normal(12)}
+    table = tmp_path / "table.csv"
+    rows = zip(*(values.tolist() for values in columns.values()), strict=True)
+    table.write_text("\n".join([",".join(columns), *(",".join(map(str, row)) for row in rows)]))
+    data = {"source": "table", "path": str(table), "target": ["image", "std_image"], "train": 9, "test": 3}
+    readouts, evidence = {"poolings": [], "kinds": ["ntk"]}, {"evidence": True}
+    directory = run_small(data=data, network={"preset": "fully_connected"}, readouts=readouts, inference=evidence)
+    run = open_run(directory.path)
+    done = cntk("predict", directory.path, table, "--out", tmp_path / "new.csv", "--std")
+    assert done.exit_code == 0, done.exception
+    found = list(csv.DictReader((tmp_path / "new.csv").open()))
+    assert list(found[0]) == ["image", "image_2", "std_image", "std_image_2", "std_std_image"]
+    assert [row["image"] for row in found] == [str(row) for row in range(12)]
+    assert [float(row["image_2"]) for row in found[9:]] == run.predictions()[:, 0].tolist()
+    assert all(float(row["std_image_2"]) >= 0 for row in found)
+    assert cntk("export", directory.path, "--out", tmp_path / "out", "--format", "csv").exit_code == 0
+    labels = list(csv.DictReader((tmp_path / "out/labels-train.csv").open()))
+    assert [(row["image"], float(row["image_2"])) for row in labels] == [(str(k), float(k)) for k in range(9)]
+    predictions = list(csv.DictReader((tmp_path / "out/predictions-depth3-ntk-ridge0.01.csv").open()))
+    assert list(predictions[0]) == ["image", "image_2", "std_image", "predicted_image", "predicted_std_image"]
+    assert [row["image_2"] for row in predictions] == ["9.0", "10.0", "11.0"]
+
+
 def test_unfinished_parts_are_refused_by_name(small_config: Config, tmp_path: Path) -> None:
     view, stop = stop_at(2)
     config = small_config(readouts={"poolings": ["gap"], "kinds": ["ntk"]})

@@ -149,6 +149,13 @@ def test_what_is_missing_is_nan_or_refused(small_config: Config) -> None:
     assert run.is_complete
 
 
+def test_a_run_without_a_workflow_is_not_complete(run_small: Callable[..., RunDirectory]) -> None:
+    run = open_run(run_small(readouts=ONE).path)
+    assert run.is_complete is True
+    (run.path / "workflow.json").unlink()
+    assert run.is_complete is False
+
+
 def test_a_result_that_is_not_computed_says_how_far_it_is(small_config: Config) -> None:
     run = stopped(small_config(readouts=ONE, inference={"leave_one_out": True}), 2)
     with pytest.raises(NotComputed, match=r"leave_one_out of depth3-gap-ntk.* is not computed yet, 0 of 2 tiles"):

@@ -95,6 +95,32 @@ def test_pixels_of_bytes_are_brought_to_the_scale_of_the_run(
     np.testing.assert_array_equal(run.decision_function(images[30:], say=None), run.predictions())
 
 
+def test_a_table_in_memory_is_read_by_the_names_of_its_columns(run_small: Run, tmp_path: Path) -> None:
+    pandas, pyarrow = pytest.importorskip("pandas"), pytest.importorskip("pyarrow")
+    rng = np.random.default_rng(0)
+    table = pandas.DataFrame(rng.standard_normal((12, 2)) * [1, 100], columns=["a", "b"])
+    table["c"] = ["x", "y", "z"] * 4
+    table["t"] = table.a * 2 + table.b
+    table.to_csv(tmp_path / "table.csv", index=False)
+    data = {"source": "table", "path": str(tmp_path / "table.csv"), "target": "t", "train": 9, "test": 3}
+    directory = run_small(data=data, network={"preset": "fully_connected"}, readouts={"poolings": [], "kinds": ["ntk"]})
+    run = open_run(directory.path)
+    assert directory.specification.data.features == ("a", "b", "c=x", "c=y", "c=z")
+    expected = run.predictions()[:, 0]
+    other = table[9:][["c", "t", "b", "a"]]  # in another order, and with a column that is no feature
+    for given in (table[9:], other, pyarrow.Table.from_pandas(other)):
+        np.testing.assert_array_equal(run.predict(given, say=None), expected)
+    plain = table[9:][["a", "b"]].assign(**{f"c={value}": table.c == value for value in "xyz"}).astype(float)
+    np.testing.assert_array_equal(run.predict(plain.to_numpy(), say=None), expected)
+    np.testing.assert_array_equal(run.predict(pandas.DataFrame(plain.to_numpy()), say=None), expected)  # no names
+    with pytest.raises(DataError, match="images: expected a column for the feature 'b', got a, zz, c, t; name the col"):
+        run.predict(table.rename(columns={"b": "zz"}), say=None)
+    with pytest.raises(DataError, match=r"expected a table that PyArrow reads, .*got a DataFrame \(Duplicate column"):
+        run.predict(pandas.concat([table, table], axis=1), say=None)
+    with pytest.raises(DataError, match=r"finite pixels, got nan in image 1 at index \(0,\)"):
+        run.predict(table.assign(a=[0.0, np.nan, *[1.0] * 10]), say=None)
+
+
 def test_the_cost_is_said_first(run_small: Run, source: dict, capsys: pytest.CaptureFixture[str]) -> None:
     run = open_run(run_small(readouts=ONE).path)
     run.predict(source["x_test"])

@@ -91,7 +91,9 @@ def test_a_ridge_is_relative_to_the_mean_of_the_diagonal_or_absolute() -> None:
     assert as_absolute_ridge(KERNEL, 0.5, "absolute") == 0.5
 
 
-@pytest.mark.parametrize("ridge", [-1e-9, np.nan, np.inf, "0.1", None, [0.1], 1j, np.array([0.1])], ids=repr)
+@pytest.mark.parametrize(
+    "ridge", [-1e-9, np.nan, np.inf, "0.1", None, [0.1], 1j, np.array([0.1]), True, np.True_], ids=repr
+)
 def test_a_ridge_is_a_finite_number_of_at_least_zero(ridge: float) -> None:
     message = f"a ridge must be a finite number of at least 0, got {ridge!r}"
     with pytest.raises(ConfigError, match=re.escape(message)):

@@ -124,13 +124,13 @@ def test_a_direction_below_zero_by_rounding_is_neither_learned_nor_blown_up() ->
         gradient_flow(kernel, [1.0, 1.0], kernel, 1e7)
 
 
-@pytest.mark.parametrize("t", [-1e-3, np.nan, -np.inf, "1", [1.0], 1j])
+@pytest.mark.parametrize("t", [-1e-3, np.nan, -np.inf, "1", [1.0], 1j, True])
 def test_a_time_is_at_least_zero(t: float) -> None:
     with pytest.raises(ConfigError, match=r"t must be a time of at least 0, or None for the end of training, got"):
         gradient_flow(np.eye(2), [1, 2], np.eye(2), t)
 
 
-@pytest.mark.parametrize("rate", [0.0, -1.0, np.inf, np.nan, "1", None])
+@pytest.mark.parametrize("rate", [0.0, -1.0, np.inf, np.nan, "1", None, True])
 def test_a_learning_rate_is_positive_and_finite(rate: float) -> None:
     with pytest.raises(ConfigError, match="learning_rate must be a finite number above 0, got"):
         gradient_flow(np.eye(2), [1, 2], np.eye(2), 1.0, learning_rate=rate)
@@ -174,7 +174,7 @@ def test_a_function_that_multiplies_has_a_maximal_rate() -> None:
 
 
 def test_a_maximal_rate_needs_columns_and_a_positive_eigenvalue() -> None:
-    for outputs in (0, -1, 1.5):
+    for outputs in (0, -1, 1.5, True, np.True_):
         with pytest.raises(ConfigError, match="outputs must be a positive integer, the columns of the targets, got"):
             maximal_learning_rate(np.eye(2), outputs)  # type: ignore[arg-type]
     for kernel in (np.zeros((2, 2)), -np.eye(2)):

@@ -65,3 +65,10 @@ def test_a_factor_must_be_positive() -> None:
         silent.at(silent.scale)
     with pytest.raises(ConfigError, match="scales must hold real numbers, got dtype <U1"):
         silent.at("1")
+
+
+@pytest.mark.parametrize(("columns", "scales"), [(1, [1.0, 1, 1]), (3, [1.0]), (3, [1.0, 1]), (3, [[1.0, 1, 1]])])
+def test_factors_that_are_not_one_for_each_column_are_refused(columns: int, scales: list) -> None:
+    found = Evidence(2, 0.0, np.ones(columns))
+    with pytest.raises(ConfigError, match=rf"scales must be one number, or {columns}, one for each column .*got an"):
+        found.at(scales)

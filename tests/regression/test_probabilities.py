@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import scipy.optimize
@@ -5,7 +7,12 @@ import scipy.special
 import sklearn.metrics
 
 from cntk_pipeline.errors import ConfigError, NotFinite
-from cntk_pipeline.regression.probabilities import Probabilities, calibration_error, fit_probabilities
+from cntk_pipeline.regression.probabilities import (
+    Probabilities,
+    calibration_error,
+    confidence_bins,
+    fit_probabilities,
+)
 
 
 def drawn(scale: float, count: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
@@ -43,6 +50,42 @@ def test_the_calibration_error_is_that_of_its_definition() -> None:
     # The first two share a bin, one is right; the others have a bin each, one right and one wrong.
     by_hand = (2 * abs(0.945 - 0.5) + abs(0.62 - 1) + abs(0.55 - 0)) / 4
     assert calibration_error(chances, [0, 1, 1, 0]) == pytest.approx(by_hand)
+
+
+CHANCES = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
+
+
+@pytest.mark.parametrize("classes", [["a", "b"], [1, 2], [2, 1], [-0.5, 3.5], [False, True], ["1", "10"]])
+def test_the_calibration_error_knows_classes_by_their_names(classes: list) -> None:
+    labels = [classes[0], classes[1], classes[0]]  # all are right
+    assert calibration_error(CHANCES, labels, classes=classes) == pytest.approx((0.1 + 0.2 + 0.4) / 3)
+    counted = [found.tolist() for found in confidence_bins(CHANCES, labels, 2, classes=np.array(classes))]
+    assert counted == [[0, 3], [0.0, pytest.approx(2.3)], [0.0, 3.0]]
+
+
+@pytest.mark.parametrize(
+    ("chances", "labels", "options", "error", "message"),
+    [
+        (CHANCES, ["a", "b", "a"], {}, ConfigError, r"labels must be 3 whole numbers .*got <U1 .*np\.searchsorted\("),
+        (CHANCES, [1, 2, 1], {}, ConfigError, r"labels must be 3 whole numbers from 0 to 1, .*from 1 to 2\. Of other"),
+        (CHANCES, [0], {}, ConfigError, r"labels must be 3 whole numbers .*of shape \(1,\)"),
+        (CHANCES, np.eye(2)[[0, 1, 0]], {}, ConfigError, r"labels must be 3 whole numbers .*of shape \(3, 2\)"),
+        (CHANCES, [0, 1, 0], {"bins": 0}, ConfigError, "bins must be a whole number of at least 1, got 0"),
+        (CHANCES, [0, 1, 0], {"bins": True}, ConfigError, "bins must be a whole number of at least 1, got True"),
+        (CHANCES * np.nan, [0, 1, 0], {}, NotFinite, r"probabilities\[0, 0\] is nan"),
+        (CHANCES * 2, [0, 1, 0], {}, ConfigError, r"from 0 to 1, got 0\.2 to 1\.8: those of `predict_proba`"),
+        (CHANCES[0], [0, 1], {}, ConfigError, r"probabilities must be \(n, c\), .*got \(2,\)"),
+        (CHANCES, ["a", "c", "a"], {"classes": ["a", "b"]}, ConfigError, r"labels\[1\] is .*'c'.*none of the classes"),
+        (CHANCES, ["a", "b"], {"classes": ["a", "b"]}, ConfigError, r"labels must be 3 of the classes, \(3,\), got"),
+        (CHANCES, ["a"] * 3, {"classes": ["a", "a"]}, ConfigError, r"classes must be 2 different values.* with 1 diff"),
+        (CHANCES, ["a"] * 3, {"classes": ["a", "b", "c"]}, ConfigError, r"classes must be 2 different values"),
+    ],
+)
+def test_a_calibration_error_of_labels_that_are_no_columns_is_refused(
+    chances: np.ndarray, labels: Any, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        calibration_error(chances, labels, **options)
 
 
 @pytest.mark.parametrize(

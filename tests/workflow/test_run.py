@@ -11,7 +11,7 @@ import distributed
 import numpy as np
 import pytest
 from PIL import Image
-from support.problems import Recorder, flip_bit, stop_after, whole_matrix
+from support.problems import TEST, Recorder, flip_bit, stop_after, stop_at, whole_matrix
 from support.processes import kernel_tiles_begun
 from support.tolerances import assert_kernels_close, tolerance
 
@@ -589,3 +589,57 @@ def test_a_run_that_has_lost_its_solves_is_reported_as_unsolved_and_gone_on_with
     assert {stages[kind][0] for kind in ("factor", "coefficients", "mean", "leave_one_out")} == {0}
     again = runs.resume(run.path, Recorder(), threading.Event())
     assert [solve.accuracy for solve in make_report(again).solves] == accuracies
+
+
+UNTRAINED = {"depths": [2, 3], "poolings": ["gap"], "kinds": ["ntk"]}
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        (
+            {"readouts": UNTRAINED},
+            r"depth2-gap-ntk: none of its layers is trained, so that its NTK is zero everywhere: take another depth, "
+            r"give network\.options\.trained_ends = true, or ask for readouts\.kinds = \[.nngp.\]",
+        ),
+        (
+            {
+                "network": {
+                    "preset": None,
+                    "layers": [
+                        {"layer": "Flatten"},
+                        {"layer": "Dense", "trained": False},
+                        {"layer": "Relu"},
+                        {"layer": "Dense", "rate": 0.0},
+                    ],
+                },
+                "readouts": {"depths": [], "poolings": [], "kinds": ["ntk"]},
+            },
+            "ntk: none of its layers is trained, .*: leave trained = false out of a layer",
+        ),
+    ],
+)
+def test_an_ntk_that_trains_no_layer_is_refused_before_its_pairs(
+    small_config: Config, sections: dict, message: str
+) -> None:
+    config = small_config(**sections)
+    for begin in (runs.plan, lambda config: runs.start(config, Recorder(), threading.Event())):
+        with pytest.raises(ConfigError, match=message):
+            begin(config)
+    assert not Path(str(config.store.path)).exists()
+
+
+def test_a_run_of_an_earlier_version_that_trains_no_layer_opens_and_resumes(
+    small_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view, stop = stop_at(2)
+    config = small_config(readouts=UNTRAINED)
+    monkeypatch.setattr("cntk_pipeline.workflow.load.is_untrained", lambda network, shape: False)
+    with pytest.raises(Interrupted):
+        runs.start(config, view, stop)
+    monkeypatch.undo()
+    run = open_run(str(config.store.path))
+    assert run.readouts == ["depth2-gap-ntk", "depth3-gap-ntk"]
+    with pytest.raises(NotPositiveDefinite, match="its network trains no layer"):
+        runs.resume(run.path, Recorder(), threading.Event())
+    assert run.predictions("depth3-gap-ntk").shape == (TEST, 3)

@@ -12,9 +12,10 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from cntk_pipeline.datasets.preprocessing import one_hot_targets
-from cntk_pipeline.estimators.fitted import CentreChoice, fit_samples
+from cntk_pipeline.errors import DataError
+from cntk_pipeline.estimators.fitted import CentreChoice, as_before_on_failure, fit_samples
 from cntk_pipeline.estimators.source import KernelSource, is_precomputed, read_samples
-from cntk_pipeline.inputs import require_no_missing_text, require_plain
+from cntk_pipeline.inputs import describe_objects, require_no_missing, require_plain
 from cntk_pipeline.layers import Layer
 from cntk_pipeline.regression.arguments import RidgeMode
 from cntk_pipeline.regression.probabilities import fit_probabilities
@@ -137,10 +138,15 @@ class KernelClassifier(ClassifierMixin, BaseEstimator):
         NotPositiveDefinite
             If the kernel is not positive definite with any ridge.
         """
+        with as_before_on_failure(self):
+            self._fit(X, y)
+        return self
+
+    def _fit(self, X: npt.ArrayLike, y: npt.ArrayLike) -> None:
         source = KernelSource.of(self)
         require_plain("X", X)
         require_plain("y", y)
-        require_no_missing_text("y", y)
+        require_no_missing("y", y)
         values, y = validate_data(
             self,
             X,
@@ -150,8 +156,13 @@ class KernelClassifier(ClassifierMixin, BaseEstimator):
             ensure_min_samples=2,
             ensure_all_finite=source.needed_numbers,
         )
-        check_classification_targets(y)
-        classes, labels = np.unique(y, return_inverse=True)
+        try:
+            check_classification_targets(y)
+            classes, labels = np.unique(y, return_inverse=True)
+        except TypeError:
+            raise DataError(
+                f"y: expected classes of one type, numbers or texts, got {describe_objects(y)}; make texts of all"
+            ) from None
         if len(classes) < 2:
             raise ValueError(
                 f"KernelClassifier needs samples of at least two classes, got one class only: {classes[0]}"
@@ -159,11 +170,10 @@ class KernelClassifier(ClassifierMixin, BaseEstimator):
         targets = one_hot_targets(labels, len(classes))
         samples, fitted = fit_samples(self, source, source.samples(values), targets)
         probabilities = fit_probabilities(fitted.leave_one_out, labels)
-        # Only now: behind a fit that fails, predictions are still those of the one before.
         self.classes_, self.X_fit_, self.probabilities_ = classes, samples, probabilities
         self.ridge_, self.absolute_ridge_, self.ridge_path_ = fitted.ridge, fitted.absolute_ridge, fitted.path
         self.dual_coef_, self.leave_one_out_ = fitted.coefficients, fitted.leave_one_out
-        return self
+        self._source = source
 
     def decision_function(self, X: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Return the prediction of each class's target.
@@ -190,7 +200,7 @@ class KernelClassifier(ClassifierMixin, BaseEstimator):
 
     def _means(self, x: npt.ArrayLike) -> npt.NDArray[np.float64]:
         check_is_fitted(self, "dual_coef_")
-        source = KernelSource.of(self)
+        source = KernelSource.of_fit(self)
         require_plain("X", x)
         values = validate_data(
             self, x, dtype="numeric", allow_nd=True, reset=False, ensure_all_finite=source.needed_numbers

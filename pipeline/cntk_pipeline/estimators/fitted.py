@@ -1,6 +1,7 @@
 """The fit of an estimator: with all training samples, or with some of them as centres."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from numbers import Real
 from typing import Any, Literal
 
@@ -18,6 +19,21 @@ from cntk_pipeline.regression.pivots import Rows, choose_centres
 
 CentreChoice = Literal["first", "random", "rpcholesky"]
 CHOICES: tuple[CentreChoice, ...] = ("first", "random", "rpcholesky")
+
+
+@contextlib.contextmanager
+def as_before_on_failure(estimator: Any) -> Iterator[None]:
+    """Give an estimator its attributes back where its fit fails, so that it predicts as behind the fit before.
+
+    scikit-learn's `validate_data` sets those of the features at once, and a later prediction is checked by them.
+    """
+    before = dict(vars(estimator))
+    try:
+        yield
+    except BaseException:
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        raise
 
 
 def fit_samples(
@@ -43,6 +59,8 @@ def fit_samples(
     asked: dict[str, Any] = {"ridge": estimator.ridge, "ridge_mode": estimator.ridge_mode, "auto": auto}
     count = estimator.n_centres
     _require_choice(estimator)
+    if source.question is not None:
+        source.question.require_training(samples.shape[1:])
     if count is None:
         if source.question is not None:
             samples = samples.copy()  # they may be the caller's own array, and predictions read them

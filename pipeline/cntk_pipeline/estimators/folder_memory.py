@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cntk_pipeline.errors import ConfigError, DataError
+from cntk_pipeline.errors import ConfigError, DataError, StoreError
 from cntk_pipeline.estimators.kept import Found, Kept
 from cntk_pipeline.kernels.program import Array
 from cntk_pipeline.models import Json
@@ -70,25 +70,55 @@ class FolderMemory(Kept):
         return found
 
     def keep(self, rows: Sequence[bytes], columns: Sequence[bytes], values: Mapping[str, Array]) -> None:
-        """Write a rectangle of values into a new file."""
+        """Write a rectangle of values into a new file.
+
+        Raises
+        ------
+        StoreError
+            If it cannot be written; nothing of it stays.
+        """
         number = 1 + max((int(path.stem) for path in self.path.glob("*.npz")), default=0)
         aside = self.path / "aside"
-        with aside.open("wb") as file:
-            np.savez(file, **{"rows": _as_bytes(rows), "columns": _as_bytes(columns), **values})  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(self.path / f"{number:06d}.npz")
+        with self._written():
+            try:
+                with aside.open("wb") as file:
+                    np.savez(file, **{"rows": _as_bytes(rows), "columns": _as_bytes(columns), **values})  # type: ignore[arg-type]
+                    file.flush()
+                    os.fsync(file.fileno())
+                aside.replace(self.path / f"{number:06d}.npz")
+            except OSError:
+                aside.unlink(missing_ok=True)
+                raise
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the lock of the sub-folder, which the system gives back when a process ends."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            described = self.path / "question.json"
-            if not described.exists():
-                described.write_text(json.dumps(self._question, indent=2))
+        """Hold the lock of the sub-folder, which the system gives back when a process ends.
+
+        Raises
+        ------
+        StoreError
+            If the sub-folder cannot be written.
+        """
+        with contextlib.ExitStack() as held:
+            with self._written():
+                self.path.mkdir(parents=True, exist_ok=True)
+                lock = held.enter_context((self.path / "lock").open("w"))
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                described = self.path / "question.json"
+                if not described.exists():
+                    described.write_text(json.dumps(self._question, indent=2))
             yield
+
+    @contextlib.contextmanager
+    def _written(self) -> Iterator[None]:
+        """Explain an error of the system where a file of the sub-folder is written."""
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(
+                f"memory: kernel values cannot be kept in {self.path} ({error.strerror or error}): give a folder that "
+                "can be written, on a disk with room, or leave memory out"
+            ) from error
 
 
 def _asked(kept: Array, places: Mapping[bytes, int]) -> tuple[Array, Array]:

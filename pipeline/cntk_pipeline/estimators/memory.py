@@ -5,22 +5,23 @@ others are one block.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from cntk_pipeline import kernels  # whose names load the compiler when they are used, which is in `fit`
-from cntk_pipeline.errors import LayerError
+from cntk_pipeline.errors import LayerError, StoreError
 from cntk_pipeline.estimators.folder_memory import FolderMemory
 from cntk_pipeline.estimators.kept import Found, digests
-from cntk_pipeline.estimators.question import KernelQuestion, image_shape_of, thread_count
+from cntk_pipeline.estimators.question import KernelQuestion, image_shape_of, memory_of, thread_count
 from cntk_pipeline.estimators.run_memory import RunMemory
 from cntk_pipeline.inputs import as_array
 from cntk_pipeline.kernels.program import Array
 from cntk_pipeline.layers import Layer
-from cntk_pipeline.layers.kinds import KINDS
+from cntk_pipeline.layers.kinds import kinds_of, require_kind
 from cntk_pipeline.layers.normalization import find_dropout
 from cntk_pipeline.layers.spelling import spell
 
@@ -42,23 +43,31 @@ def remembered_matrix(memory: str | Path, question: KernelQuestion, x1: Array, x
     Raises
     ------
     LayerError
-        If the network holds a Python function, by which no file can name it.
+        If the network has no such kernel, or holds a Python function, by which no file can name it.
     DataError
         If a kept file is damaged.
+    StoreError
+        If the folder cannot be written. Where that shows only when computed values are to be kept, as on a full disk, a
+        warning says so instead.
     SpecificationMismatch
         If the run holds kernels of other samples.
     """
     if find_dropout(question.network) is not None:
         return question.matrix(x1, x2)
+    require_kind(question.network, question.kind, x1.shape[1:])
     wanted = _Wanted(question.dtype, x1, x2)
-    is_run = RunMemory.is_run(memory)
-    kept = RunMemory(memory, question, x1.shape[1:]) if is_run else _folder(memory, question, x1)
+    with _named_by_a_file():
+        is_run = RunMemory.is_run(memory)
+        kept = RunMemory(memory, question, x1.shape[1:]) if is_run else _folder(memory, question, x1)
     with kept.held():
         found = kept.load(question.kind, wanted.samples)
         for rows, columns in wanted.missing_blocks(found):
             values = _compute([question], wanted.inputs, rows, columns)[0]
             found.put(rows, columns, values[question.kind])
-            kept.keep(wanted.named(rows), wanted.named(columns), values)
+            try:
+                kept.keep(wanted.named(rows), wanted.named(columns), values)
+            except StoreError as error:  # the values are in hand, and the fit needs no more
+                warnings.warn(f"{error}. The fit goes on, and its values are not kept", RuntimeWarning, stacklevel=2)
     return found.values[np.ix_(wanted.rows, wanted.columns)]
 
 
@@ -89,11 +98,17 @@ def fill_memory(
     ------
     TypeError, ValueError
         If an argument is not what estimators take; or if the memory is a run directory, which is only read.
+    StoreError
+        If the folder cannot be written; what is kept by then stays.
     """
+    if memory_of(memory) is None:
+        raise TypeError("fill_memory needs the path of a folder, got None")
     if RunMemory.is_run(memory):
         raise ValueError(f"{memory} is a run directory, which is only read: give another folder")
     if isinstance(networks, Layer):
         raise TypeError(f"fill_memory takes a list of networks, got one {type(networks).__name__}: put it in []")
+    if not isinstance(networks, Iterable):
+        raise TypeError(f"fill_memory takes a list of networks, got {networks!r}")
     shape = image_shape_of(image_shape)
     asked = [KernelQuestion(network, "nngp", dtype, flips, shape, n_jobs) for network in networks]
     questions = [question for question in asked if find_dropout(question.network) is None]
@@ -101,16 +116,19 @@ def fill_memory(
         return
     inputs = questions[0].inputs(as_array("x", x))
     wanted = _Wanted(questions[0].dtype, inputs, None)
-    folders = {
-        folder.path: (folder, question) for question in questions for folder in [_folder(memory, question, inputs)]
-    }
-    lacking: dict[bytes, list[tuple[FolderMemory, KernelQuestion, Found]]] = {}
+    with _named_by_a_file():
+        folders = {
+            folder.path: (folder, question) for question in questions for folder in [_folder(memory, question, inputs)]
+        }
+    # One pass computes all that lack the same pairs of the same kinds.
+    lacking: dict[tuple[bytes, tuple[str, ...]], list[tuple[FolderMemory, KernelQuestion, Found]]] = {}
     with contextlib.ExitStack() as held:
         for path in sorted(folders):  # in one order, so that no two processes wait for each other
             folder, question = folders[path]
             held.enter_context(folder.held())
-            found = folder.load("nngp", wanted.samples)
-            lacking.setdefault(found.is_known.tobytes(), []).append((folder, question, found))
+            kinds = kinds_of(question.network)
+            found = folder.load(kinds[-1], wanted.samples)  # the NNGP is kept beside each NTK
+            lacking.setdefault((found.is_known.tobytes(), kinds), []).append((folder, question, found))
         for group in lacking.values():
             for rows, columns in wanted.missing_blocks(group[0][2]):
                 values = _compute([question for _, question, _ in group], wanted.inputs, rows, columns)
@@ -166,12 +184,11 @@ class _Wanted:
 def _compute(
     questions: Sequence[KernelQuestion], inputs: Array, rows: Places, columns: Places
 ) -> list[dict[str, Array]]:
-    """Evaluate a rectangle for several networks in one pass, in both kinds where each has an NTK."""
+    """Evaluate a rectangle for several networks with the same kinds of kernels in one pass, in all these kinds."""
     first = questions[0]
-    networks = [question.network for question in questions]
-    kinds = KINDS if all(layer.has_ntk for network in networks for layer in network.walk()) else ("nngp",)
+    kinds = kinds_of(first.network)
     values = kernels.kernel_matrices(
-        networks,
+        [question.network for question in questions],
         inputs[rows],
         None if rows is columns else inputs[columns],
         kinds=kinds,
@@ -182,11 +199,17 @@ def _compute(
     return [dict(zip(kinds, of_network, strict=True)) for of_network in values]
 
 
-def _folder(memory: str | Path, question: KernelQuestion, inputs: Array) -> FolderMemory:
+@contextlib.contextmanager
+def _named_by_a_file() -> Iterator[None]:
+    """Say of a network that no file can name, as it holds a Python function, that it goes without a memory."""
     try:
-        network = spell(question.network)
+        yield
     except LayerError as error:
         raise LayerError(f"memory: {error}; or leave memory out") from error
+
+
+def _folder(memory: str | Path, question: KernelQuestion, inputs: Array) -> FolderMemory:
+    network = spell(question.network)
     asked = kernels.Question(((question.network, "nngp"),), inputs.shape[1:], question.dtype, question.flips)
     described = {
         "network": network,

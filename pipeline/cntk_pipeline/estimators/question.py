@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import joblib
 import numpy as np
 
 from cntk_pipeline import kernels  # whose names load the compiler when they are used, which is in `fit`
+from cntk_pipeline.inputs import is_whole_number
 from cntk_pipeline.kernels.base import read_dtype
 from cntk_pipeline.kernels.program import Array
 from cntk_pipeline.layers import Layer
@@ -46,12 +48,8 @@ class KernelQuestion:
 
     def __post_init__(self) -> None:
         _require_network(self.network)
-        if self.kind not in KINDS:
-            raise ValueError(f"kind must be one of {', '.join(map(repr, KINDS))}, got {self.kind!r}")
+        require_options(self)
         object.__setattr__(self, "dtype", read_dtype(self.dtype).name)
-        if not isinstance(self.flips, bool | np.bool_):
-            raise TypeError(f"flips must be True or False, got {self.flips!r}")
-        thread_count(self.n_jobs)
 
     def inputs(self, x: Array) -> Array:
         """Make a network's inputs of features ``(n, d)``, or of sequences; images ``(n, H, W, C)`` stay.
@@ -61,8 +59,13 @@ class KernelQuestion:
         Raises
         ------
         ValueError
-            If they do not fit ``image_shape``, or are vectors where flips are asked for.
+            If they are no samples, do not fit ``image_shape``, or are vectors where flips are asked for.
         """
+        if x.ndim < 2:
+            raise ValueError(
+                f"expected samples (n, features) or images (n, H, W, C), got an array of shape {x.shape}: of one "
+                "sample give x[None]"
+            )
         if x.dtype.kind == "b":
             x = x.astype(np.uint8)
         if self.image_shape is None:
@@ -80,6 +83,22 @@ class KernelQuestion:
             )
         return x.reshape(len(x), *shape)
 
+    def require_training(self, input_shape: tuple[int, ...]) -> None:
+        """Refuse an NTK of which no layer is trained: it is zero everywhere, and no regression has a solution.
+
+        Raises
+        ------
+        ValueError
+            If it is one.
+        LayerError
+            If the network does not accept the shape, or has no NTK.
+        """
+        if self.kind == "ntk" and kernels.is_untrained(self.network, input_shape):
+            raise ValueError(
+                "no layer of the network is trained, so that its NTK is zero everywhere: give kind='nngp', or leave "
+                "trained=False out of a layer"
+            )
+
     def matrix(self, x1: Array, x2: Array | None = None) -> Array:
         """Evaluate the kernel of two sets of inputs, or of one with itself; ``(n1, n2)``."""
         return kernels.kernel_matrix(
@@ -95,6 +114,22 @@ class KernelQuestion:
     def diagonal(self, x: Array) -> Array:
         """Evaluate the kernel of each input with itself, ``(n,)``."""
         return kernels.kernel_diagonal(self.network, x, kind=self.kind, dtype=self.dtype, flips=self.flips)
+
+
+def require_options(given: Any) -> None:
+    """Check the parameters ``kind``, ``dtype``, ``flips`` and ``n_jobs`` of a question or of an estimator.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As of `KernelQuestion`.
+    """
+    if given.kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(map(repr, KINDS))}, got {given.kind!r}")
+    read_dtype(given.dtype)
+    if not isinstance(given.flips, bool | np.bool_):
+        raise TypeError(f"flips must be True or False, got {given.flips!r}")
+    thread_count(given.n_jobs)
 
 
 def _require_network(network: Any) -> None:
@@ -123,14 +158,27 @@ def image_shape_of(shape: Any) -> tuple[int, int, int] | None:
     if shape is None:
         return None
     numbers = tuple(shape) if isinstance(shape, Sequence | np.ndarray) and not isinstance(shape, str) else ()
-    if len(numbers) != 3 or not all(isinstance(n, int | np.integer) and n > 0 for n in numbers):
+    if len(numbers) != 3 or not all(is_whole_number(n) and n > 0 for n in numbers):
         raise TypeError(f"image_shape must be (height, width, channels), three whole numbers, or None, got {shape!r}")
     return int(numbers[0]), int(numbers[1]), int(numbers[2])
 
 
+def memory_of(memory: Any) -> str | Path | None:
+    """Read the parameter ``memory``.
+
+    Raises
+    ------
+    TypeError
+        If it is neither None nor a path.
+    """
+    if memory is not None and not isinstance(memory, str | Path):
+        raise TypeError(f"memory must be the path of a folder or of a run directory, or None, got {memory!r}")
+    return memory
+
+
 def thread_count(n_jobs: Any) -> int:
     """Count the threads that joblib would let this process use, at most one for each core."""
-    if n_jobs is not None and (isinstance(n_jobs, bool) or not isinstance(n_jobs, int | np.integer) or n_jobs == 0):
+    if n_jobs is not None and (not is_whole_number(n_jobs) or n_jobs == 0):
         raise ValueError(f"n_jobs must be a whole number other than 0, or None for all cores, got {n_jobs!r}")
     # None is every core here, for compiled code shares them well; inside a worker of joblib it is that worker's one.
     allowed = joblib.effective_n_jobs(-1 if n_jobs is None else int(n_jobs))

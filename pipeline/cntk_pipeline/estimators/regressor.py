@@ -10,9 +10,9 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from cntk_pipeline.estimators.fitted import CentreChoice, fit_samples
+from cntk_pipeline.estimators.fitted import CentreChoice, as_before_on_failure, fit_samples
 from cntk_pipeline.estimators.source import KernelSource, is_precomputed, read_samples
-from cntk_pipeline.inputs import require_plain
+from cntk_pipeline.inputs import require_no_missing, require_plain
 from cntk_pipeline.layers import Layer
 from cntk_pipeline.regression.arguments import MEASURED_RIDGES, RidgeMode
 from cntk_pipeline.regression.centres import FittedCentres
@@ -47,7 +47,8 @@ class KernelRegressor(RegressorMixin, BaseEstimator):
         The prediction of each training sample from all the others, with ``y_mean_`` of all samples.
     signal_variance_ : float64 array, () or (outputs,)
         The factor of the kernel under which the targets are most likely; standard deviations contain its root. It is
-        infinite without a ridge where centres do not reach the targets.
+        infinite without a ridge where centres do not reach the targets, and NaN where the ridge is so small that
+        rounding hides whether they do.
     n_features_in_, feature_names_in_ : as scikit-learn has them.
 
     Examples
@@ -108,9 +109,15 @@ class KernelRegressor(RegressorMixin, BaseEstimator):
         NotPositiveDefinite
             If the kernel is not positive definite with any ridge.
         """
+        with as_before_on_failure(self):
+            self._fit(X, y)
+        return self
+
+    def _fit(self, X: npt.ArrayLike, y: npt.ArrayLike) -> None:
         source = KernelSource.of(self)
         require_plain("X", X)
         require_plain("y", y)
+        require_no_missing("y", y)
         values, y = validate_data(
             self,
             X,
@@ -126,7 +133,6 @@ class KernelRegressor(RegressorMixin, BaseEstimator):
         mean = targets.mean(axis=0)
         centred = targets - mean
         samples, fitted = fit_samples(self, source, source.samples(values), centred, MEASURED_RIDGES)
-        # Only now: behind a fit that fails, predictions are still those of the one before.
         self.y_mean_, self.X_fit_ = mean, samples
         self.ridge_, self.absolute_ridge_, self.ridge_path_ = fitted.ridge, fitted.absolute_ridge, fitted.path
         self.dual_coef_ = fitted.coefficients.reshape(-1, *targets.shape[1:])
@@ -138,7 +144,7 @@ class KernelRegressor(RegressorMixin, BaseEstimator):
             signal = signal_variance(columns, fitted.coefficients)
         self.signal_variance_ = signal.reshape(self.y_mean_.shape)
         self._fitted = fitted
-        return self
+        self._source = source
 
     def predict(
         self,
@@ -163,17 +169,20 @@ class KernelRegressor(RegressorMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If both are asked for, X does not fit, or ``signal_variance_`` is infinite.
+            If both are asked for, X does not fit, or ``signal_variance_`` is infinite or NaN.
         """
         if return_std and return_cov:
             raise ValueError("at most one of return_std and return_cov can be asked for")
         check_is_fitted(self, "dual_coef_")
         if (return_std or return_cov) and not np.isfinite(self.signal_variance_).all():
+            reason = "rounding hides what part of the targets the centres do not reach, and makes signal_variance_ NaN"
+            if self.ridge_ == 0:
+                reason = "without noise, centres that do not reach the targets make signal_variance_ infinite"
             raise ValueError(
-                f"there are no deviations with ridge=0 and n_centres={self.n_centres}: without noise, centres that do "
-                "not reach the targets make signal_variance_ infinite. Give a ridge above 0, or leave n_centres out"
+                f"there are no deviations with ridge={self.ridge_:g} and {len(self.X_fit_)} centres: {reason}. Give "
+                f"a ridge above {self.ridge_:g}, or leave n_centres out"
             )
-        source = KernelSource.of(self)
+        source = KernelSource.of_fit(self)
         require_plain("X", X)
         values = validate_data(
             self, X, dtype="numeric", allow_nd=True, reset=False, ensure_all_finite=source.needed_numbers

@@ -1,14 +1,14 @@
 """Where an estimator's kernel comes from: a network, a memory, or matrices that the user gives."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cntk_pipeline.estimators.memory import remembered_matrix
-from cntk_pipeline.estimators.question import KernelQuestion, image_shape_of
+from cntk_pipeline.estimators.question import KernelQuestion, image_shape_of, memory_of, require_options
 from cntk_pipeline.kernels.program import Array
 from cntk_pipeline.layers.absent import takes_padding
 
@@ -41,20 +41,38 @@ class KernelSource:
         TypeError, ValueError
             If one of them is invalid.
         """
-        memory = estimator.memory
-        if memory is not None and not isinstance(memory, str | Path):
-            raise TypeError(f"memory must be the path of a folder or of a run directory, or None, got {memory!r}")
+        memory, shape = memory_of(estimator.memory), image_shape_of(estimator.image_shape)
         if is_precomputed(estimator.network):
+            require_options(estimator)
+            for name, value in (("memory", memory), ("image_shape", shape), ("flips", estimator.flips or None)):
+                if value is not None:
+                    raise ValueError(
+                        f"{name}={value!r} is about the kernel of a network, and with network={PRECOMPUTED!r} its "
+                        "values are there: leave one out"
+                    )
             return cls(None)
         question = KernelQuestion(
-            estimator.network,
-            estimator.kind,
-            estimator.dtype,
-            estimator.flips,
-            image_shape_of(estimator.image_shape),
-            estimator.n_jobs,
+            estimator.network, estimator.kind, estimator.dtype, estimator.flips, shape, estimator.n_jobs
         )
         return cls(question, memory)
+
+    @classmethod
+    def of_fit(cls, estimator: Any) -> "KernelSource":
+        """Return the source of an estimator's last fit, with the ``n_jobs`` and the ``memory`` that it has now.
+
+        A kernel that was set after the fit is one of the next fit: its values do not go with these coefficients.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If one of the two is invalid.
+        """
+        fitted = vars(estimator).get("_source")
+        if fitted is None:  # an earlier version has pickled it
+            return cls.of(estimator)
+        if fitted.question is None:
+            return cls(None)
+        return cls(replace(fitted.question, n_jobs=estimator.n_jobs), memory_of(estimator.memory))
 
     @property
     def needed_numbers(self) -> bool | str:

@@ -51,7 +51,10 @@ class EvidenceRecord:
         scales = np.atleast_1d(kernel_scales(data, found.scales))
         varied = found if len(scales) == 1 else replace(found, scales=found.scales[found.scales > 0])
         best = scales[scales > 0]
-        return cls(found.log_determinant, found.at(), tuple(scales.tolist()), varied.at(best) if len(best) else None)
+        likeliest = None
+        if len(best):
+            likeliest = varied.at(best if data.task == "regression" else float(best[0]))
+        return cls(found.log_determinant, found.at(), tuple(scales.tolist()), likeliest)
 
     @property
     def chosen_by(self) -> float:

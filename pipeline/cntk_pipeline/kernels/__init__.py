@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from cntk_pipeline.kernels.cpu import CpuEngine
     from cntk_pipeline.kernels.engines import ENGINES, find_engine
     from cntk_pipeline.kernels.evaluator import NUMERICS_VERSION, CpuEvaluator
-    from cntk_pipeline.kernels.lowering import KINDS, lower
+    from cntk_pipeline.kernels.lowering import KINDS, is_untrained, lower
     from cntk_pipeline.kernels.matrix import kernel_diagonal, kernel_matrices, kernel_matrix
     from cntk_pipeline.kernels.memory import group_size, working_bytes
     from cntk_pipeline.kernels.program import Program
@@ -35,6 +35,7 @@ __all__ = [
     "Summary",
     "find_engine",
     "group_size",
+    "is_untrained",
     "kernel_diagonal",
     "kernel_matrices",
     "kernel_matrix",
@@ -62,6 +63,7 @@ __getattr__ = lazy_names(
         "Summary": "summaries",
         "find_engine": "engines",
         "group_size": "memory",
+        "is_untrained": "lowering",
         "kernel_diagonal": "matrix",
         "kernel_matrices": "matrix",
         "kernel_matrix": "matrix",

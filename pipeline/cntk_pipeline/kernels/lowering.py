@@ -88,6 +88,19 @@ def is_revised(readouts: Sequence[tuple[Layer, str]], input_shape: tuple[int, ..
     return bool(find_points(graph, outputs))
 
 
+def is_untrained(network: Layer, input_shape: tuple[int, ...]) -> bool:
+    """Tell whether no layer of a network is trained, so that its NTK is zero for all inputs.
+
+    Raises
+    ------
+    LayerError
+        If the network does not accept the shape, or has no NTK.
+    """
+    graph = NetworkGraph()
+    append_network(graph, network, "ntk", input_shape)
+    return not any(node.own or node.extra for node in graph.nodes)
+
+
 @dataclass(frozen=True)
 class Lowered:
     """What a layer became in a graph.

@@ -39,6 +39,11 @@ def require_kind(network: Layer, kind: str, input_shape: tuple[int, ...]) -> Non
         )
 
 
+def kinds_of(network: Layer) -> tuple[str, ...]:
+    """Return the kernels that a network has; the NNGP comes first."""
+    return KINDS if all(layer.has_ntk for layer in network.walk()) else ("nngp",)
+
+
 def _require_ntk(layer: Layer, place: str = "") -> None:
     """Refuse a layer behind which there is no NTK, with its position."""
     if not layer.has_ntk:

@@ -17,7 +17,7 @@ import numpy as np
 from cntk_pipeline.errors import ConfigError, NotComputed, StoreError
 from cntk_pipeline.gram.tiles import kernel_group, test_group
 from cntk_pipeline.inference import needs_test_kernel
-from cntk_pipeline.opened.predicted import named_columns
+from cntk_pipeline.opened.predicted import joined, named_columns
 from cntk_pipeline.opened.systems import find_readout, readout_names
 from cntk_pipeline.opened.tiles import Stored, next_step, require_stored_kernel
 from cntk_pipeline.rundir.directory import RunDirectory
@@ -247,7 +247,7 @@ class _Writer:
             found = {f"predicted_{target}": values for target, values in found.items()}
         else:
             found = {"predicted": found.pop("class")} | found
-        self._table(f"{name}.csv", known | found)
+        self._table(f"{name}.csv", joined(known, found))
 
     def text(self, name: str, content: str) -> None:
         """Write a text file."""
@@ -270,4 +270,4 @@ def _label_columns(labels: Array, data: DataSpecification) -> dict[str, Array]:
     rows = {"image": np.arange(len(labels))}
     if data.task == "classification":
         return rows | {"label": labels, "class": np.array(data.classes)[labels]}
-    return rows | {name: labels[:, k] for k, name in enumerate(data.classes)}
+    return joined(rows, {name: labels[:, k] for k, name in enumerate(data.classes)})

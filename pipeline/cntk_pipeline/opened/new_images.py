@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from cntk_pipeline.datasets.images import Wanted
+from cntk_pipeline.datasets.reading import optional_import
 from cntk_pipeline.datasets.unlabelled import Like, Unlabelled
+from cntk_pipeline.datasets.unlabelled_tables import features_of
 from cntk_pipeline.errors import DataError
 from cntk_pipeline.graphs import is_graph
 from cntk_pipeline.inputs import as_array
@@ -61,8 +63,16 @@ class NewImages:
 
     @classmethod
     def in_memory(cls, run: RunDirectory, images: object) -> "NewImages":
-        """Compare images in memory with those of a run; errors as in `of`."""
-        return cls.of(run, Unlabelled.of(as_array("images", images), "images", like_of(run)))
+        """Compare images in memory, or a table with a feature in each column, with those of a run.
+
+        Raises
+        ------
+        DataError, StoreError
+            As in `of`; or if a table has named columns, and a feature of the run is none of them.
+        ConfigError
+            If a table has named columns, and PyArrow is not installed.
+        """
+        return cls.of(run, Unlabelled.of(_as_features(run, images), "images", like_of(run)))
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -121,6 +131,31 @@ def spans(count: int, step: int, shape: tuple[int, ...], most_bytes: int) -> Ite
     """Cut rows into blocks of at most so many bytes in float64, each a multiple of ``step`` rows but for the last."""
     rows = step * max(1, most_bytes // (8 * int(np.prod(shape)) * step))
     return ((start, min(start + rows, count)) for start in range(0, count, rows))
+
+
+def _as_features(run: RunDirectory, images: object) -> Array:
+    """Make an array of images; named columns of a table are found by their names, as `cntk predict` finds them."""
+    features, names = run.specification.data.features, _column_names(images)
+    if not features or names is None:
+        return as_array("images", images)
+    with optional_import("images with named columns"):
+        import pyarrow
+    try:
+        table = pyarrow.table(images)
+    except (pyarrow.ArrowException, TypeError, ValueError) as error:
+        raise DataError(
+            f"images: expected a table that PyArrow reads, to find the features of {run.path} by their names, got a "
+            f"{type(images).__name__} ({error}); give an array of the features {', '.join(features)}"
+        ) from error
+    return features_of(table, features, "images")
+
+
+def _column_names(images: object) -> tuple[str, ...] | None:
+    """Return the names of the columns of a table; None of what has none, such as an array in a table of pandas."""
+    names = getattr(images, "column_names", getattr(images, "columns", None))
+    if names is None or not all(isinstance(name, str) for name in names):
+        return None
+    return tuple(names)
 
 
 def _require_alike(run: RunDirectory, steps: Preprocessing, given: Unlabelled) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cntk_pipeline.errors import ConfigError
-from cntk_pipeline.opened.predicted import named_columns
+from cntk_pipeline.opened.predicted import joined, named_columns
 from cntk_pipeline.opened.predicting import Predictions
 from cntk_pipeline.storage import StorePath, open_path
 
@@ -53,14 +53,15 @@ def write_predictions(path: StorePath, found: Predictions, *, force: bool) -> No
 def columns_of(found: Predictions) -> dict[str, Any]:
     """Lay out predictions as columns: image, class, a score for each class, and the standard deviation.
 
-    A regression has a column for each target instead, and a standard deviation for each.
+    A regression has a column for each target instead, and a standard deviation for each. A target named like
+    another column gets a number, see `joined`.
     """
-    columns: dict[str, Any] = {"image": list(found.names)} | named_columns(found.data, found.scores)
-    if found.std is None:
-        return columns
-    if found.std.ndim == 1:
-        return columns | {"std": found.std}
-    return columns | {f"std_{name}": found.std[:, k] for k, name in enumerate(found.data.classes)}
+    deviations: dict[str, Any] = {}
+    if found.std is not None and found.std.ndim == 1:
+        deviations = {"std": found.std}
+    elif found.std is not None:
+        deviations = {f"std_{name}": found.std[:, k] for k, name in enumerate(found.data.classes)}
+    return joined({"image": list(found.names)}, named_columns(found.data, found.scores), deviations)
 
 
 def _csv(found: Predictions) -> bytes:

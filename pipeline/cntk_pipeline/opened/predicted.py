@@ -1,5 +1,9 @@
 """What the predictive means of images say: a class, several classes, or numbers."""
 
+from collections.abc import Mapping
+from itertools import chain, count
+from typing import Any
+
 import numpy as np
 
 from cntk_pipeline.rundir.specification import DataSpecification
@@ -30,3 +34,13 @@ def named_columns(data: DataSpecification, means: Array) -> dict[str, Array]:
     if data.task == "multilabel":
         found = np.array([";".join(np.array(data.classes)[row == 1]) for row in found])
     return {"class": found} | {f"score_{name}": means[:, k] for k, name in enumerate(data.classes)}
+
+
+def joined(*tables: Mapping[str, Any]) -> dict[str, Any]:
+    """Join columns of tables; a name that is there already gets a number, such as "image_2", so that none is lost."""
+    found: dict[str, Any] = {}
+    for table in tables:
+        for name, values in table.items():
+            free = chain([name], (f"{name}_{number}" for number in count(2)))
+            found[next(each for each in free if each not in found)] = values
+    return found

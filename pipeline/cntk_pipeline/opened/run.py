@@ -125,8 +125,8 @@ class OpenRun:
 
     @property
     def is_complete(self) -> bool:
-        """Whether nothing is left to do."""
-        return make_report(self.directory).complete
+        """Whether nothing is left to do; False of a run that was stopped before it stored its workflow."""
+        return self.directory.has_workflow() and make_report(self.directory).complete
 
     # Kernels.
 
@@ -285,7 +285,8 @@ class OpenRun:
         Parameters
         ----------
         images : as the source of the run had them, ``(n, H, W, C)``, ``(n, H, W)`` for grayscale or
-            ``(n, features)``. They are standardised by the numbers of the run's own images.
+            ``(n, features)``; or a table of pandas, Polars or PyArrow, whose columns are found by their names, as in
+            `cntk predict`. They are standardised by the numbers of the run's own images.
         readout, ridge : as in `predictions`.
         say : gets a line with the forecast of the time before anything is computed; by default it goes to stderr, None
             says nothing.
@@ -297,7 +298,8 @@ class OpenRun:
         Raises
         ------
         DataError
-            If the images differ from those of the run in shape or kind of numbers, or are not finite.
+            If the images differ from those of the run in shape or kind of numbers, or are not finite; or a table lacks
+            a feature.
         NotComputed
             If the coefficients are not computed yet.
         SpecificationMismatch

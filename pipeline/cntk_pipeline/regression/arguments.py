@@ -142,8 +142,10 @@ def as_targets(values: npt.ArrayLike, kernel: TrainKernel, name: str = "y") -> A
 
 
 def is_number(value: object) -> bool:
-    """Tell whether a value is one real number; an array without axes is one."""
-    return isinstance(value, Real) or (isinstance(value, np.ndarray) and not value.ndim and value.dtype.kind in "fiu")
+    """Tell whether a value is one real number; an array without axes is one, True and False are none."""
+    if isinstance(value, np.ndarray):
+        return not value.ndim and value.dtype.kind in "fiu"
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def is_list(value: object) -> bool:

@@ -31,6 +31,10 @@ SMALLEST_REST = 1e-12
 """Of 1 minus a leverage: less leaves no digit of the difference that leave-one-out divides by."""
 
 
+ROUNDED_SIGNAL = 0.1
+"""Share of the variance of the signal that rounding may make of it: more leaves no digit."""
+
+
 @dataclass(frozen=True, eq=False)
 class FittedCentres:
     """A solved system on m centres among n samples; `Fitted` has the fields that both have.
@@ -47,7 +51,8 @@ class FittedCentres:
     to_whitened : float64 array, (k, k)
         ``b(x)`` times them is v(x), so that the products of v are those of b with ``(B^T B + ridge I)^-1`` between.
     signal_variance : float64 array, (c,)
-        ``y^T (B B^T + ridge I)^-1 y / n``; infinite without a ridge, where the targets are not reached.
+        ``y^T (B B^T + ridge I)^-1 y / n``; infinite without a ridge, where the targets are not reached;
+        NaN where a ridge is so small that rounding hides it.
     """
 
     ridge: float
@@ -133,20 +138,19 @@ def fit_centres(
     errors = [_left_out_errors(left, squares / (squares + each), rotated, y) for each in absolute]
     usable = [k for k, error in enumerate(errors) if error is not None]
     if not usable:
+        listed = ", ".join(f"{float(each):g}" for each in ridges)
         raise NotPositiveDefinite(
-            f"leave-one-out on {count} centres is undefined with any of the ridges "
-            f"{', '.join(f'{each:g}' for each in ridges)}, {ridge_mode}: nothing predicts some sample but itself. "
-            "Give a larger ridge, or fewer centres"
+            f"leave-one-out on {count} centres is undefined with any of the ridges {listed}, {ridge_mode}: nothing "
+            "predicts some sample but itself. Give a larger ridge, or fewer centres"
         )
     path = _path(ridges, absolute, errors, usable, y) if several else None
-    chosen = ridges.index(path.best) if path is not None else 0
+    chosen = usable[int(path.squared_error.argmin())] if path is not None else 0
     error, added = errors[chosen], absolute[chosen]
     assert error is not None
     inverse = right.T / np.sqrt(squares + added)
     beta = right.T @ ((singular / (squares + added))[:, None] * rotated)
-    rest = np.square(y).sum(axis=0) - np.square(rotated).sum(axis=0)
-    outside = rest / added if added else np.where(rest > 0, np.inf, 0.0)
-    signal = (outside + (np.square(rotated) / (squares + added)[:, None]).sum(axis=0)) / len(y)
+    inside = (np.square(rotated) / (squares + added)[:, None]).sum(axis=0)
+    signal = (_outside(y, left @ rotated, added, inside) + inside) / len(y)
     return FittedCentres(
         float(ridges[chosen]), added, to_features @ beta, y - error, path, to_features, inverse, signal
     )
@@ -158,6 +162,20 @@ def _left_out_errors(left: Array, shares: Array, rotated: Array, targets: Array)
     if rest.min() <= SMALLEST_REST:
         return None
     return np.asarray((targets - left @ (shares[:, None] * rotated)) / rest[:, None])
+
+
+def _outside(y: Array, reached: Array, added: float, inside: Array) -> Array:
+    """Evaluate the part of ``y^T (B B^T + ridge I)^-1 y`` that the targets have outside the features, ``(c,)``.
+
+    The squared distance of the targets from what the features reach, over the ridge. As a difference of squared norms
+    it would be rounding from a ridge of 1e-15 on. NaN where a tiny ridge makes much of the rounding of the distance.
+    """
+    rest = np.square(y - reached).sum(axis=0)
+    rounding = np.square(len(y) * np.finfo(np.float64).eps) * np.square(y).sum(axis=0)
+    if not added:
+        return np.where(rest > rounding, np.inf, 0.0)
+    is_hidden = (rest <= rounding) & (rounding > ROUNDED_SIGNAL * added * inside)
+    return np.where(is_hidden, np.nan, rest / added)
 
 
 def _path(

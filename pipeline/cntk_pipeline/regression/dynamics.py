@@ -12,6 +12,7 @@ import numpy.typing as npt
 import scipy
 
 from cntk_pipeline.errors import ConfigError, NotPositiveDefinite
+from cntk_pipeline.inputs import is_whole_number
 from cntk_pipeline.regression.arguments import (
     Array,
     TrainKernel,
@@ -132,7 +133,7 @@ def maximal_learning_rate(k_train: "npt.ArrayLike | LinearOperator", outputs: in
     >>> maximal_learning_rate(np.diag([1.0, 4.0]), outputs=10)
     10.0
     """
-    if not isinstance(outputs, int | np.integer) or outputs < 1:
+    if not is_whole_number(outputs) or outputs < 1:
         raise ConfigError(f"outputs must be a positive integer, the columns of the targets, got {outputs!r}")
     from cntk_pipeline.regression.eigenvalues import spectrum  # sparse matrices are slow to import
 

@@ -8,6 +8,7 @@ import scipy.linalg
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, aslinearoperator, eigsh
 
 from cntk_pipeline.errors import ConfigError, NotConverged, NotFinite
+from cntk_pipeline.inputs import is_whole_number
 from cntk_pipeline.regression.arguments import Array, as_train_kernel
 
 RESTARTS = 100
@@ -88,7 +89,7 @@ def spectrum(k_train: npt.ArrayLike | LinearOperator, count: int | None = None, 
 
 
 def _counts(value: object, least: int) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= least)
+    return is_whole_number(value) and bool(value >= least)
 
 
 def _in_float64(operator: LinearOperator) -> LinearOperator:

@@ -142,10 +142,11 @@ def _path(kernel: TrainKernel, targets: Array, ridges: Sequence[float], ridge_mo
     absolute = [as_absolute_ridge(kernel, ridge, ridge_mode) for ridge in ridges]
     usable = [place for place, each in enumerate(absolute) if is_definite(basis, each)]
     if not usable:
+        listed = ", ".join(f"{float(ridge):g}" for ridge in ridges)
         raise NotPositiveDefinite(
-            f"{kernel.name} is not positive definite with any of the ridges {', '.join(f'{r:g}' for r in ridges)}, "
-            f"{ridge_mode}; its smallest eigenvalue is {basis.values[0]:.3g}. Give a larger ridge; a kernel of zeros "
-            "(a network without trained layers, or inputs of zeros) has none",
+            f"{kernel.name} is not positive definite with any of the ridges {listed}, {ridge_mode}; its smallest "
+            f"eigenvalue is {basis.values[0]:.3g}. Give a larger ridge; a kernel of zeros (a network "
+            "without trained layers, or inputs of zeros) has none",
             pivot=float(basis.values[0]),
         )
     return path_of_basis(basis, targets, [ridges[place] for place in usable], [absolute[place] for place in usable])

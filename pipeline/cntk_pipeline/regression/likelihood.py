@@ -56,9 +56,15 @@ class Evidence:
         Raises
         ------
         ConfigError
-            If a factor is not positive. The best factor of a column of zeros is zero, and makes it infinitely likely.
+            If a factor is not positive, or their number is another. The best factor of a column of zeros is zero, and
+            makes it infinitely likely.
         """
         chosen = as_real(scales, "scales").astype(np.float64)
+        if chosen.shape not in ((), self.scales.shape):
+            raise ConfigError(
+                f"scales must be one number, or {len(self.scales)}, one for each column of the targets, got an array "
+                f"of shape {chosen.shape}"
+            )
         if not (np.isfinite(chosen).all() and (chosen > 0).all()):
             raise ConfigError(f"the factor of a kernel must be a positive number, got {chosen.tolist()}")
         constant = self.log_determinant + self.count * math.log(2 * math.pi)

@@ -9,7 +9,9 @@ Columns are computed in blocks. A block is drawn by rejection: samples are propo
 and each proposal is accepted with the probability that its residual by now, in the block, is of its residual before.
 Accepted samples are distributed as if drawn one after another. (Epperly, Tropp and Webber 2024, arXiv:2410.03969.)
 Proposals are `PROPOSALS` times as many as a block has columns. Where they do not fill it, the rest is
-drawn among them, with the same ratio as weight: a block is short only where nothing is left to draw.
+drawn among them, with the same ratio as weight: a block is short only where nothing is left to draw. That rest has
+another distribution, which shows where one sample outweighs the others. It must stay: a run that is resumed draws the
+same pivots.
 """
 
 from collections.abc import Callable, Iterator

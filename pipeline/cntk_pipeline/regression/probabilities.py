@@ -1,6 +1,7 @@
 """Probabilities of classes from means of kernel regression, calibrated on leave-one-out."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -8,12 +9,15 @@ import scipy
 from pydantic import with_config
 
 from cntk_pipeline.errors import ConfigError
-from cntk_pipeline.inputs import as_array
+from cntk_pipeline.inputs import as_array, is_whole_number
 from cntk_pipeline.models import STRICT
 from cntk_pipeline.regression.arguments import Array, as_finite, as_real
 
 _EXPONENTS = (-4.0, 6.0)
 """Decimal exponents of the smallest and the largest scale: beyond, probabilities are equal, or 0 and 1, to rounding."""
+
+ROUNDED = 1e-5
+"""By so much rounding may take a probability in float32 out of the range from 0 to 1."""
 
 
 @with_config(STRICT)
@@ -130,7 +134,9 @@ def fit_probabilities(means: npt.ArrayLike, labels: npt.ArrayLike) -> Probabilit
     return Probabilities(float(10**found.x))
 
 
-def calibration_error(probabilities: Array, labels: npt.ArrayLike, bins: int = 15) -> float:
+def calibration_error(
+    probabilities: npt.ArrayLike, labels: npt.ArrayLike, bins: int = 15, *, classes: npt.ArrayLike | None = None
+) -> float:
     """Evaluate the expected calibration error: the mean distance of confidence and accuracy, over equal bins.
 
     Guo et al. 2017 (arXiv:1706.04599), equation 3: bins of equal width of the largest probability, weighted by their
@@ -138,45 +144,96 @@ def calibration_error(probabilities: Array, labels: npt.ArrayLike, bins: int = 1
 
     Parameters
     ----------
-    probabilities : float64 array, (n, c)
-    labels : int array, (n,)
-        The right columns.
-    bins : number of bins.
+    probabilities : array, (n, c)
+        From 0 to 1, a column a class; at least two columns.
+    labels : array, (n,)
+        The right columns, as whole numbers from 0 to c - 1; with ``classes`` the right classes.
+    bins : number of bins, at least 1.
+    classes : array, (c,), optional
+        The class of each column, such as ``model.classes_`` of an estimator. Labels of estimators need it, unless their
+        classes are 0, 1, ..., c - 1.
+
+    Raises
+    ------
+    ConfigError
+        If a shape does not fit, a probability is outside 0 to 1, a label has no column, or there is no bin.
+    NotFinite
+        If a probability is nan or infinite.
+
+    Examples
+    --------
+    >>> round(calibration_error([[0.9, 0.1], [0.2, 0.8]], ["no", "yes"], classes=["no", "yes"]), 3)
+    0.15
     """
-    _, confidence, hits = confidence_bins(probabilities, labels, bins)
-    return float(np.abs(confidence - hits).sum() / len(probabilities))
+    counts, confidence, hits = confidence_bins(probabilities, labels, bins, classes=classes)
+    return float(np.abs(confidence - hits).sum() / counts.sum())
 
 
 def confidence_bins(
-    probabilities: Array, labels: npt.ArrayLike, bins: int
+    probabilities: npt.ArrayLike, labels: npt.ArrayLike, bins: int, *, classes: npt.ArrayLike | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Sort samples into bins of equal width of the largest probability, their confidence.
 
-    Parameters are those of `calibration_error`.
+    Parameters and errors are those of `calibration_error`.
 
     Returns
     -------
     (bins,) arrays: the number of samples in each bin, the sum of their confidence, and the number of right ones.
     """
-    confidence, hits = probabilities.max(1), probabilities.argmax(1) == as_array("labels", labels)
+    if not is_whole_number(bins) or bins < 1:
+        raise ConfigError(f"bins must be a whole number of at least 1, got {bins!r}")
+    values = _as_means(probabilities, "probabilities")
+    if values.min() < -ROUNDED or values.max() > 1 + ROUNDED:
+        raise ConfigError(
+            f"probabilities must be from 0 to 1, got {values.min():.6g} to {values.max():.6g}: those of "
+            "`predict_proba`, and not of `decision_function`"
+        )
+    columns = _as_columns(labels, *values.shape) if classes is None else _columns_of(labels, classes, *values.shape)
+    confidence, hits = values.max(1), values.argmax(1) == columns
     place = np.minimum((confidence * bins).astype(int), bins - 1)
     counts = np.bincount(place, minlength=bins)
     summed, right = (np.bincount(place, weights=each, minlength=bins) for each in (confidence, hits))
     return counts, summed, right
 
 
+def _columns_of(labels: npt.ArrayLike, classes: npt.ArrayLike, count: int, columns: int) -> npt.NDArray[np.integer]:
+    """Find the columns of labels that are classes."""
+    given, names = as_array("labels", labels), as_array("classes", classes)
+    known = {name: column for column, name in enumerate(names.tolist())} if names.ndim == 1 else {}
+    if names.shape != (columns,) or len(known) != columns:
+        raise ConfigError(
+            f"classes must be {columns} different values, the class of each column, got an array of shape "
+            f"{names.shape} with {len(known)} different ones"
+        )
+    if given.shape != (count,):
+        raise ConfigError(f"labels must be {count} of the classes, ({count},), got an array of shape {given.shape}")
+    found = np.array([known.get(label, -1) for label in given.tolist()])
+    if found.min() < 0:
+        row = int(found.argmin())
+        raise ConfigError(f"labels[{row}] is {given[row]!r}, which is none of the classes {names.tolist()}")
+    return found
+
+
 def _as_columns(labels: npt.ArrayLike, count: int, classes: int) -> npt.NDArray[np.integer]:
     columns = as_array("labels", labels)
     if columns.shape != (count,) or columns.dtype.kind not in "iu" or not np.isin(columns, range(classes)).all():
         raise ConfigError(
-            f"labels must be {count} whole numbers from 0 to {classes - 1}, a column of the means each, got "
-            f"{columns.dtype} of shape {columns.shape}"
+            f"labels must be {count} whole numbers from 0 to {classes - 1}, a column of the means or probabilities "
+            f"each, got {columns.dtype} of shape {columns.shape}{_outside(columns, classes)}. Of other classes, "
+            "np.searchsorted(model.classes_, labels) are the columns"
         )
     return columns
 
 
-def _as_means(means: npt.ArrayLike) -> Array:
-    values = as_finite(as_real(means, "means"), "means")
+def _outside(columns: npt.NDArray[Any], classes: int) -> str:
+    """Show the values of labels that are whole numbers, where one of them is no column."""
+    if columns.dtype.kind in "iu" and columns.size and (columns.min() < 0 or columns.max() >= classes):
+        return f", from {columns.min()} to {columns.max()}"
+    return ""
+
+
+def _as_means(means: npt.ArrayLike, name: str = "means") -> Array:
+    values = as_finite(as_real(means, name), name)
     if values.ndim != 2 or values.shape[1] < 2 or not len(values):
-        raise ConfigError(f"means must be (n, c), with a column for each of at least two classes, got {values.shape}")
+        raise ConfigError(f"{name} must be (n, c), with a column for each of at least two classes, got {values.shape}")
     return values

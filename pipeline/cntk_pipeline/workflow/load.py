@@ -19,9 +19,10 @@ from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.gram.engines import make_engine, read_engine
 from cntk_pipeline.graphs import NodeCounts, count_nodes, is_graph
 from cntk_pipeline.inference import require_options, require_results
-from cntk_pipeline.kernels import Engine, PairCost, Question
+from cntk_pipeline.kernels import Engine, PairCost, Question, is_untrained
 from cntk_pipeline.layers import Dropout
 from cntk_pipeline.layers.absent import takes_gaps, takes_padding
+from cntk_pipeline.layers.presets import PRESETS
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.preprocessing import Preprocessing, find_preprocessing
 from cntk_pipeline.rundir.specification import DataSpecification, EngineRecord, Specification
@@ -144,7 +145,27 @@ def load(config: RunConfig) -> Loaded:
     engine = loaded.engine  # refuses what it cannot compute
     if loaded.engine_record.code is not None:
         engine.check(loaded.stored[0].images[:SAMPLE])
+    else:
+        _require_training(loaded)
     return loaded
+
+
+def _require_training(loaded: Loaded) -> None:
+    """Refuse an NTK of which no layer is trained: it is zero everywhere, which the solve would see after all its pairs.
+
+    A run of an earlier version may have such a read-out beside others, and opens and resumes as before.
+    """
+    shape = loaded.data.train.images.shape[1:]
+    for readout in loaded.readouts:
+        if readout.kind == "ntk" and is_untrained(readout.network, shape):
+            preset = loaded.config.network.preset
+            remedy = "leave trained = false out of a layer" if preset is None else "take another depth"
+            if preset is not None and "trained_ends" in PRESETS[preset].options:
+                remedy += ", give network.options.trained_ends = true"
+            raise ConfigError(
+                f"{readout.name}: none of its layers is trained, so that its NTK is zero everywhere: {remedy}, or ask "
+                'for readouts.kinds = ["nngp"]'
+            )
 
 
 def load_data(config: RunConfig) -> Loaded:
