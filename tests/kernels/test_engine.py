@@ -228,7 +228,7 @@ def test_values_beyond_the_dtype_are_refused():
         NotFinite, match=r"a variance above 3e\+38, .* layer of 4 x 4, too large for float32: scale the"
     ):
         kernel_matrix(NETWORK, images)
-    with pytest.raises(NotFinite, match=r"read-out 0 is (inf|nan) for pair \(0, 0\): .* out of range"):
+    with pytest.raises(NotFinite, match=r"image 0 has a variance above 3e\+38"):
         kernel_matrix(Sequential(Conv(3), Flatten()), images)
 
 
@@ -340,7 +340,7 @@ def test_values_that_changed_for_large_biases_have_a_version_of_their_own():
     ],
 )
 def test_a_linear_network_that_overflows_float64_is_refused(network, dtype):
-    with pytest.raises(NotFinite, match=r"above 3e\+38|beyond the range of float64|out of range"):
+    with pytest.raises(NotFinite, match=r"image 0 has a variance above 2e\+308, or a sum of them"):
         kernel_matrix(network, ONES, dtype=dtype)
 
 
