@@ -179,7 +179,7 @@ def _folder(root: Path, like: Like) -> Unlabelled:
     if not files:
         raise DataError(f"{root}: expected pictures ({' '.join(sorted(SUFFIXES))}), got none; correct the name")
     files.sort(key=lambda file: file.relative_to(root).as_posix())
-    # Bytes of a name that are no UTF-8 stand as \udc.. in it: no file of predictions could hold them otherwise.
+    # Bytes of a name that are no UTF-8 stand as \x.. in it: no file of predictions could hold them otherwise.
     names = [os.fsencode(file.relative_to(root)).decode(errors="backslashreplace") for file in files]
     notes = (f"{root}: {passed} files that are no pictures by their names are not read",) if passed else ()
     return _pictures(files, names, str(root), like, notes)
