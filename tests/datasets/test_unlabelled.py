@@ -58,7 +58,7 @@ def test_a_picture_whose_name_is_no_text_has_a_name_that_can_be_written(tmp_path
     np.testing.assert_array_equal(found.read(0, 2), IMAGES[[0, 0]])
     folder = os.fsencode(tmp_path) + b"/\xe9"
     os.mkdir(folder)
-    with pytest.raises(DataError, match=r"xe9|udce9.*: expected a name in UTF-8; rename the file or folder"):
+    with pytest.raises(DataError, match=r"udce9': expected a name in UTF-8; rename the file or folder"):
         open_images(os.fsdecode(folder))
 
 

@@ -239,6 +239,11 @@ def test_a_holder_elsewhere_that_is_silent_is_told_from_one_at_work(
     assert found.name == "node9:123"
     assert found.silent_seconds == pytest.approx(3 * 3600, abs=60)
     assert lease.holder(tmp_path) is None
+    monkeypatch.setattr(lease, "_moves", lambda *_: pytest.fail("it was watched"))
+    put_back(file, 25 * 3600)
+    assert lease.holder(tmp_path) is None
+    monkeypatch.undo()
+    monkeypatch.setattr(lease, "WATCH_SECONDS", 0.1)
     put_back(file, -3 * 3600)  # its clock is ahead of this one, and nothing moves
     assert lease.look(tmp_path) == lease.Sighting("node9:123", 0.1)
 

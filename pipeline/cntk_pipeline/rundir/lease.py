@@ -31,8 +31,8 @@ from cntk_pipeline.units import shell_word
 
 RENEW_SECONDS, PATIENCE_SECONDS = 1.0, 8.0
 
-QUIET_SECONDS, WATCH_SECONDS = 60.0, 3.0
-"""Age of a lease from which on `look` watches its counter, and how long."""
+QUIET_SECONDS, LOST_SECONDS, WATCH_SECONDS = 60.0, 86_400.0, 3.0
+"""Ages of a lease between which `look` watches its counter, and how long; clocks never differ by more than a day."""
 
 RUN_RECORD = "run.json"
 """The file that lies beside the lease as long as the run exists."""
@@ -160,7 +160,7 @@ def look(folder: StorePath) -> Sighting | None:
         return None
     age = None if _is_here(seen) else _file(folder, number).age_seconds()
     # Two clocks that differ can only make this look superfluous, or call the dead alive for so long.
-    if age is None or abs(age) < QUIET_SECONDS or _moves(folder, number, seen):
+    if age is None or abs(age) < QUIET_SECONDS or (age < LOST_SECONDS and _moves(folder, number, seen)):
         return Sighting(f"{seen.host}:{seen.pid}", None)
     return Sighting(f"{seen.host}:{seen.pid}", max(age, WATCH_SECONDS))
 
