@@ -96,6 +96,18 @@ def test_a_stage_takes_its_longest_chain_and_the_driver_s_time_of_each_task():
     assert plan_stage(StageForecast("train", 0, 0, 0.0), 4).seconds == 0
 
 
+@pytest.mark.parametrize(("kind", "limit"), [("slurm", 0.5), ("kubernetes", "auto")])
+def test_a_plan_warns_of_memory_that_no_submission_takes(small_config, kind, limit):
+    """The forecast is answered all the same: it says how much memory to give."""
+    cluster = {"kind": kind, "workers": 2, "memory_limit": limit}
+    plan = runs.plan(small_config(cluster=cluster))
+    assert plan.memory_bytes > 0
+    (warning,) = (line for line in plan.warnings if line.startswith("no run can begin with this [cluster]: "))
+    assert "cluster.memory_limit" in warning
+    cluster["memory_limit"] = "4GiB"
+    assert not any("[cluster]" in line for line in runs.plan(small_config(cluster=cluster)).warnings)
+
+
 def test_a_plan_of_a_run_that_was_begun_has_its_tile(small_config, tmp_path):
     """Seen to fail where a tile of "auto" is chosen anew."""
     automatic = {"kernel": {"tile": "auto"}}
