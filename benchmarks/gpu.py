@@ -65,7 +65,7 @@ class Found:
     pair_seconds : of a tile, by the clock, with the preparation of its images: the better one of two.
     launch_seconds : of a pair of a launch, by the clock, with its values' way back, its images being there.
     prepare_seconds : of a pair of a tile, what the CPU takes to prepare its launches.
-    entry_seconds : of a plane entry and layer, of the whole tile.
+    entry_seconds : of a plane entry, of the whole tile.
     is_repeatable : whether the tile has the same bits both times.
     """
 

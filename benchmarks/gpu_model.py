@@ -160,7 +160,7 @@ def count_gap(architecture: str, dtype: str, size: int = 32) -> Counts:
 
 
 def bounds_seconds(counts: Counts, card: Card) -> dict[str, float]:
-    """Bound the seconds of a plane entry and layer from below, by the unit that takes them."""
+    """Bound the seconds of a plane entry from below, by the unit that takes them."""
     single = counts.of("FFMA", "FMUL", "FADD", "FSEL", "FSETP", "FMNMX")
     double = counts.of("DFMA", "DMUL", "DADD", "DSETP")
     clocks = {

@@ -25,7 +25,7 @@ from schedule import Cluster, Outcome, simulate
 from cntk_pipeline.driver.driver import WINDOW_PER_SLOT
 from cntk_pipeline.solvers.cholesky import split_reach
 from cntk_pipeline.tiling import Cut, choose_factor_tile, choose_tile
-from cntk_pipeline.workflow.plan import TASK_SECONDS
+from cntk_pipeline.workflow.plan import DRIVER_SECONDS, TASK_SECONDS
 
 TEST = 10_000
 
@@ -231,7 +231,9 @@ def main() -> None:
     parser.add_argument("--node-bandwidth", type=float, default=3.0, help="GB/s of a node to it (default 3)")
     parser.add_argument("--slots-per-node", type=int, default=32, help="(default 32)")
     parser.add_argument("--node-cache", type=float, default=64.0, help="GB of a node that keep tiles (default 64)")
-    parser.add_argument("--dispatch-seconds", type=float, default=1.5e-3, help="a task, serially (default 0.0015)")
+    parser.add_argument(
+        "--dispatch-seconds", type=float, default=DRIVER_SECONDS, help=f"a task, serially (default {DRIVER_SECONDS})"
+    )
     parser.add_argument("--window", type=int, default=WINDOW_PER_SLOT, help="tasks in flight a slot (default 3)")
     parser.add_argument("--rows", type=int, nargs="+", default=list(ROWS), choices=list(ROWS), help="of which n")
     parser.add_argument("--check", type=int, nargs="?", const=8192, metavar="N", help="factor this many rows, really")

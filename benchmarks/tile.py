@@ -2,8 +2,8 @@
 
 Run: ``python benchmarks/tile.py``; ``--quick`` for the first lines only.
 
-The unit is nanoseconds per plane entry, layer and core: a plane entry is one pair of positions of one pair of
-images, a layer one convolution with its ReLU, covariance and tangent. What one entry of one layer costs:
+The unit is nanoseconds per plane entry and core: a plane entry is one pair of positions of one pair of images in one
+layer, which is a convolution with its ReLU, covariance and tangent. What it costs:
 
 * arithmetic: 8 additions for the two window sums (columns of three, then rows of three, twice); about 35 operations
   for the activation (two polynomials of degree 6 in float32, 16 in float64, and the scalings); one square root.

@@ -20,6 +20,7 @@ def test_conda_users_get_the_dependencies_of_pyproject() -> None:
     extras = re.fullmatch(r"-e \.\[(.*)\]", editable)
     assert extras is not None
     assert set(extras[1].split(",")) <= set(PROJECT["optional-dependencies"])
+    assert f"pip install '.[{extras[1]}]'" in (ROOT / "docs/install.md").read_text()  # it says that they are the same
 
 
 def test_every_dependency_has_a_lower_bound() -> None:

@@ -16,6 +16,7 @@ from recomputed import Costs, pass_graph
 from schedule import Cluster, Graph, Phase, Span, Step, simulate
 
 from cntk_pipeline.gram.tiles import list_kernel_jobs
+from cntk_pipeline.solvers.cholesky import chain_operations
 from cntk_pipeline.tiling import Cut, KeptTiles
 from cntk_pipeline.workflow.plan import TASK_SECONDS
 
@@ -76,6 +77,18 @@ def test_more_slots_than_tasks_take_the_longest_path(split: bool) -> None:
     outcome = simulate(graph, Cluster(len(graph.steps)))
     assert outcome.seconds == pytest.approx(longest_path(graph))
     assert outcome.bottleneck == "critical path"
+
+
+@pytest.mark.parametrize("block_rows", [1, 2, 4, 12, 30])
+def test_the_chain_that_a_plan_counts_is_nearly_the_longest_path(block_rows: int) -> None:
+    graph = factor_of(block_rows, split=True)
+    longest = longest_path(graph) * RATE
+    assert chain_operations(Cut(512 * block_rows, 512)) == pytest.approx(longest, rel=0.1)
+    assert chain_operations(Cut(512 * block_rows, 512)) <= longest
+
+
+def test_the_chain_of_one_ragged_tile_below_another_is_the_whole_factor() -> None:
+    assert chain_operations(Cut(600, 512)) == pytest.approx(600**3 / 3, rel=1e-9)
 
 
 @pytest.mark.parametrize(

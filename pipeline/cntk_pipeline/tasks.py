@@ -4,7 +4,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Annotated, Any
 
@@ -138,16 +138,32 @@ class StageForecast:
     tasks : number of tasks.
     written_bytes : size on disk of the chunks that stay.
     core_seconds : of the arithmetic, on one core.
+    chain : tasks of the longest chain in which each waits for the one before; 1 where none waits.
+    chain_seconds : of the arithmetic of this chain; None where its tasks are as long as others.
     """
 
     kind: str
     tasks: int
     written_bytes: int
     core_seconds: float
+    chain: int = 1
+    chain_seconds: float | None = None
 
     def __mul__(self, count: int) -> "StageForecast":
-        """Forecast the same for several systems."""
-        return StageForecast(self.kind, self.tasks * count, self.written_bytes * count, self.core_seconds * count)
+        """Forecast the same for several systems, whose chains go on side by side."""
+        return replace(
+            self,
+            tasks=self.tasks * count,
+            written_bytes=self.written_bytes * count,
+            core_seconds=self.core_seconds * count,
+        )
+
+    @property
+    def longest_seconds(self) -> float:
+        """The time of the arithmetic of the longest chain, which no number of workers shortens."""
+        if self.chain_seconds is not None:
+            return self.chain_seconds
+        return self.core_seconds * self.chain / max(self.tasks, 1)
 
 
 def timed(action: Callable[[], Any]) -> tuple[Any, float]:

@@ -153,6 +153,9 @@ def test_plan_forecasts_without_writing(folder: Path) -> None:
     assert "memory per worker" in result.stdout
     record = json.loads(cntk("plan", "small.toml", "--json", cwd=folder).stdout)
     assert (record["pairs"], record["tile"]) == (60 * 61 // 2 + 60 * 40 + 40, 16)
+    (folder / "three.toml").write_text('[cluster]\nkind = "local"\nworkers = 3\n')
+    record = json.loads(cntk("plan", "small.toml", "--cluster", "three.toml", "--json", cwd=folder).stdout)
+    assert record["slots"] == 3
     assert not (folder / "planned").exists()
     assert not (folder / "runs").exists()
 

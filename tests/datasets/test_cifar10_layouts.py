@@ -157,7 +157,9 @@ def test_a_table_without_images_is_refused_with_its_columns(table):
 
 
 def test_a_picture_of_another_size_is_named(table):
-    with pytest.raises(DataError, match=r"train-0\.parquet, row 0: expected 32 x 32 pixels, got 28 x 30; is this"):
+    with pytest.raises(
+        DataError, match=r"train-0\.parquet, row 0: expected 32 x 32 pixels, got 30 x 28 \(height x width\); is"
+    ):
         read_parquet(table(size=(28, 30)))
 
 

@@ -59,14 +59,15 @@ def test_hidden_and_other_files_are_passed_over(two_classes):
 def test_two_files_of_unequal_size_are_named(two_classes):
     paint(two_classes / "train/cat/b.png", 1, size=(5, 3))
     with pytest.raises(
-        DataError, match=r"b\.png: expected 4 x 3 pixels in grayscale as .*z\.png has, got 5 x 3 .*; resize"
+        DataError,
+        match=r"b\.png: expected 3 x 4 pixels \(height x width\) in grayscale as .*z\.png has, got 3 x 5 .*; resize",
     ):
         load("folder", str(two_classes))
 
 
 def test_grayscale_among_colour_is_refused(two_classes):
     paint(two_classes / "train/cat/b.png", (1, 2, 3), mode="RGB")
-    with pytest.raises(DataError, match=r"in grayscale as .*z\.png has, got 4 x 3 pixels in colour"):
+    with pytest.raises(DataError, match=r"in grayscale as .*z\.png has, got 3 x 4 pixels \(height x width\) in colour"):
         load("folder", str(two_classes))
 
 

@@ -62,10 +62,10 @@ def test_grayscale_in_colour_has_three_equal_channels(tmp_path):
 
 def test_the_message_for_unlike_pictures_names_the_keys(mixed):
     with pytest.raises(
-        DataError, match=r"all agree: data.resize = \[8, 8\] does so|data.resize = \[8, 8\] and data.mode"
+        DataError, match=r"all agree: give --set 'data.resize=\[8, 8\]'$|'data.resize=\[8, 8\]' and --set data.mode"
     ):
         load("folder", str(mixed))
-    with pytest.raises(DataError, match=r'resize or convert .*: data.mode = "L" or "RGB" does so'):
+    with pytest.raises(DataError, match=r"resize or convert .*: give --set data.mode=L \(or RGB\)$"):
         load("folder", str(mixed), options={"resize": [8, 8]})
 
 

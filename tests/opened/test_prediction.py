@@ -132,6 +132,7 @@ def test_the_cost_is_said_first(run_small: Run, source: dict, capsys: pytest.Cap
         run.predict(source["x_test"], say=True)  # type: ignore[arg-type]
     assert lines == [said.rstrip("\n")]
     assert prediction.cost_line(1000, 50_000, 3725.0, 2).endswith("about 1:02:05 (h:mm:ss) on 2 cores")
+    assert prediction.cost_line(1000, 50_000, 3725.0, 1).endswith(" on 1 core")
 
 
 def test_images_unlike_those_of_the_run_are_refused(run_small: Run, source: dict) -> None:

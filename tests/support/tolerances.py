@@ -17,7 +17,8 @@ class Tolerance:
         slope of arccos is infinite there: an error of eps in rho moves k0 by sqrt(2 eps) / pi, in every layer, in
         float64; in float32 such pairs are computed in float64.
     golden : against golden values, which other systems computed in float64 without exact correlations of 1.
-    peer : the same over networks of all layers and images that are nearly parallel.
+    peer : the same over networks of all layers and images that are nearly parallel: what docs/porting.md promises.
+        Measured: 3.5e-7 and 7.0e-9.
     """
 
     dual: float
@@ -28,8 +29,8 @@ class Tolerance:
 
 
 _TOLERANCES = {
-    "float32": Tolerance(dual=5e-7, kernel=1e-5, parallel=1e-5, golden=1e-5, peer=1e-6),
-    "float64": Tolerance(dual=5e-15, kernel=1e-12, parallel=2e-7, golden=1e-7, peer=1e-7),
+    "float32": Tolerance(dual=5e-7, kernel=1e-5, parallel=1e-5, golden=1e-5, peer=4e-7),
+    "float64": Tolerance(dual=5e-15, kernel=1e-12, parallel=2e-7, golden=1e-7, peer=1e-8),
 }
 DTYPES = tuple(_TOLERANCES)
 

@@ -12,7 +12,9 @@ from cntk_pipeline.config import parse_config
 from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.rundir.provenance import library_versions
+from cntk_pipeline.tasks import StageForecast
 from cntk_pipeline.workflow import run as runs
+from cntk_pipeline.workflow.plan import DRIVER_SECONDS, TASK_SECONDS, plan_stage
 
 
 @pytest.fixture
@@ -54,6 +56,56 @@ def test_a_plan_of_small_pairs_measures_them_whole(small_config, capsys):
     assert "\n4 read-outs in one pass of the engine cpu" in said
     show_plan(replace(plan, readouts=plan.readouts[:1]))
     assert "\n1 read-out in one pass of the engine cpu" in capsys.readouterr().out
+
+
+def test_more_slots_than_tasks_shorten_nothing(small_config):
+    """Seen to fail where each stage was spread over all slots: a tile on 64 workers took 1/64 of its time."""
+    few, many = (
+        runs.plan(small_config(kernel={"tile": 64}, cluster={"kind": "serial"} if slots == 1 else on(slots)))
+        for slots in (1, 64)
+    )
+    assert many.slots == 64
+    for alone, spread in zip(few.stages, many.stages, strict=True):
+        if alone.tasks == 1:
+            assert spread.seconds >= TASK_SECONDS, spread.stage
+
+
+def on(slots):
+    return {"kind": "local", "workers": slots}
+
+
+@pytest.mark.parametrize(
+    ("slots", "seconds"),
+    [
+        (1, 60 + 60 * TASK_SECONDS),
+        (4, 15 + 15 * TASK_SECONDS),
+        (1000, 1 + TASK_SECONDS),
+    ],
+)
+def test_a_stage_is_spread_over_slots_up_to_its_tasks(slots, seconds):
+    assert plan_stage(StageForecast("train", 60, 0, 60.0), slots).seconds == pytest.approx(seconds)
+
+
+def test_a_stage_takes_its_longest_chain_and_the_driver_s_time_of_each_task():
+    chained = StageForecast("factor", 60, 0, 60.0, 10, 20.0)
+    assert plan_stage(chained, 2).seconds == pytest.approx(30 + 30 * TASK_SECONDS)
+    assert plan_stage(chained, 1000).seconds == pytest.approx(20 + 10 * TASK_SECONDS)
+    assert plan_stage(chained * 3, 1000).seconds == pytest.approx(20 + 10 * TASK_SECONDS)  # side by side
+    assert plan_stage(StageForecast("mean", 60, 0, 60.0, 60), 1000).seconds == pytest.approx(60 + 60 * TASK_SECONDS)
+    assert plan_stage(StageForecast("train", 13_066, 0, 7000.0), 1024).seconds == pytest.approx(13_066 * DRIVER_SECONDS)
+    assert plan_stage(StageForecast("train", 0, 0, 0.0), 4).seconds == 0
+
+
+@pytest.mark.parametrize(("kind", "limit"), [("slurm", 0.5), ("kubernetes", "auto")])
+def test_a_plan_warns_of_memory_that_no_submission_takes(small_config, kind, limit):
+    """The forecast is answered all the same: it says how much memory to give."""
+    cluster = {"kind": kind, "workers": 2, "memory_limit": limit}
+    plan = runs.plan(small_config(cluster=cluster))
+    assert plan.memory_bytes > 0
+    (warning,) = (line for line in plan.warnings if line.startswith("no run can begin with this [cluster]: "))
+    assert "cluster.memory_limit" in warning
+    cluster["memory_limit"] = "4GiB"
+    assert not any("[cluster]" in line for line in runs.plan(small_config(cluster=cluster)).warnings)
 
 
 def test_a_plan_of_a_run_that_was_begun_has_its_tile(small_config, tmp_path):

@@ -96,7 +96,9 @@ def test_images_with_absent_pixels_get_a_network_that_takes_them(tmp_path: Path)
 
 def test_pictures_of_mixed_sizes_are_refused_with_the_key_that_helps(tmp_path: Path) -> None:
     write_formats(tmp_path)
-    with pytest.raises(DataError, match=r"data\.resize = \[4, \d\] does so"):
+    with pytest.raises(
+        DataError, match=r"expected 4 x \d pixels \(height x width\) .* give --set 'data\.resize=\[4, \d\]'"
+    ):
         make_starter(str(tmp_path / "holiday"))
 
 

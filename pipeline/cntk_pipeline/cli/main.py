@@ -112,17 +112,17 @@ def init(
 
 
 @app.command()
-def plan(file: WorkflowFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def plan(file: WorkflowFile, cluster: Cluster = None, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Forecast the time, bytes and memory of a workflow.
 
-    Nothing is written.
+    No run directory is made. CIFAR-10 is downloaded (170 MB) if it is not on this machine.
     """
     with importing():
         from cntk_pipeline.cli.display import show_plan
         from cntk_pipeline.cli.driving import read_workflow
         from cntk_pipeline.workflow import run as runs
 
-    forecast = runs.plan(read_workflow(file, overrides))
+    forecast = runs.plan(read_workflow(file, overrides, cluster=cluster))
     if as_json:
         _print_json(forecast.to_json())
     else:

@@ -102,8 +102,10 @@ class ClusterConfig(OpenSection):
     threads_per_worker : number of tiles that a process computes at once.
     gpus_per_node : number of graphics cards of a machine, for kernels of ``engine = "cuda"``: each worker has a card of
         its own, and a machine at most so many workers. docs/gpu.md says what each kind does.
-    memory_limit : memory of one worker, as Dask writes it: bytes ("4GiB"), a share of the machine's memory (0.5), or
-        "auto".
+    memory_limit : memory of one worker. Bytes ("4GiB") are valid for all kinds; ``cntk plan`` says how many are needed.
+        "slurm" takes no share, and "kubernetes" needs bytes. Others also take a share of the machine's memory (0.5).
+        "auto" gives a worker the share of the machine's memory that its threads are of the cores; with "slurm" it is
+        the default of the site.
     tls : encrypt everything between processes, with certificates of the cluster's own.
     dashboard : address of Dask's dashboard; any but the loopback gives a warning.
     metrics : address at which the driver itself serves Prometheus metrics, "HOST:PORT"; see docs/observability.md.

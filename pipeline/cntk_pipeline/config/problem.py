@@ -19,7 +19,8 @@ class DataConfig(OpenSection):
     Attributes
     ----------
     source : a data set by name, or the format of its files.
-    path : file or folder that the source reads; without it, the usual places are searched where there are any.
+    path : file or folder that the source reads; without it, the usual places are searched where there are any. It is
+        relative to the folder in which the command is typed.
     task : what the labels are: "classification", "multilabel" (a column of 0 and 1 for each class) or "regression".
         "auto" goes by their type: numbers that are not whole mean a regression; text, truth values and whole numbers a
         classification.

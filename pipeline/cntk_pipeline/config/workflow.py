@@ -46,7 +46,7 @@ class StoreConfig(Section):
 
     Attributes
     ----------
-    path : the run directory; by default ``runs/NAME``.
+    path : the run directory; by default ``runs/NAME``. It is relative to the folder in which the command is typed.
     grow_from : an older run directory; tiles that are the same in both are taken over instead of computed.
     """
 

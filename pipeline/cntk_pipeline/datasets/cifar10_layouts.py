@@ -141,9 +141,8 @@ def _decode_row(encoded: bytes | None, where: str) -> npt.NDArray[np.uint8]:
         raise DataError(f"{where}: expected an encoded image, got null; fetch the file again")
     pixels = decode(io.BytesIO(encoded), where)
     if pixels.shape[:2] != (32, 32):
-        raise DataError(
-            f"{where}: expected 32 x 32 pixels, got {pixels.shape[1]} x {pixels.shape[0]}; is this CIFAR-10?"
-        )
+        height, width = pixels.shape[:2]
+        raise DataError(f"{where}: expected 32 x 32 pixels, got {height} x {width} (height x width); is this CIFAR-10?")
     return np.broadcast_to(pixels, (32, 32, 3))
 
 

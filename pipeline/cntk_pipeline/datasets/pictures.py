@@ -130,13 +130,14 @@ def _notes(counts: Counter[str], total: int, shape: tuple[int, ...], where: obje
 
 
 def _describe(pixels: npt.NDArray[Any]) -> str:
-    """Write the size in the usual order, width first."""
+    """Write the size in the order of arrays and of ``data.resize``, height first."""
     height, width, channels = pixels.shape
-    return f"{width} x {height} pixels in {'grayscale' if channels == 1 else 'colour'}"
+    return f"{height} x {width} pixels (height x width) in {'grayscale' if channels == 1 else 'colour'}"
 
 
 def _remedy(first: npt.NDArray[Any], other: npt.NDArray[Any]) -> str:
     """Name the keys that make two pictures agree."""
-    keys = [f"data.resize = [{first.shape[0]}, {first.shape[1]}]"] if first.shape[:2] != other.shape[:2] else []
-    keys += ['data.mode = "L" or "RGB"'] if first.shape[2] != other.shape[2] else []
-    return f"resize or convert the images so that all agree: {' and '.join(keys)} does so"
+    height, width, _ = first.shape
+    options = [f"--set 'data.resize=[{height}, {width}]'"] if first.shape[:2] != other.shape[:2] else []
+    options += ["--set data.mode=L (or RGB)"] if first.shape[2] != other.shape[2] else []
+    return f"resize or convert the images so that all agree: give {' and '.join(options)}"

@@ -96,5 +96,7 @@ def _forecast_columns(size: KernelSize, centres: int, pair_seconds: float) -> li
             written += min(cut.pieces, Cut(centres, size.tile).pieces) * line  # the diagonal
         weight = {TEST: size.test_weight, VARIANCE: size.test_weight**2}.get(owner, 1.0)
         seconds = sum(grid.total_entries() for grid in mine) * pair_seconds * weight
-        found.append(StageForecast(owner.kind, count, written * size.readouts, seconds))
+        # Where the kernel itself draws its centres, a block of columns waits for the draw after the block before it.
+        chain = Cut(centres, size.tile).pieces if owner is TRAIN and not size.symmetric else 1
+        found.append(StageForecast(owner.kind, count, written * size.readouts, seconds, chain))
     return found

@@ -177,12 +177,14 @@ def forecast_pivots(size: KernelSize, pair_seconds: float, product_rate: float) 
     operations = sum(float(train) * min((block + 1) * tile, centres) ** 2 for block in range(columns.pieces))
     drawn = (columns.pieces + 1) * (8 * tile * (centres + 1) + 8)
     return [
-        StageForecast(PIVOTS.kind, columns.pieces + 1, drawn, pairs * pair_seconds),
+        # A draw waits for the residuals of the columns before it, and these for the draw.
+        StageForecast(PIVOTS.kind, columns.pieces + 1, drawn, pairs * pair_seconds, columns.pieces + 1),
         StageForecast(
             RESIDUAL_DIAGONAL.kind,
             columns.pieces * rows.pieces,
             columns.pieces * rows.pieces * 8 * tile,
             operations / product_rate,
+            columns.pieces,
         ),
     ]
 

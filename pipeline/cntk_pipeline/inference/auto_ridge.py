@@ -30,7 +30,7 @@ from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Job, Owner, Place
 from cntk_pipeline.rundir.specification import DataSpecification
 from cntk_pipeline.solvers import Method, System, SystemSize, make_system
-from cntk_pipeline.solvers.cholesky import factor_jobs, release_factor
+from cntk_pipeline.solvers.cholesky import chain_operations, factor_jobs, release_factor
 from cntk_pipeline.solvers.scores import Scores, score, score_texts
 from cntk_pipeline.solvers.systems import (
     RIDGE_CHOICE,
@@ -321,8 +321,11 @@ def _left_out_part(data: DataSpecification, scores: Sequence[Any]) -> Json:
 
 def forecast_choice(size: SystemSize) -> StageForecast:
     """Forecast the choice of a ridge for one read-out."""
-    operations = min(EIGEN_OPERATIONS, len(ridge_candidates()) * CANDIDATE_OPERATIONS) * size.train**3
-    return StageForecast(RIDGE_PATH.kind, 1, 0, operations / size.product_rate)
+    candidates, rate = len(ridge_candidates()), size.product_rate
+    operations = min(EIGEN_OPERATIONS, candidates * CANDIDATE_OPERATIONS) * size.train**3
+    # On many slots each candidate is factored, after the one before.
+    chain = candidates * chain_operations(size.cut)
+    return StageForecast(RIDGE_PATH.kind, 1, 0, operations / rate, 1, min(operations, chain) / rate)
 
 
 def show_choices(found: Found) -> Shown:

@@ -72,7 +72,8 @@ def count_test_blocks(size: SystemSize) -> int:
 def forecast_whitened(size: SystemSize) -> StageForecast:
     """Forecast the whitened kernel of one system."""
     tasks, numbers = size.cut.pieces * count_test_blocks(size), size.train * size.test
-    return StageForecast("whitened", tasks, 8 * numbers, float(numbers) * size.train / size.product_rate)
+    seconds = float(numbers) * size.train / size.product_rate
+    return StageForecast("whitened", tasks, 8 * numbers, seconds, size.cut.pieces)  # of a row, each waits for its left
 
 
 def after_row(system: System, row: int, cols: Cut) -> tuple[Task, ...]:

@@ -24,7 +24,8 @@ class PluginOptions(Section):
     Attributes
     ----------
     plugin : the function, as "module:function"; docs/extending.md says what it is given and what it returns.
-    plugin_folder : the folder that holds the one file of the module; without it, the module is an installed one.
+    plugin_folder : the folder that holds the one file of the module, relative to the folder in which the command is
+        typed; without it, the module is an installed one.
     plugin_digest : sha256 of the source; another source is refused. By default any source begins a run, and the run
         keeps its digest.
     plugin_block : images on each side of the blocks that the function is given. Blocks always have this size, so that

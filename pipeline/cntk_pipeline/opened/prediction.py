@@ -109,7 +109,8 @@ def cost_line(images: int, train: int, seconds: float, cores: int) -> str:
     """Say what predictions cost."""
     left = datetime.timedelta(seconds=round(seconds))
     time = "less than a second" if seconds < 0.5 else f"about {left} (h:mm:ss)"
-    return f"predicting {images:,} images: {images * train:,} pairs with the training images, {time} on {cores} cores"
+    on = f"{cores} core{'' if cores == 1 else 's'}"
+    return f"predicting {images:,} images: {images * train:,} pairs with the training images, {time} on {on}"
 
 
 def _means(run: RunDirectory, system: System, engine: Engine, cost: CostSoFar, block: Array, alpha: Array) -> Array:

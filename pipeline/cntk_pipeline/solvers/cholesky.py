@@ -120,6 +120,20 @@ def finish_width(block_rows: int) -> int:
     return max(1, round(math.sqrt(block_rows / 3)))
 
 
+def chain_operations(cut: Cut) -> float:
+    """Count the operations of the longest chain of a factor, with which it ends on any number of slots.
+
+    In each column the diagonal tile is finished, then the tile below it, for which the next diagonal tile waits.
+    """
+    width = finish_width(cut.pieces) if cut.size >= SMALLEST_SPLIT_TILE else cut.pieces
+    lengths = [cut.length(col) for col in range(cut.pieces)]
+    total = 0.0
+    for col, breadth in enumerate(lengths):
+        inner, height = min(col, width) * cut.size, lengths[col + 1] if col + 1 < cut.pieces else 0
+        total += (inner + breadth / 3) * breadth**2 + (2 * inner + breadth) * breadth * height
+    return total
+
+
 def sum_bulk(run_path: str, task: Task) -> Receipt:
     """Sum the products of a tile with all but the last columns, and store the sum in float64."""
     work = open_work(run_path, task)
@@ -298,13 +312,15 @@ class Cholesky(Solver):
         solving = 4 * size.train**2 * size.classes / size.product_rate
         factoring = size.train**3 / 3 / size.product_rate
         kept = size.train * size.classes * 8
+        chain = 2 * size.cut.pieces, chain_operations(size.cut) / size.product_rate
         if not self.has_exact_factor(options):
             return [
-                StageForecast("factor", triangle, written, factoring),
+                StageForecast("factor", triangle, written, factoring, *chain),
                 StageForecast("step", 1, 0, 0.0),
                 StageForecast("coefficients", 1, kept, solving),
             ]
-        factor = StageForecast("factor", triangle + size.cut.pieces, written + kept, factoring + solving / 2)
+        tasks = triangle + size.cut.pieces
+        factor = StageForecast("factor", tasks, written + kept, factoring + solving / 2, *chain)
         return [factor, StageForecast("coefficients", 1, kept, solving / 2)]
 
     def forecast_iteration(self, size: SystemSize, options: CholeskyOptions) -> IterationForecast | None:

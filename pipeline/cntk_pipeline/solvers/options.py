@@ -11,7 +11,7 @@ from cntk_pipeline.solvers.systems import Method
 DEFAULT_TOLERANCE, DEFAULT_MAX_ITERATIONS = 1e-10, 1000
 
 DEFAULT_RANK = 256
-"""On 1,500 digits (CNTK-V and CNTK-GAP, depth 6, ridges 1e-2 to 1e-6): 26 to 38 iterations to 1e-10, against 142 to
+"""On 1,500 digits (CNTK-V and CNTK-GAP, depth 6, ridges 1e-2 to 1e-6): 27 to 40 iterations to 1e-10, against 142 to
 201 with rank 0, 43 to 63 with 64 and 20 to 29 with 512."""
 
 

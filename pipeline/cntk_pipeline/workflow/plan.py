@@ -13,7 +13,7 @@ from cntk_pipeline.clusters.memory import PROCESS_BYTES, kernel_task_bytes
 from cntk_pipeline.config import SolveConfig
 from cntk_pipeline.datasets import Contents
 from cntk_pipeline.gram.forecast import KernelSize, forecast_kernel
-from cntk_pipeline.gram.pivots import PIVOTS, forecast_pivots
+from cntk_pipeline.gram.pivots import forecast_pivots
 from cntk_pipeline.inference import RESULTS, asked_of, forecast_choice, forecast_results, needs_test_kernel
 from cntk_pipeline.rundir.specification import EngineRecord
 from cntk_pipeline.solvers import (
@@ -36,6 +36,10 @@ from cntk_pipeline.workflow.ways import PASSES, Way, compare_ways
 
 TASK_SECONDS = 0.012
 """Cost of a task beside its arithmetic: scheduling, opening arrays, fsync. Measured on tasks without arithmetic."""
+
+DRIVER_SECONDS = 0.0015
+"""Cost of a task in the driver and its scheduler, one after the other. Measured: benchmarks/measurements.md, of
+`benchmarks/overhead.py`, has 1.5 to 2.7 ms on shared machines."""
 
 
 @dataclass(frozen=True)
@@ -208,10 +212,8 @@ class _Forecast:
 
     def stage_plans(self, slots: int) -> tuple[StagePlan, ...]:
         """Spread the stages over the slots, in the order in which they are shown."""
-        return tuple(
-            _plan_stage(row, 1 if row.kind == PIVOTS.kind else slots)  # a draw waits for the columns before it
-            for row in sorted(self.stages, key=lambda row: list(OWNERS).index(row.kind))
-        )
+        order = list(OWNERS)
+        return tuple(plan_stage(row, slots) for row in sorted(self.stages, key=lambda row: order.index(row.kind)))
 
 
 def _forecast(loaded: Loaded, solve: SolveConfig, tile: int, rate: float) -> _Forecast:
@@ -241,16 +243,22 @@ def _forecast(loaded: Loaded, solve: SolveConfig, tile: int, rate: float) -> _Fo
     return _Forecast(stages, size, systems, solver.forecast_iteration(size, options))
 
 
-def _plan_stage(row: StageForecast, slots: int) -> StagePlan:
-    seconds = (row.core_seconds + row.tasks * TASK_SECONDS) / slots
+def plan_stage(row: StageForecast, slots: int) -> StagePlan:
+    """Bound a stage by the work of all slots, by its longest chain of tasks, and by the driver."""
+    seconds = max(
+        (row.core_seconds + row.tasks * TASK_SECONDS) / slots,
+        row.longest_seconds + min(row.chain, row.tasks) * TASK_SECONDS,
+        row.tasks * DRIVER_SECONDS,
+    )
     return StagePlan(row.kind, row.tasks, row.written_bytes, seconds)
 
 
 def _plan_iteration(one: IterationForecast, systems: int, slots: int) -> IterationPlan:
     """Spread the products of all systems over the slots; their steps follow, each on a slot of its own."""
-    products = systems * (one.product_seconds + one.tasks * TASK_SECONDS) / slots
+    tasks = systems * one.tasks
+    products = plan_stage(StageForecast("product", tasks, 0, systems * one.product_seconds), slots).seconds
     steps = math.ceil(systems / slots) * (one.step_seconds + TASK_SECONDS)
-    return IterationPlan(systems * one.tasks, systems * one.read_bytes, products + steps)
+    return IterationPlan(tasks, systems * one.read_bytes, products + steps)
 
 
 def measure_product_rate(side: int = 512) -> float:

@@ -93,7 +93,7 @@ class Begun:
 
 
 def plan(config: RunConfig) -> Plan:
-    """Forecast a run; nothing is written."""
+    """Forecast a run; no run directory is made."""
     return forecast(load(config))
 
 
@@ -106,7 +106,12 @@ def forecast(loaded: Loaded) -> Plan:
     begun = path if isinstance(path, LocalPath) else None
     _require_images(loaded, begun)
     kept = factor_tiles(RunDirectory(begun)) if begun is not None and (begun / "run.json").exists() else ()
-    return make_plan(loaded, tile_of(loaded, begun, old), kept, path.free_bytes())
+    plan = make_plan(loaded, tile_of(loaded, begun, old), kept, path.free_bytes())
+    try:
+        cluster_of(loaded.config.cluster).memory(loaded.config.cluster)
+    except ConfigError as error:  # the plan says how much memory to give, so it is no refusal
+        return replace(plan, warnings=(*plan.warnings, f"no run can begin with this [cluster]: {error}"))
+    return plan
 
 
 def costliest_network(config: RunConfig) -> "tuple[str, Summary | NodeSummary]":

@@ -8,7 +8,7 @@ from cntk_pipeline.config import SolveConfig
 from cntk_pipeline.solvers import kernel_bytes_of
 
 PASSES = 40
-"""Passes over the kernel that ways are compared with: on 1,500 digits a preconditioner of rank 256 takes 26 to 38."""
+"""Passes over the kernel that ways are compared with: on 1,500 digits a preconditioner of rank 256 takes 27 to 40."""
 
 CENTRES = 2000
 """Centres that ways are compared with; docs/solving.md has the same number."""
