@@ -161,7 +161,7 @@ class KernelClassifier(ClassifierMixin, BaseEstimator):
             classes, labels = np.unique(y, return_inverse=True)
         except TypeError:
             raise DataError(
-                f"y: expected classes of one type, numbers or texts, got {describe_objects(y)}; make texts of all"
+                f"y: expected classes of one type, numbers or texts, got {describe_objects(np.asarray(y))}; make texts of all"
             ) from None
         if len(classes) < 2:
             raise ValueError(
