@@ -160,8 +160,9 @@ class KernelClassifier(ClassifierMixin, BaseEstimator):
             check_classification_targets(y)
             classes, labels = np.unique(y, return_inverse=True)
         except TypeError:
+            held = describe_objects(np.asarray(y))
             raise DataError(
-                f"y: expected classes of one type, numbers or texts, got {describe_objects(np.asarray(y))}; make texts of all"
+                f"y: expected classes of one type, numbers or texts, got {held}; make texts of all"
             ) from None
         if len(classes) < 2:
             raise ValueError(
