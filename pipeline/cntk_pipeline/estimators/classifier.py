@@ -160,9 +160,9 @@ class KernelClassifier(ClassifierMixin, BaseEstimator):
             check_classification_targets(y)
             classes, labels = np.unique(y, return_inverse=True)
         except TypeError:
+            held = describe_objects(np.asarray(y))
             raise DataError(
-                f"y: expected classes of one type, numbers or texts, got {describe_objects(np.asarray(y))}; make texts "
-                "of all"
+                f"y: expected classes of one type, numbers or texts, got {held}; make texts of all"
             ) from None
         if len(classes) < 2:
             raise ValueError(
@@ -203,7 +203,10 @@ class KernelClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self, "dual_coef_")
         source = KernelSource.of_fit(self)
         require_plain("X", x)
-        samples = read_samples(self, source, x)
+        values = validate_data(
+            self, x, dtype="numeric", allow_nd=True, reset=False, ensure_all_finite=source.needed_numbers
+        )
+        samples = read_samples(source, values, self.X_fit_.shape[1:])
         return np.concatenate([cross @ self.dual_coef_ for _, cross in source.cross_blocks(samples, self.X_fit_)])
 
     def __sklearn_tags__(self) -> Tags:
