@@ -14,6 +14,7 @@ from cntk_pipeline.layers import (
     GlobalAvgPool,
     LayerNorm,
     LocalAvgPool,
+    Product,
     Relu,
     Rescale,
     Residual,
@@ -258,6 +259,16 @@ def test_without_activations_behind_a_pooling_no_image_meets_itself_beforehand()
         (*CONV, AvgPool(2), Conv(3), Flatten(), Dense()),
     ):
         assert not any(self_visited(lower_one(*layers)))
+
+
+def test_weights_that_enlarge_and_products_behind_a_pooling_need_the_variances_before_them():
+    # What had become too small for its digits would look like a kernel again.
+    for layers in (
+        (*CONV, GlobalAvgPool(), Dense(w_std=3.0), Dense(w_std=1.4)),
+        (*CONV, GlobalAvgPool(), Product(Dense(), Dense())),
+    ):
+        assert any(self_visited(lower_one(*layers)))
+    assert not any(self_visited(lower_one(*CONV, GlobalAvgPool(), Dense(w_std=2.0), Dense(w_std=2.0))))
 
 
 def test_an_activation_behind_a_pooling_needs_the_variances_before_it():

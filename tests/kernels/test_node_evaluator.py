@@ -253,6 +253,24 @@ def test_kernels_of_graphs_below_the_range_of_float32_are_refused_and_not_zero(p
     assert not kernel_matrix(fixed, packed).any()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [*[GraphConv(w_std=1e-90)] * 2, *[GraphConv(w_std=1e90)] * 2],
+        [*[GraphConv(w_std=1e-90), Relu()] * 2, *[GraphConv(w_std=1e90)] * 2],
+        [*[GraphConv(w_std=1e-90)] * 2, LayerNorm()],
+        [*[GraphConv(w_std=1e-90)] * 2, Dense(), Elementwise(np.sin, 32)],
+        [Dense(w_std=1e-90), Product(Dense(), Dense(w_std=1e-90)), *[Dense(w_std=1e90)] * 2],
+    ],
+)
+def test_covariances_that_lose_their_digits_are_refused_and_do_not_become_zero(layers, dtype, packed):
+    zero = packed.astype(np.float64)
+    zero[0].reshape(-1)[2 + 2 * int(zero[0].flat[1]) :] *= 0  # has no variance, which is right
+    with pytest.raises(NotAccurate, match=r"graph 1 (are|has) .* below \de-\d+.* too small for float64"):
+        kernel_matrix(Sequential(*layers, GlobalSumPool()), zero, kind="nngp", dtype=dtype)
+
+
 def test_flips_values_of_no_size_and_rows_that_are_no_graphs_are_refused(packed):
     with pytest.raises(LayerError, match="graphs have no left and right: leave flips out"):
         kernel_matrix(PLAIN, packed, flips=True)
@@ -263,7 +281,7 @@ def test_flips_values_of_no_size_and_rows_that_are_no_graphs_are_refused(packed)
     tiny = packed.astype(np.float64)
     tiny[1].reshape(-1)[2 + 2 * int(tiny[1].flat[1]) :] *= 1e-160
     network = Sequential(GraphConv(), Relu(), GlobalSumPool())
-    with pytest.raises(NotFinite, match="graph 1 has a standard deviation in a layer that is no number, or below"):
+    with pytest.raises(NotAccurate, match="the variances of graph 1 are not 0 and below 2e-308, too small"):
         kernel_matrix(network, tiny)
     with pytest.raises(NotFinite, match="for pair"):
         kernel_matrix(Sequential(GraphConv(w_std=1e30), Relu(), Dense(w_std=1e30), GlobalSumPool()), packed)

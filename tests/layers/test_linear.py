@@ -1,5 +1,6 @@
 """Layers with weights: their shapes, what they ask of covariances, and what they refuse."""
 
+import sys
 from dataclasses import replace
 from functools import partial
 
@@ -52,6 +53,13 @@ def test_standard_deviations_whose_squares_are_no_numbers_are_refused(value):
     with pytest.raises(LayerError, match=r"b_std must be below 1e\+154, or its square is no number of float64; got 1"):
         Dense(b_std=value)
     assert Dense(w_std=1e153).w_std ** 2 < float("inf")
+
+
+@pytest.mark.parametrize("value", [1e-200, 1e-154])
+def test_standard_deviations_whose_squares_have_lost_digits_are_refused(value):
+    with pytest.raises(LayerError, match=r"w_std must be 0 or at least 1e-153, or its square has lost digits; got 1e-"):
+        Dense(w_std=value)
+    assert Dense(w_std=1e-153).w_std ** 2 > sys.float_info.min
 
 
 @pytest.mark.parametrize("make", [lambda: Rescale(True), lambda: Dense(rate=True)])

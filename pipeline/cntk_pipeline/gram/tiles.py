@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from cntk_pipeline.config import KernelConfig, NetworkConfig, ReadoutsConfig
-from cntk_pipeline.errors import ConfigError, CorruptTile, LayerError, NotFinite
+from cntk_pipeline.errors import ConfigError, CorruptTile, LayerError, NotAccurate, NotFinite
 from cntk_pipeline.gram.engines import is_known, load_code, open_engine, require_numerics, uses_devices
 from cntk_pipeline.gram.networks import layer_count, require_depth, require_option_types, require_size, require_types
 from cntk_pipeline.graphs import NodeCounts, count_nodes, is_graph, piece_sums
@@ -332,16 +332,16 @@ def compute_train_pairs(run: RunDirectory, readout: str, later: Array, earlier: 
 
     Raises
     ------
-    SpecificationMismatch, NotFinite
+    SpecificationMismatch, NotAccurate, NotFinite
         As in `compute_train_tile`.
     """
     require_numerics(run)
     evaluator = engine_of(run, (_number_of(run, readout),)).evaluator()
     try:
         return evaluator.evaluate(_train_images(run, later), _train_images(run, earlier))[0]
-    except NotFinite as error:
-        places = "the pair is counted among some training images, of which the first are"
-        raise NotFinite(f"{error} ({places} {later[0]} and {earlier[0]})") from None
+    except (NotAccurate, NotFinite) as error:
+        places = "it is counted among some training images, of which the first are"
+        raise type(error)(f"{error} ({places} {later[0]} and {earlier[0]})") from None
 
 
 def _train_images(run: RunDirectory, samples: Array) -> Array:

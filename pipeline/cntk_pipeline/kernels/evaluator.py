@@ -96,7 +96,7 @@ class CpuEvaluator(Evaluator):
         NotAccurate
             If a value would be further than 1e-5 from the truth in float64 as well, or images or values are too small.
         NotFinite
-            If a value is not finite, with the pair.
+            If a value is not finite, with the pair, or a variance of an image is too large.
         """
         x = self.planar(left, first[0])
         z = x if right is None else self.planar(right, first[1])
@@ -115,13 +115,13 @@ class CpuEvaluator(Evaluator):
         """Say which image's preparation failed: the first one that fails by itself."""
         try:
             yield
-        except NotFinite:
+        except (NotFinite, NotAccurate):
             for images, begin in ((x, first[0]), (z, first[1])):
                 for k, image in enumerate(images):
                     try:
                         self.planes.prepare(image[None])
-                    except NotFinite as error:
-                        raise NotFinite(str(error).replace("an image", f"image {begin + k}", 1)) from None
+                    except (NotFinite, NotAccurate) as error:
+                        raise type(error)(str(error).replace("an image", f"image {begin + k}", 1)) from None
             raise
 
     def _require_scale(self, values: Array, x: Array, z: Array) -> None:

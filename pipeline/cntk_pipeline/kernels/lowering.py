@@ -22,6 +22,12 @@ from cntk_pipeline.layers.kinds import KINDS as KINDS
 from cntk_pipeline.layers.kinds import require_kind
 from cntk_pipeline.layers.recurrent import compares_last_states
 
+MOST_GROWTH = 16.0
+"""By how much linear layers behind a pooling may enlarge covariances before somebody looks at the variances there.
+
+Where what comes out is a normal number of the dtype, what they began with has lost no more than 4 of its 23 bits.
+"""
+
 _WEIGHTS = (Code.WEIGH, Code.RECUR)
 """What has weights of its own, and takes T of the images to be zero."""
 
@@ -198,14 +204,14 @@ class _Assembly:
         wanted: dict[int, Array] = {}
         self_wanted: dict[int, Array] = {}
         visits: dict[StageKey, tuple[Visits, Visits]] = {}
+        needed = self._need_variances(steps)
         for key in reversed(keys):
-            needs_variances = any(s.operation.function or s.operation.code is Code.ATTEND for s in steps[key])
-            if needs_variances and key.level > 0:
+            if key in needed and key.level > 0:
                 self._want_variances(key, steps[key], self_wanted)
             # What an image with itself passes on must run in this order: its own stage's loads come from here too.
             self_visits = self._visit(key, steps[key], self_wanted, readouts=False)
             visits[key] = (self._visit(key, steps[key], wanted, readouts=True), self_visits)
-        stages = tuple(self._stage(key, steps[key], *visits[key]) for key in keys)
+        stages = tuple(self._stage(key, steps[key], *visits[key], key in needed) for key in keys)
         # What is for keys alone is there for an image with itself, and not for a pair.
         nowhere = {k: _no_offsets(self.nodes[k].result) for k in self.tensors}
         tensors = tuple(self._tensor(k, wanted.get(k, no) | self_wanted.get(k, no)) for k, no in nowhere.items())
@@ -313,6 +319,27 @@ class _Assembly:
             Code.LOAD, slot=self.tensors[k], tangent=self.tangent[k], grid=node.grid, target_grid=node.grid
         )
 
+    def _need_variances(self, steps: dict[StageKey, list[_Step]]) -> set[StageKey]:
+        """List the stages in which the variances of images must be known.
+
+        Activations and attention ask for them. Elsewhere they tell whether an image still has a size: at once where it
+        begins, behind poolings for the price of the pair of the image with itself. So there only where products, or
+        weights that enlarge, may hide that it had none.
+        """
+        needed, others, growth = set(), set(), 1.0
+        for key, found in steps.items():
+            operations = [step.operation for step in found]
+            if key.level == 0 or any(op.function or op.code is Code.ATTEND for op in operations):
+                needed.add(key)
+                continue
+            others.add(key)
+            for op in operations:
+                if op.code is Code.WEIGH:
+                    growth *= max(1.0, op.scale * op.window[0] * op.window[1])
+                elif op.code is Code.MULTIPLY:
+                    growth = np.inf
+        return needed | others if growth > MOST_GROWTH else needed
+
     def _want_variances(self, key: StageKey, steps: Sequence[_Step], wanted: dict[int, Array]) -> None:
         """Ask for an image's covariances with itself that the statistics of a stage begin with."""
         tensor_nodes = list(self.tensors)
@@ -359,10 +386,20 @@ class _Assembly:
         order = order[flat[:, order].any(0)]
         return Visits(np.ascontiguousarray(offsets[order]), np.ascontiguousarray(flat[:, order]))
 
-    def _stage(self, key: StageKey, steps: Sequence[_Step], visits: Visits, self_visits: Visits) -> Stage:
+    def _stage(
+        self, key: StageKey, steps: Sequence[_Step], visits: Visits, self_visits: Visits, knows_variances: bool
+    ) -> Stage:
         operations, register_count = _give_registers(steps)
         halo = max((_halo(op) for op in operations), default=0)
-        return Stage(key.height, key.width, key.circular, tuple(operations), visits, self_visits, register_count, halo)
+        return Stage(
+            *(key.height, key.width, key.circular),
+            tuple(operations),
+            visits,
+            self_visits,
+            register_count,
+            halo,
+            knows_variances,
+        )
 
     def _tensor(self, k: int, wanted: Array) -> Tensor:
         """Lay out the planes of a tensor's offsets one behind the other."""

@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from cntk_pipeline.errors import LayerError, NotFinite
+from cntk_pipeline.errors import LayerError, NotAccurate, NotFinite
 from cntk_pipeline.graphs import Graphs, unpack
 from cntk_pipeline.kernels.base import Evaluator, is_all_small, mirror_lower, read_dtype, require_finite, require_scale
 from cntk_pipeline.kernels.lanes import LANES
@@ -21,6 +21,7 @@ from cntk_pipeline.kernels.node_loops import (
 )
 from cntk_pipeline.kernels.node_program import NodeEntry, NodeProgram
 from cntk_pipeline.kernels.program import Array
+from cntk_pipeline.kernels.variances import TINY
 from cntk_pipeline.kernels.weighing import Place
 from cntk_pipeline.layers import Series
 
@@ -49,6 +50,7 @@ class NodeEvaluator(Evaluator):
         unit[:, [0, 1, 2, -1]] = 1, 0, 0, 0
         self._passes = Passes(program.codes, np.concatenate([program.params, unit]), program.addresses)
         self._place = np.zeros(len(Place), np.int64)
+        self._lost = np.zeros(1, np.int64)
         self._stop = np.zeros(1, np.int8)
         self._registers = np.zeros(0)
 
@@ -112,20 +114,27 @@ class NodeEvaluator(Evaluator):
                 require_scale(float(np.sqrt(a) * np.sqrt(b)), self.dtype)
 
     def _know(self, graphs: Graphs, first: int) -> "_Known":
-        """Run each graph with itself: activations must know the variances of its nodes."""
+        """Run each graph with itself: activations must know the variances of its nodes, and these must have a size."""
         known, nodes = self.program.statistic_count, int(graphs.offsets[-1])
         lefts = Left(graphs.features, graphs.starts, graphs.neighbours, np.zeros(known * nodes))
         found = _Known(graphs, lefts)
-        if not known:
-            return found
+        self._lost[0], lost = 0, -1
         if any(isinstance(function, Series) for function in self.program.functions):
             for g in range(len(graphs)):
                 self._run_self(found.graph(g), self._right(found, g, g + 1, gather=False))
+                if self._lost[0]:
+                    lost = g
+                    break
         else:
             largest = int(graphs.sizes.max())
             memory = self._memory(largest, -(-largest // LANES) * LANES)
             values = np.empty((self.program.readout_count, 1))
-            know_graphs(self._passes, lefts, graphs.offsets, _slots(graphs.degrees), memory, values)
+            lost = know_graphs(self._passes, lefts, graphs.offsets, _slots(graphs.degrees), memory, values)
+        if lost >= 0:
+            raise NotAccurate(
+                f"before or in a layer, the variances of graph {first + lost} are not 0 and below {TINY:.0e}, too "
+                "small for float64: scale the features or raise w_std"
+            )
         self._require_range(found, first)
         return found
 
@@ -153,7 +162,7 @@ class NodeEvaluator(Evaluator):
 
     def _require_range(self, known: "_Known", first: int) -> None:
         """Refuse standard deviations whose inverses' product overflows: the correlation would be wrong."""
-        statistics, largest = known.left.statistics, np.finfo(np.float64).tiny ** -0.5
+        statistics, largest = known.left.statistics, TINY**-0.5
         if np.all(statistics <= largest):
             return
         for g in range(len(known.graphs)):
@@ -162,10 +171,15 @@ class NodeEvaluator(Evaluator):
             for op in self.program.codes[self.program.codes[:, NodeEntry.COUNT] > 0]:
                 begin = op[NodeEntry.STATISTIC] * nodes
                 inverses = left.statistics[begin : begin + (1 if op[NodeEntry.JOINED] else nodes)]
-                if not np.all(inverses <= largest):
+                if np.isnan(inverses).any():
                     raise NotFinite(
-                        f"graph {first + g} has a standard deviation in a layer that is no number, or below 1e-154: "
-                        "scale the features or w_std"
+                        f"graph {first + g} has a standard deviation in a layer that is no number: scale the features "
+                        "or w_std down"
+                    )
+                if not np.all(inverses <= largest):
+                    raise NotAccurate(
+                        f"graph {first + g} has a standard deviation below 1e-154 in a layer, too small for float64: "
+                        "scale the features or raise w_std"
                     )
 
     def _right(self, known: "_Known", begin: int, end: int, gather: bool = True) -> Right:
@@ -200,7 +214,7 @@ class NodeEvaluator(Evaluator):
         if len(self._registers) < count * size:
             self._registers = np.zeros(count * size)
         registers = self._registers[: count * size].reshape(self.program.register_count, -1, size)
-        return NodeMemory(registers, np.zeros(columns + 1), self._place)
+        return NodeMemory(registers, np.zeros(columns + 1), self._place, self._lost)
 
 
 class _Known:

@@ -13,6 +13,7 @@ from cntk_pipeline.kernels.jit import jit, jit_inner
 from cntk_pipeline.kernels.lanes import LANES, address, call
 from cntk_pipeline.kernels.node_program import NodeEntry
 from cntk_pipeline.kernels.program import Array, Code
+from cntk_pipeline.kernels.variances import TINY, least_variance
 from cntk_pipeline.kernels.weighing import Place
 
 (_INPUT, _WEIGH, _ADD, _MULTIPLY, _AGGREGATE, _REDUCE, _OUTPUT) = (
@@ -91,11 +92,13 @@ class NodeMemory(NamedTuple):
     registers : (registers, 1 or 2, rows columns) float64, S and, where a read-out needs it, T.
     buffer : (columns + 1,) float64 at least, scratch.
     place : `Place`, scratch.
+    lost : (1,) int64; becomes 1 where the variances of a graph with itself lose their digits, see `_loses_digits`.
     """
 
     registers: Array
     buffer: Array
     place: Array
+    lost: Array
 
 
 class Passes(NamedTuple):
@@ -238,6 +241,25 @@ def _know(passes: Passes, p: int, rows: int, width: int, left: Left, right: Righ
 
 
 @jit_inner
+def _loses_digits(passes: Passes, p: int, rows: int, columns: int, memory: NodeMemory) -> bool:
+    """Tell whether operation p makes numbers without digits, or zeros, of all variances of a graph that are not 0."""
+    op, code = passes.codes[p], passes.codes[p, _CODE]
+    source, other, is_product = memory.registers[op[_SOURCE], 0], memory.registers[op[_OTHER], 0], code == _MULTIPLY
+    largest, is_there = 0.0, False
+    for i in range(rows):
+        value = source[i * columns + i]
+        factor = other[i * columns + i] if is_product else 1.0
+        is_there |= (value > 0.0) & (factor > 0.0)
+        largest = max(largest, value * factor)
+    least = TINY
+    if code == _WEIGH:
+        least = least_variance(passes.params[p, 0], passes.params[p, 1], TINY)
+    elif code == _REDUCE:
+        least = least_variance(passes.params[p, 0], 0.0, TINY)
+    return is_there and largest < least
+
+
+@jit_inner
 def _run(
     passes: Passes,
     first: int,
@@ -259,6 +281,9 @@ def _run(
         source, target = memory.registers[op[_SOURCE]], memory.registers[op[_TARGET]]
         rows = 1 if op[_JOINED] else nodes
         width = -(-count // LANES) * LANES if op[_JOINED] else whole
+        is_read = code != _INPUT and code != _ADD and code != _OUTPUT and not (resumes and p == first)
+        if of_self and is_read and _loses_digits(passes, p, rows, columns, memory):
+            memory.lost[0] = 1
         if code == _INPUT:
             _start(left, right, passes.params[p, 0], whole, target)
         elif code == _AGGREGATE:
@@ -359,7 +384,7 @@ def run_self(
 
 
 @jit
-def know_graphs(passes: Passes, lefts: Left, offsets: Array, slots: int, memory: NodeMemory, values_out: Array) -> None:
+def know_graphs(passes: Passes, lefts: Left, offsets: Array, slots: int, memory: NodeMemory, values_out: Array) -> int:
     """Run each graph with itself, of a program without series; write what activations must know of it.
 
     Parameters
@@ -367,6 +392,10 @@ def know_graphs(passes: Passes, lefts: Left, offsets: Array, slots: int, memory:
     lefts, offsets : all graphs, one behind the other, and their first nodes; their statistics are written.
     slots : of `Right`.
     values_out : (readouts, 1), scratch.
+
+    Returns
+    -------
+    The number of the first graph whose variances lose their digits, which is the last one then; else -1.
     """
     known = len(lefts.statistics) // len(lefts.features)
     for g in range(len(offsets) - 1):
@@ -392,6 +421,9 @@ def know_graphs(passes: Passes, lefts: Left, offsets: Array, slots: int, memory:
         )
         lay_out(lefts, offsets, g, right)
         _run(passes, 0, len(passes.codes), left, right, 1, True, False, memory, values_out)
+        if memory.lost[0] != 0:
+            return g
+    return -1
 
 
 @jit

@@ -2,14 +2,14 @@
 
 import numpy as np
 
-from cntk_pipeline.errors import NotFinite
+from cntk_pipeline.errors import NotAccurate, NotFinite
 from cntk_pipeline.kernels.attention import mix_rows, pair_index
 from cntk_pipeline.kernels.interpreter import transpose_lanes
 from cntk_pipeline.kernels.lanes import LANES
 from cntk_pipeline.kernels.machine import Block, Machine, aligned_zeros, plane_count
 from cntk_pipeline.kernels.program import Array, Code, Operation, Stage
 from cntk_pipeline.kernels.tables import Statistics
-from cntk_pipeline.kernels.variances import run_variances
+from cntk_pipeline.kernels.variances import BELOW, BEYOND, run_variances
 from cntk_pipeline.kernels.weighing import Place, plane_function, statistics_function
 from cntk_pipeline.layers import ClosedForm, Series
 from cntk_pipeline.layers.presence import Gate
@@ -49,10 +49,10 @@ class Preparation:
         self._weigh_positions(block, x)
         self._machine.memory.tensors[:] = 0
         self._machine.memory.sums[:] = 0
-        first, operations = 0, self._machine.operations
+        first = 0
         for s, stage in enumerate(self._machine.program.stages):
             last = first + len(stage.operations)
-            if any(k in self._machine.layout and operations[k].code is not Code.GATE for k in range(first, last)):
+            if stage.knows_variances:
                 self._run_stage_variances(s, stage, first, last, block)
             if len(stage.self_visits.offsets):
                 self._machine.run_stage_of_self(block, s)
@@ -77,14 +77,14 @@ class Preparation:
         loaded = self._loaded_variances(first, last)
         place = np.zeros(len(Place), np.int64)
         row = self._machine.visits.stages[s]
-        limit = float(np.finfo(self._machine.dtype).max)
-        begin, is_beyond = first, False
+        numbers = np.finfo(self._machine.dtype)
+        begin, wrong = first, 0
         for k in range(first, last):
             op = self._machine.operations[k]
             if op.code is Code.ATTEND:
-                self._expand_attention(op, self._machine.layout[k], block, self._present(op, block))
+                wrong |= self._expand_attention(op, self._machine.layout[k], block, self._present(op, block))
             if k + 1 == last or isinstance(op.function, Series):
-                is_beyond |= run_variances(
+                wrong |= run_variances(
                     self._machine.tables,
                     row,
                     begin,
@@ -97,14 +97,15 @@ class Preparation:
                     self._planes,
                     self._ring,
                     place,
-                    limit,
+                    float(numbers.max),
+                    float(numbers.tiny),
                     block.count,
                     block.statistics.reshape(-1, LANES),
                 )
                 begin = k + 1
             if isinstance(op.function, Series):
-                self._expand_series(op.function, op, stage, self._machine.layout[k], block)
-        _require_range(block.statistics[:, : block.count], self._inverse_deviations(first, last), stage, is_beyond)
+                wrong |= self._expand_series(op.function, op, stage, self._machine.layout[k], block)
+        _require_range(block.statistics[:, : block.count], self._inverse_deviations(first, last), stage, wrong)
 
     def _variance_addresses(self, first: int, last: int) -> tuple[Array, Array]:
         weigh, statistics = np.zeros((2, len(self._machine.operations)), np.int64)
@@ -130,8 +131,8 @@ class Preparation:
             loaded[k, :count] = self._machine.memory.tensors[begin : begin + count]
         return loaded
 
-    def _expand_series(self, function: Series, op: Operation, stage: Stage, found: Statistics, block: Block) -> None:
-        """Write a series' statistics, and the variances behind it into the target's plane."""
+    def _expand_series(self, function: Series, op: Operation, stage: Stage, found: Statistics, block: Block) -> int:
+        """Write a series' statistics, and the variances behind it into the target's plane; see `run_variances`."""
         width = (stage.width + 2 * stage.halo) * LANES
         height = stage.height + stage.halo
         plane = self._planes[op.target * height * width : (op.target + 1) * height * width].reshape(height, width)
@@ -147,7 +148,10 @@ class Preparation:
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused where it is read out
             rows[: 2 * found.area].reshape(2, found.area, LANES)[:] = scale.reshape(found.area, LANES)
             rows[2 * found.area :] = series.reshape(-1, LANES)
+        is_lost = (variance.max((0, 1)) > 0) & (behind.max((0, 1)) == 0)
         plane[: found.height, begin:end] = behind.reshape(found.height, -1)
+        is_zero = not is_lost[: block.count].any() or not function.expand(np.ones((1, 1, 1)))[1].any()
+        return 0 if is_zero else BELOW
 
     def _present(self, op: Operation, block: Block) -> Array | None:
         """Tell which positions of images are there, (positions, lanes) bool; None where all are."""
@@ -159,14 +163,21 @@ class Preparation:
         present: Array = op.present.select(of_input, (op.target_grid.height, op.target_grid.width))
         return present.reshape(LANES, -1).T
 
-    def _expand_attention(self, op: Operation, found: Statistics, block: Block, present: Array | None) -> None:
-        """Write the attention of images from their covariances with themselves."""
+    def _expand_attention(self, op: Operation, found: Statistics, block: Block, present: Array | None) -> int:
+        """Write the attention of images from their covariances with themselves; see `run_variances`."""
         if op.mixing is None:
             raise TypeError(f"{op} is no attention")
         index = pair_index(self._machine.program.tensors[op.keys])
         tensor = self._machine.memory.tensors.reshape(-1, LANES)[self._machine.tables.tensors[op.keys, 0] :]
         attention = mix_rows(op.scale * tensor[index].astype(np.float64), op.mixing, present)
         block.statistics[found.start : found.start + found.area] = attention.reshape(found.area, LANES)
+        # No covariance behind it is larger than this: a softmax keeps the size of values, other functions do not.
+        begin, size = self._machine.tables.tensors[op.other, :2]
+        values = self._machine.memory.tensors.reshape(-1, LANES)[begin : begin + size].max(0).astype(np.float64)
+        weights = np.abs(attention).sum(1).max(0)
+        is_there = (weights > 0) & (values > 0)
+        is_below = is_there & (weights**2 * values < np.finfo(self._machine.dtype).tiny)
+        return BELOW if is_below[: block.count].any() else 0
 
     def _inverse_deviations(self, first: int, last: int) -> list[slice]:
         """List where a stage's inverse deviations lie."""
@@ -235,25 +246,34 @@ def _behind_differences(machine: Machine) -> Array:
     return behind
 
 
-def _require_range(statistics: Array, inverses: list[slice], stage: Stage, is_beyond: bool) -> None:
-    """Refuse variances that overflow, and deviations whose inverses do: the correlation would be wrong, not infinite.
+def _require_range(statistics: Array, inverses: list[slice], stage: Stage, wrong: int) -> None:
+    """Refuse variances that overflow or lose their digits, and deviations whose inverses overflow.
+
+    The correlation would be wrong, not infinite.
 
     Raises
     ------
-    NotFinite
+    NotFinite, NotAccurate
         With the layer's size.
     """
-    if is_beyond:
-        largest = float(np.finfo(statistics.dtype).max)
+    numbers = np.finfo(statistics.dtype)
+    if wrong & BEYOND:
         raise NotFinite(
-            f"an image has a variance above {largest:.0e}, or a sum of them, before or in a layer of {stage.height} x "
-            f"{stage.width}, too large for {statistics.dtype}: scale the images or w_std down{_or_float64(statistics)}"
+            f"an image has a variance above {numbers.max:.0e}, or a sum of them, before or in a layer of "
+            f"{stage.height} x {stage.width}, too large for {statistics.dtype}: scale the images or w_std down"
+            f"{_or_float64(statistics)}"
         )
-    smallest = np.finfo(statistics.dtype).tiny ** 0.5
+    smallest = numbers.tiny**0.5
     if any(np.any(statistics[place] > 1 / smallest) for place in inverses):
-        raise NotFinite(
+        raise NotAccurate(
             f"an image has a standard deviation below {smallest:.0e} in a layer of {stage.height} x {stage.width}, "
             f"too small for {statistics.dtype}: scale the images or raise w_std{_or_float64(statistics)}"
+        )
+    if wrong & BELOW:
+        raise NotAccurate(
+            f"before or in a layer of {stage.height} x {stage.width}, the variances of an image, or what they are "
+            f"multiplied by, are not 0 and below {numbers.tiny:.0e}, too small for {statistics.dtype}: scale the "
+            f"images or raise w_std{_or_float64(statistics)}"
         )
 
 

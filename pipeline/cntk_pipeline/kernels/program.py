@@ -213,6 +213,7 @@ class Stage:
     visits : for pairs of images.
     self_visits : for an image with itself, as far as later stages need its variances.
     register_count, halo : what the interpreter allocates; ``halo`` is the rim of zeros in pixels.
+    knows_variances : whether the variances of images are computed, for activations or to see that they have a size.
     """
 
     height: int
@@ -223,6 +224,7 @@ class Stage:
     self_visits: Visits
     register_count: int
     halo: int
+    knows_variances: bool
 
     def areas(self, grid: Grid) -> Array:
         """Count the pixels of a grid's plane at each visited offset, (k,) int64."""

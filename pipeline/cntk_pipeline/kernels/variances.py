@@ -7,6 +7,8 @@ Only behind a pooling do they start from what the planes of the image with itsel
 
 from typing import Any
 
+import numpy as np
+
 from cntk_pipeline.kernels.jit import jit, jit_inner
 from cntk_pipeline.kernels.lanes import LANES, address, call
 from cntk_pipeline.kernels.planes import (
@@ -23,7 +25,7 @@ from cntk_pipeline.kernels.program import Array, Code
 from cntk_pipeline.kernels.tables import Entry, Kind, StageEntry, Tables
 from cntk_pipeline.kernels.weighing import CONSTANTS, Place
 
-_INPUT, _LOAD, _LOAD_SUM, _WEIGH, _ADD, _MULTIPLY, _RECUR, _MASK, _EMBED, _GATE = (
+_INPUT, _LOAD, _LOAD_SUM, _WEIGH, _ADD, _MULTIPLY, _RECUR, _MASK, _EMBED, _GATE, _POOL, _REDUCE = (
     int(code)
     for code in (
         Code.INPUT,
@@ -36,6 +38,8 @@ _INPUT, _LOAD, _LOAD_SUM, _WEIGH, _ADD, _MULTIPLY, _RECUR, _MASK, _EMBED, _GATE 
         Code.MASK,
         Code.EMBED,
         Code.GATE,
+        Code.POOL,
+        Code.REDUCE,
     )
 )
 _PLAIN_3X3, _CIRCULAR = int(Kind.PLAIN_3X3), int(Kind.CIRCULAR)
@@ -92,6 +96,12 @@ _STRIDE, _PLACE_HEIGHT, _PLACE_WIDTH, _RIGHT_ROW, _RIGHT_STATISTIC = (
 
 _RECURRENCE = 4 + CONSTANTS
 
+TINY = float(np.finfo(np.float64).tiny)
+"""The smallest number of float64 that has all its digits."""
+
+BEYOND, BELOW = 1, 2
+"""What is wrong with variances: some are too large for the dtype of planes, or those of an image are all too small."""
+
 
 @jit_inner
 def _has_beyond(limit: float, plane: Any, stride: int, shape: tuple[int, int], count: int) -> bool:
@@ -102,6 +112,64 @@ def _has_beyond(limit: float, plane: Any, stride: int, shape: tuple[int, int], c
             for lane in range(count):
                 found |= plane[i * stride + j * LANES + lane] > limit
     return found
+
+
+@jit_inner
+def _is_below(least: float, plane: Any, stride: int, shape: tuple[int, int], count: int) -> bool:
+    """Tell whether the largest value of an image's plane is above 0 and below ``least``.
+
+    Mostly no value is, which a loop over whole lanes tells.
+    """
+    found = False
+    for i in range(shape[0]):
+        for j in range(shape[1]):
+            for lane in range(count):
+                value = plane[i * stride + j * LANES + lane]
+                found |= (value > 0.0) & (value < least)
+    if not found:
+        return False
+    for lane in range(count):
+        largest = 0.0
+        for i in range(shape[0]):
+            for j in range(shape[1]):
+                largest = max(largest, plane[i * stride + j * LANES + lane])
+        if 0.0 < largest < least:
+            return True
+    return False
+
+
+@jit_inner
+def _is_product_below(first: Any, second: Any, stride: int, shape: tuple[int, int], count: int) -> bool:
+    """Tell whether the product of two planes loses digits of float64 all over, or is 0 where neither plane is."""
+    found = False
+    for i in range(shape[0]):
+        for j in range(shape[1]):
+            for lane in range(count):
+                m = i * stride + j * LANES + lane
+                found |= (first[m] > 0.0) & (second[m] > 0.0) & (first[m] * second[m] < TINY)
+    if not found:
+        return False
+    for lane in range(count):
+        largest, is_there = 0.0, False
+        for i in range(shape[0]):
+            for j in range(shape[1]):
+                m = i * stride + j * LANES + lane
+                is_there |= (first[m] > 0.0) & (second[m] > 0.0)
+                largest = max(largest, first[m] * second[m])
+        if is_there and largest < TINY:
+            return True
+    return False
+
+
+@jit_inner
+def least_variance(scale: float, bias: float, smallest: float) -> float:
+    """Return the variance of an image below which weights lose its digits, those of float64 behind them as well.
+
+    0 where it does not matter: with weights of 0, or a bias beside which the image is nothing.
+    """
+    if scale == 0.0 or bias > 1e8 * smallest * max(scale, 1.0):
+        return 0.0
+    return max(smallest, TINY / scale)
 
 
 @jit_inner
@@ -173,9 +241,10 @@ def run_variances(
     ring: Array,
     place: Array,
     limit: float,
+    smallest: float,
     count: int,
     statistics_out: Array,
-) -> bool:
+) -> int:
     """Run a few operations of a stage on the variances of up to 16 images; write the statistics of activations.
 
     Parameters
@@ -188,21 +257,23 @@ def run_variances(
     sums : (sums, lanes) float64, the images' variance in each sum.
     planes, ring : float64, scratch; planes keep their contents from call to call.
     place : `Place`, scratch.
-    limit : the largest number of the planes' dtype.
+    limit, smallest : the largest number of the planes' dtype, and the smallest one that has all its digits.
     count : of images; the other lanes are empty.
     statistics_out : (statistics, lanes).
 
     Returns
     -------
-    Whether a variance, or a sum over a window, is beyond ``limit``: an infinite covariance, times inverse deviations,
-    would be cut to a correlation of 1.
+    `BEYOND` where a variance, or a sum over a window, is beyond ``limit``: an infinite covariance, times inverse
+    deviations, would be cut to a correlation of 1. `BELOW` where all variances of an image that are not 0 are below
+    ``smallest``: larger weights behind them would make numbers without digits, or zeros, look like a kernel. What is
+    only added to others, or read out, may be small.
     """
     codes, params = tables.codes, tables.exact_params
     halo = stage[_HALO]
     stride = (stage[_STAGE_WIDTH] + 2 * halo) * LANES
     plane_size = (stage[_STAGE_HEIGHT] + halo) * stride
     place[_STRIDE] = stride
-    is_beyond = False
+    is_beyond, is_below = False, False
     for p in range(first, last):
         op = codes[p]
         code = op[_CODE]
@@ -220,7 +291,16 @@ def run_variances(
             add_planes(source, other, target, stride, shape)
         elif code == _MULTIPLY:
             other = address(planes, op[_OTHER] * plane_size + halo * LANES)
+            is_below |= _is_product_below(source, other, stride, shape, count)
+            is_small = _is_below(smallest, source, stride, shape, count) | _is_below(
+                smallest, other, stride, shape, count
+            )
             multiply_planes(source, other, target, 0, 1, stride, shape)
+            is_below |= is_small & _has_beyond(smallest, target, stride, shape, count)
+        elif code == _POOL or code == _REDUCE:
+            # A pooled covariance is at most this many times the largest variance.
+            most = params[p, 0] * (shape[0] * shape[1]) ** 2
+            is_below |= _is_below(least_variance(most, 0.0, smallest), source, stride, shape, count)
         elif code == _MASK:
             for i in range(shape[0]):
                 for m in range(shape[1] * LANES):
@@ -237,6 +317,7 @@ def run_variances(
             place[_RIGHT_STATISTIC] = op[_AREA]
             factors = address(params, p * params.shape[1])
             out = address(statistics_out, op[_LEFT] * LANES)
+            is_below |= _is_below(least_variance(params[p, 0], params[p, 1], smallest), source, stride, shape, count)
             present, backward, function = op[_PRESENT] * op[_AREA] * LANES, op[_BACKWARD] != 0, statistics_functions[p]
             is_beyond |= _scan_variances(
                 source, target, out, function, shape[1], backward, present, place, factors, limit, count
@@ -245,6 +326,10 @@ def run_variances(
             kind = op[_KIND]
             area = op[_ROW_WINDOW] * op[_COLUMN_WINDOW] if kind != 0 else 1
             is_beyond |= _has_beyond(limit / area, source, stride, shape, count)
+            scale, bias = params[p, 0], params[p, 1]
+            is_below |= _is_below(least_variance(scale, bias, smallest), source, stride, shape, count)
+            if 0.0 < scale < smallest:  # the factor has lost digits, which large variances make up for
+                is_below |= _has_beyond(smallest / scale / area, source, stride, shape, count)
             if kind != 0:
                 if kind == _CIRCULAR:
                     wrap_rim(source, stride, shape, halo)
@@ -267,4 +352,4 @@ def run_variances(
             if statistics_functions[p] != 0:
                 out = address(statistics_out, op[_LEFT] * LANES)
                 call(statistics_functions[p], (target, out, address(place, 0), factors))
-    return is_beyond
+    return BEYOND * is_beyond | BELOW * is_below

@@ -8,8 +8,8 @@ from cntk_pipeline.layers.arguments import is_number, require_truth
 from cntk_pipeline.layers.base import WHEN_CHANGED, Graph, Layer, Shape, read_pair, require_image
 from cntk_pipeline.layers.windows import Windows, check_padding
 
-LARGEST_DEVIATION = 1e154
-"""Its square is still a number of float64."""
+SMALLEST_DEVIATION, LARGEST_DEVIATION = 1e-153, 1e154
+"""Of these, squares are numbers of float64 with all their digits."""
 
 PARAMETERIZATIONS = ("ntk", "standard")
 
@@ -21,6 +21,10 @@ def require_deviation(name: str, value: Any) -> None:
     if value >= LARGEST_DEVIATION:
         raise LayerError(
             f"{name} must be below {LARGEST_DEVIATION:.0e}, or its square is no number of float64; got {value!r}"
+        )
+    if 0 < value < SMALLEST_DEVIATION:
+        raise LayerError(
+            f"{name} must be 0 or at least {SMALLEST_DEVIATION:.0e}, or its square has lost digits; got {value!r}"
         )
 
 
