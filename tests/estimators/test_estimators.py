@@ -1,6 +1,7 @@
 """The estimators against the functions of the package and of scikit-learn."""
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
+from support.graphs import draw_graphs
 
 from cntk_pipeline import kernel_matrix
 from cntk_pipeline.datasets import one_hot_targets
@@ -24,9 +26,11 @@ from cntk_pipeline.errors import NotPositiveDefinite
 from cntk_pipeline.estimators import KernelClassifier, KernelRegressor, NetworkKernel
 from cntk_pipeline.estimators import question as questions
 from cntk_pipeline.estimators import source as sources
-from cntk_pipeline.layers import Dense, Dropout, Relu, Sequential, presets
+from cntk_pipeline.graphs import pack
+from cntk_pipeline.layers import Dense, Dropout, LastState, Padded, Recurrent, Relu, Sequential, presets
 from cntk_pipeline.regression import gp_posterior, leave_one_out
 from cntk_pipeline.regression.probabilities import calibration_error
+from cntk_pipeline.sequences import pad
 
 DENSE = presets.fully_connected(3, b_std=0.1)
 CONVOLUTIONAL = presets.cntk(3, pooling="gap")
@@ -339,3 +343,42 @@ def test_a_fit_has_samples_of_its_own(kind: Any, count: int | None) -> None:
     before = model.predict(DIGITS[:40])
     own *= -3
     np.testing.assert_array_equal(model.predict(DIGITS[:40]), before)
+
+
+LENGTHS = [3, 4, 5, 6, 2, 9]
+OF_GRAPHS, OF_SEQUENCES = presets.gntk(2), Sequential(Padded(), Recurrent(Relu()), LastState(), Dense())
+
+
+def pack_graphs(wanted: slice, features: int = 2) -> np.ndarray:
+    return pack(*zip(*draw_graphs(LENGTHS, features, seed=3)[wanted], strict=True))
+
+
+def pad_sequences(wanted: slice, features: int = 2) -> np.ndarray:
+    random = np.random.default_rng(3)
+    return pad([random.standard_normal((steps, features)) for steps in LENGTHS][wanted])
+
+
+@pytest.mark.parametrize("memory", [False, True], ids=["computed", "kept"])
+@pytest.mark.parametrize(
+    ("network", "draw"), [(OF_GRAPHS, pack_graphs), (OF_SEQUENCES, pad_sequences)], ids=["graphs", "sequences"]
+)
+def test_new_graphs_and_sequences_may_be_smaller_and_larger_than_those_of_the_fit(
+    network: Any, draw: Callable[..., np.ndarray], memory: bool, tmp_path: Path
+) -> None:
+    fitted, y = draw(slice(4)), np.array([0.3, -1.0, 2.0, 0.5])
+    whole = kernel_matrix(network, draw(slice(6)), dtype="float64")
+    options: dict[str, Any] = {"dtype": "float64", "memory": tmp_path if memory else None}
+    given = KernelRegressor("precomputed", ridge=1e-2).fit(whole[:4, :4], y)
+    model = KernelRegressor(network, ridge=1e-2, **options).fit(fitted, y)
+    classifier = KernelClassifier(network, ridge=1e-2, **options).fit(fitted, y > 0)
+    for row in (4, 5):
+        new = draw(slice(row, row + 1))
+        assert new.shape != fitted[:1].shape
+        mean, deviation = model.predict(new, return_std=True)
+        np.testing.assert_allclose(mean, given.predict(whole[row : row + 1, :4]), rtol=1e-8)
+        assert 0 < deviation[0] < np.sqrt(whole[row, row] * model.signal_variance_)
+        assert classifier.predict(new).shape == (1,)
+        found = NetworkKernel(network, **options)(new, fitted)
+        np.testing.assert_allclose(found, whole[row : row + 1, :4], rtol=1e-10)
+    with pytest.raises(ValueError, match=r"X has samples of shape \(1, .*, but the fit was given samples of shape"):
+        model.predict(draw(slice(1), features=3))

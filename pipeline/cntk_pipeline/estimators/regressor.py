@@ -175,10 +175,7 @@ class KernelRegressor(RegressorMixin, BaseEstimator):
             )
         source = KernelSource.of(self)
         require_plain("X", X)
-        values = validate_data(
-            self, X, dtype="numeric", allow_nd=True, reset=False, ensure_all_finite=source.needed_numbers
-        )
-        samples = read_samples(source, values, self.X_fit_.shape[1:])
+        samples = read_samples(self, source, X)
         if return_cov:
             cross = source.cross(samples, self.X_fit_).astype(np.float64, copy=False)
             covariance = self._fitted.posterior_covariance(cross, source.covariance(samples))

@@ -6,11 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+from sklearn.utils.validation import check_array, validate_data
 
 from cntk_pipeline.estimators.memory import remembered_matrix
 from cntk_pipeline.estimators.question import KernelQuestion, image_shape_of
+from cntk_pipeline.graphs import is_graph
 from cntk_pipeline.kernels.program import Array
 from cntk_pipeline.layers.absent import takes_padding
+from cntk_pipeline.layers.reading import fill_up, takes_unequal_steps
 
 PRECOMPUTED = "precomputed"
 """In the place of a network: X is a kernel matrix."""
@@ -61,6 +65,11 @@ class KernelSource:
         """Which numbers samples may hold, as scikit-learn's checks name it: finite ones, or NaN at absent steps too."""
         return "allow-nan" if self.question is not None and takes_padding(self.question.network) else True
 
+    @property
+    def takes_unequal_steps(self) -> bool:
+        """Whether samples are sequences of unequal lengths."""
+        return self.question is not None and takes_unequal_steps([self.question.network])
+
     def samples(self, x: Array) -> Array:
         """Make a network's inputs of features; a kernel matrix stays.
 
@@ -101,6 +110,8 @@ class KernelSource:
         return self._network().diagonal(samples)
 
     def _matrix(self, question: KernelQuestion, x1: Array, x2: Array | None) -> Array:
+        if x2 is not None:
+            x1, x2 = fill_up([question.network], x1, x2)
         return question.matrix(x1, x2) if self.memory is None else remembered_matrix(self.memory, question, x1, x2)
 
     def _network(self) -> KernelQuestion:
@@ -117,15 +128,31 @@ def is_precomputed(network: Any) -> bool:
     return isinstance(network, str) and network == PRECOMPUTED
 
 
-def read_samples(source: KernelSource, x: Array, shape: tuple[int, ...]) -> Array:
-    """Make a network's inputs of features for a prediction.
+def read_samples(estimator: Any, source: KernelSource, x: npt.ArrayLike) -> Array:
+    """Check new samples of a fitted estimator, and make a network's inputs of them.
+
+    Graphs may be packed in other rows than those of the fit, and sequences of unequal lengths padded to other steps.
 
     Raises
     ------
     ValueError
-        If they differ in shape from ``shape``, that of a sample of the fit.
+        If they differ in shape from the samples of the fit otherwise.
     """
-    samples = source.samples(x)
-    if source.question is not None and samples.shape[1:] != shape:
+    numbers = source.needed_numbers
+    if source.takes_unequal_steps and np.ndim(x) == 3:  # scikit-learn takes steps for features
+        values = check_array(x, dtype="numeric", allow_nd=True, ensure_all_finite=numbers, estimator=estimator)
+    else:
+        values = validate_data(estimator, x, dtype="numeric", allow_nd=True, reset=False, ensure_all_finite=numbers)
+    samples, shape = source.samples(values), estimator.X_fit_.shape[1:]
+    if source.question is not None and not _agree(source, samples.shape[1:], shape):
         raise ValueError(f"X has samples of shape {samples.shape[1:]}, but the fit was given samples of shape {shape}")
     return np.asarray(samples)
+
+
+def _agree(source: KernelSource, new: tuple[int, ...], fitted: tuple[int, ...]) -> bool:
+    """Tell whether samples of two shapes have kernel values with each other."""
+    if is_graph(new) and is_graph(fitted):
+        return new[3] == fitted[3]
+    if source.takes_unequal_steps and len(new) == len(fitted) == 3:
+        return (new[0], new[2]) == (fitted[0], fitted[2])
+    return new == fitted

@@ -9,17 +9,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cntk_pipeline.errors import ConfigError, DataError, LayerError
-from cntk_pipeline.graphs import fill_rows, is_graph
 from cntk_pipeline.inputs import is_whole_number
 from cntk_pipeline.kernels.base import Engine, Question, read_dtype
 from cntk_pipeline.kernels.engines import find_engine
 from cntk_pipeline.kernels.pieces import PIECE_SECONDS, CostSoFar, Tell, compute
 from cntk_pipeline.kernels.program import Array
 from cntk_pipeline.layers import Layer
-from cntk_pipeline.layers.absent import takes_gaps, takes_padding
-from cntk_pipeline.layers.reading import require_inputs
+from cntk_pipeline.layers.reading import fill_up, require_inputs
 from cntk_pipeline.resources import core_count
-from cntk_pipeline.sequences import fill_steps
 
 logger = logging.getLogger(__name__)
 
@@ -101,8 +98,9 @@ def kernel_matrices(
 ) -> Array:
     """Evaluate the kernels of several networks in one pass, bit for bit those of `kernel_matrix`.
 
-    Where one of the networks needs float64 within, as recurrent layers do, all are computed so: float32 values of the
-    others may differ in their last bits then, and are no less exact.
+    Where one of the networks needs float64 within, as recurrent layers and large biases of the standard
+    parameterization do, all are computed so: float32 values of the others may differ in their last bits then, and are
+    no less exact.
 
     What networks have in common from the inputs on is computed once: all depths and poolings of one body, and both
     kinds, cost little more than the deepest alone.
@@ -139,13 +137,8 @@ def kernel_matrices(
     networks, kinds = tuple(networks), tuple(kinds)  # generators end
     left = require_inputs("x1", x1, networks)
     right = None if x2 is None else require_inputs("x2", x2, networks)
-    if right is not None and is_graph(left.shape[1:]) and is_graph(right.shape[1:]):
-        rows = max(left.shape[3], right.shape[3])
-        left, right = fill_rows(left, rows), fill_rows(right, rows)
-    is_padded = all(takes_padding(network) and not takes_gaps(network) for network in networks)
-    if right is not None and left.ndim == right.ndim == 4 and is_padded:
-        steps = max(left.shape[2], right.shape[2])
-        left, right = fill_steps(left, steps), fill_steps(right, steps)
+    if right is not None:
+        left, right = fill_up(networks, left, right)
     if right is not None and right.shape[1:] != left.shape[1:]:
         raise DataError(f"x1 and x2 must hold inputs of one shape, got {left.shape[1:]} and {right.shape[1:]}")
     threads = _thread_count(n_jobs)

@@ -7,12 +7,12 @@ import numpy as np
 import numpy.typing as npt
 
 from cntk_pipeline.errors import DataError, LayerError
-from cntk_pipeline.graphs import is_graph
+from cntk_pipeline.graphs import fill_rows, is_graph
 from cntk_pipeline.inputs import as_array, require_channels_last
 from cntk_pipeline.layers.absent import NEEDS_MASKED, NEEDS_PADDED, takes_gaps, takes_padding
 from cntk_pipeline.layers.base import Layer
 from cntk_pipeline.layers.recurrent import read_sequences, takes_sequences
-from cntk_pipeline.sequences import has_absent_pixels, has_absent_steps, read_presence
+from cntk_pipeline.sequences import fill_steps, has_absent_pixels, has_absent_steps, read_presence
 
 
 def require_inputs(name: str, inputs: Any, networks: Sequence[Layer]) -> npt.NDArray[Any]:
@@ -64,3 +64,21 @@ def require_inputs(name: str, inputs: Any, networks: Sequence[Layer]) -> npt.NDA
         remedy = f". Or it is an absent pixel: {NEEDS_MASKED}" if absent else ""
         raise DataError(f"{name} holds {array[place]} at index {place}: inputs must be finite{remedy}")
     return array
+
+
+def takes_unequal_steps(networks: Sequence[Layer]) -> bool:
+    """Tell whether the inputs of networks are sequences of unequal lengths."""
+    return all(takes_padding(network) and not takes_gaps(network) for network in networks)
+
+
+def fill_up(
+    networks: Sequence[Layer], left: npt.NDArray[Any], right: npt.NDArray[Any]
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Give graphs of two arrays as many rows each, and sequences of unequal lengths as many steps; others stay."""
+    if is_graph(left.shape[1:]) and is_graph(right.shape[1:]):
+        rows = max(left.shape[3], right.shape[3])
+        return fill_rows(left, rows), fill_rows(right, rows)
+    if left.ndim == right.ndim == 4 and takes_unequal_steps(networks):
+        steps = max(left.shape[2], right.shape[2])
+        return fill_steps(left, steps), fill_steps(right, steps)
+    return left, right
