@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from twin import reference
 from cntk_pipeline import kernel_matrices, kernel_matrix
 from cntk_pipeline.config import Section
 from cntk_pipeline.errors import ConfigError, LayerError, NotFinite
-from cntk_pipeline.kernels import ENGINES, CpuEngine, CpuEvaluator, Engine, Evaluator, Question, find_engine
+from cntk_pipeline.kernels import ENGINES, CpuEngine, CpuEvaluator, Engine, Evaluator, Question, find_engine, pieces
 from cntk_pipeline.layers import Conv, Dense, Dropout, Flatten, Relu, Sequential, presets
 
 NETWORK = presets.cntk(3)
@@ -195,21 +196,24 @@ def test_the_default_engine_is_cpu():
 
 
 def test_threads_have_an_evaluator_each_and_a_stop_reaches_all(by_hand, monkeypatch):
-    made, interrupted = [], []
+    made, interrupted, both = [], [], threading.Barrier(2)
 
     class Told(ByHandEvaluator):
         def interrupt(self):
             interrupted.append(self)
 
     def evaluator(self):
+        both.wait(60)  # so that neither thread computes all
         made.append(Told(self.question, 1.0))
         return made[-1]
 
     monkeypatch.setattr(ByHand, "evaluator", evaluator)
-    monkeypatch.setattr(ByHand, "guessed_pair_seconds", 1e-9)
-    kernel_matrix(NETWORK, draw_images(200), engine="by-hand")
-    assert len({id(each) for each in made}) == len(made) >= 1
-    assert interrupted == made
+    monkeypatch.setattr(ByHand, "guessed_pair_seconds", 1e-14)
+    monkeypatch.setattr(pieces, "PIECE_SECONDS", 1e-12)
+    monkeypatch.setattr(pieces, "SHORTEST_SECONDS", 1e-12)
+    kernel_matrix(NETWORK, draw_images(40), engine="by-hand", n_jobs=2)
+    assert len({id(each) for each in made}) == 2
+    assert {id(each) for each in interrupted} == {id(each) for each in made}
 
 
 # What is left out has an answer.

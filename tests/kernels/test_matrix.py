@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.tolerances import DTYPES
 
 from cntk_pipeline import kernel_diagonal, kernel_matrices, kernel_matrix
 from cntk_pipeline.errors import LayerError, NotAccurate, NotFinite
@@ -70,14 +71,25 @@ def test_pieces_of_single_rows_have_the_bits_of_the_whole(network, flips, monkey
     assert np.array_equal(kernel_matrix(network, images, flips=flips), whole)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("right", [None, X[:9] + 1])
-def test_kernels_of_one_pass_have_the_bits_of_each_alone(right):
+def test_kernels_of_one_pass_have_the_bits_of_each_alone(right, dtype):
     networks = [presets.cntk(2), presets.cntk(4, "gap"), MASKED]
-    found = kernel_matrices(networks, X, right, kinds=("nngp", "ntk"), dtype="float64")
+    found = kernel_matrices(networks, X, right, kinds=("nngp", "ntk"), dtype=dtype)
     assert found.shape == (3, 2, 37, 37 if right is None else 9)
     for network, kernels in zip(networks, found, strict=True):
         for kind, kernel in zip(("nngp", "ntk"), kernels, strict=True):
-            assert np.array_equal(kernel, kernel_matrix(network, X, right, kind=kind, dtype="float64"))
+            assert np.array_equal(kernel, kernel_matrix(network, X, right, kind=kind, dtype=dtype))
+
+
+def test_kernels_beside_one_that_needs_float64_within_are_no_less_exact_though_their_bits_are_others():
+    biased = Sequential(Conv(3, w_std=0.01, b_std=1.0, parameterization="standard", fan_in=512), Flatten())
+    usual = presets.cntk(4, "gap")
+    beside, alone = kernel_matrices([biased, usual], X[:5])[1, 0], kernel_matrix(usual, X[:5])
+    exact = kernel_matrix(usual, X[:5], dtype="float64")
+    assert not np.array_equal(beside, alone)
+    assert np.array_equal(beside, exact.astype(np.float32))
+    np.testing.assert_allclose(beside, alone, rtol=0, atol=1e-6 * exact.max())
 
 
 @pytest.mark.parametrize(
