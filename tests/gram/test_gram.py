@@ -80,7 +80,7 @@ def test_a_run_in_float64_stores_float64(run_small: Run) -> None:
 
 def test_layers_in_a_workflow_make_the_network(run_small: Run) -> None:
     layers = [
-        {"layer": "Conv", "filter_shape": [3, 2], "w_std": 1.5, "b_std": 0.1},
+        {"layer": "Conv", "filter_shape": [3, 2], "strides": [3, 1], "w_std": 1.5, "b_std": 0.1},  # attention costs N^3
         {"layer": "MaxPool", "window_shape": [1, 2], "padding": "SAME"},
         {"layer": "Dense", "parameterization": "standard", "fan_in": 32},
         {"layer": "Product", "branch": [{"layer": "Relu"}], "gate": [{"layer": "Dense"}, {"layer": "Maxout"}]},
