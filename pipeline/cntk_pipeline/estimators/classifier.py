@@ -203,10 +203,7 @@ class KernelClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self, "dual_coef_")
         source = KernelSource.of_fit(self)
         require_plain("X", x)
-        values = validate_data(
-            self, x, dtype="numeric", allow_nd=True, reset=False, ensure_all_finite=source.needed_numbers
-        )
-        samples = read_samples(source, values, self.X_fit_.shape[1:])
+        samples = read_samples(self, source, x)
         return np.concatenate([cross @ self.dual_coef_ for _, cross in source.cross_blocks(samples, self.X_fit_)])
 
     def __sklearn_tags__(self) -> Tags:
