@@ -101,7 +101,7 @@ def test_folders_that_are_not_read_are_named(two_classes):
 def test_test_without_train_is_refused(two_classes):
     (two_classes / "train").rename(two_classes / "training")
     paint(two_classes / "test/cat/a.png", 7)
-    with pytest.raises(DataError, match="expected train/<class>/ beside test/<class>/, got no folder train; rename"):
+    with pytest.raises(DataError, match="got test, training, which are names of parts; rename training/ to train/"):
         load("folder", str(two_classes))
 
 
@@ -180,3 +180,46 @@ def test_the_first_rows_hold_every_class(tmp_path):
             paint(tmp_path / name / f"{number}.png", number)
     labels = load("folder", str(tmp_path)).train.labels
     assert np.bincount(labels[:6]).tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("training", "testing", "rename"),
+    [
+        ("Training", "Testing", "rename Training/ to train/ and Testing/ to test/"),
+        ("Train", "Test", "rename Train/ to train/ and Test/ to test/"),
+        ("training_set", "test_set", "rename training_set/ to train/ and test_set/ to test/"),
+        ("validation", "test", "rename the folder of the training images to train/"),
+    ],
+)
+def test_parts_of_other_names_are_not_taken_for_classes(tmp_path, training, testing, rename):
+    """The run would learn to tell the parts apart, and report that accuracy."""
+    for part in (training, testing):
+        for kind in ("cat", "dog"):
+            paint(tmp_path / part / kind / "a.png", 3)
+    with pytest.raises(DataError, match=f"which are names of parts; {rename}$"):
+        load("folder", str(tmp_path))
+    paint(tmp_path / "single_prediction" / "a.png", 3)
+    if training != "validation":
+        with pytest.raises(DataError, match=f"which are names of parts; {rename}$"):
+            load("folder", str(tmp_path))
+
+
+def test_one_of_several_classes_may_have_the_name_of_a_part(tmp_path):
+    for name in ("bus", "Train", "valid"):
+        paint(tmp_path / name / "a.png", 3)
+    (tmp_path / "valid").rename(tmp_path / "van")
+    assert load("folder", str(tmp_path)).classes == ("Train", "bus", "van")
+
+
+def test_the_folder_around_the_data_set_is_no_class(tmp_path):
+    for name in ("pets/train/cat/a.png", "pets/train/dog/a.png", "pets/test/cat/a.png"):
+        paint(tmp_path / name, 3)
+    with pytest.raises(DataError, match=r"the one folder pets, which holds folders alone; set data.path to .*/pets$"):
+        load("folder", str(tmp_path))
+
+
+def test_a_class_whose_name_is_no_text_is_refused(two_classes):
+    """run.json would be written, and be damaged for every reader."""
+    os.rename(two_classes / "train/cat", os.fsencode(two_classes / "train") + b"/caf\xe9")
+    with pytest.raises(DataError, match=r"names of classes and features in UTF-8, got 'caf.udce9'; rename the folder"):
+        load("folder", str(two_classes))

@@ -127,6 +127,14 @@ REFUSED = {
     "no rows": ("a,y\n", {}, "expected at least one row, got none"),
     "nothing": ("", {}, "expected a table .*, got ArrowInvalid"),
     "one name twice": ("a,a,y\n1,2,3\n", {}, "columns of different names, got 'a' twice; rename one"),
+    "a label called NA": ("a,y\n1,NA\n2,DE\n", {}, "got none in row 0 .*NA, N/A, NaN and null are none"),
+    "semicolons": ("a;b;y\n1,5;2;x\n", {}, "expected columns separated by commas, got ';' in .* 'a;b;y'"),
+    "tabs": ("a\ty\n1\t2\n", {}, "expected columns separated by commas, got tabs in .*; save the table with commas"),
+    "another encoding": (CSV.encode("utf-16"), {}, "expected text in UTF-8, got UTF-16; save the table in UTF-8"),
+    "text of latin-1": ("a,b,y\n1,caf\xe9,0\n2,th\xe9,1\n".encode("latin-1"), {}, "column 'b': expected text in UTF-8"),
+    "label of latin-1": ("a,y\n1,caf\xe9\n2,b\n".encode("latin-1"), {}, "column 'y': expected text in UTF-8"),
+    "names of latin-1": ("caf\xe9,y\n1,2\n".encode("latin-1"), {}, "expected names of columns in UTF-8, got b'caf"),
+    "no line of names": ("5.1,3.5,0\n4.9,3,1\n", {"target": "0"}, r"first line, got numbers \(5.1, 3.5, 0, ...\)"),
     "ragged": ("a,y\n1,2\n1,2,3\n", {}, "expected a table .*, got ArrowInvalid"),
     "a text in each row": (
         "a,y\n" + "".join(f"n{k},0\n" for k in range(9)),
@@ -142,6 +150,37 @@ def test_a_table_that_does_not_fit_is_refused_by_row_and_column(save, kind):
     path = save("t.csv", content)
     with pytest.raises(DataError, match=rf"t\.csv.*{message}"):
         load("table", path, options=options)
+
+
+def test_columns_may_be_called_by_ascending_numbers(save):
+    """As pandas writes a table whose columns have no names."""
+    data = load("table", save("t.csv", "0,1,2\n4.5,3,0\n5.5,4,1\n"), options={"target": "2"})
+    assert data.features == ("0", "1")
+    assert data.train.images.tolist() == [[4.5, 3], [5.5, 4]]
+
+
+@pytest.mark.parametrize("part", ["feature", "label"])
+def test_text_in_the_first_table_is_text_in_the_others(save, part):
+    """Types are found file by file: this test table holds numbers alone."""
+    lines = {"feature": ("a,y\nx,0\n1,1\n", "a,y\n1,0\n"), "label": ("a,y\n0,x\n1,1\n", "a,y\n1,1\n")}[part]
+    test = save("test.csv", lines[1])
+    data = load("table", save("train.csv", lines[0]), options={"test_path": test})
+    if part == "feature":
+        assert (data.features, data.test.images.tolist()) == (("a=1", "a=x"), [[1, 0]])
+    else:
+        assert (data.classes, data.test.labels.tolist()) == (("1", "x"), [0])
+
+
+def test_numbers_are_no_text_because_another_table_has_text(save):
+    test = save("test.csv", "a,y\n?,0\n")
+    with pytest.raises(DataError, match="column 'a': expected numbers or text in all parts, got int64 and string"):
+        load("table", save("train.csv", "a,y\n1,0\n2,1\n"), options={"test_path": test})
+
+
+@pytest.mark.parametrize("name", ["T.CSV", "T.CSV.GZ", "T.PARQUET"])
+def test_endings_may_be_in_capitals(save, name):
+    content = {"T.CSV": CSV, "T.CSV.GZ": gzip.compress(CSV.encode()), "T.PARQUET": ROWS | LABELS}[name]
+    assert load("table", save(name, content), options={"target": "kind"}).classes == ("cup", "pot")
 
 
 def test_a_nan_in_parquet_is_a_missing_value(save):

@@ -1,5 +1,6 @@
 """Images without labels are opened from what people have, and read some at a time."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,32 @@ def test_a_folder_gives_pictures_in_the_order_of_their_names(tmp_path: Path) -> 
     assert (found.names, found.shape) == (names, (4, 5, 4, 3))
     np.testing.assert_array_equal(found.read(1, 4), IMAGES[1:4])
     assert found.notes == (f"{tmp_path}: 1 files that are no pictures by their names are not read",)
+
+
+def test_a_picture_whose_name_is_no_text_has_a_name_that_can_be_written(tmp_path: Path) -> None:
+    """The file of predictions would fail after all is computed."""
+    for name in (b"a.png", b"caf\xe9.png"):
+        with open(os.fsencode(tmp_path) + b"/" + name, "wb") as file:
+            Image.fromarray(IMAGES[0]).save(file, "PNG")
+    found = open_images(tmp_path)
+    assert found.names == ["a.png", r"caf\xe9.png"]
+    np.testing.assert_array_equal(found.read(0, 2), IMAGES[[0, 0]])
+    folder = os.fsencode(tmp_path) + b"/\xe9"
+    os.mkdir(folder)
+    with pytest.raises(DataError, match=r"udce9': expected a name in UTF-8; rename the file or folder"):
+        open_images(os.fsdecode(folder))
+
+
+def test_text_of_numbers_is_read_as_the_table_that_a_run_was_trained_on(tmp_path: Path) -> None:
+    (tmp_path / "new.csv").write_text("size,kind\n1,01\n2,01\n")
+    like = Like(features=("size", "kind=01", "kind=x"))
+    np.testing.assert_array_equal(open_images(tmp_path / "new.csv", like).read(0, 2), [[1, 1, 0], [2, 1, 0]])
+
+
+def test_a_first_line_of_numbers_is_not_lost(tmp_path: Path) -> None:
+    (tmp_path / "new.csv").write_text("5.1,3.5\n4.9,3.0\n")
+    with pytest.raises(DataError, match=r"names of the columns in the first line, got numbers \(5.1, 3.5, ...\)"):
+        open_images(tmp_path / "new.csv")
 
 
 def test_pictures_of_another_size_are_named(tmp_path: Path) -> None:

@@ -97,6 +97,7 @@ class Dataset:
         """Refuse data that a kernel cannot be computed from."""
         require_task(self.task, get_args(TaskName), self.name)
         _check_names(self.classes, self.name)
+        _check_text((*self.classes, *self.features), self.name)
         if self.train.labels is None:
             raise DataError(f"{self.name}: expected labels of the training images, got none; add them")
         for part, split in (("train", self.train), ("test", self.test)):
@@ -123,6 +124,8 @@ class Loader(ABC):
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    PLACES: ClassVar[tuple[str, ...]] = ("path",)
+    """The keys that are files or folders."""
 
     path: str | None = None
     task: AskedTask = "auto"
@@ -186,6 +189,21 @@ def _check_names(names: tuple[str, ...], name: str) -> None:
         raise DataError(
             f"{name}: expected different names of the classes, or of the targets, got {again!r} twice; rename one"
         )
+
+
+def _check_text(names: tuple[str, ...], name: str) -> None:
+    """Raise `DataError` where the name of a class, a target or a feature is no text: no record could hold it.
+
+    Python reads the name of a folder that is no UTF-8, as old archives have them, with half characters in it.
+    """
+    for each in names:
+        try:
+            each.encode()
+        except UnicodeEncodeError:
+            raise DataError(
+                f"{ascii(name)[1:-1]}: expected names of classes and features in UTF-8, got {each!r}; rename the "
+                "folder, or the class"
+            ) from None
 
 
 def _check_images(images: npt.NDArray[Any], where: str) -> None:

@@ -45,7 +45,7 @@ def find_values(tables: Sequence[Any], columns: Sequence[str], where: str) -> di
         parts = [table.column(column) for table in tables]
         for part in parts:
             _require_complete(part, column, where)
-        if all(_is_text(part.type) for part in parts):
+        if all(is_text(part.type) for part in parts):
             found = sorted({str(value) for part in parts for value in part.unique().to_pylist()})
             if len(found) > MOST_VALUES or (len(found) > SHOWN and len(found) == sum(map(len, parts))):
                 raise DataError(
@@ -113,7 +113,7 @@ def read_labels_of(table: Any, columns: Sequence[str], where: str) -> npt.NDArra
     parts = [table.column(column) for column in columns]
     for column, part in zip(columns, parts, strict=True):
         _require_complete(part, column, where)
-    if len(parts) == 1 and _is_text(parts[0].type):
+    if len(parts) == 1 and is_text(parts[0].type):
         return np.array([str(value) for value in parts[0].to_pylist()])
     for column, part in zip(columns, parts, strict=True):
         if not is_number(part.type):
@@ -133,7 +133,8 @@ def _require_complete(cells: Any, column: str, where: str) -> None:
     if row >= 0:
         raise DataError(
             f"{where}: column {column!r}: expected a value in each row, got none in row {row} (and "
-            f"{pc.sum(missing).as_py() - 1} more); fill the column in, drop the rows, or name the features without it"
+            f"{pc.sum(missing).as_py() - 1} more); fill the column in, drop the rows, or name the features without it. "
+            "In a table of text an empty cell, NA, N/A, NaN and null are none: write a value of that name otherwise"
         )
 
 
@@ -143,7 +144,8 @@ def _numbers(cells: Any) -> npt.NDArray[np.float64]:
     return cells.cast(pa.float64(), safe=False).to_numpy().astype(np.float64, copy=False)
 
 
-def _is_text(kind: Any) -> bool:
+def is_text(kind: Any) -> bool:
+    """Tell whether a column of a type holds texts."""
     import pyarrow as pa
 
     inner = kind.value_type if pa.types.is_dictionary(kind) else kind

@@ -1,6 +1,7 @@
 """A folder of pictures, one subfolder for each class."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -19,6 +20,10 @@ SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", "
 
 TEST_FOLDERS = ("test", "val", "valid", "validation")
 """Names of the folder of the test part beside ``train``; the first existing one is taken."""
+
+_TRAINING = re.compile(r"train(ing)?([ _-]?(set|data|images))?", re.IGNORECASE)
+_TESTING = re.compile(r"(test(ing)?|val(id(ation)?)?|eval(uation)?|dev)([ _-]?(set|data|images))?", re.IGNORECASE)
+"""Usual names of folders that are parts of a data set, and hardly ever classes."""
 
 SHOWN = 5
 """Largest number of kinds of files, or of subfolders, that a note lists."""
@@ -94,8 +99,7 @@ def _load(root: Path, options: PictureLoader) -> Dataset:
     classes = _class_names(train_root, seen)
     name = f"folder {root}"
     if train_root is root:
-        if "test" in classes and _folders(root / "test"):
-            raise DataError(f"{root}: expected train/<class>/ beside test/<class>/, got no folder train; rename one")
+        _require_classes(root, classes)
         train, done = _read(_examples(root, classes, seen), root, options)
         return Dataset(name, classes, train, notes=(*seen.notes(root), *done))
     test_name = next((name for name in TEST_FOLDERS if (root / name).is_dir()), None)
@@ -113,6 +117,41 @@ def _load(root: Path, options: PictureLoader) -> Dataset:
         )
     test, done = _read(_examples(test_root, classes, seen), test_root, options)
     return Dataset(name, classes, train, test, (*notes, *seen.notes(test_root), *done))
+
+
+def _require_classes(root: Path, classes: tuple[str, ...]) -> None:
+    """Refuse folders that are parts of a data set, or the data set itself: the run would tell the parts apart.
+
+    Raises
+    ------
+    DataError
+        With the folder to rename, or to give as path.
+    """
+    training = [name for name in classes if _TRAINING.fullmatch(name)]
+    testing = [name for name in classes if _TESTING.fullmatch(name)]
+    holds_classes = "test" in classes and bool(_folders(root / "test"))
+    if (training and testing) or len(training + testing) == len(classes) or holds_classes:
+        rename = " and ".join(
+            f"{name}/ to {part}/"
+            for part, names in (("train", training[:1]), ("test", testing[:1]))
+            for name in names
+            if name != part
+        )
+        remedy = f"rename {rename}" if training else "rename the folder of the training images to train/"
+        raise DataError(
+            f"{root}: expected folders of classes, or train/<class>/ and test/<class>/, got {_listed(classes)}, which "
+            f"are names of parts; {remedy}"
+        )
+    if len(classes) == 1 and _holds_only_folders(root / classes[0]):
+        raise DataError(
+            f"{root}: expected folders of classes, got the one folder {classes[0]}, which holds folders alone; set "
+            f"data.path to {root / classes[0]}"
+        )
+
+
+def _holds_only_folders(folder: Path) -> bool:
+    """Tell whether no file lies in a folder; names that start with a dot do not count."""
+    return all(path.is_dir() for path in folder.iterdir() if path.name[0] != ".") and bool(_folders(folder))
 
 
 def _unread(root: Path, test_name: str | None) -> list[str]:

@@ -4,13 +4,21 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, ClassVar, Literal, final
 
 from cntk_pipeline.datasets.base import Dataset, Split, as_split
-from cntk_pipeline.datasets.columns import encode, feature_names, find_values, is_picture, listed, read_labels_of
+from cntk_pipeline.datasets.columns import (
+    encode,
+    feature_names,
+    find_values,
+    is_picture,
+    is_text,
+    listed,
+    read_labels_of,
+)
 from cntk_pipeline.datasets.pictures import PictureLoader, read_pictures
 from cntk_pipeline.datasets.reading import existing_path, reading
-from cntk_pipeline.datasets.table_files import ENDINGS, class_names, read_table
+from cntk_pipeline.datasets.table_files import ENDINGS, class_names, read_table, require_names
 from cntk_pipeline.datasets.targets import assemble
 from cntk_pipeline.errors import DataError
 from cntk_pipeline.inputs import as_sequences
@@ -56,6 +64,8 @@ class Table(PictureLoader):
         A table is damaged, lacks a column, a label or a feature, or has columns that are neither numbers nor text.
     """
 
+    PLACES: ClassVar[tuple[str, ...]] = ("path", "test_path")
+
     test_path: str | None = None
     target: str | tuple[str, ...] | None = None
     features: tuple[str, ...] | None = None
@@ -67,7 +77,7 @@ class Table(PictureLoader):
         parts = {"train": [path]} if not path.is_dir() else _parts(path)
         if self.test_path is not None:
             parts["test"] = [existing_path(self.test_path, "table", "a table (data.test_path)")]
-        tables = {part: _joined([read_table(file) for file in files], files[0]) for part, files in parts.items()}
+        tables = _read(parts)
         targets = self._targets(tables["train"], str(path))
         columns = self._features(tables["train"], targets, str(path))
         for part, table in tables.items():
@@ -136,6 +146,18 @@ class Table(PictureLoader):
             splits[part] = as_split(found.images, None if known is None else known[found.rows])
             notes += found.notes
         return splits, notes
+
+
+def _read(parts: dict[str, list[Path]]) -> dict[str, Any]:
+    """Read the tables of all parts. A column that is text in the first one is text in all: "1" is one of its values."""
+    train, *_ = parts["train"]
+    first = read_table(train)
+    require_names(train, first)
+    text = [field.name for field in first.schema if is_text(field.type)]
+    return {
+        part: _joined([first if file == train else read_table(file, text) for file in files], files[0])
+        for part, files in parts.items()
+    }
 
 
 def _vectors(

@@ -1,8 +1,11 @@
 """Files of tables: CSV and Parquet, bounded in memory before they are read."""
 
+import codecs
 import gzip
+import itertools
 import json
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +17,26 @@ TEXT = {".csv": ",", ".tsv": "\t"}
 
 ENDINGS = (*TEXT, *(f"{ending}.gz" for ending in TEXT), ".parquet")
 
+SEPARATORS = (",", ";", "\t", "|")
+"""Separators that tables of text have; the ending of the file tells which one is read."""
+
+_SPELT = {",": "commas", "\t": "tabs"}
+
 BLOCK = 2**20
 
 VALUE_BYTES = 16
 """Bytes that a value of a table of text takes: as it is read, and as a feature."""
 
 
-def read_table(path: Path) -> Any:
+def read_table(path: Path, text: Collection[str] = ()) -> Any:
     """Read a table.
 
     Parameters
     ----------
     path : Path
         Its ending tells the format: ``.csv`` and ``.tsv`` with a line of names, also ``.gz``, or ``.parquet``.
+    text : collection of str
+        Columns that are text in a ``.csv`` or ``.tsv``, even if each of their values is a number.
 
     Raises
     ------
@@ -39,7 +49,7 @@ def read_table(path: Path) -> Any:
         import pyarrow as pa
     broken = (pa.ArrowException, ValueError, EOFError, zlib.error, UnicodeDecodeError, OverflowError, KeyError)
     with reading(path, "a table (.csv, .tsv or .parquet)", *broken):
-        table = _read_parquet(path) if path.suffix == ".parquet" else _read_text(path)
+        table = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_text(path, text)
         names = table.column_names
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -61,7 +71,63 @@ def _read_parquet(path: Path) -> Any:
         return table
 
 
-def _read_text(path: Path) -> Any:
+def require_names(path: Path, table: Any) -> None:
+    """Refuse a table of text whose first line is a row of numbers: it would be taken for the names of the columns.
+
+    Whole numbers that ascend are names all the same, as pandas writes them for columns without names.
+
+    Raises
+    ------
+    DataError
+        With the line.
+    """
+    names = table.column_names
+    if path.suffix.lower() == ".parquet" or not all(map(_is_number, names)):
+        return
+    values = [float(name) for name in names]
+    if all(name.isdecimal() for name in names) and all(a < b for a, b in itertools.pairwise(values)):
+        return
+    raise DataError(
+        f"{path}: expected the names of the columns in the first line, got numbers ({', '.join(names[:4])}, ...); put "
+        "a line of names above them"
+    )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _require_text(path: Path, begin: bytes, separator: str) -> None:
+    """Refuse a table of text by its beginning: in another encoding than UTF-8, or with another separator.
+
+    Raises
+    ------
+    DataError
+        With what to save it as.
+    """
+    if begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise DataError(f"{path}: expected text in UTF-8, got UTF-16; save the table in UTF-8")
+    line = begin.splitlines()[0] if begin else b""
+    try:
+        names = line.decode()
+    except UnicodeDecodeError:
+        if len(line) == len(begin):  # the block may end within a character
+            return
+        raise DataError(f"{path}: expected names of columns in UTF-8, got {line!r}; save the table in UTF-8") from None
+    other = next((each for each in SEPARATORS if each != separator and each in names), None)
+    if other is not None and separator not in names and '"' not in names:
+        raise DataError(
+            f"{path}: expected columns separated by {_SPELT[separator]}, got {_SPELT.get(other, repr(other))} in the "
+            f"line of names {names!r}; save the table with {_SPELT[separator]}"
+        )
+
+
+def _read_text(path: Path, text: Collection[str]) -> Any:
+    import pyarrow as pa
     import pyarrow.csv as pc
 
     ending = next((ending for ending in TEXT if path.name.lower().removesuffix(".gz").endswith(ending)), None)
@@ -69,19 +135,28 @@ def _read_text(path: Path) -> Any:
         raise DataError(f"{path}: expected a table, named like one of {', '.join(ENDINGS)}; rename or convert it")
     separator = TEXT[ending]
     with open_file(path) as file:
-        unpacked = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
+        unpacked = gzip.GzipFile(fileobj=file) if path.suffix.lower() == ".gz" else file
         values = total = 0
         while block := unpacked.read(BLOCK):
+            if not total:
+                _require_text(path, block, separator)
             total += len(block)
             values += block.count(separator.encode()) + block.count(b"\n")
             require_memory(total + values * VALUE_BYTES, path)
     with open_file(path) as file:
-        unpacked = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
-        return pc.read_csv(
+        unpacked = gzip.GzipFile(fileobj=file) if path.suffix.lower() == ".gz" else file
+        types = dict.fromkeys(text, pa.string())
+        table = pc.read_csv(
             unpacked,
             parse_options=pc.ParseOptions(delimiter=separator, newlines_in_values=True),
-            convert_options=pc.ConvertOptions(strings_can_be_null=True),
+            convert_options=pc.ConvertOptions(strings_can_be_null=True, column_types=types),
         )
+    garbled = [field.name for field in table.schema if pa.types.is_binary(field.type)]
+    if garbled:  # pyarrow takes text in another encoding for bytes, and bytes would be pictures
+        raise DataError(
+            f"{path}: column {garbled[0]!r}: expected text in UTF-8, got other bytes; save the table in UTF-8"
+        )
+    return table
 
 
 def class_names(table: Any, column: str) -> list[str] | None:

@@ -16,7 +16,7 @@ from cntk_pipeline.datasets.folder import SUFFIXES
 from cntk_pipeline.datasets.images import AS_IT_IS, Wanted, decode_as
 from cntk_pipeline.datasets.npz import BROKEN
 from cntk_pipeline.datasets.reading import open_file, reading, require_memory
-from cntk_pipeline.datasets.table_files import ENDINGS, read_table
+from cntk_pipeline.datasets.table_files import ENDINGS, read_table, require_names
 from cntk_pipeline.datasets.unlabelled_tables import features_of, picture_column
 from cntk_pipeline.errors import DataError, DataNotFound
 from cntk_pipeline.inputs import as_sequences, require_channels_last
@@ -101,6 +101,10 @@ def open_images(place: str | Path, like: Like = PLAIN) -> Unlabelled:
         If Pillow or pyarrow is needed and not installed.
     """
     path = Path(place).expanduser()
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{str(path)!a}: expected a name in UTF-8; rename the file or folder") from None
     with reading(path, "images"):
         if not path.exists():
             raise DataNotFound(f"{path.absolute()}: expected images, got nothing there; correct the name")
@@ -145,14 +149,21 @@ def _checked(images: _Array, origin: str, like: Like) -> Unlabelled:
 
 def _table(path: Path, like: Like) -> Unlabelled:
     """Read a table into memory; pictures in it are decoded when they are read."""
-    table = read_table(path)
+    table = read_table(path, _text_columns(like.features))
     column = None if like.features else picture_column(table, str(path))
     if column is None:
+        if not like.features:
+            require_names(path, table)
         return Unlabelled.of(features_of(table, like.features, str(path)), str(path), like)
     cells = table.column(column).to_pylist()
     contents = [(cell.get("bytes") if isinstance(cell, dict) else cell) or b"" for cell in cells]
     names = [str(row) for row in range(len(cells))]
     return _pictures([io.BytesIO(content) for content in contents], names, str(path), like)
+
+
+def _text_columns(features: tuple[str, ...]) -> set[str]:
+    """Name the columns that may be of text by features called "column=value": what stands before an equals sign."""
+    return {name[:end] for name in features for end, each in enumerate(name) if each == "="} - set(features)
 
 
 def _folder(root: Path, like: Like) -> Unlabelled:
@@ -168,8 +179,10 @@ def _folder(root: Path, like: Like) -> Unlabelled:
     if not files:
         raise DataError(f"{root}: expected pictures ({' '.join(sorted(SUFFIXES))}), got none; correct the name")
     files.sort(key=lambda file: file.relative_to(root).as_posix())
+    # Bytes of a name that are no UTF-8 stand as \x.. in it: no file of predictions could hold them otherwise.
+    names = [os.fsencode(file.relative_to(root)).decode(errors="backslashreplace") for file in files]
     notes = (f"{root}: {passed} files that are no pictures by their names are not read",) if passed else ()
-    return _pictures(files, [file.relative_to(root).as_posix() for file in files], str(root), like, notes)
+    return _pictures(files, names, str(root), like, notes)
 
 
 def _pictures(
