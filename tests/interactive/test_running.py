@@ -19,6 +19,7 @@ import cntk_pipeline
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.errors import ConfigError, DataError, Interrupted, SpecificationMismatch
 from cntk_pipeline.interactive import running
+from cntk_pipeline.opened import open_run
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.workflow import run as runs
 
@@ -72,6 +73,29 @@ def test_arrays_in_memory_are_the_data(run_small: Run, tmp_path: Path, arrays: d
     (run.path / "kernel.zarr/depth3-gap-ntk/train/c/0/0").unlink()
     runs.resume(run.path, Recorder(), threading.Event())
     require_same(run.directory, expected)
+
+
+def test_arrays_are_found_again_where_the_run_was_moved(tmp_path: Path, arrays: dict) -> None:
+    run = cntk_pipeline.run(TABLES, data=arrays, progress=False, store__path=tmp_path / "m")
+    (tmp_path / "m").rename(tmp_path / "m2")
+    chunk = tmp_path / "m2/inputs.zarr/train_images/c/0/0/0/0"
+    before = chunk.read_bytes()
+    chunk.unlink()
+    runs.resume(tmp_path / "m2", Recorder(), threading.Event())
+    assert chunk.read_bytes() == before
+    assert open_run(tmp_path / "m2").is_complete
+    assert not run.path.exists()
+
+
+def test_a_damaged_archive_of_arrays_is_written_anew_and_halves_are_swept(tmp_path: Path, arrays: dict) -> None:
+    place = {"progress": False, "store__path": tmp_path / "run"}
+    cntk_pipeline.run(TABLES, data=arrays, **place)
+    (archive,) = (tmp_path / "run/arrays").iterdir()
+    before = archive.read_bytes()
+    archive.write_bytes(before[:-7])
+    (tmp_path / "run/arrays" / f"{archive.name}.{'0' * 32}.partial").write_bytes(b"half")
+    cntk_pipeline.run(TABLES, data=arrays, **place)
+    assert [(path.name, path.read_bytes()) for path in (tmp_path / "run/arrays").iterdir()] == [(archive.name, before)]
 
 
 def test_other_arrays_never_take_their_place(tmp_path: Path, arrays: dict) -> None:

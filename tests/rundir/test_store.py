@@ -8,10 +8,13 @@ import pytest
 import zarr
 from support.problems import SPECIFICATION
 
+from cntk_pipeline.datasets import Standardization
 from cntk_pipeline.errors import ConfigError, RunNotFound, SpecificationMismatch, StoreError
 from cntk_pipeline.rundir import lease
 from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.preprocessing import Preprocessing, find_preprocessing
 from cntk_pipeline.rundir.specification import differences, fingerprint
+from cntk_pipeline.storage.records import RECORD_BYTES
 from cntk_pipeline.storage.tiled_array import ArraySpec, create_arrays
 
 
@@ -199,3 +202,28 @@ def test_names_that_would_lead_elsewhere_are_refused(tmp_path: Path, name: str) 
     run = RunDirectory.create(tmp_path / "run", SPECIFICATION, {})
     with pytest.raises(StoreError, match=r"is no name of a result of inference"):
         run.inferred_path("0" * 16, name)
+
+
+def test_a_run_whose_record_nothing_could_read_is_not_begun(tmp_path: Path) -> None:
+    data = replace(SPECIFICATION.data, features=("x" * 2**24,))
+    with pytest.raises(ConfigError, match=r"run.json would have .* bytes, of at most 16,777,216: .* 1 features and 2"):
+        RunDirectory.create(tmp_path, replace(SPECIFICATION, data=data), {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_record_that_nothing_could_read_is_not_written(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path, SPECIFICATION, {})
+    with pytest.raises(StoreError, match=r"some.json would have .* bytes, of at most 16,777,216, and nothing could"):
+        run.write_record("some.json", {"x": "y" * 2**24})
+    assert not (tmp_path / "some.json").exists()
+
+
+@pytest.mark.slow
+def test_the_constants_of_many_features_are_read_again(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path, SPECIFICATION, {})
+    mean = tuple(np.random.default_rng(0).random(350_000).tolist())
+    Preprocessing("float", Standardization(mean, mean)).write(run)
+    assert (run.path / "preprocessing.json").size() > RECORD_BYTES
+    found = find_preprocessing(run)
+    assert found is not None
+    assert found.standardization == Standardization(mean, mean)

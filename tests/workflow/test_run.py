@@ -16,6 +16,7 @@ from support.processes import kernel_tiles_begun
 from support.tolerances import assert_kernels_close, tolerance
 
 from cntk_pipeline import kernel_matrix
+from cntk_pipeline.clusters.trust import of_user, write_trusted
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.errors import (
     ConfigError,
@@ -325,6 +326,30 @@ def test_a_lost_journal_does_not_lend_trust_to_a_damaged_tile(run_small: Run) ->
     path = run.kernel("depth3-gap-ntk", "train").chunk_path(2, 1)
     path.write_bytes(path.read_bytes()[:-2] + b"ab")
     assert len(kernel_tiles_begun(runs.resume(run.path, Recorder(), threading.Event()))) == count + 1
+
+
+def test_relative_places_of_data_are_found_from_anywhere(
+    run_small: Run, small_config: Config, small_npz: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(small_npz.parent)
+    given = {"data": {"path": small_npz.name}}
+    run = run_small(**given)
+    assert run.workflow().data.path == str(small_npz)
+    count = len(kernel_tiles_begun(run))
+    # As earlier versions wrote it: the same command goes on, and its fingerprint is the same.
+    trusted = of_user(run, small_config(**given))
+    write_trusted(run, trusted)
+    assert run.workflow().data.path == small_npz.name
+    run.kernel("depth3-gap-ntk", "train").chunk_path(0, 0).unlink()
+    again = run_small(**given)
+    assert (again.fingerprint, len(kernel_tiles_begun(again))) == (run.fingerprint, count + 1)
+    assert again.workflow().data.path == str(small_npz)
+    monkeypatch.chdir("/")
+    chunk = run.inputs_path / "train_images/c/0/0/0/0"
+    before = chunk.read_bytes()
+    chunk.unlink()
+    assert make_report(runs.resume(run.path, Recorder(), threading.Event())).complete
+    assert chunk.read_bytes() == before
 
 
 def test_two_runs_at_once_on_one_store_are_refused(run_small: Run, small_config: Config) -> None:

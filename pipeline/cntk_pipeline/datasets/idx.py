@@ -5,7 +5,7 @@ import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +56,8 @@ class Idx(Loader):
     ----------
     LeCun, Y., Cortes, C., Burges, C. The MNIST database of handwritten digits.
     """
+
+    PLACES: ClassVar[tuple[str, ...]] = ("path", "labels")
 
     labels: str | None = None
 

@@ -6,7 +6,7 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 import numpy.typing as npt
@@ -82,6 +82,8 @@ class Npy(Loader):
     DataError
         As of "npz".
     """
+
+    PLACES: ClassVar[tuple[str, ...]] = ("path", "labels")
 
     labels: str | None = None
     layout: Layout = "channels_last"

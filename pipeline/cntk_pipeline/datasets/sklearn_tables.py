@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 
@@ -41,6 +41,8 @@ class SklearnTable(Loader):
     ConfigError
         If there is no such table.
     """
+
+    PLACES: ClassVar[tuple[str, ...]] = ()  # the path is a name
 
     def load(self) -> Dataset:
         """Read float64 vectors and their labels, with their names."""

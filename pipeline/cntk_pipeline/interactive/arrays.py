@@ -46,6 +46,8 @@ def stored(arrays: Mapping[str, object], place: StorePath) -> Iterator[Path]:
     path = folder / f"{hashlib.sha256(content).hexdigest()[:16]}.npz"
     is_new = not path.exists()
     if is_new:
+        path.create_whole(content)
+    elif path.size() != len(content) or path.read_bytes(len(content)) != content:  # it was damaged
         path.write_whole(content)
     try:
         yield Path(path.absolute())

@@ -1,11 +1,17 @@
-"""Code of users that a run is computed by."""
+"""Code of users that a run is computed by, and the places that a workflow names."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from cntk_pipeline.config import KernelConfig, RunConfig, expand_place
+from cntk_pipeline.config import RunConfig, expand_place
+from cntk_pipeline.config.section import OpenSection
+from cntk_pipeline.datasets import DATASETS
 from cntk_pipeline.rundir.directory import RunDirectory
+
+_Section = TypeVar("_Section", bound=OpenSection)
 
 
 @dataclass(frozen=True)
@@ -28,13 +34,22 @@ class UserCode:
         return f"{json.dumps(self.name)}, {where}, sha256 {json.dumps(self.digest)}"
 
 
-def in_absolute_folder(config: RunConfig) -> RunConfig:
-    """Write the folder of a workflow's code from the root on: a run is resumed from anywhere."""
-    folder = config.kernel.options.get("plugin_folder")
-    if folder is None:
-        return config
-    keys = config.kernel.model_dump() | {"plugin_folder": str(Path(expand_place(str(folder))).absolute())}
-    return config.model_copy(update={"kernel": KernelConfig.model_validate(keys)})
+def in_absolute_places(config: RunConfig) -> RunConfig:
+    """Write the files of a workflow's data and the folder of its code from the root on: a run is resumed from anywhere.
+
+    No specification knows these places.
+    """
+    kernel = _absolute(config.kernel, ["plugin_folder"])
+    data = _absolute(config.data, DATASETS[config.data.source].PLACES)
+    return config.model_copy(update={"kernel": kernel, "data": data})
+
+
+def _absolute(section: _Section, keys: Iterable[str]) -> _Section:
+    """Write the given keys among some from the root on; a ``~`` is the home folder, as in a shell."""
+    given = {key: value for key, value in section.model_dump(include=set(keys)).items() if value is not None}
+    return section.model_copy(
+        update={key: str(Path(expand_place(str(value))).absolute()) for key, value in given.items()}
+    )
 
 
 def code_of(run: RunDirectory, config: RunConfig) -> UserCode | None:

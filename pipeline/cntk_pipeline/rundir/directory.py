@@ -27,6 +27,7 @@ One chunk is one tile, and a chunk without its receipt is never trusted unread.
 
 import errno
 import json
+import os
 import re
 import uuid
 from collections.abc import Iterable
@@ -43,7 +44,7 @@ from cntk_pipeline.models import STRICT, Json
 from cntk_pipeline.rundir.journal import Journal
 from cntk_pipeline.rundir.specification import Specification, changed_code, differences, find_solve, fingerprint
 from cntk_pipeline.rundir.stored_data import InputName, StoredData
-from cntk_pipeline.storage import StorePath, open_path
+from cntk_pipeline.storage import LocalPath, StorePath, open_path
 from cntk_pipeline.storage.records import RECORD_BYTES, Record, write_json
 from cntk_pipeline.storage.tiled_array import GROUP_RECORD, REWRITTEN, Array, InputArray, TiledArray, is_made
 from cntk_pipeline.tiling import Cut
@@ -56,14 +57,17 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SOLVE = re.compile(r"[0-9a-f]{16}")
 """Name of the directory of a solve."""
 
-_FOLDERS = (
-    *("inputs.zarr", "kernel.zarr", "test_kernel.zarr", "pivots.zarr", "solve", "predictions"),
-    *("journal", "lease", "log", "quarantine", "submissions"),
-)
-"""Folders that a driver writes into, and deletes from."""
-
 ARRAYS = "arrays"
 """The folder of arrays that a Python program gave as the data set; it is there before the run begins."""
+
+_ARCHIVE = re.compile(r"[0-9a-f]{16}\.npz")
+"""Name of an archive of such arrays."""
+
+_FOLDERS = (
+    *("inputs.zarr", "kernel.zarr", "test_kernel.zarr", "pivots.zarr", "solve", "predictions"),
+    *("journal", "lease", "log", "quarantine", "submissions", ARRAYS),
+)
+"""Folders that a driver writes into, and deletes from."""
 
 _LEFT_OVER = ("run.json", "lease", "log", "lost+found", ARRAYS)
 """Names that a folder may hold where a run begins: left by a run that was taken back, or made by file systems."""
@@ -189,9 +193,17 @@ class RunDirectory:
                 "specification": specification.to_json(),
                 "provenance": provenance,
             }
+            content = json.dumps(record, indent=2).encode()
+            if len(content) > RECORD_BYTES:
+                data = specification.data
+                raise ConfigError(
+                    f"{path}: run.json would have {len(content):,} bytes, of at most {RECORD_BYTES:,}: it holds the "
+                    f"names of {len(data.features):,} features and {len(data.classes):,} classes or targets; shorten "
+                    "them, or give the data without names, as an .npz file"
+                )
             try:
                 _require_free(path)
-                is_new = (path / "run.json").create_whole(json.dumps(record, indent=2).encode())
+                is_new = (path / "run.json").create_whole(content)
             except StoreError:
                 raise
             except OSError as error:
@@ -433,12 +445,18 @@ class RunDirectory:
         found = self.stored_data.labels(part)
         return None if found is None else found[rows]
 
-    def write_record(self, relative: str, record: Json) -> None:
-        """Replace a small JSON file; `StoreError` where the run is gone: the file would begin a new one there."""
+    def write_record(self, relative: str, record: Json, limit: int = RECORD_BYTES) -> None:
+        """Replace a small JSON file, of at most so many bytes.
+
+        Raises
+        ------
+        StoreError
+            If it has more bytes, or the run is gone: the file would begin a new one there.
+        """
         if not (self.root / "run.json").is_file():
             raise StoreError(errno.ENOENT, f"the run directory {self.root} is gone: bring it back, then resume")
         self._require_within((self.path / relative).parent)
-        write_json(self.path / relative, record)
+        write_json(self.path / relative, record, limit)
 
     def has_record(self, relative: str) -> bool:
         """Tell whether there is a small JSON file, without a look into it."""
@@ -460,7 +478,17 @@ class RunDirectory:
         if record is None:
             raise RunNotFound(f"{self.path} stopped before it began: start it again with `cntk run`")
         table = {name: value for name, value in record.items() if name != SIGNATURE}
-        return parse_config(table, str(self.path / "workflow.json"), _MEND_WORKFLOW)
+        return self._with_arrays(parse_config(table, str(self.path / "workflow.json"), _MEND_WORKFLOW))
+
+    def _with_arrays(self, config: RunConfig) -> RunConfig:
+        """Find an archive of arrays in the run directory again, where that was moved since."""
+        before = Path(config.data.path or "")
+        here = self.root / ARRAYS / before.name
+        is_ours = before.parent.name == ARRAYS and _ARCHIVE.fullmatch(before.name) is not None
+        if not is_ours or not isinstance(here, LocalPath) or os.path.exists(before) or not here.is_file():
+            return config
+        data = config.data.model_copy(update={"path": str(here.absolute())})
+        return config.model_copy(update={"data": data})
 
     def has_workflow(self) -> bool:
         """Tell whether a driver has written a workflow."""

@@ -15,6 +15,9 @@ from cntk_pipeline.storage.records import Record
 
 FILE = "preprocessing.json"
 
+LIMIT_BYTES = 2**28
+"""Largest size of the record: a feature takes some 52 bytes where each is standardised by itself, so 5 million do."""
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -43,7 +46,7 @@ class Preprocessing:
     def write(self, run: RunDirectory) -> None:
         """Write the record of a run; nothing happens where there is one."""
         if not run.has_record(FILE):
-            run.write_record(FILE, self._fields() | {"checksum": fingerprint(self._fields())})
+            run.write_record(FILE, self._fields() | {"checksum": fingerprint(self._fields())}, LIMIT_BYTES)
 
     def _fields(self) -> dict[str, Any]:
         constants = None if self.standardization is None else asdict(self.standardization)
@@ -68,7 +71,7 @@ class _PreprocessingRecord:
 
 
 _REMEDY = "delete it, then the numbers are measured again on the data set of the workflow"
-_RECORD: Record[_PreprocessingRecord] = Record(_PreprocessingRecord, _REMEDY)
+_RECORD: Record[_PreprocessingRecord] = Record(_PreprocessingRecord, _REMEDY, LIMIT_BYTES)
 
 
 def find_preprocessing(run: RunDirectory) -> Preprocessing | None:

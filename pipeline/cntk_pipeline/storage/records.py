@@ -31,11 +31,13 @@ class Record(Generic[_T]):
     ----------
     model : of its content: a frozen dataclass or a `TypedDict`, with the configuration `STRICT`.
     remedy : for a damaged record, as a sentence that begins with a small letter.
+    limit : its largest size in bytes.
     """
 
-    def __init__(self, model: Any, remedy: str) -> None:
+    def __init__(self, model: Any, remedy: str, limit: int = RECORD_BYTES) -> None:
         self._model = model
         self._remedy = remedy
+        self.limit = limit
 
     @cached_property
     def _adapter(self) -> TypeAdapter[_T]:
@@ -52,7 +54,7 @@ class Record(Generic[_T]):
         StoreError
             If it is damaged, or no file lies in its place.
         """
-        return self.parse(path.read_bytes(RECORD_BYTES), path)
+        return self.parse(path.read_bytes(self.limit), path)
 
     def find(self, path: StorePath) -> _T | None:
         """Read a record; None where there is none."""
@@ -87,9 +89,15 @@ class Record(Generic[_T]):
         return StoreError(f"{where} is damaged ({place}{': ' if place else ''}{message}): {self._remedy}")
 
 
-def write_json(path: StorePath, record: Json) -> None:
-    """Replace a small JSON file."""
-    path.write_whole(json.dumps(record, indent=2).encode())
+def write_json(path: StorePath, record: Json, limit: int = RECORD_BYTES) -> None:
+    """Replace a small JSON file; `StoreError` where it has more bytes than a reader takes."""
+    content = json.dumps(record, indent=2).encode()
+    if len(content) > limit:
+        raise StoreError(
+            f"{path} would have {len(content):,} bytes, of at most {limit:,}, and nothing could read it: take fewer "
+            "features, classes or results"
+        )
+    path.write_whole(content)
 
 
 def numbers(folder: StorePath, suffix: str) -> list[int]:

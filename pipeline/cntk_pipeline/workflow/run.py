@@ -34,7 +34,7 @@ from cntk_pipeline.inference import (
     run_products,
 )
 from cntk_pipeline.rundir import growth, lease
-from cntk_pipeline.rundir.code import UserCode, in_absolute_folder
+from cntk_pipeline.rundir.code import UserCode, in_absolute_places
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.grids import Jobs
 from cntk_pipeline.rundir.provenance import library_versions, provenance
@@ -351,7 +351,7 @@ def _begun(config: RunConfig, view: View, loaded: Loaded | None = None) -> Itera
         if common is not None:
             growth.begin(run, common, view.say)
         _mend(run, config, view)
-        trusted = of_user(run, in_absolute_folder(_with_factor_tile(config, run)))
+        trusted = of_user(run, in_absolute_places(_with_factor_tile(config, run)))
         write_trusted(run, trusted)
         for line in warnings(trusted):
             view.say(f"warning: {line}")
