@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.problems import TEST, TRAIN, Recorder, flip_bit, stop_after
+from obstore.store import MemoryStore
+from support.problems import TEST, TRAIN, Recorder, flip_bit, stop_after, whole_matrix
 from support.processes import kernel_tiles_begun
 
 from cntk_pipeline.config import RunConfig
@@ -20,7 +21,7 @@ from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.gram.tiles import KERNEL_OWNERS
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.growth import Growth
-from cntk_pipeline.storage import LocalPath
+from cntk_pipeline.storage import LocalPath, objects
 from cntk_pipeline.tasks import Stage, Task
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.report import make_report
@@ -587,6 +588,25 @@ def test_a_run_on_another_device_is_copied(
     assert not [tile for tile in kernel_tiles_begun(new) if 4 not in tile[1:]]
     assert_same_bits(new, scratch())
     assert state(old) == before
+
+
+@pytest.mark.parametrize("way", ["into a bucket", "out of a bucket"])
+def test_a_run_grows_from_a_directory_into_a_bucket_and_back(
+    scratch: Compute, small_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    store, bucket = MemoryStore(), "s3://bucket/run"
+    monkeypatch.setattr(objects, "_open_bucket", lambda *_: store)
+    old, new = ("old", bucket) if way == "into a bucket" else (bucket, "new")
+
+    def at(name: str, **more: str) -> Sections:
+        return {"path": name if "://" in name else str(tmp_path / name)} | more
+
+    before = runs.start(small_config(**sections(data={"train": 34}), store=at(old)), Recorder(), threading.Event())
+    config = small_config(**sections(), store=at(new, grow_from=str(before.path)))
+    grown = runs.start(config, view := Recorder(), threading.Event())
+    assert [tile for tile in kernel_tiles_begun(grown) if 4 not in tile[1:]] == []
+    assert any(line.startswith("taken over 10 of 15 tiles of train") for line in view.lines)
+    np.testing.assert_array_equal(whole_matrix(grown, FLATTEN, "train"), whole_matrix(scratch(), FLATTEN, "train"))
 
 
 def test_a_grown_run_is_resumed_with_and_without_its_source(

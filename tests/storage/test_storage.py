@@ -6,16 +6,17 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
+from obstore.store import MemoryStore
 from support.processes import wait_until
 
 from cntk_pipeline.errors import ConfigError, StoreError, StoreUnavailable
-from cntk_pipeline.storage import LocalPath, ObjectPath, StorePath, lacking, objects, open_path, retries
+from cntk_pipeline.storage import LocalPath, ObjectPath, StorePath, durable, lacking, local, objects, open_path, retries
 
 
 @pytest.fixture(params=["local", "bucket"])
@@ -379,3 +380,85 @@ def test_a_name_whose_claimer_was_killed_is_given_to_the_next_where_nothing_can_
     assert not (tmp_path / "a").create_whole(b"late")
     assert (tmp_path / "a").read_bytes() == b"whole"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_file_is_shared_with_a_place_of_another_kind(tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = MemoryStore()
+    monkeypatch.setattr(objects, "_open_bucket", lambda *_: store)
+    bucket = open_path("s3://bucket/run")
+    for source, target in ((tmp_path / "a", bucket / "deep/b"), (bucket / "c", tmp_path / "deep/d")):
+        source.write_whole(b"abc")
+        source.share_with(target)
+        assert (source.read_bytes(), target.read_bytes()) == (b"abc", b"abc")
+        source.write_whole(b"other")
+        with pytest.raises(FileExistsError):
+            source.share_with(target)
+        with pytest.raises(FileNotFoundError):
+            (source.parent / "none").share_with(target.parent / "e")
+
+
+def test_the_age_of_a_file_is_known(tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = MemoryStore()
+    monkeypatch.setattr(objects, "_open_bucket", lambda *_: store)
+    for path in (tmp_path / "a", open_path("s3://bucket/a")):
+        assert path.age_seconds() is None
+        path.write_whole(b"abc")
+        assert -1 < path.age_seconds() < 60
+    os.utime(tmp_path / "a", (1e9, 1e9))
+    assert (tmp_path / "a").age_seconds() > 1e8
+
+
+@pytest.mark.parametrize("call", ["fsync of the file", "link", "fsync of the folder"])
+@pytest.mark.parametrize("write", ["write_whole", "create_whole"])
+def test_a_file_is_written_again_where_a_step_fails_for_the_moment(
+    tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch, call: str, write: str
+) -> None:
+    monkeypatch.setattr(retries, "DELAYS_SECONDS", (0.0, 0.0))
+    failures: list[str] = []
+
+    def stumbling(name: str, real: Callable[..., object]) -> Callable[..., object]:
+        def once(*arguments: object) -> object:
+            if not failures:
+                failures.append(name)
+                raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+            return real(*arguments)
+
+        return once
+
+    if call == "fsync of the file":
+        monkeypatch.setattr(os, "fsync", stumbling(call, os.fsync))
+    elif call == "link":
+        monkeypatch.setattr(os, "link", stumbling(call, os.link))
+        monkeypatch.setattr(os, "replace", stumbling(call, os.replace))
+    else:
+        monkeypatch.setattr(local, "keep_names", stumbling(call, local.keep_names))
+    assert getattr(tmp_path / "a", write)(b"mine") in (None, True)
+    assert failures == [call]
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"mine"}
+    assert not (tmp_path / "a").create_whole(b"mine")  # which another call has made
+
+
+def test_a_file_of_another_call_is_not_taken_for_the_own_one(
+    tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retries, "DELAYS_SECONDS", (0.0,))
+    link = os.link
+
+    def late(source: Path, target: Path) -> None:
+        monkeypatch.setattr(os, "link", link)
+        (tmp_path / "a").create_whole(b"another's")
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+    monkeypatch.setattr(os, "link", late)
+    assert not (tmp_path / "a").create_whole(b"mine")
+    assert (tmp_path / "a").read_bytes() == b"another's"
+
+
+def test_commands_that_go_on_name_a_path_as_a_shell_reads_it() -> None:
+    assert "then `cntk resume '/data/my runs/a'`" in str(durable.disk_full("/data/my runs/a"))
+    assert "then the same command again" in str(durable.disk_full("/data/my runs/a", None))
+    with (
+        pytest.raises(StoreError, match=r"then `cntk cancel --now '/data/my runs/a'`"),
+        durable.store_explained("/data/my runs/a", "cancel --now"),
+    ):
+        raise OSError(errno.EIO, "no")

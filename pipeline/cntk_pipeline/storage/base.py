@@ -104,6 +104,13 @@ class StorePath(ABC):
     def version(self) -> tuple[Any, ...] | None:
         """Return a value that differs between all files that lie or lay in this place; None where there is none."""
 
+    def age_seconds(self) -> float | None:
+        """Return the time since a file was written, by the clocks of the store and of this machine, which may differ.
+
+        None where there is no file, or the store does not know.
+        """
+        return None
+
     # These three read only files: `ForeignFile` where a link, a pipe, a device or a folder lies in the place.
 
     @abstractmethod
@@ -184,7 +191,15 @@ class StorePath(ABC):
 
     @abstractmethod
     def share_with(self, target: "StorePath") -> None:
-        """Give a file a second place, with shared bytes if the store can; `FileExistsError` if the place is taken."""
+        """Give a file a second place, with shared bytes if the store can; `FileExistsError` if the place is taken.
+
+        The place may be of another kind, such as a bucket: then it gets a copy.
+        """
+
+    def _copy_whole(self, target: "StorePath") -> None:
+        """Copy a file to a place of any kind; `FileExistsError` if the place is taken."""
+        if not target.create_whole(self.read_bytes()):
+            raise FileExistsError(f"{target} exists")
 
     @abstractmethod
     def unlink(self, missing_ok: bool = False) -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import stat
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PosixPath
@@ -55,6 +56,10 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
     def version(self) -> tuple[Any, ...] | None:
         status = self._status()
         return None if status is None else _version(status)
+
+    def age_seconds(self) -> float | None:
+        status = self._status()
+        return None if status is None else time.time() - status.st_mtime
 
     @patient
     def read_bytes(self, limit: int | None = None) -> bytes:
@@ -146,10 +151,23 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
         except BaseException:
             aside.unlink(missing_ok=True)
             raise
-        self.parent.sync()
+        keep_names(self.parent)  # where this fails for the moment, all of it is done again
 
-    @explained
     def create_whole(self, content: bytes) -> bool:
+        attempts = itertools.count()
+
+        def attempt() -> bool:
+            is_first = next(attempts) == 0
+            if self._create(content):
+                return True
+            if is_first or self.read_bytes() != content:
+                return False
+            keep_names(self.parent)  # an attempt before has made the file, and failed after that
+            return True
+
+        return patiently(attempt, self)
+
+    def _create(self, content: bytes) -> bool:
         _make_folder(self.parent)
         while True:
             aside = self._aside()
@@ -166,7 +184,7 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
                 continue
             finally:
                 aside.unlink(missing_ok=True)
-            self.parent.sync()
+            keep_names(self.parent)
             return True
 
     @explained
@@ -212,7 +230,9 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
 
     @explained
     def share_with(self, target: StorePath) -> None:
-        assert isinstance(target, LocalPath)
+        if not isinstance(target, LocalPath):
+            self._copy_whole(target)
+            return
         _make_folder(target.parent)
         try:
             os.link(self, target)

@@ -6,6 +6,7 @@ versions in different ways, some not at all. Obstore repeats requests after tran
 """
 
 import contextlib
+import datetime
 import os
 import re
 import threading
@@ -120,6 +121,12 @@ class ObjectPath(StorePath):
     def version(self) -> tuple[Any, ...] | None:
         head = self._head()
         return None if head is None else _version(head)
+
+    def age_seconds(self) -> float | None:
+        head = self._head()
+        if head is None:
+            return None
+        return (datetime.datetime.now(datetime.UTC) - head["last_modified"]).total_seconds()
 
     def read_bytes(self, limit: int | None = None) -> bytes:
         return self._ask(lambda obstore, store: bytes(self._bounded(obstore.get(store, self.key), limit).bytes()))
@@ -243,16 +250,15 @@ class ObjectPath(StorePath):
         return f"zarr.storage.ObjectStore({store}, read_only=True)"
 
     def _copy_to(self, target: StorePath, *, overwrite: bool) -> None:
-        assert isinstance(target, ObjectPath)
-        if self.bucket == target.bucket:
+        if isinstance(target, ObjectPath) and self.bucket == target.bucket:
             # Servers differ in copies that must not overwrite; an exclusive claim of the name is not needed.
             if not overwrite and target.is_file():
                 raise FileExistsError(f"{target} exists")
             self._ask(lambda obstore, store: obstore.copy(store, self.key, target.key))
         elif overwrite:
             target.write_whole(self.read_bytes())
-        elif not target.create_whole(self.read_bytes()):
-            raise FileExistsError(f"{target} exists")
+        else:
+            self._copy_whole(target)
 
     def _bounded(self, found: Any, limit: int | None) -> Any:
         """Return an answer whose bytes are not read yet, if they are not too many."""
