@@ -63,8 +63,7 @@ def dead_process() -> int:
 @pytest.mark.usefixtures("patient")
 def test_the_lease_of_a_dead_process_on_this_host_is_taken_at_once(tmp_path: LocalPath) -> None:
     folder = tmp_path / "lease"
-    namespace = os.readlink("/proc/self/ns/pid")
-    left_behind(folder, host=socket.gethostname(), processes=namespace, pid=dead_process())
+    left_behind(folder, host=socket.gethostname(), processes=lease._process_namespace(), pid=dead_process())
     assert lease.holder(folder) is None
     began = time.monotonic()
     with lease.hold(folder):
@@ -72,7 +71,16 @@ def test_the_lease_of_a_dead_process_on_this_host_is_taken_at_once(tmp_path: Loc
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("where", [{"host": "elsewhere", "processes": ""}, {"host": socket.gethostname()}, {}])
+@pytest.mark.parametrize(
+    "where",
+    [
+        {"host": "elsewhere", "processes": ""},
+        {"host": socket.gethostname()},
+        {},
+        # Every machine has this number, and machines may share a name; earlier versions wrote no more.
+        {"host": socket.gethostname(), "processes": os.readlink("/proc/self/ns/pid")},
+    ],
+)
 def test_the_lease_of_whoever_cannot_be_asked_is_taken_when_its_counter_stands_still(
     tmp_path: LocalPath, where: dict[str, str]
 ) -> None:
@@ -209,3 +217,57 @@ def test_a_store_that_refuses_ends_a_run_only_where_it_goes_on_to(
         assert mine.lost.wait(10)
     with pytest.raises(StoreError, match=r"cannot be written any more: Read-only file system"):
         mine.require()
+
+
+def put_back(file: LocalPath, seconds: float) -> None:
+    """Let a file look older, or with less than 0 written in the future."""
+    os.utime(file, (time.time() - seconds,) * 2)
+
+
+def test_a_holder_elsewhere_that_is_silent_is_told_from_one_at_work(
+    tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 0.02)
+    monkeypatch.setattr(lease, "WATCH_SECONDS", 0.1)
+    file = tmp_path / "000003.json"
+    left_behind(tmp_path, host="node9", pid=123)
+    assert lease.look(tmp_path) == lease.Sighting("node9:123", None)
+    assert lease.holder(tmp_path) == "node9:123"
+    put_back(file, 3 * 3600)
+    found = lease.look(tmp_path)
+    assert found is not None
+    assert found.name == "node9:123"
+    assert found.silent_seconds == pytest.approx(3 * 3600, abs=60)
+    assert lease.holder(tmp_path) is None
+    monkeypatch.setattr(lease, "_moves", lambda *_: pytest.fail("it was watched"))
+    put_back(file, 25 * 3600)
+    assert lease.holder(tmp_path) is None
+    monkeypatch.undo()
+    monkeypatch.setattr(lease, "WATCH_SECONDS", 0.1)
+    put_back(file, -3 * 3600)  # its clock is ahead of this one, and nothing moves
+    assert lease.look(tmp_path) == lease.Sighting("node9:123", 0.1)
+
+
+def test_a_holder_whose_clock_is_wrong_is_at_work_as_long_as_its_counter_moves(
+    tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 0.02)
+    monkeypatch.setattr(lease, "WATCH_SECONDS", 60.0)
+    left_behind(tmp_path, host="node9", pid=123)
+    put_back(tmp_path / "000003.json", 3 * 3600)
+    done = threading.Event()
+
+    def renew() -> None:
+        counter = 3
+        while not done.wait(0.02):
+            counter += 1
+            left_behind(tmp_path, host="node9", pid=123, counter=counter)
+            put_back(tmp_path / "000003.json", 3 * 3600)
+
+    renewer = threading.Thread(target=renew)
+    renewer.start()
+    try:
+        assert lease.look(tmp_path) == lease.Sighting("node9:123", None)
+    finally:
+        done.set()
+        renewer.join()

@@ -1,14 +1,22 @@
 """What a run directory is summarised to."""
 
+import json
+import os
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
+import pytest
 from support.problems import Recorder
 
+from cntk_pipeline.cli.display import state_lines
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.datasets import Contents
+from cntk_pipeline.rundir import lease
+from cntk_pipeline.workflow import handover
 from cntk_pipeline.workflow import run as runs
+from cntk_pipeline.workflow.listing import list_runs
 from cntk_pipeline.workflow.load import load
 from cntk_pipeline.workflow.report import make_report, read_contents
 
@@ -41,3 +49,21 @@ def test_damaged_labels_are_not_counted(small_config: Callable[..., RunConfig]) 
     assert read_contents(run) is None
     chunk.unlink()
     assert read_contents(run) is None
+
+
+def test_a_driver_that_was_lost_with_its_node_is_not_at_work(
+    small_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "WATCH_SECONDS", 0.0)
+    run, _ = runs.begin_elsewhere(small_config(), Recorder(), None)
+    record = run.lease_path / "000009.json"
+    record.write_whole(json.dumps({"holder": "x", "host": "node9", "pid": 123, "counter": 7}).encode())
+    assert make_report(run).driver == "node9:123"
+    os.utime(str(record), (time.time() - 3 * 3600,) * 2)
+    report = make_report(run)
+    assert (report.driver, report.lost_driver) == (None, "node9:123")
+    said = state_lines(report)
+    assert "the driver node9:123 is silent, last heard of 3 h 00 min ago by this machine's clock" in said
+    assert said[-1] == f"incomplete: cntk resume {run.path}"
+    assert list_runs(str(run.path.parent)).runs[0].state == "incomplete"
+    assert "is silent, last heard of 3 h 00 min ago" in handover.cancel(run.path)

@@ -341,6 +341,8 @@ def state_lines(report: "RunReport", awaited: bool = False) -> list[str]:
     for each in report.predictions:
         counted = f"{each.done}/{each.total} tiles"
         lines.append(f"predictions for {each.images:,} images of {each.origin} by {each.readout}: {counted}")
+    if report.lost_driver is not None:
+        lines.append(lost_line(report))
     if report.driver:
         where = "" if report.executor is None else f", {report.executor}"
         lines.append(f"a driver is at work: {report.driver + where}")
@@ -349,6 +351,12 @@ def state_lines(report: "RunReport", awaited: bool = False) -> list[str]:
     elif not awaited:
         lines.append(f"incomplete: cntk resume {shell_word(report.path)}")
     return lines
+
+
+def lost_line(report: "RunReport") -> str:
+    """Say of a driver elsewhere that is silent when it was last heard of."""
+    ago = seconds_text(report.silent_seconds or 0.0)
+    return f"the driver {report.lost_driver} is silent, last heard of {ago} ago by this machine's clock"
 
 
 def unwritten(report: "RunReport") -> list[str]:

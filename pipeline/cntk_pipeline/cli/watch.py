@@ -11,7 +11,7 @@ from rich.live import Live
 
 from cntk_pipeline.cli.bars import Bar
 from cntk_pipeline.cli.console import escape, out
-from cntk_pipeline.cli.display import unwritten
+from cntk_pipeline.cli.display import lost_line, unwritten
 from cntk_pipeline.cli.screen import Moment, draw_screen
 from cntk_pipeline.cli.streams import nobody_reads
 from cntk_pipeline.rundir.directory import RunDirectory
@@ -267,6 +267,8 @@ def _about(report: RunReport, where: Whereabouts, *, timed: bool = False) -> lis
         lines.append(f"{said}, {where.timing}" if timed and where.timing else said)
     if where.stop_requested and (report.driver or where.awaited):
         lines.append("asked to stop" + (", finishing the tiles in flight" if report.driver else ""))
+    if report.lost_driver is not None and not report.complete:
+        lines.append(lost_line(report))
     if where.ending is not None and where.ending.message:
         lines.append(f"the last driver said: {where.ending.message}")
     return lines

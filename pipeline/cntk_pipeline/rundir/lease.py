@@ -31,6 +31,9 @@ from cntk_pipeline.units import shell_word
 
 RENEW_SECONDS, PATIENCE_SECONDS = 1.0, 8.0
 
+QUIET_SECONDS, LOST_SECONDS, WATCH_SECONDS = 60.0, 86_400.0, 3.0
+"""Ages of a lease between which `look` watches its counter, and how long; clocks never differ by more than a day."""
+
 RUN_RECORD = "run.json"
 """The file that lies beside the lease as long as the run exists."""
 
@@ -49,7 +52,8 @@ class Holder:
     ----------
     holder : a unique name.
     host, pid : its process.
-    processes : the namespace of its process number; two containers with one host name may have different ones.
+    processes : the namespace of its process number, and the start of its machine; two containers or machines with one
+        host name have different ones.
     counter : raised as long as it is alive.
     released : whether it was given back.
     job, restarts : the batch job that it runs in, and how often the job was started again.
@@ -66,6 +70,20 @@ class Holder:
 
 
 _HOLDER: Record[Holder] = Record(Holder, "it counts for nothing once it stands still")
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """The holder of a lease as others see it.
+
+    Attributes
+    ----------
+    name : "host:pid".
+    silent_seconds : since it was last heard of, by the clocks of the store and of this machine; None where it is alive.
+    """
+
+    name: str
+    silent_seconds: float | None
 
 
 @dataclass
@@ -126,10 +144,35 @@ def hold(folder: StorePath, job: BatchJob | None = None) -> Iterator[Lease]:
 
 
 def holder(folder: StorePath) -> str | None:
-    """Name the process that holds the lease, as "host:pid"; None where nobody does or its process is gone."""
+    """Name the process that holds the lease, as "host:pid"; None where there is none, or it is gone or silent."""
+    found = look(folder)
+    return None if found is None or found.silent_seconds is not None else found.name
+
+
+def look(folder: StorePath) -> Sighting | None:
+    """Look for the holder of a lease that was not given back; None where there is none, or its process is gone.
+
+    A process elsewhere cannot be asked. Where its file seems old, the counter in it is watched for `WATCH_SECONDS`.
+    """
     number = _highest(folder)
-    lease = _read(folder, number) if number else None
-    return None if lease is None or _is_free(lease) else f"{lease.host}:{lease.pid}"
+    seen = _read(folder, number) if number else None
+    if seen is None or _is_free(seen):
+        return None
+    age = None if _is_here(seen) else _file(folder, number).age_seconds()
+    # Two clocks that differ can only make this look superfluous, or call the dead alive for so long.
+    if age is None or abs(age) < QUIET_SECONDS or (age < LOST_SECONDS and _moves(folder, number, seen)):
+        return Sighting(f"{seen.host}:{seen.pid}", None)
+    return Sighting(f"{seen.host}:{seen.pid}", max(age, WATCH_SECONDS))
+
+
+def _moves(folder: StorePath, number: int, seen: Holder) -> bool:
+    """Tell whether the holder of a lease raises its counter."""
+    deadline = time.monotonic() + WATCH_SECONDS
+    while time.monotonic() < deadline:
+        time.sleep(RENEW_SECONDS / 4)
+        if _read(folder, number) != seen or _highest(folder) != number:
+            return True
+    return False
 
 
 def _acquire(folder: StorePath, identity: dict[str, Any]) -> int:
@@ -244,7 +287,7 @@ def _is_free(lease: Holder | None) -> bool:
         return False
     if lease.released:
         return True
-    if (lease.host, lease.processes) != (socket.gethostname(), _process_namespace()) or lease.pid is None:
+    if not _is_here(lease) or lease.pid is None:
         return False
     try:
         os.kill(lease.pid, 0)
@@ -253,6 +296,11 @@ def _is_free(lease: Holder | None) -> bool:
     except PermissionError:
         return False
     return False
+
+
+def _is_here(lease: Holder) -> bool:
+    """Tell whether the process of a lease is of this machine, so that the machine knows whether it is gone."""
+    return (lease.host, lease.processes) == (socket.gethostname(), _process_namespace())
 
 
 def _restarted(job: BatchJob | None) -> dict[str, Any]:
@@ -267,8 +315,14 @@ def _is_former_self(lease: Holder | None, identity: dict[str, Any]) -> bool:
 
 
 def _process_namespace() -> str:
-    """Name the namespace of process numbers: containers may share a host's name, but not its processes."""
+    """Name the namespace of process numbers: containers may share a host's name, but not its processes.
+
+    The first namespace has the same name on every machine, and machines may share a name too. So the number that Linux
+    draws at each start of a machine follows; a lease of an earlier version has none, and is of another machine.
+    """
     try:
-        return os.readlink("/proc/self/ns/pid")
+        namespace = os.readlink("/proc/self/ns/pid")
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return f"{namespace} {file.read().strip()}"
     except OSError:
         return ""

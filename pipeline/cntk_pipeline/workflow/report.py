@@ -175,6 +175,8 @@ class RunReport:
     openers : lines of Python that open the arrays with zarr and with xarray.
     centres : the centres that the kernel itself draws; None where it draws none.
     choose_by : what the training images choose a system by, where the workflow says it.
+    lost_driver : a driver elsewhere that did not give the run back and is silent, "host:pid"; None where there is none.
+    silent_seconds : since it was last heard of, by the clocks of the store and of this machine.
     """
 
     path: str
@@ -200,6 +202,8 @@ class RunReport:
     openers: tuple[str, ...]
     centres: CentresReport | None = None
     choose_by: str | None = None
+    lost_driver: str | None = None
+    silent_seconds: float | None = None
 
     @property
     def best(self) -> SolveReport | None:
@@ -291,7 +295,8 @@ def make_report(run: RunDirectory) -> RunReport:
         stages.insert(sum(stage.phase == KERNEL for stage in stages), _ridge_stage(wanted, choices, receipts))
     solves = [_solve_report(run, solve) for solve in wanted.solves]
     trained = [TrainedReport(product.label, product.stage.kind, product.read(run)) for product in wanted.run_products]
-    growth, driver = Growth.of(run), lease.holder(run.lease_path)
+    growth, seen = Growth.of(run), lease.look(run.lease_path)
+    driver = seen.name if seen is not None and seen.silent_seconds is None else None
     return RunReport(
         path=str(run.path),
         fingerprint=run.fingerprint,
@@ -313,6 +318,8 @@ def make_report(run: RunDirectory) -> RunReport:
         solves=tuple(solves),
         trained=tuple(trained),
         predictions=tuple(report_predictions(run)),
+        lost_driver=None if seen is None or seen.silent_seconds is None else seen.name,
+        silent_seconds=None if seen is None else seen.silent_seconds,
         openers=_openers(run, [report.name for report in solves if report.relative_residual is not None]),
         centres=_report_centres(run),
         choose_by=run.workflow().solve.choose_by,
