@@ -329,10 +329,10 @@ def test_commands_that_are_printed_can_be_typed(
 
 
 def test_each_command_with_a_path_is_written_as_a_shell_reads_it() -> None:
-    """Seen to fail with ``cntk resume {run.path}`` in any file of the package."""
+    """Seen to fail with ``cntk resume {run.path}`` and ``cntk {command} {path}`` in any file of the package."""
     package = Path(cli.__file__).parents[1]
     acts = "|".join(COMMANDS)
-    bare = re.compile(rf"cntk (?:{acts})(?: --\w+)* \{{(?!escape\(shell_word\(|shell_word\(|word\b|\{{ word)")
+    bare = re.compile(rf"cntk (?:{acts}|\{{\w+\}})(?: --\w+)* \{{(?!escape\(shell_word\(|shell_word\(|word\b|\{{ word)")
     files = [*package.rglob("*.py"), *package.rglob("*.html"), *package.rglob("*.j2")]
     assert [f"{file}: {line}" for file in files for line in file.read_text().splitlines() if bare.search(line)] == []
 

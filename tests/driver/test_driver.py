@@ -228,7 +228,7 @@ def test_whatever_died_with_its_worker_is_heard_again_with_nothing_beside_it(dri
 def test_a_full_disk_stops_the_run_and_keeps_what_is_finished(drive: Callable[..., Outcome], tmp_path: Path) -> None:
     jobs = independent(20)
     executor = Script(endings={jobs[4].task: [fails(OSError(errno.ENOSPC, "No space left on device"))]})
-    with pytest.raises(StoreError, match=r"disk of RUN is full.*free some space, then `cntk resume RUN`"):
+    with pytest.raises(StoreError, match=r"disk of RUN is full.*free some space, then the same command again"):
         drive(executor, jobs)
     kept = {receipt.task for receipt in Journal(tmp_path / "journal").receipts()}
     assert kept == set(executor.calls) - {jobs[4].task}

@@ -1,6 +1,7 @@
 """New images are predicted as tasks of a run, with the bits of the run, and the run stays as it is."""
 
 import csv
+import errno
 import json
 import os
 import signal
@@ -34,6 +35,7 @@ from cntk_pipeline.regression import gp_posterior
 from cntk_pipeline.rundir import lease
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.predictions import find_predictions
+from cntk_pipeline.storage.tiled_array import TiledArray
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.report import make_report
 
@@ -309,6 +311,18 @@ def test_a_file_that_appears_meanwhile_is_kept(run_small: Run, tmp_path: Path) -
     with pytest.raises(ConfigError, match="there is a file already; give another name, or --force to replace it"):
         write_predictions(place, found, force=False)
     assert out.read_text() == "mine"
+
+
+def test_a_full_disk_asks_for_the_same_command(run_small: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`cntk resume` would find the run complete, and predict nothing."""
+    run = run_small(readouts=ONE)
+
+    def full(*_: object) -> object:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(TiledArray, "write", full)
+    with pytest.raises(StoreError, match=r"the disk of .* is full.*: free some space, then the same command again$"):
+        predict(run, NEW)
 
 
 def test_status_names_predictions(run_small: Run, tmp_path: Path) -> None:

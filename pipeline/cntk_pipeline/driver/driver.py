@@ -377,7 +377,7 @@ class _Batch:
 
     def _fail(self, task: Task, error: BaseException) -> None:
         if is_disk_full(error):
-            self.abort = disk_full(self.driver._run_path)
+            self.abort = disk_full(self.driver._run_path, None)  # of a run, or of predictions in it
             return
         if isinstance(error, NotPrepared) and self._awaits_another_worker(task):
             self._try_again(task, error, self.attempts.get(task, 0), FIRST_DELAY_SECONDS)

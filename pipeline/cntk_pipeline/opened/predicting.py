@@ -165,7 +165,7 @@ def _compute(
     stop: threading.Event,
 ) -> PredictionDirectory:
     """Store the images and compute what is asked for."""
-    with store_explained(run.path), lease.hold(run.lease_path, current_job()) as held:
+    with store_explained(run.path, None), lease.hold(run.lease_path, current_job()) as held:
         clear_earlier(run)
         record = ImagesRecord(len(images), images.given.origin)
         there = PredictionDirectory.begin(run, digest, system.readout, record)

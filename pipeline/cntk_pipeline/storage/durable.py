@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from cntk_pipeline.errors import PipelineError, StoreError
 from cntk_pipeline.models import Json
 from cntk_pipeline.storage.retries import FULL
+from cntk_pipeline.units import shell_word
 
 __all__ = ["Json", "disk_full", "is_disk_full", "store_explained"]
 
@@ -16,17 +17,17 @@ def is_disk_full(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in FULL
 
 
-def disk_full(path: object, command: str = "resume") -> StoreError:
-    """Make the error for a full disk; it names the command of ``cntk`` that goes on."""
+def disk_full(path: object, command: str | None = "resume") -> StoreError:
+    """Make the error for a full disk; it names the command of ``cntk`` that goes on, None for the same one again."""
     return StoreError(
         errno.ENOSPC,
-        f"the disk of {path} is full. Everything finished is kept: free some space, then `cntk {command} {path}`",
+        f"the disk of {path} is full. Everything finished is kept: free some space, then {_again(path, command)}",
     )
 
 
 @contextlib.contextmanager
-def store_explained(path: object, command: str = "resume") -> Iterator[None]:
-    """Turn errors of the operating system into errors that name a remedy; for a full disk, the command that goes on.
+def store_explained(path: object, command: str | None = "resume") -> Iterator[None]:
+    """Turn errors of the operating system into errors that name the command that goes on, as `disk_full` does.
 
     Raises
     ------
@@ -42,6 +43,10 @@ def store_explained(path: object, command: str = "resume") -> Iterator[None]:
             raise
         raise StoreError(
             error.errno,
-            f"{path}: {type(error).__name__}: {error}. Every finished tile is kept, and `cntk {command} {path}` goes "
-            "on",
+            f"{path}: {type(error).__name__}: {error}. Every finished tile is kept: mend that, then "
+            f"{_again(path, command)}",
         ) from error
+
+
+def _again(path: object, command: str | None) -> str:
+    return "the same command again" if command is None else f"`cntk {command} {shell_word(path)}`"
