@@ -154,6 +154,7 @@ OTHER_FILES = {
     "kernels/cuda/source.py": {"read_text"},  # of this package
     "resources.py": {"read_text"},  # of the control groups of this process
     "rundir/signature.py": {"os.open"},  # the user's key
+    "rundir/lease.py": {"open"},  # /proc
     "cli/streams.py": {"os.open"},  # /dev/null
     "workflow/starter.py": {"open"},  # the workflow file that is written
     "clusters/local/submitter.py": {"open", "os.open", "read_bytes"},  # the log that is written, and /proc

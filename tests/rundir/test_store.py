@@ -8,9 +8,12 @@ import pytest
 import zarr
 from support.problems import SPECIFICATION
 
+from cntk_pipeline.config import parse_config
 from cntk_pipeline.datasets import Standardization
 from cntk_pipeline.errors import ConfigError, RunNotFound, SpecificationMismatch, StoreError
+from cntk_pipeline.models import Json
 from cntk_pipeline.rundir import lease
+from cntk_pipeline.rundir.code import in_absolute_places
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.preprocessing import Preprocessing, find_preprocessing
 from cntk_pipeline.rundir.specification import differences, fingerprint
@@ -216,6 +219,29 @@ def test_a_record_that_nothing_could_read_is_not_written(tmp_path: Path) -> None
     with pytest.raises(StoreError, match=r"some.json would have .* bytes, of at most 16,777,216, and nothing could"):
         run.write_record("some.json", {"x": "y" * 2**24})
     assert not (tmp_path / "some.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"source": "npy", "path": "x.npy", "labels": "y.npy"}, {"path": "{here}/x.npy", "labels": "{here}/y.npy"}),
+        (
+            {"source": "table", "path": "/a/x.csv", "test_path": "t.csv"},
+            {"path": "/a/x.csv", "test_path": "{here}/t.csv"},
+        ),
+        ({"source": "sklearn", "path": "iris"}, {"path": "iris"}),
+        ({"source": "digits"}, {"path": None}),
+    ],
+)
+def test_files_of_data_are_named_from_the_root_on_and_names_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: Json, expected: Json
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = parse_config({"data": given, "network": {"preset": "fully_connected"}}, "test")
+    data = in_absolute_places(config).data
+    found = {"path": data.path} | {key: data.options[key] for key in expected if key != "path"}
+    assert found == {key: value and value.format(here=tmp_path) for key, value in expected.items()}
+    assert data.model_dump() == config.data.model_dump() | found
 
 
 @pytest.mark.slow

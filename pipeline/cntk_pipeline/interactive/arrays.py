@@ -47,7 +47,7 @@ def stored(arrays: Mapping[str, object], place: StorePath) -> Iterator[Path]:
     is_new = not path.exists()
     if is_new:
         path.create_whole(content)
-    elif path.size() != len(content) or path.read_bytes() != content:  # it was damaged
+    elif path.size() != len(content) or path.read_bytes(len(content)) != content:  # it was damaged
         path.write_whole(content)
     try:
         yield Path(path.absolute())
