@@ -146,9 +146,9 @@ class Preparation:
         else:
             scale, series, behind = _expand(function, variance)
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused where it is read out
+            is_lost = (variance.max((0, 1)) > 0) & (behind.max((0, 1)) == 0)
             rows[: 2 * found.area].reshape(2, found.area, LANES)[:] = scale.reshape(found.area, LANES)
             rows[2 * found.area :] = series.reshape(-1, LANES)
-        is_lost = (variance.max((0, 1)) > 0) & (behind.max((0, 1)) == 0)
         plane[: found.height, begin:end] = behind.reshape(found.height, -1)
         is_zero = not is_lost[: block.count].any() or not function.expand(np.ones((1, 1, 1)))[1].any()
         return 0 if is_zero else BELOW
@@ -174,9 +174,9 @@ class Preparation:
         # No covariance behind it is larger than this: a softmax keeps the size of values, other functions do not.
         begin, size = self._machine.tables.tensors[op.other, :2]
         values = self._machine.memory.tensors.reshape(-1, LANES)[begin : begin + size].max(0).astype(np.float64)
-        weights = np.abs(attention).sum(1).max(0)
-        is_there = (weights > 0) & (values > 0)
-        is_below = is_there & (weights**2 * values < np.finfo(self._machine.dtype).tiny)
+        deviations, weights = np.sqrt(np.maximum(values, 0)), np.abs(attention).sum(1).max(0)
+        is_there = (weights > 0) & (deviations > 0)
+        is_below = is_there & (weights * deviations < float(np.finfo(self._machine.dtype).tiny) ** 0.5)
         return BELOW if is_below[: block.count].any() else 0
 
     def _inverse_deviations(self, first: int, last: int) -> list[slice]:
