@@ -138,10 +138,12 @@ def test_an_srun_that_cannot_be_started_is_explained(tmp_path: Path) -> None:
 
 def script_of_worker(folder: Path, certificates: Certificates | None = None, **cluster: Any) -> str:
     """Write the script that dask-jobqueue would hand to sbatch; no scheduler is started for that."""
-    dask_jobqueue = pytest.importorskip("dask_jobqueue")
+    jobs.load_jobqueue()  # which leaves the handler of Ctrl-C alone, as the import itself does not
+    from dask_jobqueue.slurm import SLURMJob
+
     config = ClusterConfig(kind="slurm", workers=2, memory_limit="1GB", **cluster)
     job = jobs.job_of_worker(config, 10**9, folder, certificates)
-    return str(dask_jobqueue.slurm.SLURMJob("tls://10.0.0.1:1", name="w-0", **job).job_script())
+    return str(SLURMJob("tls://10.0.0.1:1", name="w-0", **job).job_script())
 
 
 def test_a_job_of_a_worker_asks_for_what_the_table_says_and_for_nothing_of_dasks(tmp_path: Path) -> None:
