@@ -60,7 +60,7 @@ def test_tiles_of_an_added_stage_are_taken_over_where_its_own_file_says_which(co
     try:
         absolute = ("--set", "solve.ridge_mode=absolute")
         copy.cntk("run", "w.toml", "--store", "older", *absolute)
-        more = ("--set", 'readouts.poolings=["flatten", "gap"]', *absolute)
+        more = ("--set", "readouts.depths=[2, 3]", *absolute)
         said = copy.cntk("run", "w.toml", "--store", "grown", "--from", "older", *more)
     finally:
         file.write_text(text)

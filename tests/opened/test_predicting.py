@@ -272,7 +272,7 @@ def test_the_command_writes_what_was_predicted(run_small: Run, tmp_path: Path, s
     np.save(tmp_path / "new.npy", NEW)
     done = cntk("predict", run.path, tmp_path / "new.npy", "--out", out, "--std")
     assert done.exit_code == 0, done.output
-    assert "predicting 21 images: 777 pairs with the training images, less than a second on 1 cores" in done.output
+    assert "predicting 21 images: 777 pairs with the training images, less than a second on 1 core\n" in done.output
     expected = predict(run, NEW, std=True)
     if suffix == "npz":
         with np.load(out) as found:

@@ -135,7 +135,10 @@ def test_a_run_of_an_earlier_version_is_opened_verified_and_resumed_to_the_same_
     for solve in found["solves"]:  # and a learning curve counted training images alone
         for result in (result for result in solve["inferred"] if result["product"] == "learning_curve"):
             assert result["record"].pop("counted") == "training images"
-    beside = ("path", "openers", "lost_inputs", "stages", "executor", "predictions", "best")
+    beside = (
+        *("path", "openers", "lost_inputs", "stages", "executor", "predictions", "best"),
+        *("lost_driver", "silent_seconds"),
+    )
     assert {key: found[key] for key in found if key not in beside} == said
     found = runs.verify(str(run))
     count, bad = found.whole, found.bad

@@ -8,7 +8,6 @@ from typing import TypeVar
 
 from cntk_pipeline.config import RunConfig, expand_place
 from cntk_pipeline.config.section import OpenSection
-from cntk_pipeline.datasets import DATASETS
 from cntk_pipeline.rundir.directory import RunDirectory
 
 _Section = TypeVar("_Section", bound=OpenSection)
@@ -39,6 +38,8 @@ def in_absolute_places(config: RunConfig) -> RunConfig:
 
     No specification knows these places.
     """
+    from cntk_pipeline.datasets import DATASETS
+
     kernel = _absolute(config.kernel, ["plugin_folder"])
     data = _absolute(config.data, DATASETS[config.data.source].PLACES)
     return config.model_copy(update={"kernel": kernel, "data": data})
