@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from obstore.store import MemoryStore
 from support.problems import SPECIFICATION
 
 from cntk_pipeline.config import parse_config
@@ -17,6 +18,7 @@ from cntk_pipeline.rundir.code import in_absolute_places
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.preprocessing import Preprocessing, find_preprocessing
 from cntk_pipeline.rundir.specification import differences, fingerprint
+from cntk_pipeline.storage import objects, open_path
 from cntk_pipeline.storage.records import RECORD_BYTES
 from cntk_pipeline.storage.tiled_array import ArraySpec, create_arrays
 
@@ -242,6 +244,15 @@ def test_files_of_data_are_named_from_the_root_on_and_names_stay(
     found = {"path": data.path} | {key: data.options[key] for key in expected if key != "path"}
     assert found == {key: value and value.format(here=tmp_path) for key, value in expected.items()}
     assert data.model_dump() == config.data.model_dump() | found
+
+
+def test_a_workflow_without_a_file_of_data_is_read_from_a_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = MemoryStore()
+    monkeypatch.setattr(objects, "_open_bucket", lambda *_: store)
+    run = RunDirectory.create(open_path("s3://bucket/run"), SPECIFICATION, {})
+    config = parse_config({"data": {"source": "digits"}, "network": {"preset": "fully_connected"}}, "test")
+    run.write_workflow(config, "")
+    assert run.workflow() == config
 
 
 @pytest.mark.slow

@@ -483,9 +483,10 @@ class RunDirectory:
     def _with_arrays(self, config: RunConfig) -> RunConfig:
         """Find an archive of arrays in the run directory again, where that was moved since."""
         before = Path(config.data.path or "")
+        if before.parent.name != ARRAYS or _ARCHIVE.fullmatch(before.name) is None:  # as a run without a file
+            return config
         here = self.root / ARRAYS / before.name
-        is_ours = before.parent.name == ARRAYS and _ARCHIVE.fullmatch(before.name) is not None
-        if not is_ours or not isinstance(here, LocalPath) or os.path.exists(before) or not here.is_file():
+        if not isinstance(here, LocalPath) or os.path.exists(before) or not here.is_file():
             return config
         data = config.data.model_copy(update={"path": str(here.absolute())})
         return config.model_copy(update={"data": data})
