@@ -193,3 +193,20 @@ def test_a_number_of_centres_that_does_not_fit_is_refused(
     model = KernelClassifier(**({"network": NETWORK} | options))
     with pytest.raises(error, match=message):
         model.fit(DIGITS[:20], LABELS[:20])
+
+
+@pytest.mark.parametrize(("samples", "centres"), [(4, 2), (6, 3), (12, 4), (40, 8)])
+def test_targets_that_centres_reach_are_never_said_to_be_out_of_their_reach(samples: int, centres: int) -> None:
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        x = rng.standard_normal((samples, 3))
+        kernel = np.exp(-np.square(x[:, None] - x[None]).sum(-1) / 2)
+        columns = kernel[:, :centres]
+        given: dict[str, Any] = {"diagonal": np.diag(kernel), "y": columns @ rng.standard_normal((centres, 1))}
+        expected = fit_centres(columns, **given, ridge=1e-9, ridge_mode="absolute").signal_variance
+        for ridge in (0.0, 1e-30):
+            try:
+                found = fit_centres(columns, **given, ridge=ridge, ridge_mode="absolute").signal_variance
+            except NotPositiveDefinite:
+                continue
+            assert np.isnan(found).all() or found == pytest.approx(expected, rel=0.02)

@@ -442,6 +442,29 @@ def test_small_variances_that_are_added_to_larger_numbers_and_those_of_zero_are_
     assert not kernel_matrix(Sequential(Conv(1, strides=2), Flatten()), spots, dtype=dtype).any()
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_small_variances_that_shrink_further_in_a_branch_are_right(dtype):
+    shrinking = [Conv(3, w_std={"float32": 1e-3, "float64": 1e-16}[dtype])] * 9
+    found = kernel_matrix(Sequential(Conv(3), Residual(Sequential(*shrinking)), Flatten()), ONES, dtype=dtype)
+    np.testing.assert_array_equal(found, kernel_matrix(Sequential(Conv(3), Flatten()), ONES, dtype=dtype))
+
+
+def test_a_faint_image_is_not_refused_for_the_products_of_the_images_beside_it():
+    x = np.random.default_rng(0).standard_normal((3, 4, 4, 2)).astype(np.float32)
+    x[1] *= 1e-10
+    gates = Product(Product(Conv(3), Conv(3)), Conv(3, b_std=1.0))
+    network = Sequential(gates, Conv(3, b_std=1.0), GlobalAvgPool())
+    found = kernel_matrix(network, x, kind="nngp")
+    alone = [kernel_matrix(network, image[None], kind="nngp")[0, 0] for image in x]
+    np.testing.assert_array_equal(np.diag(found), alone)
+
+
+def test_a_function_that_is_zero_where_inputs_are_small_is_computed():
+    shrink = Elementwise(lambda u: np.sign(u) * np.maximum(abs(u) - 0.5, 0.0))
+    network = Sequential(Conv(3), shrink, Conv(3, b_std=0.1), GlobalAvgPool(), Dense())
+    np.testing.assert_allclose(kernel_matrix(network, 1e-3 * ONES, kind="nngp"), 0.01, rtol=1e-6)
+
+
 def test_an_overflow_is_that_of_an_image_and_not_of_the_empty_lanes_beside_it():
     network = Sequential(Conv(3), Gaussian(), Conv(3, w_std=3e19), Relu(), Flatten())
     x = 20 * np.ones((1, 4, 4, 2))  # behind a Gaussian, the smaller the input the larger the variance

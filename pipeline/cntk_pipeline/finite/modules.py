@@ -386,6 +386,9 @@ class Network(nn.Module):
     sequences : whether ``(n, T, C)`` are sequences, which are images of one row.
     """
 
+    _input_shape: tuple[int, ...] | None = None  # of modules that an earlier version saved whole
+    _sequences = False
+
     def __init__(self, body: nn.Module, input_shape: tuple[int, ...], sequences: bool) -> None:
         super().__init__()
         self.body, self._input_shape, self._sequences = body, input_shape, sequences
@@ -394,7 +397,8 @@ class Network(nn.Module):
         given = tuple(x.shape)
         if self._sequences and x.ndim == 3:
             x = x[:, None]
-        if tuple(x.shape[1:]) != self._input_shape:  # torch would take one image for many rows of channels
+        # Of another shape, torch would take one image for many rows of channels.
+        if self._input_shape is not None and tuple(x.shape[1:]) != self._input_shape:
             expected = ", ".join(map(str, self._input_shape))
             raise DataError(f"the network takes a batch of inputs, (n, {expected}), got an array of shape {given}")
         found = self.body(x.permute(0, 3, 1, 2) if x.ndim == 4 else x)

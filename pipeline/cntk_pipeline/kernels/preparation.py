@@ -9,7 +9,7 @@ from cntk_pipeline.kernels.lanes import LANES
 from cntk_pipeline.kernels.machine import Block, Machine, aligned_zeros, plane_count
 from cntk_pipeline.kernels.program import Array, Code, Operation, Stage
 from cntk_pipeline.kernels.tables import Statistics
-from cntk_pipeline.kernels.variances import BELOW, BEYOND, run_variances
+from cntk_pipeline.kernels.variances import BELOW, BEYOND, TINY, run_variances
 from cntk_pipeline.kernels.weighing import Place, plane_function, statistics_function
 from cntk_pipeline.layers import ClosedForm, Series
 from cntk_pipeline.layers.presence import Gate
@@ -145,13 +145,14 @@ class Preparation:
             scale, series, behind = _expand_steps(function, op, variance, present)
         else:
             scale, series, behind = _expand(function, variance)
+        least = 1e-3 * TINY ** (1 / function.terms)  # of larger variances, no power of the series is lost
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused where it is read out
-            is_lost = (variance.max((0, 1)) > 0) & (behind.max((0, 1)) == 0)
+            largest = variance.max((0, 1))
+            is_lost = (largest > 0) & (largest < least) & (behind.max((0, 1)) == 0)
             rows[: 2 * found.area].reshape(2, found.area, LANES)[:] = scale.reshape(found.area, LANES)
             rows[2 * found.area :] = series.reshape(-1, LANES)
         plane[: found.height, begin:end] = behind.reshape(found.height, -1)
-        is_zero = not is_lost[: block.count].any() or not function.expand(np.ones((1, 1, 1)))[1].any()
-        return 0 if is_zero else BELOW
+        return BELOW if is_lost[: block.count].any() else 0
 
     def _present(self, op: Operation, block: Block) -> Array | None:
         """Tell which positions of images are there, (positions, lanes) bool; None where all are."""

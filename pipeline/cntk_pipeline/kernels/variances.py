@@ -139,24 +139,54 @@ def _is_below(least: float, plane: Any, stride: int, shape: tuple[int, int], cou
 
 
 @jit_inner
-def _is_product_below(first: Any, second: Any, stride: int, shape: tuple[int, int], count: int) -> bool:
-    """Tell whether the product of two planes loses digits of float64 all over, or is 0 where neither plane is."""
+def _is_enlarged(growth: float, smallest: float, plane: Any, stride: int, shape: tuple[int, int], count: int) -> bool:
+    """Tell whether weights make normal numbers of variances of an image below ``smallest``, or zeros of others."""
+    least, found = max(smallest, TINY / growth), False
+    for i in range(shape[0]):
+        for j in range(shape[1]):
+            for lane in range(count):
+                value = plane[i * stride + j * LANES + lane]
+                found |= (value > 0.0) & (value < least)
+    if not found:
+        return False
+    for lane in range(count):
+        largest = 0.0
+        for i in range(shape[0]):
+            for j in range(shape[1]):
+                largest = max(largest, plane[i * stride + j * LANES + lane])
+        behind = growth * largest
+        if largest > 0.0 and (behind == 0.0 or (largest < smallest and behind >= smallest)):
+            return True
+    return False
+
+
+@jit_inner
+def _is_product_below(
+    first: Any, second: Any, smallest: float, stride: int, shape: tuple[int, int], count: int
+) -> bool:
+    """Tell whether the product of an image's planes loses digits all over.
+
+    It is below the range of float64 where neither plane is 0, or a normal number of which one factor is below
+    ``smallest``.
+    """
     found = False
     for i in range(shape[0]):
         for j in range(shape[1]):
             for lane in range(count):
                 m = i * stride + j * LANES + lane
-                found |= (first[m] > 0.0) & (second[m] > 0.0) & (first[m] * second[m] < TINY)
+                is_small = (first[m] < smallest) | (second[m] < smallest) | (first[m] * second[m] < TINY)
+                found |= (first[m] > 0.0) & (second[m] > 0.0) & is_small
     if not found:
         return False
     for lane in range(count):
-        largest, is_there = 0.0, False
+        left, right, product, is_there = 0.0, 0.0, 0.0, False
         for i in range(shape[0]):
             for j in range(shape[1]):
                 m = i * stride + j * LANES + lane
                 is_there |= (first[m] > 0.0) & (second[m] > 0.0)
-                largest = max(largest, first[m] * second[m])
-        if is_there and largest < TINY:
+                left, right = max(left, first[m]), max(right, second[m])
+                product = max(product, first[m] * second[m])
+        if is_there and (product < TINY or (min(left, right) < smallest and product >= smallest)):
             return True
     return False
 
@@ -265,8 +295,8 @@ def run_variances(
     -------
     `BEYOND` where a variance, or a sum over a window, is beyond ``limit``: an infinite covariance, times inverse
     deviations, would be cut to a correlation of 1. `BELOW` where all variances of an image that are not 0 are below
-    ``smallest``: larger weights behind them would make numbers without digits, or zeros, look like a kernel. What is
-    only added to others, or read out, may be small.
+    ``smallest``, and weights make larger ones of them, or a pooling or attention reads them: numbers without digits, or
+    zeros, would look like a kernel. Other variances that are only added to others, or read out, may be small.
     """
     codes, params = tables.codes, tables.exact_params
     halo = stage[_HALO]
@@ -291,12 +321,8 @@ def run_variances(
             add_planes(source, other, target, stride, shape)
         elif code == _MULTIPLY:
             other = address(planes, op[_OTHER] * plane_size + halo * LANES)
-            is_below |= _is_product_below(source, other, stride, shape, count)
-            is_small = _is_below(smallest, source, stride, shape, count) | _is_below(
-                smallest, other, stride, shape, count
-            )
+            is_below |= _is_product_below(source, other, smallest, stride, shape, count)
             multiply_planes(source, other, target, 0, 1, stride, shape)
-            is_below |= is_small & _has_beyond(smallest, target, stride, shape, count)
         elif code == _POOL or code == _REDUCE:
             # A pooled covariance is at most this many times the largest variance.
             most = params[p, 0] * (shape[0] * shape[1]) ** 2
@@ -327,7 +353,8 @@ def run_variances(
             area = op[_ROW_WINDOW] * op[_COLUMN_WINDOW] if kind != 0 else 1
             is_beyond |= _has_beyond(limit / area, source, stride, shape, count)
             scale, bias = params[p, 0], params[p, 1]
-            is_below |= _is_below(least_variance(scale, bias, smallest), source, stride, shape, count)
+            if least_variance(scale, bias, smallest) > 0.0:
+                is_below |= _is_enlarged(scale * area, smallest, source, stride, shape, count)
             if 0.0 < scale < smallest:  # the factor has lost digits, which large variances make up for
                 is_below |= _has_beyond(smallest / scale / area, source, stride, shape, count)
             if kind != 0:

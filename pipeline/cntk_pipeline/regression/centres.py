@@ -150,7 +150,8 @@ def fit_centres(
     inverse = right.T / np.sqrt(squares + added)
     beta = right.T @ ((singular / (squares + added))[:, None] * rotated)
     inside = (np.square(rotated) / (squares + added)[:, None]).sum(axis=0)
-    signal = (_outside(y, left @ rotated, added, inside) + inside) / len(y)
+    spread = float(np.sqrt(values.max() / values[kept].min()))
+    signal = (_outside(y, left @ rotated, added, inside, spread) + inside) / len(y)
     return FittedCentres(
         float(ridges[chosen]), added, to_features @ beta, y - error, path, to_features, inverse, signal
     )
@@ -164,14 +165,19 @@ def _left_out_errors(left: Array, shares: Array, rotated: Array, targets: Array)
     return np.asarray((targets - left @ (shares[:, None] * rotated)) / rest[:, None])
 
 
-def _outside(y: Array, reached: Array, added: float, inside: Array) -> Array:
+def _outside(y: Array, reached: Array, added: float, inside: Array, spread: float) -> Array:
     """Evaluate the part of ``y^T (B B^T + ridge I)^-1 y`` that the targets have outside the features, ``(c,)``.
 
     The squared distance of the targets from what the features reach, over the ridge. As a difference of squared norms
     it would be rounding from a ridge of 1e-15 on. NaN where a tiny ridge makes much of the rounding of the distance.
+
+    Parameters
+    ----------
+    spread : the largest by the smallest factor of the features, by which their rounding grows.
     """
     rest = np.square(y - reached).sum(axis=0)
-    rounding = np.square(len(y) * np.finfo(np.float64).eps) * np.square(y).sum(axis=0)
+    share = max(len(y), 100) * np.finfo(np.float64).eps * spread
+    rounding = np.square(share) * np.square(y).sum(axis=0)
     if not added:
         return np.where(rest > rounding, np.inf, 0.0)
     is_hidden = (rest <= rounding) & (rounding > ROUNDED_SIGNAL * added * inside)
