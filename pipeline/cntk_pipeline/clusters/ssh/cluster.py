@@ -29,7 +29,8 @@ def hosts_named(config: ClusterConfig) -> int | None:
 def slots_of_hosts(config: ClusterConfig) -> int:
     """Count the tiles that the workers compute at once: where each card has one, those of all hosts."""
     if config.workers is None and config.gpus_per_node is not None:
-        return len(SshOptions.of(config).hosts) * config.gpus_per_node * config.threads_per_worker
+        hosts = max(1, len(SshOptions.of(config).hosts))  # only a forecast of a table without hosts gets here
+        return hosts * config.gpus_per_node * config.threads_per_worker
     return slots_of_workers(config)
 
 
