@@ -16,7 +16,7 @@ from cntk_pipeline.cli.driving import read_cluster
 from cntk_pipeline.clusters import CLUSTERS
 from cntk_pipeline.clusters.address.options import AddressOptions
 from cntk_pipeline.clusters.slurm.options import SlurmOptions
-from cntk_pipeline.clusters.table import cluster_of, idle_options
+from cntk_pipeline.clusters.table import cluster_of, idle_options, require_devices
 from cntk_pipeline.clusters.trust import write_trusted
 from cntk_pipeline.config import ClusterConfig, RunConfig, load_config
 from cntk_pipeline.config.cluster import EARLIER_DEFAULTS
@@ -154,9 +154,11 @@ def test_numbers_of_workers_that_nobody_reads_do_not_keep_an_existing_run_from_g
     assert make_report(runs.resume(str(run.path), Recorder(), threading.Event())).complete
 
 
-def test_a_plan_of_cards_without_hosts_counts_one_host(small_config: Callable[..., RunConfig]) -> None:
-    """Seen to fail as ZeroDivisionError."""
-    assert runs.plan(small_config(cluster={"kind": "ssh", "gpus_per_node": 2})).slots == 2
+def test_a_forecast_of_cards_without_hosts_counts_one_host() -> None:
+    """Seen to fail: no slot at all, by which `cntk plan` divided; and workers were told that there are 0 cards."""
+    config = ClusterConfig(kind="ssh", gpus_per_node=2, workers=None)
+    assert CLUSTERS["ssh"].slots(config) == 2
+    require_devices(config.model_copy(update={"workers": 3}), "cuda", uses_devices=True)
 
 
 def test_certificates_that_are_gone_are_not_asked_for_without_encryption() -> None:
