@@ -3,6 +3,7 @@
 import re
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,19 @@ from config.test_strictness import VALUES, fits, keys
 from support.problems import Recorder
 
 from cntk_pipeline.cli import main as cli
+from cntk_pipeline.cli.driving import read_cluster
 from cntk_pipeline.clusters import CLUSTERS
 from cntk_pipeline.clusters.address.options import AddressOptions
 from cntk_pipeline.clusters.slurm.options import SlurmOptions
-from cntk_pipeline.clusters.table import cluster_of, idle_options
+from cntk_pipeline.clusters.table import cluster_of, idle_options, require_devices
+from cntk_pipeline.clusters.trust import write_trusted
 from cntk_pipeline.config import ClusterConfig, RunConfig, load_config
 from cntk_pipeline.config.cluster import EARLIER_DEFAULTS
 from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.workflow import handover
 from cntk_pipeline.workflow import run as runs
+from cntk_pipeline.workflow.report import make_report
 
 WRONG = {
     (kind, key): [text for text in VALUES if not fits(annotation, eval(text, {"true": True}))]
@@ -128,10 +132,39 @@ def test_a_key_of_no_kind_is_refused_with_the_nearest_one_before_anything_is_wri
 
 
 @pytest.mark.parametrize("kind", CLUSTERS)
-def test_more_workers_at_least_than_at_most_mean_nothing_to_any_kind(kind: str) -> None:
+def test_more_workers_at_least_than_at_most_mean_nothing_to_any_kind(
+    kind: str, small_config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
     """Seen to fail: three kinds looked at it when the run was begun, and three never."""
-    with pytest.raises(ConfigError, match=r"minimum_workers = 5 must be at most cluster.workers, here 2"):
-        cluster_of(ClusterConfig(kind=kind, workers=2, minimum_workers=5))
+    (tmp_path / "bad.toml").write_text(f'[cluster]\nkind = "{kind}"\nworkers = 2\nminimum_workers = 5\n')
+    config = small_config(cluster={"kind": kind, "workers": 2, "minimum_workers": 5})
+    for act in (lambda: runs.plan(config), lambda: read_cluster(tmp_path / "bad.toml")):
+        with pytest.raises(ConfigError, match=r"minimum_workers = 5 must be at most cluster.workers, here 2"):
+            act()
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_numbers_of_workers_that_nobody_reads_do_not_keep_an_existing_run_from_going_on(
+    small_config: Callable[..., RunConfig],
+) -> None:
+    """Seen to fail: the check of new tables was also made of those of runs, and of requeued jobs."""
+    run, trusted = runs.begin_elsewhere(small_config(cluster={"kind": "serial"}), Recorder(), None)
+    table = ClusterConfig(kind="serial", workers=2, minimum_workers=5)
+    write_trusted(run, replace(trusted, config=trusted.config.model_copy(update={"cluster": table})))
+    assert make_report(runs.resume(str(run.path), Recorder(), threading.Event())).complete
+
+
+def test_a_forecast_of_cards_without_hosts_counts_one_host() -> None:
+    """Seen to fail: no slot at all, by which `cntk plan` divided; and workers were told that there are 0 cards."""
+    config = ClusterConfig(kind="ssh", gpus_per_node=2, workers=None)
+    assert CLUSTERS["ssh"].slots(config) == 2
+    require_devices(config.model_copy(update={"workers": 3}), "cuda", uses_devices=True)
+
+
+def test_certificates_that_are_gone_are_not_asked_for_without_encryption() -> None:
+    """Seen to fail: a plain scheduler behind a scheduler file needs none."""
+    table = {"scheduler_file": "scheduler.json", "tls_ca_file": "/nonexistent"}
+    CLUSTERS["address"].check(ClusterConfig(kind="address", tls=False, **table))
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,8 @@ def test_the_matrices_of_the_kernel_are_one_work(small_config: Callable[..., Run
     """They are computed side by side: one alone may stand still for an hour while the others go on."""
     report = make_report(runs.start(small_config(), Recorder(), threading.Event()))
     assert report.complete
+    silent = replace(report, lost_driver="node9:123", silent_seconds=9.0)
+    assert not any("is silent" in line for line in state_lines(silent)), "as cntk watch has it"
     assert report.at_work is None
     totals = {stage.stage: stage.total for stage in report.stages}
     kernel = totals["train"] + totals["test"] + totals["variance"]

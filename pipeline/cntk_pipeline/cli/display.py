@@ -341,7 +341,7 @@ def state_lines(report: "RunReport", awaited: bool = False) -> list[str]:
     for each in report.predictions:
         counted = f"{each.done}/{each.total} tiles"
         lines.append(f"predictions for {each.images:,} images of {each.origin} by {each.readout}: {counted}")
-    if report.lost_driver is not None:
+    if report.lost_driver is not None and not report.complete:
         lines.append(lost_line(report))
     if report.driver:
         where = "" if report.executor is None else f", {report.executor}"

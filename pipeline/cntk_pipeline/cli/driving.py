@@ -9,7 +9,7 @@ from cntk_pipeline.cli.console import err, escape, out
 from cntk_pipeline.cli.display import SCREEN_ROWS, RunView, show_contents, show_inferred, show_results
 from cntk_pipeline.cli.stopping import stop_on_signals
 from cntk_pipeline.clusters.base import DRAIN_SECONDS
-from cntk_pipeline.clusters.table import cluster_of
+from cntk_pipeline.clusters.table import cluster_of, cluster_of_new
 from cntk_pipeline.config import ClusterConfig, RunConfig, load_cluster, load_config
 from cntk_pipeline.config.cluster_files import find_cluster
 from cntk_pipeline.errors import ConfigError, Interrupted
@@ -46,7 +46,7 @@ def read_cluster(path: Path) -> ClusterConfig:
     """Read a cluster file; errors about its keys have the file's name."""
     table = load_cluster(path)
     try:
-        cluster_of(table)
+        cluster_of_new(table)
     except ConfigError as error:
         raise ConfigError(f"{path}:\n  {error}") from None
     return table

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -27,11 +27,13 @@ class JobStatus:
     state : in one word.
     words : details for people: why it waits, where it runs, how it ended; may be empty.
     timing : details that change all the time: the time left, or the expected start.
+    end : how it ended, in the batch system's own words and without a remedy; may be empty.
     """
 
     state: State
     words: str = ""
     timing: str = ""
+    end: str = field(default="", repr=False, compare=False)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,18 @@ def cluster_of(config: ClusterConfig) -> Cluster:
     if unknown:
         raise ConfigError("\n  ".join(unknown))
     cluster.options.of(config)
+    return cluster
+
+
+def cluster_of_new(config: ClusterConfig) -> Cluster:
+    """Return the kind of a table that no run has yet; check also what would not keep an existing run from going on.
+
+    Raises
+    ------
+    ConfigError
+        As in `cluster_of`, or if the numbers of workers contradict each other.
+    """
+    cluster = cluster_of(config)
     if config.workers is not None:
         bounds(config, config.workers)
     return cluster

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from cntk_pipeline import datasets
-from cntk_pipeline.clusters.table import cluster_of, idle_options
+from cntk_pipeline.clusters.table import cluster_of, cluster_of_new, idle_options
 from cntk_pipeline.config import RunConfig, SolveConfig
 from cntk_pipeline.datasets import Contents, Dataset, Split, Standardization
 from cntk_pipeline.datasets.selection import bring_first, draw
@@ -139,7 +139,7 @@ def load(config: RunConfig) -> Loaded:
     ConfigError, DataError, DataNotFound, LayerError
         If the workflow or its data are wrong, or do not fit each other.
     """
-    cluster_of(config.cluster)
+    cluster_of_new(config.cluster)
     read_engine(config.kernel)  # before the data are read, which may take long
     loaded = load_data(config)
     engine = loaded.engine  # refuses what it cannot compute

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cntk_pipeline.clusters import WorkerMemory
-from cntk_pipeline.clusters.table import cluster_of, current_job, require_extras
+from cntk_pipeline.clusters.table import cluster_of, cluster_of_new, current_job, require_extras
 from cntk_pipeline.clusters.trust import Trusted, of_user, read_trusted, warnings, write_trusted
 from cntk_pipeline.config import DEFAULT_ENGINE, ClusterConfig, RunConfig
 from cntk_pipeline.config.loopback import is_loopback
@@ -277,7 +277,7 @@ def resume(
             with config.named_in_errors():
                 cluster_of(config.cluster)  # anybody may have edited the file
         else:
-            cluster_of(cluster)
+            cluster_of_new(cluster)
         trusted = read_trusted(run, cluster=cluster, trust=trust, told=told)
         for line in trusted.shown:
             view.say(line)

@@ -36,7 +36,7 @@ def require_access(config: ClusterConfig) -> None:
         address = scheduler_address(config)
         require_encrypted(address, config)
         client_security(address, config)
-    else:  # whether it asks for certificates, the scheduler has not said yet
+    elif config.tls:  # whether it asks for certificates, the scheduler has not said yet
         _require_readable(_named_certificates(options))
 
 

@@ -4,8 +4,10 @@ Everything is checked here, before SLURM is asked: a value begins no new line, a
 overridden.
 """
 
+import os
 import re
 import shlex
+import sys
 from pathlib import Path
 
 from cntk_pipeline.clusters.slurm.options import BESIDE_WORKER_BYTES, SlurmOptions
@@ -93,7 +95,6 @@ def worker_options(config: ClusterConfig, limit: int, logs: Path) -> list[list[s
     """
     asked = SlurmOptions.of(config)
     folder = one_line("the home folder", str(logs)).replace("%", "%%")
-    drain_before_limit(config)
     options = [
         "--job-name=cntk-worker",
         f"--output={folder}/{WORKER_LOG.format(job='%j')}",
@@ -111,12 +112,25 @@ def require_jobs_of_workers(config: ClusterConfig) -> tuple[int, int]:
     Raises
     ------
     ConfigError
-        If one of both is not given, or SLURM would refuse a value.
+        If one of both is not given, SLURM would refuse a value, or a variable hands the jobs to another cluster.
     """
+    for name in ("SLURM_CLUSTERS", "SBATCH_CLUSTERS"):
+        if os.environ.get(name):
+            raise ConfigError(
+                f"the variable {name} = {os.environ[name]!r} hands the jobs of workers to another cluster, and their "
+                "numbers, which alone are kept, do not find them there: unset it, and start from a machine of that "
+                "cluster"
+            )
     limit = memory_limit(config)
     if config.workers is None or limit is None:
         raise ConfigError('a "slurm" cluster needs cluster.workers and cluster.memory_limit: each job asks for that')
     worker_options(config, limit, Path("/"))
+    options = SlurmOptions.of(config)
+    one_line("cluster.python", options.python or sys.executable)
+    for line in options.setup:
+        one_line("cluster.setup", line)
+    if options.interface is not None:
+        one_line("cluster.interface", options.interface)
     return config.workers, limit
 
 
@@ -129,6 +143,7 @@ def _asked_for(asked: SlurmOptions) -> list[list[str]]:
                 raise ConfigError(f"cluster.{name} must be a name that SLURM knows, got {value!r}")
             options.append(f"--{name}={value}")
     if asked.time_limit is not None:
+        time_limit_seconds(asked.time_limit)
         options.append(f"--time={asked.time_limit}")
     return [[option] for option in options] + [_batch_option(option) for option in asked.batch_options]
 

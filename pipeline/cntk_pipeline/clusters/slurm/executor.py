@@ -79,7 +79,8 @@ def _open_allocation(
                 client_within(cluster) as client,
                 WorkerSteps(shares, command, environment, cards=config.gpus_per_node is not None) as steps,
             ):
-                wait_for_workers(client, count, lambda: steps.all_given_up, stop)
+                lost = "no worker came up in this allocation: srun's messages stand above; then `cntk resume`"
+                wait_for_workers(client, count, lambda: steps.all_given_up, stop, lost)
                 where = f"job {os.environ['SLURM_JOB_ID']} on {len(shares)} nodes"
                 traits = ExecutorTraits(
                     f"{count} workers of SLURM {where}",

@@ -26,7 +26,7 @@ from cntk_pipeline.clusters.dask.executor import ExecutorTraits, count_workers, 
 from cntk_pipeline.clusters.dask.scaling import Scalable, Scaling, bounds
 from cntk_pipeline.clusters.dask.settings import SETTINGS
 from cntk_pipeline.clusters.slurm.asking import ask
-from cntk_pipeline.clusters.slurm.directives import WORKER_LOG, one_line, require_jobs_of_workers, worker_options
+from cntk_pipeline.clusters.slurm.directives import WORKER_LOG, require_jobs_of_workers, worker_options
 from cntk_pipeline.clusters.slurm.options import SlurmOptions, drain_seconds
 from cntk_pipeline.clusters.slurm.steps import CLOSE_SECONDS
 from cntk_pipeline.clusters.slurm.submitter import job_status
@@ -43,6 +43,9 @@ from cntk_pipeline.errors import ConfigError, SubmissionFailed, WorkersLost
 LOOK_SECONDS = 15.0
 """Interval at which SLURM is asked whether jobs without a worker still exist."""
 
+_NOT_THE_USERS = {"jobqueue.slurm.interface": None}
+"""Settings of a jobqueue.yaml that would stand behind those of the table, and win."""
+
 _LOG_BYTES, _LOG_LINES = 4096, 5
 """The end of a job's log that is read, and shown."""
 
@@ -54,7 +57,7 @@ def open_jobs(config: ClusterConfig, prepare: Callable[[], None], stop: threadin
     cluster_class = load_jobqueue()
     least, most = bounds(config, workers)
     warnings = dashboard_warnings(config.dashboard)
-    with folder_of_nodes() as folder, dask.config.set(SETTINGS):
+    with folder_of_nodes() as folder, dask.config.set(SETTINGS | _NOT_THE_USERS):
         certificates = Certificates.create(folder, lifetime=None) if config.tls else None
         interface = SlurmOptions.of(config).interface
         try:
@@ -115,15 +118,15 @@ def job_of_worker(config: ClusterConfig, limit: int, folder: Path, certificates:
 
     Parameters
     ----------
-    config : the ``[cluster]`` table.
+    config : the ``[cluster]`` table, as `require_jobs_of_workers` takes it: its texts are one line each.
     limit : memory of the worker, in bytes.
     folder : for the output of the jobs; all nodes see it.
     certificates : of the cluster; None without encryption.
     """
     options = SlurmOptions.of(config)
-    python = one_line("cluster.python", options.python or sys.executable)
+    python = options.python or sys.executable
     words = ["--memory-limit", str(limit), "--dashboard-address", LOOPBACK]
-    words += [] if options.interface is None else ["--interface", one_line("cluster.interface", options.interface)]
+    words += [] if options.interface is None else ["--interface", options.interface]
     words += [] if certificates is None else certificates.arguments()
     return {
         "cores": config.threads_per_worker,
@@ -133,7 +136,7 @@ def job_of_worker(config: ClusterConfig, limit: int, folder: Path, certificates:
         "job_directives_skip": ["#SBATCH"],
         "job_extra_directives": [shlex.join(words) for words in worker_options(config, limit, folder)],
         "job_script_prologue": [
-            *(one_line("cluster.setup", line) for line in options.setup),
+            *options.setup,
             f"export {INHERITED}={inherited_settings()}",
         ],
         "worker_extra_args": [shlex.quote(word) for word in words],
@@ -172,13 +175,21 @@ def _wait_for_jobs(
             raise WorkersLost(f"SLURM refuses the jobs of workers: {_refusal(cluster.job_script())}")
         if known and time.monotonic() - looked > LOOK_SECONDS:
             looked = time.monotonic()
-            if all(job_status(job).state == "gone" for job in known) and count_workers(client) == 0:
+            first, *others = known
+            status = job_status(first)
+            ended = status.state == "gone" and all(job_status(job).state == "gone" for job in others)
+            if ended and count_workers(client) == 0:
+                # The words of a status are for drivers: their remedies and their log are not those of a worker.
                 raise WorkersLost(
-                    f"the jobs of workers have ended, and no worker came up: job {known[0]} "
-                    f"{job_status(known[0]).words}\n{_log_of(known[0], logs)}"
+                    f"the jobs of workers have ended, and no worker came up: job {first}: "
+                    f"{status.end or status.words}\n{_log_of(first, logs)}"
                 )
         time.sleep(0.1)
-    wait_for_workers(client, count, lambda: False, stop)
+    lost = (
+        "the first workers have left again, and none came back: `squeue --me` shows their jobs; `cntk resume` asks for "
+        "new ones"
+    )
+    wait_for_workers(client, count, lambda: False, stop, lost)
 
 
 def _refusal(script: str) -> str:

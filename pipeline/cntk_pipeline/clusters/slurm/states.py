@@ -79,7 +79,8 @@ def read_queue(line: str, job: str) -> JobStatus:
         return JobStatus("running", _RUNNING[state] + where, f"{left} left" if bounded else "")
     why = "" if reason in _SAY_NOTHING else f", {reason}"
     if state == "FAILED" and reason.startswith(_NO_LOG):
-        return JobStatus("gone", f"{_CANNOT_WRITE_LOG.format(job=job)} ({state}{why}{where})")
+        end = f"{state}{why}{where}"
+        return JobStatus("gone", f"{_CANNOT_WRITE_LOG.format(job=job)} ({end})", end=end)
     return ended(state, job, why + where)
 
 
@@ -95,7 +96,7 @@ def read_account(line: str, job: str) -> JobStatus | None:
 def ended(state: str, job: str, more: str = "") -> JobStatus:
     """Describe how a job ended."""
     words = _ENDINGS.get(state, "has ended").format(job=job)
-    return JobStatus("gone", f"{words} ({state}{more})")
+    return JobStatus("gone", f"{words} ({state}{more})", end=f"{state}{more}")
 
 
 def _explained(reason: str, job: str) -> str:

@@ -72,9 +72,23 @@ def certificates_of(config: ClusterConfig) -> Iterator[Certificates | None]:
 
 
 def wait_for_workers(
-    client: distributed.Client, count: int, given_up: Callable[[], bool], stop: threading.Event | None
+    client: distributed.Client, count: int, given_up: Callable[[], bool], stop: threading.Event | None, lost: str
 ) -> None:
-    """Wait long for the first worker and less long for all: workers that come later are accepted too."""
+    """Wait long for the first worker and less long for all: workers that come later are accepted too.
+
+    Parameters
+    ----------
+    client : of the cluster.
+    count : the number of workers to wait for.
+    given_up : tells that no worker will come any more.
+    stop : set to end the wait.
+    lost : the message where there is no worker at the end.
+
+    Raises
+    ------
+    WorkersLost
+        If there is no worker at the end.
+    """
     began = time.monotonic()
     while (here := count_workers(client)) < count:
         require_no_stop(stop)
@@ -83,7 +97,7 @@ def wait_for_workers(
             break
         time.sleep(0.1)
     if count_workers(client) == 0:
-        raise WorkersLost("no worker came up in this allocation: srun's messages stand above; then `cntk resume`")
+        raise WorkersLost(lost)
 
 
 def inherited_settings() -> str:

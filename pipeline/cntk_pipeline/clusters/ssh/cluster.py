@@ -22,14 +22,15 @@ def open_later(
 
 
 def hosts_named(config: ClusterConfig) -> int | None:
-    """Count the hosts of a table."""
-    return len(SshOptions.of(config).hosts)
+    """Count the hosts of a table; None where it names none yet."""
+    return len(SshOptions.of(config).hosts) or None
 
 
 def slots_of_hosts(config: ClusterConfig) -> int:
     """Count the tiles that the workers compute at once: where each card has one, those of all hosts."""
     if config.workers is None and config.gpus_per_node is not None:
-        return len(SshOptions.of(config).hosts) * config.gpus_per_node * config.threads_per_worker
+        hosts = hosts_named(config) or 1  # a forecast may be of a table without hosts; no run is
+        return hosts * config.gpus_per_node * config.threads_per_worker
     return slots_of_workers(config)
 
 
