@@ -240,6 +240,7 @@ def test_a_holder_elsewhere_that_is_silent_is_told_from_one_at_work(
     assert found.silent_seconds == pytest.approx(3 * 3600, abs=60)
     assert lease.holder(tmp_path) is None
     monkeypatch.setattr(lease, "_moves", lambda *_: pytest.fail("it was watched"))
+    assert lease.holder(tmp_path, watch=False) is None
     put_back(file, 25 * 3600)
     assert lease.holder(tmp_path) is None
     monkeypatch.undo()
