@@ -233,6 +233,7 @@ def test_one_of_several_classes_may_have_the_name_of_a_part(tmp_path):
 def test_the_remedy_fits_the_folders_that_are_there(tmp_path, places, told):
     for place in places:
         paint(tmp_path / place / "a.png", 3)
+        (tmp_path / place).with_name("about.txt").write_text("of no class")
     with pytest.raises(DataError, match=f"{told}$"):
         load("folder", str(tmp_path))
 

@@ -132,8 +132,8 @@ def _require_classes(root: Path, classes: tuple[str, ...]) -> None:
     parts = training + testing
     tests = [name for name in testing if name.lower().startswith("test")]
     holds_classes = "test" in classes and bool(_folders(root / "test"))
-    # Beside other folders, "dev" and "val" may be classes as well, unless they hold folders of classes.
-    are_parts = training and testing and (tests or all(_holds_only_folders(root / name) for name in parts))
+    # Beside other folders, "dev" and "val" may be classes as well, unless all such hold folders of classes.
+    are_parts = training and testing and (tests or all(_folders(root / name) for name in parts))
     if are_parts or len(parts) == len(classes) or holds_classes:
         renamed = {"train": training[:1], "test": [] if "test" in testing else (tests or testing)[:1]}
         if training:
