@@ -9,7 +9,8 @@ said=$(mktemp -d)
 # Where there is room, folders of the first step lie in memory: their runs would wait for a disk half of the time.
 # Those of the other steps lie on the disk, and meet one.
 memory=
-if (($(df --output=avail --block-size=1G /dev/shm 2>/dev/null | tail -n 1) >= 4)); then
+free=$(df --output=avail --block-size=1G /dev/shm 2>/dev/null | tail -n 1) # nothing without /dev/shm or GNU df
+if ((${free:-0} >= 4)); then
   memory=$(mktemp -d -p /dev/shm)
   printf '#!/bin/sh\n' >"$memory/program" && chmod +x "$memory/program"
   if ! "$memory/program" 2>/dev/null; then # nothing may be executed there

@@ -208,8 +208,34 @@ def test_parts_of_other_names_are_not_taken_for_classes(tmp_path, training, test
 def test_one_of_several_classes_may_have_the_name_of_a_part(tmp_path):
     for name in ("bus", "Train", "valid"):
         paint(tmp_path / name / "a.png", 3)
+    assert load("folder", str(tmp_path)).classes == ("Train", "bus", "valid")
     (tmp_path / "valid").rename(tmp_path / "van")
     assert load("folder", str(tmp_path)).classes == ("Train", "bus", "van")
+
+
+@pytest.mark.parametrize(
+    ("places", "told"),
+    [
+        (
+            ("Training/cat", "test/cat", "eval/cat"),
+            "got Training, eval, test, which are names of parts; rename Training/ to train/",
+        ),
+        (
+            ("cats", "dogs", "test/cats", "test/dogs"),
+            "got test, which is the name of a part; move the folders of the classes into train/",
+        ),
+        (
+            ("Training/cat", "Validation/cat", "single_prediction"),
+            "got Training, Validation, which are names of parts; rename Training/ to train/ and Validation/ to test/",
+        ),
+    ],
+)
+def test_the_remedy_fits_the_folders_that_are_there(tmp_path, places, told):
+    for place in places:
+        paint(tmp_path / place / "a.png", 3)
+        (tmp_path / place).with_name("about.txt").write_text("of no class")
+    with pytest.raises(DataError, match=f"{told}$"):
+        load("folder", str(tmp_path))
 
 
 def test_the_folder_around_the_data_set_is_no_class(tmp_path):

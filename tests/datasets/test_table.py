@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,7 @@ from sklearn.preprocessing import OneHotEncoder
 from support.garbling import garble
 
 from cntk_pipeline.datasets import load
+from cntk_pipeline.datasets.table_files import read_table
 from cntk_pipeline.errors import DataError, DataNotFound
 
 ROWS = {"size": [1.5, 2, 3, 4], "colour": ["red", "blue", "red", "green"], "sold": [True, False, True, True]}
@@ -116,7 +118,7 @@ def test_a_folder_without_a_training_table_is_refused(save, tmp_path):
 REFUSED = {
     "missing number": ("a,y\n1,0\n,1\n", {}, "column 'a': expected a value in each row, got none in row 1 .and 0 more"),
     "missing text": ("a,b,y\n1,p,0\n2,,1\n", {}, "column 'b': expected a value in each row, got none in row 1"),
-    "missing label": ("a,y\n1,p\n2,\n", {}, "column 'y': expected a value in each row, got none in row 1"),
+    "missing label": ("a,y\n1,p\n2,\n", {}, "got none in row 1 .*; fill the column in, or drop the rows. In a table"),
     "nan": ("a,y\n1,0\nnan,1\n2,1\n", {}, "column 'a': expected a value in each row, got none in row 1"),
     "date": ("a,y\n2020-01-01,0\n2021-02-03,1\n", {}, "column 'a': expected numbers or text in all parts, got date32"),
     "date as label": ("a,y\n1,2020-01-01\n1,2021-01-01\n", {}, "column 'y': expected numbers or text as labels"),
@@ -135,6 +137,8 @@ REFUSED = {
     "label of latin-1": ("a,y\n1,caf\xe9\n2,b\n".encode("latin-1"), {}, "column 'y': expected text in UTF-8"),
     "names of latin-1": ("caf\xe9,y\n1,2\n".encode("latin-1"), {}, "expected names of columns in UTF-8, got b'caf"),
     "no line of names": ("5.1,3.5,0\n4.9,3,1\n", {"target": "0"}, r"first line, got numbers \(5.1, 3.5, 0, ...\)"),
+    "names of equal numbers": ("5,0,0,0\n4,0,0,1\n", {"target": "5"}, r"first line, got numbers \(5, 0, 0, 0, ...\)"),
+    "one name with another separator": ("a|b\n1\n", {"target": "a"}, "where this is .* one column, put it in quotes"),
     "ragged": ("a,y\n1,2\n1,2,3\n", {}, "expected a table .*, got ArrowInvalid"),
     "a text in each row": (
         "a,y\n" + "".join(f"n{k},0\n" for k in range(9)),
@@ -157,6 +161,30 @@ def test_columns_may_be_called_by_ascending_numbers(save):
     data = load("table", save("t.csv", "0,1,2\n4.5,3,0\n5.5,4,1\n"), options={"target": "2"})
     assert data.features == ("0", "1")
     assert data.train.images.tolist() == [[4.5, 3], [5.5, 4]]
+
+
+def test_a_name_of_digits_and_underscores_is_a_name(save):
+    assert load("table", save("t.csv", "0_0,0_1,y\n1,2,0\n3,4,1\n")).features == ("0_0", "0_1")
+    data = load("table", save("t.csv", "0_1,0_0,1_0\n1,2,0\n3,4,1\n"), options={"target": "1_0"})
+    assert data.features == ("0_1", "0_0")
+
+
+def test_a_separator_within_quotes_is_part_of_the_name(save):
+    path = Path(save("t.tsv", '"Temperature, C"\n1\n2\n'))
+    assert read_table(path).column_names == ["Temperature, C"]
+
+
+def test_text_in_another_encoding_is_found_in_every_table(save, tmp_path):
+    save("train-1.csv", "a,y\nx,0\nz,1\n")
+    save("train-2.csv", "a,y\ncaf\xe9,0\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"train-2\.csv: expected text in UTF-8, .*; save the table in UTF-8"):
+        load("table", str(tmp_path))
+
+
+def test_a_missing_value_of_parquet_is_no_text(save):
+    path = save("t.parquet", {"a": [1.0, None], "y": [0, 1]})
+    with pytest.raises(DataError, match=r"fill the column in, drop the rows, or name the features without it$"):
+        load("table", path)
 
 
 @pytest.mark.parametrize("part", ["feature", "label"])

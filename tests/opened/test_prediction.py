@@ -1,6 +1,7 @@
 """Predictions of new images in memory, against the dense posterior and the run's own predictions."""
 
 import json
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -113,12 +114,27 @@ def test_a_table_in_memory_is_read_by_the_names_of_its_columns(run_small: Run, t
     plain = table[9:][["a", "b"]].assign(**{f"c={value}": table.c == value for value in "xyz"}).astype(float)
     np.testing.assert_array_equal(run.predict(plain.to_numpy(), say=None), expected)
     np.testing.assert_array_equal(run.predict(pandas.DataFrame(plain.to_numpy()), say=None), expected)  # no names
+    np.testing.assert_array_equal(run.predict(other.assign(note=[1, "x", 2j]), say=None), expected)
     with pytest.raises(DataError, match="images: expected a column for the feature 'b', got a, zz, c, t; name the col"):
         run.predict(table.rename(columns={"b": "zz"}), say=None)
     with pytest.raises(DataError, match=r"expected a table that PyArrow reads, .*got a DataFrame \(Duplicate column"):
         run.predict(pandas.concat([table, table], axis=1), say=None)
     with pytest.raises(DataError, match=r"finite pixels, got nan in image 1 at index \(0,\)"):
         run.predict(table.assign(a=[0.0, np.nan, *[1.0] * 10]), say=None)
+
+
+def test_a_table_of_numbers_needs_no_pyarrow(run_small: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    table = pandas.DataFrame(np.random.default_rng(0).standard_normal((12, 2)), columns=["a", "b"])
+    table["t"] = table.a * 2 + table.b
+    table.to_csv(tmp_path / "table.csv", index=False)
+    data = {"source": "table", "path": str(tmp_path / "table.csv"), "target": "t", "train": 9, "test": 3}
+    directory = run_small(data=data, network={"preset": "fully_connected"}, readouts={"poolings": [], "kinds": ["ntk"]})
+    run = open_run(directory.path)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    given = table[9:][["t", "b", "a"]].assign(note=[1, "x", 2j])
+    np.testing.assert_array_equal(run.predict(given, say=None), run.predictions()[:, 0])
 
 
 def test_the_cost_is_said_first(run_small: Run, source: dict, capsys: pytest.CaptureFixture[str]) -> None:

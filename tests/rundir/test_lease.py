@@ -240,6 +240,7 @@ def test_a_holder_elsewhere_that_is_silent_is_told_from_one_at_work(
     assert found.silent_seconds == pytest.approx(3 * 3600, abs=60)
     assert lease.holder(tmp_path) is None
     monkeypatch.setattr(lease, "_moves", lambda *_: pytest.fail("it was watched"))
+    assert lease.holder(tmp_path, watch=False) is None
     put_back(file, 25 * 3600)
     assert lease.holder(tmp_path) is None
     monkeypatch.undo()
@@ -271,3 +272,19 @@ def test_a_holder_whose_clock_is_wrong_is_at_work_as_long_as_its_counter_moves(
     finally:
         done.set()
         renewer.join()
+
+
+def test_without_a_number_of_its_start_a_machine_still_tells_containers_apart(
+    tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    namespace = os.readlink("/proc/self/ns/pid")
+
+    def refuse(path: str) -> None:
+        raise PermissionError(errno.EACCES, "not for containers", path)
+
+    monkeypatch.setattr(lease, "open", refuse, raising=False)
+    assert lease._process_namespace() == namespace
+    left_behind(tmp_path, host=socket.gethostname(), processes="pid:[1]", pid=dead_process())
+    assert lease.holder(tmp_path) is not None
+    left_behind(tmp_path, host=socket.gethostname(), processes=namespace, pid=dead_process())
+    assert lease.holder(tmp_path) is None

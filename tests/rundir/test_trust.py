@@ -600,6 +600,20 @@ def test_a_link_out_of_a_foreign_run_is_not_followed(
     assert [(file.name, file.read_text()) for file in mine.iterdir()] == [("000001.json", "{}")]
 
 
+def test_arrays_may_lie_on_another_disk_where_nothing_is_deleted(
+    run_small: Run, tmp_path: Path, cntk: Callable[..., tuple[int, str]]
+) -> None:
+    run, elsewhere = run_small(), Path(tmp_path / "elsewhere")
+    elsewhere.mkdir()
+    aside = f"a.npz.{'0' * 32}.partial"
+    (elsewhere / aside).write_text("mine")
+    (Path(run.path) / "arrays").symlink_to(elsewhere)
+    assert RunDirectory(run.path).sweep() == 0
+    assert [file.name for file in elsewhere.iterdir()] == [aside]
+    for command in ("status", "verify"):
+        assert cntk(command, run.path)[0] == 0
+
+
 def test_no_record_is_written_behind_a_link_out_of_a_run(run_small: Run, tmp_path: Path) -> None:
     run = run_small()
     solve = next(iter(run.solves()))

@@ -44,7 +44,7 @@ def find_values(tables: Sequence[Any], columns: Sequence[str], where: str) -> di
     for column in columns:
         parts = [table.column(column) for table in tables]
         for part in parts:
-            _require_complete(part, column, where)
+            _require_complete(part, column, where, "fill the column in, drop the rows, or name the features without it")
         if all(is_text(part.type) for part in parts):
             found = sorted({str(value) for part in parts for value in part.unique().to_pylist()})
             if len(found) > MOST_VALUES or (len(found) > SHOWN and len(found) == sum(map(len, parts))):
@@ -112,7 +112,7 @@ def read_labels_of(table: Any, columns: Sequence[str], where: str) -> npt.NDArra
     """
     parts = [table.column(column) for column in columns]
     for column, part in zip(columns, parts, strict=True):
-        _require_complete(part, column, where)
+        _require_complete(part, column, where, "fill the column in, or drop the rows")
     if len(parts) == 1 and is_text(parts[0].type):
         return np.array([str(value) for value in parts[0].to_pylist()])
     for column, part in zip(columns, parts, strict=True):
@@ -124,17 +124,18 @@ def read_labels_of(table: Any, columns: Sequence[str], where: str) -> npt.NDArra
     return np.stack([_numbers(part) for part in parts], axis=1)
 
 
-def _require_complete(cells: Any, column: str, where: str) -> None:
+def _require_complete(cells: Any, column: str, where: str, remedy: str) -> None:
     """Raise `DataError` naming the first missing value; a NaN is one as well."""
     import pyarrow.compute as pc
 
     missing = cells.is_null(nan_is_null=True)
     row = pc.index(missing, True).as_py()
     if row >= 0:
+        if not where.lower().endswith(".parquet"):
+            remedy += ". In a table of text an empty cell, NA, N/A, NaN and null are none: write such a value otherwise"
         raise DataError(
             f"{where}: column {column!r}: expected a value in each row, got none in row {row} (and "
-            f"{pc.sum(missing).as_py() - 1} more); fill the column in, drop the rows, or name the features without it. "
-            "In a table of text an empty cell, NA, N/A, NaN and null are none: write a value of that name otherwise"
+            f"{pc.sum(missing).as_py() - 1} more); {remedy}"
         )
 
 

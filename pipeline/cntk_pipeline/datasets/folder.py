@@ -129,18 +129,24 @@ def _require_classes(root: Path, classes: tuple[str, ...]) -> None:
     """
     training = [name for name in classes if _TRAINING.fullmatch(name)]
     testing = [name for name in classes if _TESTING.fullmatch(name)]
+    parts = training + testing
+    tests = [name for name in testing if name.lower().startswith("test")]
     holds_classes = "test" in classes and bool(_folders(root / "test"))
-    if (training and testing) or len(training + testing) == len(classes) or holds_classes:
-        rename = " and ".join(
-            f"{name}/ to {part}/"
-            for part, names in (("train", training[:1]), ("test", testing[:1]))
-            for name in names
-            if name != part
-        )
-        remedy = f"rename {rename}" if training else "rename the folder of the training images to train/"
+    # Beside other folders, "dev" and "val" may be classes as well, unless all such hold folders of classes.
+    are_parts = training and testing and (tests or all(_folders(root / name) for name in parts))
+    if are_parts or len(parts) == len(classes) or holds_classes:
+        renamed = {"train": training[:1], "test": [] if "test" in testing else (tests or testing)[:1]}
+        if training:
+            names = " and ".join(f"{name}/ to {part}/" for part, found in renamed.items() for name in found)
+            remedy = f"rename {names}"
+        elif len(parts) < len(classes):
+            remedy = "move the folders of the classes into train/"
+        else:
+            remedy = "rename the folder of the training images to train/"
+        which = "which is the name of a part" if len(parts) == 1 else "which are names of parts"
         raise DataError(
-            f"{root}: expected folders of classes, or train/<class>/ and test/<class>/, got {_listed(classes)}, which "
-            f"are names of parts; {remedy}"
+            f"{root}: expected folders of classes, or train/<class>/ and test/<class>/, got {_listed(parts)}, {which}; "
+            f"{remedy}"
         )
     if len(classes) == 1 and _holds_only_folders(root / classes[0]):
         raise DataError(

@@ -53,6 +53,7 @@ def read_table(path: Path, text: Collection[str] = ()) -> Any:
         names = table.column_names
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
+        require_names(path, table)
         raise DataError(f"{path}: expected columns of different names, got {twice[0]!r} twice; rename one")
     if not table.num_rows:
         raise DataError(f"{path}: expected at least one row, got none; make the table again")
@@ -98,7 +99,7 @@ def _is_number(text: str) -> bool:
         float(text)
     except ValueError:
         return False
-    return True
+    return "_" not in text  # "0_1" is a number in Python, but hardly in a table
 
 
 def _require_text(path: Path, begin: bytes, separator: str) -> None:
@@ -122,7 +123,8 @@ def _require_text(path: Path, begin: bytes, separator: str) -> None:
     if other is not None and separator not in names and '"' not in names:
         raise DataError(
             f"{path}: expected columns separated by {_SPELT[separator]}, got {_SPELT.get(other, repr(other))} in the "
-            f"line of names {names!r}; save the table with {_SPELT[separator]}"
+            f"line of names {names!r}; save the table with {_SPELT[separator]}, or where this is the name of one "
+            "column, put it in quotes"
         )
 
 
@@ -146,11 +148,18 @@ def _read_text(path: Path, text: Collection[str]) -> Any:
     with open_file(path) as file:
         unpacked = gzip.GzipFile(fileobj=file) if path.suffix.lower() == ".gz" else file
         types = dict.fromkeys(text, pa.string())
-        table = pc.read_csv(
-            unpacked,
-            parse_options=pc.ParseOptions(delimiter=separator, newlines_in_values=True),
-            convert_options=pc.ConvertOptions(strings_can_be_null=True, column_types=types),
-        )
+        try:
+            table = pc.read_csv(
+                unpacked,
+                parse_options=pc.ParseOptions(delimiter=separator, newlines_in_values=True),
+                convert_options=pc.ConvertOptions(strings_can_be_null=True, column_types=types),
+            )
+        except pa.ArrowInvalid as error:
+            if "invalid UTF8" not in str(error):
+                raise
+            raise DataError(  # of a column that is known to be text
+                f"{path}: expected text in UTF-8, got other bytes ({error}); save the table in UTF-8"
+            ) from error
     garbled = [field.name for field in table.schema if pa.types.is_binary(field.type)]
     if garbled:  # pyarrow takes text in another encoding for bytes, and bytes would be pictures
         raise DataError(

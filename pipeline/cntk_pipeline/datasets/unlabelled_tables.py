@@ -1,5 +1,6 @@
 """Features of tables without labels, encoded like those of another table."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,26 @@ def picture_column(table: Any, where: str) -> str | None:
     return found[0] if found else None
 
 
+def columns_of(names: Sequence[str], columns: Sequence[str], where: str) -> list[str]:
+    """Find the columns that features were made of, each once; arguments and errors as in `features_of`.
+
+    Examples
+    --------
+    >>> columns_of(["size", "colour=blue", "colour=red"], ["note", "colour", "size"], "a table")
+    ['size', 'colour']
+    """
+    found: dict[str, None] = {}
+    for name in names:
+        column = _column_of(name, columns)
+        if column is None:
+            raise DataError(
+                f"{where}: expected a column for the feature {name!r}, got {listed(columns)}; name the columns as in "
+                "the table that the run was trained on"
+            )
+        found[column] = None
+    return list(found)
+
+
 def features_of(table: Any, names: tuple[str, ...], where: str) -> npt.NDArray[np.float64]:
     """Make features ``(n, features)`` of a table; further columns, such as labels, are not read.
 
@@ -43,16 +64,10 @@ def features_of(table: Any, names: tuple[str, ...], where: str) -> npt.NDArray[n
     if not names:
         names = tuple(field.name for field in table.schema if is_number(field.type))
     values: dict[str, list[str]] = {}
-    columns: dict[str, None] = {}
+    columns = columns_of(names, table.column_names, where)
     for name in names:
-        column = _column_of(name, table.column_names)
-        if column is None:
-            raise DataError(
-                f"{where}: expected a column for the feature {name!r}, got {listed(table.column_names)}; name the "
-                "columns as in the table that the run was trained on"
-            )
-        columns[column] = None
-        if column != name:
+        column = _column_of(name, columns)
+        if column is not None and column != name:
             values.setdefault(column, []).append(name.removeprefix(f"{column}="))
     for column, known in values.items():
         for row, cell in enumerate(table.column(column).to_pylist()):
@@ -66,10 +81,10 @@ def features_of(table: Any, names: tuple[str, ...], where: str) -> npt.NDArray[n
             raise DataError(
                 f"{where}: column {column!r}: expected numbers, got {table.schema.field(column).type}; convert it"
             )
-    return encode(table, list(columns), values, where)
+    return encode(table, columns, values, where)
 
 
-def _column_of(feature: str, columns: list[str]) -> str | None:
+def _column_of(feature: str, columns: Sequence[str]) -> str | None:
     """Find the column that a feature was made of: that of its name, or the longest one before an equals sign."""
     if feature in columns:
         return feature

@@ -3,13 +3,14 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from cntk_pipeline.datasets.images import Wanted
 from cntk_pipeline.datasets.reading import optional_import
 from cntk_pipeline.datasets.unlabelled import Like, Unlabelled
-from cntk_pipeline.datasets.unlabelled_tables import features_of
+from cntk_pipeline.datasets.unlabelled_tables import columns_of, features_of
 from cntk_pipeline.errors import DataError
 from cntk_pipeline.graphs import is_graph
 from cntk_pipeline.inputs import as_array
@@ -138,10 +139,23 @@ def _as_features(run: RunDirectory, images: object) -> Array:
     features, names = run.specification.data.features, _column_names(images)
     if not features or names is None:
         return as_array("images", images)
+    columns = columns_of(features, names, "images")
+    try:
+        # Further columns may hold anything, which PyArrow need not know.
+        chosen: Any = images if hasattr(images, "column_names") else images[columns]  # type: ignore[index]
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"images: expected a table whose columns are taken as images[[{columns[0]!r}, ...]], got a "
+            f"{type(images).__name__} ({error}); give an array of the features {', '.join(features)}"
+        ) from error
+    if chosen is not images and columns == list(features):  # all are numbers: PyArrow need not be installed
+        values = np.asarray(chosen)
+        if values.dtype.kind in "biuf" and values.shape[1:] == (len(features),):
+            return as_array("images", values.astype(np.float64))
     with optional_import("images with named columns"):
         import pyarrow
     try:
-        table = pyarrow.table(images)
+        table = pyarrow.table(chosen)
     except (pyarrow.ArrowException, TypeError, ValueError) as error:
         raise DataError(
             f"images: expected a table that PyArrow reads, to find the features of {run.path} by their names, got a "

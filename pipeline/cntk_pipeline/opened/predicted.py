@@ -1,7 +1,7 @@
 """What the predictive means of images say: a class, several classes, or numbers."""
 
 from collections.abc import Mapping
-from itertools import chain, count
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -37,10 +37,20 @@ def named_columns(data: DataSpecification, means: Array) -> dict[str, Array]:
 
 
 def joined(*tables: Mapping[str, Any]) -> dict[str, Any]:
-    """Join columns of tables; a name that is there already gets a number, such as "image_2", so that none is lost."""
+    """Join columns of tables; a name that is there already gets a number, such as "image_2", so that none is lost.
+
+    The name with its number is of no other column, be it of a later table.
+
+    Examples
+    --------
+    >>> joined({"image": 1}, {"image": 2, "image_2": 3})
+    {'image': 1, 'image_3': 2, 'image_2': 3}
+    """
+    given = {name for table in tables for name in table}
     found: dict[str, Any] = {}
     for table in tables:
         for name, values in table.items():
-            free = chain([name], (f"{name}_{number}" for number in count(2)))
-            found[next(each for each in free if each not in found)] = values
+            numbered = (f"{name}_{number}" for number in count(2))
+            free = (each for each in numbered if each not in given and each not in found)
+            found[next(free) if name in found else name] = values
     return found

@@ -65,9 +65,9 @@ _ARCHIVE = re.compile(r"[0-9a-f]{16}\.npz")
 
 _FOLDERS = (
     *("inputs.zarr", "kernel.zarr", "test_kernel.zarr", "pivots.zarr", "solve", "predictions"),
-    *("journal", "lease", "log", "quarantine", "submissions", ARRAYS),
+    *("journal", "lease", "log", "quarantine", "submissions"),
 )
-"""Folders that a driver writes into, and deletes from."""
+"""Folders that a driver writes into, and deletes from; none may be a link that leads out of the run."""
 
 _LEFT_OVER = ("run.json", "lease", "log", "lost+found", ARRAYS)
 """Names that a folder may hold where a run begins: left by a run that was taken back, or made by file systems."""
@@ -515,7 +515,8 @@ class RunDirectory:
 
     def sweep(self) -> int:
         """Delete files and folders that killed writers left half-written; return their number."""
-        return self.path.sweep(_FOLDERS)
+        arrays = self.path / ARRAYS  # may be a link to another disk, where nothing is deleted
+        return self.path.sweep((*_FOLDERS, *(() if arrays.leads_out_of(self.path) else (ARRAYS,))))
 
 
 def _require_free(path: StorePath) -> None:

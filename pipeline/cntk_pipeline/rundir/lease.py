@@ -143,16 +143,20 @@ def hold(folder: StorePath, job: BatchJob | None = None) -> Iterator[Lease]:
                     _write(folder, number, identity | {"released": True})
 
 
-def holder(folder: StorePath) -> str | None:
-    """Name the process that holds the lease, as "host:pid"; None where there is none, or it is gone or silent."""
-    found = look(folder)
+def holder(folder: StorePath, *, watch: bool = True) -> str | None:
+    """Name the process that holds the lease, as "host:pid"; None where there is none, or it is gone or silent.
+
+    See `look` for ``watch``.
+    """
+    found = look(folder, watch=watch)
     return None if found is None or found.silent_seconds is not None else found.name
 
 
-def look(folder: StorePath) -> Sighting | None:
+def look(folder: StorePath, *, watch: bool = True) -> Sighting | None:
     """Look for the holder of a lease that was not given back; None where there is none, or its process is gone.
 
-    A process elsewhere cannot be asked. Where its file seems old, the counter in it is watched for `WATCH_SECONDS`.
+    A process elsewhere cannot be asked. Where its file seems old, the counter in it is watched for `WATCH_SECONDS`; or
+    without ``watch``, it is taken for silent: a look at many runs would take that long for each.
     """
     number = _highest(folder)
     seen = _read(folder, number) if number else None
@@ -160,7 +164,7 @@ def look(folder: StorePath) -> Sighting | None:
         return None
     age = None if _is_here(seen) else _file(folder, number).age_seconds()
     # Two clocks that differ can only make this look superfluous, or call the dead alive for so long.
-    if age is None or abs(age) < QUIET_SECONDS or (age < LOST_SECONDS and _moves(folder, number, seen)):
+    if age is None or abs(age) < QUIET_SECONDS or (watch and age < LOST_SECONDS and _moves(folder, number, seen)):
         return Sighting(f"{seen.host}:{seen.pid}", None)
     return Sighting(f"{seen.host}:{seen.pid}", max(age, WATCH_SECONDS))
 
@@ -318,11 +322,15 @@ def _process_namespace() -> str:
     """Name the namespace of process numbers: containers may share a host's name, but not its processes.
 
     The first namespace has the same name on every machine, and machines may share a name too. So the number that Linux
-    draws at each start of a machine follows; a lease of an earlier version has none, and is of another machine.
+    draws at each start of a machine follows where it can be read; a lease of an earlier version has none, and is of
+    another machine.
     """
     try:
         namespace = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+    try:
         with open("/proc/sys/kernel/random/boot_id") as file:
             return f"{namespace} {file.read().strip()}"
     except OSError:
-        return ""
+        return namespace

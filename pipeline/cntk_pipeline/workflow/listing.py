@@ -112,7 +112,7 @@ def _describe(path: StorePath) -> ListedRun:
 
 def _results(run: RunDirectory) -> tuple[RunState, float | None, float | None]:
     """Read the state of a run, and its best accuracy and R2 so far."""
-    is_held = lease.holder(run.lease_path) is not None
+    is_held = lease.holder(run.lease_path, watch=False) is not None
     try:
         config = run.workflow()
     except RunNotFound:  # its driver stopped before it wrote one
