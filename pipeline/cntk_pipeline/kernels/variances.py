@@ -115,32 +115,12 @@ def _has_beyond(limit: float, plane: Any, stride: int, shape: tuple[int, int], c
 
 
 @jit_inner
-def _is_below(least: float, plane: Any, stride: int, shape: tuple[int, int], count: int) -> bool:
-    """Tell whether the largest value of an image's plane is above 0 and below ``least``.
-
-    Mostly no value is, which a loop over whole lanes tells.
-    """
-    found = False
-    for i in range(shape[0]):
-        for j in range(shape[1]):
-            for lane in range(count):
-                value = plane[i * stride + j * LANES + lane]
-                found |= (value > 0.0) & (value < least)
-    if not found:
-        return False
-    for lane in range(count):
-        largest = 0.0
-        for i in range(shape[0]):
-            for j in range(shape[1]):
-                largest = max(largest, plane[i * stride + j * LANES + lane])
-        if 0.0 < largest < least:
-            return True
-    return False
-
-
-@jit_inner
 def _is_enlarged(growth: float, smallest: float, plane: Any, stride: int, shape: tuple[int, int], count: int) -> bool:
-    """Tell whether weights make normal numbers of variances of an image below ``smallest``, or zeros of others."""
+    """Tell whether weights make normal numbers of variances of an image below ``smallest``, or zeros of others.
+
+    An infinite ``growth`` asks whether they are below ``smallest`` at all. Mostly no value is, which a loop over whole
+    lanes tells.
+    """
     least, found = max(smallest, TINY / growth), False
     for i in range(shape[0]):
         for j in range(shape[1]):
@@ -326,7 +306,7 @@ def run_variances(
         elif code == _POOL or code == _REDUCE:
             # A pooled covariance is at most this many times the largest variance.
             most = params[p, 0] * (shape[0] * shape[1]) ** 2
-            is_below |= _is_below(least_variance(most, 0.0, smallest), source, stride, shape, count)
+            is_below |= _is_enlarged(np.inf, least_variance(most, 0.0, smallest), source, stride, shape, count)
         elif code == _MASK:
             for i in range(shape[0]):
                 for m in range(shape[1] * LANES):
@@ -343,7 +323,8 @@ def run_variances(
             place[_RIGHT_STATISTIC] = op[_AREA]
             factors = address(params, p * params.shape[1])
             out = address(statistics_out, op[_LEFT] * LANES)
-            is_below |= _is_below(least_variance(params[p, 0], params[p, 1], smallest), source, stride, shape, count)
+            least = least_variance(params[p, 0], params[p, 1], smallest)
+            is_below |= _is_enlarged(np.inf, least, source, stride, shape, count)
             present, backward, function = op[_PRESENT] * op[_AREA] * LANES, op[_BACKWARD] != 0, statistics_functions[p]
             is_beyond |= _scan_variances(
                 source, target, out, function, shape[1], backward, present, place, factors, limit, count
