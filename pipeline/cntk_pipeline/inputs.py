@@ -99,6 +99,44 @@ def as_sequences(array: np.ndarray) -> np.ndarray:
     return array[:, None, :, None] if array.ndim == 2 else array[:, None]
 
 
+SQUARED = (1e-145, 1e145)
+"""The smallest and the largest number that is squared.
+
+The squares are 1e-290 and 1e290, so that float64 holds them with all digits also where a ridge or an error of 1e-9 of
+the targets multiplies or divides them."""
+
+
+def require_squares(name: str, columns: np.ndarray, centre: np.ndarray | float = 0.0) -> None:
+    """Refuse targets whose squares float64 does not hold: errors would all be 0, and the first of some ridges best.
+
+    Parameters
+    ----------
+    name : of the targets, for the message.
+    columns : float64 array, (n, c)
+    centre : float64 array, (c,)
+        What is subtracted before the square: 0, or the mean. Differences of a constant column from it are rounding.
+
+    Raises
+    ------
+    DataError
+        If the largest difference of a column is neither 0 nor in the range `SQUARED`, with the remedy.
+    """
+    least, most = SQUARED
+    with np.errstate(over="ignore", invalid="ignore"):
+        largest = np.abs(columns - centre).max(axis=0, initial=0.0)
+        counts = (np.ptp(columns, axis=0) > 0) | (np.asarray(centre) == 0)
+    wrong = ~(largest <= most) | ((largest > 0) & (largest < least) & counts)
+    if wrong.any():
+        column = int(wrong.argmax())
+        found, where = largest[column], f" in column {column}" if len(wrong) > 1 else ""
+        factor = found if np.isfinite(found) else 1e300
+        raise DataError(
+            f"{name}: expected targets whose squares float64 can hold, at most {most:g} and, unless they are equal, at "
+            f"least {least:g} from {'their mean' if np.any(centre) else '0'}, got {found:.3g}{where}; give them in "
+            f"another unit, for example divided by {factor:.0e}"
+        )
+
+
 def as_array(name: str, given: Any) -> np.ndarray:
     """Make a plain array of an argument; see `require_plain` and `require_no_missing_text`.
 

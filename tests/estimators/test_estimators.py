@@ -88,6 +88,17 @@ def test_probabilities_of_digits_are_calibrated() -> None:
 
 
 @pytest.mark.slow
+def test_a_kernel_in_which_no_sample_resembles_another_is_sure_of_nothing() -> None:
+    y = [0, 1, 0, 1, 0, 1]
+    model = KernelClassifier("precomputed", ridge=0.1).fit(np.eye(6), y)
+    one_hot = KernelClassifier(Sequential(Dense())).fit(np.eye(6), y)
+    for each in (model, one_hot):
+        np.testing.assert_allclose(each.predict_proba([[1e-3, 0, 0, 0, 0, 0]]), 0.5, atol=1e-3)
+    sure = model.predict_proba(np.eye(6))
+    np.testing.assert_allclose(sure, 0.5, atol=1e-3)
+    np.testing.assert_array_equal(sure.argmax(1), y)  # the class is still the predicted one
+
+
 def test_flips_average_over_mirror_images() -> None:
     x, y = DIGITS[:80], LABELS[:80]
     shape = {"image_shape": (8, 8, 1), "dtype": "float64"}
@@ -146,6 +157,18 @@ def test_new_samples_are_predicted_some_at_a_time(monkeypatch: pytest.MonkeyPatc
     for some, every in zip(parts, whole, strict=True):
         np.testing.assert_allclose(some, every, rtol=1e-9)
     assert asked == 2 * [100, 100, 100, 92]
+
+
+@pytest.mark.parametrize("factor", [1e160, 1e-170, 1e308])
+@pytest.mark.parametrize("options", [{"ridge": 0.1}, {}, {"n_centres": 5}])
+def test_targets_whose_squares_leave_float64_are_refused(factor: float, options: dict[str, Any]) -> None:
+    y = np.stack([np.arange(12.0) % 5 / 5, factor * (np.arange(12) % 3 / 3)], 1)
+    network = presets.fully_connected(2)
+    with pytest.raises(DataError, match=r"y: expected targets whose squares .* in column 1; give them .* divided by"):
+        KernelRegressor(network, **options).fit(np.eye(12), y)
+    y[:, 1] = factor / 2  # a constant target has no square but that of its rounding
+    if factor < 1:
+        KernelRegressor(network, **options).fit(np.eye(12) + 1, y)
 
 
 def test_several_outputs_have_a_deviation_each() -> None:

@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from cntk_pipeline.estimators.fitted import CentreChoice, as_before_on_failure, fit_samples
 from cntk_pipeline.estimators.source import KernelSource, is_precomputed, read_samples
-from cntk_pipeline.inputs import require_no_missing, require_plain
+from cntk_pipeline.inputs import require_no_missing, require_plain, require_squares
 from cntk_pipeline.layers import Layer
 from cntk_pipeline.regression.arguments import MEASURED_RIDGES, RidgeMode
 from cntk_pipeline.regression.centres import FittedCentres
@@ -130,7 +130,9 @@ class KernelRegressor(RegressorMixin, BaseEstimator):
             ensure_all_finite=source.needed_numbers,
         )
         targets = np.asarray(y, np.float64)
-        mean = targets.mean(axis=0)
+        with np.errstate(over="ignore"):
+            mean = targets.mean(axis=0)
+        require_squares("y", targets.reshape(len(targets), -1), mean)
         centred = targets - mean
         samples, fitted = fit_samples(self, source, source.samples(values), centred, MEASURED_RIDGES)
         self.y_mean_, self.X_fit_ = mean, samples

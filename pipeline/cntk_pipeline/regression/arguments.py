@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cntk_pipeline.errors import ConfigError, NotFinite
-from cntk_pipeline.inputs import as_array
+from cntk_pipeline.inputs import as_array, require_squares
 
 Array = npt.NDArray[np.float64]
 
@@ -139,6 +139,13 @@ def as_targets(values: npt.ArrayLike, kernel: TrainKernel, name: str = "y") -> A
             f"got {given.shape}"
         )
     return as_finite(columns, name)
+
+
+def as_squared_targets(values: npt.ArrayLike, kernel: TrainKernel, name: str = "y") -> Array:
+    """Return targets as `as_targets` does, where a result is a sum of squares of all; see `require_squares`."""
+    targets = as_targets(values, kernel, name)
+    require_squares(name, targets.reshape(-1, 1))
+    return targets
 
 
 def is_number(value: object) -> bool:

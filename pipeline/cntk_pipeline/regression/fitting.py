@@ -7,6 +7,7 @@ from typing import Literal, cast
 import numpy.typing as npt
 
 from cntk_pipeline.errors import ConfigError, NotPositiveDefinite
+from cntk_pipeline.inputs import require_squares
 from cntk_pipeline.regression.arguments import (
     AUTO_RIDGES,
     Array,
@@ -96,6 +97,8 @@ def fit(
         As `gp_posterior`; or if the list of ridges is empty, or "auto" has the mode "absolute".
     NotPositiveDefinite
         If the kernel is not positive definite with the ridge, or with any of the list.
+    DataError
+        If a ridge is to be chosen, and squares of the targets are beyond float64.
 
     Examples
     --------
@@ -108,6 +111,7 @@ def fit(
     targets = as_targets(y, kernel)
     path, chosen = None, ridge
     if not is_one_ridge(ridge):
+        require_squares("y", targets.reshape(-1, 1))
         path = _path(kernel, targets, candidates_of(ridge, ridge_mode, auto), ridge_mode)
         chosen = path.best
     absolute = as_absolute_ridge(kernel, cast(float, chosen), ridge_mode)
@@ -122,18 +126,18 @@ def is_one_ridge(ridge: Ridge) -> bool:
     return is_number(ridge)
 
 
-def candidates_of(ridge: Ridge, ridge_mode: RidgeMode, auto: Sequence[float]) -> Sequence[float]:
+def candidates_of(ridge: Ridge, ridge_mode: RidgeMode, auto: Sequence[float]) -> list[float]:
     """List the ridges to choose from; errors as of `fit`."""
     if is_list(ridge):
         ridges = cast(Sequence[float], ridge)
         if not len(ridges):
             raise ConfigError("the list of ridges is empty: give at least one, or ridge='auto'")
-        return ridges
+        return list(ridges)  # in their order: ridges[0] of a pandas.Series is the one with the label 0
     if not isinstance(ridge, str) or ridge != "auto":
         raise ConfigError(f"ridge must be a number of at least 0, a list of such, or 'auto', got {ridge!r}")
     if ridge_mode != "relative":
         raise ConfigError(f"ridge='auto' chooses among relative ridges: leave ridge_mode={ridge_mode!r} out")
-    return auto
+    return list(auto)
 
 
 def _path(kernel: TrainKernel, targets: Array, ridges: Sequence[float], ridge_mode: RidgeMode) -> RidgePath:
