@@ -134,7 +134,8 @@ def pack(edges: Sequence[Any], features: Sequence[Any], rows: int | None = None)
         raise DataError(
             f"graphs: expected edges and features of as many graphs, at least one, got {len(edges)} and {len(features)}"
         )
-    width = np.shape(features[0])[-1] if np.ndim(features[0]) == 2 else 0
+    first = next(iter(features))  # features[0] of a pandas.Series is the one with the label 0
+    width = np.shape(first)[-1] if np.ndim(first) == 2 else 0
     streams = []
     for number, (given, of_nodes) in enumerate(zip(edges, features, strict=True)):
         nodes = _read_features(of_nodes, width, number)
