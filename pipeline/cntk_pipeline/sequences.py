@@ -19,8 +19,6 @@ __all__ = ["lengths", "pad"]
 
 Array = npt.NDArray[Any]
 
-REMEDY = "cntk_pipeline.sequences.pad lays sequences of unequal lengths out so"
-
 
 def pad(sequences: Sequence[Any], steps: int | None = None) -> Array:
     """Lay sequences of unequal lengths in one array, with NaN behind the last step of each.
@@ -141,7 +139,7 @@ def has_absent_pixels(images: Array) -> bool:
     return images.ndim == 4 and images.dtype.kind == "f" and images.size > 0 and bool(np.isnan(images.min()))
 
 
-def find_broken(name: str, images: Array, first: int = 0) -> npt.NDArray[np.bool_]:
+def find_broken(name: str, images: Array, first: int) -> npt.NDArray[np.bool_]:
     """Find numbers of inputs that are not finite, but for those of absent positions, bool of their shape.
 
     Parameters

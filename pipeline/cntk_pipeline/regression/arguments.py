@@ -121,7 +121,7 @@ def as_cross_kernel(values: npt.ArrayLike, kernel: TrainKernel, name: str = "k_t
     return as_finite(given, name)
 
 
-def as_targets(values: npt.ArrayLike, kernel: TrainKernel, name: str = "y") -> Array:
+def as_targets(values: npt.ArrayLike, kernel: TrainKernel) -> Array:
     """Return targets as ``(n, c)``; ``(n,)`` is one column.
 
     Raises
@@ -131,14 +131,14 @@ def as_targets(values: npt.ArrayLike, kernel: TrainKernel, name: str = "y") -> A
     NotFinite
         A target is nan or infinite.
     """
-    given = as_real(values, name)
+    given = as_real(values, "y")
     columns = given[:, None] if given.ndim == 1 else given
     if columns.ndim != 2 or len(columns) != kernel.count or columns.shape[1] == 0:
         raise ConfigError(
-            f"{name} must be ({kernel.count},) or ({kernel.count}, c), as {kernel.name} has {kernel.count} samples, "
+            f"y must be ({kernel.count},) or ({kernel.count}, c), as {kernel.name} has {kernel.count} samples, "
             f"got {given.shape}"
         )
-    return as_finite(columns, name)
+    return as_finite(columns, "y")
 
 
 def is_number(value: object) -> bool:

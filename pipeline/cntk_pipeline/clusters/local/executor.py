@@ -66,9 +66,7 @@ class LocalWorkers(Scalable):
 
 
 @contextmanager
-def open_local(
-    config: ClusterConfig, prepare: Callable[[], None], stop: threading.Event | None = None
-) -> Iterator[Executor]:
+def open_local(config: ClusterConfig, prepare: Callable[[], None], stop: threading.Event | None) -> Iterator[Executor]:
     """Start a cluster of worker processes that only this machine can reach, and only with the driver's certificates.
 
     The certificates are temporary: they are made in memory, and each worker gets them at its start.

@@ -43,9 +43,7 @@ _LEAVE_THE_JOB = (
 
 
 @contextmanager
-def open_slurm(
-    config: ClusterConfig, prepare: Callable[[], None], stop: threading.Event | None = None
-) -> Iterator[Executor]:
+def open_slurm(config: ClusterConfig, prepare: Callable[[], None], stop: threading.Event | None) -> Iterator[Executor]:
     """Use the allocation that this process runs in, or ask SLURM for jobs of workers where there is none."""
     opened = _open_allocation if "SLURM_JOB_ID" in os.environ else open_jobs
     with opened(config, prepare, stop) as executor:
