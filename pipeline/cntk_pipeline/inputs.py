@@ -1,6 +1,6 @@
 """Checks of arrays from users, for data sets and for `kernel_matrix` alike."""
 
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -11,6 +11,11 @@ from cntk_pipeline.errors import DataError
 def is_whole_number(value: object) -> TypeGuard[int]:
     """Tell whether a value is a whole number, also one of NumPy; True and False are none."""
     return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Tell whether a value is a real number, also one of NumPy; True and False are none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def require_plain(name: str, array: object) -> None:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from numbers import Integral
 
 from cntk_pipeline.errors import LayerError
+from cntk_pipeline.inputs import is_number
 from cntk_pipeline.layers.aggregation import Aggregate
-from cntk_pipeline.layers.arguments import as_plain, is_number, require_count, require_truth, told_what_fits
+from cntk_pipeline.layers.arguments import as_plain, require_count, require_truth, told_what_fits
 from cntk_pipeline.layers.attention import Attend
 from cntk_pipeline.layers.base import Layer, read_pair
 from cntk_pipeline.layers.branches import Repeat

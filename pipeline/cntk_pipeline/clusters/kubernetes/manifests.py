@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cntk_pipeline.clusters.base import BESIDE_WORKER_BYTES
 from cntk_pipeline.clusters.dask.certificates import AUTHORITY, CERTIFICATE, KEY, Certificates
 from cntk_pipeline.clusters.dask.settings import SETTINGS
 from cntk_pipeline.clusters.kubernetes.options import KubernetesOptions
@@ -14,9 +15,6 @@ from cntk_pipeline.errors import ConfigError
 PORT, DASHBOARD = 8786, "127.0.0.1:8787"
 TLS_FOLDER, RUNS_FOLDER = "/tls", "/runs"
 """Mount points of the certificates and of the claim that holds run directories, in every pod."""
-
-BESIDE_WORKER_BYTES = 512 * 2**20
-"""Memory of a pod beyond its worker's limit: the nanny, and the pages of mapped files."""
 
 HEALTHY = f"import urllib.request; urllib.request.urlopen('http://{DASHBOARD}/health')"
 

@@ -10,7 +10,8 @@ import shlex
 import sys
 from pathlib import Path
 
-from cntk_pipeline.clusters.slurm.options import BESIDE_WORKER_BYTES, SlurmOptions
+from cntk_pipeline.clusters.base import BESIDE_WORKER_BYTES
+from cntk_pipeline.clusters.slurm.options import SlurmOptions
 from cntk_pipeline.config import ClusterConfig, RunConfig, memory_limit_bytes
 from cntk_pipeline.errors import ConfigError
 
