@@ -24,7 +24,7 @@ USER = 10001
 DRIVER_BYTES = 4 * 2**30
 """Memory of a driver, which holds the targets, their coefficients and the journal, but no tile."""
 
-DRAIN_SECONDS = 150
+GRACE_SECONDS = 150
 """Time to end for a driver whose pod is taken away: it waits two minutes for tiles in flight."""
 
 INSTANCE = "app.kubernetes.io/instance"
@@ -174,7 +174,7 @@ def job_manifest(config: ClusterConfig, name: str, namespace: str, command: Sequ
     labels = {"app.kubernetes.io/name": "cntk", "app.kubernetes.io/component": "driver", INSTANCE: name}
     described = pod(config, "", driver) | {
         "restartPolicy": "OnFailure",
-        "terminationGracePeriodSeconds": DRAIN_SECONDS,
+        "terminationGracePeriodSeconds": GRACE_SECONDS,
         "serviceAccountName": KubernetesOptions.of(config).service_account,
         "automountServiceAccountToken": True,
     }
