@@ -175,3 +175,7 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def nothing() -> None:
+    """Prepare nothing in a worker."""
