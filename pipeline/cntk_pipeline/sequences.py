@@ -161,6 +161,12 @@ def find_broken(name: str, images: Array, first: int) -> npt.NDArray[np.bool_]:
     return broken
 
 
+def remedy_of(image: Array) -> str:
+    """Say what to do with an image that holds numbers which are not finite."""
+    is_empty = image.ndim == 3 and bool(np.isnan(image).all())
+    return "no pixel of it is there: leave it out" if is_empty else "drop or repair that image"
+
+
 def read_presence(name: str, images: Array, anywhere: bool, first: int = 0) -> npt.NDArray[np.bool_]:
     """Tell which pixels of images ``(n, H, W, C)`` are there, (n, H, W).
 
