@@ -1,11 +1,45 @@
 """Checks of arrays from users, for data sets and for `kernel_matrix` alike."""
 
+import math
+import reprlib
 from numbers import Integral
 from typing import Any, TypeGuard
 
 import numpy as np
 
 from cntk_pipeline.errors import DataError
+
+
+MOST_NUMBERS = 12
+"""Of an array, or entries of a list, that an error text writes out."""
+
+
+class _Short(reprlib.Repr):
+    """Writes values as Python does, but for long ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = self.maxfrozenset = MOST_NUMBERS
+        self.maxstring = self.maxother = 200
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        shape = getattr(x, "shape", None)
+        if isinstance(shape, tuple) and math.prod(shape) > MOST_NUMBERS:
+            return f"<{type(x).__name__} of shape {tuple(shape)}>"
+        return super().repr_instance(x, level)
+
+
+def short_repr(value: object) -> str:
+    """Write what a user gave, for an error text: as Python does, but an array of many numbers by its shape alone.
+
+    Examples
+    --------
+    >>> short_repr(np.zeros((1797, 8, 8)))
+    '<ndarray of shape (1797, 8, 8)>'
+    >>> short_repr([1, "a"])
+    "[1, 'a']"
+    """
+    return _Short().repr(value)
 
 
 def is_whole_number(value: object) -> TypeGuard[int]:
