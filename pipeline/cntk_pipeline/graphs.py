@@ -205,8 +205,14 @@ def unpack(packed: Array, first: int = 0) -> Graphs:
     Raises
     ------
     DataError
-        If an item is no packed graph, with its number.
+        If an item is no packed graph, with its number; or it is no such array.
     """
+    packed = as_array("packed", packed)
+    if not is_graph(packed.shape[1:]) or packed.dtype.kind not in "biuf":
+        raise DataError(
+            f"packed: expected graphs of shape (n, 1, 1, rows, F), as cntk_pipeline.graphs.pack makes them, got "
+            f"{packed.dtype} of shape {packed.shape}"
+        )
     flat = packed.reshape(len(packed), -1).astype(np.float64, copy=False)
     width, length = packed.shape[-1], flat.shape[1]
     header = flat[:, :2]

@@ -217,7 +217,7 @@ def test_wrong_names_are_refused_with_the_nearest(run_small: Run) -> None:
         run.result("leave_one", "depth3-gap-ntk", 1.0)
     with pytest.raises(AttributeError, match="a run has no 'predicitons': did you mean 'predictions'"):
         run.predicitons  # noqa: B018
-    with pytest.raises(AttributeError, match="a run has no 'accuracy': known are .*metrics") as caught:
+    with pytest.raises(AttributeError, match=r"a run has no 'accuracy': known are .*metrics") as caught:
         run.accuracy  # noqa: B018
     assert " _" not in str(caught.value)  # no internals
 

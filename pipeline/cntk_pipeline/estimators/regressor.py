@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from cntk_pipeline.estimators.fitted import CentreChoice, as_before_on_failure, fit_samples
 from cntk_pipeline.estimators.source import KernelSource, is_precomputed, read_samples
-from cntk_pipeline.inputs import require_no_missing, require_plain
+from cntk_pipeline.inputs import require_no_missing, require_plain, require_real_targets
 from cntk_pipeline.layers import Layer
 from cntk_pipeline.regression.arguments import MEASURED_RIDGES, RidgeMode
 from cntk_pipeline.regression.centres import FittedCentres
@@ -122,6 +122,7 @@ class KernelRegressor(RegressorMixin, BaseEstimator):
         require_plain("X", X)
         require_plain("y", y)
         require_no_missing("y", y)
+        require_real_targets("y", y)
         values, y = validate_data(
             self,
             X,

@@ -66,6 +66,28 @@ def _expand(coefficients: Array, variance: Array, spread: Array) -> tuple[Array,
     return 1 / deviation, series
 
 
+def _real_values(function: Callable[[Array], Array], points: Array) -> Array:
+    """Evaluate a user's function in float64.
+
+    Raises
+    ------
+    LayerError
+        If it takes no arrays, or returns no real numbers.
+    """
+    try:
+        values = np.asarray(function(points))
+        if values.dtype.kind in "fiubO":  # numpy.frompyfunc makes Python objects
+            return values.astype(np.float64, copy=False)
+    except (TypeError, ValueError) as error:
+        raise LayerError(
+            f"Elementwise: the function must take NumPy arrays and return real ones, but it raised {error!r}; wrap one "
+            "of single numbers as numpy.vectorize(function, otypes=[float])"
+        ) from error
+    raise LayerError(
+        f"Elementwise: the function must return real numbers, but returned an array of dtype {values.dtype}"
+    )
+
+
 @cache
 def _rule(nodes: int) -> tuple[Array, Array]:
     """Return the points of Gauss-Hermite quadrature and ``w He_n(points) / sqrt(n!)``, (nodes, nodes)."""
@@ -184,7 +206,7 @@ class Elementwise(Series):
         deviation = np.maximum(np.sqrt(variance), SMALLEST_DEVIATION)
         seen = np.maximum(deviation, SMALLEST_STEP)
         with np.errstate(over="ignore", invalid="ignore"):
-            values = np.asarray(function(seen[None] * points.reshape(-1, *[1] * variance.ndim)), np.float64)
+            values = _real_values(function, seen[None] * points.reshape(-1, *[1] * variance.ndim))
         if values.shape != (nodes, *variance.shape):
             raise LayerError(
                 f"Elementwise: the function must keep the shape of its argument, {(nodes, *variance.shape)}, "
