@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cntk_pipeline.errors import DataError
-from cntk_pipeline.inputs import as_array, is_whole_number
+from cntk_pipeline.inputs import as_array, is_whole_number, short_repr
 
 __all__ = ["Graphs", "encode_labels", "pack", "unpack"]
 
@@ -142,7 +142,7 @@ def pack(edges: Sequence[Any], features: Sequence[Any], rows: int | None = None)
         streams.append(np.concatenate([[len(nodes), len(pairs)], pairs.reshape(-1), nodes.reshape(-1)]))
     needed = -(-max(map(len, streams)) // width)
     if rows is not None and not is_whole_number(rows):
-        raise DataError(f"graphs: rows must be a whole number, got {rows!r}")
+        raise DataError(f"graphs: rows must be a whole number, got {short_repr(rows)}")
     if rows is not None and rows < needed:
         raise DataError(f"graphs: the largest graph needs {needed} rows of {width} numbers, got rows={rows}")
     packed = np.zeros((len(streams), (rows or needed) * width))

@@ -108,6 +108,8 @@ def _require_choice(estimator: Any) -> None:
     if tolerance is None:
         return
     if choice != "rpcholesky":
-        raise ValueError(f"centres_tolerance belongs to centre_choice='rpcholesky', got centre_choice={choice!r}")
+        raise ValueError(
+            f"centres_tolerance belongs to centre_choice='rpcholesky', got centre_choice={short_repr(choice)}"
+        )
     if not isinstance(tolerance, Real) or isinstance(tolerance, bool) or not 0 < float(tolerance) < 1:
         raise ValueError(f"centres_tolerance must be a number between 0 and 1, or None, got {short_repr(tolerance)}")

@@ -143,10 +143,10 @@ def require_options(given: Any) -> None:
         As of `KernelQuestion`.
     """
     if given.kind not in KINDS:
-        raise ValueError(f"kind must be one of {', '.join(map(repr, KINDS))}, got {given.kind!r}")
+        raise ValueError(f"kind must be one of {', '.join(map(repr, KINDS))}, got {short_repr(given.kind)}")
     read_dtype(given.dtype)
     if not isinstance(given.flips, bool | np.bool_):
-        raise TypeError(f"flips must be True or False, got {given.flips!r}")
+        raise TypeError(f"flips must be True or False, got {short_repr(given.flips)}")
     thread_count(given.n_jobs)
 
 
@@ -200,7 +200,7 @@ def memory_of(memory: Any) -> str | Path | None:
 def thread_count(n_jobs: Any) -> int:
     """Count the threads that joblib would let this process use, at most one for each core."""
     if n_jobs is not None and (not is_whole_number(n_jobs) or n_jobs == 0):
-        raise ValueError(f"n_jobs must be a whole number other than 0, or None for all cores, got {n_jobs!r}")
+        raise ValueError(f"n_jobs must be a whole number other than 0, or None for all cores, got {short_repr(n_jobs)}")
     # None is every core here, for compiled code shares them well; inside a worker of joblib it is that worker's one.
     allowed = joblib.effective_n_jobs(-1 if n_jobs is None else int(n_jobs))
     return max(1, min(allowed, core_count()))

@@ -62,7 +62,7 @@ class Draws:
         require_count("draws", self.count)
         require_count("seed", self.seed, 0)
         if self.dtype not in DTYPES:
-            raise LayerError(f'finite networks are of dtype "float32" or "float64", got dtype={self.dtype!r}')
+            raise LayerError(f'finite networks are of dtype "float32" or "float64", got dtype={short_repr(self.dtype)}')
         _require_no_dropout(self.network)
 
     @property
@@ -212,7 +212,7 @@ def empirical_kernel(
     import torch
 
     if kind not in KINDS:
-        raise LayerError(f'a kernel is "nngp" or "ntk", got kind={kind!r}')
+        raise LayerError(f'a kernel is "nngp" or "ntk", got kind={short_repr(kind)}')
     require_count("block_bytes", block_bytes)
     modules: Callable[[], Iterator[Any]]
     left, right = as_array("x", x), None if z is None else as_array("z", z)

@@ -135,7 +135,7 @@ def kernel_matrices(
     if isinstance(networks, Layer):
         raise LayerError(f"kernel_matrices takes a list of networks, got one {type(networks).__name__}: put it in []")
     if isinstance(kinds, str):
-        raise LayerError(f'kinds is a list, got {kinds!r}: write kinds=("{kinds}",)')
+        raise LayerError(f'kinds is a list, got {short_repr(kinds)}: write kinds=("{kinds}",)')
     if not (callable(progress) or progress is None or isinstance(progress, int | np.bool_)):
         raise ConfigError(f"progress must be True, False, or a function of two numbers, got {short_repr(progress)}")
     networks, kinds = tuple(networks), tuple(kinds)  # generators end

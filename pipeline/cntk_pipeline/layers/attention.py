@@ -4,6 +4,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
 from cntk_pipeline.errors import LayerError
+from cntk_pipeline.inputs import short_repr
 from cntk_pipeline.layers.arguments import is_number, require_truth
 from cntk_pipeline.layers.base import Graph, Layer, Shape, require_image, require_layer
 from cntk_pipeline.layers.linear import require_deviation
@@ -44,12 +45,12 @@ class Attend(Layer):
 
     def __post_init__(self) -> None:
         if not is_number(self.gain) or not 0 <= self.gain < float("inf"):
-            raise LayerError(f"gain must be a finite factor >= 0, got {self.gain!r}")
+            raise LayerError(f"gain must be a finite factor >= 0, got {short_repr(self.gain)}")
         require_layer(f"the keys of {type(self).__name__}", self.keys)
         if self.mechanism not in MECHANISMS:
-            raise LayerError(f"mechanism must be one of {', '.join(MECHANISMS)}, got {self.mechanism!r}")
+            raise LayerError(f"mechanism must be one of {', '.join(MECHANISMS)}, got {short_repr(self.mechanism)}")
         if not isinstance(self.plus_identity, bool):
-            raise LayerError(f"plus_identity must be True or False, got {self.plus_identity!r}")
+            raise LayerError(f"plus_identity must be True or False, got {short_repr(self.plus_identity)}")
 
     @property
     def inner(self) -> tuple[Layer, ...]:

@@ -190,4 +190,4 @@ def takes_sequences(network: Layer) -> bool:
 
 def _require_direction(value: object) -> None:
     if not isinstance(value, bool):
-        raise LayerError(f"backward must be True or False, got {value!r}")
+        raise LayerError(f"backward must be True or False, got {short_repr(value)}")

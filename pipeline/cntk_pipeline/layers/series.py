@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 
 from cntk_pipeline.errors import LayerError, NotAccurate
-from cntk_pipeline.inputs import is_whole_number
+from cntk_pipeline.inputs import is_whole_number, short_repr
 from cntk_pipeline.layers.arguments import is_number
 from cntk_pipeline.layers.pointwise import STEPS_PER_OCTAVE, Array, Series, variance_steps
 
@@ -38,12 +38,12 @@ ACCURACY = 1e-5
 
 def _read_coefficients(name: str, values: object) -> tuple[float, ...]:
     if not isinstance(values, tuple | list) or not values:
-        raise LayerError(f"{name} needs a list of coefficients, that of the constant first, got {values!r}")
+        raise LayerError(f"{name} needs a list of coefficients, that of the constant first, got {short_repr(values)}")
     if len(values) > MOST_TERMS:
         raise LayerError(f"{name} takes at most {MOST_TERMS} coefficients, got {len(values)}")
     for value in values:
         if not is_number(value) or not math.isfinite(value):
-            raise LayerError(f"{name} needs finite coefficients, got {value!r}")
+            raise LayerError(f"{name} needs finite coefficients, got {short_repr(value)}")
     return tuple(float(value) for value in values)
 
 
@@ -179,16 +179,19 @@ class Elementwise(Series):
 
     def __post_init__(self) -> None:
         if isinstance(self.function, str) and self.function not in FUNCTIONS:
-            raise LayerError(f"Elementwise knows {', '.join(FUNCTIONS)} by name, got {self.function!r}")
+            raise LayerError(f"Elementwise knows {', '.join(FUNCTIONS)} by name, got {short_repr(self.function)}")
         if not isinstance(self.function, str) and not callable(self.function):
-            raise LayerError(f"Elementwise needs a function of NumPy arrays or its name, got {self.function!r}")
+            raise LayerError(
+                f"Elementwise needs a function of NumPy arrays or its name, got {short_repr(self.function)}"
+            )
         if not isinstance(self.function, Hashable):
             raise LayerError(
-                f"Elementwise needs a function that can be hashed, as networks are, got {self.function!r}: wrap it, as "
+                "Elementwise needs a function that can be hashed, as networks are, "
+                f"got {short_repr(self.function)}: wrap it, as "
                 "in lambda x: f(x)"
             )
         if not is_whole_number(self.nodes) or not 1 <= self.nodes <= MOST_NODES:
-            raise LayerError(f"Elementwise needs 1 to {MOST_NODES} nodes, got {self.nodes!r}")
+            raise LayerError(f"Elementwise needs 1 to {MOST_NODES} nodes, got {short_repr(self.nodes)}")
 
     @property
     def terms(self) -> int:

@@ -160,7 +160,7 @@ class OpenRun:
             With ``missing="raise"``, if tiles are missing, with how far it is.
         """
         if missing not in ("nan", "raise"):
-            raise ConfigError(f'missing is "nan" or "raise", got {missing!r}')
+            raise ConfigError(f'missing is "nan" or "raise", got {short_repr(missing)}')
         name = find_readout(self.directory, readout)
         stored = self._kernel(name, part)
         if missing == "raise":
