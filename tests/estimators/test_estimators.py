@@ -365,6 +365,11 @@ def test_targets_that_are_no_numbers_are_refused(y: np.ndarray) -> None:
         KernelRegressor(DENSE).fit(X, y)
 
 
+def test_complex_targets_are_refused_in_the_words_of_scikit_learn() -> None:
+    with pytest.raises(ValueError, match="Complex data not supported"):
+        KernelRegressor(DENSE).fit(X, Y + 1j)
+
+
 def test_targets_of_python_s_numbers_are_taken() -> None:
     y = [*map(Fraction, range(10)), *map(Decimal, range(10))]
     expected = KernelRegressor(DENSE, ridge=0.1).fit(X, np.r_[:10, :10]).predict(X)
