@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from functools import wraps
 from numbers import Integral
 from types import MappingProxyType
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from cntk_pipeline.errors import LayerError
 from cntk_pipeline.graphs import is_graph
+from cntk_pipeline.inputs import short_repr
 from cntk_pipeline.layers.arguments import as_plain, require_arguments
 from cntk_pipeline.layers.presence import Presence
 from cntk_pipeline.layers.windows import Windows
@@ -331,10 +332,38 @@ def require_sequence(layer: Layer, shape: Shape) -> int:
     return shape.spatial[1]
 
 
+def require_layer(what: str, value: object) -> None:
+    """Refuse what is no layer.
+
+    Parameters
+    ----------
+    what : names its place, such as "the branch of Residual".
+
+    Raises
+    ------
+    LayerError
+        With the remedy for a list of layers, for a class and for a function that makes a network.
+    """
+    if not isinstance(value, Layer):
+        raise LayerError(f"{what} must be a layer, got {short_repr(value)}{instead_of_layer(value)}")
+
+
+def instead_of_layer(value: object) -> str:
+    """End an error about what is no layer: say what to write for layers in a list, and for what makes a layer."""
+    if isinstance(value, type) and issubclass(value, Layer):
+        made = is_dataclass(value) and all(field.default is not MISSING for field in fields(value))
+        return f", which is a class: make one, {value.__name__}({'' if made else '...'})"
+    if isinstance(value, list | tuple) and value and all(isinstance(each, Layer) for each in value):
+        return ", several layers: give Sequential(*layers)"
+    if callable(value):
+        return f", which is a function: call it, {getattr(value, '__name__', 'network')}(...)"
+    return ""
+
+
 def read_pair(name: str, value: object) -> tuple[int, int]:
     """Read one whole number or two as height and width in pixels."""
     given = value if isinstance(value, tuple | list) else (value, value)
     numbers = [int(v) for v in given if isinstance(v, Integral) and not isinstance(v, bool)]
     if len(given) != 2 or len(numbers) != 2 or min(numbers) < 1:
-        raise LayerError(f"{name} must be one or two whole numbers of at least 1, got {value!r}")
+        raise LayerError(f"{name} must be one or two whole numbers of at least 1, got {short_repr(value)}")
     return numbers[0], numbers[1]

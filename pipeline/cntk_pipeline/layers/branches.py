@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 
 from cntk_pipeline.errors import LayerError
 from cntk_pipeline.inputs import is_number, is_whole_number
-from cntk_pipeline.layers.base import WHEN_CHANGED, Graph, Layer, Shape
+from cntk_pipeline.layers.base import WHEN_CHANGED, Graph, Layer, Shape, require_layer
 
 MOST_TIMES = 1000
 """Of `Repeat`: a thousand steps of a contraction by 0.97 leave less of its error than float64 holds."""
@@ -12,8 +12,7 @@ MOST_TIMES = 1000
 
 def _require_layers(layer: Layer, **branches: object) -> None:
     for name, branch in branches.items():
-        if not isinstance(branch, Layer):
-            raise LayerError(f"the {name} of {type(layer).__name__} must be a layer, got {branch!r}")
+        require_layer(f"the {name} of {type(layer).__name__}", branch)
 
 
 def _shape_behind(layer: Layer, shape: Shape, **branches: Layer) -> tuple[Shape, Shape]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from cntk_pipeline.errors import LayerError
-from cntk_pipeline.inputs import is_number
+from cntk_pipeline.inputs import is_number, short_repr
 from cntk_pipeline.layers.base import Graph, Layer, Shape
 from cntk_pipeline.layers.elementary import clip_correlation, inverse_root, square_root
 from cntk_pipeline.layers.pointwise import ClosedForm
@@ -47,7 +47,7 @@ class Dropout(Layer):
 
     def __post_init__(self) -> None:
         if not is_number(self.rate) or not 0 <= self.rate < 1:
-            raise LayerError(f"Dropout needs the share that is dropped, 0 <= rate < 1, got {self.rate!r}")
+            raise LayerError(f"Dropout needs the share that is dropped, 0 <= rate < 1, got {short_repr(self.rate)}")
 
     def output_shape(self, shape: Shape) -> Shape:
         if shape.channels is not None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from cntk_pipeline.errors import LayerError
-from cntk_pipeline.layers.base import Graph, Layer, Shape
+from cntk_pipeline.layers.base import Graph, Layer, Shape, require_layer
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,7 @@ class Residual(Layer):
 
     def __post_init__(self) -> None:
         for name, layer in (("branch", self.branch), ("shortcut", self.shortcut)):
-            if not isinstance(layer, Layer):
-                raise LayerError(f"the {name} of Residual must be a layer, got {layer!r}")
+            require_layer(f"the {name} of Residual", layer)
 
     @property
     def inner(self) -> tuple[Layer, ...]:

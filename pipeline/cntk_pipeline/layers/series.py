@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 
 from cntk_pipeline.errors import LayerError, NotAccurate
-from cntk_pipeline.inputs import is_number, is_whole_number
+from cntk_pipeline.inputs import is_number, is_whole_number, short_repr
 from cntk_pipeline.layers.pointwise import STEPS_PER_OCTAVE, Array, Series, variance_steps
 
 FUNCTIONS: dict[str, Callable[[Array], Array]] = {
@@ -37,12 +37,12 @@ ACCURACY = 1e-5
 
 def _read_coefficients(name: str, values: object) -> tuple[float, ...]:
     if not isinstance(values, tuple | list) or not values:
-        raise LayerError(f"{name} needs a list of coefficients, that of the constant first, got {values!r}")
+        raise LayerError(f"{name} needs a list of coefficients, that of the constant first, got {short_repr(values)}")
     if len(values) > MOST_TERMS:
         raise LayerError(f"{name} takes at most {MOST_TERMS} coefficients, got {len(values)}")
     for value in values:
         if not is_number(value) or not math.isfinite(value):
-            raise LayerError(f"{name} needs finite coefficients, got {value!r}")
+            raise LayerError(f"{name} needs finite coefficients, got {short_repr(value)}")
     return tuple(float(value) for value in values)
 
 
@@ -63,6 +63,28 @@ def _expand(coefficients: Array, variance: Array, spread: Array) -> tuple[Array,
                 series[n] += coefficients[k] * share * spread**half
             series[n] *= deviation**n
     return 1 / deviation, series
+
+
+def _real_values(function: Callable[[Array], Array], points: Array) -> Array:
+    """Evaluate a user's function in float64.
+
+    Raises
+    ------
+    LayerError
+        If it takes no arrays, or returns no real numbers.
+    """
+    try:
+        values = np.asarray(function(points))
+        if values.dtype.kind in "fiubO":  # numpy.frompyfunc makes Python objects
+            return values.astype(np.float64, copy=False)
+    except (TypeError, ValueError) as error:
+        raise LayerError(
+            f"Elementwise: the function must take NumPy arrays and return real ones, but it raised {error!r}; wrap one "
+            "of single numbers as numpy.vectorize(function, otypes=[float])"
+        ) from error
+    raise LayerError(
+        f"Elementwise: the function must return real numbers, but returned an array of dtype {values.dtype}"
+    )
 
 
 @cache
@@ -156,16 +178,19 @@ class Elementwise(Series):
 
     def __post_init__(self) -> None:
         if isinstance(self.function, str) and self.function not in FUNCTIONS:
-            raise LayerError(f"Elementwise knows {', '.join(FUNCTIONS)} by name, got {self.function!r}")
+            raise LayerError(f"Elementwise knows {', '.join(FUNCTIONS)} by name, got {short_repr(self.function)}")
         if not isinstance(self.function, str) and not callable(self.function):
-            raise LayerError(f"Elementwise needs a function of NumPy arrays or its name, got {self.function!r}")
+            raise LayerError(
+                f"Elementwise needs a function of NumPy arrays or its name, got {short_repr(self.function)}"
+            )
         if not isinstance(self.function, Hashable):
             raise LayerError(
-                f"Elementwise needs a function that can be hashed, as networks are, got {self.function!r}: wrap it, as "
+                "Elementwise needs a function that can be hashed, as networks are, "
+                f"got {short_repr(self.function)}: wrap it, as "
                 "in lambda x: f(x)"
             )
         if not is_whole_number(self.nodes) or not 1 <= self.nodes <= MOST_NODES:
-            raise LayerError(f"Elementwise needs 1 to {MOST_NODES} nodes, got {self.nodes!r}")
+            raise LayerError(f"Elementwise needs 1 to {MOST_NODES} nodes, got {short_repr(self.nodes)}")
 
     @property
     def terms(self) -> int:
@@ -183,7 +208,7 @@ class Elementwise(Series):
         deviation = np.maximum(np.sqrt(variance), SMALLEST_DEVIATION)
         seen = np.maximum(deviation, SMALLEST_STEP)
         with np.errstate(over="ignore", invalid="ignore"):
-            values = np.asarray(function(seen[None] * points.reshape(-1, *[1] * variance.ndim)), np.float64)
+            values = _real_values(function, seen[None] * points.reshape(-1, *[1] * variance.ndim))
         if values.shape != (nodes, *variance.shape):
             raise LayerError(
                 f"Elementwise: the function must keep the shape of its argument, {(nodes, *variance.shape)}, "

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from cntk_pipeline.errors import LayerError
-from cntk_pipeline.inputs import is_number
+from cntk_pipeline.inputs import is_number, short_repr
 from cntk_pipeline.layers.elementary import (
     absolute,
     arc_sine,
@@ -143,7 +143,7 @@ class Rbf(ClosedForm):
 
     def __post_init__(self) -> None:
         if not is_number(self.gamma) or not 0 < self.gamma < float("inf"):
-            raise LayerError(f"Rbf needs a finite gamma > 0, got {self.gamma!r}")
+            raise LayerError(f"Rbf needs a finite gamma > 0, got {short_repr(self.gamma)}")
 
     @property
     def constants(self) -> tuple[float, ...]:
