@@ -67,6 +67,14 @@ def _expand(coefficients: Array, variance: Array, spread: Array) -> tuple[Array,
 
 
 @cache
+def _is_odd(function: Callable[[Array], Array]) -> bool:
+    """Tell whether a function changes its sign with its argument; looked at where quadratures look."""
+    points = np.geomspace(SMALLEST_STEP, 30, 64)
+    with np.errstate(all="ignore"):
+        return bool(np.all(np.abs(function(points) + function(-points)) <= 1e-12 * np.abs(function(points))))
+
+
+@cache
 def _rule(nodes: int) -> tuple[Array, Array]:
     """Return the points of Gauss-Hermite quadrature and ``w He_n(points) / sqrt(n!)``, (nodes, nodes)."""
     from scipy.special import roots_hermitenorm  # needed by few networks, slow to import
@@ -172,6 +180,14 @@ class Elementwise(Series):
     def terms(self) -> int:
         return self.nodes
 
+    @property
+    def is_odd(self) -> bool:
+        return _is_odd(self._called)
+
+    @property
+    def _called(self) -> Callable[[Array], Array]:
+        return FUNCTIONS[self.function] if isinstance(self.function, str) else self.function
+
     def expand(self, variance: Array) -> tuple[Array, Array]:
         for step in np.unique(variance_steps(variance)):
             self._require_converged(float(2.0 ** (step / STEPS_PER_OCTAVE)))
@@ -179,12 +195,11 @@ class Elementwise(Series):
 
     def _expand(self, variance: Array, nodes: int) -> Array:
         """Evaluate the Hermite coefficients, with a first axis of ``nodes``."""
-        function = FUNCTIONS[self.function] if isinstance(self.function, str) else self.function
         points, weighted = _rule(nodes)
         deviation = np.maximum(np.sqrt(variance), SMALLEST_DEVIATION)
         seen = np.maximum(deviation, SMALLEST_STEP)
         with np.errstate(over="ignore", invalid="ignore"):
-            values = np.asarray(function(seen[None] * points.reshape(-1, *[1] * variance.ndim)), np.float64)
+            values = np.asarray(self._called(seen[None] * points.reshape(-1, *[1] * variance.ndim)), np.float64)
         if values.shape != (nodes, *variance.shape):
             raise LayerError(
                 f"Elementwise: the function must keep the shape of its argument, {(nodes, *variance.shape)}, "
