@@ -7,25 +7,17 @@ images alone, its *statistics*, is computed once per image, not per pair.
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from functools import cache
 from typing import Any, ClassVar
 
 import numpy as np
 
-from cntk_pipeline.errors import LayerError, NotAccurate
+from cntk_pipeline.errors import LayerError
 from cntk_pipeline.layers.base import Graph, Layer, Shape, require_wide
 
 Array = np.ndarray
 
 STEPS_PER_OCTAVE = 4
 """Of `variance_steps`: variances within a fifth of each other count as one."""
-
-
-_SEEN_VARIANCES = (1e-6, 1e-2, 0.5, 2.0)
-"""Where `Pointwise.is_odd` looks; a function that is not odd has a mean at nearly every variance."""
-
-_SMALLEST_MEAN = 1e-9
-"""Squared, over the mean of squares; what is less is the rounding of a dual."""
 
 
 def variance_steps(variance: Array) -> Array:
@@ -52,9 +44,9 @@ class Pointwise(Layer, ABC):
         return graph.apply(source, self)
 
     @property
-    @abstractmethod
     def is_odd(self) -> bool:
         """Whether it changes its sign with its argument, so that Gaussians of mean 0 keep that mean."""
+        return False
 
 
 class ClosedForm(Pointwise, ABC):
@@ -71,10 +63,6 @@ class ClosedForm(Pointwise, ABC):
     def constants(self) -> tuple[float, ...]:
         """The layer's own numbers, which `statistics` and `dual` are given."""
         return ()
-
-    @property
-    def is_odd(self) -> bool:
-        return _has_no_mean(self)
 
     @staticmethod
     @abstractmethod
@@ -96,10 +84,6 @@ class Series(Pointwise, ABC):
     """A function whose dual is a power series of the correlation, ``sum_n g_n(x) g_n(z) rho^n``."""
 
     @property
-    def is_odd(self) -> bool:
-        return _has_no_mean(self)
-
-    @property
     @abstractmethod
     def terms(self) -> int:
         """The number of coefficients."""
@@ -113,24 +97,3 @@ class Series(Pointwise, ABC):
         NotAccurate
             If the series has not converged for one of the variances.
         """
-
-
-@cache
-def _has_no_mean(function: ClosedForm | Series) -> bool:
-    """Tell whether a function has mean 0 of Gaussians; its dual at correlation 0 is the product of two means."""
-    try:
-        return all(_mean_share(function, variance) < _SMALLEST_MEAN for variance in _SEEN_VARIANCES)
-    except NotAccurate:  # of a variance that the network may never meet
-        return False
-
-
-def _mean_share(function: ClosedForm | Series, variance: float) -> float:
-    """Evaluate the square of a function's mean, over the mean of its square; 0 over 0 is 0."""
-    with np.errstate(all="ignore"):
-        if isinstance(function, Series):
-            squares = function.expand(np.array([variance]))[1][:, 0] ** 2
-            mean, behind = squares[0], squares.sum()
-        else:
-            *known, behind = function.statistics(np.float64(variance), function.constants)
-            mean = function.dual(np.float64(0), tuple(known), tuple(known), function.constants)[0]
-        return float(np.abs(mean) / behind) if mean else 0.0

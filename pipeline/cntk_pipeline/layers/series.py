@@ -109,6 +109,10 @@ class Polynomial(Series):
     def terms(self) -> int:
         return len(self.coefficients)
 
+    @property
+    def is_odd(self) -> bool:
+        return not any(self.coefficients[::2])
+
     def expand(self, variance: Array) -> tuple[Array, Array]:
         return _expand(np.array(self.coefficients), variance, variance)
 
@@ -133,6 +137,10 @@ class Hermite(Series):
     @property
     def terms(self) -> int:
         return len(self.coefficients)
+
+    @property
+    def is_odd(self) -> bool:
+        return not any(self.coefficients[::2])
 
     def expand(self, variance: Array) -> tuple[Array, Array]:
         # By their own multiplication theorem: as powers, more than 30 terms would lose all digits to cancellation.
