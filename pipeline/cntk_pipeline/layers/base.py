@@ -31,10 +31,13 @@ class Shape:
     ----------
     spatial : (height, width) in pixels, or None for a vector.
     channels : number of input channels or features; None once a layer with weights has made it infinite.
-    gaussian : whether the channels are independent Gaussians of mean zero, as layers with weights make them.
+    gaussian : whether the channels are independent draws of one Gaussian law of mean zero, jointly of all positions and
+        inputs, as layers with weights make them. Such channels are centred and alike.
     weighted : how many layers with weights lie before.
     is_graph : whether the positions are the nodes of a graph, of which graphs may have any number.
     present : which positions are there, where some may be absent; see `Padded` and `Masked`.
+    centred : whether channels have mean zero, so that products with independent ones have it too.
+    alike : whether the covariance and the tangent of each channel are those of all, and not their mean alone.
     """
 
     spatial: tuple[int, int] | None
@@ -43,6 +46,13 @@ class Shape:
     weighted: int = 0
     is_graph: bool = False
     present: Presence | None = None
+    centred: bool = False
+    alike: bool = False
+
+    def __post_init__(self) -> None:
+        if self.gaussian:
+            object.__setattr__(self, "centred", True)
+            object.__setattr__(self, "alike", True)
 
     @classmethod
     def of_inputs(cls, shape: tuple[int, ...]) -> "Shape":
@@ -70,10 +80,17 @@ class Shape:
         """Whether they may be absent anywhere; see `Masked`."""
         return self.present is not None and self.present.anywhere
 
-    def present_in_either(self, other: "Shape") -> Presence | None:
-        """Return the presence of a sum of this branch and another one."""
+    def plus(self, other: "Shape") -> "Shape":
+        """Return the shape of a sum of this branch and an independent one of the same positions and channels."""
         one, second = self.present, other.present
-        return one if one is None or second is None else one.either(second)
+        return replace(
+            self,
+            gaussian=self.gaussian and other.gaussian,
+            weighted=max(self.weighted, other.weighted),
+            present=one if one is None or second is None else one.either(second),
+            centred=self.centred and other.centred,
+            alike=self.alike and other.alike,
+        )
 
     def behind_weights(self, spatial: tuple[int, int] | None) -> "Shape":
         """Return the shape that a layer with weights makes of this one."""
@@ -307,6 +324,12 @@ def require_image(layer: Layer, shape: Shape, padded: bool = False, gaps: bool =
             "between nodes, and GlobalSumPool or GlobalAvgPool behind them"
         )
     return require_positions(layer, shape)
+
+
+def require_wide(layer: Layer, shape: Shape) -> None:
+    """Refuse raw inputs, of which ``layer`` would need more than covariances."""
+    if shape.channels is not None:
+        raise LayerError(f"{type(layer).__name__} needs infinitely many channels: put a Conv or Dense layer before it")
 
 
 def require_positions(layer: Layer, shape: Shape) -> tuple[int, int]:

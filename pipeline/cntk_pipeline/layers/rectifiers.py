@@ -48,6 +48,10 @@ class LeakyRelu(ClosedForm):
         slope = float(self.negative_slope)
         return slope, (1 - slope) ** 2, (1 + slope * slope) / 2
 
+    @property
+    def is_odd(self) -> bool:
+        return self.negative_slope == 1
+
     @staticmethod
     def statistics(variance: Any, constants: Any) -> tuple[Any, ...]:
         return inverse_root(variance), square_root(variance), constants[2] * variance
@@ -140,6 +144,10 @@ class Sign(ClosedForm):
 
     has_ntk: ClassVar[bool] = False
     statistic_count: ClassVar[int] = 1
+
+    @property
+    def is_odd(self) -> bool:
+        return True
 
     @staticmethod
     def statistics(variance: Any, constants: Any) -> tuple[Any, ...]:

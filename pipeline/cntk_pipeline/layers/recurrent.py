@@ -142,8 +142,8 @@ class Bidirectional(Layer):
         return (self.recurrent,)
 
     def output_shape(self, shape: Shape) -> Shape:
-        require_sequence(self, shape)
-        return replace(self.recurrent.output_shape(shape), gaussian=False)
+        steps = require_sequence(self, shape)
+        return replace(self.recurrent.output_shape(shape), gaussian=False, alike=steps == 1)
 
     def lower(self, graph: Graph, shape: Shape, source: int) -> int:
         forward, backward = (each.lower(graph, shape, source) for each in self.directions)

@@ -88,6 +88,15 @@ def _real_values(function: Callable[[Array], Array], points: Array) -> Array:
 
 
 @cache
+def _is_odd(function: Callable[[Array], Array]) -> bool:
+    """Tell whether a function changes its sign with its argument; looked at where quadratures look."""
+    points = np.geomspace(SMALLEST_STEP, 30, 64)
+    with np.errstate(all="ignore"):
+        values, mirrored = _real_values(function, points), _real_values(function, -points)
+        return bool(np.all(np.abs(values + mirrored) <= 1e-12 * np.abs(values)))
+
+
+@cache
 def _rule(nodes: int) -> tuple[Array, Array]:
     """Return the points of Gauss-Hermite quadrature and ``w He_n(points) / sqrt(n!)``, (nodes, nodes)."""
     from scipy.special import roots_hermitenorm  # needed by few networks, slow to import
@@ -122,6 +131,10 @@ class Polynomial(Series):
     def terms(self) -> int:
         return len(self.coefficients)
 
+    @property
+    def is_odd(self) -> bool:
+        return not any(self.coefficients[::2])
+
     def expand(self, variance: Array) -> tuple[Array, Array]:
         return _expand(np.array(self.coefficients), variance, variance)
 
@@ -146,6 +159,10 @@ class Hermite(Series):
     @property
     def terms(self) -> int:
         return len(self.coefficients)
+
+    @property
+    def is_odd(self) -> bool:
+        return not any(self.coefficients[::2])
 
     def expand(self, variance: Array) -> tuple[Array, Array]:
         # By their own multiplication theorem: as powers, more than 30 terms would lose all digits to cancellation.
@@ -196,6 +213,14 @@ class Elementwise(Series):
     def terms(self) -> int:
         return self.nodes
 
+    @property
+    def is_odd(self) -> bool:
+        return _is_odd(self._called)
+
+    @property
+    def _called(self) -> Callable[[Array], Array]:
+        return FUNCTIONS[self.function] if isinstance(self.function, str) else self.function
+
     def expand(self, variance: Array) -> tuple[Array, Array]:
         for step in np.unique(variance_steps(variance)):
             self._require_converged(float(2.0 ** (step / STEPS_PER_OCTAVE)))
@@ -203,12 +228,11 @@ class Elementwise(Series):
 
     def _expand(self, variance: Array, nodes: int) -> Array:
         """Evaluate the Hermite coefficients, with a first axis of ``nodes``."""
-        function = FUNCTIONS[self.function] if isinstance(self.function, str) else self.function
         points, weighted = _rule(nodes)
         deviation = np.maximum(np.sqrt(variance), SMALLEST_DEVIATION)
         seen = np.maximum(deviation, SMALLEST_STEP)
         with np.errstate(over="ignore", invalid="ignore"):
-            values = _real_values(function, seen[None] * points.reshape(-1, *[1] * variance.ndim))
+            values = _real_values(self._called, seen[None] * points.reshape(-1, *[1] * variance.ndim))
         if values.shape != (nodes, *variance.shape):
             raise LayerError(
                 f"Elementwise: the function must keep the shape of its argument, {(nodes, *variance.shape)}, "

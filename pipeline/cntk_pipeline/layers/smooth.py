@@ -35,6 +35,10 @@ class Erf(ClosedForm):
 
     statistic_count: ClassVar[int] = 3
 
+    @property
+    def is_odd(self) -> bool:
+        return True
+
     @staticmethod
     def statistics(variance: Any, constants: Any) -> tuple[Any, ...]:
         # u = 1 / (1 + 2 a), and q of a position with itself, 1 - u. With q = 1 - u, 1 - q^2 = u (2 - u).
@@ -92,6 +96,10 @@ class Sin(ClosedForm):
     """``sin(x)``."""
 
     statistic_count: ClassVar[int] = 2
+
+    @property
+    def is_odd(self) -> bool:
+        return True
 
     @staticmethod
     def statistics(variance: Any, constants: Any) -> tuple[Any, ...]:
