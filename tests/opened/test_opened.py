@@ -235,6 +235,15 @@ def test_wrong_names_are_refused_with_the_nearest(run_small: Run) -> None:
         run.result("leave_one", "depth3-gap-ntk", 1.0)
     with pytest.raises(AttributeError, match="a run has no 'predicitons': did you mean 'predictions'"):
         run.predicitons  # noqa: B018
+    with pytest.raises(AttributeError, match=r"a run has no 'accuracy': known are .*metrics") as caught:
+        run.accuracy  # noqa: B018
+    assert " _" not in str(caught.value)  # no internals
+
+
+@pytest.mark.parametrize("path", [None, 3, np.zeros((99, 99))])
+def test_what_is_no_path_is_refused(path: object) -> None:
+    with pytest.raises(ConfigError, match=r"expected the path of a run directory, .* got (None|3|<ndarray of shape)"):
+        open_run(path)  # type: ignore[arg-type]
 
 
 def test_no_run_and_another_version_are_refused(run_small: Run, tmp_path: Path) -> None:

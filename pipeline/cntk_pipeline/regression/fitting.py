@@ -7,7 +7,7 @@ from typing import Literal, cast
 import numpy.typing as npt
 
 from cntk_pipeline.errors import ConfigError, NotPositiveDefinite
-from cntk_pipeline.inputs import require_squares
+from cntk_pipeline.inputs import require_squares, short_repr
 from cntk_pipeline.regression.arguments import (
     AUTO_RIDGES,
     Array,
@@ -18,6 +18,7 @@ from cntk_pipeline.regression.arguments import (
     as_train_kernel,
     is_list,
     is_one_number,
+    require_ridge_mode,
 )
 from cntk_pipeline.regression.factors import (
     cholesky,
@@ -73,6 +74,7 @@ def fit(
     ridge: Ridge = "auto",
     ridge_mode: RidgeMode = "relative",
     auto: Sequence[float] = AUTO_RIDGES,
+    name: str = "k_train",
 ) -> Fitted:
     """Solve kernel regression, with the ridge that leave-one-out prefers where several are given.
 
@@ -90,6 +92,7 @@ def fit(
     ridge_mode : {"relative", "absolute"}
         Relative to trace(K) / n, or added to the diagonal as it is; "auto" is always relative.
     auto : the ridges of "auto".
+    name : of the kernel matrix, for messages.
 
     Raises
     ------
@@ -107,7 +110,7 @@ def fit(
     >>> fitted.ridge, fitted.coefficients.ravel().round(3)
     (0.9, array([ 0.5,  0.5, -0.5]))
     """
-    kernel = as_train_kernel(k_train)
+    kernel = as_train_kernel(k_train, name)
     targets = as_targets(y, kernel)
     path, chosen = None, ridge
     if not is_one_number(ridge):
@@ -123,13 +126,14 @@ def fit(
 
 def candidates_of(ridge: Ridge, ridge_mode: RidgeMode, auto: Sequence[float]) -> list[float]:
     """List the ridges to choose from; errors as of `fit`."""
+    require_ridge_mode(ridge_mode)
     if is_list(ridge):
         ridges = cast(Sequence[float], ridge)
         if not len(ridges):
             raise ConfigError("the list of ridges is empty: give at least one, or ridge='auto'")
         return list(ridges)  # in their order: ridges[0] of a pandas.Series is the one with the label 0
     if not isinstance(ridge, str) or ridge != "auto":
-        raise ConfigError(f"ridge must be a number of at least 0, a list of such, or 'auto', got {ridge!r}")
+        raise ConfigError(f"ridge must be a number of at least 0, a list of such, or 'auto', got {short_repr(ridge)}")
     if ridge_mode != "relative":
         raise ConfigError(f"ridge='auto' chooses among relative ridges: leave ridge_mode={ridge_mode!r} out")
     return list(auto)
