@@ -49,16 +49,21 @@ LIBRARY = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <sys/stat.h>
 int fsync(int file) {
   struct stat status;
   if (fstat(file, &status) == 0 && S_ISDIR(status.st_mode)) { errno = EINVAL; return -1; }
   return ((int (*)(int))dlsym(RTLD_NEXT, "fsync"))(file);
 }
-int link(const char *from, const char *to) { errno = EOPNOTSUPP; return -1; }
-int linkat(int f, const char *from, int t, const char *to, int flags) { errno = EOPNOTSUPP; return -1; }
+int linkat(int f, const char *from, int t, const char *to, int flags) {
+  struct stat status;
+  errno = fstatat(t, to, &status, AT_SYMLINK_NOFOLLOW) == 0 ? EEXIST : EOPNOTSUPP;
+  return -1;
+}
+int link(const char *from, const char *to) { return linkat(AT_FDCWD, from, AT_FDCWD, to, 0); }
 """
-"""What SMB, VirtualBox's and VMware's shared folders, and 9P answer."""
+"""What SMB, VirtualBox's and VMware's shared folders, and 9P answer; Linux asks first whether the new name exists."""
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import shutil
 import stat
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PosixPath
 from typing import Any, BinaryIO
 
@@ -144,13 +144,7 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
     @patient
     def write_whole(self, *parts: Buffer) -> None:
         _make_folder(self.parent)
-        aside = self._aside()
-        try:
-            _write_synced(aside, parts)
-            os.replace(aside, self)
-        except BaseException:
-            aside.unlink(missing_ok=True)
-            raise
+        self._write_named(parts, os.replace)
         keep_names(self.parent)  # where this fails for the moment, all of it is done again
 
     def create_whole(self, content: bytes) -> bool:
@@ -169,23 +163,29 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
 
     def _create(self, content: bytes) -> bool:
         _make_folder(self.parent)
+        try:
+            self._write_named([content], give_name)
+        except FileExistsError:
+            return False
+        keep_names(self.parent)
+        return True
+
+    def _write_named(self, parts: Sequence[Buffer], name: Callable[[Path, Path], None]) -> None:
+        """Write a file aside, and let it be named; where the holder of the lease sweeps it before, it is written anew.
+
+        Drivers write some files before they hold the lease, and other commands write without it.
+        """
         while True:
             aside = self._aside()
             try:
-                _write_synced(aside, [content])
-                give_name(aside, self)
-            except FileExistsError:
-                return False
-            except FileNotFoundError:
-                # The holder of the lease may sweep this file: drivers write some files before they hold it. A missing
-                # folder is another error.
-                if not self.parent.is_dir():
-                    raise
-                continue
-            finally:
+                _write_synced(aside, parts)
+                name(aside, self)
+                return
+            except BaseException as error:
+                is_swept = isinstance(error, FileNotFoundError) and not aside.exists()
                 aside.unlink(missing_ok=True)
-            keep_names(self.parent)
-            return True
+                if not is_swept:
+                    raise
 
     @explained
     def make_whole(self, files: Iterable[tuple[str, tuple[Buffer, ...]]], last: str) -> None:
@@ -344,6 +344,8 @@ def _make_folder(path: Path) -> None:
         if not path.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, "a file where the folder should be", str(path)) from None
         # Otherwise another process was first, and may not have reached the next line.
+    except FileNotFoundError:
+        raise _takes_no_names(path.parent) from None
     LocalPath(path.parent).sync()
 
 
@@ -388,8 +390,21 @@ def _too_large(path: Path | str, limit: int) -> ForeignFile:
     return ForeignFile(f"{path} has more than the {limit} bytes that belong there: move it away")
 
 
+def _takes_no_names(folder: Path) -> StoreError:
+    """Make the error for a new name that a folder does not know: for readers, a `FileNotFoundError` is an answer."""
+    return StoreError(
+        errno.ENOENT,
+        f"{folder} takes no new files: it was deleted at this moment, or its file system has none but its own. Bring it "
+        "back or name another place, then the same command again",
+    )
+
+
 def _write_synced(path: Path, parts: Iterable[Buffer]) -> None:
-    with open(path, "wb") as file:
+    try:
+        file = open(path, "wb")  # noqa: SIM115 - closed below
+    except FileNotFoundError:
+        raise _takes_no_names(path.parent) from None
+    with file:
         for part in parts:
             file.write(part)
         file.flush()

@@ -80,4 +80,7 @@ def _explanation(where: object, error: OSError) -> str:
             "unlimited`, for the workers too), then the same command again"
         )
     reason = error.strerror or error
-    return f"{where} cannot be read or written: {reason}. Whatever is finished is kept: mend that, then `cntk resume`"
+    return (
+        f"{where} cannot be read or written: {reason}. Whatever is finished is kept: mend that, then the same command "
+        "again"
+    )
