@@ -110,7 +110,7 @@ def test_a_fingerprint_does_not_depend_on_the_order_of_keys() -> None:
 def test_inputs_are_written_once_and_whole(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path, SPECIFICATION, {})
     images = np.zeros((10, 3, 3, 1), np.float32)  # all-zero chunks must exist too
-    run.stored_data.write({"train_images": images, "train_labels": np.arange(10)}, {"note": 1})
+    run.stored_data.write({"train_images": images, "train_labels": np.arange(10)})
     np.testing.assert_array_equal(run.inputs("train_images")[2:5], images[2:5])
     np.testing.assert_array_equal(run.inputs("train_labels")[:], np.arange(10))
     stored = zarr.open_array(run.inputs_path.zarr_store(), path="train_images", mode="r")
