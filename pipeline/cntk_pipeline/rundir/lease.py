@@ -271,9 +271,9 @@ def _renew(
     while not released.wait(RENEW_SECONDS):
         counter += 1
         try:
-            # First: in another run's place, the numbers are that run's.
+            highest = _highest(folder)  # of another run, if that lies there by now
             is_there = record.is_there()
-            if _highest(folder) > number:
+            if highest > number:
                 lease.reason = RunLocked(
                     f"another driver has taken over {folder.parent}: this one was taken for dead, and stops; "
                     "every finished tile is kept"

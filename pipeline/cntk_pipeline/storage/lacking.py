@@ -4,7 +4,6 @@ File systems over a network, in user space, or of other operating systems lack o
 the file systems that were tried.
 """
 
-import contextlib
 import errno
 import os
 import stat
@@ -46,9 +45,6 @@ def give_name(aside: Path, path: Path) -> None:
             raise
         _claim(path)
         os.replace(aside, path)
-        return
-    with contextlib.suppress(FileNotFoundError):  # it was swept meanwhile
-        os.unlink(aside)
 
 
 def _claim(path: Path) -> None:

@@ -9,7 +9,7 @@ import shutil
 import stat
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PosixPath
 from typing import Any, BinaryIO
 
@@ -144,7 +144,13 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
     @patient
     def write_whole(self, *parts: Buffer) -> None:
         _make_folder(self.parent)
-        self._write_named(parts, os.replace)
+        aside = self._aside()
+        try:
+            _write_synced(aside, parts)
+            os.replace(aside, self)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
         keep_names(self.parent)  # where this fails for the moment, all of it is done again
 
     def create_whole(self, content: bytes) -> bool:
@@ -163,29 +169,22 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
 
     def _create(self, content: bytes) -> bool:
         _make_folder(self.parent)
-        try:
-            self._write_named([content], give_name)
-        except FileExistsError:
-            return False
-        keep_names(self.parent)
-        return True
-
-    def _write_named(self, parts: Sequence[Buffer], name: Callable[[Path, Path], None]) -> None:
-        """Write a file aside, and let it be named; where the holder of the lease sweeps it before, it is written anew.
-
-        Drivers write some files before they hold the lease, and other commands write without it.
-        """
         while True:
             aside = self._aside()
             try:
-                _write_synced(aside, parts)
-                name(aside, self)
-                return
-            except BaseException as error:
-                is_swept = isinstance(error, FileNotFoundError) and not aside.exists()
-                aside.unlink(missing_ok=True)
-                if not is_swept:
+                _write_synced(aside, [content])
+                give_name(aside, self)
+            except FileExistsError:
+                return False
+            except FileNotFoundError:
+                # The holder of the lease may sweep this file: drivers write some files before they hold it.
+                if aside.exists():
                     raise
+                continue
+            finally:
+                aside.unlink(missing_ok=True)
+            keep_names(self.parent)
+            return True
 
     @explained
     def make_whole(self, files: Iterable[tuple[str, tuple[Buffer, ...]]], last: str) -> None:
