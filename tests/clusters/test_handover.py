@@ -405,7 +405,7 @@ def test_of_two_commands_that_hand_over_at_once_one_does(tmp_path: Path, monkeyp
         return begun
 
     monkeypatch.setattr(runs, "begin_elsewhere", overtaken)
-    with pytest.raises(SubmissionFailed, match="slurm 4711 is running for .* already"):
+    with pytest.raises(SubmissionFailed, match=r"slurm 4711 is running for .* already"):
         handover.submit(workflow(tmp_path / "run", "slurm", memory_limit="1GiB"), Recorder())
     assert not sent.exists()
     assert RunDirectory(tmp_path / "run").has_inputs(), "it is the run of the other command's driver"

@@ -111,7 +111,7 @@ def test_every_command_on_a_full_disk_ends_with_a_line_or_with_its_answer(
         (("cancel", begun), f"the disk of {begun} {kept} cancel {begun}`"),
         (("cancel", begun, "--now"), f"the disk of {begun} {kept} cancel --now {begun}`"),
         (("predict", done, tmp_path / "new.npy", "--out", tmp_path / "p.csv"), f"the disk of {done} {again}"),
-        (("predict", elsewhere, tmp_path / "new.npy", "--out", disk / "p.csv"), f"the disk of {disk / 'p.csv'} {again}"),
+        (("predict", elsewhere, tmp_path / "new.npy", "--out", disk / "p.csv"), f"{disk / 'p.csv'} {again}"),
         (("report", done), f"the disk of {done / 'report.html'} {again}"),
         (("compare", done, elsewhere, "--out", disk / "c.html"), f"the disk of {disk / 'c.html'} {again}"),
         (("export", done, "--out", disk / "ex"), "bytes are to be written and 0 are free there: give another disk"),

@@ -207,7 +207,7 @@ def test_a_driver_whose_run_was_deleted_leaves_the_next_run_there_alone(tmp_path
         (run / lease.RUN_RECORD).write_whole(b"another")
         with lease.hold(run / "lease") as latter:
             assert former.lost.wait(10)
-            with pytest.raises(SpecificationMismatch, match=r"run holds another run by now, or none: .* is not written"):
+            with pytest.raises(SpecificationMismatch, match=r"run holds another run by now, or none: .* not written"):
                 former.require()
             assert not latter.lost.wait(lease.RENEW_SECONDS * 3)
             assert [path.name for path in (run / "lease").children()] == ["000001.json"]

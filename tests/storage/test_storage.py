@@ -358,7 +358,9 @@ def test_what_fails_for_the_moment_is_asked_again_and_what_goes_on_failing_is_to
     stumble(2, errno.EIO)
     assert file.size() == 5
     stumble(3, errno.EIO)
-    with pytest.raises(StoreUnavailable, match=r"chunk cannot be read or written: Input/output error.*then the same command"):
+    with pytest.raises(
+        StoreUnavailable, match=r"chunk cannot be read or written: Input/output error.*the same command"
+    ):
         file.size()
     stumble(1, errno.EACCES)
     with pytest.raises(StoreError, match=r"chunk cannot be read or written: Permission denied"):

@@ -218,10 +218,11 @@ def _run_phases(phases: Phases, run: RunDirectory, system: System, question: Que
     CorruptTile
         If a tile of the run itself is damaged.
     """
-    assert isinstance(phases.run, PredictionDirectory)
+    there = phases.run
+    assert isinstance(there, PredictionDirectory)
     for verify in (False, True):
         phases, outcome = replace(phases, verify=verify), Outcome()
-        for phase, jobs in _phases(phases.run, system, question):
+        for phase, jobs in _phases(there, system, question):
             if not outcome.failed:
                 outcome = phases.run_jobs(phase, jobs)
         damaged = [error for error in outcome.failed.values() if isinstance(error, CorruptTile)]
@@ -230,7 +231,8 @@ def _run_phases(phases: Phases, run: RunDirectory, system: System, question: Que
         phases.view.say(f"damaged tile: {damaged[0]}; checking all tiles and computing bad ones again")
     else:
         raise CorruptTile(
-            f"{damaged[0]}. `cntk resume --verify {shell_word(run.path)}` computes it again, then the same command goes on"
+            f"{damaged[0]}. `cntk resume --verify {shell_word(run.path)}` computes it again, then the same command "
+            "goes on"
         )
     outcome.require()
 

@@ -92,8 +92,8 @@ class Lease:
 
     Attributes
     ----------
-    lost : set when another driver took this one for dead and has taken over, when another run lies there by now, or when
-        the store has refused to renew the lease for `PATIENCE_SECONDS`; it would refuse tiles as well.
+    lost : set when another driver took this one for dead and has taken over, when another run lies there by now, or
+        when the store has refused to renew the lease for `PATIENCE_SECONDS`; it would refuse tiles as well.
     reason : the cause of the loss.
     """
 
@@ -155,9 +155,9 @@ def holder(folder: StorePath, *, watch: bool = True) -> str | None:
 def look(folder: StorePath, *, watch: bool = True) -> Sighting | None:
     """Look for the holder of a lease that was not given back; None where there is none, or its process is gone.
 
-    A process elsewhere cannot be asked, and the number of one here may be another's by now. Where its file seems old, the
-    counter in it is watched for `WATCH_SECONDS`; or without ``watch``, it is taken for silent: a look at many runs would
-    take that long for each.
+    A process elsewhere cannot be asked, and the number of one here may be another's by now. Where its file seems old,
+    the counter in it is watched for `WATCH_SECONDS`; or without ``watch``, it is taken for silent: a look at many runs
+    would take that long for each.
     """
     number = _highest(folder)
     seen = _read(folder, number) if number else None

@@ -393,8 +393,8 @@ def _takes_no_names(folder: Path) -> StoreError:
     """Make the error for a new name that a folder does not know: for readers, a `FileNotFoundError` is an answer."""
     return StoreError(
         errno.ENOENT,
-        f"{folder} takes no new files: it was deleted at this moment, or its file system has none but its own. Bring it "
-        "back or name another place, then the same command again",
+        f"{folder} takes no new files: it was deleted at this moment, or its file system has none but its own. Bring "
+        "it back or name another place, then the same command again",
     )
 
 
