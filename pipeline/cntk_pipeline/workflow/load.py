@@ -383,7 +383,7 @@ def specification_of(loaded: Loaded, tile: int) -> Specification:
 def write_inputs(run: RunDirectory, loaded: Loaded) -> None:
     """Store the images and labels of a run, and how they were made from those of the source."""
     loaded.preprocessing.write(run)
-    run.stored_data.write(_arrays(loaded), {"data": run.specification.data.to_json()})
+    run.stored_data.write(_arrays(loaded))
 
 
 def read_preprocessing(run: RunDirectory) -> Preprocessing:
