@@ -65,4 +65,5 @@ def test_every_extra_has_its_line_in_the_page_of_the_installation() -> None:
 
 def test_places_that_have_markers_exist(pytestconfig: pytest.Config) -> None:
     (conftest,) = (plugin for plugin in pytestconfig.pluginmanager.get_plugins() if hasattr(plugin, "ALONE"))
-    assert [place for place in (*conftest.SLOW, *conftest.ALONE) if not (ROOT / "tests" / place).exists()] == []
+    places = (*conftest.SLOW, *conftest.REAL, *conftest.ALONE, *conftest.LONGEST)
+    assert [place for place in places if not (ROOT / "tests" / place).exists()] == []
