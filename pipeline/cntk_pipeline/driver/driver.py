@@ -222,13 +222,20 @@ class _Batch:
         self.retries = 0
         self.quarantined = 0
         self.entries_now = 0
+        self._count(every, listed, done)
+        for grid in grids:
+            self._pull(grid.missing(done))
+        self.began = self.looked = driver._clock()
+        self.abort: PipelineError | None = None
+
+    def _count(self, every: Jobs, listed: Sequence[Job], done: TaskSet) -> None:
+        """Count the jobs and their entries, all and those that are done, of the whole and of each stage."""
         before = [job for job in listed if job.task in self.outcome.done]
         self.total, self.entries_total = len(listed), sum(job.entries for job in listed)
         self.entries_before = sum(job.entries for job in before)
         done_of = Counter(job.task.stage.kind for job in before)
         totals = Counter(job.task.stage.kind for job in listed)
-        for grid in grids:
-            self._pull(grid.missing(done))
+        for grid in every.grids:
             count, entries = grid.count_in(done)
             self.total += len(grid)
             self.entries_before += entries
@@ -237,8 +244,6 @@ class _Batch:
             totals[grid.stage.kind] += len(grid)
         order = dict.fromkeys([*(part[0].task.stage.kind for part in every.parts), *totals])
         self.stages = {kind: StageProgress(kind, done_of[kind], totals[kind]) for kind in order if kind in totals}
-        self.began = self.looked = driver._clock()
-        self.abort: PipelineError | None = None
 
     def _pull(self, source: Iterator[Job]) -> None:
         """Make the next job of a grid ready, if there is one more; the job after it follows when it is sent."""

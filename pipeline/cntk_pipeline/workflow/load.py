@@ -181,27 +181,43 @@ def load_data(config: RunConfig) -> Loaded:
     chosen, columns = _with_centres(config, chosen)
     _require_places(config, readouts)
     _require_results(config, chosen, columns, readouts)
-    assert chosen.test is not None
-    if is_graph(chosen.train.images.shape[1:]) and config.data.standardize:
-        raise ConfigError(f"{chosen.name}: graphs are not standardised: set data.standardize = false")
-    is_padded = any(has_absent_steps(part.images) for part in (chosen.train, chosen.test))
-    if is_padded and not all(takes_padding(readout.network) for readout in readouts):
-        raise ConfigError(
-            f"{chosen.name}: some sequences have absent steps, which hold NaN, and the network does not take them: put "
-            '{layer = "Padded"} first in network.layers, or cut all sequences to one length'
-        )
-    if not all(takes_gaps(readout.network) for readout in readouts):
-        _require_pixels(chosen)
+    _require_inputs(config, chosen, readouts)
     first = datasets.row_count(
         config.data.standardize_first, len(chosen.train.images), "standardize_first", chosen.name
     )
+    return Loaded(config, chosen, _digest(chosen), readouts, first, _warnings(config, whole, chosen))
+
+
+def _require_inputs(config: RunConfig, data: Dataset, readouts: Sequence[gram.Readout]) -> None:
+    """Refuse inputs that the networks do not take: standardised graphs, absent steps, absent pixels."""
+    assert data.test is not None
+    if is_graph(data.train.images.shape[1:]) and config.data.standardize:
+        raise ConfigError(f"{data.name}: graphs are not standardised: set data.standardize = false")
+    is_padded = any(has_absent_steps(part.images) for part in (data.train, data.test))
+    if is_padded and not all(takes_padding(readout.network) for readout in readouts):
+        raise ConfigError(
+            f"{data.name}: some sequences have absent steps, which hold NaN, and the network does not take them: put "
+            '{layer = "Padded"} first in network.layers, or cut all sequences to one length'
+        )
+    if not all(takes_gaps(readout.network) for readout in readouts):
+        _require_pixels(data)
+
+
+def _digest(data: Dataset) -> str:
+    """Return the sha256 of the images and labels of both parts, with their shapes and types."""
+    assert data.test is not None
     digest = hashlib.sha256()
-    for part in (chosen.train, chosen.test):
+    for part in (data.train, data.test):
         digest.update(str((part.images.shape, part.images.dtype.str)).encode())
         digest.update(np.ascontiguousarray(part.images).tobytes())
         if part.labels is not None:
-            digest.update(part.labels.astype("<i8" if chosen.task == "classification" else "<f8").tobytes())
-    ridges = [] if config.solve.ridges == "auto" else config.solve.ridges
+            digest.update(part.labels.astype("<i8" if data.task == "classification" else "<f8").tobytes())
+    return digest.hexdigest()
+
+
+def _warnings(config: RunConfig, whole: Dataset, chosen: Dataset) -> tuple[str, ...]:
+    """List what a user should know of the chosen data and of options that nothing looks at."""
+    assert chosen.test is not None
     warnings = chosen.notes
     if whole.test is None and config.data.test is None:
         warnings += (
@@ -211,11 +227,12 @@ def load_data(config: RunConfig) -> Loaded:
     warnings += Contents.of(chosen).warnings
     if config.data.standardize is True:
         warnings += datasets.uneven_features(chosen)
+    ridges = [] if config.solve.ridges == "auto" else config.solve.ridges
     warnings += datasets.warnings_of(chosen, ridges, config.kernel.flips)
     idle = [f"cluster.{name}" for name in idle_options(config.cluster)]
     if idle:
         warnings += (f'a cluster of kind "{config.cluster.kind}" does not look at {", ".join(idle)}',)
-    return Loaded(config, chosen, digest.hexdigest(), readouts, first, warnings)
+    return warnings
 
 
 def allows(loaded: Loaded, solve: SolveConfig) -> bool:
@@ -308,7 +325,7 @@ def slots_of(config: RunConfig) -> int:
     return cluster_of(config.cluster).slots(config.cluster)
 
 
-def tile_of(loaded: Loaded, path: StorePath | None, old: RunDirectory | None = None) -> int:
+def tile_of(loaded: Loaded, path: StorePath | None, old: RunDirectory | None) -> int:
     """Choose the edge of the kernel's tiles.
 
     Parameters

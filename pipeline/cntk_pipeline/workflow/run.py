@@ -25,6 +25,7 @@ from cntk_pipeline.errors import ConfigError, CorruptTile, PipelineError, RunNot
 from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.gram.engines import load_code, require_numerics
 from cntk_pipeline.gram.pivots import pivot_jobs, pivot_rounds, pivots_group, trace_errors
+from cntk_pipeline.graphs import NodeCounts
 from cntk_pipeline.inference import (
     Capacity,
     add_remedies,
@@ -523,30 +524,41 @@ def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> N
         board = Board.shown_by(executor, str(run.path))
         phases = Phases(run, executor, view, clock, board, stop, verify, begun.lease, begun.trusted.source)
         try:
-            for _ in range(REPAIRS):
-                test_kernel_jobs = Jobs()
-                if needs_test_kernel(config.inference):
-                    gram.test_group(run).create()
-                    test_kernel_jobs = gram.test_kernel_jobs(run, nodes)
-                executor.adapt()
-                outcomes = [_draw_centres(phases, config)]
-                if not outcomes[0].failed:
-                    kernel_jobs = gram.kernel_jobs(run, nodes, kept_tiles_of(run, config.solve))
-                    phases.run_jobs(KERNEL, kernel_jobs + test_kernel_jobs).require()
-                    executor.hold(stop)
-                    outcomes += [_choose_ridges(phases, config), _solve(phases, config), _infer(phases, config)]
-                failed = [error for outcome in outcomes for error in outcome.failed.values()]
-                damaged = [error for error in failed if isinstance(error, CorruptTile)]
-                if not damaged:
-                    break
-                view.say(f"damaged tile: {damaged[0]}; checking all tiles and computing bad ones again")
-                phases = replace(phases, verify=True, board=Board.shown_by(executor, str(run.path)))
-            for outcome in outcomes:
-                outcome.require()
+            _compute(phases, config, nodes)
         finally:
             clock.end()
             forget_tiles()  # an executor may have computed in this process
             run.journal.close()
+
+
+def _compute(phases: Phases, config: RunConfig, nodes: NodeCounts | None) -> None:
+    """Compute what is left; where a tile is found damaged, check all and begin again, `REPAIRS` times at most."""
+    for _ in range(REPAIRS):
+        outcomes = _pass(phases, config, nodes)
+        failed = [error for outcome in outcomes for error in outcome.failed.values()]
+        damaged = [error for error in failed if isinstance(error, CorruptTile)]
+        if not damaged:
+            break
+        phases.view.say(f"damaged tile: {damaged[0]}; checking all tiles and computing bad ones again")
+        phases = replace(phases, verify=True, board=Board.shown_by(phases.executor, str(phases.run.path)))
+    for outcome in outcomes:
+        outcome.require()
+
+
+def _pass(phases: Phases, config: RunConfig, nodes: NodeCounts | None) -> list[Outcome]:
+    """Go once through all phases, and return what came of those that may meet damaged tiles."""
+    run, test_kernel_jobs = phases.run, Jobs()
+    if needs_test_kernel(config.inference):
+        gram.test_group(run).create()
+        test_kernel_jobs = gram.test_kernel_jobs(run, nodes)
+    phases.executor.adapt()
+    centres = _draw_centres(phases, config)
+    if centres.failed:
+        return [centres]
+    kernel_jobs = gram.kernel_jobs(run, nodes, kept_tiles_of(run, config.solve))
+    phases.run_jobs(KERNEL, kernel_jobs + test_kernel_jobs).require()
+    phases.executor.hold(phases.stop)
+    return [centres, _choose_ridges(phases, config), _solve(phases, config), _infer(phases, config)]
 
 
 @contextlib.contextmanager

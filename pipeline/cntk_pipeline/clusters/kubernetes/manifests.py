@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cntk_pipeline.clusters.base import BESIDE_WORKER_BYTES
 from cntk_pipeline.clusters.dask.certificates import AUTHORITY, CERTIFICATE, KEY, Certificates
 from cntk_pipeline.clusters.dask.settings import SETTINGS
 from cntk_pipeline.clusters.kubernetes.options import KubernetesOptions
@@ -12,11 +13,9 @@ from cntk_pipeline.config import ClusterConfig, memory_limit_bytes
 from cntk_pipeline.errors import ConfigError
 
 PORT, DASHBOARD = 8786, "127.0.0.1:8787"
+_TCP = {"name": "tcp-comm", "protocol": "TCP"}
 TLS_FOLDER, RUNS_FOLDER = "/tls", "/runs"
 """Mount points of the certificates and of the claim that holds run directories, in every pod."""
-
-BESIDE_WORKER_BYTES = 512 * 2**20
-"""Memory of a pod beyond its worker's limit: the nanny, and the pages of mapped files."""
 
 HEALTHY = f"import urllib.request; urllib.request.urlopen('http://{DASHBOARD}/health')"
 
@@ -26,7 +25,7 @@ USER = 10001
 DRIVER_BYTES = 4 * 2**30
 """Memory of a driver, which holds the targets, their coefficients and the journal, but no tile."""
 
-DRAIN_SECONDS = 150
+GRACE_SECONDS = 150
 """Time to end for a driver whose pod is taken away: it waits two minutes for tiles in flight."""
 
 INSTANCE = "app.kubernetes.io/instance"
@@ -106,21 +105,40 @@ def cluster_manifest(config: ClusterConfig, names: Names, workers: int, owner: O
     """
     if not KubernetesOptions.of(config).image:
         raise ConfigError('the "kubernetes" cluster needs cluster.image: deploy/container says how to build one')
-    limit = memory_limit(config)
-    tls = Certificates.within(TLS_FOLDER).arguments() if config.tls else []
     selector = {"dask.org/cluster-name": names.cluster, "dask.org/component": "scheduler"}
-    port = {"name": "tcp-comm", "protocol": "TCP"}
-    scheduler = container(
+    return {
+        "apiVersion": "kubernetes.dask.org/v1",
+        "kind": "DaskCluster",
+        "metadata": _metadata(names.cluster, names.namespace, owner),
+        "spec": {
+            "scheduler": {
+                "spec": pod(config, names.secret, _scheduler(config)),
+                "service": {
+                    "type": "ClusterIP",
+                    "selector": selector,
+                    "ports": [_TCP | {"port": PORT, "targetPort": "tcp-comm"}],
+                },
+            },
+            "worker": {"replicas": workers, "spec": pod(config, names.secret, _worker(config, names))},
+        },
+    }
+
+
+def _scheduler(config: ClusterConfig) -> Manifest:
+    return container(
         config,
         "scheduler",
-        ["distributed.cli.dask_scheduler", "--port", str(PORT), *tls, "--dashboard-address", DASHBOARD],
-    )
-    scheduler |= {
+        ["distributed.cli.dask_scheduler", "--port", str(PORT), *_tls(config), "--dashboard-address", DASHBOARD],
+    ) | {
         "resources": resources(1, 2 * 2**30),
-        "ports": [port | {"containerPort": PORT}],
+        "ports": [_TCP | {"containerPort": PORT}],
         # Asked inside the pod: the dashboard answers only there, and TLS logs an error for each bare connection.
         "readinessProbe": {"exec": {"command": ["python", "-c", HEALTHY]}, "periodSeconds": 10, "timeoutSeconds": 5},
     }
+
+
+def _worker(config: ClusterConfig, names: Names) -> Manifest:
+    limit = memory_limit(config)
     worker = container(
         config,
         "worker",
@@ -130,7 +148,7 @@ def cluster_manifest(config: ClusterConfig, names: Names, workers: int, owner: O
             *("--memory-limit", str(limit)),
             *("--name", "$(DASK_WORKER_NAME)"),
             *("--local-directory", "/tmp/dask"),
-            *tls,
+            *_tls(config),
             *("--dashboard-address", "127.0.0.1:0"),
         ],
     )
@@ -138,22 +156,11 @@ def cluster_manifest(config: ClusterConfig, names: Names, workers: int, owner: O
     if config.gpus_per_node is not None:
         worker["resources"]["limits"] |= {"nvidia.com/gpu": "1"}  # a request for as many goes with it
     worker["env"] = [*worker["env"], {"name": "DASK_SCHEDULER_ADDRESS", "value": names.address(config.tls)}]
-    return {
-        "apiVersion": "kubernetes.dask.org/v1",
-        "kind": "DaskCluster",
-        "metadata": _metadata(names.cluster, names.namespace, owner),
-        "spec": {
-            "scheduler": {
-                "spec": pod(config, names.secret, scheduler),
-                "service": {
-                    "type": "ClusterIP",
-                    "selector": selector,
-                    "ports": [port | {"port": PORT, "targetPort": "tcp-comm"}],
-                },
-            },
-            "worker": {"replicas": workers, "spec": pod(config, names.secret, worker)},
-        },
-    }
+    return worker
+
+
+def _tls(config: ClusterConfig) -> list[str]:
+    return Certificates.within(TLS_FOLDER).arguments() if config.tls else []
 
 
 def job_manifest(config: ClusterConfig, name: str, namespace: str, command: Sequence[str]) -> Manifest:
@@ -176,7 +183,7 @@ def job_manifest(config: ClusterConfig, name: str, namespace: str, command: Sequ
     labels = {"app.kubernetes.io/name": "cntk", "app.kubernetes.io/component": "driver", INSTANCE: name}
     described = pod(config, "", driver) | {
         "restartPolicy": "OnFailure",
-        "terminationGracePeriodSeconds": DRAIN_SECONDS,
+        "terminationGracePeriodSeconds": GRACE_SECONDS,
         "serviceAccountName": KubernetesOptions.of(config).service_account,
         "automountServiceAccountToken": True,
     }
