@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # Where no bytecode is kept, each process of the tests compiles all sources anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo docs check fast test lower-bounds real real-kubernetes chaos lint clean
+.PHONY: demo docs check fast test lower-bounds real real-kubernetes chaos lint warm clean
 
 demo: $(VENV)/.installed
 	$(BIN)/cntk demo
@@ -33,7 +33,8 @@ check: $(VENV)/.installed-test
 fast: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q $(FAST) $(SHARED)
 
-test: $(VENV)/.installed-test lint
+test: $(VENV)/.installed-test
+	@$(MAKE) --no-print-directory --jobs 2 lint warm
 	tests/run.sh $(BIN)/python "$(TOGETHER)" --ignore=tests/real/test_kubernetes.py
 
 # The fast tests, and scikit-learn's own checks of estimators, with the lowest version of each dependency that
@@ -68,6 +69,12 @@ chaos: $(VENV)/.installed-test
 	@if $(BIN)/python -m pip install --quiet --only-binary :all: --editable '.[fuzz]'; then \
 	    PYTHONPATH=. $(BIN)/python tests/faults/fuzz/readers.py $(VENV)/fuzz -max_total_time=$(FUZZ_SECONDS) -max_len=4096; \
 	else echo "atheris has no wheel for this Python: readers are fuzzed by hypothesis alone"; fi
+
+# Compiles what most tests compute with, once: their processes would each do so, at the same time.
+WARM := from numpy import ones; from cntk_pipeline import kernel_matrix; from cntk_pipeline.layers.presets import cntk; \
+    [kernel_matrix(cntk(3, pooling="gap"), ones((2, 8, 8, 1)), dtype=name, n_jobs=1) for name in ("float32", "float64")]
+warm: $(VENV)/.installed-test
+	@$(BIN)/python -c '$(WARM)'
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -63,6 +64,25 @@ def test_every_extra_has_its_line_in_the_page_of_the_installation() -> None:
     assert sorted(listed) == sorted(PROJECT["optional-dependencies"])
 
 
-def test_places_that_have_markers_exist(pytestconfig: pytest.Config) -> None:
-    (conftest,) = (plugin for plugin in pytestconfig.pluginmanager.get_plugins() if hasattr(plugin, "ALONE"))
-    assert [place for place in (*conftest.SLOW, *conftest.ALONE) if not (ROOT / "tests" / place).exists()] == []
+@pytest.fixture
+def conftest(pytestconfig: pytest.Config) -> Any:
+    (found,) = (plugin for plugin in pytestconfig.pluginmanager.get_plugins() if hasattr(plugin, "ALONE"))
+    return found
+
+
+def test_places_that_have_markers_exist(conftest: Any) -> None:
+    places = (*conftest.SLOW, *conftest.REAL, *conftest.ALONE, *conftest.LONGEST)
+    assert [place for place in places if not (ROOT / "tests" / place).exists()] == []
+
+
+@pytest.mark.parametrize("marker", ["real", "alone"])
+def test_the_step_of_a_marker_is_given_all_files_that_have_it(marker: str, conftest: Any) -> None:
+    script = (ROOT / "tests/run.sh").read_text()
+    (step,) = re.findall(rf'pytest -m "?{marker}\b.*', script)
+    given = tuple(ROOT / place for place in re.findall(r" (tests/\S+)", step))
+    folders = [ROOT / folder for folder in ("tests", "pipeline", "docs/_extensions")]
+    files = {file for folder in folders for file in folder.rglob("*.py") if file.name != "conftest.py"}
+    marked = {file for file in files if re.search(rf"\bmark\.{marker}\b", file.read_text())}
+    marked |= {ROOT / "tests" / place for place in getattr(conftest, marker.upper())}
+    assert marked
+    assert {file for file in marked if not any(file.is_relative_to(place) for place in given)} == set()

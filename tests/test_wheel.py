@@ -77,13 +77,18 @@ def test_its_metadata_say_what_pyproject_says(wheel: Path) -> None:
         assert len(metadata.get_all("Requires-Dist")) > len(project["dependencies"])
 
 
+def pip_for(environment: Path) -> list[str | Path]:
+    """Begin a command of this environment's pip that installs into another one, which has none."""
+    python = environment / "bin" / "python"
+    return [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check"]
+
+
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The programs of a new environment that has the wheel, and the libraries of this one behind it."""
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, with_pip=False, symlinks=True)
-    pip = [sys.executable, "-m", "pip", "--python", folder / "bin" / "python", "--disable-pip-version-check"]
-    subprocess.run([*pip, "install", "--quiet", "--no-deps", "--no-index", wheel], check=True, timeout=120)
+    subprocess.run([*pip_for(folder), "install", "--quiet", "--no-deps", "--no-index", wheel], check=True, timeout=120)
     (site,) = folder.glob("lib/python*/site-packages")
     # Installing the libraries needs an index: `alone` does that.
     (site / "libraries.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
@@ -131,11 +136,10 @@ def test_the_installed_package_is_typed_and_has_its_version(installed: Path, els
 def alone(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The programs of an environment that has the wheel with the libraries that it names, and nothing else."""
     folder = tmp_path_factory.mktemp("alone")
-    venv.create(folder, with_pip=True, symlinks=True)
-    pip = [folder / "bin" / "python", "-m", "pip", "--disable-pip-version-check"]
+    venv.create(folder, with_pip=False, symlinks=True)
     # Compiled files are made when they are first needed: docs/install.md counts them apart.
     done = subprocess.run(
-        [*pip, "install", "--quiet", "--no-compile", "--only-binary", ":all:", wheel],
+        [*pip_for(folder), "install", "--quiet", "--no-compile", "--only-binary", ":all:", wheel],
         capture_output=True,
         text=True,
         timeout=280,
@@ -143,8 +147,6 @@ def alone(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     if "Could not find a version that satisfies" in done.stderr and not os.environ.get("CNTK_REQUIRE_REAL"):
         pytest.skip("the libraries are not to be had: no index of packages can be reached")
     assert done.returncode == 0, done.stderr
-    # Pip is no part of what the package brings.
-    subprocess.run([*pip, "uninstall", "--quiet", "--yes", "pip", "setuptools"], check=True, timeout=120)
     return folder / "bin"
 
 

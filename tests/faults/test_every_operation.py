@@ -78,7 +78,9 @@ def run_to_the_end(config: RunConfig) -> Path:
 
 
 def again(path: Path) -> int:
+    """Count the tiles of a finished run that were begun once more."""
     counts = Counter(begun(LocalPath(path)))
+    assert counts, f"the logs of {path} say of no tile that it was begun"
     return sum(counts.values()) - len(counts)
 
 
@@ -118,6 +120,7 @@ def test_a_process_that_ends_at_any_operation_costs_the_tile_in_flight(
         f"{wrong} wrong numbers readable as done"
     )
     assert operations > 100 // step
+    assert recomputed
     assert (beyond, wrong) == (0, 0)
 
 
@@ -220,4 +223,5 @@ def test_an_operation_that_goes_on_failing_ends_a_run_with_an_error_that_says_wh
         f"the bound, {wrong} wrong numbers readable as done"
     )
     assert operations > 50 // STEP
+    assert recomputed
     assert (beyond, wrong) == (0, 0)

@@ -7,7 +7,7 @@ import random
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -184,23 +184,6 @@ def test_workers_killed_within_a_factorisation_cost_the_tiles_in_flight_and_no_b
     assert make_report(run).complete
 
 
-@pytest.fixture(scope="module")
-def on_workers(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return what makes the run of a choice of centres on workers, once, undisturbed.
-
-    A run in this process would use all cores in a product, and end with other last bits.
-    """
-    made: dict[str, Path] = {}
-
-    def find(choice: str) -> Path:
-        if choice not in made:
-            made[choice] = tmp_path_factory.mktemp("on-workers") / "run"
-            runs.start(workflow(made[choice], "local", CHOICES[choice]), Recorder(), threading.Event())
-        return made[choice]
-
-    return find
-
-
 def wait_for_stage(path: Path, driver: subprocess.Popen[bytes], stage: str) -> None:
     """Wait until a tile of a stage is done, or the driver has ended, which was too fast to be killed there."""
     wait_until(lambda: receipts(path, stage) > 0 or driver.poll() is not None, f"a tile of {stage}")
@@ -213,7 +196,7 @@ def whole_chunks_of(path: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize(("driver", "choice"), [(CHOICES[name], name) for name in CHOICES], indirect=["driver"])
 def test_workers_killed_within_each_stage_of_a_run_on_centres_cost_the_tiles_in_flight_and_no_bit(
-    driver: subprocess.Popen[bytes], choice: str, on_workers: Callable[[str], Path], tmp_path: Path
+    driver: subprocess.Popen[bytes], choice: str, undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
     path, kills = tmp_path / "run", 0
     for stage in STAGES[choice]:
@@ -224,19 +207,19 @@ def test_workers_killed_within_each_stage_of_a_run_on_centres_cost_the_tiles_in_
                 kills += 1
     assert driver.wait(PATIENCE_SECONDS) == 0
     assert kills > len(STAGES[choice]) // 2
-    whole = on_workers(choice)  # not before: the driver would be at its end by then
+    whole = undisturbed(CHOICES[choice])  # not before: the driver would be at its end by then
     tiles = begun(path)
-    assert set(tiles) == set(begun(whole))
+    assert set(tiles) == set(begun(whole.path))
     assert len(tiles) - len(set(tiles)) <= 2 * kills
     print(f"{kills} workers killed: {len(tiles) - len(set(tiles))} of {len(set(tiles))} tiles computed again")
-    assert whole_chunks_of(path) == whole_chunks_of(whole)
+    assert whole_chunks_of(path) == whole_chunks_of(Path(whole.path))
 
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_drivers_killed_within_each_stage_of_a_run_on_centres_cost_the_tiles_in_flight_and_no_bit(
-    choice: str, on_workers: Callable[[str], Path], tmp_path: Path, started: list[subprocess.Popen[bytes]]
+    choice: str, undisturbed: Undisturbed, tmp_path: Path, started: list[subprocess.Popen[bytes]]
 ) -> None:
-    whole, path, kills = on_workers(choice), tmp_path / "run", 0
+    whole, path, kills = undisturbed(CHOICES[choice]), tmp_path / "run", 0
     for stage in STAGES[choice]:
         driver = start_driver(tmp_path, workflow(path, "local", CHOICES[choice]))
         started.append(driver)
@@ -246,9 +229,9 @@ def test_drivers_killed_within_each_stage_of_a_run_on_centres_cost_the_tiles_in_
             kills += 1
         driver.wait()
     assert kills > len(STAGES[choice]) // 2
-    runs.start(workflow(path, "local", CHOICES[choice]), Recorder(), threading.Event())
+    runs.start(workflow(path, "serial", CHOICES[choice]), Recorder(), threading.Event())
     tiles = begun(path)
-    assert set(tiles) == set(begun(whole))
+    assert set(tiles) == set(begun(whole.path))
     assert len(tiles) - len(set(tiles)) <= 2 * WORKERS * kills
     print(f"{kills} drivers killed: {len(tiles) - len(set(tiles))} of {len(set(tiles))} tiles computed again")
-    assert whole_chunks_of(path) == whole_chunks_of(whole)
+    assert whole_chunks_of(path) == whole_chunks_of(Path(whole.path))

@@ -19,7 +19,7 @@ EVERYTHING = dict.fromkeys(RESULTS, True) | {"spectrum": 2, "ensemble": [1.0, 2.
 
 
 @pytest.mark.parametrize("inference", [{}, {"posterior_variance": True}, {"calibration": True}, EVERYTHING])
-def test_plan_and_status_have_the_same_rows_with_the_same_tasks(
+def test_plan_and_status_have_the_same_rows_with_the_same_tasks_and_three_quarters_of_the_bytes_or_more(
     run_small: Run, small_config: Config, inference: dict[str, Any]
 ) -> None:
     sections = {"kernel": {"tile": 8}, "solve": {"tile": 16, "ridges": [1e-2, 1e-1]}, "inference": inference}
@@ -27,9 +27,9 @@ def test_plan_and_status_have_the_same_rows_with_the_same_tasks(
     done = make_report(run_small(**sections)).stages
     assert [(stage.stage, stage.tasks) for stage in planned] == [(stage.stage, stage.total) for stage in done]
     for forecast, stage in zip(planned, done, strict=True):
-        # Chunks at the far edges are padded, and checksums of small ones are not counted.
+        # Chunks at the far edges are padded, and checksums are not counted, which small ones have in plenty.
         if forecast.written_bytes > 5000:
-            assert forecast.written_bytes == pytest.approx(stage.bytes, rel=0.7), stage.stage
+            assert 0.75 * stage.bytes <= forecast.written_bytes <= stage.bytes, stage.stage
 
 
 def test_a_choice_of_ridges_is_planned(small_config: Config) -> None:

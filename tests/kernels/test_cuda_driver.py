@@ -225,7 +225,7 @@ def run_script(**settings: int) -> tuple[int, str]:
     """Run the script for a device on its smallest network; return its exit code and what it says."""
     name, (network, dtype, _, size) = next(iter(gpu.CASES.items()))
     engine = CudaEngine(Question(((network, "ntk"),), (size, size, 3), dtype))
-    kernel = compile_for_cpu(write_source(engine.program, engine.layout, LANES.read_text()))
+    kernel = compile_for_cpu(write_source(engine.program, engine.layout, LANES.read_text()), "-O1")
     environment = {f"CARD_{key.upper()}": str(value) for key, value in settings.items()}
     environment |= {"CARD_KERNEL": str(kernel), "LD_LIBRARY_PATH": str(compile_driver().parent)}
     environment |= {"PYTHONPATH": os.pathsep.join(sys.path)}

@@ -25,6 +25,8 @@ from cntk_pipeline.layers import (
     Flatten,
     Gaussian,
     Gelu,
+    GlobalAvgPool,
+    GlobalSumPool,
     GraphConv,
     Hermite,
     LastState,
@@ -130,15 +132,20 @@ def test_every_layer_prints_as_it_is_written(layer):
     assert eval(repr(layer), LAYERS | {"Sequential": Sequential}) == layer
 
 
+SIZES = {AvgPool: (3, 3), SumPool: (3, 3), MaxPool: (6, 3)}
+SIZES |= dict.fromkeys((Flatten, GlobalAvgPool, GlobalSumPool, LastState))  # a vector
+"""Of what layers make of 6 x 6 positions, or of 6 steps; the other layers keep them."""
+
+
 @pytest.mark.parametrize("layer", MEMBERS, ids=repr)
-def test_every_layer_infers_a_shape_and_lowers_to_its_last_node(layer):
+def test_every_layer_infers_its_size_and_lowers_to_its_last_node(layer):
     size = size_for(layer)
     shape = Shape(size, None, gaussian=True, weighted=1)
     if repr(layer).startswith(("Rescale", "Padded", "Masked")):
         shape = Shape(size, 3)
     if isinstance(layer, Aggregate | GraphConv):
         shape = Shape((1, 1), 3, is_graph=True)
-    assert isinstance(layer.output_shape(shape), Shape)
+    assert layer.output_shape(shape).spatial == SIZES.get(type(layer), shape.spatial)
     lowered(layer, shape)
 
 

@@ -102,7 +102,9 @@ def test_an_error_of_zero_is_in_the_table_only() -> None:
 
 
 def test_no_error_at_all_is_drawn_empty() -> None:
-    drawn(LearningCurve("error", 0.5, (Curve("a", (10, 20), (0.0, 0.0), None),)))
+    display = LearningCurve("error", 0.5, (Curve("a", (10, 20), (0.0, 0.0), None),))
+    (line,) = drawn(display).axes[0].lines
+    assert list(line.get_xdata()) == []
 
 
 def test_six_systems_of_many_are_drawn() -> None:

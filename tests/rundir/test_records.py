@@ -554,8 +554,12 @@ def test_a_workflow_of_a_run_with_an_unknown_value_is_named_with_what_to_do(
 def test_a_solve_is_of_the_system_that_its_folder_is_named_by(whole: Path, tmp_path: Path) -> None:
     run = copied(whole / "factored", tmp_path / "run")
     opened = RunDirectory(str(run))
-    for name, record in opened.solves().items():
-        for key in set(record) - {"max_iterations", "candidates"}:
+    solves = opened.solves()
+    assert len(solves) == 5
+    for name, record in solves.items():
+        keys = set(record) - {"max_iterations", "candidates"}
+        assert {"readout", "ridge"} <= keys
+        for key in keys:
             other = "other" if isinstance(record[key], str) else 0.125 if isinstance(record[key], float) else 7
             path = run / "solve" / name / "solve.json"
             before = path.read_bytes()
@@ -567,9 +571,13 @@ def test_a_solve_is_of_the_system_that_its_folder_is_named_by(whole: Path, tmp_p
 
 def test_the_chosen_ridge_is_that_of_the_smallest_error(whole: Path, tmp_path: Path) -> None:
     run = copied(whole / "factored", tmp_path / "run")
-    for path in run.glob("solve/*/ridge_path.json"):
+    paths = list(run.glob("solve/*/ridge_path.json"))
+    assert len(paths) == 2
+    for path in paths:
         record = json.loads(path.read_text())
-        for ridge in set(record["ridges"]) - {record["chosen"]}:
+        others = set(record["ridges"]) - {record["chosen"]}
+        assert others
+        for ridge in others:
             put(path, json.dumps(record | {"chosen": ridge}).encode())
             error = command("status", str(run))
             assert error is not None

@@ -23,10 +23,10 @@ needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is 
 
 
 @cache
-def compile_for_cpu(text: str) -> Path:
-    """Compile a text to a library."""
-    path = Path(_FOLDER.name) / f"{len(list(Path(_FOLDER.name).iterdir()))}.so"
-    options = ["-O0", "-march=native", "-w", "-shared", "-fPIC", "-xc++", "-", "-o", str(path)]
+def compile_for_cpu(text: str, level: str = "-O0") -> Path:
+    """Compile a text to a library; what computes a lot is done sooner where it is compiled at ``-O1``."""
+    path = Path(_FOLDER.name) / f"{len(list(Path(_FOLDER.name).iterdir()))}{level}.so"
+    options = [level, "-march=native", "-w", "-shared", "-fPIC", "-xc++", "-", "-o", str(path)]
     done = subprocess.run(["g++", *options], input=text, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[:3000]
     return path

@@ -197,7 +197,9 @@ def test_without_prometheus_client_nothing_is_counted_but_asked_for(
 
 
 def test_metrics_are_installed_once_a_process() -> None:
-    assert metrics_module.install() is metrics_module.install()
+    first = metrics_module.install()
+    assert first is not None
+    assert metrics_module.install() is first
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from cntk_pipeline.layers import LAYERS, spelling
 from cntk_pipeline.layers.absent import takes_gaps
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.preprocessing import Preprocessing
-from cntk_pipeline.sequences import find_broken, has_absent_pixels
+from cntk_pipeline.sequences import find_broken, has_absent_pixels, remedy_of
 from cntk_pipeline.storage.tiled_array import Array
 from cntk_pipeline.workflow.load import read_preprocessing
 
@@ -107,7 +107,7 @@ class NewImages:
             name = self.given.names[start + row]
             raise DataError(
                 f"{self.given.origin}: expected finite pixels, got {images[row, *pixel]} in image {name} at index "
-                f"{tuple(pixel)}; drop or repair that image"
+                f"{tuple(pixel)}; {remedy_of(images[row])}"
             )
         return images
 

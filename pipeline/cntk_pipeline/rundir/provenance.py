@@ -4,6 +4,7 @@ import datetime
 import importlib.metadata
 import platform
 import socket
+from functools import cache
 from typing import Any
 
 from cntk_pipeline.resources import core_count
@@ -16,6 +17,12 @@ def library_versions() -> dict[str, str]:
 
     Bits depend on whether the processor fuses a multiplication and an addition, so this property is listed as well.
     """
+    return dict(_versions())
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """Read the versions once: parsing the metadata of all libraries takes 5 ms, and a run asks three times."""
     import llvmlite.binding as llvm  # only runs that compute need it
 
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
