@@ -1,4 +1,4 @@
-"""Tests of finite networks are left out where there is no torch, which has gigabytes; not where all parts are required."""
+"""Tests of finite networks need torch, which has gigabytes: left out where it is not, unless parts are required."""
 
 import importlib.util
 import os
