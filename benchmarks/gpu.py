@@ -340,7 +340,7 @@ class Script:
         self.say(f"\n## `python benchmarks/gpu.py` on {card}, {datetime.date.today()}\n{described}\n")
         floor = " and ".join(f"{seconds * 1e9:.2f}" for seconds in CORE_SECONDS.values())
         self.say(
-            'Errors are relative to the largest entry of the engine "cpu". The least is that of gpu_model.py, counted.\n'
+            'Errors are relative to the largest entry of the engine "cpu". The least is counted by gpu_model.py.\n'
             f"A core with AVX-512 takes {floor} ns an entry in float32 and float64: the floor of tile.py.\n\n{HEAD}"
         )
         found = {name: case for name in names if (case := self._run_case(name)) is not None}
