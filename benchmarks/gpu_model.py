@@ -13,7 +13,6 @@ import re
 import shutil
 import struct
 import subprocess
-import sys
 import sysconfig
 import tempfile
 from collections import Counter
@@ -111,7 +110,9 @@ def count_loop(cubin: bytes, rows: int) -> Counts:
         file.write(cubin)
         file.flush()
         text = subprocess.run([disassembler, "-c", file.name], capture_output=True, text=True, check=True).stdout
-    labels, listed, jumps = {}, [], []
+    labels: dict[str, int] = {}
+    listed: list[str] = []
+    jumps: list[tuple[str, int]] = []
     for line in text.splitlines():
         if match := re.match(r"(\.L\w+):", line):
             labels[match[1]] = len(listed)
@@ -213,4 +214,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,6 +1,7 @@
 """Benchmarks that nobody runs for a while still measure what they say."""
 
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -72,12 +73,17 @@ for number, _ in enumerate(sys.stdin):
 """For an interpreter with neural-tangents, which needs an environment of its own: it talks as its script does."""
 
 
-def test_neural_tangents_is_asked_for_its_best_time_and_for_values(tmp_path: Path) -> None:
+def test_neural_tangents_is_asked_for_its_best_time_and_for_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     python = tmp_path / "python"
     python.write_text(STAND_IN.format(python=sys.executable, path=sys.path))
     python.chmod(0o755)
     assert gpu.find_peer(str(python)) == str(python)
-    each = gpu.measure_peer(str(python), "CNTK-V", 2)
+    told = gpu.ask("CNTK-V", ["--peer", str(python), "--peer-row", "CNTK-V", "2"], 240)
+    assert told is not None
+    each = gpu.PeerFound(**json.loads(told))
     assert (each.pair_seconds, each.images, each.device) == (2.0 / 4, 2, "gpu of the tests")
     assert each.difference == pytest.approx(0.01, rel=1e-3)
     assert each.versions == "neural-tangents 0"
@@ -106,3 +112,8 @@ def test_neural_tangents_counts_on_a_card_alone(
     names = ["CNTK-V, depth 11", "ResNet-20"]
     assert gpu.Script("sm_90", None).compare("python", names, {names[0]: found(40e-9)}) == ratios
     assert told in capsys.readouterr().out
+
+
+def test_a_network_that_takes_too_long_is_given_up(capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu.ask("a slow one", ["--describe"], 0.01) is None
+    assert capsys.readouterr().out == "FAILED: a slow one: took longer than 0 s\n"
