@@ -1,6 +1,6 @@
 """Checks of arrays from users, for data sets and for `kernel_matrix` alike."""
 
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -11,6 +11,11 @@ from cntk_pipeline.errors import DataError
 def is_whole_number(value: object) -> TypeGuard[int]:
     """Tell whether a value is a whole number, also one of NumPy; True and False are none."""
     return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Tell whether a value is a real number, also one of NumPy; True and False are none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def require_plain(name: str, array: object) -> None:
@@ -48,15 +53,15 @@ MISSING_TYPES = ("NoneType", "NAType", "NaTType")
 """Names of the types of missing values: Python's None, and those of pandas, which need not be installed."""
 
 
-def require_no_missing(name: str, given: object) -> None:
+def require_no_missing(given: object) -> None:
     """Refuse missing values among labels or targets: None, NaN beside text, and pandas' NA, which compare with nothing.
 
     Raises
     ------
     DataError
-        With ``name`` and the place.
+        With the place in ``y``.
     """
-    require_no_missing_text(name, given)
+    require_no_missing_text("y", given)
     values = np.asarray(given)
     if values.dtype != object or not values.ndim:  # no labels at all are named elsewhere
         return
@@ -64,9 +69,7 @@ def require_no_missing(name: str, given: object) -> None:
         value = values[place]
         if type(value).__name__ in MISSING_TYPES or (isinstance(value, float | np.floating) and np.isnan(value)):
             at = ", ".join(map(str, place))
-            raise DataError(
-                f"{name}[{at}]: expected a value, got {value!r}, a missing one; drop its row, or fill it in"
-            )
+            raise DataError(f"y[{at}]: expected a value, got {value!r}, a missing one; drop its row, or fill it in")
 
 
 def require_channels_last(name: str, shape: tuple[int, ...]) -> None:

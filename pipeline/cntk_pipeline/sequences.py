@@ -19,8 +19,6 @@ __all__ = ["lengths", "pad"]
 
 Array = npt.NDArray[Any]
 
-REMEDY = "cntk_pipeline.sequences.pad lays sequences of unequal lengths out so"
-
 
 def pad(sequences: Sequence[Any], steps: int | None = None) -> Array:
     """Lay sequences of unequal lengths in one array, with NaN behind the last step of each.
@@ -141,7 +139,7 @@ def has_absent_pixels(images: Array) -> bool:
     return images.ndim == 4 and images.dtype.kind == "f" and images.size > 0 and bool(np.isnan(images.min()))
 
 
-def find_broken(name: str, images: Array, first: int = 0) -> npt.NDArray[np.bool_]:
+def find_broken(name: str, images: Array, first: int) -> npt.NDArray[np.bool_]:
     """Find numbers of inputs that are not finite, but for those of absent positions, bool of their shape.
 
     Parameters
@@ -161,6 +159,12 @@ def find_broken(name: str, images: Array, first: int = 0) -> npt.NDArray[np.bool
         present[~present.any((1, 2))] = True  # an image without pixels is broken
         broken &= present[..., None]
     return broken
+
+
+def remedy_of(image: Array) -> str:
+    """Say what to do with an image that holds numbers which are not finite."""
+    is_empty = image.ndim == 3 and bool(np.isnan(image).all())
+    return "no pixel of it is there: leave it out" if is_empty else "drop or repair that image"
 
 
 def read_presence(name: str, images: Array, anywhere: bool, first: int = 0) -> npt.NDArray[np.bool_]:

@@ -13,6 +13,7 @@ from twin.reference import place, two
 
 from cntk_pipeline import finite, layers
 from cntk_pipeline.errors import ConfigError, DataError, LayerError
+from cntk_pipeline.finite.absent import Inputs
 from cntk_pipeline.finite.activations import ACTIVATIONS, ELEMENTWISE
 from cntk_pipeline.finite.builders import BUILDERS
 from cntk_pipeline.graphs import pack
@@ -580,3 +581,35 @@ def test_without_torch_the_command_that_installs_it_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"finite networks need torch: pip install 'cntk-pipeline\[finite\]'"):
         finite.build(Dense(), 4, (3,))
+
+
+# Other devices.
+
+ON_DEVICES = {
+    **{name: ((1, 5, 2), Sequential(layers.Padded(), *body)) for name, body in STATES.items()},
+    "pooling": ((8, 8, 3), layers.presets.cntk(3, pooling="lap2")),
+    "residual": ((8, 8, 3), layers.presets.resnet(8)),
+    "transformer": ((8, 8, 3), layers.presets.transformer(1, position_std=1.0)),
+    "maxima": ((8, 8, 3), Sequential(Conv(3), layers.MaxPool((1, 2)), Dense(), layers.Maxout(2), Flatten(), Dense())),
+    "masks": ((8, 8, 3), Sequential(layers.Masked(), Conv(3), Relu(), GlobalAvgPool(), Dense())),
+    "fully connected": ((7,), layers.presets.fully_connected(2, b_std=0.1)),
+}
+
+
+@pytest.mark.parametrize("name", ON_DEVICES)
+def test_a_module_computes_where_its_inputs_lie(name, monkeypatch):
+    """On the device "meta", which has no values: a tensor that a layer makes on the processor is refused there.
+
+    So which positions are there is told to a network that would read it off the values.
+    """
+
+    def take(inputs, x):
+        inputs.present = np.ones((len(x), *x.shape[2:]), bool)
+        return x
+
+    monkeypatch.setattr(Inputs, "take", take)
+    shape, network = ON_DEVICES[name]
+    module = finite.build(network, 4, shape, dtype="float32").to("meta")
+    found = module(torch.empty((2, *shape), device="meta", dtype=torch.float32))
+    assert found.device.type == "meta"
+    assert len(found) == 2

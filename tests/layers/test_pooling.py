@@ -1,5 +1,6 @@
 """Layers that average, sum or join positions: their shapes, what they ask of covariances, and what they refuse."""
 
+import numpy as np
 import pytest
 from support.tape import lowered
 
@@ -85,6 +86,8 @@ def test_local_pooling_looks_as_far_in_all_directions():
 def test_a_normalize_edges_that_is_no_truth_value_is_refused(make):
     with pytest.raises(LayerError, match="normalize_edges must be True or False, got 'no'"):
         make(1, normalize_edges="no")
+    with pytest.raises(LayerError, match=r"normalize_edges must be True or False, got array\("):
+        make(1, normalize_edges=np.array([True, False]))
 
 
 def test_local_pooling_of_radius_zero_changes_nothing():

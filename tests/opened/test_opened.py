@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import earlier_runs
-from support.problems import TEST, TRAIN, Recorder, flip_bit, stop_at, whole_matrix
+from support.problems import TEST, TRAIN, Recorder, flip_bit, stopped, whole_matrix
 
 import cntk_pipeline
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.datasets import one_hot_targets
-from cntk_pipeline.errors import ConfigError, CorruptTile, Interrupted, NotComputed, RunNotFound, StoreError
+from cntk_pipeline.errors import ConfigError, CorruptTile, NotComputed, RunNotFound, StoreError
 from cntk_pipeline.inference import RESULTS
 from cntk_pipeline.layers import presets
-from cntk_pipeline.opened import OpenRun, open_run
+from cntk_pipeline.opened import open_run
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.workflow import run as runs
 
@@ -34,14 +34,6 @@ EVERYTHING = {
     "calibration": True,
 }
 ONE = {"poolings": ["gap"], "kinds": ["ntk"]}
-
-
-def stopped(config: RunConfig, done: int) -> OpenRun:
-    """Run a workflow until so many tiles of the kernel are done, and open what is left."""
-    view, stop = stop_at(done)
-    with pytest.raises(Interrupted):
-        runs.start(config, view, stop)
-    return open_run(str(config.store.path))
 
 
 def test_a_kernel_is_that_in_memory_and_symmetric(run_small: Run) -> None:

@@ -117,7 +117,7 @@ class KernelRegressor(RegressorMixin, BaseEstimator):
         source = KernelSource.of(self)
         require_plain("X", X)
         require_plain("y", y)
-        require_no_missing("y", y)
+        require_no_missing(y)
         values, y = validate_data(
             self,
             X,

@@ -142,7 +142,7 @@ def _attend(mechanism: str, logits: torch.Tensor, here: Here | None) -> torch.Te
     """Make attention of logits (n, positions, positions), in which absent positions have no weight."""
     if here is None:
         return MECHANISMS[mechanism](logits)
-    present = here.flags().flatten(1)[:, None]
+    present = here.flags(logits.device).flatten(1)[:, None]
     hidden = logits.masked_fill(~present, -torch.inf) if mechanism == "softmax" else logits
     return MECHANISMS[mechanism](hidden) * present
 
@@ -201,7 +201,7 @@ class LinearHeads(Weighted):
         keys, values = self.keys(x).flatten(2).mT, x.flatten(2).mT
         sources = {"query": keys, "key": keys, "value": values}
         q, k, v = (self._scales[name] * functional.linear(by, self.held(name)) for name, by in sources.items())
-        held = k * v if self._here is None else k * v * self._here.flags().flatten(1)[:, :, None]
+        held = k * v if self._here is None else k * v * self._here.flags(x.device).flatten(1)[:, :, None]
         heads = q * held.sum(-2, keepdim=True)
         mixed = self._scales["out"] * functional.linear(heads, self.held("out")) + self._b_std * self.held("bias")
         return mixed.mT.reshape(x.shape[0], -1, *x.shape[2:])
@@ -308,7 +308,7 @@ class Recurrence(Weighted):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         weights = {name: scale * getattr(self, name) for name, scale in self._scales.items()}
         given = functional.linear(x[:, :, 0].mT, weights["input"], weights["bias"])  # (n, steps, units)
-        present = None if self._here is None else self._here.flags()[:, 0]
+        present = None if self._here is None else self._here.flags(x.device)[:, 0]
         state, states, steps = torch.zeros_like(given[:, 0]), {}, range(given.shape[1])
         for step in reversed(steps) if self._backward else steps:
             state = self._function(given[:, step] + functional.linear(state, weights["recurrent"]))

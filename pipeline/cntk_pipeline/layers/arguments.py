@@ -78,11 +78,6 @@ def as_plain(value: Any) -> Any:
     return int(value) if isinstance(value, Integral) else float(value)
 
 
-def is_number(value: Any) -> bool:
-    """Tell whether a value is a real number; True and False are none."""
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
 def require_truth(name: str, value: object) -> None:
     """Refuse what is neither True nor False.
 

@@ -4,7 +4,8 @@ from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
 from cntk_pipeline.errors import LayerError
-from cntk_pipeline.layers.arguments import is_number, require_truth
+from cntk_pipeline.inputs import is_number
+from cntk_pipeline.layers.arguments import require_truth
 from cntk_pipeline.layers.base import Graph, Layer, Shape, require_image
 from cntk_pipeline.layers.linear import require_deviation
 from cntk_pipeline.layers.residual import Identity

@@ -3,8 +3,7 @@
 from dataclasses import dataclass, field, replace
 
 from cntk_pipeline.errors import LayerError
-from cntk_pipeline.inputs import is_whole_number
-from cntk_pipeline.layers.arguments import is_number
+from cntk_pipeline.inputs import is_number, is_whole_number
 from cntk_pipeline.layers.base import WHEN_CHANGED, Graph, Layer, Shape
 
 MOST_TIMES = 1000

@@ -4,7 +4,8 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, ClassVar
 
 from cntk_pipeline.errors import LayerError
-from cntk_pipeline.layers.arguments import is_number, require_truth
+from cntk_pipeline.inputs import is_number
+from cntk_pipeline.layers.arguments import require_truth
 from cntk_pipeline.layers.base import WHEN_CHANGED, Graph, Layer, Shape, read_pair, require_image
 from cntk_pipeline.layers.windows import Windows, check_padding
 

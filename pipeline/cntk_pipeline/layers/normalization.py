@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from cntk_pipeline.errors import LayerError
-from cntk_pipeline.layers.arguments import is_number
+from cntk_pipeline.inputs import is_number
 from cntk_pipeline.layers.base import Graph, Layer, Shape
 from cntk_pipeline.layers.elementary import clip_correlation, inverse_root, square_root
 from cntk_pipeline.layers.pointwise import ClosedForm

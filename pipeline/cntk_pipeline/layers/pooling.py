@@ -64,7 +64,7 @@ def _check(layer: "AvgPool | MaxPool | SumPool") -> None:
 
 
 def _require_edges(value: object) -> None:
-    if value not in (True, False):  # 1 and 0 of older files too
+    if not isinstance(value, int) or value not in (0, 1):  # 1 and 0 of older files too
         raise LayerError(f"normalize_edges must be True or False, got {value!r}")
 
 

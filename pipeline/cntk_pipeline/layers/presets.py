@@ -3,9 +3,10 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Integral
 
 from cntk_pipeline.errors import LayerError
+from cntk_pipeline.inputs import is_number
 from cntk_pipeline.layers.aggregation import Aggregate
 from cntk_pipeline.layers.arguments import as_plain, require_count, require_truth, told_what_fits
 from cntk_pipeline.layers.attention import Attend
@@ -196,7 +197,7 @@ def cnn_gp(
     """
     depth = require_count("cnn_gp counts convolutions: depth", depth)
     for name, value in (("var_w", var_w), ("var_b", var_b)):
-        if not isinstance(value, Real) or not 0 <= value < float("inf"):
+        if not is_number(value) or not 0 <= value < float("inf"):
             raise LayerError(f"cnn_gp needs a finite {name} >= 0, got {value!r}")
     var_w, var_b = as_plain(var_w), as_plain(var_b)
     height, width = read_pair("filter_shape", filter_shape)

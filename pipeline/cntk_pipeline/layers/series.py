@@ -8,8 +8,7 @@ from functools import cache
 import numpy as np
 
 from cntk_pipeline.errors import LayerError, NotAccurate
-from cntk_pipeline.inputs import is_whole_number
-from cntk_pipeline.layers.arguments import is_number
+from cntk_pipeline.inputs import is_number, is_whole_number
 from cntk_pipeline.layers.pointwise import STEPS_PER_OCTAVE, Array, Series, variance_steps
 
 FUNCTIONS: dict[str, Callable[[Array], Array]] = {

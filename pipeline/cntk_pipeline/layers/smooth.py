@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from cntk_pipeline.errors import LayerError
-from cntk_pipeline.layers.arguments import is_number
+from cntk_pipeline.inputs import is_number
 from cntk_pipeline.layers.elementary import (
     absolute,
     arc_sine,

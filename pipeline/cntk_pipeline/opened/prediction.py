@@ -33,7 +33,7 @@ def on_stderr(line: str) -> None:
     sys.stderr.write(f"{line}\n")
 
 
-def predict_means(run: RunDirectory, system: System, given: object, say: Say | None, *, trust: bool = False) -> Array:
+def predict_means(run: RunDirectory, system: System, given: object, say: Say | None, *, trust: bool) -> Array:
     """Evaluate the predictive mean of new images, ``(n, classes)`` float64.
 
     Parameters

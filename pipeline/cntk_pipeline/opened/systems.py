@@ -6,7 +6,7 @@ from numbers import Integral
 
 from cntk_pipeline.errors import ConfigError, NotComputed
 from cntk_pipeline.layers import spelling
-from cntk_pipeline.regression.arguments import is_number
+from cntk_pipeline.regression.arguments import is_one_number
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.solvers import System, open_system
 from cntk_pipeline.units import shell_word
@@ -101,7 +101,7 @@ def has_ridge(system: System, ridge: float) -> bool:
     ConfigError
         If it is no number.
     """
-    if not is_number(ridge):
+    if not is_one_number(ridge):
         raise ConfigError(f"ridge must be one of the numbers in solve.ridges, or be left out, got {ridge!r}")
     return math.isclose(system.ridge, ridge, rel_tol=1e-9)
 

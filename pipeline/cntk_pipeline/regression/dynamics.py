@@ -19,7 +19,7 @@ from cntk_pipeline.regression.arguments import (
     as_cross_kernel,
     as_targets,
     as_train_kernel,
-    is_number,
+    is_one_number,
 )
 from cntk_pipeline.regression.factors import cholesky, eigenbasis, expect_semidefinite, solve, sufficient_ridge
 
@@ -96,7 +96,7 @@ def gradient_flow(
     kernel = as_train_kernel(k_train)
     targets = as_targets(y, kernel)
     cross = as_cross_kernel(k_test_train, kernel)
-    if not is_number(learning_rate) or not 0 < learning_rate < np.inf:
+    if not is_one_number(learning_rate) or not 0 < learning_rate < np.inf:
         raise ConfigError(f"learning_rate must be a finite number above 0, got {learning_rate!r}")
     time = flow_time(t, targets.size, learning_rate)
     if np.isinf(time):
@@ -157,7 +157,7 @@ def flow_time(t: float | None, entries: int, learning_rate: float = 1.0) -> floa
     """
     if t is None:
         return float("inf")
-    if not is_number(t) or not t >= 0:
+    if not is_one_number(t) or not t >= 0:
         raise ConfigError(f"t must be a time of at least 0, or None for the end of training, got {t!r}")
     return float(t) * (learning_rate / entries)
 

@@ -16,7 +16,7 @@ from cntk_pipeline.regression.arguments import (
     as_targets,
     as_train_kernel,
     is_list,
-    is_number,
+    is_one_number,
 )
 from cntk_pipeline.regression.factors import (
     cholesky,
@@ -107,7 +107,7 @@ def fit(
     kernel = as_train_kernel(k_train)
     targets = as_targets(y, kernel)
     path, chosen = None, ridge
-    if not is_one_ridge(ridge):
+    if not is_one_number(ridge):
         path = _path(kernel, targets, candidates_of(ridge, ridge_mode, auto), ridge_mode)
         chosen = path.best
     absolute = as_absolute_ridge(kernel, cast(float, chosen), ridge_mode)
@@ -115,11 +115,6 @@ def fit(
     coefficients = solve(lower, targets)
     predictions = left_out(lower, targets, coefficients)
     return Fitted(float(cast(float, chosen)), absolute, lower, coefficients, predictions, path)
-
-
-def is_one_ridge(ridge: Ridge) -> bool:
-    """Tell whether a ridge is given, and not several to choose from."""
-    return is_number(ridge)
 
 
 def candidates_of(ridge: Ridge, ridge_mode: RidgeMode, auto: Sequence[float]) -> Sequence[float]:

@@ -325,7 +325,7 @@ def slots_of(config: RunConfig) -> int:
     return cluster_of(config.cluster).slots(config.cluster)
 
 
-def tile_of(loaded: Loaded, path: StorePath | None, old: RunDirectory | None = None) -> int:
+def tile_of(loaded: Loaded, path: StorePath | None, old: RunDirectory | None) -> int:
     """Choose the edge of the kernel's tiles.
 
     Parameters

@@ -17,7 +17,7 @@ from cntk_pipeline.plots.base import Display, counted
 from cntk_pipeline.plots.drawing import tick_log
 from cntk_pipeline.plots.records import readout_of_kernel, records_of, require_whole_kernel
 from cntk_pipeline.plots.style import COLOURS, INK, MARKERS, MUTED
-from cntk_pipeline.regression.arguments import is_number
+from cntk_pipeline.regression.arguments import is_one_number
 from cntk_pipeline.solvers import read_choice
 from cntk_pipeline.solvers.systems import ridge_candidates, unit_scale
 from cntk_pipeline.storage.tiled_array import Array
@@ -137,7 +137,7 @@ class Spectrum(Display):
             if selection["readout"] == self.readout
         ]
         chosen = next((choice.chosen for choice in choices if choice is not None), None)
-        if ridge is not None and not is_number(ridge):
+        if ridge is not None and not is_one_number(ridge):
             raise ConfigError(f"ridge must be a number, or be left out, got {ridge!r}")
         listed = ridge_candidates(directory.specification.data.task) if solve.ridges == "auto" else solve.ridges
         for each in listed if ridge is None else [ridge]:
