@@ -40,6 +40,9 @@ def test_imported():
     pytest.importorskip("cntk_no_such_module")
 
 def test_elsewhere():
+    pytest.skip("there is no loop device here")
+
+def test_mounted():
     pytest.skip("no tmpfs can be mounted here")
 
 @pytest.mark.xfail(reason="not installed", strict=True)
@@ -53,7 +56,7 @@ WHOLE = 'import pytest\npytest.importorskip("cntk_no_such_module")\ndef test_of_
 
 @pytest.mark.parametrize(
     ("required", "counts"),
-    [(False, "1 passed, 4 skipped, 1 xfailed"), (True, "1 failed, 1 passed, 1 skipped, 1 xfailed, 2 errors")],
+    [(False, "1 passed, 5 skipped, 1 xfailed"), (True, "2 failed, 1 passed, 1 skipped, 1 xfailed, 2 errors")],
 )
 def test_what_can_be_installed_is_not_skipped_where_parts_are_required(
     tmp_path: Path, required: bool, counts: str
