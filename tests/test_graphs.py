@@ -1,6 +1,7 @@
 """Packed graphs: what goes in comes out, and bad ones are refused by their numbers."""
 
 import numpy as np
+import pandas
 import pytest
 import scipy.sparse
 from support.graphs import draw_graphs
@@ -35,6 +36,12 @@ def test_graphs_are_packed_and_unpacked():
 def test_edges_and_sparse_matrices_are_the_graph_of_their_matrix(edges):
     assert np.array_equal(pack([edges], [ONES]), pack([PATH], [ONES]))
     assert np.array_equal(pack([[[0, 1], [1, 0]]], [ONES[:2]]), pack([PATH[:2, :2]], [ONES[:2]]))
+
+
+def test_features_in_a_series_of_pandas_are_taken_in_their_order():
+    edges, features = [1 - np.eye(2)] * 2, [np.eye(2), 2 * np.eye(2)]
+    series = pandas.Series(features, index=[7, 9])  # none has the label 0
+    np.testing.assert_array_equal(pack(pandas.Series(edges), series), pack(edges, features))
 
 
 def test_features_that_are_no_float32_stay_float64():
@@ -83,6 +90,12 @@ def test_features_that_are_no_float32_stay_float64():
 def test_a_bad_graph_is_refused_by_its_number(edges, features, told):
     with pytest.raises(DataError, match=told):
         pack([PATH, edges], [ONES, features])
+
+
+@pytest.mark.parametrize("given", [[[1, 2]], np.zeros((3, 4)), np.zeros((1, 1, 1, 2, 2)).astype(str), 3])
+def test_what_is_no_array_of_graphs_is_refused(given):
+    with pytest.raises(DataError, match=r"^packed: expected graphs of shape \(n, 1, 1, rows, F\), as cntk_pipeline"):
+        unpack(given)
 
 
 def test_arrays_that_hold_no_graphs_are_refused_by_their_rows():

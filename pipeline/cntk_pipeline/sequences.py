@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cntk_pipeline.errors import DataError
-from cntk_pipeline.inputs import as_array, is_whole_number
+from cntk_pipeline.inputs import as_array, is_whole_number, short_repr
 
 __all__ = ["lengths", "pad"]
 
@@ -45,6 +45,11 @@ def pad(sequences: Sequence[Any], steps: int | None = None) -> Array:
     >>> pad([[1.0, 2.0, 3.0], [4.0]])[:, :, 0].tolist()
     [[1.0, 2.0, 3.0], [4.0, nan, nan]]
     """
+    if not hasattr(sequences, "__len__") or isinstance(sequences, str | bytes | dict | set):
+        raise DataError(
+            f"sequences: expected a list of arrays (T, C), got {short_repr(sequences)}: of a generator give "
+            "list(sequences)"
+        )
     if not len(sequences):
         raise DataError("sequences: expected at least one, got none")
     read = [_read(given, number) for number, given in enumerate(sequences)]
@@ -56,7 +61,7 @@ def pad(sequences: Sequence[Any], steps: int | None = None) -> Array:
             "are (T, C), steps first; transpose those that have their channels first"
         )
     if steps is not None and not is_whole_number(steps):
-        raise DataError(f"sequences: steps must be a whole number, got {steps!r}")
+        raise DataError(f"sequences: steps must be a whole number, got {short_repr(steps)}")
     if steps is not None and steps < longest:
         raise DataError(f"sequences: the longest one has {longest} steps, got steps={steps}: leave steps out")
     padded = np.full((len(read), steps or longest, channels), np.nan)

@@ -393,6 +393,39 @@ def test_what_went_wrong_in_a_submitted_driver_is_remembered_until_the_next_one(
     assert read_ending(run).message == ""
 
 
+def test_of_two_commands_that_hand_over_at_once_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent, begin = tmp_path / "sent", runs.begin_elsewhere
+    programs = {"sbatch": f'[ "$1" = --version ] || touch {sent}', "squeue": "echo 'RUNNING|n1|9:00|N/A|None'"}
+    lay_programs(tmp_path / "bin", programs)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+
+    def overtaken(*given: Any) -> Any:
+        begun = begin(*given)
+        add_submission(begun[0], "slurm", "4711")  # of the other command, while this one read its data
+        return begun
+
+    monkeypatch.setattr(runs, "begin_elsewhere", overtaken)
+    with pytest.raises(SubmissionFailed, match=r"slurm 4711 is running for .* already"):
+        handover.submit(workflow(tmp_path / "run", "slurm", memory_limit="1GiB"), Recorder())
+    assert not sent.exists()
+    assert RunDirectory(tmp_path / "run").has_inputs(), "it is the run of the other command's driver"
+
+
+def test_submissions_of_several_commands_at_once_are_all_remembered(tmp_path: Path) -> None:
+    run, together = begun_run(tmp_path / "run"), threading.Barrier(6)
+
+    def submit(job: str) -> None:
+        together.wait()
+        add_submission(run, "slurm", job)
+
+    commands = [threading.Thread(target=submit, args=(str(job),)) for job in range(6)]
+    for command in commands:
+        command.start()
+    for command in commands:
+        command.join()
+    assert sorted(each.job for each in submissions(run)) == [str(job) for job in range(6)]
+
+
 def test_submissions_are_remembered_in_order_and_hold_no_credentials(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

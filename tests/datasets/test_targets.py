@@ -109,6 +109,18 @@ REFUSED = {
         dict(labels=[[0, 1], [2, 0]], task="multilabel"),
         "expected 0 or 1 for each class, got 2 at image 1, column 0",
     ),
+    "numbers without squares": (
+        dict(labels=[[0.5, 1e160], [2, 3e160]]),
+        r"train labels: expected targets whose squares .* their mean, got 1e\+160 in column 1; .* divided by 1e\+160",
+    ),
+    "numbers whose squares are 0": (dict(labels=[0.5e-170, 2e-170]), "got 7.5e-171; .*divided by [78]e-171"),
+    "numbers without a mean": (
+        dict(labels=[1.5e308, 1e308, 0.0], task="regression"),
+        "got inf; .*divided by 1e[+]300",
+    ),
+    "constants whose mean is rounded beyond": (dict(labels=[1e200] * 10 + [1e200], task="regression"), "train labels"),
+    "test numbers without squares": (dict(labels=[0.5, 2], test=[0.5, 1e160]), "test labels: expected targets whose s"),
+    "test numbers far from those of the training": (dict(labels=[0.5, 2], test=[1e160]), "test labels: expected targe"),
     "dates": (dict(labels=np.array(["2020-01-01", "2021-01-01"], "M8[D]")), r"got datetime64\[D\] of shape \(2,\)"),
     "complex": (dict(labels=[1j, 2j]), "got complex128"),
     "too few names": (
@@ -126,6 +138,12 @@ REFUSED = {
         "as many columns in both parts, got 1 and 2",
     ),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("factor", [1e-144, 1e-34, 1.0, 1e144])
+def test_numbers_of_any_usual_unit_are_taken(factor):
+    data = labelled([[0.5 * factor, 0.1], [1.5 * factor, 0.1], [2.5 * factor, 0.1]], [[1.5 * factor, 0.1]])
+    assert data.train.labels.shape == (3, 2)
 
 
 @pytest.mark.parametrize("kind", REFUSED)

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support.problems import Recorder
 from support.restarts import forget
@@ -89,7 +90,9 @@ def test_every_command_on_a_full_disk_ends_with_a_line_or_with_its_answer(
     assert cntk("run", serial, "--store", done)[0] == cli.COMPLETE
     assert cntk("run", serial, "--store", elsewhere)[0] == cli.COMPLETE
     runs.begin_elsewhere(workflow_at(local, begun), Recorder(), None)
+    np.save(tmp_path / "new.npy", np.zeros((2, 6, 5, 2), np.float32))
     fill(disk)
+    again = "is full. Everything finished is kept: free some space, then the same command again"
     kept = "is full. Everything finished is kept: free some space, then `cntk"
     unbegun = "could not be begun: No space left on device. Nothing is computed yet: free some space"
     for command, then in [
@@ -107,12 +110,25 @@ def test_every_command_on_a_full_disk_ends_with_a_line_or_with_its_answer(
         (("verify", done), f"the disk of {done} {kept} verify {done}`"),
         (("cancel", begun), f"the disk of {begun} {kept} cancel {begun}`"),
         (("cancel", begun, "--now"), f"the disk of {begun} {kept} cancel --now {begun}`"),
+        (("predict", done, tmp_path / "new.npy", "--out", tmp_path / "p.csv"), f"the disk of {done} {again}"),
+        (("predict", elsewhere, tmp_path / "new.npy", "--out", disk / "p.csv"), f"{disk / 'p.csv'} {again}"),
+        (("report", done), f"the disk of {done / 'report.html'} {again}"),
+        (("compare", done, elsewhere, "--out", disk / "c.html"), f"the disk of {disk / 'c.html'} {again}"),
+        (("export", done, "--out", disk / "ex"), "bytes are to be written and 0 are free there: give another disk"),
     ]:
         code, said = cntk(*command)
         assert code == cli.FAILED, (command, code, said)
         assert then in said, (command, said)
         assert said.startswith("failed:") or "stopping" in said, (command, said)
         assert "Traceback" not in said
+    code, said = cntk("init", "iris", "--out", disk / "w.toml")
+    assert (code, "w.toml: cannot be written (No space left on device)" in said) == (cli.USAGE, True), said
+    with open(disk / "filler", "rb+") as filler:
+        filler.truncate(filler.seek(0, os.SEEK_END) - 8192)  # a page for each file, and there are more than two
+    for form in ("npz", "csv"):
+        code, said = cntk("export", done, "--out", disk / "ex", "--format", form)
+        assert (code, f"the disk of {disk / 'ex'} {again}" in said) == (cli.FAILED, True), said
+    assert not any((disk / name).exists() for name in ("p.csv", "c.html", "ex", "w.toml"))
     assert cntk("status", done) == (cli.COMPLETE, "")
     assert cntk("status", begun) == (cli.INCOMPLETE, "")
     assert cntk("inspect", done) == (cli.COMPLETE, "")

@@ -175,7 +175,15 @@ class Soak:
                     file.write_bytes(content)
             return True
         return any(
-            word in said for word in ("free some space", "cntk resume", "cntk run", "delete that", "another driver")
+            word in said
+            for word in (
+                "free some space",
+                "the same command",
+                "cntk resume",
+                "cntk run",
+                "delete that",
+                "another driver",
+            )
         )
 
 

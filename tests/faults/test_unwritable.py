@@ -100,7 +100,7 @@ def test_a_store_that_cannot_be_written_is_refused_before_anything_is_computed(
         runs.start(config, Recorder(), threading.Event())
     assert list((tmp_path / "disk").iterdir()) == []
     runs.begin_elsewhere(config, Recorder(), None)  # everything but the tiles
-    refusal = r"cannot be read or written: (Read-only file system|Permission denied).*kept.*then `cntk resume`"
+    refusal = r"cannot be read or written: (Read-only file system|Permission denied).*kept.*then the same command again"
     for begin in (
         lambda: runs.start(config, Recorder(), threading.Event()),
         lambda: runs.resume(tmp_path / "disk" / "run", Recorder(), threading.Event()),

@@ -74,6 +74,16 @@ def test_a_class_of_one_image_has_probabilities_too(tmp_path: Path) -> None:
     assert np.isfinite(run.calibration().summary.left_out.negative_log_likelihood)
 
 
+def test_a_single_training_image_is_sure_of_nothing(tmp_path: Path) -> None:
+    data = {"x_train": X[:1], "y_train": [0], "x_test": X[1:6], "y_test": [0, 1, 0, 1, 1]}
+    run = cntk_pipeline.run(VECTORS, data=data, store__path=tmp_path / "run", progress=False)
+    record = run.calibration().summary
+    assert record.softmax_scale == pytest.approx(1e-4)
+    np.testing.assert_allclose(run.probabilities(), 0.5, atol=1e-4)
+    assert record.test.negative_log_likelihood == pytest.approx(np.log(2), rel=1e-3)
+    assert "1e+04" in repr(run.calibration())  # the temperature
+
+
 def chunks(run: RunDirectory) -> dict[str, bytes]:
     folder = run.path / "solve"
     paths = [*folder.glob("*/inference/calibration.json"), *folder.glob("*/inference/calibration.zarr/*/c/*")]

@@ -1,8 +1,10 @@
 """The evidence of the systems of a run, against dense NumPy and scikit-learn."""
 
+import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,8 +18,10 @@ import cntk_pipeline
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.datasets import one_hot_targets
 from cntk_pipeline.errors import ConfigError, NotPositiveDefinite
+from cntk_pipeline.inference.evidence import EvidenceRecord
 from cntk_pipeline.opened import OpenRun
 from cntk_pipeline.opened.deviations import deviation_factors
+from cntk_pipeline.regression.likelihood import Evidence
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.report import make_report
@@ -146,6 +150,54 @@ def test_a_constant_target_has_no_say_in_the_ridge(tmp_path: Path, monkeypatch: 
         for name, each in (("all", data), ("varied", varied))
     )
     assert row.ridge == expected.ridge
+
+
+def labels_of(constant: float | None) -> dict[str, np.ndarray]:
+    """Draw vectors with two labels that some have, and one that all training vectors have, or none."""
+    x = np.random.default_rng(1).standard_normal((17, 4))
+    y = (x[:, :2] > 0).astype(float)
+    if constant is not None:
+        y = np.concatenate([y, np.full((17, 1), constant)], 1)
+    return {"x_train": x[:11], "y_train": y[:11], "x_test": x[11:], "y_test": y[11:]}
+
+
+@pytest.mark.parametrize("constant", [0.0, 1.0])
+@pytest.mark.parametrize("solver", [{}, {"solver": "centres", "centres": 9}])
+def test_a_label_that_is_constant_has_no_part_in_the_factor(
+    tmp_path: Path, constant: float, solver: dict[str, Any]
+) -> None:
+    solve = {"ridges": [0.1], "unit_diagonal": True} | solver
+    whole = run_numbers(tmp_path / "whole", labels_of(constant), **solve)
+    without = run_numbers(tmp_path / "without", labels_of(None), **solve)
+    record, expected = whole.evidence().summary, without.evidence().summary
+    assert record.scales == pytest.approx(expected.scales, rel=1e-12)
+    assert record.best_log_evidence == pytest.approx(expected.best_log_evidence, rel=1e-12)
+    factor = float(deviation_factors(whole.directory, whole.system()))
+    assert factor == record.scales[0]
+    if not solver:
+        variance = np.asarray(whole.kernel(part="train_variance"))
+        kernel = np.asarray(whole.kernel()) / np.sqrt(np.outer(variance, variance))
+        y = labels_of(None)["y_train"] - labels_of(None)["y_train"].mean(0)
+        by_column = [by_scikit_learn(factor * kernel, each, factor * 0.1) for each in y.T]
+        assert record.best_log_evidence == pytest.approx(sum(by_column), rel=1e-9)
+        assert factor == pytest.approx(np.mean(y * np.linalg.solve(kernel + 0.1 * np.eye(11), y)), rel=1e-9)
+
+
+def test_labels_that_are_all_constant_have_no_best_evidence() -> None:
+    data = SimpleNamespace(task="multilabel")
+    record = EvidenceRecord.of(data, Evidence(11, 2.0, np.zeros(3)))  # type: ignore[arg-type]
+    assert (record.scales, record.best_log_evidence) == ((0.0,), None)
+    assert record.chosen_by == record.log_evidence
+
+
+def test_a_constant_label_has_no_say_in_the_ridge(tmp_path: Path) -> None:
+    found = []
+    for constant in (0.0, None):
+        run = run_numbers(tmp_path / str(constant), labels_of(constant), ridges="auto", choose_by="evidence")
+        (path,) = run.directory.path.glob("solve/*/ridge_path.json")
+        record = json.loads(path.read_text())
+        found.append((record["chosen"], *record["log_evidence"]))
+    assert found[0] == pytest.approx(found[1], rel=1e-12)
 
 
 def chunks(run: RunDirectory) -> dict[str, bytes]:

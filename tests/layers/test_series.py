@@ -209,6 +209,26 @@ def test_an_impossible_number_of_nodes_is_refused(nodes):
         Elementwise("tanh", nodes)
 
 
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        (lambda x: np.exp(1j * x), "must return real numbers, but returned an array of dtype complex128"),
+        (lambda x: np.full(x.shape, "1"), "must return real numbers, but returned an array of dtype <U1"),
+        (math.tanh, r"must take NumPy arrays .* raised TypeError.*numpy\.vectorize\(function, otypes=\[float\]\)"),
+        (lambda x: x if x > 0 else 0, "must take NumPy arrays .* raised ValueError"),
+    ],
+)
+def test_a_function_that_is_none_of_real_arrays_is_refused(function, told):
+    with pytest.raises(LayerError, match=f"^Elementwise: the function {told}"):
+        Elementwise(function, 8).expand(np.ones(2))
+
+
+def test_a_function_of_single_numbers_may_be_wrapped():
+    expected = Elementwise("tanh", 8).expand(np.full(2, 0.01))
+    for wrapped in (np.vectorize(math.tanh, otypes=[float]), np.frompyfunc(math.tanh, 1, 1)):
+        np.testing.assert_allclose(Elementwise(wrapped, 8).expand(np.full(2, 0.01))[1], expected[1], atol=1e-15)
+
+
 def test_a_function_that_loses_the_shape_is_refused():
     layer = Elementwise(lambda x: x.sum(axis=0), 8)
     with pytest.raises(

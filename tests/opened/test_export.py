@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+import re
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +19,7 @@ from cntk_pipeline.cli import main as cli
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.errors import ConfigError, CorruptTile, Interrupted, NotComputed, StoreError
 from cntk_pipeline.opened import open_run
-from cntk_pipeline.opened.export import plan_export, require_folder
+from cntk_pipeline.opened.export import plan_export, require_folder, write_export
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.workflow import run as runs
 
@@ -140,6 +143,55 @@ def test_a_folder_in_use_and_a_full_disk_are_refused(
     assert "did you mean 'depth3-gap-ntk'" in str(
         cntk("export", run.path, "--out", tmp_path / "out", "--readout", "depth3-gap-nt").exception
     )
+
+
+def test_an_empty_folder_is_filled_and_stays_the_same_one(
+    run_small: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shell may stand in it."""
+    run, out = run_small(readouts={"poolings": ["gap"], "kinds": ["ntk"]}), tmp_path / "out"
+    out.mkdir()
+    before = out.stat().st_ino
+    monkeypatch.chdir(out)
+    done = cntk("export", run.path.absolute(), "--out", ".", "--no-kernels")
+    assert done.exit_code == 0, done.exception
+    assert out.stat().st_ino == before
+    names = ["labels.npz", "metrics.json", "predictions-depth3-gap-ntk-ridge0.01.npz"]
+    assert sorted(os.listdir(out)) == names
+    plan = plan_export(run, (), "npz", kernels=False)
+    with pytest.raises(StoreError, match="something has appeared there meanwhile"):
+        write_export(run, plan, out, lambda _: None)
+    assert sorted(os.listdir(out)) == names
+
+
+def test_a_place_where_no_folder_can_lie_is_an_error_and_leaves_nothing(run_small: Run, tmp_path: Path) -> None:
+    run = run_small(readouts={"poolings": ["gap"], "kinds": ["ntk"]})
+    (tmp_path / "file").write_text("mine")
+    for place, kind, said in [
+        (tmp_path / "file/ex", ConfigError, f"{tmp_path / 'file'} is a file, in which no folder can lie"),
+        (tmp_path / ("e" * 256), StoreError, "cannot be read or written: File name too long.*the same command again"),
+        (Path("/proc/ex"), (ConfigError, StoreError), "/proc/ex"),
+    ]:
+        refused = cntk("export", run.path, "--out", place, "--no-kernels")
+        assert isinstance(refused.exception, kind), refused.exception
+        assert re.search(said, str(refused.exception))
+    assert {file.name for file in tmp_path.iterdir()} == {"run", "file"}
+    assert cntk("export", run.path, "--out", tmp_path / ("e" * 255), "--no-kernels").exit_code == 0
+
+
+@pytest.mark.parametrize("form", ["npz", "csv"])
+def test_a_limit_on_file_sizes_is_named_and_leaves_nothing(run_small: Run, tmp_path: Path, form: Any) -> None:
+    run = run_small(readouts={"poolings": ["gap"], "kinds": ["ntk"]})
+    plan = plan_export(run, (), form, kernels=True)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in (0, 2048):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        try:
+            with pytest.raises(StoreError, match=rf"larger than the {limit} bytes of `ulimit -f`.*same command"):
+                write_export(run, plan, tmp_path / "out", lambda _: None)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert {file.name for file in tmp_path.iterdir()} == {"run"}
 
 
 def test_a_damaged_tile_leaves_no_half_folder(run_small: Run, tmp_path: Path) -> None:

@@ -85,6 +85,32 @@ def test_a_ridge_of_an_earlier_workflow_is_found(run_small: Run) -> None:
     np.testing.assert_array_equal(run.predictions(), run.predictions(ridge=1.0))
 
 
+def test_a_ridge_that_earlier_workflows_have_solved_in_several_ways_is_refused(run_small: Run) -> None:
+    relative = {"ridges": [0.1]}
+    ways = [relative, relative | {"ridge_mode": "absolute"}, relative | {"unit_diagonal": True}]
+    found = [open_run(run_small(readouts=ONE, solve=way).path).predictions() for way in ways]
+    for way, expected in zip(ways, found, strict=True):  # the last workflow's own comes first
+        run = open_run(run_small(readouts=ONE, solve=way).path)
+        np.testing.assert_array_equal(run.predictions(ridge=0.1), expected)
+    run = open_run(run_small(readouts=ONE, solve={"ridges": [0.5]}).path)
+    message = (
+        r"solved 3 systems of depth3-gap-ntk with the ridge 0\.1: 0\.1 \(absolute\); 0\.1 \(relative\); "
+        r"0\.1 \(relative, unit_diagonal = true\)\. Run the workflow again .* unit_diagonal and solver of one of them"
+    )
+    with pytest.raises(ConfigError, match=message):
+        run.predictions(ridge=0.1)
+    with pytest.raises(ConfigError, match=r"no ridge 0\.2 .*it has 0\.5 \(relative\), .*unit_diagonal = true\)"):
+        run.predictions(ridge=0.2)
+
+
+def test_an_earlier_system_of_another_solver_is_named(run_small: Run) -> None:
+    for way in ({}, {"solver": "cg", "rank": 2, "max_iterations": 500}):
+        run_small(readouts=ONE, solve={"ridges": [0.1]} | way)
+    run = open_run(run_small(readouts=ONE, solve={"ridges": [0.5]}).path)
+    with pytest.raises(ConfigError, match=r'0\.1 \(relative\); 0\.1 \(relative, solver = "cg", .*rank = 2.*\)\. Run'):
+        run.coefficients(ridge=0.1)
+
+
 def test_the_chosen_ridge_is_taken(run_small: Run) -> None:
     run = open_run(run_small(readouts=ONE, solve={"ridges": "auto"}).path)
     assert run.system().ridge == run.metrics[0].ridge
@@ -209,6 +235,15 @@ def test_wrong_names_are_refused_with_the_nearest(run_small: Run) -> None:
         run.result("leave_one", "depth3-gap-ntk", 1.0)
     with pytest.raises(AttributeError, match="a run has no 'predicitons': did you mean 'predictions'"):
         run.predicitons  # noqa: B018
+    with pytest.raises(AttributeError, match=r"a run has no 'accuracy': known are .*metrics") as caught:
+        run.accuracy  # noqa: B018
+    assert " _" not in str(caught.value)  # no internals
+
+
+@pytest.mark.parametrize("path", [None, 3, np.zeros((99, 99))])
+def test_what_is_no_path_is_refused(path: object) -> None:
+    with pytest.raises(ConfigError, match=r"expected the path of a run directory, .* got (None|3|<ndarray of shape)"):
+        open_run(path)  # type: ignore[arg-type]
 
 
 def test_no_run_and_another_version_are_refused(run_small: Run, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,7 +26,8 @@ from cntk_pipeline.cli import main as cli
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.datasets import one_hot_targets
 from cntk_pipeline.datasets.unlabelled import Unlabelled, open_images
-from cntk_pipeline.errors import ConfigError, DataError, Interrupted, NotComputed, RunLocked, StoreError
+from cntk_pipeline.driver.driver import Progress
+from cntk_pipeline.errors import ConfigError, CorruptTile, DataError, Interrupted, NotComputed, RunLocked, StoreError
 from cntk_pipeline.estimators import KernelRegressor
 from cntk_pipeline.layers import presets
 from cntk_pipeline.opened import new_images, open_run
@@ -35,6 +37,7 @@ from cntk_pipeline.regression import gp_posterior
 from cntk_pipeline.rundir import lease
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.predictions import find_predictions
+from cntk_pipeline.rundir.submissions import request_stop, write_ending
 from cntk_pipeline.storage.tiled_array import TiledArray
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.report import make_report
@@ -208,6 +211,90 @@ def test_damage_is_found_and_made_again(run_small: Run) -> None:
     np.testing.assert_array_equal(predict(run, NEW, view).scores, expected)
     assert computed(view) == 2
     assert any("c/0/0/0/0 was gone or damaged: written anew from memory" in line for line in view.lines)
+
+
+@pytest.mark.parametrize("by", ["predict", "verify"])
+def test_descriptions_of_arrays_are_written_anew_and_nothing_else_is_computed(run_small: Run, by: str) -> None:
+    run = run_small(readouts=ONE)
+    expected = predict(run, NEW, std=True)
+    assert runs.verify(run.path).mended == ()
+    (there,) = find_predictions(run)
+    (solve,) = there.solves_begun()
+    images, kernel, solved = there.stored_data.path, there.kernel_path, there.solve_path(solve)
+    digests = (images / "zarr.json").read_bytes()
+    gone = [images / "zarr.json", kernel / "zarr.json", solved / "factor.zarr/zarr.json"]
+    garbled = [images / "test_images/zarr.json", kernel / "depth3-gap-ntk/test/zarr.json"]
+    garbled += [solved / "inference/posterior_variance.zarr/variance/zarr.json"]
+    for description in garbled:
+        description.write_whole(b"{")
+    for path in (*gone, there.solved(solve, "mean").chunk_path(0, 0)):
+        path.unlink()
+    if by == "verify":
+        assert set(runs.verify(run.path).mended) == {*gone, *garbled}
+    view = Recorder()
+    found = predict(run, NEW, view, std=True)
+    np.testing.assert_array_equal(found.scores, expected.scores)
+    np.testing.assert_array_equal(found.std, expected.std)
+    said = {f"{description} was gone or damaged: written anew" for description in (*gone, *garbled)}
+    assert said.intersection(view.lines) == (said if by == "predict" else set())
+    assert computed(view) == 1
+    assert runs.verify(run.path).mended == ()
+    assert (images / "zarr.json").read_bytes() == digests  # which verify has measured again
+
+
+def test_a_description_that_is_damaged_alone_is_written_anew(run_small: Run) -> None:
+    run, view = run_small(readouts=ONE), Recorder()
+    expected = predict(run, NEW).scores
+    (there,) = find_predictions(run)
+    (there.solve_path(there.solves_begun()[0]) / "factor.zarr/mean/zarr.json").write_whole(b"{")
+    np.testing.assert_array_equal(predict(run, NEW, view).scores, expected)
+    assert computed(view) == 0
+
+
+def test_a_damaged_tile_is_computed_again_or_the_command_that_finds_it_is_named(run_small: Run) -> None:
+    run, view = run_small(readouts=ONE), Recorder()
+    expected = predict(run, NEW).scores
+    (there,) = find_predictions(run)
+    mean = there.solved(there.solves_begun()[0], "mean").chunk_path(0, 0)
+    flip_bit(mean)
+    with pytest.raises(CorruptTile, match=rf"c/0/0 does not match.*`cntk verify {run.path}`, then the same command"):
+        predict(run, NEW)
+    assert runs.verify(run.path).predicted
+    np.testing.assert_array_equal(predict(run, NEW).scores, expected)
+    mean.unlink()
+    flip_bit(there.kernel("depth3-gap-ntk", "test").chunk_path(0, 0))
+    np.testing.assert_array_equal(predict(run, NEW, view).scores, expected)
+    assert computed(view) == 2
+    mean.unlink()
+    flip_bit(run.solved(there.solves_begun()[0], "coefficients").chunk_path(0, 0))
+    with pytest.raises(CorruptTile, match=rf"does not match.*`cntk resume --verify {run.path}` computes it again"):
+        predict(run, NEW)
+    runs.resume(run.path, Recorder(), threading.Event(), verify=True)
+    np.testing.assert_array_equal(predict(run, NEW).scores, expected)
+
+
+def test_a_request_to_an_earlier_driver_is_neither_obeyed_nor_deleted(run_small: Run) -> None:
+    run = run_small(readouts=ONE)
+    request_stop(run)
+    write_ending(run, "why it ended", None)
+    before = files_of(run)
+    expected = predict(run, NEW).scores
+    assert files_of(run) == before
+    shutil.rmtree(run.path / "predictions")
+
+    class Asking(Recorder):
+        """Asks to stop once something is computed, and waits until the driver has heard it."""
+
+        def progress(self, progress: Progress) -> None:
+            super().progress(progress)
+            if progress.done == 1 and not stop.is_set():
+                request_stop(run)
+                wait_until(stop.is_set, "the stop")
+
+    view, stop = Asking(), threading.Event()
+    with pytest.raises(Interrupted, match="every finished tile is kept"):
+        predict_images(run, Unlabelled.of(NEW, "memory"), Question(), view, stop)
+    np.testing.assert_array_equal(predict(run, NEW).scores, expected)
 
 
 def test_what_cannot_be_asked_is_refused_and_nothing_written(run_small: Run, small_config: Config) -> None:

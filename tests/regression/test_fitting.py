@@ -3,13 +3,14 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.regressions import LAW, Regression, make_regression, regressions
 
-from cntk_pipeline.errors import ConfigError, NotPositiveDefinite
-from cntk_pipeline.regression import gp_posterior, leave_one_out, ridge_path
+from cntk_pipeline.errors import ConfigError, DataError, NotPositiveDefinite
+from cntk_pipeline.regression import evidence, gp_posterior, learning_curve, leave_one_out, ridge_path
 from cntk_pipeline.regression.centres import fit_centres
 from cntk_pipeline.regression.factors import posterior_covariance, posterior_variance
 from cntk_pipeline.regression.fitting import fit
@@ -40,6 +41,47 @@ def test_of_several_ridges_the_best_of_the_path_is_fitted(r: Regression) -> None
     assert fitted.ridge == path.best
     np.testing.assert_allclose(fitted.path.squared_error, path.squared_error, rtol=1e-10)
     np.testing.assert_array_equal(fitted.coefficients, fit(r.train, r.y, ridge=path.best).coefficients)
+
+
+def test_ridges_of_pandas_are_taken_in_their_order() -> None:
+    ridges = pandas.Series([3.0, 0.3, 0.03]).sort_values()  # ridges[0] is 3, and the first one is 0.03
+    r = make_regression(3, 8, 1, 1)
+    path = ridge_path(r.train, r.y, ridges)
+    plain = fit(r.train, r.y, ridge=ridges.to_list())
+    for fitted in (fit(r.train, r.y, ridge=ridges), fit(r.train, r.y, auto=ridges)):
+        assert fitted.path.ridges.tolist() == path.ridges.tolist() == [0.03, 0.3, 3.0]
+        assert (fitted.ridge, fitted.absolute_ridge) == (plain.ridge, plain.absolute_ridge)
+        np.testing.assert_allclose(fitted.path.squared_error, path.squared_error)
+    centres = fit_centres(r.train, np.diag(r.train), r.y, ridge=ridges)
+    assert centres.path.ridges.tolist() == [0.03, 0.3, 3.0]
+
+
+@pytest.mark.parametrize("factor", [1e160, 1e-170])
+def test_targets_whose_squares_leave_float64_are_refused_where_squares_are_needed(factor: float) -> None:
+    r = make_regression(3, 8, 2, 2)
+    y = r.y * factor
+    message = r"y: expected targets whose squares float64 can hold, .* got .*; give .* divided by [1-9]e"
+    for compute in (
+        lambda: fit(r.train, y),
+        lambda: fit_centres(r.train, np.diag(r.train), y, ridge=0.1),
+        lambda: leave_one_out(r.train, y, ridge=0.1),
+        lambda: ridge_path(r.train, y, [0.1]),
+        lambda: evidence(r.train, y, ridge=0.1),
+        lambda: learning_curve(r.train, y, r.test_train, np.ones((2, 2)), [8], ridge=0.1),
+    ):
+        with pytest.raises(DataError, match=message):
+            compute()
+    far = np.full((2, 2), factor)
+    if factor > 1:
+        with pytest.raises(DataError, match="y_test_or_labels: expected targets whose squares"):
+            learning_curve(r.train, r.y, r.test_train, far, [8], ridge=0.1)
+    else:  # beside targets of another size small ones are as good as 0
+        assert learning_curve(r.train, r.y, r.test_train, far, [8], ridge=0.1).squared_error > 0
+        assert leave_one_out(r.train, np.concatenate([r.y, y], 1), ridge=0.1).squared_error > 0
+    # Means are linear in the targets, and need no squares.
+    posterior = gp_posterior(r.train, y, r.test_train, ridge=0.1).mean
+    np.testing.assert_allclose(posterior / factor, gp_posterior(r.train, r.y, r.test_train, ridge=0.1).mean, rtol=1e-9)
+    np.testing.assert_array_equal(fit(r.train, y, ridge=0.1).coefficients.shape, y.shape)
 
 
 def test_ridges_that_leave_the_kernel_indefinite_are_no_candidates() -> None:

@@ -45,6 +45,36 @@ def test_samples_that_are_all_right_are_not_certain() -> None:
     assert chances.max() == pytest.approx(1 - 1 / 44, abs=1e-4)  # the share of 20 labels that stays with them
 
 
+ROUNDED = np.random.default_rng(0).standard_normal((40, 3))
+
+
+@pytest.mark.parametrize(
+    "means",
+    [np.zeros((40, 3)), np.full((40, 3), 0.1), 1e-17 * ROUNDED, 1e-14 * ROUNDED, 0.1 + 1e-16 * ROUNDED, 1e-9 * ROUNDED],
+)
+@pytest.mark.parametrize("labels", [np.arange(40) % 3, ROUNDED.argmax(1)])
+def test_means_that_are_equal_up_to_rounding_leave_all_probabilities_equal(
+    means: np.ndarray, labels: np.ndarray
+) -> None:
+    probabilities = fit_probabilities(means, labels)
+    assert probabilities.scale == pytest.approx(1e-4, rel=1e-2)
+    np.testing.assert_allclose(probabilities.of([[1.0, 0.0, 0.0]]), 1 / 3, atol=1e-4)
+
+
+def test_a_single_left_out_sample_says_nothing() -> None:
+    assert fit_probabilities([[0.0, 0.0]], [0]).scale == pytest.approx(1e-4, rel=1e-4)
+
+
+def test_small_means_that_are_right_have_a_large_scale() -> None:
+    means = 1e-6 * np.eye(2)[np.arange(40) % 2]
+    assert fit_probabilities(means, np.arange(40) % 2).scale == pytest.approx(1e6, rel=1e-4)
+
+
+def test_means_that_are_against_the_labels_have_the_smallest_scale() -> None:
+    means = np.eye(2)[np.arange(40) % 2]
+    assert fit_probabilities(means, (np.arange(40) + 1) % 2).scale == pytest.approx(1e-4, rel=1e-4)
+
+
 def test_the_calibration_error_is_that_of_its_definition() -> None:
     chances = np.array([[0.95, 0.05], [0.94, 0.06], [0.38, 0.62], [0.45, 0.55]])
     # The first two share a bin, one is right; the others have a bin each, one right and one wrong.

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from cntk_pipeline.errors import RunLocked, StoreError
+from cntk_pipeline.errors import RunLocked, SpecificationMismatch, StoreError
 from cntk_pipeline.resources import BatchJob
 from cntk_pipeline.rundir import lease
 from cntk_pipeline.storage import LocalPath
@@ -196,6 +196,35 @@ def test_a_run_directory_that_is_gone_is_told_and_not_begun_anew(tmp_path: Local
 
 
 @pytest.mark.usefixtures("quick")
+def test_a_driver_whose_run_was_deleted_leaves_the_next_run_there_alone(tmp_path: LocalPath) -> None:
+    """Seen to fail where it is only asked whether a run is there: its higher number ends the driver of the next run."""
+    run = tmp_path / "run"
+    (run / lease.RUN_RECORD).write_whole(b"one")
+    with lease.hold(run / "lease"):
+        pass
+    with lease.hold(run / "lease") as former:  # number 2
+        run.rename(tmp_path / "elsewhere")
+        (run / lease.RUN_RECORD).write_whole(b"another")
+        with lease.hold(run / "lease") as latter:
+            assert former.lost.wait(10)
+            with pytest.raises(SpecificationMismatch, match=r"run holds another run by now, or none: .* not written"):
+                former.require()
+            assert not latter.lost.wait(lease.RENEW_SECONDS * 3)
+            assert [path.name for path in (run / "lease").children()] == ["000001.json"]
+    assert [path.name for path in (run / "lease").children()] == ["000001.json"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_run_that_was_brought_back_from_a_copy_is_the_same(tmp_path: LocalPath) -> None:
+    run = tmp_path / "run"
+    (run / lease.RUN_RECORD).write_whole(b"one")
+    with lease.hold(run / "lease") as mine:
+        (tmp_path / "copy").write_whole((run / lease.RUN_RECORD).read_bytes())
+        os.rename(tmp_path / "copy", run / lease.RUN_RECORD)
+        assert not mine.lost.wait(lease.PATIENCE_SECONDS)
+
+
+@pytest.mark.usefixtures("quick")
 def test_a_store_that_refuses_ends_a_run_only_where_it_goes_on_to(
     tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,6 +276,23 @@ def test_a_holder_elsewhere_that_is_silent_is_told_from_one_at_work(
     monkeypatch.setattr(lease, "WATCH_SECONDS", 0.1)
     put_back(file, -3 * 3600)  # its clock is ahead of this one, and nothing moves
     assert lease.look(tmp_path) == lease.Sighting("node9:123", 0.1)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_killed_driver_here_is_silent_although_its_number_is_another_process_by_now(
+    tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "WATCH_SECONDS", 0.1)
+    here = {"host": socket.gethostname(), "processes": lease._process_namespace(), "pid": os.getpid()}
+    name = f"{socket.gethostname()}:{os.getpid()}"
+    left_behind(tmp_path, **here)
+    assert lease.look(tmp_path) == lease.Sighting(name, None)
+    put_back(tmp_path / "000003.json", 2 * 3600)
+    found = lease.look(tmp_path)
+    assert found is not None
+    assert (found.name, found.silent_seconds) == (name, pytest.approx(2 * 3600, abs=60))
+    monkeypatch.setattr(lease, "_moves", lambda *_: pytest.fail("a list of runs would wait"))
+    assert lease.holder(tmp_path, watch=False) is None
 
 
 def test_a_holder_whose_clock_is_wrong_is_at_work_as_long_as_its_counter_moves(

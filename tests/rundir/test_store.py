@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import uuid
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +20,7 @@ from cntk_pipeline.rundir.code import in_absolute_places
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.preprocessing import Preprocessing, find_preprocessing
 from cntk_pipeline.rundir.specification import differences, fingerprint
+from cntk_pipeline.rundir.submissions import write_ending
 from cntk_pipeline.storage import objects, open_path
 from cntk_pipeline.storage.records import RECORD_BYTES
 from cntk_pipeline.storage.tiled_array import ArraySpec, create_arrays
@@ -43,8 +46,10 @@ def test_a_run_whose_creation_was_stopped_at_its_name_is_created(tmp_path: Path)
         assert RunDirectory.create(tmp_path, SPECIFICATION, {"host": "there"}).provenance.host == "there"
 
 
-def refuse(*_: object) -> None:
-    raise PermissionError(1, "Operation not permitted")
+def refuse(_: Path, target: Path) -> None:
+    """Link as Linux does where there are no links: whether the name exists is asked first."""
+    code = errno.EEXIST if target.exists() else errno.EPERM
+    raise OSError(code, os.strerror(code))
 
 
 def test_another_specification_is_refused_with_the_differences(tmp_path: Path) -> None:
@@ -110,7 +115,7 @@ def test_a_fingerprint_does_not_depend_on_the_order_of_keys() -> None:
 def test_inputs_are_written_once_and_whole(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path, SPECIFICATION, {})
     images = np.zeros((10, 3, 3, 1), np.float32)  # all-zero chunks must exist too
-    run.stored_data.write({"train_images": images, "train_labels": np.arange(10)}, {"note": 1})
+    run.stored_data.write({"train_images": images, "train_labels": np.arange(10)})
     np.testing.assert_array_equal(run.inputs("train_images")[2:5], images[2:5])
     np.testing.assert_array_equal(run.inputs("train_labels")[:], np.arange(10))
     stored = zarr.open_array(run.inputs_path.zarr_store(), path="train_images", mode="r")
@@ -163,6 +168,30 @@ def test_no_run_begins_inside_another(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other/run.json").write_text('{"mine": 1}')
     RunDirectory.create(tmp_path / "other/below", SPECIFICATION, {})
+
+
+def test_a_place_is_where_it_leads_to_not_what_its_name_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunDirectory.create(tmp_path / "run", SPECIFICATION, {})
+    (tmp_path / "run/below").mkdir()
+    monkeypatch.chdir(tmp_path / "run/below")
+    assert RunDirectory.create("../../new", SPECIFICATION, {}).fingerprint == run.fingerprint
+    (tmp_path / "link").symlink_to(tmp_path / "run/below")
+    with pytest.raises(ConfigError, match=rf"link/it lies inside the run {tmp_path}/run: give --store a place beside"):
+        RunDirectory.create(tmp_path / "link/it", SPECIFICATION, {})
+    assert not list((tmp_path / "run/below").iterdir())
+
+
+def test_nothing_is_recorded_where_another_run_lies_by_now(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "run", SPECIFICATION, {})
+    (tmp_path / "run").rename(tmp_path / "elsewhere")
+    with pytest.raises(StoreError, match="is gone: bring it back"):
+        run.write_record("timing.json", {})
+    RunDirectory.create(tmp_path / "run", replace(SPECIFICATION, tile=8), {})
+    for write in (run.write_record, run.create_record):
+        with pytest.raises(SpecificationMismatch, match="holds another run by now"):
+            write("timing.json", {})
+    write_ending(run, "why it ended", None)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]
 
 
 def test_a_run_begins_where_one_was_taken_back_or_never_came_to_be(tmp_path: Path) -> None:

@@ -358,7 +358,9 @@ def test_what_fails_for_the_moment_is_asked_again_and_what_goes_on_failing_is_to
     stumble(2, errno.EIO)
     assert file.size() == 5
     stumble(3, errno.EIO)
-    with pytest.raises(StoreUnavailable, match=r"chunk cannot be read or written: Input/output error.*then `cntk res"):
+    with pytest.raises(
+        StoreUnavailable, match=r"chunk cannot be read or written: Input/output error.*the same command"
+    ):
         file.size()
     stumble(1, errno.EACCES)
     with pytest.raises(StoreError, match=r"chunk cannot be read or written: Permission denied"):
@@ -366,20 +368,41 @@ def test_what_fails_for_the_moment_is_asked_again_and_what_goes_on_failing_is_to
     assert len(calls) == 1
 
 
-@pytest.mark.slow
-def test_a_name_whose_claimer_was_killed_is_given_to_the_next_where_nothing_can_be_linked(
-    tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def no_link(*_: object) -> None:
-        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+@pytest.fixture
+def no_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system without links; Linux asks first whether the name exists."""
+
+    def no_link(_: Path, target: Path) -> None:
+        code = errno.EEXIST if os.path.lexists(target) else errno.EPERM
+        raise OSError(code, os.strerror(code), str(target))
 
     monkeypatch.setattr(os, "link", no_link)
     monkeypatch.setattr(lacking, "CLAIM_SECONDS", 0.05)
+
+
+@pytest.mark.usefixtures("no_links")
+def test_a_name_whose_claimer_was_killed_is_given_to_the_next_where_nothing_can_be_linked(tmp_path: LocalPath) -> None:
     (tmp_path / "a").touch()
     assert (tmp_path / "a").create_whole(b"whole")
     assert not (tmp_path / "a").create_whole(b"late")
     assert (tmp_path / "a").read_bytes() == b"whole"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.usefixtures("no_links")
+def test_what_is_no_file_is_no_claim(tmp_path: LocalPath) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    (tmp_path / "folder").mkdir()
+    assert not (tmp_path / "link").create_whole(b"whole")
+    assert not (tmp_path / "folder").create_whole(b"whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "link"]
+
+
+@pytest.mark.parametrize("write", ["write_whole", "create_whole"])
+def test_a_folder_that_takes_no_new_names_is_an_error_and_not_asked_for_ever(write: str) -> None:
+    for path in (LocalPath("/proc/a"), LocalPath("/proc/deep/a")):
+        with pytest.raises(StoreError, match=r"/proc takes no new files: .* or name another place, then the same"):
+            getattr(path, write)(b"a")
 
 
 def test_a_file_is_shared_with_a_place_of_another_kind(tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ Each command imports what it needs by itself, so that help, completion and a loo
 and for Dask.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -103,7 +104,7 @@ def init(
         from cntk_pipeline.workflow import starter
 
     path = starter.default_path(data) if out_file is None else out_file
-    if path.exists():
+    if os.path.exists(path):  # a name that no file can have is refused where it is written
         raise starter.exists(path)
     made = starter.make_starter(data, read_overrides(overrides or [], "data"))
     starter.write_starter(made, path)

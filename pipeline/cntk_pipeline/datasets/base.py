@@ -16,7 +16,7 @@ from pydantic import ConfigDict
 from cntk_pipeline.datasets.labels import check_numbers, read_labels, why_no_labels, why_outside
 from cntk_pipeline.errors import ConfigError, DataError
 from cntk_pipeline.graphs import is_graph, unpack
-from cntk_pipeline.inputs import as_array, require_plain
+from cntk_pipeline.inputs import as_array, require_plain, require_squares
 from cntk_pipeline.models import STRICT, AskedTask, TaskName
 from cntk_pipeline.sequences import find_broken, remedy_of
 
@@ -80,7 +80,8 @@ class Dataset:
     DataError
         Pixels that are not finite or not numbers, but for absent pixels, and absent steps behind the end of a sequence,
         a rank other than 2 and 4, an empty part, two parts of unequal image size, labels that do not fit the task, the
-        images or the classes, a training part without labels, or two classes of one name.
+        images or the classes, a training part without labels, targets whose squares are beyond float64, or two classes
+        of one name.
     ConfigError
         If there is no such task.
     """
@@ -106,6 +107,8 @@ class Dataset:
                 _check_images(split.images, where)
                 _check_labels(split, self.task, len(self.classes), where)
                 _check_finite(split.images, where)
+        if self.task == "regression":
+            _check_squares(self.train, self.test, self.name)
         if self.test is not None:
             _check_alike(self.train.images, self.test.images, self.name)
 
@@ -248,6 +251,16 @@ def _check_labels(split: Split, task: TaskName, column_count: int, where: str) -
         _check_labels_below(labels, column_count, where)
     else:
         check_numbers(labels, task, where)
+
+
+def _check_squares(train: Split, test: Split | None, name: str) -> None:
+    """Raise `DataError` where the squared errors of numbers would leave float64."""
+    with np.errstate(over="ignore"):
+        mean = train.known_labels.mean(axis=0)
+        require_squares(f"{name}: train labels", train.known_labels, mean)
+        if test is not None and test.labels is not None:
+            for centre in (test.labels.mean(axis=0), mean):
+                require_squares(f"{name}: test labels", test.labels, centre)
 
 
 def _check_labels_below(labels: npt.NDArray[np.int64], class_count: int, where: str) -> None:

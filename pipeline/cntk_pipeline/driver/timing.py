@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pydantic import with_config
 
 from cntk_pipeline.driver.driver import Progress
+from cntk_pipeline.errors import SpecificationMismatch
 from cntk_pipeline.models import STRICT, Seconds
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.storage.records import Record
@@ -93,7 +94,7 @@ class PhaseClock:
             counted.show(self._timing.stage, progress.done, progress.total, slots)
 
     def end(self) -> None:
-        """End the phase that is under way, if any; a full disk only loses its record."""
+        """End the phase that is under way, if any; a full disk, or another run in its place, only loses its record."""
         if self._timing is None or self._last is None:
             self._timing = None
             return
@@ -111,7 +112,7 @@ class PhaseClock:
         emit(Event("stage_ended", details=details))
         self._timing = None
         if timing.core_seconds:  # otherwise nothing was left to do
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, SpecificationMismatch):
                 self._add(timing)
 
     def _pass_time(self, slots: int) -> None:

@@ -1,6 +1,8 @@
 """The layers of finite networks as modules of torch. Images are ``(n, channels, H, W)``, vectors ``(n, channels)``."""
 
-from collections.abc import Callable
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
@@ -376,6 +378,42 @@ class Repeated(nn.Module):
         return torch.cat([scale * z for scale, z in zip(self._scales, seen, strict=True)], 1)
 
 
+def require_tensor(x: object) -> None:
+    """Refuse what is no tensor of torch, such as an array of NumPy.
+
+    Raises
+    ------
+    DataError
+        With the remedy.
+    """
+    if not isinstance(x, torch.Tensor):
+        raise DataError(f"the network takes a tensor of torch, got {type(x).__name__}: give torch.as_tensor(x)")
+
+
+@contextlib.contextmanager
+def told_dtypes(network: nn.Module, x: torch.Tensor) -> Iterator[None]:
+    """Say of an error of torch that the tensor has another dtype than the network, where that is so.
+
+    Some networks take both, so that the dtype is no reason by itself.
+
+    Raises
+    ------
+    DataError
+        With both dtypes.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        numbers = itertools.chain(network.parameters(), network.buffers())
+        dtype = next((each.dtype for each in numbers if each.is_floating_point()), x.dtype)
+        if dtype == x.dtype:
+            raise
+        raise DataError(
+            f"the network has weights of {dtype}, got a tensor of {x.dtype}: give x.to({dtype}), or build the network "
+            "with another dtype"
+        ) from error
+
+
 class Network(nn.Module):
     """A whole network; takes and returns images as the kernels do, ``(n, H, W, channels)``.
 
@@ -394,6 +432,7 @@ class Network(nn.Module):
         self.body, self._input_shape, self._sequences = body, input_shape, sequences
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        require_tensor(x)
         given = tuple(x.shape)
         if self._sequences and x.ndim == 3:
             x = x[:, None]
@@ -401,5 +440,6 @@ class Network(nn.Module):
         if self._input_shape is not None and tuple(x.shape[1:]) != self._input_shape:
             expected = ", ".join(map(str, self._input_shape))
             raise DataError(f"the network takes a batch of inputs, (n, {expected}), got an array of shape {given}")
-        found = self.body(x.permute(0, 3, 1, 2) if x.ndim == 4 else x)
+        with told_dtypes(self, x):
+            found = self.body(x.permute(0, 3, 1, 2) if x.ndim == 4 else x)
         return found.permute(0, 2, 3, 1) if found.ndim == 4 else found

@@ -26,7 +26,8 @@ class CalibrationRecord:
 
     Attributes
     ----------
-    softmax_scale : multiplies the means before the softmax; one over it is the temperature.
+    softmax_scale : multiplies the means before the softmax; one over it is the temperature. It is 1e-4, and the
+        probabilities are equal, where the left-out means do not differ: see `fit_probabilities`.
     left_out : scores of the training images, each predicted from all others. The scale was fitted to these.
     test : scores of the test images; None where they have no labels.
     """

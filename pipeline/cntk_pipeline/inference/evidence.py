@@ -35,9 +35,9 @@ class EvidenceRecord:
     log_determinant : of the kernel plus ridge.
     log_evidence : of all columns of the targets, with the kernel as it is.
     scales : the factors of the kernel with which the targets are most likely: one for each target of a regression, one
-        for all classes of a classification.
-    best_log_evidence : with these factors. A column whose targets are all equal is left out, since its best factor is
-        zero; None where no column is left.
+        for all columns of the other tasks.
+    best_log_evidence : with these factors. A column whose targets are all equal is left out of it, and of the factor of
+        several columns, since its best factor is zero; None where no column is left.
     """
 
     log_determinant: float
@@ -49,7 +49,7 @@ class EvidenceRecord:
     def of(cls, data: DataSpecification, found: Evidence) -> Self:
         """Make the record of a system of a data set."""
         scales = np.atleast_1d(kernel_scales(data, found.scales))
-        varied = found if len(scales) == 1 else replace(found, scales=found.scales[found.scales > 0])
+        varied = replace(found, scales=found.scales[found.scales > 0])
         best = scales[scales > 0]
         likeliest = None
         if len(best):
@@ -140,8 +140,14 @@ def without_constants(data: DataSpecification, targets: Array, scales: Array) ->
 
 
 def kernel_scales(data: DataSpecification, scales: Array) -> Array:
-    """Join the factors of columns that are parts of one answer: ``(columns,)``, or ``()`` for all classes."""
-    return scales if data.task == "regression" else scales.mean()
+    """Join the factors of columns that are parts of one answer: ``(columns,)``, or ``()`` for all classes.
+
+    A label that no training image has, or each one, is constant: its factor is 0, and has no part in theirs.
+    """
+    if data.task == "regression":
+        return scales
+    varied = scales[scales > 0]
+    return (varied if len(varied) else scales).mean()
 
 
 def _places(run: RunDirectory, task: Task) -> list[Place]:

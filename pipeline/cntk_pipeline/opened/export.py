@@ -1,6 +1,7 @@
 """Kernels, predictions and labels of a run as npz or csv files, for people without Zarr."""
 
 import csv
+import errno
 import io
 import json
 import os
@@ -24,6 +25,7 @@ from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.specification import DataSpecification
 from cntk_pipeline.solvers import METRICS, System, system_group
 from cntk_pipeline.storage import open_path
+from cntk_pipeline.storage.durable import output_explained
 from cntk_pipeline.storage.tiled_array import Array, TiledArray
 from cntk_pipeline.workflow.wanted import find_wanted
 
@@ -143,17 +145,20 @@ def require_folder(place: str, export: Export) -> Path:
     Raises
     ------
     ConfigError
-        If it is a bucket, or something lies there.
+        If it is a bucket, something lies there, or it would lie in a file.
     StoreError
-        If the disk has too little room.
+        If the disk has too little room, or the place cannot be looked at.
     """
     folder = Path(place)
     if "://" in place:
         raise ConfigError(f"--out {place}: expected a folder of this machine; write there, and copy it")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"--out {place}: there is something already; give a new or an empty folder")
-    above = next(parent for parent in folder.absolute().parents if parent.exists())
-    free = shutil.disk_usage(above).free
+    with output_explained(folder):
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ConfigError(f"--out {place}: there is something already; give a new or an empty folder")
+        above = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        if not above.is_dir():
+            raise ConfigError(f"--out {place}: {above} is a file, in which no folder can lie; give another place")
+        free = shutil.disk_usage(above).free
     if export.bytes > free:
         raise StoreError(
             f"--out {place}: {export.bytes:,} bytes are to be written and {free:,} are free there: give another disk, "
@@ -163,35 +168,61 @@ def require_folder(place: str, export: Export) -> Path:
 
 
 def write_export(run: RunDirectory, export: Export, folder: Path, say: Callable[[str], None]) -> None:
-    """Write a folder with all files; it appears whole or not at all.
+    """Write a folder with all files; it appears whole or not at all. Into an empty folder they are moved at the end.
 
     Parameters
     ----------
     run, export : of `plan_export`.
     folder : of `require_folder`.
     say : gets a line for each file.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be written; nothing of it stays.
     """
-    aside = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.partial")
-    aside.mkdir(parents=True)
-    try:
-        write = _Writer(aside, export.form, say)
-        for name, matrices in export.kernels.items():
-            write.arrays(f"kernel-{name}", matrices)
-        data, train, test = run.specification.data, run.labels("train"), run.labels("test")
-        assert train is not None
-        write.labels({"train": train} if test is None else {"train": train, "test": test}, data)
-        for system, matrix in export.predictions:
-            name = f"predictions-{system.readout}-ridge{system.ridge:g}"
-            if export.form == "npz":
-                write.arrays(name, [matrix])
+    with output_explained(folder):
+        is_there = folder.exists()  # then it stays the same folder: a shell may stand in it, or a disk be mounted on it
+        aside = (folder if is_there else folder.parent) / f"export.{uuid.uuid4().hex}.partial"
+        aside.mkdir(parents=True)
+        try:
+            _write_files(run, export, aside, say)
+            if is_there:
+                _move_files(aside, folder)
             else:
-                write.predictions(name, matrix, test, data)
-        write.text("metrics.json", json.dumps(_metrics(run, export), indent=2))
-        if folder.exists():
-            folder.rmdir()  # empty, as `require_folder` has seen; an error where it no longer is
-        os.rename(aside, folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+                os.rename(aside, folder)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _move_files(aside: Path, folder: Path) -> None:
+    """Move all files into the folder that holds their own, if nothing else is in it."""
+    if any(path.name != aside.name for path in folder.iterdir()):
+        raise FileExistsError(errno.EEXIST, "something has appeared there meanwhile")
+    moved: list[Path] = []
+    try:
+        for path in sorted(aside.iterdir()):
+            moved.append(path.rename(folder / path.name))
+    except BaseException:
+        for path in moved:
+            path.unlink()
+        raise
+
+
+def _write_files(run: RunDirectory, export: Export, folder: Path, say: Callable[[str], None]) -> None:
+    write = _Writer(folder, export.form, say)
+    for name, matrices in export.kernels.items():
+        write.arrays(f"kernel-{name}", matrices)
+    data, train, test = run.specification.data, run.labels("train"), run.labels("test")
+    assert train is not None
+    write.labels({"train": train} if test is None else {"train": train, "test": test}, data)
+    for system, matrix in export.predictions:
+        name = f"predictions-{system.readout}-ridge{system.ridge:g}"
+        if export.form == "npz":
+            write.arrays(name, [matrix])
+        else:
+            write.predictions(name, matrix, test, data)
+    write.text("metrics.json", json.dumps(_metrics(run, export), indent=2))
 
 
 def _metrics(run: RunDirectory, export: Export) -> list[dict[str, Any]]:

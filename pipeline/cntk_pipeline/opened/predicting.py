@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -13,10 +13,11 @@ from cntk_pipeline.clusters.table import cluster_of, current_job
 from cntk_pipeline.clusters.trust import Trusted, read_trusted
 from cntk_pipeline.datasets.unlabelled import Unlabelled
 from cntk_pipeline.driver.board import Board
+from cntk_pipeline.driver.driver import Outcome
 from cntk_pipeline.driver.observed import recording
 from cntk_pipeline.driver.phases import Phases, View
 from cntk_pipeline.driver.timing import PhaseClock
-from cntk_pipeline.errors import StoreError
+from cntk_pipeline.errors import CorruptTile, StoreError
 from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.gram.engines import load_code
 from cntk_pipeline.opened.deviations import deviation_factors, deviations_of
@@ -31,10 +32,12 @@ from cntk_pipeline.rundir.owners import Job
 from cntk_pipeline.rundir.predictions import ImagesRecord, PredictionDirectory
 from cntk_pipeline.rundir.provenance import library_versions
 from cntk_pipeline.rundir.specification import DataSpecification
-from cntk_pipeline.rundir.submissions import clear_earlier, obeying_requests
+from cntk_pipeline.rundir.submissions import find_request, obeying_requests
 from cntk_pipeline.solvers import System, forget_tiles
+from cntk_pipeline.storage import open_path
 from cntk_pipeline.storage.durable import store_explained
-from cntk_pipeline.storage.tiled_array import Array
+from cntk_pipeline.storage.tiled_array import Array, TiledArray
+from cntk_pipeline.units import shell_word
 from cntk_pipeline.workflow import predictions as tasks
 from cntk_pipeline.workflow.run import prepare_worker
 
@@ -151,7 +154,16 @@ def _arrays(there: PredictionDirectory, system: System, question: Question) -> l
 
 
 def _is_whole(there: PredictionDirectory, system: System, question: Question) -> bool:
-    return all(done == total for done, total in (stored.count() for stored in _arrays(there, system, question)))
+    """Tell whether all asked results are there, by their names; they are checked when they are read."""
+    try:
+        for stored in _arrays(there, system, question):
+            TiledArray(open_path(stored.place))
+            done, total = stored.count()
+            if done < total:
+                return False
+    except StoreError:  # a description is gone or damaged, and is written anew before anything is computed
+        return False
+    return True
 
 
 def _compute(
@@ -165,16 +177,19 @@ def _compute(
     stop: threading.Event,
 ) -> PredictionDirectory:
     """Store the images and compute what is asked for."""
+    # What others see of the run's drivers stays: a request to one of them is not obeyed, and not deleted.
+    earlier = find_request(run)
     with store_explained(run.path, None), lease.hold(run.lease_path, current_job()) as held:
-        clear_earlier(run)
         record = ImagesRecord(len(images), images.given.origin)
         there = PredictionDirectory.begin(run, digest, system.readout, record)
+        for path in tasks.mend(there):
+            view.say(f"{path} was gone or damaged: written anew")
         _store_images(there, images, view)
         prepare = partial(prepare_worker, str(there.path.absolute()), library_versions(), trusted.code)
         cluster = trusted.config.cluster
         with (
             recording(there),
-            obeying_requests(run, stop, view.say),
+            obeying_requests(run, stop, view.say, earlier),
             cluster_of(cluster).executor(cluster, prepare, stop) as executor,
             executor.watched(),
         ):
@@ -187,13 +202,39 @@ def _compute(
             board = Board.shown_by(executor, str(there.path))
             phases = Phases(there, executor, view, clock, board, stop, False, held, None)
             try:
-                for phase, jobs in _phases(there, system, question):
-                    phases.run_jobs(phase, jobs).require()
+                _run_phases(phases, run, system, question)
             finally:
                 clock.end()
                 forget_tiles()
                 there.journal.close()
     return there
+
+
+def _run_phases(phases: Phases, run: RunDirectory, system: System, question: Question) -> None:
+    """Compute phase by phase; where a tile turns out to be damaged, all are checked and bad ones computed again.
+
+    Raises
+    ------
+    CorruptTile
+        If a tile of the run itself is damaged.
+    """
+    there = phases.run
+    assert isinstance(there, PredictionDirectory)
+    for verify in (False, True):
+        phases, outcome = replace(phases, verify=verify), Outcome()
+        for phase, jobs in _phases(there, system, question):
+            if not outcome.failed:
+                outcome = phases.run_jobs(phase, jobs)
+        damaged = [error for error in outcome.failed.values() if isinstance(error, CorruptTile)]
+        if not damaged:
+            break
+        phases.view.say(f"damaged tile: {damaged[0]}; checking all tiles and computing bad ones again")
+    else:
+        raise CorruptTile(
+            f"{damaged[0]}. `cntk resume --verify {shell_word(run.path)}` computes it again, then the same command "
+            "goes on"
+        )
+    outcome.require()
 
 
 def _phases(there: PredictionDirectory, system: System, question: Question) -> list[tuple[str, Sequence[Job]]]:
@@ -212,7 +253,7 @@ def _phases(there: PredictionDirectory, system: System, question: Question) -> l
 def _store_images(there: PredictionDirectory, images: NewImages, view: View) -> None:
     """Store the images; where they are stored already, damaged parts are written anew."""
     if not there.has_inputs():
-        there.stored_data.write({"test_images": images}, {"data": {"origin": there.images.origin}})
+        there.stored_data.write({"test_images": images})
         return
     damaged = there.stored_data.damaged()
     if damaged:
@@ -237,9 +278,14 @@ def _read(
     run: RunDirectory, there: PredictionDirectory, images: NewImages, system: System, question: Question
 ) -> Predictions:
     """Read the results, checked."""
-    scores, *variances = (
-        np.asarray(stored.lazy().compute(scheduler="synchronous")) for stored in _arrays(there, system, question)
-    )
+    try:
+        scores, *variances = (
+            np.asarray(stored.lazy().compute(scheduler="synchronous")) for stored in _arrays(there, system, question)
+        )
+    except CorruptTile as error:
+        raise CorruptTile(
+            f"{error}. `cntk verify {shell_word(run.path)}`, then the same command computes it again"
+        ) from None
     if np.isnan(scores).any():
         raise StoreError(
             f"{there.path}: predictions vanished while they were read: the same command computes them again"

@@ -1,13 +1,16 @@
 """The read-outs and the systems of a run, by the names and the ridges that people give."""
 
+import json
 import math
 from collections.abc import Sequence
 from numbers import Integral
 
 from cntk_pipeline.errors import ConfigError, NotComputed
+from cntk_pipeline.inputs import short_repr
 from cntk_pipeline.layers import spelling
 from cntk_pipeline.regression.arguments import is_one_number
 from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.specification import BESIDE_THE_RESULT
 from cntk_pipeline.solvers import System, open_system
 from cntk_pipeline.units import shell_word
 from cntk_pipeline.workflow.report import make_report
@@ -43,7 +46,8 @@ def find_readout(run: RunDirectory, asked: Readout) -> str:
         raise ConfigError(f"{run.path} has {len(names)} read-outs, name one of them: {', '.join(names)}")
     if not isinstance(asked, str | Sequence):
         raise ConfigError(
-            f'a read-out is given by its name, or by depth, pooling and kind as in (3, "gap", "ntk"), got {asked!r}; '
+            'a read-out is given by its name, or by depth, pooling and kind as in (3, "gap", "ntk"), '
+            f"got {short_repr(asked)}; "
             "a ridge and a part are given by name, as ridge=0.01"
         )
     name = asked if isinstance(asked, str) else "-".join(_part(part) for part in asked if part is not None)
@@ -66,12 +70,13 @@ def find_system(run: RunDirectory, readout: str, ridge: float | None) -> System:
     run : the run.
     readout : name of a read-out of the run.
     ridge : as the workflow gave it. None takes the only ridge, or the ridge that leave-one-out has chosen. Systems of
-        earlier workflows of the run are found too, where they are solved.
+        earlier workflows of the run are found too, where they are solved and the last workflow has none with the ridge.
 
     Raises
     ------
     ConfigError
-        If there is no system with this ridge, or several and none is named.
+        If there is no system with this ridge, or several and none is named; or if earlier workflows have solved several
+        with it, by other modes of the ridge, with and without a unit diagonal, or by other solvers.
     NotComputed
         If the ridge is not chosen yet.
     """
@@ -83,14 +88,24 @@ def find_system(run: RunDirectory, readout: str, ridge: float | None) -> System:
         if len(wanted) > 1:
             raise ConfigError(f"{readout} has several ridges, give one of them: {_ridges(wanted)}")
         return wanted[0]
-    known = [*wanted, *_earlier(run, readout, {system.fingerprint for system in wanted})]
-    for system in known:
-        if has_ridge(system, ridge):
-            return system
-    raise ConfigError(
-        f"{run.path} has no ridge {ridge:g} of {readout}: it has {_ridges(known) or 'none yet'}. Add it to solve.ridges"
-        " and run the workflow again; the kernel is kept"
-    )
+    asked = next((system for system in wanted if has_ridge(system, ridge)), None)
+    if asked is not None:
+        return asked
+    earlier = _earlier(run, readout, {system.fingerprint for system in wanted})
+    found = {_described(system): system for system in earlier if has_ridge(system, ridge)}
+    if len(found) > 1:
+        raise ConfigError(
+            f"{run.path}: earlier workflows have solved {len(found)} systems of {readout} with the ridge {ridge:g}: "
+            f"{'; '.join(sorted(found))}. Run the workflow again with this ridge in solve.ridges, and the ridge_mode, "
+            "unit_diagonal and solver of one of them: what is solved is kept"
+        )
+    if not found:
+        known = ", ".join(dict.fromkeys([_described(system) for system in (*wanted, *earlier)]))
+        raise ConfigError(
+            f"{run.path} has no ridge {ridge:g} of {readout}: it has {known or 'none yet'}. Add it to solve.ridges"
+            " and run the workflow again; the kernel is kept"
+        )
+    return next(iter(found.values()))
 
 
 def has_ridge(system: System, ridge: float) -> bool:
@@ -102,7 +117,7 @@ def has_ridge(system: System, ridge: float) -> bool:
         If it is no number.
     """
     if not is_one_number(ridge):
-        raise ConfigError(f"ridge must be one of the numbers in solve.ridges, or be left out, got {ridge!r}")
+        raise ConfigError(f"ridge must be one of the numbers in solve.ridges, or be left out, got {short_repr(ridge)}")
     return math.isclose(system.ridge, ridge, rel_tol=1e-9)
 
 
@@ -134,6 +149,15 @@ def _earlier(run: RunDirectory, readout: str, wanted: set[str]) -> list[System]:
         for name, record in run.solves().items()
         if name not in wanted and record["readout"] == readout and run.has_record(f"solve/{name}/metrics.json")
     ]
+
+
+def _described(system: System) -> str:
+    """Write the ridge of a system with all that changes its numbers: ``0.1 (absolute, unit_diagonal = true)``."""
+    method = {"solver": system.method.solver} if system.method.solver != "cholesky" else {}
+    options = {key: value for key, value in system.method.options.items() if key not in BESIDE_THE_RESULT}
+    said = ({"unit_diagonal": True} if system.unit_diagonal else {}) | method | options
+    words = [f"{key} = {json.dumps(value)}" for key, value in said.items()]
+    return f"{system.ridge:g} ({', '.join([system.ridge_mode, *words])})"
 
 
 def _ridges(systems: Sequence[System]) -> str:

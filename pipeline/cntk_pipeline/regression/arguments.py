@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cntk_pipeline.errors import ConfigError, NotFinite
-from cntk_pipeline.inputs import as_array, is_number
+from cntk_pipeline.inputs import as_array, instead_of_numbers, is_number, require_squares, short_repr
 
 Array = npt.NDArray[np.float64]
 
@@ -143,6 +143,13 @@ def as_targets(values: npt.ArrayLike, kernel: TrainKernel) -> Array:
     return as_finite(columns, "y")
 
 
+def as_squared_targets(values: npt.ArrayLike, kernel: TrainKernel) -> Array:
+    """Return targets as `as_targets` does, where a result is a sum of squares of all; see `require_squares`."""
+    targets = as_targets(values, kernel)
+    require_squares("y", targets.reshape(-1, 1))
+    return targets
+
+
 def is_one_number(value: object) -> bool:
     """Tell whether a value is one real number; an array without axes is one, True and False are none."""
     if isinstance(value, np.ndarray):
@@ -163,18 +170,29 @@ def as_absolute_ridge(kernel: TrainKernel, ridge: float, mode: RidgeMode) -> flo
     ConfigError
         If the ridge is negative or not finite, or the mode unknown.
     """
-    if mode not in ("relative", "absolute"):
-        raise ConfigError(f"ridge_mode must be 'relative' (to trace(K)/n) or 'absolute', got {mode!r}")
+    require_ridge_mode(mode)
     if not is_one_number(ridge) or not 0 <= ridge < np.inf:
-        raise ConfigError(f"a ridge must be a finite number of at least 0, got {ridge!r}")
+        raise ConfigError(f"a ridge must be a finite number of at least 0, got {short_repr(ridge)}")
     return float(ridge) * kernel.mean_diagonal if mode == "relative" else float(ridge)
+
+
+def require_ridge_mode(mode: object) -> None:
+    """Refuse what is no way to read a ridge.
+
+    Raises
+    ------
+    ConfigError
+        With the two ways that there are.
+    """
+    if not isinstance(mode, str) or mode not in ("relative", "absolute"):
+        raise ConfigError(f"ridge_mode must be 'relative' (to trace(K)/n) or 'absolute', got {short_repr(mode)}")
 
 
 def as_real(values: npt.ArrayLike, name: str) -> npt.NDArray[Any]:
     """Return an array unchanged; `ConfigError` if its dtype is not of real numbers, `DataError` if it is masked."""
     given = as_array(name, values)
     if given.dtype.kind not in "fiub":
-        raise ConfigError(f"{name} must hold real numbers, got dtype {given.dtype}")
+        raise ConfigError(f"{name} must hold real numbers, {instead_of_numbers(name, given)}")
     return given
 
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import scipy.linalg
 
 from cntk_pipeline.errors import NotPositiveDefinite
+from cntk_pipeline.inputs import require_squares
 from cntk_pipeline.regression.arguments import (
     AUTO_RIDGES,
     SMALLEST_REST,
@@ -106,6 +107,8 @@ def fit_centres(
         As of `fit`.
     NotPositiveDefinite
         If the kernel of the centres is zero, or leave-one-out is undefined with each of the ridges.
+    DataError
+        If squares of the targets are beyond float64.
 
     Examples
     --------
@@ -116,6 +119,7 @@ def fit_centres(
     >>> fitted.coefficients.ravel().round(3)
     array([ 0.5,  0.5, -0.5])
     """
+    require_squares("y", y)
     given = as_real(columns, "columns")
     kernel, count = as_finite(given, "columns"), given.shape[1]
     corner = as_train_kernel(given[:count] if centres is None else given[centres], "the kernel of the centres")
@@ -130,7 +134,7 @@ def fit_centres(
     mean = as_finite(as_real(diagonal, "diagonal"), "diagonal").mean()
     unit = TrainKernel(np.full((1, 1), mean), corner.eps, "the kernel")  # all that a relative ridge asks of it
     several = not is_one_number(ridge)
-    ridges = list(candidates_of(ridge, ridge_mode, auto)) if several else [cast(float, ridge)]
+    ridges = candidates_of(ridge, ridge_mode, auto) if several else [cast(float, ridge)]
     absolute = [as_absolute_ridge(unit, each, ridge_mode) for each in ridges]
     squares, rotated = np.square(singular), left.T @ y
     errors = [_left_out_errors(left, squares / (squares + each), rotated, y) for each in absolute]

@@ -7,6 +7,7 @@ from typing import Literal, cast
 import numpy.typing as npt
 
 from cntk_pipeline.errors import ConfigError, NotPositiveDefinite
+from cntk_pipeline.inputs import require_squares, short_repr
 from cntk_pipeline.regression.arguments import (
     AUTO_RIDGES,
     Array,
@@ -17,6 +18,7 @@ from cntk_pipeline.regression.arguments import (
     as_train_kernel,
     is_list,
     is_one_number,
+    require_ridge_mode,
 )
 from cntk_pipeline.regression.factors import (
     cholesky,
@@ -72,6 +74,7 @@ def fit(
     ridge: Ridge = "auto",
     ridge_mode: RidgeMode = "relative",
     auto: Sequence[float] = AUTO_RIDGES,
+    name: str = "k_train",
 ) -> Fitted:
     """Solve kernel regression, with the ridge that leave-one-out prefers where several are given.
 
@@ -89,6 +92,7 @@ def fit(
     ridge_mode : {"relative", "absolute"}
         Relative to trace(K) / n, or added to the diagonal as it is; "auto" is always relative.
     auto : the ridges of "auto".
+    name : of the kernel matrix, for messages.
 
     Raises
     ------
@@ -96,6 +100,8 @@ def fit(
         As `gp_posterior`; or if the list of ridges is empty, or "auto" has the mode "absolute".
     NotPositiveDefinite
         If the kernel is not positive definite with the ridge, or with any of the list.
+    DataError
+        If a ridge is to be chosen, and squares of the targets are beyond float64.
 
     Examples
     --------
@@ -104,10 +110,11 @@ def fit(
     >>> fitted.ridge, fitted.coefficients.ravel().round(3)
     (0.9, array([ 0.5,  0.5, -0.5]))
     """
-    kernel = as_train_kernel(k_train)
+    kernel = as_train_kernel(k_train, name)
     targets = as_targets(y, kernel)
     path, chosen = None, ridge
     if not is_one_number(ridge):
+        require_squares("y", targets.reshape(-1, 1))
         path = _path(kernel, targets, candidates_of(ridge, ridge_mode, auto), ridge_mode)
         chosen = path.best
     absolute = as_absolute_ridge(kernel, cast(float, chosen), ridge_mode)
@@ -117,18 +124,19 @@ def fit(
     return Fitted(float(cast(float, chosen)), absolute, lower, coefficients, predictions, path)
 
 
-def candidates_of(ridge: Ridge, ridge_mode: RidgeMode, auto: Sequence[float]) -> Sequence[float]:
+def candidates_of(ridge: Ridge, ridge_mode: RidgeMode, auto: Sequence[float]) -> list[float]:
     """List the ridges to choose from; errors as of `fit`."""
+    require_ridge_mode(ridge_mode)
     if is_list(ridge):
         ridges = cast(Sequence[float], ridge)
         if not len(ridges):
             raise ConfigError("the list of ridges is empty: give at least one, or ridge='auto'")
-        return ridges
+        return list(ridges)  # in their order: ridges[0] of a pandas.Series is the one with the label 0
     if not isinstance(ridge, str) or ridge != "auto":
-        raise ConfigError(f"ridge must be a number of at least 0, a list of such, or 'auto', got {ridge!r}")
+        raise ConfigError(f"ridge must be a number of at least 0, a list of such, or 'auto', got {short_repr(ridge)}")
     if ridge_mode != "relative":
         raise ConfigError(f"ridge='auto' chooses among relative ridges: leave ridge_mode={ridge_mode!r} out")
-    return auto
+    return list(auto)
 
 
 def _path(kernel: TrainKernel, targets: Array, ridges: Sequence[float], ridge_mode: RidgeMode) -> RidgePath:

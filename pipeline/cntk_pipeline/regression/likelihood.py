@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cntk_pipeline.errors import ConfigError, NotPositiveDefinite
+from cntk_pipeline.inputs import require_squares
 from cntk_pipeline.regression.arguments import (
     Array,
     RidgeMode,
@@ -91,6 +92,8 @@ def evidence(
     ------
     ConfigError, NotFinite, NotPositiveDefinite
         As `gp_posterior`; also if ``K + r I`` is singular up to rounding, where a solution may still exist.
+    DataError
+        If squares of the targets are beyond float64.
 
     Examples
     --------
@@ -100,6 +103,7 @@ def evidence(
     """
     kernel = as_train_kernel(k_train)
     targets = as_targets(y, kernel)
+    require_squares("y", targets)
     absolute = as_absolute_ridge(kernel, ridge, ridge_mode)
     lower = cholesky(kernel, absolute)
     determinant = log_determinant(np.diagonal(lower), np.diagonal(kernel.values) + absolute, kernel.name)

@@ -8,14 +8,14 @@ import numpy.typing as npt
 import scipy
 
 from cntk_pipeline.errors import ConfigError
-from cntk_pipeline.inputs import as_array
+from cntk_pipeline.inputs import as_array, require_squares, short_repr
 from cntk_pipeline.regression.arguments import (
     Array,
     RidgeMode,
     TrainKernel,
     as_absolute_ridge,
     as_cross_kernel,
-    as_targets,
+    as_squared_targets,
     as_train_kernel,
     is_list,
 )
@@ -106,6 +106,8 @@ def leave_one_out(
     ------
     ConfigError, NotFinite, NotPositiveDefinite
         As `gp_posterior`.
+    DataError
+        If squares of the targets are beyond float64.
 
     Examples
     --------
@@ -115,7 +117,7 @@ def leave_one_out(
     array([1., 1., 0.])
     """
     kernel = as_train_kernel(k_train)
-    targets = as_targets(y, kernel)
+    targets = as_squared_targets(y, kernel)
     lower = cholesky(kernel, as_absolute_ridge(kernel, ridge, ridge_mode))
     predictions = left_out(lower, targets, solve(lower, targets))
     return LeaveOneOut(predictions, mean_square(predictions - targets), accuracy(predictions, classes_of(targets)))
@@ -145,6 +147,8 @@ def ridge_path(
         As in `gp_posterior`; or if no ridge is given.
     NotPositiveDefinite
         If the smallest ridge is too small, with a sufficient one.
+    DataError
+        If squares of the targets are beyond float64.
 
     Examples
     --------
@@ -154,9 +158,9 @@ def ridge_path(
     (0.9, array([0.485, 0.444, 0.563]))
     """
     kernel = as_train_kernel(k_train)
-    targets = as_targets(y, kernel)
+    targets = as_squared_targets(y, kernel)
     if not is_list(ridges):
-        raise ConfigError(f"ridges must be a list of numbers of at least 0, got {ridges!r}")
+        raise ConfigError(f"ridges must be a list of numbers of at least 0, got {short_repr(ridges)}")
     if not len(ridges):
         raise ConfigError("ridges is empty: at least one was expected")
     absolute = np.array([as_absolute_ridge(kernel, ridge, ridge_mode) for ridge in ridges])
@@ -239,6 +243,8 @@ def learning_curve(
     ------
     ConfigError, NotFinite, NotPositiveDefinite
         As in `gp_posterior`; or if sizes or labels are out of range.
+    DataError
+        If squares of the targets are beyond float64.
 
     Examples
     --------
@@ -248,9 +254,11 @@ def learning_curve(
     array([0.33333333, 0.66666667, 1.        ])
     """
     kernel = as_train_kernel(k_train)
-    targets = as_targets(y, kernel)
+    targets = as_squared_targets(y, kernel)
     cross = as_cross_kernel(k_test_train, kernel)
     truth = as_truth(y_test_or_labels, len(cross), targets.shape[1], "y_test_or_labels")
+    if truth.targets is not None:
+        require_squares("y_test_or_labels", np.concatenate([targets, truth.targets]).reshape(-1, 1))
     stops = _as_sizes(sizes, kernel.count)
     absolute = as_absolute_ridge(kernel, ridge, ridge_mode)
     lower = cholesky(kernel, absolute)

@@ -42,10 +42,11 @@ from cntk_pipeline.config import RunConfig, parse_config
 from cntk_pipeline.errors import ConfigError, CorruptTile, RunNotFound, SpecificationMismatch, StoreError
 from cntk_pipeline.models import STRICT, Json
 from cntk_pipeline.rundir.journal import Journal
+from cntk_pipeline.rundir.lease import RUN_RECORD, replaced
 from cntk_pipeline.rundir.specification import Specification, changed_code, differences, find_solve, fingerprint
 from cntk_pipeline.rundir.stored_data import InputName, StoredData
 from cntk_pipeline.storage import LocalPath, StorePath, open_path
-from cntk_pipeline.storage.records import RECORD_BYTES, Record, write_json
+from cntk_pipeline.storage.records import RECORD_BYTES, Record, json_bytes, write_json
 from cntk_pipeline.storage.tiled_array import GROUP_RECORD, REWRITTEN, Array, InputArray, TiledArray, is_made
 from cntk_pipeline.tiling import Cut
 
@@ -228,19 +229,19 @@ class RunDirectory:
         SpecificationMismatch
             If run.json is another one, or gone.
         """
-        record = self.root / "run.json"
+        record = self.root / RUN_RECORD
         if self.fingerprint.encode() not in (record.read_bytes(RECORD_BYTES) if record.exists() else b""):
-            raise SpecificationMismatch(
-                f"{self.root} holds another run by now, or none: what was computed for the one before is not written"
-            )
+            raise replaced(self.root)
 
     def retract(self) -> None:
         """Delete a run that `create` has begun, so that another run can take its place; an older run is not touched.
 
-        Its images are deleted too: images of one run must never meet the specification of another.
+        Its images are deleted too: images of one run must never meet the specification of another. A run stays that
+        another command has handed over meanwhile.
         """
         holds_work = any(
-            (self.path / name).exists() for name in ("kernel.zarr", "test_kernel.zarr", "solve", "journal")
+            (self.path / name).exists()
+            for name in ("kernel.zarr", "test_kernel.zarr", "solve", "journal", "submissions")
         )
         if self._is_new and not holds_work:
             (self.inputs_path / GROUP_RECORD).unlink(missing_ok=True)  # first: without it the rest counts for nothing
@@ -452,11 +453,25 @@ class RunDirectory:
         ------
         StoreError
             If it has more bytes, or the run is gone: the file would begin a new one there.
+        SpecificationMismatch
+            If another run lies there by now.
         """
-        if not (self.root / "run.json").is_file():
-            raise StoreError(errno.ENOENT, f"the run directory {self.root} is gone: bring it back, then resume")
-        self._require_within((self.path / relative).parent)
+        self._require_writable(relative)
         write_json(self.path / relative, record, limit)
+
+    def create_record(self, relative: str, record: Json) -> bool:
+        """Create a small JSON file; of several calls at once, only the one that created it returns True.
+
+        Errors are those of `write_record`.
+        """
+        self._require_writable(relative)
+        return (self.path / relative).create_whole(json_bytes(self.path / relative, record))
+
+    def _require_writable(self, relative: str) -> None:
+        if not (self.root / RUN_RECORD).is_file():
+            raise StoreError(errno.ENOENT, f"the run directory {self.root} is gone: bring it back, then resume")
+        self.require_same()
+        self._require_within((self.path / relative).parent)
 
     def has_record(self, relative: str) -> bool:
         """Tell whether there is a small JSON file, without a look into it."""
@@ -537,7 +552,8 @@ def _require_free(path: StorePath) -> None:
         raise ConfigError(
             f"{path} is in use: it holds {others[0]}{more}, and no run. Give --store a new or an empty folder"
         )
-    place = path.absolute().parent
+    # Not by its text: ``..`` and links lead elsewhere.
+    place = (LocalPath(os.path.realpath(path)) if isinstance(path, LocalPath) else path).parent
     while place != place.parent:
         if _is_run(place):
             raise ConfigError(f"{path} lies inside the run {place}: give --store a place beside it")

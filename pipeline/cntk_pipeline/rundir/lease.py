@@ -22,11 +22,11 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, with_config
 
-from cntk_pipeline.errors import PipelineError, RunLocked, StoreError
+from cntk_pipeline.errors import PipelineError, RunLocked, SpecificationMismatch, StoreError
 from cntk_pipeline.models import STRICT, Count
 from cntk_pipeline.resources import BatchJob
 from cntk_pipeline.storage import StorePath
-from cntk_pipeline.storage.records import Record, numbers
+from cntk_pipeline.storage.records import RECORD_BYTES, Record, numbers
 from cntk_pipeline.units import seconds_text, shell_word
 
 RENEW_SECONDS, PATIENCE_SECONDS = 1.0, 8.0
@@ -103,8 +103,8 @@ class Lease:
 
     Attributes
     ----------
-    lost : set when another driver took this one for dead and has taken over, or when the store has refused to renew the
-        lease for `PATIENCE_SECONDS`; it would refuse tiles as well.
+    lost : set when another driver took this one for dead and has taken over, when another run lies there by now, or
+        when the store has refused to renew the lease for `PATIENCE_SECONDS`; it would refuse tiles as well.
     reason : the cause of the loss.
     """
 
@@ -112,7 +112,7 @@ class Lease:
     reason: PipelineError | None = None
 
     def require(self) -> None:
-        """Raise `RunLocked` or `StoreError` where the lease is lost."""
+        """Raise `RunLocked`, `SpecificationMismatch` or `StoreError` where the lease is lost."""
         if self.lost.is_set() and self.reason is not None:
             raise self.reason
 
@@ -131,6 +131,7 @@ def hold(folder: StorePath, job: BatchJob | None = None) -> Iterator[Lease]:
     RunLocked
         If another driver holds it and is alive.
     """
+    record = _RunRecord.of(folder.parent / RUN_RECORD)
     identity = {
         "holder": uuid.uuid4().hex,
         "host": socket.gethostname(),
@@ -139,8 +140,7 @@ def hold(folder: StorePath, job: BatchJob | None = None) -> Iterator[Lease]:
     } | _restarted(job)
     number = _acquire(folder, identity)
     lease, released = Lease(threading.Event()), threading.Event()
-    lasting = [path for path in [folder.parent / RUN_RECORD] if path.is_file()]
-    renewer = threading.Thread(target=_renew, args=(folder, number, identity, lasting, lease, released), daemon=True)
+    renewer = threading.Thread(target=_renew, args=(folder, number, identity, record, lease, released), daemon=True)
     renewer.start()
     try:
         yield lease
@@ -149,8 +149,8 @@ def hold(folder: StorePath, job: BatchJob | None = None) -> Iterator[Lease]:
         renewer.join()
         # Not deleted: numbers must not begin again while a frozen driver may still write its own.
         if not lease.lost.is_set():
-            with contextlib.suppress(OSError):
-                if all(path.is_file() for path in lasting):
+            with contextlib.suppress(OSError, SpecificationMismatch):
+                if record.is_there():
                     _write(folder, number, identity | {"released": True})
 
 
@@ -166,14 +166,15 @@ def holder(folder: StorePath, *, watch: bool = True) -> str | None:
 def look(folder: StorePath, *, watch: bool = True) -> Sighting | None:
     """Look for the holder of a lease that was not given back; None where there is none, or its process is gone.
 
-    A process elsewhere cannot be asked. Where its file seems old, the counter in it is watched for `WATCH_SECONDS`; or
-    without ``watch``, it is taken for silent: a look at many runs would take that long for each.
+    A process elsewhere cannot be asked, and the number of one here may be another's by now. Where its file seems old,
+    the counter in it is watched for `WATCH_SECONDS`; or without ``watch``, it is taken for silent: a look at many runs
+    would take that long for each.
     """
     number = _highest(folder)
     seen = _read(folder, number) if number else None
     if seen is None or _is_free(seen):
         return None
-    age = None if _is_here(seen) else _file(folder, number).age_seconds()
+    age = _file(folder, number).age_seconds()
     # Two clocks that differ can only make this look superfluous, or call the dead alive for so long.
     if age is None or abs(age) < QUIET_SECONDS or (watch and age < LOST_SECONDS and _moves(folder, number, seen)):
         return Sighting(f"{seen.host}:{seen.pid}", None)
@@ -230,30 +231,72 @@ def _require_free(folder: StorePath, number: int, identity: dict[str, Any]) -> N
         seen = now
 
 
+class _RunRecord:
+    """The record of the run beside a lease, as a driver has found it: as long as it is there, so is the run."""
+
+    def __init__(self, path: StorePath, version: tuple[Any, ...] | None, content: bytes) -> None:
+        self._path, self._version, self._content = path, version, content
+
+    @classmethod
+    def of(cls, path: StorePath) -> "_RunRecord":
+        """Look at the record of a run; what is no run has none, and none is asked for then."""
+        return cls(path, path.version(), path.read_bytes(RECORD_BYTES)) if path.is_file() else cls(path, None, b"")
+
+    def is_there(self) -> bool:
+        """Tell whether the run is there.
+
+        Raises
+        ------
+        SpecificationMismatch
+            If another run lies in its place.
+        """
+        if self._version is None:
+            return True
+        found = self._path.version()
+        if found is None:
+            return False
+        if found != self._version:  # it may have been brought back from a copy
+            if self._path.read_bytes(RECORD_BYTES) != self._content:
+                raise replaced(self._path.parent)
+            self._version = found
+        return True
+
+
+def replaced(root: StorePath) -> SpecificationMismatch:
+    """Make the error for a run directory that a process does not find any more where it was."""
+    return SpecificationMismatch(
+        f"{root} holds another run by now, or none: what was computed for the one before is not written"
+    )
+
+
 def _renew(
     folder: StorePath,
     number: int,
     identity: dict[str, Any],
-    lasting: list[StorePath],
+    record: _RunRecord,
     lease: Lease,
     released: threading.Event,
 ) -> None:
-    """Raise the counter until the lease is given back or lost; ``lasting`` files exist as long as the store does."""
+    """Raise the counter until the lease is given back or lost; nothing is written where the run is gone."""
     counter, failing_since = 0, None
     while not released.wait(RENEW_SECONDS):
         counter += 1
         try:
-            if _highest(folder) > number:
+            highest = _highest(folder)  # of another run, if that lies there by now
+            is_there = record.is_there()
+            if highest > number:
                 lease.reason = RunLocked(
                     f"another driver has taken over {folder.parent}: this one was taken for dead, and stops; "
                     "every finished tile is kept"
                 )
-            elif not all(path.is_file() for path in lasting):
+            elif not is_there:
                 # Before it is written to: that would make its folder anew.
                 raise FileNotFoundError(errno.ENOENT, "it is gone", str(folder.parent))
             else:
                 _write(folder, number, identity | {"counter": counter})
             failing_since = None
+        except SpecificationMismatch as error:
+            lease.reason = error
         except OSError as error:
             # Neither a full disk nor a file server that is away for a while may end a run that only holds a lease.
             if _is_refusal(error):
@@ -273,7 +316,7 @@ def _renew(
 def _is_refusal(error: OSError) -> bool:
     """Tell whether the store refuses to be written, or is gone: waiting will not help by itself."""
     gone = isinstance(error, FileNotFoundError)
-    return gone or error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
+    return gone or error.errno in (errno.ENOENT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
 
 
 def _file(folder: StorePath, number: int) -> StorePath:

@@ -133,7 +133,7 @@ class PredictionDirectory(RunDirectory):
     def stored_data(self) -> StoredData:
         """The new images."""
         path, data = self.path.parent / "inputs.zarr", self.specification.data
-        return StoredData(path, data, self.specification.dtype, ("test_images",))
+        return StoredData(path, data, self.specification.dtype, ("test_images",), self.images.origin)
 
     def inputs(self, name: InputName) -> InputArray:
         return super().inputs(name) if name == "test_images" else self.run.inputs(name)

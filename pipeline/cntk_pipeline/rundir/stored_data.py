@@ -3,7 +3,7 @@
 import errno
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from pydantic import ConfigDict, with_config
@@ -84,13 +84,20 @@ class StoredData:
     data : their part of the run's specification.
     dtype : of the images; they are stored as the kernel reads them.
     names : of the arrays; new images have no labels and no training part.
+    origin : of new images, which the group has beside them; a run has the description of its data set there.
     """
 
     def __init__(
-        self, path: StorePath, data: DataSpecification, dtype: str, names: tuple[InputName, ...] | None = None
+        self,
+        path: StorePath,
+        data: DataSpecification,
+        dtype: str,
+        names: tuple[InputName, ...] | None = None,
+        origin: str | None = None,
     ) -> None:
         self.path, self.names = path, names or input_names(data)
         self._data, self._dtype = data, dtype
+        self._attributes = {"data": data.to_json() if origin is None else {"origin": origin}}
 
     def is_made(self) -> bool:
         """Tell whether they are stored."""
@@ -105,7 +112,7 @@ class StoredData:
         found = [name for name in self.names if name in (f"{part}_labels", f"{part}_targets")]
         return self.array(found[0]) if found else None
 
-    def write(self, arrays: Mapping[str, Rows], attributes: Mapping[str, Any]) -> None:
+    def write(self, arrays: Mapping[str, Rows]) -> None:
         """Store arrays, all at once; nothing happens where they are stored already."""
         if self.is_made():
             return
@@ -118,7 +125,7 @@ class StoredData:
                     payload, checksum = encode_chunk(part, spec.tile, np.dtype(spec.dtype))
                     digests[spec.name].append(digest(payload))
                     yield f"{spec.name}/{_chunk_name(spec, piece)}", (payload, checksum)
-            group = Group(self.path, tuple(specs), dict(attributes) | {"digests": digests})
+            group = Group(self.path, tuple(specs), self._attributes | {"digests": digests})
             for name, content in group.files().items():
                 yield name, (content,)
 
@@ -127,7 +134,7 @@ class StoredData:
     def group(self) -> Group:
         """Describe the arrays by the specification, to mend their metadata; without digests."""
         specs = [_spec(name, self._shape(name), self._dtype_of(name)) for name in self.names]
-        return Group(self.path, tuple(specs), {"data": self._data.to_json()})
+        return Group(self.path, tuple(specs), self._attributes)
 
     def lost(self) -> list[StorePath]:
         """List chunks that are gone or of a wrong size: in their place zarr reads zeros, also as labels."""

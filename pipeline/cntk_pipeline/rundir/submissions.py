@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from pydantic import with_config
 
-from cntk_pipeline.errors import StoreError
+from cntk_pipeline.errors import SpecificationMismatch, StoreError
 from cntk_pipeline.models import STRICT, Word
 from cntk_pipeline.rundir.directory import SIGNATURE, RunDirectory
 from cntk_pipeline.rundir.signature import is_signed, sign
@@ -22,6 +23,9 @@ STOP_REQUEST = "stop-requested"
 """A file of this name in a run directory asks its driver, wherever that runs, to drain."""
 
 POLL_SECONDS = 1.0
+
+Version: TypeAlias = tuple[Any, ...] | None
+"""The version of a file, as `StorePath.version` returns it."""
 
 _PURPOSE = "submission"
 """The purpose in signatures of submissions."""
@@ -96,7 +100,9 @@ def add_submission(run: RunDirectory, kind: str, job: str) -> Submission:
         "place": str(run.path.absolute()),
     }
     signature = sign(_PURPOSE, *record.values())
-    run.write_record(f"submissions/{len(submissions(run)) + 1:06d}.json", record | {SIGNATURE: signature})
+    number = len(submissions(run)) + 1
+    while not run.create_record(f"submissions/{number:06d}.json", record | {SIGNATURE: signature}):
+        number += 1  # another command was first: its driver is not to be forgotten
     return Submission(**record, is_mine=bool(signature))
 
 
@@ -122,8 +128,11 @@ def _is_here(run: RunDirectory, place: str) -> bool:
 
 
 def write_ending(run: RunDirectory, message: str, job: str | None) -> None:
-    """Record how a submitted driver ended, if the store can be written: a fault of the store may have ended it."""
-    with contextlib.suppress(StoreError):
+    """Record how a submitted driver ended, if the store can be written: a fault of the store may have ended it.
+
+    Nothing is written where another run lies by now.
+    """
+    with contextlib.suppress(StoreError, SpecificationMismatch):
         run.write_record("ending.json", asdict(Ending(message, job, now())))
 
 
@@ -147,6 +156,12 @@ def stop_requested(run: RunDirectory) -> bool:
     return (run.path / STOP_REQUEST).is_file()
 
 
+def find_request(run: RunDirectory) -> Version:
+    """Return what tells a request to drain from all others; None where there is none."""
+    request = run.path / STOP_REQUEST
+    return request.version() if request.is_file() else None
+
+
 def clear_earlier(run: RunDirectory) -> None:
     """Delete requests to earlier drivers, and the record of the last end: a user wants another driver."""
     (run.path / STOP_REQUEST).unlink(missing_ok=True)
@@ -154,15 +169,25 @@ def clear_earlier(run: RunDirectory) -> None:
 
 
 @contextlib.contextmanager
-def obeying_requests(run: RunDirectory, stop: threading.Event, say: Callable[[str], None]) -> Iterator[None]:
-    """Set ``stop`` within seconds of a request, and ``say`` so, for the length of a ``with`` block."""
+def obeying_requests(
+    run: RunDirectory, stop: threading.Event, say: Callable[[str], None], earlier: Version = None
+) -> Iterator[None]:
+    """Set ``stop`` within seconds of a request, and ``say`` so, for the length of a ``with`` block.
+
+    Parameters
+    ----------
+    run : the run directory.
+    stop : the event.
+    say : gets a line.
+    earlier : the request that is passed over, as `find_request` has found it; None for none.
+    """
     ended = threading.Event()
 
     def poll() -> None:
         while not ended.wait(POLL_SECONDS):
             # A store that does not answer right now must not end the run.
             with contextlib.suppress(OSError):
-                if stop_requested(run):
+                if find_request(run) not in (None, earlier):
                     stop.set()
                     say("asked to stop: tiles in flight are finished first")
                     return

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from cntk_pipeline.errors import PipelineError, StoreError
 from cntk_pipeline.models import Json
-from cntk_pipeline.storage.retries import FULL
+from cntk_pipeline.storage.retries import FULL, explanation
 from cntk_pipeline.units import shell_word
 
-__all__ = ["Json", "disk_full", "is_disk_full", "store_explained"]
+__all__ = ["Json", "disk_full", "is_disk_full", "output_explained", "store_explained"]
 
 
 def is_disk_full(error: BaseException) -> bool:
@@ -46,6 +46,23 @@ def store_explained(path: object, command: str | None = "resume") -> Iterator[No
             f"{path}: {type(error).__name__}: {error}. Every finished tile is kept: mend that, then "
             f"{_again(path, command)}",
         ) from error
+
+
+@contextlib.contextmanager
+def output_explained(place: object) -> Iterator[None]:
+    """Turn errors of the operating system at a place that a user has named into errors with the place and the remedy.
+
+    Raises
+    ------
+    StoreError
+        Instead of every `OSError` that is not the package's own.
+    """
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, PipelineError):
+            raise
+        raise StoreError(error.errno, explanation(place, error)) from error
 
 
 def _again(path: object, command: str | None) -> str:

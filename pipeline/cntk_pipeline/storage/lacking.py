@@ -6,6 +6,7 @@ the file systems that were tried.
 
 import errno
 import os
+import stat
 import time
 from pathlib import Path
 from typing import BinaryIO
@@ -39,7 +40,8 @@ def give_name(aside: Path, path: Path) -> None:
     try:
         os.link(aside, path)
     except OSError as error:
-        if error.errno not in NO_LINK:
+        # Linux says that a name exists before it asks whether the file system has links.
+        if error.errno not in NO_LINK and not (error.errno == errno.EEXIST and _is_claimed(path)):
             raise
         _claim(path)
         os.replace(aside, path)
@@ -53,11 +55,20 @@ def _claim(path: Path) -> None:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
             return
         except FileExistsError:
-            if os.stat(path).st_size:
+            if not _is_claimed(path):
                 raise
             if time.monotonic() > deadline:  # its maker was killed in between
                 return
         time.sleep(_POLL_SECONDS)
+
+
+def _is_claimed(path: Path) -> bool:
+    """Tell whether a name is that of an empty file, or free again by now."""
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return True
+    return stat.S_ISREG(status.st_mode) and not status.st_size
 
 
 def keep_names(folder: Path) -> bool:

@@ -177,9 +177,8 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
             except FileExistsError:
                 return False
             except FileNotFoundError:
-                # The holder of the lease may sweep this file: drivers write some files before they hold it. A missing
-                # folder is another error.
-                if not self.parent.is_dir():
+                # The holder of the lease may sweep this file: drivers write some files before they hold it.
+                if aside.exists():
                     raise
                 continue
             finally:
@@ -344,6 +343,8 @@ def _make_folder(path: Path) -> None:
         if not path.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, "a file where the folder should be", str(path)) from None
         # Otherwise another process was first, and may not have reached the next line.
+    except FileNotFoundError:
+        raise _takes_no_names(path.parent) from None
     LocalPath(path.parent).sync()
 
 
@@ -388,8 +389,21 @@ def _too_large(path: Path | str, limit: int) -> ForeignFile:
     return ForeignFile(f"{path} has more than the {limit} bytes that belong there: move it away")
 
 
+def _takes_no_names(folder: Path) -> StoreError:
+    """Make the error for a new name that a folder does not know: for readers, a `FileNotFoundError` is an answer."""
+    return StoreError(
+        errno.ENOENT,
+        f"{folder} takes no new files: it was deleted at this moment, or its file system has none but its own. Bring "
+        "it back or name another place, then the same command again",
+    )
+
+
 def _write_synced(path: Path, parts: Iterable[Buffer]) -> None:
-    with open(path, "wb") as file:
+    try:
+        file = open(path, "wb")  # noqa: SIM115 - closed below
+    except FileNotFoundError:
+        raise _takes_no_names(path.parent) from None
+    with file:
         for part in parts:
             file.write(part)
         file.flush()

@@ -91,13 +91,18 @@ class Record(Generic[_T]):
 
 def write_json(path: StorePath, record: Json, limit: int = RECORD_BYTES) -> None:
     """Replace a small JSON file; `StoreError` where it has more bytes than a reader takes."""
+    path.write_whole(json_bytes(path, record, limit))
+
+
+def json_bytes(path: StorePath, record: Json, limit: int = RECORD_BYTES) -> bytes:
+    """Return the content of a small JSON file; `StoreError` where it has more bytes than a reader takes."""
     content = json.dumps(record, indent=2).encode()
     if len(content) > limit:
         raise StoreError(
             f"{path} would have {len(content):,} bytes, of at most {limit:,}, and nothing could read it: take fewer "
             "features, classes or results"
         )
-    path.write_whole(content)
+    return content
 
 
 def numbers(folder: StorePath, suffix: str) -> list[int]:

@@ -43,7 +43,7 @@ def patiently(action: Callable[[], _Result], where: object, delays: tuple[float,
         except OSError as error:
             if error.errno not in PASSING or delay is None:
                 kind = StoreUnavailable if error.errno in PASSING else StoreError
-                raise kind(error.errno, _explanation(where, error)) from error
+                raise kind(error.errno, explanation(where, error)) from error
         time.sleep(delay)
     raise AssertionError
 
@@ -68,7 +68,7 @@ def explained(operation: Callable[..., _Result]) -> Callable[..., _Result]:
     return tried_once
 
 
-def _explanation(where: object, error: OSError) -> str:
+def explanation(where: object, error: OSError) -> str:
     """Explain an error at a place, with the remedy."""
     if error.errno in FULL:
         return f"the disk of {where} is full. Everything finished is kept: free some space, then the same command again"
@@ -80,4 +80,7 @@ def _explanation(where: object, error: OSError) -> str:
             "unlimited`, for the workers too), then the same command again"
         )
     reason = error.strerror or error
-    return f"{where} cannot be read or written: {reason}. Whatever is finished is kept: mend that, then `cntk resume`"
+    return (
+        f"{where} cannot be read or written: {reason}. Whatever is finished is kept: mend that, then the same command "
+        "again"
+    )

@@ -137,14 +137,14 @@ def check(run: RunDirectory, config: RunConfig) -> Checked:
     contradicted = run.set_aside(_contradicted(run, config, wanted))
     predicted = list(check_predictions(run))
     return Checked(
-        whole=len(done) + len(left_over) + sum(whole for whole, _ in predicted),
+        whole=len(done) + len(left_over) + sum(whole for whole, _, _ in predicted),
         bad=tuple(bad),
         lost=tuple(lost),
         contradicted=tuple(contradicted),
         unneeded=tuple(unneeded),
-        mended=tuple(mended),
+        mended=(*mended, *(path for _, _, its in predicted for path in its)),
         missing=len(tasks) - len(done) - sum(task not in done for task in spent(run, jobs, Chunks(len(jobs)))),
-        predicted=tuple(line for _, line in predicted if line),
+        predicted=tuple(line for _, line, _ in predicted if line),
     )
 
 

@@ -252,6 +252,7 @@ def _require_no_other(run: RunDirectory) -> None:
 
 
 def _hand_over(run: RunDirectory, submitter: Submitter, trusted: Trusted) -> Submission:
+    _require_no_other(run)  # again: another command may have handed one over while this one read its data
     with store_explained(run.path):
         job = submitter.submit(run.path.absolute(), trusted.config, trusted.digest)
         return add_submission(run, trusted.config.cluster.kind, job)

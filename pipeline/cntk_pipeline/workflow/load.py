@@ -159,7 +159,11 @@ def _require_training(loaded: Loaded) -> None:
     for readout in loaded.readouts:
         if readout.kind == "ntk" and is_untrained(readout.network, shape):
             preset = loaded.config.network.preset
-            remedy = "leave trained = false out of a layer" if preset is None else "take another depth"
+            remedy = (
+                "leave trained = false out of a layer (those of keys add nothing)"
+                if preset is None
+                else "take another depth"
+            )
             if preset is not None and "trained_ends" in PRESETS[preset].options:
                 remedy += ", give network.options.trained_ends = true"
             raise ConfigError(
@@ -379,7 +383,7 @@ def specification_of(loaded: Loaded, tile: int) -> Specification:
 def write_inputs(run: RunDirectory, loaded: Loaded) -> None:
     """Store the images and labels of a run, and how they were made from those of the source."""
     loaded.preprocessing.write(run)
-    run.stored_data.write(_arrays(loaded), {"data": run.specification.data.to_json()})
+    run.stored_data.write(_arrays(loaded))
 
 
 def read_preprocessing(run: RunDirectory) -> Preprocessing:

@@ -15,6 +15,7 @@ from cntk_pipeline.rundir.owners import Job
 from cntk_pipeline.rundir.predictions import PredictionDirectory, find_predictions
 from cntk_pipeline.rundir.verification import finished, with_arrays
 from cntk_pipeline.solvers import MEAN, System, open_system, prediction_jobs, solver_of, system_group
+from cntk_pipeline.storage import StorePath
 from cntk_pipeline.storage.tiled_array import Group, is_made
 
 
@@ -110,6 +111,25 @@ def begun_jobs(view: PredictionDirectory) -> Jobs:
     return jobs
 
 
+def mend(view: PredictionDirectory) -> list[StorePath]:
+    """Write anew the descriptions of arrays of a view that are gone or damaged; return them.
+
+    Called with the lease held.
+    """
+    return [path for group in _groups(view) if group.path.exists() for path in group.mend()]
+
+
+def _groups(view: PredictionDirectory) -> Iterator[Group]:
+    """List the groups of arrays of a view; some may not be begun."""
+    yield view.stored_data.group()
+    yield kernel_group(view)
+    for solve in view.solves_begun():
+        if view.solve_record(solve) is not None:
+            system = open_system(view, solve)
+            yield mean_group(view, system)
+            yield from (product.group(view) for product in variance_products(view, system))
+
+
 def report_predictions(run: RunDirectory) -> Iterator[PredictionReport]:
     """Tell how far the predictions in a run directory are, by their receipts; nothing is changed."""
     for view in find_predictions(run):
@@ -118,20 +138,26 @@ def report_predictions(run: RunDirectory) -> Iterator[PredictionReport]:
         yield PredictionReport(view.images.origin, view.images.count, view.readout, done, len(jobs))
 
 
-def check_predictions(run: RunDirectory) -> Iterator[tuple[int, str]]:
+def check_predictions(run: RunDirectory) -> Iterator[tuple[int, str, list[StorePath]]]:
     """Read all finished tiles of predictions and compare checksums; bad ones are moved to quarantine.
+
+    Descriptions of arrays that are gone or damaged are written anew.
 
     Called with the lease held.
 
     Yields
     ------
-    The number of whole tiles of each view, and a line that says what was damaged; "" where nothing was.
+    The number of whole tiles of each view, a line that says what was damaged, "" where nothing was, and the
+    descriptions of arrays that were written anew.
     """
     for view in find_predictions(run):
+        mended = mend(view)
         damaged = list(map(str, run.set_aside(view.stored_data.damaged())))
+        if not damaged:
+            view.stored_data.pin()
         done, bad = finished(view, with_arrays(view, begun_jobs(view)), verify=True)
         view.journal.close()
         damaged += map(str, bad)
         more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
         line = f"{damaged[0]}{more} of the predictions for {view.images.origin}" if damaged else ""
-        yield len(done), line
+        yield len(done), line, mended

@@ -86,14 +86,18 @@ def write_starter(starter: Starter, path: Path) -> None:
     Raises
     ------
     ConfigError
-        If the file exists, or cannot be written.
+        If the file exists, or cannot be written; nothing of it stays.
     """
+    is_new = False
     try:
         with path.open("x", encoding="utf-8") as file:
+            is_new = True
             file.write(starter.text)
     except FileExistsError:
         raise exists(path) from None
     except OSError as error:
+        if is_new:
+            path.unlink(missing_ok=True)
         raise ConfigError(f"{path}: cannot be written ({error.strerror}); name another file with --out") from error
 
 

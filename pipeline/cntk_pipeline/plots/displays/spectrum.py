@@ -10,6 +10,7 @@ import scipy
 from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.gram.tiles import kernel_group
 from cntk_pipeline.inference import Shown, asked_of
+from cntk_pipeline.inputs import short_repr
 from cntk_pipeline.opened import OpenRun
 from cntk_pipeline.opened.systems import Readout
 from cntk_pipeline.opened.tiles import Stored
@@ -138,7 +139,7 @@ class Spectrum(Display):
         ]
         chosen = next((choice.chosen for choice in choices if choice is not None), None)
         if ridge is not None and not is_one_number(ridge):
-            raise ConfigError(f"ridge must be a number, or be left out, got {ridge!r}")
+            raise ConfigError(f"ridge must be a number, or be left out, got {short_repr(ridge)}")
         listed = ridge_candidates(directory.specification.data.task) if solve.ridges == "auto" else solve.ridges
         for each in listed if ridge is None else [ridge]:
             absolute = each * self.trace / self.train if solve.ridge_mode == "relative" else each
