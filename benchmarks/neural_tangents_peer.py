@@ -1,8 +1,8 @@
 """Runs neural-tangents for `peers.py`, in an interpreter of its own: imports nothing of this project.
 
 Usage: ``python neural_tangents_peer.py NETWORK FOLDER`` with ``x1.npy`` and ``x2.npy`` in the folder. Compiles, writes
-the tile's NTK to ``values.npy`` there and prints versions as a line of JSON. Then each line on standard input asks for
-one more evaluation, answered by a line of JSON with its seconds, so that others can be timed in between.
+the tile's NTK to ``values.npy`` there and prints its device and versions as a line of JSON. Then each line on standard
+input asks for one more evaluation, answered by a line of JSON with its seconds, so that others can be timed in between.
 """
 
 import json
@@ -49,6 +49,7 @@ def main() -> None:
     kernel = jax.jit(stax.serial(*NETWORKS[name], stax.Dense(1))[2], static_argnums=(2,))
     np.save(folder / "values.npy", np.asarray(kernel(x1, x2, "ntk")))
     versions = {
+        "device": f"{jax.devices()[0].platform} {jax.devices()[0].device_kind}",
         "neural-tangents": neural_tangents.__version__,
         "jax": jax.__version__,
         "jaxlib": jaxlib.__version__,

@@ -18,6 +18,7 @@ import scipy.linalg  # noqa: F401 - loads a BLAS of its own beside NumPy's
 from hypothesis import settings
 from support.browser import browser
 from support.problems import TEST, TRAIN, Recorder
+from support.required import pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401 - hooks of pytest
 from support.restarts import forget
 from support.s3_server import PROGRAMS, s3_server
 from threadpoolctl import threadpool_limits

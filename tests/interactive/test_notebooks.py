@@ -52,7 +52,7 @@ def test_without_ipywidgets_a_notebook_shows_lines_without_controls() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not WIDGETS.is_dir(), reason="make check and make test install ipywidgets there")
+@pytest.mark.skipif(not WIDGETS.is_dir(), reason="ipywidgets are not installed: make test does it")
 def test_with_ipywidgets_each_phase_has_a_widget_that_ends_with_its_last_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(WIDGETS), *filter(None, [os.environ.get("PYTHONPATH")])]))
     notebook = executed(SMALL, RUN)

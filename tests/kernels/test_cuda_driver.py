@@ -221,7 +221,7 @@ tell([float(abs(found - expected).max() / abs(expected).max()), CARD.card_launch
     assert launches > 6
 
 
-def run_script(**settings: int) -> tuple[int, str]:
+def run_script(*options: str, **settings: int) -> tuple[int, str]:
     """Run the script for a device on its smallest network; return its exit code and what it says."""
     name, (network, dtype, _, size) = next(iter(gpu.CASES.items()))
     engine = CudaEngine(Question(((network, "ntk"),), (size, size, 3), dtype))
@@ -230,7 +230,7 @@ def run_script(**settings: int) -> tuple[int, str]:
     environment |= {"CARD_KERNEL": str(kernel), "LD_LIBRARY_PATH": str(compile_driver().parent)}
     environment |= {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
-        [sys.executable, gpu.__file__, name],
+        [sys.executable, gpu.__file__, name, *options],
         env=os.environ | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -240,9 +240,14 @@ def run_script(**settings: int) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-def test_the_script_for_a_device_says_what_it_found_there() -> None:
-    code, told = run_script()
+def test_the_script_for_a_device_says_what_it_found_there_and_appends_it_to_a_file(tmp_path: Path) -> None:
+    measurements = tmp_path / "measurements.md"
+    measurements.write_text("# Measurements\n")
+    code, told = run_script("--out", str(measurements))
     assert code == 0, told
+    written = measurements.read_text()
+    assert written.startswith("# Measurements\n\n## `python benchmarks/gpu.py` on card of the tests, 20")
+    assert written.removeprefix("# Measurements\n") == told
     assert "card of the tests, sm_90, 2 multiprocessors\n8.6 of 8.6 GB free; driver of CUDA 13.0\n" in told
     (row,) = [line for line in told.splitlines() if line.startswith(f"| {next(iter(gpu.CASES))} | ")]
     cells = row.strip("| ").split(" | ")
@@ -250,12 +255,17 @@ def test_the_script_for_a_device_says_what_it_found_there() -> None:
     assert float(cells[1]) < 1e-10
     assert cells[2] == "same"
     assert all(float(cell) > 0 for cell in cells[3:])
+    # A plane entry takes so many picoseconds, and a core 1,510 of float64.
+    assert float(cells[8]) == pytest.approx(1510 / float(cells[6]), rel=0.01)
     assert "1 of 1 networks" in told
+    assert "neural-tangents: not compared" in told
+    assert told.count("| not measured |") == len(gpu.GOALS) + len(gpu.PEERS)
 
 
 def test_a_network_of_the_script_that_fails_costs_its_own_row() -> None:
     code, told = run_script(fails_at=3)
     assert code == 1
+    assert f"| {next(iter(gpu.CASES))} | FAILED |" in told
     assert "CUDA_ERROR_ILLEGAL_ADDRESS" in told
     assert f"FAILED: {next(iter(gpu.CASES))}: " in told
     assert "0 of 1 networks" in told

@@ -74,7 +74,7 @@ def kind(request):
     if request.param != "cuda":
         return ENGINES[request.param]
     if shutil.which("g++") is None:
-        pytest.skip("g++ is not installed, and a device need not be there")
+        pytest.skip("g++ is not installed, which takes the place of a device")
     return CudaEngineOnCpu
 
 

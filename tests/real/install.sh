@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that tests/real needs, about a minute from bare: SLURM, Ceph's S3 gateway, network
-# namespaces, sshd, openssl, a browser, file systems in user space, a clock that can be set for a process, a compiler for C, and
-# promtool. Starts no service. Run as root: tests/real/install.sh
+# Installs the Debian packages that tests need, about a minute from bare: SLURM, Ceph's S3 gateway, network
+# namespaces, sshd, openssl, a browser, file systems in user space, a clock that can be set for a process, compilers for C and
+# C++, jq, and promtool. Starts no service. Run as root: tests/real/install.sh
 set -euo pipefail
 export DEBIAN_FRONTEND=noninteractive
 
@@ -10,7 +10,8 @@ packages=(
   radosgw ceph-mon ceph-osd ceph-common
   iproute2 openssh-server openssl
   chromium
-  faketime bindfs exfat-fuse exfatprogs fusefat dosfstools gcc libc6-dev
+  faketime bindfs exfat-fuse exfatprogs fusefat dosfstools
+  gcc g++ libc6-dev jq
 )
 missing=()
 for package in "${packages[@]}"; do

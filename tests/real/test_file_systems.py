@@ -106,7 +106,7 @@ def losing(tmp_path: Path, require: Callable[..., None]) -> Iterator[LocalPath]:
 
 def mounted(command: list[object], folder: Path) -> Iterator[LocalPath]:
     if subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("nothing can be mounted here by FUSE")
+        pytest.skip("FUSE mounts nothing here")
     try:
         yield LocalPath(folder)
     finally:
